@@ -1,0 +1,1 @@
+"""What a network, a procedure and a study are: frozen values, standard library only."""
