@@ -1,0 +1,41 @@
+# make demo: a deep residual network and its plain twin, trained and compared.   make test: the test suite.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+# One thread a process: two test processes share two cores, and sums keep their order.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+JOBS ?= 2
+
+.PHONY: setup demo test lint format check soak
+.DEFAULT_GOAL := check
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "reslab needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 setup"; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv \
+	    || { echo "Python's venv module is missing; on Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+demo: setup
+	$(BIN)/reslab demo
+
+test: setup
+	$(PYTEST) -n $(JOBS) --dist loadfile
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(PYTEST) -q tests/test_arrows.py
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+check: lint test
+
+soak: setup
+	$(PYTEST) -m soak

@@ -1,0 +1,104 @@
+"""`reslab`: the verbs together, and the one place where an error becomes a message and an exit code."""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from reslab import __version__
+from reslab.cli import doctor
+from reslab.cli.output import complain, print_json
+from reslab.spec.errors import unknown
+
+VERBS = {
+    "doctor": doctor.doctor,
+}
+
+app = typer.Typer(
+    name="reslab",
+    help="Residual networks: describe, build, train, measure and use them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _name, _verb in VERBS.items():
+    app.command(_name)(_verb)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"reslab {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _door(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error (before or after the verb).")
+    ] = False,
+) -> None:
+    """Residual networks: describe, build, train, measure and use them."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code: 0 done, 1 an error, 2 a wrong command line, 130 stopped by Ctrl-C.
+
+    An error is one message on standard error, or with `--json` one object `{"error": ...}` on standard output.
+    """
+    words = list(arguments)
+    options = words[: words.index("--")] if "--" in words else words
+    debug = "--debug" in options
+    if debug:
+        words.remove("--debug")
+    try:
+        _check_verb(options)
+        return int(app(words, prog_name="reslab", standalone_mode=False) or 0)
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): nothing is wrong, and nothing more can be said to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (KeyboardInterrupt, typer.Abort):
+        complain("stopped")
+        return 130
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        message = message_of(error)
+        if "--json" in options:
+            print_json({"error": message})
+        else:
+            complain(f"error: {message}")
+        return 2 if getattr(error, "exit_code", 1) == 2 else 1
+
+
+def _check_verb(words: Sequence[str]) -> None:
+    verb = next((word for word in words if not word.startswith("-")), "doctor")
+    if verb not in VERBS:
+        raise WrongCommandLine(str(unknown("verb", verb, VERBS, "`reslab --help` lists them")))
+
+
+class WrongCommandLine(ValueError):
+    """A command line that no verb understands; the exit code says so."""
+
+    exit_code = 2
+
+
+def message_of(error: Exception) -> str:
+    """What a person is told: the text of a user's mistake, or the kind of an error that nobody foresaw."""
+    if hasattr(error, "format_message"):
+        return f"{error.format_message()} (`reslab VERB --help` shows the options)"
+    if isinstance(error, ValueError | OSError | ImportError | NotImplementedError):
+        return str(error) or type(error).__name__
+    return f"{type(error).__name__}: {error} (this one was not foreseen; `--debug` shows where it came from)"
+
+
+def entry() -> None:
+    """The console script."""
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,69 @@
+"""What is printed, and where: results to standard output, everything else to standard error."""
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON has it: tuples as lists, and null where a number is not finite."""
+    if isinstance(value, dict):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def print_json(value: Any) -> None:
+    """The one JSON value that `--json` promises."""
+    print(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False), flush=True)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Rows under their columns; a column whose every cell is a number (or empty) is set to the right."""
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    widths = [max(len(text) for text in column) for column in zip(columns, *cells, strict=True)]
+    to_right = [bool(rows) and all(_is_number(row[index]) for row in rows) for index in range(len(columns))]
+    for line in [list(columns), *cells]:
+        padded = [
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(line, widths, to_right, strict=True)
+        ]
+        print("  ".join(padded).rstrip())
+
+
+def _is_number(cell: object) -> bool:
+    return cell is None or (isinstance(cell, str) and cell[-1:] in "0123456789%" and cell[:1].isdigit())
+
+
+def count(number: int) -> str:
+    """1234567 as `1,234,567`."""
+    return f"{number:,}"
+
+
+def percent(fraction: float | None) -> str:
+    """0.98765 as `98.77 %`; a dash where there is none."""
+    return "-" if fraction is None or not math.isfinite(fraction) else f"{100 * fraction:.2f} %"
+
+
+def seconds(duration_seconds: float) -> str:
+    """75.2 as `1:15`, 3700 as `1:01:40`, and 3.21 as `3.2 s`."""
+    if duration_seconds < 60:
+        return f"{duration_seconds:.1f} s"
+    minutes, rest = divmod(round(duration_seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def say(text: str) -> None:
+    """Progress and messages for a person."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def complain(text: str) -> None:
+    """An error, on standard error; a warning sign in colour is left to terminals that have one."""
+    print(text, file=sys.stderr, flush=True)

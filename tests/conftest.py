@@ -1,0 +1,38 @@
+"""What every test stands on: one thread, no network but loopback, and no cache of the person who runs it."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Before torch is imported anywhere: sums keep their order, and two test processes share two cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+LOOPBACK = ("127.", "::1", "localhost")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Caches of torch, the hub and reslab in a folder of this session: nothing found at home can help a test."""
+    folder = tmp_path_factory.mktemp("caches")
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    os.environ["TORCH_HOME"] = str(folder / "torch")
+    os.environ["HF_HOME"] = str(folder / "huggingface")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection to anything but this machine is an error: the suite passes without a network."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if isinstance(address, tuple) and not str(address[0]).startswith(LOOPBACK):
+            raise OSError(f"a test tried to reach {address[0]}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
