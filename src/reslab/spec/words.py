@@ -49,7 +49,9 @@ def parse_words(sentence: str) -> tuple[Word, ...]:
     for text in re.sub(r"\s*,\s*", ",", sentence).split():
         found = _WORD.match(text)
         if found is None:
-            raise refuse("words such as 'conv3/2(32) norm act' separated by spaces", repr(text), next_step="check the brackets")
+            raise refuse(
+                "words such as 'conv3/2(32) norm act' separated by spaces", repr(text), next_step="check the brackets"
+            )
         args = found["args"]
         words.append(
             Word(

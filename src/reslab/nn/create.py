@@ -1,0 +1,76 @@
+"""Networks by name."""
+
+import fnmatch
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from reslab.nn.features import FeatureNetwork
+from reslab.nn.network import Network
+from reslab.nn.words import NormLayer
+from reslab.spec.arch import Arch
+from reslab.spec.errors import refuse, unknown
+from reslab.spec.values import override
+from reslab.spec.zoo import ARCHS
+
+# What torchvision and timm call an axis of ours.
+_FAMILIAR = {"in_chans": "in_channels", "drop_rate": "drop"}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The names of the zoo that match a shell pattern (`resnet*_cifar`), or hold it where it has no `*`; sorted."""
+    wanted = pattern if any(mark in pattern for mark in "*?[") else f"*{pattern}*"
+    return sorted(fnmatch.filter(ARCHS, wanted))
+
+
+def resolve_arch(model: str | Arch, axes: Mapping[str, Any]) -> Arch:
+    """The architecture of this name with axes overridden by name; ValueError with the nearest names where one is unknown."""
+    if isinstance(model, str) and model not in ARCHS:
+        raise unknown("model", model, ARCHS, "`reslab models` lists them all")
+    arch = ARCHS[model] if isinstance(model, str) else model
+    settings = {_FAMILIAR.get(name, name): value for name, value in axes.items()}
+    if "zero_init_residual" in settings:
+        zero = settings.pop("zero_init_residual")
+        settings["last_norm_weight"] = 0.0 if zero in (True, "true", "True", "1") else 1.0
+    return override(arch, settings, kind="axis")
+
+
+def create_model(
+    model: str | Arch,
+    *,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    pretrained: bool | str | Path = False,
+    features_only: bool = False,
+    out_indices: tuple[int, ...] | None = None,
+    norm_layer: NormLayer | None = None,
+    **axes: Any,
+) -> Network | FeatureNetwork:
+    """A network by name or from an `Arch`, with fresh or published weights; any axis is overridden by name.
+
+    `create_model("resnet20_cifar", order="bn-after-add", mix="shortcut-gate(-6)", match="pad-split")`. `pretrained` is a file, True, or a
+    tag such as `IMAGENET1K_V2`; a new `num_classes` or `in_channels` then adapts the head or the first convolution. `features_only=True`
+    gives the outputs of stem and stages (`out_indices`) in place of logits. torchvision's options are axes too: `groups`,
+    `width_per_group`, `replace_stride_with_dilation`, `zero_init_residual`; `norm_layer` is a callable taking the number of channels.
+    Raises ValueError for an unknown name or axis, and for a combination that means nothing.
+    """
+    settings = dict(axes)
+    if num_classes is not None:
+        settings["num_classes"] = num_classes
+    if in_channels is not None:
+        settings["in_channels"] = in_channels
+    arch = resolve_arch(model, settings)
+    network = Network(arch, norm_layer)
+    if pretrained:
+        from reslab.nn.pretrained import load_pretrained
+
+        load_pretrained(network, pretrained)
+    if features_only:
+        return FeatureNetwork(network, out_indices)
+    if out_indices is not None:
+        raise refuse("features_only=True with out_indices", "features_only=False", "features_only=True")
+    return network
+
+

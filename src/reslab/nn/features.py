@@ -1,0 +1,86 @@
+"""What a network computes on the way: named outputs of stem, stages and units."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from reslab.nn.network import Network, SharedStage
+from reslab.spec.errors import refuse, unknown
+from reslab.spec.plan import plan_stages, pool_stride, stem_channels
+
+
+@dataclass(frozen=True)
+class Feature:
+    """An output on the way: its name (`stem`, `layer1`, `layer1.0`), channels, and the stride from the input (`reduction`)."""
+
+    name: str
+    channels: int
+    stride: int
+
+
+def list_features(model: Network, level: str = "stages") -> list[Feature]:
+    """The outputs that `features` names, in order: the stem before its pool, then stages or units."""
+    if level not in ("stages", "units"):
+        raise unknown("level", level, ("stages", "units"))
+    arch = model.arch
+    before_pool, stride = 1, 1
+    for word in arch.stem_words:
+        stride *= pool_stride(word) if word.name.endswith("pool") else word.stride
+        before_pool = before_pool if word.name.endswith("pool") else stride
+    found = [Feature("stem", stem_channels(arch), before_pool)]
+    for number, units in enumerate(plan_stages(arch), 1):
+        for unit in units:
+            stride *= unit.stride
+            found.append(Feature(unit.name, unit.out_channels, stride))
+        if level == "stages":
+            found[-len(units) :] = [Feature(f"layer{number}", units[-1].out_channels, stride)]
+    return found
+
+
+def features(model: Network, x: Tensor, level: str = "stages") -> dict[str, Tensor]:
+    """Named outputs N C H W of stem and stages, or of stem and units, for detection, segmentation and analysis.
+
+    `stem` is the output before the stem's last pool, as timm counts it. ValueError for an unknown level.
+    """
+    if level not in ("stages", "units"):
+        raise unknown("level", level, ("stages", "units"))
+    found = {"stem": x}
+    model.check_input(x)
+    for name in model.stem_names:
+        x = getattr(model, name)(x)
+        if not name.startswith(("maxpool", "avgpool")):
+            found["stem"] = x
+    for name, stage in model.stages():
+        repeated = [stage[0]] * stage.num_repeats if isinstance(stage, SharedStage) else stage
+        for i, unit in enumerate(repeated):
+            x = unit(x)
+            if level == "units":
+                found[f"{name}.{i}"] = x
+        if level == "stages":
+            found[name] = x
+    return found
+
+
+class FeatureNetwork(nn.Module):
+    """A list of feature maps in place of logits; index 0 is the stem, index i stage i, as in timm.
+
+    `feature_info` says name, channels and stride of each. Stages beyond the last index and the head are left away.
+    """
+
+    def __init__(self, network: Network, out_indices: tuple[int, ...] | None = None) -> None:
+        super().__init__()
+        known = list_features(network)
+        indices = tuple(range(len(known))) if out_indices is None else tuple(out_indices)
+        if not indices or not all(0 <= index < len(known) for index in indices):
+            raise refuse(f"out_indices between 0 and {len(known) - 1}", out_indices, str(tuple(range(len(known)))))
+        self.out_indices = indices
+        self.feature_info = [known[index] for index in indices]
+        kept = network.stage_names[: max(indices)]
+        for name in (*network.stage_names[max(indices) :], *network.last_names, *network.head_names):
+            delattr(network, name)
+        network.stage_names, network.last_names, network.head_names = kept, [], []
+        self.network = network
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        found = list(features(self.network, x).values())
+        return [found[index] for index in self.out_indices]

@@ -1,0 +1,177 @@
+"""A network: stem, stages of units, the words after the last unit, head."""
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from reslab.nn.init import init_weights
+from reslab.nn.unit import Unit
+from reslab.nn.words import NormLayer, make_conv, make_plain_word, norm_maker
+from reslab.spec.arch import Arch
+from reslab.spec.errors import refuse
+from reslab.spec.plan import ConvPlan, conv_width, plan_stages, pool_stride, stem_channels, total_stride
+from reslab.spec.preprocess import Preprocess
+from reslab.spec.words import Word, parse_words
+
+_STEM_ROLES = {"conv": "conv", "norm": "bn", "flatten": "flatten"}
+
+
+class SharedStage(nn.Sequential):
+    """One unit run through `num_repeats` times: units that share a set of weights, stored once."""
+
+    def __init__(self, unit: Unit, num_repeats: int) -> None:
+        super().__init__(unit)
+        self.num_repeats = num_repeats
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        for _ in range(self.num_repeats):
+            x = self[0](x)
+        return x
+
+
+class Network(nn.Module):
+    """logits = head(last(stages(stem(x)))), built from an `Arch`; N C H W to N num_classes.
+
+    Parameter names are torchvision's wherever torchvision has the network. `classes` and `preprocess` are known once it was trained or
+    loaded. `norm_layer` overrides the architecture's norm by a callable taking the number of channels.
+    Raises ValueError for a description that means nothing, and for inputs smaller than the total stride.
+    """
+
+    def __init__(self, arch: Arch, norm_layer: NormLayer | None = None) -> None:
+        super().__init__()
+        plans = plan_stages(arch)
+        norm = norm_layer or norm_maker(arch)
+        self.arch = arch
+        self.classes: tuple[str, ...] | None = None
+        self.preprocess: Preprocess | None = None
+        self.stem_names = self._add_stem(arch, norm)
+        self.stage_names = tuple(f"layer{number}" for number in range(1, len(plans) + 1))
+        for name, units in zip(self.stage_names, plans, strict=True):
+            built = [Unit(plan, arch, norm) for plan in (units[:1] if arch.shared else units)]
+            self.add_module(name, SharedStage(built[0], len(units)) if arch.shared else nn.Sequential(*built))
+        channels = plans[-1][-1].out_channels if plans else stem_channels(arch)
+        self.last_names = self._add_words(parse_words(arch.facts.last) if plans else (), channels, arch, norm, last=True)
+        self.total_stride = total_stride(arch)
+        self.head_names = self._add_head(arch, channels)
+        stem = [getattr(self, name) for name in self.stem_names]
+        init_weights(arch, stem, [unit for _, unit in self.units()], [getattr(self, name) for name in self.head_names])
+
+    def _add_words(self, words: tuple[Word, ...], channels: int, arch: Arch, norm: NormLayer | None, last: bool) -> list[str]:
+        names = []
+        for word in words:
+            module = make_plain_word(word, channels, arch, norm)
+            if module is not None:
+                name = word.name if last else _STEM_ROLES.get(word.name, word.name)
+                name = name if last else f"{name}1" if word.name in ("norm", "act", "bias") else name
+                while name in self._modules or name in names:
+                    name += "_"
+                self.add_module(name, module)
+                names.append(name)
+        return names
+
+    def _add_stem(self, arch: Arch, norm: NormLayer | None) -> list[str]:
+        """Up to the last convolution one module `conv1`, a Sequential where that is more than one word; the others by name."""
+        words = arch.stem_words
+        convs = [i for i, word in enumerate(words) if word.name == "conv"]
+        end = convs[-1] + 1 if convs else 0
+        channels, parts = arch.in_channels, []
+        for word in words[:end]:
+            if word.name == "conv":
+                width = conv_width(word)
+                parts.append(make_conv(ConvPlan(word.size or 3, channels, width, word.stride), arch.stem_bias, arch.padding))
+                channels = width
+            else:
+                parts.append(make_plain_word(word, channels, arch, norm) or nn.Identity())
+        if parts:
+            self.conv1 = parts[0] if len(parts) == 1 else nn.Sequential(*parts)
+        return (["conv1"] if parts else []) + self._add_words(words[end:], channels, arch, norm, last=False)
+
+    def _add_head(self, arch: Arch, channels: int) -> list[str]:
+        words = parse_words(arch.head)
+        first = next((i for i, word in enumerate(words) if word.name == "fc"), len(words))
+        names = self._add_words(words[:first], channels, arch, None, last=True)
+        features = channels * _map_size(arch, words[:first])
+        self.fixed_size = any(word.name == "flatten" for word in words) and not _pools_all(words)
+        parts: list[nn.Module] = []
+        for word in words[first:]:
+            if word.name == "fc":
+                width = int(word.args[0]) if word.args else arch.num_classes
+                parts.append(nn.Linear(features, width))
+                features = width
+            else:
+                module = make_plain_word(word, features, arch, None)
+                assert module is not None
+                parts.append(module)
+        if parts:
+            self.fc = parts[0] if len(parts) == 1 else nn.Sequential(*parts)
+            names.append("fc")
+        return names
+
+    def stages(self) -> Iterator[tuple[str, nn.Sequential]]:
+        """The stages with their names, `layer1` first."""
+        for name in self.stage_names:
+            yield name, getattr(self, name)
+
+    def units(self) -> Iterator[tuple[str, Unit]]:
+        """The units with their names, `layer1.0` first; a shared unit once."""
+        for name, stage in self.stages():
+            for i, unit in enumerate(stage):
+                assert isinstance(unit, Unit)
+                yield f"{name}.{i}", unit
+
+    def run_stem(self, x: Tensor) -> Tensor:
+        """The stem: N C H W to what the first unit takes."""
+        self.check_input(x)
+        for name in self.stem_names:
+            x = getattr(self, name)(x)
+        return x
+
+    def run_head(self, x: Tensor) -> Tensor:
+        """The words after the last unit and the head: from the last unit's output to logits."""
+        for name in (*self.last_names, *self.head_names):
+            x = getattr(self, name)(x)
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.run_stem(x)
+        for name in self.stage_names:
+            x = getattr(self, name)(x)
+        return self.run_head(x)
+
+    def check_input(self, x: Tensor) -> None:
+        """ValueError for an input of other channels, smaller than the total stride, or of another size where the head needs one."""
+        if x.ndim != 4 or x.shape[1] != self.arch.in_channels:
+            raise refuse(f"images N {self.arch.in_channels} H W", tuple(x.shape), next_step=f"or create_model(..., in_channels={x.shape[1] if x.ndim == 4 else 1})")
+        height, width = x.shape[-2:]
+        if self.fixed_size and (height, width) != self.arch.image_size:
+            shown = "x".join(str(side) for side in self.arch.image_size)
+            raise refuse(f"images of {shown} ({self.arch.name} flattens maps of one size)", f"{height}x{width}", shown, "set image_size")
+        if height < self.total_stride or width < self.total_stride:
+            least = self.total_stride
+            raise refuse(f"images of at least {least}x{least}, the total stride of {self.arch.name}", f"{height}x{width}", f"{least}x{least}")
+
+
+def _pools_all(words: tuple[Word, ...]) -> bool:
+    return any(word.name in ("avgpool", "maxpool") and word.size is None for word in words)
+
+
+def _map_size(arch: Arch, head: tuple[Word, ...]) -> int:
+    """Numbers a channel has where the head's first linear layer reads it."""
+    if _pools_all(head):
+        return 1
+    sides = list(arch.image_size)
+    strides = [_shrink(word) for word in arch.stem_words]
+    strides += [(unit.stride, True) for stage in plan_stages(arch) for unit in stage]
+    strides += [_shrink(word) for word in head]
+    for stride, padded in strides:
+        sides = [-(-side // stride) if padded else side // stride for side in sides]
+    if min(sides) < 1:
+        raise refuse(f"images that leave {arch.name} a map", "x".join(map(str, arch.image_size)), "32x32", "set image_size")
+    return sides[0] * sides[1]
+
+
+def _shrink(word: Word) -> tuple[int, bool]:
+    """By what a word divides height and width, and whether it rounds up (padded) or down (`maxpool2`)."""
+    if word.name.endswith("pool"):
+        return pool_stride(word), (word.size or 1) % 2 == 1
+    return word.stride, True

@@ -1,0 +1,50 @@
+"""Initialisations: how fresh weights are drawn, one line each."""
+
+from dataclasses import dataclass
+
+from reslab.spec.errors import unknown
+
+
+@dataclass(frozen=True)
+class Init:
+    """The rule for convolutions, for those of the stem (empty: the same), for the branch's last (empty: the same) and for linear layers.
+
+    Rules: `kaiming-normal-out` N(0, 2 / fan_out), `kaiming-normal-in` N(0, 2 / fan_in), `xavier-uniform`, `zeros`, `fixup`
+    N(0, 2 / fan_out) times L^(-1 / (2m - 2)) for L units of m convolutions, `torch`: as torch.nn draws them. Biases follow torch.nn with
+    rule `torch` and are 0 with `zeros` and `fixup`; other rules leave them as torch.nn draws them.
+    """
+
+    conv: str
+    linear: str
+    source: str
+    stem: str = ""
+    last_conv: str = ""
+
+
+INITS: dict[str, Init] = {
+    "torchvision": Init(
+        "kaiming-normal-out", "torch", "torchvision 0.29 models/resnet.py; He et al. 2015, arXiv:1502.01852, Eq. 14"
+    ),
+    "he-in": Init("kaiming-normal-in", "torch", "He et al. 2015, arXiv:1502.01852, Eq. 10"),
+    "xavier": Init(
+        "xavier-uniform",
+        "xavier-uniform",
+        "Zhang et al., Dive into Deep Learning, train_ch6; Glorot and Bengio 2010, Eq. 16",
+    ),
+    "torch": Init("torch", "torch", "the defaults of torch.nn"),
+    "book": Init("kaiming-normal-in", "torch", "Stevens, Antiga and Viehmann 2020, Sec. 8.5.3, ResBlock", stem="torch"),
+    "fixup": Init(
+        "fixup",
+        "zeros",
+        "Zhang, Dauphin and Ma 2019, arXiv:1901.09321, Sec. 3",
+        stem="kaiming-normal-out",
+        last_conv="zeros",
+    ),
+}
+
+
+def get_init(name: str) -> Init:
+    """The initialisation of this name; ValueError with the nearest names where there is none."""
+    if name not in INITS:
+        raise unknown("init", name, INITS)
+    return INITS[name]

@@ -1,0 +1,156 @@
+"""A training procedure: optimizer, schedule, length, global batch, augmentation, regularisation, precision."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from reslab.spec.errors import refuse, unknown
+from reslab.spec.values import override
+from reslab.spec.words import parse_words
+
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("constant", "steps", "cosine", "one-cycle", "linear")
+PRECISIONS = ("float32", "bf16")
+
+_DURATION = re.compile(r"(?P<count>\d+(?:_\d+)*(?:\.\d+)?)\s*(?P<kilo>k?)\s*(?P<unit>epochs?|steps?)$")
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A length with its unit: `20 epochs` or `64k steps`."""
+
+    count: float
+    unit: str
+
+    def num_steps(self, steps_per_epoch: int) -> int:
+        """The length in steps, rounded to a whole one."""
+        return round(self.count * (steps_per_epoch if self.unit == "epochs" else 1))
+
+
+def parse_duration(text: str, key: str = "a length") -> Duration:
+    """`"20 epochs"`, `"1 epoch"`, `"64k steps"`, `"0 steps"` as a value; ValueError where the unit is missing."""
+    found = _DURATION.match(text.strip().lower())
+    if found is None:
+        bare = re.match(r"\d+$", text.strip())
+        near = f"'{text.strip()} epochs'" if bare else "'20 epochs'"
+        raise refuse(f"{key} with its unit, such as '20 epochs' or '64k steps'", repr(text), nearest=near)
+    count = float(found["count"].replace("_", "")) * (1000 if found["kilo"] else 1)
+    return Duration(count, found["unit"].rstrip("s") + "s")
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How a gradient becomes a step; `lr` belongs to the recipe's global batch.
+
+    `sgd` uses `momentum` and `nesterov`, `adamw` uses `betas` and `eps`. `weight_decay` is torch's: added to the gradient
+    in `sgd`, decoupled in `adamw`; without `decay_norm_and_bias` it spares every parameter of at most one dimension.
+    """
+
+    name: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    betas: tuple[float, ...] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    decay_norm_and_bias: bool = True
+
+    def __post_init__(self) -> None:
+        if self.name not in OPTIMIZERS:
+            raise unknown("optimizer", self.name, OPTIMIZERS)
+        if not self.lr > 0:
+            raise refuse("optimizer.lr above 0", self.lr)
+        for key in ("momentum", "weight_decay"):
+            if not getattr(self, key) >= 0:
+                raise refuse(f"optimizer.{key} of at least 0", getattr(self, key))
+        if self.nesterov and self.momentum == 0:
+            raise refuse("a momentum above 0 for nesterov", self.momentum, nearest="optimizer.momentum=0.9")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the learning rate goes over the run, as a factor of `optimizer.lr`.
+
+    `warmup` rises linearly from the factor `start`; what follows has its own clock from 0 to 1 over the rest.
+    `constant` stays; `steps` multiplies by `gamma` at each of `milestones` (counted from the first step of the run);
+    `cosine` falls to `end` along half a cosine, `linear` along a line; `one-cycle` (Smith and Topin 2018) rises along half
+    a cosine from `start` to 1 over the share `peak` of the run and falls along another to `end`; its rise is its warm-up.
+    """
+
+    name: str = "constant"
+    warmup: str = "0 steps"
+    start: float = 0.04
+    peak: float = 0.3
+    end: float = 0.0
+    milestones: tuple[str, ...] = ()
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.name not in SCHEDULES:
+            raise unknown("schedule", self.name, SCHEDULES)
+        warmup = parse_duration(self.warmup, "schedule.warmup")
+        for milestone in self.milestones:
+            parse_duration(milestone, "schedule.milestones")
+        if self.name == "steps" and not self.milestones:
+            raise refuse(
+                "schedule.milestones for the schedule 'steps'",
+                "none",
+                nearest="schedule.milestones=32k steps,48k steps",
+            )
+        if self.name == "one-cycle" and warmup.count:
+            raise refuse(
+                "no warmup beside 'one-cycle', which rises by itself", self.warmup, nearest="schedule.warmup=0 steps"
+            )
+        if not 0 < self.peak < 1:
+            raise refuse("schedule.peak between 0 and 1", self.peak, nearest="0.3")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole training procedure; `source` says where it is printed.
+
+    `length` is `"20 epochs"` or `"64k steps"`, `batch` the global batch, `augment` a sentence such as
+    `pad(4) crop(32) flip`, `precision` `float32` or `bf16` (autocast; the weights and every evaluation stay float32).
+    """
+
+    name: str
+    source: str
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    length: str = "20 epochs"
+    batch: int = 128
+    augment: str = ""
+    label_smoothing: float = 0.0
+    precision: str = "float32"
+    channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        if parse_duration(self.length, "length").count <= 0:
+            raise refuse("length above 0", repr(self.length), nearest="'1 epoch'")
+        if self.batch < 1:
+            raise refuse("a batch of at least 1", self.batch)
+        if not 0 <= self.label_smoothing < 1:
+            raise refuse("label_smoothing from 0 to below 1", self.label_smoothing, nearest="0.1")
+        if self.precision not in PRECISIONS:
+            raise unknown("precision", self.precision, PRECISIONS)
+        parse_words(self.augment)
+
+
+def adjust(recipe: Recipe, settings: Mapping[str, Any]) -> tuple[Recipe, tuple[str, ...]]:
+    """`recipe` with `settings` (`{"optimizer.lr": "0.2", "batch": 256}`), and what a person should be told about it.
+
+    A learning rate belongs to its global batch: another `batch` scales it, lr x new / old (Goyal et al. 2017, Sec. 2.1),
+    unless `optimizer.lr` is set too. Raises ValueError for an unknown key (with the nearest) or a value of another type.
+    """
+    changed = override(recipe, settings, kind="recipe key")
+    if changed.batch == recipe.batch or "optimizer.lr" in settings or "optimizer" in settings:
+        return changed, ()
+    return scaled(changed, recipe.batch)
+
+
+def scaled(recipe: Recipe, from_batch: int) -> tuple[Recipe, tuple[str, ...]]:
+    """`recipe`, whose learning rate was for `from_batch`, with the rate its own batch asks for, and the sentence that says so."""
+    lr = recipe.optimizer.lr * recipe.batch / from_batch
+    note = f"learning rate {recipe.optimizer.lr:g} for batch {from_batch} becomes {lr:g} for batch {recipe.batch}"
+    return replace(recipe, optimizer=replace(recipe.optimizer, lr=lr)), (note,)
