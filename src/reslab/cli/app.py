@@ -3,24 +3,28 @@
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
 
-from reslab import __version__
-from reslab.cli import doctor
-from reslab.cli.output import complain, print_json
+from reslab.cli.doctor import doctor
+from reslab.cli.models import models
+from reslab.cli.output import print_json, say
+from reslab.cli.recipes import recipes
+from reslab.cli.show import show
 from reslab.spec.errors import unknown
 
-VERBS = {
-    "doctor": doctor.doctor,
+VERBS: dict[str, Callable[..., None]] = {
+    "models": models,
+    "show": show,
+    "recipes": recipes,
+    "doctor": doctor,
 }
 
 app = typer.Typer(
     name="reslab",
     help="Residual networks: describe, build, train, measure and use them.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -31,7 +35,9 @@ for _name, _verb in VERBS.items():
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"reslab {__version__}")
+        from importlib.metadata import version
+
+        print(f"reslab {version('reslab')}")
         raise typer.Exit
 
 
@@ -52,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
 
     An error is one message on standard error, or with `--json` one object `{"error": ...}` on standard output.
     """
-    words = list(arguments)
+    words = list(arguments) or ["--help"]
     options = words[: words.index("--")] if "--" in words else words
     debug = "--debug" in options
     if debug:
@@ -65,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (KeyboardInterrupt, typer.Abort):
-        complain("stopped")
+        say("stopped")
         return 130
     except Exception as error:
         if debug:
@@ -74,13 +80,13 @@ def main(arguments: Sequence[str]) -> int:
         if "--json" in options:
             print_json({"error": message})
         else:
-            complain(f"error: {message}")
+            say(f"error: {message}")
         return 2 if getattr(error, "exit_code", 1) == 2 else 1
 
 
 def _check_verb(words: Sequence[str]) -> None:
-    verb = next((word for word in words if not word.startswith("-")), "doctor")
-    if verb not in VERBS:
+    verb = next((word for word in words if not word.startswith("-")), None)
+    if verb is not None and verb not in VERBS:
         raise WrongCommandLine(str(unknown("verb", verb, VERBS, "`reslab --help` lists them")))
 
 

@@ -7,7 +7,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from reslab import __version__
 from reslab.cli.options import Json
 from reslab.cli.output import print_json, print_table
 
@@ -38,7 +37,7 @@ def doctor(json: Json = False) -> None:
 def examine() -> dict[str, Any]:
     """Everything `reslab doctor` tells, as plain data."""
     return {
-        "reslab": __version__,
+        "reslab": installed("reslab"),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

@@ -37,33 +37,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 
 
 def _is_number(cell: object) -> bool:
-    return cell is None or (isinstance(cell, str) and cell[-1:] in "0123456789%" and cell[:1].isdigit())
-
-
-def count(number: int) -> str:
-    """1234567 as `1,234,567`."""
-    return f"{number:,}"
-
-
-def percent(fraction: float | None) -> str:
-    """0.98765 as `98.77 %`; a dash where there is none."""
-    return "-" if fraction is None or not math.isfinite(fraction) else f"{100 * fraction:.2f} %"
-
-
-def seconds(duration_seconds: float) -> str:
-    """75.2 as `1:15`, 3700 as `1:01:40`, and 3.21 as `3.2 s`."""
-    if duration_seconds < 60:
-        return f"{duration_seconds:.1f} s"
-    minutes, rest = divmod(round(duration_seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return cell in (None, "", "–") or str(cell).replace(",", "").replace("%", "").replace(".", "").strip().isdigit()
 
 
 def say(text: str) -> None:
     """Progress and messages for a person."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def complain(text: str) -> None:
-    """An error, on standard error; a warning sign in colour is left to terminals that have one."""
     print(text, file=sys.stderr, flush=True)
