@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from reslab.nn.features import FeatureNetwork
 from reslab.nn.network import Network
 from reslab.nn.words import NormLayer
@@ -26,7 +24,8 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def resolve_arch(model: str | Arch, axes: Mapping[str, Any]) -> Arch:
-    """The architecture of this name with axes overridden by name; ValueError with the nearest names where one is unknown."""
+    """The architecture of this name with axes overridden by name; ValueError with the nearest names where one is
+    unknown."""
     if isinstance(model, str) and model not in ARCHS:
         raise unknown("model", model, ARCHS, "`reslab models` lists them all")
     arch = ARCHS[model] if isinstance(model, str) else model
@@ -50,11 +49,12 @@ def create_model(
 ) -> Network | FeatureNetwork:
     """A network by name or from an `Arch`, with fresh or published weights; any axis is overridden by name.
 
-    `create_model("resnet20_cifar", order="bn-after-add", mix="shortcut-gate(-6)", match="pad-split")`. `pretrained` is a file, True, or a
-    tag such as `IMAGENET1K_V2`; a new `num_classes` or `in_channels` then adapts the head or the first convolution. `features_only=True`
-    gives the outputs of stem and stages (`out_indices`) in place of logits. torchvision's options are axes too: `groups`,
-    `width_per_group`, `replace_stride_with_dilation`, `zero_init_residual`; `norm_layer` is a callable taking the number of channels.
-    Raises ValueError for an unknown name or axis, and for a combination that means nothing.
+    `create_model("resnet20_cifar", order="bn-after-add", mix="shortcut-gate(-6)", match="pad-split")`. `pretrained` is
+    a file, True, or a tag such as `IMAGENET1K_V2`; a new `num_classes` or `in_channels` then adapts the head or the
+    first convolution. `features_only=True` gives the outputs of stem and stages (`out_indices`) in place of logits.
+    torchvision's options are axes too: `groups`, `width_per_group`, `replace_stride_with_dilation`,
+    `zero_init_residual`; `norm_layer` is a callable taking the number of channels. Raises ValueError for an unknown
+    name or axis, and for a combination that means nothing.
     """
     settings = dict(axes)
     if num_classes is not None:
@@ -72,5 +72,3 @@ def create_model(
     if out_indices is not None:
         raise refuse("features_only=True with out_indices", "features_only=False", "features_only=True")
     return network
-
-

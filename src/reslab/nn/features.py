@@ -6,12 +6,14 @@ from torch import Tensor, nn
 
 from reslab.nn.network import Network, SharedStage
 from reslab.spec.errors import refuse, unknown
-from reslab.spec.plan import plan_stages, pool_stride, stem_channels
+from reslab.spec.geometry import is_pool, word_stride
+from reslab.spec.plan import plan_stages, stem_channels
 
 
 @dataclass(frozen=True)
 class Feature:
-    """An output on the way: its name (`stem`, `layer1`, `layer1.0`), channels, and the stride from the input (`reduction`)."""
+    """An output on the way: its name (`stem`, `layer1`, `layer1.0`), channels, and the stride from the input
+    (`reduction`)."""
 
     name: str
     channels: int
@@ -25,8 +27,8 @@ def list_features(model: Network, level: str = "stages") -> list[Feature]:
     arch = model.arch
     before_pool, stride = 1, 1
     for word in arch.stem_words:
-        stride *= pool_stride(word) if word.name.endswith("pool") else word.stride
-        before_pool = before_pool if word.name.endswith("pool") else stride
+        stride *= word_stride(word)
+        before_pool = before_pool if is_pool(word) else stride
     found = [Feature("stem", stem_channels(arch), before_pool)]
     for number, units in enumerate(plan_stages(arch), 1):
         for unit in units:

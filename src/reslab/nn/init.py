@@ -46,7 +46,8 @@ _RULES: dict[str, Callable[[Tensor, float], None]] = {
 
 
 def init_weights(arch: Arch, stem: Iterable[nn.Module], units: Iterable[Unit], head: Iterable[nn.Module]) -> None:
-    """Draw the weights of a network just built: stem, units and head by their rules, gates and last norms by the architecture's values."""
+    """Draw the weights of a network just built: stem, units and head by their rules, gates and last norms by the
+    architecture's values."""
     init = get_init(arch.init)
     num_convs = len(arch.branch)
     scale = arch.num_units ** (-1 / (2 * num_convs - 2)) if arch.num_units and num_convs > 1 else 1.0

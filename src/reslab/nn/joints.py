@@ -13,7 +13,8 @@ from reslab.spec.plan import ConvPlan, UnitPlan
 
 
 class PadChannels(nn.Module):
-    """Option A: every `stride`-th row and column, then `before` and `after` channels of zeros (He et al. 2015, Sec. 4.1).
+    """Option A: every `stride`-th row and column, then `before` and `after` channels of zeros (He et al. 2015, Sec.
+    4.1).
 
     N C H W to N (before + C + after) H/stride W/stride; no parameters.
     """
@@ -52,7 +53,8 @@ def _project(in_channels: int, out_channels: int, stride: int, bias: bool) -> nn
 
 
 def _average(stride: int, dilation: int) -> nn.Module:
-    """timm pools with stride 1 where a dilation stands in for the stride; its size-2 pool then needs the maps' size kept: no pool here."""
+    """timm pools with stride 1 where a dilation stands in for the stride; its size-2 pool then needs the maps' size
+    kept: no pool here."""
     return nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False) if stride != 1 else nn.Identity()
 
 
@@ -104,7 +106,8 @@ class Survive(nn.Module):
 
 
 class DropPath(nn.Module):
-    """x b / (1 - p) in training, b drawn once a sample from Bernoulli(1 - p); x at test (Larsson et al. 2017; timm's DropPath)."""
+    """x b / (1 - p) in training, b drawn once a sample from Bernoulli(1 - p); x at test (Larsson et al. 2017; timm's
+    DropPath)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -126,8 +129,8 @@ class DropPath(nn.Module):
 class Mix(nn.Module):
     """Where shortcut and branch meet: modifiers of each, then one join (see `reslab.spec.mix`). N C H W in and out.
 
-    Its keys: `gate.weight`, `gate.bias` (a 1x1 convolution of the unit's stride and width, over what the shortcut reads),
-    `scale` (rezero, skipinit) and `gamma` (layerscale).
+    Its keys: `gate.weight`, `gate.bias` (a 1x1 convolution of the unit's stride and width, over what the shortcut
+    reads), `scale` (rezero, skipinit) and `gamma` (layerscale).
     """
 
     def __init__(self, mix: MixPlan, plan: UnitPlan) -> None:

@@ -1,6 +1,7 @@
 """A network: stem, stages of units, the words after the last unit, head."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -9,11 +10,13 @@ from reslab.nn.unit import Unit
 from reslab.nn.words import NormLayer, make_conv, make_plain_word, norm_maker
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse
-from reslab.spec.plan import ConvPlan, conv_width, plan_stages, pool_stride, stem_channels, total_stride
+from reslab.spec.geometry import num_places, pools_all, total_stride
+from reslab.spec.plan import ConvPlan, conv_width, plan_stages, stem_channels
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.words import Word, parse_words
 
-_STEM_ROLES = {"conv": "conv", "norm": "bn", "flatten": "flatten"}
+# What torchvision calls the words after the stem's convolution.
+_STEM_NAMES = {"norm": "bn1", "act": "act1", "bias": "bias1"}
 
 
 class SharedStage(nn.Sequential):
@@ -23,7 +26,7 @@ class SharedStage(nn.Sequential):
         super().__init__(unit)
         self.num_repeats = num_repeats
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         for _ in range(self.num_repeats):
             x = self[0](x)
         return x
@@ -32,8 +35,8 @@ class SharedStage(nn.Sequential):
 class Network(nn.Module):
     """logits = head(last(stages(stem(x)))), built from an `Arch`; N C H W to N num_classes.
 
-    Parameter names are torchvision's wherever torchvision has the network. `classes` and `preprocess` are known once it was trained or
-    loaded. `norm_layer` overrides the architecture's norm by a callable taking the number of channels.
+    Parameter names are torchvision's wherever torchvision has the network. `classes` and `preprocess` are known once it
+    was trained or loaded. `norm_layer` overrides the architecture's norm by a callable taking the number of channels.
     Raises ValueError for a description that means nothing, and for inputs smaller than the total stride.
     """
 
@@ -41,7 +44,7 @@ class Network(nn.Module):
         super().__init__()
         plans = plan_stages(arch)
         norm = norm_layer or norm_maker(arch)
-        self.arch = arch
+        self.arch = replace(arch, norm="custom") if norm_layer else arch
         self.classes: tuple[str, ...] | None = None
         self.preprocess: Preprocess | None = None
         self.stem_names = self._add_stem(arch, norm)
@@ -50,48 +53,59 @@ class Network(nn.Module):
             built = [Unit(plan, arch, norm) for plan in (units[:1] if arch.shared else units)]
             self.add_module(name, SharedStage(built[0], len(units)) if arch.shared else nn.Sequential(*built))
         channels = plans[-1][-1].out_channels if plans else stem_channels(arch)
-        self.last_names = self._add_words(parse_words(arch.facts.last) if plans else (), channels, arch, norm, last=True)
+        self.last_names = self._add_words(
+            parse_words(arch.facts.last) if plans else (), channels, arch, norm, last=True
+        )
         self.total_stride = total_stride(arch)
         self.head_names = self._add_head(arch, channels)
         stem = [getattr(self, name) for name in self.stem_names]
         init_weights(arch, stem, [unit for _, unit in self.units()], [getattr(self, name) for name in self.head_names])
 
-    def _add_words(self, words: tuple[Word, ...], channels: int, arch: Arch, norm: NormLayer | None, last: bool) -> list[str]:
+    def _add_words(self, words: tuple[Word, ...], channels: int, arch: Arch, norm: NormLayer | None) -> list[str]:
         names = []
         for word in words:
             module = make_plain_word(word, channels, arch, norm)
             if module is not None:
-                name = word.name if last else _STEM_ROLES.get(word.name, word.name)
-                name = name if last else f"{name}1" if word.name in ("norm", "act", "bias") else name
-                while name in self._modules or name in names:
-                    name += "_"
-                self.add_module(name, module)
-                names.append(name)
+                names.append(self._free_name(word.name))
+                self.add_module(names[-1], module)
         return names
 
+    def _free_name(self, name: str) -> str:
+        return next(free for free in (name, *(f"{name}{k}" for k in range(2, 99))) if free not in self._modules)
+
     def _add_stem(self, arch: Arch, norm: NormLayer | None) -> list[str]:
-        """Up to the last convolution one module `conv1`, a Sequential where that is more than one word; the others by name."""
+        """Up to the last convolution one module `conv1`, a Sequential where that is more than one word; the others by
+        name."""
         words = arch.stem_words
         convs = [i for i, word in enumerate(words) if word.name == "conv"]
         end = convs[-1] + 1 if convs else 0
-        channels, parts = arch.in_channels, []
+        channels = arch.in_channels
+        parts: list[nn.Module] = []
         for word in words[:end]:
             if word.name == "conv":
                 width = conv_width(word)
-                parts.append(make_conv(ConvPlan(word.size or 3, channels, width, word.stride), arch.stem_bias, arch.padding))
+                parts.append(
+                    make_conv(ConvPlan(word.size or 3, channels, width, word.stride), arch.stem_bias, arch.padding)
+                )
                 channels = width
             else:
                 parts.append(make_plain_word(word, channels, arch, norm) or nn.Identity())
         if parts:
             self.conv1 = parts[0] if len(parts) == 1 else nn.Sequential(*parts)
-        return (["conv1"] if parts else []) + self._add_words(words[end:], channels, arch, norm, last=False)
+        names = ["conv1"] if parts else []
+        for word in words[end:]:
+            module = make_plain_word(word, channels, arch, norm)
+            if module is not None:
+                names.append(self._free_name(_STEM_NAMES.get(word.name, word.name)))
+                self.add_module(names[-1], module)
+        return names
 
     def _add_head(self, arch: Arch, channels: int) -> list[str]:
         words = parse_words(arch.head)
         first = next((i for i, word in enumerate(words) if word.name == "fc"), len(words))
-        names = self._add_words(words[:first], channels, arch, None, last=True)
-        features = channels * _map_size(arch, words[:first])
-        self.fixed_size = any(word.name == "flatten" for word in words) and not _pools_all(words)
+        names = self._add_words(words[:first], channels, arch, None)
+        features = channels * num_places(arch, words[:first])
+        self.fixed_size = any(word.name == "flatten" for word in words) and not pools_all(words)
         parts: list[nn.Module] = []
         for word in words[first:]:
             if word.name == "fc":
@@ -139,39 +153,27 @@ class Network(nn.Module):
         return self.run_head(x)
 
     def check_input(self, x: Tensor) -> None:
-        """ValueError for an input of other channels, smaller than the total stride, or of another size where the head needs one."""
+        """ValueError for an input of other channels, smaller than the total stride, or of another size where the head
+        needs one."""
         if x.ndim != 4 or x.shape[1] != self.arch.in_channels:
-            raise refuse(f"images N {self.arch.in_channels} H W", tuple(x.shape), next_step=f"or create_model(..., in_channels={x.shape[1] if x.ndim == 4 else 1})")
+            raise refuse(
+                f"images N {self.arch.in_channels} H W",
+                tuple(x.shape),
+                next_step=f"or create_model(..., in_channels={x.shape[1] if x.ndim == 4 else 1})",
+            )
         height, width = x.shape[-2:]
         if self.fixed_size and (height, width) != self.arch.image_size:
             shown = "x".join(str(side) for side in self.arch.image_size)
-            raise refuse(f"images of {shown} ({self.arch.name} flattens maps of one size)", f"{height}x{width}", shown, "set image_size")
+            raise refuse(
+                f"images of {shown} ({self.arch.name} flattens maps of one size)",
+                f"{height}x{width}",
+                shown,
+                "set image_size",
+            )
         if height < self.total_stride or width < self.total_stride:
             least = self.total_stride
-            raise refuse(f"images of at least {least}x{least}, the total stride of {self.arch.name}", f"{height}x{width}", f"{least}x{least}")
-
-
-def _pools_all(words: tuple[Word, ...]) -> bool:
-    return any(word.name in ("avgpool", "maxpool") and word.size is None for word in words)
-
-
-def _map_size(arch: Arch, head: tuple[Word, ...]) -> int:
-    """Numbers a channel has where the head's first linear layer reads it."""
-    if _pools_all(head):
-        return 1
-    sides = list(arch.image_size)
-    strides = [_shrink(word) for word in arch.stem_words]
-    strides += [(unit.stride, True) for stage in plan_stages(arch) for unit in stage]
-    strides += [_shrink(word) for word in head]
-    for stride, padded in strides:
-        sides = [-(-side // stride) if padded else side // stride for side in sides]
-    if min(sides) < 1:
-        raise refuse(f"images that leave {arch.name} a map", "x".join(map(str, arch.image_size)), "32x32", "set image_size")
-    return sides[0] * sides[1]
-
-
-def _shrink(word: Word) -> tuple[int, bool]:
-    """By what a word divides height and width, and whether it rounds up (padded) or down (`maxpool2`)."""
-    if word.name.endswith("pool"):
-        return pool_stride(word), (word.size or 1) % 2 == 1
-    return word.stride, True
+            raise refuse(
+                f"images of at least {least}x{least}, the total stride of {self.arch.name}",
+                f"{height}x{width}",
+                f"{least}x{least}",
+            )

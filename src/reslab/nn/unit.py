@@ -14,8 +14,8 @@ from reslab.spec.plan import UnitPlan, plan_stages
 class Unit(nn.Module):
     """y = after(mix(match(p), branch(p))) with p = before(x), the words ahead of the fork.
 
-    N C H W to N C' H/stride W/stride. Its sentence is read once, here; `before_names`, `branch_names` and `after_names` are the modules
-    each part runs through. A plain twin has neither `downsample` nor `mix`: y = after(branch(p)).
+    N C H W to N C' H/stride W/stride. Its sentence is read once, here; `before_names`, `branch_names` and `after_names`
+    are the modules each part runs through. A plain twin has neither `downsample` nor `mix`: y = after(branch(p)).
     """
 
     def __init__(self, plan: UnitPlan, arch: Arch, norm: NormLayer | None) -> None:
@@ -74,15 +74,21 @@ class Unit(nn.Module):
         return getattr(self, norms[-1]) if norms else None
 
 
-def Residual(in_channels: int, num_channels: int, use_1x1conv: bool = False, strides: int = 1) -> Unit:  # noqa: N802 - the tutorial's name
-    """The unit of Dive into Deep Learning, Sec. 8.6: relu(bn2(conv2(relu(bn1(conv1(x))))) + x), or + conv3(x) with `use_1x1conv`.
+def Residual(in_channels: int, num_channels: int, use_1x1conv: bool = False, strides: int = 1) -> Unit:
+    """The unit of Dive into Deep Learning, Sec. 8.6: relu(bn2(conv2(relu(bn1(conv1(x))))) + x), or + conv3(x) with
+    `use_1x1conv`.
 
-    A function over `Unit`: convolutions with bias, the 1x1 projection bare (`downsample.0`, the tutorial's `conv3`); torch.nn's own
-    initialisation. N in_channels H W to N num_channels H/strides W/strides. ValueError where the shapes differ and no projection is asked for.
+    A function over `Unit`: convolutions with bias, the 1x1 projection bare (`downsample.0`, the tutorial's `conv3`);
+    torch.nn's own initialisation. N in_channels H W to N num_channels H/strides W/strides. ValueError where the shapes
+    differ and no projection is asked for.
     """
     if not use_1x1conv and (in_channels != num_channels or strides != 1):
         got = f"Residual({in_channels}, {num_channels}, use_1x1conv=False, strides={strides})"
-        raise refuse("use_1x1conv=True where channels or size change", got, f"Residual({in_channels}, {num_channels}, True, {strides})")
+        raise refuse(
+            "use_1x1conv=True where channels or size change",
+            got,
+            f"Residual({in_channels}, {num_channels}, True, {strides})",
+        )
     arch = Arch(
         "residual",
         "Zhang et al., Dive into Deep Learning, Sec. 8.6",

@@ -1,6 +1,7 @@
 """The words of sentences made into modules: conv, norm, act, pools, drops, fc."""
 
 from collections.abc import Callable
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +9,12 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse, unknown
-from reslab.spec.plan import ConvPlan, pool_stride
+from reslab.spec.geometry import pool_stride
+from reslab.spec.plan import ConvPlan
 from reslab.spec.words import Word, parse_words
 
+Padding = Literal["zeros", "reflect", "replicate", "circular"]
+PADDINGS: tuple[str, ...] = get_args(Padding)
 NormLayer = Callable[[int], nn.Module]
 
 ACTS: dict[str, Callable[[], nn.Module]] = {
@@ -71,8 +75,8 @@ class SqueezeExcite(nn.Module):
 
 def make_conv(plan: ConvPlan, bias: bool, padding_mode: str = "zeros") -> nn.Conv2d:
     """A convolution that keeps height and width up to its stride: padding = dilation (kernel - 1) / 2."""
-    if padding_mode not in ("zeros", "reflect", "replicate", "circular"):
-        raise unknown("padding", padding_mode, ("zeros", "reflect", "replicate", "circular"))
+    if padding_mode not in PADDINGS:
+        raise unknown("padding", padding_mode, PADDINGS)
     padding = plan.dilation * (plan.kernel - 1) // 2
     return nn.Conv2d(
         plan.in_channels,
@@ -83,7 +87,7 @@ def make_conv(plan: ConvPlan, bias: bool, padding_mode: str = "zeros") -> nn.Con
         plan.dilation,
         plan.groups,
         bias,
-        padding_mode,
+        cast(Padding, padding_mode),
     )
 
 
@@ -109,6 +113,12 @@ def norm_maker(arch: Arch) -> NormLayer | None:
     if word.name == "group" and len(word.args) == 1 and isinstance(word.args[0], int):
         groups = word.args[0]
         return lambda channels: _group_norm(groups, channels, arch.norm_eps)
+    if word.name == "custom":
+        raise refuse(
+            "norm_layer=CALLABLE with norm=custom",
+            "none given",
+            next_step="build it with create_model(..., norm_layer=...)",
+        )
     raise unknown("norm", arch.norm, ("batch", "group(32)", "frozen", "none"))
 
 

@@ -14,17 +14,18 @@ from reslab.spec.words import Word, parse_words
 class Arch:
     """A network as data. Every field is an axis that can be overridden by name.
 
-    `depths`: units a stage. `widths`: the width of each stage's branch, or a law: `additive(16,48)` is PyramidNet's, unit k of N being
-    round(16 + 48 k / N) wide. `branch`: the kernel of each convolution. `expansion`: a unit's output width over its stage's width.
-    `groups`, `width_per_group`: cardinality and base width, the inner width is int(width * width_per_group / 64) * groups, and kernels
-    larger than 1 are grouped. `stride_at`: the convolution that strides, counted from 1; 0 is the first with a kernel larger than 1.
-    `strides`: one a stage. `replace_stride_with_dilation`: one truth value a stage after the first.
+    `depths`: units a stage. `widths`: the width of each stage's branch, or a law: `additive(16,48)` is PyramidNet's,
+    unit k of N being round(16 + 48 k / N) wide. `branch`: the kernel of each convolution. `expansion`: a unit's output
+    width over its stage's width. `groups`, `width_per_group`: cardinality and base width, the inner width is int(width
+    * width_per_group / 64) * groups, and kernels larger than 1 are grouped. `stride_at`: the convolution that strides,
+    counted from 1; 0 is the first with a kernel larger than 1. `strides`: one a stage. `replace_stride_with_dilation`:
+    one truth value a stage after the first.
 
-    `order`, `match`, `mix`: names or sentences (see `reslab.spec.order`, `match`, `mix`). `stem`, `head`: sentences; the words of the stem
-    after its last convolution are the order's. `drop`: the rate of each `drop` without one of its own.
-    `norm`: `batch`, `group(32)`, `frozen` or `none`. `init`: a line of `reslab.spec.init`. `last_norm_weight`: the initial weight of each
-    branch's last norm (0 is Goyal et al. 2017, Sec. 5.1). `shared`: the units of a stage share one set of weights.
-    `in_channels`, `image_size` (height, width): the input the network is described for.
+    `order`, `match`, `mix`: names or sentences (see `reslab.spec.order`, `match`, `mix`). `stem`, `head`: sentences;
+    the words of the stem after its last convolution are the order's. `drop`: the rate of each `drop` without one of its
+    own. `norm`: `batch`, `group(32)`, `frozen` or `none`. `init`: a line of `reslab.spec.init`. `last_norm_weight`: the
+    initial weight of each branch's last norm (0 is Goyal et al. 2017, Sec. 5.1). `shared`: the units of a stage share
+    one set of weights. `in_channels`, `image_size` (height, width): the input the network is described for.
     """
 
     name: str
@@ -71,14 +72,16 @@ class Arch:
 
     @property
     def depth(self) -> int:
-        """Weighted layers on the way through: convolutions of stem and branches and linear layers; projections are not counted."""
+        """Weighted layers on the way through: convolutions of stem and branches and linear layers; projections are not
+        counted."""
         stem = sum(word.name == "conv" for word in self.stem_words)
         head = sum(word.name == "fc" for word in parse_words(self.head))
         return stem + self.num_units * len(self.branch) + head
 
     @property
     def stem_words(self) -> tuple[Word, ...]:
-        """The words of the stem, those after its last convolution replaced by the order's (a pre-activated network's stem ends bare)."""
+        """The words of the stem, those after its last convolution replaced by the order's (a pre-activated network's
+        stem ends bare)."""
         words = parse_words(self.stem)
         convs = [i for i, word in enumerate(words) if word.name == "conv"]
         if not convs:

@@ -7,11 +7,13 @@ from reslab.spec.errors import unknown
 
 @dataclass(frozen=True)
 class Init:
-    """The rule for convolutions, for those of the stem (empty: the same), for the branch's last (empty: the same) and for linear layers.
+    """The rule for convolutions, for those of the stem (empty: the same), for the branch's last (empty: the same) and
+    for linear layers.
 
-    Rules: `kaiming-normal-out` N(0, 2 / fan_out), `kaiming-normal-in` N(0, 2 / fan_in), `xavier-uniform`, `zeros`, `fixup`
-    N(0, 2 / fan_out) times L^(-1 / (2m - 2)) for L units of m convolutions, `torch`: as torch.nn draws them. Biases follow torch.nn with
-    rule `torch` and are 0 with `zeros` and `fixup`; other rules leave them as torch.nn draws them.
+    Rules: `kaiming-normal-out` N(0, 2 / fan_out), `kaiming-normal-in` N(0, 2 / fan_in), `xavier-uniform`, `zeros`,
+    `fixup` N(0, 2 / fan_out) times L^(-1 / (2m - 2)) for L units of m convolutions, `torch`: as torch.nn draws them.
+    Biases follow torch.nn with rule `torch` and are 0 with `zeros` and `fixup`; other rules leave them as torch.nn
+    draws them.
     """
 
     conv: str

@@ -1,4 +1,5 @@
-"""How the shortcut gets the branch's shape; identity wherever the shapes agree, unless the match stands on every unit."""
+"""How the shortcut gets the branch's shape; identity wherever the shapes agree, unless the match stands on every
+unit."""
 
 from dataclasses import dataclass
 

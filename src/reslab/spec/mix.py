@@ -82,7 +82,7 @@ def parse_mix(sentence: str) -> Mix:
     )
     if mix.join.name == "none" and (mix.on_shortcut or mix.on_branch):
         word = (*mix.on_shortcut, *mix.on_branch)[0]
-        why = "the plain twin has no shortcut: nothing to modify there, and nothing left where its branch is scaled by 0 or dropped"
+        why = "the plain twin has no shortcut to modify, and nothing is left where its branch is scaled by 0 or dropped"
         raise refuse(f"'none' alone ({why})", repr(sentence), "'none'", f"use '{word} add'")
     learned = [word for word in mix.on_branch if word.name in ("rezero", "skipinit")]
     if len(learned) > 1 or len({word.name for word in words}) < len(words):
@@ -107,10 +107,12 @@ def _check_args(word: Word, entry: MixWord) -> None:
 
 
 def survival(last: float, index: int, num_units: int) -> float:
-    """The probability that unit `index` (from 0) survives: p_l = 1 - (l / L)(1 - p_L), l = index + 1 (Huang et al. 2016, Eq. 4)."""
+    """The probability that unit `index` (from 0) survives: p_l = 1 - (l / L)(1 - p_L), l = index + 1 (Huang et al.
+    2016, Eq. 4)."""
     return 1.0 - (index + 1) / num_units * (1.0 - last)
 
 
 def drop_path_rate(last: float, index: int, num_units: int) -> float:
-    """The rate at which unit `index` (from 0) drops its branch: 0 in the first unit, `last` in the last, linear between, as timm has it."""
+    """The rate at which unit `index` (from 0) drops its branch: 0 in the first unit, `last` in the last, linear
+    between, as timm has it."""
     return last * index / (num_units - 1) if num_units > 1 else last

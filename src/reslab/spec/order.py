@@ -1,8 +1,8 @@
 """Orders: in which order convolution, norm and activation stand in a unit.
 
-An order is a sentence. `+` is the place where shortcut and branch meet; `|` parts the sentence into segments, one a convolution:
-of two segments the first is repeated for all convolutions but the last, of three the middle one is repeated; without `|` the sentence
-is spelt out in full.
+An order is a sentence. `+` is the place where shortcut and branch meet; `|` parts the sentence into segments, one a
+convolution: of two segments the first is repeated for all convolutions but the last, of three the middle one is
+repeated; without `|` the sentence is spelt out in full.
 
     conv norm act | conv norm + act          He et al. 2015
     norm act conv | norm act conv +          He et al. 2016, Fig. 4(e)
@@ -22,10 +22,10 @@ AHEAD = ("projects", "changes", "first")
 class Order:
     """A sentence and the facts that belong to it.
 
-    `ahead`: where the words before the first convolution stand ahead of the fork, so that the shortcut reads them too: in units whose
-    shortcut `projects`, in every unit whose shape `changes`, in the `first` unit of the network; empty for never. `first_bare`: the first
-    unit goes without its leading words. `stem`: the words after the stem's last convolution. `last`: the words after the last unit.
-    `projection_norm`: whether a projection carries a norm.
+    `ahead`: where the words before the first convolution stand ahead of the fork, so that the shortcut reads them too:
+    in units whose shortcut `projects`, in every unit whose shape `changes`, in the `first` unit of the network; empty
+    for never. `first_bare`: the first unit goes without its leading words. `stem`: the words after the stem's last
+    convolution. `last`: the words after the last unit. `projection_norm`: whether a projection carries a norm.
     """
 
     sentence: str
@@ -66,7 +66,7 @@ ORDERS: dict[str, Order] = {
     "full-preact": _PREACT,
     "full-preact-stem": Order(
         _PREACT.sentence,
-        "He et al. 2016 on ImageNet as fb.resnet.torch, models/preresnet.lua: norm and activation before the max-pool, none in the first unit",
+        "He et al. 2016 on ImageNet as fb.resnet.torch models/preresnet.lua: norm and activation before the max-pool",
         ahead=("projects",),
         first_bare=True,
         last="norm act",
@@ -98,12 +98,16 @@ ORDERS: dict[str, Order] = {
     ),
     "fixup": Order(
         "bias conv bias act | bias conv scale bias + act",
-        "Zhang, Dauphin and Ma 2019, arXiv:1901.09321, Fig. 1; its shortcut in units that change shape reads the first bias",
+        "Zhang, Dauphin and Ma 2019, arXiv:1901.09321, Fig. 1; a shortcut that changes shape reads the first bias",
         ahead=("changes",),
         stem="bias act",
         projection_norm=False,
     ),
-    "book": Order("conv norm act +", "Stevens, Antiga and Viehmann 2020, Deep Learning with PyTorch, Sec. 8.5.3, ResBlock", stem="act"),
+    "book": Order(
+        "conv norm act +",
+        "Stevens, Antiga and Viehmann 2020, Deep Learning with PyTorch, Sec. 8.5.3, ResBlock",
+        stem="act",
+    ),
     "book-bare": Order(
         "conv act +", "Stevens, Antiga and Viehmann 2020, Deep Learning with PyTorch, Sec. 8.5.3, NetRes", stem="act"
     ),
@@ -112,7 +116,8 @@ ORDERS: dict[str, Order] = {
 
 @dataclass(frozen=True)
 class NamedWord:
-    """A word of a unit with the name its module bears: `conv1`, `bn1`, `act1`; `conv` is the number of convolutions before it."""
+    """A word of a unit with the name its module bears: `conv1`, `bn1`, `act1`; `conv` is the number of convolutions
+    before it."""
 
     name: str
     word: Word
@@ -121,7 +126,8 @@ class NamedWord:
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence for a given number of convolutions: the leading words, the rest of the branch, the words after the addition."""
+    """A sentence for a given number of convolutions: the leading words, the rest of the branch, the words after the
+    addition."""
 
     leading: tuple[NamedWord, ...]
     branch: tuple[NamedWord, ...]
@@ -129,10 +135,12 @@ class Sentence:
 
 
 def get_order(name: str) -> Order:
-    """The order of this name, or one made from a sentence; its facts then follow from where its first convolution stands.
+    """The order of this name, or one made from a sentence; its facts then follow from where its first convolution
+    stands.
 
-    A sentence with words before its first convolution is pre-activated: its stem ends bare, the last unit is followed by those words, they
-    stand ahead of the fork in the first unit and where the unit projects, and projections are bare. Raises ValueError for neither.
+    A sentence with words before its first convolution is pre-activated: its stem ends bare, the last unit is followed
+    by those words, they stand ahead of the fork in the first unit and where the unit projects, and projections are
+    bare. Raises ValueError for neither.
     """
     if name in ORDERS:
         return ORDERS[name]
@@ -149,7 +157,8 @@ def get_order(name: str) -> Order:
 def parse_order(sentence: str, num_convs: int) -> Sentence:
     """The sentence for a branch of `num_convs` convolutions, its words named by role and number.
 
-    Raises ValueError where the sentence has no single `+`, a convolution after it, an unknown word, or other convolutions than asked.
+    Raises ValueError where the sentence has no single `+`, a convolution after it, an unknown word, or other
+    convolutions than asked.
     """
     before, after = _halves(sentence)
     spelt = _spell(sentence, before, num_convs)

@@ -219,14 +219,3 @@ def _check_shared(arch: Arch, units: tuple[UnitPlan, ...]) -> None:
             f"{units[0].name} changes the shape",
             "shared=false",
         )
-
-
-def total_stride(arch: Arch) -> int:
-    """By how much height and width shrink from the input to the last unit."""
-    stride = math.prod(pool_stride(word) if word.name.endswith("pool") else word.stride for word in arch.stem_words)
-    return stride * math.prod(unit.stride for stage in plan_stages(arch) for unit in stage)
-
-
-def pool_stride(word: Word) -> int:
-    """The stride of a pool word; a pool without one strides by its size, as torch.nn has it."""
-    return word.stride if word.stride != 1 else (word.size or 1)

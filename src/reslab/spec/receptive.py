@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from reslab.spec.arch import Arch
-from reslab.spec.plan import plan_stages, pool_stride
+from reslab.spec.geometry import is_pool, word_stride
+from reslab.spec.plan import plan_stages
 
 
 def receptive_field(arch: Arch) -> int:
@@ -22,8 +23,8 @@ def receptive_field(arch: Arch) -> int:
 def _windows(arch: Arch) -> Iterator[tuple[int, int, int]]:
     """Kernel, stride and dilation of every window from the input to the last unit, in order."""
     for word in arch.stem_words:
-        if word.name == "conv" or (word.name.endswith("pool") and word.size):
-            yield word.size or 3, pool_stride(word) if word.name.endswith("pool") else word.stride, 1
+        if word.name == "conv" or (is_pool(word) and word.size):
+            yield word.size or 3, word_stride(word), 1
     for stage in plan_stages(arch):
         for unit in stage:
             yield from ((conv.kernel, conv.stride, conv.dilation) for conv in unit.convs)

@@ -1,0 +1,86 @@
+"""What a network costs: output shape, parameters and multiply-adds of every layer, counted on the meta device without
+computing."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module's call: its name and kind, the output's shape without the batch, its own parameters, its multiply-adds
+    for one image.
+
+    Multiply-adds (MACs) are those of convolutions and linear layers, as the papers and torchvision's `_ops` count them.
+    """
+
+    name: str
+    kind: str
+    output_shape: tuple[int, ...]
+    params: int
+    macs: int
+
+
+def layer_table(model: nn.Module, input_size: tuple[int, ...]) -> list[Layer]:
+    """The layers of any module in the order they run, for one input of `input_size` (C, H, W).
+
+    A module that runs several times has a row a call, its parameters counted in the first. Nothing is computed and no
+    weight is touched.
+    """
+    rows: list[Layer] = []
+    seen: set[int] = set()
+
+    def note(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            own = [parameter for parameter in module.parameters(recurse=False) if id(module) not in seen]
+            seen.add(id(module))
+            params = sum(parameter.numel() for parameter in own)
+            rows.append(Layer(name, type(module).__name__, tuple(output.shape[1:]), params, _macs(module, output)))
+
+    with _hooked(model, note), _evaluating(model), torch.no_grad():
+        weights = dict(model.named_parameters()) | dict(model.named_buffers())
+        on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in weights.items()}
+        dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
+        functional_call(model, on_meta, (torch.empty((1, *input_size), dtype=dtype, device="meta"),), strict=False)
+    return rows
+
+
+def _macs(module: nn.Module, output: Tensor) -> int:
+    """Each number of the output takes one multiply-add for every input it reads: kernel area times channels a group."""
+    if isinstance(module, nn.Conv2d):
+        return output[0].numel() * prod(module.kernel_size) * (module.in_channels // module.groups)
+    if isinstance(module, nn.Linear):
+        return output[0].numel() * module.in_features
+    return 0
+
+
+@contextmanager
+def _hooked(model: nn.Module, note: Any) -> Iterator[None]:
+    """Calls `note` after each module that has no parts, or parameters of its own beside its parts."""
+    handles = []
+    for name, module in model.named_modules():
+        leaf = not list(module.children()) and not isinstance(module, nn.Identity | nn.Sequential)
+        if name and (leaf or list(module.parameters(recurse=False))):
+            handles.append(module.register_forward_hook(lambda *call, name=name: note(name, *call)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
