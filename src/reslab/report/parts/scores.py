@@ -1,0 +1,34 @@
+"""The large figures at the head of a page."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from reslab.report.run_words import interval_words
+from reslab.report.tables import count, number, percent
+
+
+def tile(name: str, value: str, *notes: str, colour: str = "") -> dict[str, Any]:
+    """A large figure with its name above and small print below."""
+    return {"name": name, "value": value, "notes": [note for note in notes if note], "colour": colour}
+
+
+def score_parts(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores, the number of images behind them, and how the weights were chosen."""
+    return {"tiles": _tiles(scores), "chosen": str(scores.get("chosen") or "").strip().rstrip(".")}
+
+
+def _tiles(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    num_samples = int(scores.get("num_samples") or 0)
+    if not num_samples:
+        return []
+    num_correct = int(scores["num_correct"])
+    num_wrong = num_samples - num_correct
+    of = f"{count(num_correct)} of {count(num_samples)} {scores.get('split', 'held-out')} images"
+    tiles = [tile("accuracy", percent(num_correct / num_samples), of, interval_words(scores))]
+    if scores.get("top5") is not None:
+        tiles.append(tile("top-5 accuracy", percent(scores["top5"]), "the true class among the first five"))
+    rate = f"one image in {count(round(num_samples / num_wrong))}" if num_wrong else "every image right"
+    tiles.append(tile("mistakes", count(num_wrong), rate))
+    if "loss" in scores:
+        tiles.append(tile("loss", number(scores["loss"]), "mean over the images"))
+    return tiles

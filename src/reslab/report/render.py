@@ -1,0 +1,32 @@
+"""Pages: plain data in, one self-contained HTML text out; the same page gives the same bytes."""
+
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from reslab.report.parts.demo import demo_parts
+from reslab.report.page import DemoPage, RunPage
+from reslab.report.parts.run import run_parts
+
+
+def render_run(page: RunPage) -> str:
+    """The page of a run: scores, curves, confusion matrix, worst mistakes, class scores, the network's cost, facts.
+
+    Loads nothing from anywhere and stays under 5 MB. Raises ValueError where the confusion matrix does not fit the
+    classes, or a mistake's image is not uint8 of shape (H, W) or (H, W, 3).
+    """
+    return _environment().get_template("run.html").render(run_parts(page))
+
+
+def render_demo(page: DemoPage) -> str:
+    """The page of the demonstration: a deep residual network held against its plain twin (He et al. 2015, Figure 6).
+
+    Raises ValueError unless the page holds two networks.
+    """
+    return _environment().get_template("demo.html").render(demo_parts(page))
+
+
+@cache
+def _environment() -> Environment:
+    loader = PackageLoader("reslab.report", "templates")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
