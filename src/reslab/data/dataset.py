@@ -1,0 +1,103 @@
+"""Data: a named set of labelled pictures, its classes, its splits, and how they came about."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reslab.data.images import FileImages, Images, TensorImages
+from reslab.spec.errors import refuse, unknown
+from reslab.spec.preprocess import Preprocess
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A data set: `splits` by name ("train", maybe "val", maybe "test"), class names in label order, and its origin.
+
+    `preprocess` is the evaluation's; `split_record` is JSON from which `open_data` rebuilds the same splits;
+    `skipped` holds (path, reason) of pictures left out; `location` the folder or file it was read from.
+    Raises ValueError where there is nothing to train on or a label has no class.
+    """
+
+    name: str
+    source: str
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    splits: Mapping[str, Images]
+    split_record: Mapping[str, Any] = field(default_factory=lambda: {"how": "given"})
+    fingerprint: str = ""
+    skipped: tuple[tuple[str, str], ...] = ()
+    location: str = ""
+
+    def __post_init__(self) -> None:
+        assert set(self.splits) <= set(SPLITS), sorted(self.splits)
+        if len(self.classes) < 2:
+            raise refuse(f"at least 2 classes in {self.name}", ", ".join(self.classes) or "none", next_step="add a second class")
+        if "train" in self.splits and len(self.splits["train"]) < 2:
+            raise refuse(
+                f"at least 2 training samples in {self.name} (a batch of one has no statistics)",
+                f"a data set of {len(self.splits['train'])} sample" + "s" * (len(self.splits["train"]) == 0),
+                nearest="2",
+                next_step="add pictures",
+            )
+        for split, images in self.splits.items():
+            if len(images) and int(images.labels.max()) >= len(self.classes):
+                raise refuse(f"labels of {split} from 0 to {len(self.classes) - 1}", f"label {int(images.labels.max())}")
+        if not self.fingerprint:
+            object.__setattr__(self, "fingerprint", fingerprint(self.splits))
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def held_out(self) -> str:
+        """The split that judges: "test" where there is one, else "val", else "train"."""
+        return next(name for name in ("test", "val", "train") if name in self.splits)
+
+    def split(self, name: str) -> Images:
+        """The pictures of a split; raises ValueError naming those there are."""
+        if name not in self.splits:
+            raise unknown(f"split of {self.name}", name, self.splits, f"it has {', '.join(self.splits)}")
+        return self.splits[name]
+
+    def describe(self) -> str:
+        """One line: `digits: 1,438 train, 359 test, 10 classes`."""
+        parts = [f"{len(images):,} {name}" for name, images in self.splits.items()]
+        return f"{self.name}: {', '.join(parts)}, {self.num_classes} classes"
+
+
+def fingerprint(splits: Mapping[str, Images]) -> str:
+    """A hash of every split's labels and pixels, or (name, size in bytes) of its files; 16 hexadecimal digits of SHA-256.
+
+    Of a data set that makes its items on demand only the labels count.
+    """
+    found = hashlib.sha256()
+    for name in sorted(splits):
+        images = splits[name]
+        found.update(f"{name}:{len(images)};".encode())
+        found.update(np.ascontiguousarray(images.labels.numpy()).data)
+        if isinstance(images, TensorImages):
+            found.update(f"{images.images.dtype}{tuple(images.images.shape)}".encode())
+            found.update(_bytes(images.images))
+        elif isinstance(images, FileImages):
+            for i, path in enumerate(images.paths):
+                found.update(f"{images.name(i)}:{path.stat().st_size}\n".encode())
+    return found.hexdigest()[:16]
+
+
+def _bytes(images: Tensor) -> memoryview:
+    return images.detach().cpu().contiguous().view(torch.uint8).numpy().reshape(-1).data
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of uint8 (N, C, H, W), of pixels / 255, rounded to 4 digits."""
+    total = images.double() / 255
+    mean, std = total.mean(dim=(0, 2, 3)), total.std(dim=(0, 2, 3), correction=0)
+    return tuple(round(value, 4) for value in mean.tolist()), tuple(round(value, 4) or 1.0 for value in std.tolist())
