@@ -1,7 +1,8 @@
 """A network: stem, stages of units, the words after the last unit, head."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from torch import Tensor, nn
 
@@ -53,20 +54,26 @@ class Network(nn.Module):
             built = [Unit(plan, arch, norm) for plan in (units[:1] if arch.shared else units)]
             self.add_module(name, SharedStage(built[0], len(units)) if arch.shared else nn.Sequential(*built))
         channels = plans[-1][-1].out_channels if plans else stem_channels(arch)
-        self.last_names = self._add_words(
-            parse_words(arch.facts.last) if plans else (), channels, arch, norm, last=True
-        )
+        self.last_names = self._add_words(parse_words(arch.facts.last) if plans else (), channels, arch, norm)
         self.total_stride = total_stride(arch)
         self.head_names = self._add_head(arch, channels)
         stem = [getattr(self, name) for name in self.stem_names]
         init_weights(arch, stem, [unit for _, unit in self.units()], [getattr(self, name) for name in self.head_names])
 
-    def _add_words(self, words: tuple[Word, ...], channels: int, arch: Arch, norm: NormLayer | None) -> list[str]:
-        names = []
+    def _add_words(
+        self,
+        words: tuple[Word, ...],
+        channels: int,
+        arch: Arch,
+        norm: NormLayer | None,
+        called: Mapping[str, str] = MappingProxyType({}),
+    ) -> list[str]:
+        """Add the modules of words that keep the number of channels, under the words' names or what they are `called`."""
+        names: list[str] = []
         for word in words:
             module = make_plain_word(word, channels, arch, norm)
             if module is not None:
-                names.append(self._free_name(word.name))
+                names.append(self._free_name(called.get(word.name, word.name)))
                 self.add_module(names[-1], module)
         return names
 
@@ -93,12 +100,7 @@ class Network(nn.Module):
         if parts:
             self.conv1 = parts[0] if len(parts) == 1 else nn.Sequential(*parts)
         names = ["conv1"] if parts else []
-        for word in words[end:]:
-            module = make_plain_word(word, channels, arch, norm)
-            if module is not None:
-                names.append(self._free_name(_STEM_NAMES.get(word.name, word.name)))
-                self.add_module(names[-1], module)
-        return names
+        return names + self._add_words(words[end:], channels, arch, norm, _STEM_NAMES)
 
     def _add_head(self, arch: Arch, channels: int) -> list[str]:
         words = parse_words(arch.head)
