@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from reslab.nn.network import Network, SharedStage
+from reslab.nn.network import LEVELS, Network
 from reslab.spec.errors import refuse, unknown
 from reslab.spec.geometry import is_pool, word_stride
 from reslab.spec.plan import plan_stages, stem_channels
@@ -22,8 +22,8 @@ class Feature:
 
 def list_features(model: Network, level: str = "stages") -> list[Feature]:
     """The outputs that `features` names, in order: the stem before its pool, then stages or units."""
-    if level not in ("stages", "units"):
-        raise unknown("level", level, ("stages", "units"))
+    if level not in LEVELS:
+        raise unknown("level", level, LEVELS)
     arch = model.arch
     before_pool, stride = 1, 1
     for word in arch.stem_words:
@@ -36,30 +36,6 @@ def list_features(model: Network, level: str = "stages") -> list[Feature]:
             found.append(Feature(unit.name, unit.out_channels, stride))
         if level == "stages":
             found[-len(units) :] = [Feature(f"layer{number}", units[-1].out_channels, stride)]
-    return found
-
-
-def features(model: Network, x: Tensor, level: str = "stages") -> dict[str, Tensor]:
-    """Named outputs N C H W of stem and stages, or of stem and units, for detection, segmentation and analysis.
-
-    `stem` is the output before the stem's last pool, as timm counts it. ValueError for an unknown level.
-    """
-    if level not in ("stages", "units"):
-        raise unknown("level", level, ("stages", "units"))
-    found = {"stem": x}
-    model.check_input(x)
-    for name in model.stem_names:
-        x = getattr(model, name)(x)
-        if not name.startswith(("maxpool", "avgpool")):
-            found["stem"] = x
-    for name, stage in model.stages():
-        repeated = [stage[0]] * stage.num_repeats if isinstance(stage, SharedStage) else stage
-        for i, unit in enumerate(repeated):
-            x = unit(x)
-            if level == "units":
-                found[f"{name}.{i}"] = x
-        if level == "stages":
-            found[name] = x
     return found
 
 
@@ -84,5 +60,5 @@ class FeatureNetwork(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        found = list(features(self.network, x).values())
+        found = list(self.network.features(x).values())
         return [found[index] for index in self.out_indices]

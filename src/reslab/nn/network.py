@@ -10,12 +10,14 @@ from reslab.nn.init import init_weights
 from reslab.nn.unit import Unit
 from reslab.nn.words import NormLayer, make_conv, make_plain_word, norm_maker
 from reslab.spec.arch import Arch
-from reslab.spec.errors import refuse
+from reslab.spec.errors import refuse, unknown
 from reslab.spec.geometry import num_places, pools_all, total_stride
 from reslab.spec.plan import ConvPlan, conv_width, plan_stages, stem_channels
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.words import Word, parse_words
 
+LEVELS = ("stages", "units")
+_POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 # What torchvision calls the words after the stem's convolution.
 _STEM_NAMES = {"norm": "bn1", "act": "act1", "bias": "bias1"}
 
@@ -68,7 +70,7 @@ class Network(nn.Module):
         norm: NormLayer | None,
         called: Mapping[str, str] = MappingProxyType({}),
     ) -> list[str]:
-        """Add the modules of words that keep the number of channels, under the words' names or what they are `called`."""
+        """Add the modules of words that keep the channels, under the words' names or what they are `called`."""
         names: list[str] = []
         for word in words:
             module = make_plain_word(word, channels, arch, norm)
@@ -141,6 +143,26 @@ class Network(nn.Module):
         for name in self.stem_names:
             x = getattr(self, name)(x)
         return x
+
+    def features(self, x: Tensor, level: str = "stages") -> dict[str, Tensor]:
+        """Named outputs N C H W of stem and stages (or `units`), for detection, segmentation and analysis.
+
+        `stem` is the output ahead of the stem's last pool, as timm counts it; `reslab.nn.features.list_features` tells
+        channels and strides. Raises ValueError for an unknown level.
+        """
+        if level not in LEVELS:
+            raise unknown("level", level, LEVELS)
+        self.check_input(x)
+        found = {}
+        for name in self.stem_names:
+            x = getattr(self, name)(x)
+            if not isinstance(getattr(self, name), _POOLS):
+                found["stem"] = x
+        for name, stage in self.stages():
+            for i in range(stage.num_repeats if isinstance(stage, SharedStage) else len(stage)):
+                x = stage[0 if isinstance(stage, SharedStage) else i](x)
+                found[f"{name}.{i}" if level == "units" else name] = x
+        return found
 
     def run_head(self, x: Tensor) -> Tensor:
         """The words after the last unit and the head: from the last unit's output to logits."""

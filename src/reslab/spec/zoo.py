@@ -270,7 +270,7 @@ _TUTORIALS: dict[str, Arch] = dict(
             _BOOK_NET,
             f"{_BOOK}, NetBatchNorm",
             stem=_BOOK_WIDTH.replace(") act", ") norm act"),
-            order="book",
+            order="original",
         ),
         _named("book_depth", _BOOK_RES, f"{_BOOK}, NetDepth", mix="none"),
         _named("book_res", _BOOK_RES, f"{_BOOK}, NetRes"),
