@@ -1,0 +1,73 @@
+"""What was asked of `train`, word for word; None is what was not said."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from reslab.spec.arch import Arch
+from reslab.spec.errors import refuse
+from reslab.spec.recipe import Recipe
+from reslab.training.loop import Loss
+
+PUBLISHED = "published weights"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The arguments of `train` that say what is trained. `settings` are the recipe's, `axes` the network's."""
+
+    model: str | Arch | nn.Module | None = None
+    data: Any = None
+    recipe: str | Recipe | None = None
+    seed: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    axes: Mapping[str, Any] = field(default_factory=dict)
+    pretrained: bool | str | Path | None = None
+    loss: Loss | None = None
+    data_dir: str | Path | None = None
+    val_fraction: float | None = None
+    skip_bad_images: bool = False
+
+    @property
+    def data_name(self) -> str | Path | None:
+        """The data set's name or folder; None where it was handed over."""
+        return self.data if isinstance(self.data, str | Path) else None
+
+
+def split_settings(
+    settings: Mapping[str, Any] | None, epochs: float | None, batch: int | None, lr: float | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The recipe's settings and the network's (`model.order`), the familiar arguments among them.
+
+    Raises ValueError where a value is said twice.
+    """
+    axes = {key.removeprefix("model."): value for key, value in (settings or {}).items() if key.startswith("model.")}
+    chosen = {key: value for key, value in (settings or {}).items() if not key.startswith("model.")}
+    length = None if epochs is None else f"{epochs:g} epochs"
+    for key, word, value in (("length", "epochs", length), ("batch", "batch", batch), ("optimizer.lr", "lr", lr)):
+        if value is None:
+            continue
+        if key in chosen:
+            raise refuse(
+                f"{key} said once", f"{word} and the setting {key}={chosen[key]}", next_step="leave one of them out"
+            )
+        chosen[key] = value
+    return chosen, axes
+
+
+def pretrained_name(pretrained: bool | str | Path | None) -> str | None:
+    """How the first weights are written down: the file or tag, or that they are the published ones."""
+    if not pretrained:
+        return None
+    return PUBLISHED if pretrained is True else str(pretrained)
+
+
+def callable_name(value: Callable[..., Any] | None) -> str | None:
+    """How a callable of the user's own is written down: its module and name."""
+    if value is None:
+        return None
+    name = getattr(value, "__qualname__", type(value).__qualname__)
+    return f"{getattr(value, '__module__', None) or type(value).__module__}.{name}"

@@ -1,0 +1,201 @@
+"""A new run: what was asked made into a network, a recipe, data and a folder; every mistake found before the folder is made."""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from reslab.data.batches import TrainBatches
+from reslab.data.dataset import Data
+from reslab.nn.create import create_model, resolve_arch
+from reslab.nn.network import Network
+from reslab.spec.arch import Arch
+from reslab.spec.errors import refuse
+from reslab.spec.recipe import Recipe, adjust, parse_duration, scaled
+from reslab.spec.recipes import get_recipe
+from reslab.spec.values import to_dict
+from reslab.training.asked import PUBLISHED, Asked, callable_name, pretrained_name
+from reslab.training.choice import SMALL_SIDE, default_model, default_recipe, warn_of_stem
+from reslab.training.device import hardware
+from reslab.training.loop import noise_seed
+from reslab.training.provenance import command, commit, versions
+from reslab.training.run import Run, new_path, refuse_occupied
+from reslab.training.schedule import idle_milestones
+from reslab.training.sources import data_facts, find_data, input_size
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a run needs to go: its folder, network, data, recipe, the input's size (C, H, W), and what a person should be told."""
+
+    run: Run
+    model: nn.Module
+    data: Data
+    recipe: Recipe
+    input_size: tuple[int, ...]
+    notes: tuple[str, ...]
+
+
+def begin(asked: Asked, output: str | Path | None, device: torch.device) -> Prepared:
+    """A new run in `output`, a new or empty folder (`runs/<time>-<model>-<data>` where None)."""
+    if output is not None:
+        refuse_occupied(Path(output))
+    data = find_data(asked.data, asked.data_dir, asked.val_fraction, asked.skip_bad_images)
+    size = input_size(data)
+    seed = asked.seed or 0
+    model, pretrained, notes = first_network(asked, data, size, seed)
+    data = _as_published(data, model)
+    if isinstance(model, Network):
+        model.classes, model.preprocess = data.classes, data.preprocess
+    recipe, more = _recipe(asked, data, size, bool(pretrained))
+    notes = (*notes, *more)
+    TrainBatches(
+        data.split("train"), recipe.batch, recipe.augment, data.preprocess, seed, "cpu"
+    )  # words that do not fit fail here
+    facts = _facts(asked, data, model, recipe, pretrained, seed, device, notes)
+    path = Path(output) if output is not None else new_path(facts["model"]["name"], data.name)
+    return Prepared(Run.create(path, facts), model, data, recipe, size, notes)
+
+
+def first_network(
+    asked: Asked, data: Data, size: tuple[int, ...], seed: int
+) -> tuple[nn.Module, str | None, tuple[str, ...]]:
+    """The network at step 0, which weights it was given, and what a person should be told."""
+    if isinstance(asked.model, nn.Module):
+        _refuse_beside_module(asked)
+        return asked.model, None, ()
+    arch = asked_arch(asked.model or default_model(size), asked, data, size)
+    warn_of_stem(arch, size)
+    with torch.random.fork_rng():
+        torch.manual_seed(noise_seed(seed, -1))
+        if asked.pretrained is None and asked.model is None and min(size[1:]) >= SMALL_SIDE:
+            return _pretrained_if_had(arch)
+        model = create_model(arch, pretrained=asked.pretrained or False)
+    _check_size(model, size)
+    return model, pretrained_name(asked.pretrained), ()
+
+
+def asked_arch(model: str | Arch, asked: Asked, data: Data, size: tuple[int, ...]) -> Arch:
+    """The architecture asked for, with the data's channels, classes and size of picture where the axes say nothing else."""
+    arch = resolve_arch(model, asked.axes)
+    given = {"num_classes": data.num_classes, "in_channels": size[0], "image_size": tuple(size[1:])}
+    return replace(arch, **{name: value for name, value in given.items() if name not in asked.axes})
+
+
+def _pretrained_if_had(arch: Arch) -> tuple[nn.Module, str | None, tuple[str, ...]]:
+    try:
+        model = create_model(arch, pretrained=True)
+    except (OSError, ValueError, ImportError) as error:
+        why = str(error).splitlines()[0]
+        note = (
+            f"{arch.name} starts from random weights, because published ones could not be had ({why}): "
+            "it learns from these pictures alone, so expect to need many of them, and longer training"
+        )
+        return create_model(arch), None, (note,)
+    return (
+        model,
+        PUBLISHED,
+        (f"{arch.name} starts from published weights: its head is new, the rest is fine-tuned on these pictures",),
+    )
+
+
+def _refuse_beside_module(asked: Asked) -> None:
+    if asked.axes:
+        raise refuse(
+            "a network by name to set axes of",
+            f"a module and model.{next(iter(asked.axes))}",
+            next_step="change the module itself",
+        )
+    if asked.pretrained:
+        raise refuse(
+            "a network by name to load weights into",
+            "a module and pretrained",
+            next_step="load the weights into the module",
+        )
+
+
+def _check_size(model: nn.Module, size: tuple[int, ...]) -> None:
+    if isinstance(model, Network):
+        model.check_input(torch.empty((1, *size), device="meta"))
+
+
+def _as_published(data: Data, model: nn.Module) -> Data:
+    """The data, normalised as the network's published weights want it."""
+    wanted = model.preprocess if isinstance(model, Network) else None
+    if wanted is None or wanted.channels != data.preprocess.channels:
+        return data
+    return replace(data, preprocess=replace(data.preprocess, mean=wanted.mean, std=wanted.std))
+
+
+def _recipe(asked: Asked, data: Data, size: tuple[int, ...], pretrained: bool) -> tuple[Recipe, tuple[str, ...]]:
+    base = asked.recipe if asked.recipe is not None else default_recipe(data.name, size, pretrained)
+    base = get_recipe(base) if isinstance(base, str) else base
+    recipe, notes = adjust(base, asked.settings)
+    num_samples = len(data.split("train"))
+    if recipe.batch > num_samples:
+        if "batch" in asked.settings:
+            raise refuse(
+                f"a batch of at most the {num_samples} training images", recipe.batch, nearest=str(num_samples)
+            )
+        recipe, more = scaled(replace(recipe, batch=num_samples), recipe.batch)
+        notes = (*notes, f"only {num_samples} training images: they are one batch", *more)
+    return recipe, (*notes, *_length_notes(recipe, num_samples))
+
+
+def _length_notes(recipe: Recipe, num_samples: int) -> tuple[str, ...]:
+    steps_per_epoch, dropped = divmod(num_samples, recipe.batch)
+    total = parse_duration(recipe.length).num_steps(steps_per_epoch)
+    if total < 1:
+        raise refuse("a length of at least one step", repr(recipe.length), nearest="'1 epoch'")
+    notes = []
+    if dropped:
+        notes.append(
+            f"{num_samples:,} images are {steps_per_epoch:,} batches of {recipe.batch}: {dropped} images, others each epoch, are left out"
+        )
+    idle = idle_milestones(recipe.schedule, total, steps_per_epoch)
+    if idle:
+        notes.append(f"the run ends at step {total}, before the learning rate's milestones {', '.join(idle)}")
+    return tuple(notes)
+
+
+def model_facts(model: nn.Module) -> dict[str, Any]:
+    """What run.json tells about the network; `arch` is None for a module of the user's own."""
+    if isinstance(model, Network):
+        return {"name": model.arch.name, "source": model.arch.source, "arch": to_dict(model.arch)}
+    return {
+        "name": type(model).__name__,
+        "source": f"a module of the user's own, {callable_name(type(model))}",
+        "arch": None,
+    }
+
+
+def _facts(
+    asked: Asked,
+    data: Data,
+    model: nn.Module,
+    recipe: Recipe,
+    pretrained: str | None,
+    seed: int,
+    device: torch.device,
+    notes: tuple[str, ...],
+) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "model": model_facts(model),
+        "pretrained": pretrained,
+        "recipe": to_dict(recipe),
+        "loss": callable_name(asked.loss),
+        "data": data_facts(data, asked.data, asked.data_dir),
+        "val_fraction": asked.val_fraction,
+        "seed": seed,
+        "precision": recipe.precision,
+        "hardware": hardware(device),
+        "versions": versions(),
+        "command": command(),
+        "commit": commit(),
+        "notes": list(notes),
+    }

@@ -1,0 +1,219 @@
+"""A run under way: what changes from step to step, and what happens between two steps."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from reslab.data.batches import TrainBatches, eval_batches
+from reslab.data.dataset import Data
+from reslab.spec.recipe import Recipe
+from reslab.training.device import exact_arithmetic
+from reslab.training.evaluation import Evaluation, evaluate_batches
+from reslab.training.interruption import Interruption
+from reslab.training.loop import Loss, fit
+from reslab.training.run import Run
+from reslab.training.schedule import rate_factor
+from reslab.training.state import Best, State, load_state, save_state
+from reslab.training.tally import Diverged, Tally
+
+Show = Callable[[dict[str, Any]], None]
+Probe = Callable[[int, nn.Module], dict[str, Any]]
+
+LOG_EVERY_STEPS = 50
+EVALUATION_BATCH = 256
+_PROGRESS_EVERY_SECONDS = 0.25
+
+
+@dataclass
+class Course:
+    """One run from its first step, or from its saved state, to its last."""
+
+    run: Run
+    model: nn.Module
+    data: Data
+    recipe: Recipe
+    batches: TrainBatches
+    loss: Loss
+    eval_loss: Loss
+    optimizer: torch.optim.Optimizer
+    total: int
+    seed: int
+    workers: int
+    show: Show
+    probe: Probe | None = None
+    probe_every_steps: int = 0
+    save_every_seconds: float = 60.0
+    step: int = 0
+    seconds: float = 0.0
+    best: Best | None = None
+    tally: Tally = field(default_factory=Tally)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def watched(self) -> str:
+        """The split looked at while training: validation where there is one."""
+        return "val" if "val" in self.data.splits else self.data.held_out
+
+    def lr(self, step: int) -> float:
+        """The learning rate of a step."""
+        factor = rate_factor(self.recipe.schedule, step, self.total, self.batches.num_steps_per_epoch)
+        return self.recipe.optimizer.lr * factor
+
+    def restore(self) -> bool:
+        """Go back to the saved state, the log with it; False where there is none."""
+        state = load_state(self.run.path / "state")
+        self.run.log.cut(state.step if state else 0)
+        if state is None:
+            return False
+        self.model.load_state_dict(state.model)
+        self.optimizer.load_state_dict(state.optimizer)
+        self.step, self.seconds = state.step, state.seconds
+        self.tally = Tally.from_dict(state.tally, self.device)
+        self.best = Best(**state.best) if state.best else None
+        return True
+
+    def go(self) -> bool:
+        """Take the steps that are left; True at the end, False where Ctrl-C came first. The state is saved either way.
+
+        Raises Diverged, with the step, where the loss or a weight is no longer finite; the last good state is kept.
+        """
+        with exact_arithmetic(), torch.random.fork_rng(), Interruption() as self._interruption:
+            self._mark = self._saved = self._shown = time.perf_counter()
+            fit(
+                self.model,
+                self.batches,
+                self.loss,
+                self.optimizer,
+                self.lr,
+                self.between,
+                lambda: self.tally,
+                start=self.step,
+                stop=self.total,
+                seed=self.seed,
+                precision=self.recipe.precision,
+                channels_last=self.recipe.channels_last,
+            )
+            self.save()
+            return not (self._interruption.asked and self.step < self.total)
+
+    def between(self, step: int) -> bool:
+        """What happens after `step` steps: lines, judgement, probe, state. True ends the loop."""
+        self.step = step
+        epoch_ends = step % self.batches.num_steps_per_epoch == 0 or step == self.total
+        if epoch_ends or step % LOG_EVERY_STEPS == 0:
+            self._log_training()
+        self._clock()
+        if epoch_ends:
+            self._judge()
+        if self.probe and self.probe_every_steps and step % self.probe_every_steps == 0:
+            self._write({"kind": "probe", "step": step, **self.probe(step, self.model)})
+        self._progress()
+        if time.perf_counter() - self._saved >= self.save_every_seconds:
+            self.save()
+        self._mark = time.perf_counter()
+        return self._interruption.asked
+
+    def evaluate(self, split: str, probabilities: bool = False) -> Evaluation:
+        """Judge the network as it stands on a split."""
+        images = self.data.split(split)
+        batches = eval_batches(images, EVALUATION_BATCH, self.data.preprocess, self.device, self.workers)
+        return evaluate_batches(self.model, batches, self.data.num_classes, self.eval_loss, split, probabilities)
+
+    def save(self) -> None:
+        """Save what resuming needs. Raises Diverged, and saves nothing, where a loss or a weight is not finite."""
+        self._check()
+        best = vars(self.best) if self.best else None
+        state = State(
+            self.step, self.model.state_dict(), self.optimizer.state_dict(), self.tally.to_dict(), self.seconds, best
+        )
+        save_state(self.run.path / "state", state)
+        self._saved = time.perf_counter()
+
+    def _log_training(self) -> None:
+        self._check_losses()
+        loss, top1 = self.tally.means()
+        num_samples = self.tally.num_samples
+        self._clock()
+        seconds, self.tally = self.tally.seconds, Tally(first=self.step)
+        self._write(
+            {
+                "kind": "train",
+                "step": self.step,
+                "epoch": self._epoch(),
+                "loss": loss,
+                "top1": top1,
+                "lr": self.lr(self.step - 1),
+                "images_per_second": num_samples / max(seconds, 1e-9),
+                "seconds": self.seconds,
+            }
+        )
+
+    def _clock(self) -> None:
+        now = time.perf_counter()
+        self.tally.seconds += now - self._mark
+        self.seconds += now - self._mark
+        self._mark = now
+
+    def _judge(self) -> None:
+        found = self.evaluate(self.watched)
+        if not math.isfinite(found.loss):
+            raise self._diverged(f"the loss on {self.watched} is {found.loss} after step {self.step - 1}")
+        line = {"kind": "eval", "split": self.watched, "step": self.step, "epoch": self._epoch()}
+        self._write({**line, "loss": found.loss, "top1": found.top1})
+        if self.watched == "val" and (self.best is None or self.best.beaten_by(found.num_correct, found.loss)):
+            weights = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+            self.best = Best(self.step, found.num_correct, found.loss, weights)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self.run.log.append(line)
+        self.show(line)
+
+    def _progress(self) -> None:
+        now = time.perf_counter()
+        if now - self._shown >= _PROGRESS_EVERY_SECONDS:
+            self._shown = now
+            self.show(
+                {
+                    "kind": "progress",
+                    "step": self.step,
+                    "epoch": self._epoch(),
+                    "total": self.total,
+                    "seconds": self.seconds,
+                }
+            )
+
+    def _epoch(self) -> float:
+        return self.step / self.batches.num_steps_per_epoch
+
+    def _check_losses(self) -> None:
+        try:
+            self.tally.check()
+        except Diverged as error:
+            raise self._diverged(str(error)) from None
+
+    def _check(self) -> None:
+        self._check_losses()
+        for name, weight in self.model.state_dict().items():
+            if weight.is_floating_point() and not bool(weight.isfinite().all()):
+                raise self._diverged(f"{name} is not finite after step {self.step - 1}")
+
+    def _diverged(self, what: str) -> Diverged:
+        kept = load_state(self.run.path / "state")
+        last = (
+            f"the last good state, of step {kept.step}, is kept in {self.run.path}"
+            if kept
+            else "no state had been saved yet"
+        )
+        lower = f"{self.recipe.optimizer.lr / 4:g}"
+        return Diverged(
+            f"{what}: training stopped; {last}; try a smaller learning rate, such as --lr {lower}, or a longer warm-up"
+        )

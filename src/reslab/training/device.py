@@ -1,0 +1,76 @@
+"""The device a run uses, and the arithmetic it does there."""
+
+import contextlib
+import os
+import platform
+from collections.abc import Iterator
+
+import torch
+
+from reslab.spec.errors import refuse
+
+
+def present_devices() -> list[str]:
+    """The kinds of device this machine has, the preferred first."""
+    found = ["cuda"] if torch.cuda.is_available() else []
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return [*found, "cpu"]
+
+
+def choose_device(device: str | torch.device = "auto") -> torch.device:
+    """`auto` is cuda, mps or cpu, the first that is there. Raises ValueError for a device that is absent or unknown."""
+    present = present_devices()
+    if str(device) == "auto":
+        return torch.device(present[0])
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise refuse("a device: auto, cuda, cuda:0, mps or cpu", repr(device), nearest=present[0]) from None
+    absent = chosen.type not in present
+    beyond = chosen.type == "cuda" and not absent and (chosen.index or 0) >= torch.cuda.device_count()
+    if absent or beyond:
+        raise refuse(
+            "a device this machine has", repr(str(device)), nearest=", ".join(present), next_step="use --device auto"
+        )
+    return chosen
+
+
+def hardware(device: torch.device) -> dict[str, str | int]:
+    """What the numbers were made on: the device's name, the processor, its cores and the threads in use."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "device": str(device),
+        "device_name": name,
+        "processor": _processor(),
+        "num_cores": os.cpu_count() or 1,
+        "num_threads": torch.get_num_threads(),
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+@contextlib.contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """Inside, float32 is float32 (no TF32) and cuDNN's kernels are deterministic; the settings before come back after."""
+    backend = torch.backends.cudnn
+    before = (
+        backend.deterministic,
+        backend.benchmark,
+        backend.conv.fp32_precision,
+        torch.backends.cuda.matmul.fp32_precision,
+    )
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    backend.deterministic, backend.benchmark = True, False
+    backend.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        backend.deterministic, backend.benchmark = before[0], before[1]
+        backend.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision = before[2], before[3]

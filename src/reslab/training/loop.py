@@ -1,0 +1,71 @@
+"""The one loop: from a step number to another, on any device, in any precision.
+
+    for each step t:   x, y = sample(seed, t)      noise ~ (seed, t, rank)
+                       w <- optimizer(w, grad loss(network(x), y), lr(t))
+
+Nothing random has to be remembered: a loop that starts at step t is the loop that came to step t.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from reslab.data.chance import key
+from reslab.training.optimizer import set_rate
+from reslab.training.tally import Tally
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Batches(Protocol):
+    """Training batches as a function of the step: x float32 (N, C, H, W), y int64 (N,), indices (N,)."""
+
+    num_steps_per_epoch: int
+
+    def iterate(self, start_step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]: ...
+
+
+def noise_seed(seed: int, step: int, rank: int = 0) -> int:
+    """The seed of the noise inside the network (dropout, survival) at one step: 63 bits of a hash of (seed, step, rank)."""
+    return key(seed, step, rank) & (1 << 63) - 1
+
+
+def fit(
+    model: nn.Module,
+    batches: Batches,
+    loss: Loss,
+    optimizer: torch.optim.Optimizer,
+    rate: Callable[[int], float],
+    between: Callable[[int], bool],
+    tally: Callable[[], Tally],
+    *,
+    start: int,
+    stop: int,
+    seed: int,
+    rank: int = 0,
+    precision: str = "float32",
+    channels_last: bool = False,
+) -> None:
+    """Take the steps `start` .. `stop` - 1 on `model`, in place.
+
+    `rate(step)` is the learning rate of a step; `between(n)` is called when n steps are done and ends the loop by True;
+    each step's loss and hits are added to `tally()`. `bf16` computes the forward pass under autocast.
+    """
+    device = next(model.parameters()).device
+    stream = batches.iterate(start)
+    model.train()
+    for step in range(start, stop):
+        x, y, _ = next(stream)
+        torch.manual_seed(noise_seed(seed, step, rank))
+        set_rate(optimizer, rate(step))
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            outputs = model(x.contiguous(memory_format=torch.channels_last) if channels_last else x)
+            value = loss(outputs, y)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        optimizer.step()
+        tally().add(value, outputs, y)
+        if between(step + 1):
+            return

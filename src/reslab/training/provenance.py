@@ -1,0 +1,42 @@
+"""Where a number came from: versions, command, commit."""
+
+import importlib.metadata
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import reslab
+
+_PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "scikit-learn")
+
+
+def versions() -> dict[str, str]:
+    """The versions of reslab, Python, the operating system and what the arithmetic runs on."""
+    found = {"reslab": reslab.__version__, "python": platform.python_version(), "system": platform.platform()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def command() -> str:
+    """The command line of this process, as a shell would take it."""
+    return shlex.join([Path(sys.argv[0] or "python").name, *sys.argv[1:]])
+
+
+def commit() -> str | None:
+    """The commit of the git checkout in the current folder, with `+changes` where files differ; None outside one."""
+    head = _git("rev-parse", "HEAD")
+    return None if not head else head + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()

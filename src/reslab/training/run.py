@@ -1,0 +1,160 @@
+"""A run is a folder: run.json, log.jsonl, model.safetensors, state/, report.html."""
+
+import html
+import json
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from reslab.spec.arch import Arch
+from reslab.spec.errors import refuse
+from reslab.spec.recipe import Recipe
+from reslab.spec.values import from_dict
+from reslab.training.disk import write_whole
+from reslab.training.log import Log
+
+
+class Run:
+    """The folder of one training run. `facts` is run.json: network, recipe, data, split, seed, versions, hardware, command, commit.
+
+    Raises ValueError where `path` is not the folder of a run.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.facts = _read_facts(self.path)
+        self.log = Log(self.path / "log.jsonl")
+
+    @classmethod
+    def create(cls, path: str | Path, facts: Mapping[str, Any]) -> "Run":
+        """Begin a run in `path`, a new or empty folder. Raises ValueError where it holds something, and touches nothing."""
+        path = Path(path)
+        refuse_occupied(path)
+        write_whole(path / "run.json", _json(facts))
+        return cls(path)
+
+    def update(self, **facts: Any) -> None:
+        """Write more facts into run.json, the others kept."""
+        self.facts = {**self.facts, **facts}
+        write_whole(self.path / "run.json", _json(self.facts))
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.resolve().name
+
+    @property
+    def weights_path(self) -> Path:
+        """Where the weights are, once the run has ended."""
+        return self.path / "model.safetensors"
+
+    @property
+    def report_path(self) -> Path:
+        """Where the report is, once the run has ended."""
+        return self.path / "report.html"
+
+    @property
+    def arch(self) -> Arch | None:
+        """The network as data; None where the run trained a module of the user's own."""
+        found = self.facts["model"]["arch"]
+        return None if found is None else from_dict(Arch, found)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The training procedure, as it was carried out."""
+        return from_dict(Recipe, self.facts["recipe"])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the outputs."""
+        return tuple(self.facts["data"]["classes"])
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """top1, top5 and loss of the saved weights on the held-out split, how they were chosen, steps and speed; None before the end."""
+        return self.facts.get("result")
+
+    @property
+    def top1(self) -> float | None:
+        """The accuracy of the saved weights on the held-out split, a fraction; None before the end."""
+        return None if self.result is None else self.result["top1"]
+
+    def __repr__(self) -> str:
+        model, data = self.facts["model"]["name"], self.facts["data"]["name"]
+        end = "not finished" if self.top1 is None else f"top1 {self.top1:.4f}"
+        return f"Run({str(self.path)!r}: {model} on {data}, {end})"
+
+    def _repr_html_(self) -> str:
+        """The report, shown in a notebook in a frame of its own."""
+        if not self.report_path.exists():
+            return f"<p>{html.escape(repr(self))}</p>"
+        page = html.escape(self.report_path.read_text(encoding="utf-8"), quote=True)
+        return f'<iframe srcdoc="{page}" style="width:100%;height:640px;border:0"></iframe>'
+
+
+def _json(facts: Mapping[str, Any]) -> bytes:
+    return (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    file = path / "run.json"
+    if not file.is_file():
+        what = "a folder without run.json" if path.is_dir() else "a file" if path.exists() else "nothing there"
+        near = ", ".join(str(run.path) for run in list_runs(path)[:3]) if path.is_dir() else ""
+        raise refuse(
+            "the folder of a run", f"{path} ({what})", nearest=near, next_step="`reslab runs` lists the runs here"
+        )
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise refuse("a run.json that can be read", f"{file}: {error}") from error
+    if not isinstance(facts, dict) or not {"model", "recipe", "data"} <= facts.keys():
+        raise refuse(
+            "a run.json with model, recipe and data", str(file), next_step="is it the file of another program?"
+        )
+    return facts
+
+
+def holds_something(path: Path) -> bool:
+    """Whether `path` is more than a new or empty folder."""
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))
+
+
+def refuse_occupied(path: Path) -> None:
+    """ValueError where a new run cannot begin in `path` without touching what is there."""
+    if not holds_something(path):
+        return
+    if (path / "run.json").is_file():
+        raise refuse(
+            "a new or empty output folder",
+            f"{path}, which holds a run",
+            next_step="add --resume to go on with it, or choose another --output",
+        )
+    raise refuse(
+        "a new or empty output folder", f"{path}, which holds other files", next_step="choose another --output"
+    )
+
+
+def new_path(model: str, data: str, parent: Path = Path("runs")) -> Path:
+    """`runs/<time>-<model>-<data>`, a name that is free."""
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{_slug(model)}-{_slug(data)}"
+    names: Iterable[str] = (stem if count == 1 else f"{stem}-{count}" for count in range(1, 1000))
+    return next(parent / name for name in names if not (parent / name).exists())
+
+
+def _slug(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in name).strip("-") or "run"
+
+
+def list_runs(folder: str | Path = "runs") -> list[Run]:
+    """The runs in `folder`, oldest name first; a folder that is no run is passed over."""
+    folder = Path(folder)
+    found = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if (path / "run.json").is_file():
+            try:
+                found.append(Run(path))
+            except ValueError:
+                continue
+    return found

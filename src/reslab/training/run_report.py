@@ -1,0 +1,104 @@
+"""The report of a run: what its page shows, gathered as plain data."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from reslab.data.dataset import Data
+from reslab.data.images import Images
+from reslab.nn.cost import layer_table
+from reslab.report.page import Mistake, RunPage
+from reslab.report.render import render_run
+from reslab.training.disk import write_whole
+from reslab.training.evaluation import Evaluation
+from reslab.training.run import Run
+
+NUM_MISTAKES = 24
+_THUMBNAIL_SIDE = 192
+
+
+def write_report(run: Run, model: nn.Module, data: Data, evaluation: Evaluation, input_size: tuple[int, ...]) -> None:
+    """Write report.html from the run's facts and log, the network's cost, and an evaluation that kept its probabilities."""
+    write_whole(run.report_path, render_run(run_page(run, model, data, evaluation, input_size)).encode())
+
+
+def run_page(run: Run, model: nn.Module, data: Data, evaluation: Evaluation, input_size: tuple[int, ...]) -> RunPage:
+    """All that the page of a run shows."""
+    layers = cost_table(model, input_size)
+    chosen = (run.result or {}).get("chosen", "")
+    return RunPage(
+        title=f"{run.facts['model']['name']} on {data.name}",
+        facts=page_facts(run, input_size),
+        scores={**evaluation.to_dict(), "split": evaluation.split, "chosen": chosen},
+        log=run.log.lines(),
+        classes=data.classes,
+        confusion=[list(row) for row in evaluation.confusion],
+        mistakes=worst_mistakes(evaluation, data.split(evaluation.split)),
+        layers=layers,
+        depth=run.arch.depth if run.arch else 0,
+        params=sum(parameter.numel() for parameter in model.parameters()),
+        macs=sum(layer["macs"] for layer in layers),
+    )
+
+
+def cost_table(model: nn.Module, input_size: tuple[int, ...]) -> list[dict[str, Any]]:
+    """The network's layers as plain data; empty where a module of the user's own cannot be run without computing."""
+    try:
+        table = layer_table(model, input_size)
+    except Exception:
+        # A foreign module may do anything in its forward; the rest of the report does not depend on it.
+        return []
+    return [
+        {"name": layer.name, "output_shape": layer.output_shape, "params": layer.params, "macs": layer.macs}
+        for layer in table
+    ]
+
+
+def worst_mistakes(evaluation: Evaluation, images: Images, most: int = NUM_MISTAKES) -> list[Mistake]:
+    """The wrong answers given with the highest probability, the surest first."""
+    assert evaluation.probabilities is not None
+    assert evaluation.labels is not None
+    sure, called = evaluation.probabilities.max(1)
+    wrong = (called != evaluation.labels).nonzero().flatten()
+    order = wrong[sure[wrong].argsort(descending=True, stable=True)][:most]
+    return [
+        Mistake(_pixels(images.raw(i)), int(evaluation.labels[i]), int(called[i]), float(sure[i]), images.name(i))
+        for i in order.tolist()
+    ]
+
+
+def _pixels(raw: torch.Tensor) -> np.ndarray:
+    """uint8 (C, H, W) as (H, W) or (H, W, 3), large pictures taken at every k-th pixel; the report shrinks them further."""
+    step = max(1, min(raw.shape[-2:]) // (2 * _THUMBNAIL_SIDE))
+    raw = raw[:, ::step, ::step].cpu()
+    return raw[0].numpy() if len(raw) != 3 else raw.permute(1, 2, 0).contiguous().numpy()
+
+
+def page_facts(run: Run, input_size: tuple[int, ...]) -> dict[str, str]:
+    """What the numbers on the page depend on, in words."""
+    facts, recipe = run.facts, run.recipe
+    data, hardware, versions = facts["data"], facts["hardware"], facts["versions"]
+    rate = f"{recipe.optimizer.name}, learning rate {recipe.optimizer.lr:g}, {recipe.schedule.name}"
+    shown = {
+        "network": f"{facts['model']['name']} ({facts['model']['source']})",
+        "input": "x".join(str(side) for side in input_size),
+        "first weights": facts["pretrained"] or "random",
+        "data": f"{data['name']} ({data['source']})",
+        "images": ", ".join(f"{count:,} {split}" for split, count in data["num_images"].items()),
+        "left out": f"{len(data['skipped'])} unreadable pictures" if data["skipped"] else "",
+        "recipe": f"{recipe.name} ({recipe.source})",
+        "training": f"{recipe.length}, batch {recipe.batch}, {rate}, weight decay {recipe.optimizer.weight_decay:g}",
+        "augmentation": recipe.augment or "none",
+        "precision": f"{recipe.precision}; evaluation float32",
+        "seed": str(facts["seed"]),
+        "training time": f"{(run.result or {}).get('train_seconds', 0):.1f} s",
+        "speed": f"{(run.result or {}).get('images_per_second', 0):,.0f} images/s",
+        "hardware": f"{hardware['device']}, {hardware['processor']}, {hardware['num_threads']} threads",
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if name != "system"),
+        "command": facts["command"],
+        "commit": facts["commit"] or "",
+        "notes": "; ".join(facts["notes"]),
+    }
+    return {name: text for name, text in shown.items() if text}

@@ -1,0 +1,45 @@
+"""The learning rate as a function of the step: nothing to save, nothing to step."""
+
+import math
+
+from reslab.spec.recipe import Schedule, parse_duration
+
+
+def rate_factor(schedule: Schedule, step: int, total: int, steps_per_epoch: int) -> float:
+    """The factor on `optimizer.lr` at `step` (0 .. total - 1) of a run of `total` steps.
+
+    Without warm-up these are torch's `MultiStepLR`, `CosineAnnealingLR(T_max=total)`, `LinearLR(1, end, total)` and
+    `OneCycleLR(div_factor=1 / start)`; with it the schedule's own clock starts where the warm-up ends.
+    """
+    if schedule.name == "one-cycle":
+        return _one_cycle(schedule, step, total)
+    warmup = parse_duration(schedule.warmup).num_steps(steps_per_epoch)
+    if step < warmup:
+        return schedule.start + (1 - schedule.start) * step / warmup
+    if schedule.name == "steps":
+        passed = sum(step >= parse_duration(when).num_steps(steps_per_epoch) for when in schedule.milestones)
+        return schedule.gamma**passed
+    clock = (step - warmup) / max(1, total - warmup)
+    if schedule.name == "cosine":
+        return _half_cosine(1.0, schedule.end, clock)
+    if schedule.name == "linear":
+        return 1.0 + (schedule.end - 1.0) * clock
+    return 1.0
+
+
+def _half_cosine(first: float, last: float, share: float) -> float:
+    return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
+
+
+def _one_cycle(schedule: Schedule, step: int, total: int) -> float:
+    top = max(1.0, schedule.peak * total - 1)
+    if step <= top:
+        return _half_cosine(schedule.start, 1.0, step / top)
+    return _half_cosine(1.0, schedule.end, min(1.0, (step - top) / max(1.0, total - 1 - top)))
+
+
+def idle_milestones(schedule: Schedule, total: int, steps_per_epoch: int) -> list[str]:
+    """The milestones that a run of `total` steps ends before."""
+    if schedule.name != "steps":
+        return []
+    return [when for when in schedule.milestones if parse_duration(when).num_steps(steps_per_epoch) >= total]

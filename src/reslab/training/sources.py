@@ -1,0 +1,102 @@
+"""The data a run is about: opened by name, taken as handed over, opened again as it was recorded."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reslab.data.batches import eval_batches
+from reslab.data.catalog import DATA_SETS, open_data
+from reslab.data.dataset import Data
+from reslab.data.images import FileImages
+from reslab.data.wrap import as_data
+from reslab.spec.errors import refuse
+from reslab.spec.preprocess import Preprocess
+from reslab.spec.values import from_dict, to_dict
+
+DEFAULT_DATA = "digits"
+
+
+def find_data(
+    data: Any, data_dir: str | Path | None = None, val_fraction: float | None = None, skip_bad_images: bool = False
+) -> Data:
+    """A data set by name or folder (None is the digits), or the `Data`, map-style data set or (images, labels) handed over."""
+    if isinstance(data, Data):
+        return data
+    if data is None or isinstance(data, str | Path):
+        return open_data(
+            data or DEFAULT_DATA, data_dir=data_dir, val_fraction=val_fraction, skip_bad_images=skip_bad_images
+        )
+    return as_data(data, val_fraction=val_fraction)
+
+
+def data_facts(data: Data, asked: Any, data_dir: str | Path | None) -> dict[str, Any]:
+    """What run.json tells about the data: enough to open the same pictures in the same splits again."""
+    return {
+        "name": data.name,
+        "source": data.source,
+        "asked": _place(asked),
+        "data_dir": None if data_dir is None else str(Path(data_dir).resolve()),
+        "classes": list(data.classes),
+        "num_images": {name: len(images) for name, images in data.splits.items()},
+        "held_out": data.held_out,
+        "preprocess": to_dict(data.preprocess),
+        "split_record": dict(data.split_record),
+        "fingerprint": data.fingerprint,
+        "skipped": [list(pair) for pair in data.skipped],
+    }
+
+
+def _place(asked: Any) -> str | None:
+    """The name of a named data set, the whole path of a folder, None for data that was handed over."""
+    if asked is None or (isinstance(asked, str) and asked.lower() in DATA_SETS):
+        return asked or DEFAULT_DATA
+    return str(Path(asked).expanduser().resolve()) if isinstance(asked, str | Path) else None
+
+
+def reopen_data(facts: Mapping[str, Any], data: Any = None, data_dir: str | Path | None = None) -> Data:
+    """The data that `data_facts` recorded, from its place or another (`data`, `data_dir`), in the recorded splits.
+
+    Raises ValueError where it is not the same data any more, or was handed over and is not now.
+    """
+    if data is None and facts["asked"] is None:
+        raise refuse(
+            f"the data the run had ({facts['name']}), which was handed over",
+            "none",
+            next_step="hand it over again: data=...",
+        )
+    if data is None or isinstance(data, str | Path):
+        found = open_data(
+            data or facts["asked"],
+            data_dir=data_dir or facts["data_dir"],
+            skip_bad_images=bool(facts["skipped"]),
+            split_record=facts["split_record"],
+        )
+    else:
+        record = facts["split_record"]
+        found = data if isinstance(data, Data) else as_data(data, split_record=record)
+    if found.fingerprint != facts["fingerprint"]:
+        raise refuse(
+            f"the run's data, {facts['name']} with fingerprint {facts['fingerprint']}",
+            f"{found.name} with fingerprint {found.fingerprint}: its pictures or labels differ",
+            next_step="put the data back as it was, or begin a new run",
+        )
+    return replace(found, preprocess=from_dict(Preprocess, facts["preprocess"]))
+
+
+def input_size(data: Data) -> tuple[int, ...]:
+    """Channels, height and width of what the network sees when it is judged."""
+    images = data.split(data.held_out)
+    x, _, _ = next(iter(eval_batches(images.subset([0]), 1, data.preprocess, torch.device("cpu"))))
+    return tuple(x.shape[1:])
+
+
+def num_workers(asked: int | None, data: Data) -> int:
+    """The processes that decode pictures: as asked, else up to 8 for files and none for what is in memory."""
+    if asked is not None:
+        return asked
+    in_files = any(isinstance(images, FileImages) for images in data.splits.values())
+    return min(8, os.cpu_count() or 1) if in_files else 0

@@ -1,0 +1,67 @@
+"""What the training steps since the last report amounted to."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reslab.spec.errors import refuse
+
+
+class Diverged(ValueError):
+    """The loss, or a weight, is no longer a finite number."""
+
+
+@dataclass
+class Tally:
+    """Losses and hits of the steps `first` .. `first + len(losses) - 1`, left on the device until they are asked for."""
+
+    first: int = 0
+    losses: list[Tensor] = field(default_factory=list)
+    hits: list[Tensor] = field(default_factory=list)
+    num_samples: int = 0
+    seconds: float = 0.0
+
+    def add(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
+        """Count one step: a scalar loss, outputs (N, classes), targets (N,)."""
+        if outputs.ndim != 2 or targets.shape != outputs.shape[:1]:
+            raise refuse(
+                "outputs of shape (N, classes) and targets of shape (N,)",
+                f"{tuple(outputs.shape)} and {tuple(targets.shape)}",
+            )
+        self.losses.append(loss.detach().float())
+        self.hits.append((outputs.detach().argmax(1) == targets).sum())
+        self.num_samples += len(targets)
+
+    def means(self) -> tuple[float, float]:
+        """Mean loss over the steps and the share of samples that were right. Raises Diverged with the step where it began."""
+        self.check()
+        losses = torch.stack(self.losses).double()
+        return losses.mean().item(), int(torch.stack(self.hits).sum()) / self.num_samples
+
+    def check(self) -> None:
+        """Raise Diverged where a loss is not finite, with the first such step."""
+        if not self.losses:
+            return
+        losses = torch.stack(self.losses)
+        bad = (~losses.isfinite()).nonzero()
+        if len(bad):
+            at = int(bad[0])
+            raise Diverged(f"the loss is {losses[at].item()} at step {self.first + at}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain tensors and numbers, for the state."""
+        return {
+            "first": self.first,
+            "losses": [loss.cpu() for loss in self.losses],
+            "hits": [hit.cpu() for hit in self.hits],
+            "num_samples": self.num_samples,
+            "seconds": self.seconds,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], device: torch.device) -> "Tally":
+        """The tally that `to_dict` described, on `device`."""
+        losses, hits = ([value.to(device) for value in data[name]] for name in ("losses", "hits"))
+        return cls(data["first"], losses, hits, data["num_samples"], data["seconds"])

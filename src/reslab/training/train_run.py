@@ -1,0 +1,169 @@
+"""`train`: from a network, data and a recipe to the folder of a run."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from reslab.data.batches import TrainBatches
+from reslab.nn.weights import save_weights
+from reslab.spec.arch import Arch
+from reslab.spec.errors import refuse
+from reslab.spec.recipe import Recipe, parse_duration
+from reslab.training.asked import Asked, split_settings
+from reslab.training.beginning import Prepared, begin
+from reslab.training.course import Course, Probe, Show
+from reslab.training.device import choose_device
+from reslab.training.disk import room_for
+from reslab.training.interruption import Interrupted
+from reslab.training.loop import Loss
+from reslab.training.optimizer import build_optimizer
+from reslab.training.resuming import resume_run
+from reslab.training.run import Run, holds_something
+from reslab.training.run_report import write_report
+from reslab.training.showing import default_show
+from reslab.training.sources import num_workers
+
+
+def train(
+    model: str | Arch | nn.Module | None = None,
+    data: Any = None,
+    recipe: str | Recipe | None = None,
+    *,
+    seed: int | None = None,
+    output: str | Path | None = None,
+    resume: bool = False,
+    epochs: float | None = None,
+    batch: int | None = None,
+    lr: float | None = None,
+    settings: Mapping[str, Any] | None = None,
+    pretrained: bool | str | Path | None = None,
+    loss: Loss | None = None,
+    data_dir: str | Path | None = None,
+    val_fraction: float | None = None,
+    skip_bad_images: bool = False,
+    device: str | torch.device = "auto",
+    workers: int | None = None,
+    show: Show | None = None,
+    probe: Probe | None = None,
+    probe_every_steps: int = 0,
+    save_every_seconds: float = 60.0,
+) -> Run:
+    """Train `model` on `data` by `recipe` and return the run: weights, log, report, and what they came from.
+
+    What is not said is chosen to suit the data (None is the bundled digits). `model` is a name, an `Arch` or any module from (N, C, H, W)
+    to (N, classes); `data` a name, a folder, a map-style data set or (images, labels). `settings` override the recipe
+    (`"optimizer.lr"`) and the network (`"model.order"`); another `batch` scales the learning rate with it.
+    `loss(outputs, labels)` replaces cross-entropy. `output` is the run's folder, `resume` goes on with the run in it; only length,
+    paths, device and workers may then differ. The weights kept are the best on the validation split, else the last.
+    `show` receives every line of the log, notes and progress; `probe(step, model)` adds a line every `probe_every_steps` steps.
+
+    Raises ValueError for what means nothing, before anything is written; `Diverged` where the loss is not finite; `DiskFull`;
+    `Interrupted` on Ctrl-C. In each of these the last good state is kept.
+    """
+    place = choose_device(device)
+    chosen, axes = split_settings(settings, epochs, batch, lr)
+    asked = Asked(model, data, recipe, seed, chosen, axes, pretrained, loss, data_dir, val_fraction, skip_bad_images)
+    if resume and output is None:
+        raise refuse("output, the folder of the run to go on with", "resume without it", next_step="add --output DIR")
+    resuming = resume and output is not None and holds_something(Path(output))
+    prepared = resume_run(asked, Path(str(output))) if resuming else begin(asked, output, place)
+    show = show or default_show()
+    course = _course(prepared, asked, place, workers, show, save_every_seconds)
+    course.probe, course.probe_every_steps = probe, probe_every_steps
+    for note in (*prepared.notes, *_take_up(course, resume)):
+        show({"kind": "note", "text": note})
+    show(_start_line(course))
+    if not course.go():
+        raise Interrupted(_stopped(course))
+    return _finish(course, prepared)
+
+
+def _course(
+    prepared: Prepared, asked: Asked, device: torch.device, workers: int | None, show: Show, save_every_seconds: float
+) -> Course:
+    recipe, data, seed = prepared.recipe, prepared.data, prepared.run.facts["seed"]
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    model = prepared.model.to(device)
+    if recipe.channels_last:
+        model = model.to(memory_format=layout)
+    processes = num_workers(workers, data)
+    batches = TrainBatches(data.split("train"), recipe.batch, recipe.augment, data.preprocess, seed, device, processes)
+    smoothed = partial(functional.cross_entropy, label_smoothing=recipe.label_smoothing)
+    return Course(
+        run=prepared.run,
+        model=model,
+        data=data,
+        recipe=recipe,
+        batches=batches,
+        loss=asked.loss or smoothed,
+        eval_loss=asked.loss or functional.cross_entropy,
+        optimizer=build_optimizer(model, recipe.optimizer),
+        total=parse_duration(recipe.length).num_steps(batches.num_steps_per_epoch),
+        seed=seed,
+        workers=processes,
+        show=show,
+        save_every_seconds=save_every_seconds,
+    )
+
+
+def _take_up(course: Course, resume: bool) -> list[str]:
+    """Go back to the saved state where there is one, else save that of step 0; what a person should be told."""
+    if course.restore():
+        return [f"resumed at step {course.step} of {course.total}"]
+    course.save()
+    return ["no saved state there: starting from step 0"] if resume else []
+
+
+def _start_line(course: Course) -> dict[str, Any]:
+    return {
+        "kind": "start",
+        "run": str(course.run.path),
+        "model": course.run.facts["model"]["name"],
+        "params": sum(parameter.numel() for parameter in course.model.parameters()),
+        "data": course.data.describe(),
+        "recipe": course.recipe.name,
+        "batch": course.recipe.batch,
+        "precision": course.recipe.precision,
+        "device": str(course.device),
+        "step": course.step,
+        "total": course.total,
+        "steps_per_epoch": course.batches.num_steps_per_epoch,
+    }
+
+
+def _stopped(course: Course) -> str:
+    return (
+        f"stopped after step {course.step} of {course.total}; the state is saved in {course.run.path}; "
+        f"go on with --output {course.run.path} --resume"
+    )
+
+
+def _finish(course: Course, prepared: Prepared) -> Run:
+    """Keep the chosen weights, judge them on the held-out split, write the result and the report."""
+    run, model, data = course.run, course.model.to(memory_format=torch.contiguous_format), course.data
+    chosen = "the last weights"
+    if course.best is not None:
+        model.load_state_dict(course.best.weights)
+        chosen = f"the best of the validation split, of step {course.best.step}"
+    found = course.evaluate(data.held_out, probabilities=True)
+    scores = {**found.to_dict(), "split": found.split, "chosen": chosen}
+    facts = {
+        "scores": scores,
+        "chosen": chosen,
+        "data": data.name,
+        "recipe": course.recipe.name,
+        "seed": course.seed,
+        "classes": list(data.classes),
+        "preprocess": run.facts["data"]["preprocess"],
+    }
+    with room_for(run.weights_path):
+        save_weights(run.weights_path, model, facts)
+    speed = course.step * course.recipe.batch / max(course.seconds, 1e-9)
+    run.update(result={**scores, "steps": course.step, "train_seconds": course.seconds, "images_per_second": speed})
+    write_report(run, model, data, found, prepared.input_size)
+    return run
