@@ -24,7 +24,7 @@ DATA_SETS: dict[str, Entry] = {
     for entry in (
         Entry(
             "digits",
-            "Alpaydin and Kaynak 1998, UCI Optical Recognition of Handwritten Digits (its test part), as bundled with scikit-learn",
+            "Alpaydin and Kaynak 1998, UCI Optical Recognition of Handwritten Digits (its test part), in scikit-learn",
             read_digits,
             _TEN_DIGITS,
             channels=1,
@@ -87,19 +87,26 @@ def open_data(
     skip_bad_images: bool = False,
     split_record: Mapping[str, Any] | None = None,
 ) -> Data:
-    """A named data set (`DATA_SETS`), or the pictures of a folder; a name wins over a folder, which `./name` still reaches.
+    """A named data set (`DATA_SETS`), or the pictures of a folder; a name wins over a folder, which `./name` reaches.
 
-    `data_dir` is searched for a named set before the cache and the system. `val_fraction` holds out a stratified part of
-    the training pictures (0.2 of a folder without val/ or test/, else none unless asked). `split_record`, of an earlier
-    opening, gives the same splits again. Raises ValueError as `folders`, `cifar`, `idx` and `split` say.
+    `data_dir` is searched for a named set before the cache and the system. `val_fraction` holds out a stratified part
+    of the training pictures (0.2 of a folder without val/ or test/, else none unless asked). `split_record`, of an
+    earlier opening, gives the same splits again. Raises ValueError as `folders`, `cifar`, `idx` and `split` say.
     """
     text = str(name_or_path)
     entry = None if isinstance(name_or_path, Path) else DATA_SETS.get(text.lower())
     if entry is not None:
-        return _open_named(entry, Path(data_dir).expanduser() if data_dir else None, val_fraction, split_seed, split_record)
+        return _open_named(
+            entry, Path(data_dir).expanduser() if data_dir else None, val_fraction, split_seed, split_record
+        )
     path = Path(text).expanduser()
     if not path.exists() and isinstance(name_or_path, str) and "/" not in text and "\\" not in text:
-        raise unknown("data set or folder", text, [*DATA_SETS, *_folders_here()], "`reslab train FOLDER` takes a folder of class folders")
+        raise unknown(
+            "data set or folder",
+            text,
+            [*DATA_SETS, *_folders_here()],
+            "`reslab train FOLDER` takes a folder of class folders",
+        )
     return open_folder(path, val_fraction, split_seed, skip_bad_images, split_record)
 
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 in the four forms they are found in: torchvision's folder, binary files, class folders, shards."""
+"""CIFAR-10 and CIFAR-100 in the four forms they come in: torchvision's folder, binary files, class folders, shards."""
 
 import pickle
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from reslab.spec.errors import refuse
 
 @dataclass(frozen=True)
 class CifarFiles:
-    """The published file names: folders, files a split, where a label stands in a record, torchvision's class and archive."""
+    """The published names of folders and files, where a label stands in a record, torchvision's class and archive."""
 
     python_folder: str
     python_files: dict[str, tuple[str, ...]]
@@ -66,7 +66,8 @@ def read_cifar(entry: Entry, data_dir: Path | None) -> Found:
                 return found
     place = download_dir(entry, data_dir)
     files: CifarFiles = entry.layout
-    wanted = f"{files.archive}, {files.python_folder}/, {files.binary_folder}/, train/CLASS/ and test/CLASS/, or train-*.tar and test-*.tar"
+    forms = "train/CLASS/ and test/CLASS/, or train-*.tar and test-*.tar"
+    wanted = f"{files.archive}, {files.python_folder}/, {files.binary_folder}/, {forms}"
     download(entry, lambda root: _fetch(files.torchvision_name, root), place, looked, wanted)
     found = _python(entry, place)
     assert found is not None, place
@@ -80,14 +81,16 @@ def _fetch(torchvision_name: str, root: str) -> None:
 
 
 def _complete_in(place: Path, inner: str, files: dict[str, tuple[str, ...]]) -> Path | None:
-    """The folder, `place/inner` or `place`, that holds the files; None where it holds none, an error where some are missing."""
+    """The folder, `place/inner` or `place`, that holds the files; None where none is there, an error where some are."""
     names = [name for split in files.values() for name in split]
     for folder in (place / inner, place):
         gone = [name for name in names if not (folder / name).is_file()]
         if not gone:
             return folder
         if len(gone) < len(names):
-            raise refuse(f"{', '.join(names)} in {folder}", f"{', '.join(gone)} missing", next_step="unpack the archive again")
+            raise refuse(
+                f"{', '.join(names)} in {folder}", f"{', '.join(gone)} missing", next_step="unpack the archive again"
+            )
     return None
 
 
@@ -96,7 +99,9 @@ def _python(entry: Entry, place: Path) -> Found | None:
     folder = _complete_in(place, files.python_folder, files.python_files)
     if folder is None:
         return None
-    splits = {split: _python_split(files, [folder / name for name in names]) for split, names in files.python_files.items()}
+    splits = {
+        split: _python_split(files, [folder / name for name in names]) for split, names in files.python_files.items()
+    }
     return Found(splits, str(folder), _named_classes(folder))
 
 
@@ -133,7 +138,9 @@ def _binary(entry: Entry, place: Path) -> Found | None:
     folder = _complete_in(place, files.binary_folder, files.binary_files)
     if folder is None:
         return None
-    splits = {split: _binary_split(files, [folder / name for name in names]) for split, names in files.binary_files.items()}
+    splits = {
+        split: _binary_split(files, [folder / name for name in names]) for split, names in files.binary_files.items()
+    }
     return Found(splits, str(folder), _named_classes(folder))
 
 
@@ -141,7 +148,11 @@ def _binary_split(files: CifarFiles, paths: list[Path]) -> TensorImages:
     num_bytes = files.label_bytes + 3 * 32 * 32
     for path in paths:
         if path.stat().st_size % num_bytes or path.stat().st_size == 0:
-            raise refuse(f"{path} in records of {num_bytes} bytes", f"{path.stat().st_size} bytes (cut short?)", next_step="unpack it again")
+            raise refuse(
+                f"{path} in records of {num_bytes} bytes",
+                f"{path.stat().st_size} bytes (cut short?)",
+                next_step="unpack it again",
+            )
     records = np.concatenate([np.fromfile(path, np.uint8).reshape(-1, num_bytes) for path in paths])
     labels = records[:, files.label_bytes - 1].astype(np.int64)
     pixels = np.ascontiguousarray(records[:, files.label_bytes :]).reshape(-1, 3, 32, 32)
@@ -154,7 +165,9 @@ def _shards(entry: Entry, place: Path) -> Found | None:
         return None
     for split, paths in shards.items():
         if not paths:
-            raise refuse(f"{split}-*.tar in {place}", "only shards of the other split", next_step="add the missing shards")
+            raise refuse(
+                f"{split}-*.tar in {place}", "only shards of the other split", next_step="add the missing shards"
+            )
     splits = {split: _decoded_shards(entry.name, split, paths) for split, paths in shards.items()}
     return Found(splits, str(place), _named_classes(place))
 
@@ -171,13 +184,19 @@ def _class_folders(entry: Entry, place: Path) -> Found | None:
     classes = same_classes(listed)
     if len(classes) != len(entry.classes):
         got = f"{len(classes)}: {', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''}"
-        raise refuse(f"the {len(entry.classes)} class folders of {entry.name} in {place}", got, next_step=f"for any pictures: --data {place}")
+        raise refuse(
+            f"the {len(entry.classes)} class folders of {entry.name} in {place}",
+            got,
+            next_step=f"for any pictures: --data {place}",
+        )
     splits = {split: _decoded_files(entry, split, files.paths, files.labels) for split, files in listed.items()}
     return Found(splits, str(place), classes)
 
 
 def _decoded_files(entry: Entry, split: str, paths: tuple[Path, ...], labels: tuple[int, ...]) -> TensorImages:
-    return decoded_once(f"{entry.name}-{split}", list(paths), lambda: read_files(list(paths), list(labels), entry.channels))
+    return decoded_once(
+        f"{entry.name}-{split}", list(paths), lambda: read_files(list(paths), list(labels), entry.channels)
+    )
 
 
 def _named_classes(folder: Path) -> tuple[str, ...]:

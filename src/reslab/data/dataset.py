@@ -38,7 +38,9 @@ class Data:
     def __post_init__(self) -> None:
         assert set(self.splits) <= set(SPLITS), sorted(self.splits)
         if len(self.classes) < 2:
-            raise refuse(f"at least 2 classes in {self.name}", ", ".join(self.classes) or "none", next_step="add a second class")
+            raise refuse(
+                f"at least 2 classes in {self.name}", ", ".join(self.classes) or "none", next_step="add a second class"
+            )
         if "train" in self.splits and len(self.splits["train"]) < 2:
             raise refuse(
                 f"at least 2 training samples in {self.name} (a batch of one has no statistics)",
@@ -48,7 +50,9 @@ class Data:
             )
         for split, images in self.splits.items():
             if len(images) and int(images.labels.max()) >= len(self.classes):
-                raise refuse(f"labels of {split} from 0 to {len(self.classes) - 1}", f"label {int(images.labels.max())}")
+                raise refuse(
+                    f"labels of {split} from 0 to {len(self.classes) - 1}", f"label {int(images.labels.max())}"
+                )
         if not self.fingerprint:
             object.__setattr__(self, "fingerprint", fingerprint(self.splits))
 
@@ -74,7 +78,7 @@ class Data:
 
 
 def fingerprint(splits: Mapping[str, Images]) -> str:
-    """A hash of every split's labels and pixels, or (name, size in bytes) of its files; 16 hexadecimal digits of SHA-256.
+    """A hash of every split's labels and pixels, or (name, size in bytes) of its files: 16 digits of SHA-256.
 
     Of a data set that makes its items on demand only the labels count.
     """

@@ -20,7 +20,7 @@ _FORMAT = "1"
 
 
 def decoded_once(name: str, files: list[Path], decode: Callable[[], TensorImages]) -> TensorImages:
-    """What `decode()` makes of the files, taken from the cache where it holds that of files of the same sizes and times.
+    """What `decode()` makes of the files; from the cache where that holds it for files of the same sizes and times.
 
     It is kept there only when decoding took longer than `WORTH_KEEPING_SECONDS`; names of samples are not kept.
     """
@@ -50,4 +50,6 @@ def read_files(paths: list[Path], labels: list[int], channels: int) -> TensorIma
     """Picture files of one size as one tensor, decoded in threads (Pillow lets go of the lock for JPEG and PNG)."""
     with ThreadPoolExecutor() as pool:
         pictures = list(pool.map(lambda path: read_picture(path, channels).numpy(), paths))
-    return TensorImages(stack_pictures(pictures, [str(path) for path in paths]), torch.tensor(labels, dtype=torch.int64))
+    return TensorImages(
+        stack_pictures(pictures, [str(path) for path in paths]), torch.tensor(labels, dtype=torch.int64)
+    )

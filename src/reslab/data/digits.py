@@ -14,7 +14,7 @@ TEST_SEED = 0
 
 
 def read_digits(entry: Entry, data_dir: Path | None) -> Found:
-    """Pixels v of 0..16 as round(255 v / 16); one fixed stratified split, 1,438 to train and 359 to test, in the record."""
+    """Pixels v of 0..16 as round(255 v / 16); one fixed stratified split, 1,438 train and 359 test, in the record."""
     from sklearn.datasets import load_digits  # takes a second, which no other data set should pay
 
     bundled = load_digits()

@@ -41,7 +41,7 @@ class Entry:
 
 
 def places(entry: Entry, data_dir: Path | None) -> list[Path]:
-    """The folders to look in, in order: the one named, the cache, the system's; each also with the data set's name inside."""
+    """The folders to look in, in order: the one named, the cache (and their `NAME/`), the system's."""
     roots = [root for root in (data_dir, cache_dir()) if root is not None]
     named = [place for root in roots for place in (root, root / entry.name)]
     return named + [Path(place) for place in entry.system_dirs]
@@ -58,8 +58,9 @@ def download(entry: Entry, fetch: Callable[[str], Any], place: Path, looked: lis
         place.mkdir(parents=True, exist_ok=True)
         fetch(str(place))
     except (OSError, RuntimeError) as error:
+        reason = str(error).strip() or type(error).__name__
         raise refuse(
             f"{entry.name}, found on this machine or downloaded",
-            f"nothing in {', '.join(map(str, looked))}, and the download failed ({str(error).strip() or type(error).__name__})",
+            f"nothing in {', '.join(map(str, looked))}, and the download failed ({reason})",
             next_step=f"put {files} into {place}, or name their folder with --data-dir",
         ) from error

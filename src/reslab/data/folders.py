@@ -12,7 +12,7 @@ SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "te
 
 @dataclass(frozen=True)
 class ClassFiles:
-    """The picture files of one split: the classes in lexicographic order, and every file with its label, by class and name."""
+    """The picture files of one split with their labels, by class and name; classes in lexicographic order."""
 
     folder: Path
     classes: tuple[str, ...]
@@ -21,7 +21,7 @@ class ClassFiles:
 
 
 def find_splits(root: Path) -> dict[str, Path]:
-    """The folders of the splits: train/ with val/ (valid/, validation/) and test/ where they are; else the folder itself as train.
+    """The folders of the splits: train/ with val/ (valid/, validation/) and test/; else the folder itself as train.
 
     Raises ValueError where there is no such folder, two names of one split, or a val/ or test/ without a train/.
     """
@@ -31,14 +31,21 @@ def find_splits(root: Path) -> dict[str, Path]:
         there = [root / name for name in names if subfolders(root / name)]
         if len(there) > 1:
             names_there = " and ".join(f"{path.name}/" for path in there)
-            raise refuse(f"one {split} folder in {root}", f"{names_there} side by side", nearest=f"{there[0].name}/", next_step="keep one")
+            raise refuse(
+                f"one {split} folder in {root}",
+                f"{names_there} side by side",
+                nearest=f"{there[0].name}/",
+                next_step="keep one",
+            )
         if there:
             found[split] = there[0]
     if "train" in found:
         return found
     others = {path.name for path in subfolders(root)}
     if found and others == {path.name for path in found.values()}:
-        raise refuse(f"a folder train/ in {root}", f"only {', '.join(sorted(f'{name}/' for name in others))}", nearest="train/")
+        raise refuse(
+            f"a folder train/ in {root}", f"only {', '.join(sorted(f'{name}/' for name in others))}", nearest="train/"
+        )
     return {"train": root}
 
 
@@ -64,12 +71,23 @@ def list_classes(folder: Path) -> ClassFiles:
     files = {path.name: pictures_in(path) for path in class_folders}
     empty = [name for name, paths in files.items() if not paths]
     if len(empty) == len(files):
-        raise refuse(f"pictures ({', '.join(EXTENSIONS)}) in the class folders of {folder}", f"none in {_listed(empty)}")
+        raise refuse(
+            f"pictures ({', '.join(EXTENSIONS)}) in the class folders of {folder}", f"none in {_listed(empty)}"
+        )
     if empty:
         next_step = "add pictures to them or remove the folders"
-        raise refuse(f"at least one picture ({', '.join(EXTENSIONS)}) in every class folder of {folder}", f"none in {_listed(empty)}", "", next_step)
+        raise refuse(
+            f"at least one picture ({', '.join(EXTENSIONS)}) in every class folder of {folder}",
+            f"none in {_listed(empty)}",
+            "",
+            next_step,
+        )
     if len(files) < 2:
-        raise refuse(f"at least 2 class folders in {folder}", f"a single class, {next(iter(files))!r}", next_step="add a folder for a second class")
+        raise refuse(
+            f"at least 2 class folders in {folder}",
+            f"a single class, {next(iter(files))!r}",
+            next_step="add a folder for a second class",
+        )
     classes = tuple(files)
     paths = tuple(path for found in files.values() for path in found)
     labels = tuple(label for label, found in enumerate(files.values()) for _ in found)
@@ -119,7 +137,10 @@ def _no_class_folders(folder: Path) -> ValueError:
     if list(folder.glob("*.tar")):
         got, next_step = "tar files", f"for CIFAR shards: --data cifar10 --data-dir {folder}"
     elif found := pictures_in(folder):
-        got, next_step = f"{len(found)} pictures lying in it directly", f"sort them into one folder a class, {folder}/CLASS/PICTURE"
+        got, next_step = (
+            f"{len(found)} pictures lying in it directly",
+            f"sort them into one folder a class, {folder}/CLASS/PICTURE",
+        )
     else:
         got, next_step = "no folder in it", f"make one folder a class, {folder}/CLASS/PICTURE"
     return refuse(f"class folders in {folder}", got, next_step=next_step)

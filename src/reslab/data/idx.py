@@ -18,7 +18,7 @@ _FILES = {
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The array of bytes in an idx file, gzipped or not: two zeros, 8 (uint8), the rank, the lengths big-endian, the bytes.
+    """The array in an idx file, gzipped or not: two zeros, 8 (uint8), the rank, the lengths big-endian, the bytes.
 
     Raises ValueError naming the file where it is not that or is cut short.
     """
@@ -27,7 +27,10 @@ def read_idx(path: Path) -> np.ndarray:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path}: cut short or not gzip ({error}); fetch it again") from error
     if content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * content[3]:
-        raise refuse(f"{path} as an idx file of bytes (it starts 00 00 08)", f"it starts {content[:4].hex(' ') or 'nowhere (0 bytes)'}")
+        raise refuse(
+            f"{path} as an idx file of bytes (it starts 00 00 08)",
+            f"it starts {content[:4].hex(' ') or 'nowhere (0 bytes)'}",
+        )
     rank = content[3]
     shape = tuple(np.frombuffer(content, ">u4", rank, 4).tolist())
     num_bytes = int(np.prod(shape))
@@ -39,7 +42,9 @@ def read_idx(path: Path) -> np.ndarray:
 
 def read_mnist_like(entry: Entry, data_dir: Path | None) -> Found:
     """MNIST or a data set in its four files, found or downloaded; `entry.layout` is torchvision's class name."""
-    folders = [inner for place in places(entry, data_dir) for inner in (place, place / entry.layout / "raw", place / "raw")]
+    folders = [
+        inner for place in places(entry, data_dir) for inner in (place, place / entry.layout / "raw", place / "raw")
+    ]
     found = next((folder for folder in folders if _complete(folder)), None)
     if found is None:
         place = download_dir(entry, data_dir)
@@ -58,7 +63,9 @@ def _fetch(torchvision_name: str, root: str) -> None:
 def _file(folder: Path, name: str) -> Path | None:
     # Some copies write a dot for the last dash but one: train-images.idx3-ubyte.
     spellings = (name, name.replace("-idx", ".idx"))
-    return next((path for spelling in spellings for end in ("", ".gz") if (path := folder / (spelling + end)).is_file()), None)
+    return next(
+        (path for spelling in spellings for end in ("", ".gz") if (path := folder / (spelling + end)).is_file()), None
+    )
 
 
 def _complete(folder: Path) -> bool:
@@ -67,8 +74,11 @@ def _complete(folder: Path) -> bool:
 
 def _read_split(folder: Path, images_name: str, labels_name: str) -> TensorImages:
     images_path, labels_path = _file(folder, images_name), _file(folder, labels_name)
-    assert images_path is not None and labels_path is not None
+    assert images_path is not None
+    assert labels_path is not None
     images, labels = read_idx(images_path), read_idx(labels_path)
     if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
-        raise refuse(f"as many pictures in {images_path} as labels in {labels_path}", f"shapes {images.shape} and {labels.shape}")
+        raise refuse(
+            f"as many pictures in {images_path} as labels in {labels_path}", f"shapes {images.shape} and {labels.shape}"
+        )
     return TensorImages(torch.from_numpy(images)[:, None], torch.from_numpy(labels.astype(np.int64)))

@@ -40,9 +40,15 @@ class TensorImages:
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4:
-            raise refuse("images of shape (N, C, H, W)", f"shape {tuple(self.images.shape)}", next_step=_shape_advice(self.images))
+            raise refuse(
+                "images of shape (N, C, H, W)",
+                f"shape {tuple(self.images.shape)}",
+                next_step=_shape_advice(self.images),
+            )
         if self.images.dtype != torch.uint8 and not self.images.is_floating_point():
-            raise refuse("images in uint8 (0 to 255) or floating point", str(self.images.dtype), nearest="images.to(torch.uint8)")
+            raise refuse(
+                "images in uint8 (0 to 255) or floating point", str(self.images.dtype), nearest="images.to(torch.uint8)"
+            )
         _check_labels(self.labels, len(self.images))
 
     def __len__(self) -> int:
@@ -65,7 +71,7 @@ class TensorImages:
 
 @dataclass(frozen=True, eq=False)
 class FileImages:
-    """Pictures in files, decoded when asked for to uint8 (channels, H, W) of their own size; names are relative to `root`.
+    """Pictures in files, decoded when asked for to uint8 (channels, H, W), each its size; names relative to `root`.
 
     Raises ValueError where the number of labels is not the number of paths.
     """
@@ -131,11 +137,15 @@ class ItemImages:
 
 
 def item_pixels(picture: Any, channels: int) -> Tensor:
-    """The picture of a data set's item as a tensor (C, H, W); raises ValueError where it is neither tensor nor Pillow image."""
+    """An item's picture as a tensor (C, H, W); raises ValueError where it is neither a tensor nor a Pillow image."""
     if isinstance(picture, Image.Image):
         return picture_tensor(picture, channels)
     if not isinstance(picture, Tensor) or picture.ndim not in (2, 3):
-        got = f"a tensor of shape {tuple(picture.shape)}" if isinstance(picture, Tensor) else f"a {type(picture).__name__}"
+        got = (
+            f"a tensor of shape {tuple(picture.shape)}"
+            if isinstance(picture, Tensor)
+            else f"a {type(picture).__name__}"
+        )
         raise refuse("items of (picture, label), the picture a tensor (C, H, W) or a Pillow image", got)
     return picture[None] if picture.ndim == 2 else picture
 
@@ -156,7 +166,9 @@ def _shape_advice(images: Tensor) -> str:
 
 def _check_labels(labels: Tensor, num_pictures: int) -> None:
     if labels.dtype != torch.int64 or labels.ndim != 1:
-        raise refuse("labels (N,) in int64", f"{labels.dtype} of shape {tuple(labels.shape)}", nearest="labels.long().flatten()")
+        raise refuse(
+            "labels (N,) in int64", f"{labels.dtype} of shape {tuple(labels.shape)}", nearest="labels.long().flatten()"
+        )
     if len(labels) != num_pictures:
         raise refuse(f"one label a picture, {num_pictures} of them", f"{len(labels)} labels")
     if len(labels) and int(labels.min()) < 0:

@@ -31,8 +31,8 @@ def open_folder(
     """The pictures of a folder: train/ with val/ and test/ as they are, or one folder split by `val_fraction` (0.2).
 
     A `split_record` of an earlier opening gives the same splits again, and leaves out what that one left out.
-    Raises ValueError for every fault of the folders (see `folders`), and, listing the paths, for files that cannot be read
-    unless `skip_bad_images`.
+    Raises ValueError for every fault of the folders (see `folders`), and, listing the paths, for files that cannot be
+    read unless `skip_bad_images`.
     """
     root = root.resolve()
     if val_fraction is not None:
@@ -41,25 +41,31 @@ def open_folder(
     classes = same_classes(listed)
     scanned = scan(root, [path for files in listed.values() for path in files.paths])
     skipped = _skipped(root, scanned, skip_bad_images, split_record)
-    splits = {split: _readable(root, files, {name for name, _ in skipped}) for split, files in listed.items()}
-    splits, record = _divided(root, splits, classes, val_fraction, split_seed, split_record)
+    splits: Mapping[str, Images] = {
+        split: _readable(root, files, {name for name, _ in skipped}) for split, files in listed.items()
+    }
+    parts, record = _divided(root, splits, classes, val_fraction, split_seed, split_record)
     if skipped:
         record = {**record, "skipped": [list(pair) for pair in skipped]}
     preprocess = Preprocess(3, _words(scanned), IMAGENET_MEAN, IMAGENET_STD)
-    return Data(root.name, f"pictures in {root}", classes, preprocess, splits, record, skipped=skipped, location=str(root))
+    return Data(
+        root.name, f"pictures in {root}", classes, preprocess, parts, record, skipped=skipped, location=str(root)
+    )
 
 
 def _skipped(
     root: Path, scanned: list[Scanned], skip_bad_images: bool, record: Mapping[str, Any] | None
 ) -> tuple[tuple[str, str], ...]:
     """(path, reason) of the files to leave out; an error where there are more than was agreed to."""
-    recorded = {name: reason for name, reason in (record or {}).get("skipped", ())}
+    recorded: dict[str, str] = dict((record or {}).get("skipped", ()))
     bad = {found.path.relative_to(root).as_posix(): found.error for found in scanned if found.error}
     agreed = {name: bad.get(name, reason) for name, reason in recorded.items()}
     if not skip_bad_images and (new := {name: reason for name, reason in bad.items() if name not in agreed}):
         lines = "".join(f"\n  {root / name}: {reason}" for name, reason in new.items())
         what = "picture that" if len(new) == 1 else "pictures that"
-        raise ValueError(f"{len(new)} {what} cannot be read in {root} (repair or remove, or skip with --skip-bad-images):{lines}")
+        raise ValueError(
+            f"{len(new)} {what} cannot be read in {root} (repair or remove, or skip with --skip-bad-images):{lines}"
+        )
     return tuple(sorted({**agreed, **bad}.items()))
 
 
@@ -69,7 +75,10 @@ def _readable(root: Path, files: ClassFiles, bad: set[str]) -> FileImages:
     labels = torch.tensor([label for _, label in kept], dtype=torch.int64)
     gone = [name for label, name in enumerate(files.classes) if not (labels == label).any()]
     if gone:
-        raise refuse(f"a readable picture in every class folder of {files.folder}", f"none in {', '.join(f'{name}/' for name in gone)}")
+        raise refuse(
+            f"a readable picture in every class folder of {files.folder}",
+            f"none in {', '.join(f'{name}/' for name in gone)}",
+        )
     return FileImages(tuple(path for path, _ in kept), labels, 3, root)
 
 
@@ -83,11 +92,17 @@ def _divided(
 ) -> tuple[dict[str, Images], dict[str, Any]]:
     if record is not None and record.get("how") == "stratified":
         if "val" in splits:
-            raise refuse(f"the undivided folder {root} of the recorded split", "a folder with a validation part of its own")
+            raise refuse(
+                f"the undivided folder {root} of the recorded split", "a folder with a validation part of its own"
+            )
         again = carve_again(splits["train"], record)
         return {**again, **{name: splits[name] for name in splits if name != "train"}}, dict(record)
     if val_fraction is not None and "val" in splits:
-        raise refuse(f"one validation set for {root}", "a validation folder and a fraction", next_step="leave --val-fraction away")
+        raise refuse(
+            f"one validation set for {root}",
+            "a validation folder and a fraction",
+            next_step="leave --val-fraction away",
+        )
     if len(splits) > 1 and val_fraction is None:
         return dict(splits), {"how": "given"}
     fraction = VAL_FRACTION if val_fraction is None else val_fraction
@@ -96,7 +111,7 @@ def _divided(
 
 
 def _words(scanned: list[Scanned]) -> str:
-    """Photographs as ImageNet's are evaluated; pictures that are all small at their own size, which 224 would only blur."""
+    """Photographs as ImageNet's are evaluated; pictures that are all small at their own size, 224 would only blur."""
     sizes = {(found.height, found.width) for found in scanned if not found.error}
     sides = [min(size) for size in sizes]
     if not sides or max(sides) >= SMALL_PIXELS:

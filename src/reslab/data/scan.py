@@ -1,4 +1,4 @@
-"""Looking through every picture file once: which can be read, how large they are; remembered while the files stay the same."""
+"""Looking through every picture file once: which can be read, how large; remembered while the files stay the same."""
 
 import hashlib
 from collections.abc import Sequence
@@ -32,11 +32,18 @@ def scan(root: Path, paths: Sequence[Path]) -> list[Scanned]:
     known = remembered.get("files", {}) if remembered.get("format") == _FORMAT else {}
     with ThreadPoolExecutor() as pool:
         states = list(pool.map(_state, paths))
-        entries = list(pool.map(lambda path, state: _look(path, state, known.get(str(path.relative_to(root)))), paths, states))
+        entries = list(
+            pool.map(lambda path, state: _look(path, state, known.get(str(path.relative_to(root)))), paths, states)
+        )
     files = {str(path.relative_to(root)): entry for path, entry in zip(paths, entries, strict=True)}
     if files != known:
         write_json(memory, {"format": _FORMAT, "root": str(root.resolve()), "files": files})
-    return [Scanned(path, *entry[2:]) for path, entry in zip(paths, entries, strict=True)]
+    return [_scanned(path, entry) for path, entry in zip(paths, entries, strict=True)]
+
+
+def _scanned(path: Path, entry: list[int | str]) -> Scanned:
+    _, _, height, width, error = entry
+    return Scanned(path, int(height), int(width), str(error))
 
 
 def _state(path: Path) -> list[int]:

@@ -23,8 +23,8 @@ def read_shards(paths: list[Path], channels: int = 3) -> TensorImages:
     """
     pictures, labels, names = [], [], []
     for path in paths:
-        for key, picture, label in _samples(path):
-            pictures.append(read_picture(picture, channels, f"{path}: {key}").numpy())
+        for key, picture, ending, label in _samples(path):
+            pictures.append(read_picture(picture, channels, f"{path}: {key}.{ending}", ending).numpy())
             labels.append(label)
             names.append(key)
     return TensorImages(stack_pictures(pictures, names), torch.tensor(labels, dtype=torch.int64), tuple(names))
@@ -35,23 +35,26 @@ def stack_pictures(pictures: list[np.ndarray], names: list[str]) -> Tensor:
     for picture, name in zip(pictures, names, strict=True):
         if picture.shape != pictures[0].shape:
             height, width = pictures[0].shape[1:]
-            raise refuse(f"pictures of one size, {height}x{width} as {names[0]}", f"{name} of {picture.shape[1]}x{picture.shape[2]}")
+            raise refuse(
+                f"pictures of one size, {height}x{width} as {names[0]}",
+                f"{name} of {picture.shape[1]}x{picture.shape[2]}",
+            )
     return torch.from_numpy(np.stack(pictures))
 
 
-def _samples(path: Path) -> Iterator[tuple[str, bytes, int]]:
-    """(key, bytes of the picture, label) in the order in which the keys first appear."""
+def _samples(path: Path) -> Iterator[tuple[str, bytes, str, int]]:
+    """(key, bytes of the picture, their ending, label) in the order in which the keys first appear."""
     samples: dict[str, dict[str, bytes]] = {}
     for name, content in members(path):
         folder, _, file = name.rpartition("/")
         stem, _, ending = file.partition(".")
         samples.setdefault(f"{folder}/{stem}" if folder else stem, {})[ending.lower()] = content
     for key, parts in samples.items():
-        picture = next((parts[ending] for ending in _PICTURES if ending in parts), None)
-        if picture is None or "cls" not in parts:
+        ending = next((ending for ending in _PICTURES if ending in parts), "")
+        if not ending or "cls" not in parts:
             wanted = f"{path}: {key} with a picture (.{', .'.join(_PICTURES)}) and a label (.cls)"
-            raise refuse(wanted, ", ".join(f".{ending}" for ending in parts))
-        yield key, picture, _label(parts["cls"], f"{path}: {key}.cls")
+            raise refuse(wanted, ", ".join(f".{found}" for found in parts))
+        yield key, parts[ending], ending, _label(parts["cls"], f"{path}: {key}.cls")
 
 
 def _label(text: bytes, name: str) -> int:
@@ -79,7 +82,12 @@ def _plain_members(content: bytes) -> list[tuple[str, bytes]] | None:
     while place + 512 <= len(content) and content[place]:
         header = content[place : place + 512]
         size = header[124:136].strip(b"\0 ")
-        if header[156:157] not in (b"0", b"\0") or header[345] or not size.isdigit() or header[257:262] not in (b"ustar", b"\0" * 5):
+        if (
+            header[156:157] not in (b"0", b"\0")
+            or header[345]
+            or not size.isdigit()
+            or header[257:262] not in (b"ustar", b"\0" * 5)
+        ):
             return None
         start, length = place + 512, int(size, 8)
         if start + length > len(content):

@@ -35,7 +35,12 @@ def stratified(labels: Tensor, fraction: float, seed: int, classes: Sequence[str
 def check_fraction(fraction: float) -> None:
     """Raises ValueError where a validation fraction is not strictly between 0 and 1."""
     if not 0 < fraction < 1:
-        raise refuse("a validation fraction between 0 and 1", fraction, nearest="0.01" if fraction <= 0 else "0.99", next_step="0.2 is usual")
+        raise refuse(
+            "a validation fraction between 0 and 1",
+            fraction,
+            nearest="0.01" if fraction <= 0 else "0.99",
+            next_step="0.2 is usual",
+        )
 
 
 def _leaves_nothing(labels: Tensor, fraction: float, name: str, num: int, num_held: int) -> ValueError:
