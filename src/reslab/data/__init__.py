@@ -1,0 +1,1 @@
+"""Names to data sets, checks, augmentation, batches."""

@@ -1,0 +1,206 @@
+"""Every kind of picture is read to the pixels a viewer shows; what is no picture is refused by name."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from reslab.data.decode import check_picture, read_picture
+
+COLOURS = np.array([[[200, 30, 40], [10, 220, 60], [5, 6, 250]], [[0, 0, 0], [255, 255, 255], [90, 91, 92]]], dtype=np.uint8)
+
+
+def chw(pixels: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def grey_of(pixels: np.ndarray) -> np.ndarray:
+    return np.floor(pixels @ np.array([0.299, 0.587, 0.114]) + 0.5).astype(int)
+
+
+@pytest.mark.parametrize("ending", ["png", "bmp", "webp", "tiff", "ppm"])
+def test_plain_colour_is_exact(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a.{ending}"
+    Image.fromarray(COLOURS).save(path, **({"lossless": True} if ending == "webp" else {}))
+    found = read_picture(path)
+    assert found.dtype == torch.uint8
+    assert torch.equal(found, chw(COLOURS))
+    assert torch.equal(read_picture(path.read_bytes(), ending=ending), chw(COLOURS))
+    assert torch.equal(read_picture(path.read_bytes(), ending="jpg"), chw(COLOURS))  # an ending that lies
+
+
+def test_colour_to_grey_is_itu_601(tmp_path: Path) -> None:
+    Image.fromarray(COLOURS).save(tmp_path / "a.png")
+    found = read_picture(tmp_path / "a.png", channels=1)
+    assert found.shape == (1, 2, 3)
+    assert np.abs(found[0].numpy().astype(int) - grey_of(COLOURS)).max() <= 1
+
+
+def test_grey_to_colour_repeats(tmp_path: Path) -> None:
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    assert torch.equal(read_picture(tmp_path / "a.png"), torch.from_numpy(grey).expand(3, 3, 4))
+    assert torch.equal(read_picture(tmp_path / "a.png", channels=1)[0], torch.from_numpy(grey))
+
+
+ORIENTED = {
+    1: lambda p: p,
+    2: lambda p: p[:, ::-1],
+    3: lambda p: p[::-1, ::-1],
+    4: lambda p: p[::-1],
+    5: lambda p: p.transpose(1, 0, 2),
+    6: lambda p: np.rot90(p, -1),
+    7: lambda p: np.rot90(p, 2).transpose(1, 0, 2),
+    8: lambda p: np.rot90(p, 1),
+}
+
+
+@pytest.mark.parametrize("orientation", ORIENTED)
+def test_exif_rotation_is_applied(tmp_path: Path, orientation: int) -> None:
+    image = Image.fromarray(COLOURS)
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "a.png", exif=exif)
+    assert torch.equal(read_picture(tmp_path / "a.png"), chw(ORIENTED[orientation](COLOURS)))
+
+
+def test_damaged_exif_says_nothing(tmp_path: Path) -> None:
+    Image.fromarray(COLOURS).save(tmp_path / "a.png", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert torch.equal(read_picture(tmp_path / "a.png"), chw(COLOURS))
+
+
+@pytest.mark.parametrize("ending", ["png", "tiff", "pgm"])
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path, ending: str) -> None:
+    deep = np.array([[0, 128, 129, 257], [300, 32896, 65406, 65535]], dtype=np.uint16)
+    expected = torch.tensor([[0, 0, 1, 1], [1, 128, 254, 255]], dtype=torch.uint8)
+    path = tmp_path / f"a.{ending}"
+    if ending == "pgm":
+        path.write_bytes(b"P5 4 2 65535\n" + deep.astype(">u2").tobytes())
+    else:
+        Image.fromarray(deep).save(path)
+    assert torch.equal(read_picture(path, channels=1)[0], expected)
+    assert torch.equal(read_picture(path), expected.expand(3, 2, 4))
+
+
+def test_sixteen_bit_colour_keeps_the_high_byte(tmp_path: Path) -> None:
+    deep = (COLOURS.astype(np.uint16) << 8) + 37
+    raw = b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep)
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 3, 2, 16, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+    assert torch.equal(read_picture(tmp_path / "a.png"), chw(COLOURS))
+
+
+def test_32_bits_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.ones((2, 2), dtype=np.float32)).save(tmp_path / "a.tiff")
+    for read in (read_picture, check_picture):
+        with pytest.raises(ValueError, match=r"a\.tiff.*no defined white"):
+            read(tmp_path / "a.tiff")
+
+
+def test_palette_is_looked_up(tmp_path: Path) -> None:
+    image = Image.new("P", (3, 2))
+    image.putpalette(COLOURS.reshape(-1).tolist())
+    image.putdata(range(6))
+    image.save(tmp_path / "a.png")
+    assert torch.equal(read_picture(tmp_path / "a.png"), chw(COLOURS))
+
+
+def on_white(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    share = alpha[..., None] / 255
+    return np.floor(colour * share + 255 * (1 - share) + 0.5).astype(np.uint8)
+
+
+def test_alpha_is_composited_on_white(tmp_path: Path) -> None:
+    alpha = np.array([[0, 255, 128], [0, 64, 1]], dtype=np.uint8)
+    Image.fromarray(np.dstack([COLOURS, alpha])).save(tmp_path / "a.png")
+    assert torch.equal(read_picture(tmp_path / "a.png"), chw(on_white(COLOURS, alpha)))
+    grey = np.array([[0, 100, 200]], dtype=np.uint8)
+    Image.fromarray(np.dstack([grey, alpha[:1]])).save(tmp_path / "la.png")
+    expected = on_white(grey[..., None], alpha[:1])[..., 0]
+    assert torch.equal(read_picture(tmp_path / "la.png", channels=1)[0], torch.from_numpy(expected))
+
+
+def test_transparent_palette_entry_is_white(tmp_path: Path) -> None:
+    image = Image.new("P", (3, 2))
+    image.putpalette(COLOURS.reshape(-1).tolist())
+    image.putdata(range(6))
+    image.save(tmp_path / "one.png", transparency=0)
+    image.save(tmp_path / "many.png", transparency=bytes([255, 128, 255, 0, 255, 255]))
+    expected = COLOURS.copy()
+    expected[0, 0] = 255
+    assert torch.equal(read_picture(tmp_path / "one.png"), chw(expected))
+    alpha = np.array([[255, 128, 255], [0, 255, 255]])
+    assert torch.equal(read_picture(tmp_path / "many.png"), chw(on_white(COLOURS, alpha)))
+
+
+def test_transparent_colour_is_white(tmp_path: Path) -> None:
+    Image.fromarray(COLOURS).save(tmp_path / "a.png", transparency=(200, 30, 40))
+    expected = COLOURS.copy()
+    expected[0, 0] = 255
+    assert torch.equal(read_picture(tmp_path / "a.png"), chw(expected))
+
+
+def test_cmyk_becomes_colour(tmp_path: Path) -> None:
+    inks = np.zeros((8, 8, 4), dtype=np.uint8)
+    inks[..., 0] = 255  # cyan alone
+    Image.fromarray(inks, "CMYK").save(tmp_path / "a.tiff")
+    assert torch.equal(read_picture(tmp_path / "a.tiff")[:, 0, 0], torch.tensor([0, 255, 255], dtype=torch.uint8))
+    Image.fromarray(inks, "CMYK").save(tmp_path / "a.jpg", quality=100)
+    found = read_picture(tmp_path / "a.jpg")[:, 4, 4].tolist()
+    assert np.abs(np.array(found) - [0, 255, 255]).max() <= 3
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp", "png"])
+def test_first_frame_of_an_animation(tmp_path: Path, ending: str) -> None:
+    first, second = Image.new("RGB", (4, 3), (255, 0, 0)), Image.new("RGB", (4, 3), (0, 0, 255))
+    options = {"lossless": True} if ending == "webp" else {}
+    first.save(tmp_path / f"a.{ending}", save_all=True, append_images=[second], duration=50, **options)
+    assert torch.equal(read_picture(tmp_path / f"a.{ending}"), chw(np.array(first)))
+
+
+def test_one_bit(tmp_path: Path) -> None:
+    bits = np.array([[True, False, True]])
+    Image.fromarray(bits).save(tmp_path / "a.png")
+    assert read_picture(tmp_path / "a.png", channels=1).tolist() == [[[255, 0, 255]]]
+
+
+@pytest.mark.parametrize("read", [read_picture, check_picture])
+@pytest.mark.parametrize("ending", ["jpg", "png", "gif", "webp", "bmp", "tiff"])
+def test_cut_short(tmp_path: Path, ending: str, read: object) -> None:
+    path = tmp_path / f"cut.{ending}"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match=rf"cut\.{ending}: "):
+        read(path)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("read", [read_picture, check_picture])
+def test_no_picture(tmp_path: Path, read: object) -> None:
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "text.jpg").write_text("this is no picture")
+    (tmp_path / "folder.jpg").mkdir()
+    wanted = {"empty.jpg": "0 bytes", "text.jpg": "not a picture", "gone.jpg": "no such file", "folder.jpg": "folder"}
+    for name, reason in wanted.items():
+        with pytest.raises(ValueError, match=rf"{name}: .*{reason}"):
+            read(tmp_path / name)  # type: ignore[operator]
+
+
+def test_channels_are_one_or_three(tmp_path: Path) -> None:
+    Image.fromarray(COLOURS).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="nearest valid: 3"):
+        read_picture(tmp_path / "a.png", channels=4)
+
+
+def test_check_tells_the_size(tmp_path: Path) -> None:
+    Image.new("RGB", (97, 41)).save(tmp_path / "a.jpg")
+    assert check_picture(tmp_path / "a.jpg") == (41, 97)
