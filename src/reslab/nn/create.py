@@ -10,7 +10,7 @@ from reslab.nn.network import Network
 from reslab.nn.words import NormLayer
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse, unknown
-from reslab.spec.values import override
+from reslab.spec.values import convert, override
 from reslab.spec.zoo import ARCHS
 
 # What torchvision and timm call an axis of ours.
@@ -30,9 +30,10 @@ def resolve_arch(model: str | Arch, axes: Mapping[str, Any]) -> Arch:
         raise unknown("model", model, ARCHS, "`reslab models` lists them all")
     arch = ARCHS[model] if isinstance(model, str) else model
     settings = {_FAMILIAR.get(name, name): value for name, value in axes.items()}
-    if "zero_init_residual" in settings:
-        zero = settings.pop("zero_init_residual")
-        settings["last_norm_weight"] = 0.0 if zero in (True, "true", "True", "1") else 1.0
+    if settings.get("replace_stride_with_dilation", ()) is None:  # torchvision's way to say: nowhere
+        settings["replace_stride_with_dilation"] = ()
+    if convert(bool, settings.pop("zero_init_residual", False), "zero_init_residual"):
+        settings["last_norm_weight"] = 0.0
     return override(arch, settings, kind="axis")
 
 

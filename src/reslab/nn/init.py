@@ -59,6 +59,8 @@ def init_weights(arch: Arch, stem: Iterable[nn.Module], units: Iterable[Unit], h
         _apply(unit, init.conv, nn.Conv2d, scale)
         if init.last_conv:
             _apply(getattr(unit, f"conv{num_convs}"), init.last_conv, nn.Conv2d, scale)
+            if unit.downsample is not None:  # Fixup scales the layers inside the branches only
+                _apply(unit.downsample, init.stem or init.conv, nn.Conv2d, 1.0)
         _init_joints(unit, arch)
 
 
@@ -71,9 +73,9 @@ def _apply(module: nn.Module, rule: str, kind: type[nn.Conv2d] | type[nn.Linear]
 
 
 def _init_joints(unit: Unit, arch: Arch) -> None:
-    norm = unit.last_norm()
-    if arch.last_norm_weight != 1.0 and norm is not None and isinstance(norm.weight, Tensor):
-        nn.init.constant_(norm.weight, arch.last_norm_weight)
+    weight = getattr(unit.last_norm(), "weight", None)
+    if arch.last_norm_weight != 1.0 and isinstance(weight, Tensor):
+        nn.init.constant_(weight, arch.last_norm_weight)
     gate = getattr(unit.mix, "gate", None)
     if unit.mix is not None and gate is not None:
         nn.init.constant_(gate.bias, unit.mix.gate_bias)
