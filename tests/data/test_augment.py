@@ -1,0 +1,156 @@
+"""The words: what each does, on a batch and on one picture alike, and what is refused."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as pictures
+
+from reslab.data.augment import Augment
+from reslab.data.augment_words import AUGMENT_WORDS, random_boxes
+from reslab.data.chance import Draws, keys
+
+IMAGES = torch.randint(0, 256, (64, 3, 32, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+KEYS = keys(0, 0, torch.arange(64))
+
+SAME = [
+    "pad(4)",
+    "pad(4,reflect)",
+    "resize(20)",
+    "resize(24,18)",
+    "center-crop(17)",
+    "crop(32)",
+    "flip",
+    "flip(0.9)",
+    "pad(4) crop(32) flip",
+    "randaugment",
+    "trivial-augment",
+    "erase(0.8)",
+    "",
+]
+
+
+@pytest.mark.parametrize("words", SAME)
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
+def test_one_picture_is_a_row_of_the_batch(words: str, kind: torch.dtype) -> None:
+    augment = Augment(words)
+    images = IMAGES[:16] if kind == torch.uint8 else IMAGES[:16] / 255
+    batch = augment.batch(images, KEYS[:16])
+    assert batch.dtype == kind
+    one = torch.stack([augment.one(image, number) for image, number in zip(images, KEYS.tolist(), strict=False)])
+    if "resize" in words and kind == torch.float32:
+        torch.testing.assert_close(one, batch, rtol=0, atol=1e-6)  # summed in another order
+    else:
+        assert torch.equal(one, batch)
+
+
+def test_every_word_is_in_a_test() -> None:
+    tried = " ".join(SAME) + " random-resized-crop"
+    assert [name for name in AUGMENT_WORDS if name not in tried] == []
+
+
+DETERMINISTIC: list[tuple[str, Callable[[Tensor], Tensor]]] = [
+    ("pad(4)", lambda x: pictures.pad(x, [4])),
+    ("pad(4,reflect)", lambda x: pictures.pad(x, [4], padding_mode="reflect")),
+    ("resize(20)", lambda x: pictures.resize(x, [20], antialias=True)),
+    ("center-crop(17)", lambda x: pictures.center_crop(x, [17])),
+    ("center-crop(16)", lambda x: pictures.center_crop(x, [16])),
+    ("flip(1)", pictures.horizontal_flip),
+    ("flip(0)", lambda x: x),
+    ("resize(26) center-crop(22)", v2.Compose([v2.Resize(26, antialias=True), v2.CenterCrop(22)])),
+]
+
+
+@pytest.mark.parametrize(("words", "reference"), DETERMINISTIC)
+def test_deterministic_words_are_torchvisions(words: str, reference: Callable[[Tensor], Tensor]) -> None:
+    assert torch.equal(Augment(words).batch(IMAGES, KEYS), reference(IMAGES))
+
+
+def test_crop_takes_every_place() -> None:
+    grid = torch.arange(40 * 40, dtype=torch.float32).view(1, 1, 40, 40).expand(3000, 1, 40, 40)
+    found = Augment("crop(32)").batch(grid, keys(0, 0, torch.arange(3000)))
+    tops, lefts = (found[:, 0, 0, 0] // 40).long(), (found[:, 0, 0, 0] % 40).long()
+    for sample in (0, 1, 2):
+        top, left = int(tops[sample]), int(lefts[sample])
+        assert torch.equal(found[sample, 0], grid[0, 0, top : top + 32, left : left + 32])
+    assert set(zip(tops.tolist(), lefts.tolist(), strict=True)) == {(y, x) for y in range(9) for x in range(9)}
+
+
+def test_flip_turns_half() -> None:
+    found = Augment("flip").batch(IMAGES, KEYS)
+    turned = (found == IMAGES.flip(3)).flatten(1).all(1)
+    kept = (found == IMAGES).flatten(1).all(1)
+    assert bool((turned ^ kept).all())
+    assert 16 < int(turned.sum()) < 48
+
+
+@pytest.mark.parametrize("words", ["crop(8)", "flip", "random-resized-crop(8)", "randaugment", "erase(0.9)"])
+def test_chance_is_the_samples_own(words: str) -> None:
+    augment = Augment(words)
+    state = torch.get_rng_state()
+    whole = augment.batch(IMAGES, KEYS)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(99)
+    assert torch.equal(augment.batch(IMAGES[20:30], KEYS[20:30]), whole[20:30])
+    assert not torch.equal(augment.batch(IMAGES, keys(0, 1, torch.arange(64))), whole)
+    assert not torch.equal(augment.batch(IMAGES, keys(1, 0, torch.arange(64))), whole)
+
+
+def test_same_word_twice_draws_twice() -> None:
+    once = Augment("flip").batch(IMAGES, KEYS)
+    assert not torch.equal(Augment("flip flip").batch(IMAGES, KEYS), IMAGES)
+    assert not torch.equal(Augment("flip flip").batch(IMAGES, KEYS), once)
+
+
+@pytest.mark.parametrize("size", [12, 32, 48])
+def test_random_resized_crop_is_torchvisions_resize_of_its_box(size: int) -> None:
+    augment = Augment(f"random-resized-crop({size})")
+    batch = augment.batch(IMAGES, KEYS).int()
+    boxes = random_boxes(Draws(KEYS, 0), 32, 40, 0.08).tolist()
+    for image, (top, left, height, width), found, number in zip(IMAGES, boxes, batch, KEYS.tolist(), strict=True):
+        expected = pictures.resized_crop(image, top, left, height, width, [size, size], antialias=True).int()
+        assert int((found - expected).abs().max()) <= 1
+        assert torch.equal(augment.one(image, number).int(), expected)
+
+
+def test_boxes_keep_their_bounds() -> None:
+    draws = Draws(keys(0, 0, torch.arange(5000)), 0)
+    top, left, height, width = random_boxes(draws, 60, 80, 0.2).unbind(1)
+    assert bool(((top >= 0) & (left >= 0) & (top + height <= 60) & (left + width <= 80)).all())
+    share = height * width / (60 * 80)
+    assert 0.19 < float(share.min()) < 0.22
+    assert float(share.max()) > 0.9
+    assert bool(((width / height > 0.7) & (width / height < 1.4)).all())
+    # A strip in which nothing fits: the middle box of the widest allowed aspect.
+    assert random_boxes(Draws(KEYS, 0), 4, 400, 0.9).unique(dim=0).tolist() == [[0, 197, 4, 5]]
+
+
+def refused(words: str, images: Tensor = IMAGES) -> str:
+    with pytest.raises(ValueError) as caught:
+        Augment(words).batch(images, KEYS)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("crp(32)", "nearest: 'crop'"),
+        ("pad(4) centre-crop(32)", "'center-crop'"),
+        ("crop(33)", "nearest valid: crop(32)"),
+        ("center-crop(41)", "nearest valid: center-crop(32)"),
+        ("pad(32,reflect)", "nearest valid: pad(31,reflect)"),
+        ("pad(4,edge)", "unknown mode of pad 'edge'"),
+        ("crop", "crop(32)"),
+        ("crop(0)", "pixels of crop as a whole number from 1"),
+        ("crop(3.5)", "whole number"),
+        ("crop(big)", "whole number"),
+        ("crop32", "nearest valid: crop(32)"),
+        ("flip(2)", "from 0 to 1"),
+        ("flip(0.1,0.2)", "arguments (probability)"),
+        ("crop(8", "brackets"),
+    ],
+)
+def test_what_means_nothing_is_refused(words: str, said: str) -> None:
+    assert said in refused(words)

@@ -1,0 +1,83 @@
+"""The hash: against SplitMix64 in plain integers, and what is asked of draws, orders and borrowed generators."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from reslab.data.chance import Draws, key, keys, mix, permutation, seeded
+
+MASK = (1 << 64) - 1
+
+
+def splitmix64(state: int, count: int) -> list[int]:
+    """The generator as published: add the golden gamma, mix."""
+    found = []
+    for _ in range(count):
+        state = (state + 0x9E3779B97F4A7C15) & MASK
+        z = state
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
+        found.append(z ^ (z >> 31))
+    return found
+
+
+def test_mix_is_splitmix64() -> None:
+    # The first outputs for seed 1234567, as other implementations print them.
+    published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+    assert splitmix64(1234567, 5) == published
+    gamma = 0x9E3779B97F4A7C15
+    states = [(1234567 + gamma * (k + 1)) & MASK for k in range(5)]
+    signed = torch.tensor([state - (1 << 64) if state >> 63 else state for state in states])
+    assert [value & MASK for value in mix(signed).tolist()] == published
+
+
+def test_keys_are_key() -> None:
+    indices = torch.tensor([0, 1, 7, 49_999])
+    assert keys(3, 5, indices).tolist() == [key(3, 5, i) for i in indices.tolist()]
+    assert len({key(a, b, c) for a in range(4) for b in range(4) for c in range(4)}) == 64
+
+
+def test_permutation_is_one_and_depends_on_every_number() -> None:
+    order = permutation(1000, 0, 0)
+    assert order.sort().values.tolist() == list(range(1000))
+    assert torch.equal(order, permutation(1000, 0, 0))
+    for other in (permutation(1000, 1, 0), permutation(1000, 0, 1)):
+        assert (order == other).sum() < 20
+
+
+def test_draws_are_even_and_apart() -> None:
+    draws = Draws(keys(0, 0, torch.arange(40_000)), place=1)
+    first, second = draws.uniform(0), draws.uniform(1)
+    assert 0 <= float(first.min())
+    assert float(first.max()) < 1
+    assert abs(float(first.mean()) - 0.5) < 0.005
+    assert abs(float(torch.corrcoef(torch.stack([first, second]))[0, 1])) < 0.02
+    counts = draws.integers(2, 9).bincount(minlength=9)
+    assert len(counts) == 9
+    assert (counts - 40_000 / 9).abs().max() < 300
+    assert abs(float(draws.chance(3, 0.25).float().mean()) - 0.25) < 0.01
+
+
+def test_draws_depend_on_place_and_sample_only() -> None:
+    many = Draws(keys(0, 0, torch.arange(100)), place=2).bits(5)
+    some = Draws(keys(0, 0, torch.tensor([40, 3])), place=2).bits(5)
+    assert some.tolist() == [many[40], many[3]]
+    assert Draws(keys(0, 0, torch.tensor([40])), place=1).bits(5) != many[40]
+
+
+def test_seeded_gives_the_generators_back() -> None:
+    def drawn() -> tuple[float, float, float]:
+        return float(torch.rand(1)), float(np.random.rand()), random.random()
+
+    torch.manual_seed(1), np.random.seed(1), random.seed(1)
+    expected = [drawn(), drawn()]
+    torch.manual_seed(1), np.random.seed(1), random.seed(1)
+    first = drawn()
+    with seeded(key(9)):
+        inside = drawn()
+    with pytest.raises(KeyError), seeded(key(9)):
+        assert drawn() == inside
+        raise KeyError
+    assert [first, drawn()] == expected
