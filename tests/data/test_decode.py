@@ -11,7 +11,9 @@ from PIL import Image
 
 from reslab.data.decode import check_picture, read_picture
 
-COLOURS = np.array([[[200, 30, 40], [10, 220, 60], [5, 6, 250]], [[0, 0, 0], [255, 255, 255], [90, 91, 92]]], dtype=np.uint8)
+COLOURS = np.array(
+    [[[200, 30, 40], [10, 220, 60], [5, 6, 250]], [[0, 0, 0], [255, 255, 255], [90, 91, 92]]], dtype=np.uint8
+)
 
 
 def chw(pixels: np.ndarray) -> torch.Tensor:

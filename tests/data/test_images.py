@@ -81,7 +81,7 @@ def test_fingerprint_sees_pixels_labels_splits_and_sizes(tmp_path: Path) -> None
 
 def test_data_of_one_sample_or_one_class() -> None:
     one = TensorImages(PIXELS[:1], LABELS[:1])
-    with pytest.raises(ValueError, match="at least 2 training samples.*a data set of 1 sample"):
+    with pytest.raises(ValueError, match=r"at least 2 training samples.*a data set of 1 sample"):
         Data("a", "", ("x", "y"), PLAIN, {"train": one})
     with pytest.raises(ValueError, match="at least 2 classes"):
         Data("a", "", ("x",), PLAIN, {"train": one})
@@ -96,7 +96,7 @@ def test_held_out_and_unknown_split() -> None:
     assert Data("a", "", ("x", "y", "z"), PLAIN, {"train": images, "val": images, "test": images}).held_out == "test"
     assert data.num_classes == 3
     assert data.describe() == "a: 6 train, 6 val, 3 classes"
-    with pytest.raises(ValueError, match="unknown split of a 'tset'.*it has train, val"):
+    with pytest.raises(ValueError, match=r"unknown split of a 'tset'.*it has train, val"):
         data.split("tset")
 
 

@@ -37,7 +37,7 @@ def test_class_left_without_a_sample(fraction: float, side: str) -> None:
 
 
 def test_class_of_one_sample() -> None:
-    with pytest.raises(ValueError, match="at least 2 samples of every class.*class 'b'"):
+    with pytest.raises(ValueError, match=r"at least 2 samples of every class.*class 'b'"):
         stratified(torch.tensor([0, 0, 0, 1]), 0.5, 0, CLASSES)
 
 

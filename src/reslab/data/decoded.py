@@ -26,7 +26,7 @@ def decoded_once(name: str, files: list[Path], decode: Callable[[], TensorImages
     """
     kept = cache_dir() / "decoded" / f"{name}-{_state_of(files)}.npz"
     try:
-        with np.load(kept, allow_pickle=False) as arrays:
+        with kept.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return TensorImages(torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"]))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass

@@ -103,7 +103,7 @@ def same_classes(splits: dict[str, ClassFiles]) -> tuple[str, ...]:
         if only_train or only_other:
             differ = [f"{_listed(only_train)} only in {train.folder}"] * bool(only_train)
             differ += [f"{_listed(only_other)} only in {other.folder}"] * bool(only_other)
-            near = [f"{name} for {found[0]}" for name in only_other if (found := nearest(name, only_train, 1))]
+            near = [f"{found[0]} for {name}" for name in only_other if (found := nearest(name, only_train, 1))]
             next_step = "rename, add or remove the folders"
             raise refuse(f"the same class folders in train and {split}", "; ".join(differ), ", ".join(near), next_step)
     return train.classes

@@ -1,7 +1,7 @@
 """Pictures read and augmented as they are needed, in worker processes, in order."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,8 +77,7 @@ def stream(
     The workers live as long as the iterator, which for training is the whole run.
     Raises ValueError naming a picture that cannot be read, or two of different sizes.
     """
-    loader = _loader(images, asked, augment, workers, device)
-    for pixels, indices in _started(loader):
+    for pixels, indices in _started(lambda: _loader(images, asked, augment, workers, device)):
         if isinstance(pixels, str):
             raise ValueError(pixels)
         labels = images.labels[indices].to(device, non_blocking=True)
@@ -86,21 +85,20 @@ def stream(
 
 
 def _loader(images: Images, asked: Any, augment: Augment, workers: int, device: torch.device) -> "DataLoader[_Sample]":
+    return DataLoader(
+        _Reading(images, augment),
+        batch_sampler=asked,
+        num_workers=workers,
+        collate_fn=_Stacking(images),
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # its own, or the loader draws its base seed from the global one
+    )
+
+
+def _started(make: Callable[[], "DataLoader[_Sample]"]) -> Iterator[Any]:
     with warnings.catch_warnings():
         # More workers than processors is the user's choice.
         warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
-        return DataLoader(
-            _Reading(images, augment),
-            batch_sampler=asked,
-            num_workers=workers,
-            collate_fn=_Stacking(images),
-            pin_memory=device.type == "cuda",
-            generator=torch.Generator(),  # its own, or the loader draws its base seed from the global one
-        )
-
-
-def _started(loader: "DataLoader[_Sample]") -> Iterator[Any]:
-    with warnings.catch_warnings():
         # Python 3.12 warns of every fork of a process with threads, which torch always has.
         warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
-        return iter(loader)
+        return iter(make())
