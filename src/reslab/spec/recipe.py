@@ -43,8 +43,9 @@ def parse_duration(text: str, key: str = "a length") -> Duration:
 class Optimizer:
     """How a gradient becomes a step; `lr` belongs to the recipe's global batch.
 
-    `sgd` uses `momentum` and `nesterov`, `adamw` uses `betas` and `eps`. `weight_decay` is torch's: added to the gradient
-    in `sgd`, decoupled in `adamw`; without `decay_norm_and_bias` it spares every parameter of at most one dimension.
+    `sgd` uses `momentum` and `nesterov`, `adamw` uses `betas` and `eps`. `weight_decay` is torch's: added to the
+    gradient in `sgd`, decoupled in `adamw`; without `decay_norm_and_bias` it spares every parameter of at most one
+    dimension.
     """
 
     name: str = "sgd"
@@ -74,8 +75,9 @@ class Schedule:
 
     `warmup` rises linearly from the factor `start`; what follows has its own clock from 0 to 1 over the rest.
     `constant` stays; `steps` multiplies by `gamma` at each of `milestones` (counted from the first step of the run);
-    `cosine` falls to `end` along half a cosine, `linear` along a line; `one-cycle` (Smith and Topin 2018) rises along half
-    a cosine from `start` to 1 over the share `peak` of the run and falls along another to `end`; its rise is its warm-up.
+    `cosine` falls to `end` along half a cosine, `linear` along a line; `one-cycle` (Smith and Topin 2018) rises along
+    half a cosine from `start` to 1 over the share `peak` of the run and falls along another to `end`; its rise is its
+    warm-up.
     """
 
     name: str = "constant"
@@ -140,8 +142,9 @@ class Recipe:
 def adjust(recipe: Recipe, settings: Mapping[str, Any]) -> tuple[Recipe, tuple[str, ...]]:
     """`recipe` with `settings` (`{"optimizer.lr": "0.2", "batch": 256}`), and what a person should be told about it.
 
-    A learning rate belongs to its global batch: another `batch` scales it, lr x new / old (Goyal et al. 2017, Sec. 2.1),
-    unless `optimizer.lr` is set too. Raises ValueError for an unknown key (with the nearest) or a value of another type.
+    A learning rate belongs to its global batch: another `batch` scales it, lr x new / old (Goyal et al. 2017,
+    Sec. 2.1), unless `optimizer.lr` is set too. Raises ValueError for an unknown key (with the nearest) or a value of
+    another type.
     """
     changed = override(recipe, settings, kind="recipe key")
     if changed.batch == recipe.batch or "optimizer.lr" in settings or "optimizer" in settings:
@@ -150,7 +153,7 @@ def adjust(recipe: Recipe, settings: Mapping[str, Any]) -> tuple[Recipe, tuple[s
 
 
 def scaled(recipe: Recipe, from_batch: int) -> tuple[Recipe, tuple[str, ...]]:
-    """`recipe`, whose learning rate was for `from_batch`, with the rate its own batch asks for, and the sentence that says so."""
+    """`recipe`, whose learning rate was for `from_batch`, with the rate for its own batch; and the sentence on it."""
     lr = recipe.optimizer.lr * recipe.batch / from_batch
     note = f"learning rate {recipe.optimizer.lr:g} for batch {from_batch} becomes {lr:g} for batch {recipe.batch}"
     return replace(recipe, optimizer=replace(recipe.optimizer, lr=lr)), (note,)

@@ -1,4 +1,4 @@
-"""A new run: what was asked made into a network, a recipe, data and a folder; every mistake found before the folder is made."""
+"""A new run: what was asked made into a network, a recipe, data and a folder, mistakes found before the folder."""
 
 import time
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse
 from reslab.spec.recipe import Recipe, adjust, parse_duration, scaled
 from reslab.spec.recipes import get_recipe
-from reslab.spec.values import to_dict
+from reslab.spec.values import override, to_dict
 from reslab.training.asked import PUBLISHED, Asked, callable_name, pretrained_name
 from reslab.training.choice import SMALL_SIDE, default_model, default_recipe, warn_of_stem
 from reslab.training.device import hardware
@@ -29,7 +29,7 @@ from reslab.training.sources import data_facts, find_data, input_size
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that a run needs to go: its folder, network, data, recipe, the input's size (C, H, W), and what a person should be told."""
+    """All that a run needs to go; `input_size` is (C, H, W), `notes` are what a person should be told."""
 
     run: Run
     model: nn.Module
@@ -79,10 +79,10 @@ def first_network(
 
 
 def asked_arch(model: str | Arch, asked: Asked, data: Data, size: tuple[int, ...]) -> Arch:
-    """The architecture asked for, with the data's channels, classes and size of picture where the axes say nothing else."""
+    """The architecture asked for, with the data's channels, classes and picture size where the axes leave them."""
     arch = resolve_arch(model, asked.axes)
-    given = {"num_classes": data.num_classes, "in_channels": size[0], "image_size": tuple(size[1:])}
-    return replace(arch, **{name: value for name, value in given.items() if name not in asked.axes})
+    given: dict[str, Any] = {"num_classes": data.num_classes, "in_channels": size[0], "image_size": tuple(size[1:])}
+    return override(arch, {name: value for name, value in given.items() if name not in asked.axes})
 
 
 def _pretrained_if_had(arch: Arch) -> tuple[nn.Module, str | None, tuple[str, ...]]:
@@ -153,7 +153,8 @@ def _length_notes(recipe: Recipe, num_samples: int) -> tuple[str, ...]:
     notes = []
     if dropped:
         notes.append(
-            f"{num_samples:,} images are {steps_per_epoch:,} batches of {recipe.batch}: {dropped} images, others each epoch, are left out"
+            f"{num_samples:,} images are {steps_per_epoch:,} batches of {recipe.batch}: "
+            f"{dropped} of them, others each epoch, are left out"
         )
     idle = idle_milestones(recipe.schedule, total, steps_per_epoch)
     if idle:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import platform
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -58,19 +59,14 @@ def _processor() -> str:
 
 @contextlib.contextmanager
 def exact_arithmetic() -> Iterator[None]:
-    """Inside, float32 is float32 (no TF32) and cuDNN's kernels are deterministic; the settings before come back after."""
-    backend = torch.backends.cudnn
-    before = (
-        backend.deterministic,
-        backend.benchmark,
-        backend.conv.fp32_precision,
-        torch.backends.cuda.matmul.fp32_precision,
-    )
+    """Inside, float32 is float32 (no TF32) and cuDNN's kernels are deterministic; afterwards all is as before."""
+    cudnn: Any = torch.backends.cudnn  # its annotations lag behind its attributes
+    matmul = torch.backends.cuda.matmul
+    before = cudnn.deterministic, cudnn.benchmark, cudnn.conv.fp32_precision, matmul.fp32_precision
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    backend.deterministic, backend.benchmark = True, False
-    backend.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = "ieee"
+    cudnn.deterministic, cudnn.benchmark = True, False
+    cudnn.conv.fp32_precision = matmul.fp32_precision = "ieee"
     try:
         yield
     finally:
-        backend.deterministic, backend.benchmark = before[0], before[1]
-        backend.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision = before[2], before[3]
+        cudnn.deterministic, cudnn.benchmark, cudnn.conv.fp32_precision, matmul.fp32_precision = before

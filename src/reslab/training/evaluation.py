@@ -18,8 +18,9 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 class Evaluation:
     """Scores over `num_samples` pictures, each seen once, in order.
 
-    `top1` = `num_correct` / `num_samples` and `top5` are fractions (`top5` is None below 5 classes); `loss` is the mean over samples.
-    `confusion[i][j]` counts the samples of class i that were called j. `probabilities` (N, classes) and `labels` (N,) are there when asked for.
+    `top1` = `num_correct` / `num_samples` and `top5` are fractions (`top5` is None below 5 classes); `loss` is the mean
+    over samples. `confusion[i][j]` counts the samples of class i that were called j. `probabilities` (N, classes) and
+    `labels` (N,) are there when asked for.
     """
 
     num_samples: int
@@ -58,8 +59,8 @@ def evaluate_batches(
 ) -> Evaluation:
     """Judge `model` in eval mode and float32 on batches of x (N, C, H, W), y (N,), indices (N,).
 
-    `loss(outputs, y)` is the mean over a batch. The mode the model was in comes back. Raises ValueError without samples, and where
-    the outputs are not (N, num_classes).
+    `loss(outputs, y)` is the mean over a batch. The mode the model was in comes back. Raises ValueError without
+    samples, and where the outputs are not (N, num_classes).
     """
     outputs, labels, total = [], [], torch.zeros((), dtype=torch.float64)
     training = model.training
@@ -106,7 +107,7 @@ def _hits(outputs: Tensor, labels: Tensor, k: int) -> int:
 
 
 def average(evaluations: Sequence[Evaluation]) -> Evaluation:
-    """The scores of the mean of several networks' probabilities on the same samples; the loss is the mean of -log p(label).
+    """The scores of the mean of several networks' probabilities on the same samples; loss is the mean of -log p(label).
 
     Raises ValueError where an evaluation kept no probabilities, or where they judged other samples.
     """

@@ -14,7 +14,7 @@ class Log:
         self.path = path
 
     def append(self, line: dict[str, Any]) -> None:
-        """Write one line at the end. Raises DiskFull where there is no room, ValueError where a number is not finite."""
+        """Write one line at the end. Raises DiskFull without room, ValueError where a number is not finite."""
         text = json.dumps(line, allow_nan=False)
         with room_for(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(text + "\n")

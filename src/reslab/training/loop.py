@@ -28,7 +28,7 @@ class Batches(Protocol):
 
 
 def noise_seed(seed: int, step: int, rank: int = 0) -> int:
-    """The seed of the noise inside the network (dropout, survival) at one step: 63 bits of a hash of (seed, step, rank)."""
+    """The seed of the noise inside the network (dropout, survival) at one step: 63 bits of hash(seed, step, rank)."""
     return key(seed, step, rank) & (1 << 63) - 1
 
 

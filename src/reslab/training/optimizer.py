@@ -9,7 +9,7 @@ from reslab.spec.recipe import Optimizer
 
 
 def parameter_groups(model: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
-    """The trainable parameters in the network's order, those that are not decayed (norms, biases: at most one dimension) apart."""
+    """The trainable parameters in the network's order; those of at most one dimension apart where not decayed."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if optimizer.decay_norm_and_bias:
         return [{"params": trained, "weight_decay": optimizer.weight_decay}]

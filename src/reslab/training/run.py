@@ -16,7 +16,7 @@ from reslab.training.log import Log
 
 
 class Run:
-    """The folder of one training run. `facts` is run.json: network, recipe, data, split, seed, versions, hardware, command, commit.
+    """The folder of one training run; `facts` is run.json: network, recipe, data, split, seed, and where it came from.
 
     Raises ValueError where `path` is not the folder of a run.
     """
@@ -28,7 +28,7 @@ class Run:
 
     @classmethod
     def create(cls, path: str | Path, facts: Mapping[str, Any]) -> "Run":
-        """Begin a run in `path`, a new or empty folder. Raises ValueError where it holds something, and touches nothing."""
+        """Begin a run in `path`, a new or empty folder. Raises ValueError, and touches nothing, where it is neither."""
         path = Path(path)
         refuse_occupied(path)
         write_whole(path / "run.json", _json(facts))
@@ -72,7 +72,7 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """top1, top5 and loss of the saved weights on the held-out split, how they were chosen, steps and speed; None before the end."""
+        """Scores of the saved weights on the held-out split, how they were chosen, speed; None before the end."""
         return self.facts.get("result")
 
     @property

@@ -20,7 +20,7 @@ _THUMBNAIL_SIDE = 192
 
 
 def write_report(run: Run, model: nn.Module, data: Data, evaluation: Evaluation, input_size: tuple[int, ...]) -> None:
-    """Write report.html from the run's facts and log, the network's cost, and an evaluation that kept its probabilities."""
+    """Write report.html from the run's facts and log, the network's cost, an evaluation that kept its probabilities."""
     write_whole(run.report_path, render_run(run_page(run, model, data, evaluation, input_size)).encode())
 
 
@@ -70,7 +70,7 @@ def worst_mistakes(evaluation: Evaluation, images: Images, most: int = NUM_MISTA
 
 
 def _pixels(raw: torch.Tensor) -> np.ndarray:
-    """uint8 (C, H, W) as (H, W) or (H, W, 3), large pictures taken at every k-th pixel; the report shrinks them further."""
+    """uint8 (C, H, W) as (H, W) or (H, W, 3); of large pictures every k-th pixel, which the report shrinks further."""
     step = max(1, min(raw.shape[-2:]) // (2 * _THUMBNAIL_SIDE))
     raw = raw[:, ::step, ::step].cpu()
     return raw[0].numpy() if len(raw) != 3 else raw.permute(1, 2, 0).contiguous().numpy()

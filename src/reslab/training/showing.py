@@ -20,8 +20,8 @@ def _log(line: dict[str, Any]) -> None:
 
 def _notebook_show() -> Callable[[dict[str, Any]], None] | None:
     try:
-        from IPython import get_ipython
-        from IPython.display import HTML, display
+        from IPython import get_ipython  # type: ignore[import-not-found]
+        from IPython.display import HTML, display  # type: ignore[import-not-found]
     except ImportError:
         return None
     if type(get_ipython()).__name__ != "ZMQInteractiveShell":
@@ -42,7 +42,8 @@ def sentence(line: dict[str, Any]) -> str:
     if kind == "note":
         return str(line["text"])
     if kind == "start":
-        return f"{line['model']} on {line['data']}, {line['device']}, {line['precision']}: {line['total']:,} steps, into {line['run']}"
+        where = f"{line['device']}, {line['precision']}"
+        return f"{line['model']} on {line['data']}, {where}: {line['total']:,} steps, into {line['run']}"
     if kind == "progress":
         return f"step {line['step']:,} of {line['total']:,}, {line['seconds']:.0f} s"
     where = f"epoch {line['epoch']:.2f}" if "epoch" in line else f"step {line['step']:,}"

@@ -23,7 +23,7 @@ DEFAULT_DATA = "digits"
 def find_data(
     data: Any, data_dir: str | Path | None = None, val_fraction: float | None = None, skip_bad_images: bool = False
 ) -> Data:
-    """A data set by name or folder (None is the digits), or the `Data`, map-style data set or (images, labels) handed over."""
+    """A data set by name or folder (None is the digits), or the `Data`, data set or (images, labels) handed over."""
     if isinstance(data, Data):
         return data
     if data is None or isinstance(data, str | Path):

@@ -62,5 +62,6 @@ def load_state(folder: Path, device: torch.device | str = "cpu") -> State | None
         return State(**torch.load(path, map_location=device, weights_only=True))
     except (RuntimeError, EOFError, pickle.UnpicklingError, TypeError, OSError) as error:
         raise ValueError(
-            f"required: a whole training state; got: {path}, which cannot be read ({error}); remove it to start from step 0"
+            f"required: a whole training state; got: {path}, which cannot be read ({error}); "
+            "remove it to start from step 0"
         ) from error

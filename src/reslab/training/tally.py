@@ -15,7 +15,7 @@ class Diverged(ValueError):
 
 @dataclass
 class Tally:
-    """Losses and hits of the steps `first` .. `first + len(losses) - 1`, left on the device until they are asked for."""
+    """Losses and hits of the steps from `first` on, left on the device until they are asked for."""
 
     first: int = 0
     losses: list[Tensor] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Tally:
         self.num_samples += len(targets)
 
     def means(self) -> tuple[float, float]:
-        """Mean loss over the steps and the share of samples that were right. Raises Diverged with the step where it began."""
+        """Mean loss over the steps and the share of samples that were right. Raises Diverged like `check`."""
         self.check()
         losses = torch.stack(self.losses).double()
         return losses.mean().item(), int(torch.stack(self.hits).sum()) / self.num_samples

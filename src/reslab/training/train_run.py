@@ -55,15 +55,16 @@ def train(
 ) -> Run:
     """Train `model` on `data` by `recipe` and return the run: weights, log, report, and what they came from.
 
-    What is not said is chosen to suit the data (None is the bundled digits). `model` is a name, an `Arch` or any module from (N, C, H, W)
-    to (N, classes); `data` a name, a folder, a map-style data set or (images, labels). `settings` override the recipe
-    (`"optimizer.lr"`) and the network (`"model.order"`); another `batch` scales the learning rate with it.
-    `loss(outputs, labels)` replaces cross-entropy. `output` is the run's folder, `resume` goes on with the run in it; only length,
-    paths, device and workers may then differ. The weights kept are the best on the validation split, else the last.
-    `show` receives every line of the log, notes and progress; `probe(step, model)` adds a line every `probe_every_steps` steps.
+    What is not said is chosen to suit the data (None is the bundled digits). `model` is a name, an `Arch` or any module
+    from (N, C, H, W) to (N, classes); `data` a name, a folder, a map-style data set or (images, labels). `settings`
+    override the recipe (`"optimizer.lr"`) and the network (`"model.order"`); another `batch` scales the learning rate
+    with it. `loss(outputs, labels)` replaces cross-entropy. `output` is the run's folder, `resume` goes on with the run
+    in it; only length, paths, device and workers may then differ. The weights kept are the best on the validation
+    split, else the last. `show` receives every line of the log, notes and progress; `probe(step, model)` adds a line
+    every `probe_every_steps` steps.
 
-    Raises ValueError for what means nothing, before anything is written; `Diverged` where the loss is not finite; `DiskFull`;
-    `Interrupted` on Ctrl-C. In each of these the last good state is kept.
+    Raises ValueError for what means nothing, before anything is written; `Diverged` where the loss is not finite;
+    `DiskFull`; `Interrupted` on Ctrl-C. In each of these the last good state is kept.
     """
     place = choose_device(device)
     chosen, axes = split_settings(settings, epochs, batch, lr)

@@ -1,0 +1,176 @@
+"""`evaluate`: runs, weights, checkpoints of others and modules, judged on any split."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from reslab.data.batches import eval_batches
+from reslab.data.dataset import Data
+from reslab.nn.create import create_model
+from reslab.nn.network import Network
+from reslab.nn.weights import load_weights, read_tensors
+from reslab.spec.arch import Arch
+from reslab.spec.errors import refuse
+from reslab.spec.preprocess import Preprocess
+from reslab.training.asked import Asked, split_settings
+from reslab.training.beginning import asked_arch
+from reslab.training.choice import warn_of_stem
+from reslab.training.course import EVALUATION_BATCH
+from reslab.training.device import choose_device
+from reslab.training.evaluation import Evaluation, average, evaluate_batches
+from reslab.training.loading import run_weights
+from reslab.training.loop import Loss
+from reslab.training.run import Run
+from reslab.training.sources import find_data, input_size, num_workers, reopen_data
+
+Judged = Run | str | Path | Arch | nn.Module
+
+
+def evaluate(
+    model: Judged | Sequence[Judged],
+    data: Any = None,
+    *,
+    split: str | None = None,
+    pretrained: bool | str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    loss: Loss | None = None,
+    module: nn.Module | None = None,
+    batch: int | None = None,
+    data_dir: str | Path | None = None,
+    val_fraction: float | None = None,
+    skip_bad_images: bool = False,
+    device: str | torch.device = "auto",
+    workers: int | None = None,
+    keep_probabilities: bool = False,
+) -> Evaluation:
+    """Judge `model` on a split of `data` in float32: every sample once, exact counts.
+
+    `model` is a run or its folder (its own data and recorded split are the default), a `model.safetensors`, the name of
+    a network with `pretrained`, any module, or several of these: then their probabilities are averaged. `split` is the
+    held-out one where None. `settings` override the network (`"model.match"`), `mean` and `std` the normalisation.
+    A run that trained a module of the user's own takes it as `module`. Raises ValueError where classes or channels do
+    not fit, naming both.
+    """
+    if isinstance(model, list | tuple):
+        options = {
+            name: value for name, value in locals().items() if name not in ("model", "data", "keep_probabilities")
+        }
+        return _averaged(model, data, options)
+    assert not isinstance(model, Sequence) or isinstance(model, str)
+    subject = _as_run(model)
+    found = _data_of(subject, data, data_dir, val_fraction, skip_bad_images)
+    network = _network_of(subject, found, settings, pretrained, module)
+    place = (
+        next(network.parameters()).device
+        if isinstance(model, nn.Module) and device == "auto"
+        else choose_device(device)
+    )
+    found = replace(found, preprocess=_preprocess(network, found, mean, std))
+    _check_classes(network, found)
+    batches = eval_batches(
+        found.split(split or found.held_out),
+        batch or EVALUATION_BATCH,
+        found.preprocess,
+        place,
+        num_workers(workers, found),
+    )
+    return evaluate_batches(
+        network.to(place),
+        batches,
+        found.num_classes,
+        loss or functional.cross_entropy,
+        split or found.held_out,
+        keep_probabilities,
+    )
+
+
+def _averaged(models: Sequence[Judged], data: Any, options: dict[str, Any]) -> Evaluation:
+    if not models:
+        raise refuse("at least one model to judge", "none")
+    subjects = [_as_run(model) for model in models]
+    first = subjects[0]
+    if data is None and isinstance(first, Run):
+        data = _data_of(first, None, options["data_dir"], None, False)
+    judged = [evaluate(subject, data, keep_probabilities=True, **options) for subject in subjects]
+    return average(judged) if len(judged) > 1 else judged[0]
+
+
+def _as_run(model: Judged) -> Judged:
+    return Run(model) if isinstance(model, str | Path) and Path(model).is_dir() else model
+
+
+def _data_of(subject: Judged, data: Any, data_dir: Any, val_fraction: float | None, skip_bad_images: bool) -> Data:
+    if isinstance(subject, Run) and data is None:
+        return reopen_data(subject.facts["data"], None, data_dir)
+    if data is None:
+        raise refuse("data to judge on", "none", next_step="name a data set or a folder: --data cifar10")
+    return find_data(data, data_dir, val_fraction, skip_bad_images)
+
+
+def _network_of(subject: Judged, data: Data, settings: Any, pretrained: Any, module: nn.Module | None) -> nn.Module:
+    if isinstance(subject, nn.Module):
+        return subject
+    if isinstance(subject, Run):
+        return _network_of_run(subject, module)
+    if isinstance(subject, Path) or (isinstance(subject, str) and subject.endswith(".safetensors")):
+        return load_weights(subject)
+    if not pretrained:
+        raise refuse(f"weights for {subject}", "none", next_step="give a file or tag: --pretrained FILE")
+    _, axes = split_settings(settings, None, None, None)
+    size = input_size(data)
+    arch = asked_arch(subject, Asked(axes=axes), data, size)
+    warn_of_stem(arch, size)
+    network = create_model(arch, pretrained=pretrained)
+    assert isinstance(network, Network)
+    return network
+
+
+def _network_of_run(run: Run, module: nn.Module | None) -> nn.Module:
+    path = run_weights(run)
+    if run.arch is not None:
+        return load_weights(path)
+    if module is None:
+        raise refuse(
+            f"the module {run.path} trained, a {run.facts['model']['name']}",
+            "none",
+            next_step="evaluate(run, module=...)",
+        )
+    module.load_state_dict(read_tensors(path))
+    return module
+
+
+def _preprocess(
+    network: nn.Module, data: Data, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Preprocess:
+    """The network's own normalisation where it has one, else the data's; `mean` and `std` before both."""
+    own = network.preprocess if isinstance(network, Network) else None
+    base = own if own is not None and own.channels == data.preprocess.channels else data.preprocess
+    for name, given in (("mean", mean), ("std", std)):
+        if given is not None and len(given) != base.channels:
+            raise refuse(f"{base.channels} numbers as {name}, one a channel", len(given))
+    return replace(base, mean=tuple(mean or base.mean), std=tuple(std or base.std))
+
+
+def _check_classes(network: nn.Module, data: Data) -> None:
+    """ValueError where the network knows its classes and the data's are others, or in another order."""
+    classes = network.classes if isinstance(network, Network) else None
+    if classes is None or tuple(classes) == data.classes:
+        return
+    other = [
+        f"{ours} where the data has {theirs}"
+        for ours, theirs in zip(classes, data.classes, strict=False)
+        if ours != theirs
+    ]
+    got = f"{data.num_classes} classes; " + (", ".join(other[:3]) or "the first ones agree")
+    raise refuse(
+        f"data of the network's {len(classes)} classes in its order",
+        got,
+        next_step="judge it on the data it was trained for",
+    )
