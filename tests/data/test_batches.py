@@ -178,3 +178,15 @@ def test_more_workers_than_processors_is_no_warning(in_files: FileImages) -> Non
     assert equal(
         list(islice(train(in_files, workers=workers).iterate(), 2)), list(islice(train(in_files).iterate(), 2))
     )
+
+
+@pytest.mark.parametrize(
+    "words", ["pad(2,reflect) crop(8) flip", "resize(6) center-crop(4)", "random-resized-crop(6)", ""]
+)
+def test_everything_is_made_on_the_device(words: str) -> None:
+    """The meta device computes nothing, but refuses a CPU tensor among its own, as a GPU would."""
+    for batch in (
+        next(TrainBatches(IN_MEMORY, 5, words, PREPROCESS, 0, "meta").iterate()),
+        next(iter(eval_batches(IN_MEMORY, 5, Preprocess(3, words, PREPROCESS.mean, PREPROCESS.std), "meta"))),
+    ):
+        assert [part.device.type for part in batch] == ["meta"] * 3

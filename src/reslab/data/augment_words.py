@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as functional
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as pictures
@@ -47,8 +46,12 @@ class AugmentWord:
 
 def pad(images: Tensor, _: Draws, size: int, mode: str) -> Tensor:
     """`size` pixels on every side: black (zeros, before normalisation) or mirrored without the edge."""
+    height, width = images.shape[-2:]
     if mode == "zero":
-        return functional.pad(images, (size,) * 4)
+        # On a CPU two to three times as fast as functional.pad.
+        padded = images.new_zeros((*images.shape[:-2], height + 2 * size, width + 2 * size))
+        padded[..., size : size + height, size : size + width] = images
+        return padded
     if size >= min(images.shape[-2:]):
         raise refuse(
             f"pad({size},reflect) on pictures of more than {size} pixels a side",
