@@ -16,7 +16,8 @@ $(STAMP): pyproject.toml constraints.txt
 	    || { echo "reslab needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 setup"; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv \
 	    || { echo "Python's venv module is missing; on Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@echo "Installing reslab with torch and what it needs into .venv (some minutes the first time)"
+	@[ -t 1 ] || quiet=--quiet; $(BIN)/pip install $$quiet -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
 demo: setup

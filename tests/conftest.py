@@ -21,6 +21,7 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.environ["XDG_CACHE_HOME"] = str(folder)
     os.environ["TORCH_HOME"] = str(folder / "torch")
     os.environ["HF_HOME"] = str(folder / "huggingface")
+    os.environ["RESLAB_CACHE"] = str(folder / "reslab")
     os.environ["HF_HUB_OFFLINE"] = "1"
     return folder
 

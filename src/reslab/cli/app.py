@@ -3,22 +3,34 @@
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
+from reslab.cli.demo import demo
 from reslab.cli.doctor import doctor
+from reslab.cli.eval import evaluate
 from reslab.cli.models import models
+from reslab.cli.options import gather_numbers
 from reslab.cli.output import print_json, say
+from reslab.cli.predict import predict
 from reslab.cli.recipes import recipes
+from reslab.cli.runs import runs
 from reslab.cli.show import show
+from reslab.cli.train import train
 from reslab.spec.errors import unknown
 
 VERBS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "train": train,
+    "eval": evaluate,
+    "predict": predict,
     "models": models,
     "show": show,
     "recipes": recipes,
+    "runs": runs,
     "doctor": doctor,
 }
 
@@ -63,25 +75,43 @@ def main(arguments: Sequence[str]) -> int:
     debug = "--debug" in options
     if debug:
         words.remove("--debug")
+    shown, warnings.showwarning = warnings.showwarning, _show_warning
     try:
         _check_verb(options)
-        return int(app(words, prog_name="reslab", standalone_mode=False) or 0)
+        return int(app(gather_numbers(words), prog_name="reslab", standalone_mode=False) or 0)
     except BrokenPipeError:
         # The reader of our output went away (`| head`): nothing is wrong, and nothing more can be said to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (KeyboardInterrupt, typer.Abort):
-        say("stopped")
+    except (KeyboardInterrupt, typer.Abort) as stop:
+        _tell(str(stop) or "stopped", "--json" in options)
         return 130
     except Exception as error:
         if debug:
             traceback.print_exc()
-        message = message_of(error)
-        if "--json" in options:
-            print_json({"error": message})
-        else:
-            say(f"error: {message}")
+        _tell(message_of(error), "--json" in options)
         return 2 if getattr(error, "exit_code", 1) == 2 else 1
+    finally:
+        warnings.showwarning = shown
+
+
+def _tell(message: str, json: bool) -> None:
+    if json:
+        print_json({"error": message})
+    else:
+        say(f"error: {message}")
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning in one line; where in the code it was raised is nothing to the person at the terminal."""
+    say(f"warning: {message}")
 
 
 def _check_verb(words: Sequence[str]) -> None:

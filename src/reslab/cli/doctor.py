@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from reslab.cli.options import Json
-from reslab.cli.output import print_json, print_table
+from reslab.cli.output import print_json, print_pairs
+from reslab.data.cache import cache_dir
 
 CORE = [
     "torch",
@@ -31,7 +32,7 @@ def doctor(json: Json = False) -> None:
     if json:
         print_json(facts)
         return
-    print_table(["what", "value"], [(name, text) for name, text in _lines(facts)])
+    print_pairs(_lines(facts))
 
 
 def examine() -> dict[str, Any]:
@@ -84,8 +85,7 @@ def caches() -> dict[str, dict[str, Any]]:
     """The folders where weights and data sets are kept, and whether they are there."""
     import torch
 
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folders = {"weights": Path(torch.hub.get_dir()) / "checkpoints", "data": home / "reslab"}
+    folders = {"published weights": Path(torch.hub.get_dir()) / "checkpoints", "data": cache_dir()}
     return {name: {"path": str(path), "exists": path.is_dir()} for name, path in folders.items()}
 
 
@@ -100,7 +100,7 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         memory = f", {device['memory_gib']} GiB" if "memory_gib" in device else ""
         lines.append((f"device {device['device']}", f"{device['name']}{memory}: {', '.join(device['precisions'])}"))
     for name, cache in facts["caches"].items():
-        lines.append((f"cache of {name}", cache["path"] + ("" if cache["exists"] else " (empty)")))
+        lines.append((f"cache: {name}", cache["path"] + ("" if cache["exists"] else " (nothing there yet)")))
     if sys.platform == "win32":
         lines.append(("note", "reslab is developed and tested on Linux"))
     return lines

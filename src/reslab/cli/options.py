@@ -23,7 +23,6 @@ Settings = Annotated[
         "--set", metavar="KEY=VALUE", help="Override one value (repeatable): model.KEY the network's, KEY the recipe's."
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Everything random follows from it.")]
 ValFraction = Annotated[
     float | None, typer.Option("--val-fraction", metavar="P", help="Split this part off for validation, stratified.")
 ]
@@ -37,20 +36,51 @@ Pretrained = Annotated[
 ]
 
 
-def split_settings(settings: Sequence[str] | None) -> tuple[dict[str, str], dict[str, str]]:
-    """`["model.mix=none", "optimizer.lr=0.2"]` as (axes of the network, values of the recipe).
+def read_settings(settings: Sequence[str] | None) -> dict[str, str]:
+    """`["model.mix=none", "optimizer.lr=0.2"]` as a dictionary.
 
     Raises ValueError where the `=` or the key is missing, or a key is given twice.
     """
-    axes: dict[str, str] = {}
-    recipe: dict[str, str] = {}
+    found: dict[str, str] = {}
     for setting in settings or ():
-        key, equals, value = setting.partition("=")
-        key = key.strip()
-        if not equals or not key:
+        key, equals, value = (part.strip() for part in setting.partition("="))
+        if not equals or not key.removeprefix("model."):
             raise refuse("--set KEY=VALUE", setting, "--set optimizer.lr=0.2 or --set model.order=full-preact")
-        table, name = (axes, key.removeprefix("model.")) if key.startswith("model.") else (recipe, key)
-        if name in table:
+        if key in found:
             raise refuse(f"each key once in --set, {key} came twice", setting, next_step="leave one of them out")
-        table[name] = value.strip()
-    return axes, recipe
+        found[key] = value
+    return found
+
+
+def read_pretrained(text: str | None) -> bool | str | None:
+    """`--pretrained` as the functions take it: `true` is the published weights, `false` none, else a file or tag."""
+    return {"true": True, "false": False}.get((text or "").lower(), text)
+
+
+def read_numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+    """`0.5,0.5,0.5` as numbers; ValueError naming the option where they are none."""
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise refuse(f"{option} as numbers, one a channel", repr(text), f"{option} 0.49 0.48 0.45") from None
+
+
+def gather_numbers(words: Sequence[str], options: Sequence[str] = ("--mean", "--std")) -> list[str]:
+    """The command line with `--mean 0.1 0.2 0.3` written as `--mean 0.1,0.2,0.3`, one value as the parser wants it."""
+    found: list[str] = []
+    collecting = False
+    for word in words:
+        if collecting and _is_number(word) and _is_number(found[-1].rpartition(",")[2]):
+            found[-1] += f",{word}"
+            continue
+        collecting = word in options or (collecting and _is_number(word))
+        found.append(word)
+    return found
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True

@@ -36,6 +36,13 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
         print("  ".join(padded).rstrip())
 
 
+def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
+    """Names and what belongs to each, one a line."""
+    width = max(len(name) for name, _ in pairs)
+    for name, text in pairs:
+        print(f"{name.ljust(width)}  {text}")
+
+
 def _is_number(cell: object) -> bool:
     return cell in (None, "", "–") or str(cell).replace(",", "").replace("%", "").replace(".", "").strip().isdigit()
 

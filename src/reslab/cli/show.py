@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reslab.cli.options import Json, Settings, split_settings
-from reslab.cli.output import print_json, print_table
+from reslab.cli.options import Json, Settings, read_settings
+from reslab.cli.output import print_json, print_pairs, print_table
 from reslab.report.tables import amount, count, shape
 from reslab.spec.errors import refuse
 from reslab.spec.receptive import receptive_field
+from reslab.spec.zoo import ARCHS
 
 if TYPE_CHECKING:
     from reslab.spec.arch import Arch
@@ -33,7 +34,9 @@ def show(
     print(f"{arch.name}: {arch.source}\n")
     print_table(["layer", "kind", "output", "parameters", "multiply-adds"], [_row(layer) for layer in facts["layers"]])
     print()
-    print_table(["", ""], _summary(facts))
+    print_table(["part", "output", "parameters", "multiply-adds"], _parts(facts["layers"]))
+    print()
+    print_pairs(_summary(facts))
 
 
 def describe(
@@ -42,10 +45,11 @@ def describe(
     """The architecture with what was overridden, and the input it is shown for: the one given, else its own."""
     from reslab.nn.create import resolve_arch
 
-    axes, others = split_settings(settings)
-    if others:
-        key, value = next(iter(others.items()))
-        raise refuse("keys of the network in `reslab show`", f"--set {key}={value}", f"--set model.{key}={value}")
+    axes = {}
+    for key, value in read_settings(settings).items():
+        if not key.startswith("model."):
+            raise refuse("keys of the network in `reslab show`", f"--set {key}={value}", f"--set model.{key}={value}")
+        axes[key.removeprefix("model.")] = value
     if num_classes is not None:
         axes["num_classes"] = str(num_classes)
     sizes = parse_input(input_size) if input_size else None
@@ -59,11 +63,11 @@ def describe(
 def _saved_arch(name: str) -> "Arch | None":
     """The architecture in the header of a run's weights, where `name` is a path that is there."""
     path = Path(name)
-    if not path.exists():
+    if name in ARCHS or not path.exists():
         return None
-    from reslab.nn.weights import load_weights
+    from reslab.training.loading import load
 
-    return load_weights(path / "model.safetensors" if path.is_dir() else path).arch
+    return load(path).arch
 
 
 def parse_input(text: str) -> tuple[int, int, int]:
@@ -113,6 +117,22 @@ def examine(arch: "Arch", sizes: tuple[int, int, int]) -> dict[str, Any]:
 def _row(layer: dict[str, Any]) -> tuple[str, ...]:
     counts = (count(layer["params"]) if layer["params"] else "", count(layer["macs"]) if layer["macs"] else "")
     return (layer["name"], layer["kind"], shape(layer["output_shape"]), *counts)
+
+
+def _parts(layers: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """The network stage by stage: what comes out of each part, and what is in it."""
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for layer in layers:
+        parts.setdefault(layer["name"].partition(".")[0], []).append(layer)
+    return [
+        (
+            name,
+            shape(inside[-1]["output_shape"]),
+            count(sum(layer["params"] for layer in inside)),
+            count(sum(layer["macs"] for layer in inside)),
+        )
+        for name, inside in parts.items()
+    ]
 
 
 def _summary(facts: dict[str, Any]) -> list[tuple[str, str]]:

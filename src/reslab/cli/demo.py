@@ -1,0 +1,143 @@
+"""`reslab demo`: what residual networks are about, shown on this machine in a minute or two."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reslab.cli.display import Display
+from reslab.cli.options import Device, Json
+from reslab.cli.output import print_json, print_table
+from reslab.report.tables import count, percent, seconds
+from reslab.spec.arch import Arch
+from reslab.spec.errors import refuse, unknown
+from reslab.spec.zoo import ARCHS
+
+if TYPE_CHECKING:
+    from reslab.data.dataset import Data
+    from reslab.report.page import DemoNetwork
+    from reslab.training.run import Run
+
+PROBE_BATCH = 256
+
+
+def demo(
+    model: Annotated[
+        str, typer.Option("--model", metavar="NAME", help="A network; its plain twin follows from it.")
+    ] = "resnet56_cifar",
+    epochs: Annotated[float, typer.Option("--epochs", help="Length of each of the two trainings.")] = 20,
+    seed: Annotated[int, typer.Option("--seed", help="Everything random follows from it.")] = 0,
+    output: Annotated[Path | None, typer.Option("--output", metavar="DIR", help="[default: runs/TIME-demo]")] = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Train a deep residual network and its plain twin on handwritten digits, and lay them side by side on one page."""
+    pair = twins(model)
+    place = output or _free_place()
+    from reslab.training.run import refuse_occupied
+    from reslab.training.sources import find_data
+
+    refuse_occupied(place)
+    data = find_data("digits")
+    networks = []
+    with Display() as display:
+        for name, arch in pair.items():
+            run, network = train_one(arch, data, place / name, epochs, seed, device, display)
+            networks.append(network)
+    report = write_page(place, run, data, networks)
+    if json:
+        print_json({"report": str(report), "networks": [_facts(network) for network in networks]})
+        return
+    print_table(["network", "depth", "parameters", "accuracy", "time"], [_row(network) for network in networks])
+    print(f"\nThe two side by side: {report}")
+
+
+def twins(model: str) -> dict[str, Arch]:
+    """The residual network of this name and its plain twin, for the digits.
+
+    Raises ValueError for an unknown name, and for a network that has no shortcut to take away.
+    """
+    if model not in ARCHS:
+        raise unknown("model", model, ARCHS, "`reslab models` lists them all")
+    arch = replace(ARCHS[model], in_channels=1, num_classes=10, image_size=(8, 8))
+    if arch.mix == "none" or not arch.depths:
+        raise refuse("a network with shortcuts", model, "resnet56_cifar")
+    named = model.replace("resnet", "plain", 1)
+    return {"residual": arch, "plain": replace(arch.plain(), name=named if named in ARCHS else f"plain {model}")}
+
+
+def train_one(
+    arch: Arch, data: "Data", output: Path, epochs: float, seed: int, device: str, display: Display
+) -> "tuple[Run, DemoNetwork]":
+    """One network trained, with the gradient's norms before the first step and after the last."""
+    import torch
+
+    from reslab.nn.network import Network
+    from reslab.report.page import DemoNetwork
+    from reslab.training.train_run import train
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = Network(arch)
+    before = _gradients(network, data)
+    run = train(network, data, seed=seed, epochs=epochs, output=output, device=device, show=display)
+    assert run.result is not None
+    told = DemoNetwork(
+        arch.name,
+        run.log.lines(),
+        before,
+        run.result["top1"],
+        run.result["train_seconds"],
+        gradient_norms_end=_gradients(network, data),
+        depth=arch.depth,
+        params=sum(parameter.numel() for parameter in network.parameters()),
+    )
+    return run, told
+
+
+def _gradients(network: Any, data: "Data") -> list[tuple[str, float]]:
+    """Of the first training images: the norm of the loss's gradient at each unit's input."""
+    from reslab.analysis.gradients import unit_gradients
+    from reslab.data.batches import eval_batches
+
+    place = next(network.parameters()).device
+    x, y, _ = next(iter(eval_batches(data.split("train"), PROBE_BATCH, data.preprocess, place)))
+    return unit_gradients(network, x, y)
+
+
+def write_page(place: Path, run: "Run", data: "Data", networks: "list[DemoNetwork]") -> Path:
+    """Write report.html, with what both networks share told once, from the run of the second."""
+    from reslab.report.page import DemoPage
+    from reslab.report.render import render_demo
+    from reslab.training.disk import write_whole
+    from reslab.training.run_report import page_facts
+
+    facts = page_facts(run, run.arch.input_size if run.arch else ())
+    shared = ("data", "images", "training", "augmentation", "precision", "seed", "hardware", "versions", "command")
+    page = DemoPage(
+        "A deep network with and without shortcuts",
+        networks,
+        facts={name: facts[name] for name in shared if name in facts},
+        num_samples=len(data.split(data.held_out)),
+    )
+    report = place / "report.html"
+    write_whole(report, render_demo(page).encode())
+    return report
+
+
+def _free_place() -> Path:
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-demo"
+    names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 1000))
+    return next(Path("runs") / name for name in names if not (Path("runs") / name).exists())
+
+
+def _row(network: "DemoNetwork") -> tuple[str, ...]:
+    counts = (str(network.depth), count(network.params))
+    return (network.name, *counts, percent(network.top1), seconds(network.train_seconds))
+
+
+def _facts(network: "DemoNetwork") -> dict[str, Any]:
+    names = ("name", "depth", "params", "top1", "train_seconds", "gradient_norms", "gradient_norms_end")
+    return {name: getattr(network, name) for name in names}

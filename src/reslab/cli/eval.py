@@ -1,0 +1,99 @@
+"""`reslab eval`: a run, several together, or a checkpoint trained by others, judged on any split."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from reslab.cli.options import (
+    Batch,
+    DataDir,
+    Device,
+    Json,
+    ModelName,
+    Pretrained,
+    Settings,
+    SkipBadImages,
+    ValFraction,
+    Workers,
+    read_numbers,
+    read_pretrained,
+    read_settings,
+)
+from reslab.cli.output import print_json, print_pairs
+from reslab.report.tables import count, number, percent
+from reslab.spec.errors import refuse
+
+
+def evaluate(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN]...", help="Runs or weights; of several, probabilities are averaged."),
+    ] = None,
+    split: Annotated[str | None, typer.Option("--split", metavar="train|val|test", help="[default: held out]")] = None,
+    data: Annotated[str | None, typer.Option("--data", metavar="NAME|FOLDER", help="[default: the run's own]")] = None,
+    data_dir: DataDir = None,
+    model: ModelName = None,
+    pretrained: Pretrained = None,
+    mean: Annotated[str | None, typer.Option("--mean", metavar="M...", help="One number a channel, of x/255.")] = None,
+    std: Annotated[str | None, typer.Option("--std", metavar="S...", help="One number a channel, of x/255.")] = None,
+    batch: Batch = None,
+    val_fraction: ValFraction = None,
+    skip_bad_images: SkipBadImages = False,
+    device: Device = "auto",
+    workers: Workers = None,
+    settings: Settings = None,
+    json: Json = False,
+) -> None:
+    """Judge runs, or with --model and --pretrained a checkpoint of others, in float32: every image once."""
+    subject = _subject(runs or [], model, pretrained)
+    chosen = read_settings(settings)
+    _refuse_settings(chosen, model)
+    from reslab.training.judging import evaluate as judge
+
+    found = judge(
+        subject,
+        data,
+        split=split,
+        pretrained=read_pretrained(pretrained),
+        settings=chosen,
+        mean=read_numbers(mean, "--mean"),
+        std=read_numbers(std, "--std"),
+        batch=batch,
+        data_dir=data_dir,
+        val_fraction=val_fraction,
+        skip_bad_images=skip_bad_images,
+        device=device,
+        workers=workers,
+    )
+    if json:
+        print_json(found.to_dict())
+        return
+    right = f"{count(found.num_correct)} of {count(found.num_samples)} right"
+    rows = [("split", found.split), ("accuracy", f"{percent(found.top1)} ({right})")]
+    rows += [("in the first five", percent(found.top5))] if found.top5 is not None else []
+    print_pairs([*rows, ("loss", number(found.loss))])
+
+
+def _subject(runs: list[str], model: str | None, pretrained: str | None) -> Any:
+    if bool(runs) == bool(model):
+        got = "neither" if not runs else f"{', '.join(runs)} and --model {model}"
+        raise refuse(
+            "runs to judge, or --model NAME with --pretrained FILE", got, next_step="`reslab runs` lists the runs here"
+        )
+    if model:
+        return model
+    if pretrained:
+        raise refuse(
+            "--model NAME with --pretrained", "a run", next_step="a run has its own weights: leave --pretrained out"
+        )
+    paths = [Path(run) for run in runs]
+    return paths[0] if len(paths) == 1 else paths
+
+
+def _refuse_settings(settings: dict[str, str], model: str | None) -> None:
+    for key, value in settings.items():
+        if model is None:
+            raise refuse("--set only with --model", f"--set {key}={value}", next_step="a run has its own network")
+        if not key.startswith("model."):
+            raise refuse("keys of the network in `reslab eval`", f"--set {key}={value}", f"--set model.{key}={value}")

@@ -1,0 +1,105 @@
+"""`reslab train`: a network, data and a recipe to the folder of a run."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reslab.cli.display import Display
+from reslab.cli.options import (
+    Batch,
+    DataDir,
+    Device,
+    Json,
+    ModelName,
+    Pretrained,
+    Settings,
+    SkipBadImages,
+    ValFraction,
+    Workers,
+    read_pretrained,
+    read_settings,
+)
+from reslab.cli.output import print_json, print_pairs
+from reslab.report.tables import count, number, percent, seconds
+from reslab.spec.errors import refuse
+
+if TYPE_CHECKING:
+    from reslab.training.run import Run
+
+
+def train(
+    folder: Annotated[str | None, typer.Argument(metavar="[DATA]", help="The same as --data.")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="NAME|FOLDER", help="A data set, or a folder of class folders.")
+    ] = None,
+    model: ModelName = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", metavar="NAME", help="`reslab recipes` lists them.")] = None,
+    data_dir: DataDir = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", help="Length, in place of the recipe's.")] = None,
+    batch: Batch = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate, for the batch that is used.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Everything random follows from it. [default: 0]")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="DIR", help="The run's folder. [default: runs/TIME-MODEL-DATA]")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
+    pretrained: Pretrained = None,
+    val_fraction: ValFraction = None,
+    skip_bad_images: SkipBadImages = False,
+    device: Device = "auto",
+    workers: Workers = None,
+    settings: Settings = None,
+    json: Json = False,
+) -> None:
+    """Train a network; with no argument at all, a small residual network on scikit-learn's handwritten digits."""
+    if folder is not None and data is not None and folder != data:
+        raise refuse("one data set", f"{folder} and --data {data}", next_step="leave one of them out")
+    from reslab.training.train_run import train as train_run
+
+    with Display() as display:
+        run = train_run(
+            model,
+            data or folder,
+            recipe,
+            seed=seed,
+            output=output,
+            resume=resume,
+            epochs=epochs,
+            batch=batch,
+            lr=lr,
+            settings=read_settings(settings),
+            pretrained=read_pretrained(pretrained),
+            data_dir=data_dir,
+            val_fraction=val_fraction,
+            skip_bad_images=skip_bad_images,
+            device=device,
+            workers=workers,
+            show=display,
+        )
+    if json:
+        print_json(facts_of(run))
+    else:
+        print_pairs(summary(run))
+
+
+def facts_of(run: "Run") -> dict[str, Any]:
+    """What `reslab train --json` promises: run, top1, loss, train_seconds, images_per_second, steps."""
+    assert run.result is not None
+    names = ("top1", "loss", "train_seconds", "images_per_second", "steps")
+    return {"run": str(run.path), **{name: run.result[name] for name in names}}
+
+
+def summary(run: "Run") -> list[tuple[str, str]]:
+    """The end of a run in a few lines: how good, how chosen, how long, and where everything is."""
+    result = run.result
+    assert result is not None
+    right = f"{count(result['num_correct'])} of {count(result['num_samples'])} right"
+    lines = [
+        ("accuracy", f"{percent(result['top1'])} on {result['split']} ({right}), loss {number(result['loss'])}"),
+        ("weights", f"{result['chosen']}: {run.weights_path}"),
+        ("training", f"{seconds(result['train_seconds'])}, {count(round(result['images_per_second']))} images/s"),
+        ("report", str(run.report_path)),
+        ("next", f"reslab predict {run.path} IMAGE   or   reslab eval {run.path}"),
+    ]
+    return lines
