@@ -54,10 +54,10 @@ def gradients(
         torch.manual_seed(rng)
     y = call(x)
     loss = (y * images(*y.shape, seed=7, dtype=y.dtype)).sum()
-    names = [name for name, weight in weights.items() if weight.requires_grad]
-    found = torch.autograd.grad(loss, [x, *(weights[name] for name in names)], allow_unused=True)
-    found = [torch.zeros_like(of) if g is None else g for g, of in zip(found, [x, *(weights[n] for n in names)])]
-    return y.detach(), dict(zip(["input", *names], found, strict=True))
+    read = {"input": x} | {name: weight for name, weight in weights.items() if weight.requires_grad}
+    found = torch.autograd.grad(loss, list(read.values()), allow_unused=True)
+    pairs = zip(read.items(), found, strict=True)
+    return y.detach(), {name: torch.zeros_like(of) if grad is None else grad for (name, of), grad in pairs}
 
 
 def assert_same(
