@@ -1,0 +1,134 @@
+"""timm's networks: their keys, outputs and gradients with the same weights, and their feature maps."""
+
+import re
+
+import pytest
+import timm
+import torch
+from agreement import assert_close, assert_same, images, randomise
+from timm.layers import DropPath as TimmDropPath
+from timm.models.resnet import BasicBlock, ResNet
+
+from reslab.nn.create import create_model
+from reslab.nn.joints import DropPath
+from reslab.spec.mix import drop_path_rate
+
+SAME_KEYS = [
+    *("resnet26", "resnet200", "resnet18d", "resnet26d", "resnet34d", "resnet50d", "resnet101d", "resnet152d"),
+    *("resnet200d", "resnet50c", "seresnet50", "resnext101_32x4d"),
+]
+SHALLOW = (1, 2, 1, 1)
+
+
+def rename_v2(name):
+    """Our name of a weight of `resnetv2` as timm's."""
+    name = re.sub(r"^conv1\.", "stem.conv.", name)
+    name = re.sub(r"^layer(\d)\.(\d+)", lambda m: f"stages.{int(m[1]) - 1}.blocks.{m[2]}", name)
+    name = name.replace(".bn", ".norm").replace("downsample.0", "downsample.conv")
+    return re.sub(r"^fc\.", "head.fc.", name)
+
+
+def same(name):
+    return name
+
+
+def shapes(module, rename=same):
+    return [(rename(name), tuple(tensor.shape)) for name, tensor in module.state_dict().items()]
+
+
+def pair(name, rename=same, layers=None, **axes):
+    ours = create_model(name, num_classes=5, **({"depths": layers} if layers else {}), **axes).double()
+    theirs = timm.create_model(name, num_classes=5, **({"layers": layers} if layers else {})).double()
+    randomise(ours)
+    wanted = theirs.state_dict()
+    renamed = {rename(key): tensor for key, tensor in ours.state_dict().items()}
+    theirs.load_state_dict({key: tensor.reshape(wanted[key].shape) for key, tensor in renamed.items()}, strict=True)
+    return ours, theirs
+
+
+@pytest.mark.parametrize("name", SAME_KEYS)
+def test_keys_shapes_and_order_are_timms(name):
+    with torch.device("meta"):
+        assert shapes(create_model(name)) == shapes(timm.create_model(name))
+
+
+@pytest.mark.parametrize("name", ["resnetv2_50", "resnetv2_101", "resnetv2_152"])
+def test_resnetv2_is_timms_by_renaming_alone(name):
+    with torch.device("meta"):
+        ours, theirs = dict(shapes(create_model(name), rename_v2)), dict(shapes(timm.create_model(name)))
+    head = ours.pop("head.fc.weight")
+    assert (*head, 1, 1) == theirs.pop("head.fc.weight")
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("name", ["resnet26", "resnet18d"])
+def test_whole_networks_give_timms_outputs_and_gradients(name):
+    ours, theirs = pair(name)
+    assert_same(ours, theirs, images(2, 3, 64, 64))
+
+
+@pytest.mark.parametrize("name", ["resnet34d", "resnet50d", "resnet50c", "seresnet50"])
+def test_the_other_units_give_timms_outputs_and_gradients(name):
+    ours, theirs = pair(name, layers=SHALLOW)
+    assert_same(ours, theirs, images(2, 3, 40, 56))
+
+
+def test_resnetv2_gives_timms_outputs_and_gradients():
+    ours, theirs = pair("resnetv2_50", rename_v2, layers=SHALLOW)
+    assert_same(ours, theirs, images(2, 3, 40, 56), rename_v2)
+
+
+def test_the_whole_resnetv2_50_at_test():
+    ours, theirs = pair("resnetv2_50", rename_v2)
+    with torch.no_grad():
+        assert_close(ours.eval()(images(2, 3, 64, 64)), theirs.eval()(images(2, 3, 64, 64)), "resnetv2_50")
+
+
+def test_basic_units_with_dilation_as_timm_builds_a_stage_with_output_stride():
+    """timm dilates the second convolution of a stage's first unit already; ours keeps the previous dilation in both."""
+    ours = create_model("resnet18", depths=(1, 1, 1, 1), replace_stride_with_dilation=(False, False, True))
+    unit = dict(ours.units())["layer4.0"]
+    assert (unit.conv1.stride, unit.conv1.dilation, unit.conv2.dilation) == ((1, 1), (1, 1), (1, 1))
+    theirs = ResNet(BasicBlock, [1, 1, 1, 1], output_stride=16).layer4[0]
+    assert (theirs.conv1.dilation, theirs.conv2.dilation) == ((1, 1), (2, 2))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50d", "resnetv2_50"])
+def test_features_are_timms(name):
+    rename = rename_v2 if name.startswith("resnetv2") else same
+    theirs = timm.create_model(name, features_only=True, layers=SHALLOW).double().eval()
+    ours = create_model(name, features_only=True, depths=SHALLOW).double().eval()
+    assert [info.channels for info in ours.feature_info] == theirs.feature_info.channels()
+    assert [info.stride for info in ours.feature_info] == theirs.feature_info.reduction()
+    randomise(ours)
+    flat = {key.replace(".", "_"): tensor for key, tensor in theirs.state_dict().items()}
+    for key, tensor in ours.state_dict().items():
+        flat.pop(rename(key.removeprefix("network.")).replace(".", "_")).copy_(tensor)
+    assert not {key for key in flat if not key.startswith("norm")}, "a weight of timm's is left as it was"
+    x = images(2, 3, 64, 64)
+    with torch.no_grad():
+        for number, (our, their) in enumerate(zip(ours(x), theirs(x), strict=True)):
+            assert_close(our, their, f"feature {number} of {name}")
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.9])
+def test_drop_path_draws_as_timms_does(rate):
+    """The same values for the same draws, and the same frequency: a sample is dropped whole or divided by 1 - p."""
+    ours, theirs = DropPath(rate), TimmDropPath(rate)
+    x = images(4000, 2, 1, 1)
+    assert torch.equal(ours.eval()(x), theirs.eval()(x))
+    torch.manual_seed(0)
+    y, expected = ours.train()(x), theirs.train()(x)
+    factors = {round(value, 6) for value in (y / x).flatten().tolist()}
+    assert factors == {round(value, 6) for value in (expected / x).flatten().tolist()}
+    kept = (y != 0).double().mean().item()
+    assert abs(kept - (1 - rate)) <= 5 * (rate * (1 - rate) / len(x)) ** 0.5
+    assert torch.equal((y[:, 0] != 0), (y[:, 1] != 0))
+
+
+def test_drop_path_rates_rise_as_timms_do():
+    theirs = timm.create_model("resnet18", drop_path_rate=0.2)
+    rates = [getattr(block.drop_path, "drop_prob", 0.0) for k in range(1, 5) for block in getattr(theirs, f"layer{k}")]
+    ours = create_model("resnet18", mix="drop-path(0.2) add")
+    assert [unit.mix.on_branch[0].rate for _, unit in ours.units()] == pytest.approx(rates)
+    assert [drop_path_rate(0.2, i, 8) for i in range(8)] == pytest.approx(rates)
