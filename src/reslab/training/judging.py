@@ -73,7 +73,8 @@ def evaluate(
         else choose_device(device)
     )
     found = replace(found, preprocess=_preprocess(network, found, mean, std))
-    _check_classes(network, found)
+    if not isinstance(subject, str | Arch):
+        _check_classes(network, found)
     batches = eval_batches(
         found.split(split or found.held_out),
         batch or EVALUATION_BATCH,

@@ -1,5 +1,6 @@
 """Where a number came from: versions, command, commit."""
 
+import importlib
 import importlib.metadata
 import platform
 import shlex
@@ -7,14 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import reslab
-
 _PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "scikit-learn")
 
 
 def versions() -> dict[str, str]:
     """The versions of reslab, Python, the operating system and what the arithmetic runs on."""
-    found = {"reslab": reslab.__version__, "python": platform.python_version(), "system": platform.platform()}
+    own = importlib.import_module("reslab").__version__
+    found = {"reslab": own, "python": platform.python_version(), "system": platform.platform()}
     for package in _PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

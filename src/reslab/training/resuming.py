@@ -80,9 +80,9 @@ def _recipe(asked: Asked, run: Run) -> Recipe:
     base = given if isinstance(given, Recipe) else recorded
     wanted, _ = adjust(base, asked.settings)
     before, after = _flat(to_dict(recorded)), _flat(to_dict(wanted))
-    for key, value in after.items():
-        if key != "length" and value != before[key]:
-            raise conflict(key, value, before[key])
+    for key in (*asked.settings, *after):  # what was said comes before what follows from it
+        if key != "length" and key in after and after[key] != before[key]:
+            raise conflict(key, after[key], before[key])
     return replace(recorded, length=wanted.length if "length" in asked.settings or given is base else recorded.length)
 
 

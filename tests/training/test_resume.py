@@ -1,0 +1,203 @@
+"""A run killed at any moment and resumed equals the uninterrupted one bit for bit."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from reslab.training.interruption import Interrupted, Interruption
+from reslab.training.run import Run
+from reslab.training.state import load_state
+from reslab.training.train_run import train
+
+Timeless = Callable[[Run], list[dict[str, Any]]]
+SRC = Path(__file__).parents[2] / "src"
+KILLED = """
+import os, signal, sys
+from reslab.training.train_run import train
+def die(step, model):
+    if step == {at}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {{}}
+probe = {{"probe": die, "probe_every_steps": 1}} if {at} else {{}}
+train(output={output!r}, settings={settings!r}, epochs=2, seed=3, val_fraction=0.2, show=lambda line: None,
+      device="cpu", save_every_seconds=0.0, resume={resume}, **probe)
+"""
+
+
+def start(output: Path, settings: dict[str, str], at: int, resume: bool = False) -> subprocess.Popen[bytes]:
+    code = KILLED.format(output=str(output), settings=settings, at=at, resume=resume)
+    environment = {**os.environ, "PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-c", code], env=environment)
+
+
+def without_probes(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [line for line in lines if line["kind"] != "probe"]
+
+
+def test_a_run_killed_within_an_epoch_and_resumed_is_the_uninterrupted_one(
+    digits_run: Run, tiny: dict[str, Any], tmp_path: Path, timeless: Timeless, lines: list[dict[str, Any]]
+) -> None:
+    output = tmp_path / "killed"
+    killed = start(output, tiny["settings"], at=25)
+    assert killed.wait(120) == -signal.SIGKILL
+    state = load_state(output / "state")
+    assert state is not None
+    assert state.step == 24
+    assert not (output / "model.safetensors").exists()
+    # Lines after the state, and one the kill cut short.
+    Run(output).log.append({"kind": "eval", "step": 25, "loss": 0.0})
+    with (output / "log.jsonl").open("a") as log:
+        log.write('{"kind": "tra')
+    run = train(output=output, resume=True, **{**tiny, "settings": None, "epochs": None, "show": lines.append})
+    assert "resumed at step 24 of 34" in [line.get("text") for line in lines]
+    assert run.weights_path.read_bytes() == digits_run.weights_path.read_bytes()
+    assert without_probes(timeless(run)) == timeless(digits_run)
+
+
+@pytest.mark.soak
+def test_ten_kills_at_random_moments(digits_run: Run, tiny: dict[str, Any], tmp_path: Path, timeless: Timeless) -> None:
+    output, kills = tmp_path / "killed", 0
+    draw = random.Random(0)
+    while kills < 10:
+        process = start(output, tiny["settings"], at=0, resume=True)
+        try:
+            process.wait(2 + draw.random() * 2)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+        else:
+            break
+    run = train(output=output, resume=True, seed=3, val_fraction=0.2, **tiny)
+    assert run.weights_path.read_bytes() == digits_run.weights_path.read_bytes()
+    assert timeless(run) == timeless(digits_run)
+
+
+def test_ctrl_c_ends_the_step_and_saves(
+    tiny: dict[str, Any], tmp_path: Path, timeless: Timeless, digits_run: Run
+) -> None:
+    output = tmp_path / "run"
+
+    def interrupt(step: int, model: nn.Module) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return {}
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(Interrupted, match=r"after step 7 of 34; the state is saved.*--resume"):
+        train(output=output, seed=3, val_fraction=0.2, probe=interrupt, probe_every_steps=7, **tiny)
+    assert signal.getsignal(signal.SIGINT) is before
+    state = load_state(output / "state")
+    assert state is not None
+    assert state.step == 7
+    run = train(output=output, resume=True, **{**tiny, "settings": None})
+    assert run.weights_path.read_bytes() == digits_run.weights_path.read_bytes()
+    assert without_probes(timeless(run)) == timeless(digits_run)
+
+
+def interrupt_twice() -> None:
+    with Interruption() as interruption:
+        os.kill(os.getpid(), signal.SIGINT)
+        while not interruption.asked:
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+
+def test_a_second_ctrl_c_does_not_wait() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        interrupt_twice()
+
+
+def test_outside_the_main_thread_training_goes_without_a_handler(tiny: dict[str, Any], tmp_path: Path) -> None:
+    done: list[Run] = []
+    thread = threading.Thread(target=lambda: done.append(train(output=tmp_path / "run", **{**tiny, "epochs": 1})))
+    thread.start()
+    thread.join()
+    assert done[0].top1 is not None
+
+
+def test_without_a_state_it_starts_from_step_0_and_says_so(
+    digits_run: Run, tiny: dict[str, Any], tmp_path: Path, lines: list[dict[str, Any]], timeless: Timeless
+) -> None:
+    run = train(output=tmp_path / "run", resume=True, seed=3, val_fraction=0.2, **{**tiny, "show": lines.append})
+    assert any("starting from step 0" in line.get("text", "") for line in lines)
+    (run.path / "state" / "state.pt").unlink()
+    again = train(output=run.path, resume=True, show=lines.append)
+    assert again.weights_path.read_bytes() == digits_run.weights_path.read_bytes()
+    assert timeless(again) == timeless(digits_run)
+
+
+def test_a_run_that_ended_can_be_made_longer(tiny: dict[str, Any], tmp_path: Path) -> None:
+    constant = {**tiny, "settings": {**tiny["settings"], "schedule.name": "constant"}}
+    run = train(output=tmp_path / "run", **{**constant, "epochs": 1})
+    longer = train(output=run.path, resume=True, epochs=2, show=lambda line: None)
+    assert longer.recipe.length == "2 epochs"
+    assert longer.result is not None
+    assert longer.result["steps"] == 44
+    whole = train(output=tmp_path / "whole", **{**constant, "epochs": 2})
+    states = [load_state(found.path / "state") for found in (longer, whole)]
+    assert states[0] is not None
+    assert states[1] is not None
+    assert all(torch.equal(states[0].model[name], states[1].model[name]) for name in states[0].model)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"seed": 4}, "seed"),
+        ({"model": "resnet32_cifar"}, "model"),
+        ({"settings": {"model.depths": "2,2,2"}}, r"model\.depths"),
+        ({"data": "mnist"}, "data"),
+        ({"recipe": "cifar"}, "recipe"),
+        ({"batch": 32}, "batch"),
+        ({"lr": 0.5}, r"optimizer\.lr"),
+        ({"settings": {"label_smoothing": "0.2"}}, "label_smoothing"),
+        ({"val_fraction": 0.3}, "val_fraction"),
+        ({"pretrained": "weights.pth"}, "pretrained"),
+        ({"loss": nn.functional.nll_loss}, "loss"),
+        ({"model": nn.Flatten()}, "model"),
+    ],
+)
+def test_an_argument_that_says_otherwise_is_named(arguments: dict[str, Any], named: str, digits_run: Run) -> None:
+    before = (digits_run.path / "run.json").read_bytes()
+    with pytest.raises(ValueError, match=rf"{named} as the run has it.*leave {named} out"):
+        train(output=digits_run.path, resume=True, show=lambda line: None, **arguments)
+    assert (digits_run.path / "run.json").read_bytes() == before
+
+
+def test_saying_the_same_again_is_no_conflict(tiny: dict[str, Any], tmp_path: Path) -> None:
+    arguments = {
+        **tiny,
+        "model": "resnet20_cifar",
+        "data": "digits",
+        "recipe": "digits",
+        "seed": 0,
+        "batch": 128,
+        "epochs": 1,
+    }
+    run = train(output=tmp_path / "run", **arguments)
+    assert train(output=run.path, resume=True, workers=0, device="cpu", **arguments).path == run.path
+
+
+def test_data_that_changed_is_told(tiny: dict[str, Any], tmp_path: Path) -> None:
+    images = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8)
+    labels = torch.arange(40) % 3
+    output = tmp_path / "run"
+    train(data=(images, labels), output=output, val_fraction=0.25, **tiny)
+    with pytest.raises(ValueError, match="hand it over again"):
+        train(output=output, resume=True)
+    with pytest.raises(ValueError, match="pictures or labels differ"):
+        train(data=(images, labels.flip(0)), output=output, resume=True)
+    run = train(data=(images, labels), output=output, resume=True, show=lambda line: None)
+    assert run.facts["data"]["num_images"] == {"train": 30, "val": 10}
