@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Mistake:
-    """One image put in the wrong class: uint8 pixels (H, W) or (H, W, 3), the classes' indices, the probability given."""
+    """One image put in the wrong class: uint8 pixels (H, W) or (H, W, 3), class indices, the probability given."""
 
     image: np.ndarray
     true: int

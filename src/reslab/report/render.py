@@ -4,8 +4,8 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from reslab.report.parts.demo import demo_parts
 from reslab.report.page import DemoPage, RunPage
+from reslab.report.parts.demo import demo_parts
 from reslab.report.parts.run import run_parts
 
 

@@ -14,7 +14,7 @@ def run_summary(scores: Mapping[str, Any]) -> str:
     if not num_samples:
         return "No held-out images: nothing has been judged yet."
     num_correct = int(scores["num_correct"])
-    images = f"{count(num_samples)} {_split_name(scores)} image{'' if num_samples == 1 else 's'}"
+    images = f"{count(num_samples)} {split_words(scores.get('split'))} image{'' if num_samples == 1 else 's'}"
     if num_correct == num_samples:
         return f"{'The' if num_samples == 1 else 'All'} {images} right: no mistake."
     return f"{percent(num_correct / num_samples, 1)} of {images} right: {plural(num_samples - num_correct, 'mistake')}."
@@ -32,25 +32,29 @@ def interval_words(scores: Mapping[str, Any]) -> str:
 def loss_words(log: Log) -> str:
     """Where the losses began and ended."""
     parts = [_fall("training loss", train_series(log, "loss"))]
-    parts += [_fall(f"{split} loss", eval_series(log, split, "loss")) for split in splits(log)]
+    parts += [_fall(f"{split_words(split)} loss", eval_series(log, split, "loss")) for split in splits(log)]
     return _sentence(parts)
 
 
 def accuracy_words(log: Log) -> str:
     """Where the accuracies began and ended, and the best that was held out."""
     parts = [_rise("training accuracy", train_series(log, "top1"))]
-    parts += [_rise(f"{split} accuracy", eval_series(log, split, "top1")) for split in splits(log)]
+    parts += [_rise(f"{split_words(split)} accuracy", eval_series(log, split, "top1")) for split in splits(log)]
     return _sentence(parts)
 
 
 def lost_words(log: Log) -> list[str]:
-    """One sentence for each line that holds values that are no numbers: a diverged run is told, not hidden."""
-    lines = [("training", train_series(log, "loss"))] + [(split, eval_series(log, split, "loss")) for split in splits(log)]
+    """A sentence where losses are no finite numbers: a diverged run is told, not hidden."""
+    lines = [("training", train_series(log, "loss"))]
+    lines += [(split_words(split), eval_series(log, split, "loss")) for split in splits(log)]
+    lost = [(name, line) for name, line in lines if line.num_lost]
+    if not lost:
+        return []
+    counts = ", ".join(f"{name} loss {times(line.num_lost)}" for name, line in lost)
+    first = min(line.first_lost for _, line in lost)
     return [
-        f"The {name} loss was not a finite number {times(line.num_lost)}, first at epoch {line.first_lost:g}: "
-        "the training diverged there. A smaller learning rate or a longer warm-up is the usual cure."
-        for name, line in lines
-        if line.num_lost
+        f"The training diverged: the loss was not a finite number, first at epoch {first:.4g} ({counts}). "
+        "A smaller learning rate or a longer warm-up is the usual cure."
     ]
 
 
@@ -63,13 +67,14 @@ def rate_words(line: Series) -> str:
     """The learning rate's highest and last value."""
     top, end = max(line.y), line.y[-1]
     if min(line.y) == top:
-        return f"{number(top, 2)} throughout."
-    return f"At most {number(top, 2)}; {number(end, 2)} at the end."
+        return f"{top:.3g} throughout."
+    return f"At most {top:.3g}, {end:.3g} at the end."
 
 
-def _split_name(scores: Mapping[str, Any]) -> str:
-    name = str(scores.get("split", "held-out"))
-    return {"val": "validation", "train": "training"}.get(name, name)
+def split_words(split: object) -> str:
+    """A split's name as an adjective: `validation`, `test`, `training`; `held-out` where it has none."""
+    name = str(split or "held-out")
+    return {"val": "validation", "valid": "validation", "train": "training"}.get(name, name)
 
 
 def _fall(name: str, line: Series) -> str:

@@ -11,7 +11,7 @@ Confusion = Sequence[Sequence[int]]
 
 @dataclass(frozen=True)
 class ClassScore:
-    """Precision, recall and F1 of one class as fractions (NaN where nothing defines them), and its number of samples."""
+    """Precision, recall, F1 of one class as fractions (NaN where nothing defines them), and its number of samples."""
 
     index: int
     name: str
@@ -77,7 +77,7 @@ def wilson_interval(num_correct: int, num_samples: int, z: float = 1.959964) -> 
     share, weight = num_correct / num_samples, z * z / num_samples
     centre = (share + weight / 2) / (1 + weight)
     half = z * math.sqrt(share * (1 - share) / num_samples + weight / num_samples / 4) / (1 + weight)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, round(centre - half, 12)), min(1.0, round(centre + half, 12))
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -43,7 +43,7 @@ def number(value: float | None, digits: int = 4) -> str:
     if value and not 1e-4 <= abs(value) < 1e6:
         return f"{value:.{digits - 1}e}"
     decimals = digits - 1 - (math.floor(math.log10(abs(value))) if value else 0)
-    return f"{value:,.{max(0, min(decimals, digits))}f}"
+    return f"{value:,.{max(0, decimals)}f}"
 
 
 def seconds(duration_seconds: float | None) -> str:

@@ -22,7 +22,7 @@ class Profile:
 def gradient_figure(profiles: Sequence[Profile]) -> Figure:
     """The norm of the gradient at each unit's input, on a logarithmic scale, the input on the left."""
     with styled():
-        figure, axes = empty_panel(7.2, 3.3)
+        figure, axes = empty_panel(5.8, 3.4)
         handles, labels = [], []
         for profile in profiles:
             points = [(unit, norm) for unit, norm in enumerate(profile.norms, 1) if 0 < norm < float("inf")]
@@ -39,7 +39,9 @@ def gradient_figure(profiles: Sequence[Profile]) -> Figure:
         axes.yaxis.set_major_locator(LogLocator(numticks=7))
         axes.yaxis.set_major_formatter(FuncFormatter(_power))
         axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+        axes.margins(x=0.02)
+        axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+        axes.set_xlim(left=max(0.5, axes.get_xlim()[0]))
         axes.set_xlabel("unit, from the input to the output")
         legend_above(axes, handles, labels)
         return figure

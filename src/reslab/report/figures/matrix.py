@@ -48,5 +48,7 @@ def _colours(confusion: np.ndarray) -> np.ndarray:
     colours = np.empty((*confusion.shape, 4))
     colours[:] = (*to_rgb(VERMILION), 0)
     colours[diagonal] = (*to_rgb(BLUE), 0)
-    colours[..., 3] = np.where(diagonal, share, np.where(wrong > 0, 0.12 + 0.88 * wrong, 0))
+    colours[..., 3] = np.where(
+        diagonal, np.where(share > 0, 0.25 + 0.75 * share, 0), np.where(wrong > 0, 0.12 + 0.88 * wrong, 0)
+    )
     return colours

@@ -18,7 +18,7 @@ _RC: dict[str, Any] = {
     "svg.hashsalt": "reslab",
     "text.parse_math": False,
     "axes.unicode_minus": True,
-    "font.size": 10.5,
+    "font.size": 9.5,
     "axes.edgecolor": GRID,
     "axes.labelcolor": MUTED,
     "axes.linewidth": 1.0,

@@ -18,7 +18,8 @@ _VARIABLES = {
     style.GREEN: "three",
     style.PURPLE: "four",
 }
-_FONT = re.compile(r"font: ([\d.]+px) [^;\"]*")
+_FAMILY = re.compile(r"font-family: [^;]*;? ?")
+_SHORTHAND = re.compile(r"font: ([\d.]+px) [^;]*")
 _DECIMALS = re.compile(r"(\d+\.\d\d)\d+")
 
 
@@ -58,10 +59,8 @@ def _adopt(element: ElementTree.Element, name: str) -> None:
         attributes["href"] = f"#{name}-{attributes['href'][1:]}"
     if "clip-path" in attributes:
         attributes["clip-path"] = attributes["clip-path"].replace("url(#", f"url(#{name}-")
-    if "style" in attributes and element.tag == "text":
-        attributes["style"] = _FONT.sub(r"font-size: \1", attributes["style"])
     if "style" in attributes:
-        attributes["style"] = _coloured(attributes["style"])
+        attributes["style"] = _at_home(attributes["style"])
     if "d" in attributes:
         attributes["d"] = _DECIMALS.sub(r"\1", attributes["d"])
     element.attrib = attributes
@@ -76,7 +75,9 @@ def _drop_unused_ids(root: ElementTree.Element) -> None:
             element.attrib.pop("id", None)
 
 
-def _coloured(text: str) -> str:
+def _at_home(text: str) -> str:
+    """The page's font, and its variables instead of the palette's colours."""
+    text = _FAMILY.sub("", _SHORTHAND.sub(r"font-size: \1", text))
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var(--{variable})")
     return text

@@ -13,6 +13,7 @@ from reslab.report.scores import ClassScore, Confusion, check_confusion, class_m
 from reslab.report.tables import count, percent
 
 MOST_IN_TABLE = 20
+MOST_BESIDE = 12
 NUM_WEAKEST = 10
 
 
@@ -21,7 +22,12 @@ def confusion_parts(confusion: Confusion, classes: Sequence[str]) -> dict[str, A
     if not len(confusion):
         return {"confusion": None, "confused": []}
     check_confusion(confusion, classes)
-    matrix = {"rows": [], "names": list(classes), "turned": any(len(name) > 3 for name in classes)}
+    matrix: dict[str, Any] = {
+        "rows": [],
+        "names": list(classes),
+        "turned": any(len(name) > 3 for name in classes),
+        "stacked": MOST_BESIDE < len(classes) <= MOST_IN_TABLE,
+    }
     if len(classes) <= MOST_IN_TABLE:
         matrix["rows"] = _rows(confusion, classes)
     else:
@@ -56,7 +62,7 @@ def class_parts(confusion: Confusion, classes: Sequence[str]) -> dict[str, Any]:
 
 
 def _rows(confusion: Confusion, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Depths in percent: a right cell's is the class's recall, a wrong one's the root of its part of the worst share."""
+    """Depths in percent: a right cell's is its class's recall, a wrong one's the root of its part of the worst share."""
     sums = [max(1, sum(row)) for row in confusion]
     shares = [[number / total for number in row] for row, total in zip(confusion, sums, strict=True)]
     worst = max((share for i, row in enumerate(shares) for j, share in enumerate(row) if i != j), default=0.0)

@@ -15,7 +15,9 @@ def cost_parts(page: RunPage) -> dict[str, Any]:
     if page.depth:
         tiles.append(tile("depth", count(page.depth), "layers with weights, projections not counted"))
     if page.params:
-        tiles.append(tile("parameters", amount(page.params), f"{count(page.params)}: {_megabytes(page.params)} in float32"))
+        tiles.append(
+            tile("parameters", amount(page.params), f"{count(page.params)}: {_megabytes(page.params)} in float32")
+        )
     if page.macs:
         tiles.append(tile("multiply-adds", amount(page.macs), "for one image, forward"))
     return {

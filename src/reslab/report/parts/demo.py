@@ -5,10 +5,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from reslab.report.demo_words import curve_words, demo_rows, demo_summary, gradient_words
+from reslab.report.demo_words import curve_words, demo_rows, demo_summary
 from reslab.report.figures.curves import Curve, accuracy_figure, loss_figure
 from reslab.report.figures.gradients import Profile, gradient_figure
 from reslab.report.figures.svg import svg
+from reslab.report.gradient_words import gradient_words
 from reslab.report.page import DemoNetwork, DemoPage
 from reslab.report.parts.scores import tile
 from reslab.report.parts.training import panel
@@ -16,7 +17,6 @@ from reslab.report.series import Series, eval_series, splits, train_series
 from reslab.report.tables import count, percent, plural, seconds
 from reslab.spec.errors import refuse
 
-HEADERS = ("network", "depth", "parameters", "accuracy", "training accuracy", "training loss", "held-out loss", "time")
 _COLOURS = ("one", "two")
 
 
@@ -28,20 +28,24 @@ def demo_parts(page: DemoPage) -> dict[str, Any]:
         "title": page.title,
         "summary": page.summary or demo_summary(page),
         "facts": {str(name): str(value) for name, value in page.facts.items()},
-        "tiles": [_tile(network, colour, page.num_samples) for network, colour in zip(page.networks, _COLOURS, strict=True)],
+        "tiles": [
+            _tile(network, colour, page.num_samples) for network, colour in zip(page.networks, _COLOURS, strict=True)
+        ],
         "curves": _panels(page.networks),
         "curve_words": curve_words(page),
         "gradient_svg": _gradients(page.networks),
         "gradient_caption": _gradient_caption(page.networks),
         "gradient_words": gradient_words(page),
-        "headers": HEADERS,
+        "names": [network.name for network in page.networks],
         "rows": demo_rows(page),
     }
 
 
 def _tile(network: DemoNetwork, colour: str, num_samples: int) -> dict[str, Any]:
     of = f"of {count(num_samples)} held-out images right" if num_samples else "of the held-out images right"
-    return tile(network.name, percent(network.top1, 1), of, f"trained in {seconds(network.train_seconds)}", colour=colour)
+    return tile(
+        network.name, percent(network.top1, 1), of, f"trained in {seconds(network.train_seconds)}", colour=colour
+    )
 
 
 def _held_out(network: DemoNetwork, value: str) -> Series:
@@ -58,7 +62,9 @@ def _panels(networks: Sequence[DemoNetwork]) -> list[dict[str, Any]]:
     ]
     panels = []
     if any(curve.line for curve in losses):
-        panels.append(panel("Training loss", loss_figure(losses), "How well each network fits the images it learns from.", "loss"))
+        panels.append(
+            panel("Training loss", loss_figure(losses), "How well each network fits the images it learns from.", "loss")
+        )
     if any(curve.line for curve in tops):
         words = "Solid: images held out. Dashed: the images it learns from."
         panels.append(panel("Accuracy", accuracy_figure(tops), words, "accuracy"))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from reslab.report.run_words import interval_words
+from reslab.report.run_words import interval_words, split_words
 from reslab.report.tables import count, number, percent
 
 
@@ -23,12 +23,19 @@ def _tiles(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
         return []
     num_correct = int(scores["num_correct"])
     num_wrong = num_samples - num_correct
-    of = f"{count(num_correct)} of {count(num_samples)} {scores.get('split', 'held-out')} images"
+    of = f"{count(num_correct)} of {count(num_samples)} {split_words(scores.get('split'))} images"
     tiles = [tile("accuracy", percent(num_correct / num_samples), of, interval_words(scores))]
     if scores.get("top5") is not None:
         tiles.append(tile("top-5 accuracy", percent(scores["top5"]), "the true class among the first five"))
-    rate = f"one image in {count(round(num_samples / num_wrong))}" if num_wrong else "every image right"
-    tiles.append(tile("mistakes", count(num_wrong), rate))
+    tiles.append(tile("mistakes", count(num_wrong), _rate(num_wrong, num_samples)))
     if "loss" in scores:
         tiles.append(tile("loss", number(scores["loss"]), "mean over the images"))
     return tiles
+
+
+def _rate(num_wrong: int, num_samples: int) -> str:
+    if num_wrong == 0:
+        return "every image right"
+    if 3 * num_wrong > num_samples:
+        return f"{percent(num_wrong / num_samples, 1)} of the images"
+    return f"one image in {count(round(num_samples / num_wrong))}"
