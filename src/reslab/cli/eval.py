@@ -24,6 +24,8 @@ from reslab.cli.output import print_json, print_pairs
 from reslab.report.tables import count, number, percent
 from reslab.spec.errors import refuse
 
+_LIST = "`reslab runs` lists the runs here"
+
 
 def evaluate(
     runs: Annotated[
@@ -78,15 +80,16 @@ def evaluate(
 def _subject(runs: list[str], model: str | None, pretrained: str | None) -> Any:
     if bool(runs) == bool(model):
         got = "neither" if not runs else f"{', '.join(runs)} and --model {model}"
-        raise refuse(
-            "runs to judge, or --model NAME with --pretrained FILE", got, next_step="`reslab runs` lists the runs here"
-        )
+        raise refuse("runs to judge, or --model NAME with --pretrained FILE", got, next_step=_LIST)
     if model:
         return model
     if pretrained:
         raise refuse(
             "--model NAME with --pretrained", "a run", next_step="a run has its own weights: leave --pretrained out"
         )
+    for run in runs:
+        if not Path(run).exists():
+            raise refuse("the folder of a run, or its weights", f"{run} (nothing there)", next_step=_LIST)
     paths = [Path(run) for run in runs]
     return paths[0] if len(paths) == 1 else paths
 

@@ -1,0 +1,61 @@
+"""A command line run inside the test's own process, and one small trained run that the tests share."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from reslab.cli.app import main
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The exit code of a command line and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def value(self) -> Any:
+        """The one JSON value on standard output."""
+        return json.loads(self.out)
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    def run(*words: object) -> Outcome:
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        printed = capsys.readouterr()
+        return Outcome(code, printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of resnet20_cifar on the digits, three epochs."""
+    path = tmp_path_factory.mktemp("runs") / "digits"
+    assert main(["train", "--epochs", "3", "--output", str(path), "--json"]) == 0
+    return path
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six digits as PNG files, named by their number, and a file that is no picture."""
+    folder = tmp_path_factory.mktemp("pictures")
+    digits = load_digits()
+    for place in range(6):
+        pixels = (digits.images[place] * 255 / 16).round().astype("uint8")
+        Image.fromarray(pixels).save(folder / f"{place}.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    return folder

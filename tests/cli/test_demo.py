@@ -1,0 +1,50 @@
+"""`reslab demo`: two networks, one page."""
+
+from pathlib import Path
+
+import pytest
+
+from reslab.cli.demo import twins
+from tests.cli.conftest import Command
+
+
+def test_the_demonstration_on_a_small_scale(command: Command, tmp_path: Path) -> None:
+    outcome = command("demo", "--model", "resnet20_cifar", "--epochs", "1", "--output", tmp_path / "d", "--json")
+    assert outcome.code == 0
+    networks = outcome.value["networks"]
+    assert [network["name"] for network in networks] == ["resnet20_cifar", "plain20_cifar"]
+    assert networks[0]["params"] == networks[1]["params"]
+    assert networks[0]["gradient_norms"][0][0] == "layer1.0"
+    assert [len(network["gradient_norms"]) for network in networks] == [9, 9]
+    page = Path(outcome.value["report"]).read_text()
+    assert "resnet20_cifar" in page
+    assert "plain20_cifar" in page
+    assert (tmp_path / "d" / "plain" / "report.html").exists()
+
+
+def test_a_twin_differs_in_the_mix_alone() -> None:
+    pair = twins("preresnet110_cifar")
+    assert pair["plain"].mix == "none"
+    assert pair["plain"].depths == pair["residual"].depths
+    assert pair["plain"].name == "plain preresnet110_cifar"
+    assert twins("resnet56_cifar")["plain"].name == "plain56_cifar"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--model", "resnt56_cifar"), "resnet56_cifar"),
+        (("--model", "plain56_cifar"), "with shortcuts"),
+        (("--model", "book_net"), "with shortcuts"),
+        (("--output", "."), "new or empty"),
+    ],
+)
+def test_mistakes_are_told(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
+) -> None:
+    (tmp_path / "somebody's").touch()
+    monkeypatch.chdir(tmp_path)
+    outcome = command("demo", *words)
+    assert outcome.code == 1
+    assert said in outcome.err
+    assert [path.name for path in tmp_path.iterdir()] == ["somebody's"]

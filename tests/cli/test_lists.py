@@ -1,0 +1,78 @@
+"""The verbs that list: models, recipes, runs, doctor."""
+
+from pathlib import Path
+
+import pytest
+
+from reslab.cli.output import plain, print_table
+from reslab.spec.recipes import RECIPES
+from reslab.spec.zoo import ARCHS
+from tests.cli.conftest import Command
+
+
+def test_models_are_all_there(command: Command) -> None:
+    found = command("models", "--json").value
+    assert [row["name"] for row in found] == list(ARCHS)
+    assert all(row["source"] for row in found)
+
+
+def test_models_by_a_part_and_by_a_pattern(command: Command) -> None:
+    assert [row["name"] for row in command("models", "resnet18_d2l", "--json").value] == ["resnet18_d2l"]
+    wild = {row["name"] for row in command("models", "resnet*_cifar", "--json").value}
+    assert "resnet20_cifar" in wild
+    assert not any(name.startswith("plain") for name in wild)
+    assert command("models", "preresnet").out.count("preresnet") >= 4
+
+
+def test_no_model_is_an_empty_list_and_a_word(command: Command) -> None:
+    assert command("models", "resnt50", "--json").value == []
+    outcome = command("models", "resnt50")
+    assert (outcome.code, outcome.out) == (0, "")
+    assert "resnet50" in outcome.err
+
+
+def test_recipes_are_all_there(command: Command) -> None:
+    found = command("recipes", "--json").value
+    assert [row["name"] for row in found] == list(RECIPES)
+    assert found[0]["optimizer"]["lr"] == next(iter(RECIPES.values())).optimizer.lr
+    assert "he2015-cifar" in command("recipes").out
+
+
+def test_runs_are_listed(command: Command, trained: Path) -> None:
+    found = command("runs", trained.parent, "--json").value
+    assert [row["name"] for row in found] == ["digits"]
+    assert {"name", "source", "run", "model", "data", "top1", "finished"} <= set(found[0])
+    assert found[0]["finished"] is True
+    assert str(trained) in command("runs", trained.parent).out
+
+
+def test_no_runs_is_a_word(command: Command, tmp_path: Path) -> None:
+    outcome = command("runs", tmp_path / "none")
+    assert (outcome.code, outcome.out) == (0, "")
+    assert "reslab train" in outcome.err
+    assert command("runs", tmp_path / "none", "--json").value == []
+
+
+def test_doctor_tells_what_is_there(command: Command) -> None:
+    facts = command("doctor", "--json").value
+    assert facts["versions"]["torch"]
+    assert facts["devices"][-1]["device"] == "cpu"
+    assert "float32" in facts["devices"][-1]["precisions"]
+    assert set(facts["extras"]) == {"timm"}
+    shown = command("doctor").out
+    assert facts["versions"]["torch"] in shown
+    assert facts["caches"]["data"]["path"] in shown
+
+
+def test_doctor_says_what_is_missing(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reslab.cli.doctor.EXTRAS", {"timm": ["no-such-package-of-anyone"]})
+    assert "pip install 'reslab[timm]'" in command("doctor").out
+
+
+def test_a_table_lines_up(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["name", "count"], [("a", "1,000"), ("longer", "7"), ("b", None)])
+    assert capsys.readouterr().out == "name    count\na       1,000\nlonger      7\nb\n"
+
+
+def test_what_json_cannot_say_is_null() -> None:
+    assert plain({"a": (1, float("nan")), 2: [float("inf")]}) == {"a": [1, None], "2": [None]}

@@ -1,0 +1,70 @@
+"""`reslab show`: counts, shapes and words of a network."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Command
+
+
+def test_the_promised_keys(command: Command) -> None:
+    facts = command("show", "resnet50", "--json").value
+    assert {"name", "source", "depth", "params", "macs", "layers"} <= set(facts)
+    assert {"name", "output_shape", "params", "macs"} <= set(facts["layers"][0])
+    # He et al. 2015, Table 1, and torchvision's figures for resnet50.
+    assert (facts["params"], facts["macs"], facts["depth"]) == (25_557_032, 4_089_184_256, 50)
+    assert sum(layer["params"] for layer in facts["layers"]) == facts["params"]
+    assert facts["layers"][-1]["output_shape"] == [1000]
+
+
+def test_d2l_as_the_tutorial_prints_it(command: Command) -> None:
+    facts = command("show", "resnet18_d2l", "--input", "1x224x224", "--json").value
+    assert (facts["depth"], facts["params"]) == (18, 11_178_378)
+    shown = command("show", "resnet18_d2l").out
+    for line in ("layer1   64×56×56", "layer4   512×7×7", "avgpool  512×1×1", "flatten  512 ", "fc       10 "):
+        assert line in shown
+    assert "conv norm act | conv norm + act" in shown
+    assert "435 pixels" in shown
+
+
+def test_axes_and_input_are_overridden(command: Command) -> None:
+    words = ("show", "resnet20_cifar", "--set", "model.depths=1,1,1", "--num-classes", "7", "--input", "1x28x28")
+    facts = command(*words, "--json").value
+    assert facts["depth"] == 8
+    assert facts["input"] == [1, 28, 28]
+    assert facts["layers"][-1]["output_shape"] == [7]
+
+
+def test_a_run_is_shown(command: Command, trained: Path) -> None:
+    for path in (trained, trained / "model.safetensors"):
+        facts = command("show", path, "--json").value
+        assert facts["name"] == "resnet20_cifar"
+        assert facts["input"] == [1, 8, 8]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("resnt50",), "resnet50"),
+        (("resnet50", "--input", "224"), "3x224x224"),
+        (("resnet50", "--input", "3x0x224"), "3x224x224"),
+        (("resnet50", "--input", "3x16x16"), "32x32"),
+        (("resnet50", "--set", "ordr=wide"), "model.ordr=wide"),
+        (("resnet50", "--set", "model.ordr=wide"), "order"),
+        (("resnet50", "--set", "model.order=wde"), "wide"),
+        (("resnet50", "--set", "model.depths=3,x"), "depths"),
+        (("resnet50", "--num-classes", "0"), "num_classes"),
+    ],
+)
+def test_mistakes_are_told(command: Command, words: tuple[str, ...], said: str) -> None:
+    outcome = command("show", *words)
+    assert outcome.code == 1
+    assert outcome.out == ""
+    assert said in outcome.err
+    assert "not foreseen" not in outcome.err
+
+
+def test_a_thousand_layers_are_shown_quickly_enough_to_wait_for(command: Command) -> None:
+    facts = command("show", "resnet1202_cifar", "--json").value
+    assert facts["depth"] == 1202
+    assert facts["params"] == 19_421_274

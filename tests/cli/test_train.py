@@ -1,0 +1,104 @@
+"""`reslab train`: the promised keys, overrides, going on, and what is refused before anything is written."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Command
+
+SMALL = ("--set", "model.depths=1,1,1", "--set", "model.widths=16,16,16", "--epochs", "1")
+
+
+def test_the_promised_keys(command: Command, tmp_path: Path) -> None:
+    outcome = command("train", *SMALL, "--output", tmp_path / "run", "--json")
+    assert outcome.code == 0
+    assert set(outcome.value) == {"run", "top1", "loss", "train_seconds", "images_per_second", "steps"}
+    assert outcome.value["run"] == str(tmp_path / "run")
+    assert outcome.value["steps"] == 22
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "run.json",
+        "log.jsonl",
+        "model.safetensors",
+        "state",
+        "report.html",
+    }
+
+
+def test_a_person_is_told_where_everything_is(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    outcome = command("train", "digits", *SMALL, "--output", path)
+    assert outcome.code == 0
+    assert str(path / "report.html") in outcome.out
+    assert f"reslab predict {path}" in outcome.out
+    assert "epoch 1/1" in outcome.err
+    assert "left out" in outcome.err  # the incomplete last batch
+
+
+def test_familiar_options_reach_the_recipe_and_the_network(command: Command, tmp_path: Path) -> None:
+    words = ("--model", "resnet20_cifar", "-b", "128", "--lr", "0.05", "--seed", "3", "-j", "0", "--device", "cpu")
+    path = tmp_path / "run"
+    command("train", *words, *SMALL, "--set", "optimizer.momentum=0.8", "--set", "model.mix=none", "--output", path)
+    facts = json.loads((path / "run.json").read_text())
+    assert facts["recipe"]["batch"] == 128
+    assert facts["recipe"]["optimizer"]["lr"] == 0.05
+    assert facts["recipe"]["optimizer"]["momentum"] == 0.8
+    assert facts["recipe"]["length"] == "1 epochs"
+    assert facts["model"]["arch"]["mix"] == "none"
+    assert facts["seed"] == 3
+
+
+def test_a_run_goes_on(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    first = command("train", *SMALL, "--output", path, "--json").value
+    again = command("train", "--output", path, "--resume", "--epochs", "2", "--json")
+    assert again.code == 0
+    assert "resumed at step 22 of 44" in again.err
+    assert again.value["steps"] == 2 * first["steps"]
+
+
+def test_another_seed_is_no_going_on(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    command("train", *SMALL, "--output", path)
+    outcome = command("train", "--output", path, "--resume", "--seed", "5")
+    assert outcome.code == 1
+    assert "seed" in outcome.err
+
+
+def test_a_folder_that_holds_a_run_is_left_alone(command: Command, trained: Path) -> None:
+    before = (trained / "run.json").read_bytes()
+    outcome = command("train", *SMALL, "--output", trained)
+    assert outcome.code == 1
+    assert "--resume" in outcome.err
+    assert (trained / "run.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--model", "resnet5"), "resnet50"),
+        (("--recipe", "he2015cifar"), "he2015-cifar"),
+        (("--data", "digit"), "digits"),
+        (("digits", "--data", "mnist"), "one data set"),
+        (("--set", "optimizer.lrr=0.1"), "optimizer.lr"),
+        (("--set", "optimizer.lr=fast"), "a number"),
+        (("--set", "model.mix=ad"), "add"),
+        (("--set", "batch"), "KEY=VALUE"),
+        (("--lr", "0.1", "--set", "optimizer.lr=0.2"), "said once"),
+        (("--batch-size", "5000"), "1438"),
+        (("--device", "cuda:99"), "device"),
+        (("--val-fraction", "1.5"), "between 0 and 1"),
+        (("--resume",), "--output"),
+        (("--pretrained", "nowhere.pth"), "nowhere.pth"),
+        (("--epochs", "0"), "length above 0"),
+    ],
+)
+def test_mistakes_are_told_and_nothing_is_written(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = command("train", *words)
+    assert outcome.code == 1
+    assert said in outcome.err
+    assert "not foreseen" not in outcome.err
+    assert list(tmp_path.iterdir()) == []
