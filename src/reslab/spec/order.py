@@ -98,8 +98,8 @@ ORDERS: dict[str, Order] = {
     ),
     "fixup": Order(
         "bias conv bias act | bias conv scale bias + act",
-        "Zhang, Dauphin and Ma 2019, arXiv:1901.09321, Fig. 1; a shortcut that changes shape reads the first bias",
-        ahead=("changes",),
+        "Zhang, Dauphin and Ma 2019, arXiv:1901.09321, Fig. 1; a shortcut with a module reads the first bias",
+        ahead=("changes", "projects"),
         stem="bias act",
         projection_norm=False,
     ),
@@ -144,14 +144,15 @@ def get_order(name: str) -> Order:
     """
     if name in ORDERS:
         return ORDERS[name]
-    if "conv" not in name:
+    words = parse_words(name) if "conv" in name else ()
+    names = [word.name for word in words]
+    if "conv" not in names:
         raise unknown("order", name, ORDERS, "or a sentence such as 'conv norm act | conv norm + act'")
-    words = [word.name for word in parse_words(name)]
-    leading = " ".join(words[: words.index("conv")])
+    leading = " ".join(str(word) for word in words[: names.index("conv")])
     if leading:
         return Order(name, "a sentence", ("projects", "first"), stem="", last=leading, projection_norm=False)
-    stem = " ".join(word for word in ("norm", "act") if word in words)
-    return Order(name, "a sentence", stem=stem, projection_norm="norm" in words)
+    stem = " ".join(str(words[names.index(role)]) for role in ("norm", "act") if role in names)
+    return Order(name, "a sentence", stem=stem, projection_norm="norm" in names)
 
 
 def parse_order(sentence: str, num_convs: int) -> Sentence:

@@ -1,0 +1,402 @@
+"""Each order, match and mix against its paper's formula: outputs, gradients and running statistics."""
+
+import itertools
+
+import papers
+import pytest
+import torch
+from agreement import assert_close, assert_follows, assert_same, images, randomise
+from papers import MATCHES, MIXES, PAPERS, Place, Weights
+from torch import nn
+
+from reslab.nn.create import create_model
+from reslab.spec.arch import Arch
+from reslab.spec.match import MATCHES as MATCH_TABLE
+from reslab.spec.order import ORDERS
+
+TINY = Arch(
+    "tiny",
+    "made for the test",
+    depths=(2, 2),
+    widths=(4, 8),
+    strides=(1, 2),
+    stem="conv3(4) norm act",
+    num_classes=3,
+    image_size=(8, 8),
+)
+NORM_FREE = ("norm-free-preact", "fixup", "book-bare")
+PREACT = ("relu-preact", "full-preact", "full-preact-stem", "wide", "norm-free-preact", "fixup")
+
+
+def build(order, branch=(3, 3), **axes):
+    if order in NORM_FREE:
+        axes = {"norm": "none", "bias": order == "norm-free-preact", "init": "torch"} | axes
+    model = create_model(TINY, order=order, branch=branch, expansion=2 if branch == (1, 3, 1) else 1, **axes).double()
+    randomise(model)
+    return model
+
+
+def formula(order, match="project", mix="add", branch=(3, 3), stride_at=None, conv=None, drop=0.0, plain=False):
+    """The whole tiny network as its paper has it: a function of weights by name, input and mode."""
+    paper, (with_norm, without, every) = PAPERS[order], MATCHES[match]
+    matcher = with_norm if paper.projection_norm and order not in NORM_FREE else without
+    striding = stride_at if stride_at is not None else next(k for k, size in enumerate(branch) if size > 1)
+    expansion = 2 if branch == (1, 3, 1) else 1
+
+    def run(state, x, training):
+        w = Weights(state, training)
+        x = paper.stem(w, w.conv("conv1", x))
+        width = 4
+        for stage, unit in itertools.product((1, 2), (0, 1)):
+            stride = 2 if (stage, unit) == (2, 0) else 1
+            out = 4 * stage * expansion
+            changes = stride != 1 or out != width
+            has_match = changes or every
+            at = Place(
+                tuple(stride if k == striding else 1 for k in range(len(branch))),
+                out,
+                matcher if has_match else None,
+                first=(stage, unit) == (1, 0),
+                projects=has_match and "pad" not in match,
+                join=(lambda w, read, s, b, stride: b) if plain else MIXES.get(mix, mix),
+                conv=conv or {},
+                drop=drop,
+            )
+            if plain:
+                at = Place(at.strides, out, None, at.first, at.projects, at.join, at.conv, drop)
+            x = paper.unit(w.at(f"layer{stage}.{unit}"), x, at)
+            width = out
+        return w.fc("fc", paper.last(w, x).flatten(2).mean(2))
+
+    return run
+
+
+X = images(3, 3, 8, 8)
+BRANCHES = [(3, 3), (1, 3, 1), (3,)]
+
+
+def test_every_order_and_match_has_a_formula():
+    assert set(PAPERS) == set(ORDERS)
+    assert set(MATCHES) == set(MATCH_TABLE)
+
+
+@pytest.mark.parametrize("branch", BRANCHES, ids=str)
+@pytest.mark.parametrize("order", [order for order in PAPERS if not order.startswith("book")])
+def test_every_order(order, branch):
+    if (order, branch) == ("pyramid", (3,)):
+        pytest.skip("PyramidNet has no unit of one convolution")
+    assert_follows(build(order, branch), formula(order, branch=branch), X)
+
+
+@pytest.mark.parametrize("order", ["book", "book-bare"])
+def test_the_books_units(order):
+    assert_follows(build(order, (3,), match="pad"), formula(order, "pad", branch=(3,)), X)
+
+
+@pytest.mark.parametrize("match", MATCHES)
+@pytest.mark.parametrize("order", ["original", "bn-after-add", "full-preact", "full-preact-stem", "fixup", "pyramid"])
+def test_every_match(order, match):
+    model = build(order, match=match)
+    assert_follows(model, formula(order, match), X)
+
+
+@pytest.mark.parametrize("match", ["pad", "pad-split", "avg-pad", "project", "avg-project"])
+def test_every_match_on_maps_of_odd_sides(match):
+    assert_follows(build("original", match=match), formula("original", match), images(2, 3, 9, 11))
+
+
+@pytest.mark.parametrize("order", ["original", "relu-before-add", "full-preact", "wide"])
+@pytest.mark.parametrize("mix", MIXES)
+def test_every_mix(order, mix):
+    """Draws of dropout come in the same sequence; where the mix has none, the draws do not matter."""
+    assert_follows(build(order, mix=mix), formula(order, mix=mix), X, rng=3)
+
+
+@pytest.mark.parametrize("mix", ["gate(-3)", "shortcut-gate(0)"])
+@pytest.mark.parametrize("match", ["pad", "conv1x1-all", "avg-project"])
+def test_gates_read_what_the_shortcut_reads(mix, match):
+    """The initial bias has no part in the formula: any bias that was learned will do."""
+    joined = {"gate(-3)": "gate(-1)", "shortcut-gate(0)": "shortcut-gate(-2)"}[mix]
+    for order in ("original", "full-preact"):
+        assert_follows(build(order, match=match, mix=mix), formula(order, match, joined), X)
+
+
+@pytest.mark.parametrize("order", ["original", "full-preact", "wide", "bn-after-add", "pyramid"])
+def test_the_plain_twin(order):
+    assert_follows(build(order, mix="none"), formula(order, plain=True), X)
+
+
+@pytest.mark.parametrize("branch", [(3, 3), (1, 3, 1)], ids=str)
+def test_dropout_of_the_wide_unit(branch):
+    assert_follows(build("wide", branch, drop=0.4), formula("wide", branch=branch, drop=0.4), X, rng=5)
+
+
+@pytest.mark.parametrize("stride_at", [1, 2, 3])
+def test_where_the_stride_sits(stride_at):
+    model = build("original", (1, 3, 1), stride_at=stride_at)
+    assert_follows(model, formula("original", branch=(1, 3, 1), stride_at=stride_at - 1), X)
+
+
+def basic_unit(groups=1, dilations=(1, 1, 1, 1), strides=(1, 1, 2, 1)):
+    """The basic unit of He et al. 2015 with groups, and a dilation for each unit."""
+
+    def run(state, x, training):
+        w = Weights(state, training)
+        x = papers.norm_relu(w, w.conv("conv1", x))
+        for k, (stage, unit) in enumerate(itertools.product((1, 2), (0, 1))):
+            matcher = papers.project if (stage, unit) == (2, 0) else None
+            conv = {"groups": groups, "dilation": dilations[k]}
+            x = papers.original(w.at(f"layer{stage}.{unit}"), x, Place((strides[k], 1), 4 * stage, matcher, conv=conv))
+        return w.fc("fc", x.flatten(2).mean(2))
+
+    return run
+
+
+@pytest.mark.parametrize(("groups", "base", "inner"), [(2, 64, (8, 16)), (4, 16, (4, 8)), (1, 128, (8, 16))])
+def test_basic_units_with_groups_and_base_width(groups, base, inner):
+    """Torchvision refuses them; the inner width is int(width * base / 64) * groups, as in its bottleneck."""
+    model = build("original", groups=groups, width_per_group=base)
+    for stage, width in zip((1, 2), inner, strict=True):
+        assert model.get_submodule(f"layer{stage}.1.conv1").weight.shape == (width, 4 * stage // groups, 3, 3)
+        assert model.get_submodule(f"layer{stage}.1.conv2").weight.shape == (4 * stage, width // groups, 3, 3)
+    assert_follows(model, basic_unit(groups), X)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_basic_units_with_dilation(groups):
+    """A stage's first unit keeps the previous dilation, here 1."""
+    model = build("original", replace_stride_with_dilation=(True,), groups=groups)
+    assert_follows(model, basic_unit(groups, (1, 1, 1, 2), (1, 1, 1, 1)), X)
+
+
+def test_dilation_multiplies_from_stage_to_stage():
+    model = create_model("resnet18", replace_stride_with_dilation=(True, True, True))
+    dilations = [unit.conv2.dilation[0] for _, unit in model.units()]
+    assert dilations == [1, 1, 1, 2, 2, 4, 4, 8]
+    assert {unit.plan.stride for _, unit in model.units()} == {1}
+
+
+def test_a_sentence_equals_the_order_it_spells():
+    for order in ("original", "bn-after-add", "relu-before-add", "full-preact"):
+        named, spelt = build(order), build(ORDERS[order].sentence)
+        assert list(named.state_dict()) == list(spelt.state_dict()) or order == "bn-after-add"
+        if order != "bn-after-add":  # its bare projection is a fact of the name
+            assert_same(named, spelt, X)
+
+
+def test_a_sentence_spelt_in_full():
+    full = "norm act conv norm act conv +"
+    assert_same(build("full-preact"), build(full), X)
+    three = "conv norm act conv norm act conv norm + act"
+    assert_same(build("original", (1, 3, 1)), build(three, (1, 3, 1)), X)
+
+
+def test_a_sentence_of_ones_own():
+    """conv act | norm conv + norm: no leading words, an activation and no norm after the first convolution."""
+    model = build("conv act | norm conv + norm", mix="scale(0.5,2)")
+
+    def own(w, x, at):
+        y = torch.relu(w.conv("conv1", x, at.stride))
+        y = w.conv("conv2", w.norm("bn1", y))
+        return w.norm("bn2", at.meet(w, x, y))
+
+    def run(state, x, training):
+        w = Weights(state, training)
+        x = papers.norm_relu(w, w.conv("conv1", x))
+        for stage, unit in itertools.product((1, 2), (0, 1)):
+            first = (stage, unit) == (2, 0)
+            at = Place((2 if first else 1, 1), 4 * stage, papers.project if first else None, join=papers.scaled(0.5, 2))
+            x = own(w.at(f"layer{stage}.{unit}"), x, at)
+        return w.fc("fc", x.flatten(2).mean(2))
+
+    assert_follows(model, run, X)
+
+
+def test_three_segments_repeat_the_middle_one():
+    model = build("conv norm | conv act | conv +", (3, 3, 3, 3))
+    unit = dict(model.units())["layer1.1"]
+    assert unit.branch_names == ("conv1", "bn1", "conv2", "act1", "conv3", "act2", "conv4")
+
+
+def test_an_activation_named_in_the_sentence_keeps_its_name_at_stem_and_end():
+    model = build("norm act(gelu) conv | norm act(gelu) conv +")
+    assert isinstance(model.act, nn.GELU)
+    assert not [module for module in model.modules() if isinstance(module, nn.ReLU)]
+    model = build("conv norm act(tanh) | conv norm + act(tanh)")
+    assert isinstance(model.act1, nn.Tanh)
+
+
+def test_preresnet110_is_the_original_with_another_order_key_for_key():
+    with torch.device("meta"):
+        ours = create_model("resnet110_cifar", order="full-preact")
+        named = create_model("preresnet110_cifar")
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in named.state_dict().items()}
+    assert list(ours.state_dict()) == list(named.state_dict())
+
+
+def test_facts_of_the_first_and_the_last_unit_of_full_preactivation():
+    """He et al. 2016, appendix: the first activation stands right after conv1, before the fork, and an extra one after
+    the last unit."""
+    model = create_model(
+        "preresnet20_cifar" if "preresnet20_cifar" in ORDERS else "resnet20_cifar", order="full-preact"
+    )
+    units = dict(model.units())
+    assert model.stem_names == ["conv1"]
+    assert model.last_names == ["norm", "act"]
+    assert units["layer1.0"].before_names == ("bn1", "act1")
+    assert all(not unit.before_names for name, unit in units.items() if name != "layer1.0")
+    bottleneck = dict(create_model("preresnet164_cifar").units())
+    ahead = [name for name, unit in bottleneck.items() if unit.before_names]
+    assert ahead == ["layer1.0", "layer2.0", "layer3.0"]
+    assert all(len(list(bottleneck[name].downsample)) == 1 for name in ahead)
+
+
+def test_facts_of_fb_preresnet():
+    """fb.resnet.torch: norm and activation ahead of the max-pool, none in the first unit."""
+    model = create_model("preresnet152", depths=(2, 2, 2, 2))
+    assert model.stem_names == ["conv1", "bn1", "act1", "maxpool"]
+    units = dict(model.units())
+    assert units["layer1.0"].before_names == ()
+    assert not hasattr(units["layer1.0"], "bn1")
+    assert [name for name, unit in units.items() if unit.before_names] == ["layer2.0", "layer3.0", "layer4.0"]
+
+
+def test_fb_preresnet_as_a_whole():
+    """models/preresnet.lua with its ImageNet stem, bottlenecks and 'no_preact', transcribed."""
+    model = create_model("preresnet200", depths=(2, 1, 2, 1), num_classes=3).double()
+    randomise(model)
+
+    def run(state, x, training):
+        w = Weights(state, training)
+        x = torch.relu(w.norm("bn1", w.conv("conv1", x, 2)))
+        x = torch.max_pool2d(x, 3, 2, 1)
+        for stage, depth in enumerate((2, 1, 2, 1), 1):
+            for unit in range(depth):
+                stride = 2 if stage > 1 and unit == 0 else 1
+                first = (stage, unit) == (1, 0)
+                at = Place((1, stride, 1), 0, papers.bare if unit == 0 else None, first, projects=unit == 0)
+                x = papers.preact_fb(w.at(f"layer{stage}.{unit}"), x, at)
+        return w.fc("fc", torch.relu(w.norm("norm", x)).flatten(2).mean(2))
+
+    assert_follows(model, run, images(2, 3, 32, 48))
+
+
+def test_pyramidnet_as_a_whole():
+    """Widths 16 + alpha k / N, rounded; average pool and zeros where a unit changes shape."""
+    model = create_model("pyramidnet110_cifar", depths=(2, 2, 2)).double()
+    randomise(model)
+    widths = [round(16 + 48 * k / 6) for k in range(1, 7)]
+    assert [unit.plan.out_channels for _, unit in model.units()] == widths
+
+    def run(state, x, training):
+        w = Weights(state, training)
+        x = w.norm("bn1", w.conv("conv1", x))
+        for k in range(6):
+            stride = 2 if k in (2, 4) else 1
+            at = Place((stride, 1), widths[k], papers.avg_pad)
+            x = papers.pyramid(w.at(f"layer{k // 2 + 1}.{k % 2}"), x, at)
+        return w.fc("fc", torch.relu(w.norm("norm", x)).flatten(2).mean(2))
+
+    assert_follows(model, run, images(2, 3, 16, 16))
+
+
+def test_the_widths_of_pyramidnet110_follow_the_authors_sum():
+    """The authors' code adds alpha / N unit by unit and rounds."""
+    model_width, widths = 16.0, []
+    for _ in range(54):
+        model_width += 48 / 54
+        widths.append(round(model_width))
+    with torch.device("meta"):
+        assert [unit.plan.out_channels for _, unit in create_model("pyramidnet110_cifar").units()] == widths
+
+
+def test_fixup_as_a_whole():
+    """fixup_resnet_cifar.py: a bias after the stem's convolution, one ahead of the linear layer."""
+    model = create_model("fixup110_cifar", depths=(1, 2, 1)).double()
+    randomise(model)
+
+    def run(state, x, training):
+        w = Weights(state, training)
+        x = torch.relu(w.conv("conv1", x) + w["bias1.bias"])
+        for stage, depth in enumerate((1, 2, 1), 1):
+            for unit in range(depth):
+                changes = stage > 1 and unit == 0
+                at = Place((2 if changes else 1, 1), 8 << stage, papers.pad if changes else None)
+                x = papers.fixup(w.at(f"layer{stage}.{unit}"), x, at)
+        return w.fc("fc", x.flatten(2).mean(2) + w["bias.bias"])
+
+    assert_follows(model, run, images(2, 3, 16, 16))
+
+
+def test_se_inner_width_is_timms_rounding():
+    model = create_model("seresnet50")
+    assert [model.get_submodule(f"layer{k}.0.se.fc1").out_channels for k in range(1, 5)] == [16, 32, 64, 128]
+
+
+def test_survive_at_test_is_the_branch_times_p():
+    """Huang et al. 2016, Eq. 5 and Sec. 3: p_l = 1 - (l / L)(1 - p_L)."""
+    model = build("original", mix="survive(0.5) add")
+    survival = [1 - k / 4 * 0.5 for k in (1, 2, 3, 4)]
+
+    def run(state, x, training):
+        values = iter(survival)
+        return formula("original", mix=lambda w, read, s, b, stride: s + next(values) * b)(state, x, training)
+
+    assert_follows(model, run, X, training=(False,))
+    assert [unit.mix.on_branch[0].probability for _, unit in model.units()] == pytest.approx(survival)
+
+
+def test_survive_draws_once_a_batch():
+    """In training a unit is relu(x) or relu(x + F(x)) for the whole batch, each as often as its probability says."""
+    model = build("original", mix="survive(0.3) add", depths=(1, 1), norm="none")
+    unit = dict(model.units())["layer1.0"]
+    assert unit.mix.on_branch[0].probability == pytest.approx(1 - 0.5 * 0.7)
+    x = images(4, 4, 5, 5)
+    with torch.no_grad():
+        branch = unit.train().branch(x)
+        on, off = torch.relu(x + branch), torch.relu(x)
+        torch.manual_seed(0)
+        drawn = [unit(x) for _ in range(600)]
+    ons = sum(torch.equal(y, on) for y in drawn)
+    assert ons + sum(torch.equal(y, off) for y in drawn) == 600
+    assert abs(ons / 600 - 0.65) < 5 * (0.65 * 0.35 / 600) ** 0.5
+    grads = torch.autograd.grad(unit(x).sum(), list(unit.parameters()), allow_unused=True)
+    assert all(grad is not None for grad in grads)
+
+
+def test_drop_path_in_a_network():
+    """A sample's branch is dropped or divided by 1 - p; the first unit's rate is 0, the last one's the one given."""
+    model = build("original", mix="drop-path(0.4) add", depths=(1, 2), norm="none")
+    rates = [unit.mix.on_branch[0].rate for _, unit in model.units()]
+    assert rates == pytest.approx([0.0, 0.2, 0.4])
+    unit = dict(model.units())["layer2.1"].train()
+    x = images(64, 8, 3, 3)
+    with torch.no_grad():
+        branch = unit.branch(x)
+        torch.manual_seed(0)
+        y = unit(x)
+    kept = torch.isclose(y, torch.relu(x + branch / 0.6)).flatten(1).all(1)
+    dropped = torch.isclose(y, torch.relu(x)).flatten(1).all(1)
+    assert (kept ^ dropped).all()
+    assert 20 < int(kept.sum()) < 60
+    with torch.no_grad():
+        assert_close(unit.eval()(x), torch.relu(x + branch), "drop-path at test")
+
+
+@pytest.mark.parametrize("bias", [-6, -7.5, 0])
+def test_the_gates_initial_bias(bias):
+    for join in ("gate", "shortcut-gate"):
+        model = create_model(TINY, mix=f"{join}({bias})")
+        for _, unit in model.units():
+            assert torch.equal(unit.mix.gate.bias, torch.full_like(unit.mix.gate.bias, bias))
+            assert unit.mix.gate.weight.std() > 0
+            assert unit.mix.gate.stride == unit.conv1.stride
+            assert unit.mix.gate.out_channels == unit.plan.out_channels
+
+
+def test_initial_values_of_the_learned_scales():
+    for mix, name, value in [("rezero", "scale", 0), ("skipinit add", "scale", 0), ("layerscale(1e-4)", "gamma", 1e-4)]:
+        for _, unit in create_model(TINY, mix=mix).units():
+            parameter = getattr(unit.mix, name)
+            assert parameter.shape == ((8 if "layer2" in unit.plan.name else 4) if name == "gamma" else 1,)
+            assert torch.equal(parameter, torch.full_like(parameter, value))
