@@ -140,7 +140,7 @@ def test_folders_are_searched_in_order(tmp_path: Path) -> None:
 def test_mistakes_are_told(network: Network, tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png", 16, 16)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="pictures .* in .*empty"):
+    with pytest.raises(ValueError, match=r"pictures .* in .*empty"):
         predict(network, tmp_path / "empty")
     with pytest.raises(ValueError, match="at least one picture"):
         predict(network, [])

@@ -28,7 +28,7 @@ def test_known_figures(name: str, field: int) -> None:
     ],
 )
 def test_it_is_the_reach_of_the_gradient(name: str, axes: dict[str, object]) -> None:
-    """With weights and inputs above 0 nothing cancels: the pixels of non-zero gradient are the field, all along one side."""
+    """With weights and inputs above 0 nothing cancels: the columns of non-zero gradient are the field."""
     arch = replace(ARCHS[name], norm="none", mix="add", match="project", **axes)  # type: ignore[arg-type]
     field = receptive_field(arch)
     side = 32 * (field // 32 + 2)
