@@ -2,8 +2,11 @@
 
 import fnmatch
 from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from reslab.nn.features import FeatureNetwork
 from reslab.nn.network import Network
@@ -42,7 +45,8 @@ def create_model(
     *,
     num_classes: int | None = None,
     in_channels: int | None = None,
-    pretrained: bool | str | Path = False,
+    pretrained: bool | str | Path | Mapping[str, Tensor] | Enum | None = False,
+    strict: bool = True,
     features_only: bool = False,
     out_indices: tuple[int, ...] | None = None,
     norm_layer: NormLayer | None = None,
@@ -51,8 +55,10 @@ def create_model(
     """A network by name or from an `Arch`, with fresh or published weights; any axis is overridden by name.
 
     `create_model("resnet20_cifar", order="bn-after-add", mix="shortcut-gate(-6)", match="pad-split")`. `pretrained` is
-    a file, True, or a tag such as `IMAGENET1K_V2`; a new `num_classes` or `in_channels` then adapts the head or the
-    first convolution. `features_only=True` gives the outputs of stem and stages (`out_indices`) in place of logits.
+    a file, a state dict, True, or a tag such as `IMAGENET1K_V2`, `a1_in1k` or `hf-hub:org/name`; a new `num_classes` or
+    `in_channels` then adapts the head or the first convolution, and `strict=False` goes on half-loaded (see
+    `reslab.nn.pretrained`; the network's `loaded` tells which entries matched). `features_only=True` gives the outputs
+    of stem and stages (`out_indices`) in place of logits.
     torchvision's options are axes too: `groups`, `width_per_group`, `replace_stride_with_dilation`,
     `zero_init_residual`; `norm_layer` is a callable taking the number of channels. Raises ValueError for an unknown
     name or axis, and for a combination that means nothing.
@@ -64,10 +70,11 @@ def create_model(
         settings["in_channels"] = in_channels
     arch = resolve_arch(model, settings)
     network = Network(arch, norm_layer)
-    if pretrained:
-        from reslab.nn.pretrained import load_pretrained
+    if pretrained is not None and pretrained is not False:
+        from reslab.nn.pretrained import asked_anew, load_pretrained
 
-        load_pretrained(network, pretrained)
+        given = {_FAMILIAR.get(name, name) for name in settings}
+        load_pretrained(network, pretrained, adapt=asked_anew(arch, given), strict=strict, headless=features_only)
     if features_only:
         return FeatureNetwork(network, out_indices)
     if out_indices is not None:

@@ -5,8 +5,10 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from reslab.nn.init import init_weights
+from reslab.nn.load_report import LoadReport
 from reslab.nn.unit import Unit
 from reslab.nn.words import NormLayer, make_conv, make_plain_word, norm_maker
 from reslab.spec.arch import Arch
@@ -39,7 +41,8 @@ class Network(nn.Module):
     """logits = head(last(stages(stem(x)))), built from an `Arch`; N C H W to N num_classes.
 
     Parameter names are torchvision's wherever torchvision has the network. `classes` and `preprocess` are known once it
-    was trained or loaded. `norm_layer` overrides the architecture's norm by a callable taking the number of channels.
+    was trained or loaded; `loaded` tells what came of loading a checkpoint. `norm_layer` overrides the architecture's
+    norm by a callable taking the number of channels.
     Raises ValueError for a description that means nothing, and for inputs smaller than the total stride.
     """
 
@@ -50,6 +53,7 @@ class Network(nn.Module):
         self.arch = replace(arch, norm="custom") if norm_layer else arch
         self.classes: tuple[str, ...] | None = None
         self.preprocess: Preprocess | None = None
+        self.loaded: LoadReport | None = None
         self.stem_names = self._add_stem(arch, norm)
         self.stage_names = tuple(f"layer{number}" for number in range(1, len(plans) + 1))
         for name, units in zip(self.stage_names, plans, strict=True):
@@ -179,6 +183,8 @@ class Network(nn.Module):
     def check_input(self, x: Tensor) -> None:
         """ValueError for an input of other channels, smaller than the total stride, or of another size where the head
         needs one."""
+        if isinstance(x, Proxy):  # torch.fx follows the modules without an input to check
+            return
         if x.ndim != 4 or x.shape[1] != self.arch.in_channels:
             raise refuse(
                 f"images N {self.arch.in_channels} H W",
