@@ -51,7 +51,7 @@ def pad(w: Weights, z: Tensor, stride: int, width: int) -> Tensor:
 
 
 def pad_split(w: Weights, z: Tensor, stride: int, width: int) -> Tensor:
-    """akamaster/pytorch_resnet_cifar10: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, planes//4, planes//4)), half on each side."""
+    """akamaster/pytorch_resnet_cifar10: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, planes//4, planes//4))."""
     z = z[:, :, ::stride, ::stride]
     half = z.new_zeros(z.shape[0], (width - z.shape[1]) // 2, *z.shape[2:])
     return torch.cat([half, z, half], 1)
