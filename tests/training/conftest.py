@@ -1,10 +1,13 @@
 """Small runs that several tests look at."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from reslab.nn.weights import read_header, read_tensors
 from reslab.training.run import Run
 from reslab.training.train_run import train
 
@@ -40,3 +43,17 @@ def timeless() -> Callable[[Run], list[dict[str, Any]]]:
         ]
 
     return lines_of
+
+
+@pytest.fixture(scope="session")
+def weights_hash() -> Callable[[Run], str]:
+    """What a file of weights holds, bit for bit; the order in which its header lists things is not settled."""
+
+    def hash_of(run: Run) -> str:
+        header, tensors = read_header(run.weights_path), read_tensors(run.weights_path)
+        found = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+        for name in sorted(tensors):
+            found.update(name.encode() + tensors[name].numpy().tobytes())
+        return found.hexdigest()
+
+    return hash_of

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from reslab.nn.pretrained import Pretrained
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse
 from reslab.spec.recipe import Recipe
@@ -25,7 +26,7 @@ class Asked:
     seed: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     axes: Mapping[str, Any] = field(default_factory=dict)
-    pretrained: bool | str | Path | None = None
+    pretrained: Pretrained | None = None
     loss: Loss | None = None
     data_dir: str | Path | None = None
     val_fraction: float | None = None
@@ -58,10 +59,12 @@ def split_settings(
     return chosen, axes
 
 
-def pretrained_name(pretrained: bool | str | Path | None) -> str | None:
+def pretrained_name(pretrained: Pretrained | None) -> str | None:
     """How the first weights are written down: the file or tag, or that they are the published ones."""
     if not pretrained:
         return None
+    if isinstance(pretrained, Mapping):
+        return "a state dict"
     return PUBLISHED if pretrained is True else str(pretrained)
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from reslab.data.batches import TrainBatches
 from reslab.data.dataset import Data
 from reslab.nn.create import create_model, resolve_arch
+from reslab.nn.fetching import WeightsUnavailable
 from reslab.nn.network import Network
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse
@@ -72,10 +73,23 @@ def first_network(
     with torch.random.fork_rng():
         torch.manual_seed(noise_seed(seed, -1))
         if asked.pretrained is None and asked.model is None and min(size[1:]) >= SMALL_SIDE:
-            return _pretrained_if_had(arch)
-        model = create_model(arch, pretrained=asked.pretrained or False)
-    _check_size(model, size)
-    return model, pretrained_name(asked.pretrained), ()
+            model, pretrained, notes = _pretrained_if_had(arch)
+        else:
+            model, pretrained = with_weights(arch, asked.pretrained), pretrained_name(asked.pretrained)
+            notes = _load_notes(model)
+    model.check_input(torch.empty((1, *size), device="meta"))
+    return model, pretrained, notes
+
+
+def with_weights(arch: Arch, pretrained: Any) -> Network:
+    """The network; a head or first convolution of other classes or channels is adapted to the data's."""
+    model = create_model(arch, num_classes=arch.num_classes, in_channels=arch.in_channels, pretrained=pretrained)
+    assert isinstance(model, Network)
+    return model
+
+
+def _load_notes(model: Network) -> tuple[str, ...]:
+    return () if model.loaded is None else (model.loaded.summary, *model.loaded.notes)
 
 
 def asked_arch(model: str | Arch, asked: Asked, data: Data, size: tuple[int, ...]) -> Arch:
@@ -85,21 +99,18 @@ def asked_arch(model: str | Arch, asked: Asked, data: Data, size: tuple[int, ...
     return override(arch, {name: value for name, value in given.items() if name not in asked.axes})
 
 
-def _pretrained_if_had(arch: Arch) -> tuple[nn.Module, str | None, tuple[str, ...]]:
+def _pretrained_if_had(arch: Arch) -> tuple[Network, str | None, tuple[str, ...]]:
     try:
-        model = create_model(arch, pretrained=True)
-    except (OSError, ValueError, ImportError) as error:
+        model = with_weights(arch, True)
+    except (OSError, WeightsUnavailable) as error:
         why = str(error).splitlines()[0]
         note = (
             f"{arch.name} starts from random weights, because published ones could not be had ({why}): "
             "it learns from these pictures alone, so expect to need many of them, and longer training"
         )
-        return create_model(arch), None, (note,)
-    return (
-        model,
-        PUBLISHED,
-        (f"{arch.name} starts from published weights: its head is new, the rest is fine-tuned on these pictures",),
-    )
+        return with_weights(arch, None), None, (note,)
+    note = f"{arch.name} starts from published weights: its head is new, the rest is fine-tuned on these pictures"
+    return model, PUBLISHED, (note, *_load_notes(model))
 
 
 def _refuse_beside_module(asked: Asked) -> None:
@@ -115,11 +126,6 @@ def _refuse_beside_module(asked: Asked) -> None:
             "a module and pretrained",
             next_step="load the weights into the module",
         )
-
-
-def _check_size(model: nn.Module, size: tuple[int, ...]) -> None:
-    if isinstance(model, Network):
-        model.check_input(torch.empty((1, *size), device="meta"))
 
 
 def _as_published(data: Data, model: nn.Module) -> Data:

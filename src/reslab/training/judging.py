@@ -13,6 +13,7 @@ from reslab.data.batches import eval_batches
 from reslab.data.dataset import Data
 from reslab.nn.create import create_model
 from reslab.nn.network import Network
+from reslab.nn.pretrained import Pretrained
 from reslab.nn.weights import load_weights, read_tensors
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse
@@ -36,7 +37,7 @@ def evaluate(
     data: Any = None,
     *,
     split: str | None = None,
-    pretrained: bool | str | Path | None = None,
+    pretrained: Pretrained | None = None,
     settings: Mapping[str, Any] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -130,6 +131,11 @@ def _network_of(subject: Judged, data: Data, settings: Any, pretrained: Any, mod
     warn_of_stem(arch, size)
     network = create_model(arch, pretrained=pretrained)
     assert isinstance(network, Network)
+    if network.loaded is not None and network.loaded.fresh:
+        got = f"{', '.join(network.loaded.fresh)} missing from {network.loaded.file} or of other shape"
+        raise refuse(
+            f"weights of {arch.name} with {arch.num_classes} classes", got, next_step="train it on these classes"
+        )
     return network
 
 

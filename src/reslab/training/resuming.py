@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from reslab.data.catalog import DATA_SETS
-from reslab.nn.create import create_model, resolve_arch
+from reslab.nn.create import resolve_arch
 from reslab.nn.network import Network
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse
@@ -16,7 +16,7 @@ from reslab.spec.recipe import Recipe, adjust
 from reslab.spec.recipes import get_recipe
 from reslab.spec.values import to_dict
 from reslab.training.asked import PUBLISHED, Asked, callable_name, pretrained_name
-from reslab.training.beginning import Prepared
+from reslab.training.beginning import Prepared, with_weights
 from reslab.training.loop import noise_seed
 from reslab.training.provenance import command
 from reslab.training.run import Run
@@ -110,7 +110,7 @@ def _network(asked: Asked, run: Run) -> nn.Module:
         if isinstance(asked.model, Network):
             return asked.model
         again = None if has_state(run.path / "state") else run.facts["pretrained"]
-        return create_model(arch, pretrained=again == PUBLISHED or again or False)
+        return with_weights(arch, True if again == PUBLISHED else asked.pretrained or again)
 
 
 def _check_module(model: nn.Module, run: Run) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from reslab.data.batches import TrainBatches
+from reslab.nn.pretrained import Pretrained
 from reslab.nn.weights import save_weights
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse
@@ -41,7 +42,7 @@ def train(
     batch: int | None = None,
     lr: float | None = None,
     settings: Mapping[str, Any] | None = None,
-    pretrained: bool | str | Path | None = None,
+    pretrained: Pretrained | None = None,
     loss: Loss | None = None,
     data_dir: str | Path | None = None,
     val_fraction: float | None = None,

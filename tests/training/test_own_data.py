@@ -1,0 +1,163 @@
+"""Any module, data set, tensors and loss; folders of photographs; what is chosen where nothing was asked for."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from reslab.spec.zoo import ARCHS
+from reslab.training.choice import default_model, default_recipe, warn_of_stem
+from reslab.training.judging import evaluate
+from reslab.training.run import Run
+from reslab.training.run_report import cost_table
+from reslab.training.train_run import train
+
+
+class Stripes(Dataset[tuple[Tensor, int]]):
+    """Horizontal and vertical stripes, as floats."""
+
+    def __init__(self, num: int) -> None:
+        self.num = num
+
+    def __len__(self) -> int:
+        return self.num
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if index >= self.num:
+            raise IndexError(index)
+        picture = torch.zeros(1, 8, 8)
+        picture[:, index // 2 % 2 :: 2] = 1
+        return (picture if index % 2 == 0 else picture.mT), index % 2
+
+
+class OwnNetwork(nn.Module):
+    """A module that is none of ours, whose forward looks at values, so that its cost cannot be counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 3)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x / max(1.0, float(x.abs().max()))).relu().mean(dim=(2, 3))
+        return self.head(x)
+
+
+def own_loss(outputs: Tensor, labels: Tensor) -> Tensor:
+    return nn.functional.multi_margin_loss(outputs, labels)
+
+
+def test_a_module_a_data_set_and_a_loss_of_ones_own(tmp_path: Path, weights_hash: Callable[[Run], str]) -> None:
+    settings = {"augment": "", "length": "60 steps", "batch": 16}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run = train(
+            OwnNetwork(), Stripes(64), loss=own_loss, settings=settings, val_fraction=0.25, output=tmp_path / "run",
+            show=lambda line: None,
+        )  # fmt: skip
+    assert run.result is not None
+    assert run.result["top1"] == 1.0
+    assert run.result["top5"] is None
+    assert run.facts["model"]["arch"] is None
+    assert "OwnNetwork" in run.facts["model"]["source"]
+    assert run.facts["loss"].endswith("own_loss")
+    assert run.result["loss"] < 0.5
+    assert "OwnNetwork" in run.report_path.read_text()
+    with pytest.raises(ValueError, match="loss"):
+        train(OwnNetwork(), Stripes(64), output=run.path, resume=True)
+    with pytest.raises(ValueError, match="module the run trained"):
+        train(None, Stripes(64), loss=own_loss, output=run.path, resume=True)
+    again = train(OwnNetwork(), Stripes(64), loss=own_loss, output=run.path, resume=True, show=lambda line: None)
+    assert weights_hash(again) == weights_hash(run)
+    found = evaluate(run, Stripes(64), split="train", module=OwnNetwork(), loss=own_loss)
+    assert (found.num_samples, found.top1) == (64, 1.0)
+
+
+def test_the_cost_of_a_module_that_looks_at_values_is_left_out() -> None:
+    assert cost_table(OwnNetwork(), (1, 8, 8)) == []
+    table = cost_table(nn.Sequential(nn.Conv2d(1, 4, 3)), (1, 8, 8))
+    assert [(layer["params"], layer["macs"]) for layer in table] == [(40, 36 * 36)]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Twelve reddish and twelve bluish pictures of several sizes, in class folders."""
+    draw = np.random.default_rng(0)
+    for label, name in enumerate(("blue", "red")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for index in range(12):
+            pixels = draw.integers(0, 80, (80 + index, 100, 3), dtype=np.uint8)
+            pixels[:, :, 2 * (1 - label)] += 150
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{index}.png")
+    return tmp_path / "photos"
+
+
+# Tiny in every way but the size of the pictures.
+SMALL = {
+    "model.depths": "1,1",
+    "model.widths": "8,16",
+    "model.strides": "1,2",
+    "model.stem": "conv7/4(8) norm act maxpool3/2",
+}
+
+
+def test_a_folder_of_photographs(photos: Path, tmp_path: Path, weights_hash: Callable[[Run], str]) -> None:
+    arguments: dict[str, Any] = {"epochs": 2, "batch": 6, "settings": SMALL, "workers": 0, "show": lambda line: None}
+    run = train("resnet18", photos, output=tmp_path / "run", **arguments)
+    assert run.classes == ("blue", "red")
+    assert run.facts["data"]["asked"] == str(photos)
+    assert run.facts["recipe"]["name"] == "photos-scratch"
+    assert sum(run.facts["data"]["num_images"].values()) == 24
+    moved = photos.rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match="no such folder"):
+        evaluate(run)
+    assert run.result is not None
+    assert evaluate(run, moved).num_samples > 0
+    again = train(data=moved, output=run.path, resume=True, workers=1, show=lambda line: None)
+    assert weights_hash(again) == weights_hash(run)
+
+
+def test_photographs_start_from_published_weights_or_say_why_not(photos: Path, tmp_path: Path) -> None:
+    lines: list[dict[str, Any]] = []
+    settings = {"length": "1 steps", "batch": 2, "augment": "resize(72) center-crop(64)"}
+    run = train(data=photos, settings=settings, workers=0, output=tmp_path / "run", show=lines.append)
+    assert run.facts["model"]["name"] == "resnet18"
+    assert run.facts["pretrained"] is None
+    notes = [line["text"] for line in lines if line["kind"] == "note"]
+    assert any(
+        "starts from random weights, because" in note and "learns from these pictures alone" in note for note in notes
+    )
+
+
+def test_what_is_chosen_where_nothing_was_asked_for() -> None:
+    assert default_model((1, 8, 8)) == "resnet20_cifar"
+    assert default_model((3, 32, 32)) == "resnet20_cifar"
+    assert default_model((3, 224, 224)) == "resnet18"
+    assert default_recipe("digits", (1, 8, 8), False).augment == "pad(1) crop(8)"
+    assert default_recipe("fashion-mnist", (1, 28, 28), False).augment == "pad(2) crop(28)"
+    assert default_recipe("cifar10", (3, 32, 32), False).augment == "pad(4) crop(32) flip"
+    assert default_recipe("mine", (3, 40, 40), False).augment == "pad(5) crop(40) flip"
+    assert default_recipe("mine", (1, 14, 14), False).augment == "pad(2) crop(14)"
+    assert default_recipe("photos", (3, 224, 224), True).name == "photos"
+    assert default_recipe("photos", (3, 224, 224), False).name == "photos-scratch"
+    assert default_recipe("photos", (3, 96, 96), False).augment == "random-resized-crop(96) flip"
+
+
+@pytest.mark.parametrize(("name", "twin"), [("resnet18", "resnet18_cifar"), ("resnet18_d2l", "resnet18_cifar")])
+def test_an_imagenet_stem_on_small_pictures_is_warned_of(name: str, twin: str) -> None:
+    with pytest.warns(UserWarning, match=rf"of 32 pixels 8 are left.*'{twin}'"):
+        warn_of_stem(ARCHS[name], (3, 32, 32))
+
+
+@pytest.mark.parametrize(("name", "side"), [("resnet18", 64), ("resnet20_cifar", 8), ("book_net", 32)])
+def test_other_networks_are_not_warned_of(name: str, side: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_stem(ARCHS[name], (3, side, side))
