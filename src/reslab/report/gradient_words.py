@@ -39,7 +39,8 @@ def _profile(network: DemoNetwork) -> str:
             "what it is at the last."
         )
     change, than, by = ("shrinks", "smaller", 1 / ratio) if ratio < 1 else ("grows", "larger", ratio)
-    return f"In {name} the gradient {change} on the way back: at the first unit it is {_times(by)} {than} than at the last."
+    told = f"In {name} the gradient {change} on the way back"
+    return f"{told}: at the first unit it is {_times(by)} {than} than at the last."
 
 
 def _times(ratio: float) -> str:

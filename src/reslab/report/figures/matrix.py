@@ -7,9 +7,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reslab.report.figures.style import BLUE, VERMILION, empty_panel, styled
+from reslab.report.figures.style import VERMILION, empty_panel, styled
 
 MOST_NAMED = 45
+RIGHT_BLUE = "#2387c8"  # between the palette's blues for light and for dark paper
 
 
 def matrix_figure(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
@@ -47,7 +48,7 @@ def _colours(confusion: np.ndarray) -> np.ndarray:
     wrong = np.sqrt(wrong / max(wrong.max(), 1e-12))
     colours = np.empty((*confusion.shape, 4))
     colours[:] = (*to_rgb(VERMILION), 0)
-    colours[diagonal] = (*to_rgb(BLUE), 0)
+    colours[diagonal] = (*to_rgb(RIGHT_BLUE), 0)
     colours[..., 3] = np.where(
         diagonal, np.where(share > 0, 0.25 + 0.75 * share, 0), np.where(wrong > 0, 0.12 + 0.88 * wrong, 0)
     )

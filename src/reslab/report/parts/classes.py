@@ -62,7 +62,7 @@ def class_parts(confusion: Confusion, classes: Sequence[str]) -> dict[str, Any]:
 
 
 def _rows(confusion: Confusion, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Depths in percent: a right cell's is its class's recall, a wrong one's the root of its part of the worst share."""
+    """Depths in percent: of a right cell its class's recall, of a wrong one the root of its part of the worst share."""
     sums = [max(1, sum(row)) for row in confusion]
     shares = [[number / total for number in row] for row, total in zip(confusion, sums, strict=True)]
     worst = max((share for i, row in enumerate(shares) for j, share in enumerate(row) if i != j), default=0.0)

@@ -1,0 +1,74 @@
+"""Figures: they return a Figure, keep pyplot out, and take the page's colours and font as SVG."""
+
+import subprocess
+import sys
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from reslab.report.figures.curves import Curve, accuracy_figure, loss_figure, rate_figure
+from reslab.report.figures.gradients import Profile, gradient_figure
+from reslab.report.figures.matrix import matrix_figure
+from reslab.report.figures.svg import svg
+from reslab.report.series import Series, running_mean, series
+
+
+def _curve(values: list[float], name: str = "train") -> Curve:
+    return Curve(Series(name, tuple(float(n) for n in range(1, len(values) + 1)), tuple(values)), name)
+
+
+def test_every_figure_is_a_figure_and_becomes_svg() -> None:
+    curves = [_curve([2.0, 1.0, 0.5]), Curve(_curve([2.1, 1.2, 0.9]).line, "held out", 1, dashed=True)]
+    figures = [
+        loss_figure(curves), accuracy_figure(curves), rate_figure(curves[0].line),
+        gradient_figure([Profile("a", [1.0, 0.0, 1e-9]), Profile("b", [])]),
+        matrix_figure(np.eye(3).tolist(), ["a", "b", "c"]),
+    ]  # fmt: skip
+    for place, figure in enumerate(figures):
+        assert isinstance(figure, Figure)
+        text = svg(figure, f"f{place}", "what it shows")
+        assert text.startswith("<svg ")
+        assert 'aria-label="what it shows"' in text
+        assert "font-family" not in text
+        assert "var(--muted)" in text
+        assert "http" not in text
+
+
+def test_a_loss_over_decades_is_drawn_on_a_log_scale() -> None:
+    assert loss_figure([_curve([2.0, 0.01])]).axes[0].get_yscale() == "log"
+    assert loss_figure([_curve([2.0, 1.0])]).axes[0].get_yscale() == "linear"
+    assert loss_figure([_curve([2.0, -0.01])]).axes[0].get_yscale() == "linear"
+
+
+def test_the_lines_drawn_are_the_values_given() -> None:
+    line = loss_figure([_curve([2.0, 1.0, 0.5])]).axes[0].get_lines()[0]
+    np.testing.assert_array_equal(line.get_xydata(), [[1, 2.0], [2, 1.0], [3, 0.5]])
+
+
+def test_what_is_right_is_blue_and_what_is_wrong_is_vermilion() -> None:
+    picture = np.asarray(matrix_figure([[3, 1], [0, 4]], ["a", "b"]).axes[0].get_images()[0].get_array())
+    assert picture[0, 0, 2] > picture[0, 0, 0]
+    assert picture[0, 1, 0] > picture[0, 1, 2]
+    np.testing.assert_allclose(picture[..., 3], [[0.25 + 0.75 * 0.75, 1.0], [0.0, 1.0]])
+
+
+def test_a_series_drops_what_is_no_number_and_thins_by_means() -> None:
+    lines = [{"epoch": n, "loss": float("nan") if n == 3 else float(n)} for n in range(1, 6)] + [{"epoch": 6}]
+    line = series("train", lines, "loss")
+    assert (line.x, line.y, line.num_lost, line.first_lost) == ((1, 2, 4, 5), (1, 2, 4, 5), 1, 3)
+    long = series("train", [{"epoch": n, "loss": float(n % 2)} for n in range(600)], "loss")
+    assert len(long.x) == 300
+    assert set(long.y) == {0.5}
+
+
+def test_a_running_mean_keeps_a_straight_line_and_both_ends() -> None:
+    line = Series("train", tuple(map(float, range(120))), tuple(3.0 * n for n in range(120)))
+    np.testing.assert_allclose(running_mean(line).y, line.y)
+
+
+def test_pages_are_made_without_pyplot_and_number_formats_without_matplotlib() -> None:
+    code = (
+        "import sys; import reslab.report.tables, reslab.report.page; assert 'matplotlib' not in sys.modules;"
+        "import reslab.report.render; assert 'matplotlib.pyplot' not in sys.modules; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
