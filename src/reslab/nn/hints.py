@@ -49,7 +49,8 @@ def _shortcut_hints(arch: Arch, file: Shapes, own: Shapes) -> list[str]:
         return [f"the file has no weights on its shortcuts: match='pad' or 'pad-split' (asked: {arch.match!r})"]
     modules = {leaf.split(".")[0] for leaf in theirs}
     match = {frozenset("0"): "conv1x1", frozenset("01"): "project"}.get(frozenset(modules), "avg-project")
-    return [f"the file's shortcuts hold {', '.join(theirs[:3])}: match={match!r} (asked: {arch.match!r})"]
+    asked = [] if match == arch.match else [f"match={match!r} (asked: {arch.match!r})"]
+    return [f"the file's shortcuts hold {', '.join(theirs[:3])}: {hint}" for hint in asked]
 
 
 def _bias_hints(file: Shapes, own: Shapes) -> list[str]:
