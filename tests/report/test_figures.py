@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from html import escape
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -32,6 +33,13 @@ def test_every_figure_is_a_figure_and_becomes_svg() -> None:
         assert "font-family" not in text
         assert "var(--muted)" in text
         assert "http" not in text
+
+
+def test_names_are_taken_as_they_are_not_as_formulas() -> None:
+    for name in ("$x^2$", "_hidden", "a & <b>"):
+        text = svg(loss_figure([Curve(_curve([2.0, 1.0]).line, name), _curve([1.0, 2.0])]), "f", "label")
+        assert f">{escape(name)}</text>" in text
+        assert f">{escape(name)}</text>" in svg(matrix_figure([[1, 0], [0, 1]], [name, "b"]), "f", "label")
 
 
 def test_a_loss_over_decades_is_drawn_on_a_log_scale() -> None:

@@ -40,7 +40,7 @@ def test_the_users_own_matplotlib_settings_change_nothing() -> None:
 
     expected = render_run(sample_run())
     with matplotlib.rc_context(
-        {"font.size": 30, "axes.facecolor": "red", "svg.fonttype": "path", "lines.linewidth": 9}
+        {"font.size": 30, "axes.facecolor": "red", "svg.fonttype": "path", "axes.labelsize": 30}
     ):
         assert render_run(sample_run()) == expected
 
