@@ -121,9 +121,19 @@ def test_folders_that_mean_nothing(tmp_path: Path) -> None:
     assert "class folders in" in refused(tmp_path / "bare")
     picture(tmp_path / "flat" / "1.png")
     assert "1 pictures lying in it directly; sort them" in refused(tmp_path / "flat")
-    (tmp_path / "shards").mkdir()
-    (tmp_path / "shards" / "train-000.tar").touch()
-    assert f"--data cifar10 --data-dir {tmp_path / 'shards'}" in refused(tmp_path / "shards")
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "photos.zip").touch()
+    assert "packed files (photos.zip); unpack them" in refused(tmp_path / "packed")
+
+
+def test_a_flat_validation_folder_is_not_passed_over(tmp_path: Path) -> None:
+    fill(tmp_path / "train")
+    picture(tmp_path / "val" / "1.png")
+    said = refused(tmp_path)
+    assert f"class folders in {tmp_path / 'val'}; got: 1 pictures lying in it directly" in said
+    assert "CSV" in said
+    (tmp_path / "val").rename(tmp_path / "test")  # a test set without labels, which nobody can judge by
+    assert set(open_data(tmp_path).splits) == {"train", "val"}
 
 
 def test_single_class(tmp_path: Path) -> None:

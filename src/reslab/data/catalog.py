@@ -1,18 +1,23 @@
 """Names and paths to data: the table of named data sets, and `open_data`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from reslab.data.cifar import CIFAR10_FILES, CIFAR100_FILES, read_cifar
+from reslab.data.cifar2 import read_cifar2
 from reslab.data.cifar100_names import CIFAR100_CLASSES
 from reslab.data.dataset import Data, channel_statistics
 from reslab.data.digits import read_digits
 from reslab.data.entry import Entry, Found
 from reslab.data.idx import read_mnist_like
-from reslab.data.photos import open_folder
+from reslab.data.imagenet import IMAGENET_WORDS, read_imagenet
+from reslab.data.images import TensorImages
+from reslab.data.photos import IMAGENET_MEAN, IMAGENET_STD, open_folder
+from reslab.data.shard_data import find_shards, open_shards
 from reslab.data.split import carve, carve_again, check_fraction
-from reslab.spec.errors import unknown
+from reslab.data.table import open_table
+from reslab.spec.errors import refuse, unknown
 from reslab.spec.preprocess import Preprocess
 
 _TEN_DIGITS = tuple("0123456789")
@@ -75,6 +80,28 @@ DATA_SETS: dict[str, Entry] = {
             statistics_source="of the 50,000 training pictures, all pixels together",
             layout=CIFAR100_FILES,
         ),
+        Entry(
+            "cifar2",
+            "Stevens, Antiga, Viehmann 2020, Deep Learning with PyTorch, chapters 7 and 8: two classes of CIFAR-10",
+            read_cifar2,
+            ("airplane", "bird"),
+            channels=3,
+            mean=(0.4915, 0.4823, 0.4468),
+            std=(0.2470, 0.2435, 0.2616),
+            statistics_source="the book's, of all of CIFAR-10's training pictures",
+            layout=CIFAR10_FILES,
+        ),
+        Entry(
+            "imagenet",
+            "Russakovsky et al. 2015, ImageNet Large Scale Visual Recognition Challenge (ILSVRC 2012), arXiv:1409.0575",
+            read_imagenet,
+            (),
+            channels=3,
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+            statistics_source="of a part of the training pictures; the numbers of PyTorch's ImageNet example",
+            words=IMAGENET_WORDS,
+        ),
     )
 }
 
@@ -87,11 +114,12 @@ def open_data(
     skip_bad_images: bool = False,
     split_record: Mapping[str, Any] | None = None,
 ) -> Data:
-    """A named data set (`DATA_SETS`), or the pictures of a folder; a name wins over a folder, which `./name` reaches.
+    """A named data set (`DATA_SETS`), or a path: a folder of class folders, a CSV file, WebDataset shards.
 
-    `data_dir` is searched for a named set before the cache and the system. `val_fraction` holds out a stratified part
-    of the training pictures (0.2 of a folder without val/ or test/, else none unless asked). `split_record`, of an
-    earlier opening, gives the same splits again. Raises ValueError as `folders`, `cifar`, `idx` and `split` say.
+    A name wins over a folder of that name, which `./name` reaches. `data_dir` is searched for a named set before the
+    cache and the system. `val_fraction` holds out a stratified part of the training pictures (0.2 of a path without a
+    val or test part, else none unless asked). `split_record`, of an earlier opening, gives the same splits again.
+    Raises ValueError as `folders`, `table`, `shard_data`, `imagenet`, `cifar`, `idx` and `split` say.
     """
     text = str(name_or_path)
     entry = None if isinstance(name_or_path, Path) else DATA_SETS.get(text.lower())
@@ -107,7 +135,14 @@ def open_data(
             [*DATA_SETS, *_folders_here()],
             "`reslab train FOLDER` takes a folder of class folders",
         )
-    return open_folder(path, val_fraction, split_seed, skip_bad_images, split_record)
+    return path_reader(path)(path, val_fraction, split_seed, skip_bad_images, split_record)
+
+
+def path_reader(path: Path) -> Callable[..., Data]:
+    """What opens a path: a CSV file, shards, else a folder of class folders (which also says what is wrong with it)."""
+    if path.suffix.lower() in (".csv", ".tsv") and path.is_file():
+        return open_table
+    return open_shards if find_shards(path) else open_folder
 
 
 def _folders_here() -> list[str]:
@@ -121,19 +156,29 @@ def _open_named(
         check_fraction(val_fraction)
     found = entry.read(entry, data_dir)
     splits: dict[str, Any] = dict(found.splits)
+    rest = {name: images for name, images in splits.items() if name != "train"}
     made: dict[str, Any] = dict(found.split_record or {"how": "given"})
     classes = found.classes or entry.classes
     if record is not None and record.get("into") == "val":
-        splits, made = {**carve_again(splits["train"], record), "test": splits["test"]}, dict(record)
+        splits, made = {**carve_again(splits["train"], record), **rest}, dict(record)
     elif record is None and val_fraction is not None:
+        if "val" in rest or "train" not in splits:
+            raise refuse(
+                f"one validation set for {entry.name}",
+                f"{', '.join(splits)} and a fraction",
+                next_step="leave --val-fraction away",
+            )
         parts, made = carve(splits["train"], val_fraction, split_seed, classes)
-        splits = {**parts, "test": splits["test"]}
+        splits = {**parts, **rest}
     return Data(entry.name, entry.source, classes, _preprocess(entry, found), splits, made, location=found.location)
 
 
 def _preprocess(entry: Entry, found: Found) -> Preprocess:
-    mean, std = (entry.mean, entry.std) if entry.mean else channel_statistics(found.splits["train"].images)
-    return Preprocess(entry.channels, "", mean, std)
+    if entry.mean:
+        return Preprocess(entry.channels, entry.words, entry.mean, entry.std)
+    images = found.splits["train"]
+    assert isinstance(images, TensorImages)
+    return Preprocess(entry.channels, entry.words, *channel_statistics(images.images))
 
 
 def list_data() -> list[Entry]:

@@ -20,6 +20,7 @@ from reslab.spec.errors import refuse
 class CifarFiles:
     """The published names of folders and files, where a label stands in a record, torchvision's class and archive."""
 
+    num_classes: int
     python_folder: str
     python_files: dict[str, tuple[str, ...]]
     label_key: str
@@ -31,6 +32,7 @@ class CifarFiles:
 
 
 CIFAR10_FILES = CifarFiles(
+    num_classes=10,
     python_folder="cifar-10-batches-py",
     python_files={"train": tuple(f"data_batch_{k}" for k in range(1, 6)), "test": ("test_batch",)},
     label_key="labels",
@@ -41,6 +43,7 @@ CIFAR10_FILES = CifarFiles(
     archive="cifar-10-python.tar.gz",
 )
 CIFAR100_FILES = CifarFiles(
+    num_classes=100,
     python_folder="cifar-100-python",
     python_files={"train": ("train",), "test": ("test",)},
     label_key="fine_labels",
@@ -182,10 +185,11 @@ def _class_folders(entry: Entry, place: Path) -> Found | None:
         return None
     listed = {split: list_classes(folder) for split, folder in folders.items()}
     classes = same_classes(listed)
-    if len(classes) != len(entry.classes):
+    num_classes = entry.layout.num_classes
+    if len(classes) != num_classes:
         got = f"{len(classes)}: {', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''}"
         raise refuse(
-            f"the {len(entry.classes)} class folders of {entry.name} in {place}",
+            f"the {num_classes} class folders of {entry.name} in {place}",
             got,
             next_step=f"for any pictures: --data {place}",
         )

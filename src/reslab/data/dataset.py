@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from reslab.data.images import FileImages, Images, TensorImages
+from reslab.data.shard_images import ShardImages
 from reslab.spec.errors import refuse, unknown
 from reslab.spec.preprocess import Preprocess
 
@@ -90,9 +91,9 @@ def fingerprint(splits: Mapping[str, Images]) -> str:
         if isinstance(images, TensorImages):
             found.update(f"{images.images.dtype}{tuple(images.images.shape)}".encode())
             found.update(_bytes(images.images))
-        elif isinstance(images, FileImages):
-            for i, path in enumerate(images.paths):
-                found.update(f"{images.name(i)}:{path.stat().st_size}\n".encode())
+        elif isinstance(images, FileImages | ShardImages):
+            for i in range(len(images)):
+                found.update(f"{images.name(i)}:{images.num_bytes(i)}\n".encode())
     return found.hexdigest()[:16]
 
 

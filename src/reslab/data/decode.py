@@ -55,20 +55,21 @@ def read_picture(source: str | os.PathLike[str] | bytes, channels: int = 3, name
         raise ValueError(f"{name}: {_reason(source, error)}") from error
 
 
-def check_picture(path: str | os.PathLike[str]) -> tuple[int, int]:
+def check_picture(source: str | os.PathLike[str] | bytes, name: str = "") -> tuple[int, int]:
     """Decode a file to the end and return (H, W) as stored; JPEG at an eighth of its size, which is much faster.
 
     Raises ValueError as `read_picture` would.
     """
+    name = name or ("picture" if isinstance(source, bytes) else os.fspath(source))
     try:
-        with Image.open(path) as image:
+        with Image.open(_file(source)) as image:
             width, height = image.size
             image.draft(None, (max(1, width // 8), max(1, height // 8)))
             image.load()
             _eight_bit(image.crop((0, 0, 1, 1)), image.format)
             return height, width
     except Exception as error:
-        raise ValueError(f"{os.fspath(path)}: {_reason(path, error)}") from error
+        raise ValueError(f"{name}: {_reason(source, error)}") from error
 
 
 def picture_tensor(image: Image.Image, channels: int) -> Tensor:

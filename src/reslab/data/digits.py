@@ -21,4 +21,4 @@ def read_digits(entry: Entry, data_dir: Path | None) -> Found:
     pixels = np.round(bundled.images * 255 / 16).astype(np.uint8)
     images = TensorImages(torch.from_numpy(pixels)[:, None], torch.from_numpy(bundled.target.astype(np.int64)))
     splits, record = carve(images, TEST_FRACTION, TEST_SEED, entry.classes, into="test")
-    return Found(splits, "scikit-learn", split_record=record)  # type: ignore[arg-type]
+    return Found(splits, "scikit-learn", split_record=record)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from reslab.data.cache import cache_dir
-from reslab.data.images import TensorImages
+from reslab.data.images import Images
 from reslab.spec.errors import refuse
 
 
@@ -14,7 +14,7 @@ from reslab.spec.errors import refuse
 class Found:
     """What a reader found: splits, where, class names where the place tells them, and how it was split."""
 
-    splits: Mapping[str, TensorImages]
+    splits: Mapping[str, Images]
     location: str
     classes: tuple[str, ...] = ()
     split_record: Mapping[str, Any] | None = None
@@ -25,7 +25,7 @@ class Entry:
     """A named data set; `mean` and `std` are per channel of pixels / 255, empty where they are computed at opening.
 
     `read(entry, data_dir)` returns what it found; `system_dirs` are places where distributions install it.
-    `layout` tells the reader the names of its files.
+    `words` are the evaluation's; `layout` tells the reader the names of its files.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Entry:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     statistics_source: str = ""
+    words: str = ""
     system_dirs: tuple[str, ...] = ()
     layout: Any = None
 

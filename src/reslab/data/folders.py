@@ -7,6 +7,7 @@ from pathlib import Path
 from reslab.spec.errors import nearest, refuse
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_ARCHIVES = (".zip", ".tar.gz", ".tgz", ".7z", ".rar")
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
@@ -40,6 +41,7 @@ def find_splits(root: Path) -> dict[str, Path]:
         if there:
             found[split] = there[0]
     if "train" in found:
+        _check_flat_validation(root, found)
         return found
     others = {path.name for path in subfolders(root)}
     if found and others == {path.name for path in found.values()}:
@@ -47,6 +49,19 @@ def find_splits(root: Path) -> dict[str, Path]:
             f"a folder train/ in {root}", f"only {', '.join(sorted(f'{name}/' for name in others))}", nearest="train/"
         )
     return {"train": root}
+
+
+def _check_flat_validation(root: Path, found: dict[str, Path]) -> None:
+    """A validation folder without class folders would be passed over in silence."""
+    for folder in () if "val" in found else (root / name for name in SPLIT_FOLDERS["val"]):
+        loose = loose_pictures(folder)
+        if loose:
+            raise refuse(
+                f"class folders in {folder}",
+                f"{len(loose):,} pictures lying in it directly, whose classes nothing tells",
+                next_step=f"sort them into {folder}/CLASS/, name them in a CSV file (path,label,split), "
+                "or for ImageNet: --data imagenet",
+            )
 
 
 def check_folder(root: Path) -> None:
@@ -121,8 +136,25 @@ def pictures_in(folder: Path) -> list[Path]:
     found: list[Path] = []
     for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if _visible(Path(name))]
-        found += [Path(place, name) for name in files if not name.startswith(".") and name.lower().endswith(EXTENSIONS)]
+        found += [Path(place, name) for name in files if is_picture(name)]
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def name_in(root: Path, path: Path) -> str:
+    """A file's name: relative to the root where it lies in it, else whole."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+def loose_pictures(folder: Path) -> list[Path]:
+    """The picture files that lie in a folder directly, in lexicographic order; none where there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if is_picture(path.name) and path.is_file())
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file's name is that of a picture, and not hidden."""
+    return not name.startswith(".") and name.lower().endswith(EXTENSIONS)
 
 
 def _visible(path: Path) -> bool:
@@ -134,8 +166,9 @@ def _listed(names: list[str]) -> str:
 
 
 def _no_class_folders(folder: Path) -> ValueError:
-    if list(folder.glob("*.tar")):
-        got, next_step = "tar files", f"for CIFAR shards: --data cifar10 --data-dir {folder}"
+    archives = sorted(path.name for path in folder.iterdir() if path.name.lower().endswith(_ARCHIVES))
+    if archives:
+        got, next_step = f"packed files ({', '.join(archives[:3])})", "unpack them first (shards may stay plain .tar)"
     elif found := pictures_in(folder):
         got, next_step = (
             f"{len(found)} pictures lying in it directly",

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from reslab.data.decode import picture_tensor, read_picture
+from reslab.data.folders import name_in
 from reslab.spec.errors import refuse
 
 
@@ -49,7 +50,7 @@ class TensorImages:
             raise refuse(
                 "images in uint8 (0 to 255) or floating point", str(self.images.dtype), nearest="images.to(torch.uint8)"
             )
-        _check_labels(self.labels, len(self.images))
+        check_labels(self.labels, len(self.images))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -82,14 +83,22 @@ class FileImages:
     root: Path | None = None
 
     def __post_init__(self) -> None:
-        _check_labels(self.labels, len(self.paths))
+        check_labels(self.labels, len(self.paths))
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def name(self, i: int) -> str:
         path = self.paths[i]
-        return path.relative_to(self.root).as_posix() if self.root else os.fspath(path)
+        return name_in(self.root, path) if self.root else os.fspath(path)
+
+    def num_bytes(self, i: int) -> int:
+        """The length of a picture's file."""
+        return self.paths[i].stat().st_size
+
+    def read(self, i: int) -> bytes:
+        """The bytes of a picture's file."""
+        return self.paths[i].read_bytes()
 
     def pixels(self, i: int) -> Tensor:
         return read_picture(self.paths[i], self.channels)
@@ -117,7 +126,7 @@ class ItemImages:
     def __post_init__(self) -> None:
         if not self.indices:
             object.__setattr__(self, "indices", tuple(range(len(self.labels))))
-        _check_labels(self.labels, len(self.indices))
+        check_labels(self.labels, len(self.indices))
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -164,7 +173,8 @@ def _shape_advice(images: Tensor) -> str:
     return "add the channel: images[:, None]" if images.ndim == 3 else ""
 
 
-def _check_labels(labels: Tensor, num_pictures: int) -> None:
+def check_labels(labels: Tensor, num_pictures: int) -> None:
+    """Raises ValueError where labels are not int64 (N,), one a picture, from 0 up."""
     if labels.dtype != torch.int64 or labels.ndim != 1:
         raise refuse(
             "labels (N,) in int64", f"{labels.dtype} of shape {tuple(labels.shape)}", nearest="labels.long().flatten()"

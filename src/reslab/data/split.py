@@ -8,6 +8,7 @@ from torch import Tensor
 
 from reslab.data.chance import permutation
 from reslab.data.images import FileImages, Images
+from reslab.data.shard_images import ShardImages
 from reslab.spec.errors import refuse
 
 
@@ -62,7 +63,7 @@ def carve(
     """Split training images in two, and the record of it: held-out files by name, held-out tensors by index."""
     kept, held = stratified(images.labels, fraction, seed, classes)
     record: dict[str, Any] = {"how": "stratified", "from": "train", "into": into, "fraction": fraction, "seed": seed}
-    if isinstance(images, FileImages):
+    if isinstance(images, FileImages | ShardImages):
         record["names"] = [images.name(i) for i in held]
     else:
         record["indices"] = held

@@ -1,0 +1,93 @@
+"""Which class a picture of ImageNet's flat validation folder is of: the four files that tell it."""
+
+import csv
+import importlib
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from reslab.spec.errors import refuse
+
+_WNID = re.compile(r"n\d{8}")
+_NUMBER = re.compile(r"_(\d{8})\.")
+_PLACES = ("", "val", "ILSVRC2012_devkit_t12/data", "devkit/data", "data")
+_GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+FILES = ("LOC_val_solution.csv", "imagenet_2012_validation_synset_labels.txt", "val.txt", _GROUND_TRUTH)
+
+
+def find_flat_labels(place: Path, folder: Path, names: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """The WordNet id of each picture, from the first file of `FILES` found in the data's folders or beside them.
+
+    LOC_val_solution.csv (Kaggle's): ImageId,PredictionString that begins with the id. ..._synset_labels.txt: an id a
+    line, in the order of the pictures' numbers. val.txt (Caffe's): name and number of the class among the sorted ids.
+    ILSVRC2012_validation_ground_truth.txt (the development kit's): an ILSVRC2012_ID a line, which its meta.mat beside
+    it turns into ids. Raises ValueError where there is none, or it does not tell a picture's class.
+    """
+    for directory in (inner / part for inner in dict.fromkeys((place, folder.parent)) for part in _PLACES):
+        for name, read in zip(FILES, (_kaggle, _lines, _caffe, _devkit), strict=True):
+            file = directory / name
+            if file.is_file():
+                return _each(file, names, read(file, classes))
+    raise refuse(
+        f"the labels of the {len(names):,} pictures lying in {folder}: one of {', '.join(FILES)} in {place}",
+        "none of them",
+        next_step="add one of the files, or sort the pictures into val/WNID/",
+    )
+
+
+def _each(file: Path, names: Sequence[str], told: dict[str, str]) -> list[str]:
+    """What the file tells by a picture's stem, or by its number."""
+    found = []
+    for name in names:
+        number = _NUMBER.search(name)
+        wnid = told.get(Path(name).stem) or (told.get(str(int(number[1]))) if number else None)
+        if wnid is None or not _WNID.fullmatch(wnid):
+            raise refuse(f"the WordNet id of {name} in {file}", repr(wnid) if wnid else f"{len(told):,} others")
+        found.append(wnid)
+    return found
+
+
+def _numbered(values: Iterable[str]) -> dict[str, str]:
+    return {str(number): value for number, value in enumerate(values, 1)}
+
+
+def _kaggle(file: Path, _: Sequence[str]) -> dict[str, str]:
+    with file.open(newline="") as lines:
+        return {row[0]: row[1].split(" ")[0] for row in csv.reader(lines) if len(row) > 1}
+
+
+def _lines(file: Path, _: Sequence[str]) -> dict[str, str]:
+    return _numbered(file.read_text().split())
+
+
+def _caffe(file: Path, classes: Sequence[str]) -> dict[str, str]:
+    if not classes:
+        raise refuse(f"train/ beside {file}, whose sorted folders its numbers count", "no train/")
+    pairs = [line.split() for line in file.read_text().splitlines() if line.strip()]
+    for pair in pairs:
+        if len(pair) != 2 or not pair[1].isdigit() or int(pair[1]) >= len(classes):
+            raise refuse(f"lines of a name and a number below {len(classes)} in {file}", " ".join(pair))
+    return {Path(name).stem: classes[int(label)] for name, label in pairs}
+
+
+def _devkit(file: Path, _: Sequence[str]) -> dict[str, str]:
+    meta = file.parent / "meta.mat"
+    if not meta.is_file():
+        raise refuse(f"meta.mat beside {file}, which tells its numbers' WordNet ids", "no such file")
+    wnid_of = _wnids(meta)
+    numbers = file.read_text().split()
+    unknown = sorted(set(numbers) - set(wnid_of))
+    if unknown:
+        raise refuse(f"numbers of classes that {meta} has in {file}", ", ".join(unknown[:5]))
+    return _numbered(wnid_of[number] for number in numbers)
+
+
+def _wnids(meta: Path) -> dict[str, str]:
+    """ILSVRC2012_ID -> WNID of the 1,000 leaves of the tree of synsets."""
+    # scipy comes with scikit-learn and has no annotations.
+    matlab: Any = importlib.import_module("scipy.io")
+    synsets = matlab.loadmat(meta, squeeze_me=True)["synsets"]
+    return {
+        str(int(synset["ILSVRC2012_ID"])): str(synset["WNID"]) for synset in synsets if int(synset["num_children"]) == 0
+    }
