@@ -1,6 +1,7 @@
 """Weights made to fit a new number of classes or of input channels."""
 
 import math
+import statistics
 from collections.abc import Iterable
 
 import torch
@@ -33,7 +34,7 @@ def adapt_preprocess(preprocess: Preprocess, in_channels: int) -> Preprocess:
 
 def _adapt_numbers(numbers: tuple[float, ...], count: int) -> tuple[float, ...]:
     if count == 1:
-        return (sum(numbers) / len(numbers),)
+        return (statistics.mean(numbers),)
     return tuple(numbers[i % len(numbers)] for i in range(count))
 
 

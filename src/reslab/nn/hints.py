@@ -72,14 +72,15 @@ def _size_hints(file: Shapes, own: Shapes) -> list[str]:
     hints = []
     head = [key for key in own if key.startswith("fc.") and key.endswith("weight")][-1:]
     stem = [key for key in own if re.fullmatch(r"conv1\.(\d\.)?weight", key)][:1]
+    fits = {key: file[key] if len(file.get(key, ())) == len(own[key]) else own[key] for key in (*head, *stem)}
     for key in head:
-        theirs, ours = file.get(key, own[key])[0], own[key][0]
+        theirs, ours = fits[key][0], own[key][0]
         if theirs != ours:
             hints.append(
                 f"num_classes={theirs} keeps the file's head, num_classes={ours} given by name starts a new one"
             )
     for key in stem:
-        (_, channels, *kernel), (_, own_channels, *own_kernel) = file.get(key, own[key]), own[key]
+        (_, channels, *kernel), (_, own_channels, *own_kernel) = fits[key], own[key]
         if channels != own_channels:
             adapts = f"in_channels={own_channels} given by name adapts it"
             hints.append(f"in_channels={channels} keeps the first convolution, {adapts}")
