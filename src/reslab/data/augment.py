@@ -49,7 +49,7 @@ def _step(word: Word) -> _Step:
     if word.name not in AUGMENT_WORDS:
         raise unknown("augmentation word", str(word), AUGMENT_WORDS, "words such as 'pad(4) crop(32) flip'")
     known = AUGMENT_WORDS[word.name]
-    if word.size is not None or word.stride != 1:
+    if word.size is not None or word.stride is not None:
         raise refuse(f"arguments in brackets, {known.example}", str(word), nearest=f"{word.name}({word.size})")
     least = sum(argument.default is None for argument in known.arguments)
     if not least <= len(word.args) <= len(known.arguments):

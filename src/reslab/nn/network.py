@@ -12,9 +12,10 @@ from reslab.nn.load_report import LoadReport
 from reslab.nn.unit import Unit
 from reslab.nn.words import NormLayer, make_conv, make_plain_word, norm_maker
 from reslab.spec.arch import Arch
+from reslab.spec.ends import conv_width
 from reslab.spec.errors import refuse, unknown
 from reslab.spec.geometry import num_places, pools_all, total_stride
-from reslab.spec.plan import ConvPlan, conv_width, plan_stages, stem_channels
+from reslab.spec.plan import ConvPlan, plan_stages, stem_channels
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.words import Word, parse_words
 
@@ -98,7 +99,7 @@ class Network(nn.Module):
             if word.name == "conv":
                 width = conv_width(word)
                 parts.append(
-                    make_conv(ConvPlan(word.size or 3, channels, width, word.stride), arch.stem_bias, arch.padding)
+                    make_conv(ConvPlan(word.size or 3, channels, width, word.stride or 1), arch.stem_bias, arch.padding)
                 )
                 channels = width
             else:

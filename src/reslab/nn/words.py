@@ -103,17 +103,19 @@ def norm_maker(arch: Arch) -> NormLayer | None:
 
     Raises ValueError for an unknown norm or groups that do not divide the channels.
     """
-    word = parse_words(arch.norm)[0] if arch.norm.strip() else Word("none")
-    if word.name == "none":
+    words = parse_words(arch.norm)
+    word = words[0] if len(words) == 1 else Word(arch.norm)
+    said = str(word)
+    if said == "none":
         return None
-    if word.name == "batch":
+    if said == "batch":
         return lambda channels: nn.BatchNorm2d(channels, arch.norm_eps, arch.norm_momentum)
-    if word.name == "frozen":
+    if said == "frozen":
         return lambda channels: FrozenBatchNorm2d(channels, arch.norm_eps)
-    if word.name == "group" and len(word.args) == 1 and isinstance(word.args[0], int):
+    if said.startswith("group(") and len(word.args) == 1 and isinstance(word.args[0], int):
         groups = word.args[0]
         return lambda channels: _group_norm(groups, channels, arch.norm_eps)
-    if word.name == "custom":
+    if said == "custom":
         raise refuse(
             "norm_layer=CALLABLE with norm=custom",
             "none given",

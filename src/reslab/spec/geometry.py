@@ -11,12 +11,12 @@ from reslab.spec.words import Word
 
 def pool_stride(word: Word) -> int:
     """The stride of a pool word; a pool without one strides by its size, as torch.nn has it."""
-    return word.stride if word.stride != 1 else (word.size or 1)
+    return word.stride or word.size or 1
 
 
 def word_stride(word: Word) -> int:
     """By what a word of a stem or head divides height and width."""
-    return pool_stride(word) if is_pool(word) else word.stride
+    return pool_stride(word) if is_pool(word) else word.stride or 1
 
 
 def is_pool(word: Word) -> bool:

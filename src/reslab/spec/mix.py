@@ -1,5 +1,6 @@
 """How shortcut and branch meet: one join, and modifiers before it."""
 
+import math
 from dataclasses import dataclass
 
 from reslab.spec.errors import refuse, unknown
@@ -93,9 +94,15 @@ def parse_mix(sentence: str) -> Mix:
 
 
 def _check_args(word: Word, entry: MixWord) -> None:
-    if len(word.args) != entry.num_args or not all(isinstance(arg, int | float) for arg in word.args):
-        example = f"{word.name}({','.join(['0.5'] * entry.num_args)})" if entry.num_args else word.name
-        raise refuse(f"{word.name} with {entry.num_args} number(s)", repr(str(word)), repr(example))
+    if (
+        word.size is not None
+        or word.stride is not None
+        or len(word.args) != entry.num_args
+        or not all(isinstance(arg, int | float) and math.isfinite(arg) for arg in word.args)
+    ):
+        usual = "-6" if word.name.endswith("gate") else "0.5"
+        example = f"{word.name}({','.join([usual] * entry.num_args)})" if entry.num_args else word.name
+        raise refuse(f"{word.name} with {entry.num_args or 'no'} number(s)", repr(str(word)), repr(example))
     for arg in word.args:
         if not entry.low <= float(arg) <= entry.high:
             clipped = min(max(float(arg), entry.low), entry.high)

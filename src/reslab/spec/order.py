@@ -155,6 +155,23 @@ def get_order(name: str) -> Order:
     return Order(name, "a sentence", stem=stem, projection_norm="norm" in names)
 
 
+def check_plain(word: Word) -> None:
+    """Raises ValueError where a word other than a pool or a linear layer says what it cannot mean: only `drop(0.3)`,
+    `drop2d(0.3)` and `act(tanh)` say more than their name."""
+    if word.size is not None or word.stride is not None:
+        raise refuse(f"'{word.name}' without a size or stride", repr(str(word)), repr(word.name))
+    kinds: dict[str, tuple[type, ...]] = {"act": (str,), "drop": (int, float), "drop2d": (int, float)}
+    fits = len(word.args) <= 1 and all(isinstance(arg, kinds.get(word.name, ())) for arg in word.args)
+    if not fits or any(not 0 <= arg < 1 for arg in word.args if not isinstance(arg, str)):
+        example = {"act": "'act(tanh)'", "drop": "'drop(0.3)'", "drop2d": "'drop2d(0.3)'"}.get(word.name)
+        required = (
+            f"a word such as {example} (a rate in [0, 1))"
+            if word.name in ("drop", "drop2d")
+            else (f"a word such as {example}" if example else f"'{word.name}' without arguments")
+        )
+        raise refuse(required, repr(str(word)), example or repr(word.name))
+
+
 def parse_order(sentence: str, num_convs: int) -> Sentence:
     """The sentence for a branch of `num_convs` convolutions, its words named by role and number.
 
@@ -175,6 +192,8 @@ def _halves(sentence: str) -> tuple[tuple[Word, ...], tuple[Word, ...]]:
     for name in names:
         if name not in (*UNIT_WORDS, "+", "|"):
             raise unknown("word in an order", name, (*UNIT_WORDS, "+", "|"))
+    for word in words:
+        check_plain(word)
     if names.count("+") != 1:
         raise refuse(
             "an order with one '+', the place where shortcut and branch meet",

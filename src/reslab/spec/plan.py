@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from reslab.spec.arch import Arch
+from reslab.spec.ends import check_head, check_stem, conv_width
 from reslab.spec.errors import refuse
 from reslab.spec.match import get_match
 from reslab.spec.mix import parse_mix
 from reslab.spec.order import Sentence, parse_order
-from reslab.spec.words import Word, parse_words
+from reslab.spec.words import parse_words
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,9 @@ def _unit(
 
 def _convs(arch: Arch, channels: int, width: int, stride: int, dilation: int) -> tuple[ConvPlan, ...]:
     inner = int(width * (arch.width_per_group / 64.0)) * arch.groups
+    if inner < 1:
+        got = f"width_per_group={arch.width_per_group} with width {width}"
+        raise refuse("width_per_group of at least 64 / width", got, f"width_per_group={-(-64 // width)}")
     stride_at = arch.stride_at or next((i for i, kernel in enumerate(arch.branch, 1) if kernel > 1), 1)
     convs = []
     for number, kernel in enumerate(arch.branch, 1):
@@ -131,7 +135,10 @@ def _unit_widths(arch: Arch) -> list[int]:
     if not isinstance(arch.widths, str):
         return [width for width, depth in zip(arch.widths, arch.depths, strict=True) for _ in range(depth)]
     start, growth = parse_width_law(arch.widths)
-    return [round(start + growth * (k + 1) / arch.num_units) for k in range(arch.num_units)]
+    widths = [round(start + growth * (k + 1) / arch.num_units) for k in range(arch.num_units)]
+    if min(widths, default=1) < 1:
+        raise refuse("a width law that stays at 1 or above", f"{arch.widths} down to {min(widths)}", "additive(16,48)")
+    return widths
 
 
 def parse_width_law(law: str) -> tuple[float, float]:
@@ -151,13 +158,6 @@ def stem_channels(arch: Arch) -> int:
         if word.name == "conv":
             channels = conv_width(word)
     return channels
-
-
-def conv_width(word: Word) -> int:
-    """The output width of a stem's `conv3/2(32)`; ValueError where it has none."""
-    if len(word.args) != 1 or not isinstance(word.args[0], int) or word.args[0] < 1:
-        raise refuse("a stem's convolution as convK/S(WIDTH)", repr(str(word)), "'conv3(16)'")
-    return word.args[0]
 
 
 def _sizes(arch: Arch) -> Iterator[tuple[str, int]]:
@@ -193,13 +193,29 @@ def _check(arch: Arch) -> None:
             arch.stride_at,
             str(len(arch.branch)),
         )
-    if not 0 <= arch.drop < 1:
-        raise refuse("drop in [0, 1)", arch.drop, "0.3")
+    _check_numbers(arch)
     _check_dilation(arch, stages)
+    check_stem(arch.stem)
+    check_head(arch.head)
     if arch.norm == "none" and arch.last_norm_weight != 1.0:
         raise refuse(
             "last_norm_weight=1 with norm=none (there is no norm to weigh)", arch.last_norm_weight, "mix=skipinit"
         )
+
+
+def _check_numbers(arch: Arch) -> None:
+    if not 0 <= arch.drop < 1:
+        raise refuse("drop in [0, 1)", arch.drop, "0.3")
+    if not 0 < arch.norm_eps < math.inf:
+        raise refuse("norm_eps above 0", arch.norm_eps, "1e-5")
+    if not 0 <= arch.norm_momentum <= 1:
+        raise refuse("norm_momentum in [0, 1]", arch.norm_momentum, "0.1")
+    if not 0 < arch.se_ratio <= 1:
+        raise refuse("se_ratio in (0, 1]", arch.se_ratio, "0.0625")
+    if not math.isfinite(arch.last_norm_weight):
+        raise refuse("last_norm_weight as a finite number", arch.last_norm_weight, "0")
+    if len(arch.image_size) != 2:
+        raise refuse("image_size as height,width", arch.image_size, "224,224")
 
 
 def _check_dilation(arch: Arch, stages: int) -> None:
@@ -213,9 +229,22 @@ def _check_dilation(arch: Arch, stages: int) -> None:
 
 
 def _check_shared(arch: Arch, units: tuple[UnitPlan, ...]) -> None:
-    if arch.shared and any(unit.convs != units[0].convs or unit.match != units[0].match for unit in units):
+    """Units that share their weights are one unit run several times, so nothing may tell them apart."""
+    if not arch.shared:
+        return
+    first = units[0]
+    if any(unit.convs != first.convs or unit.match != first.match for unit in units):
         raise refuse(
             "shared units of one shape (stride 1, as wide as what comes in)",
-            f"{units[0].name} changes the shape",
+            f"{first.name} changes the shape",
             "shared=false",
         )
+    if any((unit.ahead, unit.bare) != (first.ahead, first.bare) for unit in units):
+        raise refuse(
+            "shared units with the same words ahead of the fork",
+            f"order={arch.order}, whose first unit differs from the others",
+            "order=original",
+        )
+    words = [word.name for word in parse_mix(arch.mix).on_branch if word.name in ("survive", "drop-path")]
+    if words and len(units) > 1:
+        raise refuse("shared units of one rate", f"mix={arch.mix}, whose rate rises from unit to unit", "mix=add")

@@ -64,7 +64,7 @@ def convert(hint: Any, given: Any, key: str) -> Any:
         if given is None or (isinstance(given, str) and given.strip().lower() in ("none", "null")):
             return None
         raise _wrong("none", given, key)
-    if isinstance(hint, type) and isinstance(given, hint):
+    if isinstance(hint, type) and isinstance(given, hint) and (hint is object or not isinstance(given, bool)):
         return given
     raise _wrong(getattr(hint, "__name__", str(hint)), given, key)
 
@@ -89,6 +89,9 @@ def _convert_tuple(hint: Any, given: Any, key: str) -> tuple[Any, ...]:
         inner = given.strip().removeprefix("(").removesuffix(")").strip().removesuffix(",")
         given = [part.strip() for part in inner.split(",")] if inner else []
     if isinstance(given, list | tuple):
+        fixed = None if typing.get_args(hint)[-1] is Ellipsis else len(typing.get_args(hint))
+        if fixed not in (None, len(given)):
+            raise _wrong(f"{fixed} values separated by commas", given, key)
         return tuple(convert(item, part, key) for part in given)
     raise _wrong("values separated by commas, such as 2,2,2", given, key)
 
