@@ -59,6 +59,7 @@ def test_the_recipe_of_the_2015_paper() -> None:
     assert optimizer.decay_norm_and_bias
     assert not optimizer.nesterov
     assert recipe.schedule == Schedule("steps", milestones=("32k steps", "48k steps"), gamma=0.1)
+    assert not recipe.channels_last
     assert (recipe.length, recipe.batch, recipe.precision) == ("64k steps", 128, "float32")
     assert recipe.augment == "pad(4) crop(32) flip"
 

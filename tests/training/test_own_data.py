@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from reslab.spec.zoo import ARCHS
 from reslab.training.choice import default_model, default_recipe, warn_of_stem
+from reslab.training.device import choose_device, quick_bf16
 from reslab.training.judging import evaluate
 from reslab.training.run import Run
 from reslab.training.run_report import cost_table
@@ -115,6 +116,7 @@ def test_a_folder_of_photographs(photos: Path, tmp_path: Path, weights_hash: Cal
     assert run.facts["data"]["asked"] == str(photos)
     assert run.facts["recipe"]["name"] == "photos-scratch"
     assert sum(run.facts["data"]["num_images"].values()) == 24
+    assert run.recipe.precision == ("bf16" if quick_bf16(choose_device("auto")) else "float32")
     moved = photos.rename(tmp_path / "moved")
     with pytest.raises(ValueError, match="no such folder"):
         evaluate(run)

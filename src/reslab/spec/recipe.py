@@ -11,7 +11,7 @@ from reslab.spec.words import parse_words
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("constant", "steps", "cosine", "one-cycle", "linear")
-PRECISIONS = ("float32", "bf16")
+PRECISIONS = ("float32", "bf16", "auto")
 
 _DURATION = re.compile(r"(?P<count>\d+(?:_\d+)*(?:\.\d+)?)\s*(?P<kilo>k?)\s*(?P<unit>epochs?|steps?)$")
 
@@ -113,7 +113,8 @@ class Recipe:
     """A whole training procedure; `source` says where it is printed.
 
     `length` is `"20 epochs"` or `"64k steps"`, `batch` the global batch, `augment` a sentence such as
-    `pad(4) crop(32) flip`, `precision` `float32` or `bf16` (autocast; the weights and every evaluation stay float32).
+    `pad(4) crop(32) flip`, `precision` `float32`, `bf16` (autocast; the weights and every evaluation stay float32) or
+    `auto`, which is bf16 where the machine is quick at it.
     """
 
     name: str

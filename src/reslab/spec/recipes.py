@@ -24,6 +24,8 @@ RECIPES: dict[str, Recipe] = {
             length="5 epochs",
             batch=128,
             augment="pad(2) crop(28)",
+            precision="auto",
+            channels_last=True,
         ),
         Recipe(
             name="cifar",
@@ -33,6 +35,8 @@ RECIPES: dict[str, Recipe] = {
             length="30 epochs",
             batch=128,
             augment="pad(4) crop(32) flip",
+            precision="auto",
+            channels_last=True,
             label_smoothing=0.1,
         ),
         Recipe(
@@ -52,6 +56,8 @@ RECIPES: dict[str, Recipe] = {
             length="10 epochs",
             batch=32,
             augment="random-resized-crop(224) flip",
+            precision="auto",
+            channels_last=True,
             label_smoothing=0.1,
         ),
         Recipe(
@@ -62,6 +68,8 @@ RECIPES: dict[str, Recipe] = {
             length="40 epochs",
             batch=32,
             augment="random-resized-crop(224) flip",
+            precision="auto",
+            channels_last=True,
             label_smoothing=0.1,
         ),
     )

@@ -20,7 +20,7 @@ from reslab.spec.recipes import get_recipe
 from reslab.spec.values import override, to_dict
 from reslab.training.asked import PUBLISHED, Asked, callable_name, pretrained_name
 from reslab.training.choice import SMALL_SIDE, default_model, default_recipe, warn_of_stem
-from reslab.training.device import hardware
+from reslab.training.device import hardware, quick_bf16
 from reslab.training.loop import noise_seed
 from reslab.training.provenance import command, commit, versions
 from reslab.training.run import Run, new_path, refuse_occupied
@@ -52,6 +52,7 @@ def begin(asked: Asked, output: str | Path | None, device: torch.device) -> Prep
     if isinstance(model, Network):
         model.classes, model.preprocess = data.classes, data.preprocess
     recipe, more = _recipe(asked, data, size, bool(pretrained))
+    recipe = settled(recipe, device)
     notes = (*notes, *more)
     TrainBatches(
         data.split("train"), recipe.batch, recipe.augment, data.preprocess, seed, "cpu"
@@ -149,6 +150,13 @@ def _recipe(asked: Asked, data: Data, size: tuple[int, ...], pretrained: bool) -
         recipe, more = scaled(replace(recipe, batch=num_samples), recipe.batch)
         notes = (*notes, f"only {num_samples} training images: they are one batch", *more)
     return recipe, (*notes, *_length_notes(recipe, num_samples))
+
+
+def settled(recipe: Recipe, device: torch.device) -> Recipe:
+    """The recipe with the precision that `auto` is on this device."""
+    if recipe.precision != "auto":
+        return recipe
+    return replace(recipe, precision="bf16" if quick_bf16(device) else "float32")
 
 
 def _length_notes(recipe: Recipe, num_samples: int) -> tuple[str, ...]:

@@ -37,6 +37,14 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     return chosen
 
 
+def quick_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions of its own for bfloat16, so that it is worth computing in."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    found = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public name for them
+    return device.type == "cpu" and any(getattr(torch.cpu, name, lambda: False)() for name in found)
+
+
 def hardware(device: torch.device) -> dict[str, str | int]:
     """What the numbers were made on: the device's name, the processor, its cores and the threads in use."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()

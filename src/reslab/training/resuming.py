@@ -79,6 +79,8 @@ def _recipe(asked: Asked, run: Run) -> Recipe:
         raise conflict("recipe", given, recorded.name)
     base = given if isinstance(given, Recipe) else recorded
     wanted, _ = adjust(base, asked.settings)
+    if wanted.precision == "auto":
+        wanted = replace(wanted, precision=recorded.precision)
     before, after = _flat(to_dict(recorded)), _flat(to_dict(wanted))
     for key in (*asked.settings, *after):  # what was said comes before what follows from it
         if key != "length" and key in after and after[key] != before[key]:
