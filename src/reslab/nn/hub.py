@@ -3,10 +3,14 @@
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
-from reslab.nn.fetching import WeightsUnavailable, file_hash
+from reslab.nn.fetching import TIMEOUT_SECONDS, WeightsUnavailable, file_hash
 from reslab.nn.load_report import CheckpointError
 from reslab.nn.published import EXTRA, Published, timm_classes, timm_preprocess
 from reslab.spec.errors import refuse
@@ -29,29 +33,55 @@ def fetch_from_hub(repo: str) -> Path:
             path = hub_file(repo, name)
         except OSError as error:
             reasons.append(str(error).strip().split("\n")[0])
+            if isinstance(error, ConnectionError):
+                break
             continue
         _check_hash(path)
         return path
-    url = f"https://huggingface.co/{repo}/resolve/main/{_WEIGHTS[0]}"
-    got = f"{repo} cannot be read ({reasons[0]})"
+    url = f"{_endpoint()}/{repo}/resolve/main/{_WEIGHTS[0]}"
+    required = f"a network to fetch the weights of {repo}, or the file in the hub's cache"
     step = f"fetch {url} elsewhere and give its place: pretrained='PATH/{_WEIGHTS[0]}'"
-    raise WeightsUnavailable(
-        str(refuse(f"a network to fetch the weights of {repo}, or the file in the hub's cache", got, next_step=step))
-    )
+    raise WeightsUnavailable(str(refuse(required, f"{repo} cannot be read ({reasons[0]})", next_step=step)))
+
+
+def _endpoint() -> str:
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
 def hub_file(repo: str, name: str) -> Path:
-    """One file of a repository, from the cache or the hub. Raises WeightsUnavailable without the extra, OSError where
-    it cannot be had."""
+    """One file of a repository, from the cache, else from the hub.
+
+    Raises WeightsUnavailable without the extra, ConnectionError where the hub cannot be reached, OSError where it has
+    no such file.
+    """
     try:
         from huggingface_hub import hf_hub_download
     except ImportError as error:
         required = f"the extra timm for weights of the Hugging Face hub ({repo})"
         raise WeightsUnavailable(str(refuse(required, "an installation without it", next_step=EXTRA))) from error
     try:
-        return Path(hf_hub_download(repo, name, endpoint=os.environ.get("HF_ENDPOINT")))
+        with suppress(Exception):
+            return Path(hf_hub_download(repo, name, local_files_only=True))
+        _reach()
+        return Path(hf_hub_download(repo, name, endpoint=_endpoint()))
+    except ConnectionError:
+        raise
     except Exception as error:  # its own, those of its client and those of the network have no class in common
         raise OSError(f"{name} of {repo}: {error}") from error
+
+
+def _reach() -> None:
+    """ConnectionError, soon, where the hub cannot be reached: its own client tries for a minute."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise ConnectionError("HF_HUB_OFFLINE forbids the network")
+    try:
+        urlopen(_endpoint(), timeout=TIMEOUT_SECONDS).close()
+    except HTTPError as error:
+        error.close()
+    except (OSError, HTTPException) as error:
+        raise ConnectionError(f"{_endpoint()}: {error}") from error
 
 
 def _check_hash(path: Path) -> None:
@@ -70,6 +100,7 @@ def _check_hash(path: Path) -> None:
 def find_on_hub(arch: str, repo: str) -> Published:
     """What the repository's `config.json` tells of its weights: preprocessing and class names, as timm or transformers
     write them."""
+    fetch_from_hub(repo)  # first, so that a hub out of reach is told once
     facts = _read_json(repo, "config.json")
     notes: tuple[str, ...] = ()
     preprocess: Preprocess | None = None
