@@ -1,4 +1,4 @@
-"""Axes combine freely: every order with every branch, match and mix builds and learns, or is refused with the reason."""
+"""Axes combine freely: every order with every branch, match and mix builds and learns, or is refused with a reason."""
 
 import itertools
 import re
@@ -152,7 +152,7 @@ def test_what_means_nothing_is_refused_when_the_network_is_built(axes, said):
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("resnet5", "resnet50"), ("resnt20_cifar", "resnet20_cifar"), ("ResNet18", "resnet18")]
+    ("name", "near"), [("resnet5", "resnet50"), ("resnt20_cifar", "resnet20"), ("ResNet18", "resnet18")]
 )
 def test_unknown_models_name_the_nearest(name, near):
     with pytest.raises(ValueError, match=f"unknown model '{name}'.*{near}.*reslab models"):
@@ -160,9 +160,15 @@ def test_unknown_models_name_the_nearest(name, near):
 
 
 def test_axes_as_strings_are_those_of_the_command_line():
-    said = {"depths": "1,1,1", "widths": "4,8,8", "mix": "shortcut-gate(-6)", "match": "pad-split", "num_classes": "7"}
+    said = {
+        "depths": "1,1,1",
+        "widths": "16,16,24",
+        "mix": "shortcut-gate(-6)",
+        "match": "pad-split",
+        "num_classes": "7",
+    }
     arch = create_model("resnet20_cifar", **said, order="bn-after-add").arch
-    assert (arch.depths, arch.widths, arch.num_classes) == ((1, 1, 1), (4, 8, 8), 7)
+    assert (arch.depths, arch.widths, arch.num_classes) == ((1, 1, 1), (16, 16, 24), 7)
     assert arch == resolve_arch("resnet20_cifar", {**said, "order": "bn-after-add"})
 
 
