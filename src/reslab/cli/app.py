@@ -9,6 +9,7 @@ from typing import Annotated, TextIO
 
 import typer
 
+from reslab.cli.data import data
 from reslab.cli.demo import demo
 from reslab.cli.doctor import doctor
 from reslab.cli.eval import evaluate
@@ -34,6 +35,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "doctor": doctor,
 }
 
+GROUPS: dict[str, typer.Typer] = {"data": data}
+
 app = typer.Typer(
     name="reslab",
     help="Residual networks: describe, build, train, measure and use them.",
@@ -43,6 +46,8 @@ app = typer.Typer(
 )
 for _name, _verb in VERBS.items():
     app.command(_name)(_verb)
+for _name, _group in GROUPS.items():
+    app.add_typer(_group, name=_name)
 
 
 def _print_version(wanted: bool) -> None:
@@ -116,8 +121,9 @@ def _show_warning(
 
 def _check_verb(words: Sequence[str]) -> None:
     verb = next((word for word in words if not word.startswith("-")), None)
-    if verb is not None and verb not in VERBS:
-        raise WrongCommandLine(str(unknown("verb", verb, VERBS, "`reslab --help` lists them")))
+    verbs = [*VERBS, *GROUPS]
+    if verb is not None and verb not in verbs:
+        raise WrongCommandLine(str(unknown("verb", verb, verbs, "`reslab --help` lists them")))
 
 
 class WrongCommandLine(ValueError):
