@@ -89,7 +89,7 @@ def _share(network: Network, matching: Matching) -> tuple[dict[str, Entry], list
         for name in repeats:
             del entries[name]
         return entries, [f"{len(repeats)} entries of units that share their weights brought together in the first"], []
-    if alike and max(network.arch.depths) > 2:
+    if alike and max(network.arch.depths, default=0) > 2:
         why = "all units of each stage hold the same weights"
         return entries, [], [warn_of_axes(network.arch, {"shared": True}, why)]
     return entries, [], []
@@ -170,7 +170,7 @@ def _check(
     file = {name: tuple(entry.tensor.shape) for name, entry in entries.items()}
     hints = suggest(network.arch, file, {name: tuple(tensor.shape) for name, tensor in own.items()})
     required = f"a checkpoint of {report.network}: every entry of the file and of the network matched"
-    steps = [*hints, "strict=False loads what fits"] if report.matched else hints
+    steps = [*hints, "create_model(..., strict=False) loads what fits"] if report.matched else hints
     said = [str(refuse(required, report.text(most=6))), *(f"  {step}" for step in steps)]
     raise CheckpointError("\n".join(said), report)
 
