@@ -1,0 +1,96 @@
+"""LAMB: Adam's direction, with a length of each weight's own."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from reslab.spec.errors import refuse
+
+
+class Lamb(Optimizer):
+    """w <- w - lr (|w| / |u|) u with u = m / (sqrt(v) + eps) + weight_decay w (You et al. 2020, Alg. 2).
+
+    m and v are Adam's bias-corrected means of g and g^2, after the whole gradient was clipped to `max_grad_norm` (None:
+    not). As in timm, whose steps these are, a group without weight decay keeps Adam's length unless `always_adapt`; the
+    ratio is 1 where a norm is 0 and at most 1 with `trust_clip`; `decoupled` takes the decay from w beforehand.
+    Raises ValueError for a negative number or betas outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.01,
+        max_grad_norm: float | None = 1.0,
+        decoupled: bool = False,
+        trust_clip: bool = False,
+        always_adapt: bool = False,
+    ) -> None:
+        for name, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
+            if value < 0:
+                raise refuse(f"{name} of at least 0", value)
+        if not all(0 <= beta < 1 for beta in betas):
+            raise refuse("betas from 0 to below 1", betas, nearest="(0.9, 0.999)")
+        if max_grad_norm is not None and max_grad_norm <= 0:
+            raise refuse("max_grad_norm above 0, or none", max_grad_norm, nearest="1.0")
+        self.max_grad_norm = max_grad_norm
+        settings = {"decoupled": decoupled, "trust_clip": trust_clip, "always_adapt": always_adapt}
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, **settings})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step; parameters without a gradient stay."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        divisor = self._divisor()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._move(parameter, parameter.grad / divisor, group)
+        return loss
+
+    def _divisor(self) -> Tensor | float:
+        """What brings the gradient of all parameters together to a norm of at most `max_grad_norm`."""
+        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if self.max_grad_norm is None or not grads:
+            return 1.0
+        return (torch.nn.utils.get_total_norm(grads) / self.max_grad_norm).clamp(min=1.0)
+
+    def _move(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        lr, decay = group["lr"], group["weight_decay"]
+        update = self._direction(parameter, gradient, group)
+        if decay and group["decoupled"]:
+            parameter.mul_(1 - lr * decay)
+        elif decay:
+            update.add_(parameter, alpha=decay)
+        if decay or group["always_adapt"]:
+            update.mul_(trust_ratio(parameter, update, group["trust_clip"]))
+        parameter.add_(update, alpha=-lr)
+
+    def _direction(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros(())
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        state["step"] += 1
+        (first, second), step = group["betas"], state["step"].item()
+        mean, square = state["exp_avg"], state["exp_avg_sq"]
+        mean.lerp_(gradient, 1 - first)
+        square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        length = square.sqrt().div_((1 - second**step) ** 0.5).add_(group["eps"])
+        return (mean / (1 - first**step)).div_(length)
+
+
+def trust_ratio(parameter: Tensor, update: Tensor, clip: bool = False) -> Tensor:
+    """|w| / |u|, 1 where either norm is 0; at most 1 with `clip` (LAMBC)."""
+    weight_norm, update_norm = parameter.norm(), update.norm()
+    both = (weight_norm > 0) & (update_norm > 0)
+    ratio = torch.where(both, weight_norm / update_norm, 1.0)
+    return ratio.clamp(max=1.0) if clip else ratio

@@ -1,0 +1,149 @@
+"""Losses: outputs (N, C) and targets, classes (N,) or shares of classes (N, C), to one number.
+
+Every loss is a mean over the N samples, so that the mean over micro-batches, or over ranks, of their losses is the loss
+of the whole batch.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from reslab.spec.errors import refuse
+from reslab.spec.loss import LossPlan, parse_class_weights, parse_loss
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def dense_targets(outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Targets as shares of classes (N, C) in the outputs' type: (1 - s) t + s / C (Szegedy et al. 2016, Sec. 7).
+
+    Raises ValueError where targets are neither (N,) nor (N, C).
+    """
+    if targets.shape == outputs.shape and targets.is_floating_point():
+        shares = targets.to(outputs.dtype)
+    elif targets.shape == outputs.shape[:1]:
+        shares = functional.one_hot(targets, outputs.shape[1]).to(outputs.dtype)
+    else:
+        raise refuse(
+            f"targets of shape {tuple(outputs.shape[:1])}, or shares of classes {tuple(outputs.shape)}",
+            f"{tuple(targets.shape)} of {targets.dtype}",
+        )
+    return shares if smoothing == 0 else shares * (1 - smoothing) + smoothing / outputs.shape[1]
+
+
+def _wide(outputs: Tensor) -> Tensor:
+    """At least float32, also under autocast."""
+    return outputs if outputs.dtype == torch.float64 else outputs.float()
+
+
+@dataclass(frozen=True, eq=False)
+class CrossEntropy:
+    """The mean over samples of -sum_c w_c t_c log softmax(z)_c, t smoothed; `weights` w (C,), 1 where None.
+
+    Divided by N with weights too, as torch's does for shares of classes; for labels torch's divides by the sum of w.
+    """
+
+    smoothing: float = 0.0
+    weights: Tensor | None = None
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        outputs = _wide(outputs)
+        if self.weights is not None:
+            targets = dense_targets(outputs, targets)
+        weights = None if self.weights is None else self.weights.to(outputs)
+        return functional.cross_entropy(outputs, targets, weights, label_smoothing=self.smoothing)
+
+
+@dataclass(frozen=True, eq=False)
+class BinaryCrossEntropy:
+    """The mean over samples, and the mean or sum over classes, of BCE(sigmoid(z), t) (Wightman et al. 2021, Sec. 3.1).
+
+    t is smoothed, then set to 1 above `threshold` and to 0 elsewhere where there is one. On labels these are the
+    numbers of timm's; shares of classes are smoothed here, in timm where they are mixed. `weights` (C,).
+    """
+
+    threshold: float | None = None
+    sum_classes: bool = False
+    smoothing: float = 0.0
+    weights: Tensor | None = None
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        outputs = _wide(outputs)
+        shares = dense_targets(outputs, targets, self.smoothing)
+        if self.threshold is not None:
+            shares = (shares > self.threshold).to(outputs.dtype)
+        weights = None if self.weights is None else self.weights.to(outputs)
+        each = functional.binary_cross_entropy_with_logits(outputs, shares, weights, reduction="none")
+        return (each.sum(1) if self.sum_classes else each.mean(1)).mean()
+
+
+@dataclass(frozen=True, eq=False)
+class Focal:
+    """The mean over samples of -sum_c w_c t_c (1 - p_c)^gamma log p_c, p = softmax(z) (Lin et al. 2017, Eq. 4)."""
+
+    gamma: float = 2.0
+    smoothing: float = 0.0
+    weights: Tensor | None = None
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        outputs = _wide(outputs)
+        log_p = outputs.log_softmax(1)
+        each = -dense_targets(outputs, targets, self.smoothing) * (1 - log_p.exp()).pow(self.gamma) * log_p
+        return (each if self.weights is None else each * self.weights.to(outputs)).sum(1).mean()
+
+
+@dataclass(frozen=True, eq=False)
+class BinaryFocal:
+    """The mean over samples of -sum_c w_c a_c (1 - p_c)^gamma log p_c (Lin et al. 2017, Eq. 5).
+
+    p_c is the sigmoid's probability of what is so of class c, a_c `alpha` where it is there and 1 - `alpha` where not.
+    """
+
+    gamma: float = 2.0
+    alpha: float = 0.25
+    smoothing: float = 0.0
+    weights: Tensor | None = None
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        outputs = _wide(outputs)
+        shares = dense_targets(outputs, targets, self.smoothing)
+        p = outputs.sigmoid()
+        right = p * shares + (1 - p) * (1 - shares)
+        share = self.alpha * shares + (1 - self.alpha) * (1 - shares)
+        each = functional.binary_cross_entropy_with_logits(outputs, shares, reduction="none")
+        each = share * (1 - right).pow(self.gamma) * each
+        return (each if self.weights is None else each * self.weights.to(outputs)).sum(1).mean()
+
+
+def build_loss(sentence: str, smoothing: float = 0.0, weights: Tensor | None = None) -> Loss:
+    """The loss that a sentence names, `distill` apart. Raises ValueError like `parse_loss`."""
+    plan = parse_loss(sentence)
+    makers: dict[str, Callable[[LossPlan], Loss]] = {
+        "cross-entropy": lambda _: CrossEntropy(smoothing, weights),
+        "bce": lambda plan: BinaryCrossEntropy(plan.numbers[0], plan.choice == "sum", smoothing, weights),
+        "focal": lambda plan: Focal(plan.numbers[0] or 0.0, smoothing, weights),
+        "focal-binary": lambda plan: BinaryFocal(plan.numbers[0] or 0.0, plan.numbers[1] or 0.0, smoothing, weights),
+    }
+    return makers[plan.name](plan)
+
+
+def class_weights(how: str, labels: Tensor, classes: Sequence[str]) -> Tensor | None:
+    """Weights (C,) of classes: None for "", N / (C n_c) for "balanced" (King and Zeng 2001), else numbers as said.
+
+    Raises ValueError where a class has no sample to be balanced by, or the numbers are not one a class, above 0.
+    """
+    numbers = parse_class_weights(how)
+    if not numbers:
+        return None
+    if isinstance(numbers, str):
+        counts = torch.bincount(labels, minlength=len(classes))
+        if int(counts.min()) == 0:
+            empty = classes[int(counts.argmin())]
+            raise refuse("a sample of every class to balance by", f"none of {empty!r}", next_step="give the weights")
+        return len(labels) / (len(classes) * counts.double())
+    if len(numbers) != len(classes):
+        raise refuse(f"class_weights of {len(classes)} numbers, one a class, or 'balanced'", repr(how))
+    return torch.tensor(numbers, dtype=torch.float64)

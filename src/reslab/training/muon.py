@@ -1,0 +1,120 @@
+"""Muon: steps whose matrices have all their singular values near one."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.adamw import adamw
+
+from reslab.spec.errors import refuse, unknown
+
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_EPS = 1e-7
+SCALES: dict[str, Callable[[int, int], float]] = {
+    "rms": lambda rows, columns: 0.2 * math.sqrt(max(rows, columns)),
+    "original": lambda rows, columns: math.sqrt(max(1.0, rows / columns)),
+}
+
+
+class Muon(Optimizer):
+    """W <- (1 - lr weight_decay) W - lr s orthogonal(momentum of G) (Jordan et al. 2024), AdamW elsewhere.
+
+    Groups with `matrix=True` hold weights of two or more dimensions, flattened to (out, in x height x width); their
+    steps are `torch.optim.Muon`'s. All other groups are stepped by AdamW with `betas` and `eps` at lr x `rest`. `scale`
+    is s for a matrix of A rows and B columns: `rms` 0.2 sqrt(max(A, B)), the length of AdamW's steps, so that one
+    learning rate serves both (Liu et al. 2025, arXiv:2502.16982, Eq. 4); `original` sqrt(max(1, A/B)).
+    Raises ValueError for a number out of range, an unknown scale, or a matrix group with vectors.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        weight_decay: float = 0.1,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        scale: str = "rms",
+        rest: float = 1.0,
+        num_iterations: int = 5,
+    ) -> None:
+        if scale not in SCALES:
+            raise unknown("scale of muon", scale, SCALES)
+        for name, value in (("lr", lr), ("weight_decay", weight_decay), ("eps", eps), ("rest", rest)):
+            if value < 0:
+                raise refuse(f"{name} of at least 0", value)
+        if not 0 <= momentum < 1:
+            raise refuse("momentum from 0 to below 1", momentum, nearest="0.95")
+        defaults = {"lr": lr, "weight_decay": weight_decay, "matrix": False, "scale": scale, "momentum": momentum}
+        defaults |= {"nesterov": nesterov, "betas": betas, "eps": eps, "rest": rest, "num_iterations": num_iterations}
+        super().__init__(params, defaults)
+        for group in self.param_groups:
+            if group["matrix"] and any(parameter.ndim < 2 for parameter in group["params"]):
+                raise refuse("weights of two or more dimensions in a matrix group", "a vector")
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step; parameters without a gradient stay."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not group["matrix"]:
+                self._adamw(moved, group)
+                continue
+            for parameter in moved:
+                self._turn(parameter, parameter.grad, group)
+        return loss
+
+    def _turn(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        lr, momentum, state = group["lr"], group["momentum"], self.state[weight]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(weight)
+        mean = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
+        towards = (gradient.lerp(mean, momentum) if group["nesterov"] else mean).flatten(1)
+        update = orthogonal(towards, group["num_iterations"]).view(weight.shape)
+        weight.mul_(1 - lr * group["weight_decay"])
+        weight.add_(update, alpha=-lr * SCALES[group["scale"]](*towards.shape))
+
+    def _adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        for parameter in parameters:
+            if not self.state[parameter]:
+                zeros = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+                self.state[parameter].update(step=torch.zeros(()), **zeros)
+        states = [self.state[parameter] for parameter in parameters]
+        adamw(
+            parameters,
+            [parameter.grad for parameter in parameters if parameter.grad is not None],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"] * group["rest"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+
+
+def orthogonal(matrix: Tensor, num_iterations: int = 5) -> Tensor:
+    """About U V^T of `matrix` = U S V^T by Newton and Schulz's iteration X <- aX + (bA + cA^2) X, A = X X^T, in bf16.
+
+    (rows, columns) to the same. Its coefficients (Jordan et al. 2024) bring every singular value to about 0.7 .. 1.2.
+    """
+    a, b, c = _COEFFICIENTS
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.bfloat16().T if tall else matrix.bfloat16()
+    x = x / x.norm().clamp(min=_EPS)
+    for _ in range(num_iterations):
+        square = x @ x.T
+        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return x.T if tall else x
