@@ -5,9 +5,10 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Annotated, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
+from typer.core import TyperGroup
 
 from reslab.cli.data import data
 from reslab.cli.demo import demo
@@ -37,13 +38,40 @@ VERBS: dict[str, Callable[..., None]] = {
 
 GROUPS: dict[str, typer.Typer] = {"data": data}
 
+
+class Stopped(Exception):
+    """Ctrl-C, carried past typer, which would forget what was said with it."""
+
+    exit_code = 130
+
+
+class Door(TyperGroup):
+    """The verbs together; carries out what typer would swallow: Ctrl-C with its words, and a reader that went away."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb."""
+        try:
+            found = super().invoke(ctx)
+            sys.stdout.flush()
+            return found
+        except KeyboardInterrupt as stop:
+            raise Stopped(str(stop) or "stopped") from None
+        except BrokenPipeError:
+            # `| head` has read enough: nothing is wrong, and nothing more can be said to it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+
+
 app = typer.Typer(
+    cls=Door,
     name="reslab",
     help="Residual networks: describe, build, train, measure and use them.",
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
 for _name, _verb in VERBS.items():
     app.command(_name)(_verb)
 for _name, _group in GROUPS.items():
@@ -84,18 +112,11 @@ def main(arguments: Sequence[str]) -> int:
     try:
         _check_verb(options)
         return int(app(gather_numbers(words), prog_name="reslab", standalone_mode=False) or 0)
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`): nothing is wrong, and nothing more can be said to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (KeyboardInterrupt, typer.Abort) as stop:
-        _tell(str(stop) or "stopped", "--json" in options)
-        return 130
     except Exception as error:
         if debug:
             traceback.print_exc()
         _tell(message_of(error), "--json" in options)
-        return 2 if getattr(error, "exit_code", 1) == 2 else 1
+        return int(getattr(error, "exit_code", 1))
     finally:
         warnings.showwarning = shown
 
@@ -134,6 +155,8 @@ class WrongCommandLine(ValueError):
 
 def message_of(error: Exception) -> str:
     """What a person is told: the text of a user's mistake, or the kind of an error that nobody foresaw."""
+    if isinstance(error, Stopped):
+        return str(error)
     if hasattr(error, "format_message"):
         return f"{error.format_message()} (`reslab VERB --help` shows the options)"
     if isinstance(error, ValueError | OSError | ImportError | NotImplementedError):

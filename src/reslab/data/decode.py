@@ -74,7 +74,7 @@ def check_picture(source: str | os.PathLike[str] | bytes, name: str = "") -> tup
 
 def picture_tensor(image: Image.Image, channels: int) -> Tensor:
     """An opened Pillow picture as uint8 (channels, H, W), by the rules on top of this file."""
-    turn = _TURNED.get(_orientation(image))
+    turn = _TURNED.get(orientation(image))
     shown = _eight_bit(image, image.format).convert(_MODES[channels])
     if turn is not None:
         shown = shown.transpose(turn)
@@ -95,7 +95,8 @@ def _file(source: str | os.PathLike[str] | bytes) -> BinaryIO | Path:
     return io.BytesIO(source) if isinstance(source, bytes) else Path(source)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
+    """EXIF's number from 1 (upright) to 8."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # damaged EXIF says nothing about the pixels

@@ -4,7 +4,9 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from reslab.report.data_page import DataPage
 from reslab.report.page import DemoPage, RunPage
+from reslab.report.parts.data import data_parts
 from reslab.report.parts.demo import demo_parts
 from reslab.report.parts.run import run_parts
 
@@ -24,6 +26,14 @@ def render_demo(page: DemoPage) -> str:
     Raises ValueError unless the page holds two networks.
     """
     return _environment().get_template("demo.html").render(demo_parts(page))
+
+
+def render_data(page: DataPage) -> str:
+    """The page of a check of data: findings, counts, sizes, unreadable files, twins, a training batch.
+
+    Raises ValueError where a picture is not uint8 of shape (H, W) or (H, W, 3).
+    """
+    return _environment().get_template("data.html").render(data_parts(page))
 
 
 @cache
