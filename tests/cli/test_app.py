@@ -105,11 +105,12 @@ def test_debug_shows_the_traceback(command: Command, broken: Callable[[BaseExcep
     assert "Traceback" in outcome.err
 
 
-def test_ctrl_c_says_what_the_verb_said(command: Command, broken: Callable[[BaseException], None]) -> None:
-    broken(KeyboardInterrupt("stopped after step 7; the state is saved"))
+@pytest.mark.parametrize("words", ["stopped after step 7; the state is saved", ""])
+def test_ctrl_c_says_what_the_verb_said(command: Command, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    monkeypatch.setattr("reslab.training.train_run.train", lambda *_, **__: raising(KeyboardInterrupt(words))())
     outcome = command("train")
-    assert outcome.code == 130
-    assert "after step 7" in outcome.err
+    assert (outcome.code, outcome.err) == (130, f"error: {words or 'stopped'}\n")
+    assert command("train", "--json").value == {"error": words or "stopped"}
 
 
 @pytest.mark.filterwarnings("default")
