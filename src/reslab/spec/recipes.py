@@ -62,8 +62,8 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             name="photos-scratch",
-            source="our own, for a folder of photographs at 224x224 and a network that starts from random weights",
-            optimizer=Optimizer(lr=0.05, nesterov=True, weight_decay=5e-4, decay_norm_and_bias=False),
+            source="our own, for photographs at 224x224 and random weights; rate 0.1 per 256 images, as Goyal et al. 2017",
+            optimizer=Optimizer(lr=0.0125, nesterov=True, weight_decay=5e-4, decay_norm_and_bias=False),
             schedule=Schedule("cosine", warmup="2 epochs"),
             length="40 epochs",
             batch=32,

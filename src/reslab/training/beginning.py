@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from reslab.data.batches import TrainBatches
+from reslab.data.chance import seeded
 from reslab.data.dataset import Data
 from reslab.nn.create import create_model, resolve_arch
 from reslab.nn.fetching import WeightsUnavailable
@@ -71,8 +72,7 @@ def first_network(
         return asked.model, None, ()
     arch = asked_arch(asked.model or default_model(size), asked, data, size)
     warn_of_stem(arch, size)
-    with torch.random.fork_rng():
-        torch.manual_seed(noise_seed(seed, -1))
+    with seeded(noise_seed(seed, -1)):
         if asked.pretrained is None and asked.model is None and min(size[1:]) >= SMALL_SIDE:
             model, pretrained, notes = _pretrained_if_had(arch)
         else:
@@ -106,8 +106,8 @@ def _pretrained_if_had(arch: Arch) -> tuple[Network, str | None, tuple[str, ...]
     except (OSError, WeightsUnavailable) as error:
         why = str(error).splitlines()[0]
         note = (
-            f"{arch.name} starts from random weights, because published ones could not be had ({why}): "
-            "it learns from these pictures alone, so expect to need many of them, and longer training"
+            f"{arch.name} starts from random weights: it learns from these pictures alone, so expect to need many of "
+            f"them, and longer training; published weights could not be had ({why})"
         )
         return with_weights(arch, None), None, (note,)
     note = f"{arch.name} starts from published weights: its head is new, the rest is fine-tuned on these pictures"

@@ -86,7 +86,8 @@ class Course:
 
         Raises Diverged, with the step, where the loss or a weight is no longer finite; the last good state is kept.
         """
-        with exact_arithmetic(), torch.random.fork_rng(), Interruption() as self._interruption:
+        gpus = [self.device] if self.device.type == "cuda" else []
+        with exact_arithmetic(), torch.random.fork_rng(gpus), Interruption() as self._interruption:
             self._mark = self._saved = self._shown = time.perf_counter()
             fit(
                 self.model,

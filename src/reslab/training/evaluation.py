@@ -69,7 +69,7 @@ def evaluate_batches(
         with exact_arithmetic(), torch.autocast(_device_of(model).type, enabled=False):
             for x, y, _ in batches:
                 found = model(x).float()
-                total += loss(found, y).double().cpu() * len(y)
+                total += loss(found, y).cpu().double() * len(y)  # not every device has float64
                 outputs.append(found.cpu())
                 labels.append(y.cpu())
     finally:

@@ -4,10 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from reslab.data.catalog import DATA_SETS
+from reslab.data.chance import seeded
 from reslab.nn.create import resolve_arch
 from reslab.nn.network import Network
 from reslab.spec.arch import Arch
@@ -107,8 +107,7 @@ def _network(asked: Asked, run: Run) -> nn.Module:
             next_step="train(model=...)",
         )
     _check_arch(asked, arch)
-    with torch.random.fork_rng():
-        torch.manual_seed(noise_seed(run.facts["seed"], -1))
+    with seeded(noise_seed(run.facts["seed"], -1)):
         if isinstance(asked.model, Network):
             return asked.model
         again = None if has_state(run.path / "state") else run.facts["pretrained"]

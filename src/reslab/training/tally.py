@@ -37,7 +37,7 @@ class Tally:
     def means(self) -> tuple[float, float]:
         """Mean loss over the steps and the share of samples that were right. Raises Diverged like `check`."""
         self.check()
-        losses = torch.stack(self.losses).double()
+        losses = torch.stack(self.losses).cpu().double()
         return losses.mean().item(), int(torch.stack(self.hits).sum()) / self.num_samples
 
     def check(self) -> None:
