@@ -62,7 +62,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             name="photos-scratch",
-            source="our own, for photographs at 224x224 and random weights; rate 0.1 per 256 images, as Goyal et al. 2017",
+            source="our own, for photographs at 224x224 and random weights; rate of Goyal et al. 2017 (0.1 per 256)",
             optimizer=Optimizer(lr=0.0125, nesterov=True, weight_decay=5e-4, decay_norm_and_bias=False),
             schedule=Schedule("cosine", warmup="2 epochs"),
             length="40 epochs",
