@@ -1,0 +1,109 @@
+"""Whether a network is right as often as it says: calibration error, reliability diagram, temperature."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from reslab.spec.errors import refuse
+
+NUM_BINS = 15
+_MOST_ITERATIONS = 200
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The samples whose confidence is in (low, high]: how many, their mean confidence, the fraction that were right.
+
+    `confidence` and `accuracy` are None where there are none.
+    """
+
+    low: float
+    high: float
+    num_samples: int
+    confidence: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """The reliability diagram's data, and what it comes to (Guo et al. 2017, Eqs. 3 and 5).
+
+    `ece` = sum over bins of n_b / n |accuracy - confidence|; `mce` is the largest of these gaps.
+    """
+
+    ece: float
+    mce: float
+    bins: tuple[Bin, ...]
+
+
+def reliability(probabilities: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> Reliability:
+    """Confidence against accuracy in `num_bins` bins of equal width, from probabilities (N, C) and labels (N,).
+
+    Raises ValueError for shapes that do not fit, no samples, or what is no probability.
+    """
+    _check(probabilities, labels)
+    if num_bins < 1:
+        raise refuse("at least one bin", num_bins, nearest=str(NUM_BINS))
+    sure, called = probabilities.double().max(1)
+    if not (bool(sure.isfinite().all()) and float(sure.min()) >= 0 and float(sure.max()) <= 1 + 1e-5):
+        raise refuse("probabilities from 0 to 1", f"{sure.min():g} to {sure.max():g}", next_step="take the softmax")
+    edges = torch.linspace(0, 1, num_bins + 1, dtype=torch.float64, device=sure.device)
+    places = (torch.bucketize(sure, edges) - 1).clamp(0, num_bins - 1)
+    counts = torch.bincount(places, minlength=num_bins)
+    sums = [torch.bincount(places, value, num_bins) for value in (sure, (called == labels).double())]
+    means = [(total / counts.clamp(min=1)).tolist() for total in sums]
+    numbers, bounds = counts.tolist(), edges.tolist()
+    gaps = [abs(accuracy - confidence) for confidence, accuracy in zip(*means, strict=True)]
+    bins = tuple(
+        Bin(bounds[b], bounds[b + 1], numbers[b], *((means[0][b], means[1][b]) if numbers[b] else (None, None)))
+        for b in range(num_bins)
+    )
+    ece = sum(number * gap for number, gap in zip(numbers, gaps, strict=True)) / len(labels)
+    return Reliability(ece, max(gap for number, gap in zip(numbers, gaps, strict=True) if number), bins)
+
+
+def fit_temperature(outputs: Tensor, labels: Tensor) -> float:
+    """The T of softmax(z / T) with the least mean -log p(label) (Guo et al. 2017, Sec. 4.2), by L-BFGS over log T.
+
+    Outputs z (N, C), or log-probabilities, which differ from them by a number a sample; labels (N,). Never worse than
+    T = 1, which it is where nothing is better. Raises ValueError for shapes that do not fit or no samples.
+    """
+    _check(outputs, labels)
+    outputs = outputs.detach().double()
+    log_t = torch.zeros((), dtype=torch.float64, device=outputs.device, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [log_t], max_iter=_MOST_ITERATIONS, tolerance_grad=1e-12, tolerance_change=1e-15, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(outputs / log_t.exp(), labels)
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+        found = log_t.exp().item()
+        better = functional.cross_entropy(outputs / found, labels) <= functional.cross_entropy(outputs, labels)
+    return found if bool(better) and found > 0 else 1.0
+
+
+def soften(probabilities: Tensor, temperature: float) -> Tensor:
+    """softmax(z / T) from softmax(z), (N, C). Raises ValueError for a temperature not above 0."""
+    if not temperature > 0:
+        raise refuse("a temperature above 0", temperature, nearest="1")
+    return (log_probabilities(probabilities) / temperature).softmax(1).to(probabilities.dtype)
+
+
+def log_probabilities(probabilities: Tensor) -> Tensor:
+    """log p (N, C) in float64, of what is 0 in float32 the least that is not."""
+    return probabilities.double().clamp_min(torch.finfo(torch.float32).tiny).log()
+
+
+def _check(values: Tensor, labels: Tensor) -> None:
+    if values.ndim != 2 or labels.shape != values.shape[:1]:
+        raise refuse("values (N, C) and labels (N,)", f"{tuple(values.shape)} and {tuple(labels.shape)}")
+    if not len(labels):
+        raise refuse("at least one sample", "none")
