@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reslab.spec.errors import refuse, unknown
+from reslab.spec.loss import parse_class_weights, parse_loss
+from reslab.spec.optimizer import Optimizer
 from reslab.spec.values import override
 from reslab.spec.words import parse_words
 
-OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("constant", "steps", "cosine", "one-cycle", "linear")
 PRECISIONS = ("float32", "bf16", "auto")
 
@@ -37,36 +38,6 @@ def parse_duration(text: str, key: str = "a length") -> Duration:
         raise refuse(f"{key} with its unit, such as '20 epochs' or '64k steps'", repr(text), nearest=near)
     count = float(found["count"].replace("_", "")) * (1000 if found["kilo"] else 1)
     return Duration(count, found["unit"].rstrip("s") + "s")
-
-
-@dataclass(frozen=True)
-class Optimizer:
-    """How a gradient becomes a step; `lr` belongs to the recipe's global batch.
-
-    `sgd` uses `momentum` and `nesterov`, `adamw` uses `betas` and `eps`. `weight_decay` is torch's: added to the
-    gradient in `sgd`, decoupled in `adamw`; without `decay_norm_and_bias` it spares every parameter of at most one
-    dimension.
-    """
-
-    name: str = "sgd"
-    lr: float = 0.1
-    momentum: float = 0.9
-    nesterov: bool = False
-    betas: tuple[float, ...] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    decay_norm_and_bias: bool = True
-
-    def __post_init__(self) -> None:
-        if self.name not in OPTIMIZERS:
-            raise unknown("optimizer", self.name, OPTIMIZERS)
-        if not self.lr > 0:
-            raise refuse("optimizer.lr above 0", self.lr)
-        for key in ("momentum", "weight_decay"):
-            if not getattr(self, key) >= 0:
-                raise refuse(f"optimizer.{key} of at least 0", getattr(self, key))
-        if self.nesterov and self.momentum == 0:
-            raise refuse("a momentum above 0 for nesterov", self.momentum, nearest="optimizer.momentum=0.9")
 
 
 @dataclass(frozen=True)
@@ -127,6 +98,18 @@ class Recipe:
     label_smoothing: float = 0.0
     precision: str = "float32"
     channels_last: bool = False
+    loss: str = "cross-entropy"
+    class_weights: str = ""
+    teacher: str = ""
+    accumulate: int = 1
+    clip_norm: float = 0.0
+    ema: float = 0.0
+    ema_every: int = 1
+    ema_warmup: bool = False
+    average_epochs: int = 0
+    precise_bn: int = 0
+    activation_checkpointing: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if parse_duration(self.length, "length").count <= 0:
@@ -138,6 +121,37 @@ class Recipe:
         if self.precision not in PRECISIONS:
             raise unknown("precision", self.precision, PRECISIONS)
         parse_words(self.augment)
+        self._check_loss()
+        self._check_steps()
+        self._check_averages()
+
+    def _check_loss(self) -> None:
+        parse_class_weights(self.class_weights)
+        taught = parse_loss(self.loss).distill is not None
+        if taught and not self.teacher:
+            raise refuse("a teacher to distill from, a run or its weights", "none", nearest="teacher=runs/NAME")
+        if self.teacher and not taught:
+            near = f"loss={self.loss} distill(0.5,4)"
+            raise refuse("distill(share,temperature) in the loss of a recipe with a teacher", repr(self.loss), near)
+
+    def _check_steps(self) -> None:
+        if not 1 <= self.accumulate <= self.batch:
+            raise refuse(f"accumulate from 1 to the batch of {self.batch}", self.accumulate, nearest="1")
+        if not self.clip_norm >= 0:
+            raise refuse("clip_norm of at least 0 (0: no clipping)", self.clip_norm, nearest="1.0")
+        if self.compile and self.activation_checkpointing:
+            raise refuse("compile or activation_checkpointing", "both", next_step="leave one of them out")
+
+    def _check_averages(self) -> None:
+        if not 0 <= self.ema < 1:
+            raise refuse("ema from 0 (none) to below 1", self.ema, nearest="0.999")
+        if self.ema_every < 1:
+            raise refuse("ema_every of at least 1 step", self.ema_every, nearest="1")
+        for key in ("average_epochs", "precise_bn"):
+            if getattr(self, key) < 0:
+                raise refuse(f"{key} of at least 0", getattr(self, key), nearest="0")
+        if self.ema and self.average_epochs:
+            raise refuse("ema or average_epochs", "both", next_step="leave one of them out")
 
 
 def adjust(recipe: Recipe, settings: Mapping[str, Any]) -> tuple[Recipe, tuple[str, ...]]:

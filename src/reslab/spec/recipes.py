@@ -1,7 +1,8 @@
 """The training procedures, each with its source."""
 
 from reslab.spec.errors import unknown
-from reslab.spec.recipe import Optimizer, Recipe, Schedule
+from reslab.spec.optimizer import Optimizer
+from reslab.spec.recipe import Recipe, Schedule
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
