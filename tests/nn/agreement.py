@@ -104,6 +104,9 @@ def assert_follows(
         floor = max(grad.abs().max().item() for grad in their_grads.values()) * 1e-3
         for name, grad in grads.items():
             assert_close(grad, their_grads[name], f"gradient of {name}, training={mode}", floor=floor)
+        for name, buffer in module.named_buffers():
+            if buffer.is_floating_point():
+                assert_close(buffer, state[name], f"{name} after training={mode}")
         missed = learned - unread.names
         assert not missed, f"the formula does not know {sorted(missed)}"
 

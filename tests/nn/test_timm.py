@@ -7,10 +7,12 @@ import timm
 import torch
 from agreement import assert_close, assert_same, images, randomise
 from timm.layers import DropPath as TimmDropPath
+from timm.layers import SqueezeExcite as TimmSqueezeExcite
 from timm.models.resnet import BasicBlock, ResNet
 
 from reslab.nn.create import create_model
 from reslab.nn.joints import DropPath
+from reslab.nn.words import SqueezeExcite
 from reslab.spec.mix import drop_path_rate
 
 SAME_KEYS = [
@@ -109,6 +111,15 @@ def test_features_are_timms(name):
     with torch.no_grad():
         for number, (our, their) in enumerate(zip(ours(x), theirs(x), strict=True)):
             assert_close(our, their, f"feature {number} of {name}")
+
+
+@pytest.mark.parametrize("channels", [16, 48, 72, 200, 328, 1000])
+@pytest.mark.parametrize("ratio", [1 / 16, 1 / 4])
+def test_squeeze_and_excitation_is_timms(channels, ratio):
+    ours, theirs = SqueezeExcite(channels, ratio).double(), TimmSqueezeExcite(channels, rd_ratio=ratio).double()
+    randomise(ours)
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    assert_same(ours, theirs, images(2, channels, 3, 4))
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.9])

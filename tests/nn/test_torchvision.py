@@ -53,8 +53,16 @@ def test_whole_networks_give_torchvisions_outputs_and_gradients(name, dtype):
     assert_same(ours, theirs, images(2, 3, 64, 64, dtype=dtype))
 
 
-@pytest.mark.parametrize("name", ["resnet34", "resnext50_32x4d", "wide_resnet50_2"])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("resnet34", torch.float64),
+        ("resnext50_32x4d", torch.float64),
+        ("resnext50_32x4d", torch.float32),
+        ("wide_resnet50_2", torch.float64),
+    ],
+    ids=str,
+)
 def test_the_other_units_give_torchvisions_outputs_and_gradients(name, dtype):
     options = {"resnext50_32x4d": {"groups": 32, "width_per_group": 4}, "wide_resnet50_2": {"width_per_group": 128}}
     ours, theirs = pair(name, (1, 2, 1, 1), dtype, **options.get(name, {}))

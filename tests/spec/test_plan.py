@@ -63,6 +63,11 @@ def test_cardinality_and_base_width():
     ]
 
 
+def test_a_base_width_that_does_not_divide_is_cut_off_before_the_groups_multiply():
+    """int(4 * 24 / 64) * 2 is 2, not int(4 * 24 / 64 * 2)."""
+    assert units(groups=2, width_per_group=24)[0].convs[0].out_channels == 2
+
+
 def test_dilation_takes_the_place_of_strides():
     arch = override(ARCHS["resnet50"], {"replace_stride_with_dilation": "false,true,true"})
     stages = plan_stages(arch)
