@@ -9,8 +9,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as pictures
 
 from reslab.data.augment import Augment
-from reslab.data.augment_words import AUGMENT_WORDS, random_boxes
+from reslab.data.augment_words import AUGMENT_WORDS
 from reslab.data.chance import Draws, keys
+from reslab.data.resizing import random_boxes
 
 IMAGES = torch.randint(0, 256, (64, 3, 32, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 KEYS = keys(0, 0, torch.arange(64))
@@ -20,6 +21,13 @@ SAME = [
     "pad(4,reflect)",
     "resize(20)",
     "resize(24,18)",
+    "resize(24,bicubic)",
+    "resize(24,18,bicubic)",
+    "random-scale-crop(20,24,40)",
+    "lighting(0.1)",
+    "color-jitter(0.4,0.4,0.4,0.1)",
+    "randaugment-torchvision(2,9)",
+    "randaugment(9,0.5,3)",
     "center-crop(17)",
     "crop(32)",
     "flip",
@@ -51,10 +59,12 @@ def test_every_word_is_in_a_test() -> None:
     assert [name for name in AUGMENT_WORDS if name not in tried] == []
 
 
+BICUBIC = pictures.InterpolationMode.BICUBIC
 DETERMINISTIC: list[tuple[str, Callable[[Tensor], Tensor]]] = [
     ("pad(4)", lambda x: pictures.pad(x, [4])),
     ("pad(4,reflect)", lambda x: pictures.pad(x, [4], padding_mode="reflect")),
     ("resize(20)", lambda x: pictures.resize(x, [20], antialias=True)),
+    ("resize(20,bicubic)", lambda x: pictures.resize(x, [20], BICUBIC, antialias=True)),
     ("center-crop(17)", lambda x: pictures.center_crop(x, [17])),
     ("center-crop(16)", lambda x: pictures.center_crop(x, [16])),
     ("flip(1)", pictures.horizontal_flip),
@@ -86,7 +96,20 @@ def test_flip_turns_half() -> None:
     assert 16 < int(turned.sum()) < 48
 
 
-@pytest.mark.parametrize("words", ["crop(8)", "flip", "random-resized-crop(8)", "randaugment", "erase(0.9)"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "crop(8)",
+        "flip",
+        "random-resized-crop(8)",
+        "randaugment",
+        "erase(0.9)",
+        "random-scale-crop(16,20,40)",
+        "lighting(0.1)",
+        "color-jitter(0.5)",
+        "randaugment-torchvision",
+    ],
+)
 def test_chance_is_the_samples_own(words: str) -> None:
     augment = Augment(words)
     state = torch.get_rng_state()
@@ -105,14 +128,42 @@ def test_same_word_twice_draws_twice() -> None:
 
 
 @pytest.mark.parametrize("size", [12, 32, 48])
-def test_random_resized_crop_is_torchvisions_resize_of_its_box(size: int) -> None:
-    augment = Augment(f"random-resized-crop({size})")
+@pytest.mark.parametrize("way", ["bilinear", "bicubic"])
+def test_random_resized_crop_is_torchvisions_resize_of_its_box(size: int, way: str) -> None:
+    augment = Augment(f"random-resized-crop({size},{way})")
+    mode = pictures.InterpolationMode(way)
     batch = augment.batch(IMAGES, KEYS).int()
     boxes = random_boxes(Draws(KEYS, 0), 32, 40, 0.08).tolist()
     for image, (top, left, height, width), found, number in zip(IMAGES, boxes, batch, KEYS.tolist(), strict=True):
-        expected = pictures.resized_crop(image, top, left, height, width, [size, size], antialias=True).int()
-        assert int((found - expected).abs().max()) <= 1
+        expected = pictures.resized_crop(image, top, left, height, width, [size, size], mode, antialias=True).int()
+        assert int((found - expected).abs().max()) <= (1 if way == "bilinear" else 2)
         assert torch.equal(augment.one(image, number).int(), expected)
+
+
+def test_scale_crop_is_a_window_of_the_scaled_picture() -> None:
+    draws = Draws(KEYS, 0)
+    found = Augment("random-scale-crop(24,26,40)").batch(IMAGES, KEYS)
+    sides = (draws.integers(0, 15) + 26).tolist()
+    assert (min(sides), max(sides)) == (26, 40)
+    for image, side, window in zip(IMAGES, sides, found, strict=True):
+        scaled = pictures.resize(image, [side], antialias=True)
+        windows = scaled.unfold(1, 24, 1).unfold(2, 24, 1)  # C, tops, lefts, 24, 24
+        assert bool((windows == window[:, None, None]).flatten(3).all(3).all(0).any())
+
+
+def test_lighting_adds_the_principal_colours() -> None:
+    """One colour a picture, of the covariance P diag(l)^2 P^T std^2 (Krizhevsky et al. 2012, section 4.1)."""
+    keys_of_many = keys(0, 0, torch.arange(20000))
+    added = Augment("lighting(0.1)").batch(torch.zeros(20000, 3, 1, 2, dtype=torch.float64), keys_of_many)
+    assert torch.equal(added[..., 0], added[..., 1])
+    vectors = torch.tensor([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+    expected = vectors @ torch.diag(torch.tensor([0.2175, 0.0188, 0.0045]) ** 2) @ vectors.T * 0.01
+    found = torch.cov(added[:, :, 0, 0].T).float()
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=2e-6)
+    grey = torch.full((64, 3, 2, 2), 100, dtype=torch.uint8)
+    changed = Augment("lighting(0.1)").batch(grey, KEYS)
+    exact = Augment("lighting(0.1)").batch(grey / 255, KEYS) * 255
+    assert float((changed - exact).abs().max()) <= 0.5 + 1e-4
 
 
 def test_boxes_keep_their_bounds() -> None:
@@ -150,6 +201,14 @@ def refused(words: str, images: Tensor = IMAGES) -> str:
         ("flip(2)", "from 0 to 1"),
         ("flip(0.1,0.2)", "arguments (probability)"),
         ("crop(8", "brackets"),
+        ("resize(20,cubic)", "whole number"),
+        ("resize(20,bicubic,3)", "resize with its arguments (pixels, width, interpolation)"),
+        ("random-scale-crop(30,20,40)", "SIZE <= LEAST <= MOST"),
+        ("random-scale-crop(20,40,30)", "SIZE <= LEAST <= MOST"),
+        ("randaugment(2,9)", "std of randaugment as a number from 0 to 5; got: randaugment(2,9)"),
+        ("randaugment(11)", "magnitude of randaugment"),
+        ("flip mixup(0.2)", "mixup(0.2), which mixes the pictures of a training batch"),
+        ("flip mixpu(0.2)", "nearest: 'mixup'"),
     ],
 )
 def test_what_means_nothing_is_refused(words: str, said: str) -> None:

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reslab.data.augment_words import AUGMENT_WORDS, Argument, AugmentWord
+from reslab.data.arguments import read_arguments
+from reslab.data.augment_words import AUGMENT_WORDS, AugmentWord
 from reslab.data.chance import Draws
+from reslab.data.mixing import MIXING_WORDS, Mixing, read_mixing
 from reslab.spec.errors import refuse, unknown
 from reslab.spec.words import Word, parse_words
 
@@ -20,7 +22,8 @@ class _Step:
 class Augment:
     """The words of a sentence in order; chance only through `keys`, one a sample (`chance.keys`).
 
-    Raises ValueError for an unknown word (with the nearest), or arguments it does not take.
+    Raises ValueError for an unknown word (with the nearest), arguments it does not take, or a word that mixes pictures
+    with their labels (`mixup`, `cutmix`), which only a training batch has: see `split_sentence`.
     """
 
     def __init__(self, words: str) -> None:
@@ -45,31 +48,27 @@ class Augment:
         return image
 
 
+def split_sentence(sentence: str) -> tuple[Augment, Mixing | None]:
+    """What is done to each picture, and how pictures are then mixed: `... flip mixup(0.2) cutmix(1)`.
+
+    Raises ValueError as `Augment` does, and where a word for one picture follows one that mixes.
+    """
+    words = parse_words(sentence)
+    mixing = [word for word in words if word.name in MIXING_WORDS]
+    single = [word for word in words if word.name not in MIXING_WORDS]
+    if mixing and list(words) != single + mixing:
+        right = " ".join(str(word) for word in single + mixing)
+        raise refuse("the words that mix pictures at the end of the sentence", sentence, nearest=right)
+    return Augment(" ".join(str(word) for word in single)), read_mixing(mixing) if mixing else None
+
+
 def _step(word: Word) -> _Step:
+    if word.name in MIXING_WORDS:
+        raise refuse(
+            "words for one picture here", f"{word}, which mixes the pictures of a training batch with their labels"
+        )
     if word.name not in AUGMENT_WORDS:
-        raise unknown("augmentation word", str(word), AUGMENT_WORDS, "words such as 'pad(4) crop(32) flip'")
-    known = AUGMENT_WORDS[word.name]
-    if word.size is not None or word.stride is not None:
-        raise refuse(f"arguments in brackets, {known.example}", str(word), nearest=f"{word.name}({word.size})")
-    least = sum(argument.default is None for argument in known.arguments)
-    if not least <= len(word.args) <= len(known.arguments):
-        names = ", ".join(argument.name for argument in known.arguments) or "none"
-        raise refuse(f"{word.name} with its arguments ({names})", str(word), nearest=known.example)
-    given = zip(known.arguments, (*word.args, *(None,) * len(known.arguments)), strict=False)
-    return _Step(known, tuple(_checked(argument, value, word, known) for argument, value in given))
-
-
-def _checked(argument: Argument, value: float | str | None, word: Word, known: AugmentWord) -> float | str:
-    if value is None:
-        assert argument.default is not None
-        return argument.default
-    if argument.choices:
-        if value not in argument.choices:
-            raise unknown(f"{argument.name} of {word.name}", value, argument.choices)
-        return value
-    right_kind = isinstance(value, int) or (argument.kind is float and isinstance(value, float))
-    if not right_kind or not argument.least <= float(value) <= argument.most:
-        bounds = f"from {argument.least:g}" + ("" if argument.most == float("inf") else f" to {argument.most:g}")
-        what = "a whole number" if argument.kind is int else "a number"
-        raise refuse(f"{argument.name} of {word.name} as {what} {bounds}", str(word), nearest=known.example)
-    return float(value) if argument.kind is float else int(value)
+        known = (*AUGMENT_WORDS, *MIXING_WORDS)
+        raise unknown("augmentation word", str(word), known, "words such as 'pad(4) crop(32) flip'")
+    found = AUGMENT_WORDS[word.name]
+    return _Step(found, read_arguments(word, found.arguments, found.example))

@@ -1,7 +1,7 @@
-"""Batches: which samples a step trains on, augmented and normalised; and a split once through for evaluation.
+"""Batches: the samples of a step, augmented, normalised and mixed; and a split once through for evaluation.
 
 Nothing here remembers anything: step t takes samples of the order that belongs to (seed, epoch), so an iterator started
-at step t gives what one started at 0 gives from there on, with any number of workers.
+at step t gives what one started at 0 gives from there on, with any number of workers, and any number of ranks together.
 """
 
 from collections.abc import Iterator
@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from reslab.data.augment import Augment
-from reslab.data.chance import key, keys, permutation
+from reslab.data.augment import Augment, split_sentence
+from reslab.data.chance import key, keys
 from reslab.data.images import Images, TensorImages
+from reslab.data.sampling import Draw, Sampling
 from reslab.data.stream import stream
 from reslab.spec.errors import refuse
 from reslab.spec.preprocess import Preprocess
@@ -20,12 +21,15 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 
 class TrainBatches:
-    """Endless training batches (x, y, indices): float32 (batch, C, H, W) normalised, int64 (batch,), int64 (batch,).
+    """Endless training batches (x, y, indices): float32 (n, C, H, W) normalised, int64 (n,), int64 (n,).
 
-    Step t is step t mod n of epoch t // n, n = `num_steps_per_epoch`; the `dropped` samples at an epoch's end, which
-    fill no batch, are left out (others each epoch). Pictures in memory stay on `device` and are augmented there, a
-    batch at once; all others are read and augmented by `workers` processes (0: in this one).
-    Raises ValueError where the batch is larger than the data, or the words do not fit the pictures.
+    Step t is step t mod k of epoch t // k, k = `num_steps_per_epoch`; the `dropped` samples at an epoch's end, which
+    fill no batch, are left out (others each epoch). `batch` is the global batch: rank r of `num_ranks` gets its r-th
+    part, of n = batch / num_ranks samples. `repeats` and `balanced` are those of `Sampling`. Where `words` end in
+    mixup or cutmix, y is float32 (n, num_classes), each row of sum 1; untold, `num_classes` is the largest label + 1.
+    Pictures in memory stay on `device` and are augmented there, a batch at once; all others are read and augmented by
+    `workers` processes (0: in this one).
+    Raises ValueError where the batch is larger than the data or not to be shared, or words do not fit the pictures.
     """
 
     def __init__(
@@ -37,69 +41,95 @@ class TrainBatches:
         seed: int,
         device: torch.device | str,
         workers: int = 0,
+        *,
+        rank: int = 0,
+        num_ranks: int = 1,
+        repeats: int = 1,
+        balanced: bool = False,
+        num_classes: int | None = None,
     ) -> None:
-        _check_batch(batch, len(images))
+        self.sampling = Sampling(images.labels, batch, seed, repeats, balanced)
         _check_workers(workers)
+        _check_rank(rank, num_ranks)
+        self.augment, self.mixing = split_sentence(words)
+        _check_share(batch, num_ranks, self.mixing is not None)
         self.images, self.batch, self.seed, self.workers = images, batch, seed, workers
+        self.rank, self.num_ranks = rank, num_ranks
         self.device = torch.device(device)
-        self.augment = Augment(words)
         self.normalise = Normalise(preprocess, self.device)
-        self.num_steps_per_epoch = len(images) // batch
-        self.dropped = len(images) % batch
+        self.num_steps_per_epoch, self.dropped = self.sampling.num_steps_per_epoch, self.sampling.dropped
+        self.num_classes = _num_classes(images.labels, num_classes)
         if isinstance(images, TensorImages):
             self.augment.batch(images.images[:1], torch.zeros(1, dtype=torch.int64))  # words that do not fit fail here
 
     def iterate(self, start_step: int = 0) -> Iterator[Batch]:
-        """The batches of step `start_step`, `start_step` + 1, ... without end."""
-        if isinstance(self.images, TensorImages):
-            return self._resident(self.images, start_step)
-        return self._streamed(start_step)
+        """This rank's part of the batches of step `start_step`, `start_step` + 1, ... without end."""
+        batches = self._resident if isinstance(self.images, TensorImages) else self._streamed
+        for step, (x, y, indices) in enumerate(batches(start_step), start_step):
+            if self.mixing is None:
+                yield x, y, indices
+            else:
+                yield *self.mixing(x, y, self.num_classes, self.seed, step), indices
 
-    def plan(self, start_step: int = 0) -> Iterator[tuple[int, Tensor]]:
-        """(epoch, indices) of every step from `start_step` on, indices (batch,) int64 on the CPU."""
-        epoch, step = divmod(start_step, self.num_steps_per_epoch)
-        while True:
-            order = permutation(len(self.images), self.seed, epoch)
-            for first in range(step * self.batch, self.num_steps_per_epoch * self.batch, self.batch):
-                yield epoch, order[first : first + self.batch]
-            epoch, step = epoch + 1, 0
+    def plan(self, start_step: int = 0) -> Iterator[Draw]:
+        """The samples of this rank's part of every step from `start_step` on, on the CPU."""
+        share = self.batch // self.num_ranks
+        for draw in self.sampling.plan(start_step):
+            yield draw.part(self.rank * share, (self.rank + 1) * share)
 
-    def _resident(self, images: TensorImages, start_step: int) -> Iterator[Batch]:
-        pixels, labels = images.images.to(self.device), images.labels.to(self.device)
-        for epoch, chosen in self.plan(start_step):
-            indices = chosen.to(self.device, non_blocking=True)
+    def _resident(self, start_step: int) -> Iterator[Batch]:
+        assert isinstance(self.images, TensorImages)
+        pixels, labels = self.images.images.to(self.device), self.images.labels.to(self.device)
+        for draw in self.plan(start_step):
+            indices = draw.indices.to(self.device, non_blocking=True)
             chosen_pixels = pixels.index_select(0, indices)  # on a CPU far faster than pixels[indices]
-            x = self.augment.batch(chosen_pixels, keys(self.seed, epoch, indices))
+            x = self.augment.batch(chosen_pixels, draw.keys(self.seed, self.device))
             yield self.normalise(x), labels[indices], indices
 
     def _streamed(self, start_step: int) -> Iterator[Batch]:
-        asked = ([(i, key(self.seed, epoch, i)) for i in indices.tolist()] for epoch, indices in self.plan(start_step))
+        cpu = torch.device("cpu")
+        asked = (
+            list(zip(draw.indices.tolist(), draw.keys(self.seed, cpu).tolist(), strict=True))
+            for draw in self.plan(start_step)
+        )
         for x, y, indices in stream(self.images, asked, self.augment, self.workers, self.device):
             yield self.normalise(x), y, indices
 
 
 def eval_batches(
-    images: Images, batch: int, preprocess: Preprocess, device: torch.device | str, workers: int = 0
+    images: Images,
+    batch: int,
+    preprocess: Preprocess,
+    device: torch.device | str,
+    workers: int = 0,
+    *,
+    rank: int = 0,
+    num_ranks: int = 1,
 ) -> Iterator[Batch]:
     """Every sample once, in order, as (x, y, indices) like `TrainBatches`; the last batch is as long as what is left.
 
+    Rank r gets the batches r, r + num_ranks, ... of one rank's, whole: no sample twice, none missing, and each batch
+    computed as it would be alone; where there are fewer batches than ranks, some rank has none.
     Raises ValueError where `preprocess.words` do not fit the pictures or leave them of several sizes.
     """
     if batch < 1:
         raise refuse("a batch of at least 1 sample", batch, nearest="1")
     _check_workers(workers)
+    _check_rank(rank, num_ranks)
     device, augment = torch.device(device), Augment(preprocess.words)
     normalise = Normalise(preprocess, device)
+    starts = range(rank * batch, len(images), num_ranks * batch)
     if isinstance(images, TensorImages):
-        return _resident_eval(images, batch, augment, normalise)
-    starts = range(0, len(images), batch)
+        return _resident_eval(images, starts, batch, augment, normalise)
     asked = ([(i, key(0, 0, i)) for i in range(first, min(first + batch, len(images)))] for first in starts)
     return ((normalise(x), y, indices) for x, y, indices in stream(images, asked, augment, workers, device))
 
 
-def _resident_eval(images: TensorImages, batch: int, augment: Augment, normalise: "Normalise") -> Iterator[Batch]:
+def _resident_eval(
+    images: TensorImages, starts: range, batch: int, augment: Augment, normalise: "Normalise"
+) -> Iterator[Batch]:
     device = normalise.device
-    for first in range(0, len(images), batch):
+    for first in starts:
         part = slice(first, min(first + batch, len(images)))
         here = torch.arange(part.start, part.stop, device=device)
         x = augment.batch(images.images[part].to(device), keys(0, 0, here))
@@ -125,18 +155,27 @@ class Normalise:
         return images.to(torch.float32).sub(self.mean).div_(self.std)
 
 
-def _check_batch(batch: int, num_samples: int) -> None:
-    if batch < 1:
-        raise refuse("a batch of at least 1 sample", batch, nearest="1")
-    if batch > num_samples:
-        raise refuse(
-            f"a batch of at most the {num_samples} training samples (an incomplete batch is dropped)",
-            f"a batch of {batch}",
-            nearest=str(num_samples),
-            next_step=f"set the batch to {num_samples} or less",
-        )
+def _num_classes(labels: Tensor, told: int | None) -> int:
+    least = int(labels.max()) + 1
+    if told is not None and told < least:
+        raise refuse(f"at least {least} classes for labels up to {least - 1}", told, nearest=str(least))
+    return told or least
 
 
 def _check_workers(workers: int) -> None:
     if workers < 0:
         raise refuse("0 or more workers", workers, nearest="0")
+
+
+def _check_rank(rank: int, num_ranks: int) -> None:
+    if num_ranks < 1 or not 0 <= rank < num_ranks:
+        raise refuse("a rank from 0 to num_ranks - 1", f"rank {rank} of {num_ranks}", nearest="rank 0 of 1")
+
+
+def _check_share(batch: int, num_ranks: int, mixes: bool) -> None:
+    """Ranks share a batch evenly, and where pictures are mixed two by two no pair is torn apart."""
+    parts = num_ranks * (2 if mixes and num_ranks > 1 else 1)
+    if batch % parts:
+        even = ", an even number each (pictures are mixed two by two)" if parts > num_ranks else ""
+        near = max(parts, round(batch / parts) * parts)
+        raise refuse(f"a batch that {num_ranks} ranks share evenly{even}", f"a batch of {batch}", nearest=str(near))

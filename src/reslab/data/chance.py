@@ -54,6 +54,11 @@ def keys(seed: int, epoch: int, indices: Tensor) -> Tensor:
     return mix(indices + _signed((key(seed, epoch) & _MASK) + _GOLDEN))
 
 
+def again(keys: Tensor, copies: Tensor) -> Tensor:
+    """Other keys for the copies of a sample: copy 0 keeps its key, copy c > 0 has a hash of both; (N,) int64."""
+    return torch.where(copies > 0, mix(keys + copies * _signed(_GOLDEN)), keys)
+
+
 def permutation(num: int, *numbers: int) -> Tensor:
     """The order of 0..num-1 that belongs to these numbers, (num,) int64: the places sorted by their hash.
 

@@ -70,9 +70,10 @@ def _batch(check: DataCheck, words: str, seed: int) -> list[Picture]:
         return []
     channels = images.raw(0).shape[0]
     as_it_is = Preprocess(channels, "", (0.0,) * channels, (1.0,) * channels)
-    batches = TrainBatches(images, min(BATCH, len(images)), words, as_it_is, seed, "cpu")
-    x, y, indices = next(batches.iterate())
     classes = check.inventory.classes
+    num = min(BATCH, len(images))
+    batches = TrainBatches(images, num, words, as_it_is, seed, "cpu", num_classes=len(classes))
+    x, y, indices = next(batches.iterate())
     return [
         Picture(_pixels((255 * picture).round().clamp(0, 255).to(torch.uint8)), _label(target, classes), images.name(i))
         for picture, target, i in zip(x, y, indices.tolist(), strict=True)
