@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reslab.training.gradient import Stepping
 from reslab.training.loop import fit, noise_seed
 from reslab.training.tally import Diverged, Tally
 
@@ -109,8 +110,7 @@ def test_bf16_computes_in_bf16_and_keeps_float32_weights() -> None:
         start=0,
         stop=2,
         seed=0,
-        precision="bf16",
-        channels_last=True,
+        stepping=Stepping("bf16", channels_last=True),
     )
     assert dtypes == [torch.bfloat16] * 2
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())

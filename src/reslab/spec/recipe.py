@@ -12,7 +12,7 @@ from reslab.spec.values import override
 from reslab.spec.words import parse_words
 
 SCHEDULES = ("constant", "steps", "cosine", "one-cycle", "linear")
-PRECISIONS = ("float32", "bf16", "auto")
+PRECISIONS = ("float32", "bf16", "fp16", "auto")
 
 _DURATION = re.compile(r"(?P<count>\d+(?:_\d+)*(?:\.\d+)?)\s*(?P<kilo>k?)\s*(?P<unit>epochs?|steps?)$")
 
@@ -84,8 +84,17 @@ class Recipe:
     """A whole training procedure; `source` says where it is printed.
 
     `length` is `"20 epochs"` or `"64k steps"`, `batch` the global batch, `augment` a sentence such as
-    `pad(4) crop(32) flip`, `precision` `float32`, `bf16` (autocast; the weights and every evaluation stay float32) or
-    `auto`, which is bf16 where the machine is quick at it.
+    `pad(4) crop(32) flip`, `precision` `float32`, `bf16`, `fp16` (autocast, fp16 with a scaled loss; the weights and
+    every evaluation stay float32) or `auto`, which is bf16 where the machine is quick at it.
+
+    `loss` is a sentence such as `bce(0.2)` or `cross-entropy distill(0.5,4)`, whose `teacher` is a run; `class_weights`
+    is `balanced` or a number a class. The gradient of a batch is that of `accumulate` parts, one after another (norms
+    see the parts), brought to a norm of at most `clip_norm` where that is above 0. `activation_checkpointing` computes
+    each unit again in the backward pass in place of keeping what is in it.
+
+    What is judged and kept: the weights, or their moving average with the decay `ema`, taken every `ema_every` steps
+    (`ema_warmup`: with a smaller decay at first), or their mean over the ends of the last `average_epochs` epochs.
+    `precise_bn` batches measure the statistics of its BatchNorms at the end.
     """
 
     name: str

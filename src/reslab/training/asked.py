@@ -11,7 +11,7 @@ from reslab.nn.pretrained import Pretrained
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse
 from reslab.spec.recipe import Recipe
-from reslab.training.loop import Loss
+from reslab.training.gradient import Loss
 
 PUBLISHED = "published weights"
 

@@ -23,6 +23,7 @@ from reslab.training.asked import PUBLISHED, Asked, callable_name, pretrained_na
 from reslab.training.choice import SMALL_SIDE, default_model, default_recipe, warn_of_stem
 from reslab.training.device import hardware, quick_bf16
 from reslab.training.loop import noise_seed
+from reslab.training.objective import try_recipe
 from reslab.training.provenance import command, commit, versions
 from reslab.training.run import Run, new_path, refuse_occupied
 from reslab.training.schedule import idle_milestones
@@ -58,6 +59,7 @@ def begin(asked: Asked, output: str | Path | None, device: torch.device) -> Prep
     TrainBatches(
         data.split("train"), recipe.batch, recipe.augment, data.preprocess, seed, "cpu"
     )  # words that do not fit fail here
+    try_recipe(recipe, model, data)
     facts = _facts(asked, data, model, recipe, pretrained, seed, device, notes)
     path = Path(output) if output is not None else new_path(facts["model"]["name"], data.name)
     return Prepared(Run.create(path, facts), model, data, recipe, size, notes)

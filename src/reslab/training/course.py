@@ -1,5 +1,6 @@
 """A run under way: what changes from step to step, and what happens between two steps."""
 
+import json
 import math
 import time
 from collections.abc import Callable
@@ -13,12 +14,18 @@ from reslab.data.batches import TrainBatches, eval_batches
 from reslab.data.dataset import Data
 from reslab.spec.recipe import Recipe
 from reslab.training.device import exact_arithmetic
+from reslab.training.diagnosis import Origin, find_origin, finite
+from reslab.training.disk import write_whole
 from reslab.training.evaluation import Evaluation, evaluate_batches
+from reslab.training.gradient import Loss, Stepping, scaler_state
 from reslab.training.interruption import Interruption
-from reslab.training.loop import Loss, fit
+from reslab.training.keeping import Keeping
+from reslab.training.loop import fit
+from reslab.training.recomputing import recomputed_units
 from reslab.training.run import Run
 from reslab.training.schedule import rate_factor
-from reslab.training.state import Best, State, load_state, save_state
+from reslab.training.state import State, load_state, save_state
+from reslab.training.statistics import precise_statistics
 from reslab.training.tally import Diverged, Tally
 
 Show = Callable[[dict[str, Any]], None]
@@ -41,6 +48,8 @@ class Course:
     loss: Loss
     eval_loss: Loss
     optimizer: torch.optim.Optimizer
+    stepping: Stepping
+    keeping: Keeping
     total: int
     seed: int
     workers: int
@@ -50,7 +59,6 @@ class Course:
     save_every_seconds: float = 60.0
     step: int = 0
     seconds: float = 0.0
-    best: Best | None = None
     tally: Tally = field(default_factory=Tally)
 
     @property
@@ -74,12 +82,18 @@ class Course:
         self.run.log.cut(state.step if state else 0)
         if state is None:
             return False
+        self._take_up(state)
+        self.seconds = state.seconds
+        self.tally = Tally.from_dict(state.tally, self.device)
+        self.keeping.load(state, self.device)
+        return True
+
+    def _take_up(self, state: State) -> None:
+        self.step = state.step
         self.model.load_state_dict(state.model)
         self.optimizer.load_state_dict(state.optimizer)
-        self.step, self.seconds = state.step, state.seconds
-        self.tally = Tally.from_dict(state.tally, self.device)
-        self.best = Best(**state.best) if state.best else None
-        return True
+        if self.stepping.scaler is not None and state.scaler is not None:
+            self.stepping.scaler.load_state_dict(state.scaler)
 
     def go(self) -> bool:
         """Take the steps that are left; True at the end, False where Ctrl-C came first. The state is saved either way.
@@ -89,31 +103,36 @@ class Course:
         gpus = [self.device] if self.device.type == "cuda" else []
         with exact_arithmetic(), torch.random.fork_rng(gpus), Interruption() as self._interruption:
             self._mark = self._saved = self._shown = time.perf_counter()
-            fit(
-                self.model,
-                self.batches,
-                self.loss,
-                self.optimizer,
-                self.lr,
-                self.between,
-                lambda: self.tally,
-                start=self.step,
-                stop=self.total,
-                seed=self.seed,
-                precision=self.recipe.precision,
-                channels_last=self.recipe.channels_last,
-            )
-            self.save()
+            try:
+                with recomputed_units(self.model, self.recipe.activation_checkpointing):
+                    fit(
+                        self.model,
+                        self.batches,
+                        self.loss,
+                        self.optimizer,
+                        self.lr,
+                        self.between,
+                        lambda: self.tally,
+                        start=self.step,
+                        stop=self.total,
+                        seed=self.seed,
+                        stepping=self.stepping,
+                    )
+                self.save()
+            except Diverged as error:
+                raise self._explained(error) from None
             return not (self._interruption.asked and self.step < self.total)
 
     def between(self, step: int) -> bool:
         """What happens after `step` steps: lines, judgement, probe, state. True ends the loop."""
         self.step = step
+        self.keeping.step_done(step)
         epoch_ends = step % self.batches.num_steps_per_epoch == 0 or step == self.total
         if epoch_ends or step % LOG_EVERY_STEPS == 0:
             self._log_training()
         self._clock()
         if epoch_ends:
+            self.keeping.epoch_done(step)
             self._judge()
         if self.probe and self.probe_every_steps and step % self.probe_every_steps == 0:
             self._write({"kind": "probe", "step": step, **self.probe(step, self.model)})
@@ -129,18 +148,31 @@ class Course:
         batches = eval_batches(images, EVALUATION_BATCH, self.data.preprocess, self.device, self.workers)
         return evaluate_batches(self.model, batches, self.data.num_classes, self.eval_loss, split, probabilities)
 
+    def keep(self) -> str:
+        """Give the network the weights that the run keeps, its statistics measured where asked; says which they are."""
+        chosen, num_batches = self.keeping.choose(), self.keeping.num_statistics_batches()
+        if not num_batches:
+            return chosen
+        stream = self.batches.iterate(self.total)
+        num_samples = precise_statistics(self.model, (next(stream)[0] for _ in range(num_batches)))
+        return f"{chosen}, its BatchNorm statistics of {num_samples} training samples"
+
     def save(self) -> None:
         """Save what resuming needs. Raises Diverged, and saves nothing, where a loss or a weight is not finite."""
         self._check()
-        best = vars(self.best) if self.best else None
         state = State(
-            self.step, self.model.state_dict(), self.optimizer.state_dict(), self.tally.to_dict(), self.seconds, best
+            self.step,
+            self.model.state_dict(),
+            self.optimizer.state_dict(),
+            self.tally.to_dict(),
+            self.seconds,
+            scaler=scaler_state(self.stepping.scaler),
+            **self.keeping.state(),
         )
         save_state(self.run.path / "state", state)
         self._saved = time.perf_counter()
 
     def _log_training(self) -> None:
-        self._check_losses()
         loss, top1 = self.tally.means()
         num_samples = self.tally.num_samples
         self._clock()
@@ -165,14 +197,14 @@ class Course:
         self._mark = now
 
     def _judge(self) -> None:
-        found = self.evaluate(self.watched)
+        with self.keeping.judged():
+            found = self.evaluate(self.watched)
         if not math.isfinite(found.loss):
-            raise self._diverged(f"the loss on {self.watched} is {found.loss} after step {self.step - 1}")
+            raise Diverged(f"the loss on {self.watched} is {found.loss} after step {self.step - 1}")
         line = {"kind": "eval", "split": self.watched, "step": self.step, "epoch": self._epoch()}
         self._write({**line, "loss": found.loss, "top1": found.top1})
-        if self.watched == "val" and (self.best is None or self.best.beaten_by(found.num_correct, found.loss)):
-            weights = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-            self.best = Best(self.step, found.num_correct, found.loss, weights)
+        if self.watched == "val":
+            self.keeping.consider(self.step, found)
 
     def _write(self, line: dict[str, Any]) -> None:
         self.run.log.append(line)
@@ -195,26 +227,40 @@ class Course:
     def _epoch(self) -> float:
         return self.step / self.batches.num_steps_per_epoch
 
-    def _check_losses(self) -> None:
-        try:
-            self.tally.check()
-        except Diverged as error:
-            raise self._diverged(str(error)) from None
-
     def _check(self) -> None:
-        self._check_losses()
+        self.tally.check()
         for name, weight in self.model.state_dict().items():
-            if weight.is_floating_point() and not bool(weight.isfinite().all()):
-                raise self._diverged(f"{name} is not finite after step {self.step - 1}")
+            if weight.is_floating_point() and not finite(weight):
+                raise Diverged(f"{name} is not finite after step {self.step - 1}")
 
-    def _diverged(self, what: str) -> Diverged:
-        kept = load_state(self.run.path / "state")
-        last = (
-            f"the last good state, of step {kept.step}, is kept in {self.run.path}"
-            if kept
-            else "no state had been saved yet"
-        )
+    def _explained(self, error: Diverged) -> Diverged:
+        """The error with its batch and layer, found by taking the steps since the last good state again."""
+        kept, reached = load_state(self.run.path / "state"), self.step
+        origin = None if kept is None else self._origin(kept, reached)
+        found = "" if origin is None else f": {self._told(origin)}"
+        last = f"the last good state, of step {kept.step}, is kept in {self.run.path}" if kept else "no state was saved"
         lower = f"{self.recipe.optimizer.lr / 4:g}"
-        return Diverged(
-            f"{what}: training stopped; {last}; try a smaller learning rate, such as --lr {lower}, or a longer warm-up"
+        advice = f"try a smaller learning rate, such as --lr {lower}, or a longer warm-up"
+        return Diverged(f"{error}{found}; training stopped; {last}; {advice}")
+
+    def _origin(self, kept: State, reached: int) -> Origin | None:
+        self._take_up(kept)
+        return find_origin(
+            self.model,
+            self.batches,
+            self.loss,
+            self.optimizer,
+            self.lr,
+            start=kept.step,
+            stop=reached,
+            seed=self.seed,
+            stepping=self.stepping,
         )
+
+    def _told(self, origin: Origin) -> str:
+        """The origin in words, the whole batch written into the run's folder."""
+        images, file = self.data.split("train"), self.run.path / "diverged.json"
+        samples = [{"index": index, "name": images.name(index)} for index in origin.indices]
+        write_whole(file, (json.dumps({"step": origin.step, "where": origin.where, "batch": samples}) + "\n").encode())
+        some = ", ".join(str(index) for index in origin.indices[:4])
+        return f"it began at step {origin.step} {origin.where}, on the batch of samples {some}, ... (all in {file})"

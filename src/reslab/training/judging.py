@@ -24,8 +24,8 @@ from reslab.training.choice import warn_of_stem
 from reslab.training.course import EVALUATION_BATCH
 from reslab.training.device import choose_device
 from reslab.training.evaluation import Evaluation, average, evaluate_batches
+from reslab.training.gradient import Loss
 from reslab.training.loading import run_weights
-from reslab.training.loop import Loss
 from reslab.training.run import Run
 from reslab.training.sources import find_data, input_size, num_workers, reopen_data
 

@@ -13,14 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from reslab.data.chance import key
+from reslab.training.gradient import Loss, Stepping
 from reslab.training.optimizer import set_rate
 from reslab.training.tally import Tally
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-
 
 class Batches(Protocol):
-    """Training batches as a function of the step: x float32 (N, C, H, W), y int64 (N,), indices (N,)."""
+    """Training batches as a function of the step: x float32 (N, C, H, W), y and indices int64 (N,).
+
+    Mixed, y are shares of classes, float32 (N, classes).
+    """
 
     num_steps_per_epoch: int
 
@@ -45,27 +47,21 @@ def fit(
     stop: int,
     seed: int,
     rank: int = 0,
-    precision: str = "float32",
-    channels_last: bool = False,
+    stepping: Stepping | None = None,
 ) -> None:
     """Take the steps `start` .. `stop` - 1 on `model`, in place.
 
     `rate(step)` is the learning rate of a step; `between(n)` is called when n steps are done and ends the loop by True;
-    each step's loss and hits are added to `tally()`. `bf16` computes the forward pass under autocast.
+    each step's loss and hits are added to `tally()`; `stepping` is how a batch becomes a step.
     """
-    device = next(model.parameters()).device
+    stepping = stepping or Stepping()
     stream = batches.iterate(start)
     model.train()
     for step in range(start, stop):
         x, y, _ = next(stream)
         torch.manual_seed(noise_seed(seed, step, rank))
         set_rate(optimizer, rate(step))
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            outputs = model(x.contiguous(memory_format=torch.channels_last) if channels_last else x)
-            value = loss(outputs, y)
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        optimizer.step()
+        value, outputs = stepping.take(model, loss, optimizer, x, y)
         tally().add(value, outputs, y)
         if between(step + 1):
             return

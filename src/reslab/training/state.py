@@ -29,7 +29,11 @@ class Best:
 
 @dataclass
 class State:
-    """All that changes from step to step and is not a function of the step."""
+    """All that changes from step to step and is not a function of the step.
+
+    `average` are the weights' moving average, `epoch_mean` their mean over epochs, `scaler` is fp16's; None where there
+    is none.
+    """
 
     step: int
     model: dict[str, Any]
@@ -37,6 +41,9 @@ class State:
     tally: dict[str, Any]
     seconds: float = 0.0
     best: dict[str, Any] | None = None
+    average: dict[str, Any] | None = None
+    epoch_mean: dict[str, Any] | None = None
+    scaler: dict[str, Any] | None = None
 
 
 def save_state(folder: Path, state: State) -> None:

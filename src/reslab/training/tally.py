@@ -24,12 +24,17 @@ class Tally:
     seconds: float = 0.0
 
     def add(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
-        """Count one step: a scalar loss, outputs (N, classes), targets (N,)."""
-        if outputs.ndim != 2 or targets.shape != outputs.shape[:1]:
+        """Count one step: a scalar loss, outputs (N, classes), targets (N,) or shares of classes (N, classes).
+
+        Of shares the largest is what is right.
+        """
+        if outputs.ndim != 2 or targets.shape not in (outputs.shape[:1], outputs.shape):
             raise refuse(
-                "outputs of shape (N, classes) and targets of shape (N,)",
+                "outputs of shape (N, classes) and targets of shape (N,) or (N, classes)",
                 f"{tuple(outputs.shape)} and {tuple(targets.shape)}",
             )
+        if targets.ndim == 2:
+            targets = targets.argmax(1)
         self.losses.append(loss.detach().float())
         self.hits.append((outputs.detach().argmax(1) == targets).sum())
         self.num_samples += len(targets)

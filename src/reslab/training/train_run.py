@@ -1,7 +1,6 @@
 """`train`: from a network, data and a recipe to the folder of a run."""
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,10 @@ from reslab.training.beginning import Prepared, begin
 from reslab.training.course import Course, Probe, Show
 from reslab.training.device import choose_device
 from reslab.training.disk import room_for
+from reslab.training.gradient import Loss, Stepping, make_scaler
 from reslab.training.interruption import Interrupted
-from reslab.training.loop import Loss
+from reslab.training.keeping import Keeping
+from reslab.training.objective import build_objective
 from reslab.training.optimizer import build_optimizer
 from reslab.training.resuming import resume_run
 from reslab.training.run import Run, holds_something
@@ -95,17 +96,27 @@ def _course(
         model = model.to(memory_format=layout)
     processes = num_workers(workers, data)
     batches = TrainBatches(data.split("train"), recipe.batch, recipe.augment, data.preprocess, seed, device, processes)
-    smoothed = partial(functional.cross_entropy, label_smoothing=recipe.label_smoothing)
+    total = parse_duration(recipe.length).num_steps(batches.num_steps_per_epoch)
+    stepping = Stepping(
+        recipe.precision,
+        recipe.channels_last,
+        recipe.accumulate,
+        recipe.clip_norm,
+        make_scaler(recipe.precision, device),
+        torch.compile(model) if recipe.compile else None,
+    )
     return Course(
         run=prepared.run,
         model=model,
         data=data,
         recipe=recipe,
         batches=batches,
-        loss=asked.loss or smoothed,
+        loss=build_objective(recipe, data, device, asked.loss),
         eval_loss=asked.loss or functional.cross_entropy,
         optimizer=build_optimizer(model, recipe.optimizer),
-        total=parse_duration(recipe.length).num_steps(batches.num_steps_per_epoch),
+        stepping=stepping,
+        keeping=Keeping(model, recipe, total, batches.num_steps_per_epoch),
+        total=total,
         seed=seed,
         workers=processes,
         show=show,
@@ -148,10 +159,7 @@ def _stopped(course: Course) -> str:
 def _finish(course: Course, prepared: Prepared) -> Run:
     """Keep the chosen weights, judge them on the held-out split, write the result and the report."""
     run, model, data = course.run, course.model.to(memory_format=torch.contiguous_format), course.data
-    chosen = "the last weights"
-    if course.best is not None:
-        model.load_state_dict(course.best.weights)
-        chosen = f"the best of the validation split, of step {course.best.step}"
+    chosen = course.keep()
     found = course.evaluate(data.held_out, probabilities=True)
     scores = {**found.to_dict(), "split": found.split, "chosen": chosen}
     facts = {
