@@ -127,6 +127,12 @@ def open_data(
         return _open_named(
             entry, Path(data_dir).expanduser() if data_dir else None, val_fraction, split_seed, split_record
         )
+    if "://" in text:
+        raise refuse(
+            "a named data set, or a path on this machine",
+            text,
+            next_step="fetch the shards into a folder and name the folder; shards are not read by URL",
+        )
     path = Path(text).expanduser()
     if not path.exists() and isinstance(name_or_path, str) and "/" not in text and "\\" not in text:
         raise unknown(
