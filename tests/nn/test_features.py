@@ -136,3 +136,10 @@ def test_the_smallest_input_is_the_total_stride():
             assert model(torch.zeros(1, 3, least, least)).isfinite().all()
         with pytest.raises(ValueError, match=f"{least}x{least}"):
             model(torch.zeros(1, 3, least - 1, least))
+
+
+def test_shallow_features_take_small_inputs():
+    shallow = create_model("resnet18", features_only=True, out_indices=(0, 1))
+    assert [tuple(found.shape[1:]) for found in shallow(torch.randn(1, 3, 8, 8))] == [(64, 4, 4), (64, 2, 2)]
+    with pytest.raises(ValueError, match="at least 4x4"):
+        shallow(torch.randn(1, 3, 3, 3))

@@ -13,11 +13,13 @@ from reslab.nn.network import Network
 from reslab.nn.words import NormLayer
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse, unknown
+from reslab.spec.plan import dilation_required
 from reslab.spec.values import convert, override
 from reslab.spec.zoo import ARCHS
 
 # What torchvision and timm call an axis of ours.
 _FAMILIAR = {"in_chans": "in_channels", "drop_rate": "drop"}
+_DILATION = "replace_stride_with_dilation"
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -33,11 +35,19 @@ def resolve_arch(model: str | Arch, axes: Mapping[str, Any]) -> Arch:
         raise unknown("model", model, ARCHS, "`reslab models` lists them all")
     arch = ARCHS[model] if isinstance(model, str) else model
     settings = {_FAMILIAR.get(name, name): value for name, value in axes.items()}
-    if settings.get("replace_stride_with_dilation", ()) is None:  # torchvision's way to say: nowhere
-        settings["replace_stride_with_dilation"] = ()
+    if _DILATION in settings:
+        settings[_DILATION] = _read_dilation(settings[_DILATION], len(arch.depths))
     if convert(bool, settings.pop("zero_init_residual", False), "zero_init_residual"):
         settings["last_norm_weight"] = 0.0
     return override(arch, settings, kind="axis")
+
+
+def _read_dilation(given: Any, num_stages: int) -> tuple[bool, ...]:
+    """Truth values, or None for nowhere, as torchvision says it; an error names the stages they are for."""
+    try:
+        return convert(tuple[bool, ...], () if given is None else given, _DILATION)
+    except ValueError:
+        raise refuse(dilation_required(num_stages), given, str((False,) * (num_stages - 1))) from None
 
 
 def create_model(

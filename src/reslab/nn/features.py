@@ -57,6 +57,7 @@ class FeatureNetwork(nn.Module):
         for name in (*network.stage_names[max(indices) :], *network.last_names, *network.head_names):
             delattr(network, name)
         network.stage_names, network.last_names, network.head_names = kept, [], []
+        network.total_stride, network.fixed_size = known[max(indices)].stride, False
         self.network = network
 
     def forward(self, x: Tensor) -> list[Tensor]:

@@ -218,14 +218,17 @@ def _check_numbers(arch: Arch) -> None:
         raise refuse("image_size as height,width", arch.image_size, "224,224")
 
 
+def dilation_required(num_stages: int) -> str:
+    """What `replace_stride_with_dilation` has to be for so many stages, in words."""
+    names = ", ".join(f"layer{stage}" for stage in range(2, num_stages + 1))
+    return f"replace_stride_with_dilation with {num_stages - 1} truth values, one each for {names}"
+
+
 def _check_dilation(arch: Arch, stages: int) -> None:
     given = arch.replace_stride_with_dilation
     if given and len(given) != stages - 1:
-        names = ", ".join(f"layer{stage}" for stage in range(2, stages + 1))
         nearest = str(tuple((list(given) + [False] * stages)[: stages - 1]))
-        raise refuse(
-            f"replace_stride_with_dilation with {stages - 1} truth values, one each for {names}", given, nearest
-        )
+        raise refuse(dilation_required(stages), given, nearest)
 
 
 def _check_shared(arch: Arch, units: tuple[UnitPlan, ...]) -> None:
