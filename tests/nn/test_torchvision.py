@@ -113,7 +113,7 @@ def test_no_dilations_may_be_said_as_torchvision_says_it():
 
 @pytest.mark.parametrize("given", ["maybe", (1.5, 2.5, 3.5), ("a", "b", "c"), 7])
 def test_dilations_that_are_no_truth_values_are_an_error(given):
-    with pytest.raises(ValueError, match="replace_stride_with_dilation"):
+    with pytest.raises(ValueError, match=r"replace_stride_with_dilation .* one each for layer2, layer3, layer4"):
         create_model("resnet50", replace_stride_with_dilation=given)
 
 
@@ -176,9 +176,3 @@ def test_no_activation_is_in_place_and_each_use_has_its_own():
     acts = [module for module in model.modules() if isinstance(module, nn.ReLU)]
     assert len(acts) == 1 + 16 * 3
     assert not any(act.inplace for act in acts)
-
-
-@pytest.mark.parametrize("wrong", ["maybe", (1, 0, 1), (True, "x", False), 3])
-def test_anything_but_truth_values_names_the_stages(wrong):
-    with pytest.raises(ValueError, match="one each for layer2, layer3, layer4"):
-        create_model("resnet50", replace_stride_with_dilation=wrong)
