@@ -98,13 +98,12 @@ def _measuring(model: nn.Module, moments: dict[_BatchNorm, _Moments]) -> Iterato
 
 @contextlib.contextmanager
 def keeping_statistics(norms: Iterable[_BatchNorm]) -> Iterator[None]:
-    """Inside, the norms normalise as ever and their running statistics do not move."""
-    before = {norm: norm.track_running_stats for norm in norms}
-    for norm in before:
-        # In training a norm without this normalises by the batch; at test by what it kept.
-        norm.track_running_stats = False
+    """Inside, the norms normalise as ever, and what moves are copies of their running statistics."""
+    before = {norm: dict(norm._buffers) for norm in norms}
+    for norm, buffers in before.items():
+        norm._buffers.update({name: None if kept is None else kept.clone() for name, kept in buffers.items()})
     try:
         yield
     finally:
-        for norm, kept in before.items():
-            norm.track_running_stats = kept
+        for norm, buffers in before.items():
+            norm._buffers.update(buffers)
