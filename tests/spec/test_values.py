@@ -7,6 +7,7 @@ import pytest
 
 from reslab.spec.arch import Arch
 from reslab.spec.errors import nearest, refuse, unknown
+from reslab.spec.recipe import Recipe
 from reslab.spec.values import convert, from_dict, keys, override, to_dict
 from reslab.spec.zoo import ARCHS
 
@@ -168,3 +169,13 @@ def test_nearest_names():
 def test_refusals_say_all_four_parts():
     assert str(refuse("A", "B", "C", "do D")) == "required: A; got: B; nearest valid: C; do D"
     assert str(refuse("A", "B")) == "required: A; got: B"
+
+
+def test_values_that_are_only_right_together_are_set_in_any_order() -> None:
+    recipe = Recipe("x", "test")
+    pair = {"schedule.name": "steps", "schedule.milestones": "1 epoch,2 epochs"}
+    for settings in (pair, dict(reversed(pair.items()))):
+        found = override(recipe, settings)
+        assert (found.schedule.name, found.schedule.milestones) == ("steps", ("1 epoch", "2 epochs"))
+    with pytest.raises(ValueError, match=r"milestones"):
+        override(recipe, {"schedule.name": "steps"})

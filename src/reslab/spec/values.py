@@ -14,26 +14,29 @@ T = TypeVar("T")
 def override(value: T, settings: Mapping[str, Any], kind: str = "key") -> T:
     """`value` with the named fields replaced; a dotted key reaches inside (`optimizer.lr`).
 
-    A string is read as the field's type (`"2,2,2"` for a tuple of integers, `"true"` for a truth value).
+    A string is read as the field's type (`"2,2,2"` for a tuple of integers, `"true"` for a truth value). All are
+    replaced at once, so their order does not matter.
     Raises ValueError for an unknown key (with the nearest) or a value of another type.
     """
-    for key, given in settings.items():
-        value = _override_one(value, key, key, given, kind)
-    return value
+    return _override(value, settings, "", kind)
 
 
-def _override_one(value: Any, path: str, key: str, given: Any, kind: str) -> Any:
-    head, _, rest = path.partition(".")
-    hints = typing.get_type_hints(type(value))
-    if head not in hints:
-        prefix = key[: len(key) - len(path)]
-        raise unknown(kind, key, [prefix + name for name in keys(value)])
-    if rest:
-        inner = getattr(value, head)
-        if not dataclasses.is_dataclass(inner):
-            raise unknown(kind, key, [key[: len(key) - len(rest) - 1]])
-        return dataclasses.replace(value, **{head: _override_one(inner, rest, key, given, kind)})
-    return dataclasses.replace(value, **{head: convert(hints[head], given, key)})
+def _override(value: Any, settings: Mapping[str, Any], prefix: str, kind: str) -> Any:
+    hints, changes = typing.get_type_hints(type(value)), {}
+    deeper: dict[str, dict[str, Any]] = {}
+    for path, given in settings.items():
+        head, _, rest = path.partition(".")
+        if head not in hints:
+            raise unknown(kind, prefix + path, [prefix + name for name in keys(value)])
+        if rest and not dataclasses.is_dataclass(getattr(value, head)):
+            raise unknown(kind, prefix + path, [prefix + head])
+        if rest:
+            deeper.setdefault(head, {})[rest] = given
+        else:
+            changes[head] = convert(hints[head], given, prefix + path)
+    for head, inner in deeper.items():
+        changes[head] = _override(changes.get(head, getattr(value, head)), inner, f"{prefix}{head}.", kind)
+    return dataclasses.replace(value, **changes) if changes else value
 
 
 def keys(value: Any, prefix: str = "") -> list[str]:
