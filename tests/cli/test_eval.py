@@ -69,3 +69,18 @@ def test_mistakes_are_told(command: Command, trained: Path, words: tuple[str, ..
     assert outcome.out == ""
     assert said in outcome.err
     assert "not foreseen" not in outcome.err
+
+
+def test_views_predictions_and_calibration(command: Command, trained: Path, tmp_path: Path) -> None:
+    found = command(
+        "eval", trained, "--views", "flip", "--predictions", tmp_path / "a.csv", "--calibration", "--json"
+    ).value
+    assert set(found) == KEYS | {"ece", "mce", "reliability"}
+    assert 0 <= found["ece"] <= found["mce"] <= 1
+    assert sum(one["num_samples"] for one in found["reliability"]) == 359
+    lines = (tmp_path / "a.csv").read_text().splitlines()
+    assert len(lines) == 360
+    assert lines[0].startswith("name,class,predicted,probability,p(0)")
+    assert "temperature" in command("eval", trained, "--calibration").out
+    assert command("eval", trained, "--views", "flop").err.count("nearest: 'flip'") == 1
+    assert ".csv or .npz" in command("eval", trained, "--predictions", "a.txt").err

@@ -15,13 +15,12 @@ CLASSES = ("cat", 'a "big", dog')
 
 def evaluation(keep: bool = True) -> Evaluation:
     probabilities, labels = torch.tensor([[0.75, 0.25], [0.1, 0.9], [0.6, 0.4]]), torch.tensor([0, 1, 1])
-    return Evaluation(
-        3, 2, None, 0.1, ((1, 0), (1, 1)), "test", probabilities if keep else None, labels if keep else None
-    )
+    kept = (probabilities, labels, ("x.png", "y, z.png", "w.png"), CLASSES) if keep else ()
+    return Evaluation(3, 2, None, 0.1, ((1, 0), (1, 1)), "test", *kept)
 
 
 def test_csv_is_read_back(tmp_path: Path) -> None:
-    save_answers(tmp_path / "a.csv", evaluation(), ["x.png", "y, z.png", "w.png"], CLASSES)
+    save_answers(tmp_path / "a.csv", evaluation())
     with (tmp_path / "a.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == ["x.png", "y, z.png", "w.png"]
@@ -38,11 +37,11 @@ def test_npz_is_read_back_bit_for_bit(tmp_path: Path) -> None:
     found = evaluation()
     assert found.probabilities is not None
     assert found.labels is not None
-    save_answers(tmp_path / "a.npz", found, ["x", "y", "z"], CLASSES)
+    save_answers(tmp_path / "a.npz", found)
     read = np.load(tmp_path / "a.npz", allow_pickle=False)
     assert np.array_equal(read["probabilities"], found.probabilities.numpy())
     assert np.array_equal(read["labels"], found.labels.numpy())
-    assert read["names"].tolist() == ["x", "y", "z"]
+    assert read["names"].tolist() == ["x.png", "y, z.png", "w.png"]
     assert tuple(read["classes"].tolist()) == CLASSES
 
 
@@ -50,5 +49,5 @@ def test_another_ending_and_missing_probabilities_are_refused(tmp_path: Path) ->
     with pytest.raises(ValueError, match=r"\.csv or \.npz.*nearest valid: a\.csv"):
         check_answers_path(tmp_path / "a.json")
     with pytest.raises(ValueError, match="kept its probabilities"):
-        save_answers(tmp_path / "a.csv", evaluation(keep=False), ["x", "y", "z"], CLASSES)
+        save_answers(tmp_path / "a.csv", evaluation(keep=False))
     assert list(tmp_path.iterdir()) == []

@@ -10,8 +10,10 @@ import torch
 from sklearn import metrics
 from torch import nn
 
+from reslab.data.batches import eval_batches
 from reslab.data.catalog import open_data
 from reslab.nn.create import create_model
+from reslab.training.calibration import calibrate
 from reslab.training.device import choose_device, present_devices
 from reslab.training.evaluation import average
 from reslab.training.judging import evaluate
@@ -145,3 +147,29 @@ def test_a_module_may_be_judged_untrained() -> None:
     found = evaluate(model, "digits")
     assert found.num_samples == len(open_data("digits").split("test"))
     assert model.training
+
+
+def test_views_and_words_are_seen_by_the_network_and_answers_keep_their_names(digits_run: Run) -> None:
+    found = evaluate(digits_run, views="flip", words="resize(12)", keep_probabilities=True)
+    network, data = load(digits_run), open_data("digits")
+    x, y, _ = next(eval_batches(data.split("test"), 359, replace(data.preprocess, words="resize(12)"), "cpu"))
+    with torch.no_grad():
+        mean = (network(x).softmax(1) + network(x.flip(3)).softmax(1)) / 2
+    assert found.probabilities is not None
+    torch.testing.assert_close(found.probabilities, mean, rtol=1e-4, atol=1e-6)
+    assert found.num_correct == int((mean.argmax(1) == y).sum())
+    assert found.classes == data.classes
+    assert found.names == tuple(data.split("test").name(i) for i in range(359))
+    both = evaluate([digits_run, digits_run], views="flip", words="resize(12)", keep_probabilities=True)
+    assert (both.names, both.classes) == (found.names, found.classes)
+    assert evaluate(digits_run).names == ()
+
+
+def test_calibration_is_fitted_on_one_split_and_judged_on_another(digits_run: Run) -> None:
+    val, test = (evaluate(digits_run, split=split, keep_probabilities=True) for split in ("val", "test"))
+    found = calibrate(val, test)
+    assert found.fitted_on == "val"
+    assert found.loss_before == pytest.approx(test.loss, rel=1e-5)
+    assert calibrate(val, val).loss_after <= val.loss + 1e-6
+    with pytest.raises(ValueError, match="kept their probabilities"):
+        calibrate(evaluate(digits_run), test)

@@ -1,7 +1,7 @@
 """`reslab eval`: a run, several together, or a checkpoint trained by others, judged on any split."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +24,11 @@ from reslab.cli.output import print_json, print_pairs
 from reslab.report.tables import count, number, percent
 from reslab.spec.errors import refuse
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from reslab.training.evaluation import Evaluation
+
 _LIST = "`reslab runs` lists the runs here"
 
 
@@ -39,6 +44,18 @@ def evaluate(
     pretrained: Pretrained = None,
     mean: Annotated[str | None, typer.Option("--mean", metavar="M...", help="One number a channel, of x/255.")] = None,
     std: Annotated[str | None, typer.Option("--std", metavar="S...", help="One number a channel, of x/255.")] = None,
+    words: Annotated[
+        str | None, typer.Option("--preprocess", metavar="WORDS", help="Such as 'resize(256) center-crop(256)'.")
+    ] = None,
+    views: Annotated[
+        str, typer.Option("--views", metavar="WORDS", help="Averaged: flip, ten-crop(224), scales(224,256).")
+    ] = "",
+    predictions: Annotated[
+        Path | None, typer.Option("--predictions", metavar="FILE", help="Every answer, into a .csv or .npz.")
+    ] = None,
+    calibration: Annotated[
+        bool, typer.Option("--calibration", help="Calibration error, and the temperature that val asks for.")
+    ] = False,
     batch: Batch = None,
     val_fraction: ValFraction = None,
     skip_bad_images: SkipBadImages = False,
@@ -51,30 +68,72 @@ def evaluate(
     subject = _subject(runs or [], model, pretrained)
     chosen = read_settings(settings)
     _refuse_settings(chosen, model)
+    from reslab.training.answers import check_answers_path, save_answers
     from reslab.training.judging import evaluate as judge
 
-    found = judge(
-        subject,
-        data,
-        split=split,
-        pretrained=read_pretrained(pretrained),
-        settings=chosen,
-        mean=read_numbers(mean, "--mean"),
-        std=read_numbers(std, "--std"),
-        batch=batch,
-        data_dir=data_dir,
-        val_fraction=val_fraction,
-        skip_bad_images=skip_bad_images,
-        device=device,
-        workers=workers,
-    )
+    if predictions is not None:
+        check_answers_path(predictions)
+    options: dict[str, Any] = {
+        "pretrained": read_pretrained(pretrained),
+        "settings": chosen,
+        "mean": read_numbers(mean, "--mean"),
+        "std": read_numbers(std, "--std"),
+        "words": words,
+        "views": views,
+        "batch": batch,
+        "data_dir": data_dir,
+        "val_fraction": val_fraction,
+        "skip_bad_images": skip_bad_images,
+        "device": device,
+        "workers": workers,
+        "keep_probabilities": predictions is not None or calibration,
+    }
+    found = judge(subject, data, split=split, **options)
+    if predictions is not None:
+        save_answers(predictions, found)
+    extra = _calibration(found, lambda: judge(subject, data, split="val", **options)) if calibration else {}
     if json:
-        print_json(found.to_dict())
-        return
+        print_json({**found.to_dict(), **extra})
+    else:
+        print_pairs([*_scores(found), *_told(extra)])
+
+
+def _scores(found: "Evaluation") -> list[tuple[str, str]]:
     right = f"{count(found.num_correct)} of {count(found.num_samples)} right"
     rows = [("split", found.split), ("accuracy", f"{percent(found.top1)} ({right})")]
     rows += [("in the first five", percent(found.top5))] if found.top5 is not None else []
-    print_pairs([*rows, ("loss", number(found.loss))])
+    return [*rows, ("loss", number(found.loss))]
+
+
+def _calibration(found: "Evaluation", judge_val: "Callable[[], Evaluation]") -> dict[str, Any]:
+    """The calibration error and its diagram; with a validation split, also the temperature it asks for."""
+    from reslab.spec.values import to_dict
+    from reslab.training.calibration import calibrate, reliability
+
+    assert found.probabilities is not None
+    assert found.labels is not None
+    shown = reliability(found.probabilities, found.labels)
+    known = {"ece": shown.ece, "mce": shown.mce, "reliability": to_dict(shown.bins)}
+    if found.split == "val":
+        return known
+    try:
+        fitted = judge_val()
+    except ValueError as error:
+        if not str(error).startswith("unknown split"):
+            raise
+        return known
+    after = calibrate(fitted, found)
+    return {**known, "temperature": after.temperature, "ece_scaled": after.after.ece, "loss_scaled": after.loss_after}
+
+
+def _told(extra: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [("calibration error", percent(extra["ece"]))] if extra else []
+    if "temperature" in extra:
+        scaled = f"{percent(extra['ece_scaled'])}, loss {number(extra['loss_scaled'])}"
+        rows.append((f"at temperature {number(extra['temperature'])}", scaled))
+    elif extra:
+        rows.append(("temperature", "none: it is fitted on a validation split (--val-fraction), judged on another"))
+    return rows
 
 
 def _subject(runs: list[str], model: str | None, pretrained: str | None) -> Any:

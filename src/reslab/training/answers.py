@@ -22,7 +22,7 @@ def check_answers_path(path: str | Path) -> Path:
     return path
 
 
-def save_answers(path: str | Path, found: Evaluation, names: Sequence[str], classes: Sequence[str]) -> None:
+def save_answers(path: str | Path, found: Evaluation) -> None:
     """Write every sample's name, class, predicted class and probabilities, in the order of the split.
 
     CSV: `name,class,predicted,probability` and one column `p(CLASS)` a class. npz: `names` (N,), `labels` (N,) int64,
@@ -32,9 +32,9 @@ def save_answers(path: str | Path, found: Evaluation, names: Sequence[str], clas
     path = check_answers_path(path)
     if found.probabilities is None or found.labels is None:
         raise refuse("an evaluation that kept its probabilities", "one that did not", "keep_probabilities=True")
-    assert len(names) == found.num_samples, (len(names), found.num_samples)
+    assert len(found.names) == found.num_samples, (len(found.names), found.num_samples)
     write = _csv if path.suffix.lower() == ".csv" else _npz
-    write_whole(path, write(found.probabilities.numpy(), found.labels.numpy(), names, classes))
+    write_whole(path, write(found.probabilities.numpy(), found.labels.numpy(), found.names, found.classes))
 
 
 def _csv(probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str], classes: Sequence[str]) -> bytes:

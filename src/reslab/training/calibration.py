@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from reslab.spec.errors import refuse
+from reslab.training.evaluation import Evaluation
 
 NUM_BINS = 15
 _MOST_ITERATIONS = 200
@@ -100,6 +101,34 @@ def soften(probabilities: Tensor, temperature: float) -> Tensor:
 def log_probabilities(probabilities: Tensor) -> Tensor:
     """log p (N, C) in float64, of what is 0 in float32 the least that is not."""
     return probabilities.double().clamp_min(torch.finfo(torch.float32).tiny).log()
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A temperature fitted on one split, and what it does on another: reliability and loss before and after."""
+
+    temperature: float
+    fitted_on: str
+    before: Reliability
+    after: Reliability
+    loss_before: float
+    loss_after: float
+
+
+def calibrate(fitted: Evaluation, judged: Evaluation, num_bins: int = NUM_BINS) -> Calibration:
+    """The temperature of the `fitted` split's answers, and the `judged` split's before and after it.
+
+    Both keep their probabilities. Raises ValueError where one does not.
+    """
+    answers = [(one.probabilities, one.labels) for one in (fitted, judged)]
+    (first, labels), (before, truth) = answers
+    if first is None or labels is None or before is None or truth is None:
+        raise refuse("evaluations that kept their probabilities", "one that did not", "keep_probabilities=True")
+    temperature = fit_temperature(log_probabilities(first), labels)
+    after = soften(before.double(), temperature)
+    losses = [functional.nll_loss(log_probabilities(p), truth).item() for p in (before, after)]
+    shown = [reliability(p, truth, num_bins) for p in (before, after)]
+    return Calibration(temperature, fitted.split, shown[0], shown[1], losses[0], losses[1])
 
 
 def _check(values: Tensor, labels: Tensor) -> None:

@@ -23,7 +23,7 @@ from reslab.training.keeping import Keeping
 from reslab.training.loop import fit
 from reslab.training.recomputing import recomputed_units
 from reslab.training.run import Run
-from reslab.training.schedule import rate_factor
+from reslab.training.schedule import learning_rate, warm_enough
 from reslab.training.state import State, load_state, save_state
 from reslab.training.statistics import precise_statistics
 from reslab.training.tally import Diverged, Tally
@@ -59,6 +59,7 @@ class Course:
     save_every_seconds: float = 60.0
     step: int = 0
     seconds: float = 0.0
+    warmed: int | None = None
     tally: Tally = field(default_factory=Tally)
 
     @property
@@ -73,8 +74,7 @@ class Course:
 
     def lr(self, step: int) -> float:
         """The learning rate of a step."""
-        factor = rate_factor(self.recipe.schedule, step, self.total, self.batches.num_steps_per_epoch)
-        return self.recipe.optimizer.lr * factor
+        return learning_rate(self.recipe, step, self.total, self.batches.num_steps_per_epoch, self.warmed)
 
     def restore(self) -> bool:
         """Go back to the saved state, the log with it; False where there is none."""
@@ -83,7 +83,7 @@ class Course:
         if state is None:
             return False
         self._take_up(state)
-        self.seconds = state.seconds
+        self.seconds, self.warmed = state.seconds, state.warmed
         self.tally = Tally.from_dict(state.tally, self.device)
         self.keeping.load(state, self.device)
         return True
@@ -167,6 +167,7 @@ class Course:
             self.tally.to_dict(),
             self.seconds,
             scaler=scaler_state(self.stepping.scaler),
+            warmed=self.warmed,
             **self.keeping.state(),
         )
         save_state(self.run.path / "state", state)
@@ -189,6 +190,8 @@ class Course:
                 "seconds": self.seconds,
             }
         )
+        if self.warmed is None and warm_enough(self.recipe.schedule, 1 - top1):
+            self.warmed = self.step
 
     def _clock(self) -> None:
         now = time.perf_counter()

@@ -20,7 +20,7 @@ class Evaluation:
 
     `top1` = `num_correct` / `num_samples` and `top5` are fractions (`top5` is None below 5 classes); `loss` is the mean
     over samples. `confusion[i][j]` counts the samples of class i that were called j. `probabilities` (N, classes) and
-    `labels` (N,) are there when asked for.
+    `labels` (N,) are there when asked for, with the samples' names and the names of the classes.
     """
 
     num_samples: int
@@ -31,6 +31,8 @@ class Evaluation:
     split: str = ""
     probabilities: Tensor | None = None
     labels: Tensor | None = None
+    names: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
     @property
     def top1(self) -> float:
@@ -124,4 +126,5 @@ def average(evaluations: Sequence[Evaluation]) -> Evaluation:
     log_mean = mean.clamp_min(torch.finfo(torch.float32).tiny).log()
     total = functional.nll_loss(log_mean, first.labels, reduction="sum").item()
     scores = _scores(mean, first.labels, mean.shape[1], total, first.split, keep=False)
-    return Evaluation(**{**vars(scores), "probabilities": mean.float(), "labels": first.labels})
+    kept = {name: getattr(first, name) for name in ("labels", "names", "classes")}
+    return Evaluation(**{**vars(scores), "probabilities": mean.float(), **kept})

@@ -28,6 +28,7 @@ from reslab.training.gradient import Loss
 from reslab.training.loading import run_weights
 from reslab.training.run import Run
 from reslab.training.sources import find_data, input_size, num_workers, reopen_data
+from reslab.training.views import Views
 
 Judged = Run | str | Path | Arch | nn.Module
 
@@ -41,6 +42,8 @@ def evaluate(
     settings: Mapping[str, Any] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    words: str | None = None,
+    views: str = "",
     loss: Loss | None = None,
     module: nn.Module | None = None,
     batch: int | None = None,
@@ -55,9 +58,11 @@ def evaluate(
 
     `model` is a run or its folder (its own data and recorded split are the default), a `model.safetensors`, the name of
     a network with `pretrained`, any module, or several of these: then their probabilities are averaged. `split` is the
-    held-out one where None. `settings` override the network (`"model.match"`), `mean` and `std` the normalisation.
-    A run that trained a module of the user's own takes it as `module`. Raises ValueError where classes or channels do
-    not fit, naming both.
+    held-out one where None. `settings` override the network (`"model.match"`), `mean` and `std` the normalisation,
+    `words` how a picture comes to its size (`"resize(256) center-crop(256)"`). Of several `views` of each picture
+    (`"ten-crop(224)"`, `"scales(224,256) flip"`) the probabilities are averaged. `keep_probabilities` keeps them, as
+    `save_answers` and `calibrate` want them. A run that trained a module of the user's own takes it as `module`.
+    Raises ValueError where classes or channels do not fit, naming both.
     """
     if isinstance(model, list | tuple):
         options = {
@@ -73,24 +78,30 @@ def evaluate(
         if isinstance(model, nn.Module) and device == "auto"
         else choose_device(device)
     )
-    found = replace(found, preprocess=_preprocess(network, found, mean, std))
+    preprocess = _preprocess(network, found, mean, std)
+    found = replace(found, preprocess=preprocess if words is None else replace(preprocess, words=words))
     if not isinstance(subject, str | Arch):
         _check_classes(network, found)
+    split = split or found.held_out
     batches = eval_batches(
-        found.split(split or found.held_out),
+        found.split(split),
         batch or EVALUATION_BATCH,
         found.preprocess,
         place,
         num_workers(workers, found),
     )
-    return evaluate_batches(
-        network.to(place),
+    judged = evaluate_batches(
+        Views(network.to(place), views) if views else network.to(place),
         batches,
         found.num_classes,
         loss or functional.cross_entropy,
-        split or found.held_out,
+        split,
         keep_probabilities,
     )
+    if not keep_probabilities:
+        return judged
+    images = found.split(split)
+    return replace(judged, names=tuple(images.name(i) for i in range(len(images))), classes=found.classes)
 
 
 def _averaged(models: Sequence[Judged], data: Any, options: dict[str, Any]) -> Evaluation:

@@ -90,6 +90,8 @@ def page_facts(run: Run, input_size: tuple[int, ...]) -> dict[str, str]:
         "left out": f"{len(data['skipped'])} unreadable pictures" if data["skipped"] else "",
         "recipe": f"{recipe.name} ({recipe.source})",
         "training": f"{recipe.length}, batch {recipe.batch}, {rate}, weight decay {recipe.optimizer.weight_decay:g}",
+        "loss": facts["loss"] or recipe.loss + (f", taught by {recipe.teacher}" if recipe.teacher else ""),
+        "weights": (run.result or {}).get("chosen", ""),
         "augmentation": recipe.augment or "none",
         "precision": f"{recipe.precision}; evaluation float32",
         "seed": str(facts["seed"]),

@@ -1,21 +1,31 @@
-"""The learning rate as a function of the step: nothing to save, nothing to step."""
+"""The learning rate as a function of the step, and of the step where a warm-up without a length ended."""
 
 import math
 
-from reslab.spec.recipe import Schedule, parse_duration
+from reslab.spec.recipe import Recipe
+from reslab.spec.schedule import Schedule, parse_duration, until_error
 
 
-def rate_factor(schedule: Schedule, step: int, total: int, steps_per_epoch: int) -> float:
-    """The factor on `optimizer.lr` at `step` (0 .. total - 1) of a run of `total` steps.
+def learning_rate(recipe: Recipe, step: int, total: int, steps_per_epoch: int, warmed: int | None = None) -> float:
+    """The learning rate at `step` (0 .. `total` - 1); `warmed` is where a warm-up `until error` ended, None before."""
+    factor = rate_factor(recipe.schedule, step, total, steps_per_epoch, warmed, recipe.optimizer.lr)
+    return recipe.optimizer.lr * factor
+
+
+def rate_factor(
+    schedule: Schedule, step: int, total: int, steps_per_epoch: int, warmed: int | None = None, lr: float = 1.0
+) -> float:
+    """The factor on `optimizer.lr`, `lr`, at `step` (0 .. total - 1) of a run of `total` steps.
 
     Without warm-up these are torch's `MultiStepLR`, `CosineAnnealingLR(T_max=total)`, `LinearLR(1, end, total)` and
     `OneCycleLR(div_factor=1 / start)`; with it the schedule's own clock starts where the warm-up ends.
     """
     if schedule.name == "one-cycle":
         return _one_cycle(schedule, step, total)
-    warmup = parse_duration(schedule.warmup).num_steps(steps_per_epoch)
+    warmup = _num_warmup_steps(schedule, total, steps_per_epoch, warmed)
     if step < warmup:
-        return schedule.start + (1 - schedule.start) * step / warmup
+        start = min(1.0, schedule.start_lr / lr) if schedule.start_lr else schedule.start
+        return start if schedule.warmup_shape == "constant" else start + (1 - start) * step / warmup
     if schedule.name == "steps":
         passed = sum(step >= parse_duration(when).num_steps(steps_per_epoch) for when in schedule.milestones)
         return schedule.gamma**passed
@@ -25,6 +35,18 @@ def rate_factor(schedule: Schedule, step: int, total: int, steps_per_epoch: int)
     if schedule.name == "linear":
         return 1.0 + (schedule.end - 1.0) * clock
     return 1.0
+
+
+def _num_warmup_steps(schedule: Schedule, total: int, steps_per_epoch: int, warmed: int | None) -> int:
+    if until_error(schedule.warmup) is None:
+        return parse_duration(schedule.warmup).num_steps(steps_per_epoch)
+    return total if warmed is None else warmed
+
+
+def warm_enough(schedule: Schedule, error: float) -> bool:
+    """Whether a training error ends a warm-up `until error`."""
+    bound = until_error(schedule.warmup)
+    return bound is not None and error < bound
 
 
 def _half_cosine(first: float, last: float, share: float) -> float:

@@ -31,8 +31,8 @@ class Best:
 class State:
     """All that changes from step to step and is not a function of the step.
 
-    `average` are the weights' moving average, `epoch_mean` their mean over epochs, `scaler` is fp16's; None where there
-    is none.
+    `average` are the weights' moving average, `epoch_mean` their mean over epochs, `scaler` is fp16's, `warmed` the
+    step where a warm-up until an error ended; None where there is none.
     """
 
     step: int
@@ -44,6 +44,7 @@ class State:
     average: dict[str, Any] | None = None
     epoch_mean: dict[str, Any] | None = None
     scaler: dict[str, Any] | None = None
+    warmed: int | None = None
 
 
 def save_state(folder: Path, state: State) -> None:
