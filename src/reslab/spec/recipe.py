@@ -1,6 +1,5 @@
 """A training procedure: optimizer, schedule, length, global batch, augmentation, regularisation, precision."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -8,75 +7,13 @@ from typing import Any
 from reslab.spec.errors import refuse, unknown
 from reslab.spec.loss import parse_class_weights, parse_loss
 from reslab.spec.optimizer import Optimizer
+from reslab.spec.schedule import Duration as Duration
+from reslab.spec.schedule import Schedule as Schedule
+from reslab.spec.schedule import parse_duration as parse_duration
 from reslab.spec.values import override
 from reslab.spec.words import parse_words
 
-SCHEDULES = ("constant", "steps", "cosine", "one-cycle", "linear")
 PRECISIONS = ("float32", "bf16", "fp16", "auto")
-
-_DURATION = re.compile(r"(?P<count>\d+(?:_\d+)*(?:\.\d+)?)\s*(?P<kilo>k?)\s*(?P<unit>epochs?|steps?)$")
-
-
-@dataclass(frozen=True)
-class Duration:
-    """A length with its unit: `20 epochs` or `64k steps`."""
-
-    count: float
-    unit: str
-
-    def num_steps(self, steps_per_epoch: int) -> int:
-        """The length in steps, rounded to a whole one."""
-        return round(self.count * (steps_per_epoch if self.unit == "epochs" else 1))
-
-
-def parse_duration(text: str, key: str = "a length") -> Duration:
-    """`"20 epochs"`, `"1 epoch"`, `"64k steps"`, `"0 steps"` as a value; ValueError where the unit is missing."""
-    found = _DURATION.match(text.strip().lower())
-    if found is None:
-        bare = re.match(r"\d+$", text.strip())
-        near = f"'{text.strip()} epochs'" if bare else "'20 epochs'"
-        raise refuse(f"{key} with its unit, such as '20 epochs' or '64k steps'", repr(text), nearest=near)
-    count = float(found["count"].replace("_", "")) * (1000 if found["kilo"] else 1)
-    return Duration(count, found["unit"].rstrip("s") + "s")
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How the learning rate goes over the run, as a factor of `optimizer.lr`.
-
-    `warmup` rises linearly from the factor `start`; what follows has its own clock from 0 to 1 over the rest.
-    `constant` stays; `steps` multiplies by `gamma` at each of `milestones` (counted from the first step of the run);
-    `cosine` falls to `end` along half a cosine, `linear` along a line; `one-cycle` (Smith and Topin 2018) rises along
-    half a cosine from `start` to 1 over the share `peak` of the run and falls along another to `end`; its rise is its
-    warm-up.
-    """
-
-    name: str = "constant"
-    warmup: str = "0 steps"
-    start: float = 0.04
-    peak: float = 0.3
-    end: float = 0.0
-    milestones: tuple[str, ...] = ()
-    gamma: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.name not in SCHEDULES:
-            raise unknown("schedule", self.name, SCHEDULES)
-        warmup = parse_duration(self.warmup, "schedule.warmup")
-        for milestone in self.milestones:
-            parse_duration(milestone, "schedule.milestones")
-        if self.name == "steps" and not self.milestones:
-            raise refuse(
-                "schedule.milestones for the schedule 'steps'",
-                "none",
-                nearest="schedule.milestones=32k steps,48k steps",
-            )
-        if self.name == "one-cycle" and warmup.count:
-            raise refuse(
-                "no warmup beside 'one-cycle', which rises by itself", self.warmup, nearest="schedule.warmup=0 steps"
-            )
-        if not 0 < self.peak < 1:
-            raise refuse("schedule.peak between 0 and 1", self.peak, nearest="0.3")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,101 @@
+"""How long, and how the learning rate goes: lengths with their units, warm-ups, schedules."""
+
+import re
+from dataclasses import dataclass
+
+from reslab.spec.errors import refuse, unknown
+
+SCHEDULES = ("constant", "steps", "cosine", "one-cycle", "linear")
+WARMUPS = ("linear", "constant")
+
+_DURATION = re.compile(r"(?P<count>\d+(?:_\d+)*(?:\.\d+)?)\s*(?P<kilo>k?)\s*(?P<unit>epochs?|steps?)$")
+_UNTIL = re.compile(r"until\s+error\s+(?P<percent>\d+(?:\.\d+)?)\s*%$")
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A length with its unit: `20 epochs` or `64k steps`."""
+
+    count: float
+    unit: str
+
+    def num_steps(self, steps_per_epoch: int) -> int:
+        """The length in steps, rounded to a whole one."""
+        return round(self.count * (steps_per_epoch if self.unit == "epochs" else 1))
+
+
+def parse_duration(text: str, key: str = "a length") -> Duration:
+    """`"20 epochs"`, `"1 epoch"`, `"64k steps"`, `"0 steps"` as a value; ValueError where the unit is missing."""
+    found = _DURATION.match(text.strip().lower())
+    if found is None:
+        bare = re.match(r"\d+$", text.strip())
+        near = f"'{text.strip()} epochs'" if bare else "'20 epochs'"
+        raise refuse(f"{key} with its unit, such as '20 epochs' or '64k steps'", repr(text), nearest=near)
+    count = float(found["count"].replace("_", "")) * (1000 if found["kilo"] else 1)
+    return Duration(count, found["unit"].rstrip("s") + "s")
+
+
+def until_error(warmup: str) -> float | None:
+    """0.8 of `"until error 80%"`; None of a warm-up that has a length. ValueError where it is not below 100 %."""
+    found = _UNTIL.match(warmup.strip().lower())
+    if found is None:
+        return None
+    share = float(found["percent"]) / 100
+    if not 0 < share < 1:
+        raise refuse("schedule.warmup until an error between 0 and 100 %", repr(warmup), nearest="'until error 80%'")
+    return share
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the learning rate goes over the run, as a factor of `optimizer.lr`.
+
+    `warmup` rises linearly from the factor `start`, or stays there where `warmup_shape` is `constant`; where `start_lr`
+    is above 0 it begins at that rate in place of a factor, however another batch scales the rest. `until error 80%`
+    stays at the start until the training error of a report falls below that. What follows has its own clock from 0 to 1
+    over the rest. `constant` stays; `steps` multiplies by `gamma` at each of `milestones` (counted from the first step
+    of the run); `cosine` falls to `end` along half a cosine, `linear` along a line; `one-cycle` (Smith and Topin 2018)
+    rises along half a cosine from `start` to 1 over the share `peak` of the run and falls along another to `end`; its
+    rise is its warm-up.
+    """
+
+    name: str = "constant"
+    warmup: str = "0 steps"
+    warmup_shape: str = "linear"
+    start: float = 0.04
+    start_lr: float = 0.0
+    peak: float = 0.3
+    end: float = 0.0
+    milestones: tuple[str, ...] = ()
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.name not in SCHEDULES:
+            raise unknown("schedule", self.name, SCHEDULES)
+        for milestone in self.milestones:
+            parse_duration(milestone, "schedule.milestones")
+        if self.name == "steps" and not self.milestones:
+            raise refuse(
+                "schedule.milestones for the schedule 'steps'",
+                "none",
+                nearest="schedule.milestones=32k steps,48k steps",
+            )
+        if not 0 < self.peak < 1:
+            raise refuse("schedule.peak between 0 and 1", self.peak, nearest="0.3")
+        self._check_warmup()
+
+    def _check_warmup(self) -> None:
+        if self.warmup_shape not in WARMUPS:
+            raise unknown("schedule.warmup_shape", self.warmup_shape, WARMUPS)
+        if not self.start_lr >= 0:
+            raise refuse("schedule.start_lr of at least 0 (0: the factor start)", self.start_lr, nearest="0")
+        until = until_error(self.warmup)
+        if until is None and not parse_duration(self.warmup, "schedule.warmup").count:
+            return
+        if self.name == "one-cycle":
+            raise refuse(
+                "no warmup beside 'one-cycle', which rises by itself", self.warmup, nearest="schedule.warmup=0 steps"
+            )
+        if until is not None and self.warmup_shape != "constant":
+            near = "schedule.warmup_shape=constant"
+            raise refuse("a constant warm-up until an error, of no known length", self.warmup_shape, nearest=near)
