@@ -10,6 +10,7 @@ from reslab.spec.optimizer import Optimizer
 from reslab.spec.schedule import Duration as Duration
 from reslab.spec.schedule import Schedule as Schedule
 from reslab.spec.schedule import parse_duration as parse_duration
+from reslab.spec.unfreezing import parse_openings
 from reslab.spec.values import override
 from reslab.spec.words import parse_words
 
@@ -18,16 +19,25 @@ PRECISIONS = ("float32", "bf16", "fp16", "auto")
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole training procedure; `source` says where it is printed.
+    """A whole training procedure; `source` says where it is printed, `notes` what is done otherwise than there.
+
+    Where nobody says otherwise it is for the network `model` with the `axes` (`mix=drop-path(0.05)`) on the data set
+    `data`, its first weights published ones where `pretrained`, a `val_fraction` of the training pictures split off for
+    validation. `test` are the words of evaluation, `mean` and `std` the normalisation, where not the data's own.
 
     `length` is `"20 epochs"` or `"64k steps"`, `batch` the global batch, `augment` a sentence such as
     `pad(4) crop(32) flip`, `precision` `float32`, `bf16`, `fp16` (autocast, fp16 with a scaled loss; the weights and
     every evaluation stay float32) or `auto`, which is bf16 where the machine is quick at it.
 
+    Every epoch takes 1 / `repeats` of the pictures that many times, augmented differently; `balanced` draws every class
+    equally often. `unfreeze` says which parts are trained from when (`head: 0 epochs`), none for all; a BatchNorm stays
+    as it is where it is frozen.
+
     `loss` is a sentence such as `bce(0.2)` or `cross-entropy distill(0.5,4)`, whose `teacher` is a run; `class_weights`
-    is `balanced` or a number a class. The gradient of a batch is that of `accumulate` parts, one after another (norms
-    see the parts), brought to a norm of at most `clip_norm` where that is above 0. `activation_checkpointing` computes
-    each unit again in the backward pass in place of keeping what is in it.
+    is `balanced` or a number a class; `l1` sum |w| + `l2` sum w^2 over all weights is added to it. The gradient of a
+    batch is that of `accumulate` parts, one after another (norms see the parts), brought to a norm of at most
+    `clip_norm` where that is above 0. `activation_checkpointing` computes each unit again in the backward pass in place
+    of keeping what is in it.
 
     What is judged and kept: the weights, or their moving average with the decay `ema`, taken every `ema_every` steps
     (`ema_warmup`: with a smaller decay at first), or their mean over the ends of the last `average_epochs` epochs.
@@ -56,6 +66,20 @@ class Recipe:
     precise_bn: int = 0
     activation_checkpointing: bool = False
     compile: bool = False
+    l1: float = 0.0
+    l2: float = 0.0
+    repeats: int = 1
+    balanced: bool = False
+    unfreeze: tuple[str, ...] = ()
+    model: str = ""
+    axes: tuple[str, ...] = ()
+    data: str = ""
+    pretrained: bool = False
+    val_fraction: float = 0.0
+    test: str = ""
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    notes: str = ""
 
     def __post_init__(self) -> None:
         if parse_duration(self.length, "length").count <= 0:
@@ -67,11 +91,24 @@ class Recipe:
         if self.precision not in PRECISIONS:
             raise unknown("precision", self.precision, PRECISIONS)
         parse_words(self.augment)
+        self._check_wishes()
         self._check_loss()
         self._check_steps()
         self._check_averages()
 
+    def _check_wishes(self) -> None:
+        parse_words(self.test)
+        parse_openings(self.unfreeze)
+        read_axes(self.axes)
+        if not 0 <= self.val_fraction < 1:
+            raise refuse("val_fraction from 0 (the data's own split) to below 1", self.val_fraction, nearest="0.1")
+        if len(self.mean) != len(self.std) or any(not std > 0 for std in self.std):
+            raise refuse("a mean and a std above 0 for every channel", f"mean {self.mean} and std {self.std}")
+
     def _check_loss(self) -> None:
+        for key in ("l1", "l2"):
+            if not getattr(self, key) >= 0:
+                raise refuse(f"{key} of at least 0 (0: none)", getattr(self, key), nearest="0.001")
         parse_class_weights(self.class_weights)
         taught = parse_loss(self.loss).distill is not None
         if taught and not self.teacher:
@@ -81,6 +118,8 @@ class Recipe:
             raise refuse("distill(share,temperature) in the loss of a recipe with a teacher", repr(self.loss), near)
 
     def _check_steps(self) -> None:
+        if self.repeats < 1:
+            raise refuse("repeats of at least 1", self.repeats, nearest="1")
         if not 1 <= self.accumulate <= self.batch:
             raise refuse(f"accumulate from 1 to the batch of {self.batch}", self.accumulate, nearest="1")
         if not self.clip_norm >= 0:
@@ -98,6 +137,17 @@ class Recipe:
                 raise refuse(f"{key} of at least 0", getattr(self, key), nearest="0")
         if self.ema and self.average_epochs:
             raise refuse("ema or average_epochs", "both", next_step="leave one of them out")
+
+
+def read_axes(words: tuple[str, ...]) -> dict[str, str]:
+    """`("mix=drop-path(0.05)", ...)` as a dictionary; ValueError for what is not AXIS=VALUE, or comes twice."""
+    found: dict[str, str] = {}
+    for word in words:
+        name, equals, value = (part.strip() for part in word.partition("="))
+        if not equals or not name or name in found:
+            raise refuse("axes of the network as AXIS=VALUE, each once", repr(word), nearest="'mix=drop-path(0.05)'")
+        found[name] = value
+    return found
 
 
 def adjust(recipe: Recipe, settings: Mapping[str, Any]) -> tuple[Recipe, tuple[str, ...]]:

@@ -18,7 +18,8 @@ PUBLISHED = "published weights"
 
 @dataclass(frozen=True)
 class Asked:
-    """The arguments of `train` that say what is trained. `settings` are the recipe's, `axes` the network's."""
+    """The arguments of `train` that say what is trained. `settings` are the recipe's, `axes` the network's;
+    `wished_axes` those that the recipe sets where they were not said."""
 
     model: str | Arch | nn.Module | None = None
     data: Any = None
@@ -31,6 +32,7 @@ class Asked:
     data_dir: str | Path | None = None
     val_fraction: float | None = None
     skip_bad_images: bool = False
+    wished_axes: tuple[str, ...] = ()
 
     @property
     def data_name(self) -> str | Path | None:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from reslab.data.batches import TrainBatches
 from reslab.data.chance import seeded
 from reslab.data.dataset import Data
 from reslab.nn.create import create_model, resolve_arch
@@ -16,7 +15,7 @@ from reslab.nn.fetching import WeightsUnavailable
 from reslab.nn.network import Network
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse
-from reslab.spec.recipe import Recipe, adjust, parse_duration, scaled
+from reslab.spec.recipe import Recipe, adjust, parse_duration, read_axes, scaled
 from reslab.spec.recipes import get_recipe
 from reslab.spec.values import override, to_dict
 from reslab.training.asked import PUBLISHED, Asked, callable_name, pretrained_name
@@ -27,7 +26,8 @@ from reslab.training.objective import try_recipe
 from reslab.training.provenance import command, commit, versions
 from reslab.training.run import Run, new_path, refuse_occupied
 from reslab.training.schedule import idle_milestones
-from reslab.training.sources import data_facts, find_data, input_size
+from reslab.training.sources import data_facts, find_data, input_size, train_batches
+from reslab.training.wishes import fulfilled, judged_as, wishes, with_axes
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,9 @@ def begin(asked: Asked, output: str | Path | None, device: torch.device) -> Prep
     """A new run in `output`, a new or empty folder (`runs/<time>-<model>-<data>` where None)."""
     if output is not None:
         refuse_occupied(Path(output))
+    asked, wished = fulfilled(asked)
     data = find_data(asked.data, asked.data_dir, asked.val_fraction, asked.skip_bad_images)
+    data = judged_as(data, wishes(asked))
     size = input_size(data)
     seed = asked.seed or 0
     model, pretrained, notes = first_network(asked, data, size, seed)
@@ -55,10 +57,8 @@ def begin(asked: Asked, output: str | Path | None, device: torch.device) -> Prep
         model.classes, model.preprocess = data.classes, data.preprocess
     recipe, more = _recipe(asked, data, size, bool(pretrained))
     recipe = settled(recipe, device)
-    notes = (*notes, *more)
-    TrainBatches(
-        data.split("train"), recipe.batch, recipe.augment, data.preprocess, seed, "cpu"
-    )  # words that do not fit fail here
+    notes = (*wished, *notes, *more)
+    train_batches(recipe, data, seed, "cpu")  # words that do not fit fail here
     try_recipe(recipe, model, data)
     facts = _facts(asked, data, model, recipe, pretrained, seed, device, notes)
     path = Path(output) if output is not None else new_path(facts["model"]["name"], data.name)
@@ -97,9 +97,10 @@ def _load_notes(model: Network) -> tuple[str, ...]:
 
 def asked_arch(model: str | Arch, asked: Asked, data: Data, size: tuple[int, ...]) -> Arch:
     """The architecture asked for, with the data's channels, classes and picture size where the axes leave them."""
-    arch = resolve_arch(model, asked.axes)
+    arch = with_axes(resolve_arch(model, {}), asked)
     given: dict[str, Any] = {"num_classes": data.num_classes, "in_channels": size[0], "image_size": tuple(size[1:])}
-    return override(arch, {name: value for name, value in given.items() if name not in asked.axes})
+    said = (*asked.axes, *read_axes(asked.wished_axes))
+    return override(arch, {name: value for name, value in given.items() if name not in said})
 
 
 def _pretrained_if_had(arch: Arch) -> tuple[Network, str | None, tuple[str, ...]]:

@@ -17,6 +17,7 @@ from reslab.training.device import exact_arithmetic
 from reslab.training.diagnosis import Origin, find_origin, finite
 from reslab.training.disk import write_whole
 from reslab.training.evaluation import Evaluation, evaluate_batches
+from reslab.training.freezing import Freezing
 from reslab.training.gradient import Loss, Stepping, scaler_state
 from reslab.training.interruption import Interruption
 from reslab.training.keeping import Keeping
@@ -50,6 +51,7 @@ class Course:
     optimizer: torch.optim.Optimizer
     stepping: Stepping
     keeping: Keeping
+    freezing: Freezing
     total: int
     seed: int
     workers: int
@@ -104,7 +106,10 @@ class Course:
         with exact_arithmetic(), torch.random.fork_rng(gpus), Interruption() as self._interruption:
             self._mark = self._saved = self._shown = time.perf_counter()
             try:
-                with recomputed_units(self.model, self.recipe.activation_checkpointing):
+                with (
+                    recomputed_units(self.model, self.recipe.activation_checkpointing),
+                    self.freezing.during(self.step),
+                ):
                     fit(
                         self.model,
                         self.batches,
@@ -127,6 +132,7 @@ class Course:
         """What happens after `step` steps: lines, judgement, probe, state. True ends the loop."""
         self.step = step
         self.keeping.step_done(step)
+        self.freezing.step_done(step)
         epoch_ends = step % self.batches.num_steps_per_epoch == 0 or step == self.total
         if epoch_ends or step % LOG_EVERY_STEPS == 0:
             self._log_training()
@@ -154,7 +160,8 @@ class Course:
         if not num_batches:
             return chosen
         stream = self.batches.iterate(self.total)
-        num_samples = precise_statistics(self.model, (next(stream)[0] for _ in range(num_batches)))
+        inputs = (next(stream)[0] for _ in range(num_batches))
+        num_samples = precise_statistics(self.model, inputs, self.freezing.frozen_norms(self.total - 1))
         return f"{chosen}, its BatchNorm statistics of {num_samples} training samples"
 
     def save(self) -> None:

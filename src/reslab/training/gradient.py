@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from reslab.training.distillation import Distillation
+from reslab.training.penalty import size_penalty
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Forward = Callable[[Tensor], Tensor]
@@ -22,7 +23,8 @@ class Stepping:
 
     `precision` `float32`, or `bf16` or `fp16` under autocast; `accumulate` parts of a batch, one after another, with
     the gradient of their mean; `clip_norm` above 0 bounds the norm of the whole gradient (Pascanu et al. 2013, Alg. 1);
-    `scaler` keeps fp16's small gradients above zero; `compiled` runs in the model's place where there is one.
+    `scaler` keeps fp16's small gradients above zero; `compiled` runs in the model's place where there is one; `l1` and
+    `l2` above 0 add the size of the weights to the loss.
     """
 
     precision: str = "float32"
@@ -31,6 +33,8 @@ class Stepping:
     clip_norm: float = 0.0
     scaler: GradScaler | None = None
     compiled: Forward | None = None
+    l1: float = 0.0
+    l2: float = 0.0
 
     def take(
         self, model: nn.Module, loss: Loss, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor
@@ -56,6 +60,8 @@ class Stepping:
         values, outputs = [], []
         for part, targets in zip(x.tensor_split(self.accumulate), y.tensor_split(self.accumulate), strict=True):
             value, found = self.forward(self.compiled or model, loss, part, targets)
+            if self.l1 or self.l2:
+                value = value + size_penalty(model, self.l1, self.l2)
             if self.accumulate > 1:
                 value = value * (len(part) / len(x))
             (value if self.scaler is None else self.scaler.scale(value)).backward()

@@ -7,6 +7,7 @@ from reslab.data.dataset import Data
 from reslab.spec.loss import parse_loss
 from reslab.spec.recipe import Recipe
 from reslab.training.distillation import Distillation, read_teacher
+from reslab.training.freezing import Freezing
 from reslab.training.gradient import Loss
 from reslab.training.losses import build_loss, class_weights
 from reslab.training.optimizer import build_optimizer
@@ -32,5 +33,6 @@ def try_recipe(recipe: Recipe, model: nn.Module, data: Data) -> None:
     """ValueError for what the recipe asks of optimizer, loss, teacher or network and cannot have."""
     build_optimizer(model, recipe.optimizer)
     build_objective(recipe, data, "cpu")
+    Freezing(model, recipe.unfreeze, steps_per_epoch=1)
     with recomputed_units(model, recipe.activation_checkpointing):
         pass

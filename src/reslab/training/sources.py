@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
-from reslab.data.batches import eval_batches
+from reslab.data.batches import TrainBatches, eval_batches
 from reslab.data.catalog import DATA_SETS, open_data
 from reslab.data.dataset import Data
 from reslab.data.images import FileImages
 from reslab.data.wrap import as_data
 from reslab.spec.errors import refuse
 from reslab.spec.preprocess import Preprocess
+from reslab.spec.recipe import Recipe
 from reslab.spec.values import from_dict, to_dict
 
 DEFAULT_DATA = "digits"
@@ -92,6 +93,22 @@ def input_size(data: Data) -> tuple[int, ...]:
     images = data.split(data.held_out)
     x, _, _ = next(iter(eval_batches(images.subset([0]), 1, data.preprocess, torch.device("cpu"))))
     return tuple(x.shape[1:])
+
+
+def train_batches(recipe: Recipe, data: Data, seed: int, device: torch.device | str, workers: int = 0) -> TrainBatches:
+    """The recipe's training batches of the data; ValueError where its batch or its words do not fit the pictures."""
+    return TrainBatches(
+        data.split("train"),
+        recipe.batch,
+        recipe.augment,
+        data.preprocess,
+        seed,
+        device,
+        workers,
+        repeats=recipe.repeats,
+        balanced=recipe.balanced,
+        num_classes=data.num_classes,
+    )
 
 
 def num_workers(asked: int | None, data: Data) -> int:

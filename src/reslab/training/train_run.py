@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from reslab.data.batches import TrainBatches
 from reslab.nn.pretrained import Pretrained
 from reslab.nn.weights import save_weights
 from reslab.spec.arch import Arch
@@ -19,6 +18,7 @@ from reslab.training.beginning import Prepared, begin
 from reslab.training.course import Course, Probe, Show
 from reslab.training.device import choose_device
 from reslab.training.disk import room_for
+from reslab.training.freezing import Freezing
 from reslab.training.gradient import Loss, Stepping, make_scaler
 from reslab.training.interruption import Interrupted
 from reslab.training.keeping import Keeping
@@ -28,7 +28,7 @@ from reslab.training.resuming import resume_run
 from reslab.training.run import Run, holds_something
 from reslab.training.run_report import write_report
 from reslab.training.showing import default_show
-from reslab.training.sources import num_workers
+from reslab.training.sources import num_workers, train_batches
 
 
 def train(
@@ -95,7 +95,7 @@ def _course(
     if recipe.channels_last:
         model = model.to(memory_format=layout)
     processes = num_workers(workers, data)
-    batches = TrainBatches(data.split("train"), recipe.batch, recipe.augment, data.preprocess, seed, device, processes)
+    batches = train_batches(recipe, data, seed, device, processes)
     total = parse_duration(recipe.length).num_steps(batches.num_steps_per_epoch)
     stepping = Stepping(
         recipe.precision,
@@ -104,6 +104,8 @@ def _course(
         recipe.clip_norm,
         make_scaler(recipe.precision, device),
         torch.compile(model) if recipe.compile else None,
+        recipe.l1,
+        recipe.l2,
     )
     return Course(
         run=prepared.run,
@@ -116,6 +118,7 @@ def _course(
         optimizer=build_optimizer(model, recipe.optimizer),
         stepping=stepping,
         keeping=Keeping(model, recipe, total, batches.num_steps_per_epoch),
+        freezing=Freezing(model, recipe.unfreeze, batches.num_steps_per_epoch),
         total=total,
         seed=seed,
         workers=processes,
