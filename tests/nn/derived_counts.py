@@ -161,6 +161,11 @@ def resnext29():
     return chain(tally, (3,) * 3, widths, (1, 3, 1), out=4, groups=8, project="norm").fc(10).totals
 
 
+def resnet8_fast():
+    tally = Tally(1, 28).conv(3, 32, 2).norm()
+    return chain(tally, (1,) * 3, (32, 64, 128), (3, 3), project="norm").fc(10).totals
+
+
 DERIVED = {
     "resnet164_cifar": lambda: cifar((18,) * 3, (1, 3, 1), out=4, project="norm"),
     "resnet1001_cifar": lambda: cifar((111,) * 3, (1, 3, 1), out=4, project="norm"),
@@ -172,6 +177,7 @@ DERIVED = {
     "preresnet164_cifar": lambda: preact((18,) * 3, 16, stem=(3, 1), side=32, classes=10),
     "preresnet1001_cifar": lambda: preact((111,) * 3, 16, stem=(3, 1), side=32, classes=10),
     "resnet18_cifar": resnet18_cifar,
+    "resnet8_fast": resnet8_fast,
     "resnext29_8x64d_cifar": resnext29,
     "pyramidnet110_cifar": lambda: pyramid(54, 48),
     "rezero56_cifar": rezero56,

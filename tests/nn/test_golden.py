@@ -21,6 +21,7 @@ DEPTHS = {
     101: "resnet101 resnet101_v1 resnext101_32x8d resnext101_64x4d wide_resnet101_2 resnetv2_101",
     152: "resnet152 resnet152_v1 resnetv2_152 preresnet152",
     200: "resnet200 preresnet200",
+    8: "resnet8_fast",
     20: "resnet20_cifar plain20_cifar",
     56: "resnet56_cifar plain56_cifar rezero56_cifar skipinit56_cifar",
     110: "resnet110_cifar plain110_cifar preresnet110_cifar resnet110_1layer_cifar preresnet110_1layer_cifar "

@@ -31,7 +31,7 @@ def fulfilled(asked: Asked) -> tuple[Asked, tuple[str, ...]]:
     if asked.data is None and wish.data:
         given["data"] = wish.data
         notes.append(f"data {wish.data}, that of the recipe {wish.name}")
-    if asked.val_fraction is None and wish.val_fraction:
+    if asked.val_fraction is None and wish.val_fraction and not isinstance(asked.data, Data):
         given["val_fraction"] = wish.val_fraction
         notes.append(
             f"{wish.val_fraction:.0%} of the training pictures are split off for validation, as the recipe has it"

@@ -70,6 +70,16 @@ CIFAR: dict[str, Arch] = {
     "resnet110_sd_cifar": replace(
         _110, source="Huang et al. 2016, arXiv:1603.09382, Sec. 4 (p_L = 0.5)", mix="survive(0.5) add"
     ),
+    "resnet8_fast": replace(
+        _CIFAR,
+        source="our own, for time to accuracy on 28x28 gray pictures: a stem of stride 2, a unit a stage, option B",
+        depths=(1, 1, 1),
+        widths=(32, 64, 128),
+        match="project",
+        stem="conv3/2(32) norm act",
+        in_channels=1,
+        image_size=(28, 28),
+    ),
     "rezero56_cifar": replace(
         _56, source="Bachlechner et al. 2021, arXiv:2003.04887, Sec. 5 (ResNet-56)", mix="rezero add"
     ),
