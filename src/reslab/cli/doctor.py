@@ -23,7 +23,7 @@ CORE = [
     "jinja2",
     "scikit-learn",
 ]
-EXTRAS = {"timm": ["timm", "huggingface_hub"]}
+EXTRAS = {"timm": ["timm", "huggingface_hub"], "yaml": ["PyYAML"]}
 
 
 def doctor(json: Json = False) -> None:

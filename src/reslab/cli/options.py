@@ -23,6 +23,12 @@ Settings = Annotated[
         "--set", metavar="KEY=VALUE", help="Override one value (repeatable): model.KEY the network's, KEY the recipe's."
     ),
 ]
+SettingsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "-c", "--config", metavar="FILE", help="Settings from a TOML or YAML file, with the keys of --set, which wins."
+    ),
+]
 ValFraction = Annotated[
     float | None, typer.Option("--val-fraction", metavar="P", help="Split this part off for validation, stratified.")
 ]

@@ -14,6 +14,7 @@ from reslab.cli.options import (
     ModelName,
     Pretrained,
     Settings,
+    SettingsFile,
     SkipBadImages,
     ValFraction,
     Workers,
@@ -21,6 +22,7 @@ from reslab.cli.options import (
     read_settings,
 )
 from reslab.cli.output import print_json, print_pairs
+from reslab.cli.settings_file import merged, read_settings_file
 from reslab.report.tables import count, number, percent, seconds
 from reslab.spec.errors import refuse
 
@@ -49,12 +51,14 @@ def train(
     skip_bad_images: SkipBadImages = False,
     device: Device = "auto",
     workers: Workers = None,
+    config: SettingsFile = None,
     settings: Settings = None,
     json: Json = False,
 ) -> None:
     """Train a network; with no argument at all, a small residual network on scikit-learn's handwritten digits."""
     if folder is not None and data is not None and folder != data:
         raise refuse("one data set", f"{folder} and --data {data}", next_step="leave one of them out")
+    chosen = merged(read_settings_file(config), read_settings(settings), epochs, batch, lr)
     from reslab.training.train_run import train as train_run
 
     with Display() as display:
@@ -68,7 +72,7 @@ def train(
             epochs=epochs,
             batch=batch,
             lr=lr,
-            settings=read_settings(settings),
+            settings=chosen,
             pretrained=read_pretrained(pretrained),
             data_dir=data_dir,
             val_fraction=val_fraction,

@@ -28,7 +28,7 @@ _HE2015 = Recipe(
 
 _V1 = Recipe(
     name="torchvision-v1",
-    source="torchvision references/classification, train.py's defaults at v0.13 (IMAGENET1K_V1)",
+    source="torchvision references/classification, the defaults of train.py (IMAGENET1K_V1)",
     optimizer=Optimizer(lr=0.1, momentum=0.9, weight_decay=1e-4),
     schedule=Schedule("steps", milestones=("30 epochs", "60 epochs"), gamma=0.1),
     length="90 epochs",

@@ -1,0 +1,38 @@
+"""`reslab recipes NAME`: every value, what differs from the default, and where it is from."""
+
+from reslab.cli.recipes import differing, shown, values_of
+from reslab.spec.recipe import Recipe
+from reslab.spec.recipes import RECIPES
+from reslab.spec.values import keys, override
+from tests.cli.conftest import Command
+
+
+def test_one_recipe_with_its_source_and_every_value(command: Command) -> None:
+    outcome = command("recipes", "d2l-fashion")
+    lines = {line.split()[0]: line for line in outcome.out.splitlines() if line}
+    assert "Dive into Deep Learning" in lines["source"]
+    assert "4,680" in lines["notes"]
+    assert set(values_of(RECIPES["d2l-fashion"])) <= set(lines)
+    assert lines["optimizer.lr"].split()[1:] == ["0.05", "default", "0.1"]
+    assert lines["optimizer.name"].split()[1:] == ["sgd"]
+
+
+def test_one_recipe_as_json(command: Command) -> None:
+    found = command("recipes", "he2015-cifar", "--json").value
+    assert found["optimizer"]["weight_decay"] == 1e-4
+    assert {"optimizer.weight_decay", "schedule.milestones", "length", "augment"} <= set(found["differs"])
+    assert "batch" not in found["differs"]
+
+
+def test_the_keys_are_those_of_set() -> None:
+    recipe = RECIPES["rsb-a1"]
+    assert set(values_of(recipe)) < set(keys(recipe))
+    again = override(Recipe("", ""), {key: shown(values_of(recipe)[key]) for key in ("batch", "augment", "loss")})
+    assert (again.batch, again.augment, again.loss) == (recipe.batch, recipe.augment, recipe.loss)
+    assert differing(Recipe("", "")) == []
+
+
+def test_an_unknown_recipe_names_the_nearest(command: Command) -> None:
+    outcome = command("recipes", "rsb-a9")
+    assert outcome.code == 1
+    assert "rsb-a1" in outcome.err

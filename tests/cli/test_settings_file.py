@@ -1,0 +1,121 @@
+"""Settings from a file: TOML and YAML say the same as --set, and what cannot be read is told."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reslab.cli.settings_file import merged, read_settings_file
+from reslab.training.run import Run
+from tests.cli.conftest import Command
+
+TOML = """
+augment = ""
+batch = 32
+length = "1 epoch"
+
+[optimizer]
+lr = 0.02
+momentum = 0.5
+
+[model]
+depths = [1, 1, 1]
+widths = [4, 8, 16]
+stem = "conv3(4) norm act"
+"""
+YAML = """
+augment: ""
+batch: 32
+length: 1 epoch
+optimizer: {lr: 0.02, momentum: 0.5}
+model:
+  depths: [1, 1, 1]
+  widths: [4, 8, 16]
+  stem: conv3(4) norm act
+"""
+FOUND = {
+    "augment": "",
+    "batch": 32,
+    "length": "1 epoch",
+    "optimizer.lr": 0.02,
+    "optimizer.momentum": 0.5,
+    "model.depths": [1, 1, 1],
+    "model.widths": [4, 8, 16],
+    "model.stem": "conv3(4) norm act",
+}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(TOML)
+    return path
+
+
+def test_toml_and_yaml_say_the_same(file: Path) -> None:
+    other = file.with_suffix(".yaml")
+    other.write_text(YAML)
+    assert read_settings_file(file) == FOUND
+    assert read_settings_file(other) == FOUND
+    assert read_settings_file(None) == {}
+
+
+def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
+    for name in ("a.toml", "a.yml"):
+        (tmp_path / name).write_text("")
+        assert read_settings_file(tmp_path / name) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.json", "{}", r"\.toml"),
+        ("a.toml", "lr 0.1", "a TOML file.*line 1"),
+        ("a.yaml", "a: [1", "a YAML file"),
+        ("a.yaml", "- 1", "keys and their values.*list"),
+        ("a.toml", '"optimizer.lr" = 1\n[optimizer]\nlr = 2', "optimizer.lr twice"),
+        ("missing.toml", None, "can be read"),
+    ],
+)
+def test_what_is_no_settings_file_is_told(tmp_path: Path, name: str, text: str | None, said: str) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=said):
+        read_settings_file(tmp_path / name)
+
+
+def test_without_pyyaml_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.yaml").write_text(YAML)
+
+    def missing(name: str) -> Any:
+        raise ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(ValueError, match=r"reslab\[yaml\].*TOML"):
+        read_settings_file(tmp_path / "a.yaml")
+
+
+def test_what_is_said_later_wins() -> None:
+    file = {"length": "9 epochs", "batch": 9, "optimizer.lr": 9.0, "augment": "flip"}
+    assert merged(file, {"augment": ""}) == {**file, "augment": ""}
+    assert merged(file, {}, epochs=2) == {"batch": 9, "optimizer.lr": 9.0, "augment": "flip"}
+    assert merged(file, {"batch": "3"}, lr=0.1) == {"length": "9 epochs", "batch": "3", "augment": "flip"}
+
+
+def test_flags_over_set_over_file_over_recipe(command: Command, file: Path, tmp_path: Path) -> None:
+    words = ["train", "-c", file, "--set", "optimizer.momentum=0.6", "--lr", "0.03", "--output", tmp_path / "run"]
+    assert command(*words, "--json").code == 0
+    recipe, arch = Run(tmp_path / "run").recipe, Run(tmp_path / "run").arch
+    assert arch is not None
+    assert (recipe.optimizer.lr, recipe.optimizer.momentum, recipe.batch) == (0.03, 0.6, 32)
+    assert (recipe.length, recipe.augment, recipe.name) == ("1 epoch", "", "digits")
+    assert (arch.depths, arch.widths, arch.stem) == ((1, 1, 1), (4, 8, 16), "conv3(4) norm act")
+
+
+def test_a_wrong_key_of_a_file_names_the_nearest(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text("[optimizer]\nlrr = 1\n")
+    outcome = command("train", "-c", tmp_path / "a.toml", "--output", tmp_path / "run")
+    assert outcome.code == 1
+    assert "optimizer.lr" in outcome.err
+    assert not (tmp_path / "run").exists()
