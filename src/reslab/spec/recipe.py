@@ -41,7 +41,8 @@ class Recipe:
 
     What is judged and kept: the weights, or their moving average with the decay `ema`, taken every `ema_every` steps
     (`ema_warmup`: with a smaller decay at first), or their mean over the ends of the last `average_epochs` epochs.
-    `precise_bn` batches measure the statistics of its BatchNorms at the end.
+    `precise_bn` batches measure the statistics of its BatchNorms at the end; with `sync_bn` they normalise by the
+    global batch where several ranks share one.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Recipe:
     ema_warmup: bool = False
     average_epochs: int = 0
     precise_bn: int = 0
+    sync_bn: bool = False
     activation_checkpointing: bool = False
     compile: bool = False
     l1: float = 0.0

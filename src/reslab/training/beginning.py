@@ -27,6 +27,7 @@ from reslab.training.provenance import command, commit, versions
 from reslab.training.run import Run, new_path, refuse_occupied
 from reslab.training.schedule import idle_milestones
 from reslab.training.sources import data_facts, find_data, input_size, train_batches
+from reslab.training.torchrun import Place
 from reslab.training.wishes import fulfilled, judged_as, wishes, with_axes
 
 
@@ -42,8 +43,8 @@ class Prepared:
     notes: tuple[str, ...]
 
 
-def begin(asked: Asked, output: str | Path | None, device: torch.device) -> Prepared:
-    """A new run in `output`, a new or empty folder (`runs/<time>-<model>-<data>` where None)."""
+def begin(asked: Asked, output: str | Path | None, device: torch.device, place: Place | None = None) -> Prepared:
+    """A new run in `output`, a new or empty folder (`runs/<time>-<model>-<data>` where None), of a job with `place`."""
     if output is not None:
         refuse_occupied(Path(output))
     asked, wished = fulfilled(asked)
@@ -58,9 +59,11 @@ def begin(asked: Asked, output: str | Path | None, device: torch.device) -> Prep
     recipe, more = _recipe(asked, data, size, bool(pretrained))
     recipe = settled(recipe, device)
     notes = (*wished, *notes, *more)
-    train_batches(recipe, data, seed, "cpu")  # words that do not fit fail here
+    place = place or Place()
+    train_batches(recipe, data, seed, "cpu", place=place)  # words that do not fit fail here
     try_recipe(recipe, model, data)
     facts = _facts(asked, data, model, recipe, pretrained, seed, device, notes)
+    facts |= {"num_ranks": place.num_ranks}
     path = Path(output) if output is not None else new_path(facts["model"]["name"], data.name)
     return Prepared(Run.create(path, facts), model, data, recipe, size, notes)
 

@@ -1,9 +1,10 @@
 """A run under way: what changes from step to step, and what happens between two steps."""
 
+import contextlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from reslab.data.batches import TrainBatches, eval_batches
 from reslab.data.dataset import Data
+from reslab.spec.errors import refuse
 from reslab.spec.recipe import Recipe
 from reslab.training.device import exact_arithmetic
 from reslab.training.diagnosis import Origin, find_origin, finite
@@ -22,11 +24,13 @@ from reslab.training.gradient import Loss, Stepping, scaler_state
 from reslab.training.interruption import Interruption
 from reslab.training.keeping import Keeping
 from reslab.training.loop import fit
+from reslab.training.ranks import ALONE, Ranks
 from reslab.training.recomputing import recomputed_units
 from reslab.training.run import Run
 from reslab.training.schedule import learning_rate, warm_enough
 from reslab.training.state import State, load_state, save_state
 from reslab.training.statistics import precise_statistics
+from reslab.training.synchronised import synchronised_norms
 from reslab.training.tally import Diverged, Tally
 
 Show = Callable[[dict[str, Any]], None]
@@ -39,7 +43,7 @@ _PROGRESS_EVERY_SECONDS = 0.25
 
 @dataclass
 class Course:
-    """One run from its first step, or from its saved state, to its last."""
+    """One run from its first step, or its saved state, to its last; on every one of `ranks`, who decide together."""
 
     run: Run
     model: nn.Module
@@ -63,6 +67,8 @@ class Course:
     seconds: float = 0.0
     warmed: int | None = None
     tally: Tally = field(default_factory=Tally)
+    ranks: Ranks = ALONE
+    stopped: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -81,7 +87,12 @@ class Course:
     def restore(self) -> bool:
         """Go back to the saved state, the log with it; False where there is none."""
         state = load_state(self.run.path / "state")
-        self.run.log.cut(state.step if state else 0)
+        steps = self.ranks.gather(None if state is None else state.step)  # nobody writes while another still reads
+        if len(set(steps)) > 1:
+            told = ", ".join(f"rank {rank} that of step {step}" for rank, step in enumerate(steps))
+            raise refuse("an output folder that every rank sees", f"{self.run.path}, where the state is for {told}")
+        if self.ranks.first:
+            self.run.log.cut(state.step if state else 0)
         if state is None:
             return False
         self._take_up(state)
@@ -103,13 +114,11 @@ class Course:
         Raises Diverged, with the step, where the loss or a weight is no longer finite; the last good state is kept.
         """
         gpus = [self.device] if self.device.type == "cuda" else []
-        with exact_arithmetic(), torch.random.fork_rng(gpus), Interruption() as self._interruption:
+        patient = self.ranks.num > 1
+        with exact_arithmetic(), torch.random.fork_rng(gpus), Interruption(patient) as self._interruption:
             self._mark = self._saved = self._shown = time.perf_counter()
             try:
-                with (
-                    recomputed_units(self.model, self.recipe.activation_checkpointing),
-                    self.freezing.during(self.step),
-                ):
+                with recomputed_units(self.model, self.recipe.activation_checkpointing), self._trained(self.step):
                     fit(
                         self.model,
                         self.batches,
@@ -121,12 +130,19 @@ class Course:
                         start=self.step,
                         stop=self.total,
                         seed=self.seed,
+                        rank=self.ranks.rank,
                         stepping=self.stepping,
                     )
                 self.save()
             except Diverged as error:
                 raise self._explained(error) from None
-            return not (self._interruption.asked and self.step < self.total)
+            return not (self.stopped and self.step < self.total)
+
+    @contextlib.contextmanager
+    def _trained(self, step: int) -> Iterator[None]:
+        """Inside, the network is as it is trained from `step` on."""
+        with self.freezing.during(step), synchronised_norms(self.model, self.ranks, self.recipe.sync_bn):
+            yield
 
     def between(self, step: int) -> bool:
         """What happens after `step` steps: lines, judgement, probe, state. True ends the loop."""
@@ -143,16 +159,20 @@ class Course:
         if self.probe and self.probe_every_steps and step % self.probe_every_steps == 0:
             self._write({"kind": "probe", "step": step, **self.probe(step, self.model)})
         self._progress()
-        if time.perf_counter() - self._saved >= self.save_every_seconds:
+        due = time.perf_counter() - self._saved >= self.save_every_seconds
+        self.stopped, due = self.ranks.any(self._interruption.asked, due)
+        if due:
             self.save()
         self._mark = time.perf_counter()
-        return self._interruption.asked
+        return self.stopped
 
     def evaluate(self, split: str, probabilities: bool = False) -> Evaluation:
-        """Judge the network as it stands on a split."""
-        images = self.data.split(split)
-        batches = eval_batches(images, EVALUATION_BATCH, self.data.preprocess, self.device, self.workers)
-        return evaluate_batches(self.model, batches, self.data.num_classes, self.eval_loss, split, probabilities)
+        """Judge the network as it stands on a split; its running statistics are rank 0's, as they are saved."""
+        self.ranks.share_buffers(self.model)
+        images, ranks = self.data.split(split), self.ranks
+        shared = {"rank": ranks.rank, "num_ranks": ranks.num}
+        batches = eval_batches(images, EVALUATION_BATCH, self.data.preprocess, self.device, self.workers, **shared)
+        return evaluate_batches(self.model, batches, self.data.num_classes, self.eval_loss, split, probabilities, ranks)
 
     def keep(self) -> str:
         """Give the network the weights that the run keeps, its statistics measured where asked; says which they are."""
@@ -161,12 +181,20 @@ class Course:
             return chosen
         stream = self.batches.iterate(self.total)
         inputs = (next(stream)[0] for _ in range(num_batches))
-        num_samples = precise_statistics(self.model, inputs, self.freezing.frozen_norms(self.total - 1))
+        frozen = self.freezing.frozen_norms(self.total - 1)
+        self.ranks.share_buffers(self.model)
+        with synchronised_norms(self.model, self.ranks, self.recipe.sync_bn):
+            num_samples = precise_statistics(self.model, inputs, frozen, self.ranks)
         return f"{chosen}, its BatchNorm statistics of {num_samples} training samples"
 
     def save(self) -> None:
         """Save what resuming needs. Raises Diverged, and saves nothing, where a loss or a weight is not finite."""
         self._check()
+        if self.ranks.first:
+            self._save()
+        self._saved = time.perf_counter()
+
+    def _save(self) -> None:
         state = State(
             self.step,
             self.model.state_dict(),
@@ -178,9 +206,9 @@ class Course:
             **self.keeping.state(),
         )
         save_state(self.run.path / "state", state)
-        self._saved = time.perf_counter()
 
     def _log_training(self) -> None:
+        self.tally.pool(self.ranks)
         loss, top1 = self.tally.means()
         num_samples = self.tally.num_samples
         self._clock()
@@ -217,12 +245,13 @@ class Course:
             self.keeping.consider(self.step, found)
 
     def _write(self, line: dict[str, Any]) -> None:
-        self.run.log.append(line)
-        self.show(line)
+        if self.ranks.first:
+            self.run.log.append(line)
+            self.show(line)
 
     def _progress(self) -> None:
         now = time.perf_counter()
-        if now - self._shown >= _PROGRESS_EVERY_SECONDS:
+        if self.ranks.first and now - self._shown >= _PROGRESS_EVERY_SECONDS:
             self._shown = now
             self.show(
                 {
@@ -238,9 +267,12 @@ class Course:
         return self.step / self.batches.num_steps_per_epoch
 
     def _check(self) -> None:
+        self.tally.pool(self.ranks)
         self.tally.check()
-        for name, weight in self.model.state_dict().items():
-            if weight.is_floating_point() and not finite(weight):
+        weights = self.model.state_dict().items()
+        bad = next((name for name, weight in weights if weight.is_floating_point() and not finite(weight)), None)
+        for name in self.ranks.gather(bad):
+            if name is not None:
                 raise Diverged(f"{name} is not finite after step {self.step - 1}")
 
     def _explained(self, error: Diverged) -> Diverged:
@@ -255,22 +287,26 @@ class Course:
 
     def _origin(self, kept: State, reached: int) -> Origin | None:
         self._take_up(kept)
-        return find_origin(
-            self.model,
-            self.batches,
-            self.loss,
-            self.optimizer,
-            self.lr,
-            start=kept.step,
-            stop=reached,
-            seed=self.seed,
-            stepping=self.stepping,
-        )
+        with self._trained(kept.step):
+            return find_origin(
+                self.model,
+                self.batches,
+                self.loss,
+                self.optimizer,
+                self.lr,
+                start=kept.step,
+                stop=reached,
+                seed=self.seed,
+                stepping=self.stepping,
+                ranks=self.ranks,
+            )
 
     def _told(self, origin: Origin) -> str:
         """The origin in words, the whole batch written into the run's folder."""
         images, file = self.data.split("train"), self.run.path / "diverged.json"
         samples = [{"index": index, "name": images.name(index)} for index in origin.indices]
-        write_whole(file, (json.dumps({"step": origin.step, "where": origin.where, "batch": samples}) + "\n").encode())
+        if self.ranks.first:
+            found = {"step": origin.step, "where": origin.where, "batch": samples}
+            write_whole(file, (json.dumps(found) + "\n").encode())
         some = ", ".join(str(index) for index in origin.indices[:4])
         return f"it began at step {origin.step} {origin.where}, on the batch of samples {some}, ... (all in {file})"

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 from reslab.training.gradient import Loss, Stepping
 from reslab.training.loop import Batches, fit
+from reslab.training.ranks import ALONE, Ranks
 from reslab.training.tally import Tally
+
+_AFTERWARDS = ("in the gradient", "in the step")
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,12 @@ def find_origin(
     stop: int,
     seed: int,
     stepping: Stepping,
+    ranks: Ranks = ALONE,
 ) -> Origin | None:
     """Take the steps `start` .. `stop` - 1 again and find the first that a number which is not finite came up in.
 
-    `model` and `optimizer` stand at step `start`. None where nothing came up.
+    `model` and `optimizer` stand at step `start`. None where nothing came up. Of several ranks, who go
+    there together, the one is named on whose part of the batch it began.
     """
     watched, tally = _Watched(batches), Tally(first=start)
     found: list[Origin] = []
@@ -57,9 +62,10 @@ def find_origin(
     def between(step: int) -> bool:
         assert watched.last is not None
         x, _, indices = watched.last
-        where = _where(model, x, layers, tally.losses[-1])
-        if where:
-            found.append(Origin(step - 1, where, tuple(indices.tolist())))
+        told = ranks.gather((_where(model, x, layers, tally.losses[-1]), tuple(indices.tolist())))
+        # A gradient is everybody's; what comes before it is of one part of the batch.
+        places = sorted((one for one in told if one[0]), key=lambda one: one[0].startswith(_AFTERWARDS))
+        found.extend(Origin(step - 1, where, samples) for where, samples in places[:1])
         return bool(found)
 
     with watching(model) as layers:
@@ -75,6 +81,7 @@ def find_origin(
             start=start,
             stop=stop,
             seed=seed,
+            rank=ranks.rank,
             stepping=plain,
         )
     return found[0] if found else None

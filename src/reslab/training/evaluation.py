@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from reslab.spec.errors import refuse
 from reslab.training.device import exact_arithmetic
+from reslab.training.ranks import ALONE, Ranks
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -58,27 +59,29 @@ def evaluate_batches(
     loss: Loss = functional.cross_entropy,
     split: str = "",
     keep_probabilities: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Judge `model` in eval mode and float32 on batches of x (N, C, H, W), y (N,), indices (N,).
 
-    `loss(outputs, y)` is the mean over a batch. The mode the model was in comes back. Raises ValueError without
-    samples, and where the outputs are not (N, num_classes).
+    `loss(outputs, y)` is the mean over a batch. Where `ranks` have the batches in turn, all get the scores of all
+    batches, added up in order: to the digit those of one with all of them. The mode the model was in comes back.
+    Raises ValueError without samples, and where the outputs are not (N, num_classes).
     """
-    outputs, labels, total = [], [], torch.zeros((), dtype=torch.float64)
+    judged: list[tuple[Tensor, Tensor, float]] = []
     training = model.training
     model.eval()
     try:
         with exact_arithmetic(), torch.autocast(_device_of(model).type, enabled=False):
             for x, y, _ in batches:
                 found = model(x).float()
-                total += loss(found, y).cpu().double() * len(y)  # not every device has float64
-                outputs.append(found.cpu())
-                labels.append(y.cpu())
+                judged.append((found.cpu(), y.cpu(), loss(found, y).item() * len(y)))
     finally:
         model.train(training)
-    if not outputs:
+    judged = ranks.interleaved(judged)
+    if not judged:
         raise refuse("at least one sample to judge", "none", next_step="choose another split")
-    return _scores(torch.cat(outputs), torch.cat(labels), num_classes, total.item(), split, keep_probabilities)
+    outputs, labels, losses = zip(*judged, strict=True)
+    return _scores(torch.cat(outputs), torch.cat(labels), num_classes, sum(losses), split, keep_probabilities)
 
 
 def _device_of(model: nn.Module) -> torch.device:

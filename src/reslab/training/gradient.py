@@ -62,7 +62,8 @@ class Stepping:
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         run = next(run for run in (self.compiled, self.replica, model) if run is not None)
-        values, outputs = [], []
+        values: list[Tensor] = []
+        outputs: list[Tensor] = []
         for part, targets in zip(x.tensor_split(self.accumulate), y.tensor_split(self.accumulate), strict=True):
             with self._shared(last=len(values) == self.accumulate - 1):
                 value, found = self.forward(run, loss, part, targets)

@@ -52,7 +52,8 @@ def fit(
     """Take the steps `start` .. `stop` - 1 on `model`, in place.
 
     `rate(step)` is the learning rate of a step; `between(n)` is called when n steps are done and ends the loop by True;
-    each step's loss and hits are added to `tally()`; `stepping` is how a batch becomes a step.
+    each step's loss and hits are added to `tally()`; `stepping` is how a batch becomes a step. Where ranks share each
+    batch, `batches` are the parts of `rank`.
     """
     stepping = stepping or Stepping()
     stream = batches.iterate(start)

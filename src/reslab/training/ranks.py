@@ -30,8 +30,8 @@ class StoppedElsewhere(RuntimeError):
 class Ranks:
     """One process alone: whoever asks the others hears himself. `Joined` is several."""
 
-    def __init__(self, place: Place | None = None) -> None:
-        self.place = place or Place()
+    def __init__(self, place: Place | None = None, device: torch.device | None = None) -> None:
+        self.place, self.device = place or Place(), device or torch.device("cpu")
         self.rank, self.num = self.place.rank, self.place.num_ranks
 
     @property
@@ -77,10 +77,11 @@ class Joined(Ranks):
     """Several processes, joined by torch.distributed."""
 
     def __init__(self, place: Place, device: torch.device) -> None:
-        super().__init__(place)
+        super().__init__(place, device)
         import torch.distributed as dist
 
-        self._dist, self._talk, self.device = dist, None, device
+        self._dist = dist
+        self._talk: Any = None  # the group that ranks talk in
         if dist.is_initialized():
             self._talk = dist.new_group(backend="gloo")
         else:
@@ -103,9 +104,9 @@ class Joined(Ranks):
         frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
         for parameter in frozen:
             parameter.requires_grad_(parameter.is_floating_point())
-        # Its buckets would be ordered anew after the first step from wherever a run starts, and with more than two ranks
-        # sums would be taken in another order: a resumed run would not be the uninterrupted one. Unless it looks for
-        # unused parameters, which it then warns of not having found.
+        # It orders its buckets anew after the first step it sees, and with more than two ranks sums are then taken in
+        # another order: a resumed run would not be the uninterrupted one. It does not where it looks for unused
+        # parameters; that there were none it warns of.
         warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
         indices = [self.device] if self.device.type == "cuda" else None
         found = nn.parallel.DistributedDataParallel(model, device_ids=indices, find_unused_parameters=True)
@@ -174,7 +175,7 @@ def _leave() -> None:
 def join(device: torch.device, place: Place | None = None) -> Ranks:
     """The ranks of the job torchrun started, this process one of them; one alone where it started none."""
     place = place or read_place()
-    return Joined(place, device) if place.num_ranks > 1 else Ranks(place)
+    return Joined(place, device) if place.num_ranks > 1 else Ranks(place, device)
 
 
 def own_device(chosen: torch.device, place: Place) -> torch.device:

@@ -30,6 +30,16 @@ def resume_run(asked: Asked, output: Path) -> Prepared:
     Raises ValueError naming an argument that says otherwise than the run, and where data, module or loss that had been
     handed over are not handed over again.
     """
+    prepared = reopened(asked, output)
+    run, recipe = prepared.run, prepared.recipe
+    if to_dict(recipe) != run.facts["recipe"]:
+        run.update(recipe=to_dict(recipe))
+    run.update(resumed=[*run.facts.get("resumed", []), command()])
+    return prepared
+
+
+def reopened(asked: Asked, output: Path) -> Prepared:
+    """The run in `output` as it is to go on, nothing written. Raises ValueError like `resume_run`."""
     run = Run(output)
     _check(asked, run.facts)
     recipe = _recipe(asked, run)
@@ -38,9 +48,6 @@ def resume_run(asked: Asked, output: Path) -> Prepared:
     model = _network(asked, run)
     if isinstance(model, Network):
         model.classes, model.preprocess = data.classes, data.preprocess
-    if to_dict(recipe) != run.facts["recipe"]:
-        run.update(recipe=to_dict(recipe))
-    run.update(resumed=[*run.facts.get("resumed", []), command()])
     return Prepared(run, model, data, recipe, size, ())
 
 

@@ -17,6 +17,7 @@ from reslab.spec.errors import refuse
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe
 from reslab.spec.values import from_dict, to_dict
+from reslab.training.torchrun import Place
 
 DEFAULT_DATA = "digits"
 
@@ -95,8 +96,14 @@ def input_size(data: Data) -> tuple[int, ...]:
     return tuple(x.shape[1:])
 
 
-def train_batches(recipe: Recipe, data: Data, seed: int, device: torch.device | str, workers: int = 0) -> TrainBatches:
-    """The recipe's training batches of the data; ValueError where its batch or its words do not fit the pictures."""
+def train_batches(
+    recipe: Recipe, data: Data, seed: int, device: torch.device | str, workers: int = 0, place: Place | None = None
+) -> TrainBatches:
+    """The recipe's training batches of the data, a rank's part of them where it has a place among several.
+
+    Raises ValueError where the batch or its words do not fit the pictures, or ranks cannot share it evenly.
+    """
+    place = place or Place()
     return TrainBatches(
         data.split("train"),
         recipe.batch,
@@ -105,15 +112,20 @@ def train_batches(recipe: Recipe, data: Data, seed: int, device: torch.device | 
         seed,
         device,
         workers,
+        rank=place.rank,
+        num_ranks=place.num_ranks,
         repeats=recipe.repeats,
         balanced=recipe.balanced,
         num_classes=data.num_classes,
     )
 
 
-def num_workers(asked: int | None, data: Data) -> int:
-    """The processes that decode pictures: as asked, else up to 8 for files and none for what is in memory."""
+def num_workers(asked: int | None, data: Data, num_local: int = 1) -> int:
+    """The processes that decode pictures: as asked, else up to 8 for files and none for what is in memory.
+
+    The processors of a machine are shared by its `num_local` ranks.
+    """
     if asked is not None:
         return asked
     in_files = any(isinstance(images, FileImages) for images in data.splits.values())
-    return min(8, os.cpu_count() or 1) if in_files else 0
+    return min(8, max(1, (os.cpu_count() or 1) // num_local)) if in_files else 0

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from reslab.spec.errors import refuse
 from reslab.training.device import exact_arithmetic
+from reslab.training.ranks import ALONE, Ranks
 
 
 @dataclass
@@ -27,8 +28,14 @@ class _Moments:
         around = [dimension for dimension in range(x.ndim) if dimension != 1]
         number = x.numel() // x.shape[1]
         variance, mean = torch.var_mean(x.to(torch.promote_types(x.dtype, torch.float32)), around, correction=0)
-        total, gap = self.count + number, mean.to(wide) - self.mean
-        self.squares = self.squares + variance.to(wide) * number + gap**2 * (self.count * number / total)
+        self.merge(number, mean.to(wide), variance.to(wide) * number)
+
+    def merge(self, number: int, mean: Tensor | float, squares: Tensor | float) -> None:
+        """Take in what others counted."""
+        if not number:
+            return
+        total, gap = self.count + number, mean - self.mean
+        self.squares = self.squares + squares + gap**2 * (self.count * number / total)
         self.mean = self.mean + gap * (number / total)
         self.count = total
 
@@ -41,12 +48,15 @@ class _Moments:
 
 
 @torch.no_grad()
-def precise_statistics(model: nn.Module, inputs: Iterable[Tensor], frozen: Iterable[nn.Module] = ()) -> int:
+def precise_statistics(
+    model: nn.Module, inputs: Iterable[Tensor], frozen: Iterable[nn.Module] = (), ranks: Ranks = ALONE
+) -> int:
     """Set every BatchNorm's running mean and variance to those of all that comes to it from `inputs` (N, C, H, W).
 
     mu = mean of x, sigma^2 = sum of (x - mu)^2 / (n - 1), each batch normalised by its own statistics on its way (Wu
     and Johnson 2021, arXiv:2105.07576, Sec. 3.1), dropout and the like as at test, in float32. `frozen` norms stay and
-    act as at test. Returns the number of samples; raises ValueError where there are none.
+    act as at test. Of several ranks each has inputs of its own, and what all of them saw counts. Returns the number of
+    samples; raises ValueError where there are none.
     """
     norms = batch_norms(model, frozen)
     moments = {norm: _Moments() for norm in norms}
@@ -55,12 +65,28 @@ def precise_statistics(model: nn.Module, inputs: Iterable[Tensor], frozen: Itera
         for x in inputs:
             model(x.to(device))
             num_samples += len(x)
+    num_samples = sum(ranks.gather(num_samples))
     if not num_samples:
         raise refuse("at least one batch to measure statistics on", "none")
-    for norm, found in moments.items():
+    for norm, own in moments.items():
+        found = _together(own, ranks)
         if found.count:
             found.write(norm)
     return num_samples
+
+
+def _together(own: _Moments, ranks: Ranks) -> _Moments:
+    """The moments of all ranks, taken in in their order."""
+    if ranks.num == 1:
+        return own
+    found = _Moments()
+    for count, mean, squares in ranks.gather((own.count, _on_cpu(own.mean), _on_cpu(own.squares))):
+        found.merge(count, mean, squares)
+    return found
+
+
+def _on_cpu(value: Tensor | float) -> Tensor | float:
+    return value.cpu() if isinstance(value, Tensor) else value
 
 
 def batch_norms(model: nn.Module, frozen: Iterable[nn.Module] = ()) -> list[_BatchNorm]:

@@ -39,14 +39,14 @@ def _plain(module: nn.Module) -> bool:
 def _forward(norm: _BatchNorm, ranks: Ranks) -> Forward:
     plain, torchs = norm.forward, _torchs(norm)
 
-    # The compiler would have to follow messages between processes.
-    @torch.compiler.disable
     def forward(x: Tensor) -> Tensor:
         if not norm.training:
             return plain(x)
         return torchs(x) if x.device.type == "cuda" else synchronised_batch_norm(norm, x, ranks.total)
 
-    return forward
+    # The compiler would have to follow messages between processes.
+    found: Forward = torch.compiler.disable(forward)
+    return found
 
 
 def _torchs(norm: _BatchNorm) -> nn.SyncBatchNorm:

@@ -18,17 +18,20 @@ from reslab.training.beginning import Prepared, begin
 from reslab.training.course import Course, Probe, Show
 from reslab.training.device import choose_device
 from reslab.training.disk import room_for
+from reslab.training.evaluation import Evaluation
 from reslab.training.freezing import Freezing
 from reslab.training.gradient import Loss, Stepping, make_scaler
 from reslab.training.interruption import Interrupted
 from reslab.training.keeping import Keeping
 from reslab.training.objective import build_objective
 from reslab.training.optimizer import build_optimizer
-from reslab.training.resuming import resume_run
+from reslab.training.ranks import Ranks, join, own_device
+from reslab.training.resuming import reopened, resume_run
 from reslab.training.run import Run, holds_something
 from reslab.training.run_report import write_report
 from reslab.training.showing import default_show
 from reslab.training.sources import num_workers, train_batches
+from reslab.training.torchrun import read_place
 
 
 def train(
@@ -65,18 +68,21 @@ def train(
     split, else the last. `show` receives every line of the log, notes and progress; `probe(step, model)` adds a line
     every `probe_every_steps` steps.
 
+    Under torchrun every rank calls this with the same arguments and takes its part of each batch; rank 0 alone writes
+    and shows, every rank probes. A job that torchrun restarts goes on where its state is, as with `resume`.
+
     Raises ValueError for what means nothing, before anything is written; `Diverged` where the loss is not finite;
     `DiskFull`; `Interrupted` on Ctrl-C. In each of these the last good state is kept.
     """
-    place = choose_device(device)
+    ranks = _ranks(device, output)
+    resume = resume or ranks.place.restarts > 0
     chosen, axes = split_settings(settings, epochs, batch, lr)
     asked = Asked(model, data, recipe, seed, chosen, axes, pretrained, loss, data_dir, val_fraction, skip_bad_images)
     if resume and output is None:
         raise refuse("output, the folder of the run to go on with", "resume without it", next_step="add --output DIR")
-    resuming = resume and output is not None and holds_something(Path(output))
-    prepared = resume_run(asked, Path(str(output))) if resuming else begin(asked, output, place)
-    show = show or default_show()
-    course = _course(prepared, asked, place, workers, show, save_every_seconds)
+    prepared = _prepare(asked, output, resume, ranks)
+    show = (show or default_show()) if ranks.first else _silent
+    course = _course(prepared, asked, ranks, workers, show, save_every_seconds)
     course.probe, course.probe_every_steps = probe, probe_every_steps
     for note in (*prepared.notes, *_take_up(course, resume)):
         show({"kind": "note", "text": note})
@@ -86,26 +92,56 @@ def train(
     return _finish(course, prepared)
 
 
+def _ranks(device: str | torch.device, output: Any) -> Ranks:
+    """This process among those of its job, on a device of its own."""
+    place = read_place()
+    if place.max_restarts and output is None:
+        got = f"none, with --max-restarts={place.max_restarts}"
+        raise refuse("output, the folder that a restarted job goes on in", got, next_step="add --output DIR")
+    return join(own_device(choose_device(device), place), place)
+
+
+def _prepare(asked: Asked, output: str | Path | None, resume: bool, ranks: Ranks) -> Prepared:
+    """The run, begun or taken up by rank 0 and then opened by the others, who find the data where it put them."""
+
+    def lead() -> Prepared:
+        if resume and output is not None and holds_something(Path(output)):
+            return resume_run(asked, Path(output))
+        return begin(asked, output, ranks.device, ranks.place)
+
+    prepared = ranks.lead(lead)
+    path = ranks.gather(None if prepared is None else prepared.run.path)[0]
+    assert path is not None
+    return prepared or reopened(asked, path)
+
+
+def _silent(line: dict[str, Any]) -> None:
+    """Where rank 0 shows everything."""
+
+
 def _course(
-    prepared: Prepared, asked: Asked, device: torch.device, workers: int | None, show: Show, save_every_seconds: float
+    prepared: Prepared, asked: Asked, ranks: Ranks, workers: int | None, show: Show, save_every_seconds: float
 ) -> Course:
+    device = ranks.device
     recipe, data, seed = prepared.recipe, prepared.data, prepared.run.facts["seed"]
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     model = prepared.model.to(device)
     if recipe.channels_last:
         model = model.to(memory_format=layout)
-    processes = num_workers(workers, data)
-    batches = train_batches(recipe, data, seed, device, processes)
+    processes = num_workers(workers, data, ranks.place.num_local)
+    batches = train_batches(recipe, data, seed, device, processes, ranks.place)
     total = parse_duration(recipe.length).num_steps(batches.num_steps_per_epoch)
+    replica = ranks.replica(model)
     stepping = Stepping(
         recipe.precision,
         recipe.channels_last,
         recipe.accumulate,
         recipe.clip_norm,
         make_scaler(recipe.precision, device),
-        torch.compile(model) if recipe.compile else None,
+        torch.compile(replica or model) if recipe.compile else None,
         recipe.l1,
         recipe.l2,
+        replica,
     )
     return Course(
         run=prepared.run,
@@ -124,15 +160,28 @@ def _course(
         workers=processes,
         show=show,
         save_every_seconds=save_every_seconds,
+        ranks=ranks,
     )
 
 
 def _take_up(course: Course, resume: bool) -> list[str]:
     """Go back to the saved state where there is one, else save that of step 0; what a person should be told."""
+    notes = _count_ranks(course)
     if course.restore():
-        return [f"resumed at step {course.step} of {course.total}"]
+        return [*notes, f"resumed at step {course.step} of {course.total}"]
     course.save()
-    return ["no saved state there: starting from step 0"] if resume else []
+    return [*notes, "no saved state there: starting from step 0"] if resume else notes
+
+
+def _count_ranks(course: Course) -> list[str]:
+    """Say where a run goes on with another number of ranks than it had."""
+    run, num = course.run, course.ranks.num
+    before = run.facts.get("num_ranks", 1)
+    if before == num:
+        return []
+    if course.ranks.first:
+        run.update(num_ranks=num)
+    return [f"the run had {before} ranks and goes on with {num}: the same batches, noise and rounding of their own"]
 
 
 def _start_line(course: Course) -> dict[str, Any]:
@@ -144,6 +193,7 @@ def _start_line(course: Course) -> dict[str, Any]:
         "data": course.data.describe(),
         "recipe": course.recipe.name,
         "batch": course.recipe.batch,
+        "num_ranks": course.ranks.num,
         "precision": course.recipe.precision,
         "device": str(course.device),
         "step": course.step,
@@ -161,9 +211,16 @@ def _stopped(course: Course) -> str:
 
 def _finish(course: Course, prepared: Prepared) -> Run:
     """Keep the chosen weights, judge them on the held-out split, write the result and the report."""
-    run, model, data = course.run, course.model.to(memory_format=torch.contiguous_format), course.data
+    data = course.data
+    course.model.to(memory_format=torch.contiguous_format)
     chosen = course.keep()
     found = course.evaluate(data.held_out, probabilities=True)
+    course.ranks.lead(lambda: _write_end(course, prepared, found, chosen))
+    return course.run if course.ranks.first else Run(course.run.path)
+
+
+def _write_end(course: Course, prepared: Prepared, found: Evaluation, chosen: str) -> None:
+    run, model, data = course.run, course.model, course.data
     scores = {**found.to_dict(), "split": found.split, "chosen": chosen}
     facts = {
         "scores": scores,
@@ -179,4 +236,3 @@ def _finish(course: Course, prepared: Prepared) -> Run:
     speed = course.step * course.recipe.batch / max(course.seconds, 1e-9)
     run.update(result={**scores, "steps": course.step, "train_seconds": course.seconds, "images_per_second": speed})
     write_report(run, model, data, found, prepared.input_size)
-    return run
