@@ -10,6 +10,7 @@ from typing import Annotated, Any, TextIO
 import typer
 from typer.core import TyperGroup
 
+from reslab.cli.bench import bench
 from reslab.cli.data import data
 from reslab.cli.demo import demo
 from reslab.cli.doctor import doctor
@@ -33,6 +34,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "show": show,
     "recipes": recipes,
     "runs": runs,
+    "bench": bench,
     "doctor": doctor,
 }
 

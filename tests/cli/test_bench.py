@@ -1,0 +1,38 @@
+"""`reslab bench`: the promised keys, several precisions, and words for what it cannot measure."""
+
+import pytest
+
+from tests.cli.conftest import Command
+
+PROMISED = {"engine", "precision", "batch", "images_per_second", "latency_ms_p50", "memory_bytes", "share"}
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Timings of one step, and a matrix product that takes no time: the numbers are not what is tested."""
+    monkeypatch.setattr("reslab.training.bench.LEAST_SECONDS", 1e-6)
+    monkeypatch.setattr("reslab.training.bench._MATRIX_SIDE", {"cpu": 64})
+
+
+def test_the_keys_of_each_result(command: Command) -> None:
+    words = ("bench", "resnet8_fast", "--task", "train", "--input", "1x28x28", "--batch", "4", "--repeats", "1")
+    found = command(*words, "--precision", "float32,bf16", "--device", "cpu", "--json").value
+    assert [each["precision"] for each in found["results"]] == ["float32", "bf16"]
+    assert all(set(each) >= PROMISED and each["batch"] == 4 for each in found["results"])
+    assert all(each["images_per_second"] > 0 for each in found["results"])
+    assert (found["model"], found["task"], found["input"]) == ("resnet8_fast", "train", [1, 28, 28])
+
+
+def test_a_table_for_people(command: Command) -> None:
+    shown = command("bench", "resnet8_fast", "-b", "4", "--repeats", "1", "--precision", "float32", "--device", "cpu")
+    assert shown.code == 0
+    assert "images/s" in shown.out
+    assert "GFLOP/s in float32" in shown.out
+    assert "1×28×28" in shown.out
+
+
+def test_what_cannot_be_measured_is_said(command: Command) -> None:
+    assert "train" in command("bench", "resnet8_fast", "--task", "tran").err
+    refused = command("bench", "resnet8_fast", "--precision", "bf61", "--json")
+    assert refused.code == 1
+    assert "bf16" in refused.value["error"]
