@@ -1,5 +1,6 @@
 """`reslab`: the verbs together, and the one place where an error becomes a message and an exit code."""
 
+import contextlib
 import os
 import sys
 import traceback
@@ -24,6 +25,7 @@ from reslab.cli.runs import runs
 from reslab.cli.show import show
 from reslab.cli.train import train
 from reslab.spec.errors import unknown
+from reslab.training.torchrun import read_place
 
 VERBS: dict[str, Callable[..., None]] = {
     "demo": demo,
@@ -103,8 +105,25 @@ def _door(
 def main(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code: 0 done, 1 an error, 2 a wrong command line, 130 stopped by Ctrl-C.
 
-    An error is one message on standard error, or with `--json` one object `{"error": ...}` on standard output.
+    An error is one message on standard error, or with `--json` one object `{"error": ...}` on standard output. Of the
+    ranks that torchrun started the first speaks; another one only of an error of its own.
     """
+    try:
+        place = read_place()
+    except ValueError as error:
+        _tell(str(error), "--json" in arguments)
+        return 1
+    if place.num_ranks > 1:
+        # Below errors, torch's C++ warns every rank of the unused parameters that it was told to look for.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if place.first:
+        return _run(arguments)
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _run(arguments, first=False)
+
+
+def _run(arguments: Sequence[str], first: bool = True) -> int:
     words = list(arguments) or ["--help"]
     options = words[: words.index("--")] if "--" in words else words
     debug = "--debug" in options
@@ -117,7 +136,8 @@ def main(arguments: Sequence[str]) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        _tell(message_of(error), "--json" in options)
+        if first or not _same_everywhere(error):
+            _tell(message_of(error), "--json" in options and first)
         return int(getattr(error, "exit_code", 1))
     finally:
         warnings.showwarning = shown
@@ -128,6 +148,11 @@ def _tell(message: str, json: bool) -> None:
         print_json({"error": message})
     else:
         say(f"error: {message}")
+
+
+def _same_everywhere(error: Exception) -> bool:
+    """Whether the first rank says it too: Ctrl-C, a wrong command line, what all ranks meet together."""
+    return isinstance(error, Stopped) or hasattr(error, "format_message") or getattr(error, "on_every_rank", False)
 
 
 def _show_warning(
@@ -152,6 +177,7 @@ def _check_verb(words: Sequence[str]) -> None:
 class WrongCommandLine(ValueError):
     """A command line that no verb understands; the exit code says so."""
 
+    on_every_rank = True
     exit_code = 2
 
 

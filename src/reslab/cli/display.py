@@ -46,7 +46,7 @@ class Display:
         self.start = line
         self.print(f"{line['model']} ({count(line['params'])} parameters) on {line['data']}")
         self.print(
-            f"recipe {line['recipe']}, batch {line['batch']}, {line['precision']}, on {line['device']}: "
+            f"recipe {line['recipe']}, batch {line['batch']}{shared(line)}, {line['precision']}, on {line['device']}: "
             f"{count(line['total'])} steps, into {line['run']}"
         )
         if self.console.is_terminal:
@@ -92,3 +92,9 @@ class Display:
     def _time_left(self, step: int) -> list[str]:
         left = self.start["total"] - step
         return [f"ETA {seconds(self.seconds / step * left)}"] if step and left else []
+
+
+def shared(line: Line) -> str:
+    """How ranks share the global batch, where there are several: " = 4 ranks x 32"."""
+    num = line.get("num_ranks", 1)
+    return f" = {num} ranks x {line['batch'] // num}" if num > 1 else ""

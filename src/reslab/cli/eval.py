@@ -23,6 +23,7 @@ from reslab.cli.options import (
 from reslab.cli.output import print_json, print_pairs
 from reslab.report.tables import count, number, percent
 from reslab.spec.errors import refuse
+from reslab.training.torchrun import read_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,10 +87,11 @@ def evaluate(
         "skip_bad_images": skip_bad_images,
         "device": device,
         "workers": workers,
+        "share": True,
         "keep_probabilities": predictions is not None or calibration,
     }
     found = judge(subject, data, split=split, **options)
-    if predictions is not None:
+    if predictions is not None and read_place().first:
         save_answers(predictions, found)
     extra = _calibration(found, lambda: judge(subject, data, split="val", **options)) if calibration else {}
     if json:

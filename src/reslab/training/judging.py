@@ -26,8 +26,10 @@ from reslab.training.device import choose_device
 from reslab.training.evaluation import Evaluation, average, evaluate_batches
 from reslab.training.gradient import Loss
 from reslab.training.loading import run_weights
+from reslab.training.ranks import ALONE, join, own_device
 from reslab.training.run import Run
 from reslab.training.sources import find_data, input_size, num_workers, reopen_data
+from reslab.training.torchrun import read_place
 from reslab.training.views import Views
 
 Judged = Run | str | Path | Arch | nn.Module
@@ -53,6 +55,7 @@ def evaluate(
     device: str | torch.device = "auto",
     workers: int | None = None,
     keep_probabilities: bool = False,
+    share: bool = False,
 ) -> Evaluation:
     """Judge `model` on a split of `data` in float32: every sample once, exact counts.
 
@@ -61,7 +64,8 @@ def evaluate(
     held-out one where None. `settings` override the network (`"model.match"`), `mean` and `std` the normalisation,
     `words` how a picture comes to its size (`"resize(256) center-crop(256)"`). Of several `views` of each picture
     (`"ten-crop(224)"`, `"scales(224,256) flip"`) the probabilities are averaged. `keep_probabilities` keeps them, as
-    `save_answers` and `calibrate` want them. A run that trained a module of the user's own takes it as `module`.
+    `save_answers` and `calibrate` want them. A run that trained a module of the user's own takes it as `module`. With
+    `share` the ranks that torchrun started, who all call this, judge a part each and all get the scores of the whole.
     Raises ValueError where classes or channels do not fit, naming both.
     """
     if isinstance(model, list | tuple):
@@ -83,12 +87,16 @@ def evaluate(
     if not isinstance(subject, str | Arch):
         _check_classes(network, found)
     split = split or found.held_out
+    ranks = join(own_device(place, read_place())) if share else ALONE
+    place = ranks.device if share else place
     batches = eval_batches(
         found.split(split),
         batch or EVALUATION_BATCH,
         found.preprocess,
         place,
-        num_workers(workers, found),
+        num_workers(workers, found, ranks.place.num_local),
+        rank=ranks.rank,
+        num_ranks=ranks.num,
     )
     judged = evaluate_batches(
         Views(network.to(place), views) if views else network.to(place),
@@ -97,6 +105,7 @@ def evaluate(
         loss or functional.cross_entropy,
         split,
         keep_probabilities,
+        ranks,
     )
     if not keep_probabilities:
         return judged
