@@ -1,0 +1,72 @@
+"""A folder of JPEG files to training batches at 224x224, on one core: ours, and torchvision's reference pipeline.
+
+    python benchmarks/jpeg_folder.py FOLDER        class folders of JPEG files, such as hymenoptera_data/train
+
+The reference is `references/classification` of torchvision with its default backend: ImageFolder,
+RandomResizedCrop(224), flip, tensor, normalisation, in torch's DataLoader. Both run in this process (no workers) on one
+thread, and the clock is that thread's processor time, so other processes count for little.
+"""
+
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from side_by_side import Take, alternate, options, report
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from reslab.data.batches import TrainBatches
+from reslab.data.catalog import open_data
+from reslab.spec.preprocess import Preprocess
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def reference(folder: Path, batch: int) -> Take:
+    """torchvision's reference pipeline, endlessly."""
+    words = v2.Compose(
+        [
+            v2.RandomResizedCrop(224, antialias=True), v2.RandomHorizontalFlip(), v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD), v2.ToPureTensor(),
+        ]
+    )  # fmt: skip
+    loader = DataLoader(ImageFolder(str(folder), words), batch, shuffle=True, drop_last=True)
+
+    def endless() -> Iterator[object]:
+        for _ in itertools.count():
+            yield from loader
+
+    batches = endless()
+    return lambda: next(batches)
+
+
+def ours(folder: Path, batch: int) -> Take:
+    """The batches of reslab's loop under the same words."""
+    data = open_data(str(folder), val_fraction=0.1)
+    preprocess = Preprocess(3, "", MEAN, STD)
+    batches = TrainBatches(data.split("train"), batch, "random-resized-crop(224) flip", preprocess, 0, "cpu")
+    stream = batches.iterate()
+    return lambda: next(stream)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = options(__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--batch", type=int, default=32)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    taking = {
+        "torchvision's reference": reference(asked.folder, asked.batch),
+        "ours": ours(asked.folder, asked.batch),
+    }
+    rates = alternate(taking, asked.batch, asked.rounds, 1, asked.seconds, time.process_time)
+    title = f"JPEG folder to batches of {asked.batch} at 224x224, one thread"
+    report(title, rates, "torchvision's reference", asked.json)
+
+
+if __name__ == "__main__":
+    main()
