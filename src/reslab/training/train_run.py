@@ -82,7 +82,7 @@ def train(
         raise refuse("output, the folder of the run to go on with", "resume without it", next_step="add --output DIR")
     prepared = _prepare(asked, output, resume, ranks)
     show = (show or default_show()) if ranks.first else _silent
-    course = _course(prepared, asked, ranks, workers, show, save_every_seconds)
+    course = make_course(prepared, asked, ranks, workers, show, save_every_seconds)
     course.probe, course.probe_every_steps = probe, probe_every_steps
     for note in (*prepared.notes, *_take_up(course, resume)):
         show({"kind": "note", "text": note})
@@ -119,9 +119,10 @@ def _silent(line: dict[str, Any]) -> None:
     """Where rank 0 shows everything."""
 
 
-def _course(
+def make_course(
     prepared: Prepared, asked: Asked, ranks: Ranks, workers: int | None, show: Show, save_every_seconds: float
 ) -> Course:
+    """All that takes the steps of a prepared run, on the ranks' device."""
     device = ranks.device
     recipe, data, seed = prepared.recipe, prepared.data, prepared.run.facts["seed"]
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
