@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,8 @@ import pytest
 from reslab.nn.weights import read_header, read_tensors
 from reslab.training.run import Run
 from reslab.training.train_run import train
+
+sys.path.insert(0, str(Path(__file__).parent))  # `ranked`, which several tests here share
 
 # A network of 8 layers that learns the digits within an epoch or two.
 TINY = {"model.depths": "1,1,1", "model.widths": "8,16,32", "model.stem": "conv3(8) norm act"}
