@@ -33,6 +33,12 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     assert all(parameter.requires_grad for parameter in loaded.parameters())
 
 
+def test_the_file_may_be_read_by_whom_a_new_file_may_be_read(tmp_path: Path) -> None:
+    (tmp_path / "new").touch()
+    save_weights(tmp_path / "m.safetensors", small())
+    assert (tmp_path / "m.safetensors").stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
 def test_the_header_alone_tells(tmp_path: Path) -> None:
     save_weights(tmp_path / "m.safetensors", small(), {"scores": {"top1": 0.5}, "chosen": "best of val"})
     header = read_header(tmp_path / "m.safetensors")

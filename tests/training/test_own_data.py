@@ -12,9 +12,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from reslab.data.chance import seeded
 from reslab.spec.zoo import ARCHS
 from reslab.training.choice import default_model, default_recipe, warn_of_stem
-from reslab.training.device import choose_device, quick_bf16
+from reslab.training.device import choose_device, num_threads_for, quick_bf16, threads
 from reslab.training.judging import evaluate
 from reslab.training.run import Run
 from reslab.training.run_report import cost_table
@@ -43,8 +44,9 @@ class OwnNetwork(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(1, 8, 3)
-        self.head = nn.Linear(8, 2)
+        with seeded(0):  # weights that learn the stripes, whichever tests ran before
+            self.conv = nn.Conv2d(1, 8, 3)
+            self.head = nn.Linear(8, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x / max(1.0, float(x.abs().max()))).relu().mean(dim=(2, 3))
@@ -161,3 +163,14 @@ def test_other_networks_are_not_warned_of(name: str, side: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_of_stem(ARCHS[name], (3, side, side))
+
+
+def test_small_pictures_are_computed_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, cpu = torch.get_num_threads(), torch.device("cpu")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with threads(2):
+        assert num_threads_for((1, 8, 8), cpu) == num_threads_for((3, 16, 16), cpu) == 1
+        assert num_threads_for((3, 32, 32), cpu) == num_threads_for((1, 8, 8), torch.device("cuda")) == 2
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        assert num_threads_for((1, 8, 8), cpu) == 2
+    assert torch.get_num_threads() == before

@@ -1,8 +1,6 @@
 """`reslab demo`: what residual networks are about, shown on this machine in a minute or two."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,7 +42,7 @@ def demo(
     refuse_occupied(place)
     data = find_data("digits")
     networks = []
-    with Display() as display, single_thread():
+    with Display() as display:
         for name, arch in pair.items():
             run, network = train_one(arch, data, place / name, epochs, seed, device, display)
             networks.append(network)
@@ -54,20 +52,6 @@ def demo(
         return
     print_table(["network", "depth", "parameters", "accuracy", "time"], [_row(network) for network in networks])
     print(f"\nThe two side by side: {report}")
-
-
-@contextmanager
-def single_thread() -> Iterator[None]:
-    """One thread of computation inside. Of 8x8 pixels there is too little to share out: two threads gain a third on an
-    idle machine, and lose ten times over on a busy one, waiting for each other."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def twins(model: str) -> dict[str, Arch]:

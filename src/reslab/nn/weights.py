@@ -50,7 +50,10 @@ def save_weights(path: str | Path, model: nn.Module, facts: Mapping[str, Any] | 
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     try:
+        partial.touch()  # with the permissions of a new file of this user: safetensors' own may be read by no one else
+        mode = partial.stat().st_mode
         save_file(tensors, partial, metadata={"format": "pt", _KEY: json.dumps(header)})
+        partial.chmod(mode)
         os.replace(partial, path)
     except SafetensorError as error:
         raise OSError(f"{path} could not be written: {error}") from error

@@ -20,7 +20,7 @@ from reslab.spec.recipes import get_recipe
 from reslab.spec.values import override, to_dict
 from reslab.training.asked import PUBLISHED, Asked, callable_name, pretrained_name
 from reslab.training.choice import SMALL_SIDE, default_model, default_recipe, warn_of_stem
-from reslab.training.device import hardware, quick_bf16
+from reslab.training.device import hardware, num_threads_for, quick_bf16
 from reslab.training.loop import noise_seed
 from reslab.training.objective import try_recipe
 from reslab.training.provenance import command, commit, versions
@@ -62,7 +62,8 @@ def begin(asked: Asked, output: str | Path | None, device: torch.device, place: 
     place = place or Place()
     train_batches(recipe, data, seed, "cpu", place=place)  # words that do not fit fail here
     try_recipe(recipe, model, data)
-    facts = _facts(asked, data, model, recipe, pretrained, seed, device, notes)
+    machine = hardware(device, num_threads_for(size, device))
+    facts = _facts(asked, data, model, recipe, pretrained, seed, machine, notes)
     facts |= {"num_ranks": place.num_ranks}
     path = Path(output) if output is not None else new_path(facts["model"]["name"], data.name)
     return Prepared(Run.create(path, facts), model, data, recipe, size, notes)
@@ -200,7 +201,7 @@ def _facts(
     recipe: Recipe,
     pretrained: str | None,
     seed: int,
-    device: torch.device,
+    machine: dict[str, str | int],
     notes: tuple[str, ...],
 ) -> dict[str, Any]:
     return {
@@ -214,7 +215,7 @@ def _facts(
         "val_fraction": asked.val_fraction,
         "seed": seed,
         "precision": recipe.precision,
-        "hardware": hardware(device),
+        "hardware": machine,
         "versions": versions(),
         "command": command(),
         "commit": commit(),

@@ -1,14 +1,17 @@
 """The device a run uses, and the arithmetic it does there."""
 
 import contextlib
+import math
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from reslab.spec.errors import refuse
+
+_SMALL_PICTURE = 16 * 16
 
 
 def present_devices() -> list[str]:
@@ -45,7 +48,28 @@ def quick_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and any(getattr(torch.cpu, name, lambda: False)() for name in found)
 
 
-def hardware(device: torch.device) -> dict[str, str | int]:
+def num_threads_for(input_size: Sequence[int], device: torch.device) -> int:
+    """Threads of computation that suit pictures of this size (C, H, W): one on a CPU with too little to share.
+
+    Of 8x8 pixels two threads gain a third on an idle machine, and lose ten times over on a busy one, waiting for each
+    other. A number said by OMP_NUM_THREADS stands.
+    """
+    small = device.type == "cpu" and math.prod(input_size[1:]) <= _SMALL_PICTURE and "OMP_NUM_THREADS" not in os.environ
+    return 1 if small else torch.get_num_threads()
+
+
+@contextlib.contextmanager
+def threads(number: int) -> Iterator[None]:
+    """So many threads of computation inside; afterwards as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def hardware(device: torch.device, num_threads: int | None = None) -> dict[str, str | int]:
     """What the numbers were made on: the device's name, the processor, its cores and the threads in use."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
@@ -53,7 +77,7 @@ def hardware(device: torch.device) -> dict[str, str | int]:
         "device_name": name,
         "processor": _processor(),
         "num_cores": os.cpu_count() or 1,
-        "num_threads": torch.get_num_threads(),
+        "num_threads": num_threads or torch.get_num_threads(),
     }
 
 

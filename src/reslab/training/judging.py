@@ -22,7 +22,7 @@ from reslab.training.asked import Asked, split_settings
 from reslab.training.beginning import asked_arch
 from reslab.training.choice import warn_of_stem
 from reslab.training.course import EVALUATION_BATCH
-from reslab.training.device import choose_device
+from reslab.training.device import choose_device, num_threads_for, threads
 from reslab.training.evaluation import Evaluation, average, evaluate_batches
 from reslab.training.gradient import Loss
 from reslab.training.loading import run_weights
@@ -98,15 +98,16 @@ def evaluate(
         rank=ranks.rank,
         num_ranks=ranks.num,
     )
-    judged = evaluate_batches(
-        Views(network.to(place), views) if views else network.to(place),
-        batches,
-        found.num_classes,
-        loss or functional.cross_entropy,
-        split,
-        keep_probabilities,
-        ranks,
-    )
+    with threads(num_threads_for(input_size(found), place)):  # as in training, so that sums keep their order
+        judged = evaluate_batches(
+            Views(network.to(place), views) if views else network.to(place),
+            batches,
+            found.num_classes,
+            loss or functional.cross_entropy,
+            split,
+            keep_probabilities,
+            ranks,
+        )
     if not keep_probabilities:
         return judged
     images = found.split(split)

@@ -16,7 +16,7 @@ from reslab.spec.recipe import Recipe, parse_duration
 from reslab.training.asked import Asked, split_settings
 from reslab.training.beginning import Prepared, begin
 from reslab.training.course import Course, Probe, Show
-from reslab.training.device import choose_device
+from reslab.training.device import choose_device, num_threads_for, threads
 from reslab.training.disk import room_for
 from reslab.training.evaluation import Evaluation
 from reslab.training.freezing import Freezing
@@ -87,9 +87,10 @@ def train(
     for note in (*prepared.notes, *_take_up(course, resume)):
         show({"kind": "note", "text": note})
     show(_start_line(course))
-    if not course.go():
-        raise Interrupted(_stopped(course))
-    return _finish(course, prepared)
+    with threads(num_threads_for(prepared.input_size, ranks.device)):
+        if not course.go():
+            raise Interrupted(_stopped(course))
+        return _finish(course, prepared)
 
 
 def _ranks(device: str | torch.device, output: Any) -> Ranks:
