@@ -1,5 +1,6 @@
-"""`reslab runs [FOLDER]`: the runs in a folder."""
+"""`reslab runs [RUN|FOLDER]...`: the runs in a folder, or some runs held against each other."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,27 +8,66 @@ import typer
 
 from reslab.cli.options import Json
 from reslab.cli.output import print_json, print_table, say
+from reslab.report.compare_page import ComparedRun, ComparePage
 from reslab.report.tables import percent, seconds
+from reslab.spec.errors import refuse
 
 if TYPE_CHECKING:
     from reslab.training.run import Run
 
 
 def runs(
-    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where the runs are.")] = Path("runs"),
+    places: Annotated[
+        list[Path] | None, typer.Argument(metavar="[RUN|FOLDER]...", help="Runs, or folders of runs. [default: runs]")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option("--page", metavar="FILE", help="Write a page with the curves of all of them.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """List the runs in a folder, each with what it trained and how well it did."""
-    from reslab.training.run import list_runs
-
-    found = list_runs(folder)
+    """List the runs in a folder, or those named, each with what it trained and how well it did."""
+    asked = places or [Path("runs")]
+    found = _found(asked)
+    if page is not None:
+        _write_page(page, found, asked)
     if json:
         print_json([_facts(run) for run in found])
         return
     if not found:
-        say(f"no runs in {folder}; `reslab train` makes one")
+        say(f"no runs in {', '.join(str(place) for place in asked)}; `reslab train` makes one")
         return
     print_table(["run", "network", "data", "recipe", "accuracy", "time"], [_row(run) for run in found])
+
+
+def _found(places: Sequence[Path]) -> list["Run"]:
+    """The runs themselves, and those in folders; each once, in the order asked."""
+    from reslab.training.run import Run, list_runs
+
+    several = len(places) > 1
+    found: dict[Path, Run] = {}
+    for place in places:
+        here = list_runs(place) if not (place / "run.json").is_file() else [Run(place)]
+        if several and not here:
+            here = [Run(place)]  # says what is wrong with it
+        found |= {run.path.resolve(): run for run in here if run.path.resolve() not in found}
+    return list(found.values())
+
+
+def _write_page(page: Path, found: Sequence["Run"], asked: Sequence[Path]) -> None:
+    from reslab.report.render import render_compare
+
+    if not found:
+        raise refuse("runs to compare", f"none in {', '.join(map(str, asked))}", next_step="`reslab train` makes one")
+    title = " and ".join(run.name for run in found) if len(found) < 3 else f"{len(found)} runs"
+    facts = {run.name: str(run.path) for run in found}
+    page.write_text(render_compare(ComparePage(title, [_compared(run) for run in found], facts)), encoding="utf-8")
+    say(f"page: {page}")
+
+
+def _compared(run: "Run") -> ComparedRun:
+    facts = _facts(run)
+    names = ("name", "model", "data", "recipe", "seed", "top1", "loss", "train_seconds")
+    return ComparedRun(**{name: facts[name] for name in names}, log=run.log.lines())
 
 
 def _facts(run: "Run") -> dict[str, Any]:

@@ -4,11 +4,15 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from reslab.report.compare_page import ComparePage
 from reslab.report.data_page import DataPage
 from reslab.report.page import DemoPage, RunPage
+from reslab.report.parts.compare import compare_parts
 from reslab.report.parts.data import data_parts
 from reslab.report.parts.demo import demo_parts
+from reslab.report.parts.rates import rate_parts
 from reslab.report.parts.run import run_parts
+from reslab.report.rate_page import RatePage
 
 
 def render_run(page: RunPage) -> str:
@@ -34,6 +38,22 @@ def render_data(page: DataPage) -> str:
     Raises ValueError where a picture is not uint8 of shape (H, W) or (H, W, 3).
     """
     return _environment().get_template("data.html").render(data_parts(page))
+
+
+def render_rates(page: RatePage) -> str:
+    """The page of a learning-rate range test: the loss against the rate, the suggestion, facts.
+
+    Raises ValueError where there is no step, or the lengths differ.
+    """
+    return _environment().get_template("curves.html").render(rate_parts(page))
+
+
+def render_compare(page: ComparePage) -> str:
+    """The page of several runs: their curves laid over each other, and their numbers in a table.
+
+    Raises ValueError where there is no run.
+    """
+    return _environment().get_template("curves.html").render(compare_parts(page))
 
 
 @cache

@@ -1,0 +1,115 @@
+"""`reslab lr-find`: which learning rate to try, from a few steps at rising rates, with a picture."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reslab.cli.options import (
+    Batch,
+    DataDir,
+    Device,
+    Json,
+    ModelName,
+    Pretrained,
+    Settings,
+    SkipBadImages,
+    ValFraction,
+    Workers,
+    read_pretrained,
+    read_settings,
+)
+from reslab.cli.output import print_json, print_pairs, say
+from reslab.report.rate_page import RatePage
+from reslab.spec.errors import refuse
+
+if TYPE_CHECKING:
+    from reslab.training.rate_search import RateSearch
+
+
+def lr_find(
+    folder: Annotated[str | None, typer.Argument(metavar="[DATA]", help="The same as --data.")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="NAME|FOLDER", help="A data set, or a folder of class folders.")
+    ] = None,
+    model: ModelName = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", metavar="NAME", help="`reslab recipes` lists them.")] = None,
+    lowest: Annotated[float, typer.Option("--from", help="The first rate.")] = 1e-5,
+    highest: Annotated[float, typer.Option("--to", help="The last rate.")] = 10.0,
+    steps: Annotated[int, typer.Option("--steps", help="Steps in all, one a rate.")] = 100,
+    page: Annotated[
+        Path | None, typer.Option("--page", metavar="FILE", help="Where the picture goes. [default: lr-find.html]")
+    ] = None,
+    data_dir: DataDir = None,
+    batch: Batch = None,
+    seed: Annotated[int, typer.Option("--seed", help="Everything random follows from it.")] = 0,
+    pretrained: Pretrained = None,
+    val_fraction: ValFraction = None,
+    skip_bad_images: SkipBadImages = False,
+    device: Device = "auto",
+    workers: Workers = None,
+    settings: Settings = None,
+    json: Json = False,
+) -> None:
+    """Take a few training steps at rising learning rates, and say at which the loss falls steepest."""
+    if folder is not None and data is not None and folder != data:
+        raise refuse("one data set", f"{folder} and --data {data}", next_step="leave one of them out")
+    from reslab.training.asked import Asked, split_settings
+    from reslab.training.device import choose_device
+    from reslab.training.rate_search import search_rate
+
+    chosen, axes = split_settings(read_settings(settings), None, batch, None)
+    asked = Asked(
+        model,
+        data or folder,
+        recipe,
+        seed,
+        chosen,
+        axes,
+        read_pretrained(pretrained),
+        data_dir=data_dir,
+        val_fraction=val_fraction,
+        skip_bad_images=skip_bad_images,
+    )
+    found = search_rate(asked, choose_device(device), lowest=lowest, highest=highest, num_steps=steps, workers=workers)
+    target = page or (None if json else Path("lr-find.html"))
+    if target is not None:
+        _write_page(target, found)
+    if json:
+        print_json(_facts(found, target))
+    else:
+        print_pairs(_summary(found, target))
+
+
+def _write_page(target: Path, found: "RateSearch") -> None:
+    from reslab.report.render import render_rates
+
+    shown = RatePage(
+        title=f"{found.model} on {found.data}",
+        rates=found.rates,
+        losses=found.losses,
+        smoothed=found.smoothed,
+        suggestion=found.suggestion,
+        lowest=found.lowest,
+        stopped_early=found.stopped_early,
+        facts={"network": found.model, "data": found.data, "recipe": found.recipe, "batch": str(found.batch)},
+    )
+    target.write_text(render_rates(shown), encoding="utf-8")
+    say(f"picture: {target}")
+
+
+def _facts(found: "RateSearch", page: Path | None) -> dict[str, Any]:
+    return {**vars(found), "page": None if page is None else str(page)}
+
+
+def _summary(found: "RateSearch", page: Path | None) -> list[tuple[str, str]]:
+    if found.suggestion is None:
+        rate = "none: the loss never fell; try a lower --from, or more --steps"
+    else:
+        rate = f"{found.suggestion:.2g}, where the loss falls steepest (it is lowest at {found.lowest:.2g})"
+    tested = f"{found.rates[0]:.2g} to {found.rates[-1]:.2g}, {len(found.rates)} steps of batch {found.batch}"
+    return [
+        ("rate to try", rate),
+        ("tested", tested + (", stopped where the loss diverged" if found.stopped_early else "")),
+        ("next", "reslab train ... --lr RATE (for this batch)"),
+    ]

@@ -1,0 +1,50 @@
+"""`reslab runs` with several runs and a page, and `reslab lr-find` with its picture."""
+
+import shutil
+from pathlib import Path
+
+from tests.cli.conftest import Command
+
+
+def _twin(trained: Path, tmp_path: Path) -> Path:
+    twin = tmp_path / "twin"
+    twin.mkdir()
+    for name in ("run.json", "log.jsonl"):
+        shutil.copy(trained / name, twin / name)
+    return twin
+
+
+def test_named_runs_in_the_order_asked(command: Command, trained: Path, tmp_path: Path) -> None:
+    twin = _twin(trained, tmp_path)
+    found = command("runs", twin, trained, tmp_path, "--json").value
+    assert [row["name"] for row in found] == ["twin", "digits"]
+    assert command("runs", trained, "--json").value[0]["name"] == "digits"
+
+
+def test_a_page_of_several_runs(command: Command, trained: Path, tmp_path: Path) -> None:
+    page = tmp_path / "compare.html"
+    outcome = command("runs", trained, _twin(trained, tmp_path), "--page", page)
+    assert outcome.code == 0
+    assert str(page) in outcome.err
+    text = page.read_text(encoding="utf-8")
+    assert "digits and twin" in text
+    assert text.count("<svg") == 4
+
+
+def test_what_is_no_run_is_said(command: Command, trained: Path, tmp_path: Path) -> None:
+    refused = command("runs", trained, tmp_path / "nowhere", "--json")
+    assert refused.code == 1
+    assert "nowhere" in refused.value["error"]
+    empty = command("runs", tmp_path, "--page", tmp_path / "page.html")
+    assert empty.code == 1
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_rate_is_found_and_drawn(command: Command, tmp_path: Path) -> None:
+    page = tmp_path / "rates.html"
+    words = ("lr-find", "digits", "--steps", "12", "--device", "cpu")
+    found = command(*words, "--page", page, "--json").value
+    assert {"suggestion", "lowest", "rates", "losses", "smoothed", "stopped_early", "batch", "page"} <= set(found)
+    assert found["page"] == str(page)
+    assert "<svg" in page.read_text(encoding="utf-8")
+    assert "at least 10 steps" in command("lr-find", "digits", "--steps", "2", "--json").value["error"]
