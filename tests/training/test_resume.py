@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -212,3 +213,14 @@ def test_data_that_changed_is_told(tiny: dict[str, Any], tmp_path: Path) -> None
         train(data=(images, labels.flip(0)), output=output, resume=True)
     run = train(data=(images, labels), output=output, resume=True, show=lambda line: None)
     assert run.facts["data"]["num_images"] == {"train": 30, "val": 10}
+
+
+def test_a_run_that_is_done_says_so(
+    digits_run: Run, tmp_path: Path, lines: list[dict[str, Any]], weights_hash: Callable[[Run], str]
+) -> None:
+    done = tmp_path / "done"
+    shutil.copytree(digits_run.path, done)
+    run = train(output=done, resume=True, show=lines.append)
+    said = "nothing is left to do: the run is at step 34, 34 were asked for"
+    assert said in [line.get("text") for line in lines]
+    assert weights_hash(run) == weights_hash(digits_run)

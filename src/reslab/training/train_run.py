@@ -170,7 +170,9 @@ def _take_up(course: Course, resume: bool) -> list[str]:
     """Go back to the saved state where there is one, else save that of step 0; what a person should be told."""
     notes = _count_ranks(course)
     if course.restore():
-        return [*notes, f"resumed at step {course.step} of {course.total}"]
+        left = f"resumed at step {course.step} of {course.total}"
+        done = f"nothing is left to do: the run is at step {course.step}, {course.total} were asked for"
+        return [*notes, left if course.step < course.total else done]
     course.save()
     return [*notes, "no saved state there: starting from step 0"] if resume else notes
 
