@@ -58,3 +58,10 @@ def test_a_terminal_has_a_bar_that_goes_away() -> None:
 
 def test_an_unknown_line_is_passed_over() -> None:
     assert shown([{"kind": "probe", "step": 1, "x": 2}], terminal=False) == ""
+
+
+def test_waiting_for_data_is_told_where_it_is_more_than_little() -> None:
+    for share, told in ((0.4, True), (0.01, False)):
+        words = shown([START, TRAIN, {**PROGRESS, "waiting": share}, EVAL], terminal=False)
+        assert ("40% waiting for data" in words) is told
+        assert ("waiting" in words) is told

@@ -11,6 +11,8 @@ from reslab.report.tables import count, percent, seconds
 
 Line = dict[str, Any]
 
+LEAST_WAITING = 0.05
+
 
 class Display:
     """Receives the lines of a run (`show` of `train`): one line an evaluation; in a terminal a bar moves between."""
@@ -20,6 +22,7 @@ class Display:
         self.start: Line = {"total": 0, "step": 0, "steps_per_epoch": 1}
         self.trained: Line = {}
         self.seconds = 0.0
+        self.waiting = 0.0
         self._bar: Progress | None = None
         self._task = TaskID(0)
 
@@ -61,7 +64,7 @@ class Display:
         self._move(line["step"])
 
     def _on_progress(self, line: Line) -> None:
-        self.seconds = line["seconds"]
+        self.seconds, self.waiting = line["seconds"], line.get("waiting", self.waiting)
         self._move(line["step"])
 
     def _on_eval(self, line: Line) -> None:
@@ -87,7 +90,8 @@ class Display:
             return []
         line = self.trained
         speed = f"{count(round(line['images_per_second']))} images/s"
-        return [f"loss {line['loss']:.4f}", f"accuracy {percent(line['top1'])}", speed]
+        words = [f"loss {line['loss']:.4f}", f"accuracy {percent(line['top1'])}", speed]
+        return [*words, f"{self.waiting:.0%} waiting for data"] if self.waiting >= LEAST_WAITING else words
 
     def _time_left(self, step: int) -> list[str]:
         left = self.start["total"] - step

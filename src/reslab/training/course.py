@@ -32,6 +32,7 @@ from reslab.training.state import State, load_state, save_state
 from reslab.training.statistics import precise_statistics
 from reslab.training.synchronised import synchronised_norms
 from reslab.training.tally import Diverged, Tally
+from reslab.training.waiting import Awaited
 
 Show = Callable[[dict[str, Any]], None]
 Probe = Callable[[int, nn.Module], dict[str, Any]]
@@ -69,6 +70,9 @@ class Course:
     tally: Tally = field(default_factory=Tally)
     ranks: Ranks = ALONE
     stopped: bool = False
+
+    def __post_init__(self) -> None:
+        self._awaited = Awaited(self.batches)
 
     @property
     def device(self) -> torch.device:
@@ -121,7 +125,7 @@ class Course:
                 with recomputed_units(self.model, self.recipe.activation_checkpointing), self._trained(self.step):
                     fit(
                         self.model,
-                        self.batches,
+                        self._awaited,
                         self.loss,
                         self.optimizer,
                         self.lr,
@@ -213,6 +217,7 @@ class Course:
         num_samples = self.tally.num_samples
         self._clock()
         seconds, self.tally = self.tally.seconds, Tally(first=self.step)
+        self._awaited.seconds = 0.0
         self._write(
             {
                 "kind": "train",
@@ -260,6 +265,7 @@ class Course:
                     "epoch": self._epoch(),
                     "total": self.total,
                     "seconds": self.seconds,
+                    "waiting": self._awaited.seconds / max(self.tally.seconds, 1e-9),
                 }
             )
 
