@@ -1,0 +1,85 @@
+"""The small runs that one rank and two are compared on, and a script that torchrun starts: OUTPUT [STEP TO DIE AT]."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from reslab.training import course
+from reslab.training.run import Run
+from reslab.training.train_run import train
+
+course.EVALUATION_BATCH = 25  # several batches, of which two ranks have unequally many
+DIGITS = {
+    "model.depths": "1,1,1",
+    "model.widths": "8,16,32",
+    "model.stem": "conv3(8) norm act",
+    "model.order": "wide",
+    "model.drop": 0.2,
+    "ema": 0.9,
+    "accumulate": 2,
+    "precise_bn": 3,
+    "sync_bn": True,
+}
+NUM_STEPS = 34
+
+
+class Double(nn.Module):
+    """A network that computes in float64."""
+
+    def __init__(self, norms: bool) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        norm = nn.BatchNorm2d(6) if norms else nn.Identity()
+        self.body = nn.Sequential(nn.Conv2d(1, 6, 3), norm, nn.Tanh(), nn.Flatten(), nn.Linear(216, 3)).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x.double())
+
+
+def float64_run(output: Path, norms: bool) -> Run:
+    """Ten steps, each an epoch of its own so that the log has a line of it; with `norms`, else in parts and clipped."""
+    generator = torch.Generator().manual_seed(4)
+    images = torch.randint(0, 256, (96, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(96) % 3
+    settings = {"sync_bn": True} if norms else {"accumulate": 2, "clip_norm": 0.05}
+    settings |= {"batch": 48, "length": "10 epochs", "optimizer.lr": 0.1, "optimizer.weight_decay": 1e-3}
+    return train(
+        Double(norms), (images, labels), "digits", settings=settings, output=output, val_fraction=0.25, show=silent
+    )
+
+
+def silent(line: dict[str, Any]) -> None:
+    """Nobody looks."""
+
+
+class Deadly:
+    """Cross-entropy; in its first life rank 1 does not survive the step `at`. Slow where `seconds` are given."""
+
+    def __init__(self, at: int = -1, seconds: float = 0.0) -> None:
+        self.at, self.seconds, self.calls = at, seconds, 0
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            time.sleep(self.seconds)
+            self.calls += 1
+            first_life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+            if self.calls == 2 * self.at and first_life and os.environ.get("RANK") == "1":
+                os.kill(os.getpid(), signal.SIGKILL)
+        return functional.cross_entropy(outputs, targets)
+
+
+def digits_run(output: Path, loss: Deadly | None = None, **options: Any) -> Run:
+    """Two epochs on the digits with all that a state has to hold: averages, parts, noise, the best so far."""
+    options = {"settings": dict(DIGITS), "epochs": 2, "seed": 3, "val_fraction": 0.2, "show": silent, **options}
+    return train(output=output, loss=loss or Deadly(), save_every_seconds=0.0, device="cpu", **options)
+
+
+if __name__ == "__main__":
+    digits_run(Path(sys.argv[1]), Deadly(int(sys.argv[2]), float(sys.argv[3])))
