@@ -1,0 +1,80 @@
+"""Parts of a network frozen until their time: no weight and no statistic of them moves, and after it they do."""
+
+import pytest
+import torch
+from torch import nn
+
+from reslab.nn.create import create_model
+from reslab.training.freezing import Freezing
+
+STAGES = ("head: 0 epochs", "last-stage: 1 epoch", "layer2: 2 epochs")
+
+
+def small() -> nn.Module:
+    return create_model("resnet20_cifar", depths="1,1,1")
+
+
+def trained(model: nn.Module) -> set[str]:
+    return {name.split(".")[0] for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def test_parts_open_at_their_step() -> None:
+    model = small().train()
+    freezing = Freezing(model, STAGES, steps_per_epoch=10)
+    with freezing.during(0):
+        seen = []
+        for step in range(25):
+            freezing.step_done(step)
+            model.train()  # as after an evaluation
+            seen.append((trained(model), {norm.training for norm in freezing.frozen_norms(step)}))
+        assert [parts for parts, _ in seen] == (
+            [{"fc"}] * 10 + [{"fc", "layer3"}] * 10 + [{"fc", "layer3", "layer2"}] * 5
+        )
+        assert all(modes == {False} for _, modes in seen)
+        assert model.layer3[0].bn1.training
+        assert not model.bn1.training
+    assert trained(model) == {"conv1", "bn1", "layer1", "layer2", "layer3", "fc"}
+    assert all(module.training for module in model.modules())
+
+
+def test_a_frozen_norm_does_not_move() -> None:
+    model = small()
+    model.train()
+    with Freezing(model, ("head: 0 epochs",), 10).during(3):
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        model.train()
+        model(torch.randn(4, 3, 32, 32)).sum().backward()
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        assert {name for name, weight in model.named_parameters() if weight.grad is not None} == {
+            "fc.weight",
+            "fc.bias",
+        }
+    model(torch.randn(4, 3, 32, 32))
+    assert not torch.equal(model.state_dict()["bn1.running_mean"], before["bn1.running_mean"])
+
+
+def test_without_stages_all_is_trained() -> None:
+    model = small()
+    freezing = Freezing(model, (), 10)
+    with freezing.during(0):
+        assert freezing.frozen_norms(0) == []
+        assert all(weight.requires_grad for weight in model.parameters())
+
+
+def test_what_the_user_froze_stays_frozen() -> None:
+    model = small()
+    model.conv1.weight.requires_grad_(False)
+    with Freezing(model, ("all: 0 epochs",), 10).during(0):
+        assert not model.conv1.weight.requires_grad
+    assert not model.conv1.weight.requires_grad
+
+
+def test_the_head_of_a_module_of_one_s_own() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    with Freezing(model, ("head: 0 epochs",), 10).during(0):
+        assert trained(model) == {"3"}
+
+
+def test_an_unknown_part_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match="'layer3'"):
+        Freezing(small(), ("head: 0 epochs", "layer4: 1 epoch"), 10)
