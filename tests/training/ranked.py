@@ -12,7 +12,9 @@ import torch
 
 HERE = Path(__file__).parent
 SRC = HERE.parents[1] / "src"
-PREAMBLE = "import os, sys, torch\nfrom reslab.training.ranks import join\nfrom reslab.training.torchrun import read_place\n"
+PREAMBLE = (
+    "import os, sys, torch\nfrom reslab.training.ranks import join\nfrom reslab.training.torchrun import read_place\n"
+)
 
 
 def free_port() -> int:
@@ -41,7 +43,12 @@ def on_ranks(code: str, folder: Path, num: int = 2) -> list[Any]:
 
 def torchrun(*words: str, restarts: int = 0, num: int = 2) -> subprocess.Popen[str]:
     """torchrun with `num` processes on this machine; `words` are the script or module and its arguments."""
-    launch = ["torch.distributed.run", f"--nproc-per-node={num}", f"--max-restarts={restarts}", "--monitor-interval=0.1"]
+    launch = [
+        "torch.distributed.run",
+        f"--nproc-per-node={num}",
+        f"--max-restarts={restarts}",
+        "--monitor-interval=0.1",
+    ]
     place = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--local-addr=127.0.0.1"]
     command = [sys.executable, "-m", *launch, *place, *words]
     return subprocess.Popen(command, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -1,5 +1,7 @@
 """Pictures read and augmented as they are needed, in worker processes, in order."""
 
+import contextlib
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -91,8 +93,16 @@ def _loader(images: Images, asked: Any, augment: Augment, workers: int, device: 
         num_workers=workers,
         collate_fn=_Stacking(images),
         pin_memory=device.type == "cuda",
+        worker_init_fn=_apart,
         generator=torch.Generator(),  # its own, or the loader draws its base seed from the global one
     )
+
+
+def _apart(worker: int) -> None:
+    """A group of its own: Ctrl-C in a terminal and torchrun's signals are for the process that is read for, which may
+    want this step's pictures before it stops; a worker goes when that one does."""
+    with contextlib.suppress(AttributeError, OSError):  # not every system has groups
+        os.setpgid(0, 0)
 
 
 def _started(make: Callable[[], "DataLoader[_Sample]"]) -> Iterator[Any]:

@@ -121,6 +121,7 @@ class Course:
         patient = self.ranks.num > 1
         with exact_arithmetic(), torch.random.fork_rng(gpus), Interruption(patient) as self._interruption:
             self._mark = self._saved = self._shown = time.perf_counter()
+            self._saved_step = self.step
             try:
                 with recomputed_units(self.model, self.recipe.activation_checkpointing), self._trained(self.step):
                     fit(
@@ -140,6 +141,11 @@ class Course:
                 self.save()
             except Diverged as error:
                 raise self._explained(error) from None
+            except RuntimeError:
+                # A scheduler that stops every process of a job stops those that read or share a batch within a step.
+                if not self._interruption.asked:
+                    raise
+                self.step, self.stopped = self._saved_step, True
             return not (self.stopped and self.step < self.total)
 
     @contextlib.contextmanager
@@ -196,7 +202,7 @@ class Course:
         self._check()
         if self.ranks.first:
             self._save()
-        self._saved = time.perf_counter()
+        self._saved, self._saved_step = time.perf_counter(), self.step
 
     def _save(self) -> None:
         state = State(
