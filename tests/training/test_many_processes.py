@@ -162,3 +162,34 @@ def test_what_ranks_cannot_do_is_said_before_anything_is_written(
     monkeypatch.setenv("WORLD_SIZE", "1")
     with pytest.raises(ValueError, match=r"--max-restarts=3.*--output"):
         train()
+
+
+DIVERGING = """
+from pathlib import Path
+from ranked_runs import DIGITS, digits_run
+answer = ""
+class Half:  # rank 1's part of the batch is the one that goes wrong
+    calls = 0
+    def __call__(self, outputs, targets):
+        self.calls += torch.is_grad_enabled()
+        bad = ranks.rank == 1 and outputs.shape[0] == 16 and bool((targets == 3).sum() >= 5)
+        return torch.nn.functional.cross_entropy(outputs * float("inf") if bad else outputs, targets)
+try:
+    digits_run(Path({output!r}), Half())
+except ValueError as error:
+    answer = str(error)
+"""
+
+
+def test_what_is_not_finite_on_one_rank_stops_all_and_is_found_there(tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    first, second = on_ranks(DIVERGING.format(output=str(output)), tmp_path)
+    assert first == second
+    found = re.search(r"it began at step (\d+) in the loss, of finite outputs", first)
+    assert found, first
+    state = load_state(output / "state")
+    assert state is not None
+    assert state.step == int(found[1])
+    told = json.loads((output / "diverged.json").read_text())
+    assert told["step"] == state.step
+    assert len(told["batch"]) == 32
