@@ -76,6 +76,11 @@ def _pixels(raw: torch.Tensor) -> np.ndarray:
     return raw[0].numpy() if len(raw) != 3 else raw.permute(1, 2, 0).contiguous().numpy()
 
 
+def _ranks(facts: dict[str, Any]) -> str:
+    num = facts.get("num_ranks", 1)
+    return f", {num} ranks" if num > 1 else ""
+
+
 def page_facts(run: Run, input_size: tuple[int, ...]) -> dict[str, str]:
     """What the numbers on the page depend on, in words."""
     facts, recipe = run.facts, run.recipe
@@ -97,7 +102,7 @@ def page_facts(run: Run, input_size: tuple[int, ...]) -> dict[str, str]:
         "seed": str(facts["seed"]),
         "training time": f"{(run.result or {}).get('train_seconds', 0):.1f} s",
         "speed": f"{(run.result or {}).get('images_per_second', 0):,.0f} images/s",
-        "hardware": f"{hardware['device']}, {hardware['processor']}, {hardware['num_threads']} threads",
+        "hardware": f"{hardware['device']}, {hardware['processor']}, {hardware['num_threads']} threads{_ranks(facts)}",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if name != "system"),
         "command": facts["command"],
         "commit": facts["commit"] or "",
