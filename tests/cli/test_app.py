@@ -109,7 +109,7 @@ def test_debug_shows_the_traceback(command: Command, broken: Callable[[BaseExcep
 def test_ctrl_c_says_what_the_verb_said(command: Command, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
     monkeypatch.setattr("reslab.training.train_run.train", lambda *_, **__: raising(KeyboardInterrupt(words))())
     outcome = command("train")
-    assert (outcome.code, outcome.err) == (130, f"error: {words or 'stopped'}\n")
+    assert (outcome.code, outcome.err) == (130, f"{words or 'stopped'}\n")
     assert command("train", "--json").value == {"error": words or "stopped"}
 
 

@@ -24,10 +24,10 @@ def test_models_by_a_part_and_by_a_pattern(command: Command) -> None:
     assert command("models", "preresnet").out.count("preresnet") >= 4
 
 
-def test_no_model_is_an_empty_list_and_a_word(command: Command) -> None:
-    assert command("models", "resnt50", "--json").value == []
+def test_a_pattern_that_no_model_fits_is_an_error(command: Command) -> None:
+    assert "resnet50" in command("models", "resnt50", "--json").value["error"]
     outcome = command("models", "resnt50")
-    assert (outcome.code, outcome.out) == (0, "")
+    assert (outcome.code, outcome.out) == (1, "")
     assert "resnet50" in outcome.err
 
 

@@ -43,7 +43,7 @@ def test_familiar_options_reach_the_recipe_and_the_network(command: Command, tmp
     assert facts["recipe"]["batch"] == 128
     assert facts["recipe"]["optimizer"]["lr"] == 0.05
     assert facts["recipe"]["optimizer"]["momentum"] == 0.8
-    assert facts["recipe"]["length"] == "1 epochs"
+    assert facts["recipe"]["length"] == "1 epoch"
     assert facts["model"]["arch"]["mix"] == "none"
     assert facts["seed"] == 3
 

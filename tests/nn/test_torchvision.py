@@ -176,3 +176,10 @@ def test_no_activation_is_in_place_and_each_use_has_its_own():
     acts = [module for module in model.modules() if isinstance(module, nn.ReLU)]
     assert len(acts) == 1 + 16 * 3
     assert not any(act.inplace for act in acts)
+
+
+def test_a_name_of_torchvisions_that_means_something_else_here_points_the_way():
+    with pytest.raises(ValueError, match="pretrained="):
+        create_model("resnet18", weights="DEFAULT")
+    with pytest.raises(ValueError, match="two names of one axis"):
+        create_model("resnet20_cifar", in_chans=1, in_channels=3)

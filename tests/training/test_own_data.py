@@ -135,7 +135,7 @@ def test_photographs_start_from_published_weights_or_say_why_not(photos: Path, t
     assert run.facts["model"]["name"] == "resnet18"
     assert run.facts["pretrained"] is None
     notes = [line["text"] for line in lines if line["kind"] == "note"]
-    assert any("starts from random weights: it learns from these pictures alone" in note for note in notes)
+    assert any("it learns from these pictures alone" in note for note in notes)
 
 
 def test_what_is_chosen_where_nothing_was_asked_for() -> None:
@@ -174,3 +174,48 @@ def test_small_pictures_are_computed_on_one_thread(monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv("OMP_NUM_THREADS", "2")
         assert num_threads_for((1, 8, 8), cpu) == 2
     assert torch.get_num_threads() == before
+
+
+class Flat(nn.Module):
+    """A module whose outputs fit two classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("module", "loss", "required"),
+    [
+        (Flat(), None, r"outputs of shape \(N, 3\)"),
+        (nn.Conv2d(1, 3, 1), None, r"outputs of shape \(N, 3\).*3, 8, 8\)"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), nn.CrossEntropyLoss(reduction="sum"), None),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), lambda outputs, labels: outputs, "a loss of one number"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), lambda outputs, labels: 0.5, "a loss of one number.*a float"),
+    ],
+)
+def test_a_module_or_loss_that_does_not_fit_is_refused_before_a_folder_is_made(
+    module: nn.Module, loss: Any, required: str | None, tmp_path: Path
+) -> None:
+    data = (torch.rand(12, 1, 8, 8), torch.arange(12) % 3)
+    asked = {"settings": {"augment": "", "length": "1 step", "batch": 4}, "show": lambda line: None}
+    if required is None:
+        assert train(module, data, loss=loss, output=tmp_path / "run", **asked).result is not None
+        return
+    with pytest.raises(ValueError, match=required):
+        train(module, data, loss=loss, output=tmp_path / "run", **asked)
+    assert not (tmp_path / "run").exists()
+    if loss is None:
+        with pytest.raises(ValueError, match=required):
+            evaluate(module, data)
+
+
+def test_pictures_left_out_are_told_by_path(photos: Path, tmp_path: Path) -> None:
+    (photos / "red" / "broken.png").write_bytes(b"")
+    lines: list[dict[str, Any]] = []
+    settings = {**SMALL, "length": "1 step", "batch": 4}
+    train(None, photos, settings=settings, skip_bad_images=True, output=tmp_path / "run", show=lines.append)
+    assert [line["text"] for line in lines if "left out: " in line.get("text", "") and "broken.png" in line["text"]]

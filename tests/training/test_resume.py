@@ -224,3 +224,12 @@ def test_a_run_that_is_done_says_so(
     said = "nothing is left to do: the run is at step 34, 34 were asked for"
     assert said in [line.get("text") for line in lines]
     assert weights_hash(run) == weights_hash(digits_run)
+
+
+def test_a_length_below_what_is_done_is_refused_and_nothing_lost(digits_run: Run, tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    shutil.copytree(digits_run.path, done)
+    before = (done / "run.json").read_bytes()
+    with pytest.raises(ValueError, match=r"at least the 34 steps that are done; got: 1 epoch, 17 steps"):
+        train(output=done, resume=True, epochs=1)
+    assert (done / "run.json").read_bytes() == before

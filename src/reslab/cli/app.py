@@ -139,17 +139,17 @@ def _run(arguments: Sequence[str], first: bool = True) -> int:
         if debug:
             traceback.print_exc()
         if first or not _same_everywhere(error):
-            _tell(message_of(error), "--json" in options and first)
+            _tell(message_of(error), "--json" in options and first, mistake=not isinstance(error, Stopped))
         return int(getattr(error, "exit_code", 1))
     finally:
         warnings.showwarning = shown
 
 
-def _tell(message: str, json: bool) -> None:
+def _tell(message: str, json: bool, mistake: bool = True) -> None:
     if json:
         print_json({"error": message})
     else:
-        say(f"error: {message}")
+        say(f"error: {message}" if mistake else message)
 
 
 def _same_everywhere(error: Exception) -> bool:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from reslab.cli.options import Json
-from reslab.cli.output import print_json, print_table, say
+from reslab.cli.output import print_json, print_table
 from reslab.report.tables import shape
 from reslab.spec.arch import Arch
 from reslab.spec.errors import unknown
@@ -19,11 +19,10 @@ def models(
 ) -> None:
     """List the networks, each with where it comes from."""
     found = matching(pattern)
+    if not found:
+        raise unknown("model", pattern, ARCHS, "`reslab models` lists all")
     if json:
         print_json([_facts(arch) for arch in found])
-        return
-    if not found:
-        say(str(unknown("model", pattern, ARCHS, "`reslab models` lists all")))
         return
     print_table(
         ["name", "depth", "input", "classes", "source"],

@@ -40,7 +40,9 @@ class Data:
         assert set(self.splits) <= set(SPLITS), sorted(self.splits)
         if len(self.classes) < 2:
             raise refuse(
-                f"at least 2 classes in {self.name}", ", ".join(self.classes) or "none", next_step="add a second class"
+                f"at least 2 classes in {self.name}",
+                "a single class, " + self.classes[0] if self.classes else "none",
+                next_step="add a second class",
             )
         if "train" in self.splits and len(self.splits["train"]) < 2:
             raise refuse(

@@ -47,7 +47,7 @@ def as_data(
             raise refuse("one validation set", "val and val_fraction together", next_step="leave one of them away")
         parts, record = carve(splits["train"], val_fraction, split_seed, names)
         splits.update(parts)
-    shown = name or type(train).__name__.lower()
+    shown = name or ("tensors" if isinstance(train, tuple | list) else type(train).__name__.lower())
     return Data(
         shown, f"given as a {type(train).__name__}", names, preprocess or _preprocess(splits["train"]), splits, record
     )

@@ -34,6 +34,13 @@ def resolve_arch(model: str | Arch, axes: Mapping[str, Any]) -> Arch:
     if isinstance(model, str) and model not in ARCHS:
         raise unknown("model", model, ARCHS, "`reslab models` lists them all")
     arch = ARCHS[model] if isinstance(model, str) else model
+    for name, own in _FAMILIAR.items():
+        if name in axes and axes.get(own, axes[name]) != axes[name]:
+            raise refuse(f"{own} or {name}, two names of one axis", f"{own}={axes[own]} and {name}={axes[name]}")
+    if "weights" in axes:
+        raise refuse(
+            "pretrained=, which takes torchvision's weights too", f"weights={axes['weights']!r}", "pretrained=True"
+        )
     settings = {_FAMILIAR.get(name, name): value for name, value in axes.items()}
     if _DILATION in settings:
         settings[_DILATION] = _read_dilation(settings[_DILATION], len(arch.depths))

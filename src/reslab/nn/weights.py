@@ -52,7 +52,8 @@ def save_weights(path: str | Path, model: nn.Module, facts: Mapping[str, Any] | 
     try:
         partial.touch()  # with the permissions of a new file of this user: safetensors' own may be read by no one else
         mode = partial.stat().st_mode
-        save_file(tensors, partial, metadata={"format": "pt", _KEY: json.dumps(header)})
+        # One key alone: safetensors writes several in no fixed order, and equal runs have equal files.
+        save_file(tensors, partial, metadata={_KEY: json.dumps(header)})
         partial.chmod(mode)
         os.replace(partial, path)
     except SafetensorError as error:

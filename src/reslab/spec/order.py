@@ -147,7 +147,9 @@ def get_order(name: str) -> Order:
     words = parse_words(name) if "conv" in name else ()
     names = [word.name for word in words]
     if "conv" not in names:
-        raise unknown("order", name, ORDERS, "or a sentence such as 'conv norm act | conv norm + act'")
+        raise unknown(
+            "order", name, ORDERS, "or a sentence such as 'conv norm act | conv norm + act' with its convolutions"
+        )
     leading = " ".join(str(word) for word in words[: names.index("conv")])
     if leading:
         return Order(name, "a sentence", ("projects", "first"), stem="", last=leading, projection_norm=False)

@@ -49,7 +49,7 @@ def split_settings(
     """
     axes = {key.removeprefix("model."): value for key, value in (settings or {}).items() if key.startswith("model.")}
     chosen = {key: value for key, value in (settings or {}).items() if not key.startswith("model.")}
-    length = None if epochs is None else f"{epochs:g} epochs"
+    length = None if epochs is None else f"{epochs:g} epoch{'s' * (epochs != 1)}"
     for key, word, value in (("length", "epochs", length), ("batch", "batch", batch), ("optimizer.lr", "lr", lr)):
         if value is None:
             continue

@@ -22,7 +22,7 @@ from reslab.training.asked import PUBLISHED, Asked, callable_name, pretrained_na
 from reslab.training.choice import SMALL_SIDE, default_model, default_recipe, warn_of_stem
 from reslab.training.device import hardware, num_threads_for, quick_bf16
 from reslab.training.loop import noise_seed
-from reslab.training.objective import try_recipe
+from reslab.training.objective import try_module, try_recipe
 from reslab.training.provenance import command, commit, versions
 from reslab.training.run import Run, new_path, refuse_occupied
 from reslab.training.schedule import idle_milestones
@@ -58,10 +58,11 @@ def begin(asked: Asked, output: str | Path | None, device: torch.device, place: 
         model.classes, model.preprocess = data.classes, data.preprocess
     recipe, more = _recipe(asked, data, size, bool(pretrained))
     recipe = settled(recipe, device)
-    notes = (*wished, *notes, *more)
+    notes = (*wished, *_left_out(data), *notes, *more)
     place = place or Place()
     train_batches(recipe, data, seed, "cpu", place=place)  # words that do not fit fail here
     try_recipe(recipe, model, data)
+    try_module(model, asked.loss, data, size)
     machine = hardware(device, num_threads_for(size, device))
     facts = _facts(asked, data, model, recipe, pretrained, seed, machine, notes)
     facts |= {"num_ranks": place.num_ranks}
@@ -95,6 +96,11 @@ def with_weights(arch: Arch, pretrained: Any) -> Network:
     return model
 
 
+def _left_out(data: Data) -> tuple[str, ...]:
+    """The pictures that cannot be read and are left out, each by its path."""
+    return tuple(f"left out: {path}: {reason.removeprefix(f'{path}: ')}" for path, reason in data.skipped)
+
+
 def _load_notes(model: Network) -> tuple[str, ...]:
     return () if model.loaded is None else (model.loaded.summary, *model.loaded.notes)
 
@@ -111,10 +117,11 @@ def _pretrained_if_had(arch: Arch) -> tuple[Network, str | None, tuple[str, ...]
     try:
         model = with_weights(arch, True)
     except (OSError, WeightsUnavailable) as error:
-        why = str(error).splitlines()[0]
+        remedy = str(error).splitlines()[0].rpartition("; ")[2]
         note = (
-            f"{arch.name} starts from random weights: it learns from these pictures alone, so expect to need many of "
-            f"them, and longer training; published weights could not be had ({why})"
+            f"{arch.name} starts from random weights, as published ones could not be had: it learns from these "
+            f"pictures alone, so expect to need many of them, and longer training "
+            f"(to start from published weights, {remedy})"
         )
         return with_weights(arch, None), None, (note,)
     note = f"{arch.name} starts from published weights: its head is new, the rest is fine-tuned on these pictures"

@@ -74,6 +74,7 @@ def evaluate_batches(
         with exact_arithmetic(), torch.autocast(_device_of(model).type, enabled=False):
             for x, y, _ in batches:
                 found = model(x).float()
+                check_outputs(found, num_classes)
                 judged.append((found.cpu(), y.cpu(), loss(found, y).item() * len(y)))
     finally:
         model.train(training)
@@ -88,9 +89,13 @@ def _device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def _scores(outputs: Tensor, labels: Tensor, num_classes: int, total_loss: float, split: str, keep: bool) -> Evaluation:
-    if outputs.shape != (len(labels), num_classes):
+def check_outputs(outputs: Tensor, num_classes: int) -> None:
+    """ValueError for outputs that are not one number for each class of the data, (N, num_classes)."""
+    if outputs.ndim != 2 or outputs.shape[1] != num_classes:
         raise refuse(f"outputs of shape (N, {num_classes}), one for each class of the data", tuple(outputs.shape))
+
+
+def _scores(outputs: Tensor, labels: Tensor, num_classes: int, total_loss: float, split: str, keep: bool) -> Evaluation:
     if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
         raise refuse(f"labels from 0 to {num_classes - 1}", f"{int(labels.min())} to {int(labels.max())}")
     called = outputs.argmax(1)

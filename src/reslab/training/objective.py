@@ -1,12 +1,17 @@
 """What a recipe trains towards, and whether a network can be trained by it."""
 
+from collections.abc import Sequence
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from reslab.data.dataset import Data
+from reslab.nn.network import Network
+from reslab.spec.errors import refuse
 from reslab.spec.loss import parse_loss
 from reslab.spec.recipe import Recipe
 from reslab.training.distillation import Distillation, read_teacher
+from reslab.training.evaluation import check_outputs
 from reslab.training.freezing import Freezing
 from reslab.training.gradient import Loss
 from reslab.training.losses import build_loss, class_weights
@@ -27,6 +32,24 @@ def build_objective(recipe: Recipe, data: Data, device: torch.device | str, own:
         return loss
     alpha, temperature = plan.distill
     return Distillation(loss, read_teacher(recipe.teacher, data, device), alpha, temperature)  # type: ignore[return-value]
+
+
+def try_module(model: nn.Module, own: Loss | None, data: Data, size: Sequence[int]) -> None:
+    """ValueError where a user's own module or loss does not fit the data: one picture of zeros is tried."""
+    if isinstance(model, Network) and own is None:
+        return
+    training, device = model.training, next((weight.device for weight in model.parameters()), torch.device("cpu"))
+    model.eval()
+    try:
+        with torch.no_grad():
+            outputs = model(torch.zeros((1, *size), device=device))
+            check_outputs(outputs, data.num_classes)
+            value = outputs.new_zeros(()) if own is None else own(outputs, torch.zeros(1, dtype=torch.int64).to(device))
+    finally:
+        model.train(training)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise refuse("a loss of one number, the mean over the batch", got, nearest="reduction='mean'")
 
 
 def try_recipe(recipe: Recipe, model: nn.Module, data: Data) -> None:

@@ -12,7 +12,7 @@ from reslab.nn.create import resolve_arch
 from reslab.nn.network import Network
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse
-from reslab.spec.recipe import Recipe, adjust
+from reslab.spec.recipe import Recipe, adjust, parse_duration
 from reslab.spec.recipes import get_recipe
 from reslab.spec.values import to_dict
 from reslab.training.asked import PUBLISHED, Asked, callable_name, pretrained_name
@@ -21,7 +21,7 @@ from reslab.training.loop import noise_seed
 from reslab.training.provenance import command
 from reslab.training.run import Run
 from reslab.training.sources import input_size, reopen_data
-from reslab.training.state import has_state
+from reslab.training.state import has_state, load_state
 
 
 def resume_run(asked: Asked, output: Path) -> Prepared:
@@ -32,6 +32,7 @@ def resume_run(asked: Asked, output: Path) -> Prepared:
     """
     prepared = reopened(asked, output)
     run, recipe = prepared.run, prepared.recipe
+    _check_length(prepared)
     if to_dict(recipe) != run.facts["recipe"]:
         run.update(recipe=to_dict(recipe))
     run.update(resumed=[*run.facts.get("resumed", []), command()])
@@ -49,6 +50,15 @@ def reopened(asked: Asked, output: Path) -> Prepared:
     if isinstance(model, Network):
         model.classes, model.preprocess = data.classes, data.preprocess
     return Prepared(run, model, data, recipe, size, ())
+
+
+def _check_length(prepared: Prepared) -> None:
+    """ValueError where the run has gone further than it is now asked to go."""
+    state, recipe = load_state(prepared.run.path / "state"), prepared.recipe
+    total = parse_duration(recipe.length).num_steps(max(1, len(prepared.data.split("train")) // recipe.batch))
+    if state is not None and state.step > total:
+        required = f"a length of at least the {state.step} steps that are done"
+        raise refuse(required, f"{recipe.length}, {total} steps", f"{state.step} steps", "or choose another output")
 
 
 def _check(asked: Asked, facts: dict[str, Any]) -> None:
