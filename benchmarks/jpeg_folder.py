@@ -8,12 +8,11 @@ thread, and the clock is that thread's processor time, so other processes count 
 """
 
 import itertools
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from side_by_side import Take, alternate, options, report
+from side_by_side import Take, options, report, run
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
@@ -63,7 +62,8 @@ def main() -> None:
         "torchvision's reference": reference(asked.folder, asked.batch),
         "ours": ours(asked.folder, asked.batch),
     }
-    rates = alternate(taking, asked.batch, asked.rounds, 1, asked.seconds, time.process_time)
+    asked.processor_time = True
+    rates = run(taking, asked.batch, 1, asked)
     title = f"JPEG folder to batches of {asked.batch} at 224x224, one thread"
     report(title, rates, "torchvision's reference", asked.json)
 

@@ -73,8 +73,18 @@ def options(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each contestant's turn in a round, about")
+    parser.add_argument("--threads", type=int, default=0, help="of torch. [default: as torch chooses]")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="with --threads 1 on a busy machine: others count for little"
+    )
     parser.add_argument("--json", type=Path, help="write every round's figure into this file too")
     return parser
+
+
+def run(taking: Mapping[str, Take], images: int, warm_up: int, asked: argparse.Namespace) -> dict[str, list[float]]:
+    """`alternate` as the options ask."""
+    clock = time.process_time if asked.processor_time else time.perf_counter
+    return alternate(taking, images, asked.rounds, warm_up, asked.seconds, clock)
 
 
 def report(title: str, rates: Mapping[str, list[float]], first: str, to: Path | None) -> None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from side_by_side import Take, alternate, options, report
+from side_by_side import Take, options, report, run
 from torch import Tensor, nn
 from torch.nn import functional
 from tutorial_networks import autocast_step, cifar_resnet20, d2l_resnet18, plain_step
@@ -126,6 +126,8 @@ def main() -> None:
     asked = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
     makers, batch = contestants(asked.case, device)
     wanted = tuple(asked.only.split(",")) if asked.only else ("",)
     taking: dict[str, Take] = {}
@@ -134,8 +136,10 @@ def main() -> None:
             with contextlib.suppress(ImportError):
                 taking[name] = make()
     size = "x".join(str(side) for side in CASES[asked.case][0])
-    rates = alternate(taking, batch, asked.rounds, 3, asked.seconds)
-    report(f"{asked.case}, {size}, batch {batch}: {asked.rounds} rounds", rates, next(iter(taking)), asked.json)
+    clock = "processor time" if asked.processor_time else "wall-clock time"
+    title = f"{asked.case}, {size}, batch {batch}: {asked.rounds} rounds, {clock}"
+    rates = run(taking, batch, 3, asked)
+    report(title, rates, next(iter(taking)), asked.json)
 
 
 if __name__ == "__main__":

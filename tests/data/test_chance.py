@@ -90,3 +90,8 @@ def test_seeded_gives_the_generators_back() -> None:
         raise KeyError
     assert seen == [inside]
     assert [first, drawn()] == expected
+
+
+def test_several_draws_at_once_are_the_same_numbers() -> None:
+    draws = Draws(keys(3, 1, torch.arange(50)), 2)
+    assert torch.equal(draws.uniforms(range(1, 40, 4)), torch.stack([draws.uniform(k) for k in range(1, 40, 4)], 1))

@@ -81,6 +81,11 @@ class Draws:
         """In [0, 1), (N,) float32, a multiple of 2^-24."""
         return (self.bits(draw) >> 40 & 0xFFFFFF).to(torch.float32) * 2.0**-24
 
+    def uniforms(self, draws: range) -> Tensor:
+        """`uniform` of several draws at once, (N, len(draws)) float32."""
+        places = torch.tensor([_signed((draw + 1) * _GOLDEN) for draw in draws], device=self.keys.device)
+        return (mix(self.keys[:, None] + places) >> 40 & 0xFFFFFF).to(torch.float32) * 2.0**-24
+
     def integers(self, draw: int, below: int) -> Tensor:
         """In 0..below-1, (N,) int64; `below` up to 2^31."""
         return (_shift(self.bits(draw), 33) * below) >> 31

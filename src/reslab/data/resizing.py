@@ -34,9 +34,8 @@ def random_boxes(draws: Draws, height: int, width: int, least: float) -> Tensor:
 
     Of ten tries the first that fits; where none does, the largest middle box of an allowed aspect (as torchvision).
     """
-    tries = range(_TRIES)
-    area = torch.stack([draws.uniform(4 * k) for k in tries], 1) * (1 - least) + least
-    aspect = torch.exp((torch.stack([draws.uniform(4 * k + 1) for k in tries], 1) * 2 - 1) * math.log(4 / 3))
+    area = draws.uniforms(range(0, 4 * _TRIES, 4)) * (1 - least) + least
+    aspect = torch.exp((draws.uniforms(range(1, 4 * _TRIES, 4)) * 2 - 1) * math.log(4 / 3))
     widths = (area * height * width * aspect).sqrt().round().long()
     heights = (area * height * width / aspect).sqrt().round().long()
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
