@@ -80,13 +80,17 @@ class Joined(Ranks):
         super().__init__(place, device)
         import torch.distributed as dist
 
-        self._dist = dist
+        self._dist: Any = dist
         self._talk: Any = None  # the group that ranks talk in
         if dist.is_initialized():
             self._talk = dist.new_group(backend="gloo")
         else:
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-            dist.init_process_group(backend, timeout=_PATIENCE)
+            # A restarted job finds torchrun's store as it was: without a prefix of its own a rank may read where
+            # another was reached before the restart, and wait for it there.
+            store, rank, num = next(self._dist.rendezvous("env://", timeout=_PATIENCE))
+            store = self._dist.PrefixStore(f"restart {place.restarts}", store)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=num, timeout=_PATIENCE)
             atexit.register(_leave)
 
     def gather(self, value: T) -> list[T]:
