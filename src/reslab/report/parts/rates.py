@@ -45,7 +45,10 @@ def rate_search_words(page: RatePage) -> str:
 
 
 def _tiles(page: RatePage) -> list[dict[str, Any]]:
-    shown = (("suggested rate", page.suggestion, "steepest fall"), ("lowest loss at", page.lowest, "of the smoothed loss"))
+    shown = (
+        ("suggested rate", page.suggestion, "steepest fall"),
+        ("lowest loss at", page.lowest, "of the smoothed loss"),
+    )
     tiles = [tile(name, f"{rate:.2g}", note) for name, rate, note in shown if rate is not None]
     return [*tiles, tile("steps", count(len(page.rates)), "one a rate")]
 
