@@ -1,6 +1,5 @@
 """`reslab models [PATTERN]`: the networks by name."""
 
-from fnmatch import fnmatchcase
 from typing import Annotated
 
 import typer
@@ -10,7 +9,7 @@ from reslab.cli.output import print_json, print_table
 from reslab.report.tables import shape
 from reslab.spec.arch import Arch
 from reslab.spec.errors import unknown
-from reslab.spec.zoo import ARCHS
+from reslab.spec.zoo import ARCHS, match_names
 
 
 def models(
@@ -18,7 +17,7 @@ def models(
     json: Json = False,
 ) -> None:
     """List the networks, each with where it comes from."""
-    found = matching(pattern)
+    found = [ARCHS[name] for name in match_names(pattern.lower())]
     if not found:
         raise unknown("model", pattern, ARCHS, "`reslab models` lists all")
     if json:
@@ -28,12 +27,6 @@ def models(
         ["name", "depth", "input", "classes", "source"],
         [(arch.name, str(arch.depth), shape(arch.input_size), str(arch.num_classes), arch.source) for arch in found],
     )
-
-
-def matching(pattern: str) -> list[Arch]:
-    """The networks whose name holds `pattern`, or matches it where it has a wildcard."""
-    wild = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
-    return [arch for name, arch in ARCHS.items() if fnmatchcase(name, wild.lower())]
 
 
 def _facts(arch: Arch) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """CIFAR-10 and CIFAR-100 in the four forms they come in: torchvision's folder, binary files, class folders, shards."""
 
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,9 @@ def _fetch(torchvision_name: str, root: str) -> None:
     getattr(torchvision.datasets, torchvision_name)(root, download=True)
 
 
+Reader = Callable[[CifarFiles, list[Path]], TensorImages]
+
+
 def _complete_in(place: Path, inner: str, files: dict[str, tuple[str, ...]]) -> Path | None:
     """The folder, `place/inner` or `place`, that holds the files; None where none is there, an error where some are."""
     names = [name for split in files.values() for name in split]
@@ -99,12 +103,17 @@ def _complete_in(place: Path, inner: str, files: dict[str, tuple[str, ...]]) -> 
 
 def _python(entry: Entry, place: Path) -> Found | None:
     files: CifarFiles = entry.layout
-    folder = _complete_in(place, files.python_folder, files.python_files)
+    return _batches(place, files, files.python_folder, files.python_files, _python_split)
+
+
+def _batches(
+    place: Path, files: CifarFiles, inner: str, names_of: dict[str, tuple[str, ...]], read: Reader
+) -> Found | None:
+    """The splits of a layout that keeps several pictures a file, each split's files read by `read`."""
+    folder = _complete_in(place, inner, names_of)
     if folder is None:
         return None
-    splits = {
-        split: _python_split(files, [folder / name for name in names]) for split, names in files.python_files.items()
-    }
+    splits = {split: read(files, [folder / name for name in names]) for split, names in names_of.items()}
     return Found(splits, str(folder), _named_classes(folder))
 
 
@@ -138,13 +147,7 @@ def _unpickled(path: Path) -> dict[str, Any]:
 
 def _binary(entry: Entry, place: Path) -> Found | None:
     files: CifarFiles = entry.layout
-    folder = _complete_in(place, files.binary_folder, files.binary_files)
-    if folder is None:
-        return None
-    splits = {
-        split: _binary_split(files, [folder / name for name in names]) for split, names in files.binary_files.items()
-    }
-    return Found(splits, str(folder), _named_classes(folder))
+    return _batches(place, files, files.binary_folder, files.binary_files, _binary_split)
 
 
 def _binary_split(files: CifarFiles, paths: list[Path]) -> TensorImages:

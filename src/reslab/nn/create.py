@@ -1,6 +1,5 @@
 """Networks by name."""
 
-import fnmatch
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -15,7 +14,7 @@ from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse, unknown
 from reslab.spec.plan import dilation_required
 from reslab.spec.values import convert, override
-from reslab.spec.zoo import ARCHS
+from reslab.spec.zoo import ARCHS, match_names
 
 # What torchvision and timm call an axis of ours.
 _FAMILIAR = {"in_chans": "in_channels", "drop_rate": "drop"}
@@ -24,8 +23,7 @@ _DILATION = "replace_stride_with_dilation"
 
 def list_models(pattern: str = "*") -> list[str]:
     """The names of the zoo that match a shell pattern (`resnet*_cifar`), or hold it where it has no `*`; sorted."""
-    wanted = pattern if any(mark in pattern for mark in "*?[") else f"*{pattern}*"
-    return sorted(fnmatch.filter(ARCHS, wanted))
+    return sorted(match_names(pattern))
 
 
 def resolve_arch(model: str | Arch, axes: Mapping[str, Any]) -> Arch:

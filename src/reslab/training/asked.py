@@ -34,11 +34,6 @@ class Asked:
     skip_bad_images: bool = False
     wished_axes: tuple[str, ...] = ()
 
-    @property
-    def data_name(self) -> str | Path | None:
-        """The data set's name or folder; None where it was handed over."""
-        return self.data if isinstance(self.data, str | Path) else None
-
 
 def split_settings(
     settings: Mapping[str, Any] | None, epochs: float | None, batch: int | None, lr: float | None

@@ -1,6 +1,7 @@
 """The networks by name: literal tables, most lines a change of another; each network carries its source."""
 
 from dataclasses import replace
+from fnmatch import fnmatchcase
 
 from reslab.spec.arch import Arch
 from reslab.spec.zoo.cifar import CIFAR
@@ -8,3 +9,9 @@ from reslab.spec.zoo.imagenet import IMAGENET
 from reslab.spec.zoo.tutorials import TUTORIALS
 
 ARCHS: dict[str, Arch] = {name: replace(arch, name=name) for name, arch in (IMAGENET | CIFAR | TUTORIALS).items()}
+
+
+def match_names(pattern: str) -> list[str]:
+    """The names that match a shell pattern (`resnet*_cifar`), or hold it where it has no wildcard, in zoo order."""
+    wild = pattern if any(mark in pattern for mark in "*?[") else f"*{pattern}*"
+    return [name for name in ARCHS if fnmatchcase(name, wild)]
