@@ -1,0 +1,232 @@
+"""A study: a table or a figure of a paper as rows to run, values it reports, and claims to judge."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from reslab.spec.errors import refuse, unknown
+from reslab.spec.metric import check_metric
+from reslab.spec.recipe import read_axes
+
+SCALES = ("smoke", "short", "full")
+RELATIONS = ("<", ">", "within")
+CONFIDENCES = ("read", "recalled", "derived")
+
+_TERM = re.compile(r"\s+([+-])\s+")
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A value that a paper prints: `statistic` of which runs, by which `protocol`, `where`.
+
+    `value` is None where there is none, and `note` says why (`fail: above 20 %`). `std` is the spread where it is
+    printed. `confidence`: `read` in the paper, `recalled` from memory, `derived` by computation.
+    """
+
+    value: float | None
+    statistic: str = "single"
+    protocol: str = "single view"
+    where: str = ""
+    std: float | None = None
+    note: str = ""
+    confidence: str = "recalled"
+
+    def __post_init__(self) -> None:
+        if self.confidence not in CONFIDENCES:
+            raise unknown("confidence", self.confidence, CONFIDENCES)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a scale takes away from the paper's procedure, in `words` for a person; what is empty or 0 is the row's own.
+
+    `settings` override those of the row (`length=600 steps`, `model.widths=8,16,32`). `num_images` training pictures
+    are taken, the same share of each class. `asking` changes the questions (`lesion.num_images=64`), and `train_error`
+    is the error in percent whose steps `steps_to_train_error` counts.
+    """
+
+    words: str
+    settings: tuple[str, ...] = ()
+    data: str = ""
+    num_images: int = 0
+    seeds: int = 0
+    model: str = ""
+    recipe: str = ""
+    asking: tuple[str, ...] = ()
+    train_error: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_settings(self.settings)
+        _check_settings(self.asking)
+        for name in ("num_images", "seeds", "train_error"):
+            if not getattr(self, name) >= 0:
+                raise refuse(f"{name} of at least 0 (0: the row's own)", getattr(self, name), nearest="0")
+
+
+FULL = Cut("nothing is cut: the paper's procedure")
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """The cut of each scale."""
+
+    smoke: Cut
+    short: Cut
+    full: Cut = FULL
+
+    def at(self, scale: str) -> Cut:
+        """The cut of a scale; ValueError for an unknown one."""
+        if scale not in SCALES:
+            raise unknown("scale", scale, SCALES)
+        found: Cut = getattr(self, scale)
+        return found
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question put to each network of a study (or to `rows`), its weights trained, or at initialisation (`init`)."""
+
+    question: str
+    settings: tuple[str, ...] = ()
+    at: str = "weights"
+    rows: tuple[str, ...] = ()
+    num_images: int = 128
+
+    def __post_init__(self) -> None:
+        _check_settings(self.settings)
+        if self.at not in ("weights", "init"):
+            raise unknown("state of the network", self.at, ("weights", "init"))
+        if self.num_images < 1:
+            raise refuse("at least 1 picture to ask with", self.num_images, nearest="128")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network trained by one recipe on one data set: a line of a table, or a curve of a figure.
+
+    `axes` change the network (`order=bn-after-add`), `settings` recipe and network as `--set` does. Without a `recipe`
+    the network stays at initialisation. `members` are the rows whose probabilities are averaged, for an ensemble, which
+    has no model of its own. `metric` is a name of `reslab.spec.metric`. `views` is the protocol of evaluation
+    (`ten-crop(224)`). `cuts` replace those of the study.
+    """
+
+    name: str
+    model: str = ""
+    data: str = ""
+    recipe: str = ""
+    axes: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    seeds: int = 1
+    metric: str = "test_error"
+    reported: Reported | None = None
+    members: tuple[str, ...] = ()
+    views: str = ""
+    cuts: Cuts | None = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name.strip() or _TERM.search(self.name) or "," in self.name:
+            raise refuse("a row's name without commas or spaces around + and -", repr(self.name))
+        if bool(self.model) == bool(self.members):
+            raise refuse("a model, or members of an ensemble", f"both or neither in row {self.name!r}")
+        if self.seeds < 1:
+            raise refuse("at least 1 seed", self.seeds, nearest="1")
+        check_metric(self.metric)
+        read_axes(self.axes)
+        _check_settings(self.settings)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a paper says, so that it can be judged: `left` `relation` `right`, each a sum of rows, or a number.
+
+    `plain-56 > plain-20` by more than `margin`; `within`: |left - right| <= margin. A side may be a difference
+    (`plain-56 - plain-20`). `metric` is that of the rows where it is empty. `deterministic`: no seed changes it.
+    """
+
+    text: str
+    left: str
+    relation: str
+    right: str | float
+    metric: str = ""
+    margin: float = 0.0
+    deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        if self.relation not in RELATIONS:
+            raise unknown("relation", self.relation, RELATIONS)
+        if not self.margin >= 0 or (self.relation == "within" and not self.margin):
+            raise refuse("a margin of at least 0, above 0 for `within`", self.margin, nearest="0.5")
+        if self.metric:
+            check_metric(self.metric)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The rows it speaks of, each once."""
+        return tuple(dict.fromkeys(name for side in (self.left, self.right) for _, name in terms(side)))
+
+
+@dataclass(frozen=True)
+class Study:
+    """A table or figure of a paper (`he2015/degradation`): its rows, its claims, what is asked of each network.
+
+    `figures` are names of figures drawn from what is found, `differences` where the procedure is not the paper's.
+    """
+
+    name: str
+    title: str
+    source: str
+    rows: tuple[Row, ...]
+    cuts: Cuts
+    claims: tuple[Claim, ...] = ()
+    asked: tuple[Asked, ...] = ()
+    figures: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
+    notes: str = ""
+
+    def __post_init__(self) -> None:
+        names = [row.name for row in self.rows]
+        for name in names:
+            if names.count(name) > 1:
+                raise refuse("every row's name once", f"{name!r} twice in {self.name}")
+        spoken = [name for claim in self.claims for name in claim.rows]
+        spoken += [name for asked in self.asked for name in asked.rows]
+        spoken += [name for row in self.rows for name in row.members]
+        for name in spoken:
+            if name not in names:
+                raise unknown(f"row of {self.name}", name, names)
+
+    def row(self, name: str) -> Row:
+        """The row of that name; ValueError with the nearest names where there is none."""
+        found = next((row for row in self.rows if row.name == name), None)
+        if found is None:
+            raise unknown(f"row of {self.name}", name, [row.name for row in self.rows])
+        return found
+
+    def cut(self, row: Row, scale: str) -> Cut:
+        """What `scale` cuts from a row."""
+        return (row.cuts or self.cuts).at(scale)
+
+
+def terms(side: str | float) -> list[tuple[float, str]]:
+    """`"a - b"` as [(1, "a"), (-1, "b")]; a number has no terms."""
+    if number_of(side) is not None:
+        return []
+    parts = _TERM.split(str(side).strip())
+    signs = ["+", *parts[1::2]]
+    return [(1.0 if sign == "+" else -1.0, name) for sign, name in zip(signs, parts[::2], strict=True)]
+
+
+def number_of(side: str | float) -> float | None:
+    """The number a side of a claim is, or None."""
+    try:
+        return float(side)
+    except ValueError:
+        return None
+
+
+def _check_settings(settings: Iterable[str]) -> None:
+    for setting in settings:
+        key, equals, _ = setting.partition("=")
+        if not equals or not key.strip():
+            raise refuse("settings as KEY=VALUE", repr(setting), nearest="'optimizer.lr=0.1'")
