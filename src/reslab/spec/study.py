@@ -15,6 +15,13 @@ CONFIDENCES = ("read", "recalled", "derived")
 _TERM = re.compile(r"\s+([+-])\s+")
 
 
+def _check_settings(settings: Iterable[str]) -> None:
+    for setting in settings:
+        key, equals, _ = setting.partition("=")
+        if not equals or not key.strip():
+            raise refuse("settings as KEY=VALUE", repr(setting), nearest="'optimizer.lr=0.1'")
+
+
 @dataclass(frozen=True)
 class Reported:
     """A value that a paper prints: `statistic` of which runs, by which `protocol`, `where`.
@@ -223,10 +230,3 @@ def number_of(side: str | float) -> float | None:
         return float(side)
     except ValueError:
         return None
-
-
-def _check_settings(settings: Iterable[str]) -> None:
-    for setting in settings:
-        key, equals, _ = setting.partition("=")
-        if not equals or not key.strip():
-            raise refuse("settings as KEY=VALUE", repr(setting), nearest="'optimizer.lr=0.1'")
