@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from reslab.spec.drawing import Drawing
 from reslab.spec.errors import refuse, unknown
 from reslab.spec.metric import check_metric
 from reslab.spec.recipe import read_axes
@@ -177,7 +178,7 @@ class Claim:
 class Study:
     """A table or figure of a paper (`he2015/degradation`): its rows, its claims, what is asked of each network.
 
-    `figures` are names of figures drawn from what is found, `differences` where the procedure is not the paper's.
+    `figures` are drawn from what is found, `differences` are where the procedure is not the paper's.
     """
 
     name: str
@@ -187,7 +188,7 @@ class Study:
     cuts: Cuts
     claims: tuple[Claim, ...] = ()
     asked: tuple[Asked, ...] = ()
-    figures: tuple[str, ...] = ()
+    figures: tuple[Drawing, ...] = ()
     differences: tuple[str, ...] = ()
     notes: str = ""
 
@@ -199,6 +200,7 @@ class Study:
         spoken = [name for claim in self.claims for name in claim.rows]
         spoken += [name for asked in self.asked for name in asked.rows]
         spoken += [name for row in self.rows for name in row.members]
+        spoken += [name for drawing in self.figures for name in drawing.rows]
         for name in spoken:
             if name not in names:
                 raise unknown(f"row of {self.name}", name, names)

@@ -1,5 +1,6 @@
 """He et al. 2015, Deep Residual Learning for Image Recognition (arXiv:1512.03385v1)."""
 
+from reslab.spec.drawing import Drawing, Panel
 from reslab.spec.study import Asked, Claim, Cut, Cuts, Reported, Row, Study
 
 _PAPER = "He et al. 2015, arXiv:1512.03385v1"
@@ -67,6 +68,16 @@ HE2015: tuple[Study, ...] = (
             ),
         ),
         asked=(Asked("gradients", at="init"),),
-        figures=("training_curves",),
+        figures=(
+            Drawing(
+                "error_curves",
+                "Training error (dashed) and test error (bold)",
+                (
+                    Panel("plain networks", tuple(f"plain-{depth}" for depth in _FIG6)),
+                    Panel("residual networks", tuple(f"residual-{depth}" for depth in _TABLE6)),
+                ),
+                where="Fig. 6",
+            ),
+        ),
     ),
 )
