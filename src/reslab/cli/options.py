@@ -32,6 +32,10 @@ SettingsFile = Annotated[
 ValFraction = Annotated[
     float | None, typer.Option("--val-fraction", metavar="P", help="Split this part off for validation, stratified.")
 ]
+NumImages = Annotated[
+    int | None,
+    typer.Option("--num-images", metavar="N", min=2, help="Train on so many of the pictures, a share of each class."),
+]
 SkipBadImages = Annotated[
     bool, typer.Option("--skip-bad-images", help="Leave out images that cannot be read, and list them.")
 ]

@@ -33,6 +33,7 @@ class Asked:
     val_fraction: float | None = None
     skip_bad_images: bool = False
     wished_axes: tuple[str, ...] = ()
+    num_images: int | None = None
 
 
 def split_settings(

@@ -48,7 +48,7 @@ def begin(asked: Asked, output: str | Path | None, device: torch.device, place: 
     if output is not None:
         refuse_occupied(Path(output))
     asked, wished = fulfilled(asked)
-    data = find_data(asked.data, asked.data_dir, asked.val_fraction, asked.skip_bad_images)
+    data = find_data(asked.data, asked.data_dir, asked.val_fraction, asked.skip_bad_images, asked.num_images)
     data = judged_as(data, wishes(asked))
     size = input_size(data)
     seed = asked.seed or 0

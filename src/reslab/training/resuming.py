@@ -65,6 +65,7 @@ def _check(asked: Asked, facts: dict[str, Any]) -> None:
     pairs = {
         "seed": (asked.seed, facts["seed"]),
         "val_fraction": (asked.val_fraction, facts["val_fraction"]),
+        "num_images": (asked.num_images, facts["data"]["split_record"].get("num_images")),
         "pretrained": (pretrained_name(asked.pretrained), facts["pretrained"]),
         "data": (
             asked.data if isinstance(asked.data, str) and asked.data in DATA_SETS else None,

@@ -12,6 +12,7 @@ from reslab.data.batches import TrainBatches, eval_batches
 from reslab.data.catalog import DATA_SETS, open_data
 from reslab.data.dataset import Data
 from reslab.data.images import FileImages
+from reslab.data.taking import take
 from reslab.data.wrap import as_data
 from reslab.spec.errors import refuse
 from reslab.spec.preprocess import Preprocess
@@ -23,9 +24,21 @@ DEFAULT_DATA = "digits"
 
 
 def find_data(
-    data: Any, data_dir: str | Path | None = None, val_fraction: float | None = None, skip_bad_images: bool = False
+    data: Any,
+    data_dir: str | Path | None = None,
+    val_fraction: float | None = None,
+    skip_bad_images: bool = False,
+    num_images: int | None = None,
 ) -> Data:
-    """A data set by name or folder (None is the digits), or the `Data`, data set or (images, labels) handed over."""
+    """A data set by name or folder (None is the digits), or the `Data`, data set or (images, labels) handed over.
+
+    With `num_images` only so many of its training pictures, the same share of each class (`take`).
+    """
+    found = _found(data, data_dir, val_fraction, skip_bad_images)
+    return found if num_images is None else take(found, num_images)
+
+
+def _found(data: Any, data_dir: str | Path | None, val_fraction: float | None, skip_bad_images: bool) -> Data:
     if isinstance(data, Data):
         return data
     if data is None or isinstance(data, str | Path):
@@ -80,6 +93,8 @@ def reopen_data(facts: Mapping[str, Any], data: Any = None, data_dir: str | Path
     else:
         record = facts["split_record"]
         found = data if isinstance(data, Data) else as_data(data, split_record=record)
+    taken = facts["split_record"].get("num_images")
+    found = found if taken is None else take(found, taken)
     if found.fingerprint != facts["fingerprint"]:
         raise refuse(
             f"the run's data, {facts['name']} with fingerprint {facts['fingerprint']}",

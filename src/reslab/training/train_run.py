@@ -50,6 +50,7 @@ def train(
     loss: Loss | None = None,
     data_dir: str | Path | None = None,
     val_fraction: float | None = None,
+    num_images: int | None = None,
     skip_bad_images: bool = False,
     device: str | torch.device = "auto",
     workers: int | None = None,
@@ -64,8 +65,8 @@ def train(
     from (N, C, H, W) to (N, classes); `data` a name, a folder, a map-style data set or (images, labels). `settings`
     override the recipe (`"optimizer.lr"`) and the network (`"model.order"`); another `batch` scales the learning rate
     with it. `loss(outputs, labels)` replaces cross-entropy. `output` is the run's folder, `resume` goes on with the run
-    in it; only length, paths, device and workers may then differ. The weights kept are the best on the validation
-    split, else the last. `show` receives every line of the log, notes and progress; `probe(step, model)` adds a line
+    in it; only length, paths, device and workers may then differ. `num_images` takes so many of the training pictures.
+    The weights kept are the best on the validation split, else the last. `show` receives every line of the log, notes and progress; `probe(step, model)` adds a line
     every `probe_every_steps` steps.
 
     Under torchrun every rank calls this with the same arguments and takes its part of each batch; rank 0 alone writes
@@ -77,7 +78,8 @@ def train(
     ranks = _ranks(device, output)
     resume = resume or ranks.place.restarts > 0
     chosen, axes = split_settings(settings, epochs, batch, lr)
-    asked = Asked(model, data, recipe, seed, chosen, axes, pretrained, loss, data_dir, val_fraction, skip_bad_images)
+    first = (model, data, recipe, seed, chosen, axes, pretrained, loss, data_dir, val_fraction, skip_bad_images)
+    asked = Asked(*first, num_images=num_images)
     if resume and output is None:
         raise refuse("output, the folder of the run to go on with", "resume without it", next_step="add --output DIR")
     prepared = _prepare(asked, output, resume, ranks)
