@@ -39,7 +39,8 @@ def data_for(name: str) -> Data:
     for count in (4 * BATCH, BATCH):
         pixels = torch.randint(0, 256, (count, channels, side, side), dtype=torch.uint8, generator=draw)
         parts.append((pixels, torch.arange(count) % classes))
-    return as_data(parts[0], test=parts[1], classes=[str(label) for label in range(classes)], name=name)
+    held_out = "val" if name == "imagenet" else "test"  # as the data sets themselves have it
+    return as_data(parts[0], **{held_out: parts[1]}, classes=[str(label) for label in range(classes)], name=name)
 
 
 def narrow(model: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from reslab.spec.recipe import Schedule
-from reslab.training.schedule import idle_milestones, rate_factor
+from reslab.training.schedule import Plateau, idle_milestones, rate_factor
 
 TOTAL = 57
 LR = 0.3
@@ -60,6 +60,34 @@ def test_one_cycle_is_one_cycle_lr(total: int) -> None:
     assert ours(schedule, total) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("power", [1.0, 2.0, 0.9])
+def test_poly_is_polynomial_lr(power: float) -> None:
+    expected = torchs(lambda o: lr_scheduler.PolynomialLR(o, TOTAL, power))
+    assert ours(Schedule("poly", power=power)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_plateau_is_reduce_lr_on_plateau() -> None:
+    errors = [0.9, 0.5, 0.5, 0.6, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.39, 0.5, 0.5, 0.38, 0.38, 0.38, 0.38]
+    schedule = Schedule("plateau", gamma=0.2, patience=3)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
+    # torch's patience is how many evaluations without a fall it forgives.
+    scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.2, patience=2, threshold=0.0)
+    plateau, found, expected = Plateau(schedule), [], []
+    for epoch, error in enumerate(errors, 1):
+        scheduler.step(error)
+        plateau.see(10 * epoch, error)
+        expected.append(optimizer.param_groups[0]["lr"])
+        found.append(LR * rate_factor(schedule, 10 * epoch, 200, 10, dropped=plateau.dropped))
+    assert found == pytest.approx(expected, rel=1e-12)
+    assert plateau.dropped == [80, 170]
+
+
+def test_other_schedules_see_no_plateau() -> None:
+    plateau = Plateau(Schedule())
+    assert not any(plateau.see(step, 1.0) for step in range(20))
+    assert plateau.state() is None
+
+
 def test_constant_is_constant() -> None:
     assert ours(Schedule()) == [LR] * TOTAL
 
@@ -78,7 +106,7 @@ def test_warmup_beside_steps_leaves_the_milestones_where_they_are() -> None:
 
 
 def test_the_shortest_runs_have_a_rate() -> None:
-    for name in ("constant", "cosine", "linear", "one-cycle"):
+    for name in ("constant", "cosine", "linear", "one-cycle", "poly", "plateau"):
         for total in (1, 2, 3):
             assert all(0 <= rate <= LR for rate in ours(Schedule(name), total))
 

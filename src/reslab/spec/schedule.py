@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from reslab.spec.errors import refuse, unknown
 
-SCHEDULES = ("constant", "steps", "cosine", "one-cycle", "linear")
+SCHEDULES = ("constant", "steps", "cosine", "one-cycle", "linear", "poly", "plateau")
 WARMUPS = ("linear", "constant")
 
 _DURATION = re.compile(r"(?P<count>\d+(?:_\d+)*(?:\.\d+)?)\s*(?P<kilo>k?)\s*(?P<unit>epochs?|steps?)$")
@@ -54,9 +54,11 @@ class Schedule:
     is above 0 it begins at that rate in place of a factor, however another batch scales the rest. `until error 80%`
     stays at the start until the training error of a report falls below that. What follows has its own clock from 0 to 1
     over the rest. `constant` stays; `steps` multiplies by `gamma` at each of `milestones` (counted from the first step
-    of the run); `cosine` falls to `end` along half a cosine, `linear` along a line; `one-cycle` (Smith and Topin 2018)
-    rises along half a cosine from `start` to 1 over the share `peak` of the run and falls along another to `end`; its
-    rise is its warm-up.
+    of the run); `cosine` falls to `end` along half a cosine, `linear` along a line, `poly` as (1 - clock)^`power`;
+    `one-cycle` (Smith and Topin 2018) rises along half a cosine from `start` to 1 over the share `peak` of the run and
+    falls along another to `end`; its rise is its warm-up. `plateau` multiplies by `gamma` where the error on the
+    validation split, judged at the end of each epoch, was not below its least so far `patience` times in a row; it then
+    counts anew.
     """
 
     name: str = "constant"
@@ -68,6 +70,8 @@ class Schedule:
     end: float = 0.0
     milestones: tuple[str, ...] = ()
     gamma: float = 0.1
+    power: float = 2.0
+    patience: int = 5
 
     def __post_init__(self) -> None:
         if self.name not in SCHEDULES:
@@ -82,6 +86,10 @@ class Schedule:
             )
         if not 0 < self.peak < 1:
             raise refuse("schedule.peak between 0 and 1", self.peak, nearest="0.3")
+        if not self.power > 0:
+            raise refuse("schedule.power above 0", self.power, nearest="2.0")
+        if self.patience < 1:
+            raise refuse("schedule.patience of at least 1 evaluation", self.patience, nearest="5")
         self._check_warmup()
 
     def _check_warmup(self) -> None:

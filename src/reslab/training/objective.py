@@ -54,6 +54,12 @@ def try_module(model: nn.Module, own: Loss | None, data: Data, size: Sequence[in
 
 def try_recipe(recipe: Recipe, model: nn.Module, data: Data) -> None:
     """ValueError for what the recipe asks of optimizer, loss, teacher or network and cannot have."""
+    if recipe.schedule.name == "plateau" and "val" not in data.splits:
+        raise refuse(
+            "a validation split, whose error the schedule 'plateau' watches",
+            f"{data.name} with {', '.join(data.splits)}",
+            nearest="--val-fraction 0.1",
+        )
     build_optimizer(model, recipe.optimizer)
     build_objective(recipe, data, "cpu")
     Freezing(model, recipe.unfreeze, steps_per_epoch=1)
