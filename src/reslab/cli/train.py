@@ -53,6 +53,9 @@ def train(
     skip_bad_images: SkipBadImages = False,
     device: Device = "auto",
     workers: Workers = None,
+    snapshots: Annotated[
+        str | None, typer.Option("--snapshots", metavar="LENGTH", help="Keep the weights every '1 epoch', '500 steps'.")
+    ] = None,
     config: SettingsFile = None,
     settings: Settings = None,
     json: Json = False,
@@ -83,6 +86,7 @@ def train(
             device=device,
             workers=workers,
             show=display,
+            snapshots=snapshots,
         )
     if json:
         print_json(facts_of(run))

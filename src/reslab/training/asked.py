@@ -34,6 +34,7 @@ class Asked:
     skip_bad_images: bool = False
     wished_axes: tuple[str, ...] = ()
     num_images: int | None = None
+    snapshots: str | None = None
 
 
 def split_settings(

@@ -26,6 +26,7 @@ from reslab.training.objective import try_module, try_recipe
 from reslab.training.provenance import command, commit, versions
 from reslab.training.run import Run, new_path, refuse_occupied
 from reslab.training.schedule import idle_milestones
+from reslab.training.snapshots import num_steps_between
 from reslab.training.sources import data_facts, find_data, input_size, train_batches
 from reslab.training.torchrun import Place
 from reslab.training.wishes import fulfilled, judged_as, wishes, with_axes
@@ -60,7 +61,8 @@ def begin(asked: Asked, output: str | Path | None, device: torch.device, place: 
     recipe = settled(recipe, device)
     notes = (*wished, *_left_out(data), *notes, *more)
     place = place or Place()
-    train_batches(recipe, data, seed, "cpu", place=place)  # words that do not fit fail here
+    batches = train_batches(recipe, data, seed, "cpu", place=place)  # words that do not fit fail here
+    num_steps_between(asked.snapshots or "0", batches.num_steps_per_epoch)
     try_recipe(recipe, model, data)
     try_module(model, asked.loss, data, size)
     machine = hardware(device, num_threads_for(size, device))
@@ -221,6 +223,7 @@ def _facts(
         "data": data_facts(data, asked.data, asked.data_dir),
         "val_fraction": asked.val_fraction,
         "seed": seed,
+        "snapshots": asked.snapshots or "0",
         "precision": recipe.precision,
         "hardware": machine,
         "versions": versions(),

@@ -27,7 +27,8 @@ from reslab.training.loop import fit
 from reslab.training.ranks import ALONE, Ranks
 from reslab.training.recomputing import recomputed_units
 from reslab.training.run import Run
-from reslab.training.schedule import learning_rate, warm_enough
+from reslab.training.schedule import Plateau, learning_rate, warm_enough
+from reslab.training.snapshots import Snapshots
 from reslab.training.state import State, load_state, save_state
 from reslab.training.statistics import precise_statistics
 from reslab.training.synchronised import synchronised_norms
@@ -57,6 +58,7 @@ class Course:
     stepping: Stepping
     keeping: Keeping
     freezing: Freezing
+    snapshots: Snapshots
     total: int
     seed: int
     workers: int
@@ -73,6 +75,7 @@ class Course:
 
     def __post_init__(self) -> None:
         self._awaited = Awaited(self.batches)
+        self.plateau = Plateau(self.recipe.schedule)
 
     @property
     def device(self) -> torch.device:
@@ -86,7 +89,8 @@ class Course:
 
     def lr(self, step: int) -> float:
         """The learning rate of a step."""
-        return learning_rate(self.recipe, step, self.total, self.batches.num_steps_per_epoch, self.warmed)
+        per_epoch, dropped = self.batches.num_steps_per_epoch, self.plateau.dropped
+        return learning_rate(self.recipe, step, self.total, per_epoch, self.warmed, dropped)
 
     def restore(self) -> bool:
         """Go back to the saved state, the log with it; False where there is none."""
@@ -97,10 +101,12 @@ class Course:
             raise refuse("an output folder that every rank sees", f"{self.run.path}, where the state is for {told}")
         if self.ranks.first:
             self.run.log.cut(state.step if state else 0)
+            self.snapshots.cut(state.step if state else 0)
         if state is None:
             return False
         self._take_up(state)
         self.seconds, self.warmed = state.seconds, state.warmed
+        self.plateau.load(state.plateau)
         self.tally = Tally.from_dict(state.tally, self.device)
         self.keeping.load(state, self.device)
         return True
@@ -122,6 +128,7 @@ class Course:
         with exact_arithmetic(), torch.random.fork_rng(gpus), Interruption(patient) as self._interruption:
             self._mark = self._saved = self._shown = time.perf_counter()
             self._saved_step = self.step
+            self._keep_snapshot()
             try:
                 with recomputed_units(self.model, self.recipe.activation_checkpointing), self._trained(self.step):
                     fit(
@@ -168,6 +175,7 @@ class Course:
             self._judge()
         if self.probe and self.probe_every_steps and step % self.probe_every_steps == 0:
             self._write({"kind": "probe", "step": step, **self.probe(step, self.model)})
+        self._keep_snapshot()
         self._progress()
         due = time.perf_counter() - self._saved >= self.save_every_seconds
         self.stopped, due = self.ranks.any(self._interruption.asked, due)
@@ -197,6 +205,13 @@ class Course:
             num_samples = precise_statistics(self.model, inputs, frozen, self.ranks)
         return f"{chosen}, its BatchNorm statistics of {num_samples} training samples"
 
+    def _keep_snapshot(self) -> None:
+        """Keep the weights of this step where they are due; not where they are not finite."""
+        if self.snapshots.every and any(self.ranks.any(self.snapshots.due(self.step))):
+            self._check()
+            if self.ranks.first:
+                self.snapshots.keep(self.step, self.model)
+
     def save(self) -> None:
         """Save what resuming needs. Raises Diverged, and saves nothing, where a loss or a weight is not finite."""
         self._check()
@@ -213,6 +228,7 @@ class Course:
             self.seconds,
             scaler=scaler_state(self.stepping.scaler),
             warmed=self.warmed,
+            plateau=self.plateau.state(),
             **self.keeping.state(),
         )
         save_state(self.run.path / "state", state)
@@ -252,6 +268,9 @@ class Course:
             raise Diverged(f"the loss on {self.watched} is {found.loss} after step {self.step - 1}")
         line = {"kind": "eval", "split": self.watched, "step": self.step, "epoch": self._epoch()}
         self._write({**line, "loss": found.loss, "top1": found.top1})
+        if self.plateau.see(self.step, 1 - found.top1) and self.step < self.total:
+            lr = self.lr(self.step)
+            self.show({"kind": "note", "text": f"the error stopped falling at step {self.step}: rate {lr:g}"})
         if self.watched == "val":
             self.keeping.consider(self.step, found)
 

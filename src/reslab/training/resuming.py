@@ -20,6 +20,7 @@ from reslab.training.beginning import Prepared, with_weights
 from reslab.training.loop import noise_seed
 from reslab.training.provenance import command
 from reslab.training.run import Run
+from reslab.training.snapshots import parse_interval
 from reslab.training.sources import input_size, reopen_data
 from reslab.training.state import has_state, load_state
 
@@ -75,6 +76,9 @@ def _check(asked: Asked, facts: dict[str, Any]) -> None:
     for name, (said, recorded) in pairs.items():
         if said is not None and said != recorded:
             raise conflict(name, said, recorded)
+    kept = facts.get("snapshots", "0")
+    if asked.snapshots is not None and parse_interval(asked.snapshots) != parse_interval(kept):
+        raise conflict("snapshots", asked.snapshots, kept)
     if asked.loss is None and facts["loss"] is not None:
         raise refuse(f"the loss the run has, {facts['loss']}, handed over again", "none", next_step="train(loss=...)")
     if callable_name(asked.loss) != facts["loss"]:

@@ -13,6 +13,7 @@ from reslab.spec.recipe import Recipe
 from reslab.spec.values import from_dict
 from reslab.training.disk import write_whole
 from reslab.training.log import Log
+from reslab.training.snapshots import list_snapshots
 
 
 class Run:
@@ -53,6 +54,10 @@ class Run:
     def report_path(self) -> Path:
         """Where the report is, once the run has ended."""
         return self.path / "report.html"
+
+    def snapshots(self) -> list[tuple[int, Path]]:
+        """The weights that were kept along the way: after how many steps, and the file (`load_weights` reads it)."""
+        return list_snapshots(self.path)
 
     @property
     def arch(self) -> Arch | None:

@@ -30,6 +30,7 @@ from reslab.training.resuming import reopened, resume_run
 from reslab.training.run import Run, holds_something
 from reslab.training.run_report import write_report
 from reslab.training.showing import default_show
+from reslab.training.snapshots import Snapshots, num_steps_between
 from reslab.training.sources import num_workers, train_batches
 from reslab.training.torchrun import read_place
 
@@ -58,6 +59,7 @@ def train(
     probe: Probe | None = None,
     probe_every_steps: int = 0,
     save_every_seconds: float = 60.0,
+    snapshots: str | None = None,
 ) -> Run:
     """Train `model` on `data` by `recipe` and return the run: weights, log, report, and what they came from.
 
@@ -66,8 +68,9 @@ def train(
     override the recipe (`"optimizer.lr"`) and the network (`"model.order"`); another `batch` scales the learning rate
     with it. `loss(outputs, labels)` replaces cross-entropy. `output` is the run's folder, `resume` goes on with the run
     in it; only length, paths, device and workers may then differ. `num_images` takes so many of the training pictures.
-    The weights kept are the best on the validation split, else the last. `show` receives every line of the log, notes and progress; `probe(step, model)` adds a line
-    every `probe_every_steps` steps.
+    The weights kept are the best on the validation split, else the last; `snapshots` (`"1 epoch"`, `"500 steps"`) keeps
+    them along the way too, those of step 0 among them (`Run.snapshots`). `show` receives every line of the log, notes
+    and progress; `probe(step, model)` adds a line every `probe_every_steps` steps.
 
     Under torchrun every rank calls this with the same arguments and takes its part of each batch; rank 0 alone writes
     and shows, every rank probes. A job that torchrun restarts goes on where its state is, as with `resume`.
@@ -79,7 +82,7 @@ def train(
     resume = resume or ranks.place.restarts > 0
     chosen, axes = split_settings(settings, epochs, batch, lr)
     first = (model, data, recipe, seed, chosen, axes, pretrained, loss, data_dir, val_fraction, skip_bad_images)
-    asked = Asked(*first, num_images=num_images)
+    asked = Asked(*first, num_images=num_images, snapshots=snapshots)
     if resume and output is None:
         raise refuse("output, the folder of the run to go on with", "resume without it", next_step="add --output DIR")
     prepared = _prepare(asked, output, resume, ranks)
@@ -159,6 +162,7 @@ def make_course(
         stepping=stepping,
         keeping=Keeping(model, recipe, total, batches.num_steps_per_epoch),
         freezing=Freezing(model, recipe.unfreeze, batches.num_steps_per_epoch),
+        snapshots=_snapshots(prepared, batches.num_steps_per_epoch),
         total=total,
         seed=seed,
         workers=processes,
@@ -166,6 +170,24 @@ def make_course(
         save_every_seconds=save_every_seconds,
         ranks=ranks,
     )
+
+
+def _snapshots(prepared: Prepared, steps_per_epoch: int) -> Snapshots:
+    run = prepared.run
+    every = num_steps_between(run.facts.get("snapshots", "0"), steps_per_epoch)
+    return Snapshots(run.path, every, _header_facts(run))
+
+
+def _header_facts(run: Run) -> dict[str, Any]:
+    """What a file of weights tells of its run in its header, beside its scores."""
+    data = run.facts["data"]
+    return {
+        "data": data["name"],
+        "recipe": run.facts["recipe"]["name"],
+        "seed": run.facts["seed"],
+        "classes": list(data["classes"]),
+        "preprocess": data["preprocess"],
+    }
 
 
 def _take_up(course: Course, resume: bool) -> list[str]:
@@ -228,15 +250,7 @@ def _finish(course: Course, prepared: Prepared) -> Run:
 def _write_end(course: Course, prepared: Prepared, found: Evaluation, chosen: str) -> None:
     run, model, data = course.run, course.model, course.data
     scores = {**found.to_dict(), "split": found.split, "chosen": chosen}
-    facts = {
-        "scores": scores,
-        "chosen": chosen,
-        "data": data.name,
-        "recipe": course.recipe.name,
-        "seed": course.seed,
-        "classes": list(data.classes),
-        "preprocess": run.facts["data"]["preprocess"],
-    }
+    facts = {"scores": scores, "chosen": chosen, **_header_facts(run)}
     with room_for(run.weights_path):
         save_weights(run.weights_path, model, facts)
     speed = course.step * course.recipe.batch / max(course.seconds, 1e-9)
