@@ -12,7 +12,11 @@ from reslab.report.parts.data import data_parts
 from reslab.report.parts.demo import demo_parts
 from reslab.report.parts.rates import rate_parts
 from reslab.report.parts.run import run_parts
+from reslab.report.parts.study import study_parts
+from reslab.report.questions.page import question_parts
 from reslab.report.rate_page import RatePage
+from reslab.report.shown import QuestionPage
+from reslab.report.study_page import StudyPage
 
 
 def render_run(page: RunPage) -> str:
@@ -54,6 +58,16 @@ def render_compare(page: ComparePage) -> str:
     Raises ValueError where there is no run.
     """
     return _environment().get_template("curves.html").render(compare_parts(page))
+
+
+def render_study(page: StudyPage) -> str:
+    """The page of a study: claims with verdicts, figures, ours beside the reported values, what was not run, facts."""
+    return _environment().get_template("study.html").render(study_parts(page))
+
+
+def render_question(page: QuestionPage) -> str:
+    """The page of a question put to networks: the answer in words, its pictures, its numbers, facts."""
+    return _environment().get_template("inspect.html").render(question_parts(page))
 
 
 @cache

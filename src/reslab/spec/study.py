@@ -28,7 +28,8 @@ class Reported:
     """A value that a paper prints: `statistic` of which runs, by which `protocol`, `where`.
 
     `value` is None where there is none, and `note` says why (`fail: above 20 %`). `std` is the spread where it is
-    printed. `confidence`: `read` in the paper, `recalled` from memory, `derived` by computation.
+    printed. `confidence`: `read` in the paper, `recalled` from memory, `derived` by computation. `metric` is the row's
+    own where empty.
     """
 
     value: float | None
@@ -38,8 +39,11 @@ class Reported:
     std: float | None = None
     note: str = ""
     confidence: str = "recalled"
+    metric: str = ""
 
     def __post_init__(self) -> None:
+        if self.metric:
+            check_metric(self.metric)
         if self.confidence not in CONFIDENCES:
             raise unknown("confidence", self.confidence, CONFIDENCES)
 
@@ -114,8 +118,8 @@ class Row:
 
     `axes` change the network (`order=bn-after-add`), `settings` recipe and network as `--set` does. Without a `recipe`
     the network stays at initialisation. `members` are the rows whose probabilities are averaged, for an ensemble, which
-    has no model of its own. `metric` is a name of `reslab.spec.metric`. `views` is the protocol of evaluation
-    (`ten-crop(224)`). `cuts` replace those of the study.
+    has no model of its own. `metric` is a name of `reslab.spec.metric`; `also` are reported values of further metrics.
+    `views` is the protocol of evaluation (`ten-crop(224)`). `cuts` replace those of the study.
     """
 
     name: str
@@ -127,6 +131,7 @@ class Row:
     seeds: int = 1
     metric: str = "test_error"
     reported: Reported | None = None
+    also: tuple[Reported, ...] = ()
     members: tuple[str, ...] = ()
     views: str = ""
     cuts: Cuts | None = None
@@ -140,6 +145,8 @@ class Row:
         if self.seeds < 1:
             raise refuse("at least 1 seed", self.seeds, nearest="1")
         check_metric(self.metric)
+        if not all(told.metric for told in self.also):
+            raise refuse("a metric for each further value", f"none in row {self.name!r}", nearest="metric='test_loss'")
         read_axes(self.axes)
         _check_settings(self.settings)
 

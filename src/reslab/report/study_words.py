@@ -1,0 +1,112 @@
+"""What a study's page says in sentences: the scale, the summary, numbers with their spread."""
+
+from collections.abc import Sequence
+
+from reslab.report.study_page import StudyPage, StudyRow
+from reslab.report.tables import count, plural, seconds
+from reslab.spec.metric import Metric
+from reslab.spec.study import Reported
+
+_SCALES = {
+    "smoke": "a check that everything runs, on tiny networks and data: its numbers mean nothing",
+    "short": "a proxy, cut down until it runs on two processor cores: orderings can be held against the paper's, "
+    "the numbers themselves cannot",
+    "full": "the paper's own procedure: its numbers can be held against the paper's",
+}
+VERDICTS = ("holds", "fails", "undecided", "not judged")
+
+
+def stamp_words(page: StudyPage) -> str:
+    """What is stamped inside each figure: `he2015/degradation, short scale, 3 seeds`."""
+    return f"reslab · {page.study.name} · {page.scale} scale · {seeds_words(page)}"
+
+
+def seeds_words(page: StudyPage) -> str:
+    """`3 seeds`, or `1 to 3 seeds` where the rows differ; rows that were not run do not count."""
+    numbers = sorted({len(row.runs) for row in page.rows if row.runs})
+    if not numbers:
+        return "not run"
+    return plural(numbers[0], "seed") if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]} seeds"
+
+
+def scale_words(page: StudyPage) -> str:
+    """What the scale is, and what it cuts; the commonest cut of the rows is told."""
+    cuts = [row.cut.words for row in page.rows]
+    common = max(cuts, key=cuts.count) if cuts else ""
+    cut = f" Here: {common}." if common and page.scale != "full" else ""
+    return f"{page.scale.capitalize()} scale: {_SCALES[page.scale]}.{cut}"
+
+
+def summary_words(page: StudyPage) -> str:
+    """One or two sentences: how many claims hold, fail, are undecided; how many rows were run."""
+    if page.summary:
+        return page.summary
+    run = sum(bool(row.runs) for row in page.rows)
+    rows = f"{run} of {plural(len(page.rows), 'row')} run" if run < len(page.rows) else f"all {count(run)} rows run"
+    if not page.claims:
+        return f"{rows.capitalize()}."
+    numbers = {verdict: sum(claim.verdict == verdict for claim in page.claims) for verdict in VERDICTS}
+    said = [f"{numbers['holds']} of {plural(len(page.claims), 'claim')} {'holds' if numbers['holds'] == 1 else 'hold'}"]
+    said += [f"{numbers['fails']} {'fails' if numbers['fails'] == 1 else 'fail'}"] if numbers["fails"] else []
+    said += [f"{numbers['undecided']} undecided"] if numbers["undecided"] else []
+    said += [f"{numbers['not judged']} not judged"] if numbers["not judged"] else []
+    return f"{', '.join(said)} at {page.scale} scale; {rows}, {seeds_words(page)} each."
+
+
+def ours_words(row: StudyRow, metric: str, unit: str) -> str:
+    """`31.20 ± 0.41 %`; `31.20 %` of one seed; `not run`."""
+    mean, std = row.mean(metric), row.std(metric)
+    if mean is None:
+        return "not run" if not row.runs else "no number"
+    spread = f" ± {value_words(std, unit, bare=True)}" if std is not None else ""
+    return f"{value_words(mean, unit, bare=True)}{spread}{_unit(unit)}"
+
+
+def reported_words(told: Reported | None, unit: str) -> str:
+    """`8.75 %`, `6.61 ± 0.16 %`, `fail: above 20 %`, a dash where nothing is reported."""
+    if told is None:
+        return "–"
+    if told.value is None:
+        return told.note or "none"
+    spread = f" ± {told.std:g}" if told.std is not None else ""
+    return f"{told.value:g}{spread}{_unit(unit)}" + (" (as recalled)" if told.confidence == "recalled" else "")
+
+
+def provenance_words(told: Reported | None) -> str:
+    """How the reported value came about, and where it is printed."""
+    if told is None:
+        return ""
+    note = f"; {told.note}" if told.note and told.value is not None else ""
+    said = ", ".join(part for part in (told.statistic, told.protocol) if part)
+    return f"{said}; {told.where}{note}"
+
+
+def value_words(value: float | None, unit: str, *, bare: bool = False) -> str:
+    """A value in two decimals where it is percent, whole where it counts steps, else in four digits."""
+    if value is None:
+        return "–"
+    if unit == "s":
+        return seconds(value)
+    text = f"{value:.2f}" if unit == "%" else f"{value:,.0f}" if unit == "steps" else f"{value:.4g}"
+    return text if bare else f"{text}{_unit(unit)}"
+
+
+def price_words(row: StudyRow) -> str:
+    """What a row that was not run would cost, as estimated."""
+    return f"about {seconds(row.price_seconds)}" if row.price_seconds else "not known"
+
+
+def metric_words(metrics: Sequence[Metric]) -> list[str]:
+    """What each metric is: `test_error: error on the test pictures, ...`."""
+    seen = dict.fromkeys(metrics)
+    return [f"{metric.name.replace('_', ' ')}: {metric.words}." for metric in seen]
+
+
+def figure_label(page: StudyPage, title: str) -> str:
+    """A figure in words, for those who do not see it: its title and the last values of what it shows."""
+    rows = [f"{row.row.name} {ours_words(row, '', row.metric.unit)}" for row in page.rows if row.values()]
+    return f"{title}, {page.scale} scale. " + ("; ".join(rows[:12]) + "." if rows else "Nothing was run.")
+
+
+def _unit(unit: str) -> str:
+    return f" {unit}" if unit else ""
