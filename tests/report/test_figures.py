@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from reslab.report.figures.curves import Curve, accuracy_figure, loss_figure, rate_figure
-from reslab.report.figures.gradients import Profile, gradient_figure
+from reslab.report.figures.depth import Profile, depth_figure
 from reslab.report.figures.matrix import matrix_figure
 from reslab.report.figures.svg import svg
 from reslab.report.series import Series, running_mean, series
@@ -22,7 +22,7 @@ def test_every_figure_is_a_figure_and_becomes_svg() -> None:
     curves = [_curve([2.0, 1.0, 0.5]), Curve(_curve([2.1, 1.2, 0.9]).line, "held out", 1, dashed=True)]
     figures = [
         loss_figure(curves), accuracy_figure(curves), rate_figure(curves[0].line),
-        gradient_figure([Profile("a", [1.0, 0.0, 1e-9]), Profile("b", [])]),
+        depth_figure([Profile("a", [1.0, 0.0, 1e-9]), Profile("b", [])]),
         matrix_figure(np.eye(3).tolist(), ["a", "b", "c"]),
     ]  # fmt: skip
     for place, figure in enumerate(figures):

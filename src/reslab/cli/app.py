@@ -16,6 +16,7 @@ from reslab.cli.data import data
 from reslab.cli.demo import demo
 from reslab.cli.doctor import doctor
 from reslab.cli.eval import evaluate
+from reslab.cli.inspect import inspect
 from reslab.cli.lr_find import lr_find
 from reslab.cli.models import models
 from reslab.cli.options import gather_numbers
@@ -39,6 +40,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "runs": runs,
     "bench": bench,
     "lr-find": lr_find,
+    "inspect": inspect,
     "doctor": doctor,
 }
 

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from reslab.report.tables import is_number
+
 
 def plain(value: Any) -> Any:
     """`value` as JSON has it: tuples as lists, and null where a number is not finite."""
@@ -27,7 +29,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     """Rows under their columns; a column whose every cell is a number (or empty) is set to the right."""
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     widths = [max(len(text) for text in column) for column in zip(columns, *cells, strict=True)]
-    to_right = [bool(rows) and all(_is_number(row[index]) for row in rows) for index in range(len(columns))]
+    to_right = [bool(rows) and all(is_number(row[index]) for row in rows) for index in range(len(columns))]
     for line in [list(columns), *cells]:
         padded = [
             text.rjust(width) if right else text.ljust(width)
@@ -41,10 +43,6 @@ def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in pairs)
     for name, text in pairs:
         print(f"{name.ljust(width)}  {text}")
-
-
-def _is_number(cell: object) -> bool:
-    return cell in (None, "", "–") or str(cell).replace(",", "").replace("%", "").replace(".", "").strip().isdigit()
 
 
 def say(text: str) -> None:

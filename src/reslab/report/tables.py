@@ -72,6 +72,18 @@ def plural(number_of: int, one: str, many: str = "") -> str:
     return f"{count(number_of)} {one if number_of == 1 else many or one + 's'}"
 
 
+def is_number(cell: object) -> bool:
+    """Whether a cell of a table is a number, or stands where one could: such columns are set to the right."""
+    if cell in (None, "", "–"):
+        return True
+    text = str(cell).replace(",", "").replace("−", "-").removesuffix("%").removesuffix("x").strip()
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[object]], align: str = "") -> str:
     """A Markdown table, its columns padded to line up; `align` has one of `l`, `r`, `c` a column, left where absent.
 

@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from reslab.report.demo_words import curve_words, demo_rows, demo_summary
 from reslab.report.figures.curves import Curve, accuracy_figure, loss_figure
-from reslab.report.figures.gradients import Profile, gradient_figure
+from reslab.report.figures.depth import Profile, depth_figure
 from reslab.report.figures.svg import svg
 from reslab.report.gradient_words import gradient_words
 from reslab.report.page import DemoNetwork, DemoPage
@@ -87,10 +87,10 @@ def _profiles(networks: Sequence[DemoNetwork]) -> list[Profile]:
 
 def _gradients(networks: Sequence[DemoNetwork]) -> Markup:
     profiles = _profiles(networks)
-    if not any(0 < norm < float("inf") for profile in profiles for norm in profile.norms):
+    if not any(norm and 0 < norm < float("inf") for profile in profiles for norm in profile.norms):
         return Markup("")
     label = "Norm of the gradient at each unit's input, on a logarithmic scale, from the input to the output."
-    return Markup(svg(gradient_figure(profiles), "gradients", label))
+    return Markup(svg(depth_figure(profiles), "gradients", label))
 
 
 def _gradient_caption(networks: Sequence[DemoNetwork]) -> str:

@@ -1,0 +1,156 @@
+"""`reslab inspect`: questions put to runs and networks; a table, JSON, a page, a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reslab.cli.options import DataDir, Device, Json, Settings, read_settings
+from reslab.cli.output import print_json, print_table, say
+from reslab.spec.errors import refuse
+
+if TYPE_CHECKING:
+    from reslab.analysis.questions import Question
+    from reslab.analysis.subject import Subject
+    from reslab.report.shown import Shown
+
+_MANY_ROWS = 3
+
+
+def inspect(
+    question: Annotated[str | None, typer.Argument(metavar="[QUESTION]", help="`reslab inspect` lists them.")] = None,
+    places: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN|MODEL]...", help="Runs, RUN@STEP, weights, or networks: NAME:AXIS=VALUE."),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="NAME|FOLDER|random", help="[default: the run's own, else digits]")
+    ] = None,
+    data_dir: DataDir = None,
+    at: Annotated[
+        str, typer.Option("--at", metavar="weights|init|all|STEP", help="Which weights of a run; all: each snapshot.")
+    ] = "weights",
+    images: Annotated[
+        int | None, typer.Option("--images", metavar="N", help="Pictures to ask with. [default: 128, or 16 large ones]")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Fresh weights and the choice of pictures follow from it.")] = 0,
+    page: Annotated[Path | None, typer.Option("--page", metavar="FILE", help="Write a page (HTML).")] = None,
+    png: Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Write the pictures (PNG).")] = None,
+    device: Device = "auto",
+    settings: Settings = None,
+    json: Json = False,
+) -> None:
+    """Put a question to networks, several beside each other: --set KEY=VALUE is an option of the question."""
+    from reslab.analysis.questions import QUESTIONS, ask, default_data, get_question, override_options
+    from reslab.analysis.subject import open_subjects
+
+    if question is None:
+        list_questions(list(QUESTIONS.values()), json)
+        return
+    asked = get_question(question)
+    axes, options = split_settings(read_settings(settings))
+    override_options(asked, options)
+    subjects = open_subjects(
+        places or [],
+        data=data or default_data(question),
+        data_dir=data_dir,
+        num_images=images,
+        seed=seed,
+        at=at,
+        axes=axes,
+        device=device,
+    )
+    from reslab.spec.values import to_dict
+
+    answers = [to_dict(answer) for answer in ask(question, subjects, options)]
+    tell(asked, subjects, answers, page, png, json)
+
+
+def list_questions(questions: "Sequence[Question]", json: bool) -> None:
+    """What can be asked."""
+    from reslab.spec.values import keys
+
+    rows = [
+        {
+            "name": question.name,
+            "summary": question.summary,
+            "source": question.source,
+            "options": {key: getattr(question.options, key, None) for key in keys(question.options)},
+        }
+        for question in questions
+    ]
+    if json:
+        print_json(rows)
+        return
+    print_table(["question", "what is asked", "options"], [_row(row) for row in rows])
+    print("\nreslab inspect QUESTION RUN|MODEL...   such as: reslab inspect gradients resnet56_cifar plain56_cifar")
+
+
+def _row(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["name"], row["summary"], ", ".join(f"{key}={value}" for key, value in row["options"].items())
+
+
+def split_settings(settings: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Settings of the network (`model.KEY`, without the prefix) and of the question."""
+    axes = {key.removeprefix("model."): value for key, value in settings.items() if key.startswith("model.")}
+    return axes, {key: value for key, value in settings.items() if not key.startswith("model.")}
+
+
+def tell(
+    question: "Question",
+    subjects: "Sequence[Subject]",
+    answers: Sequence[dict[str, Any]],
+    page: Path | None,
+    png: Path | None,
+    json: bool,
+) -> None:
+    """Print the answers, and write the page and the picture that were asked for."""
+    from reslab.report.questions import show_answers
+
+    for place, kinds in ((page, (".html", ".htm")), (png, (".png",))):
+        if place is not None and place.suffix.lower() not in kinds:
+            raise refuse(f"a file ending in {kinds[0]}", place, str(place.with_suffix(kinds[0])))
+    shown = show_answers(question.name, answers) if page or png or not json else None
+    if shown is not None:
+        write(question, subjects, shown, page, png)
+    if json:
+        print_json({"question": question.name, "answers": answers, "page": _text(page), "png": _text(png)})
+    elif shown is not None:
+        _print(shown)
+
+
+def write(
+    question: "Question", subjects: "Sequence[Subject]", shown: "Shown", page: Path | None, png: Path | None
+) -> None:
+    """The page and the picture, where asked for."""
+    from reslab.analysis.subject import facts
+    from reslab.report.render import render_question
+    from reslab.report.shown import QuestionPage
+    from reslab.training.disk import write_whole
+    from reslab.training.provenance import command
+
+    if page is not None:
+        told = {f"{subject.name}": "; ".join(facts(subject).values()) for subject in subjects}
+        told |= {"command": command()}
+        content = QuestionPage(question.name, f"Asked: {question.summary}.", question.source, shown, told)
+        write_whole(page, render_question(content).encode())
+        say(f"page: {page}")
+    if png is not None:
+        from reslab.report.figures.png import png as drawn
+
+        write_whole(png, drawn([figure.figure for figure in shown.figures], shown.title))
+        say(f"picture: {png}")
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _print(shown: "Shown") -> None:
+    for table in shown.tables:
+        print(table.caption)
+        print_table(table.columns, table.rows)
+        print()
+    for words in shown.words:
+        print(words)

@@ -1,0 +1,81 @@
+"""A measure at each unit of a network, from the input on the left to the output on the right."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from reslab.report.figures.style import SERIES, empty_panel, legend_above, styled
+
+DASHED, DOTTED = (0, (3.2, 2.0)), (0, (1.0, 1.8))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Values from the first unit to the last; those that are no number, or none above 0 on a logarithmic scale, are
+    left out of the line. An empty `label` keeps it out of the legend; `strength` from 0 to 1 is its opacity."""
+
+    label: str
+    norms: Sequence[float | None]
+    colour: int = 0
+    dashed: bool = False
+    dotted: bool = False
+    strength: float = 1.0
+
+
+def depth_figure(
+    profiles: Sequence[Profile],
+    *,
+    log: bool = True,
+    across: str = "unit, from the input to the output",
+    up: str = "",
+    level: float | None = None,
+) -> Figure:
+    """Lines over the units, such as the norm of the gradient at each; `level` draws a thin line across, `up` names the
+    measure."""
+    with styled():
+        figure, axes = empty_panel(5.8, 3.4)
+        if level is not None:
+            axes.axhline(level, color="#5b6570", linewidth=0.9)
+        drawn = [(line, profile.label) for profile in profiles if (line := _line(axes, profile, log)) is not None]
+        if log:
+            _logarithmic(axes)
+        axes.margins(x=0.02)
+        axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+        axes.set_xlim(left=max(0.5, axes.get_xlim()[0]))
+        axes.set_xlabel(across)
+        if up:
+            axes.set_ylabel(up)
+        named = [(line, label) for line, label in drawn if label]
+        legend_above(axes, [line for line, _ in named], [label for _, label in named])
+        return figure
+
+
+def _line(axes: Axes, profile: Profile, log: bool) -> object:
+    points = [(unit, value) for unit, value in enumerate(profile.norms, 1) if _can_be_drawn(value, log)]
+    if not points:
+        return None
+    broken = profile.dashed or profile.dotted
+    return axes.plot(
+        *zip(*points, strict=True), color=SERIES[profile.colour % len(SERIES)], alpha=profile.strength,
+        marker="" if broken or len(points) > 60 else "o", markersize=3.6, linewidth=1.4 if broken else 1.9,
+        linestyle=DASHED if profile.dashed else DOTTED if profile.dotted else "-",
+    )[0]  # fmt: skip
+
+
+def _can_be_drawn(value: float | None, log: bool) -> bool:
+    return value is not None and abs(value) < float("inf") and (value > 0 or not log)
+
+
+def _logarithmic(axes: Axes) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(numticks=7))
+    axes.yaxis.set_major_formatter(FuncFormatter(power))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def power(value: float, _: object = None) -> str:
+    """A tick of a logarithmic axis: 0.001, 10, 1e-6."""
+    return f"{value:g}" if 1e-4 < value < 1e5 else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")

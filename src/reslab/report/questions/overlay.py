@@ -1,0 +1,37 @@
+"""Which colour each of several answers has: one a network, snapshots of one run from pale to strong."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reslab.report.figures.style import SERIES
+
+
+@dataclass(frozen=True)
+class Tint:
+    """The look of one answer's line: a colour by its place in the palette, dashed from the fifth network on."""
+
+    label: str
+    colour: int
+    dashed: bool = False
+    strength: float = 1.0
+
+
+def tints(answers: Sequence[Mapping[str, Any]]) -> list[Tint]:
+    """The look of each answer; of more than two snapshots of a run only the first and the last are named."""
+    groups: dict[str, list[int]] = {}
+    for place, answer in enumerate(answers):
+        groups.setdefault(_family(answer), []).append(place)
+    found: dict[int, Tint] = {}
+    for number, (_, places) in enumerate(groups.items()):
+        for rank, place in enumerate(places):
+            strength = 1.0 if len(places) == 1 else 0.25 + 0.75 * rank / (len(places) - 1)
+            named = len(places) <= 2 or rank in (0, len(places) - 1)
+            label = str(answers[place]["subject"]) if named else ""
+            found[place] = Tint(label, number % len(SERIES), number >= len(SERIES), strength)
+    return [found[place] for place in range(len(answers))]
+
+
+def _family(answer: Mapping[str, Any]) -> str:
+    name = str(answer["subject"])
+    return name.rpartition("@")[0] if answer.get("step") is not None and "@" in name else name

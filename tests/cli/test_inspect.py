@@ -1,0 +1,58 @@
+"""`reslab inspect`: a question, networks, and the four ways of being told."""
+
+from pathlib import Path
+
+import pytest
+
+from reslab.analysis.questions import QUESTIONS
+from tests.cli.conftest import Command
+
+TINY = "resnet20_cifar:depths=1,1,1:widths=4,8,8:stem=conv3(4) norm act:image_size=8,8"
+
+
+def test_without_a_question_all_are_listed(command: Command) -> None:
+    assert [row["name"] for row in command("inspect", "--json").value] == list(QUESTIONS)
+    assert "gradients" in command("inspect").out
+
+
+def test_an_unknown_question_names_the_nearest(command: Command) -> None:
+    outcome = command("inspect", "gradient", TINY)
+    assert outcome.code == 1
+    assert "'gradients'" in outcome.err
+
+
+def test_two_networks_on_one_page_and_one_picture(command: Command, tmp_path: Path) -> None:
+    page, png = tmp_path / "page.html", tmp_path / "picture.png"
+    words = ("inspect", "gradients", TINY, f"{TINY}:mix=none", "--images", 8, "--page", page, "--png", png, "--json")
+    found = command(*words).value
+    assert [answer["subject"] for answer in found["answers"]] == [TINY, f"{TINY}:mix=none"]
+    assert (found["page"], found["png"]) == (str(page), str(png))
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<svg") >= 2
+    assert "http" not in text.replace("http-equiv", "")
+    assert png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_terminal_has_the_table_and_the_verdict(command: Command) -> None:
+    out = command("inspect", "gradients", TINY, "--images", 8).out
+    assert "layer3.0" in out
+    assert "powers of ten" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "at least one run or network"),
+        (("resnt20_cifar",), "resnet20_cifar"),
+        (("resnet20_cifar:order=full-pre",), "full-preact"),
+        (("resnet20_cifar:plain",), "AXIS=VALUE"),
+        ((TINY, "--set", "statistic=batch"), "statistics"),
+        ((TINY, "--images", 1), "at least 2 images"),
+        ((TINY, "--page", "page.txt"), "page.html"),
+        ((TINY, "--data", "digit"), "digits"),
+    ],
+)
+def test_a_mistake_is_told_with_the_way_out(command: Command, words: tuple[object, ...], said: str) -> None:
+    outcome = command("inspect", "gradients", *words)
+    assert outcome.code == 1
+    assert said in outcome.err
