@@ -54,7 +54,8 @@ class Cut:
 
     `settings` override those of the row (`length=600 steps`, `model.widths=8,16,32`). `num_images` training pictures
     are taken, the same share of each class. `asking` changes the questions (`lesion.num_images=64`), and `train_error`
-    is the error in percent whose steps `steps_to_train_error` counts.
+    is the error in percent whose steps `steps_to_train_error` counts. `views` replaces the row's protocol of
+    evaluation, `single` for one view.
     """
 
     words: str
@@ -66,6 +67,7 @@ class Cut:
     recipe: str = ""
     asking: tuple[str, ...] = ()
     train_error: float = 0.0
+    views: str = ""
 
     def __post_init__(self) -> None:
         _check_settings(self.settings)
@@ -218,6 +220,11 @@ class Study:
         if found is None:
             raise unknown(f"row of {self.name}", name, [row.name for row in self.rows])
         return found
+
+    def views(self, row: Row, scale: str) -> str:
+        """The protocol by which a row is evaluated at a scale; empty for one view."""
+        found = self.cut(row, scale).views or row.views
+        return "" if found == "single" else found
 
     def cut(self, row: Row, scale: str) -> Cut:
         """What `scale` cuts from a row."""
