@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reslab.analysis.gradients import GradientOptions, ask_gradients
+from reslab.analysis.lesion import LesionOptions, lesion
 from reslab.analysis.pictures import RANDOM
 from reslab.analysis.subject import Subject
 from reslab.spec.errors import refuse, unknown
@@ -37,6 +38,13 @@ QUESTIONS: dict[str, Question] = {
             "He et al. 2016, arXiv:1603.05027, Eq. 5; He et al. 2015, arXiv:1512.03385, Sec. 4.1",
             GradientOptions(),
             ask_gradients,
+        ),
+        Question(
+            "lesion",
+            "the error with units deleted and permuted, and the gradient of paths by their length",
+            "Veit et al. 2016, arXiv:1605.06431, Secs. 4 and 5",
+            LesionOptions(),
+            lesion,
         ),
     )
 }

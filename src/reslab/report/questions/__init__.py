@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from reslab.report.questions import gradients
+from reslab.report.questions import gradients, lesion
 from reslab.report.shown import Shown
 from reslab.spec.errors import unknown
 
@@ -11,6 +11,7 @@ Answers = Sequence[Mapping[str, Any]]
 
 SHOWS: dict[str, Callable[[Answers], Shown]] = {
     "gradients": gradients.show,
+    "lesion": lesion.show,
 }
 
 
