@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reslab.training import course
+from reslab.training import exam
 from reslab.training.run import Run
 from reslab.training.train_run import train
 
@@ -31,7 +31,7 @@ DIGITS = {
 NUM_STEPS = 34
 
 # Several batches, of which two ranks have unequally many.
-small_batches = patch.object(course, "EVALUATION_BATCH", 25)
+small_batches = patch.object(exam, "EVALUATION_BATCH", 25)
 
 
 class Double(nn.Module):

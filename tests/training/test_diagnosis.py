@@ -1,6 +1,7 @@
 """Where a number stopped being finite: pictures, a layer, the loss, a gradient, the step itself."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,8 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reslab.spec.recipe import Recipe
 from reslab.training.diagnosis import Origin, find_origin
+from reslab.training.freezing import Freezing
 from reslab.training.gradient import Stepping
+from reslab.training.steps import Steps
+from reslab.training.tally import Diverged
+from reslab.training.train_run import train
 
 BAD_STEP = 3
 
@@ -58,10 +64,13 @@ def network(last: nn.Module | None = None) -> nn.Module:
 
 
 def origin(model: nn.Module, batches: Wheel, loss: Any = functional.cross_entropy, lr: float = 0.1) -> Origin | None:
+    return find_origin(steps(model, batches, loss), lambda step: lr, start=1, stop=8)
+
+
+def steps(model: nn.Module, batches: Wheel, loss: Any, stepping: Stepping | None = None) -> Steps:
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    return find_origin(
-        model, batches, loss, optimizer, lambda step: lr, start=1, stop=8, seed=0, stepping=Stepping(accumulate=1)
-    )
+    freezing = Freezing(model, (), batches.num_steps_per_epoch)
+    return Steps(model, batches, loss, optimizer, stepping or Stepping(), freezing, Recipe("", ""), seed=0)
 
 
 def test_a_broken_picture_is_named() -> None:
@@ -102,17 +111,32 @@ def test_where_all_is_finite_nothing_is_found_and_no_hook_stays() -> None:
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_batch_in_parts_is_named_whole(parts: int) -> None:
     model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     stepping = Stepping(accumulate=parts, compiled=lambda x: model(x) * 0)
-    found = find_origin(
-        model,
-        Wheel(broken=True),
-        functional.cross_entropy,
-        optimizer,
-        lambda step: 0.1,
-        start=0,
-        stop=8,
-        seed=0,
-        stepping=stepping,
-    )
+    taken = steps(model, Wheel(broken=True), functional.cross_entropy, stepping)
+    found = find_origin(taken, lambda step: 0.1, start=0, stop=8)
     assert found == Origin(3, "in the pictures themselves", (30, 31, 32, 33))
+
+
+class BrokenOnceTrained(nn.Module):
+    """A body and a head; infinite once the body's weights have moved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(1, 2, 3), nn.Linear(72, 10)
+        self.first = self.body.weight.detach().clone()
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.head(self.body(x).flatten(1))
+        return outputs if torch.equal(self.body.weight, self.first) else outputs + float("inf")
+
+
+def test_parts_open_again_at_their_step_while_it_is_searched_for(tmp_path: Path) -> None:
+    settings = {
+        "unfreeze": "head: 0 epochs, all: 1 epoch",
+        "length": "3 epochs",
+        "batch": 64,
+        "schedule.warmup": "0 steps",
+    }
+    torch.manual_seed(0)
+    with pytest.raises(Diverged, match=r"it began at step 23 in the output of the network \(BrokenOnceTrained\)"):
+        train(BrokenOnceTrained(), output=tmp_path / "run", settings=settings, show=lambda line: None)

@@ -40,7 +40,7 @@ def test_fetching_counts_and_stepping_does_not(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_run_tells_the_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reslab.training.course._PROGRESS_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("reslab.training.telling._PROGRESS_EVERY_SECONDS", 0.0)
     lines: list[dict[str, Any]] = []
     train("resnet8_fast", "digits", epochs=0.5, output=tmp_path / "run", show=lines.append, settings={"batch": 128})
     shares = [line["waiting"] for line in lines if line["kind"] == "progress"]

@@ -14,6 +14,7 @@ from reslab.spec.unfreezing import parse_openings
 from reslab.spec.values import override
 from reslab.spec.words import parse_words
 
+WATCHED = ("top1", "loss")
 PRECISIONS = ("float32", "bf16", "fp16", "auto")
 
 
@@ -42,7 +43,8 @@ class Recipe:
     What is judged and kept: the weights, or their moving average with the decay `ema`, taken every `ema_every` steps
     (`ema_warmup`: with a smaller decay at first), or their mean over the ends of the last `average_epochs` epochs.
     `precise_bn` batches measure the statistics of its BatchNorms at the end; with `sync_bn` they normalise by the
-    global batch where several ranks share one.
+    global batch where several ranks share one. The run ends early where `patience` (0: never) has passed without a
+    better score on the validation split, by `patience_on`: `top1` or `loss`.
     """
 
     name: str
@@ -65,6 +67,8 @@ class Recipe:
     ema_warmup: bool = False
     average_epochs: int = 0
     precise_bn: int = 0
+    patience: str = "0 epochs"
+    patience_on: str = "top1"
     sync_bn: bool = False
     activation_checkpointing: bool = False
     compile: bool = False
@@ -139,6 +143,13 @@ class Recipe:
                 raise refuse(f"{key} of at least 0", getattr(self, key), nearest="0")
         if self.ema and self.average_epochs:
             raise refuse("ema or average_epochs", "both", next_step="leave one of them out")
+        self._check_patience()
+
+    def _check_patience(self) -> None:
+        if self.patience_on not in WATCHED:
+            raise unknown("patience_on", self.patience_on, WATCHED)
+        if parse_duration(self.patience, "patience").count and self.average_epochs:
+            raise refuse("patience or average_epochs, whose last epochs are known", "both", next_step="leave one out")
 
 
 def read_axes(words: tuple[str, ...]) -> dict[str, str]:

@@ -1,12 +1,14 @@
 """Whether a network is right as often as it says: calibration error, reliability diagram, temperature."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from reslab.spec.errors import refuse
+from reslab.spec.values import to_dict
 from reslab.training.evaluation import Evaluation
 
 NUM_BINS = 15
@@ -120,15 +122,62 @@ def calibrate(fitted: Evaluation, judged: Evaluation, num_bins: int = NUM_BINS) 
 
     Both keep their probabilities. Raises ValueError where one does not.
     """
-    answers = [(one.probabilities, one.labels) for one in (fitted, judged)]
-    (first, labels), (before, truth) = answers
-    if first is None or labels is None or before is None or truth is None:
-        raise refuse("evaluations that kept their probabilities", "one that did not", "keep_probabilities=True")
+    (first, labels), (before, truth) = answers_of(fitted), answers_of(judged)
     temperature = fit_temperature(log_probabilities(first), labels)
     after = soften(before.double(), temperature)
     losses = [functional.nll_loss(log_probabilities(p), truth).item() for p in (before, after)]
     shown = [reliability(p, truth, num_bins) for p in (before, after)]
     return Calibration(temperature, fitted.split, shown[0], shown[1], losses[0], losses[1])
+
+
+def calibration_facts(judged: Evaluation, val: Evaluation | None) -> dict[str, Any]:
+    """What is told of a split's calibration, as plain data: `ece`, `mce`, `reliability` (the bins), and with
+    validation answers the `temperature` they ask for, `fitted_on`, `fitted_images`, and `ece_scaled`, `loss_scaled`,
+    `reliability_scaled` of the judged split under it.
+
+    Where the judged split is the validation split itself, each half of it (even and odd places) is judged with the
+    temperature of the other (`in_halves`), so that no image helps to judge itself; these are left out where a half has
+    no mistake. `temperature` is left out where no validation image is wrong: there is no least loss then.
+    """
+    probabilities, labels = answers_of(judged)
+    before = reliability(probabilities, labels)
+    facts: dict[str, Any] = {"ece": before.ece, "mce": before.mce, "reliability": to_dict(before.bins)}
+    if val is None or val.num_correct == val.num_samples:
+        return facts
+    fitted, truth = answers_of(val)
+    temperature = fit_temperature(log_probabilities(fitted), truth)
+    facts |= {"temperature": temperature, "fitted_on": val.split, "fitted_images": val.num_samples}
+    halves = judged.split == val.split
+    scaled = scaled_by_halves(probabilities, labels) if halves else soften(probabilities.double(), temperature)
+    if scaled is None:
+        return facts
+    after = reliability(scaled, labels)
+    loss = functional.nll_loss(log_probabilities(scaled), labels).item()
+    told = {"ece_scaled": after.ece, "loss_scaled": loss, "reliability_scaled": to_dict(after.bins)}
+    return {**facts, **told, "in_halves": halves}
+
+
+def scaled_by_halves(probabilities: Tensor, labels: Tensor) -> Tensor | None:
+    """softmax(z / T) in float64 from softmax(z), (N, C): T of the odd places for the even ones, and the other way.
+
+    None where a half has no mistake, or is empty.
+    """
+    right = probabilities.argmax(1) == labels
+    if any(bool(right[start::2].all()) for start in (0, 1)):
+        return None
+    found = torch.empty_like(probabilities, dtype=torch.float64)
+    for start in (0, 1):
+        other = slice(1 - start, None, 2)
+        temperature = fit_temperature(log_probabilities(probabilities[other]), labels[other])
+        found[start::2] = soften(probabilities[start::2].double(), temperature)
+    return found
+
+
+def answers_of(found: Evaluation) -> tuple[Tensor, Tensor]:
+    """Probabilities (N, C) and labels (N,); ValueError where the evaluation kept none."""
+    if found.probabilities is None or found.labels is None:
+        raise refuse("evaluations that kept their probabilities", "one that did not", "keep_probabilities=True")
+    return found.probabilities, found.labels
 
 
 def _check(values: Tensor, labels: Tensor) -> None:

@@ -5,12 +5,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from reslab.training.gradient import Loss, Stepping
-from reslab.training.loop import Batches, fit
-from reslab.training.ranks import ALONE, Ranks
+from reslab.training.loop import Batches
+from reslab.training.steps import Steps
 from reslab.training.tally import Tally
 
 _AFTERWARDS = ("in the gradient", "in the step")
@@ -38,52 +36,27 @@ class _Watched:
             yield batch
 
 
-def find_origin(
-    model: nn.Module,
-    batches: Batches,
-    loss: Loss,
-    optimizer: torch.optim.Optimizer,
-    rate: Callable[[int], float],
-    *,
-    start: int,
-    stop: int,
-    seed: int,
-    stepping: Stepping,
-    ranks: Ranks = ALONE,
-) -> Origin | None:
+def find_origin(steps: Steps, rate: Callable[[int], float], *, start: int, stop: int) -> Origin | None:
     """Take the steps `start` .. `stop` - 1 again and find the first that a number which is not finite came up in.
 
-    `model` and `optimizer` stand at step `start`. None where nothing came up. Of several ranks, who go
-    there together, the one is named on whose part of the batch it began.
+    The network and its optimizer stand at step `start`. None where nothing came up. Of several ranks, who go there
+    together, the one is named on whose part of the batch it began.
     """
-    watched, tally = _Watched(batches), Tally(first=start)
+    watched, tally, model = _Watched(steps.batches), Tally(first=start), steps.model
     found: list[Origin] = []
 
     def between(step: int) -> bool:
         assert watched.last is not None
         x, _, indices = watched.last
-        told = ranks.gather((_where(model, x, layers, tally.losses[-1]), tuple(indices.tolist())))
+        told = steps.ranks.gather((_where(model, x, layers, tally.losses[-1]), tuple(indices.tolist())))
         # A gradient is everybody's; what comes before it is of one part of the batch.
         places = sorted((one for one in told if one[0]), key=lambda one: one[0].startswith(_AFTERWARDS))
         found.extend(Origin(step - 1, where, samples) for where, samples in places[:1])
         return bool(found)
 
     with watching(model) as layers:
-        plain = replace(stepping, compiled=None)
-        fit(
-            model,
-            watched,
-            loss,
-            optimizer,
-            rate,
-            between,
-            lambda: tally,
-            start=start,
-            stop=stop,
-            seed=seed,
-            rank=ranks.rank,
-            stepping=plain,
-        )
+        again = replace(steps, batches=watched, stepping=replace(steps.stepping, compiled=None))
+        again.take(start, stop, rate, between, lambda: tally)
     return found[0] if found else None
 
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reslab.data.images import Images
+from reslab.report.scores import ClassScore, class_scores
 from reslab.spec.errors import refuse
 from reslab.training.device import exact_arithmetic
 from reslab.training.ranks import ALONE, Ranks
@@ -20,8 +22,8 @@ class Evaluation:
     """Scores over `num_samples` pictures, each seen once, in order.
 
     `top1` = `num_correct` / `num_samples` and `top5` are fractions (`top5` is None below 5 classes); `loss` is the mean
-    over samples. `confusion[i][j]` counts the samples of class i that were called j. `probabilities` (N, classes) and
-    `labels` (N,) are there when asked for, with the samples' names and the names of the classes.
+    over samples. `confusion[i][j]` counts the samples of class i that were called j, of the `classes` by name.
+    `probabilities` (N, classes) and `labels` (N,) are there when asked for, with the samples' names and their `images`.
     """
 
     num_samples: int
@@ -34,6 +36,7 @@ class Evaluation:
     labels: Tensor | None = None
     names: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    images: Images | None = None
 
     @property
     def top1(self) -> float:
@@ -44,6 +47,10 @@ class Evaluation:
     def top5(self) -> float | None:
         """The fraction of samples whose class is among the five largest outputs; None below 5 classes."""
         return None if self.num_correct5 is None else self.num_correct5 / self.num_samples
+
+    def class_scores(self) -> list[ClassScore]:
+        """Precision, recall and F1 of each class, in label order; NaN where nothing defines one."""
+        return class_scores(self.confusion, self.classes or [str(label) for label in range(len(self.confusion))])
 
     def to_dict(self) -> dict[str, Any]:
         """The figures that scripts read: top1, top5, loss, num_samples, num_correct."""
@@ -134,5 +141,5 @@ def average(evaluations: Sequence[Evaluation]) -> Evaluation:
     log_mean = mean.clamp_min(torch.finfo(torch.float32).tiny).log()
     total = functional.nll_loss(log_mean, first.labels, reduction="sum").item()
     scores = _scores(mean, first.labels, mean.shape[1], total, first.split, keep=False)
-    kept = {name: getattr(first, name) for name in ("labels", "names", "classes")}
+    kept = {name: getattr(first, name) for name in ("labels", "names", "classes", "images")}
     return Evaluation(**{**vars(scores), "probabilities": mean.float(), **kept})

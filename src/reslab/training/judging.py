@@ -21,9 +21,9 @@ from reslab.spec.preprocess import Preprocess
 from reslab.training.asked import Asked, split_settings
 from reslab.training.beginning import asked_arch
 from reslab.training.choice import warn_of_stem
-from reslab.training.course import EVALUATION_BATCH
 from reslab.training.device import choose_device, num_threads_for, threads
 from reslab.training.evaluation import Evaluation, average, evaluate_batches
+from reslab.training.exam import EVALUATION_BATCH
 from reslab.training.gradient import Loss
 from reslab.training.loading import run_weights
 from reslab.training.ranks import ALONE, join, own_device
@@ -108,10 +108,11 @@ def evaluate(
             keep_probabilities,
             ranks,
         )
+    judged = replace(judged, classes=found.classes)
     if not keep_probabilities:
         return judged
     images = found.split(split)
-    return replace(judged, names=tuple(images.name(i) for i in range(len(images))), classes=found.classes)
+    return replace(judged, names=tuple(images.name(i) for i in range(len(images))), images=images)
 
 
 def _averaged(models: Sequence[Judged], data: Any, options: dict[str, Any]) -> Evaluation:

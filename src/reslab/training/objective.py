@@ -10,6 +10,7 @@ from reslab.nn.network import Network
 from reslab.spec.errors import refuse
 from reslab.spec.loss import parse_loss
 from reslab.spec.recipe import Recipe
+from reslab.spec.schedule import parse_duration
 from reslab.training.distillation import Distillation, read_teacher
 from reslab.training.evaluation import check_outputs
 from reslab.training.freezing import Freezing
@@ -54,14 +55,21 @@ def try_module(model: nn.Module, own: Loss | None, data: Data, size: Sequence[in
 
 def try_recipe(recipe: Recipe, model: nn.Module, data: Data) -> None:
     """ValueError for what the recipe asks of optimizer, loss, teacher or network and cannot have."""
-    if recipe.schedule.name == "plateau" and "val" not in data.splits:
-        raise refuse(
-            "a validation split, whose error the schedule 'plateau' watches",
-            f"{data.name} with {', '.join(data.splits)}",
-            nearest="--val-fraction 0.1",
-        )
+    _check_watched(recipe, data)
     build_optimizer(model, recipe.optimizer)
     build_objective(recipe, data, "cpu")
     Freezing(model, recipe.unfreeze, steps_per_epoch=1)
     with recomputed_units(model, recipe.activation_checkpointing):
         pass
+
+
+def _check_watched(recipe: Recipe, data: Data) -> None:
+    """What decides on the run looks at a validation split, never at the test set."""
+    watching = {
+        "whose error the schedule 'plateau' watches": recipe.schedule.name == "plateau",
+        "which the patience watches": parse_duration(recipe.patience).count > 0,
+    }
+    for what, on in watching.items():
+        if on and "val" not in data.splits:
+            got = f"{data.name} with {', '.join(data.splits)}"
+            raise refuse(f"a validation split, {what}", got, nearest="--val-fraction 0.1")

@@ -16,7 +16,6 @@ from reslab.training.beginning import begin
 from reslab.training.device import exact_arithmetic
 from reslab.training.loop import fit
 from reslab.training.ranks import Ranks
-from reslab.training.recomputing import recomputed_units
 from reslab.training.tally import Tally
 from reslab.training.train_run import make_course
 
@@ -67,19 +66,20 @@ def search_rate(
         course = make_course(prepared, asked, Ranks(device=device), workers, lambda line: None, math.inf)
         rates = [lowest * (highest / lowest) ** (step / (num_steps - 1)) for step in range(num_steps)]
         climb = _Climb()
-        with recomputed_units(course.model, course.recipe.activation_checkpointing), course.freezing.during(0):
+        steps = course.steps
+        with steps.trained(0):
             fit(
-                course.model,
-                course.batches,
-                course.loss,
-                course.optimizer,
+                steps.model,
+                steps.batches,
+                steps.loss,
+                steps.optimizer,
                 lambda step: rates[step],
                 climb.between,
                 climb.next_tally,
                 start=0,
                 stop=num_steps,
-                seed=course.seed,
-                stepping=course.stepping,
+                seed=steps.seed,
+                stepping=steps.stepping,
             )
     losses = [loss for loss in climb.losses if math.isfinite(loss)]
     rates = rates[: len(losses)]

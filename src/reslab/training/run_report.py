@@ -1,5 +1,6 @@
 """The report of a run: what its page shows, gathered as plain data."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from reslab.data.images import Images
 from reslab.nn.cost import layer_table
 from reslab.report.page import Mistake, RunPage
 from reslab.report.render import render_run
+from reslab.training.calibration import calibration_facts
 from reslab.training.disk import write_whole
 from reslab.training.evaluation import Evaluation
 from reslab.training.run import Run
@@ -19,12 +21,27 @@ NUM_MISTAKES = 24
 _THUMBNAIL_SIDE = 192
 
 
-def write_report(run: Run, model: nn.Module, data: Data, evaluation: Evaluation, input_size: tuple[int, ...]) -> None:
-    """Write report.html from the run's facts and log, the network's cost, an evaluation that kept its probabilities."""
-    write_whole(run.report_path, render_run(run_page(run, model, data, evaluation, input_size)).encode())
+def write_report(
+    run: Run,
+    model: nn.Module,
+    data: Data,
+    evaluation: Evaluation,
+    input_size: tuple[int, ...],
+    val: Evaluation | None = None,
+) -> None:
+    """Write report.html from the run's facts and log, the network's cost, an evaluation that kept its probabilities,
+    and that of the validation split, which a temperature is fitted on."""
+    write_whole(run.report_path, render_run(run_page(run, model, data, evaluation, input_size, val)).encode())
 
 
-def run_page(run: Run, model: nn.Module, data: Data, evaluation: Evaluation, input_size: tuple[int, ...]) -> RunPage:
+def run_page(
+    run: Run,
+    model: nn.Module,
+    data: Data,
+    evaluation: Evaluation,
+    input_size: tuple[int, ...],
+    val: Evaluation | None = None,
+) -> RunPage:
     """All that the page of a run shows."""
     layers = cost_table(model, input_size)
     chosen = (run.result or {}).get("chosen", "")
@@ -40,6 +57,24 @@ def run_page(run: Run, model: nn.Module, data: Data, evaluation: Evaluation, inp
         depth=run.arch.depth if run.arch else 0,
         params=sum(parameter.numel() for parameter in model.parameters()),
         macs=sum(layer["macs"] for layer in layers),
+        calibration=calibration_facts(evaluation, val),
+    )
+
+
+def evaluation_page(
+    title: str, evaluation: Evaluation, calibration: Mapping[str, Any], facts: Mapping[str, str]
+) -> RunPage:
+    """The page of an evaluation that kept its probabilities: what a run's report shows of the images it judged."""
+    assert evaluation.images is not None
+    return RunPage(
+        title=title,
+        facts=facts,
+        scores={**evaluation.to_dict(), "split": evaluation.split},
+        classes=evaluation.classes,
+        confusion=[list(row) for row in evaluation.confusion],
+        mistakes=worst_mistakes(evaluation, evaluation.images),
+        calibration=calibration,
+        kind="Evaluation",
     )
 
 

@@ -32,8 +32,8 @@ class State:
     """All that changes from step to step and is not a function of the step.
 
     `average` are the weights' moving average, `epoch_mean` their mean over epochs, `scaler` is fp16's, `warmed` the
-    step where a warm-up until an error ended, `plateau` what the schedule of that name has seen; None where there is
-    none.
+    step where a warm-up until an error ended, `plateau` what the schedule of that name has seen, `stopping` what early
+    stopping has; None where there is none.
     """
 
     step: int
@@ -47,6 +47,7 @@ class State:
     scaler: dict[str, Any] | None = None
     warmed: int | None = None
     plateau: dict[str, Any] | None = None
+    stopping: dict[str, Any] | None = None
 
 
 def save_state(folder: Path, state: State) -> None:

@@ -15,10 +15,11 @@ from reslab.spec.errors import refuse
 from reslab.spec.recipe import Recipe, parse_duration
 from reslab.training.asked import Asked, split_settings
 from reslab.training.beginning import Prepared, begin
-from reslab.training.course import Course, Probe, Show
+from reslab.training.course import Course, Probe
 from reslab.training.device import choose_device, num_threads_for, threads
 from reslab.training.disk import room_for
 from reslab.training.evaluation import Evaluation
+from reslab.training.exam import Exam
 from reslab.training.freezing import Freezing
 from reslab.training.gradient import Loss, Stepping, make_scaler
 from reslab.training.interruption import Interrupted
@@ -32,6 +33,8 @@ from reslab.training.run_report import write_report
 from reslab.training.showing import default_show
 from reslab.training.snapshots import Snapshots, num_steps_between
 from reslab.training.sources import num_workers, train_batches
+from reslab.training.steps import Steps
+from reslab.training.telling import Show, Telling
 from reslab.training.torchrun import read_place
 
 
@@ -95,6 +98,8 @@ def train(
     with threads(num_threads_for(prepared.input_size, ranks.device)):
         if not course.go():
             raise Interrupted(_stopped(course))
+        if course.stopping.over:
+            show({"kind": "note", "text": course.stopping.told(course.step, course.total)})
         return _finish(course, prepared)
 
 
@@ -150,25 +155,26 @@ def make_course(
         recipe.l2,
         replica,
     )
+    steps = Steps(
+        model,
+        batches,
+        build_objective(recipe, data, device, asked.loss),
+        build_optimizer(model, recipe.optimizer),
+        stepping,
+        Freezing(model, recipe.unfreeze, batches.num_steps_per_epoch),
+        recipe,
+        seed,
+        ranks,
+    )
     return Course(
-        run=prepared.run,
-        model=model,
-        data=data,
-        recipe=recipe,
-        batches=batches,
-        loss=build_objective(recipe, data, device, asked.loss),
-        eval_loss=asked.loss or functional.cross_entropy,
-        optimizer=build_optimizer(model, recipe.optimizer),
-        stepping=stepping,
-        keeping=Keeping(model, recipe, total, batches.num_steps_per_epoch),
-        freezing=Freezing(model, recipe.unfreeze, batches.num_steps_per_epoch),
-        snapshots=_snapshots(prepared, batches.num_steps_per_epoch),
-        total=total,
-        seed=seed,
-        workers=processes,
-        show=show,
+        prepared.run,
+        steps,
+        Exam(model, data, asked.loss or functional.cross_entropy, processes, device, ranks),
+        Keeping(model, recipe, total, batches.num_steps_per_epoch),
+        _snapshots(prepared, batches.num_steps_per_epoch),
+        Telling(prepared.run, show, ranks.first),
+        total,
         save_every_seconds=save_every_seconds,
-        ranks=ranks,
     )
 
 
@@ -194,11 +200,16 @@ def _take_up(course: Course, resume: bool) -> list[str]:
     """Go back to the saved state where there is one, else save that of step 0; what a person should be told."""
     notes = _count_ranks(course)
     if course.restore():
-        left = f"resumed at step {course.step} of {course.total}"
-        done = f"nothing is left to do: the run is at step {course.step}, {course.total} were asked for"
-        return [*notes, left if course.step < course.total else done]
+        return [*notes, _left(course)]
     course.save()
     return [*notes, "no saved state there: starting from step 0"] if resume else notes
+
+
+def _left(course: Course) -> str:
+    if not course.ended:
+        return f"resumed at step {course.step} of {course.total}"
+    why = f"the run is at step {course.step}, {course.total} were asked for"
+    return f"nothing is left to do: {course.stopping.told(course.step, course.total) if course.stopping.over else why}"
 
 
 def _count_ranks(course: Course) -> list[str]:
@@ -218,15 +229,15 @@ def _start_line(course: Course) -> dict[str, Any]:
         "run": str(course.run.path),
         "model": course.run.facts["model"]["name"],
         "params": sum(parameter.numel() for parameter in course.model.parameters()),
-        "data": course.data.describe(),
+        "data": course.exam.data.describe(),
         "recipe": course.recipe.name,
         "batch": course.recipe.batch,
         "num_ranks": course.ranks.num,
         "precision": course.recipe.precision,
-        "device": str(course.device),
+        "device": str(course.exam.device),
         "step": course.step,
         "total": course.total,
-        "steps_per_epoch": course.batches.num_steps_per_epoch,
+        "steps_per_epoch": course.steps_per_epoch,
     }
 
 
@@ -239,20 +250,38 @@ def _stopped(course: Course) -> str:
 
 def _finish(course: Course, prepared: Prepared) -> Run:
     """Keep the chosen weights, judge them on the held-out split, write the result and the report."""
-    data = course.data
     course.model.to(memory_format=torch.contiguous_format)
     chosen = course.keep()
-    found = course.evaluate(data.held_out, probabilities=True)
-    course.ranks.lead(lambda: _write_end(course, prepared, found, chosen))
+    found = course.exam.judge(course.exam.data.held_out, probabilities=True)
+    val = _judge_val(course, found)
+    course.ranks.lead(lambda: _write_end(course, prepared, found, val, chosen))
     return course.run if course.ranks.first else Run(course.run.path)
 
 
-def _write_end(course: Course, prepared: Prepared, found: Evaluation, chosen: str) -> None:
-    run, model, data = course.run, course.model, course.data
+def _judge_val(course: Course, found: Evaluation) -> Evaluation | None:
+    """The kept weights' answers on the validation split, which a temperature is fitted on; None where there is none."""
+    if found.split == "val" or "val" not in course.exam.data.splits:
+        return found if found.split == "val" else None
+    return course.exam.judge("val", probabilities=True)
+
+
+def _write_end(course: Course, prepared: Prepared, found: Evaluation, val: Evaluation | None, chosen: str) -> None:
+    run, model, data = course.run, course.model, course.exam.data
     scores = {**found.to_dict(), "split": found.split, "chosen": chosen}
     facts = {"scores": scores, "chosen": chosen, **_header_facts(run)}
     with room_for(run.weights_path):
         save_weights(run.weights_path, model, facts)
     speed = course.step * course.recipe.batch / max(course.seconds, 1e-9)
-    run.update(result={**scores, "steps": course.step, "train_seconds": course.seconds, "images_per_second": speed})
-    write_report(run, model, data, found, prepared.input_size)
+    ended = course.stopping.told(course.step, course.total)
+    run.update(
+        result={
+            **scores,
+            "ended": ended,
+            "steps": course.step,
+            "train_seconds": course.seconds,
+            "images_per_second": speed,
+        }
+    )
+    if "temperature" in run.facts:  # of weights that are no more
+        run.update(temperature=None)
+    write_report(run, model, data, found, prepared.input_size, val)
