@@ -1,10 +1,12 @@
 """`reslab eval`: runs, several runs, and weights with a network's name."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from reslab.cli.app import main
 from tests.cli.conftest import Command
 
 KEYS = {"top1", "top5", "loss", "num_samples", "num_correct"}
@@ -84,3 +86,77 @@ def test_views_predictions_and_calibration(command: Command, trained: Path, tmp_
     assert "temperature" in command("eval", trained, "--calibration").out
     assert command("eval", trained, "--views", "flop").err.count("nearest: 'flip'") == 1
     assert ".csv or .npz" in command("eval", trained, "--predictions", "a.txt").err
+
+
+@pytest.fixture(scope="session")
+def with_val(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that set a fifth of its training images apart."""
+    path = tmp_path_factory.mktemp("runs") / "val"
+    assert main(["train", "--epochs", "2", "--val-fraction", "0.2", "--output", str(path), "--json"]) == 0
+    return path
+
+
+def test_scores_of_each_class(command: Command, trained: Path) -> None:
+    found = command("eval", trained, "--per-class", "--json").value
+    confusion, classes = found["confusion"], found["classes"]
+    assert [row["name"] for row in classes] == [str(digit) for digit in range(10)]
+    for label, row in enumerate(classes):
+        assert row["num_samples"] == sum(confusion[label])
+        assert row["recall"] == confusion[label][label] / sum(confusion[label])
+    assert sum(confusion[label][label] for label in range(10)) == found["num_correct"]
+    shown = command("eval", trained, "--per-class").out
+    assert "precision" in shown
+    assert "mean" in shown.splitlines()[-1]
+
+
+def test_a_temperature_is_kept_and_then_used(command: Command, with_val: Path, pictures: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(with_val, tmp_path / "run"))
+    before = command("predict", run, pictures, "--json").value
+    assert before["temperature"] is None
+    told = command("eval", run, "--calibrate", "--json")
+    assert "kept with the weights" in told.err
+    kept = json.loads((run / "run.json").read_text())["temperature"]
+    assert kept["value"] == told.value["temperature"]
+    assert (kept["fitted_on"], told.value["fitted_on"]) == ("val", "val")
+    after = command("predict", run, pictures, "--json")
+    assert after.value["temperature"] == kept["value"]
+    assert "at temperature" in after.err
+    pairs = [
+        (one["classes"][0], other["classes"][0])
+        for one, other in zip(before["predictions"], after.value["predictions"], strict=True)
+        if one["classes"]
+    ]
+    assert all(one["name"] == other["name"] for one, other in pairs)
+    assert any(one["probability"] != other["probability"] for one, other in pairs)
+    off = command("predict", run, pictures, "--no-temperature", "--json")
+    assert off.value == before
+    assert "temperature" not in off.err
+    assert "fitted on 287 images of val" in command("eval", run, "--calibration").out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("RUN",), "never the test set"),
+        (("VAL", "VAL"), "one run"),
+        (("VAL", "--views", "flip"), "--views flip"),
+        (("VAL", "--preprocess", "resize(8)"), "--preprocess"),
+    ],
+)
+def test_a_temperature_is_refused(
+    command: Command, trained: Path, with_val: Path, words: tuple[str, ...], said: str
+) -> None:
+    places = {"RUN": trained, "VAL": with_val}
+    outcome = command("eval", *(places.get(word, word) for word in words), "--calibrate")
+    assert outcome.code == 1
+    assert said in outcome.err
+    assert "temperature" not in json.loads((with_val / "run.json").read_text())
+
+
+def test_an_evaluation_has_a_page(command: Command, trained: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert str(page) in command("eval", trained, "--page", page).out
+    text = page.read_text()
+    for heading in ("Evaluation", "What is taken for what", "The worst mistakes", "Is it as sure as it is right?"):
+        assert heading in text
+    assert "Training" not in text

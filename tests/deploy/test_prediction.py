@@ -153,3 +153,27 @@ def test_mistakes_are_told(network: Network, tmp_path: Path) -> None:
     network.preprocess = None
     with pytest.raises(ValueError, match="preprocessing"):
         predict(network, path)
+
+
+def test_a_temperature_divides_the_logits_and_changes_no_answer(network: Network, tmp_path: Path) -> None:
+    paths = [picture(tmp_path / f"{place}.png", 16, 16, place) for place in range(5)]
+    network.preprocess = Preprocess(3, "", PREPROCESS.mean, PREPROCESS.std)
+    plain = predict(network, paths, top_k=3)
+    network.temperature = 2.5
+    mean, std = (torch.tensor(values)[:, None, None] for values in (PREPROCESS.mean, PREPROCESS.std))
+    for path, before, found in zip(paths, plain, predict(network, paths, top_k=3), strict=True):
+        with torch.no_grad():
+            logits = network(((read_picture(path) / 255 - mean) / std)[None])[0]
+        expected = dict(zip(("ant", "bee", "cat"), (logits / 2.5).softmax(0).tolist(), strict=True))
+        for guess in found.classes:
+            assert guess.probability == pytest.approx(expected[guess.name], rel=1e-5)
+        assert [guess.name for guess in found.classes] == [guess.name for guess in before.classes]
+        assert found.classes[0].probability < before.classes[0].probability
+    assert predict(network, paths, top_k=3, temperature=False) == plain
+
+
+def test_the_temperature_travels_with_the_weights(network: Network, tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png", 16, 16)
+    save_weights(tmp_path / "warm.safetensors", network, {"temperature": {"value": 3.0}})
+    network.temperature = 3.0
+    assert predict(tmp_path / "warm.safetensors", path) == predict(network, path)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from reslab.cli.evaluated import class_facts, class_table, scores, told
 from reslab.cli.options import (
     Batch,
     DataDir,
@@ -20,8 +21,8 @@ from reslab.cli.options import (
     read_pretrained,
     read_settings,
 )
-from reslab.cli.output import print_json, print_pairs
-from reslab.report.tables import count, number, percent
+from reslab.cli.output import print_json, print_pairs, print_table, say
+from reslab.report.tables import count, number
 from reslab.spec.errors import refuse
 from reslab.training.torchrun import read_place
 
@@ -54,9 +55,18 @@ def evaluate(
     predictions: Annotated[
         Path | None, typer.Option("--predictions", metavar="FILE", help="Every answer, into a .csv or .npz.")
     ] = None,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Precision, recall and F1 of each class, and the confusion matrix.")
+    ] = False,
     calibration: Annotated[
         bool, typer.Option("--calibration", help="Calibration error, and the temperature that val asks for.")
     ] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Fit the temperature on val and keep it with the run, for `predict`.")
+    ] = False,
+    page: Annotated[
+        Path | None, typer.Option("--page", metavar="FILE", help="All of it on a page, with the worst mistakes.")
+    ] = None,
     batch: Batch = None,
     val_fraction: ValFraction = None,
     skip_bad_images: SkipBadImages = False,
@@ -69,11 +79,14 @@ def evaluate(
     subject = _subject(runs or [], model, pretrained)
     chosen = read_settings(settings)
     _refuse_settings(chosen, model)
+    if calibrate:
+        _refuse_calibrating(subject, model, {"--views": views, "--preprocess": words, "--mean": mean, "--std": std})
     from reslab.training.answers import check_answers_path, save_answers
     from reslab.training.judging import evaluate as judge
 
     if predictions is not None:
         check_answers_path(predictions)
+    sure = calibration or calibrate or page is not None
     options: dict[str, Any] = {
         "pretrained": read_pretrained(pretrained),
         "settings": chosen,
@@ -88,54 +101,82 @@ def evaluate(
         "device": device,
         "workers": workers,
         "share": True,
-        "keep_probabilities": predictions is not None or calibration,
+        "keep_probabilities": predictions is not None or sure,
     }
     found = judge(subject, data, split=split, **options)
-    if predictions is not None and read_place().first:
-        save_answers(predictions, found)
-    extra = _calibration(found, lambda: judge(subject, data, split="val", **options)) if calibration else {}
+    val = _judge_val(found, lambda: judge(subject, data, split="val", **options)) if sure else None
+    if calibrate:
+        _keep_temperature(subject, val)
+    extra = _calibration(found, val) if sure else {}
+    if read_place().first:
+        if predictions is not None:
+            save_answers(predictions, found)
+        if page is not None:
+            _write_page(page, found, extra, " and ".join(runs or [str(model)]))
     if json:
-        print_json({**found.to_dict(), **extra})
-    else:
-        print_pairs([*_scores(found), *_told(extra)])
+        print_json({**found.to_dict(), **extra, **(class_facts(found) if per_class else {})})
+        return
+    print_pairs([*scores(found), *told(extra), *([("page", str(page))] if page else [])])
+    if per_class:
+        print_table(*class_table(found))
 
 
-def _scores(found: "Evaluation") -> list[tuple[str, str]]:
-    right = f"{count(found.num_correct)} of {count(found.num_samples)} right"
-    rows = [("split", found.split), ("accuracy", f"{percent(found.top1)} ({right})")]
-    rows += [("in the first five", percent(found.top5))] if found.top5 is not None else []
-    return [*rows, ("loss", number(found.loss))]
-
-
-def _calibration(found: "Evaluation", judge_val: "Callable[[], Evaluation]") -> dict[str, Any]:
-    """The calibration error and its diagram; with a validation split, also the temperature it asks for."""
-    from reslab.spec.values import to_dict
-    from reslab.training.calibration import calibrate, reliability
-
-    assert found.probabilities is not None
-    assert found.labels is not None
-    shown = reliability(found.probabilities, found.labels)
-    known = {"ece": shown.ece, "mce": shown.mce, "reliability": to_dict(shown.bins)}
+def _judge_val(found: "Evaluation", judge_val: "Callable[[], Evaluation]") -> "Evaluation | None":
+    """The answers on the validation split, where there is one."""
     if found.split == "val":
-        return known
+        return found
     try:
-        fitted = judge_val()
+        return judge_val()
     except ValueError as error:
         if not str(error).startswith("unknown split"):
             raise
-        return known
-    after = calibrate(fitted, found)
-    return {**known, "temperature": after.temperature, "ece_scaled": after.after.ece, "loss_scaled": after.loss_after}
+        return None
 
 
-def _told(extra: dict[str, Any]) -> list[tuple[str, str]]:
-    rows = [("calibration error", percent(extra["ece"]))] if extra else []
-    if "temperature" in extra:
-        scaled = f"{percent(extra['ece_scaled'])}, loss {number(extra['loss_scaled'])}"
-        rows.append((f"at temperature {number(extra['temperature'])}", scaled))
-    elif extra:
-        rows.append(("temperature", "none: it is fitted on a validation split (--val-fraction), judged on another"))
-    return rows
+def _keep_temperature(subject: Any, val: "Evaluation | None") -> None:
+    from reslab.training.temperature import calibrated, keep_temperature
+
+    if val is None:
+        raise refuse(
+            "a validation split to fit a temperature on (never the test set)",
+            "data without one",
+            next_step="train with --val-fraction 0.1",
+        )
+    kept = calibrated(val)
+    if read_place().first:
+        keep_temperature(subject, kept)
+        images = f"{count(kept.num_samples)} validation images"
+        say(f"temperature {number(kept.value)}, fitted on {images}, is kept with the weights for `reslab predict`")
+
+
+def _calibration(found: "Evaluation", val: "Evaluation | None") -> dict[str, Any]:
+    from reslab.training.calibration import calibration_facts
+
+    return calibration_facts(found, val)
+
+
+def _write_page(target: Path, found: "Evaluation", calibration: dict[str, Any], subject: str) -> None:
+    from reslab.report.render import render_run
+    from reslab.training.run_report import evaluation_page
+
+    facts = {"judged": subject, "split": found.split, "precision": "float32"}
+    text = render_run(evaluation_page(f"{subject} on {found.split}", found, calibration, facts))
+    target.write_text(text, encoding="utf-8")
+
+
+def _refuse_calibrating(subject: Any, model: str | None, given: dict[str, str | None]) -> None:
+    """The temperature kept is that of one network on pictures prepared as `predict` prepares them."""
+    several = isinstance(subject, list)
+    if model or several:
+        got = f"{len(subject)} runs" if several else f"--model {model}"
+        raise refuse("one run (or its model.safetensors) with --calibrate", got, next_step="--calibration only tells")
+    for option, value in given.items():
+        if value:
+            raise refuse(
+                "--calibrate with pictures as `predict` prepares them",
+                f"{option} {value}",
+                next_step="--calibration only tells",
+            )
 
 
 def _subject(runs: list[str], model: str | None, pretrained: str | None) -> Any:

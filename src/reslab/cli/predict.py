@@ -9,7 +9,7 @@ import typer
 
 from reslab.cli.options import Batch, Device, Json
 from reslab.cli.output import print_json, print_table, say
-from reslab.report.tables import percent
+from reslab.report.tables import number, percent
 from reslab.spec.errors import refuse
 
 if TYPE_CHECKING:
@@ -22,6 +22,10 @@ def predict(
     top_k: Annotated[int, typer.Option("-k", "--top-k", min=1, help="Classes to tell for each picture.")] = 3,
     batch: Batch = None,
     device: Device = "auto",
+    temperature: Annotated[
+        bool,
+        typer.Option("--temperature/--no-temperature", help="Divide by the temperature kept by `eval --calibrate`."),
+    ] = True,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a line a class, with commas.")] = False,
     json: Json = False,
 ) -> None:
@@ -29,10 +33,15 @@ def predict(
     if json and as_csv:
         raise refuse("one of --json and --csv", "both", next_step="leave one of them out")
     from reslab.deploy.prediction import predict as predict_pictures
+    from reslab.training.loading import load
 
-    found = predict_pictures(run, images, top_k=top_k, batch=batch or 64, device=device)
+    network = load(run)
+    used = network.temperature if temperature else None
+    found = predict_pictures(network, images, top_k=top_k, batch=batch or 64, device=device, temperature=temperature)
+    if used is not None:
+        say(f"probabilities at temperature {number(used)} (--no-temperature: as the network gives them)")
     if json:
-        print_json({"predictions": [prediction.to_dict() for prediction in found]})
+        print_json({"predictions": [prediction.to_dict() for prediction in found], "temperature": used})
     elif as_csv:
         _print_csv(found)
     else:

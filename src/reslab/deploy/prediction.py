@@ -53,14 +53,16 @@ def predict(
     top_k: int = 5,
     batch: int = 64,
     device: str | torch.device = "auto",
+    temperature: bool = True,
 ) -> list[Prediction]:
-    """The `top_k` most probable classes, p = softmax(network(picture)), of every picture in `paths`, in order.
+    """The `top_k` most probable classes, p = softmax(network(picture) / T), of every picture in `paths`, in order.
 
     `model` is a run or its folder, a `model.safetensors`, or a network that knows its preprocessing. A folder among the
     paths stands for all pictures in it. A picture is prepared as for the evaluation; one of another size than the
-    network's is scaled by its shorter side and cropped in the middle. A file that cannot be read is a row with its
-    error. Raises ValueError where a folder holds no picture, top_k or batch is below 1, or the preprocessing is not
-    known.
+    network's is scaled by its shorter side and cropped in the middle. T is the temperature that the weights carry
+    (`reslab eval --calibrate`; Guo et al. 2017, Sec. 4.2), 1 where they carry none or without `temperature`. A file
+    that cannot be read is a row with its error. Raises ValueError where a folder holds no picture, top_k or batch is
+    below 1, or the preprocessing is not known.
     """
     for name, number in (("top_k", top_k), ("batch", batch)):
         if number < 1:
@@ -71,9 +73,11 @@ def predict(
     place = choose_device(device)
     network.to(place)
     prepare = Preparation(preprocess, network.arch.image_size)
+    divisor = (network.temperature or 1.0) if temperature else 1.0
+    answer = Answering(network, preprocess, classes, top_k, place, divisor)
     found: list[Prediction] = []
     for first in range(0, len(files), batch):
-        found += _predict_batch(network, files[first : first + batch], prepare, classes, top_k, place)
+        found += _predict_batch(files[first : first + batch], prepare, answer)
     return found
 
 
@@ -128,43 +132,45 @@ def _known(network: Network) -> tuple[tuple[str, ...], Preprocess]:
     return network.classes or tuple(f"class {number}" for number in range(network.arch.num_classes)), network.preprocess
 
 
-def _predict_batch(
-    network: Network,
-    files: list[Path],
-    prepare: Preparation,
-    classes: tuple[str, ...],
-    top_k: int,
-    device: torch.device,
-) -> Iterator[Prediction]:
+@dataclass(frozen=True, eq=False)
+class Answering:
+    """Prepared pictures to their `top_k` classes, p = softmax(network(picture) / temperature) in float32."""
+
+    network: Network
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+    top_k: int
+    device: torch.device
+    temperature: float
+
+    def __call__(self, pictures: Sequence[Tensor]) -> list[tuple[Guess, ...]]:
+        """Of uint8 (C, H, W) pictures of one size, the classes of each, the most probable first."""
+        best = self.probabilities(pictures).topk(min(self.top_k, len(self.classes)), dim=1)
+        return [
+            tuple(Guess(self.classes[label], value) for label, value in zip(labels, values, strict=True))
+            for labels, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+    def probabilities(self, pictures: Sequence[Tensor]) -> Tensor:
+        """(N, classes) on the CPU."""
+        x = Normalise(self.preprocess, self.device)(torch.stack(list(pictures)).to(self.device))
+        training = self.network.training
+        self.network.eval()
+        try:
+            with torch.inference_mode(), exact_arithmetic():
+                outputs: Tensor = self.network(x).float()
+        finally:
+            self.network.train(training)
+        return (outputs / self.temperature).softmax(1).cpu()
+
+
+def _predict_batch(files: list[Path], prepare: Preparation, answer: Answering) -> Iterator[Prediction]:
     with ThreadPoolExecutor(_READERS) as readers:
         pictures = list(readers.map(prepare, files))
     read = [picture for picture in pictures if isinstance(picture, Tensor)]
-    rows = iter(_guesses(network, read, prepare.preprocess, classes, top_k, device) if read else [])
+    rows = iter(answer(read) if read else [])
     for path, picture in zip(files, pictures, strict=True):
         if isinstance(picture, str):
             yield Prediction(str(path), error=picture)
         else:
             yield Prediction(str(path), next(rows))
-
-
-def _guesses(
-    network: Network,
-    pictures: list[Tensor],
-    preprocess: Preprocess,
-    classes: tuple[str, ...],
-    top_k: int,
-    device: torch.device,
-) -> list[tuple[Guess, ...]]:
-    x = Normalise(preprocess, device)(torch.stack(pictures).to(device))
-    training = network.training
-    network.eval()
-    try:
-        with torch.inference_mode(), exact_arithmetic():
-            probabilities = network(x).float().softmax(1).cpu()
-    finally:
-        network.train(training)
-    best = probabilities.topk(min(top_k, len(classes)), dim=1)
-    return [
-        tuple(Guess(classes[label], value) for label, value in zip(labels, values, strict=True))
-        for labels, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    ]

@@ -42,8 +42,9 @@ class Network(nn.Module):
     """logits = head(last(stages(stem(x)))), built from an `Arch`; N C H W to N num_classes.
 
     Parameter names are torchvision's wherever torchvision has the network. `classes` and `preprocess` are known once it
-    was trained or loaded; `loaded` tells what came of loading a checkpoint. `norm_layer` overrides the architecture's
-    norm by a callable taking the number of channels.
+    was trained or loaded, `temperature` once one was fitted (`predict` divides the logits by it); `loaded` tells what
+    came of loading a checkpoint. `norm_layer` overrides the architecture's norm by a callable taking the number of
+    channels.
     Raises ValueError for a description that means nothing, and for inputs smaller than the total stride.
     """
 
@@ -54,6 +55,7 @@ class Network(nn.Module):
         self.arch = replace(arch, norm="custom") if norm_layer else arch
         self.classes: tuple[str, ...] | None = None
         self.preprocess: Preprocess | None = None
+        self.temperature: float | None = None
         self.loaded: LoadReport | None = None
         self.stem_names = self._add_stem(arch, norm)
         self.stage_names = tuple(f"layer{number}" for number in range(1, len(plans) + 1))

@@ -46,14 +46,25 @@ def save_weights(path: str | Path, model: nn.Module, facts: Mapping[str, Any] | 
         header["classes"] = list(model.classes) if model.classes else None
         header["preprocess"] = to_dict(model.preprocess)
     tensors, aliases = _distinct(model.state_dict())
-    header |= {**(facts or {}), "aliases": aliases}
-    path = Path(path)
+    _write(Path(path), tensors, header | {**(facts or {}), "aliases": aliases})
+
+
+def update_header(path: str | Path, **facts: Any) -> None:
+    """Write more facts into the header of a file that `save_weights` wrote; its tensors stay as they are.
+
+    Raises as `read_header` and `save_weights` do.
+    """
+    header, file = _open(Path(path))
+    _write(Path(path), {name: file.get_tensor(name) for name in file.keys()}, header | facts)  # noqa: SIM118
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     partial = path.with_name(path.name + ".partial")
     try:
         partial.touch()  # with the permissions of a new file of this user: safetensors' own may be read by no one else
         mode = partial.stat().st_mode
         # One key alone: safetensors writes several in no fixed order, and equal runs have equal files.
-        save_file(tensors, partial, metadata={_KEY: json.dumps(header)})
+        save_file(dict(tensors), partial, metadata={_KEY: json.dumps(header)})
         partial.chmod(mode)
         os.replace(partial, path)
     except SafetensorError as error:
@@ -127,4 +138,5 @@ def load_weights(path: str | Path, device: str | torch.device = "cpu") -> Networ
     network.load_state_dict(read_tensors(path), strict=True, assign=True)
     network.classes = tuple(header["classes"]) if header["classes"] else None
     network.preprocess = from_dict(Preprocess, header["preprocess"]) if header["preprocess"] else None
+    network.temperature = (header.get("temperature") or {}).get("value")
     return network.to(device).eval()

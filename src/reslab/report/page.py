@@ -24,7 +24,9 @@ class RunPage:
 
     `scores` holds split, top1, top5 (None below 5 classes), loss, num_samples, num_correct and chosen (how the weights
     were chosen, in words); `log` the lines of log.jsonl; `confusion[true][predicted]` counts; `layers` dicts of name,
-    output_shape (without the batch), params and macs; an empty `summary` is written from the scores.
+    output_shape (without the batch), params and macs; `calibration` ece, reliability (bins of low, high, num_samples,
+    confidence, accuracy) and, where a temperature was fitted, temperature, fitted_on, fitted_images, ece_scaled,
+    reliability_scaled, in_halves; `kind` says what page it is; an empty `summary` is written from the scores.
     """
 
     title: str
@@ -39,6 +41,8 @@ class RunPage:
     depth: int = 0
     params: int = 0
     macs: int = 0
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = "Run report"
 
 
 @dataclass(frozen=True)
