@@ -25,6 +25,8 @@ from reslab.cli.predict import predict
 from reslab.cli.recipes import recipes
 from reslab.cli.runs import runs
 from reslab.cli.show import show
+from reslab.cli.studies import studies
+from reslab.cli.study import study
 from reslab.cli.train import train
 from reslab.spec.errors import unknown
 from reslab.training.torchrun import read_place
@@ -38,6 +40,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "show": show,
     "recipes": recipes,
     "runs": runs,
+    "study": study,
+    "studies": studies,
     "bench": bench,
     "lr-find": lr_find,
     "inspect": inspect,
