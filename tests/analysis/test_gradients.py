@@ -1,12 +1,17 @@
 """The gradient that reaches each unit, held against torch's own and against what shortcuts promise."""
 
 import copy
+import math
 
 import pytest
 import torch
+import torchvision
 from torch.nn import functional
 
-from reslab.analysis.gradients import unit_gradients
+from reslab.analysis.gradients import GradientOptions, ask_gradients, unit_gradients
+from reslab.analysis.slope import LIMIT, slope_of
+from reslab.analysis.subject import Subject, subject_of
+from reslab.analysis.unit_parts import take_apart, through_shortcut
 from reslab.nn.create import create_model
 from reslab.nn.network import Network
 
@@ -74,3 +79,119 @@ def test_a_shared_unit_has_a_norm_a_run() -> None:
     found = unit_gradients(model, torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 0, 1]))
     assert [name for name, _ in found] == ["layer1.0"] * 3
     assert len({norm for _, norm in found}) == 3
+
+
+def chain(mix: str, weights: list[float], order: str = "conv +") -> Subject:
+    """Units of one channel, y = x + w x (or w x in the plain twin), a weight each: what a gradient does is plain."""
+    model = create_model(
+        "resnet20_cifar", depths=(len(weights),), widths=(1,), strides=(1,), branch=(1,), order=order, norm="none",
+        mix=mix, stem="conv1(1)", in_channels=1, num_classes=2, image_size=(4, 4),
+    )  # fmt: skip
+    with torch.no_grad():
+        for (_, unit), weight in zip(model.double().units(), weights, strict=True):
+            unit.conv1.weight.fill_(weight)
+    generator = torch.Generator().manual_seed(2)
+    images = torch.randn(6, 1, 4, 4, generator=generator, dtype=torch.float64)
+    return subject_of(model, images, torch.tensor([0, 1] * 3), "chain")
+
+
+WEIGHTS = [0.5, -0.3, 2.0, 0.1, -1.5]
+
+
+def test_a_plain_linear_chain_has_the_product_of_its_factors_as_gradient() -> None:
+    found = ask_gradients(chain("none", WEIGHTS), GradientOptions())
+    inputs = [unit.input for unit in found.units]
+    for place, weight in enumerate(WEIGHTS[:-1]):
+        assert inputs[place] / inputs[place + 1] == pytest.approx(abs(weight), rel=1e-9)
+    assert not found.residual
+    assert [unit.plain_product for unit in found.units] == pytest.approx(inputs, rel=1e-9)
+    assert [unit.direct for unit in found.units] == [0.0] * 5
+
+
+@pytest.mark.parametrize("mix", ["add", "scale(0.7,1)", "scale(1,0.5)"])
+def test_a_residual_linear_chain_has_the_product_of_factor_plus_weight(mix: str) -> None:
+    a, b = {"add": (1, 1), "scale(0.7,1)": (0.7, 1), "scale(1,0.5)": (1, 0.5)}[mix]
+    found = ask_gradients(chain(mix, WEIGHTS), GradientOptions())
+    inputs = [unit.input for unit in found.units]
+    last = inputs[-1] / abs(a + b * WEIGHTS[-1])
+    for place, unit in enumerate(found.units):
+        left = len(WEIGHTS) - place
+        assert inputs[place] == pytest.approx(last * abs(math.prod(a + b * w for w in WEIGHTS[place:])), rel=1e-9)
+        assert unit.direct == pytest.approx(last * a**left, rel=1e-9)
+        assert unit.branches == pytest.approx(abs(inputs_sign(a, b, place) * inputs[place] - last * a**left), rel=1e-6)
+        assert unit.shortcut_gain == pytest.approx(a, rel=1e-9)
+        assert unit.branch_gain == pytest.approx(b * abs(WEIGHTS[place]), rel=1e-9)
+        product = last * math.prod(b * abs(w) for w in WEIGHTS[place:])
+        assert unit.plain_product == pytest.approx(product, rel=1e-9)
+        summed = last * math.prod(math.hypot(a, b * w) for w in WEIGHTS[place:])
+        assert unit.residual_sum == pytest.approx(summed, rel=1e-9)
+
+
+def inputs_sign(a: float, b: float, place: int) -> float:
+    return math.copysign(1.0, math.prod(a + b * weight for weight in WEIGHTS[place:]))
+
+
+def test_in_full_preact_the_direct_way_carries_the_gradient_of_the_stage_s_end(
+    batch: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    """He et al. 2016, Eq. 5: dL/dx_l = dL/dx_L (1 + ...), the 1 being the direct way."""
+    subject = subject_of(network(order="full-preact"), *batch)
+    units = {unit.name: unit for unit in ask_gradients(subject, GradientOptions()).units}
+    for unit in units.values():
+        assert unit.direct is not None
+        assert unit.branches is not None
+        assert unit.cosine is not None
+        squared = unit.direct**2 + unit.branches**2 + 2 * unit.cosine * unit.direct * unit.branches
+        assert unit.input**2 == pytest.approx(squared, rel=1e-9)
+    # Option A at layer2.0 pads and takes every second place: what comes back is what stood there.
+    assert units["layer2.1"].direct == pytest.approx(units["layer2.2"].direct, rel=1e-12)
+    assert units["layer2.1"].direct == pytest.approx(units["layer3.0"].input, rel=1e-12)
+
+
+def test_the_shortcut_alone_is_torch_s_gradient_with_the_branch_cut(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    torch.manual_seed(3)
+    unit = network(mix="gate(-1)").get_submodule("layer1.1").train()
+    x = torch.randn(2, 16, 4, 4, dtype=torch.float64)
+    gradient = torch.randn(2, 16, 4, 4, dtype=torch.float64)
+    [found] = through_shortcut(unit, x, gradient)  # type: ignore[arg-type]
+    parts = take_apart(unit, x)  # type: ignore[arg-type]
+    openness = torch.sigmoid(unit.mix.gate(x))  # type: ignore[operator, union-attr]
+    assert torch.allclose(parts.shortcut, (1 - openness) * x)
+    assert torch.allclose(found, (parts.output > 0) * gradient * (1 - openness), atol=1e-12)
+
+
+def test_a_module_of_others_has_its_norms(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(num_classes=10).double()
+    subject = subject_of(model, torch.randn(2, 3, 32, 32, dtype=torch.float64), torch.tensor([1, 2]))
+    found = ask_gradients(subject, GradientOptions("running"))
+    assert [unit.name for unit in found.units][:3] == ["layer1.0", "layer1.1", "layer2.0"]
+    loss = functional.cross_entropy(model.eval()(subject.images), subject.labels)
+    loss.backward()
+    convs = [model.layer2[0].conv1, model.layer2[0].conv2, model.layer2[0].downsample[0]]
+    expected = math.sqrt(sum(float(conv.weight.grad.square().sum()) for conv in convs))
+    assert found.units[2].weights == pytest.approx(expected, rel=1e-9)
+    assert found.units[2].direct is None
+
+
+@pytest.mark.parametrize(
+    ("norms", "verdict"),
+    [
+        ([10.0**-place for place in range(4)], "exploding"),
+        ([10.0**place for place in range(4)], "vanishing"),
+        ([1.0, 2.0, 1.0], "healthy"),
+        ([1.0, 0.0, 1.0], "vanishing"),
+        ([1.0, math.nan], "exploding"),
+        ([1.0], "too few units"),
+    ],
+)
+def test_the_verdict_follows_the_rule(norms: list[float], verdict: str) -> None:
+    found = slope_of(norms)
+    assert found.verdict == verdict
+    assert f"D > {LIMIT:g}" in found.rule
+
+
+def test_the_slope_of_a_geometric_series_is_its_factor() -> None:
+    found = slope_of([3 * 1.5**-place for place in range(9)])
+    assert found.per_unit == pytest.approx(1.5)
+    assert found.decades == pytest.approx(8 * math.log10(1.5))

@@ -1,4 +1,4 @@
-"""How much of the loss's gradient reaches each unit."""
+"""How much of the loss's gradient reaches each unit, and on which ways."""
 
 import copy
 from dataclasses import dataclass
@@ -9,47 +9,72 @@ from torch.nn import functional
 
 from reslab.analysis.slope import Slope, slope_of
 from reslab.analysis.subject import Subject
-from reslab.analysis.units import UnitRun, as_in_training, unit_runs
+from reslab.analysis.unit_parts import stages_of, through_shortcut
+from reslab.analysis.units import UnitRun, as_asked, unit_runs
+from reslab.nn.unit import Unit
 
 
 @dataclass(frozen=True)
 class GradientOptions:
-    """`statistics`: `batch` computes as in training, `running` as at test."""
+    """`statistics` of the norms: `batch` as in training, `running` as at test."""
 
     statistics: str = "batch"
 
 
 @dataclass(frozen=True)
 class UnitGradient:
-    """Of one run of a unit: `input` = ||dL/dx_l||, `weights` = ||dL/dW_l|| over its convolutions and linear layers."""
+    """One run of a unit, x_l its input: `input` = ||dL/dx_l||, `weights` = ||dL/dW_l|| of its convolutions and linear
+    layers (of all runs together, where it runs several times).
+
+    dL/dx_l = direct + rest, the two terms of He et al. 2016, Eq. 5: `direct` = the norm of what comes from the stage's
+    end by the shortcuts alone, `branches` = that of the rest, `cosine` between the two. `shortcut_gain` and
+    `branch_gain`: by what factor either way of this one unit changes the gradient's norm. `plain_product`: the norm
+    that the product of branch gains from here to the last unit gives; `residual_sum`: the one of
+    sqrt(shortcut_gain^2 + branch_gain^2), which holds where the two ways are at right angles. None of foreign modules.
+    """
 
     name: str
     label: str
     input: float
     weights: float
+    direct: float | None = None
+    branches: float | None = None
+    cosine: float | None = None
+    shortcut_gain: float | None = None
+    branch_gain: float | None = None
+    plain_product: float | None = None
+    residual_sum: float | None = None
 
 
 @dataclass(frozen=True)
 class Gradients:
-    """The gradients of a network's units, first to last, and how their size changes on the way back."""
+    """The gradients of a network's units, first to last, how their size changes on the way back, and the loss."""
 
     subject: str
     step: int | None
     loss: float
     units: tuple[UnitGradient, ...]
     slope: Slope
+    residual: bool
 
 
 def ask_gradients(subject: Subject, options: GradientOptions) -> Gradients:
-    """The norm of the gradient of the mean cross-entropy at each unit's input and weights, and a verdict."""
-    model = _as_asked(subject.model, options)
-    loss, runs, gradients = _backward(model, subject.images, subject.labels)
-    weights = {run.name: _weights_norm(run.unit) for run in runs}
-    units = tuple(
-        UnitGradient(run.name, run.label, float(found.norm()), weights[run.name])
-        for run, found in zip(runs, gradients, strict=True)
+    """The norm of the gradient of the mean cross-entropy at each unit's input and weights, its two terms, a verdict.
+
+    He et al. 2016, arXiv:1603.05027, Eq. 5; He et al. 2015, Sec. 4.1. Euclidean norms over the whole batch, on a copy
+    of the network, with nothing drawn (dropout as at test). Raises ValueError for a network without units.
+    """
+    model = as_asked(subject.model, options.statistics)
+    loss, runs = backward(model, subject.images, subject.labels)
+    inputs = [_norm(gradient_of(run.input)) for run in runs]
+    known = all(isinstance(run.unit, Unit) for run in runs)
+    units = _split(runs) if known else [UnitGradient(run.name, run.label, 0.0, 0.0) for run in runs]
+    told = tuple(
+        UnitGradient(**{**vars(unit), "input": norm, "weights": _weights_norm(run.unit)})
+        for run, unit, norm in zip(runs, units, inputs, strict=True)
     )
-    return Gradients(subject.name, subject.step, float(loss), units, slope_of([unit.input for unit in units]))
+    residual = any(unit.shortcut_gain for unit in told)
+    return Gradients(subject.name, subject.step, float(loss), told, slope_of(inputs), residual)
 
 
 def unit_gradients(network: nn.Module, x: Tensor, y: Tensor) -> list[tuple[str, float]]:
@@ -59,17 +84,12 @@ def unit_gradients(network: nn.Module, x: Tensor, y: Tensor) -> list[tuple[str, 
     in training (batch statistics, nothing drawn), on a copy, so that nothing of it changes. A unit that runs several
     times has one entry a run. He et al. 2015, arXiv:1512.03385, Sec. 4.1, speak of these norms in plain networks.
     """
-    _, runs, gradients = _backward(_as_asked(network, GradientOptions()), x, y)
-    return [(run.name, float(found.norm())) for run, found in zip(runs, gradients, strict=True)]
+    _, runs = backward(as_asked(network, "batch"), x, y)
+    return [(run.name, _norm(gradient_of(run.input))) for run in runs]
 
 
-def _as_asked(model: nn.Module, options: GradientOptions) -> nn.Module:
-    model = copy.deepcopy(model)
-    return as_in_training(model) if options.statistics == "batch" else model.eval()
-
-
-def _backward(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, list[UnitRun], tuple[Tensor, ...]]:
-    """The loss, the runs of the units, and the gradient at the input of each; parameters hold theirs in `grad`."""
+def backward(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, list[UnitRun]]:
+    """The loss and the runs of the units; inputs, outputs and parameters hold their gradients in `grad`."""
     model.zero_grad()
     for parameter in model.parameters():
         parameter.requires_grad_()
@@ -77,13 +97,46 @@ def _backward(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, list[Unit
         loss = functional.cross_entropy(model(x.detach().clone().requires_grad_()), y)
         for run in runs:
             run.input.retain_grad()
+            run.output.retain_grad()
         loss.backward()
-    return loss.detach(), runs, tuple(_gradient_of(run) for run in runs)
+    return loss.detach(), runs
 
 
-def _gradient_of(run: UnitRun) -> Tensor:
-    found = run.input.grad
-    return torch.zeros_like(run.input) if found is None else found
+def gradient_of(tensor: Tensor) -> Tensor:
+    """The gradient that `backward` left at an input or output; zeros where the loss does not hear it."""
+    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+
+
+def _split(runs: list[UnitRun]) -> list[UnitGradient]:
+    """The two terms of the gradient and the gains, unit by unit from the last to the first."""
+    found: list[UnitGradient] = []
+    product = summed = _norm(gradient_of(runs[-1].output))
+    for stage in reversed(stages_of(runs)):
+        direct = gradient_of(stage[-1].output)
+        for run in reversed(stage):
+            assert isinstance(run.unit, Unit)
+            at_output, at_input = gradient_of(run.output), gradient_of(run.input)
+            direct, own = through_shortcut(run.unit, run.input, direct, at_output)
+            shortcut_gain, branch_gain = _ratio(own, at_output), _ratio(at_input - own, at_output)
+            product, summed = product * branch_gain, summed * (shortcut_gain**2 + branch_gain**2) ** 0.5
+            terms = (_norm(direct), _norm(at_input - direct), _cosine(direct, at_input - direct))
+            gains = (shortcut_gain, branch_gain, product, summed)
+            found.append(UnitGradient(run.name, run.label, 0.0, 0.0, *terms, *gains))
+    return found[::-1]
+
+
+def _norm(tensor: Tensor) -> float:
+    return float(tensor.norm())
+
+
+def _ratio(one: Tensor, other: Tensor) -> float:
+    below = _norm(other)
+    return _norm(one) / below if below else 0.0
+
+
+def _cosine(one: Tensor, other: Tensor) -> float | None:
+    norms = _norm(one) * _norm(other)
+    return float((one * other).sum()) / norms if norms else None
 
 
 def _weights_norm(unit: nn.Module) -> float:

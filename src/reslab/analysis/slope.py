@@ -4,9 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+# A hundredfold: ResNets of 20 to 110 layers stay within it at initialisation, plain networks to about 30 layers.
+LIMIT = 2.0
 RULE = (
     "A straight line is fitted to log10 ||dL/dx_l|| over the units l = 1 ... N; D is how many powers of ten it rises "
-    "from the last unit back to the first. Vanishing: D < -1, or a norm is zero. Exploding: D > 1, or a norm is no "
+    "from the last unit back to the first. Vanishing: D < -2, or a norm is zero. Exploding: D > 2, or a norm is no "
     "finite number. Healthy: between."
 )
 
@@ -35,4 +37,4 @@ def slope_of(norms: Sequence[float]) -> Slope:
     rise = sum((place - middle) * (value - mean) for place, value in enumerate(logs))
     back = -rise / sum((place - middle) ** 2 for place in range(len(logs)))
     decades = back * (len(logs) - 1)
-    return Slope(decades, 10**back, "vanishing" if decades < -1 else "exploding" if decades > 1 else "healthy")
+    return Slope(decades, 10**back, "vanishing" if decades < -LIMIT else "exploding" if decades > LIMIT else "healthy")

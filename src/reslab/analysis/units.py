@@ -1,5 +1,6 @@
 """The units of any network, and what runs through them."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from reslab.nn.joints import DropPath, Survive
 from reslab.nn.network import Network
 from reslab.spec.errors import refuse, unknown
 
+STATISTICS = ("batch", "running", "auto")
 WEIGHTED = (nn.Conv2d, nn.Linear)
 _DRAWING = (nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, Survive, DropPath)
 
@@ -104,6 +106,19 @@ def as_in_training(model: nn.Module) -> nn.Module:
         if isinstance(module, _DRAWING) or type(module).__name__ in ("DropPath", "StochasticDepth"):
             module.eval()
     return model
+
+
+def as_asked(model: nn.Module, statistics: str) -> nn.Module:
+    """A copy whose norms take the statistics of the `batch`, as in training, or the `running` ones, as at test.
+
+    `auto` is the batch's where no training has been (running statistics would normalise nothing), else the running
+    ones. Nothing is drawn either way. Raises ValueError for another word.
+    """
+    if statistics not in STATISTICS:
+        raise unknown("statistics", statistics, STATISTICS)
+    batch = statistics == "batch" or (statistics == "auto" and is_fresh(model))
+    model = copy.deepcopy(model)
+    return as_in_training(model) if batch else model.eval()
 
 
 def is_fresh(model: nn.Module) -> bool:

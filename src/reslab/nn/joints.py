@@ -154,6 +154,11 @@ class Mix(nn.Module):
             else:
                 self.on_branch.append(DropPath(drop_path_rate(rate, plan.index, plan.num_units)))
 
+    @property
+    def plain_sum(self) -> bool:
+        """Whether the shortcut comes through as it is: added, without factor, gate or dropout."""
+        return self.join is _add and len(self.on_shortcut) == 0
+
     def openness(self, read: Tensor) -> Tensor:
         """g = sigmoid(W x + b) of the gate, where the join has one."""
         return torch.sigmoid(self.gate(read))

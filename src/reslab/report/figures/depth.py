@@ -53,6 +53,34 @@ def depth_figure(
         return figure
 
 
+@dataclass(frozen=True)
+class StepLine:
+    """A measure at some steps of a training."""
+
+    label: str
+    steps: Sequence[int]
+    values: Sequence[float]
+    colour: int = 0
+
+
+def steps_figure(lines: Sequence[StepLine], *, log: bool = True, up: str = "") -> Figure:
+    """Lines over the steps of training."""
+    with styled():
+        figure, axes = empty_panel(5.8, 3.4)
+        drawn = [
+            axes.plot(line.steps, line.values, color=SERIES[line.colour % len(SERIES)], marker="o", markersize=3.6)[0]
+            for line in lines
+        ]
+        if log:
+            _logarithmic(axes)
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.set_xlabel("step")
+        if up:
+            axes.set_ylabel(up)
+        legend_above(axes, drawn, [line.label for line in lines])
+        return figure
+
+
 def _line(axes: Axes, profile: Profile, log: bool) -> object:
     points = [(unit, value) for unit, value in enumerate(profile.norms, 1) if _can_be_drawn(value, log)]
     if not points:
@@ -71,7 +99,9 @@ def _can_be_drawn(value: float | None, log: bool) -> bool:
 
 def _logarithmic(axes: Axes) -> None:
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(numticks=7))
+    low, high = axes.get_ylim()
+    short = low > 0 and high / low < 150
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12) if short else LogLocator(numticks=7))
     axes.yaxis.set_major_formatter(FuncFormatter(power))
     axes.yaxis.set_minor_formatter(NullFormatter())
 

@@ -3,37 +3,65 @@
 import io
 from collections.abc import Sequence
 
-import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
 from reslab.report.figures.style import styled
+from reslab.spec.errors import refuse
 
 _DOTS_PER_INCH = 160
 
 
-def png(figures: Sequence[Figure], title: str = "") -> bytes:
-    """The figures below each other, the first under `title`. Raises ValueError where there is none."""
-    pictures = [_drawn(figure, title if place == 0 else "") for place, figure in enumerate(figures)]
-    if not pictures:
-        raise ValueError("required: at least one figure; got: none; this question is answered by a table alone")
-    width = max(picture.width for picture in pictures)
-    sheet = Image.new("RGB", (width, sum(picture.height for picture in pictures)), "white")
-    top = 0
-    for picture in pictures:
-        sheet.paste(picture, ((width - picture.width) // 2, top))
-        top += picture.height
+def png(figures: Sequence[tuple[str, Figure]], title: str = "") -> bytes:
+    """The figures with their titles, two abreast where there are three or more, under one `title`.
+
+    Raises ValueError where there is none.
+    """
+    if not figures:
+        raise refuse("at least one figure", "none", next_step="this question is answered by its table alone")
+    pictures = [_drawn(figure, name) for name, figure in figures]
+    rows = (
+        [pictures[place : place + 2] for place in range(0, len(pictures), 2)]
+        if len(pictures) > 2
+        else [[each] for each in pictures]
+    )
+    if title:
+        rows.insert(0, [_heading(title, max(picture.width for picture in pictures))])
+    sheet = _pasted([_pasted(row, beside=True) for row in rows])
     stream = io.BytesIO()
     sheet.save(stream, "PNG", dpi=(_DOTS_PER_INCH, _DOTS_PER_INCH))
     return stream.getvalue()
 
 
-def _drawn(figure: Figure, title: str) -> Image.Image:
-    stream = io.BytesIO()
-    heading = figure.suptitle(title, x=0.02, ha="left", fontsize=10.5) if title else None
+def _pasted(pictures: Sequence[Image.Image], beside: bool = False) -> Image.Image:
+    widths, heights = [picture.width for picture in pictures], [picture.height for picture in pictures]
+    size = (sum(widths), max(heights)) if beside else (max(widths), sum(heights))
+    sheet, at = Image.new("RGB", size, "white"), 0
+    for picture in pictures:
+        sheet.paste(picture, (at, 0) if beside else (0, at))
+        at += picture.width if beside else picture.height
+    return sheet
+
+
+def _heading(title: str, width: int) -> Image.Image:
     with styled():
-        figure.savefig(stream, format="png", dpi=_DOTS_PER_INCH, facecolor="white")
-    if heading is not None:
+        figure = Figure(figsize=(width / _DOTS_PER_INCH, 0.42))
+        figure.text(0.02, 0.4, title, fontsize=13, fontweight="bold", va="center")
+        return _picture(figure)
+
+
+def _drawn(figure: Figure, title: str) -> Image.Image:
+    """The figure under its title; the figure itself stays without."""
+    with styled():
+        if title:
+            figure.suptitle(title, x=0.02, ha="left", fontsize=10.5)
+        drawn = _picture(figure)
         figure.suptitle("")
+    return drawn
+
+
+def _picture(figure: Figure) -> Image.Image:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=_DOTS_PER_INCH, facecolor="white")
     stream.seek(0)
-    return Image.fromarray(np.asarray(Image.open(stream).convert("RGB")))
+    return Image.open(stream).convert("RGB")

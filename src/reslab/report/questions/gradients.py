@@ -4,46 +4,104 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reslab.report.figures.depth import Profile, depth_figure
-from reslab.report.questions.overlay import Tint, tints
+from reslab.report.questions.overlay import Tint, along_training, overlaid, tints
 from reslab.report.shown import Shown, ShownFigure, ShownTable
 from reslab.report.tables import number
 
+_SCALE = "Logarithmic scale; the loss sits at the right, the image at the left."
+
 
 def show(answers: Sequence[Mapping[str, Any]]) -> Shown:
-    """Norms of the gradient against depth, every network on one picture, with the verdict on each."""
+    """Norms of the gradient against depth, every network on one picture, the two ways it came, and the verdicts."""
     colours = tints(answers)
-    return Shown(
-        "The loss's gradient at each unit",
-        tuple(_verdict(answer) for answer in answers),
-        (
-            _figure(answers, colours, "input", "at each unit's input, ||dL/dx||"),
-            _figure(answers, colours, "weights", "at each unit's weights, ||dL/dW||"),
-        ),
-        tuple(_table(answer) for answer in answers),
+    figures = [
+        _norms(answers, colours, "input", "at each unit's input, ||dL/dx||"),
+        _norms(answers, colours, "weights", "at each unit's weights, ||dL/dW||"),
+    ]
+    ends = [place for place, tint in enumerate(colours) if tint.label]
+    chosen, looks = [answers[place] for place in ends], [colours[place] for place in ends]
+    if any(answer["residual"] for answer in answers):
+        figures.append(_ways(chosen, looks))
+    if any(unit["residual_sum"] is not None for answer in answers for unit in answer["units"]):
+        figures.append(_predictions(chosen, looks))
+    figures += along_training(
+        answers, lambda answer: 10 ** answer["slope"]["decades"], "Gradient, first unit over last"
     )
+    words = (*(_verdict(answer) for answer in answers), *_compared(answers), f"The rule. {answers[0]['slope']['rule']}")
+    return Shown("The loss's gradient at each unit", words, tuple(figures), tuple(_table(each) for each in answers))
 
 
 def _verdict(answer: Mapping[str, Any]) -> str:
     slope = answer["slope"]
+    if slope["decades"] is None or abs(slope["decades"]) == float("inf"):
+        return f"{answer['subject']}: {slope['verdict']}. The gradient is zero or no finite number at some unit."
+    change = "grows" if slope["decades"] > 0 else "shrinks"
+    factor = slope["per_unit"] if slope["decades"] > 0 else 1 / slope["per_unit"]
     return (
-        f"{answer['subject']}: {slope['verdict']}. On the way back the gradient changes by a factor of "
-        f"{number(slope['per_unit'], 3)} a unit, {number(slope['decades'], 2)} powers of ten from last unit to first."
+        f"{answer['subject']}: {slope['verdict']}. On the way back the gradient {change} {number(factor, 3)} times a "
+        f"unit, {number(10 ** abs(slope['decades']), 2)} times from the last of {len(answer['units'])} units to the "
+        f"first (D = {slope['decades']:.2f})."
     )
 
 
-def _figure(answers: Sequence[Mapping[str, Any]], colours: Sequence[Tint], key: str, where: str) -> ShownFigure:
-    profiles = [
-        Profile(tint.label, [unit[key] for unit in answer["units"]], tint.colour, tint.dashed, strength=tint.strength)
-        for answer, tint in zip(answers, colours, strict=True)
-    ]
-    return ShownFigure(
-        depth_figure(profiles),
-        f"Norm of the gradient {where}, on a logarithmic scale, from the input to the output.",
-        f"Norm of the gradient {where}",
-        "Logarithmic scale; the loss sits at the right, the image at the left.",
+def _compared(answers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How well either prediction meets what was measured at the first unit of the residual networks."""
+    found = []
+    for answer in answers:
+        first = answer["units"][0]
+        if not answer["residual"] or not first["input"]:
+            continue
+        summed, product = (first[key] / first["input"] for key in ("residual_sum", "plain_product"))
+        found.append(
+            f"At the first unit of {answer['subject']} the sum over shortcuts and branches predicts "
+            f"{number(summed, 2)} times the measured norm; the product of the branches alone, as in a plain network, "
+            f"{number(product, 2)} times."
+        )
+    return found
+
+
+def _norms(answers: Sequence[Mapping[str, Any]], colours: Sequence[Tint], key: str, where: str) -> ShownFigure:
+    profiles = overlaid(answers, colours, lambda answer: [unit[key] for unit in answer["units"]])
+    label = f"Norm of the gradient {where}, on a logarithmic scale, from the input to the output."
+    return ShownFigure(depth_figure(profiles), label, f"Norm of the gradient {where}", _SCALE)
+
+
+def _ways(answers: Sequence[Mapping[str, Any]], colours: Sequence[Tint]) -> ShownFigure:
+    """The two terms of Eq. 5."""
+    profiles: list[Profile] = []
+    for answer, tint in zip(answers, colours, strict=True):
+        if answer["residual"]:
+            units = answer["units"]
+            profiles.append(Profile(f"{tint.label}: shortcuts", [unit["direct"] for unit in units], tint.colour))
+            branches = [unit["branches"] for unit in units]
+            profiles.append(Profile("through branches", branches, tint.colour, dashed=True))
+    title = "The two ways back to each unit, from its stage's end"
+    words = "Solid: by the shortcuts alone. Dashed: all that came through a branch (He et al. 2016, Eq. 5)."
+    return ShownFigure(depth_figure(profiles), f"{title}, as norms on a logarithmic scale.", title, words)
+
+
+def _predictions(answers: Sequence[Mapping[str, Any]], colours: Sequence[Tint]) -> ShownFigure:
+    profiles: list[Profile] = []
+    for answer, tint in zip(answers, colours, strict=True):
+        units = answer["units"]
+        measured = [unit["input"] for unit in units]
+        profiles.append(Profile(f"{tint.label}: measured", measured, tint.colour, strength=0.5))
+        if not answer["residual"]:
+            continue
+        profiles.append(Profile("sum", [unit["residual_sum"] for unit in units], tint.colour, dashed=True))
+        profiles.append(Profile("product", [unit["plain_product"] for unit in units], tint.colour, dotted=True))
+    title = "What a sum and what a product predict"
+    words = (
+        "From the gains of each unit alone. Dashed: shortcut and branch added at right angles. Dotted: the branches "
+        "multiplied, as if there were no shortcut. In a plain network the product is exact."
     )
+    return ShownFigure(depth_figure(profiles), f"{title} of the gradient's norm at each unit.", title, words)
 
 
 def _table(answer: Mapping[str, Any]) -> ShownTable:
-    rows = [[unit["label"], number(unit["input"]), number(unit["weights"])] for unit in answer["units"]]
-    return ShownTable(answer["subject"], ["unit", "||dL/dx||", "||dL/dW||"], rows)
+    names = {"||dL/dx||": "input", "||dL/dW||": "weights"}
+    if answer["residual"]:
+        names |= {"by shortcuts": "direct", "by branches": "branches", "cosine": "cosine"}
+        names |= {"sum predicts": "residual_sum", "product predicts": "plain_product"}
+    rows = [[unit["label"], *(number(unit[key], 3) for key in names.values())] for unit in answer["units"]]
+    return ShownTable(answer["subject"], ["unit", *names], rows)

@@ -1,10 +1,12 @@
 """Which colour each of several answers has: one a network, snapshots of one run from pale to strong."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reslab.report.figures.depth import Profile, StepLine, steps_figure
 from reslab.report.figures.style import SERIES
+from reslab.report.shown import ShownFigure
 
 
 @dataclass(frozen=True)
@@ -35,3 +37,32 @@ def tints(answers: Sequence[Mapping[str, Any]]) -> list[Tint]:
 def _family(answer: Mapping[str, Any]) -> str:
     name = str(answer["subject"])
     return name.rpartition("@")[0] if answer.get("step") is not None and "@" in name else name
+
+
+def overlaid(
+    answers: Sequence[Mapping[str, Any]], colours: Sequence[Tint], values: Callable[[Mapping[str, Any]], Sequence[Any]]
+) -> list[Profile]:
+    """A line for each answer, in its look."""
+    return [
+        Profile(tint.label, values(answer), tint.colour, dashed=tint.dashed, strength=tint.strength)
+        for answer, tint in zip(answers, colours, strict=True)
+    ]
+
+
+def along_training(
+    answers: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], float], title: str, log: bool = True
+) -> list[ShownFigure]:
+    """One measure of each snapshot against its step, where a run has three or more; else nothing."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for answer in answers:
+        if answer.get("step") is not None:
+            groups.setdefault(_family(answer), []).append(answer)
+    lines = [
+        StepLine(name, [answer["step"] for answer in group], [value(answer) for answer in group], place)
+        for place, (name, group) in enumerate(groups.items())
+        if len(group) > 2
+    ]
+    if not lines:
+        return []
+    title = f"{title}, along training"
+    return [ShownFigure(steps_figure(lines, log=log), f"{title}, against the step.", title)]

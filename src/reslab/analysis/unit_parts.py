@@ -1,0 +1,70 @@
+"""A unit taken apart: what the shortcut and what the branch bring to its output, and to its input's gradient."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from reslab.analysis.units import UnitRun
+from reslab.nn.unit import Unit
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """y = after(shortcut + branch), each (N, C, H, W) with factors and gates applied; `fork` is what both read.
+
+    The shortcut of a plain twin is zeros.
+    """
+
+    fork: Tensor
+    shortcut: Tensor
+    branch: Tensor
+    output: Tensor
+
+
+def take_apart(unit: Unit, x: Tensor) -> Parts:
+    """The parts of a unit's output for the input x: what meets is linear in both, so each is the sum without the other.
+
+    For one mode of the unit: with dropped elements or branches drawn anew each time the parts would not add up.
+    """
+    fork = unit.before(x)
+    branch = unit.branch(fork)
+    shortcut = torch.zeros_like(branch)
+    if unit.mix is not None and unit.downsample is not None:
+        matched = unit.downsample(fork)
+        branch, shortcut = unit.mix(fork, shortcut, branch), unit.mix(fork, matched, torch.zeros_like(branch))
+    return Parts(fork, shortcut, branch, unit.after(shortcut + branch))
+
+
+def through_shortcut(unit: Unit, x: Tensor, *gradients: Tensor) -> list[Tensor]:
+    """Of gradients at the unit's output, what comes back to its input x by the shortcut alone.
+
+    The branch and the openness of a gate are taken as constants: dL/dx = J_shortcut^T J_after^T dL/dy. Zeros in a plain
+    twin.
+    """
+    if unit.mix is None or unit.downsample is None:
+        return [torch.zeros_like(x) for _ in gradients]
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        fork = unit.before(x)
+        branch = unit.branch(fork.detach()).detach()
+        output = unit.after(unit.mix(fork.detach(), unit.downsample(fork), branch))
+    return [torch.autograd.grad(output, x, gradient, retain_graph=True)[0] for gradient in gradients]
+
+
+def keeps_identity(unit: Unit) -> bool:
+    """Whether x + F(x) is all the unit does: shortcut and the words after are identities, nothing stands ahead of the
+    fork, and they are added (He et al. 2016, Eq. 3)."""
+    bare = not unit.before_names and not unit.after_names and unit.plan.match == "identity"
+    return bare and unit.mix is not None and unit.mix.plain_sum
+
+
+def stages_of(runs: list[UnitRun]) -> list[list[UnitRun]]:
+    """The runs, in order, by the stage in which they stand: `layer1.0` and `layer1.1` are of one."""
+    found: list[list[UnitRun]] = []
+    for run in runs:
+        stage = run.name.rpartition(".")[0]
+        if not found or found[-1][-1].name.rpartition(".")[0] != stage:
+            found.append([])
+        found[-1].append(run)
+    return found
