@@ -11,8 +11,10 @@ from torch import Tensor
 
 from reslab.data.augment import Augment, split_sentence
 from reslab.data.chance import key, keys
+from reslab.data.flow import Flow
 from reslab.data.images import Images, TensorImages
 from reslab.data.sampling import Draw, Sampling
+from reslab.data.shard_images import ShardImages
 from reslab.data.stream import stream
 from reslab.spec.errors import refuse
 from reslab.spec.preprocess import Preprocess
@@ -28,7 +30,7 @@ class TrainBatches:
     part, of n = batch / num_ranks samples. `repeats` and `balanced` are those of `Sampling`. Where `words` end in
     mixup or cutmix, y is float32 (n, num_classes), each row of sum 1; untold, `num_classes` is the largest label + 1.
     Pictures in memory stay on `device` and are augmented there, a batch at once; all others are read and augmented by
-    `workers` processes (0: in this one).
+    `workers` processes (0: in this one). Of shards by URL the samples of a step depend on ranks and workers (`flow`).
     Raises ValueError where the batch is larger than the data or not to be shared, or words do not fit the pictures.
     """
 
@@ -59,12 +61,14 @@ class TrainBatches:
         self.normalise = Normalise(preprocess, self.device)
         self.num_steps_per_epoch, self.dropped = self.sampling.num_steps_per_epoch, self.sampling.dropped
         self.num_classes = _num_classes(images.labels, num_classes)
+        self.flow = self._flow() if isinstance(images, ShardImages) and images.by_url else None
         if isinstance(images, TensorImages):
             self.augment.batch(images.images[:1], torch.zeros(1, dtype=torch.int64))  # words that do not fit fail here
 
     def iterate(self, start_step: int = 0) -> Iterator[Batch]:
         """This rank's part of the batches of step `start_step`, `start_step` + 1, ... without end."""
         batches = self._resident if isinstance(self.images, TensorImages) else self._streamed
+        batches = batches if self.flow is None else self._flowed
         for step, (x, y, indices) in enumerate(batches(start_step), start_step):
             if self.mixing is None:
                 yield x, y, indices
@@ -76,6 +80,22 @@ class TrainBatches:
         share = self.batch // self.num_ranks
         for draw in self.sampling.plan(start_step):
             yield draw.part(self.rank * share, (self.rank + 1) * share)
+
+    def _flow(self) -> Flow:
+        assert isinstance(self.images, ShardImages)
+        if self.sampling.repeats > 1 or self.sampling.balanced:
+            step = "fetch the shards into a folder and name the folder, or set repeats=1 and balanced=false"
+            raise refuse("each sample once an epoch of shards by URL", "repeats or balanced", next_step=step)
+        share, per_epoch = self.batch // self.num_ranks, self.num_steps_per_epoch
+        ranks = {"rank": self.rank, "num_ranks": self.num_ranks}
+        flow = Flow(self.images, self.augment, self.seed, share, per_epoch, self.workers, **ranks)
+        flow.check()
+        return flow
+
+    def _flowed(self, start_step: int) -> Iterator[Batch]:
+        assert self.flow is not None
+        for x, y, indices in self.flow.batches(start_step, self.device):
+            yield self.normalise(x), y, indices
 
     def _resident(self, start_step: int) -> Iterator[Batch]:
         assert isinstance(self.images, TensorImages)

@@ -14,9 +14,10 @@ from reslab.data.idx import read_mnist_like
 from reslab.data.imagenet import IMAGENET_WORDS, read_imagenet
 from reslab.data.images import TensorImages
 from reslab.data.photos import IMAGENET_MEAN, IMAGENET_STD, open_folder
-from reslab.data.shard_data import find_shards, open_shards
+from reslab.data.shard_data import find_shards, open_shards, open_url_shards
 from reslab.data.split import carve, carve_again, check_fraction
 from reslab.data.table import open_table
+from reslab.data.url_shards import is_url
 from reslab.spec.errors import refuse, unknown
 from reslab.spec.preprocess import Preprocess
 
@@ -114,7 +115,7 @@ def open_data(
     skip_bad_images: bool = False,
     split_record: Mapping[str, Any] | None = None,
 ) -> Data:
-    """A named data set (`DATA_SETS`), or a path: a folder of class folders, a CSV file, WebDataset shards.
+    """A named data set (`DATA_SETS`), or a path: a folder of class folders, a CSV file, WebDataset shards, also by URL.
 
     A name wins over a folder of that name, which `./name` reaches. `data_dir` is searched for a named set before the
     cache and the system. `val_fraction` holds out a stratified part of the training pictures (0.2 of a path without a
@@ -127,12 +128,8 @@ def open_data(
         return _open_named(
             entry, Path(data_dir).expanduser() if data_dir else None, val_fraction, split_seed, split_record
         )
-    if "://" in text:
-        raise refuse(
-            "a named data set, or a path on this machine",
-            text,
-            next_step="fetch the shards into a folder and name the folder; shards are not read by URL",
-        )
+    if is_url(text):
+        return open_url_shards(text, val_fraction, split_seed, skip_bad_images, split_record)
     path = Path(text).expanduser()
     if not path.exists() and isinstance(name_or_path, str) and "/" not in text and "\\" not in text:
         raise unknown(

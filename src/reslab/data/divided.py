@@ -15,7 +15,7 @@ PHOTOGRAPHS = "resize(256) center-crop(224)"
 
 
 def left_out(
-    place: Path, bad: Mapping[str, str], skip_bad_images: bool, record: Mapping[str, Any] | None
+    place: Path | str, bad: Mapping[str, str], skip_bad_images: bool, record: Mapping[str, Any] | None
 ) -> tuple[tuple[str, str], ...]:
     """(name, reason) of the pictures to leave out, of those that cannot be read and those that a record leaves out.
 
@@ -24,7 +24,7 @@ def left_out(
     recorded: dict[str, str] = dict((record or {}).get("skipped", ()))
     agreed = {name: bad.get(name, reason) for name, reason in recorded.items()}
     if not skip_bad_images and (new := {name: reason for name, reason in bad.items() if name not in agreed}):
-        lines = "".join(f"\n  {place / name}: {reason}" for name, reason in new.items())
+        lines = "".join(f"\n  {place}/{name}: {reason}" for name, reason in new.items())
         what = "picture that" if len(new) == 1 else "pictures that"
         raise ValueError(
             f"{len(new)} {what} cannot be read in {place} (repair or remove, or skip with --skip-bad-images):{lines}"
@@ -33,7 +33,7 @@ def left_out(
 
 
 def divided(
-    place: Path,
+    place: Path | str,
     splits: Mapping[str, Images],
     classes: tuple[str, ...],
     val_fraction: float | None,

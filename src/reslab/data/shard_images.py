@@ -1,4 +1,4 @@
-"""Pictures that lie in tar files, read one by one where they lie."""
+"""Pictures that lie in tar files, on this machine or by URL, read one by one where they lie."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,17 +10,29 @@ from torch import Tensor
 from reslab.data.decode import read_picture
 from reslab.data.folders import name_in
 from reslab.data.images import check_labels
+from reslab.data.urls import read_range
 
 
 @dataclass(frozen=True)
 class Spot:
-    """Where a picture's bytes lie: in which shard, from which byte on, how many; what it is called and how it ends."""
+    """Where a picture's bytes lie: in which shard, from which byte on, how many; what it is called and how it ends.
 
-    shard: Path
+    A shard is a file's path, or a URL.
+    """
+
+    shard: Path | str
     key: str
     start: int
     num_bytes: int
     ending: str
+
+    def read(self) -> bytes:
+        """The bytes of the picture's file."""
+        if isinstance(self.shard, str):
+            return read_range(self.shard, self.start, self.num_bytes)
+        with self.shard.open("rb") as file:
+            file.seek(self.start)
+            return file.read(self.num_bytes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,13 +45,18 @@ class ShardImages:
     spots: tuple[Spot, ...]
     labels: Tensor
     channels: int = 3
-    root: Path | None = None
+    root: Path | str | None = None
 
     def __post_init__(self) -> None:
         check_labels(self.labels, len(self.spots))
 
     def __len__(self) -> int:
         return len(self.spots)
+
+    @property
+    def by_url(self) -> bool:
+        """Whether the shards are not on this machine."""
+        return any(isinstance(spot.shard, str) for spot in self.spots)
 
     def name(self, i: int) -> str:
         return spot_name(self.spots[i], self.root)
@@ -50,10 +67,7 @@ class ShardImages:
 
     def read(self, i: int) -> bytes:
         """The bytes of a picture's file."""
-        spot = self.spots[i]
-        with spot.shard.open("rb") as file:
-            file.seek(spot.start)
-            return file.read(spot.num_bytes)
+        return self.spots[i].read()
 
     def pixels(self, i: int) -> Tensor:
         return read_picture(self.read(i), self.channels, self.name(i), self.spots[i].ending)
@@ -66,7 +80,10 @@ class ShardImages:
         return ShardImages(spots, self.labels[torch.as_tensor(indices, dtype=torch.int64)], self.channels, self.root)
 
 
-def spot_name(spot: Spot, root: Path | None) -> str:
+def spot_name(spot: Spot, root: Path | str | None) -> str:
     """`train-000.tar/cat/0001.jpg`: unlike a key alone, never the same in two shards."""
-    shard = name_in(root, spot.shard) if root else spot.shard.as_posix()
+    if isinstance(spot.shard, str):
+        shard = spot.shard.split("?")[0].removeprefix(f"{root}/")
+    else:
+        shard = name_in(Path(root), spot.shard) if root else spot.shard.as_posix()
     return f"{shard}/{spot.key}.{spot.ending}"

@@ -25,6 +25,12 @@ class Indexed:
     width: int = 0
     error: str = ""
 
+    @classmethod
+    def of(cls, shard: Path | str, entry: list[Any]) -> "Indexed":
+        """What `look_through` found of a sample of a shard, a path or a URL."""
+        key, start, num_bytes, ending, label, height, width, error = entry
+        return cls(Spot(shard, key, start, num_bytes, ending), label, height, width, error)
+
 
 def index_shard(path: Path) -> list[Indexed]:
     """The samples of a shard in their order, every picture decoded once, in threads; nothing is kept in memory.
@@ -37,12 +43,13 @@ def index_shard(path: Path) -> list[Indexed]:
     memory = cache_dir() / "shards" / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:24]}.json"
     known = read_json(memory)
     if known.get("state") != state:
-        known = {"state": state, "shard": str(path.resolve()), "samples": _look_through(path)}
+        known = {"state": state, "shard": str(path.resolve()), "samples": look_through(path)}
         write_json(memory, known)
-    return [_indexed(path, entry) for entry in known["samples"]]
+    return [Indexed.of(path, entry) for entry in known["samples"]]
 
 
-def _look_through(path: Path) -> list[list[Any]]:
+def look_through(path: Path) -> list[list[Any]]:
+    """[key, first byte, bytes, ending, label, height, width, error] of each sample of a shard (see `index_shard`)."""
     with path.open("rb") as file:
         if path.stat().st_size == 0:
             raise ValueError(f"{path}: cut short or not a tar file (0 bytes); fetch it again")
@@ -52,15 +59,9 @@ def _look_through(path: Path) -> list[list[Any]]:
 
 
 def _entry(content: Content, sample: Sample) -> list[Any]:
-    """[key, first byte, bytes, ending, label, height, width, error] of a sample."""
     place = sample.picture
     known = [sample.key, place.start, place.num_bytes, sample.ending, sample.label]
     try:
         return [*known, *check_picture(content[place.start : place.start + place.num_bytes], sample.key), ""]
     except ValueError as error:
         return [*known, 0, 0, str(error).removeprefix(f"{sample.key}: ")]
-
-
-def _indexed(path: Path, entry: list[Any]) -> Indexed:
-    key, start, num_bytes, ending, label, height, width, error = entry
-    return Indexed(Spot(path, key, start, num_bytes, ending), label, height, width, error)

@@ -21,25 +21,27 @@ Asked = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class _Sample:
+class Read:
+    """A picture that was read and augmented, or why it could not be."""
+
     pixels: Tensor | None
     index: int
     error: str = ""
 
 
-class _Reading(Dataset[_Sample]):
+class _Reading(Dataset[Read]):
     """The pictures as torch's loader wants them, asked for by (index, key)."""
 
     def __init__(self, images: Images, augment: Augment) -> None:
         self.images, self.augment = images, augment
 
-    def __getitem__(self, asked: Asked) -> _Sample:
+    def __getitem__(self, asked: Asked) -> Read:
         index, key = asked
         try:
-            return _Sample(self.augment.one(self._pixels(index, key), key), index)
+            return Read(self.augment.one(self._pixels(index, key), key), index)
         except ValueError as error:  # told by the main process without a worker's traceback around it
             name = self.images.name(index)
-            return _Sample(None, index, str(error) if name in str(error) else f"{name}: {error}")
+            return Read(None, index, str(error) if name in str(error) else f"{name}: {error}")
 
     def _pixels(self, index: int, key: int) -> Tensor:
         if not isinstance(self.images, ItemImages):
@@ -49,12 +51,12 @@ class _Reading(Dataset[_Sample]):
 
 
 @dataclass(frozen=True)
-class _Stacking:
+class Stacking:
     """Samples to (pixels, indices), or the first error's text; a value, so that it can be sent to a worker."""
 
     images: Images
 
-    def __call__(self, samples: list[_Sample]) -> tuple[Tensor | str, Tensor]:
+    def __call__(self, samples: list[Read]) -> tuple[Tensor | str, Tensor]:
         indices = torch.tensor([sample.index for sample in samples])
         errors = [sample.error for sample in samples if sample.error]
         if errors:
@@ -79,33 +81,34 @@ def stream(
     The workers live as long as the iterator, which for training is the whole run.
     Raises ValueError naming a picture that cannot be read, or two of different sizes.
     """
-    for pixels, indices in _started(lambda: _loader(images, asked, augment, workers, device)):
+    for pixels, indices in started(lambda: _loader(images, asked, augment, workers, device)):
         if isinstance(pixels, str):
             raise ValueError(pixels)
         labels = images.labels[indices].to(device, non_blocking=True)
         yield pixels.to(device, non_blocking=True), labels, indices.to(device, non_blocking=True)
 
 
-def _loader(images: Images, asked: Any, augment: Augment, workers: int, device: torch.device) -> "DataLoader[_Sample]":
+def _loader(images: Images, asked: Any, augment: Augment, workers: int, device: torch.device) -> "DataLoader[Read]":
     return DataLoader(
         _Reading(images, augment),
         batch_sampler=asked,
         num_workers=workers,
-        collate_fn=_Stacking(images),
+        collate_fn=Stacking(images),
         pin_memory=device.type == "cuda",
-        worker_init_fn=_apart,
+        worker_init_fn=apart,
         generator=torch.Generator(),  # its own, or the loader draws its base seed from the global one
     )
 
 
-def _apart(worker: int) -> None:
+def apart(worker: int) -> None:
     """A group of its own: Ctrl-C in a terminal and torchrun's signals are for the process that is read for, which may
     want this step's pictures before it stops; a worker goes when that one does."""
     with contextlib.suppress(AttributeError, OSError):  # not every system has groups
         os.setpgid(0, 0)
 
 
-def _started(make: Callable[[], "DataLoader[_Sample]"]) -> Iterator[Any]:
+def started(make: Callable[[], "DataLoader[Any]"]) -> Iterator[Any]:
+    """What a loader yields, the loader made and begun without warnings about the user's own choices."""
     with warnings.catch_warnings():
         # More workers than processors is the user's choice.
         warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)

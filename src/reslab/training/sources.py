@@ -12,6 +12,8 @@ from reslab.data.batches import TrainBatches, eval_batches
 from reslab.data.catalog import DATA_SETS, open_data
 from reslab.data.dataset import Data
 from reslab.data.images import FileImages
+from reslab.data.shard_images import ShardImages
+from reslab.data.url_shards import is_url
 from reslab.data.taking import take
 from reslab.data.wrap import as_data
 from reslab.spec.errors import refuse
@@ -66,7 +68,9 @@ def data_facts(data: Data, asked: Any, data_dir: str | Path | None) -> dict[str,
 
 
 def _place(asked: Any) -> str | None:
-    """The name of a named data set, the whole path of a folder, None for data that was handed over."""
+    """The name of a named data set, the whole path of a folder, a URL, None for data that was handed over."""
+    if isinstance(asked, str) and is_url(asked):
+        return asked
     if asked is None or (isinstance(asked, str) and asked.lower() in DATA_SETS):
         return asked or DEFAULT_DATA
     return str(Path(asked).expanduser().resolve()) if isinstance(asked, str | Path) else None
@@ -138,9 +142,14 @@ def train_batches(
 def num_workers(asked: int | None, data: Data, num_local: int = 1) -> int:
     """The processes that decode pictures: as asked, else up to 8 for files and none for what is in memory.
 
-    The processors of a machine are shared by its `num_local` ranks.
+    The processors of a machine are shared by its `num_local` ranks, and so are the shards that training streams by URL.
     """
     if asked is not None:
         return asked
-    in_files = any(isinstance(images, FileImages) for images in data.splits.values())
-    return min(8, max(1, (os.cpu_count() or 1) // num_local)) if in_files else 0
+    if not any(isinstance(images, FileImages | ShardImages) for images in data.splits.values()):
+        return 0
+    most = max(1, (os.cpu_count() or 1) // num_local)
+    train = data.splits.get("train")
+    if isinstance(train, ShardImages) and train.by_url:
+        most = min(most, len({spot.shard for spot in train.spots}) // num_local)
+    return min(8, most)

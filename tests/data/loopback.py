@@ -1,0 +1,74 @@
+"""A server of files on this machine, which can be told to misbehave."""
+
+import contextlib
+import http.server
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Web:
+    """A folder served at `url`; `asked` are the requests so far. Told to, it ignores ranges, is away for some requests,
+    or breaks a connection after some bytes."""
+
+    folder: Path
+    url: str = ""
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    knows_ranges: bool = True
+    num_away: int = 0
+    breaks: list[int] = field(default_factory=list)
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Web]:
+    """A server of the folder, while inside."""
+    web = Web(folder)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(web))
+    web.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield web
+    finally:
+        server.shutdown(), server.server_close(), thread.join()
+
+
+def _handler(web: Web) -> type[http.server.BaseHTTPRequestHandler]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            wanted = self.headers.get("Range", "")
+            web.asked.append((self.path, wanted))
+            path = web.folder / self.path.split("?")[0].lstrip("/")
+            if web.num_away:
+                web.num_away -= 1
+                self.send_error(503)
+            elif not path.is_file():
+                self.send_error(404)
+            else:
+                self._send(path, wanted)
+
+        def _send(self, path: Path, wanted: str) -> None:
+            content, status = path.read_bytes(), 200
+            if wanted and web.knows_ranges:
+                first, last = wanted.removeprefix("bytes=").split("-")
+                content, status = content[int(first) : int(last) + 1 if last else None], 206
+                if not content:
+                    self.send_error(416)
+                    return
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("ETag", f'"{path.stat().st_mtime_ns}"')
+            self.end_headers()
+            if web.breaks and len(content) > web.breaks[0]:
+                content = content[: web.breaks.pop(0)]
+            with contextlib.suppress(OSError):  # the reader has heard enough
+                self.wfile.write(content)
+
+        def log_message(self, *words: Any) -> None:
+            """Nothing."""
+
+    return Handler
