@@ -23,7 +23,12 @@ CORE = [
     "jinja2",
     "scikit-learn",
 ]
-EXTRAS = {"timm": ["timm", "huggingface_hub"], "yaml": ["PyYAML"]}
+EXTRAS = {
+    "timm": ["timm", "huggingface_hub"],
+    "yaml": ["PyYAML"],
+    "tensorboard": ["tensorboard"],
+    "webdataset": ["webdataset"],
+}
 
 
 def doctor(json: Json = False) -> None:

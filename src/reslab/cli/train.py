@@ -56,6 +56,9 @@ def train(
     snapshots: Annotated[
         str | None, typer.Option("--snapshots", metavar="LENGTH", help="Keep the weights every '1 epoch', '500 steps'.")
     ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write the log's numbers for TensorBoard too (an extra).")
+    ] = False,
     config: SettingsFile = None,
     settings: Settings = None,
     json: Json = False,
@@ -87,6 +90,7 @@ def train(
             workers=workers,
             show=display,
             snapshots=snapshots,
+            tensorboard=tensorboard,
         )
     if json:
         print_json(facts_of(run))

@@ -38,7 +38,8 @@ class Stopping:
         if not self.over or self._watch is None:
             return f"all {total} steps were taken"
         what = {"loss": "loss", "top1": "accuracy"}[self.watches]
-        since = f"was best after step {self._best_step}, and not better in {self._watch.since} evaluations since"
+        count = f"{self._watch.since} evaluation{'s' * (self._watch.since != 1)}"
+        since = f"was best after step {self._best_step}, and not better in {count} since"
         return f"stopped early after step {step} of {total}: the {what} on the validation split {since}"
 
     def state(self) -> dict[str, Any] | None:

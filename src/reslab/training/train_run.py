@@ -30,6 +30,7 @@ from reslab.training.ranks import Ranks, join, own_device
 from reslab.training.resuming import reopened, resume_run
 from reslab.training.run import Run, holds_something
 from reslab.training.run_report import write_report
+from reslab.training.scalars import Scalars, has_tensorboard, require_tensorboard
 from reslab.training.showing import default_show
 from reslab.training.snapshots import Snapshots, num_steps_between
 from reslab.training.sources import num_workers, train_batches
@@ -63,6 +64,7 @@ def train(
     probe_every_steps: int = 0,
     save_every_seconds: float = 60.0,
     snapshots: str | None = None,
+    tensorboard: bool = False,
 ) -> Run:
     """Train `model` on `data` by `recipe` and return the run: weights, log, report, and what they came from.
 
@@ -73,7 +75,8 @@ def train(
     in it; only length, paths, device and workers may then differ. `num_images` takes so many of the training pictures.
     The weights kept are the best on the validation split, else the last; `snapshots` (`"1 epoch"`, `"500 steps"`) keeps
     them along the way too, those of step 0 among them (`Run.snapshots`). `show` receives every line of the log, notes
-    and progress; `probe(step, model)` adds a line every `probe_every_steps` steps.
+    and progress; `probe(step, model)` adds a line every `probe_every_steps` steps; with `tensorboard` (an extra) the
+    numbers of the log are written to the run's folder `tensorboard` too.
 
     Under torchrun every rank calls this with the same arguments and takes its part of each batch; rank 0 alone writes
     and shows, every rank probes. A job that torchrun restarts goes on where its state is, as with `resume`.
@@ -81,6 +84,8 @@ def train(
     Raises ValueError for what means nothing, before anything is written; `Diverged` where the loss is not finite;
     `DiskFull`; `Interrupted` on Ctrl-C. In each of these the last good state is kept.
     """
+    if tensorboard:
+        require_tensorboard()
     ranks = _ranks(device, output)
     resume = resume or ranks.place.restarts > 0
     chosen, axes = split_settings(settings, epochs, batch, lr)
@@ -92,6 +97,7 @@ def train(
     show = (show or default_show()) if ranks.first else _silent
     course = make_course(prepared, asked, ranks, workers, show, save_every_seconds)
     course.probe, course.probe_every_steps = probe, probe_every_steps
+    course.telling.scalars = _scalars(course.run, tensorboard) if ranks.first else None
     for note in (*prepared.notes, *_take_up(course, resume)):
         show({"kind": "note", "text": note})
     show(_start_line(course))
@@ -101,6 +107,12 @@ def train(
         if course.stopping.over:
             show({"kind": "note", "text": course.stopping.told(course.step, course.total)})
         return _finish(course, prepared)
+
+
+def _scalars(run: Run, asked: bool) -> Scalars | None:
+    """Where asked for, or begun before."""
+    folder = run.path / "tensorboard"
+    return Scalars(folder) if asked or (folder.exists() and has_tensorboard()) else None
 
 
 def _ranks(device: str | torch.device, output: Any) -> Ranks:
