@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from reslab.studies.store import Entry
 from reslab.training.disk import write_whole
 
 
-def ask_missing(job: Job, entry: Entry, data_dir: str | Path | None, device: str, say: Any) -> dict[str, str]:
+def ask_missing(
+    job: Job, entry: Entry, data_dir: str | Path | None, device: str, note: Callable[[str], None]
+) -> dict[str, str]:
     """Ask what was not answered yet; returns why of what this network cannot be asked, by the name of its answer."""
     unanswered = {}
     for asked in job.asked:
@@ -25,7 +28,7 @@ def ask_missing(job: Job, entry: Entry, data_dir: str | Path | None, device: str
         try:
             answer = _answer(job, entry, asked, data_dir, device)
         except ValueError as error:
-            say(f"{job.name}: {asked.question} has no answer: {error}")
+            note(f"{asked.question} has no answer: {error}")
             unanswered[entry.answer_path(asked).stem] = str(error)
             continue
         told = {"question": to_dict(asked), "answer": to_dict(answer), "seconds": time.perf_counter() - began}

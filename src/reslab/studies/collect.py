@@ -20,8 +20,14 @@ def collect(
 ) -> StudyPage:
     """The page of a plan: every row with the seeds that are there, why others are not, the claims judged."""
     rows = [_row(plan, row, store, rate, failed) for row in plan.rows]
-    page = StudyPage(plan.study, plan.scale, rows, facts=_facts(plan, store, command), notes=tuple(notes))
+    page = StudyPage(plan.study, plan.scale, rows, facts=_facts(plan, store, command), notes=_notes(plan, store, notes))
     return replace(page, claims=[judged(claim, verdict) for claim, verdict in verdicts(page)])
+
+
+def _notes(plan: Plan, store: Store, said: Sequence[str]) -> tuple[str, ...]:
+    """What the entries tell of how they came about, and what was said now; each once."""
+    told = [note for job in plan.jobs for note in store.entry(job.key).facts.get("notes", ())]
+    return tuple(dict.fromkeys([*told, *said]))
 
 
 def verdicts(page: StudyPage) -> list[tuple[Claim, Verdict]]:

@@ -1,5 +1,6 @@
 """What jobs cost: processor-seconds and memory, from earlier entries of the store or from a few steps measured here."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +11,6 @@ import torch
 from torch.nn import functional
 
 from reslab.nn.network import Network
-from reslab.spec.arch import Arch
 from reslab.spec.recipe import Recipe
 from reslab.studies.resolving import Definite, weight
 from reslab.studies.store import Store, told_arch
@@ -20,7 +20,8 @@ from reslab.training.device import hardware
 PASSES = 3
 _FLOAT_BYTES = 4
 _PROCESS_BYTES = 500_000_000
-_MEASURED_IMAGES = 16
+_MEASURED_MACS = 4_000_000_000
+_MOST_MEASURED = 4
 
 Rate = Callable[[Definite], float]
 
@@ -82,52 +83,87 @@ def too_large(row: Definite, device: torch.device) -> str:
     )
 
 
-def store_rate(store: Store, device: torch.device) -> Rate | None:
-    """Processor-seconds a multiply-add, of the same network where the store has it, else the median of all; None of an
-    empty store. Entries of another machine do not count."""
+def find_rate(rows: Sequence[Definite], store: Store, device: torch.device) -> tuple[Rate, str]:
+    """Processor-seconds a multiply-add for each row, and where it is from: the store's trainings of that network on
+    this machine, else a few steps of up to four of the others, measured now, the nearest in size for the rest."""
+    known = _known_rates(store, device)
+    trained = [row for row in rows if row.arch is not None and row.recipe is not None]
+    fresh = [row for row in trained if _signature(row) not in known]
+    measured = {_macs(row): _measured(row, device) for row in _spread(fresh)}
+
+    def rate(row: Definite) -> float:
+        if row.arch is None or row.recipe is None:
+            return 0.0
+        if _signature(row) in known:
+            return median(known[_signature(row)])
+        return measured[min(measured, key=lambda macs: abs(math.log(macs / _macs(row))))]
+
+    told = [f"{len(trained) - len(fresh)} rows as the store's trainings went"] * (len(fresh) < len(trained))
+    return rate, ", ".join(told + [f"{len(fresh)} rows from a few steps measured now"] * bool(fresh))
+
+
+def _signature(row: Definite) -> str:
+    return str((told_arch(row.arch), row.recipe and (row.recipe.batch, row.recipe.precision)))
+
+
+def _macs(row: Definite) -> int:
+    assert row.arch is not None
+    return weight(row.arch).macs
+
+
+def _known_rates(store: Store, device: torch.device) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     here = hardware(device)
     for facts in (entry.facts for entry in store.entries()):
-        machine = facts["hardware"]
-        spent = facts["values"].get("train_seconds")
-        done = PASSES * facts["macs"] * facts["num_steps"] * facts["batch"]
-        if (
-            spent
-            and done
-            and (machine["processor"], machine["device_name"]) == (here["processor"], here["device_name"])
-        ):
-            used = min(machine["num_threads"], machine["num_cores"])
-            found.setdefault(str(facts["identity"]["arch"]), []).append(spent * used / done)
-    if not found:
-        return None
-    all_of_them = median(rate for rates in found.values() for rate in rates)
-    return lambda row: median(found.get(str(told_arch(row.arch)), [all_of_them]))
+        there, spent, done = facts["hardware"], facts.get("processor_seconds"), facts.get("work_macs")
+        if spent and done and (there["processor"], there["device_name"]) == (here["processor"], here["device_name"]):
+            recipe = facts["identity"]["recipe"]
+            signature = str((facts["identity"]["arch"], (recipe["batch"], recipe["precision"])))
+            found.setdefault(signature, []).append(spent / done)
+    return found
 
 
-def measured_rate(rows: Sequence[Definite], device: torch.device) -> Rate | None:
-    """Processor-seconds a multiply-add, of three steps of the cheapest network here; None where there is none."""
-    trained = [row for row in rows if row.arch is not None and row.recipe is not None]
-    if not trained:
-        return None
-    row = min(trained, key=lambda one: weight(one.arch).macs if one.arch else 0)
-    assert row.arch is not None
-    rate = _rate_of(row.arch, device)
-    return lambda _: rate
+def _spread(rows: Sequence[Definite]) -> list[Definite]:
+    """Up to four of the rows, from the smallest network to the largest."""
+    by_size = [group[0] for group in _by_macs(rows)]
+    last = len(by_size) - 1
+    places = sorted({round(last * part / (_MOST_MEASURED - 1)) for part in range(_MOST_MEASURED)}) if by_size else []
+    return [by_size[place] for place in places]
 
 
-def _rate_of(arch: Arch, device: torch.device) -> float:
+def _by_macs(rows: Sequence[Definite]) -> list[list[Definite]]:
+    found: dict[int, list[Definite]] = {}
+    for row in rows:
+        found.setdefault(_macs(row), []).append(row)
+    return [found[macs] for macs in sorted(found)]
+
+
+def _measured(row: Definite, device: torch.device) -> float:
+    """The quicker of two steps after a first one, of fewer images where the network is large."""
+    arch, recipe = row.arch, row.recipe
+    assert arch is not None
+    assert recipe is not None
+    number = int(min(recipe.batch, max(2, _MEASURED_MACS // (PASSES * _macs(row)))))
     model = Network(arch).to(device).train()
-    x = torch.randn(_MEASURED_IMAGES, *arch.input_size, device=device)
-    y = torch.zeros(_MEASURED_IMAGES, dtype=torch.int64, device=device)
+    x = torch.randn(number, *arch.input_size, device=device)
+    y = torch.zeros(number, dtype=torch.int64, device=device)
+    low = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
     spent = []
     for _ in range(3):
-        began = time.perf_counter()
-        functional.cross_entropy(model(x), y).backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        spent.append(time.perf_counter() - began)
-    processors = 1 if device.type == "cuda" else torch.get_num_threads()
-    return median(spent[1:]) * processors / (PASSES * weight(arch).macs * _MEASURED_IMAGES)
+        began = _clock(device)
+        with low:
+            loss = functional.cross_entropy(model(x).float(), y)
+        loss.backward()
+        spent.append(_clock(device) - began)
+    return min(spent[1:]) / (PASSES * _macs(row) * number)
+
+
+def _clock(device: torch.device) -> float:
+    """Seconds of this process's processors; of a GPU, seconds."""
+    if device.type != "cuda":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def describe_recipe(recipe: Recipe | None) -> str:

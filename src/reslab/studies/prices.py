@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from reslab.studies.cost import Rate, measured_rate, memory_bytes, price_seconds, store_rate, too_large
+from reslab.studies.cost import Rate, find_rate, memory_bytes, price_seconds, too_large
 from reslab.studies.plan import Job, Plan, is_done, missing
 from reslab.studies.store import Store
 
@@ -52,16 +52,14 @@ class Price:
 
 
 def prices(plan: Plan, store: Store, device: torch.device) -> Price:
-    """The prices of a plan, at the rate of the store's entries of this machine, else of a few steps measured now."""
+    """The prices of a plan, see `find_rate`."""
     jobs = missing(plan, store)
     refused = {job.number: why for job in jobs if (why := too_large(job.row, device))}
-    rate, told = store_rate(store, device), "as the store's trainings went"
-    if rate is None:
-        rate, told = measured_rate(plan.rows, device), "from three steps measured now"
+    rate, told = find_rate(plan.rows, store, device)
     done = frozenset(job.number for job in plan.jobs if is_done(store.entry(job.key), job))
     return Price(
         plan,
-        rate or (lambda _: 0.0),
+        rate,
         told,
         tuple(job for job in jobs if job.number not in refused),
         tuple((job, refused[job.number]) for job in jobs if job.number in refused),

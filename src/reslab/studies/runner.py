@@ -15,6 +15,7 @@ from reslab.studies.work import Place, Say, do
 from reslab.training.interruption import Interrupted
 
 TRIES = 2
+STOPPED = "stopped; what is done is kept, and the same command goes on from there"
 _LOOK_AGAIN_SECONDS = 0.5
 
 
@@ -49,6 +50,8 @@ def run_here(jobs: Sequence[Job], place: Place, num_tries: int = TRIES) -> Outco
                 place.say(f"{job.name}: {other} is at it")
                 tries[job.number] = -1
             time.sleep(_LOOK_AGAIN_SECONDS)
+        except KeyboardInterrupt:
+            raise Interrupted(STOPPED) from None
         except Exception as error:
             _failed(job, f"{type(error).__name__}: {error}", tries, waiting, outcome, place.say)
     return outcome
@@ -88,7 +91,7 @@ def run_in_processes(jobs: Sequence[Job], place: Place, num_jobs: int, command: 
                     place.say(f"{len(waiting) + len(running)} of {len(jobs)} jobs left")
     except KeyboardInterrupt:
         _stop([process for _, process in running.values()])
-        raise Interrupted("stopped; what is done is kept, the same command goes on") from None
+        raise Interrupted(STOPPED) from None
     return outcome
 
 

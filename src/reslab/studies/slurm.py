@@ -26,7 +26,7 @@ def slurm_script(
         f"#SBATCH --time={_minutes(longest_seconds)}",
         "#SBATCH --cpus-per-task=2",
         "##SBATCH --gres=gpu:1   (one # less asks for a GPU)",
-        f"# {len(jobs)} trainings of the study {name}; one that was stopped goes on where it was when it is sent again.",
+        f"# {len(jobs)} trainings of {name}; one that was stopped goes on where it was when it is sent again.",
         "# When all have ended, the same command without --task writes the page:",
         f"#   {words}",
         "set -euo pipefail",

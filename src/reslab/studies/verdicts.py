@@ -55,7 +55,7 @@ def judge(claim: Claim, values: Values) -> Verdict:
     needed = None if verdict != "undecided" else seeds_needed(claim, difference, weights, values)
     words = f"{_of(agreeing, pairs)}; difference {_shown(difference)}, 95 % interval {_told(interval)}"
     if verdict == "undecided":
-        words += f"; {_needed(needed)}"
+        words += "; all seeds gave the same" if interval[0] == interval[1] else f"; {_needed(needed)}"
     return Verdict(verdict, words, difference, interval, agreeing, len(pairs), needed)
 
 

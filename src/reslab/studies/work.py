@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from reslab.studies.asking import ask_missing
+from reslab.studies.cost import work_macs
 from reslab.studies.measure import measure
 from reslab.studies.plan import Job, is_done, measured_metrics
 from reslab.studies.resolving import weight
@@ -46,26 +47,38 @@ def do(job: Job, place: Place) -> Entry:
     on Ctrl-C, with the training's state kept.
     """
     entry = place.store.entry(job.key)
+    notes: list[str] = []
+
+    def note(text: str) -> None:
+        notes.append(f"{job.name}: {text}")
+        place.say(notes[-1])
+
     if damage := entry.damage():
-        place.say(f"{job.name}: its entry {job.key} is damaged ({damage}) and is made again")
+        note(f"its entry {job.key} was damaged ({damage}) and is made again")
         entry.clear()
     if is_done(entry, job):
         return entry
     began = time.perf_counter()
     device = torch.device(place.device if place.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
     told, diverged = entry.facts, str(entry.facts.get("words", ""))
+    spent = told.get("processor_seconds")
     if job.row.recipe is not None and told.get("status") not in ("done", "diverged"):
-        diverged = _train(job, entry, place)
+        fresh, clock = not entry.path.exists(), _clock(device)
+        diverged = _train(job, entry, place, note)
+        spent = _clock(device) - clock if fresh and not diverged else None
     values = dict(entry.values) if diverged else _values(job, entry, place, device)
-    unanswered = {} if diverged else ask_missing(job, entry, place.data_dir, str(device), place.say)
+    unanswered = {} if diverged else ask_missing(job, entry, place.data_dir, str(device), note)
     seconds = told.get("seconds", 0.0) + time.perf_counter() - began
-    entry.write(_facts(job, values, unanswered, diverged, seconds, device))
+    facts = _facts(job, device) | {"values": values, "unanswered": unanswered, "seconds": seconds}
+    facts["notes"] = [*told.get("notes", ()), *notes]
+    status = {"status": "diverged" if diverged else "done", "words": diverged, "processor_seconds": spent}
+    entry.write(facts | status)
     for key in place.store.mark_older(identity(job.row, job.seed), job.key):
         place.say(f"{job.name}: the entry {key} of older numerics is kept, and marked as superseded")
     return entry
 
 
-def _train(job: Job, entry: Entry, place: Place) -> str:
+def _train(job: Job, entry: Entry, place: Place, note: Say) -> str:
     """Train, or go on with a training that was stopped; what is said where it diverged, else an empty string."""
     try:
         _go(job, entry, place)
@@ -75,7 +88,7 @@ def _train(job: Job, entry: Entry, place: Place) -> str:
         # A state that a crash left unreadable: what it held can be made again.
         if not (entry.run_path / "run.json").is_file():
             raise
-        place.say(f"{job.name}: its training could not be taken up ({error}); it starts again")
+        note(f"its training could not be taken up ({error}) and started again")
         entry.clear()
         try:
             _go(job, entry, place)
@@ -111,30 +124,22 @@ def _values(job: Job, entry: Entry, place: Place, device: torch.device) -> dict[
     return {**entry.values, **{name: value for name, value in found.items() if math.isfinite(value)}}
 
 
-def _facts(
-    job: Job,
-    values: dict[str, float],
-    unanswered: dict[str, str],
-    diverged: str,
-    seconds: float,
-    device: torch.device,
-) -> dict[str, Any]:
+def _clock(device: torch.device) -> float:
+    """Seconds of this process's processors; of a GPU, seconds."""
+    return time.perf_counter() if device.type == "cuda" else time.process_time()
+
+
+def _facts(job: Job, device: torch.device) -> dict[str, Any]:
     row = job.row
     assert row.arch is not None
     return {
         "format": 1,
         "key": job.key,
         "numerics": NUMERICS_VERSION,
-        "status": "diverged" if diverged else "done",
-        "words": diverged,
         "identity": identity(row, job.seed),
-        "values": values,
-        "unanswered": unanswered,
-        "seconds": seconds,
         "macs": weight(row.arch).macs,
         "params": weight(row.arch).params,
-        "num_steps": row.num_steps,
-        "batch": row.recipe.batch if row.recipe else 0,
+        "work_macs": work_macs(row),
         "hardware": hardware(device, num_threads_for(row.arch.input_size, device)),
         "versions": versions(),
         "command": command(),
