@@ -71,7 +71,7 @@ def load_state(folder: Path, device: torch.device | str = "cpu") -> State | None
         return None
     try:
         return State(**torch.load(path, map_location=device, weights_only=True))
-    except (RuntimeError, EOFError, pickle.UnpicklingError, TypeError, OSError) as error:
+    except (RuntimeError, EOFError, pickle.UnpicklingError, TypeError, LookupError, AttributeError, OSError) as error:
         raise ValueError(
             f"required: a whole training state; got: {path}, which cannot be read ({error}); "
             "remove it to start from step 0"
