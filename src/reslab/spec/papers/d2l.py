@@ -1,0 +1,72 @@
+"""Zhang et al., Dive into Deep Learning: ResNet-18 on Fashion-MNIST."""
+
+from reslab.spec.drawing import Drawing, Panel
+from reslab.spec.papers.cuts import SMOKE_STEPS
+from reslab.spec.study import Claim, Cut, Cuts, Reported, Row, Study
+
+_BOOK = "Zhang et al., Dive into Deep Learning, Sec. 8.6 (ResNet), its printed output"
+_ALONG = "running average along the last epoch"
+
+D2L: tuple[Study, ...] = (
+    Study(
+        name="d2l/fashion",
+        title="Dive into Deep Learning's ResNet-18 on Fashion-MNIST",
+        source=_BOOK,
+        rows=(
+            Row(
+                "resnet-18",
+                "resnet18_d2l",
+                "fashion-mnist",
+                "d2l-fashion",
+                seeds=3,
+                reported=Reported(
+                    10.5, "single, after 10 epochs", where=_BOOK, note="test acc 0.895", confidence="read"
+                ),
+                also=(
+                    Reported(0.014, _ALONG, "training mode", _BOOK, confidence="read", metric="train_loss"),
+                    Reported(
+                        0.4,
+                        _ALONG,
+                        "training mode",
+                        _BOOK,
+                        note="train acc 0.996",
+                        confidence="read",
+                        metric="train_error",
+                    ),
+                ),
+            ),
+        ),
+        cuts=Cuts(
+            smoke=Cut(
+                "bundled 8x8 digits, 256 of them, one unit a stage of widths 4, 8, 16, 32, 12 steps of 32",
+                ("model.depths=1,1,1,1", "model.widths=4,8,16,32", "model.stem=conv3(4) norm act", *SMOKE_STEPS),
+                data="digits",
+                num_images=256,
+                seeds=2,
+            ),
+            short=Cut(
+                "28x28 pictures as they are in place of 96x96, a stem of one 3x3 convolution of stride 2, a quarter of "
+                "the widths, bf16; all 60,000 pictures and all 10 epochs",
+                (
+                    "model.stem=conv3/2(16) norm act",
+                    "model.widths=16,32,64,128",
+                    "augment=",
+                    "test=",
+                    "precision=bf16",
+                    "channels_last=true",
+                ),
+                seeds=3,
+            ),
+        ),
+        claims=(
+            Claim("it fits the training pictures: training error below 1 %", "resnet-18", "<", 1.0, "train_error"),
+            Claim("the test error is 10.5 %, to a point", "resnet-18", "within", 10.5, "test_error", margin=1.0),
+            Claim("it overfits: a gap of more than 5 points", "resnet-18", ">", 5.0, "gap"),
+        ),
+        figures=(Drawing("error_curves", "Error against iterations", (Panel("ResNet-18", ("resnet-18",)),)),),
+        differences=(
+            "the last 96 pictures of an epoch are a batch of their own there; here others each epoch are left out",
+        ),
+        notes="The tutorial's loss and training accuracy are averages along the last epoch, while it learns.",
+    ),
+)

@@ -1,0 +1,189 @@
+"""He et al. 2015, Deep Residual Learning for Image Recognition (arXiv:1512.03385v1): Tables 2 to 5, on ImageNet."""
+
+from reslab.spec.drawing import Drawing, Panel
+from reslab.spec.papers.cuts import four_stages
+from reslab.spec.papers.he2015 import PAPER
+from reslab.spec.study import Claim, Reported, Row, Study
+
+_TEN = "ten-crop(224)"
+_SCALES = "scales(224,256,384,480,640)"
+_PLATEAU = ("val_fraction=0.01",)
+_UNITS = {18: "2, 2, 2, 2", 34: "3, 4, 6, 3", 50: "3, 4, 6, 3", 101: "3, 4, 23, 3", 152: "3, 8, 36, 3"}
+_DIFFERENCES = (
+    "1 % of the training pictures are held out: the rate is divided where their error has not fallen for 5 epochs; the "
+    "paper does not say how long it waits, or on which pictures",
+    "pictures are normalised by a mean and deviation per channel, in the paper by a mean per pixel",
+    "the error is that of the validation pictures after the last step",
+)
+
+
+def _row(name: str, model: str, depth: int, views: str, where: str, top1: float, top5: float | None = None) -> Row:
+    protocol = "10-crop" if views == _TEN else "fully convolutional, 5 scales"
+    told = Reported(top1, protocol=protocol, where=f"{PAPER}, {where}", confidence="read")
+    also = (
+        ()
+        if top5 is None
+        else (
+            Reported(top5, protocol=protocol, where=f"{PAPER}, {where}", confidence="read", metric="test_error_top5"),
+        )
+    )
+    cuts = four_stages(_UNITS[depth])
+    return Row(
+        name, model, "imagenet", "he2015-imagenet", settings=_PLATEAU, reported=told, also=also, views=views, cuts=cuts
+    )
+
+
+_TABLE2 = (
+    _row("plain-18", "plain18", 18, _TEN, "Table 2", 27.94),
+    _row("plain-34", "plain34", 34, _TEN, "Table 2", 28.54),
+    _row("residual-18-A", "resnet18_a", 18, _TEN, "Table 2", 27.88),
+    _row("residual-34-A", "resnet34_a", 34, _TEN, "Table 2", 25.03),
+)
+_TABLE3 = (
+    _row("plain-34", "plain34", 34, _TEN, "Table 3", 28.54, 10.02),
+    _row("residual-34-A", "resnet34_a", 34, _TEN, "Table 3", 25.03, 7.76),
+    _row("residual-34-B", "resnet34", 34, _TEN, "Table 3", 24.52, 7.46),
+    _row("residual-34-C", "resnet34_c", 34, _TEN, "Table 3", 24.19, 7.40),
+    _row("residual-50", "resnet50_v1", 50, _TEN, "Table 3", 22.85, 6.71),
+    _row("residual-101", "resnet101_v1", 101, _TEN, "Table 3", 21.75, 6.05),
+    _row("residual-152", "resnet152_v1", 152, _TEN, "Table 3", 21.43, 5.71),
+)
+_TABLE4 = (
+    _row("residual-34-B", "resnet34", 34, _SCALES, "Table 4", 21.84, 5.71),
+    _row("residual-34-C", "resnet34_c", 34, _SCALES, "Table 4", 21.53, 5.60),
+    _row("residual-50", "resnet50_v1", 50, _SCALES, "Table 4", 20.74, 5.25),
+    _row("residual-101", "resnet101_v1", 101, _SCALES, "Table 4", 19.87, 4.60),
+    _row("residual-152", "resnet152_v1", 152, _SCALES, "Table 4", 19.38, 4.49),
+)
+
+
+def _alone(name: str, model: str, depth: int) -> Row:
+    """A member of the ensemble, for which the paper prints no value beside it."""
+    return Row(
+        name, model, "imagenet", "he2015-imagenet", settings=_PLATEAU, metric="test_error_top5", views=_SCALES,
+        cuts=four_stages(_UNITS[depth]),
+    )  # fmt: skip
+
+
+_MEMBERS = (
+    _alone("residual-34-A", "resnet34_a", 34),
+    _alone("residual-34-B", "resnet34", 34),
+    _alone("residual-34-C", "resnet34_c", 34),
+    _alone("residual-50", "resnet50_v1", 50),
+    _alone("residual-101", "resnet101_v1", 101),
+    _alone("residual-152", "resnet152_v1", 152),
+)
+_SIX = Row(
+    "ensemble-of-6",
+    members=tuple(row.name for row in _MEMBERS),
+    metric="test_error_top5",
+    views=_SCALES,
+    reported=Reported(
+        3.57,
+        "one ensemble of six",
+        "fully convolutional, 5 scales",
+        f"{PAPER}, Table 5",
+        note="on the test set of ILSVRC, whose labels are not public",
+        confidence="read",
+    ),
+    cuts=four_stages("own"),
+)
+
+
+def _deeper(deep: str, shallow: str) -> Claim:
+    return Claim(f"{deep} tests better than {shallow}", deep, "<", shallow, "test_error")
+
+
+HE2015_IMAGENET: tuple[Study, ...] = (
+    Study(
+        name="he2015/table2",
+        title="18 and 34 layers, plain and residual, on ImageNet",
+        source=f"{PAPER}, Table 2 and Fig. 4",
+        rows=_TABLE2,
+        cuts=four_stages("own"),
+        claims=(
+            Claim("plain-34 tests worse than plain-18", "plain-34", ">", "plain-18", "test_error"),
+            Claim("plain-34 trains worse than plain-18", "plain-34", ">", "plain-18", "train_error"),
+            Claim("residual-34 tests better than residual-18", "residual-34-A", "<", "residual-18-A", "test_error"),
+            Claim("residual-34 tests better than plain-34", "residual-34-A", "<", "plain-34", "test_error"),
+            Claim(
+                "18 layers end alike, plain or residual",
+                "residual-18-A",
+                "within",
+                "plain-18",
+                "test_error",
+                margin=1.0,
+            ),
+            Claim(
+                "residual-18 reaches a fixed training error in fewer steps than plain-18",
+                "residual-18-A",
+                "<",
+                "plain-18",
+                "steps_to_train_error",
+            ),
+        ),
+        figures=(
+            Drawing(
+                "error_curves",
+                "Error against iterations",
+                (
+                    Panel("plain networks", ("plain-18", "plain-34")),
+                    Panel("residual networks", ("residual-18-A", "residual-34-A")),
+                ),
+                where="Fig. 4",
+            ),
+        ),
+        differences=_DIFFERENCES,
+    ),
+    Study(
+        name="he2015/table3",
+        title="Shortcuts A, B and C, and 50 to 152 layers, on ImageNet",
+        source=f"{PAPER}, Table 3",
+        rows=_TABLE3,
+        cuts=four_stages("own"),
+        claims=(
+            _deeper("residual-34-A", "plain-34"),
+            _deeper("residual-34-B", "residual-34-A"),
+            _deeper("residual-34-C", "residual-34-B"),
+            _deeper("residual-50", "residual-34-C"),
+            _deeper("residual-101", "residual-50"),
+            _deeper("residual-152", "residual-101"),
+        ),
+        differences=_DIFFERENCES,
+    ),
+    Study(
+        name="he2015/table4",
+        title="Single networks on ImageNet, at several scales",
+        source=f"{PAPER}, Table 4",
+        rows=_TABLE4,
+        cuts=four_stages("own"),
+        claims=(
+            _deeper("residual-34-C", "residual-34-B"),
+            _deeper("residual-50", "residual-34-C"),
+            _deeper("residual-101", "residual-50"),
+            _deeper("residual-152", "residual-101"),
+        ),
+        differences=_DIFFERENCES,
+    ),
+    Study(
+        name="he2015/table5",
+        title="An ensemble of six residual networks on ImageNet",
+        source=f"{PAPER}, Table 5",
+        rows=(*_MEMBERS, _SIX),
+        cuts=four_stages("own"),
+        claims=(
+            Claim(
+                "the ensemble tests better than its best member",
+                "ensemble-of-6",
+                "<",
+                "residual-152",
+                "test_error_top5",
+            ),
+        ),
+        differences=(
+            *_DIFFERENCES,
+            "the six, of different depths with two of 152 layers, are not named: here 34 A, B and C, 50, 101, 152",
+            "judged on the validation pictures; the paper's 3.57 % is of the test pictures",
+        ),
+    ),
+)

@@ -1,0 +1,90 @@
+"""Veit, Wilber and Belongie 2016, Residual Networks Behave Like Ensembles (arXiv:1605.06431)."""
+
+from dataclasses import replace
+
+from reslab.spec.drawing import Drawing, Panel
+from reslab.spec.papers.cuts import three_stages
+from reslab.spec.study import Asked, Claim, Reported, Row, Study
+
+_PAPER = "Veit et al. 2016, arXiv:1605.06431"
+_ONE = "lesion.units.error.median"
+_ROWS = ("residual-56", "residual-110", "plain-20")
+
+VEIT2016: tuple[Study, ...] = (
+    Study(
+        name="veit2016/lesion",
+        title="Deleting a unit barely hurts a residual network, and breaks a plain one",
+        source=f"{_PAPER}, Secs. 4 and 5, Figs. 3, 5 and 6",
+        rows=(
+            Row("residual-56", "resnet56_cifar", "cifar10", "he2015-cifar", seeds=3, cuts=three_stages(4)),
+            Row(
+                "residual-110",
+                "resnet110_cifar",
+                "cifar10",
+                "he2015-cifar-110",
+                seeds=3,
+                reported=Reported(
+                    6.10,
+                    where=f"{_PAPER}, Sec. 5 (the whole network)",
+                    confidence="read",
+                ),
+                cuts=three_stages(5),
+            ),
+            replace(
+                Row("plain-20", "plain20_cifar", "cifar10", "he2015-cifar", seeds=3, cuts=three_stages(2)),
+                note="in place of the paper's VGG-15",
+            ),
+        ),
+        cuts=three_stages(4),
+        claims=(
+            Claim(
+                "without one unit, residual-56 errs less than plain-20 without one",
+                "residual-56",
+                "<",
+                "plain-20",
+                _ONE,
+            ),
+            Claim(
+                "without one unit, residual-110 errs less than plain-20 without one",
+                "residual-110",
+                "<",
+                "plain-20",
+                _ONE,
+            ),
+            Claim(
+                "the more units there are, the less one matters: residual-110 without one errs less than residual-56",
+                "residual-110",
+                "<",
+                "residual-56",
+                _ONE,
+            ),
+        ),
+        asked=(Asked("lesion", num_images=1000),),
+        figures=(
+            Drawing(
+                "lesion",
+                "Test error with one unit deleted",
+                tuple(Panel(name, (name,)) for name in _ROWS),
+                where="Fig. 3",
+            ),
+            Drawing(
+                "deletions",
+                "Several units deleted, and units permuted",
+                (Panel("residual networks", ("residual-56", "residual-110")),),
+                where="Fig. 5",
+            ),
+            Drawing(
+                "paths",
+                "Paths and the gradient they carry, by length",
+                (Panel("residual networks", ("residual-56", "residual-110")),),
+                where="Fig. 6",
+            ),
+        ),
+        differences=(
+            "the plain network is plain-20, where the paper has VGG-15: a unit of it becomes the identity where its "
+            "shapes agree, and is not deleted where they do not",
+            "residual networks are trained as He et al. 2015 do",
+        ),
+        notes="The paper finds paths of 5 to 17 of the 54 units to carry most of the gradient.",
+    ),
+)

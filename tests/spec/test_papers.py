@@ -1,0 +1,174 @@
+"""The papers' tables: every value against an excerpt with its source, every row's network, recipe and cut."""
+
+import json
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from reslab.nn.create import create_model, resolve_arch
+from reslab.spec.metric import METRICS
+from reslab.spec.papers import STUDIES, get_study
+from reslab.spec.recipe import adjust, read_axes
+from reslab.spec.recipes import get_recipe
+from reslab.spec.study import SCALES, Cut, Reported, Row, number_of
+
+GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "reported.json").read_text(encoding="utf-8"))
+ROWS = [(study, row) for study in STUDIES.values() for row in study.rows]
+IDS = [f"{study.name}:{row.name}" for study, row in ROWS]
+TRAINED = [(study, row) for study, row in ROWS if row.model]
+
+
+def reported() -> dict[tuple[str, str, str], Reported]:
+    """Every reported value of the studies by study, row and metric (empty for the row's own)."""
+    found = {}
+    for study, row in ROWS:
+        for told, metric in ((row.reported, ""), *((told, told.metric) for told in row.also)):
+            if told is not None:
+                found[study.name, row.name, metric] = told
+    return found
+
+
+def golden() -> dict[tuple[str, str, str], tuple[object, dict[str, object]]]:
+    """Every value of the excerpts under the same keys, with its excerpt."""
+    found: dict[tuple[str, str, str], tuple[object, dict[str, object]]] = {}
+    for entry in GOLDEN["excerpts"]:
+        for study, values in entry["values"].items():
+            for key, value in values.items():
+                row, _, metric = key.partition(" ")
+                assert (study, row, metric) not in found
+                found[study, row, metric] = value, entry
+    return found
+
+
+def test_every_reported_value_has_an_excerpt_and_no_excerpt_is_left_over() -> None:
+    assert reported().keys() == golden().keys()
+
+
+@pytest.mark.parametrize("key", reported(), ids=" ".join)
+def test_a_reported_value_is_what_its_source_prints(key: tuple[str, str, str]) -> None:
+    told, (value, entry) = reported()[key], golden()[key]
+    std = None
+    if isinstance(value, list):
+        value, std = value
+    if isinstance(value, dict):
+        assert value["accuracy"] == pytest.approx(1 - (told.value or 0.0) / 100)
+        assert f"{value['accuracy']:g}" in str(entry["excerpt"])
+    else:
+        assert (told.value, told.std) == (value, std)
+        assert value is None or f"{value:g}" in str(entry["excerpt"])
+    if value is None:
+        assert "fail" in told.note
+        assert "fail" in str(entry["excerpt"])
+    assert told.confidence == entry["confidence"]
+    assert told.where
+    assert told.statistic
+    assert told.protocol
+
+
+def test_what_was_not_read_in_the_paper_says_so() -> None:
+    recalled = {key[:2] for key, told in reported().items() if told.confidence != "read"}
+    assert recalled == {
+        *(("he2015/degradation", f"plain-{depth}") for depth in (20, 32, 44, 56)),
+        ("stochastic_depth2016/table1", "constant-110-c100"),
+    }
+
+
+@pytest.mark.parametrize(("study", "row"), TRAINED, ids=[f"{study.name}:{row.name}" for study, row in TRAINED])
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_row_has_a_network_and_a_recipe_at_every_scale(study: object, row: Row, scale: str) -> None:
+    study = get_study(study.name)  # type: ignore[attr-defined]
+    cut = study.cut(row, scale)
+    assert cut.words
+    arch = resolve_arch(cut.model or row.model, _axes(row, cut))
+    assert arch.depth >= 3
+    assert num_params(replace(arch, name="", source="", depths=tuple(min(count, 3) for count in arch.depths))) > 0
+    if row.recipe:
+        recipe = get_recipe(cut.recipe or row.recipe)
+        changed, _ = adjust(recipe, {key: value for key, value in _settings(row, cut) if not key.startswith("model.")})
+        assert changed.optimizer.lr > 0
+
+
+@cache
+def num_params(arch: object) -> int:
+    """The size of a network, built without memory for its weights; units repeat within a stage, so three are enough."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in create_model(arch).parameters())  # type: ignore[arg-type]
+
+
+def _settings(row: Row, cut: Cut) -> list[tuple[str, str]]:
+    found = {}
+    for setting in (*row.settings, *cut.settings):
+        key, _, value = setting.partition("=")
+        found[key.strip()] = value.strip()
+    return list(found.items())
+
+
+def _axes(row: Row, cut: Cut) -> dict[str, str]:
+    axes = dict(read_axes(row.axes))
+    axes |= {key.removeprefix("model."): value for key, value in _settings(row, cut) if key.startswith("model.")}
+    return axes
+
+
+@pytest.mark.parametrize("study", STUDIES.values(), ids=list(STUDIES))
+def test_a_study_is_whole(study: object) -> None:
+    study = get_study(study.name)  # type: ignore[attr-defined]
+    names = [row.name for row in study.rows]
+    assert len(set(names)) == len(names)
+    assert study.claims
+    assert len({claim.text for claim in study.claims}) == len(study.claims)
+    for claim in study.claims:
+        assert claim.rows
+        assert set(claim.rows) <= set(names)
+        assert claim.metric
+        assert number_of(claim.right) is not None or set(claim.rows) - {claim.left}
+    for drawing in study.figures:
+        assert set(drawing.rows) <= set(names)
+    for told in (told for row in study.rows for told in row.also):
+        assert told.metric in METRICS
+    assert all(row.cuts is not None for row in study.rows) or study.cuts.short.words
+
+
+def test_paper_and_table_make_a_name_and_names_are_unique() -> None:
+    assert all(name.count("/") == 1 for name in STUDIES)
+    wanted = {"he2015/degradation", "he2015/table6", "he2016/table1", "he2016/table2", "d2l/fashion", "book/chapter8"}
+    assert wanted <= STUDIES.keys()
+
+
+def test_claims_are_what_the_papers_values_say() -> None:
+    """A claim on test errors holds for the reported values themselves, where both sides have one."""
+    judged = 0
+    for study in STUDIES.values():
+        for claim in study.claims:
+            values = [
+                number_of(side) if number_of(side) is not None else _reported_for(study.row(str(side)), claim.metric)
+                for side in (claim.left, claim.right)
+                if number_of(side) is not None or str(side) in [row.name for row in study.rows]
+            ]
+            if len(values) < 2 or None in values:
+                continue
+            left, right = values
+            assert left is not None
+            assert right is not None
+            judged += 1
+            held = {"<": left < right, ">": left > right, "within": abs(left - right) <= claim.margin}[claim.relation]
+            assert held, f"{study.name}: {claim.text}"
+    assert judged > 40
+
+
+def _reported_for(row: Row, metric: str) -> float | None:
+    if row.metric == metric and row.reported is not None:
+        return row.reported.value
+    return next((told.value for told in row.also if told.metric == metric), None)
+
+
+def test_smoke_is_small_and_short_names_what_it_cuts() -> None:
+    for study, row in ROWS:
+        smoke, short = study.cut(row, "smoke"), study.cut(row, "short")
+        assert smoke.data == "digits"
+        assert smoke.seeds <= 2
+        assert 1 <= short.seeds <= 5
+        if row.recipe and not row.members:
+            assert any(setting.startswith("length=12 steps") for setting in smoke.settings)
