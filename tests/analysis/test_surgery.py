@@ -1,11 +1,11 @@
 """Units taken out and put into another order: exact, and undone."""
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import Tensor, nn
 
-import timm
 from reslab.analysis.surgery import reordered, shapes_of, slots_of, swapped, switched_off
 from reslab.nn.create import create_model
 from reslab.nn.network import Network
@@ -87,15 +87,17 @@ def test_a_plain_unit_becomes_the_identity_where_shapes_agree() -> None:
 
 
 def test_a_plain_unit_that_changes_the_shape_is_refused_with_the_reason() -> None:
-    with pytest.raises(ValueError, match=r"layer2\.0: it has no shortcut and changes the shape \(16 to 32 channels"):
-        with switched_off(network(mix="none"), ["layer2.0"]):
-            pass
+    words = r"layer2\.0: it has no shortcut and changes the shape \(16 to 32 channels"
+    with pytest.raises(ValueError, match=words), switched_off(network(mix="none"), ["layer2.0"]):
+        pass
 
 
 def test_an_unknown_unit_names_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"unknown unit 'layer1\.7'; nearest: 'layer1\.1'"):
-        with switched_off(network(), ["layer1.7"]):
-            pass
+    with (
+        pytest.raises(ValueError, match=r"unknown unit 'layer1\.7'; nearest: 'layer1\.1'"),
+        switched_off(network(), ["layer1.7"]),
+    ):
+        pass
 
 
 def _shared(**axes: object) -> Network:
@@ -124,11 +126,11 @@ def test_one_run_of_a_shared_unit(mix: str) -> None:
 def test_everything_is_put_back_also_after_an_exception(make: object) -> None:
     model, x = make(), pictures()  # type: ignore[operator]
     whole, before = model(x), {name: id(module) for name, module in model.named_modules()}
-    with pytest.raises(RuntimeError, match="stop"):
-        with switched_off(model, ["layer1.0", "layer1.1"]):
-            assert not torch.equal(model(x), whole)
-            with switched_off(model, ["layer1.1"]):
-                raise RuntimeError("stop")
+    with switched_off(model, ["layer1.0", "layer1.1"]):
+        assert not torch.equal(model(x), whole)
+        with pytest.raises(RuntimeError, match="stop"), switched_off(model, ["layer1.1"]):
+            raise RuntimeError("stop")
+        assert not torch.equal(model(x), whole)
     with pytest.raises(RuntimeError, match="stop"), swapped(model, "layer1.0", "layer1.1"):
         raise RuntimeError("stop")
     assert torch.equal(model(x), whole)
@@ -148,12 +150,13 @@ def test_swapped_units_run_in_each_others_place() -> None:
 
 
 def test_swaps_that_mean_nothing() -> None:
-    with pytest.raises(ValueError, match=r"equal channels and stride; got: layer1\.1 \(16 to 16 channels, stride 1\)"):
-        with swapped(network(), "layer1.1", "layer2.0"):
-            pass
-    with pytest.raises(ValueError, match="each once"):
-        with reordered(network(), {"layer1.0": "layer1.1"}):
-            pass
+    with (
+        pytest.raises(ValueError, match=r"equal channels and stride; got: layer1\.1 \(16 to 16 channels, stride 1\)"),
+        swapped(network(), "layer1.1", "layer2.0"),
+    ):
+        pass
+    with pytest.raises(ValueError, match="each once"), reordered(network(), {"layer1.0": "layer1.1"}):
+        pass
     model, x = _shared(), pictures()
     whole = model(x)
     with swapped(model, "layer1.0", "layer1.2"):
@@ -190,6 +193,8 @@ def test_foreign_networks(name: str) -> None:
 
 def test_a_foreign_unit_without_a_shortcut_is_refused() -> None:
     block = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU())
-    with pytest.raises(ValueError, match="no shortcut that is known"):
-        with switched_off(nn.Sequential(block, nn.Sequential(nn.Conv2d(3, 3, 1))), ["0"]):
-            pass
+    with (
+        pytest.raises(ValueError, match="no shortcut that is known"),
+        switched_off(nn.Sequential(block, nn.Sequential(nn.Conv2d(3, 3, 1))), ["0"]),
+    ):
+        pass

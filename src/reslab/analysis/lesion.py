@@ -53,7 +53,7 @@ class SeveralDeleted:
 
 @dataclass(frozen=True)
 class Permuted:
-    """The error with `num_swaps` random pairs of equal shapes swapped; `tau` is Kendall's, 1 for the order unchanged."""
+    """The error with `num_swaps` random pairs of equal shapes swapped; `tau` is Kendall's, 1 for an order unchanged."""
 
     num_swaps: int
     tau: float
@@ -131,8 +131,11 @@ def _without_each(model: nn.Module, slots: Sequence[Slot], examples: Examples) -
     found = []
     for slot in slots:
         reason = why_not_deleted(slot.unit)
-        judged = None if reason else score_without(model, [slot.name], examples)
-        found.append(Deleted(slot.name, judged and judged.error, judged and judged.loss, reason))
+        if reason:
+            found.append(Deleted(slot.name, None, None, reason))
+        else:
+            judged = score_without(model, [slot.name], examples)
+            found.append(Deleted(slot.name, judged.error, judged.loss))
     return found
 
 

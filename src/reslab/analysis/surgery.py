@@ -90,8 +90,7 @@ def switched_off(model: nn.Module, units: Sequence[str]) -> Iterator[nn.Module]:
         wanted.setdefault(slot.unit, []).append(slot)
     with ExitStack() as stack:
         for unit, slots in wanted.items():
-            off = _off_ours if isinstance(unit, Unit) else _off_foreign
-            stack.enter_context(off(unit, slots))
+            stack.enter_context(_off_ours(unit, slots) if isinstance(unit, Unit) else _off_foreign(unit))
         yield model
 
 
@@ -144,7 +143,7 @@ def _replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
 
 
 @contextmanager
-def _off_foreign(unit: nn.Module, slots: Sequence[Slot]) -> Iterator[None]:
+def _off_foreign(unit: nn.Module) -> Iterator[None]:
     end = _branch_end(unit)
     assert end is not None
     handle = end.register_forward_hook(lambda module, arguments, output: torch.zeros_like(output))
@@ -174,14 +173,14 @@ def reordered(model: nn.Module, order: Mapping[str, str]) -> Iterator[nn.Module]
     for place, mover in zip(places, movers, strict=True):
         _check_alike(place, mover)
     ours = [(*_parent(model, place), mover.unit) for place, mover in zip(places, movers, strict=True)]
-    before = [parent._modules[key] for parent, key, _ in ours]
+    before: list[nn.Module | None] = [parent._modules[key] for parent, key, _ in ours]
     try:
         for parent, key, unit in ours:
             parent._modules[key] = unit
         yield model
     finally:
-        for (parent, key, _), unit in zip(ours, before, strict=True):
-            parent._modules[key] = unit
+        for (parent, key, _), former in zip(ours, before, strict=True):
+            parent._modules[key] = former
 
 
 def _parent(model: nn.Module, slot: Slot) -> tuple[nn.Module, str]:

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from reslab.report.figures.depth import DASHED, power
 from reslab.report.figures.style import MUTED, SERIES, empty_panel, legend_above, styled
 
-WIDE, PANEL = (7.6, 3.2), (4.8, 3.3)
+WIDE, PANEL = (10.4, 3.7), (4.8, 3.3)
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _error_axis(axes: Axes, chance: float) -> None:
         "guessing", (0.995, chance), xycoords=("axes fraction", "data"), xytext=(0, 2.5), textcoords="offset points",
         ha="right", va="bottom", color=MUTED, fontsize=8.5,
     )  # fmt: skip
-    axes.set_ylim(0, 1.04)
+    axes.set_ylim(-0.015, 1.04)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.0f} %"))
 
 

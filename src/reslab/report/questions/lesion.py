@@ -23,7 +23,7 @@ _DASHED = "Dashed: the whole network. Crosses: units that cannot be deleted, as 
 
 
 def show(answers: Sequence[Answer]) -> Shown:
-    """The error without each unit, without several, with units permuted, and the paths: all networks on each picture."""
+    """The error without each unit, without several, with units permuted, and the paths; all networks together."""
     pairs = list(zip(answers, tints(answers), strict=True))
     chance = max(answer["chance"] for answer in answers)
     figures = [_deleted(pairs, chance), _several(pairs, chance), _permuted(pairs, chance), *_paths(pairs)]
@@ -81,7 +81,7 @@ def _carrying(answer: Answer) -> str:
     middle = sum(path["length"] * path["share"] for path in answer["paths"])
     return (
         f"{percent(total, 0)} of the gradient comes along paths of {low} to {high} branches, which are "
-        f"{percent(paths, 1)} of the paths; the mean path runs through {number(middle, 3)} of {len(answer['paths']) - 1}."
+        f"{percent(paths, 1)} of the paths; the mean path has {number(middle, 3)} of {len(answer['paths']) - 1}."
     )
 
 
@@ -137,11 +137,7 @@ def _permuted(pairs: Sequence[tuple[Answer, Tint]], chance: float) -> ShownFigur
 
 
 def _paths(pairs: Sequence[tuple[Answer, Tint]]) -> list[ShownFigure]:
-    networks = [
-        Lengths(tint.label, *([path[key] for path in answer["paths"]] for key in _PATH_KEYS), tint.colour)
-        for answer, tint in pairs
-        if answer["paths"]
-    ]
+    networks = [_lengths(answer["paths"], tint) for answer, tint in pairs if answer["paths"]]
     if not networks:
         return []
     shares = "Dashed: share of the paths. Solid: share of the gradient that they carry."
@@ -156,7 +152,9 @@ def _paths(pairs: Sequence[tuple[Answer, Tint]]) -> list[ShownFigure]:
     ]
 
 
-_PATH_KEYS = ("share", "gradient", "contribution")
+def _lengths(paths: Sequence[Answer], tint: Tint) -> Lengths:
+    shares, gradients, contributions = ([path[key] for path in paths] for key in ("share", "gradient", "contribution"))
+    return Lengths(tint.label, shares, gradients, contributions, tint.colour)
 
 
 def _tables(answer: Answer) -> list[ShownTable]:

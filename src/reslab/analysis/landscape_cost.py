@@ -1,0 +1,77 @@
+"""What a landscape will cost, said beforehand, and how far its measurement is."""
+
+import math
+import time
+from collections.abc import Sequence
+
+import torch
+
+from reslab.analysis.error import score
+from reslab.analysis.hessian import hessian_product
+from reslab.analysis.landscape_data import LandscapeOptions
+from reslab.analysis.landscape_points import Values
+from reslab.analysis.progress import tell
+from reslab.analysis.scene import Scene
+from reslab.spec.errors import refuse
+
+_TELL_EVERY_SECONDS = 5.0
+
+
+def announce(
+    name: str,
+    scene: Scene,
+    grid: Sequence[Sequence[float]],
+    bends: Sequence[Sequence[float]],
+    options: LandscapeOptions,
+) -> None:
+    """Say what is to be measured and how long it will take, from one point and one product; refuse what is too long."""
+    left = [point for point in grid if scene.kept.get("loss", point) is None]
+    left_bends = [point for point in bends if scene.kept.get("curvature", point) is None]
+    one = _seconds_of_a_point(scene, options) if left else 0.0
+    bend = _seconds_of_a_product(scene) * options.iterations if left_bends else 0.0
+    minutes = (len(left) * one + len(left_bends) * bend) / 60
+    words = f"{len(left)} points of {one:.2g} s and {len(left_bends)} curvatures of {bend:.2g} s"
+    if minutes > options.most_minutes:
+        fewer = max(2, int(options.points * math.sqrt(options.most_minutes / minutes)))
+        got = f"about {minutes:.0f} minutes: {words}"
+        hint = f"--set most_minutes={math.ceil(minutes)} goes on all the same"
+        raise refuse(f"a landscape of at most {options.most_minutes:g} minutes", got, f"points={fewer}", hint)
+    done = len(grid) + len(bends) - len(left) - len(left_bends)
+    kept = f", {done} known already" if done else ""
+    tell(f"{name}: {words}, about {_minutes(minutes)}{kept}")
+
+
+def _minutes(minutes: float) -> str:
+    return f"{60 * minutes:.0f} s" if minutes < 2 else f"{minutes:.0f} min"
+
+
+def _seconds_of_a_point(scene: Scene, options: LandscapeOptions) -> float:
+    scene.plane.move(scene.model, (0.0,) * options.dimensions)
+    began = time.perf_counter()
+    score(scene.model, scene.examples)
+    return time.perf_counter() - began
+
+
+def _seconds_of_a_product(scene: Scene) -> float:
+    product, size = hessian_product(scene.model, *scene.hessian_batch)
+    vector = torch.ones(size).to(scene.hessian_batch[0])
+    began = time.perf_counter()
+    product(vector).sum().item()
+    return time.perf_counter() - began
+
+
+class Steps:
+    """Counts what is done, and tells every few seconds."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self.name, self.total, self.done = name, total, 0
+        self.began = self.told = time.monotonic()
+
+    def __call__(self, value: Values) -> Values:
+        self.done += 1
+        now = time.monotonic()
+        if now - self.told >= _TELL_EVERY_SECONDS:
+            self.told = now
+            left = (now - self.began) / self.done * (self.total - self.done)
+            tell(f"{self.name}: {self.done} of {self.total}, {left:.0f} s left")
+        return value
