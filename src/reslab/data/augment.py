@@ -1,6 +1,8 @@
 """A sentence of augmentation made ready: `pad(4) crop(32) flip`, on a whole batch or on one picture at a time."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -38,14 +40,24 @@ class Augment:
 
     def one(self, image: Tensor, key: int) -> Tensor:
         """One picture (C, H, W) of any size; what `batch` makes of it under the same key."""
-        keys = torch.tensor([key])
-        for place, step in enumerate(self._steps):
-            draws = Draws(keys, place)
+        return self.each(torch.tensor([key]))[0](image)
+
+    def each(self, keys: Tensor) -> list[Callable[[Tensor], Tensor]]:
+        """For every key what `one` does under it, to pictures that come one after another; the draws are shared."""
+        drawn = [Draws(keys, place).each() for place in range(len(self._steps))]
+        return [partial(self._one, draws) for draws in zip(*drawn, strict=True)] if drawn else [_as_it_is] * len(keys)
+
+    def _one(self, drawn: Sequence[Draws], image: Tensor) -> Tensor:
+        for step, draws in zip(self._steps, drawn, strict=True):
             if step.word.one is not None:
                 image = step.word.one(image, draws, *step.arguments)
             else:
                 image = step.word.batch(image[None], draws, *step.arguments)[0]
         return image
+
+
+def _as_it_is(image: Tensor) -> Tensor:
+    return image
 
 
 def split_sentence(sentence: str) -> tuple[Augment, Mixing | None]:

@@ -72,6 +72,11 @@ def flip(images: Tensor, draws: Draws, probability: float) -> Tensor:
     return torch.where(turned, images.flip(3), images)
 
 
+def flip_one(image: Tensor, draws: Draws, probability: float) -> Tensor:
+    """`flip` of one picture."""
+    return image.flip(2) if bool(draws.chance(0, probability)) else image
+
+
 # Krizhevsky's eigenvectors (columns) and the roots of the eigenvalues of ImageNet's colours, of pixels / 255.
 _EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 _EIGENVALUES = (0.2175, 0.0188, 0.0045)
@@ -133,7 +138,7 @@ AUGMENT_WORDS: dict[str, AugmentWord] = {
         "pad(4)", _HE2015, (_PIXELS, Argument("mode", str, choices=("zero", "reflect"), default="zero")), pad
     ),
     "crop": AugmentWord("crop(32)", _HE2015, (_PIXELS,), crop),
-    "flip": AugmentWord("flip", _HE2015, (_PROBABILITY,), flip),
+    "flip": AugmentWord("flip", _HE2015, (_PROBABILITY,), flip, flip_one),
     "resize": AugmentWord("resize(256)", "torchvision", (_PIXELS, Argument("width", int, 1, default=0), _WAY), resize),
     "center-crop": AugmentWord("center-crop(224)", "torchvision", (_PIXELS,), center_crop),
     "random-resized-crop": AugmentWord(

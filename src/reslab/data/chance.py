@@ -7,6 +7,7 @@ constants of Stafford's variant 13), in 64-bit integers that wrap around. It giv
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,6 +78,14 @@ class Draws:
         """Draw number `draw` of every sample, (N,) int64, all 64 bits."""
         return mix(self.keys + _signed((draw + 1) * _GOLDEN))
 
+    def each(self) -> "list[Draws]":
+        """The draws of each sample by itself; what is asked of one is drawn for all at once, and kept for the others.
+
+        For a batch of pictures that come one by one: a draw of one sample costs as much as one of a hundred.
+        """
+        known: dict[object, Tensor] = {}
+        return [_Drawn(self, place, known) for place in range(len(self.keys))]
+
     def uniform(self, draw: int) -> Tensor:
         """In [0, 1), (N,) float32, a multiple of 2^-24."""
         return (self.bits(draw) >> 40 & 0xFFFFFF).to(torch.float32) * 2.0**-24
@@ -93,6 +102,34 @@ class Draws:
     def chance(self, draw: int, probability: float) -> Tensor:
         """True with a probability, (N,) bool."""
         return self.uniform(draw) < probability
+
+
+class _Drawn(Draws):
+    """The draws of the sample at `place` among those of `whole`; `known` is shared by the samples."""
+
+    def __init__(self, whole: Draws, place: int, known: dict[object, Tensor]) -> None:
+        self.keys = whole.keys[place : place + 1]
+        self._whole, self._place, self._known = whole, place, known
+
+    def _part(self, name: str, *asked: Any) -> Tensor:
+        if (name, asked) not in self._known:
+            self._known[name, asked] = getattr(Draws, name)(self._whole, *asked)
+        return self._known[name, asked][self._place : self._place + 1]
+
+    def bits(self, draw: int) -> Tensor:
+        return self._part("bits", draw)
+
+    def uniform(self, draw: int) -> Tensor:
+        return self._part("uniform", draw)
+
+    def uniforms(self, draws: range) -> Tensor:
+        return self._part("uniforms", draws)
+
+    def integers(self, draw: int, below: int) -> Tensor:
+        return self._part("integers", draw, below)
+
+    def chance(self, draw: int, probability: float) -> Tensor:
+        return self._part("chance", draw, probability)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import torch
 from reslab.data.divided import PHOTOGRAPHS
 from reslab.data.entry import Entry, Found, places
 from reslab.data.folders import ClassFiles, list_classes, loose_pictures, same_classes, subfolders
+from reslab.data.imagenet_names import readable
 from reslab.data.images import FileImages
 from reslab.data.synsets import find_flat_labels
 from reslab.spec.errors import refuse
@@ -19,8 +20,9 @@ _KAGGLE = Path("ILSVRC") / "Data" / "CLS-LOC"
 def read_imagenet(entry: Entry, data_dir: Path | None) -> Found:
     """train/WNID/*.JPEG, and val/WNID/*.JPEG or a flat val/ with a file of its labels (see `synsets`).
 
-    Classes are the WordNet ids in lexicographic order, which is the order of published weights. Either split may be
-    absent. The files are not looked through, which would take an hour; a broken one is named when it is met.
+    Classes are in the lexicographic order of their WordNet ids, which is that of published weights, and called by their
+    names where all thousand are there (else by the ids). Either split may be absent. The files are not looked through,
+    which would take an hour; a broken one is named when it is met.
     Raises ValueError where there is neither split, labels of a flat val/ are missing, or classes differ.
     """
     looked = places(entry, data_dir)
@@ -42,7 +44,7 @@ def _found(place: Path, inner: Path) -> Found:
     elif loose_pictures(inner / "val"):
         listed["val"] = _flat(place, inner / "val", listed.get("train"))
     classes = same_classes(listed) if "train" in listed else listed["val"].classes
-    return Found({split: _images(files, inner) for split, files in listed.items()}, str(inner), classes)
+    return Found({split: _images(files, inner) for split, files in listed.items()}, str(inner), readable(classes))
 
 
 def _images(files: ClassFiles, root: Path) -> FileImages:

@@ -9,6 +9,7 @@ import torch
 from reslab.data.dataset import Data
 from reslab.data.divided import divided, evaluation_words, left_out
 from reslab.data.folders import ClassFiles, find_splits, list_classes, name_in, same_classes
+from reslab.data.imagenet_names import readable
 from reslab.data.images import FileImages, Images
 from reslab.data.scan import scan
 from reslab.data.split import check_fraction
@@ -59,7 +60,7 @@ def open_listed(
     splits: Mapping[str, Images] = {
         split: _readable(root, files, {name for name, _ in skipped}) for split, files in listed.items()
     }
-    classes = listed["train"].classes
+    classes = readable(listed["train"].classes)
     parts, record = divided(place, splits, classes, val_fraction, split_seed, split_record)
     if skipped:
         record = {**record, "skipped": [list(pair) for pair in skipped]}

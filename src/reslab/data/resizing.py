@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
@@ -70,10 +71,33 @@ def random_resized_crop(images: Tensor, draws: Draws, size: int, least: float, w
 
 def one_random_resized_crop(image: Tensor, draws: Draws, size: int, least: float, way: str) -> Tensor:
     """`random_resized_crop` of one picture of any size, by torchvision."""
-    top, left, height, width = random_boxes(draws, image.shape[-2], image.shape[-1], least)[0].tolist()
+    top, left, height, width = random_box(draws, image.shape[-2], image.shape[-1], least)
     mode = InterpolationMode(way)
     cropped: Tensor = pictures.resized_crop(image, top, left, height, width, [size, size], mode, antialias=True)
     return cropped
+
+
+def random_box(draws: Draws, height: int, width: int, least: float) -> tuple[int, int, int, int]:
+    """`random_boxes` of one picture, the same box: in numpy, whose small operations cost a quarter of torch's.
+
+    Products, quotients and roundings are exact in IEEE arithmetic and so equal in both; exponentials and roots are not
+    (torch's root differs in the last bit of one number in ten thousand), and stay torch's.
+    """
+    drawn = draws.uniforms(range(4 * _TRIES + 2))[0]
+    aspect = torch.exp((drawn[1 : 4 * _TRIES : 4] * 2 - 1) * math.log(4 / 3)).numpy()
+    numbers = drawn.numpy()
+    area = (numbers[0 : 4 * _TRIES : 4] * np.float32(1 - least) + np.float32(least)) * np.float32(height)
+    area = area * np.float32(width)
+    widths, heights = np.rint(torch.from_numpy(np.stack((area * aspect, area / aspect))).sqrt().numpy())
+    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+    if not fits.any():
+        box_height, box_width = min(height, round(width / (3 / 4))), min(width, round(height * (4 / 3)))
+        return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+    first = int(fits.argmax())
+    box_height, box_width = int(heights[first]), int(widths[first])
+    top = int(numbers[4 * _TRIES] * np.float32(height - box_height + 1))
+    left = int(numbers[4 * _TRIES + 1] * np.float32(width - box_width + 1))
+    return top, left, box_height, box_width
 
 
 def random_scale_crop(images: Tensor, draws: Draws, size: int, least: int, most: int) -> Tensor:

@@ -35,10 +35,17 @@ class _Reading(Dataset[Read]):
     def __init__(self, images: Images, augment: Augment) -> None:
         self.images, self.augment = images, augment
 
+    def __getitems__(self, asked: list[Asked]) -> list[Read]:
+        """A whole batch: the random numbers are drawn together, the pictures read one by one."""
+        augmented = self.augment.each(torch.tensor([key for _, key in asked]))
+        return [self._read(index, key, one) for (index, key), one in zip(asked, augmented, strict=True)]
+
     def __getitem__(self, asked: Asked) -> Read:
-        index, key = asked
+        return self.__getitems__([asked])[0]
+
+    def _read(self, index: int, key: int, augmented: Callable[[Tensor], Tensor]) -> Read:
         try:
-            return Read(self.augment.one(self._pixels(index, key), key), index)
+            return Read(augmented(self._pixels(index, key)), index)
         except ValueError as error:  # told by the main process without a worker's traceback around it
             name = self.images.name(index)
             return Read(None, index, str(error) if name in str(error) else f"{name}: {error}")

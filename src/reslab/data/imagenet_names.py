@@ -1,0 +1,22 @@
+"""ImageNet's thousand classes by names that can be read: "tench" for n01440764."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+
+from torchvision.models._meta import _IMAGENET_CATEGORIES
+
+# SHA-256 of the 1,000 WordNet ids of ILSVRC 2012 in lexicographic order, a line each.
+_THOUSAND = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"
+
+
+def readable(wnids: Sequence[str]) -> tuple[str, ...]:
+    """The names of the classes, in the same order, where the ids are the thousand of ILSVRC 2012; else the ids.
+
+    The names are those that torchvision's published weights tell; one that two classes share has the id behind it.
+    """
+    if hashlib.sha256("\n".join(wnids).encode()).hexdigest() != _THOUSAND:
+        return tuple(wnids)
+    shared = {name for name, count in Counter(_IMAGENET_CATEGORIES).items() if count > 1}
+    pairs = zip(wnids, _IMAGENET_CATEGORIES, strict=True)
+    return tuple(f"{name} ({wnid})" if name in shared else name for wnid, name in pairs)
