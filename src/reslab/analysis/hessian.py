@@ -49,7 +49,8 @@ def spectrum(product: Product, size: int, iterations: int, count: int = 1, start
     """The `count` largest and smallest eigenvalues of a symmetric matrix, given by its product with vectors.
 
     Lanczos' method with every vector made orthogonal to all before it, twice; it ends early where the vectors span
-    the whole. The bound on an error is the last residual's part in the Ritz vector. `start` (size,) begins it.
+    the whole. The bound on an error is the last residual's part in the Ritz vector, and no
+    less than the rounding of float32. `start` (size,) begins it.
     ArithmeticError where a product is no finite number.
     """
     vector = torch.randn(size, generator=torch.Generator().manual_seed(0)) if start is None else start
@@ -77,7 +78,8 @@ def _ends(diagonal: Sequence[float], beside: Sequence[float], count: int) -> Spe
     for i, value in enumerate(beside[: number - 1]):
         matrix[i, i + 1] = matrix[i + 1, i] = value
     values, vectors = torch.linalg.eigh(matrix)
-    errors = (abs(beside[-1]) * vectors[-1].abs()).tolist()
+    rounding = torch.finfo(torch.float32).eps * float(values.abs().max())
+    errors = (abs(beside[-1]) * vectors[-1].abs()).clamp_min(rounding).tolist()
     found = values.tolist()
     count = min(count, number)
     return Spectrum(

@@ -84,7 +84,7 @@ def contour_figure(surfaces: Sequence[Surface]) -> Figure:
         figure, panels = _row(len(surfaces))
         levels = _levels(surfaces)
         for axes, surface in zip(panels, surfaces, strict=True):
-            _contours(axes, surface, levels)
+            _contours(axes, surface, levels, is_logarithmic(surfaces))
             axes.set_title(surface.label, fontsize=9.5, color=INK, loc="left")
             axes.set_xlabel(surface.across)
             axes.set_ylabel(surface.up)
@@ -109,13 +109,22 @@ def _levels(surfaces: Sequence[Surface]) -> np.ndarray:
     return np.unique(np.array(MaxNLocator(_NUM_LEVELS).tick_values(low, max(high, low + 1e-9))))
 
 
-def _contours(axes: Axes, surface: Surface, levels: np.ndarray) -> None:
+def _contours(axes: Axes, surface: Surface, levels: np.ndarray, log: bool) -> None:
     """Filled in one colour of rising opacity, so that the picture lies on light and on dark paper."""
     grid = np.clip(surface.grid(), levels[0], levels[-1])
+    if log:  # between the points, too, the scale is the one the picture shows
+        grid, levels = np.log10(grid), np.log10(levels)
+        grid = np.clip(grid, levels[0], levels[-1])
     depths = [to_rgba(BLUE, 0.04 + 0.66 * place / (len(levels) - 1)) for place in range(len(levels) - 1)]
     axes.contourf(surface.alphas, surface.betas, grid, levels=levels, colors=depths)
     lines = axes.contour(surface.alphas, surface.betas, grid, levels=levels, colors=[BLUE], linewidths=0.8)
-    axes.clabel(lines, levels=levels[1:-1:2], fmt=lambda level: number(level, 2), fontsize=7.5, colors=[INK])
+    axes.clabel(
+        lines,
+        levels=levels[1:-1:2],
+        fmt=lambda level: number(10**level if log else level, 2),
+        fontsize=7.5,
+        colors=[INK],
+    )
     if surface.way:
         axes.plot(*zip(*surface.way, strict=True), color=VERMILION, marker="o", markersize=3.4, linewidth=1.3)
     axes.plot([0], [0], "*", color=VERMILION, markersize=11, markeredgewidth=0)
@@ -150,14 +159,16 @@ def _height(axes: Any, surface: Surface, log: bool, ends: np.ndarray) -> None:
     )  # fmt: skip
     axes.set_zlim(*limits)
     axes.view_init(elev=34, azim=-56)
+    axes.set_box_aspect(None, zoom=1.12)
     axes.set_title(surface.label, fontsize=9.5, color=INK, y=0.98)
     for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
         axis.set_pane_color((1, 1, 1, 0))
         axis._axinfo["grid"].update(color=GRID, linewidth=0.7)
         axis.line.set_color(GRID)
-        axis.set_major_locator(MaxNLocator(4))
+        axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         axis.set_tick_params(labelsize=7.5, pad=-1)
     if log:
+        axes.zaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.zaxis.set_major_formatter(FuncFormatter(lambda z, _: power(float(f"{10**z:.1g}"))))
 
 
