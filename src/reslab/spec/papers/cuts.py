@@ -1,7 +1,5 @@
 """What the scales cut from the papers' procedures: the smoke and short cuts that several studies share."""
 
-from dataclasses import replace
-
 from reslab.spec.study import Cut, Cuts
 
 SMOKE_STEPS = (
@@ -14,9 +12,13 @@ SMOKE_STEPS = (
     "test=",
     "val_fraction=0",
 )
+# One cycle in place of three plateaus: in so few steps 56 residual layers do not get going at a rate of 0.1 from the
+# first step on (43 % of the training pictures right after 950 steps, against 57 % after 850).
 SHORT_STEPS = (
-    "length=1500 steps",
-    "schedule.milestones=1000 steps,1300 steps",
+    "length=1000 steps",
+    "schedule.name=one-cycle",
+    "schedule.milestones=",
+    "schedule.warmup=0 steps",
     "precision=bf16",
     "channels_last=true",
 )
@@ -24,10 +26,15 @@ SHORT_STEPS = (
 
 def three_stages(smoke_units: int, short_units: int = 0, *, train_error: float = 20.0) -> Cuts:
     """For networks of three stages on CIFAR: `smoke_units` a stage on the digits; at short scale `short_units` (the
-    row's own where 0) on feature maps of half the side, 1,500 steps in place of 64,000."""
+    row's own where 0) on feature maps of half the side, 1,000 steps of one cycle in place of 64,000."""
     own = f"{short_units} units a stage" if short_units else ""
     depths = (f"model.depths={short_units},{short_units},{short_units}",) if short_units else ()
-    words = [own, "a stem of stride 2 (feature maps of 16, 8 and 4 pixels)", "1,500 steps in place of 64,000", "bf16"]
+    words = [
+        own,
+        "a stem of stride 2 (feature maps of 16, 8 and 4 pixels)",
+        "1,000 steps of one cycle in place of 64,000",
+        "bf16",
+    ]
     return Cuts(
         smoke=Cut(
             f"bundled 8x8 digits, 256 of them, {smoke_units} units a stage of widths 4, 8, 16, 12 steps of 32",
@@ -53,12 +60,6 @@ def three_stages(smoke_units: int, short_units: int = 0, *, train_error: float =
     )
 
 
-def warmed(cuts: Cuts, warmup: str = "50 steps") -> Cuts:
-    """The cuts with a warm-up of that length at short scale."""
-    short = replace(cuts.short, settings=(*cuts.short.settings, f"schedule.warmup={warmup}"))
-    return replace(cuts, short=short)
-
-
 def four_stages(depths: str, short_model: tuple[str, ...] = ()) -> Cuts:
     """For networks of four stages on ImageNet: shrunk on the digits; at short scale CIFAR-10 in place of ImageNet, a
     quarter of the widths, the depth its own."""
@@ -79,14 +80,12 @@ def four_stages(depths: str, short_model: tuple[str, ...] = ()) -> Cuts:
         ),
         short=Cut(
             f"CIFAR-10 in place of ImageNet, the stages' {depths} units at a quarter of their widths, "
-            "a stem of one 3x3 convolution of stride 2, 1,500 steps of 128, one view, bf16",
+            "a stem of one 3x3 convolution of stride 2, 1,000 steps of 128 in one cycle, one view, bf16",
             (
                 "model.widths=16,32,64,128",
                 "model.stem=conv3/2(16) norm act",
                 "batch=128",
                 "optimizer.lr=0.1",
-                "schedule.name=steps",
-                "schedule.warmup=0 steps",
                 "augment=pad(4) crop(32) flip",
                 "test=",
                 "val_fraction=0",

@@ -21,12 +21,12 @@ def _cuts(large: bool) -> Cuts:
     more = (
         "batch=1024",
         "optimizer.lr=0.8",
-        "length=190 steps",
+        "length=125 steps",
         "schedule.name=steps",
-        "schedule.milestones=126 steps,164 steps",
+        "schedule.milestones=84 steps,109 steps",
         "schedule.warmup=20 steps",
     )
-    words = cuts.short.words.replace("1,500 steps of 128", "190 steps of 1,024")
+    words = cuts.short.words.replace("1,000 steps of 128 in one cycle", "125 steps of 1,024 with a warm-up")
     return replace(cuts, short=replace(cuts.short, words=words, settings=(*settings, *more)))
 
 

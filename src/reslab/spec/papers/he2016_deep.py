@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from reslab.spec.papers.cuts import four_stages, three_stages, warmed
+from reslab.spec.papers.cuts import four_stages, three_stages
 from reslab.spec.papers.he2016 import DIFFERENCES, PAPER, told
 from reslab.spec.study import Claim, Reported, Row, Study
 
@@ -32,7 +32,7 @@ def _row(kind: str, depth: str, data: str, table: str = "Table 3") -> Row:
         () if kind == "original" else ("order=full-preact",),
         seeds=5,
         reported=told(values[kind == "preact"], table),
-        cuts=warmed(three_stages(_SMOKE[depth], units)),
+        cuts=three_stages(_SMOKE[depth], units),
     )
 
 
