@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from reslab.analysis.gradients import GradientOptions, ask_gradients
+from reslab.analysis.landscape import landscape
+from reslab.analysis.landscape_data import LandscapeOptions
 from reslab.analysis.lesion import LesionOptions, lesion
 from reslab.analysis.pictures import RANDOM
+from reslab.analysis.shapes import LayerOptions, ask_cost, ask_shapes
 from reslab.analysis.subject import Subject
 from reslab.spec.errors import refuse, unknown
 from reslab.spec.values import override
@@ -33,6 +36,22 @@ QUESTIONS: dict[str, Question] = {
     question.name: question
     for question in (
         Question(
+            "shapes",
+            "what every layer gives and how much of the image it sees",
+            "Araujo, Norris and Sim 2019, Computing Receptive Fields of Convolutional Neural Networks, Eq. 2",
+            LayerOptions(),
+            ask_shapes,
+            data=RANDOM,
+        ),
+        Question(
+            "cost",
+            "parameters, multiply-adds and memory of every unit",
+            "He et al. 2015, arXiv:1512.03385, Table 1 and Sec. 3.4",
+            LayerOptions(),
+            ask_cost,
+            data=RANDOM,
+        ),
+        Question(
             "gradients",
             "the size of the loss's gradient at every unit, and the ways on which it came",
             "He et al. 2016, arXiv:1603.05027, Eq. 5; He et al. 2015, arXiv:1512.03385, Sec. 4.1",
@@ -45,6 +64,13 @@ QUESTIONS: dict[str, Question] = {
             "Veit et al. 2016, arXiv:1605.06431, Secs. 4 and 5",
             LesionOptions(),
             lesion,
+        ),
+        Question(
+            "landscape",
+            "the loss around the weights along filter-normalised directions, and its curvature",
+            "Li et al. 2018, arXiv:1712.09913",
+            LandscapeOptions(),
+            landscape,
         ),
     )
 }

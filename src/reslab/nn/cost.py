@@ -11,13 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from reslab.nn.seeing import Fields
+
 
 @dataclass(frozen=True)
 class Layer:
     """A module's call: its name and kind, the output's shape without the batch, its own parameters, its multiply-adds
-    for one image.
+    for one image, and how many input pixels along a side one place of its output sees (None: all of them).
 
-    Multiply-adds (MACs) are those of convolutions and linear layers, as the papers and torchvision's `_ops` count them.
+    Multiply-adds (MACs) are those of convolutions and linear layers, as the papers and torchvision's `_ops` count them;
+    `weights` are the parameters without those of norms and biases.
     """
 
     name: str
@@ -25,6 +28,8 @@ class Layer:
     output_shape: tuple[int, ...]
     params: int
     macs: int
+    weights: int = 0
+    receptive_field: int | None = None
 
 
 def layer_table(model: nn.Module, input_size: tuple[int, ...]) -> list[Layer]:
@@ -41,13 +46,18 @@ def layer_table(model: nn.Module, input_size: tuple[int, ...]) -> list[Layer]:
             own = [parameter for parameter in module.parameters(recurse=False) if id(module) not in seen]
             seen.add(id(module))
             params = sum(parameter.numel() for parameter in own)
-            rows.append(Layer(name, type(module).__name__, tuple(output.shape[1:]), params, _macs(module, output)))
+            weights = sum(parameter.numel() for parameter in own if parameter.ndim > 1)
+            there, macs = fields.of(output), _macs(module, output)
+            sizes, field = tuple(output.shape[1:]), there.field if there else None
+            rows.append(Layer(name, type(module).__name__, sizes, params, macs, weights, field))
 
-    with _hooked(model, note), _evaluating(model), torch.no_grad():
+    dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
+    image = torch.empty((1, *input_size), dtype=dtype, device="meta")
+    fields = Fields(image)
+    with _hooked(model, note), _evaluating(model), torch.no_grad(), fields:
         weights = dict(model.named_parameters()) | dict(model.named_buffers())
         on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in weights.items()}
-        dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
-        functional_call(model, on_meta, (torch.empty((1, *input_size), dtype=dtype, device="meta"),), strict=False)
+        functional_call(model, on_meta, (image,), strict=False)
     return rows
 
 

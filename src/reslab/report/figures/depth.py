@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from reslab.report.figures.style import SERIES, empty_panel, legend_above, styled
 
@@ -32,16 +32,21 @@ def depth_figure(
     across: str = "unit, from the input to the output",
     up: str = "",
     level: float | None = None,
+    steps: bool = False,
 ) -> Figure:
     """Lines over the units, such as the norm of the gradient at each; `level` draws a thin line across, `up` names the
-    measure."""
+    measure; `steps` for values that stay and jump, drawn without dots."""
     with styled():
         figure, axes = empty_panel(5.8, 3.4)
         if level is not None:
             axes.axhline(level, color="#5b6570", linewidth=0.9)
-        drawn = [(line, profile.label) for profile in profiles if (line := _line(axes, profile, log)) is not None]
+        drawn = [
+            (line, profile.label) for profile in profiles if (line := _line(axes, profile, log, steps)) is not None
+        ]
         if log:
-            _logarithmic(axes)
+            _logarithmic(
+                axes, sorted({value for profile in profiles for value in profile.norms if value}) if steps else ()
+            )
         axes.margins(x=0.02)
         axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
         axes.set_xlim(left=max(0.5, axes.get_xlim()[0]))
@@ -81,14 +86,15 @@ def steps_figure(lines: Sequence[StepLine], *, log: bool = True, up: str = "") -
         return figure
 
 
-def _line(axes: Axes, profile: Profile, log: bool) -> object:
+def _line(axes: Axes, profile: Profile, log: bool, steps: bool = False) -> object:
     points = [(unit, value) for unit, value in enumerate(profile.norms, 1) if _can_be_drawn(value, log)]
     if not points:
         return None
-    broken = profile.dashed or profile.dotted
+    broken = profile.dashed or profile.dotted or steps
     return axes.plot(
         *zip(*points, strict=True), color=SERIES[profile.colour % len(SERIES)], alpha=profile.strength,
-        marker="" if broken or len(points) > 60 else "o", markersize=3.6, linewidth=1.4 if broken else 1.9,
+        marker="" if broken or len(points) > 60 else "o", markersize=3.6, linewidth=1.4 if broken and not steps else 1.9,
+        drawstyle="steps-mid" if steps else "default",
         linestyle=DASHED if profile.dashed else DOTTED if profile.dotted else "-",
     )[0]  # fmt: skip
 
@@ -97,13 +103,17 @@ def _can_be_drawn(value: float | None, log: bool) -> bool:
     return value is not None and abs(value) < float("inf") and (value > 0 or not log)
 
 
-def _logarithmic(axes: Axes) -> None:
+def _logarithmic(axes: Axes, ticks: Sequence[float] = ()) -> None:
+    """A logarithmic scale; a few values that are taken again and again are its ticks."""
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(power))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    if 1 < len(ticks) <= 8:
+        axes.yaxis.set_major_locator(FixedLocator(ticks))
+        return
     low, high = axes.get_ylim()
     short = low > 0 and high / low < 150
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12) if short else LogLocator(numticks=7))
-    axes.yaxis.set_major_formatter(FuncFormatter(power))
-    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def power(value: float, _: object = None) -> str:

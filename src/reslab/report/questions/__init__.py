@@ -3,15 +3,18 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from reslab.report.questions import gradients, lesion
+from reslab.report.questions import cost, gradients, landscape, lesion, shapes
 from reslab.report.shown import Shown
 from reslab.spec.errors import unknown
 
 Answers = Sequence[Mapping[str, Any]]
 
 SHOWS: dict[str, Callable[[Answers], Shown]] = {
+    "shapes": shapes.show,
+    "cost": cost.show,
     "gradients": gradients.show,
     "lesion": lesion.show,
+    "landscape": landscape.show,
 }
 
 
