@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from reslab.report.study_page import StudyPage, StudyRow
 from reslab.report.tables import count, plural, seconds
-from reslab.spec.metric import Metric
+from reslab.spec.metric import Metric, metric_of
 from reslab.spec.study import Reported
 
 _SCALES = {
@@ -102,10 +102,11 @@ def metric_words(metrics: Sequence[Metric]) -> list[str]:
     return [f"{metric.name.replace('_', ' ')}: {metric.words}." for metric in seen]
 
 
-def figure_label(page: StudyPage, title: str) -> str:
-    """A figure in words, for those who do not see it: its title and the last values of what it shows."""
-    rows = [f"{row.row.name} {ours_words(row, '', row.metric.unit)}" for row in page.rows if row.values()]
-    return f"{title}, {page.scale} scale. " + ("; ".join(rows[:12]) + "." if rows else "Nothing was run.")
+def figure_label(page: StudyPage, title: str, metric: str = "") -> str:
+    """A figure in words, for those who do not see it: its title and the values of what it shows."""
+    found = [(row, metric_of(metric) if metric else row.metric) for row in page.rows]
+    rows = [f"{row.row.name} {ours_words(row, one.name, one.unit)}" for row, one in found if row.values(one.name)]
+    return f"{title}, {page.scale} scale. " + ("; ".join(rows[:12]) + "." if rows else "")
 
 
 def _unit(unit: str) -> str:

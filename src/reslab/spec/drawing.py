@@ -9,12 +9,9 @@ KINDS: dict[str, str] = {
     "loss_and_error": "training loss dashed on the left axis, test error bold on the right, against iterations",
     "train_then_test": "training error in the left panel, test error in the right, against iterations",
     "lines": "a metric against a number (depth, bias of a gate); a line for each group of rows",
-    "gradients": "norm of the loss's gradient at each unit's input, the input on the left",
+    "gradients": "norm of the loss's gradient at each unit's input, the input on the left; the band is of the seeds",
     "responses": "standard deviation of each layer's response, in layer order above and sorted below",
-    "lesion": "test error with one unit deleted, a bar a unit; the dashed line is the whole network's",
-    "deletions": "test error against the number of units deleted, and against how far units were permuted",
-    "paths": "how many paths there are of each length, and how much gradient they carry",
-    "landscape": "contours of the loss around the trained weights, a panel a row",
+    "answers": "what a question found in each network, of the first seed",
 }
 
 
@@ -35,7 +32,7 @@ class Panel:
 class Drawing:
     """One figure: its `kind`, its panels, and `where` the paper has it; `axis` and `metric` are for `lines`.
 
-    `question` is where an answer is taken from, where its name is not the kind's (`gradients@init`).
+    `question` names the answer that it shows, where that is not the kind's name (`gradients@init`).
     """
 
     kind: str
@@ -49,6 +46,8 @@ class Drawing:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise unknown("kind of figure", self.kind, KINDS)
+        if self.kind == "answers" and not self.question:
+            raise refuse("a question for a figure of answers", f"none in {self.title!r}", nearest="'lesion'")
         if self.kind == "lines" and not all(panel.at for panel in self.panels):
             raise refuse("a place on the axis for each row of a figure of lines", f"none in {self.title!r}")
 

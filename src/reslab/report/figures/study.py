@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from reslab.report.figures import study_curves, study_numbers
+from reslab.report.figures import study_curves, study_numbers, study_profiles
+from reslab.report.figures.study_style import stamp
+from reslab.report.figures.style import styled
+from reslab.report.questions import show_answers
 from reslab.report.study_page import StudyPage
 from reslab.report.study_words import figure_label, stamp_words
 from reslab.spec.drawing import KINDS, Drawing
@@ -15,7 +18,13 @@ _DRAW: dict[str, Callable[[StudyPage, Drawing, str], Figure]] = {
     "loss_and_error": study_curves.loss_and_error,
     "train_then_test": study_curves.train_then_test,
     "lines": study_numbers.lines,
+    "gradients": study_profiles.gradients,
+    "responses": study_profiles.responses,
 }
+_BESIDE = (
+    "Diamond: the value that the paper reports (hollow where it was not read in the paper itself). "
+    "Dot: ours, the mean over the seeds with its standard deviation; small dots are the seeds."
+)
 
 
 @dataclass(frozen=True)
@@ -31,31 +40,50 @@ class StudyFigure:
 
 def study_figures(page: StudyPage) -> list[StudyFigure]:
     """Every figure of the page that has something to show; the scale is stamped inside each."""
-    found = [_drawn(page, drawing, number) for number, drawing in enumerate(page.study.figures, 1)]
-    if any(row.row.reported is not None for row in page.rows) or sum(bool(row.values()) for row in page.rows) > 1:
-        found.append(_beside(page))
-    return [figure for figure in found if figure is not None]
+    found = [figure for number, drawing in enumerate(page.study.figures, 1) for figure in _drawn(page, drawing, number)]
+    if any(row.row.reported is not None for row in page.rows) and any(row.values() for row in page.rows):
+        title = "Ours beside the reported values"
+        figure = study_numbers.against_reported(page, stamp_words(page))
+        found.append(StudyFigure(f"{_stem(page)}-reported", title, figure_label(page, title), _BESIDE, figure))
+    return found
 
 
-def _drawn(page: StudyPage, drawing: Drawing, number: int) -> StudyFigure | None:
-    rows = [page.row(name) for name in drawing.rows]
-    if not any(row is not None and row.runs for row in rows):
-        return None
-    name = f"{page.study.name.replace('/', '-')}-{number}-{drawing.kind.replace('_', '-')}"
+def _stem(page: StudyPage) -> str:
+    return page.study.name.replace("/", "-")
+
+
+def _drawn(page: StudyPage, drawing: Drawing, number: int) -> list[StudyFigure]:
+    if not any(row is not None and row.runs for row in map(page.row, drawing.rows)):
+        return []
+    if drawing.kind == "answers":
+        return _shown(page, drawing, number)
     caption = f"{KINDS[drawing.kind][:1].upper()}{KINDS[drawing.kind][1:]}."
-    if drawing.where:
-        caption = f"Laid out as {drawing.where}. {caption}"
+    name = f"{_stem(page)}-{number}-{drawing.kind.replace('_', '-')}"
     figure = _DRAW[drawing.kind](page, drawing, stamp_words(page))
-    return StudyFigure(name, drawing.title, figure_label(page, drawing.title), caption, figure)
+    label = figure_label(page, drawing.title, drawing.metric)
+    return [StudyFigure(name, drawing.title, label, f"{_laid_out(drawing)}{caption}", figure)]
 
 
-def _beside(page: StudyPage) -> StudyFigure:
-    name = f"{page.study.name.replace('/', '-')}-reported"
-    caption = (
-        "Diamond: the value that the paper reports (hollow where it was not read in the paper itself). "
-        "Dot: ours, the mean over the seeds with its standard deviation; small dots are the seeds."
-    )
-    title = "Ours beside the reported values"
-    return StudyFigure(
-        name, title, figure_label(page, title), caption, study_numbers.against_reported(page, stamp_words(page))
-    )
+def _shown(page: StudyPage, drawing: Drawing, number: int) -> list[StudyFigure]:
+    """The figures of a question, its networks under the names of their rows."""
+    named = [(name, page.row(name)) for name in drawing.rows]
+    answers = [
+        {**found[0], "subject": name, "step": None}
+        for name, row in named
+        if row is not None and (found := study_profiles.answers_of(row, drawing.question))
+    ]
+    if not answers:
+        return []
+    shown, made = show_answers(drawing.question.partition("@")[0], answers), []
+    for letter, one in zip("abcdefghij", shown.figures, strict=False):
+        with styled():
+            stamp(one.figure, stamp_words(page))
+        name = f"{_stem(page)}-{number}{letter}-{drawing.question.replace('@', '-')}"
+        label = f"{one.label} {page.scale.capitalize()} scale, the first seed. {' '.join(shown.words)}"
+        caption = f"{_laid_out(drawing)}{one.caption} The first seed of each network."
+        made.append(StudyFigure(name, one.title or drawing.title, label, caption, one.figure))
+    return made
+
+
+def _laid_out(drawing: Drawing) -> str:
+    return f"After the paper's {drawing.where}. " if drawing.where else ""

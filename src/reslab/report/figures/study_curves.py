@@ -59,7 +59,9 @@ def train_then_test(page: StudyPage, drawing: Drawing, words: str) -> Figure:
 def loss_and_error(page: StudyPage, drawing: Drawing, words: str) -> Figure:
     """Training loss dashed (left axis, logarithmic), test error bold (right axis), as He et al. 2016, Fig. 6."""
     with styled():
-        figure, every = panels(len(drawing.panels), *_size(len(drawing.panels)))
+        count = len(drawing.panels)
+        wide, high = _size(count)
+        figure, every = panels(count, wide, high * -(-count // 2), columns=min(2, count))
         for axes, panel in zip(every, drawing.panels, strict=True):
             title(axes, panel.title)
             rows = _rows(page, panel.rows)

@@ -14,6 +14,19 @@ SMOKE_STEPS = (
 )
 # One cycle in place of three plateaus: in so few steps 56 residual layers do not get going at a rate of 0.1 from the
 # first step on (43 % of the training pictures right after 950 steps, against 57 % after 850).
+SMOKE_ASKING = (
+    "lesion.num_images=32",
+    "lesion.draws=1",
+    "lesion.path_draws=1",
+    "landscape.num_images=32",
+    "landscape.points=3",
+    "landscape.curvature=1",
+    "landscape.iterations=2",
+    "landscape.hessian_images=8",
+    "landscape.eigenvalues=1",
+    "responses.num_images=32",
+    "gradients.num_images=32",
+)
 SHORT_STEPS = (
     "length=1000 steps",
     "schedule.name=one-cycle",
@@ -47,7 +60,7 @@ def three_stages(smoke_units: int, short_units: int = 0, *, train_error: float =
             data="digits",
             num_images=256,
             seeds=2,
-            asking=("lesion.draws=1", "lesion.path_draws=1", "num_images=32"),
+            asking=SMOKE_ASKING,
             train_error=85.0,
         ),
         short=Cut(

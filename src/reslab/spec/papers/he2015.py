@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from reslab.spec.drawing import Drawing, Panel
-from reslab.spec.papers.cuts import three_stages
+from reslab.spec.papers.cuts import SMOKE_ASKING, three_stages
 from reslab.spec.study import Asked, Claim, Cut, Cuts, Reported, Row, Study
 
 PAPER = "He et al. 2015, arXiv:1512.03385v1"
@@ -198,7 +198,7 @@ HE2015: tuple[Study, ...] = (
                 ("model.widths=4,8,16", "model.stem=conv3(4) norm act"),
                 data="digits",
                 seeds=2,
-                asking=("num_images=32",),
+                asking=SMOKE_ASKING,
             ),
             short=Cut("nothing is cut: networks at initialisation are cheap", seeds=3),
             full=Cut("nothing is cut: networks at initialisation are cheap", seeds=3),

@@ -40,10 +40,32 @@ LI2018: tuple[Study, ...] = (
             Claim("noshort-56 tests worse than noshort-20", "noshort-56", ">", "noshort-20", "test_error"),
             Claim("noshort-110 tests worse than noshort-56", "noshort-110", ">", "noshort-56", "test_error"),
             Claim("resnet-56 tests better than noshort-56", "resnet-56", "<", "noshort-56", "test_error"),
+            Claim(
+                "around noshort-56 less of the surface is near convex than around resnet-56",
+                "noshort-56",
+                ">",
+                "resnet-56",
+                "landscape.not_convex",
+            ),
+            Claim(
+                "around noshort-110 less of the surface is near convex than around resnet-110",
+                "noshort-110",
+                ">",
+                "resnet-110",
+                "landscape.not_convex",
+            ),
             Claim("resnet-110 tests better than noshort-110", "resnet-110", "<", "noshort-110", "test_error"),
         ),
         asked=(Asked("landscape", num_images=512),),
-        figures=(Drawing("landscape", "Loss around the trained weights", (Panel("", _ROWS),), where="Fig. 5"),),
+        figures=(
+            Drawing(
+                "answers",
+                "The loss around the trained weights",
+                (Panel("", _ROWS),),
+                where="Figs. 1, 5 and 7",
+                question="landscape",
+            ),
+        ),
         differences=(
             "shortcuts pad with zeros (option A of He et al. 2015)",
             "a grid and a number of pictures that fit: the paper has 51 x 51 points and all training pictures",

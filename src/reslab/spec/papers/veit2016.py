@@ -62,22 +62,11 @@ VEIT2016: tuple[Study, ...] = (
         asked=(Asked("lesion", num_images=1000),),
         figures=(
             Drawing(
-                "lesion",
-                "Test error with one unit deleted",
-                tuple(Panel(name, (name,)) for name in _ROWS),
-                where="Fig. 3",
-            ),
-            Drawing(
-                "deletions",
-                "Several units deleted, and units permuted",
-                (Panel("residual networks", ("residual-56", "residual-110")),),
-                where="Fig. 5",
-            ),
-            Drawing(
-                "paths",
-                "Paths and the gradient they carry, by length",
-                (Panel("residual networks", ("residual-56", "residual-110")),),
-                where="Fig. 6",
+                "answers",
+                "Units deleted and permuted",
+                (Panel("", _ROWS),),
+                where="Figs. 3, 5 and 6",
+                question="lesion",
             ),
         ),
         differences=(
