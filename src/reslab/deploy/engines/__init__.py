@@ -1,0 +1,1 @@
+"""What computes a network's answers: torch, ONNX Runtime, OpenVINO, each behind the same call."""

@@ -1,0 +1,37 @@
+"""Packages that only some formats and engines need: found, or missed with the command that brings them."""
+
+import importlib.util
+
+from reslab.spec.errors import refuse
+
+# Extra of pyproject.toml -> what of it is imported here.
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("openvino",),
+    "parquet": ("pyarrow",),
+    "timm": ("timm",),
+}
+
+
+class ExtraMissing(ValueError):
+    """An extra that was asked for is not installed."""
+
+
+def has_extra(extra: str) -> bool:
+    """Whether every package of this extra is installed; "" is what everybody has."""
+    return not missing(extra)
+
+
+def missing(extra: str) -> tuple[str, ...]:
+    """The packages of this extra that are not installed."""
+    return tuple(name for name in EXTRAS[extra] if importlib.util.find_spec(name) is None) if extra else ()
+
+
+def need_extra(extra: str, purpose: str) -> None:
+    """Raises ExtraMissing, with the command that installs it, where the extra is not there."""
+    absent = missing(extra)
+    if absent:
+        got = f"an installation without {' and '.join(absent)}"
+        raise ExtraMissing(
+            str(refuse(f"the extra {extra} for {purpose}", got, next_step=f"pip install 'reslab[{extra}]'"))
+        )

@@ -1,0 +1,50 @@
+"""A network trained in the tests, and the pictures it is judged on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from reslab.data.batches import eval_batches
+from reslab.nn.network import Network
+from reslab.training.loading import load
+from reslab.training.run import Run
+from reslab.training.sources import find_data
+from reslab.training.train_run import train
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A residual network of three units, trained on the digits for two epochs."""
+    path = tmp_path_factory.mktemp("deployed") / "digits"
+    settings = {"model.depths": "1,1,1"}
+    return train("resnet20_cifar", epochs=2, settings=settings, output=path, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def digits(run: Run) -> Tensor:
+    """The test pictures of the digits, normalised as the run's network takes them."""
+    preprocess = load(run).preprocess
+    assert preprocess is not None
+    return torch.cat([x for x, _, _ in eval_batches(find_data("digits").split("test"), 400, preprocess, "cpu")])
+
+
+@pytest.fixture
+def network(run: Run) -> Network:
+    """The run's network."""
+    return load(run)
+
+
+@pytest.fixture
+def png_folder(tmp_path: Path) -> Path:
+    """Eight digits as PNG files and one file that is no picture."""
+    from PIL import Image
+
+    images = find_data("digits").split("test")
+    folder = tmp_path / "png"
+    folder.mkdir()
+    for place in range(8):
+        Image.fromarray(images.raw(place)[0].numpy()).save(folder / f"{place}.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    return folder
