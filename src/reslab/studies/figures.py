@@ -1,12 +1,15 @@
 """The figures of one seed of a row: from its entry, its log, and the answers to what was asked."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean, median
 from typing import Any
 
 from reslab.studies.measure import DEFAULT_TRAIN_ERROR, Lines, last_epoch, steps_to_error
 from reslab.studies.plan import Job
 from reslab.studies.store import Entry
+
+REDUCTIONS: dict[str, Callable[[Sequence[float]], float]] = {"mean": fmean, "median": median, "min": min, "max": max}
 
 
 def values_of(job: Job, entry: Entry, log: Lines) -> dict[str, float]:
@@ -33,15 +36,30 @@ def _guessing(job: Job) -> dict[str, float]:
 
 
 def row_value(name: str, answers: Mapping[str, Any]) -> float | None:
-    """The number at a path into an answer (`lesion.mean_increase`); None where there is none."""
+    """The number at a path into an answer (`lesion.error`); None where there is none.
+
+    A part that meets a list is taken of each of its members, and one of `REDUCTIONS` or a place makes one number of
+    a list: `lesion.units.error.median`, `landscape.largest.0`.
+    """
     question, _, path = name.partition(".")
     for told in (question, f"{question}@init"):
         found: Any = answers.get(told)
         for part in path.split("."):
-            if isinstance(found, list) and part.isdigit() and int(part) < len(found):
-                found = found[int(part)]
-            else:
-                found = found.get(part) if isinstance(found, Mapping) else None
+            found = _step(found, part)
         if isinstance(found, int | float) and not isinstance(found, bool):
             return float(found)
     return None
+
+
+def _step(found: Any, part: str) -> Any:
+    """What a part of a path leads to; None where it leads nowhere."""
+    if isinstance(found, Mapping):
+        return found.get(part)
+    if not isinstance(found, list):
+        return None
+    if part.isdigit():
+        return found[int(part)] if int(part) < len(found) else None
+    if part in REDUCTIONS:
+        numbers = [one for one in found if isinstance(one, int | float)]
+        return REDUCTIONS[part](numbers) if numbers else None
+    return [one[part] for one in found if isinstance(one, Mapping) and one.get(part) is not None]

@@ -1,0 +1,38 @@
+"""Numbers at paths into answers: fields, places, lists taken member by member, reductions."""
+
+import pytest
+
+from reslab.studies.figures import row_value
+
+ANSWERS = {
+    "lesion": {
+        "error": 0.25,
+        "units": [{"error": 0.3}, {"error": None}, {"error": 0.9}, {"error": 0.5}],
+        "paths": [],
+    },
+    "gradients@init": {"slope": {"decades": 2.5, "verdict": "exploding"}},
+    "landscape": {"largest": [7.0, 5.0]},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lesion.error", 0.25),
+        ("lesion.units.error.median", 0.5),
+        ("lesion.units.error.mean", pytest.approx(1.7 / 3)),
+        ("lesion.units.error.max", 0.9),
+        ("lesion.units.2.error", 0.9),
+        ("landscape.largest.0", 7.0),
+        ("landscape.largest.min", 5.0),
+        ("gradients.slope.decades", 2.5),
+        ("gradients.slope.verdict", None),
+        ("lesion.units.error", None),
+        ("lesion.paths.share.mean", None),
+        ("landscape.largest.9", None),
+        ("lesion.nothing.mean", None),
+        ("probes.accuracy", None),
+    ],
+)
+def test_a_path_leads_to_one_number_or_none(name: str, value: float | None) -> None:
+    assert row_value(name, ANSWERS) == value
