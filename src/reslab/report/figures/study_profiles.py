@@ -1,4 +1,4 @@
-"""What a question found at each unit or layer, a panel a group of rows: gradients, responses (He et al. 2015, Fig. 7)."""
+"""What a question found at each unit or layer, a panel a group of rows (He et al. 2015, Fig. 7)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -21,6 +21,9 @@ def panels(count: int, width_inches: float, height_inches: float, *, columns: in
     """A figure of `count` axes in rows of `columns` (all in one row where 0), laid out to hold labels and stamp."""
     figure = Figure(figsize=(width_inches, height_inches), layout="constrained")
     columns = columns or count
+    engine = figure.get_layout_engine()
+    if engine is not None and count > columns:
+        engine.set(h_pad=0.14)  # type: ignore[call-arg]
     grid = figure.subplots(-(-count // columns), columns, squeeze=False)
     axes = [axes for row in grid for axes in row]
     for spare in axes[count:]:

@@ -12,8 +12,6 @@ SMOKE_STEPS = (
     "test=",
     "val_fraction=0",
 )
-# One cycle in place of three plateaus: in so few steps 56 residual layers do not get going at a rate of 0.1 from the
-# first step on (43 % of the training pictures right after 950 steps, against 57 % after 850).
 SMOKE_ASKING = (
     "lesion.num_images=32",
     "lesion.draws=1",
@@ -27,6 +25,8 @@ SMOKE_ASKING = (
     "responses.num_images=32",
     "gradients.num_images=32",
 )
+# One cycle in place of three plateaus: in so few steps 56 residual layers do not get going at a rate of 0.1 from the
+# first step on (43 % of the training pictures right after 950 steps, against 57 % after 850).
 SHORT_STEPS = (
     "length=1000 steps",
     "schedule.name=one-cycle",
