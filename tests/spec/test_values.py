@@ -1,14 +1,15 @@
 """Frozen values: typed overrides, nearest names, plain data and back."""
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import pytest
 
 from reslab.spec.arch import Arch
 from reslab.spec.errors import nearest, refuse, unknown
+from reslab.spec.optimizer import Optimizer
 from reslab.spec.recipe import Recipe
-from reslab.spec.values import convert, from_dict, keys, override, to_dict
+from reslab.spec.values import convert, departures, from_dict, keys, override, to_dict
 from reslab.spec.zoo import ARCHS
 
 
@@ -179,3 +180,9 @@ def test_values_that_are_only_right_together_are_set_in_any_order() -> None:
         assert (found.schedule.name, found.schedule.milestones) == ("steps", ("1 epoch", "2 epochs"))
     with pytest.raises(ValueError, match=r"milestones"):
         override(recipe, {"schedule.name": "steps"})
+
+
+def test_departures_leave_defaults_out_at_every_depth() -> None:
+    recipe = replace(Recipe("mine", "here"), optimizer=Optimizer(lr=0.25), batch=64)
+    assert departures(recipe) == {"name": "mine", "source": "here", "optimizer": {"lr": 0.25}, "batch": 64}
+    assert departures(Recipe("mine", "here")) == {"name": "mine", "source": "here"}

@@ -131,6 +131,23 @@ def to_dict(value: Any) -> Any:
     return value
 
 
+def departures(value: Any) -> Any:
+    """A frozen value as plain data, without the fields that have their default.
+
+    A field added later, with a default, changes nothing in it: so a description can be known again by its departures.
+    """
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return to_dict(value)
+    inside = [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    return {field.name: departures(inner) for field, inner in inside if inner != _default(field)}
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
 def from_dict(cls: type[T], data: Mapping[str, Any]) -> T:
     """The frozen value that `to_dict` wrote; fields that are missing take their defaults, unknown ones are an error."""
     hints = typing.get_type_hints(cls)

@@ -11,7 +11,7 @@ from typing import Any
 
 from reslab.spec.arch import Arch
 from reslab.spec.study import Asked
-from reslab.spec.values import to_dict
+from reslab.spec.values import departures, to_dict
 from reslab.studies.lock import held
 from reslab.studies.resolving import Definite
 from reslab.training.disk import write_whole
@@ -25,9 +25,13 @@ _UNTOLD = ("name", "source", "notes", "model", "axes", "data")
 
 
 def identity(row: Definite, seed: int) -> dict[str, Any]:
-    """All that determines a training: network, recipe, data, seed; names, sources and notes of them do not."""
+    """All that determines a training: network, recipe, data, seed; names, sources and notes of them do not.
+
+    Values that are the default are left out, so that a new field does not make every entry another one; where a default
+    changes, NUMERICS_VERSION is raised.
+    """
     assert row.arch is not None
-    recipe = None if row.recipe is None else _without(to_dict(row.recipe))
+    recipe = None if row.recipe is None else _without(departures(row.recipe))
     return {
         "arch": told_arch(row.arch),
         "recipe": recipe,
@@ -39,7 +43,7 @@ def identity(row: Definite, seed: int) -> dict[str, Any]:
 
 def told_arch(arch: Arch | None) -> dict[str, Any]:
     """What determines a network, as plain data."""
-    return {} if arch is None else _without(to_dict(arch))
+    return {} if arch is None else _without(departures(arch))
 
 
 def _without(value: Mapping[str, Any]) -> dict[str, Any]:
