@@ -1,0 +1,99 @@
+"""`reslab study` and `reslab studies`: what they print, promise and refuse."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from reslab.spec.papers import STUDIES
+
+from .conftest import Command
+
+NAME = "he2015/degradation"
+ROWS = ("--rows", "plain-20,residual-20", "--seeds", "2", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("studies")
+
+
+def test_a_study_end_to_end_and_again_from_the_store(command: Command, folder: Path) -> None:
+    words = ("study", NAME, *ROWS, "--store", folder / "store", "--output", folder / "page", "--json")
+    first = command(*words)
+    assert first.code == 0, first.err
+    found = first.value
+    assert (found["study"], found["scale"]) == (NAME, "smoke")
+    assert [row["name"] for row in found["rows"]] == ["plain-20", "residual-20"]
+    keys = {"name", "arch", "metric", "unit", "reported", "mean", "std", "seeds"}
+    assert all(keys <= row.keys() and row["seeds"] == 2 and row["std"] is not None for row in found["rows"])
+    assert {claim["verdict"] for claim in found["claims"]} <= {"holds", "fails", "undecided"}
+    assert "4 trainings" in first.err
+    page = (folder / "page" / "report.html").read_text(encoding="utf-8")
+    assert "smoke" in page
+    assert (folder / "page" / "report.md").read_text(encoding="utf-8").startswith("# ")
+    again = command(*words)
+    assert "trainings" not in again.err
+    assert again.value == found
+
+
+def test_the_table_for_a_person(command: Command, folder: Path) -> None:
+    words = ("study", NAME, *ROWS, "--store", folder / "store", "--output", folder / "page")
+    found = command(*words)
+    assert "residual-20  test_error (%)" in found.out
+    assert "plain-56 trains worse than plain-20: undecided (plain-56 was not run)" in found.out
+    assert str(folder / "page" / "report.html") in found.err
+
+
+def test_a_dry_run_prints_and_writes_nothing(command: Command, tmp_path: Path) -> None:
+    words = ("study", NAME, *ROWS, "--dry-run", "--store", tmp_path / "store", "--output", tmp_path / "page")
+    found = command(*words, "--json").value
+    assert found["num_missing"] == 4
+    assert found["seconds"] > 0
+    assert [row["done"] for row in found["rows"]] == [0, 0]
+    assert all(row["memory_bytes"] > 0 and row["cut"] for row in found["rows"])
+    assert not any(tmp_path.iterdir())
+    assert "left: 4 trainings" in command(*words).out
+
+
+def test_slurm_writes_a_script_that_runs(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("study", NAME, *ROWS, "--store", tmp_path / "store")
+    script = tmp_path / "array.sh"
+    assert command(*words, "--slurm", script).code == 0
+    bash = shutil.which("bash")
+    assert bash is not None
+    environment = {**os.environ, "SLURM_ARRAY_TASK_ID": "3"}
+    subprocess.run([bash, str(script)], check=True, env=environment, capture_output=True, timeout=300)
+    left = command(*words, "--dry-run", "--json").value
+    assert [(row["name"], row["done"]) for row in left["rows"]] == [("plain-20", 0), ("residual-20", 1)]
+    command(*words, "--slurm", script)
+    assert "--array=0-2\n" in script.read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("study", "he2015/degredation"), "nearest: 'he2015/degradation'"),
+        (("study", NAME, "--rows", "plain-21"), "'plain-20'"),
+        (("study", NAME, "--scale", "ful"), "unknown scale 'ful'; nearest: 'full'"),
+        (("studies", "he2051"), "unknown study 'he2051'"),
+    ],
+)
+def test_mistakes(command: Command, words: tuple[str, ...], told: str) -> None:
+    found = command(*words)
+    assert found.code == 1
+    assert told in found.err
+    assert "error" in json.loads(command(*words, "--json").out)
+
+
+def test_studies_are_listed(command: Command) -> None:
+    found = command("studies", "--json").value
+    assert [study["name"] for study in found] == list(STUDIES)
+    assert all(study["source"] for study in found)
+    assert NAME in command("studies").out
+    some = command("studies", "he2015", "--json").value
+    assert {study["name"].split("/")[0] for study in some} == {"he2015"}

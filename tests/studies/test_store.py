@@ -1,0 +1,172 @@
+"""The store: keys, damage, locks, entries of older numerics."""
+
+import json
+import multiprocessing
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import reslab.studies.store as store_module
+from reslab.spec.study import Study
+from reslab.studies import lock
+from reslab.studies.lock import Taken, held
+from reslab.studies.plan import Plan, make_plan
+from reslab.studies.runner import run_here
+from reslab.studies.store import identity, key_of
+from reslab.studies.work import Place, do
+
+from .conftest import Changed
+
+
+def plan_of(study: Study, seeds: int = 1, rows: tuple[str, ...] = ()) -> Plan:
+    return make_plan(study, "smoke", seeds=seeds, rows=rows)
+
+
+def test_a_key_says_what_determines_the_training(study: Study, changed: Changed) -> None:
+    first = plan_of(study, seeds=2)
+    keys = [job.key for job in first.jobs]
+    assert len(set(keys)) == 4
+    assert [job.key for job in plan_of(study, seeds=2).jobs] == keys
+    for other in (
+        changed(num_images=50),
+        changed(settings=(*study.cuts.smoke.settings, "optimizer.lr=0.05")),
+        changed(settings=(*study.cuts.smoke.settings, "model.order=full-preact")),
+    ):
+        assert {job.key for job in plan_of(other, seeds=2).jobs}.isdisjoint(keys)
+    renamed = replace(study, name="test/other", title="Other", rows=tuple(replace(row, note="x") for row in study.rows))
+    assert [job.key for job in plan_of(renamed, seeds=2).jobs] == keys
+    assert key_of(identity(first.jobs[0].row, 0), 999) != keys[0]
+
+
+def test_a_finished_entry_is_not_made_again(study: Study, place: Place) -> None:
+    job = plan_of(study).jobs[0]
+    weights = do(job, place).run_path / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    assert do(job, place).facts["status"] == "done"
+    assert weights.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("file", "how"),
+    [
+        ("entry.json", "cut"),
+        ("run/model.safetensors", "cut"),
+        ("run/model.safetensors", "gone"),
+        ("run/log.jsonl", "cut"),
+    ],
+)
+def test_a_damaged_entry_is_made_again_and_that_is_said(
+    study: Study, said: tuple[Place, list[str]], file: str, how: str
+) -> None:
+    place, lines = said
+    job = plan_of(study).jobs[0]
+    entry = do(job, place)
+    sound = (entry.run_path / "model.safetensors").read_bytes()
+    path = entry.path / file
+    if how == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-7])
+    lines.clear()
+    again = do(job, place)
+    assert f"its entry {job.key} was damaged" in lines[0]
+    assert again.facts["notes"] == [lines[0]]
+    assert again.damage() == ""
+    assert again.facts["values"].keys() >= {"test_error", "train_seconds"}
+    assert (again.run_path / "model.safetensors").read_bytes() == sound
+
+
+def test_an_entry_of_older_numerics_is_kept_and_marked(
+    study: Study, said: tuple[Place, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, lines = said
+    old = plan_of(study).jobs[0]
+    do(old, place)
+    monkeypatch.setattr(store_module, "NUMERICS_VERSION", 2)
+    monkeypatch.setattr(key_of, "__defaults__", (2,))
+    new = plan_of(study).jobs[0]
+    assert new.key != old.key
+    do(new, place)
+    kept = place.store.entry(old.key)
+    assert kept.facts["superseded_by"] == new.key
+    assert (kept.run_path / "model.safetensors").exists()
+    assert "is kept, and marked as superseded" in lines[-1]
+
+
+def test_only_one_holds_a_lock(tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+    with held(path):
+        with pytest.raises(Taken, match=f"process {os.getpid()} on "), held(path):
+            pytest.fail("two of them")
+        assert path.exists()
+    assert not path.exists()
+
+
+def test_the_lock_of_a_dead_process_is_taken_away(tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+    child = multiprocessing.get_context("spawn").Process(target=int)
+    child.start()
+    child.join()
+    with held(path):
+        told = json.loads(path.read_text())
+    path.write_text(json.dumps({**told, "pid": child.pid}))
+    with held(path):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+
+
+def test_a_lock_of_another_machine_counts_until_it_is_old(tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+    path.write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
+    with pytest.raises(Taken, match="process 1 on elsewhere"), held(path):
+        pytest.fail("it was taken")
+    long_ago = path.stat().st_mtime - lock.STALE_SECONDS - 1
+    os.utime(path, (long_ago, long_ago))
+    with held(path):
+        assert path.exists()
+
+
+def test_two_rows_that_are_one_training_share_an_entry(study: Study, place: Place) -> None:
+    twice = replace(study, rows=(*study.rows, replace(study.rows[0], name="again")))
+    plan = plan_of(twice)
+    assert len({job.key for job in plan.jobs}) == 2
+    run_here(plan.jobs, place)
+    assert len(place.store.entries()) == 2
+
+
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(study: Study, place: Place, tmp_path: Path) -> None:
+    job = plan_of(study).jobs[1]
+    whole = do(job, replace(place, store=store_module.Store(tmp_path / "other")))
+
+    def stop(line: dict[str, object]) -> None:
+        if line["kind"] == "eval" and line["step"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        do(job, replace(place, show=stop, save_every_seconds=0.0))
+    assert not place.store.entry(job.key).facts
+    resumed = do(job, place)
+    assert resumed.run is not None
+    assert resumed.run.facts["resumed"]
+    name = "model.safetensors"
+    assert (resumed.run_path / name).read_bytes() == (whole.run_path / name).read_bytes()
+
+
+def test_a_state_that_cannot_be_read_begins_again(study: Study, said: tuple[Place, list[str]]) -> None:
+    place, lines = said
+    job = plan_of(study).jobs[0]
+    entry = do(job, place)
+    (entry.path / "entry.json").unlink()
+    (entry.run_path / "state" / "state.pt").write_bytes(b"torn")
+    do(job, place)
+    assert any("could not be taken up" in line for line in lines)
+    assert entry.facts["status"] == "done"
+
+
+def test_a_training_that_diverges_is_a_result(changed: Changed, place: Place) -> None:
+    study = changed(settings=(*changed().cuts.smoke.settings, "optimizer.lr=1e30"))
+    outcome = run_here(plan_of(study, rows=("plain",)).jobs, place)
+    assert not outcome.failed
+    facts = place.store.entry(plan_of(study, rows=("plain",)).jobs[0].key).facts
+    assert facts["status"] == "diverged"
+    assert "training stopped" in facts["words"]
