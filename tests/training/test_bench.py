@@ -9,7 +9,6 @@ from reslab.spec.zoo import ARCHS
 from reslab.training.bench import (
     LEAST_SECONDS,
     WARM_UP_STEPS,
-    Memory,
     fast_recipe,
     matrix_rate,
     measure_step,
@@ -66,15 +65,6 @@ def test_a_quick_step_is_taken_more_often(monkeypatch: pytest.MonkeyPatch) -> No
     seconds, num_steps = time_steps(take, CPU, 3)
     assert num_steps == 10
     assert seconds == pytest.approx([LEAST_SECONDS / 10] * 3)
-
-
-def test_memory_is_what_was_taken_since() -> None:
-    memory = Memory(CPU)
-    if memory.used_bytes() is None:
-        pytest.skip("this system does not tell what is resident")
-    held = torch.ones(16 * 2**20)
-    assert 0.9 * 64 * 2**20 < (memory.used_bytes() or 0) < 4 * 64 * 2**20
-    assert len(held)
 
 
 def test_a_matrix_product_has_a_rate() -> None:

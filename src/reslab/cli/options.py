@@ -14,7 +14,7 @@ DataDir = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto (cuda, mps, cpu: the first there is), or one by name.")]
 Workers = Annotated[
-    int | None, typer.Option("-j", "--workers", min=0, help="Processes that decode pictures. [default: chosen]")
+    int | None, typer.Option("-j", "--workers", min=0, help="Processes that decode pictures. (default: chosen)")
 ]
 Batch = Annotated[int | None, typer.Option("-b", "--batch-size", min=1, help="Images a step.")]
 Settings = Annotated[

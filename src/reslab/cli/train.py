@@ -7,7 +7,6 @@ import typer
 
 from reslab.cli.display import Display
 from reslab.cli.options import (
-    Batch,
     DataDir,
     Device,
     Json,
@@ -40,11 +39,16 @@ def train(
     recipe: Annotated[str | None, typer.Option("--recipe", metavar="NAME", help="`reslab recipes` lists them.")] = None,
     data_dir: DataDir = None,
     epochs: Annotated[float | None, typer.Option("--epochs", help="Length, in place of the recipe's.")] = None,
-    batch: Batch = None,
+    batch: Annotated[
+        str | None,
+        typer.Option(
+            "-b", "--batch-size", metavar="N|auto", help="Images a step; auto: the recipe's, in fitting parts."
+        ),
+    ] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Learning rate, for the batch that is used.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Everything random follows from it. [default: 0]")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Everything random follows from it. (default: 0)")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", metavar="DIR", help="The run's folder. [default: runs/TIME-MODEL-DATA]")
+        Path | None, typer.Option("--output", metavar="DIR", help="The run's folder. (default: runs/TIME-MODEL-DATA)")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
     pretrained: Pretrained = None,
@@ -66,8 +70,10 @@ def train(
     """Train a network; with no argument at all, a small residual network on scikit-learn's handwritten digits."""
     if folder is not None and data is not None and folder != data:
         raise refuse("one data set", f"{folder} and --data {data}", next_step="leave one of them out")
-    chosen = merged(read_settings_file(config), read_settings(settings), epochs, batch, lr)
+    from reslab.training.asked import read_batch
     from reslab.training.train_run import train as train_run
+
+    chosen = merged(read_settings_file(config), read_settings(settings), epochs, read_batch(batch)[0], lr)
 
     with Display() as display:
         run = train_run(

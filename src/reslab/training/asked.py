@@ -14,6 +14,7 @@ from reslab.spec.recipe import Recipe
 from reslab.training.gradient import Loss
 
 PUBLISHED = "published weights"
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Asked:
     wished_axes: tuple[str, ...] = ()
     num_images: int | None = None
     snapshots: str | None = None
+    auto_batch: bool = False
 
 
 def split_settings(
@@ -56,6 +58,17 @@ def split_settings(
             )
         chosen[key] = value
     return chosen, axes
+
+
+def read_batch(batch: int | str | None) -> tuple[int | None, bool]:
+    """The global batch (None: the recipe's), and whether its parts are to be chosen; ValueError for another word."""
+    if batch == AUTO:
+        return None, True
+    if isinstance(batch, str):
+        if not batch.isdigit() or not int(batch):
+            raise refuse("a batch of at least 1, or auto", repr(batch), nearest=AUTO)
+        return int(batch), False
+    return batch, False
 
 
 def pretrained_name(pretrained: Pretrained | None) -> str | None:

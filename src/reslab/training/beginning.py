@@ -18,7 +18,7 @@ from reslab.spec.errors import refuse
 from reslab.spec.recipe import Recipe, adjust, parse_duration, read_axes, scaled
 from reslab.spec.recipes import get_recipe
 from reslab.spec.values import override, to_dict
-from reslab.training.asked import PUBLISHED, Asked, callable_name, pretrained_name
+from reslab.training.asked import AUTO, PUBLISHED, Asked, callable_name, pretrained_name
 from reslab.training.choice import SMALL_SIDE, default_model, default_recipe, warn_of_stem
 from reslab.training.device import hardware, num_threads_for, quick_bf16
 from reslab.training.loop import noise_seed
@@ -150,7 +150,7 @@ def _as_published(data: Data, model: nn.Module) -> Data:
     wanted = model.preprocess if isinstance(model, Network) else None
     if wanted is None or wanted.channels != data.preprocess.channels:
         return data
-    return replace(data, preprocess=replace(data.preprocess, mean=wanted.mean, std=wanted.std))
+    return replace(data, preprocess=replace(data.preprocess, mean=wanted.mean, std=wanted.std, mean_image=""))
 
 
 def _recipe(asked: Asked, data: Data, size: tuple[int, ...], pretrained: bool) -> tuple[Recipe, tuple[str, ...]]:
@@ -224,6 +224,7 @@ def _facts(
         "val_fraction": asked.val_fraction,
         "seed": seed,
         "snapshots": asked.snapshots or "0",
+        "micro_batch": AUTO if asked.auto_batch else None,
         "precision": recipe.precision,
         "hardware": machine,
         "versions": versions(),

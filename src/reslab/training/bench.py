@@ -1,13 +1,9 @@
 """How fast this machine takes training steps: images a second, memory, and the share of its matrix rate."""
 
-import contextlib
-import ctypes
-import gc
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch.nn import functional
@@ -20,12 +16,12 @@ from reslab.spec.recipe import Recipe
 from reslab.spec.recipes import get_recipe
 from reslab.training.device import exact_arithmetic, quick_bf16
 from reslab.training.gradient import AUTOCAST, Stepping, make_scaler
+from reslab.training.memory import Memory
 from reslab.training.optimizer import build_optimizer
 
 LEAST_SECONDS = 0.4
 WARM_UP_STEPS = 3
 _MATRIX_SIDE = {"cuda": 8192}
-_PEAK = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -175,44 +171,3 @@ def matrix_rate(precision: str, device: torch.device, side: int | None = None) -
         ways = (lambda: torch.mm(left, right, out=out), lambda: functional.conv2d(image, weight))
         seconds = [time_steps(way, device, 3)[0] for way in ways]
     return 2 * side**3 / min(map(min, seconds))
-
-
-class Memory:
-    """The most memory in use since `forget_peak`, above what was in use when this was made."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        _give_back_memory()
-        on_gpu = device.type == "cuda"
-        self._before = torch.cuda.memory_allocated(device) if on_gpu else _resident("VmRSS:") or 0
-        self.forget_peak()
-
-    def forget_peak(self) -> None:
-        """Let the high-water mark fall to what is in use now."""
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        else:
-            with contextlib.suppress(OSError):
-                _PEAK[0].write_text("5")  # Linux
-
-    def used_bytes(self) -> int | None:
-        """Bytes; None where the system does not tell."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) - self._before
-        peak = _resident("VmHWM:")
-        return None if peak is None or self.device.type != "cpu" else max(0, peak - self._before)
-
-
-def _give_back_memory() -> None:
-    """Freed pages that the C library keeps would hide what the steps take; elsewhere than on glibc they do."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _resident(name: str) -> int | None:
-    with contextlib.suppress(OSError):
-        for line in _PEAK[1].read_text().splitlines():
-            if line.startswith(name):
-                return 1024 * int(line.split()[1])
-    return None

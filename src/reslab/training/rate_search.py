@@ -12,12 +12,12 @@ from torch import nn
 
 from reslab.spec.errors import refuse
 from reslab.training.asked import Asked
+from reslab.training.assembly import make_course
 from reslab.training.beginning import begin
 from reslab.training.device import exact_arithmetic
 from reslab.training.loop import fit
 from reslab.training.ranks import Ranks
 from reslab.training.tally import Tally
-from reslab.training.train_run import make_course
 
 LOWEST_RATE, HIGHEST_RATE = 1e-5, 10.0
 NUM_STEPS = 100

@@ -15,7 +15,7 @@ from reslab.spec.errors import refuse
 from reslab.spec.recipe import Recipe, adjust, parse_duration
 from reslab.spec.recipes import get_recipe
 from reslab.spec.values import to_dict
-from reslab.training.asked import PUBLISHED, Asked, callable_name, pretrained_name
+from reslab.training.asked import AUTO, PUBLISHED, Asked, callable_name, pretrained_name
 from reslab.training.beginning import Prepared, with_weights
 from reslab.training.loop import noise_seed
 from reslab.training.provenance import command
@@ -79,6 +79,8 @@ def _check(asked: Asked, facts: dict[str, Any]) -> None:
     kept = facts.get("snapshots", "0")
     if asked.snapshots is not None and parse_interval(asked.snapshots) != parse_interval(kept):
         raise conflict("snapshots", asked.snapshots, kept)
+    if asked.auto_batch and not facts.get("micro_batch"):
+        raise conflict("batch", AUTO, facts["recipe"]["batch"])
     if asked.loss is None and facts["loss"] is not None:
         raise refuse(f"the loss the run has, {facts['loss']}, handed over again", "none", next_step="train(loss=...)")
     if callable_name(asked.loss) != facts["loss"]:
@@ -103,6 +105,8 @@ def _recipe(asked: Asked, run: Run) -> Recipe:
     wanted, _ = adjust(base, asked.settings)
     if wanted.precision == "auto":
         wanted = replace(wanted, precision=recorded.precision)
+    if run.facts.get("micro_batch") and "accumulate" not in asked.settings:
+        wanted = replace(wanted, accumulate=recorded.accumulate)
     before, after = _flat(to_dict(recorded)), _flat(to_dict(wanted))
     for key in (*asked.settings, *after):  # what was said comes before what follows from it
         if key != "length" and key in after and after[key] != before[key]:

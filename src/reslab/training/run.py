@@ -1,5 +1,6 @@
 """A run is a folder: run.json, log.jsonl, model.safetensors, state/, report.html."""
 
+import contextlib
 import html
 import json
 import time
@@ -39,6 +40,12 @@ class Run:
         """Write more facts into run.json, the others kept."""
         self.facts = {**self.facts, **facts}
         write_whole(self.path / "run.json", _json(self.facts))
+
+    def discard(self) -> None:
+        """Take back a run that has only begun."""
+        (self.path / "run.json").unlink()
+        with contextlib.suppress(OSError):  # where something else was put there
+            self.path.rmdir()
 
     @property
     def name(self) -> str:
@@ -96,6 +103,18 @@ class Run:
             return f"<p>{html.escape(repr(self))}</p>"
         page = html.escape(self.report_path.read_text(encoding="utf-8"), quote=True)
         return f'<iframe srcdoc="{page}" style="width:100%;height:640px;border:0"></iframe>'
+
+
+def header_facts(run: Run) -> dict[str, Any]:
+    """What a file of weights tells of its run in its header, beside its scores."""
+    data = run.facts["data"]
+    return {
+        "data": data["name"],
+        "recipe": run.facts["recipe"]["name"],
+        "seed": run.facts["seed"],
+        "classes": list(data["classes"]),
+        "preprocess": data["preprocess"],
+    }
 
 
 def _json(facts: Mapping[str, Any]) -> bytes:

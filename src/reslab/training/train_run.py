@@ -6,37 +6,30 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from reslab.nn.pretrained import Pretrained
 from reslab.nn.weights import save_weights
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse
-from reslab.spec.recipe import Recipe, parse_duration
-from reslab.training.asked import Asked, split_settings
+from reslab.spec.recipe import Recipe
+from reslab.training.asked import Asked, read_batch, split_settings
+from reslab.training.assembly import make_course
 from reslab.training.beginning import Prepared, begin
 from reslab.training.course import Course, Probe
 from reslab.training.device import choose_device, num_threads_for, threads
 from reslab.training.disk import room_for
 from reslab.training.evaluation import Evaluation
-from reslab.training.exam import Exam
-from reslab.training.freezing import Freezing
-from reslab.training.gradient import Loss, Stepping, make_scaler
+from reslab.training.gradient import Loss
 from reslab.training.interruption import Interrupted
-from reslab.training.keeping import Keeping
-from reslab.training.objective import build_objective
-from reslab.training.optimizer import build_optimizer
 from reslab.training.ranks import Ranks, join, own_device
 from reslab.training.resuming import reopened, resume_run
-from reslab.training.run import Run, holds_something
+from reslab.training.run import Run, header_facts, holds_something
 from reslab.training.run_report import write_report
 from reslab.training.scalars import Scalars, has_tensorboard, require_tensorboard
 from reslab.training.showing import default_show
-from reslab.training.snapshots import Snapshots, num_steps_between
-from reslab.training.sources import num_workers, train_batches
-from reslab.training.steps import Steps
-from reslab.training.telling import Show, Telling
+from reslab.training.telling import Show
 from reslab.training.torchrun import read_place
+from reslab.training.trial import fitted
 
 
 def train(
@@ -48,7 +41,7 @@ def train(
     output: str | Path | None = None,
     resume: bool = False,
     epochs: float | None = None,
-    batch: int | None = None,
+    batch: int | str | None = None,
     lr: float | None = None,
     settings: Mapping[str, Any] | None = None,
     pretrained: Pretrained | None = None,
@@ -71,12 +64,13 @@ def train(
     What is not said is chosen to suit the data (None is the bundled digits). `model` is a name, an `Arch` or any module
     from (N, C, H, W) to (N, classes); `data` a name, a folder, a map-style data set or (images, labels). `settings`
     override the recipe (`"optimizer.lr"`) and the network (`"model.order"`); another `batch` scales the learning rate
-    with it. `loss(outputs, labels)` replaces cross-entropy. `output` is the run's folder, `resume` goes on with the run
-    in it; only length, paths, device and workers may then differ. `num_images` takes so many of the training pictures.
-    The weights kept are the best on the validation split, else the last; `snapshots` (`"1 epoch"`, `"500 steps"`) keeps
-    them along the way too, those of step 0 among them (`Run.snapshots`). `show` receives every line of the log, notes
-    and progress; `probe(step, model)` adds a line every `probe_every_steps` steps; with `tensorboard` (an extra) the
-    numbers of the log are written to the run's folder `tensorboard` too.
+    with it, `"auto"` is the recipe's, taken in the parts that fit the memory. `loss(outputs, labels)` replaces
+    cross-entropy. `output` is the run's folder, `resume` goes on with the run in it; only length, paths, device and
+    workers may then differ. `num_images` takes so many of the training pictures. The weights kept are the best on the
+    validation split, else the last; `snapshots` (`"1 epoch"`, `"500 steps"`) keeps them along the way too, those of
+    step 0 among them (`Run.snapshots`). `show` receives every line of the log, notes and progress; `probe(step, model)`
+    adds a line every `probe_every_steps` steps; with `tensorboard` (an extra) the numbers of the log are written to the
+    run's folder `tensorboard` too.
 
     Under torchrun every rank calls this with the same arguments and takes its part of each batch; rank 0 alone writes
     and shows, every rank probes. A job that torchrun restarts goes on where its state is, as with `resume`.
@@ -88,12 +82,13 @@ def train(
         require_tensorboard()
     ranks = _ranks(device, output)
     resume = resume or ranks.place.restarts > 0
+    batch, auto = read_batch(batch)
     chosen, axes = split_settings(settings, epochs, batch, lr)
     first = (model, data, recipe, seed, chosen, axes, pretrained, loss, data_dir, val_fraction, skip_bad_images)
-    asked = Asked(*first, num_images=num_images, snapshots=snapshots)
+    asked = Asked(*first, num_images=num_images, snapshots=snapshots, auto_batch=auto)
     if resume and output is None:
         raise refuse("output, the folder of the run to go on with", "resume without it", next_step="add --output DIR")
-    prepared = _prepare(asked, output, resume, ranks)
+    prepared = fitted(_prepare(asked, output, resume, ranks), asked, ranks)
     show = (show or default_show()) if ranks.first else _silent
     course = make_course(prepared, asked, ranks, workers, show, save_every_seconds)
     course.probe, course.probe_every_steps = probe, probe_every_steps
@@ -140,72 +135,6 @@ def _prepare(asked: Asked, output: str | Path | None, resume: bool, ranks: Ranks
 
 def _silent(line: dict[str, Any]) -> None:
     """Where rank 0 shows everything."""
-
-
-def make_course(
-    prepared: Prepared, asked: Asked, ranks: Ranks, workers: int | None, show: Show, save_every_seconds: float
-) -> Course:
-    """All that takes the steps of a prepared run, on the ranks' device."""
-    device = ranks.device
-    recipe, data, seed = prepared.recipe, prepared.data, prepared.run.facts["seed"]
-    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    model = prepared.model.to(device)
-    if recipe.channels_last:
-        model = model.to(memory_format=layout)
-    processes = num_workers(workers, data, ranks.place.num_local)
-    batches = train_batches(recipe, data, seed, device, processes, ranks.place)
-    total = parse_duration(recipe.length).num_steps(batches.num_steps_per_epoch)
-    replica = ranks.replica(model)
-    stepping = Stepping(
-        recipe.precision,
-        recipe.channels_last,
-        recipe.accumulate,
-        recipe.clip_norm,
-        make_scaler(recipe.precision, device),
-        torch.compile(replica or model) if recipe.compile else None,
-        recipe.l1,
-        recipe.l2,
-        replica,
-    )
-    steps = Steps(
-        model,
-        batches,
-        build_objective(recipe, data, device, asked.loss),
-        build_optimizer(model, recipe.optimizer),
-        stepping,
-        Freezing(model, recipe.unfreeze, batches.num_steps_per_epoch),
-        recipe,
-        seed,
-        ranks,
-    )
-    return Course(
-        prepared.run,
-        steps,
-        Exam(model, data, asked.loss or functional.cross_entropy, processes, device, ranks),
-        Keeping(model, recipe, total, batches.num_steps_per_epoch),
-        _snapshots(prepared, batches.num_steps_per_epoch),
-        Telling(prepared.run, show, ranks.first),
-        total,
-        save_every_seconds=save_every_seconds,
-    )
-
-
-def _snapshots(prepared: Prepared, steps_per_epoch: int) -> Snapshots:
-    run = prepared.run
-    every = num_steps_between(run.facts.get("snapshots", "0"), steps_per_epoch)
-    return Snapshots(run.path, every, _header_facts(run))
-
-
-def _header_facts(run: Run) -> dict[str, Any]:
-    """What a file of weights tells of its run in its header, beside its scores."""
-    data = run.facts["data"]
-    return {
-        "data": data["name"],
-        "recipe": run.facts["recipe"]["name"],
-        "seed": run.facts["seed"],
-        "classes": list(data["classes"]),
-        "preprocess": data["preprocess"],
-    }
 
 
 def _take_up(course: Course, resume: bool) -> list[str]:
@@ -280,7 +209,7 @@ def _judge_val(course: Course, found: Evaluation) -> Evaluation | None:
 def _write_end(course: Course, prepared: Prepared, found: Evaluation, val: Evaluation | None, chosen: str) -> None:
     run, model, data = course.run, course.model, course.exam.data
     scores = {**found.to_dict(), "split": found.split, "chosen": chosen}
-    facts = {"scores": scores, "chosen": chosen, **_header_facts(run)}
+    facts = {"scores": scores, "chosen": chosen, **header_facts(run)}
     with room_for(run.weights_path):
         save_weights(run.weights_path, model, facts)
     speed = course.step * course.recipe.batch / max(course.seconds, 1e-9)
