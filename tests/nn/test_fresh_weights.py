@@ -124,6 +124,18 @@ def test_torchs_own():
             assert 0.9 * bound < module.weight.abs().max() <= bound
 
 
+def test_goyals_last_layer_is_small():
+    torch.manual_seed(0)
+    model = create_model(TINY, init="goyal", widths=(16, 64), last_norm_weight=0)
+    other = create_model(TINY, init="torchvision", widths=(16, 64))
+    n = model.fc.weight.numel()
+    assert abs(model.fc.weight.std().item() / 0.01 - 1) <= 5 / math.sqrt(2 * n)
+    assert abs(model.fc.weight.mean().item()) <= 5 * 0.01 / math.sqrt(n)
+    assert not model.fc.bias.any()
+    assert_same_distribution(model.layer2[1].conv2.weight, other.layer2[1].conv2.weight, "conv2")
+    assert not model.layer2[1].bn2.weight.any()
+
+
 def test_gates_start_closed_whatever_the_init():
     for init in ("torchvision", "xavier", "torch"):
         model = create_model(TINY, mix="gate(-6)", init=init)

@@ -33,6 +33,7 @@ OPTIMIZERS = {
 # Length, batch, and the rates as factors: schedule, warm-up, milestones, gamma.
 COURSES = {
     "he2015-cifar": ("64k steps", 128, "steps", "0 steps", ("32k steps", "48k steps"), 0.1),
+    "he2015-imagenet": ("600k steps", 256, "plateau", "0 steps", (), 0.1),
     "he2015-cifar-110": ("64k steps", 128, "steps", "until error 80%", ("32k steps", "48k steps"), 0.1),
     "he2016-cifar": ("64k steps", 128, "steps", "400 steps", ("32k steps", "48k steps"), 0.1),
     "wrn-cifar": ("200 epochs", 128, "steps", "0 steps", ("60 epochs", "120 epochs", "160 epochs"), 0.2),
@@ -114,7 +115,13 @@ def test_warm_ups_begin_at_a_tenth() -> None:
         schedule = RECIPES[name].schedule
         assert (schedule.start, schedule.warmup_shape) == (0.1, "constant")  # 0.01 of 0.1
     assert RECIPES["goyal2017"].schedule.start_lr == 0.1
-    assert {RECIPES[name].axes for name in ("goyal2017", "bag-of-tricks")} == {("last_norm_weight=0",)}
+    assert RECIPES["goyal2017"].axes == ("last_norm_weight=0", "init=goyal")
+    assert RECIPES["bag-of-tricks"].axes == ("last_norm_weight=0", "init=xavier")
+
+
+def test_recipes_with_a_mean_of_each_pixel() -> None:
+    found = {name for name, recipe in RECIPES.items() if recipe.pixel_mean}
+    assert found == {"he2015-cifar", "he2015-cifar-110", "he2016-cifar", "stochastic-depth"}
 
 
 def test_recipes_of_others_compute_in_float32_and_name_what_they_are_for() -> None:

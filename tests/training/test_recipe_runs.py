@@ -127,7 +127,7 @@ def test_the_words_of_a_recipe_stand_beside_the_network_s_own_join(tmp_path: Pat
 def test_what_a_recipe_sets_is_told_and_recorded(tmp_path: Path) -> None:
     run = dry_run("d2l-fashion", tmp_path / "run")
     kept = run.facts["data"]["preprocess"]
-    assert kept == {"channels": 1, "words": "resize(96)", "mean": [0.0], "std": [1.0]}
+    assert kept == {"channels": 1, "words": "resize(96)", "mean": [0.0], "std": [1.0], "mean_image": ""}
     assert run.arch is not None
     assert run.arch.image_size == (96, 96)
     assert (run.arch.match, run.arch.init) == ("conv1x1", "xavier")

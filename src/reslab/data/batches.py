@@ -13,6 +13,7 @@ from reslab.data.augment import Augment, split_sentence
 from reslab.data.chance import key, keys
 from reslab.data.flow import Flow
 from reslab.data.images import Images, TensorImages
+from reslab.data.mean_image import mean_of
 from reslab.data.sampling import Draw, Sampling
 from reslab.data.shard_images import ShardImages
 from reslab.data.stream import stream
@@ -63,7 +64,10 @@ class TrainBatches:
         self.num_classes = _num_classes(images.labels, num_classes)
         self.flow = self._flow() if isinstance(images, ShardImages) and images.by_url else None
         if isinstance(images, TensorImages):
-            self.augment.batch(images.images[:1], torch.zeros(1, dtype=torch.int64))  # words that do not fit fail here
+            first = self.normalise(images.images[:1].to(device)) if self.normalise.each_pixel else images.images[:1]
+            self.augment.batch(first, torch.zeros(1, dtype=torch.int64, device=first.device))  # words that do not fit
+        elif self.normalise.each_pixel:
+            raise refuse("small pictures of one size for a mean of each pixel", "pictures in files")
 
     def iterate(self, start_step: int = 0) -> Iterator[Batch]:
         """This rank's part of the batches of step `start_step`, `start_step` + 1, ... without end."""
@@ -103,8 +107,12 @@ class TrainBatches:
         for draw in self.plan(start_step):
             indices = draw.indices.to(self.device, non_blocking=True)
             chosen_pixels = pixels.index_select(0, indices)  # on a CPU far faster than pixels[indices]
-            x = self.augment.batch(chosen_pixels, draw.keys(self.seed, self.device))
-            yield self.normalise(x), labels[indices], indices
+            drawn = draw.keys(self.seed, self.device)
+            if self.normalise.each_pixel:  # each pixel loses its own mean before it is moved elsewhere
+                x = self.augment.batch(self.normalise(chosen_pixels), drawn)
+            else:
+                x = self.normalise(self.augment.batch(chosen_pixels, drawn))
+            yield x, labels[indices], indices
 
     def _streamed(self, start_step: int) -> Iterator[Batch]:
         cpu = torch.device("cpu")
@@ -159,17 +167,22 @@ def _resident_eval(
 class Normalise:
     """(x / 255 - mean) / std per channel in float32, on the device; floats are taken as already divided.
 
-    Raises ValueError where the pictures have another number of channels than the preprocessing.
+    Where the preprocessing has a mean of each pixel, that is subtracted. Raises ValueError where the pictures have
+    another number of channels, or another size than that mean.
     """
 
     def __init__(self, preprocess: Preprocess, device: torch.device) -> None:
         self.device, self.channels = device, preprocess.channels
-        self.mean = torch.tensor(preprocess.mean, dtype=torch.float32, device=device)[:, None, None]
+        self.mean = mean_of(preprocess, device)
         self.std = torch.tensor(preprocess.std, dtype=torch.float32, device=device)[:, None, None]
+        self.each_pixel = bool(preprocess.mean_image)
 
     def __call__(self, images: Tensor) -> Tensor:
         if images.shape[1] != self.channels:
             raise refuse(f"pictures of {self.channels} channels", f"{images.shape[1]} channels")
+        if self.each_pixel and images.shape[2:] != self.mean.shape[1:]:
+            sizes = ["x".join(map(str, shape[-2:])) for shape in (self.mean.shape, images.shape)]
+            raise refuse(f"pictures of {sizes[0]} for a mean of each pixel", sizes[1], f"words that end at {sizes[0]}")
         if images.dtype == torch.uint8:
             return images.to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
         return images.to(torch.float32).sub(self.mean).div_(self.std)

@@ -35,6 +35,10 @@ def _fixup(weight: Tensor, scale: float) -> None:
     nn.init.normal_(weight, std=scale * math.sqrt(2 / fan_out))
 
 
+def _normal_small(weight: Tensor, scale: float) -> None:
+    nn.init.normal_(weight, std=0.01)
+
+
 _RULES: dict[str, Callable[[Tensor, float], None]] = {
     "torch": _torch,
     "kaiming-normal-out": _normal_out,
@@ -42,6 +46,7 @@ _RULES: dict[str, Callable[[Tensor, float], None]] = {
     "xavier-uniform": _xavier,
     "zeros": _zeros,
     "fixup": _fixup,
+    "normal-small": _normal_small,
 }
 
 
@@ -68,7 +73,7 @@ def _apply(module: nn.Module, rule: str, kind: type[nn.Conv2d] | type[nn.Linear]
     for part in module.modules():
         if isinstance(part, kind):
             _RULES[rule](part.weight, scale)
-            if part.bias is not None and rule in ("zeros", "fixup"):
+            if part.bias is not None and rule in ("zeros", "fixup", "normal-small"):
                 nn.init.zeros_(part.bias)
 
 

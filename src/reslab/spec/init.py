@@ -11,9 +11,9 @@ class Init:
     for linear layers.
 
     Rules: `kaiming-normal-out` N(0, 2 / fan_out), `kaiming-normal-in` N(0, 2 / fan_in), `xavier-uniform`, `zeros`,
-    `fixup` N(0, 2 / fan_out) times L^(-1 / (2m - 2)) for L units of m convolutions, `torch`: as torch.nn draws them.
-    Biases follow torch.nn with rule `torch` and are 0 with `zeros` and `fixup`; other rules leave them as torch.nn
-    draws them.
+    `fixup` N(0, 2 / fan_out) times L^(-1 / (2m - 2)) for L units of m convolutions, `normal-small` N(0, 0.01^2),
+    `torch`: as torch.nn draws them. Biases follow torch.nn with rule `torch` and are 0 with `zeros`, `fixup` and
+    `normal-small`; other rules leave them as torch.nn draws them.
     """
 
     conv: str
@@ -35,6 +35,11 @@ INITS: dict[str, Init] = {
     ),
     "torch": Init("torch", "torch", "the defaults of torch.nn"),
     "book": Init("kaiming-normal-in", "torch", "Stevens, Antiga and Viehmann 2020, Sec. 8.5.3, ResBlock", stem="torch"),
+    "goyal": Init(
+        "kaiming-normal-out",
+        "normal-small",
+        "Goyal et al. 2017, arXiv:1706.02677, Sec. 5.1; which says nothing of biases",
+    ),
     "fixup": Init(
         "fixup",
         "zeros",

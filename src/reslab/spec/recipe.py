@@ -24,7 +24,8 @@ class Recipe:
 
     Where nobody says otherwise it is for the network `model` with the `axes` (`mix=drop-path(0.05)`) on the data set
     `data`, its first weights published ones where `pretrained`, a `val_fraction` of the training pictures split off for
-    validation. `test` are the words of evaluation, `mean` and `std` the normalisation, where not the data's own.
+    validation. `test` are the words of evaluation, `mean` and `std` the normalisation, where not the data's own; with
+    `pixel_mean` the training pictures' mean at each pixel is subtracted, before augmentation, and nothing divided.
 
     `length` is `"20 epochs"` or `"64k steps"`, `batch` the global batch, `augment` a sentence such as
     `pad(4) crop(32) flip`, `precision` `float32`, `bf16`, `fp16` (autocast, fp16 with a scaled loss; the weights and
@@ -85,6 +86,7 @@ class Recipe:
     test: str = ""
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    pixel_mean: bool = False
     notes: str = ""
 
     def __post_init__(self) -> None:
@@ -108,6 +110,8 @@ class Recipe:
         read_axes(self.axes)
         if not 0 <= self.val_fraction < 1:
             raise refuse("val_fraction from 0 (the data's own split) to below 1", self.val_fraction, nearest="0.1")
+        if self.mean and self.pixel_mean:
+            raise refuse("mean or pixel_mean", "both", next_step="leave one of them out")
         if len(self.mean) != len(self.std) or any(not std > 0 for std in self.std):
             raise refuse("a mean and a std above 0 for every channel", f"mean {self.mean} and std {self.std}")
 

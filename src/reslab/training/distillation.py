@@ -1,6 +1,6 @@
 """Learning from another network's answers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -69,8 +69,12 @@ def read_teacher(path: str | Path, data: Data, device: torch.device | str = "cpu
     _check(network, data, path)
     network.requires_grad_(False)
     wanted = network.preprocess
-    if wanted is None or (wanted.mean, wanted.std) == (data.preprocess.mean, data.preprocess.std):
+    if wanted is None or replace(wanted, words=data.preprocess.words) == data.preprocess:
         return network
+    if wanted.mean_image or data.preprocess.mean_image:
+        raise refuse(
+            "a teacher with the data's mean of each pixel", f"{path} with another", next_step="pixel_mean=false"
+        )
     return Renormalised(network, data.preprocess, wanted).to(device).eval()
 
 

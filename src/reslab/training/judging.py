@@ -184,7 +184,8 @@ def _preprocess(
     for name, given in (("mean", mean), ("std", std)):
         if given is not None and len(given) != base.channels:
             raise refuse(f"{base.channels} numbers as {name}, one a channel", len(given))
-    return replace(base, mean=tuple(mean or base.mean), std=tuple(std or base.std))
+    image = "" if mean else base.mean_image
+    return replace(base, mean=tuple(mean or base.mean), std=tuple(std or base.std), mean_image=image)
 
 
 def _check_classes(network: nn.Module, data: Data) -> None:

@@ -6,15 +6,17 @@ from typing import Any
 from torch import nn
 
 from reslab.data.dataset import Data
+from reslab.data.mean_image import take_mean_image, write_mean_image
 from reslab.nn.create import resolve_arch
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse
+from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe, read_axes
 from reslab.spec.recipes import get_recipe
 from reslab.spec.values import override
 from reslab.training.asked import Asked
 
-WISHES = ("model", "axes", "data", "pretrained", "val_fraction", "test", "mean", "std")
+WISHES = ("model", "axes", "data", "pretrained", "val_fraction", "test", "mean", "std", "pixel_mean")
 
 
 def wishes(asked: Asked) -> Recipe:
@@ -69,10 +71,14 @@ def with_axes(arch: Arch, asked: Asked) -> Arch:
 def judged_as(data: Data, recipe: Recipe) -> Data:
     """The data, evaluated and normalised as the recipe has it; a single number is every channel's.
 
-    Raises ValueError where the recipe's normalisation is for another number of channels.
+    Raises ValueError where the recipe's normalisation is for another number of channels, or of pictures in files.
     """
     before = data.preprocess
     words = recipe.test or before.words
+    if recipe.pixel_mean:
+        mean = take_mean_image(data.split("train"))
+        averages, ones = tuple(round(value, 6) for value in mean.mean((1, 2)).tolist()), (1.0,) * before.channels
+        return replace(data, preprocess=Preprocess(before.channels, words, averages, ones, write_mean_image(mean)))
     if not recipe.mean:
         return data if words == before.words else replace(data, preprocess=replace(before, words=words))
     count = len(recipe.mean)

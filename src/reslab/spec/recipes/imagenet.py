@@ -29,7 +29,8 @@ _HE2015 = Recipe(
 
 _V1 = Recipe(
     name="torchvision-v1",
-    source="torchvision references/classification, the defaults of train.py (IMAGENET1K_V1)",
+    source="torchvision references/classification, the defaults of train.py (IMAGENET1K_V1); the baseline of "
+    "pytorch.org/blog/how-to-train-state-of-the-art-models-using-torchvision-latest-primitives",
     optimizer=Optimizer(lr=0.1, momentum=0.9, weight_decay=1e-4),
     schedule=Schedule("steps", milestones=("30 epochs", "60 epochs"), gamma=0.1),
     length="90 epochs",
@@ -38,7 +39,7 @@ _V1 = Recipe(
     test=_CENTER,
     model="resnet50",
     data="imagenet",
-    notes="as recalled, not checked in its files: 8 processes of 32",
+    notes="there 8 processes of 32, each with BatchNorm of its own",
 )
 
 _A1 = Recipe(
@@ -57,7 +58,7 @@ _A1 = Recipe(
     axes=("mix=drop-path(0.05)",),
     data="imagenet",
     notes="of mixed classes each whose share is above 0.2 is a whole target, after smoothing, as in timm; "
-    "the three repeats and the threshold as recalled, not checked in the paper",
+    "the three repeats and the threshold as recalled and as others run it with timm, not read in the paper",
 )
 
 IMAGENET: tuple[Recipe, ...] = (
@@ -72,12 +73,11 @@ IMAGENET: tuple[Recipe, ...] = (
         augment="random-resized-crop(224) flip",
         test=_CENTER,
         model="resnet50",
-        axes=("last_norm_weight=0",),
+        axes=("last_norm_weight=0", "init=goyal"),
         data="imagenet",
         notes="0.1 per 256: -b 8192 is the paper's large batch, from 0.1 to 3.2 within 5 epochs, and at 256 there is "
         "nothing to rise; BatchNorm sees 32 pictures there: here the whole part of a process, or 1/k of it with "
-        "accumulate=k; it decays the biases, draws the last layer from N(0, 0.01^2) and reports the median of the "
-        "last 5 epochs",
+        "accumulate=k; it decays the biases and reports the median of the last 5 epochs",
     ),
     Recipe(
         name="bag-of-tricks",
@@ -90,16 +90,18 @@ IMAGENET: tuple[Recipe, ...] = (
         label_smoothing=0.1,
         test=_CENTER,
         model="resnet50d",
-        axes=("last_norm_weight=0",),
+        axes=("last_norm_weight=0", "init=xavier"),
         data="imagenet",
-        notes="as recalled, not checked in the paper; it computes in fp16 (--set precision=fp16), changes the "
-        "hue in place of the contrast, and draws the weights as Xavier",
+        notes="read in notes of others on the paper: pictures, weights and rates; as recalled: the batch of 1,024, "
+        "mixup(0.2), the 5 and 200 epochs; it computes in fp16 (--set precision=fp16) and changes the hue in place of "
+        "the contrast",
     ),
     _V1,
     replace(
         _V1,
         name="torchvision-v2",
-        source="torchvision, github.com/pytorch/vision/issues/3995, the new recipe (IMAGENET1K_V2)",
+        source="github.com/pytorch/vision/issues/3995 and pytorch.org/blog/how-to-train-state-of-the-art-models-using-"
+        "torchvision-latest-primitives, the new recipe (IMAGENET1K_V2)",
         optimizer=Optimizer(lr=0.5, momentum=0.9, weight_decay=2e-5, decay_norm_and_bias=False),
         schedule=Schedule("cosine", warmup="5 epochs", start=0.01),
         length="600 epochs",
@@ -110,8 +112,8 @@ IMAGENET: tuple[Recipe, ...] = (
         ema_every=32,
         repeats=4,
         test="resize(232) center-crop(224)",
-        notes="as recalled, not checked in its files; the average's decay is torchvision's 0.99998 as it adapts it to "
-        "batch and epochs; it decays the last layer's bias, and changes the rate once an epoch",
+        notes="8 processes of 128; the average's decay is torchvision's 0.99998 as train.py adapts it to batch and "
+        "epochs; it decays the last layer's bias, and changes the rate once an epoch",
     ),
     _A1,
     replace(

@@ -5,7 +5,6 @@ from dataclasses import replace
 from reslab.spec.optimizer import Optimizer
 from reslab.spec.recipe import Recipe, Schedule
 
-_MEAN = "pictures are normalised by a mean and deviation per channel, in the paper by a mean per pixel; "
 _ALL_50K = "all 50,000 pictures are trained on as for its Table 6, its 45,000 and 5,000 are --val-fraction 0.1"
 
 HE2015 = Recipe(
@@ -18,7 +17,8 @@ HE2015 = Recipe(
     augment="pad(4) crop(32) flip",
     model="resnet20_cifar",
     data="cifar10",
-    notes=_MEAN + _ALL_50K,
+    pixel_mean=True,
+    notes=_ALL_50K,
 )
 
 SMALL: tuple[Recipe, ...] = (
@@ -29,7 +29,7 @@ SMALL: tuple[Recipe, ...] = (
         source="He et al. 2015, arXiv:1512.03385v1, Sec. 4.2 (110 layers)",
         schedule=replace(HE2015.schedule, warmup="until error 80%", warmup_shape="constant", start=0.1),
         model="resnet110_cifar",
-        notes=f"{_MEAN}{_ALL_50K}; the training error is that of each report, of 50 steps or to an epoch's end",
+        notes=f"{_ALL_50K}; the training error is that of each report, of 50 steps or to an epoch's end",
     ),
     replace(
         HE2015,
@@ -37,7 +37,7 @@ SMALL: tuple[Recipe, ...] = (
         source="He et al. 2016, arXiv:1603.05027, Sec. 4.1 and appendix",
         schedule=replace(HE2015.schedule, warmup="400 steps", warmup_shape="constant", start=0.1),
         model="preresnet164_cifar",
-        notes=_MEAN + "its tables are medians of 5 runs",
+        notes="its tables are medians of 5 runs",
     ),
     Recipe(
         name="wrn-cifar",
@@ -53,7 +53,7 @@ SMALL: tuple[Recipe, ...] = (
     ),
     Recipe(
         name="stochastic-depth",
-        source="Huang et al. 2016, arXiv:1603.09382, Sec. 4",
+        source="Huang et al. 2016, arXiv:1603.09382, Sec. 4; the authors' yueatsprograms/Stochastic_Depth, main.lua",
         optimizer=Optimizer(lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4),
         schedule=Schedule("steps", milestones=("250 epochs", "375 epochs"), gamma=0.1),
         length="500 epochs",
@@ -63,6 +63,8 @@ SMALL: tuple[Recipe, ...] = (
         axes=("mix=survive(0.5)",),
         data="cifar10",
         val_fraction=0.1,
-        notes="45,000 and 5,000 drawn by class; optimizer, batch and decay as recalled, not checked in the paper",
+        pixel_mean=True,
+        notes="45,000 and 5,000 drawn by class, in the code at random; the code divides the rate one epoch earlier, "
+        "and the pictures by one deviation of all pixels, which a first convolution with BatchNorm does not see",
     ),
 )

@@ -1,0 +1,49 @@
+"""A recipe with a mean of each pixel: in the weights' header, at resuming, evaluating and predicting."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from reslab.data.images import TensorImages
+from reslab.data.mean_image import read_mean_image, take_mean_image
+from reslab.deploy.prediction import predict
+from reslab.nn.weights import read_header
+from reslab.training.judging import evaluate
+from reslab.training.run import Run
+from reslab.training.sources import find_data
+from reslab.training.train_run import train
+
+
+def fail(step: int, model: nn.Module) -> dict[str, Any]:
+    raise KeyError(step)
+
+
+def test_it_is_saved_resumed_evaluated_and_predicted_with(
+    tiny: dict[str, Any], tmp_path: Path, timeless: Callable[[Run], list[dict[str, Any]]]
+) -> None:
+    said = {**tiny, "settings": {**tiny["settings"], "pixel_mean": "true"}, "seed": 2}
+    whole = train(output=tmp_path / "whole", **said)
+    data = find_data(None)
+    images = data.split("train")
+    assert isinstance(images, TensorImages)
+    kept = read_header(whole.weights_path)["preprocess"]
+    assert kept["std"] == [1.0]
+    assert torch.equal(read_mean_image(kept["mean_image"]), take_mean_image(images))
+    with pytest.raises(KeyError):
+        train(output=tmp_path / "cut", probe=fail, probe_every_steps=13, save_every_seconds=0.0, **said)
+    again = train(output=tmp_path / "cut", resume=True, show=said["show"])
+    assert timeless(again) == timeless(whole)
+    assert evaluate(whole.path).top1 == whole.top1
+    held_out, right = data.split("test"), 0
+    for i in range(40):
+        pixels = held_out.raw(i)[0].numpy().astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+        found = predict(whole.weights_path, [tmp_path / f"{i}.png"])[0]
+        right += found.classes[0].name == data.classes[int(held_out.labels[i])]
+    assert right >= 30
