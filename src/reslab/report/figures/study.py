@@ -57,11 +57,11 @@ def _drawn(page: StudyPage, drawing: Drawing, number: int) -> list[StudyFigure]:
         return []
     if drawing.kind == "answers":
         return _shown(page, drawing, number)
-    caption = f"{KINDS[drawing.kind][:1].upper()}{KINDS[drawing.kind][1:]}."
+    caption = _line_words(page, drawing) if drawing.kind == "lines" else KINDS[drawing.kind]
     name = f"{_stem(page)}-{number}-{drawing.kind.replace('_', '-')}"
     figure = _DRAW[drawing.kind](page, drawing, stamp_words(page))
     label = figure_label(page, drawing.title, drawing.metric)
-    return [StudyFigure(name, drawing.title, label, f"{_laid_out(drawing)}{caption}", figure)]
+    return [StudyFigure(name, drawing.title, label, f"{_laid_out(drawing)}{caption[:1].upper()}{caption[1:]}.", figure)]
 
 
 def _shown(page: StudyPage, drawing: Drawing, number: int) -> list[StudyFigure]:
@@ -83,6 +83,12 @@ def _shown(page: StudyPage, drawing: Drawing, number: int) -> list[StudyFigure]:
         caption = f"{_laid_out(drawing)}{one.caption} The first seed of each network."
         made.append(StudyFigure(name, one.title or drawing.title, label, caption, one.figure))
     return made
+
+
+def _line_words(page: StudyPage, drawing: Drawing) -> str:
+    reported = "; dotted, with diamonds: what the paper reports" if page.scale == "full" else ""
+    metric = drawing.metric.replace("_", " ").replace(".", ", ")
+    return f"{metric} against {drawing.axis}, the mean over the seeds with its standard deviation{reported}"
 
 
 def _laid_out(drawing: Drawing) -> str:

@@ -25,7 +25,7 @@ def against_reported(page: StudyPage, words: str) -> Figure:
     with styled():
         height = 1.5 + _ROW_INCHES * len(rows)
         together = page.scale == "full"
-        figure, every = panels(1 if together else 2, 7.2 if together else 9.2, height)
+        figure, every = panels(1 if together else 2, 9.2, height)
         left, right = every[0], every[-1]
         _reported(left, rows)
         _ours(right, rows)
@@ -39,16 +39,17 @@ def against_reported(page: StudyPage, words: str) -> Figure:
 
 
 def lines(page: StudyPage, drawing: Drawing, words: str) -> Figure:
-    """A metric against a number, a line for each group of rows; reported values dotted, with diamonds."""
+    """A metric against a number, a line for each group of rows; at full scale the reported values dotted."""
     with styled():
-        figure, (axes,) = panels(1, 6.4, 4.0)
+        figure, (axes,) = panels(1, 5.0, 3.6)
         handles: list[Any] = []
         labels: list[str] = []
         for place, panel in enumerate(drawing.panels):
             rows = [(at, page.row(name)) for at, name in zip(panel.at, panel.rows, strict=True)]
             kept = [(at, row) for at, row in rows if row is not None]
             metric = drawing.metric or (kept[0][1].row.metric if kept else "test_error")
-            _reported_line(axes, kept, metric, colour(place))
+            if page.scale == "full":
+                _reported_line(axes, kept, metric, colour(place))
             drawn = _our_line(axes, kept, metric, colour(place))
             if drawn is not None:
                 handles.append(drawn)
@@ -130,9 +131,10 @@ def _number_axes(axes: Axes, drawing: Drawing, metric: Metric) -> None:
     axes.set_xlabel(drawing.axis)
     axes.set_ylabel(metric.name.replace("_", " ").replace(".", ", "))
     places = sorted({at for panel in drawing.panels for at in panel.at})
-    if len(places) <= 12 and max(places) < 8 * (min(places) or 1):
-        axes.set_xticks(places, [f"{at:g}" for at in places])
-    elif min(places) > 0 and max(places) >= 8 * min(places):
+    spans_much = min(places) > 0 and max(places) >= 8 * min(places)
+    if len(places) <= 12 and not spans_much:
+        axes.set_xticks(places, [f"{at:g}".replace("-", "−") for at in places])
+    elif spans_much:
         axes.set_xscale("log")
         axes.set_xticks(places, [f"{at:g}" for at in places], minor=False)
         axes.set_xticks([], minor=True)
