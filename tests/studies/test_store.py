@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 import reslab.studies.store as store_module
 from reslab.spec.study import Study
 from reslab.studies import lock

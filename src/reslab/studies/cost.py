@@ -3,9 +3,10 @@
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -13,7 +14,7 @@ from torch.nn import functional
 from reslab.nn.network import Network
 from reslab.spec.recipe import Recipe
 from reslab.studies.resolving import Definite, weight
-from reslab.studies.store import Store, told_arch
+from reslab.studies.store import Store, identity
 from reslab.training.device import hardware
 
 # Forward, and backward for inputs and for weights.
@@ -103,7 +104,13 @@ def find_rate(rows: Sequence[Definite], store: Store, device: torch.device) -> t
 
 
 def _signature(row: Definite) -> str:
-    return str((told_arch(row.arch), row.recipe and (row.recipe.batch, row.recipe.precision)))
+    return _pace(identity(row, 0))
+
+
+def _pace(told: Mapping[str, Any]) -> str:
+    """What of an identity decides how long a multiply-add takes."""
+    recipe = told["recipe"] or {}
+    return str((told["arch"], [recipe.get(name) for name in ("batch", "precision", "channels_last", "compile")]))
 
 
 def _macs(row: Definite) -> int:
@@ -117,9 +124,7 @@ def _known_rates(store: Store, device: torch.device) -> dict[str, list[float]]:
     for facts in (entry.facts for entry in store.entries()):
         there, spent, done = facts["hardware"], facts.get("processor_seconds"), facts.get("work_macs")
         if spent and done and (there["processor"], there["device_name"]) == (here["processor"], here["device_name"]):
-            recipe = facts["identity"]["recipe"]
-            signature = str((facts["identity"]["arch"], (recipe["batch"], recipe["precision"])))
-            found.setdefault(signature, []).append(spent / done)
+            found.setdefault(_pace(facts["identity"]), []).append(spent / done)
     return found
 
 
