@@ -50,7 +50,8 @@ def three_stages(smoke_units: int, short_units: int = 0, *, train_error: float =
     ]
     return Cuts(
         smoke=Cut(
-            f"bundled 8x8 digits, 256 of them, {smoke_units} units a stage of widths 4, 8, 16, 12 steps of 32",
+            f"bundled 8x8 digits, 256 of them, {smoke_units} unit{'s' * (smoke_units > 1)} a stage of widths 4, 8 and 16, "
+            "12 steps of 32",
             (
                 f"model.depths={smoke_units},{smoke_units},{smoke_units}",
                 "model.widths=4,8,16",
@@ -78,7 +79,7 @@ def four_stages(depths: str, short_model: tuple[str, ...] = ()) -> Cuts:
     quarter of the widths, the depth its own."""
     return Cuts(
         smoke=Cut(
-            "bundled 8x8 digits, 256 of them, one unit a stage of widths 4, 8, 16, 32, 12 steps of 32",
+            "bundled 8x8 digits, 256 of them, one unit a stage of widths 4, 8, 16 and 32, 12 steps of 32",
             (
                 "model.depths=1,1,1,1",
                 "model.widths=4,8,16,32",
