@@ -50,8 +50,8 @@ def three_stages(smoke_units: int, short_units: int = 0, *, train_error: float =
     ]
     return Cuts(
         smoke=Cut(
-            f"bundled 8x8 digits, 256 of them, {smoke_units} unit{'s' * (smoke_units > 1)} a stage of widths 4, 8 and 16, "
-            "12 steps of 32",
+            f"bundled 8x8 digits, 256 of them, {smoke_units} unit{'s' * (smoke_units > 1)} a stage of widths 4, 8 "
+            "and 16, 12 steps of 32",
             (
                 f"model.depths={smoke_units},{smoke_units},{smoke_units}",
                 "model.widths=4,8,16",
