@@ -51,3 +51,9 @@ def _data_uri(image: Image.Image, kind: str, **options: object) -> str:
     stream = io.BytesIO()
     image.save(stream, kind, **options)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
+
+
+def pixels_of(uri: str) -> np.ndarray:
+    """The uint8 pixels (H, W, 3) of an image that `thumbnail` put into a data URI."""
+    content = base64.b64decode(uri.partition("base64,")[2])
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))

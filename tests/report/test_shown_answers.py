@@ -1,0 +1,84 @@
+"""Answers as they are shown: words, figures and tables from the plain data of real answers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from reslab.analysis.questions import ask
+from reslab.analysis.subject import Subject, open_subjects
+from reslab.report.figures.png import png
+from reslab.report.questions import show_answers
+from reslab.report.questions.lesion import carrying_lengths
+from reslab.report.render import render_question
+from reslab.report.shown import QuestionPage, Shown
+from reslab.spec.values import to_dict
+
+SMALL = "depths=2,1,1:widths=4,8,8:stem=conv3(4) norm act:in_channels=1"
+
+
+@pytest.fixture(scope="module")
+def subjects() -> list[Subject]:
+    places = [f"resnet20_cifar:{SMALL}", f"plain20_cifar:{SMALL}"]
+    return open_subjects(places, num_images=12, axes={"image_size": "8,8"})
+
+
+def shown(question: str, subjects: list[Subject], settings: Mapping[str, Any]) -> Shown:
+    """The answer shown, drawn as a page and as a picture, too."""
+    found = show_answers(question, [to_dict(answer) for answer in ask(question, subjects, settings)])
+    page = render_question(QuestionPage(question, "what is asked", "who asked it", found))
+    assert page.count("<svg") == len(found.figures)
+    assert png([(figure.title, figure.figure) for figure in found.figures], found.title).startswith(b"\x89PNG")
+    assert all(figure.label for figure in found.figures)
+    return found
+
+
+LESION = {"draws": 2, "path_draws": 2, "path_images": 4}
+
+
+def test_lesion_lays_both_networks_on_each_picture(subjects: list[Subject]) -> None:
+    found = shown("lesion", subjects, LESION)
+    assert len(found.figures) == 5
+    assert len(found.tables) == 2
+    assert "deleting one unit costs" in found.words[0]
+    assert any("plain network has one path" in words for words in found.words)
+    assert "why not" in found.tables[1].columns
+    assert "why not" not in found.tables[0].columns
+
+
+def test_lesion_without_draws(subjects: list[Subject]) -> None:
+    assert len(shown("lesion", subjects, {"draws": 0, "path_draws": 0}).figures) == 1
+
+
+@pytest.mark.parametrize(
+    ("shares", "ends"), [([0.05, 0.5, 0.4, 0.05], (1, 2)), ([1.0, 0.0], (0, 0)), ([0.5, 0.5], (0, 1))]
+)
+def test_the_lengths_that_carry_the_gradient(shares: list[float], ends: tuple[int, int]) -> None:
+    assert carrying_lengths(shares) == ends
+
+
+LANDSCAPE = {"points": 3, "curvature": 2, "iterations": 2, "hessian_images": 4, "eigenvalues": 1}
+
+
+def test_landscape_has_maps_heights_a_line_and_cells(subjects: list[Subject]) -> None:
+    found = shown("landscape", subjects, LANDSCAPE)
+    titles = ["Lines of equal loss", "The loss as a height", "Along one direction", "Where the surface is not convex"]
+    assert [figure.title for figure in found.figures] == titles
+    assert "the largest eigenvalue at the weights" in found.words[0]
+    assert len(found.tables[0].rows) == 2
+
+
+def test_landscape_of_one_dimension_is_a_line(subjects: list[Subject]) -> None:
+    assert len(shown("landscape", subjects, {**LANDSCAPE, "dimensions": 1}).figures) == 1
+
+
+def test_attribution_has_a_row_a_picture(subjects: list[Subject]) -> None:
+    found = shown("attribution", subjects, {"pictures": 2, "steps": 2})
+    assert len(found.figures) == 2
+    assert [len(table.rows) for table in found.tables] == [2, 2]
+
+
+def test_features_have_maps_and_kernels(subjects: list[Subject]) -> None:
+    found = shown("features", subjects, {"channels": 3})
+    assert len(found.figures) == 4
+    assert "channels are silent on all 12 pictures" in found.words[0]
