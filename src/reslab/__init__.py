@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reslab.data.catalog import open_data
     from reslab.data.dataset import Data
+    from reslab.deploy.exporting import export
     from reslab.deploy.prediction import predict
     from reslab.nn.create import create_model, list_models
     from reslab.spec.arch import Arch
@@ -28,6 +29,7 @@ _HOMES = {
     "Run": "reslab.training.run",
     "create_model": "reslab.nn.create",
     "evaluate": "reslab.training.judging",
+    "export": "reslab.deploy.exporting",
     "list_models": "reslab.nn.create",
     "load": "reslab.training.loading",
     "open_data": "reslab.data.catalog",
@@ -42,6 +44,7 @@ __all__ = [
     "Run",
     "create_model",
     "evaluate",
+    "export",
     "list_models",
     "load",
     "open_data",

@@ -16,6 +16,7 @@ from reslab.cli.data import data
 from reslab.cli.demo import demo
 from reslab.cli.doctor import doctor
 from reslab.cli.eval import evaluate
+from reslab.cli.export import export
 from reslab.cli.inspect import inspect
 from reslab.cli.lr_find import lr_find
 from reslab.cli.models import models
@@ -36,6 +37,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "train": train,
     "eval": evaluate,
     "predict": predict,
+    "export": export,
     "models": models,
     "show": show,
     "recipes": recipes,

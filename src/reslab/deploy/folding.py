@@ -1,6 +1,7 @@
 """Batch norms folded into the convolutions ahead of them: the same outputs with fewer layers."""
 
 import copy
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -36,7 +37,7 @@ def num_norms(network: nn.Module) -> int:
 def _pairs(network: Network) -> Iterator[tuple[nn.Conv2d, nn.Module, str]]:
     """Each convolution with the place (module, name) of the norm that follows it at once."""
     for holder, names in _sequences(network):
-        for first, second in zip(names, names[1:], strict=False):
+        for first, second in itertools.pairwise(names):
             conv, norm = _end(getattr(holder, first)), getattr(holder, second)
             if isinstance(conv, nn.Conv2d) and isinstance(norm, _NORMS):
                 yield conv, holder, second

@@ -1,7 +1,6 @@
 """A network as a graph that other programs run: of torch.export, of ONNX, of OpenVINO. The batch stays open."""
 
 import contextlib
-import io
 import json
 import sys
 import warnings
@@ -29,7 +28,6 @@ def onnx_model(network: Network, facts: Mapping[str, Any] | None = None) -> Any:
     """The network as an `onnx.ModelProto`, input `images`, output `logits`; `facts` as JSON under the key `reslab`."""
     import onnx
 
-    held = io.BytesIO()
     with _quiet():
         program = torch.onnx.export(
             trace(network),
@@ -40,8 +38,7 @@ def onnx_model(network: Network, facts: Mapping[str, Any] | None = None) -> Any:
             verbose=False,
         )
     assert program is not None
-    program.save(held, external_data=False)
-    model = onnx.load_from_string(held.getvalue())
+    model = program.model_proto
     _name_batch(model)
     if facts is not None:
         onnx.helper.set_model_props(model, {FACTS: json.dumps(facts)})

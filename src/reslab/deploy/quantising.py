@@ -48,7 +48,7 @@ def quantise(model: Any, images: Tensor) -> Any:
 def _reader(images: Tensor) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):
         """Hands out the pictures batch by batch."""
 
         def __init__(self, batches: Sequence[Tensor]) -> None:

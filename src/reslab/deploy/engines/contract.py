@@ -1,7 +1,7 @@
 """What every engine is: pictures in, logits out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ class Wish:
     scales of int8."""
 
     precision: str = "float32"
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     num_threads: int = 1
     compiled: bool = False
     images: Tensor | None = None

@@ -14,7 +14,7 @@ _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 def prepare(network: Network, wish: Wish) -> Answer:
     """The network folded, its weights in the precision asked for, in the memory order that convolutions like."""
     dtype = _DTYPES[wish.precision]
-    folded = fold(network).to(device=wish.device, dtype=dtype, memory_format=torch.channels_last)
+    folded = fold(network).to(wish.device, dtype).to(memory_format=torch.channels_last)
     folded.requires_grad_(False)
     run = torch.compile(folded, dynamic=True) if wish.compiled else folded
 

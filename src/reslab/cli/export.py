@@ -1,0 +1,72 @@
+"""`reslab export RUN --to FORMAT`: a trained network in another program's format, proved there."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from reslab.cli.options import DataDir, Json
+from reslab.cli.output import print_json, print_pairs
+from reslab.report.tables import count, number, percent
+
+if TYPE_CHECKING:
+    from reslab.deploy.exporting import Exported
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, or its model.safetensors.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="FORMAT", help="torchvision, timm, safetensors, onnx, torch or openvino.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="PATH", help="File or folder. [default: export/ beside the weights]"),
+    ] = None,
+    precision: Annotated[
+        str, typer.Option("--precision", help="float32; bf16 for openvino; int8 for onnx.")
+    ] = "float32",
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="NAME|FOLDER", help="Pictures to compare on. [default: the run's own]"),
+    ] = None,
+    data_dir: DataDir = None,
+    num_images: Annotated[
+        int | None,
+        typer.Option("--images", min=1, metavar="N", help="So many of them. [default: 256 in float32, else all]"),
+    ] = None,
+    max_drop: Annotated[
+        float, typer.Option("--max-drop", metavar="POINTS", help="Accuracy that bf16 and int8 may lose.")
+    ] = 1.0,
+    force: Annotated[bool, typer.Option("--force", help="Replace what lies there.")] = False,
+    json: Json = False,
+) -> None:
+    """Write a network in another format, load it again there, and hold it against the original on real pictures."""
+    from reslab.deploy.exporting import export as export_network
+
+    made = export_network(
+        run,
+        to,
+        output,
+        data=data,
+        data_dir=data_dir,
+        precision=precision,
+        max_drop=max_drop,
+        num_images=num_images,
+        force=force,
+    )
+    if json:
+        print_json(made.to_dict())
+    else:
+        print_pairs(_told(made))
+
+
+def _told(made: "Exported") -> list[tuple[str, str]]:
+    found = made.comparison
+    same = f"{count(found.num_agreeing)} of {count(found.num_images)} pictures"
+    return [
+        ("exported", f"{made.path} ({count(made.facts['num_bytes'])} bytes, {made.format}, {made.precision})"),
+        ("same class", f"{same} of {made.facts['data']} ({made.facts['split']})"),
+        ("difference", f"{number(found.largest_difference, 3)} of the largest output, at most"),
+        ("accuracy", f"{percent(found.top1)} before, {percent(found.exported_top1)} exported"),
+        ("report", str(made.report)),
+    ]

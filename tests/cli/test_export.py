@@ -1,0 +1,32 @@
+"""`reslab export`: its keys, its table, and errors that a person can act on."""
+
+import json
+from pathlib import Path
+
+from tests.cli.conftest import Command
+
+
+def test_what_it_tells(command: Command, trained: Path, tmp_path: Path) -> None:
+    found = command("export", trained, "--to", "torch", "--output", tmp_path / "net.pt2", "--images", 20, "--json")
+    assert found.code == 0
+    assert found.value["path"] == str(tmp_path / "net.pt2")
+    assert found.value["agreement"] == 1.0
+    assert found.value["num_images"] == 20
+    report = json.loads(Path(found.value["report"]).read_text())
+    assert report == {key: value for key, value in found.value.items() if key not in ("path", "report")}
+
+
+def test_a_table_for_people(command: Command, trained: Path, tmp_path: Path) -> None:
+    shown = command("export", trained, "--to", "safetensors", "-o", tmp_path / "hub", "--images", 20)
+    assert shown.code == 0
+    assert "20 of 20 pictures of digits (test)" in shown.out
+    assert (tmp_path / "hub" / "config.json").is_file()
+
+
+def test_mistakes_are_told(command: Command, trained: Path, tmp_path: Path) -> None:
+    refused = command("export", trained, "--to", "onx", "--json")
+    assert refused.code == 1
+    assert "nearest: 'onnx'" in refused.value["error"]
+    assert "which is ours alone" in command("export", trained, "--to", "torchvision").err
+    assert "no such file" in command("export", tmp_path / "gone", "--to", "torch").err
+    assert command("export", trained).code == 2
