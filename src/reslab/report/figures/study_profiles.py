@@ -14,6 +14,7 @@ from reslab.report.figures.style import styled
 from reslab.report.study_page import StudyPage, StudyRow
 from reslab.spec.drawing import Drawing, Panel
 
+_LOG_SPAN = 30.0
 Values = Callable[[Mapping[str, Any]], Sequence[float]]
 
 
@@ -28,9 +29,7 @@ def gradients(page: StudyPage, drawing: Drawing, words: str) -> Figure:
         _same_scale(every)
         for axes in every:
             _finish(axes, "unit, from the input to the output")
-            axes.yaxis.set_major_locator(LogLocator(numticks=8))
-            axes.yaxis.set_major_formatter(FuncFormatter(power))
-            axes.yaxis.set_minor_formatter(NullFormatter())
+            _logarithmic(axes)
         stamp(figure, words)
         return figure
 
@@ -46,10 +45,14 @@ def responses(page: StudyPage, drawing: Drawing, words: str) -> Figure:
             _draw(upper, page, panel, drawing, _deviations, labels=False)
             _draw(lower, page, panel, drawing, lambda answer: sorted(_deviations(answer), reverse=True), labels=True)
         _same_scale(every)
+        spans = _span(page, drawing) > _LOG_SPAN
         for place, axes in enumerate(every):
             _finish(axes, "layer, from the input to the output" if place < count else "layers, the largest first")
-            axes.set_ylim(bottom=0)
-            axes.yaxis.set_major_locator(MaxNLocator(5))
+            if spans:
+                _logarithmic(axes)
+            else:
+                axes.set_ylim(bottom=0)
+                axes.yaxis.set_major_locator(MaxNLocator(5))
         stamp(figure, words)
         return figure
 
@@ -65,6 +68,25 @@ def _norms(answer: Mapping[str, Any]) -> list[float]:
 
 def _deviations(answer: Mapping[str, Any]) -> list[float]:
     return [float(layer["std"]) for layer in answer["layers"]]
+
+
+def _span(page: StudyPage, drawing: Drawing) -> float:
+    """How many times the smallest response the largest is."""
+    rows = [row for row in map(page.row, drawing.rows) if row is not None]
+    every = [
+        std
+        for row in rows
+        for answer in answers_of(row, drawing.question or drawing.kind)
+        for std in _deviations(answer)
+    ]
+    return max(every) / max(min(every), 1e-12) if every else 1.0
+
+
+def _logarithmic(axes: Axes) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(numticks=8))
+    axes.yaxis.set_major_formatter(FuncFormatter(power))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw(axes: Axes, page: StudyPage, panel: Panel, drawing: Drawing, values: Values, *, labels: bool) -> None:

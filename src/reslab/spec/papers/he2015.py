@@ -8,7 +8,7 @@ from reslab.spec.study import Asked, Claim, Cut, Cuts, Reported, Row, Study
 
 PAPER = "He et al. 2015, arXiv:1512.03385v1"
 _MEANS = "pictures are normalised by a mean and deviation per channel, in the paper by a mean per pixel"
-_RESPONSES = "responses.layers.std.mean"
+_RESPONSES = "responses.mean_std"
 _DECADES = "gradients.slope.decades"
 # Table 6 prints the residual ones; the plain ones are read off Fig. 6 (left), to about a point.
 _FIG6 = {20: 9.0, 32: 10.0, 44: 11.0, 56: 13.5}
@@ -210,10 +210,10 @@ HE2015: tuple[Study, ...] = (
             Claim("residual-110's gradients stay within a power of ten", "residual-110", "within", 0.0, _DECADES, 1.0),
             Claim("plain-110's gradients grow more than residual-110's", "plain-110", ">", "residual-110", _DECADES),
         ),
-        asked=(Asked("gradients", at="init"), Asked("responses", at="init")),
+        asked=(Asked("gradients", at="init"), Asked("responses", ("statistics=running",), at="init")),
         figures=(
             Drawing("gradients", "Gradient at each unit", _BOTH, question="gradients@init"),
-            Drawing("responses", "Standard deviation of the layers' responses", _BOTH, question="responses@init"),
+            Drawing("responses", "Responses where BatchNorm changes nothing", _BOTH, question="responses@init"),
             Drawing(
                 "lines",
                 "Powers of ten by which the gradient grows from the last unit back to the first",
@@ -226,6 +226,8 @@ HE2015: tuple[Study, ...] = (
             ),
         ),
         notes="The paper writes that the gradients of its plain networks have healthy norms with BatchNorm; it does "
-        "not say when they were measured. Here it is at initialisation, over one batch, with its own statistics.",
+        "not say when they were measured. Here it is at initialisation, over one batch, with its own statistics. So "
+        "normalised, every response is 1; the picture of the responses therefore takes the running statistics as they "
+        "begin, mean 0 and variance 1, which pass everything on: it shows what the norms have to hold.",
     ),
 )
