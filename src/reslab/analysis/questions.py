@@ -4,13 +4,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reslab.analysis.attributing import AttributionOptions, attribute
+from reslab.analysis.features import FeatureOptions, features
 from reslab.analysis.gradients import GradientOptions, ask_gradients
 from reslab.analysis.landscape import landscape
 from reslab.analysis.landscape_data import LandscapeOptions
 from reslab.analysis.lesion import LesionOptions, lesion
+from reslab.analysis.orders import OrderOptions, ask_orders
 from reslab.analysis.pictures import RANDOM
+from reslab.analysis.responses import ResponseOptions, ask_responses
+from reslab.analysis.scaling import ScalingOptions, ask_scaling
 from reslab.analysis.shapes import LayerOptions, ask_cost, ask_shapes
 from reslab.analysis.subject import Subject
+from reslab.analysis.telescope import TelescopeOptions, ask_telescope
 from reslab.spec.errors import refuse, unknown
 from reslab.spec.values import override
 
@@ -59,6 +65,34 @@ QUESTIONS: dict[str, Question] = {
             ask_gradients,
         ),
         Question(
+            "telescope",
+            "whether the signal at a stage's end is the signal before plus what every branch adds",
+            "He et al. 2016, arXiv:1603.05027, Eq. 4",
+            TelescopeOptions(),
+            ask_telescope,
+        ),
+        Question(
+            "responses",
+            "how strongly each layer answers, ahead of nonlinearity and addition",
+            "He et al. 2015, arXiv:1512.03385, Fig. 7",
+            ResponseOptions(),
+            ask_responses,
+        ),
+        Question(
+            "scaling",
+            "what factors and gates on the shortcuts multiply to, predicted and measured",
+            "He et al. 2016, arXiv:1603.05027, Eqs. 6 to 8 and Sec. 3.1",
+            ScalingOptions(),
+            ask_scaling,
+        ),
+        Question(
+            "orders",
+            "what an order of words does to the signal: sums that do not pass, branches that only add, growth",
+            "He et al. 2016, arXiv:1603.05027, Sec. 4.1 and Fig. 4",
+            OrderOptions(),
+            ask_orders,
+        ),
+        Question(
             "lesion",
             "the error with units deleted and permuted, and the gradient of paths by their length",
             "Veit et al. 2016, arXiv:1605.06431, Secs. 4 and 5",
@@ -71,6 +105,21 @@ QUESTIONS: dict[str, Question] = {
             "Li et al. 2018, arXiv:1712.09913",
             LandscapeOptions(),
             landscape,
+        ),
+        Question(
+            "attribution",
+            "what in a picture speaks for its class: Grad-CAM, integrated gradients, occlusion",
+            "Selvaraju et al. 2017, arXiv:1610.02391; Sundararajan et al. 2017, arXiv:1703.01365; "
+            "Zeiler and Fergus 2014, arXiv:1311.2901",
+            AttributionOptions(),
+            attribute,
+        ),
+        Question(
+            "features",
+            "kernels of the first convolution and maps of any layer for one picture, and silent channels",
+            "Zeiler and Fergus 2014, arXiv:1311.2901",
+            FeatureOptions(),
+            features,
         ),
     )
 }

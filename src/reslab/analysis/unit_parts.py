@@ -5,8 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reslab.analysis.units import UnitRun
+from reslab.analysis.subject import Subject
+from reslab.analysis.units import UnitRun, as_asked, unit_runs
+from reslab.nn.network import Network
 from reslab.nn.unit import Unit
+from reslab.spec.errors import refuse
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +56,9 @@ def through_shortcut(unit: Unit, x: Tensor, *gradients: Tensor) -> list[Tensor]:
 
 
 def keeps_identity(unit: Unit) -> bool:
-    """Whether x + F(x) is all the unit does: shortcut and the words after are identities, nothing stands ahead of the
-    fork, and they are added (He et al. 2016, Eq. 3)."""
-    bare = not unit.before_names and not unit.after_names and unit.plan.match == "identity"
+    """Whether x + F(x) is all the unit does from its fork on: shortcut and the words after are identities, and they are
+    added (He et al. 2016, Eq. 3)."""
+    bare = not unit.after_names and unit.plan.match == "identity"
     return bare and unit.mix is not None and unit.mix.plain_sum
 
 
@@ -68,3 +71,19 @@ def stages_of(runs: list[UnitRun]) -> list[list[UnitRun]]:
             found.append([])
         found[-1].append(run)
     return found
+
+
+def own_runs(subject: Subject, statistics: str) -> list[UnitRun]:
+    """The runs of a reslab network's units on the subject's pictures, without gradients.
+
+    Raises ValueError for a module of others, whose units cannot be taken apart.
+    """
+    model = as_asked(subject.model, statistics)
+    if not isinstance(model, Network):
+        got = f"{subject.name}, a {type(model).__name__}"
+        raise refuse("a reslab network", got, next_step="create_model(NAME, pretrained=FILE) reads weights of others")
+    if not model.arch.depths:
+        raise refuse("a network of units", f"{subject.name}, which has none", nearest="book_res")
+    with torch.no_grad(), unit_runs(model) as runs:
+        model(subject.images)
+    return runs

@@ -1,5 +1,6 @@
 """A measure at each unit of a network, from the input on the left to the output on the right."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,8 +15,8 @@ DASHED, DOTTED = (0, (3.2, 2.0)), (0, (1.0, 1.8))
 
 @dataclass(frozen=True)
 class Profile:
-    """Values from the first unit to the last; those that are no number, or none above 0 on a logarithmic scale, are
-    left out of the line. An empty `label` keeps it out of the legend; `strength` from 0 to 1 is its opacity."""
+    """Values from the first unit to the last; those that are no number, or none above 0 on a logarithmic scale, leave
+    a gap in the line. An empty `label` keeps it out of the legend; `strength` from 0 to 1 is its opacity."""
 
     label: str
     norms: Sequence[float | None]
@@ -33,6 +34,7 @@ def depth_figure(
     up: str = "",
     level: float | None = None,
     steps: bool = False,
+    from_zero: bool = False,
 ) -> Figure:
     """Lines over the units, such as the norm of the gradient at each; `level` draws a thin line across, `up` names the
     measure; `steps` for values that stay and jump, drawn without dots."""
@@ -47,6 +49,10 @@ def depth_figure(
             _logarithmic(
                 axes, sorted({value for profile in profiles for value in profile.norms if value}) if steps else ()
             )
+        else:
+            axes.ticklabel_format(axis="y", useOffset=False)
+        if from_zero:
+            axes.set_ylim(bottom=0.0)
         axes.margins(x=0.02)
         axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
         axes.set_xlim(left=max(0.5, axes.get_xlim()[0]))
@@ -87,20 +93,24 @@ def steps_figure(lines: Sequence[StepLine], *, log: bool = True, up: str = "") -
 
 
 def _line(axes: Axes, profile: Profile, log: bool, steps: bool = False) -> object:
-    points = [(unit, value) for unit, value in enumerate(profile.norms, 1) if _can_be_drawn(value, log)]
-    if not points:
+    points = [_drawable(value, log) for value in profile.norms]
+    if all(math.isnan(point) for point in points):
         return None
     broken = profile.dashed or profile.dotted or steps
     return axes.plot(
-        *zip(*points, strict=True), color=SERIES[profile.colour % len(SERIES)], alpha=profile.strength,
-        marker="" if broken or len(points) > 60 else "o", markersize=3.6, linewidth=1.4 if broken and not steps else 1.9,
+        range(1, len(points) + 1), points, color=SERIES[profile.colour % len(SERIES)], alpha=profile.strength,
+        marker="" if broken or len(points) > 60 else "o", markersize=3.6,
+        linewidth=1.4 if broken and not steps else 1.9,
         drawstyle="steps-mid" if steps else "default",
         linestyle=DASHED if profile.dashed else DOTTED if profile.dotted else "-",
     )[0]  # fmt: skip
 
 
-def _can_be_drawn(value: float | None, log: bool) -> bool:
-    return value is not None and abs(value) < float("inf") and (value > 0 or not log)
+def _drawable(value: float | None, log: bool) -> float:
+    """The value, or NaN, which leaves a gap, where it has no place on the scale."""
+    if value is None or not math.isfinite(value) or (log and value <= 0):
+        return math.nan
+    return float(value)
 
 
 def _logarithmic(axes: Axes, ticks: Sequence[float] = ()) -> None:

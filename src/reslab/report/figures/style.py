@@ -66,7 +66,7 @@ def legend_above(axes: Axes, handles: list[Any], labels: list[str]) -> None:
     """The names of the lines in a row above the axes; none for a single line."""
     if len(handles) < 2:
         return
-    shown = [label if len(label) <= 26 else label[:25] + "…" for label in labels]
+    shown = [label if len(label) <= 38 else label[:37] + "…" for label in labels]
     columns = 2 if len(handles) == 4 or sum(map(len, shown)) > 44 else len(handles)
     axes.legend(
         handles, shown, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns, borderaxespad=0.2,

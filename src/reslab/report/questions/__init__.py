@@ -3,7 +3,19 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from reslab.report.questions import cost, gradients, landscape, lesion, shapes
+from reslab.report.questions import (
+    attribution,
+    cost,
+    features,
+    gradients,
+    landscape,
+    lesion,
+    orders,
+    responses,
+    scaling,
+    shapes,
+    telescope,
+)
 from reslab.report.shown import Shown
 from reslab.spec.errors import unknown
 
@@ -13,8 +25,14 @@ SHOWS: dict[str, Callable[[Answers], Shown]] = {
     "shapes": shapes.show,
     "cost": cost.show,
     "gradients": gradients.show,
+    "telescope": telescope.show,
+    "responses": responses.show,
+    "scaling": scaling.show,
+    "orders": orders.show,
     "lesion": lesion.show,
     "landscape": landscape.show,
+    "attribution": attribution.show,
+    "features": features.show,
 }
 
 

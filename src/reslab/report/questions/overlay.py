@@ -25,13 +25,21 @@ def tints(answers: Sequence[Mapping[str, Any]]) -> list[Tint]:
     for place, answer in enumerate(answers):
         groups.setdefault(_family(answer), []).append(place)
     found: dict[int, Tint] = {}
+    labels = short_names([str(answer["subject"]) for answer in answers])
     for number, (_, places) in enumerate(groups.items()):
         for rank, place in enumerate(places):
             strength = 1.0 if len(places) == 1 else 0.25 + 0.75 * rank / (len(places) - 1)
             named = len(places) <= 2 or rank in (0, len(places) - 1)
-            label = str(answers[place]["subject"]) if named else ""
+            label = labels[place] if named else ""
             found[place] = Tint(label, number % len(SERIES), number >= len(SERIES), strength)
     return [found[place] for place in range(len(answers))]
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """`resnet56_cifar:order=original` as `order=original` where all are of one network: what they share goes."""
+    parts = [name.split(":") for name in names]
+    shared = set(parts[0]).intersection(*parts[1:]) if len(parts) > 1 else set()
+    return [":".join(part for part in each if part not in shared) or each[0] for each in parts]
 
 
 def _family(answer: Mapping[str, Any]) -> str:
