@@ -42,6 +42,7 @@ def inspect(
     json: Json = False,
 ) -> None:
     """Put a question to networks, several beside each other: --set KEY=VALUE is an option of the question."""
+    from reslab.analysis.progress import listening
     from reslab.analysis.questions import QUESTIONS, ask, default_data, get_question, override_options
     from reslab.analysis.subject import open_subjects
 
@@ -63,7 +64,8 @@ def inspect(
     )
     from reslab.spec.values import to_dict
 
-    answers = [to_dict(answer) for answer in ask(question, subjects, options)]
+    with listening(say):
+        answers = [to_dict(answer) for answer in ask(question, subjects, options)]
     tell(asked, subjects, answers, page, png, json)
 
 
