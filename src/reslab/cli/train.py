@@ -104,10 +104,14 @@ def train(
         print_pairs(summary(run))
 
 
+_ON_TRAINING = ("train_average_loss", "train_average_top1", "train_loss", "train_top1")
+
+
 def facts_of(run: "Run") -> dict[str, Any]:
     """What `reslab train --json` promises: run, top1, loss, train_seconds, images_per_second, steps."""
     assert run.result is not None
-    names = ("top1", "loss", "train_seconds", "images_per_second", "steps")
+    names = ["top1", "loss", "train_seconds", "images_per_second", "steps"]
+    names += [name for name in ("images_per_second_without_loading", *_ON_TRAINING) if name in run.result]
     return {"run": str(run.path), **{name: run.result[name] for name in names}}
 
 
@@ -119,8 +123,24 @@ def summary(run: "Run") -> list[tuple[str, str]]:
     lines = [
         ("accuracy", f"{percent(result['top1'])} on {result['split']} ({right}), loss {number(result['loss'])}"),
         ("weights", f"{result['chosen']}: {run.weights_path}"),
-        ("training", f"{seconds(result['train_seconds'])}, {count(round(result['images_per_second']))} images/s"),
+        *_on_training(result),
+        ("training", f"{seconds(result['train_seconds'])}, {_speed(result)}"),
         ("report", str(run.report_path)),
         ("next", f"reslab predict {run.path} IMAGE   or   reslab eval {run.path}"),
     ]
     return lines
+
+
+def _on_training(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """Where the recipe has the training images judged: both things that go by the name of training accuracy."""
+    if "train_top1" not in result:
+        return []
+    along = f"{percent(result['train_average_top1'])}, loss {number(result['train_average_loss'])}"
+    judged = f"{percent(result['train_top1'])}, loss {number(result['train_loss'])}"
+    return [("on training", f"{judged} of the finished weights; {along} on average along the last epoch")]
+
+
+def _speed(result: dict[str, Any]) -> str:
+    told = f"{count(round(result['images_per_second']))} images/s"
+    alone = result.get("images_per_second_without_loading")
+    return told if alone is None else f"{told} ({count(round(alone))} without loading)"

@@ -25,7 +25,8 @@ class Recipe:
     Where nobody says otherwise it is for the network `model` with the `axes` (`mix=drop-path(0.05)`) on the data set
     `data`, its first weights published ones where `pretrained`, a `val_fraction` of the training pictures split off for
     validation. `test` are the words of evaluation, `mean` and `std` the normalisation, where not the data's own; with
-    `pixel_mean` the training pictures' mean at each pixel is subtracted, before augmentation, and nothing divided.
+    `pixel_mean` the training pictures' mean at each pixel is subtracted, before augmentation, and nothing divided. With
+    `judge_train` the finished weights are judged on the training pictures too.
 
     `length` is `"20 epochs"` or `"64k steps"`, `batch` the global batch, `augment` a sentence such as
     `pad(4) crop(32) flip`, `precision` `float32`, `bf16`, `fp16` (autocast, fp16 with a scaled loss; the weights and
@@ -84,6 +85,7 @@ class Recipe:
     pretrained: bool = False
     val_fraction: float = 0.0
     test: str = ""
+    judge_train: bool = False
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     pixel_mean: bool = False

@@ -187,8 +187,12 @@ class Course:
         num_samples = self.tally.num_samples
         self._clock()
         seconds, self.tally = self.tally.seconds, Tally(first=self.step)
-        self._awaited.seconds = 0.0
-        speed = {"images_per_second": num_samples / max(seconds, 1e-9), "seconds": self.seconds}
+        working, self._awaited.seconds = seconds - self._awaited.seconds, 0.0
+        speed = {
+            "images_per_second": num_samples / max(seconds, 1e-9),
+            "images_per_second_without_loading": num_samples / max(working, 1e-9),
+            "seconds": self.seconds,
+        }
         line = {"kind": "train", **self._place(), "loss": loss, "top1": top1, "lr": self.lr(self.step - 1)}
         self.telling.write({**line, **speed})
         if self.warmed is None and warm_enough(self.recipe.schedule, 1 - top1):

@@ -48,7 +48,7 @@ def run_page(
     return RunPage(
         title=f"{run.facts['model']['name']} on {data.name}",
         facts=page_facts(run, input_size),
-        scores={**evaluation.to_dict(), "split": evaluation.split, "chosen": chosen},
+        scores={**evaluation.to_dict(), **_on_training(run), "split": evaluation.split, "chosen": chosen},
         log=run.log.lines(),
         classes=data.classes,
         confusion=[list(row) for row in evaluation.confusion],
@@ -76,6 +76,11 @@ def evaluation_page(
         calibration=calibration,
         kind="Evaluation",
     )
+
+
+def _on_training(run: Run) -> dict[str, Any]:
+    names = ("train_average_loss", "train_average_top1", "train_loss", "train_top1")
+    return {name: value for name, value in (run.result or {}).items() if name in names}
 
 
 def cost_table(model: nn.Module, input_size: tuple[int, ...]) -> list[dict[str, Any]]:
@@ -116,6 +121,12 @@ def _ranks(facts: dict[str, Any]) -> str:
     return f", {num} ranks" if num > 1 else ""
 
 
+def _speed(result: Mapping[str, Any]) -> str:
+    alone = result.get("images_per_second_without_loading")
+    told = f"{result.get('images_per_second', 0):,.0f} images/s"
+    return told if alone is None else f"{told}; {alone:,.0f} without waiting for data"
+
+
 def page_facts(run: Run, input_size: tuple[int, ...]) -> dict[str, str]:
     """What the numbers on the page depend on, in words."""
     facts, recipe = run.facts, run.recipe
@@ -136,7 +147,7 @@ def page_facts(run: Run, input_size: tuple[int, ...]) -> dict[str, str]:
         "precision": f"{recipe.precision}; evaluation float32",
         "seed": str(facts["seed"]),
         "training time": f"{(run.result or {}).get('train_seconds', 0):.1f} s",
-        "speed": f"{(run.result or {}).get('images_per_second', 0):,.0f} images/s",
+        "speed": _speed(run.result or {}),
         "hardware": f"{hardware['device']}, {hardware['processor']}, {hardware['num_threads']} threads{_ranks(facts)}",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if name != "system"),
         "command": facts["command"],

@@ -21,6 +21,7 @@ from reslab.training.disk import room_for
 from reslab.training.evaluation import Evaluation
 from reslab.training.gradient import Loss
 from reslab.training.interruption import Interrupted
+from reslab.training.pace import last_epoch, speed_without_loading
 from reslab.training.ranks import Ranks, join, own_device
 from reslab.training.resuming import reopened, resume_run
 from reslab.training.run import Run, header_facts, holds_something
@@ -195,7 +196,8 @@ def _finish(course: Course, prepared: Prepared) -> Run:
     chosen = course.keep()
     found = course.exam.judge(course.exam.data.held_out, probabilities=True)
     val = _judge_val(course, found)
-    course.ranks.lead(lambda: _write_end(course, prepared, found, val, chosen))
+    train = course.exam.judge("train") if course.recipe.judge_train else None
+    course.ranks.lead(lambda: _write_end(course, prepared, found, val, train, chosen))
     return course.run if course.ranks.first else Run(course.run.path)
 
 
@@ -206,13 +208,21 @@ def _judge_val(course: Course, found: Evaluation) -> Evaluation | None:
     return course.exam.judge("val", probabilities=True)
 
 
-def _write_end(course: Course, prepared: Prepared, found: Evaluation, val: Evaluation | None, chosen: str) -> None:
+def _write_end(
+    course: Course,
+    prepared: Prepared,
+    found: Evaluation,
+    val: Evaluation | None,
+    train: Evaluation | None,
+    chosen: str,
+) -> None:
     run, model, data = course.run, course.model, course.exam.data
     scores = {**found.to_dict(), "split": found.split, "chosen": chosen}
     facts = {"scores": scores, "chosen": chosen, **header_facts(run)}
     with room_for(run.weights_path):
         save_weights(run.weights_path, model, facts)
-    speed = course.step * course.recipe.batch / max(course.seconds, 1e-9)
+    speed, lines = course.step * course.recipe.batch / max(course.seconds, 1e-9), run.log.lines()
+    judged = {} if train is None else {"train_loss": train.loss, "train_top1": train.top1}
     ended = course.stopping.told(course.step, course.total)
     run.update(
         result={
@@ -221,6 +231,9 @@ def _write_end(course: Course, prepared: Prepared, found: Evaluation, val: Evalu
             "steps": course.step,
             "train_seconds": course.seconds,
             "images_per_second": speed,
+            "images_per_second_without_loading": speed_without_loading(lines),
+            **last_epoch(lines, course.steps_per_epoch),
+            **judged,
         }
     )
     if "temperature" in run.facts:  # of weights that are no more

@@ -30,7 +30,17 @@ def _tiles(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     tiles.append(tile("mistakes", count(num_wrong), _rate(num_wrong, num_samples)))
     if "loss" in scores:
         tiles.append(tile("loss", number(scores["loss"]), "mean over the images"))
-    return tiles
+    return [*tiles, *_on_training(scores)]
+
+
+def _on_training(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Where the training images were judged: the finished weights on them, and the averages along the last epoch."""
+    kinds = (("train", "the finished weights"), ("train_average", "on average along the last epoch"))
+    return [
+        tile("on training images", percent(scores[f"{kind}_top1"]), words, f"loss {number(scores[f'{kind}_loss'])}")
+        for kind, words in kinds
+        if "train_top1" in scores and f"{kind}_top1" in scores
+    ]
 
 
 def _rate(num_wrong: int, num_samples: int) -> str:
