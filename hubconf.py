@@ -1,0 +1,31 @@
+"""Networks for `torch.hub`: `torch.hub.load(REPOSITORY, "resnet56_cifar", num_classes=100)`; each takes what
+`reslab.create_model` takes, and `network` takes a run's folder or a `model.safetensors`."""
+
+import sys as _sys
+from functools import partial as _partial
+from pathlib import Path as _Path
+from typing import Any as _Any
+
+dependencies = ["torch", "torchvision", "numpy", "PIL", "safetensors"]
+
+# The package as it lies in the repository, for those who have not installed it.
+_sys.path.append(str(_Path(__file__).resolve().parent / "src"))
+
+from reslab.nn.create import create_model as _create_model  # noqa: E402
+from reslab.nn.create import list_models as _list_models  # noqa: E402
+from reslab.training.loading import load as _load  # noqa: E402
+
+
+def network(source: str, device: str = "cpu") -> _Any:
+    """The trained network of a run's folder or a `model.safetensors`, in eval mode, with classes and preprocessing."""
+    return _load(source, device)
+
+
+def _entry(name: str) -> _Any:
+    """`create_model` of this name, with the words that torch.hub.help shows."""
+    made = _partial(_create_model, name)
+    made.__doc__ = f"create_model({name!r}, num_classes=, in_channels=, pretrained=, and any axis by name)"
+    return made
+
+
+globals().update({_name: _entry(_name) for _name in _list_models()})
