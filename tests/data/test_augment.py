@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as pictures
 from reslab.data.augment import Augment
 from reslab.data.augment_words import AUGMENT_WORDS
 from reslab.data.chance import Draws, keys
-from reslab.data.resizing import random_boxes
+from reslab.data.resizing import random_box, random_boxes
 
 IMAGES = torch.randint(0, 256, (64, 3, 32, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 KEYS = keys(0, 0, torch.arange(64))
@@ -213,3 +213,25 @@ def refused(words: str, images: Tensor = IMAGES) -> str:
 )
 def test_what_means_nothing_is_refused(words: str, said: str) -> None:
     assert said in refused(words)
+
+
+def test_the_box_of_one_picture_is_that_of_the_batch() -> None:
+    """Also where the numbers are drawn together for pictures of several sizes, in numpy and in torch."""
+    for trial, (height, width) in enumerate([(300, 400), (1, 7), (40, 3), (2999, 1311), (8, 8), (375, 500), (3, 900)]):
+        drawn = keys(trial, 0, torch.arange(500))
+        for least in (1e-4, 0.08, 0.9):
+            expected = random_boxes(Draws(drawn, 2), height, width, least).tolist()
+            assert [list(random_box(draws, height, width, least)) for draws in Draws(drawn, 2).each()] == expected
+            assert list(random_box(Draws(drawn[7:8], 2), height, width, least)) == expected[7]
+
+
+def test_pictures_one_by_one_are_those_of_the_batch() -> None:
+    drawn = keys(3, 0, torch.arange(6))
+    pictures = torch.randint(256, (6, 3, 20, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    augment = Augment("random-resized-crop(16) flip crop(12) lighting(0.1) randaugment(9,0.5)")
+    found = [one(picture) for one, picture in zip(augment.each(drawn), pictures, strict=True)]
+    alone = [augment.one(picture, int(key)) for picture, key in zip(pictures, drawn, strict=True)]
+    assert all(torch.equal(*pair) for pair in zip(found, alone, strict=True))
+    assert torch.equal(Augment("").each(drawn)[2](pictures[2]), pictures[2])
+    turned = [one(picture) for one, picture in zip(Augment("flip").each(drawn), pictures, strict=True)]
+    assert torch.equal(torch.stack(turned), Augment("flip").batch(pictures, drawn))

@@ -95,3 +95,15 @@ def test_seeded_gives_the_generators_back() -> None:
 def test_several_draws_at_once_are_the_same_numbers() -> None:
     draws = Draws(keys(3, 1, torch.arange(50)), 2)
     assert torch.equal(draws.uniforms(range(1, 40, 4)), torch.stack([draws.uniform(k) for k in range(1, 40, 4)], 1))
+
+
+def test_the_draws_of_each_sample_are_those_of_all() -> None:
+    whole = Draws(keys(5, 0, torch.arange(9)), 1)
+    for place, one in enumerate(whole.each()):
+        assert torch.equal(one.keys, whole.keys[place : place + 1])
+        for name, asked in {
+            "bits": (3,), "uniform": (2,), "uniforms": (range(4, 7),), "integers": (1, 50), "chance": (0, 0.3),
+        }.items():  # fmt: skip
+            expected = getattr(whole, name)(*asked)[place : place + 1]
+            assert torch.equal(getattr(one, name)(*asked), expected)
+            assert torch.equal(getattr(Draws(torch.empty(0, dtype=torch.int64)), name)(*asked), expected[:0])

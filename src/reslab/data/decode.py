@@ -21,6 +21,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from reslab.data.jpeg import decode_jpeg
 from reslab.spec.errors import refuse
 
 _ORIENTATION = 0x0112
@@ -47,7 +48,11 @@ def read_picture(source: str | os.PathLike[str] | bytes, channels: int = 3, name
         raise refuse("1 channel (grey) or 3 (red, green, blue)", channels, nearest="3" if channels > 1 else "1")
     name = name or ("picture" if isinstance(source, bytes) else os.fspath(source))
     try:
-        with _opened(source, ending) as image:
+        content = _jpeg_content(source)
+        quick = decode_jpeg(content) if content and channels == 3 else None
+        if quick is not None:
+            return quick
+        with _opened(content or source, ending) as image:
             return picture_tensor(image, channels)
     except (
         Exception
@@ -83,6 +88,13 @@ def picture_tensor(image: Image.Image, channels: int) -> Tensor:
         shown = shown.transpose(turn)
     pixels = np.array(shown)
     return torch.from_numpy(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
+
+
+def _jpeg_content(source: str | os.PathLike[str] | bytes) -> bytes:
+    """All bytes of what may be a JPEG; of other files none, so that they are read as their decoder wants them."""
+    if isinstance(source, bytes):
+        return source
+    return Path(source).read_bytes() if os.fspath(source).lower().endswith((".jpg", ".jpeg")) else b""
 
 
 def _opened(source: str | os.PathLike[str] | bytes, ending: str) -> Image.Image:

@@ -81,7 +81,7 @@ def random_box(draws: Draws, height: int, width: int, least: float) -> tuple[int
     """`random_boxes` of one picture, the same box: in numpy, whose small operations cost a quarter of torch's.
 
     Products, quotients and roundings are exact in IEEE arithmetic and so equal in both; exponentials and roots are not
-    (torch's root differs in the last bit of one number in ten thousand), and stay torch's.
+    (torch's root differs now and then in the last bit), and stay torch's.
     """
     drawn = draws.uniforms(range(4 * _TRIES + 2))[0]
     aspect = torch.exp((drawn[1 : 4 * _TRIES : 4] * 2 - 1) * math.log(4 / 3)).numpy()
