@@ -6,14 +6,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from reslab.spec.study import Asked, Claim, Study
+from reslab.data.batches import eval_batches
+from reslab.spec.study import Asked, Claim, Row, Study
 from reslab.studies.collect import collect
+from reslab.studies.ensembles import judge_ensembles
 from reslab.studies.figures import row_value
 from reslab.studies.measure import last_epoch, last_network, measure, steps_to_error
-from reslab.studies.plan import make_plan
+from reslab.studies.plan import make_plan, missing
 from reslab.studies.runner import run_here
 from reslab.studies.work import Place, do
 from reslab.training.judging import evaluate
+from reslab.training.sources import reopen_data
 from reslab.training.state import load_state
 from reslab.training.train_run import train
 
@@ -73,17 +76,11 @@ def test_never_in_eval_mode_is_each_batch_by_its_own_statistics(study: Study, pl
     assert run is not None
     found = measure(run, {"test_error_batch"}, CPU)["test_error_batch"]
     network = last_network(run)
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    from reslab.data.catalog import open_data
-    from reslab.training.sources import reopen_data
-
     data = reopen_data(run.facts["data"])
-    images = torch.stack([data.split("test").pixels(i) for i in range(359)]).float() / 255
-    images = (images - data.preprocess.mean[0]) / data.preprocess.std[0]
-    called = torch.cat([network.train()(batch).argmax(1) for batch in images.split(16)])
-    assert found == pytest.approx(100 * (called != data.split("test").labels).float().mean().item(), abs=1e-4)
-    network.load_state_dict(before)
-    assert open_data("digits").split("test").labels.equal(data.split("test").labels)
+    x, labels, _ = next(iter(eval_batches(data.split("test"), 359, data.preprocess, CPU)))
+    called = torch.cat([network.train()(batch).argmax(1) for batch in x.split(16)])
+    assert found == pytest.approx(100 * (called != labels).float().mean().item(), abs=1e-4)
+    assert found != pytest.approx(100 * (1 - evaluate(run).top1), abs=1e-4)
 
 
 def test_the_last_step_is_reported_where_the_run_keeps_the_best(place: Place) -> None:
@@ -110,6 +107,35 @@ def test_a_question_is_asked_of_every_network_and_its_field_is_a_metric(changed:
         assert row.runs[0].answers["gradients@init"]
     assert page.rows[0].runs[0].log == []
     assert page.rows[1].mean() is not None
+
+
+def test_views_stand_beside_the_single_view(changed: Changed, place: Place) -> None:
+    single, flipped = changed(), changed(views="flip")
+    first = make_plan(single, "smoke", seeds=1, rows=["residual"])
+    both = make_plan(flipped, "smoke", seeds=1, rows=["residual"])
+    assert first.jobs[0].key == both.jobs[0].key
+    do(first.jobs[0], place)
+    assert missing(both, place.store) == list(both.jobs)
+    run = do(both.jobs[0], place).run
+    assert run is not None
+    pages = [collect(plan, place.store, lambda _: 0.0, {}) for plan in (first, both)]
+    assert pages[0].rows[0].values() == [pytest.approx(100 * (1 - evaluate(run).top1))]
+    assert pages[1].rows[0].values() == [pytest.approx(100 * (1 - evaluate(run, views="flip").top1))]
+
+
+def test_an_ensemble_is_judged_by_the_mean_of_its_members(study: Study, place: Place) -> None:
+    together = Row("both", members=("plain", "residual"))
+    study = replace(study, rows=(*study.rows, together), claims=(Claim("x", "both", "<", "plain"),))
+    plan = make_plan(study, "smoke", seeds=2)
+    run_here(plan.jobs[:3], place)
+    judge_ensembles(plan, place)
+    page = collect(plan, place.store, lambda _: 0.0, {})
+    runs = [str(place.store.entry(job.key).run_path) for job in plan.jobs[:2]]
+    assert page.rows[2].values() == [pytest.approx(100 * (1 - evaluate(runs).top1))]
+    judge_ensembles(make_plan(study, "smoke", seeds=2, rows=["both"]), place)
+    alone = collect(make_plan(study, "smoke", seeds=2, rows=["both"]), place.store, lambda _: 0.0, {})
+    assert alone.rows[0].values() == []
+    assert alone.rows[0].why == "not all of its members were run"
 
 
 def test_a_path_into_an_answer() -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from reslab.analysis.questions import get_question, override_options
 from reslab.nn.cost import layer_table
 from reslab.nn.create import create_model
 from reslab.spec.papers import STUDIES, get_study
-from reslab.spec.study import Asked, Cuts, Study
+from reslab.spec.study import SCALES, Asked, Cuts, Study
 from reslab.studies import cost, prices
 from reslab.studies.cost import available_bytes, find_rate, memory_bytes, too_large, work_macs
 from reslab.studies.plan import make_plan
@@ -150,6 +151,15 @@ def test_the_script_is_bash_and_does_the_task_of_its_index(study: Study, tmp_pat
     unset = subprocess.run([bash, str(script)], env={}, capture_output=True, text=True)
     assert unset.returncode != 0
     assert "sbatch sets it" in unset.stderr
+
+
+def test_every_question_of_every_study_is_there_and_has_its_options() -> None:
+    for study in STUDIES.values():
+        for row in study.rows:
+            for scale in SCALES:
+                for asked in questions_of(study, row, study.cut(row, scale)):
+                    settings = dict(setting.split("=", 1) for setting in asked.settings)
+                    override_options(get_question(asked.question), settings)
 
 
 def test_every_study_expands_at_every_scale_where_the_data_are_bundled() -> None:

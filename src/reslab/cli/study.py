@@ -52,6 +52,7 @@ def study(
     chosen = [row.strip() for row in (rows or "").split(",") if row.strip()]
     for row in chosen:
         get_study(name).row(row)
+    from reslab.studies.ensembles import judge_ensembles
     from reslab.studies.plan import make_plan
     from reslab.studies.prices import prices
     from reslab.studies.store import Store
@@ -73,6 +74,7 @@ def study(
         _write_script(plan, price, place, words, slurm)
         return
     outcome = _run(price, place, jobs, words)
+    judge_ensembles(plan, place)
     folder = output or Path("studies") / f"{name.replace('/', '-')}-{scale}"
     _finish(_Ended(plan, price, place, outcome, folder), json)
 

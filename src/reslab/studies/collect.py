@@ -8,6 +8,7 @@ from reslab.report.study_page import JudgedClaim, StudyPage, StudyRow, StudyRun
 from reslab.report.tables import seconds
 from reslab.spec.study import Asked, Claim
 from reslab.studies.cost import Rate, describe_recipe, price_seconds
+from reslab.studies.ensembles import ensembles
 from reslab.studies.figures import row_value, values_of
 from reslab.studies.plan import Job, Plan, is_done
 from reslab.studies.resolving import Definite
@@ -59,6 +60,9 @@ def _row(plan: Plan, row: Definite, store: Store, rate: Rate, failed: Mapping[in
     done = [(job, store.entry(job.key)) for job in jobs]
     done = [(job, entry) for job, entry in done if is_done(entry, job) and not entry.damage()]
     runs = [_run(job, entry) for job, entry in done]
+    if row.row.members:
+        judged = [(one.seed, one.values(store)) for one in ensembles(plan, row)]
+        runs = [StudyRun(seed, values) for seed, values in judged if values]
     diverged = sum(entry.facts["status"] == "diverged" for _, entry in done)
     why = _why(row, jobs, len(runs), diverged, failed)
     price = price_seconds(row, rate(row)) * plan.num_seeds[row.row.name] if not row.row.members else None
@@ -70,6 +74,8 @@ def _why(row: Definite, jobs: Sequence[Job], num_done: int, num_diverged: int, f
     if row.absent:
         told.append(f"its data are not here: {row.absent}")
     told += dict.fromkeys(failed[job.number] for job in jobs if job.number in failed)
+    if row.row.members and not num_done:
+        told.append("not all of its members were run")
     if 0 < num_done < len(jobs):
         told.append(f"{num_done} of {len(jobs)} seeds were run")
     if num_diverged:

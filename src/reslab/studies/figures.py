@@ -18,7 +18,10 @@ def values_of(job: Job, entry: Entry, log: Lines) -> dict[str, float]:
     found = {"params": float(facts["params"]), "macs": float(facts["macs"])}
     if facts["status"] == "diverged":
         return found | _guessing(job)
-    found |= facts["values"]
+    found |= {name: value for name, value in facts["values"].items() if "@" not in name}
+    for name, value in facts["values"].items():
+        if job.row.views and name.endswith(f"@{job.row.views}"):
+            found[name.partition("@")[0]] = value
     if any(line["kind"] == "train" for line in log):
         found["train_loss"], found["train_error"] = last_epoch(log, job.row.steps_per_epoch)
         level = job.row.cut.train_error or DEFAULT_TRAIN_ERROR

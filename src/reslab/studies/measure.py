@@ -53,11 +53,16 @@ def steps_to_error(log: Lines, percent: float) -> float:
 def measure(
     run: Run, names: Iterable[str], device: torch.device, data_dir: str | None = None, views: str = ""
 ) -> dict[str, float]:
-    """Evaluate the weights of the last step for the metrics named, in percent and nats; `views` are the test's."""
+    """Evaluate the weights of the last step for the metrics named, in percent and nats.
+
+    Those by several `views` of each test picture come beside those by one, as `test_error@VIEWS`.
+    """
     data = reopen_data(run.facts["data"], None, data_dir)
     model = last_network(run).to(device)
     judge = _Judge(model, data, device, run.recipe.batch, run.facts["seed"])
-    found = told_scores(run) if not views and "val" not in data.splits else _scores(judge(data.held_out, views=views))
+    found = told_scores(run) if "val" not in data.splits else scores_of(judge(data.held_out))
+    if views:
+        found |= {f"{name}@{views}": value for name, value in scores_of(judge(data.held_out, views=views)).items()}
     found["train_seconds"] = run.result["train_seconds"] if run.result else 0.0
     wanted = set(names)
     if wanted & {"train_error_eval", "train_loss_eval"}:
@@ -88,7 +93,8 @@ def told_scores(run: Run) -> dict[str, float]:
     return found if result["top5"] is None else {**found, "test_error_top5": 100 * (1 - result["top5"])}
 
 
-def _scores(found: Evaluation) -> dict[str, float]:
+def scores_of(found: Evaluation) -> dict[str, float]:
+    """Errors in percent and loss of an evaluation on the test pictures."""
     told = {"test_error": 100 * (1 - found.top1), "test_loss": found.loss}
     return told if found.top5 is None else {**told, "test_error_top5": 100 * (1 - found.top5)}
 

@@ -96,14 +96,16 @@ def is_done(entry: Entry, job: Job) -> bool:
     if facts["status"] == "diverged":
         return True
     told = facts.get("unanswered", {})
-    return measured_metrics(job.wanted) <= facts["values"].keys() and all(
+    measured = set() if job.row.recipe is None else measured_metrics(job)
+    return measured <= facts["values"].keys() and all(
         entry.answer(asked) is not None or entry.answer_path(asked).stem in told for asked in job.asked
     )
 
 
-def measured_metrics(wanted: frozenset[str]) -> set[str]:
-    """The metrics that an evaluation of their own has to find for those that are wanted."""
-    return {"train_error_eval" if name == "gap" else name for name in wanted & EVALUATED}
+def measured_metrics(job: Job) -> set[str]:
+    """The figures that an evaluation of their own has to find for those that are wanted."""
+    found = {"train_error_eval" if name == "gap" else name for name in job.wanted & EVALUATED}
+    return found | ({f"test_error@{job.row.views}"} if job.row.views else set())
 
 
 def missing(plan: Plan, store: Store) -> list[Job]:
