@@ -35,7 +35,7 @@ def _tiles(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _on_training(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Where the training images were judged: the finished weights on them, and the averages along the last epoch."""
-    kinds = (("train", "the finished weights"), ("train_average", "on average along the last epoch"))
+    kinds = (("train", "the finished weights"), ("train_average", "along the last epoch"))
     return [
         tile("on training images", percent(scores[f"{kind}_top1"]), words, f"loss {number(scores[f'{kind}_loss'])}")
         for kind, words in kinds
