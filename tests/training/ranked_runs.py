@@ -47,17 +47,41 @@ class Double(nn.Module):
         return self.body(x.double())
 
 
+def float64_data() -> tuple[Tensor, Tensor]:
+    """96 random pictures of three classes."""
+    generator = torch.Generator().manual_seed(4)
+    return torch.randint(0, 256, (96, 1, 8, 8), dtype=torch.uint8, generator=generator), torch.arange(96) % 3
+
+
 @small_batches
 def float64_run(output: Path, norms: bool) -> Run:
     """Ten steps, each an epoch of its own so that the log has a line of it; with `norms`, else in parts and clipped."""
-    generator = torch.Generator().manual_seed(4)
-    images = torch.randint(0, 256, (96, 1, 8, 8), dtype=torch.uint8, generator=generator)
-    labels = torch.arange(96) % 3
     settings = {"sync_bn": True} if norms else {"accumulate": 2, "clip_norm": 0.05}
     settings |= {"batch": 48, "length": "10 epochs", "optimizer.lr": 0.1, "optimizer.weight_decay": 1e-3}
     return train(
-        Double(norms), (images, labels), "digits", settings=settings, output=output, val_fraction=0.25, show=silent
+        Double(norms), float64_data(), "digits", settings=settings, output=output, val_fraction=0.25, show=silent
     )
+
+
+UNFREEZING = {"model.depths": "1,1,1", "model.widths": "8,16,32", "model.stem": "conv3(8) norm act", "sync_bn": True}
+UNFREEZING |= {"unfreeze": "head: 0 epochs, layer3: 3 steps, all: 6 steps", "length": "10 steps", "batch": 48}
+
+
+def unfreezing_run(output: Path, **options: Any) -> Run:
+    """Ten steps: the head alone, from step 3 on the last stage too, from step 6 on all."""
+    options = {"settings": dict(UNFREEZING), "seed": 3, "val_fraction": 0.2, "show": silent, **options}
+    return train(output=output, device="cpu", snapshots="1 step", **options)
+
+
+def stopped_at(step: int) -> dict[str, Any]:
+    """What interrupts a run after a step, on every rank."""
+
+    def look(now: int, model: nn.Module) -> dict[str, Any]:
+        if now == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return {}
+
+    return {"probe": look, "probe_every_steps": step}
 
 
 def silent(line: dict[str, Any]) -> None:

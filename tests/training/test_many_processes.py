@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 from ranked import ended, on_ranks, torchrun
-from ranked_runs import NUM_STEPS, float64_run
+from ranked_runs import NUM_STEPS, Double, float64_data, float64_run, unfreezing_run
 
+from reslab.nn.weights import read_tensors
 from reslab.training.judging import evaluate
 from reslab.training.ranks import own_device
 from reslab.training.run import Run
@@ -181,3 +182,59 @@ def test_what_is_not_finite_on_one_rank_stops_all_and_is_found_there(undisturbed
     told = json.loads((output / "diverged.json").read_text())
     assert told["step"] == state.step
     assert len(told["batch"]) == 32
+
+
+THAWED = """
+from pathlib import Path
+from ranked_runs import stopped_at, unfreezing_run
+from reslab.training.interruption import Interrupted
+folder = Path({folder!r})
+run = unfreezing_run(folder / "run")
+try:
+    unfreezing_run(folder / "again", **stopped_at(4))
+    answer = "not interrupted"
+except Interrupted:
+    unfreezing_run(folder / "again", resume=True)
+    answer = [(step, path.name) for step, path in run.snapshots()]
+"""
+
+
+def moved(run: Run, first: int, last: int) -> set[str]:
+    """The parts whose weights are others after `last` steps than after `first`."""
+    files = dict(run.snapshots())
+    before, after = read_tensors(files[first]), read_tensors(files[last])
+    return {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_parts_that_open_are_shared_from_their_step_on(tmp_path: Path, weights_hash: Callable[[Run], str]) -> None:
+    first, second = on_ranks(THAWED.format(folder=str(tmp_path)), tmp_path)
+    assert first == second
+    assert [step for step, _ in first] == list(range(11))
+    two, again, one = Run(tmp_path / "run"), Run(tmp_path / "again"), unfreezing_run(tmp_path / "one")
+    for run in (one, two):
+        assert moved(run, 0, 3) == {"fc"}
+        assert moved(run, 3, 6) == {"fc", "layer3"}
+        assert moved(run, 6, 10) == {"conv1", "bn1", "layer1", "layer2", "layer3", "fc"}
+    assert weights_hash(two) == weights_hash(again)
+    ours, theirs = read_tensors(two.weights_path), read_tensors(one.weights_path)
+    assert all(torch.allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-4) for name in ours)
+
+
+THREE = """
+from pathlib import Path
+from ranked_runs import Double, float64_data, float64_run
+from reslab.training.judging import evaluate
+run = float64_run(Path({folder!r}) / "run", norms=True)
+answer = evaluate(run, float64_data(), split="train", val_fraction=0.25, batch=10, share=True, module=Double(True))
+"""
+
+
+def test_three_ranks_have_the_losses_and_the_scores_of_one(tmp_path: Path) -> None:
+    found = on_ranks(THREE.format(folder=str(tmp_path)), tmp_path, num=3)
+    one, three = float64_run(tmp_path / "one", norms=True), Run(tmp_path / "run")
+    assert three.facts["num_ranks"] == 3
+    assert of_training(three, "loss") == pytest.approx(of_training(one, "loss"), rel=1e-8, abs=0)
+    assert of_training(three, "top1") == of_training(one, "top1")
+    alone = evaluate(three, float64_data(), split="train", val_fraction=0.25, batch=10, module=Double(True))
+    assert alone.num_samples == 72  # 8 batches on 3 ranks, the last one not full
+    assert [(one.to_dict(), one.confusion) for one in found] == [(alone.to_dict(), alone.confusion)] * 3

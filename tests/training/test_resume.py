@@ -233,3 +233,26 @@ def test_a_length_below_what_is_done_is_refused_and_nothing_lost(digits_run: Run
     with pytest.raises(ValueError, match=r"at least the 34 steps that are done; got: 1 epoch, 17 steps"):
         train(output=done, resume=True, epochs=1)
     assert (done / "run.json").read_bytes() == before
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_run_resumed_is_the_uninterrupted_one(tmp_path: Path, weights_hash: Callable[[Run], str]) -> None:
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        norm = nn.BatchNorm2d(4)
+        return nn.Sequential(nn.Conv2d(1, 4, 3), norm, nn.ReLU(), nn.Dropout(0.2), nn.Flatten(), nn.Linear(144, 10))
+
+    def interrupt(step: int, model: nn.Module) -> dict[str, Any]:
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return {}
+
+    settings = {"compile": True, "length": "6 steps", "batch": 32}
+    wanted = {"data": "digits", "settings": settings, "show": lambda line: None, "device": "cpu"}
+    whole = train(network(), output=tmp_path / "whole", **wanted)
+    plain = train(network(), output=tmp_path / "plain", **{**wanted, "settings": {**settings, "compile": False}})
+    with pytest.raises(Interrupted):
+        train(network(), output=tmp_path / "run", probe=interrupt, probe_every_steps=1, **wanted)
+    run = train(network(), output=tmp_path / "run", resume=True, **wanted)
+    assert weights_hash(run) == weights_hash(whole)
+    assert weights_hash(run) != weights_hash(plain)  # the compiled network draws its noise in its own way
