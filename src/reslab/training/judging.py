@@ -26,7 +26,7 @@ from reslab.training.evaluation import Evaluation, average, evaluate_batches
 from reslab.training.exam import EVALUATION_BATCH
 from reslab.training.gradient import Loss
 from reslab.training.loading import run_weights
-from reslab.training.ranks import ALONE, join, own_device
+from reslab.training.ranks import Ranks, join, own_device
 from reslab.training.run import Run
 from reslab.training.sources import find_data, input_size, num_workers, reopen_data
 from reslab.training.torchrun import read_place
@@ -77,41 +77,58 @@ def evaluate(
     subject = _as_run(model)
     found = _data_of(subject, data, data_dir, val_fraction, skip_bad_images)
     network = _network_of(subject, found, settings, pretrained, module)
-    place = (
-        next(network.parameters()).device
-        if isinstance(model, nn.Module) and device == "auto"
-        else choose_device(device)
-    )
-    preprocess = _preprocess(network, found, mean, std)
-    found = replace(found, preprocess=preprocess if words is None else replace(preprocess, words=words))
-    if not isinstance(subject, str | Arch):
-        _check_classes(network, found)
-    split = split or found.held_out
-    ranks = join(own_device(place, read_place())) if share else ALONE
-    place = ranks.device if share else place
-    batches = eval_batches(
-        found.split(split),
+    found = _as_judged(subject, network, found, mean, std, words)
+    ranks = _ranks(_place(model, network, device), share)
+    network = network.to(ranks.device)
+    judged = _judge(
+        Views(network, views) if views else network,
+        found,
+        split or found.held_out,
         batch or EVALUATION_BATCH,
-        found.preprocess,
-        place,
+        loss or functional.cross_entropy,
         num_workers(workers, found, ranks.place.num_local),
-        rank=ranks.rank,
-        num_ranks=ranks.num,
+        keep_probabilities,
+        ranks,
     )
-    with threads(num_threads_for(input_size(found), place)):  # as in training, so that sums keep their order
-        judged = evaluate_batches(
-            Views(network.to(place), views) if views else network.to(place),
-            batches,
-            found.num_classes,
-            loss or functional.cross_entropy,
-            split,
-            keep_probabilities,
-            ranks,
-        )
-    judged = replace(judged, classes=found.classes)
+    return replace(judged, classes=found.classes)
+
+
+def _as_judged(subject: Judged, network: nn.Module, data: Data, mean: Any, std: Any, words: str | None) -> Data:
+    """The data, brought to the network as it wants it; ValueError where its classes are others."""
+    preprocess = _preprocess(network, data, mean, std)
+    if not isinstance(subject, str | Arch):
+        _check_classes(network, data)
+    return replace(data, preprocess=preprocess if words is None else replace(preprocess, words=words))
+
+
+def _place(model: Judged, network: nn.Module, device: str | torch.device) -> torch.device:
+    """The device asked for; a module that was handed over stays where it is."""
+    if isinstance(model, nn.Module) and device == "auto":
+        return next(network.parameters()).device
+    return choose_device(device)
+
+
+def _ranks(place: torch.device, share: bool) -> Ranks:
+    return join(own_device(place, read_place())) if share else Ranks(device=place)
+
+
+def _judge(
+    network: nn.Module,
+    data: Data,
+    split: str,
+    batch: int,
+    loss: Loss,
+    workers: int,
+    keep_probabilities: bool,
+    ranks: Ranks,
+) -> Evaluation:
+    images = data.split(split)
+    shared = {"rank": ranks.rank, "num_ranks": ranks.num}
+    batches = eval_batches(images, batch, data.preprocess, ranks.device, workers, **shared)
+    with threads(num_threads_for(input_size(data), ranks.device)):  # as in training, so that sums keep their order
+        judged = evaluate_batches(network, batches, data.num_classes, loss, split, keep_probabilities, ranks)
     if not keep_probabilities:
         return judged
-    images = found.split(split)
     return replace(judged, names=tuple(images.name(i) for i in range(len(images))), images=images)
 
 
