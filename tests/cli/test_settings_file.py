@@ -103,6 +103,35 @@ def test_what_is_said_later_wins() -> None:
     assert merged(file, {"batch": "3"}, lr=0.1) == {"length": "9 epochs", "batch": "3", "augment": "flip"}
 
 
+def test_a_flag_and_a_setting_for_one_value_say_the_same(command: Command, tmp_path: Path) -> None:
+    short = ["--set", "model.depths=1,1,1", "--epochs", "1", "--output"]
+    pairs = [
+        ("--lr", "0.1", "optimizer.lr=0.2", "lr 0.1 and the setting optimizer.lr=0.2"),
+        ("--epochs", "2", "length=3 epochs", "epochs 2 and the setting length=3 epochs"),
+        ("-b", "32", "batch=64", "batch 32 and the setting batch=64"),
+        ("--val-fraction", "0.1", "val_fraction=0.2", "val_fraction 0.1 and the setting val_fraction=0.2"),
+        ("--model", "resnet20_cifar", "model=resnet32_cifar", "model resnet20_cifar and the setting"),
+        ("--data", "digits", "data=cifar10", "data digits and the setting data=cifar10"),
+    ]
+    for flag, said, setting, told in pairs:
+        outcome = command("train", flag, said, "--set", setting, "--output", tmp_path / "run")
+        assert outcome.code == 1
+        assert told in outcome.err
+        assert not (tmp_path / "run").exists()
+    same = ["--lr", "0.1", "--set", "optimizer.lr=1e-1", "--set", "length=1 epoch", "--val-fraction", "0.1"]
+    assert command("train", *same, "--set", "val_fraction=.1", *short, tmp_path / "run", "--json").code == 0
+    recipe = Run(tmp_path / "run").recipe
+    assert (recipe.optimizer.lr, recipe.length, recipe.val_fraction) == (0.1, "1 epoch", 0.1)
+
+
+def test_a_flag_wins_over_a_file(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('val_fraction = 0.3\nmodel = "resnet32_cifar"\nlength = "1 epoch"\n')
+    words = ["train", "-c", tmp_path / "a.toml", "--val-fraction", "0.1", "--model", "resnet20_cifar"]
+    assert command(*words, "--set", "model.depths=1,1,1", "--output", tmp_path / "run", "--json").code == 0
+    run = Run(tmp_path / "run")
+    assert (run.facts["val_fraction"], run.facts["model"]["name"]) == (0.1, "resnet20_cifar")
+
+
 def test_flags_over_set_over_file_over_recipe(command: Command, file: Path, tmp_path: Path) -> None:
     words = ["train", "-c", file, "--set", "optimizer.momentum=0.6", "--lr", "0.03", "--output", tmp_path / "run"]
     assert command(*words, "--json").code == 0

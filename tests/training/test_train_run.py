@@ -150,7 +150,7 @@ def test_a_learning_rate_beyond_reason_is_told_so(tiny: dict[str, Any], tmp_path
         ({"settings": {"model.orderr": "x"}}, "order"),
         ({"settings": {"model.mix": "ad"}}, "add"),
         ({"settings": {"augment": "pda(1) crop(8)"}}, "pad"),
-        ({"settings": {"batch": 32}, "batch": 64}, "said once"),
+        ({"settings": {"batch": 32}, "batch": 64}, "one value of batch; got: batch 64 and the setting batch=32"),
         ({"batch": 100_000}, "nearest valid: 143"),
         ({"epochs": 0}, "above 0"),
         ({"epochs": 0.001}, "at least one step"),

@@ -68,8 +68,9 @@ def merged(
     epochs: float | None = None,
     batch: int | None = None,
     lr: float | None = None,
+    **others: Any,
 ) -> dict[str, Any]:
     """The settings of --set over those of the file; what a flag says leaves the file's word for it out."""
-    flags = {"length": epochs, "batch": batch, "optimizer.lr": lr}
+    flags = {"length": epochs, "batch": batch, "optimizer.lr": lr, **others}
     kept = {key: value for key, value in file.items() if flags.get(key) is None}
     return {**kept, **said}

@@ -73,7 +73,8 @@ def train(
     from reslab.training.asked import read_batch
     from reslab.training.train_run import train as train_run
 
-    chosen = merged(read_settings_file(config), read_settings(settings), epochs, read_batch(batch)[0], lr)
+    flags = {"model": model, "data": data or folder, "val_fraction": val_fraction, "pretrained": pretrained}
+    chosen = merged(read_settings_file(config), read_settings(settings), epochs, read_batch(batch)[0], lr, **flags)
 
     with Display() as display:
         run = train_run(

@@ -10,11 +10,13 @@ from torch import nn
 from reslab.nn.pretrained import Pretrained
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse
-from reslab.spec.recipe import Recipe
+from reslab.spec.recipe import Recipe, parse_duration
+from reslab.spec.values import override
 from reslab.training.gradient import Loss
 
 PUBLISHED = "published weights"
 AUTO = "auto"
+_BOTH_WAYS = ("model", "data", "val_fraction", "pretrained")  # arguments that are keys of a recipe, too
 
 
 @dataclass(frozen=True)
@@ -38,26 +40,50 @@ class Asked:
     snapshots: str | None = None
     auto_batch: bool = False
 
+    def __post_init__(self) -> None:
+        for key in _BOTH_WAYS:
+            said = getattr(self, key)
+            if said is not None and key in self.settings:
+                _refuse_another(f"{key} {said}", key, said, self.settings[key])
+
 
 def split_settings(
     settings: Mapping[str, Any] | None, epochs: float | None, batch: int | None, lr: float | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The recipe's settings and the network's (`model.order`), the familiar arguments among them.
 
-    Raises ValueError where a value is said twice.
+    Raises ValueError where a setting says otherwise than the argument for the same value.
     """
     axes = {key.removeprefix("model."): value for key, value in (settings or {}).items() if key.startswith("model.")}
     chosen = {key: value for key, value in (settings or {}).items() if not key.startswith("model.")}
     length = None if epochs is None else f"{epochs:g} epoch{'s' * (epochs != 1)}"
-    for key, word, value in (("length", "epochs", length), ("batch", "batch", batch), ("optimizer.lr", "lr", lr)):
+    said = (("length", f"epochs {epochs:g}" if epochs else "", length), ("batch", f"batch {batch}", batch))
+    for key, words, value in (*said, ("optimizer.lr", f"lr {lr}", lr)):
         if value is None:
             continue
         if key in chosen:
-            raise refuse(
-                f"{key} said once", f"{word} and the setting {key}={chosen[key]}", next_step="leave one of them out"
-            )
+            _refuse_another(words, key, value, chosen[key])
         chosen[key] = value
     return chosen, axes
+
+
+def _refuse_another(words: str, key: str, said: Any, setting: Any) -> None:
+    """ValueError where a setting is not what an argument, told by `words`, says."""
+    if said == setting or _read(key, said) == _read(key, setting):
+        return
+    got = f"{words} and the setting {key}={setting}"
+    raise refuse(f"one value of {key}", got, next_step="leave one of them out")
+
+
+def _read(key: str, value: Any) -> Any:
+    """A value as the recipe has it; what the recipe could not hold stays as it is."""
+    try:
+        recipe = override(Recipe("", ""), {key: value})
+    except ValueError:
+        return value
+    if key == "length":
+        return parse_duration(recipe.length)
+    return recipe.optimizer.lr if key == "optimizer.lr" else getattr(recipe, key)
 
 
 def read_batch(batch: int | str | None) -> tuple[int | None, bool]:
