@@ -33,8 +33,9 @@ class UnitRun:
 def units_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """The units with their names, first to last: a `Network`'s, else the blocks of torchvision's and timm's networks.
 
-    Of a foreign module: the children, with weights inside, of the innermost Sequentials that hold composite blocks;
-    where no block is composite, every child with weights of the outermost Sequential. A unit that is shared comes once.
+    Of a foreign module: the blocks (modules with weights in parts, more than layers in a row) of the innermost
+    Sequentials that hold any; where there is no block, every child with weights of the outermost Sequential. A unit
+    that is shared comes once.
     Raises ValueError where there are none.
     """
     if isinstance(model, Network):
@@ -55,9 +56,16 @@ def _blocks(module: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
         row = isinstance(module, nn.Sequential | nn.ModuleList)
         if inner:
             found += inner
-        elif row and any(True for _ in child.children()) and _weighs(child):
+        elif row and _is_block(child):
             found.append((path, child))
     return found
+
+
+def _is_block(module: nn.Module) -> bool:
+    """Weights in parts, and more than a convolution with its norm and activation in a row."""
+    parts = list(module.children())
+    row_of_layers = isinstance(module, nn.Sequential) and not any(list(part.children()) for part in parts)
+    return bool(parts) and not row_of_layers and _weighs(module)
 
 
 def _layers(model: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from reslab.analysis.subject import Subject
     from reslab.report.shown import Shown
 
-_MANY_ROWS = 3
+_MANY_TABLES = 6
 
 
 def inspect(
@@ -150,9 +150,12 @@ def _text(path: Path | None) -> str | None:
 
 
 def _print(shown: "Shown") -> None:
-    for table in shown.tables:
+    many = len(shown.tables) > _MANY_TABLES
+    for table in shown.tables[: 1 if many else None]:
         print(table.caption)
         print_table(table.columns, table.rows)
         print()
     for words in shown.words:
         print(words)
+    if many:
+        print(f"({len(shown.tables) - 1} more tables: --page FILE or --json)")

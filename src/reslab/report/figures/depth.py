@@ -52,7 +52,7 @@ def depth_figure(
         else:
             axes.ticklabel_format(axis="y", useOffset=False)
         if from_zero:
-            axes.set_ylim(bottom=0.0)
+            axes.set_ylim(0.0, 1.02 * axes.get_ylim()[1])
         axes.margins(x=0.02)
         axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
         axes.set_xlim(left=max(0.5, axes.get_xlim()[0]))

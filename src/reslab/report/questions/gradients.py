@@ -1,6 +1,7 @@
 """How the answers to `gradients` are shown."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from reslab.report.figures.depth import Profile, depth_figure
@@ -27,7 +28,7 @@ def show(answers: Sequence[Mapping[str, Any]]) -> Shown:
     figures += along_training(
         answers, lambda answer: 10 ** answer["slope"]["decades"], "Gradient, first unit over last"
     )
-    words = (*(_verdict(answer) for answer in answers), *_compared(answers), f"The rule. {answers[0]['slope']['rule']}")
+    words = (*(_verdict(answer) for answer in answers), *_compared(chosen), f"The rule. {answers[0]['slope']['rule']}")
     return Shown("The loss's gradient at each unit", words, tuple(figures), tuple(_table(each) for each in answers))
 
 
@@ -71,10 +72,8 @@ def _ways(answers: Sequence[Mapping[str, Any]], colours: Sequence[Tint]) -> Show
     profiles: list[Profile] = []
     for answer, tint in zip(answers, colours, strict=True):
         if answer["residual"]:
-            units = answer["units"]
-            profiles.append(Profile(f"{tint.label}: shortcuts", [unit["direct"] for unit in units], tint.colour))
-            branches = [unit["branches"] for unit in units]
-            profiles.append(Profile("through branches", branches, tint.colour, dashed=True))
+            lines = _lines(answer, tint, ("direct", "branches"))
+            profiles += [next(lines), replace(next(lines), dashed=True)]
     title = "The two ways back to each unit, from its stage's end"
     words = "Solid: by the shortcuts alone. Dashed: all that came through a branch (He et al. 2016, Eq. 5)."
     return ShownFigure(depth_figure(profiles), f"{title}, as norms on a logarithmic scale.", title, words)
@@ -83,19 +82,24 @@ def _ways(answers: Sequence[Mapping[str, Any]], colours: Sequence[Tint]) -> Show
 def _predictions(answers: Sequence[Mapping[str, Any]], colours: Sequence[Tint]) -> ShownFigure:
     profiles: list[Profile] = []
     for answer, tint in zip(answers, colours, strict=True):
-        units = answer["units"]
-        measured = [unit["input"] for unit in units]
-        profiles.append(Profile(f"{tint.label}: measured", measured, tint.colour, strength=0.5))
-        if not answer["residual"]:
-            continue
-        profiles.append(Profile("sum", [unit["residual_sum"] for unit in units], tint.colour, dashed=True))
-        profiles.append(Profile("product", [unit["plain_product"] for unit in units], tint.colour, dotted=True))
+        lines = _lines(answer, tint, ("input", "residual_sum", "plain_product"))
+        profiles.append(replace(next(lines), strength=0.5 * tint.strength))
+        if answer["residual"]:
+            profiles += [replace(next(lines), dashed=True), replace(next(lines), dotted=True)]
     title = "What a sum and what a product predict"
     words = (
-        "From the gains of each unit alone. Dashed: shortcut and branch added at right angles. Dotted: the branches "
-        "multiplied, as if there were no shortcut. In a plain network the product is exact."
+        "Pale with dots: measured. The others from the gains of each unit alone. Dashed: shortcut and branch added at "
+        "right angles. Dotted: the branches multiplied, as if there were no shortcut. In a plain network the product "
+        "is exact."
     )
     return ShownFigure(depth_figure(profiles), f"{title} of the gradient's norm at each unit.", title, words)
+
+
+def _lines(answer: Mapping[str, Any], tint: Tint, keys: Sequence[str]) -> Iterator[Profile]:
+    """A line for each measure, the first of them named."""
+    for place, key in enumerate(keys):
+        values = [unit[key] for unit in answer["units"]]
+        yield Profile("" if place else tint.label, values, tint.colour, strength=tint.strength)
 
 
 def _table(answer: Mapping[str, Any]) -> ShownTable:

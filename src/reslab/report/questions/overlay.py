@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from reslab.report.figures.depth import Profile, StepLine, steps_figure
@@ -36,8 +37,10 @@ def tints(answers: Sequence[Mapping[str, Any]]) -> list[Tint]:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """`resnet56_cifar:order=original` as `order=original` where all are of one network: what they share goes."""
-    parts = [name.split(":") for name in names]
+    """Names without what they share: `runs/a@0` as `a@0`; `resnet56_cifar:order=original` as `order=original` where all
+    are of one network."""
+    ends = [Path(name).name if ":" not in name else name for name in names]
+    parts = [name.split(":") for name in (ends if len(set(ends)) == len(set(names)) else names)]
     shared = set(parts[0]).intersection(*parts[1:]) if len(parts) > 1 else set()
     return [":".join(part for part in each if part not in shared) or each[0] for each in parts]
 
@@ -65,8 +68,9 @@ def along_training(
     for answer in answers:
         if answer.get("step") is not None:
             groups.setdefault(_family(answer), []).append(answer)
+    names = dict(zip(groups, short_names(list(groups)), strict=True))
     lines = [
-        StepLine(name, [answer["step"] for answer in group], [value(answer) for answer in group], place)
+        StepLine(names[name], [answer["step"] for answer in group], [value(answer) for answer in group], place)
         for place, (name, group) in enumerate(groups.items())
         if len(group) > 2
     ]
