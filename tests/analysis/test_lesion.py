@@ -120,6 +120,9 @@ def test_a_whole_split_is_judged_where_asked() -> None:
     with pytest.raises(ValueError, match="pictures of a data set"):
         Examples(subject(network()), "test")
     assert [len(y) for _, y in Examples(found)] == [4]
+    whole = list(Examples(found, "test"))
+    assert sum(len(y) for _, y in whole) == len(found.data.split("test"))
+    assert {x.shape[1:] for x, _ in whole} == {found.images.shape[1:]}
 
 
 def test_nothing_of_the_network_changes() -> None:

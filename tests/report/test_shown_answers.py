@@ -82,3 +82,21 @@ def test_features_have_maps_and_kernels(subjects: list[Subject]) -> None:
     found = shown("features", subjects, {"channels": 3})
     assert len(found.figures) == 4
     assert "channels are silent on all 12 pictures" in found.words[0]
+
+
+def test_similarity_has_a_panel_a_pair(subjects: list[Subject]) -> None:
+    found = shown("similarity", subjects, {})
+    assert (len(found.figures), len(found.tables)) == (1, 3)
+    assert "most alike are" in found.words[2]
+
+
+def test_nearest_has_a_row_a_query(subjects: list[Subject]) -> None:
+    found = shown("nearest", subjects, {"queries": 2, "neighbours": 3, "most": 40})
+    assert len(found.figures) == 2
+    assert "nearest pictures in the train split" in found.words[0]
+
+
+def test_probes_lie_on_one_picture(subjects: list[Subject]) -> None:
+    found = shown("probes", subjects, {"most": 60})
+    assert (len(found.figures), len(found.tables)) == (1, 2)
+    assert "The network itself is right on" in found.words[0]

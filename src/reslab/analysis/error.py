@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reslab.analysis.more_pictures import fitted
 from reslab.analysis.subject import Subject
 from reslab.data.batches import eval_batches
-from reslab.nn.network import Network
 from reslab.spec.errors import refuse
 
 BATCH = 250
@@ -42,10 +42,8 @@ class Examples:
         if not self.split or data is None:
             yield from zip(images.split(BATCH), labels.split(BATCH), strict=True)
             return
-        model = self.subject.model
-        own = model.preprocess if isinstance(model, Network) else None
-        for x, y, _ in eval_batches(data.split(self.split), BATCH, own or data.preprocess, images.device):
-            yield x, y
+        for x, y, _ in eval_batches(data.split(self.split), BATCH, data.preprocess, images.device):
+            yield fitted(x, images), y
 
 
 @torch.no_grad()

@@ -30,7 +30,9 @@ def announce(
     one = _seconds_of_a_point(scene, options) if left else 0.0
     bend = _seconds_of_a_product(scene) * options.iterations if left_bends else 0.0
     minutes = (len(left) * one + len(left_bends) * bend) / 60
-    words = f"{len(left)} points of {one:.2g} s and {len(left_bends)} curvatures of {bend:.2g} s"
+    words = f"{len(left)} points of {one:.2g} s"
+    if left_bends:
+        words += f" and {len(left_bends)} curvatures of {bend:.2g} s"
     if minutes > options.most_minutes:
         fewer = max(2, int(options.points * math.sqrt(options.most_minutes / minutes)))
         got = f"about {minutes:.0f} minutes: {words}"

@@ -117,7 +117,9 @@ def _contours(axes: Axes, surface: Surface, levels: np.ndarray, log: bool) -> No
         grid = np.clip(grid, levels[0], levels[-1])
     depths = [to_rgba(BLUE, 0.04 + 0.66 * place / (len(levels) - 1)) for place in range(len(levels) - 1)]
     axes.contourf(surface.alphas, surface.betas, grid, levels=levels, colors=depths)
-    lines = axes.contour(surface.alphas, surface.betas, grid, levels=levels, colors=[BLUE], linewidths=0.8)
+    lines = axes.contour(
+        surface.alphas, surface.betas, grid, levels=levels, colors=[BLUE], linewidths=0.8, linestyles="solid"
+    )
     axes.clabel(
         lines,
         levels=levels[1:-1:2],
@@ -159,7 +161,7 @@ def _height(axes: Any, surface: Surface, log: bool, ends: np.ndarray) -> None:
     )  # fmt: skip
     axes.set_zlim(*limits)
     axes.view_init(elev=34, azim=-56)
-    axes.set_box_aspect(None, zoom=1.12)
+    axes.set_box_aspect(None, zoom=1.06)
     axes.set_title(surface.label, fontsize=9.5, color=INK, y=0.98)
     for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
         axis.set_pane_color((1, 1, 1, 0))

@@ -31,7 +31,7 @@ def attribution_words(answer: Answer) -> str:
     worst = max(abs(one["left_over"]) for one in pictures)
     return (
         f"{answer['subject']}: {right} of {len(pictures)} pictures are called right. The integrated gradients add up "
-        f"to the rise of the class's score, but for at most {percent(worst, 1)} of it. Grad-CAM is of {answer['layer']}."
+        f"to the rise of the class's score, but for at most {percent(worst, 1)} of it. Grad-CAM: {answer['layer']}."
     )
 
 
