@@ -38,7 +38,8 @@ def rate_factor(
     """The factor on `optimizer.lr`, `lr`, at `step` (0 .. total - 1) of a run of `total` steps.
 
     Without warm-up these are torch's `MultiStepLR`, `CosineAnnealingLR(T_max=total)`, `LinearLR(1, end, total)`,
-    `PolynomialLR(total, power)` and `OneCycleLR(div_factor=1 / start)`; with it the schedule's own clock starts where the warm-up ends.
+    `PolynomialLR(total, power)` and `OneCycleLR(div_factor=1 / start)`; with it the schedule's own clock starts where
+    the warm-up ends.
     """
     if schedule.name == "one-cycle":
         return _one_cycle(schedule, step, total)
