@@ -80,6 +80,7 @@ def test_slurm_writes_a_script_that_runs(command: Command, tmp_path: Path, monke
         (("study", "he2015/degredation"), "nearest: 'he2015/degradation'"),
         (("study", NAME, "--rows", "plain-21"), "'plain-20'"),
         (("study", NAME, "--scale", "ful"), "unknown scale 'ful'; nearest: 'full'"),
+        (("study", NAME, *ROWS, "--task", "7"), "a task from 0 to 3"),
         (("studies", "he2051"), "unknown study 'he2051'"),
     ],
 )

@@ -81,11 +81,12 @@ def test_a_network_too_large_for_the_memory_is_said_beforehand(
     plan = make_plan(study, "smoke", seeds=1)
     assert too_large(plan.rows[0], CPU) == ""
     assert available_bytes(CPU) > memory_bytes(plan.rows[0])
-    monkeypatch.setattr(cost, "available_bytes", lambda device: memory_bytes(plan.rows[0]) - 1)
-    found = prices.prices(plan, place.store, CPU)
-    assert found.todo == ()
+    monkeypatch.setattr(cost, "available_bytes", lambda device: 2 * memory_bytes(plan.rows[0]) - 1)
+    assert prices.prices(plan, place.store, CPU).todo == ()
+    found = prices.prices(plan, place.store, CPU, 2)
     assert [job.number for job, _ in found.too_large] == [0, 1]
     assert "training plain with a batch of 16 needs about 0.5 GB of memory" in found.too_large[0][1]
+    assert "GB are there for each of 2 jobs" in found.too_large[0][1]
 
 
 def test_memory_grows_with_the_batch_and_counts_what_the_backward_pass_reads() -> None:
@@ -139,7 +140,7 @@ def test_the_script_is_bash_and_does_the_task_of_its_index(study: Study, tmp_pat
     folder = tmp_path / "a folder"
     folder.mkdir()
     script = tmp_path / "array.sh"
-    script.write_text(slurm_script("test/tiny", jobs[1:], command, Store(tmp_path / "store"), folder, 7200))
+    script.write_text(slurm_script("test/tiny", jobs[1:], command, tmp_path / "logs", folder, 7200))
     bash = shutil.which("bash")
     assert bash is not None
     subprocess.run([bash, "-n", str(script)], check=True)

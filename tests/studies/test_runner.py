@@ -1,8 +1,10 @@
 """Jobs done: here, by several processes, after a worker that dies, after Ctrl-C."""
 
-import subprocess
+import os
+import signal
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +13,9 @@ import pytest
 from reslab.spec.papers import get_study
 from reslab.spec.study import Study
 from reslab.studies import runner
+from reslab.studies.conduct import run_study
 from reslab.studies.plan import is_done, make_plan, missing
-from reslab.studies.runner import own_command, run_here, run_in_processes
+from reslab.studies.runner import run_here, run_in_processes
 from reslab.studies.store import Store
 from reslab.studies.work import Place
 from reslab.training.interruption import Interrupted
@@ -124,11 +127,35 @@ def test_a_worker_that_is_killed_is_replaced_once(said: tuple[Place, list[str]],
     assert len(outcome.notes) == 3
 
 
-def test_the_command_of_a_worker_does_one_job(place: Place) -> None:
-    plan = make_plan(get_study(NAME), "smoke", rows=["plain-20"], seeds=2)
-    words = [*own_command(study_words(place.store)), "--task", "1"]
-    subprocess.run(words, check=True, capture_output=True, timeout=300)
-    assert [job.number for job in missing(plan, place.store)] == [0]
-    beyond = subprocess.run([*words[:-1], "7"], capture_output=True, text=True, timeout=300)
-    assert beyond.returncode == 1
-    assert "a task from 0 to 1" in beyond.stderr
+def test_a_stop_takes_the_workers_along(study: Study, place: Place, tmp_path: Path) -> None:
+    """Each worker says that it runs, and how it was ended."""
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import pathlib, sys, time\n"
+        "mark = pathlib.Path(__file__).parent / sys.argv[-1]\n"
+        "try:\n"
+        "    mark.with_suffix('.runs').touch()\n"
+        "    time.sleep(600)\n"
+        "except KeyboardInterrupt:\n"
+        "    mark.with_suffix('.stopped').touch()\n"
+    )
+
+    def stop() -> None:
+        while len(list(tmp_path.glob("*.runs"))) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        run_in_processes(make_plan(study, "smoke").jobs, place, 2, [sys.executable, str(script)])
+    thread.join()
+    assert sorted(path.name for path in tmp_path.glob("*.stopped")) == ["0.stopped", "1.stopped"]
+
+
+def test_a_study_of_ones_own_by_a_function(study: Study, tmp_path: Path) -> None:
+    page = run_study(study, seeds=1, store=tmp_path / "store", output=tmp_path / "page", rows=["residual"])
+    assert page.rows[0].mean() is not None
+    assert (tmp_path / "page" / "report.html").is_file()
+    with pytest.raises(ValueError, match="a study of the table for several processes"):
+        run_study(study, seeds=2, store=tmp_path / "store", output=tmp_path / "page", jobs=2)

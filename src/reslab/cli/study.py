@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,10 +16,7 @@ from reslab.spec.study import SCALES
 
 if TYPE_CHECKING:
     from reslab.report.study_page import StudyPage, StudyRow
-    from reslab.studies.plan import Plan
-    from reslab.studies.prices import Price
-    from reslab.studies.runner import Outcome
-    from reslab.studies.work import Place
+    from reslab.studies.conduct import Wanted
 
 
 def study(
@@ -49,45 +45,38 @@ def study(
     """Run a study: train only what the store has not, judge the paper's claims, write the page."""
     if scale not in SCALES:
         raise unknown("scale", scale, SCALES)
-    chosen = [row.strip() for row in (rows or "").split(",") if row.strip()]
-    for row in chosen:
-        get_study(name).row(row)
-    from reslab.studies.ensembles import judge_ensembles
-    from reslab.studies.plan import make_plan
-    from reslab.studies.prices import prices
-    from reslab.studies.store import Store
-    from reslab.studies.work import Place
-    from reslab.training.device import choose_device
-
-    place = Place(Store(store), data_dir, str(choose_device(device)), say, _Lines())
     found = get_study(name)
-    plan = make_plan(found, scale, rows=chosen, seeds=seeds, data_dir=data_dir, device=choose_device(device))
-    words = _words(name, scale, rows, seeds, store, data_dir, device)
+    chosen = tuple(row.strip() for row in (rows or "").split(",") if row.strip())
+    for row in chosen:
+        found.row(row)
+    from reslab.studies.conduct import Wanted, run_study
+
+    wanted = Wanted(found, scale, chosen, seeds, store, data_dir, device, jobs)
     if task is not None:
-        _do_task(plan, place, task)
-        return
-    price = prices(plan, place.store, choose_device(device))
-    if dry_run:
-        _print_plan(plan, price, json)
-        return
-    if slurm is not None:
-        _write_script(plan, price, place, words, slurm)
-        return
-    outcome = _run(price, place, jobs, words)
-    judge_ensembles(plan, place)
-    folder = output or Path("studies") / f"{name.replace('/', '-')}-{scale}"
-    _finish(_Ended(plan, price, place, outcome, folder), json)
-
-
-@dataclass(frozen=True)
-class _Ended:
-    """A study that was run, and where its page goes."""
-
-    plan: "Plan"
-    price: "Price"
-    place: "Place"
-    outcome: "Outcome"
-    folder: Path
+        _do_task(wanted, task)
+    elif dry_run:
+        _print_plan(wanted, json)
+    elif slurm is not None:
+        _write_script(wanted, slurm, json)
+    else:
+        page = run_study(
+            found,
+            scale,
+            rows=chosen,
+            seeds=seeds,
+            store=store,
+            output=output,
+            data_dir=data_dir,
+            device=device,
+            jobs=jobs,
+            say=say,
+            show=_Lines(),
+            command=shlex.join(["reslab", *sys.argv[1:]]),
+        )
+        if json:
+            print_json(facts_of(page))
+        else:
+            _print_page(page)
 
 
 class _Lines:
@@ -98,66 +87,34 @@ class _Lines:
             say(f"  step {line['step']:,}: {line['split']} error {100 * (1 - line['top1']):.2f} %")
 
 
-def _words(
-    name: str, scale: str, rows: str | None, seeds: int | None, store: Path, data_dir: Path | None, device: str
-) -> list[str]:
-    """The words behind `reslab` that mean the same plan to another process."""
-    found = ["study", name, "--scale", scale, "--store", str(store.resolve()), "--device", device]
-    found += ["--rows", rows] if rows else []
-    found += ["--seeds", str(seeds)] if seeds else []
-    return found + (["--data-dir", str(data_dir.resolve())] if data_dir else [])
-
-
-def _do_task(plan: "Plan", place: "Place", task: int) -> None:
+def _do_task(wanted: "Wanted", task: int) -> None:
     from reslab.studies.runner import run_here
 
+    plan = wanted.plan()
     job = next((job for job in plan.jobs if job.number == task), None)
     if job is None:
         raise refuse(f"a task from 0 to {len(plan.jobs) - 1}", task)
-    outcome = run_here([job], place, num_tries=1)
+    outcome = run_here([job], wanted.place(say, _Lines()), num_tries=1)
     if outcome.failed:
         raise RuntimeError(outcome.failed[task])
 
 
-def _write_script(plan: "Plan", price: "Price", place: "Place", words: list[str], path: Path) -> None:
-    from reslab.studies.runner import own_command
+def _write_script(wanted: "Wanted", path: Path, json: bool) -> None:
     from reslab.studies.slurm import slurm_script
     from reslab.training.disk import write_whole
 
+    price = wanted.price(wanted.plan())
     if not price.todo:
         raise refuse("a study with something left to run", "none is missing", next_step="leave --slurm out")
     longest = max(price.seconds_of(job) for job in price.todo)
-    (place.store.path / "logs").mkdir(parents=True, exist_ok=True)
-    text = slurm_script(plan.study.name, price.todo, own_command(words), place.store, Path.cwd(), longest)
+    logs = wanted.store / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    text = slurm_script(wanted.study.name, price.todo, wanted.command(), logs, Path.cwd(), longest)
     write_whole(path, text.encode())
-    say(f"{len(price.todo)} tasks in {path}: sbatch {shlex.quote(str(path))}")
-
-
-def _run(price: "Price", place: "Place", jobs: int, words: list[str]) -> "Outcome":
-    from reslab.studies.runner import own_command, run_here, run_in_processes
-
-    if price.todo:
-        say(f"{len(price.todo)} trainings, about {seconds(sum(map(price.seconds_of, price.todo)))} of one processor")
-    if jobs == 1:
-        return run_here(price.todo, place)
-    return run_in_processes(price.todo, place, jobs, own_command(words))
-
-
-def _finish(ended: _Ended, json: bool) -> None:
-    from reslab.studies.collect import collect
-    from reslab.studies.pages import write_page
-
-    refused = {job.number: why for job, why in ended.price.too_large}
-    outcome = ended.outcome
-    command = shlex.join(["reslab", *sys.argv[1:]])
-    failed = {**refused, **outcome.failed}
-    page = collect(ended.plan, ended.place.store, ended.price.rate, failed, outcome.notes, command)
-    path = write_page(page, ended.folder)
     if json:
-        print_json(facts_of(page))
-        return
-    _print_page(page)
-    say(f"page: {path}")
+        print_json({"script": str(path), "num_tasks": len(price.todo)})
+    else:
+        say(f"{len(price.todo)} tasks in {path}: sbatch {shlex.quote(str(path))}")
 
 
 def facts_of(page: "StudyPage") -> dict[str, Any]:
@@ -204,12 +161,13 @@ def _print_page(page: "StudyPage") -> None:
         print(f"{claim.text}: {claim.verdict} ({claim.words})")
 
 
-def _print_plan(plan: "Plan", price: "Price", json: bool) -> None:
+def _print_plan(wanted: "Wanted", json: bool) -> None:
+    price = wanted.price(wanted.plan())
     facts = price.facts()
     if json:
-        print_json({"study": plan.study.name, "scale": plan.scale, **facts})
+        print_json({"study": wanted.study.name, "scale": wanted.scale, **facts})
         return
-    print(f"{plan.study.title} ({plan.study.source}), scale {plan.scale}")
+    print(f"{wanted.study.title} ({wanted.study.source}), scale {wanted.scale}")
     cells = [
         (
             row["name"],
@@ -223,7 +181,4 @@ def _print_plan(plan: "Plan", price: "Price", json: bool) -> None:
         for row in facts["rows"]
     ]
     print_table(["row", "what is cut", "seeds", "done", "a seed", "memory", ""], cells)
-    print(
-        f"left: {facts['num_missing']} trainings, about {seconds(facts['seconds'])} of one processor "
-        f"({facts['rate_from']})"
-    )
+    print(f"left: {price.summary()}")

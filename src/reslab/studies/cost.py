@@ -72,15 +72,19 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def too_large(row: Definite, device: torch.device) -> str:
-    """What a network that does not fit the memory would need, in words; empty for one that fits."""
-    needed, there = memory_bytes(row) + (_PROCESS_BYTES if device.type == "cpu" else 0), available_bytes(device)
+def too_large(row: Definite, device: torch.device, num_jobs: int = 1) -> str:
+    """What a network that does not fit its part of the memory would need, in words; empty for one that fits."""
+    needed, there = (
+        memory_bytes(row) + (_PROCESS_BYTES if device.type == "cpu" else 0),
+        available_bytes(device) // num_jobs,
+    )
     if needed <= there:
         return ""
     batch = row.recipe.batch if row.recipe else 1
     return (
         f"training {row.row.name} with a batch of {batch} needs about {needed / 1e9:.1f} GB of memory, "
-        f"{there / 1e9:.1f} GB are there; parts of a batch take less: accumulate=4"
+        f"{there / 1e9:.1f} GB are there{f' for each of {num_jobs} jobs' if num_jobs > 1 else ''}; "
+        "a batch in parts takes less: accumulate=4"
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from reslab.report.tables import seconds
 from reslab.studies.cost import Rate, find_rate, memory_bytes, price_seconds, too_large
 from reslab.studies.plan import Job, Plan, is_done, missing
 from reslab.studies.store import Store
@@ -24,6 +25,11 @@ class Price:
     def seconds_of(self, job: Job) -> float:
         """Processor-seconds of a job."""
         return price_seconds(job.row, self.rate(job.row))
+
+    def summary(self) -> str:
+        """What is left, in a line."""
+        total = sum(map(self.seconds_of, self.todo))
+        return f"{len(self.todo)} trainings, about {seconds(total)} of one processor ({self.rate_from})"
 
     def facts(self) -> dict[str, Any]:
         """The plan as plain data: `rows`, `num_missing`, `seconds`, `rate_from`."""
@@ -51,10 +57,11 @@ class Price:
         }
 
 
-def prices(plan: Plan, store: Store, device: torch.device) -> Price:
-    """The prices of a plan, see `find_rate`."""
+def prices(plan: Plan, store: Store, device: torch.device, num_jobs: int = 1) -> Price:
+    """The prices of a plan, see `find_rate`; each of
+    `num_jobs` at a time has its part of the memory."""
     jobs = missing(plan, store)
-    refused = {job.number: why for job in jobs if (why := too_large(job.row, device))}
+    refused = {job.number: why for job in jobs if (why := too_large(job.row, device, num_jobs))}
     rate, told = find_rate(plan.rows, store, device)
     done = frozenset(job.number for job in plan.jobs if is_done(store.entry(job.key), job))
     return Price(

@@ -1,13 +1,16 @@
 """The jobs of a plan done one after another in this process, or by several local processes."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 from reslab.studies.lock import Taken
 from reslab.studies.plan import Job, is_done
@@ -78,21 +81,39 @@ def run_in_processes(jobs: Sequence[Job], place: Place, num_jobs: int, command: 
     outcome, tries = Outcome(), dict.fromkeys((job.number for job in jobs), 0)
     waiting = list(jobs)
     running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < num_jobs:
-                job = waiting.pop(0)
-                running[job.number] = (job, _start(job, place, command))
-            time.sleep(_LOOK_AGAIN_SECONDS / 5)
-            for job, process in list(running.values()):
-                if process.poll() is not None:
-                    del running[job.number]
-                    _ended(job, process.returncode, place, tries, waiting, outcome)
-                    place.say(f"{len(waiting) + len(running)} of {len(jobs)} jobs left")
-    except KeyboardInterrupt:
-        _stop([process for _, process in running.values()])
-        raise Interrupted(STOPPED) from None
+    with _ended_like_ctrl_c():
+        try:
+            while waiting or running:
+                while waiting and len(running) < num_jobs:
+                    job = waiting.pop(0)
+                    running[job.number] = (job, _start(job, place, command))
+                time.sleep(_LOOK_AGAIN_SECONDS / 5)
+                for job, process in list(running.values()):
+                    if process.poll() is not None:
+                        del running[job.number]
+                        _ended(job, process.returncode, place, tries, waiting, outcome)
+                        place.say(f"{len(waiting) + len(running)} of {len(jobs)} jobs left")
+        except KeyboardInterrupt:
+            _stop([process for _, process in running.values()])
+            raise Interrupted(STOPPED) from None
     return outcome
+
+
+@contextlib.contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """Inside, SIGTERM is a KeyboardInterrupt, so that no worker is left behind; only the main thread can say so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _ended(job: Job, code: int, place: Place, tries: dict[int, int], waiting: list[Job], outcome: Outcome) -> None:

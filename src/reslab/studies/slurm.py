@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reslab.studies.plan import Job
-from reslab.studies.store import Store
 
 _TIMES_THE_PRICE = 2.0
 
 
 def slurm_script(
-    name: str, jobs: Sequence[Job], command: Sequence[str], store: Store, folder: Path, longest_seconds: float
+    name: str, jobs: Sequence[Job], command: Sequence[str], logs: Path, folder: Path, longest_seconds: float
 ) -> str:
     """The script for `sbatch`: an array of the jobs' numbers, each of which does `command --task NUMBER` in `folder`.
 
@@ -22,7 +21,7 @@ def slurm_script(
         "#!/bin/bash",
         f"#SBATCH --job-name=reslab-{name.replace('/', '-')}",
         f"#SBATCH --array={ranges([job.number for job in jobs])}",
-        f"#SBATCH --output={store.path.resolve()}/logs/slurm-%A_%a.txt",
+        f"#SBATCH --output={logs.resolve()}/slurm-%A_%a.txt",
         f"#SBATCH --time={_minutes(longest_seconds)}",
         "#SBATCH --cpus-per-task=2",
         "##SBATCH --gres=gpu:1   (one # less asks for a GPU)",
