@@ -99,7 +99,12 @@ def price_words(row: StudyRow) -> str:
 def metric_words(metrics: Sequence[Metric]) -> list[str]:
     """What each metric is: `test_error: error on the test pictures, ...`."""
     seen = dict.fromkeys(metrics)
-    return [f"{metric.name.replace('_', ' ')}: {metric.words}." for metric in seen]
+    return [f"{metric_name(metric.name)}: {metric.words}." for metric in seen]
+
+
+def metric_name(name: str) -> str:
+    """A metric's name for a reader: `test error`, `responses, mean std`."""
+    return name.replace("_", " ").replace(".", ", ")
 
 
 def figure_label(page: StudyPage, title: str, metric: str = "") -> str:

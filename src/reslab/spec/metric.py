@@ -37,6 +37,17 @@ METRICS: dict[str, Metric] = {
     )
 }
 
+# What paths into answers are called; any other is told as a path.
+_ANSWERS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("gradients.slope.decades", "", "powers of ten by which the gradient grows from last unit to first"),
+        Metric("responses.mean_std", "", "standard deviation of a layer's response, the mean over the layers"),
+        Metric("lesion.units.error.median", "", "share of the pictures wrong without one unit, the median over units"),
+        Metric("landscape.not_convex", "", "share of the points where the loss surface is far from convex"),
+    )
+}
+
 
 def check_metric(name: str) -> None:
     """ValueError for a name that is neither in the table nor a path into the answer of a question.
@@ -50,4 +61,8 @@ def check_metric(name: str) -> None:
 def metric_of(name: str) -> Metric:
     """The metric of that name; one of a question has its path for words and no unit."""
     check_metric(name)
-    return METRICS.get(name) or Metric(name, "", f"{name.partition('.')[2]} as the question {name.split('.')[0]} found")
+    return (
+        METRICS.get(name)
+        or _ANSWERS.get(name)
+        or Metric(name, "", f"{name.partition('.')[2]} as the question {name.split('.')[0]} found")
+    )

@@ -10,7 +10,7 @@ from reslab.report.figures.study_style import stamp
 from reslab.report.figures.style import styled
 from reslab.report.questions import show_answers
 from reslab.report.study_page import StudyPage
-from reslab.report.study_words import figure_label, stamp_words
+from reslab.report.study_words import figure_label, metric_name, stamp_words
 from reslab.spec.drawing import KINDS, Drawing
 
 _DRAW: dict[str, Callable[[StudyPage, Drawing, str], Figure]] = {
@@ -87,8 +87,8 @@ def _shown(page: StudyPage, drawing: Drawing, number: int) -> list[StudyFigure]:
 
 def _line_words(page: StudyPage, drawing: Drawing) -> str:
     reported = "; dotted, with diamonds: what the paper reports" if page.scale == "full" else ""
-    metric = drawing.metric.replace("_", " ").replace(".", ", ")
-    return f"{metric} against {drawing.axis}, the mean over the seeds with its standard deviation{reported}"
+    ours = f"{metric_name(drawing.metric)} against {drawing.axis}"
+    return f"{ours}, the mean over the seeds with its standard deviation{reported}"
 
 
 def _laid_out(drawing: Drawing) -> str:

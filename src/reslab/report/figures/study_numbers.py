@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from reslab.report.figures.study_style import colour, legend, nothing_yet, panels, stamp, title
 from reslab.report.figures.style import BLUE, INK, MUTED, VERMILION, styled
 from reslab.report.study_page import StudyPage, StudyRow
+from reslab.report.study_words import metric_name
 from reslab.spec.drawing import Drawing
 from reslab.spec.metric import Metric, metric_of
 
@@ -102,7 +103,7 @@ def _lay_out(axes: Axes, rows: Sequence[StudyRow], *, names: bool) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _tick(x, units.copy().pop() if len(units) == 1 else "")))
     if len({row.row.metric for row in rows}) == 1 and rows:
-        axes.set_xlabel(rows[0].row.metric.replace("_", " "))
+        axes.set_xlabel(metric_name(rows[0].row.metric))
 
 
 def _tick(value: float, unit: str) -> str:
@@ -129,7 +130,7 @@ def _reported_line(axes: Axes, rows: Sequence[tuple[float, StudyRow]], metric: s
 
 def _number_axes(axes: Axes, drawing: Drawing, metric: Metric) -> None:
     axes.set_xlabel(drawing.axis)
-    axes.set_ylabel(metric.name.replace("_", " ").replace(".", ", "))
+    axes.set_ylabel(metric_name(metric.name))
     places = sorted({at for panel in drawing.panels for at in panel.at})
     spans_much = min(places) > 0 and max(places) >= 8 * min(places)
     if len(places) <= 12 and not spans_much:

@@ -9,6 +9,7 @@ from reslab.report.figures.study import StudyFigure, study_figures
 from reslab.report.figures.svg import svg
 from reslab.report.study_page import StudyPage, StudyRow
 from reslab.report.study_words import (
+    metric_name,
     metric_words,
     ours_words,
     price_words,
@@ -74,7 +75,7 @@ def _lines(row: StudyRow) -> list[dict[str, str]]:
         {
             "name": row.row.name if place == 0 else "",
             "network": (row.network or row.row.model) if place == 0 else "",
-            "metric": metric.name.replace("_", " "),
+            "metric": metric_name(metric.name),
             "reported": reported_words(told, metric.unit),
             "ours": ours_words(row, metric.name, metric.unit),
             "seeds": str(len(row.values(metric.name)) or len(row.runs)) if row.runs else "–",
