@@ -1,5 +1,7 @@
 """`reslab bench`: the promised keys, several precisions, and words for what it cannot measure."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.cli.conftest import Command
@@ -36,3 +38,29 @@ def test_what_cannot_be_measured_is_said(command: Command) -> None:
     refused = command("bench", "resnet8_fast", "--precision", "bf61", "--json")
     assert refused.code == 1
     assert "bf16" in refused.value["error"]
+
+
+def test_answers_by_engine(command: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reslab.deploy.bench.SECONDS_A_TURN", 1e-3)
+    words = ("bench", trained, "--task", "predict", "--batch", "1,3", "--engines", "torch", "--repeats", "2")
+    page = tmp_path / "speed.html"
+    found = command(*words, "--precision", "float32,bf16", "--device", "cpu", "--page", page, "--json").value
+    assert [(each["precision"], each["batch"]) for each in found["results"]] == [
+        ("float32", 1), ("float32", 3), ("bf16", 1), ("bf16", 3),
+    ]  # fmt: skip
+    wanted = {"engine", "precision", "batch", "images_per_second", "latency_ms_p50", "latency_ms_p95", "memory_bytes"}
+    assert all(set(each) >= wanted for each in found["results"])
+    assert (found["task"], found["input"], found["page"]) == ("predict", [1, 8, 8], str(page))
+    text = page.read_text()
+    assert text.count("<svg") == 2
+    assert "times torch in float32" in text or "torch in float32 is the quickest" in text
+    shown = command(*words, "--precision", "float32", "--device", "cpu")
+    assert shown.code == 0
+    assert "p99 ms" in shown.out
+    assert "alternating rounds" in shown.out
+
+
+def test_options_of_one_task(command: Command) -> None:
+    assert "--task predict" in command("bench", "resnet8_fast", "--engines", "torch").err
+    assert "nearest: 'openvino'" in command("bench", "resnet8_fast", "--task", "predict", "--engines", "openvin").err
+    assert "--batch 1,16" in command("bench", "resnet8_fast", "--batch", "one").err

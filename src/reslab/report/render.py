@@ -12,10 +12,12 @@ from reslab.report.parts.data import data_parts
 from reslab.report.parts.demo import demo_parts
 from reslab.report.parts.rates import rate_parts
 from reslab.report.parts.run import run_parts
+from reslab.report.parts.speeds import speed_parts
 from reslab.report.parts.study import study_parts
 from reslab.report.questions.page import question_parts
 from reslab.report.rate_page import RatePage
 from reslab.report.shown import QuestionPage
+from reslab.report.speed_page import SpeedPage
 from reslab.report.study_page import StudyPage
 
 
@@ -50,6 +52,14 @@ def render_rates(page: RatePage) -> str:
     Raises ValueError where there is no step, or the lengths differ.
     """
     return _environment().get_template("curves.html").render(rate_parts(page))
+
+
+def render_speeds(page: SpeedPage) -> str:
+    """The page of a measurement of engines: images a second as bars, latencies and memory in a table.
+
+    Raises ValueError where there is no result.
+    """
+    return _environment().get_template("curves.html").render(speed_parts(page))
 
 
 def render_compare(page: ComparePage) -> str:
