@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from reslab.analysis.questions import QUESTIONS
+from reslab.report.questions import SHOWS
 from tests.cli.conftest import Command
 
 TINY = "resnet20_cifar:depths=1,1,1:widths=4,8,8:stem=conv3(4) norm act:image_size=8,8"
@@ -56,3 +57,36 @@ def test_a_mistake_is_told_with_the_way_out(command: Command, words: tuple[objec
     outcome = command("inspect", "gradients", *words)
     assert outcome.code == 1
     assert said in outcome.err
+
+
+def test_every_question_can_be_shown() -> None:
+    assert set(SHOWS) == set(QUESTIONS)
+
+
+@pytest.mark.parametrize("question", ["shapes", "cost", "telescope", "responses", "scaling", "orders"])
+def test_each_has_a_table_words_a_page_and_a_picture(command: Command, tmp_path: Path, question: str) -> None:
+    page, png = tmp_path / "page.html", tmp_path / "picture.png"
+    gated = f"{TINY}:mix=gate(-3)"
+    out = command("inspect", question, TINY, gated, "--images", 4, "--page", page, "--png", png).out
+    assert "layer3.0" in out
+    assert "mix=gate(-3)" in out
+    assert "<svg" in page.read_text(encoding="utf-8")
+    assert png.stat().st_size > 10_000
+    [first, second] = command("inspect", question, TINY, gated, "--images", 4, "--json").value["answers"]
+    assert (first["subject"], second["subject"]) == (TINY, gated)
+
+
+def test_the_five_orders_of_one_network(command: Command) -> None:
+    found = command("inspect", "orders", f"{TINY}:order=*", "--images", 4, "--json").value["answers"]
+    assert found[0]["order"] == "original"
+    assert len(found) == 5
+
+
+def test_all_snapshots_of_a_run(command: Command, tmp_path: Path) -> None:
+    words = ("--epochs", 1, "--snapshots", "10 steps", "--output", tmp_path / "run", "--json")
+    command("train", "--model", "resnet20_cifar", "--set", "model.depths=1,1,1", *words)
+    outcome = command("inspect", "gradients", tmp_path / "run", "--at", "all", "--images", 8, "--json")
+    assert [answer["step"] for answer in outcome.value["answers"]] == [0, 10, 20]
+    page = tmp_path / "page.html"
+    command("inspect", "gradients", tmp_path / "run", "--at", "all", "--images", 8, "--page", page)
+    assert "along training" in page.read_text(encoding="utf-8")
