@@ -70,3 +70,6 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     again = train(output=tmp_path / "cut", resume=True, show=said["show"], workers=workers)
     assert timeless(again) == timeless(whole)
     assert evaluate(whole.path).top1 == whole.top1
+    lines: list[dict[str, Any]] = []
+    train(output=tmp_path / "cut", resume=True, show=lines.append, workers=1)
+    assert any(f"had {workers} workers and goes on with 1" in str(line.get("text")) for line in lines)

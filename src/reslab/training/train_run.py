@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from reslab.data.batches import TrainBatches
 from reslab.nn.pretrained import Pretrained
 from reslab.nn.weights import save_weights
 from reslab.spec.arch import Arch
@@ -140,7 +141,7 @@ def _silent(line: dict[str, Any]) -> None:
 
 def _take_up(course: Course, resume: bool) -> list[str]:
     """Go back to the saved state where there is one, else save that of step 0; what a person should be told."""
-    notes = _count_ranks(course)
+    notes = [*_count_ranks(course), *_count_workers(course)]
     if course.restore():
         return [*notes, _left(course)]
     course.save()
@@ -163,6 +164,20 @@ def _count_ranks(course: Course) -> list[str]:
     if course.ranks.first:
         run.update(num_ranks=num)
     return [f"the run had {before} ranks and goes on with {num}: the same batches, noise and rounding of their own"]
+
+
+def _count_workers(course: Course) -> list[str]:
+    """Say where a run on shards by URL goes on with another number of workers, who deal the shards out otherwise."""
+    run, batches = course.run, course.steps.batches
+    flow = batches.flow if isinstance(batches, TrainBatches) else None
+    if flow is None:
+        return []
+    before = run.facts.get("workers", flow.workers)
+    if course.ranks.first and run.facts.get("workers") != flow.workers:
+        run.update(workers=flow.workers)
+    if before == flow.workers:
+        return []
+    return [f"the run had {before} workers and goes on with {flow.workers}: other samples from here on (-j {before})"]
 
 
 def _start_line(course: Course) -> dict[str, Any]:
