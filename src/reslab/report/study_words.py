@@ -33,6 +33,8 @@ def scale_words(page: StudyPage) -> str:
     """What the scale is, and what it cuts; the commonest cut of the rows is told."""
     cuts = [row.cut.words for row in page.rows]
     common = max(cuts, key=cuts.count) if cuts else ""
+    if page.scale != "full" and all(words.startswith("nothing is cut") for words in cuts):
+        return f"{page.scale.capitalize()} scale: {common}."
     cut = f" Here: {common}." if common and page.scale != "full" else ""
     return f"{page.scale.capitalize()} scale: {_SCALES[page.scale]}.{cut}"
 
@@ -58,7 +60,7 @@ def ours_words(row: StudyRow, metric: str, unit: str) -> str:
     mean, std = row.mean(metric), row.std(metric)
     if mean is None:
         return "not run" if not row.runs else "no number"
-    spread = f" ± {value_words(std, unit, bare=True)}" if std is not None else ""
+    spread = f" ± {_spread_words(std, unit)}" if std is not None else ""
     return f"{value_words(mean, unit, bare=True)}{spread}{_unit(unit)}"
 
 
@@ -112,6 +114,11 @@ def figure_label(page: StudyPage, title: str, metric: str = "") -> str:
     found = [(row, metric_of(metric) if metric else row.metric) for row in page.rows]
     rows = [f"{row.row.name} {ours_words(row, one.name, one.unit)}" for row, one in found if row.values(one.name)]
     return f"{title}, {page.scale} scale. " + ("; ".join(rows[:12]) + "." if rows else "")
+
+
+def _spread_words(std: float, unit: str) -> str:
+    """A spread where no unit says how many decimals: two digits."""
+    return value_words(std, unit, bare=True) if unit else f"{std:.2g}"
 
 
 def _unit(unit: str) -> str:

@@ -9,7 +9,7 @@ KINDS: dict[str, str] = {
     "loss_and_error": "training loss dashed on the left axis, test error bold on the right, against iterations",
     "train_then_test": "training error in the left panel, test error in the right, against iterations",
     "lines": "a metric against a number (depth, bias of a gate), a line for each group of rows",
-    "gradients": "norm of the loss's gradient at each unit's input, the input on the left; the band is of the seeds",
+    "gradients": "norm of the loss's gradient at each unit's input; the median of the seeds in a band of all",
     "responses": "standard deviation of each layer's response, in layer order above and sorted below",
     "answers": "what a question found in each network, of the first seed",
 }

@@ -12,6 +12,7 @@ from reslab.report.questions import show_answers
 from reslab.report.study_page import StudyPage
 from reslab.report.study_words import figure_label, metric_name, stamp_words
 from reslab.spec.drawing import KINDS, Drawing
+from reslab.spec.metric import metric_of
 
 _DRAW: dict[str, Callable[[StudyPage, Drawing, str], Figure]] = {
     "error_curves": study_curves.error_curves,
@@ -87,7 +88,8 @@ def _shown(page: StudyPage, drawing: Drawing, number: int) -> list[StudyFigure]:
 
 def _line_words(page: StudyPage, drawing: Drawing) -> str:
     reported = "; dotted, with diamonds: what the paper reports" if page.scale == "full" else ""
-    ours = f"{metric_name(drawing.metric)} against {drawing.axis}"
+    what = metric_of(drawing.metric).words if "." in drawing.metric else metric_name(drawing.metric)
+    ours = f"{what}, against {drawing.axis}"
     return f"{ours}, the mean over the seeds with its standard deviation{reported}"
 
 

@@ -130,7 +130,8 @@ def _reported_line(axes: Axes, rows: Sequence[tuple[float, StudyRow]], metric: s
 
 def _number_axes(axes: Axes, drawing: Drawing, metric: Metric) -> None:
     axes.set_xlabel(drawing.axis)
-    axes.set_ylabel(metric_name(metric.name))
+    if "." not in metric.name:
+        axes.set_ylabel(metric_name(metric.name))
     places = sorted({at for panel in drawing.panels for at in panel.at})
     spans_much = min(places) > 0 and max(places) >= 8 * min(places)
     if len(places) <= 12 and not spans_much:

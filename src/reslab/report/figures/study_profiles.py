@@ -44,8 +44,10 @@ def responses(page: StudyPage, drawing: Drawing, words: str) -> Figure:
             title(upper, panel.title)
             _draw(upper, page, panel, drawing, _deviations, labels=False)
             _draw(lower, page, panel, drawing, lambda answer: sorted(_deviations(answer), reverse=True), labels=True)
-        _same_scale(every)
         spans = _span(page, drawing) > _LOG_SPAN
+        for axes in every:
+            axes.set_yscale("log" if spans else "linear")
+        _same_scale(every)
         for place, axes in enumerate(every):
             _finish(axes, "layer, from the input to the output" if place < count else "layers, the largest first")
             if spans:
@@ -83,7 +85,6 @@ def _span(page: StudyPage, drawing: Drawing) -> float:
 
 
 def _logarithmic(axes: Axes) -> None:
-    axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(numticks=8))
     axes.yaxis.set_major_formatter(FuncFormatter(power))
     axes.yaxis.set_minor_formatter(NullFormatter())
@@ -99,7 +100,7 @@ def _draw(axes: Axes, page: StudyPage, panel: Panel, drawing: Drawing, values: V
             continue
         each = np.array(found)
         across = np.arange(1, each.shape[1] + 1)
-        handles.append(axes.plot(across, each.mean(0), color=colour(place), linewidth=1.7)[0])
+        handles.append(axes.plot(across, np.median(each, 0), color=colour(place), linewidth=1.7)[0])
         axes.fill_between(across, each.min(0), each.max(0), color=colour(place), alpha=0.15, linewidth=0)
         names.append(name)
     if labels:

@@ -5,10 +5,12 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
 from reslab.report.figures.style import GRID, INK, MUTED, SERIES
 
 DASHES = (0, (3.2, 2.0))
+_LEGEND_INCHES = 0.5
 _COLOURS = (*SERIES, INK, MUTED)
 
 
@@ -46,9 +48,10 @@ def legend(axes: Axes, handles: list[Any], labels: list[str], columns: int = 0) 
     if not handles:
         return
     columns = columns or max(1, min(len(handles), 64 // (5 + max(map(len, labels)))))
+    below = axes.transAxes + ScaledTranslation(0.0, -_LEGEND_INCHES, axes.figure.dpi_scale_trans)
     axes.legend(
-        handles, labels, loc="upper left", bbox_to_anchor=(0.0, -0.2), ncols=columns, borderaxespad=0.0,
-        handlelength=1.6, columnspacing=1.3, handletextpad=0.5, borderpad=0.0, fontsize=9.0,
+        handles, labels, loc="upper left", bbox_to_anchor=(0.0, 0.0), bbox_transform=below, ncols=columns,
+        borderaxespad=0.0, handlelength=1.6, columnspacing=1.3, handletextpad=0.5, borderpad=0.0, fontsize=9.0,
     )  # fmt: skip
 
 
