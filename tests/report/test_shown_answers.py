@@ -100,3 +100,41 @@ def test_probes_lie_on_one_picture(subjects: list[Subject]) -> None:
     found = shown("probes", subjects, {"most": 60})
     assert (len(found.figures), len(found.tables)) == (1, 2)
     assert "The network itself is right on" in found.words[0]
+
+
+def test_compare_has_a_verdict_in_words(subjects: list[Subject]) -> None:
+    found = shown("compare", subjects, {"pictures": 9})
+    assert [figure.title for figure in found.figures] == ["Predictions that flipped", "Distance between the weights"]
+    assert "by McNemar's exact test" in found.words[0]
+    assert "with probability" in found.words[1]
+    assert found.tables[1].rows[0][0].endswith("right")
+
+
+def test_compare_of_equal_networks(subjects: list[Subject]) -> None:
+    found = shown("compare", [subjects[0], subjects[0]], {})
+    assert "are right on the same pictures" in found.words[0]
+
+
+def test_compare_of_runs_has_their_curves() -> None:
+    log = [
+        {"kind": "train", "step": 10, "epoch": 1.0, "loss": 2.0, "top1": 0.2},
+        {"kind": "eval", "step": 10, "epoch": 1.0, "split": "test", "loss": 1.9, "top1": 0.3},
+        {"kind": "train", "step": 20, "epoch": 2.0, "loss": 1.0, "top1": 0.6},
+        {"kind": "eval", "step": 20, "epoch": 2.0, "split": "test", "loss": 1.2, "top1": 0.7},
+    ]
+    network = {"accuracy": 0.7, "loss": 1.2, "num_parameters": 10, "model": "m", "data": "d", "recipe": "r", "seed": 0}
+    test = {"both": 5, "only_first": 0, "only_second": 9, "neither": 1, "agree": 0.5, "p_value": 0.004}
+    answer = {
+        "networks": [{**network, "name": "a", "log": log}, {**network, "name": "b", "log": log}],
+        "num_images": 15,
+        "split": "test",
+        "paired": {**test, "difference": 0.6, "low": 0.1, "high": 0.6},
+        "flipped": [],
+        "weights": [],
+        "num_other": 4,
+    }
+    found = show_answers("compare", [answer])
+    assert [figure.title for figure in found.figures] == ["Accuracy", "Training loss"]
+    assert found.words[0].startswith("b is 60.00 points more accurate than a")
+    assert "more than chance would give: p = 0.004" in found.words[0]
+    assert "no weights of the same name" in found.words[3]

@@ -5,16 +5,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from reslab.analysis.attributing import AttributionOptions, attribute
+from reslab.analysis.compare import CompareOptions, compare
 from reslab.analysis.features import FeatureOptions, features
 from reslab.analysis.gradients import GradientOptions, ask_gradients
 from reslab.analysis.landscape import landscape
 from reslab.analysis.landscape_data import LandscapeOptions
 from reslab.analysis.lesion import LesionOptions, lesion
+from reslab.analysis.nearest import NearestOptions, nearest
 from reslab.analysis.orders import OrderOptions, ask_orders
 from reslab.analysis.pictures import RANDOM
+from reslab.analysis.probes import ProbeOptions, probes
 from reslab.analysis.responses import ResponseOptions, ask_responses
 from reslab.analysis.scaling import ScalingOptions, ask_scaling
 from reslab.analysis.shapes import LayerOptions, ask_cost, ask_shapes
+from reslab.analysis.similarity import SimilarityOptions, similarity
 from reslab.analysis.subject import Subject
 from reslab.analysis.telescope import TelescopeOptions, ask_telescope
 from reslab.spec.errors import refuse, unknown
@@ -120,6 +124,34 @@ QUESTIONS: dict[str, Question] = {
             "Zeiler and Fergus 2014, arXiv:1311.2901",
             FeatureOptions(),
             features,
+        ),
+        Question(
+            "similarity",
+            "how alike the layers of one and of two networks are: linear CKA on the same pictures",
+            "Kornblith et al. 2019, arXiv:1905.00414",
+            SimilarityOptions(),
+            ask_together=similarity,
+        ),
+        Question(
+            "nearest",
+            "the pictures nearest to some in a layer's features, and whether they are of the same class",
+            "Krizhevsky et al. 2012, Sec. 6.1",
+            NearestOptions(),
+            nearest,
+        ),
+        Question(
+            "probes",
+            "how much of the classes a linear rule reads off each layer",
+            "Alain and Bengio 2016, arXiv:1610.01644",
+            ProbeOptions(),
+            probes,
+        ),
+        Question(
+            "compare",
+            "two networks side by side: curves, weights, predictions that flipped, and a paired test",
+            "McNemar 1947, Psychometrika 12",
+            CompareOptions(),
+            ask_together=compare,
         ),
     )
 }

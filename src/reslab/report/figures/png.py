@@ -10,27 +10,37 @@ from reslab.report.figures.style import styled
 from reslab.spec.errors import refuse
 
 _DOTS_PER_INCH = 160
+_WIDE_INCHES = 7.0
 
 
 def png(figures: Sequence[tuple[str, Figure]], title: str = "") -> bytes:
-    """The figures with their titles, two abreast where there are three or more, under one `title`.
+    """The figures with their titles, under one `title`: two abreast where there are three or more, wide ones alone.
 
     Raises ValueError where there is none.
     """
     if not figures:
         raise refuse("at least one figure", "none", next_step="this question is answered by its table alone")
     pictures = [_drawn(figure, name) for name, figure in figures]
-    rows = (
-        [pictures[place : place + 2] for place in range(0, len(pictures), 2)]
-        if len(pictures) > 2
-        else [[each] for each in pictures]
-    )
+    rows = _rows(pictures) if len(pictures) > 2 else [[each] for each in pictures]
     if title:
-        rows.insert(0, [_heading(title, max(picture.width for picture in pictures))])
+        rows.insert(0, [_heading(title, max(picture.width for picture in pictures), 13, "bold")])
     sheet = _pasted([_pasted(row, beside=True) for row in rows])
     stream = io.BytesIO()
     sheet.save(stream, "PNG", dpi=(_DOTS_PER_INCH, _DOTS_PER_INCH))
     return stream.getvalue()
+
+
+def _rows(pictures: Sequence[Image.Image]) -> list[list[Image.Image]]:
+    """Two abreast, as they come; a wide one has a row of its own."""
+    rows: list[list[Image.Image]] = []
+    for picture in pictures:
+        wide = picture.width > _WIDE_INCHES * _DOTS_PER_INCH
+        beside = rows and len(rows[-1]) == 1 and rows[-1][0].width <= _WIDE_INCHES * _DOTS_PER_INCH
+        if beside and not wide:
+            rows[-1].append(picture)
+        else:
+            rows.append([picture])
+    return rows
 
 
 def _pasted(pictures: Sequence[Image.Image], beside: bool = False) -> Image.Image:
@@ -43,21 +53,19 @@ def _pasted(pictures: Sequence[Image.Image], beside: bool = False) -> Image.Imag
     return sheet
 
 
-def _heading(title: str, width: int) -> Image.Image:
+def _heading(title: str, width: int, size: float, weight: str = "normal") -> Image.Image:
     with styled():
-        figure = Figure(figsize=(width / _DOTS_PER_INCH, 0.42))
-        figure.text(0.02, 0.4, title, fontsize=13, fontweight="bold", va="center")
+        height = size / 31
+        figure = Figure(figsize=(width / _DOTS_PER_INCH, height))
+        figure.text(0.1 / figure.get_figwidth(), 0.4, title, fontsize=size, fontweight=weight, va="center")
         return _picture(figure)
 
 
 def _drawn(figure: Figure, title: str) -> Image.Image:
     """The figure under its title; the figure itself stays without."""
     with styled():
-        if title:
-            figure.suptitle(title, x=0.02, ha="left", fontsize=10.5)
         drawn = _picture(figure)
-        figure.suptitle("")
-    return drawn
+    return _pasted([_heading(title, drawn.width, 10.5), drawn]) if title else drawn
 
 
 def _picture(figure: Figure) -> Image.Image:

@@ -57,7 +57,7 @@ def _panels(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
         ("Training accuracy", "training-accuracy", "top1", False),
         ("Training loss", "training-loss", "loss", False),
     ):
-        curves = [_curve(run, place, value, held_out) for place, run in enumerate(runs)]
+        curves = [run_curve(run, place, value, held_out) for place, run in enumerate(runs)]
         if any(curve.line for curve in curves):
             draw = accuracy_figure if value == "top1" else loss_figure
             words = _HELD_OUT if held_out else "On the images each run learns from, with its augmentation."
@@ -65,7 +65,8 @@ def _panels(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
     return found
 
 
-def _curve(run: ComparedRun, place: int, value: str, held_out: bool) -> Curve:
+def run_curve(run: ComparedRun, place: int, value: str, held_out: bool) -> Curve:
+    """A run's `loss` or `top1` against epochs, held-out or of the training, in the colour of its place."""
     line = _held_out(run, value) if held_out else train_series(run.log, value)
     return Curve(line, run.name, place, dashed=place >= len(SERIES))
 

@@ -5,15 +5,19 @@ from typing import Any
 
 from reslab.report.questions import (
     attribution,
+    compare,
     cost,
     features,
     gradients,
     landscape,
     lesion,
+    nearest,
     orders,
+    probes,
     responses,
     scaling,
     shapes,
+    similarity,
     telescope,
 )
 from reslab.report.shown import Shown
@@ -33,6 +37,10 @@ SHOWS: dict[str, Callable[[Answers], Shown]] = {
     "landscape": landscape.show,
     "attribution": attribution.show,
     "features": features.show,
+    "similarity": similarity.show,
+    "nearest": nearest.show,
+    "probes": probes.show,
+    "compare": compare.show,
 }
 
 
