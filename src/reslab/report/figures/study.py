@@ -62,6 +62,8 @@ def _drawn(page: StudyPage, drawing: Drawing, number: int) -> list[StudyFigure]:
     name = f"{_stem(page)}-{number}-{drawing.kind.replace('_', '-')}"
     figure = _DRAW[drawing.kind](page, drawing, stamp_words(page))
     label = figure_label(page, drawing.title, drawing.metric)
+    if drawing.kind in ("gradients", "responses"):
+        label = f"{drawing.title}, {page.scale} scale: {', '.join(drawing.rows)}."
     return [StudyFigure(name, drawing.title, label, f"{_laid_out(drawing)}{caption[:1].upper()}{caption[1:]}.", figure)]
 
 
