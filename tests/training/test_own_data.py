@@ -219,3 +219,16 @@ def test_pictures_left_out_are_told_by_path(photos: Path, tmp_path: Path) -> Non
     settings = {**SMALL, "length": "1 step", "batch": 4}
     train(None, photos, settings=settings, skip_bad_images=True, output=tmp_path / "run", show=lines.append)
     assert [line["text"] for line in lines if "left out: " in line.get("text", "") and "broken.png" in line["text"]]
+
+
+def test_what_starts_fresh_is_told_once(
+    digits_run: Run, tiny: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images, labels = torch.zeros(40, 1, 8, 8, dtype=torch.uint8), torch.arange(40) % 2
+    told: list[dict[str, Any]] = []
+    options = {**tiny, "epochs": 1, "show": told.append, "pretrained": digits_run.weights_path}
+    with caplog.at_level("INFO", logger="reslab"):
+        train("resnet20_cifar", (images, labels), output=tmp_path / "run", **options)
+    notes = [line["text"] for line in told if line["kind"] == "note"]
+    assert sum("start fresh" in note for note in notes) == 1
+    assert "start fresh" not in caplog.text

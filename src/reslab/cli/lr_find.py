@@ -7,33 +7,34 @@ import typer
 
 from reslab.cli.options import (
     Batch,
+    DataArgument,
     DataDir,
+    DataName,
     Device,
     Json,
     ModelName,
     Pretrained,
+    RecipeName,
     Settings,
     SkipBadImages,
     ValFraction,
     Workers,
+    one_data_set,
     read_pretrained,
     read_settings,
 )
 from reslab.cli.output import print_json, print_pairs, say
 from reslab.report.rate_page import RatePage
-from reslab.spec.errors import refuse
 
 if TYPE_CHECKING:
     from reslab.training.rate_search import RateSearch
 
 
 def lr_find(
-    folder: Annotated[str | None, typer.Argument(metavar="[DATA]", help="The same as --data.")] = None,
-    data: Annotated[
-        str | None, typer.Option("--data", metavar="NAME|FOLDER", help="A data set, or a folder of class folders.")
-    ] = None,
+    folder: DataArgument = None,
+    data: DataName = None,
     model: ModelName = None,
-    recipe: Annotated[str | None, typer.Option("--recipe", metavar="NAME", help="`reslab recipes` lists them.")] = None,
+    recipe: RecipeName = None,
     lowest: Annotated[float, typer.Option("--from", help="The first rate.")] = 1e-5,
     highest: Annotated[float, typer.Option("--to", help="The last rate.")] = 10.0,
     steps: Annotated[int, typer.Option("--steps", help="Steps in all, one a rate.")] = 100,
@@ -52,8 +53,7 @@ def lr_find(
     json: Json = False,
 ) -> None:
     """Take a few training steps at rising learning rates, and say at which the loss falls steepest."""
-    if folder is not None and data is not None and folder != data:
-        raise refuse("one data set", f"{folder} and --data {data}", next_step="leave one of them out")
+    place = one_data_set(folder, data)
     from reslab.training.asked import Asked, split_settings
     from reslab.training.device import choose_device
     from reslab.training.rate_search import search_rate
@@ -61,7 +61,7 @@ def lr_find(
     chosen, axes = split_settings(read_settings(settings), None, batch, None)
     asked = Asked(
         model,
-        data or folder,
+        place,
         recipe,
         seed,
         chosen,

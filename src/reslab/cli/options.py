@@ -9,6 +9,11 @@ import typer
 from reslab.spec.errors import refuse
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output, and nothing else there.")]
+DataArgument = Annotated[str | None, typer.Argument(metavar="[DATA]", help="The same as --data.")]
+DataName = Annotated[
+    str | None, typer.Option("--data", metavar="NAME|FOLDER", help="A data set, or a folder of class folders.")
+]
+RecipeName = Annotated[str | None, typer.Option("--recipe", metavar="NAME", help="`reslab recipes` lists them.")]
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", metavar="DIR", help="Where the data set lies, or is to be kept.")
 ]
@@ -44,6 +49,13 @@ Pretrained = Annotated[
     str | None,
     typer.Option("--pretrained", metavar="FILE|TAG", help="Weights to start from: a file, or a published tag."),
 ]
+
+
+def one_data_set(folder: str | None, data: str | None) -> str | None:
+    """The data set, named as the argument or by `--data`; ValueError where both are given and differ."""
+    if folder is not None and data is not None and folder != data:
+        raise refuse("one data set", f"{folder} and --data {data}", next_step="leave one of them out")
+    return data or folder
 
 
 def read_settings(settings: Sequence[str] | None) -> dict[str, str]:

@@ -7,36 +7,37 @@ import typer
 
 from reslab.cli.display import Display
 from reslab.cli.options import (
+    DataArgument,
     DataDir,
+    DataName,
     Device,
     Json,
     ModelName,
     NumImages,
     Pretrained,
+    RecipeName,
     Settings,
     SettingsFile,
     SkipBadImages,
     ValFraction,
     Workers,
+    one_data_set,
     read_pretrained,
     read_settings,
 )
 from reslab.cli.output import print_json, print_pairs
 from reslab.cli.settings_file import merged, read_settings_file
 from reslab.report.tables import count, number, percent, seconds
-from reslab.spec.errors import refuse
 
 if TYPE_CHECKING:
     from reslab.training.run import Run
 
 
 def train(
-    folder: Annotated[str | None, typer.Argument(metavar="[DATA]", help="The same as --data.")] = None,
-    data: Annotated[
-        str | None, typer.Option("--data", metavar="NAME|FOLDER", help="A data set, or a folder of class folders.")
-    ] = None,
+    folder: DataArgument = None,
+    data: DataName = None,
     model: ModelName = None,
-    recipe: Annotated[str | None, typer.Option("--recipe", metavar="NAME", help="`reslab recipes` lists them.")] = None,
+    recipe: RecipeName = None,
     data_dir: DataDir = None,
     epochs: Annotated[float | None, typer.Option("--epochs", help="Length, in place of the recipe's.")] = None,
     batch: Annotated[
@@ -68,8 +69,7 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a network; with no argument at all, a small residual network on scikit-learn's handwritten digits."""
-    if folder is not None and data is not None and folder != data:
-        raise refuse("one data set", f"{folder} and --data {data}", next_step="leave one of them out")
+    place = one_data_set(folder, data)
     from reslab.training.asked import read_batch
     from reslab.training.train_run import train as train_run
 
@@ -79,7 +79,7 @@ def train(
     with Display() as display:
         run = train_run(
             model,
-            data or folder,
+            place,
             recipe,
             seed=seed,
             output=output,

@@ -19,7 +19,7 @@ from reslab.nn.network import Network
 from reslab.spec.errors import refuse
 
 # What was done is said here, at a level that is shown unless someone asks otherwise; what may be wrong is a warning.
-_LOG = logging.getLogger("reslab")
+_LOG = logging.getLogger("reslab.nn.loading")
 _BY_ORDER = (
     "{file} has names of no known dialect: its layers were matched by order and shape. Order of words, shortcut and "
     "place of the stride cannot be seen that way: hold a published score against it"

@@ -1,5 +1,6 @@
 """A new run: what was asked made into a network, a recipe, data and a folder, mistakes found before the folder."""
 
+import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from reslab.spec.errors import refuse
 from reslab.spec.recipe import Recipe, adjust, parse_duration, read_axes, scaled
 from reslab.spec.recipes import get_recipe
 from reslab.spec.values import override, to_dict
+from reslab.spec.words import parse_words
 from reslab.training.asked import AUTO, PUBLISHED, Asked, callable_name, pretrained_name
 from reslab.training.choice import SMALL_SIDE, default_model, default_recipe, warn_of_stem
 from reslab.training.device import hardware, num_threads_for, quick_bf16
@@ -93,7 +95,13 @@ def first_network(
 
 def with_weights(arch: Arch, pretrained: Any) -> Network:
     """The network; a head or first convolution of other classes or channels is adapted to the data's."""
-    model = create_model(arch, num_classes=arch.num_classes, in_channels=arch.in_channels, pretrained=pretrained)
+    loading = logging.getLogger("reslab.nn.loading")
+    level = loading.level
+    loading.setLevel(logging.ERROR)  # what it would log is among the run's notes, and told once
+    try:
+        model = create_model(arch, num_classes=arch.num_classes, in_channels=arch.in_channels, pretrained=pretrained)
+    finally:
+        loading.setLevel(level)
     assert isinstance(model, Network)
     return model
 
@@ -165,7 +173,17 @@ def _recipe(asked: Asked, data: Data, size: tuple[int, ...], pretrained: bool) -
             )
         recipe, more = scaled(replace(recipe, batch=num_samples), recipe.batch)
         notes = (*notes, f"only {num_samples} training images: they are one batch", *more)
-    return recipe, (*notes, *_length_notes(recipe, num_samples))
+    return recipe, (*notes, *_length_notes(recipe, num_samples), *size_notes(recipe, size))
+
+
+def size_notes(recipe: Recipe, size: tuple[int, ...]) -> tuple[str, ...]:
+    """What to be told where the words bring training pictures to less than half, or over twice, the size judged."""
+    crops = [word for word in parse_words(recipe.augment) if word.name.endswith("crop")]
+    if not crops or 0.5 <= int(crops[-1].args[0]) / min(size[1:]) <= 2:
+        return ()
+    side = int(crops[-1].args[0])
+    words = f"resize({round(side * 8 / 7)}) center-crop({side})"
+    return (f"trained on {side}x{side}, judged at {'x'.join(map(str, size[1:]))}: for one size, --set test='{words}'",)
 
 
 def settled(recipe: Recipe, device: torch.device) -> Recipe:

@@ -6,13 +6,15 @@ from reslab.spec.optimizer import Optimizer
 from reslab.spec.recipe import Recipe, Schedule
 
 _NESTEROV = Optimizer(lr=0.1, nesterov=True, weight_decay=5e-4, decay_norm_and_bias=False)
+_GENTLE = replace(_NESTEROV, lr=0.01, weight_decay=1e-4)  # for weights that know something already
+_ONE_CYCLE = Schedule("one-cycle")
 
 OURS: tuple[Recipe, ...] = (
     Recipe(
         name="digits",
         source="our own, for scikit-learn's 8x8 digits: under a minute on two CPU cores",
         optimizer=_NESTEROV,
-        schedule=Schedule("one-cycle"),
+        schedule=_ONE_CYCLE,
         length="20 epochs",
         batch=64,
         augment="pad(1) crop(8)",
@@ -22,7 +24,7 @@ OURS: tuple[Recipe, ...] = (
         name="fashion",
         source="our own, for 28x28 gray pictures (MNIST, Fashion-MNIST)",
         optimizer=_NESTEROV,
-        schedule=Schedule("one-cycle"),
+        schedule=_ONE_CYCLE,
         length="5 epochs",
         batch=128,
         augment="pad(2) crop(28)",
@@ -32,8 +34,8 @@ OURS: tuple[Recipe, ...] = (
     Recipe(
         name="cifar",
         source="our own, for 32x32 colour pictures (CIFAR)",
-        optimizer=Optimizer(lr=0.2, nesterov=True, weight_decay=5e-4, decay_norm_and_bias=False),
-        schedule=Schedule("one-cycle"),
+        optimizer=replace(_NESTEROV, lr=0.2),
+        schedule=_ONE_CYCLE,
         length="30 epochs",
         batch=128,
         augment="pad(4) crop(32) flip",
@@ -44,7 +46,7 @@ OURS: tuple[Recipe, ...] = (
     Recipe(
         name="photos",
         source="our own, to fine-tune a pretrained network on a folder of photographs at 224x224",
-        optimizer=Optimizer(lr=0.01, nesterov=True, weight_decay=1e-4, decay_norm_and_bias=False),
+        optimizer=_GENTLE,
         schedule=Schedule("cosine", warmup="1 epoch"),
         length="10 epochs",
         batch=32,
@@ -56,7 +58,7 @@ OURS: tuple[Recipe, ...] = (
     Recipe(
         name="photos-scratch",
         source="our own, for photographs at 224x224 and random weights; rate of Goyal et al. 2017 (0.1 per 256)",
-        optimizer=Optimizer(lr=0.0125, nesterov=True, weight_decay=5e-4, decay_norm_and_bias=False),
+        optimizer=replace(_NESTEROV, lr=0.0125),
         schedule=Schedule("cosine", warmup="2 epochs"),
         length="40 epochs",
         batch=32,
@@ -68,7 +70,7 @@ OURS: tuple[Recipe, ...] = (
     Recipe(
         name="finetune",
         source="our own: the head first, then the last stage, then all; BatchNorms stay as they are where frozen",
-        optimizer=Optimizer(lr=0.01, nesterov=True, weight_decay=1e-4, decay_norm_and_bias=False),
+        optimizer=_GENTLE,
         schedule=Schedule("cosine", warmup="1 epoch"),
         length="12 epochs",
         batch=32,
@@ -83,7 +85,7 @@ OURS: tuple[Recipe, ...] = (
         name="fast-cpu",
         source="our own, for time to accuracy on two CPU cores: one epoch of Fashion-MNIST",
         optimizer=replace(_NESTEROV, lr=0.3),
-        schedule=Schedule("one-cycle"),
+        schedule=_ONE_CYCLE,
         length="1 epoch",
         batch=128,
         precision="auto",
@@ -94,8 +96,8 @@ OURS: tuple[Recipe, ...] = (
     Recipe(
         name="fast-gpu",
         source="our own, for time to accuracy on one GPU: compiled, bf16, channels last",
-        optimizer=Optimizer(lr=0.4, nesterov=True, weight_decay=5e-4, decay_norm_and_bias=False),
-        schedule=Schedule("one-cycle"),
+        optimizer=replace(_NESTEROV, lr=0.4),
+        schedule=_ONE_CYCLE,
         length="15 epochs",
         batch=512,
         augment="pad(4) crop(32) flip",
