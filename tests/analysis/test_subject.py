@@ -103,6 +103,7 @@ def test_weights_in_a_run_s_folder_know_their_data(run: Run) -> None:
         ({"places": ["RUN@5"]}, "@4"),
         ({"places": ["RUN"], "at": "wights"}, "weights"),
         ({"places": ["RUN"], "axes": {"mix": "none"}}, "networks of the zoo"),
+        ({"places": [TINY], "at": "390"}, "only with runs"),
         ({"places": [TINY], "num_images": 1}, "at least 2 images"),
         ({"places": [f"{TINY}:ordr=original"]}, "order"),
         ({"places": []}, "at least one run or network"),
@@ -136,6 +137,7 @@ def test_units_of_foreign_networks() -> None:
     mobile = [name for name, _ in units_of(torchvision.models.mobilenet_v2())]
     assert "features.1" in mobile
     assert "features.17" in mobile
+    assert [name for name, _ in units_of(create_model("book_net"))] == ["conv1.0", "conv1.3"]
     with pytest.raises(ValueError, match=r"nn\.Sequential"):
         units_of(nn.Conv2d(1, 1, 1))
     with pytest.raises(ValueError, match=r"layer1\.1"):

@@ -33,6 +33,8 @@ def read_place(text: str, at: str = "weights", axes: Mapping[str, Any] | None = 
     """
     name, *given = text.split(":")
     if name in ARCHS and not Path(name).exists():
+        if at not in ("weights", "init"):
+            raise refuse("--at only with runs", f"--at {at} and {text}, a network before training", "--at init")
         return _of_zoo(text, name, given, axes or {})
     path, at_sign, step = text.rpartition("@")
     place = Path(path) if at_sign and not Path(text).exists() else Path(text)

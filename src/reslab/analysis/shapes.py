@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from reslab.analysis.subject import Subject
-from reslab.analysis.units import units_of
+from reslab.analysis.units import blocks_of
 from reslab.nn.cost import Layer, layer_table
 from reslab.spec.errors import unknown
 
@@ -119,11 +119,7 @@ def _layers(subject: Subject, options: LayerOptions) -> list[tuple[str, Layer]]:
 
 
 def _unit_names(model: nn.Module) -> list[str]:
-    """The units, or none where a network has none: its layers then stand for themselves."""
-    try:
-        return [name for name, _ in units_of(model)]
-    except ValueError:
-        return []
+    return [name for name, _ in blocks_of(model)]
 
 
 def _part(name: str, layers: list[Layer]) -> Part:

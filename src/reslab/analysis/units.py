@@ -34,17 +34,20 @@ def units_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """The units with their names, first to last: a `Network`'s, else the blocks of torchvision's and timm's networks.
 
     Of a foreign module: the blocks (modules with weights in parts, more than layers in a row) of the innermost
-    Sequentials that hold any; where there is no block, every child with weights of the outermost Sequential. A unit
-    that is shared comes once.
+    Sequentials that hold any. Where there is no block (`book_net` has none of its own either), every child with weights
+    of the outermost Sequential. A unit that is shared comes once.
     Raises ValueError where there are none.
     """
-    if isinstance(model, Network):
-        return list(model.units())
-    found = _blocks(model, "") or _layers(model)
+    found = blocks_of(model) or _layers(model)
     if not found:
         required = "a network of units: a reslab network, or blocks in an nn.Sequential"
         raise refuse(required, type(model).__name__, next_step="put the blocks into an nn.Sequential")
     return found
+
+
+def blocks_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The units, or none where a network has none: `units_of` then takes its layers."""
+    return list(model.units()) if isinstance(model, Network) else _blocks(model, "")
 
 
 def _blocks(module: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
