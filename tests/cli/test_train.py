@@ -85,7 +85,7 @@ def test_a_folder_that_holds_a_run_is_left_alone(command: Command, trained: Path
         (("--set", "optimizer.lr=fast"), "a number"),
         (("--set", "model.mix=ad"), "add"),
         (("--set", "batch"), "KEY=VALUE"),
-        (("--lr", "0.1", "--set", "optimizer.lr=0.2"), "said once"),
+        (("--lr", "0.1", "--set", "optimizer.lr=0.2"), "one value of optimizer.lr"),
         (("--batch-size", "5000"), "1438"),
         (("--device", "cuda:99"), "device"),
         (("--val-fraction", "1.5"), "between 0 and 1"),

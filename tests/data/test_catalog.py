@@ -141,7 +141,7 @@ def test_broken_gzip_and_unequal_lengths(tmp_path: Path) -> None:
         ("fashion_mnist", "'fashion-mnist'"),
         ("fotos", "nearest: 'photos'"),
         ("nowhere/photos", "no such folder"),
-        ("https://host/train-{000..009}.tar", "shards are not read by URL"),
+        ("s3://bucket/train-{000..009}.tar", "a URL of https or http"),
     ],
 )
 def test_names_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str) -> None:
