@@ -34,7 +34,7 @@ def test_the_table(command: Command, trained: Path, pictures: Path) -> None:
     assert outcome.code == 0
     assert "0.png" in outcome.out
     assert "not a picture" in outcome.out
-    assert outcome.err == "1 of 2 files could not be read\n"
+    assert outcome.err == "torch, float32, on cpu\n1 of 2 files could not be read\n"
 
 
 def test_nothing_readable_is_a_failure_that_still_tells(command: Command, trained: Path, pictures: Path) -> None:
@@ -49,6 +49,9 @@ def test_nothing_readable_is_a_failure_that_still_tells(command: Command, traine
         (("RUN", "EMPTY"), "pictures"),
         (("nowhere", "0.png"), "nowhere"),
         (("RUN", "0.png", "--json", "--csv"), "one of"),
+        (("RUN", "0.png", "--resume"), "--output FILE"),
+        (("RUN", "0.png", "--output", "out.txt"), "out.csv"),
+        (("RUN", "0.png", "--engine", "tensorrt"), "unknown engine"),
     ],
 )
 def test_mistakes_are_told(command: Command, trained: Path, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
@@ -57,3 +60,62 @@ def test_mistakes_are_told(command: Command, trained: Path, tmp_path: Path, word
     assert outcome.code == 1
     assert said in outcome.out + outcome.err
     assert "not foreseen" not in outcome.err
+
+
+@pytest.mark.parametrize("ending", ["json", "csv", "parquet"])
+def test_a_file_of_predictions(command: Command, trained: Path, pictures: Path, tmp_path: Path, ending: str) -> None:
+    target = tmp_path / f"out.{ending}"
+    first = command("predict", trained, pictures / "0.png", pictures / "1.png", "-o", target)
+    assert (first.code, first.out) == (0, "")
+    assert "2 rows" in first.err
+    again = command("predict", trained, pictures, "-o", target)
+    assert again.code == 1
+    assert "--resume" in again.err
+    more = command("predict", trained, pictures, "-o", target, "--resume", "--json")
+    assert "7 rows" in more.err
+    assert "2 of them from before" in more.err
+    plain = command("predict", trained, pictures, "--json")
+    assert more.value["output"] == str(target)
+    told, expected = more.value["predictions"], plain.value["predictions"]
+    assert [row["path"] for row in told] == [row["path"] for row in expected]
+    for ours, theirs in zip(told, expected, strict=True):
+        assert [each["name"] for each in ours["classes"]] == [each["name"] for each in theirs["classes"]]
+    assert [file.name for file in tmp_path.iterdir()] == [target.name]
+
+
+def test_an_engine_by_name(command: Command, trained: Path, pictures: Path) -> None:
+    outcome = command("predict", trained, pictures, "--engine", "onnxruntime", "--precision", "int8", "--json")
+    assert outcome.code == 0
+    assert outcome.value["engine"] == "onnxruntime, int8, on cpu"
+    plain = command("predict", trained, pictures, "--json").value["predictions"]
+    first = [row["classes"][0]["name"] for row in plain[:6]]
+    assert [row["classes"][0]["name"] for row in outcome.value["predictions"][:6]] == first
+    refused = command("predict", trained / "model.safetensors", pictures, "--precision", "int8")
+    assert "reslab export" in refused.err
+
+
+def test_features_and_heat_maps(command: Command, trained: Path, pictures: Path, tmp_path: Path) -> None:
+    told = command("predict", trained, pictures / "0.png", "--features", "--heat-map", tmp_path / "maps", "--json")
+    (row,) = told.value["predictions"]
+    assert len(row["features"]) == 64
+    assert Path(row["heat_map"]).is_file()
+
+
+def test_ctrl_c_keeps_what_was_done(
+    command: Command, trained: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from reslab.deploy import prediction
+
+    def stopped(*rest: object, **options: object) -> object:
+        yield from list(real(*rest, **options))[:2]
+        raise KeyboardInterrupt
+
+    real = prediction.predictions
+    monkeypatch.setattr(prediction, "predictions", stopped)
+    target = tmp_path / "out.csv"
+    outcome = command("predict", trained, pictures, "-o", target)
+    assert outcome.code == 130
+    assert "--resume" in outcome.err
+    assert not target.exists()
+    monkeypatch.undo()
+    assert "2 of them from before" in command("predict", trained, pictures, "-o", target, "--resume").err

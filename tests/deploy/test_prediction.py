@@ -8,7 +8,10 @@ from PIL import Image
 from torch import Tensor
 
 from reslab.data.decode import read_picture
-from reslab.deploy.prediction import Guess, Preparation, list_pictures, predict
+from reslab.deploy.answering import Guess
+from reslab.deploy.inputs import list_pictures
+from reslab.deploy.prediction import predict
+from reslab.deploy.preparation import Preparation
 from reslab.nn.create import create_model
 from reslab.nn.network import Network
 from reslab.nn.weights import save_weights
@@ -105,7 +108,8 @@ def test_what_cannot_be_read_is_a_row(network: Network, tmp_path: Path) -> None:
     found = predict(network, [tmp_path, tmp_path / "gone.png"])
     assert [Path(each.path).name for each in found] == ["a.jpg", "b.png", "c.png", "gone.png"]
     assert ["0 bytes" in found[0].error, found[1].error, bool(found[2].error)] == [True, "", True]
-    assert "no such file" in found[3].error
+    assert found[3].error == "no such file"
+    assert not any(each.path in each.error for each in found)
     assert found[1].to_dict().keys() == {"path", "classes"}
     assert found[0].to_dict() == {"path": str(tmp_path / "a.jpg"), "classes": [], "error": found[0].error}
 

@@ -1,11 +1,15 @@
 """`reslab predict RUN IMAGE...|FOLDER`: class names for pictures."""
 
-import csv
+import contextlib
 import sys
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from reslab.cli.options import Batch, Device, Json
 from reslab.cli.output import print_json, print_table, say
@@ -13,13 +17,42 @@ from reslab.report.tables import number, percent
 from reslab.spec.errors import refuse
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from reslab.deploy.inputs import Item
     from reslab.deploy.prediction import Prediction
+    from reslab.nn.network import Network
+
+_SECONDS_A_LINE = 30.0
 
 
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, or its model.safetensors.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Pictures, or folders of them.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE|FOLDER...", help="Pictures, folders, patterns, .tar shards, a .csv of paths; - is stdin."
+        ),
+    ],
     top_k: Annotated[int, typer.Option("-k", "--top-k", min=1, help="Classes to tell for each picture.")] = 3,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Into a .json, .csv or .parquet file.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with --output: rows already there are not computed again.")
+    ] = False,
+    features: Annotated[
+        bool, typer.Option("--features", help="Tell the embedding too: what the last linear layer reads.")
+    ] = False,
+    heat_maps: Annotated[
+        Path | None, typer.Option("--heat-map", metavar="DIR", help="Draw what speaks for the first class, into PNGs.")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", help="torch, onnxruntime or openvino. [default: what is quick here]")
+    ] = "auto",
+    precision: Annotated[
+        str, typer.Option("--precision", help="float32, bf16, fp16, int8; auto: bf16 where the processor has it.")
+    ] = "float32",
     batch: Batch = None,
     device: Device = "auto",
     temperature: Annotated[
@@ -32,20 +65,72 @@ def predict(
     """Tell what is in pictures. A file that cannot be read is a row with its error; exit 1 where none could be."""
     if json and as_csv:
         raise refuse("one of --json and --csv", "both", next_step="leave one of them out")
-    from reslab.deploy.prediction import predict as predict_pictures
+    if resume and output is None:
+        raise refuse("--output FILE with --resume", "--resume alone", next_step="name the file to go on with")
+    from reslab.deploy.answering import open_answering
+    from reslab.deploy.inputs import list_items
+    from reslab.deploy.prediction import predictions
+    from reslab.deploy.rows import Rows, check_output
     from reslab.training.loading import load
 
+    if output is not None:
+        check_output(output, resume)
+    items = list_items(images)
     network = load(run)
     used = network.temperature if temperature else None
-    found = predict_pictures(network, images, top_k=top_k, batch=batch or 64, device=device, temperature=temperature)
+    how = {"weights": _fingerprint(run), "top_k": top_k, "temperature": used, "features": features}
+    rows = None if output is None else Rows(output, items, {**how, "precision": precision}, resume)
+    left = items if rows is None else rows.left
+    found: list[Prediction] = []
+    if left:
+        answer = open_answering(
+            network,
+            engine,
+            precision,
+            device,
+            features=features,
+            temperature=temperature,
+            images=_scale_images(run, network) if precision == "int8" else None,
+            num_images=len(left),
+        )
+        say(f"{answer.engine}")
+        with _resumable(output):
+            for row in _shown(predictions(network, answer, left, top_k, batch or 64, heat_maps), left):
+                found.append(row) if rows is None else rows.add(row)
     if used is not None:
         say(f"probabilities at temperature {number(used)} (--no-temperature: as the network gives them)")
+    told: dict[str, Any] = {"temperature": used, "engine": str(answer.engine) if left else None}
+    if rows is not None:
+        found = rows.finish()
+        say(f"{len(found)} rows in {output}" + (f", {len(found) - len(left)} of them from before" if resume else ""))
+        told["output"] = str(output)
+    _print(found, told, json, as_csv, quiet=output is not None)
+    _end(found, json)
+
+
+@contextlib.contextmanager
+def _resumable(output: Path | None) -> Iterator[None]:
+    """Ctrl-C with the word that helps: what is in the file so far is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if output is None:
+            raise
+        raise KeyboardInterrupt(f"stopped; go on with the same command and --resume ({output})") from None
+
+
+def _print(found: "list[Prediction]", told: dict[str, Any], json: bool, as_csv: bool, quiet: bool) -> None:
     if json:
-        print_json({"predictions": [prediction.to_dict() for prediction in found], "temperature": used})
+        print_json({"predictions": [prediction.to_dict() for prediction in found], **told})
     elif as_csv:
-        _print_csv(found)
-    else:
+        from reslab.deploy.rows import csv_text
+
+        print(csv_text(found), end="")
+    elif not quiet:
         _print_rows(found)
+
+
+def _end(found: "list[Prediction]", json: bool) -> None:
     unread = sum(bool(prediction.error) for prediction in found)
     if unread and not json:
         say(f"{unread} of {len(found)} files could not be read")
@@ -64,11 +149,40 @@ def _row(prediction: "Prediction") -> tuple[str, str, str]:
     return prediction.path, first.name, percent(first.probability, 1) + rest
 
 
-def _print_csv(found: "list[Prediction]") -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["path", "rank", "class", "probability", "error"])
-    for prediction in found:
-        if prediction.error:
-            writer.writerow([prediction.path, "", "", "", prediction.error])
-        for rank, guess in enumerate(prediction.classes, 1):
-            writer.writerow([prediction.path, rank, guess.name, f"{guess.probability:.6g}", ""])
+def _shown(rows: "Iterable[Prediction]", items: "list[Item]") -> "Iterator[Prediction]":
+    """The rows, while a bar in a terminal, or a line now and then elsewhere, tells how far it is."""
+    console = Console(stderr=True)
+    if console.is_terminal and len(items) > 1:
+        columns = (TextColumn("pictures"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("", total=len(items))
+            for row in rows:
+                bar.advance(task)
+                yield row
+        return
+    said = time.monotonic()
+    for count, row in enumerate(rows, 1):
+        if time.monotonic() - said > _SECONDS_A_LINE:
+            said = time.monotonic()
+            print(f"{count} of {len(items)} pictures", file=sys.stderr, flush=True)
+        yield row
+
+
+def _fingerprint(run: Path) -> str:
+    """The first digits of the SHA-256 of the weights, by which rows of other weights are known."""
+    from reslab.nn.fetching import file_hash
+    from reslab.training.loading import run_weights
+    from reslab.training.run import Run
+
+    return file_hash(run_weights(Run(run)) if run.is_dir() else run)[:16]
+
+
+def _scale_images(run: Path, network: "Network") -> "Tensor":
+    """Pictures that the scales of int8 are measured on: the run's own training pictures."""
+    from reslab.deploy.evidence import find_evidence
+    from reslab.training.run import Run
+
+    if not run.is_dir():
+        step = "name the run's folder, or export first: reslab export ... --to onnx --precision int8"
+        raise refuse("a run, whose pictures set the scales of int8", f"{run}, weights alone", next_step=step)
+    return find_evidence(network, Run(run), None, None, None).calibration_images()

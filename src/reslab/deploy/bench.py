@@ -13,8 +13,8 @@ from reslab.deploy.engines.table import ENGINES, PRECISIONS, Kind, open_engine
 from reslab.deploy.extras import has_extra
 from reslab.nn.network import Network
 from reslab.spec.errors import refuse, unknown
-from reslab.training.memory import Memory
 from reslab.training.device import quick_bf16
+from reslab.training.memory import Memory
 
 WARM_UP_CALLS = 3
 SECONDS_A_TURN = 1.0

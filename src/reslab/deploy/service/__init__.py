@@ -1,0 +1,1 @@
+"""The service: trained networks behind HTTP, with a page to look into them."""

@@ -1,0 +1,32 @@
+"""A request that is not served: its status, and why, in words."""
+
+from collections.abc import Mapping
+
+from starlette.responses import JSONResponse
+
+from reslab.spec.errors import refuse
+
+
+class Refused(Exception):
+    """An answer that is no success: `status` and what the caller is told."""
+
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.headers = status, message, dict(headers or {})
+
+    def response(self) -> JSONResponse:
+        """`{"error": message}` under the status."""
+        return JSONResponse({"error": self.message}, self.status, self.headers)
+
+
+def refused(
+    status: int, required: str, got: object, next_step: str = "", headers: Mapping[str, str] | None = None
+) -> Refused:
+    """A refusal in the words of `spec.errors.refuse`: what was required, what came, what next."""
+    return Refused(status, str(refuse(required, got, next_step=next_step)), headers)
+
+
+def busy(what: str, seconds: int = 1) -> Refused:
+    """429: no room now; the caller may come again after so many seconds."""
+    step = f"try again in {seconds} second{'s' * (seconds != 1)}"
+    return refused(429, "room for one more picture", what, step, {"Retry-After": str(seconds)})

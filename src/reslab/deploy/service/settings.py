@@ -1,0 +1,46 @@
+"""How the service is run: its limits, its engine, its token."""
+
+from dataclasses import dataclass
+
+from reslab.spec.errors import refuse
+
+MEGABYTE = 1 << 20
+
+
+@dataclass(frozen=True)
+class ServiceSettings:
+    """What `reslab serve` may be told.
+
+    `max_bytes` of one request's body; `max_held_bytes` of all bodies that are in memory at once; `max_pixels` of one
+    picture as its header tells them; `max_images` of one request; `queue`: pictures that may be in the house at once,
+    waiting or worked on, beyond which a request is answered 429; `timeout_seconds` until a request is answered 504;
+    `max_batch` pictures computed together. `token`: what callers must send; `hosts`: the names the service answers to
+    (all where empty). Raises ValueError for a limit below 1 and a queue that no full request fits into.
+    """
+
+    engine: str = "auto"
+    precision: str = "float32"
+    device: str = "auto"
+    token: str = ""
+    hosts: tuple[str, ...] = ()
+    max_bytes: int = 16 * MEGABYTE
+    max_held_bytes: int = 256 * MEGABYTE
+    max_pixels: int = 50_000_000
+    max_images: int = 32
+    max_batch: int = 32
+    queue: int = 128
+    timeout_seconds: float = 30.0
+    num_decoders: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("max_bytes", "max_pixels", "max_images", "max_batch", "queue", "num_decoders"):
+            if getattr(self, name) < 1:
+                raise refuse(f"{name} of at least 1", getattr(self, name), nearest="1")
+        if not self.timeout_seconds > 0:
+            raise refuse("timeout_seconds above 0", self.timeout_seconds, nearest="30")
+        if self.queue < self.max_images:
+            got = f"queue {self.queue}, max_images {self.max_images}"
+            raise refuse("a queue that holds the pictures of one request", got, nearest=f"queue {self.max_images}")
+        if self.max_held_bytes < self.max_bytes:
+            got = f"max_held_bytes {self.max_held_bytes}, max_bytes {self.max_bytes}"
+            raise refuse("max_held_bytes of at least max_bytes", got, nearest=str(self.max_bytes))
