@@ -198,3 +198,15 @@ def test_a_foreign_unit_without_a_shortcut_is_refused() -> None:
         switched_off(nn.Sequential(block, nn.Sequential(nn.Conv2d(3, 3, 1))), ["0"]),
     ):
         pass
+
+
+def test_a_bare_convolution_of_a_plain_network_becomes_the_identity_where_shapes_agree() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)).eval()
+    x = pictures()
+    with torch.no_grad(), switched_off(model, ["1"]):
+        assert torch.equal(model(x), model[2](model[0](x)))
+    with pytest.raises(ValueError, match=r"changes the shape \(3 to 4 channels\)"), switched_off(model, ["0"]):
+        pass
+    with pytest.raises(ValueError, match="equal channels"), swapped(model, "0", "1"):
+        pass

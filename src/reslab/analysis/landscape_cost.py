@@ -28,8 +28,11 @@ def announce(
     left = [point for point in grid if scene.kept.get("loss", point) is None]
     left_bends = [point for point in bends if scene.kept.get("curvature", point) is None]
     one = _seconds_of_a_point(scene, options) if left else 0.0
-    bend = _seconds_of_a_product(scene) * options.iterations if left_bends else 0.0
-    minutes = (len(left) * one + len(left_bends) * bend) / 60
+    top = options.eigenvalues and scene.kept.get("eigenvalues", (options.eigenvalues,)) is None
+    product = _seconds_of_a_product(scene) if left_bends or top else 0.0
+    bend = product * options.iterations
+    ends = product * max(options.iterations, 4 * options.eigenvalues) if top else 0.0
+    minutes = (len(left) * one + len(left_bends) * bend + ends) / 60
     words = f"{len(left)} points of {one:.2g} s"
     if left_bends:
         words += f" and {len(left_bends)} curvatures of {bend:.2g} s"

@@ -16,6 +16,7 @@ from reslab.spec.errors import refuse
 
 _MOST_COUNTS = 10
 _ENOUGH = 20
+_UNKNOWN = (0, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def _permuted(
 def _pairs(slots: Sequence[Slot]) -> list[tuple[str, str]]:
     """The pairs of units that can stand in each other's place: equal shapes, neither of them shared."""
     single = [slot for slot in slots if slot.num_repeats == 1]
-    return [(a.name, b.name) for a, b in combinations(single, 2) if shapes_of(a.unit) == shapes_of(b.unit)]
+    return [(a.name, b.name) for a, b in combinations(single, 2) if shapes_of(a.unit) == shapes_of(b.unit) != _UNKNOWN]
 
 
 def shuffled(names: Sequence[str], pairs: Sequence[tuple[str, str]], number: int, draw: random.Random) -> list[str]:

@@ -62,9 +62,17 @@ def why_not_deleted(unit: nn.Module) -> str:
             return ""
         change = f"{plan.in_channels} to {plan.out_channels} channels, stride {plan.stride}"
         return f"it has no shortcut and changes the shape ({change})"
+    if _is_layer(unit):
+        inner, outer, stride = shapes_of(unit)
+        return "" if inner == outer and stride == 1 else f"it changes the shape ({inner} to {outer} channels)"
     if not any(hasattr(unit, name) for name in _SHORTCUTS):
         return f"{type(unit).__name__} has no shortcut that is known (downsample or shortcut)"
     return "" if _branch_end(unit) is not None else f"{type(unit).__name__} has no convolution or norm of its own"
+
+
+def _is_layer(unit: nn.Module) -> bool:
+    """Whether the unit is a bare convolution, as in a plain network of another library."""
+    return isinstance(unit, nn.modules.conv._ConvNd)
 
 
 def _branch_end(unit: nn.Module) -> nn.Module | None:
@@ -144,9 +152,12 @@ def _replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
 
 @contextmanager
 def _off_foreign(unit: nn.Module) -> Iterator[None]:
-    end = _branch_end(unit)
-    assert end is not None
-    handle = end.register_forward_hook(lambda module, arguments, output: torch.zeros_like(output))
+    if _is_layer(unit):
+        handle = unit.register_forward_hook(lambda module, arguments, output: arguments[0])
+    else:
+        end = _branch_end(unit)
+        assert end is not None
+        handle = end.register_forward_hook(lambda module, arguments, output: torch.zeros_like(output))
     try:
         yield
     finally:
@@ -188,18 +199,20 @@ def _parent(model: nn.Module, slot: Slot) -> tuple[nn.Module, str]:
     return model.get_submodule(above), "0" if slot.num_repeats > 1 else key
 
 
-def shapes_of(unit: nn.Module) -> tuple[object, ...]:
+def shapes_of(unit: nn.Module) -> tuple[int, int, int]:
     """What two units must share to stand in each other's place: channels in and out, and stride."""
     if isinstance(unit, Unit):
         return unit.plan.in_channels, unit.plan.out_channels, unit.plan.stride
-    convs = [module for module in unit.children() if isinstance(module, nn.modules.conv._ConvNd)]
-    end = _branch_end(unit)
+    convs = [module for module in (unit, *unit.children()) if isinstance(module, nn.modules.conv._ConvNd)]
+    end = unit if _is_layer(unit) else _branch_end(unit)
     width = next((getattr(end, name) for name in _WIDTHS if hasattr(end, name)), 0)
     return convs[0].in_channels if convs else 0, width, max((max(conv.stride) for conv in convs), default=1)
 
 
 def _check_alike(place: Slot, mover: Slot) -> None:
     here, there = shapes_of(place.unit), shapes_of(mover.unit)
+    if 0 in here and place.unit is not mover.unit:
+        raise refuse("units whose channels are known", f"{place.name}, a {type(place.unit).__name__}")
     if here == there and (place.unit is mover.unit or place.num_repeats == mover.num_repeats == 1):
         return
     if here == there:
