@@ -17,7 +17,6 @@ from reslab.nn.network import Network
 from reslab.nn.weights import load_weights
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse
-from reslab.spec.values import to_dict
 from reslab.training.device import choose_device
 from reslab.training.loading import load
 from reslab.training.loop import noise_seed
@@ -143,8 +142,3 @@ def facts(subject: Subject) -> dict[str, str]:
     shape = "x".join(str(side) for side in subject.images.shape[1:])
     of = subject.data.name if subject.data else "random numbers"
     return {**told, "pictures": f"{len(subject.images)} of {of}, {shape}"}
-
-
-def arch_of(subject: Subject) -> dict[str, Any] | None:
-    """The architecture as plain data; None of a foreign module."""
-    return to_dict(subject.model.arch) if isinstance(subject.model, Network) else None
