@@ -1,6 +1,5 @@
 """How much of the loss's gradient reaches each unit, and on which ways."""
 
-import copy
 from dataclasses import dataclass
 
 import torch
