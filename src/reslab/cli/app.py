@@ -25,6 +25,7 @@ from reslab.cli.output import print_json, say
 from reslab.cli.predict import predict
 from reslab.cli.recipes import recipes
 from reslab.cli.runs import runs
+from reslab.cli.serve import serve
 from reslab.cli.show import show
 from reslab.cli.studies import studies
 from reslab.cli.study import study
@@ -38,6 +39,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "eval": evaluate,
     "predict": predict,
     "export": export,
+    "serve": serve,
     "models": models,
     "show": show,
     "recipes": recipes,

@@ -4,11 +4,11 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
@@ -42,7 +42,8 @@ async def read_bytes(request: Request, max_bytes: int, take: Callable[[int], Non
 
 
 async def _gather(request: Request, max_bytes: int, take: Callable[[int], None]) -> bytes:
-    pieces, num_bytes, patience = [], 0, _PATIENCE * max_bytes
+    pieces: list[bytes] = []
+    num_bytes, patience = 0, _PATIENCE * max_bytes
     told = request.headers.get("content-length", "")
     if told.isascii() and told.isdigit() and int(told) > patience:
         raise _too_long(max_bytes, told)
@@ -65,7 +66,7 @@ def _too_long(max_bytes: int, got: str) -> Refused:
     return refused(413, f"a body of at most {max_bytes:,} bytes", got, step, {"Connection": "close"})
 
 
-async def read_body(content: bytes, headers: Mapping[str, str], keys: Sequence[str], max_images: int) -> Body:
+async def read_body(content: bytes, headers: Headers, keys: Sequence[str], max_images: int) -> Body:
     """What the bytes hold, by their content type: JSON, a form, or one picture as it is; `keys` are the other fields.
 
     Raises Refused: 415 for another type, 400 for JSON or a form that cannot be read, 413 for more than `max_images`,
@@ -75,7 +76,9 @@ async def read_body(content: bytes, headers: Mapping[str, str], keys: Sequence[s
     if headers.get("content-encoding", "identity") != "identity":
         raise refused(415, "a body that is not compressed", headers["content-encoding"], "send it as it is")
     if kind == "application/json":
-        body = await asyncio.to_thread(_from_json, content, keys) if len(content) > 1 << 16 else _from_json(content, keys)
+        body = (
+            await asyncio.to_thread(_from_json, content, keys) if len(content) > 1 << 16 else _from_json(content, keys)
+        )
     elif kind == "multipart/form-data":
         body = await _from_form(content, headers, keys, max_images)
     elif kind == "application/octet-stream" or kind.startswith("image/"):
@@ -106,7 +109,9 @@ def _object(content: bytes) -> dict[str, Any]:
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise refused(400, "a body in JSON", f"{type(error).__name__}: {error}", "check its brackets and commas") from None
+        raise refused(
+            400, "a body in JSON", f"{type(error).__name__}: {error}", "check its brackets and commas"
+        ) from None
     if not isinstance(found, dict):
         raise refused(422, 'a JSON object such as {"image": "..."}', type(found).__name__)
     return found
@@ -124,12 +129,11 @@ def _from_base64(text: Any) -> bytes:
         raise refused(422, "a picture in base64", str(error), "encode the bytes of the file") from None
 
 
-async def _from_form(content: bytes, headers: Mapping[str, str], keys: Sequence[str], max_images: int) -> Body:
-    async def whole() -> AsyncIterator[bytes]:
+async def _from_form(content: bytes, headers: Headers, keys: Sequence[str], max_images: int) -> Body:
+    async def whole() -> AsyncGenerator[bytes, None]:
         yield content
 
-    # The parser wants starlette's own headers; what they are looked up by is the same.
-    parser = MultiPartParser(headers, whole(), max_files=max_images + 1, max_fields=len(keys) + 8)  # type: ignore[arg-type]
+    parser = MultiPartParser(headers, whole(), max_files=max_images + 1, max_fields=len(keys) + 8)
     parser.spool_max_size = len(content) + 1  # nothing goes to a disk
     try:
         form = await parser.parse()

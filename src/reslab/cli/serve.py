@@ -1,0 +1,69 @@
+"""`reslab serve RUN...`: networks behind HTTP, with a page to look into them."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reslab.cli.options import Device
+from reslab.cli.output import say
+from reslab.spec.errors import refuse
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_TOKEN = "RESLAB_TOKEN"
+
+
+def serve(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or their model.safetensors.")],
+    host: Annotated[str, typer.Option("--host", help="The address to answer at; 0.0.0.0 is every one.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option("--token", help=f"What callers must send as a bearer token. [default: ${_TOKEN}, else none]"),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", help="torch, onnxruntime or openvino. [default: what is quick here]")
+    ] = "auto",
+    precision: Annotated[str, typer.Option("--precision", help="float32, bf16, fp16 or auto.")] = "float32",
+    device: Device = "auto",
+    max_bytes: Annotated[int, typer.Option("--max-bytes", help="Bytes of one request.")] = 16 << 20,
+    max_pixels: Annotated[int, typer.Option("--max-pixels", help="Pixels of one picture.")] = 50_000_000,
+    max_images: Annotated[int, typer.Option("--max-images", help="Pictures of one request.")] = 32,
+    max_batch: Annotated[int, typer.Option("--max-batch", help="Pictures computed together.")] = 32,
+    queue: Annotated[int, typer.Option("--queue", help="Pictures in the house at once; more is answered 429.")] = 128,
+    timeout_seconds: Annotated[
+        float, typer.Option("--timeout-seconds", help="After which a request is answered 504.")
+    ] = 30.0,
+) -> None:
+    """Serve networks over HTTP: predictions, heat maps, units switched off, and a page for all of it at /."""
+    from reslab.deploy.extras import need_extra
+
+    need_extra("serve", "reslab serve")
+    from reslab.deploy.service.settings import ServiceSettings
+
+    settings = ServiceSettings(
+        engine=engine,
+        precision=precision,
+        device=device,
+        token=os.environ.get(_TOKEN, "") if token is None else token,
+        hosts=LOOPBACK if host in LOOPBACK else (),
+        max_bytes=max_bytes,
+        max_held_bytes=max(16 * max_bytes, 256 << 20),
+        max_pixels=max_pixels,
+        max_images=max_images,
+        max_batch=max_batch,
+        queue=queue,
+        timeout_seconds=timeout_seconds,
+    )
+    _check_token(token, host, settings.token)
+    from reslab.deploy.service.server import serve_forever
+
+    serve_forever(runs, settings, host, port, say)
+
+
+def _check_token(given: str | None, host: str, token: str) -> None:
+    if given is not None and not given.strip():
+        raise refuse("a token of at least one letter", repr(given), next_step="leave --token away for none")
+    if host not in LOOPBACK and not token:
+        say(f"warning: {host} can be reached from other machines, and no --token is asked for")

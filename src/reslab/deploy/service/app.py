@@ -1,0 +1,80 @@
+"""The application: every route under its limits, and the page."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from importlib import resources
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
+
+from reslab.deploy.service.describing import model_routes
+from reslab.deploy.service.doors import Doors
+from reslab.deploy.service.house import House
+from reslab.deploy.service.metrics import Measured
+from reslab.deploy.service.predicting import predict_routes
+from reslab.deploy.service.probes import probe_routes
+from reslab.deploy.service.refusals import Refused
+from reslab.deploy.service.settings import ServiceSettings
+from reslab.training.device import exact_arithmetic
+from reslab.training.run import Run
+
+_DEFAULT = ServiceSettings()
+
+
+def make_app(runs: Sequence[Run | str | Path], settings: ServiceSettings = _DEFAULT) -> FastAPI:
+    """The service of these runs (their folders, or files of weights), to be run by any ASGI server.
+
+    Raises ValueError where a run cannot be served or an engine cannot run so.
+    """
+    house = House(runs, settings)
+    house.open()
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        # Its switches belong to the process: held open, threads that enter and leave it find them as they should be.
+        with exact_arithmetic():
+            yield
+        house.close()
+
+    app = FastAPI(title="reslab", summary="Residual networks, served", lifespan=life, docs_url=None, redoc_url=None)
+    app.state.house = house
+    for routes in (probe_routes, model_routes, predict_routes):
+        app.include_router(routes(house))
+    _add_page(app)
+    app.add_exception_handler(Refused, _tell_refusal)
+    app.add_exception_handler(RequestValidationError, _tell_invalid)
+    app.add_exception_handler(HTTPException, _tell_http)
+    app.add_middleware(Doors, token=settings.token, hosts=settings.hosts)
+    app.add_middleware(Measured, metrics=house.metrics)
+    return app
+
+
+def _add_page(app: FastAPI) -> None:
+    folder = Path(str(resources.files("reslab.deploy"))) / "page"
+    if not (folder / "index.html").is_file():
+        return
+    app.mount("/static", StaticFiles(directory=folder), name="static")
+
+    @app.get("/", include_in_schema=False)
+    def page() -> FileResponse:
+        return FileResponse(folder / "index.html")
+
+
+async def _tell_refusal(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    return error.response()
+
+
+async def _tell_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    told = "; ".join(f"{'.'.join(map(str, each['loc'][1:]))}: {each['msg']}" for each in error.errors())
+    return Refused(422, told).response()
+
+
+async def _tell_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return Refused(error.status_code, str(error.detail), error.headers).response()

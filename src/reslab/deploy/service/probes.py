@@ -1,0 +1,32 @@
+"""`/healthz`, `/readyz`, `/metrics`: what watches over services asks."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from reslab.deploy.service.house import House
+from reslab.deploy.service.refusals import refused
+
+
+def probe_routes(house: House) -> APIRouter:
+    """The routes."""
+    router = APIRouter()
+
+    @router.get("/healthz")
+    async def healthz() -> dict[str, Any]:
+        return {"status": "ok"}
+
+    @router.get("/readyz")
+    async def readyz() -> dict[str, Any]:
+        """Ready: some network has its weights."""
+        if not any(served.finished for served in house.models.values()):
+            raise refused(503, "a network with weights", "runs that are still in training", "ask again later")
+        return {"status": "ready"}
+
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        return Response(house.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    return router
