@@ -8,7 +8,8 @@ import torch
 from scipy import stats
 from torch import nn
 
-from reslab.analysis.compare import CompareOptions, compare, layer_distances, mcnemar, paired, proportion
+from reslab.analysis.compare import CompareOptions, compare, layer_distances
+from reslab.analysis.paired import mcnemar, paired, proportion
 from reslab.analysis.subject import Subject, open_subjects, subject_of
 from reslab.spec.values import to_dict
 
