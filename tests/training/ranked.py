@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 HERE = Path(__file__).parent
+# Of a process that hangs; on a machine that is busy with other work one of these takes minutes.
+PATIENCE_SECONDS = 400
 SRC = HERE.parents[1] / "src"
 PREAMBLE = (
     "import os, sys, torch\nfrom reslab.training.ranks import join\nfrom reslab.training.torchrun import read_place\n"
@@ -37,7 +39,11 @@ def on_ranks(code: str, folder: Path, num: int = 2) -> list[Any]:
     for rank in range(num):
         place = {"RANK": str(rank), "WORLD_SIZE": str(num), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         processes.append(subprocess.Popen([sys.executable, str(script)], env=environment(**place)))
-    assert [process.wait(120) for process in processes] == [0] * num
+    try:
+        assert [process.wait(PATIENCE_SECONDS) for process in processes] == [0] * num
+    finally:
+        for process in processes:
+            process.kill()
     return [torch.load(folder / f"answer{rank}.pt", weights_only=False) for rank in range(num)]
 
 
@@ -55,9 +61,9 @@ def torchrun(*words: str, restarts: int = 0, num: int = 2) -> subprocess.Popen[s
 
 
 def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
-    """Exit code and what was written; killed after two minutes."""
+    """Exit code and what was written; killed where it hangs."""
     try:
-        told = process.communicate(timeout=120)
+        told = process.communicate(timeout=PATIENCE_SECONDS)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)

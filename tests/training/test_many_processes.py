@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from ranked import ended, on_ranks, torchrun
+from ranked import PATIENCE_SECONDS, ended, on_ranks, torchrun
 from ranked_runs import NUM_STEPS, Double, float64_data, float64_run, unfreezing_run
 
 from reslab.nn.weights import read_tensors
@@ -113,7 +113,7 @@ def test_a_rank_killed_within_an_epoch_is_restarted_and_the_run_ends_as_if_nothi
 def test_a_stop_reaches_every_rank_at_the_same_step(tmp_path: Path) -> None:
     output = tmp_path / "run"
     process = torchrun(RUNS, str(output), "0", "0.1")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not (output / "state" / "state.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
