@@ -44,6 +44,7 @@ def on_ranks(code: str, folder: Path, num: int = 2) -> list[Any]:
     finally:
         for process in processes:
             process.kill()
+            process.wait()
     return [torch.load(folder / f"answer{rank}.pt", weights_only=False) for rank in range(num)]
 
 
