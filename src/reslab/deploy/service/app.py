@@ -13,12 +13,18 @@ from starlette.staticfiles import StaticFiles
 
 from reslab.deploy.service.describing import model_routes
 from reslab.deploy.service.doors import Doors
+from reslab.deploy.service.explaining import explain_routes
 from reslab.deploy.service.house import House
+from reslab.deploy.service.judging import Judge
+from reslab.deploy.service.lesioning import lesion_routes
 from reslab.deploy.service.metrics import Measured
 from reslab.deploy.service.predicting import predict_routes
 from reslab.deploy.service.probes import probe_routes
 from reslab.deploy.service.refusals import Refused
+from reslab.deploy.service.run_view import run_routes
+from reslab.deploy.service.samples import Samples, sample_routes
 from reslab.deploy.service.settings import ServiceSettings
+from reslab.deploy.service.unit_view import unit_routes
 from reslab.training.device import exact_arithmetic
 from reslab.training.run import Run
 
@@ -32,18 +38,23 @@ def make_app(runs: Sequence[Run | str | Path], settings: ServiceSettings = _DEFA
     """
     house = House(runs, settings)
     house.open()
+    samples = Samples()
+    judge = Judge(house, samples)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         # Its switches belong to the process: held open, threads that enter and leave it find them as they should be.
         with exact_arithmetic():
             yield
-        house.close()
+            await judge.stop()
+            house.close()
 
     app = FastAPI(title="reslab", summary="Residual networks, served", lifespan=life, docs_url=None, redoc_url=None)
     app.state.house = house
-    for routes in (probe_routes, model_routes, predict_routes):
+    for routes in (probe_routes, model_routes, predict_routes, explain_routes, unit_routes):
         app.include_router(routes(house))
+    for router in (lesion_routes(house, samples), sample_routes(house, samples), run_routes(house, judge)):
+        app.include_router(router)
     _add_page(app)
     app.add_exception_handler(Refused, _tell_refusal)
     app.add_exception_handler(RequestValidationError, _tell_invalid)

@@ -1,5 +1,6 @@
 """A picture that came over the wire, guarded before it is decoded, then made ready for a network."""
 
+import base64
 import io
 
 from PIL import Image
@@ -60,3 +61,16 @@ def ready(content: bytes, prepare: Preparation, max_pixels: int) -> Tensor:
         return prepare.prepare(read_picture(content, prepare.preprocess.channels, "the picture", header.kind.lower()))
     except ValueError as error:
         raise Refused(422, str(error)) from None
+
+
+def picture_png(pixels: Tensor) -> bytes:
+    """uint8 (1 or 3, H, W) as a PNG file."""
+    array = pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous().numpy()
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def picture_uri(pixels: Tensor) -> str:
+    """uint8 (1 or 3, H, W) as a PNG in a data URI."""
+    return f"data:image/png;base64,{base64.b64encode(picture_png(pixels)).decode()}"

@@ -1,0 +1,86 @@
+"""`POST /v1/explain`: what in a picture speaks for a class, as a map of heat."""
+
+from typing import Annotated, Any
+
+import torch
+from fastapi import APIRouter, Query, Request
+from torch import Tensor
+from torch.nn import functional
+
+from reslab.analysis.attribution import grad_cam, integrated_gradients, occlusion
+from reslab.analysis.layers import default_layers
+from reslab.deploy.service.house import House, one_picture
+from reslab.deploy.service.pictures import picture_uri
+from reslab.deploy.service.predicting import best
+from reslab.deploy.service.refusals import Refused
+from reslab.deploy.service.served import Opened
+from reslab.deploy.service.specimen import Specimen
+from reslab.nn.network import Network
+from reslab.spec.errors import unknown
+
+METHODS = ("grad-cam", "occlusion", "integrated-gradients")
+_NUM_STEPS = 32
+_NUM_CLASSES = 10
+
+
+def explain_routes(house: House) -> APIRouter:
+    """The route."""
+    router = APIRouter()
+
+    @router.post("/v1/explain")
+    async def explain(
+        request: Request,
+        model: str = "",
+        method: str = "grad-cam",
+        label: Annotated[str, Query(alias="class", description="A class by name; the first where empty.")] = "",
+    ) -> dict[str, Any]:
+        if method not in METHODS:
+            raise Refused(422, str(unknown("method", method, METHODS)))
+        served = house.find(model)
+        async with house.met(request) as body:
+            opened = await house.opened(served.name)
+            target = class_number(opened, label)
+            picture = await house.decode(one_picture(body), opened)
+            return await house.study(opened, _explained, opened, picture, method, target)
+
+    return router
+
+
+def class_number(opened: Opened, label: str) -> int | None:
+    """The class of this name; None where it is empty. Raises Refused (422) with the nearest names."""
+    if not label:
+        return None
+    if label not in opened.classes:
+        raise Refused(422, str(unknown("class", label, opened.classes)))
+    return opened.classes.index(label)
+
+
+def _explained(opened: Opened, picture: Tensor, method: str, target: int | None) -> dict[str, Any]:
+    specimen = opened.specimen
+    x = specimen.read(picture[None])
+    with specimen.taken() as network:
+        probabilities = specimen.probabilities(network, x)[0]
+        chosen = int(probabilities.argmax()) if target is None else target
+        heat = _heat(specimen, network, x, chosen, method)
+    return {
+        "class": opened.classes[chosen],
+        "method": method,
+        "heat": [[round(value, 4) for value in row] for row in heat.tolist()],
+        "picture": picture_uri(picture),
+        "classes": best(probabilities, opened.classes, _NUM_CLASSES),
+    }
+
+
+def _heat(specimen: Specimen, network: Network, x: Tensor, chosen: int, method: str) -> Tensor:
+    """(H, W) from 0 to 1, the largest 1 where there is any."""
+    target = torch.tensor([chosen], device=x.device)
+    if method == "grad-cam":
+        maps = grad_cam(network, x, target, default_layers(network)[-1])[:, None]
+        found = functional.interpolate(maps, x.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
+    elif method == "occlusion":
+        square = max(1, min(x.shape[-2:]) // 4)
+        found = occlusion(network, x, target, square, max(1, square // 2))[0]
+    else:
+        found = integrated_gradients(network, x, target, 0.0, _NUM_STEPS)[0].sum(0).abs()
+    found = found.detach().clamp_min(0).nan_to_num().cpu()
+    return found / found.max().clamp_min(torch.finfo(found.dtype).tiny)

@@ -1,0 +1,84 @@
+"""`POST /v1/lesion` and `/v1/lesion/curve`: a picture seen by a network with units switched off or swapped."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from torch import Tensor
+
+from reslab.deploy.service.cutting import Cut, curve, cut
+from reslab.deploy.service.house import House, one_picture
+from reslab.deploy.service.predicting import best
+from reslab.deploy.service.refusals import Refused, refused
+from reslab.deploy.service.samples import Samples
+from reslab.deploy.service.served import Opened
+
+_NUM_CLASSES = 10
+# Pictures of the run that the curve is drawn from where the caller sends none.
+_CURVE_IMAGES = 32
+
+
+def lesion_routes(house: House, samples: Samples) -> APIRouter:
+    """The routes."""
+    router = APIRouter()
+
+    @router.post("/v1/lesion")
+    async def lesion(request: Request, model: str = "") -> dict[str, Any]:
+        served = house.find(model)
+        async with house.met(request, ("off", "swap")) as body:
+            off, swap = read_off(body.fields.get("off", [])), read_swap(body.fields.get("swap", []))
+            opened = await house.opened(served.name)
+            picture = await house.decode(one_picture(body), opened)
+            return await house.study(opened, _lesion, opened, picture, off, swap)
+
+    @router.post("/v1/lesion/curve")
+    async def lesion_curve(request: Request, model: str = "") -> dict[str, Any]:
+        served = house.find(model)
+        async with house.met(request) as body:
+            opened = await house.opened(served.name)
+            if body.images:
+                picture = await house.decode(one_picture(body), opened)
+                return await house.study(opened, _curve, opened, opened.specimen.read(picture[None]))
+            shown = await samples.normalised(served, _CURVE_IMAGES)
+            return await house.study(opened, _curve, opened, shown.to(opened.specimen.device))
+
+    return router
+
+
+def _lesion(opened: Opened, picture: Tensor, off: Sequence[str], swap: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    try:
+        found = cut(opened.specimen, picture, off, swap)
+    except ValueError as error:  # a unit that is not there
+        raise Refused(422, str(error)) from None
+    return {
+        "classes": best(found.now.probabilities, opened.classes, _NUM_CLASSES),
+        "whole": best(found.whole.probabilities, opened.classes, _NUM_CLASSES),
+        "responses": _responses(found),
+        "refused": [{"unit": unit, "reason": reason} for unit, reason in found.refused],
+    }
+
+
+def _responses(found: Cut) -> list[dict[str, Any]]:
+    pairs = found.whole.responses.items()
+    return [{"unit": unit, "whole": whole, "now": found.now.responses[unit]} for unit, whole in pairs]
+
+
+def _curve(opened: Opened, x: Tensor) -> dict[str, Any]:
+    rows = curve(opened.specimen, x)
+    units = [{"unit": row.unit, "drop": row.drop, "top1": row.kept, "reason": row.reason} for row in rows]
+    return {"units": units, "num_images": len(x)}
+
+
+def read_off(given: Any) -> list[str]:
+    """Names of units. Raises Refused (422) for anything else."""
+    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+        raise refused(422, 'off as a list of units such as ["layer2.1"]', repr(given)[:80])
+    return given
+
+
+def read_swap(given: Any) -> list[tuple[str, str]]:
+    """Pairs of names of units. Raises Refused (422) for anything else."""
+    pairs: list[Any] = given if isinstance(given, list) else [given]
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise refused(422, 'swap as a list of pairs such as [["layer1.1", "layer1.2"]]', repr(given)[:80])
+    return [(first, second) for first, second in map(read_off, pairs)]

@@ -1,0 +1,117 @@
+"""`POST /v1/unit`: one unit while it reads a picture: its maps, its parts, and what the class owes to it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import torch
+from fastapi import APIRouter, Query, Request
+from torch import Tensor, nn
+
+from reslab.analysis.surgery import Slot
+from reslab.analysis.unit_parts import take_apart
+from reslab.deploy.service.cutting import finite
+from reslab.deploy.service.house import House, one_picture
+from reslab.deploy.service.pictures import picture_uri
+from reslab.deploy.service.refusals import Refused
+from reslab.deploy.service.specimen import Specimen
+from reslab.nn.network import Network
+from reslab.nn.unit import Unit
+from reslab.spec.errors import unknown
+
+_MOST_MAPS = 16
+
+
+def unit_routes(house: House) -> APIRouter:
+    """The route."""
+    router = APIRouter()
+
+    @router.post("/v1/unit")
+    async def unit(
+        request: Request, unit: Annotated[str, Query(description="Such as layer2.1.")], model: str = ""
+    ) -> dict[str, Any]:
+        served = house.find(model)
+        async with house.met(request) as body:
+            opened = await house.opened(served.name)
+            slots = opened.specimen.slots
+            if unit not in slots:
+                raise Refused(422, str(unknown("unit", unit, slots)))
+            picture = await house.decode(one_picture(body), opened)
+            return await house.study(opened, _seen, opened.specimen, slots[unit], picture)
+
+    return router
+
+
+def _seen(specimen: Specimen, slot: Slot, picture: Tensor) -> dict[str, Any]:
+    """`response`, `branch` and `shortcut` are standard deviations; `gradient` the norm of d y_top / d output."""
+    x = specimen.read(picture[None])
+    with specimen.taken() as network:
+        incoming, output, gradient = _run(network, slot, x)
+        assert isinstance(slot.unit, Unit)
+        with torch.no_grad():
+            parts = take_apart(slot.unit, incoming)
+    return {
+        "unit": slot.name,
+        "maps": [_map_uri(each) for each in _strongest(output[0])],
+        "channels": [int(i) for i in _order(output[0])],
+        "output": list(output.shape[1:]),
+        "response": _std(output),
+        "branch": _std(parts.branch),
+        "shortcut": _std(parts.shortcut),
+        "gradient": finite(float(gradient.double().norm())),
+    }
+
+
+def _run(network: Network, slot: Slot, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The unit's input, its output, and the gradient of the first class's logit at the output."""
+    kept: list[tuple[Tensor, Tensor]] = []
+    with _listening(slot.unit, slot.repeat, kept), torch.enable_grad():
+        logits = network(x)
+        incoming, output = kept[0]
+        (gradient,) = torch.autograd.grad(logits[0, logits[0].argmax()], output)
+    return incoming, output.detach(), gradient
+
+
+@contextmanager
+def _listening(unit: nn.Module, repeat: int, kept: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Keeps input and output of the unit's run number `repeat`; from its output on gradients are followed."""
+    handle = unit.register_forward_hook(_keeper(repeat, kept))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _keeper(repeat: int, kept: list[tuple[Tensor, Tensor]]) -> Callable[..., Tensor | None]:
+    runs = 0
+
+    def keep(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        nonlocal runs
+        runs += 1
+        if runs != repeat + 1:
+            return None
+        leaf = output.detach().clone().requires_grad_()
+        kept.append((given[0].detach().clone(), leaf))
+        return leaf.clone()  # what comes next may change it in place
+
+    return keep
+
+
+def _order(maps: Tensor) -> Tensor:
+    """The channels with the most energy, the strongest first."""
+    return maps.square().mean((1, 2)).argsort(descending=True, stable=True)[:_MOST_MAPS]
+
+
+def _strongest(maps: Tensor) -> Tensor:
+    return maps[_order(maps)]
+
+
+def _map_uri(values: Tensor) -> str:
+    """A map (h, w) as a grey picture, its least value black and its largest white."""
+    low, high = values.min(), values.max()
+    grey = (values - low) / (high - low).clamp_min(torch.finfo(values.dtype).tiny) * 255
+    return picture_uri(grey.nan_to_num().round().to(torch.uint8).cpu()[None])
+
+
+def _std(tensor: Tensor) -> float | None:
+    return finite(float(tensor.double().std(correction=0)))
