@@ -38,4 +38,4 @@ def _verdict(facts: Mapping[str, Any]) -> str:
 def _allowed(facts: Mapping[str, Any]) -> str:
     if facts["max_drop"] is None:
         return "a difference of 0.0001, and no other class on any picture"
-    return f"{facts['max_drop']:g} points of accuracy"
+    return f"a loss of {facts['max_drop']:g} points of accuracy at most"

@@ -1,0 +1,131 @@
+"""Answers of ResNet-50 by every engine, against torchvision's eager float32 model; and how far the engines agree.
+
+    python benchmarks/predict_engines.py                    ResNet-50 at 224x224, batches 1 and 16, two threads
+    python benchmarks/predict_engines.py --agreement FILE   a CIFAR-10 ResNet-20 trained by others, on the test pictures
+
+The weights are random, which costs the same time. A round gives each contestant its turn; the figures are medians over
+the rounds, the ratio that within a round. Scales of int8 come from the same random pictures.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from side_by_side import Take, machine, options, report, run
+from torch import Tensor
+from torchvision.models import resnet50
+
+from reslab.data.catalog import open_data
+from reslab.deploy.bench import default_engines, default_precisions, pairs
+from reslab.deploy.comparison import compare
+from reslab.deploy.engines.table import open_engine
+from reslab.deploy.evidence import find_evidence
+from reslab.nn.create import create_model
+from reslab.nn.network import Network
+from reslab.spec.preprocess import Preprocess
+
+BASE = "torchvision, eager float32"
+# What is to be reached, times the base: batch -> (contestant, factor).
+AIMS = {1: ("openvino, bf16", 3.2), 16: ("openvino, bf16", 3.9)}
+LEAST_AGREEMENT = 0.995
+IMAGENET = Preprocess(3, "", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def base(x: Tensor) -> Take:
+    """torchvision's model as it comes."""
+    torch.manual_seed(0)
+    model = resnet50().eval()
+
+    def take() -> Tensor:
+        with torch.inference_mode():
+            return model(x)
+
+    return take
+
+
+def contestants(x: Tensor, names: list[str], precisions: list[str]) -> dict[str, Take]:
+    """The base, then every engine in every precision it has."""
+    network = create_model("resnet50")
+    assert isinstance(network, Network)
+    found: dict[str, Take] = {BASE: base(x)}
+    scales = torch.randn(16, *x.shape[1:])
+    for name, precision in pairs(names, precisions, torch.device("cpu")):
+        engine = open_engine(network, name, precision, "cpu", images=scales)
+        found[f"{name}, {precision}"] = lambda engine=engine: engine(x)
+    return found
+
+
+def time_batches(asked: argparse.Namespace) -> None:
+    """A table for each batch, and whether its aim was reached."""
+    cpu = torch.device("cpu")
+    names = asked.engines.split(",") if asked.engines else default_engines(cpu)
+    precisions = asked.precision.split(",") if asked.precision else default_precisions(cpu)
+    for batch in asked.batch:
+        x = torch.randn(batch, 3, asked.side, asked.side)
+        rates = run(contestants(x, names, precisions), batch, 3, asked)
+        to = asked.json and asked.json.with_stem(f"{asked.json.stem}-{batch}")
+        threads = f"{torch.get_num_threads()} threads"
+        report(f"ResNet-50 at {asked.side}x{asked.side}, batch {batch}, {threads}", rates, BASE, to)
+        print(judged(batch, rates))
+
+
+def judged(batch: int, rates: Mapping[str, list[float]]) -> str:
+    """Whether the aim for this batch was reached, by the median of the ratios within a round."""
+    name, aim = AIMS.get(batch, ("", 0.0))
+    if name not in rates:
+        return "no aim for this batch and these engines"
+    ratios = sorted(mine / other for mine, other in zip(rates[name], rates[BASE], strict=True))
+    found = ratios[len(ratios) // 2]
+    return f"{name}: {found:.2f} times {BASE}; the aim is {aim:g}: {'reached' if found >= aim else 'NOT reached'}"
+
+
+def agreement(asked: argparse.Namespace) -> bool:
+    """Every engine and precision on the test pictures of CIFAR-10: the same class, the accuracy lost."""
+    network = create_model("resnet20_cifar", pretrained=asked.agreement, match="pad-split")
+    assert isinstance(network, Network)
+    network.eval().preprocess = IMAGENET
+    evidence = find_evidence(network, None, open_data("cifar10", asked.data_dir), None, asked.images)
+    scales = evidence.calibration_images()
+    rows: list[dict[str, Any]] = []
+    cpu = torch.device("cpu")
+    for name, precision in pairs(default_engines(cpu), default_precisions(cpu), cpu):
+        engine = open_engine(network, name, precision, "cpu", images=scales)
+        found = compare(network, engine, evidence.batches())
+        rows.append({"engine": name, "precision": precision, **vars(found)})
+        print(
+            f"| {name} | {precision} | {found.agreement:.2%} | {found.top1:.2%} | {found.exported_top1:.2%} "
+            f"| {found.drop_points:+.2f} | {found.largest_difference:.1e} |",
+            flush=True,
+        )
+    print(", ".join(f"{name} {value}" for name, value in machine().items()))
+    if asked.json:
+        asked.json.write_text(json.dumps({"results": rows, "machine": machine()}, indent=2) + "\n")
+    return all(row["num_agreeing"] >= LEAST_AGREEMENT * row["num_images"] for row in rows)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = options(__doc__)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("--engines", default="", help="apart by commas. [default: those installed]")
+    parser.add_argument("--precision", default="", help="apart by commas. [default: those this processor has]")
+    parser.add_argument("--agreement", metavar="FILE", help="weights of a resnet20_cifar to compare the engines on")
+    parser.add_argument("--data-dir", type=Path, help="where CIFAR-10 lies, for --agreement")
+    parser.add_argument("--images", type=int, help="so many test pictures. [default: all]")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads or 2)
+    if not asked.agreement:
+        time_batches(asked)
+        return
+    print("| engine | precision | same class | accuracy in torch | in the engine | points lost | largest difference |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    reached = agreement(asked)
+    print(f"at least {LEAST_AGREEMENT:.1%} of the same class everywhere: {'yes' if reached else 'NO'}")
+
+
+if __name__ == "__main__":
+    main()
