@@ -1,0 +1,27 @@
+// What went wrong, said where everyone hears it.
+
+import { element } from "./elements.js";
+import { overtaken } from "./api.js";
+
+const place = () => document.getElementById("alerts");
+
+/** Say it; it stays until it is put away or something works. */
+export function tell(message) {
+  const away = element("button", { class: "button", type: "button", onclick: quiet }, "Put away");
+  place().replaceChildren(element("div", { class: "alert" }, element("p", {}, message), away));
+}
+
+/** Nothing is wrong any more. */
+export function quiet() {
+  place().replaceChildren();
+}
+
+/** What `work` comes to; where it fails that is told, and the value is undefined. */
+export async function attempt(work, before = "") {
+  try {
+    return await work();
+  } catch (error) {
+    if (!overtaken(error)) tell(`${before}${error.message}`);
+    return undefined;
+  }
+}

@@ -1,0 +1,63 @@
+// The drop against depth: every unit taken out alone, one after the other.
+
+import * as api from "./api.js";
+import { attempt } from "./alerts.js";
+import { chart } from "./chart.js";
+import { element, percent } from "./elements.js";
+import { latest } from "./latest.js";
+
+// Of a network with more units it takes seconds, and is measured when asked for.
+const MOST_UNITS_UNASKED = 30;
+
+/** The curve of `model` for the picture that is looked at, or for the run's test pictures. */
+export function makeCurve(model) {
+  const units = model.stages.flatMap((stage) => stage.units);
+  let picture = null;
+  const place = element("div", { class: "curve-place" });
+  const source = element("select", { "aria-label": "Measured on", onchange: () => measure() },
+    element("option", { value: "picture" }, "this picture"), element("option", { value: "run" }, "the run's test pictures"));
+  const again = element("button", { type: "button", class: "button", onclick: () => measure() }, `Try each of the ${units.length} units`);
+  const head = element("div", { class: "row between" }, element("h3", {}, "Each unit off alone: the drop against depth"), source);
+  const ask = latest((signal) => api.curve(model.name, source.value === "picture" ? picture : null, signal));
+
+  async function measure() {
+    if (!picture && source.value === "picture") return;
+    place.setAttribute("aria-busy", "true");
+    const answer = await attempt(ask);
+    place.setAttribute("aria-busy", "false");
+    if (answer) place.replaceChildren(drawCurve(answer.units.filter((one) => one.drop != null), model));
+  }
+
+  return {
+    node: element("div", { class: "curve" }, head, place),
+    take(blob) {
+      picture = blob;
+      if (source.value === "run") return;
+      if (units.length <= MOST_UNITS_UNASKED) measure();
+      else place.replaceChildren(again);
+    },
+  };
+}
+
+function drawCurve(found, model) {
+  if (!found.length) return element("p", { class: "note" }, "No unit of this network can be taken out.");
+  const points = found.map((one, i) => [i, one.drop]);
+  const worst = found.reduce((most, one) => (one.drop > most.drop ? one : most));
+  const said = `The confidence falls most without ${worst.unit}: by ${percent(worst.drop)}`;
+  const drawing = chart({
+    series: [{ kind: "two", points, dots: true }],
+    label: `${said}. ${found.map((one) => `${one.unit}: ${percent(one.drop)}`).join(", ")}`,
+    format: (value) => `${Math.round(100 * value)} %`,
+    ticks: ticksOf(found, model),
+    low: 0,
+    high: 0.1,
+    tip: (_, i) => `without ${found[i].unit}: ${percent(found[i].drop)} less sure`,
+  });
+  return element("figure", {}, drawing, element("figcaption", {}, `${said}.`));
+}
+
+/** The first unit of each stage that is on the curve. */
+function ticksOf(found, model) {
+  const firsts = model.stages.map((stage) => [found.findIndex((one) => one.unit.startsWith(`${stage.name}.`)), stage.name]);
+  return firsts.filter(([i]) => i >= 0);
+}

@@ -1,0 +1,104 @@
+// How the network came to be: its curves, live while it trains, what it confuses, and its worst mistakes.
+
+import * as api from "./api.js";
+import { chart, keys } from "./chart.js";
+import { makeConfusion } from "./confusion.js";
+import { count, element, figure, percent } from "./elements.js";
+import { thumbnail } from "./picture.js";
+
+const POLL_MILLISECONDS = 2000;
+
+/** The run's part of the page; `onSample(model, row)` takes a test picture, `onFinished()` hears that a run has ended. */
+export function makeRun(place, onSample, onFinished) {
+  const body = element("div", { class: "run" });
+  place.append(body);
+  let model = null, timer = 0, lines = [], parts = null;
+
+  /** Show the run of another model. */
+  function show(chosen) {
+    clearTimeout(timer);
+    [model, lines] = [chosen, []];
+    if (!model.run) {
+      body.replaceChildren(element("p", { class: "empty" }, `${model.name} is a file of weights alone. Serve the folder of its run to see its curves and mistakes.`));
+      return;
+    }
+    parts = { head: element("div"), curves: element("div", { class: "curves" }), judged: element("div", { class: "judged" }) };
+    body.replaceChildren(parts.head, parts.curves, parts.judged);
+    poll(model);
+  }
+
+  /** Ask, draw what is new, and ask again for as long as there is something to come. */
+  async function poll(asked) {
+    const found = document.hidden ? null : await api.run(asked.name, lines.length).catch((error) => ({ error }));
+    if (asked !== model) return;
+    if (found && !found.error) draw(found);
+    else if (found) parts.head.replaceChildren(element("p", { class: "note" }, `Nothing new: ${found.error.message}`));
+    if (found?.finished && !asked.finished) onFinished();
+    if (!found?.finished || !found.judged) timer = setTimeout(() => poll(asked), POLL_MILLISECONDS);
+  }
+
+  function draw(found) {
+    lines.push(...found.log);
+    parts.head.replaceChildren(progress(found, lines));
+    if (found.log.length) parts.curves.replaceChildren(...curves(lines));
+    if (found.judged && !parts.judged.hasChildNodes()) parts.judged.replaceChildren(...judgement(model, found, onSample));
+  }
+
+  return { show };
+}
+
+function progress(found, lines) {
+  const last = lines.findLast((line) => line.loss != null);
+  const share = found.total ? found.step / found.total : 0;
+  const steps = `step ${count(found.step)}${found.total ? ` of ${count(found.total)}` : ""}`;
+  if (found.finished) return element("p", { class: "note" }, `Ended after ${count(found.step)} steps.`);
+  const pill = element("span", { class: "live" }, "in training");
+  const said = element("span", {}, `${steps}${last ? `, loss ${figure(last.loss)}` : ""}`);
+  const bar = element("progress", { max: 1, value: share, "aria-label": "Steps done" });
+  return element("div", { class: "row" }, pill, said, bar);
+}
+
+function curves(lines) {
+  return [
+    drawCurve(lines, "loss", "Loss", figure, {}),
+    drawCurve(lines, "top1", "Share right", (value) => `${Math.round(100 * value)} %`, { high: 1 }),
+  ].filter(Boolean);
+}
+
+function drawCurve(lines, key, title, format, ends) {
+  const of = (kind) => lines.filter((line) => line.kind === kind && Number.isFinite(line[key])).map((line) => [line.epoch, line[key]]);
+  const series = [{ kind: "one", name: "training", points: of("train") }, { kind: "two", name: "held-out images", points: of("eval"), dots: true }];
+  const drawnOnes = series.filter((one) => one.points.length);
+  if (!drawnOnes.length) return null;
+  const last = Math.max(...drawnOnes.flatMap((one) => one.points.map((point) => point[0])));
+  const first = Math.min(...drawnOnes.flatMap((one) => one.points.map((point) => point[0])));
+  const ticks = [[first, `epoch ${figure(first)}`], [last, figure(last)]];
+  const label = `${title}: ${drawnOnes.map((one) => `${one.name} ${format(one.points.at(-1)[1])} at the end`).join(", ")}`;
+  return element("figure", {}, element("h3", {}, title), chart({ series: drawnOnes, label, format, ticks, ...ends }), keys(drawnOnes.map((one) => [one.kind, one.name])));
+}
+
+function judgement(model, found, onSample) {
+  if (found.reason && !found.num_images) return [element("p", { class: "note" }, `No mistakes to show: ${found.reason}`)];
+  const of = `of ${count(found.num_images)} test images`;
+  const matrix = found.confusion ? makeConfusion(model, found, onSample) : element("p", { class: "note" }, found.reason);
+  const parts = [element("div", {}, element("h3", {}, `What is taken for what, ${of}`), matrix)];
+  if (found.mistakes.length) parts.push(element("div", {}, element("h3", {}, "Worst mistakes"), mistakes(model, found.mistakes, onSample)));
+  return parts;
+}
+
+function mistakes(model, rows, onSample) {
+  const node = element("ul", { class: "gallery" });
+  fillGallery(node, model, rows, onSample);
+  return node;
+}
+
+/** Pictures with what they are, what they were taken for, and how surely; a click takes one to the top of the page. */
+export async function fillGallery(node, model, rows, onSample) {
+  const items = await Promise.all(rows.map(async (row) => {
+    const told = row.true === row.predicted ? `${row.true}, rightly` : `${row.true}, taken for ${row.predicted}`;
+    const button = await thumbnail(model.name, row, () => onSample(model, { ...row, label: row.true }), told);
+    const said = row.true === row.predicted ? [row.true] : [element("b", {}, row.predicted), ` not ${row.true}`];
+    return element("li", {}, button, element("span", { class: "told" }, said), element("span", { class: "note" }, percent(row.probability)));
+  }));
+  node.replaceChildren(...items);
+}
