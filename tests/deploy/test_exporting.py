@@ -18,6 +18,7 @@ from reslab.nn.create import create_model
 from reslab.nn.network import Network
 from reslab.nn.weights import load_weights, save_weights
 from reslab.spec.preprocess import Preprocess
+from reslab.training.loading import load
 from reslab.training.run import Run
 
 GRAPHS = [
@@ -99,7 +100,7 @@ def test_the_layout_of_the_hub(run: Run, network: Network, digits: Tensor, tmp_p
     assert config["id2label"]["3"] == "3"
     assert config["reslab"]["arch"]["depths"] == [1, 1, 1]
     assert (folder / "README.md").read_text().startswith("---\nlibrary_name: reslab")
-    again = load_weights(folder / "model.safetensors")
+    again = load(folder)
     assert torch.equal(again(digits), network(digits))
     assert again.classes == network.classes
 

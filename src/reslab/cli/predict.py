@@ -171,10 +171,9 @@ def _shown(rows: "Iterable[Prediction]", items: "list[Item]") -> "Iterator[Predi
 def _fingerprint(run: Path) -> str:
     """The first digits of the SHA-256 of the weights, by which rows of other weights are known."""
     from reslab.nn.fetching import file_hash
-    from reslab.training.loading import run_weights
-    from reslab.training.run import Run
+    from reslab.training.loading import find_weights
 
-    return file_hash(run_weights(Run(run)) if run.is_dir() else run)[:16]
+    return file_hash(find_weights(run))[:16]
 
 
 def _scale_images(run: Path, network: "Network") -> "Tensor":
@@ -182,7 +181,7 @@ def _scale_images(run: Path, network: "Network") -> "Tensor":
     from reslab.deploy.evidence import find_evidence
     from reslab.training.run import Run
 
-    if not run.is_dir():
+    if not (run / "run.json").is_file():
         step = "name the run's folder, or export first: reslab export ... --to onnx --precision int8"
         raise refuse("a run, whose pictures set the scales of int8", f"{run}, weights alone", next_step=step)
     return find_evidence(network, Run(run), None, None, None).calibration_images()

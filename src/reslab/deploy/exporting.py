@@ -22,7 +22,7 @@ from reslab.nn.weights import load_weights, read_header
 from reslab.report.export_note import export_note
 from reslab.spec.errors import refuse, unknown
 from reslab.training.disk import room_for, write_whole
-from reslab.training.loading import run_weights
+from reslab.training.loading import find_weights
 from reslab.training.run import Run
 
 NUM_IMAGES_FLOAT32 = 256
@@ -116,8 +116,8 @@ def _line(to: str, precision: str) -> Format:
 def _open(source: Run | Network | str | Path) -> _Origin:
     if isinstance(source, Network):
         return _Origin(source.cpu().eval(), {}, None, None)
-    run = source if isinstance(source, Run) else Run(source) if Path(source).is_dir() else None
-    weights = run_weights(run) if run else Path(str(source))
+    run = source if isinstance(source, Run) else Run(source) if (Path(source) / "run.json").is_file() else None
+    weights = find_weights(run or source)
     return _Origin(load_weights(weights), read_header(weights), run, weights)
 
 

@@ -12,14 +12,24 @@ from reslab.training.run import Run
 
 
 def load(source: Run | str | Path, device: str | torch.device = "cpu") -> Network:
-    """The network of a run (its folder) or of a `model.safetensors`, in eval mode, with its `classes` and `preprocess`.
+    """The network of a run (its folder), of a `model.safetensors`, or of a folder that `export` made of it, in eval mode,
+    with its `classes` and `preprocess`.
 
     Raises ValueError where the run has not ended, or trained a module of the user's own.
     """
     place = choose_device(device)
-    if isinstance(source, Run) or Path(source).is_dir():
-        return load_weights(run_weights(source if isinstance(source, Run) else Run(source)), place)
-    return load_weights(source, place)
+    return load_weights(find_weights(source), place)
+
+
+def find_weights(source: Run | str | Path) -> Path:
+    """The file of the weights of a run, of an exported folder, or the file itself; raises as `run_weights`."""
+    if isinstance(source, Run):
+        return run_weights(source)
+    folder = Path(source)
+    inside = folder / "model.safetensors"
+    if folder.is_dir() and not (folder / "run.json").exists() and inside.is_file():
+        return inside
+    return run_weights(Run(folder)) if folder.is_dir() else folder
 
 
 def run_weights(run: Run) -> Path:
