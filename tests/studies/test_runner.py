@@ -157,5 +157,7 @@ def test_a_study_of_ones_own_by_a_function(study: Study, tmp_path: Path) -> None
     page = run_study(study, seeds=1, store=tmp_path / "store", output=tmp_path / "page", rows=["residual"])
     assert page.rows[0].mean() is not None
     assert (tmp_path / "page" / "report.html").is_file()
+    whole = run_study(study, seeds=1, store=tmp_path / "store", output=tmp_path / "whole", page_only=True)
+    assert [(row.row.name, row.values()) for row in whole.rows] == [("plain", []), ("residual", page.rows[0].values())]
     with pytest.raises(ValueError, match="a study of the table for several processes"):
         run_study(study, seeds=2, store=tmp_path / "store", output=tmp_path / "page", jobs=2)

@@ -34,6 +34,9 @@ def study(
     slurm: Annotated[
         Path | None, typer.Option("--slurm", metavar="FILE", help="Write an array script for sbatch, and run nothing.")
     ] = None,
+    page_only: Annotated[
+        bool, typer.Option("--page-only", help="Write the page of what the store has, and train nothing.")
+    ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="DIR", help="Folder of the page. [default: studies/NAME-SCALE]")
     ] = None,
@@ -69,6 +72,7 @@ def study(
             data_dir=data_dir,
             device=device,
             jobs=jobs,
+            page_only=page_only,
             say=say,
             show=_Lines(),
             command=shlex.join(["reslab", *sys.argv[1:]]),

@@ -76,6 +76,7 @@ def run_study(
     data_dir: str | Path | None = None,
     device: str = "auto",
     jobs: int = 1,
+    page_only: bool = False,
     say: Say = lambda _: None,
     show: Show = lambda _: None,
     command: str = "",
@@ -83,15 +84,16 @@ def run_study(
     """Run a study by name, or one of your own, at a scale; write report.html and report.md, return what they show.
 
     `rows` and `seeds` in place of all and of the study's own. What the `store` has is not trained again; `jobs`
-    processes train at a time. `say` takes what a person should be told, `show` the lines of each training. Raises
-    ValueError for what means nothing, before anything is trained, and Interrupted on Ctrl-C: what is done is kept.
+    processes train at a time; with `page_only` nothing is trained, and what is not there is told as not run. `say`
+    takes what a person should be told, `show` the lines of each training. Raises ValueError for what means nothing,
+    before anything is trained, and Interrupted on Ctrl-C: what is done is kept.
     """
     found = get_study(study) if isinstance(study, str) else study
     folder = None if data_dir is None else Path(data_dir)
     wanted = Wanted(found, scale, tuple(rows), seeds, Path(store), folder, device, jobs)
     plan = wanted.plan()
     price, place = wanted.price(plan), wanted.place(say, show)
-    outcome = _done(wanted, price, place)
+    outcome = Outcome() if page_only else _done(wanted, price, place)
     judge_ensembles(plan, place)
     failed = {**{job.number: why for job, why in price.too_large}, **outcome.failed}
     page = collect(plan, place.store, price.rate, failed, outcome.notes, command)
