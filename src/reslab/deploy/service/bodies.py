@@ -4,14 +4,14 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.datastructures import Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.datastructures import Headers
 from starlette.requests import Request
 
+from reslab.deploy.service.forms import read_form
 from reslab.deploy.service.refusals import Refused, refused
 from reslab.spec.errors import unknown
 
@@ -66,21 +66,20 @@ def _too_long(max_bytes: int, got: str) -> Refused:
     return refused(413, f"a body of at most {max_bytes:,} bytes", got, step, {"Connection": "close"})
 
 
-async def read_body(content: bytes, headers: Headers, keys: Sequence[str], max_images: int) -> Body:
+def read_body(content: bytes, headers: Headers, keys: Sequence[str], max_images: int) -> Body:
     """What the bytes hold, by their content type: JSON, a form, or one picture as it is; `keys` are the other fields.
 
     Raises Refused: 415 for another type, 400 for JSON or a form that cannot be read, 413 for more than `max_images`,
     422 for fields that are not known.
     """
-    kind = headers.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
+    told = headers.get("content-type", "application/octet-stream")
+    kind = told.partition(";")[0].strip().lower()
     if headers.get("content-encoding", "identity") != "identity":
         raise refused(415, "a body that is not compressed", headers["content-encoding"], "send it as it is")
     if kind == "application/json":
-        body = (
-            await asyncio.to_thread(_from_json, content, keys) if len(content) > 1 << 16 else _from_json(content, keys)
-        )
+        body = _from_json(content, keys)
     elif kind == "multipart/form-data":
-        body = await _from_form(content, headers, keys, max_images)
+        body = _from_form(content, told, keys, max_images)
     elif kind == "application/octet-stream" or kind.startswith("image/"):
         body = Body((content,) if content else ())
     else:
@@ -129,25 +128,14 @@ def _from_base64(text: Any) -> bytes:
         raise refused(422, "a picture in base64", str(error), "encode the bytes of the file") from None
 
 
-async def _from_form(content: bytes, headers: Headers, keys: Sequence[str], max_images: int) -> Body:
-    async def whole() -> AsyncGenerator[bytes, None]:
-        yield content
-
-    parser = MultiPartParser(headers, whole(), max_files=max_images + 1, max_fields=len(keys) + 8)
-    parser.spool_max_size = len(content) + 1  # nothing goes to a disk
-    try:
-        form = await parser.parse()
-    except (MultiPartException, KeyError, ValueError, UnicodeDecodeError) as error:
-        got = getattr(error, "message", "") or f"{type(error).__name__}: {error}"
-        raise refused(400, "a form that can be read", got, "with curl: -F image=@FILE") from None
+def _from_form(content: bytes, content_type: str, keys: Sequence[str], max_images: int) -> Body:
     images: list[bytes] = []
     fields: dict[str, Any] = {}
-    for name, value in form.multi_items():
-        if name in _FIELDS:
-            images.append(await value.read() if isinstance(value, UploadFile) else _from_base64(value))
-        elif name == _PLAN and keys:
-            text = await value.read() if isinstance(value, UploadFile) else value.encode()
-            fields |= _from_json(text, keys).fields
+    for part in read_form(content, content_type, max_images + 8):
+        if part.name in _FIELDS:
+            images.append(part.content if part.is_file else _from_base64(part.content.decode(errors="replace")))
+        elif part.name == _PLAN and keys:
+            fields |= _from_json(part.content, keys).fields
         else:
-            raise Refused(422, str(unknown("field", name, (*_FIELDS, _PLAN))))
+            raise Refused(422, str(unknown("field", part.name, (*_FIELDS, *((_PLAN,) if keys else ())))))
     return Body(tuple(images), fields)

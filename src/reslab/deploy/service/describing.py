@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 from fastapi import APIRouter
+from fastapi.responses import JSONResponse
 from torch import nn
 
 from reslab.analysis.surgery import Slot, shapes_of, slots_of, why_not_deleted
 from reslab.analysis.units import unit_runs
+from reslab.deploy.service.answers import SEEING, ModelsAnswer
 from reslab.deploy.service.house import House
 from reslab.deploy.service.served import Served
 from reslab.nn.network import Network
@@ -22,12 +24,13 @@ def model_routes(house: House) -> APIRouter:
     """The route."""
     router = APIRouter()
 
-    @router.get("/v1/models")
-    def models() -> dict[str, Any]:
+    @router.get("/v1/models", response_model=ModelsAnswer, responses=SEEING)
+    def models() -> JSONResponse:
+        """The networks, the first of which answers where none is named; their units; the limits of a request."""
         settings = house.settings
         names = ("max_bytes", "max_pixels", "max_images", "timeout_seconds")
         limits = {name: getattr(settings, name) for name in names}
-        return {"models": [describe(served) for served in house.models.values()], "limits": limits}
+        return JSONResponse({"models": [describe(served) for served in house.models.values()], "limits": limits})
 
     return router
 

@@ -4,11 +4,14 @@ from typing import Annotated, Any
 
 import torch
 from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse
 from torch import Tensor
 from torch.nn import functional
 
 from reslab.analysis.attribution import grad_cam, integrated_gradients, occlusion
 from reslab.analysis.layers import default_layers
+from reslab.deploy.service.answers import ASKING, ExplainAnswer
+from reslab.deploy.service.examples import ONE
 from reslab.deploy.service.house import House, one_picture
 from reslab.deploy.service.pictures import picture_uri
 from reslab.deploy.service.predicting import best
@@ -27,13 +30,14 @@ def explain_routes(house: House) -> APIRouter:
     """The route."""
     router = APIRouter()
 
-    @router.post("/v1/explain")
+    @router.post("/v1/explain", response_model=ExplainAnswer, responses=ASKING, openapi_extra=ONE)
     async def explain(
         request: Request,
         model: str = "",
-        method: str = "grad-cam",
+        method: Annotated[str, Query(json_schema_extra={"enum": list(METHODS)})] = "grad-cam",
         label: Annotated[str, Query(alias="class", description="A class by name; the first where empty.")] = "",
-    ) -> dict[str, Any]:
+    ) -> JSONResponse:
+        """What in a picture speaks for a class: Grad-CAM, occlusion or integrated gradients."""
         if method not in METHODS:
             raise Refused(422, str(unknown("method", method, METHODS)))
         served = house.find(model)
@@ -41,7 +45,7 @@ def explain_routes(house: House) -> APIRouter:
             opened = await house.opened(served.name)
             target = class_number(opened, label)
             picture = await house.decode(one_picture(body), opened)
-            return await house.study(opened, _explained, opened, picture, method, target)
+            return JSONResponse(await house.study(opened, _explained, opened, picture, method, target))
 
     return router
 

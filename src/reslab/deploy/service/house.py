@@ -21,6 +21,7 @@ from reslab.spec.errors import unknown
 from reslab.training.run import Run
 
 Found = TypeVar("Found")
+_LONG = 1 << 16
 
 
 class House:
@@ -29,6 +30,7 @@ class House:
     def __init__(self, runs: Sequence[Run | str | Path], settings: ServiceSettings) -> None:
         self.settings = settings
         self.room = Room(settings.queue, settings.max_held_bytes)
+        self.studies = Room(settings.max_studies, 0)
         self.metrics = Metrics(lambda: self.room.num_pictures)
         self.decoders = ThreadPoolExecutor(settings.num_decoders, thread_name_prefix="decode")
         places = [run.path if isinstance(run, Run) else Path(run) for run in runs]
@@ -59,7 +61,9 @@ class House:
 
     async def opened(self, name: str) -> Opened:
         """What answers for it. Raises Refused: 404, or 503 while it has no weights."""
-        return await asyncio.to_thread(self.find(name).opened)
+        served = self.find(name)
+        known = served.known
+        return await asyncio.to_thread(served.opened) if known is None else known
 
     @asynccontextmanager
     async def met(self, request: Request, keys: Sequence[str] = ()) -> AsyncIterator[Body]:
@@ -71,14 +75,22 @@ class House:
         settings = self.settings
         with self.room.enter() as ticket:
             content = await read_bytes(request, settings.max_bytes, ticket.take_bytes, settings.timeout_seconds)
-            body = await read_body(content, request.headers, keys, settings.max_images)
+            given = content, request.headers, keys, settings.max_images
+            # Long JSON takes its time to be read, in which the others are not to wait.
+            body = await asyncio.to_thread(read_body, *given) if len(content) > _LONG else read_body(*given)
             ticket.take_pictures(max(0, len(body.images) - 1))
-            try:
-                async with asyncio.timeout(settings.timeout_seconds):
-                    yield body
-            except TimeoutError:
-                got = f"none after {settings.timeout_seconds:g}"
-                raise refused(504, "an answer within the seconds allowed", got, "try again later") from None
+            async with self.in_time():
+                yield body
+
+    @asynccontextmanager
+    async def in_time(self) -> AsyncIterator[None]:
+        """What is done inside ends in time, or is dropped. Raises Refused (504)."""
+        try:
+            async with asyncio.timeout(self.settings.timeout_seconds):
+                yield
+        except TimeoutError:
+            got = f"none after {self.settings.timeout_seconds:g}"
+            raise refused(504, "an answer within the seconds allowed", got, "try again later") from None
 
     async def decode(self, content: bytes, opened: Opened) -> Tensor:
         """A picture made ready, in a thread. Raises Refused (413, 415, 422)."""
@@ -86,7 +98,12 @@ class House:
         return await asyncio.wrap_future(work)
 
     async def study(self, opened: Opened, ask: Callable[..., Found], *given: Any) -> Found:
-        """What `ask` finds out, in the thread that looks into this network."""
+        """What `ask` finds out, in the thread that looks into this network. Raises Refused (429) where many wait."""
+        with self.studies.enter():
+            return await self.study_later(opened, ask, *given)
+
+    async def study_later(self, opened: Opened, ask: Callable[..., Found], *given: Any) -> Found:
+        """The same for the service's own work, which is never turned away."""
         return await asyncio.wrap_future(opened.study.submit(ask, *given))
 
 

@@ -98,7 +98,7 @@ class Judge:
         shelf = await asyncio.to_thread(self.samples.shelf, served)
         numbers = shelf.order[:MOST_IMAGES]
         found = [
-            await self.house.study(opened, _judged_batch, opened, shelf, numbers[start : start + _BATCH])
+            await self.house.study_later(opened, _judged_batch, opened, shelf, numbers[start : start + _BATCH])
             for start in range(0, len(numbers), _BATCH)
         ]
         called, sure = (torch.cat([each[part] for each in found]) for part in (0, 1))

@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
 from torch import Tensor
 
+from reslab.deploy.service.answers import ASKING, CurveAnswer, LesionAnswer
 from reslab.deploy.service.cutting import Cut, curve, cut
+from reslab.deploy.service.examples import CUT, ONE_OR_NONE
 from reslab.deploy.service.house import House, one_picture
 from reslab.deploy.service.predicting import best
 from reslab.deploy.service.refusals import Refused, refused
@@ -22,25 +25,28 @@ def lesion_routes(house: House, samples: Samples) -> APIRouter:
     """The routes."""
     router = APIRouter()
 
-    @router.post("/v1/lesion")
-    async def lesion(request: Request, model: str = "") -> dict[str, Any]:
+    @router.post("/v1/lesion", response_model=LesionAnswer, responses=ASKING, openapi_extra=CUT)
+    async def lesion(request: Request, model: str = "") -> JSONResponse:
+        """A picture seen with pairs of units swapped, then units off by their places; what cannot be cut is told."""
         served = house.find(model)
         async with house.met(request, ("off", "swap")) as body:
             off, swap = read_off(body.fields.get("off", [])), read_swap(body.fields.get("swap", []))
             opened = await house.opened(served.name)
             picture = await house.decode(one_picture(body), opened)
-            return await house.study(opened, _lesion, opened, picture, off, swap)
+            return JSONResponse(await house.study(opened, _lesion, opened, picture, off, swap))
 
-    @router.post("/v1/lesion/curve")
-    async def lesion_curve(request: Request, model: str = "") -> dict[str, Any]:
+    @router.post("/v1/lesion/curve", response_model=CurveAnswer, responses=ASKING, openapi_extra=ONE_OR_NONE)
+    async def lesion_curve(request: Request, model: str = "") -> JSONResponse:
+        """Each unit alone switched off, on a picture, or without one on test images of the run."""
         served = house.find(model)
         async with house.met(request) as body:
             opened = await house.opened(served.name)
             if body.images:
                 picture = await house.decode(one_picture(body), opened)
-                return await house.study(opened, _curve, opened, opened.specimen.read(picture[None]))
-            shown = await samples.normalised(served, _CURVE_IMAGES)
-            return await house.study(opened, _curve, opened, shown.to(opened.specimen.device))
+                shown = opened.specimen.read(picture[None])
+            else:
+                shown = (await samples.normalised(served, _CURVE_IMAGES)).to(opened.specimen.device)
+            return JSONResponse(await house.study(opened, _curve, opened, shown))
 
     return router
 

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse
 from torch import Tensor
 
+from reslab.deploy.service.answers import ASKING, PredictAnswer
+from reslab.deploy.service.examples import SEVERAL
 from reslab.deploy.service.house import House
 from reslab.deploy.service.refusals import Refused, refused
 from reslab.deploy.service.served import Opened
@@ -19,10 +22,11 @@ def predict_routes(house: House) -> APIRouter:
     """The route."""
     router = APIRouter()
 
-    @router.post("/v1/predict")
+    @router.post("/v1/predict", response_model=PredictAnswer, responses=ASKING, openapi_extra=SEVERAL)
     async def predict(
         request: Request, model: str = "", top_k: Annotated[int, Query(ge=1, le=_MOST_CLASSES)] = 5
-    ) -> dict[str, Any]:
+    ) -> JSONResponse:
+        """Class names with probabilities for pictures; one that cannot be read among others is a row with its error."""
         begun = time.perf_counter()
         served = house.find(model)
         async with house.met(request) as body:
@@ -31,13 +35,14 @@ def predict_routes(house: House) -> APIRouter:
                 raise refused(422, "at least one picture", "none", "send it as the body, as a form's image, or in JSON")
             rows = await asyncio.gather(*(_row(house, opened, content, top_k) for content in body.images))
         _raise_if_none(rows)
-        return {
+        answer = {
             "model": served.name,
             "predictions": [{"classes": [], "error": row.message} if isinstance(row, Refused) else row for row in rows],
             "engine": opened.answering.engine.name,
             "precision": opened.answering.engine.precision,
             "milliseconds": round(1000 * (time.perf_counter() - begun), 3),
         }
+        return JSONResponse(answer)
 
     return router
 

@@ -3,9 +3,10 @@
 from typing import Any
 
 from fastapi import APIRouter
-from fastapi.responses import Response
+from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from reslab.deploy.service.answers import PROBE, SEEING, Status
 from reslab.deploy.service.house import House
 from reslab.deploy.service.refusals import refused
 
@@ -14,19 +15,21 @@ def probe_routes(house: House) -> APIRouter:
     """The routes."""
     router = APIRouter()
 
-    @router.get("/healthz")
+    @router.get("/healthz", response_model=Status, responses=PROBE)
     async def healthz() -> dict[str, Any]:
+        """Alive."""
         return {"status": "ok"}
 
-    @router.get("/readyz")
+    @router.get("/readyz", response_model=Status, responses=PROBE)
     async def readyz() -> dict[str, Any]:
         """Ready: some network has its weights."""
         if not any(served.finished for served in house.models.values()):
             raise refused(503, "a network with weights", "runs that are still in training", "ask again later")
         return {"status": "ready"}
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse, responses=SEEING)
     async def metrics() -> Response:
+        """Requests by route and code, latencies, queue, batches, as Prometheus reads them."""
         return Response(house.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     return router

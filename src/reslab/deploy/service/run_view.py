@@ -4,7 +4,9 @@ import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
+from fastapi.responses import JSONResponse
 
+from reslab.deploy.service.answers import LATE, SEEING, ConfusionAnswer, RunAnswer
 from reslab.deploy.service.house import House
 from reslab.deploy.service.judging import Judge, Judged
 from reslab.deploy.service.refusals import Refused, refused
@@ -21,25 +23,25 @@ def run_routes(house: House, judge: Judge) -> APIRouter:
     """The routes."""
     router = APIRouter()
 
-    @router.get("/v1/models/{name}/run")
-    async def run(name: str, since: Annotated[int, Query(ge=0)] = 0) -> dict[str, Any]:
+    @router.get("/v1/models/{name}/run", response_model=RunAnswer, responses=SEEING)
+    async def run(name: str, since: Annotated[int, Query(ge=0)] = 0) -> JSONResponse:
         """The log from line `since` on; `judged` tells whether the test images have been judged by now."""
         served = house.find(name)
         told = await asyncio.to_thread(_log, _run_of(served), since)
-        return {**told, **await _judgement(judge, served)}
+        return JSONResponse({**told, **await _judgement(judge, served)})
 
-    @router.get("/v1/models/{name}/confusion")
+    @router.get("/v1/models/{name}/confusion", response_model=ConfusionAnswer, responses=SEEING | LATE)
     async def confusion(
         name: str, true: Annotated[int, Query(ge=0)], predicted: Annotated[int, Query(ge=0)]
-    ) -> dict[str, Any]:
+    ) -> JSONResponse:
         """The pictures of one cell; classes by number, as rows and columns of the matrix."""
         served = house.find(name)
         _run_of(served)
         if max(true, predicted) >= served.arch.num_classes:
             raise refused(422, f"classes from 0 to {served.arch.num_classes - 1}", f"{true} and {predicted}")
-        async with asyncio.timeout(house.settings.timeout_seconds):
+        async with house.in_time():
             judged = await asyncio.shield(judge.begun(served))
-        return {"samples": judged.cell(true, predicted)}
+        return JSONResponse({"samples": judged.cell(true, predicted)})
 
     return router
 
@@ -77,7 +79,14 @@ def _total(run: Run, lines: list[dict[str, Any]], step: int) -> int | None:
 
 
 async def _judgement(judge: Judge, served: Served) -> dict[str, Any]:
-    nothing: dict[str, Any] = {"judged": False, "confusion": None, "mistakes": [], "per_class": [], "num_images": 0, "reason": ""}
+    nothing: dict[str, Any] = {
+        "judged": False,
+        "confusion": None,
+        "mistakes": [],
+        "per_class": [],
+        "num_images": 0,
+        "reason": "",
+    }
     if not served.finished:
         return nothing
     try:

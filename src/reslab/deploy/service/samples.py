@@ -8,13 +8,14 @@ from typing import Annotated, Any
 
 import torch
 from fastapi import APIRouter, Query
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 from PIL import Image
 from torch import Tensor
 
 from reslab.data.batches import eval_batches
 from reslab.data.dataset import Data
 from reslab.data.images import Images
+from reslab.deploy.service.answers import SEEING, SamplesAnswer
 from reslab.deploy.service.house import House
 from reslab.deploy.service.pictures import picture_png
 from reslab.deploy.service.refusals import Refused, refused
@@ -23,6 +24,7 @@ from reslab.training.sources import reopen_data
 
 _SEED = 0
 _LARGEST_SIDE = 640
+_PNG = {**SEEING, 200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}}
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,13 +89,15 @@ def sample_routes(house: House, samples: Samples) -> APIRouter:
     """The routes."""
     router = APIRouter()
 
-    @router.get("/v1/models/{name}/samples")
-    def listed(name: str, n: Annotated[int, Query(ge=1, le=500)] = 24) -> dict[str, Any]:
+    @router.get("/v1/models/{name}/samples", response_model=SamplesAnswer, responses=SEEING)
+    def listed(name: str, n: Annotated[int, Query(ge=1, le=500)] = 24) -> JSONResponse:
+        """Test images of a run by number, in an order drawn once; 404 where its data cannot be opened."""
         shelf = samples.shelf(house.find(name))
-        return {"samples": [shelf.row(number) for number in shelf.order[:n]]}
+        return JSONResponse({"samples": [shelf.row(number) for number in shelf.order[:n]]})
 
-    @router.get("/v1/models/{name}/samples/{number}.png", response_class=Response)
+    @router.get("/v1/models/{name}/samples/{number}.png", response_class=Response, responses=_PNG)
     def picture(name: str, number: int) -> Response:
+        """A test image, its longer side at most 640 pixels."""
         shelf = samples.shelf(house.find(name))
         if not 0 <= number < len(shelf.images):
             raise refused(404, f"a picture from 0 to {len(shelf.images) - 1}", number)

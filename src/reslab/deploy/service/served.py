@@ -68,6 +68,11 @@ class Served:
         """Whether there are weights."""
         return self.weights_path.is_file()
 
+    @property
+    def known(self) -> Opened | None:
+        """What answers, where it was opened before."""
+        return self._opened
+
     def opened(self) -> Opened:
         """What answers. Raises Refused (503) while a run has no weights yet."""
         with self._lock:

@@ -13,9 +13,10 @@ class ServiceSettings:
 
     `max_bytes` of one request's body; `max_held_bytes` of all bodies that are in memory at once; `max_pixels` of one
     picture as its header tells them; `max_images` of one request; `queue`: pictures that may be in the house at once,
-    waiting or worked on, beyond which a request is answered 429; `timeout_seconds` until a request is answered 504;
-    `max_batch` pictures computed together. `token`: what callers must send; `hosts`: the names the service answers to
-    (all where empty). Raises ValueError for a limit below 1 and a queue that no full request fits into.
+    waiting or worked on, beyond which a request is answered 429; `max_studies` looks inside (heat maps, lesions, units)
+    of these; `timeout_seconds` until a request is answered 504; `max_batch` pictures computed together; `num_decoders`
+    threads that decode. `token`: what callers must send; `hosts`: the names the service answers to (all where empty).
+    Raises ValueError for a limit below 1, and a queue that no full request fits into.
     """
 
     engine: str = "auto"
@@ -31,9 +32,10 @@ class ServiceSettings:
     queue: int = 128
     timeout_seconds: float = 30.0
     num_decoders: int = 2
+    max_studies: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("max_bytes", "max_pixels", "max_images", "max_batch", "queue", "num_decoders"):
+        for name in ("max_bytes", "max_pixels", "max_images", "max_batch", "queue", "num_decoders", "max_studies"):
             if getattr(self, name) < 1:
                 raise refuse(f"{name} of at least 1", getattr(self, name), nearest="1")
         if not self.timeout_seconds > 0:

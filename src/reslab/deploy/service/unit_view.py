@@ -6,11 +6,14 @@ from typing import Annotated, Any
 
 import torch
 from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse
 from torch import Tensor, nn
 
 from reslab.analysis.surgery import Slot
 from reslab.analysis.unit_parts import take_apart
+from reslab.deploy.service.answers import ASKING, UnitAnswer
 from reslab.deploy.service.cutting import finite
+from reslab.deploy.service.examples import ONE
 from reslab.deploy.service.house import House, one_picture
 from reslab.deploy.service.pictures import picture_uri
 from reslab.deploy.service.refusals import Refused
@@ -26,10 +29,11 @@ def unit_routes(house: House) -> APIRouter:
     """The route."""
     router = APIRouter()
 
-    @router.post("/v1/unit")
+    @router.post("/v1/unit", response_model=UnitAnswer, responses=ASKING, openapi_extra=ONE)
     async def unit(
         request: Request, unit: Annotated[str, Query(description="Such as layer2.1.")], model: str = ""
-    ) -> dict[str, Any]:
+    ) -> JSONResponse:
+        """One unit while it reads a picture: its maps, its parts, and what the first class owes to it."""
         served = house.find(model)
         async with house.met(request) as body:
             opened = await house.opened(served.name)
@@ -37,7 +41,7 @@ def unit_routes(house: House) -> APIRouter:
             if unit not in slots:
                 raise Refused(422, str(unknown("unit", unit, slots)))
             picture = await house.decode(one_picture(body), opened)
-            return await house.study(opened, _seen, opened.specimen, slots[unit], picture)
+            return JSONResponse(await house.study(opened, _seen, opened.specimen, slots[unit], picture))
 
     return router
 

@@ -1,0 +1,74 @@
+"""A service of two tiny networks on the digits, a residual one and its plain twin, and pictures to send."""
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from reslab.data.dataset import Data
+from reslab.deploy.service.app import make_app
+from reslab.deploy.service.settings import ServiceSettings
+from reslab.training.run import Run
+from reslab.training.sources import find_data
+from reslab.training.train_run import train
+
+SMALL = {"model.depths": "2,2,1", "model.widths": "16,16,24"}
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    """`net` and its plain twin `plain`, trained on the digits for one epoch."""
+    folder = tmp_path_factory.mktemp("served")
+    return [
+        train("resnet20_cifar", epochs=1, settings={**SMALL, **more}, output=folder / name, device="cpu")
+        for name, more in (("net", {}), ("plain", {"model.mix": "none"}))
+    ]
+
+
+@pytest.fixture(scope="session")
+def settings() -> ServiceSettings:
+    return ServiceSettings(engine="torch", device="cpu", max_bytes=1 << 20, max_pixels=1_000_000, max_images=8)
+
+
+@pytest.fixture(scope="session")
+def client(runs: list[Run], settings: ServiceSettings) -> Iterator[TestClient]:
+    """The service, asked without a socket."""
+    with TestClient(make_app(runs, settings)) as asked:
+        yield asked
+
+
+@pytest.fixture(scope="session")
+def digits() -> Data:
+    return find_data("digits")
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """A picture as a file of this kind."""
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="session")
+def png(digits: Data) -> bytes:
+    """A digit as a PNG file."""
+    return encoded(Image.fromarray(digits.split("test").raw(0)[0].numpy()))
+
+
+@pytest.fixture(scope="session")
+def text(png: bytes) -> str:
+    """The digit in base64."""
+    return base64.b64encode(png).decode()
+
+
+@pytest.fixture
+def weights(runs: list[Run], tmp_path: Path) -> Path:
+    """Weights alone, without a run."""
+    file = tmp_path / "alone.safetensors"
+    file.write_bytes(runs[0].weights_path.read_bytes())
+    return file
