@@ -12,7 +12,7 @@ from reslab.training.run import Run
 
 
 def load(source: Run | str | Path, device: str | torch.device = "cpu") -> Network:
-    """The network of a run (its folder), of a `model.safetensors`, or of a folder that `export` made of it, in eval mode,
+    """The network of a run (its folder), of a `model.safetensors`, or of a folder that `export` made, in eval mode,
     with its `classes` and `preprocess`.
 
     Raises ValueError where the run has not ended, or trained a module of the user's own.
