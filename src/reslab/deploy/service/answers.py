@@ -137,6 +137,8 @@ class Model(BaseModel):
     params: int
     order: str
     mix: str
+    stem: str
+    head: str
     stages: list[Stage]
 
 

@@ -72,6 +72,8 @@ def _anatomy(arch: Arch) -> dict[str, Any]:
         "params": sum(parameter.numel() for parameter in network.parameters()),
         "order": arch.order,
         "mix": str(arch.mix),
+        "stem": arch.stem,
+        "head": arch.head,
         "stages": [{"name": name, "units": of_stage} for name, of_stage in stages.items()],
     }
 
