@@ -8,7 +8,13 @@ const place = () => document.getElementById("alerts");
 /** Say it; it stays until it is put away or something works. */
 export function tell(message) {
   const away = element("button", { class: "button", type: "button", onclick: quiet }, "Put away");
-  place().replaceChildren(element("div", { class: "alert" }, element("p", {}, message), away));
+  place().replaceChildren(element("div", { class: "alert" }, element("p", {}, sentences(message)), away));
+}
+
+/** "required: a picture; got: a text; save it" as three sentences. */
+function sentences(message) {
+  const parts = message.split("; ").map((part) => part[0].toUpperCase() + part.slice(1));
+  return parts.join(". ").replace(/([^.?!])$/, "$1.");
 }
 
 /** Nothing is wrong any more. */

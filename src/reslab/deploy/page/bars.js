@@ -30,9 +30,10 @@ function valuesOf(classes) {
 
 /** The whole network's best ones in their order, which does not jump about, then what has come up since. */
 export function shownNames(whole, now) {
-  const first = whole.slice(0, NUM_ROWS).map((one) => one.name);
-  const risen = now.slice(0, 2).map((one) => one.name).filter((name) => !first.includes(name));
-  return [...first.slice(0, NUM_ROWS - risen.length), ...risen];
+  const [first, best] = [whole, now].map((classes) => classes.slice(0, NUM_ROWS).map((one) => one.name));
+  const wanted = new Set([...first.slice(0, 1), ...best.slice(0, 2), ...first]);
+  const shown = [...wanted].slice(0, NUM_ROWS);
+  return [...first.filter((name) => shown.includes(name)), ...shown.filter((name) => !first.includes(name))];
 }
 
 function makeRow(name, onChoose) {

@@ -29,8 +29,8 @@ export function makeBench(model, heat, id) {
   const askLesion = latest((signal) => api.lesion(model.name, plan.asked(), picture, signal));
   const askHeat = latest((signal) => api.explain(model.name, heat.method(), chosen, picture, signal));
 
-  const answer = element("div", { class: "answer" }, seen.node, element("div", { class: "classes" }, verdict, bars.node, spoken));
-  const parts = [answer, element("h3", {}, "Units"), controls.node, network.node, inside.node, curve.node];
+  const answer = element("div", { class: "answer" }, seen.node, element("div", { class: "classes" }, bars.node, spoken));
+  const parts = [verdict, answer, element("h3", {}, "Units"), controls.node, network.node, inside.node, curve.node];
   const node = element("section", { class: "panel bench", "aria-label": `The network ${model.name}` }, heading(model), ...(model.finished ? parts : [waiting(model)]));
 
   /** Look at another picture. Rejects, and changes nothing, where the network cannot take it. */
@@ -70,7 +70,7 @@ export function makeBench(model, heat, id) {
     controls.update();
     network.update(plan, responses);
     bars.show(whole, now, chosen);
-    verdict.replaceChildren(...(now.length ? sentence(whole[0], now[0], now, told) : ["Waiting for a picture."]));
+    verdict.replaceChildren(...(now.length ? sentence(whole[0], now[0], told) : ["Waiting for a picture."]));
   }
 
   draw();
@@ -88,12 +88,11 @@ function waiting(model) {
 }
 
 /** "cat 93.1 %", and beside it what the whole network said where that is not the same. */
-function sentence(before, after, now, told) {
+function sentence(before, after, told) {
   const right = told.label == null ? null : after.name === told.label;
   const label = right == null ? [] : [element("span", { class: right ? "right" : "wrong" }, right ? "✓ as labelled" : `labelled ${told.label}`)];
   const same = before.name === after.name && Math.abs(before.probability - after.probability) < 5e-4;
-  const kept = now.find((one) => one.name === before.name)?.probability ?? 0;
-  const fell = before.name === after.name ? `was ${percent(before.probability)}` : `was ${before.name} ${percent(before.probability)}, now ${percent(kept)}`;
+  const fell = before.name === after.name ? `was ${percent(before.probability)}` : `was ${before.name}, ${percent(before.probability)}`;
   const was = same ? [] : [element("span", { class: "was" }, fell)];
   return [element("b", {}, after.name), " ", element("span", { class: "sure" }, percent(after.probability)), " ", ...was, " ", ...label];
 }

@@ -4,11 +4,11 @@ import { drawn, element } from "./elements.js";
 
 /**
  * A chart of `series`, each {name, kind, points: [[x, y], ...], dots}, told in words by `label`.
- * `format` writes the values of y, `ticks` are [x, text] under the axis, `low` and `high` the least range of y.
+ * `format` writes the values of y, `ticks` are [x, text] under the axis, `low` and `high` the least range of y, `span` that of x.
  */
-export function chart({ series, label, format, ticks, low = Infinity, high = -Infinity, tip }) {
+export function chart({ series, label, format, ticks, low = Infinity, high = -Infinity, span = [], tip }) {
   const points = series.flatMap((one) => one.points);
-  const xs = range(points.map((point) => point[0]));
+  const xs = range([...points.map((point) => point[0]), ...span]);
   const ys = range([...points.map((point) => point[1]), low, high].filter(Number.isFinite));
   const place = ([x, y]) => [(100 * (x - xs[0])) / (xs[1] - xs[0] || 1), 100 - (100 * (y - ys[0])) / (ys[1] - ys[0] || 1)];
   const lines = series.map((one) => drawn("polyline", { class: one.kind, points: one.points.map((point) => place(point).join(",")).join(" ") }));

@@ -28,6 +28,7 @@ async function showCell(place, model, classes, [i, j], samples, onSample) {
   const gallery = element("ul", { class: "gallery" });
   await fillGallery(gallery, model, samples.slice(0, MOST_SHOWN), onSample);
   place.replaceChildren(element("h4", {}, `${told}: ${samples.length}${some}`), gallery);
+  place.scrollIntoView({ block: "nearest" });
 }
 
 function makeTable(found, open) {
@@ -37,11 +38,11 @@ function makeTable(found, open) {
   cells[0][0].tabIndex = 0;
   const heads = classes.map((name) => element("th", { scope: "col" }, element("span", {}, name)));
   const rows = cells.map((row, i) => element("tr", {}, element("th", { scope: "row" }, element("span", {}, classes[i])), row.map((cell) => element("td", {}, cell))));
-  const table = element("table", { class: "matrix", style: `--n:${classes.length}` },
-    element("caption", {}, "Rows are what it is, columns what it was taken for. Click a cell to see its pictures; with the keyboard, move by the arrows."),
+  const table = element("table", { class: "matrix", style: `--n:${classes.length}`, "aria-describedby": "matrix-note" },
     element("thead", {}, element("tr", {}, element("td"), heads)), element("tbody", {}, rows));
   table.addEventListener("keydown", (event) => step(event, cells));
-  return element("div", { class: "scroll" }, table);
+  const note = "Rows are what it is, columns what it was taken for. Click a cell to see its pictures; with the keyboard, move by the arrows.";
+  return element("div", {}, element("div", { class: "scroll" }, table), element("p", { class: "note", id: "matrix-note" }, note));
 }
 
 function makeCell(n, share, right, label, onclick) {

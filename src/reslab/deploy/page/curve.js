@@ -25,7 +25,7 @@ export function makeCurve(model) {
     place.setAttribute("aria-busy", "true");
     const answer = await attempt(ask);
     place.setAttribute("aria-busy", "false");
-    if (answer) place.replaceChildren(drawCurve(answer.units.filter((one) => one.drop != null), model));
+    if (answer) place.replaceChildren(drawCurve(answer.units, model));
   }
 
   return {
@@ -39,16 +39,18 @@ export function makeCurve(model) {
   };
 }
 
-function drawCurve(found, model) {
+function drawCurve(all, model) {
+  const found = all.map((one, depth) => ({ ...one, depth })).filter((one) => one.drop != null);
   if (!found.length) return element("p", { class: "note" }, "No unit of this network can be taken out.");
-  const points = found.map((one, i) => [i, one.drop]);
+  const points = found.map((one) => [one.depth, one.drop]);
   const worst = found.reduce((most, one) => (one.drop > most.drop ? one : most));
   const said = `The confidence falls most without ${worst.unit}: by ${percent(worst.drop)}`;
   const drawing = chart({
     series: [{ kind: "two", points, dots: true }],
     label: `${said}. ${found.map((one) => `${one.unit}: ${percent(one.drop)}`).join(", ")}`,
     format: (value) => `${Math.round(100 * value)} %`,
-    ticks: ticksOf(found, model),
+    ticks: ticksOf(all, model),
+    span: [0, all.length - 1],
     low: 0,
     high: 0.1,
     tip: (_, i) => `without ${found[i].unit}: ${percent(found[i].drop)} less sure`,
@@ -56,8 +58,7 @@ function drawCurve(found, model) {
   return element("figure", {}, drawing, element("figcaption", {}, `${said}.`));
 }
 
-/** The first unit of each stage that is on the curve. */
-function ticksOf(found, model) {
-  const firsts = model.stages.map((stage) => [found.findIndex((one) => one.unit.startsWith(`${stage.name}.`)), stage.name]);
-  return firsts.filter(([i]) => i >= 0);
+/** The first unit of each stage. */
+function ticksOf(all, model) {
+  return model.stages.map((stage) => [all.findIndex((one) => one.unit === stage.units[0].name), stage.name]);
 }

@@ -25,7 +25,7 @@ export function makePlanControls(units, plan) {
   const clear = element("button", { type: "button", class: "button all-on", onclick: () => !plan.empty && plan.clear() }, "All on");
   const said = element("span", { class: "note" });
   const chips = element("span", { class: "chips" });
-  const node = element("div", { class: "plan" }, element("div", { class: "row" }, clear, said), swapForm(units, plan), chips);
+  const node = element("div", { class: "plan row between" }, element("div", { class: "row" }, clear, said, chips), swapForm(units, plan));
 
   function update() {
     clear.setAttribute("aria-disabled", String(plan.empty));
@@ -53,5 +53,5 @@ function swapForm(units, plan) {
   first.addEventListener("change", partners);
   partners();
   const act = (event) => { event.preventDefault(); plan.swap(first.value, second.value); };
-  return element("form", { class: "row swap", onsubmit: act }, "Swap", first, "with", second, element("button", { class: "button" }, "Swap"));
+  return element("form", { class: "row swap", onsubmit: act }, "Of equal shape:", first, "and", second, element("button", { class: "button" }, "Swap"));
 }

@@ -19,7 +19,7 @@ async function begin() {
   const picture = makePicture((blob, told) => benches.take(blob, told));
   const run = makeRun(document.getElementById("run"), takeSample, renew);
   const benches = makeComparison(models, heat, turnTo);
-  document.getElementById("picture").append(...picture.nodes, heat.node);
+  document.getElementById("picture").append(picture.chosen, heat.node, picture.gallery);
 
   async function turnTo(model) {
     run.show(model);

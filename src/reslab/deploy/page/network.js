@@ -12,7 +12,7 @@ export function makeNetwork(model, id, onSwitch, onOpen) {
   const stages = model.stages.map((stage) => makeStage(stage, tiles));
   const ends = [end("in", "stem", model.stem), end("out", "head", model.head)];
   const many = units.length > MANY_UNITS ? " many" : "";
-  const drawing = element("div", { class: `network${many}`, role: "group", "aria-label": `Units of ${model.name}` }, ends[0], stages, ends[1]);
+  const drawing = element("div", { class: `network${many}`, style: `--n:${units.length}`, role: "group", "aria-label": `Units of ${model.name}` }, ends[0], stages, ends[1]);
   const node = element("div", {}, drawing, legend(units), reasons(units, id));
 
   /** Draw what is off, what has changed places, and how strongly each unit responds. */
@@ -47,9 +47,9 @@ function end(side, name, sentence) {
 }
 
 /** What it does to the shape, where it changes it: the stride and the widths. */
-export function change(unit) {
+export function changes(unit) {
   const widths = unit.in_channels === unit.out_channels ? "" : `${unit.in_channels}→${unit.out_channels}`;
-  return [unit.stride > 1 ? `stride ${unit.stride}` : "", widths].filter(Boolean).join(", ");
+  return [unit.stride > 1 ? `stride ${unit.stride}` : "", widths].filter(Boolean);
 }
 
 function hasShortcut(unit) {
@@ -64,7 +64,7 @@ function makeTile(unit, id, onSwitch, onOpen) {
     element("span", { class: "responses", "aria-hidden": "true" }, whole, now));
   const lever = makeSwitch(unit, `${id}-why-${unit.name}`, () => onSwitch(unit.name));
   const label = element("span", { class: "short" }, short);
-  const shape = element("span", { class: "change" }, change(unit));
+  const shape = element("span", { class: "change" }, changes(unit).map((text) => element("span", {}, text)));
   const node = element("div", { class: "tile", "data-unit": unit.name }, wires(unit), box, label, lever, shape);
   node.classList.toggle("plain", !hasShortcut(unit));
 
@@ -101,7 +101,7 @@ function makeSwitch(unit, why, onSwitch) {
 function wires(unit) {
   const parts = [drawn("path", { class: "wire", d: "M0 58H12" }), drawn("path", { class: "wire through", d: "M12 58H18M66 58H73" })];
   if (hasShortcut(unit)) {
-    const kind = change(unit) ? "arc changes" : "arc";
+    const kind = changes(unit).length ? "arc changes" : "arc";
     parts.push(drawn("path", { class: kind, d: "M10 58V22Q10 10 22 10H67Q79 10 79 22V52" }));
     parts.push(drawn("circle", { class: "join", cx: 79, cy: 58, r: 6 }), drawn("path", { class: "plus", d: "M79 55V61M76 58H82" }));
     parts.push(drawn("path", { class: "wire", d: "M85 58H92" }));

@@ -13,7 +13,7 @@ export function makePicture(onPicture) {
   const preview = element("img", { class: "preview", alt: "" , hidden: true });
   const said = element("p", { class: "note said" }, "Drop a picture anywhere on this page, or paste one.");
   const gallery = element("div", { class: "samples", role: "group", "aria-label": "Test pictures of the run" });
-  const taken = (file) => attempt(() => take(file, { name: file.name || "pasted picture" }));
+  const taken = (file) => attempt(() => take(file, { name: file.name || "pasted picture" }), `${file.name || "This"} could not be looked at; `);
 
   async function take(file, told) {
     const { blob, note } = await fitted(file);
@@ -32,7 +32,8 @@ export function makePicture(onPicture) {
   const buttons = element("div", { class: "row" }, fileButton("Choose a picture", taken), fileButton("Photograph", taken, true));
   listen(taken);
   return {
-    nodes: [element("div", { class: "stage-picture" }, preview, said), buttons, gallery],
+    chosen: element("div", { class: "stage-picture" }, preview, said, buttons),
+    gallery,
     takeSample,
     /** Show the test pictures of a model, and take the first where nothing is shown yet. */
     async offer(model) {

@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import { attempt } from "./alerts.js";
 import { count, element, figure } from "./elements.js";
 import { latest } from "./latest.js";
-import { change } from "./network.js";
+import { changes } from "./network.js";
 
 /** The panel of the unit that was clicked; `onClose()` hears that it was put away. */
 export function makeUnit(model, onClose) {
@@ -36,7 +36,7 @@ export function makeUnit(model, onClose) {
 
 function head(unit, close) {
   const shape = `${unit.in_channels} channels in, ${unit.output[0]} out at ${unit.output[1]}×${unit.output[2]}`;
-  const facts = [shape, change(unit), `${count(unit.params)} parameters`].filter(Boolean).join(" · ");
+  const facts = [shape, ...changes(unit), `${count(unit.params)} parameters`].filter(Boolean).join(" · ");
   return element("div", { class: "row between" },
     element("div", {}, element("h3", {}, `Inside ${unit.name}`), element("p", { class: "sentence" }, unit.sentence), element("p", { class: "note" }, facts)),
     element("button", { type: "button", class: "button", onclick: close }, "Close"));
