@@ -21,8 +21,6 @@ from reslab.training.evaluation import evaluate_batches
 from reslab.training.loading import load
 from reslab.training.run import Run
 
-ANATOMY = {"depth", "params", "stages", "order", "mix"}
-
 
 def test_models_are_described(client: TestClient, runs: list[Run]) -> None:
     net, plain = client.get("/v1/models").json()["models"]
@@ -32,7 +30,7 @@ def test_models_are_described(client: TestClient, runs: list[Run]) -> None:
     assert net["params"] == sum(parameter.numel() for parameter in load(runs[0]).parameters())
     units = {unit["name"]: unit for stage in net["stages"] for unit in stage["units"]}
     assert list(units) == ["layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer3.0"]
-    assert units["layer1.0"]["swaps_with"] == ["layer1.1"]
+    assert units["layer1.0"]["swaps_with"] == ["layer1.1", "layer2.1"]  # of equal channels and stride
     assert units["layer2.0"]["sentence"] == "conv3/2 norm act conv3 norm + act"
     assert (units["layer3.0"]["output"], units["layer3.0"]["stride"]) == ([24, 2, 2], 2)
     twins = {unit["name"]: unit for stage in plain["stages"] for unit in stage["units"]}

@@ -57,6 +57,7 @@ def make_app(runs: Sequence[Run | str | Path], settings: ServiceSettings = _DEFA
         app.include_router(router)
     _add_page(app)
     app.add_exception_handler(Refused, _tell_refusal)
+    app.add_exception_handler(Exception, _tell_fault)
     app.add_exception_handler(RequestValidationError, _tell_invalid)
     app.add_exception_handler(HTTPException, _tell_http)
     app.add_middleware(Doors, token=settings.token, hosts=settings.hosts)
@@ -78,6 +79,11 @@ def _add_page(app: FastAPI) -> None:
 async def _tell_refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
     return error.response()
+
+
+async def _tell_fault(request: Request, error: Exception) -> Response:
+    """What nobody foresaw: the log has it whole, the caller hears nothing of the inside."""
+    return Refused(500, "a fault of the service, not of the request; its log tells which").response()
 
 
 async def _tell_invalid(request: Request, error: Exception) -> Response:

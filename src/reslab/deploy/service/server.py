@@ -1,6 +1,9 @@
 """The service run by uvicorn, until it is told to stop; what it took it finishes."""
 
-from collections.abc import Callable, Sequence
+import signal
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
@@ -8,11 +11,13 @@ from PIL import Image
 
 from reslab.deploy.service.app import make_app
 from reslab.deploy.service.settings import ServiceSettings
+from reslab.spec.errors import refuse
 from reslab.training.run import Run
 
 # Idle connections are kept so long; clients that come again find theirs open.
 _KEEP_ALIVE_SECONDS = 30
 _GRACE_SECONDS = 5.0
+_BACKLOG = 512
 
 
 def serve_forever(
@@ -20,21 +25,42 @@ def serve_forever(
 ) -> None:
     """Serve at `host`:`port` until SIGTERM or Ctrl-C; no request is taken then, and all that were taken are answered.
 
-    `say` hears the address once it listens. Raises ValueError as `make_app`, OSError where the port is taken.
+    `say` hears the address once it listens. Raises ValueError as `make_app`, and where the port is taken.
     """
     # Pictures are refused by the service's own limit, before Pillow sees them.
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, settings.max_pixels)
-    config = uvicorn.Config(
-        make_app(runs, settings),
-        host=host,
-        port=port,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=round(settings.timeout_seconds + _GRACE_SECONDS),
-    )
-    socket = config.bind_socket()
-    told_host = f"[{host}]" if ":" in host else host
-    say(f"serving at http://{told_host}:{socket.getsockname()[1]} (Ctrl-C stops it)")
-    uvicorn.Server(config).run(sockets=[socket])
+    with _listening(host, port) as listening:
+        config = uvicorn.Config(
+            make_app(runs, settings),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=round(settings.timeout_seconds + _GRACE_SECONDS),
+        )
+        told_host = f"[{host}]" if ":" in host else host
+        say(f"serving at http://{told_host}:{listening.getsockname()[1]} (Ctrl-C stops it)")
+        with _stopped_by_signals():
+            uvicorn.Server(config).run(sockets=[listening])
+    say("stopped; what was taken has been answered")
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """The port taken, before networks are loaded for nothing."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        got = f"{host}:{port} ({error.strerror or error})"
+        raise refuse("an address and a port that are free", got, "--port 0, any free one") from None
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Being told to stop is an end like any other: uvicorn, done, sends the signal again, and here it finds no ear."""
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

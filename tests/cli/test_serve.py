@@ -1,0 +1,86 @@
+"""`reslab serve` as a process: it says where it is, answers, and finishes what it took when it is told to stop."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from reslab.cli.app import main
+from reslab.training.run import Run
+from reslab.training.train_run import train
+
+SMALL = {"model.depths": "1,1,1"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("served") / "net"
+    return train("resnet20_cifar", epochs=1, settings=SMALL, output=folder, device="cpu")
+
+
+@pytest.fixture
+def service(run: Run) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    words = [sys.executable, "-m", "reslab", "serve", str(run.path), "--port", "0", "--engine", "torch"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    found = re.search(r"http://127\.0\.0\.1:\d+", line)
+    try:
+        assert found, line + process.stderr.read()
+        yield process, found.group()
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def ask(address: str, content: bytes | None = None) -> tuple[int, dict[str, object]]:
+    request = urllib.request.Request(address, content, {"Content-Type": "image/png"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return answer.status, json.loads(answer.read())
+
+
+@pytest.fixture
+def png(tmp_path: Path) -> bytes:
+    file = tmp_path / "grey.png"
+    Image.new("L", (8, 8), 90).save(file)
+    return file.read_bytes()
+
+
+def test_it_answers_and_sigterm_ends_it_after_what_it_took(
+    service: tuple["subprocess.Popen[str]", str], png: bytes
+) -> None:
+    process, address = service
+    status, found = ask(f"{address}/v1/predict?top_k=2", png)
+    assert status == 200
+    assert len(found["predictions"][0]["classes"]) == 2  # type: ignore[index]
+    slow = f"{address}/v1/explain?method=integrated-gradients"
+    with ThreadPoolExecutor(8) as pool:
+        taken = [pool.submit(ask, slow, png) for _ in range(8)]
+        while b"reslab_queue_depth 8.0" not in urllib.request.urlopen(f"{address}/metrics").read():
+            assert not all(each.done() for each in taken), "they were done before all had come"
+        process.send_signal(signal.SIGTERM)
+        assert [each.result()[0] for each in taken] == [200] * 8
+    assert process.wait(30) == 0
+    assert process.stderr is not None
+    assert "stopped; what was taken has been answered" in process.stderr.read()
+
+
+def test_wrong_wishes_are_told(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, told in (
+        ([str(tmp_path)], "run.json"),
+        ([str(run.path), "--engine", "tourch"], "nearest: 'torch'"),
+        ([str(run.path), "--queue", "3"], "queue 32"),
+        ([str(run.path), "--token", " "], "at least one letter"),
+        ([str(run.path), "--precision", "fp8"], "unknown precision"),
+    ):
+        assert main(["serve", *words, "--port", "0"]) == 1
+        assert told in capsys.readouterr().err
