@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import torchvision
+from torch import nn
 
 from reslab.analysis.attributing import AttributionOptions, attribute
 from reslab.analysis.attribution import grad_cam
@@ -115,3 +116,8 @@ def test_what_means_nothing_is_refused() -> None:
         features(subject(), FeatureOptions(layers=("fc",)))
     with pytest.raises(ValueError, match="unknown layer 'layr1'; nearest: 'layer1'"):
         features(subject(), FeatureOptions(layers=("layr1",)))
+
+
+def test_a_linear_layer_in_a_row_is_not_asked_for_maps() -> None:
+    row = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
+    assert default_layers(row) == ("0",)

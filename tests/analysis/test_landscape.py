@@ -155,11 +155,12 @@ def test_curvature_at_the_weights_is_the_dense_hessians() -> None:
         pytest.approx(float(values[-1]), rel=1e-3),
     )
     assert answer.largest == pytest.approx(values.flip(0)[:2].tolist(), rel=1e-3)
-    assert answer.not_convex == float(abs(values[0] / values[-1]) > 0.1)
+    assert answer.not_convex == float(-values[0] / values[-1] > 0.1)
 
 
 def test_the_share_that_is_not_convex() -> None:
-    assert not_convex_share([(-1.0, 5.0), (-0.1, 5.0), (None, None), (0.6, 5.0)]) == pytest.approx(2 / 3)
+    assert not_convex_share([(-1.0, 5.0), (-0.1, 5.0), (None, None), (-0.6, 5.0)]) == pytest.approx(2 / 3)
+    assert not_convex_share([(0.6, 5.0), (-3.0, -1.0)]) == 0.5  # a bowl, and a hill
     assert not_convex_share([]) is None
 
 

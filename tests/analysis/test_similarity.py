@@ -15,6 +15,7 @@ from reslab.analysis.nearest import NearestOptions, nearest
 from reslab.analysis.probes import ProbeOptions, probes
 from reslab.analysis.similarity import SimilarityOptions, cka, gram, hsic_biased, hsic_unbiased, similarity
 from reslab.analysis.subject import Subject, open_subjects, subject_of
+from reslab.nn.create import create_model
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +159,27 @@ def test_pictures_are_brought_to_the_networks_shape() -> None:
     assert fitted(grey, torch.zeros(1, 1, 16, 12)).shape == (2, 1, 16, 12)
     with pytest.raises(ValueError, match="pictures of a data set"):
         more_pictures(bare(), "train", 3, 0)
+
+
+def test_faint_features_are_as_alike_as_strong_ones() -> None:
+    x, y = features(seed=0), features(width=4, seed=1)
+    expected = cka(gram(x), gram(y))
+    assert cka(gram(1e-9 * x), gram(1e9 * y)) == pytest.approx(expected)
+    # Equal to the last digits of float32: nothing tells the samples apart.
+    assert cka(gram(x), gram(1000 + 1e-5 * y.float())) is None
+
+
+def test_a_network_of_layers_alone_has_its_first_convolution_once() -> None:
+    torch.manual_seed(0)
+    images, labels = torch.randn(8, 3, 32, 32), torch.arange(8) % 2
+    found = subject_of(create_model("book_net"), images, labels)
+    assert similarity([found]).pairs[0].rows == ("conv1.0", "conv1.3")
+    assert [probe.layer for probe in probes(found).probes] == ["conv1.0", "conv1.3"]
+    twice = outputs_of(found.model, ["conv1.0", "conv1.0"], images)
+    assert torch.equal(twice["conv1.0"], outputs_of(found.model, ["conv1.0"], images)["conv1.0"])
+
+
+def test_in_its_own_split_no_picture_is_its_own_neighbour(subject: Subject) -> None:
+    answer = nearest(subject, NearestOptions(neighbours=1, queries=3, split="test", layer="conv1"))
+    assert answer.split == "test"
+    assert all(query.neighbours[0].picture != query.picture for query in answer.queries)

@@ -150,3 +150,24 @@ def test_a_shared_unit_runs_several_times_and_the_hooks_go() -> None:
         model(torch.zeros(2, 3, 32, 32))
     assert [run.label for run in runs] == ["layer1.0", "layer1.0 (2)", "layer1.0 (3)"]
     assert not any(unit._forward_hooks for _, unit in units_of(model))
+
+
+def test_what_is_wrapped_is_asked_itself() -> None:
+    model = create_model("resnet20_cifar", depths=(1, 1, 1))
+    images, labels = torch.zeros(2, 3, 8, 8), torch.tensor([0, 1])
+    assert subject_of(nn.DataParallel(model), images, labels).model is model
+    assert subject_of(torch.compile(model), images, labels).model is model  # type: ignore[arg-type]
+    assert not model.training
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "said"),
+    [
+        (torch.zeros(2, 3, 8, 8), torch.tensor([0, 1], dtype=torch.int32), "labels in torch.int64"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]), "images in floating point"),
+        (torch.zeros(0, 3, 8, 8), torch.zeros(0, dtype=torch.int64), "N at least 1"),
+    ],
+)
+def test_pictures_of_another_kind_are_refused(images: torch.Tensor, labels: torch.Tensor, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        subject_of(create_model("resnet20_cifar"), images, labels)

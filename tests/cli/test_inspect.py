@@ -59,6 +59,15 @@ def test_a_mistake_is_told_with_the_way_out(command: Command, words: tuple[objec
     assert said in outcome.err
 
 
+def test_a_file_of_another_kind_is_refused_before_anything_is_measured(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reslab.analysis.questions.ask", lambda *_: pytest.fail("measured"))
+    assert "page.html" in command("inspect", "gradients", TINY, "--page", "page.txt").err
+    (tmp_path / "there.png").mkdir()
+    assert "a folder" in command("inspect", "gradients", TINY, "--png", tmp_path / "there.png").err
+
+
 def test_every_question_can_be_shown() -> None:
     assert set(SHOWS) == set(QUESTIONS)
 

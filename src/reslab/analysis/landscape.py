@@ -63,9 +63,12 @@ def _bend(point: Sequence[float], end: Values) -> Curvature:
 
 
 def not_convex_share(ends: Sequence[Values]) -> float | None:
-    """The share of (smallest, largest) eigenvalues with |smallest / largest| above 0.1; None where there are none."""
+    """The share of (smallest, largest) eigenvalues with |smallest / largest| above 0.1; None where there are none.
+
+    Li et al. 2018, Sec. 6. Where both are above 0 the surface is convex whatever their ratio, and is not counted.
+    """
     known = [(low, high) for low, high in (end[:2] for end in ends) if low is not None and high]
-    return sum(abs(low / high) > NOT_CONVEX for low, high in known) / len(known) if known else None
+    return sum(low < 0 and abs(low / high) > NOT_CONVEX for low, high in known) / len(known) if known else None
 
 
 def _check(options: LandscapeOptions) -> None:

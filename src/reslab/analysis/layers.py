@@ -19,9 +19,14 @@ def layer_named(model: nn.Module, name: str) -> nn.Module:
 
 
 def default_layers(model: nn.Module) -> tuple[str, ...]:
-    """The first convolution, and the last unit of every stage."""
-    last = {name.rpartition(".")[0]: name for name, _ in units_of(model)}
-    return (first_convolution(model), *last.values())
+    """The first convolution, and the last unit of every stage; linear layers have no maps and are left out."""
+    last = {name.rpartition(".")[0]: name for name, unit in units_of(model) if not isinstance(unit, nn.Linear)}
+    return tuple(dict.fromkeys((first_convolution(model), *last.values())))
+
+
+def layers_by_depth(model: nn.Module) -> tuple[str, ...]:
+    """The first convolution and every unit, first to last; a unit that is that convolution comes once."""
+    return tuple(dict.fromkeys((first_convolution(model), *unit_layers(model))))
 
 
 def unit_layers(model: nn.Module) -> tuple[str, ...]:
@@ -62,10 +67,10 @@ def watched(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor
 def outputs_of(model: nn.Module, names: Sequence[str], images: Tensor, batch: int = 64) -> dict[str, Tensor]:
     """Each layer's output for all images, (N, ...), in float32 on the images' device."""
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
-    with watched(model, names) as found:
+    with watched(model, list(parts)) as found:
         for x in images.split(batch):
             model(x)
-            for name in names:
+            for name in parts:
                 parts[name].append(_output(found, name).float())
     return {name: torch.cat(part) for name, part in parts.items()}
 

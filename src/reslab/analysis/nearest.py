@@ -77,8 +77,11 @@ def nearest(subject: Subject, options: NearestOptions = _DEFAULT) -> Nearest:
     if not 1 <= options.neighbours < len(others) or options.queries < 1:
         raise refuse(f"1 query or more, and 1 to {len(others) - 1} neighbours", options, "neighbours=7")
     cosines = own @ others.T
+    # A picture is not its own neighbour, also where the split is the one that the subject's pictures are of.
     if pool is None:
-        cosines.fill_diagonal_(-2.0)  # a picture is not its own neighbour
+        cosines.fill_diagonal_(-2.0)
+    elif subject.data is not None and split == subject.data.held_out:
+        cosines[_equal(subject.images, pool)] = -2.0
     best = cosines.topk(options.neighbours, dim=1)
     same = labels[best.indices] == subject.labels[:, None]
     votes = labels[best.indices].mode(dim=1).values
@@ -102,6 +105,11 @@ def nearest(subject: Subject, options: NearestOptions = _DEFAULT) -> Nearest:
             for i in range(min(options.queries, len(own)))
         ),
     )
+
+
+def _equal(one: Tensor, other: Tensor) -> Tensor:
+    """Which pictures are the same ones, (N, M)."""
+    return torch.stack([(other == picture).flatten(1).all(1) for picture in one])
 
 
 def _row(best: "torch.return_types.topk", row: int) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reslab.analysis.layers import first_convolution, outputs_of, pooled, unit_layers
+from reslab.analysis.layers import layers_by_depth, outputs_of, pooled
 from reslab.analysis.more_pictures import more_pictures
 from reslab.analysis.subject import Subject
 from reslab.spec.errors import refuse
@@ -62,7 +62,7 @@ def probes(subject: Subject, options: ProbeOptions = _DEFAULT) -> Probes:
     x, y, held, labels = _parts(subject, options)
     if len(y.unique()) < 2:
         raise refuse("pictures of at least 2 classes to fit to", "one class", next_step="raise most")
-    names = options.layers or (first_convolution(subject.model), *unit_layers(subject.model))
+    names = options.layers or layers_by_depth(subject.model)
     fitted, judged = outputs_of(subject.model, names, x), outputs_of(subject.model, names, held)
     with torch.no_grad():
         own = torch.cat([subject.model(part).argmax(1) for part in held.split(64)])

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reslab.analysis.layers import first_convolution, outputs_of, unit_layers
+from reslab.analysis.layers import layers_by_depth, outputs_of
 from reslab.analysis.subject import Subject
 from reslab.spec.errors import refuse
+
+# Networks compute in float32, of which the last digits differ from batch to batch.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -65,16 +68,19 @@ def similarity(subjects: Sequence[Subject], options: SimilarityOptions = _DEFAUL
 
 
 def _grams(subject: Subject, options: SimilarityOptions) -> dict[str, Tensor]:
-    names = options.layers or (first_convolution(subject.model), *unit_layers(subject.model))
+    names = options.layers or layers_by_depth(subject.model)
     outputs = outputs_of(subject.model, names, subject.images)
     return {name: gram(outputs[name]) for name in names}
 
 
 def gram(features: Tensor) -> Tensor:
-    """(N, ...) to the samples' inner products (N, N) in float64, each feature centred."""
+    """(N, ...) to the samples' inner products (N, N) in float64, each feature centred; zeros where the features of all
+    samples are equal to rounding."""
     flat = features.flatten(1).double()
-    flat = flat - flat.mean(0)
-    return (flat @ flat.T).cpu()
+    centred = flat - flat.mean(0)
+    if float(centred.norm()) <= _ROUNDING * float(flat.norm()):
+        return torch.zeros(len(flat), len(flat), dtype=torch.float64)
+    return (centred @ centred.T).cpu()
 
 
 def _alike(
@@ -91,6 +97,8 @@ def cka(one: Tensor, other: Tensor, unbiased: bool = False) -> float | None:
     4). `unbiased` takes Song et al.'s estimator of HSIC (2012, JMLR 13, Eq. 5), which may fall below 0.
     """
     hsic = hsic_unbiased if unbiased else hsic_biased
+    # Of size 1 first: features of a faint network are not those of a silent one.
+    one, other = (matrix / matrix.norm().clamp_min(1e-300) for matrix in (one, other))
     scale = hsic(one, one) * hsic(other, other)
     return hsic(one, other) / scale**0.5 if scale > 1e-30 else None
 

@@ -14,7 +14,7 @@ from reslab.data.chance import seeded
 from reslab.data.dataset import Data
 from reslab.nn.create import resolve_arch
 from reslab.nn.network import Network
-from reslab.nn.weights import load_weights
+from reslab.nn.weights import load_weights, unwrap
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse
 from reslab.training.device import choose_device
@@ -70,13 +70,20 @@ def open_subjects(
 
 
 def subject_of(model: nn.Module, images: Tensor, labels: Tensor, name: str = "") -> Subject:
-    """Any module with pictures: `images` float (N, C, H, W) as it takes them, `labels` int64 (N,).
+    """Any module with pictures: `images` float (N, C, H, W) as it takes them, `labels` int64 (N,), N at least 1.
 
-    The module is put into eval mode. Raises ValueError for other shapes.
+    What torch.compile or DistributedDataParallel wrapped is asked itself. It is put into eval mode, and nothing else of
+    it changes. Raises ValueError for other shapes and types.
     """
-    if images.ndim != 4 or labels.shape != images.shape[:1]:
+    if images.ndim != 4 or labels.shape != images.shape[:1] or not len(images):
         got = f"{tuple(images.shape)} and {tuple(labels.shape)}"
-        raise refuse("images (N, C, H, W) and labels (N,)", got)
+        raise refuse("images (N, C, H, W) and labels (N,), N at least 1", got)
+    if not images.is_floating_point() or labels.dtype != torch.int64:
+        got = f"{images.dtype} and {labels.dtype}"
+        raise refuse(
+            "images in floating point and labels in torch.int64", got, next_step="images.float(), labels.long()"
+        )
+    model = unwrap(model)
     return Subject(name or type(model).__name__, model.eval(), images, labels)
 
 

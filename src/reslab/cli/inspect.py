@@ -50,6 +50,7 @@ def inspect(
         list_questions(list(QUESTIONS.values()), json)
         return
     asked = get_question(question)
+    check_files(page, png)
     axes, options = split_settings(read_settings(settings))
     override_options(asked, options)
     subjects = open_subjects(
@@ -99,6 +100,15 @@ def split_settings(settings: dict[str, str]) -> tuple[dict[str, str], dict[str, 
     return axes, {key: value for key, value in settings.items() if not key.startswith("model.")}
 
 
+def check_files(page: Path | None, png: Path | None) -> None:
+    """ValueError for a name that is no page or picture: said before anything is measured, which may take long."""
+    for place, kinds in ((page, (".html", ".htm")), (png, (".png",))):
+        if place is not None and place.suffix.lower() not in kinds:
+            raise refuse(f"a file ending in {kinds[0]}", place, str(place.with_suffix(kinds[0])))
+        if place is not None and place.is_dir():
+            raise refuse("a file", f"{place}, a folder", str(place / f"answer{kinds[0]}"))
+
+
 def tell(
     question: "Question",
     subjects: "Sequence[Subject]",
@@ -110,9 +120,6 @@ def tell(
     """Print the answers, and write the page and the picture that were asked for."""
     from reslab.report.questions import show_answers
 
-    for place, kinds in ((page, (".html", ".htm")), (png, (".png",))):
-        if place is not None and place.suffix.lower() not in kinds:
-            raise refuse(f"a file ending in {kinds[0]}", place, str(place.with_suffix(kinds[0])))
     shown = show_answers(question.name, answers) if page or png or not json else None
     if shown is not None:
         write(question, subjects, shown, page, png)

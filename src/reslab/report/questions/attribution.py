@@ -11,6 +11,7 @@ from reslab.report.tables import percent
 from reslab.report.thumbnails import pixels_of
 
 Answer = Mapping[str, Any]
+_ROUNDING = 1e-4
 _METHODS = (("grad_cam", "Grad-CAM"), ("integrated", "integrated gradients"), ("occlusion", "occlusion"))
 
 
@@ -29,9 +30,10 @@ def attribution_words(answer: Answer) -> str:
     pictures = answer["pictures"]
     right = sum(one["label"] == one["predicted"] for one in pictures)
     worst = max(abs(one["left_over"]) for one in pictures)
+    gap = f"at most {percent(worst, 1)}" if worst >= _ROUNDING else "less than 0.01 %"
     return (
         f"{answer['subject']}: {right} of {len(pictures)} pictures are called right. The integrated gradients add up "
-        f"to the rise of the class's score, but for at most {percent(worst, 1)} of it. Grad-CAM: {answer['layer']}."
+        f"to the rise of the class's score, but for {gap} of it. Grad-CAM: {answer['layer']}."
     )
 
 

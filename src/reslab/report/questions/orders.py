@@ -53,10 +53,9 @@ def _words(answer: Answer) -> str:
     sums = "sums pass every unit" if passing else f"sums miss by up to {percent(answer['worst_superposition'], 0)}"
     lowest = answer["lowest_branch"]
     adds = "its branches only add" if lowest >= 0 else f"its branches reach down to {number(lowest, 2)}"
-    return (
-        f"{answer['subject']} ({answer['sentence']}): {sums}, {adds}, and the variance grows up to "
-        f"{number(answer['largest_growth'], 2)} times within a stage."
-    )
+    growth = answer["largest_growth"]
+    grows = f"grows up to {number(growth, 2)} times" if growth > 1 else "does not grow"
+    return f"{answer['subject']} ({answer['sentence']}): {sums}, {adds}, and the variance {grows} within a stage."
 
 
 def _together(answers: Sequence[Answer]) -> list[ShownTable]:

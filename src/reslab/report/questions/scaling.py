@@ -9,6 +9,7 @@ from reslab.report.shown import Shown, ShownFigure, ShownTable
 from reslab.report.tables import number
 
 Answer = Mapping[str, Any]
+_CLOSE = 0.01
 
 
 def show(answers: Sequence[Answer]) -> Shown:
@@ -25,8 +26,19 @@ def _words(answer: Answer) -> str:
     ends = {"exploding": "the signal grows", "vanishing": "the signal fades", "kept": "the signal is kept"}
     return (
         f"{answer['subject']}: {answer['verdict']}. The factors of all shortcuts multiply to "
-        f"{number(answer['product'], 3)}: by the shortcuts alone {ends[answer['verdict']]}, and the gradient with it."
+        f"{number(answer['product'], 3)}: by the shortcuts alone {ends[answer['verdict']]}. {_measured(answer)}"
     )
+
+
+def _measured(answer: Answer) -> str:
+    """How far the gradient that came back by the shortcuts is from the product; words after the addition change it."""
+    ratios = [unit["direct"] / unit["product"] for unit in answer["units"] if unit["direct"] and unit["product"]]
+    if not ratios:
+        return "No unit keeps its shape, so no gradient is held against that."
+    low, high = min(ratios), max(ratios)
+    if low > 1 - _CLOSE and high < 1 + _CLOSE:
+        return "The gradient that came back by them is what the product says, to 1 %."
+    return f"The gradient that came back by them is {number(low, 2)} to {number(high, 2)} times what the product says."
 
 
 def _ratios(named: Sequence[tuple[Answer, Tint]]) -> ShownFigure:
