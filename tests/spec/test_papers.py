@@ -1,6 +1,7 @@
 """The papers' tables: every value against an excerpt with its source, every row's network, recipe and cut."""
 
 import json
+import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -172,3 +173,17 @@ def test_smoke_is_small_and_short_names_what_it_cuts() -> None:
         assert 1 <= short.seeds <= 5
         if row.recipe and not row.members:
             assert any(setting.startswith("length=12 steps") for setting in smoke.settings)
+
+
+def test_what_the_words_of_a_cut_say_of_steps_is_so() -> None:
+    seen = 0
+    for study, row in ROWS:
+        cut = study.cut(row, "short")
+        told = re.search(r"([\d,]+) steps of one cycle in place of (\d+ epochs|[\d,]*\d)", cut.words)
+        if told is None:
+            continue
+        seen += 1
+        own = dict(setting.split("=", 1) for setting in row.settings).get("length", get_recipe(row.recipe).length)
+        assert dict(_settings(row, cut))["length"] == f"{told[1].replace(',', '')} steps", row.name
+        assert own.replace("k steps", ",000") == told[2], row.name
+    assert seen > 50

@@ -159,4 +159,5 @@ def test_a_page_tells_of_seeds_that_diverged_and_steps_never_reached(changed: Ch
     assert page.rows[0].mean() == 90.0
     assert "not finite in 1 of 1 seeds" in page.rows[0].why
     assert page.rows[0].runs[0].values["steps_to_train_error"] == math.inf
+    assert "in steps to a training error of 20 %, the last step where it was not reached" in page.claims[0].words
     assert page.claims[0].verdict == "undecided"

@@ -70,7 +70,7 @@ def test_the_price_is_that_of_the_stores_training_of_the_same_network(study: Stu
     assert rate(plan.rows[0]) > 0
     entry = do(plan.jobs[0], place)
     rate, told = find_rate(plan.rows, place.store, CPU)
-    assert told == "1 rows as the store's trainings went, 1 rows from a few steps measured now"
+    assert told == "1 row as the store's trainings went, 1 row from a few steps measured now"
     spent = entry.facts["processor_seconds"]
     assert rate(plan.rows[0]) * work_macs(plan.rows[0]) == pytest.approx(spent)
 

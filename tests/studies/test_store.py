@@ -12,7 +12,7 @@ import reslab.studies.store as store_module
 from reslab.spec.study import Study
 from reslab.studies import lock
 from reslab.studies.lock import Taken, held
-from reslab.studies.plan import Plan, make_plan
+from reslab.studies.plan import Plan, make_plan, missing
 from reslab.studies.runner import run_here
 from reslab.studies.store import identity, key_of
 from reslab.studies.work import Place, do
@@ -76,6 +76,15 @@ def test_a_damaged_entry_is_made_again_and_that_is_said(
     assert again.damage() == ""
     assert again.facts["values"].keys() >= {"test_error", "train_seconds"}
     assert (again.run_path / "model.safetensors").read_bytes() == sound
+
+
+def test_a_damaged_entry_is_missing(study: Study, place: Place) -> None:
+    plan = plan_of(study)
+    job = plan.jobs[0]
+    log = do(job, place).run_path / "log.jsonl"
+    assert job not in missing(plan, place.store)
+    log.write_text(log.read_text() + "junk\n")
+    assert job in missing(plan, place.store)
 
 
 def test_an_entry_of_older_numerics_is_kept_and_marked(

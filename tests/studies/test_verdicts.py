@@ -56,6 +56,8 @@ def test_one_seed_decides_nothing_unless_no_seed_matters() -> None:
     assert "at least 2 seeds" in found.words
     certain = Claim("a is more than b", "a", ">", "b", metric="params", deterministic=True)
     assert judge(certain, values).verdict == "holds"
+    thrice = judge(certain, {"a": by_seed(20.0, 20.0, 20.0), "b": {7: 1.0}})
+    assert (thrice.verdict, thrice.num_agreeing, thrice.num_pairs) == ("holds", 0, 0)
     assert judge(certain, {"a": by_seed(1.0), "b": by_seed(20.0)}).verdict == "fails"
 
 

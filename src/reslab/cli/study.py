@@ -9,7 +9,7 @@ import typer
 
 from reslab.cli.options import DataDir, Device, Json
 from reslab.cli.output import print_json, print_table, say
-from reslab.report.tables import number, seconds
+from reslab.report.tables import seconds
 from reslab.spec.errors import refuse, unknown
 from reslab.spec.papers import get_study
 from reslab.spec.study import SCALES
@@ -147,14 +147,16 @@ def _row_facts(row: "StudyRow") -> dict[str, Any]:
 
 
 def _print_page(page: "StudyPage") -> None:
+    from reslab.report.study_words import reported_words, value_words
+
     print(f"{page.study.title} ({page.study.source}), scale {page.scale}")
     cells = [
         (
             row.row.name,
             f"{row.row.metric}{f' ({row.metric.unit})' if row.metric.unit else ''}",
-            number(row.row.reported.value if row.row.reported else None),
-            number(row.mean()),
-            number(row.std(), 2),
+            reported_words(row.row.reported, ""),
+            value_words(row.mean(), row.metric.unit, bare=True),
+            value_words(row.std(), row.metric.unit, bare=True),
             str(len(row.runs)),
             row.why,
         )
@@ -172,6 +174,7 @@ def _print_plan(wanted: "Wanted", json: bool) -> None:
         print_json({"study": wanted.study.name, "scale": wanted.scale, **facts})
         return
     print(f"{wanted.study.title} ({wanted.study.source}), scale {wanted.scale}")
+    reasons = list(dict.fromkeys(row["why"] for row in facts["rows"] if row["why"]))
     cells = [
         (
             row["name"],
@@ -179,10 +182,12 @@ def _print_plan(wanted: "Wanted", json: bool) -> None:
             str(row["seeds"]),
             str(row["done"]),
             seconds(row["seconds"]),
-            f"{row['memory_bytes'] / 1e9:.1f} GB",
-            row["why"],
+            f"{row['memory_bytes'] / 1e6:,.0f} MB",
+            f"cannot be run ({reasons.index(row['why']) + 1})" if row["why"] else "",
         )
         for row in facts["rows"]
     ]
     print_table(["row", "what is cut", "seeds", "done", "a seed", "memory", ""], cells)
+    for place, reason in enumerate(reasons, 1):
+        print(f"({place}) {reason}")
     print(f"left: {price.summary()}")

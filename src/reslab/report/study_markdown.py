@@ -8,6 +8,7 @@ from reslab.report.parts.study import (
     claim_rows,
     difference_words,
     missing_rows,
+    note_words,
     page_metrics,
     study_facts,
     value_rows,
@@ -36,7 +37,8 @@ def study_markdown(page: StudyPage, figures_in: str = "") -> tuple[str, dict[str
         + f" Ours: {page.scale} scale, the mean over the seeds ± their standard deviation, always of the last step.",
         _provenance(page),
         *_missing(page),
-        *_list("## Where this is not the paper's procedure", [*difference_words(page), *_notes(page)]),
+        *_list("## Where this is not the paper's procedure", difference_words(page)),
+        *_list("## Notes", note_words(page)),
         *_facts(study_facts(page)),
     ]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n", files
@@ -90,10 +92,6 @@ def _provenance(page: StudyPage) -> str:
 def _missing(page: StudyPage) -> list[str]:
     lines = [[row["name"], row["why"], row["price"]] for row in missing_rows(page)]
     return ["## Not run", markdown_table(("row", "why", "price, all seeds"), lines, "llr")] if lines else []
-
-
-def _notes(page: StudyPage) -> list[str]:
-    return [*page.notes, *([page.study.notes] if page.study.notes else [])]
 
 
 def _list(heading: str, lines: Sequence[str]) -> list[str]:

@@ -79,7 +79,8 @@ def provenance_words(told: Reported | None) -> str:
     if told is None:
         return ""
     note = f"; {told.note}" if told.note and told.value is not None else ""
-    said = ", ".join(part for part in (told.statistic, told.protocol) if part)
+    statistic = "a single run" if told.statistic == "single" else told.statistic
+    said = ", ".join(part for part in (statistic, told.protocol) if part)
     return f"{said}; {told.where}{note}"
 
 
@@ -109,11 +110,12 @@ def metric_name(name: str) -> str:
     return name.replace("_", " ").replace(".", ", ")
 
 
-def figure_label(page: StudyPage, title: str, metric: str = "") -> str:
-    """A figure in words, for those who do not see it: its title and the values of what it shows."""
-    found = [(row, metric_of(metric) if metric else row.metric) for row in page.rows]
-    rows = [f"{row.row.name} {ours_words(row, one.name, one.unit)}" for row, one in found if row.values(one.name)]
-    return f"{title}, {page.scale} scale. " + ("; ".join(rows[:12]) + "." if rows else "")
+def figure_label(page: StudyPage, title: str, rows: Sequence[str] = (), metric: str = "") -> str:
+    """A figure in words, for those who do not see it: its title, the values of `rows` (all where none is named)."""
+    shown = [row for row in page.rows if not rows or row.row.name in rows]
+    found = [(row, metric_of(metric) if metric else row.metric) for row in shown]
+    told = [f"{row.row.name} {ours_words(row, one.name, one.unit)}" for row, one in found if row.values(one.name)]
+    return f"{title}, {page.scale} scale. " + ("; ".join(told[:12]) + "." if told else "")
 
 
 def _spread_words(std: float, unit: str) -> str:

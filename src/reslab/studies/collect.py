@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from reslab.report.study_page import JudgedClaim, StudyPage, StudyRow, StudyRun
-from reslab.report.tables import seconds
+from reslab.report.tables import plural, seconds
 from reslab.spec.study import Asked, Claim
 from reslab.studies.cost import Rate, describe_recipe, price_seconds
 from reslab.studies.ensembles import ensembles
 from reslab.studies.figures import row_value, values_of
+from reslab.studies.measure import DEFAULT_TRAIN_ERROR
 from reslab.studies.plan import Job, Plan, is_done
 from reslab.studies.resolving import Definite
 from reslab.studies.store import Entry, Store
@@ -22,7 +23,7 @@ def collect(
     """The page of a plan: every row with the seeds that are there, why others are not, the claims judged."""
     rows = [_row(plan, row, store, rate, failed) for row in plan.rows]
     page = StudyPage(plan.study, plan.scale, rows, facts=_facts(plan, store, command), notes=_notes(plan, store, notes))
-    return replace(page, claims=[judged(claim, verdict) for claim, verdict in verdicts(page)])
+    return replace(page, claims=[judged(page, claim, verdict) for claim, verdict in verdicts(page)])
 
 
 def _notes(plan: Plan, store: Store, said: Sequence[str]) -> tuple[str, ...]:
@@ -36,9 +37,18 @@ def verdicts(page: StudyPage) -> list[tuple[Claim, Verdict]]:
     return [(claim, judge(claim, _values(page, claim))) for claim in page.study.claims]
 
 
-def judged(claim: Claim, verdict: Verdict) -> JudgedClaim:
+def judged(page: StudyPage, claim: Claim, verdict: Verdict) -> JudgedClaim:
     """A claim as the page shows it."""
-    return JudgedClaim(claim.text, verdict.verdict, verdict.words)
+    return JudgedClaim(claim.text, verdict.verdict, "; ".join([verdict.words, *_how_counted(page, claim)]))
+
+
+def _how_counted(page: StudyPage, claim: Claim) -> list[str]:
+    """Of which training error the steps are, and what one that never reached it counts as."""
+    rows = [row for name in claim.rows if (row := page.row(name))]
+    if claim.metric != "steps_to_train_error" or not any(row.runs for row in rows):
+        return []
+    levels = dict.fromkeys(f"{row.cut.train_error or DEFAULT_TRAIN_ERROR:g} %" for row in rows)
+    return [f"in steps to a training error of {' and '.join(levels)}, the last step where it was not reached"]
 
 
 def _values(page: StudyPage, claim: Claim) -> dict[str, dict[int, float]]:
@@ -58,7 +68,7 @@ def _values(page: StudyPage, claim: Claim) -> dict[str, dict[int, float]]:
 def _row(plan: Plan, row: Definite, store: Store, rate: Rate, failed: Mapping[int, str]) -> StudyRow:
     jobs = plan.jobs_of(row.row.name)
     done = [(job, store.entry(job.key)) for job in jobs]
-    done = [(job, entry) for job, entry in done if is_done(entry, job) and not entry.damage()]
+    done = [(job, entry) for job, entry in done if is_done(entry, job)]
     runs = [_run(job, entry) for job, entry in done]
     if row.row.members:
         judged = [(one.seed, one.values(store)) for one in ensembles(plan, row)]
@@ -72,7 +82,7 @@ def _row(plan: Plan, row: Definite, store: Store, rate: Rate, failed: Mapping[in
 def _why(row: Definite, jobs: Sequence[Job], num_done: int, num_diverged: int, failed: Mapping[int, str]) -> str:
     told = []
     if row.absent:
-        told.append(f"its data are not here: {row.absent}")
+        told.append(f"its data are not here ({row.data})")
     told += dict.fromkeys(failed[job.number] for job in jobs if job.number in failed)
     if row.row.members and not num_done:
         told.append("not all of its members were run")
@@ -110,8 +120,8 @@ def _facts(plan: Plan, store: Store, command: str) -> dict[str, str]:
     entries = [store.entry(job.key) for job in plan.jobs]
     told = [facts for facts in (entry.facts for entry in entries) if facts]
     hardware = dict.fromkeys(
-        f"{one['hardware']['device']}, {one['hardware']['processor']}, {one['hardware']['num_threads']} threads"
-        for one in told
+        f"{one['device']}, {one['processor']}, {plural(one['num_threads'], 'thread')}"
+        for one in (facts["hardware"] for facts in told)
     )
     versions = dict.fromkeys(
         ", ".join(f"{name} {version}" for name, version in one["versions"].items() if name != "system") for one in told

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from reslab.nn.network import Network
+from reslab.report.tables import plural
 from reslab.spec.recipe import Recipe
 from reslab.studies.resolving import Definite, weight
 from reslab.studies.store import Store, identity
@@ -19,6 +20,8 @@ from reslab.training.device import hardware
 
 # Forward, and backward for inputs and for weights.
 PASSES = 3
+# Opening the data, saving the state, judging the weights, writing the run's page.
+BESIDE_SECONDS = 1.0
 _FLOAT_BYTES = 4
 _PROCESS_BYTES = 500_000_000
 _MEASURED_MACS = 4_000_000_000
@@ -37,8 +40,8 @@ def work_macs(row: Definite) -> float:
 
 
 def price_seconds(row: Definite, rate: float) -> float:
-    """Processor-seconds of one seed at `rate` processor-seconds a multiply-add."""
-    return work_macs(row) * rate
+    """Processor-seconds of one seed at `rate` processor-seconds a multiply-add, and what beginning and ending take."""
+    return work_macs(row) * rate + (BESIDE_SECONDS if row.recipe else 0.0)
 
 
 def memory_bytes(row: Definite) -> int:
@@ -103,8 +106,9 @@ def find_rate(rows: Sequence[Definite], store: Store, device: torch.device) -> t
             return median(known[_signature(row)])
         return measured[min(measured, key=lambda macs: abs(math.log(macs / _macs(row))))]
 
-    told = [f"{len(trained) - len(fresh)} rows as the store's trainings went"] * (len(fresh) < len(trained))
-    return rate, ", ".join(told + [f"{len(fresh)} rows from a few steps measured now"] * bool(fresh))
+    known_rows = len(trained) - len(fresh)
+    told = [f"{plural(known_rows, 'row')} as the store's trainings went"] * bool(known_rows)
+    return rate, ", ".join(told + [f"{plural(len(fresh), 'row')} from a few steps measured now"] * bool(fresh))
 
 
 def _signature(row: Definite) -> str:

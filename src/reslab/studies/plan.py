@@ -89,9 +89,9 @@ def wanted_metrics(study: Study, name: str) -> frozenset[str]:
 
 
 def is_done(entry: Entry, job: Job) -> bool:
-    """Whether an entry holds all that a job wants."""
+    """Whether an entry holds all that a job wants, undamaged."""
     facts = entry.facts
-    if not facts:
+    if not facts or entry.damage():
         return False
     if facts["status"] == "diverged":
         return True

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from reslab.report.tables import seconds
+from reslab.report.tables import plural, seconds
 from reslab.studies.cost import Rate, find_rate, memory_bytes, price_seconds, too_large
 from reslab.studies.plan import Job, Plan, is_done, missing
 from reslab.studies.store import Store
@@ -29,7 +29,7 @@ class Price:
     def summary(self) -> str:
         """What is left, in a line."""
         total = sum(map(self.seconds_of, self.todo))
-        return f"{len(self.todo)} trainings, about {seconds(total)} of one processor ({self.rate_from})"
+        return f"{plural(len(self.todo), 'training')}, about {seconds(total)} of one processor ({self.rate_from})"
 
     def facts(self) -> dict[str, Any]:
         """The plan as plain data: `rows`, `num_missing`, `seconds`, `rate_from`."""
@@ -58,8 +58,7 @@ class Price:
 
 
 def prices(plan: Plan, store: Store, device: torch.device, num_jobs: int = 1) -> Price:
-    """The prices of a plan, see `find_rate`; each of
-    `num_jobs` at a time has its part of the memory."""
+    """The prices of a plan, see `find_rate`; each of `num_jobs` at a time has its part of the memory."""
     jobs = missing(plan, store)
     refused = {job.number: why for job in jobs if (why := too_large(job.row, device, num_jobs))}
     rate, told = find_rate(plan.rows, store, device)

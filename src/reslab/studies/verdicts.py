@@ -44,8 +44,9 @@ def judge(claim: Claim, values: Values) -> Verdict:
     pairs = _pairs(claim, weights, values)
     agreeing = sum(_agrees(claim, pair) for pair in pairs)
     if claim.deterministic:
-        verdict = "holds" if agreeing == len(pairs) else "fails"
-        return Verdict(verdict, f"difference {_shown(difference)}; no seed changes it", difference, None, agreeing, 1)
+        verdict = "holds" if _agrees(claim, difference) else "fails"
+        words = f"difference {_shown(difference)}; no seed changes it"
+        return Verdict(verdict, words, difference, None, agreeing, len(pairs))
     counts = [len(values[name]) for name in weights]
     if not counts or min(counts) < 2:
         words = f"{_of(agreeing, pairs)}; difference {_shown(difference)}, at least 2 seeds of each row are needed"

@@ -61,7 +61,7 @@ def _drawn(page: StudyPage, drawing: Drawing, number: int) -> list[StudyFigure]:
     caption = _line_words(page, drawing) if drawing.kind == "lines" else KINDS[drawing.kind]
     name = f"{_stem(page)}-{number}-{drawing.kind.replace('_', '-')}"
     figure = _DRAW[drawing.kind](page, drawing, stamp_words(page))
-    label = figure_label(page, drawing.title, drawing.metric)
+    label = figure_label(page, drawing.title, drawing.rows, drawing.metric)
     if drawing.kind in ("gradients", "responses"):
         label = f"{drawing.title}, {page.scale} scale: {', '.join(drawing.rows)}."
     return [StudyFigure(name, drawing.title, label, f"{_laid_out(drawing)}{caption[:1].upper()}{caption[1:]}.", figure)]

@@ -42,7 +42,7 @@ def study_parts(page: StudyPage) -> dict[str, Any]:
         "metrics": metric_words(page_metrics(page)),
         "missing": missing_rows(page),
         "differences": difference_words(page),
-        "notes": [*page.notes, *([page.study.notes] if page.study.notes else [])],
+        "notes": note_words(page),
         "facts": study_facts(page),
         "sections": [],
     }
@@ -115,6 +115,11 @@ def difference_words(page: StudyPage) -> list[str]:
     else:
         cuts = [f"{_names(names)}: {words}" for words, names in by_cut.items()]
     return [*cuts, *page.study.differences]
+
+
+def note_words(page: StudyPage) -> list[str]:
+    """What a reader must be told beside: of these trainings, then of the study."""
+    return [*page.notes, *([page.study.notes] if page.study.notes else [])]
 
 
 def study_facts(page: StudyPage) -> dict[str, str]:

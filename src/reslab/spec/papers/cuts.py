@@ -37,15 +37,15 @@ SHORT_STEPS = (
 )
 
 
-def three_stages(smoke_units: int, short_units: int = 0, *, train_error: float = 20.0) -> Cuts:
+def three_stages(smoke_units: int, short_units: int = 0, *, length: str = "64,000", train_error: float = 20.0) -> Cuts:
     """For networks of three stages on CIFAR: `smoke_units` a stage on the digits; at short scale `short_units` (the
-    row's own where 0) on feature maps of half the side, 1,000 steps of one cycle in place of 64,000."""
+    row's own where 0) on feature maps of half the side, 1,000 steps of one cycle in place of `length`."""
     own = f"{short_units} units a stage" if short_units else ""
     depths = (f"model.depths={short_units},{short_units},{short_units}",) if short_units else ()
     words = [
         own,
         "a stem of stride 2 (feature maps of 16, 8 and 4 pixels)",
-        "1,000 steps of one cycle in place of 64,000",
+        f"1,000 steps of one cycle in place of {length}",
         "bf16",
     ]
     return Cuts(

@@ -22,7 +22,15 @@ def _row(depth: int, shortcuts: bool) -> Row:
     model = f"{'resnet' if shortcuts else 'plain'}{depth}_cifar"
     settings = _300 if shortcuts or depth == 20 else _300 + _SLOW
     told = Reported(_ERRORS[depth, shortcuts], where=f"{_PAPER}, Figs. 5 and 6", confidence="read")
-    return Row(name, model, "cifar10", "wrn-cifar", settings=settings, reported=told, cuts=three_stages(_SMOKE[depth]))
+    return Row(
+        name,
+        model,
+        "cifar10",
+        "wrn-cifar",
+        settings=settings,
+        reported=told,
+        cuts=three_stages(_SMOKE[depth], length="300 epochs"),
+    )
 
 
 _WITH = tuple(_row(depth, True) for depth in (20, 56, 110))

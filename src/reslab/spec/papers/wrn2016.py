@@ -18,7 +18,7 @@ _QUARTER = {"WRN-40-4": "16,32,64", "WRN-16-8": "32,64,128", "WRN-28-10": "40,80
 
 
 def _cuts(name: str) -> Cuts:
-    cuts = three_stages(_SMOKE[name])
+    cuts = three_stages(_SMOKE[name], length="200 epochs")
     settings = (*cuts.short.settings, f"model.widths={_QUARTER[name]}")
     return replace(
         cuts, short=replace(cuts.short, words=f"a quarter of the widths, {cuts.short.words}", settings=settings)
