@@ -5,10 +5,10 @@ import { overtaken } from "./api.js";
 
 const place = () => document.getElementById("alerts");
 
-/** Say it; it stays until it is put away or something works. */
-export function tell(message) {
+/** Say it, after the words of `before`; it stays until it is put away or something works. */
+export function tell(message, before = "") {
   const away = element("button", { class: "button", type: "button", onclick: quiet }, "Put away");
-  place().replaceChildren(element("div", { class: "alert" }, element("p", {}, sentences(message)), away));
+  place().replaceChildren(element("div", { class: "alert" }, element("p", {}, before + sentences(message)), away));
 }
 
 /** "required: a picture; got: a text; save it" as three sentences. */
@@ -27,7 +27,7 @@ export async function attempt(work, before = "") {
   try {
     return await work();
   } catch (error) {
-    if (!overtaken(error)) tell(`${before}${error.message}`);
+    if (!overtaken(error)) tell(error.message, before);
     return undefined;
   }
 }

@@ -52,6 +52,7 @@ export function makeBench(model, heat, id) {
     const found = await attempt(askLesion);
     node.classList.remove("waiting");
     if (!found) return;
+    quiet();
     ({ whole, classes: now, responses } = found);
     draw();
     spoken.textContent = verdict.textContent;

@@ -44,12 +44,13 @@ async function begin() {
 }
 
 /** The token is asked for where the service wants one; all else that keeps the page from beginning is told. */
-async function knock() {
+async function knock(again = false) {
   try {
     await begin();
     quiet();
   } catch (error) {
     if (error.status !== 401) return tell(error.message);
+    if (again) tell("That is not the token of this service. Try it once more.");
     door.hidden = false;
     door.querySelector("input").focus();
   }
@@ -58,7 +59,7 @@ async function knock() {
 door.addEventListener("submit", (event) => {
   event.preventDefault();
   api.enter(door.querySelector("input").value);
-  knock();
+  knock(true);
 });
 
 knock();

@@ -13,7 +13,7 @@ export function makePicture(onPicture) {
   const preview = element("img", { class: "preview", alt: "" , hidden: true });
   const said = element("p", { class: "note said" }, "Drop a picture anywhere on this page, or paste one.");
   const gallery = element("div", { class: "samples", role: "group", "aria-label": "Test pictures of the run" });
-  const taken = (file) => attempt(() => take(file, { name: file.name || "pasted picture" }), `${file.name || "This"} could not be looked at; `);
+  const taken = (file) => attempt(() => take(file, { name: file.name || "pasted picture" }), `${file.name || "This"} could not be looked at. `);
 
   async function take(file, told) {
     const { blob, note } = await fitted(file);
