@@ -17,6 +17,7 @@ from reslab.analysis.directions import (
 )
 from reslab.analysis.hessian import hessian_product, spectrum
 from reslab.analysis.landscape import landscape, not_convex_share
+from reslab.analysis.landscape_cost import Steps
 from reslab.analysis.landscape_data import LandscapeOptions
 from reslab.analysis.progress import listening, tell
 from reslab.analysis.subject import Subject, subject_of
@@ -274,3 +275,14 @@ def test_a_loss_that_is_no_number_is_none() -> None:
 
 def test_telling_nobody_is_quiet() -> None:
     tell("nobody listens")
+
+
+def test_the_time_left_is_reckoned_by_what_each_step_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 10.0, 20.0, 60.0])
+    monkeypatch.setattr("reslab.analysis.landscape_cost.time.monotonic", lambda: next(clock))
+    told: list[str] = []
+    with listening(told.append):
+        step = Steps("tiny", [1.0, 1.0, 4.0])
+        for _ in range(3):
+            step((0.0,))
+    assert told == ["tiny: 1 of 3, 50 s left", "tiny: 2 of 3, 40 s left", "tiny: 3 of 3, 0 s left"]

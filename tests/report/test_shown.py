@@ -2,6 +2,7 @@
 
 import io
 import math
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -81,13 +82,33 @@ def test_the_page_is_self_contained_and_the_same_twice() -> None:
 
 
 def test_a_picture_of_several_figures_is_one_sheet() -> None:
-    figures = [(figure.title, figure.figure) for figure in show([answer("a")]).figures]
+    figures = show([answer("a")]).figures
     sheet = Image.open(io.BytesIO(png(figures, "Title")))
     one = Image.open(io.BytesIO(png(figures[:1])))
     assert sheet.width == 2 * one.width
     assert sheet.getpixel((0, 0)) == (255, 255, 255)
     with pytest.raises(ValueError, match="at least one figure"):
         png([])
+
+
+def test_the_words_of_a_figure_stand_below_it_on_the_sheet() -> None:
+    figure = replace(show([answer("a")]).figures[0], caption="")
+    bare, told = (
+        Image.open(io.BytesIO(png([replace(figure, caption=words)])))
+        for words in ("", "Solid: what came. Dashed: what was told. " * 8)
+    )
+    assert told.width == bare.width
+    assert told.height > bare.height + 40
+    below = told.crop((0, bare.height, told.width, told.height)).convert("L")
+    assert below.getextrema()[0] < 150
+    assert below.crop((below.width - 8, 0, below.width, below.height)).getextrema()[0] == 255  # nothing is cut off
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.82, 1.0), (1.01, 1.9), (0.003, 0.03), (1e-9, 1.0)])
+def test_a_logarithmic_axis_has_ticks_enough_to_be_read(low: float, high: float) -> None:
+    axes = depth_figure([Profile("a", [low, high])]).axes[0]
+    bottom, top = axes.get_ylim()
+    assert sum(bottom <= tick <= top for tick in axes.get_yticks()) >= 3
 
 
 def test_an_unknown_question_is_named() -> None:

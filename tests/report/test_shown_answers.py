@@ -28,7 +28,7 @@ def shown(question: str, subjects: list[Subject], settings: Mapping[str, Any]) -
     found = show_answers(question, [to_dict(answer) for answer in ask(question, subjects, settings)])
     page = render_question(QuestionPage(question, "what is asked", "who asked it", found))
     assert page.count("<svg") == len(found.figures)
-    assert png([(figure.title, figure.figure) for figure in found.figures], found.title).startswith(b"\x89PNG")
+    assert png(found.figures, found.title).startswith(b"\x89PNG")
     assert all(figure.label for figure in found.figures)
     return found
 

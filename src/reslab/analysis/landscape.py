@@ -27,9 +27,9 @@ def landscape(subject: Subject, options: LandscapeOptions = _DEFAULT) -> Landsca
     alphas, betas = _grid(scene, options)
     grid = [(alpha, beta)[: options.dimensions] for beta, alpha in pairs(betas, alphas)]
     bends = _bends(alphas, betas, options)
-    announce(subject.name, scene, grid, bends, options)
+    seconds = announce(subject.name, scene, grid, bends, options)
     at_weights = value_at(scene, (0.0,) * options.dimensions)
-    told = Steps(subject.name, len(grid) + len(bends))
+    told = Steps(subject.name, seconds)
     values = [told(value_at(scene, point)) for point in grid]
     ends = [told(curvature_at(scene, point, options)) for point in bends]
     largest, bounds, smallest = top_at_weights(scene, options) if options.eigenvalues else ((), (), ())

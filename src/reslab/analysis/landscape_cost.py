@@ -23,8 +23,11 @@ def announce(
     grid: Sequence[Sequence[float]],
     bends: Sequence[Sequence[float]],
     options: LandscapeOptions,
-) -> None:
-    """Say what is to be measured and how long it will take, from one point and one product; refuse what is too long."""
+) -> list[float]:
+    """Say what is to be measured and how long it will take, from one point and one product; refuse what is too long.
+
+    The seconds of each point and each curvature, in their order; 0 of those that are known already.
+    """
     left = [point for point in grid if scene.kept.get("loss", point) is None]
     left_bends = [point for point in bends if scene.kept.get("curvature", point) is None]
     one = _seconds_of_a_point(scene, options) if left else 0.0
@@ -44,6 +47,8 @@ def announce(
     done = len(grid) + len(bends) - len(left) - len(left_bends)
     kept = f", {done} known already" if done else ""
     tell(f"{name}: {words}, about {_minutes(minutes)}{kept}")
+    seconds = [one if scene.kept.get("loss", point) is None else 0.0 for point in grid]
+    return seconds + [bend if scene.kept.get("curvature", point) is None else 0.0 for point in bends]
 
 
 def _minutes(minutes: float) -> str:
@@ -66,10 +71,11 @@ def _seconds_of_a_product(scene: Scene) -> float:
 
 
 class Steps:
-    """Counts what is done, and tells every few seconds."""
+    """Counts what is done, and tells every few seconds; `seconds` are what the steps were told to take, by which the
+    time that is left is reckoned: a curvature takes many times as long as a point."""
 
-    def __init__(self, name: str, total: int) -> None:
-        self.name, self.total, self.done = name, total, 0
+    def __init__(self, name: str, seconds: Sequence[float]) -> None:
+        self.name, self.seconds, self.done = name, seconds, 0
         self.began = self.told = time.monotonic()
 
     def __call__(self, value: Values) -> Values:
@@ -77,6 +83,7 @@ class Steps:
         now = time.monotonic()
         if now - self.told >= _TELL_EVERY_SECONDS:
             self.told = now
-            left = (now - self.began) / self.done * (self.total - self.done)
-            tell(f"{self.name}: {self.done} of {self.total}, {left:.0f} s left")
+            behind, ahead = sum(self.seconds[: self.done]), sum(self.seconds[self.done :])
+            left = (now - self.began) * ahead / behind if behind else ahead
+            tell(f"{self.name}: {self.done} of {len(self.seconds)}, {left:.0f} s left")
         return value

@@ -148,7 +148,7 @@ def write(
     if png is not None:
         from reslab.report.figures.png import png as drawn
 
-        write_whole(png, drawn([(each.title, each.figure) for each in shown.figures], shown.title))
+        write_whole(png, drawn(shown.figures, shown.title))
         say(f"picture: {png}")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, MaxNLocator, NullFormatter
 
 from reslab.report.figures.style import SERIES, empty_panel, legend_above, styled
 
@@ -121,9 +121,16 @@ def _logarithmic(axes: Axes, ticks: Sequence[float] = ()) -> None:
     if 1 < len(ticks) <= 8:
         axes.yaxis.set_major_locator(FixedLocator(ticks))
         return
-    low, high = axes.get_ylim()
-    short = low > 0 and high / low < 150
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12) if short else LogLocator(numticks=7))
+    axes.yaxis.set_major_locator(log_ticks(*axes.get_ylim()))
+
+
+def log_ticks(low: float, high: float) -> Locator:
+    """The ticks of a logarithmic axis: powers of ten, with 2 and 5 between on a short one, even steps on a very short
+    one, where those would leave it with a tick or none."""
+    reach = high / low if low > 0 else math.inf
+    if reach < 4:
+        return MaxNLocator(5)
+    return LogLocator(subs=(1.0, 2.0, 5.0), numticks=12) if reach < 150 else LogLocator(numticks=7)
 
 
 def power(value: float, _: object = None) -> str:

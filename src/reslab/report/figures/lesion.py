@@ -7,9 +7,9 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from reslab.report.figures.depth import DASHED, power
+from reslab.report.figures.depth import DASHED, log_ticks, power
 from reslab.report.figures.style import MUTED, SERIES, empty_panel, legend_above, styled
 
 WIDE, PANEL = (10.4, 3.7), (4.8, 3.3)
@@ -138,7 +138,7 @@ def path_gradients_figure(networks: Sequence[Lengths]) -> Figure:
             )  # fmt: skip
             named.append((line[0], one.label))
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(numticks=7))
+        axes.yaxis.set_major_locator(log_ticks(*axes.get_ylim()))
         axes.yaxis.set_major_formatter(FuncFormatter(power))
         axes.yaxis.set_minor_formatter(NullFormatter())
         _length_axis(axes)

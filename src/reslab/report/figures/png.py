@@ -1,26 +1,31 @@
 """Figures as one PNG, on white, to be sent and pasted."""
 
 import io
+import textwrap
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 from PIL import Image
 
 from reslab.report.figures.style import styled
+from reslab.report.shown import ShownFigure
 from reslab.spec.errors import refuse
 
 _DOTS_PER_INCH = 160
 _WIDE_INCHES = 7.0
+_CAPTION_POINTS = 8.0
+_CHARACTERS_AN_INCH = 15
 
 
-def png(figures: Sequence[tuple[str, Figure]], title: str = "") -> bytes:
-    """The figures with their titles, under one `title`: two abreast where there are three or more, wide ones alone.
+def png(figures: Sequence[ShownFigure], title: str = "") -> bytes:
+    """The figures with their titles and captions, under one `title`: two abreast where there are three or more, wide
+    ones alone.
 
     Raises ValueError where there is none.
     """
     if not figures:
         raise refuse("at least one figure", "none", next_step="this question is answered by its table alone")
-    pictures = [_drawn(figure, name) for name, figure in figures]
+    pictures = [_drawn(each) for each in figures]
     rows = _rows(pictures) if len(pictures) > 2 else [[each] for each in pictures]
     if title:
         rows.insert(0, [_heading(title, max(picture.width for picture in pictures), 13, "bold")])
@@ -61,11 +66,22 @@ def _heading(title: str, width: int, size: float, weight: str = "normal") -> Ima
         return _picture(figure)
 
 
-def _drawn(figure: Figure, title: str) -> Image.Image:
-    """The figure under its title; the figure itself stays without."""
+def _caption(text: str, width: int) -> Image.Image:
+    """The words below a figure, broken to its width."""
+    lines = textwrap.wrap(text, int(width / _DOTS_PER_INCH * _CHARACTERS_AN_INCH))
     with styled():
-        drawn = _picture(figure)
-    return _pasted([_heading(title, drawn.width, 10.5), drawn]) if title else drawn
+        figure = Figure(figsize=(width / _DOTS_PER_INCH, (len(lines) + 1) * _CAPTION_POINTS / 50))
+        left = 0.1 / figure.get_figwidth()
+        figure.text(left, 1, "\n".join(lines), fontsize=_CAPTION_POINTS, va="top", color="dimgrey", linespacing=1.3)
+        return _picture(figure)
+
+
+def _drawn(shown: ShownFigure) -> Image.Image:
+    """The figure under its title and over its caption; the figure itself stays without."""
+    with styled():
+        drawn = _picture(shown.figure)
+    above = [_heading(shown.title, drawn.width, 10.5)] if shown.title else []
+    return _pasted([*above, drawn, *([_caption(shown.caption, drawn.width)] if shown.caption else [])])
 
 
 def _picture(figure: Figure) -> Image.Image:

@@ -80,12 +80,19 @@ def _weights(answer: Answer) -> str:
     if not answer["weights"]:
         return "They have no weights of the same name and shape."
     nearest, furthest = (pick(answer["weights"], key=lambda layer: layer["distance"]) for pick in (min, max))
-    words = (
+    if furthest["distance"] == 0:
+        words = "The weights of the same name are equal, as after one start and no training"
+    else:
+        words = _ends(nearest, furthest)
+    other = answer["num_other"]
+    return words + (f"; {plural(other, 'parameter')} are not in both." if other else ".")
+
+
+def _ends(nearest: Answer, furthest: Answer) -> str:
+    return (
         f"Of their weights {nearest['name']} is nearest (distance {number(nearest['distance'], 2)} of its norm) and "
         f"{furthest['name']} furthest ({number(furthest['distance'], 2)}; two unrelated ones: about 1.41)"
     )
-    other = answer["num_other"]
-    return words + (f"; {plural(other, 'parameter')} are not in both." if other else ".")
 
 
 def _curves(answer: Answer) -> list[ShownFigure]:

@@ -110,12 +110,14 @@ def _cells(answer: Answer) -> Cells:
 
 
 def ratio(bend: Answer) -> float | None:
-    """|smallest / largest eigenvalue|; None where there is none."""
-    return None if bend["smallest"] is None or not bend["largest"] else abs(bend["smallest"] / bend["largest"])
+    """|smallest / largest eigenvalue|, 0 where none is below 0; None where there is none."""
+    if bend["smallest"] is None or not bend["largest"]:
+        return None
+    return abs(min(bend["smallest"], 0.0) / bend["largest"])
 
 
 def _convexity(cells: Sequence[Cells]) -> ShownFigure:
-    label = "|smallest / largest eigenvalue of the Hessian| over the plane."
+    label = "|smallest / largest eigenvalue of the Hessian| over the plane, 0 where none is below 0."
     caption = f"{label} Vermilion: above {_NOT_CONVEX}, far from convex; blue: close to convex."
     return ShownFigure(convexity_figure(cells), label, "Where the surface is not convex", caption)
 

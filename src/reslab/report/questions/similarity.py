@@ -6,7 +6,7 @@ from typing import Any
 
 from reslab.report.figures.similarity import Squares, similarity_figure
 from reslab.report.shown import Shown, ShownFigure, ShownTable
-from reslab.report.tables import number, plural
+from reslab.report.tables import plural
 
 Answer = Mapping[str, Any]
 _MOST_COLUMNS = 12
@@ -37,8 +37,8 @@ def similarity_words(pair: Answer) -> str:
         if not beside or values[0][-1] is None:
             return ""
         return (
-            f"{pair['first']}: neighbouring layers are alike to {number(fmean(beside), 2)} on average, "
-            f"{rows[0]} and {rows[-1]} to {number(values[0][-1], 2)}."
+            f"{pair['first']}: neighbouring layers are alike to {fmean(beside):.2f} on average, "
+            f"{rows[0]} and {rows[-1]} to {values[0][-1]:.2f}."
         )
     known = [(v, rows[i], columns[j]) for i, row in enumerate(values) for j, v in enumerate(row) if v is not None]
     if not known:
@@ -46,8 +46,8 @@ def similarity_words(pair: Answer) -> str:
     best, row, column = max(known)
     same = [values[i][i] for i in range(min(len(rows), len(columns))) if values[i][i] is not None]
     return (
-        f"{pair['first']} and {pair['second']}: layers of the same number are alike to {number(fmean(same), 2)} on "
-        f"average; most alike are {row} and {column}, {number(best, 2)}."
+        f"{pair['first']} and {pair['second']}: layers of the same number are alike to {fmean(same):.2f} on "
+        f"average; most alike are {row} and {column}, {best:.2f}."
     )
 
 
@@ -58,9 +58,13 @@ def _squares(pair: Answer) -> Squares:
 def _table(pair: Answer) -> ShownTable:
     """The matrix, every so many layers where there are many."""
     rows, columns = _spread(len(pair["rows"])), _spread(len(pair["columns"]))
-    body = [[pair["rows"][i], *(number(pair["values"][i][j], 2) for j in columns)] for i in rows]
+    body = [[pair["rows"][i], *(_value(pair["values"][i][j]) for j in columns)] for i in rows]
     head = [pair["first"], *(pair["columns"][j] for j in columns)]
     return ShownTable(f"{pair['first']} (down) and {pair['second']} (across)", head, body)
+
+
+def _value(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
 
 
 def _spread(number_of: int) -> list[int]:
