@@ -2,11 +2,14 @@
 
 import base64
 import io
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -72,3 +75,16 @@ def weights(runs: list[Run], tmp_path: Path) -> Path:
     file = tmp_path / "alone.safetensors"
     file.write_bytes(runs[0].weights_path.read_bytes())
     return file
+
+
+@pytest.fixture(scope="session")
+def live(runs: list[Run], settings: ServiceSettings) -> Iterator[str]:
+    """The service behind a socket of this machine: its address."""
+    config = uvicorn.Config(make_app(runs, settings), log_level="warning", access_log=False)
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(60)
