@@ -66,6 +66,13 @@ def test_landscape_has_maps_heights_a_line_and_cells(subjects: list[Subject]) ->
     assert [figure.title for figure in found.figures] == titles
     assert "the largest eigenvalue at the weights" in found.words[0]
     assert len(found.tables[0].rows) == 2
+    assert "on the line through the weights" in found.figures[2].label
+
+
+def test_a_grid_that_misses_the_weights_does_not_claim_a_line_through_them(subjects: list[Subject]) -> None:
+    found = shown("landscape", subjects[:1], {"points": 2, "curvature": 0, "eigenvalues": 0})
+    assert "nearest to the weights" in found.figures[2].label
+    assert "the weights" not in found.figures[2].figure.axes[0].get_xlabel()
 
 
 def test_landscape_of_one_dimension_is_a_line(subjects: list[Subject]) -> None:

@@ -10,9 +10,9 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, to_rgba
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from reslab.report.figures.depth import power
+from reslab.report.figures.depth import log_ticks, power
 from reslab.report.figures.style import BLUE, GRID, INK, MUTED, SERIES, VERMILION, empty_panel, legend_above, styled
 from reslab.report.tables import number
 
@@ -57,25 +57,30 @@ def is_logarithmic(surfaces: Sequence[Surface]) -> bool:
 
 
 def line_figure(surfaces: Sequence[Surface], colours: Sequence[int]) -> Figure:
-    """The loss along the first direction, every network on one picture; where the second is at its middle."""
+    """The loss along the first direction, every network on one picture, on the grid's row nearest to the weights."""
     with styled():
         figure, axes = empty_panel(5.8, 3.4)
         handles = []
         for surface, colour in zip(surfaces, colours, strict=True):
-            middle = int(np.argmin(np.abs(np.array(surface.betas))))
-            handles.append(axes.plot(surface.alphas, surface.grid()[middle], color=SERIES[colour % len(SERIES)])[0])
+            row = int(np.argmin(np.abs(np.array(surface.betas))))
+            handles.append(axes.plot(surface.alphas, surface.grid()[row], color=SERIES[colour % len(SERIES)])[0])
         if is_logarithmic(surfaces):
             axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(numticks=7))
+            axes.yaxis.set_major_locator(log_ticks(*axes.get_ylim()))
             axes.yaxis.set_major_formatter(FuncFormatter(power))
             axes.yaxis.set_minor_formatter(NullFormatter())
         else:
             axes.set_ylim(bottom=0)
         axes.axvline(0, color=MUTED, linewidth=0.9, zorder=0)
         axes.margins(x=0.02)
-        axes.set_xlabel(f"along the {surfaces[0].across} (0: the weights)")
+        axes.set_xlabel(f"along the {surfaces[0].across}{' (0: the weights)' if through_weights(surfaces) else ''}")
         legend_above(axes, handles, [surface.label for surface in surfaces])
         return figure
+
+
+def through_weights(surfaces: Sequence[Surface]) -> bool:
+    """Whether the weights lie on a row of every grid; those of an even number of points, or of a run's way, miss it."""
+    return all(0.0 in surface.betas for surface in surfaces)
 
 
 def contour_figure(surfaces: Sequence[Surface]) -> Figure:

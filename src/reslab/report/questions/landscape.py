@@ -11,6 +11,7 @@ from reslab.report.figures.landscape import (
     is_logarithmic,
     line_figure,
     surface_figure,
+    through_weights,
 )
 from reslab.report.questions.overlay import tints
 from reslab.report.shown import Shown, ShownFigure, ShownTable
@@ -96,7 +97,8 @@ def _line(answers: Sequence[Answer]) -> ShownFigure:
     looks = tints(answers)
     surfaces = [_surface(answer, tint.label) for answer, tint in zip(answers, looks, strict=True)]
     scale = " Logarithmic scale." if is_logarithmic(surfaces) else ""
-    label = "The loss on the line through the weights along the first direction."
+    where = "line through the weights" if through_weights(surfaces) else "grid's line nearest to the weights"
+    label = f"The loss on the {where} along the first direction."
     return ShownFigure(
         line_figure(surfaces, [tint.colour for tint in looks]), label, "Along one direction", label + scale
     )
