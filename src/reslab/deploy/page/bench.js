@@ -71,7 +71,7 @@ export function makeBench(model, heat, id) {
     controls.update();
     network.update(plan, responses);
     bars.show(whole, now, chosen);
-    verdict.replaceChildren(...(now.length ? sentence(whole[0], now[0], told) : ["Waiting for a picture."]));
+    verdict.replaceChildren(...(now.length ? sentence(whole[0], now[0], told, model.classes) : ["Waiting for a picture."]));
   }
 
   draw();
@@ -89,8 +89,8 @@ function waiting(model) {
 }
 
 /** "cat 93.1 %", and beside it what the whole network said where that is not the same. */
-function sentence(before, after, told) {
-  const right = told.label == null ? null : after.name === told.label;
+function sentence(before, after, told, classes) {
+  const right = told.label == null || !classes.includes(told.label) ? null : after.name === told.label;
   const label = right == null ? [] : [element("span", { class: right ? "right" : "wrong" }, right ? "✓ as labelled" : `labelled ${told.label}`)];
   const same = before.name === after.name && Math.abs(before.probability - after.probability) < 5e-4;
   const fell = before.name === after.name ? `was ${percent(before.probability)}` : `was ${before.name}, ${percent(before.probability)}`;

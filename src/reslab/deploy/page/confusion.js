@@ -38,7 +38,8 @@ function makeTable(found, open) {
   cells[0][0].tabIndex = 0;
   const heads = classes.map((name) => element("th", { scope: "col" }, element("span", {}, name)));
   const rows = cells.map((row, i) => element("tr", {}, element("th", { scope: "row" }, element("span", {}, classes[i])), row.map((cell) => element("td", {}, cell))));
-  const table = element("table", { class: "matrix", style: `--n:${classes.length}`, "aria-describedby": "matrix-note" },
+  const turned = classes.some((name) => name.length > 3) ? " turned" : "";
+  const table = element("table", { class: `matrix${turned}`, style: `--n:${classes.length}`, "aria-describedby": "matrix-note" },
     element("thead", {}, element("tr", {}, element("td"), heads)), element("tbody", {}, rows));
   table.addEventListener("keydown", (event) => step(event, cells));
   const note = "Rows are what it is, columns what it was taken for. Click a cell to see its pictures; with the keyboard, move by the arrows.";

@@ -48,7 +48,7 @@ function drawCurve(all, model) {
   const drawing = chart({
     series: [{ kind: "two", points, dots: true }],
     label: `${said}. ${found.map((one) => `${one.unit}: ${percent(one.drop)}`).join(", ")}`,
-    format: (value) => `${Math.round(100 * value)} %`,
+    format: (value) => `${Math.round(100 * value)} %`.replace("-", "−"),
     ticks: ticksOf(all, model),
     span: [0, all.length - 1],
     low: 0,

@@ -18,7 +18,7 @@ export function makeHeat() {
     picture.hidden = false;
     picture.alt = `The picture as the network sees it; the heat map marks what speaks for ${answer.class}.`;
     paint(canvas, answer.heat);
-    note.replaceChildren("What speaks for ", element("b", {}, answer.class));
+    note.replaceChildren("What speaks for ", element("b", {}, answer.class), ", all units on");
   }
 
   function wait(waiting) {

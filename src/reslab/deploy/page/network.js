@@ -10,9 +10,9 @@ export function makeNetwork(model, id, onSwitch, onOpen) {
   const units = model.stages.flatMap((stage) => stage.units);
   const tiles = new Map(units.map((unit) => [unit.name, makeTile(unit, id, onSwitch, onOpen)]));
   const stages = model.stages.map((stage) => makeStage(stage, tiles));
-  const ends = [end("in", "stem", model.stem), end("out", "head", model.head)];
-  const many = units.length > MANY_UNITS ? " many" : "";
-  const drawing = element("div", { class: `network${many}`, style: `--n:${units.length}`, role: "group", "aria-label": `Units of ${model.name}` }, ends[0], stages, ends[1]);
+  stages[0].querySelector(".units").prepend(end("in", "stem", model.stem));
+  stages.at(-1).querySelector(".units").append(end("out", "head", model.head));
+  const drawing = element("div", { ...line(model, units), role: "group", "aria-label": `Units of ${model.name}` }, stages);
   const node = element("div", {}, drawing, legend(units), reasons(units, id));
 
   /** Draw what is off, what has changed places, and how strongly each unit responds. */
@@ -28,6 +28,12 @@ export function makeNetwork(model, id, onSwitch, onOpen) {
   }
 
   return { node, update, open };
+}
+
+/** A short network stands on one line, a deep one has a line a stage; `--n` is how many units a line has. */
+function line(model, units) {
+  if (units.length <= MANY_UNITS) return { class: "network", style: `--n:${units.length}` };
+  return { class: "network many", style: `--n:${Math.max(...model.stages.map((stage) => stage.units.length))}` };
 }
 
 function makeStage(stage, tiles) {

@@ -27,6 +27,7 @@ export function makePicture(onPicture) {
     mark(gallery, told.id);
   }
 
+  let offered = null;
   preview.addEventListener("error", () => { preview.hidden = true; });
   const takeSample = (model, one) => attempt(async () => take(await api.sample(model, one.id), one));
   const buttons = element("div", { class: "row" }, fileButton("Choose a picture", taken), fileButton("Photograph", taken, true));
@@ -35,11 +36,15 @@ export function makePicture(onPicture) {
     chosen: element("div", { class: "stage-picture" }, preview, said, buttons),
     gallery,
     takeSample,
-    /** Show the test pictures of a model, and take the first where nothing is shown yet. */
+    /** Show the test pictures of a model; resolves to them, and to none where another model was asked for since. */
     async offer(model) {
-      const found = await api.samples(model, NUM_SAMPLES).catch(() => ({ samples: [] }));
-      await fill(gallery, model, found.samples, takeSample);
-      return found.samples;
+      offered = model;
+      const { samples } = await api.samples(model, NUM_SAMPLES).catch(() => ({ samples: [] }));
+      const nodes = await Promise.all(samples.map((one) => thumbnail(model, one, () => takeSample(model, one))));
+      if (offered !== model) return [];
+      gallery.replaceChildren(...nodes);
+      gallery.hidden = nodes.length === 0;
+      return samples;
     },
   };
 }
@@ -87,12 +92,6 @@ async function fitted(file) {
   canvas.getContext("2d").drawImage(bitmap, 0, 0, width, height);
   const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.95));
   return { blob, note: `Sent as ${width} x ${height}` };
-}
-
-async function fill(gallery, model, samples, takeSample) {
-  const nodes = await Promise.all(samples.map((one) => thumbnail(model, one, () => takeSample(model, one))));
-  gallery.replaceChildren(...nodes);
-  gallery.hidden = nodes.length === 0;
 }
 
 /** A test picture as a button; where its bytes do not come it is a button all the same. */

@@ -67,12 +67,12 @@ function curves(lines) {
 
 function drawCurve(lines, key, title, format, ends) {
   const of = (kind) => lines.filter((line) => line.kind === kind && Number.isFinite(line[key])).map((line) => [line.epoch, line[key]]);
-  const series = [{ kind: "one", name: "training", points: of("train") }, { kind: "two", name: "held-out images", points: of("eval"), dots: true }];
+  const series = [{ kind: "one", name: "training", points: of("train"), dots: of("train").length === 1 }, { kind: "two", name: "held-out images", points: of("eval"), dots: true }];
   const drawnOnes = series.filter((one) => one.points.length);
   if (!drawnOnes.length) return null;
   const last = Math.max(...drawnOnes.flatMap((one) => one.points.map((point) => point[0])));
   const first = Math.min(...drawnOnes.flatMap((one) => one.points.map((point) => point[0])));
-  const ticks = [[first, `epoch ${figure(first)}`], [last, figure(last)]];
+  const ticks = [[first, `epoch ${figure(first)}`], [last, figure(last)]].slice(0, first === last ? 1 : 2);
   const label = `${title}: ${drawnOnes.map((one) => `${one.name} ${format(one.points.at(-1)[1])} at the end`).join(", ")}`;
   return element("figure", {}, element("h3", {}, title), chart({ series: drawnOnes, label, format, ticks, ...ends }), keys(drawnOnes.map((one) => [one.kind, one.name])));
 }
