@@ -13,8 +13,8 @@ from reslab.data.catalog import DATA_SETS, open_data
 from reslab.data.dataset import Data
 from reslab.data.images import FileImages
 from reslab.data.shard_images import ShardImages
-from reslab.data.url_shards import is_url
 from reslab.data.taking import take
+from reslab.data.url_shards import is_url
 from reslab.data.wrap import as_data
 from reslab.spec.errors import refuse
 from reslab.spec.preprocess import Preprocess
