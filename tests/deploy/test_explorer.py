@@ -223,6 +223,17 @@ def test_unit_switched_off_changes_the_numbers_and_all_on_brings_them_back(page:
     assert heights(page, "now") == responses
 
 
+def test_of_switches_turned_in_haste_the_last_state_counts(page: Page) -> None:
+    page.evaluate("() => [1, 2, 3].forEach(() => document.querySelectorAll('.switch').forEach((one) => one.click()))")
+    expect(page.locator(".switch[aria-checked=false]")).to_have_count(6)
+    expect(page.locator(".bench.waiting")).to_have_count(0)
+    hasty = top_values(page)
+    lever(page, "layer1.0").click()
+    lever(page, "layer1.0").click()
+    expect(page.locator(".bench.waiting")).to_have_count(0)
+    assert top_values(page) == hasty
+
+
 def test_two_units_of_equal_shape_change_places(page: Page) -> None:
     values = top_values(page)
     page.locator(".swap-first").select_option("layer1.0")

@@ -23,23 +23,23 @@ export function overtaken(error) {
 
 export const models = () => read("v1/models");
 export const predict = (model, picture, signal) => show("v1/predict", { model, top_k: 10 }, picture, signal);
-export const unit = (model, name, picture, signal) => show("v1/unit", { model, unit: name }, picture, signal);
-export const curve = (model, picture, signal) => show("v1/lesion/curve", { model }, picture, signal);
+export const unit = (model, name, picture) => show("v1/unit", { model, unit: name }, picture);
+export const curve = (model, picture) => show("v1/lesion/curve", { model }, picture);
 export const samples = (model, n) => read(`v1/models/${encodeURIComponent(model)}/samples`, { n });
 export const run = (model, since) => read(`v1/models/${encodeURIComponent(model)}/run`, { since });
 export const confused = (model, cell, signal) => read(`v1/models/${encodeURIComponent(model)}/confusion`, cell, signal);
 
 /** The heat map of `method` for the class of this name, or for the most probable one. */
-export function explain(model, method, name, picture, signal) {
-  return show("v1/explain", name ? { model, method, class: name } : { model, method }, picture, signal);
+export function explain(model, method, name, picture) {
+  return show("v1/explain", name ? { model, method, class: name } : { model, method }, picture);
 }
 
 /** The prediction with `plan.off` switched off and the pairs of `plan.swap` exchanged. */
-export function lesion(model, plan, picture, signal) {
+export function lesion(model, plan, picture) {
   const body = new FormData();
   body.append("image", picture, "picture");
   body.append("plan", JSON.stringify(plan));
-  return ask("v1/lesion", { model }, { method: "POST", body, signal }).then((answer) => answer.json());
+  return ask("v1/lesion", { model }, { method: "POST", body }).then((answer) => answer.json());
 }
 
 /** One of the run's test pictures, as a file's bytes. */

@@ -6,7 +6,7 @@ import { makeBars } from "./bars.js";
 import { makeCurve } from "./curve.js";
 import { count, element, percent } from "./elements.js";
 import { makeHeat } from "./heat.js";
-import { latest } from "./latest.js";
+import { latest, oneByOne } from "./latest.js";
 import { makePlan, makePlanControls } from "./lesion.js";
 import { makeNetwork } from "./network.js";
 import { makeUnit } from "./unit.js";
@@ -14,7 +14,7 @@ import { makeUnit } from "./unit.js";
 /** The bench of `model`; `heat` are the controls that all benches share, `id` makes its elements' names its own. */
 export function makeBench(model, heat, id) {
   const units = model.stages.flatMap((stage) => stage.units);
-  let picture = null, told = {}, whole = [], now = [], responses = [], chosen = null;
+  let picture = null, told = {}, whole = [], now = [], responses = [], chosen = null, asked = 0;
 
   const plan = makePlan(() => { draw(); lesion(); });
   const verdict = element("p", { class: "verdict" });
@@ -26,8 +26,8 @@ export function makeBench(model, heat, id) {
   const network = makeNetwork(model, id, plan.toggle, (name) => { network.open(name); inside.open(name, picture); });
   const curve = makeCurve(model);
   const askPrediction = latest((signal, blob) => api.predict(model.name, blob, signal));
-  const askLesion = latest((signal) => api.lesion(model.name, plan.asked(), picture, signal));
-  const askHeat = latest((signal) => api.explain(model.name, heat.method(), chosen, picture, signal));
+  const askLesion = oneByOne(() => api.lesion(model.name, plan.asked(), picture));
+  const askHeat = oneByOne(() => api.explain(model.name, heat.method(), chosen, picture));
 
   const answer = element("div", { class: "answer" }, seen.node, element("div", { class: "classes" }, bars.node, spoken));
   const parts = [verdict, answer, element("h3", {}, "Units"), controls.node, network.node, inside.node, curve.node];
@@ -48,9 +48,10 @@ export function makeBench(model, heat, id) {
 
   async function lesion() {
     if (!picture) return;
+    const mine = ++asked;
     node.classList.add("waiting");
     const found = await attempt(askLesion);
-    node.classList.remove("waiting");
+    if (mine === asked) node.classList.remove("waiting");
     if (!found) return;
     quiet();
     ({ whole, classes: now, responses } = found);

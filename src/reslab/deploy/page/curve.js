@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import { attempt } from "./alerts.js";
 import { chart } from "./chart.js";
 import { element, percent } from "./elements.js";
-import { latest } from "./latest.js";
+import { oneByOne } from "./latest.js";
 
 // Of a network with more units it takes seconds, and is measured when asked for.
 const MOST_UNITS_UNASKED = 30;
@@ -18,7 +18,7 @@ export function makeCurve(model) {
     element("option", { value: "picture" }, "this picture"), element("option", { value: "run" }, "the run's test pictures"));
   const again = element("button", { type: "button", class: "button", onclick: () => measure() }, `Try each of the ${units.length} units`);
   const head = element("div", { class: "row between" }, element("h3", {}, "Each unit off alone: the drop against depth"), source);
-  const ask = latest((signal) => api.curve(model.name, source.value === "picture" ? picture : null, signal));
+  const ask = oneByOne(() => api.curve(model.name, source.value === "picture" ? picture : null));
 
   async function measure() {
     if (!picture && source.value === "picture") return;

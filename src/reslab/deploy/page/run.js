@@ -17,6 +17,7 @@ export function makeRun(place, onSample, onFinished) {
   /** Show the run of another model. */
   function show(chosen) {
     clearTimeout(timer);
+    place.querySelector("h2").textContent = `The run of ${chosen.name}`;
     [model, lines] = [chosen, []];
     if (!model.run) {
       body.replaceChildren(element("p", { class: "empty" }, `${model.name} is a file of weights alone. Serve the folder of its run to see its curves and mistakes.`));

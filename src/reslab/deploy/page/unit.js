@@ -3,14 +3,14 @@
 import * as api from "./api.js";
 import { attempt } from "./alerts.js";
 import { count, element, figure } from "./elements.js";
-import { latest } from "./latest.js";
+import { oneByOne } from "./latest.js";
 import { changes } from "./network.js";
 
 /** The panel of the unit that was clicked; `onClose()` hears that it was put away. */
 export function makeUnit(model, onClose) {
   const units = new Map(model.stages.flatMap((stage) => stage.units).map((unit) => [unit.name, unit]));
   const node = element("section", { class: "inside", hidden: true, "aria-live": "polite" });
-  const ask = latest((signal, name, picture) => api.unit(model.name, name, picture, signal));
+  const ask = oneByOne((name, picture) => api.unit(model.name, name, picture));
   let shown = null;
 
   async function open(name, picture) {
