@@ -42,7 +42,9 @@ export function makeRun(place, onSample, onFinished) {
     lines.push(...found.log);
     parts.head.replaceChildren(progress(found, lines));
     if (found.log.length) parts.curves.replaceChildren(...curves(lines));
-    if (found.judged && !parts.judged.hasChildNodes()) parts.judged.replaceChildren(...judgement(model, found, onSample));
+    if (found.judged && !parts.done) parts.judged.replaceChildren(...judgement(model, found, onSample));
+    else if (found.finished && !found.judged) parts.judged.replaceChildren(element("p", { class: "note" }, "Looking at the test images, for the confusions and mistakes …"));
+    parts.done = found.judged;
   }
 
   return { show };

@@ -13,7 +13,7 @@ export function makeUnit(model, onClose) {
   const ask = oneByOne((name, picture) => api.unit(model.name, name, picture));
   let shown = null;
 
-  async function open(name, picture) {
+  async function open(name, picture, asked = true) {
     shown = name;
     node.hidden = false;
     node.setAttribute("aria-busy", "true");
@@ -21,7 +21,9 @@ export function makeUnit(model, onClose) {
     node.dataset.unit = name;
     const answer = picture && (await attempt(() => ask(name, picture)));
     node.setAttribute("aria-busy", "false");
-    if (answer && shown === name) node.replaceChildren(head(units.get(name), close), ...body(answer));
+    if (!answer || shown !== name) return;
+    node.replaceChildren(head(units.get(name), close), ...body(answer));
+    if (asked) node.scrollIntoView({ block: "nearest" });
   }
 
   function close() {
@@ -31,7 +33,7 @@ export function makeUnit(model, onClose) {
     onClose(name);
   }
 
-  return { node, open, take: (picture) => shown && open(shown, picture) };
+  return { node, open, take: (picture) => shown && open(shown, picture, false) };
 }
 
 function head(unit, close) {
