@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -29,8 +30,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture
 def service(run: Run) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     words = [sys.executable, "-m", "reslab", "serve", str(run.path), "--port", "0", "--engine", "torch"]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*words, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
+    assert process.stdout is not None
     line = process.stderr.readline()
     found = re.search(r"http://127\.0\.0\.1:\d+", line)
     try:
@@ -40,6 +42,7 @@ def service(run: Run) -> Iterator[tuple["subprocess.Popen[str]", str]]:
         process.kill()
         process.wait()
         process.stderr.close()
+        process.stdout.close()
 
 
 def ask(address: str, content: bytes | None = None) -> tuple[int, dict[str, object]]:
@@ -72,6 +75,8 @@ def test_it_answers_and_sigterm_ends_it_after_what_it_took(
     assert process.wait(30) == 0
     assert process.stderr is not None
     assert "stopped; what was taken has been answered" in process.stderr.read()
+    assert process.stdout is not None
+    assert json.loads(process.stdout.read()) == {"address": address, "models": ["net"]}
 
 
 def test_wrong_wishes_are_told(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,3 +89,10 @@ def test_wrong_wishes_are_told(run: Run, tmp_path: Path, capsys: pytest.CaptureF
     ):
         assert main(["serve", *words, "--port", "0"]) == 1
         assert told in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_told_before_anything_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["serve", "no-such-run", "--port", port]) == 1
+    assert "port that are free" in capsys.readouterr().err

@@ -1,13 +1,14 @@
 """`reslab serve RUN...`: networks behind HTTP, with a page to look into them."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from reslab.cli.options import Device
-from reslab.cli.output import say
+from reslab.cli.options import Device, Json
+from reslab.cli.output import print_json, say
 from reslab.spec.errors import refuse
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -35,6 +36,7 @@ def serve(
     timeout_seconds: Annotated[
         float, typer.Option("--timeout-seconds", help="After which a request is answered 504.")
     ] = 30.0,
+    json: Json = False,
 ) -> None:
     """Serve networks over HTTP: predictions, heat maps, units switched off, and a page for all of it at /."""
     from reslab.deploy.extras import need_extra
@@ -59,7 +61,13 @@ def serve(
     _check_token(token, host, settings.token)
     from reslab.deploy.service.server import serve_forever
 
-    serve_forever(runs, settings, host, port, say)
+    def tell(address: str, models: Sequence[str]) -> None:
+        if json:
+            print_json({"address": address, "models": list(models)})
+        say(f"serving {', '.join(models)} at {address} (Ctrl-C stops it)")
+
+    serve_forever(runs, settings, host, port, tell)
+    say("stopped; what was taken has been answered")
 
 
 def _check_token(given: str | None, host: str, token: str) -> None:

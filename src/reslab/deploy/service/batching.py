@@ -30,11 +30,11 @@ class Line(Generic[In, Out]):
         self._thread = threading.Thread(target=self._run, name=f"line of {name}", daemon=True)
         self._thread.start()
 
-    def submit(self, item: In) -> "Future[Out]":
-        """The answer to come."""
-        future: Future[Out] = Future()
-        self._waiting.put((item, future))
-        return future
+    def submit(self, item: In, future: "Future[Out] | None" = None) -> "Future[Out]":
+        """The answer to come, in `future` where one waits already."""
+        answer: Future[Out] = Future() if future is None else future
+        self._waiting.put((item, answer))
+        return answer
 
     def close(self) -> None:
         """Finish what was submitted, then end the thread."""

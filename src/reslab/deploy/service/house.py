@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -96,6 +96,26 @@ class House:
         """A picture made ready, in a thread. Raises Refused (413, 415, 422)."""
         work = self.decoders.submit(ready, content, opened.prepare, self.settings.max_pixels)
         return await asyncio.wrap_future(work)
+
+    async def answer(self, content: bytes, opened: Opened) -> Tensor:
+        """Probabilities (classes,) of a picture: decoded in a thread, which puts it into the network's line itself.
+
+        Raises Refused as `decode`.
+        """
+        answer: Future[Tensor] = Future()
+        self.decoders.submit(self._decode_for, answer, content, opened)
+        return await asyncio.wrap_future(answer)
+
+    def _decode_for(self, answer: Future[Tensor], content: bytes, opened: Opened) -> None:
+        if answer.cancelled():
+            return
+        try:
+            picture = ready(content, opened.prepare, self.settings.max_pixels)
+        except Exception as error:  # told to the one who waits, unless nobody does any more
+            if answer.set_running_or_notify_cancel():
+                answer.set_exception(error)
+            return
+        opened.line.submit(picture, answer)
 
     async def study(self, opened: Opened, ask: Callable[..., Found], *given: Any) -> Found:
         """What `ask` finds out, in the thread that looks into this network. Raises Refused (429) where many wait."""

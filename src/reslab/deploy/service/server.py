@@ -21,17 +21,23 @@ _BACKLOG = 512
 
 
 def serve_forever(
-    runs: Sequence[Run | str | Path], settings: ServiceSettings, host: str, port: int, say: Callable[[str], None]
+    runs: Sequence[Run | str | Path],
+    settings: ServiceSettings,
+    host: str,
+    port: int,
+    told: Callable[[str, Sequence[str]], None],
 ) -> None:
     """Serve at `host`:`port` until SIGTERM or Ctrl-C; no request is taken then, and all that were taken are answered.
 
-    `say` hears the address once it listens. Raises ValueError as `make_app`, and where the port is taken.
+    `told` hears the address and the names of the networks once it listens. Raises ValueError as `make_app`, and where
+    the port is taken.
     """
     # Pictures are refused by the service's own limit, before Pillow sees them.
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, settings.max_pixels)
     with _listening(host, port) as listening:
+        app = make_app(runs, settings)
         config = uvicorn.Config(
-            make_app(runs, settings),
+            app,
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -39,10 +45,9 @@ def serve_forever(
             timeout_graceful_shutdown=round(settings.timeout_seconds + _GRACE_SECONDS),
         )
         told_host = f"[{host}]" if ":" in host else host
-        say(f"serving at http://{told_host}:{listening.getsockname()[1]} (Ctrl-C stops it)")
+        told(f"http://{told_host}:{listening.getsockname()[1]}", list(app.state.house.models))
         with _stopped_by_signals():
             uvicorn.Server(config).run(sockets=[listening])
-    say("stopped; what was taken has been answered")
 
 
 def _listening(host: str, port: int) -> socket.socket:
