@@ -1,6 +1,7 @@
 """Ordinary JPEG pictures come out of the quick decoder with Pillow's pixels; all others are left to Pillow."""
 
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,12 @@ def written(image: Image.Image | None = None, **options: Any) -> bytes:
 
 
 def by_pillow(content: bytes, channels: int = 3) -> Tensor:
-    with Image.open(io.BytesIO(content)) as image:
-        return picture_tensor(image, channels)
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Tag data larger than file"
+        )  # some Pillows say so of an EXIF broken on purpose
+        with Image.open(io.BytesIO(content)) as image:
+            return picture_tensor(image, channels)
 
 
 def turned(orientation: int, order: str = "<") -> bytes:

@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 import platform
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -89,16 +90,56 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-@contextlib.contextmanager
-def exact_arithmetic() -> Iterator[None]:
-    """Inside, float32 is float32 (no TF32) and cuDNN's kernels are deterministic; afterwards all is as before."""
+class _Exactness:
+    """The process's settings for exact arithmetic: the first who comes in sets them, the last who leaves brings back
+    what was before. Without the count, of two threads that overlap the one that leaves last would keep them for ever.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.num_inside = threading.Lock(), 0
+        self.before: tuple[Any, ...] = ()
+
+    def enter(self) -> None:
+        with self.lock:
+            if not self.num_inside:
+                self.before = _read_settings()
+                os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+                # cuDNN's convolutions and recurrent layers alike: torch's older flag, which torch.onnx
+                # reads, cannot tell one without the other.
+                _write_settings((True, False, "ieee", "ieee", "ieee"))
+            self.num_inside += 1
+
+    def leave(self) -> None:
+        with self.lock:
+            self.num_inside -= 1
+            if not self.num_inside:
+                _write_settings(self.before)
+
+
+_EXACTNESS = _Exactness()
+
+
+def _read_settings() -> tuple[Any, ...]:
     cudnn: Any = torch.backends.cudnn  # its annotations lag behind its attributes
     matmul = torch.backends.cuda.matmul
-    before = cudnn.deterministic, cudnn.benchmark, cudnn.conv.fp32_precision, matmul.fp32_precision
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    cudnn.deterministic, cudnn.benchmark = True, False
-    cudnn.conv.fp32_precision = matmul.fp32_precision = "ieee"
+    conv, rnn = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
+    return cudnn.deterministic, cudnn.benchmark, conv, rnn, matmul.fp32_precision
+
+
+def _write_settings(settings: tuple[Any, ...]) -> None:
+    cudnn: Any = torch.backends.cudnn
+    cudnn.deterministic, cudnn.benchmark = settings[:2]
+    cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision, torch.backends.cuda.matmul.fp32_precision = settings[2:]
+
+
+@contextlib.contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """Inside, float32 is float32 (no TF32) and cuDNN's kernels are deterministic; afterwards all is as before.
+
+    The settings are those of the process, also for threads outside.
+    """
+    _EXACTNESS.enter()
     try:
         yield
     finally:
-        cudnn.deterministic, cudnn.benchmark, cudnn.conv.fp32_precision, matmul.fp32_precision = before
+        _EXACTNESS.leave()
