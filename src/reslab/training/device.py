@@ -104,9 +104,7 @@ class _Exactness:
             if not self.num_inside:
                 self.before = _read_settings()
                 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-                # cuDNN's convolutions and recurrent layers alike: torch's older flag, which torch.onnx
-                # reads, cannot tell one without the other.
-                _write_settings((True, False, "ieee", "ieee", "ieee"))
+                _write_settings((True, False, "ieee", "ieee"))
             self.num_inside += 1
 
     def leave(self) -> None:
@@ -122,14 +120,13 @@ _EXACTNESS = _Exactness()
 def _read_settings() -> tuple[Any, ...]:
     cudnn: Any = torch.backends.cudnn  # its annotations lag behind its attributes
     matmul = torch.backends.cuda.matmul
-    conv, rnn = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
-    return cudnn.deterministic, cudnn.benchmark, conv, rnn, matmul.fp32_precision
+    return cudnn.deterministic, cudnn.benchmark, cudnn.conv.fp32_precision, matmul.fp32_precision
 
 
 def _write_settings(settings: tuple[Any, ...]) -> None:
     cudnn: Any = torch.backends.cudnn
     cudnn.deterministic, cudnn.benchmark = settings[:2]
-    cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision, torch.backends.cuda.matmul.fp32_precision = settings[2:]
+    cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision = settings[2:]
 
 
 @contextlib.contextmanager
