@@ -31,9 +31,7 @@ def written(image: Image.Image | None = None, **options: Any) -> bytes:
 
 def by_pillow(content: bytes, channels: int = 3) -> Tensor:
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Tag data larger than file"
-        )  # some Pillows say so of an EXIF broken on purpose
+        warnings.simplefilter("ignore", UserWarning)  # Pillow warns of an EXIF that is broken on purpose
         with Image.open(io.BytesIO(content)) as image:
             return picture_tensor(image, channels)
 
