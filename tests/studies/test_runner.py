@@ -131,7 +131,8 @@ def test_a_stop_takes_the_workers_along(study: Study, place: Place, tmp_path: Pa
     """Each worker says that it runs, and how it was ended."""
     script = tmp_path / "worker.py"
     script.write_text(
-        "import pathlib, sys, time\n"
+        "import pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "mark = pathlib.Path(__file__).parent / sys.argv[-1]\n"
         "try:\n"
         "    mark.with_suffix('.runs').touch()\n"

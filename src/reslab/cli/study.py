@@ -1,6 +1,7 @@
 """`reslab study NAME`: a table or figure of a paper, run, judged and written as a page."""
 
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -94,6 +95,8 @@ class _Lines:
 def _do_task(wanted: "Wanted", task: int) -> None:
     from reslab.studies.runner import run_here
 
+    # Below nohup SIGINT is ignored, and it is how the one who started this process asks it to stop.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     plan = wanted.plan()
     job = next((job for job in plan.jobs if job.number == task), None)
     if job is None:
