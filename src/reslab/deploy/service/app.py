@@ -25,7 +25,6 @@ from reslab.deploy.service.run_view import run_routes
 from reslab.deploy.service.samples import Samples, sample_routes
 from reslab.deploy.service.settings import ServiceSettings
 from reslab.deploy.service.unit_view import unit_routes
-from reslab.training.device import exact_arithmetic
 from reslab.training.run import Run
 
 _DEFAULT = ServiceSettings()
@@ -43,11 +42,9 @@ def make_app(runs: Sequence[Run | str | Path], settings: ServiceSettings = _DEFA
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
-        # Its switches belong to the process: held open, threads that enter and leave it find them as they should be.
-        with exact_arithmetic():
-            yield
-            await judge.stop()
-            house.close()
+        yield
+        await judge.stop()
+        house.close()
 
     app = FastAPI(title="reslab", summary="Residual networks, served", lifespan=life, docs_url=None, redoc_url=None)
     app.state.house = house
