@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from reslab.spec.drawing import Drawing, Panel
+from reslab.spec.papers.claims import tests_better, tests_worse, trains_better, trains_worse
 from reslab.spec.papers.cuts import SMOKE_ASKING, three_stages
 from reslab.spec.study import Asked, Claim, Cut, Cuts, Reported, Row, Study
 
@@ -74,15 +75,15 @@ HE2015: tuple[Study, ...] = (
         rows=(*map(_plain, _FIG6), *map(_residual, _TABLE6)),
         cuts=three_stages(1),
         claims=(
-            Claim("plain-56 trains worse than plain-20", "plain-56", ">", "plain-20", "train_error"),
-            Claim("plain-56 tests worse than plain-20", "plain-56", ">", "plain-20", "test_error"),
-            Claim("plain-32 trains worse than plain-20", "plain-32", ">", "plain-20", "train_error"),
-            Claim("plain-44 trains worse than plain-32", "plain-44", ">", "plain-32", "train_error"),
-            Claim("plain-56 trains worse than plain-44", "plain-56", ">", "plain-44", "train_error"),
-            Claim("residual-56 trains better than residual-20", "residual-56", "<", "residual-20", "train_error"),
-            Claim("residual-56 tests better than residual-20", "residual-56", "<", "residual-20", "test_error"),
-            Claim("residual-56 trains better than plain-56", "residual-56", "<", "plain-56", "train_error"),
-            Claim("residual-56 tests better than plain-56", "residual-56", "<", "plain-56", "test_error"),
+            trains_worse("plain-56", "plain-20"),
+            tests_worse("plain-56", "plain-20"),
+            trains_worse("plain-32", "plain-20"),
+            trains_worse("plain-44", "plain-32"),
+            trains_worse("plain-56", "plain-44"),
+            trains_better("residual-56", "residual-20"),
+            tests_better("residual-56", "residual-20"),
+            trains_better("residual-56", "plain-56"),
+            tests_better("residual-56", "plain-56"),
             Claim(
                 "36 layers more cost the plain networks more than the residual ones",
                 "plain-56 - plain-20",
@@ -125,11 +126,11 @@ HE2015: tuple[Study, ...] = (
         rows=(*map(_residual, _TABLE6), _110, _1202),
         cuts=three_stages(1),
         claims=(
-            Claim("residual-32 tests better than residual-20", "residual-32", "<", "residual-20", "test_error"),
-            Claim("residual-44 tests better than residual-32", "residual-44", "<", "residual-32", "test_error"),
-            Claim("residual-56 tests better than residual-44", "residual-56", "<", "residual-44", "test_error"),
-            Claim("residual-110 tests better than residual-56", "residual-110", "<", "residual-56", "test_error"),
-            Claim("residual-1202 tests worse than residual-110", "residual-1202", ">", "residual-110", "test_error"),
+            tests_better("residual-32", "residual-20"),
+            tests_better("residual-44", "residual-32"),
+            tests_better("residual-56", "residual-44"),
+            tests_better("residual-110", "residual-56"),
+            tests_worse("residual-1202", "residual-110"),
             Claim(
                 "residual-1202 and residual-110 train equally well",
                 "residual-1202",

@@ -1,6 +1,7 @@
 """He et al. 2015, Deep Residual Learning for Image Recognition (arXiv:1512.03385v1): Tables 2 to 5, on ImageNet."""
 
 from reslab.spec.drawing import Drawing, Panel
+from reslab.spec.papers.claims import tests_better, tests_worse, trains_worse
 from reslab.spec.papers.cuts import four_stages
 from reslab.spec.papers.he2015 import PAPER
 from reslab.spec.study import Claim, Reported, Row, Study
@@ -90,10 +91,6 @@ _SIX = Row(
 )
 
 
-def _deeper(deep: str, shallow: str) -> Claim:
-    return Claim(f"{deep} tests better than {shallow}", deep, "<", shallow, "test_error")
-
-
 HE2015_IMAGENET: tuple[Study, ...] = (
     Study(
         name="he2015/table2",
@@ -102,8 +99,8 @@ HE2015_IMAGENET: tuple[Study, ...] = (
         rows=_TABLE2,
         cuts=four_stages("own"),
         claims=(
-            Claim("plain-34 tests worse than plain-18", "plain-34", ">", "plain-18", "test_error"),
-            Claim("plain-34 trains worse than plain-18", "plain-34", ">", "plain-18", "train_error"),
+            tests_worse("plain-34", "plain-18"),
+            trains_worse("plain-34", "plain-18"),
             Claim("residual-34 tests better than residual-18", "residual-34-A", "<", "residual-18-A", "test_error"),
             Claim("residual-34 tests better than plain-34", "residual-34-A", "<", "plain-34", "test_error"),
             Claim(
@@ -142,12 +139,12 @@ HE2015_IMAGENET: tuple[Study, ...] = (
         rows=_TABLE3,
         cuts=four_stages("own"),
         claims=(
-            _deeper("residual-34-A", "plain-34"),
-            _deeper("residual-34-B", "residual-34-A"),
-            _deeper("residual-34-C", "residual-34-B"),
-            _deeper("residual-50", "residual-34-C"),
-            _deeper("residual-101", "residual-50"),
-            _deeper("residual-152", "residual-101"),
+            tests_better("residual-34-A", "plain-34"),
+            tests_better("residual-34-B", "residual-34-A"),
+            tests_better("residual-34-C", "residual-34-B"),
+            tests_better("residual-50", "residual-34-C"),
+            tests_better("residual-101", "residual-50"),
+            tests_better("residual-152", "residual-101"),
         ),
         differences=_DIFFERENCES,
     ),
@@ -158,10 +155,10 @@ HE2015_IMAGENET: tuple[Study, ...] = (
         rows=_TABLE4,
         cuts=four_stages("own"),
         claims=(
-            _deeper("residual-34-C", "residual-34-B"),
-            _deeper("residual-50", "residual-34-C"),
-            _deeper("residual-101", "residual-50"),
-            _deeper("residual-152", "residual-101"),
+            tests_better("residual-34-C", "residual-34-B"),
+            tests_better("residual-50", "residual-34-C"),
+            tests_better("residual-101", "residual-50"),
+            tests_better("residual-152", "residual-101"),
         ),
         differences=_DIFFERENCES,
     ),

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from reslab.spec.papers.claims import tests_better, tests_worse
 from reslab.spec.papers.cuts import four_stages, three_stages
 from reslab.spec.papers.he2016 import DIFFERENCES, PAPER, told
 from reslab.spec.study import Claim, Cuts, Reported, Row, Study
@@ -37,8 +38,7 @@ def _row(kind: str, depth: str, data: str, table: str = "Table 3") -> Row:
 
 
 def _better(depth: str, data: str) -> Claim:
-    left, right = _name("preact", depth, data), _name("original", depth, data)
-    return Claim(f"{left} tests better than {right}", left, "<", right, "test_error")
+    return tests_better(_name("preact", depth, data), _name("original", depth, data))
 
 
 def _twice_the_steps(cuts: Cuts) -> Cuts:
@@ -124,7 +124,7 @@ HE2016_DEEP: tuple[Study, ...] = (
         ),
         cuts=three_stages(2, 6),
         claims=(
-            Claim("preact-1001 tests better than preact-164", "preact-1001", "<", "preact-164", "test_error"),
+            tests_better("preact-1001", "preact-164"),
             Claim(
                 "preact-1001 tests better than preact-164 on CIFAR-100",
                 "preact-1001-c100",
@@ -153,9 +153,9 @@ HE2016_DEEP: tuple[Study, ...] = (
         rows=_TABLE5,
         cuts=four_stages("own"),
         claims=(
-            Claim("preact-200 tests better than original-200", "preact-200", "<", "original-200", "test_error"),
-            Claim("preact-200 tests better than preact-152", "preact-200", "<", "preact-152", "test_error"),
-            Claim("original-200 tests worse than original-152", "original-200", ">", "original-152", "test_error"),
+            tests_better("preact-200", "original-200"),
+            tests_better("preact-200", "preact-152"),
+            tests_worse("original-200", "original-152"),
             Claim(
                 "152 layers test alike, original or pre-activated",
                 "preact-152",

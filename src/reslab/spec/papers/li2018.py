@@ -1,6 +1,7 @@
 """Li et al. 2018, Visualizing the Loss Landscape of Neural Nets (arXiv:1712.09913)."""
 
 from reslab.spec.drawing import Drawing, Panel
+from reslab.spec.papers.claims import tests_better, tests_worse
 from reslab.spec.papers.cuts import three_stages
 from reslab.spec.study import Asked, Claim, Reported, Row, Study
 
@@ -45,9 +46,9 @@ LI2018: tuple[Study, ...] = (
         rows=(*_WITH, *_WITHOUT),
         cuts=three_stages(2),
         claims=(
-            Claim("noshort-56 tests worse than noshort-20", "noshort-56", ">", "noshort-20", "test_error"),
-            Claim("noshort-110 tests worse than noshort-56", "noshort-110", ">", "noshort-56", "test_error"),
-            Claim("resnet-56 tests better than noshort-56", "resnet-56", "<", "noshort-56", "test_error"),
+            tests_worse("noshort-56", "noshort-20"),
+            tests_worse("noshort-110", "noshort-56"),
+            tests_better("resnet-56", "noshort-56"),
             Claim(
                 "around noshort-56 less of the surface is near convex than around resnet-56",
                 "noshort-56",
@@ -62,7 +63,7 @@ LI2018: tuple[Study, ...] = (
                 "resnet-110",
                 "landscape.not_convex",
             ),
-            Claim("resnet-110 tests better than noshort-110", "resnet-110", "<", "noshort-110", "test_error"),
+            tests_better("resnet-110", "noshort-110"),
         ),
         asked=(Asked("landscape", num_images=512),),
         figures=(

@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
+from reslab.spec.papers.claims import tests_better
 from reslab.spec.papers.cuts import three_stages
 from reslab.spec.papers.he2016 import PAPER as HE2016_PAPER
-from reslab.spec.study import Claim, Cuts, Reported, Row, Study
+from reslab.spec.study import Cuts, Reported, Row, Study
 
 _PAPER = "Zagoruyko and Komodakis 2016, arXiv:1605.07146"
 _TABLE5 = {
@@ -39,10 +40,6 @@ def _thin(data: str, value: float) -> Row:
     return Row(label, "preresnet164_cifar", data, "he2016-cifar", seeds=5, reported=told, cuts=three_stages(2, 3))
 
 
-def _better(left: str, right: str) -> Claim:
-    return Claim(f"{left} tests better than {right}", left, "<", right, "test_error")
-
-
 WRN2016: tuple[Study, ...] = (
     Study(
         name="wrn2016/table5",
@@ -56,11 +53,11 @@ WRN2016: tuple[Study, ...] = (
         ),
         cuts=three_stages(2),
         claims=(
-            _better("WRN-28-10", "preact-164"),
-            _better("WRN-28-10", "WRN-40-4"),
-            _better("WRN-16-8", "WRN-40-4"),
-            _better("WRN-28-10-c100", "preact-164-c100"),
-            _better("WRN-28-10-c100", "WRN-40-4-c100"),
+            tests_better("WRN-28-10", "preact-164"),
+            tests_better("WRN-28-10", "WRN-40-4"),
+            tests_better("WRN-16-8", "WRN-40-4"),
+            tests_better("WRN-28-10-c100", "preact-164-c100"),
+            tests_better("WRN-28-10-c100", "WRN-40-4-c100"),
         ),
         differences=("the paper's table has medians of 5 runs; here it is the mean, with the standard deviation",),
         notes="The paper's own table gives ResNet-1202 10.2 M parameters and puts CIFAR-100 errors of 164 and 1,001 "
