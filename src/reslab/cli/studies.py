@@ -7,7 +7,6 @@ import typer
 from reslab.cli.options import Json
 from reslab.cli.output import print_json, print_table
 from reslab.spec.errors import unknown
-from reslab.spec.papers import STUDIES
 
 
 def studies(
@@ -15,6 +14,8 @@ def studies(
     json: Json = False,
 ) -> None:
     """List the studies: tables and figures of papers, each with where it is printed."""
+    from reslab.spec.papers import STUDIES
+
     found = [study for study in STUDIES.values() if pattern.lower() in study.name]
     if not found:
         raise unknown("study", pattern, STUDIES, "`reslab studies` lists all")

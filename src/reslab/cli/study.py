@@ -12,7 +12,6 @@ from reslab.cli.options import DataDir, Device, Json
 from reslab.cli.output import print_json, print_table, say
 from reslab.report.tables import seconds
 from reslab.spec.errors import refuse, unknown
-from reslab.spec.papers import get_study
 from reslab.spec.study import SCALES
 
 if TYPE_CHECKING:
@@ -49,6 +48,8 @@ def study(
     """Run a study: train only what the store has not, judge the paper's claims, write the page."""
     if scale not in SCALES:
         raise unknown("scale", scale, SCALES)
+    from reslab.spec.papers import get_study
+
     found = get_study(name)
     chosen = tuple(row.strip() for row in (rows or "").split(",") if row.strip())
     for row in chosen:
