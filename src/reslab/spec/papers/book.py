@@ -14,9 +14,10 @@ _SMOKE = Cut(
     num_images=256,
     seeds=2,
 )
+_QUICK = ("precision=bf16", "channels_last=true")
 _CUTS = Cuts(
     smoke=_SMOKE,
-    short=Cut("nothing is cut: 10,000 pictures, 100 epochs", seeds=3),
+    short=Cut("only the arithmetic is cut, to bf16: 10,000 pictures, 100 epochs", _QUICK, seeds=3),
     full=Cut("nothing is cut: 10,000 pictures, 100 epochs"),
 )
 _DEEP_CUTS = Cuts(
@@ -25,7 +26,7 @@ _DEEP_CUTS = Cuts(
         words=f"{_SMOKE.words}, 3 blocks of width 8",
         settings=(*_SMOKE.settings, *("model.depths=3", "model.widths=8", "model.stem=conv3(8) act maxpool2")),
     ),
-    short=Cut("20 of 100 epochs", ("length=20 epochs",), seeds=3),
+    short=Cut("5 of 100 epochs, bf16", ("length=5 epochs", *_QUICK), seeds=3),
     full=_CUTS.full,
 )
 # The network, the recipe, and the accuracies on training and validation pictures that the notebook prints.
