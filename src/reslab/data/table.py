@@ -1,13 +1,12 @@
 """A CSV file that lists pictures: the columns path and label, maybe split."""
 
-import csv
-import io
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reslab.data.csv_lines import csv_lines
 from reslab.data.dataset import Data
 from reslab.data.folders import SPLIT_FOLDERS, ClassFiles
 from reslab.data.photos import open_listed
@@ -68,21 +67,10 @@ def list_table(file: Path) -> dict[str, ClassFiles]:
 
 
 def _rows(file: Path) -> Iterator[Row]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise refuse(f"{file} in UTF-8", str(error), next_step="save it as UTF-8") from None
-    first = text.partition("\n")[0]
-    # Spreadsheets write semicolons where the comma is the decimal point.
-    delimiter = next((mark for mark in ",;\t" if mark in first), ",")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        place = _columns(file, next(reader, []))
-        for cells in reader:
-            if cells:
-                yield _row(file, reader.line_num, cells, place)
-    except csv.Error as error:
-        raise ValueError(f"{file}:{reader.line_num}: not to be read as CSV ({error})") from None
+    lines = csv_lines(file)
+    place = _columns(file, next(lines, (1, []))[1])
+    for number, cells in lines:
+        yield _row(file, number, cells, place)
 
 
 def _columns(file: Path, header: list[str]) -> dict[str, int]:

@@ -1,6 +1,5 @@
 """What is to be predicted: files, folders, patterns, shards, CSV files of paths, standard input, picture by picture."""
 
-import csv
 import glob
 import io
 import mmap
@@ -12,6 +11,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from reslab.data.csv_lines import csv_lines
 from reslab.data.decode import read_picture
 from reslab.data.folders import EXTENSIONS, is_picture, pictures_in
 from reslab.data.shard_images import Spot
@@ -104,19 +104,14 @@ def _in_shard(shard: Path) -> list[Item]:
 
 
 def _in_list(file: Path) -> list[Item]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise refuse(f"{file} in UTF-8", str(error), next_step="save it as UTF-8") from None
-    first = text.partition("\n")[0]
-    delimiter = next((mark for mark in ",;\t" if mark in first), ",")
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    names = [name.strip().lower() for name in next(rows, [])]
+    lines = csv_lines(file)
+    header = next(lines, (1, []))[1]
+    names = [name.strip().lower() for name in header]
     if "path" not in names:
-        got = first.strip() or "an empty file"
+        got = ",".join(header) or "an empty file"
         raise refuse(f"a first line with the column path in {file}", got, next_step="name the column of paths: path")
     place = names.index("path")
-    found = [Item(str(file.parent / row[place].strip())) for row in rows if len(row) > place and row[place].strip()]
+    found = [Item(str(file.parent / row[place].strip())) for _, row in lines if len(row) > place and row[place].strip()]
     if not found:
         raise refuse(f"paths in {file}", "none below its first line")
     return found
