@@ -2,7 +2,9 @@
 
 import base64
 import io
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -123,22 +125,107 @@ def test_a_unit_told_apart(client: TestClient, network: Network, x: torch.Tensor
     assert len(found["maps"]) == min(16, output.shape[1])
 
 
-@pytest.mark.parametrize("method", ["grad-cam", "occlusion", "integrated-gradients"])
-def test_heat_maps(client: TestClient, network: Network, x: torch.Tensor, png: bytes, method: str) -> None:
-    found = client.post("/v1/explain", params={"method": method, "class": "3"}, content=png).json()
-    target = torch.tensor([3])
+def heat(network: Network, x: torch.Tensor, label: int, method: str) -> torch.Tensor:
+    """(8, 8) with 1 the largest."""
+    target = torch.tensor([label])
     if method == "grad-cam":
         maps = grad_cam(network, x, target, "layer3.0")[:, None]
-        wanted = torch.nn.functional.interpolate(maps, (8, 8), mode="bilinear")[0, 0]
+        found = torch.nn.functional.interpolate(maps, (8, 8), mode="bilinear")[0, 0]
     elif method == "occlusion":
-        wanted = occlusion(network, x, target, 2, 1)[0].clamp_min(0)
+        found = occlusion(network, x, target, 2, 1)[0].clamp_min(0)
     else:
-        wanted = integrated_gradients(network, x, target, 0.0, 32)[0].sum(0).abs().detach()
-    wanted = wanted / wanted.max().clamp_min(1e-30)
-    assert np.abs(np.array(found["heat"]) - wanted.numpy()).max() < 1e-3
-    assert (found["class"], found["method"]) == ("3", method)
+        found = integrated_gradients(network, x, target, 0.0, 32)[0].sum(0).abs().detach()
+    return found / found.max().clamp_min(1e-30)
+
+
+METHODS = ["grad-cam", "occlusion", "integrated-gradients"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_heat_maps(client: TestClient, network: Network, x: torch.Tensor, png: bytes, method: str) -> None:
+    found = client.post("/v1/explain", params={"method": method, "class": "3"}, content=png).json()
+    assert np.abs(np.array(found["heat"]) - heat(network, x, 3, method).numpy()).max() < 1e-3
+    assert (found["class"], found["method"], found["refused"]) == ("3", method, [])
     seen = Image.open(io.BytesIO(base64.b64decode(found["picture"].partition(",")[2])))
     assert np.array_equal(np.asarray(seen), read_picture(png, 1)[0].numpy())
+
+
+PLAN = {"off": ["layer1.1", "layer3.0"], "swap": [["layer1.0", "layer1.1"]]}
+
+
+@contextmanager
+def cut(network: Network) -> Iterator[None]:
+    """PLAN carried out by the functions of `analysis`."""
+    with swapped(network, "layer1.0", "layer1.1"), switched_off(network, ["layer1.1", "layer3.0"]):
+        yield
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_heat_maps_are_of_the_network_as_it_is_cut(
+    client: TestClient, network: Network, x: torch.Tensor, text: str, method: str
+) -> None:
+    whole = client.post("/v1/explain", params={"method": method, "class": "3"}, json={"image": text}).json()
+    found = client.post("/v1/explain", params={"method": method, "class": "3"}, json={"image": text, **PLAN}).json()
+    with cut(network):
+        wanted = heat(network, x, 3, method).numpy()
+        assert told(found["classes"]) == pytest.approx(probabilities(network, x), abs=1e-6)
+        first = max(probabilities(network, x).items(), key=lambda pair: pair[1])[0]
+    assert np.abs(np.array(found["heat"]) - wanted).max() < 1e-3
+    assert np.abs(np.array(whole["heat"]) - wanted).max() > 1e-2
+    unnamed = client.post("/v1/explain", params={"method": method}, json={"image": text, **PLAN}).json()
+    assert unnamed["class"] == first
+    again = client.post("/v1/explain", params={"method": method, "class": "3"}, json={"image": text}).json()
+    assert again == whole
+
+
+@pytest.mark.parametrize("name", ["layer1.0", "layer1.1", "layer2.0"])
+def test_a_unit_is_told_as_it_stands_in_the_network_that_is_cut(
+    client: TestClient, network: Network, x: torch.Tensor, text: str, name: str
+) -> None:
+    whole = client.post("/v1/unit", params={"unit": name}, json={"image": text}).json()
+    found = client.post("/v1/unit", params={"unit": name}, json={"image": text, **PLAN}).json()
+    place = [each for each, _ in network.units()].index(name)
+    with cut(network):
+        logits, outputs = run_with_gradients(network, x)
+        logits.max().backward()
+        with torch.no_grad(), unit_runs(network) as runs:
+            network(x)
+        with torch.no_grad():
+            parts = take_apart(dict(network.units())[name], runs[place].input)  # type: ignore[arg-type]
+    off = name in PLAN["off"]
+    assert found["branch"] == pytest.approx(0.0 if off else float(parts.branch.std(correction=0)), rel=1e-4)
+    assert found["shortcut"] == pytest.approx(float(parts.shortcut.std(correction=0)), rel=1e-4)
+    assert found["response"] == pytest.approx(float(runs[place].output.std(correction=0)), rel=1e-4)
+    gradient = outputs[place].grad
+    assert gradient is not None
+    assert found["gradient"] == pytest.approx(float(gradient.norm()), rel=1e-4)
+    changed = ("branch", "maps") if name == "layer1.0" else ("response", "gradient", "maps")
+    assert all(found[key] != whole[key] for key in changed)
+
+
+def run_with_gradients(network: Network, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The logits, and each unit's output, whose gradient is kept."""
+    outputs: list[torch.Tensor] = []
+
+    def keep(module: torch.nn.Module, given: object, output: torch.Tensor) -> torch.Tensor:
+        output = output.clone()
+        output.retain_grad()
+        outputs.append(output)
+        return output.clone()
+
+    handles = [unit.register_forward_hook(keep) for _, unit in network.units()]
+    logits = network(x)
+    for handle in handles:
+        handle.remove()
+    return logits, outputs
+
+
+def test_a_plain_unit_that_is_off_lets_all_pass(client: TestClient, text: str) -> None:
+    sent = {"image": text, "off": ["layer1.1", "layer2.0"]}
+    found = client.post("/v1/unit", params={"unit": "layer1.1", "model": "plain"}, json=sent).json()
+    assert (found["branch"], found["shortcut"]) == (0.0, found["response"])
+    assert [row["unit"] for row in found["refused"]] == ["layer2.0"]
+    assert client.post("/v1/unit", params={"unit": "layer1.1"}, json={"image": text, "off": ["x"]}).status_code == 422
 
 
 def test_names_that_are_not_there(client: TestClient, png: bytes) -> None:

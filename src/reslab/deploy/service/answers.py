@@ -35,6 +35,13 @@ class PredictAnswer(BaseModel):
     milliseconds: float
 
 
+class Refusal(BaseModel):
+    """A unit that stayed as it is, and why."""
+
+    unit: str
+    reason: str
+
+
 class ExplainAnswer(BaseModel):
     """`heat` (H, W) from 0 to 1 over `picture`, which is what the network sees."""
 
@@ -43,6 +50,7 @@ class ExplainAnswer(BaseModel):
     heat: list[list[float]]
     picture: str
     classes: list[Guess]
+    refused: list[Refusal]
 
 
 class Response(BaseModel):
@@ -51,13 +59,6 @@ class Response(BaseModel):
     unit: str
     whole: float | None
     now: float | None
-
-
-class Refusal(BaseModel):
-    """A unit that stayed as it is, and why."""
-
-    unit: str
-    reason: str
 
 
 class LesionAnswer(BaseModel):
@@ -97,6 +98,7 @@ class UnitAnswer(BaseModel):
     branch: float | None
     shortcut: float | None
     gradient: float | None
+    refused: list[Refusal]
 
 
 class ModelUnit(BaseModel):

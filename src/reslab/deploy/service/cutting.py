@@ -1,14 +1,16 @@
 """Units switched off and swapped in a specimen: what it says then, and how strongly each unit answers."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from reslab.analysis.surgery import find_slots, reordered, slots_of, switched_off, why_not_deleted
 from reslab.analysis.units import unit_runs
+from reslab.deploy.service.plans import Plan
+from reslab.deploy.service.refusals import Refused
 from reslab.deploy.service.specimen import Specimen
 from reslab.nn.network import Network
 
@@ -22,45 +24,62 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Carried:
+    """What came of a plan: the places that are `off`, and what stayed as it was, (unit, why)."""
+
+    off: set[str] = field(default_factory=set)
+    refused: list[tuple[str, str]] = field(default_factory=list)
+
+    def told(self) -> list[dict[str, str]]:
+        """What stayed as it was, as the routes answer it."""
+        return [{"unit": unit, "reason": reason} for unit, reason in self.refused]
+
+
+@dataclass(frozen=True)
 class Cut:
-    """A picture seen by the whole network and by the one that was cut; `refused` are (unit, why it stayed)."""
+    """A picture seen by the whole network and by the one that was cut; `carried`: what came of the plan."""
 
     whole: Measured
     now: Measured
-    refused: tuple[tuple[str, str], ...]
+    carried: Carried
 
 
-def cut(specimen: Specimen, picture: Tensor, off: Sequence[str], swap: Sequence[tuple[str, str]]) -> Cut:
-    """The picture, uint8 (C, H, W), with pairs of units in each other's place, one pair after the other, and then the
-    branches of the units in the places `off` zero (Veit et al. 2016, arXiv:1605.06431, Secs. 4.1 and 4.3).
+def cut(specimen: Specimen, picture: Tensor, plan: Plan) -> Cut:
+    """The picture, uint8 (C, H, W), seen by the whole network and by the one that the plan leaves.
 
-    What cannot be cut stays, with the reason. Raises ValueError for a unit that is not there.
+    Raises Refused (422) for a unit that is not there.
     """
     x = specimen.read(picture[None])
-    refused: list[tuple[str, str]] = []
     with specimen.taken() as network:
         whole = _measure(specimen, network, x)
-        with _cut(network, off, swap, refused):
+        with carried_out(network, plan) as found:
             now = _measure(specimen, network, x)
-    return Cut(whole, now, tuple(refused))
+    return Cut(whole, now, found)
 
 
 @contextmanager
-def _cut(
-    network: Network, off: Sequence[str], swap: Sequence[tuple[str, str]], refused: list[tuple[str, str]]
-) -> Iterator[None]:
-    find_slots(network, [*off, *(name for pair in swap for name in pair)])
+def carried_out(network: Network, plan: Plan) -> Iterator[Carried]:
+    """`network` cut by the plan for as long as the block lasts (Veit et al. 2016, arXiv:1605.06431, Secs. 4.1 and 4.3).
+
+    What cannot be cut stays, with the reason. Raises Refused (422) for a unit that is not there.
+    """
+    try:
+        find_slots(network, [*plan.off, *(name for pair in plan.swap for name in pair)])
+    except ValueError as error:
+        raise Refused(422, str(error)) from None
+    found = Carried()
     with ExitStack() as stack:
-        for first, second in swap:
+        for first, second in plan.swap:
             try:
                 stack.enter_context(reordered(network, {first: second, second: first}))
             except ValueError as error:
-                refused.append((f"{first}, {second}", str(error)))
+                found.refused.append((f"{first}, {second}", str(error)))
         standing = {slot.name: slot.unit for slot in slots_of(network)}
-        reasons = {name: why_not_deleted(standing[name]) for name in dict.fromkeys(off)}
-        refused += [(name, reason) for name, reason in reasons.items() if reason]
-        stack.enter_context(switched_off(network, [name for name, reason in reasons.items() if not reason]))
-        yield
+        reasons = {name: why_not_deleted(standing[name]) for name in dict.fromkeys(plan.off)}
+        found.refused.extend((name, reason) for name, reason in reasons.items() if reason)
+        found.off.update(name for name, reason in reasons.items() if not reason)
+        stack.enter_context(switched_off(network, sorted(found.off)))
+        yield found
 
 
 def _measure(specimen: Specimen, network: Network, x: Tensor) -> Measured:

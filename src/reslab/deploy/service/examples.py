@@ -35,7 +35,7 @@ def _contents(json: dict[str, Any], form: dict[str, Any], example: dict[str, Any
     return {"requestBody": {"required": required, "content": content}}
 
 
-# One picture or several; exactly one; one or none; one with what is to be cut.
+# One picture or several; one or none; exactly one, and what is to be cut first.
 SEVERAL = _contents(
     {
         "anyOf": [
@@ -46,9 +46,6 @@ SEVERAL = _contents(
     _object({"image": {"type": "array", "items": _BINARY, "minItems": 1}}, ["image"]),
     {"image": PICTURE},
     required=True,
-)
-ONE = _contents(
-    _object({"image": _BASE64}, ["image"]), _object({"image": _BINARY}, ["image"]), {"image": PICTURE}, required=True
 )
 ONE_OR_NONE = _contents(_object({"image": _BASE64}), _object({"image": _BINARY}), {"image": PICTURE}, required=False)
 CUT = _contents(

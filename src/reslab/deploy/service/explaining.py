@@ -11,9 +11,11 @@ from torch.nn import functional
 from reslab.analysis.attribution import grad_cam, integrated_gradients, occlusion
 from reslab.analysis.layers import default_layers
 from reslab.deploy.service.answers import ASKING, ExplainAnswer
-from reslab.deploy.service.examples import ONE
+from reslab.deploy.service.cutting import carried_out
+from reslab.deploy.service.examples import CUT
 from reslab.deploy.service.house import House, one_picture
 from reslab.deploy.service.pictures import picture_uri
+from reslab.deploy.service.plans import KEYS, Plan, read_plan
 from reslab.deploy.service.predicting import best
 from reslab.deploy.service.refusals import Refused
 from reslab.deploy.service.served import Opened
@@ -30,22 +32,23 @@ def explain_routes(house: House) -> APIRouter:
     """The route."""
     router = APIRouter()
 
-    @router.post("/v1/explain", response_model=ExplainAnswer, responses=ASKING, openapi_extra=ONE)
+    @router.post("/v1/explain", response_model=ExplainAnswer, responses=ASKING, openapi_extra=CUT)
     async def explain(
         request: Request,
         model: str = "",
         method: Annotated[str, Query(json_schema_extra={"enum": list(METHODS)})] = "grad-cam",
         label: Annotated[str, Query(alias="class", description="A class by name; the first where empty.")] = "",
     ) -> JSONResponse:
-        """What in a picture speaks for a class: Grad-CAM, occlusion or integrated gradients."""
+        """What in a picture speaks for a class, with units off or swapped where asked: Grad-CAM and its kin."""
         if method not in METHODS:
             raise Refused(422, str(unknown("method", method, METHODS)))
         served = house.find(model)
-        async with house.met(request) as body:
+        async with house.met(request, KEYS) as body:
+            plan = read_plan(body.fields)
             opened = await house.opened(served.name)
             target = class_number(opened, label)
             picture = await house.decode(one_picture(body), opened)
-            return JSONResponse(await house.study(opened, _explained, opened, picture, method, target))
+            return JSONResponse(await house.study(opened, _explained, opened, picture, plan, method, target))
 
     return router
 
@@ -59,10 +62,10 @@ def class_number(opened: Opened, label: str) -> int | None:
     return opened.classes.index(label)
 
 
-def _explained(opened: Opened, picture: Tensor, method: str, target: int | None) -> dict[str, Any]:
+def _explained(opened: Opened, picture: Tensor, plan: Plan, method: str, target: int | None) -> dict[str, Any]:
     specimen = opened.specimen
     x = specimen.read(picture[None])
-    with specimen.taken() as network:
+    with specimen.taken() as network, carried_out(network, plan) as carried:
         probabilities = specimen.probabilities(network, x)[0]
         chosen = int(probabilities.argmax()) if target is None else target
         heat = _heat(specimen, network, x, chosen, method)
@@ -71,7 +74,8 @@ def _explained(opened: Opened, picture: Tensor, method: str, target: int | None)
         "method": method,
         "heat": [[round(value, 4) for value in row] for row in heat.tolist()],
         "picture": picture_uri(picture),
-        "classes": best(probabilities, opened.classes, _NUM_CLASSES),
+        "classes": best(probabilities.nan_to_num(), opened.classes, _NUM_CLASSES),
+        "refused": carried.told(),
     }
 
 

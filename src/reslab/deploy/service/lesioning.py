@@ -1,6 +1,5 @@
 """`POST /v1/lesion` and `/v1/lesion/curve`: a picture seen by a network with units switched off or swapped."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,8 +10,8 @@ from reslab.deploy.service.answers import ASKING, CurveAnswer, LesionAnswer
 from reslab.deploy.service.cutting import Cut, curve, cut
 from reslab.deploy.service.examples import CUT, ONE_OR_NONE
 from reslab.deploy.service.house import House, one_picture
+from reslab.deploy.service.plans import KEYS, Plan, read_plan
 from reslab.deploy.service.predicting import best
-from reslab.deploy.service.refusals import Refused, refused
 from reslab.deploy.service.samples import Samples
 from reslab.deploy.service.served import Opened
 
@@ -29,11 +28,11 @@ def lesion_routes(house: House, samples: Samples) -> APIRouter:
     async def lesion(request: Request, model: str = "") -> JSONResponse:
         """A picture seen with pairs of units swapped, then units off by their places; what cannot be cut is told."""
         served = house.find(model)
-        async with house.met(request, ("off", "swap")) as body:
-            off, swap = read_off(body.fields.get("off", [])), read_swap(body.fields.get("swap", []))
+        async with house.met(request, KEYS) as body:
+            plan = read_plan(body.fields)
             opened = await house.opened(served.name)
             picture = await house.decode(one_picture(body), opened)
-            return JSONResponse(await house.study(opened, _lesion, opened, picture, off, swap))
+            return JSONResponse(await house.study(opened, _lesion, opened, picture, plan))
 
     @router.post("/v1/lesion/curve", response_model=CurveAnswer, responses=ASKING, openapi_extra=ONE_OR_NONE)
     async def lesion_curve(request: Request, model: str = "") -> JSONResponse:
@@ -51,16 +50,13 @@ def lesion_routes(house: House, samples: Samples) -> APIRouter:
     return router
 
 
-def _lesion(opened: Opened, picture: Tensor, off: Sequence[str], swap: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    try:
-        found = cut(opened.specimen, picture, off, swap)
-    except ValueError as error:  # a unit that is not there
-        raise Refused(422, str(error)) from None
+def _lesion(opened: Opened, picture: Tensor, plan: Plan) -> dict[str, Any]:
+    found = cut(opened.specimen, picture, plan)
     return {
         "classes": best(found.now.probabilities, opened.classes, _NUM_CLASSES),
         "whole": best(found.whole.probabilities, opened.classes, _NUM_CLASSES),
         "responses": _responses(found),
-        "refused": [{"unit": unit, "reason": reason} for unit, reason in found.refused],
+        "refused": found.carried.told(),
     }
 
 
@@ -73,18 +69,3 @@ def _curve(opened: Opened, x: Tensor) -> dict[str, Any]:
     rows = curve(opened.specimen, x)
     units = [{"unit": row.unit, "drop": row.drop, "top1": row.kept, "reason": row.reason} for row in rows]
     return {"units": units, "num_images": len(x)}
-
-
-def read_off(given: Any) -> list[str]:
-    """Names of units. Raises Refused (422) for anything else."""
-    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
-        raise refused(422, 'off as a list of units such as ["layer2.1"]', repr(given)[:80])
-    return given
-
-
-def read_swap(given: Any) -> list[tuple[str, str]]:
-    """Pairs of names of units. Raises Refused (422) for anything else."""
-    pairs: list[Any] = given if isinstance(given, list) else [given]
-    if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-        raise refused(422, 'swap as a list of pairs such as [["layer1.1", "layer1.2"]]', repr(given)[:80])
-    return [(first, second) for first, second in map(read_off, pairs)]

@@ -9,13 +9,14 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 from torch import Tensor, nn
 
-from reslab.analysis.surgery import Slot
+from reslab.analysis.surgery import Slot, slots_of
 from reslab.analysis.unit_parts import take_apart
 from reslab.deploy.service.answers import ASKING, UnitAnswer
-from reslab.deploy.service.cutting import finite
-from reslab.deploy.service.examples import ONE
+from reslab.deploy.service.cutting import carried_out, finite
+from reslab.deploy.service.examples import CUT
 from reslab.deploy.service.house import House, one_picture
 from reslab.deploy.service.pictures import picture_uri
+from reslab.deploy.service.plans import KEYS, Plan, read_plan
 from reslab.deploy.service.refusals import Refused
 from reslab.deploy.service.specimen import Specimen
 from reslab.nn.network import Network
@@ -29,41 +30,55 @@ def unit_routes(house: House) -> APIRouter:
     """The route."""
     router = APIRouter()
 
-    @router.post("/v1/unit", response_model=UnitAnswer, responses=ASKING, openapi_extra=ONE)
+    @router.post("/v1/unit", response_model=UnitAnswer, responses=ASKING, openapi_extra=CUT)
     async def unit(
         request: Request, unit: Annotated[str, Query(description="Such as layer2.1.")], model: str = ""
     ) -> JSONResponse:
-        """One unit while it reads a picture: its maps, its parts, and what the first class owes to it."""
+        """One unit while it reads a picture, with units off or swapped where asked: its maps, its parts, what the first
+        class owes to it."""
         served = house.find(model)
-        async with house.met(request) as body:
+        async with house.met(request, KEYS) as body:
+            plan = read_plan(body.fields)
             opened = await house.opened(served.name)
-            slots = opened.specimen.slots
-            if unit not in slots:
-                raise Refused(422, str(unknown("unit", unit, slots)))
+            if unit not in opened.specimen.slots:
+                raise Refused(422, str(unknown("unit", unit, opened.specimen.slots)))
             picture = await house.decode(one_picture(body), opened)
-            return JSONResponse(await house.study(opened, _seen, opened.specimen, slots[unit], picture))
+            return JSONResponse(await house.study(opened, _seen, opened.specimen, unit, picture, plan))
 
     return router
 
 
-def _seen(specimen: Specimen, slot: Slot, picture: Tensor) -> dict[str, Any]:
-    """`response`, `branch` and `shortcut` are standard deviations; `gradient` the norm of d y_top / d output."""
+def _seen(specimen: Specimen, name: str, picture: Tensor, plan: Plan) -> dict[str, Any]:
+    """`response`, `branch` and `shortcut` are standard deviations; `gradient` the norm of d y_top / d output.
+
+    Of the unit that stands in the place `name` once the plan is carried out.
+    """
     x = specimen.read(picture[None])
-    with specimen.taken() as network:
+    with specimen.taken() as network, carried_out(network, plan) as carried:
+        slot = next(slot for slot in slots_of(network) if slot.name == name)
         incoming, output, gradient = _run(network, slot, x)
-        assert isinstance(slot.unit, Unit)
-        with torch.no_grad():
-            parts = take_apart(slot.unit, incoming)
+        branch, shortcut = _parts(slot.unit, incoming, name in carried.off)
     return {
-        "unit": slot.name,
+        "unit": name,
         "maps": [_map_uri(each) for each in _strongest(output[0])],
         "channels": [int(i) for i in _order(output[0])],
         "output": list(output.shape[1:]),
         "response": _std(output),
-        "branch": _std(parts.branch),
-        "shortcut": _std(parts.shortcut),
+        "branch": _std(branch),
+        "shortcut": _std(shortcut),
         "gradient": finite(float(gradient.double().norm())),
+        "refused": carried.told(),
     }
+
+
+@torch.no_grad()
+def _parts(unit: nn.Module, incoming: Tensor, off: bool) -> tuple[Tensor, Tensor]:
+    """What branch and shortcut bring. Of a unit that is off the branch is zero, and a plain one lets all pass."""
+    assert isinstance(unit, Unit)
+    parts = take_apart(unit, incoming)
+    if not off:
+        return parts.branch, parts.shortcut
+    return torch.zeros_like(parts.branch), incoming if unit.mix is None else parts.shortcut
 
 
 def _run(network: Network, slot: Slot, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
