@@ -41,7 +41,9 @@ _TABLE1 = (
     _shortcut("shortcut-gate(0)", 12.86, "mix=shortcut-gate(0)"),
     _shortcut("shortcut-gate(-6)", 6.91, "mix=shortcut-gate(-6)"),
     _shortcut("conv1x1-shortcut", 12.22, "match=conv1x1-all"),
+    # Two readings: what is left is divided by 1 - p, as frameworks do, or not ("a scale with an expectation of 0.5").
     _shortcut("dropout-shortcut", None, "mix=dropout(0.5) add"),
+    _shortcut("dropout-shortcut-halved", None, "mix=dropout(0.5) scale(0.5,1)"),
 )
 _BIASES = tuple(range(0, -11, -1))
 
@@ -132,6 +134,8 @@ HE2016: tuple[Study, ...] = (
         differences=(
             *DIFFERENCES,
             "the 1x1 convolution of each shortcut carries no BatchNorm: a reading, the paper does not say",
+            "dropout on the shortcut is read twice: what is left is divided by 1 - p, as frameworks do, and the signal "
+            "grows with each unit; or it is not, and the shortcut has an expectation of 0.5, as the paper says",
             "of the exclusive gate's biases from 0 to -5, which all fail, the first and the last stand here; "
             "he2016/gate-bias has them all",
         ),
