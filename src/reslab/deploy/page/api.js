@@ -23,23 +23,16 @@ export function overtaken(error) {
 
 export const models = () => read("v1/models");
 export const predict = (model, picture, signal) => show("v1/predict", { model, top_k: 10 }, picture, signal);
-export const unit = (model, name, picture) => show("v1/unit", { model, unit: name }, picture);
+export const unit = (model, name, plan, picture) => showCut("v1/unit", { model, unit: name }, plan, picture);
+export const lesion = (model, plan, picture) => showCut("v1/lesion", { model }, plan, picture);
 export const curve = (model, picture) => show("v1/lesion/curve", { model }, picture);
 export const samples = (model, n) => read(`v1/models/${encodeURIComponent(model)}/samples`, { n });
 export const run = (model, since) => read(`v1/models/${encodeURIComponent(model)}/run`, { since });
 export const confused = (model, cell, signal) => read(`v1/models/${encodeURIComponent(model)}/confusion`, cell, signal);
 
 /** The heat map of `method` for the class of this name, or for the most probable one. */
-export function explain(model, method, name, picture) {
-  return show("v1/explain", name ? { model, method, class: name } : { model, method }, picture);
-}
-
-/** The prediction with `plan.off` switched off and the pairs of `plan.swap` exchanged. */
-export function lesion(model, plan, picture) {
-  const body = new FormData();
-  body.append("image", picture, "picture");
-  body.append("plan", JSON.stringify(plan));
-  return ask("v1/lesion", { model }, { method: "POST", body }).then((answer) => answer.json());
+export function explain(model, method, name, plan, picture) {
+  return showCut("v1/explain", name ? { model, method, class: name } : { model, method }, plan, picture);
 }
 
 /** One of the run's test pictures, as a file's bytes. */
@@ -55,6 +48,14 @@ async function show(path, query, picture, signal) {
   // The service looks at the bytes, not at what a file's name makes the browser believe.
   const headers = picture ? { "Content-Type": "application/octet-stream" } : {};
   return (await ask(path, query, { method: "POST", body: picture, headers, signal })).json();
+}
+
+/** Show a picture to the network with `plan.off` switched off and the pairs of `plan.swap` exchanged. */
+async function showCut(path, query, plan, picture) {
+  const body = new FormData();
+  body.append("image", picture, "picture");
+  body.append("plan", JSON.stringify(plan));
+  return (await ask(path, query, { method: "POST", body })).json();
 }
 
 async function ask(path, query = {}, facts = {}) {

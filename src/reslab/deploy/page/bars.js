@@ -1,6 +1,6 @@
 // The top classes as bars: what the network says now, over what it says whole.
 
-import { element, percent } from "./elements.js";
+import { element, keepingFocus, percent } from "./elements.js";
 
 const NUM_ROWS = 5;
 
@@ -16,7 +16,7 @@ export function makeBars(onChoose) {
     for (const name of names) if (!rows.has(name)) rows.set(name, makeRow(name, onChoose));
     const nodes = names.map((name) => rows.get(name));
     if (nodes.some((row, i) => node.children[i] !== row.node) || node.children.length !== nodes.length) {
-      node.replaceChildren(...nodes.map((row) => row.node));
+      keepingFocus(() => node.replaceChildren(...nodes.map((row) => row.node)), () => node.querySelector(".bar"));
     }
     names.forEach((name, i) => nodes[i].set(before.get(name) ?? 0, after.get(name) ?? 0, name === now[0]?.name, name === chosen));
   }

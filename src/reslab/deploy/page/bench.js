@@ -11,23 +11,27 @@ import { makePlan, makePlanControls } from "./lesion.js";
 import { makeNetwork } from "./network.js";
 import { makeUnit } from "./unit.js";
 
+// A heat map that took longer is not drawn anew at every switch: the switches would wait for it.
+const SLOW_MILLISECONDS = 2500;
+
 /** The bench of `model`; `heat` are the controls that all benches share, `id` makes its elements' names its own. */
 export function makeBench(model, heat, id) {
   const units = model.stages.flatMap((stage) => stage.units);
-  let picture = null, told = {}, whole = [], now = [], responses = [], chosen = null, asked = 0;
+  let picture = null, told = {}, whole = [], now = [], responses = [], chosen = null, asked = 0, slow = false;
 
   const plan = makePlan(() => { draw(); lesion(); });
   const verdict = element("p", { class: "verdict" });
-  const spoken = element("p", { class: "unseen", "aria-live": "polite", role: "status" });
+  const spoken = element("p", { class: "unseen", role: "status" });
   const bars = makeBars((name) => { chosen = name === chosen ? null : name; draw(); explain(); });
   const seen = makeHeat();
   const controls = makePlanControls(units, plan);
-  const inside = makeUnit(model, (name) => { network.open(null); node.querySelector(`[data-unit="${name}"] .unit`)?.focus(); });
-  const network = makeNetwork(model, id, plan.toggle, (name) => { network.open(name); inside.open(name, picture); });
+  const askUnit = oneByOne((name) => api.unit(model.name, name, plan.asked(), picture));
+  const inside = makeUnit(model, async (name) => (picture ? askUnit(name) : null), plan, (name) => { network.open(null); node.querySelector(`[data-unit="${name}"] .unit`)?.focus(); });
+  const network = makeNetwork(model, id, plan.toggle, (name) => { network.open(name); inside.open(name); });
   const curve = makeCurve(model);
   const askPrediction = latest((signal, blob) => api.predict(model.name, blob, signal));
   const askLesion = oneByOne(() => api.lesion(model.name, plan.asked(), picture));
-  const askHeat = oneByOne(() => api.explain(model.name, heat.method(), chosen, picture));
+  const askHeat = oneByOne(() => api.explain(model.name, heat.method(), chosen, plan.asked(), picture));
 
   const answer = element("div", { class: "answer" }, seen.node, element("div", { class: "classes" }, bars.node, spoken));
   const parts = [verdict, answer, element("h3", {}, "Units"), controls.node, network.node, inside.node, curve.node];
@@ -40,30 +44,39 @@ export function makeBench(model, heat, id) {
     [picture, told, whole, now, chosen] = [blob, about, found.classes, found.classes, null];
     quiet();
     draw();
-    explain();
-    inside.take(picture);
+    seen.wait(true);
+    slow = false;
     await lesion();
     curve.take(picture);
   }
 
+  /** What the network says as it stands now; then, once it stands so for good, what its insides look like. */
   async function lesion() {
     if (!picture) return;
     const mine = ++asked;
     node.classList.add("waiting");
     const found = await attempt(askLesion);
-    if (mine === asked) node.classList.remove("waiting");
-    if (!found) return;
-    quiet();
-    ({ whole, classes: now, responses } = found);
-    draw();
-    spoken.textContent = verdict.textContent;
+    if (found) {
+      quiet();
+      ({ whole, classes: now, responses } = found);
+      draw();
+    }
+    if (mine !== asked) return;
+    node.classList.remove("waiting");
+    if (found) spoken.textContent = `${model.name}: ${verdict.textContent}`;
+    if (slow) seen.offer(explain);
+    else explain();
+    inside.renew();
   }
 
   async function explain() {
     if (!picture) return;
+    const [told, begun] = [plan.words(), performance.now()];
     seen.wait(true);
     const found = await attempt(askHeat);
-    if (found) seen.show(found);
+    if (!found) return seen.wait(false);
+    slow = performance.now() - begun > SLOW_MILLISECONDS;
+    seen.show(found, told);
     seen.wait(false);
     seen.strength(heat.strength());
   }

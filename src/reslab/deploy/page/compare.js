@@ -1,23 +1,23 @@
 // Which networks are on the page: one, or two side by side on one picture.
 
 import { makeBench } from "./bench.js";
-import { element } from "./elements.js";
+import { element, keepingFocus } from "./elements.js";
 
-/** The benches of the chosen networks; `onModel(model)` hears which is the first. */
-export function makeComparison(models, heat, onModel) {
+/** The benches of the chosen networks; `onModels(models)` hears which these are, one or two. */
+export function makeComparison(models, heat, onModels) {
   const [first, second] = [document.getElementById("model"), document.getElementById("beside")];
   const place = document.getElementById("benches");
   let benches = [], current = null;
   const named = (name) => models.find((model) => model.name === name);
-  first.addEventListener("change", () => { put(); onModel(named(first.value)); });
-  second.addEventListener("change", put);
+  const chosen = () => [...new Set([first.value, second.value].filter(Boolean))].map(named);
+  const nameOf = (model) => `bench-${models.indexOf(model)}`;
+  for (const one of [first, second]) one.addEventListener("change", () => { put(); onModels(chosen()); });
 
   /** Benches that stay keep their switches and answers. */
   function put() {
-    const names = [...new Set([first.value, second.value].filter(Boolean))];
     const kept = new Map(benches.map((bench) => [bench.model.name, bench]));
-    benches = names.map((name) => kept.get(name) ?? makeBench(named(name), heat, name.replace(/\W/g, "-")));
-    place.replaceChildren(...benches.map((bench) => bench.node));
+    benches = chosen().map((model) => kept.get(model.name) ?? makeBench(model, heat, nameOf(model)));
+    keepingFocus(() => place.replaceChildren(...benches.map((bench) => bench.node)));
     place.classList.toggle("two", benches.length > 1);
     for (const bench of benches) if (current && !kept.has(bench.model.name)) bench.take(...current).catch(() => {});
   }
@@ -41,7 +41,7 @@ export function makeComparison(models, heat, onModel) {
 
   fillChoices(first, second, models);
   put();
-  return { take, renew, busy: () => current !== null, each: (act) => benches.forEach(act), model: () => named(first.value) };
+  return { take, renew, busy: () => current !== null, each: (act) => benches.forEach(act), models: chosen };
 }
 
 /** The networks to choose from; what was chosen stays so. */

@@ -10,18 +10,22 @@ const MOST_CLASSES = 40;
 const MOST_SHOWN = 24;
 const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
+let numTables = 0;
+
 /** The matrix of `found`, or the most frequent confusions where it would have too many cells to click. */
 export function makeConfusion(model, found, onSample) {
-  const pictures = element("div", { class: "cell-pictures", "aria-live": "polite" });
+  const pictures = element("div", { class: "cell-pictures" });
+  const spoken = element("p", { class: "unseen", role: "status" });
   const ask = latest((signal, cell) => api.confused(model.name, cell, signal));
   const open = async (i, j) => {
     const answer = await attempt(() => ask({ true: i, predicted: j }));
-    if (answer) await showCell(pictures, model, found.classes, [i, j], answer.samples, onSample);
+    if (answer) spoken.textContent = await showCell(pictures, model, found.classes, [i, j], answer.samples, onSample);
   };
-  const drawing = found.classes.length > MOST_CLASSES ? makeList(found, open) : makeTable(found, open);
-  return element("div", { class: "confusion" }, drawing, pictures);
+  const drawing = found.classes.length > MOST_CLASSES ? makeList(found, open) : makeTable(model, found, open);
+  return element("div", { class: "confusion" }, drawing, pictures, spoken);
 }
 
+/** Show the pictures of a cell; resolves to what that is in words. */
 async function showCell(place, model, classes, [i, j], samples, onSample) {
   const told = i === j ? `${classes[i]}, rightly named` : `${classes[i]}, taken for ${classes[j]}`;
   const some = samples.length > MOST_SHOWN ? `, the first ${MOST_SHOWN}` : "";
@@ -29,9 +33,11 @@ async function showCell(place, model, classes, [i, j], samples, onSample) {
   await fillGallery(gallery, model, samples.slice(0, MOST_SHOWN), onSample);
   place.replaceChildren(element("h4", {}, `${told}: ${samples.length}${some}`), gallery);
   place.scrollIntoView({ block: "nearest" });
+  return `${told}: ${samples.length} pictures`;
 }
 
-function makeTable(found, open) {
+function makeTable(model, found, open) {
+  const noteName = `matrix-note-${(numTables += 1)}`;
   const { classes, confusion } = found;
   const totals = confusion.map((row) => Math.max(row.reduce((a, b) => a + b, 0), 1));
   const cells = confusion.map((row, i) => row.map((n, j) => makeCell(n, n / totals[i], i === j, `${classes[i]} taken for ${classes[j]}: ${n}`, () => open(i, j))));
@@ -39,11 +45,11 @@ function makeTable(found, open) {
   const heads = classes.map((name) => element("th", { scope: "col" }, element("span", {}, name)));
   const rows = cells.map((row, i) => element("tr", {}, element("th", { scope: "row" }, element("span", {}, classes[i])), row.map((cell) => element("td", {}, cell))));
   const turned = classes.some((name) => name.length > 3) ? " turned" : "";
-  const table = element("table", { class: `matrix${turned}`, style: `--n:${classes.length}`, "aria-describedby": "matrix-note" },
-    element("thead", {}, element("tr", {}, element("td"), heads)), element("tbody", {}, rows));
+  const table = element("table", { class: `matrix${turned}`, style: `--n:${classes.length}`, "aria-describedby": noteName, "aria-label": `What ${model.name} takes for what` },
+    element("thead", {}, element("tr", {}, element("td", {}, element("span", { class: "unseen" }, "is / taken for")), heads)), element("tbody", {}, rows));
   table.addEventListener("keydown", (event) => step(event, cells));
   const note = "Rows are what it is, columns what it was taken for. Click a cell to see its pictures; with the keyboard, move by the arrows.";
-  return element("div", {}, element("div", { class: "scroll" }, table), element("p", { class: "note", id: "matrix-note" }, note));
+  return element("div", {}, element("div", { class: "scroll" }, table), element("p", { class: "note", id: noteName }, note));
 }
 
 function makeCell(n, share, right, label, onclick) {

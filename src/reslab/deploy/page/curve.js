@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { attempt } from "./alerts.js";
 import { chart } from "./chart.js";
-import { element, percent } from "./elements.js";
+import { element, keepingFocus, percent } from "./elements.js";
 import { oneByOne } from "./latest.js";
 
 // Of a network with more units it takes seconds, and is measured when asked for.
@@ -13,7 +13,7 @@ const MOST_UNITS_UNASKED = 30;
 export function makeCurve(model) {
   const units = model.stages.flatMap((stage) => stage.units);
   let picture = null;
-  const place = element("div", { class: "curve-place" });
+  const place = element("div", { class: "curve-place", tabindex: "-1" });
   const source = element("select", { "aria-label": "Measured on", onchange: () => measure() },
     element("option", { value: "picture" }, "this picture"), element("option", { value: "run" }, "the run's test pictures"));
   const again = element("button", { type: "button", class: "button", onclick: () => measure() }, `Try each of the ${units.length} units`);
@@ -25,11 +25,12 @@ export function makeCurve(model) {
     place.setAttribute("aria-busy", "true");
     const answer = await attempt(ask);
     place.setAttribute("aria-busy", "false");
-    if (answer) place.replaceChildren(drawCurve(answer.units, model));
+    if (answer) keepingFocus(() => place.replaceChildren(drawCurve(answer.units, model)), () => place);
   }
 
   return {
     node: element("div", { class: "curve" }, head, place),
+    place,
     take(blob) {
       picture = blob;
       if (source.value === "run") return;

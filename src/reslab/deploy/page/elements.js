@@ -21,6 +21,14 @@ function filled(made, facts, children) {
   return made;
 }
 
+/** Redraw by `act`; the element that had the focus keeps it, or else `next()` gets it where there was one to keep. */
+export function keepingFocus(act, next = () => null) {
+  const had = document.activeElement;
+  act();
+  if (!had || had === document.activeElement || had === document.body) return;
+  (had.isConnected ? had : next())?.focus({ preventScroll: true });
+}
+
 /** 0.9312 as "93.1 %". */
 export function percent(value) {
   return `${(100 * value).toFixed(1)} %`;

@@ -1,6 +1,6 @@
 // What speaks for a class, as colours over what the network sees.
 
-import { element } from "./elements.js";
+import { element, keepingFocus } from "./elements.js";
 
 export const METHODS = { "grad-cam": "Grad-CAM", occlusion: "Occlusion", "integrated-gradients": "Integrated gradients" };
 // From nothing to much, dark to bright, told apart by colour-blind eyes too (inferno).
@@ -10,15 +10,26 @@ const COLOURS = [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 2
 export function makeHeat() {
   const picture = element("img", { alt: "", hidden: true });
   const canvas = element("canvas", { "aria-hidden": "true" });
-  const note = element("figcaption", {}, "What the network sees will stand here.");
+  const note = element("figcaption", { tabindex: "-1" }, "What the network sees will stand here.");
   const node = element("figure", { class: "seen" }, element("div", { class: "frame" }, picture, canvas), note);
 
-  function show(answer) {
+  /** Show what was answered; `told` says in words which units that is of. */
+  function show(answer, told) {
     picture.src = answer.picture;
     picture.hidden = false;
     picture.alt = `The picture as the network sees it; the heat map marks what speaks for ${answer.class}.`;
     paint(canvas, answer.heat);
-    note.replaceChildren("What speaks for ", element("b", {}, answer.class), ", all units on");
+    say("What speaks for ", element("b", {}, answer.class), `, ${told}.`);
+  }
+
+  /** The map that is shown is of another state, and takes long: it is drawn when asked for. */
+  function offer(again) {
+    const act = () => { again(); say("Drawing it anew …"); };
+    say("Of the units as they were before. ", element("button", { type: "button", class: "chip", onclick: act }, "Draw it anew"));
+  }
+
+  function say(...words) {
+    keepingFocus(() => note.replaceChildren(...words), () => note);
   }
 
   function wait(waiting) {
@@ -30,7 +41,7 @@ export function makeHeat() {
     canvas.style.opacity = value;
   }
 
-  return { node, show, strength, wait };
+  return { node, offer, show, strength, wait };
 }
 
 function paint(canvas, heat) {

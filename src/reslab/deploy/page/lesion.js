@@ -1,6 +1,6 @@
 // Which units are off and which have changed places.
 
-import { element } from "./elements.js";
+import { element, keepingFocus } from "./elements.js";
 
 /** The plan of one network; `onChange()` hears of every change. */
 export function makePlan(onChange) {
@@ -12,12 +12,18 @@ export function makePlan(onChange) {
     get swaps() { return swaps; },
     get empty() { return off.size === 0 && swaps.length === 0; },
     asked: () => ({ off: [...off], swap: swaps }),
+    /** "all units on", "2 units off and 1 swap". */
+    words: () => [numbered(off.size, "unit", " off"), numbered(swaps.length, "swap")].filter(Boolean).join(" and ") || "all units on",
     toggle: changed((name) => { if (!off.delete(name)) off.add(name); }),
     // A unit has one place: a new swap undoes the ones that it was in.
     swap: changed((a, b) => { swaps = [...swaps.filter((pair) => !pair.includes(a) && !pair.includes(b)), [a, b]]; }),
     back: changed((a) => { swaps = swaps.filter((pair) => !pair.includes(a)); }),
     clear: changed(() => { off.clear(); swaps = []; }),
   };
+}
+
+function numbered(number, noun, after = "") {
+  return number ? `${number} ${noun}${number > 1 ? "s" : ""}${after}` : "";
 }
 
 /** "All on", what is off in words, and the choice of two units that change places. */
@@ -31,7 +37,10 @@ export function makePlanControls(units, plan) {
     clear.setAttribute("aria-disabled", String(plan.empty));
     const total = units.filter((unit) => unit.switchable).length;
     said.textContent = plan.off.size ? `${plan.off.size} of ${total} units off` : "Every unit is on.";
-    chips.replaceChildren(...plan.swaps.map(([a, b]) => chip(a, b, () => plan.back(a))));
+    const swapped = plan.swaps.join(" ");
+    if (chips.dataset.swaps === swapped) return;
+    chips.dataset.swaps = swapped;
+    keepingFocus(() => chips.replaceChildren(...plan.swaps.map(([a, b]) => chip(a, b, () => plan.back(a)))), () => clear);
   }
   update();
   return { node, update };

@@ -40,7 +40,7 @@ function makeStage(stage, tiles) {
   const [channels, height, width] = stage.units[0].output;
   const units = stage.units.map((unit) => tiles.get(unit.name).node);
   const size = element("span", { class: "muted" }, ` ${channels} channels at ${height}×${width}`);
-  return element("section", { class: "stage", "aria-label": stage.name }, element("h4", {}, stage.name, size), element("div", { class: "units" }, units));
+  return element("div", { class: "stage", role: "group", "aria-label": stage.name }, element("h4", {}, stage.name, size), element("div", { class: "units" }, units));
 }
 
 function end(side, name, sentence) {

@@ -36,15 +36,19 @@ export function makePicture(onPicture) {
     chosen: element("div", { class: "stage-picture" }, preview, said, buttons),
     gallery,
     takeSample,
-    /** Show the test pictures of a model; resolves to them, and to none where another model was asked for since. */
-    async offer(model) {
-      offered = model;
-      const { samples } = await api.samples(model, NUM_SAMPLES).catch(() => ({ samples: [] }));
-      const nodes = await Promise.all(samples.map((one) => thumbnail(model, one, () => takeSample(model, one))));
-      if (offered !== model) return [];
-      gallery.replaceChildren(...nodes);
-      gallery.hidden = nodes.length === 0;
-      return samples;
+    /** Show the test pictures of the first model that has some; resolves to its name and them, to none where others were asked for since. */
+    async offer(models) {
+      const mine = (offered = models.join("\n"));
+      for (const model of models) {
+        const { samples } = await api.samples(model, NUM_SAMPLES).catch(() => ({ samples: [] }));
+        const nodes = await Promise.all(samples.map((one) => thumbnail(model, one, () => takeSample(model, one))));
+        if (offered !== mine) return ["", []];
+        if (gallery.dataset.model !== model || !nodes.length) gallery.replaceChildren(...nodes);
+        gallery.dataset.model = model;
+        gallery.hidden = nodes.length === 0;
+        if (nodes.length) return [model, samples];
+      }
+      return ["", []];
     },
   };
 }

@@ -3,51 +3,61 @@
 import * as api from "./api.js";
 import { chart, keys } from "./chart.js";
 import { makeConfusion } from "./confusion.js";
-import { count, element, figure, percent } from "./elements.js";
+import { count, element, figure, keepingFocus, percent } from "./elements.js";
 import { thumbnail } from "./picture.js";
 
 const POLL_MILLISECONDS = 2000;
 
-/** The run's part of the page; `onSample(model, row)` takes a test picture, `onFinished()` hears that a run has ended. */
-export function makeRun(place, onSample, onFinished) {
-  const body = element("div", { class: "run" });
-  place.append(body);
-  let model = null, timer = 0, lines = [], parts = null;
+/** The runs of the chosen models; `onSample(model, row)` takes a test picture, `onFinished(model)` hears that a run has ended. */
+export function makeRuns(place, onSample, onFinished) {
+  let runs = [];
 
-  /** Show the run of another model. */
-  function show(chosen) {
-    clearTimeout(timer);
-    place.querySelector("h2").textContent = `The run of ${chosen.name}`;
-    [model, lines] = [chosen, []];
-    if (!model.run) {
-      body.replaceChildren(element("p", { class: "empty" }, `${model.name} is a file of weights alone. Serve the folder of its run to see its curves and mistakes.`));
-      return;
-    }
-    parts = { head: element("div"), curves: element("div", { class: "curves" }), judged: element("div", { class: "judged" }) };
-    body.replaceChildren(parts.head, parts.curves, parts.judged);
-    poll(model);
+  /** Show the runs of these models; those that stay keep what is open in them. */
+  function show(models) {
+    const kept = runs.filter((run) => models.some((model) => same(model, run.model)));
+    for (const run of runs) if (!kept.includes(run)) run.leave();
+    runs = models.map((model) => kept.find((run) => same(model, run.model)) ?? makeRun(model, onSample, onFinished));
+    keepingFocus(() => place.replaceChildren(...runs.map((run) => run.node)));
+    place.classList.toggle("two", runs.length > 1);
   }
 
+  return { show };
+}
+
+function same(one, other) {
+  return one.name === other.name && one.finished === other.finished;
+}
+
+/** One run: it is asked for until all is there, or until it is left. */
+function makeRun(model, onSample, onFinished) {
+  const parts = { head: element("div"), curves: element("div", { class: "curves" }), judged: element("div", { class: "judged" }) };
+  const body = element("div", { class: "run" }, parts.head, parts.curves, parts.judged);
+  const node = element("section", { class: "panel", "aria-label": `The run of ${model.name}` }, element("h2", {}, `The run of ${model.name}`), body);
+  const lines = [];
+  let left = false;
+
   /** Ask, draw what is new, and ask again for as long as there is something to come. */
-  async function poll(asked) {
-    const found = document.hidden ? null : await api.run(asked.name, lines.length).catch((error) => ({ error }));
-    if (asked !== model) return;
+  async function poll() {
+    if (left) return;
+    const found = document.hidden ? null : await api.run(model.name, lines.length).catch((error) => ({ error }));
+    if (left) return;
     if (found && !found.error) draw(found);
     else if (found) parts.head.replaceChildren(element("p", { class: "note" }, `Nothing new: ${found.error.message}`));
-    if (found?.finished && !asked.finished) onFinished();
-    if (!found?.finished || !found.judged) timer = setTimeout(() => poll(asked), POLL_MILLISECONDS);
+    if (found?.finished && !model.finished) onFinished(model);
+    else if (!found?.finished || !found.judged) setTimeout(poll, POLL_MILLISECONDS);
   }
 
   function draw(found) {
     lines.push(...found.log);
     parts.head.replaceChildren(progress(found, lines));
     if (found.log.length) parts.curves.replaceChildren(...curves(lines));
-    if (found.judged && !parts.done) parts.judged.replaceChildren(...judgement(model, found, onSample));
-    else if (found.finished && !found.judged) parts.judged.replaceChildren(element("p", { class: "note" }, "Looking at the test images, for the confusions and mistakes …"));
-    parts.done = found.judged;
+    if (found.judged) parts.judged.replaceChildren(...judgement(model, found, onSample));
+    else if (found.finished) parts.judged.replaceChildren(element("p", { class: "note" }, "Looking at the test images, for the confusions and mistakes …"));
   }
 
-  return { show };
+  if (model.run) poll();
+  else body.replaceChildren(element("p", { class: "empty" }, `${model.name} is a file of weights alone. Serve the folder of its run to see its curves and mistakes.`));
+  return { node, model, leave: () => { left = true; } };
 }
 
 function progress(found, lines) {

@@ -1,29 +1,45 @@
 // One unit from near: what it does, its feature maps, how strongly it answers, how much depends on it.
 
-import * as api from "./api.js";
 import { attempt } from "./alerts.js";
 import { count, element, figure } from "./elements.js";
-import { oneByOne } from "./latest.js";
 import { changes } from "./network.js";
 
-/** The panel of the unit that was clicked; `onClose()` hears that it was put away. */
-export function makeUnit(model, onClose) {
+/** The panel of the unit that was clicked; `ask(name)` asks for it as the network stands, `plan` tells in words how that is, `onClose(name)` hears that it was put away. */
+export function makeUnit(model, ask, plan, onClose) {
   const units = new Map(model.stages.flatMap((stage) => stage.units).map((unit) => [unit.name, unit]));
-  const node = element("section", { class: "inside", hidden: true, "aria-live": "polite" });
-  const ask = oneByOne((name, picture) => api.unit(model.name, name, picture));
+  const title = element("h3", { tabindex: "-1" });
+  const facts = element("div");
+  const body = element("div", { class: "inside-body" });
+  const spoken = element("p", { class: "unseen", role: "status" });
+  const top = element("div", { class: "row between" }, element("div", {}, title, facts), element("button", { type: "button", class: "button", onclick: close }, "Close"));
+  const node = element("section", { class: "inside", hidden: true, "aria-label": `One unit of ${model.name}`, onkeydown: (event) => event.key === "Escape" && close() }, top, body, spoken);
   let shown = null;
 
-  async function open(name, picture, asked = true) {
+  /** Look into another unit: the focus goes to its name, and comes back by Escape or Close. */
+  async function open(name) {
     shown = name;
     node.hidden = false;
-    node.setAttribute("aria-busy", "true");
-    if (node.dataset.unit !== name) node.replaceChildren(head(units.get(name), close));
-    node.dataset.unit = name;
-    const answer = picture && (await attempt(() => ask(name, picture)));
-    node.setAttribute("aria-busy", "false");
-    if (!answer || shown !== name) return;
-    node.replaceChildren(head(units.get(name), close), ...body(answer));
-    if (asked) node.scrollIntoView({ block: "nearest" });
+    if (title.textContent !== `Inside ${name}`) body.replaceChildren(element("p", { class: "note" }, "Its measures come with the picture."));
+    title.textContent = `Inside ${name}`;
+    facts.replaceChildren(...about(units.get(name)));
+    title.focus({ preventScroll: true });
+    const answer = await renew();
+    if (!answer) return;
+    spoken.textContent = `Response of ${name} ${figure(answer.response)}, branch ${figure(answer.branch)}, shortcut ${figure(answer.shortcut)}, gradient ${figure(answer.gradient)}`;
+    node.scrollIntoView({ block: "nearest" });
+  }
+
+  /** Show the open unit as it is now: another picture, or other units off. Resolves to what was shown, if anything. */
+  async function renew() {
+    if (!shown) return null;
+    const name = shown;
+    const told = plan.words();
+    body.setAttribute("aria-busy", "true");
+    const answer = await attempt(() => ask(name));
+    if (shown !== name) return null;
+    body.setAttribute("aria-busy", "false");
+    if (answer) body.replaceChildren(...measures(answer, told));
+    return answer;
   }
 
   function close() {
@@ -33,18 +49,16 @@ export function makeUnit(model, onClose) {
     onClose(name);
   }
 
-  return { node, open, take: (picture) => shown && open(shown, picture, false) };
+  return { node, open, renew };
 }
 
-function head(unit, close) {
+function about(unit) {
   const shape = `${unit.in_channels} channels in, ${unit.output[0]} out at ${unit.output[1]}×${unit.output[2]}`;
   const facts = [shape, ...changes(unit), `${count(unit.params)} parameters`].filter(Boolean).join(" · ");
-  return element("div", { class: "row between" },
-    element("div", {}, element("h3", {}, `Inside ${unit.name}`), element("p", { class: "sentence" }, unit.sentence), element("p", { class: "note" }, facts)),
-    element("button", { type: "button", class: "button", onclick: close }, "Close"));
+  return [element("p", { class: "sentence" }, unit.sentence), element("p", { class: "note" }, facts)];
 }
 
-function body(answer) {
+function measures(answer, told) {
   const facts = [
     ["Response", answer.response, "spread of what it hands on"],
     ["Branch", answer.branch, "spread of what it computes"],
@@ -52,7 +66,7 @@ function body(answer) {
     ["Gradient", answer.gradient, "how much the top class depends on it"],
   ].filter(([, value]) => value != null);
   const tiles = facts.map(([name, value, why]) => element("div", {}, element("dt", {}, name), element("dd", {}, figure(value)), element("dd", { class: "note" }, why)));
-  const maps = answer.maps.map((src, i) => element("img", { src, alt: `Feature map ${i + 1} of ${answer.unit}` }));
-  const told = `${maps.length} of ${answer.output[0]} feature maps, each in its own brightness; all units on.`;
-  return [element("dl", { class: "facts" }, tiles), element("figure", {}, element("div", { class: "maps" }, maps), element("figcaption", {}, told))];
+  const maps = answer.maps.map((src, i) => element("img", { src, alt: `Feature map ${answer.channels[i]}` }));
+  const caption = `${maps.length} of ${answer.output[0]} feature maps, each in its own brightness; ${told}.`;
+  return [element("dl", { class: "facts" }, tiles), element("figure", {}, element("div", { class: "maps" }, maps), element("figcaption", {}, caption))];
 }

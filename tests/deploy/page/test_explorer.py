@@ -1,147 +1,27 @@
 """The explorer in a real browser: a picture, its classes, its heat map, units switched off, errors, keyboard, phone."""
 
 import base64
-import json
-import os
 import re
 import shutil
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-import uvicorn
-from PIL import Image
 
-from reslab.deploy.service.app import make_app
 from reslab.deploy.service.settings import ServiceSettings
 from reslab.training.run import Run
-from reslab.training.sources import find_data
-from reslab.training.train_run import train
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-# .ci/run sets it: there a browser that is missing is a failure.
-REQUIRED = os.environ.get("RESLAB_REQUIRE_BROWSER") == "1"
-WITHOUT_SANDBOX = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage"]
-PATIENCE_MILLISECONDS = 60_000.0
-
-_browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-if not REQUIRED:
-    pytest.importorskip("playwright", reason="the explorer was not tried: playwright is not installed")
-    if _browser is None:
-        pytest.skip(f"the explorer was not tried: none of {', '.join(BROWSERS)} is here", allow_module_level=True)
-
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright  # noqa: E402
-
-expect.set_options(timeout=PATIENCE_MILLISECONDS)
-
-
-SETTINGS = {"model.depths": "2,2,2", "model.widths": "16,16,24"}
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
-    """`net` with 3x2 units, and its twin `plain` without shortcuts."""
-    folder = tmp_path_factory.mktemp("explored")
-    return [
-        train(model, epochs=epochs, settings=SETTINGS, output=folder / name, device="cpu")
-        for name, model, epochs in (("net", "resnet20_cifar", 2), ("plain", "plain20_cifar", 1))
-    ]
-
-
-@pytest.fixture(scope="module")
-def young(runs: list[Run], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`young`, a run in the middle of its training: some of its log, and no weights."""
-    folder = tmp_path_factory.mktemp("training") / "young"
-    folder.mkdir()
-    facts = json.loads((runs[0].path / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({**facts, "result": None}))
-    (folder / "log.jsonl").write_text("".join(log_lines(runs[0])[:1]))
-    return folder
-
-
-def log_lines(run: Run) -> list[str]:
-    return (run.path / "log.jsonl").read_text().splitlines(keepends=True)
-
-
-@pytest.fixture(scope="module")
-def address(runs: list[Run], young: Path) -> Iterator[str]:
-    """Where the service answers."""
-    with served([*runs, young], ServiceSettings(engine="torch", device="cpu")) as found:
-        yield found
-
-
-@contextmanager
-def served(runs: Sequence[Run | Path], settings: ServiceSettings) -> Iterator[str]:
-    config = uvicorn.Config(make_app(runs, settings), port=0, log_level="error", timeout_graceful_shutdown=5)
-    socket = config.bind_socket()
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{socket.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    assert _browser is not None, f"RESLAB_REQUIRE_BROWSER is set, and none of {', '.join(BROWSERS)} is here"
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=_browser, args=WITHOUT_SANDBOX)
-        yield opened
-        opened.close()
-
-
-@contextmanager
-def opened_page(browser: Browser, address: str, **options: Any) -> Iterator[Page]:
-    """The page after its first answers. At the end nothing was asked of another host and no script had failed."""
-    context = browser.new_context(**options)
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE_MILLISECONDS)
-    asked: list[str] = []
-    failed: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", lambda error: failed.append(str(error)))
-    page.goto(address)
-    yield page
-    context.close()
-    others = [url for url in asked if not url.startswith((address + "/", "data:", f"blob:{address}/"))]
-    assert not others
-    assert not failed
-
-
-@pytest.fixture
-def page(browser: Browser, address: str) -> Iterator[Page]:
-    with opened_page(browser, address, viewport={"width": 1280, "height": 900}) as found:
-        wait_for_answers(found)
-        yield found
-
-
-def wait_for_answers(page: Page) -> None:
-    """The first test picture has been seen: classes, heat map, and the curve, which comes last."""
-    expect(page.locator(".curve .dot")).not_to_have_count(0)
-    expect(page.locator(".frame img")).to_be_visible()
-
-
-@pytest.fixture(scope="module")
-def png(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A digit as a file of one's own."""
-    file = tmp_path_factory.mktemp("pictures") / "seven.png"
-    Image.fromarray(find_data("digits").split("test").raw(7)[0].numpy()).save(file)
-    return file
-
-
-def verdict(page: Page) -> Locator:
-    return page.locator(".bench").first.locator(".verdict")
-
-
-def lever(page: Page, unit: str) -> Locator:
-    return page.get_by_role("switch", name=unit, exact=True).first
+from tests.deploy.page.browser import (
+    Browser,
+    Locator,
+    Page,
+    expect,
+    lever,
+    opened_page,
+    served,
+    verdict,
+    wait_for_answers,
+)
 
 
 def heights(page: Page, kind: str) -> list[str]:
@@ -213,7 +93,7 @@ def test_unit_switched_off_changes_the_numbers_and_all_on_brings_them_back(page:
     lever(page, "layer1.0").click()
     expect(lever(page, "layer1.0")).to_have_attribute("aria-checked", "false")
     expect(verdict(page)).to_contain_text("was ")
-    expect(page.get_by_role("status")).to_contain_text("was ")
+    expect(page.locator(".bench").get_by_role("status").first).to_contain_text("was ")
     assert top_values(page) != values
     assert heights(page, "now") != heights(page, "whole")
     page.get_by_role("button", name="All on").click()
@@ -378,20 +258,21 @@ def test_phone_needs_no_sideways_scrolling_and_keeps_the_answer_in_sight(
 
 
 def test_run_in_training_shows_live_and_can_be_asked_when_it_has_ended(
-    page: Page, runs: list[Run], young: Path
+    browser: Browser, runs: list[Run], young: Path
 ) -> None:
-    page.select_option("#model", "young")
-    expect(page.locator(".live")).to_have_text("in training")
-    expect(page.locator(".bench")).to_contain_text("still in training")
-    first = page.locator(".curves polyline").first.get_attribute("points")
-    (young / "log.jsonl").write_text("".join(log_lines(runs[0])))
-    expect(page.locator(".curves polyline").first).not_to_have_attribute("points", str(first))
-    shutil.copy(runs[0].weights_path, young)
-    shutil.copy(runs[0].path / "run.json", young)
-    expect(page.locator("#run")).to_contain_text("Ended after")
-    expect(page.locator(".bench .tile")).to_have_count(6)
-    lever(page, "layer1.0").click()
-    expect(verdict(page)).to_contain_text("was ")
+    with served([young]) as address, opened_page(browser, address) as page:
+        expect(page.locator(".live")).to_have_text("in training")
+        expect(page.locator(".bench")).to_contain_text("still in training")
+        first = page.locator(".curves polyline").first.get_attribute("points")
+        shutil.copy(runs[0].path / "log.jsonl", young)
+        expect(page.locator(".curves polyline").first).not_to_have_attribute("points", str(first))
+        shutil.copy(runs[0].weights_path, young)
+        shutil.copy(runs[0].path / "run.json", young)
+        expect(page.locator("#run")).to_contain_text("Ended after")
+        expect(page.locator(".bench .tile")).to_have_count(6)
+        wait_for_answers(page)
+        lever(page, "layer1.0").click()
+        expect(verdict(page)).to_contain_text("was ")
 
 
 def test_token_is_asked_for(browser: Browser, runs: list[Run]) -> None:
