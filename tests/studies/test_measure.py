@@ -159,5 +159,28 @@ def test_a_page_tells_of_seeds_that_diverged_and_steps_never_reached(changed: Ch
     assert page.rows[0].mean() == 90.0
     assert "not finite in 1 of 1 seeds" in page.rows[0].why
     assert page.rows[0].runs[0].values["steps_to_train_error"] == math.inf
-    assert "in steps to a training error of 20 %, the last step where it was not reached" in page.claims[0].words
+    assert page.claims[0].words == "no number came of plain, residual"
     assert page.claims[0].verdict == "undecided"
+
+
+def test_the_cost_counts_what_was_trained_before_a_stop(study: Study, place: Place) -> None:
+    plan = make_plan(study, "smoke", seeds=1, rows=["plain"])
+    entry = do(plan.jobs[0], place)
+    entry.write({**entry.facts, "seconds": 2.0, "values": {**entry.values, "train_seconds": 100.0}})
+    assert collect(plan, place.store, lambda _: 0.0, {}).facts["cost"] == "1 min 40 s for 1 network"
+
+
+def test_a_verdict_has_units_and_says_what_of_an_answer_it_counts(changed: Changed, place: Place) -> None:
+    study = changed(asked=(Asked("gradients", at="init", num_images=8),))
+    claims = (
+        Claim("x", "plain", ">", "residual", "test_error"),
+        Claim("y", "plain", ">", "residual", "gradients.slope.decades"),
+    )
+    claims = (*claims, Claim("z", "plain", ">", "residual", "steps_to_train_error"))
+    plan = make_plan(replace(study, claims=claims), "smoke", seeds=1)
+    run_here(plan.jobs, place)
+    error, slope, steps = collect(plan, place.store, lambda _: 0.0, {}).claims
+    assert " points, " in error.words
+    assert slope.words.endswith("in the powers of ten by which the gradient grows from last unit to first")
+    assert "difference 0 steps, " in steps.words
+    assert steps.words.endswith("in steps to a training error of 20 %, the last step where it was not reached")

@@ -31,6 +31,7 @@ def test_holds_fails_and_undecided() -> None:
     holds = judge(WORSE, {"a": high, "b": low})
     assert (holds.verdict, holds.num_agreeing, holds.num_pairs) == ("holds", 5, 5)
     assert holds.words.startswith("5 of 5 seeds; difference 4.06, 95 % interval 3.")
+    assert judge(WORSE, {"a": high, "b": low}, "points").words.startswith("5 of 5 seeds; difference 4.06 points, 95 % ")
     assert judge(WORSE, {"a": low, "b": high}).verdict == "fails"
     near = judge(WORSE, {"a": by_seed(9.0, 9.4, 9.2), "b": by_seed(9.1, 8.9, 9.2)})
     assert near.verdict == "undecided"

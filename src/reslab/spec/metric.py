@@ -44,6 +44,10 @@ _ANSWERS: dict[str, Metric] = {
         Metric("gradients.slope.decades", "", "powers of ten by which the gradient grows from last unit to first"),
         Metric("responses.mean_std", "", "standard deviation of a layer's response, the mean over the layers"),
         Metric("lesion.units.error.median", "", "share of the pictures wrong without one unit, the median over units"),
+        Metric(
+            "lesion.permuted.error.mean", "", "share of the pictures wrong with units permuted, the mean of the draws"
+        ),
+        Metric("lesion.paths.contribution.peak", "", "length of those paths that carry the most gradient together"),
         Metric("landscape.not_convex", "", "share of the points where the loss surface is far from convex"),
     )
 }

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from reslab.report.study_page import JudgedClaim, StudyPage, StudyRow, StudyRun
 from reslab.report.tables import plural, seconds
+from reslab.spec.metric import Metric, metric_of
 from reslab.spec.study import Asked, Claim
 from reslab.studies.cost import Rate, describe_recipe, price_seconds
 from reslab.studies.ensembles import ensembles
@@ -34,19 +35,30 @@ def _notes(plan: Plan, store: Store, said: Sequence[str]) -> tuple[str, ...]:
 
 def verdicts(page: StudyPage) -> list[tuple[Claim, Verdict]]:
     """Each claim with its verdict from the page's rows."""
-    return [(claim, judge(claim, _values(page, claim))) for claim in page.study.claims]
+    return [(claim, judge(claim, _values(page, claim), _unit(page, claim))) for claim in page.study.claims]
 
 
 def judged(page: StudyPage, claim: Claim, verdict: Verdict) -> JudgedClaim:
     """A claim as the page shows it."""
-    return JudgedClaim(claim.text, verdict.verdict, "; ".join([verdict.words, *_how_counted(page, claim)]))
+    counted = _how_counted(page, claim) if verdict.difference is not None else []
+    return JudgedClaim(claim.text, verdict.verdict, "; ".join([verdict.words, *counted]))
+
+
+def _metric(page: StudyPage, claim: Claim) -> Metric:
+    return metric_of(claim.metric or page.study.row(claim.rows[0]).metric)
+
+
+def _unit(page: StudyPage, claim: Claim) -> str:
+    """That of a difference: percentages differ by points."""
+    unit = _metric(page, claim).unit
+    return "points" if unit == "%" else unit
 
 
 def _how_counted(page: StudyPage, claim: Claim) -> list[str]:
-    """Of which training error the steps are, and what one that never reached it counts as."""
+    """What was counted, where the claim does not say it: the field of an answer; steps to which training error."""
+    if claim.metric != "steps_to_train_error":
+        return [f"in the {_metric(page, claim).words}"] * ("." in claim.metric)
     rows = [row for name in claim.rows if (row := page.row(name))]
-    if claim.metric != "steps_to_train_error" or not any(row.runs for row in rows):
-        return []
     levels = dict.fromkeys(f"{row.cut.train_error or DEFAULT_TRAIN_ERROR:g} %" for row in rows)
     return [f"in steps to a training error of {' and '.join(levels)}, the last step where it was not reached"]
 
@@ -56,12 +68,14 @@ def _values(page: StudyPage, claim: Claim) -> dict[str, dict[int, float]]:
     found: dict[str, dict[int, float]] = {}
     for name in claim.rows:
         row = page.row(name)
+        if row and row.runs:
+            found[name] = {}
         for run in row.runs if row else ():
             value = run.values.get(claim.metric or page.study.row(name).metric)
             if value is not None and math.isinf(value):
                 value = max((float(line["step"]) for line in run.log), default=None)
             if value is not None and math.isfinite(value):
-                found.setdefault(name, {})[run.seed] = value
+                found[name][run.seed] = value
     return found
 
 
@@ -126,7 +140,8 @@ def _facts(plan: Plan, store: Store, command: str) -> dict[str, str]:
     versions = dict.fromkeys(
         ", ".join(f"{name} {version}" for name, version in one["versions"].items() if name != "system") for one in told
     )
-    spent = sum(one["seconds"] for one in told)
+    # A training that was stopped tells its own seconds in full, its entry those after it was taken up again.
+    spent = sum(max(one["seconds"], one["values"].get("train_seconds", 0.0)) for one in told)
     recipes = dict.fromkeys(describe_recipe(row.recipe) for row in plan.rows if not row.row.members)
     found = {
         "command": command,
@@ -134,6 +149,6 @@ def _facts(plan: Plan, store: Store, command: str) -> dict[str, str]:
         "procedure": "; ".join(recipes),
         "hardware": "; ".join(hardware),
         "versions": "; ".join(versions),
-        "cost": f"{seconds(spent)} for {len(told)} trainings" if told else "",
+        "cost": f"{seconds(spent)} for {plural(len(told), 'network')}" if told else "",
     }
     return {name: text for name, text in found.items() if text}

@@ -9,7 +9,13 @@ from reslab.studies.measure import DEFAULT_TRAIN_ERROR, Lines, last_epoch, steps
 from reslab.studies.plan import Job
 from reslab.studies.store import Entry
 
-REDUCTIONS: dict[str, Callable[[Sequence[float]], float]] = {"mean": fmean, "median": median, "min": min, "max": max}
+REDUCTIONS: dict[str, Callable[[Sequence[float]], float]] = {
+    "mean": fmean,
+    "median": median,
+    "min": min,
+    "max": max,
+    "peak": lambda numbers: numbers.index(max(numbers)),
+}
 
 
 def values_of(job: Job, entry: Entry, log: Lines) -> dict[str, float]:
@@ -42,7 +48,7 @@ def row_value(name: str, answers: Mapping[str, Any]) -> float | None:
     """The number at a path into an answer (`lesion.error`); None where there is none.
 
     A part that meets a list is taken of each of its members, and one of `REDUCTIONS` or a place makes one number of
-    a list: `lesion.units.error.median`, `landscape.largest.0`.
+    a list: `lesion.units.error.median`, `landscape.largest.0`; `peak` is the place of its largest, from 0.
     """
     question, _, path = name.partition(".")
     for told in (question, f"{question}@init"):

@@ -1,7 +1,7 @@
 """Claims judged from the seeds: holds, fails, or undecided, with the interval and how many seeds would decide."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 
@@ -11,7 +11,7 @@ from reslab.studies.student import t_quantile
 CONFIDENCE = 0.95
 MOST_SEEDS = 1000
 
-# A row's values by seed.
+# The values of each row that was run, by seed.
 Values = Mapping[str, Mapping[int, float]]
 
 
@@ -29,35 +29,44 @@ class Verdict:
     num_seeds_needed: int | None = None
 
 
-def judge(claim: Claim, values: Values) -> Verdict:
-    """The verdict on a claim from the values of its metric.
+def judge(claim: Claim, values: Values, unit: str = "") -> Verdict:
+    """The verdict on a claim from the values of its metric; `unit` is that of their differences.
 
     The interval is Welch's (1947) for a sum of means: d = sum c_i mean_i, of variance sum c_i^2 s_i^2 / n_i and
     degrees of freedom (sum v_i)^2 / sum (v_i^2 / (n_i - 1)) with v_i = c_i^2 s_i^2 / n_i. The claim holds where the
     whole interval is on its side, and fails where none of it is.
     """
     weights = _weights(claim)
-    lacking = [name for name in weights if not values.get(name)]
-    if lacking:
-        return Verdict("undecided", f"{', '.join(lacking)} {'was' if len(lacking) == 1 else 'were'} not run")
+    if lacking := _lacking(weights, values):
+        return Verdict("undecided", lacking)
     difference = sum(weight * fmean(values[name].values()) for name, weight in weights.items()) + _constant(claim)
     pairs = _pairs(claim, weights, values)
     agreeing = sum(_agrees(claim, pair) for pair in pairs)
     if claim.deterministic:
         verdict = "holds" if _agrees(claim, difference) else "fails"
-        words = f"difference {_shown(difference)}; no seed changes it"
+        words = f"difference {_shown(difference, unit)}; no seed changes it"
         return Verdict(verdict, words, difference, None, agreeing, len(pairs))
     counts = [len(values[name]) for name in weights]
     if not counts or min(counts) < 2:
-        words = f"{_of(agreeing, pairs)}; difference {_shown(difference)}, at least 2 seeds of each row are needed"
+        words = (
+            f"{_of(agreeing, pairs)}; difference {_shown(difference, unit)}, at least 2 seeds of each row are needed"
+        )
         return Verdict("undecided", words, difference, None, agreeing, len(pairs), 2)
     interval = _interval(difference, weights, values)
     verdict = _verdict(claim, interval)
     needed = None if verdict != "undecided" else seeds_needed(claim, difference, weights, values)
-    words = f"{_of(agreeing, pairs)}; difference {_shown(difference)}, 95 % interval {_told(interval)}"
+    words = f"{_of(agreeing, pairs)}; difference {_shown(difference, unit)}, 95 % interval {_told(interval)}"
     if verdict == "undecided":
         words += "; all seeds gave the same" if interval[0] == interval[1] else f"; {_needed(needed)}"
     return Verdict(verdict, words, difference, interval, agreeing, len(pairs), needed)
+
+
+def _lacking(names: Iterable[str], values: Values) -> str:
+    """Which rows are not in `values`, or have no value there, in words; empty where all have one."""
+    away = [name for name in names if name not in values]
+    empty = [name for name in names if name in values and not values[name]]
+    told = [f"{', '.join(away)} {'was' if len(away) == 1 else 'were'} not run"] * bool(away)
+    return "; ".join(told + [f"no number came of {', '.join(empty)}"] * bool(empty))
 
 
 def _weights(claim: Claim) -> dict[str, float]:
@@ -143,5 +152,5 @@ def _told(interval: tuple[float, float]) -> str:
     return f"{_shown(interval[0])} to {_shown(interval[1])}"
 
 
-def _shown(value: float) -> str:
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+def _shown(value: float, unit: str = "") -> str:
+    return f"{value:.3g} {unit}".rstrip() if abs(value) < 1000 else f"{value:,.0f} {unit}".rstrip()

@@ -91,12 +91,15 @@ HE2015: tuple[Study, ...] = (
                 "residual-56 - residual-20",
                 "train_error",
             ),
-            Claim(
-                "residual-20 reaches a fixed training error in fewer steps than plain-20",
-                "residual-20",
-                "<",
-                "plain-20",
-                "steps_to_train_error",
+            *(
+                Claim(
+                    f"residual-{depth} reaches a fixed training error in fewer steps than plain-{depth}",
+                    f"residual-{depth}",
+                    "<",
+                    f"plain-{depth}",
+                    "steps_to_train_error",
+                )
+                for depth in (20, 56)
             ),
         ),
         asked=(Asked("gradients", at="init"),),

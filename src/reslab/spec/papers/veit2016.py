@@ -8,6 +8,8 @@ from reslab.spec.study import Asked, Claim, Reported, Row, Study
 
 _PAPER = "Veit et al. 2016, arXiv:1605.06431"
 _ONE = "lesion.units.error.median"
+_SWAPPED = "lesion.permuted.error.mean"
+_CARRYING = "lesion.paths.contribution.peak"
 _ROWS = ("residual-56", "residual-110", "plain-20")
 
 VEIT2016: tuple[Study, ...] = (
@@ -57,6 +59,26 @@ VEIT2016: tuple[Study, ...] = (
                 "<",
                 "residual-56",
                 _ONE,
+            ),
+            *(
+                Claim(
+                    f"with units permuted, residual-{depth} errs less than guessing would",
+                    f"residual-{depth}",
+                    "<",
+                    0.9,
+                    _SWAPPED,
+                )
+                for depth in (56, 110)
+            ),
+            *(
+                Claim(
+                    f"in residual-{depth} shorter paths than the mean one, of {half:g} units, carry the most gradient",
+                    f"residual-{depth}",
+                    "<",
+                    half,
+                    _CARRYING,
+                )
+                for depth, half in ((56, 13.5), (110, 27.0))
             ),
         ),
         asked=(Asked("lesion", num_images=1000),),

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from reslab.spec.papers.claims import tests_better
 from reslab.spec.papers.cuts import three_stages
-from reslab.spec.papers.he2016 import PAPER as HE2016_PAPER
+from reslab.spec.papers.he2016_deep import deep_row
 from reslab.spec.study import Cuts, Reported, Row, Study
 
 _PAPER = "Zagoruyko and Komodakis 2016, arXiv:1605.07146"
@@ -34,10 +34,10 @@ def _row(name: str, data: str) -> Row:
     return Row(label, model, data, "wrn-cifar", seeds=5, reported=told, cuts=_cuts(name))
 
 
-def _thin(data: str, value: float) -> Row:
-    told = Reported(value, "median of 5", where=f"{HE2016_PAPER}, Table 4", confidence="read")
-    label = "preact-164" if data == "cifar10" else "preact-164-c100"
-    return Row(label, "preresnet164_cifar", data, "he2016-cifar", seeds=5, reported=told, cuts=three_stages(2, 3))
+def _table(data: str) -> tuple[Row, ...]:
+    """The thin networks of He et al. 2016, as their own paper has them, then the wide ones."""
+    thin = (deep_row("preact", depth, data, "Table 4") for depth in ("164", "1001"))
+    return (*thin, *(_row(name, data) for name in _TABLE5))
 
 
 WRN2016: tuple[Study, ...] = (
@@ -45,18 +45,15 @@ WRN2016: tuple[Study, ...] = (
         name="wrn2016/table5",
         title="Wide and shallow beats thin and deep",
         source=f"{_PAPER}, Table 5",
-        rows=(
-            _thin("cifar10", 5.46),
-            *(_row(name, "cifar10") for name in _TABLE5),
-            _thin("cifar100", 24.33),
-            *(_row(name, "cifar100") for name in _TABLE5),
-        ),
+        rows=(*_table("cifar10"), *_table("cifar100")),
         cuts=three_stages(2),
         claims=(
             tests_better("WRN-28-10", "preact-164"),
+            tests_better("WRN-28-10", "preact-1001"),
             tests_better("WRN-28-10", "WRN-40-4"),
             tests_better("WRN-16-8", "WRN-40-4"),
             tests_better("WRN-28-10-c100", "preact-164-c100"),
+            tests_better("WRN-28-10-c100", "preact-1001-c100"),
             tests_better("WRN-28-10-c100", "WRN-40-4-c100"),
         ),
         differences=("the paper's table has medians of 5 runs; here it is the mean, with the standard deviation",),
