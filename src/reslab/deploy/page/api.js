@@ -1,5 +1,7 @@
 // The service, as functions. Every failure is a ServiceError whose message can be shown as it is.
 
+import { wayTo } from "./curl.js";
+
 const TOKEN = "reslab-token";
 const MOST_PATIENT_SECONDS = 5;
 
@@ -21,6 +23,7 @@ export function overtaken(error) {
   return error.name === "AbortError";
 }
 
+export const description = () => read("openapi.json");
 export const models = () => read("v1/models");
 export const predict = (model, picture, signal) => show("v1/predict", { model, top_k: 10 }, picture, signal);
 export const unit = (model, name, plan, picture) => showCut("v1/unit", { model, unit: name }, plan, picture);
@@ -38,6 +41,13 @@ export function explain(model, method, name, plan, picture) {
 /** One of the run's test pictures, as a file's bytes. */
 export async function sample(model, id) {
   return (await ask(`v1/models/${encodeURIComponent(model)}/samples/${encodeURIComponent(id)}.png`)).blob();
+}
+
+/** Any way of the description, asked with these values; the answer as it comes. Rejects as all others do. */
+export function trial(way, values, body) {
+  const [path, query] = wayTo(way, values).slice(2).split("?");
+  const sent = body === undefined ? {} : { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } };
+  return ask(path, query, { method: way.method.toUpperCase(), ...sent });
 }
 
 async function read(path, query = {}, signal = undefined) {

@@ -1,4 +1,4 @@
-"""The application: every route under its limits, and the page."""
+"""The application: every route under its limits, and the pages."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -71,6 +71,10 @@ def _add_page(app: FastAPI) -> None:
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:
         return FileResponse(folder / "index.html")
+
+    @app.get("/docs", include_in_schema=False)
+    def docs() -> FileResponse:
+        return FileResponse(folder / "docs.html")
 
 
 async def _tell_refusal(request: Request, error: Exception) -> Response:

@@ -8,8 +8,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from reslab.deploy.service.refusals import Refused, refused
 
-# Without a token: the probes, and the page, which holds nothing of the models and asks for the token itself.
-_OPEN = ("/healthz", "/readyz", "/")
+# Without a token: the probes, and the pages, which hold nothing of the models and ask for the token themselves.
+_OPEN = ("/healthz", "/readyz", "/", "/docs")
 _STATIC = "/static/"
 _POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob: mediastream:; "

@@ -1,6 +1,11 @@
-"""The bodies that routes take, as OpenAPI tells them, with a picture that can be sent as it stands."""
+"""What routes take, as OpenAPI tells it, with a picture that can be sent as it stands."""
 
-from typing import Any
+from typing import Annotated, Any
+
+from fastapi import Path, Query
+
+ModelName = Annotated[str, Query(description="A network by its name; the first where empty.")]
+PathName = Annotated[str, Path(description="A network by its name.")]
 
 # A ring of 8x8 grey pixels, as PNG in base64.
 PICTURE = (

@@ -12,7 +12,7 @@ from reslab.analysis.attribution import grad_cam, integrated_gradients, occlusio
 from reslab.analysis.layers import default_layers
 from reslab.deploy.service.answers import ASKING, ExplainAnswer
 from reslab.deploy.service.cutting import carried_out
-from reslab.deploy.service.examples import CUT
+from reslab.deploy.service.examples import CUT, ModelName
 from reslab.deploy.service.house import House, one_picture
 from reslab.deploy.service.pictures import picture_uri
 from reslab.deploy.service.plans import KEYS, Plan, read_plan
@@ -35,7 +35,7 @@ def explain_routes(house: House) -> APIRouter:
     @router.post("/v1/explain", response_model=ExplainAnswer, responses=ASKING, openapi_extra=CUT)
     async def explain(
         request: Request,
-        model: str = "",
+        model: ModelName = "",
         method: Annotated[str, Query(json_schema_extra={"enum": list(METHODS)})] = "grad-cam",
         label: Annotated[str, Query(alias="class", description="A class by name; the first where empty.")] = "",
     ) -> JSONResponse:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from reslab.deploy.service.answers import ASKING, CurveAnswer, LesionAnswer
 from reslab.deploy.service.cutting import Cut, curve, cut
-from reslab.deploy.service.examples import CUT, ONE_OR_NONE
+from reslab.deploy.service.examples import CUT, ONE_OR_NONE, ModelName
 from reslab.deploy.service.house import House, one_picture
 from reslab.deploy.service.plans import KEYS, Plan, read_plan
 from reslab.deploy.service.predicting import best
@@ -25,7 +25,7 @@ def lesion_routes(house: House, samples: Samples) -> APIRouter:
     router = APIRouter()
 
     @router.post("/v1/lesion", response_model=LesionAnswer, responses=ASKING, openapi_extra=CUT)
-    async def lesion(request: Request, model: str = "") -> JSONResponse:
+    async def lesion(request: Request, model: ModelName = "") -> JSONResponse:
         """A picture seen with pairs of units swapped, then units off by their places; what cannot be cut is told."""
         served = house.find(model)
         async with house.met(request, KEYS) as body:
@@ -35,7 +35,7 @@ def lesion_routes(house: House, samples: Samples) -> APIRouter:
             return JSONResponse(await house.study(opened, _lesion, opened, picture, plan))
 
     @router.post("/v1/lesion/curve", response_model=CurveAnswer, responses=ASKING, openapi_extra=ONE_OR_NONE)
-    async def lesion_curve(request: Request, model: str = "") -> JSONResponse:
+    async def lesion_curve(request: Request, model: ModelName = "") -> JSONResponse:
         """Each unit alone switched off, on a picture, or without one on test images of the run."""
         served = house.find(model)
         async with house.met(request) as body:

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from torch import Tensor
 
 from reslab.deploy.service.answers import ASKING, PredictAnswer
-from reslab.deploy.service.examples import SEVERAL
+from reslab.deploy.service.examples import SEVERAL, ModelName
 from reslab.deploy.service.house import House
 from reslab.deploy.service.refusals import Refused, refused
 from reslab.deploy.service.served import Opened
@@ -24,7 +24,9 @@ def predict_routes(house: House) -> APIRouter:
 
     @router.post("/v1/predict", response_model=PredictAnswer, responses=ASKING, openapi_extra=SEVERAL)
     async def predict(
-        request: Request, model: str = "", top_k: Annotated[int, Query(ge=1, le=_MOST_CLASSES)] = 5
+        request: Request,
+        model: ModelName = "",
+        top_k: Annotated[int, Query(ge=1, le=_MOST_CLASSES, description="So many classes.")] = 5,
     ) -> JSONResponse:
         """Class names with probabilities for pictures; one that cannot be read among others is a row with its error."""
         begun = time.perf_counter()

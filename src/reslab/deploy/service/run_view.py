@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
 from reslab.deploy.service.answers import LATE, SEEING, ConfusionAnswer, RunAnswer
+from reslab.deploy.service.examples import PathName
 from reslab.deploy.service.house import House
 from reslab.deploy.service.judging import Judge, Judged
 from reslab.deploy.service.refusals import Refused, refused
@@ -24,7 +25,9 @@ def run_routes(house: House, judge: Judge) -> APIRouter:
     router = APIRouter()
 
     @router.get("/v1/models/{name}/run", response_model=RunAnswer, responses=SEEING)
-    async def run(name: str, since: Annotated[int, Query(ge=0)] = 0) -> JSONResponse:
+    async def run(
+        name: PathName, since: Annotated[int, Query(ge=0, description="Lines of the log to leave out.")] = 0
+    ) -> JSONResponse:
         """The log from line `since` on; `judged` tells whether the test images have been judged by now."""
         served = house.find(name)
         told = await asyncio.to_thread(_log, _run_of(served), since)
@@ -32,7 +35,9 @@ def run_routes(house: House, judge: Judge) -> APIRouter:
 
     @router.get("/v1/models/{name}/confusion", response_model=ConfusionAnswer, responses=SEEING | LATE)
     async def confusion(
-        name: str, true: Annotated[int, Query(ge=0)], predicted: Annotated[int, Query(ge=0)]
+        name: PathName,
+        true: Annotated[int, Query(ge=0, description="The row of the matrix.")],
+        predicted: Annotated[int, Query(ge=0, description="Its column.")],
     ) -> JSONResponse:
         """The pictures of one cell; classes by number, as rows and columns of the matrix."""
         served = house.find(name)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse, Response
 from PIL import Image
 from torch import Tensor
@@ -16,6 +16,7 @@ from reslab.data.batches import eval_batches
 from reslab.data.dataset import Data
 from reslab.data.images import Images
 from reslab.deploy.service.answers import SEEING, SamplesAnswer
+from reslab.deploy.service.examples import PathName
 from reslab.deploy.service.house import House
 from reslab.deploy.service.pictures import picture_png
 from reslab.deploy.service.refusals import Refused, refused
@@ -90,13 +91,15 @@ def sample_routes(house: House, samples: Samples) -> APIRouter:
     router = APIRouter()
 
     @router.get("/v1/models/{name}/samples", response_model=SamplesAnswer, responses=SEEING)
-    def listed(name: str, n: Annotated[int, Query(ge=1, le=500)] = 24) -> JSONResponse:
+    def listed(
+        name: PathName, n: Annotated[int, Query(ge=1, le=500, description="So many pictures.")] = 24
+    ) -> JSONResponse:
         """Test images of a run by number, in an order drawn once; 404 where its data cannot be opened."""
         shelf = samples.shelf(house.find(name))
         return JSONResponse({"samples": [shelf.row(number) for number in shelf.order[:n]]})
 
     @router.get("/v1/models/{name}/samples/{number}.png", response_class=Response, responses=_PNG)
-    def picture(name: str, number: int) -> Response:
+    def picture(name: PathName, number: Annotated[int, Path(description="A picture by its number.")]) -> Response:
         """A test image, its longer side at most 640 pixels."""
         shelf = samples.shelf(house.find(name))
         if not 0 <= number < len(shelf.images):

@@ -13,7 +13,7 @@ from reslab.analysis.surgery import Slot, slots_of
 from reslab.analysis.unit_parts import take_apart
 from reslab.deploy.service.answers import ASKING, UnitAnswer
 from reslab.deploy.service.cutting import carried_out, finite
-from reslab.deploy.service.examples import CUT
+from reslab.deploy.service.examples import CUT, ModelName
 from reslab.deploy.service.house import House, one_picture
 from reslab.deploy.service.pictures import picture_uri
 from reslab.deploy.service.plans import KEYS, Plan, read_plan
@@ -32,7 +32,9 @@ def unit_routes(house: House) -> APIRouter:
 
     @router.post("/v1/unit", response_model=UnitAnswer, responses=ASKING, openapi_extra=CUT)
     async def unit(
-        request: Request, unit: Annotated[str, Query(description="Such as layer2.1.")], model: str = ""
+        request: Request,
+        unit: Annotated[str, Query(description="A unit by its place, such as layer2.1.")],
+        model: ModelName = "",
     ) -> JSONResponse:
         """One unit while it reads a picture, with units off or swapped where asked: its maps, its parts, what the first
         class owes to it."""
