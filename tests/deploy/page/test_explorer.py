@@ -286,3 +286,62 @@ def test_token_is_asked_for(browser: Browser, runs: list[Run]) -> None:
         wait_for_answers(page)
         expect(page.get_by_role("alert")).to_be_empty()
         expect(page.locator(".samples .sample img").first).to_be_visible()
+
+
+def test_heat_map_and_unit_are_of_the_network_as_it_is_switched(page: Page, address: str, png: Path) -> None:
+    page.set_input_files("#file", png)
+    page.locator("[data-unit='layer2.1'] .unit").click()
+    expect(page.locator(".inside figcaption")).to_contain_text("all units on")
+    expect(page.locator(".seen figcaption")).to_contain_text("all units on")
+    expect(page.locator("[aria-busy=true]")).to_have_count(0)
+    heat = page.locator(".frame canvas").evaluate("canvas => canvas.toDataURL()")
+    lever(page, "layer1.1").click()
+    lever(page, "layer3.1").click()
+    expect(page.locator(".inside figcaption")).to_contain_text("2 units off")
+    expect(page.locator(".seen figcaption")).to_contain_text("2 units off")
+    plan = {"off": ["layer1.1", "layer3.1"]}
+    sent = {"image": base64.b64encode(png.read_bytes()).decode(), **plan}
+    unit = httpx2.post(f"{address}/v1/unit", params={"unit": "layer2.1"}, json=sent).json()
+    shown = page.locator(".inside .maps img").evaluate_all("images => images.map((image) => image.src)")
+    assert shown == unit["maps"]
+    told = httpx2.post(f"{address}/v1/explain", json=sent).json()
+    expect(page.locator(".seen figcaption b")).to_have_text(told["class"])
+    assert page.locator(".frame canvas").evaluate("canvas => canvas.toDataURL()") != heat
+    opacities = page.locator(".frame canvas").evaluate(ALPHAS)
+    assert opacities == [round(255 * (0.3 + 0.7 * value)) for row in told["heat"] for value in row]
+
+
+ALPHAS = """(canvas) => [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data]
+  .filter((_, i) => i % 4 === 3)"""
+
+
+def test_heat_map_that_takes_long_waits_to_be_asked_for(page: Page) -> None:
+    page.evaluate(SLOW_CLOCK)
+    page.select_option("#method", "occlusion")
+    expect(page.locator("[aria-busy=true]")).to_have_count(0)
+    lever(page, "layer1.1").click()
+    again = page.get_by_role("button", name="Draw it anew")
+    expect(page.locator(".seen figcaption")).to_contain_text("Of the units as they were before")
+    again.click()
+    expect(page.locator(".seen figcaption")).to_contain_text("1 unit off")
+
+
+# Every look at the clock finds it ten seconds on.
+SLOW_CLOCK = "() => { let now = 0; performance.now = () => (now += 10000); }"
+
+
+def test_runs_of_both_networks_are_shown_and_follow_the_choice(page: Page) -> None:
+    runs = page.locator("#run > section")
+    expect(runs).to_have_count(1)
+    page.get_by_role("button", name=re.compile("^3 taken for 3: ")).click()
+    expect(page.locator(".cell-pictures h4")).to_contain_text("3, rightly named")
+    page.select_option("#beside", "plain")
+    expect(runs).to_have_count(2)
+    for run, name in zip(runs.all(), ("net", "plain"), strict=True):
+        expect(run.get_by_role("heading", level=2)).to_have_text(f"The run of {name}")
+        expect(run.locator(".matrix")).to_be_visible()
+        expect(run.locator(".curves figure")).to_have_count(2)
+    expect(runs.first.locator(".cell-pictures h4")).to_contain_text("3, rightly named")
+    page.select_option("#model", "plain")
+    expect(runs).to_have_count(1)
+    expect(runs.get_by_role("heading", level=2)).to_have_text("The run of plain")

@@ -21,7 +21,7 @@ function nameOf({ method, path }) {
 }
 
 function titleOf({ method, path }) {
-  return [element("span", { class: `method ${method}` }, method.toUpperCase()), path];
+  return [element("span", { class: `method ${method}` }, method.toUpperCase()), ...path.split(/(?=\/)/).flatMap((part, i) => (i ? [element("wbr"), part] : [part]))];
 }
 
 function makeWay(way, told, known) {
@@ -45,7 +45,7 @@ function makeField({ name, schema, description, required }, known) {
     ? element("select", {}, schema.enum.map((one) => element("option", { value: one, selected: one === start }, one)))
     : element("input", { value: start, required: Boolean(required), type: schema.type === "integer" ? "number" : "text", min: schema.minimum, max: schema.maximum });
   const range = schema.maximum == null ? "" : `${schema.minimum} to ${schema.maximum}`;
-  const note = [required ? "required" : "", description, range].filter(Boolean).join(" · ");
+  const note = [required ? "required" : "", description?.replace(/\.$/, ""), range].filter(Boolean).join(" · ");
   return { name, node: element("label", {}, element("b", {}, name), input, element("span", { class: "note" }, note)), value: () => input.value };
 }
 

@@ -26,7 +26,7 @@ def predict_routes(house: House) -> APIRouter:
     async def predict(
         request: Request,
         model: ModelName = "",
-        top_k: Annotated[int, Query(ge=1, le=_MOST_CLASSES, description="So many classes.")] = 5,
+        top_k: Annotated[int, Query(ge=1, le=_MOST_CLASSES, description="How many classes.")] = 5,
     ) -> JSONResponse:
         """Class names with probabilities for pictures; one that cannot be read among others is a row with its error."""
         begun = time.perf_counter()

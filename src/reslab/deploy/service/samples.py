@@ -92,7 +92,7 @@ def sample_routes(house: House, samples: Samples) -> APIRouter:
 
     @router.get("/v1/models/{name}/samples", response_model=SamplesAnswer, responses=SEEING)
     def listed(
-        name: PathName, n: Annotated[int, Query(ge=1, le=500, description="So many pictures.")] = 24
+        name: PathName, n: Annotated[int, Query(ge=1, le=500, description="How many pictures.")] = 24
     ) -> JSONResponse:
         """Test images of a run by number, in an order drawn once; 404 where its data cannot be opened."""
         shelf = samples.shelf(house.find(name))

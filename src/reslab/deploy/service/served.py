@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from reslab.deploy.answering import Answering, class_names, open_answering
+from reslab.deploy.evidence import run_images
 from reslab.deploy.preparation import Preparation
 from reslab.deploy.service.batching import Line
 from reslab.deploy.service.refusals import refused
@@ -45,7 +46,7 @@ class Served:
     """One network by `name`; of a run in training the weights come later, and are opened when first asked for."""
 
     def __init__(self, name: str, place: Path, settings: ServiceSettings, told: Callable[[int], None]) -> None:
-        self.name, self.settings, self.told = name, settings, told
+        self.name, self.place, self.settings, self.told = name, place, settings, told
         self.run = Run(place) if place.is_dir() else None
         self.weights_path = place if self.run is None else self.run.weights_path
         self.arch = self._arch()
@@ -85,7 +86,8 @@ class Served:
     def _open(self) -> Opened:
         network = load_weights(self.weights_path)
         settings = self.settings
-        answering = open_answering(network, settings.engine, settings.precision, settings.device)
+        images = run_images(self.place, network) if settings.precision == "int8" else None
+        answering = open_answering(network, settings.engine, settings.precision, settings.device, images=images)
         assert network.preprocess is not None  # open_answering refuses a network without
 
         def compute(pictures: Sequence[Tensor]) -> Sequence[Tensor]:
