@@ -171,7 +171,10 @@ def test_a_module_of_others_has_its_norms(batch: tuple[torch.Tensor, torch.Tenso
     convs = [model.layer2[0].conv1, model.layer2[0].conv2, model.layer2[0].downsample[0]]
     expected = math.sqrt(sum(float(conv.weight.grad.square().sum()) for conv in convs))
     assert found.units[2].weights == pytest.approx(expected, rel=1e-9)
-    assert found.units[2].direct is None
+    gradient = torch.autograd.grad(functional.cross_entropy(model(subject.images), subject.labels), model.fc.bias)
+    assert gradient[0].shape == (10,)
+    assert found.residual  # the two ways back are told too: the zoo has a network that computes the same
+    assert found.units[1].direct is not None
 
 
 @pytest.mark.parametrize(

@@ -69,10 +69,10 @@ def test_the_path_of_no_branch_is_that_of_the_shortcuts() -> None:
     assert torch.equal(along(links, gradient, ()), gradient)
 
 
-def test_paths_are_not_told_of_plain_and_foreign_networks() -> None:
+def test_paths_are_not_told_of_plain_networks_and_of_modules_without_shortcuts() -> None:
     assert path_lengths(subject(network(mix="none")), 2, 2, 0) == ((), "a plain network has one path")
     foreign = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Flatten(), nn.LazyLinear(4))
-    assert "not of Sequential" in path_lengths(subject(foreign), 2, 2, 0)[1]
+    assert "got: a Sequential" in path_lengths(subject(foreign), 2, 2, 0)[1]
 
 
 def test_each_unit_deleted_is_what_switching_it_off_by_hand_gives() -> None:

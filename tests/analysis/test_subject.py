@@ -171,3 +171,11 @@ def test_what_is_wrapped_is_asked_itself() -> None:
 def test_pictures_of_another_kind_are_refused(images: torch.Tensor, labels: torch.Tensor, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         subject_of(create_model("resnet20_cifar"), images, labels)
+
+
+def test_networks_of_others_by_name() -> None:
+    [first] = open_subjects(["torchvision/resnet18"], num_images=2)
+    [again] = open_subjects(["torchvision/resnet18"], num_images=2)
+    assert first.images.shape == (2, 3, 224, 224)
+    assert torch.equal(first.model.conv1.weight, again.model.conv1.weight)  # type: ignore[arg-type, union-attr]
+    assert not first.model.training

@@ -66,9 +66,20 @@ def test_a_shared_unit_is_added_as_often_as_it_runs() -> None:
     assert found.verdict == "holds"
 
 
-def test_modules_without_units_of_ours_are_refused() -> None:
-    other = subject_of(torchvision.models.resnet18(), torch.zeros(2, 3, 32, 32), torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match="a reslab network"):
+def test_a_module_of_others_answers_as_the_network_with_its_weights() -> None:
+    torch.manual_seed(0)
+    theirs = torchvision.models.resnet18(num_classes=4)
+    ours = create_model("resnet18", num_classes=4, pretrained=theirs.state_dict())
+    x, y = torch.randn(2, 3, 32, 32), torch.tensor([0, 1])
+    answers = [ask_telescope(subject_of(model, x, y, "one"), TelescopeOptions()) for model in (theirs, ours)]
+    assert answers[0] == answers[1]
+    assert answers[0].obstacle == "after the addition comes act"
+
+
+def test_modules_without_units_that_can_be_taken_apart_are_refused() -> None:
+    model = torchvision.models.mobilenet_v2(width_mult=0.25)
+    other = subject_of(model, torch.zeros(2, 3, 32, 32), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="a network of the zoo computes as well; got: a MobileNetV2"):
         ask_telescope(other, TelescopeOptions())
     unitless: Subject = subject_of(create_model("book_net"), torch.zeros(2, 3, 32, 32), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="a network of units"):

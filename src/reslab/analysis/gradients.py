@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from reslab.analysis.slope import Slope, slope_of
 from reslab.analysis.subject import Subject
-from reslab.analysis.unit_parts import stages_of, through_shortcut
+from reslab.analysis.unit_parts import network_of, stages_of, through_shortcut
 from reslab.analysis.units import UnitRun, as_asked, unit_runs
 from reslab.nn.unit import Unit
 
@@ -29,7 +29,8 @@ class UnitGradient:
     end by the shortcuts alone, `branches` = that of the rest, `cosine` between the two. `shortcut_gain` and
     `branch_gain`: by what factor either way of this one unit changes the gradient's norm. `plain_product`: the norm
     that the product of branch gains from here to the last unit gives; `residual_sum`: the one of
-    sqrt(shortcut_gain^2 + branch_gain^2), which holds where the two ways are at right angles. None of foreign modules.
+    sqrt(shortcut_gain^2 + branch_gain^2), which holds where the two ways are at right angles. None of a module that no
+    network of the zoo equals.
     """
 
     name: str
@@ -63,7 +64,7 @@ def ask_gradients(subject: Subject, options: GradientOptions) -> Gradients:
     He et al. 2016, arXiv:1603.05027, Eq. 5; He et al. 2015, Sec. 4.1. Euclidean norms over the whole batch, on a copy
     of the network, with nothing drawn (dropout as at test). Raises ValueError for a network without units.
     """
-    model = as_asked(subject.model, options.statistics)
+    model = as_asked(_network_or_module(subject), options.statistics)
     loss, runs = backward(model, subject.images, subject.labels)
     inputs = [_norm(gradient_of(run.input)) for run in runs]
     known = all(isinstance(run.unit, Unit) for run in runs)
@@ -74,6 +75,14 @@ def ask_gradients(subject: Subject, options: GradientOptions) -> Gradients:
     )
     residual = any(unit.shortcut_gain for unit in told)
     return Gradients(subject.name, subject.step, float(loss), told, slope_of(inputs), residual)
+
+
+def _network_or_module(subject: Subject) -> nn.Module:
+    """The two ways back are told of networks whose units can be taken apart; the norms of any."""
+    try:
+        return network_of(subject)
+    except ValueError:
+        return subject.model
 
 
 def unit_gradients(network: nn.Module, x: Tensor, y: Tensor) -> list[tuple[str, float]]:

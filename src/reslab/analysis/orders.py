@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from reslab.analysis.subject import Subject
-from reslab.analysis.unit_parts import own_runs, stages_of, take_apart
+from reslab.analysis.unit_parts import network_of, runs_of, stages_of, take_apart
 from reslab.analysis.units import UnitRun
 from reslab.nn.unit import Unit
 
@@ -57,17 +57,17 @@ def ask_orders(subject: Subject, options: OrderOptions) -> Orders:
     BN after the addition normalises and rectifies the shortcut's signal too: after(a + b) is not after(a) + after(b).
     ReLU before the addition makes every branch non-negative, so the signal only grows (He et al. 2016,
     arXiv:1603.05027, Sec. 4.1). With statistics of the batch each term is normalised by its own; with running ones
-    their offsets count too. Raises ValueError for a module of others.
+    their offsets count too. Raises ValueError for a module of others that no network of the zoo equals.
     """
+    network = network_of(subject)
     with torch.no_grad():
-        runs = own_runs(subject, options.statistics)
+        runs = runs_of(network, subject.images, options.statistics)
         units = tuple(unit for stage in stages_of(runs) for unit in _of_stage(stage))
-    arch = subject.model.arch
     return Orders(
         subject.name,
         subject.step,
-        str(arch.order),  # type: ignore[union-attr]
-        str(arch.facts.sentence),  # type: ignore[union-attr]
+        network.arch.order,
+        network.arch.facts.sentence,
         units,
         max(unit.superposition for unit in units),
         min(unit.branch_min for unit in units),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reslab.analysis.subject import Subject
+from reslab.analysis.unit_parts import network_of
 from reslab.nn.network import Network
 from reslab.nn.unit import Unit
 
@@ -55,11 +56,13 @@ def path_lengths(subject: Subject, draws: int, num_images: int, seed: int) -> tu
     """
     if not draws:
         return (), ""
-    if not isinstance(subject.model, Network):
-        return (), f"paths are told of reslab's networks, not of {type(subject.model).__name__}"
-    if any(unit.mix is None for _, unit in subject.model.units()):
+    try:
+        network = network_of(subject)
+    except ValueError as error:
+        return (), f"no paths: {error}"
+    if any(unit.mix is None for _, unit in network.units()):
         return (), "a plain network has one path"
-    links, gradient = chain(subject.model, subject.images[:num_images], subject.labels[:num_images])
+    links, gradient = chain(network, subject.images[:num_images], subject.labels[:num_images])
     draw, number = random.Random(seed), len(links)
     norms = []
     for length in range(number + 1):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reslab.nn.foreign import LIBRARIES
 from reslab.spec.errors import nearest, refuse, unknown
 from reslab.spec.zoo import ARCHS
 from reslab.training.run import Run, list_runs
@@ -15,8 +16,8 @@ FIVE_ORDERS = ("original", "bn-after-add", "relu-before-add", "relu-preact", "fu
 
 @dataclass(frozen=True)
 class Place:
-    """One network: a name of the zoo with `axes`, or a `file` of weights, or a `run`; `step` 0 without a file is its
-    beginning."""
+    """One network: a name of the zoo with `axes`, or a `file` of weights, or a `run` (`step` 0 without a file is its
+    beginning), or a `library` that has a network of the name behind its slash."""
 
     name: str
     arch_name: str = ""
@@ -24,6 +25,7 @@ class Place:
     file: Path | None = None
     run: Run | None = None
     step: int | None = None
+    library: str = ""
 
 
 def read_place(text: str, at: str = "weights", axes: Mapping[str, Any] | None = None) -> list[Place]:
@@ -36,6 +38,9 @@ def read_place(text: str, at: str = "weights", axes: Mapping[str, Any] | None = 
         if at not in ("weights", "init"):
             raise refuse("--at only with runs", f"--at {at} and {text}, a network before training", "--at init")
         return _of_zoo(text, name, given, axes or {})
+    library, slash, _ = text.partition("/")
+    if slash and library in LIBRARIES and not Path(text).exists():
+        return [Place(text, library=library)]
     path, at_sign, step = text.rpartition("@")
     place = Path(path) if at_sign and not Path(text).exists() else Path(text)
     if not place.exists():

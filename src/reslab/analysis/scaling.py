@@ -8,7 +8,7 @@ from torch import Tensor
 
 from reslab.analysis.gradients import backward, gradient_of
 from reslab.analysis.subject import Subject
-from reslab.analysis.unit_parts import own_runs, stages_of, take_apart, through_shortcut
+from reslab.analysis.unit_parts import network_of, stages_of, take_apart, through_shortcut
 from reslab.analysis.units import UnitRun, as_asked
 from reslab.nn.unit import Unit
 from reslab.spec.errors import refuse
@@ -62,13 +62,12 @@ def ask_scaling(subject: Subject, options: ScalingOptions) -> Scaling:
 
     x_(l+1) = k_l x_l + F(x_l) gives x_L = (prod k_i) x_l + sum (prod_(j>i) k_j) F(x_i), and dL/dx_l = dL/dx_L
     (prod k_i + ...): He et al. 2016, arXiv:1603.05027, Eqs. 6 to 8; gates: Sec. 3.1. Raises ValueError for a network
-    without shortcuts and a module of others.
+    without shortcuts, and a module of others that no network of the zoo equals.
     """
-    checked = own_runs(subject, options.statistics)
-    if all(isinstance(run.unit, Unit) and run.unit.mix is None for run in checked):
+    network = network_of(subject)
+    if all(unit.mix is None for _, unit in network.units()):
         raise refuse("a network with shortcuts", f"{subject.name}, whose mix is none", "mix=add")
-    del checked
-    _, runs = backward(as_asked(subject.model, options.statistics), subject.images, subject.labels)
+    _, runs = backward(as_asked(network, options.statistics), subject.images, subject.labels)
     units = tuple(unit for stage in stages_of(runs) for unit in _of_stage(stage))
     product = math.prod(unit.factor for unit in units if unit.factor is not None)
     verdict = "exploding" if product > 1.001 else "vanishing" if product < 0.999 else "kept"

@@ -1,7 +1,7 @@
 """What a question is put to: a network in eval mode, and labelled pictures as it takes them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from reslab.analysis.places import Place, read_place
 from reslab.data.chance import seeded
 from reslab.data.dataset import Data
 from reslab.nn.create import resolve_arch
+from reslab.nn.foreign import create_foreign
 from reslab.nn.network import Network
 from reslab.nn.weights import load_weights, unwrap
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse
+from reslab.spec.zoo import ARCHS
 from reslab.training.device import choose_device
 from reslab.training.loading import load
 from reslab.training.loop import noise_seed
@@ -56,7 +58,8 @@ def open_subjects(
 
     A place is a run's folder, `RUN@STEP` (a snapshot), a `model.safetensors`, or a network of the zoo with fresh
     weights from `seed`, axes behind colons (`resnet20_cifar:order=full-preact:mix=none`; `order=*` is each of the five
-    of He et al. 2016, Fig. 4). `at` is for runs: `weights`, `init`, `all` snapshots, or a step. `axes` are for the zoo.
+    of He et al. 2016, Fig. 4), or `torchvision/NAME` or `timm/NAME`, with fresh weights too. `at` is for runs:
+    `weights`, `init`, `all` snapshots, or a step. `axes` are for the zoo.
     Pictures: the run's held-out split, else the bundled digits brought to the network's size and channels; `data` names
     others, `random` draws normal noise. `num_images` is 128 where not told, 16 of pictures above 64x64.
     Raises ValueError for a place, step or axis that is not there (with the nearest), and pictures that do not fit.
@@ -90,6 +93,8 @@ def subject_of(model: nn.Module, images: Tensor, labels: Tensor, name: str = "")
 def _open(place: Place, data: Any, data_dir: Any, num_images: int | None, seed: int, device: torch.device) -> Subject:
     if place.arch_name:
         return _open_fresh(place, data, data_dir, num_images, seed, device)
+    if place.library:
+        return _open_foreign(place, data, data_dir, num_images, seed, device)
     network = _saved_network(place)
     if data is None and place.run is None:
         raise refuse(f"pictures to show {place.name}", "none", next_step="--data NAME, a folder, or random")
@@ -106,6 +111,16 @@ def _open_fresh(
     if len(pictures.classes) > arch.num_classes:
         arch = resolve_arch(arch, {"num_classes": len(pictures.classes)})
     return _subject(place, fresh_network(arch, seed), pictures, device)
+
+
+def _open_foreign(
+    place: Place, data: Any, data_dir: Any, num_images: int | None, seed: int, device: torch.device
+) -> Subject:
+    """A network of torchvision or timm with fresh weights, 1000 classes, and pictures of its own size."""
+    with seeded(noise_seed(seed, -1)):
+        model, (channels, height, width) = create_foreign(place.name)
+    taken = replace(ARCHS["resnet50"], in_channels=channels, image_size=(height, width))
+    return _subject(place, model, find_pictures(taken, data, data_dir, num_images, seed), device)
 
 
 def fresh_network(arch: Arch, seed: int) -> Network:
@@ -129,7 +144,7 @@ def _saved_network(place: Place) -> Network:
     return fresh_network(arch, int(place.run.facts["seed"]))
 
 
-def _subject(place: Place, network: Network, pictures: Pictures, device: torch.device) -> Subject:
+def _subject(place: Place, network: nn.Module, pictures: Pictures, device: torch.device) -> Subject:
     return Subject(
         place.name,
         network.to(device).float().eval(),

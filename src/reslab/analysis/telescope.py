@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from reslab.analysis.subject import Subject
-from reslab.analysis.unit_parts import keeps_identity, own_runs, stages_of, take_apart
+from reslab.analysis.unit_parts import keeps_identity, network_of, runs_of, stages_of, take_apart
 from reslab.analysis.units import UnitRun
 from reslab.nn.unit import Unit
 
@@ -52,10 +52,10 @@ def ask_telescope(subject: Subject, options: TelescopeOptions) -> Telescope:
     """The error of x_L = x_l + sum_{i=l}^{L-1} F(x_i) inside each stage (He et al. 2016, arXiv:1603.05027, Eq. 4).
 
     It holds where shortcut and the words after the addition are identities; sums are taken in float64 of what the
-    network computed. Raises ValueError for a module of others.
+    network computed. Raises ValueError for a module of others that no network of the zoo equals.
     """
     with torch.no_grad():
-        stages = stages_of(own_runs(subject, options.statistics))
+        stages = stages_of(runs_of(network_of(subject), subject.images, options.statistics))
         units = tuple(unit for stage in stages for unit in _of_stage(stage))
     exact = [unit.error for unit in units if unit.error is not None and unit.exact]
     broken = [unit.error for unit in units if unit.error is not None and not unit.exact]

@@ -5,11 +5,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from reslab.analysis.progress import tell
 from reslab.analysis.subject import Subject
 from reslab.analysis.units import UnitRun, as_asked, unit_runs
+from reslab.nn.foreign import as_network
 from reslab.nn.network import Network
 from reslab.nn.unit import Unit
 from reslab.spec.errors import refuse
+
+_PROVED_ON = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,17 +77,23 @@ def stages_of(runs: list[UnitRun]) -> list[list[UnitRun]]:
     return found
 
 
-def own_runs(subject: Subject, statistics: str) -> list[UnitRun]:
-    """The runs of a reslab network's units on the subject's pictures, without gradients.
-
-    Raises ValueError for a module of others, whose units cannot be taken apart.
-    """
-    model = as_asked(subject.model, statistics)
-    if not isinstance(model, Network):
-        got = f"{subject.name}, a {type(model).__name__}"
-        raise refuse("a reslab network", got, next_step="create_model(NAME, pretrained=FILE) reads weights of others")
-    if not model.arch.depths:
-        raise refuse("a network of units", f"{subject.name}, which has none", nearest="book_res")
+def runs_of(network: Network, images: Tensor, statistics: str) -> list[UnitRun]:
+    """The runs of the network's units on the images, without gradients."""
+    model = as_asked(network, statistics)
     with torch.no_grad(), unit_runs(model) as runs:
-        model(subject.images)
+        model(images)
     return runs
+
+
+def network_of(subject: Subject) -> Network:
+    """The subject's network, whose units can be taken apart; a module of others read into the zoo's network that
+    computes the same on the first pictures (see `reslab.nn.foreign.as_network`).
+
+    Raises ValueError where there is none, and for a network without units.
+    """
+    network = as_network(subject.model, subject.images[:_PROVED_ON])
+    if not network.arch.depths:
+        raise refuse("a network of units", f"{subject.name}, which has none", nearest="book_res")
+    if network is not subject.model:
+        tell(f"{subject.name} computes what {network.arch.name} does, and is asked as it")
+    return network

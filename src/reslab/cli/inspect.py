@@ -22,7 +22,7 @@ def inspect(
     question: Annotated[str | None, typer.Argument(metavar="[QUESTION]", help="`reslab inspect` lists them.")] = None,
     places: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RUN|MODEL]...", help="Runs, RUN@STEP, weights, or networks: NAME:AXIS=VALUE."),
+        typer.Argument(metavar="[RUN|MODEL]...", help="Runs, RUN@STEP, weights, networks: NAME:AXIS=VALUE, timm/NAME."),
     ] = None,
     data: Annotated[
         str | None, typer.Option("--data", metavar="NAME|FOLDER|random", help="[default: the run's own, else digits]")
