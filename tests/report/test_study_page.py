@@ -14,7 +14,7 @@ from reslab.report.render import render_study
 from reslab.report.study_lines import error_line
 from reslab.report.study_markdown import study_markdown
 from reslab.report.study_page import StudyPage, StudyRow, StudyRun
-from reslab.report.study_words import ours_words, reported_words, summary_words
+from reslab.report.study_words import ours_words, reported_words, scale_words, summary_words
 from reslab.spec.papers import STUDIES, get_study
 from reslab.spec.study import Reported
 
@@ -184,3 +184,24 @@ def test_gradients_and_responses_are_drawn_from_answers() -> None:
 
 def test_the_sample_has_the_rows_of_the_study() -> None:
     assert ENDS.keys() == {row.name for row in get_study(STUDY).rows}
+
+
+def test_a_number_without_a_unit_has_the_decimals_of_its_spread() -> None:
+    row = sample_study_page("he2015/initial").rows[0]
+    name = row.row.metric
+    told = [replace(run, values={name: value}) for run, value in zip(row.runs, (1.0, 1.2, 1.4), strict=True)]
+    assert ours_words(replace(row, runs=told), name, "") == "1.20 ± 0.20"
+    assert ours_words(replace(row, runs=told[:1]), name, "") == "1"
+
+
+def test_rows_that_are_there_in_part_do_not_stand_under_not_run(page: StudyPage) -> None:
+    assert "## Not run\n" in study_markdown(page)[0]
+    part = replace(page.rows[0], why="1 of 3 seeds was run")
+    text, _ = study_markdown(replace(page, rows=[part, *page.rows[1:]]))
+    assert "## Not run, or not in full\n" in text
+
+
+def test_the_scale_tells_whose_cut_it_shows_where_rows_are_cut_differently(page: StudyPage) -> None:
+    assert "Here: " in scale_words(replace(page, rows=page.rows[:1]))
+    smoke = sample_study_page(scale="smoke")
+    assert "plain-20, for one: bundled" in scale_words(smoke)

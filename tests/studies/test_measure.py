@@ -157,7 +157,7 @@ def test_a_page_tells_of_seeds_that_diverged_and_steps_never_reached(changed: Ch
     run_here(plan.jobs, place)
     page = collect(plan, place.store, lambda _: 0.0, {})
     assert page.rows[0].mean() == 90.0
-    assert "not finite in 1 of 1 seeds" in page.rows[0].why
+    assert "not finite in 1 of 1 seed," in page.rows[0].why
     assert page.rows[0].runs[0].values["steps_to_train_error"] == math.inf
     assert page.claims[0].words == "no number came of plain, residual"
     assert page.claims[0].verdict == "undecided"

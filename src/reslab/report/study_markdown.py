@@ -8,6 +8,7 @@ from reslab.report.parts.study import (
     claim_rows,
     difference_words,
     missing_rows,
+    missing_words,
     note_words,
     page_metrics,
     study_facts,
@@ -91,7 +92,9 @@ def _provenance(page: StudyPage) -> str:
 
 def _missing(page: StudyPage) -> list[str]:
     lines = [[row["name"], row["why"], row["price"]] for row in missing_rows(page)]
-    return ["## Not run", markdown_table(("row", "why", "price, all seeds"), lines, "llr")] if lines else []
+    return (
+        [f"## {missing_words(page)}", markdown_table(("row", "why", "price, all seeds"), lines, "llr")] if lines else []
+    )
 
 
 def _list(heading: str, lines: Sequence[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """What a study's page says in sentences: the scale, the summary, numbers with their spread."""
 
+import math
 from collections.abc import Sequence
 
 from reslab.report.study_page import StudyPage, StudyRow
@@ -30,12 +31,13 @@ def seeds_words(page: StudyPage) -> str:
 
 
 def scale_words(page: StudyPage) -> str:
-    """What the scale is, and what it cuts; the commonest cut of the rows is told."""
+    """What the scale is, and what it cuts: all rows, or the first of those that share the commonest cut."""
     cuts = [row.cut.words for row in page.rows]
     common = max(cuts, key=cuts.count) if cuts else ""
+    of = "Here" if len(set(cuts)) < 2 else f"{page.rows[cuts.index(common)].row.name}, for one"
     if page.scale != "full" and all(words.startswith("nothing is cut") for words in cuts):
         return f"{page.scale.capitalize()} scale: {common}."
-    cut = f" Here: {common}." if common and page.scale != "full" else ""
+    cut = f" {of}: {common}." if common and page.scale != "full" else ""
     return f"{page.scale.capitalize()} scale: {_SCALES[page.scale]}.{cut}"
 
 
@@ -48,7 +50,8 @@ def summary_words(page: StudyPage) -> str:
     if not page.claims:
         return f"{rows.capitalize()}."
     numbers = {verdict: sum(claim.verdict == verdict for claim in page.claims) for verdict in VERDICTS}
-    said = [f"{numbers['holds']} of {plural(len(page.claims), 'claim')} {'holds' if numbers['holds'] == 1 else 'hold'}"]
+    hold = "holds" if 1 in (numbers["holds"], len(page.claims)) else "hold"
+    said = [f"{numbers['holds']} of {plural(len(page.claims), 'claim')} {hold}"]
     said += [f"{numbers['fails']} {'fails' if numbers['fails'] == 1 else 'fail'}"] if numbers["fails"] else []
     said += [f"{numbers['undecided']} undecided"] if numbers["undecided"] else []
     said += [f"{numbers['not judged']} not judged"] if numbers["not judged"] else []
@@ -56,11 +59,14 @@ def summary_words(page: StudyPage) -> str:
 
 
 def ours_words(row: StudyRow, metric: str, unit: str) -> str:
-    """`31.20 ± 0.41 %`; `31.20 %` of one seed; `not run`."""
+    """`31.20 ± 0.41 %`; `1.12 ± 0.18`; `31.20 %` of one seed; `not run`."""
     mean, std = row.mean(metric), row.std(metric)
     if mean is None:
         return "not run" if not row.runs else "no number"
-    spread = f" ± {_spread_words(std, unit)}" if std is not None else ""
+    if std and not unit:
+        decimals = max(0, 1 - math.floor(math.log10(std)))
+        return f"{mean:,.{decimals}f} ± {std:,.{decimals}f}"
+    spread = f" ± {value_words(std, unit, bare=True)}" if std is not None else ""
     return f"{value_words(mean, unit, bare=True)}{spread}{_unit(unit)}"
 
 
@@ -106,8 +112,8 @@ def metric_words(metrics: Sequence[Metric]) -> list[str]:
 
 
 def metric_name(name: str) -> str:
-    """A metric's name for a reader: `test error`, `responses, mean std`."""
-    return name.replace("_", " ").replace(".", ", ")
+    """A metric's name for a reader: `test error`, `test error, top 5`, `responses, mean std`."""
+    return name.replace("_top5", ", top 5").replace("_", " ").replace(".", ", ")
 
 
 def figure_label(page: StudyPage, title: str, rows: Sequence[str] = (), metric: str = "") -> str:
@@ -116,11 +122,6 @@ def figure_label(page: StudyPage, title: str, rows: Sequence[str] = (), metric: 
     found = [(row, metric_of(metric) if metric else row.metric) for row in shown]
     told = [f"{row.row.name} {ours_words(row, one.name, one.unit)}" for row, one in found if row.values(one.name)]
     return f"{title}, {page.scale} scale. " + ("; ".join(told[:12]) + "." if told else "")
-
-
-def _spread_words(std: float, unit: str) -> str:
-    """A spread where no unit says how many decimals: two digits."""
-    return value_words(std, unit, bare=True) if unit else f"{std:.2g}"
 
 
 def _unit(unit: str) -> str:

@@ -101,9 +101,11 @@ def _why(row: Definite, jobs: Sequence[Job], num_done: int, num_diverged: int, f
     if row.row.members and not num_done:
         told.append("not all of its members were run")
     if 0 < num_done < len(jobs):
-        told.append(f"{num_done} of {len(jobs)} seeds were run")
+        told.append(f"{num_done} of {plural(len(jobs), 'seed')} {'was' if num_done == 1 else 'were'} run")
     if num_diverged:
-        told.append(f"the loss was not finite in {num_diverged} of {num_done} seeds, whose error is that of guessing")
+        told.append(
+            f"the loss was not finite in {num_diverged} of {plural(num_done, 'seed')}, whose error is that of guessing"
+        )
     return "; ".join(told)
 
 

@@ -54,7 +54,10 @@ def _stem(page: StudyPage) -> str:
 
 
 def _drawn(page: StudyPage, drawing: Drawing, number: int) -> list[StudyFigure]:
-    if not any(row is not None and row.runs for row in map(page.row, drawing.rows)):
+    rows = [row for row in map(page.row, drawing.rows) if row is not None]
+    if drawing.kind in ("gradients", "responses"):
+        rows = [row for row in rows if study_profiles.answers_of(row, drawing.question or drawing.kind)]
+    if not any(row.runs for row in rows):
         return []
     if drawing.kind == "answers":
         return _shown(page, drawing, number)

@@ -47,7 +47,7 @@ def legend(axes: Axes, handles: list[Any], labels: list[str], columns: int = 0) 
     """The names of the rows below the axes, in as many columns as fit."""
     if not handles:
         return
-    columns = columns or max(1, min(len(handles), 64 // (5 + max(map(len, labels)))))
+    columns = columns or max(1, min(len(handles), 60 // (5 + max(map(len, labels)))))
     below = axes.transAxes + ScaledTranslation(0.0, -_LEGEND_INCHES, axes.figure.dpi_scale_trans)
     axes.legend(
         handles, labels, loc="upper left", bbox_to_anchor=(0.0, 0.0), bbox_transform=below, ncols=columns,

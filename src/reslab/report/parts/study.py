@@ -41,6 +41,7 @@ def study_parts(page: StudyPage) -> dict[str, Any]:
         "rows": value_rows(page),
         "metrics": metric_words(page_metrics(page)),
         "missing": missing_rows(page),
+        "missing_words": missing_words(page),
         "differences": difference_words(page),
         "notes": note_words(page),
         "facts": study_facts(page),
@@ -80,7 +81,7 @@ def _lines(row: StudyRow) -> list[dict[str, str]]:
             "ours": ours_words(row, metric.name, metric.unit),
             "seeds": str(len(row.values(metric.name)) or len(row.runs)) if row.runs else "–",
             "where": provenance_words(told),
-            "time": seconds(sum(run.train_seconds for run in row.runs)) if row.runs and place == 0 else "",
+            "time": seconds(spent) if place == 0 and (spent := sum(run.train_seconds for run in row.runs)) else "",
             "run": "yes" if row.runs else "",
         }
         for place, (metric, told) in enumerate(every)
@@ -92,6 +93,11 @@ def page_metrics(page: StudyPage) -> list[Metric]:
     names = [row.row.metric for row in page.rows]
     names += [told.metric for row in page.rows for told in row.row.also]
     return [metric_of(name) for name in dict.fromkeys(names)]
+
+
+def missing_words(page: StudyPage) -> str:
+    """The heading over `missing_rows`: some of them may be there in part, or have diverged."""
+    return "Not run, or not in full" if any(row.runs and row.why for row in page.rows) else "Not run"
 
 
 def missing_rows(page: StudyPage) -> list[dict[str, str]]:

@@ -118,6 +118,12 @@ HE2015: tuple[Study, ...] = (
                 axis="layers",
                 metric="test_error",
             ),
+            Drawing(
+                "gradients",
+                "Gradient at each unit before training",
+                (Panel("plain networks", _PLAIN), Panel("residual networks", _RESIDUAL)),
+                question="gradients@init",
+            ),
         ),
         notes="Runs that others published with 64,000 steps: plain-56 14.22 and residual-56 8.30 % (a public README, "
         "single runs); plain-56 13.07 and residual-56 7.46 % (another repository).",

@@ -45,6 +45,8 @@ _TABLE1 = (
     _shortcut("dropout-shortcut", None, "mix=dropout(0.5) add"),
     _shortcut("dropout-shortcut-halved", None, "mix=dropout(0.5) scale(0.5,1)"),
 )
+_SCALED = tuple(row.name for row in _TABLE1 if "gate" not in row.name)
+_GATED = ("original", *(f"exclusive-gate({bias})" for bias in (0, -6, -7)), "shortcut-gate(0)", "shortcut-gate(-6)")
 _BIASES = tuple(range(0, -11, -1))
 
 
@@ -115,7 +117,13 @@ HE2016: tuple[Study, ...] = (
                 "original",
                 "train_loss",
             ),
-            Claim("so is that of the gate at 0", "shortcut-gate(0)", ">", "original", "train_loss"),
+            Claim(
+                "the training loss of a gate on the shortcut alone that begins at 0 is higher, too",
+                "shortcut-gate(0)",
+                ">",
+                "original",
+                "train_loss",
+            ),
         ),
         asked=(Asked("gradients", at="init"),),
         figures=(
@@ -129,6 +137,15 @@ HE2016: tuple[Study, ...] = (
                     _pair("conv1x1-shortcut", "original"),
                 ),
                 where="Fig. 3",
+            ),
+            Drawing(
+                "gradients",
+                "Gradient at each unit before training",
+                (
+                    Panel("scaled, dropped, projected", _SCALED),
+                    Panel("gated", _GATED),
+                ),
+                question="gradients@init",
             ),
         ),
         differences=(
