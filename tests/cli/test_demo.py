@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from reslab.cli.demo import twins
+from reslab.training.run import Run
+from reslab.training.sources import reopen_data
 from tests.cli.conftest import Command
 
 
@@ -20,6 +22,7 @@ def test_the_demonstration_on_a_small_scale(command: Command, tmp_path: Path) ->
     assert "resnet20_cifar" in page
     assert "plain20_cifar" in page
     assert (tmp_path / "d" / "plain" / "report.html").exists()
+    assert reopen_data(Run(tmp_path / "d" / "plain").facts["data"]).name == "digits"
 
 
 def test_a_twin_differs_in_the_mix_alone() -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from reslab.report.page import DemoNetwork
     from reslab.training.run import Run
 
+DATA = "digits"
 PROBE_BATCH = 256
 
 
@@ -40,7 +41,7 @@ def demo(
     from reslab.training.sources import find_data
 
     refuse_occupied(place)
-    data = find_data("digits")
+    data = find_data(DATA)
     networks = []
     with Display() as display:
         for name, arch in pair.items():
@@ -82,7 +83,8 @@ def train_one(
         torch.manual_seed(seed)
         network = Network(arch)
     before = _gradients(network, data)
-    run = train(network, data, seed=seed, epochs=epochs, output=output, device=device, show=display)
+    # By its name, which the run keeps: so `serve` and `eval` find the pictures again.
+    run = train(network, DATA, seed=seed, epochs=epochs, output=output, device=device, show=display)
     assert run.result is not None
     told = DemoNetwork(
         arch.name,
