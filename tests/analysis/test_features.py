@@ -11,7 +11,10 @@ from reslab.analysis.attributing import AttributionOptions, attribute
 from reslab.analysis.attribution import grad_cam
 from reslab.analysis.features import FeatureOptions, features
 from reslab.analysis.layers import default_layers, outputs_of, pooled, unit_layers
+from reslab.analysis.nearest import NearestOptions, nearest
 from reslab.analysis.pixels import picture, plain
+from reslab.analysis.probes import ProbeOptions, probes
+from reslab.analysis.similarity import similarity
 from reslab.analysis.subject import Subject, open_subjects, subject_of
 from reslab.nn.create import create_model
 from reslab.report.thumbnails import pixels_of
@@ -41,6 +44,29 @@ def test_outputs_are_those_of_the_layers_in_batches() -> None:
         torch.testing.assert_close(found["fc"], model(x))
     assert torch.equal(pooled(expected), expected.mean((2, 3)))
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_each_run_of_a_shared_unit_is_a_layer() -> None:
+    model, x = create_model("book_resdeep", depths=(3,)).eval(), torch.randn(5, 3, 32, 32)
+    found = outputs_of(model, ["layer1.0", "fc"], x, batch=2)
+    assert list(found) == ["layer1.0", "layer1.0 (2)", "layer1.0 (3)", "fc"]
+    with torch.no_grad():
+        expected = model.run_stem(x)
+        for label in ("layer1.0", "layer1.0 (2)", "layer1.0 (3)"):
+            expected = model.layer1[0](expected)
+            torch.testing.assert_close(found[label], expected)
+    torch.testing.assert_close(outputs_of(model, ["layer1.0 (2)"], x), {"layer1.0 (2)": found["layer1.0 (2)"]})
+    with pytest.raises(ValueError, match=r"layer1\.0 \(4\)"):
+        outputs_of(model, ["layer1.0 (4)"], x)
+
+
+def test_questions_tell_each_run_of_a_shared_unit() -> None:
+    (shared,) = open_subjects(["book_resdeep:depths=3"], num_images=6)
+    runs = ["layer1.0", "layer1.0 (2)", "layer1.0 (3)"]
+    assert [layer.layer for layer in features(shared).layers] == ["conv1", *runs]
+    assert similarity([shared]).pairs[0].rows == ("conv1", *runs)
+    assert [probe.layer for probe in probes(shared, ProbeOptions(most=50)).probes] == ["conv1", *runs]
+    assert nearest(shared, NearestOptions(neighbours=2, most=20)).layer == runs[-1]
 
 
 def test_the_picture_is_the_one_that_was_normalised() -> None:

@@ -88,7 +88,7 @@ def features(subject: Subject, options: FeatureOptions = _DEFAULT) -> Features:
         len(subject.images),
         name,
         kernels_of(conv, options.channels),
-        tuple(_layer(name, outputs[name], options) for name in names),
+        tuple(_layer(name, outputs[name], options) for name in outputs),
     )
 
 

@@ -1,13 +1,18 @@
 """Named layers of any module, and what they hand out."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from reslab.analysis.units import units_of
+from reslab.analysis.units import run_label, units_of
 from reslab.spec.errors import refuse, unknown
+
+# A layer, or one of its runs.
+_LABEL = re.compile(r"(.+?)(?: \(\d+\))?")
 
 
 def layer_named(model: nn.Module, name: str) -> nn.Module:
@@ -43,19 +48,22 @@ def first_convolution(model: nn.Module) -> str:
 
 
 @contextmanager
-def watched(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """A dictionary that fills with each layer's output while the model runs inside the block.
+def watched(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
+    """A dictionary that fills with each layer's outputs, one a run, while the model runs inside the block.
 
-    Of a layer that runs several times the last output stays. ValueError for an unknown layer.
+    ValueError for an unknown layer.
     """
-    found: dict[str, Tensor] = {}
+    found: dict[str, list[Tensor]] = {}
 
-    def keeper(name: str) -> object:
-        # A copy: what comes next may change the output in place.
-        return lambda module, given, output: found.__setitem__(name, output.clone())
+    def keeper(name: str) -> Any:
+        def keep(module: nn.Module, given: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                found.setdefault(name, []).append(output.clone())  # what comes next may change it in place
+
+        return keep
 
     modules = {name: layer_named(model, name) for name in names}
-    handles = [module.register_forward_hook(keeper(name)) for name, module in modules.items()]  # type: ignore[arg-type]
+    handles = [module.register_forward_hook(keeper(name)) for name, module in modules.items()]
     try:
         yield found
     finally:
@@ -65,20 +73,30 @@ def watched(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor
 
 @torch.no_grad()
 def outputs_of(model: nn.Module, names: Sequence[str], images: Tensor, batch: int = 64) -> dict[str, Tensor]:
-    """Each layer's output for all images, (N, ...), in float32 on the images' device."""
-    parts: dict[str, list[Tensor]] = {name: [] for name in names}
-    with watched(model, list(parts)) as found:
-        for x in images.split(batch):
+    """Each layer's output for all images, (N, ...), in float32 on the images' device.
+
+    A layer that runs several times has an entry a run, `layer1.0`, `layer1.0 (2)`, ...; such a name asks for one of
+    them. ValueError for an unknown layer or run.
+    """
+    layers = {name: _LABEL.fullmatch(name)[1] for name in names}  # type: ignore[index]
+    parts: dict[str, list[Tensor]] = {}
+    for x in images.split(batch):
+        with watched(model, list(layers.values())) as found:
             model(x)
-            for name in parts:
-                parts[name].append(_output(found, name).float())
-    return {name: torch.cat(part) for name, part in parts.items()}
+        for name, layer in layers.items():
+            for label, output in _runs(found.get(layer, []), name, layer).items():
+                parts.setdefault(label, []).append(output.float())
+    return {label: torch.cat(part) for label, part in parts.items()}
 
 
-def _output(found: dict[str, Tensor], name: str) -> Tensor:
-    if not isinstance(found.get(name), Tensor):
+def _runs(outputs: list[Tensor], name: str, layer: str) -> dict[str, Tensor]:
+    """All runs of a layer by their labels, or the one that `name` asks for."""
+    if not outputs:
         raise refuse("a layer that runs and hands out a tensor", name)
-    return found[name]
+    runs = {run_label(layer, run): output for run, output in enumerate(outputs)}
+    if name != layer and name not in runs:
+        raise unknown("run of a layer", name, runs)
+    return runs if name == layer else {name: runs[name]}
 
 
 def pooled(maps: Tensor) -> Tensor:

@@ -70,10 +70,10 @@ def nearest(subject: Subject, options: NearestOptions = _DEFAULT) -> Nearest:
     Raises ValueError for an unknown layer or split, and for more neighbours than there are pictures.
     """
     layer = options.layer or unit_layers(subject.model)[-1]
-    own = _features(subject, layer, subject.images)
+    layer, own = _features(subject, layer, subject.images)
     split = options.split if subject.data is not None else ""
     pool, labels = more_pictures(subject, split, options.most, options.seed) if split else (None, subject.labels)
-    others = own if pool is None else _features(subject, layer, pool)
+    others = own if pool is None else _features(subject, layer, pool)[1]
     if not 1 <= options.neighbours < len(others) or options.queries < 1:
         raise refuse(f"1 query or more, and 1 to {len(others) - 1} neighbours", options, "neighbours=7")
     cosines = own @ others.T
@@ -120,6 +120,7 @@ def _neighbour(seen: Subject, index: int, cosine: float) -> Neighbour:
     return Neighbour(picture(seen, index), class_name(seen, int(seen.labels[index])), cosine)
 
 
-def _features(subject: Subject, layer: str, images: Tensor) -> Tensor:
-    """Unit vectors (N, features)."""
-    return functional.normalize(pooled(outputs_of(subject.model, [layer], images)[layer]), dim=1)
+def _features(subject: Subject, layer: str, images: Tensor) -> tuple[str, Tensor]:
+    """The layer, or the last of its runs, and unit vectors (N, features) of what it hands out."""
+    name, output = list(outputs_of(subject.model, [layer], images).items())[-1]
+    return name, functional.normalize(pooled(output), dim=1)

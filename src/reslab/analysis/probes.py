@@ -73,7 +73,7 @@ def probes(subject: Subject, options: ProbeOptions = _DEFAULT) -> Probes:
         num_images=len(labels),
         own=float((own == labels).float().mean()),
         chance=float(torch.bincount(labels).max() / len(labels)),
-        probes=tuple(_probe(name, fitted[name], y, judged[name], labels, options.strength) for name in names),
+        probes=tuple(_probe(name, fitted[name], y, judged[name], labels, options.strength) for name in fitted),
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reslab.analysis.subject import Subject
-from reslab.analysis.units import as_asked
+from reslab.analysis.units import as_asked, run_label
 from reslab.nn.words import Bias, Scale
 from reslab.spec.errors import refuse
 
@@ -80,8 +80,8 @@ def _listening(model: nn.Module, kernels: tuple[int, ...], found: list[Response]
 
     def heard(name: str, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         if isinstance(module, nn.Conv2d):
+            label = run_label(name, runs[name])
             runs[name] += 1
-            label = name if runs[name] == 1 else f"{name} ({runs[name]})"
             found.append(Response(name, label, _std(output), False))
             waiting[:] = [output]
         elif waiting and arguments and arguments[0] is waiting[0]:

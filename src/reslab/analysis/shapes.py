@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from reslab.analysis.subject import Subject
-from reslab.analysis.units import blocks_of
+from reslab.analysis.units import blocks_of, run_label
 from reslab.nn.cost import Layer, layer_table
 from reslab.spec.errors import unknown
 
@@ -109,8 +109,8 @@ def _layers(subject: Subject, options: LayerOptions) -> list[tuple[str, Layer]]:
     seen: Counter[str] = Counter()
     found = []
     for layer in table:
+        found.append((run_label(layer.name, seen[layer.name]), layer))
         seen[layer.name] += 1
-        found.append((layer.name if seen[layer.name] == 1 else f"{layer.name} ({seen[layer.name]})", layer))
     if not options.unit:
         return found
     if options.unit not in _unit_names(subject.model):

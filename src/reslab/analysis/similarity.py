@@ -70,7 +70,7 @@ def similarity(subjects: Sequence[Subject], options: SimilarityOptions = _DEFAUL
 def _grams(subject: Subject, options: SimilarityOptions) -> dict[str, Tensor]:
     names = options.layers or layers_by_depth(subject.model)
     outputs = outputs_of(subject.model, names, subject.images)
-    return {name: gram(outputs[name]) for name in names}
+    return {name: gram(output) for name, output in outputs.items()}
 
 
 def gram(features: Tensor) -> Tensor:

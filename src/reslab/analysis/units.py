@@ -101,10 +101,14 @@ def unit_runs(model: nn.Module) -> Iterator[list[UnitRun]]:
             handle.remove()
 
 
+def run_label(name: str, run: int) -> str:
+    """What the run number `run`, from 0, of a module is called: `layer1.0`, `layer1.0 (2)`, ..."""
+    return f"{name} ({run + 1})" if run else name
+
+
 def _keeper(name: str, runs: list[UnitRun]) -> Any:
     def keep(unit: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        before = sum(run.name == name for run in runs)
-        label = f"{name} ({before + 1})" if before else name
+        label = run_label(name, sum(run.name == name for run in runs))
         runs.append(UnitRun(len(runs), name, label, unit, arguments[0], output))
 
     return keep
