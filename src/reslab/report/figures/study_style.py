@@ -44,10 +44,15 @@ def title(axes: Axes, words: str) -> None:
 
 
 def legend(axes: Axes, handles: list[Any], labels: list[str], columns: int = 0) -> None:
-    """The names of the rows below the axes, in as many columns as fit."""
+    """The names of the rows below the axes, read line by line, in as many columns as fit and equally long lines."""
     if not handles:
         return
-    columns = columns or max(1, min(len(handles), 60 // (5 + max(map(len, labels)))))
+    count = len(handles)
+    columns = columns or max(1, min(count, 60 // (5 + max(map(len, labels)))))
+    columns = -(-count // -(-count // columns))
+    # matplotlib fills column after column.
+    across = [each for column in range(columns) for each in range(column, count, columns)]
+    handles, labels = [handles[each] for each in across], [labels[each] for each in across]
     below = axes.transAxes + ScaledTranslation(0.0, -_LEGEND_INCHES, axes.figure.dpi_scale_trans)
     axes.legend(
         handles, labels, loc="upper left", bbox_to_anchor=(0.0, 0.0), bbox_transform=below, ncols=columns,
