@@ -17,11 +17,8 @@ from reslab.report.tables import number, percent
 from reslab.spec.errors import refuse
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from reslab.deploy.inputs import Item
     from reslab.deploy.prediction import Prediction
-    from reslab.nn.network import Network
 
 _SECONDS_A_LINE = 30.0
 
@@ -68,6 +65,7 @@ def predict(
     if resume and output is None:
         raise refuse("--output FILE with --resume", "--resume alone", next_step="name the file to go on with")
     from reslab.deploy.answering import open_answering
+    from reslab.deploy.evidence import run_images
     from reslab.deploy.inputs import list_items
     from reslab.deploy.prediction import predictions
     from reslab.deploy.rows import Rows, check_output
@@ -90,7 +88,7 @@ def predict(
             device,
             features=features,
             temperature=temperature,
-            images=_scale_images(run, network) if precision == "int8" else None,
+            images=run_images(run, network) if precision == "int8" else None,
             num_images=len(left),
         )
         say(f"{answer.engine}")
@@ -174,14 +172,3 @@ def _fingerprint(run: Path) -> str:
     from reslab.training.loading import find_weights
 
     return file_hash(find_weights(run))[:16]
-
-
-def _scale_images(run: Path, network: "Network") -> "Tensor":
-    """Pictures that the scales of int8 are measured on: the run's own training pictures."""
-    from reslab.deploy.evidence import find_evidence
-    from reslab.training.run import Run
-
-    if not (run / "run.json").is_file():
-        step = "name the run's folder, or export first: reslab export ... --to onnx --precision int8"
-        raise refuse("a run, whose pictures set the scales of int8", f"{run}, weights alone", next_step=step)
-    return find_evidence(network, Run(run), None, None, None).calibration_images()

@@ -26,7 +26,9 @@ def serve(
     engine: Annotated[
         str, typer.Option("--engine", help="torch, onnxruntime or openvino. [default: what is quick here]")
     ] = "auto",
-    precision: Annotated[str, typer.Option("--precision", help="float32, bf16, fp16 or auto.")] = "float32",
+    precision: Annotated[
+        str, typer.Option("--precision", help="float32, bf16, fp16, int8; auto: bf16 where the processor has it.")
+    ] = "float32",
     device: Device = "auto",
     max_bytes: Annotated[int, typer.Option("--max-bytes", help="Bytes of one request.")] = 16 << 20,
     max_pixels: Annotated[int, typer.Option("--max-pixels", help="Pixels of one picture.")] = 50_000_000,

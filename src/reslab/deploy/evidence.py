@@ -18,16 +18,18 @@ from reslab.training.sources import find_data, reopen_data
 
 _BATCH = 32
 _SEED = 0
-NUM_CALIBRATION_IMAGES = 256
+_MOST_IMAGES, _LEAST_IMAGES, _PIXELS = 1024, 256, 2**22
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Labelled pictures of the `split` of `data`, `num_images` of them, prepared as the network takes them."""
+    """Labelled pictures of the `split` of `data`, prepared as the network takes them, and how many others the scales
+    of int8 are measured on."""
 
     data: Data
     split: str
     images: Images
+    num_calibration_images: int
 
     @property
     def num_images(self) -> int:
@@ -39,10 +41,10 @@ class Evidence:
         for x, y, _ in eval_batches(self.images, _BATCH, self.data.preprocess, "cpu"):
             yield x, y
 
-    def calibration_images(self, num_images: int = NUM_CALIBRATION_IMAGES) -> Tensor:
+    def calibration_images(self) -> Tensor:
         """Pictures of the training split (of the held-out one where there is none), drawn evenly, normalised."""
         split = "train" if "train" in self.data.splits else self.split
-        chosen = _drawn(self.data.split(split), num_images)
+        chosen = _drawn(self.data.split(split), self.num_calibration_images)
         return torch.cat([x for x, _, _ in eval_batches(chosen, _BATCH, self.data.preprocess, "cpu")])
 
 
@@ -64,7 +66,27 @@ def find_evidence(
         raise refuse(f"pictures of {preprocess.channels} channels", f"{found.name} of {found.preprocess.channels}")
     found = replace(found, preprocess=preprocess)
     images = found.split(found.held_out)
-    return Evidence(found, found.held_out, images if num_images is None else _drawn(images, num_images))
+    judged = images if num_images is None else _drawn(images, num_images)
+    return Evidence(found, found.held_out, judged, num_calibration_images(network.arch.image_size))
+
+
+def num_calibration_images(image_size: tuple[int, int]) -> int:
+    """1,024 of up to 64x64 pixels, 256 of 128x128 and more, which have more values each."""
+    height, width = image_size
+    return max(_LEAST_IMAGES, min(_MOST_IMAGES, _PIXELS // (height * width)))
+
+
+def run_images(source: str | Path, network: Network) -> Tensor:
+    """Pictures that the scales of int8 are measured on: training pictures of the run in this folder.
+
+    Raises ValueError where `source` is no run's folder, and where its data is not there.
+    """
+    if not (Path(source) / "run.json").is_file():
+        step = "name the run's folder, or export it first: reslab export RUN --to onnx --precision int8"
+        raise refuse(
+            "a run, whose training pictures set the scales of int8", f"{source}, weights alone", next_step=step
+        )
+    return find_evidence(network, Run(source), None, None, None).calibration_images()
 
 
 def _open(run: Run | None, data: Any, data_dir: str | Path | None) -> Data:

@@ -35,7 +35,7 @@ def write_onnx(job: Job, path: Path) -> None:
     model = onnx_model(job.network, graph_facts(job.network))
     if job.precision == "int8":
         assert job.images is not None
-        model = quantise(model, job.images)
+        model = quantise(model, job.images, job.network)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
 

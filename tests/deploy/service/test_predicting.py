@@ -5,7 +5,11 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from reslab.deploy.evidence import run_images
 from reslab.deploy.prediction import predict
+from reslab.deploy.service.app import make_app
+from reslab.deploy.service.settings import ServiceSettings
+from reslab.training.loading import load
 from reslab.training.run import Run
 
 
@@ -113,3 +117,27 @@ def test_other_methods_and_ways(client: TestClient) -> None:
         found = client.get(way)
         assert found.status_code == 404, way
         assert set(found.json()) == {"error"}
+
+
+def test_int8_takes_its_scales_from_the_training_pictures_of_each_run(
+    runs: list[Run], png: bytes, tmp_path: Path
+) -> None:
+    """The answers are those of an engine calibrated on the run's own pictures, and not float32's."""
+    file = tmp_path / "digit.png"
+    file.write_bytes(png)
+    settings = ServiceSettings(engine="onnxruntime", precision="int8", device="cpu")
+    with TestClient(make_app(runs[:1], settings)) as client:
+        answer = client.post("/v1/predict", content=png).json()
+    assert (answer["engine"], answer["precision"]) == ("onnxruntime", "int8")
+    images = run_images(runs[0].path, load(runs[0]))
+    (wanted,) = predict(runs[0], file, engine="onnxruntime", precision="int8", device="cpu", images=images)
+    (whole,) = predict(runs[0], file, engine="torch", device="cpu")
+    numbers = [number for _, number in names_and_numbers(answer)]
+    assert numbers == pytest.approx([guess.probability for guess in wanted.classes])
+    assert numbers != pytest.approx([guess.probability for guess in whole.classes], rel=1e-5)
+
+
+def test_int8_without_a_run_is_refused_kindly(weights: Path) -> None:
+    settings = ServiceSettings(precision="int8", device="cpu")
+    with pytest.raises(ValueError, match="name the run's folder"), TestClient(make_app([weights], settings)):
+        pass

@@ -26,7 +26,7 @@ def graph_of(network: Network, wish: Wish) -> Any:
         return model
     if wish.images is None:
         raise refuse("images to measure the scales of int8 on", "none", next_step="name a data set: --data NAME|FOLDER")
-    return quantise(model, wish.images)
+    return quantise(model, wish.images, network)
 
 
 def run_graph(graph: bytes | Path, wish: Wish) -> Answer:

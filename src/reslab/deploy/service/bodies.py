@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.datastructures import Headers
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from reslab.deploy.service.forms import read_form
 from reslab.deploy.service.refusals import Refused, refused
@@ -32,11 +32,16 @@ class Body:
 async def read_bytes(request: Request, max_bytes: int, take: Callable[[int], None], seconds: float) -> bytes:
     """The whole body; `take` hears of every piece as it comes, and may refuse.
 
-    Raises Refused: 413 as soon as it is longer than `max_bytes`, 408 where it has not come in `seconds`.
+    Raises Refused: 413 as soon as it is longer than `max_bytes`, 408 where it has not come in `seconds`, 400 where it
+    is cut short.
     """
     try:
         async with asyncio.timeout(seconds):
             return await _gather(request, max_bytes, take)
+    except ClientDisconnect:  # nobody hears it any more; the log and the metrics do not take it for a fault
+        raise refused(
+            400, "a whole body", "only a part of it, then the end of the connection", "send it again"
+        ) from None
     except TimeoutError:
         raise refused(408, f"a body within {seconds:g} seconds", "only a part of it", "send it again") from None
 

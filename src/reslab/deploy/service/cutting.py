@@ -86,7 +86,7 @@ def _measure(specimen: Specimen, network: Network, x: Tensor) -> Measured:
     with unit_runs(network) as runs:
         probabilities = specimen.probabilities(network, x)[0]
     stds = [finite(float(run.output.double().std(correction=0))) for run in runs]
-    return Measured(probabilities.nan_to_num(), dict(zip(specimen.slots, stds, strict=True)))
+    return Measured(probabilities, dict(zip(specimen.slots, stds, strict=True)))
 
 
 def finite(number: float) -> float | None:
@@ -116,7 +116,7 @@ def curve(specimen: Specimen, x: Tensor) -> list[Without]:
                 found.append(Without(name, None, None, reason))
                 continue
             with switched_off(network, [name]):
-                now = specimen.probabilities(network, x).nan_to_num()
+                now = specimen.probabilities(network, x)
             drop = whole - now.gather(1, called[:, None])[:, 0]
             found.append(Without(name, float(drop.mean()), float((now.argmax(1) == called).float().mean())))
     return found

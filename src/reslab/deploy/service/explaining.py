@@ -74,7 +74,7 @@ def _explained(opened: Opened, picture: Tensor, plan: Plan, method: str, target:
         "method": method,
         "heat": [[round(value, 4) for value in row] for row in heat.tolist()],
         "picture": picture_uri(picture),
-        "classes": best(probabilities.nan_to_num(), opened.classes, _NUM_CLASSES),
+        "classes": best(probabilities, opened.classes, _NUM_CLASSES),
         "refused": carried.told(),
     }
 

@@ -63,7 +63,10 @@ def _raise_if_none(rows: Sequence[Any]) -> None:
 
 
 def best(probabilities: Tensor, classes: Sequence[str], top_k: int) -> list[dict[str, Any]]:
-    """The most probable classes of (classes,), each with name and probability, the most probable first."""
-    values, labels = probabilities.topk(min(top_k, len(classes)))
+    """The most probable classes of (classes,), each with name and probability, the most probable first.
+
+    Zeros of a network that has diverged and gives no numbers: JSON knows none such.
+    """
+    values, labels = probabilities.nan_to_num().topk(min(top_k, len(classes)))
     pairs = zip(labels.tolist(), values.tolist(), strict=True)
     return [{"name": classes[label], "probability": value} for label, value in pairs]

@@ -6,11 +6,15 @@ from starlette.responses import JSONResponse
 
 from reslab.spec.errors import refuse
 
+_LONGEST = 2000
+
 
 class Refused(Exception):
     """An answer that is no success: `status` and what the caller is told."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        # What came is told in a refusal; a caller who sends a name of a megabyte does not get it back.
+        message = message if len(message) <= _LONGEST else f"{message[:_LONGEST]} ..."
         super().__init__(message)
         self.status, self.message, self.headers = status, message, dict(headers or {})
 

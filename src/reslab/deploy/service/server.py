@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 from PIL import Image
 
 from reslab.deploy.service.app import make_app
+from reslab.deploy.service.connections import connection_of
 from reslab.deploy.service.settings import ServiceSettings
 from reslab.spec.errors import refuse
 from reslab.training.run import Run
@@ -36,18 +38,23 @@ def serve_forever(
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, settings.max_pixels)
     with _listening(host, port) as listening:
         app = make_app(runs, settings)
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=round(settings.timeout_seconds + _GRACE_SECONDS),
-        )
         told_host = f"[{host}]" if ":" in host else host
         told(f"http://{told_host}:{listening.getsockname()[1]}", list(app.state.house.models))
         with _stopped_by_signals():
-            uvicorn.Server(config).run(sockets=[listening])
+            uvicorn.Server(config_of(app, settings)).run(sockets=[listening])
+
+
+def config_of(app: FastAPI, settings: ServiceSettings) -> uvicorn.Config:
+    """How uvicorn runs the service."""
+    return uvicorn.Config(
+        app,
+        http=connection_of(settings),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=round(settings.timeout_seconds + _GRACE_SECONDS),
+    )
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -5,6 +5,16 @@ from dataclasses import dataclass
 from reslab.spec.errors import refuse
 
 MEGABYTE = 1 << 20
+_COUNTS = (
+    "max_bytes",
+    "max_pixels",
+    "max_images",
+    "max_batch",
+    "queue",
+    "num_decoders",
+    "max_studies",
+    "max_connections",
+)
 
 
 @dataclass(frozen=True)
@@ -14,7 +24,8 @@ class ServiceSettings:
     `max_bytes` of one request's body; `max_held_bytes` of all bodies that are in memory at once; `max_pixels` of one
     picture as its header tells them; `max_images` of one request; `queue`: pictures that may be in the house at once,
     waiting or worked on, beyond which a request is answered 429; `max_studies` looks inside (heat maps, lesions, units)
-    of these; `timeout_seconds` until a request is answered 504; `max_batch` pictures computed together; `num_decoders`
+    of these; `timeout_seconds` until a request is answered 504; `max_connections` open at once, each of which has
+    `head_seconds` to say what it wants; `max_batch` pictures computed together; `num_decoders`
     threads that decode. `token`: what callers must send; `hosts`: the names the service answers to (all where empty).
     Raises ValueError for a limit below 1, and a queue that no full request fits into.
     """
@@ -33,13 +44,16 @@ class ServiceSettings:
     timeout_seconds: float = 30.0
     num_decoders: int = 2
     max_studies: int = 16
+    max_connections: int = 512
+    head_seconds: float = 20.0
 
     def __post_init__(self) -> None:
-        for name in ("max_bytes", "max_pixels", "max_images", "max_batch", "queue", "num_decoders", "max_studies"):
+        for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise refuse(f"{name} of at least 1", getattr(self, name), nearest="1")
-        if not self.timeout_seconds > 0:
-            raise refuse("timeout_seconds above 0", self.timeout_seconds, nearest="30")
+        for name, nearest in (("timeout_seconds", "30"), ("head_seconds", "20")):
+            if not getattr(self, name) > 0:
+                raise refuse(f"{name} above 0", getattr(self, name), nearest=nearest)
         if self.queue < self.max_images:
             got = f"queue {self.queue}, max_images {self.max_images}"
             raise refuse("a queue that holds the pictures of one request", got, nearest=f"queue {self.max_images}")

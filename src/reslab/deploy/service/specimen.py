@@ -40,6 +40,6 @@ class Specimen:
         return self._normalise(pictures.to(self.device))
 
     def probabilities(self, network: Network, x: Tensor) -> Tensor:
-        """(N, classes): softmax(logits / temperature)."""
+        """(N, classes): softmax(logits / temperature); zeros where a network that has diverged gives no numbers."""
         with torch.no_grad():
-            return (network(x).float() / self.temperature).softmax(1).cpu()
+            return (network(x).float() / self.temperature).softmax(1).nan_to_num().cpu()
