@@ -54,6 +54,12 @@ def webp_of(width: int, height: int) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
+def png_of_chunks(number: int) -> bytes:
+    """A small PNG with so many words in it."""
+    whole = png_of(8, 8, bytes(72))
+    return whole[:33] + chunk(b"tEXt", b"a\0b") * number + whole[33:]
+
+
 ZIP_BOMB = png_of(30_000, 30_000, bytes(900_000))
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><image href="file:///etc/passwd"/></svg>'
 TRUNCATED = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)), "PNG")[:900]
@@ -81,6 +87,7 @@ REFUSED = {
         415,
         "a picture",
     ),
+    "a PNG of very many chunks": (png_of_chunks(60_000), 415, "a picture"),
     "a BMP of nothing": (b"BM" + bytes(60), 415, "a picture"),
     "noise under a PNG's sign": (b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9, 415, "a picture"),
 }
@@ -117,6 +124,33 @@ def test_of_a_gif_with_very_many_frames_only_the_first_is_read(
 
     monkeypatch.setattr(GifImagePlugin.GifImageFile, "seek", refuse)
     found = client.post("/v1/predict", content=content)
+    assert found.status_code == 200, found.text
+
+
+KINDS = {
+    "CMYK": encoded(Image.new("CMYK", (9, 9), (10, 200, 3, 4)), "JPEG"),
+    "16 bits": encoded(Image.fromarray(np.full((9, 9), 40_000, np.uint16)), "PNG"),
+    "1 bit": encoded(Image.new("1", (9, 9)), "PNG"),
+    "a palette": encoded(Image.new("P", (9, 9)), "PNG"),
+    "alpha": encoded(Image.new("LA", (9, 9)), "PNG"),
+    "frames of GIF": encoded(Image.new("P", (9, 9)), "GIF", save_all=True, append_images=[Image.new("P", (9, 9), 7)]),
+    "frames of WebP": encoded(
+        Image.new("RGB", (9, 9)), "WebP", save_all=True, append_images=[Image.new("RGB", (9, 9), "red")]
+    ),
+    "some chunks": png_of_chunks(500),
+    "EXIF that is broken": encoded(Image.new("RGB", (9, 9)), "JPEG", exif=b"Exif\0\0" + bytes(range(256)) * 4),
+    "EXIF that goes in circles": encoded(
+        Image.new("RGB", (9, 9)),
+        "JPEG",
+        exif=b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">HHHIII", 1, 0x8769, 4, 1, 8, 8),
+    ),
+    "more pixels than are told": png_of(8, 8, bytes(50_000_000)),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_odd_pictures_are_read(client: TestClient, name: str) -> None:
+    found = client.post("/v1/predict", content=KINDS[name])
     assert found.status_code == 200, found.text
 
 

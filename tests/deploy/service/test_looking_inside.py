@@ -2,9 +2,11 @@
 
 import base64
 import io
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +20,10 @@ from reslab.analysis.unit_parts import take_apart
 from reslab.analysis.units import unit_runs
 from reslab.data.batches import Normalise
 from reslab.data.decode import read_picture
+from reslab.deploy.service.app import make_app
+from reslab.deploy.service.settings import ServiceSettings
 from reslab.nn.network import Network
+from reslab.nn.weights import save_weights
 from reslab.training.loading import load
 from reslab.training.run import Run
 
@@ -74,11 +79,41 @@ def test_what_cannot_be_cut_stays_and_tells_why(client: TestClient, text: str) -
 
 
 @pytest.mark.parametrize(
-    "plan", [{"off": ["layer9.0"]}, {"off": "layer1.0"}, {"off": [1]}, {"swap": [["layer1.0"]]}, {"swap": {"a": 1}}]
+    "plan",
+    [
+        {"off": ["layer9.0"]},
+        {"off": "layer1.0"},
+        {"off": [1]},
+        {"swap": [["layer1.0"]]},
+        {"swap": {"a": 1}},
+        {"off": None},
+        {"off": ["layer1.0"] * 1001},
+        {"swap": [["layer1.0", "layer1.1"]] * 1001},
+        {"off": ["x" * 100_000]},
+    ],
 )
 def test_a_plan_that_means_nothing_is_refused(client: TestClient, text: str, plan: dict[str, object]) -> None:
     found = client.post("/v1/lesion", json={"image": text, **plan})
     assert found.status_code == 422, found.text
+    assert len(found.text) < 3000
+
+
+def test_a_network_that_has_diverged_answers_zeros(
+    runs: list[Run], settings: ServiceSettings, png: bytes, tmp_path: Path
+) -> None:
+    """No number is no JSON: a fault of the service it must not become."""
+    folder = tmp_path / "nan"
+    shutil.copytree(runs[0].path, folder)
+    network = load(runs[0])
+    with torch.no_grad():
+        network.conv1.weight.fill_(torch.nan)
+    save_weights(folder / "model.safetensors", network)
+    with TestClient(make_app([folder], settings)) as client:
+        (row,) = client.post("/v1/predict", content=png).json()["predictions"]
+        assert {each["probability"] for each in row["classes"]} == {0.0}
+        for way in ("/v1/explain", "/v1/lesion", "/v1/lesion/curve", "/v1/unit?unit=layer1.0"):
+            assert client.post(way, content=png).status_code == 200, way
+        assert client.get("/v1/models/nan/run").status_code == 200
 
 
 def test_the_curve_is_each_unit_alone(client: TestClient, network: Network, x: torch.Tensor, png: bytes) -> None:
