@@ -59,6 +59,16 @@ def test_a_dry_run_prints_and_writes_nothing(command: Command, tmp_path: Path) -
     assert "left: 4 trainings" in command(*words).out
 
 
+def test_data_that_are_not_here_are_told_with_the_next_step(command: Command, tmp_path: Path) -> None:
+    words = ("study", NAME, "--scale", "short", "--rows", "plain-20,plain-32", "--data-dir", tmp_path / "none")
+    found = command(*words, "--store", tmp_path / "store", "--output", tmp_path / "page")
+    assert "plain-20, plain-32 cannot be run here; required: cifar10" in found.err
+    assert not (tmp_path / "store").exists()
+    assert command(*words, "--store", tmp_path / "store", "--dry-run").out.endswith(
+        "left: nothing that can be run here\n"
+    )
+
+
 def test_slurm_writes_a_script_that_runs(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = ("study", NAME, *ROWS, "--store", tmp_path / "store")
@@ -76,6 +86,7 @@ def test_slurm_writes_a_script_that_runs(command: Command, tmp_path: Path, monke
     ("words", "told"),
     [
         (("study", "he2015/degredation"), "nearest: 'he2015/degradation'"),
+        (("study", "veit"), "nearest: 'veit2016/lesion'"),
         (("study", NAME, "--rows", "plain-21"), "'plain-20'"),
         (("study", NAME, "--scale", "ful"), "unknown scale 'ful'; nearest: 'full'"),
         (("study", NAME, *ROWS, "--task", "7"), "a task from 0 to 3"),

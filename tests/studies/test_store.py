@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import reslab.studies.store as store_module
-from reslab.spec.study import Study
+from reslab.spec.study import Asked, Study
 from reslab.studies import lock
 from reslab.studies.lock import Taken, held
 from reslab.studies.plan import Plan, make_plan, missing
@@ -180,3 +180,25 @@ def test_a_training_that_diverges_is_a_result(changed: Changed, place: Place) ->
     facts = place.store.entry(plan_of(study, rows=("plain",)).jobs[0].key).facts
     assert facts["status"] == "diverged"
     assert "training stopped" in facts["words"]
+
+
+def test_a_store_that_cannot_be_written_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"a folder for the store that can be written.*--store"):
+        store_module.Store(tmp_path / "file" / "store").check()
+    store_module.Store(tmp_path / "new" / "store").check()
+    assert not list((tmp_path / "new" / "store").iterdir())
+
+
+def test_an_answer_that_cannot_be_read_is_found_again_and_that_is_said(
+    changed: Changed, said: tuple[Place, list[str]]
+) -> None:
+    place, lines = said
+    job = plan_of(changed(asked=(Asked("gradients", at="init", num_images=8),))).jobs[0]
+    (path,) = (do(job, place).path / "answers").iterdir()
+    sound = json.loads(path.read_text())["answer"]
+    path.write_text("{")
+    entry = do(job, place)
+    assert lines == ["plain, seed 0: its answer to gradients could not be read and is found again"]
+    assert entry.answer(job.asked[0]) == sound
+    assert entry.facts["notes"] == lines

@@ -5,9 +5,11 @@ from collections.abc import Iterable
 
 
 def nearest(got: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The `count` known names most like `got`, best first; empty where none is alike."""
+    """The `count` known names most like `got`, best first, or that have it in them; empty where none is alike."""
     names = list(known)
     alike = difflib.get_close_matches(got.lower(), [name.lower() for name in names], n=count, cutoff=0.5)
+    if not alike and len(got) > 2:
+        alike = [name.lower() for name in names if got.lower() in name.lower()][:count]
     by_lower = {name.lower(): name for name in reversed(names)}
     return [by_lower[name] for name in alike]
 

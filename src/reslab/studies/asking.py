@@ -24,6 +24,8 @@ def ask_missing(
     for asked in job.asked:
         if entry.answer(asked) is not None:
             continue
+        if entry.answer_path(asked).exists():
+            note(f"its answer to {asked.question} could not be read and is found again")
         began = time.perf_counter()
         try:
             answer = _answer(job, entry, asked, data_dir, device)

@@ -102,8 +102,11 @@ def run_study(
 
 
 def _done(wanted: Wanted, price: Price, place: Place) -> Outcome:
+    for reason in price.refused():
+        place.say(reason)
     if not price.todo:
         return Outcome()
+    place.store.check()
     place.say(price.summary())
     if wanted.num_jobs == 1:
         return run_here(price.todo, place)

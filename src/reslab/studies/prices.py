@@ -28,8 +28,19 @@ class Price:
 
     def summary(self) -> str:
         """What is left, in a line."""
+        if not self.todo:
+            return "nothing that can be run here" if self.refused() else "nothing"
         total = sum(map(self.seconds_of, self.todo))
         return f"{plural(len(self.todo), 'training')}, about {seconds(total)} of one processor ({self.rate_from})"
+
+    def refused(self) -> list[str]:
+        """What cannot be run here, each reason once: data that are not here, networks too large for the memory."""
+        by_reason: dict[str, list[str]] = {}
+        for row in self.plan.rows:
+            if row.absent:
+                by_reason.setdefault(row.absent, []).append(row.row.name)
+        absent = [f"{', '.join(names)} cannot be run here; {why}" for why, names in by_reason.items()]
+        return [*absent, *dict.fromkeys(why for _, why in self.too_large)]
 
     def facts(self) -> dict[str, Any]:
         """The plan as plain data: `rows`, `num_missing`, `seconds`, `rate_from`."""

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from reslab.spec.arch import Arch
+from reslab.spec.errors import refuse
 from reslab.spec.study import Asked
 from reslab.spec.values import departures, to_dict
 from reslab.studies.lock import held
@@ -138,6 +140,18 @@ class Store:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+
+    def check(self) -> None:
+        """Make the folder where it is not there; raises ValueError where nothing can be written into it."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=self.path) as file:
+                file.write(b"room")
+        except OSError as error:
+            step = "name another with --store"
+            raise refuse(
+                "a folder for the store that can be written", f"{self.path} ({error.strerror})", "", step
+            ) from None
 
     def entry(self, key: str) -> Entry:
         """The entry of that key, which need not be there yet."""

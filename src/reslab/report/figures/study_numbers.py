@@ -71,7 +71,7 @@ def _reported(axes: Axes, rows: Sequence[StudyRow]) -> None:
             continue
         if told.value is None:
             axes.text(0.98, place, told.note.partition(":")[0] or "none", transform=axes.get_yaxis_transform(),
-                      ha="right", va="center", fontsize=8.5, color=VERMILION)  # fmt: skip
+                      ha="right", va="bottom", fontsize=8.5, color=VERMILION)  # fmt: skip
             continue
         if told.std:
             axes.plot([told.value - told.std, told.value + told.std], [place, place], color=VERMILION, linewidth=1.4)
@@ -86,7 +86,7 @@ def _ours(axes: Axes, rows: Sequence[StudyRow]) -> None:
         values, mean, std = row.values(), row.mean(), row.std()
         if mean is None:
             axes.text(0.98, place, "not run" if not row.runs else "no number", transform=axes.get_yaxis_transform(),
-                      ha="right", va="center", fontsize=8.5, color=MUTED)  # fmt: skip
+                      ha="right", va="bottom", fontsize=8.5, color=MUTED)  # fmt: skip
             continue
         if std is not None:
             axes.plot([mean - std, mean + std], [place, place], color=BLUE, linewidth=1.6)
