@@ -147,6 +147,8 @@ def test_the_script_is_bash_and_does_the_task_of_its_index(study: Study, tmp_pat
     text = script.read_text()
     assert "#SBATCH --array=1-3\n" in text
     assert "#SBATCH --time=4:10:00\n" in text
+    assert "#SBATCH --mem=1001M\n" in text
+    assert "# 3 trainings of test/tiny, smoke scale.\n" in text
     run = subprocess.run([bash, str(script)], env={"SLURM_ARRAY_TASK_ID": "2"}, capture_output=True, text=True)
     assert run.stdout == "a b it's --task 2\n"
     unset = subprocess.run([bash, str(script)], env={}, capture_output=True, text=True)

@@ -23,7 +23,7 @@ PASSES = 3
 # Opening the data, saving the state, judging the weights, writing the run's page.
 BESIDE_SECONDS = 1.0
 _FLOAT_BYTES = 4
-_PROCESS_BYTES = 500_000_000
+PROCESS_BYTES = 500_000_000
 _MEASURED_MACS = 4_000_000_000
 _MOST_MEASURED = 4
 
@@ -78,7 +78,7 @@ def _lines(path: str) -> list[str]:
 def too_large(row: Definite, device: torch.device, num_jobs: int = 1) -> str:
     """What a network that does not fit its part of the memory would need, in words; empty for one that fits."""
     needed, there = (
-        memory_bytes(row) + (_PROCESS_BYTES if device.type == "cpu" else 0),
+        memory_bytes(row) + (PROCESS_BYTES if device.type == "cpu" else 0),
         available_bytes(device) // num_jobs,
     )
     if needed <= there:

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from reslab.studies.cost import PROCESS_BYTES, memory_bytes
 from reslab.studies.plan import Job
 
 _TIMES_THE_PRICE = 2.0
@@ -14,7 +15,7 @@ def slurm_script(
 ) -> str:
     """The script for `sbatch`: an array of the jobs' numbers, each of which does `command --task NUMBER` in `folder`.
 
-    `longest_seconds` is the price of the longest of them; twice that is asked for.
+    `longest_seconds` is the price of the longest of them; twice that is asked for, and twice the memory of the largest.
     """
     words = shlex.join(command)
     lines = [
@@ -23,9 +24,12 @@ def slurm_script(
         f"#SBATCH --array={ranges([job.number for job in jobs])}",
         f"#SBATCH --output={logs.resolve()}/slurm-%A_%a.txt",
         f"#SBATCH --time={_minutes(longest_seconds)}",
+        f"#SBATCH --mem={_megabytes(jobs)}M",
         "#SBATCH --cpus-per-task=2",
+        "#SBATCH --requeue",
         "##SBATCH --gres=gpu:1   (one # less asks for a GPU)",
-        f"# {len(jobs)} trainings of {name}; one that was stopped goes on where it was when it is sent again.",
+        f"# {len(jobs)} trainings of {name}, {jobs[0].row.scale} scale.",
+        "# One that was stopped goes on where it was when it is sent again.",
         "# When all have ended, the same command without --task writes the page:",
         f"#   {words}",
         "set -euo pipefail",
@@ -44,6 +48,10 @@ def ranges(numbers: Sequence[int]) -> str:
         else:
             found.append([number, number])
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
+
+
+def _megabytes(jobs: Sequence[Job]) -> int:
+    return -(-round(2 * (PROCESS_BYTES + max(memory_bytes(job.row) for job in jobs))) // 1_000_000)
 
 
 def _minutes(longest_seconds: float) -> str:
