@@ -147,3 +147,11 @@ def test_what_means_nothing_is_refused() -> None:
 def test_a_linear_layer_in_a_row_is_not_asked_for_maps() -> None:
     row = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
     assert default_layers(row) == ("0",)
+
+
+def test_of_many_runs_a_few_are_shown_where_none_is_named() -> None:
+    (shared,) = open_subjects(["book_resdeep:depths=12"], num_images=2)
+    shown = [layer.layer for layer in features(shared).layers]
+    assert len(shown) == 6
+    assert (shown[0], shown[-1]) == ("conv1", "layer1.0 (12)")
+    assert len(features(shared, FeatureOptions(layers=("layer1.0",))).layers) == 12

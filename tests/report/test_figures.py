@@ -35,6 +35,19 @@ def test_every_figure_is_a_figure_and_becomes_svg() -> None:
         assert "http" not in text
 
 
+def test_a_line_that_a_later_one_covers_is_wider() -> None:
+    lines = depth_figure([Profile("a", [1.0, 2.0]), Profile("b", [1.0, 2.0]), Profile("c", [2.0, 1.0])]).axes[0].lines
+    assert lines[0].get_linewidth() > lines[1].get_linewidth() == lines[2].get_linewidth()
+
+
+def test_strokes_are_named_beside_the_networks() -> None:
+    figure = depth_figure([Profile("a", [1.0, 2.0]), Profile("", [2.0, 1.0], dashed=True)], strokes=("one", "other"))
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "one", "other"]
+    assert [line.is_dashed() for line in legend.get_lines()] == [False, False, True]
+
+
 def test_names_are_taken_as_they_are_not_as_formulas() -> None:
     for name in ("$x^2$", "_hidden", "a & <b>"):
         text = svg(loss_figure([Curve(_curve([2.0, 1.0]).line, name), _curve([1.0, 2.0])]), "f", "label")

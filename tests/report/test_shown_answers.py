@@ -62,7 +62,12 @@ LANDSCAPE = {"points": 3, "curvature": 2, "iterations": 2, "hessian_images": 4, 
 
 def test_landscape_has_maps_heights_a_line_and_cells(subjects: list[Subject]) -> None:
     found = shown("landscape", subjects, LANDSCAPE)
-    titles = ["Lines of equal loss", "The loss as a height", "Along one direction", "Where the surface is not convex"]
+    titles = [
+        "Lines of equal loss",
+        "The loss as a height",
+        "The loss along one direction",
+        "Where the surface is not convex",
+    ]
     assert [figure.title for figure in found.figures] == titles
     assert "the largest eigenvalue at the weights" in found.words[0]
     assert len(found.tables[0].rows) == 2

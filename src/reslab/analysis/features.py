@@ -11,12 +11,15 @@ from reslab.spec.errors import refuse
 
 Map = tuple[tuple[float, ...], ...]
 _SILENT = 1e-12
+# A unit that is shared may run a hundred times.
+_MOST_RUNS = 4
 
 
 @dataclass(frozen=True)
 class FeatureOptions:
-    """`layers` by name (the first convolution and each stage's last unit where none), for the subject's picture number
-    `picture`; at most `channels` maps a layer, those with the most energy, and as many kernels."""
+    """`layers` by name (the first convolution and each stage's last unit where none, of many runs a few), for the
+    subject's picture number `picture`; at most `channels` maps a layer, those with the most energy, and as many
+    kernels."""
 
     layers: tuple[str, ...] = ()
     picture: int = 0
@@ -77,6 +80,7 @@ def features(subject: Subject, options: FeatureOptions = _DEFAULT) -> Features:
         raise refuse("channels of at least 1", options.channels, "12")
     names = options.layers or default_layers(subject.model)
     outputs = outputs_of(subject.model, names, subject.images)
+    shown = list(outputs) if options.layers else _spread(list(outputs), len(names) + _MOST_RUNS)
     name = first_convolution(subject.model)
     conv = layer_named(subject.model, name)
     assert isinstance(conv, nn.Conv2d)
@@ -88,8 +92,15 @@ def features(subject: Subject, options: FeatureOptions = _DEFAULT) -> Features:
         len(subject.images),
         name,
         kernels_of(conv, options.channels),
-        tuple(_layer(name, outputs[name], options) for name in outputs),
+        tuple(_layer(name, outputs[name], options) for name in shown),
     )
+
+
+def _spread(names: list[str], most: int) -> list[str]:
+    """At most so many, evenly taken, first and last among them."""
+    if len(names) <= most:
+        return names
+    return [names[round(place * (len(names) - 1) / (most - 1))] for place in range(most)]
 
 
 def kernels_of(conv: nn.Conv2d, most: int) -> tuple[Kernel, ...]:

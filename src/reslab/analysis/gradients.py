@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reslab.analysis.room import check_room
 from reslab.analysis.slope import Slope, slope_of
 from reslab.analysis.subject import Subject
 from reslab.analysis.unit_parts import network_of, stages_of, through_shortcut
@@ -98,6 +99,7 @@ def unit_gradients(network: nn.Module, x: Tensor, y: Tensor) -> list[tuple[str, 
 
 def backward(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, list[UnitRun]]:
     """The loss and the runs of the units; inputs, outputs and parameters hold their gradients in `grad`."""
+    check_room(model, x, num_copies=2)
     model.zero_grad()
     for parameter in model.parameters():
         parameter.requires_grad_()

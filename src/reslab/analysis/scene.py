@@ -33,6 +33,10 @@ class Scene:
 
 
 def open_scene(subject: Subject, options: LandscapeOptions) -> Scene:
+    """The plane that the options ask for, through the subject's weights, with the points that `keep` holds already.
+
+    Raises ValueError where a trajectory is asked for of what is no run, or of one with too few snapshots.
+    """
     model = copy.deepcopy(subject.model).requires_grad_().eval()
     origin = weights_of(model)
     trajectory: tuple[Visited, ...] = ()

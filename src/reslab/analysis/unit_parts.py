@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from reslab.analysis.progress import tell
+from reslab.analysis.room import check_room
 from reslab.analysis.subject import Subject
 from reslab.analysis.units import UnitRun, as_asked, unit_runs
 from reslab.nn.foreign import as_network
@@ -79,6 +80,7 @@ def stages_of(runs: list[UnitRun]) -> list[list[UnitRun]]:
 
 def runs_of(network: Network, images: Tensor, statistics: str) -> list[UnitRun]:
     """The runs of the network's units on the images, without gradients."""
+    check_room(network, images)
     model = as_asked(network, statistics)
     with torch.no_grad(), unit_runs(model) as runs:
         model(images)

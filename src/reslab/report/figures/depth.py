@@ -3,12 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, MaxNLocator, NullFormatter
 
-from reslab.report.figures.style import SERIES, empty_panel, legend_above, styled
+from reslab.report.figures.style import MUTED, SERIES, empty_panel, legend_above, styled
 
 DASHED, DOTTED = (0, (3.2, 2.0)), (0, (1.0, 1.8))
 
@@ -35,16 +37,20 @@ def depth_figure(
     level: float | None = None,
     steps: bool = False,
     from_zero: bool = False,
+    strokes: Sequence[str] = (),
 ) -> Figure:
     """Lines over the units, such as the norm of the gradient at each; `level` draws a thin line across, `up` names the
-    measure; `steps` for values that stay and jump, drawn without dots."""
+    measure; `steps` for values that stay and jump, drawn without dots; `strokes` names the solid, dashed, dotted ones.
+    """
     with styled():
         figure, axes = empty_panel(5.8, 3.4)
         if level is not None:
             axes.axhline(level, color="#5b6570", linewidth=0.9)
-        drawn = [
-            (line, profile.label) for profile in profiles if (line := _line(axes, profile, log, steps)) is not None
-        ]
+        drawn = []
+        for place, profile in enumerate(profiles):
+            over = sum(other.norms == profile.norms for other in profiles[place + 1 :])
+            line = _line(axes, profile, log, steps, over)
+            drawn += [(line, profile.label)] if line is not None else []
         if log:
             _logarithmic(
                 axes, sorted({value for profile in profiles for value in profile.norms if value}) if steps else ()
@@ -60,6 +66,11 @@ def depth_figure(
         if up:
             axes.set_ylabel(up)
         named = [(line, label) for line, label in drawn if label]
+        looks: tuple[Any, ...] = ("-", DASHED, DOTTED)
+        named += [
+            (Line2D([], [], color=MUTED, linestyle=look, linewidth=1.5), label)
+            for label, look in zip(strokes, looks, strict=False)
+        ]
         legend_above(axes, [line for line, _ in named], [label for _, label in named])
         return figure
 
@@ -92,7 +103,8 @@ def steps_figure(lines: Sequence[StepLine], *, log: bool = True, up: str = "") -
         return figure
 
 
-def _line(axes: Axes, profile: Profile, log: bool, steps: bool = False) -> object:
+def _line(axes: Axes, profile: Profile, log: bool, steps: bool, num_over: int) -> Line2D | None:
+    """A line, wider where as many later ones lie over it, so that it is seen."""
     points = [_drawable(value, log) for value in profile.norms]
     if all(math.isnan(point) for point in points):
         return None
@@ -100,7 +112,7 @@ def _line(axes: Axes, profile: Profile, log: bool, steps: bool = False) -> objec
     return axes.plot(
         range(1, len(points) + 1), points, color=SERIES[profile.colour % len(SERIES)], alpha=profile.strength,
         marker="" if broken or len(points) > 60 else "o", markersize=3.6,
-        linewidth=1.4 if broken and not steps else 1.9,
+        linewidth=(1.4 if broken and not steps else 1.9) + 3.2 * num_over,
         drawstyle="steps-mid" if steps else "default",
         linestyle=DASHED if profile.dashed else DOTTED if profile.dotted else "-",
     )[0]  # fmt: skip

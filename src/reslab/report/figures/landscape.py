@@ -73,6 +73,7 @@ def line_figure(surfaces: Sequence[Surface], colours: Sequence[int]) -> Figure:
             axes.set_ylim(bottom=0)
         axes.axvline(0, color=MUTED, linewidth=0.9, zorder=0)
         axes.margins(x=0.02)
+        axes.set_ylabel("loss")
         axes.set_xlabel(f"along the {surfaces[0].across}{' (0: the weights)' if through_weights(surfaces) else ''}")
         legend_above(axes, handles, [surface.label for surface in surfaces])
         return figure
@@ -125,18 +126,27 @@ def _contours(axes: Axes, surface: Surface, levels: np.ndarray, log: bool) -> No
     lines = axes.contour(
         surface.alphas, surface.betas, grid, levels=levels, colors=[BLUE], linewidths=0.8, linestyles="solid"
     )
-    axes.clabel(
+    numbers = axes.clabel(
         lines,
         levels=levels[1:-1:2],
         fmt=lambda level: number(10**level if log else level, 2),
         fontsize=7.5,
         colors=[INK],
     )
+    for text in numbers:
+        if not _is_inside(surface, *text.get_position()):  # it would be cut off at the edge
+            text.remove()
     if surface.way:
         axes.plot(*zip(*surface.way, strict=True), color=VERMILION, marker="o", markersize=3.4, linewidth=1.3)
     axes.plot([0], [0], "*", color=VERMILION, markersize=11, markeredgewidth=0)
     axes.grid(False)
     axes.margins(0)
+
+
+def _is_inside(surface: Surface, x: float, y: float) -> bool:
+    """Whether a number of some letters at (x, y) lies in the picture as a whole."""
+    places = ((x, surface.alphas), (y, surface.betas))
+    return all(0.06 < (at - min(sides)) / (max(sides) - min(sides)) < 0.94 for at, sides in places)
 
 
 def surface_figure(surfaces: Sequence[Surface]) -> Figure:
@@ -146,7 +156,7 @@ def surface_figure(surfaces: Sequence[Surface]) -> Figure:
         rows = math.ceil(len(surfaces) / columns)
         width = _PANEL_WIDTH if columns == 1 else 10.4
         figure = Figure(figsize=(width, rows * min(4.3, 0.85 * width / columns)))
-        figure.subplots_adjust(left=0.01, right=0.95, bottom=0.06, top=0.95, wspace=0.08, hspace=0.12)
+        figure.subplots_adjust(left=0.01, right=0.95, bottom=0.06, top=0.9, wspace=0.08, hspace=0.12)
         log = is_logarithmic(surfaces)
         ends = _levels(surfaces)[[0, -1]]
         for place, surface in enumerate(surfaces):
@@ -167,7 +177,10 @@ def _height(axes: Any, surface: Surface, log: bool, ends: np.ndarray) -> None:
     axes.set_zlim(*limits)
     axes.view_init(elev=34, azim=-56)
     axes.set_box_aspect(None, zoom=1.06)
-    axes.set_title(surface.label, fontsize=9.5, color=INK, y=0.98)
+    axes.set_title(surface.label, fontsize=9.5, color=INK, y=1.02)
+    axes.set_xlabel(surface.across.split(" (")[0], fontsize=7.5, labelpad=-6)
+    axes.set_ylabel(surface.up.split(" (")[0], fontsize=7.5, labelpad=-6)
+    axes.set_zlabel("loss", fontsize=7.5, labelpad=-6)
     for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
         axis.set_pane_color((1, 1, 1, 0))
         axis._axinfo["grid"].update(color=GRID, linewidth=0.7)
@@ -202,6 +215,8 @@ def _mosaic(axes: Axes, cells: Cells) -> None:
     axes.set_xticks(range(len(cells.alphas)), [f"{value:.3g}" for value in cells.alphas])
     axes.set_yticks(range(len(cells.betas)), [f"{value:.3g}" for value in cells.betas])
     axes.set_title(cells.label, fontsize=9.5, color=INK, loc="left")
+    axes.set_xlabel("first direction")
+    axes.set_ylabel("second direction")
     axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.set_xlim(-0.55, len(cells.alphas) - 0.45)

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from reslab.report.figures.depth import DASHED, log_ticks, power
@@ -81,7 +82,7 @@ def several_figure(networks: Sequence[Spread], chance: float) -> Figure:
                 across, [fmean(found) for _, found in one.points], color=colour, marker="o", markersize=3.6
             )
             named.append((line[0], one.label))
-        _error_axis(axes, chance)
+        _error_axis(axes, chance, "left")
         axes.set_xlabel("number of units deleted at random")
         axes.xaxis.set_major_locator(MaxNLocator(9, integer=True))
         axes.set_xlim(left=0)
@@ -101,7 +102,7 @@ def permuted_figure(networks: Sequence[Spread], chance: float) -> Figure:
                 color=SERIES[one.colour % len(SERIES)], markersize=4.6, markeredgewidth=0,
             )  # fmt: skip
             named.append((dots[0], one.label))
-        _error_axis(axes, chance)
+        _error_axis(axes, chance, "left")
         axes.set_xlabel("Kendall's tau of the units' order (1: unchanged)")
         axes.set_xlim(1.02, min(tau for one in networks for tau, _ in one.points) - 0.04)
         _legend(axes, named)
@@ -119,7 +120,10 @@ def lengths_figure(networks: Sequence[Lengths]) -> Figure:
             axes.fill_between(across, 0, one.contributions, color=colour, alpha=0.16, linewidth=0)
             named.append((axes.plot(across, one.contributions, color=colour)[0], one.label))
         axes.set_ylim(bottom=0)
+        axes.set_ylabel("share")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{round(100 * y, 4):g} %"))
+        named.append((Line2D([], [], color=MUTED, linewidth=1.5), "of the gradient"))
+        named.append((Line2D([], [], color=MUTED, linewidth=1.4, linestyle=DASHED), "of the paths"))
         _length_axis(axes)
         _legend(axes, named)
         return figure
@@ -138,6 +142,7 @@ def path_gradients_figure(networks: Sequence[Lengths]) -> Figure:
             )  # fmt: skip
             named.append((line[0], one.label))
         axes.set_yscale("log")
+        axes.set_ylabel("norm of the gradient")
         axes.yaxis.set_major_locator(log_ticks(*axes.get_ylim()))
         axes.yaxis.set_major_formatter(FuncFormatter(power))
         axes.yaxis.set_minor_formatter(NullFormatter())
@@ -152,12 +157,13 @@ def _length_axis(axes: Axes) -> None:
     axes.margins(x=0.02)
 
 
-def _error_axis(axes: Axes, chance: float) -> None:
-    """From none to all wrong, with a thin line where guessing lies."""
+def _error_axis(axes: Axes, chance: float, side: Literal["left", "right"] = "right") -> None:
+    """From none to all wrong, with a thin line, named at this side, where guessing lies."""
     axes.axhline(chance, color=MUTED, linewidth=0.9, zorder=0)
+    axes.set_ylabel("error")
     axes.annotate(
-        "guessing", (0.995, chance), xycoords=("axes fraction", "data"), xytext=(0, 2.5), textcoords="offset points",
-        ha="right", va="bottom", color=MUTED, fontsize=8.5,
+        "guessing", (0.995 if side == "right" else 0.01, chance), xycoords=("axes fraction", "data"),
+        xytext=(0, 2.5), textcoords="offset points", ha=side, va="bottom", color=MUTED, fontsize=8.5,
     )  # fmt: skip
     axes.set_ylim(-0.015, 1.04)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.0f} %"))

@@ -31,14 +31,17 @@ def grid_figure(rows: Sequence[Row], titles: Sequence[str] = (), cell_inches: fl
         columns = max(len(row.pictures) for row in rows)
         captioned = any(any(row.captions) for row in rows)
         longest = max(len(line) for row in rows for line in (row.name or " ").split("\n"))
-        margin = 0.25 + 0.072 * longest
+        margin = 0.3 + 0.072 * longest
+        indent = 0.08  # as far in as the headings of a picture stand
         height = cell_inches * (1.27 if captioned else 1.1)
         top = 0.34 if titles else 0.08
         width, tall = margin + columns * cell_inches * 1.08, top + len(rows) * height + 0.08
         figure = Figure(figsize=(max(width, 3.0), tall))
         for j, row in enumerate(rows):
             bottom = tall - top - j * height - cell_inches
-            figure.text(0.0, (bottom + cell_inches / 2) / tall, row.name, fontsize=8.5, color=INK, va="center")
+            figure.text(
+                indent / width, (bottom + cell_inches / 2) / tall, row.name, fontsize=8.5, color=INK, va="center"
+            )
             for i, pixels in enumerate(row.pictures):
                 left = margin + i * cell_inches * 1.08
                 axes = figure.add_axes((left / width, bottom / tall, cell_inches / width, cell_inches / tall))

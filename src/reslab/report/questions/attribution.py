@@ -47,7 +47,7 @@ def _figure(answer: Answer) -> ShownFigure:
     titles = ["", *(name for _, name in _METHODS)]
     side = answer["square"]
     caption = f"Vermilion: for the class. Blue: against it. Occlusion covers {side}×{side} pixels at a time."
-    return ShownFigure(grid_figure(rows, titles, 1.2), label, f"Where {answer['subject']} looks", caption)
+    return ShownFigure(grid_figure(rows, titles, 1.35), label, f"Where {answer['subject']} looks", caption)
 
 
 def _name(one: Answer) -> str:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from reslab.report.figures.depth import Profile, depth_figure
-from reslab.report.questions.overlay import Tint, along_training, overlaid, tints
+from reslab.report.questions.overlay import Tint, along_training, overlaid, tints, titled
 from reslab.report.shown import Shown, ShownFigure, ShownTable
 from reslab.report.tables import number
 
@@ -74,9 +74,11 @@ def _ways(answers: Sequence[Mapping[str, Any]], colours: Sequence[Tint]) -> Show
         if answer["residual"]:
             lines = _lines(answer, tint, ("direct", "branches"))
             profiles += [next(lines), replace(next(lines), dashed=True)]
-    title = "The two ways back to each unit, from its stage's end"
-    words = "Solid: by the shortcuts alone. Dashed: all that came through a branch (He et al. 2016, Eq. 5)."
-    return ShownFigure(depth_figure(profiles), f"{title}, as norms on a logarithmic scale.", title, words)
+    residual = [answer for answer in answers if answer["residual"]]
+    title = titled("Norm of the gradient by the two ways back", answers, residual)
+    words = "From the stage's end to each unit (He et al. 2016, Eq. 5). Logarithmic scale."
+    figure = depth_figure(profiles, strokes=("by the shortcuts alone", "through any branch"))
+    return ShownFigure(figure, f"{title}, on a logarithmic scale.", title, words)
 
 
 def _predictions(answers: Sequence[Mapping[str, Any]], colours: Sequence[Tint]) -> ShownFigure:
@@ -86,13 +88,13 @@ def _predictions(answers: Sequence[Mapping[str, Any]], colours: Sequence[Tint]) 
         profiles.append(replace(next(lines), strength=0.5 * tint.strength))
         if answer["residual"]:
             profiles += [replace(next(lines), dashed=True), replace(next(lines), dotted=True)]
-    title = "What a sum and what a product predict"
+    title = "What a sum and what a product predict of ||dL/dx||"
     words = (
-        "Pale with dots: measured. The others from the gains of each unit alone. Dashed: shortcut and branch added at "
-        "right angles. Dotted: the branches multiplied, as if there were no shortcut. In a plain network the product "
-        "is exact."
+        "From the gains of each unit alone: shortcut and branch added at right angles, or the branches multiplied, as "
+        "if there were no shortcut. In a plain network the product is exact. Logarithmic scale."
     )
-    return ShownFigure(depth_figure(profiles), f"{title} of the gradient's norm at each unit.", title, words)
+    strokes = ("measured", "the sum predicts", "the product predicts")
+    return ShownFigure(depth_figure(profiles, strokes=strokes), f"{title} at each unit.", title, words)
 
 
 def _lines(answer: Mapping[str, Any], tint: Tint, keys: Sequence[str]) -> Iterator[Profile]:

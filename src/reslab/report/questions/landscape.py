@@ -100,7 +100,7 @@ def _line(answers: Sequence[Answer]) -> ShownFigure:
     where = "line through the weights" if through_weights(surfaces) else "grid's line nearest to the weights"
     label = f"The loss on the {where} along the first direction."
     return ShownFigure(
-        line_figure(surfaces, [tint.colour for tint in looks]), label, "Along one direction", label + scale
+        line_figure(surfaces, [tint.colour for tint in looks]), label, "The loss along one direction", label + scale
     )
 
 

@@ -14,7 +14,7 @@ from reslab.report.figures.lesion import (
     permuted_figure,
     several_figure,
 )
-from reslab.report.questions.overlay import Tint, tints
+from reslab.report.questions.overlay import Tint, tints, titled
 from reslab.report.shown import Shown, ShownFigure, ShownTable
 from reslab.report.tables import number, percent, plural
 
@@ -140,13 +140,17 @@ def _paths(pairs: Sequence[tuple[Answer, Tint]]) -> list[ShownFigure]:
     networks = [_lengths(answer["paths"], tint) for answer, tint in pairs if answer["paths"]]
     if not networks:
         return []
-    shares = "Dashed: share of the paths. Solid: share of the gradient that they carry."
+    answers = [answer for answer, _ in pairs]
+    having = [answer for answer in answers if answer["paths"]]
+    shares = "Share of the paths of each length (dashed), and of the gradient that they carry (solid)."
     return [
-        ShownFigure(lengths_figure(networks), shares, "Which paths carry the gradient", shares),
+        ShownFigure(
+            lengths_figure(networks), shares, titled("Which paths carry the gradient", answers, having), shares
+        ),
         ShownFigure(
             path_gradients_figure(networks),
             "The norm of the gradient along one path, against its length, on a logarithmic scale.",
-            "Gradient along one path",
+            titled("Gradient along one path", answers, having),
             "The mean of sampled paths, at the first unit's input. Logarithmic scale.",
         ),
     ]

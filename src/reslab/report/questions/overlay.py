@@ -50,6 +50,11 @@ def _family(answer: Mapping[str, Any]) -> str:
     return name.rpartition("@")[0] if answer.get("step") is not None and "@" in name else name
 
 
+def titled(title: str, answers: Sequence[Mapping[str, Any]], drawn: Sequence[Mapping[str, Any]]) -> str:
+    """A title that names the one network of several that has something to draw."""
+    return f"{title}: {drawn[0]['subject']}" if len(drawn) == 1 < len(answers) else title
+
+
 def overlaid(
     answers: Sequence[Mapping[str, Any]], colours: Sequence[Tint], values: Callable[[Mapping[str, Any]], Sequence[Any]]
 ) -> list[Profile]:

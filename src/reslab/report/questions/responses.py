@@ -18,13 +18,21 @@ def show(answers: Sequence[Answer]) -> Shown:
     ranked = overlaid(answers, colours, lambda answer: answer["sorted_std"])
     figures = [
         ShownFigure(
-            depth_figure(ordered, log=False, from_zero=True, across="layer, from the input to the output", up="std"),
+            depth_figure(
+                ordered,
+                log=False,
+                from_zero=True,
+                across="layer, from the input to the output",
+                up="standard deviation",
+            ),
             "Standard deviation of each layer's response, from the input to the output.",
             "Standard deviation of each layer's response",
             "After normalisation, ahead of the nonlinearity or the addition.",
         ),
         ShownFigure(
-            depth_figure(ranked, log=False, from_zero=True, across="layer, sorted by its response", up="std"),
+            depth_figure(
+                ranked, log=False, from_zero=True, across="layer, sorted by its response", up="standard deviation"
+            ),
             "The same standard deviations, the largest first.",
             "The same, sorted",
             "As in He et al. 2015, Figure 7.",
@@ -55,4 +63,4 @@ def _table(answer: Answer) -> ShownTable:
     rows = [
         [layer["label"], number(layer["std"]), "yes" if layer["after_norm"] else "no"] for layer in answer["layers"]
     ]
-    return ShownTable(answer["subject"], ["layer", "std of the response", "behind a norm"], rows)
+    return ShownTable(answer["subject"], ["layer", "standard deviation of the response", "behind a norm"], rows)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reslab.report.figures.depth import Profile, depth_figure
-from reslab.report.questions.overlay import Tint, along_training, overlaid, tints
+from reslab.report.questions.overlay import Tint, along_training, overlaid, tints, titled
 from reslab.report.shown import Shown, ShownFigure, ShownTable
 from reslab.report.tables import number
 
@@ -49,18 +49,19 @@ def _ratios(named: Sequence[tuple[Answer, Tint]]) -> ShownFigure:
         profiles.append(Profile("", [unit["product"] for unit in units], tint.colour, dashed=True))
         profiles.append(Profile("", [unit["total"] for unit in units], tint.colour, dotted=True))
     title = "The gradient at each unit over that at its stage's end"
-    words = (
-        "Solid: what came by the shortcuts alone. Dashed: the product of the factors, which predicts it. Dotted: the "
-        "whole gradient, branches included. Logarithmic; the thin line is 1."
+    words = "The product of the factors predicts what came by the shortcuts. Logarithmic; the thin line is 1."
+    strokes = ("by the shortcuts alone", "the product predicts", "with the branches")
+    return ShownFigure(
+        depth_figure(profiles, level=1.0, strokes=strokes), f"{title}, on a logarithmic scale.", title, words
     )
-    return ShownFigure(depth_figure(profiles, level=1.0), f"{title}, on a logarithmic scale.", title, words)
 
 
 def _gates(answers: Sequence[Answer], colours: Sequence[Tint]) -> list[ShownFigure]:
-    if not any(unit["openness"] is not None for answer in answers for unit in answer["units"]):
+    gated = [answer for answer in answers if any(unit["openness"] is not None for unit in answer["units"])]
+    if not gated:
         return []
     profiles = overlaid(answers, colours, lambda answer: [unit["openness"] for unit in answer["units"]])
-    title = "How open each gate is: the mean of its sigmoid"
+    title = titled("Mean openness of each gate, the sigmoid", answers, gated)
     return [ShownFigure(depth_figure(profiles, log=False, up="openness"), f"{title}, by unit.", title)]
 
 
