@@ -45,7 +45,7 @@ _TABLE1 = (
     _shortcut("dropout-shortcut", None, "mix=dropout(0.5) add"),
     _shortcut("dropout-shortcut-halved", None, "mix=dropout(0.5) scale(0.5,1)"),
 )
-_SCALED = tuple(row.name for row in _TABLE1 if "gate" not in row.name)
+_SCALED = tuple(row.name for row in _TABLE1 if "gate" not in row.name and "dropout" not in row.name)
 _GATED = ("original", *(f"exclusive-gate({bias})" for bias in (0, -6, -7)), "shortcut-gate(0)", "shortcut-gate(-6)")
 _BIASES = tuple(range(0, -11, -1))
 
@@ -142,7 +142,7 @@ HE2016: tuple[Study, ...] = (
                 "gradients",
                 "Gradient at each unit before training",
                 (
-                    Panel("scaled, dropped, projected", _SCALED),
+                    Panel("scaled or projected", _SCALED),
                     Panel("gated", _GATED),
                 ),
                 question="gradients@init",
