@@ -6,12 +6,14 @@ import { chart } from "./chart.js";
 import { element, keepingFocus, percent } from "./elements.js";
 import { oneByOne } from "./latest.js";
 
-// Of a network with more units it takes seconds, and is measured when asked for.
+// Of more units, or of larger pictures, it takes seconds that the switches would wait for: it is measured when asked for.
 const MOST_UNITS_UNASKED = 30;
+const MOST_PIXELS_UNASKED = 30 * 64 * 64;
 
 /** The curve of `model` for the picture that is looked at, or for the run's test pictures. */
 export function makeCurve(model) {
   const units = model.stages.flatMap((stage) => stage.units);
+  const quick = units.length <= MOST_UNITS_UNASKED && units.length * model.input[1] * model.input[2] <= MOST_PIXELS_UNASKED;
   let picture = null;
   const place = element("div", { class: "curve-place", tabindex: "-1" });
   const source = element("select", { "aria-label": "Measured on", onchange: () => measure() },
@@ -34,7 +36,7 @@ export function makeCurve(model) {
     take(blob) {
       picture = blob;
       if (source.value === "run") return;
-      if (units.length <= MOST_UNITS_UNASKED) measure();
+      if (quick) measure();
       else place.replaceChildren(again);
     },
   };

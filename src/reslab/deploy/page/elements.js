@@ -42,5 +42,6 @@ export function count(value) {
 /** A measured value in three figures. */
 export function figure(value) {
   if (value == null || !Number.isFinite(value)) return "not known";
-  return Math.abs(value) >= 1e-3 || value === 0 ? String(Number(value.toPrecision(3))) : value.toExponential(1);
+  const size = Math.abs(value);
+  return value === 0 || (size >= 1e-3 && size < 1e5) ? String(Number(value.toPrecision(3))) : value.toExponential(1);
 }
