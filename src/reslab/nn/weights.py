@@ -114,7 +114,9 @@ def _open(path: Path) -> tuple[dict[str, Any], Any]:
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Every tensor of the file by name, shared ones under each of their names."""
     header, file = _open(Path(path))
-    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    # Copies, which begin where torch's own tensors begin: at other places of memory MKL sums in another order, and the
+    # place in the file follows from the header's length.
+    tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a mapping
     return tensors | {name: tensors[known] for name, known in header.get("aliases", {}).items()}
 
 
