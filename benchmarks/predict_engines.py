@@ -8,6 +8,7 @@ the rounds, the ratio that within a round. Scales of int8 come from the same ran
 """
 
 import argparse
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ from torchvision.models import resnet50
 from reslab.data.catalog import open_data
 from reslab.deploy.bench import default_engines, default_precisions, pairs
 from reslab.deploy.comparison import compare
-from reslab.deploy.engines.table import open_engine
+from reslab.deploy.engines.table import can_compile, open_engine
 from reslab.deploy.evidence import find_evidence
 from reslab.nn.create import create_model
 from reslab.nn.network import Network
@@ -47,22 +48,22 @@ def base(x: Tensor) -> Take:
 
 
 def contestants(x: Tensor, names: list[str], precisions: list[str]) -> dict[str, Take]:
-    """The base, then every engine in every precision it has."""
+    """The base, then every engine in every precision it has; torch compiled too, where there is a compiler."""
     network = create_model("resnet50")
     assert isinstance(network, Network)
     found: dict[str, Take] = {BASE: base(x)}
     scales = torch.randn(16, *x.shape[1:])
-    for name, precision in pairs(names, precisions, torch.device("cpu")):
-        engine = open_engine(network, name, precision, "cpu", images=scales)
-        found[f"{name}, {precision}"] = lambda engine=engine: engine(x)
+    cpu = torch.device("cpu")
+    for name, precision in pairs(names, precisions, cpu):
+        for compiled in (False, True)[: 1 + (name == "torch" and can_compile(cpu))]:
+            engine = open_engine(network, name, precision, cpu, images=scales, compiled=compiled)
+            found[f"{name}, {precision}{', compiled' * compiled}"] = functools.partial(engine, x)
     return found
 
 
 def time_batches(asked: argparse.Namespace) -> None:
     """A table for each batch, and whether its aim was reached."""
-    cpu = torch.device("cpu")
-    names = asked.engines.split(",") if asked.engines else default_engines(cpu)
-    precisions = asked.precision.split(",") if asked.precision else default_precisions(cpu)
+    names, precisions = wanted(asked)
     for batch in asked.batch:
         x = torch.randn(batch, 3, asked.side, asked.side)
         rates = run(contestants(x, names, precisions), batch, 3, asked)
@@ -70,6 +71,13 @@ def time_batches(asked: argparse.Namespace) -> None:
         threads = f"{torch.get_num_threads()} threads"
         report(f"ResNet-50 at {asked.side}x{asked.side}, batch {batch}, {threads}", rates, BASE, to)
         print(judged(batch, rates))
+
+
+def wanted(asked: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The engines and precisions named, else those of this machine."""
+    cpu = torch.device("cpu")
+    names = asked.engines.split(",") if asked.engines else default_engines(cpu)
+    return names, asked.precision.split(",") if asked.precision else default_precisions(cpu)
 
 
 def judged(batch: int, rates: Mapping[str, list[float]]) -> str:
@@ -91,7 +99,7 @@ def agreement(asked: argparse.Namespace) -> bool:
     scales = evidence.calibration_images()
     rows: list[dict[str, Any]] = []
     cpu = torch.device("cpu")
-    for name, precision in pairs(default_engines(cpu), default_precisions(cpu), cpu):
+    for name, precision in pairs(*wanted(asked), cpu):
         engine = open_engine(network, name, precision, "cpu", images=scales)
         found = compare(network, engine, evidence.batches())
         rows.append({"engine": name, "precision": precision, **vars(found)})

@@ -52,6 +52,7 @@ def test_nothing_readable_is_a_failure_that_still_tells(command: Command, traine
         (("RUN", "0.png", "--resume"), "--output FILE"),
         (("RUN", "0.png", "--output", "out.txt"), "out.csv"),
         (("RUN", "0.png", "--engine", "tensorrt"), "unknown engine"),
+        (("RUN", "0.png", "--engine", "openvino", "--compile"), "leave --compile away"),
     ],
 )
 def test_mistakes_are_told(command: Command, trained: Path, tmp_path: Path, words: tuple[str, ...], said: str) -> None:

@@ -31,7 +31,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
             calls.append((f"{name} {precision}", len(x)))
             return x
 
-        return Engine(name, precision, CPU, answer)
+        return Engine(name, precision, CPU, answer, compiled=rest["compiled"])
 
     monkeypatch.setattr(bench, "open_engine", opened)
     monkeypatch.setattr(bench.time, "perf_counter", lambda: 0.1 * next(clock))
@@ -50,6 +50,12 @@ def test_rounds_alternate(network: Network, counted: list[tuple[str, int]]) -> N
         assert each.latency_ms_p50 == pytest.approx(100)
         assert each.images_per_second == pytest.approx(10 * each.batch)
         assert each.prepare_seconds == pytest.approx(0.1)
+
+
+def test_compiled_torch_stands_beside_torch(network: Network, counted: list[tuple[str, int]]) -> None:
+    options: dict[str, Any] = {"rounds": 1, "compiled": True}
+    found = measure_engines(network, (1, 8, 8), [2], ["torch", "openvino"], ["float32"], CPU, **options)
+    assert [each.engine for each in found] == ["torch", "torch, compiled", "openvino"]
 
 
 def test_a_real_measurement(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:

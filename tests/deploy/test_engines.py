@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from reslab.deploy import extras
-from reslab.deploy.engines.table import ENGINES, choose_engine, open_engine
+from reslab.deploy.engines.table import ENGINES, can_compile, choose_engine, open_engine
 from reslab.deploy.extras import ExtraMissing
 from reslab.nn.network import Network
 
@@ -143,3 +143,27 @@ def test_openvino_is_imported_without_its_telemetry() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert found == ["openvino.tools.ovc.telemetry_stub", "False"]
+
+
+@pytest.mark.skipif(not can_compile(CPU), reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_compiled_it_says_what_it_says_as_it_is(precision: str) -> None:
+    """Also of a last, smaller batch, and of one picture."""
+    from tests.deploy.test_folding import lived
+
+    network = lived(
+        "resnet20_cifar", depths=(1, 1), strides=(1, 2), widths=(16, 32), num_classes=4, image_size=(16, 16)
+    )
+    plain, compiled = (open_engine(network, "torch", precision, "cpu", compiled=wanted) for wanted in (False, True))
+    assert str(compiled) == f"torch, compiled, {precision}, on cpu"
+    x = torch.randn(5, 3, 16, 16)
+    for batch in (5, 3, 1):
+        expected, found = plain(x[:batch]), compiled(x[:batch])
+        scale = float(expected.abs().max())
+        assert float((found - expected).abs().max()) <= (1e-5 if precision == "float32" else 2e-2) * scale
+
+
+def test_without_a_compiler_that_is_said(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(ValueError, match=r"a C\+\+ compiler, .* leave --compile away"):
+        open_engine(network, "torch", device="cpu", compiled=True)

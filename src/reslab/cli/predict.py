@@ -17,8 +17,10 @@ from reslab.report.tables import number, percent
 from reslab.spec.errors import refuse
 
 if TYPE_CHECKING:
+    from reslab.deploy.answering import Answering
     from reslab.deploy.inputs import Item
     from reslab.deploy.prediction import Prediction
+    from reslab.nn.network import Network
 
 _SECONDS_A_LINE = 30.0
 
@@ -50,6 +52,7 @@ def predict(
     precision: Annotated[
         str, typer.Option("--precision", help="float32, bf16, fp16, int8; auto: bf16 where the processor has it.")
     ] = "float32",
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the network, with torch.")] = False,
     batch: Batch = None,
     device: Device = "auto",
     temperature: Annotated[
@@ -64,10 +67,7 @@ def predict(
         raise refuse("one of --json and --csv", "both", next_step="leave one of them out")
     if resume and output is None:
         raise refuse("--output FILE with --resume", "--resume alone", next_step="name the file to go on with")
-    from reslab.deploy.answering import open_answering
-    from reslab.deploy.evidence import run_images
     from reslab.deploy.inputs import list_items
-    from reslab.deploy.prediction import predictions
     from reslab.deploy.rows import Rows, check_output
     from reslab.training.loading import load
 
@@ -80,30 +80,59 @@ def predict(
     rows = None if output is None else Rows(output, items, {**how, "precision": precision}, resume)
     left = items if rows is None else rows.left
     found: list[Prediction] = []
+    answer = None
     if left:
-        answer = open_answering(
-            network,
-            engine,
-            precision,
-            device,
-            features=features,
-            temperature=temperature,
-            images=run_images(run, network) if precision == "int8" else None,
-            num_images=len(left),
-        )
-        say(f"{answer.engine}")
+        answer = _open(run, network, engine, precision, device, features, temperature, compiled, len(left))
         with _resumable(output):
-            for row in _shown(predictions(network, answer, left, top_k, batch or 64, heat_maps), left):
+            for row in _computed(network, answer, left, top_k, batch, heat_maps):
                 found.append(row) if rows is None else rows.add(row)
     if used is not None:
         say(f"probabilities at temperature {number(used)} (--no-temperature: as the network gives them)")
-    told: dict[str, Any] = {"temperature": used, "engine": str(answer.engine) if left else None}
+    told: dict[str, Any] = {"temperature": used, "engine": str(answer.engine) if answer else None}
     if rows is not None:
         found = rows.finish()
         say(f"{len(found)} rows in {output}" + (f", {len(found) - len(left)} of them from before" if resume else ""))
         told["output"] = str(output)
     _print(found, told, json, as_csv, quiet=output is not None)
     _end(found, json)
+
+
+def _open(
+    run: Path,
+    network: "Network",
+    engine: str,
+    precision: str,
+    device: str,
+    features: bool,
+    temperature: bool,
+    compiled: bool,
+    num_images: int,
+) -> "Answering":
+    """The network made ready, which is said; with torch where it is to be compiled."""
+    from reslab.deploy.answering import open_answering
+    from reslab.deploy.evidence import run_images
+
+    answer = open_answering(
+        network,
+        "torch" if compiled and engine == "auto" else engine,
+        precision,
+        device,
+        features=features,
+        temperature=temperature,
+        compiled=compiled,
+        images=run_images(run, network) if precision == "int8" else None,
+        num_images=num_images,
+    )
+    say(f"{answer.engine}")
+    return answer
+
+
+def _computed(
+    network: "Network", answer: "Answering", items: "list[Item]", top_k: int, batch: int | None, maps: Path | None
+) -> "Iterator[Prediction]":
+    from reslab.deploy.prediction import predictions
+
+    return _shown(predictions(network, answer, items, top_k, batch or 64, maps), items)
 
 
 @contextlib.contextmanager

@@ -99,7 +99,7 @@ def measure_engines(
     compiled: bool = False,
 ) -> list[AnswerSpeed]:
     """Every engine in every precision it has among `precisions`, with every batch of random images (C, H, W) =
-    `input_size`, in rounds in which each has its turn.
+    `input_size`, in rounds in which each has its turn; torch as it is and, where `compiled`, compiled too.
 
     Normalisation is not counted, fetching the answers is. Scales of int8 come from the same random images: the speed is
     that of real ones, the answers are not. Raises ValueError for a batch or rounds below 1, unknown engines and
@@ -111,7 +111,8 @@ def measure_engines(
     x = torch.randn(max(*batches, _NUM_SCALES), *input_size, generator=torch.Generator().manual_seed(0))
     taking: list[_Contestant] = []
     for engine, precision in pairs(engines, precisions, device):
-        taking += _contestants(network, engine, precision, x, batches, device, compiled and engine == "torch")
+        for also in (False, True)[: 1 + (compiled and engine == "torch")]:
+            taking += _contestants(network, engine, precision, x, batches, device, also)
     for _ in range(rounds):
         for each in taking:
             each.take_turn()

@@ -12,8 +12,9 @@ from reslab.deploy.extras import need_extra
 from reslab.deploy.folding import fold
 from reslab.deploy.graphs import import_openvino, openvino_model
 from reslab.nn.network import Network
+from reslab.training.device import quick_bf16
 
-_HINTS = {"float32": "f32", "bf16": "bf16", "int8": "f32"}
+_HINTS = {"float32": "f32", "bf16": "bf16"}
 
 
 def prepare(network: Network, wish: Wish) -> Answer:
@@ -25,10 +26,15 @@ def prepare(network: Network, wish: Wish) -> Answer:
     return run_model(import_openvino().Core().read_model(graph), wish)
 
 
+def _around_int8() -> str:
+    """What is not in int8: bf16 where the processor has it, for speed; else float32."""
+    return _HINTS["bf16" if quick_bf16(torch.device("cpu")) else "float32"]
+
+
 def run_model(model: Any, wish: Wish) -> Answer:
     """A model, or the file of one (.xml, .onnx), compiled for this processor."""
     hints = {
-        "INFERENCE_PRECISION_HINT": _HINTS[wish.precision],
+        "INFERENCE_PRECISION_HINT": _HINTS.get(wish.precision) or _around_int8(),
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": wish.num_threads,
     }

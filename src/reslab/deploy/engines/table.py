@@ -1,5 +1,7 @@
 """The engines by name, and which one is taken where none is named."""
 
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -120,3 +122,11 @@ def check_engine(kind: Kind, device: torch.device, precision: str, compiled: boo
         raise refuse(f"{', '.join(kind.precisions)} for the engine {kind.name}", precision, next_step=step)
     if compiled and kind.name != "torch":
         raise refuse("compilation with the engine torch", kind.name, next_step="leave --compile away")
+    if compiled and not can_compile(device):
+        step = "install g++ or clang++, or leave --compile away"
+        raise refuse("a C++ compiler, which torch.compile needs on a CPU", "none", next_step=step)
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile finds the compiler it needs on a CPU; other devices bring theirs."""
+    return device.type != "cpu" or any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++")))
