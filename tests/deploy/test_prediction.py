@@ -114,6 +114,14 @@ def test_what_cannot_be_read_is_a_row(network: Network, tmp_path: Path) -> None:
     assert found[0].to_dict() == {"path": str(tmp_path / "a.jpg"), "classes": [], "error": found[0].error}
 
 
+def test_an_answer_that_is_no_number_is_a_row_with_its_error(network: Network, tmp_path: Path) -> None:
+    with torch.no_grad():
+        network.fc.bias.fill_(torch.nan)
+    (row,) = predict(network, picture(tmp_path / "a.png", 8, 8))
+    assert row.classes == ()
+    assert row.error.startswith("the network's answer is not a number")
+
+
 def test_weights_and_network_say_the_same(network: Network, tmp_path: Path) -> None:
     save_weights(tmp_path / "model.safetensors", network)
     path = picture(tmp_path / "a.png", 16, 16)

@@ -147,14 +147,19 @@ def _rows(
     read = [picture for picture in pictures if isinstance(picture, Tensor)]
     found = answer(read) if read else None
     guesses = iter(answer.guesses(found, top_k) if found else [])
+    are_numbers = iter(found.logits.isfinite().all(1).tolist() if found else [])
     features = iter([] if found is None or found.features is None else found.features.tolist())
     names = [item.path for item, picture in zip(items, pictures, strict=True) if isinstance(picture, Tensor)]
     drawn = iter(draw(names, read, found.logits.argmax(1)) if draw and found else [])
     for item, picture in zip(items, pictures, strict=True):
         if isinstance(picture, str):
             yield Prediction(item.path, error=picture)
-        else:
-            yield Prediction(item.path, next(guesses), "", tuple(next(features, ())), next(drawn, ""))
+            continue
+        row = Prediction(item.path, next(guesses), "", tuple(next(features, ())), next(drawn, ""))
+        yield row if next(are_numbers) else Prediction(item.path, error=_DIVERGED)
+
+
+_DIVERGED = "the network's answer is not a number: its weights have diverged, or the precision is too small for them"
 
 
 class _Drawing:

@@ -14,6 +14,7 @@ from reslab.deploy.service.examples import SEVERAL, ModelName
 from reslab.deploy.service.house import House
 from reslab.deploy.service.refusals import Refused, refused
 from reslab.deploy.service.served import Opened
+from reslab.deploy.service.specimen import numbers
 
 _MOST_CLASSES = 1000
 
@@ -63,10 +64,7 @@ def _raise_if_none(rows: Sequence[Any]) -> None:
 
 
 def best(probabilities: Tensor, classes: Sequence[str], top_k: int) -> list[dict[str, Any]]:
-    """The most probable classes of (classes,), each with name and probability, the most probable first.
-
-    Zeros of a network that has diverged and gives no numbers: JSON knows none such.
-    """
-    values, labels = probabilities.nan_to_num().topk(min(top_k, len(classes)))
+    """The most probable classes of (classes,), each with name and probability, the most probable first."""
+    values, labels = numbers(probabilities).topk(min(top_k, len(classes)))
     pairs = zip(labels.tolist(), values.tolist(), strict=True)
     return [{"name": classes[label], "probability": value} for label, value in pairs]

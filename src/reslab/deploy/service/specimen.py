@@ -10,8 +10,17 @@ from torch import Tensor
 
 from reslab.analysis.surgery import Slot, slots_of
 from reslab.data.batches import Normalise
+from reslab.deploy.service.refusals import refused
 from reslab.nn.network import Network
 from reslab.training.device import choose_device
+
+
+def numbers(probabilities: Tensor) -> Tensor:
+    """The same, or a refusal: a network that has diverged gives none, and zeros in their place would be made up."""
+    if not probabilities.isfinite().all():
+        step = "put the units back, or serve weights that have not diverged"
+        raise refused(500, "a network whose answer is numbers", "nan", step)
+    return probabilities
 
 
 class Specimen:
@@ -40,6 +49,6 @@ class Specimen:
         return self._normalise(pictures.to(self.device))
 
     def probabilities(self, network: Network, x: Tensor) -> Tensor:
-        """(N, classes): softmax(logits / temperature); zeros where a network that has diverged gives no numbers."""
+        """(N, classes): softmax(logits / temperature); Refused where they are no numbers."""
         with torch.no_grad():
-            return (network(x).float() / self.temperature).softmax(1).nan_to_num().cpu()
+            return numbers((network(x).float() / self.temperature).softmax(1)).cpu()
