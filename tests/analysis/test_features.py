@@ -56,6 +56,9 @@ def test_each_run_of_a_shared_unit_is_a_layer() -> None:
             expected = model.layer1[0](expected)
             torch.testing.assert_close(found[label], expected)
     torch.testing.assert_close(outputs_of(model, ["layer1.0 (2)"], x), {"layer1.0 (2)": found["layer1.0 (2)"]})
+    both = outputs_of(model, ["layer1.0 (2)", "layer1.0"], x, batch=2)
+    assert sorted(both) == ["layer1.0", "layer1.0 (2)", "layer1.0 (3)"]
+    torch.testing.assert_close(both["layer1.0 (2)"], found["layer1.0 (2)"])
     with pytest.raises(ValueError, match=r"layer1\.0 \(4\)"):
         outputs_of(model, ["layer1.0 (4)"], x)
 

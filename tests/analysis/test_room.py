@@ -13,12 +13,12 @@ from reslab.analysis.subject import open_subjects
 def test_what_it_would_need_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     model, images = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()), torch.zeros(10, 3, 4, 4)
     one = 2 * 8 * 16 * 4  # two outputs of 8x4x4 float32 numbers
-    monkeypatch.setattr(room.Memory, "room_bytes", lambda memory: 10 * one)
-    room.check_room(model, images)
+    monkeypatch.setattr(room.Memory, "room_bytes", lambda memory: 5 * one)
+    room.check_room(model, images, share=0.5)
     with pytest.raises(ValueError, match=r"10 pictures.*GiB.*--images 5"):
-        room.check_room(model, images, num_copies=2)
+        room.check_room(model, images)
     monkeypatch.setattr(room.Memory, "room_bytes", lambda memory: None)
-    room.check_room(model, images, num_copies=2)
+    room.check_room(model, images)
 
 
 def test_questions_that_take_all_pictures_at_once_look_first(monkeypatch: pytest.MonkeyPatch) -> None:

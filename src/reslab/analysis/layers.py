@@ -83,9 +83,11 @@ def outputs_of(model: nn.Module, names: Sequence[str], images: Tensor, batch: in
     for x in images.split(batch):
         with watched(model, list(layers.values())) as found:
             model(x)
+        runs: dict[str, Tensor] = {}  # one a label: a layer and one of its runs may both be asked for
         for name, layer in layers.items():
-            for label, output in _runs(found.get(layer, []), name, layer).items():
-                parts.setdefault(label, []).append(output.float())
+            runs |= _runs(found.get(layer, []), name, layer)
+        for label, output in runs.items():
+            parts.setdefault(label, []).append(output.float())
     return {label: torch.cat(part) for label, part in parts.items()}
 
 

@@ -15,6 +15,8 @@ from reslab.nn.unit import Unit
 from reslab.spec.errors import refuse
 
 _PROVED_ON = 8
+# What of all layers' outputs stays without gradients: those of the units.
+_HELD = 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +82,7 @@ def stages_of(runs: list[UnitRun]) -> list[list[UnitRun]]:
 
 def runs_of(network: Network, images: Tensor, statistics: str) -> list[UnitRun]:
     """The runs of the network's units on the images, without gradients."""
-    check_room(network, images)
+    check_room(network, images, share=_HELD)
     model = as_asked(network, statistics)
     with torch.no_grad(), unit_runs(model) as runs:
         model(images)
