@@ -1,14 +1,16 @@
 """Figures: they return a Figure, keep pyplot out, and take the page's colours and font as SVG."""
 
+import math
 import subprocess
 import sys
 from html import escape
 
 import numpy as np
+import pytest
 from matplotlib.figure import Figure
 
 from reslab.report.figures.curves import Curve, accuracy_figure, loss_figure, rate_figure
-from reslab.report.figures.depth import Profile, depth_figure
+from reslab.report.figures.depth import Profile, depth_figure, log_ticks
 from reslab.report.figures.matrix import matrix_figure
 from reslab.report.figures.svg import svg
 from reslab.report.series import Series, running_mean, series
@@ -93,3 +95,11 @@ def test_pages_are_made_without_pyplot_and_number_formats_without_matplotlib() -
         "import reslab.report.render; assert 'matplotlib.pyplot' not in sys.modules; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.4, 0.7), (0.41, 1.5), (120.0, 180.0)])
+def test_a_very_short_logarithmic_axis_has_round_ticks(low: float, high: float) -> None:
+    ticks = log_ticks(low, high).tick_values(low, high)
+    assert 3 <= sum(low <= tick <= high for tick in ticks)
+    step = ticks[1] - ticks[0]
+    assert round(step / 10 ** math.floor(math.log10(step) + 1e-9), 6) in (1, 2, 5)

@@ -137,11 +137,11 @@ def _logarithmic(axes: Axes, ticks: Sequence[float] = ()) -> None:
 
 
 def log_ticks(low: float, high: float) -> Locator:
-    """The ticks of a logarithmic axis: powers of ten, with 2 and 5 between on a short one, even steps on a very short
-    one, where those would leave it with a tick or none."""
+    """The ticks of a logarithmic axis: powers of ten, with 2 and 5 between on a short one, even steps of 1, 2
+    or 5 on a very short one, where those would leave it with a tick or none."""
     reach = high / low if low > 0 else math.inf
     if reach < 4:
-        return MaxNLocator(5)
+        return MaxNLocator(5, steps=(1, 2, 5, 10))
     return LogLocator(subs=(1.0, 2.0, 5.0), numticks=12) if reach < 150 else LogLocator(numticks=7)
 
 
