@@ -24,7 +24,7 @@ def room_for(path: Path) -> Iterator[None]:
             raise
         raise DiskFull(
             f"no room to write {path} ({os.strerror(error.errno or 0)}): what was saved before is untouched; "
-            "free some space, then go on with the same command and --resume"
+            "free some space, then give the same command again (reslab train: with --resume)"
         ) from error
 
 
