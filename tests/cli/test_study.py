@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 
 from reslab.spec.papers import STUDIES
+from reslab.studies import runner, work
+from reslab.studies.plan import Job
+from reslab.studies.store import Entry
+from reslab.studies.work import Place
 
 from .conftest import Command
 
@@ -80,6 +84,26 @@ def test_slurm_writes_a_script_that_runs(command: Command, tmp_path: Path, monke
     subprocess.run([bash, str(script)], check=True, env=environment, capture_output=True, timeout=300)
     command(*words, "--slurm", script)
     assert "--array=0-2\n" in script.read_text()
+
+
+def test_a_training_that_breaks_off_is_an_error_once_the_page_is_written(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def do(job: Job, place: Place) -> Entry:
+        if job.row.row.name == "residual-20":
+            raise RuntimeError("the lights went out")
+        return work.do(job, place)
+
+    monkeypatch.setattr(runner, "do", do)
+    words = ("study", NAME, "--rows", "plain-20,residual-20", "--seeds", "1", "--device", "cpu", "--json")
+    words = (*words, "--store", str(tmp_path / "store"), "--output", str(tmp_path / "page"))
+    found = command(*words)
+    assert found.code == 1
+    assert [row["seeds"] for row in found.value["rows"]] == [1, 0]
+    assert "the lights went out" in (tmp_path / "page" / "report.md").read_text(encoding="utf-8")
+    assert "1 training broke off" in found.err
+    monkeypatch.undo()
+    assert command(*words).code == 0
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import typer
 
 from reslab.cli.options import DataDir, Device, Json
 from reslab.cli.output import print_json, print_table, say
-from reslab.report.tables import seconds
+from reslab.report.tables import plural, seconds
 from reslab.spec.errors import refuse, unknown
 from reslab.spec.study import SCALES
 
@@ -45,7 +45,10 @@ def study(
     task: Annotated[int | None, typer.Option("--task", hidden=True, help="Do this one job, write no page.")] = None,
     json: Json = False,
 ) -> None:
-    """Run a study: train only what the store has not, judge the paper's claims, write the page."""
+    """Run a study: train only what the store has not, judge the paper's claims, write the page.
+
+    Exit 1 where trainings broke off; a claim that fails or is undecided, and a row that cannot be run here, are answers.
+    """
     if scale not in SCALES:
         raise unknown("scale", scale, SCALES)
     from reslab.spec.papers import get_study
@@ -83,6 +86,9 @@ def study(
             print_json(facts_of(page))
         else:
             _print_page(page)
+        if page.num_failed:
+            say(f"{plural(page.num_failed, 'training')} broke off; the page says why, the same command tries again")
+            raise typer.Exit(1)
 
 
 class _Lines:

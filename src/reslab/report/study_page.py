@@ -73,7 +73,8 @@ class JudgedClaim:
 @dataclass(frozen=True)
 class StudyPage:
     """What the page shows. `facts` are command, hardware, versions and cost; `notes` what a reader must be told beside
-    (a damaged entry that was rebuilt, a row that was tried twice). An empty `summary` is written from the verdicts."""
+    (a damaged entry that was rebuilt, a row that was tried twice). An empty `summary` is written from the verdicts.
+    `num_failed` trainings broke off now, each time they were tried."""
 
     study: Study
     scale: str
@@ -82,6 +83,7 @@ class StudyPage:
     facts: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     summary: str = ""
+    num_failed: int = 0
 
     def row(self, name: str) -> StudyRow | None:
         """The row of that name; None where the page has none (`--rows`)."""

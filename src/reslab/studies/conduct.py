@@ -1,7 +1,7 @@
 """`run_study`: from a study to its page, training only what the store has not."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reslab.report.study_page import StudyPage
@@ -86,7 +86,8 @@ def run_study(
     `rows` and `seeds` in place of all and of the study's own. What the `store` has is not trained again; `jobs`
     processes train at a time; with `page_only` nothing is trained, and what is not there is told as not run. `say`
     takes what a person should be told, `show` the lines of each training. Raises ValueError for what means nothing,
-    before anything is trained, and Interrupted on Ctrl-C: what is done is kept.
+    before anything is trained, and Interrupted on Ctrl-C: what is done is kept. Trainings that broke off are told by
+    the page's `num_failed`.
     """
     found = get_study(study) if isinstance(study, str) else study
     folder = None if data_dir is None else Path(data_dir)
@@ -97,6 +98,7 @@ def run_study(
     judge_ensembles(plan, place)
     failed = {**{job.number: why for job, why in price.too_large}, **outcome.failed}
     page = collect(plan, place.store, price.rate, failed, outcome.notes, command)
+    page = replace(page, num_failed=len(outcome.failed))
     say(f"page: {write_page(page, Path(output or wanted.default_output()))}")
     return page
 
