@@ -63,6 +63,14 @@ def test_mistakes_are_told(command: Command, trained: Path, tmp_path: Path, word
     assert "not foreseen" not in outcome.err
 
 
+def test_a_graph_is_no_model_of_predict(command: Command, tmp_path: Path) -> None:
+    graph = tmp_path / "net.onnx"
+    graph.write_bytes(b"anything")
+    outcome = command("predict", graph, "0.png")
+    assert outcome.code == 1
+    assert "name the run it was exported from" in outcome.err
+
+
 @pytest.mark.parametrize("ending", ["json", "csv", "parquet"])
 def test_a_file_of_predictions(command: Command, trained: Path, pictures: Path, tmp_path: Path, ending: str) -> None:
     target = tmp_path / f"out.{ending}"

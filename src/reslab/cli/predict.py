@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from reslab.nn.network import Network
 
 _SECONDS_A_LINE = 30.0
+_GRAPHS = (".onnx", ".pt2", ".xml")
 
 
 def predict(
@@ -67,6 +68,7 @@ def predict(
         raise refuse("one of --json and --csv", "both", next_step="leave one of them out")
     if resume and output is None:
         raise refuse("--output FILE with --resume", "--resume alone", next_step="name the file to go on with")
+    _check_model(run)
     from reslab.deploy.inputs import list_items
     from reslab.deploy.rows import Rows, check_output
     from reslab.training.loading import load
@@ -95,6 +97,12 @@ def predict(
         told["output"] = str(output)
     _print(found, told, json, as_csv, quiet=output is not None)
     _end(found, json)
+
+
+def _check_model(run: Path) -> None:
+    if run.suffix in _GRAPHS and run.is_file():
+        step = "name the run it was exported from, with --engine and --precision"
+        raise refuse("a run, or its model.safetensors", f"{run}, a graph for other programs", next_step=step)
 
 
 def _open(
