@@ -129,6 +129,20 @@ def test_body_that_nobody_reads_is_cut(port: int) -> None:
         assert heard(line) == b""
 
 
+def test_idle_connection_is_not_kept_by_what_is_no_request(port: int) -> None:
+    """uvicorn forgets its limit of an idle connection at every byte, and remembers it with the next answer."""
+    with connected(port) as line:
+        line.sendall(HEAD + b"\r\n")
+        assert line.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        line.sendall(b"\r\n")
+        assert heard(line) == b""
+    with connected(port) as line:
+        line.sendall(HEAD + b"Content-Length: 2\r\n\r\n")
+        assert line.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        line.sendall(b"ab")
+        assert heard(line) == b""
+
+
 def test_requests_far_ahead_of_their_answers_are_cut(port: int) -> None:
     """uvicorn would keep as many as come, and look at them all before anyone else's turn."""
     with connected(port) as line:

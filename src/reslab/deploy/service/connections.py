@@ -48,6 +48,10 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._num_bytes += len(data)
         super().data_received(data)
+        if self._timer is None:
+            # After an answer, what begins no request (an empty line, the rest of a body, what follows an upgrade) has
+            # taken away uvicorn's own limit of an idle connection.
+            self._expect(self.settings.head_seconds)
         if self._num_bytes > _MOST_HEAD_BYTES and not self.transport.is_closing():
             self.transport.write(_TOO_LONG)
             self.transport.close()
