@@ -50,6 +50,18 @@ def test_strokes_are_named_beside_the_networks() -> None:
     assert [line.is_dashed() for line in legend.get_lines()] == [False, False, True]
 
 
+def test_long_names_of_two_lines_leave_room_for_the_axes_and_are_told_apart() -> None:
+    place = "/home/someone/experiments/with/a/long/path/runs"
+    curves = [_curve([2.0, 1.0]), _curve([1.5, 1.2])]
+    curves = [Curve(curve.line, f"{place}/{name}") for curve, name in zip(curves, ("first", "second"), strict=True)]
+    for figure in (loss_figure(curves), depth_figure([Profile(curve.label, [1.0, 2.0]) for curve in curves])):
+        assert svg(figure, "f", "label")  # a warning of axes without room would be an error
+        assert figure.axes[0].get_position().width > 0.7
+        legend = figure.axes[0].get_legend()
+        assert legend is not None
+        assert [text.get_text().rpartition("/")[2] for text in legend.get_texts()] == ["first", "second"]
+
+
 def test_names_are_taken_as_they_are_not_as_formulas() -> None:
     for name in ("$x^2$", "_hidden", "a & <b>"):
         text = svg(loss_figure([Curve(_curve([2.0, 1.0]).line, name), _curve([1.0, 2.0])]), "f", "label")

@@ -13,6 +13,7 @@ INK, MUTED, GRID = "#1d2126", "#5b6570", "#e2e5e9"
 BLUE, VERMILION, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#a3568b"
 SERIES = (BLUE, VERMILION, GREEN, PURPLE)
 
+_LETTER_INCHES = 0.066
 _RC: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "reslab",
@@ -63,11 +64,14 @@ def empty_panel(width_inches: float, height_inches: float) -> tuple[Figure, Axes
 
 
 def legend_above(axes: Axes, handles: list[Any], labels: list[str]) -> None:
-    """The names of the lines in a row above the axes; none for a single line."""
+    """The names of the lines in a row above the axes, or in columns that fit; none for a single line."""
     if len(handles) < 2:
         return
-    shown = [label if len(label) <= 38 else label[:37] + "…" for label in labels]
+    # Paths and networks with axes differ at their ends.
+    shown = [label if len(label) <= 38 else f"{label[:14]}…{label[-23:]}" for label in labels]
     columns = 2 if len(handles) == 4 or sum(map(len, shown)) > 44 else len(handles)
+    if columns == 2 and 2 * (_LETTER_INCHES * max(map(len, shown)) + 0.35) > axes.figure.get_figwidth() - 0.5:
+        columns = 1
     axes.legend(
         handles, shown, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns, borderaxespad=0.2,
         handlelength=1.7, columnspacing=1.4, handletextpad=0.5, borderpad=0.1,
