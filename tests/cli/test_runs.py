@@ -1,5 +1,6 @@
 """`reslab runs` with several runs and a page, and `reslab lr-find` with its picture."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -29,6 +30,19 @@ def test_a_page_of_several_runs(command: Command, trained: Path, tmp_path: Path)
     text = page.read_text(encoding="utf-8")
     assert "digits and twin" in text
     assert text.count("<svg") == 4
+
+
+def test_runs_of_one_network_with_other_axes_are_told_apart(command: Command, trained: Path, tmp_path: Path) -> None:
+    twin, page = tmp_path / "twin", tmp_path / "page.html"
+    shutil.copytree(trained, twin)
+    facts = json.loads((twin / "run.json").read_text())
+    facts["model"]["arch"]["norm_momentum"] = 0.2
+    (twin / "run.json").write_text(json.dumps(facts))
+    name = "resnet20_cifar:norm_momentum=0.2"
+    assert command("runs", trained, twin, "--page", page).out.count(name) == 1
+    assert page.read_text(encoding="utf-8").count(name) == 1
+    assert command("inspect", "compare", trained, twin, "--page", page).out.count(name) == 1
+    assert page.read_text(encoding="utf-8").count(name) == 1
 
 
 def test_what_is_no_run_is_said(command: Command, trained: Path, tmp_path: Path) -> None:

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
+from reslab.analysis.places import read_place
+from reslab.nn.create import resolve_arch
 from reslab.spec.arch import Arch
+from reslab.spec.values import to_dict
 from reslab.training.run import Run, list_runs, new_path, refuse_occupied
 
 FACTS: dict[str, Any] = {
@@ -23,11 +26,29 @@ def test_a_run_is_begun_and_opened(tmp_path: Path) -> None:
     assert again.classes == ("a", "b")
     assert again.name == "one"
     assert again.arch is None
+    assert again.network == "m"
     assert again.top1 is None
     assert "not finished" in repr(again)
     again.update(result={"top1": 0.75})
     assert Run(run.path).top1 == 0.75
     assert "top1 0.7500" in repr(Run(run.path))
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {},
+        {"order": "full-preact", "mix": "none"},
+        {"depths": (1, 2, 1), "stem": "conv3(8) norm act", "bias": True, "replace_stride_with_dilation": (False, True)},
+    ],
+)
+def test_the_network_is_told_with_its_axes_and_found_again_by_them(tmp_path: Path, axes: dict[str, Any]) -> None:
+    of_data = {"num_classes": 7, "in_channels": 1, "image_size": (8, 8)}
+    arch = resolve_arch("resnet20_cifar", {**axes, **of_data})
+    run = Run.create(tmp_path / "run", {**FACTS, "model": {"name": arch.name, "arch": to_dict(arch)}})
+    [place] = read_place(run.network)
+    assert place.axes.keys() == axes.keys()
+    assert resolve_arch(place.arch_name, {**place.axes, **of_data}) == arch
 
 
 def test_an_empty_folder_will_do_and_a_full_one_will_not(tmp_path: Path) -> None:

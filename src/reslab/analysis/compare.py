@@ -30,7 +30,8 @@ _DEFAULT = CompareOptions()
 
 @dataclass(frozen=True)
 class ComparedNetwork:
-    """One of the two: its accuracy on the pictures, and of a run what it was, and its log."""
+    """One of the two: its accuracy on the pictures, and of a run what it was (`model` with the axes that differ from
+    the zoo's), and its log."""
 
     name: str
     accuracy: float
@@ -128,8 +129,9 @@ def _network(subject: Subject, logits: Tensor, labels: Tensor) -> ComparedNetwor
         return ComparedNetwork(subject.name, accuracy, loss, size)
     facts = run.facts
     lines = tuple(line for line in run.log.lines() if line.get("kind") in _KINDS)
-    model, data, recipe = (facts[part]["name"] for part in ("model", "data", "recipe"))
-    return ComparedNetwork(subject.name, accuracy, loss, size, model, data, recipe, int(facts.get("seed", 0)), lines)
+    data, recipe = (facts[part]["name"] for part in ("data", "recipe"))
+    seed = int(facts.get("seed", 0))
+    return ComparedNetwork(subject.name, accuracy, loss, size, run.network, data, recipe, seed, lines)
 
 
 def _flipped(

@@ -66,8 +66,8 @@ def _write_page(page: Path, found: Sequence["Run"], asked: Sequence[Path]) -> No
 
 def _compared(run: "Run") -> ComparedRun:
     facts = _facts(run)
-    names = ("name", "model", "data", "recipe", "seed", "top1", "loss", "train_seconds")
-    return ComparedRun(**{name: facts[name] for name in names}, log=run.log.lines())
+    names = ("name", "data", "recipe", "seed", "top1", "loss", "train_seconds")
+    return ComparedRun(**{name: facts[name] for name in names}, model=run.network, log=run.log.lines())
 
 
 def _facts(run: "Run") -> dict[str, Any]:
@@ -91,4 +91,4 @@ def _facts(run: "Run") -> dict[str, Any]:
 def _row(run: "Run") -> tuple[str, ...]:
     facts = _facts(run)
     end = (percent(facts["top1"]), seconds(facts["train_seconds"])) if facts["finished"] else ("not finished", "–")
-    return (str(run.path), facts["model"], facts["data"], facts["recipe"], *end)
+    return (str(run.path), run.network, facts["data"], facts["recipe"], *end)

@@ -11,10 +11,14 @@ from typing import Any
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse
 from reslab.spec.recipe import Recipe
-from reslab.spec.values import from_dict
+from reslab.spec.values import from_dict, to_dict
+from reslab.spec.zoo import ARCHS
 from reslab.training.disk import write_whole
 from reslab.training.log import Log
 from reslab.training.snapshots import list_snapshots
+
+# Who the network is, and what follows from the data.
+_NO_AXES = ("name", "source", "num_classes", "in_channels", "image_size")
 
 
 class Run:
@@ -67,6 +71,19 @@ class Run:
         return list_snapshots(self.path)
 
     @property
+    def network(self) -> str:
+        """The network's name with the axes that differ from the zoo's: `resnet20_cifar:order=full-preact:mix=none`.
+
+        Not those that follow from the data: classes, channels, size of the pictures.
+        """
+        name, arch = self.facts["model"]["name"], self.facts["model"]["arch"]
+        if arch is None or name not in ARCHS:
+            return str(name)
+        own = to_dict(ARCHS[name])
+        changed = {key: value for key, value in arch.items() if key not in _NO_AXES and value != own.get(key)}
+        return ":".join([name, *(f"{key}={_axis(value)}" for key, value in changed.items())])
+
+    @property
     def arch(self) -> Arch | None:
         """The network as data; None where the run trained a module of the user's own."""
         found = self.facts["model"]["arch"]
@@ -115,6 +132,10 @@ def header_facts(run: Run) -> dict[str, Any]:
         "classes": list(data["classes"]),
         "preprocess": data["preprocess"],
     }
+
+
+def _axis(value: Any) -> str:
+    return ",".join(map(_axis, value)) if isinstance(value, list) else str(value)
 
 
 def _json(facts: Mapping[str, Any]) -> bytes:
