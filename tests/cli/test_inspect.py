@@ -40,6 +40,20 @@ def test_the_terminal_has_the_table_and_the_verdict(command: Command) -> None:
     assert "powers of ten" in out
 
 
+def test_of_several_who_cannot_be_asked_is_left_out_and_named(command: Command, tmp_path: Path) -> None:
+    page, plain = tmp_path / "page.html", f"{TINY}:mix=none"
+    words = ("inspect", "scaling", plain, TINY, "--images", 8)
+    found = command(*words, "--page", page, "--json").value
+    assert [answer["subject"] for answer in found["answers"]] == [TINY]
+    assert list(found["left_out"]) == [plain]
+    said = f"{plain} is left out: required: a network with shortcuts"
+    assert said in page.read_text(encoding="utf-8")
+    assert said in command(*words).out
+    nobody = command("inspect", "scaling", plain, plain, "--images", 8)
+    assert nobody.code == 1
+    assert "a network with shortcuts" in nobody.err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -179,6 +179,27 @@ def ask(name: str, subjects: Sequence[Subject], settings: Mapping[str, Any] | No
     return [question.ask(subject, options) for subject in subjects]
 
 
+def ask_each(
+    name: str, subjects: Sequence[Subject], settings: Mapping[str, Any] | None = None
+) -> tuple[list[Any], dict[str, str]]:
+    """As `ask`, with those left out of whom it cannot be asked: the answers, and why by the subject's name.
+
+    Raises ValueError where nobody can be asked.
+    """
+    if get_question(name).ask is None or len(subjects) < 2:
+        return ask(name, subjects, settings), {}
+    answers: list[Any] = []
+    refused: list[tuple[Subject, ValueError]] = []
+    for subject in subjects:
+        try:
+            answers += ask(name, [subject], settings)
+        except ValueError as error:
+            refused.append((subject, error))
+    if not answers:
+        raise refused[0][1]
+    return answers, {subject.name: str(error) for subject, error in refused}
+
+
 def override_options(question: Question, settings: Mapping[str, Any]) -> Any:
     """The question's options with some overridden; ValueError names those there are."""
     return override(question.options, settings, kind=f"option of {question.name}")

@@ -1,6 +1,7 @@
 """`reslab inspect`: questions put to runs and networks; a table, JSON, a page, a picture."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,9 +42,12 @@ def inspect(
     settings: Settings = None,
     json: Json = False,
 ) -> None:
-    """Put a question to networks, several beside each other: --set KEY=VALUE is an option of the question."""
+    """Put a question to networks, several beside each other: --set KEY=VALUE is an option of the question.
+
+    Of several, those that it cannot be put to are left out, and named.
+    """
     from reslab.analysis.progress import listening
-    from reslab.analysis.questions import QUESTIONS, ask, default_data, get_question, override_options
+    from reslab.analysis.questions import QUESTIONS, ask_each, default_data, get_question, override_options
     from reslab.analysis.subject import open_subjects
 
     if question is None:
@@ -66,8 +70,9 @@ def inspect(
     from reslab.spec.values import to_dict
 
     with listening(say):
-        answers = [to_dict(answer) for answer in ask(question, subjects, options)]
-    tell(asked, subjects, answers, page, png, json)
+        found, left_out = ask_each(question, subjects, options)
+    answers = [to_dict(answer) for answer in found]
+    tell(asked, [subject for subject in subjects if subject.name not in left_out], answers, left_out, page, png, json)
 
 
 def list_questions(questions: "Sequence[Question]", json: bool) -> None:
@@ -113,18 +118,21 @@ def tell(
     question: "Question",
     subjects: "Sequence[Subject]",
     answers: Sequence[dict[str, Any]],
+    left_out: Mapping[str, str],
     page: Path | None,
     png: Path | None,
     json: bool,
 ) -> None:
-    """Print the answers, and write the page and the picture that were asked for."""
+    """Print the answers, and who is left out of them; write the page and the picture that were asked for."""
     from reslab.report.questions import show_answers
 
     shown = show_answers(question.name, answers) if page or png or not json else None
     if shown is not None:
+        shown = replace(shown, words=(*shown.words, *(f"{name} is left out: {why}" for name, why in left_out.items())))
         write(question, subjects, shown, page, png)
     if json:
-        print_json({"question": question.name, "answers": answers, "page": _text(page), "png": _text(png)})
+        files = {"page": _text(page), "png": _text(png)}
+        print_json({"question": question.name, "answers": answers, "left_out": left_out, **files})
     elif shown is not None:
         _print(shown)
 
