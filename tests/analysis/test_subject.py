@@ -104,6 +104,8 @@ def test_weights_in_a_run_s_folder_know_their_data(run: Run) -> None:
         ({"places": ["RUN"], "at": "wights"}, "weights"),
         ({"places": ["RUN"], "axes": {"mix": "none"}}, "networks of the zoo"),
         ({"places": [TINY], "at": "390"}, "only with runs"),
+        ({"places": ["timm/resnet18"], "at": "390"}, "only with runs"),
+        ({"places": ["torchvision/resnet18"], "axes": {"mix": "none"}}, "networks of the zoo"),
         ({"places": [TINY], "num_images": 1}, "at least 2 images"),
         ({"places": [f"{TINY}:ordr=original"]}, "order"),
         ({"places": []}, "at least one run or network"),

@@ -78,7 +78,10 @@ def test_a_branch_of_zeros_does_not_hide_what_is_in_it(x: Tensor) -> None:
         as_network(model, x)
 
 
-@pytest.mark.parametrize("model", [torchvision.models.mobilenet_v2(width_mult=0.25), nn.Sequential(nn.Conv2d(3, 2, 3))])
+@pytest.mark.parametrize(
+    "model",
+    [torchvision.models.mobilenet_v2(width_mult=0.25), nn.Sequential(nn.Conv2d(3, 2, 3)), nn.Flatten()],
+)
 def test_what_is_no_residual_network_is_refused(model: nn.Module, x: Tensor) -> None:
     with pytest.raises(ValueError, match="take any module"):
         as_network(model, x)

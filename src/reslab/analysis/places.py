@@ -35,24 +35,34 @@ def read_place(text: str, at: str = "weights", axes: Mapping[str, Any] | None = 
     """
     name, *given = text.split(":")
     if name in ARCHS and not Path(name).exists():
-        if at not in ("weights", "init"):
-            raise refuse("--at only with runs", f"--at {at} and {text}, a network before training", "--at init")
+        _check_fresh(text, at)
         return _of_zoo(text, name, given, axes or {})
     library, slash, _ = text.partition("/")
     if slash and library in LIBRARIES and not Path(text).exists():
+        _check_fresh(text, at)
+        _check_no_axes(text, axes)
         return [Place(text, library=library)]
     path, at_sign, step = text.rpartition("@")
     place = Path(path) if at_sign and not Path(text).exists() else Path(text)
     if not place.exists():
         known = [*ARCHS, *(str(run.path) for run in list_runs())]
         raise unknown("run, file of weights or network", name, known, "`reslab models` and `reslab runs` list them")
-    if axes:
-        raise refuse("model.KEY only for networks of the zoo", f"{', '.join(axes)} and {text}")
+    _check_no_axes(text, axes)
     if place.is_dir():
         run = Run(place)
         return _of_run(run, str(place), step if place != Path(text) else at)
     run_of_file = Run(place.parent) if (place.parent / "run.json").is_file() else None
     return [Place(text, file=place, run=run_of_file)]
+
+
+def _check_fresh(text: str, at: str) -> None:
+    if at not in ("weights", "init"):
+        raise refuse("--at only with runs", f"--at {at} and {text}, a network before training", "--at init")
+
+
+def _check_no_axes(text: str, axes: Mapping[str, Any] | None) -> None:
+    if axes:
+        raise refuse("model.KEY only for networks of the zoo", f"{', '.join(axes)} and {text}")
 
 
 def _of_zoo(text: str, name: str, given: list[str], axes: Mapping[str, Any]) -> list[Place]:

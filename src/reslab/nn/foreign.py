@@ -82,7 +82,7 @@ def _moved(model: nn.Module) -> nn.Module:
 
 def _candidates(model: nn.Module, in_channels: int, num_classes: int) -> Iterator[Network]:
     """The zoo's networks with tensors of the same shapes, their weights not set; also with what the names imply."""
-    theirs, tensor = _shapes(model), next(model.parameters())
+    theirs, tensor = _shapes(model), next(model.parameters(), torch.empty(0))
     sides = {side for shape in theirs for side in shape}
     num_convs = sum(tensor.ndim == 4 for tensor in model.state_dict().values())
     own = {"in_channels": in_channels, "num_classes": num_classes}

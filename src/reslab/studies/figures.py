@@ -14,7 +14,6 @@ REDUCTIONS: dict[str, Callable[[Sequence[float]], float]] = {
     "median": median,
     "min": min,
     "max": max,
-    "peak": lambda numbers: numbers.index(max(numbers)),
 }
 
 
@@ -68,7 +67,10 @@ def _step(found: Any, part: str) -> Any:
         return None
     if part.isdigit():
         return found[int(part)] if int(part) < len(found) else None
+    if part == "peak":
+        places = [place for place, one in enumerate(found) if isinstance(one, int | float)]
+        return max(places, key=found.__getitem__, default=None)
     if part in REDUCTIONS:
         numbers = [one for one in found if isinstance(one, int | float)]
         return REDUCTIONS[part](numbers) if numbers else None
-    return [one[part] for one in found if isinstance(one, Mapping) and one.get(part) is not None]
+    return [one.get(part) for one in found if isinstance(one, Mapping)]
