@@ -70,7 +70,8 @@ def legend_above(axes: Axes, handles: list[Any], labels: list[str]) -> None:
     # Paths and networks with axes differ at their ends.
     shown = [label if len(label) <= 38 else f"{label[:14]}…{label[-23:]}" for label in labels]
     columns = 2 if len(handles) == 4 or sum(map(len, shown)) > 44 else len(handles)
-    if columns == 2 and 2 * (_LETTER_INCHES * max(map(len, shown)) + 0.35) > axes.figure.get_figwidth() - 0.5:
+    width_inches = axes.figure.bbox.width / axes.figure.dpi
+    if columns == 2 and 2 * (_LETTER_INCHES * max(map(len, shown)) + 0.35) > width_inches - 0.5:
         columns = 1
     axes.legend(
         handles, shown, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns, borderaxespad=0.2,
