@@ -9,7 +9,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("openvino",),
     "parquet": ("pyarrow",),
-    "serve": ("fastapi", "uvicorn", "python_multipart", "prometheus_client"),
+    "serve": ("fastapi", "uvicorn", "httptools", "python_multipart", "prometheus_client"),
     "timm": ("timm",),
 }
 

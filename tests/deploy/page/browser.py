@@ -2,18 +2,17 @@
 
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 
 from reslab.deploy.service.app import make_app
 from reslab.deploy.service.settings import ServiceSettings
 from reslab.training.run import Run
+from tests.deploy.listening import listening
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # .ci/run sets it: there a browser that is missing is a failure.
@@ -48,16 +47,8 @@ def launched() -> Iterator[Browser]:
 @contextmanager
 def served(runs: Sequence[Run | Path], settings: ServiceSettings = SETTINGS) -> Iterator[str]:
     """The address of a service of these runs, for a block."""
-    config = uvicorn.Config(make_app(runs, settings), port=0, log_level="error", timeout_graceful_shutdown=5)
-    socket = config.bind_socket()
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{socket.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
+    with listening(make_app(runs, settings), settings) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @contextmanager

@@ -2,14 +2,11 @@
 
 import base64
 import io
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -19,6 +16,7 @@ from reslab.deploy.service.settings import ServiceSettings
 from reslab.training.run import Run
 from reslab.training.sources import find_data
 from reslab.training.train_run import train
+from tests.deploy.listening import listening
 
 SMALL = {"model.depths": "2,2,1", "model.widths": "16,16,24"}
 
@@ -80,11 +78,5 @@ def weights(runs: list[Run], tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def live(runs: list[Run], settings: ServiceSettings) -> Iterator[str]:
     """The service behind a socket of this machine: its address."""
-    config = uvicorn.Config(make_app(runs, settings), log_level="warning", access_log=False)
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        server.should_exit = True
-        thread.join(60)
+    with listening(make_app(runs, settings), settings) as port:
+        yield f"http://127.0.0.1:{port}"

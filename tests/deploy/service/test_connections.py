@@ -2,18 +2,17 @@
 
 import logging
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import pytest
-import uvicorn
 
 from reslab.deploy.service.app import make_app
-from reslab.deploy.service.server import config_of
 from reslab.deploy.service.settings import ServiceSettings
+from reslab.training.run import Run
+from tests.deploy.listening import listening
 
 # Far beyond what a cut takes, below what uvicorn alone would wait.
 PATIENCE_SECONDS = 20
@@ -21,22 +20,15 @@ CHUNKED = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: c
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 
 
-@contextmanager
-def listening(run: object, settings: ServiceSettings) -> Iterator[int]:
-    """The port of a service with these limits."""
-    server = uvicorn.Server(config_of(make_app([run], settings), settings))  # type: ignore[list-item]
-    with socket.create_server(("127.0.0.1", 0)) as line:
-        thread = threading.Thread(target=server.run, args=([line],), daemon=True)
-        thread.start()
-        yield line.getsockname()[1]
-        server.should_exit = True
-        thread.join(60)
+@pytest.fixture(scope="module")
+def hasty(settings: ServiceSettings) -> ServiceSettings:
+    """Half a second for a head, one and a half for an exchange."""
+    return replace(settings, head_seconds=0.5, timeout_seconds=0.5)
 
 
 @pytest.fixture(scope="module")
-def port(runs: list[object], settings: ServiceSettings) -> Iterator[int]:
-    """A service that gives a head half a second, and an exchange one and a half."""
-    with listening(runs[0], replace(settings, head_seconds=0.5, timeout_seconds=0.5)) as found:
+def port(runs: list[Run], hasty: ServiceSettings) -> Iterator[int]:
+    with listening(make_app(runs[:1], hasty), hasty) as found:
         yield found
 
 
@@ -55,6 +47,16 @@ def heard(line: socket.socket) -> bytes:
     except ConnectionError:
         pass
     return found
+
+
+def answered(line: socket.socket) -> None:
+    """Hear one answer to HEAD, whole, and leave the line open."""
+    found = b""
+    while not found.endswith(b'{"status":"ok"}'):
+        piece = line.recv(1 << 16)
+        assert piece, found
+        found += piece
+    assert found.startswith(b"HTTP/1.1 200 ")
 
 
 def flood(line: socket.socket, piece: bytes, num_bytes: int) -> int:
@@ -116,7 +118,7 @@ def test_second_request_has_to_be_said_in_time_too(port: int) -> None:
 def test_open_connection_may_rest_between_requests(port: int) -> None:
     with connected(port) as line:
         line.sendall(HEAD + b"\r\n")
-        assert line.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        answered(line)
         time.sleep(2)
         line.sendall(HEAD + b"Connection: close\r\n\r\n")
         assert heard(line).startswith(b"HTTP/1.1 200 ")
@@ -125,7 +127,7 @@ def test_open_connection_may_rest_between_requests(port: int) -> None:
 def test_body_that_nobody_reads_is_cut(port: int) -> None:
     with connected(port) as line:
         line.sendall(HEAD + b"Content-Length: 1000000000\r\n\r\n")
-        assert line.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        answered(line)
         assert heard(line) == b""
 
 
@@ -133,12 +135,12 @@ def test_idle_connection_is_not_kept_by_what_is_no_request(port: int) -> None:
     """uvicorn forgets its limit of an idle connection at every byte, and remembers it with the next answer."""
     with connected(port) as line:
         line.sendall(HEAD + b"\r\n")
-        assert line.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        answered(line)
         line.sendall(b"\r\n")
         assert heard(line) == b""
     with connected(port) as line:
         line.sendall(HEAD + b"Content-Length: 2\r\n\r\n")
-        assert line.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        answered(line)
         line.sendall(b"ab")
         assert heard(line) == b""
 
@@ -170,15 +172,14 @@ def ask_slowly(line: socket.socket) -> None:
         time.sleep(0.01)
 
 
-def test_beyond_the_room_there_is_a_connection_is_cut_and_later_not(
-    runs: list[object], settings: ServiceSettings
-) -> None:
+def test_beyond_the_room_there_is_a_connection_is_cut_and_later_not(runs: list[Run], settings: ServiceSettings) -> None:
     ask = HEAD + b"Connection: close\r\n\r\n"
-    with listening(runs[0], replace(settings, max_connections=4)) as port, ExitStack() as stack:
+    few = replace(settings, max_connections=4)
+    with listening(make_app(runs[:1], few), few) as port, ExitStack() as stack:
         for _ in range(4):
             line = stack.enter_context(connected(port))
             line.sendall(HEAD + b"\r\n")
-            assert line.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+            answered(line)
         for _ in range(3):
             with connected(port) as beyond:
                 flood(beyond, ask, len(ask))
@@ -188,6 +189,15 @@ def test_beyond_the_room_there_is_a_connection_is_cut_and_later_not(
         with connected(port) as late:
             late.sendall(ask)
             assert heard(late).startswith(b"HTTP/1.1 200 ")
+
+
+def test_without_uvloop_the_ends_are_the_same(runs: list[Run], hasty: ServiceSettings) -> None:
+    with listening(make_app(runs[:1], hasty), hasty, loop="asyncio") as port:
+        test_head_that_is_too_long_is_told(port)
+        test_who_does_not_say_what_is_wanted_is_cut(port, HEAD)
+        test_open_connection_may_rest_between_requests(port)
+        test_idle_connection_is_not_kept_by_what_is_no_request(port)
+        test_who_does_not_read_the_answers_is_cut(port)
 
 
 def test_body_cut_short_is_no_fault_of_the_service(port: int, caplog: pytest.LogCaptureFixture) -> None:

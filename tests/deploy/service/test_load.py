@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import uvicorn
 
 from reslab.deploy.service.app import make_app
 from reslab.deploy.service.house import House
 from reslab.deploy.service.settings import ServiceSettings
 from reslab.training.run import Run
+from tests.deploy.listening import listening
 
 _PAGE_BYTES = 4096
 _GROWTH_BYTES = 48 << 20
@@ -31,15 +31,10 @@ def resident_bytes() -> int:
 @pytest.fixture
 def narrow(runs: list[Run], settings: ServiceSettings) -> Iterator[tuple[House, int]]:
     """A service of few places behind a socket, and its port."""
-    app = make_app(runs, replace(settings, queue=8, max_images=8, max_batch=4, max_studies=2, timeout_seconds=20.0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=server.run, args=([listening],))
-        thread.start()
-        yield app.state.house, listening.getsockname()[1]
-        server.should_exit = True
-        thread.join(60)
-        assert not thread.is_alive()
+    few = replace(settings, queue=8, max_images=8, max_batch=4, max_studies=2, timeout_seconds=20.0)
+    app = make_app(runs, few)
+    with listening(app, few) as port:
+        yield app.state.house, port
 
 
 class Clients:

@@ -49,6 +49,7 @@ def config_of(app: FastAPI, settings: ServiceSettings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=connection_of(settings),
+        ws="none",  # a WebSocket would be a connection without these limits
         log_level="warning",
         access_log=False,
         server_header=False,

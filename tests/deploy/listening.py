@@ -1,0 +1,31 @@
+"""A service behind a socket of this machine, run as `reslab serve` runs it."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from reslab.deploy.service.server import config_of
+from reslab.deploy.service.settings import ServiceSettings
+
+_END_SECONDS = 60
+
+
+@contextmanager
+def listening(app: FastAPI, settings: ServiceSettings, loop: str = "auto") -> Iterator[int]:
+    """The port at which the app answers for a block; fails where it does not come to an end."""
+    config = config_of(app, settings)
+    config.loop = loop
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as line:
+        thread = threading.Thread(target=server.run, args=([line],), daemon=True)
+        thread.start()
+        try:
+            yield line.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join(_END_SECONDS)
+        assert not thread.is_alive()
