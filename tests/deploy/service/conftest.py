@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from reslab.data.batches import Normalise
 from reslab.data.dataset import Data
+from reslab.data.decode import read_picture
 from reslab.deploy.service.app import make_app
 from reslab.deploy.service.settings import ServiceSettings
+from reslab.nn.network import Network
+from reslab.training.loading import load
 from reslab.training.run import Run
 from reslab.training.sources import find_data
 from reslab.training.train_run import train
@@ -80,3 +85,14 @@ def live(runs: list[Run], settings: ServiceSettings) -> Iterator[str]:
     """The service behind a socket of this machine: its address."""
     with listening(make_app(runs, settings), settings) as port:
         yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="session")
+def network(runs: list[Run]) -> Network:
+    return load(runs[0])
+
+
+@pytest.fixture(scope="session")
+def x(network: Network, png: bytes) -> torch.Tensor:
+    assert network.preprocess is not None
+    return Normalise(network.preprocess, torch.device("cpu"))(read_picture(png, 1)[None])

@@ -62,7 +62,7 @@ class Response(BaseModel):
 
 
 class LesionAnswer(BaseModel):
-    """What the network says with the units cut, and what it says whole."""
+    """What the network says with the units cut, and what it says whole: of the same classes, the first of either."""
 
     classes: list[Guess]
     whole: list[Guess]

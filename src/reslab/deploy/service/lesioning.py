@@ -1,5 +1,6 @@
 """`POST /v1/lesion` and `/v1/lesion/curve`: a picture seen by a network with units switched off or swapped."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,7 +12,6 @@ from reslab.deploy.service.cutting import Cut, curve, cut
 from reslab.deploy.service.examples import CUT, ONE_OR_NONE, ModelName
 from reslab.deploy.service.house import House, one_picture
 from reslab.deploy.service.plans import KEYS, Plan, read_plan
-from reslab.deploy.service.predicting import best
 from reslab.deploy.service.samples import Samples
 from reslab.deploy.service.served import Opened
 
@@ -52,12 +52,21 @@ def lesion_routes(house: House, samples: Samples) -> APIRouter:
 
 def _lesion(opened: Opened, picture: Tensor, plan: Plan) -> dict[str, Any]:
     found = cut(opened.specimen, picture, plan)
+    whole, now = found.whole.probabilities, found.now.probabilities
     return {
-        "classes": best(found.now.probabilities, opened.classes, _NUM_CLASSES),
-        "whole": best(found.whole.probabilities, opened.classes, _NUM_CLASSES),
+        "classes": _seen_by(now, whole, opened.classes),
+        "whole": _seen_by(whole, now, opened.classes),
         "responses": _responses(found),
         "refused": found.carried.told(),
     }
+
+
+def _seen_by(probabilities: Tensor, others: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The first classes of either, so that none of one is missing in the other; in the order of `probabilities`."""
+    num = min(_NUM_CLASSES, len(classes))
+    firsts = {int(label) for each in (probabilities, others) for label in each.topk(num).indices}
+    order = sorted(firsts, key=lambda label: -float(probabilities[label]))
+    return [{"name": classes[label], "probability": float(probabilities[label])} for label in order]
 
 
 def _responses(found: Cut) -> list[dict[str, Any]]:

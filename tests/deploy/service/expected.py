@@ -1,0 +1,30 @@
+"""What a network says by the functions of `analysis`, whole and cut."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from reslab.analysis.surgery import swapped, switched_off
+from reslab.nn.network import Network
+
+
+def probabilities(network: torch.nn.Module, x: torch.Tensor) -> dict[str, float]:
+    assert isinstance(network, Network)
+    with torch.no_grad():
+        values = network(x).softmax(1)[0].tolist()
+    return dict(zip(network.classes or (), values, strict=True))
+
+
+def told(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {str(row["name"]): row["probability"] for row in rows}
+
+
+PLAN = {"off": ["layer1.1", "layer3.0"], "swap": [["layer1.0", "layer1.1"]]}
+
+
+@contextmanager
+def cut(network: Network) -> Iterator[None]:
+    """PLAN carried out by the functions of `analysis`."""
+    with swapped(network, "layer1.0", "layer1.1"), switched_off(network, ["layer1.1", "layer3.0"]):
+        yield
