@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import reslab.studies.store as store_module
+from reslab.analysis import room
 from reslab.spec.study import Asked, Study
 from reslab.studies import lock
 from reslab.studies.lock import Taken, held
@@ -188,6 +189,19 @@ def test_a_store_that_cannot_be_written_is_refused_before_anything_is_trained(tm
         store_module.Store(tmp_path / "file" / "store").check()
     store_module.Store(tmp_path / "new" / "store").check()
     assert not list((tmp_path / "new" / "store").iterdir())
+
+
+def test_memory_that_is_short_now_is_not_kept_as_what_the_network_cannot_be_asked(
+    changed: Changed, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = plan_of(changed(asked=(Asked("gradients", at="init", num_images=8),))).jobs[0]
+    with monkeypatch.context() as short:
+        short.setattr(room.Memory, "room_bytes", lambda memory: 1000)
+        with pytest.raises(room.NoRoom, match="fit the memory"):
+            do(job, place)
+    entry = do(job, place)
+    assert entry.facts["unanswered"] == {}
+    assert entry.answer(job.asked[0]) is not None
 
 
 def test_an_answer_that_cannot_be_read_is_found_again_and_that_is_said(

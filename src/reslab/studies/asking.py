@@ -8,6 +8,7 @@ from typing import Any
 
 from reslab.analysis.pictures import find_pictures
 from reslab.analysis.questions import ask, default_data
+from reslab.analysis.room import NoRoom
 from reslab.analysis.subject import Subject, fresh_network, open_subjects
 from reslab.spec.study import Asked
 from reslab.spec.values import to_dict
@@ -19,7 +20,10 @@ from reslab.training.disk import write_whole
 def ask_missing(
     job: Job, entry: Entry, data_dir: str | Path | None, device: str, note: Callable[[str], None]
 ) -> dict[str, str]:
-    """Ask what was not answered yet; returns why of what this network cannot be asked, by the name of its answer."""
+    """Ask what was not answered yet; returns why of what this network cannot be asked, by the name of its answer.
+
+    Raises NoRoom where the memory is too small now.
+    """
     unanswered = {}
     for asked in job.asked:
         if entry.answer(asked) is not None:
@@ -29,6 +33,8 @@ def ask_missing(
         began = time.perf_counter()
         try:
             answer = _answer(job, entry, asked, data_dir, device)
+        except NoRoom:
+            raise  # this says nothing of the network: it is asked again
         except ValueError as error:
             note(f"{asked.question} has no answer: {error}")
             unanswered[entry.answer_path(asked).stem] = str(error)
