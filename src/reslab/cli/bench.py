@@ -195,4 +195,4 @@ def _write_page(
 
     shown = SpeedPage(f"{name} at {shape(sizes)}", results, _told(name, sizes, hardware, rounds))
     page.write_text(render_speeds(shown), encoding="utf-8")
-    say(f"picture: {page}")
+    say(f"page: {page}")

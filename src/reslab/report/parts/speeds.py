@@ -29,7 +29,7 @@ def speed_parts(page: SpeedPage) -> dict[str, Any]:
         "tiles": [_tile(batch, found) for batch, found in by_batch.items()],
         "heading": "Images a second",
         "curves": [_figure(batch, found) for batch, found in by_batch.items()],
-        "columns": ["engine", "precision", "batch", "images/s, from slowest to quickest round", *COLUMNS[4:]],
+        "columns": ["engine", "precision", "batch", "images/s (rounds from, to)", *COLUMNS[4:]],
         "rows": [_row(each) for found in by_batch.values() for each in found],
         "caption": "Latency of a whole batch: half, 95 % and 99 % of the calls took no longer.",
     }
