@@ -113,7 +113,9 @@ def metric_words(metrics: Sequence[Metric]) -> list[str]:
 
 def metric_name(name: str) -> str:
     """A metric's name for a reader: `test error`, `test error, top 5`, `responses, mean std`."""
-    return name.replace("_top5", ", top 5").replace("_", " ").replace(".", ", ")
+    for ending, words in (("_top5", ", top 5"), ("_eval", ", eval mode"), ("_batch", ", by the batch")):
+        name = name.replace(ending, words)
+    return name.replace("_", " ").replace(".", ", ")
 
 
 def figure_label(page: StudyPage, title: str, rows: Sequence[str] = (), metric: str = "") -> str:
