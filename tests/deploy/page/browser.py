@@ -86,3 +86,8 @@ def verdict(page: Page) -> Locator:
 def lever(page: Page, unit: str) -> Locator:
     """The switch of a unit of the first network."""
     return page.get_by_role("switch", name=unit, exact=True).first
+
+
+def top_values(page: Page) -> list[str]:
+    """The probabilities of the first network's bars, as they stand there."""
+    return page.locator(".bench:first-child .bars .value").all_inner_texts()

@@ -1,11 +1,22 @@
 """The explorer by keyboard and ear: the focus is never lost, each answer is said once, and nothing moves unasked."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from reslab.training.run import Run
-from tests.deploy.page.browser import Browser, Locator, Page, expect, lever, opened_page, served, wait_for_answers
+from tests.deploy.page.browser import (
+    Browser,
+    Locator,
+    Page,
+    expect,
+    lever,
+    opened_page,
+    served,
+    verdict,
+    wait_for_answers,
+)
 
 
 def unit_button(page: Page, unit: str) -> Locator:
@@ -114,3 +125,37 @@ def test_nothing_moves_where_that_is_not_wanted(browser: Browser, young: Path, r
         wait_for_answers(page)
         expect(page.locator(".live")).to_have_count(1)
         assert bool(page.evaluate(MOVING)) == (motion == "no-preference")
+
+
+def test_matrix_is_walked_by_arrows(page: Page) -> None:
+    corner = page.get_by_role("button", name=re.compile("^0 taken for 0: "))
+    corner.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    expect(page.get_by_role("button", name=re.compile("^1 taken for 1: "))).to_be_focused()
+
+
+def test_every_switch_is_reached_and_turned_by_keyboard(page: Page) -> None:
+    reached = []
+    page.locator("#benches").focus()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        role, name, outline = page.evaluate(FOCUSED)
+        if role == "the end":
+            break
+        assert outline != "none", f"{role} {name} shows no focus"
+        if role == "switch":
+            reached.append(name)
+        if name == "layer1.1" and role == "switch":
+            page.keyboard.press("Space")
+    assert reached == [f"layer{stage}.{unit}" for stage in (1, 2, 3) for unit in (0, 1)]
+    expect(lever(page, "layer1.1")).to_have_attribute("aria-checked", "false")
+    expect(verdict(page)).to_contain_text("was ")
+
+
+FOCUSED = """() => {
+  const one = document.activeElement;
+  const style = getComputedStyle(one.matches("input[type=file]") ? one.parentElement : one);
+  if (one === document.body) return ["the end", "", ""];
+  return [one.getAttribute("role"), one.getAttribute("aria-label"), style.outlineStyle];
+}"""
