@@ -71,6 +71,10 @@ def test_data_that_are_not_here_are_told_with_the_next_step(command: Command, tm
     assert command(*words, "--store", tmp_path / "store", "--dry-run").out.endswith(
         "left: nothing that can be run here\n"
     )
+    nothing = command(*words, "--store", tmp_path / "store", "--slurm", tmp_path / "array.sh")
+    assert nothing.code == 1
+    assert "not in the script: plain-20, plain-32 cannot be run here" in nothing.err
+    assert "got: nothing that can be run here" in nothing.err
 
 
 def test_slurm_writes_a_script_that_runs(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,8 +118,10 @@ def _write_script(wanted: "Wanted", path: Path, json: bool) -> None:
     from reslab.training.disk import write_whole
 
     price = wanted.price(wanted.plan())
+    for reason in price.refused():
+        say(f"not in the script: {reason}")
     if not price.todo:
-        raise refuse("a study with something left to run", "none is missing", next_step="leave --slurm out")
+        raise refuse("a study with something left to run", price.summary(), next_step="leave --slurm out")
     longest = max(price.seconds_of(job) for job in price.todo)
     logs = wanted.store / "logs"
     logs.mkdir(parents=True, exist_ok=True)
