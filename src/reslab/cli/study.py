@@ -47,7 +47,7 @@ def study(
 ) -> None:
     """Run a study: train only what the store has not, judge the paper's claims, write the page.
 
-    Exit 1 where trainings broke off. A claim that fails or is undecided, or a row that cannot be run here, is an answer.
+    Exit 1 where trainings broke off. Failed or undecided claims, and rows that cannot be run here, are no errors.
     """
     if scale not in SCALES:
         raise unknown("scale", scale, SCALES)
