@@ -45,8 +45,9 @@ def address(runs: list[Run]) -> Iterator[str]:
         yield found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    """For one file: while it is open Playwright's event loop counts as running, and other tests can run none."""
     from tests.deploy.page.browser import launched
 
     with launched() as found:
