@@ -111,8 +111,9 @@ def measure_engines(
     x = torch.randn(max(*batches, _NUM_SCALES), *input_size, generator=torch.Generator().manual_seed(0))
     taking: list[_Contestant] = []
     for engine, precision in pairs(engines, precisions, device):
-        for also in (False, True)[: 1 + (compiled and engine == "torch")]:
-            taking += _contestants(network, engine, precision, x, batches, device, also)
+        taking += _contestants(network, engine, precision, x, batches, device, False)
+        if compiled and engine == "torch":
+            taking += _contestants(network, engine, precision, x, batches, device, True)
     for _ in range(rounds):
         for each in taking:
             each.take_turn()

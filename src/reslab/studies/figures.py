@@ -9,12 +9,7 @@ from reslab.studies.measure import DEFAULT_TRAIN_ERROR, Lines, last_epoch, steps
 from reslab.studies.plan import Job
 from reslab.studies.store import Entry
 
-REDUCTIONS: dict[str, Callable[[Sequence[float]], float]] = {
-    "mean": fmean,
-    "median": median,
-    "min": min,
-    "max": max,
-}
+REDUCTIONS: dict[str, Callable[[Sequence[float]], float]] = {"mean": fmean, "median": median, "min": min, "max": max}
 
 
 def values_of(job: Job, entry: Entry, log: Lines) -> dict[str, float]:

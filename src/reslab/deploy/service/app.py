@@ -48,11 +48,17 @@ def make_app(runs: Sequence[Run | str | Path], settings: ServiceSettings = _DEFA
 
     app = FastAPI(title="reslab", summary="Residual networks, served", lifespan=life, docs_url=None, redoc_url=None)
     app.state.house = house
-    for routes in (predict_routes, explain_routes, unit_routes):
-        app.include_router(routes(house))
-    for router in (lesion_routes(house, samples), model_routes(house), sample_routes(house, samples)):
-        app.include_router(router)
-    for router in (run_routes(house, judge), probe_routes(house)):
+    # In this order OpenAPI and /docs tell of them.
+    for router in (
+        predict_routes(house),
+        explain_routes(house),
+        unit_routes(house),
+        lesion_routes(house, samples),
+        model_routes(house),
+        sample_routes(house, samples),
+        run_routes(house, judge),
+        probe_routes(house),
+    ):
         app.include_router(router)
     _add_page(app)
     app.add_exception_handler(Refused, _tell_refusal)
