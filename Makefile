@@ -30,7 +30,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(PYTEST) -q tests/test_arrows.py
+	$(PYTEST) -q tests/test_imports.py
 
 format: setup
 	$(BIN)/ruff format .

@@ -11,8 +11,8 @@ dependencies = ["torch", "torchvision", "numpy", "PIL", "safetensors"]
 # The package as it lies in the repository, for those who have not installed it.
 _sys.path.append(str(_Path(__file__).resolve().parent / "src"))
 
-from reslab.nn.create import create_model as _create_model  # noqa: E402
-from reslab.nn.create import list_models as _list_models  # noqa: E402
+from reslab.nn.factory import create_model as _create_model  # noqa: E402
+from reslab.nn.factory import list_models as _list_models  # noqa: E402
 from reslab.training.loading import load as _load  # noqa: E402
 
 

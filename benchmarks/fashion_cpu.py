@@ -12,7 +12,7 @@ from pathlib import Path
 
 from side_by_side import machine
 
-from reslab.training.train_run import train
+from reslab.training.train import train
 
 
 def main() -> None:

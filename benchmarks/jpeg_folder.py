@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from reslab.data.batches import TrainBatches
-from reslab.data.catalog import open_data
+from reslab.data.loader import TrainBatches
+from reslab.data.registry import open_data
 from reslab.spec.preprocess import Preprocess
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -19,12 +19,12 @@ from side_by_side import Take, machine, options, report, run
 from torch import Tensor
 from torchvision.models import resnet50
 
-from reslab.data.catalog import open_data
-from reslab.deploy.bench import default_engines, default_precisions, pairs
+from reslab.data.registry import open_data
+from reslab.deploy.backends.registry import can_compile, open_engine
+from reslab.deploy.benchmark import default_engines, default_precisions, pairs
 from reslab.deploy.comparison import compare
-from reslab.deploy.engines.table import can_compile, open_engine
-from reslab.deploy.evidence import find_evidence
-from reslab.nn.create import create_model
+from reslab.deploy.export.verify import find_evidence
+from reslab.nn.factory import create_model
 from reslab.nn.network import Network
 from reslab.spec.preprocess import Preprocess
 

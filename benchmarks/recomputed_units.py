@@ -17,10 +17,10 @@ def step(depth: int, batch: int, on: bool) -> None:
     """One step of a CIFAR network of 6n+2 layers; prints loss, MiB and seconds."""
     import torch
 
-    from reslab.nn.create import create_model
+    from reslab.nn.factory import create_model
+    from reslab.training.activation_checkpointing import recomputed_units
     from reslab.training.gradient import Stepping
     from reslab.training.losses import build_loss
-    from reslab.training.recomputing import recomputed_units
 
     torch.manual_seed(0)
     model = create_model("resnet20_cifar", depths=((depth - 2) // 6,) * 3).train()

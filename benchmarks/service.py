@@ -26,14 +26,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from reslab.data.photos import IMAGENET_MEAN, IMAGENET_STD
+from reslab.data.formats.image_folder import IMAGENET_MEAN, IMAGENET_STD
 from reslab.deploy.answering import Answering, open_answering
 from reslab.deploy.inputs import Item
-from reslab.deploy.prediction import predictions
+from reslab.deploy.predict import predictions
 from reslab.deploy.preparation import Preparation
-from reslab.nn.create import create_model
+from reslab.nn.checkpoints.safetensors_io import save_weights
+from reslab.nn.factory import create_model
 from reslab.nn.network import Network
-from reslab.nn.weights import save_weights
 from reslab.spec.preprocess import Preprocess
 from reslab.training.loading import load
 

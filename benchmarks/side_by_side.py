@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from reslab.training.device import hardware
+from reslab.runtime.device import hardware
 
 Take = Callable[[], object]
 

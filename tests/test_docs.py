@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
-from reslab.report.tables import markdown_table
+from reslab.report.format import markdown_table
 from reslab.spec.match import MATCHES
-from reslab.spec.mix import JOINS, ON_BRANCH, ON_SHORTCUT
 from reslab.spec.order import ORDERS
+from reslab.spec.shortcut import JOINS, ON_BRANCH, ON_SHORTCUT
 
 GRAMMAR = Path(__file__).parent.parent / "docs" / "reference" / "grammar.md"
 

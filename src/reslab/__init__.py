@@ -7,17 +7,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reslab.data.catalog import open_data
     from reslab.data.dataset import Data
-    from reslab.deploy.exporting import export
-    from reslab.deploy.prediction import predict
-    from reslab.nn.create import create_model, list_models
+    from reslab.data.registry import open_data
+    from reslab.deploy.export.export import export
+    from reslab.deploy.predict import predict
+    from reslab.nn.factory import create_model, list_models
     from reslab.spec.arch import Arch
     from reslab.spec.recipe import Recipe
-    from reslab.training.judging import evaluate
+    from reslab.training.evaluation.evaluate import evaluate
     from reslab.training.loading import load
     from reslab.training.run import Run
-    from reslab.training.train_run import train
+    from reslab.training.train import train
 
 __version__ = "0.1.0"
 
@@ -27,14 +27,14 @@ _HOMES = {
     "Data": "reslab.data.dataset",
     "Recipe": "reslab.spec.recipe",
     "Run": "reslab.training.run",
-    "create_model": "reslab.nn.create",
-    "evaluate": "reslab.training.judging",
-    "export": "reslab.deploy.exporting",
-    "list_models": "reslab.nn.create",
+    "create_model": "reslab.nn.factory",
+    "evaluate": "reslab.training.evaluation.evaluate",
+    "export": "reslab.deploy.export.export",
+    "list_models": "reslab.nn.factory",
     "load": "reslab.training.loading",
-    "open_data": "reslab.data.catalog",
-    "predict": "reslab.deploy.prediction",
-    "train": "reslab.training.train_run",
+    "open_data": "reslab.data.registry",
+    "predict": "reslab.deploy.predict",
+    "train": "reslab.training.train",
 }
 
 __all__ = [

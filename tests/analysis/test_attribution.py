@@ -9,7 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from reslab.analysis.attribution import grad_cam, integrated_gradients, occlusion
-from reslab.nn.create import create_model
+from reslab.nn.factory import create_model
 
 
 def ours() -> nn.Module:

@@ -9,9 +9,9 @@ from scipy import stats
 from torch import nn
 
 from reslab.analysis.compare import CompareOptions, compare, layer_distances
-from reslab.analysis.paired import mcnemar, paired, proportion
 from reslab.analysis.subject import Subject, open_subjects, subject_of
-from reslab.spec.values import to_dict
+from reslab.metrics.intervals import mcnemar, paired, proportion
+from reslab.spec.config import to_dict
 
 PLACES = ["resnet20_cifar:depths=1,1,1:in_channels=1", "plain20_cifar:depths=1,1,1:in_channels=1"]
 

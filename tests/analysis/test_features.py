@@ -11,14 +11,14 @@ from reslab.analysis.attributing import AttributionOptions, attribute
 from reslab.analysis.attribution import grad_cam
 from reslab.analysis.features import FeatureOptions, features
 from reslab.analysis.layers import default_layers, outputs_of, pooled, unit_layers
+from reslab.analysis.linear_probes import ProbeOptions, probes
 from reslab.analysis.nearest import NearestOptions, nearest
 from reslab.analysis.pixels import picture, plain
-from reslab.analysis.probes import ProbeOptions, probes
 from reslab.analysis.similarity import similarity
 from reslab.analysis.subject import Subject, open_subjects, subject_of
-from reslab.nn.create import create_model
+from reslab.nn.factory import create_model
 from reslab.report.thumbnails import pixels_of
-from reslab.spec.values import to_dict
+from reslab.spec.config import to_dict
 
 FEW = AttributionOptions(pictures=2, steps=4)
 

@@ -12,7 +12,7 @@ from reslab.analysis.gradients import GradientOptions, ask_gradients, unit_gradi
 from reslab.analysis.slope import LIMIT, slope_of
 from reslab.analysis.subject import Subject, subject_of
 from reslab.analysis.unit_parts import take_apart, through_shortcut
-from reslab.nn.create import create_model
+from reslab.nn.factory import create_model
 from reslab.nn.network import Network
 
 

@@ -17,7 +17,7 @@ def test_an_example_runs_as_it_stands(example: str, capsys: pytest.CaptureFixtur
 
 
 def test_every_question_has_its_line_of_import() -> None:
-    from reslab.analysis.questions import QUESTIONS
+    from reslab.analysis.registry import QUESTIONS
 
     names: dict[str, object] = {}
     for line in IMPORTS:

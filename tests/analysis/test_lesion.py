@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reslab.analysis.error import Examples
+from reslab.analysis.inputs import Examples
 from reslab.analysis.lesion import LesionOptions, kendall_tau, lesion, shuffled, spread
-from reslab.analysis.paths import along, chain, path_lengths
+from reslab.analysis.lesion_paths import along, chain, path_lengths
 from reslab.analysis.subject import Subject, open_subjects, subject_of
-from reslab.nn.create import create_model
+from reslab.nn.factory import create_model
 from reslab.nn.network import Network
-from reslab.spec.values import to_dict
+from reslab.spec.config import to_dict
 
 FEW = LesionOptions(draws=2, path_draws=2, path_images=3)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from reslab.analysis.responses import ResponseOptions, ask_responses
 from reslab.analysis.subject import open_subjects, subject_of
-from reslab.nn.create import create_model
+from reslab.nn.factory import create_model
 
 
 def batch() -> tuple[Tensor, Tensor]:

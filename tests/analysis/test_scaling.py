@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from reslab.analysis.scaling import Scaling, ScalingOptions, ask_scaling
+from reslab.analysis.signal import Scaling, ScalingOptions, ask_scaling
 from reslab.analysis.subject import open_subjects
 
 SMALL = "resnet20_cifar:depths=4,2,2:widths=16,32,32:image_size=16,16"

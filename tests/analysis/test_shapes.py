@@ -6,11 +6,11 @@ import torch
 import torchvision
 from torch import nn
 
-from reslab.analysis.questions import ask
+from reslab.analysis.registry import ask
 from reslab.analysis.shapes import Cost, LayerOptions, Shapes, ask_cost, ask_shapes
 from reslab.analysis.subject import open_subjects, subject_of
 from reslab.nn.cost import layer_table
-from reslab.nn.create import create_model
+from reslab.nn.factory import create_model
 from reslab.spec.receptive import receptive_field
 from reslab.spec.zoo import ARCHS
 

@@ -7,14 +7,14 @@ import torch
 import torchvision
 from torch import nn
 
+from reslab.analysis.blocks import unit_named, unit_runs, units_of
 from reslab.analysis.places import FIVE_ORDERS, read_place
 from reslab.analysis.subject import open_subjects, subject_of
-from reslab.analysis.units import unit_named, unit_runs, units_of
-from reslab.data.catalog import open_data
-from reslab.nn.create import create_model
+from reslab.data.registry import open_data
+from reslab.nn.factory import create_model
 from reslab.nn.network import Network
 from reslab.training.run import Run
-from reslab.training.train_run import train
+from reslab.training.train import train
 
 TINY = "resnet20_cifar:depths=1,1,1:image_size=8,8"
 

@@ -7,9 +7,9 @@ import torchvision
 from torch import Tensor, nn
 
 from reslab.analysis.surgery import reordered, shapes_of, slots_of, swapped, switched_off
-from reslab.nn.create import create_model
+from reslab.nn.block import Unit
+from reslab.nn.factory import create_model
 from reslab.nn.network import Network
-from reslab.nn.unit import Unit
 
 MIXES = ("add", "scale(0.5,0.5)", "gate(-1)", "shortcut-gate(-1)", "survive(0.5) add", "layerscale(0.1) add")
 

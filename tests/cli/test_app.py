@@ -107,7 +107,7 @@ def test_debug_shows_the_traceback(command: Command, broken: Callable[[BaseExcep
 
 @pytest.mark.parametrize("words", ["stopped after step 7; the state is saved", ""])
 def test_ctrl_c_says_what_the_verb_said(command: Command, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
-    monkeypatch.setattr("reslab.training.train_run.train", lambda *_, **__: raising(KeyboardInterrupt(words))())
+    monkeypatch.setattr("reslab.training.train.train", lambda *_, **__: raising(KeyboardInterrupt(words))())
     outcome = command("train")
     assert (outcome.code, outcome.err) == (130, f"{words or 'stopped'}\n")
     assert command("train", "--json").value == {"error": words or "stopped"}

@@ -12,8 +12,8 @@ PROMISED = {"engine", "precision", "batch", "images_per_second", "latency_ms_p50
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Timings of one step, and a matrix product that takes no time: the numbers are not what is tested."""
-    monkeypatch.setattr("reslab.training.bench.LEAST_SECONDS", 1e-6)
-    monkeypatch.setattr("reslab.training.bench._MATRIX_SIDE", {"cpu": 64})
+    monkeypatch.setattr("reslab.training.benchmark.LEAST_SECONDS", 1e-6)
+    monkeypatch.setattr("reslab.training.benchmark._MATRIX_SIDE", {"cpu": 64})
 
 
 def test_the_keys_of_each_result(command: Command) -> None:
@@ -41,7 +41,7 @@ def test_what_cannot_be_measured_is_said(command: Command) -> None:
 
 
 def test_answers_by_engine(command: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reslab.deploy.bench.SECONDS_A_TURN", 1e-3)
+    monkeypatch.setattr("reslab.deploy.benchmark.SECONDS_A_TURN", 1e-3)
     words = ("bench", trained, "--task", "predict", "--batch", "1,3", "--engines", "torch", "--repeats", "2")
     page = tmp_path / "speed.html"
     found = command(*words, "--precision", "float32,bf16", "--device", "cpu", "--page", page, "--json").value

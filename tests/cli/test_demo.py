@@ -6,7 +6,7 @@ import pytest
 
 from reslab.cli.demo import twins
 from reslab.training.run import Run
-from reslab.training.sources import reopen_data
+from reslab.training.run_data import reopen_data
 from tests.cli.conftest import Command
 
 

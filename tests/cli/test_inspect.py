@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from reslab.analysis.questions import QUESTIONS
-from reslab.report.questions import SHOWS
+from reslab.analysis.registry import QUESTIONS
+from reslab.report.analyses import SHOWS
 from tests.cli.conftest import Command
 
 TINY = "resnet20_cifar:depths=1,1,1:widths=4,8,8:stem=conv3(4) norm act:image_size=8,8"
@@ -76,7 +76,7 @@ def test_a_mistake_is_told_with_the_way_out(command: Command, words: tuple[objec
 def test_a_file_of_another_kind_is_refused_before_anything_is_measured(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reslab.analysis.questions.ask", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("reslab.analysis.registry.ask", lambda *_: pytest.fail("measured"))
     assert "page.html" in command("inspect", "gradients", TINY, "--page", "page.txt").err
     (tmp_path / "there.png").mkdir()
     assert "a folder" in command("inspect", "gradients", TINY, "--png", tmp_path / "there.png").err

@@ -113,7 +113,7 @@ def test_features_and_heat_maps(command: Command, trained: Path, pictures: Path,
 def test_ctrl_c_keeps_what_was_done(
     command: Command, trained: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from reslab.deploy import prediction
+    from reslab.deploy import predict as prediction
 
     def stopped(*rest: object, **options: object) -> object:
         yield from list(real(*rest, **options))[:2]

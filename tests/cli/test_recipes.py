@@ -1,9 +1,9 @@
 """`reslab recipes NAME`: every value, what differs from the default, and where it is from."""
 
-from reslab.cli.recipes import differing, shown, values_of
+from reslab.cli.lists import differing, shown, values_of
+from reslab.spec.config import keys, override
 from reslab.spec.recipe import Recipe
 from reslab.spec.recipes import RECIPES
-from reslab.spec.values import keys, override
 from tests.cli.conftest import Command
 
 

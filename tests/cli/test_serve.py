@@ -16,7 +16,7 @@ from PIL import Image
 
 from reslab.cli.app import main
 from reslab.training.run import Run
-from reslab.training.train_run import train
+from reslab.training.train import train
 
 SMALL = {"model.depths": "1,1,1"}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reslab.nn.weights import read_header, read_tensors
+from reslab.nn.checkpoints.safetensors_io import read_header, read_tensors
 
 TRAIN = ["train", "--set", "model.depths=1,1,1", "--epochs", "20", "--device", "cpu"]
 

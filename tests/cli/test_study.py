@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from reslab.spec.papers import STUDIES
-from reslab.studies import runner, work
+from reslab.studies import job as work
+from reslab.studies import runner
+from reslab.studies.job import Place
 from reslab.studies.plan import Job
 from reslab.studies.store import Entry
-from reslab.studies.work import Place
 
 from .conftest import Command
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from reslab.data.catalog import DATA_SETS, open_data
-from reslab.data.images import TensorImages
+from reslab.data.image_datasets import TensorImages
+from reslab.data.registry import DATA_SETS, open_data
 
 LABELS = [0, 3, 2, 2, 9, 0, 1, 2]
 

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 from timm.data import ImageNetInfo
 
-from reslab.data import imagenet_names
-from reslab.data.catalog import open_data
-from reslab.data.imagenet_names import readable
+from reslab.data.formats import class_names as imagenet_names
+from reslab.data.formats.class_names import readable
+from reslab.data.registry import open_data
 
 KNOWN = ImageNetInfo()
 WNIDS = KNOWN.label_names()

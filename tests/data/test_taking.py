@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from reslab.data.catalog import open_data
+from reslab.data.registry import open_data
 from reslab.data.taking import shares, take
 
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from reslab.data.batches import eval_batches
+from reslab.data.loader import eval_batches
 from reslab.nn.network import Network
 from reslab.training.loading import load
 from reslab.training.run import Run
-from reslab.training.sources import find_data
-from reslab.training.train_run import train
+from reslab.training.run_data import find_data
+from reslab.training.train import train
 
 
 @pytest.fixture(scope="session")

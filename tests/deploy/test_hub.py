@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from reslab.nn.create import list_models
+from reslab.nn.factory import list_models
 from reslab.training.run import Run
 
 ROOT = Path(__file__).parents[2]

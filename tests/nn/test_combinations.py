@@ -8,8 +8,8 @@ import torch
 from agreement import images
 from torch import nn
 
-from reslab.nn.create import create_model, resolve_arch
-from reslab.nn.words import ACTS
+from reslab.nn.factory import create_model, resolve_arch
+from reslab.nn.layers import ACTS
 from reslab.spec.arch import Arch
 from reslab.spec.match import MATCHES
 from reslab.spec.order import ORDERS

@@ -5,7 +5,7 @@ from torchvision.models import ResNet50_Weights, resnet50
 from torchvision.ops import Conv2dNormActivation
 
 from reslab.nn.cost import layer_table
-from reslab.nn.create import create_model
+from reslab.nn.factory import create_model
 from reslab.spec.zoo import ARCHS
 
 

@@ -6,7 +6,7 @@ import torchvision
 from agreement import images
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from reslab.nn.create import create_model
+from reslab.nn.factory import create_model
 from reslab.nn.features import list_features
 from reslab.spec.zoo import ARCHS
 

@@ -8,8 +8,8 @@ import torch
 from derived_counts import DERIVED
 
 from reslab.nn.cost import layer_table
-from reslab.nn.create import create_model, list_models
-from reslab.spec.plan import plan_stages
+from reslab.nn.factory import create_model, list_models
+from reslab.spec.layout import plan_stages
 from reslab.spec.zoo import ARCHS
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "networks.json").read_text(encoding="utf-8"))

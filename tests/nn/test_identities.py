@@ -8,7 +8,7 @@ import torch
 from agreement import assert_close, images, randomise
 from torch import nn
 
-from reslab.nn.create import create_model
+from reslab.nn.factory import create_model
 from reslab.spec.arch import Arch
 from reslab.spec.zoo import ARCHS
 

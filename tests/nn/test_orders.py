@@ -9,7 +9,7 @@ from agreement import assert_close, assert_follows, assert_same, images, randomi
 from papers import MATCHES, MIXES, PAPERS, Place, Weights
 from torch import nn
 
-from reslab.nn.create import create_model
+from reslab.nn.factory import create_model
 from reslab.spec.arch import Arch
 from reslab.spec.match import MATCHES as MATCH_TABLE
 from reslab.spec.order import ORDERS

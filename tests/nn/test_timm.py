@@ -10,10 +10,10 @@ from timm.layers import DropPath as TimmDropPath
 from timm.layers import SqueezeExcite as TimmSqueezeExcite
 from timm.models.resnet import BasicBlock, ResNet
 
-from reslab.nn.create import create_model
-from reslab.nn.joints import DropPath
-from reslab.nn.words import SqueezeExcite
-from reslab.spec.mix import drop_path_rate
+from reslab.nn.factory import create_model
+from reslab.nn.layers import SqueezeExcite
+from reslab.nn.shortcut import DropPath
+from reslab.spec.shortcut import drop_path_rate
 
 SAME_KEYS = [
     *("resnet26", "resnet200", "resnet18d", "resnet26d", "resnet34d", "resnet50d", "resnet101d", "resnet152d"),

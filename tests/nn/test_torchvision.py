@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.models import resnet as reference
 from torchvision.ops import FrozenBatchNorm2d
 
-from reslab.nn.create import create_model
+from reslab.nn.factory import create_model
 
 FAMILY = [
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2"),

@@ -10,7 +10,7 @@ from torch import nn
 
 import reslab.nn
 from reslab.nn.cost import layer_table
-from reslab.nn.create import create_model
+from reslab.nn.factory import create_model
 
 # --- Dive into Deep Learning, as its text gives it -------------------------------------------------------------------
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from reslab.spec.grammar import parse_words
 from reslab.spec.order import AHEAD, ORDERS, UNIT_WORDS, get_order, parse_order
-from reslab.spec.words import parse_words
 
 
 def spelt(sentence, num_convs=2):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from reslab.nn.create import create_model, resolve_arch
+from reslab.nn.factory import create_model, resolve_arch
 from reslab.spec.metric import METRICS
 from reslab.spec.papers import STUDIES, get_study
 from reslab.spec.recipe import adjust, read_axes

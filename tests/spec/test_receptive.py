@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from reslab.nn.create import create_model
+from reslab.nn.factory import create_model
 from reslab.nn.network import Network
 from reslab.spec.receptive import receptive_field
 from reslab.spec.zoo import ARCHS

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+from reslab.spec.config import from_dict, to_dict
+from reslab.spec.grammar import parse_words
 from reslab.spec.optimizer import Optimizer
 from reslab.spec.recipe import Duration, Recipe, Schedule, adjust, parse_duration
 from reslab.spec.recipes import RECIPES, get_recipe
-from reslab.spec.values import from_dict, to_dict
-from reslab.spec.words import parse_words
 
 
 @pytest.mark.parametrize(

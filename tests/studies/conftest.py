@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from reslab.spec.study import Asked, Claim, Cut, Cuts, Row, Study
+from reslab.studies.job import Place
 from reslab.studies.store import Store
-from reslab.studies.work import Place
 
 TINY = (
     "model.depths=1,1,1",

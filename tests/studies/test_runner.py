@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from reslab.runtime.interrupts import Interrupted
 from reslab.spec.papers import get_study
 from reslab.spec.study import Study
 from reslab.studies import runner
-from reslab.studies.conduct import run_study
+from reslab.studies.job import Place
 from reslab.studies.plan import is_done, make_plan, missing
+from reslab.studies.run_study import run_study
 from reslab.studies.runner import run_here, run_in_processes
 from reslab.studies.store import Store
-from reslab.studies.work import Place
-from reslab.training.interruption import Interrupted
 
 NAME = "he2015/degradation"
 

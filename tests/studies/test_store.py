@@ -12,11 +12,11 @@ import reslab.studies.store as store_module
 from reslab.analysis import room
 from reslab.spec.study import Asked, Study
 from reslab.studies import lock
+from reslab.studies.job import Place, do
 from reslab.studies.lock import Taken, held
 from reslab.studies.plan import Plan, make_plan, missing
 from reslab.studies.runner import run_here
 from reslab.studies.store import identity, key_of
-from reslab.studies.work import Place, do
 
 from .conftest import Changed
 

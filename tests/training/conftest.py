@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from reslab.training.run import Run
-from reslab.training.train_run import train
+from reslab.training.train import train
 
 sys.path.insert(0, str(Path(__file__).parent))  # `ranked`, which several tests here share
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from reslab.nn.create import create_model
-from reslab.nn.weights import save_weights
-from reslab.training.averaging import MeanOfWeights, MovingAverage, average_runs, wearing, weights_of
+from reslab.nn.checkpoints.safetensors_io import save_weights
+from reslab.nn.factory import create_model
+from reslab.training.weight_averaging import MeanOfWeights, MovingAverage, average_runs, wearing, weights_of
 
 SMALL = {"depths": (1, 1, 1), "widths": (4, 8, 16), "stem": "conv3(4) norm act", "in_channels": 1}
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from reslab.training.calibration import fit_temperature, log_probabilities, reliability, soften
+from reslab.training.evaluation.calibration import fit_temperature, log_probabilities, reliability, soften
 
 
 def answers(num_samples: int = 400) -> tuple[Tensor, Tensor]:

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from reslab.data.catalog import open_data
-from reslab.nn.create import create_model
+from reslab.data.registry import open_data
+from reslab.nn.checkpoints.safetensors_io import save_weights
+from reslab.nn.factory import create_model
 from reslab.nn.network import Network
-from reslab.nn.weights import save_weights
 from reslab.spec.preprocess import Preprocess
 from reslab.training.distillation import Distillation, Renormalised, read_teacher
 from reslab.training.losses import build_loss

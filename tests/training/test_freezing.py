@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from reslab.nn.create import create_model
+from reslab.nn.factory import create_model
 from reslab.training.freezing import Freezing
 
 STAGES = ("head: 0 epochs", "last-stage: 1 epoch", "layer2: 2 epochs")

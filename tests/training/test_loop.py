@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from reslab.training.gradient import Stepping
 from reslab.training.loop import fit, noise_seed
-from reslab.training.tally import Diverged, Tally
+from reslab.training.meters import Diverged, Tally
 
 
 class Wheel:

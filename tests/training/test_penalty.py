@@ -7,13 +7,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from reslab.nn.create import create_model
-from reslab.nn.weights import read_tensors
+from reslab.nn.checkpoints.safetensors_io import read_tensors
+from reslab.nn.factory import create_model
 from reslab.spec.optimizer import Optimizer
 from reslab.training.gradient import Stepping
-from reslab.training.optimizer import build_optimizer
+from reslab.training.optim.factory import build_optimizer
 from reslab.training.penalty import size_penalty
-from reslab.training.train_run import train
+from reslab.training.train import train
 
 
 def test_sums_over_every_trained_parameter() -> None:

@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from reslab.data.images import TensorImages
-from reslab.data.mean_image import read_mean_image, take_mean_image
-from reslab.deploy.prediction import predict
-from reslab.nn.weights import read_header
-from reslab.training.judging import evaluate
+from reslab.data.image_datasets import TensorImages
+from reslab.data.transforms.normalize import read_mean_image, take_mean_image
+from reslab.deploy.predict import predict
+from reslab.nn.checkpoints.safetensors_io import read_header
+from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.run import Run
-from reslab.training.sources import find_data
-from reslab.training.train_run import train
+from reslab.training.run_data import find_data
+from reslab.training.train import train
 
 
 def fail(step: int, model: nn.Module) -> dict[str, Any]:

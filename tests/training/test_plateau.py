@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from torch import nn
 
-from reslab.spec.schedule import Schedule
+from reslab.spec.optim import Schedule
 from reslab.training.run import Run
 from reslab.training.state import load_state
-from reslab.training.train_run import train
+from reslab.training.train import train
 
 PLATEAU = {"schedule.name": "plateau", "schedule.patience": "1", "schedule.gamma": "0.5", "schedule.warmup": "0 steps"}
 

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 import torch
 
+from reslab.data.adapters import as_data
 from reslab.data.dataset import Data
-from reslab.data.images import TensorImages
-from reslab.data.wrap import as_data
-from reslab.nn.create import create_model
+from reslab.data.image_datasets import TensorImages
+from reslab.nn.factory import create_model
 from reslab.nn.network import Network
 from reslab.spec.recipe import read_axes
 from reslab.spec.recipes import RECIPES
 from reslab.spec.zoo import ARCHS
 from reslab.training.run import Run
-from reslab.training.train_run import train
+from reslab.training.train import train
 
 # Channels, side and classes of the data a recipe is for; `photos` are smaller than ImageNet's, larger than a crop.
 SHAPES = {

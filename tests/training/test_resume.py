@@ -16,10 +16,10 @@ import pytest
 import torch
 from torch import nn
 
-from reslab.training.interruption import Interrupted, Interruption
+from reslab.runtime.interrupts import Interrupted, Interruption
 from reslab.training.run import Run
 from reslab.training.state import load_state
-from reslab.training.train_run import train
+from reslab.training.train import train
 
 Timeless = Callable[[Run], list[dict[str, Any]]]
 SRC = Path(__file__).parents[2] / "src"

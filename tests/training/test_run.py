@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from reslab.analysis.places import read_place
-from reslab.nn.create import resolve_arch
+from reslab.nn.factory import resolve_arch
 from reslab.spec.arch import Arch
-from reslab.spec.values import to_dict
+from reslab.spec.config import to_dict
 from reslab.training.run import Run, list_runs, new_path, refuse_occupied
 
 FACTS: dict[str, Any] = {

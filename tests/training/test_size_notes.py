@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from reslab.spec.recipes import RECIPES
-from reslab.training.beginning import size_notes
+from reslab.training.setup import size_notes
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from ranked import on_ranks
 from torch import nn
 
-from reslab.training.ranks import ALONE
+from reslab.runtime.distributed import ALONE
 from reslab.training.synchronised import synchronised_batch_norm, synchronised_norms
 
 MODEL = """

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 from torch import nn
 
-from reslab.data import urls
-from reslab.training.judging import evaluate
+from reslab.data.webdataset import http as urls
+from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.run import Run
-from reslab.training.train_run import train
+from reslab.training.train import train
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 

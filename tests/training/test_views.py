@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reslab.training.evaluation import evaluate_batches
-from reslab.training.views import VIEWS, Views
+from reslab.training.evaluation.loop import evaluate_batches
+from reslab.training.evaluation.tta import VIEWS, Views
 
 
 def network() -> nn.Module:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from reslab.training.train_run import train
+from reslab.training.train import train
 from reslab.training.waiting import Awaited
 
 

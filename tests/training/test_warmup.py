@@ -10,10 +10,10 @@ from torch import nn
 from reslab.spec.optimizer import Optimizer
 from reslab.spec.recipe import Recipe, Schedule
 from reslab.spec.recipes import RECIPES
+from reslab.training.optim.lr_schedule import learning_rate, rate_factor
 from reslab.training.run import Run
-from reslab.training.schedule import learning_rate, rate_factor
 from reslab.training.state import load_state
-from reslab.training.train_run import train
+from reslab.training.train import train
 
 
 def test_until_an_error_the_rate_stays_at_the_start() -> None:

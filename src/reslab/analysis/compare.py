@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reslab.analysis.error import Examples
-from reslab.analysis.paired import Paired, paired
+from reslab.analysis.inputs import Examples
 from reslab.analysis.pixels import class_name, picture
 from reslab.analysis.subject import Subject
+from reslab.metrics.intervals import Paired, paired
 from reslab.spec.errors import refuse
 
 _KINDS = ("train", "eval")

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reslab.analysis.blocks import UnitRun, as_asked, unit_runs
 from reslab.analysis.room import check_room
 from reslab.analysis.slope import Slope, slope_of
 from reslab.analysis.subject import Subject
 from reslab.analysis.unit_parts import network_of, stages_of, through_shortcut
-from reslab.analysis.units import UnitRun, as_asked, unit_runs
-from reslab.nn.unit import Unit
+from reslab.nn.block import Unit
 
 
 @dataclass(frozen=True)

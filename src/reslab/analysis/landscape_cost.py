@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import torch
 
-from reslab.analysis.error import score
-from reslab.analysis.hessian import hessian_product
+from reslab.analysis.inputs import score
+from reslab.analysis.landscape.evaluator import Scene
+from reslab.analysis.landscape.hessian import hessian_product
 from reslab.analysis.landscape_data import LandscapeOptions
 from reslab.analysis.landscape_points import Values
 from reslab.analysis.progress import tell
-from reslab.analysis.scene import Scene
 from reslab.spec.errors import refuse
 
 _TELL_EVERY_SECONDS = 5.0

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reslab.analysis.units import run_label, units_of
+from reslab.analysis.blocks import run_label, units_of
 from reslab.spec.errors import refuse, unknown
 
 # A layer, or one of its runs.

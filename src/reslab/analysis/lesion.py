@@ -7,8 +7,8 @@ from itertools import combinations
 
 from torch import nn
 
-from reslab.analysis.error import Examples, Score, score
-from reslab.analysis.paths import PathLength, path_lengths
+from reslab.analysis.inputs import Examples, Score, score
+from reslab.analysis.lesion_paths import PathLength, path_lengths
 from reslab.analysis.subject import Subject
 from reslab.analysis.surgery import Slot, reordered, shapes_of, slots_of, switched_off, why_not_deleted
 from reslab.nn.network import Network

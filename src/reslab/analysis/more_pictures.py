@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from reslab.analysis.subject import Subject
-from reslab.data.batches import eval_batches
+from reslab.data.loader import eval_batches
 from reslab.spec.errors import refuse
 
 

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
+from reslab.analysis.blocks import UnitRun
 from reslab.analysis.subject import Subject
 from reslab.analysis.unit_parts import network_of, runs_of, stages_of, take_apart
-from reslab.analysis.units import UnitRun
-from reslab.nn.unit import Unit
+from reslab.nn.block import Unit
 
 
 @dataclass(frozen=True)

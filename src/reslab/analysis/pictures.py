@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from reslab.data.batches import eval_batches
 from reslab.data.dataset import Data
-from reslab.data.images import Images
+from reslab.data.image_datasets import Images
+from reslab.data.loader import eval_batches
 from reslab.nn.network import Network
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse
 from reslab.training.run import Run
-from reslab.training.sources import find_data, reopen_data
+from reslab.training.run_data import find_data, reopen_data
 
 RANDOM = "random"
 _FEW, _MANY, _SMALL_SIDE = 16, 128, 64

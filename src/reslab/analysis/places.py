@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reslab.nn.foreign import LIBRARIES
+from reslab.nn.third_party import LIBRARIES
 from reslab.spec.errors import nearest, refuse, unknown
 from reslab.spec.zoo import ARCHS
 from reslab.training.run import Run, list_runs

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reslab.analysis.blocks import as_asked, run_label
 from reslab.analysis.subject import Subject
-from reslab.analysis.units import as_asked, run_label
-from reslab.nn.words import Bias, Scale
+from reslab.nn.layers import Bias, Scale
 from reslab.spec.errors import refuse
 
 _ASIDE = re.compile(r"(^|\.)(downsample|shortcut|mix|se|attn|attn_last)(\.|$)")

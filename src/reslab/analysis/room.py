@@ -5,8 +5,8 @@ from math import prod
 from torch import Tensor, nn
 
 from reslab.nn.cost import layer_table
+from reslab.runtime.memory import Memory
 from reslab.spec.errors import refuse
-from reslab.training.memory import Memory
 
 _GIB = 2**30
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from reslab.analysis.blocks import blocks_of, run_label
 from reslab.analysis.subject import Subject
-from reslab.analysis.units import blocks_of, run_label
 from reslab.nn.cost import Layer, layer_table
 from reslab.spec.errors import unknown
 

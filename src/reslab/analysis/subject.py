@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from reslab.analysis.pictures import Pictures, find_pictures
 from reslab.analysis.places import Place, read_place
-from reslab.data.chance import seeded
 from reslab.data.dataset import Data
-from reslab.nn.create import resolve_arch
-from reslab.nn.foreign import create_foreign
+from reslab.data.rng import seeded
+from reslab.nn.checkpoints.safetensors_io import load_weights, unwrap
+from reslab.nn.factory import resolve_arch
 from reslab.nn.network import Network
-from reslab.nn.weights import load_weights, unwrap
+from reslab.nn.third_party import create_foreign
+from reslab.runtime.device import choose_device
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse
 from reslab.spec.zoo import ARCHS
-from reslab.training.device import choose_device
 from reslab.training.loading import load
 from reslab.training.loop import noise_seed
 from reslab.training.run import Run

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reslab.analysis.units import units_of
+from reslab.analysis.blocks import units_of
+from reslab.nn.block import Unit
 from reslab.nn.network import Network, SharedStage
-from reslab.nn.unit import Unit
 from reslab.spec.errors import refuse, unknown
 
 _SHORTCUTS = ("downsample", "shortcut")

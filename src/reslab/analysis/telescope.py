@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from reslab.analysis.blocks import UnitRun
 from reslab.analysis.subject import Subject
 from reslab.analysis.unit_parts import keeps_identity, network_of, runs_of, stages_of, take_apart
-from reslab.analysis.units import UnitRun
-from reslab.nn.unit import Unit
+from reslab.nn.block import Unit
 
 # Ten units of float32 sums stay below a few times 1e-7 of their result.
 ROUNDING = 1e-5

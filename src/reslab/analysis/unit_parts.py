@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from reslab.analysis.blocks import UnitRun, as_asked, unit_runs
 from reslab.analysis.progress import tell
 from reslab.analysis.room import check_room
 from reslab.analysis.subject import Subject
-from reslab.analysis.units import UnitRun, as_asked, unit_runs
-from reslab.nn.foreign import as_network
+from reslab.nn.block import Unit
 from reslab.nn.network import Network
-from reslab.nn.unit import Unit
+from reslab.nn.third_party import as_network
 from reslab.spec.errors import refuse
 
 _PROVED_ON = 8
@@ -91,7 +91,7 @@ def runs_of(network: Network, images: Tensor, statistics: str) -> list[UnitRun]:
 
 def network_of(subject: Subject) -> Network:
     """The subject's network, whose units can be taken apart; a module of others read into the zoo's network that
-    computes the same on the first pictures (see `reslab.nn.foreign.as_network`).
+    computes the same on the first pictures (see `reslab.nn.third_party.as_network`).
 
     Raises ValueError where there is none, and for a network without units.
     """

@@ -18,12 +18,12 @@ from reslab.cli.doctor import doctor
 from reslab.cli.eval import evaluate
 from reslab.cli.export import export
 from reslab.cli.inspect import inspect
+from reslab.cli.lists import recipes
 from reslab.cli.lr_find import lr_find
 from reslab.cli.models import models
 from reslab.cli.options import gather_numbers
 from reslab.cli.output import print_json, say
 from reslab.cli.predict import predict
-from reslab.cli.recipes import recipes
 from reslab.cli.runs import runs
 from reslab.cli.serve import serve
 from reslab.cli.show import show

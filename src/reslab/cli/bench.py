@@ -9,13 +9,13 @@ import typer
 from reslab.cli.options import Device, Json, Settings
 from reslab.cli.output import print_json, print_pairs, print_table, say
 from reslab.cli.show import describe
-from reslab.report.tables import count, number, percent, shape
+from reslab.report.format import count, number, percent, shape
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse, unknown
 
 if TYPE_CHECKING:
     from reslab.nn.network import Network
-    from reslab.training.bench import StepSpeed
+    from reslab.training.benchmark import StepSpeed
 
 TASKS = ("train", "predict")
 _BATCHES = {"train": (64,), "predict": (1, 16)}
@@ -90,8 +90,8 @@ def _bench_steps(
     device: str,
     json: bool,
 ) -> None:
-    from reslab.training.bench import measure_step, quick_settings
-    from reslab.training.device import choose_device, hardware
+    from reslab.runtime.device import choose_device, hardware
+    from reslab.training.benchmark import measure_step, quick_settings
 
     place = choose_device(device)
     recipes = [quick_settings(place, each.strip(), compiled) for each in precision.split(",")]
@@ -154,8 +154,8 @@ def _bench_engines(
     page: Path | None,
     json: bool,
 ) -> None:
-    from reslab.deploy.bench import default_engines, default_precisions, measure_engines
-    from reslab.training.device import choose_device, hardware
+    from reslab.deploy.benchmark import default_engines, default_precisions, measure_engines
+    from reslab.runtime.device import choose_device, hardware
 
     place = choose_device(device)
     named = [each.strip() for each in engines.split(",")] if engines else default_engines(place)
@@ -168,7 +168,7 @@ def _bench_engines(
         told = {"model": network.arch.name, "task": "predict", "input": sizes, "results": results, "hardware": facts}
         print_json({**told, "page": None if page is None else str(page)})
         return
-    from reslab.report.parts.speeds import COLUMNS, speed_cells
+    from reslab.report.pages.benchmark import COLUMNS, speed_cells
 
     print_table(COLUMNS, [speed_cells(each) for each in results])
     print()

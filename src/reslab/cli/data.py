@@ -7,10 +7,10 @@ import typer
 
 from reslab.cli.options import DataDir, Json
 from reslab.cli.output import print_json, print_table, say
-from reslab.report.tables import count
+from reslab.report.format import count
 
 if TYPE_CHECKING:
-    from reslab.data.check import DataCheck
+    from reslab.data.check.check import DataCheck
 
 data = typer.Typer(help="Look through data before training on it.", no_args_is_help=True)
 
@@ -35,8 +35,8 @@ def check(
     json: Json = False,
 ) -> None:
     """Read every picture once: counts, broken files, duplicates, pictures in two splits, sizes; and write a page."""
-    from reslab.data.check import check_data
-    from reslab.data.findings import findings
+    from reslab.data.check.check import check_data
+    from reslab.data.check.findings import findings
     from reslab.report.check_page import check_page
     from reslab.report.render import render_data
 
@@ -66,7 +66,7 @@ def check(
 
 def training_words(found: "DataCheck") -> str:
     """The augmentation that `reslab train` would take for this data."""
-    from reslab.data.augment import Augment
+    from reslab.data.transforms.pipeline import Augment
     from reslab.training.choice import default_recipe
 
     if not found.readable:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reslab.cli.display import Display
 from reslab.cli.options import Device, Json
 from reslab.cli.output import print_json, print_table
-from reslab.report.tables import count, percent, seconds
+from reslab.cli.progress import Display
+from reslab.report.format import count, percent, seconds
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse, unknown
 from reslab.spec.zoo import ARCHS
@@ -38,7 +38,7 @@ def demo(
     pair = twins(model)
     place = output or _free_place()
     from reslab.training.run import refuse_occupied
-    from reslab.training.sources import find_data
+    from reslab.training.run_data import find_data
 
     refuse_occupied(place)
     data = find_data(DATA)
@@ -77,7 +77,7 @@ def train_one(
 
     from reslab.nn.network import Network
     from reslab.report.page import DemoNetwork
-    from reslab.training.train_run import train
+    from reslab.training.train import train
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -102,7 +102,7 @@ def train_one(
 def _gradients(network: Any, data: "Data") -> list[tuple[str, float]]:
     """Of the first training images: the norm of the loss's gradient at each unit's input."""
     from reslab.analysis.gradients import unit_gradients
-    from reslab.data.batches import eval_batches
+    from reslab.data.loader import eval_batches
 
     place = next(network.parameters()).device
     x, y, _ = next(iter(eval_batches(data.split("train"), PROBE_BATCH, data.preprocess, place)))
@@ -113,7 +113,7 @@ def write_page(place: Path, run: "Run", data: "Data", networks: "list[DemoNetwor
     """Write report.html, with what both networks share told once, from the run of the second."""
     from reslab.report.page import DemoPage
     from reslab.report.render import render_demo
-    from reslab.training.disk import write_whole
+    from reslab.runtime.files import write_whole
     from reslab.training.run_report import page_facts
 
     facts = page_facts(run, run.arch.input_size if run.arch else ())

@@ -22,14 +22,14 @@ from reslab.cli.options import (
     read_settings,
 )
 from reslab.cli.output import print_json, print_pairs, print_table, say
-from reslab.report.tables import count, number
+from reslab.report.format import count, number
 from reslab.spec.errors import refuse
 from reslab.training.torchrun import read_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from reslab.training.evaluation import Evaluation
+    from reslab.training.evaluation.loop import Evaluation
 
 _LIST = "`reslab runs` lists the runs here"
 
@@ -81,8 +81,8 @@ def evaluate(
     _refuse_settings(chosen, model)
     if calibrate:
         _refuse_calibrating(subject, model, {"--views": views, "--preprocess": words, "--mean": mean, "--std": std})
-    from reslab.training.answers import check_answers_path, save_answers
-    from reslab.training.judging import evaluate as judge
+    from reslab.training.evaluation.evaluate import evaluate as judge
+    from reslab.training.evaluation.predictions_file import check_answers_path, save_answers
 
     if predictions is not None:
         check_answers_path(predictions)
@@ -150,7 +150,7 @@ def _keep_temperature(subject: Any, val: "Evaluation | None") -> None:
 
 
 def _calibration(found: "Evaluation", val: "Evaluation | None") -> dict[str, Any]:
-    from reslab.training.calibration import calibration_facts
+    from reslab.training.evaluation.calibration import calibration_facts
 
     return calibration_facts(found, val)
 

@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
-from reslab.report.scores import class_mean
-from reslab.report.tables import count, number, percent
+from reslab.metrics.classification import class_mean
+from reslab.report.format import count, number, percent
 
 if TYPE_CHECKING:
-    from reslab.training.evaluation import Evaluation
+    from reslab.training.evaluation.loop import Evaluation
 
 
 def scores(found: "Evaluation") -> list[tuple[str, str]]:

@@ -7,10 +7,10 @@ import typer
 
 from reslab.cli.options import DataDir, Json
 from reslab.cli.output import print_json, print_pairs
-from reslab.report.tables import count, number, percent
+from reslab.report.format import count, number, percent
 
 if TYPE_CHECKING:
-    from reslab.deploy.exporting import Exported
+    from reslab.deploy.export.export import Exported
 
 
 def export(
@@ -41,7 +41,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write a network in another format, load it again there, and hold it against the original on real pictures."""
-    from reslab.deploy.exporting import export as export_network
+    from reslab.deploy.export.export import export as export_network
 
     made = export_network(
         run,

@@ -12,7 +12,7 @@ from reslab.cli.output import print_json, print_table, say
 from reslab.spec.errors import refuse
 
 if TYPE_CHECKING:
-    from reslab.analysis.questions import Question
+    from reslab.analysis.registry import Question
     from reslab.analysis.subject import Subject
     from reslab.report.shown import Shown
 
@@ -47,7 +47,7 @@ def inspect(
     Of several, those that it cannot be put to are left out, and named.
     """
     from reslab.analysis.progress import listening
-    from reslab.analysis.questions import QUESTIONS, ask_each, default_data, get_question, override_options
+    from reslab.analysis.registry import QUESTIONS, ask_each, default_data, get_question, override_options
     from reslab.analysis.subject import open_subjects
 
     if question is None:
@@ -67,7 +67,7 @@ def inspect(
         axes=axes,
         device=device,
     )
-    from reslab.spec.values import to_dict
+    from reslab.spec.config import to_dict
 
     with listening(say):
         found, left_out = ask_each(question, subjects, options)
@@ -77,7 +77,7 @@ def inspect(
 
 def list_questions(questions: "Sequence[Question]", json: bool) -> None:
     """What can be asked."""
-    from reslab.spec.values import keys
+    from reslab.spec.config import keys
 
     rows = [
         {
@@ -124,7 +124,7 @@ def tell(
     json: bool,
 ) -> None:
     """Print the answers, and who is left out of them; write the page and the picture that were asked for."""
-    from reslab.report.questions import show_answers
+    from reslab.report.analyses import show_answers
 
     shown = show_answers(question.name, answers) if page or png or not json else None
     if shown is not None:
@@ -144,8 +144,8 @@ def write(
     from reslab.analysis.subject import facts
     from reslab.report.render import render_question
     from reslab.report.shown import QuestionPage
-    from reslab.training.disk import write_whole
-    from reslab.training.provenance import command
+    from reslab.runtime.files import write_whole
+    from reslab.runtime.provenance import command
 
     if page is not None:
         told = {f"{subject.name}": "; ".join(facts(subject).values()) for subject in subjects}
@@ -154,7 +154,7 @@ def write(
         write_whole(page, render_question(content).encode())
         say(f"page: {page}")
     if png is not None:
-        from reslab.report.figures.png import png as drawn
+        from reslab.report.plots.png import png as drawn
 
         write_whole(png, drawn(shown.figures, shown.title))
         say(f"picture: {png}")

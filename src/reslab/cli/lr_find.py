@@ -27,7 +27,7 @@ from reslab.cli.output import print_json, print_pairs, say
 from reslab.report.rate_page import RatePage
 
 if TYPE_CHECKING:
-    from reslab.training.rate_search import RateSearch
+    from reslab.training.lr_finder import RateSearch
 
 
 def lr_find(
@@ -54,9 +54,9 @@ def lr_find(
 ) -> None:
     """Take a few training steps at rising learning rates, and say at which the loss falls steepest."""
     place = one_data_set(folder, data)
-    from reslab.training.asked import Asked, split_settings
-    from reslab.training.device import choose_device
-    from reslab.training.rate_search import search_rate
+    from reslab.runtime.device import choose_device
+    from reslab.training.lr_finder import search_rate
+    from reslab.training.options import Asked, split_settings
 
     chosen, axes = split_settings(read_settings(settings), None, batch, None)
     asked = Asked(

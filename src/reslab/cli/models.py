@@ -6,7 +6,7 @@ import typer
 
 from reslab.cli.options import Json
 from reslab.cli.output import print_json, print_table
-from reslab.report.tables import shape
+from reslab.report.format import shape
 from reslab.spec.arch import Arch
 from reslab.spec.errors import unknown
 from reslab.spec.zoo import ARCHS, match_names

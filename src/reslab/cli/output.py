@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from reslab.report.tables import is_number
+from reslab.report.format import is_number
 
 
 def plain(value: Any) -> Any:

@@ -13,13 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from reslab.cli.options import Batch, Device, Json
 from reslab.cli.output import print_json, print_table, say
-from reslab.report.tables import number, percent
+from reslab.report.format import number, percent
 from reslab.spec.errors import refuse
 
 if TYPE_CHECKING:
     from reslab.deploy.answering import Answering
     from reslab.deploy.inputs import Item
-    from reslab.deploy.prediction import Prediction
+    from reslab.deploy.predict import Prediction
     from reslab.nn.network import Network
 
 _SECONDS_A_LINE = 30.0
@@ -70,7 +70,7 @@ def predict(
         raise refuse("--output FILE with --resume", "--resume alone", next_step="name the file to go on with")
     _check_model(run)
     from reslab.deploy.inputs import list_items
-    from reslab.deploy.rows import Rows, check_output
+    from reslab.deploy.outputs import Rows, check_output
     from reslab.training.loading import load
 
     if output is not None:
@@ -118,7 +118,7 @@ def _open(
 ) -> "Answering":
     """The network made ready, which is said; with torch where it is to be compiled."""
     from reslab.deploy.answering import open_answering
-    from reslab.deploy.evidence import run_images
+    from reslab.deploy.export.verify import run_images
 
     answer = open_answering(
         network,
@@ -138,7 +138,7 @@ def _open(
 def _computed(
     network: "Network", answer: "Answering", items: "list[Item]", top_k: int, batch: int | None, maps: Path | None
 ) -> "Iterator[Prediction]":
-    from reslab.deploy.prediction import predictions
+    from reslab.deploy.predict import predictions
 
     return _shown(predictions(network, answer, items, top_k, batch or 64, maps), items)
 
@@ -158,7 +158,7 @@ def _print(found: "list[Prediction]", told: dict[str, Any], json: bool, as_csv: 
     if json:
         print_json({"predictions": [prediction.to_dict() for prediction in found], **told})
     elif as_csv:
-        from reslab.deploy.rows import csv_text
+        from reslab.deploy.outputs import csv_text
 
         print(csv_text(found), end="")
     elif not quiet:
@@ -205,7 +205,7 @@ def _shown(rows: "Iterable[Prediction]", items: "list[Item]") -> "Iterator[Predi
 
 def _fingerprint(run: Path) -> str:
     """The first digits of the SHA-256 of the weights, by which rows of other weights are known."""
-    from reslab.nn.fetching import file_hash
+    from reslab.nn.checkpoints.download import file_hash
     from reslab.training.loading import find_weights
 
     return file_hash(find_weights(run))[:16]

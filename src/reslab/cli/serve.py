@@ -44,7 +44,7 @@ def serve(
     from reslab.deploy.extras import need_extra
 
     need_extra("serve", "reslab serve")
-    from reslab.deploy.service.settings import ServiceSettings
+    from reslab.deploy.server.settings import ServiceSettings
 
     settings = ServiceSettings(
         engine=engine,

@@ -7,7 +7,7 @@ import typer
 
 from reslab.cli.options import Json, Settings, read_settings
 from reslab.cli.output import print_json, print_pairs, print_table
-from reslab.report.tables import amount, count, shape
+from reslab.report.format import amount, count, shape
 from reslab.spec.errors import refuse
 from reslab.spec.receptive import receptive_field
 from reslab.spec.zoo import ARCHS
@@ -43,7 +43,7 @@ def describe(
     name: str, input_size: str | None, num_classes: int | None, settings: list[str] | None
 ) -> tuple["Arch", tuple[int, int, int]]:
     """The architecture with what was overridden, and the input it is shown for: the one given, else its own."""
-    from reslab.nn.create import resolve_arch
+    from reslab.nn.factory import resolve_arch
 
     axes = {}
     for key, value in read_settings(settings).items():
@@ -84,7 +84,7 @@ def examine(arch: "Arch", sizes: tuple[int, int, int]) -> dict[str, Any]:
     import torch
 
     from reslab.nn.cost import layer_table
-    from reslab.nn.create import create_model
+    from reslab.nn.factory import create_model
 
     with torch.device("meta"):
         model = create_model(arch)

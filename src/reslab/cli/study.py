@@ -10,13 +10,13 @@ import typer
 
 from reslab.cli.options import DataDir, Device, Json
 from reslab.cli.output import print_json, print_table, say
-from reslab.report.tables import plural, seconds
+from reslab.report.format import plural, seconds
 from reslab.spec.errors import refuse, unknown
 from reslab.spec.study import SCALES
 
 if TYPE_CHECKING:
     from reslab.report.study_page import StudyPage, StudyRow
-    from reslab.studies.conduct import Wanted
+    from reslab.studies.run_study import Wanted
 
 
 def study(
@@ -57,7 +57,7 @@ def study(
     chosen = tuple(row.strip() for row in (rows or "").split(",") if row.strip())
     for row in chosen:
         found.row(row)
-    from reslab.studies.conduct import Wanted, run_study
+    from reslab.studies.run_study import Wanted, run_study
 
     wanted = Wanted(found, scale, chosen, seeds, store, data_dir, device, jobs)
     if task is not None:
@@ -114,8 +114,8 @@ def _do_task(wanted: "Wanted", task: int) -> None:
 
 
 def _write_script(wanted: "Wanted", path: Path, json: bool) -> None:
+    from reslab.runtime.files import write_whole
     from reslab.studies.slurm import slurm_script
-    from reslab.training.disk import write_whole
 
     price = wanted.price(wanted.plan())
     for reason in price.refused():
@@ -159,7 +159,7 @@ def _row_facts(row: "StudyRow") -> dict[str, Any]:
 
 
 def _print_page(page: "StudyPage") -> None:
-    from reslab.report.study_words import reported_words, value_words
+    from reslab.report.pages.study_text import reported_words, value_words
 
     print(f"{page.study.title} ({page.study.source}), scale {page.scale}")
     cells = [

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reslab.cli.display import Display
 from reslab.cli.options import (
     DataArgument,
     DataDir,
@@ -26,8 +25,9 @@ from reslab.cli.options import (
     read_settings,
 )
 from reslab.cli.output import print_json, print_pairs
+from reslab.cli.progress import Display
 from reslab.cli.settings_file import merged, read_settings_file
-from reslab.report.tables import count, number, percent, seconds
+from reslab.report.format import count, number, percent, seconds
 
 if TYPE_CHECKING:
     from reslab.training.run import Run
@@ -70,8 +70,8 @@ def train(
 ) -> None:
     """Train a network; with no argument at all, a small residual network on scikit-learn's handwritten digits."""
     place = one_data_set(folder, data)
-    from reslab.training.asked import read_batch
-    from reslab.training.train_run import train as train_run
+    from reslab.training.options import read_batch
+    from reslab.training.train import train as train_run
 
     flags = {"model": model, "data": data or folder, "val_fraction": val_fraction, "pretrained": pretrained}
     chosen = merged(read_settings_file(config), read_settings(settings), epochs, read_batch(batch)[0], lr, **flags)

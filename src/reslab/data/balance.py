@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from reslab.data.chance import Draws, key, keys
+from reslab.data.rng import Draws, key, keys
 from reslab.spec.errors import refuse
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from reslab.data.cifar import read_cifar
-from reslab.data.entry import Entry, Found
-from reslab.data.images import TensorImages
+from reslab.data.dataset_info import Entry, Found
+from reslab.data.formats.cifar import read_cifar
+from reslab.data.image_datasets import TensorImages
 
 CIFAR10 = "cifar10"
 PUBLISHED_LABELS = (0, 2)  # airplane and bird in CIFAR-10's own order

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reslab.data.images import FileImages, Images, TensorImages
+from reslab.data.image_datasets import FileImages, Images, TensorImages
 from reslab.data.shard_images import ShardImages
 from reslab.spec.errors import refuse, unknown
 from reslab.spec.preprocess import Preprocess

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reslab.data.entry import Entry, Found
-from reslab.data.images import TensorImages
-from reslab.data.split import carve
+from reslab.data.dataset_info import Entry, Found
+from reslab.data.image_datasets import TensorImages
+from reslab.data.splits import carve
 
 TEST_FRACTION = 0.2
 TEST_SEED = 0

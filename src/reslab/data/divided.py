@@ -5,8 +5,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from reslab.data.images import Images
-from reslab.data.split import carve, carve_again
+from reslab.data.image_datasets import Images
+from reslab.data.splits import carve, carve_again
 from reslab.spec.errors import refuse
 
 SMALL_PIXELS = 64

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 
+from reslab.data.dataset_info import Entry, Found, places
 from reslab.data.divided import PHOTOGRAPHS
-from reslab.data.entry import Entry, Found, places
-from reslab.data.folders import ClassFiles, list_classes, loose_pictures, same_classes, subfolders
-from reslab.data.imagenet_names import readable
-from reslab.data.images import FileImages
-from reslab.data.synsets import find_flat_labels
+from reslab.data.formats.class_folders import ClassFiles, list_classes, loose_pictures, same_classes, subfolders
+from reslab.data.formats.class_names import readable
+from reslab.data.formats.imagenet import find_flat_labels
+from reslab.data.image_datasets import FileImages
 from reslab.spec.errors import refuse
 
 IMAGENET_WORDS = PHOTOGRAPHS

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import torch
 
-from reslab.data.catalog import DATA_SETS, open_data
-from reslab.data.folders import (
+from reslab.data.formats.class_folders import (
     SPLIT_FOLDERS,
     ClassFiles,
     check_folder,
@@ -18,11 +17,12 @@ from reslab.data.folders import (
     same_classes,
     subfolders,
 )
-from reslab.data.images import FileImages, Images
-from reslab.data.shard_data import find_shards, shard_classes
+from reslab.data.formats.csv_table import list_table
+from reslab.data.image_datasets import FileImages, Images
+from reslab.data.registry import DATA_SETS, open_data
 from reslab.data.shard_images import ShardImages
 from reslab.data.shard_index import index_shard
-from reslab.data.table import list_table
+from reslab.data.webdataset.dataset import find_shards, shard_classes
 from reslab.spec.errors import unknown
 
 

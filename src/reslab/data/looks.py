@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from reslab.data.decode import orientation, read_picture
-from reslab.data.images import FileImages, Images
+from reslab.data.image_datasets import FileImages, Images
 from reslab.data.shard_images import ShardImages
 
 HASH_SIDE = 8

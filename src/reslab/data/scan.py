@@ -8,7 +8,7 @@ from pathlib import Path
 
 from reslab.data.cache import cache_dir, read_json, write_json
 from reslab.data.decode import check_picture
-from reslab.data.folders import name_in
+from reslab.data.formats.class_folders import name_in
 
 _FORMAT = "1"
 

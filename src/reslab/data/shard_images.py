@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from reslab.data.decode import read_picture
-from reslab.data.folders import name_in
-from reslab.data.images import check_labels
-from reslab.data.urls import read_range
+from reslab.data.formats.class_folders import name_in
+from reslab.data.image_datasets import check_labels
+from reslab.data.webdataset.http import read_range
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from reslab.data.cache import cache_dir, read_json, write_json
 from reslab.data.decode import check_picture
 from reslab.data.shard_images import Spot
-from reslab.data.shards import Content, Sample, shard_samples
+from reslab.data.webdataset.tar import Content, Sample, shard_samples
 
 _FORMAT = "1"
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from reslab.data.chance import permutation
 from reslab.data.dataset import Data
+from reslab.data.rng import permutation
 from reslab.spec.errors import refuse
 
 _SEED = 0

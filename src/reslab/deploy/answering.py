@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reslab.deploy.engines.contract import Engine
-from reslab.deploy.engines.table import open_engine
+from reslab.deploy.backends.backend import Engine
+from reslab.deploy.backends.registry import open_engine
 from reslab.nn.adapting import last_linear
 from reslab.nn.network import Network
+from reslab.runtime.device import exact_arithmetic
 from reslab.spec.errors import refuse
-from reslab.training.device import exact_arithmetic
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from reslab.nn.network import Network
-from reslab.report.tables import count, percent
+from reslab.report.format import count, percent
+from reslab.spec.config import to_dict
+from reslab.spec.grammar import parse_words
 from reslab.spec.preprocess import Preprocess
-from reslab.spec.values import to_dict
-from reslab.spec.words import parse_words
 
 
 def config(network: Network, architecture: str) -> dict[str, Any]:

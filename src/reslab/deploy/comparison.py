@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reslab.deploy.engines.contract import Answer
+from reslab.deploy.backends.backend import Answer
+from reslab.runtime.device import exact_arithmetic
 from reslab.spec.errors import refuse
-from reslab.training.device import exact_arithmetic
 
 LARGEST_DIFFERENCE = 1e-4
 

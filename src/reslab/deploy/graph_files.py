@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reslab.deploy.engines import onnx as onnx_engine
-from reslab.deploy.engines import openvino as openvino_engine
-from reslab.deploy.engines.contract import Answer, Wish
-from reslab.deploy.graphs import FACTS, import_openvino, onnx_model, openvino_model, trace
+from reslab.deploy.backends import onnxruntime_backend as onnx_engine
+from reslab.deploy.backends import openvino_backend as openvino_engine
+from reslab.deploy.backends.backend import Answer, Wish
+from reslab.deploy.export.graphs import FACTS, import_openvino, onnx_model, openvino_model, trace
 from reslab.deploy.job import Job
 from reslab.deploy.quantising import quantise
 from reslab.nn.network import Network
-from reslab.spec.values import to_dict
+from reslab.spec.config import to_dict
 
 
 def graph_facts(network: Network) -> Mapping[str, Any]:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from reslab.data.csv_lines import csv_lines
 from reslab.data.decode import read_picture
-from reslab.data.folders import EXTENSIONS, is_picture, pictures_in
+from reslab.data.formats.class_folders import EXTENSIONS, is_picture, pictures_in
 from reslab.data.shard_images import Spot
-from reslab.data.shards import shard_places
+from reslab.data.webdataset.tar import shard_places
 from reslab.spec.errors import refuse
 
 STDIN = "-"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from reslab.data.augment import Augment
+from reslab.data.transforms.pipeline import Augment
 from reslab.deploy.inputs import Item
 from reslab.spec.preprocess import Preprocess
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from reslab.deploy.graphs import IMAGES
-from reslab.deploy.ranges import Range, batches, measure_ranges
+from reslab.deploy.export.graphs import IMAGES
+from reslab.deploy.export.quantization import Range, batches, measure_ranges
 from reslab.nn.network import Network
 from reslab.spec.errors import refuse
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from reslab.nn.load_report import CheckpointError
-from reslab.nn.reading import read_file
+from reslab.nn.checkpoints.load_report import CheckpointError
+from reslab.nn.checkpoints.read import read_file
 from reslab.spec.errors import refuse, unknown
 
 # What scripts call the weights inside their file; the plain weights before averaged ones.

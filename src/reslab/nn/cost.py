@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from reslab.nn.seeing import Fields
+from reslab.nn.receptive_field import Fields
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from typing import Any
 
 from reslab.nn.dialect import Dialect
 from reslab.spec.arch import Arch
-from reslab.spec.mix import parse_mix
-from reslab.spec.values import override
+from reslab.spec.config import override
+from reslab.spec.shortcut import parse_mix
 
 # Axes that change what is computed; a change of the others is seen in the weights, or only in training.
 _FUNCTION = ("order", "match", "mix", "stride_at", "act", "padding", "norm_eps", "stem", "strides", "shared")

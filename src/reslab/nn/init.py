@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor, nn
 
-from reslab.nn.unit import Unit
+from reslab.nn.block import Unit
 from reslab.spec.arch import Arch
 from reslab.spec.init import get_init
 

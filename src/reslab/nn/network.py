@@ -7,17 +7,17 @@ from types import MappingProxyType
 from torch import Tensor, nn
 from torch.fx import Proxy
 
+from reslab.nn.block import Unit
+from reslab.nn.checkpoints.load_report import LoadReport
 from reslab.nn.init import init_weights
-from reslab.nn.load_report import LoadReport
-from reslab.nn.unit import Unit
-from reslab.nn.words import NormLayer, make_conv, make_plain_word, norm_maker
+from reslab.nn.layers import NormLayer, make_conv, make_plain_word, norm_maker
 from reslab.spec.arch import Arch
-from reslab.spec.ends import conv_width
 from reslab.spec.errors import refuse, unknown
 from reslab.spec.geometry import num_places, pools_all, total_stride
-from reslab.spec.plan import ConvPlan, plan_stages, stem_channels
+from reslab.spec.grammar import Word, parse_words
+from reslab.spec.layout import ConvPlan, plan_stages, stem_channels
 from reslab.spec.preprocess import Preprocess
-from reslab.spec.words import Word, parse_words
+from reslab.spec.stem_head import conv_width
 
 LEVELS = ("stages", "units")
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)

@@ -10,16 +10,16 @@ from torch import Tensor
 
 from reslab.nn.adapting import adapt_preprocess
 from reslab.nn.checkpoint import Checkpoint, read_checkpoint, unwrap_checkpoint
-from reslab.nn.fetching import fetch
-from reslab.nn.hub import PREFIX, fetch_from_hub, find_on_hub
+from reslab.nn.checkpoints.download import fetch
+from reslab.nn.checkpoints.load import load_checkpoint
+from reslab.nn.checkpoints.load_report import LoadReport
+from reslab.nn.checkpoints.pretrained import PREFIX, fetch_from_hub, find_on_hub
+from reslab.nn.checkpoints.published import Published, find_published
 from reslab.nn.implied import other_axes, warn_of_axes
-from reslab.nn.load_report import LoadReport
-from reslab.nn.loading import load_checkpoint
 from reslab.nn.network import Network
-from reslab.nn.published import Published, find_published
 from reslab.spec.arch import Arch
+from reslab.spec.config import from_dict
 from reslab.spec.preprocess import Preprocess
-from reslab.spec.values import from_dict
 from reslab.spec.zoo import ARCHS
 
 Pretrained = bool | str | Path | Mapping[str, Tensor] | Enum

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reslab.data.batches import TrainBatches
-from reslab.data.check import DataCheck, Seen
-from reslab.data.duplicates import Twins
-from reslab.data.findings import Finding
-from reslab.data.images import Images
+from reslab.data.check.check import DataCheck, Seen
+from reslab.data.check.duplicates import Twins
+from reslab.data.check.findings import Finding
+from reslab.data.image_datasets import Images
+from reslab.data.loader import TrainBatches
 from reslab.report.data_page import DataPage, Picture, PictureGroup
-from reslab.report.tables import count
+from reslab.report.format import count
 from reslab.spec.preprocess import Preprocess
 
 MOST_GROUPS = 12

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Sequence
 
+from reslab.report.format import count, number
 from reslab.report.page import DemoNetwork, DemoPage
-from reslab.report.tables import count, number
 
 _ALIKE = (
     "The spread over the units is about the same in both; a flat line would mean that all units hear the loss alike."

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from reslab.report.figures.study import StudyFigure, study_figures
 from reslab.report.figures.svg_file import svg_file
-from reslab.report.parts.study import (
+from reslab.report.format import markdown_table
+from reslab.report.pages.study import (
     claim_rows,
     difference_words,
     missing_rows,
@@ -14,9 +14,9 @@ from reslab.report.parts.study import (
     study_facts,
     value_rows,
 )
+from reslab.report.pages.study_text import metric_words, scale_words, summary_words
+from reslab.report.plots.study import StudyFigure, study_figures
 from reslab.report.study_page import StudyPage
-from reslab.report.study_words import metric_words, scale_words, summary_words
-from reslab.report.tables import markdown_table
 
 _MARKS = {"holds": "✅", "fails": "❌", "open": "◻️"}
 

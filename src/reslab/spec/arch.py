@@ -6,8 +6,8 @@ y = after( mix( match(p), branch(p) ) )
 
 from dataclasses import dataclass, replace
 
+from reslab.spec.grammar import Word, parse_words
 from reslab.spec.order import Order, get_order
-from reslab.spec.words import Word, parse_words
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse
-from reslab.spec.plan import plan_stages
-from reslab.spec.words import Word
+from reslab.spec.grammar import Word
+from reslab.spec.layout import plan_stages
 
 
 def pool_stride(word: Word) -> int:

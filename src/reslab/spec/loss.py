@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from reslab.spec.errors import refuse, unknown
-from reslab.spec.words import Word, parse_words
+from reslab.spec.grammar import Word, parse_words
 
 Argument = float | str
 

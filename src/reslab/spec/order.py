@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from reslab.spec.errors import refuse, unknown
-from reslab.spec.words import Word, parse_words
+from reslab.spec.grammar import Word, parse_words
 
 UNIT_WORDS = ("conv", "norm", "act", "drop", "drop2d", "se", "bias", "scale")
 AHEAD = ("projects", "changes", "first")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from reslab.spec.arch import Arch
 from reslab.spec.geometry import is_pool, word_stride
-from reslab.spec.plan import plan_stages
+from reslab.spec.layout import plan_stages
 
 
 def receptive_field(arch: Arch) -> int:

@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from reslab.spec.config import override
 from reslab.spec.errors import refuse, unknown
+from reslab.spec.grammar import parse_words
 from reslab.spec.loss import parse_class_weights, parse_loss
+from reslab.spec.optim import Duration as Duration
+from reslab.spec.optim import Schedule as Schedule
+from reslab.spec.optim import parse_duration as parse_duration
 from reslab.spec.optimizer import Optimizer
-from reslab.spec.schedule import Duration as Duration
-from reslab.spec.schedule import Schedule as Schedule
-from reslab.spec.schedule import parse_duration as parse_duration
 from reslab.spec.unfreezing import parse_openings
-from reslab.spec.values import override
-from reslab.spec.words import parse_words
 
 WATCHED = ("top1", "loss")
 PRECISIONS = ("float32", "bf16", "fp16", "auto")

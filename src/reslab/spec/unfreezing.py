@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from reslab.spec.errors import refuse
-from reslab.spec.schedule import Duration, parse_duration
+from reslab.spec.optim import Duration, parse_duration
 
 EXAMPLE = "'head: 0 epochs'"
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from reslab.analysis.pictures import find_pictures
-from reslab.analysis.questions import ask, default_data
+from reslab.analysis.registry import ask, default_data
 from reslab.analysis.room import NoRoom
 from reslab.analysis.subject import Subject, fresh_network, open_subjects
+from reslab.runtime.files import write_whole
+from reslab.spec.config import to_dict
 from reslab.spec.study import Asked
-from reslab.spec.values import to_dict
 from reslab.studies.plan import Job
 from reslab.studies.store import Entry
-from reslab.training.disk import write_whole
 
 
 def ask_missing(

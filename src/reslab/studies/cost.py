@@ -12,11 +12,11 @@ import torch
 from torch.nn import functional
 
 from reslab.nn.network import Network
-from reslab.report.tables import plural
+from reslab.report.format import plural
+from reslab.runtime.device import hardware
 from reslab.spec.recipe import Recipe
-from reslab.studies.resolving import Definite, weight
+from reslab.studies.resolve import Definite, weight
 from reslab.studies.store import Store, identity
-from reslab.training.device import hardware
 
 # Forward, and backward for inputs and for weights.
 PASSES = 3

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reslab.studies.measure import last_network, scores_of
+from reslab.runtime.files import write_whole
+from reslab.studies.job import Place
+from reslab.studies.metrics import last_network, scores_of
 from reslab.studies.plan import Job, Plan, is_done
-from reslab.studies.resolving import Definite
+from reslab.studies.resolve import Definite
 from reslab.studies.store import Store
-from reslab.studies.work import Place
-from reslab.training.disk import write_whole
-from reslab.training.judging import evaluate
-from reslab.training.sources import reopen_data
+from reslab.training.evaluation.evaluate import evaluate
+from reslab.training.run_data import reopen_data
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from reslab.studies.measure import DEFAULT_TRAIN_ERROR, Lines, last_epoch, steps_to_error
+from reslab.studies.metrics import DEFAULT_TRAIN_ERROR, Lines, last_epoch, steps_to_error
 from reslab.studies.plan import Job
 from reslab.studies.store import Entry
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from reslab.report.render import render_study
 from reslab.report.study_markdown import study_markdown
 from reslab.report.study_page import StudyPage
-from reslab.training.disk import write_whole
+from reslab.runtime.files import write_whole
 
 
 def write_page(page: StudyPage, folder: Path) -> Path:

@@ -8,7 +8,7 @@ import torch
 
 from reslab.spec.errors import refuse
 from reslab.spec.study import Asked, Study
-from reslab.studies.resolving import Definite, definite, questions_of
+from reslab.studies.resolve import Definite, definite, questions_of
 from reslab.studies.store import Entry, Store, identity, key_of
 
 # The log and the result of a run do not tell these.

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from reslab.report.tables import plural, seconds
+from reslab.report.format import plural, seconds
 from reslab.studies.cost import Rate, find_rate, memory_bytes, price_seconds, too_large
 from reslab.studies.plan import Job, Plan, is_done, missing
 from reslab.studies.store import Store

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from reslab.runtime.interrupts import Interrupted
+from reslab.studies.job import Place, Say, do
 from reslab.studies.lock import Taken
 from reslab.studies.plan import Job, is_done
-from reslab.studies.work import Place, Say, do
-from reslab.training.interruption import Interrupted
 
 TRIES = 2
 STOPPED = "stopped; what is done is kept, and the same command goes on from there"

@@ -10,13 +10,13 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+from reslab.runtime.files import write_whole
 from reslab.spec.arch import Arch
+from reslab.spec.config import departures, to_dict
 from reslab.spec.errors import refuse
 from reslab.spec.study import Asked
-from reslab.spec.values import departures, to_dict
 from reslab.studies.lock import held
-from reslab.studies.resolving import Definite
-from reslab.training.disk import write_whole
+from reslab.studies.resolve import Definite
 from reslab.training.run import Run
 
 # Raised when the same description no longer gives the same results.

@@ -4,22 +4,22 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from reslab.runtime.distributed import Ranks
 from reslab.spec.recipe import Recipe, parse_duration
-from reslab.training.asked import Asked
-from reslab.training.beginning import Prepared
-from reslab.training.course import Course
+from reslab.training.checkpoint import Snapshots, num_steps_between
 from reslab.training.exam import Exam
 from reslab.training.freezing import Freezing
 from reslab.training.gradient import Stepping, make_scaler
 from reslab.training.keeping import Keeping
 from reslab.training.objective import build_objective
-from reslab.training.optimizer import build_optimizer
-from reslab.training.ranks import Ranks
+from reslab.training.optim.factory import build_optimizer
+from reslab.training.options import Asked
 from reslab.training.run import Run, header_facts
-from reslab.training.snapshots import Snapshots, num_steps_between
-from reslab.training.sources import num_workers, train_batches
+from reslab.training.run_data import num_workers, train_batches
+from reslab.training.setup import Prepared
 from reslab.training.steps import Steps
 from reslab.training.telling import Show, Telling
+from reslab.training.trainer import Course
 
 
 def make_course(

@@ -7,9 +7,9 @@ from math import prod
 from reslab.spec.arch import Arch
 from reslab.spec.errors import nearest
 from reslab.spec.geometry import word_stride
+from reslab.spec.grammar import Word, parse_words
 from reslab.spec.recipe import Recipe
 from reslab.spec.recipes import RECIPES
-from reslab.spec.words import Word, parse_words
 from reslab.spec.zoo import ARCHS
 
 SMALL_SIDE = 64

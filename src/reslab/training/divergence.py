@@ -5,11 +5,11 @@ from pathlib import Path
 
 from torch import nn
 
-from reslab.data.images import Images
-from reslab.training.diagnosis import Origin, finite
-from reslab.training.disk import write_whole
-from reslab.training.ranks import Ranks
-from reslab.training.tally import Diverged
+from reslab.data.image_datasets import Images
+from reslab.runtime.distributed import Ranks
+from reslab.runtime.files import write_whole
+from reslab.training.meters import Diverged
+from reslab.training.nonfinite import Origin, finite
 
 
 def check_weights(model: nn.Module, ranks: Ranks, step: int) -> None:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from reslab.data.batches import eval_batches
 from reslab.data.dataset import Data
-from reslab.training.evaluation import Evaluation, evaluate_batches
+from reslab.data.loader import eval_batches
+from reslab.runtime.distributed import ALONE, Ranks
+from reslab.training.evaluation.loop import Evaluation, evaluate_batches
 from reslab.training.gradient import Loss
-from reslab.training.ranks import ALONE, Ranks
 
 EVALUATION_BATCH = 256
 

@@ -12,7 +12,7 @@ from reslab.nn.adapting import last_linear
 from reslab.nn.network import Network
 from reslab.spec.errors import unknown
 from reslab.spec.unfreezing import parse_openings
-from reslab.training.statistics import batch_norms
+from reslab.training.batch_norm import batch_norms
 
 
 class Freezing:

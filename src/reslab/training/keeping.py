@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from reslab.spec.recipe import Recipe
-from reslab.training.averaging import MeanOfWeights, MovingAverage, wearing, weights_of
-from reslab.training.evaluation import Evaluation
+from reslab.training.evaluation.loop import Evaluation
 from reslab.training.state import Best, State
+from reslab.training.weight_averaging import MeanOfWeights, MovingAverage, wearing, weights_of
 
 MEAN_STATISTICS_BATCHES = 100
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
+from reslab.nn.checkpoints.safetensors_io import load_weights
 from reslab.nn.network import Network
-from reslab.nn.weights import load_weights
+from reslab.runtime.device import choose_device
 from reslab.spec.errors import refuse
-from reslab.training.device import choose_device
 from reslab.training.run import Run
 
 

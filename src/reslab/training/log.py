@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from reslab.training.disk import room_for, write_whole
+from reslab.runtime.files import room_for, write_whole
 
 
 class Log:

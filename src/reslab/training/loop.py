@@ -12,10 +12,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from reslab.data.chance import key
+from reslab.data.rng import key
 from reslab.training.gradient import Loss, Stepping
-from reslab.training.optimizer import set_rate
-from reslab.training.tally import Tally
+from reslab.training.meters import Tally
+from reslab.training.optim.factory import set_rate
 
 
 class Batches(Protocol):

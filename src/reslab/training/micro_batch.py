@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from reslab.runtime.distributed import ALONE, Ranks
 from reslab.spec.errors import refuse
-from reslab.training.ranks import ALONE, Ranks
 
 HEADROOM = 0.1
 SMALL_SIZES = (4, 16)

@@ -9,15 +9,15 @@ from reslab.data.dataset import Data
 from reslab.nn.network import Network
 from reslab.spec.errors import refuse
 from reslab.spec.loss import parse_loss
+from reslab.spec.optim import parse_duration
 from reslab.spec.recipe import Recipe
-from reslab.spec.schedule import parse_duration
+from reslab.training.activation_checkpointing import recomputed_units
 from reslab.training.distillation import Distillation, read_teacher
-from reslab.training.evaluation import check_outputs
+from reslab.training.evaluation.loop import check_outputs
 from reslab.training.freezing import Freezing
 from reslab.training.gradient import Loss
 from reslab.training.losses import build_loss, class_weights
-from reslab.training.optimizer import build_optimizer
-from reslab.training.recomputing import recomputed_units
+from reslab.training.optim.factory import build_optimizer
 
 
 def build_objective(recipe: Recipe, data: Data, device: torch.device | str, own: Loss | None = None) -> Loss:

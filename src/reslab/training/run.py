@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from reslab.runtime.files import write_whole
 from reslab.spec.arch import Arch
+from reslab.spec.config import from_dict, to_dict
 from reslab.spec.errors import refuse
 from reslab.spec.recipe import Recipe
-from reslab.spec.values import from_dict, to_dict
 from reslab.spec.zoo import ARCHS
-from reslab.training.disk import write_whole
+from reslab.training.checkpoint import list_snapshots
 from reslab.training.log import Log
-from reslab.training.snapshots import list_snapshots
 
 # Who the network is, and what follows from the data.
 _NO_AXES = ("name", "source", "num_classes", "in_channels", "image_size")

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from reslab.data.dataset import Data
-from reslab.data.images import Images
+from reslab.data.image_datasets import Images
 from reslab.nn.cost import layer_table
 from reslab.report.page import Mistake, RunPage
 from reslab.report.render import render_run
-from reslab.training.calibration import calibration_facts
-from reslab.training.disk import write_whole
-from reslab.training.evaluation import Evaluation
+from reslab.runtime.files import write_whole
+from reslab.training.evaluation.calibration import calibration_facts
+from reslab.training.evaluation.loop import Evaluation
 from reslab.training.run import Run
 
 NUM_MISTAKES = 24

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from reslab.training.disk import sweep, write_whole
+from reslab.runtime.files import sweep, write_whole
 
 _FILE = "state.pt"
 

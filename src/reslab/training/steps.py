@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from reslab.runtime.distributed import ALONE, Ranks
 from reslab.spec.recipe import Recipe
+from reslab.training.activation_checkpointing import recomputed_units
+from reslab.training.batch_norm import precise_statistics
 from reslab.training.freezing import Freezing
 from reslab.training.gradient import Loss, Stepping
 from reslab.training.loop import Batches, fit
-from reslab.training.ranks import ALONE, Ranks
-from reslab.training.recomputing import recomputed_units
-from reslab.training.statistics import precise_statistics
+from reslab.training.meters import Tally
 from reslab.training.synchronised import synchronised_norms
-from reslab.training.tally import Tally
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from reslab.training.ranks import Ranks
+from reslab.runtime.distributed import Ranks
 
 Forward = Callable[[Tensor], Tensor]
 

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reslab.nn.weights import update_header
+from reslab.nn.checkpoints.safetensors_io import update_header
+from reslab.runtime.files import room_for
+from reslab.spec.config import to_dict
 from reslab.spec.errors import refuse
-from reslab.spec.values import to_dict
-from reslab.training.calibration import answers_of, fit_temperature, log_probabilities
-from reslab.training.disk import room_for
-from reslab.training.evaluation import Evaluation
+from reslab.training.evaluation.calibration import answers_of, fit_temperature, log_probabilities
+from reslab.training.evaluation.loop import Evaluation
 from reslab.training.loading import run_weights
 from reslab.training.run import Run
 

@@ -6,15 +6,15 @@ from typing import Any
 from torch import nn
 
 from reslab.data.dataset import Data
-from reslab.data.mean_image import take_mean_image, write_mean_image
-from reslab.nn.create import resolve_arch
+from reslab.data.transforms.normalize import take_mean_image, write_mean_image
+from reslab.nn.factory import resolve_arch
 from reslab.spec.arch import Arch
+from reslab.spec.config import override
 from reslab.spec.errors import refuse
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe, read_axes
 from reslab.spec.recipes import get_recipe
-from reslab.spec.values import override
-from reslab.training.asked import Asked
+from reslab.training.options import Asked
 
 WISHES = ("model", "axes", "data", "pretrained", "val_fraction", "test", "mean", "std", "pixel_mean")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from reslab.deploy.service.refusals import refused
+from reslab.deploy.server.errors import refused
 
 
 @dataclass(frozen=True)

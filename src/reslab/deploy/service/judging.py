@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reslab.deploy.service.house import House
-from reslab.deploy.service.samples import Samples, Shelf
+from reslab.deploy.server.routes.samples import Samples, Shelf
+from reslab.deploy.server.state import House
 from reslab.deploy.service.served import Opened, Served
-from reslab.report.scores import class_scores
+from reslab.metrics.classification import class_scores
 
 MOST_IMAGES = 2000
 _BATCH = 32

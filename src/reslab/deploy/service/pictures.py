@@ -9,8 +9,8 @@ from torch import Tensor
 from reslab.data.decode import read_picture
 from reslab.data.jpeg import is_ordinary
 from reslab.deploy.preparation import Preparation
-from reslab.deploy.service.headers import KINDS, Header, read_header
-from reslab.deploy.service.refusals import Refused, refused
+from reslab.deploy.server.errors import Refused, refused
+from reslab.deploy.server.images import KINDS, Header, read_header
 
 # Longer side by shorter side. The shorter side is scaled to the network's, and the longer one grows with it.
 MOST_STRETCHED = 64

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reslab.deploy.service.refusals import refused
+from reslab.deploy.server.errors import refused
 
 KEYS = ("off", "swap")
 _MOST = 1000

@@ -2,7 +2,7 @@
 
 from types import TracebackType
 
-from reslab.deploy.service.refusals import busy
+from reslab.deploy.server.errors import busy
 
 
 class Room:

@@ -9,17 +9,17 @@ from pathlib import Path
 from torch import Tensor
 
 from reslab.deploy.answering import Answering, class_names, open_answering
-from reslab.deploy.evidence import run_images
+from reslab.deploy.export.verify import run_images
 from reslab.deploy.preparation import Preparation
-from reslab.deploy.service.batching import Line
-from reslab.deploy.service.refusals import refused
-from reslab.deploy.service.settings import ServiceSettings
+from reslab.deploy.server.batching import Line
+from reslab.deploy.server.errors import refused
+from reslab.deploy.server.settings import ServiceSettings
 from reslab.deploy.service.specimen import Specimen
+from reslab.nn.checkpoints.safetensors_io import load_weights, read_header
 from reslab.nn.network import Network
-from reslab.nn.weights import load_weights, read_header
 from reslab.spec.arch import Arch
+from reslab.spec.config import from_dict
 from reslab.spec.errors import refuse
-from reslab.spec.values import from_dict
 from reslab.training.run import Run
 
 

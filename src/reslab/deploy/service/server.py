@@ -10,9 +10,9 @@ import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
-from reslab.deploy.service.app import make_app
-from reslab.deploy.service.connections import connection_of
-from reslab.deploy.service.settings import ServiceSettings
+from reslab.deploy.server.app import make_app
+from reslab.deploy.server.connections import connection_of
+from reslab.deploy.server.settings import ServiceSettings
 from reslab.spec.errors import refuse
 from reslab.training.run import Run
 

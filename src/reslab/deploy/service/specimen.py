@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from reslab.analysis.surgery import Slot, slots_of
-from reslab.data.batches import Normalise
-from reslab.deploy.service.refusals import refused
+from reslab.data.loader import Normalise
+from reslab.deploy.server.errors import refused
 from reslab.nn.network import Network
-from reslab.training.device import choose_device
+from reslab.runtime.device import choose_device
 
 
 def numbers(probabilities: Tensor) -> Tensor:

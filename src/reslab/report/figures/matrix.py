@@ -7,7 +7,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reslab.report.figures.style import VERMILION, empty_panel, styled
+from reslab.report.plots.style import VERMILION, empty_panel, styled
 
 MOST_NAMED = 45
 RIGHT_BLUE = "#2387c8"  # between the palette's blues for light and for dark paper

@@ -5,7 +5,7 @@ import math
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from reslab.report.figures.style import BLUE, MUTED, VERMILION, empty_panel, legend_above, styled
+from reslab.report.plots.style import BLUE, MUTED, VERMILION, empty_panel, legend_above, styled
 from reslab.report.rate_page import RatePage
 
 _INCHES = (7.2, 3.6)

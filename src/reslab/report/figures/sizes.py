@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, ScalarFormatter
 
-from reslab.report.figures.style import GRID, SERIES, empty_panel, legend_above, styled
+from reslab.report.plots.style import GRID, SERIES, empty_panel, legend_above, styled
 
 Sizes = Mapping[str, Sequence[tuple[int, int]]]
 _LOG_SPAN = 8.0

@@ -6,8 +6,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from reslab.report.figures.style import INK, MUTED, SERIES, empty_panel, styled
-from reslab.report.tables import number
+from reslab.report.format import number
+from reslab.report.plots.style import INK, MUTED, SERIES, empty_panel, styled
 
 # A colour a precision, the same in every panel.
 _COLOURS = dict(zip(("float32", "bf16", "int8", "fp16"), SERIES, strict=True))

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from reslab.report.figures.depth import power
-from reslab.report.figures.study_style import colour, legend, nothing_yet, panels, stamp, title
-from reslab.report.figures.style import styled
+from reslab.report.plots.depth import power
+from reslab.report.plots.study_style import colour, legend, nothing_yet, panels, stamp, title
+from reslab.report.plots.style import styled
 from reslab.report.study_page import StudyPage, StudyRow
 from reslab.spec.drawing import Drawing, Panel
 

@@ -6,11 +6,18 @@ from typing import Any
 
 from markupsafe import Markup
 
+from reslab.metrics.classification import (
+    ClassScore,
+    Confusion,
+    check_confusion,
+    class_mean,
+    class_scores,
+    most_confused,
+)
 from reslab.report.figures.matrix import MOST_NAMED, matrix_figure
-from reslab.report.figures.svg import svg
-from reslab.report.run_words import times
-from reslab.report.scores import ClassScore, Confusion, check_confusion, class_mean, class_scores, most_confused
-from reslab.report.tables import count, percent
+from reslab.report.format import count, percent
+from reslab.report.pages.run_text import times
+from reslab.report.plots.export import svg
 
 MOST_IN_TABLE = 20
 MOST_BESIDE = 12

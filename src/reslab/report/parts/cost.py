@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from reslab.report.cost import MOST_LAYERS, Cost, by_layer, by_stage
+from reslab.report.format import amount, count, percent, plural, shape
 from reslab.report.page import RunPage
 from reslab.report.parts.scores import tile
-from reslab.report.tables import amount, count, percent, plural, shape
 
 
 def cost_parts(page: RunPage) -> dict[str, Any]:

@@ -5,16 +5,16 @@ from typing import Any
 
 from markupsafe import Markup
 
-from reslab.report.demo_words import curve_words, demo_rows, demo_summary
-from reslab.report.figures.curves import Curve, accuracy_figure, loss_figure
-from reslab.report.figures.depth import Profile, depth_figure
-from reslab.report.figures.svg import svg
+from reslab.report.format import count, percent, plural, seconds
 from reslab.report.gradient_words import gradient_words
 from reslab.report.page import DemoNetwork, DemoPage
+from reslab.report.pages.demo import curve_words, demo_rows, demo_summary
+from reslab.report.pages.run import panel
 from reslab.report.parts.scores import tile
-from reslab.report.parts.training import panel
+from reslab.report.plots.curves import Curve, accuracy_figure, loss_figure
+from reslab.report.plots.depth import Profile, depth_figure
+from reslab.report.plots.export import svg
 from reslab.report.series import Series, eval_series, splits, train_series
-from reslab.report.tables import count, percent, plural, seconds
 from reslab.spec.errors import refuse
 
 _COLOURS = ("one", "two")

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from reslab.report.format import count, percent
 from reslab.report.page import Mistake, RunPage
-from reslab.report.tables import count, percent
 from reslab.report.thumbnails import thumbnail
 
 MOST_MISTAKES = 24

@@ -3,13 +3,13 @@
 from typing import Any
 
 from reslab.report.page import RunPage
-from reslab.report.parts.calibration import calibration_parts
+from reslab.report.pages.classification import calibration_parts
+from reslab.report.pages.run import training_parts
+from reslab.report.pages.run_text import run_summary
 from reslab.report.parts.classes import class_parts, confusion_parts
 from reslab.report.parts.cost import cost_parts
 from reslab.report.parts.mistakes import mistake_parts
 from reslab.report.parts.scores import score_parts
-from reslab.report.parts.training import training_parts
-from reslab.report.run_words import run_summary
 
 _SECTIONS = (
     ("training", "curves", "Training"),

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from reslab.report.run_words import interval_words, split_words
-from reslab.report.tables import count, number, percent
+from reslab.report.format import count, number, percent
+from reslab.report.pages.run_text import interval_words, split_words
 
 
 def tile(name: str, value: str, *notes: str, colour: str = "") -> dict[str, Any]:

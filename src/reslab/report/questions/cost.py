@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reslab.report.figures.depth import depth_figure
-from reslab.report.questions.overlay import overlaid, tints
+from reslab.report.analyses.overlay import overlaid, tints
+from reslab.report.format import amount, count, shape
+from reslab.report.plots.depth import depth_figure
 from reslab.report.shown import Shown, ShownFigure, ShownTable
-from reslab.report.tables import amount, count, shape
 
 Answer = Mapping[str, Any]
 _COLUMNS = ["parameters", "weights", "multiply-adds", "activations, bytes"]

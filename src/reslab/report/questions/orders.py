@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reslab.report.figures.depth import depth_figure
-from reslab.report.questions.overlay import Tint, overlaid, tints
+from reslab.report.analyses.overlay import Tint, overlaid, tints
+from reslab.report.format import number, percent
+from reslab.report.plots.depth import depth_figure
 from reslab.report.shown import Shown, ShownFigure, ShownTable
-from reslab.report.tables import number, percent
 
 Answer = Mapping[str, Any]
 

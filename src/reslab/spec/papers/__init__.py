@@ -1,17 +1,17 @@
 """The studies by name: tables and figures of papers and tutorials as data, each with its source."""
 
 from reslab.spec.errors import unknown
-from reslab.spec.papers.book import BOOK
 from reslab.spec.papers.d2l import D2L
 from reslab.spec.papers.goyal2017 import GOYAL2017
 from reslab.spec.papers.he2015 import HE2015
 from reslab.spec.papers.he2015_imagenet import HE2015_IMAGENET
 from reslab.spec.papers.he2016 import HE2016
 from reslab.spec.papers.he2016_deep import HE2016_DEEP
+from reslab.spec.papers.huang2016 import STOCHASTIC_DEPTH2016
 from reslab.spec.papers.li2018 import LI2018
-from reslab.spec.papers.stochastic_depth2016 import STOCHASTIC_DEPTH2016
+from reslab.spec.papers.stevens2020 import BOOK
 from reslab.spec.papers.veit2016 import VEIT2016
-from reslab.spec.papers.wrn2016 import WRN2016
+from reslab.spec.papers.zagoruyko2016 import WRN2016
 from reslab.spec.study import Study
 
 _PAPERS = (

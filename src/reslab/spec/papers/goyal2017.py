@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from reslab.spec.papers.cuts import four_stages
+from reslab.spec.papers.presets import four_stages
 from reslab.spec.study import Claim, Cuts, Reported, Row, Study
 
 _PAPER = "Goyal et al. 2017, arXiv:1706.02677"

@@ -2,8 +2,8 @@
 
 from reslab.spec.drawing import Drawing, Panel
 from reslab.spec.papers.claims import tests_better, tests_worse, trains_worse
-from reslab.spec.papers.cuts import four_stages
 from reslab.spec.papers.he2015 import PAPER
+from reslab.spec.papers.presets import four_stages
 from reslab.spec.study import Claim, Reported, Row, Study
 
 _TEN = "ten-crop(224)"

@@ -2,7 +2,7 @@
 
 from reslab.spec.drawing import Drawing, Panel
 from reslab.spec.papers.claims import tests_better, tests_worse
-from reslab.spec.papers.cuts import three_stages
+from reslab.spec.papers.presets import three_stages
 from reslab.spec.study import Asked, Claim, Reported, Row, Study
 
 _PAPER = "Li et al. 2018, arXiv:1712.09913v3"

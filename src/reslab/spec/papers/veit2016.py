@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from reslab.spec.drawing import Drawing, Panel
-from reslab.spec.papers.cuts import three_stages
+from reslab.spec.papers.presets import three_stages
 from reslab.spec.study import Asked, Claim, Reported, Row, Study
 
 _PAPER = "Veit et al. 2016, arXiv:1605.06431"

@@ -2,9 +2,9 @@
 
 from reslab.spec.errors import unknown
 from reslab.spec.recipe import Recipe
+from reslab.spec.recipes.cifar import SMALL
+from reslab.spec.recipes.defaults import OURS
 from reslab.spec.recipes.imagenet import IMAGENET
-from reslab.spec.recipes.ours import OURS
-from reslab.spec.recipes.small import SMALL
 from reslab.spec.recipes.tutorials import TUTORIALS
 
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*OURS, *SMALL, *IMAGENET, *TUTORIALS)}

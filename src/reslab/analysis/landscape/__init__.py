@@ -1,0 +1,1 @@
+"""The loss landscape: directions, evaluation of points, curvature."""

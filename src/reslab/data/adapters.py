@@ -1,0 +1,133 @@
+"""What a user has in hand, tensors or a data set of torch, as Data."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Subset, TensorDataset
+
+from reslab.data.dataset import Data, channel_statistics
+from reslab.data.formats.image_folder import IMAGENET_MEAN, IMAGENET_STD
+from reslab.data.image_datasets import Images, ItemImages, TensorImages, item_pixels
+from reslab.data.splits import carve, carve_again
+from reslab.spec.errors import refuse
+from reslab.spec.preprocess import Preprocess
+
+
+def as_data(
+    train: Any,
+    val: Any = None,
+    test: Any = None,
+    classes: Sequence[str] | None = None,
+    name: str = "",
+    preprocess: Preprocess | None = None,
+    val_fraction: float | None = None,
+    split_seed: int = 0,
+    split_record: Mapping[str, Any] | None = None,
+) -> Data:
+    """Data from pairs of tensors (images, labels) or map-style data sets of (picture, label) items; Data as it is.
+
+    Images are uint8 (N, C, H, W), or (N, H, W) if grey, or float already scaled; a picture of an item is the like
+    without N, or a Pillow image. Class names default to the data set's own, else "0", "1", ... Floats are taken as they
+    are (mean 0, std 1), uint8 tensors normalised by the mean and std of the training part, Pillow images by ImageNet's.
+    Items are fetched when needed: random transforms of a data set stay random, as functions of (seed, epoch, sample).
+    Raises ValueError where shapes, types or labels do not fit.
+    """
+    if isinstance(train, Data):
+        return train
+    given = {"train": train, "val": val, "test": test}
+    splits: dict[str, Images] = {split: _images(part, split) for split, part in given.items() if part is not None}
+    names = tuple(classes) if classes is not None else _class_names(train, splits)
+    record: Mapping[str, Any] = {"how": "given"}
+    if split_record is not None and split_record.get("how") == "stratified":
+        splits, record = {**splits, **carve_again(splits["train"], split_record)}, dict(split_record)
+    elif val_fraction is not None:
+        if "val" in splits:
+            raise refuse("one validation set", "val and val_fraction together", next_step="leave one of them away")
+        parts, record = carve(splits["train"], val_fraction, split_seed, names)
+        splits.update(parts)
+    shown = name or ("tensors" if isinstance(train, tuple | list) else type(train).__name__.lower())
+    return Data(
+        shown, f"given as a {type(train).__name__}", names, preprocess or _preprocess(splits["train"]), splits, record
+    )
+
+
+def _images(part: Any, split: str) -> Images:
+    if isinstance(part, TensorDataset):
+        part = part.tensors
+    if isinstance(part, tuple | list) and len(part) == 2 and all(hasattr(half, "shape") for half in part):
+        return _from_tensors(torch.as_tensor(part[0]), torch.as_tensor(part[1]))
+    if not (hasattr(part, "__getitem__") and hasattr(part, "__len__")):
+        wanted = f"{split} as (images, labels) tensors or a data set with len() and [i]"
+        raise refuse(wanted, f"a {type(part).__name__}", next_step="collect an iterable data set into tensors first")
+    if len(part) == 0:
+        raise refuse(f"{split} with samples", "an empty data set")
+    return _from_items(part)
+
+
+def _from_tensors(images: Tensor, labels: Tensor) -> TensorImages:
+    if images.ndim == 3:
+        images = images[:, None]
+    if images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
+        raise refuse(
+            "images of shape (N, C, H, W)",
+            f"shape {tuple(images.shape)}, channels last",
+            nearest="images.permute(0, 3, 1, 2)",
+        )
+    return TensorImages(images, _whole(labels))
+
+
+def _whole(labels: Tensor) -> Tensor:
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise refuse("labels as whole numbers, one class a picture", str(labels.dtype), nearest="labels.long()")
+    return labels.to(torch.int64)
+
+
+def _from_items(dataset: Any) -> ItemImages:
+    first = dataset[0]
+    if not isinstance(first, tuple | list) or len(first) != 2:
+        raise refuse(
+            "items of (picture, label)",
+            f"a {type(first).__name__}" + (f" of {len(first)}" if isinstance(first, tuple | list) else ""),
+        )
+    channels = item_pixels(first[0], 3).shape[0]
+    if getattr(first[0], "mode", "") in ("1", "L", "I;16"):
+        channels = 1
+    return ItemImages(dataset, _labels(dataset), channels)
+
+
+def _labels(dataset: Any) -> Tensor:
+    """The labels a data set keeps, as those of torchvision do; else those of all its items, each asked for once."""
+    known = _kept_labels(dataset)
+    found = [int(dataset[i][1]) for i in range(len(dataset))] if known is None else known
+    return _whole(torch.as_tensor(found))
+
+
+def _kept_labels(dataset: Any) -> Any:
+    if isinstance(dataset, Subset):
+        inner = _kept_labels(dataset.dataset)
+        return None if inner is None else torch.as_tensor(inner)[torch.as_tensor(dataset.indices)]
+    if getattr(dataset, "target_transform", None) is not None:  # what is kept is not what is handed out
+        return None
+    kept = getattr(dataset, "targets", None)
+    return kept if kept is not None and len(kept) == len(dataset) else None
+
+
+def _class_names(train: Any, splits: Mapping[str, Images]) -> tuple[str, ...]:
+    most = max(int(images.labels.max()) for images in splits.values()) + 1
+    dataset = train.dataset if isinstance(train, Subset) else train
+    own = getattr(dataset, "classes", None)
+    return tuple(map(str, own)) if own is not None and len(own) >= most else tuple(str(label) for label in range(most))
+
+
+def _preprocess(train: Images) -> Preprocess:
+    pixels = train.pixels(0)
+    channels = pixels.shape[0]
+    if pixels.is_floating_point():
+        return Preprocess(channels, "", (0.0,) * channels, (1.0,) * channels)
+    if isinstance(train, TensorImages):
+        return Preprocess(channels, "", *channel_statistics(train.images))
+    if channels == 3:
+        return Preprocess(3, "", IMAGENET_MEAN, IMAGENET_STD)
+    return Preprocess(channels, "", (0.5,) * channels, (0.5,) * channels)

@@ -1,0 +1,1 @@
+"""Dataset formats: image folders, CSV, CIFAR, ImageNet and the small bundled datasets."""

@@ -1,0 +1,1 @@
+"""WebDataset shards: local and remote tar files, as datasets and streams."""

@@ -1,0 +1,57 @@
+"""What every engine is: pictures in, logits out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from reslab.data.loader import Normalise
+from reslab.nn.network import Network
+from reslab.spec.errors import refuse
+
+Answer = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How an engine is to compute: its `precision`, device, threads, compiled or not; `images` (normalised) for the
+    scales of int8."""
+
+    precision: str = "float32"
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    num_threads: int = 1
+    compiled: bool = False
+    images: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Engine:
+    """logits = engine(x): uint8 pixels (N, C, H, W) are normalised as the network wants them, floats are taken as
+    already normalised; N num_classes float32 on the CPU.
+
+    `name` of the table of engines, `precision` it computes in, `device` it computes on.
+    """
+
+    name: str
+    precision: str
+    device: torch.device
+    answer: Answer
+    normalise: Normalise | None = None
+    compiled: bool = False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = x.to(self.device)
+        if x.dtype == torch.uint8:
+            if self.normalise is None:
+                raise refuse("normalised images: this network knows no preprocessing", "uint8 pixels")
+            x = self.normalise(x)
+        return self.answer(x.float()).float().cpu()
+
+    def __str__(self) -> str:
+        return f"{self.name}{', compiled' * self.compiled}, {self.precision}, on {self.device}"
+
+
+def normaliser(network: Network, device: torch.device) -> Normalise | None:
+    """What brings pixels to what the network reads; None where it knows no preprocessing."""
+    return None if network.preprocess is None else Normalise(network.preprocess, device)

@@ -1,0 +1,94 @@
+"""The formats a network is exported to: one line each of what is written, with which precisions, and how it is read."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from reslab.deploy import graph_files
+from reslab.deploy.backends.backend import Answer
+from reslab.deploy.export import writers as weight_files
+from reslab.deploy.job import Job
+
+
+@dataclass(frozen=True)
+class Format:
+    """A line of the table: `ending` of the file (empty for a folder), the `extra` it needs, whether norms are `folded`.
+
+    `write(job, path)` writes it; `open(job, path)` loads it in the format's own runtime, as its users will.
+    """
+
+    name: str
+    what: str
+    ending: str
+    extra: str
+    folded: bool
+    precisions: tuple[str, ...]
+    write: Callable[[Job, Path], None]
+    open: Callable[[Job, Path], Answer]
+
+
+FORMATS: dict[str, Format] = {
+    line.name: line
+    for line in (
+        Format(
+            "torchvision",
+            "a state dict that torchvision's network of the same kind loads strictly",
+            ".pth",
+            "",
+            False,
+            ("float32",),
+            weight_files.write_torchvision,
+            weight_files.open_torchvision,
+        ),
+        Format(
+            "timm",
+            "a folder that timm.create_model('local-dir:FOLDER', pretrained=True) loads",
+            "",
+            "timm",
+            False,
+            ("float32",),
+            weight_files.write_timm,
+            weight_files.open_timm,
+        ),
+        Format(
+            "safetensors",
+            "a folder in the layout of the Hugging Face hub: weights, config.json, model card; reslab loads it",
+            "",
+            "",
+            False,
+            ("float32",),
+            weight_files.write_safetensors,
+            weight_files.open_safetensors,
+        ),
+        Format(
+            "onnx",
+            "an ONNX graph, any batch; int8 in QDQ form",
+            ".onnx",
+            "onnx",
+            True,
+            ("float32", "int8"),
+            graph_files.write_onnx,
+            graph_files.open_onnx,
+        ),
+        Format(
+            "torch",
+            "a program of torch.export, any batch, run without reslab",
+            ".pt2",
+            "",
+            True,
+            ("float32",),
+            graph_files.write_torch,
+            graph_files.open_torch,
+        ),
+        Format(
+            "openvino",
+            "OpenVINO's .xml with its .bin, any batch; bf16 keeps the weights in 16 bits",
+            ".xml",
+            "openvino",
+            True,
+            ("float32", "bf16"),
+            graph_files.write_openvino,
+            graph_files.open_openvino,
+        ),
+    )
+}

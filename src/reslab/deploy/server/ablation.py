@@ -1,0 +1,122 @@
+"""Units switched off and swapped in a specimen: what it says then, and how strongly each unit answers."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from reslab.analysis.blocks import unit_runs
+from reslab.analysis.surgery import find_slots, reordered, slots_of, switched_off, why_not_deleted
+from reslab.deploy.server.errors import Refused
+from reslab.deploy.service.plans import Plan
+from reslab.deploy.service.specimen import Specimen
+from reslab.nn.network import Network
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of a picture: `probabilities` (classes,), and the standard deviation of each unit's output by its place."""
+
+    probabilities: Tensor
+    responses: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What came of a plan: the places that are `off`, and what stayed as it was, (unit, why)."""
+
+    off: set[str] = field(default_factory=set)
+    refused: list[tuple[str, str]] = field(default_factory=list)
+
+    def told(self) -> list[dict[str, str]]:
+        """What stayed as it was, as the routes answer it."""
+        return [{"unit": unit, "reason": reason} for unit, reason in self.refused]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A picture seen by the whole network and by the one that was cut; `carried`: what came of the plan."""
+
+    whole: Measured
+    now: Measured
+    carried: Carried
+
+
+def cut(specimen: Specimen, picture: Tensor, plan: Plan) -> Cut:
+    """The picture, uint8 (C, H, W), seen by the whole network and by the one that the plan leaves.
+
+    Raises Refused (422) for a unit that is not there.
+    """
+    x = specimen.read(picture[None])
+    with specimen.taken() as network:
+        whole = _measure(specimen, network, x)
+        with carried_out(network, plan) as found:
+            now = _measure(specimen, network, x)
+    return Cut(whole, now, found)
+
+
+@contextmanager
+def carried_out(network: Network, plan: Plan) -> Iterator[Carried]:
+    """`network` cut by the plan for as long as the block lasts (Veit et al. 2016, arXiv:1605.06431, Secs. 4.1 and 4.3).
+
+    What cannot be cut stays, with the reason. Raises Refused (422) for a unit that is not there.
+    """
+    try:
+        find_slots(network, [*plan.off, *(name for pair in plan.swap for name in pair)])
+    except ValueError as error:
+        raise Refused(422, str(error)) from None
+    found = Carried()
+    with ExitStack() as stack:
+        for first, second in plan.swap:
+            try:
+                stack.enter_context(reordered(network, {first: second, second: first}))
+            except ValueError as error:
+                found.refused.append((f"{first}, {second}", str(error)))
+        standing = {slot.name: slot.unit for slot in slots_of(network)}
+        reasons = {name: why_not_deleted(standing[name]) for name in dict.fromkeys(plan.off)}
+        found.refused.extend((name, reason) for name, reason in reasons.items() if reason)
+        found.off.update(name for name, reason in reasons.items() if not reason)
+        stack.enter_context(switched_off(network, sorted(found.off)))
+        yield found
+
+
+def _measure(specimen: Specimen, network: Network, x: Tensor) -> Measured:
+    with unit_runs(network) as runs:
+        probabilities = specimen.probabilities(network, x)[0]
+    stds = [finite(float(run.output.double().std(correction=0))) for run in runs]
+    return Measured(probabilities, dict(zip(specimen.slots, stds, strict=True)))
+
+
+def finite(number: float) -> float | None:
+    """The number, or None where it is none: JSON knows no infinity."""
+    return number if math.isfinite(number) else None
+
+
+@dataclass(frozen=True)
+class Without:
+    """What one unit's absence does: `drop` of the confidence in the whole network's first class, and the share of
+    pictures whose first class stays the same; None, with the reason, where the unit cannot be missing."""
+
+    unit: str
+    drop: float | None
+    kept: float | None
+    reason: str = ""
+
+
+def curve(specimen: Specimen, x: Tensor) -> list[Without]:
+    """Each unit alone switched off, on pictures x (N, C, H, W) as the network reads them; means over the pictures."""
+    found = []
+    with specimen.taken() as network:
+        whole, called = specimen.probabilities(network, x).max(1)
+        for name, slot in specimen.slots.items():
+            reason = why_not_deleted(slot.unit)
+            if reason:
+                found.append(Without(name, None, None, reason))
+                continue
+            with switched_off(network, [name]):
+                now = specimen.probabilities(network, x)
+            drop = whole - now.gather(1, called[:, None])[:, 0]
+            found.append(Without(name, float(drop.mean()), float((now.argmax(1) == called).float().mean())))
+    return found

@@ -1,0 +1,1 @@
+"""Checkpoints: file formats, key schemes, loading with full accounting, published weights."""

@@ -1,0 +1,110 @@
+"""Published weights brought into torch's hub cache, whole and of the right hash or not at all."""
+
+import errno
+import hashlib
+import os
+import uuid
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlparse
+from urllib.request import Request, urlopen
+
+import torch.hub
+
+from reslab.nn.checkpoints.load_report import CheckpointError
+from reslab.spec.errors import refuse
+
+TIMEOUT_SECONDS = 20.0
+_CHUNK = 1 << 18
+# A full disk or a folder that cannot be written is no reason to go on without weights.
+_OUR_SIDE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR)
+
+
+class WeightsUnavailable(ValueError):
+    """Published weights that cannot be had: none are published, no network, or an extra is missing."""
+
+
+def cache_folder() -> Path:
+    """Where torch's hub keeps checkpoints, torchvision's among them (`TORCH_HOME` moves it)."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def file_hash(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fetch(url: str, hash_prefix: str, what: str, folder: Path | None = None) -> Path:
+    """The file of a URL in `folder` (torch's hub cache), fetched where it is not there, and its SHA-256 checked.
+
+    `RESLAB_WEIGHTS_URL` replaces all of the URL but the file's name, for mirrors. A download is renamed to its place
+    when it is whole and its hash begins with `hash_prefix`; else nothing of it stays. Raises WeightsUnavailable where
+    it cannot be fetched, naming the file and its place, and CheckpointError where the hash is another.
+    """
+    folder = folder or cache_folder()
+    name = Path(urlparse(url).path).name
+    path = folder / name
+    if path.is_file():
+        _check_cached(path, hash_prefix)
+        return path
+    mirror = os.environ.get("RESLAB_WEIGHTS_URL")
+    url = f"{mirror.rstrip('/')}/{name}" if mirror else url
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _download(url, path, hash_prefix)
+    except (OSError, HTTPException) as error:
+        if isinstance(error, HTTPError):
+            error.close()
+        elif isinstance(error, OSError) and error.errno in _OUR_SIDE and not isinstance(error, URLError):
+            raise OSError(error.errno, f"{error.strerror}: {name} could not be written", str(folder)) from error
+        got = f"{url} cannot be read ({error or type(error).__name__})"
+        step = f"fetch {url} elsewhere and put it at {path}"
+        raise WeightsUnavailable(
+            str(refuse(f"a network to fetch {what}, or the file {name} in {folder}", got, next_step=step))
+        ) from error
+    return path
+
+
+def _check_cached(path: Path, hash_prefix: str) -> None:
+    found = file_hash(path)
+    if not found.startswith(hash_prefix):
+        step = f"delete {path}: it is then fetched anew"
+        raise CheckpointError(
+            str(
+                refuse(
+                    f"a file whose SHA-256 begins with {hash_prefix}", f"{path} with {found[:16]}...", next_step=step
+                )
+            )
+        )
+
+
+def _download(url: str, path: Path, hash_prefix: str) -> None:
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    digest = hashlib.sha256()
+    try:
+        with urlopen(Request(url, headers={"User-Agent": "reslab"}), timeout=TIMEOUT_SECONDS) as answer:
+            size = int(answer.headers["Content-Length"]) if answer.headers["Content-Length"] else None
+            with partial.open("xb") as file, _bar(size, path.name) as bar:
+                while chunk := answer.read(_CHUNK):
+                    file.write(chunk)
+                    digest.update(chunk)
+                    bar.update(len(chunk))
+        received = partial.stat().st_size
+        if size is not None and received != size:
+            raise OSError(f"cut short: {received:,} of {size:,} bytes came")
+        if not digest.hexdigest().startswith(hash_prefix):
+            got = f"{url} with {digest.hexdigest()[:16]}..."
+            step = "it was not kept; try again, or check the mirror"
+            raise CheckpointError(str(refuse(f"a file whose SHA-256 begins with {hash_prefix}", got, next_step=step)))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _bar(size: int | None, name: str) -> Any:
+    """torch.hub's own progress bar on standard error: tqdm where it is installed, torch's plain one where not."""
+    bar = vars(torch.hub)["tqdm"]
+    return bar(total=size, unit="B", unit_scale=True, unit_divisor=1024, desc=name)

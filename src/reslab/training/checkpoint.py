@@ -1,0 +1,73 @@
+"""Weights kept along the way, each a file that stands alone: `snapshots/step-00000390.safetensors`."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from reslab.nn.checkpoints.safetensors_io import save_weights
+from reslab.runtime.files import room_for
+from reslab.spec.errors import refuse
+from reslab.spec.optim import Duration, parse_duration
+
+_FOLDER = "snapshots"
+_NAME = re.compile(r"step-(\d{8,})\.safetensors")
+
+
+def parse_interval(text: str) -> Duration:
+    """`"1 epoch"` or `"500 steps"` as a value; `"0"` is never. Raises ValueError where the unit is missing."""
+    return Duration(0, "steps") if text.strip() == "0" else parse_duration(text, "snapshots")
+
+
+def num_steps_between(text: str, steps_per_epoch: int) -> int:
+    """The steps from one snapshot to the next; 0 for none at all. Raises ValueError where that is less than a step."""
+    interval = parse_interval(text)
+    every = interval.num_steps(steps_per_epoch)
+    if interval.count and not every:
+        raise refuse("snapshots at least a step apart", repr(text), nearest="'1 step'")
+    return every
+
+
+def list_snapshots(run: Path) -> list[tuple[int, Path]]:
+    """The snapshots in the folder of a run, with the number of steps that were done, in their order."""
+    found = ((_NAME.fullmatch(path.name), path) for path in (run / _FOLDER).glob("step-*.safetensors"))
+    return sorted((int(name[1]), path) for name, path in found if name)
+
+
+@dataclass(frozen=True)
+class Snapshots:
+    """The weights of a run every `every` steps, those of step 0 among them; none where `every` is 0.
+
+    They are the weights the network is trained with, also where a moving average of them is judged. `facts` go into the
+    header of each, beside its step.
+    """
+
+    run: Path
+    every: int = 0
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def due(self, step: int) -> bool:
+        """Whether the weights after `step` steps are to be kept, and are not yet."""
+        return self.every > 0 and step % self.every == 0 and not self._path(step).exists()
+
+    def keep(self, step: int, model: nn.Module) -> None:
+        """Write the weights after `step` steps, whole or not at all. Raises DiskFull."""
+        path = self._path(step)
+        facts = {**self.facts, "scores": None, "chosen": f"the weights of step {step}", "step": step}
+        with room_for(path):
+            path.parent.mkdir(exist_ok=True)
+            save_weights(path, model, facts)
+
+    def cut(self, step: int) -> None:
+        """Forget those after `step`, and what a killed process left half written."""
+        for done, path in list_snapshots(self.run):
+            if done > step:
+                path.unlink()
+        for partial in (self.run / _FOLDER).glob("*.partial"):
+            partial.unlink()
+
+    def _path(self, step: int) -> Path:
+        return self.run / _FOLDER / f"step-{step:08d}.safetensors"

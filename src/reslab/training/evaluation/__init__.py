@@ -1,0 +1,1 @@
+"""Evaluation: the pass over a split, test-time augmentation, calibration, saved predictions."""

@@ -1,0 +1,145 @@
+"""What a network scores on a set of pictures, counted exactly."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from reslab.data.image_datasets import Images
+from reslab.metrics.classification import ClassScore, class_scores
+from reslab.runtime.device import exact_arithmetic
+from reslab.runtime.distributed import ALONE, Ranks
+from reslab.spec.errors import refuse
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores over `num_samples` pictures, each seen once, in order.
+
+    `top1` = `num_correct` / `num_samples` and `top5` are fractions (`top5` is None below 5 classes); `loss` is the mean
+    over samples. `confusion[i][j]` counts the samples of class i that were called j, of the `classes` by name.
+    `probabilities` (N, classes) and `labels` (N,) are there when asked for, with the samples' names and their `images`.
+    """
+
+    num_samples: int
+    num_correct: int
+    num_correct5: int | None
+    loss: float
+    confusion: tuple[tuple[int, ...], ...]
+    split: str = ""
+    probabilities: Tensor | None = None
+    labels: Tensor | None = None
+    names: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    images: Images | None = None
+
+    @property
+    def top1(self) -> float:
+        """The fraction of samples whose largest output is the right class."""
+        return self.num_correct / self.num_samples
+
+    @property
+    def top5(self) -> float | None:
+        """The fraction of samples whose class is among the five largest outputs; None below 5 classes."""
+        return None if self.num_correct5 is None else self.num_correct5 / self.num_samples
+
+    def class_scores(self) -> list[ClassScore]:
+        """Precision, recall and F1 of each class, in label order; NaN where nothing defines one."""
+        return class_scores(self.confusion, self.classes or [str(label) for label in range(len(self.confusion))])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures that scripts read: top1, top5, loss, num_samples, num_correct."""
+        names = ("top1", "top5", "loss", "num_samples", "num_correct")
+        return {name: getattr(self, name) for name in names}
+
+
+@torch.no_grad()
+def evaluate_batches(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor, Tensor]],
+    num_classes: int,
+    loss: Loss = functional.cross_entropy,
+    split: str = "",
+    keep_probabilities: bool = False,
+    ranks: Ranks = ALONE,
+) -> Evaluation:
+    """Judge `model` in eval mode and float32 on batches of x (N, C, H, W), y (N,), indices (N,).
+
+    `loss(outputs, y)` is the mean over a batch. Where `ranks` have the batches in turn, all get the scores of all
+    batches, added up in order: to the digit those of one with all of them. The mode the model was in comes back.
+    Raises ValueError without samples, and where the outputs are not (N, num_classes).
+    """
+    judged: list[tuple[Tensor, Tensor, float]] = []
+    training = model.training
+    model.eval()
+    try:
+        with exact_arithmetic(), torch.autocast(_device_of(model).type, enabled=False):
+            for x, y, _ in batches:
+                found = model(x).float()
+                check_outputs(found, num_classes)
+                judged.append((found.cpu(), y.cpu(), loss(found, y).item() * len(y)))
+    finally:
+        model.train(training)
+    judged = ranks.interleaved(judged)
+    if not judged:
+        raise refuse("at least one sample to judge", "none", next_step="choose another split")
+    outputs, labels, losses = zip(*judged, strict=True)
+    return _scores(torch.cat(outputs), torch.cat(labels), num_classes, sum(losses), split, keep_probabilities)
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def check_outputs(outputs: Tensor, num_classes: int) -> None:
+    """ValueError for outputs that are not one number for each class of the data, (N, num_classes)."""
+    if outputs.ndim != 2 or outputs.shape[1] != num_classes:
+        raise refuse(f"outputs of shape (N, {num_classes}), one for each class of the data", tuple(outputs.shape))
+
+
+def _scores(outputs: Tensor, labels: Tensor, num_classes: int, total_loss: float, split: str, keep: bool) -> Evaluation:
+    if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
+        raise refuse(f"labels from 0 to {num_classes - 1}", f"{int(labels.min())} to {int(labels.max())}")
+    called = outputs.argmax(1)
+    counts = torch.bincount(labels * num_classes + called, minlength=num_classes**2).view(num_classes, num_classes)
+    return Evaluation(
+        num_samples=len(labels),
+        num_correct=int((called == labels).sum()),
+        num_correct5=_hits(outputs, labels, 5) if num_classes >= 5 else None,
+        loss=total_loss / len(labels),
+        confusion=tuple(tuple(int(count) for count in row) for row in counts),
+        split=split,
+        probabilities=outputs.softmax(1) if keep else None,
+        labels=labels if keep else None,
+    )
+
+
+def _hits(outputs: Tensor, labels: Tensor, k: int) -> int:
+    return int((outputs.topk(k, dim=1).indices == labels[:, None]).any(1).sum())
+
+
+def average(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """The scores of the mean of several networks' probabilities on the same samples; loss is the mean of -log p(label).
+
+    Raises ValueError where an evaluation kept no probabilities, or where they judged other samples.
+    """
+    first = evaluations[0]
+    if first.labels is None or any(one.probabilities is None or one.labels is None for one in evaluations):
+        raise refuse(
+            "evaluations that kept their probabilities",
+            "one that did not",
+            next_step="evaluate with keep_probabilities=True",
+        )
+    if any(not torch.equal(first.labels, one.labels) for one in evaluations if one.labels is not None):
+        raise refuse("evaluations of the same samples in the same order", "different labels")
+    mean = torch.stack([one.probabilities.double() for one in evaluations if one.probabilities is not None]).mean(0)
+    log_mean = mean.clamp_min(torch.finfo(torch.float32).tiny).log()
+    total = functional.nll_loss(log_mean, first.labels, reduction="sum").item()
+    scores = _scores(mean, first.labels, mean.shape[1], total, first.split, keep=False)
+    kept = {name: getattr(first, name) for name in ("labels", "names", "classes", "images")}
+    return Evaluation(**{**vars(scores), "probabilities": mean.float(), **kept})

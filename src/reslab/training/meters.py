@@ -1,0 +1,96 @@
+"""What the training steps since the last report amounted to."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reslab.runtime.distributed import Ranks
+from reslab.spec.errors import refuse
+
+
+class Diverged(ValueError):
+    """The loss, or a weight, is no longer a finite number."""
+
+    on_every_rank = True
+
+
+@dataclass
+class Tally:
+    """Losses and hits of the steps from `first` on, left on the device until they are asked for.
+
+    Those of the first `num_pooled` steps (`num_pooled_samples`) are of the whole batch, later ones of this rank's part.
+    """
+
+    first: int = 0
+    losses: list[Tensor] = field(default_factory=list)
+    hits: list[Tensor] = field(default_factory=list)
+    num_samples: int = 0
+    seconds: float = 0.0
+    num_pooled: int = 0
+    num_pooled_samples: int = 0
+
+    def add(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
+        """Count one step: a scalar loss, outputs (N, classes), targets (N,) or shares of classes (N, classes).
+
+        Of shares the largest is what is right.
+        """
+        if outputs.ndim != 2 or targets.shape not in (outputs.shape[:1], outputs.shape):
+            raise refuse(
+                "outputs of shape (N, classes) and targets of shape (N,) or (N, classes)",
+                f"{tuple(outputs.shape)} and {tuple(targets.shape)}",
+            )
+        if targets.ndim == 2:
+            targets = targets.argmax(1)
+        loss = loss.detach()
+        self.losses.append(loss if loss.dtype == torch.float64 else loss.float())
+        self.hits.append((outputs.detach().argmax(1) == targets).sum())
+        self.num_samples += len(targets)
+
+    def pool(self, ranks: Ranks) -> None:
+        """Make every step that of the whole batch: the mean of the ranks' losses, the sum of their hits."""
+        new, num_new = slice(self.num_pooled, None), self.num_samples - self.num_pooled_samples
+        if ranks.num > 1 and self.losses[new]:
+            own = torch.stack([torch.stack(values[new]).cpu().double() for values in (self.losses, self.hits)])
+            told = ranks.gather((own, num_new))
+            # Summed in the order of ranks: the same on all, and in every run.
+            losses, hits = torch.stack([values for values, _ in told]).sum(0)
+            dtype, device = self.losses[-1].dtype, self.losses[-1].device
+            self.losses[new] = list((losses / ranks.num).to(device=device, dtype=dtype))
+            self.hits[new] = list(hits.to(device=device, dtype=torch.int64))
+            self.num_samples += sum(count for _, count in told) - num_new
+        self.num_pooled, self.num_pooled_samples = len(self.losses), self.num_samples
+
+    def means(self) -> tuple[float, float]:
+        """Mean loss over the steps and the share of samples that were right. Raises Diverged like `check`."""
+        self.check()
+        losses = torch.stack(self.losses).cpu().double()
+        return losses.mean().item(), int(torch.stack(self.hits).sum()) / self.num_samples
+
+    def check(self) -> None:
+        """Raise Diverged where a loss is not finite, with the first such step."""
+        if not self.losses:
+            return
+        losses = torch.stack(self.losses)
+        bad = (~losses.isfinite()).nonzero()
+        if len(bad):
+            at = int(bad[0])
+            raise Diverged(f"the loss is {losses[at].item()} at step {self.first + at}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain tensors and numbers, for the state."""
+        return {
+            "first": self.first,
+            "losses": [loss.cpu() for loss in self.losses],
+            "hits": [hit.cpu() for hit in self.hits],
+            "num_samples": self.num_samples,
+            "seconds": self.seconds,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], device: torch.device) -> "Tally":
+        """The tally that `to_dict` described, on `device`."""
+        losses, hits = ([value.to(device) for value in data[name]] for name in ("losses", "hits"))
+        num_samples = data["num_samples"]
+        return cls(data["first"], losses, hits, num_samples, data["seconds"], len(losses), num_samples)

@@ -1,0 +1,104 @@
+"""Where a loss stopped being finite: the steps from the last good state taken again, every layer watched."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from reslab.training.loop import Batches
+from reslab.training.meters import Tally
+from reslab.training.steps import Steps
+
+_AFTERWARDS = ("in the gradient", "in the step")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The step and the samples of its batch, and where in the network it began, in words."""
+
+    step: int
+    where: str
+    indices: tuple[int, ...]
+
+
+class _Watched:
+    """Batches that remember the last one handed out."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches, self.num_steps_per_epoch = batches, batches.num_steps_per_epoch
+        self.last: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def iterate(self, start_step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for batch in self.batches.iterate(start_step):
+            self.last = batch
+            yield batch
+
+
+def find_origin(steps: Steps, rate: Callable[[int], float], *, start: int, stop: int) -> Origin | None:
+    """Take the steps `start` .. `stop` - 1 again and find the first that a number which is not finite came up in.
+
+    The network and its optimizer stand at step `start`. None where nothing came up. Of several ranks, who go there
+    together, the one is named on whose part of the batch it began.
+    """
+    watched, tally, model = _Watched(steps.batches), Tally(first=start), steps.model
+    found: list[Origin] = []
+
+    def between(step: int) -> bool:
+        assert watched.last is not None
+        x, _, indices = watched.last
+        told = steps.ranks.gather((_where(model, x, layers, tally.losses[-1]), tuple(indices.tolist())))
+        # A gradient is everybody's; what comes before it is of one part of the batch.
+        places = sorted((one for one in told if one[0]), key=lambda one: one[0].startswith(_AFTERWARDS))
+        found.extend(Origin(step - 1, where, samples) for where, samples in places[:1])
+        return bool(found)
+
+    with watching(model) as layers:
+        again = replace(steps, batches=watched, stepping=replace(steps.stepping, compiled=None))
+        again.take(start, stop, rate, between, lambda: tally)
+    return found[0] if found else None
+
+
+@contextlib.contextmanager
+def watching(model: nn.Module) -> Iterator[list[str]]:
+    """Inside, the layers whose outputs are not finite are listed as they are computed, the first of them first."""
+    layers: list[str] = []
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def see(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.is_floating_point() and not finite(output):
+                layers.append(f"{name or 'the network'} ({type(module).__name__})")
+
+        return see
+
+    hooks = [module.register_forward_hook(watch(name)) for name, module in model.named_modules()]
+    try:
+        yield layers
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether every number is."""
+    return bool(tensor.detach().isfinite().all())
+
+
+def _where(model: nn.Module, x: Tensor, layers: list[str], loss: Tensor) -> str:
+    """The first place on the way from pictures to weights that is not finite, "" where all is."""
+    if not finite(x):
+        return "in the pictures themselves"
+    if layers:
+        return f"in the output of {layers[0]}"
+    if not finite(loss):
+        return "in the loss, of finite outputs"
+    weights = [name for name, tensor in model.state_dict().items() if tensor.is_floating_point() and not finite(tensor)]
+    if not weights:
+        return ""
+    # The gradient comes from the end of the network.
+    named = reversed(list(model.named_parameters()))
+    gradients = [name for name, weight in named if weight.grad is not None and not finite(weight.grad)]
+    return (
+        f"in the gradient of {gradients[0]}" if gradients else f"in the step itself, which {weights[0]} did not stand"
+    )

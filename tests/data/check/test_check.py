@@ -1,0 +1,230 @@
+"""`check_data`: what is planted in a folder is found, and nothing else."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from reslab.data.check.check import DataCheck, check_data
+from reslab.data.check.duplicates import MOST_BITS, find_near
+from reslab.data.check.findings import Finding, findings
+from reslab.data.looks import Look, difference_hash
+
+
+def photograph(seed: int, size: tuple[int, int] = (120, 90)) -> Image.Image:
+    """Coarse noise, smoothly enlarged: as different from one seed to another as photographs are."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "photos"
+    seed = 0
+    for split, num in (("train", 24), ("val", 5)):
+        for name in ("ants", "bees"):
+            (root / split / name).mkdir(parents=True)
+            for i in range(num):
+                photograph(seed).save(root / split / name / f"{i:02}.png")
+                seed += 1
+    return root
+
+
+def kinds(check: DataCheck) -> dict[str, Finding]:
+    found = findings(check)
+    assert len({finding.kind for finding in found}) == len(found)
+    return {finding.kind: finding for finding in found}
+
+
+def test_nothing_wrong_is_nothing_said(folder: Path) -> None:
+    check = check_data(folder)
+    assert findings(check) == []
+    told = check.to_dict()
+    assert json.loads(json.dumps(told)) == told
+    assert told["splits"]["train"] == {"num_images": 48, "per_class": {"ants": 24, "bees": 24}}
+    assert told["num_images"] == 58
+    assert told["sizes"] == {
+        "height": {"min": 90, "median": 90, "max": 90},
+        "width": {"min": 120, "median": 120, "max": 120},
+        "num_sizes": 1,
+        "commonest": {"height": 90, "width": 120, "num_images": 58},
+    }
+    assert (told["channels"], told["imbalance"], told["fault"]) == ({"3": 58}, 1.0, "")
+
+
+def test_copies_are_found_where_they_are(folder: Path) -> None:
+    train, val = folder / "train", folder / "val"
+    shutil.copy(train / "ants" / "00.png", val / "ants" / "copy.png")
+    Image.open(train / "ants" / "01.png").save(train / "ants" / "other.webp", lossless=True)  # other bytes, same pixels
+    shutil.copy(train / "ants" / "02.png", train / "bees" / "wrong.png")
+    check = check_data(folder)
+    told = check.to_dict()
+    assert sorted(told["duplicates"]) == [
+        ["train/ants/00.png", "val/ants/copy.png"],
+        ["train/ants/01.png", "train/ants/other.webp"],
+        ["train/ants/02.png", "train/bees/wrong.png"],
+    ]
+    assert told["near_duplicates"] == []
+    assert told["shared"] == [{"paths": ["train/ants/00.png", "val/ants/copy.png"], "exact": True}]
+    assert told["contradicting"] == [["train/ants/02.png", "train/bees/wrong.png"]]
+    found = kinds(check)
+    assert set(found) == {"shared", "contradicting", "duplicates"}
+    assert "train and val" in found["shared"].text
+    assert "train/ants/01.png = train/ants/other.webp" in found["duplicates"].text
+
+
+def test_pictures_that_look_nearly_the_same(folder: Path) -> None:
+    train = folder / "train" / "ants"
+    picture = Image.open(train / "00.png")
+    picture.resize((60, 45)).convert("RGB").save(folder / "val" / "ants" / "small.jpg", quality=70)
+    ImageEnhance.Brightness(Image.open(train / "01.png")).enhance(1.15).save(train / "bright.png")
+    check = check_data(folder)
+    told = check.to_dict()
+    assert [sorted(group["paths"]) for group in told["near_duplicates"]] == [
+        ["train/ants/00.png", "val/ants/small.jpg"],
+        ["train/ants/01.png", "train/ants/bright.png"],
+    ]
+    assert all(group["bits"] <= MOST_BITS for group in told["near_duplicates"])
+    assert told["duplicates"] == []
+    assert [shared["exact"] for shared in told["shared"]] == [False]
+    assert set(kinds(check)) == {"shared-near", "near-duplicates"}
+    shutil.copy(train / "00.png", train / "again.png")  # an exact copy belongs to the group of the near one
+    groups = check_data(folder).to_dict()["near_duplicates"]
+    assert sorted(groups[0]["paths"]) == ["train/ants/00.png", "train/ants/again.png", "val/ants/small.jpg"]
+
+
+def test_files_of_every_kind(folder: Path) -> None:
+    train = folder / "train" / "ants"
+    whole = (train / "03.png").read_bytes()
+    (train / "03.png").write_bytes(whole[: len(whole) // 2])
+    (train / "empty.jpg").touch()
+    (train / "text.gif").write_text("no picture")
+    Image.new("RGB", (100, 100), (9, 9, 9)).save(train / "blank.png")
+    Image.fromarray(np.asarray(photograph(100).convert("L"))).save(train / "grey.png")
+    photograph(101).convert("RGBA").save(train / "alpha.png")
+    photograph(102, (200, 20)).save(train / "long.png")
+    photograph(103, (300, 200)).save(train / "large.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photograph(104).save(train / "turned.jpg", exif=exif)
+    check = check_data(folder)
+    found = kinds(check)
+    assert set(found) == {"unreadable", "blank", "channels", "turned", "long", "tiny"}
+    assert found["unreadable"].severity == "error"
+    assert found["unreadable"].text.startswith("3 files cannot be read: train/ants/03.png")
+    told = check.to_dict()
+    assert [bad["path"] for bad in told["unreadable"]] == [
+        f"train/ants/{n}" for n in ("03.png", "empty.jpg", "text.gif")
+    ]
+    assert told["unreadable"][1]["error"] == "empty (0 bytes)"
+    assert told["channels"] == {"1": 1, "3": 61, "4": 1}
+    assert (told["turned"], told["blank"]) == (1, ["train/ants/blank.png"])
+    assert told["sizes"]["height"] == {"min": 20, "median": 90, "max": 200}
+    assert told["splits"]["train"]["per_class"]["ants"] == 32  # readable or not
+
+
+def test_uneven_and_small_classes(folder: Path) -> None:
+    for path in sorted((folder / "train" / "bees").iterdir())[6:]:
+        path.unlink()
+    check = check_data(folder)
+    assert check.imbalance == 4.0
+    found = kinds(check)
+    assert set(found) == {"imbalance", "few"}
+    assert "24 of ants, 6 of bees in train (4 to 1)" in found["imbalance"].text
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_flat_folder_is_told(folder: Path, split: str) -> None:
+    flat = folder / split
+    if split == "val":
+        shutil.rmtree(flat)
+    flat.mkdir()
+    for i in range(3):
+        photograph(200 + i).save(flat / f"{i}.png")
+    shutil.copy(folder / "train" / "ants" / "00.png", flat / "3.png")
+    check = check_data(folder)
+    told, found = check.to_dict(), kinds(check)
+    assert told["flat"] == {split: 4}
+    assert found["flat"].severity == ("error" if split == "val" else "note")
+    assert [shared["paths"] for shared in told["shared"]] == [["train/ants/00.png", f"{split}/3.png"]]
+    assert ("layout" in found) == (split == "val")  # training refuses the one and passes over the other
+
+
+def test_layouts_that_training_refuses_are_still_read(folder: Path) -> None:
+    (folder / "val" / "bees").rename(folder / "val" / "bee")
+    (folder / "train" / "wasps").mkdir()
+    check = check_data(folder)
+    assert check.inventory.classes == ("ants", "bee", "bees", "wasps")
+    assert len(check.seen) == 58
+    assert "Training would refuse this" in kinds(check)["layout"].text
+    assert check.imbalance == float("inf")
+
+
+def test_one_folder_and_a_class_called_train(tmp_path: Path) -> None:
+    for k, name in enumerate(("bus", "train")):
+        (tmp_path / name).mkdir()
+        for i in range(20):
+            photograph(20 * k + i).save(tmp_path / name / f"{i}.png")
+    check = check_data(tmp_path)
+    assert check.counts == {"train": {"bus": 20, "train": 20}}
+    assert findings(check) == []
+
+
+def test_tables_shards_and_names(folder: Path) -> None:
+    rows = [f"{path.relative_to(folder)},{path.parent.name}" for path in sorted(folder.glob("train/*/*"))]
+    (folder / "list.csv").write_text("\n".join(["path,label", *rows, "train/ants/gone.png,ants"]))
+    told = check_data(folder / "list.csv").to_dict()
+    assert told["splits"]["train"]["per_class"] == {"ants": 25, "bees": 24}
+    assert told["unreadable"] == [{"path": "train/ants/gone.png", "error": "no such file"}]
+    import io
+    import tarfile
+
+    with tarfile.open(folder / "train-0.tar", "w") as tar:
+        for i, path in enumerate(sorted(folder.glob("train/*/*"))):
+            for name, content in ((f"{i}.png", path.read_bytes()), (f"{i}.cls", path.parent.name.encode())):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    told = check_data(folder / "train-0.tar").to_dict()
+    assert told["splits"]["train"]["per_class"] == {"ants": 24, "bees": 24}
+    assert told["unreadable"] == []
+    told = check_data("digits").to_dict()
+    assert (told["num_images"], told["channels"], told["near_duplicates"]) == (1797, {"1": 1797}, [])
+
+
+def test_what_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nearest: 'digits'"):
+        check_data("digit")
+    with pytest.raises(ValueError, match="no such folder"):
+        check_data(tmp_path / "nothing")
+
+
+def test_difference_hash_by_its_definition() -> None:
+    ramp = Image.fromarray(np.tile(np.arange(9, dtype=np.uint8)[::-1] * 20, (8, 1)))
+    assert difference_hash(ramp) == (1 << 64) - 1
+    assert difference_hash(ramp.transpose(Image.Transpose.FLIP_LEFT_RIGHT)) == 0
+    one = np.zeros((8, 9), np.uint8)
+    one[0, 0] = 200  # brighter than its right neighbour: the first bit, the highest
+    assert difference_hash(Image.fromarray(one)) == 1 << 63
+
+
+def test_near_pairs_are_those_of_brute_force() -> None:
+    draw = random.Random(0)
+    sketch = np.random.default_rng(0).random((8, 8, 3)).astype(np.float32) * 255
+    hashes = [draw.getrandbits(64) for _ in range(60)]
+    for origin in hashes[:30]:
+        flipped = origin
+        for bit in draw.sample(range(64), draw.randint(1, 9)):
+            flipped ^= 1 << bit
+        hashes.append(flipped)
+    looks = [Look(str(i), "", 99, 99, 3, False, bytes([i]), h, sketch) for i, h in enumerate(hashes)]
+    expected = {(i, j) for i in range(90) for j in range(i + 1, 90) if (hashes[i] ^ hashes[j]).bit_count() <= MOST_BITS}
+    assert 10 < len(expected) < 30
+    assert {twins.places for twins in find_near(looks)} == expected
+    assert all(
+        twins.bits == (hashes[twins.places[0]] ^ hashes[twins.places[1]]).bit_count() for twins in find_near(looks)
+    )

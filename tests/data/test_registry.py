@@ -1,0 +1,164 @@
+"""The named data sets that are no CIFAR, names that are none, and idx files."""
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from reslab.data.formats import small as idx
+from reslab.data.formats.small import read_idx
+from reslab.data.registry import DATA_SETS, list_data, open_data
+
+
+def test_digits_are_scaled_and_split_as_recorded() -> None:
+    from sklearn.datasets import load_digits
+
+    bundled = load_digits()
+    data = open_data("digits")
+    assert {split: len(images) for split, images in data.splits.items()} == {"train": 1438, "test": 359}
+    record = data.split_record
+    assert (record["how"], record["into"], record["fraction"], record["seed"]) == ("stratified", "test", 0.2, 0)
+    held = np.array(record["indices"])
+    kept = np.setdiff1d(np.arange(1797), held)
+    for split, indices in (("train", kept), ("test", held)):
+        images = data.splits[split]
+        expected = np.round(bundled.images[indices] * 255 / 16).astype(np.uint8)
+        assert np.array_equal(images.images[:, 0].numpy(), expected)  # type: ignore[attr-defined]
+        assert np.array_equal(images.labels.numpy(), bundled.target[indices])
+    counts, whole = data.splits["test"].labels.bincount(), torch.tensor(bundled.target).bincount()
+    assert torch.equal(counts, (whole * 0.2 + 0.5).long())
+    assert data.preprocess.channels == 1
+    scaled = data.splits["train"].images.double() / 255  # type: ignore[attr-defined]
+    assert data.preprocess.mean == (round(float(scaled.mean()), 4),)
+    assert data.preprocess.std == (round(float(scaled.std(correction=0)), 4),)
+
+
+def test_digits_are_the_same_every_time() -> None:
+    data = open_data("digits")
+    assert data.fingerprint == open_data("digits", split_record=data.split_record).fingerprint
+    # Seed and fraction are for a validation part; the test part is fixed.
+    other = open_data("digits", val_fraction=0.1, split_seed=7)
+    assert torch.equal(other.splits["test"].images, data.splits["test"].images)  # type: ignore[attr-defined]
+    assert len(other.splits["train"]) + len(other.splits["val"]) == 1438
+    assert open_data("digits", split_record=other.split_record).fingerprint == other.fingerprint
+
+
+IMAGES = {split: np.arange(num * 12, dtype=np.uint8).reshape(num, 3, 4) for split, num in (("train", 4), ("t10k", 2))}
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    return b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+def write_idx(folder: Path, ending: str = "", dot: str = "-") -> Path:
+    folder.mkdir(parents=True)
+    for split, images in IMAGES.items():
+        labels = np.arange(len(images), dtype=np.uint8)
+        for kind, array in ((f"images{dot}idx3", images), (f"labels{dot}idx1", labels)):
+            content = idx_bytes(array)
+            (folder / f"{split}-{kind}-ubyte{ending}").write_bytes(gzip.compress(content) if ending else content)
+    return folder
+
+
+@pytest.mark.parametrize("place", [".", "MNIST/raw", "raw", "mnist", "mnist/MNIST/raw"])
+@pytest.mark.parametrize(("ending", "dot"), [("", "-"), (".gz", "-"), ("", ".")])
+def test_idx_files_are_found(tmp_path: Path, place: str, ending: str, dot: str) -> None:
+    write_idx(tmp_path / "data" / place, ending, dot)
+    data = open_data("mnist", tmp_path / "data")
+    assert np.array_equal(data.splits["train"].images[:, 0].numpy(), IMAGES["train"])  # type: ignore[attr-defined]
+    assert np.array_equal(data.splits["test"].images[:, 0].numpy(), IMAGES["t10k"])  # type: ignore[attr-defined]
+    assert data.splits["train"].labels.tolist() == [0, 1, 2, 3]
+    assert (data.preprocess.mean, data.preprocess.std) == ((0.1307,), (0.3081,))
+    assert data.location == str((tmp_path / "data" / place).resolve())
+
+
+def test_fashion_mnist_is_found_where_the_system_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = DATA_SETS["fashion-mnist"]
+    assert entry.system_dirs == ("/usr/share/datasets/fashion-mnist",)
+    here = str(write_idx(tmp_path / "system", ".gz"))
+    monkeypatch.setitem(DATA_SETS, "fashion-mnist", type(entry)(**{**vars(entry), "system_dirs": (here,)}))
+    data = open_data("fashion-mnist", tmp_path / "nothing")
+    assert (data.location, data.classes[8:], data.preprocess.mean) == (here, ("Bag", "Ankle boot"), (0.2860,))
+
+
+def test_offline_says_which_files_go_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(name: str, root: str) -> None:
+        raise RuntimeError(f"Error downloading {name}")
+
+    monkeypatch.setattr(idx, "_fetch", unreachable)
+    with pytest.raises(ValueError) as caught:
+        open_data("mnist", tmp_path)
+    for part in (
+        "Error downloading MNIST",
+        "train-images-idx3-ubyte[.gz]",
+        "t10k-labels",
+        f"into {tmp_path}",
+        "--data-dir",
+    ):
+        assert part in str(caught.value)
+    monkeypatch.setattr(idx, "_fetch", lambda name, root: write_idx(Path(root, name, "raw")))
+    assert len(open_data("mnist", tmp_path).splits["train"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "nowhere (0 bytes)"),
+        (b"GIF89a..", "it starts 47 49 46 38"),
+        (idx_bytes(IMAGES["train"])[:-1], "with 48 bytes of data; got: 47"),
+        (b"\0\0\x0d\x01\0\0\0\0", "idx file of bytes"),
+    ],
+)
+def test_broken_idx_files(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "train-images-idx3-ubyte"
+    path.write_bytes(content)
+    with pytest.raises(ValueError) as caught:
+        read_idx(path)
+    assert said in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_broken_gzip_and_unequal_lengths(tmp_path: Path) -> None:
+    folder = write_idx(tmp_path / "a", ".gz")
+    path = folder / "train-labels-idx1-ubyte.gz"
+    whole = path.read_bytes()
+    for content in (whole[:-9], b"no gzip"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="cut short or not gzip"):
+            open_data("mnist", folder)
+    path.write_bytes(gzip.compress(idx_bytes(np.zeros(3, dtype=np.uint8))))
+    with pytest.raises(ValueError, match=r"as many pictures in .*\(4, 3, 4\) and \(3,\)"):
+        open_data("mnist", folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("cifr10", "unknown data set or folder 'cifr10'; nearest: 'cifar10'"),
+        ("fashion_mnist", "'fashion-mnist'"),
+        ("fotos", "nearest: 'photos'"),
+        ("nowhere/photos", "no such folder"),
+        ("s3://bucket/train-{000..009}.tar", "a URL of https or http"),
+    ],
+)
+def test_names_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str) -> None:
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError) as caught:
+        open_data(name)
+    assert said in str(caught.value)
+
+
+def test_fraction_is_checked_before_anything_is_read() -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        open_data("digits", val_fraction=2)
+
+
+def test_every_entry_has_a_source() -> None:
+    for entry in list_data():
+        assert entry.source
+        assert bool(entry.mean) == bool(entry.std) == bool(entry.statistics_source)
+        assert len(entry.mean) in (0, entry.channels)

@@ -1,0 +1,150 @@
+"""Which samples a step takes: shares of ranks, repeats, balance; and how evaluation is shared out."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from sklearn.utils.class_weight import compute_class_weight
+
+from reslab.data.balance import balanced_order, class_weights
+from reslab.data.image_datasets import TensorImages
+from reslab.data.loader import TrainBatches, eval_batches
+from reslab.data.rng import again, key, keys, mix
+from reslab.data.sampler import Sampling
+from reslab.spec.preprocess import Preprocess
+
+NUM = 50
+LABELS = torch.tensor([0] * 40 + [1] * 8 + [3] * 2)
+PIXELS = torch.randint(0, 256, (NUM, 1, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+IMAGES = TensorImages(PIXELS, LABELS)
+PREPROCESS = Preprocess(1, "", (0.5,), (0.25,))
+
+
+def train(batch: int = 12, **options: object) -> TrainBatches:
+    return TrainBatches(IMAGES, batch, "pad(1) crop(6)", PREPROCESS, 0, "cpu", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [{}, {"repeats": 3}, {"balanced": True}, {"balanced": True, "repeats": 2}])
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_ranks_share_the_batch_of_one(options: dict[str, object], num_ranks: int) -> None:
+    whole = list(islice(train(**options).iterate(2), 5))
+    parts = [list(islice(train(rank=rank, num_ranks=num_ranks, **options).iterate(2), 5)) for rank in range(num_ranks)]
+    for step, batch in enumerate(whole):
+        assert all(len(part[step][2]) == 12 // num_ranks for part in parts)
+        for place, expected in enumerate(batch):
+            assert torch.equal(torch.cat([part[step][place] for part in parts]), expected)
+
+
+@pytest.mark.parametrize("repeats", [2, 3, 5])
+def test_each_sample_comes_as_often_as_asked_and_never_the_same(repeats: int) -> None:
+    batches = train(repeats=repeats)
+    assert batches.num_steps_per_epoch == 4  # as long an epoch as without
+    epoch = list(islice(batches.iterate(), 4))
+    indices = torch.cat([i for _, _, i in epoch])
+    counts = indices.bincount()
+    num_whole = 48 // repeats
+    assert sorted(counts[counts > 0].tolist(), reverse=True)[:num_whole] == [repeats] * num_whole
+    keys_of_all = torch.cat([batches.sampling.draw(step).keys(0, torch.device("cpu")) for step in range(4)])
+    assert len(keys_of_all.unique()) == 48  # every copy is augmented in its own way
+    for _, _, chosen in epoch:
+        assert bool((chosen[0::2] != chosen[1::2]).all())  # neighbours, who may be mixed, are different samples
+    other = torch.cat([i for _, _, i in islice(batches.iterate(4), 4)])
+    assert not torch.equal(indices, other)
+
+
+def test_repeats_take_the_samples_of_timms_sampler() -> None:
+    """As RepeatAugSampler: the head of the permutation, each sample `repeats` times in a row, cut to N."""
+    from timm.data.distributed_sampler import RepeatAugSampler
+
+    sampler = RepeatAugSampler(range(NUM), num_replicas=1, rank=0, shuffle=False, num_repeats=3, selected_round=0)
+    expected = torch.tensor(list(sampler))[:48].sort().values
+    sampling = Sampling(LABELS, 12, 0, repeats=3)
+    order = Sampling(LABELS, 1, 0)
+    head = torch.cat([order.draw(step).indices for step in range(NUM)])
+    place_of = head.argsort()
+    found = torch.cat([place_of[sampling.draw(step).indices] for step in range(4)])
+    assert torch.equal(found.sort().values, expected)
+
+
+def test_copies_have_keys_of_their_own() -> None:
+    own = keys(3, 1, torch.arange(5))
+    found = again(own, torch.tensor([0, 1, 2, 0, 1]))
+    assert found[[0, 3]].tolist() == own[[0, 3]].tolist()
+    golden = 0x9E3779B97F4A7C15 - (1 << 64)
+    assert found[1] == mix(own[1] + golden)
+    assert len({*found.tolist(), *own.tolist()}) == 8
+    draw = Sampling(LABELS, 10, 5, repeats=1).draw(7)
+    assert draw.keys(5, torch.device("cpu")).tolist() == [key(5, 1, i) for i in draw.indices.tolist()]
+
+
+def test_balanced_draws_every_class_equally_often() -> None:
+    drawn = torch.cat([balanced_order(LABELS, NUM, 0, epoch) for epoch in range(400)])
+    by_class = LABELS[drawn].bincount(minlength=4)
+    assert by_class[2] == 0
+    expected = len(drawn) / 3
+    for number in by_class[[0, 1, 3]].tolist():
+        assert abs(number - expected) < 5 * (expected * 2 / 3) ** 0.5
+    by_sample = drawn.bincount(minlength=NUM)
+    for label, size in ((0, 40), (1, 8), (3, 2)):
+        mean = expected / size
+        assert bool(((by_sample[label == LABELS] - mean).abs() < 5 * mean**0.5).all())
+    assert not torch.equal(balanced_order(LABELS, NUM, 0, 0), balanced_order(LABELS, NUM, 0, 1))
+    assert not torch.equal(balanced_order(LABELS, NUM, 0, 0), balanced_order(LABELS, NUM, 1, 0))
+
+
+def test_balanced_batches_are_a_function_of_the_step() -> None:
+    whole = list(islice(train(balanced=True).iterate(), 9))
+    for start in (1, 5):
+        for one, other in zip(islice(train(balanced=True).iterate(start), 9 - start), whole[start:], strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    rare = [(i, x) for x, _, indices in whole[:4] for i, x in zip(indices.tolist(), x, strict=True) if i >= 48]
+    for sample in (48, 49):  # drawn again and again, and augmented anew each time
+        copies = torch.stack([x for i, x in rare if i == sample])
+        assert len(copies) > 4
+        assert len(copies.unique(dim=0)) > 2
+
+
+def test_class_weights_are_scikit_learns() -> None:
+    found = class_weights(LABELS, 5)
+    expected = compute_class_weight("balanced", classes=np.array([0, 1, 3]), y=LABELS.numpy())
+    torch.testing.assert_close(found[[0, 1, 3]].double(), torch.from_numpy(expected), rtol=1e-6, atol=0)
+    assert found[[2, 4]].tolist() == [0, 0]
+    assert float(found[LABELS].mean()) == pytest.approx(1)
+    with pytest.raises(ValueError, match="labels below 3; got: label 3"):
+        class_weights(LABELS, 3)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 7])
+@pytest.mark.parametrize("batch", [1, 8, 50, 64])
+def test_evaluation_is_shared_whole_batch_by_whole_batch(num_ranks: int, batch: int) -> None:
+    alone = list(eval_batches(IMAGES, batch, PREPROCESS, "cpu"))
+    shared = [
+        list(eval_batches(IMAGES, batch, PREPROCESS, "cpu", rank=r, num_ranks=num_ranks)) for r in range(num_ranks)
+    ]
+    assert sum(map(len, shared)) == len(alone)
+    for place, expected in enumerate(alone):
+        found = shared[place % num_ranks][place // num_ranks]
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"num_ranks": 5}, "a batch that 5 ranks share evenly; got: a batch of 12; nearest valid: 10"),
+        ({"rank": 2, "num_ranks": 2}, "rank 2 of 2"),
+        ({"rank": -1}, "rank -1 of 1"),
+        ({"num_ranks": 0}, "rank 0 of 0"),
+        ({"repeats": 0}, "repeats of 1 or more"),
+        ({"batch": 51}, "nearest valid: 50"),
+    ],
+)
+def test_what_cannot_be(options: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        train(**options)  # type: ignore[arg-type]
+    assert said in str(caught.value)
+
+
+def test_evaluation_ranks_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match="rank 3 of 2"):
+        eval_batches(IMAGES, 8, PREPROCESS, "cpu", rank=3, num_ranks=2)

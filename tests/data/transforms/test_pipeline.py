@@ -1,0 +1,237 @@
+"""The words: what each does, on a batch and on one picture alike, and what is refused."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as pictures
+
+from reslab.data.rng import Draws, keys
+from reslab.data.transforms.ops import AUGMENT_WORDS
+from reslab.data.transforms.pipeline import Augment
+from reslab.data.transforms.resize import random_box, random_boxes
+
+IMAGES = torch.randint(0, 256, (64, 3, 32, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+KEYS = keys(0, 0, torch.arange(64))
+
+SAME = [
+    "pad(4)",
+    "pad(4,reflect)",
+    "resize(20)",
+    "resize(24,18)",
+    "resize(24,bicubic)",
+    "resize(24,18,bicubic)",
+    "random-scale-crop(20,24,40)",
+    "lighting(0.1)",
+    "color-jitter(0.4,0.4,0.4,0.1)",
+    "randaugment-torchvision(2,9)",
+    "randaugment(9,0.5,3)",
+    "center-crop(17)",
+    "crop(32)",
+    "flip",
+    "flip(0.9)",
+    "pad(4) crop(32) flip",
+    "randaugment",
+    "trivial-augment",
+    "erase(0.8)",
+    "",
+]
+
+
+@pytest.mark.parametrize("words", SAME)
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
+def test_one_picture_is_a_row_of_the_batch(words: str, kind: torch.dtype) -> None:
+    augment = Augment(words)
+    images = IMAGES[:16] if kind == torch.uint8 else IMAGES[:16] / 255
+    batch = augment.batch(images, KEYS[:16])
+    assert batch.dtype == kind
+    one = torch.stack([augment.one(image, number) for image, number in zip(images, KEYS.tolist(), strict=False)])
+    if "resize" in words and kind == torch.float32:
+        torch.testing.assert_close(one, batch, rtol=0, atol=1e-6)  # summed in another order
+    else:
+        assert torch.equal(one, batch)
+
+
+def test_every_word_is_in_a_test() -> None:
+    tried = " ".join(SAME) + " random-resized-crop"
+    assert [name for name in AUGMENT_WORDS if name not in tried] == []
+
+
+BICUBIC = pictures.InterpolationMode.BICUBIC
+DETERMINISTIC: list[tuple[str, Callable[[Tensor], Tensor]]] = [
+    ("pad(4)", lambda x: pictures.pad(x, [4])),
+    ("pad(4,reflect)", lambda x: pictures.pad(x, [4], padding_mode="reflect")),
+    ("resize(20)", lambda x: pictures.resize(x, [20], antialias=True)),
+    ("resize(20,bicubic)", lambda x: pictures.resize(x, [20], BICUBIC, antialias=True)),
+    ("center-crop(17)", lambda x: pictures.center_crop(x, [17])),
+    ("center-crop(16)", lambda x: pictures.center_crop(x, [16])),
+    ("flip(1)", pictures.horizontal_flip),
+    ("flip(0)", lambda x: x),
+    ("resize(26) center-crop(22)", v2.Compose([v2.Resize(26, antialias=True), v2.CenterCrop(22)])),
+]
+
+
+@pytest.mark.parametrize(("words", "reference"), DETERMINISTIC)
+def test_deterministic_words_are_torchvisions(words: str, reference: Callable[[Tensor], Tensor]) -> None:
+    assert torch.equal(Augment(words).batch(IMAGES, KEYS), reference(IMAGES))
+
+
+def test_crop_takes_every_place() -> None:
+    grid = torch.arange(40 * 40, dtype=torch.float32).view(1, 1, 40, 40).expand(3000, 1, 40, 40)
+    found = Augment("crop(32)").batch(grid, keys(0, 0, torch.arange(3000)))
+    tops, lefts = (found[:, 0, 0, 0] // 40).long(), (found[:, 0, 0, 0] % 40).long()
+    for sample in (0, 1, 2):
+        top, left = int(tops[sample]), int(lefts[sample])
+        assert torch.equal(found[sample, 0], grid[0, 0, top : top + 32, left : left + 32])
+    assert set(zip(tops.tolist(), lefts.tolist(), strict=True)) == {(y, x) for y in range(9) for x in range(9)}
+
+
+def test_flip_turns_half() -> None:
+    found = Augment("flip").batch(IMAGES, KEYS)
+    turned = (found == IMAGES.flip(3)).flatten(1).all(1)
+    kept = (found == IMAGES).flatten(1).all(1)
+    assert bool((turned ^ kept).all())
+    assert 16 < int(turned.sum()) < 48
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "crop(8)",
+        "flip",
+        "random-resized-crop(8)",
+        "randaugment",
+        "erase(0.9)",
+        "random-scale-crop(16,20,40)",
+        "lighting(0.1)",
+        "color-jitter(0.5)",
+        "randaugment-torchvision",
+    ],
+)
+def test_chance_is_the_samples_own(words: str) -> None:
+    augment = Augment(words)
+    state = torch.get_rng_state()
+    whole = augment.batch(IMAGES, KEYS)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(99)
+    assert torch.equal(augment.batch(IMAGES[20:30], KEYS[20:30]), whole[20:30])
+    assert not torch.equal(augment.batch(IMAGES, keys(0, 1, torch.arange(64))), whole)
+    assert not torch.equal(augment.batch(IMAGES, keys(1, 0, torch.arange(64))), whole)
+
+
+def test_same_word_twice_draws_twice() -> None:
+    once = Augment("flip").batch(IMAGES, KEYS)
+    assert not torch.equal(Augment("flip flip").batch(IMAGES, KEYS), IMAGES)
+    assert not torch.equal(Augment("flip flip").batch(IMAGES, KEYS), once)
+
+
+@pytest.mark.parametrize("size", [12, 32, 48])
+@pytest.mark.parametrize("way", ["bilinear", "bicubic"])
+def test_random_resized_crop_is_torchvisions_resize_of_its_box(size: int, way: str) -> None:
+    augment = Augment(f"random-resized-crop({size},{way})")
+    mode = pictures.InterpolationMode(way)
+    batch = augment.batch(IMAGES, KEYS).int()
+    boxes = random_boxes(Draws(KEYS, 0), 32, 40, 0.08).tolist()
+    for image, (top, left, height, width), found, number in zip(IMAGES, boxes, batch, KEYS.tolist(), strict=True):
+        expected = pictures.resized_crop(image, top, left, height, width, [size, size], mode, antialias=True).int()
+        assert int((found - expected).abs().max()) <= (1 if way == "bilinear" else 2)
+        assert torch.equal(augment.one(image, number).int(), expected)
+
+
+def test_scale_crop_is_a_window_of_the_scaled_picture() -> None:
+    draws = Draws(KEYS, 0)
+    found = Augment("random-scale-crop(24,26,40)").batch(IMAGES, KEYS)
+    sides = (draws.integers(0, 15) + 26).tolist()
+    assert (min(sides), max(sides)) == (26, 40)
+    for image, side, window in zip(IMAGES, sides, found, strict=True):
+        scaled = pictures.resize(image, [side], antialias=True)
+        windows = scaled.unfold(1, 24, 1).unfold(2, 24, 1)  # C, tops, lefts, 24, 24
+        assert bool((windows == window[:, None, None]).flatten(3).all(3).all(0).any())
+
+
+def test_lighting_adds_the_principal_colours() -> None:
+    """One colour a picture, of the covariance P diag(l)^2 P^T std^2 (Krizhevsky et al. 2012, section 4.1)."""
+    keys_of_many = keys(0, 0, torch.arange(20000))
+    added = Augment("lighting(0.1)").batch(torch.zeros(20000, 3, 1, 2, dtype=torch.float64), keys_of_many)
+    assert torch.equal(added[..., 0], added[..., 1])
+    vectors = torch.tensor([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+    expected = vectors @ torch.diag(torch.tensor([0.2175, 0.0188, 0.0045]) ** 2) @ vectors.T * 0.01
+    found = torch.cov(added[:, :, 0, 0].T).float()
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=2e-6)
+    grey = torch.full((64, 3, 2, 2), 100, dtype=torch.uint8)
+    changed = Augment("lighting(0.1)").batch(grey, KEYS)
+    exact = Augment("lighting(0.1)").batch(grey / 255, KEYS) * 255
+    assert float((changed - exact).abs().max()) <= 0.5 + 1e-4
+
+
+def test_boxes_keep_their_bounds() -> None:
+    draws = Draws(keys(0, 0, torch.arange(5000)), 0)
+    top, left, height, width = random_boxes(draws, 60, 80, 0.2).unbind(1)
+    assert bool(((top >= 0) & (left >= 0) & (top + height <= 60) & (left + width <= 80)).all())
+    share = height * width / (60 * 80)
+    assert 0.19 < float(share.min()) < 0.22
+    assert float(share.max()) > 0.9
+    assert bool(((width / height > 0.7) & (width / height < 1.4)).all())
+    # A strip in which nothing fits: the middle box of the widest allowed aspect.
+    assert random_boxes(Draws(KEYS, 0), 4, 400, 0.9).unique(dim=0).tolist() == [[0, 197, 4, 5]]
+
+
+def refused(words: str, images: Tensor = IMAGES) -> str:
+    with pytest.raises(ValueError) as caught:
+        Augment(words).batch(images, KEYS)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("crp(32)", "nearest: 'crop'"),
+        ("pad(4) centre-crop(32)", "'center-crop'"),
+        ("crop(33)", "nearest valid: crop(32)"),
+        ("center-crop(41)", "nearest valid: center-crop(32)"),
+        ("pad(32,reflect)", "nearest valid: pad(31,reflect)"),
+        ("pad(4,edge)", "unknown mode of pad 'edge'"),
+        ("crop", "crop(32)"),
+        ("crop(0)", "pixels of crop as a whole number from 1"),
+        ("crop(3.5)", "whole number"),
+        ("crop(big)", "whole number"),
+        ("crop32", "nearest valid: crop(32)"),
+        ("flip(2)", "from 0 to 1"),
+        ("flip(0.1,0.2)", "arguments (probability)"),
+        ("crop(8", "brackets"),
+        ("resize(20,cubic)", "whole number"),
+        ("resize(20,bicubic,3)", "resize with its arguments (pixels, width, interpolation)"),
+        ("random-scale-crop(30,20,40)", "SIZE <= LEAST <= MOST"),
+        ("random-scale-crop(20,40,30)", "SIZE <= LEAST <= MOST"),
+        ("randaugment(2,9)", "std of randaugment as a number from 0 to 5; got: randaugment(2,9)"),
+        ("randaugment(11)", "magnitude of randaugment"),
+        ("flip mixup(0.2)", "mixup(0.2), which mixes the pictures of a training batch"),
+        ("flip mixpu(0.2)", "nearest: 'mixup'"),
+    ],
+)
+def test_what_means_nothing_is_refused(words: str, said: str) -> None:
+    assert said in refused(words)
+
+
+def test_the_box_of_one_picture_is_that_of_the_batch() -> None:
+    """Also where the numbers are drawn together for pictures of several sizes, in numpy and in torch."""
+    for trial, (height, width) in enumerate([(300, 400), (1, 7), (40, 3), (2999, 1311), (8, 8), (375, 500), (3, 900)]):
+        drawn = keys(trial, 0, torch.arange(500))
+        for least in (1e-4, 0.08, 0.9):
+            expected = random_boxes(Draws(drawn, 2), height, width, least).tolist()
+            assert [list(random_box(draws, height, width, least)) for draws in Draws(drawn, 2).each()] == expected
+            assert list(random_box(Draws(drawn[7:8], 2), height, width, least)) == expected[7]
+
+
+def test_pictures_one_by_one_are_those_of_the_batch() -> None:
+    drawn = keys(3, 0, torch.arange(6))
+    pictures = torch.randint(256, (6, 3, 20, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    augment = Augment("random-resized-crop(16) flip crop(12) lighting(0.1) randaugment(9,0.5)")
+    found = [one(picture) for one, picture in zip(augment.each(drawn), pictures, strict=True)]
+    alone = [augment.one(picture, int(key)) for picture, key in zip(pictures, drawn, strict=True)]
+    assert all(torch.equal(*pair) for pair in zip(found, alone, strict=True))
+    assert torch.equal(Augment("").each(drawn)[2](pictures[2]), pictures[2])
+    turned = [one(picture) for one, picture in zip(Augment("flip").each(drawn), pictures, strict=True)]
+    assert torch.equal(torch.stack(turned), Augment("flip").batch(pictures, drawn))

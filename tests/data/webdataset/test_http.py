@@ -1,0 +1,79 @@
+"""Files by URL, from a server on this machine: whole, in part, broken off, away, not there."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from loopback import Web, serving
+
+from reslab.data.webdataset import http as urls
+from reslab.data.webdataset.http import NotThere, UrlFile, check_url, fetch, read_range, text_if_there
+
+CONTENT = bytes(range(256)) * 40
+
+
+@pytest.fixture
+def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
+    """A server of one file of 10,240 bytes; nobody waits between two tries."""
+    monkeypatch.setattr(urls, "_FIRST_PAUSE_SECONDS", 0.0)
+    urls._block.cache_clear()
+    (tmp_path / "file").write_bytes(CONTENT)
+    with serving(tmp_path) as web:
+        yield web
+
+
+@pytest.mark.parametrize("knows_ranges", [True, False])
+def test_a_part_is_that_of_the_file(web: Web, knows_ranges: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    web.knows_ranges = knows_ranges
+    monkeypatch.setattr(urls, "_BLOCK_BYTES", 1000)
+    for start, num_bytes in ((0, 5), (995, 10), (999, 3000), (10_230, 10)):
+        assert read_range(f"{web.url}/file", start, num_bytes) == CONTENT[start : start + num_bytes]
+
+
+def test_neighbours_are_fetched_together(web: Web) -> None:
+    for start in range(0, 1000, 100):
+        read_range(f"{web.url}/file", start, 100)
+    assert len(web.asked) == 1
+
+
+def test_a_broken_connection_is_taken_up_where_it_broke(web: Web, tmp_path: Path) -> None:
+    for knows_ranges in (True, False):
+        web.knows_ranges, web.breaks = knows_ranges, [100, 5000, 1]
+        fetch(f"{web.url}/file", tmp_path / "copy")
+        assert (tmp_path / "copy").read_bytes() == CONTENT
+        assert web.breaks == []
+    assert ("/file", "bytes=100-10239") in web.asked
+
+
+def test_one_that_breaks_again_and_again_is_given_up(web: Web) -> None:
+    with UrlFile(f"{web.url}/file") as file:
+        assert file.read(10) == CONTENT[:10]
+    web.breaks = [0] * 20
+    with UrlFile(f"{web.url}/file") as file, pytest.raises(ValueError, match=r"at byte 0 of 10,240, 4 times over"):
+        file.read()
+
+
+def test_a_server_that_is_away_for_a_moment(web: Web) -> None:
+    web.num_away = 2
+    with UrlFile(f"{web.url}/file") as file:
+        assert file.read() == CONTENT
+    web.num_away = 10
+    with pytest.raises(ValueError, match=r"fetched; got: http.*/file \(503"):
+        UrlFile(f"{web.url}/file")
+
+
+def test_what_is_not_there(web: Web, tmp_path: Path) -> None:
+    with pytest.raises(NotThere, match=r"gone \(404"):
+        UrlFile(f"{web.url}/gone")
+    assert web.asked == [("/gone", "")]  # nobody asks twice for that
+    assert text_if_there(f"{web.url}/gone") is None
+    (tmp_path / "words").write_text("ant\n")
+    assert text_if_there(f"{web.url}/words") == "ant\n"
+    with pytest.raises(ValueError, match="shorter than it was"):
+        UrlFile(f"{web.url}/file", 20_000)
+
+
+@pytest.mark.parametrize("url", ["pipe:cat x.tar", "file:///etc/passwd", "s3://bucket/x.tar", "https:///x.tar"])
+def test_other_kinds_of_urls_are_refused(url: str) -> None:
+    with pytest.raises(ValueError, match=r"https or http.*nearest valid: https://HOST/"):
+        check_url(url)

@@ -1,0 +1,203 @@
+"""Shards of a user's own data: the same samples, splits and errors as of a folder, read where they lie."""
+
+import io
+import json
+import pickle
+import tarfile
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from reslab.data import shard_index
+from reslab.data.image_datasets import FileImages, TensorImages
+from reslab.data.loader import TrainBatches
+from reslab.data.registry import open_data
+from reslab.data.shard_images import ShardImages
+
+NUM = 12
+
+
+def encoded(i: int, size: tuple[int, int]) -> bytes:
+    pixels = np.random.default_rng(i).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "png")
+    return stream.getvalue()
+
+
+def write_tar(path: Path, files: dict[str, bytes], kind: int = tarfile.USTAR_FORMAT) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=kind) as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def samples(keys: range, size: tuple[int, int] = (80, 70), label: str = "{}") -> dict[str, bytes]:
+    files = {}
+    for i in keys:
+        files[f"{i:03}.png"] = encoded(i, size)
+        files[f"{i:03}.cls"] = label.format(i % 2).encode()
+    return files
+
+
+def write_shards(folder: Path, size: tuple[int, int] = (80, 70), prefix: str = "") -> Path:
+    write_tar(folder / f"{prefix}0.tar", samples(range(6), size))
+    write_tar(folder / f"{prefix}1.tar", samples(range(6, NUM), size))
+    return folder
+
+
+def write_folder(folder: Path, size: tuple[int, int] = (80, 70)) -> Path:
+    for i in range(NUM):
+        path = folder / "01"[i % 2] / f"{i:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(i, size))
+    return folder
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT])
+def test_pictures_are_those_of_the_tar(tmp_path: Path, kind: int) -> None:
+    write_tar(tmp_path / "train-0.tar", {"é" * 40 + "/note.txt": b"x", **samples(range(4))}, kind)
+    with pytest.raises(ValueError, match=r"note with a picture"):
+        open_data(tmp_path)
+    write_tar(tmp_path / "train-0.tar", samples(range(8)), kind)
+    write_tar(tmp_path / "val" / "a.tar", samples(range(8, NUM)), kind)
+    data = open_data(tmp_path)
+    assert (data.classes, data.split_record) == (("0", "1"), {"how": "given"})
+    images = data.splits["train"]
+    assert isinstance(images, ShardImages)
+    assert [images.name(i) for i in range(2)] == ["train-0.tar/000.png", "train-0.tar/001.png"]
+    assert data.splits["val"].name(3) == "val/a.tar/011.png"
+    for i in range(8):
+        expected = np.asarray(Image.open(io.BytesIO(encoded(i, (80, 70))))).transpose(2, 0, 1)
+        assert np.array_equal(images.raw(i).numpy(), expected)
+        assert int(images.labels[i]) == i % 2
+
+
+def test_split_and_split_again(tmp_path: Path) -> None:
+    data = open_data(write_shards(tmp_path / "shards"))
+    assert {split: len(images) for split, images in data.splits.items()} == {"train": 10, "val": 2}
+    record = json.loads(json.dumps(data.split_record))
+    (tmp_path / "shards").rename(tmp_path / "moved")
+    again = open_data(tmp_path / "moved", split_record=record)
+    assert again.fingerprint == data.fingerprint
+    assert open_data(tmp_path / "moved", split_seed=1).fingerprint != data.fingerprint
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_are_those_of_the_folder(tmp_path: Path, workers: int) -> None:
+    pairs = []
+    for data in (open_data(write_shards(tmp_path / "a")), open_data(write_folder(tmp_path / "b"))):
+        whole = sorted((images.name(i)[-7:], images, i) for images in data.splits.values() for i in range(len(images)))
+        # The same order of samples in both, that of the keys.
+        parts = [images.subset([i]) for _, images, i in whole]
+        labels = torch.cat([part.labels for part in parts])
+        if isinstance(parts[0], ShardImages):
+            images = ShardImages(tuple(part.spots[0] for part in parts), labels, 3, parts[0].root)  # type: ignore[union-attr]
+        else:
+            images = FileImages(tuple(part.paths[0] for part in parts), labels, 3, None)  # type: ignore[union-attr,assignment]
+        batches = TrainBatches(
+            images, 5, "random-resized-crop(16) flip randaugment", data.preprocess, 3, "cpu", workers=workers
+        )
+        pairs.append(list(islice(batches.iterate(1), 3)))
+    for one, other in zip(*pairs, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_small_pictures_live_in_memory(tmp_path: Path) -> None:
+    data = open_data(write_shards(tmp_path, size=(28, 20), prefix="train-"))
+    images = data.splits["train"]
+    assert isinstance(images, TensorImages)
+    assert data.preprocess.words == ""
+    for i in range(len(images)):
+        number = int(images.name(i)[-7:-4])
+        expected = np.asarray(Image.open(io.BytesIO(encoded(number, (28, 20))))).transpose(2, 0, 1)
+        assert np.array_equal(images.raw(i).numpy(), expected)
+
+
+def test_shards_are_looked_through_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    check = shard_index.check_picture
+    monkeypatch.setattr(shard_index, "check_picture", lambda content, key: (looked.append(key), check(content, key))[1])
+    write_shards(tmp_path)
+    open_data(tmp_path)
+    assert sorted(looked) == [f"{i:03}" for i in range(NUM)]
+    looked.clear()
+    open_data(tmp_path)
+    assert looked == []
+    write_tar(tmp_path / "1.tar", samples(range(6, 9)))
+    open_data(tmp_path)
+    assert sorted(looked) == ["006", "007", "008"]
+
+
+def test_the_images_can_be_sent_to_a_worker(tmp_path: Path) -> None:
+    images = open_data(write_shards(tmp_path)).splits["train"]
+    again = pickle.loads(pickle.dumps(images))
+    assert torch.equal(again.raw(3), images.raw(3))
+
+
+def test_labels_by_name_number_and_json(tmp_path: Path) -> None:
+    def labelled(ending: str, texts: list[str]) -> dict[str, bytes]:
+        files = {}
+        for i, text in enumerate(texts):
+            files |= {f"{i}.png": encoded(i, (70, 70)), f"{i}.{ending}": text.encode()}
+        return files
+
+    write_tar(tmp_path / "a" / "x.tar", labelled("cls", ["wasp\n", "ant", "wasp", "ant"]))
+    data = open_data(tmp_path / "a", val_fraction=0.5)
+    assert data.classes == ("ant", "wasp")
+    write_tar(
+        tmp_path / "b" / "x.tar", labelled("json", ['{"label": 1}', '{"label": 0}', '{"label": 1}', '{"label": 0}'])
+    )
+    (tmp_path / "b" / "classes.txt").write_text("ant\nwasp\nbee\n")
+    data = open_data(tmp_path / "b" / "x.tar", val_fraction=0.5)
+    assert (data.name, data.classes) == ("x", ("ant", "wasp", "bee"))
+    names = {images.name(i): int(images.labels[i]) for images in data.splits.values() for i in range(len(images))}
+    assert names == {"x.tar/0.png": 1, "x.tar/1.png": 0, "x.tar/2.png": 1, "x.tar/3.png": 0}
+
+
+def test_unreadable_pictures_are_listed_and_skipped(tmp_path: Path) -> None:
+    files = samples(range(NUM))
+    files["004.png"] = files["004.png"][:300]
+    files["005.png"] = b""
+    write_tar(tmp_path / "train-0.tar", files)
+    with pytest.raises(ValueError, match="2 pictures that cannot be read") as caught:
+        open_data(tmp_path)
+    assert f"\n  {tmp_path}/train-0.tar/004.png: cut short" in str(caught.value)
+    assert "train-0.tar/005.png: empty (0 bytes)" in str(caught.value)
+    data = open_data(tmp_path, skip_bad_images=True)
+    assert [name for name, _ in data.skipped] == ["train-0.tar/004.png", "train-0.tar/005.png"]
+    again = open_data(tmp_path, split_record=data.split_record)
+    assert (again.skipped, again.fingerprint) == (data.skipped, data.fingerprint)
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(ValueError) as caught:
+        open_data(folder)
+    return str(caught.value)
+
+
+def test_shards_that_mean_nothing(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a" / "val-0.tar", samples(range(4)))
+    assert "train-*.tar in" in refused(tmp_path / "a")
+    write_tar(tmp_path / "a" / "more.tar", samples(range(4)))
+    assert "more.tar beside the others; nearest valid: train-more.tar" in refused(tmp_path / "a")
+    write_tar(tmp_path / "b" / "x.tar", samples(range(4), label="7"))
+    (tmp_path / "b" / "classes.txt").write_text("ant\nwasp\n")
+    assert "labels below 2" in refused(tmp_path / "b")
+    write_tar(tmp_path / "c" / "train.tar", samples(range(4), label="ant{}"))
+    write_tar(tmp_path / "c" / "val.tar", samples(range(4), label="ants{}"))
+    assert "'ants0'; nearest valid: ant" in refused(tmp_path / "c")
+    write_tar(tmp_path / "d" / "x.tar", samples(range(4), label=" "))
+    assert "000.cls with a label; got: nothing in it" in refused(tmp_path / "d")
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e" / "train-000.tar").touch()
+    assert "train-000.tar: cut short or not a tar file (0 bytes)" in refused(tmp_path / "e")
+    whole = write_tar(tmp_path / "f" / "x.tar", samples(range(4))).read_bytes()
+    (tmp_path / "f" / "x.tar").write_bytes(whole[:-9000])
+    assert "x.tar: cut short or not a tar file" in refused(tmp_path / "f")

@@ -1,0 +1,169 @@
+"""Every engine and precision against the network itself, on pictures it was trained for."""
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from reslab.deploy import extras
+from reslab.deploy.backends.registry import ENGINES, can_compile, choose_engine, open_engine
+from reslab.deploy.extras import ExtraMissing
+from reslab.nn.network import Network
+
+CPU = torch.device("cpu")
+EVERY = [(kind.name, precision) for kind in ENGINES.values() for precision in kind.precisions if precision != "fp16"]
+
+
+@pytest.mark.parametrize(("name", "precision"), EVERY)
+def test_an_engine_says_what_the_network_says(network: Network, digits: Tensor, name: str, precision: str) -> None:
+    with torch.no_grad():
+        expected = network(digits)
+    engine = open_engine(network, name, precision, "cpu", images=digits[:64])
+    found = engine(digits)
+    assert (engine.name, engine.precision) == (name, precision)
+    assert (found.shape, found.dtype) == (expected.shape, torch.float32)
+    scale = float(expected.abs().max())
+    apart = float((found - expected).abs().max()) / scale
+    assert apart < {"float32": 1e-5, "bf16": 0.05, "int8": 0.15}[precision]
+    assert precision == "float32" or apart > 1e-6  # it did compute in less
+    agreement = float((found.argmax(1) == expected.argmax(1)).float().mean())
+    assert agreement >= (1.0 if precision == "float32" else 0.97)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_any_batch_fits(network: Network, digits: Tensor, name: str) -> None:
+    engine = open_engine(network, name, "float32", "cpu")
+    whole = engine(digits[:9])
+    parts = torch.cat([engine(digits[:1]), engine(digits[1:3]), engine(digits[3:9])])
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_pixels_are_normalised(network: Network, name: str) -> None:
+    preprocess = network.preprocess
+    assert preprocess is not None
+    pixels = torch.randint(256, (3, *network.arch.input_size), dtype=torch.uint8)
+    mean, std = (torch.tensor(each)[:, None, None] for each in (preprocess.mean, preprocess.std))
+    engine = open_engine(network, name, "float32", "cpu")
+    torch.testing.assert_close(engine(pixels), engine((pixels / 255 - mean) / std), rtol=1e-4, atol=1e-4)
+
+
+def test_answers_do_not_change_later(network: Network, digits: Tensor) -> None:
+    """An engine that hands out its own buffer would overwrite the first answer with the second."""
+    for name in ENGINES:
+        engine = open_engine(network, name, "float32", "cpu")
+        first = engine(digits[:4])
+        kept = first.clone()
+        engine(digits[4:8])
+        assert torch.equal(first, kept), name
+
+
+def test_pre_activated_networks_run_everywhere() -> None:
+    from tests.deploy.export.test_bn_folding import lived
+
+    network = lived("preresnet164_cifar", depths=(1, 1, 1), num_classes=4, image_size=(16, 16))
+    x = torch.randn(3, 3, 16, 16)
+    with torch.no_grad():
+        expected = network(x)
+    for name in ENGINES:
+        torch.testing.assert_close(open_engine(network, name, device="cpu")(x), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_network_in_training_is_left_as_it_was(network: Network) -> None:
+    network.train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    for name in ENGINES:
+        open_engine(network, name, device="cpu")(torch.zeros(1, *network.arch.input_size))
+    assert network.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_the_quickest_installed_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_engine(CPU) == "openvino"
+    assert choose_engine(CPU, num_images=10) == "torch"
+    assert choose_engine(CPU, num_images=10_000) == "openvino"
+    assert choose_engine(CPU, "int8", num_images=10) == "openvino"
+    assert choose_engine(torch.device("cuda")) == "torch"
+    hide(monkeypatch, "openvino")
+    assert choose_engine(CPU) == "onnxruntime"
+    assert choose_engine(CPU, "bf16") == "torch"
+    hide(monkeypatch, "openvino", "onnxruntime")
+    assert choose_engine(CPU) == "torch"
+
+
+def test_auto_precision_is_one_the_processor_has(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    for quick, expected in ((True, "bf16"), (False, "float32")):
+        monkeypatch.setattr("reslab.deploy.backends.registry.quick_bf16", lambda _, quick=quick: quick)
+        assert open_engine(network, "torch", "auto", "cpu").precision == expected
+        assert open_engine(network, "onnxruntime", "auto", "cpu").precision == "float32"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"name": "onxruntime"}, "nearest: 'onnxruntime'"),
+        ({"name": "onnxruntime", "precision": "bf16"}, "engines with bf16: torch, openvino"),
+        ({"name": "torch", "precision": "int8"}, "onnxruntime, openvino"),
+        ({"precision": "bf61"}, "unknown precision 'bf61'"),
+        ({"name": "onnxruntime", "precision": "int8"}, "images to measure"),
+        ({"name": "onnxruntime", "precision": "int8", "images": torch.zeros(3, 1, 8, 8)}, "at least 16 images"),
+        ({"name": "openvino", "compiled": True}, "compilation with the engine torch"),
+    ],
+)
+def test_mistakes_are_told(network: Network, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        open_engine(network, device="cpu", **options)
+
+
+def test_a_missing_extra_is_told_with_its_command(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    hide(monkeypatch, "onnxruntime", "openvino")
+    with pytest.raises(ExtraMissing, match=r"without onnxruntime; pip install 'reslab\[onnx\]'"):
+        open_engine(network, "onnxruntime", device="cpu")
+    with pytest.raises(ExtraMissing, match=r"reslab\[openvino\]"):
+        open_engine(network, "openvino", device="cpu")
+
+
+def hide(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    find = extras.importlib.util.find_spec
+    monkeypatch.setattr(
+        extras.importlib.util, "find_spec", lambda name, *rest: None if name in names else find(name, *rest)
+    )
+
+
+def test_openvino_is_imported_without_its_telemetry() -> None:
+    """In a fresh process: the module that would send is not loaded, and a stub stands in its place."""
+    import subprocess
+
+    code = (
+        "import sys\nfrom reslab.deploy.graphs import import_openvino\nimport_openvino()\n"
+        "from openvino.tools.ovc import telemetry_utils\nprint(telemetry_utils.tm.__name__)\n"
+        "print(any(name.startswith('openvino_telemetry.') for name in sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert found == ["openvino.tools.ovc.telemetry_stub", "False"]
+
+
+@pytest.mark.skipif(not can_compile(CPU), reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_compiled_it_says_what_it_says_as_it_is(precision: str) -> None:
+    """Also of a last, smaller batch, and of one picture."""
+    from tests.deploy.export.test_bn_folding import lived
+
+    network = lived(
+        "resnet20_cifar", depths=(1, 1), strides=(1, 2), widths=(16, 32), num_classes=4, image_size=(16, 16)
+    )
+    plain, compiled = (open_engine(network, "torch", precision, "cpu", compiled=wanted) for wanted in (False, True))
+    assert str(compiled) == f"torch, compiled, {precision}, on cpu"
+    x = torch.randn(5, 3, 16, 16)
+    for batch in (5, 3, 1):
+        expected, found = plain(x[:batch]), compiled(x[:batch])
+        scale = float(expected.abs().max())
+        assert float((found - expected).abs().max()) <= (1e-5 if precision == "float32" else 2e-2) * scale
+
+
+def test_without_a_compiler_that_is_said(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(ValueError, match=r"a C\+\+ compiler, .* leave --compile away"):
+        open_engine(network, "torch", device="cpu", compiled=True)

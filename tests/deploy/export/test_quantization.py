@@ -1,0 +1,85 @@
+"""Ranges for eight bits against torch's own rounding, and which part of a graph computes in int8."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from reslab.deploy.backends.backend import Wish
+from reslab.deploy.backends.onnxruntime_backend import graph_of
+from reslab.deploy.export.bn_folding import fold
+from reslab.deploy.export.graphs import onnx_model
+from reslab.deploy.export.quantization import NUM_BINS, best_range, measure_ranges
+from reslab.deploy.export.verify import find_evidence, num_calibration_images
+from reslab.deploy.quantising import nodes_within, quantised_units
+from reslab.nn.network import Network
+from reslab.training.run import Run
+
+
+def cost(values: Tensor, ends: tuple[float, float]) -> float:
+    """The squares lost, by torch's rounding to 8 bits."""
+    low, high = ends
+    step = (high - low) / 255
+    found = torch.fake_quantize_per_tensor_affine(values, step, round(-low / step), 0, 255)
+    return float(((found - values) ** 2).sum())
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_the_range_is_the_one_that_costs_least(signed: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(400_000, generator=generator)
+    values = values if signed else values.relu()
+    values[0] = 9.0  # the one that stands out, for which all others would pay
+    whole = min(0.0, float(values.min())), float(values.max())
+    best = best_range(torch.histc(values, NUM_BINS, *whole), whole)
+    parts = torch.linspace(1, 0.3, 36).tolist()
+    costs = [cost(values, (low * whole[0], high * whole[1])) for low in (parts if signed else [1.0]) for high in parts]
+    assert cost(values, best) <= 1.02 * min(costs)
+    assert cost(values, best) < 0.85 * costs[0]
+
+
+def test_values_that_fill_their_range_keep_it() -> None:
+    assert best_range(torch.ones(NUM_BINS), (-1.0, 3.0)) == (-1.0, 3.0)
+
+
+def test_every_value_of_the_graph_is_measured(network: Network, digits: Tensor) -> None:
+    network.eval()
+    model = onnx_model(fold(network))
+    found = measure_ranges(model, digits[:32])
+    with torch.no_grad():
+        logits = network(digits[:32])
+    for end, most in zip(found["logits"], (float(logits.min()), float(logits.max())), strict=True):
+        assert 0.3 <= end / most <= 1.0001
+    assert set(found) >= {"images", "logits", *(name for node in model.graph.node for name in node.output[:1])}
+    parts = measure_ranges(model, digits[:32].repeat(200, 1, 1, 1))  # more than are computed at once
+    assert parts["logits"] == pytest.approx(found["logits"], rel=1e-4)
+
+
+def test_all_units_but_the_first_compute_in_int8(network: Network, digits: Tensor) -> None:
+    assert quantised_units(network) == ["layer2.0", "layer3.0"]
+    graph = graph_of(network, Wish("int8", images=digits[:16]))
+    quantised = {name for node in graph.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    inputs = {node.name: set(node.input) for node in graph.graph.node if node.op_type in ("Conv", "Gemm")}
+    whole = onnx_model(fold(network))
+    inside = set(nodes_within(whole, ["layer2.0", "layer3.0"]))
+    assert {name for name, read in inputs.items() if read & quantised} == inside & set(inputs)
+    assert len(inputs) - len(inside & set(inputs)) == 4  # the stem, the first unit's two, the head
+    assert nodes_within(whole, ["layer2"]) == nodes_within(whole, ["layer2.0"])  # a stage of one unit
+    assert nodes_within(whole, ["layer"]) == []
+
+
+def test_a_network_of_one_unit_computes_it_in_int8() -> None:
+    from reslab.nn.factory import create_model
+
+    alone = create_model("resnet20_cifar", depths=(1,), widths=(16,), strides=(1,))
+    assert isinstance(alone, Network)
+    assert quantised_units(alone) == ["layer1.0"]
+
+
+def test_scales_come_from_training_pictures_alone(run: Run, network: Network) -> None:
+    evidence = find_evidence(network, run, None, None, None)
+    images = evidence.calibration_images()
+    assert len(images) == min(1024, len(evidence.data.split("train")))
+    held_out = {x.numpy().tobytes() for batch, _ in evidence.batches() for x in batch}
+    assert evidence.split != "train"
+    assert not {x.numpy().tobytes() for x in images} & held_out
+    assert [num_calibration_images((side, side)) for side in (8, 64, 90, 224)] == [1024, 1024, 517, 256]

@@ -1,0 +1,98 @@
+"""A service of two tiny networks on the digits, a residual one and its plain twin, and pictures to send."""
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from reslab.data.dataset import Data
+from reslab.data.decode import read_picture
+from reslab.data.loader import Normalise
+from reslab.deploy.server.app import make_app
+from reslab.deploy.server.settings import ServiceSettings
+from reslab.nn.network import Network
+from reslab.training.loading import load
+from reslab.training.run import Run
+from reslab.training.run_data import find_data
+from reslab.training.train import train
+from tests.deploy.listening import listening
+
+SMALL = {"model.depths": "2,2,1", "model.widths": "16,16,24"}
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    """`net` and its plain twin `plain`, trained on the digits for one epoch."""
+    folder = tmp_path_factory.mktemp("served")
+    return [
+        train("resnet20_cifar", epochs=1, settings={**SMALL, **more}, output=folder / name, device="cpu")
+        for name, more in (("net", {}), ("plain", {"model.mix": "none"}))
+    ]
+
+
+@pytest.fixture(scope="session")
+def settings() -> ServiceSettings:
+    return ServiceSettings(engine="torch", device="cpu", max_bytes=1 << 20, max_pixels=1_000_000, max_images=8)
+
+
+@pytest.fixture(scope="session")
+def client(runs: list[Run], settings: ServiceSettings) -> Iterator[TestClient]:
+    """The service, asked without a socket."""
+    with TestClient(make_app(runs, settings)) as asked:
+        yield asked
+
+
+@pytest.fixture(scope="session")
+def digits() -> Data:
+    return find_data("digits")
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """A picture as a file of this kind."""
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="session")
+def png(digits: Data) -> bytes:
+    """A digit as a PNG file."""
+    return encoded(Image.fromarray(digits.split("test").raw(0)[0].numpy()))
+
+
+@pytest.fixture(scope="session")
+def text(png: bytes) -> str:
+    """The digit in base64."""
+    return base64.b64encode(png).decode()
+
+
+@pytest.fixture
+def weights(runs: list[Run], tmp_path: Path) -> Path:
+    """Weights alone, without a run."""
+    file = tmp_path / "alone.safetensors"
+    file.write_bytes(runs[0].weights_path.read_bytes())
+    return file
+
+
+@pytest.fixture(scope="session")
+def live(runs: list[Run], settings: ServiceSettings) -> Iterator[str]:
+    """The service behind a socket of this machine: its address."""
+    with listening(make_app(runs, settings), settings) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="session")
+def network(runs: list[Run]) -> Network:
+    return load(runs[0])
+
+
+@pytest.fixture(scope="session")
+def x(network: Network, png: bytes) -> torch.Tensor:
+    assert network.preprocess is not None
+    return Normalise(network.preprocess, torch.device("cpu"))(read_picture(png, 1)[None])

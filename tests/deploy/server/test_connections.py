@@ -1,0 +1,210 @@
+"""Connections that are held open for nothing are cut: endless heads, silence, bodies and answers without end."""
+
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+import pytest
+
+from reslab.deploy.server.app import make_app
+from reslab.deploy.server.settings import ServiceSettings
+from reslab.training.run import Run
+from tests.deploy.listening import listening
+
+# Far beyond what a cut takes, below what uvicorn alone would wait.
+PATIENCE_SECONDS = 20
+CHUNKED = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.fixture(scope="module")
+def hasty(settings: ServiceSettings) -> ServiceSettings:
+    """Half a second for a head, one and a half for an exchange."""
+    return replace(settings, head_seconds=0.5, timeout_seconds=0.5)
+
+
+@pytest.fixture(scope="module")
+def port(runs: list[Run], hasty: ServiceSettings) -> Iterator[int]:
+    with listening(make_app(runs[:1], hasty), hasty) as found:
+        yield found
+
+
+@contextmanager
+def connected(port: int) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS) as found:
+        yield found
+
+
+def heard(line: socket.socket) -> bytes:
+    """All that comes until the other side ends it; fails where it never does."""
+    found = b""
+    try:
+        while piece := line.recv(1 << 16):
+            found += piece
+    except ConnectionError:
+        pass
+    return found
+
+
+def answered(line: socket.socket) -> None:
+    """Hear one answer to HEAD, whole, and leave the line open."""
+    found = b""
+    while not found.endswith(b'{"status":"ok"}'):
+        piece = line.recv(1 << 16)
+        assert piece, found
+        found += piece
+    assert found.startswith(b"HTTP/1.1 200 ")
+
+
+def flood(line: socket.socket, piece: bytes, num_bytes: int) -> int:
+    """Send so much of the same, or until the other side has had enough; how much was taken."""
+    sent = 0
+    try:
+        while sent < num_bytes:
+            line.sendall(piece)
+            sent += len(piece)
+    except ConnectionError:
+        pass
+    return sent
+
+
+@pytest.mark.parametrize(
+    ("begin", "more"),
+    [
+        (b"GET /healthz HTTP/1.1\r\nX: ", b"a" * 4096),
+        (b"GET /healthz HTTP/1.1\r\n", b"X: a\r\n" * 700),
+        (b"GET /", b"a" * 4096),
+        (
+            b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n",
+            b"X: a\r\n" * 700,
+        ),
+    ],
+    ids=["header", "headers", "address", "trailers"],
+)
+def test_head_without_end_is_cut(port: int, begin: bytes, more: bytes) -> None:
+    with connected(port) as line:
+        line.sendall(begin)
+        assert flood(line, more, 64 << 20) < 64 << 20
+
+
+def test_head_that_is_too_long_is_told(port: int) -> None:
+    with connected(port) as line:
+        line.sendall(HEAD + b"X: " + b"a" * 70_000)
+        assert heard(line).startswith(b"HTTP/1.1 431 ")
+
+
+def test_long_head_within_the_limit_is_read(port: int) -> None:
+    with connected(port) as line:
+        line.sendall(HEAD + b"Connection: close\r\nX: " + b"a" * 30_000 + b"\r\n\r\n")
+        assert heard(line).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("begin", [b"", b"G", HEAD], ids=["silence", "a letter", "half a head"])
+def test_who_does_not_say_what_is_wanted_is_cut(port: int, begin: bytes) -> None:
+    with connected(port) as line:
+        line.sendall(begin)
+        assert heard(line) == b""
+
+
+def test_second_request_has_to_be_said_in_time_too(port: int) -> None:
+    with connected(port) as line:
+        line.sendall(HEAD + b"\r\n" + HEAD)
+        assert heard(line).count(b"HTTP/1.1 200 ") == 1
+
+
+def test_open_connection_may_rest_between_requests(port: int) -> None:
+    with connected(port) as line:
+        line.sendall(HEAD + b"\r\n")
+        answered(line)
+        time.sleep(2)
+        line.sendall(HEAD + b"Connection: close\r\n\r\n")
+        assert heard(line).startswith(b"HTTP/1.1 200 ")
+
+
+def test_body_that_nobody_reads_is_cut(port: int) -> None:
+    with connected(port) as line:
+        line.sendall(HEAD + b"Content-Length: 1000000000\r\n\r\n")
+        answered(line)
+        assert heard(line) == b""
+
+
+def test_idle_connection_is_not_kept_by_what_is_no_request(port: int) -> None:
+    """uvicorn forgets its limit of an idle connection at every byte, and remembers it with the next answer."""
+    with connected(port) as line:
+        line.sendall(HEAD + b"\r\n")
+        answered(line)
+        line.sendall(b"\r\n")
+        assert heard(line) == b""
+    with connected(port) as line:
+        line.sendall(HEAD + b"Content-Length: 2\r\n\r\n")
+        answered(line)
+        line.sendall(b"ab")
+        assert heard(line) == b""
+
+
+def test_requests_far_ahead_of_their_answers_are_cut(port: int) -> None:
+    """uvicorn would keep as many as come, and look at them all before anyone else's turn."""
+    with connected(port) as line:
+        flood(line, (HEAD + b"\r\n") * 1000, 16 << 20)
+        assert heard(line).count(b"HTTP/1.1 200 ") <= 1000
+    with connected(port) as line:
+        line.sendall((HEAD + b"\r\n") * 9 + HEAD + b"Connection: close\r\n\r\n")
+        assert heard(line).count(b"HTTP/1.1 200 ") == 10
+
+
+def test_who_does_not_read_the_answers_is_cut(port: int) -> None:
+    """One request after the other until their answers fill the line: it ends, and nothing waits for ever."""
+    with socket.socket() as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        line.settimeout(PATIENCE_SECONDS)
+        line.connect(("127.0.0.1", port))
+        with pytest.raises(ConnectionError):
+            ask_slowly(line)
+
+
+def ask_slowly(line: socket.socket) -> None:
+    begun = time.monotonic()
+    while time.monotonic() < begun + 2 * PATIENCE_SECONDS:
+        line.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        time.sleep(0.01)
+
+
+def test_beyond_the_room_there_is_a_connection_is_cut_and_later_not(runs: list[Run], settings: ServiceSettings) -> None:
+    ask = HEAD + b"Connection: close\r\n\r\n"
+    few = replace(settings, max_connections=4)
+    with listening(make_app(runs[:1], few), few) as port, ExitStack() as stack:
+        for _ in range(4):
+            line = stack.enter_context(connected(port))
+            line.sendall(HEAD + b"\r\n")
+            answered(line)
+        for _ in range(3):
+            with connected(port) as beyond:
+                flood(beyond, ask, len(ask))
+                assert heard(beyond) == b""
+        line.sendall(ask)
+        assert heard(line).startswith(b"HTTP/1.1 200 ")
+        with connected(port) as late:
+            late.sendall(ask)
+            assert heard(late).startswith(b"HTTP/1.1 200 ")
+
+
+def test_without_uvloop_the_ends_are_the_same(runs: list[Run], hasty: ServiceSettings) -> None:
+    with listening(make_app(runs[:1], hasty), hasty, loop="asyncio") as port:
+        test_head_that_is_too_long_is_told(port)
+        test_who_does_not_say_what_is_wanted_is_cut(port, HEAD)
+        test_open_connection_may_rest_between_requests(port)
+        test_idle_connection_is_not_kept_by_what_is_no_request(port)
+        test_who_does_not_read_the_answers_is_cut(port)
+
+
+def test_body_cut_short_is_no_fault_of_the_service(port: int, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING), connected(port) as line:
+        line.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\nabc")
+    with caplog.at_level(logging.WARNING), connected(port) as line:
+        line.sendall(HEAD.replace(b"healthz", b"metrics") + b"Connection: close\r\n\r\n")
+        told = heard(line).decode()
+    assert 'code="500"' not in told
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

@@ -1,0 +1,71 @@
+"""Who is let in, and what every answer carries."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from reslab.deploy.server.app import make_app
+from reslab.deploy.server.settings import ServiceSettings
+
+
+@pytest.fixture(scope="module")
+def locked(runs: list[object], settings: ServiceSettings) -> Iterator[TestClient]:
+    with TestClient(make_app(runs[:1], replace(settings, token="sesame"))) as client:  # type: ignore[arg-type]
+        yield client
+
+
+@pytest.mark.parametrize(
+    "given", [None, "", "sesame", "Bearer", "Bearer ", "Bearer wrong", "Basic sesame", "Bearer sesam", "Bearer sésame"]
+)
+def test_without_the_token_nobody_comes_in(locked: TestClient, given: str | None, png: bytes) -> None:
+    headers = {} if given is None else {"Authorization": given.encode()}
+    for method, way in (("POST", "/v1/predict"), ("GET", "/v1/models"), ("GET", "/metrics"), ("GET", "/openapi.json")):
+        found = locked.request(method, way, content=png, headers=headers)  # type: ignore[arg-type]
+        assert (found.status_code, found.headers["www-authenticate"]) == (401, "Bearer")
+        assert "Authorization: Bearer" in found.json()["error"]
+
+
+def test_with_the_token_all_is_open_and_the_probes_are_without(locked: TestClient, png: bytes) -> None:
+    assert locked.post("/v1/predict", content=png, headers={"Authorization": "Bearer sesame"}).status_code == 200
+    assert locked.get("/healthz").status_code == 200
+    assert locked.get("/readyz").status_code == 200
+
+
+def test_on_loopback_other_names_are_turned_away(weights: Path, settings: ServiceSettings) -> None:
+    """A page elsewhere whose own name is made to point here (DNS rebinding) gets nothing."""
+    with TestClient(make_app([weights], replace(settings, hosts=("127.0.0.1", "localhost", "::1")))) as client:
+        for host, status in (
+            ("evil.example:8000", 403),
+            ("", 403),
+            ("localhost.evil.example", 403),
+            ("localhost:8000", 200),
+            ("127.0.0.1", 200),
+            ("[::1]:8000", 200),
+            ("LOCALHOST", 200),
+        ):
+            assert client.get("/v1/models", headers={"Host": host}).status_code == status, host
+
+
+def test_answers_keep_browsers_to_this_host(client: TestClient) -> None:
+    for way in ("/healthz", "/v1/nothing", "/v1/models"):
+        headers = client.get(way).headers
+        assert "default-src 'self'" in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_metrics_tell_routes_and_codes_but_no_names_of_strangers(client: TestClient, png: bytes) -> None:
+    client.post("/v1/predict", content=png)
+    client.get("/v1/secret-path")
+    client.get("/v1/models/net/samples/3.png")
+    client.request("BREW", "/v1/coffee")
+    text = client.get("/metrics").text
+    assert 'reslab_requests_total{code="200",method="POST",route="/v1/predict"}' in text
+    assert 'route="/v1/models/{name}/samples/{number}.png"' in text
+    assert 'reslab_request_seconds_bucket{le="0.005",route="/v1/predict"}' in text
+    assert 'reslab_batch_size_count{model="net"}' in text
+    assert "reslab_queue_depth 0.0" in text
+    for stranger in ("secret-path", "coffee", "BREW"):
+        assert stranger not in text

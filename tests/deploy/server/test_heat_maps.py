@@ -1,0 +1,65 @@
+"""Heat maps: each equals what `analysis` gives, on the whole network and on one that is cut."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from reslab.analysis.attribution import grad_cam, integrated_gradients, occlusion
+from reslab.data.decode import read_picture
+from reslab.nn.network import Network
+from tests.deploy.server.expected import PLAN, cut, probabilities, told
+
+
+def heat(network: Network, x: torch.Tensor, label: int, method: str) -> torch.Tensor:
+    """(8, 8) with 1 the largest."""
+    target = torch.tensor([label])
+    if method == "grad-cam":
+        maps = grad_cam(network, x, target, "layer3.0")[:, None]
+        found = torch.nn.functional.interpolate(maps, (8, 8), mode="bilinear")[0, 0]
+    elif method == "occlusion":
+        found = occlusion(network, x, target, 2, 1)[0].clamp_min(0)
+    else:
+        found = integrated_gradients(network, x, target, 0.0, 32)[0].sum(0).abs().detach()
+    return found / found.max().clamp_min(1e-30)
+
+
+METHODS = ["grad-cam", "occlusion", "integrated-gradients"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_heat_maps(client: TestClient, network: Network, x: torch.Tensor, png: bytes, method: str) -> None:
+    found = client.post("/v1/explain", params={"method": method, "class": "3"}, content=png).json()
+    assert np.abs(np.array(found["heat"]) - heat(network, x, 3, method).numpy()).max() < 1e-3
+    assert (found["class"], found["method"], found["refused"]) == ("3", method, [])
+    seen = Image.open(io.BytesIO(base64.b64decode(found["picture"].partition(",")[2])))
+    assert np.array_equal(np.asarray(seen), read_picture(png, 1)[0].numpy())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_heat_maps_are_of_the_network_as_it_is_cut(
+    client: TestClient, network: Network, x: torch.Tensor, text: str, method: str
+) -> None:
+    whole = client.post("/v1/explain", params={"method": method, "class": "3"}, json={"image": text}).json()
+    found = client.post("/v1/explain", params={"method": method, "class": "3"}, json={"image": text, **PLAN}).json()
+    with cut(network):
+        wanted = heat(network, x, 3, method).numpy()
+        assert told(found["classes"]) == pytest.approx(probabilities(network, x), abs=1e-6)
+        first = max(probabilities(network, x).items(), key=lambda pair: pair[1])[0]
+    assert np.abs(np.array(found["heat"]) - wanted).max() < 1e-3
+    assert np.abs(np.array(whole["heat"]) - wanted).max() > 1e-2
+    unnamed = client.post("/v1/explain", params={"method": method}, json={"image": text, **PLAN}).json()
+    assert unnamed["class"] == first
+    again = client.post("/v1/explain", params={"method": method, "class": "3"}, json={"image": text}).json()
+    assert again == whole
+
+
+def test_method_and_class_that_are_not_there(client: TestClient, png: bytes) -> None:
+    for params, words in (({"method": "gradcam"}, "nearest: 'grad-cam'"), ({"class": "33"}, "nearest: '3'")):
+        found = client.post("/v1/explain", params=params, content=png)
+        assert found.status_code == 422
+        assert words in found.json()["error"]

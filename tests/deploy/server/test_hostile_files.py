@@ -1,0 +1,187 @@
+"""Broken, huge and hostile files: each is refused with its reason, none is decoded that is too large."""
+
+import io
+import struct
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import GifImagePlugin, Image
+
+from reslab.deploy.server.errors import Refused
+from reslab.deploy.server.images import Header, read_header
+from reslab.deploy.service.pictures import check_header
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def png_of(width: int, height: int, body: bytes = b"") -> bytes:
+    """A PNG that says it is so large, whatever it holds."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")
+
+
+def jpeg_of(width: int, height: int) -> bytes:
+    """A JPEG whose frame says it is so large."""
+    whole = bytearray(encoded(Image.new("RGB", (16, 16)), "JPEG"))
+    place = whole.index(b"\xff\xc0")
+    whole[place + 5 : place + 9] = struct.pack(">HH", height, width)
+    return bytes(whole)
+
+
+def gif_of(canvas: tuple[int, int], frame: tuple[int, int], num_frames: int = 1) -> bytes:
+    """A GIF with its frames larger than its canvas, or a great many of them."""
+    whole = encoded(Image.new("L", (8, 8), 99), "GIF")
+    start = whole.index(b",\0\0\0\0\x08\0\x08\0")
+    one = b"," + struct.pack("<HHHH", 0, 0, *frame) + whole[start + 9 : -1]
+    return whole[:6] + struct.pack("<HH", *canvas) + whole[10:start] + one * num_frames + b";"
+
+
+def webp_of(width: int, height: int) -> bytes:
+    """A WebP whose canvas says it is so large."""
+    sizes = struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
+    body = b"WEBPVP8X" + struct.pack("<I", 10) + b"\x00\x00\x00\x00" + sizes
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def png_of_chunks(number: int) -> bytes:
+    """A small PNG with so many words in it."""
+    whole = png_of(8, 8, bytes(72))
+    return whole[:33] + chunk(b"tEXt", b"a\0b") * number + whole[33:]
+
+
+ZIP_BOMB = png_of(30_000, 30_000, bytes(900_000))
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><image href="file:///etc/passwd"/></svg>'
+TRUNCATED = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)), "PNG")[:900]
+
+REFUSED = {
+    "nothing": (b"", 422, "at least one picture"),
+    "text": (b"hello, I am a picture", 415, "a picture (JPEG"),
+    "SVG": (SVG, 415, "a picture (JPEG"),
+    "a TIFF": (encoded(Image.new("L", (8, 8)), "TIFF"), 415, "a picture (JPEG"),
+    "a bomb of zeros as PNG": (ZIP_BOMB, 413, "1,000,000 pixels"),
+    "a PNG of 4 GB a side": (png_of(2**31 - 1, 2**31 - 1), 413, "1,000,000 pixels"),
+    "a PNG without pixels": (png_of(0, 8), 415, "a picture"),
+    "a JPEG of 65535x65535": (jpeg_of(65535, 65535), 413, "1,000,000 pixels"),
+    "a WebP of 16383x16383": (webp_of(16383, 16383), 413, "1,000,000 pixels"),
+    "a GIF of 65535x65535": (gif_of((65535, 65535), (1, 1)), 413, "1,000,000 pixels"),
+    "a GIF with a frame beyond its canvas": (gif_of((1, 1), (65535, 65535)), 413, "1,000,000 pixels"),
+    "a row of 1x100000": (png_of(100_000, 1, bytes(100_001)), 422, "64 times"),
+    "a column of 100000x1": (png_of(1, 100_000, bytes(200_000)), 422, "64 times"),
+    "a PNG cut short": (TRUNCATED, 422, "cut short"),
+    "a PNG cut in its header": (TRUNCATED[:20], 415, "a picture"),
+    "a JPEG that ends at once": (b"\xff\xd8\xff\xe0", 415, "a picture"),
+    "a JPEG of padding": (b"\xff\xd8\xff" + b"\xff" * 500_000, 415, "a picture"),
+    "a GIF of blocks": (
+        b"GIF89a" + struct.pack("<HHBBB", 8, 8, 0, 0, 0) + b"!\xf9" + b"\x01a" * 200_000,
+        415,
+        "a picture",
+    ),
+    "a PNG of very many chunks": (png_of_chunks(60_000), 415, "a picture"),
+    "a BMP of nothing": (b"BM" + bytes(60), 415, "a picture"),
+    "noise under a PNG's sign": (b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9, 415, "a picture"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_it_is_refused_with_its_reason(client: TestClient, name: str) -> None:
+    content, status, words = REFUSED[name]
+    found = client.post("/v1/predict", content=content, headers={"Content-Type": "image/png"})
+    assert (found.status_code, words in found.json()["error"]) == (status, True), found.text
+    assert client.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("name", ["a bomb of zeros as PNG", "a WebP of 16383x16383", "a GIF of 65535x65535"])
+def test_a_bomb_is_refused_before_it_is_decoded(name: str) -> None:
+    """No memory of the size of its pixels is ever asked for."""
+    content = REFUSED[name][0]
+    tracemalloc.start()
+    with pytest.raises(Refused, match="pixels"):
+        check_header(content, 1_000_000)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 100_000
+
+
+def test_of_a_gif_with_very_many_frames_only_the_first_is_read(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = gif_of((8, 8), (8, 8), 20_000)
+    assert 500_000 < len(content) < 1 << 20
+
+    def refuse(self: object, frame: int) -> None:
+        raise AssertionError(frame)
+
+    monkeypatch.setattr(GifImagePlugin.GifImageFile, "seek", refuse)
+    found = client.post("/v1/predict", content=content)
+    assert found.status_code == 200, found.text
+
+
+KINDS = {
+    "CMYK": encoded(Image.new("CMYK", (9, 9), (10, 200, 3, 4)), "JPEG"),
+    "16 bits": encoded(Image.fromarray(np.full((9, 9), 40_000, np.uint16)), "PNG"),
+    "1 bit": encoded(Image.new("1", (9, 9)), "PNG"),
+    "a palette": encoded(Image.new("P", (9, 9)), "PNG"),
+    "alpha": encoded(Image.new("LA", (9, 9)), "PNG"),
+    "frames of GIF": encoded(Image.new("P", (9, 9)), "GIF", save_all=True, append_images=[Image.new("P", (9, 9), 7)]),
+    "frames of WebP": encoded(
+        Image.new("RGB", (9, 9)), "WebP", save_all=True, append_images=[Image.new("RGB", (9, 9), "red")]
+    ),
+    "some chunks": png_of_chunks(500),
+    "EXIF that is broken": encoded(Image.new("RGB", (9, 9)), "JPEG", exif=b"Exif\0\0" + bytes(range(256)) * 4),
+    "EXIF that goes in circles": encoded(
+        Image.new("RGB", (9, 9)),
+        "JPEG",
+        exif=b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">HHHIII", 1, 0x8769, 4, 1, 8, 8),
+    ),
+    "more pixels than are told": png_of(8, 8, bytes(50_000_000)),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_odd_pictures_are_read(client: TestClient, name: str) -> None:
+    found = client.post("/v1/predict", content=KINDS[name])
+    assert found.status_code == 200, found.text
+
+
+def test_a_damaged_jpeg_is_refused_or_read(client: TestClient) -> None:
+    """Flipped bytes anywhere in a file end in an answer that tells, never in a fault of the service."""
+    draw = np.random.default_rng(1)
+    whole = encoded(Image.fromarray(draw.integers(0, 255, (32, 32, 3), np.uint8)), "JPEG")
+    for _ in range(60):
+        broken = bytearray(whole)
+        for place in draw.integers(3, len(broken), 8):
+            broken[place] = draw.integers(256)
+        found = client.post("/v1/predict", content=bytes(broken))
+        assert found.status_code in (200, 413, 415, 422), found.text
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "JPEG", "WebP"])
+@pytest.mark.parametrize("size", [(1, 1), (640, 479), (33, 700)])
+def test_headers_tell_what_pillow_tells(kind: str, size: tuple[int, int]) -> None:
+    content = encoded(Image.new("RGB", size, "red"), kind)
+    assert read_header(content) == Header(kind, *size)
+
+
+@pytest.mark.parametrize("options", [{"lossless": True}, {"exif": b"Exif\0\0"}, {"quality": 5}])
+def test_headers_of_each_webp(options: dict[str, object]) -> None:
+    image = Image.new("RGBA" if "exif" in options else "RGB", (301, 40), (9, 9, 9, 9) if "exif" in options else "red")
+    assert read_header(encoded(image, "WebP", **options)) == Header("WebP", 301, 40)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_headers_of_jpeg_with_more_ahead(progressive: bool) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "a long description" * 500
+    options: dict[str, object] = {"progressive": progressive, "exif": exif, "icc_profile": bytes(3000), "comment": "hi"}
+    assert read_header(encoded(Image.new("RGB", (123, 45)), "JPEG", **options)) == Header("JPEG", 123, 45)

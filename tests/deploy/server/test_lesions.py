@@ -1,0 +1,147 @@
+"""Units switched off and swapped: each answer equals what `analysis` gives on a network of its own."""
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from fastapi.testclient import TestClient
+
+from reslab.analysis.blocks import unit_runs
+from reslab.analysis.surgery import swapped, switched_off
+from reslab.deploy.server.app import make_app
+from reslab.deploy.server.settings import ServiceSettings
+from reslab.nn.checkpoints.safetensors_io import save_weights
+from reslab.nn.network import Network
+from reslab.training.loading import load
+from reslab.training.run import Run
+from tests.deploy.server.expected import PLAN, cut, probabilities, told
+
+
+def test_units_off_and_swapped(client: TestClient, network: Network, x: torch.Tensor, text: str) -> None:
+    sent = {"image": text, "off": ["layer1.1", "layer3.0"], "swap": [["layer1.0", "layer1.1"]]}
+    found = client.post("/v1/lesion", json=sent).json()
+    assert told(found["whole"]) == pytest.approx(probabilities(network, x), abs=1e-6)
+    with swapped(network, "layer1.0", "layer1.1"), switched_off(network, ["layer1.1", "layer3.0"]):
+        assert told(found["classes"]) == pytest.approx(probabilities(network, x), abs=1e-6)
+        with torch.no_grad(), unit_runs(network) as runs:
+            network(x)
+    stds = [float(run.output.std(correction=0)) for run in runs]
+    assert [row["now"] for row in found["responses"]] == pytest.approx(stds, rel=1e-4)
+    assert [row["unit"] for row in found["responses"]] == [name for name, _ in network.units()]
+    assert found["refused"] == []
+
+
+def test_first_classes_of_either_network_are_told_of_both(
+    client: TestClient, network: Network, x: torch.Tensor, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A class that has left the first ones has not fallen to zero."""
+    monkeypatch.setattr("reslab.deploy.server.routes.lesion._NUM_CLASSES", 2)
+    found = client.post("/v1/lesion", json={"image": text, **PLAN}).json()
+    whole = probabilities(network, x)
+    with cut(network):
+        now = probabilities(network, x)
+    firsts = {name for each in (whole, now) for name in sorted(each, key=lambda name: -each[name])[:2]}
+    assert len(firsts) > 2
+    for rows, wanted in ((found["whole"], whole), (found["classes"], now)):
+        assert told(rows) == pytest.approx({name: wanted[name] for name in firsts}, abs=1e-6)
+        assert [row["probability"] for row in rows] == sorted((row["probability"] for row in rows), reverse=True)
+
+
+def test_the_plan_may_come_with_a_form(client: TestClient, png: bytes, text: str) -> None:
+    form = client.post("/v1/lesion", files={"image": png}, data={"plan": '{"off": ["layer2.1"]}'})
+    assert form.json() == client.post("/v1/lesion", json={"image": text, "off": ["layer2.1"]}).json()
+
+
+def test_what_cannot_be_cut_stays_and_tells_why(client: TestClient, text: str) -> None:
+    sent = {"image": text, "off": ["layer3.0", "layer1.1"], "swap": [["layer1.0", "layer3.0"]]}
+    found = client.post("/v1/lesion", params={"model": "plain"}, json=sent).json()
+    assert [row["unit"] for row in found["refused"]] == ["layer1.0, layer3.0", "layer3.0"]
+    assert "equal channels" in found["refused"][0]["reason"]
+    assert "changes the shape" in found["refused"][1]["reason"]
+    assert told(found["classes"]) != told(found["whole"])
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        {"off": ["layer9.0"]},
+        {"off": "layer1.0"},
+        {"off": [1]},
+        {"swap": [["layer1.0"]]},
+        {"swap": {"a": 1}},
+        {"off": None},
+        {"off": ["layer1.0"] * 1001},
+        {"swap": [["layer1.0", "layer1.1"]] * 1001},
+        {"off": ["x" * 100_000]},
+    ],
+)
+def test_a_plan_that_means_nothing_is_refused(client: TestClient, text: str, plan: dict[str, object]) -> None:
+    found = client.post("/v1/lesion", json={"image": text, **plan})
+    assert found.status_code == 422, found.text
+    assert len(found.text) < 3000
+
+
+def test_a_network_that_has_diverged_says_so(
+    runs: list[Run], settings: ServiceSettings, png: bytes, tmp_path: Path
+) -> None:
+    """No number is no JSON, and zeros would be made up."""
+    folder = tmp_path / "nan"
+    shutil.copytree(runs[0].path, folder)
+    network = load(runs[0])
+    with torch.no_grad():
+        network.conv1.weight.fill_(torch.nan)
+    save_weights(folder / "model.safetensors", network)
+    with TestClient(make_app([folder], settings)) as client:
+        for way in ("/v1/predict", "/v1/explain", "/v1/lesion", "/v1/lesion/curve"):
+            found = client.post(way, content=png)
+            assert (found.status_code, "whose answer is numbers; got: nan" in found.json()["error"]) == (500, True), way
+        assert client.post("/v1/unit?unit=layer1.0", content=png).status_code == 200
+        assert client.get("/v1/models/nan/run").status_code == 200
+
+
+def test_the_curve_is_each_unit_alone(client: TestClient, network: Network, x: torch.Tensor, png: bytes) -> None:
+    found = client.post("/v1/lesion/curve", content=png).json()
+    whole = probabilities(network, x)
+    first = max(whole, key=lambda name: whole[name])
+    drops = []
+    for name, _ in network.units():
+        with switched_off(network, [name]):
+            drops.append(whole[first] - probabilities(network, x)[first])
+    assert [row["drop"] for row in found["units"]] == pytest.approx(drops, abs=1e-6)
+    assert found["num_images"] == 1
+
+
+def test_the_curve_of_a_plain_twin_on_the_runs_images(client: TestClient) -> None:
+    found = client.post("/v1/lesion/curve", params={"model": "plain"}).json()
+    assert found["num_images"] == 32
+    missing = [row["unit"] for row in found["units"] if row["drop"] is None]
+    assert missing == ["layer2.0", "layer3.0"]
+    assert all(row["reason"] for row in found["units"] if row["unit"] in missing)
+
+
+def test_lesions_and_predictions_at_once_leave_each_other_alone(client: TestClient, png: bytes, text: str) -> None:
+    """Also on torch, whose surgery works on the module itself: predictions are another copy's."""
+    whole = client.post("/v1/predict", content=png).json()["predictions"]
+    plans = [{"off": ["layer1.0"]}, {"off": ["layer1.1", "layer2.1"]}, {"swap": [["layer1.0", "layer1.1"]]}, {}]
+    alone = [client.post("/v1/lesion", json={"image": text, **plan}).json() for plan in plans]
+
+    def predict(_: int) -> object:
+        return client.post("/v1/predict", content=png).json()["predictions"]
+
+    def lesion(number: int) -> object:
+        return client.post("/v1/lesion", json={"image": text, **plans[number % len(plans)]}).json()
+
+    with ThreadPoolExecutor(6) as pool:
+        predicted, cut = pool.map(predict, range(24)), pool.map(lesion, range(24))
+        assert all(same(found, whole) for found in predicted)
+        assert all(found == alone[number % len(plans)] for number, found in enumerate(cut))
+
+
+def same(found: object, wanted: object) -> bool:
+    """Equal up to rounding, which the size of a batch may change."""
+    (left,), (right,) = found, wanted  # type: ignore[misc]
+    names = [[row["name"] for row in each["classes"]] for each in (left, right)]
+    numbers = [[row["probability"] for row in each["classes"]] for each in (left, right)]
+    return names[0] == names[1] and numbers[0] == pytest.approx(numbers[1], abs=1e-5)

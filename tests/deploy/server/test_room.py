@@ -1,0 +1,43 @@
+"""What may be in the house at once."""
+
+import pytest
+
+from reslab.deploy.server.errors import Refused
+from reslab.deploy.server.settings import ServiceSettings
+from reslab.deploy.service.room import Room
+
+
+def test_places_are_counted_and_given_back() -> None:
+    room = Room(3, 100)
+    with room.enter() as ticket:
+        ticket.take_pictures(2)
+        assert room.num_pictures == 3
+        with pytest.raises(Refused, match="3 pictures in hand of at most 3") as refusal:
+            room.enter()
+        assert (refusal.value.status, refusal.value.headers["Retry-After"]) == (429, "1")
+    assert room.num_pictures == 0
+
+
+def test_bytes_are_counted_and_given_back() -> None:
+    room = Room(3, 100)
+    with room.enter() as ticket:
+        ticket.take_bytes(90)
+        with pytest.raises(Refused, match="90 bytes"):
+            ticket.take_bytes(11)
+        assert room.num_bytes == 90
+    assert (room.num_pictures, room.num_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"max_bytes": 0}, "max_bytes of at least 1"),
+        ({"timeout_seconds": 0.0}, "above 0"),
+        ({"timeout_seconds": float("nan")}, "above 0"),
+        ({"queue": 8}, "queue 32"),
+        ({"max_held_bytes": 5}, "max_held_bytes of at least"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(wrong: dict[str, float], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        ServiceSettings(**wrong)  # type: ignore[arg-type]

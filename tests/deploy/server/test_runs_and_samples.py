@@ -1,0 +1,168 @@
+"""Test images, the log and the matrix of a run, weights alone, and a run that is still in training."""
+
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from reslab.data.dataset import Data
+from reslab.data.loader import eval_batches
+from reslab.deploy.server.app import make_app
+from reslab.deploy.server.settings import ServiceSettings
+from reslab.deploy.service.served import names_of
+from reslab.training.evaluation.loop import evaluate_batches
+from reslab.training.loading import load
+from reslab.training.run import Run
+
+
+def test_models_are_described(client: TestClient, runs: list[Run]) -> None:
+    net, plain = client.get("/v1/models").json()["models"]
+    assert [net["name"], plain["name"]] == ["net", "plain"]
+    assert (net["input"], net["classes"], net["finished"]) == ([1, 8, 8], [str(i) for i in range(10)], True)
+    assert net["scores"]["top1"] == runs[0].top1
+    assert net["params"] == sum(parameter.numel() for parameter in load(runs[0]).parameters())
+    units = {unit["name"]: unit for stage in net["stages"] for unit in stage["units"]}
+    assert list(units) == ["layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer3.0"]
+    assert units["layer1.0"]["swaps_with"] == ["layer1.1", "layer2.1"]  # of equal channels and stride
+    assert units["layer2.0"]["sentence"] == "conv3/2 norm act conv3 norm + act"
+    assert (units["layer3.0"]["output"], units["layer3.0"]["stride"]) == ([24, 2, 2], 2)
+    twins = {unit["name"]: unit for stage in plain["stages"] for unit in stage["units"]}
+    assert [name for name, unit in twins.items() if not unit["switchable"]] == ["layer2.0", "layer3.0"]
+    assert "changes the shape" in twins["layer3.0"]["reason"]
+    assert twins["layer1.0"]["sentence"] == "conv3 norm act conv3 norm act"
+
+
+def test_samples_are_the_test_images(client: TestClient, digits: Data) -> None:
+    samples = client.get("/v1/models/net/samples", params={"n": 40}).json()["samples"]
+    images = digits.split("test")
+    assert len({row["id"] for row in samples}) == 40
+    assert {row["label"] for row in samples} == set(digits.classes)
+    for row in samples[:3]:
+        assert row["label"] == digits.classes[int(images.labels[row["id"]])]
+        found = client.get(f"/v1/models/net/samples/{row['id']}.png")
+        assert found.headers["content-type"] == "image/png"
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(found.content))), images.raw(row["id"])[0].numpy())
+    assert client.get("/v1/models/net/samples").json()["samples"] == samples[:24]
+
+
+@pytest.mark.parametrize("number", ["359", "-1", "x", "1e3", "../1", "..%2f..%2frun.json", "99999999999999999999"])
+def test_a_sample_is_a_number_and_never_a_path(client: TestClient, number: str) -> None:
+    found = client.get(f"/v1/models/net/samples/{number}.png")
+    assert found.status_code in (404, 422)
+    assert set(found.json()) == {"error"}
+
+
+def wait_until_judged(client: TestClient, name: str) -> dict[str, Any]:
+    for _ in range(100):
+        found: dict[str, Any] = client.get(f"/v1/models/{name}/run").json()
+        if found["judged"]:
+            return found
+    raise AssertionError("never judged")
+
+
+def test_a_run_with_its_matrix(client: TestClient, runs: list[Run], digits: Data) -> None:
+    found = wait_until_judged(client, "net")
+    network = load(runs[0])
+    assert network.preprocess is not None
+    batches = eval_batches(digits.split("test"), 64, network.preprocess, "cpu")
+    wanted = evaluate_batches(network, batches, 10)
+    assert found["confusion"] == [list(row) for row in wanted.confusion]
+    assert found["num_images"] == wanted.num_samples
+    assert (found["finished"], found["step"], found["total"]) == (True, 22, 22)
+    assert found["log"] == runs[0].log.lines()
+    later = client.get("/v1/models/net/run", params={"since": 1}).json()
+    assert later["log"] == found["log"][1:]
+    assert [row["probability"] for row in found["mistakes"]] == sorted(
+        (row["probability"] for row in found["mistakes"]), reverse=True
+    )
+    assert found["per_class"][3]["num_samples"] == sum(wanted.confusion[3])
+
+
+def test_the_images_of_a_cell(client: TestClient, digits: Data) -> None:
+    found = wait_until_judged(client, "net")
+    for true, called in ((0, 0), (8, 1)):
+        rows = client.get("/v1/models/net/confusion", params={"true": true, "predicted": called}).json()["samples"]
+        assert len(rows) == found["confusion"][true][called]
+        assert all(int(digits.split("test").labels[row["id"]]) == true for row in rows)
+    assert client.get("/v1/models/net/confusion", params={"true": 0, "predicted": 10}).status_code == 422
+
+
+def test_weights_alone_are_enough_to_predict(weights: Path, png: bytes, settings: ServiceSettings) -> None:
+    with TestClient(make_app([weights], settings)) as client:
+        (model,) = client.get("/v1/models").json()["models"]
+        assert (model["name"], model["run"]) == ("alone", False)
+        assert client.post("/v1/predict", content=png).status_code == 200
+        for way in ("run", "samples", "samples/1.png", "confusion?true=1&predicted=1"):
+            found = client.get(f"/v1/models/alone/{way}")
+            assert found.status_code == 404
+            assert "weights alone" in found.json()["error"]
+        assert client.post("/v1/lesion/curve").status_code == 404
+
+
+@pytest.fixture
+def unfinished(runs: list[Run], tmp_path: Path) -> Iterator[Path]:
+    """A run in the middle of its training: no result, no weights, some lines of log."""
+    folder = tmp_path / "growing"
+    shutil.copytree(runs[0].path, folder)
+    (folder / "model.safetensors").unlink()
+    facts = json.loads((folder / "run.json").read_text())
+    del facts["result"]
+    (folder / "run.json").write_text(json.dumps(facts))
+    return folder
+
+
+def test_a_run_in_training_is_shown_and_answers_once_it_has_ended(
+    unfinished: Path, runs: list[Run], png: bytes, settings: ServiceSettings
+) -> None:
+    with TestClient(make_app([unfinished], settings)) as client:
+        assert client.get("/readyz").status_code == 503
+        (model,) = client.get("/v1/models").json()["models"]
+        assert not model["finished"]
+        assert model["stages"]
+        found = client.post("/v1/predict", content=png)
+        assert found.status_code == 503
+        assert "in training" in found.json()["error"]
+        before = client.get("/v1/models/growing/run").json()
+        assert (before["finished"], before["confusion"], before["total"]) == (False, None, 22)
+        with (unfinished / "log.jsonl").open("a") as log:
+            log.write(json.dumps({"kind": "train", "step": 23, "epoch": 1.05, "loss": 1.0}) + '\n{"kind": "tra')
+        assert client.get("/v1/models/growing/run").json()["step"] == 23
+        for name in ("run.json", "model.safetensors"):
+            shutil.copy(runs[0].path / name, unfinished / name)
+        assert client.get("/readyz").status_code == 200
+        assert client.post("/v1/predict", content=png).status_code == 200
+        assert client.get("/v1/models/growing/run").json()["finished"]
+
+
+def test_a_run_whose_data_is_gone_says_so(runs: list[Run], tmp_path: Path, settings: ServiceSettings) -> None:
+    folder = tmp_path / "lost"
+    shutil.copytree(runs[0].path, folder)
+    facts = json.loads((folder / "run.json").read_text())
+    facts["data"]["asked"] = str(tmp_path / "nowhere")
+    (folder / "run.json").write_text(json.dumps(facts))
+    with TestClient(make_app([folder], settings)) as client:
+        found = client.get("/v1/models/lost/samples")
+        assert found.status_code == 404
+        assert "cannot be opened" in found.json()["error"]
+        assert "cannot be opened" in wait_until_judged(client, "lost")["reason"]
+
+
+def test_names_are_unlike(runs: list[Run], weights: Path) -> None:
+    path = runs[0].path
+    assert names_of([path, path, path / "model.safetensors", weights]) == ["net", "net-2", "net-3", "alone"]
+    with pytest.raises(ValueError, match="at least one run"):
+        names_of([])
+
+
+def test_what_cannot_be_served_is_refused_at_once(tmp_path: Path, settings: ServiceSettings) -> None:
+    with pytest.raises((ValueError, FileNotFoundError)):
+        make_app([tmp_path], settings)
+    with pytest.raises(FileNotFoundError):
+        make_app([tmp_path / "nothing.safetensors"], settings)

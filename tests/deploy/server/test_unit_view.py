@@ -1,0 +1,97 @@
+"""One unit while it reads a picture: what is told equals what `analysis` gives, whole and cut."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from reslab.analysis.blocks import unit_runs
+from reslab.analysis.unit_parts import take_apart
+from reslab.nn.network import Network
+from tests.deploy.server.expected import PLAN, cut
+
+
+def test_a_unit_told_apart(client: TestClient, network: Network, x: torch.Tensor, png: bytes) -> None:
+    found = client.post("/v1/unit", params={"unit": "layer1.1"}, content=png).json()
+    with torch.no_grad(), unit_runs(network) as runs:
+        network(x)
+    unit, incoming = network.layer1[1], runs[1].input
+    with torch.no_grad():
+        parts = take_apart(unit, incoming)
+    output = unit(incoming).detach().requires_grad_()
+    logits = network.run_head(network.layer3(network.layer2(output)))
+    logits.max().backward()
+    assert output.grad is not None
+    wanted = (parts.output.std(correction=0), parts.branch.std(correction=0), parts.shortcut.std(correction=0))
+    assert [found[name] for name in ("response", "branch", "shortcut")] == pytest.approx(
+        [float(value) for value in wanted], rel=1e-4
+    )
+    assert found["gradient"] == pytest.approx(float(output.grad.norm()), rel=1e-4)
+    strongest = found["channels"][0]
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(found["maps"][0].partition(",")[2]))), dtype=float)
+    values = output[0, strongest].detach()
+    scaled = 255 * (values - values.min()) / (values.max() - values.min())
+    assert np.abs(shown - scaled.numpy()).max() <= 0.51
+    assert len(found["maps"]) == min(16, output.shape[1])
+
+
+@pytest.mark.parametrize("name", ["layer1.0", "layer1.1", "layer2.0"])
+def test_a_unit_is_told_as_it_stands_in_the_network_that_is_cut(
+    client: TestClient, network: Network, x: torch.Tensor, text: str, name: str
+) -> None:
+    whole = client.post("/v1/unit", params={"unit": name}, json={"image": text}).json()
+    found = client.post("/v1/unit", params={"unit": name}, json={"image": text, **PLAN}).json()
+    place = [each for each, _ in network.units()].index(name)
+    with cut(network):
+        logits, outputs = run_with_gradients(network, x)
+        logits.max().backward()
+        with torch.no_grad(), unit_runs(network) as runs:
+            network(x)
+        with torch.no_grad():
+            parts = take_apart(dict(network.units())[name], runs[place].input)  # type: ignore[arg-type]
+    off = name in PLAN["off"]
+    assert found["branch"] == pytest.approx(0.0 if off else float(parts.branch.std(correction=0)), rel=1e-4)
+    assert found["shortcut"] == pytest.approx(float(parts.shortcut.std(correction=0)), rel=1e-4)
+    assert found["response"] == pytest.approx(float(runs[place].output.std(correction=0)), rel=1e-4)
+    gradient = outputs[place].grad
+    assert gradient is not None
+    assert found["gradient"] == pytest.approx(float(gradient.norm()), rel=1e-4)
+    changed = ("branch", "maps") if name == "layer1.0" else ("response", "gradient", "maps")
+    assert all(found[key] != whole[key] for key in changed)
+
+
+def run_with_gradients(network: Network, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The logits, and each unit's output, whose gradient is kept."""
+    outputs: list[torch.Tensor] = []
+
+    def keep(module: torch.nn.Module, given: object, output: torch.Tensor) -> torch.Tensor:
+        output = output.clone()
+        output.retain_grad()
+        outputs.append(output)
+        return output.clone()
+
+    handles = [unit.register_forward_hook(keep) for _, unit in network.units()]
+    logits = network(x)
+    for handle in handles:
+        handle.remove()
+    return logits, outputs
+
+
+def test_a_plain_unit_that_is_off_lets_all_pass(client: TestClient, text: str) -> None:
+    sent = {"image": text, "off": ["layer1.1", "layer2.0"]}
+    found = client.post("/v1/unit", params={"unit": "layer1.1", "model": "plain"}, json=sent).json()
+    assert (found["branch"], found["shortcut"]) == (0.0, found["response"])
+    assert [row["unit"] for row in found["refused"]] == ["layer2.0"]
+    assert client.post("/v1/unit", params={"unit": "layer1.1"}, json={"image": text, "off": ["x"]}).status_code == 422
+
+
+def test_unit_that_is_not_there_or_not_told(client: TestClient, png: bytes) -> None:
+    for params, words in (({"unit": "layer1.9"}, "nearest: 'layer1."), ({}, "unit: Field required")):
+        found = client.post("/v1/unit", params=params, content=png)
+        assert found.status_code == 422
+        assert words in found.json()["error"]
+    assert client.post("/v1/unit", params={"unit": "layer1.0"}).status_code == 422

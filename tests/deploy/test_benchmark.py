@@ -1,0 +1,91 @@
+"""The measurement of engines: what is measured, in which order, and what is refused."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from reslab.deploy import benchmark as bench
+from reslab.deploy.backends.backend import Engine
+from reslab.deploy.benchmark import AnswerSpeed, default_engines, default_precisions, measure_engines, pairs, quantile
+from reslab.nn.network import Network
+
+CPU = torch.device("cpu")
+
+
+def test_percentiles_are_those_of_the_nearest_rank() -> None:
+    hundred = [float(value) for value in range(1, 101)]
+    assert [quantile(hundred, part) for part in (0.5, 0.95, 0.99)] == [50.0, 95.0, 99.0]
+    assert [quantile([1.0, 2.0, 3.0], part) for part in (0.5, 0.95)] == [2.0, 3.0]
+    assert quantile([7.0], 0.5) == 7.0
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Engines that only write down who was called with how many pictures, on a clock that goes by calls."""
+    calls: list[tuple[str, int]] = []
+    clock = iter(range(1_000_000))
+
+    def opened(network: Any, name: str, precision: str, device: Any, **rest: Any) -> Engine:
+        def answer(x: torch.Tensor) -> torch.Tensor:
+            calls.append((f"{name} {precision}", len(x)))
+            return x
+
+        return Engine(name, precision, CPU, answer, compiled=rest["compiled"])
+
+    monkeypatch.setattr(bench, "open_engine", opened)
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: 0.1 * next(clock))
+    return calls
+
+
+def test_rounds_alternate(network: Network, counted: list[tuple[str, int]]) -> None:
+    found = measure_engines(network, (1, 8, 8), [2, 3], ["torch", "openvino"], ["float32"], CPU, rounds=2)
+    assert [(each.engine, each.batch) for each in found] == [
+        ("torch", 2), ("torch", 3), ("openvino", 2), ("openvino", 3),
+    ]  # fmt: skip
+    measured = counted[-sum(each.num_calls for each in found) :]
+    turns = [call for place, call in enumerate(measured) if place == 0 or measured[place - 1] != call]
+    assert turns == 2 * [("torch float32", 2), ("torch float32", 3), ("openvino float32", 2), ("openvino float32", 3)]
+    for each in found:
+        assert each.latency_ms_p50 == pytest.approx(100)
+        assert each.images_per_second == pytest.approx(10 * each.batch)
+        assert each.prepare_seconds == pytest.approx(0.1)
+
+
+def test_compiled_torch_stands_beside_torch(network: Network, counted: list[tuple[str, int]]) -> None:
+    options: dict[str, Any] = {"rounds": 1, "compiled": True}
+    found = measure_engines(network, (1, 8, 8), [2], ["torch", "openvino"], ["float32"], CPU, **options)
+    assert [each.engine for each in found] == ["torch", "torch, compiled", "openvino"]
+
+
+def test_a_real_measurement(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "SECONDS_A_TURN", 0.01)
+    (found,) = measure_engines(network, (1, 8, 8), [4], ["torch"], ["float32"], CPU, rounds=2)
+    assert isinstance(found, AnswerSpeed)
+    assert 0 < found.latency_ms_p50 <= found.latency_ms_p95 <= found.latency_ms_p99
+    slow, quick = found.images_per_second_range
+    assert slow <= quick
+    assert found.memory_bytes is None or found.memory_bytes >= 0
+
+
+def test_what_is_measured_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert default_engines(CPU) == ["torch", "onnxruntime", "openvino"]
+    assert default_engines(torch.device("cuda")) == ["torch"]
+    for quick in (True, False):
+        monkeypatch.setattr(bench, "quick_bf16", lambda _, quick=quick: quick)
+        assert ("bf16" in default_precisions(CPU)) is quick
+    assert pairs(["torch", "onnxruntime"], ["bf16", "int8"], CPU) == [("torch", "bf16"), ("onnxruntime", "int8")]
+
+
+@pytest.mark.parametrize(
+    ("engines", "precisions", "batches", "said"),
+    [
+        (["trch"], ["float32"], [1], "nearest: 'torch'"),
+        (["torch"], ["int9"], [1], "unknown precision 'int9'"),
+        (["torch"], ["int8"], [1], "torch: float32, bf16, fp16"),
+        (["torch"], ["float32"], [0], "batch of at least 1"),
+    ],
+)
+def test_mistakes_are_told(network: Network, engines: Any, precisions: Any, batches: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        measure_engines(network, (1, 8, 8), batches, engines, precisions, CPU)

@@ -1,0 +1,191 @@
+"""`predict`: equal to the evaluation on the same pictures, and patient with files."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from reslab.data.decode import read_picture
+from reslab.deploy.answering import Guess
+from reslab.deploy.inputs import list_pictures
+from reslab.deploy.predict import predict
+from reslab.deploy.preparation import Preparation
+from reslab.nn.checkpoints.safetensors_io import save_weights
+from reslab.nn.factory import create_model
+from reslab.nn.network import Network
+from reslab.spec.preprocess import Preprocess
+
+PREPROCESS = Preprocess(3, "resize(20) center-crop(16)", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+
+
+@pytest.fixture
+def network() -> Network:
+    torch.manual_seed(0)
+    found = create_model("resnet20_cifar", num_classes=3, image_size=(16, 16), depths=(1, 1, 1))
+    assert isinstance(found, Network)
+    found.classes, found.preprocess = ("ant", "bee", "cat"), PREPROCESS
+    return found.eval()
+
+
+def picture(path: Path, height: int, width: int, seed: int = 0) -> Path:
+    pixels = torch.randint(256, (height, width, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    Image.fromarray(pixels.numpy()).save(path)
+    return path
+
+
+def probabilities(network: Network, pixels: Tensor) -> list[float]:
+    """p = softmax(network((x / 255 - mean) / std)), written out."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (PREPROCESS.mean, PREPROCESS.std))
+    with torch.no_grad():
+        found: list[float] = network(((pixels / 255 - mean) / std)[None]).softmax(1)[0].tolist()
+    return found
+
+
+def test_a_picture_of_the_right_size_is_taken_as_it_is(network: Network, tmp_path: Path) -> None:
+    network.preprocess = Preprocess(3, "", PREPROCESS.mean, PREPROCESS.std)
+    path = picture(tmp_path / "a.png", 16, 16)
+    (found,) = predict(network, path, top_k=3)
+    expected = dict(zip(("ant", "bee", "cat"), probabilities(network, read_picture(path)), strict=True))
+    assert {guess.name for guess in found.classes} == set(expected)
+    for guess in found.classes:
+        assert guess.probability == pytest.approx(expected[guess.name], rel=1e-5)
+    assert sorted(found.classes, key=lambda guess: -guess.probability) == list(found.classes)
+
+
+def test_the_words_of_the_evaluation_are_followed(network: Network, tmp_path: Path) -> None:
+    from torchvision.transforms.v2 import functional as pictures
+
+    path = picture(tmp_path / "a.png", 30, 50)
+    (found,) = predict(network, path, top_k=1)
+    resized = pictures.resize(read_picture(path), [20], antialias=True)
+    cropped = pictures.center_crop(resized, [16, 16])
+    assert found.classes[0].probability == pytest.approx(max(probabilities(network, cropped)), rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [(9, 9), (64, 16), (5, 200)])
+def test_another_size_is_brought_to_the_network_s(size: tuple[int, int], tmp_path: Path) -> None:
+    prepare = Preparation(Preprocess(3, "", (0.5,) * 3, (0.5,) * 3), (12, 16))
+    found = prepare(picture(tmp_path / "a.png", *size))
+    assert isinstance(found, Tensor)
+    assert found.shape == (3, 12, 16)
+
+
+def test_the_middle_is_kept(tmp_path: Path) -> None:
+    """A picture white in its middle third and black outside: what is left of it is white."""
+    pixels = torch.zeros(16, 48, 3, dtype=torch.uint8)
+    pixels[:, 16:32] = 255
+    Image.fromarray(pixels.numpy()).save(tmp_path / "a.png")
+    found = Preparation(Preprocess(3, "", (0.5,) * 3, (0.5,) * 3), (16, 16))(tmp_path / "a.png")
+    assert isinstance(found, Tensor)
+    assert int(found.min()) == 255
+
+
+def test_grey_networks_read_colour(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    grey = create_model("resnet20_cifar", num_classes=2, in_channels=1, image_size=(8, 8))
+    assert isinstance(grey, Network)
+    grey.preprocess = Preprocess(1, "", (0.5,), (0.5,))
+    (found,) = predict(grey, picture(tmp_path / "a.png", 8, 8))
+    assert [guess.name for guess in sorted(found.classes, key=lambda guess: guess.name)] == ["class 0", "class 1"]
+
+
+def test_the_batch_changes_nothing_but_the_pace(network: Network, tmp_path: Path) -> None:
+    paths = [picture(tmp_path / f"{place}.png", 20 + place, 33, place) for place in range(7)]
+    one, many = predict(network, paths, batch=1), predict(network, paths, batch=4)
+    assert [each.path for each in many] == [str(path) for path in paths]
+    for left, right in zip(one, many, strict=True):
+        assert [guess.name for guess in left.classes] == [guess.name for guess in right.classes]
+        assert left.classes[0].probability == pytest.approx(right.classes[0].probability, rel=1e-5)
+    assert len({each.classes[0].probability for each in many}) == 7
+
+
+def test_what_cannot_be_read_is_a_row(network: Network, tmp_path: Path) -> None:
+    good = picture(tmp_path / "b.png", 16, 16)
+    (tmp_path / "a.jpg").write_bytes(b"")
+    (tmp_path / "c.png").write_bytes(good.read_bytes()[:60])
+    found = predict(network, [tmp_path, tmp_path / "gone.png"])
+    assert [Path(each.path).name for each in found] == ["a.jpg", "b.png", "c.png", "gone.png"]
+    assert ["0 bytes" in found[0].error, found[1].error, bool(found[2].error)] == [True, "", True]
+    assert found[3].error == "no such file"
+    assert not any(each.path in each.error for each in found)
+    assert found[1].to_dict().keys() == {"path", "classes"}
+    assert found[0].to_dict() == {"path": str(tmp_path / "a.jpg"), "classes": [], "error": found[0].error}
+
+
+def test_an_answer_that_is_no_number_is_a_row_with_its_error(network: Network, tmp_path: Path) -> None:
+    with torch.no_grad():
+        network.fc.bias.fill_(torch.nan)
+    (row,) = predict(network, picture(tmp_path / "a.png", 8, 8))
+    assert row.classes == ()
+    assert row.error.startswith("the network's answer is not a number")
+
+
+def test_weights_and_network_say_the_same(network: Network, tmp_path: Path) -> None:
+    save_weights(tmp_path / "model.safetensors", network)
+    path = picture(tmp_path / "a.png", 16, 16)
+    assert predict(tmp_path / "model.safetensors", path) == predict(network, str(path))
+
+
+def test_a_network_keeps_its_mode(network: Network, tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png", 16, 16)
+    expected = predict(network, path)
+    network.train()
+    assert predict(network, path) == expected
+    assert network.training
+
+
+def test_top_k_is_at_most_the_number_of_classes(network: Network, tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png", 16, 16)
+    assert [len(predict(network, path, top_k=k)[0].classes) for k in (1, 2, 3, 9)] == [1, 2, 3, 3]
+    assert isinstance(predict(network, path)[0].classes[0], Guess)
+
+
+def test_folders_are_searched_in_order(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    for name in ("b.png", "deep/a.JPG", "notes.txt", ".hidden.png"):
+        (tmp_path / name).touch()
+    assert [path.name for path in list_pictures([tmp_path])] == ["b.png", "a.JPG"]
+
+
+def test_mistakes_are_told(network: Network, tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png", 16, 16)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"pictures .* in .*empty"):
+        predict(network, tmp_path / "empty")
+    with pytest.raises(ValueError, match="at least one picture"):
+        predict(network, [])
+    with pytest.raises(ValueError, match="top_k of at least 1"):
+        predict(network, path, top_k=0)
+    with pytest.raises(ValueError, match="batch of at least 1"):
+        predict(network, path, batch=0)
+    with pytest.raises(ValueError, match="device"):
+        predict(network, path, device="gpu")
+    network.preprocess = None
+    with pytest.raises(ValueError, match="preprocessing"):
+        predict(network, path)
+
+
+def test_a_temperature_divides_the_logits_and_changes_no_answer(network: Network, tmp_path: Path) -> None:
+    paths = [picture(tmp_path / f"{place}.png", 16, 16, place) for place in range(5)]
+    network.preprocess = Preprocess(3, "", PREPROCESS.mean, PREPROCESS.std)
+    plain = predict(network, paths, top_k=3)
+    network.temperature = 2.5
+    mean, std = (torch.tensor(values)[:, None, None] for values in (PREPROCESS.mean, PREPROCESS.std))
+    for path, before, found in zip(paths, plain, predict(network, paths, top_k=3), strict=True):
+        with torch.no_grad():
+            logits = network(((read_picture(path) / 255 - mean) / std)[None])[0]
+        expected = dict(zip(("ant", "bee", "cat"), (logits / 2.5).softmax(0).tolist(), strict=True))
+        for guess in found.classes:
+            assert guess.probability == pytest.approx(expected[guess.name], rel=1e-5)
+        assert [guess.name for guess in found.classes] == [guess.name for guess in before.classes]
+        assert found.classes[0].probability < before.classes[0].probability
+    assert predict(network, paths, top_k=3, temperature=False) == plain
+
+
+def test_the_temperature_travels_with_the_weights(network: Network, tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png", 16, 16)
+    save_weights(tmp_path / "warm.safetensors", network, {"temperature": {"value": 3.0}})
+    network.temperature = 3.0
+    assert predict(tmp_path / "warm.safetensors", path) == predict(network, path)

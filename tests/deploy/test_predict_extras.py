@@ -1,0 +1,106 @@
+"""Embeddings, heat maps and engines in prediction."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from reslab.analysis.attribution import grad_cam
+from reslab.deploy.answering import open_answering, split_head
+from reslab.deploy.grad_cam import HeatMaps, heat_map_path, overlay
+from reslab.deploy.predict import predict, read_prediction
+from reslab.nn.factory import create_model
+from reslab.nn.network import Network
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
+def test_engines_predict_alike(network: Network, png_folder: Path, engine: str) -> None:
+    expected = predict(network, png_folder, top_k=2)
+    for left, right in zip(predict(network, png_folder, top_k=2, engine=engine, batch=3), expected, strict=True):
+        assert (left.path, left.error) == (right.path, right.error)
+        assert [guess.name for guess in left.classes] == [guess.name for guess in right.classes]
+        for ours, theirs in zip(left.classes, right.classes, strict=True):
+            assert ours.probability == pytest.approx(theirs.probability, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_an_embedding_is_what_the_last_layer_reads(network: Network, png_folder: Path, engine: str) -> None:
+    found = predict(network, png_folder, features=True, engine=engine)
+    plain = predict(network, png_folder)
+    head = network.fc
+    assert isinstance(head, torch.nn.Linear)
+    for row, other in zip(found, plain, strict=True):
+        assert len(row.features) == (0 if row.error else 64)
+        if not row.error:
+            logits = head(torch.tensor(row.features)).detach()
+            assert float(logits.softmax(0).max()) == pytest.approx(other.classes[0].probability, rel=1e-4)
+            assert row.classes[0].probability == pytest.approx(other.classes[0].probability, rel=1e-4)
+    assert found[0].to_dict()["features"] == list(found[0].features)
+    assert "features" not in plain[0].to_dict()
+    assert [read_prediction(row.to_dict()) for row in found] == found
+
+
+def test_a_head_of_several_layers_is_parted_before_its_last() -> None:
+    torch.manual_seed(0)
+    network = create_model("book_resdeep").eval()
+    assert isinstance(network, Network)
+    body, head = split_head(network)
+    x = torch.randn(2, *network.arch.input_size)
+    with torch.no_grad():
+        assert head.in_features == body(x).shape[1]
+        torch.testing.assert_close(head(body(x)), network(x))
+
+
+def test_a_heat_map_is_grad_cam_s(network: Network, png_folder: Path, tmp_path: Path) -> None:
+    network.train()
+    folder = tmp_path / "maps"
+    found = predict(network, png_folder, heat_maps=folder)
+    assert network.training  # as it was
+    read = [row for row in found if not row.error]
+    assert {Path(row.heat_map) for row in read} == set(folder.iterdir())
+    assert found[-1].heat_map == ""  # the file that is no picture
+    with Image.open(read[0].heat_map) as image:
+        assert image.size == (224, 224)
+        assert len(image.convert("RGB").getcolors(224 * 224) or []) > 20
+
+
+def test_the_map_of_a_picture(network: Network) -> None:
+    pixels = torch.randint(256, (3, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    maps = HeatMaps(network, torch.device("cpu"))
+    targets = torch.tensor([3, 1, 4])
+    found = maps(pixels, targets)
+    assert found.shape == (3, 8, 8)
+    assert (float(found.min()), float(found.max())) == (0.0, 1.0)
+    expected = grad_cam(network, maps.normalise(pixels), targets, maps.layer)
+    largest = expected.flatten(1).max(1).values
+    for heat, raw, most in zip(found, expected, largest, strict=True):
+        if most > 0:
+            coarse = torch.nn.functional.interpolate(raw[None, None], (8, 8), mode="bilinear")[0, 0]
+            torch.testing.assert_close(heat, coarse / coarse.max())
+
+
+def test_colours_of_an_overlay() -> None:
+    """Bright where the heat is, the grey picture nearly as it was where there is none."""
+    heat = torch.zeros(4, 4)
+    heat[0, 0] = 1.0
+    pixels = torch.full((1, 4, 4), 128, dtype=torch.uint8)
+    image = overlay(pixels, heat)
+    assert image.size == (224, 224)
+    hot, cold = image.getpixel((5, 5)), image.getpixel((215, 215))
+    assert isinstance(hot, tuple)
+    assert isinstance(cold, tuple)
+    assert hot[0] > 180 > 130 > cold[0]
+
+
+def test_names_of_heat_maps_stay_apart(tmp_path: Path) -> None:
+    names = [heat_map_path(tmp_path, path).name for path in ("a/1.png", "b/1.png", "../x/1.png", "-", "/r/1.png")]
+    assert len(set(names)) == len(names)
+    assert all("/" not in name and name.endswith(".png") for name in names)
+
+
+def test_answers_know_their_classes(network: Network) -> None:
+    answer = open_answering(network, temperature=False, num_images=1)
+    assert answer.classes == tuple(str(digit) for digit in range(10))
+    assert answer.temperature == 1.0
+    assert answer.engine.name == "torch"

@@ -1,0 +1,18 @@
+"""WCAG 2, level AA, and good practice, as axe-core judges a page."""
+
+import pytest
+
+from tests.deploy.web.browser import REQUIRED, Page
+
+if not REQUIRED:
+    pytest.importorskip("axe_playwright_python", reason="accessibility was not tried: axe is not installed")
+
+from axe_playwright_python.sync_playwright import Axe
+
+RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
+
+
+def check(page: Page) -> None:
+    """No rule of RULES is broken."""
+    found = Axe().run(page, options={"resultTypes": ["violations"], "runOnly": list(RULES)})
+    assert found.violations_count == 0, found.generate_report()

@@ -1,0 +1,93 @@
+"""A real browser for the tests of the pages; without one they are skipped, loudly."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reslab.deploy.server.app import make_app
+from reslab.deploy.server.settings import ServiceSettings
+from reslab.training.run import Run
+from tests.deploy.listening import listening
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+# .ci/run sets it: there a browser that is missing is a failure.
+REQUIRED = os.environ.get("RESLAB_REQUIRE_BROWSER") == "1"
+WITHOUT_SANDBOX = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage"]
+PATIENCE_MILLISECONDS = 60_000.0
+
+_browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+if not REQUIRED:
+    pytest.importorskip("playwright", reason="the pages were not tried: playwright is not installed")
+    if _browser is None:
+        pytest.skip(f"the pages were not tried: none of {', '.join(BROWSERS)} is here", allow_module_level=True)
+
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright  # noqa: E402
+
+expect.set_options(timeout=PATIENCE_MILLISECONDS)
+
+SCREENS = {"wide": {"width": 1280, "height": 900}, "phone": {"width": 375, "height": 812}}
+SETTINGS = ServiceSettings(engine="torch", device="cpu")
+
+
+@contextmanager
+def launched() -> Iterator[Browser]:
+    """The browser, for a block."""
+    assert _browser is not None, f"RESLAB_REQUIRE_BROWSER is set, and none of {', '.join(BROWSERS)} is here"
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=_browser, args=WITHOUT_SANDBOX)
+        yield opened
+        opened.close()
+
+
+@contextmanager
+def served(runs: Sequence[Run | Path], settings: ServiceSettings = SETTINGS) -> Iterator[str]:
+    """The address of a service of these runs, for a block."""
+    with listening(make_app(runs, settings), settings) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def opened_page(
+    browser: Browser, address: str, path: str = "", before: Callable[[Page], object] = lambda page: None, **options: Any
+) -> Iterator[Page]:
+    """The page at `path`; `before` has it first. At the end no other host was asked and no script had failed."""
+    context = browser.new_context(**options)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MILLISECONDS)
+    asked: list[str] = []
+    failed: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: failed.append(str(error)))
+    before(page)
+    page.goto(address + path)
+    yield page
+    context.close()
+    others = [url for url in asked if not url.startswith((address + "/", "data:", f"blob:{address}/"))]
+    assert not others
+    assert not failed
+
+
+def wait_for_answers(page: Page) -> None:
+    """The first test picture has been seen: classes, heat map, and the curve, which comes last."""
+    expect(page.locator(".curve .dot")).not_to_have_count(0)
+    expect(page.locator(".frame img").first).to_be_visible()
+
+
+def verdict(page: Page) -> Locator:
+    """The answer of the first network."""
+    return page.locator(".bench").first.locator(".verdict")
+
+
+def lever(page: Page, unit: str) -> Locator:
+    """The switch of a unit of the first network."""
+    return page.get_by_role("switch", name=unit, exact=True).first
+
+
+def top_values(page: Page) -> list[str]:
+    """The probabilities of the first network's bars, as they stand there."""
+    return page.locator(".bench:first-child .bars .value").all_inner_texts()

@@ -1,0 +1,69 @@
+"""The explorer held against WCAG 2, level AA, by axe-core, in each of its states, light and dark, wide and narrow."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.deploy.web.accessibility import check
+from tests.deploy.web.browser import SCREENS, Browser, Page, expect, lever, opened_page, verdict, wait_for_answers
+
+
+@pytest.fixture(scope="module", params=[(screen, scheme) for screen in SCREENS for scheme in ("light", "dark")])
+def dressed(request: Any, browser: Browser, address: str) -> Iterator[Page]:
+    """The explorer on one screen in one scheme; without motion, so that no colour is caught on its way."""
+    screen, scheme = request.param
+    options = {"viewport": SCREENS[screen], "is_mobile": screen == "phone", "color_scheme": scheme}
+    with opened_page(browser, address, reduced_motion="reduce", **options) as page:
+        wait_for_answers(page)
+        yield page
+
+
+def answered(page: Page, png: Path) -> None:
+    expect(page.locator(".matrix")).to_be_visible()
+
+
+def unit_off_and_open(page: Page, png: Path) -> None:
+    lever(page, "layer1.1").click()
+    expect(verdict(page)).to_contain_text("was ")
+    page.locator("[data-unit='layer1.1'] .unit").first.click()
+    expect(page.locator(".inside .maps img")).not_to_have_count(0)
+
+
+def cell_open(page: Page, png: Path) -> None:
+    page.locator(".matrix button.right").first.click()
+    expect(page.locator(".cell-pictures li")).not_to_have_count(0)
+
+
+def side_by_side(page: Page, png: Path) -> None:
+    page.select_option("#beside", "plain")
+    expect(page.locator(".curve .dot")).to_have_count(10)
+    expect(page.locator(".matrix")).to_have_count(2)
+    expect(page.locator("[aria-busy=true]")).to_have_count(0)
+
+
+def error_told(page: Page, png: Path) -> None:
+    page.set_input_files("#file", {"name": "letter.txt", "mimeType": "text/plain", "buffer": b"No picture."})
+    expect(page.get_by_role("alert")).to_contain_text("could not be looked at")
+
+
+STATES: tuple[Callable[[Page, Path], None], ...] = (answered, unit_off_and_open, cell_open, side_by_side, error_told)
+
+
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
+def test_no_rule_is_broken(dressed: Page, state: Callable[[Page, Path], None], png: Path) -> None:
+    """The states are reached one after the other: each holds what the one before has left open."""
+    state(dressed, png)
+    check(dressed)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_rule_is_broken_before_the_first_answer(browser: Browser, address: str, scheme: Any) -> None:
+    def empty(page: Page) -> None:
+        page.route("**/v1/**/samples*", lambda route: route.fulfill(json={"samples": []}))
+
+    with opened_page(browser, address, before=empty, color_scheme=scheme, reduced_motion="reduce") as page:
+        expect(page.locator(".bench .tile")).to_have_count(6)
+        expect(page.locator(".matrix")).to_be_visible()
+        check(page)

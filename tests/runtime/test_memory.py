@@ -1,0 +1,38 @@
+"""Memory that is taken, and memory that there is."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from reslab.runtime import memory as memory_of
+from reslab.runtime.memory import Memory
+
+CPU = torch.device("cpu")
+MIB = 2**20
+
+
+def test_memory_is_what_was_taken_since() -> None:
+    memory = Memory(CPU)
+    if memory.used_bytes() is None:
+        pytest.skip("this system does not tell what is resident")
+    held = torch.ones(16 * 2**20)
+    assert 0.9 * 64 * 2**20 < (memory.used_bytes() or 0) < 4 * 64 * 2**20
+    assert len(held)
+
+
+def test_room_is_what_the_machine_has_free_within_the_limit_of_its_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in {"meminfo": f"MemTotal: 9 kB\nMemAvailable: {900 * 1024} kB\n", "max": f"{700 * MIB}"}.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "used").write_text(f"{300 * MIB}\n")
+    (tmp_path / "none").write_text("max\n")
+    monkeypatch.setattr(memory_of, "_MACHINE", tmp_path / "meminfo")
+    group, unlimited = (tmp_path / "max", tmp_path / "used"), (tmp_path / "none", tmp_path / "used")
+    for groups, room in (((group,), 400), ((unlimited, group), 400), ((unlimited,), 900), ((), 900)):
+        monkeypatch.setattr(memory_of, "_GROUPS", groups)
+        assert Memory(CPU).room_bytes() == room * MIB
+    assert Memory(CPU).room_bytes(num_sharing=2) == 450 * MIB
+    monkeypatch.setattr(memory_of, "_MACHINE", tmp_path / "no such file")
+    assert Memory(CPU).room_bytes() is None

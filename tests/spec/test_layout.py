@@ -1,0 +1,244 @@
+"""Plans: every channel, stride and dilation counted out, and what means nothing refused with the reason."""
+
+import dataclasses
+
+import pytest
+
+from reslab.spec.arch import Arch
+from reslab.spec.config import override
+from reslab.spec.geometry import num_places, total_stride
+from reslab.spec.grammar import parse_words
+from reslab.spec.layout import parse_width_law, plan_stages, stem_channels
+from reslab.spec.stem_head import check_head, check_stem
+from reslab.spec.zoo import ARCHS
+
+TINY = Arch(
+    "tiny",
+    "made for the test",
+    depths=(2, 2),
+    widths=(4, 8),
+    strides=(1, 2),
+    stem="conv3(4) norm act",
+    num_classes=3,
+    image_size=(8, 8),
+)
+ONE_STAGE = {"depths": (3,), "widths": (4,), "strides": (1,)}
+
+
+def units(**axes):
+    return [unit for stage in plan_stages(dataclasses.replace(TINY, **axes)) for unit in stage]
+
+
+def test_channels_run_through():
+    for arch in ARCHS.values():
+        channels = stem_channels(arch)
+        for stage in plan_stages(arch):
+            for unit in stage:
+                assert unit.in_channels == channels
+                for before, after in zip(unit.convs, unit.convs[1:], strict=False):
+                    assert before.out_channels == after.in_channels
+                channels = unit.out_channels
+
+
+def test_the_basic_unit():
+    first, second, third, fourth = units()
+    assert [unit.name for unit in units()] == ["layer1.0", "layer1.1", "layer2.0", "layer2.1"]
+    assert [unit.match for unit in (first, second, third, fourth)] == ["identity", "identity", "project", "identity"]
+    assert [conv.stride for conv in third.convs] == [2, 1]
+    assert [unit.index for unit in units()] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("stride_at", "strides"), [(0, [1, 2, 1]), (1, [2, 1, 1]), (2, [1, 2, 1]), (3, [1, 1, 2])])
+def test_where_the_stride_sits(stride_at, strides):
+    unit = units(branch=(1, 3, 1), expansion=4, stride_at=stride_at)[2]
+    assert [conv.stride for conv in unit.convs] == strides
+    assert [conv.out_channels for conv in unit.convs] == [8, 8, 32]
+
+
+def test_cardinality_and_base_width():
+    """int(width * base / 64) * groups, as torchvision; 1x1 convolutions are not grouped."""
+    convs = plan_stages(ARCHS["resnext50_32x4d"])[1][0].convs
+    assert [(conv.kernel, conv.in_channels, conv.out_channels, conv.groups) for conv in convs] == [
+        *((1, 256, 256, 1), (3, 256, 256, 32), (1, 256, 512, 1))
+    ]
+
+
+def test_a_base_width_that_does_not_divide_is_cut_off_before_the_groups_multiply():
+    """int(4 * 24 / 64) * 2 is 2, not int(4 * 24 / 64 * 2)."""
+    assert units(groups=2, width_per_group=24)[0].convs[0].out_channels == 2
+
+
+def test_dilation_takes_the_place_of_strides():
+    arch = override(ARCHS["resnet50"], {"replace_stride_with_dilation": "false,true,true"})
+    stages = plan_stages(arch)
+    assert [[unit.dilation for unit in stage][:2] for stage in stages] == [[1, 1], [1, 1], [1, 2], [2, 4]]
+    assert [unit.stride for stage in stages for unit in stage if unit.stride != 1] == [2]
+    assert total_stride(arch) == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "stride"),
+    [("resnet50", 32), ("resnet20_cifar", 4), ("resnet18_cifar", 8), ("resnet50d", 32)],
+)
+def test_total_stride(name, stride):
+    assert total_stride(ARCHS[name]) == stride
+
+
+def test_places_that_a_head_reads():
+    assert num_places(ARCHS["book_net"], parse_words("flatten")) == 64
+    assert num_places(ARCHS["book_res"], parse_words("maxpool2 flatten")) == 16
+    assert num_places(ARCHS["resnet50"], parse_words("avgpool flatten")) == 1
+    with pytest.raises(ValueError, match="leave book_res a map"):
+        num_places(override(ARCHS["book_res"], {"image_size": "6,6"}), parse_words("maxpool2 flatten"))
+
+
+def test_pools_stride_by_their_size_unless_told():
+    for stem, stride in [("conv3(4) maxpool3", 3), ("conv3(4) maxpool3/1", 1), ("conv3(4) avgpool2/2", 2)]:
+        assert total_stride(dataclasses.replace(TINY, stem=stem, strides=(1, 1))) == stride
+
+
+def test_the_words_of_a_stem_after_its_last_convolution_are_the_orders():
+    def stem(**axes):
+        return " ".join(map(str, dataclasses.replace(ARCHS["resnet50d"], **axes).stem_words))
+
+    deep = "conv3/2(32) norm act conv3(32) norm act conv3(64)"
+    assert stem() == f"{deep} norm act maxpool3/2"
+    assert stem(order="full-preact") == f"{deep} maxpool3/2"
+    assert stem(order="relu-preact") == f"{deep} norm maxpool3/2"
+
+
+def test_width_laws():
+    assert parse_width_law("additive(16,48)") == (16.0, 48.0)
+    assert [unit.out_channels for unit in units(widths="additive(4,4)", match="pad")] == [5, 6, 7, 8]
+
+
+@pytest.mark.parametrize(
+    ("axes", "said"),
+    [
+        ({"depths": (2, 0)}, "depths of whole numbers from 1"),
+        ({"depths": (2,)}, "widths with one number for each of the 1 stages.*set widths too"),
+        ({"widths": (4,)}, "widths with one number for each of the 2 stages"),
+        ({"strides": (1,)}, "strides with one number"),
+        ({"widths": (4, -8)}, "widths of whole numbers"),
+        ({"widths": "additive(4)"}, "additive\\(START,GROWTH\\)"),
+        ({"widths": "steep"}, "additive\\(START,GROWTH\\)"),
+        ({"widths": "additive(4,-8)"}, "stays at 1 or above"),
+        ({"branch": ()}, "at least one convolution"),
+        ({"branch": (2, 3)}, "odd kernels.*nearest valid: 3"),
+        ({"branch": (3,), "order": "conv norm act conv norm +"}, "1 convolutions"),
+        ({"stride_at": 3}, "stride_at between 0 and 2"),
+        ({"stride_at": -1}, "stride_at between 0 and 2"),
+        ({"groups": 3}, "divisible by groups=3"),
+        ({"width_per_group": 8}, "width_per_group of at least"),
+        ({"expansion": 0}, "expansion of whole numbers"),
+        ({"in_channels": 0}, "in_channels of whole numbers"),
+        ({"num_classes": 0}, "num_classes of whole numbers"),
+        ({"image_size": (8,)}, "height,width"),
+        ({"image_size": (8, 0)}, "image_size of whole numbers"),
+        ({"drop": 1.0}, "drop in"),
+        ({"drop": float("nan")}, "drop in"),
+        ({"norm_eps": 0.0}, "norm_eps above 0"),
+        ({"norm_momentum": -0.1}, "norm_momentum in"),
+        ({"se_ratio": 0.0, "order": "se"}, "se_ratio in"),
+        ({"last_norm_weight": float("inf")}, "last_norm_weight"),
+        ({"last_norm_weight": 0.0, "norm": "none"}, "there is no norm to weigh"),
+        ({"replace_stride_with_dilation": (True, True)}, "1 truth values, one each for layer2"),
+        ({"widths": (8, 4), "match": "pad"}, "zeros can be added, not taken away.*layer2.0.*match=project"),
+        ({"widths": (8, 4), "match": "avg-pad"}, "zeros can be added"),
+        ({"match": "projct"}, "'project'"),
+        ({"mix": "none dropout(0.5)"}, "no shortcut to modify"),
+        ({"order": "ful-preact"}, "'full-preact'"),
+        ({"order": "book"}, "2 convolutions, as the branch has"),
+        ({"shared": True}, "layer2.0 changes the shape"),
+        ({"shared": True, "match": "pad", **ONE_STAGE, "widths": (8,)}, "changes the shape"),
+        ({"shared": True, "order": "full-preact", **ONE_STAGE}, "words ahead of the fork"),
+        ({"shared": True, "order": "full-preact-stem", **ONE_STAGE}, "words ahead of the fork"),
+        ({"shared": True, "mix": "survive(0.5)", **ONE_STAGE}, "one rate"),
+        ({"shared": True, "mix": "drop-path(0.5) add", **ONE_STAGE}, "one rate"),
+    ],
+)
+def test_what_means_nothing_is_refused_with_the_reason(axes, said):
+    with pytest.raises(ValueError, match=said):
+        units(**axes)
+
+
+@pytest.mark.parametrize(
+    ("stem", "said"),
+    [
+        ("conv3", "WIDTH"),
+        ("conv3(0)", "WIDTH"),
+        ("conv3(8.5)", "WIDTH"),
+        ("conv4(8)", "odd kernel.*conv5"),
+        ("conv3/0(8)", "from 1"),
+        ("conv0(8)", "from 1"),
+        ("conv3(8) maxpool", "maxpoolK/S"),
+        ("conv3(8) maxpool3/0", "from 1"),
+        ("conv3(8) maxpol2", "'maxpool'"),
+        ("conv3(8) flatten", "unknown word in a stem 'flatten'"),
+        ("conv3(8) fc", "unknown word in a stem"),
+        ("conv3(8) + act", "unknown word in a stem"),
+        ("conv3(8) norm3", "without a size"),
+        ("conv3(8) act(1)", "act\\(tanh\\)"),
+        ("conv3(8) drop(2)", "rate"),
+    ],
+)
+def test_stems_that_mean_nothing(stem, said):
+    with pytest.raises(ValueError, match=said):
+        check_stem(stem)
+    with pytest.raises(ValueError, match=said):
+        units(stem=stem)
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        ("fc", "flattened once"),
+        ("avgpool fc", "flattened once"),
+        ("avgpool flatten flatten fc", "flattened once"),
+        ("flatten avgpool fc", "flattened once"),
+        ("flatten drop2d fc", "flattened once"),
+        ("avgpool flatten fc(8)", "without a width"),
+        ("avgpool flatten fc(0) fc", "fc\\(WIDTH\\)"),
+        ("avgpool flatten fc(many) fc", "fc\\(WIDTH\\)"),
+        ("avgpool flatten norm fc", "unknown word in a head 'norm'"),
+        ("avgpool flatten conv3(4)", "unknown word in a head"),
+        ("avgpool0 flatten fc", "from 1"),
+        ("avgpool flatten act(2) fc", "act\\(tanh\\)"),
+    ],
+)
+def test_heads_that_mean_nothing(head, said):
+    with pytest.raises(ValueError, match=said):
+        check_head(head)
+    with pytest.raises(ValueError, match=said):
+        units(head=head)
+
+
+def test_heads_and_stems_that_mean_something():
+    for head in (
+        "",
+        "avgpool flatten",
+        "maxpool2 flatten fc(32) act fc",
+        "avgpool flatten drop(0.2) bias fc",
+        "flatten fc",
+    ):
+        check_head(head)
+    for stem in (
+        "",
+        "conv3(16)",
+        "conv7/2(64) norm act maxpool3/2",
+        "conv3(4) act(tanh) drop2d(0.1) avgpool2",
+        "norm act",
+    ):
+        check_stem(stem)
+
+
+def test_depth_counts_the_weighted_layers_on_the_way():
+    assert TINY.depth == 1 + 4 * 2 + 1
+    assert dataclasses.replace(TINY, branch=(1, 3, 1)).depth == 14
+    assert dataclasses.replace(TINY, match="project-all").depth == TINY.depth
+
+
+def test_the_plain_twin_of_an_arch():
+    assert TINY.plain() == dataclasses.replace(TINY, mix="none")
+    assert TINY.num_units == 4
+    assert TINY.input_size == (3, 8, 8)

@@ -1,0 +1,86 @@
+"""Mixes as sentences: joins, modifiers, refusals, and the linear rules of depth."""
+
+import pytest
+
+from reslab.spec.grammar import Word
+from reslab.spec.match import MATCHES, get_match
+from reslab.spec.shortcut import JOINS, Mix, drop_path_rate, parse_mix, survival
+
+
+@pytest.mark.parametrize(
+    ("sentence", "mix"),
+    [
+        ("add", Mix(Word("add"))),
+        ("", Mix(Word("add"))),
+        ("none", Mix(Word("none"))),
+        ("scale(0.5,0.5)", Mix(Word("scale", (0.5, 0.5)))),
+        ("shortcut-gate(-6)", Mix(Word("shortcut-gate", (-6,)))),
+        ("dropout(0.5)", Mix(Word("add"), (Word("dropout", (0.5,)),))),
+        ("survive(0.5) add", Mix(Word("add"), (), (Word("survive", (0.5,)),))),
+        (
+            "dropout(0.1) drop-path(0.2) rezero gate(-3)",
+            Mix(Word("gate", (-3,)), (Word("dropout", (0.1,)),), (Word("drop-path", (0.2,)), Word("rezero"))),
+        ),
+    ],
+)
+def test_mixes_are_read(sentence, mix):
+    assert parse_mix(sentence) == mix
+
+
+@pytest.mark.parametrize(
+    ("sentence", "said"),
+    [
+        ("ad", "'add'"),
+        ("shortcut-gat(-6)", "shortcut-gate"),
+        ("add none", "one join"),
+        ("gate(1) scale(1,1)", "one join"),
+        ("add add", "one join"),
+        ("none survive(0.5)", "no shortcut"),
+        ("dropout(0.5) none", "no shortcut"),
+        ("none rezero", "no shortcut"),
+        ("gate", "gate with 1"),
+        ("gate(a)", "gate with 1"),
+        ("gate(1,2)", "gate with 1"),
+        ("gate(nan)", "gate with 1"),
+        ("gate(inf)", "gate with 1"),
+        ("scale(1)", "scale with 2"),
+        ("rezero(1)", "rezero with no"),
+        ("add3", "add with no"),
+        ("gate/2(1)", "gate with 1"),
+        ("dropout(1.5)", "between 0 and 1.*dropout\\(1\\)"),
+        ("survive(-0.1)", "between 0 and 1.*survive\\(0\\)"),
+        ("drop-path(2) add", "between 0 and 1"),
+        ("rezero skipinit add", "the same scalar"),
+        ("dropout(0.1) dropout(0.2)", "once"),
+        ("layerscale(0.1) layerscale(0.1)", "once"),
+        ("add)", "brackets"),
+    ],
+)
+def test_mixes_that_mean_nothing_are_refused_with_the_reason(sentence, said):
+    with pytest.raises(ValueError, match=said):
+        parse_mix(sentence)
+
+
+def test_survival_falls_linearly_to_the_last_unit():
+    """Huang et al. 2016, Eq. 4: p_l = 1 - (l / L)(1 - p_L); p_L = 0.5 keeps 3 L / 4 - 1 / 4 units on average."""
+    probabilities = [survival(0.5, index, 54) for index in range(54)]
+    assert probabilities[0] == pytest.approx(1 - 1 / 108)
+    assert probabilities[-1] == 0.5
+    assert sum(probabilities) == pytest.approx((3 * 54 - 1) / 4)
+
+
+def test_drop_path_rises_linearly_from_none():
+    assert [drop_path_rate(0.3, index, 4) for index in range(4)] == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert drop_path_rate(0.3, 0, 1) == 0.3
+
+
+def test_matches_by_name():
+    assert get_match("pad-split").kind == "pad-split"
+    assert [name for name, match in MATCHES.items() if match.every] == ["project-all", "conv1x1-all"]
+    assert all(match.does and match.source for match in MATCHES.values())
+    with pytest.raises(ValueError, match="'pad-split'"):
+        get_match("padsplit")
+
+
+def test_the_joins_of_the_papers_are_there():
+    assert set(JOINS) == {"add", "none", "scale", "gate", "shortcut-gate"}

@@ -1,0 +1,123 @@
+"""The small runs that one rank and two are compared on, and a script that torchrun starts: OUTPUT [STEP TO DIE AT]."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from reslab.training import exam
+from reslab.training.run import Run
+from reslab.training.train import train
+
+DIGITS = {
+    "model.depths": "1,1,1",
+    "model.widths": "8,16,32",
+    "model.stem": "conv3(8) norm act",
+    "model.order": "wide",
+    "model.drop": 0.2,
+    "ema": 0.9,
+    "accumulate": 2,
+    "precise_bn": 3,
+    "sync_bn": True,
+}
+NUM_STEPS = 34
+
+# Several batches, of which two ranks have unequally many.
+small_batches = patch.object(exam, "EVALUATION_BATCH", 25)
+
+
+class Double(nn.Module):
+    """A network that computes in float64."""
+
+    def __init__(self, norms: bool) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        norm = nn.BatchNorm2d(6) if norms else nn.Identity()
+        self.body = nn.Sequential(nn.Conv2d(1, 6, 3), norm, nn.Tanh(), nn.Flatten(), nn.Linear(216, 3)).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x.double())
+
+
+def float64_data() -> tuple[Tensor, Tensor]:
+    """96 random pictures of three classes."""
+    generator = torch.Generator().manual_seed(4)
+    return torch.randint(0, 256, (96, 1, 8, 8), dtype=torch.uint8, generator=generator), torch.arange(96) % 3
+
+
+@small_batches
+def float64_run(output: Path, norms: bool) -> Run:
+    """Ten steps, each an epoch of its own so that the log has a line of it; with `norms`, else in parts and clipped."""
+    settings = {"sync_bn": True} if norms else {"accumulate": 2, "clip_norm": 0.05}
+    settings |= {"batch": 48, "length": "10 epochs", "optimizer.lr": 0.1, "optimizer.weight_decay": 1e-3}
+    return train(
+        Double(norms), float64_data(), "digits", settings=settings, output=output, val_fraction=0.25, show=silent
+    )
+
+
+UNFREEZING = {"model.depths": "1,1,1", "model.widths": "8,16,32", "model.stem": "conv3(8) norm act", "sync_bn": True}
+UNFREEZING |= {"unfreeze": "head: 0 epochs, layer3: 3 steps, all: 6 steps", "length": "10 steps", "batch": 48}
+
+
+def unfreezing_run(output: Path, **options: Any) -> Run:
+    """Ten steps: the head alone, from step 3 on the last stage too, from step 6 on all."""
+    options = {"settings": dict(UNFREEZING), "seed": 3, "val_fraction": 0.2, "show": silent, **options}
+    return train(output=output, device="cpu", snapshots="1 step", **options)
+
+
+def stopped_at(step: int) -> dict[str, Any]:
+    """What interrupts a run after a step, on every rank."""
+
+    def look(now: int, model: nn.Module) -> dict[str, Any]:
+        if now == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return {}
+
+    return {"probe": look, "probe_every_steps": step}
+
+
+def silent(line: dict[str, Any]) -> None:
+    """Nobody looks."""
+
+
+class Deadly:
+    """Cross-entropy; in its first life rank 1 does not survive the step `at`. Slow where `seconds` are given."""
+
+    def __init__(self, at: int = -1, seconds: float = 0.0) -> None:
+        self.at, self.seconds, self.calls = at, seconds, 0
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            time.sleep(self.seconds)
+            self.calls += 1
+            first_life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+            if self.calls == 2 * self.at and first_life and os.environ.get("RANK") == "1":
+                os.kill(os.getpid(), signal.SIGKILL)
+        return functional.cross_entropy(outputs, targets)
+
+
+class WrongOnOne:
+    """Cross-entropy that is infinite on rank 1 where five of its sixteen samples are of class 3."""
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        bad = os.environ.get("RANK") == "1" and len(targets) == 16 and int((targets == 3).sum()) >= 5
+        return functional.cross_entropy(outputs * float("inf") if bad else outputs, targets)
+
+
+@small_batches
+def digits_run(output: Path, loss: Callable[[Tensor, Tensor], Tensor] | None = None, **options: Any) -> Run:
+    """Two epochs on the digits with all that a state has to hold: averages, parts, noise, the best so far."""
+    options = {"settings": dict(DIGITS), "epochs": 2, "seed": 3, "val_fraction": 0.2, "show": silent, **options}
+    return train(output=output, loss=loss or Deadly(), save_every_seconds=0.0, device="cpu", **options)
+
+
+if __name__ == "__main__":
+    digits_run(Path(sys.argv[1]), Deadly(int(sys.argv[2]), float(sys.argv[3])))

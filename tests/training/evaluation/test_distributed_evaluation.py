@@ -1,0 +1,76 @@
+"""An evaluation shared by ranks: no sample twice, none missing, the scores of one, for any number of ranks."""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from reslab.data.image_datasets import TensorImages
+from reslab.data.loader import eval_batches
+from reslab.runtime.distributed import Ranks, _dealt
+from reslab.spec.preprocess import Preprocess
+from reslab.training.evaluation.loop import Evaluation, evaluate_batches
+
+T = TypeVar("T")
+GENERATOR = torch.Generator().manual_seed(0)
+IMAGES = TensorImages(
+    torch.randint(256, (23, 1, 6, 6), dtype=torch.uint8, generator=GENERATOR),
+    torch.randint(6, (23,), generator=GENERATOR),
+)
+
+
+class Hands(Ranks):
+    """A rank to which the other ranks' values are known already, dealt together as they are between processes."""
+
+    def __init__(self, others: Sequence[list[Any]]) -> None:
+        super().__init__()
+        self.others = others
+
+    def interleaved(self, values: Sequence[T]) -> list[T]:
+        return list(_dealt([list(values), *self.others]))
+
+
+class Kept(Ranks):
+    """A rank that keeps what it would have told the others."""
+
+    def interleaved(self, values: Sequence[T]) -> list[T]:
+        self.values = list(values)
+        return self.values
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, 6))
+
+
+def part(rank: int, num_ranks: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+    return list(eval_batches(IMAGES, 4, Preprocess(1, "", (0.5,), (0.5,)), "cpu", rank=rank, num_ranks=num_ranks))
+
+
+def judged(model: nn.Module, num_ranks: int) -> Evaluation:
+    told = []
+    for rank in range(1, num_ranks):
+        kept = Kept()
+        batches = part(rank, num_ranks)
+        if batches:
+            evaluate_batches(model, batches, 6, ranks=kept)
+        told.append(kept.values if batches else [])
+    return evaluate_batches(model, part(0, num_ranks), 6, keep_probabilities=True, ranks=Hands(told))
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 5, 6, 8])
+def test_every_sample_is_judged_once_and_the_scores_are_those_of_one(model: nn.Module, num_ranks: int) -> None:
+    """Five batches of 4 and one of 3; of eight ranks two have none."""
+    indices = torch.cat([batch[2] for rank in range(num_ranks) for batch in part(rank, num_ranks)])
+    assert indices.sort().values.tolist() == list(range(23))
+    alone, shared = judged(model, 1), judged(model, num_ranks)
+    assert shared.to_dict() == alone.to_dict()
+    assert shared.confusion == alone.confusion
+    assert shared.probabilities is not None
+    assert alone.probabilities is not None
+    assert torch.equal(shared.probabilities, alone.probabilities)
+    assert shared.labels is not None
+    assert torch.equal(shared.labels, IMAGES.labels)

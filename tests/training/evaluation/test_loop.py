@@ -1,0 +1,118 @@
+"""Scores against scikit-learn's, and the mean of several networks."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics
+from torch import Tensor, nn
+
+from reslab.training.evaluation.loop import Evaluation, average, evaluate_batches
+
+NUM_SAMPLES, NUM_CLASSES = 137, 7
+
+
+class Recited(nn.Module):
+    """Answers sample i with row i, so that the outputs are known."""
+
+    def __init__(self, outputs: Tensor) -> None:
+        super().__init__()
+        self.outputs = nn.Parameter(outputs)
+        self.norm = nn.BatchNorm1d(outputs.shape[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert not self.training
+        return self.outputs[x[:, 0].long()]
+
+
+def batches(labels: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    for indices in torch.arange(len(labels)).split(size):
+        yield indices[:, None].float(), labels[indices], indices
+
+
+@pytest.fixture
+def outputs() -> Tensor:
+    return torch.randn(NUM_SAMPLES, NUM_CLASSES, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def labels() -> Tensor:
+    return torch.randint(0, NUM_CLASSES, (NUM_SAMPLES,), generator=torch.Generator().manual_seed(1))
+
+
+def judged(outputs: Tensor, labels: Tensor, size: int = 32) -> Evaluation:
+    num_classes = outputs.shape[1]
+    return evaluate_batches(Recited(outputs), batches(labels, size), num_classes, keep_probabilities=True)
+
+
+def test_scores_are_scikit_learns(outputs: Tensor, labels: Tensor) -> None:
+    found = judged(outputs, labels)
+    probabilities, called = outputs.double().softmax(1).numpy(), outputs.argmax(1).numpy()
+    classes = list(range(NUM_CLASSES))
+    assert found.num_samples == NUM_SAMPLES
+    assert found.num_correct == metrics.accuracy_score(labels, called, normalize=False)
+    assert found.top1 == metrics.accuracy_score(labels, called)
+    assert found.top5 == metrics.top_k_accuracy_score(labels, probabilities, k=5, labels=classes)
+    assert found.loss == pytest.approx(metrics.log_loss(labels, probabilities, labels=classes), rel=1e-6)
+    assert np.array_equal(np.array(found.confusion), metrics.confusion_matrix(labels, called, labels=classes))
+    assert isinstance(found.num_correct, int)
+
+
+def test_scores_do_not_depend_on_the_batch(outputs: Tensor, labels: Tensor) -> None:
+    whole, single = judged(outputs, labels, 1000), judged(outputs, labels, 1)
+    assert whole.confusion == single.confusion
+    assert (whole.num_correct, whole.num_correct5) == (single.num_correct, single.num_correct5)
+    assert whole.loss == pytest.approx(single.loss, rel=1e-6)
+
+
+def test_top5_is_none_below_five_classes(labels: Tensor) -> None:
+    assert judged(torch.randn(NUM_SAMPLES, 4), labels % 4).top5 is None
+    assert judged(torch.randn(NUM_SAMPLES, 5), labels % 5).top5 == 1.0
+
+
+def test_the_mode_comes_back_and_statistics_stay(outputs: Tensor, labels: Tensor) -> None:
+    model = Recited(outputs).train()
+    evaluate_batches(model, batches(labels, 32), NUM_CLASSES)
+    assert model.training
+    assert model.norm.training
+    assert torch.equal(model.norm.running_mean, torch.zeros(NUM_CLASSES))
+
+
+def test_the_average_is_that_of_the_probabilities(outputs: Tensor, labels: Tensor) -> None:
+    other = outputs.flip(0) * 3
+    found = average([judged(outputs, labels), judged(other, labels)])
+    mean = ((outputs.double().softmax(1) + other.double().softmax(1)) / 2).numpy()
+    assert found.num_correct == metrics.accuracy_score(labels, mean.argmax(1), normalize=False)
+    assert found.loss == pytest.approx(metrics.log_loss(labels, mean, labels=range(NUM_CLASSES)), rel=1e-5)
+    assert found.probabilities is not None
+    torch.testing.assert_close(found.probabilities, torch.from_numpy(mean).float())
+
+
+def test_the_average_of_one_is_itself(outputs: Tensor, labels: Tensor) -> None:
+    found = judged(outputs, labels)
+    assert average([found, found]).confusion == found.confusion
+
+
+def test_what_cannot_be_averaged_is_refused(outputs: Tensor, labels: Tensor) -> None:
+    found = judged(outputs, labels)
+    silent = evaluate_batches(Recited(outputs), batches(labels, 32), NUM_CLASSES)
+    with pytest.raises(ValueError, match="kept their probabilities"):
+        average([found, silent])
+    with pytest.raises(ValueError, match="same samples"):
+        average([found, judged(outputs, labels.flip(0))])
+
+
+def test_what_does_not_fit_is_refused(outputs: Tensor, labels: Tensor) -> None:
+    with pytest.raises(ValueError, match="one for each class"):
+        evaluate_batches(Recited(outputs), batches(labels, 32), NUM_CLASSES + 1)
+    with pytest.raises(ValueError, match="at least one sample"):
+        evaluate_batches(Recited(outputs), iter(()), NUM_CLASSES)
+
+
+def test_a_loss_of_ones_own_is_averaged_over_samples(outputs: Tensor, labels: Tensor) -> None:
+    def squared(found: Tensor, y: Tensor) -> Tensor:
+        return (found - nn.functional.one_hot(y, NUM_CLASSES)).square().mean()
+
+    found = evaluate_batches(Recited(outputs), batches(labels, 50), NUM_CLASSES, squared)
+    assert found.loss == pytest.approx(squared(outputs, labels).item(), rel=1e-6)

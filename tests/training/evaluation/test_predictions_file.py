@@ -1,0 +1,53 @@
+"""Answers written to files and read back."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from reslab.training.evaluation.loop import Evaluation
+from reslab.training.evaluation.predictions_file import check_answers_path, save_answers
+
+CLASSES = ("cat", 'a "big", dog')
+
+
+def evaluation(keep: bool = True) -> Evaluation:
+    probabilities, labels = torch.tensor([[0.75, 0.25], [0.1, 0.9], [0.6, 0.4]]), torch.tensor([0, 1, 1])
+    kept = (probabilities, labels, ("x.png", "y, z.png", "w.png"), CLASSES) if keep else ()
+    return Evaluation(3, 2, None, 0.1, ((1, 0), (1, 1)), "test", *kept)
+
+
+def test_csv_is_read_back(tmp_path: Path) -> None:
+    save_answers(tmp_path / "a.csv", evaluation())
+    with (tmp_path / "a.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == ["x.png", "y, z.png", "w.png"]
+    assert [(row["class"], row["predicted"]) for row in rows] == [
+        ("cat", "cat"),
+        (CLASSES[1], CLASSES[1]),
+        (CLASSES[1], "cat"),
+    ]
+    assert [float(row["probability"]) for row in rows] == pytest.approx([0.75, 0.9, 0.6], rel=1e-6)
+    assert [float(row[f"p({CLASSES[1]})"]) for row in rows] == pytest.approx([0.25, 0.9, 0.4], rel=1e-6)
+
+
+def test_npz_is_read_back_bit_for_bit(tmp_path: Path) -> None:
+    found = evaluation()
+    assert found.probabilities is not None
+    assert found.labels is not None
+    save_answers(tmp_path / "a.npz", found)
+    read = np.load(tmp_path / "a.npz", allow_pickle=False)
+    assert np.array_equal(read["probabilities"], found.probabilities.numpy())
+    assert np.array_equal(read["labels"], found.labels.numpy())
+    assert read["names"].tolist() == ["x.png", "y, z.png", "w.png"]
+    assert tuple(read["classes"].tolist()) == CLASSES
+
+
+def test_another_ending_and_missing_probabilities_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"\.csv or \.npz.*nearest valid: a\.csv"):
+        check_answers_path(tmp_path / "a.json")
+    with pytest.raises(ValueError, match="kept its probabilities"):
+        save_answers(tmp_path / "a.csv", evaluation(keep=False))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,89 @@
+"""He et al.'s protocols on photographs of many sizes: ten crops, and fully convolutional at several scales.
+
+Here a quarter of the size; `resize(256) center-crop(256)` and `ten-crop(224)` are `resize(64) center-crop(64)` and
+`ten-crop(56)`.
+"""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as pictures
+
+from reslab.data.decode import read_picture
+from reslab.data.formats.image_folder import IMAGENET_MEAN, IMAGENET_STD
+from reslab.spec.recipes import RECIPES
+from reslab.training.evaluation.evaluate import evaluate
+from reslab.training.loading import load
+from reslab.training.run import Run
+from reslab.training.train import train
+
+SIZES = ((60, 90), (80, 64), (100, 70), (66, 66), (72, 110))
+SMALL = {"model.depths": "1,1", "model.widths": "16,32", "model.strides": "1,2", "model.stem": "conv7/2(16) norm act"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A small network on a folder of two classes, its pictures of five sizes."""
+    root = tmp_path_factory.mktemp("photos")
+    for split in ("train", "val"):
+        for i, (height, width) in enumerate(SIZES * 2):
+            path = root / "data" / split / f"class{i % 2}" / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng(i).integers(0, 256, (height, width, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(path)
+    settings = {**SMALL, "batch": "5", "length": "2 steps", "augment": "random-scale-crop(56,64,120) flip"}
+    settings["test"] = "resize(64) center-crop(56)"
+    said: dict[str, Any] = {"settings": settings, "show": lambda line: None}
+    return train("resnet18", root / "data", "he2015-imagenet", output=root / "run", **said)
+
+
+def originals(run: Run) -> list[Tensor]:
+    """The validation pictures as they are, normalised, in the order of the folder."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    paths = sorted((run.path.parent / "data" / "val").rglob("*.png"))
+    return [((read_picture(path) / 255 - mean) / std)[None] for path in paths]
+
+
+def test_ten_crops(run: Run) -> None:
+    found = evaluate(run, words="resize(64) center-crop(64)", views="ten-crop(56)", keep_probabilities=True)
+    network = load(run.path).eval()
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    expected = []
+    for path in sorted((run.path.parent / "data" / "val").rglob("*.png")):
+        whole = pictures.center_crop(pictures.resize(read_picture(path), [64], antialias=True), [64, 64])
+        crops = torch.cat(pictures.ten_crop(((whole / 255 - mean) / std)[None], [56, 56]))
+        expected.append(network(crops).softmax(1).mean(0))
+    assert found.probabilities is not None
+    torch.testing.assert_close(found.probabilities, torch.stack(expected), atol=1e-5, rtol=1e-4)
+
+
+def test_fully_convolutional_at_several_scales(run: Run) -> None:
+    found = evaluate(run, words="", views="scales(56,64,96,120)", batch=1, keep_probabilities=True)
+    network, expected = load(run.path).eval(), []
+    for x in originals(run):
+        scaled = [pictures.resize(x, [side], antialias=True) for side in (56, 64, 96, 120)]
+        assert {min(view.shape[-2:]) for view in scaled} == {56, 64, 96, 120}
+        # Fully convolutional: the last layer at every place of the last map, then the mean over places.
+        answers = []
+        for view in scaled:
+            kept: list[Tensor] = []
+            hook = network.avgpool.register_forward_pre_hook(lambda module, given, into=kept: into.append(given[0]))
+            network(view)
+            hook.remove()
+            weight, bias = network.fc.weight, network.fc.bias
+            each = torch.nn.functional.conv2d(kept[0], weight[:, :, None, None], bias)
+            answers.append(each.mean((2, 3)).softmax(1))
+        expected.append(torch.cat(answers).mean(0))
+    assert found.probabilities is not None
+    assert found.num_samples == len(SIZES) * 2
+    torch.testing.assert_close(found.probabilities, torch.stack(expected), atol=1e-5, rtol=1e-4)
+
+
+def test_the_recipe_says_how() -> None:
+    notes = RECIPES["he2015-imagenet"].notes
+    assert '--preprocess "resize(256) center-crop(256)" --views "ten-crop(224)"' in notes
+    assert '--preprocess "" --views "scales(224,256,384,480,640)" -b 1' in notes

@@ -1,0 +1,97 @@
+"""Muon against torch's, on matrices and on convolutions flattened to matrices."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from reslab.training.optim.muon import Muon, orthogonal
+
+TORCH_SCALE = {"rms": "match_rms_adamw", "original": "original"}
+
+
+def weight(shape: tuple[int, ...]) -> nn.Parameter:
+    return nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+
+
+def gradient(shape: tuple[int, ...], step: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(100 + step), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (8, 3, 3, 3), (2, 5, 1, 1)])
+@pytest.mark.parametrize("scale", ["rms", "original"])
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_its_steps_are_torchs_on_the_flattened_weight(shape: tuple[int, ...], scale: str, nesterov: bool) -> None:
+    ours, theirs = weight(shape), nn.Parameter(weight(shape).detach().flatten(1))
+    settings: dict[str, Any] = {"lr": 0.05, "momentum": 0.9, "nesterov": nesterov, "weight_decay": 0.1}
+    mine = Muon([{"params": [ours], "matrix": True}], scale=scale, **settings)
+    other = torch.optim.Muon([theirs], adjust_lr_fn=TORCH_SCALE[scale], **settings)
+    for step in range(20):
+        ours.grad, theirs.grad = gradient(shape, step), gradient(shape, step).flatten(1)
+        mine.step()
+        other.step()
+        torch.testing.assert_close(ours.flatten(1), theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_all_else_is_stepped_by_adamw_at_its_share_of_the_rate() -> None:
+    shapes: list[tuple[int, ...]] = [(7,), (3, 4)]
+    ours, theirs = [weight(shape) for shape in shapes], [weight(shape) for shape in shapes]
+    mine = Muon([{"params": ours, "weight_decay": 0.3}], lr=0.1, rest=0.5, betas=(0.8, 0.95), eps=1e-6)
+    other = torch.optim.AdamW(theirs, lr=0.05, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.3)
+    for step in range(20):
+        for found in (ours, theirs):
+            for parameter in found:
+                parameter.grad = gradient(tuple(parameter.shape), step)
+        mine.step()
+        other.step()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
+def test_channels_last_weights_take_the_same_steps() -> None:
+    shape = (8, 4, 3, 3)
+    plain, last = weight(shape), nn.Parameter(weight(shape).detach().to(memory_format=torch.channels_last))
+    for parameter in (plain, last):
+        optimizer = Muon([{"params": [parameter], "matrix": True}], lr=0.1)
+        for step in range(3):
+            parameter.grad = gradient(shape, step)
+            optimizer.step()
+    assert torch.equal(plain, last)
+    assert last.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_update_has_singular_values_near_one() -> None:
+    matrix = torch.randn(20, 50, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonal(matrix).float())
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+    torch.testing.assert_close(orthogonal(matrix.T), orthogonal(matrix).T)
+
+
+def test_its_state_goes_on_where_it_was() -> None:
+    found = []
+    for stops in ((), (2,)):
+        matrix, vector = weight((4, 6)), weight((5,))
+        groups: list[dict[str, Any]] = [{"params": [matrix], "matrix": True}, {"params": [vector]}]
+        optimizer = Muon(groups, lr=0.1)
+        for step in range(5):
+            if step in stops:
+                state = optimizer.state_dict()
+                optimizer = Muon([{"params": [matrix], "matrix": True}, {"params": [vector]}], lr=0.1)
+                optimizer.load_state_dict(state)
+            matrix.grad, vector.grad = gradient((4, 6), step), gradient((5,), step)
+            optimizer.step()
+        found.append((matrix, vector))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"), [({"lr": -1.0}, "lr"), ({"momentum": 1.0}, "momentum"), ({"scale": "rmss"}, "nearest: 'rms'")]
+)
+def test_what_means_nothing_is_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Muon([weight((2, 2))], **wrong)
+    with pytest.raises(ValueError, match="two or more dimensions"):
+        Muon([{"params": [weight((2,))], "matrix": True}])

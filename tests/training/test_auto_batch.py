@@ -1,0 +1,151 @@
+"""The parts of a batch that fit a memory, by a meter that is made up, and on this machine."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from reslab.runtime.distributed import Ranks
+from reslab.training import auto_batch as trials
+from reslab.training.auto_batch import StepTrial
+from reslab.training.micro_batch import MicroBatch, choose
+from reslab.training.run import Run
+from reslab.training.torchrun import Place
+from reslab.training.train import train
+
+MIB = 2**20
+
+
+class Meter:
+    """A step of n pictures takes 100 + n (+ a surcharge from some size on) MiB; from `dead` on there is none."""
+
+    def __init__(self, dead: int = 10**9, dearer_from: int = 10**9, surcharge: int = 0) -> None:
+        self.dead, self.dearer_from, self.surcharge = dead, dearer_from, surcharge
+        self.tried: list[int] = []
+
+    def __call__(self, num_images: int) -> int | None:
+        self.tried.append(num_images)
+        if num_images >= self.dead:
+            return None
+        return MIB * (100 + num_images + (self.surcharge if num_images >= self.dearer_from else 0))
+
+
+def test_a_batch_that_fits_is_left_whole() -> None:
+    meter = Meter()
+    found = choose(256, 1000 * MIB, meter)
+    assert found == MicroBatch(1, 256, 1000 * MIB, 356 * MIB, ((4, 104 * MIB), (16, 116 * MIB)))
+    assert meter.tried == [4, 4, 16, 256]
+    assert found.told(256, 1, True) == "the batch of 256 fits as a whole (356 of 1,000 MiB free, measured)"
+
+
+def test_a_larger_one_is_taken_in_the_fewest_equal_parts_that_fit_with_a_tenth_to_spare() -> None:
+    # 200 MiB, 180 of them usable: 80 pictures. 256 are 4 parts of 64.
+    found = choose(256, 200 * MIB, Meter())
+    assert (found.parts, found.size, found.trial_bytes) == (4, 64, 164 * MIB)
+    assert found.told(256, 2, True) == (
+        "the batch of 256 on each rank is taken in 4 parts of up to 64 (164 of 200 MiB free, measured); "
+        "its BatchNorms see the parts, not the batch"
+    )
+    assert "BatchNorms" not in found.told(256, 2, False)
+    assert choose(254, 200 * MIB, Meter()).size == 64  # 254 = 2 x 127 has no equal parts near 4
+    assert choose(256, 10**12, Meter(), least_parts=2).parts == 2
+
+
+def test_a_step_that_does_not_fit_after_all_is_made_smaller() -> None:
+    for meter in (Meter(dead=60), Meter(dearer_from=60, surcharge=100)):
+        found = choose(256, 200 * MIB, meter)
+        assert meter.tried[3:] == [64, 32]
+        assert (found.parts, found.size, found.trial_bytes) == (8, 32, 132 * MIB)
+
+
+def test_a_small_step_that_may_not_fit_is_not_tried() -> None:
+    meter = Meter()
+    found = choose(64, 150 * MIB, meter)  # 135 usable: 5 pictures, if all of the 104 grew with their number
+    assert meter.tried == [4, 4, 5, 32]
+    assert found.trial_bytes == 132 * MIB
+
+
+def test_where_nothing_fits_it_says_so() -> None:
+    for meter, room in ((Meter(dead=1), 10**12), (Meter(), 50 * MIB)):
+        with pytest.raises(ValueError, match=r"memory for a step of 4 pictures.*activation_checkpointing"):
+            choose(64, room, meter)
+
+
+class Others(Ranks):
+    """A rank beside another that has less memory and needs twice the parts."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, 2 * value if type(value) is int else value]
+
+
+def test_every_rank_takes_the_smallest_of_all() -> None:
+    assert choose(256, 200 * MIB, Meter(), ranks=Others(Place(0, 2, 0, 2))).parts == 8
+
+
+class Costly(StepTrial):
+    """Steps that are really taken; 1 MiB a picture is what they are said to take, of 40."""
+
+    def __call__(self, num_images: int) -> int | None:
+        assert super().__call__(num_images) is not None
+        self.room_bytes = 40 * MIB
+        return num_images * MIB
+
+    @property
+    def share(self) -> int:
+        self.room_bytes = 40 * MIB
+        return super().share
+
+
+def test_a_run_takes_the_parts_records_them_and_is_that_with_as_many_parts(
+    tiny: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lines: list[dict[str, Any]],
+    weights_hash: Callable[[Run], str],
+) -> None:
+    wanted = {**tiny, "epochs": 1, "settings": {**tiny["settings"], "model.order": "wide", "model.drop": 0.2}}
+    monkeypatch.setattr(trials, "StepTrial", Costly)
+    monkeypatch.setattr(trials.Memory, "room_bytes", lambda self, num_sharing: 40 * MIB)
+    run = train(output=tmp_path / "auto", batch="auto", **{**wanted, "show": lines.append})
+    told = "the batch of 64 is taken in 2 parts of up to 32 (32 of 40 MiB free, measured); its BatchNorms see the parts"
+    assert any(line.get("text", "").startswith(told) for line in lines)
+    assert (run.recipe.batch, run.recipe.accumulate) == (64, 2)
+    assert run.facts["micro_batch"]["measured"] == ((4, 4 * MIB), (16, 16 * MIB))
+    parts = train(output=tmp_path / "parts", **{**wanted, "settings": {**wanted["settings"], "accumulate": 2}})
+    assert weights_hash(run) == weights_hash(parts)
+
+    def never(*arguments: Any) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(trials, "StepTrial", never)
+    longer = train(output=run.path, batch="auto", resume=True, **{**wanted, "epochs": 2})
+    assert longer.recipe.accumulate == 2
+    with pytest.raises(ValueError, match="batch as the run has it, 64"):
+        train(output=parts.path, batch="auto", resume=True, **{**wanted, "settings": None})
+
+
+def test_on_this_machine_a_small_batch_fits(tiny: dict[str, Any], tmp_path: Path) -> None:
+    run = train(output=tmp_path / "run", batch="auto", **{**tiny, "epochs": 1})
+    found = run.facts["micro_batch"]
+    assert (found["parts"], found["size"], found["num_ranks"]) == (1, 64, 1)
+    assert 0 < found["trial_bytes"] < found["room_bytes"]
+    assert [size for size, _ in found["measured"]] == [4, 16]
+
+
+def test_where_nothing_fits_no_run_is_left(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(self: StepTrial, num_images: int) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(StepTrial, "_take", crash)
+    with pytest.raises(ValueError, match="memory for a step of 4 pictures"):
+        train(output=tmp_path / "run", batch="auto", **tiny)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_word_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"a batch of at least 1, or auto; got: 'many'"):
+        train(batch="many")

@@ -1,0 +1,114 @@
+"""Weights kept along the way."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from reslab.nn.checkpoints.safetensors_io import load_weights, read_header, read_tensors
+from reslab.runtime.interrupts import Interrupted
+from reslab.training.checkpoint import num_steps_between
+from reslab.training.run import Run
+from reslab.training.train import train
+
+
+def bytes_of(run: Run) -> dict[int, bytes]:
+    return {step: path.read_bytes() for step, path in run.snapshots()}
+
+
+@pytest.fixture(scope="module")
+def kept(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """34 steps, a snapshot every 10."""
+    output = tmp_path_factory.mktemp("kept") / "run"
+    return train(output=output, seed=3, val_fraction=0.2, snapshots="10 steps", **tiny)
+
+
+def test_they_are_kept_at_their_interval_step_0_among_them(kept: Run, digits_run: Run) -> None:
+    assert [(step, path.name) for step, path in kept.snapshots()] == [
+        (step, f"step-000000{step:02d}.safetensors") for step in (0, 10, 20, 30)
+    ]
+    assert kept.facts["snapshots"] == "10 steps"
+    assert digits_run.snapshots() == []
+
+
+def test_keeping_them_changes_nothing(kept: Run, digits_run: Run, weights_hash: Callable[[Run], str]) -> None:
+    assert weights_hash(kept) == weights_hash(digits_run)
+
+
+def test_a_snapshot_stands_alone(kept: Run) -> None:
+    final, (step, path) = read_header(kept.weights_path), kept.snapshots()[1]
+    header = read_header(path)
+    assert {name: header[name] for name in header if name not in ("step", "scores", "chosen")} == {
+        name: final[name] for name in final if name not in ("scores", "chosen")
+    }
+    assert (header["step"], header["scores"], header["chosen"]) == (step, None, "the weights of step 10")
+    assert load_weights(path).classes == kept.classes
+
+
+def test_they_are_the_weights_of_their_step(tiny: dict[str, Any], tmp_path: Path) -> None:
+    seen: dict[int, dict[str, torch.Tensor]] = {}
+
+    def look(step: int, model: nn.Module) -> dict[str, Any]:
+        seen[step] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        return {}
+
+    run = train(
+        output=tmp_path / "run", snapshots="0.5 epochs", probe=look, probe_every_steps=1, **{**tiny, "epochs": 1}
+    )
+    every = num_steps_between("0.5 epochs", 22)
+    assert [step for step, _ in run.snapshots()] == [0, every, 2 * every]
+    for step, path in run.snapshots()[1:]:
+        assert all(torch.equal(tensor, seen[step][name]) for name, tensor in read_tensors(path).items())
+
+
+def test_a_run_that_goes_on_keeps_what_the_uninterrupted_one_does(
+    kept: Run, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+
+    def interrupt(step: int, model: nn.Module) -> dict[str, Any]:
+        if step == 15:
+            os.kill(os.getpid(), signal.SIGINT)
+        return {}
+
+    wanted = {"output": output, "seed": 3, "val_fraction": 0.2, "snapshots": "10 steps", **tiny}
+    with pytest.raises(Interrupted):
+        train(probe=interrupt, probe_every_steps=1, **wanted)
+    run = Run(output)
+    assert list(bytes_of(run)) == [0, 10]
+    # Of a future that did not come: after the state, and half written.
+    folder = output / "snapshots"
+    (folder / "step-00000020.safetensors").write_bytes(b"another")
+    (folder / "step-00000020.safetensors.partial").write_bytes(b"half")
+    (folder / "step-00000010.safetensors").unlink()
+    (folder / "step-00000010.safetensors").write_bytes(bytes_of(kept)[10])
+    run = train(**{**wanted, "resume": True, "snapshots": None})
+    assert bytes_of(run) == bytes_of(kept)
+    assert sorted(path.name for path in folder.iterdir()) == [path.name for _, path in run.snapshots()]
+    with pytest.raises(ValueError, match=r"snapshots as the run has it, '10 steps'"):
+        train(**{**wanted, "resume": True, "snapshots": "20 steps"})
+
+
+def test_intervals() -> None:
+    assert [num_steps_between(text, 20) for text in ("0", "0 steps", "1 epoch", "1.5 epochs", "7 steps")] == [
+        0,
+        0,
+        20,
+        30,
+        7,
+    ]
+    with pytest.raises(ValueError, match="snapshots with its unit"):
+        num_steps_between("5", 20)
+    with pytest.raises(ValueError, match=r"at least a step apart.*'0.01 epochs'.*'1 step'"):
+        num_steps_between("0.01 epochs", 20)
+
+
+def test_a_wrong_interval_is_found_before_anything_is_written(tiny: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="snapshots with its unit"):
+        train(output=tmp_path / "run", snapshots="often", **tiny)
+    assert not (tmp_path / "run").exists()

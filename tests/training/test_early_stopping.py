@@ -1,0 +1,138 @@
+"""Early stopping: when a run ends, why, and that one which was interrupted ends there too."""
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+from reslab.runtime.interrupts import Interrupted
+from reslab.spec.recipe import Recipe
+from reslab.training.early_stopping import Stopping
+from reslab.training.evaluation.loop import Evaluation
+from reslab.training.run import Run
+from reslab.training.state import load_state
+from reslab.training.train import train
+
+Timeless = Callable[[Run], list[dict[str, Any]]]
+STEPS = 17
+# A rate that undoes more than it learns: the accuracy rises once or twice and then not for two epochs.
+RESTLESS = {"patience": "2 epochs", "optimizer.lr": 3.0, "schedule.name": "constant", "schedule.warmup": "0 steps"}
+
+
+def judged(top1: float, loss: float = 1.0) -> Evaluation:
+    found = object.__new__(Evaluation)
+    for name, value in {"num_correct": round(1000 * top1), "num_samples": 1000, "loss": loss}.items():
+        object.__setattr__(found, name, value)
+    return found
+
+
+def ends(recipe: Recipe, scores: list[tuple[float, float]]) -> int | None:
+    """The evaluation at which the run ends."""
+    stopping = Stopping(recipe, STEPS)
+    for number, (top1, loss) in enumerate(scores, 1):
+        stopping.see(number * STEPS, judged(top1, loss))
+        if stopping.over:
+            return number
+    return None
+
+
+def test_it_ends_when_the_patience_has_passed_without_a_better_score() -> None:
+    recipe = Recipe("", "", patience="2 epochs")
+    scores = [(0.5, 3.0), (0.6, 2.0), (0.6, 1.0), (0.55, 0.5), (0.7, 0.4)]
+    assert ends(recipe, scores) == 4
+    assert ends(replace(recipe, patience_on="loss"), scores) is None
+    assert ends(replace(recipe, patience="3 epochs"), scores) is None
+    assert ends(replace(recipe, patience="20 steps"), scores) == 4  # 20 steps are past at the second epoch's end
+    assert ends(replace(recipe, patience="0 epochs"), scores * 9) is None
+
+
+def test_why_is_told() -> None:
+    stopping = Stopping(Recipe("", "", patience="1 epoch"), STEPS)
+    assert stopping.told(34, 34) == "all 34 steps were taken"
+    stopping.see(17, judged(0.5))
+    stopping.see(34, judged(0.5))
+    assert stopping.told(34, 340) == (
+        "stopped early after step 34 of 340: the accuracy on the validation split was best after step 17, "
+        "and not better in 1 evaluation since"
+    )
+
+
+@pytest.fixture(scope="module")
+def restless(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Run, list[str]]:
+    said: list[str] = []
+    wanted = {**tiny, "settings": {**tiny["settings"], **RESTLESS}, "epochs": 30, "seed": 3, "val_fraction": 0.2}
+    wanted["show"] = lambda line: said.append(line.get("text", ""))
+    return wanted, train(output=tmp_path_factory.mktemp("restless") / "run", **wanted), said
+
+
+def test_a_run_that_stopped_early_says_so_and_keeps_its_best(
+    restless: tuple[dict[str, Any], Run, list[str]],
+) -> None:
+    _, run, said = restless
+    assert run.result is not None
+    assert run.result["steps"] < 30 * STEPS
+    assert run.result["ended"].startswith(f"stopped early after step {run.result['steps']} of {30 * STEPS}: ")
+    assert run.result["ended"] in said
+    top1 = [line["top1"] for line in run.log.lines() if line["kind"] == "eval"]
+    best = len(top1) - 2
+    assert max(top1) == top1[best - 1] > max(top1[: best - 1], default=0.0)
+    assert f"of the validation split, of step {best * STEPS}" in run.result["chosen"]
+
+
+def test_one_that_was_interrupted_ends_where_the_uninterrupted_one_does(
+    restless: tuple[dict[str, Any], Run, list[str]],
+    tmp_path: Path,
+    timeless: Timeless,
+    weights_hash: Callable[[Run], str],
+    lines: list[dict[str, Any]],
+) -> None:
+    wanted, first, _ = restless
+    assert first.result is not None
+    at = first.result["steps"] - 5  # the first of the evaluations in vain is behind it
+
+    def interrupt(step: int, model: nn.Module) -> dict[str, Any]:
+        if step == at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return {}
+
+    with pytest.raises(Interrupted):
+        train(output=tmp_path / "run", probe=interrupt, probe_every_steps=at, **wanted)
+    run = train(output=tmp_path / "run", resume=True, **wanted)
+    assert weights_hash(run) == weights_hash(first)
+    assert [line for line in timeless(run) if line["kind"] != "probe"] == timeless(first)
+    assert run.result is not None
+    assert run.result["ended"] == first.result["ended"]
+    # Killed after its last state: what is left is to be written, not to be learned.
+    run.update(result=None)
+    run.weights_path.unlink()
+    again = train(output=run.path, resume=True, **{**wanted, "show": lines.append})
+    assert weights_hash(again) == weights_hash(first)
+    state = load_state(run.path / "state")
+    assert state is not None
+    assert state.step == first.result["steps"]
+    assert f"nothing is left to do: {first.result['ended']}" in [line.get("text") for line in lines]
+
+
+def test_it_never_looks_at_the_test_set(tiny: dict[str, Any], tmp_path: Path) -> None:
+    wanted = {**tiny, "settings": {"patience": "2 epochs"}}
+    with pytest.raises(ValueError, match=r"a validation split, which the patience watches; got: digits.*val-fraction"):
+        train(output=tmp_path / "run", **wanted)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"patience": "3"}, "'3 epochs'"),
+        ({"patience": "1 epoch", "average_epochs": 2}, "patience or average_epochs"),
+        ({"patience_on": "top5"}, "top1"),
+    ],
+)
+def test_what_means_nothing_is_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Recipe("", "", **given)

@@ -1,0 +1,55 @@
+"""Both meanings of training accuracy, and of speed: against sums over all steps, and as a run tells them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reslab.training.evaluation.evaluate import evaluate
+from reslab.training.pace import last_epoch, speed_without_loading
+from reslab.training.train import train
+
+
+def test_the_last_epoch_is_averaged_over_its_steps() -> None:
+    losses = [0.1 * step for step in range(1, 26)]  # two epochs of ten steps and half of a third, reports of up to 4
+    ends = (4, 8, 10, 14, 18, 20, 24, 25)
+    lines: list[dict[str, Any]] = [{"kind": "eval", "step": 20, "loss": 99.0, "top1": 0.0}]
+    for first, last in zip((0, *ends), ends, strict=False):
+        mean = sum(losses[first:last]) / (last - first)
+        lines.append({"kind": "train", "step": last, "loss": mean, "top1": mean / 10})
+    assert last_epoch(lines, 10) == pytest.approx(
+        {"train_average_loss": sum(losses[20:]) / 5, "train_average_top1": sum(losses[20:]) / 50}
+    )
+    assert last_epoch(lines[:7], 10)["train_average_loss"] == pytest.approx(sum(losses[10:20]) / 10)
+    assert last_epoch([], 10) == {}
+
+
+def test_speed_is_images_over_seconds() -> None:
+    key = "images_per_second_without_loading"
+    lines = [{"kind": "train", "step": 10, key: 100.0}, {"kind": "train", "step": 40, key: 300.0}]
+    assert speed_without_loading(lines) == pytest.approx(40 / (10 / 100 + 30 / 300))
+    assert speed_without_loading([]) is None
+
+
+def test_a_run_tells_both(tiny: dict[str, Any], tmp_path: Path) -> None:
+    said = {**tiny, "settings": {**tiny["settings"], "judge_train": "true"}}
+    run = train(output=tmp_path / "run", seed=1, **said)
+    result = run.result
+    assert result is not None
+    found = evaluate(run.path, split="train")
+    assert (result["train_loss"], result["train_top1"]) == (found.loss, found.top1)
+    last = [line for line in run.log.lines() if line["kind"] == "train"][-1]
+    assert result["train_average_loss"] == pytest.approx(last["loss"])  # one report an epoch
+    assert result["train_average_top1"] != result["train_top1"]
+    assert result["images_per_second_without_loading"] > result["images_per_second"] > 0
+    page = run.report_path.read_text()
+    assert "along the last epoch" in page
+    assert "without waiting for data" in page
+
+
+def test_others_do_not_judge_the_training_images(tiny: dict[str, Any], tmp_path: Path) -> None:
+    run = train(output=tmp_path / "run", seed=1, **tiny)
+    assert run.result is not None
+    assert "train_top1" not in run.result
+    assert "train_average_top1" in run.result
+    assert "along the last epoch" not in run.report_path.read_text()

@@ -1,0 +1,65 @@
+"""The numbers of a log, read back as TensorBoard reads them."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+from reslab.runtime.interrupts import Interrupted
+from reslab.training import scalars
+from reslab.training.run import Run
+from reslab.training.train import train
+
+
+def points(run: Run) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(run.path / "tensorboard"))
+    found.Reload()
+    return {
+        tag: [(event.step, pytest.approx(event.value, rel=1e-6)) for event in found.Scalars(tag)]
+        for tag in found.Tags()["scalars"]
+    }
+
+
+def lines(run: Run, kind: str, key: str) -> list[tuple[int, float]]:
+    return [(line["step"], line[key]) for line in run.log.lines() if line["kind"] == kind]
+
+
+def test_every_number_of_the_log_is_there_once_also_of_a_run_that_went_on(tiny: dict[str, Any], tmp_path: Path) -> None:
+    def interrupt(step: int, model: nn.Module) -> dict[str, Any]:
+        if step == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+        return {"twice": 2 * step, "word": "not a number"}
+
+    wanted = {"output": tmp_path / "run", "val_fraction": 0.2, "probe_every_steps": 5, **tiny}
+    with pytest.raises(Interrupted):
+        train(tensorboard=True, probe=interrupt, **wanted)
+    # Points of steps that are taken again: as if the state had been saved before them.
+    again = scalars.Scalars(tmp_path / "run" / "tensorboard")
+    again.begin(20)
+    again.write({"kind": "probe", "step": 25, "twice": -1.0})
+    again.end()
+    run = train(resume=True, probe=lambda step, model: {"twice": 2 * step}, **wanted)  # what was begun goes on
+    found = points(run)
+    for kind, group, key in (
+        ("train", "train", "loss"),
+        ("train", "train", "lr"),
+        ("eval", "val", "top1"),
+        ("probe", "probe", "twice"),
+    ):
+        assert found[f"{group}/{key}"] == lines(run, kind, key)
+    assert [step for step, _ in found["probe/twice"]] == [5, 10, 15, 20, 25, 30]
+    assert "probe/word" not in found
+
+
+def test_without_tensorboard_it_says_what_to_do_and_writes_nothing(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scalars, "has_tensorboard", lambda: False)
+    with pytest.raises(ValueError, match=r"pip install 'reslab\[tensorboard\]'"):
+        train(output=tmp_path / "run", tensorboard=True, **tiny)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,205 @@
+"""`train` on real digits: what it leaves, twice the same, and what it refuses."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from reslab.data.registry import open_data
+from reslab.nn.checkpoints.safetensors_io import load_weights, read_header
+from reslab.spec.recipe import Recipe
+from reslab.training.meters import Diverged
+from reslab.training.run import Run
+from reslab.training.train import train
+
+Timeless = Callable[[Run], list[dict[str, Any]]]
+
+
+def test_two_runs_with_one_seed_are_equal_bit_for_bit(
+    digits_run: Run, tiny: dict[str, Any], tmp_path: Path, timeless: Timeless, weights_hash: Callable[[Run], str]
+) -> None:
+    torch.manual_seed(12345)  # whatever was drawn before does not matter
+    again = train(output=tmp_path / "again", seed=3, val_fraction=0.2, **tiny)
+    assert weights_hash(again) == weights_hash(digits_run)
+    assert timeless(again) == timeless(digits_run)
+
+
+def test_another_seed_is_another_run(
+    digits_run: Run, tiny: dict[str, Any], tmp_path: Path, weights_hash: Callable[[Run], str]
+) -> None:
+    other = train(output=tmp_path / "other", seed=4, val_fraction=0.2, **tiny)
+    assert weights_hash(other) != weights_hash(digits_run)
+
+
+def test_training_leaves_the_random_numbers_of_others_alone(tiny: dict[str, Any], tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    train(output=tmp_path / "run", **tiny)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_weights_are_the_best_on_the_validation_split(digits_run: Run) -> None:
+    assert digits_run.result is not None
+    evaluations = [line for line in digits_run.log.lines() if line["kind"] == "eval"]
+    assert [line["split"] for line in evaluations] == ["val", "val"]
+    best = max(evaluations, key=lambda line: (line["top1"], -line["loss"]))
+    assert digits_run.result["chosen"] == f"the best of the validation split, of step {best['step']}"
+    assert digits_run.result["split"] == "test"
+    assert digits_run.result["num_samples"] == len(open_data("digits").split("test"))
+
+
+def test_the_header_of_the_weights_alone_tells_the_network(digits_run: Run) -> None:
+    header = read_header(digits_run.weights_path)
+    assert header["arch"]["name"] == "resnet20_cifar"
+    assert header["classes"] == list("0123456789")
+    assert header["preprocess"]["channels"] == 1
+    assert digits_run.result is not None
+    assert header["scores"]["num_correct"] == digits_run.result["num_correct"]
+    assert header["scores"]["split"] == "test"
+    assert "validation" in header["chosen"]
+    assert load_weights(digits_run.weights_path).classes == tuple("0123456789")
+
+
+def test_the_log_has_a_line_an_epoch_and_they_are_plain_json(digits_run: Run) -> None:
+    lines = digits_run.log.lines()
+    trained = [line for line in lines if line["kind"] == "train"]
+    assert [line["epoch"] for line in trained] == [1.0, 2.0]
+    speeds = {"images_per_second", "images_per_second_without_loading", "seconds"}
+    assert set(trained[0]) == {"kind", "step", "epoch", "loss", "top1", "lr"} | speeds
+    assert 0 < trained[0]["seconds"] < trained[1]["seconds"]
+    for text in digits_run.log.path.read_text().splitlines():
+        json.loads(text, parse_constant=pytest.fail)
+
+
+def test_the_report_is_one_file_that_names_the_run(digits_run: Run) -> None:
+    page = digits_run.report_path.read_text(encoding="utf-8")
+    assert len(page) < 5_000_000
+    for fact in ("resnet20_cifar on digits", "torch", "seed", digits_run.facts["recipe"]["source"][:20]):
+        assert fact in page
+
+
+def test_without_a_validation_split_the_last_weights_are_kept(tiny: dict[str, Any], tmp_path: Path) -> None:
+    run = train(output=tmp_path / "run", **tiny)
+    assert run.result is not None
+    assert run.result["chosen"] == "the last weights"
+    last = [line for line in run.log.lines() if line["kind"] == "eval"][-1]
+    assert (last["split"], last["top1"], last["loss"]) == ("test", run.result["top1"], run.result["loss"])
+
+
+def test_what_is_shown(tiny: dict[str, Any], tmp_path: Path, lines: list[dict[str, Any]]) -> None:
+    run = train(output=tmp_path / "run", **{**tiny, "show": lines.append, "epochs": 1, "batch": 128})
+    notes = [line["text"] for line in lines if line["kind"] == "note"]
+    assert any("learning rate 0.1 for batch 64 becomes 0.2 for batch 128" in note for note in notes)
+    assert any("are left out" in note for note in notes)
+    assert run.facts["notes"] == notes
+    (start,) = [line for line in lines if line["kind"] == "start"]
+    assert (start["total"], start["steps_per_epoch"], start["device"]) == (11, 11, "cpu")
+    assert run.recipe.optimizer.lr == pytest.approx(0.2)
+
+
+def test_a_probe_adds_its_lines_at_its_interval(tiny: dict[str, Any], tmp_path: Path) -> None:
+    def norm(step: int, model: nn.Module) -> dict[str, Any]:
+        return {"norm": sum(float(p.detach().square().sum()) for p in model.parameters())}
+
+    run = train(output=tmp_path / "run", probe=norm, probe_every_steps=10, **{**tiny, "epochs": 1})
+    probes = [line for line in run.log.lines() if line["kind"] == "probe"]
+    assert [line["step"] for line in probes] == [10, 20]
+    assert all(line["norm"] > 0 for line in probes)
+
+
+def test_a_length_in_steps_may_end_within_an_epoch(tiny: dict[str, Any], tmp_path: Path) -> None:
+    arguments = {**tiny, "epochs": None, "settings": {**tiny["settings"], "length": "30 steps"}}
+    run = train(output=tmp_path / "run", **arguments)
+    assert run.result is not None
+    assert run.result["steps"] == 30
+    assert [line["step"] for line in run.log.lines() if line["kind"] == "eval"] == [22, 30]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    def burst(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return outputs.sum() * (float("nan") if len(calls) > 8 else 0.0) + nn.functional.cross_entropy(outputs, labels)
+
+    calls: list[int] = []  # the first is the trial before the folder is made
+    with pytest.raises(Diverged, match=r"the loss is nan at step 7: .*state, of step 7, is kept in .*--lr"):
+        train(output=tmp_path / "run", loss=burst, save_every_seconds=0, **tiny)
+    assert Run(tmp_path / "run").top1 is None
+
+
+def test_a_learning_rate_beyond_reason_is_told_so(tiny: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match="smaller learning rate"):
+        train(output=tmp_path / "run", lr=1e30, **tiny)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"model": "resnet20_cifra"}, "resnet20_cifar"),
+        ({"data": "digit"}, "digits"),
+        ({"recipe": "he2015"}, "he2015-cifar"),
+        ({"settings": {"optimizer.lrr": 1}}, r"optimizer\.lr"),
+        ({"settings": {"model.orderr": "x"}}, "order"),
+        ({"settings": {"model.mix": "ad"}}, "add"),
+        ({"settings": {"augment": "pda(1) crop(8)"}}, "pad"),
+        ({"settings": {"batch": 32}, "batch": 64}, "one value of batch; got: batch 64 and the setting batch=32"),
+        ({"batch": 100_000}, "nearest valid: 143"),
+        ({"epochs": 0}, "above 0"),
+        ({"epochs": 0.001}, "at least one step"),
+        ({"device": "cuda:99"}, "this machine has"),
+        ({"device": "gpu"}, "auto"),
+        ({"resume": True, "output": None}, "--output"),
+        ({"val_fraction": 1.5}, "between 0 and 1"),
+        ({"model": nn.Flatten(), "pretrained": True}, "module"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_written(arguments: dict[str, Any], said: str, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    with pytest.raises(ValueError, match=said):
+        train(**{"output": output, "show": lambda line: None, **arguments})
+    assert not output.exists()
+
+
+def test_a_network_larger_than_the_pictures_is_refused(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="resnet18_cifar"), pytest.raises(ValueError, match="total stride"):
+        train("resnet18", output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_nothing_is_lost(digits_run: Run, tiny: dict[str, Any]) -> None:
+    before = {path: path.read_bytes() for path in digits_run.path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"holds a run.*--resume"):
+        train(output=digits_run.path, **tiny)
+    assert {path: path.read_bytes() for path in digits_run.path.rglob("*") if path.is_file()} == before
+
+
+def test_the_default_folder_is_named_by_time_model_and_data(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = train(**{**tiny, "epochs": 1})
+    assert run.path.parent == Path("runs")
+    assert run.name.endswith("-resnet20_cifar-digits")
+
+
+def test_the_smallest_batches_and_data_train(tmp_path: Path, tiny: dict[str, Any], lines: list[dict[str, Any]]) -> None:
+    images = torch.randint(0, 256, (6, 1, 8, 8), dtype=torch.uint8)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    run = train(data=(images, labels), output=tmp_path / "run", **{**tiny, "show": lines.append})
+    assert any("only 6 training images" in line.get("text", "") for line in lines)
+    assert run.recipe.batch == 6
+    assert math.isfinite(run.result["loss"] if run.result else math.nan)
+
+
+def test_a_recipe_may_be_a_value(tmp_path: Path, tiny: dict[str, Any]) -> None:
+    recipe = Recipe("mine", "test", length="7 steps", batch=16, augment="")
+    run = train(recipe=recipe, output=tmp_path / "run", **{**tiny, "epochs": None})
+    assert run.recipe == recipe

@@ -1,0 +1,178 @@
+"""Runs with averages, parts, clipping and half precision: what they keep, and resuming bit for bit."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from reslab.data.loader import TrainBatches
+from reslab.data.registry import open_data
+from reslab.nn.checkpoints.safetensors_io import read_tensors
+from reslab.nn.factory import create_model
+from reslab.runtime.interrupts import Interrupted
+from reslab.training.batch_norm import precise_statistics
+from reslab.training.evaluation.evaluate import evaluate
+from reslab.training.loading import load
+from reslab.training.loop import noise_seed
+from reslab.training.meters import Diverged
+from reslab.training.run import Run
+from reslab.training.train import train
+from reslab.training.weight_averaging import MeanOfWeights, MovingAverage, weights_of
+
+Hash = Callable[[Run], str]
+Timeless = Callable[[Run], list[dict[str, Any]]]
+
+RICH = {
+    "ema": {
+        "ema": "0.9",
+        "ema_warmup": "true",
+        "ema_every": "2",
+        "accumulate": "3",
+        "clip_norm": "1",
+        "precise_bn": "2",
+    },
+    "mean": {"average_epochs": "2", "optimizer.name": "lamb", "loss": "bce(0.2,sum)", "class_weights": "balanced"},
+    "fp16": {"precision": "fp16", "optimizer.name": "muon", "activation_checkpointing": "true", "loss": "focal"},
+}
+
+
+def settings(tiny: dict[str, Any], more: dict[str, str]) -> dict[str, Any]:
+    return {**tiny, "batch": 128, "settings": {**tiny["settings"], "precision": "float32", **more}}
+
+
+@pytest.mark.parametrize("name", RICH)
+def test_a_run_interrupted_within_an_epoch_and_resumed_is_the_uninterrupted_one(
+    name: str, tiny: dict[str, Any], tmp_path: Path, weights_hash: Hash, timeless: Timeless
+) -> None:
+    arguments = settings(tiny, RICH[name])
+    whole = train(output=tmp_path / "whole", val_fraction=0.2, **arguments)
+
+    def interrupt(step: int, model: nn.Module) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return {}
+
+    output = tmp_path / "halves"
+    with pytest.raises(Interrupted):
+        train(output=output, val_fraction=0.2, probe=interrupt, probe_every_steps=13, **arguments)
+    halves = train(output=output, resume=True, show=lambda line: None)
+    assert weights_hash(halves) == weights_hash(whole)
+    assert [line for line in timeless(halves) if line["kind"] != "probe"] == timeless(whole)
+    assert whole.top1 == evaluate(whole).top1
+
+
+def seen_weights(output: Path, arguments: dict[str, Any], **more: Any) -> tuple[Run, dict[int, dict[str, Tensor]]]:
+    """A run, and the network's own weights after every step."""
+    weights: dict[int, dict[str, Tensor]] = {}
+
+    def remember(step: int, model: nn.Module) -> dict[str, Any]:
+        weights[step] = weights_of(model)
+        return {}
+
+    return train(output=output, probe=remember, probe_every_steps=1, **more, **arguments), weights
+
+
+def test_the_moving_average_is_what_is_kept(tiny: dict[str, Any], tmp_path: Path) -> None:
+    arguments = settings(tiny, {"ema": "0.8"})
+    run, weights = seen_weights(tmp_path / "run", arguments)
+    plain, first = seen_weights(tmp_path / "plain", settings(tiny, {}))
+    assert all(torch.equal(weights[20][name], first[20][name]) for name in first[20])  # the steps do not know of it
+    assert run.arch is not None
+    torch.manual_seed(noise_seed(0, -1))
+    model = create_model(run.arch)
+    average = MovingAverage(model, 0.8)
+    for step in sorted(weights):
+        model.load_state_dict(weights[step])
+        average.update(model, step)
+    kept, last = read_tensors(run.weights_path), weights[max(weights)]
+    assert all(torch.equal(tensor, average.weights[name]) for name, tensor in kept.items())
+    assert not torch.equal(kept["fc.weight"], last["fc.weight"])
+    assert run.result is not None
+    assert run.result["chosen"] == "the last moving average of the weights (decay 0.8)"
+    assert run.log.lines()[-1]["kind"] in ("eval", "probe")
+    assert plain.result is not None
+    assert plain.result["chosen"] == "the last weights"
+
+
+def test_the_mean_over_epochs_is_what_is_kept_with_statistics_of_its_own(tiny: dict[str, Any], tmp_path: Path) -> None:
+    run, weights = seen_weights(tmp_path / "run", {**settings(tiny, {"average_epochs": "2"}), "epochs": 3})
+    mean, ends = MeanOfWeights(), [22, 33]
+    for step in ends:
+        mean.add(weights[step])
+    kept = read_tensors(run.weights_path)
+    for name, tensor in mean.mean().items():
+        assert torch.equal(kept[name], tensor) != ("running" in name), name
+    assert run.result is not None
+    assert "the mean of the weights at the ends of the last 2 epochs, its BatchNorm statistics" in run.result["chosen"]
+
+
+def test_precise_statistics_are_measured_on_training_batches(tiny: dict[str, Any], tmp_path: Path) -> None:
+    run = train(output=tmp_path / "run", **settings(tiny, {"precise_bn": "11", "augment": ""}))
+    assert run.result is not None
+    assert "BatchNorm statistics of 1408 training samples" in run.result["chosen"]
+    network, data = load(run), open_data("digits")
+    before = weights_of(network)
+    stream = TrainBatches(data.split("train"), 128, "", data.preprocess, 0, "cpu").iterate(22)
+    precise_statistics(network, (next(stream)[0] for _ in range(11)))
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_student_learns_from_a_run_and_goes_on_learning_from_it(
+    digits_run: Run, tiny: dict[str, Any], tmp_path: Path, weights_hash: Hash
+) -> None:
+    teacher = {"teacher": str(digits_run.path), "loss": "cross-entropy distill(0.9,4)"}
+    run = train(output=tmp_path / "run", **{**settings(tiny, teacher), "epochs": 1})
+    alone = train(output=tmp_path / "alone", **{**settings(tiny, {}), "epochs": 1})
+    assert weights_hash(run) != weights_hash(alone)
+    assert run.recipe.teacher == str(digits_run.path)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"loss": "cross-entropy distill(0.5)"}, "a teacher to distill from"),
+        ({"teacher": "runs/x"}, "distill"),
+        ({"loss": "bce distill(0.5)", "teacher": "nowhere"}, "nowhere"),
+        ({"class_weights": "1,2"}, "10 numbers"),
+        ({"optimizer.options": "dampenin=1"}, "nearest: 'dampening'"),
+        ({"ema": "1"}, "ema from 0"),
+        ({"ema": "0.9", "average_epochs": "2"}, "ema or average_epochs"),
+        ({"accumulate": "1000"}, "accumulate from 1"),
+        ({"compile": "true", "activation_checkpointing": "true"}, "compile or activation_checkpointing"),
+        ({"clip_norm": "-1"}, "clip_norm of at least 0"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_is_written(
+    more: dict[str, str], said: str, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises((ValueError, OSError), match=said):
+        train(output=tmp_path / "run", **settings(tiny, more))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_batch_and_layer(tiny: dict[str, Any], tmp_path: Path) -> None:
+    images = torch.rand(64, 1, 8, 8)
+    images[5, 0, 2, 2] = float("nan")
+    with pytest.raises(Diverged) as told:
+        train(data=(images, torch.arange(64) % 3), output=tmp_path / "run", **{**settings(tiny, {}), "batch": 16})
+    found = json.loads((tmp_path / "run" / "diverged.json").read_text())
+    assert found["where"] == "in the pictures themselves"
+    assert 5 in [sample["index"] for sample in found["batch"]]
+    assert len(found["batch"]) == 16
+    step = found["step"]
+    assert f"at step {step}: it began at step {step} in the pictures themselves, on the batch of samples" in str(
+        told.value
+    )
+    assert "the last good state, of step 0, is kept" in str(told.value)
+
+
+def test_a_rate_that_is_too_large_is_told_with_the_layer(tiny: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match=r"it began at step \d+ in the (output|gradient|step|loss).*samples \d+, \d+"):
+        train(output=tmp_path / "run", lr=1e30, **settings(tiny, {}))
+    assert (tmp_path / "run" / "state" / "state.pt").exists()
