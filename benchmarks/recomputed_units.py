@@ -19,7 +19,7 @@ def step(depth: int, batch: int, on: bool) -> None:
 
     from reslab.nn.factory import create_model
     from reslab.training.activation_checkpointing import recomputed_units
-    from reslab.training.gradient import Stepping
+    from reslab.training.loop import Stepping
     from reslab.training.losses import build_loss
 
     torch.manual_seed(0)

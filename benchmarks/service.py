@@ -27,15 +27,15 @@ import numpy as np
 from PIL import Image
 
 from reslab.data.formats.image_folder import IMAGENET_MEAN, IMAGENET_STD
-from reslab.deploy.answering import Answering, open_answering
+from reslab.deploy.predict import Answering, open_answering
 from reslab.deploy.inputs import Item
 from reslab.deploy.predict import predictions
-from reslab.deploy.preparation import Preparation
+from reslab.deploy.predict import Preparation
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model
 from reslab.nn.network import Network
 from reslab.spec.preprocess import Preprocess
-from reslab.training.loading import load
+from reslab.training.run import load
 
 _WARM_UP, _ROUNDS = 20, 200
 _NUM_PICTURES = 16

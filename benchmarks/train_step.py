@@ -20,10 +20,10 @@ from torch.nn import functional
 from tutorial_networks import autocast_step, cifar_resnet20, d2l_resnet18, plain_step
 
 from reslab.nn.factory import create_model
-from reslab.spec.optimizer import Optimizer
+from reslab.spec.optim import Optimizer
 from reslab.spec.recipe import Recipe
 from reslab.training.benchmark import quick_settings
-from reslab.training.gradient import Stepping
+from reslab.training.loop import Stepping
 from reslab.training.optim.factory import build_optimizer
 
 CASES = {"resnet18_d2l": ((1, 96, 96), 64, d2l_resnet18), "resnet20_cifar": ((3, 32, 32), 128, cifar_resnet20)}

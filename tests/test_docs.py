@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from reslab.report.format import markdown_table
-from reslab.spec.match import MATCHES
+from reslab.spec.shortcut import MATCHES
 from reslab.spec.order import ORDERS
 from reslab.spec.shortcut import JOINS, ON_BRANCH, ON_SHORTCUT
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from reslab.spec.arch import Arch
     from reslab.spec.recipe import Recipe
     from reslab.training.evaluation.evaluate import evaluate
-    from reslab.training.loading import load
+    from reslab.training.run import load
     from reslab.training.run import Run
     from reslab.training.train import train
 
@@ -31,7 +31,7 @@ _HOMES = {
     "evaluate": "reslab.training.evaluation.evaluate",
     "export": "reslab.deploy.export.export",
     "list_models": "reslab.nn.factory",
-    "load": "reslab.training.loading",
+    "load": "reslab.training.run",
     "open_data": "reslab.data.registry",
     "predict": "reslab.deploy.predict",
     "train": "reslab.training.train",

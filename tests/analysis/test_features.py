@@ -7,17 +7,17 @@ import torch
 import torchvision
 from torch import nn
 
-from reslab.analysis.attributing import AttributionOptions, attribute
+from reslab.analysis.attribution import AttributionOptions, attribute
 from reslab.analysis.attribution import grad_cam
 from reslab.analysis.features import FeatureOptions, features
 from reslab.analysis.layers import default_layers, outputs_of, pooled, unit_layers
 from reslab.analysis.linear_probes import ProbeOptions, probes
 from reslab.analysis.nearest import NearestOptions, nearest
-from reslab.analysis.pixels import picture, plain
+from reslab.analysis.inputs import picture, plain
 from reslab.analysis.similarity import similarity
 from reslab.analysis.subject import Subject, open_subjects, subject_of
 from reslab.nn.factory import create_model
-from reslab.report.thumbnails import pixels_of
+from reslab.report.plots.images import pixels_of
 from reslab.spec.config import to_dict
 
 FEW = AttributionOptions(pictures=2, steps=4)

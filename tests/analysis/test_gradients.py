@@ -9,9 +9,9 @@ import torchvision
 from torch.nn import functional
 
 from reslab.analysis.gradients import GradientOptions, ask_gradients, unit_gradients
-from reslab.analysis.slope import LIMIT, slope_of
+from reslab.analysis.gradients import LIMIT, slope_of
 from reslab.analysis.subject import Subject, subject_of
-from reslab.analysis.unit_parts import take_apart, through_shortcut
+from reslab.analysis.blocks import take_apart, through_shortcut
 from reslab.nn.factory import create_model
 from reslab.nn.network import Network
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from reslab.analysis import room
+from reslab.analysis import progress as room
 from reslab.analysis.gradients import GradientOptions, ask_gradients
-from reslab.analysis.orders import OrderOptions, ask_orders
+from reslab.analysis.signal import OrderOptions, ask_orders
 from reslab.analysis.subject import open_subjects
 
 

@@ -11,7 +11,7 @@ from reslab.analysis.shapes import Cost, LayerOptions, Shapes, ask_cost, ask_sha
 from reslab.analysis.subject import open_subjects, subject_of
 from reslab.nn.cost import layer_table
 from reslab.nn.factory import create_model
-from reslab.spec.receptive import receptive_field
+from reslab.spec.layout import receptive_field
 from reslab.spec.zoo import ARCHS
 
 

@@ -1,13 +1,22 @@
-"""x_L = x_l + the branches between: to rounding where it should, and measured where it does not."""
+"""x_L = x_l + the branches between: to rounding where it should, and measured where it does not.
+
+Factors on the shortcuts: the product that is predicted is the gradient that comes back.
+
+What the five orders do to the signal, as He et al. 2016 say it of them.
+"""
 
 import pytest
 import torch
 import torchvision
 from torch import nn
-
 from reslab.analysis.subject import Subject, open_subjects, subject_of
-from reslab.analysis.telescope import ROUNDING, Telescope, TelescopeOptions, ask_telescope
+from reslab.analysis.signal import ROUNDING, Telescope, TelescopeOptions, ask_telescope
 from reslab.nn.factory import create_model
+import math
+from reslab.analysis.signal import Scaling, ScalingOptions, ask_scaling
+from reslab.analysis.subject import open_subjects
+from reslab.analysis.signal import OrderOptions, Orders, ask_orders
+from reslab.analysis.subject import FIVE_ORDERS
 
 
 def asked(name: str, statistics: str = "auto") -> Telescope:
@@ -87,3 +96,108 @@ def test_modules_without_units_that_can_be_taken_apart_are_refused() -> None:
     with pytest.raises(ValueError, match="running"):
         asked(SMALL, "runing")
     assert isinstance(other.model, nn.Module)
+
+
+SMALL_scaling = "resnet20_cifar:depths=4,2,2:widths=16,32,32:image_size=16,16"
+
+
+def asked_scaling(axes: str) -> Scaling:
+    [subject] = open_subjects([f"{SMALL_scaling}:{axes}"], data="random", num_images=4)
+    return ask_scaling(subject, ScalingOptions())
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(0.5, "vanishing"), (1.0, "kept"), (1.25, "exploding")])
+def test_the_gradient_by_the_shortcuts_is_the_product_of_the_factors(factor: float, verdict: str) -> None:
+    """He et al. 2016, Eqs. 6 to 8, where nothing follows the addition."""
+    found = asked_scaling(f"order=full-preact:mix=scale({factor},1)")
+    stage = [unit for unit in found.units if unit.name.startswith("layer1")][1:]
+    for left, unit in zip((3, 2, 1), stage, strict=True):
+        assert unit.product == pytest.approx(factor**left)
+        assert unit.direct == pytest.approx(factor**left, rel=1e-5)
+        assert unit.carried == pytest.approx(factor ** (left - 1))
+        assert unit.error == pytest.approx(0, abs=1e-5)
+    identity = [unit for unit in found.units if unit.factor is not None]
+    assert len(identity) == 6  # layer2.0 and layer3.0 change the shape
+    assert found.product == pytest.approx(factor**6)
+    assert found.verdict == verdict
+
+
+def test_an_exclusive_gate_lets_one_minus_its_openness_through() -> None:
+    found = asked_scaling("order=full-preact:mix=gate(-2)")
+    for unit in found.units:
+        assert unit.openness is not None
+        assert 0 < unit.openness < 1
+        if unit.factor is not None:
+            assert unit.factor == pytest.approx(1 - unit.openness, rel=1e-6)
+        if unit.error is not None:
+            assert unit.error == pytest.approx(0, abs=1e-5)
+    assert found.verdict == "vanishing"
+
+
+def test_openness_at_the_start_is_the_sigmoid_of_the_bias_where_the_gate_s_weights_are_zero() -> None:
+    [subject] = open_subjects([f"{SMALL_scaling}:mix=shortcut-gate(-6)"], data="random", num_images=4)
+    with torch.no_grad():
+        for _, unit in subject.model.units():  # type: ignore[operator]
+            unit.mix.gate.weight.zero_()
+    found = ask_scaling(subject, ScalingOptions())
+    assert [unit.openness for unit in found.units] == pytest.approx([1 / (1 + math.exp(6))] * 8, rel=1e-5)
+
+
+def test_relu_after_the_addition_takes_more_than_the_factors_say() -> None:
+    found = asked_scaling("order=original")
+    assert found.verdict == "kept"
+    assert all(unit.direct < 1 for unit in found.units if unit.direct is not None)
+
+
+def test_a_plain_network_has_nothing_to_scale() -> None:
+    with pytest.raises(ValueError, match="a network with shortcuts"):
+        asked_scaling("mix=none")
+
+
+@pytest.fixture(scope="module")
+def five() -> dict[str, Orders]:
+    name = "resnet20_cifar:order=*:depths=5,2,2:widths=16,16,16"
+    found = [ask_orders(subject, OrderOptions()) for subject in open_subjects([name], num_images=16)]
+    return {each.order: each for each in found}
+
+
+def test_the_star_is_each_of_the_five(five: dict[str, Orders]) -> None:
+    assert tuple(five) == FIVE_ORDERS
+
+
+def test_sums_pass_where_nothing_comes_after_the_addition(five: dict[str, Orders]) -> None:
+    for order in ("relu-before-add", "relu-preact", "full-preact"):
+        assert five[order].worst_superposition == 0
+    assert all(unit.superposition > 0.05 for unit in five["original"].units)
+    # Batch norm after the addition alters the shortcut's signal in every unit, ReLU alone far less (Sec. 4.1).
+    smallest = min(unit.superposition for unit in five["bn-after-add"].units)
+    assert smallest > 1.3 * five["original"].worst_superposition
+
+
+def test_relu_before_the_addition_makes_branches_that_only_add(five: dict[str, Orders]) -> None:
+    assert five["relu-before-add"].lowest_branch == 0
+    assert all(unit.branch_negative == 0 for unit in five["relu-before-add"].units)
+    stage = [unit.mean for unit in five["relu-before-add"].units if unit.name.startswith("layer1")]
+    assert stage == sorted(stage)  # so the signal grows, unit by unit
+    for order in ("original", "relu-preact", "full-preact"):
+        assert five[order].lowest_branch < -1
+
+
+def test_the_variance_adds_up_in_full_preact_and_is_reset_by_bn_after_add(five: dict[str, Orders]) -> None:
+    growth = [unit.growth for unit in five["full-preact"].units if unit.name.startswith("layer1")]
+    assert growth[0] == 1
+    assert growth == sorted(growth)
+    assert five["bn-after-add"].largest_growth < max(growth)
+
+
+def test_superposition_by_hand() -> None:
+    [subject] = open_subjects(["resnet20_cifar:depths=1,1,1"], data="random", num_images=4)
+    found = ask_orders(subject, OrderOptions("running")).units[0]
+    unit = subject.model.get_submodule("layer1.0")
+    with torch.no_grad():
+        x = subject.model.run_stem(subject.images)  # type: ignore[operator]
+        branch = unit.branch(x)  # type: ignore[operator]
+        together = (x + branch).relu()
+        expected = (together - x.relu() - branch.relu()).norm() / together.norm()
+    assert found.superposition == pytest.approx(float(expected), rel=1e-5)
+    assert found.variance == pytest.approx(float(together.double().var(correction=0)), rel=1e-6)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from reslab.cli.settings_file import merged, read_settings_file
+from reslab.cli.options import merged, read_settings_file
 from reslab.training.run import Run
 from tests.cli.conftest import Command
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
-from reslab.data.balance import balanced_order, class_weights
+from reslab.data.sampler import balanced_order, class_weights
 from reslab.data.image_datasets import TensorImages
 from reslab.data.loader import TrainBatches, eval_batches
 from reslab.data.rng import again, key, keys, mix

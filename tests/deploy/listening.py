@@ -9,7 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from reslab.deploy.server.settings import ServiceSettings
-from reslab.deploy.service.server import config_of
+from reslab.deploy.server.app import config_of
 
 _END_SECONDS = 60
 

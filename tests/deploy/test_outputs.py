@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reslab.deploy.answering import Guess
+from reslab.deploy.predict import Guess
 from reslab.deploy.inputs import Item
 from reslab.deploy.outputs import ENDINGS, Rows, csv_text
 from reslab.deploy.predict import Prediction

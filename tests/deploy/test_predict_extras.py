@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from reslab.analysis.attribution import grad_cam
-from reslab.deploy.answering import open_answering, split_head
+from reslab.deploy.predict import open_answering, split_head
 from reslab.deploy.grad_cam import HeatMaps, heat_map_path, overlay
 from reslab.deploy.predict import predict, read_prediction
 from reslab.nn.factory import create_model

@@ -3,7 +3,7 @@
 import pytest
 from scipy import special, stats
 
-from reslab.studies.student import regularised_beta, t_below, t_quantile
+from reslab.metrics.intervals import regularised_beta, t_below, t_quantile
 
 
 @pytest.mark.parametrize("freedom", [0.3, 1, 1.5, 2, 3, 4.7, 10, 37.2, 200, 5000])

@@ -11,7 +11,7 @@ from torch import nn
 
 from reslab.nn.factory import create_model
 from reslab.spec.arch import Arch
-from reslab.spec.match import MATCHES as MATCH_TABLE
+from reslab.spec.shortcut import MATCHES as MATCH_TABLE
 from reslab.spec.order import ORDERS
 
 TINY = Arch(

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from reslab.report.page import DemoNetwork, DemoPage, Mistake, RunPage
+from reslab.report.pages.run_text import DemoNetwork, DemoPage, Mistake, RunPage
 
 
 def sample_log(epochs: int = 8, loss: float = 2.0, top1: float = 0.4, split: str = "val") -> list[dict[str, object]]:

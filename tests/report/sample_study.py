@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from reslab.report.study_page import JudgedClaim, StudyPage, StudyRow, StudyRun
+from reslab.report.pages.study_text import JudgedClaim, StudyPage, StudyRow, StudyRun
 from reslab.spec.papers import get_study
 from reslab.spec.study import Row, Study
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from reslab.runtime.files import DiskFull, room_for, sweep, write_whole
-from reslab.training.log import Log
+from reslab.training.run import Log
 from reslab.training.run import Run
-from reslab.training.state import State, has_state, load_state, save_state
+from reslab.training.checkpoint import State, has_state, load_state, save_state
 from reslab.training.train import train
 
 

@@ -8,7 +8,7 @@ import pytest
 from reslab.spec.arch import Arch
 from reslab.spec.config import convert, departures, from_dict, keys, override, to_dict
 from reslab.spec.errors import nearest, refuse, unknown
-from reslab.spec.optimizer import Optimizer
+from reslab.spec.optim import Optimizer
 from reslab.spec.recipe import Recipe
 from reslab.spec.zoo import ARCHS
 

@@ -1,16 +1,23 @@
-"""Plans: every channel, stride and dilation counted out, and what means nothing refused with the reason."""
+"""Plans: every channel, stride and dilation counted out, and what means nothing refused with the reason.
+
+The receptive field, held against published figures and against the gradient of one output.
+"""
 
 import dataclasses
-
 import pytest
-
 from reslab.spec.arch import Arch
 from reslab.spec.config import override
-from reslab.spec.geometry import num_places, total_stride
+from reslab.spec.layout import num_places, total_stride
 from reslab.spec.grammar import parse_words
 from reslab.spec.layout import parse_width_law, plan_stages, stem_channels
 from reslab.spec.stem_head import check_head, check_stem
 from reslab.spec.zoo import ARCHS
+from dataclasses import replace
+import torch
+from reslab.nn.factory import create_model
+from reslab.nn.network import Network
+from reslab.spec.layout import receptive_field
+
 
 TINY = Arch(
     "tiny",
@@ -242,3 +249,41 @@ def test_the_plain_twin_of_an_arch():
     assert TINY.plain() == dataclasses.replace(TINY, mix="none")
     assert TINY.num_units == 4
     assert TINY.input_size == (3, 8, 8)
+
+
+@pytest.mark.parametrize(("name", "field"), [("resnet18", 435), ("resnet34", 899), ("resnet50", 427)])
+def test_known_figures(name: str, field: int) -> None:
+    """resnet18 by hand: 1 + 6 + 4 + 5*8 + 4*16 + 4*32 + 3*64 = 435."""
+    assert receptive_field(ARCHS[name]) == field
+
+
+@pytest.mark.parametrize(
+    ("name", "axes"),
+    [
+        ("resnet20_cifar", {}),
+        ("resnet164_cifar", {"depths": (1, 1, 1)}),
+        ("resnet20_cifar", {"replace_stride_with_dilation": (False, True)}),
+        ("resnet18", {"depths": (1, 1, 1, 1)}),
+        ("resnet50_v1", {"depths": (1, 1, 1, 1)}),
+    ],
+)
+def test_it_is_the_reach_of_the_gradient(name: str, axes: dict[str, object]) -> None:
+    """With weights and inputs above 0 nothing cancels: the columns of non-zero gradient are the field."""
+    arch = replace(ARCHS[name], norm="none", mix="add", match="project", **axes)  # type: ignore[arg-type]
+    field = receptive_field(arch)
+    side = 32 * (field // 32 + 2)
+    model = create_model(replace(arch, image_size=(side, side)))
+    assert isinstance(model, Network)
+    model = model.double()
+    for parameter in model.parameters():
+        torch.nn.init.constant_(parameter, 1e-2)
+    # Random pixels: a max-pool passes the gradient to one pixel of a window, but over all rows to every column.
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(1, arch.in_channels, side, side, dtype=torch.float64, generator=generator).add(1).requires_grad_()
+    maps = model.run_stem(x)
+    for _, unit in model.units():
+        maps = unit(maps)
+    middle = maps.shape[-1] // 2
+    (gradient,) = torch.autograd.grad(maps[..., middle, middle].sum(), x)
+    columns = (gradient.abs().sum(dim=(0, 1, 2)) > 0).nonzero()
+    assert int(columns[-1] - columns[0]) + 1 == field

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from reslab.nn.factory import create_model, resolve_arch
-from reslab.spec.metric import METRICS
+from reslab.spec.study import METRICS
 from reslab.spec.papers import STUDIES, get_study
 from reslab.spec.recipe import adjust, read_axes
 from reslab.spec.recipes import get_recipe

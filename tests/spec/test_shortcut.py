@@ -3,7 +3,7 @@
 import pytest
 
 from reslab.spec.grammar import Word
-from reslab.spec.match import MATCHES, get_match
+from reslab.spec.shortcut import MATCHES, get_match
 from reslab.spec.shortcut import JOINS, Mix, drop_path_rate, parse_mix, survival
 
 

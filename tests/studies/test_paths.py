@@ -2,7 +2,7 @@
 
 import pytest
 
-from reslab.studies.figures import row_value
+from reslab.studies.metrics import row_value
 
 ANSWERS = {
     "lesion": {

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 import reslab.studies.store as store_module
-from reslab.analysis import room
+from reslab.analysis import progress as room
 from reslab.spec.study import Asked, Study
-from reslab.studies import lock
+from reslab.studies import store as lock
 from reslab.studies.job import Place, do
-from reslab.studies.lock import Taken, held
+from reslab.studies.store import Taken, held
 from reslab.studies.plan import Plan, make_plan, missing
 from reslab.studies.runner import run_here
 from reslab.studies.store import identity, key_of

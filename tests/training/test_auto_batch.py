@@ -10,9 +10,9 @@ import torch
 from reslab.runtime.distributed import Ranks
 from reslab.training import auto_batch as trials
 from reslab.training.auto_batch import StepTrial
-from reslab.training.micro_batch import MicroBatch, choose
+from reslab.training.auto_batch import MicroBatch, choose
 from reslab.training.run import Run
-from reslab.training.torchrun import Place
+from reslab.runtime.distributed import Place
 from reslab.training.train import train
 
 MIB = 2**20

@@ -18,8 +18,8 @@ from reslab.nn.checkpoints.safetensors_io import read_tensors
 from reslab.runtime.distributed import own_device
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.run import Run
-from reslab.training.state import load_state
-from reslab.training.torchrun import Place, read_place
+from reslab.training.checkpoint import load_state
+from reslab.runtime.distributed import Place, read_place
 
 Timeless = Callable[[Run], list[dict[str, Any]]]
 RUNS = str(Path(__file__).parent / "ranked_runs.py")

@@ -1,4 +1,7 @@
-"""Early stopping: when a run ends, why, and that one which was interrupted ends there too."""
+"""Early stopping: when a run ends, why, and that one which was interrupted ends there too.
+
+The watch of a series of evaluations.
+"""
 
 import os
 import signal
@@ -6,17 +9,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
 import pytest
 from torch import nn
-
 from reslab.runtime.interrupts import Interrupted
 from reslab.spec.recipe import Recipe
 from reslab.training.early_stopping import Stopping
 from reslab.training.evaluation.loop import Evaluation
 from reslab.training.run import Run
-from reslab.training.state import load_state
+from reslab.training.checkpoint import load_state
 from reslab.training.train import train
+import math
+from reslab.training.early_stopping import Watch
+
 
 Timeless = Callable[[Run], list[dict[str, Any]]]
 STEPS = 17
@@ -136,3 +140,30 @@ def test_it_never_looks_at_the_test_set(tiny: dict[str, Any], tmp_path: Path) ->
 def test_what_means_nothing_is_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Recipe("", "", **given)
+
+
+def test_it_speaks_where_the_value_has_not_fallen_for_as_many_evaluations() -> None:
+    watch = Watch(2)
+    assert [watch.see(value) for value in (3.0, 2.0, 2.0, 2.5, 2.5)] == [False, False, False, True, True]
+    assert watch.least == 2.0
+
+
+def test_a_rest_counts_anew_and_keeps_the_least() -> None:
+    watch = Watch(1)
+    assert [watch.see(value) for value in (1.0, 1.0)] == [False, True]
+    watch.rest()
+    assert watch.since == 0
+    assert watch.see(1.0)  # still not below the least
+
+
+def test_what_is_not_a_number_has_not_fallen() -> None:
+    watch = Watch(1)
+    assert watch.see(math.nan)
+
+
+def test_a_saved_watch_goes_on() -> None:
+    first, second = Watch(3), Watch(3)
+    for value in (5.0, 6.0):
+        first.see(value)
+    second.load(first.state())
+    assert [first.see(value) for value in (6.0, 6.0)] == [second.see(value) for value in (6.0, 6.0)] == [False, True]

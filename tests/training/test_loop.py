@@ -1,15 +1,22 @@
-"""The loop against the same steps written out, and from any step on."""
+"""The loop against the same steps written out, and from any step on.
+
+A batch in parts, clipped, in half precision, compiled: the steps they have to equal.
+"""
 
 from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-from reslab.training.gradient import Stepping
+from reslab.training.loop import Stepping
 from reslab.training.loop import fit, noise_seed
 from reslab.training.meters import Diverged, Tally
+from collections.abc import Callable
+from typing import Any
+from torch.amp.grad_scaler import GradScaler
+from reslab.training.losses import Distillation
+from reslab.training.loop import Loss, Stepping, make_scaler, scaler_state
+from reslab.training.losses import build_loss, dense_targets
 
 
 class Wheel:
@@ -139,3 +146,127 @@ def test_a_tally_comes_back_from_plain_data() -> None:
 def test_outputs_that_are_no_scores_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(N, classes\)"):
         Tally().add(torch.tensor(1.0), torch.zeros(2, 3, 4), torch.zeros(2, dtype=torch.int64))
+
+
+def network_gradient(norm: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+    norms = [nn.BatchNorm2d(4)] if norm else []
+    return nn.Sequential(nn.Conv2d(1, 4, 3), *norms, nn.Tanh(), nn.Flatten(), nn.Linear(64, 3)).double()
+
+
+def batch(size: int = 12) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(size, 1, 6, 6, generator=generator, dtype=torch.float64), torch.arange(size) % 3
+
+
+def steps(stepping: Stepping, model: nn.Module, loss: Loss, num_steps: int = 3, mixed: bool = False) -> list[Tensor]:
+    """The losses of some steps of SGD, and the weights they led to."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    found = []
+    for _ in range(num_steps):
+        x, y = batch()
+        y = 0.5 * (dense_targets(x.new_zeros(12, 3), y) + dense_targets(x.new_zeros(12, 3), y.roll(1))) if mixed else y
+        value, outputs = stepping.take(model, loss, optimizer, x, y)
+        assert outputs.shape == (12, 3)
+        found.append(value)
+    return [*found, *(parameter.detach() for parameter in model.parameters())]
+
+
+def taught() -> Loss:
+    torch.manual_seed(7)
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).double()
+    distilled: Any = Distillation(build_loss("cross-entropy", 0.1), teacher, 0.5, 3.0)
+    return distilled
+
+
+LOSSES: dict[str, Callable[[], Loss]] = {
+    "cross-entropy": lambda: build_loss("cross-entropy", 0.1),
+    "weighted": lambda: build_loss("cross-entropy", 0.1, torch.tensor([0.5, 1.0, 2.0])),
+    "bce": lambda: build_loss("bce(0.2,sum)", 0.1),
+    "focal": lambda: build_loss("focal"),
+    "distilled": taught,
+}
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("parts", [2, 5, 12])
+def test_parts_of_a_batch_make_the_step_of_the_whole(parts: int, name: str, mixed: bool) -> None:
+    whole = steps(Stepping(), network_gradient(), LOSSES[name](), mixed=mixed)
+    found = steps(Stepping(accumulate=parts), network_gradient(), LOSSES[name](), mixed=mixed)
+    for a, b in zip(found, whole, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-14)
+
+
+def test_norms_see_the_parts() -> None:
+    model, x = network_gradient(norm=True), batch()[0]
+    steps(Stepping(accumulate=3), model, build_loss("cross-entropy"), num_steps=1)
+    expected = network_gradient(norm=True)
+    for part in x.chunk(3):
+        expected(part)
+    for found, norm in zip(model.buffers(), expected.buffers(), strict=True):
+        assert torch.equal(found, norm)
+
+
+def test_clipping_bounds_the_norm_of_the_whole_gradient_of_all_parts() -> None:
+    for parts in (1, 3):
+        model, plain = network_gradient(), network_gradient()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        Stepping(clip_norm=0.01, accumulate=parts).take(model, build_loss("cross-entropy"), optimizer, *batch())
+        x, y = batch()
+        nn.functional.cross_entropy(plain(x), y).backward()
+        gradients = [parameter.grad for parameter in plain.parameters() if parameter.grad is not None]
+        norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+        assert norm > 0.01
+        for found, before, gradient in zip(model.parameters(), plain.parameters(), gradients, strict=True):
+            torch.testing.assert_close(found, before - gradient * 0.01 / (norm + 1e-6), rtol=1e-10, atol=1e-13)
+
+
+def halves(model: nn.Module, scaler: GradScaler, num_steps: int, factor: float = 1.0) -> list[Tensor]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    stepping, (x, y) = Stepping("fp16", scaler=scaler), batch()
+    return [
+        stepping.take(model, build_loss("cross-entropy"), optimizer, x.float() * factor, y)[1] for _ in range(num_steps)
+    ]
+
+
+def test_fp16_computes_in_fp16_and_keeps_float32_weights_near_those_of_float32() -> None:
+    model, plain = network_gradient().float(), network_gradient().float()
+    scaler = make_scaler("fp16", torch.device("cpu"))
+    assert scaler is not None
+    outputs = halves(model, scaler, 5)
+    assert {output.dtype for output in outputs} == {torch.float16}
+    optimizer, (x, y) = torch.optim.SGD(plain.parameters(), lr=0.1), batch()
+    for _ in range(5):
+        Stepping().take(plain, build_loss("cross-entropy"), optimizer, x.float(), y)
+    for a, b in zip(model.parameters(), plain.parameters(), strict=True):
+        assert a.dtype == torch.float32
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=2e-3)
+
+
+def test_a_gradient_that_overflows_in_fp16_is_no_step_and_lowers_the_scale() -> None:
+    model, scaler = network_gradient().float(), GradScaler("cpu", init_scale=2.0**30)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    halves(model, scaler, 1)
+    assert scaler.get_scale() == 2.0**29
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
+
+
+def test_the_scaler_goes_on_where_it_was() -> None:
+    scaler, again = (GradScaler("cpu", init_scale=2.0**30) for _ in range(2))
+    halves(network_gradient().float(), scaler, 2)
+    state = scaler_state(scaler)
+    assert state is not None
+    again.load_state_dict(state)
+    assert again.get_scale() == scaler.get_scale() == 2.0**28
+    assert make_scaler("bf16", torch.device("cpu")) is scaler_state(None) is None
+
+
+def test_what_is_compiled_runs_in_the_models_place_and_its_weights_are_the_models() -> None:
+    model, plain = network_gradient(), network_gradient()
+    ran = []
+    compiled: Any = torch.compile(model, backend=lambda graph, inputs: ran.append(len(inputs)) or graph.forward)
+    found = steps(Stepping(accumulate=2, compiled=compiled), model, build_loss("cross-entropy"), num_steps=2)
+    expected = steps(Stepping(accumulate=2), plain, build_loss("cross-entropy"), num_steps=2)
+    assert ran
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

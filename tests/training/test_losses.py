@@ -1,15 +1,35 @@
-"""Losses against torch's, torchvision's and timm's, and against their formulas."""
+"""Losses against torch's, torchvision's and timm's, and against their formulas.
+
+Distillation against its formula and timm's; teachers as runs keep them.
+
+The size of the weights in the loss, and the weight decay that equals it under plain SGD.
+"""
 
 from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
-
 from reslab.spec.loss import LOSSES, parse_loss
 from reslab.training.losses import BinaryFocal, Loss, build_loss, class_weights, dense_targets
+from dataclasses import replace
+from pathlib import Path
+from torch import nn
+from reslab.data.registry import open_data
+from reslab.nn.checkpoints.safetensors_io import save_weights
+from reslab.nn.factory import create_model
+from reslab.nn.network import Network
+from reslab.spec.preprocess import Preprocess
+from reslab.training.losses import Distillation, Renormalised, read_teacher
+from reslab.training.losses import build_loss
+from reslab.nn.checkpoints.safetensors_io import read_tensors
+from reslab.spec.optim import Optimizer
+from reslab.training.loop import Stepping
+from reslab.training.optim.factory import build_optimizer
+from reslab.training.losses import size_penalty
+from reslab.training.train import train
+
 
 CLASSES = ("a", "b", "c", "d", "e")
 SENTENCES = ["cross-entropy", "bce", "bce(sum)", "bce(0.2)", "bce(0.2,sum)", "focal", "focal(0.5)", "focal-binary(1.5)"]
@@ -187,3 +207,118 @@ def test_every_example_of_the_table_can_be_built() -> None:
         plan: Any = parse_loss(word.example)
         assert plan.name == name
         assert build_loss(word.example)(outputs, labels).isfinite()
+
+
+SMALL = {"depths": (1, 1, 1), "widths": (4, 8, 16), "stem": "conv3(4) norm act"}
+
+
+def test_it_is_the_formula_and_the_teacher_learns_nothing() -> None:
+    torch.manual_seed(0)
+    teacher = nn.Linear(6, 3, dtype=torch.float64)
+    x, z = torch.randn(5, 6, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    y, loss = torch.arange(5) % 3, build_loss("cross-entropy", 0.1)
+    found = Distillation(loss, teacher, alpha=0.7, temperature=4.0)(z, y, x)
+    soft, taught = (z / 4).softmax(1), (teacher(x) / 4).softmax(1)
+    divergence = (taught * (taught / soft).log()).sum(1).mean()
+    torch.testing.assert_close(found, 0.3 * loss(z, y) + 0.7 * 16 * divergence, rtol=1e-12, atol=0)
+    found.backward()
+    assert teacher.weight.grad is None
+
+
+def test_at_temperature_1_its_gradient_is_that_of_cross_entropy_to_the_teachers_shares() -> None:
+    torch.manual_seed(0)
+    teacher, x = nn.Linear(6, 3, dtype=torch.float64), torch.randn(5, 6, dtype=torch.float64)
+    first, second = (torch.ones(5, 3, dtype=torch.float64).requires_grad_() for _ in range(2))
+    Distillation(build_loss("cross-entropy"), teacher, alpha=1.0)(first, torch.zeros(5, dtype=torch.long), x).backward()
+    functional.cross_entropy(second, teacher(x).softmax(1).detach()).backward()
+    torch.testing.assert_close(first.grad, second.grad, rtol=1e-12, atol=1e-15)
+
+
+def saved(path: Path, classes: tuple[str, ...], preprocess: Preprocess, channels: int = 1) -> Network:
+    torch.manual_seed(1)
+    network = create_model("resnet20_cifar", num_classes=len(classes), in_channels=channels, **SMALL)
+    assert isinstance(network, Network)
+    network.classes, network.preprocess = classes, preprocess
+    save_weights(path, network)
+    return network.eval()
+
+
+def test_a_teacher_sees_pictures_as_it_was_trained_to(tmp_path: Path) -> None:
+    data = open_data("digits")
+    own = replace(data.preprocess, mean=(0.5,), std=(0.25,))
+    network = saved(tmp_path / "own.safetensors", data.classes, own)
+    teacher = read_teacher(tmp_path / "own.safetensors", data)
+    assert isinstance(teacher, Renormalised)
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert not any(module.training for module in teacher.modules())
+    pixels = torch.rand(4, 1, 8, 8)
+    mean, std = data.preprocess.mean[0], data.preprocess.std[0]
+    expected = network((pixels - 0.5) / 0.25)
+    torch.testing.assert_close(teacher((pixels - mean) / std), expected, rtol=1e-4, atol=1e-5)
+    saved(tmp_path / "same.safetensors", data.classes, data.preprocess)
+    assert isinstance(read_teacher(tmp_path / "same.safetensors", data), Network)
+
+
+def test_a_teacher_of_other_classes_or_channels_is_refused(tmp_path: Path) -> None:
+    data = open_data("digits")
+    saved(tmp_path / "classes.safetensors", tuple(reversed(data.classes)), data.preprocess)
+    with pytest.raises(ValueError, match="classes in their order"):
+        read_teacher(tmp_path / "classes.safetensors", data)
+    colours = Preprocess(3, "", (0.5,) * 3, (0.5,) * 3)
+    saved(tmp_path / "colour.safetensors", data.classes, colours, channels=3)
+    with pytest.raises(ValueError, match="a teacher of 1 channels"):
+        read_teacher(tmp_path / "colour.safetensors", data)
+
+
+def test_sums_over_every_trained_parameter() -> None:
+    model = nn.Sequential(nn.Linear(2, 1), nn.BatchNorm1d(1))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.fill_(-2.0)
+    assert size_penalty(model, 0.0, 0.5).item() == 0.5 * 4 * 5
+    assert size_penalty(model, 0.25, 0.0).item() == 0.25 * 2 * 5
+    model[0].weight.requires_grad_(False)
+    assert size_penalty(model, 0.25, 0.5).item() == 0.25 * 2 * 3 + 0.5 * 4 * 3
+
+
+def stepped(stepping: Stepping, weight_decay: float) -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    model = create_model("book_batchnorm").double()
+    optimizer = build_optimizer(model, Optimizer(lr=0.05, momentum=0.0, weight_decay=weight_decay))
+    draw = torch.Generator().manual_seed(1)
+    model.train()
+    for _ in range(10):
+        x = torch.randn((8, 3, 32, 32), generator=draw, dtype=torch.float64)
+        stepping.take(model, functional.cross_entropy, optimizer, x, torch.arange(8) % 2)
+    return [weight.detach() for weight in model.parameters()]
+
+
+def test_the_book_s_l2_is_a_weight_decay_of_twice_lambda() -> None:
+    penalised, decayed = stepped(Stepping(l2=0.01), 0.0), stepped(Stepping(), 0.02)
+    torch.testing.assert_close(penalised, decayed, rtol=1e-12, atol=1e-14)
+    assert not torch.allclose(penalised[0], stepped(Stepping(), 0.0)[0], rtol=1e-6)
+
+
+def test_parts_of_a_batch_are_penalised_once() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).double()
+    x, y = torch.randn((6, 1, 2, 2), dtype=torch.float64), torch.tensor([0, 1, 0, 1, 1, 0])
+    found = []
+    for parts in (1, 4):
+        model.zero_grad()
+        value, _ = Stepping(accumulate=parts, l1=0.1, l2=0.2).gradient(model, functional.cross_entropy, x, y)
+        found.append((value, [weight.grad for weight in model.parameters()]))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-14)
+
+
+def test_a_run_with_either_is_the_same_network(tiny: dict[str, Any], tmp_path: Path) -> None:
+    plain = {"optimizer.momentum": "0", "optimizer.nesterov": "false", "optimizer.decay_norm_and_bias": "true"}
+    # A rate at which rounding does not grow: at 0.1 two such runs part within ten steps.
+    plain |= {"optimizer.lr": "0.01", "optimizer.weight_decay": "0", "schedule.name": "constant"}
+    base = {**tiny["settings"], **plain}
+    found = []
+    for name, said in (("a", {"l2": "0.001"}), ("b", {"optimizer.weight_decay": "0.002"}), ("c", {})):
+        run = train(output=tmp_path / name, settings={**base, **said}, epochs=1, show=tiny["show"])
+        found.append(read_tensors(run.weights_path))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=2e-6)
+    assert max(float((found[0][name] - found[2][name]).abs().max()) for name in found[0]) > 1e-4

@@ -18,7 +18,7 @@ from torch import nn
 
 from reslab.runtime.interrupts import Interrupted, Interruption
 from reslab.training.run import Run
-from reslab.training.state import load_state
+from reslab.training.checkpoint import load_state
 from reslab.training.train import train
 
 Timeless = Callable[[Run], list[dict[str, Any]]]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from reslab.analysis.places import read_place
+from reslab.analysis.subject import read_place
 from reslab.nn.factory import resolve_arch
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict

@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 from reslab.runtime.interrupts import Interrupted
-from reslab.training import scalars
+from reslab.training import run_logger as scalars
 from reslab.training.run import Run
 from reslab.training.train import train
 

@@ -1,21 +1,26 @@
-"""`train` on real digits: what it leaves, twice the same, and what it refuses."""
+"""`train` on real digits: what it leaves, twice the same, and what it refuses.
+
+A run is told where it trains at another size than it is judged at.
+"""
 
 import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
 import pytest
 import torch
 from torch import nn
-
 from reslab.data.registry import open_data
 from reslab.nn.checkpoints.safetensors_io import load_weights, read_header
 from reslab.spec.recipe import Recipe
 from reslab.training.meters import Diverged
 from reslab.training.run import Run
 from reslab.training.train import train
+from dataclasses import replace
+from reslab.spec.recipes import RECIPES
+from reslab.training.setup import size_notes
+
 
 Timeless = Callable[[Run], list[dict[str, Any]]]
 
@@ -203,3 +208,21 @@ def test_a_recipe_may_be_a_value(tmp_path: Path, tiny: dict[str, Any]) -> None:
     recipe = Recipe("mine", "test", length="7 steps", batch=16, augment="")
     run = train(recipe=recipe, output=tmp_path / "run", **{**tiny, "epochs": None})
     assert run.recipe == recipe
+
+
+@pytest.mark.parametrize(
+    ("augment", "side", "told"),
+    [
+        ("random-resized-crop(32) flip", 224, "--set test='resize(37) center-crop(32)'"),
+        ("pad(4) crop(80)", 32, "trained on 80x80, judged at 32x32"),
+        ("random-resized-crop(224) flip", 224, ""),
+        ("random-resized-crop(176)", 224, ""),
+        ("pad(4) crop(32) flip", 32, ""),
+        ("flip", 224, ""),
+        ("", 28, ""),
+    ],
+)
+def test_sizes_far_apart_are_told(augment: str, side: int, told: str) -> None:
+    notes = size_notes(replace(RECIPES["photos"], augment=augment), (3, side, side))
+    assert bool(notes) == bool(told)
+    assert told in "".join(notes)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from reslab.analysis.inputs import Examples
-from reslab.analysis.pixels import class_name, picture
+from reslab.analysis.inputs import class_name, picture
 from reslab.analysis.subject import Subject
 from reslab.metrics.intervals import Paired, paired
 from reslab.spec.errors import refuse

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reslab.analysis.subject import Subject
-from reslab.analysis.unit_parts import network_of
+from reslab.analysis.blocks import network_of
 from reslab.nn.block import Unit
 from reslab.nn.network import Network
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from reslab.analysis.layers import layers_by_depth, outputs_of, pooled
-from reslab.analysis.more_pictures import more_pictures
+from reslab.analysis.inputs import more_pictures
 from reslab.analysis.subject import Subject
 from reslab.spec.errors import refuse
 

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from reslab.analysis.layers import outputs_of, pooled, unit_layers
-from reslab.analysis.more_pictures import more_pictures
-from reslab.analysis.pixels import class_name, picture
+from reslab.analysis.inputs import more_pictures
+from reslab.analysis.inputs import class_name, picture
 from reslab.analysis.subject import Subject
 from reslab.spec.errors import refuse
 

@@ -20,18 +20,18 @@ from reslab.cli.export import export
 from reslab.cli.inspect import inspect
 from reslab.cli.lists import recipes
 from reslab.cli.lr_find import lr_find
-from reslab.cli.models import models
+from reslab.cli.lists import models
 from reslab.cli.options import gather_numbers
 from reslab.cli.output import print_json, say
 from reslab.cli.predict import predict
 from reslab.cli.runs import runs
 from reslab.cli.serve import serve
 from reslab.cli.show import show
-from reslab.cli.studies import studies
+from reslab.cli.lists import studies
 from reslab.cli.study import study
 from reslab.cli.train import train
 from reslab.spec.errors import unknown
-from reslab.training.torchrun import read_place
+from reslab.runtime.distributed import read_place
 
 VERBS: dict[str, Callable[..., None]] = {
     "demo": demo,

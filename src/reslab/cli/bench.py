@@ -136,7 +136,7 @@ def _summary(
 def _network_of(name: str, arch: Arch) -> "Network":
     """The trained network of a run or its weights, else one with fresh weights: the speed is the same."""
     from reslab.nn.network import Network
-    from reslab.training.loading import load
+    from reslab.training.run import load
 
     trained = load(name) if Path(name).exists() else None
     return trained if trained is not None and trained.arch == arch else Network(arch)
@@ -191,7 +191,7 @@ def _write_page(
     rounds: int,
 ) -> None:
     from reslab.report.render import render_speeds
-    from reslab.report.speed_page import SpeedPage
+    from reslab.report.pages.benchmark import SpeedPage
 
     shown = SpeedPage(f"{name} at {shape(sizes)}", results, _told(name, sizes, hardware, rounds))
     page.write_text(render_speeds(shown), encoding="utf-8")

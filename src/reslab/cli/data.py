@@ -37,7 +37,7 @@ def check(
     """Read every picture once: counts, broken files, duplicates, pictures in two splits, sizes; and write a page."""
     from reslab.data.check.check import check_data
     from reslab.data.check.findings import findings
-    from reslab.report.check_page import check_page
+    from reslab.report.pages.data_check import check_page
     from reslab.report.render import render_data
 
     found = check_data(path, data_dir)
@@ -67,7 +67,7 @@ def check(
 def training_words(found: "DataCheck") -> str:
     """The augmentation that `reslab train` would take for this data."""
     from reslab.data.transforms.pipeline import Augment
-    from reslab.training.choice import default_recipe
+    from reslab.training.options import default_recipe
 
     if not found.readable:
         return ""

@@ -17,7 +17,7 @@ from reslab.spec.zoo import ARCHS
 
 if TYPE_CHECKING:
     from reslab.data.dataset import Data
-    from reslab.report.page import DemoNetwork
+    from reslab.report.pages.run_text import DemoNetwork
     from reslab.training.run import Run
 
 DATA = "digits"
@@ -76,7 +76,7 @@ def train_one(
     import torch
 
     from reslab.nn.network import Network
-    from reslab.report.page import DemoNetwork
+    from reslab.report.pages.run_text import DemoNetwork
     from reslab.training.train import train
 
     with torch.random.fork_rng():
@@ -111,10 +111,10 @@ def _gradients(network: Any, data: "Data") -> list[tuple[str, float]]:
 
 def write_page(place: Path, run: "Run", data: "Data", networks: "list[DemoNetwork]") -> Path:
     """Write report.html, with what both networks share told once, from the run of the second."""
-    from reslab.report.page import DemoPage
+    from reslab.report.pages.run_text import DemoPage
     from reslab.report.render import render_demo
     from reslab.runtime.files import write_whole
-    from reslab.training.run_report import page_facts
+    from reslab.training.train import page_facts
 
     facts = page_facts(run, run.arch.input_size if run.arch else ())
     shared = ("data", "images", "training", "augmentation", "precision", "seed", "hardware", "versions", "command")

@@ -1,11 +1,14 @@
-"""`reslab eval`: a run, several together, or a checkpoint trained by others, judged on any split."""
+"""`reslab eval`: a run, several together, or a checkpoint trained by others, judged on any split.
 
+What `reslab eval` says of an evaluation: rows for a person, keys for a script.
+"""
+
+from typing import TYPE_CHECKING, Any
+from reslab.metrics.classification import class_mean
+from reslab.report.format import count, number, percent
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-
 import typer
-
-from reslab.cli.evaluated import class_facts, class_table, scores, told
 from reslab.cli.options import (
     Batch,
     DataDir,
@@ -24,12 +27,64 @@ from reslab.cli.options import (
 from reslab.cli.output import print_json, print_pairs, print_table, say
 from reslab.report.format import count, number
 from reslab.spec.errors import refuse
-from reslab.training.torchrun import read_place
+from reslab.runtime.distributed import read_place
 
 if TYPE_CHECKING:
+    from reslab.training.evaluation.loop import Evaluation
     from collections.abc import Callable
 
-    from reslab.training.evaluation.loop import Evaluation
+
+def scores(found: "Evaluation") -> list[tuple[str, str]]:
+    """Split, accuracy, loss."""
+    right = f"{count(found.num_correct)} of {count(found.num_samples)} right"
+    rows = [("split", found.split), ("accuracy", f"{percent(found.top1)} ({right})")]
+    rows += [("in the first five", percent(found.top5))] if found.top5 is not None else []
+    return [*rows, ("loss", number(found.loss))]
+
+
+def told(calibration: dict[str, Any]) -> list[tuple[str, str]]:
+    """The calibration error, and what a temperature makes of it; nothing where none was asked for."""
+    if not calibration:
+        return []
+    rows = [("calibration error", percent(calibration["ece"]))]
+    if "temperature" not in calibration:
+        why = (
+            "none: it is fitted on validation images with a mistake among them (--val-fraction), never on the test set"
+        )
+        return [*rows, ("temperature", why)]
+    images = f"{count(calibration['fitted_images'])} images of {calibration['fitted_on']}"
+    rows.append(("temperature", f"{number(calibration['temperature'])}, fitted on {images}"))
+    if "ece_scaled" in calibration:
+        how = ", each half judged with the other's temperature" if calibration["in_halves"] else ""
+        scaled = f"calibration error {percent(calibration['ece_scaled'])}, loss {number(calibration['loss_scaled'])}"
+        rows.append(("with it", scaled + how))
+    return rows
+
+
+def class_facts(found: "Evaluation") -> dict[str, Any]:
+    """`classes`: name, precision, recall, f1 (null where nothing defines one), num_samples; `confusion`, a row a true
+    class."""
+    names = ("name", "precision", "recall", "f1", "num_samples")
+    classes = [{name: getattr(score, name) for name in names} for score in found.class_scores()]
+    return {"classes": classes, "confusion": found.confusion}
+
+
+def class_table(found: "Evaluation") -> tuple[list[str], list[tuple[str, ...]]]:
+    """Columns and rows: each class, and the mean of the classes."""
+    every = found.class_scores()
+    rows = [
+        (
+            score.name,
+            *(percent(value, 1) for value in (score.precision, score.recall, score.f1)),
+            count(score.num_samples),
+        )
+        for score in every
+    ]
+    means = [
+        percent(class_mean([getattr(score, name) for score in every]), 1) for name in ("precision", "recall", "f1")
+    ]
+    return ["class", "precision", "recall", "F1", "images"], [*rows, ("mean", *means, count(found.num_samples))]
+
 
 _LIST = "`reslab runs` lists the runs here"
 
@@ -134,7 +189,7 @@ def _judge_val(found: "Evaluation", judge_val: "Callable[[], Evaluation]") -> "E
 
 
 def _keep_temperature(subject: Any, val: "Evaluation | None") -> None:
-    from reslab.training.temperature import calibrated, keep_temperature
+    from reslab.training.evaluation.calibration import calibrated, keep_temperature
 
     if val is None:
         raise refuse(
@@ -157,7 +212,7 @@ def _calibration(found: "Evaluation", val: "Evaluation | None") -> dict[str, Any
 
 def _write_page(target: Path, found: "Evaluation", calibration: dict[str, Any], subject: str) -> None:
     from reslab.report.render import render_run
-    from reslab.training.run_report import evaluation_page
+    from reslab.training.train import evaluation_page
 
     facts = {"judged": subject, "split": found.split, "precision": "float32"}
     text = render_run(evaluation_page(f"{subject} on {found.split}", found, calibration, facts))

@@ -14,7 +14,7 @@ from reslab.spec.errors import refuse
 if TYPE_CHECKING:
     from reslab.analysis.registry import Question
     from reslab.analysis.subject import Subject
-    from reslab.report.shown import Shown
+    from reslab.report.analyses.result import Shown
 
 _MANY_TABLES = 6
 
@@ -143,7 +143,7 @@ def write(
     """The page and the picture, where asked for."""
     from reslab.analysis.subject import facts
     from reslab.report.render import render_question
-    from reslab.report.shown import QuestionPage
+    from reslab.report.analyses.result import QuestionPage
     from reslab.runtime.files import write_whole
     from reslab.runtime.provenance import command
 

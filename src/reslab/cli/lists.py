@@ -1,14 +1,24 @@
-"""`reslab recipes`: the training procedures by name, or all of one."""
+"""`reslab recipes`: the training procedures by name, or all of one.
+
+`reslab models [PATTERN]`: the networks by name.
+
+`reslab studies`: the tables and figures that can be run.
+"""
 
 from typing import Annotated, Any
-
 import typer
-
 from reslab.cli.options import Json
 from reslab.cli.output import print_json, print_pairs, print_table
 from reslab.spec.config import to_dict
 from reslab.spec.recipe import Recipe
 from reslab.spec.recipes import RECIPES, get_recipe
+from typing import Annotated
+from reslab.cli.output import print_json, print_table
+from reslab.report.format import shape
+from reslab.spec.arch import Arch
+from reslab.spec.errors import unknown
+from reslab.spec.zoo import ARCHS, match_names
+
 
 TOLD = ("name", "source", "notes")
 
@@ -87,4 +97,64 @@ def _print_all() -> None:
             )
             for recipe in RECIPES.values()
         ],
+    )
+
+
+def models(
+    pattern: Annotated[str, typer.Argument(help="A part of the name, or a pattern such as 'resnet*_cifar'.")] = "",
+    json: Json = False,
+) -> None:
+    """List the networks, each with where it comes from."""
+    found = [ARCHS[name] for name in match_names(pattern.lower())]
+    if not found:
+        raise unknown("model", pattern, ARCHS, "`reslab models` lists all")
+    if json:
+        print_json([_facts(arch) for arch in found])
+        return
+    print_table(
+        ["name", "depth", "input", "classes", "source"],
+        [(arch.name, str(arch.depth), shape(arch.input_size), str(arch.num_classes), arch.source) for arch in found],
+    )
+
+
+def _facts(arch: Arch) -> dict[str, object]:
+    return {
+        "name": arch.name,
+        "source": arch.source,
+        "depth": arch.depth,
+        "input_size": arch.input_size,
+        "num_classes": arch.num_classes,
+        "order": arch.order,
+        "match": arch.match,
+        "mix": arch.mix,
+    }
+
+
+def studies(
+    pattern: Annotated[str, typer.Argument(help="A part of the name, such as he2016.")] = "",
+    json: Json = False,
+) -> None:
+    """List the studies: tables and figures of papers, each with where it is printed."""
+    from reslab.spec.papers import STUDIES
+
+    found = [study for study in STUDIES.values() if pattern.lower() in study.name]
+    if not found:
+        raise unknown("study", pattern, STUDIES, "`reslab studies` lists all")
+    if json:
+        print_json(
+            [
+                {
+                    "name": study.name,
+                    "source": study.source,
+                    "title": study.title,
+                    "rows": [row.name for row in study.rows],
+                    "claims": [claim.text for claim in study.claims],
+                }
+                for study in found
+            ]
+        )
+        return
+    print_table(
+        ["name", "rows", "claims", "title", "source"],
+        [(study.name, str(len(study.rows)), str(len(study.claims)), study.title, study.source) for study in found],
     )

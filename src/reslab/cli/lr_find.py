@@ -24,7 +24,7 @@ from reslab.cli.options import (
     read_settings,
 )
 from reslab.cli.output import print_json, print_pairs, say
-from reslab.report.rate_page import RatePage
+from reslab.report.pages.lr_find import RatePage
 
 if TYPE_CHECKING:
     from reslab.training.lr_finder import RateSearch

@@ -17,7 +17,7 @@ from reslab.report.format import number, percent
 from reslab.spec.errors import refuse
 
 if TYPE_CHECKING:
-    from reslab.deploy.answering import Answering
+    from reslab.deploy.predict import Answering
     from reslab.deploy.inputs import Item
     from reslab.deploy.predict import Prediction
     from reslab.nn.network import Network
@@ -71,7 +71,7 @@ def predict(
     _check_model(run)
     from reslab.deploy.inputs import list_items
     from reslab.deploy.outputs import Rows, check_output
-    from reslab.training.loading import load
+    from reslab.training.run import load
 
     if output is not None:
         check_output(output, resume)
@@ -117,7 +117,7 @@ def _open(
     num_images: int,
 ) -> "Answering":
     """The network made ready, which is said; with torch where it is to be compiled."""
-    from reslab.deploy.answering import open_answering
+    from reslab.deploy.predict import open_answering
     from reslab.deploy.export.verify import run_images
 
     answer = open_answering(
@@ -206,6 +206,6 @@ def _shown(rows: "Iterable[Prediction]", items: "list[Item]") -> "Iterator[Predi
 def _fingerprint(run: Path) -> str:
     """The first digits of the SHA-256 of the weights, by which rows of other weights are known."""
     from reslab.nn.checkpoints.download import file_hash
-    from reslab.training.loading import find_weights
+    from reslab.training.run import find_weights
 
     return file_hash(find_weights(run))[:16]

@@ -8,7 +8,7 @@ import typer
 
 from reslab.cli.options import Json
 from reslab.cli.output import print_json, print_table, say
-from reslab.report.compare_page import ComparedRun, ComparePage
+from reslab.report.pages.compare import ComparedRun, ComparePage
 from reslab.report.format import percent, seconds
 from reslab.spec.errors import refuse
 

@@ -61,7 +61,7 @@ def serve(
         timeout_seconds=timeout_seconds,
     )
     _check_token(token, host, settings.token)
-    from reslab.deploy.service.server import serve_forever
+    from reslab.deploy.server.app import serve_forever
 
     def tell(address: str, models: Sequence[str]) -> None:
         if json:

@@ -9,7 +9,7 @@ from reslab.cli.options import Json, Settings, read_settings
 from reslab.cli.output import print_json, print_pairs, print_table
 from reslab.report.format import amount, count, shape
 from reslab.spec.errors import refuse
-from reslab.spec.receptive import receptive_field
+from reslab.spec.layout import receptive_field
 from reslab.spec.zoo import ARCHS
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _saved_arch(name: str) -> "Arch | None":
     path = Path(name)
     if name in ARCHS or not path.exists():
         return None
-    from reslab.training.loading import load
+    from reslab.training.run import load
 
     return load(path).arch
 

@@ -15,7 +15,7 @@ from reslab.spec.errors import refuse, unknown
 from reslab.spec.study import SCALES
 
 if TYPE_CHECKING:
-    from reslab.report.study_page import StudyPage, StudyRow
+    from reslab.report.pages.study_text import StudyPage, StudyRow
     from reslab.studies.run_study import Wanted
 
 
@@ -115,7 +115,7 @@ def _do_task(wanted: "Wanted", task: int) -> None:
 
 def _write_script(wanted: "Wanted", path: Path, json: bool) -> None:
     from reslab.runtime.files import write_whole
-    from reslab.studies.slurm import slurm_script
+    from reslab.studies.runner import slurm_script
 
     price = wanted.price(wanted.plan())
     for reason in price.refused():

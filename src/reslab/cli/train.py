@@ -26,7 +26,7 @@ from reslab.cli.options import (
 )
 from reslab.cli.output import print_json, print_pairs
 from reslab.cli.progress import Display
-from reslab.cli.settings_file import merged, read_settings_file
+from reslab.cli.options import merged, read_settings_file
 from reslab.report.format import count, number, percent, seconds
 
 if TYPE_CHECKING:

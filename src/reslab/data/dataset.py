@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from reslab.data.image_datasets import FileImages, Images, TensorImages
-from reslab.data.shard_images import ShardImages
+from reslab.data.image_datasets import ShardImages
 from reslab.spec.errors import refuse, unknown
 from reslab.spec.preprocess import Preprocess
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from reslab.data.image_datasets import Images, TensorImages
 from reslab.data.rng import key, keys
 from reslab.data.sampler import Draw, Sampling
-from reslab.data.shard_images import ShardImages
+from reslab.data.image_datasets import ShardImages
 from reslab.data.transforms.normalize import mean_of
 from reslab.data.transforms.pipeline import Augment, split_sentence
 from reslab.data.webdataset.stream import Flow

@@ -1,15 +1,24 @@
-"""Holding samples out: stratified, a function of (labels, fraction, seed), and written down."""
+"""Holding samples out: stratified, a function of (labels, fraction, seed), and written down.
+
+Fewer training pictures: the same share of every class, the same ones for every seed.
+
+What every set of picture files has in common: broken ones left out, one part held out, the evaluation's words.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-
 import torch
 from torch import Tensor
-
 from reslab.data.image_datasets import FileImages, Images
 from reslab.data.rng import permutation
-from reslab.data.shard_images import ShardImages
+from reslab.data.image_datasets import ShardImages
 from reslab.spec.errors import refuse
+from dataclasses import replace
+from reslab.data.dataset import Data
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import median
+from reslab.data.image_datasets import Images
 
 
 def stratified(labels: Tensor, fraction: float, seed: int, classes: Sequence[str]) -> tuple[list[int], list[int]]:
@@ -92,3 +101,115 @@ def _recorded(images: Images, record: Mapping[str, Any]) -> list[int]:
             next_step="put them back, or name the folder's new place",
         )
     return [place[name] for name in record["names"]]
+
+
+_SEED = 0
+
+
+def take(data: Data, num_images: int) -> Data:
+    """The data with `num_images` of its training pictures, of each class its share; the others splits stay whole.
+
+    Which ones follows from the labels alone, so every seed of a training sees the same. Written down in the split
+    record. Raises ValueError where there are not so many, or fewer than classes.
+    """
+    if data.split_record.get("num_images") == num_images:
+        return data
+    images = data.split("train")
+    least = int((images.labels.bincount(minlength=data.num_classes) > 0).sum())
+    if not max(2, least) <= num_images <= len(images):
+        raise refuse(
+            f"num_images from {max(2, least)}, one a class, to the {len(images):,} training pictures of {data.name}",
+            num_images,
+            nearest=str(min(max(num_images, 2, least), len(images))),
+        )
+    splits = {**data.splits, "train": images.subset(shares(images.labels, num_images))}
+    return replace(data, splits=splits, split_record={**data.split_record, "num_images": num_images}, fingerprint="")
+
+
+def shares(labels: Tensor, num_images: int) -> list[int]:
+    """The indices of `num_images` samples, sorted: n_c N / sum n of class c, rounded down, the largest remainders up,
+    and every class at least one."""
+    classes, counts = labels.unique(return_counts=True)
+    exact = counts.double() * num_images / len(labels)
+    wanted = exact.floor().long().clamp_min(1)
+    order = (wanted - exact).argsort(stable=True)
+    while int(wanted.sum()) != num_images:
+        missing = num_images - int(wanted.sum())
+        if missing > 0:
+            wanted[order[:missing]] += 1
+        else:
+            wanted[wanted.argmax()] -= 1
+    chosen = [
+        members[permutation(len(members), _SEED, int(label))[:many]]
+        for label, many in zip(classes, wanted.tolist(), strict=True)
+        for members in [(labels == label).nonzero().flatten()]
+    ]
+    return sorted(torch.cat(chosen).tolist())
+
+
+SMALL_PIXELS = 64
+VAL_FRACTION = 0.2
+PHOTOGRAPHS = "resize(256) center-crop(224)"
+
+
+def left_out(
+    place: Path | str, bad: Mapping[str, str], skip_bad_images: bool, record: Mapping[str, Any] | None
+) -> tuple[tuple[str, str], ...]:
+    """(name, reason) of the pictures to leave out, of those that cannot be read and those that a record leaves out.
+
+    Raises ValueError listing the bad ones where there are more than was agreed to.
+    """
+    recorded: dict[str, str] = dict((record or {}).get("skipped", ()))
+    agreed = {name: bad.get(name, reason) for name, reason in recorded.items()}
+    if not skip_bad_images and (new := {name: reason for name, reason in bad.items() if name not in agreed}):
+        lines = "".join(f"\n  {place}/{name}: {reason}" for name, reason in new.items())
+        what = "picture that" if len(new) == 1 else "pictures that"
+        raise ValueError(
+            f"{len(new)} {what} cannot be read in {place} (repair or remove, or skip with --skip-bad-images):{lines}"
+        )
+    return tuple(sorted({**agreed, **bad}.items()))
+
+
+def divided(
+    place: Path | str,
+    splits: Mapping[str, Images],
+    classes: tuple[str, ...],
+    val_fraction: float | None,
+    split_seed: int,
+    record: Mapping[str, Any] | None,
+) -> tuple[dict[str, Images], dict[str, Any]]:
+    """The splits and their record: as they are, or with a validation part held out (`VAL_FRACTION` of a lone train).
+
+    Raises ValueError where a fraction or a recorded split meets a validation part that is there already.
+    """
+    if record is not None and record.get("how") == "stratified":
+        if "val" in splits:
+            raise refuse(f"the undivided data {place} of the recorded split", "one with a validation part of its own")
+        again = carve_again(splits["train"], record)
+        return {**again, **{name: splits[name] for name in splits if name != "train"}}, dict(record)
+    if val_fraction is not None and "val" in splits:
+        raise refuse(
+            f"one validation set for {place}",
+            "a validation folder and a fraction",
+            next_step="leave --val-fraction away",
+        )
+    if len(splits) > 1 and val_fraction is None:
+        return dict(splits), {"how": "given"}
+    fraction = VAL_FRACTION if val_fraction is None else val_fraction
+    parts, made = carve(splits["train"], fraction, split_seed, classes)
+    return {**parts, **{name: splits[name] for name in splits if name != "train"}}, made
+
+
+def evaluation_words(sizes: Iterable[tuple[int, int]]) -> str:
+    """Photographs as ImageNet's are evaluated; pictures that are all small at their own size, 224 would only blur.
+
+    `sizes` are (height, width), each once or more.
+    """
+    different = set(sizes)
+    sides = [min(size) for size in different]
+    if not sides or max(sides) >= SMALL_PIXELS:
+        return PHOTOGRAPHS
+    if len(different) == 1:
+        return ""
+    side = int(median(sides))
+    return f"resize({side}) center-crop({side})"

@@ -9,7 +9,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse, unknown
-from reslab.spec.geometry import pool_stride
+from reslab.spec.layout import pool_stride
 from reslab.spec.grammar import Word, parse_words
 from reslab.spec.layout import ConvPlan
 

@@ -13,7 +13,7 @@ from reslab.nn.init import init_weights
 from reslab.nn.layers import NormLayer, make_conv, make_plain_word, norm_maker
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse, unknown
-from reslab.spec.geometry import num_places, pools_all, total_stride
+from reslab.spec.layout import num_places, pools_all, total_stride
 from reslab.spec.grammar import Word, parse_words
 from reslab.spec.layout import ConvPlan, plan_stages, stem_channels
 from reslab.spec.preprocess import Preprocess

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reslab.nn.checkpoint import unwrap_checkpoint
+from reslab.nn.checkpoints.read import unwrap_checkpoint
 from reslab.nn.checkpoints.key_schemes import known_dialects
 from reslab.nn.checkpoints.load import load_checkpoint
 from reslab.nn.checkpoints.load_report import CheckpointError

@@ -5,20 +5,20 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from reslab.report.analyses.result import question_parts
-from reslab.report.compare_page import ComparePage
-from reslab.report.data_page import DataPage
-from reslab.report.page import DemoPage, RunPage
+from reslab.report.pages.compare import ComparePage
+from reslab.report.pages.data_check import DataPage
+from reslab.report.pages.run_text import DemoPage, RunPage
 from reslab.report.pages.benchmark import speed_parts
 from reslab.report.pages.compare import compare_parts
 from reslab.report.pages.data_check import data_parts
 from reslab.report.pages.lr_find import rate_parts
 from reslab.report.pages.study import study_parts
-from reslab.report.parts.demo import demo_parts
-from reslab.report.parts.run import run_parts
-from reslab.report.rate_page import RatePage
-from reslab.report.shown import QuestionPage
-from reslab.report.speed_page import SpeedPage
-from reslab.report.study_page import StudyPage
+from reslab.report.pages.demo import demo_parts
+from reslab.report.pages.run import run_parts
+from reslab.report.pages.lr_find import RatePage
+from reslab.report.analyses.result import QuestionPage
+from reslab.report.pages.benchmark import SpeedPage
+from reslab.report.pages.study_text import StudyPage
 
 
 def render_run(page: RunPage) -> str:

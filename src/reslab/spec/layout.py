@@ -1,16 +1,22 @@
-"""From an architecture to its units: every channel, stride and dilation counted out, and what means nothing refused."""
+"""From an architecture to its units: every channel, stride and dilation counted out, and what means nothing refused.
+
+How height and width shrink on the way through a network.
+
+How far a network sees: the receptive field of one place of its last map.
+"""
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse
 from reslab.spec.grammar import parse_words
-from reslab.spec.match import get_match
+from reslab.spec.shortcut import get_match
 from reslab.spec.order import Sentence, parse_order
 from reslab.spec.shortcut import parse_mix
 from reslab.spec.stem_head import check_head, check_stem, conv_width
+from collections.abc import Iterable
+from reslab.spec.grammar import Word
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class ConvPlan:
 class UnitPlan:
     """One unit: its name (`layer1.0`), place, convolutions, what its shortcut is and where its leading words stand.
 
-    `match` is the kind of the shortcut's module: `identity`, `none` in a plain twin, or a kind of `reslab.spec.match`.
+    `match` is the kind of the shortcut's module: `identity`, `none` in a plain twin, or a kind of `reslab.spec.shortcut`.
     `ahead`: the leading words stand ahead of the fork. `bare`: the unit goes without them.
     """
 
@@ -251,3 +257,78 @@ def _check_shared(arch: Arch, units: tuple[UnitPlan, ...]) -> None:
     words = [word.name for word in parse_mix(arch.mix).on_branch if word.name in ("survive", "drop-path")]
     if words and len(units) > 1:
         raise refuse("shared units of one rate", f"mix={arch.mix}, whose rate rises from unit to unit", "mix=add")
+
+
+def pool_stride(word: Word) -> int:
+    """The stride of a pool word; a pool without one strides by its size, as torch.nn has it."""
+    return word.stride or word.size or 1
+
+
+def word_stride(word: Word) -> int:
+    """By what a word of a stem or head divides height and width."""
+    return pool_stride(word) if is_pool(word) else word.stride or 1
+
+
+def is_pool(word: Word) -> bool:
+    """Whether the word pools."""
+    return word.name in ("maxpool", "avgpool")
+
+
+def pools_all(words: Iterable[Word]) -> bool:
+    """Whether one of the words pools each map to one number (`avgpool` without a size)."""
+    return any(is_pool(word) and word.size is None for word in words)
+
+
+def total_stride(arch: Arch) -> int:
+    """By how much height and width shrink from the input to the last unit."""
+    stem = math.prod(word_stride(word) for word in arch.stem_words)
+    return stem * math.prod(unit.stride for stage in plan_stages(arch) for unit in stage)
+
+
+def num_places(arch: Arch, head: Iterable[Word]) -> int:
+    """Height times width of the maps that leave the words `head` for an input of the architecture's image size.
+
+    Raises ValueError where nothing is left of them.
+    """
+    head = tuple(head)
+    if pools_all(head):
+        return 1
+    shrinks = [(word_stride(word), _rounds_up(word)) for word in arch.stem_words]
+    shrinks += [(unit.stride, True) for stage in plan_stages(arch) for unit in stage]
+    shrinks += [(word_stride(word), _rounds_up(word)) for word in head]
+    sides = list(arch.image_size)
+    for stride, up in shrinks:
+        sides = [-(-side // stride) if up else side // stride for side in sides]
+    if min(sides) < 1:
+        raise refuse(
+            f"images that leave {arch.name} a map", "x".join(map(str, arch.image_size)), "32x32", "set image_size"
+        )
+    return sides[0] * sides[1]
+
+
+def _rounds_up(word: Word) -> bool:
+    """Odd windows are padded and round up, `maxpool2` has nothing to pad with and rounds down."""
+    return not is_pool(word) or (word.size or 1) % 2 == 1
+
+
+def receptive_field(arch: Arch) -> int:
+    """Input pixels, along one side, that one place of the last unit's output depends on, through the branches.
+
+    r = 1 + sum over convolutions and pools of (kernel - 1) * dilation * (product of the strides before it);
+    Araujo, Norris and Sim 2019, "Computing Receptive Fields of Convolutional Neural Networks", equation (2).
+    """
+    field, jump = 1, 1
+    for kernel, stride, dilation in _windows(arch):
+        field += (kernel - 1) * dilation * jump
+        jump *= stride
+    return field
+
+
+def _windows(arch: Arch) -> Iterator[tuple[int, int, int]]:
+    """Kernel, stride and dilation of every window from the input to the last unit, in order."""
+    for word in arch.stem_words:
+        if word.name == "conv" or (is_pool(word) and word.size):
+            yield word.size or 3, word_stride(word), 1
+    for stage in plan_stages(arch):
+        for unit in stage:
+            yield from ((conv.kernel, conv.stride, conv.dilation) for conv in unit.convs)

@@ -1,13 +1,137 @@
-"""A study: a table or a figure of a paper as rows to run, values it reports, and claims to judge."""
+"""A study: a table or a figure of a paper as rows to run, values it reports, and claims to judge.
+
+What a study measures of a network: names with their unit, what they are, and which way is better.
+
+Figures of a study: which rows stand in which panel, and how they are drawn.
+"""
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
-
-from reslab.spec.drawing import Drawing
+from reslab.spec.errors import unknown
 from reslab.spec.errors import refuse, unknown
-from reslab.spec.metric import check_metric
+from collections.abc import Iterable
 from reslab.spec.recipe import read_axes
+
+
+_PATH = re.compile(r"[a-z][a-z_0-9]*(\.[a-z_0-9]+)+$")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of a row: its `unit`, and what it is in `words`."""
+
+    name: str
+    unit: str
+    words: str
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("test_error", "%", "error on the test pictures, of the weights of the last step, in eval mode"),
+        Metric("test_error_top5", "%", "share of the test pictures whose class is not among the first five"),
+        Metric("test_loss", "", "loss on the test pictures, of the weights of the last step, in eval mode"),
+        Metric("train_error", "%", "error along the last epoch of training, as its batches came"),
+        Metric("train_loss", "", "loss along the last epoch of training, as its batches came"),
+        Metric("train_error_eval", "%", "error on the training pictures after the last step, in eval mode"),
+        Metric("train_loss_eval", "", "loss on the training pictures after the last step, in eval mode"),
+        Metric("train_error_batch", "%", "error on the training pictures after the last step, never in eval mode"),
+        Metric("test_error_batch", "%", "error on the test pictures after the last step, never in eval mode"),
+        Metric("gap", "%", "test error less the error on the training pictures, both in eval mode"),
+        Metric("steps_to_train_error", "steps", "steps until the training error first fell to a fixed value"),
+        Metric("train_seconds", "s", "time of training, without evaluation"),
+        Metric("params", "", "trained numbers"),
+        Metric("macs", "", "multiply-adds for one image"),
+    )
+}
+
+# What paths into answers are called; any other is told as a path.
+_ANSWERS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("gradients.slope.decades", "", "powers of ten by which the gradient grows from last unit to first"),
+        Metric("responses.mean_std", "", "standard deviation of a layer's response, the mean over the layers"),
+        Metric("lesion.units.error.median", "", "share of the pictures wrong without one unit, the median over units"),
+        Metric(
+            "lesion.permuted.error.mean", "", "share of the pictures wrong with units permuted, the mean of the draws"
+        ),
+        Metric("lesion.paths.contribution.peak", "", "length of those paths that carry the most gradient together"),
+        Metric("landscape.not_convex", "", "share of the points where the loss surface is far from convex"),
+    )
+}
+
+
+def check_metric(name: str) -> None:
+    """ValueError for a name that is neither in the table nor a path into the answer of a question.
+
+    `lesion.mean_increase` is the field `mean_increase` of what the question `lesion` answers.
+    """
+    if name not in METRICS and not _PATH.match(name):
+        raise unknown("metric", name, METRICS, "or QUESTION.FIELD, such as lesion.mean_increase")
+
+
+def metric_of(name: str) -> Metric:
+    """The metric of that name; one of a question has its path for words and no unit."""
+    check_metric(name)
+    return (
+        METRICS.get(name)
+        or _ANSWERS.get(name)
+        or Metric(name, "", f"{name.partition('.')[2]} as the question {name.split('.')[0]} found")
+    )
+
+
+KINDS: dict[str, str] = {
+    "error_curves": "training error dashed, test error bold, against iterations; a panel for each group of rows",
+    "loss_and_error": "training loss dashed on the left axis, test error bold on the right, against iterations",
+    "train_then_test": "training error in the left panel, test error in the right, against iterations",
+    "lines": "a metric against a number (depth, bias of a gate), a line for each group of rows",
+    "gradients": "norm of the loss's gradient at each unit's input; the median of the seeds in a band of all",
+    "responses": "standard deviation of each layer's response, in layer order above and sorted below",
+    "answers": "what a question found in each network, of the first seed",
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A group of rows under one title; `at` is each row's place on the axis where the drawing has one."""
+
+    title: str
+    rows: tuple[str, ...]
+    at: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.at and len(self.at) != len(self.rows):
+            raise refuse(f"a place for each of {len(self.rows)} rows", f"{len(self.at)} in {self.title!r}")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One figure: its `kind`, its panels, and `where` the paper has it; `axis` and `metric` are for `lines`.
+
+    `question` names the answer that it shows, where that is not the kind's name (`gradients@init`).
+    """
+
+    kind: str
+    title: str
+    panels: tuple[Panel, ...]
+    where: str = ""
+    axis: str = ""
+    metric: str = ""
+    question: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise unknown("kind of figure", self.kind, KINDS)
+        if self.kind == "answers" and not self.question:
+            raise refuse("a question for a figure of answers", f"none in {self.title!r}", nearest="'lesion'")
+        if self.kind == "lines" and not all(panel.at for panel in self.panels):
+            raise refuse("a place on the axis for each row of a figure of lines", f"none in {self.title!r}")
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The rows it shows, each once."""
+        return tuple(dict.fromkeys(name for panel in self.panels for name in panel.rows))
+
 
 SCALES = ("smoke", "short", "full")
 RELATIONS = ("<", ">", "within")
@@ -120,7 +244,7 @@ class Row:
 
     `axes` change the network (`order=bn-after-add`), `settings` recipe and network as `--set` does. Without a `recipe`
     the network stays at initialisation. `members` are the rows whose probabilities are averaged, for an ensemble, which
-    has no model of its own. `metric` is a name of `reslab.spec.metric`; `also` are reported values of further metrics.
+    has no model of its own. `metric` is a name of `reslab.spec.study`; `also` are reported values of further metrics.
     `views` is the protocol of evaluation (`ten-crop(224)`). `cuts` replace those of the study.
     """
 

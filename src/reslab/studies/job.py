@@ -1,17 +1,29 @@
-"""One job done: the training that is missing, its figures, the answers to what is asked of its network."""
+"""One job done: the training that is missing, its figures, the answers to what is asked of its network.
 
-import math
+The questions of a study, put to the network of an entry; the answers kept beside it.
+
+Rows that are several networks: the mean of the members' probabilities, judged once and kept in the store.
+"""
+
+import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
+from reslab.analysis.subject import find_pictures
+from reslab.analysis.registry import ask, default_data
+from reslab.analysis.progress import NoRoom
+from reslab.analysis.subject import Subject, fresh_network, open_subjects
+from reslab.runtime.files import write_whole
+from reslab.spec.config import to_dict
+from reslab.spec.study import Asked
+from reslab.studies.plan import Job
+from reslab.studies.store import Entry
+import math
+from dataclasses import dataclass
 import torch
-
 from reslab.runtime.device import hardware, num_threads_for
 from reslab.runtime.provenance import command, commit, versions
-from reslab.studies.asking import ask_missing
 from reslab.studies.cost import work_macs
 from reslab.studies.metrics import measure
 from reslab.studies.plan import Job, is_done, measured_metrics
@@ -19,8 +31,63 @@ from reslab.studies.resolve import weight
 from reslab.studies.store import NUMERICS_VERSION, Entry, Store, identity
 from reslab.training.meters import Diverged
 from reslab.training.run import Run
-from reslab.training.telling import Show
+from reslab.training.run_logger import Show
 from reslab.training.train import train
+import hashlib
+from reslab.studies.metrics import last_network, scores_of
+from reslab.studies.plan import Job, Plan, is_done
+from reslab.studies.resolve import Definite
+from reslab.studies.store import Store
+from reslab.training.evaluation.evaluate import evaluate
+from reslab.training.run_data import reopen_data
+
+
+def ask_missing(
+    job: Job, entry: Entry, data_dir: str | Path | None, device: str, note: Callable[[str], None]
+) -> dict[str, str]:
+    """Ask what was not answered yet; returns why of what this network cannot be asked, by the name of its answer.
+
+    Raises NoRoom where the memory is too small now.
+    """
+    unanswered = {}
+    for asked in job.asked:
+        if entry.answer(asked) is not None:
+            continue
+        if entry.answer_path(asked).exists():
+            note(f"its answer to {asked.question} could not be read and is found again")
+        began = time.perf_counter()
+        try:
+            answer = _answer(job, entry, asked, data_dir, device)
+        except NoRoom:
+            raise  # this says nothing of the network: it is asked again
+        except ValueError as error:
+            note(f"{asked.question} has no answer: {error}")
+            unanswered[entry.answer_path(asked).stem] = str(error)
+            continue
+        told = {"question": to_dict(asked), "answer": to_dict(answer), "seconds": time.perf_counter() - began}
+        write_whole(entry.answer_path(asked), json.dumps(told).encode())
+    return unanswered
+
+
+def _answer(job: Job, entry: Entry, asked: Asked, data_dir: str | Path | None, device: str) -> Any:
+    settings = dict(setting.split("=", 1) for setting in asked.settings)
+    subject = _subject(job, entry, asked, data_dir, device)
+    return ask(asked.question, [subject], settings)[0]
+
+
+def _subject(job: Job, entry: Entry, asked: Asked, data_dir: str | Path | None, device: str) -> Subject:
+    """The network with its pictures: of the run's held-out split, or those of the row's data."""
+    data = default_data(asked.question)
+    if entry.run is not None:
+        options: dict[str, Any] = {"data": data, "num_images": asked.num_images, "seed": job.seed, "at": asked.at}
+        return open_subjects([str(entry.run_path)], data_dir=data_dir, device=device, **options)[0]
+    arch = job.row.arch
+    assert arch is not None
+    network = fresh_network(arch, job.seed)
+    pictures = find_pictures(arch, data or job.row.data, data_dir, asked.num_images, job.seed)
+    images, labels = pictures.images.to(device), pictures.labels.to(device)
+    return Subject(arch.name, network.to(device).eval(), images, labels, pictures.data, pictures.classes, None, 0)
+
 
 Say = Callable[[str], None]
 
@@ -148,3 +215,57 @@ def _facts(job: Job, device: torch.device) -> dict[str, Any]:
         "commit": commit(),
         "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """The members of a row with one seed, each a job of the plan."""
+
+    row: Definite
+    seed: int
+    members: tuple[Job, ...]
+
+    def path(self, store: Store) -> Path:
+        """Where its figures are kept: known by its members and how it is judged."""
+        told = json.dumps([self.row.views, *(job.key for job in self.members)])
+        return store.path / "ensembles" / f"{hashlib.sha256(told.encode()).hexdigest()[:24]}.json"
+
+    def values(self, store: Store) -> dict[str, float]:
+        """Its figures; empty where they were not measured."""
+        try:
+            found: Any = json.loads(self.path(store).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+def ensembles(plan: Plan, row: Definite) -> list[Ensemble]:
+    """A row's ensembles, one for each seed that the plan has for every member."""
+    found = []
+    for seed in range(plan.num_seeds[row.row.name]):
+        jobs = [job for name in row.row.members for job in plan.jobs_of(name) if job.seed == seed]
+        if len(jobs) == len(row.row.members):
+            found.append(Ensemble(row, seed, tuple(jobs)))
+    return found
+
+
+def judge_ensembles(plan: Plan, place: Place) -> None:
+    """Judge those whose members are all trained, where that was not done before."""
+    for row in plan.rows:
+        for one in ensembles(plan, row) if row.row.members else ():
+            if not one.values(place.store) and _is_ready(one, place.store):
+                place.say(f"{row.row.name}, seed {one.seed}: {len(one.members)} networks judged together")
+                text = json.dumps(_judged(one, place), allow_nan=False)
+                write_whole(one.path(place.store), text.encode())
+
+
+def _is_ready(one: Ensemble, store: Store) -> bool:
+    entries = [(store.entry(job.key), job) for job in one.members]
+    return all(is_done(entry, job) and entry.facts["status"] == "done" and entry.run for entry, job in entries)
+
+
+def _judged(one: Ensemble, place: Place) -> dict[str, float]:
+    runs = [run for job in one.members if (run := place.store.entry(job.key).run) is not None]
+    data = reopen_data(runs[0].facts["data"], None, place.data_dir)
+    networks = [last_network(run) for run in runs]
+    return scores_of(evaluate(networks, data, views=one.row.views, device=place.device))

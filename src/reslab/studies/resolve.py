@@ -22,7 +22,7 @@ from reslab.spec.study import Cut, Row, Study
 from reslab.training.options import Asked, split_settings
 from reslab.training.run_data import find_data, input_size
 from reslab.training.setup import asked_arch, settled
-from reslab.training.wishes import fulfilled, judged_as, wishes
+from reslab.training.options import fulfilled, judged_as, wishes
 
 # For the price of what cannot be opened here.
 _PUBLISHED_SIZES = {

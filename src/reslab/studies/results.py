@@ -1,21 +1,28 @@
-"""What came out of a study, gathered from the store as the plain data of its page."""
+"""What came out of a study, gathered from the store as the plain data of its page.
+
+The page of a study, written: report.html, report.md and the figures beside it.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-
 from reslab.report.format import plural, seconds
-from reslab.report.study_page import JudgedClaim, StudyPage, StudyRow, StudyRun
-from reslab.spec.metric import Metric, metric_of
+from reslab.report.pages.study_text import JudgedClaim, StudyPage, StudyRow, StudyRun
+from reslab.spec.study import Metric, metric_of
 from reslab.spec.study import Asked, Claim
 from reslab.studies.cost import Rate, describe_recipe, price_seconds
-from reslab.studies.ensembles import ensembles
-from reslab.studies.figures import row_value, values_of
+from reslab.studies.job import ensembles
+from reslab.studies.metrics import row_value, values_of
 from reslab.studies.metrics import DEFAULT_TRAIN_ERROR
 from reslab.studies.plan import Job, Plan, is_done
 from reslab.studies.resolve import Definite
 from reslab.studies.store import Entry, Store
 from reslab.studies.verdicts import Verdict, judge
+from pathlib import Path
+from reslab.report.render import render_study
+from reslab.report.pages.study import study_markdown
+from reslab.report.pages.study_text import StudyPage
+from reslab.runtime.files import write_whole
 
 
 def collect(
@@ -154,3 +161,13 @@ def _facts(plan: Plan, store: Store, command: str) -> dict[str, str]:
         "cost": f"{seconds(spent)} for {plural(len(told), 'network')}" if told else "",
     }
     return {name: text for name, text in found.items() if text}
+
+
+def write_page(page: StudyPage, folder: Path) -> Path:
+    """Write report.md with its figures into `folder`, and report.html; returns the path of the latter."""
+    text, figures = study_markdown(page)
+    write_whole(folder / "report.md", text.encode())
+    for name, figure in figures.items():
+        write_whole(folder / name, figure.encode())
+    write_whole(folder / "report.html", render_study(page).encode())
+    return folder / "report.html"

@@ -4,20 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reslab.report.study_page import StudyPage
+from reslab.report.pages.study_text import StudyPage
 from reslab.runtime.device import choose_device
 from reslab.spec.errors import refuse
 from reslab.spec.papers import STUDIES, get_study
 from reslab.spec.study import Study
-from reslab.studies.ensembles import judge_ensembles
+from reslab.studies.job import judge_ensembles
 from reslab.studies.job import Place, Say
-from reslab.studies.pages import write_page
+from reslab.studies.results import write_page
 from reslab.studies.plan import Plan, make_plan
-from reslab.studies.prices import Price, prices
+from reslab.studies.cost import Price, prices
 from reslab.studies.results import collect
 from reslab.studies.runner import Outcome, own_command, run_here, run_in_processes
 from reslab.studies.store import Store
-from reslab.training.telling import Show
+from reslab.training.run_logger import Show
 
 DEFAULT_STORE = Path("studies/store")
 

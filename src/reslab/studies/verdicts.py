@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean, variance
 
 from reslab.spec.study import Claim, number_of, terms
-from reslab.studies.student import t_quantile
+from reslab.metrics.intervals import t_quantile
 
 CONFIDENCE = 0.95
 MOST_SEEDS = 1000

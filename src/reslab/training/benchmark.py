@@ -16,7 +16,7 @@ from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse
 from reslab.spec.recipe import Recipe
 from reslab.spec.recipes import get_recipe
-from reslab.training.gradient import AUTOCAST, Stepping, make_scaler
+from reslab.training.loop import AUTOCAST, Stepping, make_scaler
 from reslab.training.optim.factory import build_optimizer
 
 LEAST_SECONDS = 0.4

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from reslab.nn.adapting import last_linear
+from reslab.nn.checkpoints.load import last_linear
 from reslab.nn.network import Network
 from reslab.spec.errors import unknown
-from reslab.spec.unfreezing import parse_openings
+from reslab.spec.recipe import parse_openings
 from reslab.training.batch_norm import batch_norms
 
 
 class Freezing:
-    """The parts of a network by the step they are trained from (`reslab.spec.unfreezing`); none: all from step 0.
+    """The parts of a network by the step they are trained from (`reslab.spec.recipe`); none: all from step 0.
 
     What nobody opens stays frozen for good. A frozen BatchNorm normalises by its running statistics, and they stay.
     Raises ValueError for a part the network does not have.

@@ -13,7 +13,7 @@ from torch import nn
 from reslab.runtime.device import exact_arithmetic
 from reslab.runtime.distributed import Ranks
 from reslab.spec.errors import refuse
-from reslab.training.assembly import make_course
+from reslab.training.trainer import make_course
 from reslab.training.loop import fit
 from reslab.training.meters import Tally
 from reslab.training.options import Asked

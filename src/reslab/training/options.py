@@ -1,18 +1,37 @@
-"""What was asked of `train`, word for word; None is what was not said."""
+"""What was asked of `train`, word for word; None is what was not said.
+
+What a recipe wishes for beside the steps: a network, its axes, data, first weights; where nobody says otherwise.
+
+What is trained where nothing was asked for: a network and a recipe that suit the pictures.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
 from torch import nn
-
-from reslab.nn.pretrained import Pretrained
+from reslab.nn.checkpoints.pretrained import Pretrained
 from reslab.spec.arch import Arch
 from reslab.spec.config import override
 from reslab.spec.errors import refuse
 from reslab.spec.recipe import Recipe, parse_duration
-from reslab.training.gradient import Loss
+from reslab.training.loop import Loss
+from dataclasses import replace
+from reslab.data.dataset import Data
+from reslab.data.transforms.normalize import take_mean_image, write_mean_image
+from reslab.nn.factory import resolve_arch
+from reslab.spec.preprocess import Preprocess
+from reslab.spec.recipe import Recipe, read_axes
+from reslab.spec.recipes import get_recipe
+import warnings
+from math import prod
+from reslab.spec.errors import nearest
+from reslab.spec.layout import word_stride
+from reslab.spec.grammar import Word, parse_words
+from reslab.spec.recipe import Recipe
+from reslab.spec.recipes import RECIPES
+from reslab.spec.zoo import ARCHS
+
 
 PUBLISHED = "published weights"
 AUTO = "auto"
@@ -112,3 +131,125 @@ def callable_name(value: Callable[..., Any] | None) -> str | None:
         return None
     name = getattr(value, "__qualname__", type(value).__qualname__)
     return f"{getattr(value, '__module__', None) or type(value).__module__}.{name}"
+
+
+WISHES = ("model", "axes", "data", "pretrained", "val_fraction", "test", "mean", "std", "pixel_mean")
+
+
+def wishes(asked: Asked) -> Recipe:
+    """The recipe that was named, or an empty one, with what was set of its wishes."""
+    base = Recipe("", "") if asked.recipe is None else asked.recipe
+    said = {key: value for key, value in asked.settings.items() if key in WISHES}
+    return override(get_recipe(base) if isinstance(base, str) else base, said, kind="recipe key")
+
+
+def fulfilled(asked: Asked) -> tuple[Asked, tuple[str, ...]]:
+    """`asked` with the wishes of its recipe where nothing else was said; what a person should be told."""
+    wish, notes = wishes(asked), []
+    given: dict[str, Any] = {}
+    if asked.data is None and wish.data:
+        given["data"] = wish.data
+        notes.append(f"data {wish.data}, that of the recipe {wish.name}")
+    if asked.val_fraction is None and wish.val_fraction and not isinstance(asked.data, Data):
+        given["val_fraction"] = wish.val_fraction
+        notes.append(
+            f"{wish.val_fraction:.0%} of the training pictures are split off for validation, as the recipe has it"
+        )
+    if not isinstance(asked.model, nn.Module):
+        if asked.model is None and wish.model:
+            given["model"] = wish.model
+        if asked.pretrained is None and wish.pretrained:
+            given["pretrained"] = True
+        if wish.axes:
+            given["wished_axes"] = wish.axes
+            notes.append(f"axes of the network that the recipe sets: {', '.join(wish.axes)}")
+    return replace(asked, **given), tuple(notes)
+
+
+def with_axes(arch: Arch, asked: Asked) -> Arch:
+    """`arch` with the axes that were said, and the recipe's where they were not.
+
+    Words of a recipe for the mix stand beside the network's own join: `drop-path(0.05)` before `gate(-6)`. Raises
+    ValueError where both mean nothing together.
+    """
+    arch = resolve_arch(arch, asked.axes)
+    wished = {axis: value for axis, value in read_axes(asked.wished_axes).items() if axis not in asked.axes}
+    if "zero_init_residual" in asked.axes:
+        wished.pop("last_norm_weight", None)
+    own = arch.mix
+    if "mix" in wished and own != "add":
+        if own == "none":
+            step = "name the mix yourself: --set model.mix=none"
+            raise refuse(f"a network with shortcuts for the recipe's mix={wished['mix']}", "mix=none", next_step=step)
+        wished["mix"] = own if wished["mix"] in own else f"{wished['mix']} {own}"
+    return resolve_arch(arch, wished)
+
+
+def judged_as(data: Data, recipe: Recipe) -> Data:
+    """The data, evaluated and normalised as the recipe has it; a single number is every channel's.
+
+    Raises ValueError where the recipe's normalisation is for another number of channels, or of pictures in files.
+    """
+    before = data.preprocess
+    words = recipe.test or before.words
+    if recipe.pixel_mean:
+        mean = take_mean_image(data.split("train"))
+        averages, ones = tuple(round(value, 6) for value in mean.mean((1, 2)).tolist()), (1.0,) * before.channels
+        return replace(data, preprocess=Preprocess(before.channels, words, averages, ones, write_mean_image(mean)))
+    if not recipe.mean:
+        return data if words == before.words else replace(data, preprocess=replace(before, words=words))
+    count = len(recipe.mean)
+    if count not in (1, before.channels):
+        raise refuse(f"a mean for each of {before.channels} channels, or one for all", recipe.mean)
+    times = before.channels // count
+    return replace(data, preprocess=replace(before, words=words, mean=recipe.mean * times, std=recipe.std * times))
+
+
+SMALL_SIDE = 64
+
+
+def default_model(input_size: tuple[int, ...]) -> str:
+    """`resnet20_cifar` for pictures under 64 pixels, else `resnet18`."""
+    return "resnet20_cifar" if min(input_size[1:]) < SMALL_SIDE else "resnet18"
+
+
+def default_recipe(data: str, input_size: tuple[int, ...], pretrained: bool) -> Recipe:
+    """The recipe for a data set of this name and input size (C, H, W), its crop made to fit."""
+    channels, side = input_size[0], min(input_size[1:])
+    if side >= SMALL_SIDE:
+        return _fitted(RECIPES["photos" if pretrained else "photos-scratch"], side)
+    if data == "digits" or side < 16:
+        return _fitted(RECIPES["digits"], side)
+    return _fitted(RECIPES["fashion" if channels == 1 else "cifar"], side)
+
+
+def _fitted(recipe: Recipe, side: int) -> Recipe:
+    """The recipe with its pad and crops for pictures of `side`; unchanged where they are."""
+    words = parse_words(recipe.augment)
+    crop = next(word for word in words if word.name.endswith("crop"))
+    before = int(crop.args[0])
+    if before == side:
+        return recipe
+    return replace(recipe, augment=" ".join(str(_scaled(word, side / before)) for word in words))
+
+
+def _scaled(word: Word, factor: float) -> Word:
+    if word.name != "pad" and not word.name.endswith("crop"):
+        return word
+    return replace(word, args=(max(1, round(float(word.args[0]) * factor)), *word.args[1:]))
+
+
+def warn_of_stem(arch: Arch, input_size: tuple[int, ...]) -> None:
+    """Warn where a stem made for ImageNet meets pictures under 64 pixels, and name the `_cifar` twin."""
+    strides = [word_stride(word) for word in arch.stem_words]
+    side = min(input_size[1:])
+    if prod(strides) < 4 or side >= SMALL_SIDE or not arch.depths:
+        return
+    twins = [name for name in ARCHS if name.endswith("_cifar")]
+    exact = f"{arch.name}_cifar"
+    twin = exact if exact in twins else next(iter(nearest(exact, twins, 1)), "resnet20_cifar")
+    warnings.warn(
+        f"{arch.name} begins by dividing the sides by {prod(strides)}, for ImageNet: of {side} pixels "
+        f"{-(-side // prod(strides))} are left; for pictures under {SMALL_SIDE} pixels take {twin!r}",
+        stacklevel=2,
+    )

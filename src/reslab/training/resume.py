@@ -22,7 +22,7 @@ from reslab.training.options import AUTO, PUBLISHED, Asked, callable_name, pretr
 from reslab.training.run import Run
 from reslab.training.run_data import input_size, reopen_data
 from reslab.training.setup import Prepared, with_weights
-from reslab.training.state import has_state, load_state
+from reslab.training.checkpoint import has_state, load_state
 
 
 def resume_run(asked: Asked, output: Path) -> Prepared:

@@ -1,13 +1,18 @@
-"""A run is a folder: run.json, log.jsonl, model.safetensors, state/, report.html."""
+"""A run is a folder: run.json, log.jsonl, model.safetensors, state/, report.html.
 
-import contextlib
-import html
+log.jsonl: one JSON object a line, written as it happens.
+
+A trained network, ready to use.
+"""
+
 import json
-import time
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
+from reslab.runtime.files import room_for, write_whole
+import contextlib
+import html
+import time
+from collections.abc import Iterable, Mapping
 from reslab.runtime.files import write_whole
 from reslab.spec.arch import Arch
 from reslab.spec.config import from_dict, to_dict
@@ -15,7 +20,41 @@ from reslab.spec.errors import refuse
 from reslab.spec.recipe import Recipe
 from reslab.spec.zoo import ARCHS
 from reslab.training.checkpoint import list_snapshots
-from reslab.training.log import Log
+import torch
+from reslab.nn.checkpoints.safetensors_io import load_weights
+from reslab.nn.network import Network
+from reslab.runtime.device import choose_device
+
+
+class Log:
+    """The lines of a run. A line that a crash cut short is not a line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Write one line at the end. Raises DiskFull without room, ValueError where a number is not finite."""
+        text = json.dumps(line, allow_nan=False)
+        with room_for(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Every whole line, in order; empty where there is no file."""
+        if not self.path.exists():
+            return []
+        found = []
+        for text in self.path.read_text(encoding="utf-8").split("\n")[:-1]:
+            try:
+                found.append(json.loads(text))
+            except json.JSONDecodeError:
+                break
+        return found
+
+    def cut(self, step: int) -> None:
+        """Forget what was written after `step`, and a torn last line."""
+        kept = [json.dumps(line) + "\n" for line in self.lines() if line["step"] <= step]
+        write_whole(self.path, "".join(kept).encode())
+
 
 # Who the network is, and what follows from the data.
 _NO_AXES = ("name", "source", "num_classes", "in_channels", "image_size")
@@ -203,3 +242,35 @@ def list_runs(folder: str | Path = "runs") -> list[Run]:
             except ValueError:
                 continue
     return found
+
+
+def load(source: Run | str | Path, device: str | torch.device = "cpu") -> Network:
+    """The network of a run (its folder), of a `model.safetensors`, or of a folder that `export` made, in eval mode,
+    with its `classes` and `preprocess`.
+
+    Raises ValueError where the run has not ended, or trained a module of the user's own.
+    """
+    place = choose_device(device)
+    return load_weights(find_weights(source), place)
+
+
+def find_weights(source: Run | str | Path) -> Path:
+    """The file of the weights of a run, of an exported folder, or the file itself; raises as `run_weights`."""
+    if isinstance(source, Run):
+        return run_weights(source)
+    folder = Path(source)
+    inside = folder / "model.safetensors"
+    if folder.is_dir() and not (folder / "run.json").exists() and inside.is_file():
+        return inside
+    return run_weights(Run(folder)) if folder.is_dir() else folder
+
+
+def run_weights(run: Run) -> Path:
+    """The file of a run's weights. Raises ValueError where the run has not ended."""
+    if not run.weights_path.exists():
+        raise refuse(
+            "a run that has ended",
+            f"{run.path}, which holds no weights yet",
+            next_step=f"go on with it: --output {run.path} --resume",
+        )
+    return run.weights_path

@@ -13,14 +13,14 @@ from reslab.data.dataset import Data
 from reslab.data.image_datasets import FileImages
 from reslab.data.loader import TrainBatches, eval_batches
 from reslab.data.registry import DATA_SETS, open_data
-from reslab.data.shard_images import ShardImages
-from reslab.data.taking import take
+from reslab.data.image_datasets import ShardImages
+from reslab.data.splits import take
 from reslab.data.webdataset.remote import is_url
 from reslab.spec.config import from_dict, to_dict
 from reslab.spec.errors import refuse
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe
-from reslab.training.torchrun import Place
+from reslab.runtime.distributed import Place
 
 DEFAULT_DATA = "digits"
 

@@ -17,8 +17,8 @@ from reslab.analysis.landscape.directions import (
 )
 from reslab.analysis.landscape.hessian import hessian_product, spectrum
 from reslab.analysis.landscape.landscape import landscape, not_convex_share
-from reslab.analysis.landscape_cost import Steps
-from reslab.analysis.landscape_data import LandscapeOptions
+from reslab.analysis.landscape.evaluator import Steps
+from reslab.analysis.landscape.evaluator import LandscapeOptions
 from reslab.analysis.progress import listening, tell
 from reslab.analysis.subject import Subject, subject_of
 from reslab.nn.checkpoints.safetensors_io import save_weights
@@ -279,7 +279,7 @@ def test_telling_nobody_is_quiet() -> None:
 
 def test_the_time_left_is_reckoned_by_what_each_step_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 10.0, 20.0, 60.0])
-    monkeypatch.setattr("reslab.analysis.landscape_cost.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("reslab.analysis.landscape.evaluator.time.monotonic", lambda: next(clock))
     told: list[str] = []
     with listening(told.append):
         step = Steps("tiny", [1.0, 1.0, 4.0])

@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance
 from reslab.data.check.check import DataCheck, check_data
 from reslab.data.check.duplicates import MOST_BITS, find_near
 from reslab.data.check.findings import Finding, findings
-from reslab.data.looks import Look, difference_hash
+from reslab.data.check.duplicates import Look, difference_hash
 
 
 def photograph(seed: int, size: tuple[int, int] = (120, 90)) -> Image.Image:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from reslab.data import scan as scanning
+from reslab.data import cache as scanning
 from reslab.data.cache import cache_dir
 from reslab.data.dataset import Data
 from reslab.data.image_datasets import FileImages

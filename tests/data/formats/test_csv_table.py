@@ -1,13 +1,16 @@
-"""CSV files that list pictures: what is read, and every line that means nothing."""
+"""CSV files that list pictures: what is read, and every line that means nothing.
+
+Lines of CSV files as spreadsheets write them.
+"""
 
 import json
 from pathlib import Path
-
 import pytest
 import torch
 from PIL import Image
-
 from reslab.data.registry import open_data
+from reslab.data.formats.csv_table import csv_lines
+
 
 COLOURS = [10, 20, 30, 40, 50, 60, 70, 80]
 
@@ -121,3 +124,25 @@ def test_a_class_of_broken_pictures_only(pictures: Path) -> None:
     file = write(pictures, "path,label\n" + "\n".join([*ROWS, "files/gone.png,bee"]))
     with pytest.raises(ValueError, match=r"a readable picture in every class folder .*none in bee/"):
         open_data(file, skip_bad_images=True)
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_cells_lie_apart_by_what_the_first_line_has(tmp_path: Path, mark: str) -> None:
+    file = tmp_path / "list.csv"
+    file.write_bytes(f'\ufeffpath{mark}label\r\n\r\n"a{mark}b.png"{mark}cat\r\n'.encode())
+    assert list(csv_lines(file)) == [(1, ["path", "label"]), (3, [f"a{mark}b.png", "cat"])]
+
+
+def test_an_empty_file_has_no_lines(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").touch()
+    assert list(csv_lines(tmp_path / "list.csv")) == []
+
+
+def test_what_is_no_text_or_does_not_close_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "list.csv"
+    file.write_bytes("path\né.png\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="UTF-8"):
+        list(csv_lines(file))
+    file.write_text('path\n"a.png\n')
+    with pytest.raises(ValueError, match=r"list\.csv:2: not to be read as CSV"):
+        list(csv_lines(file))

@@ -1,12 +1,17 @@
-"""ImageNet's layouts: class folders, and the flat validation folder with each of the files that label it."""
+"""ImageNet's layouts: class folders, and the flat validation folder with each of the files that label it.
+
+Names of ImageNet's classes: torchvision's, in the order of the WordNet ids that timm lists.
+"""
 
 from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
-
 from reslab.data.registry import open_data
+from timm.data import ImageNetInfo
+from reslab.data.formats import class_names as imagenet_names
+from reslab.data.formats.class_names import readable
+
 
 WNIDS = ("n01440764", "n01443537", "n02119789")
 TRUTH = [2, 0, 1, 1, 2]  # of the pictures 1..5, as places among the sorted ids
@@ -117,3 +122,42 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / "val.txt").unlink()
     (tmp_path / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n")
     assert "meta.mat" in refused(tmp_path)
+
+
+KNOWN = ImageNetInfo()
+WNIDS_imagenet_names = KNOWN.label_names()
+
+
+def test_the_thousand_have_names_in_the_order_of_their_ids() -> None:
+    names = readable(WNIDS_imagenet_names)
+    assert (names[0], names[281], names[999]) == ("tench", "tabby", "toilet tissue")
+    assert len(set(names)) == 1000
+    descriptions = [KNOWN.index_to_description(label).lower() for label in range(1000)]
+    first_words = [name.lower().split()[0] for name in names]
+    assert all(word in description for word, description in zip(first_words, descriptions, strict=True))
+
+
+def test_names_that_two_classes_share_have_the_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    categories = ["crane" if label in (134, 517) else f"thing {label}" for label in range(1000)]
+    monkeypatch.setattr(imagenet_names, "_IMAGENET_CATEGORIES", categories)
+    names = readable(WNIDS_imagenet_names)
+    assert (names[134], names[517], names[0]) == ("crane (n02012849)", "crane (n03126707)", "thing 0")
+    assert len(set(names)) == 1000
+
+
+def test_other_folders_keep_their_names() -> None:
+    assert readable(WNIDS_imagenet_names[:10]) == tuple(WNIDS_imagenet_names[:10])
+    assert readable(["ant", "bee"]) == ("ant", "bee")
+
+
+def test_the_data_set_tells_them(tmp_path: Path) -> None:
+    picture = tmp_path / "picture.JPEG"
+    Image.new("RGB", (40, 50)).save(picture, "jpeg")
+    for split in ("train", "val"):
+        for wnid in WNIDS_imagenet_names:
+            (tmp_path / split / wnid).mkdir(parents=True)
+            (tmp_path / split / wnid / "0.JPEG").hardlink_to(picture)
+    data = open_data("imagenet", tmp_path)
+    assert data.classes[:2] == ("tench", "goldfish")
+    assert data.splits["val"].labels.tolist() == list(range(1000))
+    assert open_data(tmp_path).classes == data.classes

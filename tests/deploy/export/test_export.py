@@ -13,12 +13,12 @@ from torch import Tensor
 
 from reslab.deploy.export.export import ExportFailed, export
 from reslab.deploy.export.formats import FORMATS
-from reslab.deploy.job import Job
+from reslab.deploy.export.writers import Job
 from reslab.nn.checkpoints.safetensors_io import load_weights, save_weights
 from reslab.nn.factory import create_model
 from reslab.nn.network import Network
 from reslab.spec.preprocess import Preprocess
-from reslab.training.loading import load
+from reslab.training.run import load
 from reslab.training.run import Run
 
 GRAPHS = [

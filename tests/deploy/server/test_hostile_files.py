@@ -12,7 +12,7 @@ from PIL import GifImagePlugin, Image
 
 from reslab.deploy.server.errors import Refused
 from reslab.deploy.server.images import Header, read_header
-from reslab.deploy.service.pictures import check_header
+from reslab.deploy.server.images import check_header
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:

@@ -9,7 +9,7 @@ from reslab.deploy.export.verify import run_images
 from reslab.deploy.predict import predict
 from reslab.deploy.server.app import make_app
 from reslab.deploy.server.settings import ServiceSettings
-from reslab.training.loading import load
+from reslab.training.run import load
 from reslab.training.run import Run
 
 

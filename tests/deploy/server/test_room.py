@@ -4,7 +4,7 @@ import pytest
 
 from reslab.deploy.server.errors import Refused
 from reslab.deploy.server.settings import ServiceSettings
-from reslab.deploy.service.room import Room
+from reslab.deploy.server.state import Room
 
 
 def test_places_are_counted_and_given_back() -> None:

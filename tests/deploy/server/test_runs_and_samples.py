@@ -16,9 +16,9 @@ from reslab.data.dataset import Data
 from reslab.data.loader import eval_batches
 from reslab.deploy.server.app import make_app
 from reslab.deploy.server.settings import ServiceSettings
-from reslab.deploy.service.served import names_of
+from reslab.deploy.server.state import names_of
 from reslab.training.evaluation.loop import evaluate_batches
-from reslab.training.loading import load
+from reslab.training.run import load
 from reslab.training.run import Run
 
 

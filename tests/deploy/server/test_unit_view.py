@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from reslab.analysis.blocks import unit_runs
-from reslab.analysis.unit_parts import take_apart
+from reslab.analysis.blocks import take_apart
 from reslab.nn.network import Network
 from tests.deploy.server.expected import PLAN, cut
 

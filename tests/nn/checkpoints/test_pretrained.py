@@ -15,7 +15,7 @@ import torchvision
 from safetensors.torch import save_file
 from torchvision.models import ResNet18_Weights, ResNet50_Weights
 
-from reslab.nn import pretrained
+from reslab.nn.checkpoints import pretrained
 from reslab.nn.checkpoints import pretrained as hub
 from reslab.nn.checkpoints import published
 from reslab.nn.checkpoints.download import WeightsUnavailable, cache_folder, fetch

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from reslab.nn.checkpoint import PREFIXES, WRAPPERS, read_checkpoint, unwrap_checkpoint
+from reslab.nn.checkpoints.read import PREFIXES, WRAPPERS, read_checkpoint, unwrap_checkpoint
 from reslab.nn.checkpoints.load_report import CheckpointError
 from reslab.nn.checkpoints.read import read_file
 

@@ -13,7 +13,7 @@ from reslab.report.analyses.overlay import along_training, short_names, tints
 from reslab.report.plots.depth import Profile, depth_figure
 from reslab.report.plots.png import png
 from reslab.report.render import render_question
-from reslab.report.shown import QuestionPage
+from reslab.report.analyses.result import QuestionPage
 
 
 def answer(subject: str, decades: float = 0.5, step: int | None = None) -> dict[str, object]:

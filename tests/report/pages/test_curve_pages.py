@@ -4,8 +4,8 @@ import pytest
 from page_reader import assert_sound
 from sample_pages import sample_log
 
-from reslab.report.compare_page import ComparedRun, ComparePage
-from reslab.report.rate_page import RatePage
+from reslab.report.pages.compare import ComparedRun, ComparePage
+from reslab.report.pages.lr_find import RatePage
 from reslab.report.render import render_compare, render_rates
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from page_reader import assert_sound
 
-from reslab.report.data_page import DataPage, Picture, PictureGroup
+from reslab.report.pages.data_check import DataPage, Picture, PictureGroup
 from reslab.report.render import render_data
 
 NOISE = np.random.default_rng(0).integers(0, 256, (4, 40, 50, 3), dtype=np.uint8)

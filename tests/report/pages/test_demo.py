@@ -7,7 +7,7 @@ import pytest
 from page_reader import assert_sound
 from sample_pages import profile, sample_demo, sample_log
 
-from reslab.report.page import DemoPage
+from reslab.report.pages.run_text import DemoPage
 from reslab.report.render import render_demo
 
 

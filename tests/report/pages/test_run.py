@@ -7,7 +7,7 @@ import pytest
 from page_reader import assert_sound
 from sample_pages import sample_confusion, sample_layers, sample_log, sample_mistakes, sample_run
 
-from reslab.report.page import Mistake, RunPage
+from reslab.report.pages.run_text import Mistake, RunPage
 from reslab.report.render import render_run
 
 

@@ -12,9 +12,9 @@ from reslab.report.pages.study import study_parts, value_rows
 from reslab.report.pages.study_text import ours_words, reported_words, scale_words, summary_words
 from reslab.report.plots.study import study_figures
 from reslab.report.render import render_study
-from reslab.report.study_lines import error_line
-from reslab.report.study_markdown import study_markdown
-from reslab.report.study_page import StudyPage, StudyRow, StudyRun
+from reslab.report.plots.study_curves import error_line
+from reslab.report.pages.study import study_markdown
+from reslab.report.pages.study_text import StudyPage, StudyRow, StudyRun
 from reslab.spec.papers import STUDIES, get_study
 from reslab.spec.study import Reported
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from reslab.report.figures.matrix import matrix_figure
+from reslab.report.plots.matrices import matrix_figure
 from reslab.report.plots.curves import Curve, accuracy_figure, loss_figure, rate_figure
 from reslab.report.plots.depth import Profile, depth_figure, log_ticks
 from reslab.report.plots.export import svg
-from reslab.report.series import Series, running_mean, series
+from reslab.report.plots.curves import Series, running_mean, series
 
 
 def _curve(values: list[float], name: str = "train") -> Curve:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from reslab.nn.factory import create_model
-from reslab.spec.optimizer import TORCHS, Optimizer
+from reslab.spec.optim import TORCHS, Optimizer
 from reslab.training.optim.factory import build_optimizer, parameter_groups, set_rate
 
 

@@ -1,22 +1,167 @@
-"""A copy of a network that moves in a plane of weights: its loss, its error and its curvature at any point."""
+"""A copy of a network that moves in a plane of weights: its loss, its error and its curvature at any point.
 
+What is asked of a landscape, and the plain data that answer it.
+
+Points of a landscape as they are measured, kept in a file so that a measurement can be gone on with.
+
+What a landscape will cost, said beforehand, and how far its measurement is.
+"""
+
+from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from torch import Tensor
+from reslab.spec.errors import refuse
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
-
 from reslab.analysis.inputs import Examples, score
 from reslab.analysis.landscape.directions import Plane, random_direction, trajectory_directions, weights_of
 from reslab.analysis.landscape.hessian import hessian_product, spectrum
-from reslab.analysis.landscape_data import LandscapeOptions, Visited
-from reslab.analysis.landscape_points import KeptPoints, Values, key_of
 from reslab.analysis.subject import Subject
 from reslab.nn.checkpoints.safetensors_io import read_tensors
-from reslab.spec.errors import refuse
+import time
+from reslab.analysis.inputs import score
+from reslab.analysis.landscape.hessian import hessian_product
+from reslab.analysis.progress import tell
+
+
+KINDS = ("random", "trajectory")
+NOT_CONVEX = 0.1
+
+
+@dataclass(frozen=True)
+class LandscapeOptions:
+    """`points` a side of the grid, from -`reach` to `reach` times the filters' own length; `directions` are `random` or
+    those of the run's `trajectory`. `curvature` points a side with the Hessian's ends by `iterations` products on
+    `hessian_images` pictures (0: none), and the `eigenvalues` largest at the weights. `keep` is a file to go on from;
+    refused where it would take more than `most_minutes`."""
+
+    dimensions: int = 2
+    points: int = 11
+    reach: float = 1.0
+    directions: str = "random"
+    split: str = ""
+    curvature: int = 3
+    iterations: int = 12
+    hessian_images: int = 64
+    eigenvalues: int = 3
+    keep: str = ""
+    most_minutes: float = 30.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Visited:
+    """Where the run was after `step` steps, in the plane of the picture."""
+
+    step: int
+    alpha: float
+    beta: float
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """The smallest and the largest eigenvalue of the Hessian at a point; None where the loss is no finite number."""
+
+    alpha: float
+    beta: float
+    smallest: float | None
+    largest: float | None
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """`losses[j][i]` and `errors[j][i]` are those at alphas[i], betas[j]; None where the loss is no finite number.
+
+    `not_convex` is the share of curvature points where |smallest / largest eigenvalue| is above 0.1; `largest` and
+    `smallest` are eigenvalues at the weights, with bounds on their errors. `explained` is the share of the run's
+    squared distance along each direction, where these are its own."""
+
+    subject: str
+    step: int | None
+    dimensions: int
+    directions: str
+    num_images: int
+    split: str
+    loss: float | None
+    error: float
+    alphas: tuple[float, ...]
+    betas: tuple[float, ...]
+    losses: tuple[tuple[float | None, ...], ...]
+    errors: tuple[tuple[float | None, ...], ...]
+    curvature: tuple[Curvature, ...] = ()
+    not_convex: float | None = None
+    largest: tuple[float, ...] = ()
+    largest_errors: tuple[float, ...] = ()
+    smallest: tuple[float, ...] = ()
+    trajectory: tuple[Visited, ...] = ()
+    explained: tuple[float, ...] = ()
+
+
+Values = tuple[float | None, ...]
+
+
+@dataclass
+class KeptPoints:
+    """Values by kind and coordinates, of one `key` (network, pictures, directions); a file may hold many keys.
+
+    Every value is one line, written at once; a last line that was cut short is measured again. Without a `path`
+    nothing is kept.
+    """
+
+    path: Path | None
+    key: str
+    known: dict[tuple[str, tuple[float, ...]], Values] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.path is None or not self.path.exists():
+            return
+        if self.path.is_dir():
+            raise refuse("a file to keep points in", f"{self.path}, a folder", str(self.path / "points.jsonl"))
+        text = self.path.read_bytes().decode("utf-8", errors="replace")
+        if text and not text.endswith("\n"):
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("\n")
+        for line in text.splitlines():
+            self._read(line)
+
+    def _read(self, line: str) -> None:
+        try:
+            found = json.loads(line)
+        except json.JSONDecodeError:
+            return
+        if isinstance(found, dict) and found.get("key") == self.key:
+            self.known[found["kind"], tuple(found["at"])] = tuple(found["values"])
+
+    def get(self, kind: str, at: Sequence[float]) -> Values | None:
+        """What was measured there; None where nothing was."""
+        return self.known.get((kind, tuple(at)))
+
+    def put(self, kind: str, at: Sequence[float], values: Values) -> Values:
+        """Keep what was measured there."""
+        self.known[kind, tuple(at)] = values
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            line = json.dumps({"key": self.key, "kind": kind, "at": list(at), "values": list(values)})
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        return values
+
+
+def key_of(tensors: Mapping[str, Tensor], words: Sequence[Any]) -> str:
+    """16 digits of SHA-256 over tensors by name and over words."""
+    found = hashlib.sha256(repr(list(words)).encode())
+    for name, tensor in tensors.items():
+        found.update(f"{name}{tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,3 +264,78 @@ def _spectrum(
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+_TELL_EVERY_SECONDS = 5.0
+
+
+def announce(
+    name: str,
+    scene: Scene,
+    grid: Sequence[Sequence[float]],
+    bends: Sequence[Sequence[float]],
+    options: LandscapeOptions,
+) -> list[float]:
+    """Say what is to be measured and how long it will take, from one point and one product; refuse what is too long.
+
+    The seconds of each point and each curvature, in their order; 0 of those that are known already.
+    """
+    left = [point for point in grid if scene.kept.get("loss", point) is None]
+    left_bends = [point for point in bends if scene.kept.get("curvature", point) is None]
+    one = _seconds_of_a_point(scene, options) if left else 0.0
+    top = options.eigenvalues and scene.kept.get("eigenvalues", (options.eigenvalues,)) is None
+    product = _seconds_of_a_product(scene) if left_bends or top else 0.0
+    bend = product * options.iterations
+    ends = product * max(options.iterations, 4 * options.eigenvalues) if top else 0.0
+    minutes = (len(left) * one + len(left_bends) * bend + ends) / 60
+    words = f"{len(left)} points of {one:.2g} s"
+    if left_bends:
+        words += f" and {len(left_bends)} curvatures of {bend:.2g} s"
+    if minutes > options.most_minutes:
+        fewer = max(2, int(options.points * math.sqrt(options.most_minutes / minutes)))
+        got = f"about {minutes:.0f} minutes: {words}"
+        hint = f"--set most_minutes={math.ceil(minutes)} goes on all the same"
+        raise refuse(f"a landscape of at most {options.most_minutes:g} minutes", got, f"points={fewer}", hint)
+    done = len(grid) + len(bends) - len(left) - len(left_bends)
+    kept = f", {done} known already" if done else ""
+    tell(f"{name}: {words}, about {_minutes(minutes)}{kept}")
+    seconds = [one if scene.kept.get("loss", point) is None else 0.0 for point in grid]
+    return seconds + [bend if scene.kept.get("curvature", point) is None else 0.0 for point in bends]
+
+
+def _minutes(minutes: float) -> str:
+    return f"{60 * minutes:.0f} s" if minutes < 2 else f"{minutes:.0f} min"
+
+
+def _seconds_of_a_point(scene: Scene, options: LandscapeOptions) -> float:
+    scene.plane.move(scene.model, (0.0,) * options.dimensions)
+    began = time.perf_counter()
+    score(scene.model, scene.examples)
+    return time.perf_counter() - began
+
+
+def _seconds_of_a_product(scene: Scene) -> float:
+    product, size = hessian_product(scene.model, *scene.hessian_batch)
+    vector = torch.ones(size).to(scene.hessian_batch[0])
+    began = time.perf_counter()
+    product(vector).sum().item()
+    return time.perf_counter() - began
+
+
+class Steps:
+    """Counts what is done, and tells every few seconds; `seconds` are what the steps were told to take, by which the
+    time that is left is reckoned: a curvature takes many times as long as a point."""
+
+    def __init__(self, name: str, seconds: Sequence[float]) -> None:
+        self.name, self.seconds, self.done = name, seconds, 0
+        self.began = self.told = time.monotonic()
+
+    def __call__(self, value: Values) -> Values:
+        self.done += 1
+        now = time.monotonic()
+        if now - self.told >= _TELL_EVERY_SECONDS:
+            self.told = now
+            behind, ahead = sum(self.seconds[: self.done]), sum(self.seconds[self.done :])
+            left = (now - self.began) * ahead / behind if behind else ahead
+            tell(f"{self.name}: {self.done} of {len(self.seconds)}, {left:.0f} s left")
+        return value

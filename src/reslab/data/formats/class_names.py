@@ -1,10 +1,13 @@
-"""ImageNet's thousand classes by names that can be read: "tench" for n01440764."""
+"""ImageNet's thousand classes by names that can be read: "tench" for n01440764.
+
+The names of CIFAR-100's fine labels in label order, which is alphabetical (Krizhevsky 2009).
+"""
 
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-
 from torchvision.models._meta import _IMAGENET_CATEGORIES
+
 
 # SHA-256 of the 1,000 WordNet ids of ILSVRC 2012 in lexicographic order, a line each.
 _THOUSAND = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"
@@ -20,3 +23,16 @@ def readable(wnids: Sequence[str]) -> tuple[str, ...]:
     shared = {name for name, count in Counter(_IMAGENET_CATEGORIES).items() if count > 1}
     pairs = zip(wnids, _IMAGENET_CATEGORIES, strict=True)
     return tuple(f"{name} ({wnid})" if name in shared else name for wnid, name in pairs)
+
+
+_NAMES = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
+flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree
+motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate
+poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
+squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
+wardrobe whale willow_tree wolf woman worm
+"""
+
+CIFAR100_CLASSES: tuple[str, ...] = tuple(_NAMES.split())

@@ -9,7 +9,7 @@ from torch import Tensor
 from reslab.deploy.backends.backend import Answer, Wish
 from reslab.deploy.export.bn_folding import fold
 from reslab.deploy.export.graphs import IMAGES, onnx_model
-from reslab.deploy.quantising import quantise
+from reslab.deploy.export.quantization import quantise
 from reslab.nn.network import Network
 from reslab.spec.errors import refuse
 

@@ -1,27 +1,196 @@
-"""Weights under the names of others: for torchvision, for timm, and in the layout of the Hugging Face hub."""
+"""Weights under the names of others: for torchvision, for timm, and in the layout of the Hugging Face hub.
+
+One export to be carried out.
+
+Files of graphs, written and read again: .onnx, .pt2, .xml with .bin.
+
+What goes with exported weights: `config.json` and a model card, in the layout of the Hugging Face hub.
+"""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
-
 import torch
+from torch import Tensor
+from reslab.nn.network import Network
+from reslab.spec.arch import Arch
+import json
+from pathlib import Path
+from reslab.deploy.backends import onnxruntime_backend as onnx_engine
+from reslab.deploy.backends import openvino_backend as openvino_engine
+from reslab.deploy.backends.backend import Answer, Wish
+from reslab.deploy.export.graphs import FACTS, import_openvino, onnx_model, openvino_model, trace
+from reslab.deploy.export.quantization import quantise
+from reslab.spec.config import to_dict
+from reslab.report.format import count, percent
+from reslab.spec.grammar import parse_words
+from reslab.spec.preprocess import Preprocess
+from dataclasses import replace
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.models import list_models as list_torchvision
-
 from reslab.deploy.backends.backend import Answer
-from reslab.deploy.card import config, config_text, model_card
-from reslab.deploy.job import Job
-from reslab.nn.checkpoint import Checkpoint
+from reslab.nn.checkpoints.read import Checkpoint
 from reslab.nn.checkpoints.match_keys import match_names
 from reslab.nn.checkpoints.safetensors_io import load_weights, save_weights
-from reslab.nn.implied import other_axes
-from reslab.nn.network import Network
-from reslab.spec.arch import Arch
+from reslab.nn.checkpoints.diagnose import other_axes
 from reslab.spec.errors import refuse
 from reslab.spec.zoo import ARCHS
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be written: `network` (norms folded where the format gains by it), the `header` of the weights it came
+    from, the `precision`, and `images` (normalised) for the scales of int8."""
+
+    network: Network
+    precision: str = "float32"
+    header: Mapping[str, Any] = field(default_factory=dict)
+    images: Tensor | None = None
+
+    @property
+    def arch(self) -> Arch:
+        """The network as data."""
+        return self.network.arch
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that what was written is tried with."""
+        return torch.get_num_threads()
+
+
+def graph_facts(network: Network) -> Mapping[str, Any]:
+    """What a graph carries with it: arch, classes, preprocessing, temperature."""
+    return {
+        "arch": to_dict(network.arch),
+        "classes": list(network.classes) if network.classes else None,
+        "preprocess": to_dict(network.preprocess),
+        "temperature": network.temperature,
+    }
+
+
+def write_onnx(job: Job, path: Path) -> None:
+    """The ONNX graph; of int8 the quantised one."""
+    import onnx
+
+    model = onnx_model(job.network, graph_facts(job.network))
+    if job.precision == "int8":
+        assert job.images is not None
+        model = quantise(model, job.images, job.network)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def open_onnx(job: Job, path: Path) -> Answer:
+    """The file in ONNX Runtime."""
+    return onnx_engine.run_graph(path, Wish(job.precision, num_threads=job.num_threads))
+
+
+def write_torch(job: Job, path: Path) -> None:
+    """The program of torch.export, with what belongs to it in the extra file `reslab.json`."""
+    extra = {f"{FACTS}.json": json.dumps(graph_facts(job.network))}
+    torch.export.save(trace(job.network), path, extra_files=extra)
+
+
+def open_torch(job: Job, path: Path) -> Answer:
+    """The file as torch.export loads it."""
+    run = torch.export.load(path).module()
+
+    def answer(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return run(x)
+
+    return answer
+
+
+def write_openvino(job: Job, path: Path) -> None:
+    """The .xml, and beside it the .bin with the weights: in float32, or for bf16 in 16 bits."""
+    model = openvino_model(job.network, graph_facts(job.network))
+    import_openvino().save_model(model, str(path), compress_to_fp16=job.precision == "bf16")
+
+
+def open_openvino(job: Job, path: Path) -> Answer:
+    """The file in OpenVINO, computing in the precision of the export."""
+    return openvino_engine.run_model(path, Wish(job.precision, num_threads=job.num_threads))
+
+
+def config(network: Network, architecture: str) -> dict[str, Any]:
+    """config.json: timm's keys (architecture, num_classes, pretrained_cfg, label_names), transformers' id2label, and
+    under `reslab` the whole description."""
+    names = list(network.classes or ())
+    preprocess = network.preprocess
+    return {
+        "architecture": architecture,
+        "num_classes": network.arch.num_classes,
+        "num_features": _num_features(network),
+        "label_names": names,
+        "id2label": {str(index): name for index, name in enumerate(names)},
+        "label2id": {name: index for index, name in enumerate(names)},
+        "pretrained_cfg": pretrained_cfg(network, preprocess) if preprocess else {},
+        "reslab": {
+            "arch": to_dict(network.arch),
+            "preprocess": to_dict(preprocess),
+            "temperature": network.temperature,
+        },
+    }
+
+
+def pretrained_cfg(network: Network, preprocess: Preprocess) -> dict[str, Any]:
+    """The preprocessing as timm tells it: input_size, crop_pct, mean, std, interpolation."""
+    height, width = network.arch.image_size
+    sizes = {word.name: word.args[0] for word in parse_words(preprocess.words) if word.args}
+    resized, cropped = sizes.get("resize"), sizes.get("center-crop", height)
+    return {
+        "input_size": [network.arch.in_channels, height, width],
+        "fixed_input_size": network.fixed_size,
+        "num_classes": network.arch.num_classes,
+        "crop_pct": int(cropped) / int(resized) if resized else 1.0,
+        "crop_mode": "center",
+        "interpolation": "bilinear",
+        "mean": list(preprocess.mean),
+        "std": list(preprocess.std),
+        "label_names": list(network.classes or ()) or None,
+        "first_conv": "conv1",
+        "classifier": "fc",
+    }
+
+
+def _num_features(network: Network) -> int | None:
+    weight = network.state_dict().get("fc.weight")
+    return None if weight is None else int(weight.shape[1])
+
+
+def model_card(network: Network, header: Mapping[str, Any]) -> str:
+    """README.md: what the network is, what it scored, how it is used; its first lines are what the hub reads."""
+    arch = network.arch
+    scores = header.get("result") or header.get("scores") or {}
+    rows = [
+        ("Network", f"{arch.name}: {arch.source}"),
+        ("Weighted layers", count(arch.depth)),
+        ("Parameters", count(sum(parameter.numel() for parameter in network.parameters()))),
+        ("Input", "x".join(str(side) for side in arch.input_size)),
+        ("Classes", f"{arch.num_classes}{': ' + ', '.join(network.classes[:20]) if network.classes else ''}"),
+    ]
+    if network.preprocess is not None:
+        words = network.preprocess.words or "as it is"
+        rows.append(("Preprocessing", f"{words}; mean {network.preprocess.mean}, std {network.preprocess.std}"))
+    if scores.get("top1") is not None:
+        rows.append(("Accuracy", percent(scores["top1"])))
+    table = "\n".join(f"| {name} | {text} |" for name, text in rows)
+    front = "---\nlibrary_name: reslab\npipeline_tag: image-classification\ntags:\n- image-classification\n---\n"
+    return (
+        f"{front}\n# {arch.name}\n\n| | |\n| --- | --- |\n{table}\n\n"
+        "```python\nimport reslab\n\n"
+        'network = reslab.load("model.safetensors")          # in eval mode, with its classes\n'
+        'print(reslab.predict(network, "picture.jpg"))\n```\n'
+    )
+
+
+def config_text(facts: Mapping[str, Any]) -> str:
+    """The text of config.json."""
+    return json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 # What may differ from the zoo's network without another program's network of that name being another one.

@@ -1,18 +1,107 @@
-"""Units switched off and swapped in a specimen: what it says then, and how strongly each unit answers."""
+"""Units switched off and swapped in a specimen: what it says then, and how strongly each unit answers.
 
+A copy of a network to look into and cut at: whatever is done to it, predictions never notice.
+
+Which units a request wants off, and which in each other's place.
+"""
+
+import copy
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+import torch
+from torch import Tensor
+from reslab.analysis.surgery import Slot, slots_of
+from reslab.data.loader import Normalise
+from reslab.deploy.server.errors import refused
+from reslab.nn.network import Network
+from reslab.runtime.device import choose_device
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-
-from torch import Tensor
-
 from reslab.analysis.blocks import unit_runs
 from reslab.analysis.surgery import find_slots, reordered, slots_of, switched_off, why_not_deleted
 from reslab.deploy.server.errors import Refused
-from reslab.deploy.service.plans import Plan
-from reslab.deploy.service.specimen import Specimen
-from reslab.nn.network import Network
+
+
+def numbers(probabilities: Tensor) -> Tensor:
+    """The same, or a refusal: a network that has diverged gives none, and zeros in their place would be made up."""
+    if not probabilities.isfinite().all():
+        step = "put the units back, or serve weights that have not diverged"
+        raise refused(500, "a network whose answer is numbers", "nan", step)
+    return probabilities
+
+
+class Specimen:
+    """The network in float32 on torch, in eval mode, its weights fixed; one at a time may have it (`taken`).
+
+    `slots` are the places of its chain of units by name, in the order they run.
+    """
+
+    def __init__(self, network: Network, device: str = "auto") -> None:
+        assert network.preprocess is not None
+        self.device = choose_device(device)
+        self._network = copy.deepcopy(network).to(self.device).float().eval().requires_grad_(False)
+        self._normalise = Normalise(network.preprocess, self.device)
+        self._lock = threading.Lock()
+        self.temperature = network.temperature or 1.0
+        self.slots: dict[str, Slot] = {slot.name: slot for slot in slots_of(self._network)}
+
+    @contextmanager
+    def taken(self) -> Iterator[Network]:
+        """The network, for one caller alone."""
+        with self._lock:
+            yield self._network
+
+    def read(self, pictures: Tensor) -> Tensor:
+        """uint8 (N, C, H, W) as the network reads them."""
+        return self._normalise(pictures.to(self.device))
+
+    def probabilities(self, network: Network, x: Tensor) -> Tensor:
+        """(N, classes): softmax(logits / temperature); Refused where they are no numbers."""
+        with torch.no_grad():
+            return numbers((network(x).float() / self.temperature).softmax(1)).cpu()
+
+
+KEYS = ("off", "swap")
+_MOST = 1000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Pairs of units in each other's place, one pair after the other; then the units in the places `off` without their
+    branch. Empty: the whole network."""
+
+    off: tuple[str, ...] = ()
+    swap: tuple[tuple[str, str], ...] = ()
+
+
+def read_plan(fields: Mapping[str, Any]) -> Plan:
+    """The plan of a request's fields. Raises Refused (422) for anything but a few names of units and pairs of them."""
+    return Plan(_names(fields.get("off", [])), _pairs(fields.get("swap", [])))
+
+
+def _names(given: Any) -> tuple[str, ...]:
+    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+        raise refused(422, 'off as a list of units such as ["layer2.1"]', repr(given)[:80])
+    return tuple(_few("off", given))
+
+
+def _pairs(given: Any) -> tuple[tuple[str, str], ...]:
+    pairs: list[Any] = given if isinstance(given, list) else [given]
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise refused(422, 'swap as a list of pairs such as [["layer1.1", "layer1.2"]]', repr(given)[:80])
+    return tuple((first, second) for first, second in map(_names, _few("swap", pairs)))
+
+
+def _few(name: str, given: list[Any]) -> list[Any]:
+    if len(given) > _MOST:
+        raise refused(422, f"{name} of at most {_MOST} units", f"{len(given)}", "name each unit once")
+    return given
 
 
 @dataclass(frozen=True)

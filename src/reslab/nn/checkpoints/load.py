@@ -1,22 +1,77 @@
-"""A checkpoint brought into a network: every entry accounted for before anything is changed."""
+"""A checkpoint brought into a network: every entry accounted for before anything is changed.
 
+Weights made to fit a new number of classes or of input channels.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable
+import torch
+from torch import Tensor, nn
+from reslab.spec.preprocess import Preprocess
 import logging
 import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-
-import torch
 from torch import Tensor
-
-from reslab.nn.adapting import adapt_channels, first_conv, last_linear, same_but_for_ones
-from reslab.nn.checkpoint import Checkpoint
+from reslab.nn.checkpoints.read import Checkpoint
 from reslab.nn.checkpoints.diagnose import suggest
 from reslab.nn.checkpoints.load_report import CheckpointError, CheckpointWarning, LoadReport, Shape
 from reslab.nn.checkpoints.match_keys import OPTIONAL, Entry, Free, Matching, match_names, match_order
-from reslab.nn.implied import warn_of_axes, warn_of_dialect
+from reslab.nn.checkpoints.diagnose import warn_of_axes, warn_of_dialect
 from reslab.nn.network import Network
 from reslab.spec.errors import refuse
+
+
+def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:
+    """A first convolution's weight O C H W for `in_channels`: summed over C for one channel, else repeated and times C
+    / in_channels.
+
+    So a picture whose channels are all alike gives what it gave before, wherever C divides in_channels (as timm has
+    it).
+    """
+    channels = weight.shape[1]
+    if in_channels == 1:
+        return weight.sum(1, keepdim=True)
+    repeated = weight.repeat(1, math.ceil(in_channels / channels), 1, 1)[:, :in_channels]
+    return repeated * (channels / in_channels)
+
+
+def adapt_preprocess(preprocess: Preprocess, in_channels: int) -> Preprocess:
+    """The preprocessing for `in_channels`: the average of mean and std for one channel, else both repeated."""
+    if preprocess.channels == in_channels:
+        return preprocess
+    mean, std = (_adapt_numbers(numbers, in_channels) for numbers in (preprocess.mean, preprocess.std))
+    return Preprocess(in_channels, preprocess.words, mean, std)
+
+
+def _adapt_numbers(numbers: tuple[float, ...], count: int) -> tuple[float, ...]:
+    if count == 1:
+        return (statistics.mean(numbers),)
+    return tuple(numbers[i % len(numbers)] for i in range(count))
+
+
+def last_linear(network: nn.Module) -> str | None:
+    """The name of the last linear layer, which tells the classes; None where there is none."""
+    return _last(name for name, module in network.named_modules() if isinstance(module, nn.Linear))
+
+
+def first_conv(network: nn.Module) -> str | None:
+    """The name of the first convolution, which reads the input; None where there is none."""
+    return next((name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)), None)
+
+
+def _last(names: Iterable[str]) -> str | None:
+    found = list(names)
+    return found[-1] if found else None
+
+
+def same_but_for_ones(tensor: Tensor, shape: torch.Size) -> bool:
+    """Whether only trailing ones part the shapes: a linear layer kept as a 1x1 convolution, or the reverse."""
+    longer, shorter = sorted((tuple(tensor.shape), tuple(shape)), key=len, reverse=True)
+    return longer[: len(shorter)] == shorter and all(side == 1 for side in longer[len(shorter) :]) and bool(shorter)
+
 
 # What was done is said here, at a level that is shown unless someone asks otherwise; what may be wrong is a warning.
 _LOG = logging.getLogger("reslab.nn.checkpoints.load")

@@ -16,8 +16,8 @@ from reslab.report.analyses import (
     similarity,
 )
 from reslab.report.analyses import signal as scaling
-from reslab.report.questions import cost, orders, responses, telescope
-from reslab.report.shown import Shown
+from reslab.report.analyses import shapes as cost, signal as orders, signal as responses, signal as telescope
+from reslab.report.analyses.result import Shown
 from reslab.spec.errors import unknown
 
 Answers = Sequence[Mapping[str, Any]]

@@ -15,7 +15,7 @@ from reslab.report.plots.landscape import (
     surface_figure,
     through_weights,
 )
-from reslab.report.shown import Shown, ShownFigure, ShownTable
+from reslab.report.analyses.result import Shown, ShownFigure, ShownTable
 
 Answer = Mapping[str, Any]
 _NOT_CONVEX = 0.1

@@ -16,7 +16,7 @@ from reslab.report.plots.lesion import (
     permuted_figure,
     several_figure,
 )
-from reslab.report.shown import Shown, ShownFigure, ShownTable
+from reslab.report.analyses.result import Shown, ShownFigure, ShownTable
 
 Answer = Mapping[str, Any]
 _DASHED = "Dashed: the whole network. Crosses: units that cannot be deleted, as nothing else has their shape."

@@ -5,8 +5,8 @@ from typing import Any
 
 from reslab.report.format import count, number, percent, plural
 from reslab.report.plots.images import Row, grid_figure
-from reslab.report.shown import Shown, ShownFigure, ShownTable
-from reslab.report.thumbnails import pixels_of
+from reslab.report.analyses.result import Shown, ShownFigure, ShownTable
+from reslab.report.plots.images import pixels_of
 
 Answer = Mapping[str, Any]
 

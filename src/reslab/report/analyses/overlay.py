@@ -7,7 +7,7 @@ from typing import Any
 
 from reslab.report.plots.depth import Profile, StepLine, steps_figure
 from reslab.report.plots.style import SERIES
-from reslab.report.shown import ShownFigure
+from reslab.report.analyses.result import ShownFigure
 
 
 @dataclass(frozen=True)

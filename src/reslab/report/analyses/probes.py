@@ -7,7 +7,7 @@ from typing import Any
 from reslab.report.analyses.overlay import tints
 from reslab.report.format import percent, plural
 from reslab.report.plots.depth import Profile, depth_figure
-from reslab.report.shown import Shown, ShownFigure, ShownTable
+from reslab.report.analyses.result import Shown, ShownFigure, ShownTable
 
 Answer = Mapping[str, Any]
 

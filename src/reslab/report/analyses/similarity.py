@@ -6,7 +6,7 @@ from typing import Any
 
 from reslab.report.format import plural
 from reslab.report.plots.matrices import Squares, similarity_figure
-from reslab.report.shown import Shown, ShownFigure, ShownTable
+from reslab.report.analyses.result import Shown, ShownFigure, ShownTable
 
 Answer = Mapping[str, Any]
 _MOST_COLUMNS = 12

@@ -1,16 +1,28 @@
-"""Everything that the page of speeds names."""
+"""Everything that the page of speeds names.
+
+The page of `reslab bench --task predict`: how fast each engine answers.
+"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
-
 from markupsafe import Markup
-
-from reslab.report.figures.speeds import speed_figure
+from reslab.report.plots.bars import speed_figure
 from reslab.report.format import count, number
-from reslab.report.parts.scores import tile
+from reslab.report.pages.run import tile
 from reslab.report.plots.export import svg
-from reslab.report.speed_page import SpeedPage
 from reslab.spec.errors import refuse
+
+
+@dataclass(frozen=True)
+class SpeedPage:
+    """What the page shows: `results` with engine, precision, batch, images_per_second and its range, latency_ms_p50,
+    p95 and p99, memory_bytes (or None), prepare_seconds."""
+
+    title: str
+    results: Sequence[Mapping[str, Any]]
+    facts: Mapping[str, str] = field(default_factory=dict)
+
 
 COLUMNS = ("engine", "precision", "batch", "images/s", "p50 ms", "p95 ms", "p99 ms", "memory", "made in")
 

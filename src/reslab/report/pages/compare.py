@@ -1,15 +1,43 @@
-"""Everything that the page of several runs names."""
+"""Everything that the page of several runs names.
 
-from collections.abc import Sequence
+The page of `reslab runs --page`: several runs, their curves laid over each other.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
-
-from reslab.report.compare_page import ComparedRun, ComparePage
+from collections.abc import Sequence
 from reslab.report.format import number, percent, plural, seconds
 from reslab.report.pages.run import panel
 from reslab.report.plots.curves import Curve, accuracy_figure, loss_figure
 from reslab.report.plots.style import SERIES
-from reslab.report.series import Series, eval_series, splits, train_series
+from reslab.report.plots.curves import Series, eval_series, splits, train_series
 from reslab.spec.errors import refuse
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """One run: its log, and how it ended; None (top1, train_seconds) where it has not."""
+
+    name: str
+    model: str
+    data: str
+    recipe: str
+    log: Sequence[Mapping[str, Any]] = ()
+    seed: int = 0
+    top1: float | None = None
+    loss: float | None = None
+    train_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class ComparePage:
+    """What the page shows: at least one run."""
+
+    title: str
+    runs: Sequence[ComparedRun]
+    facts: Mapping[str, str] = field(default_factory=dict)
+
 
 _COLUMNS = ("run", "network", "data", "recipe", "seed", "accuracy", "loss", "training time")
 _HELD_OUT = "On images held out from training."

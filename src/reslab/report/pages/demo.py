@@ -1,11 +1,28 @@
-"""What the demonstration's page says of its curves: every judgement follows the numbers, also where the plain wins."""
+"""What the demonstration's page says of its curves: every judgement follows the numbers, also where the plain wins.
+
+What the demonstration's page says of the gradient's norm by unit, before training.
+
+Everything that the template of the demonstration's page names.
+"""
 
 import math
 from dataclasses import dataclass
-
 from reslab.report.format import count, number, percent, seconds
-from reslab.report.page import DemoNetwork, DemoPage
-from reslab.report.series import eval_series, last_value, splits, train_series
+from reslab.report.pages.run_text import DemoNetwork, DemoPage
+from reslab.report.plots.curves import eval_series, last_value, splits, train_series
+from collections.abc import Sequence
+from reslab.report.format import count, number
+from typing import Any
+from markupsafe import Markup
+from reslab.report.format import count, percent, plural, seconds
+from reslab.report.pages.run import panel
+from reslab.report.pages.run import tile
+from reslab.report.plots.curves import Curve, accuracy_figure, loss_figure
+from reslab.report.plots.depth import Profile, depth_figure
+from reslab.report.plots.export import svg
+from reslab.report.plots.curves import Series, eval_series, splits, train_series
+from reslab.spec.errors import refuse
+
 
 _SAME_ACCURACY = 0.005
 _SAME_LOSS = 1.25
@@ -132,3 +149,147 @@ def _held_out_loss(network: DemoNetwork) -> float:
 
 def _loss(value: float) -> str:
     return number(value, 3) if math.isfinite(value) else "–"
+
+
+_ALIKE = (
+    "The spread over the units is about the same in both; a flat line would mean that all units hear the loss alike."
+)
+_CAUTION = (
+    "Uneven gradients are not the whole story: with batch normalisation He et al. found the gradients of their plain "
+    "networks healthy (2015, section 4.1) and left the cause open. What the shortcut changes for certain is what a "
+    "unit has to learn: a correction to its input, not the whole signal anew. Doing nothing becomes easy."
+)
+
+
+def gradient_words(page: DemoPage) -> list[str]:
+    """Paragraphs on how the gradient travels back through either network; none where no norm was measured."""
+    residual, plain = page.networks
+    profiles = [_profile(network) for network in (residual, plain) if first_over_last(network.gradient_norms)]
+    return [" ".join(profiles), *_spreads(residual, plain), _CAUTION] if profiles else []
+
+
+def first_over_last(norms: Sequence[tuple[str, float]]) -> float:
+    """The gradient's norm at the first unit over that at the last; 0 where it cannot be told."""
+    values = [norm for _, norm in norms]
+    if len(values) < 2 or not all(0 < value < math.inf for value in (values[0], values[-1])):
+        return 0.0
+    return values[0] / values[-1]
+
+
+def _profile(network: DemoNetwork) -> str:
+    ratio, name = first_over_last(network.gradient_norms), network.name
+    if 0.5 <= ratio <= 2:
+        return (
+            f"In {name} the gradient keeps its size on the way back: at the first unit it is {number(ratio, 2)} times "
+            "what it is at the last."
+        )
+    change, than, by = ("shrinks", "smaller", 1 / ratio) if ratio < 1 else ("grows", "larger", ratio)
+    told = f"In {name} the gradient {change} on the way back"
+    return f"{told}: at the first unit it is {_times(by)} {than} than at the last."
+
+
+def _times(ratio: float) -> str:
+    return f"{count(round(ratio))} times" if 10 <= ratio < 1e6 else f"{number(ratio, 2)} times"
+
+
+def _spreads(residual: DemoNetwork, plain: DemoNetwork) -> list[str]:
+    """Which of the two lets its units hear the loss more alike, by its largest norm over its smallest."""
+    spreads = [_spread(network.gradient_norms) for network in (residual, plain)]
+    if not all(spreads):
+        return []
+    if max(spreads) / min(spreads) < 1.5:
+        return [_ALIKE]
+    flat, steep = (residual, plain) if spreads[0] < spreads[1] else (plain, residual)
+    return [
+        f"A flat line means that all units hear the loss alike. The flatter one is {flat.name}: its largest norm is "
+        f"{_times(min(spreads))} its smallest; in {steep.name} it is {_times(max(spreads))}."
+    ]
+
+
+def _spread(norms: Sequence[tuple[str, float]]) -> float:
+    values = [norm for _, norm in norms if 0 < norm < math.inf]
+    return max(values) / min(values) if len(values) > 1 else 0.0
+
+
+_COLOURS = ("one", "two")
+
+
+def demo_parts(page: DemoPage) -> dict[str, Any]:
+    """The values of `demo.html`, by name. Raises ValueError unless there are two networks."""
+    if len(page.networks) != 2:
+        raise refuse("two networks: the residual one, then its plain twin", plural(len(page.networks), "network"))
+    return {
+        "title": page.title,
+        "summary": page.summary or demo_summary(page),
+        "facts": {str(name): str(value) for name, value in page.facts.items()},
+        "tiles": [
+            _tile(network, colour, page.num_samples) for network, colour in zip(page.networks, _COLOURS, strict=True)
+        ],
+        "curves": _panels(page.networks),
+        "curve_words": curve_words(page),
+        "gradient_svg": _gradients(page.networks),
+        "gradient_caption": _gradient_caption(page.networks),
+        "gradient_words": gradient_words(page),
+        "names": [network.name for network in page.networks],
+        "rows": demo_rows(page),
+    }
+
+
+def _tile(network: DemoNetwork, colour: str, num_samples: int) -> dict[str, Any]:
+    of = f"of {count(num_samples)} held-out images right" if num_samples else "of the held-out images right"
+    return tile(
+        network.name, percent(network.top1, 1), of, f"trained in {seconds(network.train_seconds)}", colour=colour
+    )
+
+
+def _held_out(network: DemoNetwork, value: str) -> Series:
+    names = splits(network.log)
+    return eval_series(network.log, names[0], value) if names else Series("held-out", (), ())
+
+
+def _panels(networks: Sequence[DemoNetwork]) -> list[dict[str, Any]]:
+    losses = [Curve(train_series(each.log, "loss"), each.name, place) for place, each in enumerate(networks)]
+    tops = [Curve(_held_out(each, "top1"), each.name, place) for place, each in enumerate(networks)]
+    tops += [
+        Curve(train_series(each.log, "top1"), f"{each.name}, training", place, dashed=True)
+        for place, each in enumerate(networks)
+    ]
+    panels = []
+    if any(curve.line for curve in losses):
+        panels.append(
+            panel("Training loss", loss_figure(losses), "How well each network fits the images it learns from.", "loss")
+        )
+    if any(curve.line for curve in tops):
+        words = "Solid: images held out. Dashed: the images it learns from."
+        panels.append(panel("Accuracy", accuracy_figure(tops), words, "accuracy"))
+    return panels
+
+
+def _profiles(networks: Sequence[DemoNetwork]) -> list[Profile]:
+    both = any(network.gradient_norms_end for network in networks)
+    start = ", untrained" if both else ""
+    profiles = [
+        Profile(network.name + start, [norm for _, norm in network.gradient_norms], place)
+        for place, network in enumerate(networks)
+    ]
+    return profiles + [
+        Profile(f"{network.name}, trained", [norm for _, norm in network.gradient_norms_end], place, dashed=True)
+        for place, network in enumerate(networks)
+        if network.gradient_norms_end
+    ]
+
+
+def _gradients(networks: Sequence[DemoNetwork]) -> Markup:
+    profiles = _profiles(networks)
+    if not any(norm and 0 < norm < float("inf") for profile in profiles for norm in profile.norms):
+        return Markup("")
+    label = "Norm of the gradient at each unit's input, on a logarithmic scale, from the input to the output."
+    return Markup(svg(depth_figure(profiles), "gradients", label))
+
+
+def _gradient_caption(networks: Sequence[DemoNetwork]) -> str:
+    trained = any(network.gradient_norms_end for network in networks)
+    when = "Solid: before the first step. Dashed: after training." if trained else "Before the first step of training."
+    lost = sum(not 0 < norm < float("inf") for network in networks for _, norm in network.gradient_norms)
+    left_out = f" Left out: {plural(lost, 'unit')} whose gradient is zero or no finite number." if lost else ""
+    return f"{when} Logarithmic scale; the loss sits at the right, the image at the left.{left_out}"

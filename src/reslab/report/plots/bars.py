@@ -1,15 +1,24 @@
-"""The reliability diagram: how often a network was right, by how sure it was, and how many images that was."""
+"""The reliability diagram: how often a network was right, by how sure it was, and how many images that was.
+
+The sizes of pictures: one dot a size, larger where there are more.
+
+Images a second of each engine and precision, as bars.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-
 from reslab.report.plots.style import BLUE, MUTED, VERMILION, legend_above, styled
+from collections import Counter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, ScalarFormatter
+from reslab.report.plots.style import GRID, SERIES, empty_panel, legend_above, styled
+from reslab.report.format import number
+from reslab.report.plots.style import INK, MUTED, SERIES, empty_panel, styled
+
 
 Bins = Sequence[Mapping[str, Any]]
 FEW = 10  # a share of fewer images than this is drawn pale
@@ -77,3 +86,73 @@ def _place(one: Mapping[str, Any], height: float) -> tuple[float, float, float]:
     """x, height and width of a bin's bar, a thin gap left between neighbours."""
     width = one["high"] - one["low"]
     return one["low"] + 0.06 * width, height, 0.88 * width
+
+
+Sizes = Mapping[str, Sequence[tuple[int, int]]]
+_LOG_SPAN = 8.0
+
+
+def sizes_figure(sizes: Sizes) -> Figure:
+    """Height against width in pixels, (height, width) of each picture by split; logarithmic where they span much.
+
+    The area of a dot grows with the number of pictures of that size; the thin line is the square.
+    """
+    with styled():
+        figure, axes = empty_panel(4.6, 3.6)
+        every = [side for split in sizes.values() for size in split for side in size]
+        low, high = min(every), max(every)
+        margin = max(1.0, 0.04 * (high - low))
+        axes.plot([low, high], [low, high], color=GRID, linewidth=1.2, zorder=0)
+        handles = []
+        for place, (_, found) in enumerate(sizes.items()):
+            times = Counter(found)
+            most = max(times.values())
+            handles.append(
+                axes.scatter(
+                    [width for _, width in times], [height for height, _ in times],
+                    s=[14 + 150 * (number / most if most > 1 else 0) for number in times.values()],
+                    color=SERIES[place % len(SERIES)], alpha=0.55, linewidth=0,
+                )
+            )  # fmt: skip
+        axes.grid(True, axis="both")
+        axes.set_xlabel("width")
+        axes.set_ylabel("height")
+        if high > _LOG_SPAN * low:
+            for axis, scale in ((axes.xaxis, axes.set_xscale), (axes.yaxis, axes.set_yscale)):
+                scale("log")
+                axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=9))
+                axis.set_major_formatter(ScalarFormatter())
+                axis.set_minor_formatter(NullFormatter())
+        else:
+            axes.set_xlim(low - margin, high + margin)
+            axes.set_ylim(low - margin, high + margin)
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        legend_above(axes, handles, list(sizes))
+        return figure
+
+
+# A colour a precision, the same in every panel.
+_COLOURS = dict(zip(("float32", "bf16", "int8", "fp16"), SERIES, strict=True))
+
+
+def speed_figure(results: Sequence[Mapping[str, Any]]) -> Figure:
+    """One bar a result, the quickest on top: its median, and a thin line from the slowest round to the quickest."""
+    ordered = sorted(results, key=lambda each: each["images_per_second"])
+    with styled():
+        figure, axes = empty_panel(5.2, 0.8 + 0.32 * len(ordered))
+        axes.grid(False, axis="y")
+        axes.grid(True, axis="x")
+        most = max(max(each["images_per_second_range"]) for each in ordered)
+        for place, each in enumerate(ordered):
+            value, (slow, quick) = each["images_per_second"], each["images_per_second_range"]
+            axes.barh(place, value, height=0.62, color=_COLOURS.get(each["precision"], MUTED))
+            axes.plot([slow, quick], [place, place], color=INK, linewidth=1.2)
+            axes.text(quick + 0.015 * most, place, number(value, 3), va="center", color=INK)
+        axes.set_yticks(range(len(ordered)), [f"{each['engine']}, {each['precision']}" for each in ordered])
+        axes.set_xlim(0, 1.13 * most)
+        axes.set_ylim(-0.6, len(ordered) - 0.4)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+        axes.set_xlabel("images/s")
+        return figure

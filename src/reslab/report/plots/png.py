@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from reslab.report.plots.style import styled
-from reslab.report.shown import ShownFigure
+from reslab.report.analyses.result import ShownFigure
 from reslab.spec.errors import refuse
 
 _DOTS_PER_INCH = 160

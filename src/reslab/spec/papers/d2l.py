@@ -1,6 +1,6 @@
 """Zhang et al., Dive into Deep Learning: ResNet-18 on Fashion-MNIST."""
 
-from reslab.spec.drawing import Drawing, Panel
+from reslab.spec.study import Drawing, Panel
 from reslab.spec.papers.presets import SMOKE_STEPS
 from reslab.spec.study import Claim, Cut, Cuts, Reported, Row, Study
 

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from reslab.spec.drawing import Drawing, Panel
-from reslab.spec.papers.claims import tests_better, tests_worse, trains_better, trains_worse
+from reslab.spec.study import Drawing, Panel
+from reslab.spec.papers.presets import tests_better, tests_worse, trains_better, trains_worse
 from reslab.spec.papers.presets import SMOKE_ASKING, three_stages
 from reslab.spec.study import Asked, Claim, Cut, Cuts, Reported, Row, Study
 

@@ -1,7 +1,7 @@
 """He et al. 2015, Deep Residual Learning for Image Recognition (arXiv:1512.03385v1): Tables 2 to 5, on ImageNet."""
 
-from reslab.spec.drawing import Drawing, Panel
-from reslab.spec.papers.claims import tests_better, tests_worse, trains_worse
+from reslab.spec.study import Drawing, Panel
+from reslab.spec.papers.presets import tests_better, tests_worse, trains_worse
 from reslab.spec.papers.he2015 import PAPER
 from reslab.spec.papers.presets import four_stages
 from reslab.spec.study import Claim, Reported, Row, Study

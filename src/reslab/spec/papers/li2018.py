@@ -1,7 +1,7 @@
 """Li et al. 2018, Visualizing the Loss Landscape of Neural Nets (arXiv:1712.09913)."""
 
-from reslab.spec.drawing import Drawing, Panel
-from reslab.spec.papers.claims import tests_better, tests_worse
+from reslab.spec.study import Drawing, Panel
+from reslab.spec.papers.presets import tests_better, tests_worse
 from reslab.spec.papers.presets import three_stages
 from reslab.spec.study import Asked, Claim, Reported, Row, Study
 

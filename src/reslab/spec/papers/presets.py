@@ -1,6 +1,11 @@
-"""What the scales cut from the papers' procedures: the smoke and short cuts that several studies share."""
+"""What the scales cut from the papers' procedures: the smoke and short cuts that several studies share.
+
+The claims that papers make most: one row tests or trains better, or worse, than another.
+"""
 
 from reslab.spec.study import Cut, Cuts
+from reslab.spec.study import Claim
+
 
 SMOKE_STEPS = (
     "length=12 steps",
@@ -113,3 +118,23 @@ def four_stages(depths: str, short_model: tuple[str, ...] = ()) -> Cuts:
         ),
         full=Cut("nothing is cut: the paper's procedure", train_error=50.0),
     )
+
+
+def tests_better(left: str, right: str) -> Claim:
+    """`left` has the smaller test error."""
+    return Claim(f"{left} tests better than {right}", left, "<", right, "test_error")
+
+
+def tests_worse(left: str, right: str) -> Claim:
+    """`left` has the larger test error."""
+    return Claim(f"{left} tests worse than {right}", left, ">", right, "test_error")
+
+
+def trains_better(left: str, right: str) -> Claim:
+    """`left` has the smaller training error."""
+    return Claim(f"{left} trains better than {right}", left, "<", right, "train_error")
+
+
+def trains_worse(left: str, right: str) -> Claim:
+    """`left` has the larger training error."""
+    return Claim(f"{left} trains worse than {right}", left, ">", right, "train_error")

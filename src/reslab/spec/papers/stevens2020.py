@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from reslab.spec.drawing import Drawing, Panel
+from reslab.spec.study import Drawing, Panel
 from reslab.spec.papers.presets import SMOKE_STEPS
 from reslab.spec.study import Claim, Cut, Cuts, Reported, Row, Study
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from reslab.spec.drawing import Drawing, Panel
+from reslab.spec.study import Drawing, Panel
 from reslab.spec.papers.presets import three_stages
 from reslab.spec.study import Asked, Claim, Reported, Row, Study
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from reslab.spec.papers.claims import tests_better
+from reslab.spec.papers.presets import tests_better
 from reslab.spec.papers.he2016_deep import deep_row
 from reslab.spec.papers.presets import three_stages
 from reslab.spec.study import Cuts, Reported, Row, Study

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from reslab.spec.optimizer import Optimizer
+from reslab.spec.optim import Optimizer
 from reslab.spec.recipe import Recipe, Schedule
 
 _ALL_50K = "all 50,000 pictures are trained on as for its Table 6, its 45,000 and 5,000 are --val-fraction 0.1"

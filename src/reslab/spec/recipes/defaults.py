@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from reslab.spec.optimizer import Optimizer
+from reslab.spec.optim import Optimizer
 from reslab.spec.recipe import Recipe, Schedule
 
 _NESTEROV = Optimizer(lr=0.1, nesterov=True, weight_decay=5e-4, decay_norm_and_bias=False)

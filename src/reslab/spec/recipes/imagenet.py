@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from reslab.spec.optimizer import Optimizer
+from reslab.spec.optim import Optimizer
 from reslab.spec.recipe import Recipe, Schedule
 
 _CENTER = "resize(256) center-crop(224)"

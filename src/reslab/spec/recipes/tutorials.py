@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from reslab.spec.optimizer import Optimizer
+from reslab.spec.optim import Optimizer
 from reslab.spec.recipe import Recipe
 
 _BOOK = "Stevens, Antiga and Viehmann 2020, Deep Learning with PyTorch, Sec. 8.5"

@@ -1,36 +1,68 @@
-"""`evaluate`: runs, weights, checkpoints of others and modules, judged on any split."""
+"""`evaluate`: runs, weights, checkpoints of others and modules, judged on any split.
 
+How the network of a run is judged on its data, by all ranks together.
+"""
+
+from dataclasses import dataclass
+import torch
+from torch import nn
+from reslab.data.dataset import Data
+from reslab.data.loader import eval_batches
+from reslab.runtime.distributed import ALONE, Ranks
+from reslab.training.evaluation.loop import Evaluation, evaluate_batches
+from reslab.training.loop import Loss
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import nn
 from torch.nn import functional
-
-from reslab.data.dataset import Data
-from reslab.data.loader import eval_batches
 from reslab.nn.checkpoints.safetensors_io import load_weights, read_tensors
 from reslab.nn.factory import create_model
 from reslab.nn.network import Network
-from reslab.nn.pretrained import Pretrained
+from reslab.nn.checkpoints.pretrained import Pretrained
 from reslab.runtime.device import choose_device, num_threads_for, threads
 from reslab.runtime.distributed import Ranks, join, own_device
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse
 from reslab.spec.preprocess import Preprocess
-from reslab.training.choice import warn_of_stem
+from reslab.training.options import warn_of_stem
 from reslab.training.evaluation.loop import Evaluation, average, evaluate_batches
 from reslab.training.evaluation.tta import Views
-from reslab.training.exam import EVALUATION_BATCH
-from reslab.training.gradient import Loss
-from reslab.training.loading import run_weights
+from reslab.training.run import run_weights
 from reslab.training.options import Asked, split_settings
 from reslab.training.run import Run
 from reslab.training.run_data import find_data, input_size, num_workers, reopen_data
 from reslab.training.setup import asked_arch
-from reslab.training.torchrun import read_place
+from reslab.runtime.distributed import read_place
+
+
+EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Exam:
+    """The network as it stands, on a split of the data; its running statistics are rank 0's, as they are saved."""
+
+    model: nn.Module
+    data: Data
+    loss: Loss
+    workers: int
+    device: torch.device
+    ranks: Ranks = ALONE
+
+    @property
+    def watched(self) -> str:
+        """The split looked at while training: validation where there is one."""
+        return "val" if "val" in self.data.splits else self.data.held_out
+
+    def judge(self, split: str, probabilities: bool = False) -> Evaluation:
+        """Every sample of the split once, dealt out to the ranks."""
+        self.ranks.share_buffers(self.model)
+        images, ranks = self.data.split(split), self.ranks
+        shared = {"rank": ranks.rank, "num_ranks": ranks.num}
+        batches = eval_batches(images, EVALUATION_BATCH, self.data.preprocess, self.device, self.workers, **shared)
+        return evaluate_batches(self.model, batches, self.data.num_classes, self.loss, split, probabilities, ranks)
+
 
 Judged = Run | str | Path | Arch | nn.Module
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from reslab.spec.errors import refuse, unknown
-from reslab.spec.optimizer import TIMM, TORCHS, Optimizer, parse_options
+from reslab.spec.optim import TIMM, TORCHS, Optimizer, parse_options
 from reslab.training.optim.lamb import Lamb
 from reslab.training.optim.muon import Muon
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from reslab.spec.optim import Schedule, parse_duration, until_error
 from reslab.spec.recipe import Recipe
-from reslab.training.watching import Watch
+from reslab.training.early_stopping import Watch
 
 
 def learning_rate(

@@ -15,11 +15,11 @@ from reslab.deploy.server.errors import Refused
 from reslab.deploy.server.routes.predict import best
 from reslab.deploy.server.schemas import ASKING, ExplainAnswer
 from reslab.deploy.server.state import House, one_picture
-from reslab.deploy.service.examples import CUT, ModelName
-from reslab.deploy.service.pictures import picture_uri
-from reslab.deploy.service.plans import KEYS, Plan, read_plan
-from reslab.deploy.service.served import Opened
-from reslab.deploy.service.specimen import Specimen
+from reslab.deploy.server.schemas import CUT, ModelName
+from reslab.deploy.server.images import picture_uri
+from reslab.deploy.server.ablation import KEYS, Plan, read_plan
+from reslab.deploy.server.state import Opened
+from reslab.deploy.server.ablation import Specimen
 from reslab.nn.network import Network
 from reslab.spec.errors import unknown
 

@@ -11,9 +11,9 @@ from reslab.deploy.server.ablation import Cut, curve, cut
 from reslab.deploy.server.routes.samples import Samples
 from reslab.deploy.server.schemas import ASKING, CurveAnswer, LesionAnswer
 from reslab.deploy.server.state import House, one_picture
-from reslab.deploy.service.examples import CUT, ONE_OR_NONE, ModelName
-from reslab.deploy.service.plans import KEYS, Plan, read_plan
-from reslab.deploy.service.served import Opened
+from reslab.deploy.server.schemas import CUT, ONE_OR_NONE, ModelName
+from reslab.deploy.server.ablation import KEYS, Plan, read_plan
+from reslab.deploy.server.state import Opened
 
 _NUM_CLASSES = 10
 # Pictures of the run that the curve is drawn from where the caller sends none.

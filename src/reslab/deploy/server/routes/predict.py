@@ -12,9 +12,9 @@ from torch import Tensor
 from reslab.deploy.server.errors import Refused, refused
 from reslab.deploy.server.schemas import ASKING, PredictAnswer
 from reslab.deploy.server.state import House
-from reslab.deploy.service.examples import SEVERAL, ModelName
-from reslab.deploy.service.served import Opened
-from reslab.deploy.service.specimen import numbers
+from reslab.deploy.server.schemas import SEVERAL, ModelName
+from reslab.deploy.server.state import Opened
+from reslab.deploy.server.ablation import numbers
 
 _MOST_CLASSES = 1000
 
