@@ -22,8 +22,7 @@ from torchvision.models import resnet50
 from reslab.data.registry import open_data
 from reslab.deploy.backends.registry import can_compile, open_engine
 from reslab.deploy.benchmark import default_engines, default_precisions, pairs
-from reslab.deploy.export.verify import compare
-from reslab.deploy.export.verify import find_evidence
+from reslab.deploy.export.verify import compare, find_evidence
 from reslab.nn.factory import create_model
 from reslab.nn.network import Network
 from reslab.spec.preprocess import Preprocess

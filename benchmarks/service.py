@@ -27,10 +27,8 @@ import numpy as np
 from PIL import Image
 
 from reslab.data.formats.image_folder import IMAGENET_MEAN, IMAGENET_STD
-from reslab.deploy.predict import Answering, open_answering
 from reslab.deploy.inputs import Item
-from reslab.deploy.predict import predictions
-from reslab.deploy.predict import Preparation
+from reslab.deploy.predict import Answering, Preparation, open_answering, predictions
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model
 from reslab.nn.network import Network

@@ -4,9 +4,8 @@ import re
 from pathlib import Path
 
 from reslab.report.format import markdown_table
-from reslab.spec.shortcut import MATCHES
 from reslab.spec.order import ORDERS
-from reslab.spec.shortcut import JOINS, ON_BRANCH, ON_SHORTCUT
+from reslab.spec.shortcut import JOINS, MATCHES, ON_BRANCH, ON_SHORTCUT
 
 GRAMMAR = Path(__file__).parent.parent / "docs" / "reference" / "grammar.md"
 

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from reslab.spec.arch import Arch
     from reslab.spec.recipe import Recipe
     from reslab.training.evaluation.evaluate import evaluate
-    from reslab.training.run import load
-    from reslab.training.run import Run
+    from reslab.training.run import Run, load
     from reslab.training.train import train
 
 __version__ = "0.1.0"

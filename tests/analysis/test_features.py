@@ -7,13 +7,12 @@ import torch
 import torchvision
 from torch import nn
 
-from reslab.analysis.attribution import AttributionOptions, attribute
-from reslab.analysis.attribution import grad_cam
+from reslab.analysis.attribution import AttributionOptions, attribute, grad_cam
 from reslab.analysis.features import FeatureOptions, features
+from reslab.analysis.inputs import picture, plain
 from reslab.analysis.layers import default_layers, outputs_of, pooled, unit_layers
 from reslab.analysis.linear_probes import ProbeOptions, probes
 from reslab.analysis.nearest import NearestOptions, nearest
-from reslab.analysis.inputs import picture, plain
 from reslab.analysis.similarity import similarity
 from reslab.analysis.subject import Subject, open_subjects, subject_of
 from reslab.nn.factory import create_model

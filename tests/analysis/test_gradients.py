@@ -8,10 +8,9 @@ import torch
 import torchvision
 from torch.nn import functional
 
-from reslab.analysis.gradients import GradientOptions, ask_gradients, unit_gradients
-from reslab.analysis.gradients import LIMIT, slope_of
-from reslab.analysis.subject import Subject, subject_of
 from reslab.analysis.blocks import take_apart, through_shortcut
+from reslab.analysis.gradients import LIMIT, GradientOptions, ask_gradients, slope_of, unit_gradients
+from reslab.analysis.subject import Subject, subject_of
 from reslab.nn.factory import create_model
 from reslab.nn.network import Network
 

@@ -5,18 +5,27 @@ Factors on the shortcuts: the product that is predicted is the gradient that com
 What the five orders do to the signal, as He et al. 2016 say it of them.
 """
 
+import math
+
 import pytest
 import torch
 import torchvision
 from torch import nn
-from reslab.analysis.subject import Subject, open_subjects, subject_of
-from reslab.analysis.signal import ROUNDING, Telescope, TelescopeOptions, ask_telescope
+
+from reslab.analysis.signal import (
+    ROUNDING,
+    OrderOptions,
+    Orders,
+    Scaling,
+    ScalingOptions,
+    Telescope,
+    TelescopeOptions,
+    ask_orders,
+    ask_scaling,
+    ask_telescope,
+)
+from reslab.analysis.subject import FIVE_ORDERS, Subject, open_subjects, subject_of
 from reslab.nn.factory import create_model
-import math
-from reslab.analysis.signal import Scaling, ScalingOptions, ask_scaling
-from reslab.analysis.subject import open_subjects
-from reslab.analysis.signal import OrderOptions, Orders, ask_orders
-from reslab.analysis.subject import FIVE_ORDERS
 
 
 def asked(name: str, statistics: str = "auto") -> Telescope:

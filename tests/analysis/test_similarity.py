@@ -9,9 +9,9 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
+from reslab.analysis.inputs import fitted, more_pictures
 from reslab.analysis.layers import outputs_of, pooled
 from reslab.analysis.linear_probes import ProbeOptions, probes
-from reslab.analysis.inputs import fitted, more_pictures
 from reslab.analysis.nearest import NearestOptions, nearest
 from reslab.analysis.similarity import SimilarityOptions, cka, gram, hsic_biased, hsic_unbiased, similarity
 from reslab.analysis.subject import Subject, open_subjects, subject_of

@@ -8,8 +8,7 @@ import torchvision
 from torch import nn
 
 from reslab.analysis.blocks import unit_named, unit_runs, units_of
-from reslab.analysis.subject import FIVE_ORDERS, read_place
-from reslab.analysis.subject import open_subjects, subject_of
+from reslab.analysis.subject import FIVE_ORDERS, open_subjects, read_place, subject_of
 from reslab.data.registry import open_data
 from reslab.nn.factory import create_model
 from reslab.nn.network import Network

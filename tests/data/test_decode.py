@@ -3,22 +3,21 @@
 Ordinary JPEG pictures come out of the quick decoder with Pillow's pixels; all others are left to Pillow.
 """
 
+import io
 import struct
+import warnings
 import zlib
 from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from reslab.data.decode import check_picture, read_picture
-import io
-import warnings
-from typing import Any
 from torch import Tensor
-from reslab.data import decode as jpeg
-from reslab.data.decode import picture_tensor, read_picture
-from reslab.data.decode import decode_jpeg, is_ordinary
 
+from reslab.data import decode as jpeg
+from reslab.data.decode import check_picture, decode_jpeg, is_ordinary, picture_tensor, read_picture
 
 COLOURS = np.array(
     [[[200, 30, 40], [10, 220, 60], [5, 6, 250]], [[0, 0, 0], [255, 255, 255], [90, 91, 92]]], dtype=np.uint8

@@ -7,11 +7,10 @@ import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
-from reslab.data.sampler import balanced_order, class_weights
 from reslab.data.image_datasets import TensorImages
 from reslab.data.loader import TrainBatches, eval_batches
 from reslab.data.rng import again, key, keys, mix
-from reslab.data.sampler import Sampling
+from reslab.data.sampler import Sampling, balanced_order, class_weights
 from reslab.spec.preprocess import Preprocess
 
 NUM = 50

@@ -5,13 +5,13 @@ Fewer training pictures: shares, the record, and the same pictures again.
 
 import json
 from pathlib import Path
+
 import pytest
 import torch
-from reslab.data.image_datasets import FileImages, TensorImages
-from reslab.data.splits import carve, carve_again, stratified
-from reslab.data.registry import open_data
-from reslab.data.splits import shares, take
 
+from reslab.data.image_datasets import FileImages, TensorImages
+from reslab.data.registry import open_data
+from reslab.data.splits import carve, carve_again, shares, stratified, take
 
 CLASSES = ("a", "b", "c")
 LABELS = torch.tensor([0] * 50 + [1] * 13 + [2] * 7)[torch.randperm(70, generator=torch.Generator().manual_seed(0))]

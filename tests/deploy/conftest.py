@@ -8,8 +8,7 @@ from torch import Tensor
 
 from reslab.data.loader import eval_batches
 from reslab.nn.network import Network
-from reslab.training.run import load
-from reslab.training.run import Run
+from reslab.training.run import Run, load
 from reslab.training.run_data import find_data
 from reslab.training.train import train
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
-from reslab.deploy.server.settings import ServiceSettings
 from reslab.deploy.server.app import config_of
+from reslab.deploy.server.settings import ServiceSettings
 
 _END_SECONDS = 60
 

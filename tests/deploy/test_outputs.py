@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from reslab.deploy.predict import Guess
 from reslab.deploy.inputs import Item
 from reslab.deploy.outputs import ENDINGS, Rows, csv_text
-from reslab.deploy.predict import Prediction
+from reslab.deploy.predict import Guess, Prediction
 
 FACTS = {"weights": "abc", "top_k": 2}
 GOOD = Prediction("a, b.png", (Guess("cät", 0.75), Guess("dog", 0.25)), features=(0.5, -1.25), heat_map="maps/a.png")

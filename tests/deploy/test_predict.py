@@ -8,10 +8,8 @@ from PIL import Image
 from torch import Tensor
 
 from reslab.data.decode import read_picture
-from reslab.deploy.predict import Guess
 from reslab.deploy.inputs import list_pictures
-from reslab.deploy.predict import predict
-from reslab.deploy.predict import Preparation
+from reslab.deploy.predict import Guess, Preparation, predict
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model
 from reslab.nn.network import Network

@@ -7,9 +7,8 @@ import torch
 from PIL import Image
 
 from reslab.analysis.attribution import grad_cam
-from reslab.deploy.predict import open_answering, split_head
 from reslab.deploy.grad_cam import HeatMaps, heat_map_path, overlay
-from reslab.deploy.predict import predict, read_prediction
+from reslab.deploy.predict import open_answering, predict, read_prediction, split_head
 from reslab.nn.factory import create_model
 from reslab.nn.network import Network
 

@@ -11,8 +11,8 @@ from torch import nn
 from reslab.nn.factory import create_model, resolve_arch
 from reslab.nn.layers import ACTS
 from reslab.spec.arch import Arch
-from reslab.spec.shortcut import MATCHES
 from reslab.spec.order import ORDERS
+from reslab.spec.shortcut import MATCHES
 from reslab.spec.zoo import ARCHS
 
 TINY = Arch(

@@ -11,8 +11,8 @@ from torch import nn
 
 from reslab.nn.factory import create_model
 from reslab.spec.arch import Arch
-from reslab.spec.shortcut import MATCHES as MATCH_TABLE
 from reslab.spec.order import ORDERS
+from reslab.spec.shortcut import MATCHES as MATCH_TABLE
 
 TINY = Arch(
     "tiny",

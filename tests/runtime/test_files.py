@@ -14,9 +14,8 @@ import pytest
 import torch
 
 from reslab.runtime.files import DiskFull, room_for, sweep, write_whole
-from reslab.training.run import Log
-from reslab.training.run import Run
 from reslab.training.checkpoint import State, has_state, load_state, save_state
+from reslab.training.run import Log, Run
 from reslab.training.train import train
 
 

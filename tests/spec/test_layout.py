@@ -4,20 +4,19 @@ The receptive field, held against published figures and against the gradient of 
 """
 
 import dataclasses
-import pytest
-from reslab.spec.arch import Arch
-from reslab.spec.config import override
-from reslab.spec.layout import num_places, total_stride
-from reslab.spec.grammar import parse_words
-from reslab.spec.layout import parse_width_law, plan_stages, stem_channels
-from reslab.spec.stem_head import check_head, check_stem
-from reslab.spec.zoo import ARCHS
 from dataclasses import replace
+
+import pytest
 import torch
+
 from reslab.nn.factory import create_model
 from reslab.nn.network import Network
-from reslab.spec.layout import receptive_field
-
+from reslab.spec.arch import Arch
+from reslab.spec.config import override
+from reslab.spec.grammar import parse_words
+from reslab.spec.layout import num_places, parse_width_law, plan_stages, receptive_field, stem_channels, total_stride
+from reslab.spec.stem_head import check_head, check_stem
+from reslab.spec.zoo import ARCHS
 
 TINY = Arch(
     "tiny",

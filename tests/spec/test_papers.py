@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from reslab.nn.factory import create_model, resolve_arch
-from reslab.spec.study import METRICS
 from reslab.spec.papers import STUDIES, get_study
 from reslab.spec.recipe import adjust, read_axes
 from reslab.spec.recipes import get_recipe
-from reslab.spec.study import SCALES, Cut, Reported, Row, number_of
+from reslab.spec.study import METRICS, SCALES, Cut, Reported, Row, number_of
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "reported.json").read_text(encoding="utf-8"))
 ROWS = [(study, row) for study in STUDIES.values() for row in study.rows]

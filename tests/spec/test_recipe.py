@@ -5,14 +5,14 @@ The figures of each recipe against those that its source prints.
 
 import json
 from dataclasses import replace
+
 import pytest
+
 from reslab.spec.config import from_dict, to_dict
 from reslab.spec.grammar import parse_words
-from reslab.spec.optim import Optimizer
-from reslab.spec.recipe import Duration, Recipe, Schedule, adjust, parse_duration
+from reslab.spec.optim import Duration, Optimizer, Schedule, parse_duration
+from reslab.spec.recipe import Recipe, adjust
 from reslab.spec.recipes import RECIPES, get_recipe
-from reslab.spec.recipe import Recipe
-from reslab.spec.recipes import RECIPES
 from reslab.spec.zoo import ARCHS
 
 

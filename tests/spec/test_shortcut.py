@@ -3,8 +3,7 @@
 import pytest
 
 from reslab.spec.grammar import Word
-from reslab.spec.shortcut import MATCHES, get_match
-from reslab.spec.shortcut import JOINS, Mix, drop_path_rate, parse_mix, survival
+from reslab.spec.shortcut import JOINS, MATCHES, Mix, drop_path_rate, get_match, parse_mix, survival
 
 
 @pytest.mark.parametrize(

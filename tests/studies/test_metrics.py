@@ -8,16 +8,14 @@ import torch
 
 from reslab.data.loader import eval_batches
 from reslab.spec.study import Asked, Claim, Row, Study
-from reslab.studies.job import judge_ensembles
-from reslab.studies.metrics import row_value
-from reslab.studies.job import Place, do
-from reslab.studies.metrics import last_epoch, last_network, measure, steps_to_error
+from reslab.studies.job import Place, do, judge_ensembles
+from reslab.studies.metrics import last_epoch, last_network, measure, row_value, steps_to_error
 from reslab.studies.plan import make_plan, missing
 from reslab.studies.results import collect
 from reslab.studies.runner import run_here
+from reslab.training.checkpoint import load_state
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.run_data import reopen_data
-from reslab.training.checkpoint import load_state
 from reslab.training.train import train
 
 from .conftest import Changed

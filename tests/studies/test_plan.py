@@ -13,7 +13,8 @@ from reslab.nn.cost import layer_table
 from reslab.nn.factory import create_model
 from reslab.spec.papers import STUDIES, get_study
 from reslab.spec.study import SCALES, Asked, Cuts, Study
-from reslab.studies import cost, cost as prices
+from reslab.studies import cost
+from reslab.studies import cost as prices
 from reslab.studies.cost import available_bytes, find_rate, memory_bytes, too_large, work_macs
 from reslab.studies.job import Place, do
 from reslab.studies.plan import make_plan

@@ -13,10 +13,9 @@ from reslab.analysis import progress as room
 from reslab.spec.study import Asked, Study
 from reslab.studies import store as lock
 from reslab.studies.job import Place, do
-from reslab.studies.store import Taken, held
 from reslab.studies.plan import Plan, make_plan, missing
 from reslab.studies.runner import run_here
-from reslab.studies.store import identity, key_of
+from reslab.studies.store import Taken, held, identity, key_of
 
 from .conftest import Changed
 

@@ -7,12 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from reslab.runtime.distributed import Ranks
+from reslab.runtime.distributed import Place, Ranks
 from reslab.training import auto_batch as trials
-from reslab.training.auto_batch import StepTrial
-from reslab.training.auto_batch import MicroBatch, choose
+from reslab.training.auto_batch import MicroBatch, StepTrial, choose
 from reslab.training.run import Run
-from reslab.runtime.distributed import Place
 from reslab.training.train import train
 
 MIB = 2**20

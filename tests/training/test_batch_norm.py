@@ -3,17 +3,23 @@
 BatchNorm over ranks against torch's on the whole batch, and one gradient for all.
 """
 
+from pathlib import Path
+
 import pytest
 import torch
+from ranked import on_ranks
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
+
 from reslab.nn.factory import create_model
-from reslab.training.batch_norm import batch_norms, keeping_statistics, precise_statistics
-from pathlib import Path
-from ranked import on_ranks
-from torch import nn
 from reslab.runtime.distributed import ALONE
-from reslab.training.batch_norm import synchronised_batch_norm, synchronised_norms
+from reslab.training.batch_norm import (
+    batch_norms,
+    keeping_statistics,
+    precise_statistics,
+    synchronised_batch_norm,
+    synchronised_norms,
+)
 
 
 def batches(sizes: tuple[int, ...] = (8, 8, 8), dtype: torch.dtype = torch.float64) -> list[Tensor]:

@@ -15,11 +15,10 @@ from ranked import PATIENCE_SECONDS, ended, on_ranks, torchrun
 from ranked_runs import NUM_STEPS, Double, float64_data, float64_run, unfreezing_run
 
 from reslab.nn.checkpoints.safetensors_io import read_tensors
-from reslab.runtime.distributed import own_device
+from reslab.runtime.distributed import Place, own_device, read_place
+from reslab.training.checkpoint import load_state
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.run import Run
-from reslab.training.checkpoint import load_state
-from reslab.runtime.distributed import Place, read_place
 
 Timeless = Callable[[Run], list[dict[str, Any]]]
 RUNS = str(Path(__file__).parent / "ranked_runs.py")

@@ -3,24 +3,24 @@
 The watch of a series of evaluations.
 """
 
+import math
 import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
 import pytest
 from torch import nn
+
 from reslab.runtime.interrupts import Interrupted
 from reslab.spec.recipe import Recipe
-from reslab.training.early_stopping import Stopping
+from reslab.training.checkpoint import load_state
+from reslab.training.early_stopping import Stopping, Watch
 from reslab.training.evaluation.loop import Evaluation
 from reslab.training.run import Run
-from reslab.training.checkpoint import load_state
 from reslab.training.train import train
-import math
-from reslab.training.early_stopping import Watch
-
 
 Timeless = Callable[[Run], list[dict[str, Any]]]
 STEPS = 17

@@ -3,20 +3,18 @@
 A batch in parts, clipped, in half precision, compiled: the steps they have to equal.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from reslab.training.loop import Stepping
-from reslab.training.loop import fit, noise_seed
-from reslab.training.meters import Diverged, Tally
-from collections.abc import Callable
-from typing import Any
 from torch.amp.grad_scaler import GradScaler
-from reslab.training.losses import Distillation
-from reslab.training.loop import Loss, Stepping, make_scaler, scaler_state
-from reslab.training.losses import build_loss, dense_targets
+from torch.nn import functional
+
+from reslab.training.loop import Loss, Stepping, fit, make_scaler, noise_seed, scaler_state
+from reslab.training.losses import Distillation, build_loss, dense_targets
+from reslab.training.meters import Diverged, Tally
 
 
 class Wheel:

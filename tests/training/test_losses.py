@@ -5,31 +5,37 @@ Distillation against its formula and timm's; teachers as runs keep them.
 The size of the weights in the loss, and the weight decay that equals it under plain SGD.
 """
 
-from typing import Any
-import pytest
-import torch
-from torch import Tensor
-from torch.nn import functional
-from torchvision.ops import sigmoid_focal_loss
-from reslab.spec.loss import LOSSES, parse_loss
-from reslab.training.losses import BinaryFocal, Loss, build_loss, class_weights, dense_targets
 from dataclasses import replace
 from pathlib import Path
-from torch import nn
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.ops import sigmoid_focal_loss
+
 from reslab.data.registry import open_data
-from reslab.nn.checkpoints.safetensors_io import save_weights
+from reslab.nn.checkpoints.safetensors_io import read_tensors, save_weights
 from reslab.nn.factory import create_model
 from reslab.nn.network import Network
-from reslab.spec.preprocess import Preprocess
-from reslab.training.losses import Distillation, Renormalised, read_teacher
-from reslab.training.losses import build_loss
-from reslab.nn.checkpoints.safetensors_io import read_tensors
+from reslab.spec.loss import LOSSES, parse_loss
 from reslab.spec.optim import Optimizer
+from reslab.spec.preprocess import Preprocess
 from reslab.training.loop import Stepping
+from reslab.training.losses import (
+    BinaryFocal,
+    Distillation,
+    Loss,
+    Renormalised,
+    build_loss,
+    class_weights,
+    dense_targets,
+    read_teacher,
+    size_penalty,
+)
 from reslab.training.optim.factory import build_optimizer
-from reslab.training.losses import size_penalty
 from reslab.training.train import train
-
 
 CLASSES = ("a", "b", "c", "d", "e")
 SENTENCES = ["cross-entropy", "bce", "bce(sum)", "bce(0.2)", "bce(0.2,sum)", "focal", "focal(0.5)", "focal-binary(1.5)"]

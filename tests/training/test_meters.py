@@ -3,16 +3,18 @@
 What the steps wait for their data: counted while it is fetched, not while a step is taken.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
 import pytest
-from reslab.training.evaluation.evaluate import evaluate
-from reslab.training.meters import last_epoch, speed_without_loading
-from reslab.training.train import train
-from collections.abc import Iterator
 import torch
 from torch import Tensor
+
+from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.loop import Awaited
+from reslab.training.meters import last_epoch, speed_without_loading
+from reslab.training.train import train
 
 
 def test_the_last_epoch_is_averaged_over_its_steps() -> None:

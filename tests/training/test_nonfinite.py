@@ -11,10 +11,9 @@ from torch.nn import functional
 
 from reslab.spec.recipe import Recipe
 from reslab.training.freezing import Freezing
-from reslab.training.loop import Stepping
+from reslab.training.loop import Stepping, Steps
 from reslab.training.meters import Diverged
 from reslab.training.nonfinite import Origin, find_origin
-from reslab.training.loop import Steps
 from reslab.training.train import train
 
 BAD_STEP = 3

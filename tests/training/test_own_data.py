@@ -15,11 +15,10 @@ from torch.utils.data import Dataset
 from reslab.data.rng import seeded
 from reslab.runtime.device import choose_device, num_threads_for, quick_bf16, threads
 from reslab.spec.zoo import ARCHS
-from reslab.training.options import default_model, default_recipe, warn_of_stem
 from reslab.training.evaluation.evaluate import evaluate
+from reslab.training.options import default_model, default_recipe, warn_of_stem
 from reslab.training.run import Run
-from reslab.training.train import cost_table
-from reslab.training.train import train
+from reslab.training.train import cost_table, train
 
 
 class Stripes(Dataset[tuple[Tensor, int]]):

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from reslab.runtime.interrupts import Interrupted, Interruption
-from reslab.training.run import Run
 from reslab.training.checkpoint import load_state
+from reslab.training.run import Run
 from reslab.training.train import train
 
 Timeless = Callable[[Run], list[dict[str, Any]]]

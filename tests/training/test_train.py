@@ -6,21 +6,22 @@ A run is told where it trains at another size than it is judged at.
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
 import pytest
 import torch
 from torch import nn
+
 from reslab.data.registry import open_data
 from reslab.nn.checkpoints.safetensors_io import load_weights, read_header
 from reslab.spec.recipe import Recipe
+from reslab.spec.recipes import RECIPES
 from reslab.training.meters import Diverged
 from reslab.training.run import Run
-from reslab.training.train import train
-from dataclasses import replace
-from reslab.spec.recipes import RECIPES
 from reslab.training.setup import size_notes
-
+from reslab.training.train import train
 
 Timeless = Callable[[Run], list[dict[str, Any]]]
 

@@ -3,34 +3,32 @@
 Averages of weights against torch's, timm's and numpy's.
 """
 
+import copy
 import json
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
 from reslab.data.loader import TrainBatches
 from reslab.data.registry import open_data
-from reslab.nn.checkpoints.safetensors_io import read_tensors
+from reslab.nn.checkpoints.safetensors_io import read_tensors, save_weights
 from reslab.nn.factory import create_model
 from reslab.runtime.interrupts import Interrupted
 from reslab.training.batch_norm import precise_statistics
 from reslab.training.evaluation.evaluate import evaluate
-from reslab.training.run import load
 from reslab.training.loop import noise_seed
 from reslab.training.meters import Diverged
-from reslab.training.run import Run
+from reslab.training.run import Run, load
 from reslab.training.train import train
-from reslab.training.weight_averaging import MeanOfWeights, MovingAverage, weights_of
-import copy
-import numpy as np
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.training.weight_averaging import MeanOfWeights, MovingAverage, average_runs, wearing, weights_of
-
 
 Hash = Callable[[Run], str]
 Timeless = Callable[[Run], list[dict[str, Any]]]

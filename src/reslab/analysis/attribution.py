@@ -4,15 +4,14 @@ The question `attribution`: for some pictures, what in them speaks for the class
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor, nn
-from reslab.analysis.layers import layer_named
-from reslab.spec.errors import refuse
-from dataclasses import dataclass
-from torch import Tensor
-from reslab.analysis.layers import default_layers
+
 from reslab.analysis.inputs import class_name, picture, plain
+from reslab.analysis.layers import default_layers, layer_named
 from reslab.analysis.subject import Subject
 from reslab.spec.errors import refuse, unknown
 

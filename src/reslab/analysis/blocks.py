@@ -8,19 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from torch import Tensor, nn
-from reslab.nn.network import Network
-from reslab.nn.shortcut import DropPath, Survive
-from reslab.spec.errors import refuse, unknown
+
 import torch
-from torch import Tensor
-from reslab.analysis.progress import tell
-from reslab.analysis.progress import check_room
+from torch import Tensor, nn
+
+from reslab.analysis.progress import check_room, tell
 from reslab.analysis.subject import Subject
 from reslab.nn.block import Unit
+from reslab.nn.network import Network
+from reslab.nn.shortcut import DropPath, Survive
 from reslab.nn.third_party import as_network
-from reslab.spec.errors import refuse
-
+from reslab.spec.errors import refuse, unknown
 
 STATISTICS = ("batch", "running", "auto")
 WEIGHTED = (nn.Conv2d, nn.Linear)

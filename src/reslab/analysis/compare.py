@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reslab.analysis.inputs import Examples
-from reslab.analysis.inputs import class_name, picture
+from reslab.analysis.inputs import Examples, class_name, picture
 from reslab.analysis.subject import Subject
 from reslab.metrics.intervals import Paired, paired
 from reslab.spec.errors import refuse

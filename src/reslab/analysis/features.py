@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from reslab.analysis.layers import default_layers, first_convolution, layer_named, outputs_of
 from reslab.analysis.inputs import class_name, picture, plain
+from reslab.analysis.layers import default_layers, first_convolution, layer_named, outputs_of
 from reslab.analysis.subject import Subject
 from reslab.spec.errors import refuse
 

@@ -6,15 +6,15 @@ How a measure changes on the way back through the units, and what that is called
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from reslab.analysis.blocks import UnitRun, as_asked, unit_runs
+
+from reslab.analysis.blocks import UnitRun, as_asked, network_of, stages_of, through_shortcut, unit_runs
 from reslab.analysis.progress import check_room
 from reslab.analysis.subject import Subject
-from reslab.analysis.blocks import network_of, stages_of, through_shortcut
 from reslab.nn.block import Unit
-
 
 # A hundredfold: ResNets of 20 to 110 layers stay within it at initialisation, plain networks to about 30 layers.
 LIMIT = 2.0

@@ -5,16 +5,17 @@ Further pictures of a subject's data, brought to what its network takes.
 Pictures as they are seen, from the normalised numbers that a network takes; maps as plain numbers.
 """
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-from reslab.analysis.subject import Subject
-from reslab.data.loader import eval_batches
-from reslab.spec.errors import refuse
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+from reslab.analysis.subject import Subject
+from reslab.data.loader import eval_batches
 from reslab.report.plots.images import thumbnail
+from reslab.spec.errors import refuse
 
 
 def more_pictures(subject: Subject, split: str, most: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reslab.analysis.subject import Subject
 from reslab.analysis.blocks import network_of
+from reslab.analysis.subject import Subject
 from reslab.nn.block import Unit
 from reslab.nn.network import Network
 

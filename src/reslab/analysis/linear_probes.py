@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reslab.analysis.layers import layers_by_depth, outputs_of, pooled
 from reslab.analysis.inputs import more_pictures
+from reslab.analysis.layers import layers_by_depth, outputs_of, pooled
 from reslab.analysis.subject import Subject
 from reslab.spec.errors import refuse
 

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from reslab.analysis.inputs import class_name, more_pictures, picture
 from reslab.analysis.layers import outputs_of, pooled, unit_layers
-from reslab.analysis.inputs import more_pictures
-from reslab.analysis.inputs import class_name, picture
 from reslab.analysis.subject import Subject
 from reslab.spec.errors import refuse
 

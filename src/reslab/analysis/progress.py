@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from math import prod
+
 from torch import Tensor, nn
+
 from reslab.nn.cost import layer_table
 from reslab.runtime.memory import Memory
 from reslab.spec.errors import refuse
-
 
 Listener = Callable[[str], None]
 

@@ -8,19 +8,23 @@ from reslab.analysis.attribution import AttributionOptions, attribute
 from reslab.analysis.compare import CompareOptions, compare
 from reslab.analysis.features import FeatureOptions, features
 from reslab.analysis.gradients import GradientOptions, ask_gradients
-from reslab.analysis.landscape.landscape import landscape
 from reslab.analysis.landscape.evaluator import LandscapeOptions
+from reslab.analysis.landscape.landscape import landscape
 from reslab.analysis.lesion import LesionOptions, lesion
 from reslab.analysis.linear_probes import ProbeOptions, probes
 from reslab.analysis.nearest import NearestOptions, nearest
-from reslab.analysis.signal import OrderOptions, ask_orders
-from reslab.analysis.subject import RANDOM
 from reslab.analysis.responses import ResponseOptions, ask_responses
 from reslab.analysis.shapes import LayerOptions, ask_cost, ask_shapes
-from reslab.analysis.signal import ScalingOptions, ask_scaling
+from reslab.analysis.signal import (
+    OrderOptions,
+    ScalingOptions,
+    TelescopeOptions,
+    ask_orders,
+    ask_scaling,
+    ask_telescope,
+)
 from reslab.analysis.similarity import SimilarityOptions, similarity
-from reslab.analysis.subject import Subject
-from reslab.analysis.signal import TelescopeOptions, ask_telescope
+from reslab.analysis.subject import RANDOM, Subject
 from reslab.spec.config import override
 from reslab.spec.errors import refuse, unknown
 

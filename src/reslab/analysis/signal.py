@@ -7,18 +7,24 @@ What an order of words does to the signal that passes from unit to unit.
 
 import math
 from dataclasses import dataclass
+
 import torch
 from torch import Tensor
-from reslab.analysis.blocks import UnitRun, as_asked
+
+from reslab.analysis.blocks import (
+    UnitRun,
+    as_asked,
+    keeps_identity,
+    network_of,
+    runs_of,
+    stages_of,
+    take_apart,
+    through_shortcut,
+)
 from reslab.analysis.gradients import backward, gradient_of
 from reslab.analysis.subject import Subject
-from reslab.analysis.blocks import network_of, stages_of, take_apart, through_shortcut
 from reslab.nn.block import Unit
 from reslab.spec.errors import refuse
-from reslab.analysis.blocks import UnitRun
-from reslab.analysis.blocks import keeps_identity, network_of, runs_of, stages_of, take_apart
-from reslab.analysis.blocks import network_of, runs_of, stages_of, take_apart
-
 
 RULE = (
     "P is the product of the shortcuts' factors from the first unit to the last, over the units that keep their shape. "

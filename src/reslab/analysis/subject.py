@@ -5,36 +5,30 @@ Where a network to ask is: a run, a step of it, weights in a file, a name of the
 The pictures a question is put with: of a data set, brought to what the network takes, or random numbers.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from reslab.nn.third_party import LIBRARIES
-from reslab.spec.errors import nearest, refuse, unknown
-from reslab.spec.zoo import ARCHS
-from reslab.training.run import Run, list_runs
-from dataclasses import dataclass, replace
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+
 from reslab.data.dataset import Data
 from reslab.data.image_datasets import Images
 from reslab.data.loader import eval_batches
-from reslab.nn.network import Network
-from reslab.spec.arch import Arch
-from reslab.spec.errors import refuse
-from reslab.training.run import Run
-from reslab.training.run_data import find_data, reopen_data
-from collections.abc import Mapping, Sequence
-from torch import Tensor, nn
 from reslab.data.rng import seeded
 from reslab.nn.checkpoints.safetensors_io import load_weights, unwrap
 from reslab.nn.factory import resolve_arch
-from reslab.nn.third_party import create_foreign
+from reslab.nn.network import Network
+from reslab.nn.third_party import LIBRARIES, create_foreign
 from reslab.runtime.device import choose_device
-from reslab.training.run import load
+from reslab.spec.arch import Arch
+from reslab.spec.errors import nearest, refuse, unknown
+from reslab.spec.zoo import ARCHS
 from reslab.training.loop import noise_seed
-
+from reslab.training.run import Run, list_runs, load
+from reslab.training.run_data import find_data, reopen_data
 
 # He et al. 2016, Fig. 4 (a) to (e).
 FIVE_ORDERS = ("original", "bn-after-add", "relu-before-add", "relu-preact", "full-preact")

@@ -18,20 +18,18 @@ from reslab.cli.doctor import doctor
 from reslab.cli.eval import evaluate
 from reslab.cli.export import export
 from reslab.cli.inspect import inspect
-from reslab.cli.lists import recipes
+from reslab.cli.lists import models, recipes, studies
 from reslab.cli.lr_find import lr_find
-from reslab.cli.lists import models
 from reslab.cli.options import gather_numbers
 from reslab.cli.output import print_json, say
 from reslab.cli.predict import predict
 from reslab.cli.runs import runs
 from reslab.cli.serve import serve
 from reslab.cli.show import show
-from reslab.cli.lists import studies
 from reslab.cli.study import study
 from reslab.cli.train import train
-from reslab.spec.errors import unknown
 from reslab.runtime.distributed import read_place
+from reslab.spec.errors import unknown
 
 VERBS: dict[str, Callable[..., None]] = {
     "demo": demo,

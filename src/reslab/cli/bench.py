@@ -190,8 +190,8 @@ def _write_page(
     hardware: dict[str, Any],
     rounds: int,
 ) -> None:
-    from reslab.report.render import render_speeds
     from reslab.report.pages.benchmark import SpeedPage
+    from reslab.report.render import render_speeds
 
     shown = SpeedPage(f"{name} at {shape(sizes)}", results, _told(name, sizes, hardware, rounds))
     page.write_text(render_speeds(shown), encoding="utf-8")

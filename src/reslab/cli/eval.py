@@ -3,12 +3,11 @@
 What `reslab eval` says of an evaluation: rows for a person, keys for a script.
 """
 
-from typing import TYPE_CHECKING, Any
-from reslab.metrics.classification import class_mean
-from reslab.report.format import count, number, percent
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
+
 from reslab.cli.options import (
     Batch,
     DataDir,
@@ -25,13 +24,15 @@ from reslab.cli.options import (
     read_settings,
 )
 from reslab.cli.output import print_json, print_pairs, print_table, say
-from reslab.report.format import count, number
-from reslab.spec.errors import refuse
+from reslab.metrics.classification import class_mean
+from reslab.report.format import count, number, percent
 from reslab.runtime.distributed import read_place
+from reslab.spec.errors import refuse
 
 if TYPE_CHECKING:
-    from reslab.training.evaluation.loop import Evaluation
     from collections.abc import Callable
+
+    from reslab.training.evaluation.loop import Evaluation
 
 
 def scores(found: "Evaluation") -> list[tuple[str, str]]:

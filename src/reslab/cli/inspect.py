@@ -142,8 +142,8 @@ def write(
 ) -> None:
     """The page and the picture, where asked for."""
     from reslab.analysis.subject import facts
-    from reslab.report.render import render_question
     from reslab.report.analyses.result import QuestionPage
+    from reslab.report.render import render_question
     from reslab.runtime.files import write_whole
     from reslab.runtime.provenance import command
 

@@ -6,19 +6,18 @@
 """
 
 from typing import Annotated, Any
+
 import typer
+
 from reslab.cli.options import Json
 from reslab.cli.output import print_json, print_pairs, print_table
-from reslab.spec.config import to_dict
-from reslab.spec.recipe import Recipe
-from reslab.spec.recipes import RECIPES, get_recipe
-from typing import Annotated
-from reslab.cli.output import print_json, print_table
 from reslab.report.format import shape
 from reslab.spec.arch import Arch
+from reslab.spec.config import to_dict
 from reslab.spec.errors import unknown
+from reslab.spec.recipe import Recipe
+from reslab.spec.recipes import RECIPES, get_recipe
 from reslab.spec.zoo import ARCHS, match_names
-
 
 TOLD = ("name", "source", "notes")
 

@@ -3,16 +3,15 @@
 `-c FILE`: settings from a TOML or YAML file, with the keys of --set; tables are their dots.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated
-import typer
-from reslab.spec.errors import refuse
 import importlib
 import tomllib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
+import typer
+
+from reslab.spec.errors import refuse
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output, and nothing else there.")]
 DataArgument = Annotated[str | None, typer.Argument(metavar="[DATA]", help="The same as --data.")]

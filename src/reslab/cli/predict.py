@@ -17,9 +17,8 @@ from reslab.report.format import number, percent
 from reslab.spec.errors import refuse
 
 if TYPE_CHECKING:
-    from reslab.deploy.predict import Answering
     from reslab.deploy.inputs import Item
-    from reslab.deploy.predict import Prediction
+    from reslab.deploy.predict import Answering, Prediction
     from reslab.nn.network import Network
 
 _SECONDS_A_LINE = 30.0
@@ -117,8 +116,8 @@ def _open(
     num_images: int,
 ) -> "Answering":
     """The network made ready, which is said; with torch where it is to be compiled."""
-    from reslab.deploy.predict import open_answering
     from reslab.deploy.export.verify import run_images
+    from reslab.deploy.predict import open_answering
 
     answer = open_answering(
         network,

@@ -8,8 +8,8 @@ import typer
 
 from reslab.cli.options import Json
 from reslab.cli.output import print_json, print_table, say
-from reslab.report.pages.compare import ComparedRun, ComparePage
 from reslab.report.format import percent, seconds
+from reslab.report.pages.compare import ComparedRun, ComparePage
 from reslab.spec.errors import refuse
 
 if TYPE_CHECKING:

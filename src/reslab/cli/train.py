@@ -20,13 +20,14 @@ from reslab.cli.options import (
     SkipBadImages,
     ValFraction,
     Workers,
+    merged,
     one_data_set,
     read_pretrained,
     read_settings,
+    read_settings_file,
 )
 from reslab.cli.output import print_json, print_pairs
 from reslab.cli.progress import Display
-from reslab.cli.options import merged, read_settings_file
 from reslab.report.format import count, number, percent, seconds
 
 if TYPE_CHECKING:

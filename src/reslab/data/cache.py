@@ -3,16 +3,16 @@
 Looking through every picture file once: which can be read, how large; remembered while the files stay the same.
 """
 
+import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
-from pathlib import Path
-from typing import IO, Any
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
 from reslab.data.decode import check_picture
 from reslab.data.formats.class_folders import name_in
 

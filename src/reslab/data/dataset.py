@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reslab.data.image_datasets import FileImages, Images, TensorImages
-from reslab.data.image_datasets import ShardImages
+from reslab.data.image_datasets import FileImages, Images, ShardImages, TensorImages
 from reslab.spec.errors import refuse, unknown
 from reslab.spec.preprocess import Preprocess
 

@@ -17,20 +17,20 @@ told by a file's markers: 8 bits, three channels, upright. CMYK, grey, turned, d
 everything is where torchvision has no decoder.
 """
 
-import struct
-from functools import cache
-import torch
-import torchvision.io  # noqa: F401 - registers torch.ops.image
-from PIL import Image
-from torch import Tensor
 import io
 import os
+import struct
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
-import numpy as np
-from PIL import Image, UnidentifiedImageError
-from reslab.spec.errors import refuse
 
+import numpy as np
+import torch
+import torchvision.io  # noqa: F401 - registers torch.ops.image
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from reslab.spec.errors import refuse
 
 _FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive
 _SCAN, _APP1 = 0xDA, 0xE1

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
+
 import torch
 from PIL import Image
 from torch import Tensor
+
 from reslab.data.decode import picture_tensor, read_picture
 from reslab.data.formats.class_folders import name_in
-from reslab.spec.errors import refuse
-from dataclasses import dataclass
-from reslab.data.decode import read_picture
 from reslab.data.webdataset.http import read_range
+from reslab.spec.errors import refuse
 
 
 @runtime_checkable

@@ -9,10 +9,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from reslab.data.image_datasets import Images, TensorImages
+from reslab.data.image_datasets import Images, ShardImages, TensorImages
 from reslab.data.rng import key, keys
 from reslab.data.sampler import Draw, Sampling
-from reslab.data.image_datasets import ShardImages
 from reslab.data.transforms.normalize import mean_of
 from reslab.data.transforms.pipeline import Augment, split_sentence
 from reslab.data.webdataset.stream import Flow

@@ -4,17 +4,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from reslab.data.formats.cifar import read_cifar2
-from reslab.data.formats.class_names import CIFAR100_CLASSES
 from reslab.data.dataset import Data, channel_statistics
 from reslab.data.dataset_info import Entry, Found
-from reslab.data.formats.small import read_digits
-from reslab.data.formats.cifar import CIFAR10_FILES, CIFAR100_FILES, read_cifar
+from reslab.data.formats.cifar import CIFAR10_FILES, CIFAR100_FILES, read_cifar, read_cifar2
+from reslab.data.formats.class_names import CIFAR100_CLASSES
 from reslab.data.formats.csv_table import open_table
 from reslab.data.formats.image_folder import IMAGENET_MEAN, IMAGENET_STD, open_folder
-from reslab.data.formats.small import read_mnist_like
-from reslab.data.image_datasets import TensorImages
 from reslab.data.formats.imagenet import IMAGENET_WORDS, read_imagenet
+from reslab.data.formats.small import read_digits, read_mnist_like
+from reslab.data.image_datasets import TensorImages
 from reslab.data.splits import carve, carve_again, check_fraction
 from reslab.data.webdataset.dataset import find_shards, open_shards, open_url_shards
 from reslab.data.webdataset.remote import is_url

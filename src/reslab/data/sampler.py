@@ -3,14 +3,15 @@
 Uneven classes: samples drawn so that every class comes equally often, and weights for the loss.
 """
 
-import torch
-from torch import Tensor
-from reslab.data.rng import Draws, key, keys
-from reslab.spec.errors import refuse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from reslab.data.rng import again, keys, permutation
+
+import torch
+from torch import Tensor
+
+from reslab.data.rng import Draws, again, key, keys, permutation
+from reslab.spec.errors import refuse
 
 
 def balanced_order(labels: Tensor, num: int, seed: int, epoch: int) -> Tensor:

@@ -5,20 +5,19 @@ Fewer training pictures: the same share of every class, the same ones for every 
 What every set of picture files has in common: broken ones left out, one part held out, the evaluation's words.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-import torch
-from torch import Tensor
-from reslab.data.image_datasets import FileImages, Images
-from reslab.data.rng import permutation
-from reslab.data.image_datasets import ShardImages
-from reslab.spec.errors import refuse
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from reslab.data.dataset import Data
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import median
-from reslab.data.image_datasets import Images
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reslab.data.dataset import Data
+from reslab.data.image_datasets import FileImages, Images, ShardImages
+from reslab.data.rng import permutation
+from reslab.spec.errors import refuse
 
 
 def stratified(labels: Tensor, fraction: float, seed: int, classes: Sequence[str]) -> tuple[list[int], list[int]]:

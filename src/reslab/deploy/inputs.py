@@ -11,9 +11,9 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from reslab.data.formats.csv_table import csv_lines
 from reslab.data.decode import read_picture
 from reslab.data.formats.class_folders import EXTENSIONS, is_picture, pictures_in
+from reslab.data.formats.csv_table import csv_lines
 from reslab.data.image_datasets import Spot
 from reslab.data.webdataset.tar import shard_places
 from reslab.spec.errors import refuse

@@ -3,14 +3,14 @@
 Rows written down one by one as they come, so that what was done is not done again.
 """
 
-import json
-import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 import csv
 import io
+import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
 from reslab.deploy.extras import need_extra
 from reslab.deploy.inputs import Item
 from reslab.deploy.predict import Prediction, read_prediction

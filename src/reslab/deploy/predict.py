@@ -6,29 +6,27 @@ A picture made ready for a network.
 """
 
 import copy
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+from reslab.data.transforms.pipeline import Augment
 from reslab.deploy.backends.backend import Engine
 from reslab.deploy.backends.registry import open_engine
+from reslab.deploy.grad_cam import HeatMaps, heat_map_path, overlay
+from reslab.deploy.inputs import Item, chunks, list_items
 from reslab.nn.checkpoints.load import last_linear
 from reslab.nn.network import Network
 from reslab.runtime.device import exact_arithmetic
 from reslab.spec.errors import refuse
-from pathlib import Path
-from torch import Tensor
-from reslab.data.transforms.pipeline import Augment
-from reslab.deploy.inputs import Item
 from reslab.spec.preprocess import Preprocess
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
-from reslab.deploy.grad_cam import HeatMaps, heat_map_path, overlay
-from reslab.deploy.inputs import Item, chunks, list_items
-from reslab.training.run import load
-from reslab.training.run import Run
+from reslab.training.run import Run, load
 
 
 @dataclass(frozen=True)

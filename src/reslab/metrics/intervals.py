@@ -3,11 +3,12 @@
 Student's t: its quantiles, without a dependency.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import comb, exp, lgamma, log
+
 from torch import Tensor
-import math
 
 
 @dataclass(frozen=True)

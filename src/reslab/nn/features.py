@@ -6,8 +6,7 @@ from torch import Tensor, nn
 
 from reslab.nn.network import LEVELS, Network
 from reslab.spec.errors import refuse, unknown
-from reslab.spec.layout import is_pool, word_stride
-from reslab.spec.layout import plan_stages, stem_channels
+from reslab.spec.layout import is_pool, plan_stages, stem_channels, word_stride
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse, unknown
-from reslab.spec.layout import pool_stride
 from reslab.spec.grammar import Word, parse_words
-from reslab.spec.layout import ConvPlan
+from reslab.spec.layout import ConvPlan, pool_stride
 
 Padding = Literal["zeros", "reflect", "replicate", "circular"]
 PADDINGS: tuple[str, ...] = get_args(Padding)

@@ -13,9 +13,8 @@ from reslab.nn.init import init_weights
 from reslab.nn.layers import NormLayer, make_conv, make_plain_word, norm_maker
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse, unknown
-from reslab.spec.layout import num_places, pools_all, total_stride
 from reslab.spec.grammar import Word, parse_words
-from reslab.spec.layout import ConvPlan, plan_stages, stem_channels
+from reslab.spec.layout import ConvPlan, num_places, plan_stages, pools_all, stem_channels, total_stride
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.stem_head import conv_width
 

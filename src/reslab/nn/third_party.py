@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reslab.nn.checkpoints.read import unwrap_checkpoint
 from reslab.nn.checkpoints.key_schemes import known_dialects
 from reslab.nn.checkpoints.load import load_checkpoint
 from reslab.nn.checkpoints.load_report import CheckpointError
 from reslab.nn.checkpoints.match_keys import OPTIONAL
+from reslab.nn.checkpoints.read import unwrap_checkpoint
 from reslab.nn.network import Network
 from reslab.spec.arch import Arch
 from reslab.spec.config import override

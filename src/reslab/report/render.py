@@ -4,20 +4,15 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from reslab.report.analyses.result import question_parts
-from reslab.report.pages.compare import ComparePage
-from reslab.report.pages.data_check import DataPage
-from reslab.report.pages.run_text import DemoPage, RunPage
-from reslab.report.pages.benchmark import speed_parts
-from reslab.report.pages.compare import compare_parts
-from reslab.report.pages.data_check import data_parts
-from reslab.report.pages.lr_find import rate_parts
-from reslab.report.pages.study import study_parts
+from reslab.report.analyses.result import QuestionPage, question_parts
+from reslab.report.pages.benchmark import SpeedPage, speed_parts
+from reslab.report.pages.compare import ComparePage, compare_parts
+from reslab.report.pages.data_check import DataPage, data_parts
 from reslab.report.pages.demo import demo_parts
+from reslab.report.pages.lr_find import RatePage, rate_parts
 from reslab.report.pages.run import run_parts
-from reslab.report.pages.lr_find import RatePage
-from reslab.report.analyses.result import QuestionPage
-from reslab.report.pages.benchmark import SpeedPage
+from reslab.report.pages.run_text import DemoPage, RunPage
+from reslab.report.pages.study import study_parts
 from reslab.report.pages.study_text import StudyPage
 
 

@@ -5,18 +5,18 @@ torch.distributed is imported where there are several, and nowhere else.
 What torchrun tells a process about its place in a job, read from the environment.
 """
 
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass
-from reslab.spec.errors import refuse
 import atexit
+import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
+
 import torch
 from torch import Tensor, nn
 
+from reslab.spec.errors import refuse
 
 _COMMAND = "torchrun --nproc-per-node=N -m reslab train ..."
 

@@ -6,17 +6,15 @@ How far a network sees: the receptive field of one place of its last map.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse
-from reslab.spec.grammar import parse_words
-from reslab.spec.shortcut import get_match
+from reslab.spec.grammar import Word, parse_words
 from reslab.spec.order import Sentence, parse_order
-from reslab.spec.shortcut import parse_mix
+from reslab.spec.shortcut import get_match, parse_mix
 from reslab.spec.stem_head import check_head, check_stem, conv_width
-from collections.abc import Iterable
-from reslab.spec.grammar import Word
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ How a gradient becomes a step: an optimizer by name, and its numbers.
 
 import re
 from dataclasses import dataclass
-from reslab.spec.errors import refuse, unknown
 
+from reslab.spec.errors import refuse, unknown
 
 SCHEDULES = ("constant", "steps", "cosine", "one-cycle", "linear", "poly", "plateau")
 WARMUPS = ("linear", "constant")

@@ -3,21 +3,16 @@
 Which parts of a network are trained from when: `head: 0 epochs`, `layer4: 2 epochs`, `all: 5 epochs`.
 """
 
-from dataclasses import dataclass
-from reslab.spec.errors import refuse
-from reslab.spec.optim import Duration, parse_duration
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+
 from reslab.spec.config import override
 from reslab.spec.errors import refuse, unknown
 from reslab.spec.grammar import parse_words
 from reslab.spec.loss import parse_class_weights, parse_loss
-from reslab.spec.optim import Duration as Duration
+from reslab.spec.optim import Duration, Optimizer, parse_duration
 from reslab.spec.optim import Schedule as Schedule
-from reslab.spec.optim import parse_duration as parse_duration
-from reslab.spec.optim import Optimizer
-
 
 EXAMPLE = "'head: 0 epochs'"
 

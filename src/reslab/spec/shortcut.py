@@ -6,9 +6,9 @@ unit.
 
 import math
 from dataclasses import dataclass
+
 from reslab.spec.errors import refuse, unknown
 from reslab.spec.grammar import Word, parse_words
-from reslab.spec.errors import unknown
 
 
 @dataclass(frozen=True)

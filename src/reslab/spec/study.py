@@ -6,12 +6,11 @@ Figures of a study: which rows stand in which panel, and how they are drawn.
 """
 
 import re
-from dataclasses import dataclass
-from reslab.spec.errors import unknown
-from reslab.spec.errors import refuse, unknown
 from collections.abc import Iterable
-from reslab.spec.recipe import read_axes
+from dataclasses import dataclass
 
+from reslab.spec.errors import refuse, unknown
+from reslab.spec.recipe import read_axes
 
 _PATH = re.compile(r"[a-z][a-z_0-9]*(\.[a-z_0-9]+)+$")
 

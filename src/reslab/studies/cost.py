@@ -7,22 +7,21 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+
 import torch
 from torch.nn import functional
+
 from reslab.nn.network import Network
-from reslab.report.format import plural
+from reslab.report.format import plural, seconds
 from reslab.runtime.device import hardware
 from reslab.spec.recipe import Recipe
+from reslab.studies.plan import Job, Plan, is_done, missing
 from reslab.studies.resolve import Definite, weight
 from reslab.studies.store import Store, identity
-from dataclasses import dataclass
-from reslab.report.format import plural, seconds
-from reslab.studies.plan import Job, Plan, is_done, missing
-from reslab.studies.store import Store
-
 
 # Forward, and backward for inputs and for weights.
 PASSES = 3

@@ -5,41 +5,36 @@ The questions of a study, put to the network of an entry; the answers kept besid
 Rows that are several networks: the mean of the members' probabilities, judged once and kept in the store.
 """
 
+import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from reslab.analysis.subject import find_pictures
-from reslab.analysis.registry import ask, default_data
+
+import torch
+
 from reslab.analysis.progress import NoRoom
-from reslab.analysis.subject import Subject, fresh_network, open_subjects
+from reslab.analysis.registry import ask, default_data
+from reslab.analysis.subject import Subject, find_pictures, fresh_network, open_subjects
+from reslab.runtime.device import hardware, num_threads_for
 from reslab.runtime.files import write_whole
+from reslab.runtime.provenance import command, commit, versions
 from reslab.spec.config import to_dict
 from reslab.spec.study import Asked
-from reslab.studies.plan import Job
-from reslab.studies.store import Entry
-import math
-from dataclasses import dataclass
-import torch
-from reslab.runtime.device import hardware, num_threads_for
-from reslab.runtime.provenance import command, commit, versions
 from reslab.studies.cost import work_macs
-from reslab.studies.metrics import measure
-from reslab.studies.plan import Job, is_done, measured_metrics
-from reslab.studies.resolve import weight
+from reslab.studies.metrics import last_network, measure, scores_of
+from reslab.studies.plan import Job, Plan, is_done, measured_metrics
+from reslab.studies.resolve import Definite, weight
 from reslab.studies.store import NUMERICS_VERSION, Entry, Store, identity
+from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.meters import Diverged
 from reslab.training.run import Run
+from reslab.training.run_data import reopen_data
 from reslab.training.run_logger import Show
 from reslab.training.train import train
-import hashlib
-from reslab.studies.metrics import last_network, scores_of
-from reslab.studies.plan import Job, Plan, is_done
-from reslab.studies.resolve import Definite
-from reslab.studies.store import Store
-from reslab.training.evaluation.evaluate import evaluate
-from reslab.training.run_data import reopen_data
 
 
 def ask_missing(

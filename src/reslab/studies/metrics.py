@@ -4,29 +4,28 @@ The figures of one seed of a row: from its entry, its log, and the answers to wh
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from statistics import fmean, median
 from typing import Any
+
 import torch
 from torch import nn
+
 from reslab.data.dataset import Data
 from reslab.data.loader import eval_batches
 from reslab.data.rng import seeded
 from reslab.runtime.device import exact_arithmetic
-from reslab.training.batch_norm import batch_norms, keeping_statistics
-from reslab.training.evaluation.loop import Evaluation, evaluate_batches
-from reslab.training.evaluation.tta import Views
-from reslab.training.evaluation.evaluate import EVALUATION_BATCH
-from reslab.training.run import load
-from reslab.training.loop import noise_seed
-from reslab.training.run import Run
-from reslab.training.run_data import reopen_data
-from reslab.training.checkpoint import load_state
-from collections.abc import Callable, Mapping, Sequence
-from statistics import fmean, median
 from reslab.studies.plan import Job
 from reslab.studies.store import Entry
-
+from reslab.training.batch_norm import batch_norms, keeping_statistics
+from reslab.training.checkpoint import load_state
+from reslab.training.evaluation.evaluate import EVALUATION_BATCH
+from reslab.training.evaluation.loop import Evaluation, evaluate_batches
+from reslab.training.evaluation.tta import Views
+from reslab.training.loop import noise_seed
+from reslab.training.run import Run, load
+from reslab.training.run_data import reopen_data
 
 DEFAULT_TRAIN_ERROR = 20.0
 

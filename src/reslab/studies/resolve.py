@@ -15,14 +15,14 @@ from reslab.nn.factory import resolve_arch
 from reslab.nn.network import Network
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse
-from reslab.spec.recipe import Recipe, adjust, parse_duration, read_axes
+from reslab.spec.optim import parse_duration
+from reslab.spec.recipe import Recipe, adjust, read_axes
 from reslab.spec.recipes import get_recipe
 from reslab.spec.study import Asked as Question
 from reslab.spec.study import Cut, Row, Study
-from reslab.training.options import Asked, split_settings
+from reslab.training.options import Asked, fulfilled, judged_as, split_settings, wishes
 from reslab.training.run_data import find_data, input_size
 from reslab.training.setup import asked_arch, settled
-from reslab.training.options import fulfilled, judged_as, wishes
 
 # For the price of what cannot be opened here.
 _PUBLISHED_SIZES = {

@@ -6,23 +6,21 @@ The page of a study, written: report.html, report.md and the figures beside it.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+
 from reslab.report.format import plural, seconds
+from reslab.report.pages.study import study_markdown
 from reslab.report.pages.study_text import JudgedClaim, StudyPage, StudyRow, StudyRun
-from reslab.spec.study import Metric, metric_of
-from reslab.spec.study import Asked, Claim
+from reslab.report.render import render_study
+from reslab.runtime.files import write_whole
+from reslab.spec.study import Asked, Claim, Metric, metric_of
 from reslab.studies.cost import Rate, describe_recipe, price_seconds
 from reslab.studies.job import ensembles
-from reslab.studies.metrics import row_value, values_of
-from reslab.studies.metrics import DEFAULT_TRAIN_ERROR
+from reslab.studies.metrics import DEFAULT_TRAIN_ERROR, row_value, values_of
 from reslab.studies.plan import Job, Plan, is_done
 from reslab.studies.resolve import Definite
 from reslab.studies.store import Entry, Store
 from reslab.studies.verdicts import Verdict, judge
-from pathlib import Path
-from reslab.report.render import render_study
-from reslab.report.pages.study import study_markdown
-from reslab.report.pages.study_text import StudyPage
-from reslab.runtime.files import write_whole
 
 
 def collect(

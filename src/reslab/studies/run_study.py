@@ -9,12 +9,10 @@ from reslab.runtime.device import choose_device
 from reslab.spec.errors import refuse
 from reslab.spec.papers import STUDIES, get_study
 from reslab.spec.study import Study
-from reslab.studies.job import judge_ensembles
-from reslab.studies.job import Place, Say
-from reslab.studies.results import write_page
-from reslab.studies.plan import Plan, make_plan
 from reslab.studies.cost import Price, prices
-from reslab.studies.results import collect
+from reslab.studies.job import Place, Say, judge_ensembles
+from reslab.studies.plan import Plan, make_plan
+from reslab.studies.results import collect, write_page
 from reslab.studies.runner import Outcome, own_command, run_here, run_in_processes
 from reslab.studies.store import Store
 from reslab.training.run_logger import Show

@@ -5,6 +5,7 @@ A study handed to SLURM: an array script, one task a training.
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,15 +15,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from reslab.runtime.interrupts import Interrupted
-from reslab.studies.job import Place, Say, do
-from reslab.studies.store import Taken
-from reslab.studies.plan import Job, is_done
-import shlex
-from collections.abc import Sequence
-from reslab.studies.cost import PROCESS_BYTES, memory_bytes
-from reslab.studies.plan import Job
 
+from reslab.runtime.interrupts import Interrupted
+from reslab.studies.cost import PROCESS_BYTES, memory_bytes
+from reslab.studies.job import Place, Say, do
+from reslab.studies.plan import Job, is_done
+from reslab.studies.store import Taken
 
 TRIES = 2
 STOPPED = "stopped; what is done is kept, and the same command goes on from there"

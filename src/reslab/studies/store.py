@@ -5,20 +5,20 @@ One worker an entry: a file that only one can create, with its owner; one left b
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
+import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
-import hashlib
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
+
 from reslab.runtime.files import write_whole
 from reslab.spec.arch import Arch
 from reslab.spec.config import departures, to_dict
@@ -26,7 +26,6 @@ from reslab.spec.errors import refuse
 from reslab.spec.study import Asked
 from reslab.studies.resolve import Definite
 from reslab.training.run import Run
-
 
 BEAT_SECONDS = 20.0
 STALE_SECONDS = 300.0

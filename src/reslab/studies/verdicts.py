@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 
-from reslab.spec.study import Claim, number_of, terms
 from reslab.metrics.intervals import t_quantile
+from reslab.spec.study import Claim, number_of, terms
 
 CONFIDENCE = 0.95
 MOST_SEEDS = 1000

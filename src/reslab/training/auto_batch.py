@@ -5,24 +5,23 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
-from reslab.runtime.distributed import ALONE, Ranks
-from reslab.spec.errors import refuse
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from types import TracebackType
+from typing import Any
+
 import torch
+
 from reslab.runtime.device import exact_arithmetic, num_threads_for, threads
-from reslab.runtime.distributed import Ranks
+from reslab.runtime.distributed import ALONE, Ranks
 from reslab.runtime.memory import Memory
 from reslab.spec.config import to_dict
-from reslab.training.trainer import make_steps
+from reslab.spec.errors import refuse
 from reslab.training.batch_norm import batch_norms
-from reslab.training.options import AUTO, Asked
-from reslab.training.setup import Prepared
 from reslab.training.checkpoint import has_state
 from reslab.training.loop import Steps
-
+from reslab.training.options import AUTO, Asked
+from reslab.training.setup import Prepared
+from reslab.training.trainer import make_steps
 
 HEADROOM = 0.1
 SMALL_SIZES = (4, 16)

@@ -4,17 +4,17 @@ BatchNorm over the batches of all ranks together, as if they were one.
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
 from reslab.runtime.device import exact_arithmetic
 from reslab.runtime.distributed import ALONE, Ranks
 from reslab.spec.errors import refuse
-from collections.abc import Callable, Iterator
-from reslab.runtime.distributed import Ranks
 
 
 @dataclass

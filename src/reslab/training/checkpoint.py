@@ -3,22 +3,21 @@
 What resuming needs, saved whole or not at all.
 """
 
+import io
+import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
 from torch import nn
+
 from reslab.nn.checkpoints.safetensors_io import save_weights
-from reslab.runtime.files import room_for
+from reslab.runtime.files import room_for, sweep, write_whole
 from reslab.spec.errors import refuse
 from reslab.spec.optim import Duration, parse_duration
-import io
-import pickle
-from dataclasses import dataclass
-import torch
-from reslab.runtime.files import sweep, write_whole
-
 
 _FOLDER = "snapshots"
 _NAME = re.compile(r"step-(\d{8,})\.safetensors")

@@ -6,6 +6,7 @@ A series of evaluations, watched: how long is it since the value last fell.
 import math
 from collections.abc import Mapping
 from typing import Any
+
 from reslab.spec.optim import parse_duration
 from reslab.spec.recipe import Recipe
 from reslab.training.evaluation.loop import Evaluation

@@ -13,31 +13,25 @@ How long the steps wait for their data.
 """
 
 import contextlib
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
+
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
-from reslab.training.losses import Distillation
-from reslab.training.losses import size_penalty
-from collections.abc import Callable, Iterator
-from typing import Protocol
+
 from reslab.data.rng import key
-from reslab.training.meters import Tally
-from reslab.training.optim.factory import set_rate
-from torch import nn
 from reslab.runtime.distributed import ALONE, Ranks
 from reslab.spec.recipe import Recipe
 from reslab.training.activation_checkpointing import recomputed_units
-from reslab.training.batch_norm import precise_statistics
+from reslab.training.batch_norm import precise_statistics, synchronised_norms
 from reslab.training.freezing import Freezing
-from reslab.training.batch_norm import synchronised_norms
-import time
-from collections.abc import Iterator
-from torch import Tensor
-
+from reslab.training.losses import Distillation, size_penalty
+from reslab.training.meters import Tally
+from reslab.training.optim.factory import set_rate
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Forward = Callable[[Tensor], Tensor]

@@ -9,20 +9,19 @@ Learning from another network's answers.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-import torch
-from torch import Tensor
-from torch.nn import functional
-from reslab.spec.errors import refuse
-from reslab.spec.loss import LossPlan, parse_class_weights, parse_loss
-from torch import Tensor, nn
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
 from reslab.data.dataset import Data
 from reslab.nn.network import Network
+from reslab.spec.errors import refuse
+from reslab.spec.loss import LossPlan, parse_class_weights, parse_loss
 from reslab.spec.preprocess import Preprocess
 from reslab.training.run import load
-
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

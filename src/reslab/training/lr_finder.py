@@ -13,11 +13,11 @@ from torch import nn
 from reslab.runtime.device import exact_arithmetic
 from reslab.runtime.distributed import Ranks
 from reslab.spec.errors import refuse
-from reslab.training.trainer import make_course
 from reslab.training.loop import fit
 from reslab.training.meters import Tally
 from reslab.training.options import Asked
 from reslab.training.setup import begin
+from reslab.training.trainer import make_course
 
 LOWEST_RATE, HIGHEST_RATE = 1e-5, 10.0
 NUM_STEPS = 100

@@ -3,13 +3,15 @@
 What the log of a run tells at its end: averages along the last epoch, and the speed without waiting for data.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
 import torch
 from torch import Tensor
+
 from reslab.runtime.distributed import Ranks
 from reslab.spec.errors import refuse
-from collections.abc import Iterator, Mapping, Sequence
 
 
 class Diverged(ValueError):

@@ -4,21 +4,19 @@ What a run says when a number in it is no longer finite.
 """
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
-from torch import Tensor, nn
-from reslab.training.loop import Batches
-from reslab.training.meters import Tally
-from reslab.training.loop import Steps
-import json
 from pathlib import Path
-from torch import nn
+from typing import Any
+
+from torch import Tensor, nn
+
 from reslab.data.image_datasets import Images
 from reslab.runtime.distributed import Ranks
 from reslab.runtime.files import write_whole
-from reslab.training.meters import Diverged
-
+from reslab.training.loop import Batches, Steps
+from reslab.training.meters import Diverged, Tally
 
 _AFTERWARDS = ("in the gradient", "in the step")
 

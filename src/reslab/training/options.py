@@ -5,33 +5,30 @@ What a recipe wishes for beside the steps: a network, its axes, data, first weig
 What is trained where nothing was asked for: a network and a recipe that suit the pictures.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any
+
 from torch import nn
-from reslab.nn.checkpoints.pretrained import Pretrained
-from reslab.spec.arch import Arch
-from reslab.spec.config import override
-from reslab.spec.errors import refuse
-from reslab.spec.recipe import Recipe, parse_duration
-from reslab.training.loop import Loss
-from dataclasses import replace
+
 from reslab.data.dataset import Data
 from reslab.data.transforms.normalize import take_mean_image, write_mean_image
+from reslab.nn.checkpoints.pretrained import Pretrained
 from reslab.nn.factory import resolve_arch
+from reslab.spec.arch import Arch
+from reslab.spec.config import override
+from reslab.spec.errors import nearest, refuse
+from reslab.spec.grammar import Word, parse_words
+from reslab.spec.layout import word_stride
+from reslab.spec.optim import parse_duration
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe, read_axes
-from reslab.spec.recipes import get_recipe
-import warnings
-from math import prod
-from reslab.spec.errors import nearest
-from reslab.spec.layout import word_stride
-from reslab.spec.grammar import Word, parse_words
-from reslab.spec.recipe import Recipe
-from reslab.spec.recipes import RECIPES
+from reslab.spec.recipes import RECIPES, get_recipe
 from reslab.spec.zoo import ARCHS
-
+from reslab.training.loop import Loss
 
 PUBLISHED = "published weights"
 AUTO = "auto"

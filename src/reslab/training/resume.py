@@ -14,15 +14,15 @@ from reslab.runtime.provenance import command
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
 from reslab.spec.errors import refuse
-from reslab.spec.recipe import Recipe, adjust, parse_duration
+from reslab.spec.optim import parse_duration
+from reslab.spec.recipe import Recipe, adjust
 from reslab.spec.recipes import get_recipe
-from reslab.training.checkpoint import parse_interval
+from reslab.training.checkpoint import has_state, load_state, parse_interval
 from reslab.training.loop import noise_seed
 from reslab.training.options import AUTO, PUBLISHED, Asked, callable_name, pretrained_name
 from reslab.training.run import Run
 from reslab.training.run_data import input_size, reopen_data
 from reslab.training.setup import Prepared, with_weights
-from reslab.training.checkpoint import has_state, load_state
 
 
 def resume_run(asked: Asked, output: Path) -> Prepared:

@@ -5,25 +5,26 @@ log.jsonl: one JSON object a line, written as it happens.
 A trained network, ready to use.
 """
 
-import json
-from pathlib import Path
-from typing import Any
-from reslab.runtime.files import room_for, write_whole
 import contextlib
 import html
+import json
 import time
 from collections.abc import Iterable, Mapping
-from reslab.runtime.files import write_whole
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reslab.nn.checkpoints.safetensors_io import load_weights
+from reslab.nn.network import Network
+from reslab.runtime.device import choose_device
+from reslab.runtime.files import room_for, write_whole
 from reslab.spec.arch import Arch
 from reslab.spec.config import from_dict, to_dict
 from reslab.spec.errors import refuse
 from reslab.spec.recipe import Recipe
 from reslab.spec.zoo import ARCHS
 from reslab.training.checkpoint import list_snapshots
-import torch
-from reslab.nn.checkpoints.safetensors_io import load_weights
-from reslab.nn.network import Network
-from reslab.runtime.device import choose_device
 
 
 class Log:

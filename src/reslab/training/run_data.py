@@ -10,17 +10,16 @@ import torch
 
 from reslab.data.adapters import as_data
 from reslab.data.dataset import Data
-from reslab.data.image_datasets import FileImages
+from reslab.data.image_datasets import FileImages, ShardImages
 from reslab.data.loader import TrainBatches, eval_batches
 from reslab.data.registry import DATA_SETS, open_data
-from reslab.data.image_datasets import ShardImages
 from reslab.data.splits import take
 from reslab.data.webdataset.remote import is_url
+from reslab.runtime.distributed import Place
 from reslab.spec.config import from_dict, to_dict
 from reslab.spec.errors import refuse
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe
-from reslab.runtime.distributed import Place
 
 DEFAULT_DATA = "digits"
 

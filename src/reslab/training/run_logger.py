@@ -6,16 +6,16 @@ What a run tells as it goes: lines into its log and for TensorBoard, progress fo
 """
 
 import html
-import logging
-from collections.abc import Callable
-from typing import Any
 import importlib
 import importlib.util
-from pathlib import Path
-from reslab.spec.errors import refuse
+import logging
 import time
-from reslab.training.run import Run
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+from reslab.spec.errors import refuse
+from reslab.training.run import Run
 
 _LOGGER = logging.getLogger("reslab")
 

@@ -3,47 +3,57 @@
 What a recipe trains towards, and whether a network can be trained by it.
 """
 
-from collections.abc import Sequence
-import torch
-from torch import Tensor, nn
-from reslab.data.dataset import Data
-from reslab.nn.network import Network
-from reslab.spec.errors import refuse
-from reslab.spec.loss import parse_loss
-from reslab.spec.optim import parse_duration
-from reslab.spec.recipe import Recipe
-from reslab.training.activation_checkpointing import recomputed_units
-from reslab.training.losses import Distillation, read_teacher
-from reslab.training.evaluation.loop import check_outputs
-from reslab.training.freezing import Freezing
-from reslab.training.loop import Loss
-from reslab.training.losses import build_loss, class_weights
-from reslab.training.optim.factory import build_optimizer
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from torch import nn
+
+import torch
+from torch import Tensor, nn
+
+from reslab.data.dataset import Data
 from reslab.data.rng import seeded
 from reslab.nn.checkpoints.download import WeightsUnavailable
 from reslab.nn.factory import create_model, resolve_arch
+from reslab.nn.network import Network
 from reslab.runtime.device import hardware, num_threads_for, quick_bf16
+from reslab.runtime.distributed import Place
 from reslab.runtime.provenance import command, commit, versions
 from reslab.spec.arch import Arch
 from reslab.spec.config import override, to_dict
+from reslab.spec.errors import refuse
 from reslab.spec.grammar import parse_words
-from reslab.spec.recipe import Recipe, adjust, parse_duration, read_axes, scaled
+from reslab.spec.loss import parse_loss
+from reslab.spec.optim import parse_duration
+from reslab.spec.recipe import Recipe, adjust, read_axes, scaled
 from reslab.spec.recipes import get_recipe
+from reslab.training.activation_checkpointing import recomputed_units
 from reslab.training.checkpoint import num_steps_between
-from reslab.training.options import SMALL_SIDE, default_model, default_recipe, warn_of_stem
-from reslab.training.loop import noise_seed
+from reslab.training.evaluation.loop import check_outputs
+from reslab.training.freezing import Freezing
+from reslab.training.loop import Loss, noise_seed
+from reslab.training.losses import Distillation, build_loss, class_weights, read_teacher
+from reslab.training.optim.factory import build_optimizer
 from reslab.training.optim.lr_schedule import idle_milestones
-from reslab.training.options import AUTO, PUBLISHED, Asked, callable_name, pretrained_name
+from reslab.training.options import (
+    AUTO,
+    PUBLISHED,
+    SMALL_SIDE,
+    Asked,
+    callable_name,
+    default_model,
+    default_recipe,
+    fulfilled,
+    judged_as,
+    pretrained_name,
+    warn_of_stem,
+    wishes,
+    with_axes,
+)
 from reslab.training.run import Run, new_path, refuse_occupied
 from reslab.training.run_data import data_facts, find_data, input_size, train_batches
-from reslab.runtime.distributed import Place
-from reslab.training.options import fulfilled, judged_as, wishes, with_axes
 
 
 def build_objective(recipe: Recipe, data: Data, device: torch.device | str, own: Loss | None = None) -> Loss:

@@ -4,44 +4,39 @@ The report of a run: what its page shows, gathered as plain data.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
+
 from reslab.data.dataset import Data
 from reslab.data.image_datasets import Images
+from reslab.data.loader import TrainBatches
+from reslab.nn.checkpoints.pretrained import Pretrained
+from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.cost import layer_table
 from reslab.report.pages.run_text import Mistake, RunPage
 from reslab.report.render import render_run
-from reslab.runtime.files import write_whole
-from reslab.training.evaluation.calibration import calibration_facts
-from reslab.training.evaluation.loop import Evaluation
-from reslab.training.run import Run
-from pathlib import Path
-from reslab.data.loader import TrainBatches
-from reslab.nn.checkpoints.safetensors_io import save_weights
-from reslab.nn.checkpoints.pretrained import Pretrained
 from reslab.runtime.device import choose_device, num_threads_for, threads
-from reslab.runtime.distributed import Ranks, join, own_device
-from reslab.runtime.files import room_for
+from reslab.runtime.distributed import Ranks, join, own_device, read_place
+from reslab.runtime.files import room_for, write_whole
 from reslab.runtime.interrupts import Interrupted
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse
 from reslab.spec.recipe import Recipe
-from reslab.training.trainer import make_course
 from reslab.training.auto_batch import fitted
+from reslab.training.evaluation.calibration import calibration_facts
+from reslab.training.evaluation.loop import Evaluation
 from reslab.training.loop import Loss
-from reslab.training.options import Asked, read_batch, split_settings
 from reslab.training.meters import last_epoch, speed_without_loading
+from reslab.training.options import Asked, read_batch, split_settings
 from reslab.training.resume import reopened, resume_run
 from reslab.training.run import Run, header_facts, holds_something
-from reslab.training.run_logger import default_show
-from reslab.training.run_logger import Scalars, has_tensorboard, require_tensorboard
+from reslab.training.run_logger import Scalars, Show, default_show, has_tensorboard, require_tensorboard
 from reslab.training.setup import Prepared, begin
-from reslab.training.run_logger import Show
-from reslab.runtime.distributed import read_place
-from reslab.training.trainer import Course, Probe
-
+from reslab.training.trainer import Course, Probe, make_course
 
 NUM_MISTAKES = 24
 _THUMBNAIL_SIDE = 192

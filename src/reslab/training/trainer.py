@@ -8,39 +8,32 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
+
 import torch
 from torch import nn
+from torch.nn import functional
+
 from reslab.runtime.device import exact_arithmetic
+from reslab.runtime.distributed import Ranks
 from reslab.runtime.interrupts import Interruption
 from reslab.spec.errors import refuse
-from reslab.training.checkpoint import Snapshots
-from reslab.training.nonfinite import check_weights, explained, write_batch
+from reslab.spec.optim import parse_duration
+from reslab.spec.recipe import Recipe
+from reslab.training.checkpoint import Snapshots, State, load_state, num_steps_between, save_state
 from reslab.training.early_stopping import Stopping
 from reslab.training.evaluation.evaluate import Exam
-from reslab.training.loop import scaler_state
-from reslab.training.weight_averaging import Keeping
-from reslab.training.meters import Diverged, Tally
-from reslab.training.nonfinite import find_origin
-from reslab.training.optim.lr_schedule import Plateau, learning_rate, warm_enough
-from reslab.training.run import Run
-from reslab.training.checkpoint import State, load_state, save_state
-from reslab.training.loop import Steps
-from reslab.training.run_logger import Telling
-from reslab.training.loop import Awaited
-from torch.nn import functional
-from reslab.runtime.distributed import Ranks
-from reslab.spec.recipe import Recipe, parse_duration
-from reslab.training.checkpoint import Snapshots, num_steps_between
 from reslab.training.freezing import Freezing
-from reslab.training.loop import Stepping, make_scaler
-from reslab.training.setup import build_objective
+from reslab.training.loop import Awaited, Stepping, Steps, make_scaler, scaler_state
+from reslab.training.meters import Diverged, Tally
+from reslab.training.nonfinite import check_weights, explained, find_origin, write_batch
 from reslab.training.optim.factory import build_optimizer
+from reslab.training.optim.lr_schedule import Plateau, learning_rate, warm_enough
 from reslab.training.options import Asked
 from reslab.training.run import Run, header_facts
 from reslab.training.run_data import num_workers, train_batches
-from reslab.training.setup import Prepared
 from reslab.training.run_logger import Show, Telling
-
+from reslab.training.setup import Prepared, build_objective
+from reslab.training.weight_averaging import Keeping
 
 Probe = Callable[[int, nn.Module], dict[str, Any]]
 

@@ -5,22 +5,21 @@ Which weights of a run are judged and kept: its own, their moving average, or th
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+
 from reslab.nn.network import Network
 from reslab.spec.config import to_dict
 from reslab.spec.errors import refuse
-from reslab.training.run import load
-from reslab.training.run import Run
-from contextlib import AbstractContextManager
-from torch import nn
 from reslab.spec.recipe import Recipe
-from reslab.training.evaluation.loop import Evaluation
 from reslab.training.checkpoint import Best, State
-
+from reslab.training.evaluation.loop import Evaluation
+from reslab.training.run import Run, load
 
 Weights = dict[str, Tensor]
 

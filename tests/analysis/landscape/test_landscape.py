@@ -15,10 +15,9 @@ from reslab.analysis.landscape.directions import (
     trajectory_directions,
     weights_of,
 )
+from reslab.analysis.landscape.evaluator import LandscapeOptions, Steps
 from reslab.analysis.landscape.hessian import hessian_product, spectrum
 from reslab.analysis.landscape.landscape import landscape, not_convex_share
-from reslab.analysis.landscape.evaluator import Steps
-from reslab.analysis.landscape.evaluator import LandscapeOptions
 from reslab.analysis.progress import listening, tell
 from reslab.analysis.subject import Subject, subject_of
 from reslab.nn.checkpoints.safetensors_io import save_weights

@@ -10,9 +10,8 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from reslab.data.check.check import DataCheck, check_data
-from reslab.data.check.duplicates import MOST_BITS, find_near
+from reslab.data.check.duplicates import MOST_BITS, Look, difference_hash, find_near
 from reslab.data.check.findings import Finding, findings
-from reslab.data.check.duplicates import Look, difference_hash
 
 
 def photograph(seed: int, size: tuple[int, int] = (120, 90)) -> Image.Image:

@@ -8,18 +8,19 @@ import os
 import pickle
 import tarfile
 from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from reslab.data import decoded_cache as decoded
 from reslab.data.cache import cache_dir
 from reslab.data.dataset import Data
 from reslab.data.formats import cifar
+from reslab.data.image_datasets import TensorImages
 from reslab.data.registry import DATA_SETS, open_data
 from reslab.data.webdataset.tar import read_shards, shard_places
-from reslab.data.image_datasets import TensorImages
-
 
 NUM = {"train": 20, "test": 10}
 PIXELS = {
@@ -307,7 +308,10 @@ def write_cifar10(folder: Path) -> Path:
     inner = folder / "cifar-10-batches-py"
     inner.mkdir(parents=True)
     for k, name in enumerate([*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]):
-        data = np.full((len(LABELS_cifar2), 3072), 10 * k, np.uint8) + np.arange(len(LABELS_cifar2), dtype=np.uint8)[:, None]
+        data = (
+            np.full((len(LABELS_cifar2), 3072), 10 * k, np.uint8)
+            + np.arange(len(LABELS_cifar2), dtype=np.uint8)[:, None]
+        )
         (inner / name).write_bytes(pickle.dumps({"data": data, "labels": LABELS_cifar2}))
     return inner
 

@@ -5,12 +5,13 @@ Lines of CSV files as spreadsheets write them.
 
 import json
 from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
-from reslab.data.registry import open_data
-from reslab.data.formats.csv_table import csv_lines
 
+from reslab.data.formats.csv_table import csv_lines
+from reslab.data.registry import open_data
 
 COLOURS = [10, 20, 30, 40, 50, 60, 70, 80]
 

@@ -4,14 +4,15 @@ Names of ImageNet's classes: torchvision's, in the order of the WordNet ids that
 """
 
 from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
-from reslab.data.registry import open_data
 from timm.data import ImageNetInfo
+
 from reslab.data.formats import class_names as imagenet_names
 from reslab.data.formats.class_names import readable
-
+from reslab.data.registry import open_data
 
 WNIDS = ("n01440764", "n01443537", "n02119789")
 TRUTH = [2, 0, 1, 1, 2]  # of the pictures 1..5, as places among the sorted ids

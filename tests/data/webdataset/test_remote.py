@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from reslab.data.dataset import Data
+from reslab.data.image_datasets import ShardImages
 from reslab.data.loader import TrainBatches, eval_batches
 from reslab.data.registry import open_data
-from reslab.data.image_datasets import ShardImages
 from reslab.data.webdataset import http as urls
 from reslab.data.webdataset.remote import url_root, url_shards
 

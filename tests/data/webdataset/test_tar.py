@@ -12,11 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from reslab.data.webdataset import tar as shard_index
-from reslab.data.image_datasets import FileImages, TensorImages
+from reslab.data.image_datasets import FileImages, ShardImages, TensorImages
 from reslab.data.loader import TrainBatches
 from reslab.data.registry import open_data
-from reslab.data.image_datasets import ShardImages
+from reslab.data.webdataset import tar as shard_index
 
 NUM = 12
 

@@ -18,8 +18,7 @@ from reslab.nn.checkpoints.safetensors_io import load_weights, save_weights
 from reslab.nn.factory import create_model
 from reslab.nn.network import Network
 from reslab.spec.preprocess import Preprocess
-from reslab.training.run import load
-from reslab.training.run import Run
+from reslab.training.run import Run, load
 
 GRAPHS = [
     (line.name, precision)

@@ -8,9 +8,8 @@ from reslab.deploy.backends.backend import Wish
 from reslab.deploy.backends.onnxruntime_backend import graph_of
 from reslab.deploy.export.bn_folding import fold
 from reslab.deploy.export.graphs import onnx_model
-from reslab.deploy.export.quantization import NUM_BINS, best_range, measure_ranges
+from reslab.deploy.export.quantization import NUM_BINS, best_range, measure_ranges, nodes_within, quantised_units
 from reslab.deploy.export.verify import find_evidence, num_calibration_images
-from reslab.deploy.export.quantization import nodes_within, quantised_units
 from reslab.nn.network import Network
 from reslab.training.run import Run
 

@@ -17,8 +17,7 @@ from reslab.data.loader import Normalise
 from reslab.deploy.server.app import make_app
 from reslab.deploy.server.settings import ServiceSettings
 from reslab.nn.network import Network
-from reslab.training.run import load
-from reslab.training.run import Run
+from reslab.training.run import Run, load
 from reslab.training.run_data import find_data
 from reslab.training.train import train
 from tests.deploy.listening import listening

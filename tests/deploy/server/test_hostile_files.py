@@ -11,8 +11,7 @@ from fastapi.testclient import TestClient
 from PIL import GifImagePlugin, Image
 
 from reslab.deploy.server.errors import Refused
-from reslab.deploy.server.images import Header, read_header
-from reslab.deploy.server.images import check_header
+from reslab.deploy.server.images import Header, check_header, read_header
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:

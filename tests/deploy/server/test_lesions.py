@@ -14,8 +14,7 @@ from reslab.deploy.server.app import make_app
 from reslab.deploy.server.settings import ServiceSettings
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.network import Network
-from reslab.training.run import load
-from reslab.training.run import Run
+from reslab.training.run import Run, load
 from tests.deploy.server.expected import PLAN, cut, probabilities, told
 
 

@@ -9,8 +9,7 @@ from reslab.deploy.export.verify import run_images
 from reslab.deploy.predict import predict
 from reslab.deploy.server.app import make_app
 from reslab.deploy.server.settings import ServiceSettings
-from reslab.training.run import load
-from reslab.training.run import Run
+from reslab.training.run import Run, load
 
 
 def names_and_numbers(answer: dict[str, object]) -> list[tuple[str, float]]:

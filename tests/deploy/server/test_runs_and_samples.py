@@ -18,8 +18,7 @@ from reslab.deploy.server.app import make_app
 from reslab.deploy.server.settings import ServiceSettings
 from reslab.deploy.server.state import names_of
 from reslab.training.evaluation.loop import evaluate_batches
-from reslab.training.run import load
-from reslab.training.run import Run
+from reslab.training.run import Run, load
 
 
 def test_models_are_described(client: TestClient, runs: list[Run]) -> None:

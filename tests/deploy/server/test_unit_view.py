@@ -9,8 +9,7 @@ import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from reslab.analysis.blocks import unit_runs
-from reslab.analysis.blocks import take_apart
+from reslab.analysis.blocks import take_apart, unit_runs
 from reslab.nn.network import Network
 from tests.deploy.server.expected import PLAN, cut
 

@@ -10,11 +10,10 @@ from agreement import randomise
 from safetensors.torch import save_file
 from torch import nn
 
-from reslab.nn.checkpoints.load import adapt_channels, adapt_preprocess
-from reslab.nn.checkpoints.read import unwrap_checkpoint
-from reslab.nn.checkpoints.load import load_checkpoint
+from reslab.nn.checkpoints.load import adapt_channels, adapt_preprocess, load_checkpoint
 from reslab.nn.checkpoints.load_report import CheckpointError, CheckpointWarning
 from reslab.nn.checkpoints.match_keys import count_assignments, earliest_places
+from reslab.nn.checkpoints.read import unwrap_checkpoint
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model
 from reslab.spec.preprocess import Preprocess

@@ -15,9 +15,8 @@ import torchvision
 from safetensors.torch import save_file
 from torchvision.models import ResNet18_Weights, ResNet50_Weights
 
-from reslab.nn.checkpoints import pretrained
+from reslab.nn.checkpoints import pretrained, published
 from reslab.nn.checkpoints import pretrained as hub
-from reslab.nn.checkpoints import published
 from reslab.nn.checkpoints.download import WeightsUnavailable, cache_folder, fetch
 from reslab.nn.checkpoints.load_report import CheckpointError, CheckpointWarning
 from reslab.nn.checkpoints.published import Published, find_published, list_published

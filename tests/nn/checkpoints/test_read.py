@@ -12,9 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from reslab.nn.checkpoints.read import PREFIXES, WRAPPERS, read_checkpoint, unwrap_checkpoint
 from reslab.nn.checkpoints.load_report import CheckpointError
-from reslab.nn.checkpoints.read import read_file
+from reslab.nn.checkpoints.read import PREFIXES, WRAPPERS, read_checkpoint, read_file, unwrap_checkpoint
 
 STATE = {
     "conv1.weight": torch.arange(27.0).reshape(1, 3, 3, 3),

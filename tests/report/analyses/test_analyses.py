@@ -9,9 +9,9 @@ from reslab.analysis.registry import ask
 from reslab.analysis.subject import Subject, open_subjects
 from reslab.report.analyses import show_answers
 from reslab.report.analyses.lesion import carrying_lengths
+from reslab.report.analyses.result import QuestionPage, Shown
 from reslab.report.plots.png import png
 from reslab.report.render import render_question
-from reslab.report.analyses.result import QuestionPage, Shown
 from reslab.spec.config import to_dict
 
 SMALL = "depths=2,1,1:widths=4,8,8:stem=conv3(4) norm act:in_channels=1"

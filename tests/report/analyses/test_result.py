@@ -10,10 +10,10 @@ from PIL import Image
 from reslab.report.analyses import show_answers
 from reslab.report.analyses.gradients import show
 from reslab.report.analyses.overlay import along_training, short_names, tints
+from reslab.report.analyses.result import QuestionPage
 from reslab.report.plots.depth import Profile, depth_figure
 from reslab.report.plots.png import png
 from reslab.report.render import render_question
-from reslab.report.analyses.result import QuestionPage
 
 
 def answer(subject: str, decades: float = 0.5, step: int | None = None) -> dict[str, object]:

@@ -8,13 +8,19 @@ import pytest
 from page_reader import assert_sound
 from sample_study import ENDS, sample_study_page
 
-from reslab.report.pages.study import study_parts, value_rows
-from reslab.report.pages.study_text import ours_words, reported_words, scale_words, summary_words
+from reslab.report.pages.study import study_markdown, study_parts, value_rows
+from reslab.report.pages.study_text import (
+    StudyPage,
+    StudyRow,
+    StudyRun,
+    ours_words,
+    reported_words,
+    scale_words,
+    summary_words,
+)
 from reslab.report.plots.study import study_figures
-from reslab.report.render import render_study
 from reslab.report.plots.study_curves import error_line
-from reslab.report.pages.study import study_markdown
-from reslab.report.pages.study_text import StudyPage, StudyRow, StudyRun
+from reslab.report.render import render_study
 from reslab.spec.papers import STUDIES, get_study
 from reslab.spec.study import Reported
 

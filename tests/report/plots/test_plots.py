@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from reslab.report.plots.matrices import matrix_figure
-from reslab.report.plots.curves import Curve, accuracy_figure, loss_figure, rate_figure
+from reslab.report.plots.curves import Curve, Series, accuracy_figure, loss_figure, rate_figure, running_mean, series
 from reslab.report.plots.depth import Profile, depth_figure, log_ticks
 from reslab.report.plots.export import svg
-from reslab.report.plots.curves import Series, running_mean, series
+from reslab.report.plots.matrices import matrix_figure
 
 
 def _curve(values: list[float], name: str = "train") -> Curve:

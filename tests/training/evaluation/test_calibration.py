@@ -6,23 +6,27 @@ Calibration error against a direct loop; temperatures that are known.
 import shutil
 from dataclasses import replace
 from pathlib import Path
+
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional
+
 from reslab.nn.checkpoints.safetensors_io import load_weights, read_header, read_tensors
 from reslab.training.evaluation.calibration import (
+    Temperature,
     answers_of,
+    calibrated,
     calibration_facts,
     fit_temperature,
+    keep_temperature,
     log_probabilities,
+    reliability,
     soften,
 )
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.evaluation.loop import Evaluation
 from reslab.training.run import Run
-from reslab.training.evaluation.calibration import Temperature, calibrated, keep_temperature
-from torch import Tensor
-from torch.nn import functional
-from reslab.training.evaluation.calibration import fit_temperature, log_probabilities, reliability, soften
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,7 @@ from reslab.runtime.device import choose_device, present_devices
 from reslab.training.evaluation.calibration import calibrate
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.evaluation.loop import average
-from reslab.training.run import load
-from reslab.training.run import Run
+from reslab.training.run import Run, load
 from reslab.training.train import train
 
 

@@ -7,24 +7,23 @@ Several views of a picture, averaged, against the crops written out.
 """
 
 from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 from torchvision.transforms.v2 import functional as pictures
+
 from reslab.data.decode import read_picture
 from reslab.data.formats.image_folder import IMAGENET_MEAN, IMAGENET_STD
 from reslab.spec.recipes import RECIPES
 from reslab.training.evaluation.evaluate import evaluate
-from reslab.training.run import load
-from reslab.training.run import Run
-from reslab.training.train import train
-from torch import Tensor, nn
-from torch.nn import functional
 from reslab.training.evaluation.loop import evaluate_batches
 from reslab.training.evaluation.tta import VIEWS, Views
-
+from reslab.training.run import Run, load
+from reslab.training.train import train
 
 SIZES = ((60, 90), (80, 64), (100, 70), (66, 66), (72, 110))
 SMALL = {"model.depths": "1,1", "model.widths": "16,32", "model.strides": "1,2", "model.stem": "conv7/2(16) norm act"}

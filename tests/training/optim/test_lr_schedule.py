@@ -7,23 +7,21 @@ A warm-up until the training error is below a bound: where it ends is saved, and
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
 import pytest
 import torch
-from torch.optim import lr_scheduler
-from reslab.spec.recipe import Schedule
-from reslab.training.optim.lr_schedule import Plateau, idle_milestones, rate_factor
-from pathlib import Path
 from torch import nn
-from reslab.spec.optim import Schedule
-from reslab.training.run import Run
-from reslab.training.checkpoint import load_state
-from reslab.training.train import train
-from reslab.spec.optim import Optimizer
-from reslab.spec.recipe import Recipe, Schedule
-from reslab.spec.recipes import RECIPES
-from reslab.training.optim.lr_schedule import learning_rate, rate_factor
+from torch.optim import lr_scheduler
 
+from reslab.spec.optim import Optimizer, Schedule
+from reslab.spec.recipe import Recipe
+from reslab.spec.recipes import RECIPES
+from reslab.training.checkpoint import load_state
+from reslab.training.optim.lr_schedule import Plateau, idle_milestones, learning_rate, rate_factor
+from reslab.training.run import Run
+from reslab.training.train import train
 
 TOTAL = 57
 LR = 0.3

@@ -7,30 +7,26 @@ Points of a landscape as they are measured, kept in a file so that a measurement
 What a landscape will cost, said beforehand, and how far its measurement is.
 """
 
-from dataclasses import dataclass
+import copy
 import hashlib
 import json
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from torch import Tensor
-from reslab.spec.errors import refuse
-import copy
-import math
-from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+
 from reslab.analysis.inputs import Examples, score
 from reslab.analysis.landscape.directions import Plane, random_direction, trajectory_directions, weights_of
 from reslab.analysis.landscape.hessian import hessian_product, spectrum
+from reslab.analysis.progress import tell
 from reslab.analysis.subject import Subject
 from reslab.nn.checkpoints.safetensors_io import read_tensors
-import time
-from reslab.analysis.inputs import score
-from reslab.analysis.landscape.hessian import hessian_product
-from reslab.analysis.progress import tell
-
+from reslab.spec.errors import refuse
 
 KINDS = ("random", "trajectory")
 NOT_CONVEX = 0.1

@@ -3,10 +3,21 @@
 from collections.abc import Sequence
 from itertools import product as pairs
 
-from reslab.analysis.landscape.evaluator import Scene, curvature_at, open_scene, top_at_weights, value_at
-from reslab.analysis.landscape.evaluator import Steps, announce
-from reslab.analysis.landscape.evaluator import KINDS, NOT_CONVEX, Curvature, Landscape, LandscapeOptions
-from reslab.analysis.landscape.evaluator import Values
+from reslab.analysis.landscape.evaluator import (
+    KINDS,
+    NOT_CONVEX,
+    Curvature,
+    Landscape,
+    LandscapeOptions,
+    Scene,
+    Steps,
+    Values,
+    announce,
+    curvature_at,
+    open_scene,
+    top_at_weights,
+    value_at,
+)
 from reslab.analysis.subject import Subject
 from reslab.spec.errors import refuse, unknown
 

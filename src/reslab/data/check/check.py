@@ -3,10 +3,16 @@
 What lies at a path, faults and all: the splits as far as they can be made out, and what is wrong with the layout.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
+from typing import Any
+
 import torch
+
+from reslab.data.check.duplicates import Look, Twins, find_exact, find_near, look_at
 from reslab.data.formats.class_folders import (
     SPLIT_FOLDERS,
     ClassFiles,
@@ -19,19 +25,12 @@ from reslab.data.formats.class_folders import (
     subfolders,
 )
 from reslab.data.formats.csv_table import list_table
-from reslab.data.image_datasets import FileImages, Images
+from reslab.data.image_datasets import FileImages, Images, ShardImages
 from reslab.data.registry import DATA_SETS, open_data
-from reslab.data.image_datasets import ShardImages
-from reslab.data.webdataset.tar import index_shard
-from reslab.data.webdataset.dataset import find_shards, shard_classes
-from reslab.spec.errors import unknown
-from collections import Counter
-from collections.abc import Mapping
-from statistics import median
-from typing import Any
-from reslab.data.check.duplicates import Twins, find_exact, find_near
 from reslab.data.splits import evaluation_words
-from reslab.data.check.duplicates import Look, look_at
+from reslab.data.webdataset.dataset import find_shards, shard_classes
+from reslab.data.webdataset.tar import index_shard
+from reslab.spec.errors import unknown
 
 
 @dataclass(frozen=True, eq=False)

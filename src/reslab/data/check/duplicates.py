@@ -5,17 +5,17 @@ One look at a picture: can it be read, how large is it, what is its fingerprint,
 
 import hashlib
 import io
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
+
 import numpy as np
 from PIL import Image
 from torch import Tensor
-from reslab.data.decode import orientation, read_picture
-from reslab.data.image_datasets import FileImages, Images
-from reslab.data.image_datasets import ShardImages
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
 
+from reslab.data.decode import orientation, read_picture
+from reslab.data.image_datasets import FileImages, Images, ShardImages
 
 HASH_SIDE = 8
 SKETCH_SIDE = 8

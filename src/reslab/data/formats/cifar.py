@@ -5,19 +5,19 @@ CIFAR-10's airplanes and birds: the two-class data set of the book's chapters 7 
 
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
 import numpy as np
 import torch
+
 from reslab.data.dataset_info import Entry, Found, download, download_dir, places
 from reslab.data.decoded_cache import decoded_once, read_files
 from reslab.data.formats.class_folders import list_classes, same_classes, subfolders
 from reslab.data.image_datasets import TensorImages
 from reslab.data.webdataset.tar import read_shards
 from reslab.spec.errors import refuse
-from dataclasses import replace
-from reslab.data.dataset_info import Entry, Found
 
 
 @dataclass(frozen=True)

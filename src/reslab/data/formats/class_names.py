@@ -6,8 +6,8 @@ The names of CIFAR-100's fine labels in label order, which is alphabetical (Kriz
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from torchvision.models._meta import _IMAGENET_CATEGORIES
 
+from torchvision.models._meta import _IMAGENET_CATEGORIES
 
 # SHA-256 of the 1,000 WordNet ids of ILSVRC 2012 in lexicographic order, a line each.
 _THOUSAND = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"

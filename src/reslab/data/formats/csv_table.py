@@ -5,13 +5,12 @@ The lines of a CSV file as spreadsheets write it.
 
 import csv
 import io
-from collections.abc import Iterator
-from pathlib import Path
-from reslab.spec.errors import refuse
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
 from reslab.data.dataset import Data
 from reslab.data.formats.class_folders import SPLIT_FOLDERS, ClassFiles
 from reslab.data.formats.image_folder import open_listed

@@ -6,13 +6,12 @@ from typing import Any
 
 import torch
 
+from reslab.data.cache import scan
 from reslab.data.dataset import Data
-from reslab.data.splits import divided, evaluation_words, left_out
 from reslab.data.formats.class_folders import ClassFiles, find_splits, list_classes, name_in, same_classes
 from reslab.data.formats.class_names import readable
 from reslab.data.image_datasets import FileImages, Images
-from reslab.data.cache import scan
-from reslab.data.splits import check_fraction
+from reslab.data.splits import check_fraction, divided, evaluation_words, left_out
 from reslab.spec.errors import refuse
 from reslab.spec.preprocess import Preprocess
 

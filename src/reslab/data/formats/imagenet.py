@@ -7,17 +7,18 @@ import csv
 import importlib
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from reslab.spec.errors import refuse
-from dataclasses import replace
+
 import torch
+
 from reslab.data.dataset_info import Entry, Found, places
-from reslab.data.splits import PHOTOGRAPHS
 from reslab.data.formats.class_folders import ClassFiles, list_classes, loose_pictures, same_classes, subfolders
 from reslab.data.formats.class_names import readable
 from reslab.data.image_datasets import FileImages
-
+from reslab.data.splits import PHOTOGRAPHS
+from reslab.spec.errors import refuse
 
 _WNID = re.compile(r"n\d{8}")
 _NUMBER = re.compile(r"_(\d{8})\.")

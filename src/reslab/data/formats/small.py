@@ -6,14 +6,14 @@ The handwritten digits that scikit-learn bundles: 1,797 grey pictures of 8x8, te
 import gzip
 import zlib
 from pathlib import Path
+
 import numpy as np
 import torch
+
 from reslab.data.dataset_info import Entry, Found, download, download_dir, places
 from reslab.data.image_datasets import TensorImages
-from reslab.spec.errors import refuse
-from reslab.data.dataset_info import Entry, Found
 from reslab.data.splits import carve
-
+from reslab.spec.errors import refuse
 
 _FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),

@@ -11,15 +11,13 @@ import torch
 
 from reslab.data.dataset import Data
 from reslab.data.decoded_cache import decoded_once
-from reslab.data.splits import divided, evaluation_words, left_out
 from reslab.data.formats.class_folders import SPLIT_FOLDERS
 from reslab.data.formats.image_folder import IMAGENET_MEAN, IMAGENET_STD
-from reslab.data.image_datasets import Images, TensorImages
-from reslab.data.image_datasets import ShardImages, spot_name
-from reslab.data.webdataset.tar import Indexed, index_shard
-from reslab.data.splits import check_fraction
+from reslab.data.image_datasets import Images, ShardImages, TensorImages, spot_name
+from reslab.data.splits import check_fraction, divided, evaluation_words, left_out
 from reslab.data.webdataset.http import text_if_there
 from reslab.data.webdataset.remote import index_urls, is_url, url_root, url_shards
+from reslab.data.webdataset.tar import Indexed, index_shard
 from reslab.spec.errors import nearest, refuse
 from reslab.spec.preprocess import Preprocess
 

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 from reslab.data.cache import cache_dir, read_json, write_json
 from reslab.data.formats.class_folders import SPLIT_FOLDERS
-from reslab.data.webdataset.tar import Indexed, look_through
 from reslab.data.webdataset.http import UrlFile, check_url, fetch
 from reslab.data.webdataset.stream import require_webdataset
+from reslab.data.webdataset.tar import Indexed, look_through
 from reslab.spec.errors import refuse
 
 _FORMAT = "1"

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from reslab.data.decode import read_picture
-from reslab.data.rng import again, key, keys, permutation
 from reslab.data.image_datasets import ShardImages
+from reslab.data.rng import again, key, keys, permutation
 from reslab.data.transforms.pipeline import Augment
 from reslab.data.webdataset.http import UrlFile
 from reslab.data.workers import Read, Stacking, apart, started

@@ -3,24 +3,23 @@
 Looking through a shard once: where each picture lies, its label, its size, or why it cannot be read.
 """
 
+import hashlib
 import json
 import mmap
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
-from reslab.data.decode import read_picture
-from reslab.data.image_datasets import TensorImages
-from reslab.spec.errors import refuse
-import hashlib
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-from reslab.data.cache import cache_dir, read_json, write_json
-from reslab.data.decode import check_picture
-from reslab.data.image_datasets import Spot
 
+from reslab.data.cache import cache_dir, read_json, write_json
+from reslab.data.decode import check_picture, read_picture
+from reslab.data.image_datasets import Spot, TensorImages
+from reslab.spec.errors import refuse
 
 PICTURES = ("webp", "png", "jpg", "jpeg")
 Content = bytes | mmap.mmap

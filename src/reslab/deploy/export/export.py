@@ -11,19 +11,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from reslab.deploy.export.verify import Comparison, compare, faults
 from reslab.deploy.export.bn_folding import fold, num_norms
 from reslab.deploy.export.formats import FORMATS, Format
-from reslab.deploy.export.verify import Evidence, find_evidence
-from reslab.deploy.extras import EXTRAS, need_extra
+from reslab.deploy.export.verify import Comparison, Evidence, compare, faults, find_evidence
 from reslab.deploy.export.writers import Job
+from reslab.deploy.extras import EXTRAS, need_extra
 from reslab.nn.checkpoints.safetensors_io import load_weights, read_header
 from reslab.nn.network import Network
 from reslab.report.pages.export_note import export_note
 from reslab.runtime.files import room_for, write_whole
 from reslab.spec.errors import refuse, unknown
-from reslab.training.run import find_weights
-from reslab.training.run import Run
+from reslab.training.run import Run, find_weights
 
 NUM_IMAGES_FLOAT32 = 256
 

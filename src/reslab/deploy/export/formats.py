@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from reslab.deploy.export import writers as graph_files
 from reslab.deploy.backends.backend import Answer
+from reslab.deploy.export import writers as graph_files
 from reslab.deploy.export import writers as weight_files
 from reslab.deploy.export.writers import Job
 

@@ -3,21 +3,21 @@
 int8 after training: scales measured on real pictures, weights and activations in eight bits.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any
-import torch
-from torch import Tensor
-from reslab.deploy.export.graphs import IMAGES
 import ast
 import contextlib
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
 import numpy as np
+import torch
+from torch import Tensor
+
+from reslab.deploy.export.graphs import IMAGES
 from reslab.nn.network import Network
 from reslab.spec.errors import refuse
-
 
 NUM_BINS = 2048
 NUM_STEPS = 255

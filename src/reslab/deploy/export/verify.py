@@ -3,24 +3,23 @@
 An exported network held against the one it was made from, on real pictures.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
 import torch
 from torch import Tensor
+
 from reslab.data.dataset import Data
 from reslab.data.image_datasets import Images
 from reslab.data.loader import eval_batches
+from reslab.deploy.backends.backend import Answer
 from reslab.nn.network import Network
+from reslab.runtime.device import exact_arithmetic
 from reslab.spec.errors import refuse
 from reslab.training.run import Run
 from reslab.training.run_data import find_data, reopen_data
-from collections.abc import Iterable
-from dataclasses import dataclass
-from reslab.deploy.backends.backend import Answer
-from reslab.runtime.device import exact_arithmetic
-
 
 _BATCH = 32
 _SEED = 0

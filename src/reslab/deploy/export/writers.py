@@ -7,35 +7,34 @@ Files of graphs, written and read again: .onnx, .pt2, .xml with .bin.
 What goes with exported weights: `config.json` and a model card, in the layout of the Hugging Face hub.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
-import torch
-from torch import Tensor
-from reslab.nn.network import Network
-from reslab.spec.arch import Arch
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torchvision.models import get_model
+from torchvision.models import list_models as list_torchvision
+
 from reslab.deploy.backends import onnxruntime_backend as onnx_engine
 from reslab.deploy.backends import openvino_backend as openvino_engine
 from reslab.deploy.backends.backend import Answer, Wish
 from reslab.deploy.export.graphs import FACTS, import_openvino, onnx_model, openvino_model, trace
 from reslab.deploy.export.quantization import quantise
-from reslab.spec.config import to_dict
+from reslab.nn.checkpoints.diagnose import other_axes
+from reslab.nn.checkpoints.match_keys import match_names
+from reslab.nn.checkpoints.read import Checkpoint
+from reslab.nn.checkpoints.safetensors_io import load_weights, save_weights
+from reslab.nn.network import Network
 from reslab.report.format import count, percent
+from reslab.spec.arch import Arch
+from reslab.spec.config import to_dict
+from reslab.spec.errors import refuse
 from reslab.spec.grammar import parse_words
 from reslab.spec.preprocess import Preprocess
-from dataclasses import replace
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torchvision.models import get_model
-from torchvision.models import list_models as list_torchvision
-from reslab.deploy.backends.backend import Answer
-from reslab.nn.checkpoints.read import Checkpoint
-from reslab.nn.checkpoints.match_keys import match_names
-from reslab.nn.checkpoints.safetensors_io import load_weights, save_weights
-from reslab.nn.checkpoints.diagnose import other_axes
-from reslab.spec.errors import refuse
 from reslab.spec.zoo import ARCHS
 
 

@@ -6,26 +6,22 @@ Which units a request wants off, and which in each other's place.
 """
 
 import copy
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-import torch
-from torch import Tensor
-from reslab.analysis.surgery import Slot, slots_of
-from reslab.data.loader import Normalise
-from reslab.deploy.server.errors import refused
-from reslab.nn.network import Network
-from reslab.runtime.device import choose_device
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 import math
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
 from reslab.analysis.blocks import unit_runs
-from reslab.analysis.surgery import find_slots, reordered, slots_of, switched_off, why_not_deleted
-from reslab.deploy.server.errors import Refused
+from reslab.analysis.surgery import Slot, find_slots, reordered, slots_of, switched_off, why_not_deleted
+from reslab.data.loader import Normalise
+from reslab.deploy.server.errors import Refused, refused
+from reslab.nn.network import Network
+from reslab.runtime.device import choose_device
 
 
 def numbers(probabilities: Tensor) -> Tensor:

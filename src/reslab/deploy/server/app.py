@@ -3,40 +3,36 @@
 The service run by uvicorn, until it is told to stop; what it took it finishes.
 """
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from importlib import resources
 from pathlib import Path
+
+import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, Response
+from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
+
+from reslab.deploy.server.connections import connection_of
 from reslab.deploy.server.errors import Refused
-from reslab.deploy.server.middleware import Doors
+from reslab.deploy.server.middleware import Doors, Measured
 from reslab.deploy.server.routes.explain import explain_routes
 from reslab.deploy.server.routes.health import probe_routes
 from reslab.deploy.server.routes.lesion import lesion_routes
 from reslab.deploy.server.routes.models import model_routes
 from reslab.deploy.server.routes.predict import predict_routes
-from reslab.deploy.server.routes.run import run_routes
+from reslab.deploy.server.routes.run import Judge, run_routes
 from reslab.deploy.server.routes.samples import Samples, sample_routes
 from reslab.deploy.server.routes.unit import unit_routes
 from reslab.deploy.server.settings import ServiceSettings
 from reslab.deploy.server.state import House
-from reslab.deploy.server.routes.run import Judge
-from reslab.deploy.server.middleware import Measured
-from reslab.training.run import Run
-import signal
-import socket
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-import uvicorn
-from fastapi import FastAPI
-from PIL import Image
-from reslab.deploy.server.connections import connection_of
 from reslab.spec.errors import refuse
-
+from reslab.training.run import Run
 
 _DEFAULT = ServiceSettings()
 

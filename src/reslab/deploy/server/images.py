@@ -3,17 +3,17 @@
 A picture that came over the wire, guarded before it is decoded, then made ready for a network.
 """
 
-import struct
-from dataclasses import dataclass
 import base64
 import io
+import struct
+from dataclasses import dataclass
+
 from PIL import Image
 from torch import Tensor
-from reslab.data.decode import read_picture
-from reslab.data.decode import is_ordinary
+
+from reslab.data.decode import is_ordinary, read_picture
 from reslab.deploy.predict import Preparation
 from reslab.deploy.server.errors import Refused, refused
-
 
 KINDS = ("JPEG", "PNG", "WebP", "GIF", "BMP")
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}

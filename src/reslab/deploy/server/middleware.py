@@ -4,14 +4,14 @@ What the service tells Prometheus: requests, latencies, the queue, the batches.
 """
 
 import hmac
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from reslab.deploy.server.errors import Refused, refused
-import time
-from collections.abc import Callable
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from reslab.deploy.server.errors import Refused, refused
 
 # Without a token: the probes, and the pages, which hold nothing of the models and ask for the token themselves.
 _OPEN = ("/healthz", "/readyz", "/", "/docs")

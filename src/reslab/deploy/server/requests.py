@@ -3,10 +3,6 @@
 multipart/form-data taken apart in memory: nothing is written to a disk, whatever its size.
 """
 
-from dataclasses import dataclass
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
-from reslab.deploy.server.errors import refused
 import asyncio
 import base64
 import binascii
@@ -14,8 +10,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
+
 from reslab.deploy.server.errors import Refused, refused
 from reslab.spec.errors import unknown
 

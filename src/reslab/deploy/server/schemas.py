@@ -3,10 +3,10 @@
 What routes take, as OpenAPI tells it, with a picture that can be sent as it stands.
 """
 
-from typing import Any
-from pydantic import BaseModel, Field
 from typing import Annotated, Any
+
 from fastapi import Path, Query
+from pydantic import BaseModel, Field
 
 
 class Error(BaseModel):

@@ -5,38 +5,34 @@ How much may be in the house at once: pictures in hand, bytes in memory; beyond 
 A network that is served: its name, where it lies, and, once its weights are there, what answers for it.
 """
 
-from types import TracebackType
-from reslab.deploy.server.errors import busy
+import asyncio
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from starlette.requests import Request
 from torch import Tensor
-from reslab.deploy.predict import Answering, class_names, open_answering
+
 from reslab.deploy.export.verify import run_images
-from reslab.deploy.predict import Preparation
-from reslab.deploy.server.batching import Line
-from reslab.deploy.server.errors import refused
-from reslab.deploy.server.settings import ServiceSettings
+from reslab.deploy.predict import Answering, Preparation, class_names, open_answering
 from reslab.deploy.server.ablation import Specimen
+from reslab.deploy.server.batching import Line
+from reslab.deploy.server.errors import Refused, busy, refused
+from reslab.deploy.server.images import ready
+from reslab.deploy.server.middleware import Metrics
+from reslab.deploy.server.requests import Body, read_body, read_bytes
+from reslab.deploy.server.settings import ServiceSettings
 from reslab.nn.checkpoints.safetensors_io import load_weights, read_header
 from reslab.nn.network import Network
 from reslab.spec.arch import Arch
 from reslab.spec.config import from_dict
-from reslab.spec.errors import refuse
+from reslab.spec.errors import refuse, unknown
 from reslab.training.run import Run
-import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from typing import Any, TypeVar
-from starlette.requests import Request
-from reslab.deploy.server.errors import Refused, refused
-from reslab.deploy.server.requests import Body, read_body, read_bytes
-from reslab.deploy.server.middleware import Metrics
-from reslab.deploy.server.images import ready
-from reslab.spec.errors import unknown
 
 
 class Room:

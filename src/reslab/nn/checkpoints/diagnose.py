@@ -5,14 +5,13 @@ Where the network asked for computes something else than the one a checkpoint wa
 
 import re
 from collections.abc import Mapping, Sequence
-from reslab.spec.arch import Arch
-from reslab.spec.zoo import ARCHS
-from collections.abc import Mapping
 from typing import Any
+
 from reslab.nn.checkpoints.key_schemes import Dialect
+from reslab.spec.arch import Arch
 from reslab.spec.config import override
 from reslab.spec.shortcut import parse_mix
-
+from reslab.spec.zoo import ARCHS
 
 Shapes = Mapping[str, tuple[int, ...]]
 

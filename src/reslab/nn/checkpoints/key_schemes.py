@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-
 Rules = tuple[tuple[str, str], ...]
 
 

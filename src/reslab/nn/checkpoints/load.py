@@ -3,25 +3,24 @@
 Weights made to fit a new number of classes or of input channels.
 """
 
+import logging
 import math
+import re
 import statistics
-from collections.abc import Iterable
+import warnings
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor, nn
-from reslab.spec.preprocess import Preprocess
-import logging
-import re
-import warnings
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from torch import Tensor
-from reslab.nn.checkpoints.read import Checkpoint
-from reslab.nn.checkpoints.diagnose import suggest
+
+from reslab.nn.checkpoints.diagnose import suggest, warn_of_axes, warn_of_dialect
 from reslab.nn.checkpoints.load_report import CheckpointError, CheckpointWarning, LoadReport, Shape
 from reslab.nn.checkpoints.match_keys import OPTIONAL, Entry, Free, Matching, match_names, match_order
-from reslab.nn.checkpoints.diagnose import warn_of_axes, warn_of_dialect
+from reslab.nn.checkpoints.read import Checkpoint
 from reslab.nn.network import Network
 from reslab.spec.errors import refuse
+from reslab.spec.preprocess import Preprocess
 
 
 def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:

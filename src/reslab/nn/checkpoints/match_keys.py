@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from reslab.nn.checkpoints.read import Checkpoint
-from reslab.nn.checkpoints.key_schemes import DIALECTS, known_dialects
+from reslab.nn.checkpoints.key_schemes import DIALECTS, Dialect, known_dialects
 from reslab.nn.checkpoints.load_report import CheckpointError
-from reslab.nn.checkpoints.key_schemes import Dialect
+from reslab.nn.checkpoints.read import Checkpoint
 from reslab.spec.errors import refuse
 
 Agree = Callable[[int, int], bool]

@@ -5,34 +5,30 @@ What `pretrained` may be: a file, a state dict, published weights by tag, or a r
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import replace
+from enum import Enum
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
-from reslab.nn.checkpoints.download import TIMEOUT_SECONDS, WeightsUnavailable, file_hash
-from reslab.nn.checkpoints.load_report import CheckpointError
-from reslab.nn.checkpoints.published import EXTRA, Published, timm_classes, timm_preprocess
-from reslab.spec.errors import refuse
-from reslab.spec.preprocess import Preprocess
-from collections.abc import Collection, Mapping
-from dataclasses import replace
-from enum import Enum
+
 from torch import Tensor
-from reslab.nn.checkpoints.load import adapt_preprocess
-from reslab.nn.checkpoints.read import Checkpoint, read_checkpoint, unwrap_checkpoint
-from reslab.nn.checkpoints.download import fetch
-from reslab.nn.checkpoints.load import load_checkpoint
-from reslab.nn.checkpoints.load_report import LoadReport
-from reslab.nn.checkpoints.published import Published, find_published
+
 from reslab.nn.checkpoints.diagnose import other_axes, warn_of_axes
+from reslab.nn.checkpoints.download import TIMEOUT_SECONDS, WeightsUnavailable, fetch, file_hash
+from reslab.nn.checkpoints.load import adapt_preprocess, load_checkpoint
+from reslab.nn.checkpoints.load_report import CheckpointError, LoadReport
+from reslab.nn.checkpoints.published import EXTRA, Published, find_published, timm_classes, timm_preprocess
+from reslab.nn.checkpoints.read import Checkpoint, read_checkpoint, unwrap_checkpoint
 from reslab.nn.network import Network
 from reslab.spec.arch import Arch
 from reslab.spec.config import from_dict
+from reslab.spec.errors import refuse
+from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo import ARCHS
-
 
 PREFIX = "hf-hub:"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")

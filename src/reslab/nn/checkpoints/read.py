@@ -12,19 +12,18 @@ import pickle
 import re
 import types
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from reslab.nn.checkpoints.load_report import CheckpointError
-from reslab.spec.errors import nearest, refuse
-from collections.abc import Iterable, Mapping
 from torch import Tensor
-from reslab.spec.errors import refuse, unknown
 
+from reslab.nn.checkpoints.load_report import CheckpointError
+from reslab.spec.errors import nearest, refuse, unknown
 
 # Beyond what torch allows by itself: plain values that scripts keep beside their weights, none of which runs code.
 _HARMLESS: list[Any] = [

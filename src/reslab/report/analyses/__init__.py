@@ -15,8 +15,11 @@ from reslab.report.analyses import (
     shapes,
     similarity,
 )
+from reslab.report.analyses import shapes as cost
+from reslab.report.analyses import signal as orders
+from reslab.report.analyses import signal as responses
 from reslab.report.analyses import signal as scaling
-from reslab.report.analyses import shapes as cost, signal as orders, signal as responses, signal as telescope
+from reslab.report.analyses import signal as telescope
 from reslab.report.analyses.result import Shown
 from reslab.spec.errors import unknown
 

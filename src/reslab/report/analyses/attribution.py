@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from reslab.report.format import percent
-from reslab.report.plots.images import Row, grid_figure, over_picture
 from reslab.report.analyses.result import Shown, ShownFigure, ShownTable
-from reslab.report.plots.images import pixels_of
+from reslab.report.format import percent
+from reslab.report.plots.images import Row, grid_figure, over_picture, pixels_of
 
 Answer = Mapping[str, Any]
 _ROUNDING = 1e-4

@@ -3,14 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reslab.report.pages.compare import ComparedRun
+from reslab.report.analyses.result import Shown, ShownFigure, ShownTable
 from reslab.report.format import count, number, percent, plural
-from reslab.report.pages.compare import run_curve
+from reslab.report.pages.compare import ComparedRun, run_curve
 from reslab.report.plots.curves import accuracy_figure, loss_figure
 from reslab.report.plots.depth import Profile, depth_figure
-from reslab.report.plots.images import Row, grid_figure
-from reslab.report.analyses.result import Shown, ShownFigure, ShownTable
-from reslab.report.plots.images import pixels_of
+from reslab.report.plots.images import Row, grid_figure, pixels_of
 
 Answer = Mapping[str, Any]
 _ABREAST = 7

@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from reslab.report.format import number, percent, plural, shape
-from reslab.report.plots.images import Row, coloured, grid_figure, lit, signed
 from reslab.report.analyses.result import Shown, ShownFigure, ShownTable
-from reslab.report.plots.images import pixels_of
+from reslab.report.format import number, percent, plural, shape
+from reslab.report.plots.images import Row, coloured, grid_figure, lit, pixels_of, signed
 
 Answer = Mapping[str, Any]
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 from reslab.report.analyses.overlay import Tint, along_training, overlaid, tints, titled
+from reslab.report.analyses.result import Shown, ShownFigure, ShownTable
 from reslab.report.format import number
 from reslab.report.plots.depth import Profile, depth_figure
-from reslab.report.analyses.result import Shown, ShownFigure, ShownTable
 
 _SCALE = "Logarithmic scale; the loss sits at the right, the image at the left."
 

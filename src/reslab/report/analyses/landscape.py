@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reslab.report.analyses.overlay import tints
+from reslab.report.analyses.result import Shown, ShownFigure, ShownTable
 from reslab.report.format import number, percent, plural
 from reslab.report.plots.landscape import (
     Cells,
@@ -15,7 +16,6 @@ from reslab.report.plots.landscape import (
     surface_figure,
     through_weights,
 )
-from reslab.report.analyses.result import Shown, ShownFigure, ShownTable
 
 Answer = Mapping[str, Any]
 _NOT_CONVEX = 0.1

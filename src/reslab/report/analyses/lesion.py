@@ -5,6 +5,7 @@ from statistics import fmean
 from typing import Any
 
 from reslab.report.analyses.overlay import Tint, tints, titled
+from reslab.report.analyses.result import Shown, ShownFigure, ShownTable
 from reslab.report.format import number, percent, plural
 from reslab.report.plots.lesion import (
     Lengths,
@@ -16,7 +17,6 @@ from reslab.report.plots.lesion import (
     permuted_figure,
     several_figure,
 )
-from reslab.report.analyses.result import Shown, ShownFigure, ShownTable
 
 Answer = Mapping[str, Any]
 _DASHED = "Dashed: the whole network. Crosses: units that cannot be deleted, as nothing else has their shape."

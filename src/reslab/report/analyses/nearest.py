@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reslab.report.format import count, number, percent, plural
-from reslab.report.plots.images import Row, grid_figure
 from reslab.report.analyses.result import Shown, ShownFigure, ShownTable
-from reslab.report.plots.images import pixels_of
+from reslab.report.format import count, number, percent, plural
+from reslab.report.plots.images import Row, grid_figure, pixels_of
 
 Answer = Mapping[str, Any]
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reslab.report.analyses.result import ShownFigure
 from reslab.report.plots.depth import Profile, StepLine, steps_figure
 from reslab.report.plots.style import SERIES
-from reslab.report.analyses.result import ShownFigure
 
 
 @dataclass(frozen=True)

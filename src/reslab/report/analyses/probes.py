@@ -5,9 +5,9 @@ from itertools import pairwise
 from typing import Any
 
 from reslab.report.analyses.overlay import tints
+from reslab.report.analyses.result import Shown, ShownFigure, ShownTable
 from reslab.report.format import percent, plural
 from reslab.report.plots.depth import Profile, depth_figure
-from reslab.report.analyses.result import Shown, ShownFigure, ShownTable
 
 Answer = Mapping[str, Any]
 

@@ -5,9 +5,11 @@ What an answer looks like: a title, words, figures and tables, drawn from plain 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from matplotlib.figure import Figure
 from typing import Any
+
 from markupsafe import Markup
+from matplotlib.figure import Figure
+
 from reslab.report.format import is_number
 from reslab.report.plots.export import svg
 

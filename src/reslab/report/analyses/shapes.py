@@ -6,12 +6,11 @@ How the answers to `cost` are shown.
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
-from reslab.report.analyses.overlay import overlaid, tints
-from reslab.report.format import plural, shape
-from reslab.report.plots.depth import depth_figure
-from reslab.report.analyses.result import Shown, ShownFigure, ShownTable
-from reslab.report.format import amount, count, shape
 
+from reslab.report.analyses.overlay import overlaid, tints
+from reslab.report.analyses.result import Shown, ShownFigure, ShownTable
+from reslab.report.format import amount, count, plural, shape
+from reslab.report.plots.depth import depth_figure
 
 Answer = Mapping[str, Any]
 _SHORTCUT = re.compile(r"downsample|shortcut|mix\.gate")

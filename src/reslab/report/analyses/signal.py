@@ -9,16 +9,11 @@ How the answers to `telescope` are shown.
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from reslab.report.analyses.overlay import Tint, along_training, overlaid, tints, titled
-from reslab.report.format import number
-from reslab.report.plots.depth import Profile, depth_figure
-from reslab.report.analyses.result import Shown, ShownFigure, ShownTable
-from reslab.report.analyses.overlay import Tint, overlaid, tints
-from reslab.report.format import number, percent
-from reslab.report.plots.depth import depth_figure
-from reslab.report.analyses.overlay import along_training, overlaid, tints
-from reslab.report.format import number, plural
 
+from reslab.report.analyses.overlay import Tint, along_training, overlaid, tints, titled
+from reslab.report.analyses.result import Shown, ShownFigure, ShownTable
+from reslab.report.format import number, percent, plural
+from reslab.report.plots.depth import Profile, depth_figure
 
 Answer = Mapping[str, Any]
 _CLOSE = 0.01
@@ -202,7 +197,9 @@ def show_responses(answers: Sequence[Answer_responses]) -> Shown:
         *along_training(answers, lambda answer: answer["mean_std"], "Mean response", log=False),
     ]
     words = (*(_words_responses(answer) for answer in answers), *_normed(answers))
-    return Shown("How strongly each layer answers", words, tuple(figures), tuple(_table_responses(each) for each in answers))
+    return Shown(
+        "How strongly each layer answers", words, tuple(figures), tuple(_table_responses(each) for each in answers)
+    )
 
 
 def _words_responses(answer: Answer_responses) -> str:
@@ -252,7 +249,9 @@ def show_telescope(answers: Sequence[Answer_telescope]) -> Shown:
         *along_training(answers, lambda answer: _largest(answer) or float("nan"), "Largest error"),
     ]
     words = tuple(_words_telescope(answer) for answer in answers)
-    return Shown("Does the signal add up?", words, tuple(figures), tuple(_table_telescope(answer) for answer in answers))
+    return Shown(
+        "Does the signal add up?", words, tuple(figures), tuple(_table_telescope(answer) for answer in answers)
+    )
 
 
 def _largest(answer: Answer_telescope) -> float | None:

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from reslab.report.analyses.result import Shown, ShownFigure, ShownTable
 from reslab.report.format import plural
 from reslab.report.plots.matrices import Squares, similarity_figure
-from reslab.report.analyses.result import Shown, ShownFigure, ShownTable
 
 Answer = Mapping[str, Any]
 _MOST_COLUMNS = 12

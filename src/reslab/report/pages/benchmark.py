@@ -6,10 +6,12 @@ The page of `reslab bench --task predict`: how fast each engine answers.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
 from markupsafe import Markup
-from reslab.report.plots.bars import speed_figure
+
 from reslab.report.format import count, number
 from reslab.report.pages.run import tile
+from reslab.report.plots.bars import speed_figure
 from reslab.report.plots.export import svg
 from reslab.spec.errors import refuse
 

@@ -8,15 +8,9 @@ The confusion matrix, the pairs most confused, and the scores of each class.
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
 from markupsafe import Markup
-from reslab.report.format import count, number, percent
-from reslab.report.pages.run_text import split_words
-from reslab.report.plots.bars import FEW, reliability_figure
-from reslab.report.plots.export import svg
-from collections.abc import Sequence
-from reslab.report.format import count, percent
-from reslab.report.pages.run_text import Mistake, RunPage
-from reslab.report.plots.images import thumbnail
+
 from reslab.metrics.classification import (
     ClassScore,
     Confusion,
@@ -25,9 +19,12 @@ from reslab.metrics.classification import (
     class_scores,
     most_confused,
 )
+from reslab.report.format import count, number, percent
+from reslab.report.pages.run_text import Mistake, RunPage, split_words, times
+from reslab.report.plots.bars import FEW, reliability_figure
+from reslab.report.plots.export import svg
+from reslab.report.plots.images import thumbnail
 from reslab.report.plots.matrices import MOST_NAMED, matrix_figure
-from reslab.report.pages.run_text import times
-
 
 Bins = Sequence[Mapping[str, Any]]
 

@@ -6,12 +6,11 @@ The page of `reslab runs --page`: several runs, their curves laid over each othe
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from collections.abc import Sequence
+
 from reslab.report.format import number, percent, plural, seconds
 from reslab.report.pages.run import panel
-from reslab.report.plots.curves import Curve, accuracy_figure, loss_figure
+from reslab.report.plots.curves import Curve, Series, accuracy_figure, eval_series, loss_figure, splits, train_series
 from reslab.report.plots.style import SERIES
-from reslab.report.plots.curves import Series, eval_series, splits, train_series
 from reslab.spec.errors import refuse
 
 

@@ -6,25 +6,24 @@ From a check of data to its page: which pictures are shown, and what is said bel
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-import numpy as np
+from dataclasses import dataclass, field, replace
 from typing import Any
-from markupsafe import Markup
-from reslab.report.plots.bars import sizes_figure
-from reslab.report.format import count, percent, plural
-from reslab.report.pages.run import tile
-from reslab.report.plots.export import svg
-from reslab.report.plots.images import thumbnail
-from collections.abc import Sequence
-from dataclasses import replace
+
+import numpy as np
 import torch
+from markupsafe import Markup
 from torch import Tensor
+
 from reslab.data.check.check import DataCheck, Seen
 from reslab.data.check.duplicates import Twins
 from reslab.data.check.findings import Finding
 from reslab.data.image_datasets import Images
 from reslab.data.loader import TrainBatches
-from reslab.report.format import count
+from reslab.report.format import count, percent, plural
+from reslab.report.pages.run import tile
+from reslab.report.plots.bars import sizes_figure
+from reslab.report.plots.export import svg
+from reslab.report.plots.images import thumbnail
 from reslab.spec.preprocess import Preprocess
 
 

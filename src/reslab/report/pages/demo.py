@@ -6,23 +6,28 @@ Everything that the template of the demonstration's page names.
 """
 
 import math
-from dataclasses import dataclass
-from reslab.report.format import count, number, percent, seconds
-from reslab.report.pages.run_text import DemoNetwork, DemoPage
-from reslab.report.plots.curves import eval_series, last_value, splits, train_series
 from collections.abc import Sequence
-from reslab.report.format import count, number
+from dataclasses import dataclass
 from typing import Any
+
 from markupsafe import Markup
-from reslab.report.format import count, percent, plural, seconds
-from reslab.report.pages.run import panel
-from reslab.report.pages.run import tile
-from reslab.report.plots.curves import Curve, accuracy_figure, loss_figure
+
+from reslab.report.format import count, number, percent, plural, seconds
+from reslab.report.pages.run import panel, tile
+from reslab.report.pages.run_text import DemoNetwork, DemoPage
+from reslab.report.plots.curves import (
+    Curve,
+    Series,
+    accuracy_figure,
+    eval_series,
+    last_value,
+    loss_figure,
+    splits,
+    train_series,
+)
 from reslab.report.plots.depth import Profile, depth_figure
 from reslab.report.plots.export import svg
-from reslab.report.plots.curves import Series, eval_series, splits, train_series
 from reslab.spec.errors import refuse
-
 
 _SAME_ACCURACY = 0.005
 _SAME_LOSS = 1.25

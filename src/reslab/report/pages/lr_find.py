@@ -5,17 +5,19 @@ The page of `reslab lr-find`: the loss against rising learning rates, and which 
 The loss against the learning rate, with the rate that is suggested.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-import math
+from typing import Any
+
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-from reslab.report.plots.style import BLUE, MUTED, VERMILION, empty_panel, legend_above, styled
-from typing import Any
-from markupsafe import Markup
+
 from reslab.report.format import count
 from reslab.report.pages.run import tile
 from reslab.report.plots.export import svg
+from reslab.report.plots.style import BLUE, MUTED, VERMILION, empty_panel, legend_above, styled
 from reslab.spec.errors import refuse
 
 

@@ -12,26 +12,35 @@ Everything that the template of a run's page names.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-from collections.abc import Mapping
-from reslab.report.format import count, number, percent
-from reslab.report.pages.run_text import interval_words, split_words
 from statistics import median
+from typing import Any
+
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from reslab.report.format import count, seconds
-from reslab.report.pages.run_text import accuracy_words, loss_words, lost_words, rate_words, split_words
-from reslab.report.plots.curves import Curve, accuracy_figure, loss_figure, rate_figure
-from reslab.report.plots.export import svg
-from reslab.report.plots.curves import Log, eval_series, splits, train_series
-from collections.abc import Sequence
-from reslab.report.format import amount, count, percent, plural, shape
-from reslab.report.pages.run_text import RunPage
-from reslab.report.pages.classification import calibration_parts
-from reslab.report.pages.run_text import run_summary
-from reslab.report.pages.classification import class_parts, confusion_parts
-from reslab.report.pages.classification import mistake_parts
 
+from reslab.report.format import amount, count, number, percent, plural, seconds, shape
+from reslab.report.pages.classification import calibration_parts, class_parts, confusion_parts, mistake_parts
+from reslab.report.pages.run_text import (
+    RunPage,
+    accuracy_words,
+    interval_words,
+    loss_words,
+    lost_words,
+    rate_words,
+    run_summary,
+    split_words,
+)
+from reslab.report.plots.curves import (
+    Curve,
+    Log,
+    accuracy_figure,
+    eval_series,
+    loss_figure,
+    rate_figure,
+    splits,
+    train_series,
+)
+from reslab.report.plots.export import svg
 
 _STAGE = re.compile(r"(layer|stage|stages|block|blocks)[._]?\d+")
 _UNIT = re.compile(r"(layer|stage|stages|block|blocks)[._]?\d+\.\d+")

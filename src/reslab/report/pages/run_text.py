@@ -4,12 +4,14 @@ What a page is made from: plain, frozen values that know nothing of networks, te
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+
 from reslab.metrics.classification import wilson_interval
 from reslab.report.format import count, number, percent, plural
 from reslab.report.plots.curves import Log, Series, eval_series, last_value, splits, train_series
-from dataclasses import dataclass, field
-import numpy as np
 
 
 def run_summary(scores: Mapping[str, Any]) -> str:

@@ -3,11 +3,15 @@
 The page of a study as Markdown, its figures as SVG files beside it: what stands in docs/studies.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
 from markupsafe import Markup
-from reslab.report.format import seconds
+
+from reslab.report.format import markdown_table, seconds
 from reslab.report.pages.study_text import (
+    StudyPage,
+    StudyRow,
     metric_name,
     metric_words,
     ours_words,
@@ -19,16 +23,9 @@ from reslab.report.pages.study_text import (
     stamp_words,
     summary_words,
 )
-from reslab.report.plots.export import svg
+from reslab.report.plots.export import svg, svg_file
 from reslab.report.plots.study import StudyFigure, study_figures
-from reslab.report.pages.study_text import StudyPage, StudyRow
-from reslab.spec.study import Metric, metric_of
-from reslab.spec.study import Reported
-from collections.abc import Mapping, Sequence
-from reslab.report.plots.export import svg_file
-from reslab.report.format import markdown_table
-from reslab.report.pages.study_text import metric_words, scale_words, summary_words
-from reslab.report.pages.study_text import StudyPage
+from reslab.spec.study import Metric, Reported, metric_of
 
 
 def study_parts(page: StudyPage) -> dict[str, Any]:

@@ -3,17 +3,15 @@
 The page of a study: what was found, held against what the paper reports.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from statistics import fmean, stdev
 from typing import Any
-from reslab.spec.study import Metric, metric_of
-from reslab.spec.study import Cut, Row, Study
-import math
-from collections.abc import Sequence
+
 from reslab.report.format import count, plural, seconds
-from reslab.spec.study import Reported
+from reslab.spec.study import Cut, Metric, Reported, Row, Study, metric_of
 
 
 @dataclass(frozen=True)

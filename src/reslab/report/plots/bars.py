@@ -5,20 +5,18 @@ The sizes of pictures: one dot a size, larger where there are more.
 Images a second of each engine and precision, as bars.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator
-from reslab.report.plots.style import BLUE, MUTED, VERMILION, legend_above, styled
-from collections import Counter
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, ScalarFormatter
-from reslab.report.plots.style import GRID, SERIES, empty_panel, legend_above, styled
-from reslab.report.format import number
-from reslab.report.plots.style import INK, MUTED, SERIES, empty_panel, styled
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
+from reslab.report.format import number
+from reslab.report.plots.style import BLUE, GRID, INK, MUTED, SERIES, VERMILION, empty_panel, legend_above, styled
 
 Bins = Sequence[Mapping[str, Any]]
 FEW = 10  # a share of fewer images than this is drawn pale

@@ -7,13 +7,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from collections.abc import Sequence
-from dataclasses import dataclass
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from reslab.report.plots.style import MUTED, SERIES, empty_panel, legend_above, styled
 
+from reslab.report.plots.style import MUTED, SERIES, empty_panel, legend_above, styled
 
 MOST_POINTS = 300
 Log = Sequence[Mapping[str, Any]]

@@ -6,10 +6,11 @@ A figure as an SVG file of its own, for Markdown: on a light ground, legible whe
 import io
 import re
 from xml.etree import ElementTree
+
 from matplotlib.figure import Figure
+
 from reslab.report.plots import style
 from reslab.report.plots.style import styled
-
 
 _VARIABLES = {
     style.INK: "ink",

@@ -3,19 +3,20 @@
 Images small enough to live inside a page.
 """
 
+import base64
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
-from reslab.report.plots.style import BLUE, INK, MUTED, VERMILION, styled
-import base64
-import io
-from reslab.spec.errors import refuse
 
+from reslab.report.plots.style import BLUE, INK, MUTED, VERMILION, styled
+from reslab.spec.errors import refuse
 
 _SIDE = 120
 _CELL_INCHES = 0.86

@@ -3,17 +3,17 @@
 The confusion matrix of many classes, one small square a pair.
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from reslab.report.plots.style import VERMILION, empty_panel, styled
-import math
-from dataclasses import dataclass
-from matplotlib.axes import Axes
-from reslab.report.plots.style import INK, MUTED, styled
 
+from reslab.report.plots.style import INK, MUTED, VERMILION, empty_panel, styled
 
 MOST_NAMED = 45
 RIGHT_BLUE = "#2387c8"  # between the palette's blues for light and for dark paper

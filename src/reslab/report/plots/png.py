@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from PIL import Image
 
-from reslab.report.plots.style import styled
 from reslab.report.analyses.result import ShownFigure
+from reslab.report.plots.style import styled
 from reslab.spec.errors import refuse
 
 _DOTS_PER_INCH = 160

@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from reslab.report.analyses import show_answers
-from reslab.report.plots import study_values as study_profiles
-from reslab.report.pages.study_text import figure_label, metric_name, stamp_words
+from reslab.report.pages.study_text import StudyPage, figure_label, metric_name, stamp_words
 from reslab.report.plots import study_curves
 from reslab.report.plots import study_values as study_numbers
+from reslab.report.plots import study_values as study_profiles
 from reslab.report.plots.study_style import stamp
 from reslab.report.plots.style import styled
-from reslab.report.pages.study_text import StudyPage
-from reslab.spec.study import KINDS, Drawing
-from reslab.spec.study import metric_of
+from reslab.spec.study import KINDS, Drawing, metric_of
 
 _DRAW: dict[str, Callable[[StudyPage, Drawing, str], Figure]] = {
     "error_curves": study_curves.error_curves,

@@ -5,15 +5,16 @@ The logs of a row's seeds as one line: the mean against iterations, and the band
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
 import numpy as np
-from reslab.report.pages.study_text import StudyRow
-from collections.abc import Callable, Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from reslab.report.pages.study_text import StudyPage, StudyRow
 from reslab.report.plots.study_style import (
     DASHES,
     colour,
@@ -26,9 +27,7 @@ from reslab.report.plots.study_style import (
     title,
 )
 from reslab.report.plots.style import MUTED, styled
-from reslab.report.pages.study_text import StudyPage, StudyRow
 from reslab.spec.study import Drawing
-
 
 _FEWEST_SMOOTHED = 40
 

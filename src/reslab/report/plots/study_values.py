@@ -3,24 +3,19 @@
 What a question found at each unit or layer, a panel a group of rows (He et al. 2015, Fig. 7).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
-from reslab.report.pages.study_text import metric_name
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from reslab.report.pages.study_text import StudyPage, StudyRow, metric_name
+from reslab.report.plots.depth import power
 from reslab.report.plots.study_style import colour, legend, nothing_yet, panels, stamp, title
 from reslab.report.plots.style import BLUE, INK, MUTED, VERMILION, styled
-from reslab.report.pages.study_text import StudyPage, StudyRow
-from reslab.spec.study import Drawing
-from reslab.spec.study import Metric, metric_of
-from collections.abc import Callable, Mapping, Sequence
-import numpy as np
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from reslab.report.plots.depth import power
-from reslab.report.plots.style import styled
-from reslab.spec.study import Drawing, Panel
-
+from reslab.spec.study import Drawing, Metric, Panel, metric_of
 
 _ROW_INCHES = 0.27
 

@@ -1,8 +1,7 @@
 """Zhang et al., Dive into Deep Learning: ResNet-18 on Fashion-MNIST."""
 
-from reslab.spec.study import Drawing, Panel
 from reslab.spec.papers.presets import SMOKE_STEPS
-from reslab.spec.study import Claim, Cut, Cuts, Reported, Row, Study
+from reslab.spec.study import Claim, Cut, Cuts, Drawing, Panel, Reported, Row, Study
 
 _BOOK = "Zhang et al., Dive into Deep Learning, Sec. 8.6 (ResNet), its printed output"
 _ALONG = "running average along the last epoch"

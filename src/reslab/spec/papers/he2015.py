@@ -2,10 +2,15 @@
 
 from dataclasses import replace
 
-from reslab.spec.study import Drawing, Panel
-from reslab.spec.papers.presets import tests_better, tests_worse, trains_better, trains_worse
-from reslab.spec.papers.presets import SMOKE_ASKING, three_stages
-from reslab.spec.study import Asked, Claim, Cut, Cuts, Reported, Row, Study
+from reslab.spec.papers.presets import (
+    SMOKE_ASKING,
+    tests_better,
+    tests_worse,
+    three_stages,
+    trains_better,
+    trains_worse,
+)
+from reslab.spec.study import Asked, Claim, Cut, Cuts, Drawing, Panel, Reported, Row, Study
 
 PAPER = "He et al. 2015, arXiv:1512.03385v1"
 _RESPONSES = "responses.mean_std"

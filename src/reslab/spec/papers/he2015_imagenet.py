@@ -1,10 +1,8 @@
 """He et al. 2015, Deep Residual Learning for Image Recognition (arXiv:1512.03385v1): Tables 2 to 5, on ImageNet."""
 
-from reslab.spec.study import Drawing, Panel
-from reslab.spec.papers.presets import tests_better, tests_worse, trains_worse
 from reslab.spec.papers.he2015 import PAPER
-from reslab.spec.papers.presets import four_stages
-from reslab.spec.study import Claim, Reported, Row, Study
+from reslab.spec.papers.presets import four_stages, tests_better, tests_worse, trains_worse
+from reslab.spec.study import Claim, Drawing, Panel, Reported, Row, Study
 
 _TEN = "ten-crop(224)"
 _SCALES = "scales(224,256,384,480,640)"

@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-from reslab.spec.study import Drawing, Panel
 from reslab.spec.papers.presets import three_stages
-from reslab.spec.study import Asked, Claim, Reported, Row, Study
+from reslab.spec.study import Asked, Claim, Drawing, Panel, Reported, Row, Study
 
 PAPER = "He et al. 2016, arXiv:1603.05027"
 DIFFERENCES = ("the paper's tables are medians of 5 runs; here it is the mean, with the standard deviation",)

@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-from reslab.spec.papers.presets import tests_better, tests_worse
 from reslab.spec.papers.he2016 import DIFFERENCES, PAPER, told
-from reslab.spec.papers.presets import four_stages, three_stages
+from reslab.spec.papers.presets import four_stages, tests_better, tests_worse, three_stages
 from reslab.spec.study import Claim, Cuts, Reported, Row, Study
 
 # Units a stage at short scale, and the paper's test errors: (baseline, pre-activation).

@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-from reslab.spec.study import Drawing, Panel
 from reslab.spec.papers.presets import three_stages
-from reslab.spec.study import Claim, Reported, Row, Study
+from reslab.spec.study import Claim, Drawing, Panel, Reported, Row, Study
 
 _PAPER = "Huang et al. 2016, arXiv:1603.09382"
 _README = "github.com/yueatsprograms/Stochastic_Depth, README"

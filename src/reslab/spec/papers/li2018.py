@@ -1,9 +1,7 @@
 """Li et al. 2018, Visualizing the Loss Landscape of Neural Nets (arXiv:1712.09913)."""
 
-from reslab.spec.study import Drawing, Panel
-from reslab.spec.papers.presets import tests_better, tests_worse
-from reslab.spec.papers.presets import three_stages
-from reslab.spec.study import Asked, Claim, Reported, Row, Study
+from reslab.spec.papers.presets import tests_better, tests_worse, three_stages
+from reslab.spec.study import Asked, Claim, Drawing, Panel, Reported, Row, Study
 
 _PAPER = "Li et al. 2018, arXiv:1712.09913v3"
 _300 = (

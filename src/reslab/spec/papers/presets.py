@@ -3,9 +3,7 @@
 The claims that papers make most: one row tests or trains better, or worse, than another.
 """
 
-from reslab.spec.study import Cut, Cuts
-from reslab.spec.study import Claim
-
+from reslab.spec.study import Claim, Cut, Cuts
 
 SMOKE_STEPS = (
     "length=12 steps",

@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-from reslab.spec.study import Drawing, Panel
 from reslab.spec.papers.presets import SMOKE_STEPS
-from reslab.spec.study import Claim, Cut, Cuts, Reported, Row, Study
+from reslab.spec.study import Claim, Cut, Cuts, Drawing, Panel, Reported, Row, Study
 
 _BOOK = "Stevens, Antiga and Viehmann 2020, Deep Learning with PyTorch, ch. 8; its notebook p1ch8/1_convolution.ipynb"
 _SMOKE = Cut(

@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-from reslab.spec.study import Drawing, Panel
 from reslab.spec.papers.presets import three_stages
-from reslab.spec.study import Asked, Claim, Reported, Row, Study
+from reslab.spec.study import Asked, Claim, Drawing, Panel, Reported, Row, Study
 
 _PAPER = "Veit et al. 2016, arXiv:1605.06431"
 _ONE = "lesion.units.error.median"

@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-from reslab.spec.papers.presets import tests_better
 from reslab.spec.papers.he2016_deep import deep_row
-from reslab.spec.papers.presets import three_stages
+from reslab.spec.papers.presets import tests_better, three_stages
 from reslab.spec.study import Cuts, Reported, Row, Study
 
 _PAPER = "Zagoruyko and Komodakis 2016, arXiv:1605.07146"

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from reslab.spec.optim import Optimizer
-from reslab.spec.recipe import Recipe, Schedule
+from reslab.spec.optim import Optimizer, Schedule
+from reslab.spec.recipe import Recipe
 
 _ALL_50K = "all 50,000 pictures are trained on as for its Table 6, its 45,000 and 5,000 are --val-fraction 0.1"
 

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from reslab.spec.optim import Optimizer
-from reslab.spec.recipe import Recipe, Schedule
+from reslab.spec.optim import Optimizer, Schedule
+from reslab.spec.recipe import Recipe
 
 _NESTEROV = Optimizer(lr=0.1, nesterov=True, weight_decay=5e-4, decay_norm_and_bias=False)
 _GENTLE = replace(_NESTEROV, lr=0.01, weight_decay=1e-4)  # for weights that know something already

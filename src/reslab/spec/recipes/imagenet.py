@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from reslab.spec.optim import Optimizer
-from reslab.spec.recipe import Recipe, Schedule
+from reslab.spec.optim import Optimizer, Schedule
+from reslab.spec.recipe import Recipe
 
 _CENTER = "resize(256) center-crop(224)"
 _THIRDS = ("30 epochs", "60 epochs", "80 epochs")

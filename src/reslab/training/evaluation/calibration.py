@@ -4,19 +4,19 @@ A temperature fitted once and kept with the weights, so that whatever predicts w
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from reslab.nn.checkpoints.safetensors_io import update_header
+from reslab.runtime.files import room_for
 from reslab.spec.config import to_dict
 from reslab.spec.errors import refuse
 from reslab.training.evaluation.loop import Evaluation
-from pathlib import Path
-from reslab.nn.checkpoints.safetensors_io import update_header
-from reslab.runtime.files import room_for
-from reslab.training.run import run_weights
-from reslab.training.run import Run
-
+from reslab.training.run import Run, run_weights
 
 NUM_BINS = 15
 _MOST_ITERATIONS = 200

@@ -3,38 +3,33 @@
 How the network of a run is judged on its data, by all ranks together.
 """
 
-from dataclasses import dataclass
-import torch
-from torch import nn
-from reslab.data.dataset import Data
-from reslab.data.loader import eval_batches
-from reslab.runtime.distributed import ALONE, Ranks
-from reslab.training.evaluation.loop import Evaluation, evaluate_batches
-from reslab.training.loop import Loss
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import nn
 from torch.nn import functional
+
+from reslab.data.dataset import Data
+from reslab.data.loader import eval_batches
+from reslab.nn.checkpoints.pretrained import Pretrained
 from reslab.nn.checkpoints.safetensors_io import load_weights, read_tensors
 from reslab.nn.factory import create_model
 from reslab.nn.network import Network
-from reslab.nn.checkpoints.pretrained import Pretrained
 from reslab.runtime.device import choose_device, num_threads_for, threads
-from reslab.runtime.distributed import Ranks, join, own_device
+from reslab.runtime.distributed import ALONE, Ranks, join, own_device, read_place
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse
 from reslab.spec.preprocess import Preprocess
-from reslab.training.options import warn_of_stem
 from reslab.training.evaluation.loop import Evaluation, average, evaluate_batches
 from reslab.training.evaluation.tta import Views
-from reslab.training.run import run_weights
-from reslab.training.options import Asked, split_settings
-from reslab.training.run import Run
+from reslab.training.loop import Loss
+from reslab.training.options import Asked, split_settings, warn_of_stem
+from reslab.training.run import Run, run_weights
 from reslab.training.run_data import find_data, input_size, num_workers, reopen_data
 from reslab.training.setup import asked_arch
-from reslab.runtime.distributed import read_place
-
 
 EVALUATION_BATCH = 256
 

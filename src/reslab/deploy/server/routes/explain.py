@@ -10,16 +10,12 @@ from torch.nn import functional
 
 from reslab.analysis.attribution import grad_cam, integrated_gradients, occlusion
 from reslab.analysis.layers import default_layers
-from reslab.deploy.server.ablation import carried_out
+from reslab.deploy.server.ablation import KEYS, Plan, Specimen, carried_out, read_plan
 from reslab.deploy.server.errors import Refused
-from reslab.deploy.server.routes.predict import best
-from reslab.deploy.server.schemas import ASKING, ExplainAnswer
-from reslab.deploy.server.state import House, one_picture
-from reslab.deploy.server.schemas import CUT, ModelName
 from reslab.deploy.server.images import picture_uri
-from reslab.deploy.server.ablation import KEYS, Plan, read_plan
-from reslab.deploy.server.state import Opened
-from reslab.deploy.server.ablation import Specimen
+from reslab.deploy.server.routes.predict import best
+from reslab.deploy.server.schemas import ASKING, CUT, ExplainAnswer, ModelName
+from reslab.deploy.server.state import House, Opened, one_picture
 from reslab.nn.network import Network
 from reslab.spec.errors import unknown
 

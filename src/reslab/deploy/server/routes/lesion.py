@@ -7,13 +7,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from torch import Tensor
 
-from reslab.deploy.server.ablation import Cut, curve, cut
+from reslab.deploy.server.ablation import KEYS, Cut, Plan, curve, cut, read_plan
 from reslab.deploy.server.routes.samples import Samples
-from reslab.deploy.server.schemas import ASKING, CurveAnswer, LesionAnswer
-from reslab.deploy.server.state import House, one_picture
-from reslab.deploy.server.schemas import CUT, ONE_OR_NONE, ModelName
-from reslab.deploy.server.ablation import KEYS, Plan, read_plan
-from reslab.deploy.server.state import Opened
+from reslab.deploy.server.schemas import ASKING, CUT, ONE_OR_NONE, CurveAnswer, LesionAnswer, ModelName
+from reslab.deploy.server.state import House, Opened, one_picture
 
 _NUM_CLASSES = 10
 # Pictures of the run that the curve is drawn from where the caller sends none.

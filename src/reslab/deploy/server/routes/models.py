@@ -12,8 +12,7 @@ from torch import nn
 from reslab.analysis.blocks import unit_runs
 from reslab.analysis.surgery import Slot, shapes_of, slots_of, why_not_deleted
 from reslab.deploy.server.schemas import SEEING, ModelsAnswer
-from reslab.deploy.server.state import House
-from reslab.deploy.server.state import Served
+from reslab.deploy.server.state import House, Served
 from reslab.nn.block import Unit
 from reslab.nn.checkpoints.safetensors_io import read_header
 from reslab.nn.network import Network

@@ -9,12 +9,10 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 from torch import Tensor
 
-from reslab.deploy.server.errors import Refused, refused
-from reslab.deploy.server.schemas import ASKING, PredictAnswer
-from reslab.deploy.server.state import House
-from reslab.deploy.server.schemas import SEVERAL, ModelName
-from reslab.deploy.server.state import Opened
 from reslab.deploy.server.ablation import numbers
+from reslab.deploy.server.errors import Refused, refused
+from reslab.deploy.server.schemas import ASKING, SEVERAL, ModelName, PredictAnswer
+from reslab.deploy.server.state import House, Opened
 
 _MOST_CLASSES = 1000
 

@@ -5,23 +5,20 @@ What a network makes of its run's test images: judged once, a little at a time, 
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
-import torch
-from torch import Tensor
-from reslab.deploy.server.routes.samples import Samples, Shelf
-from reslab.deploy.server.state import House
-from reslab.deploy.server.state import Opened, Served
-from reslab.metrics.classification import class_scores
 from typing import Annotated, Any
+
+import torch
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
+from torch import Tensor
+
 from reslab.deploy.server.errors import Refused, refused
-from reslab.deploy.server.schemas import LATE, SEEING, ConfusionAnswer, RunAnswer
-from reslab.deploy.server.schemas import PathName
-from reslab.deploy.server.state import Served
+from reslab.deploy.server.routes.samples import Samples, Shelf
+from reslab.deploy.server.schemas import LATE, SEEING, ConfusionAnswer, PathName, RunAnswer
+from reslab.deploy.server.state import House, Opened, Served
+from reslab.metrics.classification import class_scores
 from reslab.spec.optim import parse_duration
 from reslab.training.run import Run
-
 
 MOST_IMAGES = 2000
 _BATCH = 32

@@ -16,11 +16,9 @@ from reslab.data.dataset import Data
 from reslab.data.image_datasets import Images
 from reslab.data.loader import eval_batches
 from reslab.deploy.server.errors import Refused, refused
-from reslab.deploy.server.schemas import SEEING, SamplesAnswer
-from reslab.deploy.server.state import House
-from reslab.deploy.server.schemas import PathName
 from reslab.deploy.server.images import picture_png
-from reslab.deploy.server.state import Served
+from reslab.deploy.server.schemas import SEEING, PathName, SamplesAnswer
+from reslab.deploy.server.state import House, Served
 from reslab.training.run_data import reopen_data
 
 _SEED = 0

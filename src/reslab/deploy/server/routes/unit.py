@@ -9,16 +9,13 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 from torch import Tensor, nn
 
-from reslab.analysis.surgery import Slot, slots_of
 from reslab.analysis.blocks import take_apart
-from reslab.deploy.server.ablation import carried_out, finite
+from reslab.analysis.surgery import Slot, slots_of
+from reslab.deploy.server.ablation import KEYS, Plan, Specimen, carried_out, finite, read_plan
 from reslab.deploy.server.errors import Refused
-from reslab.deploy.server.schemas import ASKING, UnitAnswer
-from reslab.deploy.server.state import House, one_picture
-from reslab.deploy.server.schemas import CUT, ModelName
 from reslab.deploy.server.images import picture_uri
-from reslab.deploy.server.ablation import KEYS, Plan, read_plan
-from reslab.deploy.server.ablation import Specimen
+from reslab.deploy.server.schemas import ASKING, CUT, ModelName, UnitAnswer
+from reslab.deploy.server.state import House, one_picture
 from reslab.nn.block import Unit
 from reslab.nn.network import Network
 from reslab.spec.errors import unknown
