@@ -180,7 +180,7 @@ def parsed(name: str, code: str, is_package: bool = False) -> Module:
 @pytest.mark.parametrize(
     ("name", "code"),
     [
-        ("reslab.spec.arch", "from reslab.nn.unit import Unit"),
+        ("reslab.spec.arch", "from reslab.nn.block import Unit"),
         ("reslab.nn.block", "def late():\n    from reslab import training"),
         ("reslab.nn.block", "from ..cli import app"),
         ("reslab.nn.block", "import reslab"),

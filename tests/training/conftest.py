@@ -11,7 +11,7 @@ import pytest
 from reslab.training.run import Run
 from reslab.training.train import train
 
-sys.path.insert(0, str(Path(__file__).parent))  # `ranked`, which several tests here share
+sys.path.insert(0, str(Path(__file__).parent))  # `launch`, which several tests here share
 
 # A network of 8 layers that learns the digits within an epoch or two.
 TINY = {"model.depths": "1,1,1", "model.widths": "8,16,32", "model.stem": "conv3(8) norm act"}

@@ -15,7 +15,9 @@ HERE = Path(__file__).parent
 PATIENCE_SECONDS = 400
 SRC = HERE.parents[1] / "src"
 PREAMBLE = (
-    "import os, sys, torch\nfrom reslab.training.ranks import join\nfrom reslab.training.torchrun import read_place\n"
+    "import os, sys, torch\n"
+    "from reslab.runtime.distributed import join\n"
+    "from reslab.runtime.torchrun import read_place\n"
 )
 
 

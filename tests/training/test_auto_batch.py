@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from reslab.runtime.distributed import Place, Ranks
+from reslab.runtime.distributed import Ranks
+from reslab.runtime.torchrun import Place
 from reslab.training import auto_batch as trials
 from reslab.training.auto_batch import MicroBatch, StepTrial, choose
 from reslab.training.run import Run

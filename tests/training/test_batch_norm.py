@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranked import on_ranks
+from launch import on_ranks
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
@@ -113,7 +113,7 @@ def batch():
     return torch.randn(6, 3, 8, 8, dtype=torch.float64) * 3 + 1, torch.randn(6, 5, dtype=torch.float64)
 """
 SHARED = """
-from reslab.training.synchronised import synchronised_norms
+from reslab.training.batch_norm import synchronised_norms
 model = network()
 model[0].weight.requires_grad_(False)
 replica = ranks.replica(model)

@@ -11,17 +11,18 @@ from typing import Any
 
 import pytest
 import torch
-from ranked import PATIENCE_SECONDS, ended, on_ranks, torchrun
-from ranked_runs import NUM_STEPS, Double, float64_data, float64_run, unfreezing_run
+from distributed_runs import NUM_STEPS, Double, float64_data, float64_run, unfreezing_run
+from launch import PATIENCE_SECONDS, ended, on_ranks, torchrun
 
 from reslab.nn.checkpoints.safetensors_io import read_tensors
-from reslab.runtime.distributed import Place, own_device, read_place
+from reslab.runtime.distributed import own_device
+from reslab.runtime.torchrun import Place, read_place
 from reslab.training.checkpoint import load_state
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.run import Run
 
 Timeless = Callable[[Run], list[dict[str, Any]]]
-RUNS = str(Path(__file__).parent / "ranked_runs.py")
+RUNS = str(Path(__file__).parent / "distributed_runs.py")
 # What a process opens to write, from its first line on.
 SHARED = """
 written, folder = [], {folder!r}
@@ -30,8 +31,8 @@ def watch(event, arguments):
         written.append(arguments[0])
 sys.addaudithook(watch)
 from pathlib import Path
-from ranked_runs import WrongOnOne, digits_run, float64_run
-from reslab.training.judging import evaluate
+from distributed_runs import WrongOnOne, digits_run, float64_run
+from reslab.training.evaluation.evaluate import evaluate
 run = digits_run(Path(folder) / "run")
 for norms in (True, False):
     float64_run(Path(folder) / f"norms {{norms}}", norms)
@@ -185,8 +186,8 @@ def test_what_is_not_finite_on_one_rank_stops_all_and_is_found_there(undisturbed
 
 THAWED = """
 from pathlib import Path
-from ranked_runs import stopped_at, unfreezing_run
-from reslab.training.interruption import Interrupted
+from distributed_runs import stopped_at, unfreezing_run
+from reslab.runtime.interrupts import Interrupted
 folder = Path({folder!r})
 run = unfreezing_run(folder / "run")
 try:
@@ -221,8 +222,8 @@ def test_parts_that_open_are_shared_from_their_step_on(tmp_path: Path, weights_h
 
 THREE = """
 from pathlib import Path
-from ranked_runs import Double, float64_data, float64_run
-from reslab.training.judging import evaluate
+from distributed_runs import Double, float64_data, float64_run
+from reslab.training.evaluation.evaluate import evaluate
 run = float64_run(Path({folder!r}) / "run", norms=True)
 answer = evaluate(run, float64_data(), split="train", val_fraction=0.25, batch=10, share=True, module=Double(True))
 """

@@ -25,7 +25,7 @@ Timeless = Callable[[Run], list[dict[str, Any]]]
 SRC = Path(__file__).parents[2] / "src"
 KILLED = """
 import os, signal, sys
-from reslab.training.train_run import train
+from reslab.training.train import train
 def die(step, model):
     if step == {at}:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -28,7 +28,7 @@ from reslab.cli.serve import serve
 from reslab.cli.show import show
 from reslab.cli.study import study
 from reslab.cli.train import train
-from reslab.runtime.distributed import read_place
+from reslab.runtime.torchrun import read_place
 from reslab.spec.errors import unknown
 
 VERBS: dict[str, Callable[..., None]] = {

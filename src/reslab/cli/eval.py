@@ -26,7 +26,7 @@ from reslab.cli.options import (
 from reslab.cli.output import print_json, print_pairs, print_table, say
 from reslab.metrics.classification import class_mean
 from reslab.report.format import count, number, percent
-from reslab.runtime.distributed import read_place
+from reslab.runtime.torchrun import read_place
 from reslab.spec.errors import refuse
 
 if TYPE_CHECKING:

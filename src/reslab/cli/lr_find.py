@@ -24,7 +24,6 @@ from reslab.cli.options import (
     read_settings,
 )
 from reslab.cli.output import print_json, print_pairs, say
-from reslab.report.pages.lr_find import RatePage
 
 if TYPE_CHECKING:
     from reslab.training.lr_finder import RateSearch
@@ -82,6 +81,7 @@ def lr_find(
 
 
 def _write_page(target: Path, found: "RateSearch") -> None:
+    from reslab.report.pages.lr_find import RatePage
     from reslab.report.render import render_rates
 
     shown = RatePage(

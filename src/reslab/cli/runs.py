@@ -9,10 +9,10 @@ import typer
 from reslab.cli.options import Json
 from reslab.cli.output import print_json, print_table, say
 from reslab.report.format import percent, seconds
-from reslab.report.pages.compare import ComparedRun, ComparePage
 from reslab.spec.errors import refuse
 
 if TYPE_CHECKING:
+    from reslab.report.pages.compare import ComparedRun
     from reslab.training.run import Run
 
 
@@ -54,6 +54,7 @@ def _found(places: Sequence[Path]) -> list["Run"]:
 
 
 def _write_page(page: Path, found: Sequence["Run"], asked: Sequence[Path]) -> None:
+    from reslab.report.pages.compare import ComparePage
     from reslab.report.render import render_compare
 
     if not found:
@@ -64,7 +65,9 @@ def _write_page(page: Path, found: Sequence["Run"], asked: Sequence[Path]) -> No
     say(f"page: {page}")
 
 
-def _compared(run: "Run") -> ComparedRun:
+def _compared(run: "Run") -> "ComparedRun":
+    from reslab.report.pages.compare import ComparedRun
+
     facts = _facts(run)
     names = ("name", "data", "recipe", "seed", "top1", "loss", "train_seconds")
     return ComparedRun(**{name: facts[name] for name in names}, model=run.network, log=run.log.lines())

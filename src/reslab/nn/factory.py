@@ -72,8 +72,8 @@ def create_model(
     `create_model("resnet20_cifar", order="bn-after-add", mix="shortcut-gate(-6)", match="pad-split")`. `pretrained` is
     a file, a state dict, True, or a tag such as `IMAGENET1K_V2`, `a1_in1k` or `hf-hub:org/name`; a new `num_classes` or
     `in_channels` then adapts the head or the first convolution, and `strict=False` goes on half-loaded (see
-    `reslab.nn.checkpoints.pretrained`; the network's `loaded` tells which entries matched). `features_only=True` gives the outputs
-    of stem and stages (`out_indices`) in place of logits.
+    `reslab.nn.checkpoints.pretrained`; the network's `loaded` tells which entries matched). `features_only=True`
+    gives the outputs of stem and stages (`out_indices`) in place of logits.
     torchvision's options are axes too: `groups`, `width_per_group`, `replace_stride_with_dilation`,
     `zero_init_residual`; `norm_layer` is a callable taking the number of channels. Raises ValueError for an unknown
     name or axis, and for a combination that means nothing.

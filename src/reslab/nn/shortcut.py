@@ -127,7 +127,7 @@ class DropPath(nn.Module):
 
 
 class Mix(nn.Module):
-    """Where shortcut and branch meet: modifiers of each, then one join (see `reslab.spec.shortcut`). N C H W in and out.
+    """Where shortcut and branch meet: modifiers of each, then one join (see `reslab.spec.shortcut`). N C H W in, out.
 
     Its keys: `gate.weight`, `gate.bias` (a 1x1 convolution of the unit's stride and width, over what the shortcut
     reads), `scale` (rezero, skipinit) and `gamma` (layerscale).

@@ -33,7 +33,7 @@ class ConvPlan:
 class UnitPlan:
     """One unit: its name (`layer1.0`), place, convolutions, what its shortcut is and where its leading words stand.
 
-    `match` is the kind of the shortcut's module: `identity`, `none` in a plain twin, or a kind of `reslab.spec.shortcut`.
+    `match` is the kind of the shortcut's module: `identity`, `none` in a plain twin, or one of `reslab.spec.shortcut`.
     `ahead`: the leading words stand ahead of the fork. `bare`: the unit goes without them.
     """
 

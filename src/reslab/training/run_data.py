@@ -15,7 +15,7 @@ from reslab.data.loader import TrainBatches, eval_batches
 from reslab.data.registry import DATA_SETS, open_data
 from reslab.data.splits import take
 from reslab.data.webdataset.remote import is_url
-from reslab.runtime.distributed import Place
+from reslab.runtime.torchrun import Place
 from reslab.spec.config import from_dict, to_dict
 from reslab.spec.errors import refuse
 from reslab.spec.preprocess import Preprocess

@@ -19,8 +19,8 @@ from reslab.nn.checkpoints.download import WeightsUnavailable
 from reslab.nn.factory import create_model, resolve_arch
 from reslab.nn.network import Network
 from reslab.runtime.device import hardware, num_threads_for, quick_bf16
-from reslab.runtime.distributed import Place
 from reslab.runtime.provenance import command, commit, versions
+from reslab.runtime.torchrun import Place
 from reslab.spec.arch import Arch
 from reslab.spec.config import override, to_dict
 from reslab.spec.errors import refuse

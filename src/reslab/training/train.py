@@ -20,9 +20,10 @@ from reslab.nn.cost import layer_table
 from reslab.report.pages.run_text import Mistake, RunPage
 from reslab.report.render import render_run
 from reslab.runtime.device import choose_device, num_threads_for, threads
-from reslab.runtime.distributed import Ranks, join, own_device, read_place
+from reslab.runtime.distributed import Ranks, join, own_device
 from reslab.runtime.files import room_for, write_whole
 from reslab.runtime.interrupts import Interrupted
+from reslab.runtime.torchrun import read_place
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse
 from reslab.spec.recipe import Recipe
@@ -169,7 +170,8 @@ def page_facts(run: Run, input_size: tuple[int, ...]) -> dict[str, str]:
         "seed": str(facts["seed"]),
         "training time": f"{(run.result or {}).get('train_seconds', 0):.1f} s",
         "speed": _speed(run.result or {}),
-        "hardware": f"{hardware['device']}, {hardware['processor']}, {hardware['num_threads']} threads{_ranks_run_report(facts)}",
+        "hardware": f"{hardware['device']}, {hardware['processor']}, {hardware['num_threads']} threads"
+        + _ranks_run_report(facts),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if name != "system"),
         "command": facts["command"],
         "commit": facts["commit"] or "",

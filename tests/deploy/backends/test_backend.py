@@ -137,7 +137,7 @@ def test_openvino_is_imported_without_its_telemetry() -> None:
     import subprocess
 
     code = (
-        "import sys\nfrom reslab.deploy.graphs import import_openvino\nimport_openvino()\n"
+        "import sys\nfrom reslab.deploy.export.graphs import import_openvino\nimport_openvino()\n"
         "from openvino.tools.ovc import telemetry_utils\nprint(telemetry_utils.tm.__name__)\n"
         "print(any(name.startswith('openvino_telemetry.') for name in sys.modules))"
     )

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from reslab.report.plots.curves import Curve, Series, accuracy_figure, loss_figure, rate_figure, running_mean, series
+from reslab.report.plots.curves import Curve, accuracy_figure, loss_figure, rate_figure
 from reslab.report.plots.depth import Profile, depth_figure, log_ticks
 from reslab.report.plots.export import svg
 from reslab.report.plots.matrices import matrix_figure
+from reslab.report.series import Series, running_mean, series
 
 
 def _curve(values: list[float], name: str = "train") -> Curve:
@@ -102,7 +103,7 @@ def test_a_running_mean_keeps_a_straight_line_and_both_ends() -> None:
 
 def test_pages_are_made_without_pyplot_and_number_formats_without_matplotlib() -> None:
     code = (
-        "import sys; import reslab.report.tables, reslab.report.page; assert 'matplotlib' not in sys.modules;"
+        "import sys; import reslab.report.format, reslab.report.pages.run_text; assert 'matplotlib' not in sys.modules;"
         "import reslab.report.render; assert 'matplotlib.pyplot' not in sys.modules; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,13 +13,9 @@ from reslab.report.analyses import (
     nearest,
     probes,
     shapes,
+    signal,
     similarity,
 )
-from reslab.report.analyses import shapes as cost
-from reslab.report.analyses import signal as orders
-from reslab.report.analyses import signal as responses
-from reslab.report.analyses import signal as scaling
-from reslab.report.analyses import signal as telescope
 from reslab.report.analyses.result import Shown
 from reslab.spec.errors import unknown
 
@@ -27,12 +23,12 @@ Answers = Sequence[Mapping[str, Any]]
 
 SHOWS: dict[str, Callable[[Answers], Shown]] = {
     "shapes": shapes.show,
-    "cost": cost.show,
+    "cost": shapes.show_cost,
     "gradients": gradients.show,
-    "telescope": telescope.show,
-    "responses": responses.show,
-    "scaling": scaling.show,
-    "orders": orders.show,
+    "telescope": signal.show_telescope,
+    "responses": signal.show_responses,
+    "scaling": signal.show,
+    "orders": signal.show_orders,
     "lesion": lesion.show,
     "landscape": landscape.show,
     "attribution": attribution.show,

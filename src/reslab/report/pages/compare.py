@@ -9,8 +9,9 @@ from typing import Any
 
 from reslab.report.format import number, percent, plural, seconds
 from reslab.report.pages.run import panel
-from reslab.report.plots.curves import Curve, Series, accuracy_figure, eval_series, loss_figure, splits, train_series
+from reslab.report.plots.curves import Curve, accuracy_figure, loss_figure
 from reslab.report.plots.style import SERIES
+from reslab.report.series import Series, eval_series, splits, train_series
 from reslab.spec.errors import refuse
 
 

@@ -15,18 +15,10 @@ from markupsafe import Markup
 from reslab.report.format import count, number, percent, plural, seconds
 from reslab.report.pages.run import panel, tile
 from reslab.report.pages.run_text import DemoNetwork, DemoPage
-from reslab.report.plots.curves import (
-    Curve,
-    Series,
-    accuracy_figure,
-    eval_series,
-    last_value,
-    loss_figure,
-    splits,
-    train_series,
-)
+from reslab.report.plots.curves import Curve, accuracy_figure, loss_figure
 from reslab.report.plots.depth import Profile, depth_figure
 from reslab.report.plots.export import svg
+from reslab.report.series import Series, eval_series, last_value, splits, train_series
 from reslab.spec.errors import refuse
 
 _SAME_ACCURACY = 0.005

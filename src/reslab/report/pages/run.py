@@ -30,17 +30,9 @@ from reslab.report.pages.run_text import (
     run_summary,
     split_words,
 )
-from reslab.report.plots.curves import (
-    Curve,
-    Log,
-    accuracy_figure,
-    eval_series,
-    loss_figure,
-    rate_figure,
-    splits,
-    train_series,
-)
+from reslab.report.plots.curves import Curve, accuracy_figure, loss_figure, rate_figure
 from reslab.report.plots.export import svg
+from reslab.report.series import Log, eval_series, splits, train_series
 
 _STAGE = re.compile(r"(layer|stage|stages|block|blocks)[._]?\d+")
 _UNIT = re.compile(r"(layer|stage|stages|block|blocks)[._]?\d+\.\d+")

@@ -11,7 +11,7 @@ import numpy as np
 
 from reslab.metrics.classification import wilson_interval
 from reslab.report.format import count, number, percent, plural
-from reslab.report.plots.curves import Log, Series, eval_series, last_value, splits, train_series
+from reslab.report.series import Log, Series, eval_series, last_value, splits, train_series
 
 
 def run_summary(scores: Mapping[str, Any]) -> str:

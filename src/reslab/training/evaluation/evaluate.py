@@ -19,7 +19,8 @@ from reslab.nn.checkpoints.safetensors_io import load_weights, read_tensors
 from reslab.nn.factory import create_model
 from reslab.nn.network import Network
 from reslab.runtime.device import choose_device, num_threads_for, threads
-from reslab.runtime.distributed import ALONE, Ranks, join, own_device, read_place
+from reslab.runtime.distributed import ALONE, Ranks, join, own_device
+from reslab.runtime.torchrun import read_place
 from reslab.spec.arch import Arch
 from reslab.spec.errors import refuse
 from reslab.spec.preprocess import Preprocess
