@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reslab.training.evaluation.loop import evaluate as exam
+from reslab.training.evaluation import evaluate as exam
 from reslab.training.run import Run
 from reslab.training.train import train
 
