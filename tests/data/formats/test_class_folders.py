@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from reslab.data import cache as scanning
 from reslab.data.cache import cache_dir
 from reslab.data.dataset import Data
+from reslab.data.formats import image_folder as scanning
 from reslab.data.image_datasets import FileImages
 from reslab.data.registry import open_data
 
