@@ -16,16 +16,16 @@ from reslab.nn.factory import list_models as _list_models  # noqa: E402
 from reslab.training.run import load as _load  # noqa: E402
 
 
-def network(source: str, device: str = "cpu") -> _Any:
+def network(path: str, device: str = "cpu") -> _Any:
     """The trained network of a run's folder or a `model.safetensors`, in eval mode, with classes and preprocessing."""
-    return _load(source, device)
+    return _load(path, device)
 
 
-def _entry(name: str) -> _Any:
+def _entry_point(name: str) -> _Any:
     """`create_model` of this name, with the words that torch.hub.help shows."""
-    made = _partial(_create_model, name)
-    made.__doc__ = f"create_model({name!r}, num_classes=, in_channels=, pretrained=, and any axis by name)"
-    return made
+    entry_point = _partial(_create_model, name)
+    entry_point.__doc__ = f"create_model({name!r}, num_classes=, in_channels=, pretrained=, and any axis by name)"
+    return entry_point
 
 
-globals().update({_name: _entry(_name) for _name in _list_models()})
+globals().update({_name: _entry_point(_name) for _name in _list_models()})

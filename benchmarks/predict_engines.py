@@ -24,7 +24,7 @@ from reslab.deploy.backends.registry import can_compile, open_engine
 from reslab.deploy.benchmark import default_engines, default_precisions, pairs
 from reslab.deploy.export.verify import compare, find_evidence
 from reslab.nn.factory import create_model
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 from reslab.spec.preprocess import Preprocess
 
 BASE = "torchvision, eager float32"
@@ -49,7 +49,7 @@ def base(x: Tensor) -> Take:
 def contestants(x: Tensor, names: list[str], precisions: list[str]) -> dict[str, Take]:
     """The base, then every engine in every precision it has; torch compiled too, where there is a compiler."""
     network = create_model("resnet50")
-    assert isinstance(network, Network)
+    assert isinstance(network, ResidualNetwork)
     found: dict[str, Take] = {BASE: base(x)}
     scales = torch.randn(16, *x.shape[1:])
     cpu = torch.device("cpu")
@@ -91,8 +91,8 @@ def judged(batch: int, rates: Mapping[str, list[float]]) -> str:
 
 def agreement(asked: argparse.Namespace) -> bool:
     """Every engine and precision on the test pictures of CIFAR-10: the same class, the accuracy lost."""
-    network = create_model("resnet20_cifar", pretrained=asked.agreement, match="pad-split")
-    assert isinstance(network, Network)
+    network = create_model("resnet20_cifar", pretrained=asked.agreement, shortcut="pad-split")
+    assert isinstance(network, ResidualNetwork)
     network.eval().preprocess = IMAGENET
     evidence = find_evidence(network, None, open_data("cifar10", asked.data_dir), None, asked.images)
     scales = evidence.calibration_images()

@@ -31,7 +31,7 @@ from reslab.deploy.inputs import Item
 from reslab.deploy.predict import Answering, Preparation, open_answering, predictions
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 from reslab.spec.preprocess import Preprocess
 from reslab.training.run import load
 
@@ -84,7 +84,7 @@ def random_weights(name: str, folder: Path) -> Path:
     return folder / "model.safetensors"
 
 
-def some_pictures(network: Network) -> list[bytes]:
+def some_pictures(network: ResidualNetwork) -> list[bytes]:
     """JPEG files somewhat larger than what the network reads, smooth as photographs are."""
     assert network.preprocess is not None
     height, width = (max(32, side * 5 // 4) for side in network.arch.image_size)
@@ -121,7 +121,9 @@ def ask(connection: http.client.HTTPConnection, picture: bytes) -> int:
     return answer.status
 
 
-def one_client(network: Network, answering: Answering, pictures: Sequence[bytes], port: int) -> dict[str, float]:
+def one_client(
+    network: ResidualNetwork, answering: Answering, pictures: Sequence[bytes], port: int
+) -> dict[str, float]:
     """Medians in milliseconds, a request and the same bytes in-process taken in turn."""
     assert network.preprocess is not None
     prepare = Preparation(network.preprocess, network.arch.image_size)
@@ -156,7 +158,7 @@ def timed(take: Callable[[bytes], None], picture: bytes) -> float:
 
 
 def many_clients(
-    network: Network, answering: Answering, pictures: Sequence[bytes], port: int, wishes: argparse.Namespace
+    network: ResidualNetwork, answering: Answering, pictures: Sequence[bytes], port: int, wishes: argparse.Namespace
 ) -> dict[str, object]:
     """Images/s offline and behind the service, in turn; the medians of the rounds."""
     offline, served, shares, codes = [], [], [], {}
@@ -186,7 +188,7 @@ def load_beside(pictures: Sequence[bytes], port: int, wishes: argparse.Namespace
         return json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
 
 
-def offline_speed(network: Network, answering: Answering, pictures: Sequence[bytes], seconds: float) -> float:
+def offline_speed(network: ResidualNetwork, answering: Answering, pictures: Sequence[bytes], seconds: float) -> float:
     """Images/s of `predict`'s own pipeline, on as many copies of the pictures as fill the time."""
     end, count, begun = time.perf_counter() + seconds, 0, time.perf_counter()
     while time.perf_counter() < end:

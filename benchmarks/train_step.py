@@ -20,7 +20,7 @@ from torch.nn import functional
 from tutorial_networks import autocast_step, cifar_resnet20, d2l_resnet18, plain_step
 
 from reslab.nn.factory import create_model
-from reslab.spec.optim import Optimizer
+from reslab.spec.optim import OptimizerConfig
 from reslab.spec.recipe import Recipe
 from reslab.training.benchmark import quick_settings
 from reslab.training.loop import Stepping
@@ -36,7 +36,7 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
 
 def ours(name: str, x: Tensor, y: Tensor, compiled: bool) -> Take:
     """The step of reslab's loop with the settings of its recipe for speed."""
-    recipe = replace(quick_settings(x.device, compiled=compiled), optimizer=Optimizer(lr=0.05, momentum=0.0))
+    recipe = replace(quick_settings(x.device, compiled=compiled), optimizer=OptimizerConfig(lr=0.05, momentum=0.0))
     return step_of(create_model(name).to(x.device).train(), recipe, x, y)
 
 

@@ -5,23 +5,27 @@ from pathlib import Path
 
 from reslab.report.format import markdown_table
 from reslab.spec.order import ORDERS
-from reslab.spec.shortcut import JOINS, MATCHES, ON_BRANCH, ON_SHORTCUT
+from reslab.spec.shortcut import BRANCH_MODIFIERS, MERGE_OPS, SHORTCUT_MODIFIERS, SHORTCUTS
 
 GRAMMAR = Path(__file__).parent.parent / "docs" / "reference" / "grammar.md"
 
 
 def tables() -> dict[str, str]:
     """Each table of the page by the mark it stands behind."""
-    orders = [[f"`{name}`", f"`{order.sentence}`", order.source] for name, order in ORDERS.items()]
-    matches = [[f"`{name}`", match.does, match.source] for name, match in MATCHES.items()]
+    orders = [[f"`{name}`", f"`{order.layout}`", order.reference] for name, order in ORDERS.items()]
+    matches = [[f"`{name}`", match.description, match.reference] for name, match in SHORTCUTS.items()]
     mixes = [
         [
             path,
             f"`{name}{'(' + ', '.join('ab'[: word.num_args]) + ')' if word.num_args else ''}`",
-            word.does,
-            word.source,
+            word.description,
+            word.reference,
         ]
-        for path, table in (("join", JOINS), ("on the shortcut", ON_SHORTCUT), ("on the branch", ON_BRANCH))
+        for path, table in (
+            ("join", MERGE_OPS),
+            ("on the shortcut", SHORTCUT_MODIFIERS),
+            ("on the branch", BRANCH_MODIFIERS),
+        )
         for name, word in table.items()
     ]
     return {
@@ -42,7 +46,7 @@ def filled(page: str) -> str:
 
 def test_the_reference_lists_what_the_code_has() -> None:
     page = GRAMMAR.read_text(encoding="utf-8")
-    assert all(f"`{name}`" in page for name in (*ORDERS, *MATCHES))
+    assert all(f"`{name}`" in page for name in (*ORDERS, *SHORTCUTS))
     assert filled(page) == page
 
 

@@ -38,14 +38,14 @@ def test_all_is_sorted_and_short() -> None:
 
 
 def test_all_is_exactly_what_is_exported() -> None:
-    assert type_checking_imports() == reslab._HOMES
-    assert sorted(reslab._HOMES) == reslab.__all__
+    assert type_checking_imports() == reslab._MODULES
+    assert sorted(reslab._MODULES) == reslab.__all__
     assert set(reslab.__all__) <= set(dir(reslab))
 
 
 @pytest.mark.parametrize("name", reslab.__all__)
 def test_a_public_name_is_its_home_s(name: str) -> None:
-    home = importlib.import_module(reslab._HOMES[name])
+    home = importlib.import_module(reslab._MODULES[name])
     assert getattr(reslab, name) is getattr(home, name)
     assert (getattr(reslab, name).__doc__ or "").strip()
 

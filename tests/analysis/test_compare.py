@@ -8,44 +8,44 @@ import torch
 from scipy import stats
 from torch import nn
 
-from reslab.analysis.compare import CompareOptions, compare, layer_distances
-from reslab.analysis.subject import Subject, open_subjects, subject_of
-from reslab.metrics.intervals import mcnemar, paired, proportion
+from reslab.analysis.compare import CompareOptions, compare_models, weight_distances
+from reslab.analysis.subject import AnalysisTarget, open_targets, target_from_module
+from reslab.metrics.intervals import clopper_pearson_interval, mcnemar_p_value, run_paired_test
 from reslab.spec.config import to_dict
 
 PLACES = ["resnet20_cifar:depths=1,1,1:in_channels=1", "plain20_cifar:depths=1,1,1:in_channels=1"]
 
 
 @pytest.fixture(scope="module")
-def both() -> list[Subject]:
-    return open_subjects(PLACES, num_images=16, axes={"image_size": "8,8"})
+def both() -> list[AnalysisTarget]:
+    return open_targets(PLACES, num_images=16, arch_overrides={"image_size": "8,8"})
 
 
 @pytest.mark.parametrize(("b", "c"), [(0, 5), (5, 5), (1, 9), (30, 12), (0, 0), (1500, 1400)])
 def test_mcnemar_is_the_binomial_test(b: int, c: int) -> None:
     expected = stats.binomtest(b, b + c).pvalue if b + c else 1.0
-    assert mcnemar(b, c) == pytest.approx(expected)
+    assert mcnemar_p_value(b, c) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("hits", "number"), [(0, 5), (3, 9), (5, 5), (700, 1500)])
 def test_the_interval_is_clopper_and_pearsons(hits: int, number: int) -> None:
     expected = stats.binomtest(hits, number).proportion_ci(method="exact")
-    assert proportion(hits, number) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    assert clopper_pearson_interval(hits, number) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
 def test_an_interval_of_nothing_is_everything() -> None:
-    assert proportion(0, 0) == (0.0, 1.0)
+    assert clopper_pearson_interval(0, 0) == (0.0, 1.0)
 
 
 def test_the_pairs_are_counted() -> None:
     labels = torch.tensor([0, 0, 1, 1, 2, 2])
     first, second = torch.tensor([0, 0, 1, 0, 0, 0]), torch.tensor([0, 1, 0, 1, 0, 1])
-    found = paired(first, second, labels)
-    assert (found.both, found.only_first, found.only_second, found.neither) == (1, 2, 1, 2)
-    assert found.agree == pytest.approx(2 / 6)
+    found = run_paired_test(first, second, labels)
+    assert (found.both_correct, found.only_first, found.only_second, found.neither_correct) == (1, 2, 1, 2)
+    assert found.agreement == pytest.approx(2 / 6)
     assert found.difference == pytest.approx(-1 / 6)
-    assert found.low < found.difference < found.high
-    assert (paired(first, first, labels).low, paired(first, first, labels).high) == (0, 0)
+    assert found.ci_low < found.difference < found.ci_high
+    assert (run_paired_test(first, first, labels).ci_low, run_paired_test(first, first, labels).ci_high) == (0, 0)
 
 
 @pytest.mark.parametrize(("b", "c"), [(0, 5), (0, 6), (3, 20), (9, 20)])
@@ -54,12 +54,12 @@ def test_the_interval_leaves_out_zero_where_the_test_decides(b: int, c: int) -> 
     first, second = torch.zeros(100, dtype=torch.long), torch.zeros(100, dtype=torch.long)
     second[:b] = 1
     first[50 : 50 + c] = 1
-    found = paired(first, second, labels)
-    assert (found.low > 0) == (found.p_value < 0.05)
+    found = run_paired_test(first, second, labels)
+    assert (found.ci_low > 0) == (found.p_value < 0.05)
 
 
-def test_flips_are_told_with_what_each_called_them(both: list[Subject]) -> None:
-    answer = compare(both, CompareOptions(split="own"))
+def test_flips_are_told_with_what_each_called_them(both: list[AnalysisTarget]) -> None:
+    answer = compare_models(both, CompareOptions(split="own"))
     with torch.no_grad():
         one, two = (subject.model(subject.images) for subject in both)
     labels = both[0].labels
@@ -68,30 +68,30 @@ def test_flips_are_told_with_what_each_called_them(both: list[Subject]) -> None:
     for flip in answer.flipped:
         assert flip.first == both[0].classes[int(one[flip.index].argmax())]
         assert flip.second_probability == pytest.approx(float(two[flip.index].softmax(0).max()))
-    assert answer.networks[0].accuracy == pytest.approx(float((one.argmax(1) == labels).float().mean()))
+    assert answer.models[0].accuracy == pytest.approx(float((one.argmax(1) == labels).float().mean()))
 
 
-def test_the_whole_split_is_judged_where_nothing_is_said(both: list[Subject]) -> None:
-    answer = compare(both, CompareOptions(pictures=3))
+def test_the_whole_split_is_judged_where_nothing_is_said(both: list[AnalysisTarget]) -> None:
+    answer = compare_models(both, CompareOptions(max_flipped=3))
     assert both[0].data is not None
     assert (answer.split, answer.num_images) == ("test", len(both[0].data.split("test")))
     assert len(answer.flipped) == 3
     to_dict(answer)
 
 
-def test_a_network_and_itself(both: list[Subject]) -> None:
-    answer = compare([both[0], both[0]], CompareOptions(split="own"))
-    assert (answer.paired.p_value, answer.flipped, answer.num_other) == (1.0, (), 0)
-    assert {layer.distance for layer in answer.weights} == {0.0}
+def test_a_network_and_itself(both: list[AnalysisTarget]) -> None:
+    answer = compare_models([both[0], both[0]], CompareOptions(split="own"))
+    assert (answer.paired_test.p_value, answer.flipped, answer.num_unmatched) == (1.0, (), 0)
+    assert {layer.distance for layer in answer.weight_distances} == {0.0}
 
 
 def test_distances_between_the_weights_that_both_have() -> None:
-    def made(scale: float, width: int) -> Subject:
+    def made(scale: float, width: int) -> AnalysisTarget:
         model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.Linear(2, width))
         nn.init.constant_(model[1].weight, scale)
-        return subject_of(model, torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.long))
+        return target_from_module(model, torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.long))
 
-    (layer,), other = layer_distances(made(1.0, 2), made(3.0, 3))
+    (layer,), other = weight_distances(made(1.0, 2), made(3.0, 3))
     assert layer.name == "1.weight"
     assert layer.norms == (pytest.approx(8**0.5), pytest.approx(3 * 8**0.5))
     assert layer.distance == pytest.approx(2 / 2)
@@ -100,12 +100,12 @@ def test_distances_between_the_weights_that_both_have() -> None:
 
 
 @pytest.mark.parametrize("number", [1, 3])
-def test_two_are_compared(both: list[Subject], number: int) -> None:
+def test_two_are_compared(both: list[AnalysisTarget], number: int) -> None:
     with pytest.raises(ValueError, match="two networks to compare"):
-        compare((both * 2)[:number])
+        compare_models((both * 2)[:number])
 
 
-def test_other_pictures_are_refused(both: list[Subject], tmp_path: Path) -> None:
-    other: Any = subject_of(both[0].model, both[0].images, (both[0].labels + 1) % 10)
+def test_other_pictures_are_refused(both: list[AnalysisTarget], tmp_path: Path) -> None:
+    other: Any = target_from_module(both[0].model, both[0].images, (both[0].labels + 1) % 10)
     with pytest.raises(ValueError, match="on the same pictures"):
-        compare([both[0], other], CompareOptions(split="own"))
+        compare_models([both[0], other], CompareOptions(split="own"))

@@ -8,17 +8,23 @@ import torch
 import torchvision
 from torch.nn import functional
 
-from reslab.analysis.blocks import take_apart, through_shortcut
-from reslab.analysis.gradients import LIMIT, GradientOptions, ask_gradients, slope_of, unit_gradients
-from reslab.analysis.subject import Subject, subject_of
+from reslab.analysis.blocks import decompose_block, shortcut_gradients
+from reslab.analysis.gradients import (
+    DECADES_LIMIT,
+    GradientOptions,
+    analyze_gradients,
+    block_gradient_norms,
+    fit_log_slope,
+)
+from reslab.analysis.subject import AnalysisTarget, target_from_module
 from reslab.nn.factory import create_model
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 
 
-def network(**axes: object) -> Network:
+def network(**axes: object) -> ResidualNetwork:
     torch.manual_seed(0)
     found = create_model("resnet20_cifar", image_size=(8, 8), **axes)
-    assert isinstance(found, Network)
+    assert isinstance(found, ResidualNetwork)
     return found.double()
 
 
@@ -31,19 +37,19 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_each_norm_is_torch_s_own(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     model, (x, y) = network(), batch
-    found = unit_gradients(model, x, y)
-    assert [name for name, _ in found] == [name for name, _ in model.units()]
+    found = block_gradient_norms(model, x, y)
+    assert [name for name, _ in found] == [name for name, _ in model.blocks()]
     # The gradient at a unit's input, by running stem and rest apart.
-    chain = [unit for _, unit in model.train().units()]
+    chain = [unit for _, unit in model.train().blocks()]
     for place in (0, 4, 8):
-        inputs = model.run_stem(x)
+        inputs = model.forward_stem(x)
         for unit in chain[:place]:
             inputs = unit(inputs)
         inputs = inputs.detach().requires_grad_()
         output = inputs
         for unit in chain[place:]:
             output = unit(output)
-        functional.cross_entropy(model.run_head(output), y).backward()
+        functional.cross_entropy(model.forward_tail(output), y).backward()
         assert inputs.grad is not None
         assert found[place][1] == pytest.approx(float(inputs.grad.norm()), rel=1e-10)
 
@@ -51,79 +57,81 @@ def test_each_norm_is_torch_s_own(batch: tuple[torch.Tensor, torch.Tensor]) -> N
 def test_the_network_is_as_it_was(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     model, (x, y) = network().eval(), batch
     before = copy.deepcopy(model.state_dict())
-    unit_gradients(model, x, y)
+    block_gradient_norms(model, x, y)
     assert not model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
-    assert not any(unit._forward_pre_hooks for _, unit in model.units())
+    assert not any(unit._forward_pre_hooks for _, unit in model.blocks())
 
 
 def test_under_no_grad_it_measures_all_the_same(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     model, (x, y) = network(), batch
     with torch.no_grad():
-        assert unit_gradients(model, x, y) == unit_gradients(model, x, y)
+        assert block_gradient_norms(model, x, y) == block_gradient_norms(model, x, y)
 
 
 def test_zero_branches_pass_the_gradient_on_unchanged(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     """Pre-activated units whose branch ends in zeros are the identity: within a stage every norm is the same."""
-    model, (x, y) = network(order="full-preact", mix="rezero add"), batch
-    norms = dict(unit_gradients(model, x, y))
+    model, (x, y) = network(order="full-preact", merge="rezero add"), batch
+    norms = dict(block_gradient_norms(model, x, y))
     assert norms["layer3.1"] == pytest.approx(norms["layer3.2"], rel=1e-12)
 
 
 def test_a_shared_unit_has_a_norm_a_run() -> None:
     torch.manual_seed(0)
     model = create_model("book_resdeep", depths=(3,))
-    assert isinstance(model, Network)
-    found = unit_gradients(model, torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 0, 1]))
+    assert isinstance(model, ResidualNetwork)
+    found = block_gradient_norms(model, torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 0, 1]))
     assert [name for name, _ in found] == ["layer1.0"] * 3
     assert len({norm for _, norm in found}) == 3
 
 
-def chain(mix: str, weights: list[float], order: str = "conv +") -> Subject:
+def chain(mix: str, weights: list[float], order: str = "conv +") -> AnalysisTarget:
     """Units of one channel, y = x + w x (or w x in the plain twin), a weight each: what a gradient does is plain."""
     model = create_model(
-        "resnet20_cifar", depths=(len(weights),), widths=(1,), strides=(1,), branch=(1,), order=order, norm="none",
-        mix=mix, stem="conv1(1)", in_channels=1, num_classes=2, image_size=(4, 4),
+        "resnet20_cifar", depths=(len(weights),), widths=(1,), strides=(1,), convs=(1,), order=order, norm="none",
+        merge=mix, stem="conv1(1)", in_channels=1, num_classes=2, image_size=(4, 4),
     )  # fmt: skip
     with torch.no_grad():
-        for (_, unit), weight in zip(model.double().units(), weights, strict=True):
+        for (_, unit), weight in zip(model.double().blocks(), weights, strict=True):
             unit.conv1.weight.fill_(weight)
     generator = torch.Generator().manual_seed(2)
     images = torch.randn(6, 1, 4, 4, generator=generator, dtype=torch.float64)
-    return subject_of(model, images, torch.tensor([0, 1] * 3), "chain")
+    return target_from_module(model, images, torch.tensor([0, 1] * 3), "chain")
 
 
 WEIGHTS = [0.5, -0.3, 2.0, 0.1, -1.5]
 
 
 def test_a_plain_linear_chain_has_the_product_of_its_factors_as_gradient() -> None:
-    found = ask_gradients(chain("none", WEIGHTS), GradientOptions())
-    inputs = [unit.input for unit in found.units]
+    found = analyze_gradients(chain("none", WEIGHTS), GradientOptions())
+    inputs = [unit.input_norm for unit in found.blocks]
     for place, weight in enumerate(WEIGHTS[:-1]):
         assert inputs[place] / inputs[place + 1] == pytest.approx(abs(weight), rel=1e-9)
-    assert not found.residual
-    assert [unit.plain_product for unit in found.units] == pytest.approx(inputs, rel=1e-9)
-    assert [unit.direct for unit in found.units] == [0.0] * 5
+    assert not found.is_residual
+    assert [unit.plain_product for unit in found.blocks] == pytest.approx(inputs, rel=1e-9)
+    assert [unit.shortcut_norm for unit in found.blocks] == [0.0] * 5
 
 
 @pytest.mark.parametrize("mix", ["add", "scale(0.7,1)", "scale(1,0.5)"])
 def test_a_residual_linear_chain_has_the_product_of_factor_plus_weight(mix: str) -> None:
     a, b = {"add": (1, 1), "scale(0.7,1)": (0.7, 1), "scale(1,0.5)": (1, 0.5)}[mix]
-    found = ask_gradients(chain(mix, WEIGHTS), GradientOptions())
-    inputs = [unit.input for unit in found.units]
+    found = analyze_gradients(chain(mix, WEIGHTS), GradientOptions())
+    inputs = [unit.input_norm for unit in found.blocks]
     last = inputs[-1] / abs(a + b * WEIGHTS[-1])
-    for place, unit in enumerate(found.units):
+    for place, unit in enumerate(found.blocks):
         left = len(WEIGHTS) - place
         assert inputs[place] == pytest.approx(last * abs(math.prod(a + b * w for w in WEIGHTS[place:])), rel=1e-9)
-        assert unit.direct == pytest.approx(last * a**left, rel=1e-9)
-        assert unit.branches == pytest.approx(abs(inputs_sign(a, b, place) * inputs[place] - last * a**left), rel=1e-6)
+        assert unit.shortcut_norm == pytest.approx(last * a**left, rel=1e-9)
+        assert unit.branch_norm == pytest.approx(
+            abs(inputs_sign(a, b, place) * inputs[place] - last * a**left), rel=1e-6
+        )
         assert unit.shortcut_gain == pytest.approx(a, rel=1e-9)
         assert unit.branch_gain == pytest.approx(b * abs(WEIGHTS[place]), rel=1e-9)
         product = last * math.prod(b * abs(w) for w in WEIGHTS[place:])
         assert unit.plain_product == pytest.approx(product, rel=1e-9)
         summed = last * math.prod(math.hypot(a, b * w) for w in WEIGHTS[place:])
-        assert unit.residual_sum == pytest.approx(summed, rel=1e-9)
+        assert unit.residual_product == pytest.approx(summed, rel=1e-9)
 
 
 def inputs_sign(a: float, b: float, place: int) -> float:
@@ -134,26 +142,26 @@ def test_in_full_preact_the_direct_way_carries_the_gradient_of_the_stage_s_end(
     batch: tuple[torch.Tensor, torch.Tensor],
 ) -> None:
     """He et al. 2016, Eq. 5: dL/dx_l = dL/dx_L (1 + ...), the 1 being the direct way."""
-    subject = subject_of(network(order="full-preact"), *batch)
-    units = {unit.name: unit for unit in ask_gradients(subject, GradientOptions()).units}
+    subject = target_from_module(network(order="full-preact"), *batch)
+    units = {unit.name: unit for unit in analyze_gradients(subject, GradientOptions()).blocks}
     for unit in units.values():
-        assert unit.direct is not None
-        assert unit.branches is not None
+        assert unit.shortcut_norm is not None
+        assert unit.branch_norm is not None
         assert unit.cosine is not None
-        squared = unit.direct**2 + unit.branches**2 + 2 * unit.cosine * unit.direct * unit.branches
-        assert unit.input**2 == pytest.approx(squared, rel=1e-9)
+        squared = unit.shortcut_norm**2 + unit.branch_norm**2 + 2 * unit.cosine * unit.shortcut_norm * unit.branch_norm
+        assert unit.input_norm**2 == pytest.approx(squared, rel=1e-9)
     # Option A at layer2.0 pads and takes every second place: what comes back is what stood there.
-    assert units["layer2.1"].direct == pytest.approx(units["layer2.2"].direct, rel=1e-12)
-    assert units["layer2.1"].direct == pytest.approx(units["layer3.0"].input, rel=1e-12)
+    assert units["layer2.1"].shortcut_norm == pytest.approx(units["layer2.2"].shortcut_norm, rel=1e-12)
+    assert units["layer2.1"].shortcut_norm == pytest.approx(units["layer3.0"].input_norm, rel=1e-12)
 
 
 def test_the_shortcut_alone_is_torch_s_gradient_with_the_branch_cut(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     torch.manual_seed(3)
-    unit = network(mix="gate(-1)").get_submodule("layer1.1").train()
+    unit = network(merge="gate(-1)").get_submodule("layer1.1").train()
     x = torch.randn(2, 16, 4, 4, dtype=torch.float64)
     gradient = torch.randn(2, 16, 4, 4, dtype=torch.float64)
-    [found] = through_shortcut(unit, x, gradient)  # type: ignore[arg-type]
-    parts = take_apart(unit, x)  # type: ignore[arg-type]
+    [found] = shortcut_gradients(unit, x, gradient)  # type: ignore[arg-type]
+    parts = decompose_block(unit, x)  # type: ignore[arg-type]
     openness = torch.sigmoid(unit.mix.gate(x))  # type: ignore[operator, union-attr]
     assert torch.allclose(parts.shortcut, (1 - openness) * x)
     assert torch.allclose(found, (parts.output > 0) * gradient * (1 - openness), atol=1e-12)
@@ -162,20 +170,22 @@ def test_the_shortcut_alone_is_torch_s_gradient_with_the_branch_cut(batch: tuple
 def test_a_module_of_others_has_its_norms(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     torch.manual_seed(0)
     model = torchvision.models.resnet18(num_classes=10).double()
-    subject = subject_of(model, torch.randn(2, 3, 32, 32, dtype=torch.float64), torch.tensor([1, 2]))
-    found = ask_gradients(subject, GradientOptions("running"))
-    assert [unit.name for unit in found.units][:3] == ["layer1.0", "layer1.1", "layer2.0"]
+    subject = target_from_module(model, torch.randn(2, 3, 32, 32, dtype=torch.float64), torch.tensor([1, 2]))
+    found = analyze_gradients(subject, GradientOptions("running"))
+    assert [unit.name for unit in found.blocks][:3] == ["layer1.0", "layer1.1", "layer2.0"]
     loss = functional.cross_entropy(model.eval()(subject.images), subject.labels)
     loss.backward()
     convs = [model.layer2[0].conv1, model.layer2[0].conv2, model.layer2[0].downsample[0]]
     expected = math.sqrt(sum(float(conv.weight.grad.square().sum()) for conv in convs))
-    assert found.units[2].weights == pytest.approx(expected, rel=1e-9)
+    assert found.blocks[2].weight_norm == pytest.approx(expected, rel=1e-9)
     # The two ways back are told too, as of the zoo's network with these weights.
     ours = create_model("resnet18", num_classes=10).double()
     ours.load_state_dict(model.state_dict())
-    same = ask_gradients(subject_of(ours, subject.images, subject.labels), GradientOptions("running"))
-    assert found.residual
-    assert [unit.direct for unit in found.units] == pytest.approx([unit.direct for unit in same.units], rel=1e-9)
+    same = analyze_gradients(target_from_module(ours, subject.images, subject.labels), GradientOptions("running"))
+    assert found.is_residual
+    assert [unit.shortcut_norm for unit in found.blocks] == pytest.approx(
+        [unit.shortcut_norm for unit in same.blocks], rel=1e-9
+    )
 
 
 @pytest.mark.parametrize(
@@ -190,12 +200,12 @@ def test_a_module_of_others_has_its_norms(batch: tuple[torch.Tensor, torch.Tenso
     ],
 )
 def test_the_verdict_follows_the_rule(norms: list[float], verdict: str) -> None:
-    found = slope_of(norms)
+    found = fit_log_slope(norms)
     assert found.verdict == verdict
-    assert f"D > {LIMIT:g}" in found.rule
+    assert f"D > {DECADES_LIMIT:g}" in found.rule
 
 
 def test_the_slope_of_a_geometric_series_is_its_factor() -> None:
-    found = slope_of([3 * 1.5**-place for place in range(9)])
-    assert found.per_unit == pytest.approx(1.5)
+    found = fit_log_slope([3 * 1.5**-place for place in range(9)])
+    assert found.factor_per_block == pytest.approx(1.5)
     assert found.decades == pytest.approx(8 * math.log10(1.5))

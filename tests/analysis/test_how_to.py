@@ -17,10 +17,10 @@ def test_an_example_runs_as_it_stands(example: str, capsys: pytest.CaptureFixtur
 
 
 def test_every_question_has_its_line_of_import() -> None:
-    from reslab.analysis.registry import QUESTIONS
+    from reslab.analysis.registry import ANALYSES
 
     names: dict[str, object] = {}
     for line in IMPORTS:
         exec(line, names)
-    functions = {question.ask or question.ask_together for question in QUESTIONS.values()}
+    functions = {question.run or question.run_jointly for question in ANALYSES.values()}
     assert functions <= {each for each in names.values() if callable(each)}

@@ -10,117 +10,117 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reslab.analysis.inputs import Examples
-from reslab.analysis.lesion import LesionOptions, kendall_tau, lesion, shuffled, spread
-from reslab.analysis.lesion_paths import along, chain, path_lengths
-from reslab.analysis.subject import Subject, open_subjects, subject_of
+from reslab.analysis.inputs import EvalBatches
+from reslab.analysis.lesion import LesionOptions, analyze_lesion, kendall_tau, random_swaps, spaced_counts
+from reslab.analysis.lesion_paths import build_block_links, measure_path_lengths, path_gradient
+from reslab.analysis.subject import AnalysisTarget, open_targets, target_from_module
 from reslab.nn.factory import create_model
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 from reslab.spec.config import to_dict
 
 FEW = LesionOptions(draws=2, path_draws=2, path_images=3)
 
 
-def network(**axes: Any) -> Network:
+def network(**axes: Any) -> ResidualNetwork:
     torch.manual_seed(0)
     shape = {"depths": (2, 1), "widths": (8, 16), "strides": (1, 2)}
     model = create_model("resnet20_cifar", stem="conv3(8) norm act", num_classes=4, **(shape | axes))
-    assert isinstance(model, Network)
+    assert isinstance(model, ResidualNetwork)
     return model.eval()
 
 
-def subject(model: nn.Module) -> Subject:
+def subject(model: nn.Module) -> AnalysisTarget:
     torch.manual_seed(1)
-    return subject_of(model, torch.randn(6, 3, 16, 16), torch.arange(6) % 4)
+    return target_from_module(model, torch.randn(6, 3, 16, 16), torch.arange(6) % 4)
 
 
-def gradient_of(model: Network, x: Tensor, y: Tensor) -> Tensor:
+def gradient_of(model: ResidualNetwork, x: Tensor, y: Tensor) -> Tensor:
     """The whole gradient at the first unit's input, by autograd alone."""
-    inner = model.run_stem(x).detach().requires_grad_()
+    inner = model.forward_stem(x).detach().requires_grad_()
     out = inner
     for _, stage in model.stages():
         out = stage(out)
-    return torch.autograd.grad(functional.cross_entropy(model.run_head(out), y), inner)[0]
+    return torch.autograd.grad(functional.cross_entropy(model.forward_tail(out), y), inner)[0]
 
 
 @pytest.mark.parametrize("mix", ["add", "scale(0.5,0.5)", "gate(-1)", "shortcut-gate(-1)"])
 @pytest.mark.parametrize("order", ["original", "full-preact", "bn-after-add"])
 def test_the_gradients_of_all_paths_add_up_to_the_gradient(mix: str, order: str) -> None:
-    found = subject(network(mix=mix, order=order, match="project"))
-    links, gradient = chain(found.model, found.images, found.labels)
+    found = subject(network(merge=mix, order=order, shortcut="project"))
+    links, gradient = build_block_links(found.model, found.images, found.labels)
     subsets = [chosen for k in range(4) for chosen in combinations(range(3), k)]
-    total = sum(along(links, gradient, chosen) for chosen in subsets)
+    total = sum(path_gradient(links, gradient, chosen) for chosen in subsets)
     whole = gradient_of(found.model, found.images, found.labels)
     assert len(links) == 3
     torch.testing.assert_close(total, whole, atol=1e-6 * float(whole.abs().max()), rtol=1e-4)
 
 
 def test_lengths_are_binomial_and_shares_add_up() -> None:
-    paths, why = path_lengths(subject(network()), 3, 4, 0)
+    paths, why = measure_path_lengths(subject(network()), 3, 4, 0)
     assert why == ""
     assert [path.length for path in paths] == [0, 1, 2, 3]
-    assert [path.share for path in paths] == [comb(3, k) / 8 for k in range(4)]
+    assert [path.fraction for path in paths] == [comb(3, k) / 8 for k in range(4)]
     assert sum(path.contribution for path in paths) == pytest.approx(1)
 
 
 def test_the_path_of_no_branch_is_that_of_the_shortcuts() -> None:
     found = subject(network(order="relu-before-add", depths=(3,), widths=(8,), strides=(1,)))
-    links, gradient = chain(found.model, found.images, found.labels)
-    assert torch.equal(along(links, gradient, ()), gradient)
+    links, gradient = build_block_links(found.model, found.images, found.labels)
+    assert torch.equal(path_gradient(links, gradient, ()), gradient)
 
 
 def test_paths_are_not_told_of_plain_networks_and_of_modules_without_shortcuts() -> None:
-    assert path_lengths(subject(network(mix="none")), 2, 2, 0) == ((), "a plain network has one path")
+    assert measure_path_lengths(subject(network(merge="none")), 2, 2, 0) == ((), "a plain network has one path")
     foreign = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Flatten(), nn.LazyLinear(4))
-    assert "got: a Sequential" in path_lengths(subject(foreign), 2, 2, 0)[1]
+    assert "got: a Sequential" in measure_path_lengths(subject(foreign), 2, 2, 0)[1]
 
 
 def test_each_unit_deleted_is_what_switching_it_off_by_hand_gives() -> None:
     found = subject(network())
-    answer = lesion(found, FEW)
+    answer = analyze_lesion(found, FEW)
     unit = found.model.get_submodule("layer1.1")
     unit.branch = lambda p: p * 0
     with torch.no_grad():
         logits = found.model(found.images)
-    assert answer.units[1].unit == "layer1.1"
-    assert answer.units[1].error == int((logits.argmax(1) != found.labels).sum()) / 6
-    assert answer.units[1].loss == pytest.approx(float(functional.cross_entropy(logits, found.labels)))
+    assert answer.deletions[1].block == "layer1.1"
+    assert answer.deletions[1].error == int((logits.argmax(1) != found.labels).sum()) / 6
+    assert answer.deletions[1].loss == pytest.approx(float(functional.cross_entropy(logits, found.labels)))
 
 
 def test_the_answer_of_a_residual_network() -> None:
-    answer = lesion(subject(network()), FEW)
-    assert (answer.kind, answer.num_images, answer.chance) == ("residual", 6, 0.75)
-    assert [(one.num_deleted, len(one.errors)) for one in answer.several] == [(1, 2), (2, 2), (3, 1)]
-    assert {one.num_swaps for one in answer.permuted} == {1, 2, 3}
-    assert to_dict(answer)["units"][0]["unit"] == "layer1.0"
+    answer = analyze_lesion(subject(network()), FEW)
+    assert (answer.kind, answer.num_images, answer.chance_error) == ("residual", 6, 0.75)
+    assert [(one.num_deleted, len(one.errors)) for one in answer.multi_deletions] == [(1, 2), (2, 2), (3, 1)]
+    assert {one.num_swaps for one in answer.permutations} == {1, 2, 3}
+    assert to_dict(answer)["deletions"][0]["block"] == "layer1.0"
 
 
 def test_a_unit_whose_branch_is_zero_is_not_missed() -> None:
     model = network()
-    for _, unit in model.units():
+    for _, unit in model.blocks():
         nn.init.zeros_(unit.last_norm().weight)
-    answer = lesion(subject(model), FEW)
-    assert {one.loss for one in answer.units} == {answer.loss}
-    assert {error for one in answer.several for error in one.errors} == {answer.error}
+    answer = analyze_lesion(subject(model), FEW)
+    assert {one.loss for one in answer.deletions} == {answer.loss}
+    assert {error for one in answer.multi_deletions for error in one.errors} == {answer.error}
 
 
 def test_a_plain_network_offers_the_units_of_equal_shapes() -> None:
-    answer = lesion(subject(network(mix="none")), FEW)
+    answer = analyze_lesion(subject(network(merge="none")), FEW)
     assert answer.kind == "plain"
-    assert [one.error is None for one in answer.units] == [False, False, True]
-    assert "changes the shape" in answer.units[2].reason
+    assert [one.error is None for one in answer.deletions] == [False, False, True]
+    assert "changes the shape" in answer.deletions[2].reason
     assert answer.paths == ()
 
 
 def test_a_whole_split_is_judged_where_asked() -> None:
-    (found,) = open_subjects(["resnet20_cifar:depths=1,1,1"], num_images=4)
+    (found,) = open_targets(["resnet20_cifar:depths=1,1,1"], num_images=4)
     assert found.data is not None
     with pytest.raises(ValueError, match="unknown split of digits 'tset'"):
-        Examples(found, "tset")
+        EvalBatches(found, "tset")
     with pytest.raises(ValueError, match="pictures of a data set"):
-        Examples(subject(network()), "test")
-    assert [len(y) for _, y in Examples(found)] == [4]
-    whole = list(Examples(found, "test"))
+        EvalBatches(subject(network()), "test")
+    assert [len(y) for _, y in EvalBatches(found)] == [4]
+    whole = list(EvalBatches(found, "test"))
     assert sum(len(y) for _, y in whole) == len(found.data.split("test"))
     assert {x.shape[1:] for x, _ in whole} == {found.images.shape[1:]}
 
@@ -128,7 +128,7 @@ def test_a_whole_split_is_judged_where_asked() -> None:
 def test_nothing_of_the_network_changes() -> None:
     found = subject(network())
     before, whole = {k: v.clone() for k, v in found.model.state_dict().items()}, found.model(found.images)
-    lesion(found, FEW)
+    analyze_lesion(found, FEW)
     assert all(torch.equal(v, before[k]) for k, v in found.model.state_dict().items())
     assert torch.equal(found.model(found.images), whole)
     assert all(parameter.grad is None for parameter in found.model.parameters())
@@ -136,7 +136,7 @@ def test_nothing_of_the_network_changes() -> None:
 
 def test_bad_numbers() -> None:
     with pytest.raises(ValueError, match="draws of 0 or more"):
-        lesion(subject(network()), LesionOptions(draws=-1))
+        analyze_lesion(subject(network()), LesionOptions(draws=-1))
 
 
 def test_orders_and_their_tau() -> None:
@@ -144,10 +144,10 @@ def test_orders_and_their_tau() -> None:
     assert kendall_tau(names, names) == 1
     assert kendall_tau(names, names[::-1]) == -1
     assert kendall_tau(names, ["b", "a", "c", "d"]) == pytest.approx(4 / 6)
-    assert shuffled(names, [("a", "c")], 1, Random(0)) == ["c", "b", "a", "d"]
-    assert shuffled(names, [("a", "c")], 2, Random(0)) == names
+    assert random_swaps(names, [("a", "c")], 1, Random(0)) == ["c", "b", "a", "d"]
+    assert random_swaps(names, [("a", "c")], 2, Random(0)) == names
 
 
 def test_numbers_deleted_are_spread() -> None:
-    assert spread(4) == [1, 2, 3, 4]
-    assert (spread(54)[0], spread(54)[-1], len(spread(54))) == (1, 54, 10)
+    assert spaced_counts(4) == [1, 2, 3, 4]
+    assert (spaced_counts(54)[0], spaced_counts(54)[-1], len(spaced_counts(54))) == (1, 54, 10)

@@ -6,26 +6,26 @@ import torch
 import torchvision
 from torch import nn
 
-from reslab.analysis.registry import ask
-from reslab.analysis.shapes import Cost, LayerOptions, Shapes, ask_cost, ask_shapes
-from reslab.analysis.subject import open_subjects, subject_of
+from reslab.analysis.registry import run_analysis
+from reslab.analysis.shapes import CostResult, LayerOptions, ShapeResult, analyze_cost, analyze_shapes
+from reslab.analysis.subject import open_targets, target_from_module
 from reslab.nn.cost import layer_table
 from reslab.nn.factory import create_model
 from reslab.spec.layout import receptive_field
 from reslab.spec.zoo import ARCHS
 
 
-def shapes(name: str, **options: str) -> Shapes:
-    [subject] = open_subjects([name], data="random", num_images=2)
-    [found] = ask("shapes", [subject], options)
-    assert isinstance(found, Shapes)
+def shapes(name: str, **options: str) -> ShapeResult:
+    [subject] = open_targets([name], data="random", num_images=2)
+    [found] = run_analysis("shapes", [subject], options)
+    assert isinstance(found, ShapeResult)
     return found
 
 
-def cost(name: str, **options: str) -> Cost:
-    [subject] = open_subjects([name], data="random", num_images=2)
-    [found] = ask("cost", [subject], options)
-    assert isinstance(found, Cost)
+def cost(name: str, **options: str) -> CostResult:
+    [subject] = open_targets([name], data="random", num_images=2)
+    [found] = run_analysis("cost", [subject], options)
+    assert isinstance(found, CostResult)
     return found
 
 
@@ -38,7 +38,7 @@ def test_the_second_convolution_of_book_net_sees_8_pixels() -> None:
 
 def test_a_bottleneck_beside_a_basic_unit() -> None:
     """He et al. 2015, Fig. 5: 256-64-64-256 and 64-64, 'similar time complexity'."""
-    bottleneck, basic = cost("resnet50", unit="layer1.1"), cost("resnet34", unit="layer1.1")
+    bottleneck, basic = cost("resnet50", block="layer1.1"), cost("resnet34", block="layer1.1")
     assert (bottleneck.total.weights, basic.total.weights) == (69_632, 73_728)
     assert bottleneck.total.macs == 69_632 * 56 * 56
     assert basic.total.macs == 73_728 * 56 * 56
@@ -46,7 +46,7 @@ def test_a_bottleneck_beside_a_basic_unit() -> None:
 
 def test_a_unit_that_is_not_there_names_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"layer1\.9.*layer1\.2"):
-        cost("resnet50", unit="layer1.9")
+        cost("resnet50", block="layer1.9")
 
 
 @pytest.mark.parametrize("name", ["resnet20_cifar", "preresnet110_cifar", "resnet50d", "resnet18_a", "wrn28_10_cifar"])
@@ -80,14 +80,16 @@ def test_the_field_is_where_the_gradient_reaches(dilated: bool) -> None:
 
 
 def test_modules_of_others_are_counted() -> None:
-    subject = subject_of(torchvision.models.resnet18(), torch.zeros(2, 3, 224, 224), torch.tensor([0, 1]))
-    found = ask_cost(subject, LayerOptions())
+    subject = target_from_module(torchvision.models.resnet18(), torch.zeros(2, 3, 224, 224), torch.tensor([0, 1]))
+    found = analyze_cost(subject, LayerOptions())
     assert found.total.params == 11_689_512
-    assert [part.name for part in found.parts][:3] == ["stem", "layer1.0", "layer1.1"]
-    assert found.parts[-1].name == "head"
-    assert sum(part.macs for part in found.parts) == found.total.macs == 1_814_073_344
+    assert [part.name for part in found.blocks][:3] == ["stem", "layer1.0", "layer1.1"]
+    assert found.blocks[-1].name == "head"
+    assert sum(part.macs for part in found.blocks) == found.total.macs == 1_814_073_344
     model = timm.create_model("resnetv2_50")
-    fields = ask_shapes(subject_of(model, torch.zeros(1, 3, 224, 224), torch.tensor([0])), LayerOptions()).layers
+    fields = analyze_shapes(
+        target_from_module(model, torch.zeros(1, 3, 224, 224), torch.tensor([0])), LayerOptions()
+    ).layers
     assert max(layer.receptive_field or 0 for layer in fields) == receptive_field(ARCHS["resnetv2_50"])
 
 
@@ -101,5 +103,5 @@ def test_a_shared_unit_has_a_row_a_run_and_its_parameters_once() -> None:
 
 def test_activation_memory_is_four_bytes_a_number() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
-    found = ask_cost(subject_of(model, torch.zeros(1, 3, 6, 6), torch.tensor([0])), LayerOptions())
+    found = analyze_cost(target_from_module(model, torch.zeros(1, 3, 6, 6), torch.tensor([0])), LayerOptions())
     assert found.total.activation_bytes == 2 * 4 * 8 * 6 * 6

@@ -13,24 +13,24 @@ import torchvision
 from torch import nn
 
 from reslab.analysis.signal import (
-    ROUNDING,
+    ROUNDING_TOLERANCE,
     OrderOptions,
-    Orders,
-    Scaling,
+    OrderResult,
     ScalingOptions,
-    Telescope,
+    ScalingResult,
     TelescopeOptions,
-    ask_orders,
-    ask_scaling,
-    ask_telescope,
+    TelescopeResult,
+    analyze_orders,
+    analyze_scaling,
+    analyze_telescope,
 )
-from reslab.analysis.subject import FIVE_ORDERS, Subject, open_subjects, subject_of
+from reslab.analysis.subject import HE2016_ORDERS, AnalysisTarget, open_targets, target_from_module
 from reslab.nn.factory import create_model
 
 
-def asked(name: str, statistics: str = "auto") -> Telescope:
-    [subject] = open_subjects([name], data="random", num_images=4)
-    return ask_telescope(subject, TelescopeOptions(statistics))
+def asked(name: str, statistics: str = "auto") -> TelescopeResult:
+    [subject] = open_targets([name], data="random", num_images=4)
+    return analyze_telescope(subject, TelescopeOptions(statistics))
 
 
 SMALL = "resnet20_cifar:depths=3,2,2:widths=16,32,32:image_size=16,16"
@@ -41,10 +41,10 @@ SMALL = "resnet20_cifar:depths=3,2,2:widths=16,32,32:image_size=16,16"
 def test_it_holds_where_shortcut_and_after_are_identities(order: str, statistics: str) -> None:
     found = asked(f"{SMALL}:order={order}", statistics)
     assert found.verdict == "holds"
-    assert found.worst is None
-    assert found.worst_exact is not None
-    assert found.worst_exact < ROUNDING
-    assert [unit.label for unit in found.units if unit.error is None] == ["layer2.0", "layer3.0"]  # shapes change
+    assert found.max_inexact_error is None
+    assert found.max_exact_error is not None
+    assert found.max_exact_error < ROUNDING_TOLERANCE
+    assert [unit.label for unit in found.blocks if unit.error is None] == ["layer2.0", "layer3.0"]  # shapes change
 
 
 @pytest.mark.parametrize(
@@ -52,23 +52,23 @@ def test_it_holds_where_shortcut_and_after_are_identities(order: str, statistics
     [
         ("order=original", "after the addition comes act"),
         ("order=bn-after-add", "after the addition comes norm act"),
-        ("order=full-preact:mix=scale(0.5,1)", "the shortcut is changed before the addition"),
-        ("mix=none", "there is no shortcut"),
-        ("order=full-preact:match=project-all", "the shortcut is project"),
+        ("order=full-preact:merge=scale(0.5,1)", "the shortcut is changed before the addition"),
+        ("merge=none", "there is no shortcut"),
+        ("order=full-preact:shortcut=project-all", "the shortcut is project"),
     ],
 )
 def test_its_failure_is_measured_and_named(axes: str, obstacle: str) -> None:
     found = asked(f"{SMALL}:{axes}")
     assert found.verdict == "fails"
-    assert found.worst is not None
-    assert found.worst > 0.01
+    assert found.max_inexact_error is not None
+    assert found.max_inexact_error > 0.01
     assert found.obstacle == obstacle
 
 
 def test_the_error_is_the_one_that_relu_cuts_away() -> None:
     """One unit: x_L - x - F = relu(x + F) - (x + F), the negative part."""
-    [subject] = open_subjects(["resnet20_cifar:depths=1,1,1"], data="random", num_images=4)
-    found = ask_telescope(subject, TelescopeOptions("running")).units[0]
+    [subject] = open_targets(["resnet20_cifar:depths=1,1,1"], data="random", num_images=4)
+    found = analyze_telescope(subject, TelescopeOptions("running")).blocks[0]
     model = subject.model
     with torch.no_grad():
         x = model.run_stem(subject.images)  # type: ignore[operator]
@@ -80,7 +80,7 @@ def test_the_error_is_the_one_that_relu_cuts_away() -> None:
 
 def test_a_shared_unit_is_added_as_often_as_it_runs() -> None:
     found = asked("book_resdeep:depths=4")
-    assert [unit.label for unit in found.units] == ["layer1.0", "layer1.0 (2)", "layer1.0 (3)", "layer1.0 (4)"]
+    assert [unit.label for unit in found.blocks] == ["layer1.0", "layer1.0 (2)", "layer1.0 (3)", "layer1.0 (4)"]
     assert found.verdict == "holds"
 
 
@@ -89,19 +89,23 @@ def test_a_module_of_others_answers_as_the_network_with_its_weights() -> None:
     theirs = torchvision.models.resnet18(num_classes=4)
     ours = create_model("resnet18", num_classes=4, pretrained=theirs.state_dict())
     x, y = torch.randn(2, 3, 32, 32), torch.tensor([0, 1])
-    answers = [ask_telescope(subject_of(model, x, y, "one"), TelescopeOptions()) for model in (theirs, ours)]
+    answers = [
+        analyze_telescope(target_from_module(model, x, y, "one"), TelescopeOptions()) for model in (theirs, ours)
+    ]
     assert answers[0] == answers[1]
     assert answers[0].obstacle == "after the addition comes act"
 
 
 def test_modules_without_units_that_can_be_taken_apart_are_refused() -> None:
     model = torchvision.models.mobilenet_v2(width_mult=0.25)
-    other = subject_of(model, torch.zeros(2, 3, 32, 32), torch.tensor([0, 1]))
+    other = target_from_module(model, torch.zeros(2, 3, 32, 32), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="a network of the zoo computes as well; got: a MobileNetV2"):
-        ask_telescope(other, TelescopeOptions())
-    unitless: Subject = subject_of(create_model("book_net"), torch.zeros(2, 3, 32, 32), torch.tensor([0, 1]))
+        analyze_telescope(other, TelescopeOptions())
+    unitless: AnalysisTarget = target_from_module(
+        create_model("book_net"), torch.zeros(2, 3, 32, 32), torch.tensor([0, 1])
+    )
     with pytest.raises(ValueError, match="a network of units"):
-        ask_telescope(unitless, TelescopeOptions())
+        analyze_telescope(unitless, TelescopeOptions())
     with pytest.raises(ValueError, match="running"):
         asked(SMALL, "runing")
     assert isinstance(other.model, nn.Module)
@@ -110,52 +114,52 @@ def test_modules_without_units_that_can_be_taken_apart_are_refused() -> None:
 SMALL_scaling = "resnet20_cifar:depths=4,2,2:widths=16,32,32:image_size=16,16"
 
 
-def asked_scaling(axes: str) -> Scaling:
-    [subject] = open_subjects([f"{SMALL_scaling}:{axes}"], data="random", num_images=4)
-    return ask_scaling(subject, ScalingOptions())
+def asked_scaling(axes: str) -> ScalingResult:
+    [subject] = open_targets([f"{SMALL_scaling}:{axes}"], data="random", num_images=4)
+    return analyze_scaling(subject, ScalingOptions())
 
 
 @pytest.mark.parametrize(("factor", "verdict"), [(0.5, "vanishing"), (1.0, "kept"), (1.25, "exploding")])
 def test_the_gradient_by_the_shortcuts_is_the_product_of_the_factors(factor: float, verdict: str) -> None:
     """He et al. 2016, Eqs. 6 to 8, where nothing follows the addition."""
-    found = asked_scaling(f"order=full-preact:mix=scale({factor},1)")
-    stage = [unit for unit in found.units if unit.name.startswith("layer1")][1:]
+    found = asked_scaling(f"order=full-preact:merge=scale({factor},1)")
+    stage = [unit for unit in found.blocks if unit.name.startswith("layer1")][1:]
     for left, unit in zip((3, 2, 1), stage, strict=True):
-        assert unit.product == pytest.approx(factor**left)
-        assert unit.direct == pytest.approx(factor**left, rel=1e-5)
-        assert unit.carried == pytest.approx(factor ** (left - 1))
+        assert unit.factor_product == pytest.approx(factor**left)
+        assert unit.shortcut_gradient == pytest.approx(factor**left, rel=1e-5)
+        assert unit.branch_factor == pytest.approx(factor ** (left - 1))
         assert unit.error == pytest.approx(0, abs=1e-5)
-    identity = [unit for unit in found.units if unit.factor is not None]
+    identity = [unit for unit in found.blocks if unit.factor is not None]
     assert len(identity) == 6  # layer2.0 and layer3.0 change the shape
-    assert found.product == pytest.approx(factor**6)
+    assert found.factor_product == pytest.approx(factor**6)
     assert found.verdict == verdict
 
 
 def test_an_exclusive_gate_lets_one_minus_its_openness_through() -> None:
-    found = asked_scaling("order=full-preact:mix=gate(-2)")
-    for unit in found.units:
-        assert unit.openness is not None
-        assert 0 < unit.openness < 1
+    found = asked_scaling("order=full-preact:merge=gate(-2)")
+    for unit in found.blocks:
+        assert unit.gate_value is not None
+        assert 0 < unit.gate_value < 1
         if unit.factor is not None:
-            assert unit.factor == pytest.approx(1 - unit.openness, rel=1e-6)
+            assert unit.factor == pytest.approx(1 - unit.gate_value, rel=1e-6)
         if unit.error is not None:
             assert unit.error == pytest.approx(0, abs=1e-5)
     assert found.verdict == "vanishing"
 
 
 def test_openness_at_the_start_is_the_sigmoid_of_the_bias_where_the_gate_s_weights_are_zero() -> None:
-    [subject] = open_subjects([f"{SMALL_scaling}:mix=shortcut-gate(-6)"], data="random", num_images=4)
+    [subject] = open_targets([f"{SMALL_scaling}:mix=shortcut-gate(-6)"], data="random", num_images=4)
     with torch.no_grad():
         for _, unit in subject.model.units():  # type: ignore[operator]
             unit.mix.gate.weight.zero_()
-    found = ask_scaling(subject, ScalingOptions())
-    assert [unit.openness for unit in found.units] == pytest.approx([1 / (1 + math.exp(6))] * 8, rel=1e-5)
+    found = analyze_scaling(subject, ScalingOptions())
+    assert [unit.gate_value for unit in found.blocks] == pytest.approx([1 / (1 + math.exp(6))] * 8, rel=1e-5)
 
 
 def test_relu_after_the_addition_takes_more_than_the_factors_say() -> None:
     found = asked_scaling("order=original")
     assert found.verdict == "kept"
-    assert all(unit.direct < 1 for unit in found.units if unit.direct is not None)
+    assert all(unit.shortcut_gradient < 1 for unit in found.blocks if unit.shortcut_gradient is not None)
 
 
 def test_a_plain_network_has_nothing_to_scale() -> None:
@@ -164,49 +168,49 @@ def test_a_plain_network_has_nothing_to_scale() -> None:
 
 
 @pytest.fixture(scope="module")
-def five() -> dict[str, Orders]:
+def five() -> dict[str, OrderResult]:
     name = "resnet20_cifar:order=*:depths=5,2,2:widths=16,16,16"
-    found = [ask_orders(subject, OrderOptions()) for subject in open_subjects([name], num_images=16)]
+    found = [analyze_orders(subject, OrderOptions()) for subject in open_targets([name], num_images=16)]
     return {each.order: each for each in found}
 
 
-def test_the_star_is_each_of_the_five(five: dict[str, Orders]) -> None:
-    assert tuple(five) == FIVE_ORDERS
+def test_the_star_is_each_of_the_five(five: dict[str, OrderResult]) -> None:
+    assert tuple(five) == HE2016_ORDERS
 
 
-def test_sums_pass_where_nothing_comes_after_the_addition(five: dict[str, Orders]) -> None:
+def test_sums_pass_where_nothing_comes_after_the_addition(five: dict[str, OrderResult]) -> None:
     for order in ("relu-before-add", "relu-preact", "full-preact"):
-        assert five[order].worst_superposition == 0
-    assert all(unit.superposition > 0.05 for unit in five["original"].units)
+        assert five[order].max_superposition_error == 0
+    assert all(unit.superposition_error > 0.05 for unit in five["original"].blocks)
     # Batch norm after the addition alters the shortcut's signal in every unit, ReLU alone far less (Sec. 4.1).
-    smallest = min(unit.superposition for unit in five["bn-after-add"].units)
-    assert smallest > 1.3 * five["original"].worst_superposition
+    smallest = min(unit.superposition_error for unit in five["bn-after-add"].blocks)
+    assert smallest > 1.3 * five["original"].max_superposition_error
 
 
-def test_relu_before_the_addition_makes_branches_that_only_add(five: dict[str, Orders]) -> None:
-    assert five["relu-before-add"].lowest_branch == 0
-    assert all(unit.branch_negative == 0 for unit in five["relu-before-add"].units)
-    stage = [unit.mean for unit in five["relu-before-add"].units if unit.name.startswith("layer1")]
+def test_relu_before_the_addition_makes_branches_that_only_add(five: dict[str, OrderResult]) -> None:
+    assert five["relu-before-add"].min_branch == 0
+    assert all(unit.branch_negative_fraction == 0 for unit in five["relu-before-add"].blocks)
+    stage = [unit.mean for unit in five["relu-before-add"].blocks if unit.name.startswith("layer1")]
     assert stage == sorted(stage)  # so the signal grows, unit by unit
     for order in ("original", "relu-preact", "full-preact"):
-        assert five[order].lowest_branch < -1
+        assert five[order].min_branch < -1
 
 
-def test_the_variance_adds_up_in_full_preact_and_is_reset_by_bn_after_add(five: dict[str, Orders]) -> None:
-    growth = [unit.growth for unit in five["full-preact"].units if unit.name.startswith("layer1")]
+def test_the_variance_adds_up_in_full_preact_and_is_reset_by_bn_after_add(five: dict[str, OrderResult]) -> None:
+    growth = [unit.growth for unit in five["full-preact"].blocks if unit.name.startswith("layer1")]
     assert growth[0] == 1
     assert growth == sorted(growth)
-    assert five["bn-after-add"].largest_growth < max(growth)
+    assert five["bn-after-add"].max_growth < max(growth)
 
 
 def test_superposition_by_hand() -> None:
-    [subject] = open_subjects(["resnet20_cifar:depths=1,1,1"], data="random", num_images=4)
-    found = ask_orders(subject, OrderOptions("running")).units[0]
+    [subject] = open_targets(["resnet20_cifar:depths=1,1,1"], data="random", num_images=4)
+    found = analyze_orders(subject, OrderOptions("running")).blocks[0]
     unit = subject.model.get_submodule("layer1.0")
     with torch.no_grad():
         x = subject.model.run_stem(subject.images)  # type: ignore[operator]
         branch = unit.branch(x)  # type: ignore[operator]
         together = (x + branch).relu()
         expected = (together - x.relu() - branch.relu()).norm() / together.norm()
-    assert found.superposition == pytest.approx(float(expected), rel=1e-5)
+    assert found.superposition_error == pytest.approx(float(expected), rel=1e-5)
     assert found.variance == pytest.approx(float(together.double().var(correction=0)), rel=1e-6)

@@ -27,7 +27,7 @@ def test_the_demonstration_on_a_small_scale(command: Command, tmp_path: Path) ->
 
 def test_a_twin_differs_in_the_mix_alone() -> None:
     pair = twins("preresnet110_cifar")
-    assert pair["plain"].mix == "none"
+    assert pair["plain"].merge == "none"
     assert pair["plain"].depths == pair["residual"].depths
     assert pair["plain"].name == "plain preresnet110_cifar"
     assert twins("resnet56_cifar")["plain"].name == "plain56_cifar"

@@ -58,11 +58,11 @@ def test_a_person_is_told(command: Command, trained: Path) -> None:
         (("RUN", "--split", "tset"), "test"),
         (("RUN", "--data", "digitz"), "digits"),
         (("RUN", "--pretrained", "x.pth"), "its own weights"),
-        (("RUN", "--set", "model.mix=none"), "--model"),
+        (("RUN", "--set", "model.merge=none"), "--model"),
         (("RUN", "--mean", "1", "2", "3"), "1 numbers as mean"),
         (("nowhere",), "nowhere"),
         (("--model", "resnet20_cifar", "--data", "digits"), "--pretrained"),
-        (("--model", "resnet20_cifar", "--data", "digits", "--set", "batch=3"), "model.batch=3"),
+        (("--model", "resnet20_cifar", "--data", "digits", "--set", "batch_size=3"), "model.batch_size=3"),
     ],
 )
 def test_mistakes_are_told(command: Command, trained: Path, words: tuple[str, ...], said: str) -> None:

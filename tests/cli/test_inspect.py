@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from reslab.analysis.registry import QUESTIONS
-from reslab.report.analyses import SHOWS
+from reslab.analysis.registry import ANALYSES
+from reslab.report.analyses import RENDERERS
 from tests.cli.conftest import Command
 
 TINY = "resnet20_cifar:depths=1,1,1:widths=4,8,8:stem=conv3(4) norm act:image_size=8,8"
 
 
 def test_without_a_question_all_are_listed(command: Command) -> None:
-    assert [row["name"] for row in command("inspect", "--json").value] == list(QUESTIONS)
+    assert [row["name"] for row in command("inspect", "--json").value] == list(ANALYSES)
     assert "gradients" in command("inspect").out
 
 
@@ -24,9 +24,9 @@ def test_an_unknown_question_names_the_nearest(command: Command) -> None:
 
 def test_two_networks_on_one_page_and_one_picture(command: Command, tmp_path: Path) -> None:
     page, png = tmp_path / "page.html", tmp_path / "picture.png"
-    words = ("inspect", "gradients", TINY, f"{TINY}:mix=none", "--images", 8, "--page", page, "--png", png, "--json")
+    words = ("inspect", "gradients", TINY, f"{TINY}:merge=none", "--images", 8, "--page", page, "--png", png, "--json")
     found = command(*words).value
-    assert [answer["subject"] for answer in found["answers"]] == [TINY, f"{TINY}:mix=none"]
+    assert [answer["model"] for answer in found["results"]] == [TINY, f"{TINY}:merge=none"]
     assert (found["page"], found["png"]) == (str(page), str(png))
     text = page.read_text(encoding="utf-8")
     assert text.count("<svg") >= 2
@@ -41,10 +41,10 @@ def test_the_terminal_has_the_table_and_the_verdict(command: Command) -> None:
 
 
 def test_of_several_who_cannot_be_asked_is_left_out_and_named(command: Command, tmp_path: Path) -> None:
-    page, plain = tmp_path / "page.html", f"{TINY}:mix=none"
+    page, plain = tmp_path / "page.html", f"{TINY}:merge=none"
     words = ("inspect", "scaling", plain, TINY, "--images", 8)
     found = command(*words, "--page", page, "--json").value
-    assert [answer["subject"] for answer in found["answers"]] == [TINY]
+    assert [answer["model"] for answer in found["results"]] == [TINY]
     assert list(found["left_out"]) == [plain]
     said = f"{plain} is left out: required: a network with shortcuts"
     assert said in page.read_text(encoding="utf-8")
@@ -83,24 +83,24 @@ def test_a_file_of_another_kind_is_refused_before_anything_is_measured(
 
 
 def test_every_question_can_be_shown() -> None:
-    assert set(SHOWS) == set(QUESTIONS)
+    assert set(RENDERERS) == set(ANALYSES)
 
 
 @pytest.mark.parametrize("question", ["shapes", "cost", "telescope", "responses", "scaling", "orders"])
 def test_each_has_a_table_words_a_page_and_a_picture(command: Command, tmp_path: Path, question: str) -> None:
     page, png = tmp_path / "page.html", tmp_path / "picture.png"
-    gated = f"{TINY}:mix=gate(-3)"
+    gated = f"{TINY}:merge=gate(-3)"
     out = command("inspect", question, TINY, gated, "--images", 4, "--page", page, "--png", png).out
     assert "layer3.0" in out
-    assert "mix=gate(-3)" in out
+    assert "merge=gate(-3)" in out
     assert "<svg" in page.read_text(encoding="utf-8")
     assert png.stat().st_size > 10_000
-    [first, second] = command("inspect", question, TINY, gated, "--images", 4, "--json").value["answers"]
-    assert (first["subject"], second["subject"]) == (TINY, gated)
+    [first, second] = command("inspect", question, TINY, gated, "--images", 4, "--json").value["results"]
+    assert (first["model"], second["model"]) == (TINY, gated)
 
 
 def test_the_five_orders_of_one_network(command: Command) -> None:
-    found = command("inspect", "orders", f"{TINY}:order=*", "--images", 4, "--json").value["answers"]
+    found = command("inspect", "orders", f"{TINY}:order=*", "--images", 4, "--json").value["results"]
     assert found[0]["order"] == "original"
     assert len(found) == 5
 
@@ -109,7 +109,7 @@ def test_all_snapshots_of_a_run(command: Command, tmp_path: Path) -> None:
     words = ("--epochs", 1, "--snapshots", "10 steps", "--output", tmp_path / "run", "--json")
     command("train", "--model", "resnet20_cifar", "--set", "model.depths=1,1,1", *words)
     outcome = command("inspect", "gradients", tmp_path / "run", "--at", "all", "--images", 8, "--json")
-    assert [answer["step"] for answer in outcome.value["answers"]] == [0, 10, 20]
+    assert [answer["step"] for answer in outcome.value["results"]] == [0, 10, 20]
     page = tmp_path / "page.html"
     command("inspect", "gradients", tmp_path / "run", "--at", "all", "--images", 8, "--page", page)
     assert "along training" in page.read_text(encoding="utf-8")

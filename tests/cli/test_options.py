@@ -6,8 +6,8 @@ from reslab.cli.options import gather_numbers, read_numbers, read_pretrained, re
 
 
 def test_settings_are_read() -> None:
-    found = read_settings(["model.mix=none", "optimizer.lr = 0.2", "model.match=a=b", "augment="])
-    assert found == {"model.mix": "none", "optimizer.lr": "0.2", "model.match": "a=b", "augment": ""}
+    found = read_settings(["model.merge=none", "optimizer.lr = 0.2", "model.shortcut=a=b", "train_transform="])
+    assert found == {"model.merge": "none", "optimizer.lr": "0.2", "model.shortcut": "a=b", "train_transform": ""}
     assert read_settings(None) == {}
 
 

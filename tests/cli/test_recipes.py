@@ -1,7 +1,7 @@
 """`reslab recipes NAME`: every value, what differs from the default, and where it is from."""
 
 from reslab.cli.lists import differing, shown, values_of
-from reslab.spec.config import keys, override
+from reslab.spec.config import override, override_keys
 from reslab.spec.recipe import Recipe
 from reslab.spec.recipes import RECIPES
 from tests.cli.conftest import Command
@@ -26,9 +26,13 @@ def test_one_recipe_as_json(command: Command) -> None:
 
 def test_the_keys_are_those_of_set() -> None:
     recipe = RECIPES["rsb-a1"]
-    assert set(values_of(recipe)) < set(keys(recipe))
+    assert set(values_of(recipe)) < set(override_keys(recipe))
     again = override(Recipe("", ""), {key: shown(values_of(recipe)[key]) for key in ("batch", "augment", "loss")})
-    assert (again.batch, again.augment, again.loss) == (recipe.batch, recipe.augment, recipe.loss)
+    assert (again.batch_size, again.train_transform, again.loss) == (
+        recipe.batch_size,
+        recipe.train_transform,
+        recipe.loss,
+    )
     assert differing(Recipe("", "")) == []
 
 

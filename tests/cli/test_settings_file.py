@@ -35,9 +35,9 @@ model:
   stem: conv3(4) norm act
 """
 FOUND = {
-    "augment": "",
-    "batch": 32,
-    "length": "1 epoch",
+    "train_transform": "",
+    "batch_size": 32,
+    "duration": "1 epoch",
     "optimizer.lr": 0.02,
     "optimizer.momentum": 0.5,
     "model.depths": [1, 1, 1],
@@ -97,18 +97,22 @@ def test_without_pyyaml_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest
 
 
 def test_what_is_said_later_wins() -> None:
-    file = {"length": "9 epochs", "batch": 9, "optimizer.lr": 9.0, "augment": "flip"}
-    assert merged(file, {"augment": ""}) == {**file, "augment": ""}
-    assert merged(file, {}, epochs=2) == {"batch": 9, "optimizer.lr": 9.0, "augment": "flip"}
-    assert merged(file, {"batch": "3"}, lr=0.1) == {"length": "9 epochs", "batch": "3", "augment": "flip"}
+    file = {"duration": "9 epochs", "batch_size": 9, "optimizer.lr": 9.0, "train_transform": "flip"}
+    assert merged(file, {"train_transform": ""}) == {**file, "train_transform": ""}
+    assert merged(file, {}, epochs=2) == {"batch_size": 9, "optimizer.lr": 9.0, "train_transform": "flip"}
+    assert merged(file, {"batch_size": "3"}, lr=0.1) == {
+        "duration": "9 epochs",
+        "batch_size": "3",
+        "train_transform": "flip",
+    }
 
 
 def test_a_flag_and_a_setting_for_one_value_say_the_same(command: Command, tmp_path: Path) -> None:
     short = ["--set", "model.depths=1,1,1", "--epochs", "1", "--output"]
     pairs = [
         ("--lr", "0.1", "optimizer.lr=0.2", "lr 0.1 and the setting optimizer.lr=0.2"),
-        ("--epochs", "2", "length=3 epochs", "epochs 2 and the setting length=3 epochs"),
-        ("-b", "32", "batch=64", "batch 32 and the setting batch=64"),
+        ("--epochs", "2", "duration=3 epochs", "epochs 2 and the setting duration=3 epochs"),
+        ("-b", "32", "batch_size=64", "batch 32 and the setting batch_size=64"),
         ("--val-fraction", "0.1", "val_fraction=0.2", "val_fraction 0.1 and the setting val_fraction=0.2"),
         ("--model", "resnet20_cifar", "model=resnet32_cifar", "model resnet20_cifar and the setting"),
         ("--data", "digits", "data=cifar10", "data digits and the setting data=cifar10"),
@@ -118,10 +122,10 @@ def test_a_flag_and_a_setting_for_one_value_say_the_same(command: Command, tmp_p
         assert outcome.code == 1
         assert told in outcome.err
         assert not (tmp_path / "run").exists()
-    same = ["--lr", "0.1", "--set", "optimizer.lr=1e-1", "--set", "length=1 epoch", "--val-fraction", "0.1"]
+    same = ["--lr", "0.1", "--set", "optimizer.lr=1e-1", "--set", "duration=1 epoch", "--val-fraction", "0.1"]
     assert command("train", *same, "--set", "val_fraction=.1", *short, tmp_path / "run", "--json").code == 0
     recipe = Run(tmp_path / "run").recipe
-    assert (recipe.optimizer.lr, recipe.length, recipe.val_fraction) == (0.1, "1 epoch", 0.1)
+    assert (recipe.optimizer.lr, recipe.duration, recipe.val_fraction) == (0.1, "1 epoch", 0.1)
 
 
 def test_a_flag_wins_over_a_file(command: Command, tmp_path: Path) -> None:
@@ -137,8 +141,8 @@ def test_flags_over_set_over_file_over_recipe(command: Command, file: Path, tmp_
     assert command(*words, "--json").code == 0
     recipe, arch = Run(tmp_path / "run").recipe, Run(tmp_path / "run").arch
     assert arch is not None
-    assert (recipe.optimizer.lr, recipe.optimizer.momentum, recipe.batch) == (0.03, 0.6, 32)
-    assert (recipe.length, recipe.augment, recipe.name) == ("1 epoch", "", "digits")
+    assert (recipe.optimizer.lr, recipe.optimizer.momentum, recipe.batch_size) == (0.03, 0.6, 32)
+    assert (recipe.duration, recipe.train_transform, recipe.name) == ("1 epoch", "", "digits")
     assert (arch.depths, arch.widths, arch.stem) == ((1, 1, 1), (4, 8, 16), "conv3(4) norm act")
 
 

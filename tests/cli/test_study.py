@@ -11,9 +11,9 @@ import pytest
 from reslab.spec.papers import STUDIES
 from reslab.studies import job as work
 from reslab.studies import runner
-from reslab.studies.job import Place
-from reslab.studies.plan import Job
-from reslab.studies.store import Entry
+from reslab.studies.job import JobContext
+from reslab.studies.plan import StudyJob
+from reslab.studies.store import StoreEntry
 
 from .conftest import Command
 
@@ -59,7 +59,7 @@ def test_a_dry_run_prints_and_writes_nothing(command: Command, tmp_path: Path) -
     assert found["num_missing"] == 4
     assert found["seconds"] > 0
     assert [row["done"] for row in found["rows"]] == [0, 0]
-    assert all(row["memory_bytes"] > 0 and row["cut"] for row in found["rows"])
+    assert all(row["memory_bytes"] > 0 and row["preset"] for row in found["rows"])
     assert not any(tmp_path.iterdir())
     assert "left: 4 trainings" in command(*words).out
 
@@ -94,12 +94,12 @@ def test_slurm_writes_a_script_that_runs(command: Command, tmp_path: Path, monke
 def test_a_training_that_breaks_off_is_an_error_once_the_page_is_written(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def do(job: Job, place: Place) -> Entry:
-        if job.row.row.name == "residual-20":
+    def do(job: StudyJob, place: JobContext) -> StoreEntry:
+        if job.row.spec.name == "residual-20":
             raise RuntimeError("the lights went out")
-        return work.do(job, place)
+        return work.run_job(job, place)
 
-    monkeypatch.setattr(runner, "do", do)
+    monkeypatch.setattr(runner, "run_job", do)
     words = ("study", NAME, "--rows", "plain-20,residual-20", "--seeds", "1", "--device", "cpu", "--json")
     words = (*words, "--store", str(tmp_path / "store"), "--output", str(tmp_path / "page"))
     found = command(*words)

@@ -39,13 +39,13 @@ def test_a_person_is_told_where_everything_is(command: Command, tmp_path: Path) 
 def test_familiar_options_reach_the_recipe_and_the_network(command: Command, tmp_path: Path) -> None:
     words = ("--model", "resnet20_cifar", "-b", "128", "--lr", "0.05", "--seed", "3", "-j", "0", "--device", "cpu")
     path = tmp_path / "run"
-    command("train", *words, *SMALL, "--set", "optimizer.momentum=0.8", "--set", "model.mix=none", "--output", path)
+    command("train", *words, *SMALL, "--set", "optimizer.momentum=0.8", "--set", "model.merge=none", "--output", path)
     facts = json.loads((path / "run.json").read_text())
-    assert facts["recipe"]["batch"] == 128
+    assert facts["recipe"]["batch_size"] == 128
     assert facts["recipe"]["optimizer"]["lr"] == 0.05
     assert facts["recipe"]["optimizer"]["momentum"] == 0.8
-    assert facts["recipe"]["length"] == "1 epoch"
-    assert facts["model"]["arch"]["mix"] == "none"
+    assert facts["recipe"]["duration"] == "1 epoch"
+    assert facts["model"]["arch"]["merge"] == "none"
     assert facts["seed"] == 3
 
 
@@ -83,7 +83,7 @@ def test_a_folder_that_holds_a_run_is_left_alone(command: Command, trained: Path
         (("digits", "--data", "mnist"), "one data set"),
         (("--set", "optimizer.lrr=0.1"), "optimizer.lr"),
         (("--set", "optimizer.lr=fast"), "a number"),
-        (("--set", "model.mix=ad"), "add"),
+        (("--set", "model.merge=ad"), "add"),
         (("--set", "batch"), "KEY=VALUE"),
         (("--lr", "0.1", "--set", "optimizer.lr=0.2"), "one value of optimizer.lr"),
         (("--batch-size", "5000"), "1438"),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from reslab.data.loader import eval_batches
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 from reslab.training.run import Run, load
 from reslab.training.run_data import find_data
 from reslab.training.train import train
@@ -30,7 +30,7 @@ def digits(run: Run) -> Tensor:
 
 
 @pytest.fixture
-def network(run: Run) -> Network:
+def network(run: Run) -> ResidualNetwork:
     """The run's network."""
     return load(run)
 

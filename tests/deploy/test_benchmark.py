@@ -8,7 +8,7 @@ import torch
 from reslab.deploy import benchmark as bench
 from reslab.deploy.backends.backend import Engine
 from reslab.deploy.benchmark import AnswerSpeed, default_engines, default_precisions, measure_engines, pairs, quantile
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 
 CPU = torch.device("cpu")
 
@@ -38,7 +38,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     return calls
 
 
-def test_rounds_alternate(network: Network, counted: list[tuple[str, int]]) -> None:
+def test_rounds_alternate(network: ResidualNetwork, counted: list[tuple[str, int]]) -> None:
     found = measure_engines(network, (1, 8, 8), [2, 3], ["torch", "openvino"], ["float32"], CPU, rounds=2)
     assert [(each.engine, each.batch) for each in found] == [
         ("torch", 2), ("torch", 3), ("openvino", 2), ("openvino", 3),
@@ -52,13 +52,13 @@ def test_rounds_alternate(network: Network, counted: list[tuple[str, int]]) -> N
         assert each.prepare_seconds == pytest.approx(0.1)
 
 
-def test_compiled_torch_stands_beside_torch(network: Network, counted: list[tuple[str, int]]) -> None:
+def test_compiled_torch_stands_beside_torch(network: ResidualNetwork, counted: list[tuple[str, int]]) -> None:
     options: dict[str, Any] = {"rounds": 1, "compiled": True}
     found = measure_engines(network, (1, 8, 8), [2], ["torch", "openvino"], ["float32"], CPU, **options)
     assert [each.engine for each in found] == ["torch", "torch, compiled", "openvino"]
 
 
-def test_a_real_measurement(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_real_measurement(network: ResidualNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "SECONDS_A_TURN", 0.01)
     (found,) = measure_engines(network, (1, 8, 8), [4], ["torch"], ["float32"], CPU, rounds=2)
     assert isinstance(found, AnswerSpeed)
@@ -86,6 +86,6 @@ def test_what_is_measured_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
         (["torch"], ["float32"], [0], "batch of at least 1"),
     ],
 )
-def test_mistakes_are_told(network: Network, engines: Any, precisions: Any, batches: Any, said: str) -> None:
+def test_mistakes_are_told(network: ResidualNetwork, engines: Any, precisions: Any, batches: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         measure_engines(network, (1, 8, 8), batches, engines, precisions, CPU)

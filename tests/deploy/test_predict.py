@@ -12,17 +12,17 @@ from reslab.deploy.inputs import list_pictures
 from reslab.deploy.predict import Guess, Preparation, predict
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 from reslab.spec.preprocess import Preprocess
 
 PREPROCESS = Preprocess(3, "resize(20) center-crop(16)", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 
 
 @pytest.fixture
-def network() -> Network:
+def network() -> ResidualNetwork:
     torch.manual_seed(0)
     found = create_model("resnet20_cifar", num_classes=3, image_size=(16, 16), depths=(1, 1, 1))
-    assert isinstance(found, Network)
+    assert isinstance(found, ResidualNetwork)
     found.classes, found.preprocess = ("ant", "bee", "cat"), PREPROCESS
     return found.eval()
 
@@ -33,7 +33,7 @@ def picture(path: Path, height: int, width: int, seed: int = 0) -> Path:
     return path
 
 
-def probabilities(network: Network, pixels: Tensor) -> list[float]:
+def probabilities(network: ResidualNetwork, pixels: Tensor) -> list[float]:
     """p = softmax(network((x / 255 - mean) / std)), written out."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (PREPROCESS.mean, PREPROCESS.std))
     with torch.no_grad():
@@ -41,7 +41,7 @@ def probabilities(network: Network, pixels: Tensor) -> list[float]:
     return found
 
 
-def test_a_picture_of_the_right_size_is_taken_as_it_is(network: Network, tmp_path: Path) -> None:
+def test_a_picture_of_the_right_size_is_taken_as_it_is(network: ResidualNetwork, tmp_path: Path) -> None:
     network.preprocess = Preprocess(3, "", PREPROCESS.mean, PREPROCESS.std)
     path = picture(tmp_path / "a.png", 16, 16)
     (found,) = predict(network, path, top_k=3)
@@ -52,7 +52,7 @@ def test_a_picture_of_the_right_size_is_taken_as_it_is(network: Network, tmp_pat
     assert sorted(found.classes, key=lambda guess: -guess.probability) == list(found.classes)
 
 
-def test_the_words_of_the_evaluation_are_followed(network: Network, tmp_path: Path) -> None:
+def test_the_words_of_the_evaluation_are_followed(network: ResidualNetwork, tmp_path: Path) -> None:
     from torchvision.transforms.v2 import functional as pictures
 
     path = picture(tmp_path / "a.png", 30, 50)
@@ -83,13 +83,13 @@ def test_the_middle_is_kept(tmp_path: Path) -> None:
 def test_grey_networks_read_colour(tmp_path: Path) -> None:
     torch.manual_seed(0)
     grey = create_model("resnet20_cifar", num_classes=2, in_channels=1, image_size=(8, 8))
-    assert isinstance(grey, Network)
+    assert isinstance(grey, ResidualNetwork)
     grey.preprocess = Preprocess(1, "", (0.5,), (0.5,))
     (found,) = predict(grey, picture(tmp_path / "a.png", 8, 8))
     assert [guess.name for guess in sorted(found.classes, key=lambda guess: guess.name)] == ["class 0", "class 1"]
 
 
-def test_the_batch_changes_nothing_but_the_pace(network: Network, tmp_path: Path) -> None:
+def test_the_batch_changes_nothing_but_the_pace(network: ResidualNetwork, tmp_path: Path) -> None:
     paths = [picture(tmp_path / f"{place}.png", 20 + place, 33, place) for place in range(7)]
     one, many = predict(network, paths, batch=1), predict(network, paths, batch=4)
     assert [each.path for each in many] == [str(path) for path in paths]
@@ -99,7 +99,7 @@ def test_the_batch_changes_nothing_but_the_pace(network: Network, tmp_path: Path
     assert len({each.classes[0].probability for each in many}) == 7
 
 
-def test_what_cannot_be_read_is_a_row(network: Network, tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_a_row(network: ResidualNetwork, tmp_path: Path) -> None:
     good = picture(tmp_path / "b.png", 16, 16)
     (tmp_path / "a.jpg").write_bytes(b"")
     (tmp_path / "c.png").write_bytes(good.read_bytes()[:60])
@@ -112,7 +112,7 @@ def test_what_cannot_be_read_is_a_row(network: Network, tmp_path: Path) -> None:
     assert found[0].to_dict() == {"path": str(tmp_path / "a.jpg"), "classes": [], "error": found[0].error}
 
 
-def test_an_answer_that_is_no_number_is_a_row_with_its_error(network: Network, tmp_path: Path) -> None:
+def test_an_answer_that_is_no_number_is_a_row_with_its_error(network: ResidualNetwork, tmp_path: Path) -> None:
     with torch.no_grad():
         network.fc.bias.fill_(torch.nan)
     (row,) = predict(network, picture(tmp_path / "a.png", 8, 8))
@@ -120,13 +120,13 @@ def test_an_answer_that_is_no_number_is_a_row_with_its_error(network: Network, t
     assert row.error.startswith("the network's answer is not a number")
 
 
-def test_weights_and_network_say_the_same(network: Network, tmp_path: Path) -> None:
+def test_weights_and_network_say_the_same(network: ResidualNetwork, tmp_path: Path) -> None:
     save_weights(tmp_path / "model.safetensors", network)
     path = picture(tmp_path / "a.png", 16, 16)
     assert predict(tmp_path / "model.safetensors", path) == predict(network, str(path))
 
 
-def test_a_network_keeps_its_mode(network: Network, tmp_path: Path) -> None:
+def test_a_network_keeps_its_mode(network: ResidualNetwork, tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png", 16, 16)
     expected = predict(network, path)
     network.train()
@@ -134,7 +134,7 @@ def test_a_network_keeps_its_mode(network: Network, tmp_path: Path) -> None:
     assert network.training
 
 
-def test_top_k_is_at_most_the_number_of_classes(network: Network, tmp_path: Path) -> None:
+def test_top_k_is_at_most_the_number_of_classes(network: ResidualNetwork, tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png", 16, 16)
     assert [len(predict(network, path, top_k=k)[0].classes) for k in (1, 2, 3, 9)] == [1, 2, 3, 3]
     assert isinstance(predict(network, path)[0].classes[0], Guess)
@@ -147,7 +147,7 @@ def test_folders_are_searched_in_order(tmp_path: Path) -> None:
     assert [path.name for path in list_pictures([tmp_path])] == ["b.png", "a.JPG"]
 
 
-def test_mistakes_are_told(network: Network, tmp_path: Path) -> None:
+def test_mistakes_are_told(network: ResidualNetwork, tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png", 16, 16)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"pictures .* in .*empty"):
@@ -165,7 +165,7 @@ def test_mistakes_are_told(network: Network, tmp_path: Path) -> None:
         predict(network, path)
 
 
-def test_a_temperature_divides_the_logits_and_changes_no_answer(network: Network, tmp_path: Path) -> None:
+def test_a_temperature_divides_the_logits_and_changes_no_answer(network: ResidualNetwork, tmp_path: Path) -> None:
     paths = [picture(tmp_path / f"{place}.png", 16, 16, place) for place in range(5)]
     network.preprocess = Preprocess(3, "", PREPROCESS.mean, PREPROCESS.std)
     plain = predict(network, paths, top_k=3)
@@ -182,7 +182,7 @@ def test_a_temperature_divides_the_logits_and_changes_no_answer(network: Network
     assert predict(network, paths, top_k=3, temperature=False) == plain
 
 
-def test_the_temperature_travels_with_the_weights(network: Network, tmp_path: Path) -> None:
+def test_the_temperature_travels_with_the_weights(network: ResidualNetwork, tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png", 16, 16)
     save_weights(tmp_path / "warm.safetensors", network, {"temperature": {"value": 3.0}})
     network.temperature = 3.0

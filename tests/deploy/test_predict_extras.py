@@ -10,11 +10,11 @@ from reslab.analysis.attribution import grad_cam
 from reslab.deploy.grad_cam import HeatMaps, heat_map_path, overlay
 from reslab.deploy.predict import open_answering, predict, read_prediction, split_head
 from reslab.nn.factory import create_model
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 
 
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
-def test_engines_predict_alike(network: Network, png_folder: Path, engine: str) -> None:
+def test_engines_predict_alike(network: ResidualNetwork, png_folder: Path, engine: str) -> None:
     expected = predict(network, png_folder, top_k=2)
     for left, right in zip(predict(network, png_folder, top_k=2, engine=engine, batch=3), expected, strict=True):
         assert (left.path, left.error) == (right.path, right.error)
@@ -24,7 +24,7 @@ def test_engines_predict_alike(network: Network, png_folder: Path, engine: str) 
 
 
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
-def test_an_embedding_is_what_the_last_layer_reads(network: Network, png_folder: Path, engine: str) -> None:
+def test_an_embedding_is_what_the_last_layer_reads(network: ResidualNetwork, png_folder: Path, engine: str) -> None:
     found = predict(network, png_folder, features=True, engine=engine)
     plain = predict(network, png_folder)
     head = network.fc
@@ -43,7 +43,7 @@ def test_an_embedding_is_what_the_last_layer_reads(network: Network, png_folder:
 def test_a_head_of_several_layers_is_parted_before_its_last() -> None:
     torch.manual_seed(0)
     network = create_model("book_resdeep").eval()
-    assert isinstance(network, Network)
+    assert isinstance(network, ResidualNetwork)
     body, head = split_head(network)
     x = torch.randn(2, *network.arch.input_size)
     with torch.no_grad():
@@ -51,7 +51,7 @@ def test_a_head_of_several_layers_is_parted_before_its_last() -> None:
         torch.testing.assert_close(head(body(x)), network(x))
 
 
-def test_a_heat_map_is_grad_cam_s(network: Network, png_folder: Path, tmp_path: Path) -> None:
+def test_a_heat_map_is_grad_cam_s(network: ResidualNetwork, png_folder: Path, tmp_path: Path) -> None:
     network.train()
     folder = tmp_path / "maps"
     found = predict(network, png_folder, heat_maps=folder)
@@ -64,7 +64,7 @@ def test_a_heat_map_is_grad_cam_s(network: Network, png_folder: Path, tmp_path: 
         assert len(image.convert("RGB").getcolors(224 * 224) or []) > 20
 
 
-def test_the_map_of_a_picture(network: Network) -> None:
+def test_the_map_of_a_picture(network: ResidualNetwork) -> None:
     pixels = torch.randint(256, (3, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     maps = HeatMaps(network, torch.device("cpu"))
     targets = torch.tensor([3, 1, 4])
@@ -98,7 +98,7 @@ def test_names_of_heat_maps_stay_apart(tmp_path: Path) -> None:
     assert all("/" not in name and name.endswith(".png") for name in names)
 
 
-def test_answers_know_their_classes(network: Network) -> None:
+def test_answers_know_their_classes(network: ResidualNetwork) -> None:
     answer = open_answering(network, temperature=False, num_images=1)
     assert answer.classes == tuple(str(digit) for digit in range(10))
     assert answer.temperature == 1.0

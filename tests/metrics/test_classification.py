@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from reslab.metrics.classification import class_mean, class_scores, most_confused, wilson_interval
+from reslab.metrics.classification import macro_average, most_confused_pairs, per_class_metrics, wilson_interval
 
 
 @pytest.mark.parametrize("num_classes", [2, 7, 40])
@@ -16,23 +16,27 @@ def test_scores_equal_sklearn(num_classes: int) -> None:
     predicted[predicted == num_classes - 2] = 0
     labels = list(range(num_classes))
     confusion = confusion_matrix(true, predicted, labels=labels).tolist()
-    scores = class_scores(confusion, [str(label) for label in labels])
+    scores = per_class_metrics(confusion, [str(label) for label in labels])
     expected = precision_recall_fscore_support(true, predicted, labels=labels, zero_division=np.nan)
     for field, values in zip(("precision", "recall", "f1", "num_samples"), expected, strict=True):
         np.testing.assert_allclose([getattr(score, field) for score in scores], values, rtol=1e-12)
     means = precision_recall_fscore_support(true, predicted, labels=labels, average="macro", zero_division=np.nan)
     for field, mean in zip(("precision", "recall", "f1"), means[:3], strict=True):
-        np.testing.assert_allclose(class_mean([getattr(score, field) for score in scores]), mean, rtol=1e-12)
+        np.testing.assert_allclose(macro_average([getattr(score, field) for score in scores]), mean, rtol=1e-12)
 
 
 def test_pairs_come_by_count_then_by_share() -> None:
-    pairs = most_confused([[5, 2, 0], [3, 40, 2], [2, 0, 8]], ["a", "b", "c"], at_most=3)
-    assert [(pair.true, pair.predicted, pair.count) for pair in pairs] == [("b", "a", 3), ("a", "b", 2), ("c", "a", 2)]
+    pairs = most_confused_pairs([[5, 2, 0], [3, 40, 2], [2, 0, 8]], ["a", "b", "c"], max_pairs=3)
+    assert [(pair.true_class, pair.predicted_class, pair.count) for pair in pairs] == [
+        ("b", "a", 3),
+        ("a", "b", 2),
+        ("c", "a", 2),
+    ]
 
 
 def test_a_matrix_that_does_not_fit_the_classes_is_refused() -> None:
     with pytest.raises(ValueError, match="3 rows and columns"):
-        class_scores([[1, 0], [0, 1]], ["a", "b", "c"])
+        per_class_metrics([[1, 0], [0, 1]], ["a", "b", "c"])
 
 
 def test_wilson_interval_is_that_of_the_textbook() -> None:

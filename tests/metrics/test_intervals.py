@@ -3,7 +3,7 @@
 import pytest
 from scipy import special, stats
 
-from reslab.metrics.intervals import regularised_beta, t_below, t_quantile
+from reslab.metrics.intervals import regularized_beta, t_cdf, t_quantile
 
 
 @pytest.mark.parametrize("freedom", [0.3, 1, 1.5, 2, 3, 4.7, 10, 37.2, 200, 5000])
@@ -15,10 +15,10 @@ def test_quantiles_are_scipys(freedom: float) -> None:
 @pytest.mark.parametrize("t", [-30.0, -2.0, -0.01, 0.0, 0.5, 3.0, 100.0])
 def test_probabilities_are_scipys(t: float) -> None:
     for freedom in (0.7, 1, 3, 12.5, 300):
-        assert t_below(t, freedom) == pytest.approx(stats.t.cdf(t, freedom), rel=1e-10, abs=1e-14)
+        assert t_cdf(t, freedom) == pytest.approx(stats.t.cdf(t, freedom), rel=1e-10, abs=1e-14)
 
 
 def test_the_incomplete_beta_is_scipys() -> None:
     for x in (0.0, 1e-6, 0.2, 0.5, 0.9, 1.0):
         for a, b in ((0.5, 0.5), (2, 0.5), (100, 0.5), (3, 7)):
-            assert regularised_beta(x, a, b) == pytest.approx(special.betainc(a, b, x), rel=1e-10, abs=1e-14)
+            assert regularized_beta(x, a, b) == pytest.approx(special.betainc(a, b, x), rel=1e-10, abs=1e-14)

@@ -300,8 +300,8 @@ MATCHES: dict[str, tuple[Match, Match, bool]] = {
 def gate_of(w: Weights, read: Tensor, stride: int) -> Tensor:
     """g(x) = sigmoid(W x + b), a 1x1 convolution over what the shortcut reads."""
     read = read[:, :, ::stride, ::stride]
-    logits = torch.einsum("nchw,dc->ndhw", read, w["mix.gate.weight"].flatten(1)).contiguous()
-    return torch.sigmoid(logits + w["mix.gate.bias"][:, None, None])
+    logits = torch.einsum("nchw,dc->ndhw", read, w["merge.gate.weight"].flatten(1)).contiguous()
+    return torch.sigmoid(logits + w["merge.gate.bias"][:, None, None])
 
 
 def exclusive_gate(w: Weights, read: Tensor, shortcut: Tensor, branch: Tensor, stride: int) -> Tensor:
@@ -323,12 +323,12 @@ def dropout_shortcut(p: float, join: Join = add) -> Join:
 
 def learned_scalar(w: Weights, read: Tensor, shortcut: Tensor, branch: Tensor, stride: int) -> Tensor:
     """ReZero, Eq. 1, and SkipInit: x + alpha F(x)."""
-    return shortcut + w["mix.scale"] * branch
+    return shortcut + w["merge.scale"] * branch
 
 
 def layer_scale(w: Weights, read: Tensor, shortcut: Tensor, branch: Tensor, stride: int) -> Tensor:
     """Touvron et al. 2021, Eq. 4: x + diag(lambda) F(x)."""
-    return shortcut + torch.einsum("nchw,c->nchw", branch, w["mix.gamma"])
+    return shortcut + torch.einsum("nchw,c->nchw", branch, w["merge.gamma"])
 
 
 MIXES: dict[str, Join] = {

@@ -9,10 +9,10 @@ from agreement import images
 from torch import nn
 
 from reslab.nn.factory import create_model, resolve_arch
-from reslab.nn.layers import ACTS
+from reslab.nn.layers import ACTIVATIONS
 from reslab.spec.arch import Arch
 from reslab.spec.order import ORDERS
-from reslab.spec.shortcut import MATCHES
+from reslab.spec.shortcut import SHORTCUTS
 from reslab.spec.zoo import ARCHS
 
 TINY = Arch(
@@ -25,18 +25,27 @@ TINY = Arch(
     num_classes=3,
     image_size=(8, 8),
 )
-BRANCHES = {"basic": {}, "bottleneck": {"branch": (1, 3, 1), "expansion": 2}, "one": {"branch": (3,)}} | {
+BRANCHES = {"basic": {}, "bottleneck": {"convs": (1, 3, 1), "expansion": 2}, "one": {"convs": (3,)}} | {
     "grouped": {"groups": 2, "width_per_group": 32},
     "dilated": {"replace_stride_with_dilation": (True,)},
     "pyramid": {"widths": "additive(4,4)"},
-    "five": {"branch": (5, 1, 3, 1)},
+    "five": {"convs": (5, 1, 3, 1)},
 }
 MIXES = [
-    *("add", "none", "scale(0.5,2)", "gate(-6)", "shortcut-gate(0)", "dropout(0.5)", "survive(0.5) add", "rezero"),
+    *(
+        "add",
+        "none",
+        "scale(0.5,2)",
+        "gate(-6)",
+        "shortcut-gate(0)",
+        "dropout(0.5)",
+        "stochastic-depth(0.5) add",
+        "rezero",
+    ),
     *(
         "drop-path(0.3) skipinit add",
         "layerscale(0.1) gate(-1)",
-        "dropout(0.2) survive(0.8) layerscale(1) scale(1,0.5)",
+        "dropout(0.2) stochastic-depth(0.8) layerscale(1) scale(1,0.5)",
     ),
 ]
 X = images(4, 3, 8, 8, dtype=torch.float32)
@@ -74,14 +83,14 @@ def assert_planned(model):
 @pytest.mark.parametrize("order", ORDERS)
 def test_every_order_with_every_branch_and_match(order):
     torch.manual_seed(0)
-    for branch, match in itertools.product(BRANCHES, MATCHES):
+    for branch, match in itertools.product(BRANCHES, SHORTCUTS):
         if means_something(order, branch):
-            model = create_model(TINY, order=order, match=match, **BRANCHES[branch])
+            model = create_model(TINY, order=order, shortcut=match, **BRANCHES[branch])
             assert_planned(model)
             learn(model)
         else:
             with pytest.raises(ValueError, match=f"an order with {2 if branch != 'bottleneck' else 3}|4 convolutions"):
-                create_model(TINY, order=order, match=match, **BRANCHES[branch])
+                create_model(TINY, order=order, shortcut=match, **BRANCHES[branch])
 
 
 @pytest.mark.parametrize("mix", MIXES)
@@ -89,10 +98,10 @@ def test_every_mix_with_every_order_and_a_match_of_each_kind(mix):
     torch.manual_seed(0)
     for order, match in itertools.product(ORDERS, ("pad", "project-all", "avg-project")):
         branch = BRANCHES["one" if order.startswith("book") else "basic"]
-        model = create_model(TINY, order=order, match=match, mix=mix, **branch)
+        model = create_model(TINY, order=order, shortcut=match, merge=mix, **branch)
         learn(model)
         if mix == "none":
-            assert not [key for key in model.state_dict() if "downsample" in key or "mix" in key]
+            assert not [key for key in model.state_dict() if "downsample" in key or "merge" in key]
 
 
 @pytest.mark.parametrize("norm", ["group(2)", "frozen", "none"])
@@ -100,15 +109,15 @@ def test_every_order_with_every_norm(norm):
     torch.manual_seed(0)
     for order in ORDERS:
         branch = BRANCHES["one" if order.startswith("book") else "basic"]
-        learn(create_model(TINY, order=order, norm=norm, match="avg-project", bias=True, **branch))
+        learn(create_model(TINY, order=order, norm=norm, shortcut="avg-project", bias=True, **branch))
 
 
-@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("act", ACTIVATIONS)
 def test_every_activation(act):
     torch.manual_seed(0)
     model = create_model(TINY, act=act, order="full-preact")
     learn(model)
-    assert all(isinstance(unit.act1, type(ACTS[act]())) for _, unit in model.units())
+    assert all(isinstance(unit.act1, type(ACTIVATIONS[act]())) for _, unit in model.blocks())
 
 
 @pytest.mark.parametrize("padding", ["zeros", "reflect", "replicate", "circular"])
@@ -120,7 +129,7 @@ def test_every_padding(padding):
 def test_biases_of_branches_projections_and_stem(bias):
     model = create_model(TINY, bias=bias, stem_bias=not bias)
     assert (model.conv1.bias is None) == bias
-    convs = [conv for _, unit in model.units() for conv in unit.modules() if isinstance(conv, nn.Conv2d)]
+    convs = [conv for _, unit in model.blocks() for conv in unit.modules() if isinstance(conv, nn.Conv2d)]
     assert {conv.bias is not None for conv in convs} == {bias}
 
 
@@ -163,8 +172,8 @@ def test_axes_as_strings_are_those_of_the_command_line():
     said = {
         "depths": "1,1,1",
         "widths": "16,16,24",
-        "mix": "shortcut-gate(-6)",
-        "match": "pad-split",
+        "merge": "shortcut-gate(-6)",
+        "shortcut": "pad-split",
         "num_classes": "7",
     }
     arch = create_model("resnet20_cifar", **said, order="bn-after-add").arch
@@ -191,7 +200,7 @@ def test_a_zoo_network_made_small_trains_in_every_family():
 
 
 def test_messages_are_one_line_and_name_what_came():
-    for axes in ({"groups": 3}, {"order": "conv conv"}, {"mix": "gate"}, {"stride_at": 9}, {"widths": "x"}):
+    for axes in ({"groups": 3}, {"order": "conv conv"}, {"merge": "gate"}, {"stride_conv": 9}, {"widths": "x"}):
         with pytest.raises(ValueError) as error:
             create_model(TINY, **axes)
         text = str(error.value)

@@ -30,8 +30,8 @@ def test_every_parameter_is_counted_once(name: str) -> None:
 
 
 def test_gates_and_gammas_are_counted() -> None:
-    model = on_meta("resnet20_cifar", mix="gate(-6)")
-    gates = [layer for layer in layer_table(model, (3, 32, 32)) if layer.name.endswith("mix.gate")]
+    model = on_meta("resnet20_cifar", merge="gate(-6)")
+    gates = [layer for layer in layer_table(model, (3, 32, 32)) if layer.name.endswith("merge.gate")]
     assert len(gates) == 9
     assert gates[0].macs == 16 * 16 * 32 * 32
     assert gates[0].params == 16 * 16 + 16

@@ -23,7 +23,7 @@ def test_features_are_what_torchvisions_extractor_hands_out():
         assert list(found) == list(nodes.values())
         for name, value in expected.items():
             assert torch.equal(found[name], value)
-        assert torch.equal(ours.run_head(found["layer4"]), ours(x))
+        assert torch.equal(ours.forward_tail(found["layer4"]), ours(x))
 
 
 def test_torchvisions_extractor_takes_our_networks():
@@ -31,17 +31,17 @@ def test_torchvisions_extractor_takes_our_networks():
     x = images(1, 3, 32, 32, dtype=torch.float32)
     extracted = create_feature_extractor(model, return_nodes={"layer2": "two", "layer3.0": "unit"})(x)
     assert torch.equal(extracted["two"], model.features(x)["layer2"])
-    assert torch.equal(extracted["unit"], model.features(x, "units")["layer3.0"])
+    assert torch.equal(extracted["unit"], model.features(x, "blocks")["layer3.0"])
 
 
 def test_features_of_units():
     model = create_model("preresnet164_cifar", depths=(2, 3, 1)).eval()
     x = images(1, 3, 32, 32, dtype=torch.float32)
     with torch.no_grad():
-        found = model.features(x, "units")
+        found = model.features(x, "blocks")
         assert list(found) == ["stem", "layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer2.2", "layer3.0"]
         y = found["stem"]
-        for name, unit in model.units():
+        for name, unit in model.blocks():
             y = unit(y)
             assert torch.equal(found[name], y)
         assert torch.equal(model.features(x)["layer2"], found["layer2.2"])
@@ -58,7 +58,7 @@ def test_names_channels_and_strides_are_those_of_the_maps(name):
     arch = ARCHS[name]
     with torch.device("meta"):
         model = create_model(name)
-        for level in ("stages", "units"):
+        for level in ("stages", "blocks"):
             maps = model.eval().features(torch.empty(1, *arch.input_size), level)
             said = list_features(model, level)
             assert [feature.name for feature in said] == list(maps)
@@ -76,7 +76,7 @@ def test_a_shared_units_uses_are_features_each():
     model = create_model("book_resdeep", depths=(4,)).eval()
     x = images(1, 3, 32, 32, dtype=torch.float32)
     with torch.no_grad():
-        found = model.features(x, "units")
+        found = model.features(x, "blocks")
         assert list(found) == ["stem", *(f"layer1.{i}" for i in range(4))]
         assert torch.equal(found["layer1.3"], model.features(x)["layer1"])
 
@@ -111,9 +111,9 @@ def test_out_indices_without_features_only():
 
 def test_an_unknown_level():
     model = create_model("resnet20_cifar")
-    with pytest.raises(ValueError, match="units"):
+    with pytest.raises(ValueError, match="blocks"):
         model.features(torch.zeros(1, 3, 32, 32), "unit")
-    with pytest.raises(ValueError, match="units"):
+    with pytest.raises(ValueError, match="blocks"):
         list_features(model, "unit")
 
 

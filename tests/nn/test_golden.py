@@ -9,7 +9,7 @@ from derived_counts import DERIVED
 
 from reslab.nn.cost import layer_table
 from reslab.nn.factory import create_model, list_models
-from reslab.spec.layout import plan_stages
+from reslab.spec.layout import layout_stages
 from reslab.spec.zoo import ARCHS
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "networks.json").read_text(encoding="utf-8"))
@@ -66,9 +66,9 @@ def test_weighted_depth(depth, names):
 def test_name_source_and_plan(name):
     arch = ARCHS[name]
     assert arch.name == name
-    assert arch.source.strip()
-    names = [unit.name for stage in plan_stages(arch) for unit in stage]
-    assert len(names) == len(set(names)) == arch.num_units
+    assert arch.reference.strip()
+    names = [unit.name for stage in layout_stages(arch) for unit in stage]
+    assert len(names) == len(set(names)) == arch.num_blocks
 
 
 def test_all_that_the_project_names_is_there():

@@ -49,20 +49,20 @@ def test_the_plain_twin_is_mix_none(plain):
     """He et al. 2015, Sec. 3.3: the same network without shortcuts; under option A, with as many parameters."""
     named = ARCHS[plain]
     residual = ARCHS[plain.replace("plain", "resnet")]
-    twin = residual.plain()
-    assert (twin.depths, twin.widths, twin.mix) == (named.depths, named.widths, "none")
+    twin = residual.without_shortcuts()
+    assert (twin.depths, twin.widths, twin.merge) == (named.depths, named.widths, "none")
     with torch.device("meta"):
-        ours, other = create_model(plain), create_model(residual, mix="none")
-        option_a = create_model(residual, match="pad")
+        ours, other = create_model(plain), create_model(residual, merge="none")
+        option_a = create_model(residual, shortcut="pad")
     shapes = {name: tensor.shape for name, tensor in ours.state_dict().items()}
     assert shapes == {name: tensor.shape for name, tensor in other.state_dict().items()}
     assert shapes == {name: tensor.shape for name, tensor in option_a.state_dict().items()}
-    assert not [module for _, unit in ours.units() for module in (unit.downsample, unit.mix) if module is not None]
+    assert not [module for _, unit in ours.blocks() for module in (unit.downsample, unit.merge) if module is not None]
 
 
 def test_the_plain_twin_is_the_chain_of_its_words():
-    model = tiny(mix="none")
-    whole = nn.Sequential(*(getattr(unit, name) for _, unit in model.units() for name in unit._modules))
+    model = tiny(merge="none")
+    whole = nn.Sequential(*(getattr(unit, name) for _, unit in model.blocks() for name in unit._modules))
     parts = [model.conv1, model.bn1, model.act1, whole, model.avgpool, model.flatten, model.fc]
     assert_close(model(X), nn.Sequential(*parts)(X), "plain", relative=1e-12)
 
@@ -71,22 +71,22 @@ def test_the_plain_twin_is_the_chain_of_its_words():
 def test_option_a_adds_no_parameter(match):
     for name in ("resnet20_cifar", "resnet18"):
         with torch.device("meta"):
-            padded, plain = create_model(name, match=match), create_model(name, mix="none")
+            padded, plain = create_model(name, shortcut=match), create_model(name, merge="none")
         assert [p.shape for p in padded.parameters()] == [p.shape for p in plain.parameters()]
 
 
 def test_option_c_adds_thirteen_projections_to_resnet34():
     """He et al. 2015, Table 3: C projects on every shortcut, thirteen more than B."""
     with torch.device("meta"):
-        b, c = create_model("resnet34"), create_model("resnet34", match="project-all")
-    projections = [sum(bool(list(unit.downsample.parameters())) for _, unit in net.units()) for net in (b, c)]
+        b, c = create_model("resnet34"), create_model("resnet34", shortcut="project-all")
+    projections = [sum(bool(list(unit.downsample.parameters())) for _, unit in net.blocks()) for net in (b, c)]
     assert projections == [3, 16]
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("order", PRE)
 def test_a_pre_activated_unit_with_a_zero_branch_is_the_identity(order, training):
-    unit = dict(tiny(order=order).units())["layer2.1"].train(training)
+    unit = dict(tiny(order=order).blocks())["layer2.1"].train(training)
     silence(unit)
     x = images(3, 8, 4, 4)
     assert torch.equal(unit(x), x)
@@ -95,7 +95,7 @@ def test_a_pre_activated_unit_with_a_zero_branch_is_the_identity(order, training
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("order", ["original", "se", "fixup"])
 def test_a_post_activated_unit_with_a_zero_branch_is_the_identity_for_x_from_0(order, training):
-    unit = dict(tiny(order=order).units())["layer2.1"].train(training)
+    unit = dict(tiny(order=order).blocks())["layer2.1"].train(training)
     silence(unit)
     x = images(3, 8, 4, 4)
     assert torch.equal(unit(x.abs()), x.abs())
@@ -105,16 +105,16 @@ def test_a_post_activated_unit_with_a_zero_branch_is_the_identity_for_x_from_0(o
 @pytest.mark.parametrize(("order", "match"), [("original", "project"), ("full-preact", "pad"), ("wide", "project")])
 def test_a_zero_last_norm_starts_units_as_the_identity(order, match):
     """Goyal et al. 2017, Sec. 5.1, as `zero_init_residual`: with fresh weights the branch is zero."""
-    model = create_model(TINY, order=order, match=match, zero_init_residual=True).double()
+    model = create_model(TINY, order=order, shortcut=match, zero_init_residual=True).double()
     x = images(3, 8, 4, 4)
-    unit = dict(model.units())["layer2.1"]
+    unit = dict(model.blocks())["layer2.1"]
     assert torch.equal(unit(x), x.clamp(min=0) if order == "original" else x)
 
 
 @pytest.mark.parametrize("mix", ["rezero add", "skipinit add", "layerscale(0) add", "scale(1,0)"])
 def test_mixes_that_start_from_zero_start_as_the_identity(mix):
     x = images(2, 8, 4, 4)
-    unit = dict(create_model(TINY, order="full-preact", mix=mix).double().units())["layer2.1"]
+    unit = dict(create_model(TINY, order="full-preact", merge=mix).double().blocks())["layer2.1"]
     assert torch.equal(unit(x), x)
 
 
@@ -125,7 +125,7 @@ def test_units_with_a_zero_branch_inserted_leave_the_outputs_equal(order):
     deep = tiny(order=order, depths=(4, 3), widths=(4, 8))
     state = deep.state_dict()
     deep.load_state_dict(state | shallow.state_dict(), strict=True)
-    for name, unit in deep.units():
+    for name, unit in deep.blocks():
         if name in ("layer1.2", "layer1.3", "layer2.2"):
             silence(unit)
     for training in (False, True):
@@ -135,20 +135,20 @@ def test_units_with_a_zero_branch_inserted_leave_the_outputs_equal(order):
 
 def test_a_constant_gate_is_constant_scaling():
     """He et al. 2016, Sec. 3.1: frozen gating is 0.5 and 0.5, what an exclusive gate of g = 1/2 computes."""
-    gated, scaled = tiny(mix="gate(0)"), tiny(mix="scale(0.5,0.5)")
-    for _, unit in gated.units():
-        nn.init.zeros_(unit.mix.gate.weight)
-        nn.init.zeros_(unit.mix.gate.bias)
-    scaled.load_state_dict({k: v for k, v in gated.state_dict().items() if ".mix." not in k}, strict=True)
+    gated, scaled = tiny(merge="gate(0)"), tiny(merge="scale(0.5,0.5)")
+    for _, unit in gated.blocks():
+        nn.init.zeros_(unit.merge.gate.weight)
+        nn.init.zeros_(unit.merge.gate.bias)
+    scaled.load_state_dict({k: v for k, v in gated.state_dict().items() if ".merge." not in k}, strict=True)
     assert_close(gated(X), scaled(X), "g = 1/2", relative=1e-12)
 
 
 def test_the_gates_close_as_their_bias_falls():
     """g -> 0: the shortcut-only gate becomes the original unit (He et al. 2016, Sec. 3.1)."""
-    closed, added = tiny(mix="shortcut-gate(-6)"), tiny()
-    for _, unit in closed.units():
-        nn.init.constant_(unit.mix.gate.bias, -60.0)
-    added.load_state_dict({k: v for k, v in closed.state_dict().items() if ".mix." not in k}, strict=True)
+    closed, added = tiny(merge="shortcut-gate(-6)"), tiny()
+    for _, unit in closed.blocks():
+        nn.init.constant_(unit.merge.gate.bias, -60.0)
+    added.load_state_dict({k: v for k, v in closed.state_dict().items() if ".merge." not in k}, strict=True)
     assert_close(closed(X), added(X), "closed gates")
 
 
@@ -160,7 +160,7 @@ def test_v1_and_v15_share_parameters():
     v1.load_state_dict(v15.state_dict(), strict=True)
     x = images(1, 3, 64, 64)
     assert (v1.eval()(x) - v15.eval()(x)).abs().max() > 1e-3
-    units = dict(v1.units()), dict(v15.units())
+    units = dict(v1.blocks()), dict(v15.blocks())
     assert [unit["layer2.0"].conv1.stride for unit in units] == [(2, 2), (1, 1)]
     assert [unit["layer2.0"].conv2.stride for unit in units] == [(1, 1), (2, 2)]
 
@@ -183,12 +183,12 @@ def test_a_shared_unit_is_the_explicit_loop():
     ours.sum().backward()
     theirs.sum().backward()
     for name, parameter in unit.named_parameters():
-        total = sum(other.get_parameter(name).grad for _, other in separate.units())
+        total = sum(other.get_parameter(name).grad for _, other in separate.blocks())
         assert_close(parameter.grad, total, f"gradient of {name}")
-    loop = model.run_stem(x)
+    loop = model.forward_stem(x)
     for _ in range(100):
         loop = loop + unit.act1(unit.bn1(unit.conv1(loop)))
-    assert_close(model.run_head(loop), ours.detach(), "the loop")
+    assert_close(model.forward_tail(loop), ours.detach(), "the loop")
 
 
 def test_running_statistics_of_a_shared_unit_see_every_use():
@@ -220,7 +220,7 @@ def test_a_network_of_1202_layers_builds_and_runs():
 
 def test_building_on_meta_allocates_nothing():
     with torch.device("meta"):
-        model = create_model("resnet152", mix="gate(-6)", order="full-preact", drop=0.1)
+        model = create_model("resnet152", merge="gate(-6)", order="full-preact", drop_rate=0.1)
     tensors = [*model.parameters(), *model.buffers()]
     assert all(tensor.is_meta for tensor in tensors)
     assert all(tensor.untyped_storage().data_ptr() == 0 for tensor in tensors)
@@ -229,19 +229,19 @@ def test_building_on_meta_allocates_nothing():
 def test_building_does_not_read_the_global_weights_of_another():
     """Two networks of one seed are equal, and the order of the axes does not matter."""
     torch.manual_seed(4)
-    one = create_model(TINY, mix="rezero", match="pad")
+    one = create_model(TINY, merge="rezero", shortcut="pad")
     torch.manual_seed(4)
-    two = create_model(TINY, match="pad", mix="rezero")
+    two = create_model(TINY, shortcut="pad", merge="rezero")
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
 
 
 @pytest.mark.parametrize(
     "axes",
     [
-        {"order": "full-preact", "mix": "gate(-6)"},
-        {"mix": "drop-path(0.2) layerscale(0.1) add", "match": "avg-project"},
-        {"order": "se", "mix": "survive(0.5) dropout(0.1) scale(0.5,1)", "norm": "group(2)"},
-        {"mix": "none"},
+        {"order": "full-preact", "merge": "gate(-6)"},
+        {"merge": "drop-path(0.2) layerscale(0.1) add", "shortcut": "avg-project"},
+        {"order": "se", "merge": "stochastic-depth(0.5) dropout(0.1) scale(0.5,1)", "norm": "group(2)"},
+        {"merge": "none"},
     ],
 )
 def test_copies_and_pickles(axes):
@@ -257,21 +257,21 @@ def test_copies_and_pickles(axes):
 
 
 def test_export_and_trace():
-    model = tiny(order="full-preact", match="avg-project", mix="gate(-6)").eval()
+    model = tiny(order="full-preact", shortcut="avg-project", merge="gate(-6)").eval()
     exported = torch.export.export(model, (X,)).module()
     assert_close(exported(X), model(X).detach(), "export")
 
 
 def test_symbolic_tracing():
     """Torchvision's own tools for feature maps trace a network symbolically."""
-    model = tiny(order="original", match="pad").eval()
+    model = tiny(order="original", shortcut="pad").eval()
     traced = torch.fx.symbolic_trace(model)
     assert torch.equal(traced(X), model(X))
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_channels_last_and_half_precision_run(device):
-    model = create_model(TINY, mix="survive(0.5) drop-path(0.3) rezero add")
+    model = create_model(TINY, merge="stochastic-depth(0.5) drop-path(0.3) rezero add")
     model = model.to(device, torch.bfloat16, memory_format=torch.channels_last)
     x = torch.zeros(2, 3, 8, 8, dtype=torch.bfloat16, device=device).to(memory_format=torch.channels_last)
     assert model(x).dtype == torch.bfloat16

@@ -75,15 +75,15 @@ def test_fixup_draws():
             order="fixup",
             norm="none",
             init="fixup",
-            branch=branch,
+            convs=branch,
             expansion=expansion,
-            match="project",
+            shortcut="project",
             depths=(3, 2),
             widths=(32, 64),
             stem="conv3(64)",
         )
         scale = 5 ** (-1 / (2 * layers - 2))
-        for name, unit in model.units():
+        for name, unit in model.blocks():
             for k in range(1, layers):
                 weight = unit.get_submodule(f"conv{k}").weight
                 assert_std(weight, scale * math.sqrt(2 / (weight.shape[0] * weight.shape[2] ** 2)))
@@ -100,7 +100,7 @@ def test_fixup_draws():
 def test_a_fresh_fixup_network_is_its_stem_and_units_are_identities():
     model = create_model("fixup110_cifar", depths=(2, 2, 2))
     x = torch.randn(2, 16, 8, 8)
-    unit = dict(model.units())["layer1.1"]
+    unit = dict(model.blocks())["layer1.1"]
     assert torch.equal(unit(x), x.clamp(min=0))
     assert not model(torch.randn(2, 3, 32, 32)).any()
 
@@ -138,8 +138,8 @@ def test_goyals_last_layer_is_small():
 
 def test_gates_start_closed_whatever_the_init():
     for init in ("torchvision", "xavier", "torch"):
-        model = create_model(TINY, mix="gate(-6)", init=init)
-        assert all((unit.mix.gate.bias == -6).all() for _, unit in model.units())
+        model = create_model(TINY, merge="gate(-6)", init=init)
+        assert all((unit.merge.gate.bias == -6).all() for _, unit in model.blocks())
 
 
 def test_an_unknown_init():

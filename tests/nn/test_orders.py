@@ -12,7 +12,7 @@ from torch import nn
 from reslab.nn.factory import create_model
 from reslab.spec.arch import Arch
 from reslab.spec.order import ORDERS
-from reslab.spec.shortcut import MATCHES as MATCH_TABLE
+from reslab.spec.shortcut import SHORTCUTS as MATCH_TABLE
 
 TINY = Arch(
     "tiny",
@@ -31,7 +31,7 @@ PREACT = ("relu-preact", "full-preact", "full-preact-stem", "wide", "norm-free-p
 def build(order, branch=(3, 3), **axes):
     if order in NORM_FREE:
         axes = {"norm": "none", "bias": order == "norm-free-preact", "init": "torch"} | axes
-    model = create_model(TINY, order=order, branch=branch, expansion=2 if branch == (1, 3, 1) else 1, **axes).double()
+    model = create_model(TINY, order=order, convs=branch, expansion=2 if branch == (1, 3, 1) else 1, **axes).double()
     randomise(model)
     return model
 
@@ -91,26 +91,26 @@ def test_every_order(order, branch):
 
 @pytest.mark.parametrize("order", ["book", "book-bare"])
 def test_the_books_units(order):
-    assert_follows(build(order, (3,), match="pad"), formula(order, "pad", branch=(3,)), X)
+    assert_follows(build(order, (3,), shortcut="pad"), formula(order, "pad", branch=(3,)), X)
 
 
 @pytest.mark.parametrize("match", MATCHES)
 @pytest.mark.parametrize("order", ["original", "bn-after-add", "full-preact", "full-preact-stem", "fixup", "pyramid"])
 def test_every_match(order, match):
-    model = build(order, match=match)
+    model = build(order, shortcut=match)
     assert_follows(model, formula(order, match), X)
 
 
 @pytest.mark.parametrize("match", ["pad", "pad-split", "avg-pad", "project", "avg-project"])
 def test_every_match_on_maps_of_odd_sides(match):
-    assert_follows(build("original", match=match), formula("original", match), images(2, 3, 9, 11))
+    assert_follows(build("original", shortcut=match), formula("original", match), images(2, 3, 9, 11))
 
 
 @pytest.mark.parametrize("order", ["original", "relu-before-add", "full-preact", "wide"])
 @pytest.mark.parametrize("mix", MIXES)
 def test_every_mix(order, mix):
     """Draws of dropout come in the same sequence; where the mix has none, the draws do not matter."""
-    assert_follows(build(order, mix=mix), formula(order, mix=mix), X, rng=3)
+    assert_follows(build(order, merge=mix), formula(order, mix=mix), X, rng=3)
 
 
 @pytest.mark.parametrize("mix", ["gate(-3)", "shortcut-gate(0)"])
@@ -119,12 +119,12 @@ def test_gates_read_what_the_shortcut_reads(mix, match):
     """The initial bias has no part in the formula: any bias that was learned will do."""
     joined = {"gate(-3)": "gate(-1)", "shortcut-gate(0)": "shortcut-gate(-2)"}[mix]
     for order in ("original", "full-preact"):
-        assert_follows(build(order, match=match, mix=mix), formula(order, match, joined), X)
+        assert_follows(build(order, shortcut=match, merge=mix), formula(order, match, joined), X)
 
 
 @pytest.mark.parametrize("order", ["original", "full-preact", "wide", "bn-after-add", "pyramid"])
 def test_the_plain_twin(order):
-    assert_follows(build(order, mix="none"), formula(order, plain=True), X)
+    assert_follows(build(order, merge="none"), formula(order, plain=True), X)
 
 
 @pytest.mark.parametrize("branch", [(3, 3), (1, 3, 1)], ids=str)
@@ -134,7 +134,7 @@ def test_dropout_of_the_wide_unit(branch):
 
 @pytest.mark.parametrize("stride_at", [1, 2, 3])
 def test_where_the_stride_sits(stride_at):
-    model = build("original", (1, 3, 1), stride_at=stride_at)
+    model = build("original", (1, 3, 1), stride_conv=stride_at)
     assert_follows(model, formula("original", branch=(1, 3, 1), stride_at=stride_at - 1), X)
 
 
@@ -172,14 +172,14 @@ def test_basic_units_with_dilation(groups):
 
 def test_dilation_multiplies_from_stage_to_stage():
     model = create_model("resnet18", replace_stride_with_dilation=(True, True, True))
-    dilations = [unit.conv2.dilation[0] for _, unit in model.units()]
+    dilations = [unit.conv2.dilation[0] for _, unit in model.blocks()]
     assert dilations == [1, 1, 1, 2, 2, 4, 4, 8]
-    assert {unit.plan.stride for _, unit in model.units()} == {1}
+    assert {unit.spec.stride for _, unit in model.blocks()} == {1}
 
 
 def test_a_sentence_equals_the_order_it_spells():
     for order in ("original", "bn-after-add", "relu-before-add", "full-preact"):
-        named, spelt = build(order), build(ORDERS[order].sentence)
+        named, spelt = build(order), build(ORDERS[order].layout)
         assert list(named.state_dict()) == list(spelt.state_dict()) or order == "bn-after-add"
         if order != "bn-after-add":  # its bare projection is a fact of the name
             assert_same(named, spelt, X)
@@ -194,7 +194,7 @@ def test_a_sentence_spelt_in_full():
 
 def test_a_sentence_of_ones_own():
     """conv act | norm conv + norm: no leading words, an activation and no norm after the first convolution."""
-    model = build("conv act | norm conv + norm", mix="scale(0.5,2)")
+    model = build("conv act | norm conv + norm", merge="scale(0.5,2)")
 
     def own(w, x, at):
         y = torch.relu(w.conv("conv1", x, at.stride))
@@ -215,7 +215,7 @@ def test_a_sentence_of_ones_own():
 
 def test_three_segments_repeat_the_middle_one():
     model = build("conv norm | conv act | conv +", (3, 3, 3, 3))
-    unit = dict(model.units())["layer1.1"]
+    unit = dict(model.blocks())["layer1.1"]
     assert unit.branch_names == ("conv1", "bn1", "conv2", "act1", "conv3", "act2", "conv4")
 
 
@@ -241,13 +241,13 @@ def test_facts_of_the_first_and_the_last_unit_of_full_preactivation():
     model = create_model(
         "preresnet20_cifar" if "preresnet20_cifar" in ORDERS else "resnet20_cifar", order="full-preact"
     )
-    units = dict(model.units())
+    units = dict(model.blocks())
     assert model.stem_names == ["conv1"]
-    assert model.last_names == ["norm", "act"]
-    assert units["layer1.0"].before_names == ("bn1", "act1")
-    assert all(not unit.before_names for name, unit in units.items() if name != "layer1.0")
-    bottleneck = dict(create_model("preresnet164_cifar").units())
-    ahead = [name for name, unit in bottleneck.items() if unit.before_names]
+    assert model.final_names == ["norm", "act"]
+    assert units["layer1.0"].pre_names == ("bn1", "act1")
+    assert all(not unit.pre_names for name, unit in units.items() if name != "layer1.0")
+    bottleneck = dict(create_model("preresnet164_cifar").blocks())
+    ahead = [name for name, unit in bottleneck.items() if unit.pre_names]
     assert ahead == ["layer1.0", "layer2.0", "layer3.0"]
     assert all(len(list(bottleneck[name].downsample)) == 1 for name in ahead)
 
@@ -256,10 +256,10 @@ def test_facts_of_fb_preresnet():
     """fb.resnet.torch: norm and activation ahead of the max-pool, none in the first unit."""
     model = create_model("preresnet152", depths=(2, 2, 2, 2))
     assert model.stem_names == ["conv1", "bn1", "act1", "maxpool"]
-    units = dict(model.units())
-    assert units["layer1.0"].before_names == ()
+    units = dict(model.blocks())
+    assert units["layer1.0"].pre_names == ()
     assert not hasattr(units["layer1.0"], "bn1")
-    assert [name for name, unit in units.items() if unit.before_names] == ["layer2.0", "layer3.0", "layer4.0"]
+    assert [name for name, unit in units.items() if unit.pre_names] == ["layer2.0", "layer3.0", "layer4.0"]
 
 
 def test_fb_preresnet_as_a_whole():
@@ -287,7 +287,7 @@ def test_pyramidnet_as_a_whole():
     model = create_model("pyramidnet110_cifar", depths=(2, 2, 2)).double()
     randomise(model)
     widths = [round(16 + 48 * k / 6) for k in range(1, 7)]
-    assert [unit.plan.out_channels for _, unit in model.units()] == widths
+    assert [unit.spec.out_channels for _, unit in model.blocks()] == widths
 
     def run(state, x, training):
         w = Weights(state, training)
@@ -308,7 +308,7 @@ def test_the_widths_of_pyramidnet110_follow_the_authors_sum():
         model_width += 48 / 54
         widths.append(round(model_width))
     with torch.device("meta"):
-        assert [unit.plan.out_channels for _, unit in create_model("pyramidnet110_cifar").units()] == widths
+        assert [unit.spec.out_channels for _, unit in create_model("pyramidnet110_cifar").blocks()] == widths
 
 
 def test_fixup_as_a_whole():
@@ -336,7 +336,7 @@ def test_se_inner_width_is_timms_rounding():
 
 def test_survive_at_test_is_the_branch_times_p():
     """Huang et al. 2016, Eq. 5 and Sec. 3: p_l = 1 - (l / L)(1 - p_L)."""
-    model = build("original", mix="survive(0.5) add")
+    model = build("original", merge="stochastic-depth(0.5) add")
     survival = [1 - k / 4 * 0.5 for k in (1, 2, 3, 4)]
 
     def run(state, x, training):
@@ -344,14 +344,14 @@ def test_survive_at_test_is_the_branch_times_p():
         return formula("original", mix=lambda w, read, s, b, stride: s + next(values) * b)(state, x, training)
 
     assert_follows(model, run, X, training=(False,))
-    assert [unit.mix.on_branch[0].probability for _, unit in model.units()] == pytest.approx(survival)
+    assert [unit.merge.branch_modifiers[0].probability for _, unit in model.blocks()] == pytest.approx(survival)
 
 
 def test_survive_draws_once_a_batch():
     """In training a unit is relu(x) or relu(x + F(x)) for the whole batch, each as often as its probability says."""
-    model = build("original", mix="survive(0.3) add", depths=(1, 1), norm="none")
-    unit = dict(model.units())["layer1.0"]
-    assert unit.mix.on_branch[0].probability == pytest.approx(1 - 0.5 * 0.7)
+    model = build("original", merge="stochastic-depth(0.3) add", depths=(1, 1), norm="none")
+    unit = dict(model.blocks())["layer1.0"]
+    assert unit.merge.branch_modifiers[0].probability == pytest.approx(1 - 0.5 * 0.7)
     x = images(4, 4, 5, 5)
     with torch.no_grad():
         branch = unit.train().branch(x)
@@ -367,10 +367,10 @@ def test_survive_draws_once_a_batch():
 
 def test_drop_path_in_a_network():
     """A sample's branch is dropped or divided by 1 - p; the first unit's rate is 0, the last one's the one given."""
-    model = build("original", mix="drop-path(0.4) add", depths=(1, 2), norm="none")
-    rates = [unit.mix.on_branch[0].rate for _, unit in model.units()]
+    model = build("original", merge="drop-path(0.4) add", depths=(1, 2), norm="none")
+    rates = [unit.merge.branch_modifiers[0].rate for _, unit in model.blocks()]
     assert rates == pytest.approx([0.0, 0.2, 0.4])
-    unit = dict(model.units())["layer2.1"].train()
+    unit = dict(model.blocks())["layer2.1"].train()
     x = images(64, 8, 3, 3)
     with torch.no_grad():
         branch = unit.branch(x)
@@ -387,17 +387,17 @@ def test_drop_path_in_a_network():
 @pytest.mark.parametrize("bias", [-6, -7.5, 0])
 def test_the_gates_initial_bias(bias):
     for join in ("gate", "shortcut-gate"):
-        model = create_model(TINY, mix=f"{join}({bias})")
-        for _, unit in model.units():
-            assert torch.equal(unit.mix.gate.bias, torch.full_like(unit.mix.gate.bias, bias))
-            assert unit.mix.gate.weight.std() > 0
-            assert unit.mix.gate.stride == unit.conv1.stride
-            assert unit.mix.gate.out_channels == unit.plan.out_channels
+        model = create_model(TINY, merge=f"{join}({bias})")
+        for _, unit in model.blocks():
+            assert torch.equal(unit.merge.gate.bias, torch.full_like(unit.merge.gate.bias, bias))
+            assert unit.merge.gate.weight.std() > 0
+            assert unit.merge.gate.stride == unit.conv1.stride
+            assert unit.merge.gate.out_channels == unit.spec.out_channels
 
 
 def test_initial_values_of_the_learned_scales():
     for mix, name, value in [("rezero", "scale", 0), ("skipinit add", "scale", 0), ("layerscale(1e-4)", "gamma", 1e-4)]:
-        for _, unit in create_model(TINY, mix=mix).units():
-            parameter = getattr(unit.mix, name)
-            assert parameter.shape == ((8 if "layer2" in unit.plan.name else 4) if name == "gamma" else 1,)
+        for _, unit in create_model(TINY, merge=mix).blocks():
+            parameter = getattr(unit.merge, name)
+            assert parameter.shape == ((8 if "layer2" in unit.spec.name else 4) if name == "gamma" else 1,)
             assert torch.equal(parameter, torch.full_like(parameter, value))

@@ -10,7 +10,7 @@ import torchvision
 from torch import Tensor, nn
 
 from reslab.nn.factory import create_model
-from reslab.nn.third_party import as_network, create_foreign
+from reslab.nn.third_party import create_third_party_model, to_residual_network
 
 
 @pytest.fixture
@@ -33,14 +33,14 @@ def with_v1_strides(model: nn.Module) -> nn.Module:
         (lambda: with_v1_strides(torchvision.models.resnet50()), "resnet50_v1", "original"),
         (lambda: timm.create_model("resnet18d", num_classes=5), "resnet18d", "original"),  # its branches end in zeros
         (lambda: timm.create_model("resnetv2_50", num_classes=5), "resnet50", "full-preact"),
-        (lambda: create_model("resnet20_cifar", match="pad-split"), "resnet20_cifar", "original"),
+        (lambda: create_model("resnet20_cifar", shortcut="pad-split"), "resnet20_cifar", "original"),
     ],
     ids=["basic", "bottleneck", "v1", "timm", "preactivation", "ours"],
 )
 def test_the_network_that_computes_the_same(make, name: str, order: str, x: Tensor) -> None:
     torch.manual_seed(0)
     model = make().eval()
-    found = as_network(model, x)
+    found = to_residual_network(model, x)
     assert (found.arch.name, found.arch.order) == (name, order)
     assert not found.training
     with torch.no_grad():
@@ -50,7 +50,7 @@ def test_the_network_that_computes_the_same(make, name: str, order: str, x: Tens
 def test_weights_are_copied_and_the_module_is_as_before(x: Tensor) -> None:
     model = torchvision.models.resnet18().double().train()
     before = copy.deepcopy(model.state_dict())
-    found = as_network(model, x.double())
+    found = to_residual_network(model, x.double())
     with torch.no_grad():
         found.fc.weight.zero_()  # type: ignore[union-attr]
     assert model.training
@@ -63,7 +63,7 @@ def test_equal_shapes_are_not_enough(x: Tensor) -> None:
     model.layer3[1].relu = nn.GELU()  # the names and shapes of resnet18, and another function
     said = "a ResNet; tensors of its shapes, but other outputs, have: resnet18"
     with pytest.raises(ValueError, match=re.escape(said)):
-        as_network(model, x)
+        to_residual_network(model, x)
 
 
 def test_a_branch_of_zeros_does_not_hide_what_is_in_it(x: Tensor) -> None:
@@ -71,11 +71,11 @@ def test_a_branch_of_zeros_does_not_hide_what_is_in_it(x: Tensor) -> None:
     for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
         for unit in stage:
             nn.init.zeros_(unit.bn2.weight)
-    assert as_network(model, x).arch.name == "resnet18"
+    assert to_residual_network(model, x).arch.name == "resnet18"
     model.layer1[1].conv1.padding_mode = "circular"
     model.layer1[1].conv1._reversed_padding_repeated_twice = [1, 1, 1, 1]
     with pytest.raises(ValueError, match="other outputs"):
-        as_network(model, x)
+        to_residual_network(model, x)
 
 
 @pytest.mark.parametrize(
@@ -84,12 +84,12 @@ def test_a_branch_of_zeros_does_not_hide_what_is_in_it(x: Tensor) -> None:
 )
 def test_what_is_no_residual_network_is_refused(model: nn.Module, x: Tensor) -> None:
     with pytest.raises(ValueError, match="take any module"):
-        as_network(model, x)
+        to_residual_network(model, x)
 
 
 @pytest.mark.parametrize("name", ["torchvision/resnet18", "timm/resnet18"])
 def test_by_name(name: str) -> None:
-    model, shape = create_foreign(name)
+    model, shape = create_third_party_model(name)
     assert type(model).__name__ == "ResNet"
     assert shape == (3, 224, 224)
 
@@ -97,4 +97,4 @@ def test_by_name(name: str) -> None:
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
 def test_an_unknown_name(library: str) -> None:
     with pytest.raises(ValueError, match=f"unknown model of {library} 'resnet118'.*'resnet18'"):
-        create_foreign(f"{library}/resnet118")
+        create_third_party_model(f"{library}/resnet118")

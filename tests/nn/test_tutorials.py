@@ -107,7 +107,7 @@ def test_the_shape_table_of_resnet18_d2l():
     with torch.device("meta"):
         model = create_model("resnet18_d2l")
         x = torch.empty(1, 1, 224, 224)
-        shapes = [tuple((x := model.run_stem(x)).shape[1:])]
+        shapes = [tuple((x := model.forward_stem(x)).shape[1:])]
         for _, stage in model.stages():
             shapes.append(tuple((x := stage(x)).shape[1:]))
         for name in model.head_names:
@@ -250,11 +250,11 @@ def test_fresh_weights_of_the_books_deep_net(name):
     """Kaiming-normal convolutions (std sqrt(2 / fan_in)), norm weight 0.5, bias 0; stem and head as in torch.nn."""
     torch.manual_seed(0)
     model = create_model(name)
-    weights = torch.cat([unit.conv1.weight.flatten() for _, unit in model.units()])
+    weights = torch.cat([unit.conv1.weight.flatten() for _, unit in model.blocks()])
     std = math.sqrt(2 / (32 * 9))
     assert abs(weights.std() - std) < 5 * std / math.sqrt(2 * weights.numel())
     assert weights.abs().max() > 3 * std
-    for _, unit in model.units():
+    for _, unit in model.blocks():
         assert torch.equal(unit.bn1.weight, torch.full((32,), 0.5))
         assert not unit.bn1.bias.any()
     assert model.conv1.weight.abs().max() <= 1 / math.sqrt(27)

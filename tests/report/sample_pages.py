@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from reslab.report.pages.run_text import DemoNetwork, DemoPage, Mistake, RunPage
+from reslab.report.pages.run_text import DemoNetwork, DemoPage, MisclassifiedImage, RunPage
 
 
 def sample_log(epochs: int = 8, loss: float = 2.0, top1: float = 0.4, split: str = "val") -> list[dict[str, object]]:
@@ -37,12 +37,12 @@ def sample_layers(units: int = 3) -> list[dict[str, object]]:
     return [*layers, {"name": "fc", "output_shape": (10,), "params": 650, "macs": 640}]
 
 
-def sample_mistakes(count: int, num_classes: int, side: int = 8) -> list[Mistake]:
+def sample_mistakes(count: int, num_classes: int, side: int = 8) -> list[MisclassifiedImage]:
     """Noise that was called something else."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
     return [
-        Mistake(image, n % num_classes, (n + 1) % num_classes, 0.5 + 0.4 * n / count, f"img/{n:04d}.png")
+        MisclassifiedImage(image, n % num_classes, (n + 1) % num_classes, 0.5 + 0.4 * n / count, f"img/{n:04d}.png")
         for n, image in enumerate(images)
     ]
 
@@ -53,15 +53,15 @@ def sample_run(num_classes: int = 10, **changes: object) -> RunPage:
     num_samples, num_correct = sum(map(sum, confusion)), sum(row[index] for index, row in enumerate(confusion))
     values: dict[str, object] = {
         "title": "resnet20_cifar on digits",
-        "facts": {"model": "resnet20_cifar", "command": "reslab train --data digits"},
-        "scores": {
+        "metadata": {"model": "resnet20_cifar", "command": "reslab train --data digits"},
+        "metrics": {
             "split": "val", "top1": num_correct / num_samples, "top5": None, "loss": 0.25,
-            "num_samples": num_samples, "num_correct": num_correct, "chosen": "the best of 8 evaluations",
+            "num_samples": num_samples, "num_correct": num_correct, "selection": "the best of 8 evaluations",
         },
         "log": sample_log(),
         "classes": tuple(f"class {index}" for index in range(num_classes)),
-        "confusion": confusion,
-        "mistakes": sample_mistakes(5, num_classes),
+        "confusion_matrix": confusion,
+        "misclassified": sample_mistakes(5, num_classes),
         "layers": sample_layers(),
         "depth": 20,
         "params": 269722,

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from reslab.report.pages.study_text import JudgedClaim, StudyPage, StudyRow, StudyRun
+from reslab.report.pages.study_text import ClaimResult, StudyPage, StudyRow, StudyRun
 from reslab.spec.papers import get_study
-from reslab.spec.study import Row, Study
+from reslab.spec.study import RowSpec, Study
 
 ENDS = {
     "plain-20": (36.0, 38.1), "plain-32": (39.5, 40.9), "plain-44": (46.8, 47.4), "plain-56": (58.9, 58.2),
@@ -29,13 +29,13 @@ def sample_curve_log(train: float, test: float, steps: int = 600, seed: int = 0)
     return lines
 
 
-def sample_run_of(row: Row, seed: int, train: float, test: float, steps: int = 600) -> StudyRun:
+def sample_run_of(row: RowSpec, seed: int, train: float, test: float, steps: int = 600) -> StudyRun:
     """One seed of a row, a little off."""
     shift = np.random.default_rng([seed, len(row.name), *map(ord, row.name)]).normal(0, 0.5)
     values = {"test_error": test + shift, "train_error": train + shift, "steps_to_train_error": 300 + 40 * shift}
     if row.metric not in values:
         values[row.metric] = test + shift
-    values |= {told.metric: test + shift for told in row.also if told.metric not in values}
+    values |= {told.metric: test + shift for told in row.more_reported if told.metric not in values}
     return StudyRun(seed, values, sample_curve_log(train + shift, test + shift, steps, seed), train_seconds=71.0)
 
 
@@ -47,8 +47,10 @@ def sample_study_page(name: str = "he2015/degradation", scale: str = "short", se
         train, test = ENDS.get(row.name, (20.0 + place, 25.0 + 0.8 * place))
         runs = [sample_run_of(row, seed, train, test) for seed in range(seeds)]
         last = place == len(study.rows) - 1 and place > 0
-        missing = {"why": "not run: no time left", "price_seconds": 3720.0}
-        rows.append(StudyRow(row, study.cut(row, scale), () if last else runs, row.model, **(missing if last else {})))
+        missing = {"not_run_reason": "not run: no time left", "estimated_seconds": 3720.0}
+        rows.append(
+            StudyRow(row, study.preset_for(row, scale), () if last else runs, row.model, **(missing if last else {}))
+        )
     verdicts = ("holds", "fails", "undecided", "not judged")
     words = (
         "5 of 5 seeds; the difference is 20.1 points (95 % interval 18.8 to 21.4)",
@@ -57,7 +59,7 @@ def sample_study_page(name: str = "he2015/degradation", scale: str = "short", se
         "residual-56 was not run",
     )
     claims = [
-        JudgedClaim(claim.text, verdicts[place % 4], words[place % 4]) for place, claim in enumerate(study.claims)
+        ClaimResult(claim.text, verdicts[place % 4], words[place % 4]) for place, claim in enumerate(study.claims)
     ]
     facts = {
         "command": f"reslab study {name} --scale {scale} --data-dir data --seeds {seeds}",

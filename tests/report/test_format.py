@@ -4,45 +4,54 @@ import math
 
 import pytest
 
-from reslab.report.format import amount, count, markdown_table, number, percent, plural, seconds, shape
+from reslab.report.format import (
+    format_duration,
+    format_int,
+    format_number,
+    format_percent,
+    format_shape,
+    format_si,
+    markdown_table,
+    pluralize,
+)
 
 
 @pytest.mark.parametrize(
     ("written", "expected"),
     [
-        (count(1727962), "1,727,962"),
-        (amount(252886208), "252.9 M"),
-        (amount(4089184256), "4.09 G"),
-        (amount(1_800_000_000_000), "1.80 T"),
-        (amount(18090), "18.1 k"),
-        (amount(999_960), "1.00 M"),
-        (amount(9999), "9,999"),
-        (amount(0), "0"),
-        (percent(0.9806), "98.06 %"),
-        (percent(1.0), "100.00 %"),
-        (percent(0.0), "0.00 %"),
-        (percent(0.99999, 1), "99.999 %"),
-        (percent(0.00001, 1), "0.001 %"),
-        (percent(None), "–"),
-        (percent(math.nan), "–"),
-        (number(0.25), "0.2500"),
-        (number(0.00123, 2), "0.0012"),
-        (number(1234.5678), "1,235"),
-        (number(0), "0.000"),
-        (number(1.5e-7), "1.500e-07"),
-        (number(math.nan), "not a number"),
-        (number(math.inf), "infinite"),
-        (number(None), "–"),
-        (seconds(4.21), "4.2 s"),
-        (seconds(41.4), "41 s"),
-        (seconds(59.7), "1 min 00 s"),
-        (seconds(125), "2 min 05 s"),
-        (seconds(3780), "1 h 03 min"),
-        (seconds(math.nan), "–"),
-        (shape((16, 32, 32)), "16×32×32"),
-        (plural(0, "mistake"), "no mistake"),
-        (plural(1, "mistake"), "1 mistake"),
-        (plural(1200, "mistake"), "1,200 mistakes"),
+        (format_int(1727962), "1,727,962"),
+        (format_si(252886208), "252.9 M"),
+        (format_si(4089184256), "4.09 G"),
+        (format_si(1_800_000_000_000), "1.80 T"),
+        (format_si(18090), "18.1 k"),
+        (format_si(999_960), "1.00 M"),
+        (format_si(9999), "9,999"),
+        (format_si(0), "0"),
+        (format_percent(0.9806), "98.06 %"),
+        (format_percent(1.0), "100.00 %"),
+        (format_percent(0.0), "0.00 %"),
+        (format_percent(0.99999, 1), "99.999 %"),
+        (format_percent(0.00001, 1), "0.001 %"),
+        (format_percent(None), "–"),
+        (format_percent(math.nan), "–"),
+        (format_number(0.25), "0.2500"),
+        (format_number(0.00123, 2), "0.0012"),
+        (format_number(1234.5678), "1,235"),
+        (format_number(0), "0.000"),
+        (format_number(1.5e-7), "1.500e-07"),
+        (format_number(math.nan), "not a number"),
+        (format_number(math.inf), "infinite"),
+        (format_number(None), "–"),
+        (format_duration(4.21), "4.2 s"),
+        (format_duration(41.4), "41 s"),
+        (format_duration(59.7), "1 min 00 s"),
+        (format_duration(125), "2 min 05 s"),
+        (format_duration(3780), "1 h 03 min"),
+        (format_duration(math.nan), "–"),
+        (format_shape((16, 32, 32)), "16×32×32"),
+        (pluralize(0, "mistake"), "no mistake"),
+        (pluralize(1, "mistake"), "1 mistake"),
+        (pluralize(1200, "mistake"), "1,200 mistakes"),
     ],
 )
 def test_numbers_are_written_one_way(written: str, expected: str) -> None:
@@ -50,7 +59,7 @@ def test_numbers_are_written_one_way(written: str, expected: str) -> None:
 
 
 def test_no_accuracy_short_of_all_is_written_as_all() -> None:
-    assert all("100." not in percent(1 - 10**-power, 1) for power in range(1, 8))
+    assert all("100." not in format_percent(1 - 10**-power, 1) for power in range(1, 8))
 
 
 def test_markdown_lines_up_and_escapes() -> None:

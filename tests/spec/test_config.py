@@ -6,9 +6,9 @@ from dataclasses import dataclass, fields, replace
 import pytest
 
 from reslab.spec.arch import Arch
-from reslab.spec.config import convert, departures, from_dict, keys, override, to_dict
-from reslab.spec.errors import nearest, refuse, unknown
-from reslab.spec.optim import Optimizer
+from reslab.spec.config import convert, from_dict, non_default_fields, override, override_keys, to_dict
+from reslab.spec.errors import invalid, nearest, unknown_name
+from reslab.spec.optim import OptimizerConfig
 from reslab.spec.recipe import Recipe
 from reslab.spec.zoo import ARCHS
 
@@ -120,8 +120,8 @@ def test_overrides_leave_the_value_as_it_was():
 
 
 def test_keys_are_those_that_override_takes():
-    assert keys(Outer())[:4] == ["inner", "inner.lr", "inner.steps", "inner.name"]
-    for key in keys(ARCHS["resnet50"]):
+    assert override_keys(Outer())[:4] == ["inner", "inner.lr", "inner.steps", "inner.name"]
+    for key in override_keys(ARCHS["resnet50"]):
         override(ARCHS["resnet50"], {key: getattr(ARCHS["resnet50"], key)})
 
 
@@ -161,28 +161,28 @@ def test_convert_takes_a_value_as_it_is():
 def test_nearest_names():
     assert nearest("RESNET5O", ARCHS)[0].startswith("resnet5")
     assert nearest("zzz", ARCHS) == []
-    assert str(unknown("model", "resnt50", ARCHS)).startswith("unknown model 'resnt50'; nearest: 'resnet50'")
-    assert "known: 'a', 'b'" in str(unknown("thing", "zzz", ["a", "b"]))
-    assert "are known" in str(unknown("model", "qqqqqq", ARCHS))
-    assert str(unknown("x", "ab", ["ab1"], "go on")).endswith("; go on")
+    assert str(unknown_name("model", "resnt50", ARCHS)).startswith("unknown model 'resnt50'; nearest: 'resnet50'")
+    assert "known: 'a', 'b'" in str(unknown_name("thing", "zzz", ["a", "b"]))
+    assert "are known" in str(unknown_name("model", "qqqqqq", ARCHS))
+    assert str(unknown_name("x", "ab", ["ab1"], "go on")).endswith("; go on")
 
 
 def test_refusals_say_all_four_parts():
-    assert str(refuse("A", "B", "C", "do D")) == "required: A; got: B; nearest valid: C; do D"
-    assert str(refuse("A", "B")) == "required: A; got: B"
+    assert str(invalid("A", "B", "C", "do D")) == "required: A; got: B; nearest valid: C; do D"
+    assert str(invalid("A", "B")) == "required: A; got: B"
 
 
 def test_values_that_are_only_right_together_are_set_in_any_order() -> None:
     recipe = Recipe("x", "test")
-    pair = {"schedule.name": "steps", "schedule.milestones": "1 epoch,2 epochs"}
+    pair = {"schedule.name": "multistep", "schedule.milestones": "1 epoch,2 epochs"}
     for settings in (pair, dict(reversed(pair.items()))):
         found = override(recipe, settings)
-        assert (found.schedule.name, found.schedule.milestones) == ("steps", ("1 epoch", "2 epochs"))
+        assert (found.schedule.name, found.schedule.milestones) == ("multistep", ("1 epoch", "2 epochs"))
     with pytest.raises(ValueError, match=r"milestones"):
-        override(recipe, {"schedule.name": "steps"})
+        override(recipe, {"schedule.name": "multistep"})
 
 
 def test_departures_leave_defaults_out_at_every_depth() -> None:
-    recipe = replace(Recipe("mine", "here"), optimizer=Optimizer(lr=0.25), batch=64)
-    assert departures(recipe) == {"name": "mine", "source": "here", "optimizer": {"lr": 0.25}, "batch": 64}
-    assert departures(Recipe("mine", "here")) == {"name": "mine", "source": "here"}
+    recipe = replace(Recipe("mine", "here"), optimizer=OptimizerConfig(lr=0.25), batch_size=64)
+    assert non_default_fields(recipe) == {"name": "mine", "source": "here", "optimizer": {"lr": 0.25}, "batch_size": 64}
+    assert non_default_fields(Recipe("mine", "here")) == {"name": "mine", "source": "here"}

@@ -5,38 +5,38 @@ import random
 
 import pytest
 
-from reslab.spec.grammar import Word, parse_words
+from reslab.spec.grammar import Op, parse_ops
 from reslab.spec.order import ORDERS
-from reslab.spec.shortcut import JOINS, ON_BRANCH, ON_SHORTCUT
+from reslab.spec.shortcut import BRANCH_MODIFIERS, MERGE_OPS, SHORTCUT_MODIFIERS
 from reslab.spec.zoo import ARCHS
 
 
 @pytest.mark.parametrize(
     ("sentence", "word"),
     [
-        ("conv7/2(64)", Word("conv", (64,), 7, 2)),
-        ("conv3(16)", Word("conv", (16,), 3)),
-        ("maxpool2", Word("maxpool", (), 2)),
-        ("maxpool3/1", Word("maxpool", (), 3, 1)),
-        ("drop2d(0.4)", Word("drop2d", (0.4,))),
-        ("shortcut-gate(-6)", Word("shortcut-gate", (-6,))),
-        ("scale(0.5, 2)", Word("scale", (0.5, 2))),
-        ("layerscale(1e-5)", Word("layerscale", (1e-5,))),
-        ("act(leaky-relu)", Word("act", ("leaky-relu",))),
-        ("random-resized-crop(32)", Word("random-resized-crop", (32,))),
-        ("flip()", Word("flip")),
-        ("+", Word("+")),
-        ("|", Word("|")),
+        ("conv7/2(64)", Op("conv", (64,), 7, 2)),
+        ("conv3(16)", Op("conv", (16,), 3)),
+        ("maxpool2", Op("maxpool", (), 2)),
+        ("maxpool3/1", Op("maxpool", (), 3, 1)),
+        ("drop2d(0.4)", Op("drop2d", (0.4,))),
+        ("shortcut-gate(-6)", Op("shortcut-gate", (-6,))),
+        ("scale(0.5, 2)", Op("scale", (0.5, 2))),
+        ("layerscale(1e-5)", Op("layerscale", (1e-5,))),
+        ("act(leaky-relu)", Op("act", ("leaky-relu",))),
+        ("random-resized-crop(32)", Op("random-resized-crop", (32,))),
+        ("flip()", Op("flip")),
+        ("+", Op("+")),
+        ("|", Op("|")),
     ],
 )
 def test_a_word_is_read(sentence, word):
-    assert parse_words(sentence) == (word,)
+    assert parse_ops(sentence) == (word,)
 
 
 def test_a_sentence_is_words_parted_by_spaces():
-    words = parse_words("  conv7/2(64)  norm act\tmaxpool3/2 ")
+    words = parse_ops("  conv7/2(64)  norm act\tmaxpool3/2 ")
     assert [word.name for word in words] == ["conv", "norm", "act", "maxpool"]
-    assert parse_words("") == parse_words("  ") == ()
+    assert parse_ops("") == parse_ops("  ") == ()
 
 
 @pytest.mark.parametrize(
@@ -45,16 +45,16 @@ def test_a_sentence_is_words_parted_by_spaces():
 )
 def test_what_cannot_be_read_is_refused_and_named(broken):
     with pytest.raises(ValueError) as error:
-        parse_words(f"flip {broken}")
+        parse_ops(f"flip {broken}")
     assert any(repr(part)[1:-1] in str(error.value) for part in broken.split())
 
 
 def test_every_sentence_of_the_tables_is_read_back_as_it_was_written():
-    sentences = [order.sentence for order in ORDERS.values()]
-    sentences += [sentence for arch in ARCHS.values() for sentence in (arch.stem, arch.head, arch.mix, arch.norm)]
+    sentences = [order.layout for order in ORDERS.values()]
+    sentences += [sentence for arch in ARCHS.values() for sentence in (arch.stem, arch.head, arch.merge, arch.norm)]
     for sentence in sentences:
-        words = parse_words(sentence)
-        assert parse_words(" ".join(map(str, words))) == words
+        words = parse_ops(sentence)
+        assert parse_ops(" ".join(map(str, words))) == words
         assert " ".join(map(str, words)) == " ".join(sentence.split())
 
 
@@ -65,14 +65,14 @@ def test_any_word_is_read_back_as_it_was_written():
     sizes, strides = (None, 1, 3, 17), (None, 1, 2)
     for name, size, stride in itertools.product(names, sizes, strides):
         args = tuple(drawn.choice([*numbers, "tanh", "leaky-relu"]) for _ in range(drawn.randrange(4)))
-        word = Word(name, args, size, stride)
-        assert parse_words(str(word)) == (word,)
-        assert [type(arg) for arg in parse_words(str(word))[0].args if isinstance(arg, int)] == [
+        word = Op(name, args, size, stride)
+        assert parse_ops(str(word)) == (word,)
+        assert [type(arg) for arg in parse_ops(str(word))[0].args if isinstance(arg, int)] == [
             int for arg in args if isinstance(arg, int) or (isinstance(arg, float) and arg.is_integer() and arg < 1e6)
         ]
 
 
 def test_mix_words_say_what_they_do_and_where_they_are_from():
-    for name, word in (JOINS | ON_SHORTCUT | ON_BRANCH).items():
-        assert word.does, name
-        assert word.source, name
+    for name, word in (MERGE_OPS | SHORTCUT_MODIFIERS | BRANCH_MODIFIERS).items():
+        assert word.description, name
+        assert word.reference, name

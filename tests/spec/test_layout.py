@@ -10,11 +10,18 @@ import pytest
 import torch
 
 from reslab.nn.factory import create_model
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import Arch
 from reslab.spec.config import override
-from reslab.spec.grammar import parse_words
-from reslab.spec.layout import num_places, parse_width_law, plan_stages, receptive_field, stem_channels, total_stride
+from reslab.spec.grammar import parse_ops
+from reslab.spec.layout import (
+    layout_stages,
+    num_positions,
+    parse_width_law,
+    receptive_field,
+    stem_channels,
+    total_stride,
+)
 from reslab.spec.stem_head import check_head, check_stem
 from reslab.spec.zoo import ARCHS
 
@@ -32,13 +39,13 @@ ONE_STAGE = {"depths": (3,), "widths": (4,), "strides": (1,)}
 
 
 def units(**axes):
-    return [unit for stage in plan_stages(dataclasses.replace(TINY, **axes)) for unit in stage]
+    return [unit for stage in layout_stages(dataclasses.replace(TINY, **axes)) for unit in stage]
 
 
 def test_channels_run_through():
     for arch in ARCHS.values():
         channels = stem_channels(arch)
-        for stage in plan_stages(arch):
+        for stage in layout_stages(arch):
             for unit in stage:
                 assert unit.in_channels == channels
                 for before, after in zip(unit.convs, unit.convs[1:], strict=False):
@@ -49,21 +56,21 @@ def test_channels_run_through():
 def test_the_basic_unit():
     first, second, third, fourth = units()
     assert [unit.name for unit in units()] == ["layer1.0", "layer1.1", "layer2.0", "layer2.1"]
-    assert [unit.match for unit in (first, second, third, fourth)] == ["identity", "identity", "project", "identity"]
+    assert [unit.shortcut for unit in (first, second, third, fourth)] == ["identity", "identity", "project", "identity"]
     assert [conv.stride for conv in third.convs] == [2, 1]
     assert [unit.index for unit in units()] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(("stride_at", "strides"), [(0, [1, 2, 1]), (1, [2, 1, 1]), (2, [1, 2, 1]), (3, [1, 1, 2])])
 def test_where_the_stride_sits(stride_at, strides):
-    unit = units(branch=(1, 3, 1), expansion=4, stride_at=stride_at)[2]
+    unit = units(convs=(1, 3, 1), expansion=4, stride_conv=stride_at)[2]
     assert [conv.stride for conv in unit.convs] == strides
     assert [conv.out_channels for conv in unit.convs] == [8, 8, 32]
 
 
 def test_cardinality_and_base_width():
     """int(width * base / 64) * groups, as torchvision; 1x1 convolutions are not grouped."""
-    convs = plan_stages(ARCHS["resnext50_32x4d"])[1][0].convs
+    convs = layout_stages(ARCHS["resnext50_32x4d"])[1][0].convs
     assert [(conv.kernel, conv.in_channels, conv.out_channels, conv.groups) for conv in convs] == [
         *((1, 256, 256, 1), (3, 256, 256, 32), (1, 256, 512, 1))
     ]
@@ -76,7 +83,7 @@ def test_a_base_width_that_does_not_divide_is_cut_off_before_the_groups_multiply
 
 def test_dilation_takes_the_place_of_strides():
     arch = override(ARCHS["resnet50"], {"replace_stride_with_dilation": "false,true,true"})
-    stages = plan_stages(arch)
+    stages = layout_stages(arch)
     assert [[unit.dilation for unit in stage][:2] for stage in stages] == [[1, 1], [1, 1], [1, 2], [2, 4]]
     assert [unit.stride for stage in stages for unit in stage if unit.stride != 1] == [2]
     assert total_stride(arch) == 8
@@ -91,11 +98,11 @@ def test_total_stride(name, stride):
 
 
 def test_places_that_a_head_reads():
-    assert num_places(ARCHS["book_net"], parse_words("flatten")) == 64
-    assert num_places(ARCHS["book_res"], parse_words("maxpool2 flatten")) == 16
-    assert num_places(ARCHS["resnet50"], parse_words("avgpool flatten")) == 1
+    assert num_positions(ARCHS["book_net"], parse_ops("flatten")) == 64
+    assert num_positions(ARCHS["book_res"], parse_ops("maxpool2 flatten")) == 16
+    assert num_positions(ARCHS["resnet50"], parse_ops("avgpool flatten")) == 1
     with pytest.raises(ValueError, match="leave book_res a map"):
-        num_places(override(ARCHS["book_res"], {"image_size": "6,6"}), parse_words("maxpool2 flatten"))
+        num_positions(override(ARCHS["book_res"], {"image_size": "6,6"}), parse_ops("maxpool2 flatten"))
 
 
 def test_pools_stride_by_their_size_unless_told():
@@ -105,7 +112,7 @@ def test_pools_stride_by_their_size_unless_told():
 
 def test_the_words_of_a_stem_after_its_last_convolution_are_the_orders():
     def stem(**axes):
-        return " ".join(map(str, dataclasses.replace(ARCHS["resnet50d"], **axes).stem_words))
+        return " ".join(map(str, dataclasses.replace(ARCHS["resnet50d"], **axes).stem_ops))
 
     deep = "conv3/2(32) norm act conv3(32) norm act conv3(64)"
     assert stem() == f"{deep} norm act maxpool3/2"
@@ -115,7 +122,7 @@ def test_the_words_of_a_stem_after_its_last_convolution_are_the_orders():
 
 def test_width_laws():
     assert parse_width_law("additive(16,48)") == (16.0, 48.0)
-    assert [unit.out_channels for unit in units(widths="additive(4,4)", match="pad")] == [5, 6, 7, 8]
+    assert [unit.out_channels for unit in units(widths="additive(4,4)", shortcut="pad")] == [5, 6, 7, 8]
 
 
 @pytest.mark.parametrize(
@@ -129,11 +136,11 @@ def test_width_laws():
         ({"widths": "additive(4)"}, "additive\\(START,GROWTH\\)"),
         ({"widths": "steep"}, "additive\\(START,GROWTH\\)"),
         ({"widths": "additive(4,-8)"}, "stays at 1 or above"),
-        ({"branch": ()}, "at least one convolution"),
-        ({"branch": (2, 3)}, "odd kernels.*nearest valid: 3"),
-        ({"branch": (3,), "order": "conv norm act conv norm +"}, "1 convolutions"),
-        ({"stride_at": 3}, "stride_at between 0 and 2"),
-        ({"stride_at": -1}, "stride_at between 0 and 2"),
+        ({"convs": ()}, "at least one convolution"),
+        ({"convs": (2, 3)}, "odd kernels.*nearest valid: 3"),
+        ({"convs": (3,), "order": "conv norm act conv norm +"}, "1 convolutions"),
+        ({"stride_conv": 3}, "stride_at between 0 and 2"),
+        ({"stride_conv": -1}, "stride_at between 0 and 2"),
         ({"groups": 3}, "divisible by groups=3"),
         ({"width_per_group": 8}, "width_per_group of at least"),
         ({"expansion": 0}, "expansion of whole numbers"),
@@ -141,26 +148,26 @@ def test_width_laws():
         ({"num_classes": 0}, "num_classes of whole numbers"),
         ({"image_size": (8,)}, "height,width"),
         ({"image_size": (8, 0)}, "image_size of whole numbers"),
-        ({"drop": 1.0}, "drop in"),
-        ({"drop": float("nan")}, "drop in"),
+        ({"drop_rate": 1.0}, "drop in"),
+        ({"drop_rate": float("nan")}, "drop in"),
         ({"norm_eps": 0.0}, "norm_eps above 0"),
         ({"norm_momentum": -0.1}, "norm_momentum in"),
         ({"se_ratio": 0.0, "order": "se"}, "se_ratio in"),
         ({"last_norm_weight": float("inf")}, "last_norm_weight"),
         ({"last_norm_weight": 0.0, "norm": "none"}, "there is no norm to weigh"),
         ({"replace_stride_with_dilation": (True, True)}, "1 truth values, one each for layer2"),
-        ({"widths": (8, 4), "match": "pad"}, "zeros can be added, not taken away.*layer2.0.*match=project"),
-        ({"widths": (8, 4), "match": "avg-pad"}, "zeros can be added"),
-        ({"match": "projct"}, "'project'"),
-        ({"mix": "none dropout(0.5)"}, "no shortcut to modify"),
+        ({"widths": (8, 4), "shortcut": "pad"}, "zeros can be added, not taken away.*layer2.0.*shortcut=project"),
+        ({"widths": (8, 4), "shortcut": "avg-pad"}, "zeros can be added"),
+        ({"shortcut": "projct"}, "'project'"),
+        ({"merge": "none dropout(0.5)"}, "no shortcut to modify"),
         ({"order": "ful-preact"}, "'full-preact'"),
         ({"order": "book"}, "2 convolutions, as the branch has"),
-        ({"shared": True}, "layer2.0 changes the shape"),
-        ({"shared": True, "match": "pad", **ONE_STAGE, "widths": (8,)}, "changes the shape"),
-        ({"shared": True, "order": "full-preact", **ONE_STAGE}, "words ahead of the fork"),
-        ({"shared": True, "order": "full-preact-stem", **ONE_STAGE}, "words ahead of the fork"),
-        ({"shared": True, "mix": "survive(0.5)", **ONE_STAGE}, "one rate"),
-        ({"shared": True, "mix": "drop-path(0.5) add", **ONE_STAGE}, "one rate"),
+        ({"share_weights": True}, "layer2.0 changes the shape"),
+        ({"share_weights": True, "shortcut": "pad", **ONE_STAGE, "widths": (8,)}, "changes the shape"),
+        ({"share_weights": True, "order": "full-preact", **ONE_STAGE}, "words ahead of the fork"),
+        ({"share_weights": True, "order": "full-preact-stem", **ONE_STAGE}, "words ahead of the fork"),
+        ({"share_weights": True, "merge": "stochastic-depth(0.5)", **ONE_STAGE}, "one rate"),
+        ({"share_weights": True, "merge": "drop-path(0.5) add", **ONE_STAGE}, "one rate"),
     ],
 )
 def test_what_means_nothing_is_refused_with_the_reason(axes, said):
@@ -240,13 +247,13 @@ def test_heads_and_stems_that_mean_something():
 
 def test_depth_counts_the_weighted_layers_on_the_way():
     assert TINY.depth == 1 + 4 * 2 + 1
-    assert dataclasses.replace(TINY, branch=(1, 3, 1)).depth == 14
-    assert dataclasses.replace(TINY, match="project-all").depth == TINY.depth
+    assert dataclasses.replace(TINY, convs=(1, 3, 1)).depth == 14
+    assert dataclasses.replace(TINY, shortcut="project-all").depth == TINY.depth
 
 
 def test_the_plain_twin_of_an_arch():
-    assert TINY.plain() == dataclasses.replace(TINY, mix="none")
-    assert TINY.num_units == 4
+    assert TINY.without_shortcuts() == dataclasses.replace(TINY, merge="none")
+    assert TINY.num_blocks == 4
     assert TINY.input_size == (3, 8, 8)
 
 
@@ -268,19 +275,19 @@ def test_known_figures(name: str, field: int) -> None:
 )
 def test_it_is_the_reach_of_the_gradient(name: str, axes: dict[str, object]) -> None:
     """With weights and inputs above 0 nothing cancels: the columns of non-zero gradient are the field."""
-    arch = replace(ARCHS[name], norm="none", mix="add", match="project", **axes)  # type: ignore[arg-type]
+    arch = replace(ARCHS[name], norm="none", merge="add", shortcut="project", **axes)  # type: ignore[arg-type]
     field = receptive_field(arch)
     side = 32 * (field // 32 + 2)
     model = create_model(replace(arch, image_size=(side, side)))
-    assert isinstance(model, Network)
+    assert isinstance(model, ResidualNetwork)
     model = model.double()
     for parameter in model.parameters():
         torch.nn.init.constant_(parameter, 1e-2)
     # Random pixels: a max-pool passes the gradient to one pixel of a window, but over all rows to every column.
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(1, arch.in_channels, side, side, dtype=torch.float64, generator=generator).add(1).requires_grad_()
-    maps = model.run_stem(x)
-    for _, unit in model.units():
+    maps = model.forward_stem(x)
+    for _, unit in model.blocks():
         maps = unit(maps)
     middle = maps.shape[-1] // 2
     (gradient,) = torch.autograd.grad(maps[..., middle, middle].sum(), x)

@@ -2,13 +2,13 @@
 
 import pytest
 
-from reslab.spec.grammar import parse_words
-from reslab.spec.order import AHEAD, ORDERS, UNIT_WORDS, get_order, parse_order
+from reslab.spec.grammar import parse_ops
+from reslab.spec.order import BLOCK_OPS, ORDERS, PREACT_CONDITIONS, get_order, parse_order
 
 
 def spelt(sentence, num_convs=2):
     parts = parse_order(sentence, num_convs)
-    return [" ".join(word.name for word in part) for part in (parts.leading, parts.branch, parts.after)]
+    return [" ".join(word.name for word in part) for part in (parts.pre, parts.branch, parts.post)]
 
 
 @pytest.mark.parametrize(
@@ -35,13 +35,13 @@ def spelt(sentence, num_convs=2):
     ],
 )
 def test_how_the_orders_are_spelt_and_named(order, num_convs, leading, branch, after):
-    assert spelt(ORDERS[order].sentence, num_convs) == [leading, branch, after]
+    assert spelt(ORDERS[order].layout, num_convs) == [leading, branch, after]
 
 
 def test_channels_of_a_word_follow_the_convolutions_before_it():
-    parts = parse_order(ORDERS["full-preact"].sentence, 3)
-    assert [word.conv for word in parts.leading] == [0, 0]
-    assert [(word.name, word.conv) for word in parts.branch if word.name[:2] == "bn"] == [("bn2", 1), ("bn3", 2)]
+    parts = parse_order(ORDERS["full-preact"].layout, 3)
+    assert [word.num_convs for word in parts.pre] == [0, 0]
+    assert [(word.name, word.num_convs) for word in parts.branch if word.name[:2] == "bn"] == [("bn2", 1), ("bn3", 2)]
 
 
 @pytest.mark.parametrize(
@@ -89,18 +89,23 @@ def test_an_unknown_order_names_the_nearest():
 @pytest.mark.parametrize("name", ORDERS)
 def test_every_order_is_sound(name):
     order = ORDERS[name]
-    assert order.source
-    assert set(order.ahead) <= set(AHEAD)
-    for sentence in (order.stem, order.last):
-        assert {word.name for word in parse_words(sentence)} <= set(UNIT_WORDS) - {"conv"}
-    parse_order(order.sentence, 1 if name.startswith("book") else 2)
+    assert order.reference
+    assert set(order.shared_preact) <= set(PREACT_CONDITIONS)
+    for sentence in (order.stem_ops, order.final_ops):
+        assert {word.name for word in parse_ops(sentence)} <= set(BLOCK_OPS) - {"conv"}
+    parse_order(order.layout, 1 if name.startswith("book") else 2)
 
 
 def test_facts_of_a_sentence_follow_from_where_its_first_convolution_stands():
     pre = get_order("norm act conv | norm act conv +")
-    assert (pre.ahead, pre.stem, pre.last, pre.projection_norm) == (("projects", "first"), "", "norm act", False)
+    assert (pre.shared_preact, pre.stem_ops, pre.final_ops, pre.projection_norm) == (
+        ("projects", "first"),
+        "",
+        "norm act",
+        False,
+    )
     post = get_order("conv norm act | conv norm + act")
-    assert (post.ahead, post.stem, post.last, post.projection_norm) == ((), "norm act", "", True)
+    assert (post.shared_preact, post.stem_ops, post.final_ops, post.projection_norm) == ((), "norm act", "", True)
     bare = get_order("conv act | conv + act(tanh)")
-    assert (bare.stem, bare.projection_norm) == ("act", False)
-    assert get_order("act(gelu) conv | act conv +").last == "act(gelu)"
+    assert (bare.stem_ops, bare.projection_norm) == ("act", False)
+    assert get_order("act(gelu) conv | act conv +").final_ops == "act(gelu)"

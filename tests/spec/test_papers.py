@@ -11,9 +11,9 @@ import torch
 
 from reslab.nn.factory import create_model, resolve_arch
 from reslab.spec.papers import STUDIES, get_study
-from reslab.spec.recipe import adjust, read_axes
+from reslab.spec.recipe import apply_recipe_overrides, parse_arch_overrides
 from reslab.spec.recipes import get_recipe
-from reslab.spec.study import METRICS, SCALES, Cut, Reported, Row, number_of
+from reslab.spec.study import METRICS, SCALES, ReportedValue, RowSpec, ScalePreset, as_number
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "reported.json").read_text(encoding="utf-8"))
 ROWS = [(study, row) for study in STUDIES.values() for row in study.rows]
@@ -21,11 +21,11 @@ IDS = [f"{study.name}:{row.name}" for study, row in ROWS]
 TRAINED = [(study, row) for study, row in ROWS if row.model]
 
 
-def reported() -> dict[tuple[str, str, str], Reported]:
+def reported() -> dict[tuple[str, str, str], ReportedValue]:
     """Every reported value of the studies by study, row and metric (empty for the row's own)."""
     found = {}
     for study, row in ROWS:
-        for told, metric in ((row.reported, ""), *((told, told.metric) for told in row.also)):
+        for told, metric in ((row.reported, ""), *((told, told.metric) for told in row.more_reported)):
             if told is not None:
                 found[study.name, row.name, metric] = told
     return found
@@ -62,14 +62,14 @@ def test_a_reported_value_is_what_its_source_prints(key: tuple[str, str, str]) -
     if value is None:
         assert "fail" in told.note
         assert "fail" in str(entry["excerpt"])
-    assert told.confidence == entry["confidence"]
-    assert told.where
+    assert told.provenance == entry["provenance"]
+    assert told.location
     assert told.statistic
     assert told.protocol
 
 
 def test_what_was_not_read_in_the_paper_says_so() -> None:
-    recalled = {key[:2] for key, told in reported().items() if told.confidence != "read"}
+    recalled = {key[:2] for key, told in reported().items() if told.provenance != "verified"}
     assert recalled == {
         *(("he2015/degradation", f"plain-{depth}") for depth in (20, 32, 44, 56)),
         ("stochastic_depth2016/table1", "constant-110-c100"),
@@ -78,16 +78,18 @@ def test_what_was_not_read_in_the_paper_says_so() -> None:
 
 @pytest.mark.parametrize(("study", "row"), TRAINED, ids=[f"{study.name}:{row.name}" for study, row in TRAINED])
 @pytest.mark.parametrize("scale", SCALES)
-def test_every_row_has_a_network_and_a_recipe_at_every_scale(study: object, row: Row, scale: str) -> None:
+def test_every_row_has_a_network_and_a_recipe_at_every_scale(study: object, row: RowSpec, scale: str) -> None:
     study = get_study(study.name)  # type: ignore[attr-defined]
-    cut = study.cut(row, scale)
-    assert cut.words
+    cut = study.preset_for(row, scale)
+    assert cut.description
     arch = resolve_arch(cut.model or row.model, _axes(row, cut))
     assert arch.depth >= 3
-    assert num_params(replace(arch, name="", source="", depths=tuple(min(count, 3) for count in arch.depths))) > 0
+    assert num_params(replace(arch, name="", reference="", depths=tuple(min(count, 3) for count in arch.depths))) > 0
     if row.recipe:
         recipe = get_recipe(cut.recipe or row.recipe)
-        changed, _ = adjust(recipe, {key: value for key, value in _settings(row, cut) if not key.startswith("model.")})
+        changed, _ = apply_recipe_overrides(
+            recipe, {key: value for key, value in _settings(row, cut) if not key.startswith("model.")}
+        )
         assert changed.optimizer.lr > 0
 
 
@@ -98,16 +100,16 @@ def num_params(arch: object) -> int:
         return sum(parameter.numel() for parameter in create_model(arch).parameters())  # type: ignore[arg-type]
 
 
-def _settings(row: Row, cut: Cut) -> list[tuple[str, str]]:
+def _settings(row: RowSpec, cut: ScalePreset) -> list[tuple[str, str]]:
     found = {}
-    for setting in (*row.settings, *cut.settings):
+    for setting in (*row.overrides, *cut.overrides):
         key, _, value = setting.partition("=")
         found[key.strip()] = value.strip()
     return list(found.items())
 
 
-def _axes(row: Row, cut: Cut) -> dict[str, str]:
-    axes = dict(read_axes(row.axes))
+def _axes(row: RowSpec, cut: ScalePreset) -> dict[str, str]:
+    axes = dict(parse_arch_overrides(row.arch_overrides))
     axes |= {key.removeprefix("model."): value for key, value in _settings(row, cut) if key.startswith("model.")}
     return axes
 
@@ -123,12 +125,12 @@ def test_a_study_is_whole(study: object) -> None:
         assert claim.rows
         assert set(claim.rows) <= set(names)
         assert claim.metric
-        assert number_of(claim.right) is not None or set(claim.rows) - {claim.left}
+        assert as_number(claim.right) is not None or set(claim.rows) - {claim.left}
     for drawing in study.figures:
         assert set(drawing.rows) <= set(names)
-    for told in (told for row in study.rows for told in row.also):
+    for told in (told for row in study.rows for told in row.more_reported):
         assert told.metric in METRICS
-    assert all(row.cuts is not None for row in study.rows) or study.cuts.short.words
+    assert all(row.presets is not None for row in study.rows) or study.presets.short.description
 
 
 def test_paper_and_table_make_a_name_and_names_are_unique() -> None:
@@ -143,9 +145,11 @@ def test_claims_are_what_the_papers_values_say() -> None:
     for study in STUDIES.values():
         for claim in study.claims:
             values = [
-                number_of(side) if number_of(side) is not None else _reported_for(study.row(str(side)), claim.metric)
+                as_number(side)
+                if as_number(side) is not None
+                else _reported_for(study.get_row(str(side)), claim.metric)
                 for side in (claim.left, claim.right)
-                if number_of(side) is not None or str(side) in [row.name for row in study.rows]
+                if as_number(side) is not None or str(side) in [row.name for row in study.rows]
             ]
             if len(values) < 2 or None in values:
                 continue
@@ -158,31 +162,31 @@ def test_claims_are_what_the_papers_values_say() -> None:
     assert judged > 40
 
 
-def _reported_for(row: Row, metric: str) -> float | None:
+def _reported_for(row: RowSpec, metric: str) -> float | None:
     if row.metric == metric and row.reported is not None:
         return row.reported.value
-    return next((told.value for told in row.also if told.metric == metric), None)
+    return next((told.value for told in row.more_reported if told.metric == metric), None)
 
 
 def test_smoke_is_small_and_short_names_what_it_cuts() -> None:
     for study, row in ROWS:
-        smoke, short = study.cut(row, "smoke"), study.cut(row, "short")
+        smoke, short = study.preset_for(row, "smoke"), study.preset_for(row, "short")
         assert smoke.data == "digits"
         assert smoke.seeds <= 2
         assert 1 <= short.seeds <= 5
         if row.recipe and not row.members:
-            assert any(setting.startswith("length=12 steps") for setting in smoke.settings)
+            assert any(setting.startswith("duration=12 steps") for setting in smoke.overrides)
 
 
 def test_what_the_words_of_a_cut_say_of_steps_is_so() -> None:
     seen = 0
     for study, row in ROWS:
-        cut = study.cut(row, "short")
-        told = re.search(r"([\d,]+) steps of one cycle in place of (\d+ epochs|[\d,]*\d)", cut.words)
+        cut = study.preset_for(row, "short")
+        told = re.search(r"([\d,]+) steps of one cycle in place of (\d+ epochs|[\d,]*\d)", cut.description)
         if told is None:
             continue
         seen += 1
-        own = dict(setting.split("=", 1) for setting in row.settings).get("length", get_recipe(row.recipe).length)
-        assert dict(_settings(row, cut))["length"] == f"{told[1].replace(',', '')} steps", row.name
+        own = dict(setting.split("=", 1) for setting in row.overrides).get("duration", get_recipe(row.recipe).duration)
+        assert dict(_settings(row, cut))["duration"] == f"{told[1].replace(',', '')} steps", row.name
         assert own.replace("k steps", ",000") == told[2], row.name
     assert seen > 50

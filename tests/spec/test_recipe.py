@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from reslab.spec.config import from_dict, to_dict
-from reslab.spec.grammar import parse_words
-from reslab.spec.optim import Duration, Optimizer, Schedule, parse_duration
-from reslab.spec.recipe import Recipe, adjust
+from reslab.spec.grammar import parse_ops
+from reslab.spec.optim import Duration, OptimizerConfig, ScheduleConfig, parse_duration
+from reslab.spec.recipe import Recipe, apply_recipe_overrides
 from reslab.spec.recipes import RECIPES, get_recipe
 from reslab.spec.zoo import ARCHS
 
@@ -45,28 +45,28 @@ def test_a_length_without_a_unit_is_refused(text: str) -> None:
 
 def test_a_bare_number_is_told_its_unit() -> None:
     with pytest.raises(ValueError, match="nearest valid: '20 epochs'"):
-        Recipe("x", "test", length="20")
+        Recipe("x", "test", duration="20")
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_every_recipe_survives_json_and_has_a_source(name: str) -> None:
     recipe = RECIPES[name]
     assert recipe.name == name
-    assert len(recipe.source) > 20
-    assert all(word.name for word in parse_words(recipe.augment))
+    assert len(recipe.reference) > 20
+    assert all(word.name for word in parse_ops(recipe.train_transform))
     assert from_dict(Recipe, json.loads(json.dumps(to_dict(recipe)))) == recipe
 
 
 def test_the_recipe_of_the_2015_paper() -> None:
     recipe = get_recipe("he2015-cifar")
-    optimizer = Optimizer("sgd", lr=0.1, momentum=0.9, weight_decay=1e-4)
+    optimizer = OptimizerConfig("sgd", lr=0.1, momentum=0.9, weight_decay=1e-4)
     assert recipe.optimizer == optimizer
     assert optimizer.decay_norm_and_bias
     assert not optimizer.nesterov
-    assert recipe.schedule == Schedule("steps", milestones=("32k steps", "48k steps"), gamma=0.1)
+    assert recipe.schedule == ScheduleConfig("multistep", milestones=("32k steps", "48k steps"), gamma=0.1)
     assert not recipe.channels_last
-    assert (recipe.length, recipe.batch, recipe.precision) == ("64k steps", 128, "float32")
-    assert recipe.augment == "pad(4) crop(32) flip"
+    assert (recipe.duration, recipe.batch_size, recipe.precision) == ("64k steps", 128, "float32")
+    assert recipe.train_transform == "pad(4) crop(32) flip"
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:
@@ -75,28 +75,30 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
 
 
 def test_another_batch_scales_the_learning_rate_and_says_so() -> None:
-    recipe, notes = adjust(RECIPES["he2015-cifar"], {"batch": "256"})
+    recipe, notes = apply_recipe_overrides(RECIPES["he2015-cifar"], {"batch_size": "256"})
     assert recipe.optimizer.lr == pytest.approx(0.2)
-    assert recipe.batch == 256
+    assert recipe.batch_size == 256
     assert notes == ("learning rate 0.1 for batch 128 becomes 0.2 for batch 256",)
 
 
 def test_a_learning_rate_that_was_said_is_kept() -> None:
-    recipe, notes = adjust(RECIPES["he2015-cifar"], {"batch": 256, "optimizer.lr": "0.3"})
-    assert (recipe.optimizer.lr, recipe.batch, notes) == (0.3, 256, ())
+    recipe, notes = apply_recipe_overrides(RECIPES["he2015-cifar"], {"batch_size": 256, "optimizer.lr": "0.3"})
+    assert (recipe.optimizer.lr, recipe.batch_size, notes) == (0.3, 256, ())
 
 
 def test_the_same_batch_changes_nothing() -> None:
-    assert adjust(RECIPES["digits"], {"batch": 64}) == (RECIPES["digits"], ())
+    assert apply_recipe_overrides(RECIPES["digits"], {"batch_size": 64}) == (RECIPES["digits"], ())
 
 
 def test_settings_are_typed_and_their_keys_known() -> None:
-    recipe, _ = adjust(RECIPES["digits"], {"schedule.milestones": "2 epochs,3 epochs", "schedule.name": "steps"})
+    recipe, _ = apply_recipe_overrides(
+        RECIPES["digits"], {"schedule.milestones": "2 epochs,3 epochs", "schedule.name": "multistep"}
+    )
     assert recipe.schedule.milestones == ("2 epochs", "3 epochs")
     with pytest.raises(ValueError, match=r"optimizer\.lr"):
-        adjust(RECIPES["digits"], {"optimizer.lrr": "0.1"})
+        apply_recipe_overrides(RECIPES["digits"], {"optimizer.lrr": "0.1"})
     with pytest.raises(ValueError, match="a whole number"):
-        adjust(RECIPES["digits"], {"batch": "many"})
+        apply_recipe_overrides(RECIPES["digits"], {"batch_size": "many"})
 
 
 @pytest.mark.parametrize(
@@ -107,9 +109,9 @@ def test_settings_are_typed_and_their_keys_known() -> None:
         ("optimizer.weight_decay", -1.0, "at least 0"),
         ("optimizer.momentum", 0.0, "nesterov"),
         ("schedule.name", "cosin", "'cosine'"),
-        ("schedule.name", "steps", "milestones"),
+        ("schedule.name", "multistep", "milestones"),
         ("schedule.warmup", "1 epoch", "one-cycle"),
-        ("schedule.peak", 1.0, "between 0 and 1"),
+        ("schedule.pct_start", 1.0, "between 0 and 1"),
         ("length", "0 epochs", "above 0"),
         ("batch", 0, "at least 1"),
         ("label_smoothing", 1.0, "below 1"),
@@ -119,13 +121,13 @@ def test_settings_are_typed_and_their_keys_known() -> None:
 )
 def test_what_means_nothing_is_refused(key: str, value: object, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        adjust(RECIPES["digits"], {key: value})
+        apply_recipe_overrides(RECIPES["digits"], {key: value})
 
 
 def test_a_recipe_is_frozen() -> None:
     with pytest.raises(AttributeError):
-        RECIPES["digits"].batch = 3  # type: ignore[misc]
-    assert replace(RECIPES["digits"], batch=3) != RECIPES["digits"]
+        RECIPES["digits"].batch_size = 3  # type: ignore[misc]
+    assert replace(RECIPES["digits"], batch_size=3) != RECIPES["digits"]
 
 
 # Optimizer, rate, momentum, Nesterov's, weight decay, whether norms and biases decay.
@@ -196,31 +198,33 @@ def test_the_optimizer(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(COURSES))
 def test_length_batch_and_schedule(name: str) -> None:
     recipe, found = RECIPES[name], RECIPES[name].schedule
-    assert (recipe.length, recipe.batch, found.name, found.warmup, found.milestones, found.gamma) == COURSES[name]
+    assert (recipe.duration, recipe.batch_size, found.name, found.warmup, found.milestones, found.gamma) == COURSES[
+        name
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(AUGMENT))
 def test_the_augmentation(name: str) -> None:
-    assert RECIPES[name].augment == AUGMENT[name]
+    assert RECIPES[name].train_transform == AUGMENT[name]
 
 
 def test_resnet_strikes_back() -> None:
     found = [RECIPES[name] for name in ("rsb-a1", "rsb-a2", "rsb-a3")]
     assert [recipe.label_smoothing for recipe in found] == [0.1, 0.0, 0.0]
-    assert [recipe.repeats for recipe in found] == [3, 3, 1]
-    assert [recipe.axes for recipe in found] == [("mix=drop-path(0.05)",)] * 2 + [()]
-    assert {recipe.test for recipe in found} == {"resize(236,bicubic) center-crop(224)"}
-    assert {recipe.schedule.start for recipe in found} == {1e-4}
-    assert [recipe.schedule.end * recipe.optimizer.lr for recipe in found] == pytest.approx([1e-6] * 3)
+    assert [recipe.repeated_augmentation for recipe in found] == [3, 3, 1]
+    assert [recipe.arch_overrides for recipe in found] == [("merge=drop-path(0.05)",)] * 2 + [()]
+    assert {recipe.eval_transform for recipe in found} == {"resize(236,bicubic) center-crop(224)"}
+    assert {recipe.schedule.warmup_factor for recipe in found} == {1e-4}
+    assert [recipe.schedule.final_factor * recipe.optimizer.lr for recipe in found] == pytest.approx([1e-6] * 3)
     assert all(recipe.loss.startswith("bce") for recipe in found)
 
 
 def test_torchvision_s_new_recipe() -> None:
     recipe = RECIPES["torchvision-v2"]
-    assert (recipe.label_smoothing, recipe.repeats, recipe.ema_every) == (0.1, 4, 32)
-    assert recipe.test == "resize(232) center-crop(224)"
+    assert (recipe.label_smoothing, recipe.repeated_augmentation, recipe.ema_every) == (0.1, 4, 32)
+    assert recipe.eval_transform == "resize(232) center-crop(224)"
     assert recipe.ema == pytest.approx(0.998908, abs=1e-6)  # 1 - (1 - 0.99998) 1024 32 / 600
-    assert recipe.schedule.start == 0.01
+    assert recipe.schedule.warmup_factor == 0.01
 
 
 def test_the_book_s_variants() -> None:
@@ -235,10 +239,10 @@ def test_the_book_s_variants() -> None:
 def test_warm_ups_begin_at_a_tenth() -> None:
     for name in ("he2015-cifar-110", "he2016-cifar"):
         schedule = RECIPES[name].schedule
-        assert (schedule.start, schedule.warmup_shape) == (0.1, "constant")  # 0.01 of 0.1
-    assert RECIPES["goyal2017"].schedule.start_lr == 0.1
-    assert RECIPES["goyal2017"].axes == ("last_norm_weight=0", "init=goyal")
-    assert RECIPES["bag-of-tricks"].axes == ("last_norm_weight=0", "init=xavier")
+        assert (schedule.warmup_factor, schedule.warmup_shape) == (0.1, "constant")  # 0.01 of 0.1
+    assert RECIPES["goyal2017"].schedule.warmup_lr == 0.1
+    assert RECIPES["goyal2017"].arch_overrides == ("last_norm_weight=0", "init=goyal")
+    assert RECIPES["bag-of-tricks"].arch_overrides == ("last_norm_weight=0", "init=xavier")
 
 
 def test_recipes_with_a_mean_of_each_pixel() -> None:
@@ -247,7 +251,7 @@ def test_recipes_with_a_mean_of_each_pixel() -> None:
 
 
 def test_recipes_of_others_compute_in_float32_and_name_what_they_are_for() -> None:
-    ours = {name for name, recipe in RECIPES.items() if recipe.source.startswith("our own")}
+    ours = {name for name, recipe in RECIPES.items() if recipe.reference.startswith("our own")}
     for name in sorted(set(RECIPES) - ours):
         recipe = RECIPES[name]
         assert (recipe.precision, recipe.channels_last, recipe.compile) == ("float32", False, False)
@@ -264,10 +268,10 @@ def test_recipes_of_others_compute_in_float32_and_name_what_they_are_for() -> No
         ({"unfreeze": ("head",)}, "PART: LENGTH"),
         ({"unfreeze": ("head: 1 epoch",)}, "from the start"),
         ({"unfreeze": ("head: 0 epochs", "head: 2 epochs")}, "once"),
-        ({"axes": ("mix",)}, "AXIS=VALUE"),
+        ({"arch_overrides": ("mix",)}, "AXIS=VALUE"),
         ({"val_fraction": 1.0}, "below 1"),
         ({"mean": (0.5,)}, "every channel"),
-        ({"repeats": 0}, "at least 1"),
+        ({"repeated_augmentation": 0}, "at least 1"),
         ({"l2": -0.1}, "at least 0"),
     ],
 )

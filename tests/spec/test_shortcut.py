@@ -2,28 +2,36 @@
 
 import pytest
 
-from reslab.spec.grammar import Word
-from reslab.spec.shortcut import JOINS, MATCHES, Mix, drop_path_rate, get_match, parse_mix, survival
+from reslab.spec.grammar import Op
+from reslab.spec.shortcut import (
+    MERGE_OPS,
+    SHORTCUTS,
+    MergeSpec,
+    drop_path_rate,
+    get_shortcut,
+    parse_merge,
+    survival_probability,
+)
 
 
 @pytest.mark.parametrize(
     ("sentence", "mix"),
     [
-        ("add", Mix(Word("add"))),
-        ("", Mix(Word("add"))),
-        ("none", Mix(Word("none"))),
-        ("scale(0.5,0.5)", Mix(Word("scale", (0.5, 0.5)))),
-        ("shortcut-gate(-6)", Mix(Word("shortcut-gate", (-6,)))),
-        ("dropout(0.5)", Mix(Word("add"), (Word("dropout", (0.5,)),))),
-        ("survive(0.5) add", Mix(Word("add"), (), (Word("survive", (0.5,)),))),
+        ("add", MergeSpec(Op("add"))),
+        ("", MergeSpec(Op("add"))),
+        ("none", MergeSpec(Op("none"))),
+        ("scale(0.5,0.5)", MergeSpec(Op("scale", (0.5, 0.5)))),
+        ("shortcut-gate(-6)", MergeSpec(Op("shortcut-gate", (-6,)))),
+        ("dropout(0.5)", MergeSpec(Op("add"), (Op("dropout", (0.5,)),))),
+        ("stochastic-depth(0.5) add", MergeSpec(Op("add"), (), (Op("stochastic-depth", (0.5,)),))),
         (
             "dropout(0.1) drop-path(0.2) rezero gate(-3)",
-            Mix(Word("gate", (-3,)), (Word("dropout", (0.1,)),), (Word("drop-path", (0.2,)), Word("rezero"))),
+            MergeSpec(Op("gate", (-3,)), (Op("dropout", (0.1,)),), (Op("drop-path", (0.2,)), Op("rezero"))),
         ),
     ],
 )
 def test_mixes_are_read(sentence, mix):
-    assert parse_mix(sentence) == mix
+    assert parse_merge(sentence) == mix
 
 
 @pytest.mark.parametrize(
@@ -34,7 +42,7 @@ def test_mixes_are_read(sentence, mix):
         ("add none", "one join"),
         ("gate(1) scale(1,1)", "one join"),
         ("add add", "one join"),
-        ("none survive(0.5)", "no shortcut"),
+        ("none stochastic-depth(0.5)", "no shortcut"),
         ("dropout(0.5) none", "no shortcut"),
         ("none rezero", "no shortcut"),
         ("gate", "gate with 1"),
@@ -47,7 +55,7 @@ def test_mixes_are_read(sentence, mix):
         ("add3", "add with no"),
         ("gate/2(1)", "gate with 1"),
         ("dropout(1.5)", "between 0 and 1.*dropout\\(1\\)"),
-        ("survive(-0.1)", "between 0 and 1.*survive\\(0\\)"),
+        ("stochastic-depth(-0.1)", "between 0 and 1.*survive\\(0\\)"),
         ("drop-path(2) add", "between 0 and 1"),
         ("rezero skipinit add", "the same scalar"),
         ("dropout(0.1) dropout(0.2)", "once"),
@@ -57,12 +65,12 @@ def test_mixes_are_read(sentence, mix):
 )
 def test_mixes_that_mean_nothing_are_refused_with_the_reason(sentence, said):
     with pytest.raises(ValueError, match=said):
-        parse_mix(sentence)
+        parse_merge(sentence)
 
 
 def test_survival_falls_linearly_to_the_last_unit():
     """Huang et al. 2016, Eq. 4: p_l = 1 - (l / L)(1 - p_L); p_L = 0.5 keeps 3 L / 4 - 1 / 4 units on average."""
-    probabilities = [survival(0.5, index, 54) for index in range(54)]
+    probabilities = [survival_probability(0.5, index, 54) for index in range(54)]
     assert probabilities[0] == pytest.approx(1 - 1 / 108)
     assert probabilities[-1] == 0.5
     assert sum(probabilities) == pytest.approx((3 * 54 - 1) / 4)
@@ -74,12 +82,12 @@ def test_drop_path_rises_linearly_from_none():
 
 
 def test_matches_by_name():
-    assert get_match("pad-split").kind == "pad-split"
-    assert [name for name, match in MATCHES.items() if match.every] == ["project-all", "conv1x1-all"]
-    assert all(match.does and match.source for match in MATCHES.values())
+    assert get_shortcut("pad-split").kind == "pad-split"
+    assert [name for name, match in SHORTCUTS.items() if match.on_every_block] == ["project-all", "conv1x1-all"]
+    assert all(match.description and match.reference for match in SHORTCUTS.values())
     with pytest.raises(ValueError, match="'pad-split'"):
-        get_match("padsplit")
+        get_shortcut("padsplit")
 
 
 def test_the_joins_of_the_papers_are_there():
-    assert set(JOINS) == {"add", "none", "scale", "gate", "shortcut-gate"}
+    assert set(MERGE_OPS) == {"add", "none", "scale", "gate", "shortcut-gate"}

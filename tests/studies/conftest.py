@@ -7,50 +7,52 @@ from typing import Any
 
 import pytest
 
-from reslab.spec.study import Asked, Claim, Cut, Cuts, Row, Study
-from reslab.studies.job import Place
-from reslab.studies.store import Store
+from reslab.spec.study import AnalysisRequest, Claim, RowSpec, ScalePreset, ScalePresets, Study
+from reslab.studies.job import JobContext
+from reslab.studies.store import StudyStore
 
 TINY = (
     "model.depths=1,1,1",
     "model.widths=2,2,2",
     "model.stem=conv3(2) norm act",
-    "length=4 steps",
+    "duration=4 steps",
     "schedule.milestones=3 steps",
-    "augment=none",
-    "batch=16",
+    "train_transform=none",
+    "batch_size=16",
 )
 
 
 @pytest.fixture
 def study() -> Study:
     """A residual network and its plain twin; four steps of 16 digits of 40."""
-    cut = Cut("tiny", tuple(word for word in TINY if word != "augment=none"), data="digits", num_images=40, seeds=2)
-    cut = replace(cut, settings=(*cut.settings, "augment="))
+    cut = ScalePreset(
+        "tiny", tuple(word for word in TINY if word != "train_transform=none"), data="digits", num_images=40, seeds=2
+    )
+    cut = replace(cut, overrides=(*cut.overrides, "train_transform="))
     return Study(
         name="test/tiny",
         title="Two tiny networks",
-        source="a test",
+        reference="a test",
         rows=(
-            Row("plain", "plain20_cifar", "cifar10", "he2015-cifar"),
-            Row("residual", "resnet20_cifar", "cifar10", "he2015-cifar"),
+            RowSpec("plain", "plain20_cifar", "cifar10", "he2015-cifar"),
+            RowSpec("residual", "resnet20_cifar", "cifar10", "he2015-cifar"),
         ),
-        cuts=Cuts(cut, cut),
+        presets=ScalePresets(cut, cut),
         claims=(Claim("plain tests worse than residual", "plain", ">", "residual"),),
     )
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def place(tmp_path: Path) -> JobContext:
     """A store of its own; what is said goes nowhere."""
-    return Place(Store(tmp_path / "store"), device="cpu")
+    return JobContext(StudyStore(tmp_path / "store"), device="cpu")
 
 
 @pytest.fixture
-def said(place: Place) -> tuple[Place, list[str]]:
+def said(place: JobContext) -> tuple[JobContext, list[str]]:
     """The place, and the list of what is said there."""
     lines: list[str] = []
-    return replace(place, say=lines.append), lines
+    return replace(place, on_message=lines.append), lines
 
 
 Changed = Callable[..., Study]
@@ -60,8 +62,8 @@ Changed = Callable[..., Study]
 def changed(study: Study) -> Changed:
     """The study with other settings of its cut."""
 
-    def change(asked: tuple[Asked, ...] = (), **cut: Any) -> Study:
-        found = replace(study.cuts.smoke, **cut)
-        return replace(study, cuts=Cuts(found, found), asked=asked)
+    def change(asked: tuple[AnalysisRequest, ...] = (), **cut: Any) -> Study:
+        found = replace(study.presets.smoke, **cut)
+        return replace(study, presets=ScalePresets(found, found), analyses=asked)
 
     return change

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from reslab.data.loader import eval_batches
-from reslab.spec.study import Asked, Claim, Row, Study
-from reslab.studies.job import Place, do, judge_ensembles
-from reslab.studies.metrics import last_epoch, last_network, measure, row_value, steps_to_error
-from reslab.studies.plan import make_plan, missing
-from reslab.studies.results import collect
-from reslab.studies.runner import run_here
+from reslab.spec.study import AnalysisRequest, Claim, RowSpec, Study
+from reslab.studies.job import JobContext, evaluate_ensembles, run_job
+from reslab.studies.metrics import last_epoch_loss_and_error, last_step_model, measure_run, result_value, steps_to_error
+from reslab.studies.plan import make_study_plan, missing_jobs
+from reslab.studies.results import build_study_page
+from reslab.studies.runner import run_jobs
 from reslab.training.checkpoint import load_state
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.run_data import reopen_data
@@ -38,16 +38,18 @@ LOG = [
 
 
 def test_the_last_epoch_is_weighed_by_its_steps() -> None:
-    loss, error = last_epoch(LOG, 78)
+    loss, error = last_epoch_loss_and_error(LOG, 78)
     assert loss == pytest.approx((22 * 1.0 + 50 * 0.5 + 6 * 0.2) / 78)
     assert error == pytest.approx(100 * (1 - (22 * 0.5 + 50 * 0.75 + 6 * 1.0) / 78))
 
 
 def test_a_last_epoch_that_begins_within_a_line_or_before_the_log() -> None:
-    assert last_epoch(LOG, 60)[0] == pytest.approx((4 * 1.0 + 50 * 0.5 + 6 * 0.2) / 60)
-    assert last_epoch(LOG, 1000)[0] == pytest.approx((50 * 2 + 28 * 1.5 + 22 * 1.0 + 50 * 0.5 + 6 * 0.2) / 156)
+    assert last_epoch_loss_and_error(LOG, 60)[0] == pytest.approx((4 * 1.0 + 50 * 0.5 + 6 * 0.2) / 60)
+    assert last_epoch_loss_and_error(LOG, 1000)[0] == pytest.approx(
+        (50 * 2 + 28 * 1.5 + 22 * 1.0 + 50 * 0.5 + 6 * 0.2) / 156
+    )
     with pytest.raises(ValueError, match="no line of training"):
-        last_epoch([], 10)
+        last_epoch_loss_and_error([], 10)
 
 
 def test_steps_to_an_error() -> None:
@@ -56,24 +58,24 @@ def test_steps_to_an_error() -> None:
     assert steps_to_error(LOG[:4], 20) == math.inf
 
 
-def test_the_figures_are_those_of_evaluate(study: Study, place: Place) -> None:
-    job = make_plan(study, "smoke", seeds=1).jobs[1]
-    entry = do(replace(job, wanted=frozenset({"gap", "test_error_batch"})), place)
+def test_the_figures_are_those_of_evaluate(study: Study, place: JobContext) -> None:
+    job = make_study_plan(study, "smoke", seeds=1).jobs[1]
+    entry = run_job(replace(job, metrics=frozenset({"gap", "test_error_batch"})), place)
     run = entry.run
     assert run is not None
     assert entry.values["test_error"] == pytest.approx(100 * (1 - evaluate(run).top1))
     assert entry.values["train_error_eval"] == pytest.approx(100 * (1 - evaluate(run, split="train").top1))
     assert "train_error_batch" not in entry.values
-    more = do(replace(job, wanted=frozenset({"train_error_batch"})), place)
+    more = run_job(replace(job, metrics=frozenset({"train_error_batch"})), place)
     assert more.values.keys() > entry.values.keys() - {"train_error_batch"}
 
 
-def test_never_in_eval_mode_is_each_batch_by_its_own_statistics(study: Study, place: Place) -> None:
-    job = make_plan(study, "smoke", seeds=1).jobs[1]
-    run = do(job, place).run
+def test_never_in_eval_mode_is_each_batch_by_its_own_statistics(study: Study, place: JobContext) -> None:
+    job = make_study_plan(study, "smoke", seeds=1).jobs[1]
+    run = run_job(job, place).run
     assert run is not None
-    found = measure(run, {"test_error_batch"}, CPU)["test_error_batch"]
-    network = last_network(run)
+    found = measure_run(run, {"test_error_batch"}, CPU)["test_error_batch"]
+    network = last_step_model(run)
     data = reopen_data(run.facts["data"])
     x, labels, _ = next(iter(eval_batches(data.split("test"), 359, data.preprocess, CPU)))
     called = torch.cat([network.train()(batch).argmax(1) for batch in x.split(16)])
@@ -81,104 +83,104 @@ def test_never_in_eval_mode_is_each_batch_by_its_own_statistics(study: Study, pl
     assert found != pytest.approx(100 * (1 - evaluate(run).top1), abs=1e-4)
 
 
-def test_the_last_step_is_reported_where_the_run_keeps_the_best(place: Place) -> None:
+def test_the_last_step_is_reported_where_the_run_keeps_the_best(place: JobContext) -> None:
     settings = {"model.depths": "1,1,1", "model.widths": "2,2,2", "model.stem": "conv3(2) norm act"}
     path = place.store.path / "run"
     run = train("resnet20_cifar", "digits", "digits", settings=settings, epochs=3, val_fraction=0.2, output=path)
     state = load_state(path / "state")
     assert state is not None
-    model = last_network(run)
+    model = last_step_model(run)
     assert all(torch.equal(tensor, state.model[name]) for name, tensor in model.state_dict().items())
-    found = measure(run, (), CPU)
+    found = measure_run(run, (), CPU)
     judged = evaluate(model, "digits", split="test")
     assert found["test_error"] == pytest.approx(100 * (1 - judged.top1))
 
 
-def test_a_question_is_asked_of_every_network_and_its_field_is_a_metric(changed: Changed, place: Place) -> None:
-    study = changed(asked=(Asked("gradients", at="init", num_images=8),))
+def test_a_question_is_asked_of_every_network_and_its_field_is_a_metric(changed: Changed, place: JobContext) -> None:
+    study = changed(asked=(AnalysisRequest("gradients", weights="init", num_images=8),))
     rows = (replace(study.rows[0], recipe=""), study.rows[1])
     study = replace(study, rows=rows, claims=())
-    plan = make_plan(study, "smoke", seeds=1)
-    assert not run_here(plan.jobs, place).failed
-    page = collect(plan, place.store, lambda _: 0.0, {})
+    plan = make_study_plan(study, "smoke", seeds=1)
+    assert not run_jobs(plan.jobs, place).failed
+    page = build_study_page(plan, place.store, lambda _: 0.0, {})
     for row in page.rows:
-        assert row.runs[0].answers["gradients@init"]
+        assert row.runs[0].analysis_results["gradients@init"]
     assert page.rows[0].runs[0].log == []
     assert page.rows[1].mean() is not None
 
 
-def test_views_stand_beside_the_single_view(changed: Changed, place: Place) -> None:
+def test_views_stand_beside_the_single_view(changed: Changed, place: JobContext) -> None:
     single, flipped = changed(), changed(views="flip")
-    first = make_plan(single, "smoke", seeds=1, rows=["residual"])
-    both = make_plan(flipped, "smoke", seeds=1, rows=["residual"])
+    first = make_study_plan(single, "smoke", seeds=1, rows=["residual"])
+    both = make_study_plan(flipped, "smoke", seeds=1, rows=["residual"])
     assert first.jobs[0].key == both.jobs[0].key
-    do(first.jobs[0], place)
-    assert missing(both, place.store) == list(both.jobs)
-    run = do(both.jobs[0], place).run
+    run_job(first.jobs[0], place)
+    assert missing_jobs(both, place.store) == list(both.jobs)
+    run = run_job(both.jobs[0], place).run
     assert run is not None
-    pages = [collect(plan, place.store, lambda _: 0.0, {}) for plan in (first, both)]
+    pages = [build_study_page(plan, place.store, lambda _: 0.0, {}) for plan in (first, both)]
     assert pages[0].rows[0].values() == [pytest.approx(100 * (1 - evaluate(run).top1))]
     assert pages[1].rows[0].values() == [pytest.approx(100 * (1 - evaluate(run, views="flip").top1))]
 
 
-def test_an_ensemble_is_judged_by_the_mean_of_its_members(study: Study, place: Place) -> None:
-    together = Row("both", members=("plain", "residual"))
+def test_an_ensemble_is_judged_by_the_mean_of_its_members(study: Study, place: JobContext) -> None:
+    together = RowSpec("both", members=("plain", "residual"))
     study = replace(study, rows=(*study.rows, together), claims=(Claim("x", "both", "<", "plain"),))
-    plan = make_plan(study, "smoke", seeds=2)
-    run_here(plan.jobs[:3], place)
-    judge_ensembles(plan, place)
-    page = collect(plan, place.store, lambda _: 0.0, {})
+    plan = make_study_plan(study, "smoke", seeds=2)
+    run_jobs(plan.jobs[:3], place)
+    evaluate_ensembles(plan, place)
+    page = build_study_page(plan, place.store, lambda _: 0.0, {})
     runs = [str(place.store.entry(job.key).run_path) for job in plan.jobs[:2]]
     assert page.rows[2].values() == [pytest.approx(100 * (1 - evaluate(runs).top1))]
-    judge_ensembles(make_plan(study, "smoke", seeds=2, rows=["both"]), place)
-    alone = collect(make_plan(study, "smoke", seeds=2, rows=["both"]), place.store, lambda _: 0.0, {})
+    evaluate_ensembles(make_study_plan(study, "smoke", seeds=2, rows=["both"]), place)
+    alone = build_study_page(make_study_plan(study, "smoke", seeds=2, rows=["both"]), place.store, lambda _: 0.0, {})
     assert alone.rows[0].values() == []
-    assert alone.rows[0].why == "not all of its members were run"
+    assert alone.rows[0].not_run_reason == "not all of its members were run"
 
 
 def test_a_path_into_an_answer() -> None:
-    answers = {"lesion": {"mean_increase": 3.5, "units": [{"error": 7.0}], "name": "x", "ok": True}}
-    assert row_value("lesion.mean_increase", answers) == 3.5
-    assert row_value("lesion.units.0.error", answers) == 7.0
-    assert row_value("lesion.units.1.error", answers) is None
-    assert row_value("lesion.name", answers) is None
-    assert row_value("lesion.ok", answers) is None
-    assert row_value("gradients.top", answers) is None
-    assert row_value("gradients.top", {"gradients@init": {"top": 1}}) == 1.0
+    answers = {"lesion": {"mean_increase": 3.5, "deletions": [{"error": 7.0}], "name": "x", "ok": True}}
+    assert result_value("lesion.mean_increase", answers) == 3.5
+    assert result_value("lesion.deletions.0.error", answers) == 7.0
+    assert result_value("lesion.deletions.1.error", answers) is None
+    assert result_value("lesion.name", answers) is None
+    assert result_value("lesion.ok", answers) is None
+    assert result_value("gradients.top", answers) is None
+    assert result_value("gradients.top", {"gradients@init": {"top": 1}}) == 1.0
 
 
-def test_a_page_tells_of_seeds_that_diverged_and_steps_never_reached(changed: Changed, place: Place) -> None:
-    study = changed(settings=(*changed().cuts.smoke.settings, "optimizer.lr=1e30"))
+def test_a_page_tells_of_seeds_that_diverged_and_steps_never_reached(changed: Changed, place: JobContext) -> None:
+    study = changed(settings=(*changed().presets.smoke.overrides, "optimizer.lr=1e30"))
     claim = Claim("plain is slower", "plain", ">", "residual", metric="steps_to_train_error")
     study = replace(study, claims=(claim,))
-    plan = make_plan(study, "smoke", seeds=1)
-    run_here(plan.jobs, place)
-    page = collect(plan, place.store, lambda _: 0.0, {})
+    plan = make_study_plan(study, "smoke", seeds=1)
+    run_jobs(plan.jobs, place)
+    page = build_study_page(plan, place.store, lambda _: 0.0, {})
     assert page.rows[0].mean() == 90.0
-    assert "not finite in 1 of 1 seed," in page.rows[0].why
+    assert "not finite in 1 of 1 seed," in page.rows[0].not_run_reason
     assert page.rows[0].runs[0].values["steps_to_train_error"] == math.inf
-    assert page.claims[0].words == "no number came of plain, residual"
+    assert page.claims[0].explanation == "no number came of plain, residual"
     assert page.claims[0].verdict == "undecided"
 
 
-def test_the_cost_counts_what_was_trained_before_a_stop(study: Study, place: Place) -> None:
-    plan = make_plan(study, "smoke", seeds=1, rows=["plain"])
-    entry = do(plan.jobs[0], place)
-    entry.write({**entry.facts, "seconds": 2.0, "values": {**entry.values, "train_seconds": 100.0}})
-    assert collect(plan, place.store, lambda _: 0.0, {}).facts["cost"] == "1 min 40 s for 1 network"
+def test_the_cost_counts_what_was_trained_before_a_stop(study: Study, place: JobContext) -> None:
+    plan = make_study_plan(study, "smoke", seeds=1, rows=["plain"])
+    entry = run_job(plan.jobs[0], place)
+    entry.write({**entry.metadata, "seconds": 2.0, "values": {**entry.values, "train_seconds": 100.0}})
+    assert build_study_page(plan, place.store, lambda _: 0.0, {}).metadata["cost"] == "1 min 40 s for 1 network"
 
 
-def test_a_verdict_has_units_and_says_what_of_an_answer_it_counts(changed: Changed, place: Place) -> None:
-    study = changed(asked=(Asked("gradients", at="init", num_images=8),))
+def test_a_verdict_has_units_and_says_what_of_an_answer_it_counts(changed: Changed, place: JobContext) -> None:
+    study = changed(asked=(AnalysisRequest("gradients", weights="init", num_images=8),))
     claims = (
         Claim("x", "plain", ">", "residual", "test_error"),
         Claim("y", "plain", ">", "residual", "gradients.slope.decades"),
     )
     claims = (*claims, Claim("z", "plain", ">", "residual", "steps_to_train_error"))
-    plan = make_plan(replace(study, claims=claims), "smoke", seeds=1)
-    run_here(plan.jobs, place)
-    error, slope, steps = collect(plan, place.store, lambda _: 0.0, {}).claims
-    assert " points, " in error.words
-    assert slope.words.endswith("in the powers of ten by which the gradient grows from last unit to first")
-    assert "difference 0 steps, " in steps.words
-    assert steps.words.endswith("in steps to a training error of 20 %, the last step where it was not reached")
+    plan = make_study_plan(replace(study, claims=claims), "smoke", seeds=1)
+    run_jobs(plan.jobs, place)
+    error, slope, steps = build_study_page(plan, place.store, lambda _: 0.0, {}).claims
+    assert " points, " in error.explanation
+    assert slope.explanation.endswith("in the powers of ten by which the gradient grows from last unit to first")
+    assert "difference 0 steps, " in steps.explanation
+    assert steps.explanation.endswith("in steps to a training error of 20 %, the last step where it was not reached")

@@ -8,19 +8,25 @@ from pathlib import Path
 import pytest
 import torch
 
-from reslab.analysis.registry import get_question, override_options
+from reslab.analysis.registry import get_analysis, override_options
 from reslab.nn.cost import layer_table
 from reslab.nn.factory import create_model
 from reslab.spec.papers import STUDIES, get_study
-from reslab.spec.study import SCALES, Asked, Cuts, Study
+from reslab.spec.study import SCALES, AnalysisRequest, ScalePresets, Study
 from reslab.studies import cost
 from reslab.studies import cost as prices
-from reslab.studies.cost import available_bytes, find_rate, memory_bytes, too_large, work_macs
-from reslab.studies.job import Place, do
-from reslab.studies.plan import make_plan
-from reslab.studies.resolve import definite, questions_of, weight
-from reslab.studies.runner import ranges, slurm_script
-from reslab.studies.store import Store
+from reslab.studies.cost import (
+    available_memory_bytes,
+    estimate_memory_bytes,
+    find_seconds_per_mac,
+    memory_shortage,
+    total_macs,
+)
+from reslab.studies.job import JobContext, run_job
+from reslab.studies.plan import make_study_plan
+from reslab.studies.resolve import model_cost, resolve_row, row_analyses
+from reslab.studies.runner import format_ranges, make_slurm_script
+from reslab.studies.store import StudyStore
 
 from .conftest import Changed
 
@@ -28,63 +34,65 @@ CPU = torch.device("cpu")
 
 
 def test_the_first_seeds_of_every_row_come_first(study: Study) -> None:
-    plan = make_plan(study, "smoke")
+    plan = make_study_plan(study, "smoke")
     assert [job.name for job in plan.jobs] == ["plain, seed 0", "residual, seed 0", "plain, seed 1", "residual, seed 1"]
     assert [job.number for job in plan.jobs] == [0, 1, 2, 3]
-    assert [job.name for job in make_plan(study, "smoke", rows=["residual"], seeds=1).jobs] == ["residual, seed 0"]
+    assert [job.name for job in make_study_plan(study, "smoke", rows=["residual"], seeds=1).jobs] == [
+        "residual, seed 0"
+    ]
 
 
 def test_what_a_row_is_at_a_scale(study: Study) -> None:
-    row = make_plan(study, "smoke").rows[1]
+    row = make_study_plan(study, "smoke").rows[1]
     assert row.arch is not None
     assert row.recipe is not None
-    assert (row.arch.depths, row.arch.in_channels, row.arch.image_size, row.arch.mix) == ((1, 1, 1), 1, (8, 8), "add")
-    assert (row.num_train, row.num_judged, row.steps_per_epoch, row.num_steps) == (40, 359, 2, 4)
+    assert (row.arch.depths, row.arch.in_channels, row.arch.image_size, row.arch.merge) == ((1, 1, 1), 1, (8, 8), "add")
+    assert (row.num_train, row.num_eval, row.steps_per_epoch, row.num_steps) == (40, 359, 2, 4)
     # A learning rate belongs to its global batch: 0.1 for 128.
     assert row.recipe.optimizer.lr == pytest.approx(0.1 * 16 / 128)
 
 
 def test_mistakes_name_the_nearest(study: Study) -> None:
     with pytest.raises(ValueError, match="unknown row of test/tiny 'residul'; nearest: 'residual'"):
-        make_plan(study, "smoke", rows=["residul"])
+        make_study_plan(study, "smoke", rows=["residul"])
     with pytest.raises(ValueError, match="unknown scale 'shrt'; nearest: 'short'"):
-        make_plan(study, "shrt")
+        make_study_plan(study, "shrt")
     with pytest.raises(ValueError, match="at least 1 seed"):
-        make_plan(study, "smoke", seeds=0)
+        make_study_plan(study, "smoke", seeds=0)
     with pytest.raises(ValueError, match="nearest: 'he2015/degradation'"):
         get_study("he2015/degredation")
 
 
 def test_the_work_of_a_row_worked_by_hand(study: Study) -> None:
-    row = make_plan(study, "smoke").rows[0]
+    row = make_study_plan(study, "smoke").rows[0]
     assert row.arch is not None
     macs = sum(layer.macs for layer in layer_table(create_model(row.arch), (1, 8, 8)))
-    assert weight(row.arch).macs == macs
+    assert model_cost(row.arch).macs == macs
     # 4 steps of 16 forwards and twice that backwards; 359 judged after each of 2 epochs, and at the end.
-    assert work_macs(row) == macs * (3 * 4 * 16 + 3 * 359)
+    assert total_macs(row) == macs * (3 * 4 * 16 + 3 * 359)
 
 
-def test_the_price_is_that_of_the_stores_training_of_the_same_network(study: Study, place: Place) -> None:
-    plan = make_plan(study, "smoke", seeds=1)
-    rate, told = find_rate(plan.rows, place.store, CPU)
+def test_the_price_is_that_of_the_stores_training_of_the_same_network(study: Study, place: JobContext) -> None:
+    plan = make_study_plan(study, "smoke", seeds=1)
+    rate, told = find_seconds_per_mac(plan.rows, place.store, CPU)
     assert told == "2 rows from a few steps measured now"
     assert rate(plan.rows[0]) > 0
-    entry = do(plan.jobs[0], place)
-    rate, told = find_rate(plan.rows, place.store, CPU)
+    entry = run_job(plan.jobs[0], place)
+    rate, told = find_seconds_per_mac(plan.rows, place.store, CPU)
     assert told == "1 row as the store's trainings went, 1 row from a few steps measured now"
-    spent = entry.facts["processor_seconds"]
-    assert rate(plan.rows[0]) * work_macs(plan.rows[0]) == pytest.approx(spent)
+    spent = entry.metadata["processor_seconds"]
+    assert rate(plan.rows[0]) * total_macs(plan.rows[0]) == pytest.approx(spent)
 
 
 def test_a_network_too_large_for_the_memory_is_said_beforehand(
-    study: Study, place: Place, monkeypatch: pytest.MonkeyPatch
+    study: Study, place: JobContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = make_plan(study, "smoke", seeds=1)
-    assert too_large(plan.rows[0], CPU) == ""
-    assert available_bytes(CPU) > memory_bytes(plan.rows[0])
-    monkeypatch.setattr(cost, "available_bytes", lambda device: 2 * memory_bytes(plan.rows[0]) - 1)
-    assert prices.prices(plan, place.store, CPU).todo == ()
-    found = prices.prices(plan, place.store, CPU, 2)
+    plan = make_study_plan(study, "smoke", seeds=1)
+    assert memory_shortage(plan.rows[0], CPU) == ""
+    assert available_memory_bytes(CPU) > estimate_memory_bytes(plan.rows[0])
+    monkeypatch.setattr(cost, "available_memory_bytes", lambda device: 2 * estimate_memory_bytes(plan.rows[0]) - 1)
+    assert prices.estimate_study_cost(plan, place.store, CPU).pending == ()
+    found = prices.estimate_study_cost(plan, place.store, CPU, 2)
     assert [job.number for job, _ in found.too_large] == [0, 1]
     assert "training plain with a batch of 16 needs about 0.5 GB of memory" in found.too_large[0][1]
     assert "GB are there for each of 2 jobs" in found.too_large[0][1]
@@ -92,56 +100,56 @@ def test_a_network_too_large_for_the_memory_is_said_beforehand(
 
 def test_memory_grows_with_the_batch_and_counts_what_the_backward_pass_reads() -> None:
     study = get_study("he2015/degradation")
-    row = definite(study, study.row("residual-56"), "full", None, CPU)
+    row = resolve_row(study, study.get_row("residual-56"), "full", None, CPU)
     assert row.arch is not None
     # Stem and 54 convolutions, 55 activations, pooling and head; a third of the units at each of three sizes.
     sizes = 2 * (19 * 16 * 32**2 + 18 * 32 * 16**2 + 18 * 64 * 8**2)
-    assert weight(row.arch).kept == pytest.approx(sizes, rel=0.2)
-    assert memory_bytes(row) == pytest.approx(4 * 128 * sizes, rel=0.2)
+    assert model_cost(row.arch).num_activations == pytest.approx(sizes, rel=0.2)
+    assert estimate_memory_bytes(row) == pytest.approx(4 * 128 * sizes, rel=0.2)
 
 
 def test_data_that_are_not_here_leave_a_row_priced_and_not_run(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = replace(study.rows[0], model="resnet18", data="imagenet", recipe="he2015-imagenet")
-    cuts = Cuts(replace(study.cuts.smoke, settings=(), data=""), study.cuts.short)
-    away = replace(study, rows=(row,), claims=(), cuts=cuts)
+    cuts = ScalePresets(replace(study.presets.smoke, overrides=(), data=""), study.presets.short)
+    away = replace(study, rows=(row,), claims=(), presets=cuts)
     monkeypatch.chdir(tmp_path)
-    plan = make_plan(away, "smoke")
+    plan = make_study_plan(away, "smoke")
     found = plan.rows[0]
-    assert found.absent
+    assert found.unavailable_reason
     assert found.arch is not None
-    assert (found.arch.num_classes, found.num_judged) == (1000, 50_000)
-    price = prices.prices(plan, Store(tmp_path / "store"), CPU)
-    assert price.todo == ()
-    assert price.facts()["rows"][0]["seconds"] > 0
+    assert (found.arch.num_classes, found.num_eval) == (1000, 50_000)
+    price = prices.estimate_study_cost(plan, StudyStore(tmp_path / "store"), CPU)
+    assert price.pending == ()
+    assert price.to_dict()["rows"][0]["seconds"] > 0
 
 
 def test_questions_of_a_row_at_a_scale(changed: Changed) -> None:
-    asked = (Asked("lesion", ("repeats=3",)), Asked("gradients", at="init", rows=("plain",)))
+    asked = (AnalysisRequest("lesion", ("repeats=3",)), AnalysisRequest("gradients", weights="init", rows=("plain",)))
     study = changed(asked=asked, asking=("lesion.num_images=16", "lesion.delete=2", "gradients.loss=x"))
-    plan = make_plan(study, "smoke", seeds=1)
+    plan = make_study_plan(study, "smoke", seeds=1)
     plain, residual = plan.jobs
-    assert [one.question for one in plain.asked] == ["lesion", "gradients"]
-    assert [one.question for one in residual.asked] == ["lesion"]
-    assert (plain.asked[0].num_images, plain.asked[0].settings) == (16, ("repeats=3", "delete=2"))
-    assert questions_of(study, study.rows[0], study.cuts.smoke) == plain.asked
+    assert [one.analysis for one in plain.analyses] == ["lesion", "gradients"]
+    assert [one.analysis for one in residual.analyses] == ["lesion"]
+    assert (plain.analyses[0].num_images, plain.analyses[0].overrides) == (16, ("repeats=3", "delete=2"))
+    assert row_analyses(study, study.rows[0], study.presets.smoke) == plain.analyses
 
 
 @pytest.mark.parametrize(
     ("numbers", "told"), [([0], "0"), ([0, 1, 2], "0-2"), ([5, 0, 1, 9, 10], "0-1,5,9-10"), ([3, 7], "3,7")]
 )
 def test_ranges(numbers: list[int], told: str) -> None:
-    assert ranges(numbers) == told
+    assert format_ranges(numbers) == told
 
 
 def test_the_script_is_bash_and_does_the_task_of_its_index(study: Study, tmp_path: Path) -> None:
-    jobs = make_plan(study, "smoke").jobs
+    jobs = make_study_plan(study, "smoke").jobs
     command = ["echo", "a b", "it's"]
     folder = tmp_path / "a folder"
     folder.mkdir()
     script = tmp_path / "array.sh"
-    script.write_text(slurm_script("test/tiny", jobs[1:], command, tmp_path / "logs", folder, 7200))
+    script.write_text(make_slurm_script("test/tiny", jobs[1:], command, tmp_path / "logs", folder, 7200))
     bash = shutil.which("bash")
     assert bash is not None
     subprocess.run([bash, "-n", str(script)], check=True)
@@ -161,13 +169,13 @@ def test_every_question_of_every_study_is_there_and_has_its_options() -> None:
     for study in STUDIES.values():
         for row in study.rows:
             for scale in SCALES:
-                for asked in questions_of(study, row, study.cut(row, scale)):
-                    settings = dict(setting.split("=", 1) for setting in asked.settings)
-                    override_options(get_question(asked.question), settings)
+                for asked in row_analyses(study, row, study.preset_for(row, scale)):
+                    settings = dict(setting.split("=", 1) for setting in asked.overrides)
+                    override_options(get_analysis(asked.analysis), settings)
 
 
 def test_every_study_expands_at_every_scale_where_the_data_are_bundled() -> None:
     for name, study in STUDIES.items():
-        plan = make_plan(study, "smoke", seeds=1)
-        absent = [row.row.name for row in plan.rows if row.absent]
+        plan = make_study_plan(study, "smoke", seeds=1)
+        absent = [row.spec.name for row in plan.rows if row.unavailable_reason]
         assert not absent, (name, absent)

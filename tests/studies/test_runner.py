@@ -14,30 +14,30 @@ from reslab.runtime.interrupts import Interrupted
 from reslab.spec.papers import get_study
 from reslab.spec.study import Study
 from reslab.studies import runner
-from reslab.studies.job import Place
-from reslab.studies.plan import is_done, make_plan, missing
+from reslab.studies.job import JobContext
+from reslab.studies.plan import is_done, make_study_plan, missing_jobs
 from reslab.studies.run_study import run_study
-from reslab.studies.runner import run_here, run_in_processes
-from reslab.studies.store import Store
+from reslab.studies.runner import run_jobs, run_jobs_in_processes
+from reslab.studies.store import StudyStore
 
 NAME = "he2015/degradation"
 
 
-def test_only_what_is_missing_is_run(study: Study, said: tuple[Place, list[str]]) -> None:
+def test_only_what_is_missing_is_run(study: Study, said: tuple[JobContext, list[str]]) -> None:
     place, lines = said
-    run_here(make_plan(study, "smoke", seeds=1).jobs, place)
-    plan = make_plan(study, "smoke", seeds=2)
-    left = missing(plan, place.store)
+    run_jobs(make_study_plan(study, "smoke", seeds=1).jobs, place)
+    plan = make_study_plan(study, "smoke", seeds=2)
+    left = missing_jobs(plan, place.store)
     assert [job.name for job in left] == ["plain, seed 1", "residual, seed 1"]
     lines.clear()
-    run_here(left, place)
+    run_jobs(left, place)
     assert [line.split(":")[0] for line in lines] == ["plain, seed 1", "residual, seed 1"]
-    assert not missing(plan, place.store)
+    assert not missing_jobs(plan, place.store)
     assert all(is_done(place.store.entry(job.key), job) for job in plan.jobs)
 
 
-def test_ctrl_c_keeps_what_is_done(study: Study, place: Place) -> None:
-    plan = make_plan(study, "smoke", seeds=2)
+def test_ctrl_c_keeps_what_is_done(study: Study, place: JobContext) -> None:
+    plan = make_study_plan(study, "smoke", seeds=2)
     seen: list[int] = []
 
     def stop(line: dict[str, object]) -> None:
@@ -46,20 +46,20 @@ def test_ctrl_c_keeps_what_is_done(study: Study, place: Place) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted, match="what is done is kept"):
-        run_here(plan.jobs, replace(place, show=stop))
-    assert len(missing(plan, place.store)) == 2
+        run_jobs(plan.jobs, replace(place, on_log=stop))
+    assert len(missing_jobs(plan, place.store)) == 2
     assert not list(place.store.path.glob("*.lock"))
-    assert not run_here(missing(plan, place.store), place).failed
-    assert not missing(plan, place.store)
+    assert not run_jobs(missing_jobs(plan, place.store), place).failed
+    assert not missing_jobs(plan, place.store)
 
 
 def test_a_job_that_fails_is_tried_once_more_then_told(
-    study: Study, said: tuple[Place, list[str]], monkeypatch: pytest.MonkeyPatch
+    study: Study, said: tuple[JobContext, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place, lines = said
-    plan = make_plan(study, "smoke", seeds=1)
+    plan = make_study_plan(study, "smoke", seeds=1)
     tried: list[str] = []
-    real = runner.do
+    real = runner.run_job
 
     def flaky(job: object, where: object) -> object:
         name = getattr(job, "name", "")
@@ -68,17 +68,17 @@ def test_a_job_that_fails_is_tried_once_more_then_told(
             raise RuntimeError(f"no luck with {name}")
         return real(job, where)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(runner, "do", flaky)
-    outcome = run_here(plan.jobs, place)
+    monkeypatch.setattr(runner, "run_job", flaky)
+    outcome = run_jobs(plan.jobs, place)
     assert tried == ["plain, seed 0", "residual, seed 0"] * 2
     assert outcome.failed == {0: "RuntimeError: no luck with plain, seed 0"}
-    assert len(missing(plan, place.store)) == 1
+    assert len(missing_jobs(plan, place.store)) == 1
     assert any("tried once more" in line for line in lines)
 
 
-def test_a_job_of_another_worker_is_come_back_to(study: Study, said: tuple[Place, list[str]]) -> None:
+def test_a_job_of_another_worker_is_come_back_to(study: Study, said: tuple[JobContext, list[str]]) -> None:
     place, lines = said
-    plan = make_plan(study, "smoke", seeds=1)
+    plan = make_study_plan(study, "smoke", seeds=1)
     taken, leave = threading.Event(), threading.Event()
 
     def other() -> None:
@@ -95,21 +95,21 @@ def test_a_job_of_another_worker_is_come_back_to(study: Study, said: tuple[Place
         if line.startswith("residual, seed 0: done"):
             leave.set()
 
-    run_here(plan.jobs, replace(place, say=say))
+    run_jobs(plan.jobs, replace(place, on_message=say))
     thread.join()
     assert "is at it" in lines[0]
     assert [line.split(",")[0] for line in lines[1:]] == ["residual", "plain"]
 
 
-def study_words(store: Store) -> list[str]:
+def study_words(store: StudyStore) -> list[str]:
     words = ["study", NAME, "--scale", "smoke", "--rows", "plain-20", "--seeds", "2"]
     return [*words, "--store", str(store.path), "--device", "cpu"]
 
 
-def test_a_worker_that_is_killed_is_replaced_once(said: tuple[Place, list[str]], tmp_path: Path) -> None:
+def test_a_worker_that_is_killed_is_replaced_once(said: tuple[JobContext, list[str]], tmp_path: Path) -> None:
     """The first worker of seed 0 kills itself, that of seed 1 always does."""
     place, lines = said
-    plan = make_plan(get_study(NAME), "smoke", rows=["plain-20"], seeds=2)
+    plan = make_study_plan(get_study(NAME), "smoke", rows=["plain-20"], seeds=2)
     script = tmp_path / "worker.py"
     script.write_text(
         "import os, pathlib, runpy, signal, sys\n"
@@ -120,14 +120,14 @@ def test_a_worker_that_is_killed_is_replaced_once(said: tuple[Place, list[str]],
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "runpy.run_module('reslab', run_name='__main__')\n"
     )
-    outcome = run_in_processes(plan.jobs, place, 2, [sys.executable, str(script), *study_words(place.store)])
+    outcome = run_jobs_in_processes(plan.jobs, place, 2, [sys.executable, str(script), *study_words(place.store)])
     assert outcome.failed == {1: "its worker was killed by SIGKILL (about to die)"}
-    assert [job.number for job in missing(plan, place.store)] == [1]
+    assert [job.number for job in missing_jobs(plan, place.store)] == [1]
     assert "plain-20, seed 0: done" in lines
     assert len(outcome.notes) == 3
 
 
-def test_a_stop_takes_the_workers_along(study: Study, place: Place, tmp_path: Path) -> None:
+def test_a_stop_takes_the_workers_along(study: Study, place: JobContext, tmp_path: Path) -> None:
     """Each worker says that it runs, and how it was ended."""
     script = tmp_path / "worker.py"
     script.write_text(
@@ -149,7 +149,7 @@ def test_a_stop_takes_the_workers_along(study: Study, place: Place, tmp_path: Pa
     thread = threading.Thread(target=stop)
     thread.start()
     with pytest.raises(Interrupted, match="the same command goes on"):
-        run_in_processes(make_plan(study, "smoke").jobs, place, 2, [sys.executable, str(script)])
+        run_jobs_in_processes(make_study_plan(study, "smoke").jobs, place, 2, [sys.executable, str(script)])
     thread.join()
     assert sorted(path.name for path in tmp_path.glob("*.stopped")) == ["0.stopped", "1.stopped"]
 
@@ -158,7 +158,7 @@ def test_a_study_of_ones_own_by_a_function(study: Study, tmp_path: Path) -> None
     page = run_study(study, seeds=1, store=tmp_path / "store", output=tmp_path / "page", rows=["residual"])
     assert page.rows[0].mean() is not None
     assert (tmp_path / "page" / "report.html").is_file()
-    whole = run_study(study, seeds=1, store=tmp_path / "store", output=tmp_path / "whole", page_only=True)
+    whole = run_study(study, seeds=1, store=tmp_path / "store", output=tmp_path / "whole", report_only=True)
     assert [(row.row.name, row.values()) for row in whole.rows] == [("plain", []), ("residual", page.rows[0].values())]
     with pytest.raises(ValueError, match="a study of the table for several processes"):
-        run_study(study, seeds=2, store=tmp_path / "store", output=tmp_path / "page", jobs=2)
+        run_study(study, seeds=2, store=tmp_path / "store", output=tmp_path / "page", num_jobs=2)

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from reslab.spec.study import Claim
-from reslab.studies.verdicts import judge
+from reslab.studies.verdicts import evaluate_claim
 
 
 def by_seed(*values: float) -> dict[int, float]:
@@ -21,26 +21,28 @@ def test_the_interval_is_welchs_as_scipy_has_it() -> None:
     for n_a, n_b in ((2, 2), (5, 5), (3, 8)):
         a = [draw.gauss(10, 1) for _ in range(n_a)]
         b = [draw.gauss(9, 3) for _ in range(n_b)]
-        found = judge(WORSE, {"a": by_seed(*a), "b": by_seed(*b)})
+        found = evaluate_claim(WORSE, {"a": by_seed(*a), "b": by_seed(*b)})
         expected = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
         assert found.interval == pytest.approx((expected.low, expected.high), rel=1e-9)
 
 
 def test_holds_fails_and_undecided() -> None:
     low, high = by_seed(9.0, 9.2, 9.1, 8.9, 9.3), by_seed(13.0, 13.4, 12.8, 13.5, 13.1)
-    holds = judge(WORSE, {"a": high, "b": low})
+    holds = evaluate_claim(WORSE, {"a": high, "b": low})
     assert (holds.verdict, holds.num_agreeing, holds.num_pairs) == ("holds", 5, 5)
-    assert holds.words.startswith("5 of 5 seeds; difference 4.06, 95 % interval 3.")
-    assert judge(WORSE, {"a": high, "b": low}, "points").words.startswith("5 of 5 seeds; difference 4.06 points, 95 % ")
-    assert judge(WORSE, {"a": low, "b": high}).verdict == "fails"
-    near = judge(WORSE, {"a": by_seed(9.0, 9.4, 9.2), "b": by_seed(9.1, 8.9, 9.2)})
+    assert holds.explanation.startswith("5 of 5 seeds; difference 4.06, 95 % interval 3.")
+    assert evaluate_claim(WORSE, {"a": high, "b": low}, "points").explanation.startswith(
+        "5 of 5 seeds; difference 4.06 points, 95 % "
+    )
+    assert evaluate_claim(WORSE, {"a": low, "b": high}).verdict == "fails"
+    near = evaluate_claim(WORSE, {"a": by_seed(9.0, 9.4, 9.2), "b": by_seed(9.1, 8.9, 9.2)})
     assert near.verdict == "undecided"
     assert (near.num_agreeing, near.num_pairs) == (1, 3)
-    assert f"about {near.num_seeds_needed} seeds of each row would decide" in near.words
+    assert f"about {near.num_seeds_needed} seeds of each row would decide" in near.explanation
 
 
 def test_the_number_of_seeds_that_would_decide_does() -> None:
-    found = judge(WORSE, {"a": by_seed(9.0, 10.0), "b": by_seed(8.6, 9.6)})
+    found = evaluate_claim(WORSE, {"a": by_seed(9.0, 10.0), "b": by_seed(8.6, 9.6)})
     number = found.num_seeds_needed
     assert found.verdict == "undecided"
     assert number is not None
@@ -52,30 +54,30 @@ def test_the_number_of_seeds_that_would_decide_does() -> None:
 
 def test_one_seed_decides_nothing_unless_no_seed_matters() -> None:
     values = {"a": by_seed(20.0), "b": by_seed(1.0)}
-    found = judge(WORSE, values)
+    found = evaluate_claim(WORSE, values)
     assert (found.verdict, found.num_agreeing, found.interval) == ("undecided", 1, None)
-    assert "at least 2 seeds" in found.words
+    assert "at least 2 seeds" in found.explanation
     certain = Claim("a is more than b", "a", ">", "b", metric="params", deterministic=True)
-    assert judge(certain, values).verdict == "holds"
-    thrice = judge(certain, {"a": by_seed(20.0, 20.0, 20.0), "b": {7: 1.0}})
+    assert evaluate_claim(certain, values).verdict == "holds"
+    thrice = evaluate_claim(certain, {"a": by_seed(20.0, 20.0, 20.0), "b": {7: 1.0}})
     assert (thrice.verdict, thrice.num_agreeing, thrice.num_pairs) == ("holds", 0, 0)
-    assert judge(certain, {"a": by_seed(1.0), "b": by_seed(20.0)}).verdict == "fails"
+    assert evaluate_claim(certain, {"a": by_seed(1.0), "b": by_seed(20.0)}).verdict == "fails"
 
 
 def test_a_row_that_was_not_run_leaves_it_open() -> None:
-    assert judge(WORSE, {"a": by_seed(1.0, 2.0)}).words == "b was not run"
-    assert judge(WORSE, {}).words == "a, b were not run"
+    assert evaluate_claim(WORSE, {"a": by_seed(1.0, 2.0)}).explanation == "b was not run"
+    assert evaluate_claim(WORSE, {}).explanation == "a, b were not run"
 
 
 def test_a_number_a_margin_and_within() -> None:
     a = {"a": by_seed(24.0, 25.0, 24.5)}
-    assert judge(Claim("it fails", "a", ">", 20), a).verdict == "holds"
-    assert judge(Claim("it fails by 5", "a", ">", 20, margin=5), a).verdict == "undecided"
-    assert judge(Claim("near", "a", "within", 24.5, margin=2), a).verdict == "holds"
-    assert judge(Claim("near", "a", "within", 20, margin=2), a).verdict == "fails"
-    assert judge(Claim("near", "a", "within", 24, margin=1), a).verdict == "undecided"
+    assert evaluate_claim(Claim("it fails", "a", ">", 20), a).verdict == "holds"
+    assert evaluate_claim(Claim("it fails by 5", "a", ">", 20, margin=5), a).verdict == "undecided"
+    assert evaluate_claim(Claim("near", "a", "within", 24.5, margin=2), a).verdict == "holds"
+    assert evaluate_claim(Claim("near", "a", "within", 20, margin=2), a).verdict == "fails"
+    assert evaluate_claim(Claim("near", "a", "within", 24, margin=1), a).verdict == "undecided"
     low, high = stats.t.interval(0.95, 2, loc=4.5, scale=0.5 / 3**0.5)
-    assert judge(Claim("it fails", "a", ">", 20), a).interval == pytest.approx((low, high))
+    assert evaluate_claim(Claim("it fails", "a", ">", 20), a).interval == pytest.approx((low, high))
 
 
 def test_a_difference_of_differences() -> None:
@@ -86,19 +88,19 @@ def test_a_difference_of_differences() -> None:
         "r56": by_seed(7.0, 7.2, 6.9),
         "r20": by_seed(8.7, 8.6, 8.9),
     }
-    found = judge(claim, values)
+    found = evaluate_claim(claim, values)
     assert found.difference == pytest.approx((13.2333333 - 9.1333333) - (7.0333333 - 8.7333333))
     assert (found.verdict, found.num_agreeing) == ("holds", 3)
 
 
 def test_values_that_are_all_the_same() -> None:
-    same = judge(WORSE, {"a": by_seed(600, 600), "b": by_seed(600, 600)})
+    same = evaluate_claim(WORSE, {"a": by_seed(600, 600), "b": by_seed(600, 600)})
     assert same.verdict == "undecided"
-    assert "all seeds gave the same" in same.words
-    assert judge(WORSE, {"a": by_seed(600, 600), "b": by_seed(200, 200)}).verdict == "holds"
+    assert "all seeds gave the same" in same.explanation
+    assert evaluate_claim(WORSE, {"a": by_seed(600, 600), "b": by_seed(200, 200)}).verdict == "holds"
 
 
 def test_a_row_on_both_sides_counts_once() -> None:
-    found = judge(Claim("nonsense", "a", ">", "a"), {"a": by_seed(1.0, 3.0)})
+    found = evaluate_claim(Claim("nonsense", "a", ">", "a"), {"a": by_seed(1.0, 3.0)})
     assert found.difference == 0
     assert found.verdict == "undecided"

@@ -22,10 +22,10 @@ DIGITS = {
     "model.widths": "8,16,32",
     "model.stem": "conv3(8) norm act",
     "model.order": "wide",
-    "model.drop": 0.2,
+    "model.drop_rate": 0.2,
     "ema": 0.9,
-    "accumulate": 2,
-    "precise_bn": 3,
+    "grad_accum_steps": 2,
+    "precise_bn_batches": 3,
     "sync_bn": True,
 }
 NUM_STEPS = 34
@@ -56,15 +56,15 @@ def float64_data() -> tuple[Tensor, Tensor]:
 @small_batches
 def float64_run(output: Path, norms: bool) -> Run:
     """Ten steps, each an epoch of its own so that the log has a line of it; with `norms`, else in parts and clipped."""
-    settings = {"sync_bn": True} if norms else {"accumulate": 2, "clip_norm": 0.05}
-    settings |= {"batch": 48, "length": "10 epochs", "optimizer.lr": 0.1, "optimizer.weight_decay": 1e-3}
+    settings = {"sync_bn": True} if norms else {"grad_accum_steps": 2, "clip_grad_norm": 0.05}
+    settings |= {"batch_size": 48, "duration": "10 epochs", "optimizer.lr": 0.1, "optimizer.weight_decay": 1e-3}
     return train(
         Double(norms), float64_data(), "digits", settings=settings, output=output, val_fraction=0.25, show=silent
     )
 
 
 UNFREEZING = {"model.depths": "1,1,1", "model.widths": "8,16,32", "model.stem": "conv3(8) norm act", "sync_bn": True}
-UNFREEZING |= {"unfreeze": "head: 0 epochs, layer3: 3 steps, all: 6 steps", "length": "10 steps", "batch": 48}
+UNFREEZING |= {"unfreeze": "head: 0 epochs, layer3: 3 steps, all: 6 steps", "duration": "10 steps", "batch_size": 48}
 
 
 def unfreezing_run(output: Path, **options: Any) -> Run:

@@ -12,11 +12,11 @@ from reslab.training.activation_checkpointing import recomputed_units
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "projections": {"match": "project"},
+    "projections": {"shortcut": "project"},
     "pre-activated": {"order": "full-preact"},
-    "noisy": {"mix": "drop-path(0.5) add", "order": "conv norm act drop(0.5) | conv norm + act"},
-    "survival": {"mix": "survive(0.5) add"},
-    "shared": {"shared": True, "depths": (3, 1, 1)},
+    "noisy": {"merge": "drop-path(0.5) add", "order": "conv norm act drop(0.5) | conv norm + act"},
+    "survival": {"merge": "stochastic-depth(0.5) add"},
+    "shared": {"share_weights": True, "depths": (3, 1, 1)},
 }
 
 

@@ -104,15 +104,15 @@ def test_a_run_takes_the_parts_records_them_and_is_that_with_as_many_parts(
     lines: list[dict[str, Any]],
     weights_hash: Callable[[Run], str],
 ) -> None:
-    wanted = {**tiny, "epochs": 1, "settings": {**tiny["settings"], "model.order": "wide", "model.drop": 0.2}}
+    wanted = {**tiny, "epochs": 1, "settings": {**tiny["settings"], "model.order": "wide", "model.drop_rate": 0.2}}
     monkeypatch.setattr(trials, "StepTrial", Costly)
     monkeypatch.setattr(trials.Memory, "room_bytes", lambda self, num_sharing: 40 * MIB)
     run = train(output=tmp_path / "auto", batch="auto", **{**wanted, "show": lines.append})
     told = "the batch of 64 is taken in 2 parts of up to 32 (32 of 40 MiB free, measured); its BatchNorms see the parts"
     assert any(line.get("text", "").startswith(told) for line in lines)
-    assert (run.recipe.batch, run.recipe.accumulate) == (64, 2)
+    assert (run.recipe.batch_size, run.recipe.grad_accum_steps) == (64, 2)
     assert run.facts["micro_batch"]["measured"] == ((4, 4 * MIB), (16, 16 * MIB))
-    parts = train(output=tmp_path / "parts", **{**wanted, "settings": {**wanted["settings"], "accumulate": 2}})
+    parts = train(output=tmp_path / "parts", **{**wanted, "settings": {**wanted["settings"], "grad_accum_steps": 2}})
     assert weights_hash(run) == weights_hash(parts)
 
     def never(*arguments: Any) -> None:
@@ -120,7 +120,7 @@ def test_a_run_takes_the_parts_records_them_and_is_that_with_as_many_parts(
 
     monkeypatch.setattr(trials, "StepTrial", never)
     longer = train(output=run.path, batch="auto", resume=True, **{**wanted, "epochs": 2})
-    assert longer.recipe.accumulate == 2
+    assert longer.recipe.grad_accum_steps == 2
     with pytest.raises(ValueError, match="batch as the run has it, 64"):
         train(output=parts.path, batch="auto", resume=True, **{**wanted, "settings": None})
 

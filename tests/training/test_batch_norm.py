@@ -29,7 +29,9 @@ def batches(sizes: tuple[int, ...] = (8, 8, 8), dtype: torch.dtype = torch.float
 
 def network() -> nn.Module:
     torch.manual_seed(0)
-    model = create_model("resnet20_cifar", in_channels=1, mix="drop-path(0.5) add", match="project", depths=(1, 1, 1))
+    model = create_model(
+        "resnet20_cifar", in_channels=1, merge="drop-path(0.5) add", shortcut="project", depths=(1, 1, 1)
+    )
     return model.double()
 
 

@@ -18,9 +18,9 @@ from torchvision.ops import sigmoid_focal_loss
 from reslab.data.registry import open_data
 from reslab.nn.checkpoints.safetensors_io import read_tensors, save_weights
 from reslab.nn.factory import create_model
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 from reslab.spec.loss import LOSSES, parse_loss
-from reslab.spec.optim import Optimizer
+from reslab.spec.optim import OptimizerConfig
 from reslab.spec.preprocess import Preprocess
 from reslab.training.loop import Stepping
 from reslab.training.losses import (
@@ -240,10 +240,10 @@ def test_at_temperature_1_its_gradient_is_that_of_cross_entropy_to_the_teachers_
     torch.testing.assert_close(first.grad, second.grad, rtol=1e-12, atol=1e-15)
 
 
-def saved(path: Path, classes: tuple[str, ...], preprocess: Preprocess, channels: int = 1) -> Network:
+def saved(path: Path, classes: tuple[str, ...], preprocess: Preprocess, channels: int = 1) -> ResidualNetwork:
     torch.manual_seed(1)
     network = create_model("resnet20_cifar", num_classes=len(classes), in_channels=channels, **SMALL)
-    assert isinstance(network, Network)
+    assert isinstance(network, ResidualNetwork)
     network.classes, network.preprocess = classes, preprocess
     save_weights(path, network)
     return network.eval()
@@ -262,7 +262,7 @@ def test_a_teacher_sees_pictures_as_it_was_trained_to(tmp_path: Path) -> None:
     expected = network((pixels - 0.5) / 0.25)
     torch.testing.assert_close(teacher((pixels - mean) / std), expected, rtol=1e-4, atol=1e-5)
     saved(tmp_path / "same.safetensors", data.classes, data.preprocess)
-    assert isinstance(read_teacher(tmp_path / "same.safetensors", data), Network)
+    assert isinstance(read_teacher(tmp_path / "same.safetensors", data), ResidualNetwork)
 
 
 def test_a_teacher_of_other_classes_or_channels_is_refused(tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_sums_over_every_trained_parameter() -> None:
 def stepped(stepping: Stepping, weight_decay: float) -> list[torch.Tensor]:
     torch.manual_seed(0)
     model = create_model("book_batchnorm").double()
-    optimizer = build_optimizer(model, Optimizer(lr=0.05, momentum=0.0, weight_decay=weight_decay))
+    optimizer = build_optimizer(model, OptimizerConfig(lr=0.05, momentum=0.0, weight_decay=weight_decay))
     draw = torch.Generator().manual_seed(1)
     model.train()
     for _ in range(10):

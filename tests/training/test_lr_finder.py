@@ -21,7 +21,7 @@ def _data() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _asked(model: nn.Module | None = None) -> Asked:
-    return Asked(model or nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), _data(), "digits", settings={"batch": 16})
+    return Asked(model or nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), _data(), "digits", settings={"batch_size": 16})
 
 
 def test_rates_rise_exponentially_and_each_has_a_step() -> None:

@@ -39,7 +39,7 @@ def test_speed_is_images_over_seconds() -> None:
 
 
 def test_a_run_tells_both(tiny: dict[str, Any], tmp_path: Path) -> None:
-    said = {**tiny, "settings": {**tiny["settings"], "judge_train": "true"}}
+    said = {**tiny, "settings": {**tiny["settings"], "eval_train": "true"}}
     run = train(output=tmp_path / "run", seed=1, **said)
     result = run.result
     assert result is not None
@@ -92,7 +92,9 @@ def test_fetching_counts_and_stepping_does_not(monkeypatch: pytest.MonkeyPatch) 
 def test_a_run_tells_the_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reslab.training.run_logger._PROGRESS_EVERY_SECONDS", 0.0)
     lines: list[dict[str, Any]] = []
-    train("resnet8_fast", "digits", epochs=0.5, output=tmp_path / "run", show=lines.append, settings={"batch": 128})
+    train(
+        "resnet8_fast", "digits", epochs=0.5, output=tmp_path / "run", show=lines.append, settings={"batch_size": 128}
+    )
     shares = [line["waiting"] for line in lines if line["kind"] == "progress"]
     assert shares
     assert all(0 <= share <= 1 for share in shares)

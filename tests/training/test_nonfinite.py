@@ -132,8 +132,8 @@ class BrokenOnceTrained(nn.Module):
 def test_parts_open_again_at_their_step_while_it_is_searched_for(tmp_path: Path) -> None:
     settings = {
         "unfreeze": "head: 0 epochs, all: 1 epoch",
-        "length": "3 epochs",
-        "batch": 64,
+        "duration": "3 epochs",
+        "batch_size": 64,
         "schedule.warmup": "0 steps",
     }
     torch.manual_seed(0)

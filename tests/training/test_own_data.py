@@ -57,7 +57,7 @@ def own_loss(outputs: Tensor, labels: Tensor) -> Tensor:
 
 
 def test_a_module_a_data_set_and_a_loss_of_ones_own(tmp_path: Path, weights_hash: Callable[[Run], str]) -> None:
-    settings = {"augment": "", "length": "60 steps", "batch": 16}
+    settings = {"train_transform": "", "duration": "60 steps", "batch_size": 16}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run = train(
@@ -129,7 +129,7 @@ def test_a_folder_of_photographs(photos: Path, tmp_path: Path, weights_hash: Cal
 
 def test_photographs_start_from_published_weights_or_say_why_not(photos: Path, tmp_path: Path) -> None:
     lines: list[dict[str, Any]] = []
-    settings = {"length": "1 steps", "batch": 2, "augment": "resize(72) center-crop(64)"}
+    settings = {"duration": "1 steps", "batch_size": 2, "train_transform": "resize(72) center-crop(64)"}
     run = train(data=photos, settings=settings, workers=0, output=tmp_path / "run", show=lines.append)
     assert run.facts["model"]["name"] == "resnet18"
     assert run.facts["pretrained"] is None
@@ -141,14 +141,14 @@ def test_what_is_chosen_where_nothing_was_asked_for() -> None:
     assert default_model((1, 8, 8)) == "resnet20_cifar"
     assert default_model((3, 32, 32)) == "resnet20_cifar"
     assert default_model((3, 224, 224)) == "resnet18"
-    assert default_recipe("digits", (1, 8, 8), False).augment == "pad(1) crop(8)"
-    assert default_recipe("fashion-mnist", (1, 28, 28), False).augment == "pad(2) crop(28)"
-    assert default_recipe("cifar10", (3, 32, 32), False).augment == "pad(4) crop(32) flip"
-    assert default_recipe("mine", (3, 40, 40), False).augment == "pad(5) crop(40) flip"
-    assert default_recipe("mine", (1, 14, 14), False).augment == "pad(2) crop(14)"
+    assert default_recipe("digits", (1, 8, 8), False).train_transform == "pad(1) crop(8)"
+    assert default_recipe("fashion-mnist", (1, 28, 28), False).train_transform == "pad(2) crop(28)"
+    assert default_recipe("cifar10", (3, 32, 32), False).train_transform == "pad(4) crop(32) flip"
+    assert default_recipe("mine", (3, 40, 40), False).train_transform == "pad(5) crop(40) flip"
+    assert default_recipe("mine", (1, 14, 14), False).train_transform == "pad(2) crop(14)"
     assert default_recipe("photos", (3, 224, 224), True).name == "photos"
     assert default_recipe("photos", (3, 224, 224), False).name == "photos-scratch"
-    assert default_recipe("photos", (3, 96, 96), False).augment == "random-resized-crop(96) flip"
+    assert default_recipe("photos", (3, 96, 96), False).train_transform == "random-resized-crop(96) flip"
 
 
 @pytest.mark.parametrize(("name", "twin"), [("resnet18", "resnet18_cifar"), ("resnet18_d2l", "resnet18_cifar")])
@@ -200,7 +200,7 @@ def test_a_module_or_loss_that_does_not_fit_is_refused_before_a_folder_is_made(
     module: nn.Module, loss: Any, required: str | None, tmp_path: Path
 ) -> None:
     data = (torch.rand(12, 1, 8, 8), torch.arange(12) % 3)
-    asked = {"settings": {"augment": "", "length": "1 step", "batch": 4}, "show": lambda line: None}
+    asked = {"settings": {"train_transform": "", "duration": "1 step", "batch_size": 4}, "show": lambda line: None}
     if required is None:
         assert train(module, data, loss=loss, output=tmp_path / "run", **asked).result is not None
         return
@@ -215,7 +215,7 @@ def test_a_module_or_loss_that_does_not_fit_is_refused_before_a_folder_is_made(
 def test_pictures_left_out_are_told_by_path(photos: Path, tmp_path: Path) -> None:
     (photos / "red" / "broken.png").write_bytes(b"")
     lines: list[dict[str, Any]] = []
-    settings = {**SMALL, "length": "1 step", "batch": 4}
+    settings = {**SMALL, "duration": "1 step", "batch_size": 4}
     train(None, photos, settings=settings, skip_bad_images=True, output=tmp_path / "run", show=lines.append)
     assert [line["text"] for line in lines if "left out: " in line.get("text", "") and "broken.png" in line["text"]]
 

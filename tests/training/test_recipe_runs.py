@@ -11,8 +11,8 @@ from reslab.data.adapters import as_data
 from reslab.data.dataset import Data
 from reslab.data.image_datasets import TensorImages
 from reslab.nn.factory import create_model
-from reslab.nn.network import Network
-from reslab.spec.recipe import read_axes
+from reslab.nn.network import ResidualNetwork
+from reslab.spec.recipe import parse_arch_overrides
 from reslab.spec.recipes import RECIPES
 from reslab.spec.zoo import ARCHS
 from reslab.training.run import Run
@@ -64,7 +64,12 @@ def dry_run(name: str, output: Path, **more: Any) -> Run:
     recipe = RECIPES[name]
     where = recipe.data or FOR[name]
     model = recipe.model or ("resnet18" if where == "imagenet" else "resnet20_cifar")
-    settings: dict[str, Any] = {"batch": BATCH, "length": f"{NUM_STEPS} steps", "compile": "false", **narrow(model)}
+    settings: dict[str, Any] = {
+        "batch_size": BATCH,
+        "duration": f"{NUM_STEPS} steps",
+        "compile": "false",
+        **narrow(model),
+    }
     return train(
         None if recipe.model else model,
         data_for(where),
@@ -90,36 +95,36 @@ def test_a_recipe_takes_steps(name: str, tmp_path: Path) -> None:
     assert math.isfinite(run.result["loss"])
     assert run.recipe.name == name
     assert run.recipe.loss == recipe.loss
-    assert run.recipe.axes == recipe.axes
-    assert run.recipe.optimizer.lr == pytest.approx(recipe.optimizer.lr * BATCH / recipe.batch)
+    assert run.recipe.arch_overrides == recipe.arch_overrides
+    assert run.recipe.optimizer.lr == pytest.approx(recipe.optimizer.lr * BATCH / recipe.batch_size)
 
 
 @pytest.mark.parametrize("name", ["rsb-a1", "rsb-a2", "stochastic-depth", "goyal2017", "bag-of-tricks"])
 def test_a_recipe_sets_axes_of_the_network(name: str, tmp_path: Path) -> None:
     arch = dry_run(name, tmp_path / "run").arch
     assert arch is not None
-    for axis, value in read_axes(RECIPES[name].axes).items():
+    for axis, value in parse_arch_overrides(RECIPES[name].arch_overrides).items():
         assert str(getattr(arch, axis)) in (value, f"{value}.0")
 
 
 def test_an_axis_that_was_said_is_kept(tmp_path: Path) -> None:
-    data, small = data_for("imagenet"), {"batch": BATCH, "length": "1 step", **narrow("resnet50")}
-    said = {"model.mix": "add", **small}
+    data, small = data_for("imagenet"), {"batch_size": BATCH, "duration": "1 step", **narrow("resnet50")}
+    said = {"model.merge": "add", **small}
     run = train("resnet50", data, "rsb-a2", settings=said, output=tmp_path / "a", show=lambda line: None)
     assert run.arch is not None
-    assert run.arch.mix == "add"
-    gated = {"model.mix": "gate(-6)", "axes": "", **small}
+    assert run.arch.merge == "add"
+    gated = {"model.merge": "gate(-6)", "arch_overrides": "", **small}
     run = train("resnet50", data, "rsb-a2", settings=gated, output=tmp_path / "b", show=lambda line: None)
     assert run.arch is not None
-    assert run.arch.mix == "gate(-6)"
+    assert run.arch.merge == "gate(-6)"
 
 
 def test_the_words_of_a_recipe_stand_beside_the_network_s_own_join(tmp_path: Path) -> None:
-    small = {"batch": BATCH, "length": "1 step", **narrow("resnet20_cifar")}
+    small = {"batch_size": BATCH, "duration": "1 step", **narrow("resnet20_cifar")}
     data = data_for("cifar10")
     run = train("rezero56_cifar", data, "stochastic-depth", settings=small, output=tmp_path / "a")
     assert run.arch is not None
-    assert run.arch.mix == "survive(0.5) rezero add"
+    assert run.arch.merge == "stochastic-depth(0.5) rezero add"
     with pytest.raises(ValueError, match=r"a network with shortcuts.*model\.mix=none"):
         train("plain20_cifar", data, "stochastic-depth", settings=small, output=tmp_path / "b")
 
@@ -127,17 +132,17 @@ def test_the_words_of_a_recipe_stand_beside_the_network_s_own_join(tmp_path: Pat
 def test_what_a_recipe_sets_is_told_and_recorded(tmp_path: Path) -> None:
     run = dry_run("d2l-fashion", tmp_path / "run")
     kept = run.facts["data"]["preprocess"]
-    assert kept == {"channels": 1, "words": "resize(96)", "mean": [0.0], "std": [1.0], "mean_image": ""}
+    assert kept == {"channels": 1, "transform": "resize(96)", "mean": [0.0], "std": [1.0], "mean_image": ""}
     assert run.arch is not None
     assert run.arch.image_size == (96, 96)
-    assert (run.arch.match, run.arch.init) == ("conv1x1", "xavier")
+    assert (run.arch.shortcut, run.arch.init) == ("conv1x1", "xavier")
     run = dry_run("stochastic-depth", tmp_path / "other")
-    assert any("survive(0.5)" in note for note in run.facts["notes"])
+    assert any("stochastic-depth(0.5)" in note for note in run.facts["notes"])
 
 
 def test_a_validation_split_of_the_recipe_s(tmp_path: Path) -> None:
     data = data_for("cifar10")
-    train_split, settings = data.split("train"), {"batch": 2, "length": "1 step", **narrow("resnet110_cifar")}
+    train_split, settings = data.split("train"), {"batch_size": 2, "duration": "1 step", **narrow("resnet110_cifar")}
     assert isinstance(train_split, TensorImages)
     pixels = (torch.cat([train_split.images] * 10), torch.cat([train_split.labels] * 10))
     run = train(None, pixels, "stochastic-depth", settings=settings, output=tmp_path / "a", show=lambda line: None)
@@ -151,7 +156,7 @@ def test_a_validation_split_of_the_recipe_s(tmp_path: Path) -> None:
 def test_fine_tuning_opens_the_network_part_by_part(tmp_path: Path) -> None:
     axes = {key.removeprefix("model."): value for key, value in narrow("resnet18").items()}
     body = create_model("resnet18", num_classes=7, **axes)
-    assert isinstance(body, Network)
+    assert isinstance(body, ResidualNetwork)
     before = {name: value.clone() for name, value in body.state_dict().items()}
     unfreeze = "head: 0 epochs,last-stage: 1 steps,all: 2 steps"
     moved: dict[int, set[str]] = {}
@@ -162,7 +167,13 @@ def test_fine_tuning_opens_the_network_part_by_part(tmp_path: Path) -> None:
         return {}
 
     probe.last = {**before, "fc.weight": torch.zeros(5, 128), "fc.bias": torch.zeros(5)}
-    settings = {"batch": BATCH, "length": "3 steps", "unfreeze": unfreeze, "precision": "float32", **narrow("resnet18")}
+    settings = {
+        "batch_size": BATCH,
+        "duration": "3 steps",
+        "unfreeze": unfreeze,
+        "precision": "float32",
+        **narrow("resnet18"),
+    }
     settings |= {"schedule.name": "constant", "schedule.warmup": "0 steps"}
     run = train(
         "resnet18",
@@ -183,6 +194,6 @@ def test_fine_tuning_opens_the_network_part_by_part(tmp_path: Path) -> None:
 
 
 def test_fine_tuning_without_published_weights_is_refused(tmp_path: Path) -> None:
-    settings = {"batch": BATCH, "length": "1 step"}
+    settings = {"batch_size": BATCH, "duration": "1 step"}
     with pytest.raises(ValueError, match="weights"):
         train("resnet20_cifar", data_for("cifar10"), "finetune", settings=settings, output=tmp_path / "run")

@@ -154,7 +154,7 @@ def test_a_run_that_ended_can_be_made_longer(tiny: dict[str, Any], tmp_path: Pat
     constant = {**tiny, "settings": {**tiny["settings"], "schedule.name": "constant"}}
     run = train(output=tmp_path / "run", **{**constant, "epochs": 1})
     longer = train(output=run.path, resume=True, epochs=2, show=lambda line: None)
-    assert longer.recipe.length == "2 epochs"
+    assert longer.recipe.duration == "2 epochs"
     assert longer.result is not None
     assert longer.result["steps"] == 44
     whole = train(output=tmp_path / "whole", **{**constant, "epochs": 2})
@@ -247,7 +247,7 @@ def test_a_compiled_run_resumed_is_the_uninterrupted_one(tmp_path: Path, weights
             os.kill(os.getpid(), signal.SIGINT)
         return {}
 
-    settings = {"compile": True, "length": "6 steps", "batch": 32}
+    settings = {"compile": True, "duration": "6 steps", "batch_size": 32}
     wanted = {"data": "digits", "settings": settings, "show": lambda line: None, "device": "cpu"}
     whole = train(network(), output=tmp_path / "whole", **wanted)
     plain = train(network(), output=tmp_path / "plain", **{**wanted, "settings": {**settings, "compile": False}})

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from reslab.analysis.subject import read_place
+from reslab.analysis.subject import parse_target
 from reslab.nn.factory import resolve_arch
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
@@ -38,7 +38,7 @@ def test_a_run_is_begun_and_opened(tmp_path: Path) -> None:
     "axes",
     [
         {},
-        {"order": "full-preact", "mix": "none"},
+        {"order": "full-preact", "merge": "none"},
         {"depths": (1, 2, 1), "stem": "conv3(8) norm act", "bias": True, "replace_stride_with_dilation": (False, True)},
     ],
 )
@@ -46,9 +46,9 @@ def test_the_network_is_told_with_its_axes_and_found_again_by_them(tmp_path: Pat
     of_data = {"num_classes": 7, "in_channels": 1, "image_size": (8, 8)}
     arch = resolve_arch("resnet20_cifar", {**axes, **of_data})
     run = Run.create(tmp_path / "run", {**FACTS, "model": {"name": arch.name, "arch": to_dict(arch)}})
-    [place] = read_place(run.network)
-    assert place.axes.keys() == axes.keys()
-    assert resolve_arch(place.arch_name, {**place.axes, **of_data}) == arch
+    [place] = parse_target(run.network)
+    assert place.arch_overrides.keys() == axes.keys()
+    assert resolve_arch(place.arch_name, {**place.arch_overrides, **of_data}) == arch
 
 
 def test_an_empty_folder_will_do_and_a_full_one_will_not(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_the_folder_of_a_run_tells_all(digits_run: Run) -> None:
     assert isinstance(digits_run.arch, Arch)
     assert digits_run.arch.depths == (1, 1, 1)
     assert digits_run.arch.in_channels == 1
-    assert digits_run.recipe.length == "2 epochs"
+    assert digits_run.recipe.duration == "2 epochs"
     assert digits_run.classes == tuple("0123456789")
 
 

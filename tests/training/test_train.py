@@ -86,7 +86,7 @@ def test_the_log_has_a_line_an_epoch_and_they_are_plain_json(digits_run: Run) ->
 def test_the_report_is_one_file_that_names_the_run(digits_run: Run) -> None:
     page = digits_run.report_path.read_text(encoding="utf-8")
     assert len(page) < 5_000_000
-    for fact in ("resnet20_cifar on digits", "torch", "seed", digits_run.facts["recipe"]["source"][:20]):
+    for fact in ("resnet20_cifar on digits", "torch", "seed", digits_run.facts["recipe"]["reference"][:20]):
         assert fact in page
 
 
@@ -120,7 +120,7 @@ def test_a_probe_adds_its_lines_at_its_interval(tiny: dict[str, Any], tmp_path: 
 
 
 def test_a_length_in_steps_may_end_within_an_epoch(tiny: dict[str, Any], tmp_path: Path) -> None:
-    arguments = {**tiny, "epochs": None, "settings": {**tiny["settings"], "length": "30 steps"}}
+    arguments = {**tiny, "epochs": None, "settings": {**tiny["settings"], "duration": "30 steps"}}
     run = train(output=tmp_path / "run", **arguments)
     assert run.result is not None
     assert run.result["steps"] == 30
@@ -154,9 +154,12 @@ def test_a_learning_rate_beyond_reason_is_told_so(tiny: dict[str, Any], tmp_path
         ({"recipe": "he2015"}, "he2015-cifar"),
         ({"settings": {"optimizer.lrr": 1}}, r"optimizer\.lr"),
         ({"settings": {"model.orderr": "x"}}, "order"),
-        ({"settings": {"model.mix": "ad"}}, "add"),
-        ({"settings": {"augment": "pda(1) crop(8)"}}, "pad"),
-        ({"settings": {"batch": 32}, "batch": 64}, "one value of batch; got: batch 64 and the setting batch=32"),
+        ({"settings": {"model.merge": "ad"}}, "add"),
+        ({"settings": {"train_transform": "pda(1) crop(8)"}}, "pad"),
+        (
+            {"settings": {"batch_size": 32}, "batch": 64},
+            "one value of batch; got: batch 64 and the setting batch_size=32",
+        ),
         ({"batch": 100_000}, "nearest valid: 143"),
         ({"epochs": 0}, "above 0"),
         ({"epochs": 0.001}, "at least one step"),
@@ -201,12 +204,12 @@ def test_the_smallest_batches_and_data_train(tmp_path: Path, tiny: dict[str, Any
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     run = train(data=(images, labels), output=tmp_path / "run", **{**tiny, "show": lines.append})
     assert any("only 6 training images" in line.get("text", "") for line in lines)
-    assert run.recipe.batch == 6
+    assert run.recipe.batch_size == 6
     assert math.isfinite(run.result["loss"] if run.result else math.nan)
 
 
 def test_a_recipe_may_be_a_value(tmp_path: Path, tiny: dict[str, Any]) -> None:
-    recipe = Recipe("mine", "test", length="7 steps", batch=16, augment="")
+    recipe = Recipe("mine", "test", duration="7 steps", batch_size=16, train_transform="")
     run = train(recipe=recipe, output=tmp_path / "run", **{**tiny, "epochs": None})
     assert run.recipe == recipe
 
@@ -214,7 +217,7 @@ def test_a_recipe_may_be_a_value(tmp_path: Path, tiny: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("augment", "side", "told"),
     [
-        ("random-resized-crop(32) flip", 224, "--set test='resize(37) center-crop(32)'"),
+        ("random-resized-crop(32) flip", 224, "--set eval_transform='resize(37) center-crop(32)'"),
         ("pad(4) crop(80)", 32, "trained on 80x80, judged at 32x32"),
         ("random-resized-crop(224) flip", 224, ""),
         ("random-resized-crop(176)", 224, ""),
@@ -224,6 +227,6 @@ def test_a_recipe_may_be_a_value(tmp_path: Path, tiny: dict[str, Any]) -> None:
     ],
 )
 def test_sizes_far_apart_are_told(augment: str, side: int, told: str) -> None:
-    notes = size_notes(replace(RECIPES["photos"], augment=augment), (3, side, side))
+    notes = size_notes(replace(RECIPES["photos"], train_transform=augment), (3, side, side))
     assert bool(notes) == bool(told)
     assert told in "".join(notes)

@@ -26,9 +26,13 @@ SMALL = {
     "model.widths": "16,32",
     "model.strides": "1,2",
     "model.stem": "conv3/2(16) norm act",
-    "batch": "8",
+    "batch_size": "8",
 }
-SMALL |= {"length": "5 epochs", "augment": "random-resized-crop(16) flip", "test": "resize(20) center-crop(16)"}
+SMALL |= {
+    "duration": "5 epochs",
+    "train_transform": "random-resized-crop(16) flip",
+    "eval_transform": "resize(20) center-crop(16)",
+}
 
 
 @pytest.fixture

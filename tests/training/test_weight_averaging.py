@@ -38,11 +38,11 @@ RICH = {
         "ema": "0.9",
         "ema_warmup": "true",
         "ema_every": "2",
-        "accumulate": "3",
-        "clip_norm": "1",
-        "precise_bn": "2",
+        "grad_accum_steps": "3",
+        "clip_grad_norm": "1",
+        "precise_bn_batches": "2",
     },
-    "mean": {"average_epochs": "2", "optimizer.name": "lamb", "loss": "bce(0.2,sum)", "class_weights": "balanced"},
+    "mean": {"swa_epochs": "2", "optimizer.name": "lamb", "loss": "bce(0.2,sum)", "class_weights": "balanced"},
     "fp16": {"precision": "fp16", "optimizer.name": "muon", "activation_checkpointing": "true", "loss": "focal"},
 }
 
@@ -105,7 +105,7 @@ def test_the_moving_average_is_what_is_kept(tiny: dict[str, Any], tmp_path: Path
 
 
 def test_the_mean_over_epochs_is_what_is_kept_with_statistics_of_its_own(tiny: dict[str, Any], tmp_path: Path) -> None:
-    run, weights = seen_weights(tmp_path / "run", {**settings(tiny, {"average_epochs": "2"}), "epochs": 3})
+    run, weights = seen_weights(tmp_path / "run", {**settings(tiny, {"swa_epochs": "2"}), "epochs": 3})
     mean, ends = MeanOfWeights(), [22, 33]
     for step in ends:
         mean.add(weights[step])
@@ -117,7 +117,7 @@ def test_the_mean_over_epochs_is_what_is_kept_with_statistics_of_its_own(tiny: d
 
 
 def test_precise_statistics_are_measured_on_training_batches(tiny: dict[str, Any], tmp_path: Path) -> None:
-    run = train(output=tmp_path / "run", **settings(tiny, {"precise_bn": "11", "augment": ""}))
+    run = train(output=tmp_path / "run", **settings(tiny, {"precise_bn_batches": "11", "train_transform": ""}))
     assert run.result is not None
     assert "BatchNorm statistics of 1408 training samples" in run.result["chosen"]
     network, data = load(run), open_data("digits")
@@ -145,12 +145,12 @@ def test_a_student_learns_from_a_run_and_goes_on_learning_from_it(
         ({"teacher": "runs/x"}, "distill"),
         ({"loss": "bce distill(0.5)", "teacher": "nowhere"}, "nowhere"),
         ({"class_weights": "1,2"}, "10 numbers"),
-        ({"optimizer.options": "dampenin=1"}, "nearest: 'dampening'"),
+        ({"optimizer.kwargs": "dampenin=1"}, "nearest: 'dampening'"),
         ({"ema": "1"}, "ema from 0"),
-        ({"ema": "0.9", "average_epochs": "2"}, "ema or average_epochs"),
-        ({"accumulate": "1000"}, "accumulate from 1"),
+        ({"ema": "0.9", "swa_epochs": "2"}, "ema or average_epochs"),
+        ({"grad_accum_steps": "1000"}, "accumulate from 1"),
         ({"compile": "true", "activation_checkpointing": "true"}, "compile or activation_checkpointing"),
-        ({"clip_norm": "-1"}, "clip_norm of at least 0"),
+        ({"clip_grad_norm": "-1"}, "clip_norm of at least 0"),
     ],
 )
 def test_what_cannot_be_is_told_before_anything_is_written(

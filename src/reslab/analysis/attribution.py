@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reslab.analysis.inputs import class_name, picture, plain
-from reslab.analysis.layers import default_layers, layer_named
-from reslab.analysis.subject import Subject
-from reslab.spec.errors import refuse, unknown
+from reslab.analysis.inputs import class_name, image_data_uri, map_to_rows
+from reslab.analysis.layers import default_layers, get_layer
+from reslab.analysis.subject import AnalysisTarget
+from reslab.spec.errors import invalid, unknown_name
 
 
 def grad_cam(model: nn.Module, x: Tensor, target: Tensor, layer: str | nn.Module) -> Tensor:
@@ -22,27 +22,30 @@ def grad_cam(model: nn.Module, x: Tensor, target: Tensor, layer: str | nn.Module
     A_k are the maps of `layer` (a name or a module), h and w their size. Selvaraju et al. 2017, arXiv:1610.02391, Eqs.
     1 and 2. Raises ValueError for an unknown layer and for one that hands out no maps.
     """
-    module = layer_named(model, layer) if isinstance(layer, str) else layer
-    kept: list[Tensor] = []
-    handle = module.register_forward_hook(_keeper(kept))
+    module = get_layer(model, layer) if isinstance(layer, str) else layer
+    activations: list[Tensor] = []
+    handle = module.register_forward_hook(_recording_hook(activations))
     try:
         with torch.enable_grad():
-            scores = model(x.detach().requires_grad_())
-            if not kept or kept[-1].ndim != 4:
-                raise refuse("a layer with maps (N, C, H, W)", tuple(kept[-1].shape) if kept else "one that never runs")
-            (gradient,) = torch.autograd.grad(_chosen(scores, target).sum(), kept[-1])
+            logits = model(x.detach().requires_grad_())
+            if not activations or activations[-1].ndim != 4:
+                raise invalid(
+                    "a layer with maps (N, C, H, W)",
+                    tuple(activations[-1].shape) if activations else "one that never runs",
+                )
+            (gradient,) = torch.autograd.grad(_class_scores(logits, target).sum(), activations[-1])
     finally:
         handle.remove()
     weights = gradient.mean((2, 3), keepdim=True)
-    return (weights * kept[-1].detach()).sum(1).relu()
+    return (weights * activations[-1].detach()).sum(1).relu()
 
 
-def _keeper(kept: list[Tensor]) -> Callable[..., Tensor]:
-    def keep(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        kept.append(output)
+def _recording_hook(outputs: list[Tensor]) -> Callable[..., Tensor]:
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        outputs.append(output)
         return output.clone()  # what comes next may change it in place
 
-    return keep
+    return record
 
 
 def integrated_gradients(
@@ -54,15 +57,15 @@ def integrated_gradients(
     points. Its sum over a picture is y_target(x) - y_target(b) (their completeness), up to the rule's error.
     """
     if num_steps < 1:
-        raise refuse("num_steps of at least 1", num_steps, "50")
+        raise invalid("num_steps of at least 1", num_steps, "50")
     x = x.detach()
     start = torch.full_like(x, baseline) if isinstance(baseline, float | int) else baseline.detach().expand_as(x)
-    places, weights = np.polynomial.legendre.leggauss(num_steps)
+    nodes, weights = np.polynomial.legendre.leggauss(num_steps)
     total = torch.zeros_like(x)
-    for place, weight in zip((places + 1) / 2, weights / 2, strict=True):
-        point = (start + float(place) * (x - start)).requires_grad_()
+    for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
+        point = (start + float(node) * (x - start)).requires_grad_()
         with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(_chosen(model(point), target).sum(), point)
+            (gradient,) = torch.autograd.grad(_class_scores(model(point), target).sum(), point)
         total += float(weight) * gradient
     return (x - start) * total
 
@@ -77,31 +80,31 @@ def occlusion(model: nn.Module, x: Tensor, target: Tensor, size: int, stride: in
     height, width = x.shape[-2:]
     if not 1 <= stride <= size or size > min(height, width):
         got = f"size {size}, stride {stride}"
-        raise refuse(f"a stride of 1 to size, and a size up to {min(height, width)}", got)
-    whole = _chosen(model(x), target)
-    falls, covered = x.new_zeros(len(x), height, width), x.new_zeros(height, width)
-    for top in _starts(height, size, stride):
-        for left in _starts(width, size, stride):
-            hidden = x.clone()
-            hidden[:, :, top : top + size, left : left + size] = fill
-            fall = whole - _chosen(model(hidden), target)
-            falls[:, top : top + size, left : left + size] += fall[:, None, None]
-            covered[top : top + size, left : left + size] += 1
-    return falls / covered
+        raise invalid(f"a stride of 1 to size, and a size up to {min(height, width)}", got)
+    baseline_scores = _class_scores(model(x), target)
+    drops, coverage = x.new_zeros(len(x), height, width), x.new_zeros(height, width)
+    for top in _window_starts(height, size, stride):
+        for left in _window_starts(width, size, stride):
+            occluded = x.clone()
+            occluded[:, :, top : top + size, left : left + size] = fill
+            drop = baseline_scores - _class_scores(model(occluded), target)
+            drops[:, top : top + size, left : left + size] += drop[:, None, None]
+            coverage[top : top + size, left : left + size] += 1
+    return drops / coverage
 
 
-def _starts(side: int, size: int, stride: int) -> range:
-    return range(0, side - size + stride, stride)
+def _window_starts(length: int, size: int, stride: int) -> range:
+    return range(0, length - size + stride, stride)
 
 
-def _chosen(scores: Tensor, target: Tensor) -> Tensor:
+def _class_scores(logits: Tensor, target: Tensor) -> Tensor:
     """(N, classes) to (N,): each sample's score of its class."""
-    return scores.gather(1, target[:, None])[:, 0]
+    return logits.gather(1, target[:, None])[:, 0]
 
 
-TARGETS = ("predicted", "label")
+TARGET_CLASSES = ("predicted", "label")
 
-Map = tuple[tuple[float, ...], ...]
+HeatMap = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -110,19 +113,19 @@ class AttributionOptions:
     Grad-CAM's, the last unit where empty. `steps` of the integral; a square of `square` pixels (0: a quarter of the
     side), moved by half of that."""
 
-    pictures: int = 5
-    wrong: bool = False
-    target: str = "predicted"
+    num_images: int = 5
+    misclassified: bool = False
+    target_class: str = "predicted"
     layer: str = ""
-    steps: int = 64
-    square: int = 0
+    num_steps: int = 64
+    patch_size: int = 0
 
 
-_DEFAULT = AttributionOptions()
+_DEFAULT_OPTIONS = AttributionOptions()
 
 
 @dataclass(frozen=True)
-class Attributed:
+class ImageAttribution:
     """One picture (`index` among the subject's, `picture` a data URI) with its maps, pooled where they are large.
 
     `left_over` is the sum of the integrated gradients less the rise of the class's score from the mean picture, as a
@@ -130,83 +133,83 @@ class Attributed:
     """
 
     index: int
-    picture: str
+    image: str
     label: str
     predicted: str
-    target: str
+    target_class: str
     probability: float
-    grad_cam: Map
-    integrated: Map
-    occlusion: Map
-    left_over: float
+    grad_cam: HeatMap
+    integrated_gradients: HeatMap
+    occlusion: HeatMap
+    completeness_error: float
 
 
 @dataclass(frozen=True)
-class Attribution:
+class AttributionResult:
     """The pictures with what speaks for the class in them; `layer` is Grad-CAM's."""
 
-    subject: str
+    model: str
     step: int | None
     layer: str
-    square: int
-    pictures: tuple[Attributed, ...]
+    patch_size: int
+    images: tuple[ImageAttribution, ...]
 
 
-def attribute(subject: Subject, options: AttributionOptions = _DEFAULT) -> Attribution:
+def analyze_attribution(target: AnalysisTarget, options: AttributionOptions = _DEFAULT_OPTIONS) -> AttributionResult:
     """Grad-CAM, integrated gradients from the mean picture, and occlusion, for the logit of each picture's class.
 
     Sources with each function of `reslab.analysis.attribution`. Raises ValueError for an unknown layer or target.
     """
-    if options.target not in TARGETS:
-        raise unknown("target", options.target, TARGETS)
-    if options.pictures < 1 or options.square < 0:
-        raise refuse("1 picture or more, a square of 0 or more pixels", options)
-    layer = options.layer or default_layers(subject.model)[-1]
-    chosen, logits = _chosen_attributing(subject, options)
-    x = subject.images[chosen]
-    labels = subject.labels[chosen].to(x.device)
-    target = logits.argmax(1) if options.target == "predicted" else labels
-    square = options.square or max(1, min(x.shape[-2:]) // 4)
-    maps = grad_cam(subject.model, x, target, layer)
-    integrated = integrated_gradients(subject.model, x, target, 0.0, options.steps)
-    covered = occlusion(subject.model, x, target, square, max(1, square // 2))
-    left_over = _left_over(subject, x, target, integrated)
+    if options.target_class not in TARGET_CLASSES:
+        raise unknown_name("target", options.target_class, TARGET_CLASSES)
+    if options.num_images < 1 or options.patch_size < 0:
+        raise invalid("1 picture or more, a square of 0 or more pixels", options)
+    layer = options.layer or default_layers(target.model)[-1]
+    indices, logits = _select_images(target, options)
+    x = target.images[indices]
+    labels = target.labels[indices].to(x.device)
+    class_indices = logits.argmax(1) if options.target_class == "predicted" else labels
+    patch_size = options.patch_size or max(1, min(x.shape[-2:]) // 4)
+    cam_maps = grad_cam(target.model, x, class_indices, layer)
+    ig_maps = integrated_gradients(target.model, x, class_indices, 0.0, options.num_steps)
+    occlusion_maps = occlusion(target.model, x, class_indices, patch_size, max(1, patch_size // 2))
+    completeness_errors = _completeness_error(target, x, class_indices, ig_maps)
     probabilities = logits.softmax(1)
-    found = [
-        Attributed(
-            index=int(chosen[row]),
-            picture=picture(subject, int(chosen[row])),
-            label=class_name(subject, int(labels[row])),
-            predicted=class_name(subject, int(logits[row].argmax())),
-            target=class_name(subject, int(target[row])),
-            probability=float(probabilities[row, target[row]]),
-            grad_cam=plain(maps[row]),
-            integrated=plain(integrated[row].sum(0)),
-            occlusion=plain(covered[row]),
-            left_over=float(left_over[row]),
+    attributions = [
+        ImageAttribution(
+            index=int(indices[row]),
+            image=image_data_uri(target, int(indices[row])),
+            label=class_name(target, int(labels[row])),
+            predicted=class_name(target, int(logits[row].argmax())),
+            target_class=class_name(target, int(class_indices[row])),
+            probability=float(probabilities[row, class_indices[row]]),
+            grad_cam=map_to_rows(cam_maps[row]),
+            integrated_gradients=map_to_rows(ig_maps[row].sum(0)),
+            occlusion=map_to_rows(occlusion_maps[row]),
+            completeness_error=float(completeness_errors[row]),
         )
-        for row in range(len(chosen))
+        for row in range(len(indices))
     ]
-    return Attribution(subject.name, subject.step, layer, square, tuple(found))
+    return AttributionResult(target.name, target.step, layer, patch_size, tuple(attributions))
 
 
 @torch.no_grad()
-def _chosen_attributing(subject: Subject, options: AttributionOptions) -> tuple[Tensor, Tensor]:
+def _select_images(target: AnalysisTarget, options: AttributionOptions) -> tuple[Tensor, Tensor]:
     """Which pictures, and their logits."""
-    logits = torch.cat([subject.model(x).float() for x in subject.images.split(64)])
-    places = torch.arange(len(logits))
-    if options.wrong:
-        places = places[(logits.argmax(1) != subject.labels.to(logits.device)).cpu()]
-        if not len(places):
-            raise refuse(
+    logits = torch.cat([target.model(x).float() for x in target.images.split(64)])
+    indices = torch.arange(len(logits))
+    if options.misclassified:
+        indices = indices[(logits.argmax(1) != target.labels.to(logits.device)).cpu()]
+        if not len(indices):
+            raise invalid(
                 "a picture that is called wrong", f"none among {len(logits)}", next_step="ask with more --images"
             )
-    places = places[: options.pictures]
-    return places, logits[places]
+    indices = indices[: options.num_images]
+    return indices, logits[indices]
 
 
 @torch.no_grad()
-def _left_over(subject: Subject, x: Tensor, target: Tensor, integrated: Tensor) -> Tensor:
-    scores = [subject.model(images).gather(1, target[:, None])[:, 0] for images in (x, torch.zeros_like(x))]
-    rise = scores[0] - scores[1]
-    return (integrated.sum((1, 2, 3)) - rise) / rise.abs().clamp_min(1e-6)
+def _completeness_error(target: AnalysisTarget, x: Tensor, class_indices: Tensor, ig_maps: Tensor) -> Tensor:
+    scores = [target.model(inputs).gather(1, class_indices[:, None])[:, 0] for inputs in (x, torch.zeros_like(x))]
+    score_change = scores[0] - scores[1]
+    return (ig_maps.sum((1, 2, 3)) - score_change) / score_change.abs().clamp_min(1e-6)

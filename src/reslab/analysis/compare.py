@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reslab.analysis.inputs import Examples, class_name, picture
-from reslab.analysis.subject import Subject
-from reslab.metrics.intervals import Paired, paired
-from reslab.spec.errors import refuse
+from reslab.analysis.inputs import EvalBatches, class_name, image_data_uri
+from reslab.analysis.subject import AnalysisTarget
+from reslab.metrics.intervals import PairedTest, run_paired_test
+from reslab.spec.errors import invalid
 
-_KINDS = ("train", "eval")
+_RECORD_KINDS = ("train", "eval")
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class CompareOptions:
     At most `pictures` flipped ones are shown, those that were surest first."""
 
     split: str = ""
-    pictures: int = 14
+    max_flipped: int = 14
 
 
-_DEFAULT = CompareOptions()
+_DEFAULT_OPTIONS = CompareOptions()
 
 
 @dataclass(frozen=True)
-class ComparedNetwork:
+class ComparedModel:
     """One of the two: its accuracy on the pictures, and of a run what it was (`model` with the axes that differ from
     the zoo's), and its log."""
 
@@ -36,19 +36,19 @@ class ComparedNetwork:
     accuracy: float
     loss: float
     num_parameters: int
-    model: str = ""
-    data: str = ""
+    arch: str = ""
+    dataset: str = ""
     recipe: str = ""
     seed: int = 0
     log: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
-class Flipped:
+class FlippedPrediction:
     """A picture that one calls right and the other wrong, with the class and the probability of each."""
 
     index: int
-    picture: str
+    image: str
     label: str
     first: str
     first_probability: float
@@ -57,7 +57,7 @@ class Flipped:
 
 
 @dataclass(frozen=True)
-class LayerDistance:
+class WeightDistance:
     """A weight of both networks: norms, the distance as a share of their mean norm, the cosine between them."""
 
     name: str
@@ -67,120 +67,133 @@ class LayerDistance:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparisonResult:
     """`num_other` counts the parameters that are not in both with one shape."""
 
-    networks: tuple[ComparedNetwork, ...]
+    models: tuple[ComparedModel, ...]
     num_images: int
     split: str
-    paired: Paired
-    flipped: tuple[Flipped, ...]
-    weights: tuple[LayerDistance, ...]
-    num_other: int
+    paired_test: PairedTest
+    flipped: tuple[FlippedPrediction, ...]
+    weight_distances: tuple[WeightDistance, ...]
+    num_unmatched: int
 
 
-def compare(subjects: Sequence[Subject], options: CompareOptions = _DEFAULT) -> Comparison:
+def compare_models(targets: Sequence[AnalysisTarget], options: CompareOptions = _DEFAULT_OPTIONS) -> ComparisonResult:
     """Two networks on the same pictures, and their weights where names and shapes agree.
 
     The test is McNemar's (1947), exact: of the pictures that only one calls right, either is as likely the one that
     does. Raises ValueError unless there are two, and where they were shown other pictures.
     """
-    if len(subjects) != 2:
-        raise refuse("two networks to compare", len(subjects), "2", "reslab inspect compare RUN RUN")
-    first, second = subjects
-    split = _split(first, options)
-    logits, labels = _judged(first, split)
-    others, theirs = _judged(second, split)
-    if not torch.equal(labels, theirs):
-        raise refuse("two networks on the same pictures", f"other labels for {first.name} and {second.name}")
-    distances, num_other = layer_distances(first, second)
-    found = [_network(subject, told, labels) for subject, told in ((first, logits), (second, others))]
-    return Comparison(
-        tuple(found),
+    if len(targets) != 2:
+        raise invalid("two networks to compare", len(targets), "2", "reslab inspect compare RUN RUN")
+    first, second = targets
+    split = _resolve_split(first, options)
+    first_logits, labels = _collect_logits(first, split)
+    second_logits, second_labels = _collect_logits(second, split)
+    if not torch.equal(labels, second_labels):
+        raise invalid("two networks on the same pictures", f"other labels for {first.name} and {second.name}")
+    distances, num_unmatched = weight_distances(first, second)
+    models = [
+        _compared_model(target, model_logits, labels)
+        for target, model_logits in ((first, first_logits), (second, second_logits))
+    ]
+    return ComparisonResult(
+        tuple(models),
         len(labels),
         split,
-        paired(logits.argmax(1), others.argmax(1), labels),
-        _flipped(first, split, logits, others, labels, options.pictures),
+        run_paired_test(first_logits.argmax(1), second_logits.argmax(1), labels),
+        _flipped_predictions(first, split, first_logits, second_logits, labels, options.max_flipped),
         distances,
-        num_other,
+        num_unmatched,
     )
 
 
-def _split(subject: Subject, options: CompareOptions) -> str:
-    if options.split == "own" or (subject.data is None and not options.split):
+def _resolve_split(target: AnalysisTarget, options: CompareOptions) -> str:
+    if options.split == "own" or (target.data is None and not options.split):
         return ""
-    return options.split or (subject.data.held_out if subject.data else "")
+    return options.split or (target.data.held_out if target.data else "")
 
 
 @torch.no_grad()
-def _judged(subject: Subject, split: str) -> tuple[Tensor, Tensor]:
+def _collect_logits(target: AnalysisTarget, split: str) -> tuple[Tensor, Tensor]:
     """Logits and labels of every picture."""
-    found = [(subject.model(x).float().cpu(), y.cpu()) for x, y in Examples(subject, split)]
-    return torch.cat([logits for logits, _ in found]), torch.cat([labels for _, labels in found])
+    batches = [(target.model(x).float().cpu(), y.cpu()) for x, y in EvalBatches(target, split)]
+    return torch.cat([logits for logits, _ in batches]), torch.cat([labels for _, labels in batches])
 
 
-def _network(subject: Subject, logits: Tensor, labels: Tensor) -> ComparedNetwork:
+def _compared_model(target: AnalysisTarget, logits: Tensor, labels: Tensor) -> ComparedModel:
     accuracy = int((logits.argmax(1) == labels).sum()) / len(labels)
     loss = float(torch.nn.functional.cross_entropy(logits, labels))
-    size = sum(parameter.numel() for parameter in subject.model.parameters())
-    run = subject.run
+    num_parameters = sum(parameter.numel() for parameter in target.model.parameters())
+    run = target.run
     if run is None:
-        return ComparedNetwork(subject.name, accuracy, loss, size)
-    facts = run.facts
-    lines = tuple(line for line in run.log.lines() if line.get("kind") in _KINDS)
-    data, recipe = (facts[part]["name"] for part in ("data", "recipe"))
-    seed = int(facts.get("seed", 0))
-    return ComparedNetwork(subject.name, accuracy, loss, size, run.network, data, recipe, seed, lines)
+        return ComparedModel(target.name, accuracy, loss, num_parameters)
+    metadata = run.facts
+    records = tuple(record for record in run.log.lines() if record.get("kind") in _RECORD_KINDS)
+    data, recipe = (metadata[part]["name"] for part in ("data", "recipe"))
+    seed = int(metadata.get("seed", 0))
+    return ComparedModel(target.name, accuracy, loss, num_parameters, run.network, data, recipe, seed, records)
 
 
-def _flipped(
-    subject: Subject, split: str, first: Tensor, second: Tensor, labels: Tensor, most: int
-) -> tuple[Flipped, ...]:
+def _flipped_predictions(
+    target: AnalysisTarget, split: str, first_logits: Tensor, second_logits: Tensor, labels: Tensor, max_flipped: int
+) -> tuple[FlippedPrediction, ...]:
     """The flipped pictures of which the wrong network was surest."""
-    one, two = first.softmax(1), second.softmax(1)
-    called, other = one.argmax(1), two.argmax(1)
-    places = torch.nonzero((called == labels) != (other == labels))[:, 0]
-    wrong = torch.where(called[places] == labels[places], two[places].amax(1), one[places].amax(1))
-    chosen = places[wrong.argsort(descending=True, stable=True)[:most]]
-    if not len(chosen):
+    first_probs, second_probs = first_logits.softmax(1), second_logits.softmax(1)
+    first_predictions, second_predictions = first_probs.argmax(1), second_probs.argmax(1)
+    indices = torch.nonzero((first_predictions == labels) != (second_predictions == labels))[:, 0]
+    wrong_confidences = torch.where(
+        first_predictions[indices] == labels[indices], second_probs[indices].amax(1), first_probs[indices].amax(1)
+    )
+    selected = indices[wrong_confidences.argsort(descending=True, stable=True)[:max_flipped]]
+    if not len(selected):
         return ()
-    images = _pictures(subject, split, chosen)
-    shown = Subject("", subject.model, images, labels[chosen], subject.data, subject.classes)
+    images = _images_at(target, split, selected)
+    subset = AnalysisTarget("", target.model, images, labels[selected], target.data, target.classes)
     return tuple(
-        Flipped(
+        FlippedPrediction(
             int(i),
-            picture(shown, row),
-            class_name(subject, int(labels[i])),
-            class_name(subject, int(called[i])),
-            float(one[i, called[i]]),
-            class_name(subject, int(other[i])),
-            float(two[i, other[i]]),
+            image_data_uri(subset, row),
+            class_name(target, int(labels[i])),
+            class_name(target, int(first_predictions[i])),
+            float(first_probs[i, first_predictions[i]]),
+            class_name(target, int(second_predictions[i])),
+            float(second_probs[i, second_predictions[i]]),
         )
-        for row, i in enumerate(chosen)
+        for row, i in enumerate(selected)
     )
 
 
-def _pictures(subject: Subject, split: str, chosen: Tensor) -> Tensor:
+def _images_at(target: AnalysisTarget, split: str, indices: Tensor) -> Tensor:
     """The pictures at these places, in this order, with no more than a batch of others in memory."""
-    wanted, begin = {int(i) for i in chosen}, 0
-    found: dict[int, Tensor] = {}
-    for x, _ in Examples(subject, split):
-        found |= {i: x[i - begin].cpu() for i in wanted if begin <= i < begin + len(x)}
-        begin += len(x)
-    return torch.stack([found[int(i)] for i in chosen])
+    wanted_indices, offset = {int(i) for i in indices}, 0
+    images_by_index: dict[int, Tensor] = {}
+    for x, _ in EvalBatches(target, split):
+        images_by_index |= {i: x[i - offset].cpu() for i in wanted_indices if offset <= i < offset + len(x)}
+        offset += len(x)
+    return torch.stack([images_by_index[int(i)] for i in indices])
 
 
-def layer_distances(first: Subject, second: Subject) -> tuple[tuple[LayerDistance, ...], int]:
+def weight_distances(first: AnalysisTarget, second: AnalysisTarget) -> tuple[tuple[WeightDistance, ...], int]:
     """The weights with more than one dimension that both networks have, and how many parameters they do not share."""
-    one, two = (dict(subject.model.named_parameters()) for subject in (first, second))
-    common = [name for name in one if name in two and one[name].shape == two[name].shape]
-    found = []
+    first_parameters, second_parameters = (dict(target.model.named_parameters()) for target in (first, second))
+    common = [
+        name
+        for name in first_parameters
+        if name in second_parameters and first_parameters[name].shape == second_parameters[name].shape
+    ]
+    distances = []
     for name in common:
-        a, b = (parameters[name].detach().cpu().double().flatten() for parameters in (one, two))
-        if one[name].ndim < 2:
+        a, b = (
+            parameters[name].detach().cpu().double().flatten() for parameters in (first_parameters, second_parameters)
+        )
+        if first_parameters[name].ndim < 2:
             continue
         norms = float(a.norm()), float(b.norm())
         mean = max(sum(norms) / 2, 1e-30)
         cosine = float(a @ b) / max(norms[0] * norms[1], 1e-30)
-        found.append(LayerDistance(name, norms, float((a - b).norm()) / mean, cosine))
-    return tuple(found), len(set(one) ^ set(two)) + len(set(one) & set(two)) - len(common)
+        distances.append(WeightDistance(name, norms, float((a - b).norm()) / mean, cosine))
+    return tuple(distances), len(set(first_parameters) ^ set(second_parameters)) + len(
+        set(first_parameters) & set(second_parameters)
+    ) - len(common)

@@ -4,15 +4,15 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from reslab.analysis.inputs import class_name, picture, plain
-from reslab.analysis.layers import default_layers, first_convolution, layer_named, outputs_of
-from reslab.analysis.subject import Subject
-from reslab.spec.errors import refuse
+from reslab.analysis.inputs import class_name, image_data_uri, map_to_rows
+from reslab.analysis.layers import default_layers, first_conv_name, get_layer, layer_outputs
+from reslab.analysis.subject import AnalysisTarget
+from reslab.spec.errors import invalid
 
-Map = tuple[tuple[float, ...], ...]
-_SILENT = 1e-12
+FloatMatrix = tuple[tuple[float, ...], ...]
+_DEAD_THRESHOLD = 1e-12
 # A unit that is shared may run a hundred times.
-_MOST_RUNS = 4
+_MAX_CALLS = 4
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class FeatureOptions:
     kernels."""
 
     layers: tuple[str, ...] = ()
-    picture: int = 0
-    channels: int = 12
+    image_index: int = 0
+    max_channels: int = 12
 
 
-_DEFAULT = FeatureOptions()
+_DEFAULT_OPTIONS = FeatureOptions()
 
 
 @dataclass(frozen=True)
@@ -36,97 +36,97 @@ class Kernel:
 
     channel: int
     norm: float
-    values: tuple[Map, ...]
+    values: tuple[FloatMatrix, ...]
 
 
 @dataclass(frozen=True)
-class LayerMaps:
+class LayerFeatureMaps:
     """Maps of a layer for one picture. `num_silent` channels are zero everywhere on all pictures; `zeros` is the share
     of values that are zero, `mean` and `std` are over all pictures."""
 
     layer: str
     shape: tuple[int, ...]
     num_channels: int
-    num_silent: int
-    zeros: float
+    num_dead: int
+    zero_fraction: float
     mean: float
     std: float
     channels: tuple[int, ...]
-    maps: tuple[Map, ...]
+    maps: tuple[FloatMatrix, ...]
 
 
 @dataclass(frozen=True)
-class Features:
+class FeatureResult:
     """A picture (a data URI), the kernels of the first convolution, and what the layers make of it."""
 
-    subject: str
+    model: str
     step: int | None
-    picture: str
+    image: str
     label: str
     num_images: int
-    convolution: str
+    first_conv: str
     kernels: tuple[Kernel, ...]
-    layers: tuple[LayerMaps, ...]
+    layers: tuple[LayerFeatureMaps, ...]
 
 
-def features(subject: Subject, options: FeatureOptions = _DEFAULT) -> Features:
+def analyze_features(target: AnalysisTarget, options: FeatureOptions = _DEFAULT_OPTIONS) -> FeatureResult:
     """Kernels and feature maps as numbers, and how many channels say nothing.
 
     Raises ValueError for an unknown layer, one without maps, and a picture that is not there.
     """
-    if not 0 <= options.picture < len(subject.images):
-        raise refuse(f"a picture from 0 to {len(subject.images) - 1}", options.picture, "0")
-    if options.channels < 1:
-        raise refuse("channels of at least 1", options.channels, "12")
-    names = options.layers or default_layers(subject.model)
-    outputs = outputs_of(subject.model, names, subject.images)
-    shown = list(outputs) if options.layers else _spread(list(outputs), len(names) + _MOST_RUNS)
-    name = first_convolution(subject.model)
-    conv = layer_named(subject.model, name)
+    if not 0 <= options.image_index < len(target.images):
+        raise invalid(f"a picture from 0 to {len(target.images) - 1}", options.image_index, "0")
+    if options.max_channels < 1:
+        raise invalid("channels of at least 1", options.max_channels, "12")
+    names = options.layers or default_layers(target.model)
+    outputs = layer_outputs(target.model, names, target.images)
+    selected = list(outputs) if options.layers else _evenly_spaced(list(outputs), len(names) + _MAX_CALLS)
+    conv_name = first_conv_name(target.model)
+    conv = get_layer(target.model, conv_name)
     assert isinstance(conv, nn.Conv2d)
-    return Features(
-        subject.name,
-        subject.step,
-        picture(subject, options.picture),
-        class_name(subject, int(subject.labels[options.picture])),
-        len(subject.images),
-        name,
-        kernels_of(conv, options.channels),
-        tuple(_layer(name, outputs[name], options) for name in shown),
+    return FeatureResult(
+        target.name,
+        target.step,
+        image_data_uri(target, options.image_index),
+        class_name(target, int(target.labels[options.image_index])),
+        len(target.images),
+        conv_name,
+        largest_kernels(conv, options.max_channels),
+        tuple(_layer_feature_maps(conv_name, outputs[conv_name], options) for conv_name in selected),
     )
 
 
-def _spread(names: list[str], most: int) -> list[str]:
+def _evenly_spaced(names: list[str], max_count: int) -> list[str]:
     """At most so many, evenly taken, first and last among them."""
-    if len(names) <= most:
+    if len(names) <= max_count:
         return names
-    return [names[round(place * (len(names) - 1) / (most - 1))] for place in range(most)]
+    return [names[round(i * (len(names) - 1) / (max_count - 1))] for i in range(max_count)]
 
 
-def kernels_of(conv: nn.Conv2d, most: int) -> tuple[Kernel, ...]:
+def largest_kernels(conv: nn.Conv2d, max_kernels: int) -> tuple[Kernel, ...]:
     """The `most` filters of the largest norm, largest first."""
     weight = conv.weight.detach().cpu().float()
     norms = weight.flatten(1).norm(dim=1)
-    order = norms.argsort(descending=True, stable=True)[:most].tolist()
-    parts = weight if weight.shape[1] in (1, 3) else weight.sum(1, keepdim=True)
-    return tuple(Kernel(i, float(norms[i]), tuple(plain(part) for part in parts[i])) for i in order)
+    order = norms.argsort(descending=True, stable=True)[:max_kernels].tolist()
+    filters = weight if weight.shape[1] in (1, 3) else weight.sum(1, keepdim=True)
+    return tuple(Kernel(i, float(norms[i]), tuple(map_to_rows(plane) for plane in filters[i])) for i in order)
 
 
-def _layer(name: str, output: Tensor, options: FeatureOptions) -> LayerMaps:
+def _layer_feature_maps(name: str, output: Tensor, options: FeatureOptions) -> LayerFeatureMaps:
     if output.ndim != 4:
-        raise refuse("a layer with maps (N, C, H, W)", f"{name}, of {tuple(output.shape)}")
-    own = output[options.picture]
-    energy = own.square().mean((1, 2))
-    order = energy.argsort(descending=True, stable=True)[: options.channels].tolist()
-    silent = (output.abs() <= _SILENT).all(dim=3).all(dim=2).all(dim=0)
-    return LayerMaps(
+        raise invalid("a layer with maps (N, C, H, W)", f"{name}, of {tuple(output.shape)}")
+    image_maps = output[options.image_index]
+    energy = image_maps.square().mean((1, 2))
+    order = energy.argsort(descending=True, stable=True)[: options.max_channels].tolist()
+    is_dead = (output.abs() <= _DEAD_THRESHOLD).all(dim=3).all(dim=2).all(dim=0)
+    return LayerFeatureMaps(
         layer=name,
         shape=tuple(output.shape[1:]),
         num_channels=output.shape[1],
-        num_silent=int(silent.sum()),
-        zeros=float((output == 0).float().mean()),
+        num_dead=int(is_dead.sum()),
+        zero_fraction=float((output == 0).float().mean()),
         mean=float(output.mean()),
         std=float(output.std()),
         channels=tuple(order),
-        maps=tuple(plain(own[i]) for i in order),
+        maps=tuple(map_to_rows(image_maps[i]) for i in order),
     )

@@ -7,16 +7,23 @@ from itertools import combinations
 
 from torch import nn
 
-from reslab.analysis.inputs import Examples, Score, score
-from reslab.analysis.lesion_paths import PathLength, path_lengths
-from reslab.analysis.subject import Subject
-from reslab.analysis.surgery import Slot, reordered, shapes_of, slots_of, switched_off, why_not_deleted
-from reslab.nn.network import Network
-from reslab.spec.errors import refuse
+from reslab.analysis.inputs import EvalBatches, EvalScore, score_model
+from reslab.analysis.lesion_paths import PathLength, measure_path_lengths
+from reslab.analysis.subject import AnalysisTarget
+from reslab.analysis.surgery import (
+    BlockSlot,
+    block_shape,
+    block_slots,
+    deletion_obstacle,
+    disabled_blocks,
+    reordered_blocks,
+)
+from reslab.nn.network import ResidualNetwork
+from reslab.spec.errors import invalid
 
-_MOST_COUNTS = 10
-_ENOUGH = 20
-_UNKNOWN = (0, 0, 1)
+_MAX_COUNTS = 10
+_MAX_SWAPS = 20
+_UNKNOWN_SHAPE = (0, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -31,21 +38,21 @@ class LesionOptions:
     seed: int = 0
 
 
-_DEFAULT = LesionOptions()
+_DEFAULT_OPTIONS = LesionOptions()
 
 
 @dataclass(frozen=True)
-class Deleted:
+class BlockDeletion:
     """One unit taken out: error (a fraction) and loss without it; None, with the reason, where it is not offered."""
 
-    unit: str
+    block: str
     error: float | None
     loss: float | None
     reason: str = ""
 
 
 @dataclass(frozen=True)
-class SeveralDeleted:
+class MultiBlockDeletion:
     """Errors with `num_deleted` units taken out, one for each random choice of them."""
 
     num_deleted: int
@@ -53,34 +60,34 @@ class SeveralDeleted:
 
 
 @dataclass(frozen=True)
-class Permuted:
+class BlockPermutation:
     """The error with `num_swaps` random pairs of equal shapes swapped; `tau` is Kendall's, 1 for an order unchanged."""
 
     num_swaps: int
-    tau: float
+    kendall_tau: float
     error: float
 
 
 @dataclass(frozen=True)
-class Lesion:
+class LesionResult:
     """What deleting and permuting did; `error` and `loss` are of the whole network, `chance` the error of guessing."""
 
-    subject: str
+    model: str
     step: int | None
     kind: str
     error: float
     loss: float
-    chance: float
+    chance_error: float
     num_images: int
     split: str
-    units: tuple[Deleted, ...]
-    several: tuple[SeveralDeleted, ...]
-    permuted: tuple[Permuted, ...]
+    deletions: tuple[BlockDeletion, ...]
+    multi_deletions: tuple[MultiBlockDeletion, ...]
+    permutations: tuple[BlockPermutation, ...]
     paths: tuple[PathLength, ...]
     notes: tuple[str, ...] = ()
 
 
-def lesion(subject: Subject, options: LesionOptions = _DEFAULT) -> Lesion:
+def analyze_lesion(target: AnalysisTarget, options: LesionOptions = _DEFAULT_OPTIONS) -> LesionResult:
     """The error without each unit, without several at random, with units permuted; paths and their gradients.
 
     Veit et al. 2016, arXiv:1605.06431, Secs. 4 and 5. A deleted unit's branch is zero; a plain unit becomes the
@@ -88,110 +95,124 @@ def lesion(subject: Subject, options: LesionOptions = _DEFAULT) -> Lesion:
     Raises ValueError where there is no unit, and for a number below zero.
     """
     if min(options.draws, options.path_draws) < 0 or options.path_images < 1:
-        raise refuse("draws of 0 or more, on 1 picture or more", options, nearest=str(_DEFAULT))
-    examples, slots = Examples(subject, options.split), slots_of(subject.model)
-    whole = score(subject.model, examples)
-    offered = [slot for slot in slots if not why_not_deleted(slot.unit)]
-    draw = random.Random(options.seed)
-    paths, why = path_lengths(subject, options.path_draws, options.path_images, options.seed)
-    permuted = _permuted(subject.model, slots, examples, options.draws, draw)
-    notes = (why, "" if permuted or not options.draws else "no two units can stand in each other's place")
-    return Lesion(
-        subject=subject.name,
-        step=subject.step,
-        kind="plain" if _is_plain(subject.model) else "residual",
-        error=whole.error,
-        loss=whole.loss,
-        chance=1 - 1 / max(2, len(subject.classes) or _num_outputs(subject)),
-        num_images=whole.num_images,
+        raise invalid("draws of 0 or more, on 1 picture or more", options, nearest=str(_DEFAULT_OPTIONS))
+    batches, slots = EvalBatches(target, options.split), block_slots(target.model)
+    baseline = score_model(target.model, batches)
+    deletable = [slot for slot in slots if not deletion_obstacle(slot.block)]
+    rng = random.Random(options.seed)
+    paths, path_note = measure_path_lengths(target, options.path_draws, options.path_images, options.seed)
+    permutations = _permute(target.model, slots, batches, options.draws, rng)
+    notes = (path_note, "" if permutations or not options.draws else "no two units can stand in each other's place")
+    return LesionResult(
+        model=target.name,
+        step=target.step,
+        kind="plain" if _is_plain(target.model) else "residual",
+        error=baseline.error,
+        loss=baseline.loss,
+        chance_error=1 - 1 / max(2, len(target.classes) or _num_outputs(target)),
+        num_images=baseline.num_images,
         split=options.split,
-        units=tuple(_without_each(subject.model, slots, examples)),
-        several=tuple(_without_several(subject.model, offered, examples, options.draws, draw)),
-        permuted=tuple(permuted),
+        deletions=tuple(_delete_each(target.model, slots, batches)),
+        multi_deletions=tuple(_delete_several(target.model, deletable, batches, options.draws, rng)),
+        permutations=tuple(permutations),
         paths=paths,
         notes=tuple(note for note in notes if note),
     )
 
 
 def _is_plain(model: nn.Module) -> bool:
-    return isinstance(model, Network) and all(unit.mix is None for _, unit in model.units())
+    return isinstance(model, ResidualNetwork) and all(block.merge is None for _, block in model.blocks())
 
 
-def _num_outputs(subject: Subject) -> int:
-    linear = [module for module in subject.model.modules() if isinstance(module, nn.Linear)]
-    return linear[-1].out_features if linear else int(subject.labels.max()) + 1
+def _num_outputs(target: AnalysisTarget) -> int:
+    linear_layers = [module for module in target.model.modules() if isinstance(module, nn.Linear)]
+    return linear_layers[-1].out_features if linear_layers else int(target.labels.max()) + 1
 
 
-def score_without(model: nn.Module, units: Sequence[str], examples: Examples) -> Score:
+def score_without_blocks(model: nn.Module, blocks: Sequence[str], batches: EvalBatches) -> EvalScore:
     """Error and loss with the units' branches zero."""
-    with switched_off(model, units):
-        return score(model, examples)
+    with disabled_blocks(model, blocks):
+        return score_model(model, batches)
 
 
-def _without_each(model: nn.Module, slots: Sequence[Slot], examples: Examples) -> list[Deleted]:
-    found = []
+def _delete_each(model: nn.Module, slots: Sequence[BlockSlot], batches: EvalBatches) -> list[BlockDeletion]:
+    deletions = []
     for slot in slots:
-        reason = why_not_deleted(slot.unit)
+        reason = deletion_obstacle(slot.block)
         if reason:
-            found.append(Deleted(slot.name, None, None, reason))
+            deletions.append(BlockDeletion(slot.name, None, None, reason))
         else:
-            judged = score_without(model, [slot.name], examples)
-            found.append(Deleted(slot.name, judged.error, judged.loss))
-    return found
+            score = score_without_blocks(model, [slot.name], batches)
+            deletions.append(BlockDeletion(slot.name, score.error, score.loss))
+    return deletions
 
 
-def _without_several(
-    model: nn.Module, slots: Sequence[Slot], examples: Examples, draws: int, draw: random.Random
-) -> list[SeveralDeleted]:
-    names, found = [slot.name for slot in slots], []
-    for number in spread(len(names)) if draws else ():
-        chosen = _choices(names, number, draws, draw)
-        found.append(SeveralDeleted(number, tuple(score_without(model, units, examples).error for units in chosen)))
-    return found
+def _delete_several(
+    model: nn.Module, slots: Sequence[BlockSlot], batches: EvalBatches, draws: int, rng: random.Random
+) -> list[MultiBlockDeletion]:
+    names, deletions = [slot.name for slot in slots], []
+    for count in spaced_counts(len(names)) if draws else ():
+        subsets = _sample_subsets(names, count, draws, rng)
+        deletions.append(
+            MultiBlockDeletion(count, tuple(score_without_blocks(model, blocks, batches).error for blocks in subsets))
+        )
+    return deletions
 
 
-def _choices(names: Sequence[str], number: int, draws: int, draw: random.Random) -> list[Sequence[str]]:
+def _sample_subsets(names: Sequence[str], size: int, draws: int, rng: random.Random) -> list[Sequence[str]]:
     """`draws` sets of `number` names; every set there is where there are no more than that."""
-    every: list[Sequence[str]] = []
-    if number in (1, len(names) - 1, len(names)):
-        every = list(combinations(names, number))
-    return every if every and len(every) <= draws else [draw.sample(names, number) for _ in range(draws)]
+    all_subsets: list[Sequence[str]] = []
+    if size in (1, len(names) - 1, len(names)):
+        all_subsets = list(combinations(names, size))
+    return all_subsets if all_subsets and len(all_subsets) <= draws else [rng.sample(names, size) for _ in range(draws)]
 
 
-def spread(most: int, at_most: int = _MOST_COUNTS) -> list[int]:
+def spaced_counts(maximum: int, max_values: int = _MAX_COUNTS) -> list[int]:
     """Whole numbers from 1 to `most`, at most `at_most` of them, closer together where they are small."""
-    if most <= at_most:
-        return list(range(1, most + 1))
-    return sorted({round(1 + (most - 1) * (i / (at_most - 1)) ** 1.5) for i in range(at_most)})
+    if maximum <= max_values:
+        return list(range(1, maximum + 1))
+    return sorted({round(1 + (maximum - 1) * (i / (max_values - 1)) ** 1.5) for i in range(max_values)})
 
 
-def _permuted(
-    model: nn.Module, slots: Sequence[Slot], examples: Examples, draws: int, draw: random.Random
-) -> list[Permuted]:
-    pairs = _pairs(slots)
+def _permute(
+    model: nn.Module, slots: Sequence[BlockSlot], batches: EvalBatches, draws: int, rng: random.Random
+) -> list[BlockPermutation]:
+    pairs = _swappable_pairs(slots)
     if not pairs or not draws:
         return []
-    names, found = [slot.name for slot in slots], []
-    for number in spread(min(len(slots), _ENOUGH), 6):
+    names, permutations = [slot.name for slot in slots], []
+    for num_swaps in spaced_counts(min(len(slots), _MAX_SWAPS), 6):
         for _ in range(draws):
-            order = shuffled(names, pairs, number, draw)
-            moved = {place: unit for place, unit in zip(names, order, strict=True) if place != unit}
-            with reordered(model, moved):
-                found.append(Permuted(number, kendall_tau(names, order), score(model, examples).error))
-    return found
+            order = random_swaps(names, pairs, num_swaps, rng)
+            moves = {
+                slot_name: block_name
+                for slot_name, block_name in zip(names, order, strict=True)
+                if slot_name != block_name
+            }
+            with reordered_blocks(model, moves):
+                permutations.append(
+                    BlockPermutation(num_swaps, kendall_tau(names, order), score_model(model, batches).error)
+                )
+    return permutations
 
 
-def _pairs(slots: Sequence[Slot]) -> list[tuple[str, str]]:
+def _swappable_pairs(slots: Sequence[BlockSlot]) -> list[tuple[str, str]]:
     """The pairs of units that can stand in each other's place: equal shapes, neither of them shared."""
-    single = [slot for slot in slots if slot.num_repeats == 1]
-    return [(a.name, b.name) for a, b in combinations(single, 2) if shapes_of(a.unit) == shapes_of(b.unit) != _UNKNOWN]
+    unshared = [slot for slot in slots if slot.num_repeats == 1]
+    return [
+        (a.name, b.name)
+        for a, b in combinations(unshared, 2)
+        if block_shape(a.block) == block_shape(b.block) != _UNKNOWN_SHAPE
+    ]
 
 
-def shuffled(names: Sequence[str], pairs: Sequence[tuple[str, str]], number: int, draw: random.Random) -> list[str]:
+def random_swaps(
+    names: Sequence[str], pairs: Sequence[tuple[str, str]], num_swaps: int, rng: random.Random
+) -> list[str]:
     """The names after `number` swaps of random pairs, one after the other."""
     order = list(names)
-    for _ in range(number):
-        a, b = draw.choice(pairs)
+    for _ in range(num_swaps):
+        a, b = rng.choice(pairs)
         i, j = order.index(a), order.index(b)
         order[i], order[j] = order[j], order[i]
     return order
@@ -199,6 +220,6 @@ def shuffled(names: Sequence[str], pairs: Sequence[tuple[str, str]], number: int
 
 def kendall_tau(names: Sequence[str], order: Sequence[str]) -> float:
     """(concordant - discordant) / all pairs of two orders of the same names; 1 where they are equal."""
-    place = {name: i for i, name in enumerate(names)}
-    pairs = list(combinations([place[name] for name in order], 2))
+    rank = {name: i for i, name in enumerate(names)}
+    pairs = list(combinations([rank[name] for name in order], 2))
     return sum(1 if a < b else -1 for a, b in pairs) / len(pairs) if pairs else 1.0

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reslab.analysis.blocks import network_of
-from reslab.analysis.subject import Subject
-from reslab.nn.block import Unit
-from reslab.nn.network import Network
+from reslab.analysis.blocks import as_residual_network
+from reslab.analysis.subject import AnalysisTarget
+from reslab.nn.block import ResidualBlock
+from reslab.nn.network import ResidualNetwork
 
 
 @dataclass(frozen=True)
@@ -22,32 +22,34 @@ class PathLength:
     carries to the first unit's input, and the share of the gradient that all of them carry (norms times number)."""
 
     length: int
-    share: float
-    gradient: float
+    fraction: float
+    gradient_norm: float
     contribution: float
 
 
 @dataclass(frozen=True, eq=False)
-class Link:
+class BlockLink:
     """One unit as the gradient sees it: from its output back to its input, by the shortcut or by the branch alone.
 
     y is the same tensor's value in both; the gate, where there is one, counts with the shortcut.
     """
 
     x: Tensor
-    by_shortcut: Tensor
-    by_branch: Tensor
+    shortcut_output: Tensor
+    branch_output: Tensor
 
-    def back(self, gradient: Tensor, branch: bool) -> Tensor:
+    def backward(self, gradient: Tensor, through_branch: bool) -> Tensor:
         """The gradient at the unit's input that came along one of the two ways."""
-        y = self.by_branch if branch else self.by_shortcut
-        if not y.requires_grad:
+        output = self.branch_output if through_branch else self.shortcut_output
+        if not output.requires_grad:
             return torch.zeros_like(self.x)
-        (found,) = torch.autograd.grad(y, self.x, gradient, retain_graph=True, allow_unused=True)
-        return torch.zeros_like(self.x) if found is None else found
+        (input_gradient,) = torch.autograd.grad(output, self.x, gradient, retain_graph=True, allow_unused=True)
+        return torch.zeros_like(self.x) if input_gradient is None else input_gradient
 
 
-def path_lengths(subject: Subject, draws: int, num_images: int, seed: int) -> tuple[tuple[PathLength, ...], str]:
+def measure_path_lengths(
+    target: AnalysisTarget, draws: int, num_images: int, seed: int
+) -> tuple[tuple[PathLength, ...], str]:
     """Paths by length with the gradient they carry, and why there are none.
 
     Veit et al. 2016, arXiv:1605.06431, Sec. 5 and Fig. 6: of n units C(n, k) / 2^n of the paths have length k; for each
@@ -57,76 +59,80 @@ def path_lengths(subject: Subject, draws: int, num_images: int, seed: int) -> tu
     if not draws:
         return (), ""
     try:
-        network = network_of(subject)
+        network = as_residual_network(target)
     except ValueError as error:
         return (), f"no paths: {error}"
-    if any(unit.mix is None for _, unit in network.units()):
+    if any(block.merge is None for _, block in network.blocks()):
         return (), "a plain network has one path"
-    links, gradient = chain(network, subject.images[:num_images], subject.labels[:num_images])
-    draw, number = random.Random(seed), len(links)
+    links, gradient = build_block_links(network, target.images[:num_images], target.labels[:num_images])
+    rng, num_blocks = random.Random(seed), len(links)
     norms = []
-    for length in range(number + 1):
-        tries = 1 if length in (0, number) else draws
-        norms.append(fmean(_norm(links, gradient, draw.sample(range(number), length)) for _ in range(tries)))
-    shares = [comb(number, k) / 2**number for k in range(number + 1)]
-    total = sum(share * norm for share, norm in zip(shares, norms, strict=True)) or 1.0
-    rows = zip(range(number + 1), shares, norms, strict=True)
-    return tuple(PathLength(k, share, norm, share * norm / total) for k, share, norm in rows), ""
+    for length in range(num_blocks + 1):
+        num_samples = 1 if length in (0, num_blocks) else draws
+        norms.append(
+            fmean(
+                _path_gradient_norm(links, gradient, rng.sample(range(num_blocks), length)) for _ in range(num_samples)
+            )
+        )
+    fractions = [comb(num_blocks, k) / 2**num_blocks for k in range(num_blocks + 1)]
+    total = sum(fraction * norm for fraction, norm in zip(fractions, norms, strict=True)) or 1.0
+    rows = zip(range(num_blocks + 1), fractions, norms, strict=True)
+    return tuple(PathLength(k, fraction, norm, fraction * norm / total) for k, fraction, norm in rows), ""
 
 
-def chain(model: Network, x: Tensor, y: Tensor) -> tuple[list[Link], Tensor]:
+def build_block_links(model: ResidualNetwork, x: Tensor, y: Tensor) -> tuple[list[BlockLink], Tensor]:
     """The units as links, in the order they run, and the loss's gradient at the last one's output.
 
     The loss is the mean cross-entropy; every link begins at a leaf, so that each can be gone back through alone.
     """
     links = []
     with torch.enable_grad():
-        found = _inputs(model, x)
-        for unit, held in found[:-1]:
-            assert isinstance(unit, Unit)
-            links.append(_link(unit, held.detach().requires_grad_()))
-        last = found[-1][1].detach().requires_grad_()
-        loss = functional.cross_entropy(model.run_head(last), y)
-        (gradient,) = torch.autograd.grad(loss, last)
+        block_inputs = _collect_block_inputs(model, x)
+        for block, block_input in block_inputs[:-1]:
+            assert isinstance(block, ResidualBlock)
+            links.append(_make_link(block, block_input.detach().requires_grad_()))
+        last_output = block_inputs[-1][1].detach().requires_grad_()
+        loss = functional.cross_entropy(model.forward_tail(last_output), y)
+        (gradient,) = torch.autograd.grad(loss, last_output)
     return links, gradient
 
 
 @torch.no_grad()
-def _inputs(model: Network, x: Tensor) -> list[tuple[nn.Module | None, Tensor]]:
+def _collect_block_inputs(model: ResidualNetwork, x: Tensor) -> list[tuple[nn.Module | None, Tensor]]:
     """Each unit that runs with its input, and at last (None, the last unit's output)."""
-    found: list[tuple[nn.Module | None, Tensor]] = []
+    block_inputs: list[tuple[nn.Module | None, Tensor]] = []
     handles = [
-        unit.register_forward_pre_hook(lambda module, arguments: found.append((module, arguments[0])))
-        for _, unit in model.units()
+        block.register_forward_pre_hook(lambda module, arguments: block_inputs.append((module, arguments[0])))
+        for _, block in model.blocks()
     ]
     try:
-        out = model.run_stem(x)
+        out = model.forward_stem(x)
         for _, stage in model.stages():
             out = stage(out)
     finally:
         for handle in handles:
             handle.remove()
-    return [*found, (None, out)]
+    return [*block_inputs, (None, out)]
 
 
-def _link(unit: Unit, x: Tensor) -> Link:
-    assert unit.mix is not None
-    assert unit.downsample is not None
-    p = unit.before(x)
-    branch, shortcut = unit.branch(p), unit.downsample(p)
-    by_shortcut = unit.after(unit.mix(p, shortcut, branch.detach()))
-    by_branch = unit.after(unit.mix(p.detach(), shortcut.detach(), branch))
-    return Link(x, by_shortcut, by_branch)
+def _make_link(block: ResidualBlock, x: Tensor) -> BlockLink:
+    assert block.merge is not None
+    assert block.downsample is not None
+    p = block.pre(x)
+    branch, shortcut = block.branch(p), block.downsample(p)
+    shortcut_output = block.post(block.merge(p, shortcut, branch.detach()))
+    branch_output = block.post(block.merge(p.detach(), shortcut.detach(), branch))
+    return BlockLink(x, shortcut_output, branch_output)
 
 
-def _norm(links: Sequence[Link], gradient: Tensor, branches: Sequence[int]) -> float:
-    return float(along(links, gradient, branches).norm())
+def _path_gradient_norm(links: Sequence[BlockLink], gradient: Tensor, branches: Sequence[int]) -> float:
+    return float(path_gradient(links, gradient, branches).norm())
 
 
-def along(links: Sequence[Link], gradient: Tensor, branches: Sequence[int]) -> Tensor:
+def path_gradient(links: Sequence[BlockLink], gradient: Tensor, branches: Sequence[int]) -> Tensor:
     """The gradient at the first unit's input along one path: through the branches of these units, counted from 0, and
     the shortcuts of the others."""
-    taken = set(branches)
+    branch_indices = set(branches)
     for i in range(len(links) - 1, -1, -1):
-        gradient = links[i].back(gradient, i in taken)
+        gradient = links[i].backward(gradient, i in branch_indices)
     return gradient

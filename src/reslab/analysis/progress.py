@@ -12,52 +12,52 @@ from torch import Tensor, nn
 
 from reslab.nn.cost import layer_table
 from reslab.runtime.memory import Memory
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
-Listener = Callable[[str], None]
+ProgressCallback = Callable[[str], None]
 
-_LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
+_PROGRESS_CALLBACK: ContextVar[ProgressCallback | None] = ContextVar("progress_callback", default=None)
 
 
 @contextmanager
-def listening(listener: Listener) -> Iterator[None]:
+def progress_callback(callback: ProgressCallback) -> Iterator[None]:
     """What is measured inside the block tells `listener` its cost beforehand and how far it is, in words."""
-    token = _LISTENER.set(listener)
+    token = _PROGRESS_CALLBACK.set(callback)
     try:
         yield
     finally:
-        _LISTENER.reset(token)
+        _PROGRESS_CALLBACK.reset(token)
 
 
-def tell(words: str) -> None:
+def report_progress(message: str) -> None:
     """Say `words` to whoever listens."""
-    listener = _LISTENER.get()
-    if listener is not None:
-        listener(words)
+    callback = _PROGRESS_CALLBACK.get()
+    if callback is not None:
+        callback(message)
 
 
 _GIB = 2**30
 
 
-class NoRoom(ValueError):
+class InsufficientMemoryError(ValueError):
     """There is not the memory now; another time there may be."""
 
 
-def check_room(model: nn.Module, images: Tensor, share: float = 1.0) -> None:
+def check_memory(model: nn.Module, images: Tensor, fraction: float = 1.0) -> None:
     """NoRoom, with what it would need, where that share of all layers' outputs does not fit the free memory.
 
     Measured on resnet56_cifar and resnet50: with gradients 0.9 and 1.2 of all outputs are held at most, without them
     (the units' outputs alone) 0.3 and 0.6.
     """
     try:
-        numbers = sum(prod(layer.output_shape) for layer in layer_table(model, tuple(images.shape[1:])))
+        num_values = sum(prod(layer.output_shape) for layer in layer_table(model, tuple(images.shape[1:])))
     except (RuntimeError, TypeError, ValueError):
         return  # a module of others whose way depends on its numbers: it is asked all the same
-    one = max(1, round(share * numbers * images.element_size()))
-    room = Memory(images.device).room_bytes()
-    if room is None or len(images) * one <= room:
+    bytes_per_image = max(1, round(fraction * num_values * images.element_size()))
+    free_bytes = Memory(images.device).room_bytes()
+    if free_bytes is None or len(images) * bytes_per_image <= free_bytes:
         return
-    most = room // one
-    got = f"{len(images)} pictures, which need about {len(images) * one / _GIB:.1f} GiB of {room / _GIB:.1f} free"
-    nearest = f"--images {most}" if most >= 2 else ""
-    raise NoRoom(refuse("pictures that fit the memory all at once", got, nearest))
+    max_images = free_bytes // bytes_per_image
+    got = f"{len(images)} pictures, which need about {len(images) * bytes_per_image / _GIB:.1f} GiB of {free_bytes / _GIB:.1f} free"
+    suggestion = f"--images {max_images}" if max_images >= 2 else ""
+    raise InsufficientMemoryError(invalid("pictures that fit the memory all at once", got, suggestion))

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reslab.analysis.blocks import as_asked, run_label
-from reslab.analysis.subject import Subject
+from reslab.analysis.blocks import call_label, with_statistics
+from reslab.analysis.subject import AnalysisTarget
 from reslab.nn.layers import Bias, Scale
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
-_ASIDE = re.compile(r"(^|\.)(downsample|shortcut|mix|se|attn|attn_last)(\.|$)")
-_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
-_AFFINE = (Bias, Scale)
+_NON_BRANCH_NAME = re.compile(r"(^|\.)(downsample|shortcut|merge|se|attn|attn_last)(\.|$)")
+_NORM_TYPES = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+_AFFINE_TYPES = (Bias, Scale)
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class ResponseOptions:
     """`kernels`: only convolutions of these sizes (`3` is He et al.'s figure), all where empty; `statistics` of the
     norms: `auto` is the batch's before any training, else the running ones."""
 
-    kernels: tuple[int, ...] = ()
+    kernel_sizes: tuple[int, ...] = ()
     statistics: str = "auto"
 
 
 @dataclass(frozen=True)
-class Response:
+class LayerResponse:
     """One run of a convolution: `std` over images, channels and places; `after_norm`: whether a norm read it first."""
 
     name: str
@@ -40,17 +40,17 @@ class Response:
 
 
 @dataclass(frozen=True)
-class Responses:
+class ResponseResult:
     """The layers in their order; `sorted_std` from the largest; `mean_std` over the layers."""
 
-    subject: str
+    model: str
     step: int | None
-    layers: tuple[Response, ...]
+    layers: tuple[LayerResponse, ...]
     sorted_std: tuple[float, ...]
     mean_std: float
 
 
-def ask_responses(subject: Subject, options: ResponseOptions) -> Responses:
+def analyze_responses(target: AnalysisTarget, options: ResponseOptions) -> ResponseResult:
     """The standard deviation of each convolution's response: He et al. 2015, arXiv:1512.03385, Fig. 7.
 
     The response is the layer's output after normalisation and before the nonlinearity or the addition. In any order it
@@ -59,41 +59,43 @@ def ask_responses(subject: Subject, options: ResponseOptions) -> Responses:
     last one's, which is added as it is, is its own output. Stem and branches count; shortcuts and gates do not. Where
     no training has been, a norm makes every response 1. Raises ValueError where there is no convolution to measure.
     """
-    model = as_asked(subject.model, options.statistics)
-    found: list[Response] = []
-    with torch.no_grad(), _listening(model, options.kernels, found):
-        model(subject.images)
-    if not found:
-        kernels = ",".join(map(str, options.kernels))
-        sizes = sorted({module.kernel_size[0] for module in model.modules() if isinstance(module, nn.Conv2d)})
-        got = f"{subject.name}, with kernels of {', '.join(map(str, sizes)) or 'no size'}"
-        raise refuse(f"a convolution{f' of kernel {kernels}' if kernels else ''}", got)
-    values = sorted((layer.std for layer in found), reverse=True)
-    return Responses(subject.name, subject.step, tuple(found), tuple(values), sum(values) / len(values))
+    model = with_statistics(target.model, options.statistics)
+    responses: list[LayerResponse] = []
+    with torch.no_grad(), _record_responses(model, options.kernel_sizes, responses):
+        model(target.images)
+    if not responses:
+        kernel_text = ",".join(map(str, options.kernel_sizes))
+        available_sizes = sorted({module.kernel_size[0] for module in model.modules() if isinstance(module, nn.Conv2d)})
+        got = f"{target.name}, with kernels of {', '.join(map(str, available_sizes)) or 'no size'}"
+        raise invalid(f"a convolution{f' of kernel {kernel_text}' if kernel_text else ''}", got)
+    stds = sorted((layer.std for layer in responses), reverse=True)
+    return ResponseResult(target.name, target.step, tuple(responses), tuple(stds), sum(stds) / len(stds))
 
 
 @contextmanager
-def _listening(model: nn.Module, kernels: tuple[int, ...], found: list[Response]) -> Iterator[None]:
+def _record_responses(
+    model: nn.Module, kernel_sizes: tuple[int, ...], responses: list[LayerResponse]
+) -> Iterator[None]:
     """Measures while the model runs. At once, as a later word may overwrite an output in place."""
-    waiting: list[Tensor] = []
-    runs: Counter[str] = Counter()
+    pending: list[Tensor] = []
+    call_counts: Counter[str] = Counter()
 
-    def heard(name: str, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+    def measure(name: str, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         if isinstance(module, nn.Conv2d):
-            label = run_label(name, runs[name])
-            runs[name] += 1
-            found.append(Response(name, label, _std(output), False))
-            waiting[:] = [output]
-        elif waiting and arguments and arguments[0] is waiting[0]:
-            last, normed = found.pop(), isinstance(module, _NORMS)
-            output = _before_act(module, arguments[0], output)
-            found.append(Response(last.name, last.label, _std(output), last.after_norm or normed))
-            waiting[:] = [output]
+            label = call_label(name, call_counts[name])
+            call_counts[name] += 1
+            responses.append(LayerResponse(name, label, _std(output), False))
+            pending[:] = [output]
+        elif pending and arguments and arguments[0] is pending[0]:
+            previous, is_norm = responses.pop(), isinstance(module, _NORM_TYPES)
+            output = _norm_without_act(module, arguments[0], output)
+            responses.append(LayerResponse(previous.name, previous.label, _std(output), previous.after_norm or is_norm))
+            pending[:] = [output]
 
     handles = [
-        module.register_forward_hook(lambda *call, name=name: heard(name, *call))
+        module.register_forward_hook(lambda *call, name=name: measure(name, *call))
         for name, module in model.named_modules()
-        if not _ASIDE.search(name) and _counts(module, kernels)
+        if not _NON_BRANCH_NAME.search(name) and _is_measured(module, kernel_sizes)
     ]
     try:
         yield
@@ -102,13 +104,13 @@ def _listening(model: nn.Module, kernels: tuple[int, ...], found: list[Response]
             handle.remove()
 
 
-def _counts(module: nn.Module, kernels: tuple[int, ...]) -> bool:
+def _is_measured(module: nn.Module, kernel_sizes: tuple[int, ...]) -> bool:
     if isinstance(module, nn.Conv2d):
-        return not kernels or module.kernel_size[0] in kernels
-    return isinstance(module, _NORMS + _AFFINE)
+        return not kernel_sizes or module.kernel_size[0] in kernel_sizes
+    return isinstance(module, _NORM_TYPES + _AFFINE_TYPES)
 
 
-def _before_act(module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
+def _norm_without_act(module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
     """timm's norms that hold an activation: what their norm alone gives."""
     if hasattr(module, "act") and isinstance(module, nn.BatchNorm2d):
         return nn.functional.batch_norm(

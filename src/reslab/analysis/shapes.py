@@ -8,19 +8,19 @@ from typing import Any
 
 from torch import nn
 
-from reslab.analysis.blocks import blocks_of, run_label
-from reslab.analysis.subject import Subject
-from reslab.nn.cost import Layer, layer_table
-from reslab.spec.errors import unknown
+from reslab.analysis.blocks import call_label, find_composite_blocks
+from reslab.analysis.subject import AnalysisTarget
+from reslab.nn.cost import LayerSummary, layer_table
+from reslab.spec.errors import unknown_name
 
-_BYTES = 4
+_BYTES_PER_VALUE = 4
 
 
 @dataclass(frozen=True)
 class LayerOptions:
     """`unit`: only the layers of this one, such as `layer1.0`; all where empty."""
 
-    unit: str = ""
+    block: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,16 @@ class LayerShape:
 
 
 @dataclass(frozen=True)
-class Shapes:
+class ShapeResult:
     """The layers in the order they run, for pictures of `input_shape` (C, H, W)."""
 
-    subject: str
+    model: str
     input_shape: tuple[int, ...]
     layers: tuple[LayerShape, ...]
 
 
 @dataclass(frozen=True)
-class Part:
+class ModuleCost:
     """A layer, a unit or the whole: `params`, of them `weights` (not those of norms and biases), multiply-adds for one
     image, bytes of all outputs for one image in float32."""
 
@@ -56,17 +56,17 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Cost:
+class CostResult:
     """What each layer costs, each unit (with `stem` and `head` for what stands around them), and all together."""
 
-    subject: str
+    model: str
     input_shape: tuple[int, ...]
-    layers: tuple[Part, ...]
-    parts: tuple[Part, ...]
-    total: Part
+    layers: tuple[ModuleCost, ...]
+    blocks: tuple[ModuleCost, ...]
+    total: ModuleCost
 
 
-def ask_shapes(subject: Subject, options: LayerOptions) -> Shapes:
+def analyze_shapes(target: AnalysisTarget, options: LayerOptions) -> ShapeResult:
     """Output shape and receptive field of every layer, followed on the meta device: nothing is computed.
 
     r = 1 + sum of (kernel - 1) * dilation * (product of strides before), on the widest way: Araujo, Norris and Sim
@@ -74,59 +74,59 @@ def ask_shapes(subject: Subject, options: LayerOptions) -> Shapes:
     """
     rows = tuple(
         LayerShape(name, layer.kind, layer.output_shape, layer.receptive_field)
-        for name, layer in _layers(subject, options)
+        for name, layer in _selected_layers(target, options)
     )
-    return Shapes(subject.name, tuple(subject.images.shape[1:]), rows)
+    return ShapeResult(target.name, tuple(target.images.shape[1:]), rows)
 
 
-def ask_cost(subject: Subject, options: LayerOptions) -> Cost:
+def analyze_cost(target: AnalysisTarget, options: LayerOptions) -> CostResult:
     """Parameters, multiply-adds and activation memory of every layer and unit.
 
     Multiply-adds are those of convolutions and linear layers; memory is what the outputs of all layers take together,
     which is what training keeps at most. Raises ValueError for a unit that is not there.
     """
-    rows = [(layer, _part(name, [layer])) for name, layer in _layers(subject, options)]
-    groups: dict[str, list[Layer]] = {}
-    units = _unit_names(subject.model)
+    rows = [(layer, _module_cost(name, [layer])) for name, layer in _selected_layers(target, options)]
+    groups: dict[str, list[LayerSummary]] = {}
+    block_names = _block_names(target.model)
     for layer, _ in rows:
-        groups.setdefault(_group(layer, units, groups), []).append(layer)
-    parts = tuple(_part(name, layers) for name, layers in groups.items())
-    layers, total = tuple(part for _, part in rows), _part("all", [layer for layer, _ in rows])
-    return Cost(subject.name, tuple(subject.images.shape[1:]), layers, parts, total)
+        groups.setdefault(_group_name(layer, block_names, groups), []).append(layer)
+    block_costs = tuple(_module_cost(name, layers) for name, layers in groups.items())
+    layers, total = tuple(cost for _, cost in rows), _module_cost("all", [layer for layer, _ in rows])
+    return CostResult(target.name, tuple(target.images.shape[1:]), layers, block_costs, total)
 
 
-def _group(layer: Layer, units: list[str], before: Mapping[str, Any]) -> str:
+def _group_name(layer: LayerSummary, block_names: list[str], groups: Mapping[str, Any]) -> str:
     """The unit a layer is in, else `stem` or `head`; of a network without units the layer itself."""
-    if not units:
+    if not block_names:
         return layer.name
-    unit = next((unit for unit in units if layer.name.startswith(f"{unit}.")), None)
-    return unit or ("head" if before.keys() & set(units) else "stem")
+    block = next((block for block in block_names if layer.name.startswith(f"{block}.")), None)
+    return block or ("head" if groups.keys() & set(block_names) else "stem")
 
 
-def _layers(subject: Subject, options: LayerOptions) -> list[tuple[str, Layer]]:
+def _selected_layers(target: AnalysisTarget, options: LayerOptions) -> list[tuple[str, LayerSummary]]:
     """The layers asked for, a further run of the same one marked with its number."""
-    table = layer_table(subject.model, tuple(subject.images.shape[1:]))
-    seen: Counter[str] = Counter()
-    found = []
+    table = layer_table(target.model, tuple(target.images.shape[1:]))
+    call_counts: Counter[str] = Counter()
+    rows = []
     for layer in table:
-        found.append((run_label(layer.name, seen[layer.name]), layer))
-        seen[layer.name] += 1
-    if not options.unit:
-        return found
-    if options.unit not in _unit_names(subject.model):
-        raise unknown(f"unit of {subject.name}", options.unit, _unit_names(subject.model))
-    return [(name, layer) for name, layer in found if layer.name.startswith(f"{options.unit}.")]
+        rows.append((call_label(layer.name, call_counts[layer.name]), layer))
+        call_counts[layer.name] += 1
+    if not options.block:
+        return rows
+    if options.block not in _block_names(target.model):
+        raise unknown_name(f"unit of {target.name}", options.block, _block_names(target.model))
+    return [(name, layer) for name, layer in rows if layer.name.startswith(f"{options.block}.")]
 
 
-def _unit_names(model: nn.Module) -> list[str]:
-    return [name for name, _ in blocks_of(model)]
+def _block_names(model: nn.Module) -> list[str]:
+    return [name for name, _ in find_composite_blocks(model)]
 
 
-def _part(name: str, layers: list[Layer]) -> Part:
-    return Part(
+def _module_cost(name: str, layers: list[LayerSummary]) -> ModuleCost:
+    return ModuleCost(
         name,
         sum(layer.params for layer in layers),
         sum(layer.weights for layer in layers),
         sum(layer.macs for layer in layers),
-        _BYTES * sum(prod(layer.output_shape) for layer in layers),
+        _BYTES_PER_VALUE * sum(prod(layer.output_shape) for layer in layers),
     )

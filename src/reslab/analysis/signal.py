@@ -12,21 +12,21 @@ import torch
 from torch import Tensor
 
 from reslab.analysis.blocks import (
-    UnitRun,
-    as_asked,
-    keeps_identity,
-    network_of,
-    runs_of,
-    stages_of,
-    take_apart,
-    through_shortcut,
+    BlockCall,
+    as_residual_network,
+    collect_block_calls,
+    decompose_block,
+    group_by_stage,
+    is_identity_block,
+    shortcut_gradients,
+    with_statistics,
 )
-from reslab.analysis.gradients import backward, gradient_of
-from reslab.analysis.subject import Subject
-from reslab.nn.block import Unit
-from reslab.spec.errors import refuse
+from reslab.analysis.gradients import backward_with_block_gradients, grad_or_zeros
+from reslab.analysis.subject import AnalysisTarget
+from reslab.nn.block import ResidualBlock
+from reslab.spec.errors import invalid
 
-RULE = (
+SCALING_RULE = (
     "P is the product of the shortcuts' factors from the first unit to the last, over the units that keep their shape. "
     "Exploding: P > 1. Vanishing: P < 1. Kept: P = 1, to one in a thousand."
 )
@@ -40,7 +40,7 @@ class ScalingOptions:
 
 
 @dataclass(frozen=True)
-class ScaledUnit:
+class ScalingBlock:
     """One run of a unit. `factor`: what multiplies the shortcut, for a gate the mean of 1 - g; `openness` the mean of
     the gate's sigmoid g, None without a gate. To the stage's end: `product` of the factors, which predicts `direct`,
     the part of the gradient's norm that comes back by the shortcuts alone; `total`, the whole gradient's, both over the
@@ -50,95 +50,97 @@ class ScaledUnit:
     name: str
     label: str
     factor: float | None
-    openness: float | None
-    product: float | None
-    direct: float | None
-    total: float | None
-    carried: float
+    gate_value: float | None
+    factor_product: float | None
+    shortcut_gradient: float | None
+    total_gradient: float | None
+    branch_factor: float
     error: float | None
 
 
 @dataclass(frozen=True)
-class Scaling:
+class ScalingResult:
     """The units first to last, P over all of them, and the verdict: `exploding`, `vanishing` or `kept`."""
 
-    subject: str
+    model: str
     step: int | None
-    units: tuple[ScaledUnit, ...]
-    product: float
+    blocks: tuple[ScalingBlock, ...]
+    factor_product: float
     verdict: str
-    rule: str = RULE
+    rule: str = SCALING_RULE
 
 
-def ask_scaling(subject: Subject, options: ScalingOptions) -> Scaling:
+def analyze_scaling(target: AnalysisTarget, options: ScalingOptions) -> ScalingResult:
     """Factors and gates of the shortcuts, what their product predicts and what the gradient does.
 
     x_(l+1) = k_l x_l + F(x_l) gives x_L = (prod k_i) x_l + sum (prod_(j>i) k_j) F(x_i), and dL/dx_l = dL/dx_L
     (prod k_i + ...): He et al. 2016, arXiv:1603.05027, Eqs. 6 to 8; gates: Sec. 3.1. Raises ValueError for a network
     without shortcuts, and a module of others that no network of the zoo equals.
     """
-    network = network_of(subject)
-    if all(unit.mix is None for _, unit in network.units()):
-        raise refuse("a network with shortcuts", f"{subject.name}, whose mix is none", "mix=add")
-    _, runs = backward(as_asked(network, options.statistics), subject.images, subject.labels)
-    units = tuple(unit for stage in stages_of(runs) for unit in _of_stage(stage))
-    product = math.prod(unit.factor for unit in units if unit.factor is not None)
-    verdict = "exploding" if product > 1.001 else "vanishing" if product < 0.999 else "kept"
-    return Scaling(subject.name, subject.step, units, product, verdict)
+    network = as_residual_network(target)
+    if all(block.merge is None for _, block in network.blocks()):
+        raise invalid("a network with shortcuts", f"{target.name}, whose mix is none", "merge=add")
+    _, calls = backward_with_block_gradients(with_statistics(network, options.statistics), target.images, target.labels)
+    blocks = tuple(block for stage in group_by_stage(calls) for block in _scaling_blocks(stage))
+    factor_product = math.prod(block.factor for block in blocks if block.factor is not None)
+    verdict = "exploding" if factor_product > 1.001 else "vanishing" if factor_product < 0.999 else "kept"
+    return ScalingResult(target.name, target.step, blocks, factor_product, verdict)
 
 
-def _of_stage(stage: list[UnitRun]) -> list[ScaledUnit]:
+def _scaling_blocks(stage: list[BlockCall]) -> list[ScalingBlock]:
     """From the last unit back: products, the telescoped sum of Eq. 7, the two gradients."""
-    at_end, end = gradient_of(stage[-1].output), stage[-1].output.detach().double()
-    direct, norm = at_end, float(at_end.norm())
-    carrying, carried, total = torch.ones_like(end), 1.0, torch.zeros_like(end)
-    found = []
-    for run in reversed(stage):
-        assert isinstance(run.unit, Unit)
-        [direct] = through_shortcut(run.unit, run.input, direct)
+    end_gradient, stage_output = grad_or_zeros(stage[-1].output), stage[-1].output.detach().double()
+    shortcut_gradient, end_norm = end_gradient, float(end_gradient.norm())
+    factor_tensor, factor_product, branch_sum = torch.ones_like(stage_output), 1.0, torch.zeros_like(stage_output)
+    blocks = []
+    for call in reversed(stage):
+        assert isinstance(call.block, ResidualBlock)
+        [shortcut_gradient] = shortcut_gradients(call.block, call.input, shortcut_gradient)
         with torch.no_grad():
-            total = total + carrying * take_apart(run.unit, run.input).branch.double()
-            factor, openness = shortcut_factor(run)
-        own = carried
+            branch_sum = branch_sum + factor_tensor * decompose_block(call.block, call.input).branch.double()
+            factor, gate_value = shortcut_factor(call)
+        branch_factor = factor_product
         if factor is not None:
-            carrying, carried = carrying * factor, carried * float(factor.mean())
-        keeps = factor is not None and not run.unit.before_names
-        found.append(
-            ScaledUnit(
-                run.name,
-                run.label,
+            factor_tensor, factor_product = factor_tensor * factor, factor_product * float(factor.mean())
+        keeps_shape = factor is not None and not call.block.pre_names
+        blocks.append(
+            ScalingBlock(
+                call.name,
+                call.label,
                 None if factor is None else float(factor.mean()),
-                openness,
-                carried if keeps else None,
-                float(direct.norm()) / norm if keeps and norm else None,
-                float(gradient_of(run.input).norm()) / norm if keeps and norm else None,
-                own,
-                _error(end, carrying * run.input.detach().double() + total) if keeps else None,
+                gate_value,
+                factor_product if keeps_shape else None,
+                float(shortcut_gradient.norm()) / end_norm if keeps_shape and end_norm else None,
+                float(grad_or_zeros(call.input).norm()) / end_norm if keeps_shape and end_norm else None,
+                branch_factor,
+                _scaling_error(stage_output, factor_tensor * call.input.detach().double() + branch_sum)
+                if keeps_shape
+                else None,
             )
         )
-    return found[::-1]
+    return blocks[::-1]
 
 
-def shortcut_factor(run: UnitRun) -> tuple[Tensor | None, float | None]:
+def shortcut_factor(call: BlockCall) -> tuple[Tensor | None, float | None]:
     """What multiplies the shortcut, and the mean openness of its gate; no factor where the shape is changed."""
-    unit = run.unit
-    assert isinstance(unit, Unit)
-    if unit.mix is None:
+    block = call.block
+    assert isinstance(block, ResidualBlock)
+    if block.merge is None:
         return torch.zeros(()), None
-    fork = unit.before(run.input.detach())
-    ones, nothing = torch.ones_like(run.output), torch.zeros_like(run.output)
-    openness = float(unit.mix.openness(fork).mean()) if hasattr(unit.mix, "gate") else None
-    if unit.plan.match != "identity":
-        return None, openness
-    return unit.mix(fork, ones, nothing).double(), openness
+    fork = block.pre(call.input.detach())
+    ones, zeros = torch.ones_like(call.output), torch.zeros_like(call.output)
+    gate_value = float(block.merge.gate_value(fork).mean()) if hasattr(block.merge, "gate") else None
+    if block.spec.shortcut != "identity":
+        return None, gate_value
+    return block.merge(fork, ones, zeros).double(), gate_value
 
 
-def _error(end: Tensor, told: Tensor) -> float:
-    return float((end - told).norm() / end.norm().clamp_min(1e-300))
+def _scaling_error(actual: Tensor, predicted: Tensor) -> float:
+    return float((actual - predicted).norm() / actual.norm().clamp_min(1e-300))
 
 
 # Ten units of float32 sums stay below a few times 1e-7 of their result.
-ROUNDING = 1e-5
+ROUNDING_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class TelescopeOptions:
 
 
 @dataclass(frozen=True)
-class TelescopeUnit:
+class TelescopeBlock:
     """From unit l to its stage's end L: `error` = ||x_L - (x_l + sum of branches)|| / ||x_L||; None where the unit
     changes the shape. x_l is what shortcut and branch both read. `exact`: all units between are x + F(x).
     `share` = ||F(x_l)|| / ||x_(l+1)|| of the one unit."""
@@ -157,88 +159,90 @@ class TelescopeUnit:
     name: str
     label: str
     error: float | None
-    exact: bool
-    share: float
+    is_exact: bool
+    branch_ratio: float
 
 
 @dataclass(frozen=True)
-class Telescope:
+class TelescopeResult:
     """The units first to last; the largest error where the sum should hold and where not (None where there is no such
     unit), what stands in its way, and the verdict: `holds`, `fails`, `holds in part`, `no unit keeps its shape`."""
 
-    subject: str
+    model: str
     step: int | None
-    units: tuple[TelescopeUnit, ...]
-    worst_exact: float | None
-    worst: float | None
+    blocks: tuple[TelescopeBlock, ...]
+    max_exact_error: float | None
+    max_inexact_error: float | None
     obstacle: str
     verdict: str
 
 
-def ask_telescope(subject: Subject, options: TelescopeOptions) -> Telescope:
+def analyze_telescope(target: AnalysisTarget, options: TelescopeOptions) -> TelescopeResult:
     """The error of x_L = x_l + sum_{i=l}^{L-1} F(x_i) inside each stage (He et al. 2016, arXiv:1603.05027, Eq. 4).
 
     It holds where shortcut and the words after the addition are identities; sums are taken in float64 of what the
     network computed. Raises ValueError for a module of others that no network of the zoo equals.
     """
     with torch.no_grad():
-        stages = stages_of(runs_of(network_of(subject), subject.images, options.statistics))
-        units = tuple(unit for stage in stages for unit in _of_stage_telescope(stage))
-    exact = [unit.error for unit in units if unit.error is not None and unit.exact]
-    broken = [unit.error for unit in units if unit.error is not None and not unit.exact]
-    return Telescope(
-        subject.name,
-        subject.step,
-        units,
-        max(exact, default=None),
-        max(broken, default=None),
-        obstacle(stages[-1][-1].unit),
-        _verdict(exact, broken),
+        stages = group_by_stage(collect_block_calls(as_residual_network(target), target.images, options.statistics))
+        blocks = tuple(block for stage in stages for block in _telescope_blocks(stage))
+    exact_errors = [block.error for block in blocks if block.error is not None and block.is_exact]
+    inexact_errors = [block.error for block in blocks if block.error is not None and not block.is_exact]
+    return TelescopeResult(
+        target.name,
+        target.step,
+        blocks,
+        max(exact_errors, default=None),
+        max(inexact_errors, default=None),
+        identity_obstacle(stages[-1][-1].block),
+        _telescope_verdict(exact_errors, inexact_errors),
     )
 
 
-def _of_stage_telescope(stage: list[UnitRun]) -> list[TelescopeUnit]:
+def _telescope_blocks(stage: list[BlockCall]) -> list[TelescopeBlock]:
     """From the last unit back, so that the branches are summed on the way."""
-    end = stage[-1].output.double()
-    total, exact = torch.zeros_like(end), True
-    found = []
-    for run in reversed(stage):
-        assert isinstance(run.unit, Unit)
-        parts = take_apart(run.unit, run.input)
-        total, exact = total + parts.branch.double(), exact and keeps_identity(run.unit)
-        error = _error_telescope(end, parts.fork, total) if parts.fork.shape == end.shape else None
-        share = float(parts.branch.norm() / run.output.norm().clamp_min(1e-30))
-        found.append(TelescopeUnit(run.name, run.label, error, exact, share))
+    stage_output = stage[-1].output.double()
+    branch_sum, is_exact = torch.zeros_like(stage_output), True
+    blocks = []
+    for call in reversed(stage):
+        assert isinstance(call.block, ResidualBlock)
+        parts = decompose_block(call.block, call.input)
+        branch_sum, is_exact = branch_sum + parts.branch.double(), is_exact and is_identity_block(call.block)
+        error = (
+            _telescope_error(stage_output, parts.fork, branch_sum) if parts.fork.shape == stage_output.shape else None
+        )
+        branch_ratio = float(parts.branch.norm() / call.output.norm().clamp_min(1e-30))
+        blocks.append(TelescopeBlock(call.name, call.label, error, is_exact, branch_ratio))
         # Words ahead of the fork change the signal: units before this one do not reach through it.
-        exact = exact and not run.unit.before_names
-    return found[::-1]
+        is_exact = is_exact and not call.block.pre_names
+    return blocks[::-1]
 
 
-def _error_telescope(end: Tensor, start: Tensor, total: Tensor) -> float:
-    return float((end - start.double() - total).norm() / end.norm().clamp_min(1e-300))
+def _telescope_error(stage_output: Tensor, fork: Tensor, branch_sum: Tensor) -> float:
+    return float((stage_output - fork.double() - branch_sum).norm() / stage_output.norm().clamp_min(1e-300))
 
 
-def obstacle(unit: object) -> str:
+def identity_obstacle(block: object) -> str:
     """What keeps a unit that does not change the shape from being x + F(x); empty where it is."""
-    assert isinstance(unit, Unit)
-    if unit.mix is None:
+    assert isinstance(block, ResidualBlock)
+    if block.merge is None:
         return "there is no shortcut"
-    if not unit.mix.plain_sum:
+    if not block.merge.is_plain_sum:
         return "the shortcut is changed before the addition"
-    if unit.after_names:
-        words = " ".join("norm" if name.startswith("bn") else name.rstrip("0123456789") for name in unit.after_names)
-        return f"after the addition comes {words}"
-    if unit.plan.match != "identity":
-        return f"the shortcut is {unit.plan.match}"
+    if block.post_names:
+        ops = " ".join("norm" if name.startswith("bn") else name.rstrip("0123456789") for name in block.post_names)
+        return f"after the addition comes {ops}"
+    if block.spec.shortcut != "identity":
+        return f"the shortcut is {block.spec.shortcut}"
     return ""
 
 
-def _verdict(exact: list[float], broken: list[float]) -> str:
-    holds = bool(exact) and max(exact) <= ROUNDING
-    if not exact and not broken:
+def _telescope_verdict(exact_errors: list[float], inexact_errors: list[float]) -> str:
+    holds = bool(exact_errors) and max(exact_errors) <= ROUNDING_TOLERANCE
+    if not exact_errors and not inexact_errors:
         return "no unit keeps its shape"
-    if not broken or max(broken) <= ROUNDING:
-        return "holds" if holds or not exact else "fails"
+    if not inexact_errors or max(inexact_errors) <= ROUNDING_TOLERANCE:
+        return "holds" if holds or not exact_errors else "fails"
     return "holds in part" if holds else "fails"
 
 
@@ -250,7 +254,7 @@ class OrderOptions:
 
 
 @dataclass(frozen=True)
-class OrderUnit:
+class OrderBlock:
     """One run of a unit, a its shortcut and b its branch, y = after(a + b).
 
     `superposition` = ||after(a + b) - after(a) - after(b)|| / ||after(a + b)||, 0 where nothing comes after the
@@ -260,30 +264,30 @@ class OrderUnit:
 
     name: str
     label: str
-    superposition: float
+    superposition_error: float
     branch_min: float
     branch_mean: float
-    branch_negative: float
+    branch_negative_fraction: float
     mean: float
     variance: float
     growth: float
 
 
 @dataclass(frozen=True)
-class Orders:
+class OrderResult:
     """The units first to last, the order and its sentence, and the extremes over all units."""
 
-    subject: str
+    model: str
     step: int | None
     order: str
     sentence: str
-    units: tuple[OrderUnit, ...]
-    worst_superposition: float
-    lowest_branch: float
-    largest_growth: float
+    blocks: tuple[OrderBlock, ...]
+    max_superposition_error: float
+    min_branch: float
+    max_growth: float
 
 
-def ask_orders(subject: Subject, options: OrderOptions) -> Orders:
+def analyze_orders(target: AnalysisTarget, options: OrderOptions) -> OrderResult:
     """How far the words after the addition are from passing a sum on, what branches add, and how the signal grows.
 
     BN after the addition normalises and rectifies the shortcut's signal too: after(a + b) is not after(a) + after(b).
@@ -291,45 +295,47 @@ def ask_orders(subject: Subject, options: OrderOptions) -> Orders:
     arXiv:1603.05027, Sec. 4.1). With statistics of the batch each term is normalised by its own; with running ones
     their offsets count too. Raises ValueError for a module of others that no network of the zoo equals.
     """
-    network = network_of(subject)
+    network = as_residual_network(target)
     with torch.no_grad():
-        runs = runs_of(network, subject.images, options.statistics)
-        units = tuple(unit for stage in stages_of(runs) for unit in _of_stage_orders(stage))
-    return Orders(
-        subject.name,
-        subject.step,
+        calls = collect_block_calls(network, target.images, options.statistics)
+        blocks = tuple(block for stage in group_by_stage(calls) for block in _order_blocks(stage))
+    return OrderResult(
+        target.name,
+        target.step,
         network.arch.order,
-        network.arch.facts.sentence,
-        units,
-        max(unit.superposition for unit in units),
-        min(unit.branch_min for unit in units),
-        max(unit.growth for unit in units),
+        network.arch.order_spec.layout,
+        blocks,
+        max(block.superposition_error for block in blocks),
+        min(block.branch_min for block in blocks),
+        max(block.growth for block in blocks),
     )
 
 
-def _of_stage_orders(stage: list[UnitRun]) -> list[OrderUnit]:
-    first = _variance(stage[0])
-    return [_of_unit(run, first) for run in stage]
+def _order_blocks(stage: list[BlockCall]) -> list[OrderBlock]:
+    first_variance = _output_variance(stage[0])
+    return [_order_block(call, first_variance) for call in stage]
 
 
-def _of_unit(run: UnitRun, first: float) -> OrderUnit:
-    assert isinstance(run.unit, Unit)
-    parts = take_apart(run.unit, run.input)
-    apart = run.unit.after(parts.shortcut) + run.unit.after(parts.branch) if run.unit.after_names else parts.output
-    error = float((parts.output - apart).norm() / parts.output.norm().clamp_min(1e-30))
-    branch, variance = parts.branch, _variance(run)
-    return OrderUnit(
-        run.name,
-        run.label,
-        error,
+def _order_block(call: BlockCall, first_variance: float) -> OrderBlock:
+    assert isinstance(call.block, ResidualBlock)
+    parts = decompose_block(call.block, call.input)
+    separate_sum = (
+        call.block.post(parts.shortcut) + call.block.post(parts.branch) if call.block.post_names else parts.output
+    )
+    superposition_error = float((parts.output - separate_sum).norm() / parts.output.norm().clamp_min(1e-30))
+    branch, variance = parts.branch, _output_variance(call)
+    return OrderBlock(
+        call.name,
+        call.label,
+        superposition_error,
         float(branch.min()),
         float(branch.mean()),
         float((branch < 0).float().mean()),
-        float(run.output.mean()),
+        float(call.output.mean()),
         variance,
-        variance / first if first else 0.0,
+        variance / first_variance if first_variance else 0.0,
     )
 
 
-def _variance(run: UnitRun) -> float:
-    return float(run.output.double().var(correction=0))
+def _output_variance(call: BlockCall) -> float:
+    return float(call.output.double().var(correction=0))

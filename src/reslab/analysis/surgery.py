@@ -8,156 +8,170 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reslab.analysis.blocks import units_of
-from reslab.nn.block import Unit
-from reslab.nn.network import Network, SharedStage
-from reslab.spec.errors import refuse, unknown
+from reslab.analysis.blocks import find_blocks
+from reslab.nn.block import ResidualBlock
+from reslab.nn.network import ResidualNetwork, SharedStage
+from reslab.spec.errors import invalid, unknown_name
 
-_SHORTCUTS = ("downsample", "shortcut")
-_LAST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
-_WIDTHS = ("out_channels", "num_features", "num_channels")
+_SHORTCUT_NAMES = ("downsample", "shortcut")
+_BRANCH_END_TYPES = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
+_WIDTH_ATTRIBUTES = ("out_channels", "num_features", "num_channels")
 
 
 @dataclass(frozen=True, eq=False)
-class Slot:
+class BlockSlot:
     """One place in the chain of units: its name, the module that runs there, and which of its runs this is.
 
     A unit that is shared runs several times and has a slot a run: `layer1.0`, `layer1.1`, ... are then one module.
     """
 
     name: str
-    unit: nn.Module
-    repeat: int = 0
+    block: nn.Module
+    repeat_index: int = 0
     num_repeats: int = 1
 
 
-def slots_of(model: nn.Module) -> list[Slot]:
+def block_slots(model: nn.Module) -> list[BlockSlot]:
     """The places of the chain in the order they run. ValueError where `model` has no units."""
-    if not isinstance(model, Network):
-        return [Slot(name, unit) for name, unit in units_of(model)]
-    found = []
+    if not isinstance(model, ResidualNetwork):
+        return [BlockSlot(name, block) for name, block in find_blocks(model)]
+    slots = []
     for name, stage in model.stages():
         if isinstance(stage, SharedStage):
-            runs = stage.num_repeats
-            found += [Slot(f"{name}.{i}", stage[0], i, runs) for i in range(runs)]
+            num_repeats = stage.num_repeats
+            slots += [BlockSlot(f"{name}.{i}", stage[0], i, num_repeats) for i in range(num_repeats)]
         else:
-            found += [Slot(f"{name}.{i}", unit) for i, unit in enumerate(stage)]
-    return found
+            slots += [BlockSlot(f"{name}.{i}", block) for i, block in enumerate(stage)]
+    return slots
 
 
-def find_slots(model: nn.Module, names: Sequence[str]) -> list[Slot]:
+def find_slots(model: nn.Module, names: Sequence[str]) -> list[BlockSlot]:
     """The slots of these names. ValueError with the nearest names for one that is not there."""
-    known = {slot.name: slot for slot in slots_of(model)}
+    slots_by_name = {slot.name: slot for slot in block_slots(model)}
     for name in names:
-        if name not in known:
-            raise unknown("unit", name, known)
-    return [known[name] for name in names]
+        if name not in slots_by_name:
+            raise unknown_name("unit", name, slots_by_name)
+    return [slots_by_name[name] for name in names]
 
 
-def why_not_deleted(unit: nn.Module) -> str:
+def deletion_obstacle(block: nn.Module) -> str:
     """Why a unit cannot be taken out; empty where it can: it has a shortcut, or keeps the shape."""
-    if isinstance(unit, Unit):
-        plan = unit.plan
-        if unit.mix is not None or (plan.in_channels == plan.out_channels and plan.stride == 1):
+    if isinstance(block, ResidualBlock):
+        spec = block.spec
+        if block.merge is not None or (spec.in_channels == spec.out_channels and spec.stride == 1):
             return ""
-        change = f"{plan.in_channels} to {plan.out_channels} channels, stride {plan.stride}"
+        change = f"{spec.in_channels} to {spec.out_channels} channels, stride {spec.stride}"
         return f"it has no shortcut and changes the shape ({change})"
-    if _is_layer(unit):
-        inner, outer, stride = shapes_of(unit)
-        return "" if inner == outer and stride == 1 else f"it changes the shape ({inner} to {outer} channels)"
-    if not any(hasattr(unit, name) for name in _SHORTCUTS):
-        return f"{type(unit).__name__} has no shortcut that is known (downsample or shortcut)"
-    return "" if _branch_end(unit) is not None else f"{type(unit).__name__} has no convolution or norm of its own"
+    if _is_conv(block):
+        in_channels, out_channels, stride = block_shape(block)
+        return (
+            ""
+            if in_channels == out_channels and stride == 1
+            else f"it changes the shape ({in_channels} to {out_channels} channels)"
+        )
+    if not any(hasattr(block, name) for name in _SHORTCUT_NAMES):
+        return f"{type(block).__name__} has no shortcut that is known (downsample or shortcut)"
+    return (
+        "" if _last_branch_layer(block) is not None else f"{type(block).__name__} has no convolution or norm of its own"
+    )
 
 
-def _is_layer(unit: nn.Module) -> bool:
+def _is_conv(block: nn.Module) -> bool:
     """Whether the unit is a bare convolution, as in a plain network of another library."""
-    return isinstance(unit, nn.modules.conv._ConvNd)
+    return isinstance(block, nn.modules.conv._ConvNd)
 
 
-def _branch_end(unit: nn.Module) -> nn.Module | None:
+def _last_branch_layer(block: nn.Module) -> nn.Module | None:
     """The last convolution or norm of a unit that is not ours: what its branch hands out follows from it alone."""
-    own = [module for name, module in unit.named_children() if name not in _SHORTCUTS and isinstance(module, _LAST)]
-    return own[-1] if own else None
+    candidates = [
+        module
+        for name, module in block.named_children()
+        if name not in _SHORTCUT_NAMES and isinstance(module, _BRANCH_END_TYPES)
+    ]
+    return candidates[-1] if candidates else None
 
 
 @contextmanager
-def switched_off(model: nn.Module, units: Sequence[str]) -> Iterator[nn.Module]:
+def disabled_blocks(model: nn.Module, block_names: Sequence[str]) -> Iterator[nn.Module]:
     """`model` with the branch of each named unit zero: y = after(mix(match(p), 0)), p = before(x).
 
     Veit et al. 2016, arXiv:1605.06431, Sec. 4.1. Match, mix (a scale, a gate) and the words after the addition stay.
     A plain unit of equal shapes becomes the identity. Works on `model` itself and leaves it as it was, also after an
     exception; threads take a copy each. ValueError for an unknown unit, and for one that cannot be taken out.
     """
-    wanted: dict[nn.Module, list[Slot]] = {}
-    for slot in find_slots(model, list(dict.fromkeys(units))):
-        reason = why_not_deleted(slot.unit)
+    slots_by_block: dict[nn.Module, list[BlockSlot]] = {}
+    for slot in find_slots(model, list(dict.fromkeys(block_names))):
+        reason = deletion_obstacle(slot.block)
         if reason:
-            offered = [one.name for one in slots_of(model) if not why_not_deleted(one.unit)]
-            raise refuse("a unit that can be taken out", f"{slot.name}: {reason}", ", ".join(offered[:3]) or "none")
-        wanted.setdefault(slot.unit, []).append(slot)
+            deletable = [candidate.name for candidate in block_slots(model) if not deletion_obstacle(candidate.block)]
+            raise invalid("a unit that can be taken out", f"{slot.name}: {reason}", ", ".join(deletable[:3]) or "none")
+        slots_by_block.setdefault(slot.block, []).append(slot)
     with ExitStack() as stack:
-        for unit, slots in wanted.items():
-            stack.enter_context(_off_ours(unit, slots) if isinstance(unit, Unit) else _off_foreign(unit))
+        for block, slots in slots_by_block.items():
+            stack.enter_context(
+                _disabled_block(block, slots)
+                if isinstance(block, ResidualBlock)
+                else _disabled_third_party_block(block)
+            )
         yield model
 
 
 @dataclass
-class _Turn:
+class _RepeatCounter:
     """Which run of a shared unit comes next."""
 
     num_repeats: int
-    off: frozenset[int]
-    next: int = field(default=0)
+    disabled: frozenset[int]
+    next_repeat: int = field(default=0)
 
-    def take(self) -> bool:
+    def advance(self) -> bool:
         """Whether the run that begins now is one without its branch."""
-        run, self.next = self.next, (self.next + 1) % self.num_repeats
-        return run in self.off
+        repeat_index, self.next_repeat = self.next_repeat, (self.next_repeat + 1) % self.num_repeats
+        return repeat_index in self.disabled
 
 
 @contextmanager
-def _off_ours(unit: Unit, slots: Sequence[Slot]) -> Iterator[None]:
-    turn = _Turn(slots[0].num_repeats, frozenset(slot.repeat for slot in slots))
-    whole = unit.forward
+def _disabled_block(block: ResidualBlock, slots: Sequence[BlockSlot]) -> Iterator[None]:
+    counter = _RepeatCounter(slots[0].num_repeats, frozenset(slot.repeat_index for slot in slots))
+    original_forward = block.forward
 
     def forward(x: Tensor) -> Tensor:
-        return run_without_branch(unit, x) if turn.take() else whole(x)
+        return forward_without_branch(block, x) if counter.advance() else original_forward(x)
 
-    with _replaced(unit, forward):
+    with _replaced_forward(block, forward):
         yield
 
 
-def run_without_branch(unit: Unit, x: Tensor) -> Tensor:
+def forward_without_branch(block: ResidualBlock, x: Tensor) -> Tensor:
     """after(mix(match(p), 0)) of one of our units; x itself in a plain one."""
-    if unit.mix is None or unit.downsample is None:
+    if block.merge is None or block.downsample is None:
         return x
-    p = unit.before(x)
-    shortcut = unit.downsample(p)
-    return unit.after(unit.mix(p, shortcut, torch.zeros_like(shortcut)))
+    p = block.pre(x)
+    shortcut = block.downsample(p)
+    return block.post(block.merge(p, shortcut, torch.zeros_like(shortcut)))
 
 
 @contextmanager
-def _replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def _replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """`module` computes `forward` for as long as the block lasts; its hooks stay."""
-    before = module.__dict__.get("forward")
+    previous = module.__dict__.get("forward")
     module.forward = forward
     try:
         yield
     finally:
         del module.forward
-        if before is not None:
-            module.forward = before
+        if previous is not None:
+            module.forward = previous
 
 
 @contextmanager
-def _off_foreign(unit: nn.Module) -> Iterator[None]:
-    if _is_layer(unit):
-        handle = unit.register_forward_hook(lambda module, arguments, output: arguments[0])
+def _disabled_third_party_block(block: nn.Module) -> Iterator[None]:
+    if _is_conv(block):
+        handle = block.register_forward_hook(lambda module, arguments, output: arguments[0])
     else:
-        end = _branch_end(unit)
-        assert end is not None
-        handle = end.register_forward_hook(lambda module, arguments, output: torch.zeros_like(output))
+        last_layer = _last_branch_layer(block)
+        assert last_layer is not None
+        handle = last_layer.register_forward_hook(lambda module, arguments, output: torch.zeros_like(output))
     try:
         yield
     finally:
@@ -165,57 +179,67 @@ def _off_foreign(unit: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def swapped(model: nn.Module, first: str, second: str) -> Iterator[nn.Module]:
+def swapped_blocks(model: nn.Module, first: str, second: str) -> Iterator[nn.Module]:
     """`model` with two units in each other's place (Veit et al. 2016, Sec. 4.3): see `reordered`."""
-    with reordered(model, {first: second, second: first}):
+    with reordered_blocks(model, {first: second, second: first}):
         yield model
 
 
 @contextmanager
-def reordered(model: nn.Module, order: Mapping[str, str]) -> Iterator[nn.Module]:
+def reordered_blocks(model: nn.Module, order: Mapping[str, str]) -> Iterator[nn.Module]:
     """`model` with unit `order[name]` in the place of unit `name`; places that are not named keep theirs.
 
     Works on `model` itself and puts all back, also after an exception. ValueError for an unknown unit, where a unit
     would run twice or not at all, and where a unit does not take the shape that its new place has.
     """
-    places, movers = find_slots(model, list(order)), find_slots(model, list(order.values()))
+    target_slots, source_slots = find_slots(model, list(order)), find_slots(model, list(order.values()))
     if sorted(order) != sorted(order.values()):
-        raise refuse("an order of the same units, each once", ", ".join(f"{a}: {b}" for a, b in order.items()))
-    for place, mover in zip(places, movers, strict=True):
-        _check_alike(place, mover)
-    ours = [(*_parent(model, place), mover.unit) for place, mover in zip(places, movers, strict=True)]
-    before: list[nn.Module | None] = [parent._modules[key] for parent, key, _ in ours]
+        raise invalid("an order of the same units, each once", ", ".join(f"{a}: {b}" for a, b in order.items()))
+    for target_slot, source_slot in zip(target_slots, source_slots, strict=True):
+        _check_swappable(target_slot, source_slot)
+    replacements = [
+        (*_parent_and_key(model, target_slot), source_slot.block)
+        for target_slot, source_slot in zip(target_slots, source_slots, strict=True)
+    ]
+    originals: list[nn.Module | None] = [parent._modules[key] for parent, key, _ in replacements]
     try:
-        for parent, key, unit in ours:
-            parent._modules[key] = unit
+        for parent, key, block in replacements:
+            parent._modules[key] = block
         yield model
     finally:
-        for (parent, key, _), former in zip(ours, before, strict=True):
-            parent._modules[key] = former
+        for (parent, key, _), original in zip(replacements, originals, strict=True):
+            parent._modules[key] = original
 
 
-def _parent(model: nn.Module, slot: Slot) -> tuple[nn.Module, str]:
-    above, _, key = slot.name.rpartition(".")
-    return model.get_submodule(above), "0" if slot.num_repeats > 1 else key
+def _parent_and_key(model: nn.Module, slot: BlockSlot) -> tuple[nn.Module, str]:
+    parent_name, _, key = slot.name.rpartition(".")
+    return model.get_submodule(parent_name), "0" if slot.num_repeats > 1 else key
 
 
-def shapes_of(unit: nn.Module) -> tuple[int, int, int]:
+def block_shape(block: nn.Module) -> tuple[int, int, int]:
     """What two units must share to stand in each other's place: channels in and out, and stride."""
-    if isinstance(unit, Unit):
-        return unit.plan.in_channels, unit.plan.out_channels, unit.plan.stride
-    convs = [module for module in (unit, *unit.children()) if isinstance(module, nn.modules.conv._ConvNd)]
-    end = unit if _is_layer(unit) else _branch_end(unit)
-    width = next((getattr(end, name) for name in _WIDTHS if hasattr(end, name)), 0)
-    return convs[0].in_channels if convs else 0, width, max((max(conv.stride) for conv in convs), default=1)
+    if isinstance(block, ResidualBlock):
+        return block.spec.in_channels, block.spec.out_channels, block.spec.stride
+    convs = [module for module in (block, *block.children()) if isinstance(module, nn.modules.conv._ConvNd)]
+    last_layer = block if _is_conv(block) else _last_branch_layer(block)
+    out_channels = next((getattr(last_layer, name) for name in _WIDTH_ATTRIBUTES if hasattr(last_layer, name)), 0)
+    return convs[0].in_channels if convs else 0, out_channels, max((max(conv.stride) for conv in convs), default=1)
 
 
-def _check_alike(place: Slot, mover: Slot) -> None:
-    here, there = shapes_of(place.unit), shapes_of(mover.unit)
-    if 0 in here and place.unit is not mover.unit:
-        raise refuse("units whose channels are known", f"{place.name}, a {type(place.unit).__name__}")
-    if here == there and (place.unit is mover.unit or place.num_repeats == mover.num_repeats == 1):
+def _check_swappable(target_slot: BlockSlot, source_slot: BlockSlot) -> None:
+    target_shape, source_shape = block_shape(target_slot.block), block_shape(source_slot.block)
+    if 0 in target_shape and target_slot.block is not source_slot.block:
+        raise invalid("units whose channels are known", f"{target_slot.name}, a {type(target_slot.block).__name__}")
+    if target_shape == source_shape and (
+        target_slot.block is source_slot.block or target_slot.num_repeats == source_slot.num_repeats == 1
+    ):
         return
-    if here == there:
-        raise refuse("units of which neither is shared", f"{place.name} and {mover.name}")
-    words = [f"{slot.name} ({a} to {b} channels, stride {s})" for slot, (a, b, s) in ((place, here), (mover, there))]
-    raise refuse("two units of equal channels and stride", " and ".join(words), next_step="swap units of one stage")
+    if target_shape == source_shape:
+        raise invalid("units of which neither is shared", f"{target_slot.name} and {source_slot.name}")
+    descriptions = [
+        f"{slot.name} ({a} to {b} channels, stride {s})"
+        for slot, (a, b, s) in ((target_slot, target_shape), (source_slot, source_shape))
+    ]
+    raise invalid(
+        "two units of equal channels and stride", " and ".join(descriptions), next_step="swap units of one stage"
+    )

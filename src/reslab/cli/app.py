@@ -29,7 +29,7 @@ from reslab.cli.show import show
 from reslab.cli.study import study
 from reslab.cli.train import train
 from reslab.runtime.torchrun import read_place
-from reslab.spec.errors import unknown
+from reslab.spec.errors import unknown_name
 
 VERBS: dict[str, Callable[..., None]] = {
     "demo": demo,
@@ -181,7 +181,7 @@ def _check_verb(words: Sequence[str]) -> None:
     verb = next((word for word in words if not word.startswith("-")), None)
     verbs = [*VERBS, *GROUPS]
     if verb is not None and verb not in verbs:
-        raise WrongCommandLine(str(unknown("verb", verb, verbs, "`reslab --help` lists them")))
+        raise WrongCommandLine(str(unknown_name("verb", verb, verbs, "`reslab --help` lists them")))
 
 
 class WrongCommandLine(ValueError):

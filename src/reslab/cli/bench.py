@@ -9,12 +9,12 @@ import typer
 from reslab.cli.options import Device, Json, Settings
 from reslab.cli.output import print_json, print_pairs, print_table, say
 from reslab.cli.show import describe
-from reslab.report.format import count, number, percent, shape
+from reslab.report.format import format_int, format_number, format_percent, format_shape
 from reslab.spec.arch import Arch
-from reslab.spec.errors import refuse, unknown
+from reslab.spec.errors import invalid, unknown_name
 
 if TYPE_CHECKING:
-    from reslab.nn.network import Network
+    from reslab.nn.network import ResidualNetwork
     from reslab.training.benchmark import StepSpeed
 
 TASKS = ("train", "predict")
@@ -57,10 +57,10 @@ def bench(
     """Measure training steps as the recipe fast-cpu (on a GPU fast-gpu) takes them, or with --task predict the engines:
     images/s, latency, memory."""
     if task not in TASKS:
-        raise unknown("task", task, TASKS)
+        raise unknown_name("task", task, TASKS)
     if task == "train" and (engines or page):
         got = "--engines" if engines else "--page"
-        raise refuse("--engines and --page only with --task predict", got, next_step="add --task predict")
+        raise invalid("--engines and --page only with --task predict", got, next_step="add --task predict")
     arch, sizes = describe(name, input_size, num_classes, settings)
     batches = _read_batches(batch) or _BATCHES[task]
     if task == "train":
@@ -74,9 +74,9 @@ def _read_batches(text: str | None) -> tuple[int, ...]:
     try:
         found = tuple(int(part) for part in (text or "").split(",") if part.strip())
     except ValueError:
-        raise refuse("--batch as whole numbers apart by commas", repr(text), "--batch 1,16") from None
+        raise invalid("--batch as whole numbers apart by commas", repr(text), "--batch 1,16") from None
     if any(number < 1 for number in found):
-        raise refuse("a batch of at least 1", text, "1")
+        raise invalid("a batch of at least 1", text, "1")
     return found
 
 
@@ -112,12 +112,12 @@ def _row(speed: "StepSpeed") -> tuple[str, ...]:
     return (
         speed.engine,
         speed.precision + (", channels-last" if speed.channels_last else ""),
-        count(speed.batch),
-        number(speed.images_per_second),
-        f"{number(slow)} to {number(quick)}",
-        number(speed.latency_ms_p50),
+        format_int(speed.batch),
+        format_number(speed.images_per_second),
+        f"{format_number(slow)} to {format_number(quick)}",
+        format_number(speed.latency_ms_p50),
         "–" if speed.memory_bytes is None else f"{speed.memory_bytes / 2**20:,.0f} MiB",
-        percent(speed.share, 1),
+        format_percent(speed.share, 1),
     )
 
 
@@ -127,23 +127,26 @@ def _summary(
     speed = found[0]
     rates = {each.precision: f"{each.matrix_flops_per_second / 1e9:,.0f} GFLOP/s in {each.precision}" for each in found}
     return [
-        ("measured", f"a training step of {name} at {shape(sizes)}, random images, median of {speed.repeats} timings"),
+        (
+            "measured",
+            f"a training step of {name} at {format_shape(sizes)}, random images, median of {speed.repeats} timings",
+        ),
         ("matrix rate", f"{', '.join(rates.values())} (a matrix product); the share counts 6 x multiply-adds a step"),
         ("on", f"{hardware['processor']}, {hardware['device_name']}, {hardware['num_threads']} threads"),
     ]
 
 
-def _network_of(name: str, arch: Arch) -> "Network":
+def _network_of(name: str, arch: Arch) -> "ResidualNetwork":
     """The trained network of a run or its weights, else one with fresh weights: the speed is the same."""
-    from reslab.nn.network import Network
+    from reslab.nn.network import ResidualNetwork
     from reslab.training.run import load
 
     trained = load(name) if Path(name).exists() else None
-    return trained if trained is not None and trained.arch == arch else Network(arch)
+    return trained if trained is not None and trained.arch == arch else ResidualNetwork(arch)
 
 
 def _bench_engines(
-    network: "Network",
+    network: "ResidualNetwork",
     sizes: tuple[int, int, int],
     batches: tuple[int, ...],
     engines: str | None,
@@ -168,16 +171,16 @@ def _bench_engines(
         told = {"model": network.arch.name, "task": "predict", "input": sizes, "results": results, "hardware": facts}
         print_json({**told, "page": None if page is None else str(page)})
         return
-    from reslab.report.pages.benchmark import COLUMNS, speed_cells
+    from reslab.report.pages.benchmark import BENCHMARK_COLUMNS, benchmark_cells
 
-    print_table(COLUMNS, [speed_cells(each) for each in results])
+    print_table(BENCHMARK_COLUMNS, [benchmark_cells(each) for each in results])
     print()
     print_pairs(list(_told(network.arch.name, sizes, facts, rounds).items()))
 
 
 def _told(name: str, sizes: tuple[int, int, int], hardware: dict[str, Any], rounds: int) -> dict[str, str]:
     return {
-        "measured": f"answers of {name} at {shape(sizes)}, random images, {rounds} alternating rounds",
+        "measured": f"answers of {name} at {format_shape(sizes)}, random images, {rounds} alternating rounds",
         "on": f"{hardware['processor']}, {hardware['device_name']}, {hardware['num_threads']} threads",
     }
 
@@ -190,9 +193,9 @@ def _write_page(
     hardware: dict[str, Any],
     rounds: int,
 ) -> None:
-    from reslab.report.pages.benchmark import SpeedPage
-    from reslab.report.render import render_speeds
+    from reslab.report.pages.benchmark import BenchmarkPage
+    from reslab.report.render import render_benchmark_page
 
-    shown = SpeedPage(f"{name} at {shape(sizes)}", results, _told(name, sizes, hardware, rounds))
-    page.write_text(render_speeds(shown), encoding="utf-8")
+    shown = BenchmarkPage(f"{name} at {format_shape(sizes)}", results, _told(name, sizes, hardware, rounds))
+    page.write_text(render_benchmark_page(shown), encoding="utf-8")
     say(f"page: {page}")

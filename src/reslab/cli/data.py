@@ -7,7 +7,7 @@ import typer
 
 from reslab.cli.options import DataDir, Json
 from reslab.cli.output import print_json, print_table, say
-from reslab.report.format import count
+from reslab.report.format import format_int
 
 if TYPE_CHECKING:
     from reslab.data.check.check import DataCheck
@@ -37,15 +37,15 @@ def check(
     """Read every picture once: counts, broken files, duplicates, pictures in two splits, sizes; and write a page."""
     from reslab.data.check.check import check_data
     from reslab.data.check.findings import findings
-    from reslab.report.pages.data_check import check_page
-    from reslab.report.render import render_data
+    from reslab.report.pages.data_check import build_data_check_page
+    from reslab.report.render import render_data_check_page
 
     found = check_data(path, data_dir)
     told = findings(found)
     page = output or Path(f"data-check-{found.inventory.name}.html")
     page.parent.mkdir(parents=True, exist_ok=True)
     words = training_words(found) if augment is None else augment
-    page.write_text(render_data(check_page(found, told, words, seed)), encoding="utf-8")
+    page.write_text(render_data_check_page(build_data_check_page(found, told, words, seed)), encoding="utf-8")
     if json:
         print_json(
             {
@@ -73,10 +73,10 @@ def training_words(found: "DataCheck") -> str:
         return ""
     first = found.readable[0]
     size = Augment(found.words).one(first.images.raw(first.place), 0).shape
-    return default_recipe(found.inventory.name, tuple(size), pretrained=True).augment
+    return default_recipe(found.inventory.name, tuple(size), pretrained=True).train_transform
 
 
 def _rows(found: "DataCheck") -> list[list[str]]:
     names = found.inventory.classes
-    rows = [[name, *(count(numbers[name]) for numbers in found.counts.values())] for name in names]
-    return [*rows, ["all", *(count(sum(numbers.values())) for numbers in found.counts.values())]]
+    rows = [[name, *(format_int(numbers[name]) for numbers in found.counts.values())] for name in names]
+    return [*rows, ["all", *(format_int(sum(numbers.values())) for numbers in found.counts.values())]]

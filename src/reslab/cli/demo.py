@@ -10,9 +10,9 @@ import typer
 from reslab.cli.options import Device, Json
 from reslab.cli.output import print_json, print_table
 from reslab.cli.progress import Display
-from reslab.report.format import count, percent, seconds
+from reslab.report.format import format_duration, format_int, format_percent
 from reslab.spec.arch import Arch
-from reslab.spec.errors import refuse, unknown
+from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.zoo import ARCHS
 
 if TYPE_CHECKING:
@@ -61,12 +61,15 @@ def twins(model: str) -> dict[str, Arch]:
     Raises ValueError for an unknown name, and for a network that has no shortcut to take away.
     """
     if model not in ARCHS:
-        raise unknown("model", model, ARCHS, "`reslab models` lists them all")
+        raise unknown_name("model", model, ARCHS, "`reslab models` lists them all")
     arch = replace(ARCHS[model], in_channels=1, num_classes=10, image_size=(8, 8))
-    if arch.mix == "none" or not arch.depths:
-        raise refuse("a network with shortcuts", model, "resnet56_cifar")
+    if arch.merge == "none" or not arch.depths:
+        raise invalid("a network with shortcuts", model, "resnet56_cifar")
     named = model.replace("resnet", "plain", 1)
-    return {"residual": arch, "plain": replace(arch.plain(), name=named if named in ARCHS else f"plain {model}")}
+    return {
+        "residual": arch,
+        "plain": replace(arch.without_shortcuts(), name=named if named in ARCHS else f"plain {model}"),
+    }
 
 
 def train_one(
@@ -75,13 +78,13 @@ def train_one(
     """One network trained, with the gradient's norms before the first step and after the last."""
     import torch
 
-    from reslab.nn.network import Network
+    from reslab.nn.network import ResidualNetwork
     from reslab.report.pages.run_text import DemoNetwork
     from reslab.training.train import train
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = Network(arch)
+        network = ResidualNetwork(arch)
     before = _gradients(network, data)
     # By its name, which the run keeps: so `serve` and `eval` find the pictures again.
     run = train(network, DATA, seed=seed, epochs=epochs, output=output, device=device, show=display)
@@ -92,7 +95,7 @@ def train_one(
         before,
         run.result["top1"],
         run.result["train_seconds"],
-        gradient_norms_end=_gradients(network, data),
+        gradient_norms_trained=_gradients(network, data),
         depth=arch.depth,
         params=sum(parameter.numel() for parameter in network.parameters()),
     )
@@ -101,18 +104,18 @@ def train_one(
 
 def _gradients(network: Any, data: "Data") -> list[tuple[str, float]]:
     """Of the first training images: the norm of the loss's gradient at each unit's input."""
-    from reslab.analysis.gradients import unit_gradients
+    from reslab.analysis.gradients import block_gradient_norms
     from reslab.data.loader import eval_batches
 
     place = next(network.parameters()).device
     x, y, _ = next(iter(eval_batches(data.split("train"), PROBE_BATCH, data.preprocess, place)))
-    return unit_gradients(network, x, y)
+    return block_gradient_norms(network, x, y)
 
 
 def write_page(place: Path, run: "Run", data: "Data", networks: "list[DemoNetwork]") -> Path:
     """Write report.html, with what both networks share told once, from the run of the second."""
     from reslab.report.pages.run_text import DemoPage
-    from reslab.report.render import render_demo
+    from reslab.report.render import render_demo_page
     from reslab.runtime.files import write_whole
     from reslab.training.train import page_facts
 
@@ -121,11 +124,11 @@ def write_page(place: Path, run: "Run", data: "Data", networks: "list[DemoNetwor
     page = DemoPage(
         "A deep network with and without shortcuts",
         networks,
-        facts={name: facts[name] for name in shared if name in facts},
+        metadata={name: facts[name] for name in shared if name in facts},
         num_samples=len(data.split(data.held_out)),
     )
     report = place / "report.html"
-    write_whole(report, render_demo(page).encode())
+    write_whole(report, render_demo_page(page).encode())
     return report
 
 
@@ -136,8 +139,8 @@ def _free_place() -> Path:
 
 
 def _row(network: "DemoNetwork") -> tuple[str, ...]:
-    counts = (str(network.depth), count(network.params))
-    return (network.name, *counts, percent(network.top1), seconds(network.train_seconds))
+    counts = (str(network.depth), format_int(network.params))
+    return (network.name, *counts, format_percent(network.top1), format_duration(network.train_seconds))
 
 
 def _facts(network: "DemoNetwork") -> dict[str, Any]:

@@ -24,10 +24,10 @@ from reslab.cli.options import (
     read_settings,
 )
 from reslab.cli.output import print_json, print_pairs, print_table, say
-from reslab.metrics.classification import class_mean
-from reslab.report.format import count, number, percent
+from reslab.metrics.classification import macro_average
+from reslab.report.format import format_int, format_number, format_percent
 from reslab.runtime.torchrun import read_place
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,27 +37,27 @@ if TYPE_CHECKING:
 
 def scores(found: "Evaluation") -> list[tuple[str, str]]:
     """Split, accuracy, loss."""
-    right = f"{count(found.num_correct)} of {count(found.num_samples)} right"
-    rows = [("split", found.split), ("accuracy", f"{percent(found.top1)} ({right})")]
-    rows += [("in the first five", percent(found.top5))] if found.top5 is not None else []
-    return [*rows, ("loss", number(found.loss))]
+    right = f"{format_int(found.num_correct)} of {format_int(found.num_samples)} right"
+    rows = [("split", found.split), ("accuracy", f"{format_percent(found.top1)} ({right})")]
+    rows += [("in the first five", format_percent(found.top5))] if found.top5 is not None else []
+    return [*rows, ("loss", format_number(found.loss))]
 
 
 def told(calibration: dict[str, Any]) -> list[tuple[str, str]]:
     """The calibration error, and what a temperature makes of it; nothing where none was asked for."""
     if not calibration:
         return []
-    rows = [("calibration error", percent(calibration["ece"]))]
+    rows = [("calibration error", format_percent(calibration["ece"]))]
     if "temperature" not in calibration:
         why = (
             "none: it is fitted on validation images with a mistake among them (--val-fraction), never on the test set"
         )
         return [*rows, ("temperature", why)]
-    images = f"{count(calibration['fitted_images'])} images of {calibration['fitted_on']}"
-    rows.append(("temperature", f"{number(calibration['temperature'])}, fitted on {images}"))
+    images = f"{format_int(calibration['fitted_images'])} images of {calibration['fitted_on']}"
+    rows.append(("temperature", f"{format_number(calibration['temperature'])}, fitted on {images}"))
     if "ece_scaled" in calibration:
         how = ", each half judged with the other's temperature" if calibration["in_halves"] else ""
-        scaled = f"calibration error {percent(calibration['ece_scaled'])}, loss {number(calibration['loss_scaled'])}"
+        scaled = f"calibration error {format_percent(calibration['ece_scaled'])}, loss {format_number(calibration['loss_scaled'])}"
         rows.append(("with it", scaled + how))
     return rows
 
@@ -76,15 +76,16 @@ def class_table(found: "Evaluation") -> tuple[list[str], list[tuple[str, ...]]]:
     rows = [
         (
             score.name,
-            *(percent(value, 1) for value in (score.precision, score.recall, score.f1)),
-            count(score.num_samples),
+            *(format_percent(value, 1) for value in (score.precision, score.recall, score.f1)),
+            format_int(score.num_samples),
         )
         for score in every
     ]
     means = [
-        percent(class_mean([getattr(score, name) for score in every]), 1) for name in ("precision", "recall", "f1")
+        format_percent(macro_average([getattr(score, name) for score in every]), 1)
+        for name in ("precision", "recall", "f1")
     ]
-    return ["class", "precision", "recall", "F1", "images"], [*rows, ("mean", *means, count(found.num_samples))]
+    return ["class", "precision", "recall", "F1", "images"], [*rows, ("mean", *means, format_int(found.num_samples))]
 
 
 _LIST = "`reslab runs` lists the runs here"
@@ -193,7 +194,7 @@ def _keep_temperature(subject: Any, val: "Evaluation | None") -> None:
     from reslab.training.evaluation.calibration import calibrated, keep_temperature
 
     if val is None:
-        raise refuse(
+        raise invalid(
             "a validation split to fit a temperature on (never the test set)",
             "data without one",
             next_step="train with --val-fraction 0.1",
@@ -201,8 +202,10 @@ def _keep_temperature(subject: Any, val: "Evaluation | None") -> None:
     kept = calibrated(val)
     if read_place().first:
         keep_temperature(subject, kept)
-        images = f"{count(kept.num_samples)} validation images"
-        say(f"temperature {number(kept.value)}, fitted on {images}, is kept with the weights for `reslab predict`")
+        images = f"{format_int(kept.num_samples)} validation images"
+        say(
+            f"temperature {format_number(kept.value)}, fitted on {images}, is kept with the weights for `reslab predict`"
+        )
 
 
 def _calibration(found: "Evaluation", val: "Evaluation | None") -> dict[str, Any]:
@@ -212,11 +215,11 @@ def _calibration(found: "Evaluation", val: "Evaluation | None") -> dict[str, Any
 
 
 def _write_page(target: Path, found: "Evaluation", calibration: dict[str, Any], subject: str) -> None:
-    from reslab.report.render import render_run
+    from reslab.report.render import render_run_page
     from reslab.training.train import evaluation_page
 
     facts = {"judged": subject, "split": found.split, "precision": "float32"}
-    text = render_run(evaluation_page(f"{subject} on {found.split}", found, calibration, facts))
+    text = render_run_page(evaluation_page(f"{subject} on {found.split}", found, calibration, facts))
     target.write_text(text, encoding="utf-8")
 
 
@@ -225,10 +228,10 @@ def _refuse_calibrating(subject: Any, model: str | None, given: dict[str, str | 
     several = isinstance(subject, list)
     if model or several:
         got = f"{len(subject)} runs" if several else f"--model {model}"
-        raise refuse("one run (or its model.safetensors) with --calibrate", got, next_step="--calibration only tells")
+        raise invalid("one run (or its model.safetensors) with --calibrate", got, next_step="--calibration only tells")
     for option, value in given.items():
         if value:
-            raise refuse(
+            raise invalid(
                 "--calibrate with pictures as `predict` prepares them",
                 f"{option} {value}",
                 next_step="--calibration only tells",
@@ -238,16 +241,16 @@ def _refuse_calibrating(subject: Any, model: str | None, given: dict[str, str | 
 def _subject(runs: list[str], model: str | None, pretrained: str | None) -> Any:
     if bool(runs) == bool(model):
         got = "neither" if not runs else f"{', '.join(runs)} and --model {model}"
-        raise refuse("runs to judge, or --model NAME with --pretrained FILE", got, next_step=_LIST)
+        raise invalid("runs to judge, or --model NAME with --pretrained FILE", got, next_step=_LIST)
     if model:
         return model
     if pretrained:
-        raise refuse(
+        raise invalid(
             "--model NAME with --pretrained", "a run", next_step="a run has its own weights: leave --pretrained out"
         )
     for run in runs:
         if not Path(run).exists():
-            raise refuse("the folder of a run, or its weights", f"{run} (nothing there)", next_step=_LIST)
+            raise invalid("the folder of a run, or its weights", f"{run} (nothing there)", next_step=_LIST)
     paths = [Path(run) for run in runs]
     return paths[0] if len(paths) == 1 else paths
 
@@ -255,6 +258,6 @@ def _subject(runs: list[str], model: str | None, pretrained: str | None) -> Any:
 def _refuse_settings(settings: dict[str, str], model: str | None) -> None:
     for key, value in settings.items():
         if model is None:
-            raise refuse("--set only with --model", f"--set {key}={value}", next_step="a run has its own network")
+            raise invalid("--set only with --model", f"--set {key}={value}", next_step="a run has its own network")
         if not key.startswith("model."):
-            raise refuse("keys of the network in `reslab eval`", f"--set {key}={value}", f"--set model.{key}={value}")
+            raise invalid("keys of the network in `reslab eval`", f"--set {key}={value}", f"--set model.{key}={value}")

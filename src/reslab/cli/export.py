@@ -7,7 +7,7 @@ import typer
 
 from reslab.cli.options import DataDir, Json
 from reslab.cli.output import print_json, print_pairs
-from reslab.report.format import count, number, percent
+from reslab.report.format import format_int, format_number, format_percent
 
 if TYPE_CHECKING:
     from reslab.deploy.export.export import Exported
@@ -62,11 +62,11 @@ def export(
 
 def _told(made: "Exported") -> list[tuple[str, str]]:
     found = made.comparison
-    same = f"{count(found.num_agreeing)} of {count(found.num_images)} pictures"
+    same = f"{format_int(found.num_agreeing)} of {format_int(found.num_images)} pictures"
     return [
-        ("exported", f"{made.path} ({count(made.facts['num_bytes'])} bytes, {made.format}, {made.precision})"),
+        ("exported", f"{made.path} ({format_int(made.facts['num_bytes'])} bytes, {made.format}, {made.precision})"),
         ("same class", f"{same} of {made.facts['data']} ({made.facts['split']})"),
-        ("difference", f"{number(found.largest_difference, 3)} of the largest output, at most"),
-        ("accuracy", f"{percent(found.top1)} before, {percent(found.exported_top1)} exported"),
+        ("difference", f"{format_number(found.largest_difference, 3)} of the largest output, at most"),
+        ("accuracy", f"{format_percent(found.top1)} before, {format_percent(found.exported_top1)} exported"),
         ("report", str(made.report)),
     ]

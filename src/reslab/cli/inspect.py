@@ -9,12 +9,12 @@ import typer
 
 from reslab.cli.options import DataDir, Device, Json, Settings, read_settings
 from reslab.cli.output import print_json, print_table, say
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 if TYPE_CHECKING:
-    from reslab.analysis.registry import Question
-    from reslab.analysis.subject import Subject
-    from reslab.report.analyses.result import Shown
+    from reslab.analysis.registry import Analysis
+    from reslab.analysis.subject import AnalysisTarget
+    from reslab.report.analyses.result import RenderedResult
 
 _MANY_TABLES = 6
 
@@ -46,45 +46,45 @@ def inspect(
 
     Of several, those that it cannot be put to are left out, and named.
     """
-    from reslab.analysis.progress import listening
-    from reslab.analysis.registry import QUESTIONS, ask_each, default_data, get_question, override_options
-    from reslab.analysis.subject import open_subjects
+    from reslab.analysis.progress import progress_callback
+    from reslab.analysis.registry import ANALYSES, default_data, get_analysis, override_options, run_each
+    from reslab.analysis.subject import open_targets
 
     if question is None:
-        list_questions(list(QUESTIONS.values()), json)
+        list_questions(list(ANALYSES.values()), json)
         return
-    asked = get_question(question)
+    asked = get_analysis(question)
     check_files(page, png)
     axes, options = split_settings(read_settings(settings))
     override_options(asked, options)
-    subjects = open_subjects(
+    subjects = open_targets(
         places or [],
         data=data or default_data(question),
         data_dir=data_dir,
         num_images=images,
         seed=seed,
-        at=at,
-        axes=axes,
+        weights=at,
+        arch_overrides=axes,
         device=device,
     )
     from reslab.spec.config import to_dict
 
-    with listening(say):
-        found, left_out = ask_each(question, subjects, options)
+    with progress_callback(say):
+        found, left_out = run_each(question, subjects, options)
     answers = [to_dict(answer) for answer in found]
     tell(asked, [subject for subject in subjects if subject.name not in left_out], answers, left_out, page, png, json)
 
 
-def list_questions(questions: "Sequence[Question]", json: bool) -> None:
+def list_questions(questions: "Sequence[Analysis]", json: bool) -> None:
     """What can be asked."""
-    from reslab.spec.config import keys
+    from reslab.spec.config import override_keys
 
     rows = [
         {
             "name": question.name,
             "summary": question.summary,
-            "source": question.source,
-            "options": {key: getattr(question.options, key, None) for key in keys(question.options)},
+            "reference": question.reference,
+            "options": {key: getattr(question.options, key, None) for key in override_keys(question.options)},
         }
         for question in questions
     ]
@@ -109,14 +109,14 @@ def check_files(page: Path | None, png: Path | None) -> None:
     """ValueError for a name that is no page or picture: said before anything is measured, which may take long."""
     for place, kinds in ((page, (".html", ".htm")), (png, (".png",))):
         if place is not None and place.suffix.lower() not in kinds:
-            raise refuse(f"a file ending in {kinds[0]}", place, str(place.with_suffix(kinds[0])))
+            raise invalid(f"a file ending in {kinds[0]}", place, str(place.with_suffix(kinds[0])))
         if place is not None and place.is_dir():
-            raise refuse("a file", f"{place}, a folder", str(place / f"answer{kinds[0]}"))
+            raise invalid("a file", f"{place}, a folder", str(place / f"answer{kinds[0]}"))
 
 
 def tell(
-    question: "Question",
-    subjects: "Sequence[Subject]",
+    question: "Analysis",
+    subjects: "Sequence[AnalysisTarget]",
     answers: Sequence[dict[str, Any]],
     left_out: Mapping[str, str],
     page: Path | None,
@@ -124,37 +124,43 @@ def tell(
     json: bool,
 ) -> None:
     """Print the answers, and who is left out of them; write the page and the picture that were asked for."""
-    from reslab.report.analyses import show_answers
+    from reslab.report.analyses import render_analysis
 
-    shown = show_answers(question.name, answers) if page or png or not json else None
+    shown = render_analysis(question.name, answers) if page or png or not json else None
     if shown is not None:
-        shown = replace(shown, words=(*shown.words, *(f"{name} is left out: {why}" for name, why in left_out.items())))
+        shown = replace(
+            shown, paragraphs=(*shown.paragraphs, *(f"{name} is left out: {why}" for name, why in left_out.items()))
+        )
         write(question, subjects, shown, page, png)
     if json:
         files = {"page": _text(page), "png": _text(png)}
-        print_json({"question": question.name, "answers": answers, "left_out": left_out, **files})
+        print_json({"analysis": question.name, "results": answers, "left_out": left_out, **files})
     elif shown is not None:
         _print(shown)
 
 
 def write(
-    question: "Question", subjects: "Sequence[Subject]", shown: "Shown", page: Path | None, png: Path | None
+    question: "Analysis",
+    subjects: "Sequence[AnalysisTarget]",
+    shown: "RenderedResult",
+    page: Path | None,
+    png: Path | None,
 ) -> None:
     """The page and the picture, where asked for."""
-    from reslab.analysis.subject import facts
-    from reslab.report.analyses.result import QuestionPage
-    from reslab.report.render import render_question
+    from reslab.analysis.subject import describe_target
+    from reslab.report.analyses.result import AnalysisPage
+    from reslab.report.render import render_analysis_page
     from reslab.runtime.files import write_whole
     from reslab.runtime.provenance import command
 
     if page is not None:
-        told = {f"{subject.name}": "; ".join(facts(subject).values()) for subject in subjects}
+        told = {f"{subject.name}": "; ".join(describe_target(subject).values()) for subject in subjects}
         told |= {"command": command()}
-        content = QuestionPage(question.name, f"Asked: {question.summary}.", question.source, shown, told)
-        write_whole(page, render_question(content).encode())
+        content = AnalysisPage(question.name, f"Asked: {question.summary}.", question.reference, shown, told)
+        write_whole(page, render_analysis_page(content).encode())
         say(f"page: {page}")
     if png is not None:
-        from reslab.report.plots.png import png as drawn
+        from reslab.report.plots.png import render_png as drawn
 
         write_whole(png, drawn(shown.figures, shown.title))
         say(f"picture: {png}")
@@ -164,13 +170,13 @@ def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-def _print(shown: "Shown") -> None:
+def _print(shown: "RenderedResult") -> None:
     many = len(shown.tables) > _MANY_TABLES
     for table in shown.tables[: 1 if many else None]:
         print(table.caption)
         print_table(table.columns, table.rows)
         print()
-    for words in shown.words:
+    for words in shown.paragraphs:
         print(words)
     if many:
         print(f"({len(shown.tables) - 1} more tables: --page FILE or --json)")

@@ -11,15 +11,15 @@ import typer
 
 from reslab.cli.options import Json
 from reslab.cli.output import print_json, print_pairs, print_table
-from reslab.report.format import shape
+from reslab.report.format import format_shape
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
-from reslab.spec.errors import unknown
+from reslab.spec.errors import unknown_name
 from reslab.spec.recipe import Recipe
 from reslab.spec.recipes import RECIPES, get_recipe
-from reslab.spec.zoo import ARCHS, match_names
+from reslab.spec.zoo import ARCHS, match_model_names
 
-TOLD = ("name", "source", "notes")
+TOLD = ("name", "reference", "notes")
 
 
 def recipes(
@@ -86,13 +86,13 @@ def _print_all() -> None:
         [
             (
                 recipe.name,
-                recipe.length,
-                str(recipe.batch),
+                recipe.duration,
+                str(recipe.batch_size),
                 f"{recipe.optimizer.lr:g}",
                 recipe.optimizer.name,
                 recipe.schedule.name,
-                recipe.augment or "none",
-                recipe.source,
+                recipe.train_transform or "none",
+                recipe.reference,
             )
             for recipe in RECIPES.values()
         ],
@@ -104,28 +104,31 @@ def models(
     json: Json = False,
 ) -> None:
     """List the networks, each with where it comes from."""
-    found = [ARCHS[name] for name in match_names(pattern.lower())]
+    found = [ARCHS[name] for name in match_model_names(pattern.lower())]
     if not found:
-        raise unknown("model", pattern, ARCHS, "`reslab models` lists all")
+        raise unknown_name("model", pattern, ARCHS, "`reslab models` lists all")
     if json:
         print_json([_facts(arch) for arch in found])
         return
     print_table(
         ["name", "depth", "input", "classes", "source"],
-        [(arch.name, str(arch.depth), shape(arch.input_size), str(arch.num_classes), arch.source) for arch in found],
+        [
+            (arch.name, str(arch.depth), format_shape(arch.input_size), str(arch.num_classes), arch.reference)
+            for arch in found
+        ],
     )
 
 
 def _facts(arch: Arch) -> dict[str, object]:
     return {
         "name": arch.name,
-        "source": arch.source,
+        "source": arch.reference,
         "depth": arch.depth,
         "input_size": arch.input_size,
         "num_classes": arch.num_classes,
         "order": arch.order,
-        "match": arch.match,
-        "mix": arch.mix,
+        "match": arch.shortcut,
+        "mix": arch.merge,
     }
 
 
@@ -138,13 +141,13 @@ def studies(
 
     found = [study for study in STUDIES.values() if pattern.lower() in study.name]
     if not found:
-        raise unknown("study", pattern, STUDIES, "`reslab studies` lists all")
+        raise unknown_name("study", pattern, STUDIES, "`reslab studies` lists all")
     if json:
         print_json(
             [
                 {
                     "name": study.name,
-                    "source": study.source,
+                    "source": study.reference,
                     "title": study.title,
                     "rows": [row.name for row in study.rows],
                     "claims": [claim.text for claim in study.claims],
@@ -155,5 +158,5 @@ def studies(
         return
     print_table(
         ["name", "rows", "claims", "title", "source"],
-        [(study.name, str(len(study.rows)), str(len(study.claims)), study.title, study.source) for study in found],
+        [(study.name, str(len(study.rows)), str(len(study.claims)), study.title, study.reference) for study in found],
     )

@@ -81,20 +81,20 @@ def lr_find(
 
 
 def _write_page(target: Path, found: "RateSearch") -> None:
-    from reslab.report.pages.lr_find import RatePage
-    from reslab.report.render import render_rates
+    from reslab.report.pages.lr_find import LRFinderPage
+    from reslab.report.render import render_lr_finder_page
 
-    shown = RatePage(
+    shown = LRFinderPage(
         title=f"{found.model} on {found.data}",
-        rates=found.rates,
+        lrs=found.rates,
         losses=found.losses,
-        smoothed=found.smoothed,
-        suggestion=found.suggestion,
-        lowest=found.lowest,
-        stopped_early=found.stopped_early,
-        facts={"network": found.model, "data": found.data, "recipe": found.recipe, "batch": str(found.batch)},
+        smoothed_losses=found.smoothed,
+        suggested_lr=found.suggestion,
+        lowest_loss_lr=found.lowest,
+        diverged=found.stopped_early,
+        metadata={"network": found.model, "data": found.data, "recipe": found.recipe, "batch": str(found.batch)},
     )
-    target.write_text(render_rates(shown), encoding="utf-8")
+    target.write_text(render_lr_finder_page(shown), encoding="utf-8")
     say(f"picture: {target}")
 
 

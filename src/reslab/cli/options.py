@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output, and nothing else there.")]
 DataArgument = Annotated[str | None, typer.Argument(metavar="[DATA]", help="The same as --data.")]
@@ -59,12 +59,12 @@ Pretrained = Annotated[
 def one_data_set(folder: str | None, data: str | None) -> str | None:
     """The data set, named as the argument or by `--data`; ValueError where both are given and differ."""
     if folder is not None and data is not None and folder != data:
-        raise refuse("one data set", f"{folder} and --data {data}", next_step="leave one of them out")
+        raise invalid("one data set", f"{folder} and --data {data}", next_step="leave one of them out")
     return data or folder
 
 
 def read_settings(settings: Sequence[str] | None) -> dict[str, str]:
-    """`["model.mix=none", "optimizer.lr=0.2"]` as a dictionary.
+    """`["model.merge=none", "optimizer.lr=0.2"]` as a dictionary.
 
     Raises ValueError where the `=` or the key is missing, or a key is given twice.
     """
@@ -72,9 +72,9 @@ def read_settings(settings: Sequence[str] | None) -> dict[str, str]:
     for setting in settings or ():
         key, equals, value = (part.strip() for part in setting.partition("="))
         if not equals or not key.removeprefix("model."):
-            raise refuse("--set KEY=VALUE", setting, "--set optimizer.lr=0.2 or --set model.order=full-preact")
+            raise invalid("--set KEY=VALUE", setting, "--set optimizer.lr=0.2 or --set model.order=full-preact")
         if key in found:
-            raise refuse(f"each key once in --set, {key} came twice", setting, next_step="leave one of them out")
+            raise invalid(f"each key once in --set, {key} came twice", setting, next_step="leave one of them out")
         found[key] = value
     return found
 
@@ -89,7 +89,7 @@ def read_numbers(text: str | None, option: str) -> tuple[float, ...] | None:
     try:
         return None if text is None else tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise refuse(f"{option} as numbers, one a channel", repr(text), f"{option} 0.49 0.48 0.45") from None
+        raise invalid(f"{option} as numbers, one a channel", repr(text), f"{option} 0.49 0.48 0.45") from None
 
 
 def gather_numbers(words: Sequence[str], options: Sequence[str] = ("--mean", "--std")) -> list[str]:
@@ -124,14 +124,14 @@ def read_settings_file(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     if path.suffix.lower() not in KINDS:
-        raise refuse("a settings file ending in .toml, .yaml or .yml", str(path), nearest=f"{path.stem}.toml")
+        raise invalid("a settings file ending in .toml, .yaml or .yml", str(path), nearest=f"{path.stem}.toml")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise refuse("a settings file that can be read", f"{path} ({error})") from None
+        raise invalid("a settings file that can be read", f"{path} ({error})") from None
     found = _toml(text, path) if path.suffix.lower() == ".toml" else _yaml(text, path)
     if not isinstance(found, Mapping):
-        raise refuse(f"keys and their values in {path}", f"a {type(found).__name__}", nearest="optimizer: {lr: 0.2}")
+        raise invalid(f"keys and their values in {path}", f"a {type(found).__name__}", nearest="optimizer: {lr: 0.2}")
     return flat(found, path)
 
 
@@ -139,7 +139,7 @@ def _toml(text: str, path: Path) -> Any:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise refuse("a TOML file", f"{path}: {error}", nearest='augment = "pad(4) crop(32) flip"') from None
+        raise invalid("a TOML file", f"{path}: {error}", nearest='augment = "pad(4) crop(32) flip"') from None
 
 
 def _yaml(text: str, path: Path) -> Any:
@@ -147,11 +147,11 @@ def _yaml(text: str, path: Path) -> Any:
         yaml: Any = importlib.import_module("yaml")
     except ImportError:
         advice = "pip install 'reslab[yaml]', or write the file as TOML"
-        raise refuse(f"PyYAML to read {path.name}", "none installed", next_step=advice) from None
+        raise invalid(f"PyYAML to read {path.name}", "none installed", next_step=advice) from None
     try:
         found = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise refuse("a YAML file", f"{path}: {' '.join(str(error).split())}") from None
+        raise invalid("a YAML file", f"{path}: {' '.join(str(error).split())}") from None
     return {} if found is None else found
 
 
@@ -162,7 +162,7 @@ def flat(table: Mapping[Any, Any], path: Path, prefix: str = "") -> dict[str, An
         inner = flat(value, path, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
         for key in inner:
             if key in found:
-                raise refuse(f"each key once in {path}", f"{key} twice", next_step="leave one of them out")
+                raise invalid(f"each key once in {path}", f"{key} twice", next_step="leave one of them out")
         found |= inner
     return found
 
@@ -176,6 +176,6 @@ def merged(
     **others: Any,
 ) -> dict[str, Any]:
     """The settings of --set over those of the file; what a flag says leaves the file's word for it out."""
-    flags = {"length": epochs, "batch": batch, "optimizer.lr": lr, **others}
+    flags = {"duration": epochs, "batch_size": batch, "optimizer.lr": lr, **others}
     kept = {key: value for key, value in file.items() if flags.get(key) is None}
     return {**kept, **said}

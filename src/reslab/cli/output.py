@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from reslab.report.format import is_number
+from reslab.report.format import is_numeric_cell
 
 
 def plain(value: Any) -> Any:
@@ -29,7 +29,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     """Rows under their columns; a column whose every cell is a number (or empty) is set to the right."""
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     widths = [max(len(text) for text in column) for column in zip(columns, *cells, strict=True)]
-    to_right = [bool(rows) and all(is_number(row[index]) for row in rows) for index in range(len(columns))]
+    to_right = [bool(rows) and all(is_numeric_cell(row[index]) for row in rows) for index in range(len(columns))]
     for line in [list(columns), *cells]:
         padded = [
             text.rjust(width) if right else text.ljust(width)

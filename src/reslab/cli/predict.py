@@ -13,13 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from reslab.cli.options import Batch, Device, Json
 from reslab.cli.output import print_json, print_table, say
-from reslab.report.format import number, percent
-from reslab.spec.errors import refuse
+from reslab.report.format import format_number, format_percent
+from reslab.spec.errors import invalid
 
 if TYPE_CHECKING:
     from reslab.deploy.inputs import Item
     from reslab.deploy.predict import Answering, Prediction
-    from reslab.nn.network import Network
+    from reslab.nn.network import ResidualNetwork
 
 _SECONDS_A_LINE = 30.0
 _GRAPHS = (".onnx", ".pt2", ".xml")
@@ -64,9 +64,9 @@ def predict(
 ) -> None:
     """Tell what is in pictures. A file that cannot be read is a row with its error; exit 1 where none could be."""
     if json and as_csv:
-        raise refuse("one of --json and --csv", "both", next_step="leave one of them out")
+        raise invalid("one of --json and --csv", "both", next_step="leave one of them out")
     if resume and output is None:
-        raise refuse("--output FILE with --resume", "--resume alone", next_step="name the file to go on with")
+        raise invalid("--output FILE with --resume", "--resume alone", next_step="name the file to go on with")
     _check_model(run)
     from reslab.deploy.inputs import list_items
     from reslab.deploy.outputs import Rows, check_output
@@ -88,7 +88,7 @@ def predict(
             for row in _computed(network, answer, left, top_k, batch, heat_maps):
                 found.append(row) if rows is None else rows.add(row)
     if used is not None:
-        say(f"probabilities at temperature {number(used)} (--no-temperature: as the network gives them)")
+        say(f"probabilities at temperature {format_number(used)} (--no-temperature: as the network gives them)")
     told: dict[str, Any] = {"temperature": used, "engine": str(answer.engine) if answer else None}
     if rows is not None:
         found = rows.finish()
@@ -101,12 +101,12 @@ def predict(
 def _check_model(run: Path) -> None:
     if run.suffix in _GRAPHS and run.is_file():
         step = "name the run it was exported from, with --engine and --precision"
-        raise refuse("a run, or its model.safetensors", f"{run}, a graph for other programs", next_step=step)
+        raise invalid("a run, or its model.safetensors", f"{run}, a graph for other programs", next_step=step)
 
 
 def _open(
     run: Path,
-    network: "Network",
+    network: "ResidualNetwork",
     engine: str,
     precision: str,
     device: str,
@@ -135,7 +135,12 @@ def _open(
 
 
 def _computed(
-    network: "Network", answer: "Answering", items: "list[Item]", top_k: int, batch: int | None, maps: Path | None
+    network: "ResidualNetwork",
+    answer: "Answering",
+    items: "list[Item]",
+    top_k: int,
+    batch: int | None,
+    maps: Path | None,
 ) -> "Iterator[Prediction]":
     from reslab.deploy.predict import predictions
 
@@ -179,8 +184,8 @@ def _print_rows(found: "list[Prediction]") -> None:
 
 def _row(prediction: "Prediction") -> tuple[str, str, str]:
     first, *others = prediction.classes
-    rest = "".join(f", {guess.name} {percent(guess.probability, 1)}" for guess in others)
-    return prediction.path, first.name, percent(first.probability, 1) + rest
+    rest = "".join(f", {guess.name} {format_percent(guess.probability, 1)}" for guess in others)
+    return prediction.path, first.name, format_percent(first.probability, 1) + rest
 
 
 def _shown(rows: "Iterable[Prediction]", items: "list[Item]") -> "Iterator[Prediction]":

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn
 from rich.text import Text
 
-from reslab.report.format import count, percent, seconds
+from reslab.report.format import format_duration, format_int, format_percent
 
 Line = dict[str, Any]
 
@@ -47,10 +47,10 @@ class Display:
 
     def _on_start(self, line: Line) -> None:
         self.start = line
-        self.print(f"{line['model']} ({count(line['params'])} parameters) on {line['data']}")
+        self.print(f"{line['model']} ({format_int(line['params'])} parameters) on {line['data']}")
         self.print(
             f"recipe {line['recipe']}, batch {line['batch']}{shared(line)}, {line['precision']}, on {line['device']}: "
-            f"{count(line['total'])} steps, into {line['run']}"
+            f"{format_int(line['total'])} steps, into {line['run']}"
         )
         if self.console.is_terminal:
             columns: tuple[ProgressColumn, ...] = (BarColumn(24), TextColumn("{task.description}"))
@@ -69,7 +69,10 @@ class Display:
 
     def _on_eval(self, line: Line) -> None:
         words = [f"epoch {line['epoch']:g}/{self._num_epochs()}", *self._training()]
-        words += [f"{line['split']} loss {line['loss']:.4f}", f"{line['split']} accuracy {percent(line['top1'])}"]
+        words += [
+            f"{line['split']} loss {line['loss']:.4f}",
+            f"{line['split']} accuracy {format_percent(line['top1'])}",
+        ]
         self.print(", ".join([*words, *self._time_left(line["step"])]))
 
     def print(self, text: str) -> None:
@@ -89,13 +92,13 @@ class Display:
         if not self.trained:
             return []
         line = self.trained
-        speed = f"{count(round(line['images_per_second']))} images/s"
-        words = [f"loss {line['loss']:.4f}", f"accuracy {percent(line['top1'])}", speed]
+        speed = f"{format_int(round(line['images_per_second']))} images/s"
+        words = [f"loss {line['loss']:.4f}", f"accuracy {format_percent(line['top1'])}", speed]
         return [*words, f"{self.waiting:.0%} waiting for data"] if self.waiting >= LEAST_WAITING else words
 
     def _time_left(self, step: int) -> list[str]:
         left = self.start["total"] - step
-        return [f"ETA {seconds(self.seconds / step * left)}"] if step and left else []
+        return [f"ETA {format_duration(self.seconds / step * left)}"] if step and left else []
 
 
 def shared(line: Line) -> str:

@@ -8,8 +8,8 @@ import typer
 
 from reslab.cli.options import Json
 from reslab.cli.output import print_json, print_table, say
-from reslab.report.format import percent, seconds
-from reslab.spec.errors import refuse
+from reslab.report.format import format_duration, format_percent
+from reslab.spec.errors import invalid
 
 if TYPE_CHECKING:
     from reslab.report.pages.compare import ComparedRun
@@ -55,13 +55,13 @@ def _found(places: Sequence[Path]) -> list["Run"]:
 
 def _write_page(page: Path, found: Sequence["Run"], asked: Sequence[Path]) -> None:
     from reslab.report.pages.compare import ComparePage
-    from reslab.report.render import render_compare
+    from reslab.report.render import render_compare_page
 
     if not found:
-        raise refuse("runs to compare", f"none in {', '.join(map(str, asked))}", next_step="`reslab train` makes one")
+        raise invalid("runs to compare", f"none in {', '.join(map(str, asked))}", next_step="`reslab train` makes one")
     title = " and ".join(run.name for run in found) if len(found) < 3 else f"{len(found)} runs"
     facts = {run.name: str(run.path) for run in found}
-    page.write_text(render_compare(ComparePage(title, [_compared(run) for run in found], facts)), encoding="utf-8")
+    page.write_text(render_compare_page(ComparePage(title, [_compared(run) for run in found], facts)), encoding="utf-8")
     say(f"page: {page}")
 
 
@@ -93,5 +93,9 @@ def _facts(run: "Run") -> dict[str, Any]:
 
 def _row(run: "Run") -> tuple[str, ...]:
     facts = _facts(run)
-    end = (percent(facts["top1"]), seconds(facts["train_seconds"])) if facts["finished"] else ("not finished", "–")
+    end = (
+        (format_percent(facts["top1"]), format_duration(facts["train_seconds"]))
+        if facts["finished"]
+        else ("not finished", "–")
+    )
     return (str(run.path), run.network, facts["data"], facts["recipe"], *end)

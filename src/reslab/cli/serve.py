@@ -9,7 +9,7 @@ import typer
 
 from reslab.cli.options import Device, Json
 from reslab.cli.output import print_json, say
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _TOKEN = "RESLAB_TOKEN"
@@ -74,6 +74,6 @@ def serve(
 
 def _check_token(given: str | None, host: str, token: str) -> None:
     if given is not None and not given.strip():
-        raise refuse("a token of at least one letter", repr(given), next_step="leave --token away for none")
+        raise invalid("a token of at least one letter", repr(given), next_step="leave --token away for none")
     if host not in LOOPBACK and not token:
         say(f"warning: {host} can be reached from other machines, and no --token is asked for")

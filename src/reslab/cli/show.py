@@ -7,8 +7,8 @@ import typer
 
 from reslab.cli.options import Json, Settings, read_settings
 from reslab.cli.output import print_json, print_pairs, print_table
-from reslab.report.format import amount, count, shape
-from reslab.spec.errors import refuse
+from reslab.report.format import format_int, format_shape, format_si
+from reslab.spec.errors import invalid
 from reslab.spec.layout import receptive_field
 from reslab.spec.zoo import ARCHS
 
@@ -31,7 +31,7 @@ def show(
     if json:
         print_json(facts)
         return
-    print(f"{arch.name}: {arch.source}\n")
+    print(f"{arch.name}: {arch.reference}\n")
     print_table(["layer", "kind", "output", "parameters", "multiply-adds"], [_row(layer) for layer in facts["layers"]])
     print()
     print_table(["part", "output", "parameters", "multiply-adds"], _parts(facts["layers"]))
@@ -48,7 +48,7 @@ def describe(
     axes = {}
     for key, value in read_settings(settings).items():
         if not key.startswith("model."):
-            raise refuse("keys of the network in `reslab show`", f"--set {key}={value}", f"--set model.{key}={value}")
+            raise invalid("keys of the network in `reslab show`", f"--set {key}={value}", f"--set model.{key}={value}")
         axes[key.removeprefix("model.")] = value
     if num_classes is not None:
         axes["num_classes"] = str(num_classes)
@@ -74,7 +74,7 @@ def parse_input(text: str) -> tuple[int, int, int]:
     """`3x224x224` as (3, 224, 224); ValueError for anything that is not three whole numbers from 1."""
     parts = text.lower().replace("×", "x").split("x")
     if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-        raise refuse("--input as channels x height x width", repr(text), "3x224x224")
+        raise invalid("--input as channels x height x width", repr(text), "3x224x224")
     channels, height, width = (int(part) for part in parts)
     return channels, height, width
 
@@ -91,15 +91,15 @@ def examine(arch: "Arch", sizes: tuple[int, int, int]) -> dict[str, Any]:
     layers = layer_table(model, sizes)
     return {
         "name": arch.name,
-        "source": arch.source,
+        "source": arch.reference,
         "input": list(sizes),
         "depth": arch.depth,
         "params": sum(parameter.numel() for parameter in model.parameters()),
         "macs": sum(layer.macs for layer in layers),
         "receptive_field": receptive_field(arch),
-        "num_units": arch.num_units,
-        "unit": {"order": arch.facts.sentence, "branch": arch.branch, "match": arch.match, "mix": arch.mix},
-        "stem": " ".join(str(word) for word in arch.stem_words),
+        "num_units": arch.num_blocks,
+        "unit": {"order": arch.order_spec.layout, "branch": arch.convs, "match": arch.shortcut, "mix": arch.merge},
+        "stem": " ".join(str(word) for word in arch.stem_ops),
         "head": arch.head,
         "layers": [
             {
@@ -115,8 +115,11 @@ def examine(arch: "Arch", sizes: tuple[int, int, int]) -> dict[str, Any]:
 
 
 def _row(layer: dict[str, Any]) -> tuple[str, ...]:
-    counts = (count(layer["params"]) if layer["params"] else "", count(layer["macs"]) if layer["macs"] else "")
-    return (layer["name"], layer["kind"], shape(layer["output_shape"]), *counts)
+    counts = (
+        format_int(layer["params"]) if layer["params"] else "",
+        format_int(layer["macs"]) if layer["macs"] else "",
+    )
+    return (layer["name"], layer["kind"], format_shape(layer["output_shape"]), *counts)
 
 
 def _parts(layers: list[dict[str, Any]]) -> list[tuple[str, ...]]:
@@ -127,9 +130,9 @@ def _parts(layers: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     return [
         (
             name,
-            shape(inside[-1]["output_shape"]),
-            count(sum(layer["params"] for layer in inside)),
-            count(sum(layer["macs"] for layer in inside)),
+            format_shape(inside[-1]["output_shape"]),
+            format_int(sum(layer["params"] for layer in inside)),
+            format_int(sum(layer["macs"] for layer in inside)),
         )
         for name, inside in parts.items()
     ]
@@ -143,8 +146,11 @@ def _summary(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("shortcut", f"match {unit['match']}, mix {unit['mix']}"),
         ("stem, head", f"{facts['stem']} ... {facts['head']}"),
         ("depth", f"{facts['depth']} weighted layers (projections not counted), {facts['num_units']} units"),
-        ("parameters", count(facts["params"])),
-        ("multiply-adds", f"{amount(facts['macs'])} at {shape(facts['input'])} (convolutions and linear layers)"),
+        ("parameters", format_int(facts["params"])),
+        (
+            "multiply-adds",
+            f"{format_si(facts['macs'])} at {format_shape(facts['input'])} (convolutions and linear layers)",
+        ),
         ("receptive field", f"{facts['receptive_field']} pixels"),
         ("source", facts["source"]),
     ]

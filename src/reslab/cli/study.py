@@ -10,13 +10,13 @@ import typer
 
 from reslab.cli.options import DataDir, Device, Json
 from reslab.cli.output import print_json, print_table, say
-from reslab.report.format import plural, seconds
-from reslab.spec.errors import refuse, unknown
+from reslab.report.format import format_duration, pluralize
+from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.study import SCALES
 
 if TYPE_CHECKING:
     from reslab.report.pages.study_text import StudyPage, StudyRow
-    from reslab.studies.run_study import Wanted
+    from reslab.studies.run_study import StudyOptions
 
 
 def study(
@@ -50,16 +50,16 @@ def study(
     Exit 1 where trainings broke off. Failed or undecided claims, and rows that cannot be run here, are no errors.
     """
     if scale not in SCALES:
-        raise unknown("scale", scale, SCALES)
+        raise unknown_name("scale", scale, SCALES)
     from reslab.spec.papers import get_study
 
     found = get_study(name)
     chosen = tuple(row.strip() for row in (rows or "").split(",") if row.strip())
     for row in chosen:
-        found.row(row)
-    from reslab.studies.run_study import Wanted, run_study
+        found.get_row(row)
+    from reslab.studies.run_study import StudyOptions, run_study
 
-    wanted = Wanted(found, scale, chosen, seeds, store, data_dir, device, jobs)
+    wanted = StudyOptions(found, scale, chosen, seeds, store, data_dir, device, jobs)
     if task is not None:
         _do_task(wanted, task)
     elif dry_run:
@@ -76,10 +76,10 @@ def study(
             output=output,
             data_dir=data_dir,
             device=device,
-            jobs=jobs,
-            page_only=page_only,
-            say=say,
-            show=_Lines(),
+            num_jobs=jobs,
+            report_only=page_only,
+            on_message=say,
+            on_log=_Lines(),
             command=shlex.join(["reslab", *sys.argv[1:]]),
         )
         if json:
@@ -87,7 +87,7 @@ def study(
         else:
             _print_page(page)
         if page.num_failed:
-            say(f"{plural(page.num_failed, 'training')} broke off; the page says why, the same command tries again")
+            say(f"{pluralize(page.num_failed, 'training')} broke off; the page says why, the same command tries again")
             raise typer.Exit(1)
 
 
@@ -99,38 +99,38 @@ class _Lines:
             say(f"  step {line['step']:,}: {line['split']} error {100 * (1 - line['top1']):.2f} %")
 
 
-def _do_task(wanted: "Wanted", task: int) -> None:
-    from reslab.studies.runner import run_here
+def _do_task(wanted: "StudyOptions", task: int) -> None:
+    from reslab.studies.runner import run_jobs
 
     # Below nohup SIGINT is ignored, and it is how the one who started this process asks it to stop.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    plan = wanted.plan()
+    plan = wanted.make_plan()
     job = next((job for job in plan.jobs if job.number == task), None)
     if job is None:
-        raise refuse(f"a task from 0 to {len(plan.jobs) - 1}", task)
-    outcome = run_here([job], wanted.place(say, _Lines()), num_tries=1)
+        raise invalid(f"a task from 0 to {len(plan.jobs) - 1}", task)
+    outcome = run_jobs([job], wanted.job_context(say, _Lines()), max_tries=1)
     if outcome.failed:
         raise RuntimeError(outcome.failed[task])
 
 
-def _write_script(wanted: "Wanted", path: Path, json: bool) -> None:
+def _write_script(wanted: "StudyOptions", path: Path, json: bool) -> None:
     from reslab.runtime.files import write_whole
-    from reslab.studies.runner import slurm_script
+    from reslab.studies.runner import make_slurm_script
 
-    price = wanted.price(wanted.plan())
-    for reason in price.refused():
+    price = wanted.estimate_cost(wanted.make_plan())
+    for reason in price.skip_reasons():
         say(f"not in the script: {reason}")
-    if not price.todo:
-        raise refuse("a study with something left to run", price.summary(), next_step="leave --slurm out")
-    longest = max(price.seconds_of(job) for job in price.todo)
+    if not price.pending:
+        raise invalid("a study with something left to run", price.summary(), next_step="leave --slurm out")
+    longest = max(price.job_seconds(job) for job in price.pending)
     logs = wanted.store / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    text = slurm_script(wanted.study.name, price.todo, wanted.command(), logs, Path.cwd(), longest)
+    text = make_slurm_script(wanted.study.name, price.pending, wanted.worker_command(), logs, Path.cwd(), longest)
     write_whole(path, text.encode())
     if json:
-        print_json({"script": str(path), "num_tasks": len(price.todo)})
+        print_json({"script": str(path), "num_tasks": len(price.pending)})
     else:
-        say(f"{len(price.todo)} tasks in {path}: sbatch {shlex.quote(str(path))}")
+        say(f"{len(price.pending)} tasks in {path}: sbatch {shlex.quote(str(path))}")
 
 
 def facts_of(page: "StudyPage") -> dict[str, Any]:
@@ -139,14 +139,16 @@ def facts_of(page: "StudyPage") -> dict[str, Any]:
         "study": page.study.name,
         "scale": page.scale,
         "rows": [_row_facts(row) for row in page.rows],
-        "claims": [{"text": claim.text, "verdict": claim.verdict, "words": claim.words} for claim in page.claims],
+        "claims": [
+            {"text": claim.text, "verdict": claim.verdict, "explanation": claim.explanation} for claim in page.claims
+        ],
     }
 
 
 def _row_facts(row: "StudyRow") -> dict[str, Any]:
     return {
         "name": row.row.name,
-        "arch": row.network,
+        "arch": row.arch_text,
         "metric": row.row.metric,
         "unit": row.metric.unit,
         "reported": row.row.reported.value if row.row.reported else None,
@@ -154,48 +156,48 @@ def _row_facts(row: "StudyRow") -> dict[str, Any]:
         "std": row.std(),
         "seeds": len(row.runs),
         "values": row.values(),
-        "why": row.why,
+        "not_run_reason": row.not_run_reason,
     }
 
 
 def _print_page(page: "StudyPage") -> None:
-    from reslab.report.pages.study_text import reported_words, value_words
+    from reslab.report.pages.study_text import format_metric_value, reported_text
 
-    print(f"{page.study.title} ({page.study.source}), scale {page.scale}")
+    print(f"{page.study.title} ({page.study.reference}), scale {page.scale}")
     cells = [
         (
             row.row.name,
             f"{row.row.metric}{f' ({row.metric.unit})' if row.metric.unit else ''}",
-            reported_words(row.row.reported, ""),
-            value_words(row.mean(), row.metric.unit, bare=True),
-            value_words(row.std(), row.metric.unit, bare=True),
+            reported_text(row.row.reported, ""),
+            format_metric_value(row.mean(), row.metric.unit, omit_unit=True),
+            format_metric_value(row.std(), row.metric.unit, omit_unit=True),
             str(len(row.runs)),
-            row.why,
+            row.not_run_reason,
         )
         for row in page.rows
     ]
     print_table(["row", "metric", "reported", "mean", "std", "seeds", ""], cells)
     for claim in page.claims:
-        print(f"{claim.text}: {claim.verdict} ({claim.words})")
+        print(f"{claim.text}: {claim.verdict} ({claim.explanation})")
 
 
-def _print_plan(wanted: "Wanted", json: bool) -> None:
-    price = wanted.price(wanted.plan())
-    facts = price.facts()
+def _print_plan(wanted: "StudyOptions", json: bool) -> None:
+    price = wanted.estimate_cost(wanted.make_plan())
+    facts = price.to_dict()
     if json:
         print_json({"study": wanted.study.name, "scale": wanted.scale, **facts})
         return
-    print(f"{wanted.study.title} ({wanted.study.source}), scale {wanted.scale}")
-    reasons = list(dict.fromkeys(row["why"] for row in facts["rows"] if row["why"]))
+    print(f"{wanted.study.title} ({wanted.study.reference}), scale {wanted.scale}")
+    reasons = list(dict.fromkeys(row["not_run_reason"] for row in facts["rows"] if row["not_run_reason"]))
     cells = [
         (
             row["name"],
-            row["cut"],
+            row["preset"],
             str(row["seeds"]),
             str(row["done"]),
-            seconds(row["seconds"]),
+            format_duration(row["seconds"]),
             f"{row['memory_bytes'] / 1e6:,.0f} MB",
-            f"cannot be run ({reasons.index(row['why']) + 1})" if row["why"] else "",
+            f"cannot be run ({reasons.index(row['not_run_reason']) + 1})" if row["not_run_reason"] else "",
         )
         for row in facts["rows"]
     ]

@@ -28,7 +28,7 @@ from reslab.cli.options import (
 )
 from reslab.cli.output import print_json, print_pairs
 from reslab.cli.progress import Display
-from reslab.report.format import count, number, percent, seconds
+from reslab.report.format import format_duration, format_int, format_number, format_percent
 
 if TYPE_CHECKING:
     from reslab.training.run import Run
@@ -121,12 +121,15 @@ def summary(run: "Run") -> list[tuple[str, str]]:
     """The end of a run in a few lines: how good, how chosen, how long, and where everything is."""
     result = run.result
     assert result is not None
-    right = f"{count(result['num_correct'])} of {count(result['num_samples'])} right"
+    right = f"{format_int(result['num_correct'])} of {format_int(result['num_samples'])} right"
     lines = [
-        ("accuracy", f"{percent(result['top1'])} on {result['split']} ({right}), loss {number(result['loss'])}"),
+        (
+            "accuracy",
+            f"{format_percent(result['top1'])} on {result['split']} ({right}), loss {format_number(result['loss'])}",
+        ),
         ("weights", f"{result['chosen']}: {run.weights_path}"),
         *_on_training(result),
-        ("training", f"{seconds(result['train_seconds'])}, {_speed(result)}"),
+        ("training", f"{format_duration(result['train_seconds'])}, {_speed(result)}"),
         ("report", str(run.report_path)),
         ("next", f"reslab predict {run.path} IMAGE   or   reslab eval {run.path}"),
     ]
@@ -137,12 +140,12 @@ def _on_training(result: dict[str, Any]) -> list[tuple[str, str]]:
     """Where the recipe has the training images judged: both things that go by the name of training accuracy."""
     if "train_top1" not in result:
         return []
-    along = f"{percent(result['train_average_top1'])}, loss {number(result['train_average_loss'])}"
-    judged = f"{percent(result['train_top1'])}, loss {number(result['train_loss'])}"
+    along = f"{format_percent(result['train_average_top1'])}, loss {format_number(result['train_average_loss'])}"
+    judged = f"{format_percent(result['train_top1'])}, loss {format_number(result['train_loss'])}"
     return [("on training", f"{judged} of the finished weights; {along} on average along the last epoch")]
 
 
 def _speed(result: dict[str, Any]) -> str:
-    told = f"{count(round(result['images_per_second']))} images/s"
+    told = f"{format_int(round(result['images_per_second']))} images/s"
     alone = result.get("images_per_second_without_loading")
-    return told if alone is None else f"{told} ({count(round(alone))} without loading)"
+    return told if alone is None else f"{told} ({format_int(round(alone))} without loading)"

@@ -11,7 +11,7 @@ from reslab.data.dataset import Data, channel_statistics
 from reslab.data.formats.image_folder import IMAGENET_MEAN, IMAGENET_STD
 from reslab.data.image_datasets import Images, ItemImages, TensorImages, item_pixels
 from reslab.data.splits import carve, carve_again
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 
 
@@ -44,7 +44,7 @@ def as_data(
         splits, record = {**splits, **carve_again(splits["train"], split_record)}, dict(split_record)
     elif val_fraction is not None:
         if "val" in splits:
-            raise refuse("one validation set", "val and val_fraction together", next_step="leave one of them away")
+            raise invalid("one validation set", "val and val_fraction together", next_step="leave one of them away")
         parts, record = carve(splits["train"], val_fraction, split_seed, names)
         splits.update(parts)
     shown = name or ("tensors" if isinstance(train, tuple | list) else type(train).__name__.lower())
@@ -60,9 +60,9 @@ def _images(part: Any, split: str) -> Images:
         return _from_tensors(torch.as_tensor(part[0]), torch.as_tensor(part[1]))
     if not (hasattr(part, "__getitem__") and hasattr(part, "__len__")):
         wanted = f"{split} as (images, labels) tensors or a data set with len() and [i]"
-        raise refuse(wanted, f"a {type(part).__name__}", next_step="collect an iterable data set into tensors first")
+        raise invalid(wanted, f"a {type(part).__name__}", next_step="collect an iterable data set into tensors first")
     if len(part) == 0:
-        raise refuse(f"{split} with samples", "an empty data set")
+        raise invalid(f"{split} with samples", "an empty data set")
     return _from_items(part)
 
 
@@ -70,7 +70,7 @@ def _from_tensors(images: Tensor, labels: Tensor) -> TensorImages:
     if images.ndim == 3:
         images = images[:, None]
     if images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
-        raise refuse(
+        raise invalid(
             "images of shape (N, C, H, W)",
             f"shape {tuple(images.shape)}, channels last",
             nearest="images.permute(0, 3, 1, 2)",
@@ -80,14 +80,14 @@ def _from_tensors(images: Tensor, labels: Tensor) -> TensorImages:
 
 def _whole(labels: Tensor) -> Tensor:
     if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise refuse("labels as whole numbers, one class a picture", str(labels.dtype), nearest="labels.long()")
+        raise invalid("labels as whole numbers, one class a picture", str(labels.dtype), nearest="labels.long()")
     return labels.to(torch.int64)
 
 
 def _from_items(dataset: Any) -> ItemImages:
     first = dataset[0]
     if not isinstance(first, tuple | list) or len(first) != 2:
-        raise refuse(
+        raise invalid(
             "items of (picture, label)",
             f"a {type(first).__name__}" + (f" of {len(first)}" if isinstance(first, tuple | list) else ""),
         )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from reslab.data.image_datasets import FileImages, Images, ShardImages, TensorImages
-from reslab.spec.errors import refuse, unknown
+from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.preprocess import Preprocess
 
 SPLITS = ("train", "val", "test")
@@ -38,13 +38,13 @@ class Data:
     def __post_init__(self) -> None:
         assert set(self.splits) <= set(SPLITS), sorted(self.splits)
         if len(self.classes) < 2:
-            raise refuse(
+            raise invalid(
                 f"at least 2 classes in {self.name}",
                 "a single class, " + self.classes[0] if self.classes else "none",
                 next_step="add a second class",
             )
         if "train" in self.splits and len(self.splits["train"]) < 2:
-            raise refuse(
+            raise invalid(
                 f"at least 2 training samples in {self.name} (a batch of one has no statistics)",
                 f"a data set of {len(self.splits['train'])} sample" + "s" * (len(self.splits["train"]) == 0),
                 nearest="2",
@@ -52,7 +52,7 @@ class Data:
             )
         for split, images in self.splits.items():
             if len(images) and int(images.labels.max()) >= len(self.classes):
-                raise refuse(
+                raise invalid(
                     f"labels of {split} from 0 to {len(self.classes) - 1}", f"label {int(images.labels.max())}"
                 )
         if not self.fingerprint:
@@ -70,7 +70,7 @@ class Data:
     def split(self, name: str) -> Images:
         """The pictures of a split; raises ValueError naming those there are."""
         if name not in self.splits:
-            raise unknown(f"split of {self.name}", name, self.splits, f"it has {', '.join(self.splits)}")
+            raise unknown_name(f"split of {self.name}", name, self.splits, f"it has {', '.join(self.splits)}")
         return self.splits[name]
 
     def describe(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from reslab.data.cache import cache_dir
 from reslab.data.image_datasets import Images
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def download(entry: Entry, fetch: Callable[[str], Any], place: Path, looked: lis
         fetch(str(place))
     except (OSError, RuntimeError) as error:
         reason = str(error).strip() or type(error).__name__
-        raise refuse(
+        raise invalid(
             f"{entry.name}, found on this machine or downloaded",
             f"nothing in {', '.join(map(str, looked))}, and the download failed ({reason})",
             next_step=f"put {files} into {place}, or name their folder with --data-dir",

@@ -30,7 +30,7 @@ import torchvision.io  # noqa: F401 - registers torch.ops.image
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 _FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive
 _SCAN, _APP1 = 0xDA, 0xE1
@@ -118,7 +118,7 @@ def read_picture(source: str | os.PathLike[str] | bytes, channels: int = 3, name
     Raises ValueError naming the file where it is missing, empty, cut short or no picture, or `channels` is not 1 or 3.
     """
     if channels not in _MODES:
-        raise refuse("1 channel (grey) or 3 (red, green, blue)", channels, nearest="3" if channels > 1 else "1")
+        raise invalid("1 channel (grey) or 3 (red, green, blue)", channels, nearest="3" if channels > 1 else "1")
     name = name or ("picture" if isinstance(source, bytes) else os.fspath(source))
     try:
         content = _jpeg_content(source)

@@ -16,7 +16,7 @@ from torch import Tensor
 from reslab.data.decode import picture_tensor, read_picture
 from reslab.data.formats.class_folders import name_in
 from reslab.data.webdataset.http import read_range
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 
 @runtime_checkable
@@ -45,13 +45,13 @@ class TensorImages:
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4:
-            raise refuse(
+            raise invalid(
                 "images of shape (N, C, H, W)",
                 f"shape {tuple(self.images.shape)}",
                 next_step=_shape_advice(self.images),
             )
         if self.images.dtype != torch.uint8 and not self.images.is_floating_point():
-            raise refuse(
+            raise invalid(
                 "images in uint8 (0 to 255) or floating point", str(self.images.dtype), nearest="images.to(torch.uint8)"
             )
         check_labels(self.labels, len(self.images))
@@ -159,7 +159,7 @@ def item_pixels(picture: Any, channels: int) -> Tensor:
             if isinstance(picture, Tensor)
             else f"a {type(picture).__name__}"
         )
-        raise refuse("items of (picture, label), the picture a tensor (C, H, W) or a Pillow image", got)
+        raise invalid("items of (picture, label), the picture a tensor (C, H, W) or a Pillow image", got)
     return picture[None] if picture.ndim == 2 else picture
 
 
@@ -180,13 +180,13 @@ def _shape_advice(images: Tensor) -> str:
 def check_labels(labels: Tensor, num_pictures: int) -> None:
     """Raises ValueError where labels are not int64 (N,), one a picture, from 0 up."""
     if labels.dtype != torch.int64 or labels.ndim != 1:
-        raise refuse(
+        raise invalid(
             "labels (N,) in int64", f"{labels.dtype} of shape {tuple(labels.shape)}", nearest="labels.long().flatten()"
         )
     if len(labels) != num_pictures:
-        raise refuse(f"one label a picture, {num_pictures} of them", f"{len(labels)} labels")
+        raise invalid(f"one label a picture, {num_pictures} of them", f"{len(labels)} labels")
     if len(labels) and int(labels.min()) < 0:
-        raise refuse("labels from 0 up", f"label {int(labels.min())}", nearest="0")
+        raise invalid("labels from 0 up", f"label {int(labels.min())}", nearest="0")
 
 
 @dataclass(frozen=True)

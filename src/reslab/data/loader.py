@@ -16,7 +16,7 @@ from reslab.data.transforms.normalize import mean_of
 from reslab.data.transforms.pipeline import Augment, split_sentence
 from reslab.data.webdataset.stream import Flow
 from reslab.data.workers import stream
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -66,7 +66,7 @@ class TrainBatches:
             first = self.normalise(images.images[:1].to(device)) if self.normalise.each_pixel else images.images[:1]
             self.augment.batch(first, torch.zeros(1, dtype=torch.int64, device=first.device))  # words that do not fit
         elif self.normalise.each_pixel:
-            raise refuse("small pictures of one size for a mean of each pixel", "pictures in files")
+            raise invalid("small pictures of one size for a mean of each pixel", "pictures in files")
 
     def iterate(self, start_step: int = 0) -> Iterator[Batch]:
         """This rank's part of the batches of step `start_step`, `start_step` + 1, ... without end."""
@@ -87,8 +87,8 @@ class TrainBatches:
     def _flow(self) -> Flow:
         assert isinstance(self.images, ShardImages)
         if self.sampling.repeats > 1 or self.sampling.balanced:
-            step = "fetch the shards into a folder and name the folder, or set repeats=1 and balanced=false"
-            raise refuse("each sample once an epoch of shards by URL", "repeats or balanced", next_step=step)
+            step = "fetch the shards into a folder and name the folder, or set repeated_augmentation=1 and class_balanced_sampling=false"
+            raise invalid("each sample once an epoch of shards by URL", "repeats or balanced", next_step=step)
         share, per_epoch = self.batch // self.num_ranks, self.num_steps_per_epoch
         ranks = {"rank": self.rank, "num_ranks": self.num_ranks}
         flow = Flow(self.images, self.augment, self.seed, share, per_epoch, self.workers, **ranks)
@@ -140,10 +140,10 @@ def eval_batches(
     Raises ValueError where `preprocess.words` do not fit the pictures or leave them of several sizes.
     """
     if batch < 1:
-        raise refuse("a batch of at least 1 sample", batch, nearest="1")
+        raise invalid("a batch of at least 1 sample", batch, nearest="1")
     _check_workers(workers)
     _check_rank(rank, num_ranks)
-    device, augment = torch.device(device), Augment(preprocess.words)
+    device, augment = torch.device(device), Augment(preprocess.transform)
     normalise = Normalise(preprocess, device)
     starts = range(rank * batch, len(images), num_ranks * batch)
     if isinstance(images, TensorImages):
@@ -178,10 +178,10 @@ class Normalise:
 
     def __call__(self, images: Tensor) -> Tensor:
         if images.shape[1] != self.channels:
-            raise refuse(f"pictures of {self.channels} channels", f"{images.shape[1]} channels")
+            raise invalid(f"pictures of {self.channels} channels", f"{images.shape[1]} channels")
         if self.each_pixel and images.shape[2:] != self.mean.shape[1:]:
             sizes = ["x".join(map(str, shape[-2:])) for shape in (self.mean.shape, images.shape)]
-            raise refuse(f"pictures of {sizes[0]} for a mean of each pixel", sizes[1], f"words that end at {sizes[0]}")
+            raise invalid(f"pictures of {sizes[0]} for a mean of each pixel", sizes[1], f"words that end at {sizes[0]}")
         if images.dtype == torch.uint8:
             return images.to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
         return images.to(torch.float32).sub(self.mean).div_(self.std)
@@ -190,18 +190,18 @@ class Normalise:
 def _num_classes(labels: Tensor, told: int | None) -> int:
     least = int(labels.max()) + 1
     if told is not None and told < least:
-        raise refuse(f"at least {least} classes for labels up to {least - 1}", told, nearest=str(least))
+        raise invalid(f"at least {least} classes for labels up to {least - 1}", told, nearest=str(least))
     return told or least
 
 
 def _check_workers(workers: int) -> None:
     if workers < 0:
-        raise refuse("0 or more workers", workers, nearest="0")
+        raise invalid("0 or more workers", workers, nearest="0")
 
 
 def _check_rank(rank: int, num_ranks: int) -> None:
     if num_ranks < 1 or not 0 <= rank < num_ranks:
-        raise refuse("a rank from 0 to num_ranks - 1", f"rank {rank} of {num_ranks}", nearest="rank 0 of 1")
+        raise invalid("a rank from 0 to num_ranks - 1", f"rank {rank} of {num_ranks}", nearest="rank 0 of 1")
 
 
 def _check_share(batch: int, num_ranks: int, mixes: bool) -> None:
@@ -210,4 +210,4 @@ def _check_share(batch: int, num_ranks: int, mixes: bool) -> None:
     if batch % parts:
         even = ", an even number each (pictures are mixed two by two)" if parts > num_ranks else ""
         near = max(parts, round(batch / parts) * parts)
-        raise refuse(f"a batch that {num_ranks} ranks share evenly{even}", f"a batch of {batch}", nearest=str(near))
+        raise invalid(f"a batch that {num_ranks} ranks share evenly{even}", f"a batch of {batch}", nearest=str(near))

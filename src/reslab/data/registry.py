@@ -16,7 +16,7 @@ from reslab.data.image_datasets import TensorImages
 from reslab.data.splits import carve, carve_again, check_fraction
 from reslab.data.webdataset.dataset import find_shards, open_shards, open_url_shards
 from reslab.data.webdataset.remote import is_url
-from reslab.spec.errors import refuse, unknown
+from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.preprocess import Preprocess
 
 _TEN_DIGITS = tuple("0123456789")
@@ -130,7 +130,7 @@ def open_data(
         return open_url_shards(text, val_fraction, split_seed, skip_bad_images, split_record)
     path = Path(text).expanduser()
     if not path.exists() and isinstance(name_or_path, str) and "/" not in text and "\\" not in text:
-        raise unknown(
+        raise unknown_name(
             "data set or folder",
             text,
             [*DATA_SETS, *_folders_here()],
@@ -164,7 +164,7 @@ def _open_named(
         splits, made = {**carve_again(splits["train"], record), **rest}, dict(record)
     elif record is None and val_fraction is not None:
         if "val" in rest or "train" not in splits:
-            raise refuse(
+            raise invalid(
                 f"one validation set for {entry.name}",
                 f"{', '.join(splits)} and a fraction",
                 next_step="leave --val-fraction away",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from reslab.data.rng import Draws, again, key, keys, permutation
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 
 def balanced_order(labels: Tensor, num: int, seed: int, epoch: int) -> Tensor:
@@ -37,7 +37,7 @@ def class_weights(labels: Tensor, num_classes: int) -> Tensor:
     Raises ValueError where a label is not below `num_classes`.
     """
     if len(labels) and int(labels.max()) >= num_classes:
-        raise refuse(f"labels below {num_classes}", f"label {int(labels.max())}", nearest=str(num_classes - 1))
+        raise invalid(f"labels below {num_classes}", f"label {int(labels.max())}", nearest=str(num_classes - 1))
     counts = labels.bincount(minlength=num_classes).double()
     there = counts > 0
     return torch.where(there, len(labels) / (there.sum() * counts.clamp_min(1)), 0.0).float()
@@ -75,7 +75,7 @@ class Sampling:
     def __init__(self, labels: Tensor, batch: int, seed: int, repeats: int = 1, balanced: bool = False) -> None:
         _check_batch(batch, len(labels))
         if repeats < 1:
-            raise refuse("each sample at least once (repeats of 1 or more)", repeats, nearest="1")
+            raise invalid("each sample at least once (repeats of 1 or more)", repeats, nearest="1")
         self.labels, self.batch, self.seed, self.repeats, self.balanced = labels, batch, seed, repeats, balanced
         self.num_steps_per_epoch = len(labels) // batch
         self.dropped = len(labels) % batch
@@ -110,9 +110,9 @@ class Sampling:
 
 def _check_batch(batch: int, num_samples: int) -> None:
     if batch < 1:
-        raise refuse("a batch of at least 1 sample", batch, nearest="1")
+        raise invalid("a batch of at least 1 sample", batch, nearest="1")
     if batch > num_samples:
-        raise refuse(
+        raise invalid(
             f"a batch of at most the {num_samples} training samples (an incomplete batch is dropped)",
             f"a batch of {batch}",
             nearest=str(num_samples),

@@ -17,7 +17,7 @@ from torch import Tensor
 from reslab.data.dataset import Data
 from reslab.data.image_datasets import FileImages, Images, ShardImages
 from reslab.data.rng import permutation
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 
 def stratified(labels: Tensor, fraction: float, seed: int, classes: Sequence[str]) -> tuple[list[int], list[int]]:
@@ -44,7 +44,7 @@ def stratified(labels: Tensor, fraction: float, seed: int, classes: Sequence[str
 def check_fraction(fraction: float) -> None:
     """Raises ValueError where a validation fraction is not strictly between 0 and 1."""
     if not 0 < fraction < 1:
-        raise refuse(
+        raise invalid(
             "a validation fraction between 0 and 1",
             fraction,
             nearest="0.01" if fraction <= 0 else "0.99",
@@ -58,11 +58,11 @@ def _leaves_nothing(labels: Tensor, fraction: float, name: str, num: int, num_he
     side = "validation" if num_held == 0 else "training"
     got = f"{fraction:g}, which holds out {num_held} of the {num} of class {name!r} and leaves {side} none"
     if least < 2:
-        return refuse("at least 2 samples of every class to split", got, next_step=f"add samples of class {name!r}")
+        return invalid("at least 2 samples of every class to split", got, next_step=f"add samples of class {name!r}")
     low, high = 0.5 / least, 1 - 0.5 / least
     # Just inside, so that four printed digits are still valid.
     valid = low + 1e-4 if fraction < low else high - 1e-4
-    return refuse("a validation fraction that leaves every class a sample on both sides", got, nearest=f"{valid:.4f}")
+    return invalid("a validation fraction that leaves every class a sample on both sides", got, nearest=f"{valid:.4f}")
 
 
 def carve(
@@ -89,12 +89,12 @@ def _recorded(images: Images, record: Mapping[str, Any]) -> list[int]:
     if "indices" in record:
         found = [int(i) for i in record["indices"]]
         if found and max(found) >= len(images):
-            raise refuse(f"the data the split was recorded on, with sample #{max(found)}", f"{len(images)} samples")
+            raise invalid(f"the data the split was recorded on, with sample #{max(found)}", f"{len(images)} samples")
         return found
     place = {images.name(i): i for i in range(len(images))}
     gone = [name for name in record["names"] if name not in place]
     if gone:
-        raise refuse(
+        raise invalid(
             f"the {len(record['names'])} files the recorded split holds out",
             f"{len(gone)} of them missing: {', '.join(gone[:5])}{' ...' if len(gone) > 5 else ''}",
             next_step="put them back, or name the folder's new place",
@@ -116,7 +116,7 @@ def take(data: Data, num_images: int) -> Data:
     images = data.split("train")
     least = int((images.labels.bincount(minlength=data.num_classes) > 0).sum())
     if not max(2, least) <= num_images <= len(images):
-        raise refuse(
+        raise invalid(
             f"num_images from {max(2, least)}, one a class, to the {len(images):,} training pictures of {data.name}",
             num_images,
             nearest=str(min(max(num_images, 2, least), len(images))),
@@ -183,11 +183,11 @@ def divided(
     """
     if record is not None and record.get("how") == "stratified":
         if "val" in splits:
-            raise refuse(f"the undivided data {place} of the recorded split", "one with a validation part of its own")
+            raise invalid(f"the undivided data {place} of the recorded split", "one with a validation part of its own")
         again = carve_again(splits["train"], record)
         return {**again, **{name: splits[name] for name in splits if name != "train"}}, dict(record)
     if val_fraction is not None and "val" in splits:
-        raise refuse(
+        raise invalid(
             f"one validation set for {place}",
             "a validation folder and a fraction",
             next_step="leave --val-fraction away",

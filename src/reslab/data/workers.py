@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from reslab.data.image_datasets import Images, ItemImages
 from reslab.data.rng import seeded
 from reslab.data.transforms.pipeline import Augment
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 Asked = tuple[int, int]
 """A sample's index and its key: all that its pixels depend on."""
@@ -76,7 +76,7 @@ class Stacking:
         sizes = [f"{self.images.name(samples[k].index)} of {'x'.join(map(str, shapes[k]))}" for k in (0, other)]
         advice = "add words such as 'resize(256) center-crop(224)' or 'random-resized-crop(224)'"
         return str(
-            refuse("pictures of one size and channels in a batch", " beside ".join(sizes), next_step=advice)
+            invalid("pictures of one size and channels in a batch", " beside ".join(sizes), next_step=advice)
         ), indices
 
 

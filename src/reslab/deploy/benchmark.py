@@ -11,10 +11,10 @@ from torch import Tensor
 from reslab.deploy.backends.backend import Engine
 from reslab.deploy.backends.registry import ENGINES, PRECISIONS, Kind, open_engine
 from reslab.deploy.extras import has_extra
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import quick_bf16
 from reslab.runtime.memory import Memory
-from reslab.spec.errors import refuse, unknown
+from reslab.spec.errors import invalid, unknown_name
 
 WARM_UP_CALLS = 3
 SECONDS_A_TURN = 1.0
@@ -89,7 +89,7 @@ def quantile(ordered: Sequence[float], part: float) -> float:
 
 
 def measure_engines(
-    network: Network,
+    network: ResidualNetwork,
     input_size: tuple[int, int, int],
     batches: Sequence[int],
     engines: Sequence[str],
@@ -107,7 +107,7 @@ def measure_engines(
     """
     for name, value in (("batch", min(batches)), ("rounds", rounds)):
         if value < 1:
-            raise refuse(f"{name} of at least 1", value, nearest="1")
+            raise invalid(f"{name} of at least 1", value, nearest="1")
     x = torch.randn(max(*batches, _NUM_SCALES), *input_size, generator=torch.Generator().manual_seed(0))
     taking: list[_Contestant] = []
     for engine, precision in pairs(engines, precisions, device):
@@ -121,7 +121,7 @@ def measure_engines(
 
 
 def _contestants(
-    network: Network,
+    network: ResidualNetwork,
     engine: str,
     precision: str,
     x: Tensor,
@@ -158,14 +158,14 @@ def pairs(engines: Sequence[str], precisions: Sequence[str], device: torch.devic
     """Each engine with each of the precisions that it has; ValueError where that is none."""
     for name in engines:
         if name not in ENGINES:
-            raise unknown("engine", name, ENGINES)
+            raise unknown_name("engine", name, ENGINES)
     for name in precisions:
         if name not in PRECISIONS:
-            raise unknown("precision", name, PRECISIONS)
+            raise unknown_name("precision", name, PRECISIONS)
     found = [(engine, each) for engine in engines for each in precisions if _can(ENGINES[engine], each)]
     if not found:
         step = "; ".join(f"{name}: {', '.join(ENGINES[name].precisions)}" for name in engines)
-        raise refuse(f"a precision that {', '.join(engines)} has", ", ".join(precisions), next_step=step)
+        raise invalid(f"a precision that {', '.join(engines)} has", ", ".join(precisions), next_step=step)
     return found
 
 

@@ -2,7 +2,7 @@
 
 import importlib.util
 
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 # Extra of pyproject.toml -> what of it is imported here.
 EXTRAS: dict[str, tuple[str, ...]] = {
@@ -34,5 +34,5 @@ def need_extra(extra: str, purpose: str) -> None:
     if absent:
         got = f"an installation without {' and '.join(absent)}"
         raise ExtraMissing(
-            str(refuse(f"the extra {extra} for {purpose}", got, next_step=f"pip install 'reslab[{extra}]'"))
+            str(invalid(f"the extra {extra} for {purpose}", got, next_step=f"pip install 'reslab[{extra}]'"))
         )

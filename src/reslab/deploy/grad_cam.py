@@ -12,7 +12,7 @@ from torch.nn import functional
 from reslab.analysis.attribution import grad_cam
 from reslab.analysis.layers import default_layers
 from reslab.data.loader import Normalise
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 
 LEAST_SIDE = 224
 _STRENGTH = 0.55
@@ -23,7 +23,7 @@ _COLOURS = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (25
 class HeatMaps:
     """Grad-CAM of the most probable class at the last unit (Selvaraju et al. 2017), by torch in float32."""
 
-    def __init__(self, network: Network, device: torch.device) -> None:
+    def __init__(self, network: ResidualNetwork, device: torch.device) -> None:
         assert network.preprocess is not None
         self.network = copy.deepcopy(network).to(device).eval()  # the caller's stays where and as it is
         self.normalise = Normalise(network.preprocess, device)

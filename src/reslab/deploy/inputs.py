@@ -16,7 +16,7 @@ from reslab.data.formats.class_folders import EXTENSIONS, is_picture, pictures_i
 from reslab.data.formats.csv_table import csv_lines
 from reslab.data.image_datasets import Spot
 from reslab.data.webdataset.tar import shard_places
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 STDIN = "-"
 _LISTS = (".csv", ".tsv")
@@ -50,7 +50,7 @@ def list_items(inputs: str | Path | Iterable[str | Path]) -> list[Item]:
     for place in [inputs] if isinstance(inputs, str | Path) else inputs:
         found += _items_of(str(place))
     if not found:
-        raise refuse("at least one picture or folder of pictures", "none")
+        raise invalid("at least one picture or folder of pictures", "none")
     return found
 
 
@@ -72,7 +72,7 @@ def _items_of(text: str) -> list[Item]:
     if not path.exists() and glob.has_magic(text):
         matched = [item for name in sorted(glob.glob(text, recursive=True)) for item in _items_of(name)]
         if not matched:
-            raise refuse(f"files that match {text}", "none", next_step="check the pattern")
+            raise invalid(f"files that match {text}", "none", next_step="check the pattern")
         return matched
     return [Item(str(path))]
 
@@ -83,7 +83,7 @@ def _in_folder(folder: Path) -> list[Item]:
         return [Item(str(path)) for path in inside]
     shards = sorted(folder.rglob(f"*{_SHARD}"))
     if not shards:
-        raise refuse(f"pictures ({', '.join(EXTENSIONS)}) in {folder}", "none", next_step="name another folder")
+        raise invalid(f"pictures ({', '.join(EXTENSIONS)}) in {folder}", "none", next_step="name another folder")
     return [item for shard in shards for item in _in_shard(shard)]
 
 
@@ -99,7 +99,7 @@ def _in_shard(shard: Path) -> list[Item]:
             spot = Spot(shard, key, place.start, place.num_bytes, ending)
             found.append(Item(f"{shard}/{place.name}", spot))
     if not found:
-        raise refuse(f"pictures ({', '.join(EXTENSIONS)}) in {shard}", f"{len(places)} other files")
+        raise invalid(f"pictures ({', '.join(EXTENSIONS)}) in {shard}", f"{len(places)} other files")
     return found
 
 
@@ -109,11 +109,11 @@ def _in_list(file: Path) -> list[Item]:
     names = [name.strip().lower() for name in header]
     if "path" not in names:
         got = ",".join(header) or "an empty file"
-        raise refuse(f"a first line with the column path in {file}", got, next_step="name the column of paths: path")
+        raise invalid(f"a first line with the column path in {file}", got, next_step="name the column of paths: path")
     place = names.index("path")
     found = [Item(str(file.parent / row[place].strip())) for _, row in lines if len(row) > place and row[place].strip()]
     if not found:
-        raise refuse(f"paths in {file}", "none below its first line")
+        raise invalid(f"paths in {file}", "none below its first line")
     return found
 
 
@@ -127,13 +127,13 @@ def _from_stdin(content: bytes) -> list[Item]:
         return [Item(STDIN, content=content)]  # neither text nor a picture: a row with its error
     found = [item for line in lines if line.strip() for item in _items_of(_not_again(line.strip()))]
     if not found:
-        raise refuse("a picture, or paths one a line, on standard input", "nothing")
+        raise invalid("a picture, or paths one a line, on standard input", "nothing")
     return found
 
 
 def _not_again(line: str) -> str:
     if line == STDIN:
-        raise refuse("paths on standard input", "'-', which is standard input itself")
+        raise invalid("paths on standard input", "'-', which is standard input itself")
     return line
 
 

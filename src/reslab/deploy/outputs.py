@@ -15,7 +15,7 @@ from reslab.deploy.extras import need_extra
 from reslab.deploy.inputs import Item
 from reslab.deploy.predict import Prediction, read_prediction
 from reslab.runtime.files import write_whole
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 
 class Journal:
@@ -185,7 +185,7 @@ class Rows:
             names = [name for name in self.facts if facts.get(name) != self.facts[name]]
             was, now = (", ".join(f"{name}={told.get(name)}" for name in names) for told in (facts, self.facts))
             step = "ask as before, or leave --resume away to begin anew in another file"
-            raise refuse(f"rows made as asked now ({now})", f"{self.path} with {was}", next_step=step)
+            raise invalid(f"rows made as asked now ({now})", f"{self.path} with {was}", next_step=step)
         self.done |= {row.path: row for row in rows if not row.error}
 
     @property
@@ -212,15 +212,15 @@ def check_output(path: Path, resume: bool) -> None:
     """Raises ValueError where the file cannot be written, before anything is computed."""
     ending = path.suffix.lower()
     if ending not in ENDINGS:
-        raise refuse(f"a file that ends in {', '.join(ENDINGS)}", path.name, path.with_suffix(".csv").name)
+        raise invalid(f"a file that ends in {', '.join(ENDINGS)}", path.name, path.with_suffix(".csv").name)
     if ending == ".parquet":
         need_extra("parquet", "a .parquet file")
     if path.is_dir() or (path.exists() and not resume):
-        raise refuse("a file that is not there yet", f"{path}, which is", next_step="add --resume to go on with it")
+        raise invalid("a file that is not there yet", f"{path}, which is", next_step="add --resume to go on with it")
     journal = _journal_path(path)
     if journal.exists() and not resume:
         step = f"add --resume to go on with it, or remove {journal.name}"
-        raise refuse("a file that nobody began", f"{journal}, rows of an earlier try", next_step=step)
+        raise invalid("a file that nobody began", f"{journal}, rows of an earlier try", next_step=step)
 
 
 def _journal_path(path: Path) -> Path:
@@ -233,7 +233,7 @@ def _kept(path: Path) -> tuple[list[Prediction], Facts | None]:
     try:
         return ENDINGS[path.suffix.lower()][1](path)
     except (KeyError, TypeError, ValueError, OSError) as error:
-        raise refuse(f"{path} as `reslab predict` wrote it", f"a file that reads otherwise ({error})") from error
+        raise invalid(f"{path} as `reslab predict` wrote it", f"a file that reads otherwise ({error})") from error
 
 
 def _journalled(path: Path) -> tuple[list[Prediction], Facts | None]:

@@ -21,10 +21,10 @@ from reslab.deploy.backends.backend import Engine
 from reslab.deploy.backends.registry import open_engine
 from reslab.deploy.grad_cam import HeatMaps, heat_map_path, overlay
 from reslab.deploy.inputs import Item, chunks, list_items
-from reslab.nn.checkpoints.load import last_linear
-from reslab.nn.network import Network
+from reslab.nn.checkpoints.load import last_linear_name
+from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import exact_arithmetic
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 from reslab.training.run import Run, load
 
@@ -79,7 +79,7 @@ class Answering:
 
 
 def open_answering(
-    network: Network,
+    network: ResidualNetwork,
     engine: str = "auto",
     precision: str = "float32",
     device: str | torch.device = "auto",
@@ -96,7 +96,7 @@ def open_answering(
     network knows no preprocessing, and for features where it has no linear layer.
     """
     if network.preprocess is None:
-        raise refuse(
+        raise invalid(
             "a network that knows its preprocessing",
             f"{network.arch.name} without",
             next_step="train it, load a run, or set network.preprocess",
@@ -107,17 +107,17 @@ def open_answering(
     return Answering(opened, class_names(network), divisor, head)
 
 
-def class_names(network: Network) -> tuple[str, ...]:
+def class_names(network: ResidualNetwork) -> tuple[str, ...]:
     """The network's class names, or `class 0`, `class 1` ... where it knows none."""
     return network.classes or tuple(f"class {number}" for number in range(network.arch.num_classes))
 
 
-def split_head(network: Network) -> tuple[Network, nn.Linear]:
+def split_head(network: ResidualNetwork) -> tuple[ResidualNetwork, nn.Linear]:
     """A copy that hands out what its last linear layer reads, and that layer; ValueError where it has none."""
     body = copy.deepcopy(network).eval()
-    name = last_linear(body)
+    name = last_linear_name(body)
     if name is None:
-        raise refuse("a network with a linear layer, which embeddings are read by", network.arch.name)
+        raise invalid("a network with a linear layer, which embeddings are read by", network.arch.name)
     head = body.get_submodule(name)
     assert isinstance(head, nn.Linear)
     body.set_submodule(name, nn.Identity())
@@ -129,7 +129,7 @@ class Preparation:
 
     def __init__(self, preprocess: Preprocess, image_size: tuple[int, int]) -> None:
         self.preprocess, self.image_size = preprocess, image_size
-        self.words = Augment(preprocess.words)
+        self.words = Augment(preprocess.transform)
         height, width = image_size
         # The shorter side of the picture to the longer one of the network, so that the crop always fits.
         self.fit = Augment(f"resize({max(height, width)}) center-crop({max(height, width)})")
@@ -188,7 +188,7 @@ def read_prediction(row: dict[str, Any]) -> Prediction:
 
 
 def predict(
-    model: Run | Network | str | Path,
+    model: Run | ResidualNetwork | str | Path,
     paths: str | Path | Iterable[str | Path],
     *,
     top_k: int = 5,
@@ -214,7 +214,7 @@ def predict(
     engine cannot run so.
     """
     items = list_items(paths)
-    network = model if isinstance(model, Network) else load(model)
+    network = model if isinstance(model, ResidualNetwork) else load(model)
     check_sizes(top_k, batch)
     answer = open_answering(
         network,
@@ -234,11 +234,11 @@ def check_sizes(top_k: int, batch: int) -> None:
     """ValueError where one of them is below 1."""
     for name, number in (("top_k", top_k), ("batch", batch)):
         if number < 1:
-            raise refuse(f"{name} of at least 1", number, nearest="1")
+            raise invalid(f"{name} of at least 1", number, nearest="1")
 
 
 def predictions(
-    network: Network,
+    network: ResidualNetwork,
     answer: Answering,
     items: Sequence[Item],
     top_k: int = 5,
@@ -300,7 +300,7 @@ _DIVERGED = "the network's answer is not a number: its weights have diverged, or
 class _Drawing:
     """Heat maps of pictures, written into a folder; returns the names of their files."""
 
-    def __init__(self, network: Network, answer: Answering, folder: Path) -> None:
+    def __init__(self, network: ResidualNetwork, answer: Answering, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.maps = folder, HeatMaps(network, answer.engine.device)
 

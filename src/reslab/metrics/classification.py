@@ -4,13 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
-Confusion = Sequence[Sequence[int]]
+ConfusionMatrix = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
-class ClassScore:
+class ClassMetrics:
     """Precision, recall, F1 of one class as fractions (NaN where nothing defines them), and its number of samples."""
 
     index: int
@@ -22,63 +22,65 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
-class Confused:
+class ConfusedPair:
     """How often samples of class `true` were taken for class `predicted`: `count` of `num_samples`."""
 
-    true: str
-    predicted: str
+    true_class: str
+    predicted_class: str
     count: int
     num_samples: int
 
 
-def class_scores(confusion: Confusion, classes: Sequence[str]) -> list[ClassScore]:
+def per_class_metrics(confusion: ConfusionMatrix, classes: Sequence[str]) -> list[ClassMetrics]:
     """Each class's precision TP/(TP+FP), recall TP/(TP+FN), F1 2TP/(2TP+FP+FN), from confusion[true][predicted].
 
     A fraction of nothing is NaN (scikit-learn's `zero_division=nan`). Raises ValueError unless the matrix is square
     and has one row a class.
     """
-    check_confusion(confusion, classes)
-    columns = [sum(row[index] for row in confusion) for index in range(len(classes))]
-    scores = []
+    check_confusion_matrix(confusion, classes)
+    column_sums = [sum(row[index] for row in confusion) for index in range(len(classes))]
+    metrics = []
     for index, (name, row) in enumerate(zip(classes, confusion, strict=True)):
-        right, num_true = row[index], sum(row)
-        precision, recall = _ratio(right, columns[index]), _ratio(right, num_true)
-        f1 = _ratio(2 * right, columns[index] + num_true)
-        scores.append(ClassScore(index, name, precision, recall, f1, num_true))
-    return scores
+        num_correct, num_true = row[index], sum(row)
+        precision, recall = _ratio_or_nan(num_correct, column_sums[index]), _ratio_or_nan(num_correct, num_true)
+        f1 = _ratio_or_nan(2 * num_correct, column_sums[index] + num_true)
+        metrics.append(ClassMetrics(index, name, precision, recall, f1, num_true))
+    return metrics
 
 
-def check_confusion(confusion: Confusion, classes: Sequence[str]) -> None:
+def check_confusion_matrix(confusion: ConfusionMatrix, classes: Sequence[str]) -> None:
     """Raises ValueError unless `confusion` has one row and one column a class."""
     sizes = {len(confusion), *(len(row) for row in confusion)}
     if sizes != {len(classes)}:
-        raise refuse(f"a confusion matrix of {len(classes)} rows and columns, one a class", f"sizes {sorted(sizes)}")
+        raise invalid(f"a confusion matrix of {len(classes)} rows and columns, one a class", f"sizes {sorted(sizes)}")
 
 
-def class_mean(values: Sequence[float]) -> float:
+def macro_average(values: Sequence[float]) -> float:
     """The unweighted (macro) mean over the classes that have a value; NaN where none has."""
-    known = [value for value in values if not math.isnan(value)]
-    return _ratio(sum(known), len(known))
+    defined = [value for value in values if not math.isnan(value)]
+    return _ratio_or_nan(sum(defined), len(defined))
 
 
-def most_confused(confusion: Confusion, classes: Sequence[str], at_most: int = 6) -> list[Confused]:
+def most_confused_pairs(confusion: ConfusionMatrix, classes: Sequence[str], max_pairs: int = 6) -> list[ConfusedPair]:
     """The pairs of classes confused most often, by count, then by share of the true class, then in class order."""
     pairs = [
-        Confused(classes[i], classes[j], number, sum(row))
+        ConfusedPair(classes[i], classes[j], count, sum(row))
         for i, row in enumerate(confusion)
-        for j, number in enumerate(row)
-        if i != j and number > 0
+        for j, count in enumerate(row)
+        if i != j and count > 0
     ]
-    return sorted(pairs, key=lambda pair: (-pair.count, pair.num_samples))[:at_most]
+    return sorted(pairs, key=lambda pair: (-pair.count, pair.num_samples))[:max_pairs]
 
 
 def wilson_interval(num_correct: int, num_samples: int, z: float = 1.959964) -> tuple[float, float]:
     """The score interval of a proportion (Wilson 1927, JASA 22: 209-212), by default at 95 %, as fractions."""
-    share, weight = num_correct / num_samples, z * z / num_samples
-    centre = (share + weight / 2) / (1 + weight)
-    half = z * math.sqrt(share * (1 - share) / num_samples + weight / num_samples / 4) / (1 + weight)
-    return max(0.0, round(centre - half, 12)), min(1.0, round(centre + half, 12))
+    proportion, z2_over_n = num_correct / num_samples, z * z / num_samples
+    center = (proportion + z2_over_n / 2) / (1 + z2_over_n)
+    half_width = (
+        z * math.sqrt(proportion * (1 - proportion) / num_samples + z2_over_n / num_samples / 4) / (1 + z2_over_n)
+    )
+    return max(0.0, round(center - half_width, 12)), min(1.0, round(center + half_width, 12))
 
 
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else math.nan
+def _ratio_or_nan(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator else math.nan

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from reslab.nn.receptive_field import Fields
+from reslab.nn.receptive_field import ReceptiveFieldTracer
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerSummary:
     """A module's call: its name and kind, the output's shape without the batch, its own parameters, its multiply-adds
     for one image, and how many input pixels along a side one place of its output sees (None: all of them).
 
@@ -32,32 +32,32 @@ class Layer:
     receptive_field: int | None = None
 
 
-def layer_table(model: nn.Module, input_size: tuple[int, ...]) -> list[Layer]:
+def layer_table(model: nn.Module, input_size: tuple[int, ...]) -> list[LayerSummary]:
     """The layers of any module in the order they run, for one input of `input_size` (C, H, W).
 
     A module that runs several times has a row a call, its parameters counted in the first. Nothing is computed and no
     weight is touched.
     """
-    rows: list[Layer] = []
+    rows: list[LayerSummary] = []
     seen: set[int] = set()
 
-    def note(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+    def record(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         if isinstance(output, Tensor):
-            own = [parameter for parameter in module.parameters(recurse=False) if id(module) not in seen]
+            own_params = [parameter for parameter in module.parameters(recurse=False) if id(module) not in seen]
             seen.add(id(module))
-            params = sum(parameter.numel() for parameter in own)
-            weights = sum(parameter.numel() for parameter in own if parameter.ndim > 1)
-            there, macs = fields.of(output), _macs(module, output)
-            sizes, field = tuple(output.shape[1:]), there.field if there else None
-            rows.append(Layer(name, type(module).__name__, sizes, params, macs, weights, field))
+            params = sum(parameter.numel() for parameter in own_params)
+            weights = sum(parameter.numel() for parameter in own_params if parameter.ndim > 1)
+            receptive_field, macs = tracer.get(output), _macs(module, output)
+            output_shape, field_size = tuple(output.shape[1:]), receptive_field.size if receptive_field else None
+            rows.append(LayerSummary(name, type(module).__name__, output_shape, params, macs, weights, field_size))
 
     dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
     image = torch.empty((1, *input_size), dtype=dtype, device="meta")
-    fields = Fields(image)
-    with _hooked(model, note), _evaluating(model), torch.no_grad(), fields:
+    tracer = ReceptiveFieldTracer(image)
+    with _forward_hooks(model, record), _eval_mode(model), torch.no_grad(), tracer:
         weights = dict(model.named_parameters()) | dict(model.named_buffers())
-        on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in weights.items()}
-        functional_call(model, on_meta, (image,), strict=False)
+        meta_tensors = {name: torch.empty_like(tensor, device="meta") for name, tensor in weights.items()}
+        functional_call(model, meta_tensors, (image,), strict=False)
     return rows
 
 
@@ -71,13 +71,13 @@ def _macs(module: nn.Module, output: Tensor) -> int:
 
 
 @contextmanager
-def _hooked(model: nn.Module, note: Any) -> Iterator[None]:
+def _forward_hooks(model: nn.Module, record: Any) -> Iterator[None]:
     """Calls `note` after each module that has no parts, or parameters of its own beside its parts."""
     handles = []
     for name, module in model.named_modules():
-        leaf = not list(module.children()) and not isinstance(module, nn.Identity | nn.Sequential)
-        if name and (leaf or list(module.parameters(recurse=False))):
-            handles.append(module.register_forward_hook(lambda *call, name=name: note(name, *call)))
+        is_leaf = not list(module.children()) and not isinstance(module, nn.Identity | nn.Sequential)
+        if name and (is_leaf or list(module.parameters(recurse=False))):
+            handles.append(module.register_forward_hook(lambda *call, name=name: record(name, *call)))
     try:
         yield
     finally:
@@ -86,7 +86,7 @@ def _hooked(model: nn.Module, note: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def _eval_mode(model: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

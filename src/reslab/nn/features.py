@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from reslab.nn.network import LEVELS, Network
-from reslab.spec.errors import refuse, unknown
-from reslab.spec.layout import is_pool, plan_stages, stem_channels, word_stride
+from reslab.nn.network import FEATURE_LEVELS, ResidualNetwork
+from reslab.spec.errors import invalid, unknown_name
+from reslab.spec.layout import is_pool, layout_stages, op_stride, stem_channels
 
 
 @dataclass(frozen=True)
@@ -19,23 +19,23 @@ class Feature:
     stride: int
 
 
-def list_features(model: Network, level: str = "stages") -> list[Feature]:
+def list_features(model: ResidualNetwork, level: str = "stages") -> list[Feature]:
     """The outputs that `features` names, in order: the stem before its pool, then stages or units."""
-    if level not in LEVELS:
-        raise unknown("level", level, LEVELS)
+    if level not in FEATURE_LEVELS:
+        raise unknown_name("level", level, FEATURE_LEVELS)
     arch = model.arch
-    before_pool, stride = 1, 1
-    for word in arch.stem_words:
-        stride *= word_stride(word)
-        before_pool = before_pool if is_pool(word) else stride
-    found = [Feature("stem", stem_channels(arch), before_pool)]
-    for number, units in enumerate(plan_stages(arch), 1):
-        for unit in units:
-            stride *= unit.stride
-            found.append(Feature(unit.name, unit.out_channels, stride))
+    pre_pool_stride, stride = 1, 1
+    for op in arch.stem_ops:
+        stride *= op_stride(op)
+        pre_pool_stride = pre_pool_stride if is_pool(op) else stride
+    features = [Feature("stem", stem_channels(arch), pre_pool_stride)]
+    for number, blocks in enumerate(layout_stages(arch), 1):
+        for block in blocks:
+            stride *= block.stride
+            features.append(Feature(block.name, block.out_channels, stride))
         if level == "stages":
-            found[-len(units) :] = [Feature(f"layer{number}", units[-1].out_channels, stride)]
-    return found
+            features[-len(blocks) :] = [Feature(f"layer{number}", blocks[-1].out_channels, stride)]
+    return features
 
 
 class FeatureNetwork(nn.Module):
@@ -44,21 +44,23 @@ class FeatureNetwork(nn.Module):
     `feature_info` says name, channels and stride of each. Stages beyond the last index and the head are left away.
     """
 
-    def __init__(self, network: Network, out_indices: tuple[int, ...] | None = None) -> None:
+    def __init__(self, network: ResidualNetwork, out_indices: tuple[int, ...] | None = None) -> None:
         super().__init__()
-        known = list_features(network)
-        indices = tuple(range(len(known))) if out_indices is None else tuple(out_indices)
-        if not indices or not all(0 <= index < len(known) for index in indices):
-            raise refuse(f"out_indices between 0 and {len(known) - 1}", out_indices, str(tuple(range(len(known)))))
+        features = list_features(network)
+        indices = tuple(range(len(features))) if out_indices is None else tuple(out_indices)
+        if not indices or not all(0 <= index < len(features) for index in indices):
+            raise invalid(
+                f"out_indices between 0 and {len(features) - 1}", out_indices, str(tuple(range(len(features))))
+            )
         self.out_indices = indices
-        self.feature_info = [known[index] for index in indices]
-        kept = network.stage_names[: max(indices)]
-        for name in (*network.stage_names[max(indices) :], *network.last_names, *network.head_names):
+        self.feature_info = [features[index] for index in indices]
+        kept_stages = network.stage_names[: max(indices)]
+        for name in (*network.stage_names[max(indices) :], *network.final_names, *network.head_names):
             delattr(network, name)
-        network.stage_names, network.last_names, network.head_names = kept, [], []
-        network.total_stride, network.fixed_size = known[max(indices)].stride, False
+        network.stage_names, network.final_names, network.head_names = kept_stages, [], []
+        network.total_stride, network.needs_fixed_size = features[max(indices)].stride, False
         self.network = network
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        found = list(self.network.features(x).values())
-        return [found[index] for index in self.out_indices]
+        outputs = list(self.network.features(x).values())
+        return [outputs[index] for index in self.out_indices]

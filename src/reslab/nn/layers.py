@@ -8,15 +8,15 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from reslab.spec.arch import Arch
-from reslab.spec.errors import refuse, unknown
-from reslab.spec.grammar import Word, parse_words
-from reslab.spec.layout import ConvPlan, pool_stride
+from reslab.spec.errors import invalid, unknown_name
+from reslab.spec.grammar import Op, parse_ops
+from reslab.spec.layout import ConvSpec, pool_stride
 
-Padding = Literal["zeros", "reflect", "replicate", "circular"]
-PADDINGS: tuple[str, ...] = get_args(Padding)
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+PADDING_MODES: tuple[str, ...] = get_args(PaddingMode)
 NormLayer = Callable[[int], nn.Module]
 
-ACTS: dict[str, Callable[[], nn.Module]] = {
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
@@ -62,97 +62,97 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, channels: int, ratio: float) -> None:
         super().__init__()
-        inner = max(8, int(channels * ratio + 4) // 8 * 8)
-        self.fc1 = nn.Conv2d(channels, inner, 1)
+        reduced_channels = max(8, int(channels * ratio + 4) // 8 * 8)
+        self.fc1 = nn.Conv2d(channels, reduced_channels, 1)
         self.act = nn.ReLU()
-        self.fc2 = nn.Conv2d(inner, channels, 1)
+        self.fc2 = nn.Conv2d(reduced_channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         squeezed = x.mean((2, 3), keepdim=True)
         return x * self.fc2(self.act(self.fc1(squeezed))).sigmoid()
 
 
-def make_conv(plan: ConvPlan, bias: bool, padding_mode: str = "zeros") -> nn.Conv2d:
+def make_conv(spec: ConvSpec, bias: bool, padding_mode: str = "zeros") -> nn.Conv2d:
     """A convolution that keeps height and width up to its stride: padding = dilation (kernel - 1) / 2."""
-    if padding_mode not in PADDINGS:
-        raise unknown("padding", padding_mode, PADDINGS)
-    padding = plan.dilation * (plan.kernel - 1) // 2
+    if padding_mode not in PADDING_MODES:
+        raise unknown_name("padding", padding_mode, PADDING_MODES)
+    padding = spec.dilation * (spec.kernel - 1) // 2
     return nn.Conv2d(
-        plan.in_channels,
-        plan.out_channels,
-        plan.kernel,
-        plan.stride,
+        spec.in_channels,
+        spec.out_channels,
+        spec.kernel,
+        spec.stride,
         padding,
-        plan.dilation,
-        plan.groups,
+        spec.dilation,
+        spec.groups,
         bias,
-        cast(Padding, padding_mode),
+        cast(PaddingMode, padding_mode),
     )
 
 
-def make_act(name: str) -> nn.Module:
+def make_activation(name: str) -> nn.Module:
     """A fresh activation module, never in place. ValueError with the nearest names for an unknown one."""
-    if name not in ACTS:
-        raise unknown("act", name, ACTS)
-    return ACTS[name]()
+    if name not in ACTIVATIONS:
+        raise unknown_name("act", name, ACTIVATIONS)
+    return ACTIVATIONS[name]()
 
 
-def norm_maker(arch: Arch) -> NormLayer | None:
+def get_norm_layer(arch: Arch) -> NormLayer | None:
     """What builds a norm for a number of channels; None where the architecture has none.
 
     Raises ValueError for an unknown norm or groups that do not divide the channels.
     """
-    words = parse_words(arch.norm)
-    word = words[0] if len(words) == 1 else Word(arch.norm)
-    said = str(word)
-    if said == "none":
+    ops = parse_ops(arch.norm)
+    op = ops[0] if len(ops) == 1 else Op(arch.norm)
+    text = str(op)
+    if text == "none":
         return None
-    if said == "batch":
+    if text == "batch":
         return lambda channels: nn.BatchNorm2d(channels, arch.norm_eps, arch.norm_momentum)
-    if said == "frozen":
+    if text == "frozen":
         return lambda channels: FrozenBatchNorm2d(channels, arch.norm_eps)
-    if said.startswith("group(") and len(word.args) == 1 and isinstance(word.args[0], int):
-        groups = word.args[0]
+    if text.startswith("group(") and len(op.args) == 1 and isinstance(op.args[0], int):
+        groups = op.args[0]
         return lambda channels: _group_norm(groups, channels, arch.norm_eps)
-    if said == "custom":
-        raise refuse(
+    if text == "custom":
+        raise invalid(
             "norm_layer=CALLABLE with norm=custom",
             "none given",
             next_step="build it with create_model(..., norm_layer=...)",
         )
-    raise unknown("norm", arch.norm, ("batch", "group(32)", "frozen", "none"))
+    raise unknown_name("norm", arch.norm, ("batch", "group(32)", "frozen", "none"))
 
 
 def _group_norm(groups: int, channels: int, eps: float) -> nn.Module:
     if groups < 1 or channels % groups:
-        best = max(number for number in range(1, max(groups, 1) + 1) if channels % number == 0)
-        raise refuse(f"norm=group(G) with G dividing {channels} channels", f"group({groups})", f"group({best})")
+        suggestion = max(divisor for divisor in range(1, max(groups, 1) + 1) if channels % divisor == 0)
+        raise invalid(f"norm=group(G) with G dividing {channels} channels", f"group({groups})", f"group({suggestion})")
     return nn.GroupNorm(groups, channels, eps)
 
 
-def make_pool(word: Word) -> nn.Module:
+def make_pool(op: Op) -> nn.Module:
     """`maxpool3/2`: size 3, stride 2, padding 1; `avgpool` without a size pools each map to one number."""
-    if word.size is None:
-        return nn.AdaptiveAvgPool2d(1) if word.name == "avgpool" else nn.AdaptiveMaxPool2d(1)
-    kind = nn.AvgPool2d if word.name == "avgpool" else nn.MaxPool2d
-    return kind(word.size, pool_stride(word), (word.size - 1) // 2)
+    if op.size is None:
+        return nn.AdaptiveAvgPool2d(1) if op.name == "avgpool" else nn.AdaptiveMaxPool2d(1)
+    pool_class = nn.AvgPool2d if op.name == "avgpool" else nn.MaxPool2d
+    return pool_class(op.size, pool_stride(op), (op.size - 1) // 2)
 
 
-def make_plain_word(word: Word, channels: int, arch: Arch, norm: NormLayer | None) -> nn.Module | None:
+def make_layer(op: Op, channels: int, arch: Arch, norm: NormLayer | None) -> nn.Module | None:
     """The module of any word that keeps the number of channels; None for a norm where there are none."""
-    rate = float(word.args[0]) if word.args and word.name.startswith("drop") else arch.drop
-    makers: dict[str, Callable[[], nn.Module | None]] = {
+    drop_rate = float(op.args[0]) if op.args and op.name.startswith("drop") else arch.drop_rate
+    builders: dict[str, Callable[[], nn.Module | None]] = {
         "norm": lambda: norm(channels) if norm else None,
-        "act": lambda: make_act(str(word.args[0]) if word.args else arch.act),
-        "drop": lambda: nn.Dropout(rate),
-        "drop2d": lambda: nn.Dropout2d(rate),
+        "act": lambda: make_activation(str(op.args[0]) if op.args else arch.act),
+        "drop": lambda: nn.Dropout(drop_rate),
+        "drop2d": lambda: nn.Dropout2d(drop_rate),
         "se": lambda: SqueezeExcite(channels, arch.se_ratio),
         "bias": Bias,
         "scale": Scale,
-        "maxpool": lambda: make_pool(word),
-        "avgpool": lambda: make_pool(word),
+        "maxpool": lambda: make_pool(op),
+        "avgpool": lambda: make_pool(op),
         "flatten": lambda: nn.Flatten(1),
     }
-    if word.name not in makers:
-        raise unknown("word", word.name, makers)
-    return makers[word.name]()
+    if op.name not in builders:
+        raise unknown_name("word", op.name, builders)
+    return builders[op.name]()

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reslab.nn.layers import NormLayer, make_conv
-from reslab.spec.layout import ConvPlan, UnitPlan
-from reslab.spec.shortcut import Mix as MixPlan
-from reslab.spec.shortcut import drop_path_rate, survival
+from reslab.spec.layout import BlockSpec, ConvSpec
+from reslab.spec.shortcut import MergeSpec as MixPlan
+from reslab.spec.shortcut import drop_path_rate, survival_probability
 
 
 class PadChannels(nn.Module):
@@ -30,63 +30,70 @@ class PadChannels(nn.Module):
         return f"stride={self.stride}, before={self.before}, after={self.after}"
 
 
-def make_match(plan: UnitPlan, norm: NormLayer | None, bias: bool) -> nn.Module | None:
+def make_shortcut(spec: BlockSpec, norm: NormLayer | None, bias: bool) -> nn.Module | None:
     """The shortcut's module; None in a plain twin. `norm` is None where projections are bare."""
-    if plan.match == "none":
+    if spec.shortcut == "none":
         return None
-    inner, out, stride = plan.in_channels, plan.out_channels, plan.stride
-    grown = out - inner
-    makers: dict[str, Callable[[], nn.Module]] = {
+    in_channels, out_channels, stride = spec.in_channels, spec.out_channels, spec.stride
+    num_added = out_channels - in_channels
+    builders: dict[str, Callable[[], nn.Module]] = {
         "identity": nn.Identity,
-        "pad": lambda: PadChannels(stride, 0, grown),
-        "pad-split": lambda: PadChannels(stride, grown // 2, grown - grown // 2),
-        "avg-pad": lambda: nn.Sequential(_average(stride, plan.dilation), PadChannels(1, 0, grown)),
-        "conv1x1": lambda: nn.Sequential(_project(inner, out, stride, bias)),
-        "project": lambda: _sequence(_project(inner, out, stride, bias), norm, out),
-        "avg-project": lambda: _sequence(_average(stride, plan.dilation), norm, out, _project(inner, out, 1, bias)),
+        "pad": lambda: PadChannels(stride, 0, num_added),
+        "pad-split": lambda: PadChannels(stride, num_added // 2, num_added - num_added // 2),
+        "avg-pad": lambda: nn.Sequential(_avg_pool(stride, spec.dilation), PadChannels(1, 0, num_added)),
+        "conv1x1": lambda: nn.Sequential(_conv1x1(in_channels, out_channels, stride, bias)),
+        "project": lambda: _with_norm(_conv1x1(in_channels, out_channels, stride, bias), norm, out_channels),
+        "avg-project": lambda: _with_norm(
+            _avg_pool(stride, spec.dilation), norm, out_channels, _conv1x1(in_channels, out_channels, 1, bias)
+        ),
     }
-    return makers[plan.match]()
+    return builders[spec.shortcut]()
 
 
-def _project(in_channels: int, out_channels: int, stride: int, bias: bool) -> nn.Conv2d:
-    return make_conv(ConvPlan(1, in_channels, out_channels, stride), bias)
+def _conv1x1(in_channels: int, out_channels: int, stride: int, bias: bool) -> nn.Conv2d:
+    return make_conv(ConvSpec(1, in_channels, out_channels, stride), bias)
 
 
-def _average(stride: int, dilation: int) -> nn.Module:
+def _avg_pool(stride: int, dilation: int) -> nn.Module:
     """timm pools with stride 1 where a dilation stands in for the stride; its size-2 pool then needs the maps' size
     kept: no pool here."""
     return nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False) if stride != 1 else nn.Identity()
 
 
-def _sequence(first: nn.Module, norm: NormLayer | None, channels: int, *then: nn.Module) -> nn.Sequential:
-    return nn.Sequential(first, *then, *([norm(channels)] if norm else []))
+def _with_norm(first: nn.Module, norm: NormLayer | None, channels: int, *rest: nn.Module) -> nn.Sequential:
+    return nn.Sequential(first, *rest, *([norm(channels)] if norm else []))
 
 
-Join = Callable[["Mix", Tensor, Tensor, Tensor], Tensor]
+MergeFn = Callable[["Merge", Tensor, Tensor, Tensor], Tensor]
 
 
-def _add(mix: "Mix", read: Tensor, shortcut: Tensor, branch: Tensor) -> Tensor:
+def _add(merge: "Merge", block_input: Tensor, shortcut: Tensor, branch: Tensor) -> Tensor:
     return shortcut + branch
 
 
-def _scaled(mix: "Mix", read: Tensor, shortcut: Tensor, branch: Tensor) -> Tensor:
-    a, b = mix.factors
+def _scaled_add(merge: "Merge", block_input: Tensor, shortcut: Tensor, branch: Tensor) -> Tensor:
+    a, b = merge.factors
     return a * shortcut + b * branch
 
 
-def _gated(mix: "Mix", read: Tensor, shortcut: Tensor, branch: Tensor) -> Tensor:
-    g = mix.openness(read)
+def _gated_add(merge: "Merge", block_input: Tensor, shortcut: Tensor, branch: Tensor) -> Tensor:
+    g = merge.gate_value(block_input)
     return (1 - g) * shortcut + g * branch
 
 
-def _shortcut_gated(mix: "Mix", read: Tensor, shortcut: Tensor, branch: Tensor) -> Tensor:
-    return (1 - mix.openness(read)) * shortcut + branch
+def _shortcut_gated_add(merge: "Merge", block_input: Tensor, shortcut: Tensor, branch: Tensor) -> Tensor:
+    return (1 - merge.gate_value(block_input)) * shortcut + branch
 
 
-_JOINS: dict[str, Join] = {"add": _add, "scale": _scaled, "gate": _gated, "shortcut-gate": _shortcut_gated}
+_MERGE_FNS: dict[str, MergeFn] = {
+    "add": _add,
+    "scale": _scaled_add,
+    "gate": _gated_add,
+    "shortcut-gate": _shortcut_gated_add,
+}
 
 
-class Survive(nn.Module):
+class StochasticDepthBatch(nn.Module):
     """b x in training, b drawn once a batch from Bernoulli(p); p x at test (Huang et al. 2016, Sec. 3).
 
     The branch is computed and multiplied, not skipped, so its norms see every batch; the authors' code skips it.
@@ -116,57 +123,59 @@ class DropPath(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.rate == 0:
             return x
-        kept = 1 - self.rate
-        if kept == 0:
+        keep_probability = 1 - self.rate
+        if keep_probability == 0:
             return x * 0
-        drawn = torch.bernoulli(torch.full((len(x), 1, 1, 1), kept, device=x.device)).to(x.dtype)
-        return x * (drawn / kept)
+        mask = torch.bernoulli(torch.full((len(x), 1, 1, 1), keep_probability, device=x.device)).to(x.dtype)
+        return x * (mask / keep_probability)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:g}"
 
 
-class Mix(nn.Module):
+class Merge(nn.Module):
     """Where shortcut and branch meet: modifiers of each, then one join (see `reslab.spec.shortcut`). N C H W in, out.
 
     Its keys: `gate.weight`, `gate.bias` (a 1x1 convolution of the unit's stride and width, over what the shortcut
     reads), `scale` (rezero, skipinit) and `gamma` (layerscale).
     """
 
-    def __init__(self, mix: MixPlan, plan: UnitPlan) -> None:
+    def __init__(self, spec: MixPlan, block: BlockSpec) -> None:
         super().__init__()
-        self.join = _JOINS[mix.join.name]
-        arguments = [float(arg) for arg in mix.join.args]
-        self.factors = tuple(arguments)
-        if mix.join.name.endswith("gate"):
-            self.gate = nn.Conv2d(plan.in_channels, plan.out_channels, 1, plan.stride)
-            self.gate_bias = arguments[0]
-        self.on_shortcut = nn.Sequential(*(nn.Dropout(float(word.args[0])) for word in mix.on_shortcut))
-        self.on_branch = nn.Sequential()
-        for word in mix.on_branch:
-            rate = float(word.args[0]) if word.args else 0.0
-            if word.name in ("rezero", "skipinit"):
+        self.merge_fn = _MERGE_FNS[spec.op.name]
+        args = [float(arg) for arg in spec.op.args]
+        self.factors = tuple(args)
+        if spec.op.name.endswith("gate"):
+            self.gate = nn.Conv2d(block.in_channels, block.out_channels, 1, block.stride)
+            self.gate_bias = args[0]
+        self.shortcut_modifiers = nn.Sequential(*(nn.Dropout(float(op.args[0])) for op in spec.shortcut_modifiers))
+        self.branch_modifiers = nn.Sequential()
+        for op in spec.branch_modifiers:
+            rate = float(op.args[0]) if op.args else 0.0
+            if op.name in ("rezero", "skipinit"):
                 self.scale = nn.Parameter(torch.zeros(1))
-            elif word.name == "layerscale":
-                self.gamma = nn.Parameter(torch.full((plan.out_channels,), rate))
-            elif word.name == "survive":
-                self.on_branch.append(Survive(survival(rate, plan.index, plan.num_units)))
+            elif op.name == "layerscale":
+                self.gamma = nn.Parameter(torch.full((block.out_channels,), rate))
+            elif op.name == "stochastic-depth":
+                self.branch_modifiers.append(
+                    StochasticDepthBatch(survival_probability(rate, block.index, block.num_blocks))
+                )
             else:
-                self.on_branch.append(DropPath(drop_path_rate(rate, plan.index, plan.num_units)))
+                self.branch_modifiers.append(DropPath(drop_path_rate(rate, block.index, block.num_blocks)))
 
     @property
-    def plain_sum(self) -> bool:
+    def is_plain_sum(self) -> bool:
         """Whether the shortcut comes through as it is: added, without factor, gate or dropout."""
-        return self.join is _add and len(self.on_shortcut) == 0
+        return self.merge_fn is _add and len(self.shortcut_modifiers) == 0
 
-    def openness(self, read: Tensor) -> Tensor:
+    def gate_value(self, block_input: Tensor) -> Tensor:
         """g = sigmoid(W x + b) of the gate, where the join has one."""
-        return torch.sigmoid(self.gate(read))
+        return torch.sigmoid(self.gate(block_input))
 
-    def forward(self, read: Tensor, shortcut: Tensor, branch: Tensor) -> Tensor:
-        branch = self.on_branch(branch)
+    def forward(self, block_input: Tensor, shortcut: Tensor, branch: Tensor) -> Tensor:
+        branch = self.branch_modifiers(branch)
         if hasattr(self, "scale"):
             branch = branch * self.scale
         if hasattr(self, "gamma"):
             branch = branch * self.gamma.view(1, -1, 1, 1)
-        return self.join(self, read, self.on_shortcut(shortcut), branch)
+        return self.merge_fn(self, block_input, self.shortcut_modifiers(shortcut), branch)

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-MOST_POINTS = 300
-Log = Sequence[Mapping[str, Any]]
+MAX_POINTS = 300
+LogRecords = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -16,65 +16,77 @@ class Series:
     name: str
     x: tuple[float, ...]
     y: tuple[float, ...]
-    num_lost: int = 0
-    first_lost: float = math.nan
+    num_non_finite: int = 0
+    first_non_finite: float = math.nan
 
     def __bool__(self) -> bool:
         return bool(self.x)
 
 
-def splits(log: Log) -> list[str]:
+def eval_splits(log: LogRecords) -> list[str]:
     """The splits that were evaluated during training, in the order in which they first appear."""
-    return list(dict.fromkeys(str(line.get("split", "held-out")) for line in log if line.get("kind") == "eval"))
+    return list(dict.fromkeys(str(record.get("split", "held-out")) for record in log if record.get("kind") == "eval"))
 
 
-def train_series(log: Log, value: str) -> Series:
+def train_series(log: LogRecords, key: str) -> Series:
     """The values `value` (loss, top1, lr) of the training lines."""
-    return series("train", (line for line in log if line.get("kind") == "train"), value)
+    return extract_series("train", (record for record in log if record.get("kind") == "train"), key)
 
 
-def eval_series(log: Log, split: str, value: str) -> Series:
+def eval_series(log: LogRecords, split: str, key: str) -> Series:
     """The values `value` (loss, top1) of the evaluations of `split`."""
-    lines = (line for line in log if line.get("kind") == "eval" and str(line.get("split", "held-out")) == split)
-    return series(split, lines, value)
+    records = (
+        record for record in log if record.get("kind") == "eval" and str(record.get("split", "held-out")) == split
+    )
+    return extract_series(split, records, key)
 
 
-def series(name: str, lines: Iterable[Mapping[str, Any]], value: str) -> Series:
+def extract_series(name: str, records: Iterable[Mapping[str, Any]], key: str) -> Series:
     """The line of `value` against epochs, without what is missing or no number, thinned to MOST_POINTS by means."""
-    pairs = [(_number(line.get("epoch", line.get("step"))), _number(line[value])) for line in lines if value in line]
-    lost = [x for x, y in pairs if not math.isfinite(y)]
-    kept = [(x, y) for x, y in pairs if math.isfinite(x) and math.isfinite(y)]
-    kept = _thinned(sorted(kept, key=lambda pair: pair[0]))
-    return Series(name, tuple(x for x, _ in kept), tuple(y for _, y in kept), len(lost), lost[0] if lost else math.nan)
+    pairs = [
+        (_float_or_nan(record.get("epoch", record.get("step"))), _float_or_nan(record[key]))
+        for record in records
+        if key in record
+    ]
+    non_finite = [x for x, y in pairs if not math.isfinite(y)]
+    points = [(x, y) for x, y in pairs if math.isfinite(x) and math.isfinite(y)]
+    points = _thin_pairs(sorted(points, key=lambda pair: pair[0]))
+    return Series(
+        name,
+        tuple(x for x, _ in points),
+        tuple(y for _, y in points),
+        len(non_finite),
+        non_finite[0] if non_finite else math.nan,
+    )
 
 
-def last_value(line: Series) -> float:
+def tail_mean(series: Series) -> float:
     """Where a noisy line ends: the mean over its last tenth; NaN where it is empty."""
-    tail = line.y[-max(1, len(line.y) // 10) :]
+    tail = series.y[-max(1, len(series.y) // 10) :]
     return sum(tail) / len(tail) if tail else math.nan
 
 
-def running_mean(line: Series) -> Series:
+def running_mean(series: Series) -> Series:
     """Each value's mean with its neighbours, a thirtieth of the line in all; fewer neighbours towards both ends."""
-    reach = max(1, len(line.y) // 60)
+    max_radius = max(1, len(series.y) // 60)
     means = []
-    for place in range(len(line.y)):
-        side = min(reach, place, len(line.y) - 1 - place)
-        near = line.y[place - side : place + side + 1]
-        means.append(sum(near) / len(near))
-    return replace(line, y=tuple(means))
+    for index in range(len(series.y)):
+        radius = min(max_radius, index, len(series.y) - 1 - index)
+        window = series.y[index - radius : index + radius + 1]
+        means.append(sum(window) / len(window))
+    return replace(series, y=tuple(means))
 
 
-def _number(value: Any) -> float:
+def _float_or_nan(value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
         return math.nan
 
 
-def _thinned(pairs: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    width = math.ceil(len(pairs) / MOST_POINTS)
-    if width <= 1:
+def _thin_pairs(pairs: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    bin_size = math.ceil(len(pairs) / MAX_POINTS)
+    if bin_size <= 1:
         return pairs
-    bins = [pairs[start : start + width] for start in range(0, len(pairs), width)]
-    return [(sum(x for x, _ in some) / len(some), sum(y for _, y in some) / len(some)) for some in bins]
+    bins = [pairs[start : start + bin_size] for start in range(0, len(pairs), bin_size)]
+    return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in bins]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 _SMALL_PICTURE = 16 * 16
 
@@ -31,11 +31,11 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError:
-        raise refuse("a device: auto, cuda, cuda:0, mps or cpu", repr(device), nearest=present[0]) from None
+        raise invalid("a device: auto, cuda, cuda:0, mps or cpu", repr(device), nearest=present[0]) from None
     absent = chosen.type not in present
     beyond = chosen.type == "cuda" and not absent and (chosen.index or 0) >= torch.cuda.device_count()
     if absent or beyond:
-        raise refuse(
+        raise invalid(
             "a device this machine has", repr(str(device)), nearest=", ".join(present), next_step="use --device auto"
         )
     return chosen

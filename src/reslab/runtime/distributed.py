@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from reslab.runtime.torchrun import Place, read_place
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 T = TypeVar("T")
 
@@ -193,12 +193,12 @@ def own_device(chosen: torch.device, place: Place) -> torch.device:
         count = torch.cuda.device_count()
         if chosen.index is not None:
             got = f"{chosen} for {place.num_local} ranks"
-            raise refuse("a GPU for each rank of a machine", got, nearest="cuda", next_step="use --device cuda")
+            raise invalid("a GPU for each rank of a machine", got, nearest="cuda", next_step="use --device cuda")
         if count < place.num_local:
             got = f"{place.num_local} ranks on {count} GPUs"
-            raise refuse("a GPU for each rank of a machine", got, f"--nproc-per-node={count}", "or add --device cpu")
+            raise invalid("a GPU for each rank of a machine", got, f"--nproc-per-node={count}", "or add --device cpu")
         torch.cuda.set_device(place.local_rank)
         return torch.device("cuda", place.local_rank)
     if chosen.type == "mps":
-        raise refuse("a device that ranks can share a job on", "mps", nearest="cpu", next_step="use --device cpu")
+        raise invalid("a device that ranks can share a job on", "mps", nearest="cpu", next_step="use --device cpu")
     return chosen

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 _COMMAND = "torchrun --nproc-per-node=N -m reslab train ..."
 
@@ -54,5 +54,5 @@ def _number(environment: Mapping[str, str], name: str, otherwise: int | None = N
         return otherwise
     if text is None or not text.strip().isdigit():
         got = "nothing" if text is None else repr(text)
-        raise refuse(f"the environment of torchrun, {name} a number in it", got, next_step=f"start by `{_COMMAND}`")
+        raise invalid(f"the environment of torchrun, {name} a number in it", got, next_step=f"start by `{_COMMAND}`")
     return int(text)

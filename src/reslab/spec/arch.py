@@ -6,7 +6,7 @@ y = after( mix( match(p), branch(p) ) )
 
 from dataclasses import dataclass, replace
 
-from reslab.spec.grammar import Word, parse_words
+from reslab.spec.grammar import Op, parse_ops
 from reslab.spec.order import Order, get_order
 
 
@@ -29,22 +29,22 @@ class Arch:
     """
 
     name: str
-    source: str
+    reference: str
     depths: tuple[int, ...]
     widths: tuple[int, ...] | str
-    branch: tuple[int, ...] = (3, 3)
+    convs: tuple[int, ...] = (3, 3)
     expansion: int = 1
     groups: int = 1
     width_per_group: int = 64
-    stride_at: int = 0
+    stride_conv: int = 0
     strides: tuple[int, ...] = (1, 2, 2, 2)
     replace_stride_with_dilation: tuple[bool, ...] = ()
     order: str = "original"
-    match: str = "project"
-    mix: str = "add"
+    shortcut: str = "project"
+    merge: str = "add"
     stem: str = "conv7/2(64) norm act maxpool3/2"
     head: str = "avgpool flatten fc"
-    drop: float = 0.0
+    drop_rate: float = 0.0
     act: str = "relu"
     norm: str = "batch"
     norm_eps: float = 1e-5
@@ -55,7 +55,7 @@ class Arch:
     init: str = "torchvision"
     last_norm_weight: float = 1.0
     se_ratio: float = 0.0625
-    shared: bool = False
+    share_weights: bool = False
     num_classes: int = 1000
     in_channels: int = 3
     image_size: tuple[int, int] = (224, 224)
@@ -66,7 +66,7 @@ class Arch:
         return (self.in_channels, *self.image_size)
 
     @property
-    def num_units(self) -> int:
+    def num_blocks(self) -> int:
         """Units in all stages."""
         return sum(self.depths)
 
@@ -74,30 +74,30 @@ class Arch:
     def depth(self) -> int:
         """Weighted layers on the way through: convolutions of stem and branches and linear layers; projections are not
         counted."""
-        stem = sum(word.name == "conv" for word in self.stem_words)
-        head = sum(word.name == "fc" for word in parse_words(self.head))
-        return stem + self.num_units * len(self.branch) + head
+        num_stem_convs = sum(op.name == "conv" for op in self.stem_ops)
+        num_head_layers = sum(op.name == "fc" for op in parse_ops(self.head))
+        return num_stem_convs + self.num_blocks * len(self.convs) + num_head_layers
 
     @property
-    def stem_words(self) -> tuple[Word, ...]:
+    def stem_ops(self) -> tuple[Op, ...]:
         """The words of the stem, those after its last convolution replaced by the order's (a pre-activated network's
         stem ends bare)."""
-        words = parse_words(self.stem)
-        convs = [i for i, word in enumerate(words) if word.name == "conv"]
-        if not convs:
-            return words
-        end = convs[-1] + 1
-        tail = end
-        while tail < len(words) and words[tail].name in ("norm", "act", "bias"):
-            tail += 1
-        own = parse_words(self.facts.stem)
-        return words[:end] + own + words[tail:]
+        ops = parse_ops(self.stem)
+        conv_indices = [i for i, op in enumerate(ops) if op.name == "conv"]
+        if not conv_indices:
+            return ops
+        end = conv_indices[-1] + 1
+        rest_start = end
+        while rest_start < len(ops) and ops[rest_start].name in ("norm", "act", "bias"):
+            rest_start += 1
+        order_ops = parse_ops(self.order_spec.stem_ops)
+        return ops[:end] + order_ops + ops[rest_start:]
 
     @property
-    def facts(self) -> Order:
+    def order_spec(self) -> Order:
         """The order with the facts that belong to it."""
         return get_order(self.order)
 
-    def plain(self) -> "Arch":
+    def without_shortcuts(self) -> "Arch":
         """The plain twin: the same network with mix `none`."""
-        return replace(self, mix="none")
+        return replace(self, merge="none")

@@ -3,13 +3,15 @@
 import re
 from dataclasses import dataclass
 
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
-_WORD = re.compile(r"(?P<name>[A-Za-z+|][A-Za-z0-9_-]*?)(?P<size>\d+)?(?:/(?P<stride>\d+))?(?:\((?P<args>[^()]*)\))?$")
+_OP_PATTERN = re.compile(
+    r"(?P<name>[A-Za-z+|][A-Za-z0-9_-]*?)(?P<size>\d+)?(?:/(?P<stride>\d+))?(?:\((?P<args>[^()]*)\))?$"
+)
 
 
 @dataclass(frozen=True)
-class Word:
+class Op:
     """One word: its name, the numbers glued to it (`conv7/2`: size 7, stride 2) and the arguments in brackets.
 
     Size and stride are None where the word does not say them.
@@ -23,18 +25,18 @@ class Word:
     def __str__(self) -> str:
         size = "" if self.size is None else str(self.size)
         stride = "" if self.stride is None else f"/{self.stride}"
-        args = f"({','.join(_shown(arg) for arg in self.args)})" if self.args else ""
+        args = f"({','.join(_format_arg(arg) for arg in self.args)})" if self.args else ""
         return f"{self.name}{size}{stride}{args}"
 
 
-def _shown(arg: float | str) -> str:
+def _format_arg(arg: float | str) -> str:
     """An argument so that it is read back as it was; 6.0 is written 6."""
     if not isinstance(arg, float):
         return str(arg)
     return f"{arg:g}" if float(f"{arg:g}") == arg else repr(arg)
 
 
-def _argument(text: str) -> float | str:
+def _parse_arg(text: str) -> float | str:
     text = text.strip()
     try:
         return int(text)
@@ -46,27 +48,27 @@ def _argument(text: str) -> float | str:
         return text
 
 
-def parse_words(sentence: str) -> tuple[Word, ...]:
+def parse_ops(expression: str) -> tuple[Op, ...]:
     """The words of a sentence, separated by spaces; `conv3/2(32)` is size 3, stride 2, argument 32.
 
     Raises ValueError where a word cannot be read.
     """
-    words = []
-    for text in re.sub(r"\s*,\s*", ",", sentence).split():
-        found = _WORD.match(text)
-        if found is None:
-            raise refuse(
+    ops = []
+    for text in re.sub(r"\s*,\s*", ",", expression).split():
+        match = _OP_PATTERN.match(text)
+        if match is None:
+            raise invalid(
                 "words such as 'conv3/2(32) norm act' separated by spaces", repr(text), next_step="check the brackets"
             )
-        args = found["args"]
+        args = match["args"]
         if args and not all(part.strip() for part in args.split(",")):
-            raise refuse("an argument between any two commas", repr(text), repr(found["name"]))
-        words.append(
-            Word(
-                found["name"],
-                tuple(_argument(part) for part in args.split(",")) if args else (),
-                int(found["size"]) if found["size"] else None,
-                int(found["stride"]) if found["stride"] else None,
+            raise invalid("an argument between any two commas", repr(text), repr(match["name"]))
+        ops.append(
+            Op(
+                match["name"],
+                tuple(_parse_arg(part) for part in args.split(",")) if args else (),
+                int(match["size"]) if match["size"] else None,
+                int(match["stride"]) if match["stride"] else None,
             )
         )
-    return tuple(words)
+    return tuple(ops)

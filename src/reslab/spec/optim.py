@@ -6,13 +6,13 @@ How a gradient becomes a step: an optimizer by name, and its numbers.
 import re
 from dataclasses import dataclass
 
-from reslab.spec.errors import refuse, unknown
+from reslab.spec.errors import invalid, unknown_name
 
-SCHEDULES = ("constant", "steps", "cosine", "one-cycle", "linear", "poly", "plateau")
+SCHEDULES = ("constant", "multistep", "cosine", "one-cycle", "linear", "poly", "plateau")
 WARMUPS = ("linear", "constant")
 
 _DURATION = re.compile(r"(?P<count>\d+(?:_\d+)*(?:\.\d+)?)\s*(?P<kilo>k?)\s*(?P<unit>epochs?|steps?)$")
-_UNTIL = re.compile(r"until\s+error\s+(?P<percent>\d+(?:\.\d+)?)\s*%$")
+_UNTIL_ERROR = re.compile(r"until\s+error\s+(?P<percent>\d+(?:\.\d+)?)\s*%$")
 
 
 @dataclass(frozen=True)
@@ -29,28 +29,28 @@ class Duration:
 
 def parse_duration(text: str, key: str = "a length") -> Duration:
     """`"20 epochs"`, `"1 epoch"`, `"64k steps"`, `"0 steps"` as a value; ValueError where the unit is missing."""
-    found = _DURATION.match(text.strip().lower())
-    if found is None:
-        bare = re.match(r"\d+$", text.strip())
-        near = f"'{text.strip()} epochs'" if bare else "'20 epochs'"
-        raise refuse(f"{key} with its unit, such as '20 epochs' or '64k steps'", repr(text), nearest=near)
-    count = float(found["count"].replace("_", "")) * (1000 if found["kilo"] else 1)
-    return Duration(count, found["unit"].rstrip("s") + "s")
+    match = _DURATION.match(text.strip().lower())
+    if match is None:
+        unitless = re.match(r"\d+$", text.strip())
+        suggestion = f"'{text.strip()} epochs'" if unitless else "'20 epochs'"
+        raise invalid(f"{key} with its unit, such as '20 epochs' or '64k steps'", repr(text), nearest=suggestion)
+    count = float(match["count"].replace("_", "")) * (1000 if match["kilo"] else 1)
+    return Duration(count, match["unit"].rstrip("s") + "s")
 
 
-def until_error(warmup: str) -> float | None:
+def parse_warmup_error(warmup: str) -> float | None:
     """0.8 of `"until error 80%"`; None of a warm-up that has a length. ValueError where it is not below 100 %."""
-    found = _UNTIL.match(warmup.strip().lower())
-    if found is None:
+    match = _UNTIL_ERROR.match(warmup.strip().lower())
+    if match is None:
         return None
-    share = float(found["percent"]) / 100
-    if not 0 < share < 1:
-        raise refuse("schedule.warmup until an error between 0 and 100 %", repr(warmup), nearest="'until error 80%'")
-    return share
+    error = float(match["percent"]) / 100
+    if not 0 < error < 1:
+        raise invalid("schedule.warmup until an error between 0 and 100 %", repr(warmup), nearest="'until error 80%'")
+    return error
 
 
 @dataclass(frozen=True)
-class Schedule:
+class ScheduleConfig:
     """How the learning rate goes over the run, as a factor of `optimizer.lr`.
 
     `warmup` rises linearly from the factor `start`, or stays there where `warmup_shape` is `constant`; where `start_lr`
@@ -67,10 +67,10 @@ class Schedule:
     name: str = "constant"
     warmup: str = "0 steps"
     warmup_shape: str = "linear"
-    start: float = 0.04
-    start_lr: float = 0.0
-    peak: float = 0.3
-    end: float = 0.0
+    warmup_factor: float = 0.04
+    warmup_lr: float = 0.0
+    pct_start: float = 0.3
+    final_factor: float = 0.0
     milestones: tuple[str, ...] = ()
     gamma: float = 0.1
     power: float = 2.0
@@ -78,51 +78,53 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.name not in SCHEDULES:
-            raise unknown("schedule", self.name, SCHEDULES)
+            raise unknown_name("schedule", self.name, SCHEDULES)
         for milestone in self.milestones:
             parse_duration(milestone, "schedule.milestones")
-        if self.name == "steps" and not self.milestones:
-            raise refuse(
-                "schedule.milestones for the schedule 'steps'",
+        if self.name == "multistep" and not self.milestones:
+            raise invalid(
+                "schedule.milestones for the schedule 'multistep'",
                 "none",
                 nearest="schedule.milestones=32k steps,48k steps",
             )
-        if not 0 < self.peak < 1:
-            raise refuse("schedule.peak between 0 and 1", self.peak, nearest="0.3")
+        if not 0 < self.pct_start < 1:
+            raise invalid("schedule.pct_start between 0 and 1", self.pct_start, nearest="0.3")
         if not self.power > 0:
-            raise refuse("schedule.power above 0", self.power, nearest="2.0")
+            raise invalid("schedule.power above 0", self.power, nearest="2.0")
         if self.patience < 1:
-            raise refuse("schedule.patience of at least 1 evaluation", self.patience, nearest="5")
+            raise invalid("schedule.patience of at least 1 evaluation", self.patience, nearest="5")
         self._check_warmup()
 
     def _check_warmup(self) -> None:
         if self.warmup_shape not in WARMUPS:
-            raise unknown("schedule.warmup_shape", self.warmup_shape, WARMUPS)
-        if not self.start_lr >= 0:
-            raise refuse("schedule.start_lr of at least 0 (0: the factor start)", self.start_lr, nearest="0")
-        until = until_error(self.warmup)
-        if until is None and not parse_duration(self.warmup, "schedule.warmup").count:
+            raise unknown_name("schedule.warmup_shape", self.warmup_shape, WARMUPS)
+        if not self.warmup_lr >= 0:
+            raise invalid("schedule.warmup_lr of at least 0 (0: warmup_factor)", self.warmup_lr, nearest="0")
+        error_threshold = parse_warmup_error(self.warmup)
+        if error_threshold is None and not parse_duration(self.warmup, "schedule.warmup").count:
             return
         if self.name == "one-cycle":
-            raise refuse(
+            raise invalid(
                 "no warmup beside 'one-cycle', which rises by itself", self.warmup, nearest="schedule.warmup=0 steps"
             )
-        if until is not None and self.warmup_shape != "constant":
-            near = "schedule.warmup_shape=constant"
-            raise refuse("a constant warm-up until an error, of no known length", self.warmup_shape, nearest=near)
+        if error_threshold is not None and self.warmup_shape != "constant":
+            suggestion = "schedule.warmup_shape=constant"
+            raise invalid(
+                "a constant warm-up until an error, of no known length", self.warmup_shape, nearest=suggestion
+            )
 
 
-OURS = ("sgd", "adamw", "lamb", "muon")
+BUILTIN_OPTIMIZERS = ("sgd", "adamw", "lamb", "muon")
 # torch.optim's classes in small letters, without those that need a closure, sparse gradients or matrices alone.
-TORCHS = ("adadelta", "adafactor", "adagrad", "adam", "adamax", "asgd", "nadam", "radam", "rmsprop", "rprop")
-OPTIMIZERS = (*OURS, *TORCHS)
-TIMM = "timm."
+TORCH_OPTIMIZERS = ("adadelta", "adafactor", "adagrad", "adam", "adamax", "asgd", "nadam", "radam", "rmsprop", "rprop")
+OPTIMIZERS = (*BUILTIN_OPTIMIZERS, *TORCH_OPTIMIZERS)
+TIMM_PREFIX = "timm."
 
-Option = bool | int | float | str | None | tuple[float, ...]
+OptimizerKwarg = bool | int | float | str | None | tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class Optimizer:
+class OptimizerConfig:
     """An optimizer; `lr` belongs to the recipe's global batch.
 
     `sgd`, `adamw`, `lamb`, `muon`, any of torch.optim's by name (`rmsprop`) or of timm's (`timm.lion`). `sgd` and
@@ -140,45 +142,45 @@ class Optimizer:
     eps: float | None = None
     weight_decay: float = 0.0
     decay_norm_and_bias: bool = True
-    options: str = ""
+    kwargs: str = ""
 
     def __post_init__(self) -> None:
-        if self.name not in OPTIMIZERS and not self.name.startswith(TIMM):
-            raise unknown("optimizer", self.name, OPTIMIZERS, "or one of timm's: timm.NAME")
+        if self.name not in OPTIMIZERS and not self.name.startswith(TIMM_PREFIX):
+            raise unknown_name("optimizer", self.name, OPTIMIZERS, "or one of timm's: timm.NAME")
         if not self.lr > 0:
-            raise refuse("optimizer.lr above 0", self.lr)
+            raise invalid("optimizer.lr above 0", self.lr)
         for key in ("momentum", "weight_decay"):
             if not getattr(self, key) >= 0:
-                raise refuse(f"optimizer.{key} of at least 0", getattr(self, key))
+                raise invalid(f"optimizer.{key} of at least 0", getattr(self, key))
         if self.nesterov and self.momentum == 0:
-            raise refuse("a momentum above 0 for nesterov", self.momentum, nearest="optimizer.momentum=0.9")
+            raise invalid("a momentum above 0 for nesterov", self.momentum, nearest="optimizer.momentum=0.9")
         if self.betas is not None and (len(self.betas) < 2 or not all(0 <= beta < 1 for beta in self.betas)):
-            raise refuse("optimizer.betas as numbers from 0 to below 1", self.betas, nearest="0.9,0.999")
-        parse_options(self.options)
+            raise invalid("optimizer.betas as numbers from 0 to below 1", self.betas, nearest="0.9,0.999")
+        parse_optimizer_kwargs(self.kwargs)
 
 
-def parse_options(text: str) -> dict[str, Option]:
+def parse_optimizer_kwargs(text: str) -> dict[str, OptimizerKwarg]:
     """`"alpha=0.95 centered=true shape=1,2"` as values; ValueError for what is not `name=value` words."""
-    found: dict[str, Option] = {}
+    kwargs: dict[str, OptimizerKwarg] = {}
     for part in text.split():
         name, equals, value = part.partition("=")
         if not equals or not value or not re.fullmatch(r"[A-Za-z_]\w*", name):
-            raise refuse("options as name=value words", repr(part), nearest="'alpha=0.95 centered=true'")
-        if name in found:
-            raise refuse(f"{name} said once", repr(text))
-        found[name] = _value(value)
-    return found
+            raise invalid("options as name=value words", repr(part), nearest="'alpha=0.95 centered=true'")
+        if name in kwargs:
+            raise invalid(f"{name} said once", repr(text))
+        kwargs[name] = _parse_value(value)
+    return kwargs
 
 
-def _value(text: str) -> Option:
-    words: dict[str, Option] = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
+def _parse_value(text: str) -> OptimizerKwarg:
+    constants: dict[str, OptimizerKwarg] = {"true": True, "false": False, "none": None}
+    if text.lower() in constants:
+        return constants[text.lower()]
     if "," in text:
         return tuple(float(part) for part in text.split(",") if part)
-    for kind in (int, float):
+    for number_type in (int, float):
         try:
-            return kind(text)
+            return number_type(text)
         except ValueError:
             continue
     return text

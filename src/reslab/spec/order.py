@@ -11,11 +11,11 @@ repeated; without `|` the sentence is spelt out in full.
 from collections import Counter
 from dataclasses import dataclass
 
-from reslab.spec.errors import refuse, unknown
-from reslab.spec.grammar import Word, parse_words
+from reslab.spec.errors import invalid, unknown_name
+from reslab.spec.grammar import Op, parse_ops
 
-UNIT_WORDS = ("conv", "norm", "act", "drop", "drop2d", "se", "bias", "scale")
-AHEAD = ("projects", "changes", "first")
+BLOCK_OPS = ("conv", "norm", "act", "drop", "drop2d", "se", "bias", "scale")
+PREACT_CONDITIONS = ("projects", "changes", "first")
 
 
 @dataclass(frozen=True)
@@ -28,21 +28,21 @@ class Order:
     convolution. `last`: the words after the last unit. `projection_norm`: whether a projection carries a norm.
     """
 
-    sentence: str
-    source: str = ""
-    ahead: tuple[str, ...] = ()
-    first_bare: bool = False
-    stem: str = "norm act"
-    last: str = ""
+    layout: str
+    reference: str = ""
+    shared_preact: tuple[str, ...] = ()
+    skip_first_preact: bool = False
+    stem_ops: str = "norm act"
+    final_ops: str = ""
     projection_norm: bool = True
 
 
 _PREACT = Order(
     "norm act conv | norm act conv +",
     "He et al. 2016, arXiv:1603.05027, Fig. 4(e) and appendix",
-    ahead=("projects", "first"),
-    stem="",
-    last="norm act",
+    shared_preact=("projects", "first"),
+    stem_ops="",
+    final_ops="norm act",
     projection_norm=False,
 )
 
@@ -59,79 +59,81 @@ ORDERS: dict[str, Order] = {
     "relu-preact": Order(
         "act conv norm | act conv norm +",
         "He et al. 2016, Fig. 4(d); the words of stem and end are a reading",
-        ahead=("projects", "first"),
-        stem="norm",
-        last="act",
+        shared_preact=("projects", "first"),
+        stem_ops="norm",
+        final_ops="act",
     ),
     "full-preact": _PREACT,
     "full-preact-stem": Order(
-        _PREACT.sentence,
+        _PREACT.layout,
         "He et al. 2016 on ImageNet as fb.resnet.torch models/preresnet.lua: norm and activation before the max-pool",
-        ahead=("projects",),
-        first_bare=True,
-        last="norm act",
+        shared_preact=("projects",),
+        skip_first_preact=True,
+        final_ops="norm act",
         projection_norm=False,
     ),
     "wide": Order(
         "norm act conv | norm act drop conv +",
         "Zagoruyko and Komodakis 2016, arXiv:1605.07146, Sec. 2, Fig. 1(d)",
-        ahead=("projects",),
-        stem="",
-        last="norm act",
+        shared_preact=("projects",),
+        stem_ops="",
+        final_ops="norm act",
         projection_norm=False,
     ),
     "pyramid": Order(
         "norm conv | norm act conv | norm act conv norm +",
         "Han, Kim and Kim 2017, arXiv:1610.02915, Fig. 6(d)",
-        stem="norm",
-        last="norm act",
+        stem_ops="norm",
+        final_ops="norm act",
         projection_norm=False,
     ),
     "se": Order("conv norm act | conv norm se + act", "Hu, Shen and Sun 2018, arXiv:1709.01507, Fig. 3"),
     "norm-free-preact": Order(
         "act conv | act conv +",
         "De and Smith 2020, arXiv:2002.10444, Sec. 3 (SkipInit: the pre-activated unit without its norms)",
-        ahead=("projects", "first"),
-        stem="",
-        last="act",
+        shared_preact=("projects", "first"),
+        stem_ops="",
+        final_ops="act",
         projection_norm=False,
     ),
     "fixup": Order(
         "bias conv bias act | bias conv scale bias + act",
         "Zhang, Dauphin and Ma 2019, arXiv:1901.09321, Fig. 1; a shortcut with a module reads the first bias",
-        ahead=("changes", "projects"),
-        stem="bias act",
+        shared_preact=("changes", "projects"),
+        stem_ops="bias act",
         projection_norm=False,
     ),
     "book": Order(
         "conv norm act +",
         "Stevens, Antiga and Viehmann 2020, Deep Learning with PyTorch, Sec. 8.5.3, ResBlock",
-        stem="act",
+        stem_ops="act",
     ),
     "book-bare": Order(
-        "conv act +", "Stevens, Antiga and Viehmann 2020, Deep Learning with PyTorch, Sec. 8.5.3, NetRes", stem="act"
+        "conv act +",
+        "Stevens, Antiga and Viehmann 2020, Deep Learning with PyTorch, Sec. 8.5.3, NetRes",
+        stem_ops="act",
     ),
 }
 
 
 @dataclass(frozen=True)
-class NamedWord:
+class NamedOp:
     """A word of a unit with the name its module bears: `conv1`, `bn1`, `act1`; `conv` is the number of convolutions
     before it."""
 
     name: str
-    word: Word
-    conv: int
+    op: Op
+    num_convs: int
 
 
 @dataclass(frozen=True)
-class Sentence:
+class BlockOps:
     """A sentence for a given number of convolutions: the leading words, the rest of the branch, the words after the
     addition."""
 
-    leading: tuple[NamedWord, ...]
-    branch: tuple[NamedWord, ...]
-    after: tuple[NamedWord, ...]
+    pre: tuple[NamedOp, ...]
+    branch: tuple[NamedOp, ...]
+    post: tuple[NamedOp, ...]
 
 
 def get_order(name: str) -> Order:
@@ -144,107 +146,107 @@ def get_order(name: str) -> Order:
     """
     if name in ORDERS:
         return ORDERS[name]
-    words = parse_words(name) if "conv" in name else ()
-    names = [word.name for word in words]
+    ops = parse_ops(name) if "conv" in name else ()
+    names = [op.name for op in ops]
     if "conv" not in names:
-        raise unknown(
+        raise unknown_name(
             "order", name, ORDERS, "or a sentence such as 'conv norm act | conv norm + act' with its convolutions"
         )
-    leading = " ".join(str(word) for word in words[: names.index("conv")])
-    if leading:
-        return Order(name, "a sentence", ("projects", "first"), stem="", last=leading, projection_norm=False)
-    stem = " ".join(str(words[names.index(role)]) for role in ("norm", "act") if role in names)
-    return Order(name, "a sentence", stem=stem, projection_norm="norm" in names)
+    preact_ops = " ".join(str(op) for op in ops[: names.index("conv")])
+    if preact_ops:
+        return Order(
+            name, "a sentence", ("projects", "first"), stem_ops="", final_ops=preact_ops, projection_norm=False
+        )
+    stem_ops = " ".join(str(ops[names.index(role)]) for role in ("norm", "act") if role in names)
+    return Order(name, "a sentence", stem_ops=stem_ops, projection_norm="norm" in names)
 
 
-def check_plain(word: Word) -> None:
+def check_op_args(op: Op) -> None:
     """Raises ValueError where a word other than a pool or a linear layer says what it cannot mean: only `drop(0.3)`,
     `drop2d(0.3)` and `act(tanh)` say more than their name."""
-    if word.size is not None or word.stride is not None:
-        raise refuse(f"'{word.name}' without a size or stride", repr(str(word)), repr(word.name))
-    kinds: dict[str, tuple[type, ...]] = {"act": (str,), "drop": (int, float), "drop2d": (int, float)}
-    fits = len(word.args) <= 1 and all(isinstance(arg, kinds.get(word.name, ())) for arg in word.args)
-    if not fits or any(not 0 <= arg < 1 for arg in word.args if not isinstance(arg, str)):
-        example = {"act": "'act(tanh)'", "drop": "'drop(0.3)'", "drop2d": "'drop2d(0.3)'"}.get(word.name)
+    if op.size is not None or op.stride is not None:
+        raise invalid(f"'{op.name}' without a size or stride", repr(str(op)), repr(op.name))
+    arg_types: dict[str, tuple[type, ...]] = {"act": (str,), "drop": (int, float), "drop2d": (int, float)}
+    is_valid = len(op.args) <= 1 and all(isinstance(arg, arg_types.get(op.name, ())) for arg in op.args)
+    if not is_valid or any(not 0 <= arg < 1 for arg in op.args if not isinstance(arg, str)):
+        example = {"act": "'act(tanh)'", "drop": "'drop(0.3)'", "drop2d": "'drop2d(0.3)'"}.get(op.name)
         required = (
             f"a word such as {example} (a rate in [0, 1))"
-            if word.name in ("drop", "drop2d")
-            else (f"a word such as {example}" if example else f"'{word.name}' without arguments")
+            if op.name in ("drop", "drop2d")
+            else (f"a word such as {example}" if example else f"'{op.name}' without arguments")
         )
-        raise refuse(required, repr(str(word)), example or repr(word.name))
+        raise invalid(required, repr(str(op)), example or repr(op.name))
 
 
-def parse_order(sentence: str, num_convs: int) -> Sentence:
+def parse_order(layout: str, num_convs: int) -> BlockOps:
     """The sentence for a branch of `num_convs` convolutions, its words named by role and number.
 
     Raises ValueError where the sentence has no single `+`, a convolution after it, an unknown word, or other
     convolutions than asked.
     """
-    before, after = _halves(sentence)
-    spelt = _spell(sentence, before, num_convs)
-    named = _name(spelt + after)
-    body, tail = named[: len(spelt)], named[len(spelt) :]
-    first_conv = next(i for i, word in enumerate(body) if word.word.name == "conv")
-    return Sentence(body[:first_conv], body[first_conv:], tail)
+    branch_ops, post_ops = _split_at_merge(layout)
+    expanded = _expand_segments(layout, branch_ops, num_convs)
+    named_ops = _name_ops(expanded + post_ops)
+    named_branch, named_post = named_ops[: len(expanded)], named_ops[len(expanded) :]
+    first_conv = next(i for i, named_op in enumerate(named_branch) if named_op.op.name == "conv")
+    return BlockOps(named_branch[:first_conv], named_branch[first_conv:], named_post)
 
 
-def _halves(sentence: str) -> tuple[tuple[Word, ...], tuple[Word, ...]]:
-    words = parse_words(sentence)
-    names = [word.name for word in words]
+def _split_at_merge(layout: str) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
+    ops = parse_ops(layout)
+    names = [op.name for op in ops]
     for name in names:
-        if name not in (*UNIT_WORDS, "+", "|"):
-            raise unknown("word in an order", name, (*UNIT_WORDS, "+", "|"))
-    for word in words:
-        check_plain(word)
+        if name not in (*BLOCK_OPS, "+", "|"):
+            raise unknown_name("word in an order", name, (*BLOCK_OPS, "+", "|"))
+    for op in ops:
+        check_op_args(op)
     if names.count("+") != 1:
-        raise refuse(
+        raise invalid(
             "an order with one '+', the place where shortcut and branch meet",
-            repr(sentence),
-            repr(ORDERS["original"].sentence),
+            repr(layout),
+            repr(ORDERS["original"].layout),
         )
-    plus = names.index("+")
-    if "conv" in names[plus:] or "|" in names[plus:]:
-        raise refuse(
-            "an order whose convolutions all stand before '+'", repr(sentence), repr(ORDERS["original"].sentence)
-        )
-    return words[:plus], words[plus + 1 :]
+    merge_index = names.index("+")
+    if "conv" in names[merge_index:] or "|" in names[merge_index:]:
+        raise invalid("an order whose convolutions all stand before '+'", repr(layout), repr(ORDERS["original"].layout))
+    return ops[:merge_index], ops[merge_index + 1 :]
 
 
-def _spell(sentence: str, before: tuple[Word, ...], num_convs: int) -> tuple[Word, ...]:
-    segments: list[list[Word]] = [[]]
-    for word in before:
-        if word.name == "|":
+def _expand_segments(layout: str, branch_ops: tuple[Op, ...], num_convs: int) -> tuple[Op, ...]:
+    segments: list[list[Op]] = [[]]
+    for op in branch_ops:
+        if op.name == "|":
             segments.append([])
         else:
-            segments[-1].append(word)
-    counts = [sum(word.name == "conv" for word in segment) for segment in segments]
+            segments[-1].append(op)
+    counts = [sum(op.name == "conv" for op in segment) for segment in segments]
     if len(segments) == 1:
         if counts[0] != num_convs:
-            nearest = repr(ORDERS["original"].sentence)
-            raise refuse(
-                f"an order with {num_convs} convolutions, as the branch has", f"{counts[0]} in {sentence!r}", nearest
+            example = repr(ORDERS["original"].layout)
+            raise invalid(
+                f"an order with {num_convs} convolutions, as the branch has", f"{counts[0]} in {layout!r}", example
             )
         return tuple(segments[0])
     if len(segments) > 3 or any(count != 1 for count in counts):
-        raise refuse(
+        raise invalid(
             "an order of two or three segments with one convolution each",
-            repr(sentence),
-            repr(ORDERS["original"].sentence),
+            repr(layout),
+            repr(ORDERS["original"].layout),
         )
-    head, last = segments[:-1], segments[-1]
-    chosen = [*head[:1], *([head[-1]] * max(num_convs - 2, 0))] if num_convs > 1 else []
-    return tuple(word for segment in [*chosen, last] for word in segment)
+    leading_segments, last_segment = segments[:-1], segments[-1]
+    repeated = [*leading_segments[:1], *([leading_segments[-1]] * max(num_convs - 2, 0))] if num_convs > 1 else []
+    return tuple(op for segment in [*repeated, last_segment] for op in segment)
 
 
-_ROLES = {"norm": "bn"}
+_MODULE_NAMES = {"norm": "bn"}
 
 
-def _name(words: tuple[Word, ...]) -> tuple[NamedWord, ...]:
-    seen: Counter[str] = Counter()
-    named = []
-    for word in words:
-        role = _ROLES.get(word.name, word.name)
-        seen[role] += 1
-        bare = role == "se" and seen[role] == 1
-        named.append(NamedWord(role if bare else f"{role}{seen[role]}", word, seen["conv"]))
-    return tuple(named)
+def _name_ops(ops: tuple[Op, ...]) -> tuple[NamedOp, ...]:
+    counts: Counter[str] = Counter()
+    named_ops = []
+    for op in ops:
+        role = _MODULE_NAMES.get(op.name, op.name)
+        counts[role] += 1
+        unnumbered = role == "se" and counts[role] == 1
+        named_ops.append(NamedOp(role if unnumbered else f"{role}{counts[role]}", op, counts["conv"]))
+    return tuple(named_ops)

@@ -13,7 +13,7 @@ class Preprocess:
     """
 
     channels: int
-    words: str
+    transform: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
     mean_image: str = ""

@@ -8,17 +8,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reslab.spec.config import override
-from reslab.spec.errors import refuse, unknown
-from reslab.spec.grammar import parse_words
+from reslab.spec.errors import invalid, unknown_name
+from reslab.spec.grammar import parse_ops
 from reslab.spec.loss import parse_class_weights, parse_loss
-from reslab.spec.optim import Duration, Optimizer, parse_duration
-from reslab.spec.optim import Schedule as Schedule
+from reslab.spec.optim import Duration, OptimizerConfig, parse_duration
+from reslab.spec.optim import ScheduleConfig as ScheduleConfig
 
-EXAMPLE = "'head: 0 epochs'"
+UNFREEZE_EXAMPLE = "'head: 0 epochs'"
 
 
 @dataclass(frozen=True)
-class Opening:
+class UnfreezeStep:
     """A part of a network, and from when it is trained.
 
     `part` is `head` (all after the last stage), `last-stage`, `all`, or the name of a module (`layer3`, `layer4.0`).
@@ -28,26 +28,26 @@ class Opening:
     start: Duration
 
 
-def parse_openings(texts: tuple[str, ...]) -> tuple[Opening, ...]:
+def parse_unfreeze_steps(texts: tuple[str, ...]) -> tuple[UnfreezeStep, ...]:
     """The openings said, none for all from the start.
 
     Raises ValueError where one is not `PART: LENGTH`, a part comes twice, or nothing is trained at first.
     """
-    found = []
+    steps = []
     for text in texts:
-        part, colon, when = (word.strip() for word in text.partition(":"))
+        part, colon, start_text = (piece.strip() for piece in text.partition(":"))
         if not part or not colon:
-            raise refuse("unfreeze as PART: LENGTH", repr(text), nearest=EXAMPLE)
-        found.append(Opening(part, parse_duration(when, "the start in unfreeze")))
-    parts = [opening.part for opening in found]
+            raise invalid("unfreeze as PART: LENGTH", repr(text), nearest=UNFREEZE_EXAMPLE)
+        steps.append(UnfreezeStep(part, parse_duration(start_text, "the start in unfreeze")))
+    parts = [step.part for step in steps]
     if len(set(parts)) < len(parts):
-        raise refuse("each part of unfreeze once", ", ".join(parts))
-    if found and min(opening.start.count for opening in found) > 0:
-        raise refuse("a part of unfreeze that is trained from the start", ", ".join(texts), nearest=EXAMPLE)
-    return tuple(found)
+        raise invalid("each part of unfreeze once", ", ".join(parts))
+    if steps and min(step.start.count for step in steps) > 0:
+        raise invalid("a part of unfreeze that is trained from the start", ", ".join(texts), nearest=UNFREEZE_EXAMPLE)
+    return tuple(steps)
 
 
-WATCHED = ("top1", "loss")
+MONITORED_METRICS = ("top1", "loss")
 PRECISIONS = ("float32", "bf16", "fp16", "auto")
 
 
@@ -55,7 +55,7 @@ PRECISIONS = ("float32", "bf16", "fp16", "auto")
 class Recipe:
     """A whole training procedure; `source` says where it is printed, `notes` what is done otherwise than there.
 
-    Where nobody says otherwise it is for the network `model` with the `axes` (`mix=drop-path(0.05)`) on the data set
+    Where nobody says otherwise it is for the network `model` with the `axes` (`merge=drop-path(0.05)`) on the data set
     `data`, its first weights published ones where `pretrained`, a `val_fraction` of the training pictures split off for
     validation. `test` are the words of evaluation, `mean` and `std` the normalisation, where not the data's own; with
     `pixel_mean` the training pictures' mean at each pixel is subtracted, before augmentation, and nothing divided. With
@@ -83,25 +83,25 @@ class Recipe:
     """
 
     name: str
-    source: str
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    schedule: Schedule = field(default_factory=Schedule)
-    length: str = "20 epochs"
-    batch: int = 128
-    augment: str = ""
+    reference: str
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    duration: str = "20 epochs"
+    batch_size: int = 128
+    train_transform: str = ""
     label_smoothing: float = 0.0
     precision: str = "float32"
     channels_last: bool = False
     loss: str = "cross-entropy"
     class_weights: str = ""
     teacher: str = ""
-    accumulate: int = 1
-    clip_norm: float = 0.0
+    grad_accum_steps: int = 1
+    clip_grad_norm: float = 0.0
     ema: float = 0.0
     ema_every: int = 1
     ema_warmup: bool = False
-    average_epochs: int = 0
-    precise_bn: int = 0
+    swa_epochs: int = 0
+    precise_bn_batches: int = 0
     patience: str = "0 epochs"
     patience_on: str = "top1"
     sync_bn: bool = False
@@ -109,114 +109,118 @@ class Recipe:
     compile: bool = False
     l1: float = 0.0
     l2: float = 0.0
-    repeats: int = 1
-    balanced: bool = False
+    repeated_augmentation: int = 1
+    class_balanced_sampling: bool = False
     unfreeze: tuple[str, ...] = ()
     model: str = ""
-    axes: tuple[str, ...] = ()
+    arch_overrides: tuple[str, ...] = ()
     data: str = ""
     pretrained: bool = False
     val_fraction: float = 0.0
-    test: str = ""
-    judge_train: bool = False
+    eval_transform: str = ""
+    eval_train: bool = False
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     pixel_mean: bool = False
     notes: str = ""
 
     def __post_init__(self) -> None:
-        if parse_duration(self.length, "length").count <= 0:
-            raise refuse("length above 0", repr(self.length), nearest="'1 epoch'")
-        if self.batch < 1:
-            raise refuse("a batch of at least 1", self.batch)
+        if parse_duration(self.duration, "duration").count <= 0:
+            raise invalid("duration above 0", repr(self.duration), nearest="'1 epoch'")
+        if self.batch_size < 1:
+            raise invalid("a batch_size of at least 1", self.batch_size)
         if not 0 <= self.label_smoothing < 1:
-            raise refuse("label_smoothing from 0 to below 1", self.label_smoothing, nearest="0.1")
+            raise invalid("label_smoothing from 0 to below 1", self.label_smoothing, nearest="0.1")
         if self.precision not in PRECISIONS:
-            raise unknown("precision", self.precision, PRECISIONS)
-        parse_words(self.augment)
-        self._check_wishes()
+            raise unknown_name("precision", self.precision, PRECISIONS)
+        parse_ops(self.train_transform)
+        self._check_defaults()
         self._check_loss()
         self._check_steps()
-        self._check_averages()
+        self._check_averaging()
 
-    def _check_wishes(self) -> None:
-        parse_words(self.test)
-        parse_openings(self.unfreeze)
-        read_axes(self.axes)
+    def _check_defaults(self) -> None:
+        parse_ops(self.eval_transform)
+        parse_unfreeze_steps(self.unfreeze)
+        parse_arch_overrides(self.arch_overrides)
         if not 0 <= self.val_fraction < 1:
-            raise refuse("val_fraction from 0 (the data's own split) to below 1", self.val_fraction, nearest="0.1")
+            raise invalid("val_fraction from 0 (the data's own split) to below 1", self.val_fraction, nearest="0.1")
         if self.mean and self.pixel_mean:
-            raise refuse("mean or pixel_mean", "both", next_step="leave one of them out")
+            raise invalid("mean or pixel_mean", "both", next_step="leave one of them out")
         if len(self.mean) != len(self.std) or any(not std > 0 for std in self.std):
-            raise refuse("a mean and a std above 0 for every channel", f"mean {self.mean} and std {self.std}")
+            raise invalid("a mean and a std above 0 for every channel", f"mean {self.mean} and std {self.std}")
 
     def _check_loss(self) -> None:
         for key in ("l1", "l2"):
             if not getattr(self, key) >= 0:
-                raise refuse(f"{key} of at least 0 (0: none)", getattr(self, key), nearest="0.001")
+                raise invalid(f"{key} of at least 0 (0: none)", getattr(self, key), nearest="0.001")
         parse_class_weights(self.class_weights)
-        taught = parse_loss(self.loss).distill is not None
-        if taught and not self.teacher:
-            raise refuse("a teacher to distill from, a run or its weights", "none", nearest="teacher=runs/NAME")
-        if self.teacher and not taught:
-            near = f"loss={self.loss} distill(0.5,4)"
-            raise refuse("distill(share,temperature) in the loss of a recipe with a teacher", repr(self.loss), near)
+        distills = parse_loss(self.loss).distill is not None
+        if distills and not self.teacher:
+            raise invalid("a teacher to distill from, a run or its weights", "none", nearest="teacher=runs/NAME")
+        if self.teacher and not distills:
+            suggestion = f"loss={self.loss} distill(0.5,4)"
+            raise invalid(
+                "distill(share,temperature) in the loss of a recipe with a teacher", repr(self.loss), suggestion
+            )
 
     def _check_steps(self) -> None:
-        if self.repeats < 1:
-            raise refuse("repeats of at least 1", self.repeats, nearest="1")
-        if not 1 <= self.accumulate <= self.batch:
-            raise refuse(f"accumulate from 1 to the batch of {self.batch}", self.accumulate, nearest="1")
-        if not self.clip_norm >= 0:
-            raise refuse("clip_norm of at least 0 (0: no clipping)", self.clip_norm, nearest="1.0")
+        if self.repeated_augmentation < 1:
+            raise invalid("repeated_augmentation of at least 1", self.repeated_augmentation, nearest="1")
+        if not 1 <= self.grad_accum_steps <= self.batch_size:
+            raise invalid(
+                f"grad_accum_steps from 1 to the batch_size of {self.batch_size}", self.grad_accum_steps, nearest="1"
+            )
+        if not self.clip_grad_norm >= 0:
+            raise invalid("clip_grad_norm of at least 0 (0: no clipping)", self.clip_grad_norm, nearest="1.0")
         if self.compile and self.activation_checkpointing:
-            raise refuse("compile or activation_checkpointing", "both", next_step="leave one of them out")
+            raise invalid("compile or activation_checkpointing", "both", next_step="leave one of them out")
 
-    def _check_averages(self) -> None:
+    def _check_averaging(self) -> None:
         if not 0 <= self.ema < 1:
-            raise refuse("ema from 0 (none) to below 1", self.ema, nearest="0.999")
+            raise invalid("ema from 0 (none) to below 1", self.ema, nearest="0.999")
         if self.ema_every < 1:
-            raise refuse("ema_every of at least 1 step", self.ema_every, nearest="1")
-        for key in ("average_epochs", "precise_bn"):
+            raise invalid("ema_every of at least 1 step", self.ema_every, nearest="1")
+        for key in ("swa_epochs", "precise_bn_batches"):
             if getattr(self, key) < 0:
-                raise refuse(f"{key} of at least 0", getattr(self, key), nearest="0")
-        if self.ema and self.average_epochs:
-            raise refuse("ema or average_epochs", "both", next_step="leave one of them out")
+                raise invalid(f"{key} of at least 0", getattr(self, key), nearest="0")
+        if self.ema and self.swa_epochs:
+            raise invalid("ema or swa_epochs", "both", next_step="leave one of them out")
         self._check_patience()
 
     def _check_patience(self) -> None:
-        if self.patience_on not in WATCHED:
-            raise unknown("patience_on", self.patience_on, WATCHED)
-        if parse_duration(self.patience, "patience").count and self.average_epochs:
-            raise refuse("patience or average_epochs, whose last epochs are known", "both", next_step="leave one out")
+        if self.patience_on not in MONITORED_METRICS:
+            raise unknown_name("patience_on", self.patience_on, MONITORED_METRICS)
+        if parse_duration(self.patience, "patience").count and self.swa_epochs:
+            raise invalid("patience or swa_epochs, whose last epochs are known", "both", next_step="leave one out")
 
 
-def read_axes(words: tuple[str, ...]) -> dict[str, str]:
-    """`("mix=drop-path(0.05)", ...)` as a dictionary; ValueError for what is not AXIS=VALUE, or comes twice."""
-    found: dict[str, str] = {}
-    for word in words:
-        name, equals, value = (part.strip() for part in word.partition("="))
-        if not equals or not name or name in found:
-            raise refuse("axes of the network as AXIS=VALUE, each once", repr(word), nearest="'mix=drop-path(0.05)'")
-        found[name] = value
-    return found
+def parse_arch_overrides(texts: tuple[str, ...]) -> dict[str, str]:
+    """`("merge=drop-path(0.05)", ...)` as a dictionary; ValueError for what is not AXIS=VALUE, or comes twice."""
+    overrides: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not name or name in overrides:
+            raise invalid("axes of the network as AXIS=VALUE, each once", repr(text), nearest="'merge=drop-path(0.05)'")
+        overrides[name] = value
+    return overrides
 
 
-def adjust(recipe: Recipe, settings: Mapping[str, Any]) -> tuple[Recipe, tuple[str, ...]]:
-    """`recipe` with `settings` (`{"optimizer.lr": "0.2", "batch": 256}`), and what a person should be told about it.
+def apply_recipe_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> tuple[Recipe, tuple[str, ...]]:
+    """`recipe` with `settings` (`{"optimizer.lr": "0.2", "batch_size": 256}`), and what a person should be told about it.
 
     A learning rate belongs to its global batch: another `batch` scales it, lr x new / old (Goyal et al. 2017,
     Sec. 2.1), unless `optimizer.lr` is set too. Raises ValueError for an unknown key (with the nearest) or a value of
     another type.
     """
-    changed = override(recipe, settings, kind="recipe key")
-    if changed.batch == recipe.batch or "optimizer.lr" in settings or "optimizer" in settings:
-        return changed, ()
-    return scaled(changed, recipe.batch)
+    overridden = override(recipe, overrides, kind="recipe key")
+    if overridden.batch_size == recipe.batch_size or "optimizer.lr" in overrides or "optimizer" in overrides:
+        return overridden, ()
+    return scale_lr(overridden, recipe.batch_size)
 
 
-def scaled(recipe: Recipe, from_batch: int) -> tuple[Recipe, tuple[str, ...]]:
+def scale_lr(recipe: Recipe, reference_batch_size: int) -> tuple[Recipe, tuple[str, ...]]:
     """`recipe`, whose learning rate was for `from_batch`, with the rate for its own batch; and the sentence on it."""
-    lr = recipe.optimizer.lr * recipe.batch / from_batch
-    note = f"learning rate {recipe.optimizer.lr:g} for batch {from_batch} becomes {lr:g} for batch {recipe.batch}"
-    return replace(recipe, optimizer=replace(recipe.optimizer, lr=lr)), (note,)
+    lr = recipe.optimizer.lr * recipe.batch_size / reference_batch_size
+    message = f"learning rate {recipe.optimizer.lr:g} for batch {reference_batch_size} becomes {lr:g} for batch {recipe.batch_size}"
+    return replace(recipe, optimizer=replace(recipe.optimizer, lr=lr)), (message,)

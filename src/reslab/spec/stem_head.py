@@ -1,65 +1,69 @@
 """The sentences at the two ends of a network, stem and head, and what each of their words may say."""
 
-from reslab.spec.errors import refuse, unknown
-from reslab.spec.grammar import Word, parse_words
-from reslab.spec.order import check_plain
+from reslab.spec.errors import invalid, unknown_name
+from reslab.spec.grammar import Op, parse_ops
+from reslab.spec.order import check_op_args
 
-POOLS = ("maxpool", "avgpool")
-STEM_WORDS = ("conv", *POOLS, "norm", "act", "drop", "drop2d", "se", "bias", "scale")
-HEAD_WORDS = (*POOLS, "flatten", "fc", "act", "drop", "drop2d", "bias", "scale")
+POOL_OPS = ("maxpool", "avgpool")
+STEM_OPS = ("conv", *POOL_OPS, "norm", "act", "drop", "drop2d", "se", "bias", "scale")
+HEAD_OPS = (*POOL_OPS, "flatten", "fc", "act", "drop", "drop2d", "bias", "scale")
 
 
-def conv_width(word: Word) -> int:
+def conv_width(op: Op) -> int:
     """The output width of a stem's `conv3/2(32)`; ValueError where it has none, or an even kernel."""
-    if len(word.args) != 1 or not isinstance(word.args[0], int) or word.args[0] < 1:
-        raise refuse("a stem's convolution as convK/S(WIDTH)", repr(str(word)), "'conv3(16)'")
-    if word.size is not None and word.size % 2 == 0:
-        near = f"'conv{word.size + 1}({word.args[0]})'"
-        raise refuse("an odd kernel, so that only the stride changes the size", repr(str(word)), near)
-    return word.args[0]
+    if len(op.args) != 1 or not isinstance(op.args[0], int) or op.args[0] < 1:
+        raise invalid("a stem's convolution as convK/S(WIDTH)", repr(str(op)), "'conv3(16)'")
+    if op.size is not None and op.size % 2 == 0:
+        suggestion = f"'conv{op.size + 1}({op.args[0]})'"
+        raise invalid("an odd kernel, so that only the stride changes the size", repr(str(op)), suggestion)
+    return op.args[0]
 
 
-def check_stem(sentence: str) -> None:
+def check_stem(expression: str) -> None:
     """Raises ValueError for a word that has no place in a stem, or says what it cannot mean there."""
-    for word in parse_words(sentence):
-        if word.name not in STEM_WORDS:
-            raise unknown("word in a stem", word.name, STEM_WORDS)
-        _check_stride(word)
-        if word.name == "conv":
-            conv_width(word)
-        elif word.name not in POOLS:
-            check_plain(word)
-        elif not word.size or word.args:
-            raise refuse("a stem's pool as maxpoolK/S", repr(str(word)), "'maxpool3/2'")
+    for op in parse_ops(expression):
+        if op.name not in STEM_OPS:
+            raise unknown_name("word in a stem", op.name, STEM_OPS)
+        _check_stride(op)
+        if op.name == "conv":
+            conv_width(op)
+        elif op.name not in POOL_OPS:
+            check_op_args(op)
+        elif not op.size or op.args:
+            raise invalid("a stem's pool as maxpoolK/S", repr(str(op)), "'maxpool3/2'")
 
 
-def check_head(sentence: str) -> None:
+def check_head(expression: str) -> None:
     """Raises ValueError for a word that has no place in a head, for linear layers that read maps, or a last one that
     has a width of its own in place of num_classes."""
-    words = parse_words(sentence)
-    flat = False
-    for word in words:
-        if word.name not in HEAD_WORDS:
-            raise unknown("word in a head", word.name, HEAD_WORDS)
-        _check_stride(word)
-        if flat if word.name in (*POOLS, "flatten", "drop2d") else not flat and word.name == "fc":
-            raise refuse("maps pooled, then flattened once, then linear layers", repr(sentence), "'avgpool flatten fc'")
-        flat = flat or word.name == "flatten"
-        if word.name not in (*POOLS, "flatten", "fc"):
-            check_plain(word)
-        elif word.name == "fc" and word.args:
-            _check_hidden(word)
-    linear = [word for word in words if word.name == "fc"]
-    if linear and linear[-1].args:
-        raise refuse("a last 'fc' without a width (num_classes is its width)", repr(sentence), "'avgpool flatten fc'")
+    ops = parse_ops(expression)
+    is_flat = False
+    for op in ops:
+        if op.name not in HEAD_OPS:
+            raise unknown_name("word in a head", op.name, HEAD_OPS)
+        _check_stride(op)
+        if is_flat if op.name in (*POOL_OPS, "flatten", "drop2d") else not is_flat and op.name == "fc":
+            raise invalid(
+                "maps pooled, then flattened once, then linear layers", repr(expression), "'avgpool flatten fc'"
+            )
+        is_flat = is_flat or op.name == "flatten"
+        if op.name not in (*POOL_OPS, "flatten", "fc"):
+            check_op_args(op)
+        elif op.name == "fc" and op.args:
+            _check_hidden_width(op)
+    linear_ops = [op for op in ops if op.name == "fc"]
+    if linear_ops and linear_ops[-1].args:
+        raise invalid(
+            "a last 'fc' without a width (num_classes is its width)", repr(expression), "'avgpool flatten fc'"
+        )
 
 
-def _check_stride(word: Word) -> None:
-    if word.stride == 0 or word.size == 0:
-        raise refuse("sizes and strides from 1", repr(str(word)), repr(f"{word.name}3/2"))
+def _check_stride(op: Op) -> None:
+    if op.stride == 0 or op.size == 0:
+        raise invalid("sizes and strides from 1", repr(str(op)), repr(f"{op.name}3/2"))
 
 
-def _check_hidden(word: Word) -> None:
-    width = word.args[0]
-    if len(word.args) != 1 or not isinstance(width, int) or width < 1:
-        raise refuse("a hidden linear layer as fc(WIDTH)", repr(str(word)), "'fc(32)'")
+def _check_hidden_width(op: Op) -> None:
+    width = op.args[0]
+    if len(op.args) != 1 or not isinstance(width, int) or width < 1:
+        raise invalid("a hidden linear layer as fc(WIDTH)", repr(str(op)), "'fc(32)'")

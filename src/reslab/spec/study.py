@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from reslab.spec.errors import refuse, unknown
-from reslab.spec.recipe import read_axes
+from reslab.spec.errors import invalid, unknown_name
+from reslab.spec.recipe import parse_arch_overrides
 
-_PATH = re.compile(r"[a-z][a-z_0-9]*(\.[a-z_0-9]+)+$")
+_METRIC_PATH = re.compile(r"[a-z][a-z_0-9]*(\.[a-z_0-9]+)+$")
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Metric:
 
     name: str
     unit: str
-    words: str
+    description: str
 
 
 METRICS: dict[str, Metric] = {
@@ -45,17 +45,21 @@ METRICS: dict[str, Metric] = {
 }
 
 # What paths into answers are called; any other is told as a path.
-_ANSWERS: dict[str, Metric] = {
+_ANALYSIS_METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("gradients.slope.decades", "", "powers of ten by which the gradient grows from last unit to first"),
         Metric("responses.mean_std", "", "standard deviation of a layer's response, the mean over the layers"),
-        Metric("lesion.units.error.median", "", "share of the pictures wrong without one unit, the median over units"),
         Metric(
-            "lesion.permuted.error.mean", "", "share of the pictures wrong with units permuted, the mean of the draws"
+            "lesion.deletions.error.median", "", "share of the pictures wrong without one unit, the median over units"
+        ),
+        Metric(
+            "lesion.permutations.error.mean",
+            "",
+            "share of the pictures wrong with units permuted, the mean of the draws",
         ),
         Metric("lesion.paths.contribution.peak", "", "length of those paths that carry the most gradient together"),
-        Metric("landscape.not_convex", "", "share of the points where the loss surface is far from convex"),
+        Metric("landscape.non_convex_fraction", "", "share of the points where the loss surface is far from convex"),
     )
 }
 
@@ -65,21 +69,21 @@ def check_metric(name: str) -> None:
 
     `lesion.mean_increase` is the field `mean_increase` of what the question `lesion` answers.
     """
-    if name not in METRICS and not _PATH.match(name):
-        raise unknown("metric", name, METRICS, "or QUESTION.FIELD, such as lesion.mean_increase")
+    if name not in METRICS and not _METRIC_PATH.match(name):
+        raise unknown_name("metric", name, METRICS, "or QUESTION.FIELD, such as lesion.mean_increase")
 
 
-def metric_of(name: str) -> Metric:
+def get_metric(name: str) -> Metric:
     """The metric of that name; one of a question has its path for words and no unit."""
     check_metric(name)
     return (
         METRICS.get(name)
-        or _ANSWERS.get(name)
+        or _ANALYSIS_METRICS.get(name)
         or Metric(name, "", f"{name.partition('.')[2]} as the question {name.split('.')[0]} found")
     )
 
 
-KINDS: dict[str, str] = {
+FIGURE_KINDS: dict[str, str] = {
     "error_curves": "training error dashed, test error bold, against iterations; a panel for each group of rows",
     "loss_and_error": "training loss dashed on the left axis, test error bold on the right, against iterations",
     "train_then_test": "training error in the left panel, test error in the right, against iterations",
@@ -91,20 +95,20 @@ KINDS: dict[str, str] = {
 
 
 @dataclass(frozen=True)
-class Panel:
+class FigurePanel:
     """A group of rows under one title; `at` is each row's place on the axis where the drawing has one."""
 
     title: str
     rows: tuple[str, ...]
-    at: tuple[float, ...] = ()
+    x: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.at and len(self.at) != len(self.rows):
-            raise refuse(f"a place for each of {len(self.rows)} rows", f"{len(self.at)} in {self.title!r}")
+        if self.x and len(self.x) != len(self.rows):
+            raise invalid(f"a place for each of {len(self.rows)} rows", f"{len(self.x)} in {self.title!r}")
 
 
 @dataclass(frozen=True)
-class Drawing:
+class FigureSpec:
     """One figure: its `kind`, its panels, and `where` the paper has it; `axis` and `metric` are for `lines`.
 
     `question` names the answer that it shows, where that is not the kind's name (`gradients@init`).
@@ -112,19 +116,19 @@ class Drawing:
 
     kind: str
     title: str
-    panels: tuple[Panel, ...]
-    where: str = ""
-    axis: str = ""
+    panels: tuple[FigurePanel, ...]
+    location: str = ""
+    x_label: str = ""
     metric: str = ""
-    question: str = ""
+    analysis: str = ""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise unknown("kind of figure", self.kind, KINDS)
-        if self.kind == "answers" and not self.question:
-            raise refuse("a question for a figure of answers", f"none in {self.title!r}", nearest="'lesion'")
-        if self.kind == "lines" and not all(panel.at for panel in self.panels):
-            raise refuse("a place on the axis for each row of a figure of lines", f"none in {self.title!r}")
+        if self.kind not in FIGURE_KINDS:
+            raise unknown_name("kind of figure", self.kind, FIGURE_KINDS)
+        if self.kind == "answers" and not self.analysis:
+            raise invalid("a question for a figure of answers", f"none in {self.title!r}", nearest="'lesion'")
+        if self.kind == "lines" and not all(panel.x for panel in self.panels):
+            raise invalid("a place on the axis for each row of a figure of lines", f"none in {self.title!r}")
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -134,20 +138,20 @@ class Drawing:
 
 SCALES = ("smoke", "short", "full")
 RELATIONS = ("<", ">", "within")
-CONFIDENCES = ("read", "recalled", "derived")
+PROVENANCES = ("verified", "from_memory", "derived")
 
 _TERM = re.compile(r"\s+([+-])\s+")
 
 
-def _check_settings(settings: Iterable[str]) -> None:
-    for setting in settings:
-        key, equals, _ = setting.partition("=")
+def _check_overrides(overrides: Iterable[str]) -> None:
+    for override in overrides:
+        key, equals, _ = override.partition("=")
         if not equals or not key.strip():
-            raise refuse("settings as KEY=VALUE", repr(setting), nearest="'optimizer.lr=0.1'")
+            raise invalid("settings as KEY=VALUE", repr(override), nearest="'optimizer.lr=0.1'")
 
 
 @dataclass(frozen=True)
-class Reported:
+class ReportedValue:
     """A value that a paper prints: `statistic` of which runs, by which `protocol`, `where`.
 
     `value` is None where there is none, and `note` says why (`fail: above 20 %`). `std` is the spread where it is
@@ -158,87 +162,87 @@ class Reported:
     value: float | None
     statistic: str = "single"
     protocol: str = "single view"
-    where: str = ""
+    location: str = ""
     std: float | None = None
     note: str = ""
-    confidence: str = "recalled"
+    provenance: str = "from_memory"
     metric: str = ""
 
     def __post_init__(self) -> None:
         if self.metric:
             check_metric(self.metric)
-        if self.confidence not in CONFIDENCES:
-            raise unknown("confidence", self.confidence, CONFIDENCES)
+        if self.provenance not in PROVENANCES:
+            raise unknown_name("provenance", self.provenance, PROVENANCES)
 
 
 @dataclass(frozen=True)
-class Cut:
+class ScalePreset:
     """What a scale takes away from the paper's procedure, in `words` for a person; what is empty or 0 is the row's own.
 
-    `settings` override those of the row (`length=600 steps`, `model.widths=8,16,32`). `num_images` training pictures
+    `settings` override those of the row (`duration=600 steps`, `model.widths=8,16,32`). `num_images` training pictures
     are taken, the same share of each class. `asking` changes the questions (`lesion.num_images=64`), and `train_error`
     is the error in percent whose steps `steps_to_train_error` counts. `views` replaces the row's protocol of
     evaluation, `single` for one view.
     """
 
-    words: str
-    settings: tuple[str, ...] = ()
+    description: str
+    overrides: tuple[str, ...] = ()
     data: str = ""
     num_images: int = 0
     seeds: int = 0
     model: str = ""
     recipe: str = ""
-    asking: tuple[str, ...] = ()
-    train_error: float = 0.0
-    views: str = ""
+    analysis_overrides: tuple[str, ...] = ()
+    target_train_error: float = 0.0
+    tta: str = ""
 
     def __post_init__(self) -> None:
-        _check_settings(self.settings)
-        _check_settings(self.asking)
-        for name in ("num_images", "seeds", "train_error"):
+        _check_overrides(self.overrides)
+        _check_overrides(self.analysis_overrides)
+        for name in ("num_images", "seeds", "target_train_error"):
             if not getattr(self, name) >= 0:
-                raise refuse(f"{name} of at least 0 (0: the row's own)", getattr(self, name), nearest="0")
+                raise invalid(f"{name} of at least 0 (0: the row's own)", getattr(self, name), nearest="0")
 
 
-FULL = Cut("nothing is cut: the paper's procedure")
+FULL_PRESET = ScalePreset("nothing is cut: the paper's procedure")
 
 
 @dataclass(frozen=True)
-class Cuts:
+class ScalePresets:
     """The cut of each scale."""
 
-    smoke: Cut
-    short: Cut
-    full: Cut = FULL
+    smoke: ScalePreset
+    short: ScalePreset
+    full: ScalePreset = FULL_PRESET
 
-    def at(self, scale: str) -> Cut:
+    def for_scale(self, scale: str) -> ScalePreset:
         """The cut of a scale; ValueError for an unknown one."""
         if scale not in SCALES:
-            raise unknown("scale", scale, SCALES)
-        found: Cut = getattr(self, scale)
-        return found
+            raise unknown_name("scale", scale, SCALES)
+        preset: ScalePreset = getattr(self, scale)
+        return preset
 
 
 @dataclass(frozen=True)
-class Asked:
+class AnalysisRequest:
     """A question put to each network of a study (or to `rows`), its weights trained, or at initialisation (`init`)."""
 
-    question: str
-    settings: tuple[str, ...] = ()
-    at: str = "weights"
+    analysis: str
+    overrides: tuple[str, ...] = ()
+    weights: str = "weights"
     rows: tuple[str, ...] = ()
     num_images: int = 128
 
     def __post_init__(self) -> None:
-        _check_settings(self.settings)
-        if self.at not in ("weights", "init"):
-            raise unknown("state of the network", self.at, ("weights", "init"))
+        _check_overrides(self.overrides)
+        if self.weights not in ("weights", "init"):
+            raise unknown_name("state of the network", self.weights, ("weights", "init"))
         if self.num_images < 1:
-            raise refuse("at least 1 picture to ask with", self.num_images, nearest="128")
+            raise invalid("at least 1 picture to ask with", self.num_images, nearest="128")
 
 
 @dataclass(frozen=True)
-class Row:
+class RowSpec:
     """One network trained by one recipe on one data set: a line of a table, or a curve of a figure.
 
     `axes` change the network (`order=bn-after-add`), `settings` recipe and network as `--set` does. Without a `recipe`
@@ -251,29 +255,29 @@ class Row:
     model: str = ""
     data: str = ""
     recipe: str = ""
-    axes: tuple[str, ...] = ()
-    settings: tuple[str, ...] = ()
+    arch_overrides: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
     seeds: int = 1
     metric: str = "test_error"
-    reported: Reported | None = None
-    also: tuple[Reported, ...] = ()
+    reported: ReportedValue | None = None
+    more_reported: tuple[ReportedValue, ...] = ()
     members: tuple[str, ...] = ()
-    views: str = ""
-    cuts: Cuts | None = None
+    tta: str = ""
+    presets: ScalePresets | None = None
     note: str = ""
 
     def __post_init__(self) -> None:
         if not self.name.strip() or _TERM.search(self.name) or "," in self.name:
-            raise refuse("a row's name without commas or spaces around + and -", repr(self.name))
+            raise invalid("a row's name without commas or spaces around + and -", repr(self.name))
         if bool(self.model) == bool(self.members):
-            raise refuse("a model, or members of an ensemble", f"both or neither in row {self.name!r}")
+            raise invalid("a model, or members of an ensemble", f"both or neither in row {self.name!r}")
         if self.seeds < 1:
-            raise refuse("at least 1 seed", self.seeds, nearest="1")
+            raise invalid("at least 1 seed", self.seeds, nearest="1")
         check_metric(self.metric)
-        if not all(told.metric for told in self.also):
-            raise refuse("a metric for each further value", f"none in row {self.name!r}", nearest="metric='test_loss'")
-        read_axes(self.axes)
-        _check_settings(self.settings)
+        if not all(reported.metric for reported in self.more_reported):
+            raise invalid("a metric for each further value", f"none in row {self.name!r}", nearest="metric='test_loss'")
+        parse_arch_overrides(self.arch_overrides)
+        _check_overrides(self.overrides)
 
 
 @dataclass(frozen=True)
@@ -294,16 +298,16 @@ class Claim:
 
     def __post_init__(self) -> None:
         if self.relation not in RELATIONS:
-            raise unknown("relation", self.relation, RELATIONS)
+            raise unknown_name("relation", self.relation, RELATIONS)
         if not self.margin >= 0 or (self.relation == "within" and not self.margin):
-            raise refuse("a margin of at least 0, above 0 for `within`", self.margin, nearest="0.5")
+            raise invalid("a margin of at least 0, above 0 for `within`", self.margin, nearest="0.5")
         if self.metric:
             check_metric(self.metric)
 
     @property
     def rows(self) -> tuple[str, ...]:
         """The rows it speaks of, each once."""
-        return tuple(dict.fromkeys(name for side in (self.left, self.right) for _, name in terms(side)))
+        return tuple(dict.fromkeys(name for side in (self.left, self.right) for _, name in parse_terms(side)))
 
 
 @dataclass(frozen=True)
@@ -315,12 +319,12 @@ class Study:
 
     name: str
     title: str
-    source: str
-    rows: tuple[Row, ...]
-    cuts: Cuts
+    reference: str
+    rows: tuple[RowSpec, ...]
+    presets: ScalePresets
     claims: tuple[Claim, ...] = ()
-    asked: tuple[Asked, ...] = ()
-    figures: tuple[Drawing, ...] = ()
+    analyses: tuple[AnalysisRequest, ...] = ()
+    figures: tuple[FigureSpec, ...] = ()
     differences: tuple[str, ...] = ()
     notes: str = ""
 
@@ -328,42 +332,42 @@ class Study:
         names = [row.name for row in self.rows]
         for name in names:
             if names.count(name) > 1:
-                raise refuse("every row's name once", f"{name!r} twice in {self.name}")
-        spoken = [name for claim in self.claims for name in claim.rows]
-        spoken += [name for asked in self.asked for name in asked.rows]
-        spoken += [name for row in self.rows for name in row.members]
-        spoken += [name for drawing in self.figures for name in drawing.rows]
-        for name in spoken:
+                raise invalid("every row's name once", f"{name!r} twice in {self.name}")
+        referenced = [name for claim in self.claims for name in claim.rows]
+        referenced += [name for request in self.analyses for name in request.rows]
+        referenced += [name for row in self.rows for name in row.members]
+        referenced += [name for figure in self.figures for name in figure.rows]
+        for name in referenced:
             if name not in names:
-                raise unknown(f"row of {self.name}", name, names)
+                raise unknown_name(f"row of {self.name}", name, names)
 
-    def row(self, name: str) -> Row:
+    def get_row(self, name: str) -> RowSpec:
         """The row of that name; ValueError with the nearest names where there is none."""
-        found = next((row for row in self.rows if row.name == name), None)
-        if found is None:
-            raise unknown(f"row of {self.name}", name, [row.name for row in self.rows])
-        return found
+        match = next((row for row in self.rows if row.name == name), None)
+        if match is None:
+            raise unknown_name(f"row of {self.name}", name, [row.name for row in self.rows])
+        return match
 
-    def views(self, row: Row, scale: str) -> str:
+    def tta_for(self, row: RowSpec, scale: str) -> str:
         """The protocol by which a row is evaluated at a scale; empty for one view."""
-        found = self.cut(row, scale).views or row.views
-        return "" if found == "single" else found
+        tta = self.preset_for(row, scale).tta or row.tta
+        return "" if tta == "single" else tta
 
-    def cut(self, row: Row, scale: str) -> Cut:
+    def preset_for(self, row: RowSpec, scale: str) -> ScalePreset:
         """What `scale` cuts from a row."""
-        return (row.cuts or self.cuts).at(scale)
+        return (row.presets or self.presets).for_scale(scale)
 
 
-def terms(side: str | float) -> list[tuple[float, str]]:
+def parse_terms(side: str | float) -> list[tuple[float, str]]:
     """`"a - b"` as [(1, "a"), (-1, "b")]; a number has no terms."""
-    if number_of(side) is not None:
+    if as_number(side) is not None:
         return []
     parts = _TERM.split(str(side).strip())
     signs = ["+", *parts[1::2]]
     return [(1.0 if sign == "+" else -1.0, name) for sign, name in zip(signs, parts[::2], strict=True)]
 
 
-def number_of(side: str | float) -> float | None:
+def as_number(side: str | float) -> float | None:
     """The number a side of a claim is, or None."""
     try:
         return float(side)

@@ -15,168 +15,186 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from reslab.nn.network import Network
-from reslab.report.format import plural, seconds
+from reslab.nn.network import ResidualNetwork
+from reslab.report.format import format_duration, pluralize
 from reslab.runtime.device import hardware
 from reslab.spec.recipe import Recipe
-from reslab.studies.plan import Job, Plan, is_done, missing
-from reslab.studies.resolve import Definite, weight
-from reslab.studies.store import Store, identity
+from reslab.studies.plan import StudyJob, StudyPlan, is_done, missing_jobs
+from reslab.studies.resolve import ResolvedRow, model_cost
+from reslab.studies.store import StudyStore, training_identity
 
 # Forward, and backward for inputs and for weights.
-PASSES = 3
+PASSES_PER_STEP = 3
 # Opening the data, saving the state, judging the weights, writing the run's page.
-BESIDE_SECONDS = 1.0
+OVERHEAD_SECONDS = 1.0
 _FLOAT_BYTES = 4
 PROCESS_BYTES = 500_000_000
-_MEASURED_MACS = 4_000_000_000
-_MOST_MEASURED = 4
+_BENCHMARK_MACS = 4_000_000_000
+_MAX_BENCHMARKS = 4
 
-Rate = Callable[[Definite], float]
+SecondsPerMac = Callable[[ResolvedRow], float]
 
 
-def work_macs(row: Definite) -> float:
+def total_macs(row: ResolvedRow) -> float:
     """Multiply-adds of a row's training and of the evaluations at the end of each epoch."""
     if row.arch is None or row.recipe is None:
         return 0.0
-    macs, batch = weight(row.arch).macs, row.recipe.batch
+    macs, batch_size = model_cost(row.arch).macs, row.recipe.batch_size
     num_evaluations = -(-row.num_steps // row.steps_per_epoch) + 1
-    return float(macs) * (PASSES * row.num_steps * batch + num_evaluations * row.num_judged)
+    return float(macs) * (PASSES_PER_STEP * row.num_steps * batch_size + num_evaluations * row.num_eval)
 
 
-def price_seconds(row: Definite, rate: float) -> float:
+def estimate_seconds(row: ResolvedRow, seconds_per_mac: float) -> float:
     """Processor-seconds of one seed at `rate` processor-seconds a multiply-add, and what beginning and ending take."""
-    return work_macs(row) * rate + (BESIDE_SECONDS if row.recipe else 0.0)
+    return total_macs(row) * seconds_per_mac + (OVERHEAD_SECONDS if row.recipe else 0.0)
 
 
-def memory_bytes(row: Definite) -> int:
+def estimate_memory_bytes(row: ResolvedRow) -> int:
     """What a training step needs: weights, gradients, the optimizer's memory, what the backward pass reads; 4 bytes
     each."""
     if row.arch is None:
         return 0
-    found, batch = weight(row.arch), row.recipe.batch if row.recipe else 1
+    cost, batch_size = model_cost(row.arch), row.recipe.batch_size if row.recipe else 1
     copies = 3 if row.recipe else 1
-    accumulate = row.recipe.accumulate if row.recipe else 1
-    return _FLOAT_BYTES * (copies * found.params + found.kept * -(-batch // accumulate))
+    accum_steps = row.recipe.grad_accum_steps if row.recipe else 1
+    return _FLOAT_BYTES * (copies * cost.params + cost.num_activations * -(-batch_size // accum_steps))
 
 
-def available_bytes(device: torch.device) -> int:
+def available_memory_bytes(device: torch.device) -> int:
     """Memory that can be had: the GPU's, or what the machine has free, within the limit of its group."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    for line in _lines("/proc/meminfo"):
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for line in _read_lines("/proc/meminfo"):
         if line.startswith("MemAvailable"):
-            found.append(int(line.split()[1]) * 1024)
-    limits = [*_lines("/sys/fs/cgroup/memory.max"), *_lines("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
-    found += [int(line) for line in limits if line.strip().isdigit()]
-    return min(found)
+            limits.append(int(line.split()[1]) * 1024)
+    limit_lines = [
+        *_read_lines("/sys/fs/cgroup/memory.max"),
+        *_read_lines("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+    ]
+    limits += [int(line) for line in limit_lines if line.strip().isdigit()]
+    return min(limits)
 
 
-def _lines(path: str) -> list[str]:
+def _read_lines(path: str) -> list[str]:
     try:
         return Path(path).read_text().splitlines()
     except OSError:
         return []
 
 
-def too_large(row: Definite, device: torch.device, num_jobs: int = 1) -> str:
+def memory_shortage(row: ResolvedRow, device: torch.device, num_jobs: int = 1) -> str:
     """What a network that does not fit its part of the memory would need, in words; empty for one that fits."""
-    needed, there = (
-        memory_bytes(row) + (PROCESS_BYTES if device.type == "cpu" else 0),
-        available_bytes(device) // num_jobs,
+    needed_bytes, available_bytes = (
+        estimate_memory_bytes(row) + (PROCESS_BYTES if device.type == "cpu" else 0),
+        available_memory_bytes(device) // num_jobs,
     )
-    if needed <= there:
+    if needed_bytes <= available_bytes:
         return ""
-    batch = row.recipe.batch if row.recipe else 1
+    batch_size = row.recipe.batch_size if row.recipe else 1
     return (
-        f"training {row.row.name} with a batch of {batch} needs about {needed / 1e9:.1f} GB of memory, "
-        f"{there / 1e9:.1f} GB are there{f' for each of {num_jobs} jobs' if num_jobs > 1 else ''}; "
-        "a batch in parts takes less: accumulate=4"
+        f"training {row.spec.name} with a batch of {batch_size} needs about {needed_bytes / 1e9:.1f} GB of memory, "
+        f"{available_bytes / 1e9:.1f} GB are there{f' for each of {num_jobs} jobs' if num_jobs > 1 else ''}; "
+        "a batch in parts takes less: grad_accum_steps=4"
     )
 
 
-def find_rate(rows: Sequence[Definite], store: Store, device: torch.device) -> tuple[Rate, str]:
+def find_seconds_per_mac(
+    rows: Sequence[ResolvedRow], store: StudyStore, device: torch.device
+) -> tuple[SecondsPerMac, str]:
     """Processor-seconds a multiply-add for each row, and where it is from: the store's trainings of that network on
     this machine, else a few steps of up to four of the others, measured now, the nearest in size for the rest."""
-    known = _known_rates(store, device)
-    trained = [row for row in rows if row.arch is not None and row.recipe is not None]
-    fresh = [row for row in trained if _signature(row) not in known]
-    measured = {_macs(row): _measured(row, device) for row in _spread(fresh)}
+    recorded = _recorded_rates(store, device)
+    trainable = [row for row in rows if row.arch is not None and row.recipe is not None]
+    unrecorded = [row for row in trainable if _speed_key(row) not in recorded]
+    benchmarked = {_model_macs(row): _benchmark_row(row, device) for row in _sample_by_size(unrecorded)}
 
-    def rate(row: Definite) -> float:
+    def seconds_per_mac(row: ResolvedRow) -> float:
         if row.arch is None or row.recipe is None:
             return 0.0
-        if _signature(row) in known:
-            return median(known[_signature(row)])
-        return measured[min(measured, key=lambda macs: abs(math.log(macs / _macs(row))))]
+        if _speed_key(row) in recorded:
+            return median(recorded[_speed_key(row)])
+        return benchmarked[min(benchmarked, key=lambda macs: abs(math.log(macs / _model_macs(row))))]
 
-    known_rows = len(trained) - len(fresh)
-    told = [f"{plural(known_rows, 'row')} as the store's trainings went"] * bool(known_rows)
-    return rate, ", ".join(told + [f"{plural(len(fresh), 'row')} from a few steps measured now"] * bool(fresh))
-
-
-def _signature(row: Definite) -> str:
-    return _pace(identity(row, 0))
+    num_recorded = len(trainable) - len(unrecorded)
+    sources = [f"{pluralize(num_recorded, 'row')} as the store's trainings went"] * bool(num_recorded)
+    return seconds_per_mac, ", ".join(
+        sources + [f"{pluralize(len(unrecorded), 'row')} from a few steps measured now"] * bool(unrecorded)
+    )
 
 
-def _pace(told: Mapping[str, Any]) -> str:
+def _speed_key(row: ResolvedRow) -> str:
+    return _identity_speed_key(training_identity(row, 0))
+
+
+def _identity_speed_key(identity: Mapping[str, Any]) -> str:
     """What of an identity decides how long a multiply-add takes."""
-    recipe = told["recipe"] or {}
-    return str((told["arch"], [recipe.get(name) for name in ("batch", "precision", "channels_last", "compile")]))
+    recipe = identity["recipe"] or {}
+    return str(
+        (identity["arch"], [recipe.get(name) for name in ("batch_size", "precision", "channels_last", "compile")])
+    )
 
 
-def _macs(row: Definite) -> int:
+def _model_macs(row: ResolvedRow) -> int:
     assert row.arch is not None
-    return weight(row.arch).macs
+    return model_cost(row.arch).macs
 
 
-def _known_rates(store: Store, device: torch.device) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {}
-    here = hardware(device)
-    for facts in (entry.facts for entry in store.entries()):
-        there, spent, done = facts["hardware"], facts.get("processor_seconds"), facts.get("work_macs")
-        if spent and done and (there["processor"], there["device_name"]) == (here["processor"], here["device_name"]):
-            found.setdefault(_pace(facts["identity"]), []).append(spent / done)
-    return found
+def _recorded_rates(store: StudyStore, device: torch.device) -> dict[str, list[float]]:
+    rates: dict[str, list[float]] = {}
+    this_hardware = hardware(device)
+    for metadata in (entry.metadata for entry in store.entries()):
+        entry_hardware, seconds, macs = (
+            metadata["hardware"],
+            metadata.get("processor_seconds"),
+            metadata.get("total_macs"),
+        )
+        if (
+            seconds
+            and macs
+            and (entry_hardware["processor"], entry_hardware["device_name"])
+            == (this_hardware["processor"], this_hardware["device_name"])
+        ):
+            rates.setdefault(_identity_speed_key(metadata["identity"]), []).append(seconds / macs)
+    return rates
 
 
-def _spread(rows: Sequence[Definite]) -> list[Definite]:
+def _sample_by_size(rows: Sequence[ResolvedRow]) -> list[ResolvedRow]:
     """Up to four of the rows, from the smallest network to the largest."""
-    by_size = [group[0] for group in _by_macs(rows)]
-    last = len(by_size) - 1
-    places = sorted({round(last * part / (_MOST_MEASURED - 1)) for part in range(_MOST_MEASURED)}) if by_size else []
-    return [by_size[place] for place in places]
+    by_size = [group[0] for group in _group_by_macs(rows)]
+    last_index = len(by_size) - 1
+    indices = sorted({round(last_index * i / (_MAX_BENCHMARKS - 1)) for i in range(_MAX_BENCHMARKS)}) if by_size else []
+    return [by_size[index] for index in indices]
 
 
-def _by_macs(rows: Sequence[Definite]) -> list[list[Definite]]:
-    found: dict[int, list[Definite]] = {}
+def _group_by_macs(rows: Sequence[ResolvedRow]) -> list[list[ResolvedRow]]:
+    groups: dict[int, list[ResolvedRow]] = {}
     for row in rows:
-        found.setdefault(_macs(row), []).append(row)
-    return [found[macs] for macs in sorted(found)]
+        groups.setdefault(_model_macs(row), []).append(row)
+    return [groups[macs] for macs in sorted(groups)]
 
 
-def _measured(row: Definite, device: torch.device) -> float:
+def _benchmark_row(row: ResolvedRow, device: torch.device) -> float:
     """The quicker of two steps after a first one, of fewer images where the network is large."""
     arch, recipe = row.arch, row.recipe
     assert arch is not None
     assert recipe is not None
-    number = int(min(recipe.batch, max(2, _MEASURED_MACS // (PASSES * _macs(row)))))
-    model = Network(arch).to(device).train()
-    x = torch.randn(number, *arch.input_size, device=device)
-    y = torch.zeros(number, dtype=torch.int64, device=device)
-    low = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
-    spent = []
+    batch_size = int(min(recipe.batch_size, max(2, _BENCHMARK_MACS // (PASSES_PER_STEP * _model_macs(row)))))
+    model = ResidualNetwork(arch).to(device).train()
+    x = torch.randn(batch_size, *arch.input_size, device=device)
+    y = torch.zeros(batch_size, dtype=torch.int64, device=device)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
+    timings = []
     for _ in range(3):
-        began = _clock(device)
-        with low:
+        start_time = _synced_clock(device)
+        with autocast:
             loss = functional.cross_entropy(model(x).float(), y)
         loss.backward()
-        spent.append(_clock(device) - began)
-    return min(spent[1:]) / (PASSES * _macs(row) * number)
+        timings.append(_synced_clock(device) - start_time)
+    return min(timings[1:]) / (PASSES_PER_STEP * _model_macs(row) * batch_size)
 
 
-def _clock(device: torch.device) -> float:
+def _synced_clock(device: torch.device) -> float:
     """Seconds of this process's processors; of a GPU, seconds."""
     if device.type != "cuda":
         return time.process_time()
@@ -186,77 +204,77 @@ def _clock(device: torch.device) -> float:
 
 def describe_recipe(recipe: Recipe | None) -> str:
     """A recipe in a few words."""
-    return "at initialisation" if recipe is None else f"{recipe.length}, batch {recipe.batch}"
+    return "at initialisation" if recipe is None else f"{recipe.duration}, batch {recipe.batch_size}"
 
 
 @dataclass(frozen=True)
-class Price:
+class StudyCost:
     """`todo` are the jobs that are missing and can be done here, `too_large` those that cannot, with the reason."""
 
-    plan: Plan
-    rate: Rate
-    rate_from: str
-    todo: tuple[Job, ...]
-    too_large: tuple[tuple[Job, str], ...]
-    done: frozenset[int]
+    plan: StudyPlan
+    seconds_per_mac: SecondsPerMac
+    rate_source: str
+    pending: tuple[StudyJob, ...]
+    too_large: tuple[tuple[StudyJob, str], ...]
+    done_numbers: frozenset[int]
 
-    def seconds_of(self, job: Job) -> float:
+    def job_seconds(self, job: StudyJob) -> float:
         """Processor-seconds of a job."""
-        return price_seconds(job.row, self.rate(job.row))
+        return estimate_seconds(job.row, self.seconds_per_mac(job.row))
 
     def summary(self) -> str:
         """What is left, in a line."""
-        if not self.todo:
-            return "nothing that can be run here" if self.refused() else "nothing"
-        total = sum(map(self.seconds_of, self.todo))
-        return f"{plural(len(self.todo), 'training')}, about {seconds(total)} of one processor ({self.rate_from})"
+        if not self.pending:
+            return "nothing that can be run here" if self.skip_reasons() else "nothing"
+        total_seconds = sum(map(self.job_seconds, self.pending))
+        return f"{pluralize(len(self.pending), 'training')}, about {format_duration(total_seconds)} of one processor ({self.rate_source})"
 
-    def refused(self) -> list[str]:
+    def skip_reasons(self) -> list[str]:
         """What cannot be run here, each reason once: data that are not here, networks too large for the memory."""
         by_reason: dict[str, list[str]] = {}
         for row in self.plan.rows:
-            if row.absent:
-                by_reason.setdefault(row.absent, []).append(row.row.name)
-        absent = [f"{', '.join(names)} cannot be run here; {why}" for why, names in by_reason.items()]
-        return [*absent, *dict.fromkeys(why for _, why in self.too_large)]
+            if row.unavailable_reason:
+                by_reason.setdefault(row.unavailable_reason, []).append(row.spec.name)
+        unavailable = [f"{', '.join(names)} cannot be run here; {reason}" for reason, names in by_reason.items()]
+        return [*unavailable, *dict.fromkeys(reason for _, reason in self.too_large)]
 
-    def facts(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The plan as plain data: `rows`, `num_missing`, `seconds`, `rate_from`."""
         return {
-            "rows": [self._row(row.row.name) for row in self.plan.rows],
-            "num_missing": len(self.todo),
-            "seconds": sum(self.seconds_of(job) for job in self.todo),
-            "rate_from": self.rate_from,
+            "rows": [self._row_dict(row.spec.name) for row in self.plan.rows],
+            "num_missing": len(self.pending),
+            "seconds": sum(self.job_seconds(job) for job in self.pending),
+            "rate_source": self.rate_source,
         }
 
-    def _row(self, name: str) -> dict[str, Any]:
-        row = next(row for row in self.plan.rows if row.row.name == name)
+    def _row_dict(self, name: str) -> dict[str, Any]:
+        row = next(row for row in self.plan.rows if row.spec.name == name)
         jobs = self.plan.jobs_of(name)
-        refused = dict.fromkeys(why for job, why in self.too_large if job.row is row)
+        reasons = dict.fromkeys(reason for job, reason in self.too_large if job.row is row)
         return {
             "name": name,
-            "network": row.arch.name if row.arch else "",
+            "arch": row.arch.name if row.arch else "",
             "data": row.data,
-            "cut": row.cut.words,
+            "preset": row.preset.description,
             "seeds": self.plan.num_seeds[name],
-            "done": sum(job.number in self.done for job in jobs),
-            "seconds": price_seconds(row, self.rate(row)),
-            "memory_bytes": memory_bytes(row),
-            "why": "; ".join([f"not here: {row.absent}"] if row.absent else refused),
+            "done": sum(job.number in self.done_numbers for job in jobs),
+            "seconds": estimate_seconds(row, self.seconds_per_mac(row)),
+            "memory_bytes": estimate_memory_bytes(row),
+            "not_run_reason": "; ".join([f"not here: {row.unavailable_reason}"] if row.unavailable_reason else reasons),
         }
 
 
-def prices(plan: Plan, store: Store, device: torch.device, num_jobs: int = 1) -> Price:
+def estimate_study_cost(plan: StudyPlan, store: StudyStore, device: torch.device, num_jobs: int = 1) -> StudyCost:
     """The prices of a plan, see `find_rate`; each of `num_jobs` at a time has its part of the memory."""
-    jobs = missing(plan, store)
-    refused = {job.number: why for job in jobs if (why := too_large(job.row, device, num_jobs))}
-    rate, told = find_rate(plan.rows, store, device)
-    done = frozenset(job.number for job in plan.jobs if is_done(store.entry(job.key), job))
-    return Price(
+    jobs = missing_jobs(plan, store)
+    shortages = {job.number: reason for job in jobs if (reason := memory_shortage(job.row, device, num_jobs))}
+    seconds_per_mac, rate_source = find_seconds_per_mac(plan.rows, store, device)
+    done_numbers = frozenset(job.number for job in plan.jobs if is_done(store.entry(job.key), job))
+    return StudyCost(
         plan,
-        rate,
-        told,
-        tuple(job for job in jobs if job.number not in refused),
-        tuple((job, refused[job.number]) for job in jobs if job.number in refused),
-        done,
+        seconds_per_mac,
+        rate_source,
+        tuple(job for job in jobs if job.number not in shortages),
+        tuple((job, shortages[job.number]) for job in jobs if job.number in shortages),
+        done_numbers,
     )

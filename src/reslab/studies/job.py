@@ -16,19 +16,19 @@ from typing import Any
 
 import torch
 
-from reslab.analysis.progress import NoRoom
-from reslab.analysis.registry import ask, default_data
-from reslab.analysis.subject import Subject, find_pictures, fresh_network, open_subjects
+from reslab.analysis.progress import InsufficientMemoryError
+from reslab.analysis.registry import default_data, run_analysis
+from reslab.analysis.subject import AnalysisTarget, init_network, load_inputs, open_targets
 from reslab.runtime.device import hardware, num_threads_for
 from reslab.runtime.files import write_whole
 from reslab.runtime.provenance import command, commit, versions
 from reslab.spec.config import to_dict
-from reslab.spec.study import Asked
-from reslab.studies.cost import work_macs
-from reslab.studies.metrics import last_network, measure, scores_of
-from reslab.studies.plan import Job, Plan, is_done, measured_metrics
-from reslab.studies.resolve import Definite, weight
-from reslab.studies.store import NUMERICS_VERSION, Entry, Store, identity
+from reslab.spec.study import AnalysisRequest
+from reslab.studies.cost import total_macs
+from reslab.studies.metrics import evaluation_scores, last_step_model, measure_run
+from reslab.studies.plan import StudyJob, StudyPlan, evaluated_metrics, is_done
+from reslab.studies.resolve import ResolvedRow, model_cost
+from reslab.studies.store import NUMERICS_VERSION, StoreEntry, StudyStore, training_identity
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.meters import Diverged
 from reslab.training.run import Run
@@ -37,178 +37,195 @@ from reslab.training.run_logger import Show
 from reslab.training.train import train
 
 
-def ask_missing(
-    job: Job, entry: Entry, data_dir: str | Path | None, device: str, note: Callable[[str], None]
+def run_missing_analyses(
+    job: StudyJob, entry: StoreEntry, data_dir: str | Path | None, device: str, on_message: Callable[[str], None]
 ) -> dict[str, str]:
     """Ask what was not answered yet; returns why of what this network cannot be asked, by the name of its answer.
 
     Raises NoRoom where the memory is too small now.
     """
-    unanswered = {}
-    for asked in job.asked:
-        if entry.answer(asked) is not None:
+    failed_analyses = {}
+    for request in job.analyses:
+        if entry.read_result(request) is not None:
             continue
-        if entry.answer_path(asked).exists():
-            note(f"its answer to {asked.question} could not be read and is found again")
-        began = time.perf_counter()
+        if entry.result_path(request).exists():
+            on_message(f"its answer to {request.analysis} could not be read and is found again")
+        start_time = time.perf_counter()
         try:
-            answer = _answer(job, entry, asked, data_dir, device)
-        except NoRoom:
+            result = _run_request(job, entry, request, data_dir, device)
+        except InsufficientMemoryError:
             raise  # this says nothing of the network: it is asked again
         except ValueError as error:
-            note(f"{asked.question} has no answer: {error}")
-            unanswered[entry.answer_path(asked).stem] = str(error)
+            on_message(f"{request.analysis} has no answer: {error}")
+            failed_analyses[entry.result_path(request).stem] = str(error)
             continue
-        told = {"question": to_dict(asked), "answer": to_dict(answer), "seconds": time.perf_counter() - began}
-        write_whole(entry.answer_path(asked), json.dumps(told).encode())
-    return unanswered
+        record = {"request": to_dict(request), "result": to_dict(result), "seconds": time.perf_counter() - start_time}
+        write_whole(entry.result_path(request), json.dumps(record).encode())
+    return failed_analyses
 
 
-def _answer(job: Job, entry: Entry, asked: Asked, data_dir: str | Path | None, device: str) -> Any:
-    settings = dict(setting.split("=", 1) for setting in asked.settings)
-    subject = _subject(job, entry, asked, data_dir, device)
-    return ask(asked.question, [subject], settings)[0]
+def _run_request(
+    job: StudyJob, entry: StoreEntry, request: AnalysisRequest, data_dir: str | Path | None, device: str
+) -> Any:
+    overrides = dict(override.split("=", 1) for override in request.overrides)
+    target = _analysis_target(job, entry, request, data_dir, device)
+    return run_analysis(request.analysis, [target], overrides)[0]
 
 
-def _subject(job: Job, entry: Entry, asked: Asked, data_dir: str | Path | None, device: str) -> Subject:
+def _analysis_target(
+    job: StudyJob, entry: StoreEntry, request: AnalysisRequest, data_dir: str | Path | None, device: str
+) -> AnalysisTarget:
     """The network with its pictures: of the run's held-out split, or those of the row's data."""
-    data = default_data(asked.question)
+    data = default_data(request.analysis)
     if entry.run is not None:
-        options: dict[str, Any] = {"data": data, "num_images": asked.num_images, "seed": job.seed, "at": asked.at}
-        return open_subjects([str(entry.run_path)], data_dir=data_dir, device=device, **options)[0]
+        target_options: dict[str, Any] = {
+            "data": data,
+            "num_images": request.num_images,
+            "seed": job.seed,
+            "weights": request.weights,
+        }
+        return open_targets([str(entry.run_path)], data_dir=data_dir, device=device, **target_options)[0]
     arch = job.row.arch
     assert arch is not None
-    network = fresh_network(arch, job.seed)
-    pictures = find_pictures(arch, data or job.row.data, data_dir, asked.num_images, job.seed)
-    images, labels = pictures.images.to(device), pictures.labels.to(device)
-    return Subject(arch.name, network.to(device).eval(), images, labels, pictures.data, pictures.classes, None, 0)
+    network = init_network(arch, job.seed)
+    inputs = load_inputs(arch, data or job.row.data, data_dir, request.num_images, job.seed)
+    images, labels = inputs.images.to(device), inputs.labels.to(device)
+    return AnalysisTarget(arch.name, network.to(device).eval(), images, labels, inputs.data, inputs.classes, None, 0)
 
 
-Say = Callable[[str], None]
+MessageCallback = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Place:
+class JobContext:
     """Where jobs are done: the store, the folder of data, the device; `say` tells a person, `show` takes a run's lines.
 
     `save_every_seconds`: how much a killed training loses at most.
     """
 
-    store: Store
+    store: StudyStore
     data_dir: str | Path | None = None
     device: str = "auto"
-    say: Say = lambda _: None
-    show: Show = lambda _: None
+    on_message: MessageCallback = lambda _: None
+    on_log: Show = lambda _: None
     save_every_seconds: float = 60.0
 
 
-def do(job: Job, place: Place) -> Entry:
+def run_job(job: StudyJob, context: JobContext) -> StoreEntry:
     """Do what is missing of a job, in an entry that is locked by the caller, and return it.
 
     A damaged entry is made again, which is said. A loss that is not finite is a result: `diverged`. Raises Interrupted
     on Ctrl-C, with the training's state kept.
     """
-    entry = place.store.entry(job.key)
-    notes: list[str] = []
+    entry = context.store.entry(job.key)
+    messages: list[str] = []
 
-    def note(text: str) -> None:
-        notes.append(f"{job.name}: {text}")
-        place.say(notes[-1])
+    def log_message(text: str) -> None:
+        messages.append(f"{job.name}: {text}")
+        context.on_message(messages[-1])
 
-    if damage := entry.damage():
-        note(f"its entry {job.key} was damaged ({damage}) and is made again")
+    if damage := entry.find_damage():
+        log_message(f"its entry {job.key} was damaged ({damage}) and is made again")
         entry.clear()
     if is_done(entry, job):
         return entry
-    began = time.perf_counter()
-    device = torch.device(place.device if place.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-    told, diverged = entry.facts, str(entry.facts.get("words", ""))
-    spent = told.get("processor_seconds")
-    if job.row.recipe is not None and told.get("status") not in ("done", "diverged"):
-        fresh, clock = not entry.path.exists(), _clock(device)
-        diverged = _train(job, entry, place, note)
-        spent = _clock(device) - clock if fresh and not diverged else None
-    values = dict(entry.values) if diverged else _values(job, entry, place, device)
-    unanswered = dict(told.get("unanswered", {}))
-    unanswered |= {} if diverged else ask_missing(job, entry, place.data_dir, str(device), note)
-    seconds = told.get("seconds", 0.0) + time.perf_counter() - began
-    facts = _facts(job, device) | {"values": values, "unanswered": unanswered, "seconds": seconds}
-    facts["notes"] = [*told.get("notes", ()), *notes]
-    status = {"status": "diverged" if diverged else "done", "words": diverged, "processor_seconds": spent}
-    entry.write(facts | status)
-    for key in place.store.mark_older(identity(job.row, job.seed), job.key):
-        place.say(f"{job.name}: the entry {key} of older numerics is kept, and marked as superseded")
+    start_time = time.perf_counter()
+    device = torch.device(
+        context.device if context.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    )
+    previous, divergence = entry.metadata, str(entry.metadata.get("error", ""))
+    processor_seconds = previous.get("processor_seconds")
+    if job.row.recipe is not None and previous.get("status") not in ("done", "diverged"):
+        is_new, clock_start = not entry.path.exists(), _processor_clock(device)
+        divergence = _train_with_restart(job, entry, context, log_message)
+        processor_seconds = _processor_clock(device) - clock_start if is_new and not divergence else None
+    values = dict(entry.values) if divergence else _measure_values(job, entry, context, device)
+    failed_analyses = dict(previous.get("failed_analyses", {}))
+    failed_analyses |= (
+        {} if divergence else run_missing_analyses(job, entry, context.data_dir, str(device), log_message)
+    )
+    seconds = previous.get("seconds", 0.0) + time.perf_counter() - start_time
+    metadata = _entry_metadata(job, device) | {"values": values, "failed_analyses": failed_analyses, "seconds": seconds}
+    metadata["notes"] = [*previous.get("notes", ()), *messages]
+    status = {
+        "status": "diverged" if divergence else "done",
+        "error": divergence,
+        "processor_seconds": processor_seconds,
+    }
+    entry.write(metadata | status)
+    for old_key in context.store.mark_superseded(training_identity(job.row, job.seed), job.key):
+        context.on_message(f"{job.name}: the entry {old_key} of older numerics is kept, and marked as superseded")
     return entry
 
 
-def _train(job: Job, entry: Entry, place: Place, note: Say) -> str:
+def _train_with_restart(job: StudyJob, entry: StoreEntry, context: JobContext, on_message: MessageCallback) -> str:
     """Train, or go on with a training that was stopped; what is said where it diverged, else an empty string."""
     try:
-        _go(job, entry, place)
+        _start_training(job, entry, context)
     except Diverged as error:
         return str(error)
     except ValueError as error:
         # A state that a crash left unreadable: what it held can be made again.
         if not (entry.run_path / "run.json").is_file():
             raise
-        note(f"its training could not be taken up ({error}) and started again")
+        on_message(f"its training could not be taken up ({error}) and started again")
         entry.clear()
         try:
-            _go(job, entry, place)
-        except Diverged as again:
-            return str(again)
+            _start_training(job, entry, context)
+        except Diverged as retry_error:
+            return str(retry_error)
     return ""
 
 
-def _go(job: Job, entry: Entry, place: Place) -> Run:
+def _start_training(job: StudyJob, entry: StoreEntry, context: JobContext) -> Run:
     row = job.row
     return train(
-        row.cut.model or row.row.model,
+        row.preset.model or row.spec.model,
         row.data,
-        row.cut.recipe or row.row.recipe,
+        row.preset.recipe or row.spec.recipe,
         seed=job.seed,
         output=entry.run_path,
         resume=(entry.run_path / "run.json").is_file(),
-        settings=row.settings,
-        data_dir=place.data_dir,
+        settings=row.overrides,
+        data_dir=context.data_dir,
         num_images=row.num_images,
-        device=place.device,
-        show=place.show,
-        save_every_seconds=place.save_every_seconds,
+        device=context.device,
+        show=context.on_log,
+        save_every_seconds=context.save_every_seconds,
     )
 
 
-def _values(job: Job, entry: Entry, place: Place, device: torch.device) -> dict[str, float]:
+def _measure_values(job: StudyJob, entry: StoreEntry, context: JobContext, device: torch.device) -> dict[str, float]:
     run = entry.run
     if run is None:
         return {}
-    folder = None if place.data_dir is None else str(place.data_dir)
-    views = job.row.views if f"test_error@{job.row.views}" not in entry.values else ""
-    found = measure(run, measured_metrics(job) - entry.values.keys(), device, folder, views)
-    return {**entry.values, **{name: value for name, value in found.items() if math.isfinite(value)}}
+    data_dir = None if context.data_dir is None else str(context.data_dir)
+    tta = job.row.tta if f"test_error@{job.row.tta}" not in entry.values else ""
+    measured = measure_run(run, evaluated_metrics(job) - entry.values.keys(), device, data_dir, tta)
+    return {**entry.values, **{name: value for name, value in measured.items() if math.isfinite(value)}}
 
 
-def _clock(device: torch.device) -> float:
+def _processor_clock(device: torch.device) -> float:
     """Seconds of this process's processors; of a GPU, seconds."""
     return time.perf_counter() if device.type == "cuda" else time.process_time()
 
 
-def _facts(job: Job, device: torch.device) -> dict[str, Any]:
+def _entry_metadata(job: StudyJob, device: torch.device) -> dict[str, Any]:
     row = job.row
     assert row.arch is not None
     return {
         "format": 1,
         "key": job.key,
-        "numerics": NUMERICS_VERSION,
-        "identity": identity(row, job.seed),
-        "macs": weight(row.arch).macs,
-        "params": weight(row.arch).params,
-        "work_macs": work_macs(row),
+        "numerics_version": NUMERICS_VERSION,
+        "identity": training_identity(row, job.seed),
+        "macs": model_cost(row.arch).macs,
+        "params": model_cost(row.arch).params,
+        "total_macs": total_macs(row),
         "hardware": hardware(device, num_threads_for(row.arch.input_size, device)),
         "versions": versions(),
         "command": command(),
         "commit": commit(),
-        "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
 
@@ -216,51 +233,53 @@ def _facts(job: Job, device: torch.device) -> dict[str, Any]:
 class Ensemble:
     """The members of a row with one seed, each a job of the plan."""
 
-    row: Definite
+    row: ResolvedRow
     seed: int
-    members: tuple[Job, ...]
+    members: tuple[StudyJob, ...]
 
-    def path(self, store: Store) -> Path:
+    def values_path(self, store: StudyStore) -> Path:
         """Where its figures are kept: known by its members and how it is judged."""
-        told = json.dumps([self.row.views, *(job.key for job in self.members)])
-        return store.path / "ensembles" / f"{hashlib.sha256(told.encode()).hexdigest()[:24]}.json"
+        key_text = json.dumps([self.row.tta, *(job.key for job in self.members)])
+        return store.path / "ensembles" / f"{hashlib.sha256(key_text.encode()).hexdigest()[:24]}.json"
 
-    def values(self, store: Store) -> dict[str, float]:
+    def read_values(self, store: StudyStore) -> dict[str, float]:
         """Its figures; empty where they were not measured."""
         try:
-            found: Any = json.loads(self.path(store).read_text(encoding="utf-8"))
+            values: Any = json.loads(self.values_path(store).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return values if isinstance(values, dict) else {}
 
 
-def ensembles(plan: Plan, row: Definite) -> list[Ensemble]:
+def row_ensembles(plan: StudyPlan, row: ResolvedRow) -> list[Ensemble]:
     """A row's ensembles, one for each seed that the plan has for every member."""
-    found = []
-    for seed in range(plan.num_seeds[row.row.name]):
-        jobs = [job for name in row.row.members for job in plan.jobs_of(name) if job.seed == seed]
-        if len(jobs) == len(row.row.members):
-            found.append(Ensemble(row, seed, tuple(jobs)))
-    return found
+    row_ensembles = []
+    for seed in range(plan.num_seeds[row.spec.name]):
+        jobs = [job for name in row.spec.members for job in plan.jobs_of(name) if job.seed == seed]
+        if len(jobs) == len(row.spec.members):
+            row_ensembles.append(Ensemble(row, seed, tuple(jobs)))
+    return row_ensembles
 
 
-def judge_ensembles(plan: Plan, place: Place) -> None:
+def evaluate_ensembles(plan: StudyPlan, context: JobContext) -> None:
     """Judge those whose members are all trained, where that was not done before."""
     for row in plan.rows:
-        for one in ensembles(plan, row) if row.row.members else ():
-            if not one.values(place.store) and _is_ready(one, place.store):
-                place.say(f"{row.row.name}, seed {one.seed}: {len(one.members)} networks judged together")
-                text = json.dumps(_judged(one, place), allow_nan=False)
-                write_whole(one.path(place.store), text.encode())
+        for ensemble in row_ensembles(plan, row) if row.spec.members else ():
+            if not ensemble.read_values(context.store) and _is_ready(ensemble, context.store):
+                context.on_message(
+                    f"{row.spec.name}, seed {ensemble.seed}: {len(ensemble.members)} networks judged together"
+                )
+                text = json.dumps(_evaluate_ensemble(ensemble, context), allow_nan=False)
+                write_whole(ensemble.values_path(context.store), text.encode())
 
 
-def _is_ready(one: Ensemble, store: Store) -> bool:
-    entries = [(store.entry(job.key), job) for job in one.members]
-    return all(is_done(entry, job) and entry.facts["status"] == "done" and entry.run for entry, job in entries)
+def _is_ready(ensemble: Ensemble, store: StudyStore) -> bool:
+    entries = [(store.entry(job.key), job) for job in ensemble.members]
+    return all(is_done(entry, job) and entry.metadata["status"] == "done" and entry.run for entry, job in entries)
 
 
-def _judged(one: Ensemble, place: Place) -> dict[str, float]:
-    runs = [run for job in one.members if (run := place.store.entry(job.key).run) is not None]
-    data = reopen_data(runs[0].facts["data"], None, place.data_dir)
-    networks = [last_network(run) for run in runs]
-    return scores_of(evaluate(networks, data, views=one.row.views, device=place.device))
+def _evaluate_ensemble(ensemble: Ensemble, context: JobContext) -> dict[str, float]:
+    runs = [run for job in ensemble.members if (run := context.store.entry(job.key).run) is not None]
+    data = reopen_data(runs[0].facts["data"], None, context.data_dir)
+    models = [last_step_model(run) for run in runs]
+    return evaluation_scores(evaluate(models, data, views=ensemble.row.tta, device=context.device))

@@ -16,8 +16,8 @@ from reslab.data.dataset import Data
 from reslab.data.loader import eval_batches
 from reslab.data.rng import seeded
 from reslab.runtime.device import exact_arithmetic
-from reslab.studies.plan import Job
-from reslab.studies.store import Entry
+from reslab.studies.plan import StudyJob
+from reslab.studies.store import StoreEntry
 from reslab.training.batch_norm import batch_norms, keeping_statistics
 from reslab.training.checkpoint import load_state
 from reslab.training.evaluation.evaluate import EVALUATION_BATCH
@@ -29,170 +29,174 @@ from reslab.training.run_data import reopen_data
 
 DEFAULT_TRAIN_ERROR = 20.0
 
-Lines = Sequence[Mapping[str, Any]]
+LogRecords = Sequence[Mapping[str, Any]]
 
 
-def last_epoch(log: Lines, steps_per_epoch: int) -> tuple[float, float]:
+def last_epoch_loss_and_error(log: LogRecords, steps_per_epoch: int) -> tuple[float, float]:
     """Loss, and error in percent, along the last epoch of training: the mean of its batches as they came.
 
     Raises ValueError where nothing was logged.
     """
-    trained = [line for line in log if line["kind"] == "train"]
-    if not trained:
+    train_records = [record for record in log if record["kind"] == "train"]
+    if not train_records:
         raise ValueError("the log of the training holds no line of training")
-    begins = max(0, trained[-1]["step"] - steps_per_epoch)
-    before = [0, *(line["step"] for line in trained)]
-    found = [(line["step"] - max(first, begins), line) for first, line in zip(before, trained, strict=False)]
-    found = [(count, line) for count, line in found if count > 0]
-    total = sum(count for count, _ in found)
-    loss = math.fsum(count * line["loss"] for count, line in found) / total
-    return loss, 100 * (1 - math.fsum(count * line["top1"] for count, line in found) / total)
+    epoch_start = max(0, train_records[-1]["step"] - steps_per_epoch)
+    starts = [0, *(record["step"] for record in train_records)]
+    weighted_records = [
+        (record["step"] - max(start, epoch_start), record) for start, record in zip(starts, train_records, strict=False)
+    ]
+    weighted_records = [(count, record) for count, record in weighted_records if count > 0]
+    num_steps = sum(count for count, _ in weighted_records)
+    loss = math.fsum(count * record["loss"] for count, record in weighted_records) / num_steps
+    return loss, 100 * (1 - math.fsum(count * record["top1"] for count, record in weighted_records) / num_steps)
 
 
-def steps_to_error(log: Lines, percent: float) -> float:
+def steps_to_error(log: LogRecords, percent: float) -> float:
     """The step of the first report whose training error is at most so many percent; infinite where none is."""
-    reached = (line["step"] for line in log if line["kind"] == "train" and 100 * (1 - line["top1"]) <= percent)
+    reached = (record["step"] for record in log if record["kind"] == "train" and 100 * (1 - record["top1"]) <= percent)
     return float(next(reached, math.inf))
 
 
-def measure(
-    run: Run, names: Iterable[str], device: torch.device, data_dir: str | None = None, views: str = ""
+def measure_run(
+    run: Run, metric_names: Iterable[str], device: torch.device, data_dir: str | None = None, tta: str = ""
 ) -> dict[str, float]:
     """Evaluate the weights of the last step for the metrics named, in percent and nats.
 
     Those by several `views` of each test picture come beside those by one, as `test_error@VIEWS`.
     """
     data = reopen_data(run.facts["data"], None, data_dir)
-    model = last_network(run).to(device)
-    judge = _Judge(model, data, device, run.recipe.batch, run.facts["seed"])
-    found = told_scores(run) if "val" not in data.splits else scores_of(judge(data.held_out))
-    if views:
-        found |= {f"{name}@{views}": value for name, value in scores_of(judge(data.held_out, views=views)).items()}
-    found["train_seconds"] = run.result["train_seconds"] if run.result else 0.0
-    wanted = set(names)
-    if wanted & {"train_error_eval", "train_loss_eval"}:
-        train = judge("train")
-        found |= {"train_error_eval": 100 * (1 - train.top1), "train_loss_eval": train.loss}
-    if "train_error_batch" in wanted:
-        found["train_error_batch"] = 100 * (1 - judge("train", by_batch=True).top1)
-    if "test_error_batch" in wanted:
-        found["test_error_batch"] = 100 * (1 - judge(data.held_out, by_batch=True).top1)
-    return found
+    model = last_step_model(run).to(device)
+    evaluator = _RunEvaluator(model, data, device, run.recipe.batch_size, run.facts["seed"])
+    metrics = recorded_scores(run) if "val" not in data.splits else evaluation_scores(evaluator(data.held_out))
+    if tta:
+        metrics |= {
+            f"{name}@{tta}": value for name, value in evaluation_scores(evaluator(data.held_out, tta=tta)).items()
+        }
+    metrics["train_seconds"] = run.result["train_seconds"] if run.result else 0.0
+    wanted_metrics = set(metric_names)
+    if wanted_metrics & {"train_error_eval", "train_loss_eval"}:
+        train_evaluation = evaluator("train")
+        metrics |= {"train_error_eval": 100 * (1 - train_evaluation.top1), "train_loss_eval": train_evaluation.loss}
+    if "train_error_batch" in wanted_metrics:
+        metrics["train_error_batch"] = 100 * (1 - evaluator("train", by_batch=True).top1)
+    if "test_error_batch" in wanted_metrics:
+        metrics["test_error_batch"] = 100 * (1 - evaluator(data.held_out, by_batch=True).top1)
+    return metrics
 
 
-def last_network(run: Run) -> nn.Module:
+def last_step_model(run: Run) -> nn.Module:
     """The network of the last step, also where the run keeps another: studies never choose by a held-out split."""
     model = load(run)
-    if "val" in run.facts["data"]["num_images"] and not (run.recipe.ema or run.recipe.average_epochs):
+    if "val" in run.facts["data"]["num_images"] and not (run.recipe.ema or run.recipe.swa_epochs):
         state = load_state(run.path / "state")
         if state is not None:
             model.load_state_dict(state.model)
     return model
 
 
-def told_scores(run: Run) -> dict[str, float]:
+def recorded_scores(run: Run) -> dict[str, float]:
     """The scores that the run wrote down at its end, of the weights that it kept."""
     result = run.result
     assert result is not None
-    found = {"test_error": 100 * (1 - result["top1"]), "test_loss": result["loss"]}
-    return found if result["top5"] is None else {**found, "test_error_top5": 100 * (1 - result["top5"])}
+    scores = {"test_error": 100 * (1 - result["top1"]), "test_loss": result["loss"]}
+    return scores if result["top5"] is None else {**scores, "test_error_top5": 100 * (1 - result["top5"])}
 
 
-def scores_of(found: Evaluation) -> dict[str, float]:
+def evaluation_scores(evaluation: Evaluation) -> dict[str, float]:
     """Errors in percent and loss of an evaluation on the test pictures."""
-    told = {"test_error": 100 * (1 - found.top1), "test_loss": found.loss}
-    return told if found.top5 is None else {**told, "test_error_top5": 100 * (1 - found.top5)}
+    scores = {"test_error": 100 * (1 - evaluation.top1), "test_loss": evaluation.loss}
+    return scores if evaluation.top5 is None else {**scores, "test_error_top5": 100 * (1 - evaluation.top5)}
 
 
-class _Judge:
+class _RunEvaluator:
     """Evaluations of one network."""
 
-    def __init__(self, model: nn.Module, data: Data, device: torch.device, batch: int, seed: int) -> None:
-        self.model, self.data, self.device, self.batch, self.seed = model, data, device, batch, seed
+    def __init__(self, model: nn.Module, data: Data, device: torch.device, batch_size: int, seed: int) -> None:
+        self.model, self.data, self.device, self.batch_size, self.seed = model, data, device, batch_size, seed
 
-    def __call__(self, split: str, views: str = "", by_batch: bool = False) -> Evaluation:
+    def __call__(self, split: str, tta: str = "", by_batch: bool = False) -> Evaluation:
         """Scores on a split; `by_batch`: each of the recipe's batches by its own statistics, dropout at work."""
-        number = self.batch if by_batch else EVALUATION_BATCH
-        batches = eval_batches(self.data.split(split), number, self.data.preprocess, self.device)
-        model = Views(self.model, views) if views else self.model
-        loss, classes = nn.functional.cross_entropy, self.data.num_classes
-        with ExitStack() as inside:
-            inside.enter_context(exact_arithmetic())
+        batch_size = self.batch_size if by_batch else EVALUATION_BATCH
+        loader = eval_batches(self.data.split(split), batch_size, self.data.preprocess, self.device)
+        model = Views(self.model, tta) if tta else self.model
+        loss_fn, num_classes = nn.functional.cross_entropy, self.data.num_classes
+        with ExitStack() as stack:
+            stack.enter_context(exact_arithmetic())
             if by_batch:
-                inside.enter_context(keeping_statistics(batch_norms(self.model)))
-                inside.enter_context(seeded(noise_seed(self.seed, -2)))
-                model = _Always(self.model)
-            return evaluate_batches(model, batches, classes, loss, split)
+                stack.enter_context(keeping_statistics(batch_norms(self.model)))
+                stack.enter_context(seeded(noise_seed(self.seed, -2)))
+                model = _AlwaysTraining(self.model)
+            return evaluate_batches(model, loader, num_classes, loss_fn, split)
 
 
-class _Always(nn.Module):
+class _AlwaysTraining(nn.Module):
     """A network in training mode, whatever is said."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.inner = model
+        self.model = model
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.inner.train()(x)
+        return self.model.train()(x)
 
 
 REDUCTIONS: dict[str, Callable[[Sequence[float]], float]] = {"mean": fmean, "median": median, "min": min, "max": max}
 
 
-def values_of(job: Job, entry: Entry, log: Lines) -> dict[str, float]:
+def entry_metrics(job: StudyJob, entry: StoreEntry, log: LogRecords) -> dict[str, float]:
     """Every figure of an entry by metric; one that diverged has the errors of guessing."""
-    facts = entry.facts
-    found = {"params": float(facts["params"]), "macs": float(facts["macs"])}
-    if facts["status"] == "diverged":
-        return found | _guessing(job)
-    found |= {name: value for name, value in facts["values"].items() if "@" not in name}
-    for name, value in facts["values"].items():
-        if job.row.views and name.endswith(f"@{job.row.views}"):
-            found[name.partition("@")[0]] = value
-    if any(line["kind"] == "train" for line in log):
-        found["train_loss"], found["train_error"] = last_epoch(log, job.row.steps_per_epoch)
-        level = job.row.cut.train_error or DEFAULT_TRAIN_ERROR
-        found["steps_to_train_error"] = steps_to_error(log, level)
-    if "train_error_eval" in found and "test_error" in found:
-        found["gap"] = found["test_error"] - found["train_error_eval"]
-    return found
+    metadata = entry.metadata
+    metrics = {"params": float(metadata["params"]), "macs": float(metadata["macs"])}
+    if metadata["status"] == "diverged":
+        return metrics | _chance_metrics(job)
+    metrics |= {name: value for name, value in metadata["values"].items() if "@" not in name}
+    for name, value in metadata["values"].items():
+        if job.row.tta and name.endswith(f"@{job.row.tta}"):
+            metrics[name.partition("@")[0]] = value
+    if any(record["kind"] == "train" for record in log):
+        metrics["train_loss"], metrics["train_error"] = last_epoch_loss_and_error(log, job.row.steps_per_epoch)
+        threshold = job.row.preset.target_train_error or DEFAULT_TRAIN_ERROR
+        metrics["steps_to_train_error"] = steps_to_error(log, threshold)
+    if "train_error_eval" in metrics and "test_error" in metrics:
+        metrics["gap"] = metrics["test_error"] - metrics["train_error_eval"]
+    return metrics
 
 
-def _guessing(job: Job) -> dict[str, float]:
+def _chance_metrics(job: StudyJob) -> dict[str, float]:
     assert job.row.arch is not None
     chance = 100 * (1 - 1 / job.row.arch.num_classes)
     names = ("test_error", "train_error", "train_error_eval", "train_error_batch", "test_error_batch")
     return {**dict.fromkeys(names, chance), "steps_to_train_error": math.inf}
 
 
-def row_value(name: str, answers: Mapping[str, Any]) -> float | None:
+def result_value(name: str, results: Mapping[str, Any]) -> float | None:
     """The number at a path into an answer (`lesion.error`); None where there is none.
 
     A part that meets a list is taken of each of its members, and one of `REDUCTIONS` or a place makes one number of
     a list: `lesion.units.error.median`, `landscape.largest.0`; `peak` is the place of its largest, from 0.
     """
-    question, _, path = name.partition(".")
-    for told in (question, f"{question}@init"):
-        found: Any = answers.get(told)
+    analysis, _, path = name.partition(".")
+    for key in (analysis, f"{analysis}@init"):
+        value: Any = results.get(key)
         for part in path.split("."):
-            found = _step(found, part)
-        if isinstance(found, int | float) and not isinstance(found, bool):
-            return float(found)
+            value = _descend(value, part)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
     return None
 
 
-def _step(found: Any, part: str) -> Any:
+def _descend(value: Any, part: str) -> Any:
     """What a part of a path leads to; None where it leads nowhere."""
-    if isinstance(found, Mapping):
-        return found.get(part)
-    if not isinstance(found, list):
+    if isinstance(value, Mapping):
+        return value.get(part)
+    if not isinstance(value, list):
         return None
     if part.isdigit():
-        return found[int(part)] if int(part) < len(found) else None
+        return value[int(part)] if int(part) < len(value) else None
     if part == "peak":
-        places = [place for place, one in enumerate(found) if isinstance(one, int | float)]
-        return max(places, key=found.__getitem__, default=None)
+        indices = [i for i, item in enumerate(value) if isinstance(item, int | float)]
+        return max(indices, key=value.__getitem__, default=None)
     if part in REDUCTIONS:
-        numbers = [one for one in found if isinstance(one, int | float)]
+        numbers = [item for item in value if isinstance(item, int | float)]
         return REDUCTIONS[part](numbers) if numbers else None
-    return [one.get(part) for one in found if isinstance(one, Mapping)]
+    return [item.get(part) for item in value if isinstance(item, Mapping)]

@@ -6,48 +6,48 @@ from pathlib import Path
 
 import torch
 
-from reslab.spec.errors import refuse
-from reslab.spec.study import Asked, Study
-from reslab.studies.resolve import Definite, definite, questions_of
-from reslab.studies.store import Entry, Store, identity, key_of
+from reslab.spec.errors import invalid
+from reslab.spec.study import AnalysisRequest, Study
+from reslab.studies.resolve import ResolvedRow, resolve_row, row_analyses
+from reslab.studies.store import StoreEntry, StudyStore, entry_key, training_identity
 
 # The log and the result of a run do not tell these.
-EVALUATED = frozenset({"train_error_eval", "train_loss_eval", "gap", "train_error_batch", "test_error_batch"})
+EVALUATED_METRICS = frozenset({"train_error_eval", "train_loss_eval", "gap", "train_error_batch", "test_error_batch"})
 
 
 @dataclass(frozen=True)
-class Job:
+class StudyJob:
     """One seed of a row: the entry of the store that it makes or finds. `wanted` are the metrics to be measured."""
 
     number: int
-    row: Definite
+    row: ResolvedRow
     seed: int
     key: str
-    asked: tuple[Asked, ...] = ()
-    wanted: frozenset[str] = frozenset()
+    analyses: tuple[AnalysisRequest, ...] = ()
+    metrics: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
         """`plain-56, seed 1`."""
-        return f"{self.row.row.name}, seed {self.seed}"
+        return f"{self.row.spec.name}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """All jobs of a study at a scale, the first seeds of every row first; `rows` are those asked for, in order."""
 
     study: Study
     scale: str
-    rows: tuple[Definite, ...]
+    rows: tuple[ResolvedRow, ...]
     num_seeds: dict[str, int] = field(default_factory=dict)
-    jobs: tuple[Job, ...] = ()
+    jobs: tuple[StudyJob, ...] = ()
 
-    def jobs_of(self, name: str) -> list[Job]:
+    def jobs_of(self, name: str) -> list[StudyJob]:
         """The jobs of a row, by seed."""
-        return [job for job in self.jobs if job.row.row.name == name]
+        return [job for job in self.jobs if job.row.spec.name == name]
 
 
-def make_plan(
+def make_study_plan(
     study: Study,
     scale: str,
     *,
@@ -55,59 +55,62 @@ def make_plan(
     seeds: int | None = None,
     data_dir: str | Path | None = None,
     device: torch.device | None = None,
-) -> Plan:
+) -> StudyPlan:
     """Expand a study at a scale, for `rows` of it (all where none is named), `seeds` in place of its own.
 
     Raises ValueError for an unknown scale or row (with the nearest names), and for rows that mean nothing.
     """
     if seeds is not None and seeds < 1:
-        raise refuse("at least 1 seed", seeds, nearest="1")
-    study.cuts.at(scale)
-    chosen = [study.row(name) for name in dict.fromkeys(rows)] if rows else list(study.rows)
-    place = device or torch.device("cpu")
-    found = tuple(definite(study, row, scale, data_dir, place) for row in chosen)
-    counts = {one.row.name: seeds or one.cut.seeds or one.row.seeds for one in found}
-    return Plan(study, scale, found, counts, tuple(_jobs(study, found, counts)))
+        raise invalid("at least 1 seed", seeds, nearest="1")
+    study.presets.for_scale(scale)
+    selected_rows = [study.get_row(name) for name in dict.fromkeys(rows)] if rows else list(study.rows)
+    resolved_device = device or torch.device("cpu")
+    resolved_rows = tuple(resolve_row(study, row, scale, data_dir, resolved_device) for row in selected_rows)
+    num_seeds = {
+        resolved.spec.name: seeds or resolved.preset.seeds or resolved.spec.seeds for resolved in resolved_rows
+    }
+    return StudyPlan(study, scale, resolved_rows, num_seeds, tuple(_make_jobs(study, resolved_rows, num_seeds)))
 
 
-def _jobs(study: Study, rows: Sequence[Definite], counts: dict[str, int]) -> list[Job]:
-    jobs: list[Job] = []
-    for seed in range(max(counts.values(), default=0)):
-        for one in rows:
-            if seed < counts[one.row.name] and not one.row.members:
-                key = key_of(identity(one, seed))
-                asked = questions_of(study, one.row, one.cut)
-                jobs.append(Job(len(jobs), one, seed, key, asked, wanted_metrics(study, one.row.name)))
+def _make_jobs(study: Study, rows: Sequence[ResolvedRow], num_seeds: dict[str, int]) -> list[StudyJob]:
+    jobs: list[StudyJob] = []
+    for seed in range(max(num_seeds.values(), default=0)):
+        for row in rows:
+            if seed < num_seeds[row.spec.name] and not row.spec.members:
+                key = entry_key(training_identity(row, seed))
+                analyses = row_analyses(study, row.spec, row.preset)
+                jobs.append(StudyJob(len(jobs), row, seed, key, analyses, row_metrics(study, row.spec.name)))
     return jobs
 
 
-def wanted_metrics(study: Study, name: str) -> frozenset[str]:
+def row_metrics(study: Study, name: str) -> frozenset[str]:
     """The metrics of a row: its own, those of further reported values, and those of the claims that speak of it."""
-    row = study.row(name)
-    claimed = {claim.metric for claim in study.claims if name in claim.rows and claim.metric}
-    return frozenset({row.metric, *claimed, *(told.metric for told in row.also)})
+    row = study.get_row(name)
+    claim_metrics = {claim.metric for claim in study.claims if name in claim.rows and claim.metric}
+    return frozenset({row.metric, *claim_metrics, *(reported.metric for reported in row.more_reported)})
 
 
-def is_done(entry: Entry, job: Job) -> bool:
+def is_done(entry: StoreEntry, job: StudyJob) -> bool:
     """Whether an entry holds all that a job wants, undamaged."""
-    facts = entry.facts
-    if not facts or entry.damage():
+    metadata = entry.metadata
+    if not metadata or entry.find_damage():
         return False
-    if facts["status"] == "diverged":
+    if metadata["status"] == "diverged":
         return True
-    told = facts.get("unanswered", {})
-    measured = set() if job.row.recipe is None else measured_metrics(job)
-    return measured <= facts["values"].keys() and all(
-        entry.answer(asked) is not None or entry.answer_path(asked).stem in told for asked in job.asked
+    failed_analyses = metadata.get("failed_analyses", {})
+    evaluated = set() if job.row.recipe is None else evaluated_metrics(job)
+    return evaluated <= metadata["values"].keys() and all(
+        entry.read_result(request) is not None or entry.result_path(request).stem in failed_analyses
+        for request in job.analyses
     )
 
 
-def measured_metrics(job: Job) -> set[str]:
+def evaluated_metrics(job: StudyJob) -> set[str]:
     """The figures that an evaluation of their own has to find for those that are wanted."""
-    found = {"train_error_eval" if name == "gap" else name for name in job.wanted & EVALUATED}
-    return found | ({f"test_error@{job.row.views}"} if job.row.views else set())
+    metrics = {"train_error_eval" if name == "gap" else name for name in job.metrics & EVALUATED_METRICS}
+    return metrics | ({f"test_error@{job.row.tta}"} if job.row.tta else set())
 
 
-def missing(plan: Plan, store: Store) -> list[Job]:
+def missing_jobs(plan: StudyPlan, store: StudyStore) -> list[StudyJob]:
     """The jobs that are not in the store, and whose data are here."""
-    return [job for job in plan.jobs if not job.row.absent and not is_done(store.entry(job.key), job)]
+    return [job for job in plan.jobs if not job.row.unavailable_reason and not is_done(store.entry(job.key), job)]

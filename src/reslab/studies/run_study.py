@@ -6,22 +6,22 @@ from pathlib import Path
 
 from reslab.report.pages.study_text import StudyPage
 from reslab.runtime.device import choose_device
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 from reslab.spec.papers import STUDIES, get_study
 from reslab.spec.study import Study
-from reslab.studies.cost import Price, prices
-from reslab.studies.job import Place, Say, judge_ensembles
-from reslab.studies.plan import Plan, make_plan
-from reslab.studies.results import collect, write_page
-from reslab.studies.runner import Outcome, own_command, run_here, run_in_processes
-from reslab.studies.store import Store
+from reslab.studies.cost import StudyCost, estimate_study_cost
+from reslab.studies.job import JobContext, MessageCallback, evaluate_ensembles
+from reslab.studies.plan import StudyPlan, make_study_plan
+from reslab.studies.results import build_study_page, write_study_page
+from reslab.studies.runner import JobOutcomes, reslab_command, run_jobs, run_jobs_in_processes
+from reslab.studies.store import StudyStore
 from reslab.training.run_logger import Show
 
 DEFAULT_STORE = Path("studies/store")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class StudyOptions:
     """What is to be run of a study, and where: the arguments of `run_study`."""
 
     study: Study
@@ -33,30 +33,32 @@ class Wanted:
     device: str = "auto"
     num_jobs: int = 1
 
-    def plan(self) -> Plan:
+    def make_plan(self) -> StudyPlan:
         """The study expanded; raises ValueError as `make_plan` does."""
-        place = choose_device(self.device)
-        folder = self.data_dir
-        return make_plan(self.study, self.scale, rows=self.rows, seeds=self.seeds, data_dir=folder, device=place)
+        device = choose_device(self.device)
+        data_dir = self.data_dir
+        return make_study_plan(
+            self.study, self.scale, rows=self.rows, seeds=self.seeds, data_dir=data_dir, device=device
+        )
 
-    def price(self, plan: Plan) -> Price:
+    def estimate_cost(self, plan: StudyPlan) -> StudyCost:
         """What of the plan is missing, and what it costs."""
-        return prices(plan, Store(self.store), choose_device(self.device), self.num_jobs)
+        return estimate_study_cost(plan, StudyStore(self.store), choose_device(self.device), self.num_jobs)
 
-    def place(self, say: Say, show: Show) -> Place:
+    def job_context(self, on_message: MessageCallback, on_log: Show) -> JobContext:
         """Where its jobs are done."""
-        return Place(Store(self.store), self.data_dir, str(choose_device(self.device)), say, show)
+        return JobContext(StudyStore(self.store), self.data_dir, str(choose_device(self.device)), on_message, on_log)
 
-    def command(self) -> list[str]:
+    def worker_command(self) -> list[str]:
         """The command that does one job of it, `--task NUMBER` to be set behind; ValueError for a study without a
         name that another process would know."""
         if STUDIES.get(self.study.name) != self.study:
-            raise refuse("a study of the table for several processes", self.study.name, next_step="use one job")
-        words = ["study", self.study.name, "--scale", self.scale, "--store", str(self.store.resolve())]
-        words += ["--device", self.device]
-        words += ["--rows", ",".join(self.rows)] if self.rows else []
-        words += ["--seeds", str(self.seeds)] if self.seeds else []
-        return own_command(words + (["--data-dir", str(self.data_dir.resolve())] if self.data_dir else []))
+            raise invalid("a study of the table for several processes", self.study.name, next_step="use one job")
+        arguments = ["study", self.study.name, "--scale", self.scale, "--store", str(self.store.resolve())]
+        arguments += ["--device", self.device]
+        arguments += ["--rows", ",".join(self.rows)] if self.rows else []
+        arguments += ["--seeds", str(self.seeds)] if self.seeds else []
+        return reslab_command(arguments + (["--data-dir", str(self.data_dir.resolve())] if self.data_dir else []))
 
     def default_output(self) -> Path:
         """The folder of its page."""
@@ -73,10 +75,10 @@ def run_study(
     output: str | Path | None = None,
     data_dir: str | Path | None = None,
     device: str = "auto",
-    jobs: int = 1,
-    page_only: bool = False,
-    say: Say = lambda _: None,
-    show: Show = lambda _: None,
+    num_jobs: int = 1,
+    report_only: bool = False,
+    on_message: MessageCallback = lambda _: None,
+    on_log: Show = lambda _: None,
     command: str = "",
 ) -> StudyPage:
     """Run a study by name, or one of your own, at a scale; write report.html and report.md, return what they show.
@@ -87,27 +89,27 @@ def run_study(
     before anything is trained, and Interrupted on Ctrl-C: what is done is kept. Trainings that broke off are told by
     the page's `num_failed`.
     """
-    found = get_study(study) if isinstance(study, str) else study
-    folder = None if data_dir is None else Path(data_dir)
-    wanted = Wanted(found, scale, tuple(rows), seeds, Path(store), folder, device, jobs)
-    plan = wanted.plan()
-    price, place = wanted.price(plan), wanted.place(say, show)
-    outcome = Outcome() if page_only else _done(wanted, price, place)
-    judge_ensembles(plan, place)
-    failed = {**{job.number: why for job, why in price.too_large}, **outcome.failed}
-    page = collect(plan, place.store, price.rate, failed, outcome.notes, command)
-    page = replace(page, num_failed=len(outcome.failed))
-    say(f"page: {write_page(page, Path(output or wanted.default_output()))}")
+    resolved_study = get_study(study) if isinstance(study, str) else study
+    data_path = None if data_dir is None else Path(data_dir)
+    options = StudyOptions(resolved_study, scale, tuple(rows), seeds, Path(store), data_path, device, num_jobs)
+    plan = options.make_plan()
+    cost, context = options.estimate_cost(plan), options.job_context(on_message, on_log)
+    outcomes = JobOutcomes() if report_only else _run_missing(options, cost, context)
+    evaluate_ensembles(plan, context)
+    failed = {**{job.number: reason for job, reason in cost.too_large}, **outcomes.failed}
+    page = build_study_page(plan, context.store, cost.seconds_per_mac, failed, outcomes.notes, command)
+    page = replace(page, num_failed=len(outcomes.failed))
+    on_message(f"page: {write_study_page(page, Path(output or options.default_output()))}")
     return page
 
 
-def _done(wanted: Wanted, price: Price, place: Place) -> Outcome:
-    for reason in price.refused():
-        place.say(reason)
-    if not price.todo:
-        return Outcome()
-    place.store.check()
-    place.say(price.summary())
-    if wanted.num_jobs == 1:
-        return run_here(price.todo, place)
-    return run_in_processes(price.todo, place, wanted.num_jobs, wanted.command())
+def _run_missing(options: StudyOptions, cost: StudyCost, context: JobContext) -> JobOutcomes:
+    for reason in cost.skip_reasons():
+        context.on_message(reason)
+    if not cost.pending:
+        return JobOutcomes()
+    context.store.check_writable()
+    context.on_message(cost.summary())
+    if options.num_jobs == 1:
+        return run_jobs(cost.pending, context)
+    return run_jobs_in_processes(cost.pending, context, options.num_jobs, options.worker_command())

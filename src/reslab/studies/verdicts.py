@@ -6,22 +6,22 @@ from dataclasses import dataclass
 from statistics import fmean, variance
 
 from reslab.metrics.intervals import t_quantile
-from reslab.spec.study import Claim, number_of, terms
+from reslab.spec.study import Claim, as_number, parse_terms
 
 CONFIDENCE = 0.95
-MOST_SEEDS = 1000
+MAX_SEEDS = 1000
 
 # The values of each row that was run, by seed.
-Values = Mapping[str, Mapping[int, float]]
+ValuesByRow = Mapping[str, Mapping[int, float]]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ClaimVerdict:
     """`verdict` is holds, fails or undecided; `difference` = left - right with its `interval`; `num_agreeing` of
     `num_pairs` seeds are as the claim says; `num_seeds_needed` would decide if what was seen goes on."""
 
     verdict: str
-    words: str
+    explanation: str
     difference: float | None = None
     interval: tuple[float, float] | None = None
     num_agreeing: int = 0
@@ -29,63 +29,65 @@ class Verdict:
     num_seeds_needed: int | None = None
 
 
-def judge(claim: Claim, values: Values, unit: str = "") -> Verdict:
+def evaluate_claim(claim: Claim, values: ValuesByRow, block: str = "") -> ClaimVerdict:
     """The verdict on a claim from the values of its metric; `unit` is that of their differences.
 
     The interval is Welch's (1947) for a sum of means: d = sum c_i mean_i, of variance sum c_i^2 s_i^2 / n_i and
     degrees of freedom (sum v_i)^2 / sum (v_i^2 / (n_i - 1)) with v_i = c_i^2 s_i^2 / n_i. The claim holds where the
     whole interval is on its side, and fails where none of it is.
     """
-    weights = _weights(claim)
-    if lacking := _lacking(weights, values):
-        return Verdict("undecided", lacking)
-    difference = sum(weight * fmean(values[name].values()) for name, weight in weights.items()) + _constant(claim)
-    pairs = _pairs(claim, weights, values)
-    agreeing = sum(_agrees(claim, pair) for pair in pairs)
+    weights = _row_weights(claim)
+    if missing := _missing_values_text(weights, values):
+        return ClaimVerdict("undecided", missing)
+    difference = sum(weight * fmean(values[name].values()) for name, weight in weights.items()) + _constant_term(claim)
+    differences = _paired_differences(claim, weights, values)
+    num_agreeing = sum(_agrees(claim, pair_difference) for pair_difference in differences)
     if claim.deterministic:
         verdict = "holds" if _agrees(claim, difference) else "fails"
-        words = f"difference {_shown(difference, unit)}; no seed changes it"
-        return Verdict(verdict, words, difference, None, agreeing, len(pairs))
+        explanation = f"difference {_format_value(difference, block)}; no seed changes it"
+        return ClaimVerdict(verdict, explanation, difference, None, num_agreeing, len(differences))
     counts = [len(values[name]) for name in weights]
     if not counts or min(counts) < 2:
-        words = (
-            f"{_of(agreeing, pairs)}; difference {_shown(difference, unit)}, at least 2 seeds of each row are needed"
-        )
-        return Verdict("undecided", words, difference, None, agreeing, len(pairs), 2)
-    interval = _interval(difference, weights, values)
-    verdict = _verdict(claim, interval)
-    needed = None if verdict != "undecided" else seeds_needed(claim, difference, weights, values)
-    words = f"{_of(agreeing, pairs)}; difference {_shown(difference, unit)}, 95 % interval {_told(interval)}"
+        explanation = f"{_agreement_text(num_agreeing, differences)}; difference {_format_value(difference, block)}, at least 2 seeds of each row are needed"
+        return ClaimVerdict("undecided", explanation, difference, None, num_agreeing, len(differences), 2)
+    interval = _welch_interval(difference, weights, values)
+    verdict = _interval_verdict(claim, interval)
+    num_seeds_needed = None if verdict != "undecided" else seeds_needed(claim, difference, weights, values)
+    explanation = f"{_agreement_text(num_agreeing, differences)}; difference {_format_value(difference, block)}, 95 % interval {_interval_text(interval)}"
     if verdict == "undecided":
-        words += "; all seeds gave the same" if interval[0] == interval[1] else f"; {_needed(needed)}"
-    return Verdict(verdict, words, difference, interval, agreeing, len(pairs), needed)
+        explanation += (
+            "; all seeds gave the same" if interval[0] == interval[1] else f"; {_seeds_needed_text(num_seeds_needed)}"
+        )
+    return ClaimVerdict(verdict, explanation, difference, interval, num_agreeing, len(differences), num_seeds_needed)
 
 
-def _lacking(names: Iterable[str], values: Values) -> str:
+def _missing_values_text(names: Iterable[str], values: ValuesByRow) -> str:
     """Which rows are not in `values`, or have no value there, in words; empty where all have one."""
-    away = [name for name in names if name not in values]
+    missing = [name for name in names if name not in values]
     empty = [name for name in names if name in values and not values[name]]
-    told = [f"{', '.join(away)} {'was' if len(away) == 1 else 'were'} not run"] * bool(away)
-    return "; ".join(told + [f"no number came of {', '.join(empty)}"] * bool(empty))
+    messages = [f"{', '.join(missing)} {'was' if len(missing) == 1 else 'were'} not run"] * bool(missing)
+    return "; ".join(messages + [f"no number came of {', '.join(empty)}"] * bool(empty))
 
 
-def _weights(claim: Claim) -> dict[str, float]:
+def _row_weights(claim: Claim) -> dict[str, float]:
     """The factor of each row in left - right."""
-    found: dict[str, float] = {}
+    weights: dict[str, float] = {}
     for sign, side in ((1.0, claim.left), (-1.0, claim.right)):
-        for factor, name in terms(side):
-            found[name] = found.get(name, 0.0) + sign * factor
-    return found
+        for factor, name in parse_terms(side):
+            weights[name] = weights.get(name, 0.0) + sign * factor
+    return weights
 
 
-def _constant(claim: Claim) -> float:
-    return (number_of(claim.left) or 0.0) - (number_of(claim.right) or 0.0)
+def _constant_term(claim: Claim) -> float:
+    return (as_number(claim.left) or 0.0) - (as_number(claim.right) or 0.0)
 
 
-def _pairs(claim: Claim, weights: Mapping[str, float], values: Values) -> list[float]:
+def _paired_differences(claim: Claim, weights: Mapping[str, float], values: ValuesByRow) -> list[float]:
     """left - right seed by seed, for the seeds that all rows have."""
     seeds = set.intersection(*(set(values[name]) for name in weights)) if weights else set()
-    return [sum(w * values[name][seed] for name, w in weights.items()) + _constant(claim) for seed in sorted(seeds)]
+    return [
+        sum(w * values[name][seed] for name, w in weights.items()) + _constant_term(claim) for seed in sorted(seeds)
+    ]
 
 
 def _agrees(claim: Claim, difference: float) -> bool:
@@ -94,29 +96,29 @@ def _agrees(claim: Claim, difference: float) -> bool:
     return difference < -claim.margin if claim.relation == "<" else difference > claim.margin
 
 
-def _interval(difference: float, weights: Mapping[str, float], values: Values) -> tuple[float, float]:
-    parts = [
+def _welch_interval(difference: float, weights: Mapping[str, float], values: ValuesByRow) -> tuple[float, float]:
+    variance_parts = [
         (w * w * variance(values[name].values()) / len(values[name]), len(values[name]) - 1)
-        for name, w in _used(weights)
+        for name, w in _nonzero_weights(weights)
     ]
-    half = half_width(parts)
+    half = welch_half_width(variance_parts)
     return difference - half, difference + half
 
 
-def _used(weights: Mapping[str, float]) -> list[tuple[str, float]]:
+def _nonzero_weights(weights: Mapping[str, float]) -> list[tuple[str, float]]:
     return [(name, weight) for name, weight in weights.items() if weight]
 
 
-def half_width(parts: Sequence[tuple[float, int]]) -> float:
+def welch_half_width(parts: Sequence[tuple[float, int]]) -> float:
     """Half of Welch's interval from (variance of a mean times its factor squared, degrees of freedom) of each row."""
     total = math.fsum(part for part, _ in parts)
     if total == 0:
         return 0.0
-    freedom = total**2 / math.fsum(part**2 / degrees for part, degrees in parts)
-    return t_quantile((1 + CONFIDENCE) / 2, freedom) * math.sqrt(total)
+    df = total**2 / math.fsum(part**2 / part_df for part, part_df in parts)
+    return t_quantile((1 + CONFIDENCE) / 2, df) * math.sqrt(total)
 
 
-def _verdict(claim: Claim, interval: tuple[float, float]) -> str:
+def _interval_verdict(claim: Claim, interval: tuple[float, float]) -> str:
     low, high = interval
     margin = claim.margin
     if claim.relation == "within":
@@ -128,29 +130,29 @@ def _verdict(claim: Claim, interval: tuple[float, float]) -> str:
     return "holds" if holds else "fails" if fails else "undecided"
 
 
-def seeds_needed(claim: Claim, difference: float, weights: Mapping[str, float], values: Values) -> int | None:
+def seeds_needed(claim: Claim, difference: float, weights: Mapping[str, float], values: ValuesByRow) -> int | None:
     """How many seeds a row would decide, if means and spreads stay as they are; None where not even a thousand."""
-    spreads = [weight**2 * variance(values[name].values()) for name, weight in _used(weights)]
-    for number in range(2, MOST_SEEDS + 1):
-        half = half_width([(spread / number, number - 1) for spread in spreads])
-        if _verdict(claim, (difference - half, difference + half)) != "undecided":
-            return number
+    spreads = [weight**2 * variance(values[name].values()) for name, weight in _nonzero_weights(weights)]
+    for num_seeds in range(2, MAX_SEEDS + 1):
+        half = welch_half_width([(spread / num_seeds, num_seeds - 1) for spread in spreads])
+        if _interval_verdict(claim, (difference - half, difference + half)) != "undecided":
+            return num_seeds
     return None
 
 
-def _needed(number: int | None) -> str:
-    if number is None:
-        return f"more than {MOST_SEEDS} seeds of each row would be needed to decide"
-    return f"about {number} seeds of each row would decide"
+def _seeds_needed_text(num_seeds: int | None) -> str:
+    if num_seeds is None:
+        return f"more than {MAX_SEEDS} seeds of each row would be needed to decide"
+    return f"about {num_seeds} seeds of each row would decide"
 
 
-def _of(agreeing: int, pairs: Sequence[float]) -> str:
-    return f"{agreeing} of {len(pairs)} seed{'s' * (len(pairs) != 1)}"
+def _agreement_text(num_agreeing: int, differences: Sequence[float]) -> str:
+    return f"{num_agreeing} of {len(differences)} seed{'s' * (len(differences) != 1)}"
 
 
-def _told(interval: tuple[float, float]) -> str:
-    return f"{_shown(interval[0])} to {_shown(interval[1])}"
+def _interval_text(interval: tuple[float, float]) -> str:
+    return f"{_format_value(interval[0])} to {_format_value(interval[1])}"
 
 
-def _shown(value: float, unit: str = "") -> str:
-    return f"{value:.3g} {unit}".rstrip() if abs(value) < 1000 else f"{value:,.0f} {unit}".rstrip()
+def _format_value(value: float, block: str = "") -> str:
+    return f"{value:.3g} {block}".rstrip() if abs(value) < 1000 else f"{value:,.0f} {block}".rstrip()

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from reslab.nn.network import Network
-from reslab.spec.errors import refuse
+from reslab.nn.network import ResidualNetwork
+from reslab.spec.errors import invalid
 from reslab.training.batch_norm import batch_norms, keeping_statistics
 
 
@@ -24,12 +24,12 @@ def recomputed_units(model: nn.Module, on: bool = True) -> Iterator[None]:
     if not on:
         yield
         return
-    if not isinstance(model, Network):
+    if not isinstance(model, ResidualNetwork):
         name = type(model).__name__
-        raise refuse(
+        raise invalid(
             "a network of units to compute again, by name", f"the module {name}", "activation_checkpointing=false"
         )
-    units = [unit for _, unit in model.units()]
+    units = [unit for _, unit in model.blocks()]
     for unit in units:
         vars(unit)["forward"] = _recomputed(unit)
     try:

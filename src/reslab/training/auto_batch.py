@@ -15,7 +15,7 @@ from reslab.runtime.device import exact_arithmetic, num_threads_for, threads
 from reslab.runtime.distributed import ALONE, Ranks
 from reslab.runtime.memory import Memory
 from reslab.spec.config import to_dict
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 from reslab.training.batch_norm import batch_norms
 from reslab.training.checkpoint import has_state
 from reslab.training.loop import Steps
@@ -77,7 +77,7 @@ def choose(share: int, room_bytes: int, trial: Trial, least_parts: int = 1, rank
         refused = size <= min(SMALL_SIZES)
         parts = _parts(share, parts + max(1, parts // 4))
     least = min(share, *SMALL_SIZES)
-    raise refuse(
+    raise invalid(
         f"memory for a step of {least} pictures",
         f"{_mib(room_bytes)} MiB free, of which {_mib(usable)} may be used",
         next_step="add --set activation_checkpointing=true, or take smaller pictures or a smaller network",
@@ -195,7 +195,7 @@ def fitted(prepared: Prepared, asked: Asked, ranks: Ranks) -> Prepared:
         if ranks.first and not has_state(run.path / "state"):
             run.discard()
         raise
-    recipe = replace(prepared.recipe, accumulate=found.parts)
+    recipe = replace(prepared.recipe, grad_accum_steps=found.parts)
     if ranks.first:
         run.update(recipe=to_dict(recipe), micro_batch={**found.to_dict(), "num_ranks": ranks.num})
     told = found.told(share, ranks.num, bool(batch_norms(prepared.model)))
@@ -211,5 +211,5 @@ def _chosen(prepared: Prepared, asked: Asked, ranks: Ranks) -> tuple[MicroBatch,
         room = rooms[ranks.rank]
         if room is None or None in rooms:
             required = "a system that tells its free memory, for a batch in fitting parts"
-            raise refuse(required, str(ranks.device), next_step="set accumulate yourself: --set accumulate=4")
-        return choose(trial.share, room, trial, prepared.recipe.accumulate, ranks), trial.share
+            raise invalid(required, str(ranks.device), next_step="set accumulate yourself: --set grad_accum_steps=4")
+        return choose(trial.share, room, trial, prepared.recipe.grad_accum_steps, ranks), trial.share

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from reslab.runtime.device import exact_arithmetic
 from reslab.runtime.distributed import ALONE, Ranks
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 
 @dataclass
@@ -70,7 +70,7 @@ def precise_statistics(
             num_samples += len(x)
     num_samples = sum(ranks.gather(num_samples))
     if not num_samples:
-        raise refuse("at least one batch to measure statistics on", "none")
+        raise invalid("at least one batch to measure statistics on", "none")
     for norm, own in moments.items():
         found = _together(own, ranks)
         if found.count:

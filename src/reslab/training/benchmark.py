@@ -13,7 +13,7 @@ from reslab.nn.factory import create_model
 from reslab.runtime.device import exact_arithmetic, quick_bf16
 from reslab.runtime.memory import Memory
 from reslab.spec.arch import Arch
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 from reslab.spec.recipe import Recipe
 from reslab.spec.recipes import get_recipe
 from reslab.training.loop import AUTOCAST, Stepping, make_scaler
@@ -80,7 +80,7 @@ def measure_step(
     """
     for name, value in (("batch", batch), ("repeats", repeats)):
         if value < 1:
-            raise refuse(f"{name} of at least 1", value, nearest="1")
+            raise invalid(f"{name} of at least 1", value, nearest="1")
     with torch.device("meta"):
         step_flops = 6 * batch * sum(layer.macs for layer in layer_table(create_model(arch), input_size))
     rate = matrix_rate(recipe.precision, device)
@@ -123,7 +123,7 @@ def _stepper(
     compiled = torch.compile(model) if recipe.compile else None
     scaler = make_scaler(recipe.precision, device)
     stepping = Stepping(
-        recipe.precision, recipe.channels_last, clip_norm=recipe.clip_norm, scaler=scaler, compiled=compiled
+        recipe.precision, recipe.channels_last, clip_norm=recipe.clip_grad_norm, scaler=scaler, compiled=compiled
     )
     return lambda: stepping.take(model, functional.cross_entropy, optimizer, x, y)
 

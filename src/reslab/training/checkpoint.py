@@ -16,7 +16,7 @@ from torch import nn
 
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.runtime.files import room_for, sweep, write_whole
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 from reslab.spec.optim import Duration, parse_duration
 
 _FOLDER = "snapshots"
@@ -33,7 +33,7 @@ def num_steps_between(text: str, steps_per_epoch: int) -> int:
     interval = parse_interval(text)
     every = interval.num_steps(steps_per_epoch)
     if interval.count and not every:
-        raise refuse("snapshots at least a step apart", repr(text), nearest="'1 step'")
+        raise invalid("snapshots at least a step apart", repr(text), nearest="'1 step'")
     return every
 
 

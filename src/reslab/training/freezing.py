@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from reslab.nn.checkpoints.load import last_linear
-from reslab.nn.network import Network
-from reslab.spec.errors import unknown
-from reslab.spec.recipe import parse_openings
+from reslab.nn.checkpoints.load import last_linear_name
+from reslab.nn.network import ResidualNetwork
+from reslab.spec.errors import unknown_name
+from reslab.spec.recipe import parse_unfreeze_steps
 from reslab.training.batch_norm import batch_norms
 
 
@@ -25,7 +25,7 @@ class Freezing:
     def __init__(self, model: nn.Module, unfreeze: tuple[str, ...], steps_per_epoch: int) -> None:
         self.model = model
         self._starts: dict[str, int] = {}
-        for opening in parse_openings(unfreeze):
+        for opening in parse_unfreeze_steps(unfreeze):
             for prefix in _prefixes(model, opening.part):
                 self._starts[prefix] = opening.start.num_steps(steps_per_epoch)
         trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
@@ -77,14 +77,18 @@ def _prefixes(model: nn.Module, part: str) -> list[str]:
     if part == "all":
         return [""]
     if part == "head":
-        names = [*model.last_names, *model.head_names] if isinstance(model, Network) else [last_linear(model) or ""]
+        names = (
+            [*model.final_names, *model.head_names]
+            if isinstance(model, ResidualNetwork)
+            else [last_linear_name(model) or ""]
+        )
         return [f"{name}." for name in names if name]
-    if part == "last-stage" and isinstance(model, Network) and model.stage_names:
+    if part == "last-stage" and isinstance(model, ResidualNetwork) and model.stage_names:
         return [f"{model.stage_names[-1]}."]
     modules = [name for name, _ in model.named_modules() if name]
     if part not in modules:
-        known = ["all", "head", *(["last-stage"] if isinstance(model, Network) else []), *modules]
-        raise unknown("part of the network to unfreeze", part, known)
+        known = ["all", "head", *(["last-stage"] if isinstance(model, ResidualNetwork) else []), *modules]
+        raise unknown_name("part of the network to unfreeze", part, known)
     return [f"{part}."]
 
 

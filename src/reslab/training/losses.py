@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reslab.data.dataset import Data
-from reslab.nn.network import Network
-from reslab.spec.errors import refuse
-from reslab.spec.loss import LossPlan, parse_class_weights, parse_loss
+from reslab.nn.network import ResidualNetwork
+from reslab.spec.errors import invalid
+from reslab.spec.loss import LossSpec, parse_class_weights, parse_loss
 from reslab.spec.preprocess import Preprocess
 from reslab.training.run import load
 
@@ -36,7 +36,7 @@ def dense_targets(outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> T
     elif targets.shape == outputs.shape[:1]:
         shares = functional.one_hot(targets, outputs.shape[1]).to(outputs.dtype)
     else:
-        raise refuse(
+        raise invalid(
             f"targets of shape {tuple(outputs.shape[:1])}, or shares of classes {tuple(outputs.shape)}",
             f"{tuple(targets.shape)} of {targets.dtype}",
         )
@@ -130,11 +130,11 @@ class BinaryFocal:
 def build_loss(sentence: str, smoothing: float = 0.0, weights: Tensor | None = None) -> Loss:
     """The loss that a sentence names, `distill` apart. Raises ValueError like `parse_loss`."""
     plan = parse_loss(sentence)
-    makers: dict[str, Callable[[LossPlan], Loss]] = {
+    makers: dict[str, Callable[[LossSpec], Loss]] = {
         "cross-entropy": lambda _: CrossEntropy(smoothing, weights),
-        "bce": lambda plan: BinaryCrossEntropy(plan.numbers[0], plan.choice == "sum", smoothing, weights),
-        "focal": lambda plan: Focal(plan.numbers[0] or 0.0, smoothing, weights),
-        "focal-binary": lambda plan: BinaryFocal(plan.numbers[0] or 0.0, plan.numbers[1] or 0.0, smoothing, weights),
+        "bce": lambda plan: BinaryCrossEntropy(plan.params[0], plan.choice == "sum", smoothing, weights),
+        "focal": lambda plan: Focal(plan.params[0] or 0.0, smoothing, weights),
+        "focal-binary": lambda plan: BinaryFocal(plan.params[0] or 0.0, plan.params[1] or 0.0, smoothing, weights),
     }
     return makers[plan.name](plan)
 
@@ -151,10 +151,10 @@ def class_weights(how: str, labels: Tensor, classes: Sequence[str]) -> Tensor | 
         counts = torch.bincount(labels, minlength=len(classes))
         if int(counts.min()) == 0:
             empty = classes[int(counts.argmin())]
-            raise refuse("a sample of every class to balance by", f"none of {empty!r}", next_step="give the weights")
+            raise invalid("a sample of every class to balance by", f"none of {empty!r}", next_step="give the weights")
         return len(labels) / (len(classes) * counts.double())
     if len(numbers) != len(classes):
-        raise refuse(f"class_weights of {len(classes)} numbers, one a class, or 'balanced'", repr(how))
+        raise invalid(f"class_weights of {len(classes)} numbers, one a class, or 'balanced'", repr(how))
     return torch.tensor(numbers, dtype=torch.float64)
 
 
@@ -230,21 +230,21 @@ def read_teacher(path: str | Path, data: Data, device: torch.device | str = "cpu
     _check(network, data, path)
     network.requires_grad_(False)
     wanted = network.preprocess
-    if wanted is None or replace(wanted, words=data.preprocess.words) == data.preprocess:
+    if wanted is None or replace(wanted, transform=data.preprocess.transform) == data.preprocess:
         return network
     if wanted.mean_image or data.preprocess.mean_image:
-        raise refuse(
+        raise invalid(
             "a teacher with the data's mean of each pixel", f"{path} with another", next_step="pixel_mean=false"
         )
     return Renormalised(network, data.preprocess, wanted).to(device).eval()
 
 
-def _check(network: Network, data: Data, path: str | Path) -> None:
+def _check(network: ResidualNetwork, data: Data, path: str | Path) -> None:
     if network.arch.in_channels != data.preprocess.channels:
-        raise refuse(f"a teacher of {data.preprocess.channels} channels", f"{path} of {network.arch.in_channels}")
+        raise invalid(f"a teacher of {data.preprocess.channels} channels", f"{path} of {network.arch.in_channels}")
     if network.arch.num_classes != data.num_classes or (network.classes or data.classes) != data.classes:
         theirs = ", ".join((network.classes or ())[:3])
-        raise refuse(
+        raise invalid(
             f"a teacher of the data's {data.num_classes} classes in their order ({', '.join(data.classes[:3])} ...)",
             f"{path} of {network.arch.num_classes} ({theirs} ...)",
         )

@@ -12,7 +12,7 @@ from torch import nn
 
 from reslab.runtime.device import exact_arithmetic
 from reslab.runtime.distributed import Ranks
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 from reslab.training.loop import fit
 from reslab.training.meters import Tally
 from reslab.training.options import Asked
@@ -90,7 +90,7 @@ def search_rate(
         prepared.run.facts["model"]["name"],
         prepared.data.name,
         course.recipe.name,
-        course.recipe.batch,
+        course.recipe.batch_size,
         tuple(rates),
         tuple(losses),
         tuple(smoothed),
@@ -108,9 +108,9 @@ def own_copy(asked: Asked) -> Asked:
 def _check(lowest: float, highest: float, num_steps: int) -> None:
     if not 0 < lowest < highest < math.inf:
         got = f"{lowest:g} to {highest:g}"
-        raise refuse("rates that rise from above 0", got, nearest=f"{LOWEST_RATE:g} to {HIGHEST_RATE:g}")
+        raise invalid("rates that rise from above 0", got, nearest=f"{LOWEST_RATE:g} to {HIGHEST_RATE:g}")
     if num_steps < 10:
-        raise refuse("at least 10 steps to see a slope", num_steps, nearest=str(NUM_STEPS))
+        raise invalid("at least 10 steps to see a slope", num_steps, nearest=str(NUM_STEPS))
 
 
 class _Climb:

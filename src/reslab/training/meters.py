@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from reslab.runtime.distributed import Ranks
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 
 class Diverged(ValueError):
@@ -41,7 +41,7 @@ class Tally:
         Of shares the largest is what is right.
         """
         if outputs.ndim != 2 or targets.shape not in (outputs.shape[:1], outputs.shape):
-            raise refuse(
+            raise invalid(
                 "outputs of shape (N, classes) and targets of shape (N,) or (N, classes)",
                 f"{tuple(outputs.shape)} and {tuple(targets.shape)}",
             )

@@ -20,12 +20,12 @@ from reslab.nn.checkpoints.pretrained import Pretrained
 from reslab.nn.factory import resolve_arch
 from reslab.spec.arch import Arch
 from reslab.spec.config import override
-from reslab.spec.errors import nearest, refuse
-from reslab.spec.grammar import Word, parse_words
-from reslab.spec.layout import word_stride
+from reslab.spec.errors import invalid, nearest
+from reslab.spec.grammar import Op, parse_ops
+from reslab.spec.layout import op_stride
 from reslab.spec.optim import parse_duration
 from reslab.spec.preprocess import Preprocess
-from reslab.spec.recipe import Recipe, read_axes
+from reslab.spec.recipe import Recipe, parse_arch_overrides
 from reslab.spec.recipes import RECIPES, get_recipe
 from reslab.spec.zoo import ARCHS
 from reslab.training.loop import Loss
@@ -73,7 +73,7 @@ def split_settings(
     axes = {key.removeprefix("model."): value for key, value in (settings or {}).items() if key.startswith("model.")}
     chosen = {key: value for key, value in (settings or {}).items() if not key.startswith("model.")}
     length = None if epochs is None else f"{epochs:g} epoch{'s' * (epochs != 1)}"
-    said = (("length", f"epochs {epochs:g}" if epochs else "", length), ("batch", f"batch {batch}", batch))
+    said = (("duration", f"epochs {epochs:g}" if epochs else "", length), ("batch_size", f"batch {batch}", batch))
     for key, words, value in (*said, ("optimizer.lr", f"lr {lr}", lr)):
         if value is None:
             continue
@@ -88,7 +88,7 @@ def _refuse_another(words: str, key: str, said: Any, setting: Any) -> None:
     if said == setting or _read(key, said) == _read(key, setting):
         return
     got = f"{words} and the setting {key}={setting}"
-    raise refuse(f"one value of {key}", got, next_step="leave one of them out")
+    raise invalid(f"one value of {key}", got, next_step="leave one of them out")
 
 
 def _read(key: str, value: Any) -> Any:
@@ -97,8 +97,8 @@ def _read(key: str, value: Any) -> Any:
         recipe = override(Recipe("", ""), {key: value})
     except ValueError:
         return value
-    if key == "length":
-        return parse_duration(recipe.length)
+    if key == "duration":
+        return parse_duration(recipe.duration)
     return recipe.optimizer.lr if key == "optimizer.lr" else getattr(recipe, key)
 
 
@@ -108,7 +108,7 @@ def read_batch(batch: int | str | None) -> tuple[int | None, bool]:
         return None, True
     if isinstance(batch, str):
         if not batch.isdigit() or not int(batch):
-            raise refuse("a batch of at least 1, or auto", repr(batch), nearest=AUTO)
+            raise invalid("a batch of at least 1, or auto", repr(batch), nearest=AUTO)
         return int(batch), False
     return batch, False
 
@@ -130,7 +130,17 @@ def callable_name(value: Callable[..., Any] | None) -> str | None:
     return f"{getattr(value, '__module__', None) or type(value).__module__}.{name}"
 
 
-WISHES = ("model", "axes", "data", "pretrained", "val_fraction", "test", "mean", "std", "pixel_mean")
+WISHES = (
+    "model",
+    "arch_overrides",
+    "data",
+    "pretrained",
+    "val_fraction",
+    "eval_transform",
+    "mean",
+    "std",
+    "pixel_mean",
+)
 
 
 def wishes(asked: Asked) -> Recipe:
@@ -157,9 +167,9 @@ def fulfilled(asked: Asked) -> tuple[Asked, tuple[str, ...]]:
             given["model"] = wish.model
         if asked.pretrained is None and wish.pretrained:
             given["pretrained"] = True
-        if wish.axes:
-            given["wished_axes"] = wish.axes
-            notes.append(f"axes of the network that the recipe sets: {', '.join(wish.axes)}")
+        if wish.arch_overrides:
+            given["wished_axes"] = wish.arch_overrides
+            notes.append(f"axes of the network that the recipe sets: {', '.join(wish.arch_overrides)}")
     return replace(asked, **given), tuple(notes)
 
 
@@ -170,15 +180,17 @@ def with_axes(arch: Arch, asked: Asked) -> Arch:
     ValueError where both mean nothing together.
     """
     arch = resolve_arch(arch, asked.axes)
-    wished = {axis: value for axis, value in read_axes(asked.wished_axes).items() if axis not in asked.axes}
+    wished = {axis: value for axis, value in parse_arch_overrides(asked.wished_axes).items() if axis not in asked.axes}
     if "zero_init_residual" in asked.axes:
         wished.pop("last_norm_weight", None)
-    own = arch.mix
-    if "mix" in wished and own != "add":
+    own = arch.merge
+    if "merge" in wished and own != "add":
         if own == "none":
-            step = "name the mix yourself: --set model.mix=none"
-            raise refuse(f"a network with shortcuts for the recipe's mix={wished['mix']}", "mix=none", next_step=step)
-        wished["mix"] = own if wished["mix"] in own else f"{wished['mix']} {own}"
+            step = "name the mix yourself: --set model.merge=none"
+            raise invalid(
+                f"a network with shortcuts for the recipe's merge={wished['mix']}", "merge=none", next_step=step
+            )
+        wished["merge"] = own if wished["merge"] in own else f"{wished['mix']} {own}"
     return resolve_arch(arch, wished)
 
 
@@ -188,18 +200,18 @@ def judged_as(data: Data, recipe: Recipe) -> Data:
     Raises ValueError where the recipe's normalisation is for another number of channels, or of pictures in files.
     """
     before = data.preprocess
-    words = recipe.test or before.words
+    words = recipe.eval_transform or before.transform
     if recipe.pixel_mean:
         mean = take_mean_image(data.split("train"))
         averages, ones = tuple(round(value, 6) for value in mean.mean((1, 2)).tolist()), (1.0,) * before.channels
         return replace(data, preprocess=Preprocess(before.channels, words, averages, ones, write_mean_image(mean)))
     if not recipe.mean:
-        return data if words == before.words else replace(data, preprocess=replace(before, words=words))
+        return data if words == before.transform else replace(data, preprocess=replace(before, transform=words))
     count = len(recipe.mean)
     if count not in (1, before.channels):
-        raise refuse(f"a mean for each of {before.channels} channels, or one for all", recipe.mean)
+        raise invalid(f"a mean for each of {before.channels} channels, or one for all", recipe.mean)
     times = before.channels // count
-    return replace(data, preprocess=replace(before, words=words, mean=recipe.mean * times, std=recipe.std * times))
+    return replace(data, preprocess=replace(before, transform=words, mean=recipe.mean * times, std=recipe.std * times))
 
 
 SMALL_SIDE = 64
@@ -222,15 +234,15 @@ def default_recipe(data: str, input_size: tuple[int, ...], pretrained: bool) -> 
 
 def _fitted(recipe: Recipe, side: int) -> Recipe:
     """The recipe with its pad and crops for pictures of `side`; unchanged where they are."""
-    words = parse_words(recipe.augment)
+    words = parse_ops(recipe.train_transform)
     crop = next(word for word in words if word.name.endswith("crop"))
     before = int(crop.args[0])
     if before == side:
         return recipe
-    return replace(recipe, augment=" ".join(str(_scaled(word, side / before)) for word in words))
+    return replace(recipe, train_transform=" ".join(str(_scaled(word, side / before)) for word in words))
 
 
-def _scaled(word: Word, factor: float) -> Word:
+def _scaled(word: Op, factor: float) -> Op:
     if word.name != "pad" and not word.name.endswith("crop"):
         return word
     return replace(word, args=(max(1, round(float(word.args[0]) * factor)), *word.args[1:]))
@@ -238,7 +250,7 @@ def _scaled(word: Word, factor: float) -> Word:
 
 def warn_of_stem(arch: Arch, input_size: tuple[int, ...]) -> None:
     """Warn where a stem made for ImageNet meets pictures under 64 pixels, and name the `_cifar` twin."""
-    strides = [word_stride(word) for word in arch.stem_words]
+    strides = [op_stride(word) for word in arch.stem_ops]
     side = min(input_size[1:])
     if prod(strides) < 4 or side >= SMALL_SIDE or not arch.depths:
         return

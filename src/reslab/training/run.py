@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 from reslab.nn.checkpoints.safetensors_io import load_weights
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_device
 from reslab.runtime.files import room_for, write_whole
 from reslab.spec.arch import Arch
 from reslab.spec.config import from_dict, to_dict
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 from reslab.spec.recipe import Recipe
 from reslab.spec.zoo import ARCHS
 from reslab.training.checkpoint import list_snapshots
@@ -58,7 +58,7 @@ class Log:
 
 
 # Who the network is, and what follows from the data.
-_NO_AXES = ("name", "source", "num_classes", "in_channels", "image_size")
+_NO_AXES = ("name", "reference", "num_classes", "in_channels", "image_size")
 
 
 class Run:
@@ -112,7 +112,7 @@ class Run:
 
     @property
     def network(self) -> str:
-        """The network's name with the axes that differ from the zoo's: `resnet20_cifar:order=full-preact:mix=none`.
+        """The network's name with the axes that differ from the zoo's: `resnet20_cifar:order=full-preact:merge=none`.
 
         Not those that follow from the data: classes, channels, size of the pictures.
         """
@@ -187,15 +187,15 @@ def _read_facts(path: Path) -> dict[str, Any]:
     if not file.is_file():
         what = "a folder without run.json" if path.is_dir() else "a file" if path.exists() else "nothing there"
         near = ", ".join(str(run.path) for run in list_runs(path)[:3]) if path.is_dir() else ""
-        raise refuse(
+        raise invalid(
             "the folder of a run", f"{path} ({what})", nearest=near, next_step="`reslab runs` lists the runs here"
         )
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise refuse("a run.json that can be read", f"{file}: {error}") from error
+        raise invalid("a run.json that can be read", f"{file}: {error}") from error
     if not isinstance(facts, dict) or not {"model", "recipe", "data"} <= facts.keys():
-        raise refuse(
+        raise invalid(
             "a run.json with model, recipe and data", str(file), next_step="is it the file of another program?"
         )
     return facts
@@ -211,12 +211,12 @@ def refuse_occupied(path: Path) -> None:
     if not holds_something(path):
         return
     if (path / "run.json").is_file():
-        raise refuse(
+        raise invalid(
             "a new or empty output folder",
             f"{path}, which holds a run",
             next_step="add --resume to go on with it, or choose another --output",
         )
-    raise refuse(
+    raise invalid(
         "a new or empty output folder", f"{path}, which holds other files", next_step="choose another --output"
     )
 
@@ -245,7 +245,7 @@ def list_runs(folder: str | Path = "runs") -> list[Run]:
     return found
 
 
-def load(source: Run | str | Path, device: str | torch.device = "cpu") -> Network:
+def load(source: Run | str | Path, device: str | torch.device = "cpu") -> ResidualNetwork:
     """The network of a run (its folder), of a `model.safetensors`, or of a folder that `export` made, in eval mode,
     with its `classes` and `preprocess`.
 
@@ -269,7 +269,7 @@ def find_weights(source: Run | str | Path) -> Path:
 def run_weights(run: Run) -> Path:
     """The file of a run's weights. Raises ValueError where the run has not ended."""
     if not run.weights_path.exists():
-        raise refuse(
+        raise invalid(
             "a run that has ended",
             f"{run.path}, which holds no weights yet",
             next_step=f"go on with it: --output {run.path} --resume",

@@ -17,7 +17,7 @@ from reslab.data.splits import take
 from reslab.data.webdataset.remote import is_url
 from reslab.runtime.torchrun import Place
 from reslab.spec.config import from_dict, to_dict
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe
 
@@ -81,7 +81,7 @@ def reopen_data(facts: Mapping[str, Any], data: Any = None, data_dir: str | Path
     Raises ValueError where it is not the same data any more, or was handed over and is not now.
     """
     if data is None and facts["asked"] is None:
-        raise refuse(
+        raise invalid(
             f"the data the run had ({facts['name']}), which was handed over",
             "none",
             next_step="hand it over again: data=...",
@@ -99,7 +99,7 @@ def reopen_data(facts: Mapping[str, Any], data: Any = None, data_dir: str | Path
     taken = facts["split_record"].get("num_images")
     found = found if taken is None else take(found, taken)
     if found.fingerprint != facts["fingerprint"]:
-        raise refuse(
+        raise invalid(
             f"the run's data, {facts['name']} with fingerprint {facts['fingerprint']}",
             f"{found.name} with fingerprint {found.fingerprint}: its pictures or labels differ",
             next_step="put the data back as it was, or begin a new run",
@@ -124,16 +124,16 @@ def train_batches(
     place = place or Place()
     return TrainBatches(
         data.split("train"),
-        recipe.batch,
-        recipe.augment,
+        recipe.batch_size,
+        recipe.train_transform,
         data.preprocess,
         seed,
         device,
         workers,
         rank=place.rank,
         num_ranks=place.num_ranks,
-        repeats=recipe.repeats,
-        balanced=recipe.balanced,
+        repeats=recipe.repeated_augmentation,
+        balanced=recipe.class_balanced_sampling,
         num_classes=data.num_classes,
     )
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 from reslab.training.run import Run
 
 _LOGGER = logging.getLogger("reslab")
@@ -75,7 +75,7 @@ def require_tensorboard() -> None:
     """Raise ValueError, with what to do, where TensorBoard is not installed."""
     if not has_tensorboard():
         advice = "pip install 'reslab[tensorboard]', or leave out --tensorboard: log.jsonl holds the same numbers"
-        raise refuse("the package tensorboard for --tensorboard", "it is not installed", next_step=advice)
+        raise invalid("the package tensorboard for --tensorboard", "it is not installed", next_step=advice)
 
 
 def has_tensorboard() -> bool:

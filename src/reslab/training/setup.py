@@ -15,19 +15,19 @@ from torch import Tensor, nn
 
 from reslab.data.dataset import Data
 from reslab.data.rng import seeded
-from reslab.nn.checkpoints.download import WeightsUnavailable
+from reslab.nn.checkpoints.download import WeightsUnavailableError
 from reslab.nn.factory import create_model, resolve_arch
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import hardware, num_threads_for, quick_bf16
 from reslab.runtime.provenance import command, commit, versions
 from reslab.runtime.torchrun import Place
 from reslab.spec.arch import Arch
 from reslab.spec.config import override, to_dict
-from reslab.spec.errors import refuse
-from reslab.spec.grammar import parse_words
+from reslab.spec.errors import invalid
+from reslab.spec.grammar import parse_ops
 from reslab.spec.loss import parse_loss
 from reslab.spec.optim import parse_duration
-from reslab.spec.recipe import Recipe, adjust, read_axes, scaled
+from reslab.spec.recipe import Recipe, apply_recipe_overrides, parse_arch_overrides, scale_lr
 from reslab.spec.recipes import get_recipe
 from reslab.training.activation_checkpointing import recomputed_units
 from reslab.training.checkpoint import num_steps_between
@@ -73,7 +73,7 @@ def build_objective(recipe: Recipe, data: Data, device: torch.device | str, own:
 
 def try_module(model: nn.Module, own: Loss | None, data: Data, size: Sequence[int]) -> None:
     """ValueError where a user's own module or loss does not fit the data: one picture of zeros is tried."""
-    if isinstance(model, Network) and own is None:
+    if isinstance(model, ResidualNetwork) and own is None:
         return
     training, device = model.training, next((weight.device for weight in model.parameters()), torch.device("cpu"))
     model.eval()
@@ -86,7 +86,7 @@ def try_module(model: nn.Module, own: Loss | None, data: Data, size: Sequence[in
         model.train(training)
     if not isinstance(value, Tensor) or value.numel() != 1:
         got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        raise refuse("a loss of one number, the mean over the batch", got, nearest="reduction='mean'")
+        raise invalid("a loss of one number, the mean over the batch", got, nearest="reduction='mean'")
 
 
 def try_recipe(recipe: Recipe, model: nn.Module, data: Data) -> None:
@@ -108,7 +108,7 @@ def _check_watched(recipe: Recipe, data: Data) -> None:
     for what, on in watching.items():
         if on and "val" not in data.splits:
             got = f"{data.name} with {', '.join(data.splits)}"
-            raise refuse(f"a validation split, {what}", got, nearest="--val-fraction 0.1")
+            raise invalid(f"a validation split, {what}", got, nearest="--val-fraction 0.1")
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def begin(asked: Asked, output: str | Path | None, device: torch.device, place: 
     seed = asked.seed or 0
     model, pretrained, notes = first_network(asked, data, size, seed)
     data = _as_published(data, model)
-    if isinstance(model, Network):
+    if isinstance(model, ResidualNetwork):
         model.classes, model.preprocess = data.classes, data.preprocess
     recipe, more = _recipe(asked, data, size, bool(pretrained))
     recipe = settled(recipe, device)
@@ -170,7 +170,7 @@ def first_network(
     return model, pretrained, notes
 
 
-def with_weights(arch: Arch, pretrained: Any) -> Network:
+def with_weights(arch: Arch, pretrained: Any) -> ResidualNetwork:
     """The network; a head or first convolution of other classes or channels is adapted to the data's."""
     loading = logging.getLogger("reslab.nn.checkpoints.load")
     level = loading.level
@@ -179,7 +179,7 @@ def with_weights(arch: Arch, pretrained: Any) -> Network:
         model = create_model(arch, num_classes=arch.num_classes, in_channels=arch.in_channels, pretrained=pretrained)
     finally:
         loading.setLevel(level)
-    assert isinstance(model, Network)
+    assert isinstance(model, ResidualNetwork)
     return model
 
 
@@ -188,22 +188,22 @@ def _left_out(data: Data) -> tuple[str, ...]:
     return tuple(f"left out: {path}: {reason.removeprefix(f'{path}: ')}" for path, reason in data.skipped)
 
 
-def _load_notes(model: Network) -> tuple[str, ...]:
-    return () if model.loaded is None else (model.loaded.summary, *model.loaded.notes)
+def _load_notes(model: ResidualNetwork) -> tuple[str, ...]:
+    return () if model.load_report is None else (model.load_report.summary, *model.load_report.messages)
 
 
 def asked_arch(model: str | Arch, asked: Asked, data: Data, size: tuple[int, ...]) -> Arch:
     """The architecture asked for, with the data's channels, classes and picture size where the axes leave them."""
     arch = with_axes(resolve_arch(model, {}), asked)
     given: dict[str, Any] = {"num_classes": data.num_classes, "in_channels": size[0], "image_size": tuple(size[1:])}
-    said = (*asked.axes, *read_axes(asked.wished_axes))
+    said = (*asked.axes, *parse_arch_overrides(asked.wished_axes))
     return override(arch, {name: value for name, value in given.items() if name not in said})
 
 
-def _pretrained_if_had(arch: Arch) -> tuple[Network, str | None, tuple[str, ...]]:
+def _pretrained_if_had(arch: Arch) -> tuple[ResidualNetwork, str | None, tuple[str, ...]]:
     try:
         model = with_weights(arch, True)
-    except (OSError, WeightsUnavailable) as error:
+    except (OSError, WeightsUnavailableError) as error:
         remedy = str(error).splitlines()[0].rpartition("; ")[2]
         note = (
             f"{arch.name} starts from random weights, as published ones could not be had: it learns from these "
@@ -217,13 +217,13 @@ def _pretrained_if_had(arch: Arch) -> tuple[Network, str | None, tuple[str, ...]
 
 def _refuse_beside_module(asked: Asked) -> None:
     if asked.axes:
-        raise refuse(
+        raise invalid(
             "a network by name to set axes of",
             f"a module and model.{next(iter(asked.axes))}",
             next_step="change the module itself",
         )
     if asked.pretrained:
-        raise refuse(
+        raise invalid(
             "a network by name to load weights into",
             "a module and pretrained",
             next_step="load the weights into the module",
@@ -232,7 +232,7 @@ def _refuse_beside_module(asked: Asked) -> None:
 
 def _as_published(data: Data, model: nn.Module) -> Data:
     """The data, normalised as the network's published weights want it."""
-    wanted = model.preprocess if isinstance(model, Network) else None
+    wanted = model.preprocess if isinstance(model, ResidualNetwork) else None
     if wanted is None or wanted.channels != data.preprocess.channels:
         return data
     return replace(data, preprocess=replace(data.preprocess, mean=wanted.mean, std=wanted.std, mean_image=""))
@@ -241,26 +241,28 @@ def _as_published(data: Data, model: nn.Module) -> Data:
 def _recipe(asked: Asked, data: Data, size: tuple[int, ...], pretrained: bool) -> tuple[Recipe, tuple[str, ...]]:
     base = asked.recipe if asked.recipe is not None else default_recipe(data.name, size, pretrained)
     base = get_recipe(base) if isinstance(base, str) else base
-    recipe, notes = adjust(base, asked.settings)
+    recipe, notes = apply_recipe_overrides(base, asked.settings)
     num_samples = len(data.split("train"))
-    if recipe.batch > num_samples:
-        if "batch" in asked.settings:
-            raise refuse(
-                f"a batch of at most the {num_samples} training images", recipe.batch, nearest=str(num_samples)
+    if recipe.batch_size > num_samples:
+        if "batch_size" in asked.settings:
+            raise invalid(
+                f"a batch of at most the {num_samples} training images", recipe.batch_size, nearest=str(num_samples)
             )
-        recipe, more = scaled(replace(recipe, batch=num_samples), recipe.batch)
+        recipe, more = scale_lr(replace(recipe, batch_size=num_samples), recipe.batch_size)
         notes = (*notes, f"only {num_samples} training images: they are one batch", *more)
     return recipe, (*notes, *_length_notes(recipe, num_samples), *size_notes(recipe, size))
 
 
 def size_notes(recipe: Recipe, size: tuple[int, ...]) -> tuple[str, ...]:
     """What to be told where the words bring training pictures to less than half, or over twice, the size judged."""
-    crops = [word for word in parse_words(recipe.augment) if word.name.endswith("crop")]
+    crops = [word for word in parse_ops(recipe.train_transform) if word.name.endswith("crop")]
     if not crops or 0.5 <= int(crops[-1].args[0]) / min(size[1:]) <= 2:
         return ()
     side = int(crops[-1].args[0])
     words = f"resize({round(side * 8 / 7)}) center-crop({side})"
-    return (f"trained on {side}x{side}, judged at {'x'.join(map(str, size[1:]))}: for one size, --set test='{words}'",)
+    return (
+        f"trained on {side}x{side}, judged at {'x'.join(map(str, size[1:]))}: for one size, --set eval_transform='{words}'",
+    )
 
 
 def settled(recipe: Recipe, device: torch.device) -> Recipe:
@@ -271,14 +273,14 @@ def settled(recipe: Recipe, device: torch.device) -> Recipe:
 
 
 def _length_notes(recipe: Recipe, num_samples: int) -> tuple[str, ...]:
-    steps_per_epoch, dropped = divmod(num_samples, recipe.batch)
-    total = parse_duration(recipe.length).num_steps(steps_per_epoch)
+    steps_per_epoch, dropped = divmod(num_samples, recipe.batch_size)
+    total = parse_duration(recipe.duration).num_steps(steps_per_epoch)
     if total < 1:
-        raise refuse("a length of at least one step", repr(recipe.length), nearest="'1 epoch'")
+        raise invalid("a length of at least one step", repr(recipe.duration), nearest="'1 epoch'")
     notes = []
     if dropped:
         notes.append(
-            f"{num_samples:,} images are {steps_per_epoch:,} batches of {recipe.batch}: "
+            f"{num_samples:,} images are {steps_per_epoch:,} batches of {recipe.batch_size}: "
             f"{dropped} of them, others each epoch, are left out"
         )
     idle = idle_milestones(recipe.schedule, total, steps_per_epoch)
@@ -289,8 +291,8 @@ def _length_notes(recipe: Recipe, num_samples: int) -> tuple[str, ...]:
 
 def model_facts(model: nn.Module) -> dict[str, Any]:
     """What run.json tells about the network; `arch` is None for a module of the user's own."""
-    if isinstance(model, Network):
-        return {"name": model.arch.name, "source": model.arch.source, "arch": to_dict(model.arch)}
+    if isinstance(model, ResidualNetwork):
+        return {"name": model.arch.name, "source": model.arch.reference, "arch": to_dict(model.arch)}
     return {
         "name": type(model).__name__,
         "source": f"a module of the user's own, {callable_name(type(model))}",

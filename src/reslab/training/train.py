@@ -17,15 +17,15 @@ from reslab.data.loader import TrainBatches
 from reslab.nn.checkpoints.pretrained import Pretrained
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.cost import layer_table
-from reslab.report.pages.run_text import Mistake, RunPage
-from reslab.report.render import render_run
+from reslab.report.pages.run_text import MisclassifiedImage, RunPage
+from reslab.report.render import render_run_page
 from reslab.runtime.device import choose_device, num_threads_for, threads
 from reslab.runtime.distributed import Ranks, join, own_device
 from reslab.runtime.files import room_for, write_whole
 from reslab.runtime.interrupts import Interrupted
 from reslab.runtime.torchrun import read_place
 from reslab.spec.arch import Arch
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 from reslab.spec.recipe import Recipe
 from reslab.training.auto_batch import fitted
 from reslab.training.evaluation.calibration import calibration_facts
@@ -53,7 +53,7 @@ def write_report(
 ) -> None:
     """Write report.html from the run's facts and log, the network's cost, an evaluation that kept its probabilities,
     and that of the validation split, which a temperature is fitted on."""
-    write_whole(run.report_path, render_run(run_page(run, model, data, evaluation, input_size, val)).encode())
+    write_whole(run.report_path, render_run_page(run_page(run, model, data, evaluation, input_size, val)).encode())
 
 
 def run_page(
@@ -66,15 +66,15 @@ def run_page(
 ) -> RunPage:
     """All that the page of a run shows."""
     layers = cost_table(model, input_size)
-    chosen = (run.result or {}).get("chosen", "")
+    chosen = (run.result or {}).get("selection", "")
     return RunPage(
         title=f"{run.facts['model']['name']} on {data.name}",
-        facts=page_facts(run, input_size),
-        scores={**evaluation.to_dict(), **_on_training(run), "split": evaluation.split, "chosen": chosen},
+        metadata=page_facts(run, input_size),
+        metrics={**evaluation.to_dict(), **_on_training(run), "split": evaluation.split, "selection": chosen},
         log=run.log.lines(),
         classes=data.classes,
-        confusion=[list(row) for row in evaluation.confusion],
-        mistakes=worst_mistakes(evaluation, data.split(evaluation.split)),
+        confusion_matrix=[list(row) for row in evaluation.confusion],
+        misclassified=worst_mistakes(evaluation, data.split(evaluation.split)),
         layers=layers,
         depth=run.arch.depth if run.arch else 0,
         params=sum(parameter.numel() for parameter in model.parameters()),
@@ -90,18 +90,18 @@ def evaluation_page(
     assert evaluation.images is not None
     return RunPage(
         title=title,
-        facts=facts,
-        scores={**evaluation.to_dict(), "split": evaluation.split},
+        metadata=facts,
+        metrics={**evaluation.to_dict(), "split": evaluation.split},
         classes=evaluation.classes,
-        confusion=[list(row) for row in evaluation.confusion],
-        mistakes=worst_mistakes(evaluation, evaluation.images),
+        confusion_matrix=[list(row) for row in evaluation.confusion],
+        misclassified=worst_mistakes(evaluation, evaluation.images),
         calibration=calibration,
         kind="Evaluation",
     )
 
 
 def _on_training(run: Run) -> dict[str, Any]:
-    names = ("train_average_loss", "train_average_top1", "train_loss", "train_top1")
+    names = ("train_loss_running", "train_top1_running", "train_loss", "train_top1")
     return {name: value for name, value in (run.result or {}).items() if name in names}
 
 
@@ -118,7 +118,7 @@ def cost_table(model: nn.Module, input_size: tuple[int, ...]) -> list[dict[str, 
     ]
 
 
-def worst_mistakes(evaluation: Evaluation, images: Images, most: int = NUM_MISTAKES) -> list[Mistake]:
+def worst_mistakes(evaluation: Evaluation, images: Images, most: int = NUM_MISTAKES) -> list[MisclassifiedImage]:
     """The wrong answers given with the highest probability, the surest first."""
     assert evaluation.probabilities is not None
     assert evaluation.labels is not None
@@ -126,7 +126,9 @@ def worst_mistakes(evaluation: Evaluation, images: Images, most: int = NUM_MISTA
     wrong = (called != evaluation.labels).nonzero().flatten()
     order = wrong[sure[wrong].argsort(descending=True, stable=True)][:most]
     return [
-        Mistake(_pixels(images.raw(i)), int(evaluation.labels[i]), int(called[i]), float(sure[i]), images.name(i))
+        MisclassifiedImage(
+            _pixels(images.raw(i)), int(evaluation.labels[i]), int(called[i]), float(sure[i]), images.name(i)
+        )
         for i in order.tolist()
     ]
 
@@ -161,11 +163,11 @@ def page_facts(run: Run, input_size: tuple[int, ...]) -> dict[str, str]:
         "data": f"{data['name']} ({data['source']})",
         "images": ", ".join(f"{count:,} {split}" for split, count in data["num_images"].items()),
         "left out": f"{len(data['skipped'])} unreadable pictures" if data["skipped"] else "",
-        "recipe": f"{recipe.name} ({recipe.source})",
-        "training": f"{recipe.length}, batch {recipe.batch}, {rate}, weight decay {recipe.optimizer.weight_decay:g}",
+        "recipe": f"{recipe.name} ({recipe.reference})",
+        "training": f"{recipe.duration}, batch {recipe.batch_size}, {rate}, weight decay {recipe.optimizer.weight_decay:g}",
         "loss": facts["loss"] or recipe.loss + (f", taught by {recipe.teacher}" if recipe.teacher else ""),
-        "weights": (run.result or {}).get("chosen", ""),
-        "augmentation": recipe.augment or "none",
+        "weights": (run.result or {}).get("selection", ""),
+        "augmentation": recipe.train_transform or "none",
         "precision": f"{recipe.precision}; evaluation float32",
         "seed": str(facts["seed"]),
         "training time": f"{(run.result or {}).get('train_seconds', 0):.1f} s",
@@ -235,7 +237,7 @@ def train(
     first = (model, data, recipe, seed, chosen, axes, pretrained, loss, data_dir, val_fraction, skip_bad_images)
     asked = Asked(*first, num_images=num_images, snapshots=snapshots, auto_batch=auto)
     if resume and output is None:
-        raise refuse("output, the folder of the run to go on with", "resume without it", next_step="add --output DIR")
+        raise invalid("output, the folder of the run to go on with", "resume without it", next_step="add --output DIR")
     prepared = fitted(_prepare(asked, output, resume, ranks), asked, ranks)
     show = (show or default_show()) if ranks.first else _silent
     course = make_course(prepared, asked, ranks, workers, show, save_every_seconds)
@@ -263,7 +265,7 @@ def _ranks(device: str | torch.device, output: Any) -> Ranks:
     place = read_place()
     if place.max_restarts and output is None:
         got = f"none, with --max-restarts={place.max_restarts}"
-        raise refuse("output, the folder that a restarted job goes on in", got, next_step="add --output DIR")
+        raise invalid("output, the folder that a restarted job goes on in", got, next_step="add --output DIR")
     return join(own_device(choose_device(device), place), place)
 
 
@@ -334,7 +336,7 @@ def _start_line(course: Course) -> dict[str, Any]:
         "params": sum(parameter.numel() for parameter in course.model.parameters()),
         "data": course.exam.data.describe(),
         "recipe": course.recipe.name,
-        "batch": course.recipe.batch,
+        "batch": course.recipe.batch_size,
         "num_ranks": course.ranks.num,
         "precision": course.recipe.precision,
         "device": str(course.exam.device),
@@ -357,7 +359,7 @@ def _finish(course: Course, prepared: Prepared) -> Run:
     chosen = course.keep()
     found = course.exam.judge(course.exam.data.held_out, probabilities=True)
     val = _judge_val(course, found)
-    train = course.exam.judge("train") if course.recipe.judge_train else None
+    train = course.exam.judge("train") if course.recipe.eval_train else None
     course.ranks.lead(lambda: _write_end(course, prepared, found, val, train, chosen))
     return course.run if course.ranks.first else Run(course.run.path)
 
@@ -378,11 +380,11 @@ def _write_end(
     chosen: str,
 ) -> None:
     run, model, data = course.run, course.model, course.exam.data
-    scores = {**found.to_dict(), "split": found.split, "chosen": chosen}
-    facts = {"scores": scores, "chosen": chosen, **header_facts(run)}
+    scores = {**found.to_dict(), "split": found.split, "selection": chosen}
+    facts = {"scores": scores, "selection": chosen, **header_facts(run)}
     with room_for(run.weights_path):
         save_weights(run.weights_path, model, facts)
-    speed, lines = course.step * course.recipe.batch / max(course.seconds, 1e-9), run.log.lines()
+    speed, lines = course.step * course.recipe.batch_size / max(course.seconds, 1e-9), run.log.lines()
     judged = {} if train is None else {"train_loss": train.loss, "train_top1": train.top1}
     ended = course.stopping.told(course.step, course.total)
     run.update(

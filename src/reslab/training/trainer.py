@@ -16,7 +16,7 @@ from torch.nn import functional
 from reslab.runtime.device import exact_arithmetic
 from reslab.runtime.distributed import Ranks
 from reslab.runtime.interrupts import Interruption
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 from reslab.spec.optim import parse_duration
 from reslab.spec.recipe import Recipe
 from reslab.training.checkpoint import Snapshots, State, load_state, num_steps_between, save_state
@@ -82,7 +82,7 @@ class Course:
         steps = self.ranks.gather(None if state is None else state.step)  # nobody writes while another still reads
         if len(set(steps)) > 1:
             told = ", ".join(f"rank {rank} that of step {step}" for rank, step in enumerate(steps))
-            raise refuse("an output folder that every rank sees", f"{self.run.path}, where the state is for {told}")
+            raise invalid("an output folder that every rank sees", f"{self.run.path}, where the state is for {told}")
         if self.ranks.first:
             self.snapshots.cut(state.step if state else 0)
         self.telling.begin(state.step if state else 0)
@@ -255,7 +255,7 @@ def make_course(
     run, recipe, data, device = prepared.run, prepared.recipe, prepared.data, ranks.device
     steps = make_steps(prepared, asked, ranks, workers)
     steps_per_epoch = steps.batches.num_steps_per_epoch
-    total = parse_duration(recipe.length).num_steps(steps_per_epoch)
+    total = parse_duration(recipe.duration).num_steps(steps_per_epoch)
     processes = num_workers(workers, data, ranks.place.num_local)
     return Course(
         run,
@@ -296,8 +296,8 @@ def _stepping(recipe: Recipe, model: nn.Module, ranks: Ranks) -> Stepping:
     return Stepping(
         recipe.precision,
         recipe.channels_last,
-        recipe.accumulate,
-        recipe.clip_norm,
+        recipe.grad_accum_steps,
+        recipe.clip_grad_norm,
         make_scaler(recipe.precision, ranks.device),
         torch.compile(replica or model) if recipe.compile else None,
         recipe.l1,

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 from reslab.spec.config import to_dict
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 from reslab.spec.recipe import Recipe
 from reslab.training.checkpoint import Best, State
 from reslab.training.evaluation.loop import Evaluation
@@ -50,7 +50,7 @@ class MovingAverage:
 
     def __init__(self, model: nn.Module, decay: float, every: int = 1, warmup: bool = False) -> None:
         if not 0 < decay < 1:
-            raise refuse("a decay between 0 and 1", decay, nearest="0.999")
+            raise invalid("a decay between 0 and 1", decay, nearest="0.999")
         self.decay, self.every, self.warmup = decay, every, warmup
         self.weights = weights_of(model)
 
@@ -95,7 +95,7 @@ class MeanOfWeights:
     def add(self, weights: Mapping[str, Tensor]) -> None:
         """Count one more set of weights. Raises ValueError where names or shapes are others."""
         if self.count and {name: tensor.shape for name, tensor in weights.items()} != self._shapes():
-            raise refuse("weights of the same names and shapes", "others", next_step="average runs of one network")
+            raise invalid("weights of the same names and shapes", "others", next_step="average runs of one network")
         for name, tensor in weights.items():
             self._dtypes[name] = tensor.dtype
             if not self.count or not tensor.is_floating_point():
@@ -110,7 +110,7 @@ class MeanOfWeights:
     def mean(self) -> Weights:
         """The mean in the weights' own types. Raises ValueError where nothing was added."""
         if not self.count:
-            raise refuse("at least one set of weights to average", "none")
+            raise invalid("at least one set of weights to average", "none")
         averaged = {name: _averaged(tensor) for name, tensor in self._sums.items()}
         return {
             name: (tensor / self.count if averaged[name] else tensor).to(self._dtypes[name])
@@ -127,20 +127,20 @@ class MeanOfWeights:
         self._sums = {name: tensor.to(device) for name, tensor in state["sums"].items()}
 
 
-def average_runs(sources: Sequence[Run | str | Path], device: torch.device | str = "cpu") -> Network:
+def average_runs(sources: Sequence[Run | str | Path], device: torch.device | str = "cpu") -> ResidualNetwork:
     """The network whose weights are the mean of several runs' (Wortsman et al. 2022, Sec. 2), in eval mode.
 
     The statistics of its BatchNorms are averaged too; `precise_statistics` measures them. Raises ValueError where the
     runs are of several architectures or classes.
     """
     if not sources:
-        raise refuse("at least one run to average", "none")
+        raise invalid("at least one run to average", "none")
     networks = [load(source, device) for source in sources]
     first = networks[0]
     for source, network in zip(sources, networks, strict=True):
         if (to_dict(network.arch), network.classes) != (to_dict(first.arch), first.classes):
             got = f"{source}, a {network.arch.name}, beside {sources[0]}, a {first.arch.name}"
-            raise refuse("runs of one architecture and the same classes", got, next_step="evaluate them together")
+            raise invalid("runs of one architecture and the same classes", got, next_step="evaluate them together")
     mean = MeanOfWeights()
     for network in networks:
         mean.add(network.state_dict())
@@ -161,9 +161,9 @@ class Keeping:
     def __init__(self, model: nn.Module, recipe: Recipe, total: int, steps_per_epoch: int) -> None:
         self.model, self.recipe = model, recipe
         self.average = MovingAverage(model, recipe.ema, recipe.ema_every, recipe.ema_warmup) if recipe.ema else None
-        self.mean = MeanOfWeights() if recipe.average_epochs else None
+        self.mean = MeanOfWeights() if recipe.swa_epochs else None
         self.best: Best | None = None
-        self._mean_after = total - recipe.average_epochs * steps_per_epoch
+        self._mean_after = total - recipe.swa_epochs * steps_per_epoch
 
     def step_done(self, step: int) -> None:
         """Take in the weights after `step` steps."""
@@ -201,7 +201,9 @@ class Keeping:
 
     def num_statistics_batches(self) -> int:
         """How many batches measure the BatchNorms of the kept weights; a mean over epochs has none of its own."""
-        return self.recipe.precise_bn or (MEAN_STATISTICS_BATCHES if self.mean is not None and self.mean.count else 0)
+        return self.recipe.precise_bn_batches or (
+            MEAN_STATISTICS_BATCHES if self.mean is not None and self.mean.count else 0
+        )
 
     def state(self) -> dict[str, Any]:
         """What changes, for the state."""

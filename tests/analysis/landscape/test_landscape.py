@@ -9,36 +9,36 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reslab.analysis.landscape.directions import (
-    Plane,
+    WeightPlane,
+    clone_parameters,
     filter_norms,
     random_direction,
     trajectory_directions,
-    weights_of,
 )
-from reslab.analysis.landscape.evaluator import LandscapeOptions, Steps
-from reslab.analysis.landscape.hessian import hessian_product, spectrum
-from reslab.analysis.landscape.landscape import landscape, not_convex_share
-from reslab.analysis.progress import listening, tell
-from reslab.analysis.subject import Subject, subject_of
+from reslab.analysis.landscape.evaluator import LandscapeOptions, LandscapeProgress
+from reslab.analysis.landscape.hessian import hessian_vector_product, lanczos_spectrum
+from reslab.analysis.landscape.landscape import analyze_landscape, non_convex_fraction
+from reslab.analysis.progress import progress_callback, report_progress
+from reslab.analysis.subject import AnalysisTarget, target_from_module
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 from reslab.spec.config import from_dict, to_dict
 
-FEW = LandscapeOptions(points=3, curvature=0, eigenvalues=0)
+FEW = LandscapeOptions(points_per_axis=3, curvature_points=0, num_eigenvalues=0)
 
 
-def network(**axes: Any) -> Network:
+def network(**axes: Any) -> ResidualNetwork:
     torch.manual_seed(0)
     shape = {"depths": (1, 1), "widths": (4, 8), "strides": (1, 2)}
     model = create_model("resnet20_cifar", stem="conv3(4) norm act", num_classes=3, **(shape | axes))
-    assert isinstance(model, Network)
+    assert isinstance(model, ResidualNetwork)
     return model.eval()
 
 
-def subject(model: nn.Module | None = None) -> Subject:
+def subject(model: nn.Module | None = None) -> AnalysisTarget:
     torch.manual_seed(1)
-    return subject_of(model or network(), torch.randn(6, 3, 8, 8), torch.arange(6) % 3, "tiny")
+    return target_from_module(model or network(), torch.randn(6, 3, 8, 8), torch.arange(6) % 3, "tiny")
 
 
 def small_module() -> nn.Module:
@@ -64,7 +64,7 @@ def dense_hessian(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 def test_hessian_products_are_those_of_the_dense_matrix() -> None:
     found = subject(small_module())
     matrix = dense_hessian(found.model, found.images, found.labels)
-    product, size = hessian_product(found.model, found.images, found.labels)
+    product, size = hessian_vector_product(found.model, found.images, found.labels)
     assert matrix.shape == (size, size)
     for vector in torch.randn(4, size):
         torch.testing.assert_close(product(vector), matrix @ vector, atol=1e-6, rtol=1e-4)
@@ -73,8 +73,8 @@ def test_hessian_products_are_those_of_the_dense_matrix() -> None:
 def test_the_ends_of_the_spectrum_are_those_of_the_dense_hessian() -> None:
     found = subject(small_module())
     values = torch.linalg.eigvalsh(dense_hessian(found.model, found.images, found.labels))
-    product, size = hessian_product(found.model, found.images, found.labels)
-    ends = spectrum(product, size, 60, 3)
+    product, size = hessian_vector_product(found.model, found.images, found.labels)
+    ends = lanczos_spectrum(product, size, 60, 3)
     assert ends.largest == pytest.approx(values.flip(0)[:3].tolist(), rel=1e-3)
     assert ends.smallest[0] == pytest.approx(float(values[0]), rel=1e-3)
     assert ends.num_products <= 60
@@ -85,23 +85,23 @@ def test_the_bound_on_an_error_holds() -> None:
     matrix = torch.randn(80, 80).double()
     matrix = matrix + matrix.T
     exact = torch.linalg.eigvalsh(matrix)
-    rough = spectrum(lambda v: matrix @ v, 80, 15, 1, torch.randn(80).double())
+    rough = lanczos_spectrum(lambda v: matrix @ v, 80, 15, 1, torch.randn(80).double())
     gap = min(abs(float(value) - rough.largest[0]) for value in exact)
     assert 0 < gap <= rough.largest_errors[0]
-    whole = spectrum(lambda v: matrix @ v, 80, 200, 2, torch.randn(80).double())
+    whole = lanczos_spectrum(lambda v: matrix @ v, 80, 200, 2, torch.randn(80).double())
     assert whole.largest == pytest.approx(exact.flip(0)[:2].tolist())
     assert whole.num_products == 80
 
 
 def test_lanczos_ends_where_the_vectors_span_the_whole() -> None:
-    ends = spectrum(lambda v: 2 * v, 10, 10, 3)
+    ends = lanczos_spectrum(lambda v: 2 * v, 10, 10, 3)
     assert (ends.largest, ends.smallest, ends.num_products) == (pytest.approx((2.0,)), pytest.approx((2.0,)), 1)
     with pytest.raises(ArithmeticError):
-        spectrum(lambda v: v * float("nan"), 10, 3)
+        lanczos_spectrum(lambda v: v * float("nan"), 10, 3)
 
 
 def test_every_filter_of_a_direction_is_as_long_as_the_weights_filter() -> None:
-    weights = weights_of(network())
+    weights = clone_parameters(network())
     direction = random_direction(weights, torch.Generator().manual_seed(0))
     for name, weight in weights.items():
         if weight.ndim == 1:
@@ -112,7 +112,7 @@ def test_every_filter_of_a_direction_is_as_long_as_the_weights_filter() -> None:
 
 
 def test_the_same_seed_gives_the_same_directions() -> None:
-    weights = weights_of(network())
+    weights = clone_parameters(network())
     one, two, other = (random_direction(weights, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
     assert torch.equal(one["conv1.weight"], two["conv1.weight"])
     assert not torch.equal(one["conv1.weight"], other["conv1.weight"])
@@ -120,7 +120,7 @@ def test_the_same_seed_gives_the_same_directions() -> None:
 
 def test_the_origin_has_the_loss_of_the_weights_to_the_bit() -> None:
     found = subject()
-    answer = landscape(found, FEW)
+    answer = analyze_landscape(found, FEW)
     loss = float(functional.cross_entropy(found.model(found.images), found.labels, reduction="sum").detach()) / 6
     assert answer.alphas == answer.betas == (-1.0, 0.0, 1.0)
     assert answer.losses[1][1] == answer.loss == loss
@@ -130,24 +130,28 @@ def test_the_origin_has_the_loss_of_the_weights_to_the_bit() -> None:
 def test_a_point_is_the_loss_of_the_weights_moved_by_hand() -> None:
     found = subject()
     generator = torch.Generator().manual_seed(0)
-    weights = weights_of(found.model)
+    weights = clone_parameters(found.model)
     one, two = random_direction(weights, generator), random_direction(weights, generator)
     moved = {name: weight + 1.0 * one[name] - 1.0 * two[name] for name, weight in weights.items()}
     logits = torch.func.functional_call(found.model, moved, (found.images,))
-    answer = landscape(found, FEW)
+    answer = analyze_landscape(found, FEW)
     assert answer.losses[0][2] == pytest.approx(float(functional.cross_entropy(logits, found.labels)), rel=1e-5)
 
 
 def test_the_network_itself_does_not_move() -> None:
     found = subject()
     before = {name: value.clone() for name, value in found.model.state_dict().items()}
-    landscape(found, LandscapeOptions(points=2, curvature=1, eigenvalues=1, iterations=3))
+    analyze_landscape(
+        found, LandscapeOptions(points_per_axis=2, curvature_points=1, num_eigenvalues=1, lanczos_iterations=3)
+    )
     assert all(torch.equal(value, before[name]) for name, value in found.model.state_dict().items())
 
 
 def test_curvature_at_the_weights_is_the_dense_hessians() -> None:
     found = subject(small_module())
-    answer = landscape(found, LandscapeOptions(points=2, curvature=1, iterations=60, eigenvalues=2))
+    answer = analyze_landscape(
+        found, LandscapeOptions(points_per_axis=2, curvature_points=1, lanczos_iterations=60, num_eigenvalues=2)
+    )
     values = torch.linalg.eigvalsh(dense_hessian(found.model, found.images, found.labels))
     (bend,) = answer.curvature
     assert (bend.smallest, bend.largest) == (
@@ -155,46 +159,53 @@ def test_curvature_at_the_weights_is_the_dense_hessians() -> None:
         pytest.approx(float(values[-1]), rel=1e-3),
     )
     assert answer.largest == pytest.approx(values.flip(0)[:2].tolist(), rel=1e-3)
-    assert answer.not_convex == float(-values[0] / values[-1] > 0.1)
+    assert answer.non_convex_fraction == float(-values[0] / values[-1] > 0.1)
 
 
 def test_the_share_that_is_not_convex() -> None:
-    assert not_convex_share([(-1.0, 5.0), (-0.1, 5.0), (None, None), (-0.6, 5.0)]) == pytest.approx(2 / 3)
-    assert not_convex_share([(0.6, 5.0), (-3.0, -1.0)]) == 0.5  # a bowl, and a hill
-    assert not_convex_share([]) is None
+    assert non_convex_fraction([(-1.0, 5.0), (-0.1, 5.0), (None, None), (-0.6, 5.0)]) == pytest.approx(2 / 3)
+    assert non_convex_fraction([(0.6, 5.0), (-3.0, -1.0)]) == 0.5  # a bowl, and a hill
+    assert non_convex_fraction([]) is None
 
 
 def test_one_dimension_is_a_line() -> None:
-    answer = landscape(subject(), LandscapeOptions(dimensions=1, points=5, curvature=2, iterations=2, eigenvalues=0))
+    answer = analyze_landscape(
+        subject(),
+        LandscapeOptions(dimensions=1, points_per_axis=5, curvature_points=2, lanczos_iterations=2, num_eigenvalues=0),
+    )
     assert (len(answer.alphas), answer.betas, len(answer.losses), len(answer.losses[0])) == (5, (0.0,), 1, 5)
     assert [bend.alpha for bend in answer.curvature] == [-1.0, 1.0]
 
 
 def test_points_are_kept_and_gone_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keep = tmp_path / "deeper" / "points.jsonl"
-    options = LandscapeOptions(points=3, curvature=1, iterations=2, eigenvalues=1, keep=str(keep))
-    whole = landscape(subject(), options)
+    options = LandscapeOptions(
+        points_per_axis=3, curvature_points=1, lanczos_iterations=2, num_eigenvalues=1, cache_file=str(keep)
+    )
+    whole = analyze_landscape(subject(), options)
     lines = keep.read_text().splitlines()
     assert len(lines) == 9 + 1 + 1
     keep.write_text("\n".join(lines[:4]) + '\n{"key": "cut sh')
     told: list[str] = []
-    with listening(told.append):
-        assert landscape(subject(), options) == whole
+    with progress_callback(told.append):
+        assert analyze_landscape(subject(), options) == whole
     assert "4 known already" in told[0]
     assert (
         len([line for line in keep.read_text().splitlines() if line.startswith('{"key"') and line.endswith("}")]) == 11
     )
     monkeypatch.setattr("reslab.analysis.landscape.evaluator.score", lambda *_: pytest.fail("measured again"))
-    assert landscape(subject(), options) == whole
+    assert analyze_landscape(subject(), options) == whole
 
 
 def test_other_weights_have_points_of_their_own(tmp_path: Path) -> None:
-    options = LandscapeOptions(points=2, curvature=0, eigenvalues=0, keep=str(tmp_path / "points.jsonl"))
-    one = landscape(subject(), options)
+    options = LandscapeOptions(
+        points_per_axis=2, curvature_points=0, num_eigenvalues=0, cache_file=str(tmp_path / "points.jsonl")
+    )
+    one = analyze_landscape(subject(), options)
     other = network()
     nn.init.ones_(other.fc.weight)
-    assert landscape(subject(other), options).loss != one.loss
-    assert landscape(subject(), options) == one
+    assert analyze_landscape(subject(other), options).loss != one.loss
+    assert analyze_landscape(subject(), options) == one
 
 
 def test_directions_of_a_run_are_its_own() -> None:
@@ -226,23 +237,25 @@ def test_the_plane_of_a_run_goes_through_its_snapshots(tmp_path: Path) -> None:
         for parameter, last in zip(earlier.parameters(), final.parameters(), strict=True):
             parameter.data = last.data + (9 - step) * 0.02 * torch.randn_like(last)
         save_weights(tmp_path / f"{step}.safetensors", earlier)
-        losses[step] = landscape(subject(earlier), FEW).loss
+        losses[step] = analyze_landscape(subject(earlier), FEW).loss
     base = subject(final)
-    found = Subject("run", final, base.images, base.labels, run=Kept())  # type: ignore[arg-type]
-    answer = landscape(found, LandscapeOptions(points=3, directions="trajectory", curvature=0, eigenvalues=0))
+    found = AnalysisTarget("run", final, base.images, base.labels, run=Kept())  # type: ignore[arg-type]
+    answer = analyze_landscape(
+        found, LandscapeOptions(points_per_axis=3, directions="trajectory", curvature_points=0, num_eigenvalues=0)
+    )
     assert [visit.step for visit in answer.trajectory] == [0, 5]
-    assert sum(answer.explained) == pytest.approx(1)
+    assert sum(answer.explained_variance) == pytest.approx(1)
     visit = answer.trajectory[0]
     generator_free = trajectory_directions(
-        [weights_of(_loaded(tmp_path / f"{step}.safetensors")) for step in (0, 5)], weights_of(final), 2
+        [clone_parameters(_loaded(tmp_path / f"{step}.safetensors")) for step in (0, 5)], clone_parameters(final), 2
     )[0]
     moved = network()
-    Plane(weights_of(final), generator_free).move(moved, (visit.alpha, visit.beta))
-    assert landscape(subject(moved), FEW).loss == pytest.approx(losses[0], rel=1e-4)
+    WeightPlane(clone_parameters(final), generator_free).set_weights(moved, (visit.alpha, visit.beta))
+    assert analyze_landscape(subject(moved), FEW).loss == pytest.approx(losses[0], rel=1e-4)
     assert min(answer.alphas) < min(0, visit.alpha)
 
 
-def _loaded(path: Path) -> Network:
+def _loaded(path: Path) -> ResidualNetwork:
     from reslab.nn.checkpoints.safetensors_io import load_weights
 
     return load_weights(path)
@@ -253,35 +266,37 @@ def _loaded(path: Path) -> Network:
     [
         ({"directions": "randm"}, "unknown directions 'randm'; nearest: 'random'"),
         ({"dimensions": 3}, "1 or 2 dimensions"),
-        ({"points": 1}, "points of at least 2"),
-        ({"reach": 0.0}, "reach above 0"),
+        ({"points_per_axis": 1}, "points_per_axis of at least 2"),
+        ({"radius": 0.0}, "radius above 0"),
         ({"directions": "trajectory"}, "a run, whose snapshots tell its way"),
-        ({"points": 400, "most_minutes": 0.001}, r"about \d+ minutes: .* points=\d+.*most_minutes="),
+        ({"points_per_axis": 400, "max_minutes": 0.001}, r"about \d+ minutes: .* points_per_axis=\d+.*max_minutes="),
     ],
 )
 def test_bad_options(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        landscape(subject(), from_dict(LandscapeOptions, {**to_dict(FEW), **options}))
+        analyze_landscape(subject(), from_dict(LandscapeOptions, {**to_dict(FEW), **options}))
 
 
 def test_a_loss_that_is_no_number_is_none() -> None:
     model = network()
     model.fc.weight.data.fill_(1e38)
-    answer = landscape(subject(model), LandscapeOptions(points=3, reach=1e30, curvature=1, eigenvalues=1))
+    answer = analyze_landscape(
+        subject(model), LandscapeOptions(points_per_axis=3, radius=1e30, curvature_points=1, num_eigenvalues=1)
+    )
     assert answer.losses[0][0] is None
     assert "NaN" not in str(to_dict(answer))
 
 
 def test_telling_nobody_is_quiet() -> None:
-    tell("nobody listens")
+    report_progress("nobody listens")
 
 
 def test_the_time_left_is_reckoned_by_what_each_step_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 10.0, 20.0, 60.0])
     monkeypatch.setattr("reslab.analysis.landscape.evaluator.time.monotonic", lambda: next(clock))
     told: list[str] = []
-    with listening(told.append):
-        step = Steps("tiny", [1.0, 1.0, 4.0])
+    with progress_callback(told.append):
+        step = LandscapeProgress("tiny", [1.0, 1.0, 4.0])
         for _ in range(3):
             step((0.0,))
     assert told == ["tiny: 1 of 3, 50 s left", "tiny: 2 of 3, 40 s left", "tiny: 3 of 3, 0 s left"]

@@ -91,7 +91,7 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
 
 def test_photographs_are_preprocessed_as_imagenets(tmp_path: Path) -> None:
     preprocess = open_data(fill(tmp_path)).preprocess
-    assert preprocess.words == "resize(256) center-crop(224)"
+    assert preprocess.transform == "resize(256) center-crop(224)"
     assert (preprocess.channels, preprocess.mean, preprocess.std) == (3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -99,9 +99,9 @@ def test_small_pictures_keep_their_size(tmp_path: Path) -> None:
     for name in "ab":
         for i in range(5):
             picture(tmp_path / name / f"{i}.png", size=(28, 28))
-    assert open_data(tmp_path).preprocess.words == ""
+    assert open_data(tmp_path).preprocess.transform == ""
     picture(tmp_path / "a" / "5.png", size=(30, 40))
-    assert open_data(tmp_path).preprocess.words == "resize(29) center-crop(29)"
+    assert open_data(tmp_path).preprocess.transform == "resize(29) center-crop(29)"
 
 
 def refused(folder: Path, **options: float) -> str:

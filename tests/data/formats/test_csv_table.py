@@ -46,7 +46,7 @@ def test_splits_of_the_table_are_taken(pictures: Path, mark: str, bom: str) -> N
     assert [train.name(i) for i in range(4)] == ["files/0.png", "files/1.png", "files/6.png", "files/7.png"]
     assert train.labels.tolist() == [0, 1, 0, 1]
     assert torch.equal(train.raw(2)[:, 0, 0], torch.tensor([70, 0, 0], dtype=torch.uint8))
-    assert data.preprocess.words == "resize(256) center-crop(224)"
+    assert data.preprocess.transform == "resize(256) center-crop(224)"
 
 
 def test_without_a_split_a_part_is_held_out(pictures: Path) -> None:

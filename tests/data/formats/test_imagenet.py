@@ -67,7 +67,7 @@ def test_class_folders(tmp_path: Path) -> None:
     data = open_data("imagenet", tmp_path)
     assert (data.name, data.classes, data.held_out) == ("imagenet", WNIDS, "val")
     assert data.splits["train"].labels.tolist() == [0, 1, 1, 2, 2, 2]
-    assert data.preprocess.words == "resize(256) center-crop(224)"
+    assert data.preprocess.transform == "resize(256) center-crop(224)"
     assert data.preprocess.mean == (0.485, 0.456, 0.406)
     with pytest.raises(ValueError, match="one validation set for imagenet"):
         open_data("imagenet", tmp_path, val_fraction=0.5)

@@ -112,7 +112,7 @@ def test_small_pictures_live_in_memory(tmp_path: Path) -> None:
     data = open_data(write_shards(tmp_path, size=(28, 20), prefix="train-"))
     images = data.splits["train"]
     assert isinstance(images, TensorImages)
-    assert data.preprocess.words == ""
+    assert data.preprocess.transform == ""
     for i in range(len(images)):
         number = int(images.name(i)[-7:-4])
         expected = np.asarray(Image.open(io.BytesIO(encoded(number, (28, 20))))).transpose(2, 0, 1)

@@ -10,14 +10,16 @@ from torch import Tensor
 from reslab.deploy import extras
 from reslab.deploy.backends.registry import ENGINES, can_compile, choose_engine, open_engine
 from reslab.deploy.extras import ExtraMissing
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 
 CPU = torch.device("cpu")
 EVERY = [(kind.name, precision) for kind in ENGINES.values() for precision in kind.precisions if precision != "fp16"]
 
 
 @pytest.mark.parametrize(("name", "precision"), EVERY)
-def test_an_engine_says_what_the_network_says(network: Network, digits: Tensor, name: str, precision: str) -> None:
+def test_an_engine_says_what_the_network_says(
+    network: ResidualNetwork, digits: Tensor, name: str, precision: str
+) -> None:
     with torch.no_grad():
         expected = network(digits)
     engine = open_engine(network, name, precision, "cpu", images=digits[:64])
@@ -33,7 +35,7 @@ def test_an_engine_says_what_the_network_says(network: Network, digits: Tensor, 
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_any_batch_fits(network: Network, digits: Tensor, name: str) -> None:
+def test_any_batch_fits(network: ResidualNetwork, digits: Tensor, name: str) -> None:
     engine = open_engine(network, name, "float32", "cpu")
     whole = engine(digits[:9])
     parts = torch.cat([engine(digits[:1]), engine(digits[1:3]), engine(digits[3:9])])
@@ -41,7 +43,7 @@ def test_any_batch_fits(network: Network, digits: Tensor, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_pixels_are_normalised(network: Network, name: str) -> None:
+def test_pixels_are_normalised(network: ResidualNetwork, name: str) -> None:
     preprocess = network.preprocess
     assert preprocess is not None
     pixels = torch.randint(256, (3, *network.arch.input_size), dtype=torch.uint8)
@@ -50,7 +52,7 @@ def test_pixels_are_normalised(network: Network, name: str) -> None:
     torch.testing.assert_close(engine(pixels), engine((pixels / 255 - mean) / std), rtol=1e-4, atol=1e-4)
 
 
-def test_answers_do_not_change_later(network: Network, digits: Tensor) -> None:
+def test_answers_do_not_change_later(network: ResidualNetwork, digits: Tensor) -> None:
     """An engine that hands out its own buffer would overwrite the first answer with the second."""
     for name in ENGINES:
         engine = open_engine(network, name, "float32", "cpu")
@@ -71,7 +73,7 @@ def test_pre_activated_networks_run_everywhere() -> None:
         torch.testing.assert_close(open_engine(network, name, device="cpu")(x), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_a_network_in_training_is_left_as_it_was(network: Network) -> None:
+def test_a_network_in_training_is_left_as_it_was(network: ResidualNetwork) -> None:
     network.train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     for name in ENGINES:
@@ -93,7 +95,7 @@ def test_the_quickest_installed_is_taken(monkeypatch: pytest.MonkeyPatch) -> Non
     assert choose_engine(CPU) == "torch"
 
 
-def test_auto_precision_is_one_the_processor_has(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_precision_is_one_the_processor_has(network: ResidualNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     for quick, expected in ((True, "bf16"), (False, "float32")):
         monkeypatch.setattr("reslab.deploy.backends.registry.quick_bf16", lambda _, quick=quick: quick)
         assert open_engine(network, "torch", "auto", "cpu").precision == expected
@@ -112,12 +114,12 @@ def test_auto_precision_is_one_the_processor_has(network: Network, monkeypatch: 
         ({"name": "openvino", "compiled": True}, "compilation with the engine torch"),
     ],
 )
-def test_mistakes_are_told(network: Network, options: dict[str, Any], said: str) -> None:
+def test_mistakes_are_told(network: ResidualNetwork, options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         open_engine(network, device="cpu", **options)
 
 
-def test_a_missing_extra_is_told_with_its_command(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_told_with_its_command(network: ResidualNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     hide(monkeypatch, "onnxruntime", "openvino")
     with pytest.raises(ExtraMissing, match=r"without onnxruntime; pip install 'reslab\[onnx\]'"):
         open_engine(network, "onnxruntime", device="cpu")
@@ -163,7 +165,7 @@ def test_compiled_it_says_what_it_says_as_it_is(precision: str) -> None:
         assert float((found - expected).abs().max()) <= (1e-5 if precision == "float32" else 2e-2) * scale
 
 
-def test_without_a_compiler_that_is_said(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_that_is_said(network: ResidualNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(ValueError, match=r"a C\+\+ compiler, .* leave --compile away"):
         open_engine(network, "torch", device="cpu", compiled=True)

@@ -6,15 +6,15 @@ from torch import nn
 
 from reslab.deploy.export.bn_folding import fold, num_norms
 from reslab.nn.factory import create_model
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 from reslab.spec.order import ORDERS
 
 
-def lived(name: str, **axes: object) -> Network:
+def lived(name: str, **axes: object) -> ResidualNetwork:
     """A network in eval mode whose norms have seen something: means, variances and weights of their own."""
     torch.manual_seed(0)
     network = create_model(name, **axes)
-    assert isinstance(network, Network)
+    assert isinstance(network, ResidualNetwork)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_()
@@ -26,7 +26,7 @@ def lived(name: str, **axes: object) -> Network:
 
 @pytest.mark.parametrize("order", sorted(ORDERS))
 def test_every_order_computes_what_it_did(order: str) -> None:
-    branch = {"branch": (3,)} if order.startswith("book") else {}
+    branch = {"convs": (3,)} if order.startswith("book") else {}
     network = lived("resnet20_cifar", depths=(1, 1, 1), order=order, **branch).double()
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     before = network(x)
@@ -39,9 +39,9 @@ def test_every_order_computes_what_it_did(order: str) -> None:
     [
         ("resnet18", {}, 0),
         ("resnet50d", {"depths": (1, 1, 1, 1)}, 0),
-        ("resnet20_cifar", {"depths": (2, 1, 1), "match": "project"}, 0),
+        ("resnet20_cifar", {"depths": (2, 1, 1), "shortcut": "project"}, 0),
         ("resnet20_cifar", {"depths": (1, 1, 1), "bias": True}, 0),
-        ("resnet20_cifar", {"depths": (3,), "widths": (16,), "strides": (1,), "shared": True}, 0),
+        ("resnet20_cifar", {"depths": (3,), "widths": (16,), "strides": (1,), "share_weights": True}, 0),
         ("resnet20_cifar", {"depths": (1, 1, 1), "norm": "frozen"}, 0),
         # The second norm of each pre-activated unit follows the first convolution; the first ones and the last stay.
         ("resnet20_cifar", {"depths": (1, 1, 1), "order": "full-preact"}, 4),

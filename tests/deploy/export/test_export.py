@@ -16,7 +16,7 @@ from reslab.deploy.export.formats import FORMATS
 from reslab.deploy.export.writers import Job
 from reslab.nn.checkpoints.safetensors_io import load_weights, save_weights
 from reslab.nn.factory import create_model
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 from reslab.spec.preprocess import Preprocess
 from reslab.training.run import Run, load
 
@@ -50,7 +50,7 @@ def test_a_format_proves_itself(run: Run, tmp_path: Path, to: str, precision: st
     assert not list(made.path.parent.glob(".*"))
 
 
-def test_onnx_without_reslab(sound: Path, network: Network, digits: Tensor) -> None:
+def test_onnx_without_reslab(sound: Path, network: ResidualNetwork, digits: Tensor) -> None:
     """The file alone, in ONNX Runtime, any batch, with names that a person reads and the facts of the network."""
     import onnxruntime
 
@@ -64,7 +64,7 @@ def test_onnx_without_reslab(sound: Path, network: Network, digits: Tensor) -> N
         torch.testing.assert_close(torch.from_numpy(found), network(digits[:batch]).detach(), rtol=1e-4, atol=1e-4)
 
 
-def test_torch_export_without_reslab(run: Run, network: Network, digits: Tensor, tmp_path: Path) -> None:
+def test_torch_export_without_reslab(run: Run, network: ResidualNetwork, digits: Tensor, tmp_path: Path) -> None:
     made = export(run, "torch", tmp_path / "net.pt2")
     extra = {"reslab.json": ""}
     program = torch.export.load(made.path, extra_files=extra).module()
@@ -92,7 +92,7 @@ def test_int8_holds_int8(run: Run, sound: Path, tmp_path: Path) -> None:
     assert small.stat().st_size < 0.7 * sound.stat().st_size
 
 
-def test_the_layout_of_the_hub(run: Run, network: Network, digits: Tensor, tmp_path: Path) -> None:
+def test_the_layout_of_the_hub(run: Run, network: ResidualNetwork, digits: Tensor, tmp_path: Path) -> None:
     folder = export(run, "safetensors", tmp_path / "hub").path
     assert {path.name for path in folder.iterdir()} == {"model.safetensors", "config.json", "README.md"}
     config = json.loads((folder / "config.json").read_text())
@@ -280,7 +280,7 @@ def test_mistakes_are_told(run: Run, tmp_path: Path, options: dict[str, Any], sa
         export(run, output=tmp_path / "net", **options)
 
 
-def test_weights_alone_need_data(network: Network, tmp_path: Path) -> None:
+def test_weights_alone_need_data(network: ResidualNetwork, tmp_path: Path) -> None:
     save_weights(tmp_path / "model.safetensors", network)
     with pytest.raises(ValueError, match="--data NAME"):
         export(tmp_path / "model.safetensors", "onnx")
@@ -291,6 +291,6 @@ def test_weights_alone_need_data(network: Network, tmp_path: Path) -> None:
 def test_a_network_as_it_stands(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = create_model("resnet20_cifar", depths=(1, 1, 1), in_channels=1, image_size=(8, 8))
-    assert isinstance(network, Network)
+    assert isinstance(network, ResidualNetwork)
     made = export(network, "torch", tmp_path / "net", data="digits", num_images=16)
     assert made.path.name == "net.pt2"

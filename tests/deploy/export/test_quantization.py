@@ -10,7 +10,7 @@ from reslab.deploy.export.bn_folding import fold
 from reslab.deploy.export.graphs import onnx_model
 from reslab.deploy.export.quantization import NUM_BINS, best_range, measure_ranges, nodes_within, quantised_units
 from reslab.deploy.export.verify import find_evidence, num_calibration_images
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 from reslab.training.run import Run
 
 
@@ -40,7 +40,7 @@ def test_values_that_fill_their_range_keep_it() -> None:
     assert best_range(torch.ones(NUM_BINS), (-1.0, 3.0)) == (-1.0, 3.0)
 
 
-def test_every_value_of_the_graph_is_measured(network: Network, digits: Tensor) -> None:
+def test_every_value_of_the_graph_is_measured(network: ResidualNetwork, digits: Tensor) -> None:
     network.eval()
     model = onnx_model(fold(network))
     found = measure_ranges(model, digits[:32])
@@ -53,7 +53,7 @@ def test_every_value_of_the_graph_is_measured(network: Network, digits: Tensor) 
     assert parts["logits"] == pytest.approx(found["logits"], rel=1e-4)
 
 
-def test_all_units_but_the_first_compute_in_int8(network: Network, digits: Tensor) -> None:
+def test_all_units_but_the_first_compute_in_int8(network: ResidualNetwork, digits: Tensor) -> None:
     assert quantised_units(network) == ["layer2.0", "layer3.0"]
     graph = graph_of(network, Wish("int8", images=digits[:16]))
     quantised = {name for node in graph.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
@@ -70,11 +70,11 @@ def test_a_network_of_one_unit_computes_it_in_int8() -> None:
     from reslab.nn.factory import create_model
 
     alone = create_model("resnet20_cifar", depths=(1,), widths=(16,), strides=(1,))
-    assert isinstance(alone, Network)
+    assert isinstance(alone, ResidualNetwork)
     assert quantised_units(alone) == ["layer1.0"]
 
 
-def test_scales_come_from_training_pictures_alone(run: Run, network: Network) -> None:
+def test_scales_come_from_training_pictures_alone(run: Run, network: ResidualNetwork) -> None:
     evidence = find_evidence(network, run, None, None, None)
     images = evidence.calibration_images()
     assert len(images) == min(1024, len(evidence.data.split("train")))

@@ -16,7 +16,7 @@ from reslab.data.decode import read_picture
 from reslab.data.loader import Normalise
 from reslab.deploy.server.app import make_app
 from reslab.deploy.server.settings import ServiceSettings
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 from reslab.training.run import Run, load
 from reslab.training.run_data import find_data
 from reslab.training.train import train
@@ -31,7 +31,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     folder = tmp_path_factory.mktemp("served")
     return [
         train("resnet20_cifar", epochs=1, settings={**SMALL, **more}, output=folder / name, device="cpu")
-        for name, more in (("net", {}), ("plain", {"model.mix": "none"}))
+        for name, more in (("net", {}), ("plain", {"model.merge": "none"}))
     ]
 
 
@@ -87,11 +87,11 @@ def live(runs: list[Run], settings: ServiceSettings) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def network(runs: list[Run]) -> Network:
+def network(runs: list[Run]) -> ResidualNetwork:
     return load(runs[0])
 
 
 @pytest.fixture(scope="session")
-def x(network: Network, png: bytes) -> torch.Tensor:
+def x(network: ResidualNetwork, png: bytes) -> torch.Tensor:
     assert network.preprocess is not None
     return Normalise(network.preprocess, torch.device("cpu"))(read_picture(png, 1)[None])

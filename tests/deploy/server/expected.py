@@ -5,12 +5,12 @@ from contextlib import contextmanager
 
 import torch
 
-from reslab.analysis.surgery import swapped, switched_off
-from reslab.nn.network import Network
+from reslab.analysis.surgery import disabled_blocks, swapped_blocks
+from reslab.nn.network import ResidualNetwork
 
 
 def probabilities(network: torch.nn.Module, x: torch.Tensor) -> dict[str, float]:
-    assert isinstance(network, Network)
+    assert isinstance(network, ResidualNetwork)
     with torch.no_grad():
         values = network(x).softmax(1)[0].tolist()
     return dict(zip(network.classes or (), values, strict=True))
@@ -24,7 +24,7 @@ PLAN = {"off": ["layer1.1", "layer3.0"], "swap": [["layer1.0", "layer1.1"]]}
 
 
 @contextmanager
-def cut(network: Network) -> Iterator[None]:
+def cut(network: ResidualNetwork) -> Iterator[None]:
     """PLAN carried out by the functions of `analysis`."""
-    with swapped(network, "layer1.0", "layer1.1"), switched_off(network, ["layer1.1", "layer3.0"]):
+    with swapped_blocks(network, "layer1.0", "layer1.1"), disabled_blocks(network, ["layer1.1", "layer3.0"]):
         yield

@@ -11,11 +11,11 @@ from PIL import Image
 
 from reslab.analysis.attribution import grad_cam, integrated_gradients, occlusion
 from reslab.data.decode import read_picture
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 from tests.deploy.server.expected import PLAN, cut, probabilities, told
 
 
-def heat(network: Network, x: torch.Tensor, label: int, method: str) -> torch.Tensor:
+def heat(network: ResidualNetwork, x: torch.Tensor, label: int, method: str) -> torch.Tensor:
     """(8, 8) with 1 the largest."""
     target = torch.tensor([label])
     if method == "grad-cam":
@@ -32,7 +32,7 @@ METHODS = ["grad-cam", "occlusion", "integrated-gradients"]
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_heat_maps(client: TestClient, network: Network, x: torch.Tensor, png: bytes, method: str) -> None:
+def test_heat_maps(client: TestClient, network: ResidualNetwork, x: torch.Tensor, png: bytes, method: str) -> None:
     found = client.post("/v1/explain", params={"method": method, "class": "3"}, content=png).json()
     assert np.abs(np.array(found["heat"]) - heat(network, x, 3, method).numpy()).max() < 1e-3
     assert (found["class"], found["method"], found["refused"]) == ("3", method, [])
@@ -42,7 +42,7 @@ def test_heat_maps(client: TestClient, network: Network, x: torch.Tensor, png: b
 
 @pytest.mark.parametrize("method", METHODS)
 def test_heat_maps_are_of_the_network_as_it_is_cut(
-    client: TestClient, network: Network, x: torch.Tensor, text: str, method: str
+    client: TestClient, network: ResidualNetwork, x: torch.Tensor, text: str, method: str
 ) -> None:
     whole = client.post("/v1/explain", params={"method": method, "class": "3"}, json={"image": text}).json()
     found = client.post("/v1/explain", params={"method": method, "class": "3"}, json={"image": text, **PLAN}).json()

@@ -8,32 +8,32 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 
-from reslab.analysis.blocks import unit_runs
-from reslab.analysis.surgery import swapped, switched_off
+from reslab.analysis.blocks import record_block_calls
+from reslab.analysis.surgery import disabled_blocks, swapped_blocks
 from reslab.deploy.server.app import make_app
 from reslab.deploy.server.settings import ServiceSettings
 from reslab.nn.checkpoints.safetensors_io import save_weights
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 from reslab.training.run import Run, load
 from tests.deploy.server.expected import PLAN, cut, probabilities, told
 
 
-def test_units_off_and_swapped(client: TestClient, network: Network, x: torch.Tensor, text: str) -> None:
+def test_units_off_and_swapped(client: TestClient, network: ResidualNetwork, x: torch.Tensor, text: str) -> None:
     sent = {"image": text, "off": ["layer1.1", "layer3.0"], "swap": [["layer1.0", "layer1.1"]]}
     found = client.post("/v1/lesion", json=sent).json()
     assert told(found["whole"]) == pytest.approx(probabilities(network, x), abs=1e-6)
-    with swapped(network, "layer1.0", "layer1.1"), switched_off(network, ["layer1.1", "layer3.0"]):
+    with swapped_blocks(network, "layer1.0", "layer1.1"), disabled_blocks(network, ["layer1.1", "layer3.0"]):
         assert told(found["classes"]) == pytest.approx(probabilities(network, x), abs=1e-6)
-        with torch.no_grad(), unit_runs(network) as runs:
+        with torch.no_grad(), record_block_calls(network) as runs:
             network(x)
     stds = [float(run.output.std(correction=0)) for run in runs]
     assert [row["now"] for row in found["responses"]] == pytest.approx(stds, rel=1e-4)
-    assert [row["unit"] for row in found["responses"]] == [name for name, _ in network.units()]
+    assert [row["unit"] for row in found["responses"]] == [name for name, _ in network.blocks()]
     assert found["refused"] == []
 
 
 def test_first_classes_of_either_network_are_told_of_both(
-    client: TestClient, network: Network, x: torch.Tensor, text: str, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, network: ResidualNetwork, x: torch.Tensor, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A class that has left the first ones has not fallen to zero."""
     monkeypatch.setattr("reslab.deploy.server.routes.lesion._NUM_CLASSES", 2)
@@ -100,13 +100,15 @@ def test_a_network_that_has_diverged_says_so(
         assert client.get("/v1/models/nan/run").status_code == 200
 
 
-def test_the_curve_is_each_unit_alone(client: TestClient, network: Network, x: torch.Tensor, png: bytes) -> None:
+def test_the_curve_is_each_unit_alone(
+    client: TestClient, network: ResidualNetwork, x: torch.Tensor, png: bytes
+) -> None:
     found = client.post("/v1/lesion/curve", content=png).json()
     whole = probabilities(network, x)
     first = max(whole, key=lambda name: whole[name])
     drops = []
-    for name, _ in network.units():
-        with switched_off(network, [name]):
+    for name, _ in network.blocks():
+        with disabled_blocks(network, [name]):
             drops.append(whole[first] - probabilities(network, x)[first])
     assert [row["drop"] for row in found["units"]] == pytest.approx(drops, abs=1e-6)
     assert found["num_images"] == 1

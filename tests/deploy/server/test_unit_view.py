@@ -9,20 +9,20 @@ import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from reslab.analysis.blocks import take_apart, unit_runs
-from reslab.nn.network import Network
+from reslab.analysis.blocks import decompose_block, record_block_calls
+from reslab.nn.network import ResidualNetwork
 from tests.deploy.server.expected import PLAN, cut
 
 
-def test_a_unit_told_apart(client: TestClient, network: Network, x: torch.Tensor, png: bytes) -> None:
+def test_a_unit_told_apart(client: TestClient, network: ResidualNetwork, x: torch.Tensor, png: bytes) -> None:
     found = client.post("/v1/unit", params={"unit": "layer1.1"}, content=png).json()
-    with torch.no_grad(), unit_runs(network) as runs:
+    with torch.no_grad(), record_block_calls(network) as runs:
         network(x)
     unit, incoming = network.layer1[1], runs[1].input
     with torch.no_grad():
-        parts = take_apart(unit, incoming)
+        parts = decompose_block(unit, incoming)
     output = unit(incoming).detach().requires_grad_()
-    logits = network.run_head(network.layer3(network.layer2(output)))
+    logits = network.forward_tail(network.layer3(network.layer2(output)))
     logits.max().backward()
     assert output.grad is not None
     wanted = (parts.output.std(correction=0), parts.branch.std(correction=0), parts.shortcut.std(correction=0))
@@ -40,18 +40,18 @@ def test_a_unit_told_apart(client: TestClient, network: Network, x: torch.Tensor
 
 @pytest.mark.parametrize("name", ["layer1.0", "layer1.1", "layer2.0"])
 def test_a_unit_is_told_as_it_stands_in_the_network_that_is_cut(
-    client: TestClient, network: Network, x: torch.Tensor, text: str, name: str
+    client: TestClient, network: ResidualNetwork, x: torch.Tensor, text: str, name: str
 ) -> None:
     whole = client.post("/v1/unit", params={"unit": name}, json={"image": text}).json()
     found = client.post("/v1/unit", params={"unit": name}, json={"image": text, **PLAN}).json()
-    place = [each for each, _ in network.units()].index(name)
+    place = [each for each, _ in network.blocks()].index(name)
     with cut(network):
         logits, outputs = run_with_gradients(network, x)
         logits.max().backward()
-        with torch.no_grad(), unit_runs(network) as runs:
+        with torch.no_grad(), record_block_calls(network) as runs:
             network(x)
         with torch.no_grad():
-            parts = take_apart(dict(network.units())[name], runs[place].input)  # type: ignore[arg-type]
+            parts = decompose_block(dict(network.blocks())[name], runs[place].input)  # type: ignore[arg-type]
     off = name in PLAN["off"]
     assert found["branch"] == pytest.approx(0.0 if off else float(parts.branch.std(correction=0)), rel=1e-4)
     assert found["shortcut"] == pytest.approx(float(parts.shortcut.std(correction=0)), rel=1e-4)
@@ -63,7 +63,7 @@ def test_a_unit_is_told_as_it_stands_in_the_network_that_is_cut(
     assert all(found[key] != whole[key] for key in changed)
 
 
-def run_with_gradients(network: Network, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def run_with_gradients(network: ResidualNetwork, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The logits, and each unit's output, whose gradient is kept."""
     outputs: list[torch.Tensor] = []
 
@@ -73,7 +73,7 @@ def run_with_gradients(network: Network, x: torch.Tensor) -> tuple[torch.Tensor,
         outputs.append(output)
         return output.clone()
 
-    handles = [unit.register_forward_hook(keep) for _, unit in network.units()]
+    handles = [unit.register_forward_hook(keep) for _, unit in network.blocks()]
     logits = network(x)
     for handle in handles:
         handle.remove()

@@ -10,7 +10,7 @@ import torchvision
 from agreement import assert_close, images, randomise
 from timm.models.resnetv2 import ResNetV2
 
-from reslab.nn.checkpoints.key_schemes import DIALECTS
+from reslab.nn.checkpoints.key_schemes import KEY_SCHEMES
 from reslab.nn.checkpoints.load_report import CheckpointWarning
 from reslab.nn.factory import create_model
 
@@ -40,8 +40,8 @@ def timm_v2(**options):
 
 BOOK = {"num_blocks": 4, "shared": True}
 SAME_OUTPUTS = {
-    "akamaster": (akamaster, "resnet20_cifar", SMALL | {"match": "pad-split"}),
-    "kuangliu": (kuangliu, "resnet20_cifar", SMALL | {"match": "project"}),
+    "akamaster": (akamaster, "resnet20_cifar", SMALL | {"shortcut": "pad-split"}),
+    "kuangliu": (kuangliu, "resnet20_cifar", SMALL | {"shortcut": "project"}),
     "kuangliu bottleneck": (kuangliu_bottleneck, "resnet164_cifar", SMALL),
     "weiaicunzai": (foreign.Weiaicunzai, "resnet164_cifar", PLAIN_STEM),
     "xternalz": (foreign.Xternalz, "wrn16_8_cifar", {"depths": (2, 2, 2), "widths": (16, 32, 64)}),
@@ -50,7 +50,7 @@ SAME_OUTPUTS = {
     "timm v2 d": (
         lambda: timm_v2(stem_type="deep", avg_down=True),
         "resnetv2_50",
-        {"depths": (1, 2, 1, 1), "num_classes": 10, "stem": DEEP_STEM, "match": "avg-project"},
+        {"depths": (1, 2, 1, 1), "num_classes": 10, "stem": DEEP_STEM, "shortcut": "avg-project"},
     ),
     "d2l sequential": (foreign.d2l_sequential, "resnet18_d2l", {}),
     "d2l class": (foreign.D2lClass, "resnet18_d2l", {}),
@@ -75,9 +75,9 @@ def test_a_dialect_loads_to_the_same_outputs(case):
     theirs = make()
     randomise(theirs)
     ours = loaded(theirs, name, axes)
-    assert ours.loaded.complete
-    assert not ours.loaded.by_order
-    assert case.startswith(ours.loaded.dialect)
+    assert ours.load_report.is_complete
+    assert not ours.load_report.by_order
+    assert case.startswith(ours.load_report.key_scheme)
     side = 64 if ours.total_stride > 8 else 32
     x = images(2, ours.arch.in_channels, side, side, dtype=torch.float32)
     with torch.inference_mode():
@@ -185,8 +185,8 @@ def test_names_of_a_repository_find_their_places(dialect):
     randomise(ours)
     theirs = {inverted(names, key): tensor for key, tensor in ours.state_dict().items()}
     again = create_model(name, pretrained=theirs, **axes)
-    assert again.loaded.dialect == dialect
-    assert again.loaded.complete
+    assert again.load_report.key_scheme == dialect
+    assert again.load_report.is_complete
     assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in ours.state_dict().items())
 
 
@@ -204,13 +204,17 @@ def test_names_without_a_leaf_are_those_of_the_wide_networks_first_code():
         theirs[key.replace("block0.bn1.", "block0.bn0.").replace("block0.bn2.", "block0.bn1.")] = tensor
     assert "group1.block0.convdim" in theirs
     again = create_model("wrn16_8_cifar", depths=(1, 1, 1), widths=(16, 32, 64), pretrained=theirs)
-    assert again.loaded.dialect == "szagoruyko"
+    assert again.load_report.key_scheme == "szagoruyko"
     assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in state.items())
 
 
 PREACT = {
-    "kuangliu preact": ("preresnet110_cifar", {"downsample.0": "shortcut.0", "fc.": "linear."}, {"match": "project"}),
-    "bearpaw preresnet": ("preresnet110_cifar", {"norm.": "bn."}, {"match": "project"}),
+    "kuangliu preact": (
+        "preresnet110_cifar",
+        {"downsample.0": "shortcut.0", "fc.": "linear."},
+        {"shortcut": "project"},
+    ),
+    "bearpaw preresnet": ("preresnet110_cifar", {"norm.": "bn."}, {"shortcut": "project"}),
     "meliketoy": (
         "wrn16_8_cifar",
         {"norm.": "bn1.", "downsample.0": "shortcut.0", "fc.": "linear."},
@@ -235,33 +239,45 @@ def test_a_network_that_no_axis_says_is_warned_of(dialect):
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         ours = create_model(name, pretrained=theirs, strict=False, **axes)
-    assert ours.loaded.dialect == dialect
-    assert ours.loaded.complete == (dialect != "kuangliu preact")
+    assert ours.load_report.key_scheme == dialect
+    assert ours.load_report.is_complete == (dialect != "kuangliu preact")
     assert any("differ in what no axis says" in str(one.message) for one in seen)
     assert all(one.category is CheckpointWarning for one in seen)
 
 
 def test_every_dialect_of_the_table_is_tried_here():
     tried = {case for case in SAME_OUTPUTS if not case.endswith((" shared", "bottleneck"))}
-    assert tried | set(NAMES) | set(PREACT) | {"szagoruyko"} == {dialect.name for dialect in DIALECTS}
-    assert len({dialect.name for dialect in DIALECTS}) == len(DIALECTS)
+    assert tried | set(NAMES) | set(PREACT) | {"szagoruyko"} == {dialect.name for dialect in KEY_SCHEMES}
+    assert len({dialect.name for dialect in KEY_SCHEMES}) == len(KEY_SCHEMES)
 
 
 IMPLIED = {
-    "option A of akamaster": (akamaster, "resnet20_cifar", SMALL, "match='pad-split'", "--set model.match=pad-split"),
-    "the plain twin": (akamaster, "resnet20_cifar", SMALL | {"match": "pad-split", "mix": "none"}, "mix='add'", ""),
+    "option A of akamaster": (
+        akamaster,
+        "resnet20_cifar",
+        SMALL,
+        "shortcut='pad-split'",
+        "--set model.shortcut=pad-split",
+    ),
+    "the plain twin": (
+        akamaster,
+        "resnet20_cifar",
+        SMALL | {"shortcut": "pad-split", "merge": "none"},
+        "merge='add'",
+        "",
+    ),
     "another order": (
         kuangliu,
         "resnet20_cifar",
-        SMALL | {"match": "project", "order": "relu-before-add"},
+        SMALL | {"shortcut": "project", "order": "relu-before-add"},
         "order=",
         "",
     ),
     "the stride in the first 1x1": (
         kuangliu_bottleneck,
         "resnet164_cifar",
-        SMALL | {"stride_at": 1},
-        "stride_at=0",
+        SMALL | {"stride_conv": 1},
+        "stride_conv=0",
         "",
     ),
 }
@@ -278,13 +294,13 @@ def test_a_dialect_that_implies_another_network_warns_and_names_the_override(cas
 
 
 def test_a_modifier_of_training_alone_is_no_other_network():
-    ours = loaded(akamaster(), "resnet20_cifar", SMALL | {"match": "pad-split", "mix": "drop-path(0.2) add"})
-    assert ours.loaded.complete
+    ours = loaded(akamaster(), "resnet20_cifar", SMALL | {"shortcut": "pad-split", "merge": "drop-path(0.2) add"})
+    assert ours.load_report.is_complete
 
 
 def test_shared_weights_in_a_network_of_separate_ones_are_warned_of():
     theirs = foreign.BookResDeep(4, shared=True).state_dict()
-    with pytest.warns(CheckpointWarning, match="shared=True"):
+    with pytest.warns(CheckpointWarning, match="share_weights=True"):
         create_model("book_resdeep_separate", depths=(4,), pretrained=theirs)
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from reslab.nn.checkpoints.load import adapt_channels, adapt_preprocess, load_checkpoint
 from reslab.nn.checkpoints.load_report import CheckpointError, CheckpointWarning
-from reslab.nn.checkpoints.match_keys import count_assignments, earliest_places
+from reslab.nn.checkpoints.match_keys import count_assignments, earliest_assignment
 from reslab.nn.checkpoints.read import unwrap_checkpoint
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model
@@ -46,10 +46,10 @@ def test_a_whole_checkpoint_matches_every_key_and_warns_of_nothing(caplog):
     theirs = state(small())
     ours = load(theirs)
     same_but(state(ours), theirs)
-    assert ours.loaded.complete
-    assert dict(ours.loaded.matched) == {key: key for key in theirs}
+    assert ours.load_report.is_complete
+    assert dict(ours.load_report.matched) == {key: key for key in theirs}
     counted = f"{len(theirs)} of {len(theirs)} entries of the state dict matched"
-    assert ours.loaded.summary == f"resnet20_cifar: {counted} (by name, dialect torchvision)"
+    assert ours.load_report.summary == f"resnet20_cifar: {counted} (by name, dialect torchvision)"
     assert not caplog.records
 
 
@@ -62,11 +62,11 @@ def test_a_half_checkpoint_is_refused_key_by_key_and_changes_nothing():
     with pytest.raises(CheckpointError) as error:
         load_checkpoint(ours, unwrap_checkpoint("half.pth", theirs))
     same_but(state(ours), before)
-    assert ours.loaded is None
+    assert ours.load_report is None
     report = error.value.report
     assert report.missing == ("layer2.0.conv1.weight",)
     assert report.unexpected == ("extra.weight",)
-    assert report.other_shapes == (("layer1.0.bn1.weight", (9,), (8,)),)
+    assert report.shape_mismatch == (("layer1.0.bn1.weight", (9,), (8,)),)
     for part in ("missing in the file (1)", "unexpected in the file (1)", "(file [9], network [8])", "strict=False"):
         assert part in str(error.value)
 
@@ -78,7 +78,7 @@ def test_strict_false_goes_on_half_loaded_and_warns():
     with pytest.warns(CheckpointWarning, match="half-loaded, as asked"):
         ours = load(theirs, strict=False)
     same_but(state(ours), theirs, "layer2.0.conv1.weight", "layer1.0.bn1.weight")
-    assert not ours.loaded.complete
+    assert not ours.load_report.is_complete
 
 
 def test_a_checkpoint_with_nothing_in_common_is_refused_even_half_loaded():
@@ -89,8 +89,8 @@ def test_a_checkpoint_with_nothing_in_common_is_refused_even_half_loaded():
 def test_counters_may_be_missing_or_too_many():
     theirs = state(small())
     ours = load({key: tensor for key, tensor in theirs.items() if not key.endswith(COUNTER)})
-    assert ours.loaded.complete
-    assert load(theirs, norm="frozen").loaded.complete
+    assert ours.load_report.is_complete
+    assert load(theirs, norm="frozen").load_report.is_complete
 
 
 def test_weights_of_half_precision_become_the_networks_own():
@@ -112,7 +112,7 @@ def test_a_new_number_of_classes_starts_the_head_fresh_and_says_so(caplog):
     theirs = state(small(num_classes=100))
     ours = load(theirs, num_classes=7)
     same_but(state(ours), theirs, "fc.weight", "fc.bias")
-    assert ours.loaded.fresh == ("fc.weight", "fc.bias")
+    assert ours.load_report.reinitialized == ("fc.weight", "fc.bias")
     assert ours(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
@@ -125,17 +125,17 @@ def test_classes_that_nobody_asked_for_anew_are_refused_with_both_ways_out():
     ):
         load(state(small(num_classes=100)))
     ours = load(state(small(num_classes=100)), num_classes=10)
-    assert ours.loaded.fresh == ("fc.weight", "fc.bias")
+    assert ours.load_report.reinitialized == ("fc.weight", "fc.bias")
 
 
 def test_as_many_classes_as_the_file_has_keep_its_head():
     theirs = state(small(num_classes=100))
-    assert load(theirs, num_classes=100).loaded.fresh == ()
+    assert load(theirs, num_classes=100).load_report.reinitialized == ()
 
 
 def test_a_file_without_a_head_fits_where_classes_are_new_or_no_head_is_needed():
     theirs = {key: tensor for key, tensor in state(small()).items() if not key.startswith("fc.")}
-    assert load(theirs, num_classes=10).loaded.fresh == ("fc.weight", "fc.bias")
+    assert load(theirs, num_classes=10).load_report.reinitialized == ("fc.weight", "fc.bias")
     with pytest.raises(CheckpointError, match=r"missing in the file \(2\): fc.weight, fc.bias"):
         load(theirs)
     features = load(theirs, features_only=True)
@@ -148,7 +148,7 @@ def test_one_input_channel_sums_the_first_convolution_so_that_grey_pictures_give
     x = torch.rand(2, 1, 32, 32)
     torch.testing.assert_close(grey(x), colour(x.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-4)
     assert "conv1.weight summed over its input channels: 1 were asked for, 3 are in the file" in caplog.text
-    assert grey.loaded.fresh == ()
+    assert grey.load_report.reinitialized == ()
 
 
 @pytest.mark.parametrize(("theirs", "ours"), [(3, 6), (1, 3), (3, 9), (1, 4)])
@@ -182,7 +182,7 @@ def test_the_deep_stems_first_convolution_is_adapted_too():
 def test_preprocessing_follows_the_channels():
     colour = Preprocess(3, "resize(32)", (0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
     grey = adapt_preprocess(colour, 1)
-    assert (grey.channels, grey.words) == (1, "resize(32)")
+    assert (grey.channels, grey.transform) == (1, "resize(32)")
     assert (grey.mean, grey.std) == (pytest.approx((0.5,)), pytest.approx((0.2,)))
     assert adapt_preprocess(colour, 4).mean == (0.4, 0.5, 0.6, 0.4)
     assert adapt_preprocess(colour, 3) is colour
@@ -191,10 +191,10 @@ def test_preprocessing_follows_the_channels():
 HINTS = {
     "more units": ({"depths": (2, 1, 1)}, {}, r"depths=\(2, 1, 1\) and 2 convolutions a unit"),
     "a network of the zoo": ({"depths": (9, 9, 9)}, {}, r"as resnet56_cifar"),
-    "bottlenecks": ({"branch": (1, 3, 1), "expansion": 4}, {}, "3 convolutions a unit"),
-    "projections": ({"match": "project"}, {}, "match='project'"),
-    "bare projections": ({"match": "conv1x1"}, {}, "match='conv1x1'"),
-    "no projections": ({}, {"match": "project"}, "match='pad' or 'pad-split'"),
+    "bottlenecks": ({"convs": (1, 3, 1), "expansion": 4}, {}, "3 convolutions a unit"),
+    "projections": ({"shortcut": "project"}, {}, "shortcut='project'"),
+    "bare projections": ({"shortcut": "conv1x1"}, {}, "shortcut='conv1x1'"),
+    "no projections": ({}, {"shortcut": "project"}, "shortcut='pad' or 'pad-split'"),
     "biases": ({"bias": True}, {}, "bias=true"),
     "pre-activation": ({"order": "full-preact"}, {}, "order='full-preact'"),
     "another stem": ({"stem": "conv7/2(8) norm act"}, {}, r"kernel of \[7, 7\], the network's \[3, 3\]: another stem"),
@@ -229,10 +229,10 @@ def test_names_of_no_dialect_are_matched_by_order_and_shape_and_it_is_said():
     randomise(theirs)
     with pytest.warns(CheckpointWarning, match="matched by order and shape"):
         ours = load(theirs.state_dict())
-    assert ours.loaded.by_order
-    assert ours.loaded.complete
-    assert "by order and shape" in ours.loaded.summary
-    assert ("b.2.weight", "layer2.0.conv2.weight") in ours.loaded.matched
+    assert ours.load_report.by_order
+    assert ours.load_report.is_complete
+    assert "by order and shape" in ours.load_report.summary
+    assert ("b.2.weight", "layer2.0.conv2.weight") in ours.load_report.matched
     assert torch.equal(ours.layer3[0].bn2.running_var, theirs.c[3].running_var)
     assert torch.equal(ours.fc.bias, theirs.out.bias)
     values = list(theirs.state_dict().values())
@@ -247,13 +247,13 @@ def test_other_names_of_a_norms_numbers_are_known():
         is_norm = tensor.ndim == 1 and path != "out"
         theirs[f"{path}.{other.get(leaf, leaf)}" if is_norm else key] = tensor
     with pytest.warns(CheckpointWarning, match="matched by order and shape"):
-        assert load(theirs).loaded.complete
+        assert load(theirs).load_report.is_complete
 
 
 def test_order_alone_adapts_the_head_and_the_first_convolution():
     with pytest.warns(CheckpointWarning, match="matched by order and shape"):
         ours = load(Unknown().state_dict(), num_classes=4, in_channels=1)
-    assert ours.loaded.fresh == ("fc.weight", "fc.bias")
+    assert ours.load_report.reinitialized == ("fc.weight", "fc.bias")
 
 
 def test_an_order_that_no_assignment_keeps_is_refused_with_the_place():
@@ -291,7 +291,7 @@ def test_a_shortcut_that_the_file_names_must_be_one_here(skip):
     theirs = Unknown()
     theirs.b, theirs.c = Skipping(8, 16, skip), Skipping(16, 32, skip)
     with pytest.raises(CheckpointError, match=r"no assignment keeps the order of its norms .*_norm"):
-        load(theirs.state_dict(), match="project")
+        load(theirs.state_dict(), shortcut="project")
 
 
 def test_safetensors_of_no_dialect_are_refused_because_they_keep_no_order(tmp_path):
@@ -316,7 +316,7 @@ def test_assignments_are_counted(few, many, ways, places):
 
     assert count_assignments(len(few), len(many), agree) == ways
     if places is not None:
-        assert earliest_places(len(few), len(many), agree) == places
+        assert earliest_assignment(len(few), len(many), agree) == places
 
 
 def test_a_run_of_ours_is_read_with_its_classes_and_preprocessing(tmp_path):
@@ -332,8 +332,8 @@ def test_a_run_of_ours_is_read_with_its_classes_and_preprocessing(tmp_path):
 
 
 def test_a_run_of_ours_of_another_description_is_warned_of(tmp_path):
-    save_weights(tmp_path / "model.safetensors", small(match="pad-split"))
-    with pytest.warns(CheckpointWarning, match="match='pad-split'"):
+    save_weights(tmp_path / "model.safetensors", small(shortcut="pad-split"))
+    with pytest.warns(CheckpointWarning, match="shortcut='pad-split'"):
         load(tmp_path)
 
 

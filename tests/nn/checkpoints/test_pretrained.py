@@ -17,9 +17,9 @@ from torchvision.models import ResNet18_Weights, ResNet50_Weights
 
 from reslab.nn.checkpoints import pretrained, published
 from reslab.nn.checkpoints import pretrained as hub
-from reslab.nn.checkpoints.download import WeightsUnavailable, cache_folder, fetch
+from reslab.nn.checkpoints.download import WeightsUnavailableError, cache_dir, fetch_weights
 from reslab.nn.checkpoints.load_report import CheckpointError, CheckpointWarning
-from reslab.nn.checkpoints.published import Published, find_published, list_published
+from reslab.nn.checkpoints.published import PublishedWeights, find_published_weights, list_published_tags
 from reslab.nn.factory import create_model
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo import ARCHS
@@ -114,8 +114,8 @@ def offer(folder, state, monkeypatch, name="resnet18"):
     torch.save(state, folder / "w")
     digest = hashlib.sha256((folder / "w").read_bytes()).hexdigest()[:8]
     path = (folder / "w").rename(folder / f"{name}-{digest}.pth")
-    found = replace(find_published(name), url=f"https://nowhere.invalid/models/{path.name}")
-    monkeypatch.setattr(pretrained, "find_published", lambda *_: found)
+    found = replace(find_published_weights(name), url=f"https://nowhere.invalid/models/{path.name}")
+    monkeypatch.setattr(pretrained, "find_published_weights", lambda *_: found)
     return path
 
 
@@ -144,12 +144,12 @@ def test_a_new_head_keeps_the_preprocessing_but_no_class_names(weights):
     ours = create_model("resnet18", pretrained=True, num_classes=4, in_channels=1)
     assert ours.classes is None
     assert ours.preprocess.channels == 1
-    assert ours.loaded.fresh == ("fc.weight", "fc.bias")
+    assert ours.load_report.reinitialized == ("fc.weight", "fc.bias")
 
 
 def test_an_arch_with_other_classes_asks_for_a_new_head(weights):
     ours = create_model(replace(ARCHS["resnet18"], num_classes=3), pretrained=True)
-    assert ours.loaded.fresh == ("fc.weight", "fc.bias")
+    assert ours.load_report.reinitialized == ("fc.weight", "fc.bias")
 
 
 def test_published_weights_in_another_function_are_warned_of(weights):
@@ -159,7 +159,7 @@ def test_published_weights_in_another_function_are_warned_of(weights):
 
 def test_dilated_and_frozen_networks_take_published_weights_without_a_word(weights):
     axes = {"replace_stride_with_dilation": (False, True, True), "norm": "frozen"}
-    assert create_model("resnet18", pretrained=True, **axes).loaded.complete
+    assert create_model("resnet18", pretrained=True, **axes).load_report.is_complete
 
 
 def test_a_wrong_hash_is_refused_and_nothing_stays(weights, cache):
@@ -182,11 +182,11 @@ def test_a_wrong_hash_in_the_cache_is_refused_and_the_file_left_to_its_owner(wei
 def test_an_interrupted_download_leaves_nothing_in_the_cache(weights, site, cache):
     _, handler = site
     handler.fault = "cut"
-    with pytest.raises(WeightsUnavailable, match="cut short"):
+    with pytest.raises(WeightsUnavailableError, match="cut short"):
         create_model("resnet18", pretrained=True)
     assert not list(cache.iterdir())
     handler.fault = ""
-    assert create_model("resnet18", pretrained=True).loaded.complete
+    assert create_model("resnet18", pretrained=True).load_report.is_complete
 
 
 def test_ctrl_c_leaves_nothing_in_the_cache(weights, cache, monkeypatch):
@@ -207,7 +207,7 @@ def test_ctrl_c_leaves_nothing_in_the_cache(weights, cache, monkeypatch):
 
     monkeypatch.setitem(vars(torch.hub), "tqdm", Interrupted)
     with pytest.raises(KeyboardInterrupt):
-        fetch(f"https://nowhere.invalid/{path.name}", "", "weights")
+        fetch_weights(f"https://nowhere.invalid/{path.name}", "", "weights")
     assert not list(cache.iterdir())
 
 
@@ -218,7 +218,7 @@ def test_offline_it_says_which_file_to_put_where(weights, cache, monkeypatch, an
         monkeypatch.setenv("RESLAB_WEIGHTS_URL", NOWHERE)
     content = path.read_bytes()
     path.unlink()
-    with pytest.raises(WeightsUnavailable) as error:
+    with pytest.raises(WeightsUnavailableError) as error:
         create_model("resnet18", pretrained=True)
     for part in (
         "IMAGENET1K_V1 of resnet18",
@@ -228,14 +228,14 @@ def test_offline_it_says_which_file_to_put_where(weights, cache, monkeypatch, an
     ):
         assert part in str(error.value)
     (cache / path.name).write_bytes(content)
-    assert create_model("resnet18", pretrained=True).loaded.complete
+    assert create_model("resnet18", pretrained=True).load_report.is_complete
 
 
 def test_without_a_mirror_the_published_place_is_asked(cache, monkeypatch):
     """The guard of the suite stands in for a machine without a network."""
     monkeypatch.delenv("RESLAB_WEIGHTS_URL", raising=False)
     with pytest.raises(
-        WeightsUnavailable, match=r"https://download\.pytorch\.org/models/resnet18-f37072fd\.pth cannot be read"
+        WeightsUnavailableError, match=r"https://download\.pytorch\.org/models/resnet18-f37072fd\.pth cannot be read"
     ):
         create_model("resnet18", pretrained=True)
 
@@ -243,11 +243,11 @@ def test_without_a_mirror_the_published_place_is_asked(cache, monkeypatch):
 def test_a_folder_that_cannot_be_made_is_told_as_such(weights, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="could not be written"):
-        fetch("https://nowhere.invalid/w-00000000.pth", "", "weights", tmp_path / "file" / "below")
+        fetch_weights("https://nowhere.invalid/w-00000000.pth", "", "weights", tmp_path / "file" / "below")
 
 
 def test_the_cache_is_torchs_own(cache):
-    assert cache_folder() == cache == Path(torch.hub.get_dir()) / "checkpoints"
+    assert cache_dir() == cache == Path(torch.hub.get_dir()) / "checkpoints"
 
 
 TAGS = [
@@ -262,11 +262,11 @@ TAGS = [
 
 @pytest.mark.parametrize("tag", TAGS, ids=str)
 def test_a_tag_may_be_said_in_torchvisions_ways(tag):
-    found = find_published("resnet50", tag)
+    found = find_published_weights("resnet50", tag)
     assert found.tag == "IMAGENET1K_V2"
     assert found.url == ResNet50_Weights.IMAGENET1K_V2.url
     assert found.hash_prefix == "11ad3fa6"
-    assert found.preprocess.words == "resize(232) center-crop(224)"
+    assert found.preprocess.transform == "resize(232) center-crop(224)"
 
 
 def test_every_network_that_torchvision_has_weights_of_has_them_here():
@@ -274,24 +274,24 @@ def test_every_network_that_torchvision_has_weights_of_has_them_here():
     assert {"resnet18", "resnext101_64x4d", "wide_resnet101_2"} <= set(names)
     for name in names:
         members = torchvision.models.get_model_weights(name)
-        assert list_published(name)[: len(members)] == [member.name for member in members]
+        assert list_published_tags(name)[: len(members)] == [member.name for member in members]
         for member in members:
-            found = find_published(name, member.name)
+            found = find_published_weights(name, member.name)
             assert (found.url, len(found.classes), len(found.hash_prefix)) == (member.url, 1000, 8)
 
 
 @pytest.mark.parametrize("tag", ["a1_in1k", "resnet50.a1_in1k", "timm/resnet50.a1_in1k"])
 def test_a_tag_may_be_said_in_timms_ways(tag):
-    found = find_published("resnet50", tag)
+    found = find_published_weights("resnet50", tag)
     assert (found.tag, found.repo, found.hash_prefix) == ("a1_in1k", "timm/resnet50.a1_in1k", "14fe96d1")
     assert found.preprocess == Preprocess(3, "resize(235) center-crop(224)", *IMAGENET)
     assert found.classes == CLASSES
-    assert "bicubic" in found.notes[0]
+    assert "bicubic" in found.messages[0]
 
 
 def test_timms_default_is_taken_where_torchvision_has_none():
-    assert find_published("resnet50d").tag == "ra2_in1k"
-    v2 = find_published("resnetv2_50")
+    assert find_published_weights("resnet50d").tag == "ra2_in1k"
+    v2 = find_published_weights("resnetv2_50")
     assert (v2.url, v2.repo) == ("", "timm/resnetv2_50.a1h_in1k")
     assert v2.preprocess.mean == (0.5, 0.5, 0.5)
 
@@ -310,9 +310,9 @@ def test_tags_that_are_none_are_refused_with_the_nearest():
 
 
 def test_a_network_without_published_weights_names_those_that_have_them():
-    with pytest.raises(WeightsUnavailable, match=r"got: resnet50_v1; nearest valid: resnet50"):
+    with pytest.raises(WeightsUnavailableError, match=r"got: resnet50_v1; nearest valid: resnet50"):
         create_model("resnet50_v1", pretrained=True)
-    assert issubclass(WeightsUnavailable, ValueError)
+    assert issubclass(WeightsUnavailableError, ValueError)
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_a_network_without_published_weights_names_those_that_have_them():
 def test_without_the_extra_it_is_said_kindly(monkeypatch, name, source):
     monkeypatch.setattr(published, "has_timm", lambda: False)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(WeightsUnavailable, match=r"pip install 'reslab\[timm\]'"):
+    with pytest.raises(WeightsUnavailableError, match=r"pip install 'reslab\[timm\]'"):
         create_model(name, pretrained=source)
 
 
@@ -394,7 +394,7 @@ def test_older_repositories_hold_a_pickle_of_tensors(on_hub):
     folder, _, theirs = on_hub
     (folder / "model.safetensors").unlink()
     torch.save(theirs.state_dict(), folder / "pytorch_model.bin")
-    assert from_hub().loaded.complete
+    assert from_hub().load_report.is_complete
 
 
 def test_a_file_of_the_hub_with_another_hash_is_refused_and_removed(on_hub):
@@ -403,32 +403,34 @@ def test_a_file_of_the_hub_with_another_hash_is_refused_and_removed(on_hub):
     with pytest.raises(CheckpointError, match="a file with the SHA-256 0000"):
         hub.fetch_from_hub("org/small")
     handler.told_hash = None
-    assert from_hub().loaded.complete
+    assert from_hub().load_report.is_complete
 
 
 def test_timms_weights_without_a_hash_in_their_name_come_from_the_hub(on_hub, monkeypatch):
-    found = Published("resnet18d", "tag", repo="org/small")
-    monkeypatch.setattr(pretrained, "find_published", lambda *_: found)
+    found = PublishedWeights("resnet18d", "tag", repo="org/small")
+    monkeypatch.setattr(pretrained, "find_published_weights", lambda *_: found)
     ours = create_model("resnet18d", depths=(1, 1, 1, 1), pretrained="tag", num_classes=3)
-    assert ours.loaded.file == "org/small"
+    assert ours.load_report.file == "org/small"
 
 
 def test_a_hub_that_may_not_be_asked_is_told_as_such(on_hub, monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(WeightsUnavailable, match="HF_HUB_OFFLINE forbids the network"):
+    with pytest.raises(WeightsUnavailableError, match="HF_HUB_OFFLINE forbids the network"):
         from_hub()
 
 
 def test_a_repository_without_weights_says_so(on_hub):
     folder, _, _ = on_hub
     (folder / "model.safetensors").unlink()
-    with pytest.raises(WeightsUnavailable, match=r"org/small cannot be read \(model\.safetensors of org/small: .*404"):
+    with pytest.raises(
+        WeightsUnavailableError, match=r"org/small cannot be read \(model\.safetensors of org/small: .*404"
+    ):
         from_hub()
 
 
 def test_a_hub_that_cannot_be_reached_says_which_file_to_fetch(on_hub, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", NOWHERE)
-    with pytest.raises(WeightsUnavailable, match=r"org/small/resolve/main/model\.safetensors elsewhere"):
+    with pytest.raises(WeightsUnavailableError, match=r"org/small/resolve/main/model\.safetensors elsewhere"):
         from_hub()

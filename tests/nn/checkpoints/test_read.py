@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from reslab.nn.checkpoints.load_report import CheckpointError
-from reslab.nn.checkpoints.read import PREFIXES, WRAPPERS, read_checkpoint, read_file, unwrap_checkpoint
+from reslab.nn.checkpoints.read import KEY_PREFIXES, WRAPPER_KEYS, read_checkpoint, read_file, unwrap_checkpoint
 
 STATE = {
     "conv1.weight": torch.arange(27.0).reshape(1, 3, 3, 3),
@@ -140,7 +140,7 @@ def test_harmless_values_beside_the_weights_are_read(tmp_path):
     assert set(read_checkpoint(tmp_path / "w.pth").tensors) == set(STATE)
 
 
-@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("wrapper", WRAPPER_KEYS)
 def test_every_wrapper_is_taken_off(wrapper):
     found = unwrap_checkpoint("w.pth", {"epoch": 3, "optimizer": {"state": {}}, wrapper: STATE})
     assert dict(found.tensors) == STATE
@@ -158,14 +158,14 @@ def test_the_plain_weights_are_taken_before_the_averaged_ones_and_it_is_said():
     averaged = {key: tensor * 0 for key, tensor in STATE.items()}
     found = unwrap_checkpoint("w.pth", {"model_ema": averaged, "model": STATE})
     assert dict(found.tensors) == STATE
-    assert found.notes == ("took 'model'; the file also holds 'model_ema'",)
+    assert found.messages == ("took 'model'; the file also holds 'model_ema'",)
     chosen = unwrap_checkpoint("w.pth", {"model_ema": averaged, "model": STATE}, entry="model_ema")
     assert dict(chosen.tensors) == averaged
     with pytest.raises(ValueError, match=r"unknown entry of the file 'model_em'.*'model_ema'"):
         unwrap_checkpoint("w.pth", {"model_ema": averaged, "model": STATE}, entry="model_em")
 
 
-@pytest.mark.parametrize("prefix", [*PREFIXES, "module._orig_mod.", "_orig_mod.module.", "model.backbone."])
+@pytest.mark.parametrize("prefix", [*KEY_PREFIXES, "module._orig_mod.", "_orig_mod.module.", "model.backbone."])
 def test_every_prefix_is_taken_off(prefix):
     found = unwrap_checkpoint("w.pth", {prefix + key: tensor for key, tensor in STATE.items()})
     assert dict(found.tensors) == STATE

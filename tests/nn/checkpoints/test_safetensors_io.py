@@ -6,15 +6,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from reslab.nn.checkpoints.safetensors_io import load_weights, read_header, read_tensors, save_weights, unwrap
+from reslab.nn.checkpoints.safetensors_io import load_weights, read_header, read_tensors, save_weights, unwrap_model
 from reslab.nn.factory import create_model
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 from reslab.spec.preprocess import Preprocess
 
 
-def small() -> Network:
+def small() -> ResidualNetwork:
     model = create_model("resnet20_cifar", num_classes=3, in_channels=1, depths=(1, 1, 1), order="full-preact")
-    assert isinstance(model, Network)
+    assert isinstance(model, ResidualNetwork)
     model.classes = ("ant", "bee", "wasp")
     model.preprocess = Preprocess(1, "resize(32)", (0.5,), (0.25,))
     return model
@@ -38,7 +38,7 @@ def test_what_was_loaded_computes_to_the_last_digit_what_was_saved(tmp_path: Pat
     """Whatever the header's length, which moves the numbers in the file: MKL sums as they lie in memory."""
     torch.manual_seed(0)
     network = create_model("resnet20_cifar", depths=(1, 1, 1)).eval()
-    assert isinstance(network, Network)
+    assert isinstance(network, ResidualNetwork)
     network.classes = ("x" * (length + 1), *map(str, range(9)))
     save_weights(tmp_path / "w.safetensors", network, {})
     loaded = load_weights(tmp_path / "w.safetensors")
@@ -97,7 +97,7 @@ def test_views_of_one_storage_are_not_taken_for_one_tensor(tmp_path: Path) -> No
 def test_weights_of_a_compiled_network_have_plain_names(tmp_path: Path) -> None:
     model = small()
     compiled = torch.compile(model)
-    assert unwrap(compiled) is model
+    assert unwrap_model(compiled) is model
     save_weights(tmp_path / "m.safetensors", compiled)
     assert load_weights(tmp_path / "m.safetensors").arch == model.arch
 

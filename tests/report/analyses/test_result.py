@@ -7,22 +7,29 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from reslab.report.analyses import show_answers
-from reslab.report.analyses.gradients import show
-from reslab.report.analyses.overlay import along_training, short_names, tints
-from reslab.report.analyses.result import QuestionPage
-from reslab.report.plots.depth import Profile, depth_figure
-from reslab.report.plots.png import png
-from reslab.report.render import render_question
+from reslab.report.analyses import render_analysis
+from reslab.report.analyses.gradients import render_gradients
+from reslab.report.analyses.overlay import line_styles, render_snapshots, shorten_names
+from reslab.report.analyses.result import AnalysisPage
+from reslab.report.plots.depth import DepthProfile, plot_depth_profiles
+from reslab.report.plots.png import render_png
+from reslab.report.render import render_analysis_page
 
 
 def answer(subject: str, decades: float = 0.5, step: int | None = None) -> dict[str, object]:
     """An answer to `gradients` as its JSON has it."""
-    unit = {"name": "layer1.0", "label": "layer1.0", "input": 0.5, "weights": 2.0, "direct": 0.4, "branches": 0.3}
-    unit |= {"cosine": 0.0, "shortcut_gain": 1.0, "branch_gain": 0.5, "plain_product": 0.1, "residual_sum": 0.5}
-    slope = {"decades": decades, "per_unit": 10 ** (decades / 2), "verdict": "healthy", "rule": "D"}
-    units = [unit, {**unit, "input": 0.2}, {**unit, "input": 0.1}]
-    return {"subject": subject, "step": step, "loss": 2.3, "units": units, "slope": slope, "residual": True}
+    unit = {
+        "name": "layer1.0",
+        "label": "layer1.0",
+        "input_norm": 0.5,
+        "weight_norm": 2.0,
+        "shortcut_norm": 0.4,
+        "branch_norm": 0.3,
+    }
+    unit |= {"cosine": 0.0, "shortcut_gain": 1.0, "branch_gain": 0.5, "plain_product": 0.1, "residual_product": 0.5}
+    slope = {"decades": decades, "factor_per_block": 10 ** (decades / 2), "verdict": "healthy", "rule": "D"}
+    units = [unit, {**unit, "input_norm": 0.2}, {**unit, "input_norm": 0.1}]
+    return {"model": subject, "step": step, "loss": 2.3, "blocks": units, "slope": slope, "is_residual": True}
 
 
 @pytest.mark.parametrize(
@@ -30,48 +37,51 @@ def answer(subject: str, decades: float = 0.5, step: int | None = None) -> dict[
     [
         (["resnet56_cifar", "plain56_cifar"], ["resnet56_cifar", "plain56_cifar"]),
         (["a:order=x:depths=2", "a:order=y:depths=2"], ["order=x", "order=y"]),
-        (["a", "a:mix=none"], ["a", "mix=none"]),
+        (["a", "a:merge=none"], ["a", "merge=none"]),
         (["runs/a", "runs/b@3"], ["a", "b@3"]),
         (["runs/a", "old/a"], ["runs/a", "old/a"]),
         (["runs/a"], ["a"]),
     ],
 )
 def test_names_lose_what_they_share(names: list[str], short: list[str]) -> None:
-    assert short_names(names) == short
+    assert shorten_names(names) == short
 
 
 def test_snapshots_go_from_pale_to_strong_in_one_colour_and_only_the_ends_are_named() -> None:
-    found = tints([answer(f"runs/a@{step}", step=step) for step in (0, 5, 9)] + [answer("runs/b")])
+    found = line_styles([answer(f"runs/a@{step}", step=step) for step in (0, 5, 9)] + [answer("runs/b")])
     assert [tint.label for tint in found] == ["a@0", "", "a@9", "b"]
-    assert [tint.colour for tint in found] == [0, 0, 0, 1]
-    assert found[0].strength < found[1].strength < found[2].strength == found[3].strength == 1
+    assert [tint.color_index for tint in found] == [0, 0, 0, 1]
+    assert found[0].alpha < found[1].alpha < found[2].alpha == found[3].alpha == 1
 
 
 def test_three_snapshots_make_a_picture_along_training() -> None:
     answers = [answer(f"runs/a@{step}", step=step) for step in (0, 5, 9)]
-    [figure] = along_training(answers, lambda each: each["slope"]["decades"], "D", log=False)
+    [figure] = render_snapshots(answers, lambda each: each["slope"]["decades"], "D", log=False)
     assert list(figure.figure.axes[0].lines[0].get_xdata()) == [0, 5, 9]
-    assert along_training(answers[:2], lambda each: 1.0, "D") == []
+    assert render_snapshots(answers[:2], lambda each: 1.0, "D") == []
 
 
 def test_a_value_without_a_place_on_the_scale_leaves_a_gap() -> None:
-    axes = depth_figure([Profile("a", [1.0, 0.0, None, 10.0, math.inf])]).axes[0]
+    axes = plot_depth_profiles([DepthProfile("a", [1.0, 0.0, None, 10.0, math.inf])]).axes[0]
     drawn = axes.lines[0].get_ydata()
     assert [math.isnan(value) for value in drawn] == [False, True, True, False, True]
-    assert depth_figure([Profile("a", [0.0, None])]).axes[0].lines[:] == []
+    assert plot_depth_profiles([DepthProfile("a", [0.0, None])]).axes[0].lines[:] == []
 
 
 def test_words_follow_the_numbers() -> None:
-    grows, shrinks = show([answer("a", 2.0)]).words[0], show([answer("a", -1.0)]).words[0]
+    grows, shrinks = (
+        render_gradients([answer("a", 2.0)]).paragraphs[0],
+        render_gradients([answer("a", -1.0)]).paragraphs[0],
+    )
     assert "grows 10.0 times a unit, 100 times from the last of 3 units" in grows
     assert "shrinks 3.16 times a unit, 10 times" in shrinks
-    assert "zero or no finite number" in show([answer("a", -math.inf)]).words[0]
+    assert "zero or no finite number" in render_gradients([answer("a", -math.inf)]).paragraphs[0]
 
 
 def test_the_page_is_self_contained_and_the_same_twice() -> None:
     pages = [
-        render_question(
-            QuestionPage("gradients", "asked", "He", show_answers("gradients", [answer("<a>"), answer("b")]))
+        render_analysis_page(
+            AnalysisPage("gradients", "asked", "He", render_analysis("gradients", [answer("<a>"), answer("b")]))
         )
         for _ in range(2)
     ]
@@ -82,19 +92,19 @@ def test_the_page_is_self_contained_and_the_same_twice() -> None:
 
 
 def test_a_picture_of_several_figures_is_one_sheet() -> None:
-    figures = show([answer("a")]).figures
-    sheet = Image.open(io.BytesIO(png(figures, "Title")))
-    one = Image.open(io.BytesIO(png(figures[:1])))
+    figures = render_gradients([answer("a")]).figures
+    sheet = Image.open(io.BytesIO(render_png(figures, "Title")))
+    one = Image.open(io.BytesIO(render_png(figures[:1])))
     assert sheet.width == 2 * one.width
     assert sheet.getpixel((0, 0)) == (255, 255, 255)
     with pytest.raises(ValueError, match="at least one figure"):
-        png([])
+        render_png([])
 
 
 def test_the_words_of_a_figure_stand_below_it_on_the_sheet() -> None:
-    figure = replace(show([answer("a")]).figures[0], caption="")
+    figure = replace(render_gradients([answer("a")]).figures[0], caption="")
     bare, told = (
-        Image.open(io.BytesIO(png([replace(figure, caption=words)])))
+        Image.open(io.BytesIO(render_png([replace(figure, caption=words)])))
         for words in ("", "Solid: what came. Dashed: what was told. " * 8)
     )
     assert told.width == bare.width
@@ -106,11 +116,11 @@ def test_the_words_of_a_figure_stand_below_it_on_the_sheet() -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(0.82, 1.0), (1.01, 1.9), (0.003, 0.03), (1e-9, 1.0)])
 def test_a_logarithmic_axis_has_ticks_enough_to_be_read(low: float, high: float) -> None:
-    axes = depth_figure([Profile("a", [low, high])]).axes[0]
+    axes = plot_depth_profiles([DepthProfile("a", [low, high])]).axes[0]
     bottom, top = axes.get_ylim()
     assert sum(bottom <= tick <= top for tick in axes.get_yticks()) >= 3
 
 
 def test_an_unknown_question_is_named() -> None:
     with pytest.raises(ValueError, match="gradients"):
-        show_answers("gradient", [])
+        render_analysis("gradient", [])

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from page_reader import assert_sound
 from sample_pages import sample_run
 
-from reslab.report.pages.classification import calibration_words, chance_error
-from reslab.report.plots.bars import reliability_figure
+from reslab.report.pages.classification import calibration_paragraphs, chance_ece
+from reslab.report.plots.bars import plot_reliability
 from reslab.report.plots.style import BLUE
-from reslab.report.render import render_run
+from reslab.report.render import render_run_page
 
 
 def one_bin(
@@ -25,8 +25,8 @@ BINS = [one_bin(0, 0), one_bin(0.25, 4, 0.4, 0.25), one_bin(0.5, 36, 0.6, 0.5), 
 SCALED = [one_bin(0, 0), one_bin(0.25, 20, 0.35, 0.3), one_bin(0.5, 80, 0.7, 0.8), one_bin(0.75, 0)]
 PLAIN = {"ece": 0.072, "mce": 0.15, "reliability": BINS}
 FITTED = {
-    **PLAIN, "temperature": 1.6, "fitted_on": "val", "fitted_images": 1000, "ece_scaled": 0.0123, "loss_scaled": 0.3,
-    "reliability_scaled": SCALED, "in_halves": False,
+    **PLAIN, "temperature": 1.6, "fit_split": "val", "fit_num_samples": 1000, "ece_after": 0.0123, "loss_after": 0.3,
+    "reliability_after": SCALED, "cross_fitted": False,
 }  # fmt: skip
 
 
@@ -38,7 +38,7 @@ def bars(figure: Figure, axes: int) -> list[tuple[float, float, float]]:
 
 
 def test_a_bar_is_a_bin_s_accuracy_and_the_counts_stand_below() -> None:
-    figure = reliability_figure(BINS, SCALED)
+    figure = plot_reliability(BINS, SCALED)
     assert bars(figure, 0) == [(0.375, 0.25, 0.35), (0.625, 0.5, 1.0), (0.875, 0.9, 1.0)]
     assert {to_hex(bar.get_facecolor()) for bar in figure.axes[0].patches} == {BLUE}
     assert [height for _, height, _ in bars(figure, 1)] == [4, 36, 60]
@@ -48,20 +48,20 @@ def test_a_bar_is_a_bin_s_accuracy_and_the_counts_stand_below() -> None:
 
 
 def test_the_words_are_the_numbers() -> None:
-    balance, error, temperature = calibration_words(FITTED, "test")
+    balance, error, temperature = calibration_paragraphs(FITTED, "test")
     assert "80.2 % sure of its answers, and 73.0 % of them are right: it is surer than it has reason to be." in balance
     assert "7.20 %" in error
     assert "The 1,000 validation images ask for a temperature of 1.60" in temperature
     assert "less sure" in temperature
     assert "the error on these test images is 1.23 %." in temperature
-    halves = calibration_words({**FITTED, "in_halves": True, "temperature": 0.8}, "val")[2]
+    halves = calibration_paragraphs({**FITTED, "cross_fitted": True, "temperature": 0.8}, "val")[2]
     assert "more sure" in halves
     assert "one half" in halves
-    assert "never the test set" in calibration_words(PLAIN, "test")[2]
+    assert "never the test set" in calibration_paragraphs(PLAIN, "test")[2]
     few = {name: value for name, value in FITTED.items() if "scaled" not in name}
-    assert "too few mistakes" in calibration_words(few, "val")[2]
+    assert "too few mistakes" in calibration_paragraphs(few, "val")[2]
     level = {**PLAIN, "reliability": [one_bin(0.5, 1000, 0.6, 0.601)]}
-    assert "as sure as it should be" in calibration_words(level, "test")[0]
+    assert "as sure as it should be" in calibration_paragraphs(level, "test")[0]
 
 
 def test_the_error_by_chance_is_that_of_draws() -> None:
@@ -72,15 +72,15 @@ def test_the_error_by_chance_is_that_of_draws() -> None:
         n, p = one["num_samples"], one["confidence"]
         shares = [math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)]
         expected += sum(share * abs(k / n - p) for k, share in enumerate(shares)) * n / 100
-    assert chance_error(bins) == pytest.approx(expected, rel=0.03)
-    assert chance_error([one_bin(0.75, 10, 1.0, 1.0)]) == 0
+    assert chance_ece(bins) == pytest.approx(expected, rel=0.03)
+    assert chance_ece([one_bin(0.75, 10, 1.0, 1.0)]) == 0
 
 
 def test_the_page_has_it_where_there_is_something_to_show() -> None:
-    page = assert_sound(render_run(sample_run(calibration=FITTED)))
+    page = assert_sound(render_run_page(sample_run(calibration=FITTED)))
     assert "Is it as sure as it is right?" in page.text
     assert any((figure["aria-label"] or "").startswith("Reliability diagram") for figure in page.tags("svg"))
     assert "25 to 50 %" in page.text
     assert "0 to 25 %" not in page.text
-    assert render_run(sample_run(calibration=FITTED)) == render_run(sample_run(calibration=FITTED))
-    assert "as sure as" not in assert_sound(render_run(sample_run())).text
+    assert render_run_page(sample_run(calibration=FITTED)) == render_run_page(sample_run(calibration=FITTED))
+    assert "as sure as" not in assert_sound(render_run_page(sample_run())).text

@@ -8,17 +8,17 @@ from page_reader import assert_sound
 from sample_pages import profile, sample_demo, sample_log
 
 from reslab.report.pages.run_text import DemoPage
-from reslab.report.render import render_demo
+from reslab.report.render import render_demo_page
 
 
 def _text(page: DemoPage) -> str:
-    return assert_sound(render_demo(page)).text
+    return assert_sound(render_demo_page(page)).text
 
 
 def test_a_page_is_sound_and_the_same_every_time() -> None:
-    html = render_demo(sample_demo())
+    html = render_demo_page(sample_demo())
     page = assert_sound(html)
-    assert html == render_demo(sample_demo())
+    assert html == render_demo_page(sample_demo())
     assert [label.split(" against")[0] for label in page.values("aria-label") if "against" in label] == [
         "Training loss", "Accuracy",
     ]  # fmt: skip
@@ -90,7 +90,7 @@ def test_the_flatter_one_can_be_the_plain_one() -> None:
 
 
 def test_gradients_after_training_are_dashed_and_said() -> None:
-    networks = [replace(network, gradient_norms_end=profile(3, 1)) for network in sample_demo().networks]
+    networks = [replace(network, gradient_norms_trained=profile(3, 1)) for network in sample_demo().networks]
     text = _text(sample_demo(networks=networks))
     assert "resnet56, untrained" in text
     assert "plain56, trained" in text
@@ -125,4 +125,4 @@ def test_names_are_escaped() -> None:
 
 def test_anything_but_two_networks_is_refused() -> None:
     with pytest.raises(ValueError, match="two networks"):
-        render_demo(sample_demo(networks=sample_demo().networks[:1]))
+        render_demo_page(sample_demo(networks=sample_demo().networks[:1]))

@@ -8,21 +8,21 @@ import pytest
 from page_reader import assert_sound
 from sample_study import ENDS, sample_study_page
 
-from reslab.report.pages.study import study_markdown, study_parts, value_rows
+from reslab.report.pages.study import render_study_markdown, study_context, value_rows
 from reslab.report.pages.study_text import (
     StudyPage,
     StudyRow,
     StudyRun,
-    ours_words,
-    reported_words,
-    scale_words,
-    summary_words,
+    ours_text,
+    reported_text,
+    scale_text,
+    study_summary_text,
 )
-from reslab.report.plots.study import study_figures
-from reslab.report.plots.study_curves import error_line
-from reslab.report.render import render_study
+from reslab.report.plots.study import plot_study_figures
+from reslab.report.plots.study_curves import error_curve
+from reslab.report.render import render_study_page
 from reslab.spec.papers import STUDIES, get_study
-from reslab.spec.study import Reported
+from reslab.spec.study import ReportedValue
 
 STUDY = "he2015/degradation"
 
@@ -34,19 +34,19 @@ def page() -> StudyPage:
 
 @pytest.fixture(scope="module")
 def text_and_files(page: StudyPage) -> tuple[str, dict[str, str]]:
-    return study_markdown(page, "pictures")
+    return render_study_markdown(page, "pictures")
 
 
 def test_the_page_stands_alone_and_shows_everything(page: StudyPage) -> None:
-    found = assert_sound(render_study(page))
+    found = assert_sound(render_study_page(page))
     for row in page.rows:
         assert row.row.name in found.text
     for claim in page.claims:
         assert claim.text in found.text
-        assert claim.words in found.text
+        assert claim.explanation in found.text
     for words in ("8.75 %", "13.5 % (as recalled)", "holds at this scale", "undecided at this scale", "Table 6"):
         assert words in found.text
-    for fact in page.facts.values():
+    for fact in page.metadata.values():
         assert fact in found.text
     assert "A damaged entry of plain-44 was built anew." in found.text
 
@@ -54,12 +54,12 @@ def test_the_page_stands_alone_and_shows_everything(page: StudyPage) -> None:
 @pytest.mark.parametrize("scale", ["smoke", "short", "full"])
 def test_the_scale_is_stamped_on_the_page_and_inside_each_figure(scale: str) -> None:
     page = sample_study_page(STUDY, scale, seeds=2)
-    text, files = study_markdown(page)
+    text, files = render_study_markdown(page)
     stamp = f"reslab · {STUDY} · {scale} scale · 2 seeds"
     assert len(files) == 4
     assert all(stamp in file for file in files.values())
     assert f"**{scale.capitalize()} scale:**" in text
-    html = render_study(page)
+    html = render_study_page(page)
     assert html.count(stamp) == len(files)
     assert f"{scale} scale" in assert_sound(html).text
 
@@ -68,7 +68,7 @@ def test_what_was_not_run_stands_there_with_its_price(page: StudyPage, text_and_
     name = page.rows[-1].row.name
     lines = [line for line in text_and_files[0].splitlines() if line.startswith(f"| {name} ")]
     assert any("not run" in line and "about 1 h 02 min" in line for line in lines)
-    assert "7 of 8 rows run" in summary_words(page)
+    assert "7 of 8 rows run" in study_summary_text(page)
 
 
 def test_markdown_links_every_figure_it_writes(text_and_files: tuple[str, dict[str, str]]) -> None:
@@ -92,32 +92,32 @@ def test_tables_of_the_markdown_are_whole(text_and_files: tuple[str, object]) ->
 
 
 def test_the_same_page_gives_the_same_bytes(page: StudyPage, text_and_files: tuple[str, dict[str, str]]) -> None:
-    assert study_markdown(page, "pictures") == text_and_files
-    assert render_study(page) == render_study(page)
+    assert render_study_markdown(page, "pictures") == text_and_files
+    assert render_study_page(page) == render_study_page(page)
 
 
 def test_ours_is_the_mean_with_the_spread_of_the_seeds(page: StudyPage) -> None:
     row = get_study(STUDY).rows[0]
     runs = [StudyRun(seed, {"test_error": value}) for seed, value in enumerate((10.0, 11.0, 12.0))]
-    found = StudyRow(row, page.rows[0].cut, runs)
+    found = StudyRow(row, page.rows[0].preset, runs)
     assert (found.mean(), found.std()) == (11.0, 1.0)
-    assert ours_words(found, "", "%") == "11.00 ± 1.00 %"
-    assert ours_words(replace(found, runs=runs[:1]), "", "%") == "10.00 %"
-    assert ours_words(replace(found, runs=()), "", "%") == "not run"
+    assert ours_text(found, "", "%") == "11.00 ± 1.00 %"
+    assert ours_text(replace(found, runs=runs[:1]), "", "%") == "10.00 %"
+    assert ours_text(replace(found, runs=()), "", "%") == "not run"
     broken = replace(found, runs=[StudyRun(0, {"test_error": float("nan")})])
-    assert ours_words(broken, "", "%") == "no number"
+    assert ours_text(broken, "", "%") == "no number"
     assert found.mean("train_error") is None
 
 
 def test_reported_values_say_how_sure_they_are() -> None:
-    assert reported_words(Reported(6.61, std=0.16, confidence="read"), "%") == "6.61 ± 0.16 %"
-    assert reported_words(Reported(9.0), "%") == "9 % (as recalled)"
-    assert reported_words(Reported(None, note="fail: above 20 %", confidence="read"), "%") == "fail: above 20 %"
-    assert reported_words(None, "%") == "–"
+    assert reported_text(ReportedValue(6.61, std=0.16, provenance="verified"), "%") == "6.61 ± 0.16 %"
+    assert reported_text(ReportedValue(9.0), "%") == "9 % (as recalled)"
+    assert reported_text(ReportedValue(None, note="fail: above 20 %", provenance="verified"), "%") == "fail: above 20 %"
+    assert reported_text(None, "%") == "–"
 
 
 def test_a_figure_of_curves_draws_every_row_that_was_run(page: StudyPage) -> None:
-    figure = study_figures(page)[0].figure
+    figure = plot_study_figures(page)[0].figure
     left, right = figure.axes[:2]
     assert [text.get_text() for text in left.get_legend().get_texts()] == [
         "plain-20",
@@ -135,30 +135,33 @@ def test_a_figure_of_curves_draws_every_row_that_was_run(page: StudyPage) -> Non
 def test_a_line_of_seeds_is_their_mean_and_their_band() -> None:
     row = get_study(STUDY).rows[0]
     logs = [[{"kind": "eval", "step": step, "split": "test", "top1": top1} for step in (10, 20)] for top1 in (0.5, 0.7)]
-    cut = get_study(STUDY).cut(row, "short")
-    line = error_line(StudyRow(row, cut, [StudyRun(seed, log=log) for seed, log in enumerate(logs)]), "eval")
+    cut = get_study(STUDY).preset_for(row, "short")
+    line = error_curve(StudyRow(row, cut, [StudyRun(seed, log=log) for seed, log in enumerate(logs)]), "eval")
     assert line.x == (10.0, 20.0)
     assert line.mean == pytest.approx((40.0, 40.0))
     assert line.low == pytest.approx((30.0, 30.0))
     assert line.high == pytest.approx((50.0, 50.0))
-    assert not error_line(StudyRow(row, cut), "eval")
+    assert not error_curve(StudyRow(row, cut), "eval")
 
 
 def test_seeds_that_stopped_early_do_not_stretch_the_line() -> None:
     row = get_study(STUDY).rows[0]
     logs = [[{"kind": "train", "step": step, "top1": 0.5} for step in range(1, end)] for end in (4, 9)]
     runs = [StudyRun(seed, log=log) for seed, log in enumerate(logs)]
-    line = error_line(StudyRow(row, get_study(STUDY).cut(row, "short"), runs), "train")
+    line = error_curve(StudyRow(row, get_study(STUDY).preset_for(row, "short"), runs), "train")
     assert line.x == (1.0, 2.0, 3.0)
 
 
 def test_a_page_of_nothing_run_is_a_plan() -> None:
     study = get_study("he2015/table3")
-    rows = [StudyRow(row, study.cut(row, "full"), why="its data are not here", price_seconds=1e6) for row in study.rows]
+    rows = [
+        StudyRow(row, study.preset_for(row, "full"), not_run_reason="its data are not here", estimated_seconds=1e6)
+        for row in study.rows
+    ]
     page = StudyPage(study, "full", rows)
-    assert study_figures(page) == []
-    assert "0 of 7 rows run" in assert_sound(render_study(page)).text
-    assert study_markdown(page)[0].count("its data are not here") == 7
+    assert plot_study_figures(page) == []
+    assert "0 of 7 rows run" in assert_sound(render_study_page(page)).text
+    assert render_study_markdown(page)[0].count("its data are not here") == 7
 
 
 def test_further_reported_values_have_lines_of_their_own() -> None:
@@ -170,17 +173,20 @@ def test_further_reported_values_have_lines_of_their_own() -> None:
 
 @pytest.mark.parametrize("name", [name for name in STUDIES if name.startswith(("he2016/", "wrn", "book", "goyal"))])
 def test_every_kind_of_study_has_a_page(name: str) -> None:
-    parts = study_parts(sample_study_page(name, seeds=1))
+    parts = study_context(sample_study_page(name, seeds=1))
     assert len(parts["rows"]) >= len(STUDIES[name].rows)
     assert parts["figures"]
 
 
 def test_gradients_and_responses_are_drawn_from_answers() -> None:
     study = get_study("he2015/initial")
-    answer = {"units": [{"input": 2.0**unit} for unit in range(9)], "layers": [{"std": 1.0 + n} for n in range(19)]}
-    runs = [StudyRun(seed, answers={"gradients@init": answer, "responses@init": answer}) for seed in (0, 1)]
-    page = StudyPage(study, "short", [StudyRow(row, study.cut(row, "short"), runs) for row in study.rows])
-    gradients, responses = study_figures(page)[:2]
+    answer = {
+        "blocks": [{"input_norm": 2.0**unit} for unit in range(9)],
+        "layers": [{"std": 1.0 + n} for n in range(19)],
+    }
+    runs = [StudyRun(seed, analysis_results={"gradients@init": answer, "responses@init": answer}) for seed in (0, 1)]
+    page = StudyPage(study, "short", [StudyRow(row, study.preset_for(row, "short"), runs) for row in study.rows])
+    gradients, responses = plot_study_figures(page)[:2]
     assert len(gradients.figure.axes) == 2
     assert gradients.figure.axes[0].get_yscale() == "log"
     assert len(responses.figure.axes) == 4
@@ -196,18 +202,18 @@ def test_a_number_without_a_unit_has_the_decimals_of_its_spread() -> None:
     row = sample_study_page("he2015/initial").rows[0]
     name = row.row.metric
     told = [replace(run, values={name: value}) for run, value in zip(row.runs, (1.0, 1.2, 1.4), strict=True)]
-    assert ours_words(replace(row, runs=told), name, "") == "1.20 ± 0.20"
-    assert ours_words(replace(row, runs=told[:1]), name, "") == "1"
+    assert ours_text(replace(row, runs=told), name, "") == "1.20 ± 0.20"
+    assert ours_text(replace(row, runs=told[:1]), name, "") == "1"
 
 
 def test_rows_that_are_there_in_part_do_not_stand_under_not_run(page: StudyPage) -> None:
-    assert "## Not run\n" in study_markdown(page)[0]
-    part = replace(page.rows[0], why="1 of 3 seeds was run")
-    text, _ = study_markdown(replace(page, rows=[part, *page.rows[1:]]))
+    assert "## Not run\n" in render_study_markdown(page)[0]
+    part = replace(page.rows[0], not_run_reason="1 of 3 seeds was run")
+    text, _ = render_study_markdown(replace(page, rows=[part, *page.rows[1:]]))
     assert "## Not run, or not in full\n" in text
 
 
 def test_the_scale_tells_whose_cut_it_shows_where_rows_are_cut_differently(page: StudyPage) -> None:
-    assert "Here: " in scale_words(replace(page, rows=page.rows[:1]))
+    assert "Here: " in scale_text(replace(page, rows=page.rows[:1]))
     smoke = sample_study_page(scale="smoke")
-    assert "plain-20, for one: bundled" in scale_words(smoke)
+    assert "plain-20, for one: bundled" in scale_text(smoke)

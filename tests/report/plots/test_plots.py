@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from reslab.report.plots.curves import Curve, accuracy_figure, loss_figure, rate_figure
-from reslab.report.plots.depth import Profile, depth_figure, log_ticks
-from reslab.report.plots.export import svg
-from reslab.report.plots.matrices import matrix_figure
-from reslab.report.series import Series, running_mean, series
+from reslab.report.plots.curves import Curve, plot_accuracy, plot_loss, plot_lr
+from reslab.report.plots.depth import DepthProfile, make_log_locator, plot_depth_profiles
+from reslab.report.plots.export import render_inline_svg
+from reslab.report.plots.matrices import plot_confusion_matrix
+from reslab.report.series import Series, extract_series, running_mean
 
 
 def _curve(values: list[float], name: str = "train") -> Curve:
@@ -21,15 +21,15 @@ def _curve(values: list[float], name: str = "train") -> Curve:
 
 
 def test_every_figure_is_a_figure_and_becomes_svg() -> None:
-    curves = [_curve([2.0, 1.0, 0.5]), Curve(_curve([2.1, 1.2, 0.9]).line, "held out", 1, dashed=True)]
+    curves = [_curve([2.0, 1.0, 0.5]), Curve(_curve([2.1, 1.2, 0.9]).series, "held out", 1, dashed=True)]
     figures = [
-        loss_figure(curves), accuracy_figure(curves), rate_figure(curves[0].line),
-        depth_figure([Profile("a", [1.0, 0.0, 1e-9]), Profile("b", [])]),
-        matrix_figure(np.eye(3).tolist(), ["a", "b", "c"]),
+        plot_loss(curves), plot_accuracy(curves), plot_lr(curves[0].series),
+        plot_depth_profiles([DepthProfile("a", [1.0, 0.0, 1e-9]), DepthProfile("b", [])]),
+        plot_confusion_matrix(np.eye(3).tolist(), ["a", "b", "c"]),
     ]  # fmt: skip
     for place, figure in enumerate(figures):
         assert isinstance(figure, Figure)
-        text = svg(figure, f"f{place}", "what it shows")
+        text = render_inline_svg(figure, f"f{place}", "what it shows")
         assert text.startswith("<svg ")
         assert 'aria-label="what it shows"' in text
         assert "font-family" not in text
@@ -38,12 +38,20 @@ def test_every_figure_is_a_figure_and_becomes_svg() -> None:
 
 
 def test_a_line_that_a_later_one_covers_is_wider() -> None:
-    lines = depth_figure([Profile("a", [1.0, 2.0]), Profile("b", [1.0, 2.0]), Profile("c", [2.0, 1.0])]).axes[0].lines
+    lines = (
+        plot_depth_profiles(
+            [DepthProfile("a", [1.0, 2.0]), DepthProfile("b", [1.0, 2.0]), DepthProfile("c", [2.0, 1.0])]
+        )
+        .axes[0]
+        .lines
+    )
     assert lines[0].get_linewidth() > lines[1].get_linewidth() == lines[2].get_linewidth()
 
 
 def test_strokes_are_named_beside_the_networks() -> None:
-    figure = depth_figure([Profile("a", [1.0, 2.0]), Profile("", [2.0, 1.0], dashed=True)], strokes=("one", "other"))
+    figure = plot_depth_profiles(
+        [DepthProfile("a", [1.0, 2.0]), DepthProfile("", [2.0, 1.0], dashed=True)], stroke_labels=("one", "other")
+    )
     legend = figure.axes[0].get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["a", "one", "other"]
@@ -53,9 +61,9 @@ def test_strokes_are_named_beside_the_networks() -> None:
 def test_long_names_of_two_lines_leave_room_for_the_axes_and_are_told_apart() -> None:
     place = "/home/someone/experiments/with/a/long/path/runs"
     curves = [_curve([2.0, 1.0]), _curve([1.5, 1.2])]
-    curves = [Curve(curve.line, f"{place}/{name}") for curve, name in zip(curves, ("first", "second"), strict=True)]
-    for figure in (loss_figure(curves), depth_figure([Profile(curve.label, [1.0, 2.0]) for curve in curves])):
-        assert svg(figure, "f", "label")  # a warning of axes without room would be an error
+    curves = [Curve(curve.series, f"{place}/{name}") for curve, name in zip(curves, ("first", "second"), strict=True)]
+    for figure in (plot_loss(curves), plot_depth_profiles([DepthProfile(curve.label, [1.0, 2.0]) for curve in curves])):
+        assert render_inline_svg(figure, "f", "label")  # a warning of axes without room would be an error
         assert figure.axes[0].get_position().width > 0.7
         legend = figure.axes[0].get_legend()
         assert legend is not None
@@ -64,24 +72,26 @@ def test_long_names_of_two_lines_leave_room_for_the_axes_and_are_told_apart() ->
 
 def test_names_are_taken_as_they_are_not_as_formulas() -> None:
     for name in ("$x^2$", "_hidden", "a & <b>"):
-        text = svg(loss_figure([Curve(_curve([2.0, 1.0]).line, name), _curve([1.0, 2.0])]), "f", "label")
+        text = render_inline_svg(plot_loss([Curve(_curve([2.0, 1.0]).series, name), _curve([1.0, 2.0])]), "f", "label")
         assert f">{escape(name)}</text>" in text
-        assert f">{escape(name)}</text>" in svg(matrix_figure([[1, 0], [0, 1]], [name, "b"]), "f", "label")
+        assert f">{escape(name)}</text>" in render_inline_svg(
+            plot_confusion_matrix([[1, 0], [0, 1]], [name, "b"]), "f", "label"
+        )
 
 
 def test_a_loss_over_decades_is_drawn_on_a_log_scale() -> None:
-    assert loss_figure([_curve([2.0, 0.01])]).axes[0].get_yscale() == "log"
-    assert loss_figure([_curve([2.0, 1.0])]).axes[0].get_yscale() == "linear"
-    assert loss_figure([_curve([2.0, -0.01])]).axes[0].get_yscale() == "linear"
+    assert plot_loss([_curve([2.0, 0.01])]).axes[0].get_yscale() == "log"
+    assert plot_loss([_curve([2.0, 1.0])]).axes[0].get_yscale() == "linear"
+    assert plot_loss([_curve([2.0, -0.01])]).axes[0].get_yscale() == "linear"
 
 
 def test_the_lines_drawn_are_the_values_given() -> None:
-    line = loss_figure([_curve([2.0, 1.0, 0.5])]).axes[0].get_lines()[0]
+    line = plot_loss([_curve([2.0, 1.0, 0.5])]).axes[0].get_lines()[0]
     np.testing.assert_array_equal(line.get_xydata(), [[1, 2.0], [2, 1.0], [3, 0.5]])
 
 
 def test_what_is_right_is_blue_and_what_is_wrong_is_vermilion() -> None:
-    picture = np.asarray(matrix_figure([[3, 1], [0, 4]], ["a", "b"]).axes[0].get_images()[0].get_array())
+    picture = np.asarray(plot_confusion_matrix([[3, 1], [0, 4]], ["a", "b"]).axes[0].get_images()[0].get_array())
     assert picture[0, 0, 2] > picture[0, 0, 0]
     assert picture[0, 1, 0] > picture[0, 1, 2]
     np.testing.assert_allclose(picture[..., 3], [[0.25 + 0.75 * 0.75, 1.0], [0.0, 1.0]])
@@ -89,9 +99,9 @@ def test_what_is_right_is_blue_and_what_is_wrong_is_vermilion() -> None:
 
 def test_a_series_drops_what_is_no_number_and_thins_by_means() -> None:
     lines = [{"epoch": n, "loss": float("nan") if n == 3 else float(n)} for n in range(1, 6)] + [{"epoch": 6}]
-    line = series("train", lines, "loss")
-    assert (line.x, line.y, line.num_lost, line.first_lost) == ((1, 2, 4, 5), (1, 2, 4, 5), 1, 3)
-    long = series("train", [{"epoch": n, "loss": float(n % 2)} for n in range(600)], "loss")
+    line = extract_series("train", lines, "loss")
+    assert (line.x, line.y, line.num_non_finite, line.first_non_finite) == ((1, 2, 4, 5), (1, 2, 4, 5), 1, 3)
+    long = extract_series("train", [{"epoch": n, "loss": float(n % 2)} for n in range(600)], "loss")
     assert len(long.x) == 300
     assert set(long.y) == {0.5}
 
@@ -111,7 +121,7 @@ def test_pages_are_made_without_pyplot_and_number_formats_without_matplotlib() -
 
 @pytest.mark.parametrize(("low", "high"), [(0.4, 0.7), (0.41, 1.5), (120.0, 180.0)])
 def test_a_very_short_logarithmic_axis_has_round_ticks(low: float, high: float) -> None:
-    ticks = log_ticks(low, high).tick_values(low, high)
+    ticks = make_log_locator(low, high).tick_values(low, high)
     assert sum(low <= tick <= high for tick in ticks) >= 3
     step = ticks[1] - ticks[0]
     assert round(step / 10 ** math.floor(math.log10(step) + 1e-9), 6) in (1, 2, 5)

@@ -151,7 +151,7 @@ def test_a_module_may_be_judged_untrained() -> None:
 def test_views_and_words_are_seen_by_the_network_and_answers_keep_their_names(digits_run: Run) -> None:
     found = evaluate(digits_run, views="flip", words="resize(12)", keep_probabilities=True)
     network, data = load(digits_run), open_data("digits")
-    x, y, _ = next(eval_batches(data.split("test"), 359, replace(data.preprocess, words="resize(12)"), "cpu"))
+    x, y, _ = next(eval_batches(data.split("test"), 359, replace(data.preprocess, transform="resize(12)"), "cpu"))
     with torch.no_grad():
         mean = (network(x).softmax(1) + network(x.flip(3)).softmax(1)) / 2
     assert found.probabilities is not None

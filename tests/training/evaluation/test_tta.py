@@ -39,7 +39,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             path.parent.mkdir(parents=True, exist_ok=True)
             pixels = np.random.default_rng(i).integers(0, 256, (height, width, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(path)
-    settings = {**SMALL, "batch": "5", "length": "2 steps", "augment": "random-scale-crop(56,64,120) flip"}
+    settings = {
+        **SMALL,
+        "batch_size": "5",
+        "duration": "2 steps",
+        "train_transform": "random-scale-crop(56,64,120) flip",
+    }
     settings["test"] = "resize(64) center-crop(56)"
     said: dict[str, Any] = {"settings": settings, "show": lambda line: None}
     return train("resnet18", root / "data", "he2015-imagenet", output=root / "run", **said)

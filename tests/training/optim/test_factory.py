@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from reslab.nn.factory import create_model
-from reslab.spec.optim import TORCHS, Optimizer
+from reslab.spec.optim import TORCH_OPTIMIZERS, OptimizerConfig
 from reslab.training.optim.factory import build_optimizer, parameter_groups, set_rate
 
 
@@ -19,7 +19,7 @@ def quadratic(parameter: Tensor) -> Tensor:
 def test_sgd_takes_the_steps_of_the_formula(nesterov: bool) -> None:
     model = nn.Linear(4, 1, bias=False, dtype=torch.float64)
     w, velocity = model.weight.detach().clone(), torch.zeros(1, 4, dtype=torch.float64)
-    optimizer = build_optimizer(model, Optimizer(lr=0.05, momentum=0.9, nesterov=nesterov, weight_decay=0.1))
+    optimizer = build_optimizer(model, OptimizerConfig(lr=0.05, momentum=0.9, nesterov=nesterov, weight_decay=0.1))
     scale = torch.arange(1.0, 5.0, dtype=torch.float64) ** 2
     for lr in (0.05, 0.02, 0.01):
         set_rate(optimizer, lr)
@@ -36,7 +36,7 @@ def test_adamw_takes_the_steps_of_the_formula() -> None:
     model = nn.Linear(3, 1, bias=False, dtype=torch.float64)
     w = model.weight.detach().clone()
     first, second = torch.zeros_like(w), torch.zeros_like(w)
-    optimizer = build_optimizer(model, Optimizer("adamw", lr=0.1, betas=(0.8, 0.9), weight_decay=0.2))
+    optimizer = build_optimizer(model, OptimizerConfig("adamw", lr=0.1, betas=(0.8, 0.9), weight_decay=0.2))
     scale = torch.arange(1.0, 4.0, dtype=torch.float64) ** 2
     for step in (1, 2, 3):
         optimizer.zero_grad()
@@ -51,7 +51,7 @@ def test_adamw_takes_the_steps_of_the_formula() -> None:
 
 def test_norms_and_biases_are_spared_by_choice() -> None:
     model = create_model("resnet20_cifar", bias=True)
-    groups = parameter_groups(model, Optimizer(weight_decay=0.5, decay_norm_and_bias=False))
+    groups = parameter_groups(model, OptimizerConfig(weight_decay=0.5, decay_norm_and_bias=False))
     assert [group["weight_decay"] for group in groups] == [0.5, 0.0]
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
@@ -64,7 +64,7 @@ def test_norms_and_biases_are_spared_by_choice() -> None:
 def test_all_is_decayed_otherwise_and_what_is_frozen_is_left_out() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     model[0].weight.requires_grad_(False)
-    (group,) = parameter_groups(model, Optimizer(weight_decay=0.5))
+    (group,) = parameter_groups(model, OptimizerConfig(weight_decay=0.5))
     assert [tuple(parameter.shape) for parameter in group["params"]] == [(2,), (2,), (2,)]
     assert group["weight_decay"] == 0.5
 
@@ -73,7 +73,7 @@ def test_nothing_to_train_is_an_error() -> None:
     model = nn.Linear(2, 2).requires_grad_(False)
     for spare in (True, False):
         with pytest.raises(ValueError, match="parameters to train"):
-            build_optimizer(model, Optimizer(decay_norm_and_bias=spare))
+            build_optimizer(model, OptimizerConfig(decay_norm_and_bias=spare))
 
 
 def small() -> nn.Module:
@@ -99,11 +99,11 @@ def trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return list(model.parameters())
 
 
-@pytest.mark.parametrize("name", TORCHS)
+@pytest.mark.parametrize("name", TORCH_OPTIMIZERS)
 def test_every_optimizer_of_torch_takes_its_own_steps_by_name(name: str) -> None:
     (kind,) = [getattr(torch.optim, found) for found in dir(torch.optim) if found.lower() == name]
     first, second = small(), small()
-    found = trained(first, build_optimizer(first, Optimizer(name, lr=0.01)))
+    found = trained(first, build_optimizer(first, OptimizerConfig(name, lr=0.01)))
     expected = trained(second, kind([{"params": list(second.parameters()), "weight_decay": 0.0}], lr=0.01))
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
@@ -114,32 +114,36 @@ def test_the_table_of_torchs_optimizers_is_torchs() -> None:
         for name, kind in vars(torch.optim).items()
         if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
     }
-    assert set(TORCHS) == kinds - {"optimizer", "sgd", "adamw", "muon", "lbfgs", "sparseadam"}
+    assert set(TORCH_OPTIMIZERS) == kinds - {"optimizer", "sgd", "adamw", "muon", "lbfgs", "sparseadam"}
 
 
 def test_options_betas_and_eps_reach_the_optimizer() -> None:
     model = small()
-    settings = Optimizer("rmsprop", lr=0.01, eps=1e-3, options="alpha=0.5 centered=true", weight_decay=0.2)
+    settings = OptimizerConfig("rmsprop", lr=0.01, eps=1e-3, kwargs="alpha=0.5 centered=true", weight_decay=0.2)
     (group,) = build_optimizer(model, settings).param_groups
     assert (group["alpha"], group["centered"], group["eps"], group["weight_decay"]) == (0.5, True, 1e-3, 0.2)
-    (group,) = build_optimizer(model, Optimizer("lamb", betas=(0.8, 0.9), options="max_grad_norm=none")).param_groups
+    (group,) = build_optimizer(
+        model, OptimizerConfig("lamb", betas=(0.8, 0.9), kwargs="max_grad_norm=none")
+    ).param_groups
     assert group["betas"] == (0.8, 0.9)
 
 
 def test_timms_optimizers_go_by_their_names() -> None:
     timm = pytest.importorskip("timm.optim")
     first, second = small(), small()
-    found = trained(first, build_optimizer(first, Optimizer("timm.lion", lr=0.01, betas=(0.8, 0.9), weight_decay=0.1)))
+    found = trained(
+        first, build_optimizer(first, OptimizerConfig("timm.lion", lr=0.01, betas=(0.8, 0.9), weight_decay=0.1))
+    )
     expected = trained(second, timm.Lion(second.parameters(), lr=0.01, betas=(0.8, 0.9), weight_decay=0.1))
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
     with pytest.raises(ValueError, match="unknown optimizer of timm 'lin'"):
-        build_optimizer(first, Optimizer("timm.lin"))
+        build_optimizer(first, OptimizerConfig("timm.lin"))
 
 
 def test_lamb_by_name_is_timms_with_norms_and_biases_spared() -> None:
     timm = pytest.importorskip("timm.optim")
     first, second = small(), small()
-    settings = Optimizer("lamb", lr=0.01, weight_decay=0.1, decay_norm_and_bias=False)
+    settings = OptimizerConfig("lamb", lr=0.01, weight_decay=0.1, decay_norm_and_bias=False)
     found = trained(first, build_optimizer(first, settings))
     expected = trained(second, timm.Lamb(parameter_groups(second, settings), lr=0.01))
     for a, b in zip(found, expected, strict=True):
@@ -148,7 +152,7 @@ def test_lamb_by_name_is_timms_with_norms_and_biases_spared() -> None:
 
 def test_muon_takes_the_inner_weights_and_adamw_all_else() -> None:
     model = small()
-    settings = Optimizer("muon", lr=0.01, weight_decay=0.1, decay_norm_and_bias=False, options="scale=original")
+    settings = OptimizerConfig("muon", lr=0.01, weight_decay=0.1, decay_norm_and_bias=False, kwargs="scale=original")
     groups = build_optimizer(model, settings).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found = [{names[id(parameter)] for parameter in group["params"]} for group in groups]
@@ -173,4 +177,4 @@ def test_muon_takes_the_inner_weights_and_adamw_all_else() -> None:
 )
 def test_what_an_optimizer_does_not_take_is_told(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        build_optimizer(small(), Optimizer(**settings))
+        build_optimizer(small(), OptimizerConfig(**settings))

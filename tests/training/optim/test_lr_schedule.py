@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from reslab.spec.optim import Optimizer, Schedule
+from reslab.spec.optim import OptimizerConfig, ScheduleConfig
 from reslab.spec.recipe import Recipe
 from reslab.spec.recipes import RECIPES
 from reslab.training.checkpoint import load_state
@@ -27,7 +27,7 @@ TOTAL = 57
 LR = 0.3
 
 
-def ours(schedule: Schedule, total: int = TOTAL, steps_per_epoch: int = 10) -> list[float]:
+def ours(schedule: ScheduleConfig, total: int = TOTAL, steps_per_epoch: int = 10) -> list[float]:
     return [LR * rate_factor(schedule, step, total, steps_per_epoch) for step in range(total)]
 
 
@@ -42,18 +42,18 @@ def torchs(make: Callable[[torch.optim.Optimizer], Any], total: int = TOTAL) -> 
 
 
 def test_steps_is_multi_step_lr() -> None:
-    schedule = Schedule("steps", milestones=("20 steps", "4 epochs"), gamma=0.1)
+    schedule = ScheduleConfig("multistep", milestones=("20 steps", "4 epochs"), gamma=0.1)
     assert ours(schedule) == pytest.approx(torchs(lambda o: lr_scheduler.MultiStepLR(o, [20, 40], 0.1)), rel=1e-12)
 
 
 def test_cosine_is_cosine_annealing_lr() -> None:
     expected = torchs(lambda o: lr_scheduler.CosineAnnealingLR(o, TOTAL, eta_min=0.1 * LR))
-    assert ours(Schedule("cosine", end=0.1)) == pytest.approx(expected, rel=1e-9)
+    assert ours(ScheduleConfig("cosine", final_factor=0.1)) == pytest.approx(expected, rel=1e-9)
 
 
 def test_linear_is_linear_lr() -> None:
     expected = torchs(lambda o: lr_scheduler.LinearLR(o, 1.0, 0.2, TOTAL))
-    assert ours(Schedule("linear", end=0.2)) == pytest.approx(expected, rel=1e-9)
+    assert ours(ScheduleConfig("linear", final_factor=0.2)) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("total", [10, 57, 100])
@@ -68,19 +68,19 @@ def test_one_cycle_is_one_cycle_lr(total: int) -> None:
         optimizer.step()
         scheduler.step()
         expected.append(optimizer.param_groups[0]["lr"])
-    schedule = Schedule("one-cycle", start=1 / 25, peak=0.3, end=1 / 25 / 1e4)
+    schedule = ScheduleConfig("one-cycle", warmup_factor=1 / 25, pct_start=0.3, final_factor=1 / 25 / 1e4)
     assert ours(schedule, total) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("power", [1.0, 2.0, 0.9])
 def test_poly_is_polynomial_lr(power: float) -> None:
     expected = torchs(lambda o: lr_scheduler.PolynomialLR(o, TOTAL, power))
-    assert ours(Schedule("poly", power=power)) == pytest.approx(expected, rel=1e-9)
+    assert ours(ScheduleConfig("poly", power=power)) == pytest.approx(expected, rel=1e-9)
 
 
 def test_plateau_is_reduce_lr_on_plateau() -> None:
     errors = [0.9, 0.5, 0.5, 0.6, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.39, 0.5, 0.5, 0.38, 0.38, 0.38, 0.38]
-    schedule = Schedule("plateau", gamma=0.2, patience=3)
+    schedule = ScheduleConfig("plateau", gamma=0.2, patience=3)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
     # torch's patience is how many evaluations without a fall it forgives.
     scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.2, patience=2, threshold=0.0)
@@ -95,24 +95,24 @@ def test_plateau_is_reduce_lr_on_plateau() -> None:
 
 
 def test_other_schedules_see_no_plateau() -> None:
-    plateau = Plateau(Schedule())
+    plateau = Plateau(ScheduleConfig())
     assert not any(plateau.see(step, 1.0) for step in range(20))
     assert plateau.state() is None
 
 
 def test_constant_is_constant() -> None:
-    assert ours(Schedule()) == [LR] * TOTAL
+    assert ours(ScheduleConfig()) == [LR] * TOTAL
 
 
 def test_warmup_rises_on_a_line_and_then_the_clock_starts() -> None:
-    rates = ours(Schedule("cosine", warmup="1 epoch", start=0.1))
+    rates = ours(ScheduleConfig("cosine", warmup="1 epoch", warmup_factor=0.1))
     assert rates[:10] == pytest.approx([LR * (0.1 + 0.9 * step / 10) for step in range(10)])
     rest = [LR * (1 + math.cos(math.pi * (step - 10) / (TOTAL - 10))) / 2 for step in range(10, TOTAL)]
     assert rates[10:] == pytest.approx(rest)
 
 
 def test_warmup_beside_steps_leaves_the_milestones_where_they_are() -> None:
-    rates = ours(Schedule("steps", warmup="5 steps", milestones=("20 steps",)))
+    rates = ours(ScheduleConfig("multistep", warmup="5 steps", milestones=("20 steps",)))
     assert rates[19] == pytest.approx(LR)
     assert rates[20] == pytest.approx(LR / 10)
 
@@ -120,13 +120,13 @@ def test_warmup_beside_steps_leaves_the_milestones_where_they_are() -> None:
 def test_the_shortest_runs_have_a_rate() -> None:
     for name in ("constant", "cosine", "linear", "one-cycle", "poly", "plateau"):
         for total in (1, 2, 3):
-            assert all(0 <= rate <= LR for rate in ours(Schedule(name), total))
+            assert all(0 <= rate <= LR for rate in ours(ScheduleConfig(name), total))
 
 
 def test_milestones_after_the_end_are_named() -> None:
-    schedule = Schedule("steps", milestones=("20 steps", "32k steps"))
+    schedule = ScheduleConfig("multistep", milestones=("20 steps", "32k steps"))
     assert idle_milestones(schedule, 100, 10) == ["32k steps"]
-    assert idle_milestones(Schedule("cosine"), 100, 10) == []
+    assert idle_milestones(ScheduleConfig("cosine"), 100, 10) == []
 
 
 PLATEAU = {"schedule.name": "plateau", "schedule.patience": "1", "schedule.gamma": "0.5", "schedule.warmup": "0 steps"}
@@ -188,7 +188,7 @@ def test_without_a_validation_split_it_is_refused(said: dict[str, Any], tmp_path
 @pytest.mark.parametrize(("settings", "told"), [({"patience": 0}, "patience"), ({"power": 0.0}, "power")])
 def test_numbers_that_mean_nothing_are_refused(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        Schedule("plateau", **settings)
+        ScheduleConfig("plateau", **settings)
 
 
 def test_until_an_error_the_rate_stays_at_the_start() -> None:
@@ -206,10 +206,10 @@ def test_a_constant_warm_up_of_a_length() -> None:
 
 def test_a_warm_up_from_a_rate_of_its_own() -> None:
     schedule = RECIPES["goyal2017"].schedule
-    large = Recipe("x", "test", Optimizer(lr=3.2), schedule, batch=8192)
+    large = Recipe("x", "test", OptimizerConfig(lr=3.2), schedule, batch_size=8192)
     rates = [learning_rate(large, step, 900, 10) for step in (0, 25, 50, 300)]
     assert rates == pytest.approx([0.1, 0.1 + 3.1 / 2, 3.2, 0.32])
-    small = Recipe("x", "test", Optimizer(lr=0.1), schedule)
+    small = Recipe("x", "test", OptimizerConfig(lr=0.1), schedule)
     assert [learning_rate(small, step, 900, 10) for step in (0, 25, 50)] == pytest.approx([0.1, 0.1, 0.1])
 
 
@@ -226,14 +226,14 @@ def test_a_warm_up_from_a_rate_of_its_own() -> None:
 )
 def test_a_warm_up_that_means_nothing_is_refused(schedule: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        Schedule(**schedule)
+        ScheduleConfig(**schedule)
 
 
 def test_where_it_ends_is_saved_and_a_resumed_run_is_the_same(
     tiny: dict[str, Any], tmp_path: Path, timeless: Callable[[Run], list[dict[str, Any]]]
 ) -> None:
     warm = {"schedule.name": "constant", "schedule.warmup": "until error 70%", "schedule.warmup_shape": "constant"}
-    settings = {**tiny["settings"], **warm, "schedule.start": "0.1"}
+    settings = {**tiny["settings"], **warm, "schedule.warmup_factor": "0.1"}
     said: dict[str, Any] = {"settings": settings, "show": tiny["show"], "seed": 3, "epochs": 3}
     whole = train(output=tmp_path / "whole", **said)
     rates = [line["lr"] for line in whole.log.lines() if line["kind"] == "train"]

@@ -6,20 +6,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 Direction = dict[str, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Plane:
+class WeightPlane:
     """Weights `origin` and directions from them: a point is origin + sum of coordinates times directions."""
 
     origin: Direction
     directions: tuple[Direction, ...]
 
     @torch.no_grad()
-    def move(self, model: nn.Module, point: Sequence[float]) -> None:
+    def set_weights(self, model: nn.Module, point: Sequence[float]) -> None:
         """Give `model` the weights at these coordinates; at zeros they are the origin's to the bit."""
         for name, parameter in model.named_parameters():
             value = self.origin[name].clone()
@@ -29,7 +29,7 @@ class Plane:
             parameter.copy_(value)
 
 
-def weights_of(model: nn.Module) -> Direction:
+def clone_parameters(model: nn.Module) -> Direction:
     """A copy of every parameter by name."""
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
@@ -40,15 +40,15 @@ def random_direction(weights: Mapping[str, Tensor], generator: torch.Generator) 
     Li et al. 2018, arXiv:1712.09913, Sec. 4: a filter is the slice of a weight that makes one output channel (or one
     output of a linear layer). Parameters with one dimension, of norms and biases, stay where they are: zeros.
     """
-    return {name: _filters_like(weight, generator) for name, weight in weights.items()}
+    return {name: _filter_normalized_noise(weight, generator) for name, weight in weights.items()}
 
 
-def _filters_like(weight: Tensor, generator: torch.Generator) -> Tensor:
+def _filter_normalized_noise(weight: Tensor, generator: torch.Generator) -> Tensor:
     if weight.ndim < 2:
         return torch.zeros_like(weight)
-    drawn = torch.randn(weight.shape, generator=generator).to(weight)
-    scale = filter_norms(weight) / filter_norms(drawn).clamp_min(1e-10)
-    return drawn * scale.view(-1, *[1] * (weight.ndim - 1))
+    noise = torch.randn(weight.shape, generator=generator).to(weight)
+    scale = filter_norms(weight) / filter_norms(noise).clamp_min(1e-10)
+    return noise * scale.view(-1, *[1] * (weight.ndim - 1))
 
 
 def filter_norms(weight: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def filter_norms(weight: Tensor) -> Tensor:
 
 
 def trajectory_directions(
-    steps: Sequence[Mapping[str, Tensor]], final: Mapping[str, Tensor], count: int
+    snapshots: Sequence[Mapping[str, Tensor]], final_weights: Mapping[str, Tensor], num_directions: int
 ) -> tuple[tuple[Direction, ...], Tensor, tuple[float, ...]]:
     """The `count` principal directions of [w_0 - w_n; ...; w_(n-1) - w_n], each step's coordinates, and the share of
     the squared distance that each direction explains.
@@ -65,18 +65,26 @@ def trajectory_directions(
     Li et al. 2018, Sec. 7. The directions are orthonormal over all parameters together; coordinates (steps, count).
     Raises ValueError where there are fewer than `count` other snapshots, or none differs from the end.
     """
-    if len(steps) < count:
-        required = f"a run with at least {count} snapshots apart from the weights"
-        raise refuse(required, len(steps), next_step='train with --snapshots "1 epoch"')
-    names = list(final)
-    rows = torch.stack([torch.cat([(step[n].to(final[n]) - final[n]).flatten() for n in names]) for step in steps])
-    _, sizes, axes = torch.linalg.svd(rows, full_matrices=False)
-    if not float(sizes[0]) > 0:
-        raise refuse("snapshots that differ from the weights", "equal ones")
-    sizes_of = [final[name].numel() for name in names]
-    directions = tuple(
-        {name: part.view_as(final[name]) for name, part in zip(names, axis.split(sizes_of), strict=True)}
-        for axis in axes[:count]
+    if len(snapshots) < num_directions:
+        required = f"a run with at least {num_directions} snapshots apart from the weights"
+        raise invalid(required, len(snapshots), next_step='train with --snapshots "1 epoch"')
+    names = list(final_weights)
+    deltas = torch.stack(
+        [
+            torch.cat([(snapshot[name].to(final_weights[name]) - final_weights[name]).flatten() for name in names])
+            for snapshot in snapshots
+        ]
     )
-    explained = (sizes**2 / (sizes**2).sum())[:count]
-    return directions, rows @ axes[:count].T, tuple(float(share) for share in explained)
+    _, singular_values, components = torch.linalg.svd(deltas, full_matrices=False)
+    if not float(singular_values[0]) > 0:
+        raise invalid("snapshots that differ from the weights", "equal ones")
+    num_elements = [final_weights[name].numel() for name in names]
+    directions = tuple(
+        {
+            name: chunk.view_as(final_weights[name])
+            for name, chunk in zip(names, component.split(num_elements), strict=True)
+        }
+        for component in components[:num_directions]
+    )
+    explained_variance = (singular_values**2 / (singular_values**2).sum())[:num_directions]
+    return directions, deltas @ components[:num_directions].T, tuple(float(fraction) for fraction in explained_variance)

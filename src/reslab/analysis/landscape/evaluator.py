@@ -20,16 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reslab.analysis.inputs import Examples, score
-from reslab.analysis.landscape.directions import Plane, random_direction, trajectory_directions, weights_of
-from reslab.analysis.landscape.hessian import hessian_product, spectrum
-from reslab.analysis.progress import tell
-from reslab.analysis.subject import Subject
+from reslab.analysis.inputs import EvalBatches, score_model
+from reslab.analysis.landscape.directions import WeightPlane, clone_parameters, random_direction, trajectory_directions
+from reslab.analysis.landscape.hessian import hessian_vector_product, lanczos_spectrum
+from reslab.analysis.progress import report_progress
+from reslab.analysis.subject import AnalysisTarget
 from reslab.nn.checkpoints.safetensors_io import read_tensors
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
-KINDS = ("random", "trajectory")
-NOT_CONVEX = 0.1
+DIRECTION_KINDS = ("random", "trajectory")
+NON_CONVEX_RATIO = 0.1
 
 
 @dataclass(frozen=True)
@@ -40,21 +40,21 @@ class LandscapeOptions:
     refused where it would take more than `most_minutes`."""
 
     dimensions: int = 2
-    points: int = 11
-    reach: float = 1.0
+    points_per_axis: int = 11
+    radius: float = 1.0
     directions: str = "random"
     split: str = ""
-    curvature: int = 3
-    iterations: int = 12
-    hessian_images: int = 64
-    eigenvalues: int = 3
-    keep: str = ""
-    most_minutes: float = 30.0
+    curvature_points: int = 3
+    lanczos_iterations: int = 12
+    num_hessian_images: int = 64
+    num_eigenvalues: int = 3
+    cache_file: str = ""
+    max_minutes: float = 30.0
     seed: int = 0
 
 
 @dataclass(frozen=True)
-class Visited:
+class TrajectoryPoint:
     """Where the run was after `step` steps, in the plane of the picture."""
 
     step: int
@@ -63,7 +63,7 @@ class Visited:
 
 
 @dataclass(frozen=True)
-class Curvature:
+class CurvaturePoint:
     """The smallest and the largest eigenvalue of the Hessian at a point; None where the loss is no finite number."""
 
     alpha: float
@@ -73,14 +73,14 @@ class Curvature:
 
 
 @dataclass(frozen=True)
-class Landscape:
+class LandscapeResult:
     """`losses[j][i]` and `errors[j][i]` are those at alphas[i], betas[j]; None where the loss is no finite number.
 
     `not_convex` is the share of curvature points where |smallest / largest eigenvalue| is above 0.1; `largest` and
     `smallest` are eigenvalues at the weights, with bounds on their errors. `explained` is the share of the run's
     squared distance along each direction, where these are its own."""
 
-    subject: str
+    model: str
     step: int | None
     dimensions: int
     directions: str
@@ -92,20 +92,20 @@ class Landscape:
     betas: tuple[float, ...]
     losses: tuple[tuple[float | None, ...], ...]
     errors: tuple[tuple[float | None, ...], ...]
-    curvature: tuple[Curvature, ...] = ()
-    not_convex: float | None = None
+    curvature: tuple[CurvaturePoint, ...] = ()
+    non_convex_fraction: float | None = None
     largest: tuple[float, ...] = ()
     largest_errors: tuple[float, ...] = ()
     smallest: tuple[float, ...] = ()
-    trajectory: tuple[Visited, ...] = ()
-    explained: tuple[float, ...] = ()
+    trajectory: tuple[TrajectoryPoint, ...] = ()
+    explained_variance: tuple[float, ...] = ()
 
 
-Values = tuple[float | None, ...]
+PointValues = tuple[float | None, ...]
 
 
 @dataclass
-class KeptPoints:
+class PointCache:
     """Values by kind and coordinates, of one `key` (network, pictures, directions); a file may hold many keys.
 
     Every value is one line, written at once; a last line that was cut short is measured again. Without a `path`
@@ -114,224 +114,263 @@ class KeptPoints:
 
     path: Path | None
     key: str
-    known: dict[tuple[str, tuple[float, ...]], Values] = field(default_factory=dict)
+    values_by_point: dict[tuple[str, tuple[float, ...]], PointValues] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.path is None or not self.path.exists():
             return
         if self.path.is_dir():
-            raise refuse("a file to keep points in", f"{self.path}, a folder", str(self.path / "points.jsonl"))
+            raise invalid("a file to keep points in", f"{self.path}, a folder", str(self.path / "points.jsonl"))
         text = self.path.read_bytes().decode("utf-8", errors="replace")
         if text and not text.endswith("\n"):
             with self.path.open("a", encoding="utf-8") as file:
                 file.write("\n")
         for line in text.splitlines():
-            self._read(line)
+            self._read_line(line)
 
-    def _read(self, line: str) -> None:
+    def _read_line(self, line: str) -> None:
         try:
-            found = json.loads(line)
+            record = json.loads(line)
         except json.JSONDecodeError:
             return
-        if isinstance(found, dict) and found.get("key") == self.key:
-            self.known[found["kind"], tuple(found["at"])] = tuple(found["values"])
+        if isinstance(record, dict) and record.get("key") == self.key:
+            self.values_by_point[record["kind"], tuple(record["point"])] = tuple(record["values"])
 
-    def get(self, kind: str, at: Sequence[float]) -> Values | None:
+    def get(self, kind: str, point: Sequence[float]) -> PointValues | None:
         """What was measured there; None where nothing was."""
-        return self.known.get((kind, tuple(at)))
+        return self.values_by_point.get((kind, tuple(point)))
 
-    def put(self, kind: str, at: Sequence[float], values: Values) -> Values:
+    def put(self, kind: str, point: Sequence[float], values: PointValues) -> PointValues:
         """Keep what was measured there."""
-        self.known[kind, tuple(at)] = values
+        self.values_by_point[kind, tuple(point)] = values
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            line = json.dumps({"key": self.key, "kind": kind, "at": list(at), "values": list(values)})
+            line = json.dumps({"key": self.key, "kind": kind, "point": list(point), "values": list(values)})
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
         return values
 
 
-def key_of(tensors: Mapping[str, Tensor], words: Sequence[Any]) -> str:
+def cache_key(tensors: Mapping[str, Tensor], settings: Sequence[Any]) -> str:
     """16 digits of SHA-256 over tensors by name and over words."""
-    found = hashlib.sha256(repr(list(words)).encode())
+    digest = hashlib.sha256(repr(list(settings)).encode())
     for name, tensor in tensors.items():
-        found.update(f"{name}{tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:16]
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class LandscapeEvaluator:
     """A copy of the network that moves in a plane, what it is judged on, and what is known already."""
 
     model: nn.Module
-    plane: Plane
-    examples: Examples
+    plane: WeightPlane
+    batches: EvalBatches
     hessian_batch: tuple[Tensor, Tensor]
-    kept: KeptPoints
-    trajectory: tuple[Visited, ...] = ()
-    explained: tuple[float, ...] = ()
+    cache: PointCache
+    trajectory: tuple[TrajectoryPoint, ...] = ()
+    explained_variance: tuple[float, ...] = ()
 
 
-def open_scene(subject: Subject, options: LandscapeOptions) -> Scene:
+def build_evaluator(target: AnalysisTarget, options: LandscapeOptions) -> LandscapeEvaluator:
     """The plane that the options ask for, through the subject's weights, with the points that `keep` holds already.
 
     Raises ValueError where a trajectory is asked for of what is no run, or of one with too few snapshots.
     """
-    model = copy.deepcopy(subject.model).requires_grad_().eval()
-    origin = weights_of(model)
-    trajectory: tuple[Visited, ...] = ()
-    explained: tuple[float, ...] = ()
+    model = copy.deepcopy(target.model).requires_grad_().eval()
+    origin = clone_parameters(model)
+    trajectory: tuple[TrajectoryPoint, ...] = ()
+    explained_variance: tuple[float, ...] = ()
     if options.directions == "random":
         generator = torch.Generator().manual_seed(options.seed)
-        plane = Plane(origin, tuple(random_direction(origin, generator) for _ in range(options.dimensions)))
+        plane = WeightPlane(origin, tuple(random_direction(origin, generator) for _ in range(options.dimensions)))
     else:
-        plane, trajectory, explained = _trajectory(subject, origin, options.dimensions)
-    number = options.hessian_images
-    batch = subject.images[:number], subject.labels[:number]
-    tensors = {**model.state_dict(), "images": subject.images, "labels": subject.labels}
-    words = [options.directions, options.dimensions, options.seed, options.split, options.iterations, number]
-    kept = KeptPoints(Path(options.keep) if options.keep else None, key_of(tensors, words))
-    return Scene(model, plane, Examples(subject, options.split), batch, kept, trajectory, explained)
+        plane, trajectory, explained_variance = _trajectory_plane(target, origin, options.dimensions)
+    num_hessian_images = options.num_hessian_images
+    hessian_batch = target.images[:num_hessian_images], target.labels[:num_hessian_images]
+    tensors = {**model.state_dict(), "images": target.images, "labels": target.labels}
+    settings = [
+        options.directions,
+        options.dimensions,
+        options.seed,
+        options.split,
+        options.lanczos_iterations,
+        num_hessian_images,
+    ]
+    cache = PointCache(Path(options.cache_file) if options.cache_file else None, cache_key(tensors, settings))
+    return LandscapeEvaluator(
+        model, plane, EvalBatches(target, options.split), hessian_batch, cache, trajectory, explained_variance
+    )
 
 
-def _trajectory(
-    subject: Subject, origin: dict[str, Tensor], dimensions: int
-) -> tuple[Plane, tuple[Visited, ...], tuple[float, ...]]:
+def _trajectory_plane(
+    target: AnalysisTarget, origin: dict[str, Tensor], dimensions: int
+) -> tuple[WeightPlane, tuple[TrajectoryPoint, ...], tuple[float, ...]]:
     """The plane in which the run moved most, and its way in it."""
-    if subject.run is None:
-        raise refuse("a run, whose snapshots tell its way", subject.name, "directions=random")
-    steps = [(step, read_tensors(path)) for step, path in subject.run.snapshots()]
-    others = [(step, w) for step, w in steps if any(not torch.equal(w[n], origin[n].cpu()) for n in origin)]
-    directions, places, explained = trajectory_directions([weights for _, weights in others], origin, dimensions)
-    way = [(step, [*row.tolist(), 0.0]) for (step, _), row in zip(others, places, strict=True)]
-    return Plane(origin, directions), tuple(Visited(step, at[0], at[1]) for step, at in way), explained
+    if target.run is None:
+        raise invalid("a run, whose snapshots tell its way", target.name, "directions=random")
+    snapshots = [(step, read_tensors(path)) for step, path in target.run.snapshots()]
+    moved_snapshots = [
+        (step, snapshot_weights)
+        for step, snapshot_weights in snapshots
+        if any(not torch.equal(snapshot_weights[name], origin[name].cpu()) for name in origin)
+    ]
+    directions, coordinates, explained_variance = trajectory_directions(
+        [weights for _, weights in moved_snapshots], origin, dimensions
+    )
+    points = [(step, [*row.tolist(), 0.0]) for (step, _), row in zip(moved_snapshots, coordinates, strict=True)]
+    return (
+        WeightPlane(origin, directions),
+        tuple(TrajectoryPoint(step, coords[0], coords[1]) for step, coords in points),
+        explained_variance,
+    )
 
 
-def value_at(scene: Scene, point: Sequence[float]) -> Values:
+def evaluate_point(evaluator: LandscapeEvaluator, point: Sequence[float]) -> PointValues:
     """Loss, error and number of pictures at a point."""
-    known = scene.kept.get("loss", point)
-    if known is not None:
-        return known
-    scene.plane.move(scene.model, point)
-    found = score(scene.model, scene.examples)
-    return scene.kept.put("loss", point, (_finite(found.loss), found.error, found.num_images))
+    cached = evaluator.cache.get("loss", point)
+    if cached is not None:
+        return cached
+    evaluator.plane.set_weights(evaluator.model, point)
+    score = score_model(evaluator.model, evaluator.batches)
+    return evaluator.cache.put("loss", point, (_finite_or_none(score.loss), score.error, score.num_images))
 
 
-def curvature_at(scene: Scene, point: Sequence[float], options: LandscapeOptions) -> Values:
+def evaluate_curvature(evaluator: LandscapeEvaluator, point: Sequence[float], options: LandscapeOptions) -> PointValues:
     """The smallest and the largest eigenvalue of the Hessian at a point."""
-    known = scene.kept.get("curvature", point)
-    if known is not None:
-        return known
-    found = _spectrum(scene, point, options.iterations, 1)
-    return scene.kept.put("curvature", point, (found[0][-1], found[0][0]) if found[0] else (None, None))
+    cached = evaluator.cache.get("curvature", point)
+    if cached is not None:
+        return cached
+    spectrum = _eigenvalues_at(evaluator, point, options.lanczos_iterations, 1)
+    return evaluator.cache.put("curvature", point, (spectrum[0][-1], spectrum[0][0]) if spectrum[0] else (None, None))
 
 
-def top_at_weights(
-    scene: Scene, options: LandscapeOptions
+def evaluate_top_eigenvalues(
+    evaluator: LandscapeEvaluator, options: LandscapeOptions
 ) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
     """At the weights: the largest eigenvalues, bounds on their errors, the smallest one."""
-    number = options.eigenvalues
-    known = scene.kept.get("eigenvalues", (number,))
-    if known is None:
-        largest, errors = _spectrum(scene, (0.0,) * options.dimensions, max(options.iterations, 4 * number), number)
-        known = scene.kept.put("eigenvalues", (number,), (*largest, *errors))
-    if not known:
+    num_eigenvalues = options.num_eigenvalues
+    cached = evaluator.cache.get("eigenvalues", (num_eigenvalues,))
+    if cached is None:
+        largest, errors = _eigenvalues_at(
+            evaluator,
+            (0.0,) * options.dimensions,
+            max(options.lanczos_iterations, 4 * num_eigenvalues),
+            num_eigenvalues,
+        )
+        cached = evaluator.cache.put("eigenvalues", (num_eigenvalues,), (*largest, *errors))
+    if not cached:
         return (), (), ()
-    values = [float(value or 0.0) for value in known]
+    values = [float(value or 0.0) for value in cached]
     count = (len(values) - 1) // 2
     return tuple(values[:count]), tuple(values[count + 1 :]), (values[count],)
 
 
-def _spectrum(
-    scene: Scene, point: Sequence[float], iterations: int, count: int
+def _eigenvalues_at(
+    evaluator: LandscapeEvaluator, point: Sequence[float], num_iterations: int, num_eigenvalues: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The `count` largest eigenvalues and then the smallest, and bounds on the errors of the largest."""
-    scene.plane.move(scene.model, point)
-    x, y = scene.hessian_batch
-    product, size = hessian_product(scene.model, x, y)
-    start = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(x)
+    evaluator.plane.set_weights(evaluator.model, point)
+    x, y = evaluator.hessian_batch
+    hvp, dim = hessian_vector_product(evaluator.model, x, y)
+    start_vector = torch.randn(dim, generator=torch.Generator().manual_seed(0)).to(x)
     try:
-        found = spectrum(product, size, iterations, count, start)
+        spectrum = lanczos_spectrum(hvp, dim, num_iterations, num_eigenvalues, start_vector)
     except ArithmeticError:
         return (), ()
-    return (*found.largest, found.smallest[0]), found.largest_errors
+    return (*spectrum.largest, spectrum.smallest[0]), spectrum.largest_errors
 
 
-def _finite(value: float) -> float | None:
+def _finite_or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-_TELL_EVERY_SECONDS = 5.0
+_PROGRESS_INTERVAL_SECONDS = 5.0
 
 
-def announce(
+def announce_cost(
     name: str,
-    scene: Scene,
+    evaluator: LandscapeEvaluator,
     grid: Sequence[Sequence[float]],
-    bends: Sequence[Sequence[float]],
+    curvature_coords: Sequence[Sequence[float]],
     options: LandscapeOptions,
 ) -> list[float]:
     """Say what is to be measured and how long it will take, from one point and one product; refuse what is too long.
 
     The seconds of each point and each curvature, in their order; 0 of those that are known already.
     """
-    left = [point for point in grid if scene.kept.get("loss", point) is None]
-    left_bends = [point for point in bends if scene.kept.get("curvature", point) is None]
-    one = _seconds_of_a_point(scene, options) if left else 0.0
-    top = options.eigenvalues and scene.kept.get("eigenvalues", (options.eigenvalues,)) is None
-    product = _seconds_of_a_product(scene) if left_bends or top else 0.0
-    bend = product * options.iterations
-    ends = product * max(options.iterations, 4 * options.eigenvalues) if top else 0.0
-    minutes = (len(left) * one + len(left_bends) * bend + ends) / 60
-    words = f"{len(left)} points of {one:.2g} s"
-    if left_bends:
-        words += f" and {len(left_bends)} curvatures of {bend:.2g} s"
-    if minutes > options.most_minutes:
-        fewer = max(2, int(options.points * math.sqrt(options.most_minutes / minutes)))
-        got = f"about {minutes:.0f} minutes: {words}"
-        hint = f"--set most_minutes={math.ceil(minutes)} goes on all the same"
-        raise refuse(f"a landscape of at most {options.most_minutes:g} minutes", got, f"points={fewer}", hint)
-    done = len(grid) + len(bends) - len(left) - len(left_bends)
-    kept = f", {done} known already" if done else ""
-    tell(f"{name}: {words}, about {_minutes(minutes)}{kept}")
-    seconds = [one if scene.kept.get("loss", point) is None else 0.0 for point in grid]
-    return seconds + [bend if scene.kept.get("curvature", point) is None else 0.0 for point in bends]
+    missing_points = [point for point in grid if evaluator.cache.get("loss", point) is None]
+    missing_curvatures = [point for point in curvature_coords if evaluator.cache.get("curvature", point) is None]
+    point_seconds = _time_point(evaluator, options) if missing_points else 0.0
+    needs_eigenvalues = (
+        options.num_eigenvalues and evaluator.cache.get("eigenvalues", (options.num_eigenvalues,)) is None
+    )
+    product_seconds = _time_hessian_product(evaluator) if missing_curvatures or needs_eigenvalues else 0.0
+    curvature_seconds = product_seconds * options.lanczos_iterations
+    eigenvalue_seconds = (
+        product_seconds * max(options.lanczos_iterations, 4 * options.num_eigenvalues) if needs_eigenvalues else 0.0
+    )
+    minutes = (
+        len(missing_points) * point_seconds + len(missing_curvatures) * curvature_seconds + eigenvalue_seconds
+    ) / 60
+    description = f"{len(missing_points)} points of {point_seconds:.2g} s"
+    if missing_curvatures:
+        description += f" and {len(missing_curvatures)} curvatures of {curvature_seconds:.2g} s"
+    if minutes > options.max_minutes:
+        suggested_points = max(2, int(options.points_per_axis * math.sqrt(options.max_minutes / minutes)))
+        got = f"about {minutes:.0f} minutes: {description}"
+        hint = f"--set max_minutes={math.ceil(minutes)} goes on all the same"
+        raise invalid(
+            f"a landscape of at most {options.max_minutes:g} minutes", got, f"points_per_axis={suggested_points}", hint
+        )
+    num_cached = len(grid) + len(curvature_coords) - len(missing_points) - len(missing_curvatures)
+    cached_text = f", {num_cached} known already" if num_cached else ""
+    report_progress(f"{name}: {description}, about {_format_minutes(minutes)}{cached_text}")
+    seconds = [point_seconds if evaluator.cache.get("loss", point) is None else 0.0 for point in grid]
+    return seconds + [
+        curvature_seconds if evaluator.cache.get("curvature", point) is None else 0.0 for point in curvature_coords
+    ]
 
 
-def _minutes(minutes: float) -> str:
+def _format_minutes(minutes: float) -> str:
     return f"{60 * minutes:.0f} s" if minutes < 2 else f"{minutes:.0f} min"
 
 
-def _seconds_of_a_point(scene: Scene, options: LandscapeOptions) -> float:
-    scene.plane.move(scene.model, (0.0,) * options.dimensions)
-    began = time.perf_counter()
-    score(scene.model, scene.examples)
-    return time.perf_counter() - began
+def _time_point(evaluator: LandscapeEvaluator, options: LandscapeOptions) -> float:
+    evaluator.plane.set_weights(evaluator.model, (0.0,) * options.dimensions)
+    start_time = time.perf_counter()
+    score_model(evaluator.model, evaluator.batches)
+    return time.perf_counter() - start_time
 
 
-def _seconds_of_a_product(scene: Scene) -> float:
-    product, size = hessian_product(scene.model, *scene.hessian_batch)
-    vector = torch.ones(size).to(scene.hessian_batch[0])
-    began = time.perf_counter()
-    product(vector).sum().item()
-    return time.perf_counter() - began
+def _time_hessian_product(evaluator: LandscapeEvaluator) -> float:
+    hvp, dim = hessian_vector_product(evaluator.model, *evaluator.hessian_batch)
+    vector = torch.ones(dim).to(evaluator.hessian_batch[0])
+    start_time = time.perf_counter()
+    hvp(vector).sum().item()
+    return time.perf_counter() - start_time
 
 
-class Steps:
+class LandscapeProgress:
     """Counts what is done, and tells every few seconds; `seconds` are what the steps were told to take, by which the
     time that is left is reckoned: a curvature takes many times as long as a point."""
 
-    def __init__(self, name: str, seconds: Sequence[float]) -> None:
-        self.name, self.seconds, self.done = name, seconds, 0
-        self.began = self.told = time.monotonic()
+    def __init__(self, name: str, step_seconds: Sequence[float]) -> None:
+        self.name, self.step_seconds, self.num_done = name, step_seconds, 0
+        self.start_time = self.last_report_time = time.monotonic()
 
-    def __call__(self, value: Values) -> Values:
-        self.done += 1
+    def __call__(self, value: PointValues) -> PointValues:
+        self.num_done += 1
         now = time.monotonic()
-        if now - self.told >= _TELL_EVERY_SECONDS:
-            self.told = now
-            behind, ahead = sum(self.seconds[: self.done]), sum(self.seconds[self.done :])
-            left = (now - self.began) * ahead / behind if behind else ahead
-            tell(f"{self.name}: {self.done} of {len(self.seconds)}, {left:.0f} s left")
+        if now - self.last_report_time >= _PROGRESS_INTERVAL_SECONDS:
+            self.last_report_time = now
+            seconds_done, seconds_ahead = (
+                sum(self.step_seconds[: self.num_done]),
+                sum(self.step_seconds[self.num_done :]),
+            )
+            remaining_seconds = (
+                (now - self.start_time) * seconds_ahead / seconds_done if seconds_done else seconds_ahead
+            )
+            report_progress(f"{self.name}: {self.num_done} of {len(self.step_seconds)}, {remaining_seconds:.0f} s left")
         return value

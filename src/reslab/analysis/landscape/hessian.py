@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Product = Callable[[Tensor], Tensor]
+HessianVectorProduct = Callable[[Tensor], Tensor]
 
-_DONE = 1e-6
+_CONVERGENCE_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class Spectrum:
+class HessianSpectrum:
     """The largest eigenvalues, from the largest down, and the smallest ones, from the smallest up, each with a bound on
     its error, after `num_products` products with vectors."""
 
@@ -24,7 +24,7 @@ class Spectrum:
     num_products: int
 
 
-def hessian_product(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Product, int]:
+def hessian_vector_product(model: nn.Module, x: Tensor, y: Tensor) -> tuple[HessianVectorProduct, int]:
     """v -> H v and the length of v: H is the Hessian of the batch's mean cross-entropy over all parameters.
 
     H v is the gradient of (gradient . v) (Pearlmutter 1994): two passes back, no matrix. The model computes as it
@@ -34,18 +34,29 @@ def hessian_product(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Product, in
     with torch.enable_grad():
         loss = functional.cross_entropy(model(x), y)
         gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
-    used = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None and g.requires_grad]
-    flat = torch.cat([gradient.flatten() for _, gradient in used])
+    used_parameters = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None and g.requires_grad]
+    flat_gradient = torch.cat([gradient.flatten() for _, gradient in used_parameters])
 
-    def product(vector: Tensor) -> Tensor:
-        found = torch.autograd.grad(flat, [p for p, _ in used], vector, retain_graph=True, allow_unused=True)
-        rows = [torch.zeros_like(p) if row is None else row for (p, _), row in zip(used, found, strict=True)]
-        return torch.cat([row.detach().flatten() for row in rows])
+    def multiply(vector: Tensor) -> Tensor:
+        second_gradients = torch.autograd.grad(
+            flat_gradient, [p for p, _ in used_parameters], vector, retain_graph=True, allow_unused=True
+        )
+        parts = [
+            torch.zeros_like(p) if part is None else part
+            for (p, _), part in zip(used_parameters, second_gradients, strict=True)
+        ]
+        return torch.cat([part.detach().flatten() for part in parts])
 
-    return product, len(flat)
+    return multiply, len(flat_gradient)
 
 
-def spectrum(product: Product, size: int, iterations: int, count: int = 1, start: Tensor | None = None) -> Spectrum:
+def lanczos_spectrum(
+    hvp: HessianVectorProduct,
+    dim: int,
+    num_iterations: int,
+    num_eigenvalues: int = 1,
+    start_vector: Tensor | None = None,
+) -> HessianSpectrum:
     """The `count` largest and smallest eigenvalues of a symmetric matrix, given by its product with vectors.
 
     Lanczos' method with every vector made orthogonal to all before it, twice; it ends early where the vectors span
@@ -53,39 +64,41 @@ def spectrum(product: Product, size: int, iterations: int, count: int = 1, start
     less than the rounding of float32. `start` (size,) begins it.
     ArithmeticError where a product is no finite number.
     """
-    vector = torch.randn(size, generator=torch.Generator().manual_seed(0)) if start is None else start
+    vector = torch.randn(dim, generator=torch.Generator().manual_seed(0)) if start_vector is None else start_vector
     basis = [vector / vector.norm()]
     diagonal: list[float] = []
-    beside: list[float] = []
-    for _ in range(min(iterations, size)):
-        found = product(basis[-1].to(vector))
-        if not bool(found.isfinite().all()):
+    off_diagonal: list[float] = []
+    for _ in range(min(num_iterations, dim)):
+        residual = hvp(basis[-1].to(vector))
+        if not bool(residual.isfinite().all()):
             raise ArithmeticError("the curvature is no finite number")
-        diagonal.append(float(found @ basis[-1]))
+        diagonal.append(float(residual @ basis[-1]))
         for _ in range(2):
-            for known in basis:
-                found = found - (found @ known) * known
-        beside.append(float(found.norm()))
-        if beside[-1] <= _DONE * max(1e-12, max(map(abs, diagonal))):
+            for previous in basis:
+                residual = residual - (residual @ previous) * previous
+        off_diagonal.append(float(residual.norm()))
+        if off_diagonal[-1] <= _CONVERGENCE_TOLERANCE * max(1e-12, max(map(abs, diagonal))):
             break
-        basis.append(found / beside[-1])
-    return _ends(diagonal, beside, count)
+        basis.append(residual / off_diagonal[-1])
+    return _extreme_eigenvalues(diagonal, off_diagonal, num_eigenvalues)
 
 
-def _ends(diagonal: Sequence[float], beside: Sequence[float], count: int) -> Spectrum:
-    number = len(diagonal)
+def _extreme_eigenvalues(
+    diagonal: Sequence[float], off_diagonal: Sequence[float], num_eigenvalues: int
+) -> HessianSpectrum:
+    num_products = len(diagonal)
     matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
-    for i, value in enumerate(beside[: number - 1]):
+    for i, value in enumerate(off_diagonal[: num_products - 1]):
         matrix[i, i + 1] = matrix[i + 1, i] = value
-    values, vectors = torch.linalg.eigh(matrix)
-    rounding = torch.finfo(torch.float32).eps * float(values.abs().max())
-    errors = (abs(beside[-1]) * vectors[-1].abs()).clamp_min(rounding).tolist()
-    found = values.tolist()
-    count = min(count, number)
-    return Spectrum(
-        tuple(reversed(found[number - count :])),
-        tuple(found[:count]),
-        tuple(reversed(errors[number - count :])),
-        tuple(errors[:count]),
-        number,
+    ritz_values, ritz_vectors = torch.linalg.eigh(matrix)
+    rounding = torch.finfo(torch.float32).eps * float(ritz_values.abs().max())
+    errors = (abs(off_diagonal[-1]) * ritz_vectors[-1].abs()).clamp_min(rounding).tolist()
+    eigenvalues = ritz_values.tolist()
+    num_eigenvalues = min(num_eigenvalues, num_products)
+    return HessianSpectrum(
+        tuple(reversed(eigenvalues[num_products - num_eigenvalues :])),
+        tuple(eigenvalues[:num_eigenvalues]),
+        tuple(reversed(errors[num_products - num_eigenvalues :])),
+        tuple(errors[:num_eigenvalues]),
+        num_products,
     )

@@ -30,7 +30,7 @@ from reslab.data.registry import DATA_SETS, open_data
 from reslab.data.splits import evaluation_words
 from reslab.data.webdataset.dataset import find_shards, shard_classes
 from reslab.data.webdataset.tar import index_shard
-from reslab.spec.errors import unknown
+from reslab.spec.errors import unknown_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ def take_inventory(name_or_path: str | Path, data_dir: Path | None = None) -> In
         return Inventory(data.name, data.location, data.classes, data.splits, {})
     path = Path(text).expanduser()
     if not path.exists() and "/" not in text:
-        raise unknown("data set, folder or file", text, DATA_SETS, "`reslab data check PATH` takes a path")
+        raise unknown_name("data set, folder or file", text, DATA_SETS, "`reslab data check PATH` takes a path")
     path = path.resolve()
     if path.suffix.lower() in (".csv", ".tsv") and path.is_file():
         return _of_table(path)

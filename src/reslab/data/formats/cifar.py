@@ -17,7 +17,7 @@ from reslab.data.decoded_cache import decoded_once, read_files
 from reslab.data.formats.class_folders import list_classes, same_classes, subfolders
 from reslab.data.image_datasets import TensorImages
 from reslab.data.webdataset.tar import read_shards
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _complete_in(place: Path, inner: str, files: dict[str, tuple[str, ...]]) -> 
         if not gone:
             return folder
         if len(gone) < len(names):
-            raise refuse(
+            raise invalid(
                 f"{', '.join(names)} in {folder}", f"{', '.join(gone)} missing", next_step="unpack the archive again"
             )
     return None
@@ -144,7 +144,7 @@ def _unpickled(path: Path) -> dict[str, Any]:
     except (pickle.UnpicklingError, EOFError, ValueError, AttributeError, ImportError, IndexError, KeyError) as error:
         raise ValueError(f"{path}: cut short or not a CIFAR batch ({error}); unpack the archive again") from error
     if not isinstance(found, dict) or "data" not in found:
-        raise refuse(f"{path} as a CIFAR batch, a dictionary with 'data'", f"a {type(found).__name__}")
+        raise invalid(f"{path} as a CIFAR batch, a dictionary with 'data'", f"a {type(found).__name__}")
     return found
 
 
@@ -157,7 +157,7 @@ def _binary_split(files: CifarFiles, paths: list[Path]) -> TensorImages:
     num_bytes = files.label_bytes + 3 * 32 * 32
     for path in paths:
         if path.stat().st_size % num_bytes or path.stat().st_size == 0:
-            raise refuse(
+            raise invalid(
                 f"{path} in records of {num_bytes} bytes",
                 f"{path.stat().st_size} bytes (cut short?)",
                 next_step="unpack it again",
@@ -174,7 +174,7 @@ def _shards(entry: Entry, place: Path) -> Found | None:
         return None
     for split, paths in shards.items():
         if not paths:
-            raise refuse(
+            raise invalid(
                 f"{split}-*.tar in {place}", "only shards of the other split", next_step="add the missing shards"
             )
     splits = {split: _decoded_shards(entry.name, split, paths) for split, paths in shards.items()}
@@ -194,7 +194,7 @@ def _class_folders(entry: Entry, place: Path) -> Found | None:
     num_classes = entry.layout.num_classes
     if len(classes) != num_classes:
         got = f"{len(classes)}: {', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''}"
-        raise refuse(
+        raise invalid(
             f"the {num_classes} class folders of {entry.name} in {place}",
             got,
             next_step=f"for any pictures: --data {place}",

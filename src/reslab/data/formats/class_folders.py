@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from reslab.spec.errors import nearest, refuse
+from reslab.spec.errors import invalid, nearest
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _ARCHIVES = (".zip", ".tar.gz", ".tgz", ".7z", ".rar")
@@ -32,7 +32,7 @@ def find_splits(root: Path) -> dict[str, Path]:
         there = [root / name for name in names if subfolders(root / name)]
         if len(there) > 1:
             names_there = " and ".join(f"{path.name}/" for path in there)
-            raise refuse(
+            raise invalid(
                 f"one {split} folder in {root}",
                 f"{names_there} side by side",
                 nearest=f"{there[0].name}/",
@@ -45,7 +45,7 @@ def find_splits(root: Path) -> dict[str, Path]:
         return found
     others = {path.name for path in subfolders(root)}
     if found and others == {path.name for path in found.values()}:
-        raise refuse(
+        raise invalid(
             f"a folder train/ in {root}", f"only {', '.join(sorted(f'{name}/' for name in others))}", nearest="train/"
         )
     return {"train": root}
@@ -56,7 +56,7 @@ def _check_flat_validation(root: Path, found: dict[str, Path]) -> None:
     for folder in () if "val" in found else (root / name for name in SPLIT_FOLDERS["val"]):
         loose = loose_pictures(folder)
         if loose:
-            raise refuse(
+            raise invalid(
                 f"class folders in {folder}",
                 f"{len(loose):,} pictures lying in it directly, whose classes nothing tells",
                 next_step=f"sort them into {folder}/CLASS/, name them in a CSV file (path,label,split), "
@@ -69,10 +69,10 @@ def check_folder(root: Path) -> None:
     if root.is_dir():
         return
     if root.exists():
-        raise refuse("a folder of class folders", f"{root}, which is a file", nearest=str(root.parent))
+        raise invalid("a folder of class folders", f"{root}, which is a file", nearest=str(root.parent))
     beside = [path.name for path in subfolders(root.parent)] if root.parent.is_dir() else []
     near = ", ".join(str(root.parent / name) for name in nearest(root.name, beside))
-    raise refuse("a folder of class folders", f"{root}, no such folder", nearest=near, next_step="check the path")
+    raise invalid("a folder of class folders", f"{root}, no such folder", nearest=near, next_step="check the path")
 
 
 def list_classes(folder: Path) -> ClassFiles:
@@ -86,19 +86,19 @@ def list_classes(folder: Path) -> ClassFiles:
     files = {path.name: pictures_in(path) for path in class_folders}
     empty = [name for name, paths in files.items() if not paths]
     if len(empty) == len(files):
-        raise refuse(
+        raise invalid(
             f"pictures ({', '.join(EXTENSIONS)}) in the class folders of {folder}", f"none in {_listed(empty)}"
         )
     if empty:
         next_step = "add pictures to them or remove the folders"
-        raise refuse(
+        raise invalid(
             f"at least one picture ({', '.join(EXTENSIONS)}) in every class folder of {folder}",
             f"none in {_listed(empty)}",
             "",
             next_step,
         )
     if len(files) < 2:
-        raise refuse(
+        raise invalid(
             f"at least 2 class folders in {folder}",
             f"a single class, {next(iter(files))!r}",
             next_step="add a folder for a second class",
@@ -120,7 +120,7 @@ def same_classes(splits: dict[str, ClassFiles]) -> tuple[str, ...]:
             differ += [f"{_listed(only_other)} only in {other.folder}"] * bool(only_other)
             near = [f"{found[0]} for {name}" for name in only_other if (found := nearest(name, only_train, 1))]
             next_step = "rename, add or remove the folders"
-            raise refuse(f"the same class folders in train and {split}", "; ".join(differ), ", ".join(near), next_step)
+            raise invalid(f"the same class folders in train and {split}", "; ".join(differ), ", ".join(near), next_step)
     return train.classes
 
 
@@ -176,4 +176,4 @@ def _no_class_folders(folder: Path) -> ValueError:
         )
     else:
         got, next_step = "no folder in it", f"make one folder a class, {folder}/CLASS/PICTURE"
-    return refuse(f"class folders in {folder}", got, next_step=next_step)
+    return invalid(f"class folders in {folder}", got, next_step=next_step)

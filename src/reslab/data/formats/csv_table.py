@@ -15,7 +15,7 @@ from reslab.data.dataset import Data
 from reslab.data.formats.class_folders import SPLIT_FOLDERS, ClassFiles
 from reslab.data.formats.image_folder import open_listed
 from reslab.data.splits import check_fraction
-from reslab.spec.errors import nearest, refuse, unknown
+from reslab.spec.errors import invalid, nearest, unknown_name
 
 
 def csv_lines(file: Path) -> Iterator[tuple[int, list[str]]]:
@@ -27,7 +27,7 @@ def csv_lines(file: Path) -> Iterator[tuple[int, list[str]]]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise refuse(f"{file} in UTF-8", str(error), next_step="save it as UTF-8") from None
+        raise invalid(f"{file} in UTF-8", str(error), next_step="save it as UTF-8") from None
     first = text.partition("\n")[0]
     # Spreadsheets write semicolons where the comma is the decimal point.
     delimiter = next((mark for mark in ",;\t" if mark in first), ",")
@@ -80,10 +80,10 @@ def list_table(file: Path) -> dict[str, ClassFiles]:
     by_split = {split: [row for row in rows if row.split == split] for split in SPLIT_FOLDERS}
     if not by_split["train"]:
         there = ", ".join(sorted({row.split for row in rows})) or "none at all"
-        raise refuse(f"rows of the split train in {file}", f"only {there}" if rows else "no rows")
+        raise invalid(f"rows of the split train in {file}", f"only {there}" if rows else "no rows")
     classes = tuple(sorted({row.label for row in rows}))
     if len(classes) < 2:
-        raise refuse(f"at least 2 labels in {file}", f"a single class, {classes[0]!r}", next_step="add a second class")
+        raise invalid(f"at least 2 labels in {file}", f"a single class, {classes[0]!r}", next_step="add a second class")
     _check_trained(file, rows, {row.label for row in by_split["train"]})
     label_of = {name: label for label, name in enumerate(classes)}
     return {
@@ -105,7 +105,7 @@ def _columns(file: Path, header: list[str]) -> dict[str, int]:
     missing = [name for name in COLUMNS[:2] if name not in names]
     if missing:
         found = nearest(missing[0], names, 1)
-        raise refuse(
+        raise invalid(
             f"a first line with the columns {','.join(COLUMNS[:2])} (and split, if you like) in {file}",
             f"{','.join(header) or 'an empty file'}",
             next_step=f"rename {found[0]} to {missing[0]}" if found else f"add the column {missing[0]}",
@@ -117,10 +117,10 @@ def _row(file: Path, line: int, cells: list[str], place: Mapping[str, int]) -> R
     values = {name: cells[at].strip() if at < len(cells) else "" for name, at in place.items()}
     for name, value in values.items():
         if not value:
-            raise refuse(f"a {name} in line {line} of {file}", ",".join(cells))
+            raise invalid(f"a {name} in line {line} of {file}", ",".join(cells))
     split = values.get("split", "train")
     if split.lower() not in _SPLITS:
-        raise unknown(f"split in line {line} of {file}", split, _SPLITS)
+        raise unknown_name(f"split in line {line} of {file}", split, _SPLITS)
     path = Path(os.path.normpath(file.parent / values["path"]))
     return Row(line, path, values["label"], _SPLITS[split.lower()])
 
@@ -131,14 +131,14 @@ def _check_once(file: Path, rows: list[Row]) -> None:
         first = seen.setdefault(row.path, row)
         if first is not row:
             said = f"line {first.line} ({first.label}, {first.split}) and line {row.line} ({row.label}, {row.split})"
-            raise refuse(f"every picture once in {file}", f"{row.path} in {said}", next_step="keep one of the lines")
+            raise invalid(f"every picture once in {file}", f"{row.path} in {said}", next_step="keep one of the lines")
 
 
 def _check_trained(file: Path, rows: list[Row], trained: set[str]) -> None:
     for row in rows:
         if row.label not in trained:
             near = nearest(row.label, trained, 1)
-            raise refuse(
+            raise invalid(
                 f"labels of {row.split} that train has too, in {file}",
                 f"{row.label!r} in line {row.line}",
                 near[0] if near else "",

@@ -16,7 +16,7 @@ from reslab.data.formats.class_folders import ClassFiles, find_splits, list_clas
 from reslab.data.formats.class_names import readable
 from reslab.data.image_datasets import FileImages, Images
 from reslab.data.splits import check_fraction, divided, evaluation_words, left_out
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -78,7 +78,7 @@ def _readable(root: Path, files: ClassFiles, bad: set[str]) -> FileImages:
     kept = [(path, label) for path, label in pairs if name_in(root, path) not in bad]
     gone = set(files.labels) - {label for _, label in kept}
     if gone:
-        raise refuse(
+        raise invalid(
             f"a readable picture in every class folder of {files.folder}",
             f"none in {', '.join(f'{files.classes[label]}/' for label in sorted(gone))}",
         )

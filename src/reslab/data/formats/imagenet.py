@@ -18,7 +18,7 @@ from reslab.data.formats.class_folders import ClassFiles, list_classes, loose_pi
 from reslab.data.formats.class_names import readable
 from reslab.data.image_datasets import FileImages
 from reslab.data.splits import PHOTOGRAPHS
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 _WNID = re.compile(r"n\d{8}")
 _NUMBER = re.compile(r"_(\d{8})\.")
@@ -40,7 +40,7 @@ def find_flat_labels(place: Path, folder: Path, names: Sequence[str], classes: S
             file = directory / name
             if file.is_file():
                 return _each(file, names, read(file, classes))
-    raise refuse(
+    raise invalid(
         f"the labels of the {len(names):,} pictures lying in {folder}: one of {', '.join(FILES)} in {place}",
         "none of them",
         next_step="add one of the files, or sort the pictures into val/WNID/",
@@ -54,7 +54,7 @@ def _each(file: Path, names: Sequence[str], told: dict[str, str]) -> list[str]:
         number = _NUMBER.search(name)
         wnid = told.get(Path(name).stem) or (told.get(str(int(number[1]))) if number else None)
         if wnid is None or not _WNID.fullmatch(wnid):
-            raise refuse(f"the WordNet id of {name} in {file}", repr(wnid) if wnid else f"{len(told):,} others")
+            raise invalid(f"the WordNet id of {name} in {file}", repr(wnid) if wnid else f"{len(told):,} others")
         found.append(wnid)
     return found
 
@@ -74,23 +74,23 @@ def _lines(file: Path, _: Sequence[str]) -> dict[str, str]:
 
 def _caffe(file: Path, classes: Sequence[str]) -> dict[str, str]:
     if not classes:
-        raise refuse(f"train/ beside {file}, whose sorted folders its numbers count", "no train/")
+        raise invalid(f"train/ beside {file}, whose sorted folders its numbers count", "no train/")
     pairs = [line.split() for line in file.read_text().splitlines() if line.strip()]
     for pair in pairs:
         if len(pair) != 2 or not pair[1].isdigit() or int(pair[1]) >= len(classes):
-            raise refuse(f"lines of a name and a number below {len(classes)} in {file}", " ".join(pair))
+            raise invalid(f"lines of a name and a number below {len(classes)} in {file}", " ".join(pair))
     return {Path(name).stem: classes[int(label)] for name, label in pairs}
 
 
 def _devkit(file: Path, _: Sequence[str]) -> dict[str, str]:
     meta = file.parent / "meta.mat"
     if not meta.is_file():
-        raise refuse(f"meta.mat beside {file}, which tells its numbers' WordNet ids", "no such file")
+        raise invalid(f"meta.mat beside {file}, which tells its numbers' WordNet ids", "no such file")
     wnid_of = _wnids(meta)
     numbers = file.read_text().split()
     unknown = sorted(set(numbers) - set(wnid_of))
     if unknown:
-        raise refuse(f"numbers of classes that {meta} has in {file}", ", ".join(unknown[:5]))
+        raise invalid(f"numbers of classes that {meta} has in {file}", ", ".join(unknown[:5]))
     return _numbered(wnid_of[number] for number in numbers)
 
 
@@ -121,7 +121,7 @@ def read_imagenet(entry: Entry, data_dir: Path | None) -> Found:
         for inner in (place, place / _KAGGLE):
             if subfolders(inner / "train") or subfolders(inner / "val") or loose_pictures(inner / "val"):
                 return _found(place, inner)
-    raise refuse(
+    raise invalid(
         "imagenet on this machine (it may not be downloaded without an account)",
         f"nothing in {', '.join(map(str, looked))}",
         next_step="name the folder of train/WNID/*.JPEG and val/ with --data-dir",

@@ -13,7 +13,7 @@ import torch
 from reslab.data.dataset_info import Entry, Found, download, download_dir, places
 from reslab.data.image_datasets import TensorImages
 from reslab.data.splits import carve
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 _FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -31,7 +31,7 @@ def read_idx(path: Path) -> np.ndarray:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path}: cut short or not gzip ({error}); fetch it again") from error
     if content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * content[3]:
-        raise refuse(
+        raise invalid(
             f"{path} as an idx file of bytes (it starts 00 00 08)",
             f"it starts {content[:4].hex(' ') or 'nowhere (0 bytes)'}",
         )
@@ -40,7 +40,7 @@ def read_idx(path: Path) -> np.ndarray:
     num_bytes = int(np.prod(shape))
     if len(content) - 4 - 4 * rank != num_bytes:
         got = f"{len(content) - 4 - 4 * rank} (cut short or damaged)"
-        raise refuse(f"{path} with {num_bytes} bytes of data", got, next_step="fetch it again")
+        raise invalid(f"{path} with {num_bytes} bytes of data", got, next_step="fetch it again")
     return np.frombuffer(content, np.uint8, num_bytes, 4 + 4 * rank).reshape(shape).copy()
 
 
@@ -82,7 +82,7 @@ def _read_split(folder: Path, images_name: str, labels_name: str) -> TensorImage
     assert labels_path is not None
     images, labels = read_idx(images_path), read_idx(labels_path)
     if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
-        raise refuse(
+        raise invalid(
             f"as many pictures in {images_path} as labels in {labels_path}", f"shapes {images.shape} and {labels.shape}"
         )
     return TensorImages(torch.from_numpy(images)[:, None], torch.from_numpy(labels.astype(np.int64)))

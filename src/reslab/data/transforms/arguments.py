@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reslab.spec.errors import refuse, unknown
-from reslab.spec.grammar import Word
+from reslab.spec.errors import invalid, unknown_name
+from reslab.spec.grammar import Op
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,14 @@ class Argument:
     default: float | str | None = None
 
 
-def read_arguments(word: Word, arguments: Sequence[Argument], example: str) -> tuple[float | str, ...]:
+def read_arguments(word: Op, arguments: Sequence[Argument], example: str) -> tuple[float | str, ...]:
     """One value for each argument: the word's in order, else the defaults; a choice may skip numbers before it.
 
     `resize(236,bicubic)` leaves the width between the two at its default.
     Raises ValueError where there are too many or too few, or one is not of its kind or out of its bounds.
     """
     if word.size is not None or word.stride not in (None, 1):
-        raise refuse(f"arguments in brackets, {example}", str(word), nearest=f"{word.name}({word.size})")
+        raise invalid(f"arguments in brackets, {example}", str(word), nearest=f"{word.name}({word.size})")
     left, found = list(word.args), []
     for place, argument in enumerate(arguments):
         if left and not _belongs_later(left[0], argument, arguments[place + 1 :]):
@@ -45,19 +45,19 @@ def _belongs_later(value: float | str, argument: Argument, later: Sequence[Argum
     return isinstance(value, str) and not argument.choices and any(value in other.choices for other in later)
 
 
-def _wrong_number(word: Word, arguments: Sequence[Argument], example: str) -> ValueError:
+def _wrong_number(word: Op, arguments: Sequence[Argument], example: str) -> ValueError:
     names = ", ".join(argument.name for argument in arguments) or "none"
-    return refuse(f"{word.name} with its arguments ({names})", str(word), nearest=example)
+    return invalid(f"{word.name} with its arguments ({names})", str(word), nearest=example)
 
 
-def _checked(argument: Argument, value: float | str, word: Word, example: str) -> float | str:
+def _checked(argument: Argument, value: float | str, word: Op, example: str) -> float | str:
     if argument.choices:
         if value not in argument.choices:
-            raise unknown(f"{argument.name} of {word.name}", value, argument.choices)
+            raise unknown_name(f"{argument.name} of {word.name}", value, argument.choices)
         return value
     right_kind = isinstance(value, int) or (argument.kind is float and isinstance(value, float))
     if not right_kind or not argument.least <= float(value) <= argument.most:
         bounds = f"from {argument.least:g}" + ("" if argument.most == math.inf else f" to {argument.most:g}")
         what = "a whole number" if argument.kind is int else "a number"
-        raise refuse(f"{argument.name} of {word.name} as {what} {bounds}", str(word), nearest=example)
+        raise invalid(f"{argument.name} of {word.name} as {what} {bounds}", str(word), nearest=example)
     return float(value) if argument.kind is float else int(value)

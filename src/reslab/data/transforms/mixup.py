@@ -14,8 +14,8 @@ from torch import Tensor
 
 from reslab.data.rng import key
 from reslab.data.transforms.arguments import Argument, read_arguments
-from reslab.spec.errors import refuse
-from reslab.spec.grammar import Word
+from reslab.spec.errors import invalid
+from reslab.spec.grammar import Op
 
 _MIXING = 0x6D6978  # keeps these draws apart from other functions of (seed, step)
 _ALPHA = Argument("alpha", float, 1e-3)
@@ -69,12 +69,12 @@ class Mixing:
         return Mix(1.0 - (bottom - top) * (right - left) / (height * width), box)
 
 
-def read_mixing(words: Sequence[Word]) -> Mixing:
+def read_mixing(words: Sequence[Op]) -> Mixing:
     """`mixup(0.2) cutmix(1)` made ready; raises ValueError where a word comes twice or its alpha is not above 0."""
     alphas: dict[str, float] = {}
     for word in words:
         if word.name in alphas:
-            raise refuse(f"{word.name} once in a sentence", " ".join(map(str, words)), nearest=str(word))
+            raise invalid(f"{word.name} once in a sentence", " ".join(map(str, words)), nearest=str(word))
         known = MIXING_WORDS[word.name]
         (alpha,) = read_arguments(word, known.arguments, known.example)
         alphas[word.name] = float(alpha)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from reslab.data.image_datasets import Images, TensorImages
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 
 _WRITTEN = re.compile(r"(\d+)x(\d+)x(\d+):([A-Za-z0-9+/]+)=*$")
@@ -21,7 +21,7 @@ def take_mean_image(images: Images) -> Tensor:
     """
     if not isinstance(images, TensorImages) or images.images.dtype != torch.uint8:
         step = "set pixel_mean=false for a mean of each channel"
-        raise refuse("small pictures of one size for a mean of each pixel", "others", next_step=step)
+        raise invalid("small pictures of one size for a mean of each pixel", "others", next_step=step)
     total = sum(part.to(torch.int64).sum(0) for part in images.images.split(4096))
     assert isinstance(total, Tensor)
     return (total.double() / (255 * len(images))).float()
@@ -39,7 +39,9 @@ def read_mean_image(text: str) -> Tensor:
     shape = tuple(int(side) for side in found.groups()[:3]) if found else (0,)
     values = base64.b64decode(found[4] + "=" * (-len(found[4]) % 4)) if found else b""
     if found is None or len(values) != 4 * np.prod(shape):
-        raise refuse("a mean_image of CxHxW: and its values", repr(text[:24]), next_step="write the preprocessing anew")
+        raise invalid(
+            "a mean_image of CxHxW: and its values", repr(text[:24]), next_step="write the preprocessing anew"
+        )
     return torch.from_numpy(np.frombuffer(values, "<f4").reshape(shape).astype(np.float32))
 
 

@@ -26,7 +26,7 @@ from reslab.data.transforms.resize import (
     resize,
     size_words,
 )
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def pad(images: Tensor, _: Draws, size: int, mode: str) -> Tensor:
         padded[..., size : size + height, size : size + width] = images
         return padded
     if size >= min(images.shape[-2:]):
-        raise refuse(
+        raise invalid(
             f"pad({size},reflect) on pictures of more than {size} pixels a side",
             size_words(images),
             f"pad({min(images.shape[-2:]) - 1},reflect)",
@@ -88,7 +88,7 @@ def lighting(images: Tensor, draws: Draws, std: float) -> Tensor:
     Raises ValueError where the pictures are not of 3 channels.
     """
     if images.shape[1] != 3:
-        raise refuse("pictures of 3 channels for lighting", f"{images.shape[1]} channels")
+        raise invalid("pictures of 3 channels for lighting", f"{images.shape[1]} channels")
     # Box and Muller 1958; 1 - u keeps the logarithm's argument above 0.
     normal = [
         (-2 * torch.log(1 - draws.uniform(2 * k))).sqrt() * torch.cos(2 * math.pi * draws.uniform(2 * k + 1))

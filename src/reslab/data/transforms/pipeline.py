@@ -11,8 +11,8 @@ from reslab.data.rng import Draws
 from reslab.data.transforms.arguments import read_arguments
 from reslab.data.transforms.mixup import MIXING_WORDS, Mixing, read_mixing
 from reslab.data.transforms.ops import AUGMENT_WORDS, AugmentWord
-from reslab.spec.errors import refuse, unknown
-from reslab.spec.grammar import Word, parse_words
+from reslab.spec.errors import invalid, unknown_name
+from reslab.spec.grammar import Op, parse_ops
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Augment:
 
     def __init__(self, words: str) -> None:
         self.words = words
-        self._steps = tuple(_step(word) for word in parse_words(words))
+        self._steps = tuple(_step(word) for word in parse_ops(words))
 
     def batch(self, images: Tensor, keys: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H', W'), `keys` (N,) int64 on the same device."""
@@ -65,22 +65,22 @@ def split_sentence(sentence: str) -> tuple[Augment, Mixing | None]:
 
     Raises ValueError as `Augment` does, and where a word for one picture follows one that mixes.
     """
-    words = parse_words(sentence)
+    words = parse_ops(sentence)
     mixing = [word for word in words if word.name in MIXING_WORDS]
     single = [word for word in words if word.name not in MIXING_WORDS]
     if mixing and list(words) != single + mixing:
         right = " ".join(str(word) for word in single + mixing)
-        raise refuse("the words that mix pictures at the end of the sentence", sentence, nearest=right)
+        raise invalid("the words that mix pictures at the end of the sentence", sentence, nearest=right)
     return Augment(" ".join(str(word) for word in single)), read_mixing(mixing) if mixing else None
 
 
-def _step(word: Word) -> _Step:
+def _step(word: Op) -> _Step:
     if word.name in MIXING_WORDS:
-        raise refuse(
+        raise invalid(
             "words for one picture here", f"{word}, which mixes the pictures of a training batch with their labels"
         )
     if word.name not in AUGMENT_WORDS:
         known = (*AUGMENT_WORDS, *MIXING_WORDS)
-        raise unknown("augmentation word", str(word), known, "words such as 'pad(4) crop(32) flip'")
+        raise unknown_name("augmentation word", str(word), known, "words such as 'pad(4) crop(32) flip'")
     found = AUGMENT_WORDS[word.name]
     return _Step(found, read_arguments(word, found.arguments, found.example))

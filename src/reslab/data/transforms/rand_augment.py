@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
 from reslab.data.rng import Draws
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 MOST = 10.0
 PROBABILITY = 0.5
@@ -107,10 +107,10 @@ def _one(pixels: Tensor, numbers: list[float], magnitude: float, std: float) -> 
 
 def _as_bytes(images: Tensor) -> Tensor:
     if images.shape[1] not in (1, 3):
-        raise refuse("pictures of 1 or 3 channels for randaugment", f"{images.shape[1]} channels")
+        raise invalid("pictures of 1 or 3 channels for randaugment", f"{images.shape[1]} channels")
     if images.dtype == torch.uint8:
         return images.cpu()
     low, high = (float(edge) for edge in images.aminmax())
     if low < 0 or high > 1:
-        raise refuse("pixels from 0 to 1 for randaugment", f"{low:g} to {high:g}", next_step="hand over uint8 pixels")
+        raise invalid("pixels from 0 to 1 for randaugment", f"{low:g} to {high:g}", next_step="hand over uint8 pixels")
     return (images.cpu() * 255).round().to(torch.uint8)

@@ -10,7 +10,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as pictures
 
 from reslab.data.rng import Draws
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 _TRIES = 10
 
@@ -106,7 +106,7 @@ def random_scale_crop(images: Tensor, draws: Draws, size: int, least: int, most:
     Raises ValueError where `least` is less than `size`, or `most` less than `least`.
     """
     if not size <= least <= most:
-        raise refuse(
+        raise invalid(
             "random-scale-crop(SIZE,LEAST,MOST) with SIZE <= LEAST <= MOST",
             f"random-scale-crop({size},{least},{most})",
             nearest="random-scale-crop(224,256,480)",
@@ -151,7 +151,7 @@ def fits(images: Tensor, size: int, word: str) -> tuple[int, int]:
     height, width = images.shape[-2:]
     if size > min(height, width):
         nearest = f"{word}({min(height, width)})"
-        raise refuse(
+        raise invalid(
             f"pictures of at least {size}x{size} for {word}({size})",
             size_words(images),
             nearest,

@@ -18,7 +18,7 @@ from reslab.data.splits import check_fraction, divided, evaluation_words, left_o
 from reslab.data.webdataset.http import text_if_there
 from reslab.data.webdataset.remote import index_urls, is_url, url_root, url_shards
 from reslab.data.webdataset.tar import Indexed, index_shard
-from reslab.spec.errors import nearest, refuse
+from reslab.spec.errors import invalid, nearest
 from reslab.spec.preprocess import Preprocess
 
 MOST_BYTES_IN_MEMORY = 1 << 30
@@ -44,13 +44,13 @@ def find_shards(place: Path) -> dict[str, list[Path]]:
         return {"train": found[""]}
     if "" in found:
         names = ", ".join(path.name for path in found[""][:5])
-        raise refuse(
+        raise invalid(
             f"shards of {place} all called train-, val- or test-",
             f"{names} beside the others",
             f"train-{found[''][0].name}",
         )
     if found and "train" not in found:
-        raise refuse(
+        raise invalid(
             f"train-*.tar in {place}", f"only shards of {' and '.join(found)}", next_step="add the training shards"
         )
     return {split: found[split] for split in SPLIT_FOLDERS if split in found}
@@ -144,12 +144,12 @@ def shard_classes(root: Path | str, labels: Mapping[str, Sequence[str]]) -> tupl
     if every and all(label.isascii() and label.isdigit() for label in every):
         most = max(map(int, every))
         if named and most >= len(named):
-            raise refuse(f"labels below {len(named)}, the number of names in {file}", most, str(len(named) - 1))
+            raise invalid(f"labels below {len(named)}, the number of names in {file}", most, str(len(named) - 1))
         return named or tuple(map(str, range(most + 1)))
     known = set(named or labels["train"])
     for label in sorted(every - known):
         near = nearest(label, known, 1)
-        raise refuse(
+        raise invalid(
             f"labels among {'those of ' + file if named else 'those of train'}",
             repr(label),
             near[0] if near else "",

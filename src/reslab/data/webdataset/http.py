@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 SCHEMES = ("https", "http")
 TIMEOUT_SECONDS = 60.0
@@ -26,7 +26,7 @@ def check_url(url: str) -> str:
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in SCHEMES or not parts.hostname:
         step = "share the file by https (a signed address will do), or fetch it into a folder and name the folder"
-        raise refuse("a URL of https or http", url, "https://HOST/train-{000..009}.tar", step)
+        raise invalid("a URL of https or http", url, "https://HOST/train-{000..009}.tar", step)
     return url
 
 

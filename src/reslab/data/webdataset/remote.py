@@ -14,7 +14,7 @@ from reslab.data.formats.class_folders import SPLIT_FOLDERS
 from reslab.data.webdataset.http import UrlFile, check_url, fetch
 from reslab.data.webdataset.stream import require_webdataset
 from reslab.data.webdataset.tar import Indexed, look_through
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 _FORMAT = "1"
 _FETCHED_AT_ONCE = 4
@@ -41,14 +41,14 @@ def url_shards(text: str) -> dict[str, list[str]]:
         path = urlsplit(check_url(url)).path
         if not path.endswith(".tar") or urls.count(url) > 1:
             got = f"{url} twice" if path.endswith(".tar") else url
-            raise refuse("URLs of tar files, each once", got, "https://HOST/train-{000..009}.tar")
+            raise invalid("URLs of tar files, each once", got, "https://HOST/train-{000..009}.tar")
         named = _NAMED.search(path)
         found.setdefault(_SPLIT_OF[named[1]] if named else "", []).append(url)
     if set(found) == {""}:
         return {"train": found[""]}
     if "" in found or "train" not in found:
         got = f"{found[''][0]} beside others" if "" in found else f"only shards of {' and '.join(found)}"
-        raise refuse("shards all called train-, val- or test-, some of them train-", got, "train-000.tar")
+        raise invalid("shards all called train-, val- or test-, some of them train-", got, "train-000.tar")
     return {split: found[split] for split in SPLIT_FOLDERS if split in found}
 
 

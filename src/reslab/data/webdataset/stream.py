@@ -25,7 +25,7 @@ from reslab.data.rng import again, key, keys, permutation
 from reslab.data.transforms.pipeline import Augment
 from reslab.data.webdataset.http import UrlFile
 from reslab.data.workers import Read, Stacking, apart, started
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 BUFFER_SAMPLES = 1000
 _EXTRA = "pip install 'reslab[webdataset]', or fetch the shards into a folder and name the folder"
@@ -36,7 +36,7 @@ def require_webdataset() -> Any:
     try:
         return importlib.import_module("webdataset")
     except ImportError:
-        raise refuse("webdataset for shards by URL", "none installed", next_step=_EXTRA) from None
+        raise invalid("webdataset for shards by URL", "none installed", next_step=_EXTRA) from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class Flow:
             per_rank = num // self.num_ranks
             near = f"-j {per_rank}" if per_rank else f"{num} ranks"
             got = f"{num} for {self.num_ranks} ranks of {max(1, self.workers)}"
-            raise refuse("at least one shard for every worker of every rank", got, near, "or cut the shards smaller")
+            raise invalid("at least one shard for every worker of every rank", got, near, "or cut the shards smaller")
 
     def batches(self, start_step: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(pixels, labels, indices) of step `start_step`, `start_step` + 1, ... without end.
@@ -143,7 +143,7 @@ def _shard(library: Any, url: str, places: Mapping[str, int]) -> Iterator[tuple[
         except (tarfile.TarError, ValueError) as error:  # the library appends what nobody wants to read
             raise ValueError(f"{url}: {str(error.args[0]).removeprefix(f'{url}: ')}") from error
     if num_found != len(places):
-        raise refuse(f"the {len(places)} pictures that {url} had", f"{num_found}", next_step="begin a new run")
+        raise invalid(f"the {len(places)} pictures that {url} had", f"{num_found}", next_step="begin a new run")
 
 
 def _read(flow: Flow, epoch: int, index: int, turn: int, content: bytes) -> Read:

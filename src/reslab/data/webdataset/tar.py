@@ -19,7 +19,7 @@ from torch import Tensor
 from reslab.data.cache import cache_dir, read_json, write_json
 from reslab.data.decode import check_picture, read_picture
 from reslab.data.image_datasets import Spot, TensorImages
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 PICTURES = ("webp", "png", "jpg", "jpeg")
 Content = bytes | mmap.mmap
@@ -47,7 +47,7 @@ def stack_pictures(pictures: list[np.ndarray], names: list[str]) -> Tensor:
     for picture, name in zip(pictures, names, strict=True):
         if picture.shape != pictures[0].shape:
             height, width = pictures[0].shape[1:]
-            raise refuse(
+            raise invalid(
                 f"pictures of one size, {height}x{width} as {names[0]}",
                 f"{name} of {picture.shape[1]}x{picture.shape[2]}",
             )
@@ -93,7 +93,7 @@ def _sample(path: Path, content: Content, key: str, parts: dict[str, Place]) -> 
     label = next((name for name in ("cls", "json") if name in parts), "")
     if not ending or not label:
         wanted = f"{path}: {key} with a picture (.{', .'.join(PICTURES)}) and a label (.cls)"
-        raise refuse(wanted, ", ".join(f".{found}" for found in parts))
+        raise invalid(wanted, ", ".join(f".{found}" for found in parts))
     place = parts[label]
     text = bytes(content[place.start : place.start + place.num_bytes])
     return Sample(key, parts[ending], ending, _label_text(text, label == "json", f"{path}: {key}.{label}"))
@@ -103,9 +103,9 @@ def _label_text(text: bytes, is_json: bool, name: str) -> str:
     try:
         found = json.loads(text)["label"] if is_json else text.decode()
     except (ValueError, KeyError, TypeError):
-        raise refuse(f"{name} with a label{' under the key label' * is_json}", repr(text[:20])) from None
+        raise invalid(f"{name} with a label{' under the key label' * is_json}", repr(text[:20])) from None
     if not str(found).strip():
-        raise refuse(f"{name} with a label", "nothing in it")
+        raise invalid(f"{name} with a label", "nothing in it")
     return str(found).strip()
 
 
@@ -113,7 +113,7 @@ def _label(text: str, name: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise refuse(f"{name} as a whole number", repr(text.encode()[:20])) from None
+        raise invalid(f"{name} as a whole number", repr(text.encode()[:20])) from None
 
 
 def shard_places(path: Path, content: Content) -> list[Place]:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from reslab.data.loader import Normalise
-from reslab.nn.network import Network
-from reslab.spec.errors import refuse
+from reslab.nn.network import ResidualNetwork
+from reslab.spec.errors import invalid
 
 Answer = Callable[[Tensor], Tensor]
 
@@ -44,7 +44,7 @@ class Engine:
         x = x.to(self.device)
         if x.dtype == torch.uint8:
             if self.normalise is None:
-                raise refuse("normalised images: this network knows no preprocessing", "uint8 pixels")
+                raise invalid("normalised images: this network knows no preprocessing", "uint8 pixels")
             x = self.normalise(x)
         return self.answer(x.float()).float().cpu()
 
@@ -52,6 +52,6 @@ class Engine:
         return f"{self.name}{', compiled' * self.compiled}, {self.precision}, on {self.device}"
 
 
-def normaliser(network: Network, device: torch.device) -> Normalise | None:
+def normaliser(network: ResidualNetwork, device: torch.device) -> Normalise | None:
     """What brings pixels to what the network reads; None where it knows no preprocessing."""
     return None if network.preprocess is None else Normalise(network.preprocess, device)

@@ -10,22 +10,24 @@ from reslab.deploy.backends.backend import Answer, Wish
 from reslab.deploy.export.bn_folding import fold
 from reslab.deploy.export.graphs import IMAGES, onnx_model
 from reslab.deploy.export.quantization import quantise
-from reslab.nn.network import Network
-from reslab.spec.errors import refuse
+from reslab.nn.network import ResidualNetwork
+from reslab.spec.errors import invalid
 
 
-def prepare(network: Network, wish: Wish) -> Answer:
+def prepare(network: ResidualNetwork, wish: Wish) -> Answer:
     """The network as an ONNX graph in memory, run by a session of its own."""
     return run_graph(graph_of(network, wish).SerializeToString(), wish)
 
 
-def graph_of(network: Network, wish: Wish) -> Any:
+def graph_of(network: ResidualNetwork, wish: Wish) -> Any:
     """The folded network as a ModelProto in the precision asked for. ValueError for int8 without pictures."""
     model = onnx_model(fold(network).cpu())
     if wish.precision != "int8":
         return model
     if wish.images is None:
-        raise refuse("images to measure the scales of int8 on", "none", next_step="name a data set: --data NAME|FOLDER")
+        raise invalid(
+            "images to measure the scales of int8 on", "none", next_step="name a data set: --data NAME|FOLDER"
+        )
     return quantise(model, wish.images, network)
 
 

@@ -11,13 +11,13 @@ from reslab.deploy.backends.onnxruntime_backend import graph_of
 from reslab.deploy.export.bn_folding import fold
 from reslab.deploy.export.graphs import import_openvino, openvino_model
 from reslab.deploy.extras import need_extra
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import quick_bf16
 
 _HINTS = {"float32": "f32", "bf16": "bf16"}
 
 
-def prepare(network: Network, wish: Wish) -> Answer:
+def prepare(network: ResidualNetwork, wish: Wish) -> Answer:
     """The network as OpenVINO's graph; int8 as the quantised ONNX graph, which OpenVINO runs in int8 too."""
     if wish.precision != "int8":
         return run_model(openvino_model(fold(network).cpu()), wish)

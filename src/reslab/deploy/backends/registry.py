@@ -10,28 +10,28 @@ from torch import Tensor
 
 from reslab.deploy.backends.backend import Answer, Engine, Wish, normaliser
 from reslab.deploy.extras import has_extra, need_extra
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_device, quick_bf16
-from reslab.spec.errors import refuse, unknown
+from reslab.spec.errors import invalid, unknown_name
 
 # Making a graph takes seconds; below so many pictures torch, which needs none, is done sooner.
 FEW_IMAGES = 256
 PRECISIONS = ("float32", "bf16", "fp16", "int8")
 
 
-def _native(network: Network, wish: Wish) -> Answer:
+def _native(network: ResidualNetwork, wish: Wish) -> Answer:
     from reslab.deploy.backends.torch_backend import prepare
 
     return prepare(network, wish)
 
 
-def _onnx(network: Network, wish: Wish) -> Answer:
+def _onnx(network: ResidualNetwork, wish: Wish) -> Answer:
     from reslab.deploy.backends.onnxruntime_backend import prepare
 
     return prepare(network, wish)
 
 
-def _openvino(network: Network, wish: Wish) -> Answer:
+def _openvino(network: ResidualNetwork, wish: Wish) -> Answer:
     from reslab.deploy.backends.openvino_backend import prepare
 
     return prepare(network, wish)
@@ -45,7 +45,7 @@ class Kind:
     extra: str
     devices: tuple[str, ...]
     precisions: tuple[str, ...]
-    prepare: Callable[[Network, Wish], Answer]
+    prepare: Callable[[ResidualNetwork, Wish], Answer]
 
 
 ENGINES: dict[str, Kind] = {
@@ -59,7 +59,7 @@ ENGINES: dict[str, Kind] = {
 
 
 def open_engine(
-    network: Network,
+    network: ResidualNetwork,
     name: str = "auto",
     precision: str = "float32",
     device: str | torch.device = "auto",
@@ -80,7 +80,7 @@ def open_engine(
     place = choose_device(device)
     name = choose_engine(place, precision, num_images) if name == "auto" else name
     if name not in ENGINES:
-        raise unknown("engine", name, ["auto", *ENGINES])
+        raise unknown_name("engine", name, ["auto", *ENGINES])
     kind = ENGINES[name]
     if kind.extra:
         need_extra(kind.extra, f"the engine {name}")
@@ -113,18 +113,18 @@ def quick_precision(kind: Kind, device: torch.device) -> str:
 def check_engine(kind: Kind, device: torch.device, precision: str, compiled: bool = False) -> None:
     """Raises ValueError where the engine cannot run so on the device."""
     if precision not in ("auto", *PRECISIONS):
-        raise unknown("precision", precision, ("auto", *PRECISIONS))
+        raise unknown_name("precision", precision, ("auto", *PRECISIONS))
     if device.type not in kind.devices:
-        raise refuse(f"{' or '.join(kind.devices)} for the engine {kind.name}", device.type, kind.devices[0])
+        raise invalid(f"{' or '.join(kind.devices)} for the engine {kind.name}", device.type, kind.devices[0])
     if precision not in ("auto", *kind.precisions):
         having = [other.name for other in ENGINES.values() if precision in other.precisions]
         step = f"the engines with {precision}: {', '.join(having)}"
-        raise refuse(f"{', '.join(kind.precisions)} for the engine {kind.name}", precision, next_step=step)
+        raise invalid(f"{', '.join(kind.precisions)} for the engine {kind.name}", precision, next_step=step)
     if compiled and kind.name != "torch":
-        raise refuse("compilation with the engine torch", kind.name, next_step="leave --compile away")
+        raise invalid("compilation with the engine torch", kind.name, next_step="leave --compile away")
     if compiled and not can_compile(device):
         step = "install g++ or clang++, or leave --compile away"
-        raise refuse("a C++ compiler, which torch.compile needs on a CPU", "none", next_step=step)
+        raise invalid("a C++ compiler, which torch.compile needs on a CPU", "none", next_step=step)
 
 
 def can_compile(device: torch.device) -> bool:

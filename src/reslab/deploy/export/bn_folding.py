@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 
 _NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
 
 
-def fold(network: Network) -> Network:
+def fold(network: ResidualNetwork) -> ResidualNetwork:
     """A copy in eval mode with w' = w g / sqrt(v + eps), b' = beta + (b - m) g / sqrt(v + eps) for every convolution
     (w, b) that a batch norm (weight g, bias beta, mean m, variance v) follows at once; the norm becomes an Identity.
 
@@ -34,7 +34,7 @@ def num_norms(network: nn.Module) -> int:
     return sum(isinstance(module, _NORMS) for module in network.modules())
 
 
-def _pairs(network: Network) -> Iterator[tuple[nn.Conv2d, nn.Module, str]]:
+def _pairs(network: ResidualNetwork) -> Iterator[tuple[nn.Conv2d, nn.Module, str]]:
     """Each convolution with the place (module, name) of the norm that follows it at once."""
     for holder, names in _sequences(network):
         for first, second in itertools.pairwise(names):
@@ -43,10 +43,10 @@ def _pairs(network: Network) -> Iterator[tuple[nn.Conv2d, nn.Module, str]]:
                 yield conv, holder, second
 
 
-def _sequences(network: Network) -> Iterator[tuple[nn.Module, list[str]]]:
+def _sequences(network: ResidualNetwork) -> Iterator[tuple[nn.Module, list[str]]]:
     """The modules that run one after another and nothing else reads from between: stem, branches, Sequentials."""
     yield network, list(network.stem_names)
-    for _, unit in network.units():
+    for _, unit in network.blocks():
         yield unit, list(unit.branch_names)
     for name, module in network.named_modules():
         if type(module) is nn.Sequential and name not in network.stage_names:

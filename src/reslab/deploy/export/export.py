@@ -17,10 +17,10 @@ from reslab.deploy.export.verify import Comparison, Evidence, compare, faults, f
 from reslab.deploy.export.writers import Job
 from reslab.deploy.extras import EXTRAS, need_extra
 from reslab.nn.checkpoints.safetensors_io import load_weights, read_header
-from reslab.nn.network import Network
-from reslab.report.pages.export_note import export_note
+from reslab.nn.network import ResidualNetwork
+from reslab.report.pages.export_note import format_export_note
 from reslab.runtime.files import room_for, write_whole
-from reslab.spec.errors import refuse, unknown
+from reslab.spec.errors import invalid, unknown_name
 from reslab.training.run import Run, find_weights
 
 NUM_IMAGES_FLOAT32 = 256
@@ -50,14 +50,14 @@ class Exported:
 class _Origin:
     """What is exported: the network, its weights' header, the run they are of, and their place."""
 
-    network: Network
+    network: ResidualNetwork
     header: dict[str, Any]
     run: Run | None
     weights: Path | None
 
 
 def export(
-    source: Run | Network | str | Path,
+    source: Run | ResidualNetwork | str | Path,
     to: str,
     output: str | Path | None = None,
     *,
@@ -94,25 +94,25 @@ def export(
         _move(folder, target)
     report = _report_path(target)
     write_whole(report, (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode())
-    write_whole(report.with_suffix(".md"), export_note(facts).encode())
+    write_whole(report.with_suffix(".md"), format_export_note(facts).encode())
     return Exported(target, to, precision, found, report, facts)
 
 
 def _line(to: str, precision: str) -> Format:
     if to not in FORMATS:
-        raise unknown("format", to, FORMATS)
+        raise unknown_name("format", to, FORMATS)
     line = FORMATS[to]
     if precision not in line.precisions:
         having = [other.name for other in FORMATS.values() if precision in other.precisions]
         step = f"formats with {precision}: {', '.join(having)}" if having else ""
-        raise refuse(f"{' or '.join(line.precisions)} for the format {to}", precision, line.precisions[0], step)
+        raise invalid(f"{' or '.join(line.precisions)} for the format {to}", precision, line.precisions[0], step)
     if line.extra:
         need_extra(line.extra, f"the format {to}")
     return line
 
 
-def _open(source: Run | Network | str | Path) -> _Origin:
-    if isinstance(source, Network):
+def _open(source: Run | ResidualNetwork | str | Path) -> _Origin:
+    if isinstance(source, ResidualNetwork):
         return _Origin(source.cpu().eval(), {}, None, None)
     run = source if isinstance(source, Run) else Run(source) if (Path(source) / "run.json").is_file() else None
     weights = find_weights(run or source)
@@ -128,10 +128,10 @@ def _target(origin: _Origin, line: Format, precision: str, output: str | Path | 
     if output is not None and line.ending:
         target = target / name if target.is_dir() else target
         if target.suffix and target.suffix != line.ending:
-            raise refuse(f"a file that ends in {line.ending}", target.name, target.with_suffix(line.ending).name)
+            raise invalid(f"a file that ends in {line.ending}", target.name, target.with_suffix(line.ending).name)
         target = target.with_suffix(line.ending)
     if target.exists() and not force:
-        raise refuse("a place that is free", f"{target}, which exists", next_step="add --force, or another --output")
+        raise invalid("a place that is free", f"{target}, which exists", next_step="add --force, or another --output")
     return target
 
 
@@ -165,7 +165,7 @@ def _refuse_faults(found: Comparison, line: Format, precision: str, max_drop: fl
         required = f"an export to {line.name} in {precision} that computes what the network does"
         step = "try another precision, or allow more with --max-drop" if precision != "float32" else ""
         got = f"{'; '.join(told)} (on {found.num_images} pictures); nothing was kept"
-        raise ExportFailed(str(refuse(required, got, next_step=step)))
+        raise ExportFailed(str(invalid(required, got, next_step=step)))
 
 
 def _facts(

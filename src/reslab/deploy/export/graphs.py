@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch.export import Dim, ExportedProgram
 
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 
 IMAGES, LOGITS, FACTS = "images", "logits", "reslab"
 _OPSET = 18
 
 
-def trace(network: Network) -> ExportedProgram:
+def trace(network: ResidualNetwork) -> ExportedProgram:
     """The network in eval mode as torch.export sees it: float32 (batch, C, H, W) to logits, any batch from 1 on."""
     device = next(network.parameters()).device
     x = torch.zeros(2, *network.arch.input_size, device=device)
@@ -24,7 +24,7 @@ def trace(network: Network) -> ExportedProgram:
         return torch.export.export(network.eval(), (x,), dynamic_shapes=({0: Dim("batch", min=1)},))
 
 
-def onnx_model(network: Network, facts: Mapping[str, Any] | None = None) -> Any:
+def onnx_model(network: ResidualNetwork, facts: Mapping[str, Any] | None = None) -> Any:
     """The network as an `onnx.ModelProto`, input `images`, output `logits`; `facts` as JSON under the key `reslab`."""
     import onnx
 
@@ -55,7 +55,7 @@ def _name_batch(model: Any) -> None:
                 side.dim_param = "batch"
 
 
-def openvino_model(network: Network, facts: Mapping[str, Any] | None = None) -> Any:
+def openvino_model(network: ResidualNetwork, facts: Mapping[str, Any] | None = None) -> Any:
     """The network as an `openvino.Model` of float32, only its batch open; `facts` as JSON in its `rt_info`."""
     openvino = import_openvino()
     with _quiet():

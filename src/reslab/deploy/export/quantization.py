@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from reslab.deploy.export.graphs import IMAGES
-from reslab.nn.network import Network
-from reslab.spec.errors import refuse
+from reslab.nn.network import ResidualNetwork
+from reslab.spec.errors import invalid
 
 NUM_BINS = 2048
 NUM_STEPS = 255
@@ -105,7 +105,7 @@ LEAST_IMAGES = 16
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def quantise(model: Any, images: Tensor, network: Network) -> Any:
+def quantise(model: Any, images: Tensor, network: ResidualNetwork) -> Any:
     """The graph of `network`, an `onnx.ModelProto`, with the units after the first in int8, by ONNX Runtime's static
     quantisation.
 
@@ -118,7 +118,7 @@ def quantise(model: Any, images: Tensor, network: Network) -> Any:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     if len(images) < LEAST_IMAGES:
-        raise refuse(f"at least {LEAST_IMAGES} images to measure the scales on", len(images), str(LEAST_IMAGES))
+        raise invalid(f"at least {LEAST_IMAGES} images to measure the scales on", len(images), str(LEAST_IMAGES))
     with tempfile.TemporaryDirectory() as folder, _quiet():
         before, after = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
         onnx.save(model, before)
@@ -137,9 +137,9 @@ def quantise(model: Any, images: Tensor, network: Network) -> Any:
         return onnx.load(after)
 
 
-def quantised_units(network: Network) -> list[str]:
+def quantised_units(network: ResidualNetwork) -> list[str]:
     """The units that int8 computes: all but the first, or that one where it is the only one."""
-    names = [name for name, _ in network.units()]
+    names = [name for name, _ in network.blocks()]
     return names[1:] or names
 
 

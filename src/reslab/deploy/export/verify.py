@@ -15,9 +15,9 @@ from reslab.data.dataset import Data
 from reslab.data.image_datasets import Images
 from reslab.data.loader import eval_batches
 from reslab.deploy.backends.backend import Answer
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import exact_arithmetic
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 from reslab.training.run import Run
 from reslab.training.run_data import find_data, reopen_data
 
@@ -54,21 +54,21 @@ class Evidence:
 
 
 def find_evidence(
-    network: Network, run: Run | None, data: Any, data_dir: str | Path | None, num_images: int | None
+    network: ResidualNetwork, run: Run | None, data: Any, data_dir: str | Path | None, num_images: int | None
 ) -> Evidence:
     """Pictures of the held-out split of `data`, else of the run's own; all of them, or `num_images` drawn evenly.
 
     Raises ValueError where there is neither, and where classes or channels are not the network's.
     """
     if num_images is not None and num_images < 1:
-        raise refuse("at least 1 image to compare on", num_images, nearest="1")
+        raise invalid("at least 1 image to compare on", num_images, nearest="1")
     found = _open(run, data, data_dir)
     if found.num_classes != network.arch.num_classes:
         required = f"data of {network.arch.num_classes} classes, as the network has"
-        raise refuse(required, f"{found.name} with {found.num_classes}", next_step="name the data it was trained for")
+        raise invalid(required, f"{found.name} with {found.num_classes}", next_step="name the data it was trained for")
     preprocess = network.preprocess or found.preprocess
     if preprocess.channels != found.preprocess.channels:
-        raise refuse(f"pictures of {preprocess.channels} channels", f"{found.name} of {found.preprocess.channels}")
+        raise invalid(f"pictures of {preprocess.channels} channels", f"{found.name} of {found.preprocess.channels}")
     found = replace(found, preprocess=preprocess)
     images = found.split(found.held_out)
     judged = images if num_images is None else _drawn(images, num_images)
@@ -81,14 +81,14 @@ def num_calibration_images(image_size: tuple[int, int]) -> int:
     return max(_LEAST_IMAGES, min(_MOST_IMAGES, _PIXELS // (height * width)))
 
 
-def run_images(source: str | Path, network: Network) -> Tensor:
+def run_images(source: str | Path, network: ResidualNetwork) -> Tensor:
     """Pictures that the scales of int8 are measured on: training pictures of the run in this folder.
 
     Raises ValueError where `source` is no run's folder, and where its data is not there.
     """
     if not (Path(source) / "run.json").is_file():
         step = "name the run's folder, or export it first: reslab export RUN --to onnx --precision int8"
-        raise refuse(
+        raise invalid(
             "a run, whose training pictures set the scales of int8", f"{source}, weights alone", next_step=step
         )
     return find_evidence(network, Run(source), None, None, None).calibration_images()
@@ -99,7 +99,7 @@ def _open(run: Run | None, data: Any, data_dir: str | Path | None) -> Data:
         return find_data(data, data_dir)
     if run is None:
         step = "name a data set or a folder: --data NAME|FOLDER (a run knows its own)"
-        raise refuse("real pictures to hold the export against", "weights alone", next_step=step)
+        raise invalid("real pictures to hold the export against", "weights alone", next_step=step)
     return reopen_data(run.facts["data"], None, data_dir)
 
 
@@ -159,7 +159,7 @@ def compare(original: Answer, exported: Answer, batches: Iterable[tuple[Tensor, 
             expected = original(x).double().cpu()
         found = exported(x).double().cpu()
         if found.shape != expected.shape:
-            raise refuse(f"outputs of shape {tuple(expected.shape)}", tuple(found.shape))
+            raise invalid(f"outputs of shape {tuple(expected.shape)}", tuple(found.shape))
         scale = expected.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny)
         apart = (found - expected).abs().amax(1) / scale
         # Not a number is as far away as can be, and would be lost in a maximum.
@@ -168,7 +168,7 @@ def compare(original: Answer, exported: Answer, batches: Iterable[tuple[Tensor, 
         hits = [ours == theirs, ours == y, theirs == y, torch.ones_like(y, dtype=torch.bool)]
         counts += torch.tensor([int(hit.sum()) for hit in hits])
     if not counts[3]:
-        raise refuse("at least one picture to compare on", "none")
+        raise invalid("at least one picture to compare on", "none")
     agreeing, correct, exported_correct, total = counts.tolist()
     return Comparison(total, largest, agreeing, correct, exported_correct)
 

@@ -24,16 +24,16 @@ from reslab.deploy.backends import openvino_backend as openvino_engine
 from reslab.deploy.backends.backend import Answer, Wish
 from reslab.deploy.export.graphs import FACTS, import_openvino, onnx_model, openvino_model, trace
 from reslab.deploy.export.quantization import quantise
-from reslab.nn.checkpoints.diagnose import other_axes
-from reslab.nn.checkpoints.match_keys import match_names
+from reslab.nn.checkpoints.diagnose import differing_axes
+from reslab.nn.checkpoints.match_keys import match_by_name
 from reslab.nn.checkpoints.read import Checkpoint
 from reslab.nn.checkpoints.safetensors_io import load_weights, save_weights
-from reslab.nn.network import Network
-from reslab.report.format import count, percent
+from reslab.nn.network import ResidualNetwork
+from reslab.report.format import format_int, format_percent
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
-from reslab.spec.errors import refuse
-from reslab.spec.grammar import parse_words
+from reslab.spec.errors import invalid
+from reslab.spec.grammar import parse_ops
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo import ARCHS
 
@@ -43,7 +43,7 @@ class Job:
     """What is to be written: `network` (norms folded where the format gains by it), the `header` of the weights it came
     from, the `precision`, and `images` (normalised) for the scales of int8."""
 
-    network: Network
+    network: ResidualNetwork
     precision: str = "float32"
     header: Mapping[str, Any] = field(default_factory=dict)
     images: Tensor | None = None
@@ -59,7 +59,7 @@ class Job:
         return torch.get_num_threads()
 
 
-def graph_facts(network: Network) -> Mapping[str, Any]:
+def graph_facts(network: ResidualNetwork) -> Mapping[str, Any]:
     """What a graph carries with it: arch, classes, preprocessing, temperature."""
     return {
         "arch": to_dict(network.arch),
@@ -114,7 +114,7 @@ def open_openvino(job: Job, path: Path) -> Answer:
     return openvino_engine.run_model(path, Wish(job.precision, num_threads=job.num_threads))
 
 
-def config(network: Network, architecture: str) -> dict[str, Any]:
+def config(network: ResidualNetwork, architecture: str) -> dict[str, Any]:
     """config.json: timm's keys (architecture, num_classes, pretrained_cfg, label_names), transformers' id2label, and
     under `reslab` the whole description."""
     names = list(network.classes or ())
@@ -135,14 +135,14 @@ def config(network: Network, architecture: str) -> dict[str, Any]:
     }
 
 
-def pretrained_cfg(network: Network, preprocess: Preprocess) -> dict[str, Any]:
+def pretrained_cfg(network: ResidualNetwork, preprocess: Preprocess) -> dict[str, Any]:
     """The preprocessing as timm tells it: input_size, crop_pct, mean, std, interpolation."""
     height, width = network.arch.image_size
-    sizes = {word.name: word.args[0] for word in parse_words(preprocess.words) if word.args}
+    sizes = {word.name: word.args[0] for word in parse_ops(preprocess.transform) if word.args}
     resized, cropped = sizes.get("resize"), sizes.get("center-crop", height)
     return {
         "input_size": [network.arch.in_channels, height, width],
-        "fixed_input_size": network.fixed_size,
+        "fixed_input_size": network.needs_fixed_size,
         "num_classes": network.arch.num_classes,
         "crop_pct": int(cropped) / int(resized) if resized else 1.0,
         "crop_mode": "center",
@@ -155,27 +155,27 @@ def pretrained_cfg(network: Network, preprocess: Preprocess) -> dict[str, Any]:
     }
 
 
-def _num_features(network: Network) -> int | None:
+def _num_features(network: ResidualNetwork) -> int | None:
     weight = network.state_dict().get("fc.weight")
     return None if weight is None else int(weight.shape[1])
 
 
-def model_card(network: Network, header: Mapping[str, Any]) -> str:
+def model_card(network: ResidualNetwork, header: Mapping[str, Any]) -> str:
     """README.md: what the network is, what it scored, how it is used; its first lines are what the hub reads."""
     arch = network.arch
     scores = header.get("result") or header.get("scores") or {}
     rows = [
-        ("Network", f"{arch.name}: {arch.source}"),
-        ("Weighted layers", count(arch.depth)),
-        ("Parameters", count(sum(parameter.numel() for parameter in network.parameters()))),
+        ("Network", f"{arch.name}: {arch.reference}"),
+        ("Weighted layers", format_int(arch.depth)),
+        ("Parameters", format_int(sum(parameter.numel() for parameter in network.parameters()))),
         ("Input", "x".join(str(side) for side in arch.input_size)),
         ("Classes", f"{arch.num_classes}{': ' + ', '.join(network.classes[:20]) if network.classes else ''}"),
     ]
     if network.preprocess is not None:
-        words = network.preprocess.words or "as it is"
+        words = network.preprocess.transform or "as it is"
         rows.append(("Preprocessing", f"{words}; mean {network.preprocess.mean}, std {network.preprocess.std}"))
     if scores.get("top1") is not None:
-        rows.append(("Accuracy", percent(scores["top1"])))
+        rows.append(("Accuracy", format_percent(scores["top1"])))
     table = "\n".join(f"| {name} | {text} |" for name, text in rows)
     front = "---\nlibrary_name: reslab\npipeline_tag: image-classification\ntags:\n- image-classification\n---\n"
     return (
@@ -193,7 +193,7 @@ def config_text(facts: Mapping[str, Any]) -> str:
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 # What may differ from the zoo's network without another program's network of that name being another one.
-_FREE = ("name", "source", "num_classes", "in_channels", "image_size", "init", "last_norm_weight", "norm_momentum")
+_FREE = ("name", "reference", "num_classes", "in_channels", "image_size", "init", "last_norm_weight", "norm_momentum")
 _INSTEAD = "--to onnx, torch or safetensors take any network"
 
 
@@ -253,15 +253,15 @@ def namesake(arch: Arch, known: list[str], owner: str) -> str:
             return name
     if arch.name in candidates:
         axes = ", ".join(f"{axis}={getattr(arch, axis)!r}" for axis in _differing(arch, ARCHS[arch.name]))
-        raise refuse(f"{arch.name} as {owner} has it", f"one with {axes}", next_step=_INSTEAD)
-    raise refuse(f"a network that {owner} has", f"{arch.name}, which is ours alone", next_step=_INSTEAD)
+        raise invalid(f"{arch.name} as {owner} has it", f"one with {axes}", next_step=_INSTEAD)
+    raise invalid(f"a network that {owner} has", f"{arch.name}, which is ours alone", next_step=_INSTEAD)
 
 
 def _differing(arch: Arch, known: Arch) -> list[str]:
     """The axes that make another network of it."""
     alike = replace(known, **{axis: getattr(arch, axis) for axis in _FREE})
-    functional = other_axes(arch, alike)
-    written = ("depths", "widths", "branch", "expansion", "groups", "width_per_group", "norm", "bias", "stem_bias")
+    functional = differing_axes(arch, alike)
+    written = ("depths", "widths", "convs", "expansion", "groups", "width_per_group", "norm", "bias", "stem_bias")
     shaped = [axis for axis in (*written, "head", "se_ratio") if getattr(arch, axis) != getattr(alike, axis)]
     dilated = [axis for axis in ("replace_stride_with_dilation",) if any(getattr(arch, axis))]
     return [*functional, *shaped, *dilated]
@@ -270,7 +270,7 @@ def _differing(arch: Arch, known: Arch) -> list[str]:
 def _torchvision_network(arch: Arch) -> nn.Module:
     name = namesake(arch, list_torchvision(), "torchvision")
     if arch.in_channels != 3:
-        raise refuse("pictures of 3 channels, as torchvision's networks read", arch.in_channels, next_step=_INSTEAD)
+        raise invalid("pictures of 3 channels, as torchvision's networks read", arch.in_channels, next_step=_INSTEAD)
     return get_model(name, weights=None, num_classes=arch.num_classes)
 
 
@@ -286,16 +286,16 @@ def _timm_network(name: str, arch: Arch) -> nn.Module:
     return timm.create_model(name, pretrained=False, num_classes=arch.num_classes, in_chans=arch.in_channels)
 
 
-def _named_as(theirs: nn.Module, network: Network) -> dict[str, Tensor]:
+def _named_as(theirs: nn.Module, network: ResidualNetwork) -> dict[str, Tensor]:
     """Our weights under the names of `theirs`; ValueError where one of them has no counterpart of its shape."""
     own = network.state_dict()
     wanted = theirs.state_dict()
-    found = match_names(Checkpoint("timm", dict(wanted)), own)
+    found = match_by_name(Checkpoint("timm", dict(wanted)), own)
     entries = {} if found is None else found.entries
-    named = {entry.source: own[name] for name, entry in entries.items() if name in own}
+    named = {entry.file_key: own[name] for name, entry in entries.items() if name in own}
     lacking = [name for name, tensor in wanted.items() if name not in named or named[name].numel() != tensor.numel()]
     if lacking or len(named) != len(own):
-        raise refuse("a network whose weights timm's has one for one", f"no counterpart of {', '.join(lacking[:3])}")
+        raise invalid("a network whose weights timm's has one for one", f"no counterpart of {', '.join(lacking[:3])}")
     return {
         name: named[name].detach().cpu().reshape(tensor.shape).contiguous().clone() for name, tensor in wanted.items()
     }

@@ -16,11 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reslab.analysis.blocks import unit_runs
-from reslab.analysis.surgery import Slot, find_slots, reordered, slots_of, switched_off, why_not_deleted
+from reslab.analysis.blocks import record_block_calls
+from reslab.analysis.surgery import (
+    BlockSlot,
+    block_slots,
+    deletion_obstacle,
+    disabled_blocks,
+    find_slots,
+    reordered_blocks,
+)
 from reslab.data.loader import Normalise
 from reslab.deploy.server.errors import Refused, refused
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_device
 
 
@@ -38,17 +45,17 @@ class Specimen:
     `slots` are the places of its chain of units by name, in the order they run.
     """
 
-    def __init__(self, network: Network, device: str = "auto") -> None:
+    def __init__(self, network: ResidualNetwork, device: str = "auto") -> None:
         assert network.preprocess is not None
         self.device = choose_device(device)
         self._network = copy.deepcopy(network).to(self.device).float().eval().requires_grad_(False)
         self._normalise = Normalise(network.preprocess, self.device)
         self._lock = threading.Lock()
         self.temperature = network.temperature or 1.0
-        self.slots: dict[str, Slot] = {slot.name: slot for slot in slots_of(self._network)}
+        self.slots: dict[str, BlockSlot] = {slot.name: slot for slot in block_slots(self._network)}
 
     @contextmanager
-    def taken(self) -> Iterator[Network]:
+    def taken(self) -> Iterator[ResidualNetwork]:
         """The network, for one caller alone."""
         with self._lock:
             yield self._network
@@ -57,7 +64,7 @@ class Specimen:
         """uint8 (N, C, H, W) as the network reads them."""
         return self._normalise(pictures.to(self.device))
 
-    def probabilities(self, network: Network, x: Tensor) -> Tensor:
+    def probabilities(self, network: ResidualNetwork, x: Tensor) -> Tensor:
         """(N, classes): softmax(logits / temperature); Refused where they are no numbers."""
         with torch.no_grad():
             return numbers((network(x).float() / self.temperature).softmax(1)).cpu()
@@ -143,7 +150,7 @@ def cut(specimen: Specimen, picture: Tensor, plan: Plan) -> Cut:
 
 
 @contextmanager
-def carried_out(network: Network, plan: Plan) -> Iterator[Carried]:
+def carried_out(network: ResidualNetwork, plan: Plan) -> Iterator[Carried]:
     """`network` cut by the plan for as long as the block lasts (Veit et al. 2016, arXiv:1605.06431, Secs. 4.1 and 4.3).
 
     What cannot be cut stays, with the reason. Raises Refused (422) for a unit that is not there.
@@ -156,19 +163,19 @@ def carried_out(network: Network, plan: Plan) -> Iterator[Carried]:
     with ExitStack() as stack:
         for first, second in plan.swap:
             try:
-                stack.enter_context(reordered(network, {first: second, second: first}))
+                stack.enter_context(reordered_blocks(network, {first: second, second: first}))
             except ValueError as error:
                 found.refused.append((f"{first}, {second}", str(error)))
-        standing = {slot.name: slot.unit for slot in slots_of(network)}
-        reasons = {name: why_not_deleted(standing[name]) for name in dict.fromkeys(plan.off)}
+        standing = {slot.name: slot.block for slot in block_slots(network)}
+        reasons = {name: deletion_obstacle(standing[name]) for name in dict.fromkeys(plan.off)}
         found.refused.extend((name, reason) for name, reason in reasons.items() if reason)
         found.off.update(name for name, reason in reasons.items() if not reason)
-        stack.enter_context(switched_off(network, sorted(found.off)))
+        stack.enter_context(disabled_blocks(network, sorted(found.off)))
         yield found
 
 
-def _measure(specimen: Specimen, network: Network, x: Tensor) -> Measured:
-    with unit_runs(network) as runs:
+def _measure(specimen: Specimen, network: ResidualNetwork, x: Tensor) -> Measured:
+    with record_block_calls(network) as runs:
         probabilities = specimen.probabilities(network, x)[0]
     stds = [finite(float(run.output.double().std(correction=0))) for run in runs]
     return Measured(probabilities, dict(zip(specimen.slots, stds, strict=True)))
@@ -196,11 +203,11 @@ def curve(specimen: Specimen, x: Tensor) -> list[Without]:
     with specimen.taken() as network:
         whole, called = specimen.probabilities(network, x).max(1)
         for name, slot in specimen.slots.items():
-            reason = why_not_deleted(slot.unit)
+            reason = deletion_obstacle(slot.block)
             if reason:
                 found.append(Without(name, None, None, reason))
                 continue
-            with switched_off(network, [name]):
+            with disabled_blocks(network, [name]):
                 now = specimen.probabilities(network, x)
             drop = whole - now.gather(1, called[:, None])[:, 0]
             found.append(Without(name, float(drop.mean()), float((now.argmax(1) == called).float().mean())))

@@ -31,7 +31,7 @@ from reslab.deploy.server.routes.samples import Samples, sample_routes
 from reslab.deploy.server.routes.unit import unit_routes
 from reslab.deploy.server.settings import ServiceSettings
 from reslab.deploy.server.state import House
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 from reslab.training.run import Run
 
 _DEFAULT = ServiceSettings()
@@ -162,7 +162,7 @@ def _listening(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         got = f"{host}:{port} ({error.strerror or error})"
-        raise refuse("an address and a port that are free", got, "--port 0, any free one") from None
+        raise invalid("an address and a port that are free", got, "--port 0, any free one") from None
 
 
 @contextmanager

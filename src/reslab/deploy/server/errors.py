@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from starlette.responses import JSONResponse
 
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 _LONGEST = 2000
 
@@ -27,7 +27,7 @@ def refused(
     status: int, required: str, got: object, next_step: str = "", headers: Mapping[str, str] | None = None
 ) -> Refused:
     """A refusal in the words of `spec.errors.refuse`: what was required, what came, what next."""
-    return Refused(status, str(refuse(required, got, next_step=next_step)), headers)
+    return Refused(status, str(invalid(required, got, next_step=next_step)), headers)
 
 
 def busy(what: str, seconds: int = 1) -> Refused:

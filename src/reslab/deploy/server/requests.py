@@ -17,7 +17,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
 from reslab.deploy.server.errors import Refused, refused
-from reslab.spec.errors import unknown
+from reslab.spec.errors import unknown_name
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def _from_json(content: bytes, keys: Sequence[str]) -> Body:
     found = _object(content)
     for name in found:
         if name not in (*_FIELDS, *keys):
-            raise Refused(422, str(unknown("field", name, (*_FIELDS, *keys))))
+            raise Refused(422, str(unknown_name("field", name, (*_FIELDS, *keys))))
     if "image" in found and "images" in found:
         raise refused(422, "one of image and images", "both", "leave one of them out")
     several = found.get("images", [])
@@ -215,5 +215,5 @@ def _from_form(content: bytes, content_type: str, keys: Sequence[str], max_image
         elif part.name == _PLAN and keys:
             fields |= _from_json(part.content, keys).fields
         else:
-            raise Refused(422, str(unknown("field", part.name, (*_FIELDS, *((_PLAN,) if keys else ())))))
+            raise Refused(422, str(unknown_name("field", part.name, (*_FIELDS, *((_PLAN,) if keys else ())))))
     return Body(tuple(images), fields)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 MEGABYTE = 1 << 20
 _COUNTS = (
@@ -50,13 +50,13 @@ class ServiceSettings:
     def __post_init__(self) -> None:
         for name in _COUNTS:
             if getattr(self, name) < 1:
-                raise refuse(f"{name} of at least 1", getattr(self, name), nearest="1")
+                raise invalid(f"{name} of at least 1", getattr(self, name), nearest="1")
         for name, nearest in (("timeout_seconds", "30"), ("head_seconds", "20")):
             if not getattr(self, name) > 0:
-                raise refuse(f"{name} above 0", getattr(self, name), nearest=nearest)
+                raise invalid(f"{name} above 0", getattr(self, name), nearest=nearest)
         if self.queue < self.max_images:
             got = f"queue {self.queue}, max_images {self.max_images}"
-            raise refuse("a queue that holds the pictures of one request", got, nearest=f"queue {self.max_images}")
+            raise invalid("a queue that holds the pictures of one request", got, nearest=f"queue {self.max_images}")
         if self.max_held_bytes < self.max_bytes:
             got = f"max_held_bytes {self.max_held_bytes}, max_bytes {self.max_bytes}"
-            raise refuse("max_held_bytes of at least max_bytes", got, nearest=str(self.max_bytes))
+            raise invalid("max_held_bytes of at least max_bytes", got, nearest=str(self.max_bytes))

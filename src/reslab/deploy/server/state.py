@@ -28,10 +28,10 @@ from reslab.deploy.server.middleware import Metrics
 from reslab.deploy.server.requests import Body, read_body, read_bytes
 from reslab.deploy.server.settings import ServiceSettings
 from reslab.nn.checkpoints.safetensors_io import load_weights, read_header
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import Arch
 from reslab.spec.config import from_dict
-from reslab.spec.errors import refuse, unknown
+from reslab.spec.errors import invalid, unknown_name
 from reslab.training.run import Run
 
 
@@ -85,7 +85,7 @@ class Opened:
     """What answers for a network: `line` its predictions, as probabilities (classes,) of a prepared picture; `study`
     one thread for looking into `specimen`, a copy of it."""
 
-    network: Network
+    network: ResidualNetwork
     classes: tuple[str, ...]
     answering: Answering
     prepare: Preparation
@@ -118,7 +118,7 @@ class Served:
         else:
             arch = self.run.arch
         if arch is None:
-            raise refuse("a reslab network", f"{self.name}, a module of its own", next_step="serve another run")
+            raise invalid("a reslab network", f"{self.name}, a module of its own", next_step="serve another run")
         return arch
 
     @property
@@ -171,7 +171,7 @@ class Served:
 def names_of(places: Sequence[Path]) -> list[str]:
     """A name for each: the folder's, or the file's, `-2` after a name that is taken. ValueError where there is none."""
     if not places:
-        raise refuse("at least one run", "none", next_step="`reslab runs` lists them")
+        raise invalid("at least one run", "none", next_step="`reslab runs` lists them")
     found: list[str] = []
     for place in places:
         path = place.resolve()
@@ -217,7 +217,7 @@ class House:
         if not name:
             return next(iter(self.models.values()))
         if name not in self.models:
-            raise Refused(404, str(unknown("model", name, self.models, "GET /v1/models lists them")))
+            raise Refused(404, str(unknown_name("model", name, self.models, "GET /v1/models lists them")))
         return self.models[name]
 
     async def opened(self, name: str) -> Opened:

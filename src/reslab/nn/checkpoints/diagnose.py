@@ -7,139 +7,162 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reslab.nn.checkpoints.key_schemes import Dialect
+from reslab.nn.checkpoints.key_schemes import KeyScheme
 from reslab.spec.arch import Arch
 from reslab.spec.config import override
-from reslab.spec.shortcut import parse_mix
+from reslab.spec.shortcut import parse_merge
 from reslab.spec.zoo import ARCHS
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def suggest(arch: Arch, file: Shapes, own: Shapes) -> list[str]:
+def suggest_overrides(arch: Arch, file_shapes: Shapes, model_shapes: Shapes) -> list[str]:
     """Overrides and names that the entries of a file speak for where they do not fit the network, in reslab's names."""
-    found = _depth_hints(arch, file)
-    if not found:
-        found = _shortcut_hints(arch, file, own) + _bias_hints(file, own)
-        found += _order_hints(file, own)
-    return found + _size_hints(file, own)
+    hints = _depth_hints(arch, file_shapes)
+    if not hints:
+        hints = _shortcut_hints(arch, file_shapes, model_shapes) + _bias_hints(file_shapes, model_shapes)
+        hints += _order_hints(file_shapes, model_shapes)
+    return hints + _size_hints(file_shapes, model_shapes)
 
 
-def _depths(names: Sequence[str]) -> tuple[int, ...]:
-    units: dict[int, set[int]] = {}
+def _depths_from_keys(names: Sequence[str]) -> tuple[int, ...]:
+    blocks: dict[int, set[int]] = {}
     for name in names:
-        if place := re.match(r"layer(\d+)\.(\d+)\.", name):
-            units.setdefault(int(place[1]), set()).add(int(place[2]))
-    return tuple(len(units[stage]) for stage in sorted(units))
+        if match := re.match(r"layer(\d+)\.(\d+)\.", name):
+            blocks.setdefault(int(match[1]), set()).add(int(match[2]))
+    return tuple(len(blocks[stage]) for stage in sorted(blocks))
 
 
-def _depth_hints(arch: Arch, file: Shapes) -> list[str]:
-    names = list(file)
-    depths, convs = _depths(names), sum(f"layer1.0.conv{k}.weight" in file for k in range(1, 10))
-    if not depths or (depths == arch.depths and convs in (0, len(arch.branch))) or arch.shared:
+def _depth_hints(arch: Arch, file_shapes: Shapes) -> list[str]:
+    names = list(file_shapes)
+    depths, num_convs = _depths_from_keys(names), sum(f"layer1.0.conv{k}.weight" in file_shapes for k in range(1, 10))
+    if not depths or (depths == arch.depths and num_convs in (0, len(arch.convs))) or arch.share_weights:
         return []
-    stem = next((shape[0] for name, shape in file.items() if re.fullmatch(r"conv1\.(\d\.)?weight", name)), None)
-    alike = [name for name, other in ARCHS.items() if other.depths == depths and len(other.branch) == convs]
-    alike = [name for name in alike if f"({stem})" in ARCHS[name].stem] or alike
-    named = f", as {', '.join(alike[:4])}" if alike else ""
-    own = f"{arch.name} has depths={arch.depths} and {len(arch.branch)}"
-    return [f"the file has depths={depths} and {convs} convolutions a unit{named}; {own}"]
-
-
-def _shortcut_hints(arch: Arch, file: Shapes, own: Shapes) -> list[str]:
-    theirs, ours = (
-        sorted({key.split(".downsample.")[1] for key in keys if ".downsample." in key}) for keys in (file, own)
+    stem_width = next(
+        (shape[0] for name, shape in file_shapes.items() if re.fullmatch(r"conv1\.(\d\.)?weight", name)), None
     )
-    if theirs == ours:
+    similar = [name for name, other in ARCHS.items() if other.depths == depths and len(other.convs) == num_convs]
+    similar = [name for name in similar if f"({stem_width})" in ARCHS[name].stem] or similar
+    suffix = f", as {', '.join(similar[:4])}" if similar else ""
+    expected = f"{arch.name} has depths={arch.depths} and {len(arch.convs)}"
+    return [f"the file has depths={depths} and {num_convs} convolutions a unit{suffix}; {expected}"]
+
+
+def _shortcut_hints(arch: Arch, file_shapes: Shapes, model_shapes: Shapes) -> list[str]:
+    file_keys, model_keys = (
+        sorted({key.split(".downsample.")[1] for key in keys if ".downsample." in key})
+        for keys in (file_shapes, model_shapes)
+    )
+    if file_keys == model_keys:
         return []
-    if not theirs:
-        return [f"the file has no weights on its shortcuts: match='pad' or 'pad-split' (asked: {arch.match!r})"]
-    modules = {leaf.split(".")[0] for leaf in theirs}
-    match = {frozenset("0"): "conv1x1", frozenset("01"): "project"}.get(frozenset(modules), "avg-project")
-    asked = [] if match == arch.match else [f"match={match!r} (asked: {arch.match!r})"]
-    return [f"the file's shortcuts hold {', '.join(theirs[:3])}: {hint}" for hint in asked]
+    if not file_keys:
+        return [f"the file has no weights on its shortcuts: shortcut='pad' or 'pad-split' (asked: {arch.shortcut!r})"]
+    modules = {leaf.split(".")[0] for leaf in file_keys}
+    shortcut = {frozenset("0"): "conv1x1", frozenset("01"): "project"}.get(frozenset(modules), "avg-project")
+    hints = [] if shortcut == arch.shortcut else [f"shortcut={shortcut!r} (asked: {arch.shortcut!r})"]
+    return [f"the file's shortcuts hold {', '.join(file_keys[:3])}: {hint}" for hint in hints]
 
 
-def _bias_hints(file: Shapes, own: Shapes) -> list[str]:
-    has, needs = (any(re.search(r"\.conv\d\.bias$", key) for key in keys) for keys in (file, own))
-    if has == needs:
+def _bias_hints(file_shapes: Shapes, model_shapes: Shapes) -> list[str]:
+    file_has, model_has = (
+        any(re.search(r"\.conv\d\.bias$", key) for key in keys) for keys in (file_shapes, model_shapes)
+    )
+    if file_has == model_has:
         return []
-    return [f"the file's convolutions have {'biases' if has else 'no bias'}: bias={str(has).lower()}"]
+    return [f"the file's convolutions have {'biases' if file_has else 'no bias'}: bias={str(file_has).lower()}"]
 
 
-def _order_hints(file: Shapes, own: Shapes) -> list[str]:
-    has, needs = "norm.weight" in file, "norm.weight" in own
-    if has == needs or "bn1.weight" not in {**own, **file}:
+def _order_hints(file_shapes: Shapes, model_shapes: Shapes) -> list[str]:
+    file_has, model_has = "norm.weight" in file_shapes, "norm.weight" in model_shapes
+    if file_has == model_has or "bn1.weight" not in {**model_shapes, **file_shapes}:
         return []
-    told, order = ("a", "full-preact") if has else ("no", "original")
-    return [f"the file has {told} norm after its last unit: order={order!r}"]
+    article, order = ("a", "full-preact") if file_has else ("no", "original")
+    return [f"the file has {article} norm after its last unit: order={order!r}"]
 
 
-def _size_hints(file: Shapes, own: Shapes) -> list[str]:
+def _size_hints(file_shapes: Shapes, model_shapes: Shapes) -> list[str]:
     hints = []
-    head = [key for key in own if key.startswith("fc.") and key.endswith("weight")][-1:]
-    stem = [key for key in own if re.fullmatch(r"conv1\.(\d\.)?weight", key)][:1]
-    fits = {key: file[key] if len(file.get(key, ())) == len(own[key]) else own[key] for key in (*head, *stem)}
+    head = [key for key in model_shapes if key.startswith("fc.") and key.endswith("weight")][-1:]
+    stem = [key for key in model_shapes if re.fullmatch(r"conv1\.(\d\.)?weight", key)][:1]
+    shapes = {
+        key: file_shapes[key] if len(file_shapes.get(key, ())) == len(model_shapes[key]) else model_shapes[key]
+        for key in (*head, *stem)
+    }
     for key in head:
-        theirs, ours = fits[key][0], own[key][0]
-        if theirs != ours:
+        file_size, model_size = shapes[key][0], model_shapes[key][0]
+        if file_size != model_size:
             hints.append(
-                f"num_classes={theirs} keeps the file's head, num_classes={ours} given by name starts a new one"
+                f"num_classes={file_size} keeps the file's head, num_classes={model_size} given by name starts a new one"
             )
     for key in stem:
-        (_, channels, *kernel), (_, own_channels, *own_kernel) = fits[key], own[key]
-        if channels != own_channels:
-            adapts = f"in_channels={own_channels} given by name adapts it"
-            hints.append(f"in_channels={channels} keeps the first convolution, {adapts}")
-        if kernel != own_kernel:
+        (_, channels, *kernel), (_, model_channels, *model_kernel) = shapes[key], model_shapes[key]
+        if channels != model_channels:
+            advice = f"in_channels={model_channels} given by name adapts it"
+            hints.append(f"in_channels={channels} keeps the first convolution, {advice}")
+        if kernel != model_kernel:
             hints.append(
-                f"the file's first convolution has a kernel of {kernel}, the network's {own_kernel}: another stem"
+                f"the file's first convolution has a kernel of {kernel}, the network's {model_kernel}: another stem"
             )
     return hints
 
 
 # Axes that change what is computed; a change of the others is seen in the weights, or only in training.
-_FUNCTION = ("order", "match", "mix", "stride_at", "act", "padding", "norm_eps", "stem", "strides", "shared")
+_FUNCTIONAL_AXES = (
+    "order",
+    "shortcut",
+    "merge",
+    "stride_conv",
+    "act",
+    "padding",
+    "norm_eps",
+    "stem",
+    "strides",
+    "share_weights",
+)
 
 
-def _meaning(arch: Arch, axis: str) -> Any:
+def _effective_value(arch: Arch, axis: str) -> Any:
     """An axis as far as it changes the outputs in eval mode."""
     if axis == "order":
-        return arch.facts.sentence.split(), arch.facts.ahead, arch.facts.first_bare
-    if axis == "mix":
-        mix = parse_mix(arch.mix)
-        return str(mix.join), [str(word) for word in mix.on_branch if word.name != "drop-path"]
-    if axis == "stride_at":
-        return arch.stride_at or next((i for i, kernel in enumerate(arch.branch, 1) if kernel > 1), 1)
+        return arch.order_spec.layout.split(), arch.order_spec.shared_preact, arch.order_spec.skip_first_preact
+    if axis == "merge":
+        merge = parse_merge(arch.merge)
+        return str(merge.op), [str(op) for op in merge.branch_modifiers if op.name != "drop-path"]
+    if axis == "stride_conv":
+        return arch.stride_conv or next((i for i, kernel in enumerate(arch.convs, 1) if kernel > 1), 1)
     return getattr(arch, axis)
 
 
-def other_axes(arch: Arch, implied: Arch) -> dict[str, Any]:
+def differing_axes(arch: Arch, implied: Arch) -> dict[str, Any]:
     """The axes, with their implied values, by which `arch` computes something else than `implied` would with the same
     weights."""
-    return {axis: getattr(implied, axis) for axis in _FUNCTION if _meaning(arch, axis) != _meaning(implied, axis)}
+    return {
+        axis: getattr(implied, axis)
+        for axis in _FUNCTIONAL_AXES
+        if _effective_value(arch, axis) != _effective_value(implied, axis)
+    }
 
 
-def warn_of_dialect(arch: Arch, dialect: Dialect, file: str) -> list[str]:
+def key_scheme_warnings(arch: Arch, scheme: KeyScheme, file: str) -> list[str]:
     """What a recognised dialect implies that the network asked for is not."""
-    axes = other_axes(arch, override(arch, dict(dialect.implies)))
-    said = [warn_of_axes(arch, axes, f"{file} has the names of {dialect.source}")] if axes else []
-    if dialect.differs:
-        said.append(
-            f"{file} has the names of {dialect.source}, whose networks differ in what no axis says: {dialect.differs}"
+    axes = differing_axes(arch, override(arch, dict(scheme.implied_arch)))
+    texts = [override_warning(arch, axes, f"{file} has the names of {scheme.reference}")] if axes else []
+    if scheme.difference:
+        texts.append(
+            f"{file} has the names of {scheme.reference}, whose networks differ in what no axis says: {scheme.difference}"
         )
-    return said
+    return texts
 
 
-def warn_of_axes(arch: Arch, axes: Mapping[str, Any], why: str) -> str:
+def override_warning(arch: Arch, axes: Mapping[str, Any], reason: str) -> str:
     """The sentence that names the overrides."""
-    asked = ", ".join(f"{axis}={getattr(arch, axis)!r}" for axis in axes)
-    wanted = ", ".join(f"{axis}={value!r}" for axis, value in axes.items())
-    flags = " ".join(f"--set model.{axis}={_flag(value)}" for axis, value in axes.items())
-    so = f"{arch.name} was asked for with {asked}, so its outputs differ: override with {wanted} ({flags})"
-    return f"{why}, which implies {wanted}; {so}"
+    current = ", ".join(f"{axis}={getattr(arch, axis)!r}" for axis in axes)
+    suggested = ", ".join(f"{axis}={value!r}" for axis, value in axes.items())
+    flags = " ".join(f"--set model.{axis}={_flag_value(value)}" for axis, value in axes.items())
+    advice = f"{arch.name} was asked for with {current}, so its outputs differ: override with {suggested} ({flags})"
+    return f"{reason}, which implies {suggested}; {advice}"
 
 
-def _flag(value: Any) -> str:
+def _flag_value(value: Any) -> str:
     text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return f"'{text}'" if " " in text or "(" in text else text

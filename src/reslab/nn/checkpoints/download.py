@@ -14,19 +14,19 @@ from urllib.request import Request, urlopen
 import torch.hub
 
 from reslab.nn.checkpoints.load_report import CheckpointError
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 TIMEOUT_SECONDS = 20.0
 _CHUNK = 1 << 18
 # A full disk or a folder that cannot be written is no reason to go on without weights.
-_OUR_SIDE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR)
+_LOCAL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR)
 
 
-class WeightsUnavailable(ValueError):
+class WeightsUnavailableError(ValueError):
     """Published weights that cannot be had: none are published, no network, or an extra is missing."""
 
 
-def cache_folder() -> Path:
+def cache_dir() -> Path:
     """Where torch's hub keeps checkpoints, torchvision's among them (`TORCH_HOME` moves it)."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
@@ -37,45 +37,47 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fetch(url: str, hash_prefix: str, what: str, folder: Path | None = None) -> Path:
+def fetch_weights(url: str, hash_prefix: str, description: str, directory: Path | None = None) -> Path:
     """The file of a URL in `folder` (torch's hub cache), fetched where it is not there, and its SHA-256 checked.
 
     `RESLAB_WEIGHTS_URL` replaces all of the URL but the file's name, for mirrors. A download is renamed to its place
     when it is whole and its hash begins with `hash_prefix`; else nothing of it stays. Raises WeightsUnavailable where
     it cannot be fetched, naming the file and its place, and CheckpointError where the hash is another.
     """
-    folder = folder or cache_folder()
+    directory = directory or cache_dir()
     name = Path(urlparse(url).path).name
-    path = folder / name
+    path = directory / name
     if path.is_file():
-        _check_cached(path, hash_prefix)
+        _check_cached_hash(path, hash_prefix)
         return path
     mirror = os.environ.get("RESLAB_WEIGHTS_URL")
     url = f"{mirror.rstrip('/')}/{name}" if mirror else url
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         _download(url, path, hash_prefix)
     except (OSError, HTTPException) as error:
         if isinstance(error, HTTPError):
             error.close()
-        elif isinstance(error, OSError) and error.errno in _OUR_SIDE and not isinstance(error, URLError):
-            raise OSError(error.errno, f"{error.strerror}: {name} could not be written", str(folder)) from error
+        elif isinstance(error, OSError) and error.errno in _LOCAL_ERRNOS and not isinstance(error, URLError):
+            raise OSError(error.errno, f"{error.strerror}: {name} could not be written", str(directory)) from error
         got = f"{url} cannot be read ({error or type(error).__name__})"
         step = f"fetch {url} elsewhere and put it at {path}"
-        raise WeightsUnavailable(
-            str(refuse(f"a network to fetch {what}, or the file {name} in {folder}", got, next_step=step))
+        raise WeightsUnavailableError(
+            str(invalid(f"a network to fetch {description}, or the file {name} in {directory}", got, next_step=step))
         ) from error
     return path
 
 
-def _check_cached(path: Path, hash_prefix: str) -> None:
-    found = file_hash(path)
-    if not found.startswith(hash_prefix):
+def _check_cached_hash(path: Path, hash_prefix: str) -> None:
+    actual_hash = file_hash(path)
+    if not actual_hash.startswith(hash_prefix):
         step = f"delete {path}: it is then fetched anew"
         raise CheckpointError(
             str(
-                refuse(
-                    f"a file whose SHA-256 begins with {hash_prefix}", f"{path} with {found[:16]}...", next_step=step
+                invalid(
+                    f"a file whose SHA-256 begins with {hash_prefix}",
+                    f"{path} with {actual_hash[:16]}...",
+                    next_step=step,
                 )
             )
         )
@@ -85,10 +87,10 @@ def _download(url: str, path: Path, hash_prefix: str) -> None:
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     digest = hashlib.sha256()
     try:
-        with urlopen(Request(url, headers={"User-Agent": "reslab"}), timeout=TIMEOUT_SECONDS) as answer:
-            size = int(answer.headers["Content-Length"]) if answer.headers["Content-Length"] else None
-            with partial.open("xb") as file, _bar(size, path.name) as bar:
-                while chunk := answer.read(_CHUNK):
+        with urlopen(Request(url, headers={"User-Agent": "reslab"}), timeout=TIMEOUT_SECONDS) as response:
+            size = int(response.headers["Content-Length"]) if response.headers["Content-Length"] else None
+            with partial.open("xb") as file, _progress_bar(size, path.name) as bar:
+                while chunk := response.read(_CHUNK):
                     file.write(chunk)
                     digest.update(chunk)
                     bar.update(len(chunk))
@@ -98,13 +100,13 @@ def _download(url: str, path: Path, hash_prefix: str) -> None:
         if not digest.hexdigest().startswith(hash_prefix):
             got = f"{url} with {digest.hexdigest()[:16]}..."
             step = "it was not kept; try again, or check the mirror"
-            raise CheckpointError(str(refuse(f"a file whose SHA-256 begins with {hash_prefix}", got, next_step=step)))
+            raise CheckpointError(str(invalid(f"a file whose SHA-256 begins with {hash_prefix}", got, next_step=step)))
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _bar(size: int | None, name: str) -> Any:
+def _progress_bar(size: int | None, name: str) -> Any:
     """torch.hub's own progress bar on standard error: tqdm where it is installed, torch's plain one where not."""
     bar = vars(torch.hub)["tqdm"]
     return bar(total=size, unit="B", unit_scale=True, unit_divisor=1024, desc=name)

@@ -8,11 +8,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-Rules = tuple[tuple[str, str], ...]
+RenameRules = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
-class Dialect:
+class KeyScheme:
     """Names of a source, after wrappers and prefixes are gone.
 
     `marks`: patterns each of which some key must hold; `absent`: patterns that none may. `rules`: (pattern, template),
@@ -22,27 +22,27 @@ class Dialect:
     """
 
     name: str
-    source: str
-    marks: tuple[str, ...]
-    rules: Rules = ()
-    absent: tuple[str, ...] = ()
-    implies: tuple[tuple[str, str], ...] = ()
-    differs: str = ""
+    reference: str
+    signature_keys: tuple[str, ...]
+    rules: RenameRules = ()
+    absent_keys: tuple[str, ...] = ()
+    implied_arch: tuple[tuple[str, str], ...] = ()
+    difference: str = ""
 
-    def speaks(self, keys: Iterable[str]) -> bool:
+    def matches(self, keys: Iterable[str]) -> bool:
         """Whether these keys bear the marks of this dialect."""
         keys = list(keys)
-        has = [any(re.search(mark, key) for key in keys) for mark in (*self.marks, *self.absent)]
-        return all(has[: len(self.marks)]) and not any(has[len(self.marks) :])
+        found = [any(re.search(pattern, key) for key in keys) for pattern in (*self.signature_keys, *self.absent_keys)]
+        return all(found[: len(self.signature_keys)]) and not any(found[len(self.signature_keys) :])
 
     def translate(self, key: str) -> str:
         """The name that reslab gives to this key."""
         for pattern, template in self.rules:
-            key = re.sub(pattern, functools.partial(_fill, template), key, count=1)
+            key = re.sub(pattern, functools.partial(_fill_template, template), key, count=1)
         return key
 
 
-def _fill(template: str, match: re.Match[str]) -> str:
+def _fill_template(template: str, match: re.Match[str]) -> str:
     def value(slot: re.Match[str]) -> str:
         text = match[slot[1]]
         return str(int(text) + int(slot[2])) if slot[2] else text
@@ -50,70 +50,70 @@ def _fill(template: str, match: re.Match[str]) -> str:
     return re.sub(r"\{(\w+)([+-]\d+)?\}", value, template)
 
 
-_LINEAR = (r"^linear\.", "fc.")
-_SHORTCUT = (r"\.shortcut\.", ".downsample.")
-_UNIT = r"^layer1\.0\.conv1\."
+_LINEAR_RULE = (r"^linear\.", "fc.")
+_SHORTCUT_RULE = (r"\.shortcut\.", ".downsample.")
+_FIRST_CONV_KEY = r"^layer1\.0\.conv1\."
 # Where the unit is known to be the post-activated one that adds, with the stride in the 3x3.
-_PLAIN_FACTS = (("order", "original"), ("mix", "add"), ("stride_at", "0"))
-_RAW_SHORTCUT = "a unit that changes shape hands its shortcut what comes in, before norm and activation"
-_D2L_UNIT: Rules = ((r"\.conv3\.", ".downsample.0."),)
-_BOOK_HEAD: Rules = ((r"^fc1\.", "fc.0."), (r"^fc2\.", "fc.2."))
-_TIMM_V2: Rules = (
+_POST_ACTIVATION_ARCH = (("order", "original"), ("merge", "add"), ("stride_conv", "0"))
+_RAW_SHORTCUT_DIFFERENCE = "a unit that changes shape hands its shortcut what comes in, before norm and activation"
+_D2L_RULES: RenameRules = ((r"\.conv3\.", ".downsample.0."),)
+_BOOK_HEAD_RULES: RenameRules = ((r"^fc1\.", "fc.0."), (r"^fc2\.", "fc.2."))
+_TIMM_V2_RULES: RenameRules = (
     (r"^stages\.(?P<stage>\d+)\.blocks\.(?P<unit>\d+)\.", "layer{stage+1}.{unit}."),
     (r"\.norm(?P<k>\d)\.", ".bn{k}."),
     (r"^head\.fc\.", "fc."),
 )
 
-DIALECTS: tuple[Dialect, ...] = (
-    Dialect(
+KEY_SCHEMES: tuple[KeyScheme, ...] = (
+    KeyScheme(
         "torchvision",
         "torchvision, timm models/resnet.py, reslab",
-        (_UNIT,),
-        absent=(r"^linear\.", r"\.shortcut\.", r"^bn\.", r"^head\."),
+        (_FIRST_CONV_KEY,),
+        absent_keys=(r"^linear\.", r"\.shortcut\.", r"^bn\.", r"^head\."),
     ),
-    Dialect(
+    KeyScheme(
         "akamaster",
         "github.com/akamaster/pytorch_resnet_cifar10 (option A, half of the zeros before)",
-        (_UNIT, r"^linear\.", r"^bn1\."),
-        (_LINEAR,),
-        absent=(r"\.shortcut\.", r"\.downsample\."),
-        implies=(("match", "pad-split"), *_PLAIN_FACTS),
+        (_FIRST_CONV_KEY, r"^linear\.", r"^bn1\."),
+        (_LINEAR_RULE,),
+        absent_keys=(r"\.shortcut\.", r"\.downsample\."),
+        implied_arch=(("shortcut", "pad-split"), *_POST_ACTIVATION_ARCH),
     ),
-    Dialect(
+    KeyScheme(
         "kuangliu",
         "github.com/kuangliu/pytorch-cifar, models/resnet.py; also akamaster's option B",
-        (_UNIT, r"\.shortcut\.0\.", r"^linear\.", r"^bn1\."),
-        (_SHORTCUT, _LINEAR),
-        absent=(r"\.shortcut\.0\.bias",),
-        implies=_PLAIN_FACTS,
+        (_FIRST_CONV_KEY, r"\.shortcut\.0\.", r"^linear\.", r"^bn1\."),
+        (_SHORTCUT_RULE, _LINEAR_RULE),
+        absent_keys=(r"\.shortcut\.0\.bias",),
+        implied_arch=_POST_ACTIVATION_ARCH,
     ),
-    Dialect(
+    KeyScheme(
         "kuangliu preact",
         "github.com/kuangliu/pytorch-cifar, models/preact_resnet.py",
-        (_UNIT, r"^layer1\.0\.bn1\.", r"^linear\."),
-        (_SHORTCUT, _LINEAR),
-        absent=(r"^bn1?\.",),
-        implies=(("order", "full-preact"),),
-        differs="no norm and activation follow the last unit",
+        (_FIRST_CONV_KEY, r"^layer1\.0\.bn1\.", r"^linear\."),
+        (_SHORTCUT_RULE, _LINEAR_RULE),
+        absent_keys=(r"^bn1?\.",),
+        implied_arch=(("order", "full-preact"),),
+        difference="no norm and activation follow the last unit",
     ),
-    Dialect(
+    KeyScheme(
         "meliketoy",
         "github.com/meliketoy/wide-resnet.pytorch",
-        (_UNIT, r"\.shortcut\.0\.bias", r"^linear\.", r"^bn1\."),
-        ((r"^bn1\.", "norm."), _SHORTCUT, _LINEAR),
-        implies=(("order", "wide"),),
-        differs=_RAW_SHORTCUT,
+        (_FIRST_CONV_KEY, r"\.shortcut\.0\.bias", r"^linear\.", r"^bn1\."),
+        ((r"^bn1\.", "norm."), _SHORTCUT_RULE, _LINEAR_RULE),
+        implied_arch=(("order", "wide"),),
+        difference=_RAW_SHORTCUT_DIFFERENCE,
     ),
-    Dialect(
+    KeyScheme(
         "bearpaw preresnet",
         "github.com/bearpaw/pytorch-classification, models/cifar/preresnet.py",
-        (_UNIT, r"^bn\.", r"^fc\."),
+        (_FIRST_CONV_KEY, r"^bn\.", r"^fc\."),
         ((r"^bn\.", "norm."),),
-        absent=(r"^bn1\.",),
-        implies=(("order", "full-preact"),),
-        differs=_RAW_SHORTCUT,
+        absent_keys=(r"^bn1\.",),
+        implied_arch=(("order", "full-preact"),),
+        difference=_RAW_SHORTCUT_DIFFERENCE,
     ),
-    Dialect(
+    KeyScheme(
         "xternalz",
         "github.com/xternalz/WideResNet-pytorch; also bearpaw's wrn",
         (r"^block1\.layer\.0\.conv1\.",),
@@ -122,9 +122,9 @@ DIALECTS: tuple[Dialect, ...] = (
             (r"\.convShortcut\.", ".downsample.0."),
             (r"^bn1\.", "norm."),
         ),
-        implies=(("order", "wide"), ("mix", "add")),
+        implied_arch=(("order", "wide"), ("merge", "add")),
     ),
-    Dialect(
+    KeyScheme(
         "szagoruyko",
         "github.com/szagoruyko/wide-residual-networks, pytorch/resnet.py",
         (r"^group0\.block0\.conv0",),
@@ -136,9 +136,9 @@ DIALECTS: tuple[Dialect, ...] = (
             (r"\.convdim(\.weight)?$", ".downsample.0.weight"),
             (r"^bn\.", "norm."),
         ),
-        implies=(("order", "wide"), ("mix", "add")),
+        implied_arch=(("order", "wide"), ("merge", "add")),
     ),
-    Dialect(
+    KeyScheme(
         "weiaicunzai",
         "github.com/weiaicunzai/pytorch-cifar100, models/resnet.py",
         (r"^conv2_x\.0\.residual_function\.0\.",),
@@ -152,11 +152,11 @@ DIALECTS: tuple[Dialect, ...] = (
             (r"\.residual_function\.4\.", ".bn2."),
             (r"\.residual_function\.6\.", ".conv3."),
             (r"\.residual_function\.7\.", ".bn3."),
-            _SHORTCUT,
+            _SHORTCUT_RULE,
         ),
-        implies=_PLAIN_FACTS,
+        implied_arch=_POST_ACTIVATION_ARCH,
     ),
-    Dialect(
+    KeyScheme(
         "prlz77",
         "github.com/prlz77/ResNeXt.pytorch",
         (r"^stage_1\.stage_1_bottleneck_0\.conv_reduce\.",),
@@ -174,10 +174,12 @@ DIALECTS: tuple[Dialect, ...] = (
             (r"\.shortcut\.shortcut_bn\.", ".downsample.1."),
             (r"^classifier\.", "fc."),
         ),
-        implies=_PLAIN_FACTS,
+        implied_arch=_POST_ACTIVATION_ARCH,
     ),
-    Dialect("mmpretrain", "github.com/open-mmlab/mmpretrain", (_UNIT, r"^head\.fc\."), ((r"^head\.fc\.", "fc."),)),
-    Dialect(
+    KeyScheme(
+        "mmpretrain", "github.com/open-mmlab/mmpretrain", (_FIRST_CONV_KEY, r"^head\.fc\."), ((r"^head\.fc\.", "fc."),)
+    ),
+    KeyScheme(
         "transformers",
         "Hugging Face transformers, ResNetForImageClassification",
         (r"^embedder\.embedder\.convolution\.",),
@@ -191,16 +193,16 @@ DIALECTS: tuple[Dialect, ...] = (
             (r"\.layer\.(?P<k>\d)\.normalization\.", ".bn{k+1}."),
             (r"^classifier\.1\.", "fc."),
         ),
-        implies=_PLAIN_FACTS[:2],
+        implied_arch=_POST_ACTIVATION_ARCH[:2],
     ),
-    Dialect(
+    KeyScheme(
         "timm v2",
         "timm models/resnetv2.py",
         (r"^stem\.conv\.", r"^stages\.0\.blocks\.0\.conv1\."),
-        ((r"^stem\.conv\.", "conv1."), *_TIMM_V2, (r"\.downsample\.conv\.", ".downsample.0.")),
-        implies=(("order", "full-preact"), ("mix", "add"), ("stride_at", "0")),
+        ((r"^stem\.conv\.", "conv1."), *_TIMM_V2_RULES, (r"\.downsample\.conv\.", ".downsample.0.")),
+        implied_arch=(("order", "full-preact"), ("merge", "add"), ("stride_conv", "0")),
     ),
-    Dialect(
+    KeyScheme(
         "timm v2 d",
         "timm models/resnetv2.py, deep stem and average-pooled shortcut",
         (r"^stem\.conv1\.", r"^stages\.0\.blocks\.0\.conv1\."),
@@ -210,12 +212,12 @@ DIALECTS: tuple[Dialect, ...] = (
             (r"^stem\.conv2\.", "conv1.3."),
             (r"^stem\.norm2\.", "conv1.4."),
             (r"^stem\.conv3\.", "conv1.6."),
-            *_TIMM_V2,
+            *_TIMM_V2_RULES,
             (r"\.downsample\.conv\.", ".downsample.1."),
         ),
-        implies=(("order", "full-preact"), ("mix", "add"), ("stride_at", "0")),
+        implied_arch=(("order", "full-preact"), ("merge", "add"), ("stride_conv", "0")),
     ),
-    Dialect(
+    KeyScheme(
         "d2l sequential",
         "Zhang et al., Dive into Deep Learning, Sec. 8.6, nn.Sequential(b1, ..., b5, pool, flatten, linear)",
         (r"^0\.0\.weight$", r"^1\.0\.conv1\.", r"^7\."),
@@ -224,11 +226,11 @@ DIALECTS: tuple[Dialect, ...] = (
             (r"^0\.1\.", "bn1."),
             (r"^7\.", "fc."),
             (r"^(?P<stage>\d)\.(?P<unit>\d+)\.", "layer{stage}.{unit}."),
-            *_D2L_UNIT,
+            *_D2L_RULES,
         ),
-        implies=_PLAIN_FACTS[:2],
+        implied_arch=_POST_ACTIVATION_ARCH[:2],
     ),
-    Dialect(
+    KeyScheme(
         "d2l class",
         "Zhang et al., Dive into Deep Learning, Sec. 8.6, class d2l.ResNet",
         (r"^0\.0\.weight$", r"^b2\.0\.conv1\.", r"^last\.2\."),
@@ -237,11 +239,11 @@ DIALECTS: tuple[Dialect, ...] = (
             (r"^0\.1\.", "bn1."),
             (r"^last\.2\.", "fc."),
             (r"^b(?P<stage>\d)\.(?P<unit>\d+)\.", "layer{stage-1}.{unit}."),
-            *_D2L_UNIT,
+            *_D2L_RULES,
         ),
-        implies=_PLAIN_FACTS[:2],
+        implied_arch=_POST_ACTIVATION_ARCH[:2],
     ),
-    Dialect(
+    KeyScheme(
         "d2l blocks",
         "Dive into Deep Learning, first edition and d2l.resnet18 of its chapter on several GPUs: resnet_block1 ... fc",
         (r"^resnet_block1\.0\.conv1\.", r"^fc\.1\."),
@@ -252,28 +254,28 @@ DIALECTS: tuple[Dialect, ...] = (
             (r"^0\.1\.", "bn1."),
             (r"^fc\.1\.", "fc."),
             (r"^resnet_block(?P<stage>\d)\.(?P<unit>\d+)\.", "layer{stage}.{unit}."),
-            *_D2L_UNIT,
+            *_D2L_RULES,
         ),
-        implies=_PLAIN_FACTS[:2],
+        implied_arch=_POST_ACTIVATION_ARCH[:2],
     ),
-    Dialect(
+    KeyScheme(
         "book resdeep",
         "Stevens, Antiga and Viehmann 2020, Deep Learning with PyTorch, ch. 8, NetResDeep",
         (r"^resblocks\.0\.conv\.",),
         (
             (r"^resblocks\.(?P<unit>\d+)\.conv\.", "layer1.{unit}.conv1."),
             (r"^resblocks\.(?P<unit>\d+)\.batch_norm\.", "layer1.{unit}.bn1."),
-            *_BOOK_HEAD,
+            *_BOOK_HEAD_RULES,
         ),
-        implies=(("order", "book"), ("mix", "add")),
+        implied_arch=(("order", "book"), ("merge", "add")),
     ),
-    Dialect(
+    KeyScheme(
         "book res",
         "Deep Learning with PyTorch, ch. 8, NetDepth and NetRes (the same weights)",
         (r"^conv3\.", r"^fc2\."),
-        ((r"^conv1\.", "conv1.0."), (r"^conv2\.", "conv1.3."), (r"^conv3\.", "layer1.0.conv1."), *_BOOK_HEAD),
+        ((r"^conv1\.", "conv1.0."), (r"^conv2\.", "conv1.3."), (r"^conv3\.", "layer1.0.conv1."), *_BOOK_HEAD_RULES),
     ),
-    Dialect(
+    KeyScheme(
         "book batchnorm",
         "Deep Learning with PyTorch, ch. 8, NetBatchNorm",
         (r"^conv1_batchnorm\.", r"^fc2\."),
@@ -282,24 +284,24 @@ DIALECTS: tuple[Dialect, ...] = (
             (r"^conv1_batchnorm\.", "conv1.1."),
             (r"^conv2\.", "conv1.4."),
             (r"^conv2_batchnorm\.", "bn1."),
-            *_BOOK_HEAD,
+            *_BOOK_HEAD_RULES,
         ),
     ),
-    Dialect(
+    KeyScheme(
         "book",
         "Deep Learning with PyTorch, ch. 8, Net and NetWidth",
         (r"^conv2\.", r"^fc2\."),
-        ((r"^conv1\.", "conv1.0."), (r"^conv2\.", "conv1.3."), *_BOOK_HEAD),
-        absent=(r"batchnorm", r"^conv3\."),
+        ((r"^conv1\.", "conv1.0."), (r"^conv2\.", "conv1.3."), *_BOOK_HEAD_RULES),
+        absent_keys=(r"batchnorm", r"^conv3\."),
     ),
-    Dialect(
+    KeyScheme(
         "book dropout",
         "Deep Learning with PyTorch, ch. 8, NetDropout (the weights of NetWidth)",
         (r"^conv2\.", r"^fc2\."),
-        ((r"^conv1\.", "conv1.0."), (r"^conv2\.", "conv1.4."), *_BOOK_HEAD),
-        absent=(r"batchnorm", r"^conv3\."),
+        ((r"^conv1\.", "conv1.0."), (r"^conv2\.", "conv1.4."), *_BOOK_HEAD_RULES),
+        absent_keys=(r"batchnorm", r"^conv3\."),
     ),
-    Dialect(
+    KeyScheme(
         "fixup",
         "github.com/hongyi-zhang/Fixup, cifar/models/fixup_resnet_cifar.py",
         (r"^layer1\.0\.bias1a$",),
@@ -312,19 +314,19 @@ DIALECTS: tuple[Dialect, ...] = (
             (r"\.bias2b$", ".bias4.bias"),
             (r"\.scale$", ".scale1.scale"),
         ),
-        implies=(("match", "pad"), ("mix", "add")),
+        implied_arch=(("shortcut", "pad"), ("merge", "add")),
     ),
-    Dialect(
+    KeyScheme(
         "dyhan0920",
         "github.com/dyhan0920/PyramidNet-PyTorch",
-        (_UNIT, r"^bn_final\."),
+        (_FIRST_CONV_KEY, r"^bn_final\."),
         ((r"^bn_final\.", "norm."),),
-        implies=(("order", "pyramid"), ("match", "avg-pad"), ("mix", "add")),
+        implied_arch=(("order", "pyramid"), ("shortcut", "avg-pad"), ("merge", "add")),
     ),
 )
 
 
-def known_dialects(keys: Iterable[str]) -> list[Dialect]:
+def matching_key_schemes(keys: Iterable[str]) -> list[KeyScheme]:
     """The dialects whose marks these keys bear, as the table has them."""
     keys = list(keys)
-    return [dialect for dialect in DIALECTS if dialect.speaks(keys)]
+    return [scheme for scheme in KEY_SCHEMES if scheme.matches(keys)]

@@ -14,12 +14,19 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from reslab.nn.checkpoints.diagnose import suggest, warn_of_axes, warn_of_dialect
+from reslab.nn.checkpoints.diagnose import key_scheme_warnings, override_warning, suggest_overrides
 from reslab.nn.checkpoints.load_report import CheckpointError, CheckpointWarning, LoadReport, Shape
-from reslab.nn.checkpoints.match_keys import OPTIONAL, Entry, Free, Matching, match_names, match_order
+from reslab.nn.checkpoints.match_keys import (
+    OPTIONAL_SUFFIX,
+    AllowedMismatch,
+    CheckpointEntry,
+    KeyMatching,
+    match_by_name,
+    match_by_order,
+)
 from reslab.nn.checkpoints.read import Checkpoint
-from reslab.nn.network import Network
-from reslab.spec.errors import refuse
+from reslab.nn.network import ResidualNetwork
+from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 
 
@@ -41,65 +48,65 @@ def adapt_preprocess(preprocess: Preprocess, in_channels: int) -> Preprocess:
     """The preprocessing for `in_channels`: the average of mean and std for one channel, else both repeated."""
     if preprocess.channels == in_channels:
         return preprocess
-    mean, std = (_adapt_numbers(numbers, in_channels) for numbers in (preprocess.mean, preprocess.std))
-    return Preprocess(in_channels, preprocess.words, mean, std)
+    mean, std = (_resize_values(values, in_channels) for values in (preprocess.mean, preprocess.std))
+    return Preprocess(in_channels, preprocess.transform, mean, std)
 
 
-def _adapt_numbers(numbers: tuple[float, ...], count: int) -> tuple[float, ...]:
+def _resize_values(values: tuple[float, ...], count: int) -> tuple[float, ...]:
     if count == 1:
-        return (statistics.mean(numbers),)
-    return tuple(numbers[i % len(numbers)] for i in range(count))
+        return (statistics.mean(values),)
+    return tuple(values[i % len(values)] for i in range(count))
 
 
-def last_linear(network: nn.Module) -> str | None:
+def last_linear_name(network: nn.Module) -> str | None:
     """The name of the last linear layer, which tells the classes; None where there is none."""
-    return _last(name for name, module in network.named_modules() if isinstance(module, nn.Linear))
+    return _last_or_none(name for name, module in network.named_modules() if isinstance(module, nn.Linear))
 
 
-def first_conv(network: nn.Module) -> str | None:
+def first_conv_name(network: nn.Module) -> str | None:
     """The name of the first convolution, which reads the input; None where there is none."""
     return next((name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)), None)
 
 
-def _last(names: Iterable[str]) -> str | None:
-    found = list(names)
-    return found[-1] if found else None
+def _last_or_none(names: Iterable[str]) -> str | None:
+    items = list(names)
+    return items[-1] if items else None
 
 
-def same_but_for_ones(tensor: Tensor, shape: torch.Size) -> bool:
+def equal_up_to_trailing_ones(tensor: Tensor, shape: torch.Size) -> bool:
     """Whether only trailing ones part the shapes: a linear layer kept as a 1x1 convolution, or the reverse."""
     longer, shorter = sorted((tuple(tensor.shape), tuple(shape)), key=len, reverse=True)
-    return longer[: len(shorter)] == shorter and all(side == 1 for side in longer[len(shorter) :]) and bool(shorter)
+    return longer[: len(shorter)] == shorter and all(size == 1 for size in longer[len(shorter) :]) and bool(shorter)
 
 
 # What was done is said here, at a level that is shown unless someone asks otherwise; what may be wrong is a warning.
-_LOG = logging.getLogger("reslab.nn.checkpoints.load")
-_BY_ORDER = (
+_LOGGER = logging.getLogger("reslab.nn.checkpoints.load")
+_BY_ORDER_WARNING = (
     "{file} has names of no known dialect: its layers were matched by order and shape. Order of words, shortcut and "
     "place of the stride cannot be seen that way: hold a published score against it"
 )
 
 
 @dataclass
-class _Fit:
+class _LoadPlan:
     """What is being decided about each entry."""
 
     state: dict[str, Tensor] = field(default_factory=dict)
     matched: list[tuple[str, str]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-    other_shapes: list[tuple[str, Shape, Shape]] = field(default_factory=list)
-    fresh: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    shape_mismatch: list[tuple[str, Shape, Shape]] = field(default_factory=list)
+    reinitialized: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
 
 def load_checkpoint(
-    network: Network,
+    network: ResidualNetwork,
     checkpoint: Checkpoint,
     *,
     adapt: Collection[str] = (),
     strict: bool = True,
-    headless: bool = False,
-    told: Sequence[str] = (),
+    ignore_head: bool = False,
+    extra_warnings: Sequence[str] = (),
 ) -> LoadReport:
     """Copy a checkpoint into a network, in whatever dialect it names its entries; the report says which went where.
 
@@ -109,140 +116,164 @@ def load_checkpoint(
     Raises CheckpointError, nothing changed, where entries are missing, unexpected or of other shapes, and where a
     dialect that is not known has no single assignment by order and shape.
     """
-    own = network.state_dict()
-    free = Free("num_classes" in adapt or headless, "in_channels" in adapt)
-    matching = match_names(checkpoint, own) or match_order(checkpoint, own, free)
-    entries, notes, found = _share(network, matching)
-    fit = _Fit(notes=[*checkpoint.notes, *notes])
-    if free.classes:
-        fit.fresh += _fresh_head(network, entries, own)
-    for name, tensor in own.items():
-        _fit_one(fit, name, tensor, entries.get(name), network, free)
-    if fit.fresh and not headless:
-        why = f"{network.arch.num_classes} classes were asked for, and the file's head has others or is missing"
-        fit.notes.append(f"{', '.join(fit.fresh)} start fresh: {why}")
-    found += warn_of_dialect(network.arch, matching.dialect, checkpoint.name)
-    found += [_BY_ORDER.format(file=checkpoint.name)] if matching.by_order else []
-    report = _report(network, checkpoint, matching, entries, fit, [*told, *found])
-    _check(report, network, entries, own, strict)
-    _copy(network, fit.state)
-    network.loaded = report
-    _tell(report)
+    model_state = network.state_dict()
+    allowed = AllowedMismatch("num_classes" in adapt or ignore_head, "in_channels" in adapt)
+    matching = match_by_name(checkpoint, model_state) or match_by_order(checkpoint, model_state, allowed)
+    entries, messages, new_warnings = _merge_shared_blocks(network, matching)
+    plan = _LoadPlan(messages=[*checkpoint.messages, *messages])
+    if allowed.classes:
+        plan.reinitialized += _reinitialized_head(network, entries, model_state)
+    for name, tensor in model_state.items():
+        _plan_entry(plan, name, tensor, entries.get(name), network, allowed)
+    if plan.reinitialized and not ignore_head:
+        reason = f"{network.arch.num_classes} classes were asked for, and the file's head has others or is missing"
+        plan.messages.append(f"{', '.join(plan.reinitialized)} start fresh: {reason}")
+    new_warnings += key_scheme_warnings(network.arch, matching.key_scheme, checkpoint.name)
+    new_warnings += [_BY_ORDER_WARNING.format(file=checkpoint.name)] if matching.by_order else []
+    report = _build_report(network, checkpoint, matching, entries, plan, [*extra_warnings, *new_warnings])
+    _check_complete(report, network, entries, model_state, strict)
+    _copy_state(network, plan.state)
+    network.load_report = report
+    _log_report(report)
     return report
 
 
-def _share(network: Network, matching: Matching) -> tuple[dict[str, Entry], list[str], list[str]]:
+def _merge_shared_blocks(
+    network: ResidualNetwork, matching: KeyMatching
+) -> tuple[dict[str, CheckpointEntry], list[str], list[str]]:
     """The entries of a network whose units share weights brought together; what was done, and what may be wrong."""
     entries = dict(matching.entries)
-    repeats = [name for name in entries if re.match(r"layer\d+\.[1-9]\d*\.", name)]
-    first = {name: re.sub(r"^(layer\d+)\.\d+\.", r"\1.0.", name) for name in repeats}
-    alike = bool(repeats) and all(
-        first[name] in entries and torch.equal(entries[name].tensor, entries[first[name]].tensor) for name in repeats
+    repeated = [name for name in entries if re.match(r"layer\d+\.[1-9]\d*\.", name)]
+    first_block_names = {name: re.sub(r"^(layer\d+)\.\d+\.", r"\1.0.", name) for name in repeated}
+    all_equal = bool(repeated) and all(
+        first_block_names[name] in entries
+        and torch.equal(entries[name].tensor, entries[first_block_names[name]].tensor)
+        for name in repeated
     )
-    if alike and network.arch.shared:
-        for name in repeats:
+    if all_equal and network.arch.share_weights:
+        for name in repeated:
             del entries[name]
-        return entries, [f"{len(repeats)} entries of units that share their weights brought together in the first"], []
-    if alike and max(network.arch.depths, default=0) > 2:
-        why = "all units of each stage hold the same weights"
-        return entries, [], [warn_of_axes(network.arch, {"shared": True}, why)]
+        return entries, [f"{len(repeated)} entries of units that share their weights brought together in the first"], []
+    if all_equal and max(network.arch.depths, default=0) > 2:
+        reason = "all units of each stage hold the same weights"
+        return entries, [], [override_warning(network.arch, {"share_weights": True}, reason)]
     return entries, [], []
 
 
-def _fresh_head(network: Network, entries: Mapping[str, Entry], own: Mapping[str, Tensor]) -> tuple[str, ...]:
+def _reinitialized_head(
+    network: ResidualNetwork, entries: Mapping[str, CheckpointEntry], model_state: Mapping[str, Tensor]
+) -> tuple[str, ...]:
     """The head's entries where the file's head has other classes or is missing; none where it fits."""
-    head = last_linear(network)
-    names = tuple(name for name in own if head is not None and name.rpartition(".")[0] == head)
+    head = last_linear_name(network)
+    names = tuple(name for name in model_state if head is not None and name.rpartition(".")[0] == head)
     entry = entries.get(f"{head}.weight")
     if entry is not None and (
-        entry.tensor.shape[0] == network.arch.num_classes or _inputs(entry.tensor) != _inputs(own[names[0]])
+        entry.tensor.shape[0] == network.arch.num_classes
+        or _input_shape(entry.tensor) != _input_shape(model_state[names[0]])
     ):
         return ()
     return names
 
 
-def _inputs(tensor: Tensor) -> tuple[int, ...]:
+def _input_shape(tensor: Tensor) -> tuple[int, ...]:
     return tuple(tensor.flatten(1).shape[1:]) if tensor.ndim > 1 else ()
 
 
-def _fit_one(fit: _Fit, name: str, own: Tensor, entry: Entry | None, network: Network, free: Free) -> None:
-    if name in fit.fresh:
+def _plan_entry(
+    plan: _LoadPlan,
+    name: str,
+    model_tensor: Tensor,
+    entry: CheckpointEntry | None,
+    network: ResidualNetwork,
+    allowed: AllowedMismatch,
+) -> None:
+    if name in plan.reinitialized:
         return
     if entry is None:
-        fit.missing += [] if name.endswith(OPTIONAL) else [name]
+        plan.missing += [] if name.endswith(OPTIONAL_SUFFIX) else [name]
         return
     tensor = entry.tensor
-    if tensor.shape == own.shape or same_but_for_ones(tensor, own.shape):
-        fit.state[name] = tensor.reshape(own.shape)
-    elif name == f"{first_conv(network)}.weight" and free.channels and _same_kernel(tensor, own):
-        fit.state[name] = adapt_channels(tensor, own.shape[1])
-        how = "summed" if own.shape[1] == 1 else "repeated and rescaled"
-        asked = f"{own.shape[1]} were asked for, {tensor.shape[1]} are in the file"
-        fit.notes.append(f"{name} {how} over its input channels: {asked}")
+    if tensor.shape == model_tensor.shape or equal_up_to_trailing_ones(tensor, model_tensor.shape):
+        plan.state[name] = tensor.reshape(model_tensor.shape)
+    elif name == f"{first_conv_name(network)}.weight" and allowed.channels and _same_kernel_shape(tensor, model_tensor):
+        plan.state[name] = adapt_channels(tensor, model_tensor.shape[1])
+        method = "summed" if model_tensor.shape[1] == 1 else "repeated and rescaled"
+        reason = f"{model_tensor.shape[1]} were asked for, {tensor.shape[1]} are in the file"
+        plan.messages.append(f"{name} {method} over its input channels: {reason}")
     else:
-        fit.other_shapes.append((name, tuple(tensor.shape), tuple(own.shape)))
+        plan.shape_mismatch.append((name, tuple(tensor.shape), tuple(model_tensor.shape)))
         return
-    fit.matched.append((entry.source, name))
+    plan.matched.append((entry.file_key, name))
 
 
-def _same_kernel(tensor: Tensor, own: Tensor) -> bool:
-    return tensor.ndim == 4 and tensor.shape[0] == own.shape[0] and tensor.shape[2:] == own.shape[2:]
+def _same_kernel_shape(tensor: Tensor, model_tensor: Tensor) -> bool:
+    return tensor.ndim == 4 and tensor.shape[0] == model_tensor.shape[0] and tensor.shape[2:] == model_tensor.shape[2:]
 
 
-def _report(
-    network: Network,
+def _build_report(
+    network: ResidualNetwork,
     checkpoint: Checkpoint,
-    matching: Matching,
-    entries: Mapping[str, Entry],
-    fit: _Fit,
-    told: list[str],
+    matching: KeyMatching,
+    entries: Mapping[str, CheckpointEntry],
+    plan: _LoadPlan,
+    load_warnings: list[str],
 ) -> LoadReport:
-    own = network.state_dict()
-    unexpected = [entry.source for name, entry in entries.items() if name not in own and not name.endswith(OPTIONAL)]
+    model_state = network.state_dict()
+    unexpected = [
+        entry.file_key
+        for name, entry in entries.items()
+        if name not in model_state and not name.endswith(OPTIONAL_SUFFIX)
+    ]
     return LoadReport(
         network.arch.name,
         checkpoint.name,
-        matching.dialect.name,
-        tuple(fit.matched),
-        tuple(fit.missing),
-        (*unexpected, *matching.strays),
-        tuple(fit.other_shapes),
-        tuple(fit.fresh),
+        matching.key_scheme.name,
+        tuple(plan.matched),
+        tuple(plan.missing),
+        (*unexpected, *matching.conflicts),
+        tuple(plan.shape_mismatch),
+        tuple(plan.reinitialized),
         matching.by_order,
         checkpoint.prefixes,
         len(checkpoint.tensors),
-        tuple(fit.notes),
-        tuple(told),
+        tuple(plan.messages),
+        tuple(load_warnings),
     )
 
 
-def _check(
-    report: LoadReport, network: Network, entries: Mapping[str, Entry], own: Mapping[str, Tensor], strict: bool
+def _check_complete(
+    report: LoadReport,
+    network: ResidualNetwork,
+    entries: Mapping[str, CheckpointEntry],
+    model_state: Mapping[str, Tensor],
+    strict: bool,
 ) -> None:
-    if report.complete or (report.matched and not strict):
+    if report.is_complete or (report.matched and not strict):
         return
-    file = {name: tuple(entry.tensor.shape) for name, entry in entries.items()}
-    hints = suggest(network.arch, file, {name: tuple(tensor.shape) for name, tensor in own.items()})
+    file_shapes = {name: tuple(entry.tensor.shape) for name, entry in entries.items()}
+    hints = suggest_overrides(
+        network.arch, file_shapes, {name: tuple(tensor.shape) for name, tensor in model_state.items()}
+    )
     required = f"a checkpoint of {report.network}: every entry of the file and of the network matched"
     steps = [*hints, "create_model(..., strict=False) loads what fits"] if report.matched else hints
-    said = [str(refuse(required, report.text(most=6))), *(f"  {step}" for step in steps)]
-    raise CheckpointError("\n".join(said), report)
+    lines = [str(invalid(required, report.text(max_keys=6))), *(f"  {step}" for step in steps)]
+    raise CheckpointError("\n".join(lines), report)
 
 
-def _copy(network: Network, state: Mapping[str, Tensor]) -> None:
+def _copy_state(network: ResidualNetwork, state: Mapping[str, Tensor]) -> None:
     on_meta = any(tensor.is_meta for tensor in network.state_dict().values())
     if on_meta:
-        own = network.state_dict()
-        state = {name: tensor.to(own[name].dtype).clone() for name, tensor in state.items()}
+        model_state = network.state_dict()
+        state = {name: tensor.to(model_state[name].dtype).clone() for name, tensor in state.items()}
     network.load_state_dict(state, strict=False, assign=on_meta)
 
 
-def _tell(report: LoadReport) -> None:
-    _LOG.info("%s", report.summary)
-    for note in report.notes:
-        _LOG.warning("%s: %s", report.network, note)
-    said = list(report.warnings)
-    if not report.complete:
-        said.append(f"half-loaded, as asked: {report.text(most=6)}")
-    for text in said:
+def _log_report(report: LoadReport) -> None:
+    _LOGGER.info("%s", report.summary)
+    for message in report.messages:
+        _LOGGER.warning("%s: %s", report.network, message)
+    texts = list(report.warnings)
+    if not report.is_complete:
+        texts.append(f"half-loaded, as asked: {report.text(max_keys=6)}")
+    for text in texts:
         warnings.warn(text, CheckpointWarning, stacklevel=5)

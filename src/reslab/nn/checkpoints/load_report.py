@@ -30,43 +30,46 @@ class LoadReport:
 
     network: str
     file: str
-    dialect: str
+    key_scheme: str
     matched: tuple[tuple[str, str], ...] = ()
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
-    other_shapes: tuple[tuple[str, Shape, Shape], ...] = ()
-    fresh: tuple[str, ...] = ()
+    shape_mismatch: tuple[tuple[str, Shape, Shape], ...] = ()
+    reinitialized: tuple[str, ...] = ()
     by_order: bool = False
     prefixes: tuple[str, ...] = ()
     num_entries: int = 0
-    notes: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property
-    def complete(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether every key of either side found its place."""
-        return bool(self.matched) and not (self.missing or self.unexpected or self.other_shapes)
+        return bool(self.matched) and not (self.missing or self.unexpected or self.shape_mismatch)
 
     @property
     def summary(self) -> str:
         """One line: how many entries matched, and in which dialect."""
-        how = "by order and shape" if self.by_order else f"by name, dialect {self.dialect}"
-        how += f", without the prefix {''.join(self.prefixes)}" if self.prefixes else ""
-        return f"{self.network}: {len(self.matched)} of {self.num_entries} entries of {self.file} matched ({how})"
+        method = "by order and shape" if self.by_order else f"by name, dialect {self.key_scheme}"
+        method += f", without the prefix {''.join(self.prefixes)}" if self.prefixes else ""
+        return f"{self.network}: {len(self.matched)} of {self.num_entries} entries of {self.file} matched ({method})"
 
-    def text(self, most: int | None = None) -> str:
+    def text(self, max_keys: int | None = None) -> str:
         """All of it in lines; at most `most` keys of each list where given."""
-        shapes = [f"{key} (file {list(file)}, network {list(own)})" for key, file, own in self.other_shapes]
+        shapes = [
+            f"{key} (file {list(file_shape)}, network {list(model_shape)})"
+            for key, file_shape, model_shape in self.shape_mismatch
+        ]
         lists = {"missing in the file": self.missing, "unexpected in the file": self.unexpected}
-        lists |= {"other shapes": tuple(shapes), "left fresh": self.fresh}
+        lists |= {"other shapes": tuple(shapes), "left fresh": self.reinitialized}
         lines = [self.summary]
-        lines += [f"  {name} ({len(keys)}): {_some(keys, most)}" for name, keys in lists.items() if keys]
-        return "\n".join([*lines, *(f"  {said}" for said in (*self.notes, *self.warnings))])
+        lines += [f"  {name} ({len(keys)}): {_format_keys(keys, max_keys)}" for name, keys in lists.items() if keys]
+        return "\n".join([*lines, *(f"  {message}" for message in (*self.messages, *self.warnings))])
 
     def __str__(self) -> str:
         return self.text()
 
 
-def _some(keys: tuple[str, ...], most: int | None) -> str:
-    shown = ", ".join(keys[:most])
-    return shown if most is None or len(keys) <= most else f"{shown} and {len(keys) - most} more"
+def _format_keys(keys: tuple[str, ...], max_keys: int | None) -> str:
+    shown = ", ".join(keys[:max_keys])
+    return shown if max_keys is None or len(keys) <= max_keys else f"{shown} and {len(keys) - max_keys} more"

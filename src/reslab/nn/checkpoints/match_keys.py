@@ -6,106 +6,111 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from reslab.nn.checkpoints.key_schemes import DIALECTS, Dialect, known_dialects
+from reslab.nn.checkpoints.key_schemes import KEY_SCHEMES, KeyScheme, matching_key_schemes
 from reslab.nn.checkpoints.load_report import CheckpointError
 from reslab.nn.checkpoints.read import Checkpoint
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
-Agree = Callable[[int, int], bool]
+AgreeFn = Callable[[int, int], bool]
 
-OPTIONAL = "num_batches_tracked"
-_IDENTITY = Dialect("reslab", "reslab", ())
-_SHORTCUT = re.compile(r"shortcut|downsample|skip|convdim|proj_?conv|identity_conv", re.IGNORECASE)
+OPTIONAL_SUFFIX = "num_batches_tracked"
+_IDENTITY_SCHEME = KeyScheme("reslab", "reslab", ())
+_SHORTCUT_PATTERN = re.compile(r"shortcut|downsample|skip|convdim|proj_?conv|identity_conv", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Entry:
+class CheckpointEntry:
     """A tensor of the file and the name it bears there."""
 
-    source: str
+    file_key: str
     tensor: Tensor
 
 
 @dataclass(frozen=True)
-class Matching:
+class KeyMatching:
     """Entries by the network's names. `strays`: entries of the file that two rules would give one name."""
 
-    dialect: Dialect
-    entries: Mapping[str, Entry]
-    strays: tuple[str, ...] = ()
+    key_scheme: KeyScheme
+    entries: Mapping[str, CheckpointEntry]
+    conflicts: tuple[str, ...] = ()
     by_order: bool = False
 
 
-def match_names(checkpoint: Checkpoint, own: Mapping[str, Tensor]) -> Matching | None:
+def match_by_name(checkpoint: Checkpoint, model_state: Mapping[str, Tensor]) -> KeyMatching | None:
     """The entries renamed in the dialect that gives most of them a place in the network `own`; None for an unknown
     dialect."""
     keys = list(checkpoint.tensors)
-    candidates = known_dialects(keys)
-    if not candidates and sum(key in own for key in keys) * 2 < len(keys):
+    schemes = matching_key_schemes(keys)
+    if not schemes and sum(key in model_state for key in keys) * 2 < len(keys):
         return None
-    candidates = candidates or [_IDENTITY]
-    return max((_rename(dialect, checkpoint.tensors) for dialect in candidates), key=lambda found: _places(found, own))
+    schemes = schemes or [_IDENTITY_SCHEME]
+    return max(
+        (_rename_keys(scheme, checkpoint.tensors) for scheme in schemes),
+        key=lambda matching: _num_placed(matching, model_state),
+    )
 
 
-def _places(found: Matching, own: Mapping[str, Tensor]) -> int:
-    return sum(name in own for name in found.entries)
+def _num_placed(matching: KeyMatching, model_state: Mapping[str, Tensor]) -> int:
+    return sum(name in model_state for name in matching.entries)
 
 
-def _rename(dialect: Dialect, tensors: Mapping[str, Tensor]) -> Matching:
-    entries: dict[str, Entry] = {}
-    strays = []
+def _rename_keys(scheme: KeyScheme, tensors: Mapping[str, Tensor]) -> KeyMatching:
+    entries: dict[str, CheckpointEntry] = {}
+    conflicts = []
     for key, tensor in tensors.items():
-        name = dialect.translate(key)
+        name = scheme.translate(key)
         if name in entries:
-            strays.append(key)
+            conflicts.append(key)
         else:
-            entries[name] = Entry(key, tensor)
-    return Matching(dialect, entries, tuple(strays))
+            entries[name] = CheckpointEntry(key, tensor)
+    return KeyMatching(scheme, entries, tuple(conflicts))
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerEntries:
     """Entries that belong together: one convolution, norm or linear layer. `parts`: leaf -> shape, without counters."""
 
     name: str
     kind: str
-    parts: tuple[tuple[str, tuple[int, ...]], ...]
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
     on_shortcut: bool
 
-    def shape(self) -> str:
+    def describe_shapes(self) -> str:
         """The shapes of its entries, to be read."""
-        return ", ".join(f"{leaf} {list(shape)}" for leaf, shape in self.parts)
+        return ", ".join(f"{leaf} {list(shape)}" for leaf, shape in self.shapes)
 
 
-_LEAVES = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_var": "running_var"}
-_LEAVES |= {"moving_variance": "running_var"}
+_LEAF_ALIASES = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_var": "running_var"}
+_LEAF_ALIASES |= {"moving_variance": "running_var"}
 
 
-def list_layers(tensors: Mapping[str, Tensor]) -> dict[str, list[Layer]]:
+def group_layers(tensors: Mapping[str, Tensor]) -> dict[str, list[LayerEntries]]:
     """The layers of each kind, in the order they stand in."""
-    grouped: dict[str, dict[str, tuple[int, ...]]] = {}
+    shapes_by_path: dict[str, dict[str, tuple[int, ...]]] = {}
     for key, tensor in tensors.items():
         path, _, leaf = key.rpartition(".")
-        if leaf != OPTIONAL:
-            grouped.setdefault(path, {})[_LEAVES.get(leaf, leaf)] = tuple(tensor.shape)
-    kinds: dict[str, list[Layer]] = {"convolution": [], "norm": [], "linear layer": [], "other entry": []}
-    for path, parts in grouped.items():
-        layer = Layer(path, _kind(parts), tuple(sorted(parts.items())), bool(_SHORTCUT.search(path)))
+        if leaf != OPTIONAL_SUFFIX:
+            shapes_by_path.setdefault(path, {})[_LEAF_ALIASES.get(leaf, leaf)] = tuple(tensor.shape)
+    kinds: dict[str, list[LayerEntries]] = {"convolution": [], "norm": [], "linear layer": [], "other entry": []}
+    for path, shapes in shapes_by_path.items():
+        layer = LayerEntries(
+            path, _layer_kind(shapes), tuple(sorted(shapes.items())), bool(_SHORTCUT_PATTERN.search(path))
+        )
         kinds[layer.kind].append(layer)
     return kinds
 
 
-def _kind(parts: Mapping[str, tuple[int, ...]]) -> str:
-    weight = parts.get("weight", ())
+def _layer_kind(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    weight = shapes.get("weight", ())
     if len(weight) == 4:
         return "convolution"
     if len(weight) == 2:
         return "linear layer"
-    return "norm" if len(weight) == 1 and "bias" in parts else "other entry"
+    return "norm" if len(weight) == 1 and "bias" in shapes else "other entry"
 
 
 @dataclass(frozen=True)
-class Free:
+class AllowedMismatch:
     """What may differ where it was asked for: the classes of the last linear layer, the channels of the first
     convolution."""
 
@@ -113,96 +118,116 @@ class Free:
     channels: bool = False
 
 
-def match_order(checkpoint: Checkpoint, own: Mapping[str, Tensor], free: Free) -> Matching:
+def match_by_order(checkpoint: Checkpoint, model_state: Mapping[str, Tensor], allowed: AllowedMismatch) -> KeyMatching:
     """Each layer of the network paired with the layer of the same place in the file, within each kind.
 
     Layers agree where all their shapes do; where the file's names tell a shortcut, the shortcut must be one in the
     network too. Raises CheckpointError, with the reason, unless exactly one assignment keeps the order.
     """
     if not checkpoint.ordered:
-        _refuse(checkpoint, "whose names no dialect has and whose format does not keep the order of its entries")
-    theirs, ours = list_layers(checkpoint.tensors), list_layers(own)
-    entries: dict[str, Entry] = {}
-    for kind in ours:
-        for source, target in _pair(checkpoint, kind, theirs[kind], ours[kind], free):
-            entries |= _entries(checkpoint.tensors, source, target)
-    placed = {entry.source for entry in entries.values()}
-    rest = {key: Entry(key, tensor) for key, tensor in checkpoint.tensors.items() if key not in placed}
-    return Matching(Dialect("unknown", "", ()), entries | rest, by_order=True)
+        _raise_unmatched(
+            checkpoint, "whose names no dialect has and whose format does not keep the order of its entries"
+        )
+    file_layers, model_layers = group_layers(checkpoint.tensors), group_layers(model_state)
+    entries: dict[str, CheckpointEntry] = {}
+    for kind in model_layers:
+        for source, target in _pair_layers(checkpoint, kind, file_layers[kind], model_layers[kind], allowed):
+            entries |= _layer_entries(checkpoint.tensors, source, target)
+    placed = {entry.file_key for entry in entries.values()}
+    rest = {key: CheckpointEntry(key, tensor) for key, tensor in checkpoint.tensors.items() if key not in placed}
+    return KeyMatching(KeyScheme("unknown", "", ()), entries | rest, by_order=True)
 
 
-def _pair(
-    checkpoint: Checkpoint, kind: str, theirs: Sequence[Layer], ours: Sequence[Layer], free: Free
-) -> list[tuple[Layer, Layer]]:
-    told = any(layer.on_shortcut for layer in theirs)
+def _pair_layers(
+    checkpoint: Checkpoint,
+    kind: str,
+    file_layers: Sequence[LayerEntries],
+    model_layers: Sequence[LayerEntries],
+    allowed: AllowedMismatch,
+) -> list[tuple[LayerEntries, LayerEntries]]:
+    names_tell_shortcuts = any(layer.on_shortcut for layer in file_layers)
 
-    def agree(i: int, j: int) -> bool:
-        if told and theirs[i].on_shortcut != ours[j].on_shortcut:
+    def agree(file_index: int, model_index: int) -> bool:
+        if names_tell_shortcuts and file_layers[file_index].on_shortcut != model_layers[model_index].on_shortcut:
             return False
-        first = kind == "convolution" and free.channels and j == 0
-        last = kind == "linear layer" and free.classes and j == len(ours) - 1
-        return _free_parts(theirs[i], first, last) == _free_parts(ours[j], first, last)
+        is_first = kind == "convolution" and allowed.channels and model_index == 0
+        is_last = kind == "linear layer" and allowed.classes and model_index == len(model_layers) - 1
+        return _comparable_shapes(file_layers[file_index], is_first, is_last) == _comparable_shapes(
+            model_layers[model_index], is_first, is_last
+        )
 
-    fewer = len(theirs) < len(ours)
-    few, many = sorted((len(theirs), len(ours)))
-    places = agree if fewer else lambda j, i: agree(i, j)
-    ways = count_assignments(few, many, places)
-    if ways != 1:
-        why = "no assignment keeps" if ways == 0 else f"{ways} assignments keep"
-        _refuse(checkpoint, f"whose names no dialect has; {why} the order of its {kind}s{_where(theirs, ours, agree)}")
-    found = enumerate(earliest_places(few, many, places))
-    return [(theirs[a], ours[b]) if fewer else (theirs[b], ours[a]) for a, b in found]
+    file_is_shorter = len(file_layers) < len(model_layers)
+    num_few, num_many = sorted((len(file_layers), len(model_layers)))
+    agree_short_long = agree if file_is_shorter else lambda j, i: agree(i, j)
+    num_ways = count_assignments(num_few, num_many, agree_short_long)
+    if num_ways != 1:
+        reason = "no assignment keeps" if num_ways == 0 else f"{num_ways} assignments keep"
+        _raise_unmatched(
+            checkpoint,
+            f"whose names no dialect has; {reason} the order of its {kind}s{_describe_mismatch(file_layers, model_layers, agree)}",
+        )
+    pairs = enumerate(earliest_assignment(num_few, num_many, agree_short_long))
+    return [
+        (file_layers[short_index], model_layers[long_index])
+        if file_is_shorter
+        else (file_layers[long_index], model_layers[short_index])
+        for short_index, long_index in pairs
+    ]
 
 
-def _free_parts(layer: Layer, first: bool, last: bool) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def _comparable_shapes(layer: LayerEntries, is_first: bool, is_last: bool) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """The shapes without the dimension that is free to differ."""
-    if first:
-        return tuple((leaf, (*shape[:1], *shape[2:])) for leaf, shape in layer.parts)
-    return tuple((leaf, shape[1:]) for leaf, shape in layer.parts) if last else layer.parts
+    if is_first:
+        return tuple((leaf, (*shape[:1], *shape[2:])) for leaf, shape in layer.shapes)
+    return tuple((leaf, shape[1:]) for leaf, shape in layer.shapes) if is_last else layer.shapes
 
 
-def count_assignments(num_few: int, num_many: int, agree: Agree) -> int:
+def count_assignments(num_few: int, num_many: int, agree: AgreeFn) -> int:
     """In how many ways `num_few` layers find places among `num_many` that agree, the order kept."""
     ways = [1] + [0] * num_few
-    for many in range(num_many):
-        for few in reversed(range(num_few)):
-            if ways[few] and agree(few, many):
-                ways[few + 1] += ways[few]
+    for long_index in range(num_many):
+        for short_index in reversed(range(num_few)):
+            if ways[short_index] and agree(short_index, long_index):
+                ways[short_index + 1] += ways[short_index]
     return ways[num_few]
 
 
-def earliest_places(num_few: int, num_many: int, agree: Agree) -> list[int]:
+def earliest_assignment(num_few: int, num_many: int, agree: AgreeFn) -> list[int]:
     """The earliest place of each of `num_few` layers among `num_many` that agrees, the order kept; there must be an
     assignment."""
-    places: list[int] = []
-    for many in range(num_many):
-        if len(places) < num_few and agree(len(places), many):
-            places.append(many)
-    assert len(places) == num_few
-    return places
+    positions: list[int] = []
+    for long_index in range(num_many):
+        if len(positions) < num_few and agree(len(positions), long_index):
+            positions.append(long_index)
+    assert len(positions) == num_few
+    return positions
 
 
-def _where(theirs: Sequence[Layer], ours: Sequence[Layer], agree: Agree) -> str:
-    counts = f" ({len(theirs)} in the file, {len(ours)} in the network"
-    for i in range(min(len(theirs), len(ours))):
+def _describe_mismatch(
+    file_layers: Sequence[LayerEntries], model_layers: Sequence[LayerEntries], agree: AgreeFn
+) -> str:
+    counts = f" ({len(file_layers)} in the file, {len(model_layers)} in the network"
+    for i in range(min(len(file_layers), len(model_layers))):
         if not agree(i, i):
-            place = f"; number {i + 1} is {theirs[i].name} ({theirs[i].shape()}) there"
-            return f"{counts}{place}, {ours[i].name} ({ours[i].shape()}) here)"
+            position = f"; number {i + 1} is {file_layers[i].name} ({file_layers[i].describe_shapes()}) there"
+            return f"{counts}{position}, {model_layers[i].name} ({model_layers[i].describe_shapes()}) here)"
     return counts + ")"
 
 
-def _entries(tensors: Mapping[str, Tensor], source: Layer, target: Layer) -> dict[str, Entry]:
-    found = {}
+def _layer_entries(
+    tensors: Mapping[str, Tensor], source: LayerEntries, target: LayerEntries
+) -> dict[str, CheckpointEntry]:
+    entries = {}
     for key, tensor in tensors.items():
         path, _, leaf = key.rpartition(".")
         if path == source.name:
-            found[f"{target.name}.{_LEAVES.get(leaf, leaf)}"] = Entry(key, tensor)
-    return found
+            entries[f"{target.name}.{_LEAF_ALIASES.get(leaf, leaf)}"] = CheckpointEntry(key, tensor)
+    return entries
 
 
-def _refuse(checkpoint: Checkpoint, got: str) -> None:
-    names = ", ".join(dialect.name for dialect in DIALECTS)
+def _raise_unmatched(checkpoint: Checkpoint, got: str) -> None:
+    names = ", ".join(scheme.name for scheme in KEY_SCHEMES)
     keys = ", ".join(list(checkpoint.tensors)[:4])
     required = f"names of a known dialect ({names}), or layers in the network's order"
     step = f"its names begin with {keys}; rename them as `create_model(...).state_dict()` has them"
-    raise CheckpointError(str(refuse(required, f"{checkpoint.name}, {got}", next_step=step)))
+    raise CheckpointError(str(invalid(required, f"{checkpoint.name}, {got}", next_step=step)))

@@ -17,21 +17,27 @@ from urllib.request import urlopen
 
 from torch import Tensor
 
-from reslab.nn.checkpoints.diagnose import other_axes, warn_of_axes
-from reslab.nn.checkpoints.download import TIMEOUT_SECONDS, WeightsUnavailable, fetch, file_hash
+from reslab.nn.checkpoints.diagnose import differing_axes, override_warning
+from reslab.nn.checkpoints.download import TIMEOUT_SECONDS, WeightsUnavailableError, fetch_weights, file_hash
 from reslab.nn.checkpoints.load import adapt_preprocess, load_checkpoint
 from reslab.nn.checkpoints.load_report import CheckpointError, LoadReport
-from reslab.nn.checkpoints.published import EXTRA, Published, find_published, timm_classes, timm_preprocess
+from reslab.nn.checkpoints.published import (
+    TIMM_INSTALL_HINT,
+    PublishedWeights,
+    find_published_weights,
+    timm_classes,
+    timm_preprocess,
+)
 from reslab.nn.checkpoints.read import Checkpoint, read_checkpoint, unwrap_checkpoint
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import Arch
 from reslab.spec.config import from_dict
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo import ARCHS
 
-PREFIX = "hf-hub:"
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+HUB_PREFIX = "hf-hub:"
+_HUB_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def fetch_from_hub(repo: str) -> Path:
@@ -42,7 +48,7 @@ def fetch_from_hub(repo: str) -> Path:
     place, where it cannot be fetched or the extra is missing, and CheckpointError where the hash is another.
     """
     reasons = []
-    for name in _WEIGHTS:
+    for name in _HUB_WEIGHT_FILES:
         try:
             path = hub_file(repo, name)
         except OSError as error:
@@ -50,15 +56,15 @@ def fetch_from_hub(repo: str) -> Path:
             if isinstance(error, ConnectionError):
                 break
             continue
-        _check_hash(path)
+        _check_blob_hash(path)
         return path
-    url = f"{_endpoint()}/{repo}/resolve/main/{_WEIGHTS[0]}"
+    url = f"{_hub_endpoint()}/{repo}/resolve/main/{_HUB_WEIGHT_FILES[0]}"
     required = f"a network to fetch the weights of {repo}, or the file in the hub's cache"
-    step = f"fetch {url} elsewhere and give its place: pretrained='PATH/{_WEIGHTS[0]}'"
-    raise WeightsUnavailable(str(refuse(required, f"{repo} cannot be read ({reasons[0]})", next_step=step)))
+    step = f"fetch {url} elsewhere and give its place: pretrained='PATH/{_HUB_WEIGHT_FILES[0]}'"
+    raise WeightsUnavailableError(str(invalid(required, f"{repo} cannot be read ({reasons[0]})", next_step=step)))
 
 
-def _endpoint() -> str:
+def _hub_endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
@@ -72,106 +78,112 @@ def hub_file(repo: str, name: str) -> Path:
         from huggingface_hub import hf_hub_download
     except ImportError as error:
         required = f"the extra timm for weights of the Hugging Face hub ({repo})"
-        raise WeightsUnavailable(str(refuse(required, "an installation without it", next_step=EXTRA))) from error
+        raise WeightsUnavailableError(
+            str(invalid(required, "an installation without it", next_step=TIMM_INSTALL_HINT))
+        ) from error
     try:
         with suppress(Exception):
             return Path(hf_hub_download(repo, name, local_files_only=True))
-        _reach()
-        return Path(hf_hub_download(repo, name, endpoint=_endpoint()))
+        _check_hub_reachable()
+        return Path(hf_hub_download(repo, name, endpoint=_hub_endpoint()))
     except ConnectionError:
         raise
     except Exception as error:  # its own, those of its client and those of the network have no class in common
         raise OSError(f"{name} of {repo}: {error}") from error
 
 
-def _reach() -> None:
+def _check_hub_reachable() -> None:
     """ConnectionError, soon, where the hub cannot be reached: its own client tries for a minute."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         raise ConnectionError("HF_HUB_OFFLINE forbids the network")
     try:
-        urlopen(_endpoint(), timeout=TIMEOUT_SECONDS).close()
+        urlopen(_hub_endpoint(), timeout=TIMEOUT_SECONDS).close()
     except HTTPError as error:
         error.close()
     except (OSError, HTTPException) as error:
-        raise ConnectionError(f"{_endpoint()}: {error}") from error
+        raise ConnectionError(f"{_hub_endpoint()}: {error}") from error
 
 
-def _check_hash(path: Path) -> None:
+def _check_blob_hash(path: Path) -> None:
     """Large files lie in the hub's cache under the SHA-256 that the hub told."""
     blob = path.resolve()
     if len(blob.name) == 64 and file_hash(blob) != blob.name:
-        found = file_hash(blob)
+        actual_hash = file_hash(blob)
         path.unlink(missing_ok=True)
         blob.unlink(missing_ok=True)
-        got = f"{path} with {found[:16]}..."
+        got = f"{path} with {actual_hash[:16]}..."
         raise CheckpointError(
-            str(refuse(f"a file with the SHA-256 {blob.name}", got, next_step="it was removed; try again"))
+            str(invalid(f"a file with the SHA-256 {blob.name}", got, next_step="it was removed; try again"))
         )
 
 
-def find_on_hub(arch: str, repo: str) -> Published:
+def find_hub_weights(arch: str, repo: str) -> PublishedWeights:
     """What the repository's `config.json` tells of its weights: preprocessing and class names, as timm or transformers
     write them."""
     fetch_from_hub(repo)  # first, so that a hub out of reach is told once
-    facts = _read_json(repo, "config.json")
-    notes: tuple[str, ...] = ()
+    config = _read_hub_json(repo, "config.json")
+    messages: tuple[str, ...] = ()
     preprocess: Preprocess | None = None
     classes: tuple[str, ...] | None = None
-    if "pretrained_cfg" in facts:
-        told = {
-            "num_classes": facts.get("num_classes"),
-            "label_names": facts.get("label_names"),
-            **facts["pretrained_cfg"],
+    if "pretrained_cfg" in config:
+        cfg = {
+            "num_classes": config.get("num_classes"),
+            "label_names": config.get("label_names"),
+            **config["pretrained_cfg"],
         }
-        preprocess, notes = timm_preprocess(told)
-        classes = timm_classes(told)
-    elif "id2label" in facts:
-        classes = tuple(name for _, name in sorted((int(key), name) for key, name in facts["id2label"].items()))
-        preprocess = _transformers_preprocess(_read_json(repo, "preprocessor_config.json"))
+        preprocess, messages = timm_preprocess(cfg)
+        classes = timm_classes(cfg)
+    elif "id2label" in config:
+        classes = tuple(name for _, name in sorted((int(key), name) for key, name in config["id2label"].items()))
+        preprocess = _transformers_preprocess(_read_hub_json(repo, "preprocessor_config.json"))
     if preprocess is None:
-        notes = (*notes, f"{repo} tells no preprocessing: give mean and std yourself")
-    return Published(arch, PREFIX + repo, repo=repo, preprocess=preprocess, classes=classes, notes=notes)
+        messages = (*messages, f"{repo} tells no preprocessing: give mean and std yourself")
+    return PublishedWeights(
+        arch, HUB_PREFIX + repo, repo=repo, preprocess=preprocess, classes=classes, messages=messages
+    )
 
 
-def _read_json(repo: str, name: str) -> Mapping[str, Any]:
+def _read_hub_json(repo: str, name: str) -> Mapping[str, Any]:
     try:
-        found = json.loads(hub_file(repo, name).read_text(encoding="utf-8"))
+        content = json.loads(hub_file(repo, name).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
-def _transformers_preprocess(facts: Mapping[str, Any]) -> Preprocess | None:
-    size = facts.get("size")
+def _transformers_preprocess(config: Mapping[str, Any]) -> Preprocess | None:
+    size = config.get("size")
     side = size.get("shortest_edge") or size.get("height") if isinstance(size, dict) else size
-    if not side or "image_mean" not in facts or "image_std" not in facts:
+    if not side or "image_mean" not in config or "image_std" not in config:
         return None
-    words = f"resize({int(side / facts.get('crop_pct', 0.875))}) center-crop({side})"
-    return Preprocess(3, words, tuple(facts["image_mean"]), tuple(facts["image_std"]))
+    transform = f"resize({int(side / config.get('crop_pct', 0.875))}) center-crop({side})"
+    return Preprocess(3, transform, tuple(config["image_mean"]), tuple(config["image_std"]))
 
 
 Pretrained = bool | str | Path | Mapping[str, Tensor] | Enum
 
-_ENDINGS = (".safetensors", ".npz", ".pth", ".pt", ".th", ".tar", ".ckpt", ".bin", ".pkl")
+_FILE_SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".th", ".tar", ".ckpt", ".bin", ".pkl")
 
 
-def asked_anew(arch: Arch, given: Collection[str]) -> tuple[str, ...]:
+def changed_io_sizes(arch: Arch, explicit_axes: Collection[str]) -> tuple[str, ...]:
     """Of num_classes and in_channels, those `given` by name, or other than the zoo has them for this network."""
-    known = ARCHS.get(arch.name, arch)
+    zoo_arch = ARCHS.get(arch.name, arch)
     return tuple(
-        axis for axis in ("num_classes", "in_channels") if axis in given or getattr(arch, axis) != getattr(known, axis)
+        axis
+        for axis in ("num_classes", "in_channels")
+        if axis in explicit_axes or getattr(arch, axis) != getattr(zoo_arch, axis)
     )
 
 
 def load_pretrained(
-    network: Network,
+    network: ResidualNetwork,
     source: Pretrained,
     *,
     adapt: Collection[str] = (),
     strict: bool = True,
-    headless: bool = False,
+    ignore_head: bool = False,
 ) -> LoadReport:
     """Load a file, a state dict, published weights (True or a tag) or `hf-hub:org/name` into a network;
     `network.loaded` is the report.
@@ -183,53 +195,61 @@ def load_pretrained(
     """
     if isinstance(source, Mapping):
         return load_checkpoint(
-            network, unwrap_checkpoint("the state dict", source), adapt=adapt, strict=strict, headless=headless
+            network, unwrap_checkpoint("the state dict", source), adapt=adapt, strict=strict, ignore_head=ignore_head
         )
-    if isinstance(source, str | Path) and is_file(source):
+    if isinstance(source, str | Path) and is_path(source):
         checkpoint = read_checkpoint(source)
-        published = _from_header(checkpoint)
+        published = _weights_from_header(checkpoint)
     else:
-        published = find(network.arch.name, source)
+        published = resolve_pretrained(network.arch.name, source)
         checkpoint = fetch_published(published)
-    checkpoint = replace(checkpoint, notes=(*checkpoint.notes, *published.notes))
+    checkpoint = replace(checkpoint, messages=(*checkpoint.messages, *published.messages))
     implied = from_dict(Arch, checkpoint.header["arch"]) if checkpoint.header.get("arch") else ARCHS.get(published.arch)
-    told = []
-    if implied is not None and (axes := other_axes(network.arch, implied)):
-        told.append(warn_of_axes(network.arch, axes, f"{checkpoint.name} holds weights of {implied.name}"))
-    report = load_checkpoint(network, checkpoint, adapt=adapt, strict=strict, headless=headless, told=told)
-    _describe(network, published, report)
+    extra_warnings = []
+    if implied is not None and (axes := differing_axes(network.arch, implied)):
+        extra_warnings.append(
+            override_warning(network.arch, axes, f"{checkpoint.name} holds weights of {implied.name}")
+        )
+    report = load_checkpoint(
+        network, checkpoint, adapt=adapt, strict=strict, ignore_head=ignore_head, extra_warnings=extra_warnings
+    )
+    _set_model_metadata(network, published, report)
     return report
 
 
-def is_file(source: str | Path) -> bool:
+def is_path(source: str | Path) -> bool:
     """Whether this names a file or folder (there or not), and not a tag of published weights."""
     if isinstance(source, Path) or Path(source).exists():
         return True
-    if source.startswith((PREFIX, "timm/")):
+    if source.startswith((HUB_PREFIX, "timm/")):
         return False
-    return source.endswith(_ENDINGS) or os.sep in source
+    return source.endswith(_FILE_SUFFIXES) or os.sep in source
 
 
-def find(name: str, source: bool | str | Path | Enum) -> Published:
+def resolve_pretrained(name: str, source: bool | str | Path | Enum) -> PublishedWeights:
     """The published weights that `source` names for the network `name`."""
-    if isinstance(source, str) and source.startswith(PREFIX):
-        return find_on_hub(name, source.removeprefix(PREFIX))
+    if isinstance(source, str) and source.startswith(HUB_PREFIX):
+        return find_hub_weights(name, source.removeprefix(HUB_PREFIX))
     assert not isinstance(source, Path)
-    return find_published(name, source)
+    return find_published_weights(name, source)
 
 
-def fetch_published(published: Published) -> Checkpoint:
+def fetch_published(published: PublishedWeights) -> Checkpoint:
     """The checkpoint of published weights, fetched into the cache where it is not there."""
-    what = f"the weights {published.tag} of {published.arch}"
-    path = fetch(published.url, published.hash_prefix, what) if published.url else fetch_from_hub(published.repo)
+    description = f"the weights {published.tag} of {published.arch}"
+    path = (
+        fetch_weights(published.url, published.hash_prefix, description)
+        if published.url
+        else fetch_from_hub(published.repo)
+    )
     name = path.name if published.url else published.repo
     return replace(read_checkpoint(path), name=name)
 
 
-def _from_header(checkpoint: Checkpoint) -> Published:
+def _weights_from_header(checkpoint: Checkpoint) -> PublishedWeights:
     """What reslab wrote beside the weights, where it did."""
     classes, preprocess = (checkpoint.header.get(key) for key in ("classes", "preprocess"))
-    return Published(
+    return PublishedWeights(
         "",
         checkpoint.name,
         preprocess=from_dict(Preprocess, preprocess) if preprocess else None,
@@ -237,9 +257,9 @@ def _from_header(checkpoint: Checkpoint) -> Published:
     )
 
 
-def _describe(network: Network, published: Published, report: LoadReport) -> None:
+def _set_model_metadata(network: ResidualNetwork, published: PublishedWeights, report: LoadReport) -> None:
     """Preprocessing and class names that belong to the weights; no names for a fresh head."""
     if published.preprocess is not None:
         network.preprocess = adapt_preprocess(published.preprocess, network.arch.in_channels)
-    if published.classes and not report.fresh and len(published.classes) == network.arch.num_classes:
+    if published.classes and not report.reinitialized and len(published.classes) == network.arch.num_classes:
         network.classes = published.classes

@@ -11,16 +11,16 @@ from urllib.parse import urlparse
 from torchvision.models import get_model_weights
 from torchvision.models import list_models as list_torchvision
 
-from reslab.nn.checkpoints.download import WeightsUnavailable
-from reslab.spec.errors import nearest, refuse, unknown
+from reslab.nn.checkpoints.download import WeightsUnavailableError
+from reslab.spec.errors import invalid, nearest, unknown_name
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo import ARCHS
 
-EXTRA = "pip install 'reslab[timm]'"
+TIMM_INSTALL_HINT = "pip install 'reslab[timm]'"
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedWeights:
     """Weights of the network `arch`: a `url` whose file name holds the first digits of its SHA-256, or a `repo` of the
     hub."""
 
@@ -30,7 +30,7 @@ class Published:
     repo: str = ""
     preprocess: Preprocess | None = None
     classes: tuple[str, ...] | None = None
-    notes: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
 
     @property
     def hash_prefix(self) -> str:
@@ -46,7 +46,7 @@ def has_timm() -> bool:
 
 def torchvision_tags(name: str) -> list[str]:
     """The tags of torchvision's weights for a network of this name; empty where it has none."""
-    return [member.name for member in get_model_weights(name)] if name in list_torchvision() else []
+    return [weights.name for weights in get_model_weights(name)] if name in list_torchvision() else []
 
 
 def timm_tags(name: str) -> list[str]:
@@ -56,18 +56,18 @@ def timm_tags(name: str) -> list[str]:
     import timm
     from timm.models import get_pretrained_cfg
 
-    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")]
-    facts = get_pretrained_cfg(name) if tags else None
-    default = facts.tag if facts else ""
+    tags = [full_name.partition(".")[2] for full_name in timm.list_pretrained(f"{name}.*")]
+    cfg = get_pretrained_cfg(name) if tags else None
+    default = cfg.tag if cfg else ""
     return sorted(tags, key=lambda tag: (tag != default, tag))
 
 
-def list_published(name: str) -> list[str]:
+def list_published_tags(name: str) -> list[str]:
     """The tags of all weights published for a network of this name, the default of each source first."""
     return torchvision_tags(name) + timm_tags(name)
 
 
-def find_published(name: str, tag: str | bool | Enum = True) -> Published:
+def find_published_weights(name: str, tag: str | bool | Enum = True) -> PublishedWeights:
     """The weights of this tag for the network `name`; True is the newest of torchvision's, else the default of timm's.
 
     A tag is one of torchvision's (`IMAGENET1K_V2`, also as `ResNet50_Weights.IMAGENET1K_V2`), or one of timm's
@@ -75,91 +75,91 @@ def find_published(name: str, tag: str | bool | Enum = True) -> Published:
     missing, ValueError for an unknown tag or one of another network.
     """
     if tag is True or tag == "DEFAULT":
-        return _default(name)
-    tag = _own_tag(name, tag)
+        return _default_weights(name)
+    tag = _normalize_tag(name, tag)
     if tag in torchvision_tags(name):
-        return _of_torchvision(name, tag)
+        return _torchvision_weights(name, tag)
     if tag in timm_tags(name):
-        return _of_timm(name, tag)
+        return _timm_weights(name, tag)
     if not has_timm() and not tag.isupper():
         required = f"the extra timm for weights of the tag {tag!r}"
-        raise WeightsUnavailable(str(refuse(required, "an installation without it", next_step=EXTRA)))
-    raise unknown(f"weights of {name}", tag, list_published(name), "or give a file")
+        raise WeightsUnavailableError(str(invalid(required, "an installation without it", next_step=TIMM_INSTALL_HINT)))
+    raise unknown_name(f"weights of {name}", tag, list_published_tags(name), "or give a file")
 
 
-def _own_tag(name: str, tag: str | bool | Enum) -> str:
+def _normalize_tag(name: str, tag: str | bool | Enum) -> str:
     """The tag alone; ValueError where it names another network."""
     text = f"{type(tag).__name__}.{tag.name}" if isinstance(tag, Enum) else str(tag)
     text = text.removeprefix("timm/")
-    owner, dot, rest = text.partition(".")
+    prefix, dot, rest = text.partition(".")
     if not dot:
         return text
-    if owner.endswith("_Weights") and name in list_torchvision():
-        own = get_model_weights(name).__name__
-        if owner != own:
-            raise refuse(f"weights of {name}: {own}", text, f"{own}.DEFAULT")
+    if prefix.endswith("_Weights") and name in list_torchvision():
+        weights_class = get_model_weights(name).__name__
+        if prefix != weights_class:
+            raise invalid(f"weights of {name}: {weights_class}", text, f"{weights_class}.DEFAULT")
         return get_model_weights(name)["DEFAULT"].name if rest == "DEFAULT" else rest
-    if owner != name:
-        step = f"create_model({owner!r}, pretrained={tag!r})" if owner in ARCHS else ""
-        raise refuse(f"weights of {name}", text, next_step=step)
+    if prefix != name:
+        step = f"create_model({prefix!r}, pretrained={tag!r})" if prefix in ARCHS else ""
+        raise invalid(f"weights of {name}", text, next_step=step)
     return rest
 
 
-def _default(name: str) -> Published:
+def _default_weights(name: str) -> PublishedWeights:
     if torchvision_tags(name):
-        return _of_torchvision(name, get_model_weights(name)["DEFAULT"].name)
+        return _torchvision_weights(name, get_model_weights(name)["DEFAULT"].name)
     if tags := timm_tags(name):
-        return _of_timm(name, tags[0])
-    having = [other for other in ARCHS if torchvision_tags(other)]
+        return _timm_weights(name, tags[0])
+    available = [other for other in ARCHS if torchvision_tags(other)]
     if not has_timm():
-        step = f"{EXTRA} brings timm's weights (of resnet50d, resnetv2_50, seresnet50 and others)"
+        step = f"{TIMM_INSTALL_HINT} brings timm's weights (of resnet50d, resnetv2_50, seresnet50 and others)"
     else:
-        having += [other for other in ARCHS if other not in having and timm_tags(other)]
+        available += [other for other in ARCHS if other not in available and timm_tags(other)]
         step = "pretrained=FILE loads your own"
-    near = nearest(name, having) or having[:3]
-    raise WeightsUnavailable(str(refuse("a network with published weights", name, ", ".join(near), step)))
+    suggestions = nearest(name, available) or available[:3]
+    raise WeightsUnavailableError(str(invalid("a network with published weights", name, ", ".join(suggestions), step)))
 
 
-def _of_torchvision(name: str, tag: str) -> Published:
+def _torchvision_weights(name: str, tag: str) -> PublishedWeights:
     weights = get_model_weights(name)[tag]
-    given = weights.transforms()
-    words = f"resize({given.resize_size[0]}) center-crop({given.crop_size[0]})"
-    preprocess = Preprocess(3, words, tuple(given.mean), tuple(given.std))
-    return Published(name, tag, weights.url, preprocess=preprocess, classes=tuple(weights.meta["categories"]))
+    transforms = weights.transforms()
+    transform = f"resize({transforms.resize_size[0]}) center-crop({transforms.crop_size[0]})"
+    preprocess = Preprocess(3, transform, tuple(transforms.mean), tuple(transforms.std))
+    return PublishedWeights(name, tag, weights.url, preprocess=preprocess, classes=tuple(weights.meta["categories"]))
 
 
-def _of_timm(name: str, tag: str) -> Published:
+def _timm_weights(name: str, tag: str) -> PublishedWeights:
     from timm.models import get_pretrained_cfg
 
-    found = get_pretrained_cfg(f"{name}.{tag}")
-    assert found is not None, (name, tag)
-    facts = found.to_dict()
-    preprocess, notes = timm_preprocess(facts)
-    url, repo = facts.get("url") or "", facts.get("hf_hub_id") or ""
-    published = Published(name, tag, url, repo, preprocess, timm_classes(facts), notes)
+    pretrained_cfg = get_pretrained_cfg(f"{name}.{tag}")
+    assert pretrained_cfg is not None, (name, tag)
+    cfg = pretrained_cfg.to_dict()
+    preprocess, messages = timm_preprocess(cfg)
+    url, repo = cfg.get("url") or "", cfg.get("hf_hub_id") or ""
+    published = PublishedWeights(name, tag, url, repo, preprocess, timm_classes(cfg), messages)
     # Without a hash in its name a file cannot be checked; the hub tells the hash of its own.
     return published if published.hash_prefix or not repo else replace(published, url="")
 
 
-def timm_preprocess(facts: Mapping[str, Any]) -> tuple[Preprocess, tuple[str, ...]]:
+def timm_preprocess(cfg: Mapping[str, Any]) -> tuple[Preprocess, tuple[str, ...]]:
     """The preprocessing that timm's `pretrained_cfg` tells, and what of it our words do not say."""
-    channels, *sides = facts["input_size"]
-    size = int(sides[-1])
-    words = f"resize({int(size / facts.get('crop_pct', 0.875))}) center-crop({size})"
-    notes = []
-    if facts.get("interpolation", "bilinear") != "bilinear":
-        notes.append(
-            f"timm resizes these pictures {facts['interpolation']}, here it is bilinear: scores differ a little"
+    channels, *sizes = cfg["input_size"]
+    size = int(sizes[-1])
+    transform = f"resize({int(size / cfg.get('crop_pct', 0.875))}) center-crop({size})"
+    messages = []
+    if cfg.get("interpolation", "bilinear") != "bilinear":
+        messages.append(
+            f"timm resizes these pictures {cfg['interpolation']}, here it is bilinear: scores differ a little"
         )
-    return Preprocess(channels, words, tuple(facts["mean"]), tuple(facts["std"])), tuple(notes)
+    return Preprocess(channels, transform, tuple(cfg["mean"]), tuple(cfg["std"])), tuple(messages)
 
 
-def timm_classes(facts: Mapping[str, Any]) -> tuple[str, ...] | None:
+def timm_classes(cfg: Mapping[str, Any]) -> tuple[str, ...] | None:
     """The class names of timm's `pretrained_cfg`: its own, or ImageNet's thousand in torchvision's words; None where it
     has neither."""
-    names = facts.get("label_names")
+    names = cfg.get("label_names")
     if names:
         return tuple(map(str, names))
-    if facts.get("num_classes") == 1000 and "in1k" in str(facts.get("tag", "")):
+    if cfg.get("num_classes") == 1000 and "in1k" in str(cfg.get("tag", "")):
         return tuple(get_model_weights("resnet18")["IMAGENET1K_V1"].meta["categories"])
     return None

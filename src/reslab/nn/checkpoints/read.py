@@ -23,18 +23,18 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from reslab.nn.checkpoints.load_report import CheckpointError
-from reslab.spec.errors import nearest, refuse, unknown
+from reslab.spec.errors import invalid, nearest, unknown_name
 
 # Beyond what torch allows by itself: plain values that scripts keep beside their weights, none of which runs code.
-_HARMLESS: list[Any] = [
+_SAFE_GLOBALS: list[Any] = [
     (types.SimpleNamespace, "argparse.Namespace"),
     (np.dtype, "numpy.dtype"),
     (codecs.encode, "_codecs.encode"),
     *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     *(type(np.dtype(kind)) for kind in (np.float16, np.float32, np.float64, np.int32, np.int64, np.bool_)),
 ]
-_KINDS = ".safetensors, .npz, or a .pth, .pt, .th or .tar that torch.save wrote"
-_STRANGERS = {
+_FILE_TYPES = ".safetensors, .npz, or a .pth, .pt, .th or .tar that torch.save wrote"
+_FOREIGN_SIGNATURES = {
     b"\x89HDF": "an HDF5 file (Keras)",
     b"version https://git-lfs": "a Git LFS pointer: `git lfs pull` fetches what it stands for",
     b"<!DOCTYPE": "a web page, a download that went wrong",
@@ -45,7 +45,7 @@ _STRANGERS = {
 
 
 @dataclass(frozen=True)
-class Content:
+class FileContent:
     """What a file holds. `ordered`: its entries stand as a network defines them (not so in safetensors)."""
 
     value: Any
@@ -53,7 +53,7 @@ class Content:
     header: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_file(path: str | Path) -> Content:
+def read_file(path: str | Path) -> FileContent:
     """The content of a file of weights, on the CPU.
 
     Raises FileNotFoundError, and CheckpointError for a file that is no checkpoint, is cut short, is a TorchScript
@@ -61,113 +61,117 @@ def read_file(path: str | Path) -> Content:
     """
     path = Path(path)
     if not path.is_file():
-        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = nearest(path.name, beside)
+        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        similar = nearest(path.name, siblings)
         kind = "a folder, not a file" if path.is_dir() else "no such file"
-        raise FileNotFoundError(f"{kind}: {path}" + (f"; nearest there: {', '.join(near)}" if near else ""))
+        raise FileNotFoundError(f"{kind}: {path}" + (f"; nearest there: {', '.join(similar)}" if similar else ""))
     with path.open("rb") as file:
         head = file.read(512)
     if not head:
-        raise _no_checkpoint(path, "a file of 0 bytes", "fetch it again")
+        raise _not_a_checkpoint(path, "a file of 0 bytes", "fetch it again")
     if head[:4] == b"PK\x03\x04":
         return _read_zip(path)
     if head[:1] == b"\x80":
-        return Content(_read_torch(path))
+        return FileContent(_read_torch(path))
     if head[8:9] == b"{" or path.suffix == ".safetensors":
         return _read_safetensors(path)
     if head[257:262] == b"ustar":
-        raise _no_checkpoint(path, "a tar archive (of torch before 0.2, or of other files)", "unpack it first")
-    known = (what for start, what in _STRANGERS.items() if head.startswith(start))
-    raise _no_checkpoint(path, next(known, f"a file beginning with {head[:8]!r}"), "check what was downloaded or named")
+        raise _not_a_checkpoint(path, "a tar archive (of torch before 0.2, or of other files)", "unpack it first")
+    descriptions = (description for signature, description in _FOREIGN_SIGNATURES.items() if head.startswith(signature))
+    raise _not_a_checkpoint(
+        path, next(descriptions, f"a file beginning with {head[:8]!r}"), "check what was downloaded or named"
+    )
 
 
-def _no_checkpoint(path: Path, got: str, next_step: str) -> CheckpointError:
-    return CheckpointError(str(refuse(f"a checkpoint: {_KINDS}", f"{path}, {got}", next_step=next_step)))
+def _not_a_checkpoint(path: Path, got: str, next_step: str) -> CheckpointError:
+    return CheckpointError(str(invalid(f"a checkpoint: {_FILE_TYPES}", f"{path}, {got}", next_step=next_step)))
 
 
-def _cut_short(path: Path, reason: object) -> CheckpointError:
-    said = str(reason).strip().split("\n")[0].split(". ")[0]
-    got = f"{path}, {path.stat().st_size:,} bytes, cut short or damaged ({said or type(reason).__name__})"
-    return CheckpointError(str(refuse("a whole checkpoint", got, next_step="fetch or copy the file again")))
+def _truncated_file(path: Path, reason: object) -> CheckpointError:
+    first_line = str(reason).strip().split("\n")[0].split(". ")[0]
+    got = f"{path}, {path.stat().st_size:,} bytes, cut short or damaged ({first_line or type(reason).__name__})"
+    return CheckpointError(str(invalid("a whole checkpoint", got, next_step="fetch or copy the file again")))
 
 
-def _runs_code(path: Path, what: str) -> CheckpointError:
+def _unsafe_file(path: Path, content: str) -> CheckpointError:
     required = "a checkpoint of tensors only, read without running code"
     step = "where you trust it: load it where it was made and save model.state_dict() alone"
-    return CheckpointError(str(refuse(required, f"{path}, which holds {what}", next_step=step)))
+    return CheckpointError(str(invalid(required, f"{path}, which holds {content}", next_step=step)))
 
 
-def _read_zip(path: Path) -> Content:
+def _read_zip(path: Path) -> FileContent:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except zipfile.BadZipFile as error:
-        raise _cut_short(path, error) from error
+        raise _truncated_file(path, error) from error
     if any(name.endswith("/constants.pkl") for name in names):
         step = "save its weights: torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')"
-        raise _no_checkpoint(path, "a TorchScript archive (a program with its weights)", step)
+        raise _not_a_checkpoint(path, "a TorchScript archive (a program with its weights)", step)
     if names and all(name.endswith(".npy") for name in names):
-        return Content(_read_npz(path))
+        return FileContent(_read_npz(path))
     if any(name.endswith("/data.pkl") for name in names):
-        return Content(_read_torch(path))
-    raise _no_checkpoint(path, f"a zip archive of {len(names)} files, no weights of torch", "unpack it first")
+        return FileContent(_read_torch(path))
+    raise _not_a_checkpoint(path, f"a zip archive of {len(names)} files, no weights of torch", "unpack it first")
 
 
 def _read_npz(path: Path) -> dict[str, torch.Tensor]:
-    found = {}
+    tensors = {}
     try:
         with np.load(path, allow_pickle=False) as archive:
             for name in archive.files:
-                found[name] = _as_tensor(path, name, archive[name])
+                tensors[name] = _as_tensor(path, name, archive[name])
     except CheckpointError:
         raise
     except ValueError as error:
         if "Object arrays" in str(error):
-            raise _runs_code(path, "Python objects in place of numbers") from error
-        raise _cut_short(path, error) from error
+            raise _unsafe_file(path, "Python objects in place of numbers") from error
+        raise _truncated_file(path, error) from error
     except (OSError, EOFError, zipfile.BadZipFile) as error:
-        raise _cut_short(path, error) from error
-    return found
+        raise _truncated_file(path, error) from error
+    return tensors
 
 
 def _as_tensor(path: Path, name: str, array: np.ndarray[Any, Any]) -> torch.Tensor:
     if array.dtype.kind not in "fiub":
-        raise _no_checkpoint(path, f"whose entry {name} is of type {array.dtype}", "save its arrays as float32")
+        raise _not_a_checkpoint(path, f"whose entry {name} is of type {array.dtype}", "save its arrays as float32")
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
 
 
-def _read_safetensors(path: Path) -> Content:
+def _read_safetensors(path: Path) -> FileContent:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             header = json.loads((file.metadata() or {}).get("reslab", "{}"))
     except (SafetensorError, json.JSONDecodeError) as error:
-        raise _cut_short(path, error) from error
-    tensors |= {name: tensors[known] for name, known in header.get("aliases", {}).items() if known in tensors}
-    return Content(tensors, ordered=False, header=header)
+        raise _truncated_file(path, error) from error
+    tensors |= {
+        name: tensors[stored_name] for name, stored_name in header.get("aliases", {}).items() if stored_name in tensors
+    }
+    return FileContent(tensors, ordered=False, header=header)
 
 
 def _read_torch(path: Path) -> Any:
     try:
-        with torch.serialization.safe_globals(_HARMLESS):
+        with torch.serialization.safe_globals(_SAFE_GLOBALS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        named = re.search(r"(?:GLOBAL|[Uu]nsupported global: GLOBAL|[Uu]nsupported class) ([\w.]+)", str(error))
-        if named:
-            raise _runs_code(path, f"`{named[1]}`, which reading would run") from None
-        raise _cut_short(path, _plain(error)) from None
+        match = re.search(r"(?:GLOBAL|[Uu]nsupported global: GLOBAL|[Uu]nsupported class) ([\w.]+)", str(error))
+        if match:
+            raise _unsafe_file(path, f"`{match[1]}`, which reading would run") from None
+        raise _truncated_file(path, _safe_reason(error)) from None
     except Exception as error:  # a damaged pickle can raise anything
-        raise _cut_short(path, _plain(error)) from None
+        raise _truncated_file(path, _safe_reason(error)) from None
 
 
-def _plain(error: Exception) -> str:
+def _safe_reason(error: Exception) -> str:
     """torch's advice on unsafe loading left out: it must not be the next step that a user reads."""
     text = str(error)
     return type(error).__name__ if "weights_only" in text or not text else text
 
 
 # What scripts call the weights inside their file; the plain weights before averaged ones.
-WRAPPERS = (
+WRAPPER_KEYS = (
     "state_dict",
     "model_state_dict",
     "model_state",
@@ -188,7 +192,7 @@ WRAPPERS = (
     "student",
 )
 # DistributedDataParallel and DataParallel, torch.compile, Lightning, mmpretrain and self-supervised scripts.
-PREFIXES = (
+KEY_PREFIXES = (
     "module.",
     "_orig_mod.",
     "model.",
@@ -202,9 +206,9 @@ PREFIXES = (
     "resnet.",
 )
 # Wrappers in wrappers that are looked into: a pickle can hold itself.
-_LEVELS = 5
+_MAX_NESTING = 5
 # Counters that say nothing about the function: of averaged models, of the counting tool thop.
-COUNTERS = ("n_averaged", "total_ops", "total_params")
+COUNTER_SUFFIXES = ("n_averaged", "total_ops", "total_params")
 
 
 @dataclass(frozen=True)
@@ -216,7 +220,7 @@ class Checkpoint:
     ordered: bool = True
     header: Mapping[str, Any] = field(default_factory=dict)
     prefixes: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
 
 
 def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
@@ -225,8 +229,8 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
     Raises FileNotFoundError, and CheckpointError for a file that is no checkpoint, is cut short or would run code.
     """
     path = Path(path)
-    inside = path / "model.safetensors"
-    path = inside if inside.is_file() else path
+    run_weights = path / "model.safetensors"
+    path = run_weights if run_weights.is_file() else path
     content = read_file(path)
     return unwrap_checkpoint(path.name, content.value, content.ordered, content.header, entry)
 
@@ -238,67 +242,73 @@ def unwrap_checkpoint(
 
     Raises CheckpointError where there are none.
     """
-    notes: list[str] = []
-    state = _take(value, entry, notes) if entry else _unwrap(value, notes)
+    messages: list[str] = []
+    state = _select_entry(value, entry, messages) if entry else _unwrap(value, messages)
     tensors = {key: tensor for key, tensor in state.items() if isinstance(key, str) and isinstance(tensor, Tensor)}
-    tensors = {key: tensor for key, tensor in tensors.items() if key.rpartition(".")[2] not in COUNTERS}
+    tensors = {key: tensor for key, tensor in tensors.items() if key.rpartition(".")[2] not in COUNTER_SUFFIXES}
     if not tensors:
-        got = f"{name} with {_described(value)}"
+        got = f"{name} with {_describe_content(value)}"
         raise CheckpointError(
-            str(refuse("a mapping of names to tensors (a state dict)", got, next_step=f"or one under {WRAPPERS[0]!r}"))
+            str(
+                invalid(
+                    "a mapping of names to tensors (a state dict)", got, next_step=f"or one under {WRAPPER_KEYS[0]!r}"
+                )
+            )
         )
     stripped, prefixes = strip_prefixes(tensors)
-    return Checkpoint(name, stripped, ordered, header or {}, prefixes, tuple(notes))
+    return Checkpoint(name, stripped, ordered, header or {}, prefixes, tuple(messages))
 
 
-def _holds_tensors(value: Any, levels: int = _LEVELS) -> bool:
-    if not isinstance(value, Mapping) or not levels:
+def _holds_tensors(value: Any, max_depth: int = _MAX_NESTING) -> bool:
+    if not isinstance(value, Mapping) or not max_depth:
         return False
-    inner = (part for key, part in value.items() if key in WRAPPERS)
-    tensors = any(isinstance(part, Tensor) for part in value.values())
-    return tensors or any(_holds_tensors(part, levels - 1) for part in inner)
+    nested = (item for key, item in value.items() if key in WRAPPER_KEYS)
+    has_tensors = any(isinstance(item, Tensor) for item in value.values())
+    return has_tensors or any(_holds_tensors(item, max_depth - 1) for item in nested)
 
 
-def _unwrap(value: Any, notes: list[str]) -> Mapping[Any, Any]:
-    for _ in range(_LEVELS):
+def _unwrap(value: Any, messages: list[str]) -> Mapping[Any, Any]:
+    for _ in range(_MAX_NESTING):
         if not isinstance(value, Mapping):
             break
-        wrappers = [key for key in WRAPPERS if _holds_tensors(value.get(key))]
-        if not wrappers:
+        wrapper_keys = [key for key in WRAPPER_KEYS if _holds_tensors(value.get(key))]
+        if not wrapper_keys:
             return value
-        if len(wrappers) > 1:
-            notes.append(f"took {wrappers[0]!r}; the file also holds {', '.join(map(repr, wrappers[1:]))}")
-        value = value[wrappers[0]]
+        if len(wrapper_keys) > 1:
+            messages.append(f"took {wrapper_keys[0]!r}; the file also holds {', '.join(map(repr, wrapper_keys[1:]))}")
+        value = value[wrapper_keys[0]]
     return {}
 
 
-def _take(value: Any, entry: str, notes: list[str]) -> Mapping[Any, Any]:
+def _select_entry(value: Any, entry: str, messages: list[str]) -> Mapping[Any, Any]:
     for part in entry.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            raise unknown("entry of the file", entry, [str(key) for key in value] if isinstance(value, Mapping) else [])
+            raise unknown_name(
+                "entry of the file", entry, [str(key) for key in value] if isinstance(value, Mapping) else []
+            )
         value = value[part]
-    notes.append(f"took {entry!r}")
-    return _unwrap(value, notes)
+    messages.append(f"took {entry!r}")
+    return _unwrap(value, messages)
 
 
 def strip_prefixes(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The tensors without the prefixes that a third of their keys or more bear, and those prefixes; no two keys become
     one."""
-    found, taken = dict(tensors), []
-    while prefix := next((prefix for prefix in PREFIXES if _shared(prefix, found)), None):
-        found = {key.removeprefix(prefix): tensor for key, tensor in found.items()}
-        taken.append(prefix)
-    return found, tuple(taken)
+    stripped, prefixes = dict(tensors), []
+    while prefix := next((prefix for prefix in KEY_PREFIXES if _is_common_prefix(prefix, stripped)), None):
+        stripped = {key.removeprefix(prefix): tensor for key, tensor in stripped.items()}
+        prefixes.append(prefix)
+    return stripped, tuple(prefixes)
 
 
-def _shared(prefix: str, keys: Iterable[str]) -> bool:
+def _is_common_prefix(prefix: str, keys: Iterable[str]) -> bool:
     keys = list(keys)
-    bearing = [key for key in keys if key.startswith(prefix)]
-    new = {key.removeprefix(prefix) for key in keys}
-    return len(bearing) * 3 >= len(keys) and len(new) == len(keys)
+    prefixed = [key for key in keys if key.startswith(prefix)]
+    stripped = {key.removeprefix(prefix) for key in keys}
+    return len(prefixed) * 3 >= len(keys) and len(stripped) == len(keys)
 
 
-def _described(value: Any) -> str:
+def _describe_content(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"the entries {', '.join(map(repr, list(value)[:5]))}" if value else "no entry"
     return f"a {type(value).__name__}"

@@ -13,16 +13,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import Arch
 from reslab.spec.config import from_dict, to_dict
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 
-_KEY = "reslab"
+_HEADER_KEY = "reslab"
 
 
-def unwrap(model: nn.Module) -> nn.Module:
+def unwrap_model(model: nn.Module) -> nn.Module:
     """The module inside the wrappers of torch.compile and DistributedDataParallel."""
     while True:
         inner = getattr(model, "_orig_mod", None) or (
@@ -33,39 +33,39 @@ def unwrap(model: nn.Module) -> nn.Module:
         model = inner
 
 
-def save_weights(path: str | Path, model: nn.Module, facts: Mapping[str, Any] | None = None) -> None:
+def save_weights(path: str | Path, model: nn.Module, metadata: Mapping[str, Any] | None = None) -> None:
     """Write the weights and a JSON header: arch, classes and preprocessing of a `Network`, and further `facts` (scores,
     how chosen).
 
     A tensor that several names share is stored once. The file is written beside its place and renamed when whole.
     Raises OSError where it cannot be written; what was there before stays.
     """
-    model = unwrap(model)
+    model = unwrap_model(model)
     header: dict[str, Any] = {"arch": None, "classes": None, "preprocess": None}
-    if isinstance(model, Network):
+    if isinstance(model, ResidualNetwork):
         header["arch"] = to_dict(model.arch)
         header["classes"] = list(model.classes) if model.classes else None
         header["preprocess"] = to_dict(model.preprocess)
-    tensors, aliases = _distinct(model.state_dict())
-    _write(Path(path), tensors, header | {**(facts or {}), "aliases": aliases})
+    tensors, aliases = _deduplicate(model.state_dict())
+    _write_file(Path(path), tensors, header | {**(metadata or {}), "aliases": aliases})
 
 
-def update_header(path: str | Path, **facts: Any) -> None:
+def update_header(path: str | Path, **metadata: Any) -> None:
     """Write more facts into the header of a file that `save_weights` wrote; its tensors stay as they are.
 
     Raises as `read_header` and `save_weights` do.
     """
-    header, file = _open(Path(path))
-    _write(Path(path), {name: file.get_tensor(name) for name in file.keys()}, header | facts)  # noqa: SIM118
+    header, file = _open_file(Path(path))
+    _write_file(Path(path), {name: file.get_tensor(name) for name in file.keys()}, header | metadata)  # noqa: SIM118
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+def _write_file(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     partial = path.with_name(path.name + ".partial")
     try:
         partial.touch()  # with the permissions of a new file of this user: safetensors' own may be read by no one else
         mode = partial.stat().st_mode
         # One key alone: safetensors writes several in no fixed order, and equal runs have equal files.
-        save_file(dict(tensors), partial, metadata={_KEY: json.dumps(header)})
+        save_file(dict(tensors), partial, metadata={_HEADER_KEY: json.dumps(header)})
         partial.chmod(mode)
         os.replace(partial, path)
     except SafetensorError as error:
@@ -74,15 +74,15 @@ def _write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any])
         partial.unlink(missing_ok=True)
 
 
-def _distinct(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _deduplicate(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
-    first: dict[tuple[object, ...], str] = {}
-    for name, tensor in state.items():
-        place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
-        known = first.setdefault(place, name) if tensor.numel() else name
-        if known != name:
-            aliases[name] = known
+    first_names: dict[tuple[object, ...], str] = {}
+    for name, tensor in state_dict.items():
+        storage_key = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
+        first_name = first_names.setdefault(storage_key, name) if tensor.numel() else name
+        if first_name != name:
+            aliases[name] = first_name
         else:
             tensors[name] = tensor.detach().to("cpu").contiguous().clone()
     return tensors, aliases
@@ -93,35 +93,35 @@ def read_header(path: str | Path) -> dict[str, Any]:
 
     Raises FileNotFoundError, or ValueError for a file that is cut short or was not written by reslab.
     """
-    return _open(Path(path))[0]
+    return _open_file(Path(path))[0]
 
 
-def _open(path: Path) -> tuple[dict[str, Any], Any]:
+def _open_file(path: Path) -> tuple[dict[str, Any], Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     try:
         file = safe_open(path, framework="pt")
         metadata = file.metadata() or {}
     except SafetensorError as error:
-        raise refuse(
+        raise invalid(
             "a whole .safetensors file", f"{path} ({error})", next_step="train again, or fetch the file again"
         ) from error
-    if _KEY not in metadata:
+    if _HEADER_KEY not in metadata:
         hint = f"create_model(NAME, pretrained='{path.name}') reads the world's checkpoints"
-        raise refuse("weights that reslab saved, with its header", f"{path} without one", next_step=hint)
-    return json.loads(metadata[_KEY]), file
+        raise invalid("weights that reslab saved, with its header", f"{path} without one", next_step=hint)
+    return json.loads(metadata[_HEADER_KEY]), file
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Every tensor of the file by name, shared ones under each of their names."""
-    header, file = _open(Path(path))
+    header, file = _open_file(Path(path))
     # Copies, which begin where torch's own tensors begin: at other places of memory MKL sums in another order, and the
     # place in the file follows from the header's length.
     tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a mapping
-    return tensors | {name: tensors[known] for name, known in header.get("aliases", {}).items()}
+    return tensors | {name: tensors[stored_name] for name, stored_name in header.get("aliases", {}).items()}
 
 
-def load_weights(path: str | Path, device: str | torch.device = "cpu") -> Network:
+def load_weights(path: str | Path, device: str | torch.device = "cpu") -> ResidualNetwork:
     """The network that `save_weights` saved, in eval mode, with its classes and preprocessing, whatever device it was
     saved on.
 
@@ -130,14 +130,14 @@ def load_weights(path: str | Path, device: str | torch.device = "cpu") -> Networ
     """
     header = read_header(path)
     if header["arch"] is None:
-        raise refuse(
+        raise invalid(
             "weights of a reslab network",
             f"{path} of a foreign module",
             next_step="build the module and load read_tensors(path) into it",
         )
     arch = from_dict(Arch, header["arch"])
     with torch.device("meta"):
-        network = Network(arch)
+        network = ResidualNetwork(arch)
     network.load_state_dict(read_tensors(path), strict=True, assign=True)
     network.classes = tuple(header["classes"]) if header["classes"] else None
     network.preprocess = from_dict(Preprocess, header["preprocess"]) if header["preprocess"] else None

@@ -16,32 +16,32 @@ from reslab.report.analyses import (
     signal,
     similarity,
 )
-from reslab.report.analyses.result import Shown
-from reslab.spec.errors import unknown
+from reslab.report.analyses.result import RenderedResult
+from reslab.spec.errors import unknown_name
 
-Answers = Sequence[Mapping[str, Any]]
+Results = Sequence[Mapping[str, Any]]
 
-SHOWS: dict[str, Callable[[Answers], Shown]] = {
-    "shapes": shapes.show,
-    "cost": shapes.show_cost,
-    "gradients": gradients.show,
-    "telescope": signal.show_telescope,
-    "responses": signal.show_responses,
-    "scaling": signal.show,
-    "orders": signal.show_orders,
-    "lesion": lesion.show,
-    "landscape": landscape.show,
-    "attribution": attribution.show,
-    "features": features.show,
-    "similarity": similarity.show,
-    "nearest": nearest.show,
-    "probes": probes.show,
-    "compare": compare.show,
+RENDERERS: dict[str, Callable[[Results], RenderedResult]] = {
+    "shapes": shapes.render_shapes,
+    "cost": shapes.render_cost,
+    "gradients": gradients.render_gradients,
+    "telescope": signal.render_telescope,
+    "responses": signal.render_responses,
+    "scaling": signal.render_scaling,
+    "orders": signal.render_orders,
+    "lesion": lesion.render_lesion,
+    "landscape": landscape.render_landscape,
+    "attribution": attribution.render_attribution,
+    "features": features.render_features,
+    "similarity": similarity.render_similarity,
+    "nearest": nearest.render_nearest,
+    "probes": probes.render_probes,
+    "compare": compare.render_comparison,
 }
 
 
-def show_answers(question: str, answers: Answers) -> Shown:
+def render_analysis(analysis: str, results: Results) -> RenderedResult:
     """The answers to a question, as their JSON has them, made ready to be shown. ValueError for an unknown question."""
-    if question not in SHOWS:
-        raise unknown("question", question, SHOWS)
-    return SHOWS[question](answers)
+    if analysis not in RENDERERS:
+        raise unknown_name("analysis", analysis, RENDERERS)
+    return RENDERERS[analysis](results)

@@ -5,78 +5,80 @@ from typing import Any
 
 import numpy as np
 
-from reslab.report.analyses.result import Shown, ShownFigure, ShownTable
-from reslab.report.format import percent
-from reslab.report.plots.images import Row, grid_figure, over_picture, pixels_of
+from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable
+from reslab.report.format import format_percent
+from reslab.report.plots.images import ImageRow, decode_data_uri, overlay_heatmap, plot_image_grid
 
-Answer = Mapping[str, Any]
-_ROUNDING = 1e-4
-_METHODS = (("grad_cam", "Grad-CAM"), ("integrated", "integrated gradients"), ("occlusion", "occlusion"))
+Result = Mapping[str, Any]
+_ROUNDING_ERROR = 1e-4
+_METHODS = (("grad_cam", "Grad-CAM"), ("integrated_gradients", "integrated gradients"), ("occlusion", "occlusion"))
 
 
-def show(answers: Sequence[Answer]) -> Shown:
+def render_attribution(results: Sequence[Result]) -> RenderedResult:
     """The pictures, and beside each what speaks for the class by three methods, one network after the other."""
-    return Shown(
+    return RenderedResult(
         "What in a picture speaks for its class",
-        tuple(attribution_words(answer) for answer in answers),
-        tuple(_figure(answer) for answer in answers),
-        tuple(_table(answer) for answer in answers),
+        tuple(attribution_text(result) for result in results),
+        tuple(_render_figure(result) for result in results),
+        tuple(_render_table(result) for result in results),
     )
 
 
-def attribution_words(answer: Answer) -> str:
+def attribution_text(result: Result) -> str:
     """How many of the pictures are called right, and how complete the integrated gradients are."""
-    pictures = answer["pictures"]
-    right = sum(one["label"] == one["predicted"] for one in pictures)
-    worst = max(abs(one["left_over"]) for one in pictures)
-    gap = f"at most {percent(worst, 1)}" if worst >= _ROUNDING else "less than 0.01 %"
+    images = result["images"]
+    num_correct = sum(image["label"] == image["predicted"] for image in images)
+    max_residual = max(abs(image["completeness_error"]) for image in images)
+    gap_text = f"at most {format_percent(max_residual, 1)}" if max_residual >= _ROUNDING_ERROR else "less than 0.01 %"
     return (
-        f"{answer['subject']}: {right} of {len(pictures)} pictures are called right. The integrated gradients add up "
-        f"to the rise of the class's score, but for {gap} of it. Grad-CAM: {answer['layer']}."
+        f"{result['model']}: {num_correct} of {len(images)} pictures are called right. The integrated gradients add up "
+        f"to the rise of the class's score, but for {gap_text} of it. Grad-CAM: {result['layer']}."
     )
 
 
-def _figure(answer: Answer) -> ShownFigure:
+def _render_figure(result: Result) -> RenderedFigure:
     rows = []
-    for one in answer["pictures"]:
-        pixels = pixels_of(one["picture"])
-        maps = [over_picture(pixels, one[key], smooth=key != "integrated") for key, _ in _METHODS]
-        rows.append(Row(_name(one), [pixels, *maps]))
-    label = f"{answer['subject']}: pictures, and what in them speaks for the class (vermilion) or against it (blue)."
+    for image in result["images"]:
+        pixels = decode_data_uri(image["image"])
+        heatmaps = [overlay_heatmap(pixels, image[key], smooth=key != "integrated_gradients") for key, _ in _METHODS]
+        rows.append(ImageRow(_row_label(image), [pixels, *heatmaps]))
+    alt_text = f"{result['model']}: pictures, and what in them speaks for the class (vermilion) or against it (blue)."
     titles = ["", *(name for _, name in _METHODS)]
-    side = answer["square"]
-    caption = f"Vermilion: for the class. Blue: against it. Occlusion covers {side}×{side} pixels at a time."
-    return ShownFigure(grid_figure(rows, titles, 1.35), label, f"Where {answer['subject']} looks", caption)
+    patch_size = result["patch_size"]
+    caption = (
+        f"Vermilion: for the class. Blue: against it. Occlusion covers {patch_size}×{patch_size} pixels at a time."
+    )
+    return RenderedFigure(plot_image_grid(rows, titles, 1.35), alt_text, f"Where {result['model']} looks", caption)
 
 
-def _name(one: Answer) -> str:
-    said = f"{one['target']}, {percent(one['probability'], 0)}"
-    return said if one["label"] == one["target"] else f"{said}\n(is {one['label']})"
+def _row_label(image: Result) -> str:
+    text = f"{image['target_class']}, {format_percent(image['probability'], 0)}"
+    return text if image["label"] == image["target_class"] else f"{text}\n(is {image['label']})"
 
 
-def _table(answer: Answer) -> ShownTable:
+def _render_table(result: Result) -> RenderedTable:
     rows = [
         [
-            str(one["index"]),
-            one["label"],
-            one["predicted"],
-            percent(one["probability"], 1),
-            _centre(one["grad_cam"]),
-            _centre(one["occlusion"]),
-            percent(abs(one["left_over"]), 2),
+            str(image["index"]),
+            image["label"],
+            image["predicted"],
+            format_percent(image["probability"], 1),
+            _center_text(image["grad_cam"]),
+            _center_text(image["occlusion"]),
+            format_percent(abs(image["completeness_error"]), 2),
         ]
-        for one in answer["pictures"]
+        for image in result["images"]
     ]
     columns = ["picture", "class", "called", "probability", "Grad-CAM's centre", "occlusion's centre", "left over"]
-    return ShownTable(f"{answer['subject']}: the centres are in percent from the left and from the top", columns, rows)
+    return RenderedTable(f"{result['model']}: the centres are in percent from the left and from the top", columns, rows)
 
 
-def _centre(values: Sequence[Sequence[float]]) -> str:
+def _center_text(values: Sequence[Sequence[float]]) -> str:
     """The centre of what speaks for the class, in percent of width and height."""
-    found = np.array(values, dtype=float).clip(min=0)
-    if not found.sum():
+    positive = np.array(values, dtype=float).clip(min=0)
+    if not positive.sum():
         return "–"
-    rows, columns = (np.arange(size) + 0.5 for size in found.shape)
-    across = float((found.sum(0) * columns).sum() / found.sum() / found.shape[1])
-    down = float((found.sum(1) * rows).sum() / found.sum() / found.shape[0])
-    return f"{100 * across:.0f}, {100 * down:.0f}"
+    rows, columns = (np.arange(size) + 0.5 for size in positive.shape)
+    x = float((positive.sum(0) * columns).sum() / positive.sum() / positive.shape[1])
+    y = float((positive.sum(1) * rows).sum() / positive.sum() / positive.shape[0])
+    return f"{100 * x:.0f}, {100 * y:.0f}"

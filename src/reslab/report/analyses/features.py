@@ -5,78 +5,95 @@ from typing import Any
 
 import numpy as np
 
-from reslab.report.analyses.result import Shown, ShownFigure, ShownTable
-from reslab.report.format import number, percent, plural, shape
-from reslab.report.plots.images import Row, coloured, grid_figure, lit, pixels_of, signed
+from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable
+from reslab.report.format import format_number, format_percent, format_shape, pluralize
+from reslab.report.plots.images import (
+    ImageRow,
+    decode_data_uri,
+    feature_map_to_image,
+    kernel_to_image,
+    plot_image_grid,
+    signed_to_image,
+)
 
-Answer = Mapping[str, Any]
+Result = Mapping[str, Any]
 
 
-def show(answers: Sequence[Answer]) -> Shown:
+def render_features(results: Sequence[Result]) -> RenderedResult:
     """Kernels and maps of each network, and how many of its channels are silent."""
-    return Shown(
+    return RenderedResult(
         "What the layers make of a picture",
-        tuple(features_words(answer) for answer in answers),
-        tuple(figure for answer in answers for figure in (_maps(answer), _kernels(answer))),
-        tuple(_table(answer) for answer in answers),
+        tuple(features_text(result) for result in results),
+        tuple(figure for result in results for figure in (_render_maps(result), _render_kernels(result))),
+        tuple(_render_table(result) for result in results),
     )
 
 
-def features_words(answer: Answer) -> str:
+def features_text(result: Result) -> str:
     """How many channels say nothing on any picture, and where."""
-    layers = answer["layers"]
-    total, silent = (sum(layer[key] for layer in layers) for key in ("num_channels", "num_silent"))
-    where = ", ".join(f"{layer['num_silent']} of {layer['layer']}" for layer in layers if layer["num_silent"])
-    images = plural(answer["num_images"], "picture")
-    words = f"{silent} of {total} channels are silent on all {images}" + (f" ({where})" if where else "")
-    zeros = ", ".join(f"{percent(layer['zeros'], 0)} in {layer['layer']}" for layer in layers)
-    return f"{answer['subject']}: {words}. Values that are zero: {zeros}."
+    layers = result["layers"]
+    num_channels, num_silent = (sum(layer[key] for layer in layers) for key in ("num_channels", "num_dead"))
+    silent_layers = ", ".join(f"{layer['num_dead']} of {layer['layer']}" for layer in layers if layer["num_dead"])
+    images_text = pluralize(result["num_images"], "picture")
+    silent_text = f"{num_silent} of {num_channels} channels are silent on all {images_text}" + (
+        f" ({silent_layers})" if silent_layers else ""
+    )
+    zeros_text = ", ".join(f"{format_percent(layer['zero_fraction'], 0)} in {layer['layer']}" for layer in layers)
+    return f"{result['model']}: {silent_text}. Values that are zero: {zeros_text}."
 
 
-def _maps(answer: Answer) -> ShownFigure:
-    picture = pixels_of(answer["picture"])
+def _render_maps(result: Result) -> RenderedFigure:
+    image = decode_data_uri(result["image"])
     rows = []
-    for place, layer in enumerate(answer["layers"]):
-        name = f"{layer['layer']}\n{shape(layer['shape'])}"
+    for index, layer in enumerate(result["layers"]):
+        name = f"{layer['layer']}\n{format_shape(layer['shape'])}"
         captions = ["", *(str(channel) for channel in layer["channels"])]
-        first = picture if place == 0 else None
-        rows.append(Row(name, [first, *(lit(values) for values in layer["maps"])], captions))
-    label = f"{answer['subject']}: maps of each layer for one picture ({answer['label']})."
+        first_image = image if index == 0 else None
+        rows.append(
+            ImageRow(name, [first_image, *(feature_map_to_image(values) for values in layer["maps"])], captions)
+        )
+    alt_text = f"{result['model']}: maps of each layer for one picture ({result['label']})."
     caption = (
         "The channels with the most energy, each from its least (dark) to its most (bright); below each its number."
     )
-    return ShownFigure(grid_figure(rows, cell_inches=0.78), label, f"Feature maps of {answer['subject']}", caption)
-
-
-def _kernels(answer: Answer) -> ShownFigure:
-    found = answer["kernels"]
-    strongest = max((abs(v) for kernel in found for part in kernel["values"] for row in part for v in row), default=1.0)
-    pictures: list[np.ndarray | None] = [
-        coloured(kernel["values"]) if len(kernel["values"]) == 3 else signed(kernel["values"][0], strongest)
-        for kernel in found
-    ]
-    captions = [f"{kernel['channel']}: {number(kernel['norm'], 2)}" for kernel in found]
-    rows = [Row("", pictures[i : i + 12], captions[i : i + 12]) for i in range(0, len(pictures), 12)]
-    colours = len(found) > 0 and len(found[0]["values"]) == 3
-    how = "Grey is zero." if colours else "Vermilion: above zero. Blue: below."
-    label = f"{answer['subject']}: kernels of {answer['convolution']}, the largest first."
-    title = f"Kernels of {answer['convolution']}, {answer['subject']}"
-    return ShownFigure(
-        grid_figure(rows, cell_inches=0.78), label, title, f"{how} Below each: its channel and its norm."
+    return RenderedFigure(
+        plot_image_grid(rows, cell_inches=0.78), alt_text, f"Feature maps of {result['model']}", caption
     )
 
 
-def _table(answer: Answer) -> ShownTable:
+def _render_kernels(result: Result) -> RenderedFigure:
+    kernels = result["kernels"]
+    max_weight = max(
+        (abs(value) for kernel in kernels for part in kernel["values"] for row in part for value in row), default=1.0
+    )
+    images: list[np.ndarray | None] = [
+        kernel_to_image(kernel["values"])
+        if len(kernel["values"]) == 3
+        else signed_to_image(kernel["values"][0], max_weight)
+        for kernel in kernels
+    ]
+    captions = [f"{kernel['channel']}: {format_number(kernel['norm'], 2)}" for kernel in kernels]
+    rows = [ImageRow("", images[i : i + 12], captions[i : i + 12]) for i in range(0, len(images), 12)]
+    is_color = len(kernels) > 0 and len(kernels[0]["values"]) == 3
+    legend_text = "Grey is zero." if is_color else "Vermilion: above zero. Blue: below."
+    alt_text = f"{result['model']}: kernels of {result['first_conv']}, the largest first."
+    title = f"Kernels of {result['first_conv']}, {result['model']}"
+    return RenderedFigure(
+        plot_image_grid(rows, cell_inches=0.78), alt_text, title, f"{legend_text} Below each: its channel and its norm."
+    )
+
+
+def _render_table(result: Result) -> RenderedTable:
     rows = [
         [
             layer["layer"],
-            shape(layer["shape"]),
-            str(layer["num_silent"]),
-            percent(layer["zeros"], 1),
-            number(layer["mean"], 3),
-            number(layer["std"], 3),
+            format_shape(layer["shape"]),
+            str(layer["num_dead"]),
+            format_percent(layer["zero_fraction"], 1),
+            format_number(layer["mean"], 3),
+            format_number(layer["std"], 3),
         ]
-        for layer in answer["layers"]
+        for layer in result["layers"]
     ]
     columns = ["layer", "output", "silent channels", "zeros", "mean", "deviation"]
-    return ShownTable(f"{answer['subject']}, over {plural(answer['num_images'], 'picture')}", columns, rows)
+    return RenderedTable(f"{result['model']}, over {pluralize(result['num_images'], 'picture')}", columns, rows)

@@ -4,110 +4,125 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from reslab.report.analyses.overlay import Tint, along_training, overlaid, tints, titled
-from reslab.report.analyses.result import Shown, ShownFigure, ShownTable
-from reslab.report.format import number
-from reslab.report.plots.depth import Profile, depth_figure
+from reslab.report.analyses.overlay import LineStyle, line_styles, overlay_profiles, render_snapshots, title_for_subject
+from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable
+from reslab.report.format import format_number
+from reslab.report.plots.depth import DepthProfile, plot_depth_profiles
 
 _SCALE = "Logarithmic scale; the loss sits at the right, the image at the left."
 
 
-def show(answers: Sequence[Mapping[str, Any]]) -> Shown:
+def render_gradients(results: Sequence[Mapping[str, Any]]) -> RenderedResult:
     """Norms of the gradient against depth, every network on one picture, the two ways it came, and the verdicts."""
-    colours = tints(answers)
+    styles = line_styles(results)
     figures = [
-        _norms(answers, colours, "input", "at each unit's input, ||dL/dx||"),
-        _norms(answers, colours, "weights", "at each unit's weights, ||dL/dW||"),
+        _render_norms(results, styles, "input_norm", "at each unit's input, ||dL/dx||"),
+        _render_norms(results, styles, "weight_norm", "at each unit's weights, ||dL/dW||"),
     ]
-    ends = [place for place, tint in enumerate(colours) if tint.label]
-    chosen, looks = [answers[place] for place in ends], [colours[place] for place in ends]
-    if any(answer["residual"] for answer in answers):
-        figures.append(_ways(chosen, looks))
-    if any(unit["residual_sum"] is not None for answer in answers for unit in answer["units"]):
-        figures.append(_predictions(chosen, looks))
-    figures += along_training(
-        answers, lambda answer: 10 ** answer["slope"]["decades"], "Gradient, first unit over last"
+    labeled = [index for index, style in enumerate(styles) if style.label]
+    labeled_results, labeled_styles = [results[index] for index in labeled], [styles[index] for index in labeled]
+    if any(result["is_residual"] for result in results):
+        figures.append(_render_two_terms(labeled_results, labeled_styles))
+    if any(block["residual_product"] is not None for result in results for block in result["blocks"]):
+        figures.append(_render_predictions(labeled_results, labeled_styles))
+    figures += render_snapshots(
+        results, lambda result: 10 ** result["slope"]["decades"], "Gradient, first unit over last"
     )
-    words = (*(_verdict(answer) for answer in answers), *_compared(chosen), f"The rule. {answers[0]['slope']['rule']}")
-    return Shown("The loss's gradient at each unit", words, tuple(figures), tuple(_table(each) for each in answers))
+    paragraphs = (
+        *(_verdict_text(result) for result in results),
+        *_prediction_texts(labeled_results),
+        f"The rule. {results[0]['slope']['rule']}",
+    )
+    return RenderedResult(
+        "The loss's gradient at each unit",
+        paragraphs,
+        tuple(figures),
+        tuple(_render_table(result) for result in results),
+    )
 
 
-def _verdict(answer: Mapping[str, Any]) -> str:
-    slope = answer["slope"]
+def _verdict_text(result: Mapping[str, Any]) -> str:
+    slope = result["slope"]
     if slope["decades"] is None or abs(slope["decades"]) == float("inf"):
-        return f"{answer['subject']}: {slope['verdict']}. The gradient is zero or no finite number at some unit."
-    change = "grows" if slope["decades"] > 0 else "shrinks"
-    factor = slope["per_unit"] if slope["decades"] > 0 else 1 / slope["per_unit"]
+        return f"{result['model']}: {slope['verdict']}. The gradient is zero or no finite number at some unit."
+    verb = "grows" if slope["decades"] > 0 else "shrinks"
+    factor = slope["factor_per_block"] if slope["decades"] > 0 else 1 / slope["factor_per_block"]
     return (
-        f"{answer['subject']}: {slope['verdict']}. On the way back the gradient {change} {number(factor, 3)} times a "
-        f"unit, {number(10 ** abs(slope['decades']), 2)} times from the last of {len(answer['units'])} units to the "
+        f"{result['model']}: {slope['verdict']}. On the way back the gradient {verb} {format_number(factor, 3)} times a "
+        f"unit, {format_number(10 ** abs(slope['decades']), 2)} times from the last of {len(result['blocks'])} units to the "
         f"first (D = {slope['decades']:.2f})."
     )
 
 
-def _compared(answers: Sequence[Mapping[str, Any]]) -> list[str]:
+def _prediction_texts(results: Sequence[Mapping[str, Any]]) -> list[str]:
     """How well either prediction meets what was measured at the first unit of the residual networks."""
-    found = []
-    for answer in answers:
-        first = answer["units"][0]
-        if not answer["residual"] or not first["input"]:
+    texts = []
+    for result in results:
+        first_block = result["blocks"][0]
+        if not result["is_residual"] or not first_block["input_norm"]:
             continue
-        summed, product = (first[key] / first["input"] for key in ("residual_sum", "plain_product"))
-        found.append(
-            f"At the first unit of {answer['subject']} the sum over shortcuts and branches predicts "
-            f"{number(summed, 2)} times the measured norm; the product of the branches alone, as in a plain network, "
-            f"{number(product, 2)} times."
+        sum_ratio, product_ratio = (
+            first_block[key] / first_block["input_norm"] for key in ("residual_product", "plain_product")
         )
-    return found
+        texts.append(
+            f"At the first unit of {result['model']} the sum over shortcuts and branches predicts "
+            f"{format_number(sum_ratio, 2)} times the measured norm; the product of the branches alone, as in a plain network, "
+            f"{format_number(product_ratio, 2)} times."
+        )
+    return texts
 
 
-def _norms(answers: Sequence[Mapping[str, Any]], colours: Sequence[Tint], key: str, where: str) -> ShownFigure:
-    profiles = overlaid(answers, colours, lambda answer: [unit[key] for unit in answer["units"]])
-    label = f"Norm of the gradient {where}, on a logarithmic scale, from the input to the output."
-    return ShownFigure(depth_figure(profiles), label, f"Norm of the gradient {where}", _SCALE)
+def _render_norms(
+    results: Sequence[Mapping[str, Any]], styles: Sequence[LineStyle], key: str, location: str
+) -> RenderedFigure:
+    profiles = overlay_profiles(results, styles, lambda result: [unit[key] for unit in result["blocks"]])
+    alt_text = f"Norm of the gradient {location}, on a logarithmic scale, from the input to the output."
+    return RenderedFigure(plot_depth_profiles(profiles), alt_text, f"Norm of the gradient {location}", _SCALE)
 
 
-def _ways(answers: Sequence[Mapping[str, Any]], colours: Sequence[Tint]) -> ShownFigure:
+def _render_two_terms(results: Sequence[Mapping[str, Any]], styles: Sequence[LineStyle]) -> RenderedFigure:
     """The two terms of Eq. 5."""
-    profiles: list[Profile] = []
-    for answer, tint in zip(answers, colours, strict=True):
-        if answer["residual"]:
-            lines = _lines(answer, tint, ("direct", "branches"))
-            profiles += [next(lines), replace(next(lines), dashed=True)]
-    residual = [answer for answer in answers if answer["residual"]]
-    title = titled("Norm of the gradient by the two ways back", answers, residual)
-    words = "From the stage's end to each unit (He et al. 2016, Eq. 5). Logarithmic scale."
-    figure = depth_figure(profiles, strokes=("by the shortcuts alone", "through any branch"))
-    return ShownFigure(figure, f"{title}, on a logarithmic scale.", title, words)
+    profiles: list[DepthProfile] = []
+    for result, style in zip(results, styles, strict=True):
+        if result["is_residual"]:
+            measure_profiles = _measure_profiles(result, style, ("shortcut_norm", "branch_norm"))
+            profiles += [next(measure_profiles), replace(next(measure_profiles), dashed=True)]
+    residual = [result for result in results if result["is_residual"]]
+    title = title_for_subject("Norm of the gradient by the two ways back", results, residual)
+    caption = "From the stage's end to each unit (He et al. 2016, Eq. 5). Logarithmic scale."
+    figure = plot_depth_profiles(profiles, stroke_labels=("by the shortcuts alone", "through any branch"))
+    return RenderedFigure(figure, f"{title}, on a logarithmic scale.", title, caption)
 
 
-def _predictions(answers: Sequence[Mapping[str, Any]], colours: Sequence[Tint]) -> ShownFigure:
-    profiles: list[Profile] = []
-    for answer, tint in zip(answers, colours, strict=True):
-        lines = _lines(answer, tint, ("input", "residual_sum", "plain_product"))
-        profiles.append(replace(next(lines), strength=0.5 * tint.strength))
-        if answer["residual"]:
-            profiles += [replace(next(lines), dashed=True), replace(next(lines), dotted=True)]
+def _render_predictions(results: Sequence[Mapping[str, Any]], styles: Sequence[LineStyle]) -> RenderedFigure:
+    profiles: list[DepthProfile] = []
+    for result, style in zip(results, styles, strict=True):
+        measure_profiles = _measure_profiles(result, style, ("input_norm", "residual_product", "plain_product"))
+        profiles.append(replace(next(measure_profiles), alpha=0.5 * style.alpha))
+        if result["is_residual"]:
+            profiles += [replace(next(measure_profiles), dashed=True), replace(next(measure_profiles), dotted=True)]
     title = "What a sum and what a product predict of ||dL/dx||"
-    words = (
+    caption = (
         "From the gains of each unit alone: shortcut and branch added at right angles, or the branches multiplied, as "
         "if there were no shortcut. In a plain network the product is exact. Logarithmic scale."
     )
-    strokes = ("measured", "the sum predicts", "the product predicts")
-    return ShownFigure(depth_figure(profiles, strokes=strokes), f"{title} at each unit.", title, words)
+    stroke_labels = ("measured", "the sum predicts", "the product predicts")
+    return RenderedFigure(
+        plot_depth_profiles(profiles, stroke_labels=stroke_labels), f"{title} at each unit.", title, caption
+    )
 
 
-def _lines(answer: Mapping[str, Any], tint: Tint, keys: Sequence[str]) -> Iterator[Profile]:
+def _measure_profiles(result: Mapping[str, Any], style: LineStyle, keys: Sequence[str]) -> Iterator[DepthProfile]:
     """A line for each measure, the first of them named."""
-    for place, key in enumerate(keys):
-        values = [unit[key] for unit in answer["units"]]
-        yield Profile("" if place else tint.label, values, tint.colour, strength=tint.strength)
+    for index, key in enumerate(keys):
+        values = [block[key] for block in result["blocks"]]
+        yield DepthProfile("" if index else style.label, values, style.color_index, alpha=style.alpha)
 
 
-def _table(answer: Mapping[str, Any]) -> ShownTable:
-    names = {"||dL/dx||": "input", "||dL/dW||": "weights"}
-    if answer["residual"]:
-        names |= {"by shortcuts": "direct", "by branches": "branches", "cosine": "cosine"}
-        names |= {"sum predicts": "residual_sum", "product predicts": "plain_product"}
-    rows = [[unit["label"], *(number(unit[key], 3) for key in names.values())] for unit in answer["units"]]
-    return ShownTable(answer["subject"], ["unit", *names], rows)
+def _render_table(result: Mapping[str, Any]) -> RenderedTable:
+    columns = {"||dL/dx||": "input_norm", "||dL/dW||": "weight_norm"}
+    if result["is_residual"]:
+        columns |= {"by shortcuts": "shortcut_norm", "by branches": "branch_norm", "cosine": "cosine"}
+        columns |= {"sum predicts": "residual_product", "product predicts": "plain_product"}
+    rows = [[block["label"], *(format_number(block[key], 3) for key in columns.values())] for block in result["blocks"]]
+    return RenderedTable(result["model"], ["unit", *columns], rows)

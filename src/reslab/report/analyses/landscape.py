@@ -3,136 +3,151 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reslab.report.analyses.overlay import tints
-from reslab.report.analyses.result import Shown, ShownFigure, ShownTable
-from reslab.report.format import number, percent, plural
+from reslab.report.analyses.overlay import line_styles
+from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable
+from reslab.report.format import format_number, format_percent, pluralize
 from reslab.report.plots.landscape import (
-    Cells,
-    Surface,
-    contour_figure,
-    convexity_figure,
-    is_logarithmic,
-    line_figure,
-    surface_figure,
-    through_weights,
+    ConvexityGrid,
+    LossSurface,
+    includes_weights,
+    needs_log_scale,
+    plot_contours,
+    plot_convexity,
+    plot_loss_line,
+    plot_loss_surface,
 )
 
-Answer = Mapping[str, Any]
-_NOT_CONVEX = 0.1
+Result = Mapping[str, Any]
+_NON_CONVEX_RATIO = 0.1
 
 
-def show(answers: Sequence[Answer]) -> Shown:
+def render_landscape(results: Sequence[Result]) -> RenderedResult:
     """Contours and heights on the same scale for every network, the line through the weights, curvature as numbers."""
-    flat = [answer for answer in answers if answer["dimensions"] == 2]
-    figures = _maps(flat) if flat else []
-    figures.append(_line(answers))
-    cells = [_cells(answer) for answer in flat if len(answer["curvature"]) > 1]
-    if cells:
-        figures.append(_convexity(cells))
-    return Shown(
+    planar = [result for result in results if result["dimensions"] == 2]
+    figures = _render_maps(planar) if planar else []
+    figures.append(_render_line(results))
+    grids = [_convexity_grid(result) for result in planar if len(result["curvature"]) > 1]
+    if grids:
+        figures.append(_render_convexity(grids))
+    return RenderedResult(
         "The loss around the weights",
-        tuple(landscape_words(answer) for answer in answers),
+        tuple(landscape_text(result) for result in results),
         tuple(figures),
-        (_table(answers),),
+        (_render_table(results),),
     )
 
 
-def landscape_words(answer: Answer) -> str:
+def landscape_text(result: Result) -> str:
     """The loss at the weights and around them, and what the curvature says."""
-    found = [value for row in answer["losses"] for value in row if value is not None]
-    words = f"{answer['subject']}: loss {number(answer['loss'], 3)} at the weights"
-    if found:
-        lowest, highest = min(found), max(found)
-        words += f", {number(lowest, 3)} to {number(highest, 3)} on the grid"
-    if answer["not_convex"] is not None:
-        words += (
-            f"; at {percent(answer['not_convex'], 0)} of {plural(len(answer['curvature']), 'point')} the surface is "
-            f"far from convex (|smallest / largest eigenvalue of the Hessian| above {_NOT_CONVEX})"
+    losses = [value for row in result["losses"] for value in row if value is not None]
+    text = f"{result['model']}: loss {format_number(result['loss'], 3)} at the weights"
+    if losses:
+        lowest, highest = min(losses), max(losses)
+        text += f", {format_number(lowest, 3)} to {format_number(highest, 3)} on the grid"
+    if result["non_convex_fraction"] is not None:
+        text += (
+            f"; at {format_percent(result['non_convex_fraction'], 0)} of {pluralize(len(result['curvature']), 'point')} the surface is "
+            f"far from convex (|smallest / largest eigenvalue of the Hessian| above {_NON_CONVEX_RATIO})"
         )
-    if answer["largest"]:
-        words += f"; the largest eigenvalue at the weights is {number(answer['largest'][0], 3)}"
-    if answer["explained"]:
-        words += f"; the plane holds {percent(sum(answer['explained']), 1)} of the run's way"
-    return words + "."
+    if result["largest"]:
+        text += f"; the largest eigenvalue at the weights is {format_number(result['largest'][0], 3)}"
+    if result["explained_variance"]:
+        text += f"; the plane holds {format_percent(sum(result['explained_variance']), 1)} of the run's way"
+    return text + "."
 
 
-def _surface(answer: Answer, label: str = "") -> Surface:
-    explained = [f" ({percent(share, 0)} of the way)" for share in answer["explained"]] or ["", ""]
-    kind = "random direction" if answer["directions"] == "random" else "principal direction"
-    way = [(visit["alpha"], visit["beta"]) for visit in answer["trajectory"]]
-    return Surface(
-        label or answer["subject"],
-        answer["alphas"],
-        answer["betas"],
-        answer["losses"],
-        [*way, (0.0, 0.0)] if way else [],
+def _loss_surface(result: Result, label: str = "") -> LossSurface:
+    explained = [f" ({format_percent(fraction, 0)} of the way)" for fraction in result["explained_variance"]] or [
+        "",
+        "",
+    ]
+    kind = "random direction" if result["directions"] == "random" else "principal direction"
+    trajectory = [(point["alpha"], point["beta"]) for point in result["trajectory"]]
+    return LossSurface(
+        label or result["model"],
+        result["alphas"],
+        result["betas"],
+        result["losses"],
+        [*trajectory, (0.0, 0.0)] if trajectory else [],
         f"first {kind}{explained[0]}",
         f"second {kind}{explained[-1]}",
     )
 
 
-def _maps(answers: Sequence[Answer]) -> list[ShownFigure]:
-    surfaces = [_surface(answer) for answer in answers]
-    scale = " Logarithmic scale." if is_logarithmic(surfaces) else ""
-    star = "Star: the weights. "
-    way = "Dots: the run's snapshots. " if any(surface.way for surface in surfaces) else ""
-    same = "Every network at the same levels." if len(surfaces) > 1 else "Deeper where the loss is higher."
+def _render_maps(results: Sequence[Result]) -> list[RenderedFigure]:
+    surfaces = [_loss_surface(result) for result in results]
+    scale_text = " Logarithmic scale." if needs_log_scale(surfaces) else ""
+    star_text = "Star: the weights. "
+    trajectory_text = "Dots: the run's snapshots. " if any(surface.trajectory for surface in surfaces) else ""
+    levels_text = "Every network at the same levels." if len(surfaces) > 1 else "Deeper where the loss is higher."
     return [
-        ShownFigure(
-            contour_figure(surfaces),
-            "Lines of equal loss around the weights. " + same,
+        RenderedFigure(
+            plot_contours(surfaces),
+            "Lines of equal loss around the weights. " + levels_text,
             "Lines of equal loss",
-            star + way + same + scale,
+            star_text + trajectory_text + levels_text + scale_text,
         ),
-        ShownFigure(
-            surface_figure(surfaces),
+        RenderedFigure(
+            plot_loss_surface(surfaces),
             "The loss as a height over the plane of the two directions.",
             "The loss as a height",
-            "The same plane and the same losses." + scale,
+            "The same plane and the same losses." + scale_text,
         ),
     ]
 
 
-def _line(answers: Sequence[Answer]) -> ShownFigure:
-    looks = tints(answers)
-    surfaces = [_surface(answer, tint.label) for answer, tint in zip(answers, looks, strict=True)]
-    scale = " Logarithmic scale." if is_logarithmic(surfaces) else ""
-    where = "line through the weights" if through_weights(surfaces) else "grid's line nearest to the weights"
-    label = f"The loss on the {where} along the first direction."
-    return ShownFigure(
-        line_figure(surfaces, [tint.colour for tint in looks]), label, "The loss along one direction", label + scale
+def _render_line(results: Sequence[Result]) -> RenderedFigure:
+    styles = line_styles(results)
+    surfaces = [_loss_surface(result, style.label) for result, style in zip(results, styles, strict=True)]
+    scale_text = " Logarithmic scale." if needs_log_scale(surfaces) else ""
+    location = "line through the weights" if includes_weights(surfaces) else "grid's line nearest to the weights"
+    alt_text = f"The loss on the {location} along the first direction."
+    return RenderedFigure(
+        plot_loss_line(surfaces, [style.color_index for style in styles]),
+        alt_text,
+        "The loss along one direction",
+        alt_text + scale_text,
     )
 
 
-def _cells(answer: Answer) -> Cells:
-    ratios = {(bend["alpha"], bend["beta"]): ratio(bend) for bend in answer["curvature"]}
+def _convexity_grid(result: Result) -> ConvexityGrid:
+    ratios = {(curvature["alpha"], curvature["beta"]): eigenvalue_ratio(curvature) for curvature in result["curvature"]}
     alphas, betas = sorted({alpha for alpha, _ in ratios}), sorted({beta for _, beta in ratios})
     rows = [[ratios.get((alpha, beta)) for alpha in alphas] for beta in betas]
-    return Cells(answer["subject"], alphas, betas, rows)
+    return ConvexityGrid(result["model"], alphas, betas, rows)
 
 
-def ratio(bend: Answer) -> float | None:
+def eigenvalue_ratio(curvature: Result) -> float | None:
     """|smallest / largest eigenvalue|, 0 where none is below 0; None where there is none."""
-    if bend["smallest"] is None or not bend["largest"]:
+    if curvature["smallest"] is None or not curvature["largest"]:
         return None
-    return abs(min(bend["smallest"], 0.0) / bend["largest"])
+    return abs(min(curvature["smallest"], 0.0) / curvature["largest"])
 
 
-def _convexity(cells: Sequence[Cells]) -> ShownFigure:
-    label = "|smallest / largest eigenvalue of the Hessian| over the plane, 0 where none is below 0."
-    caption = f"{label} Vermilion: above {_NOT_CONVEX}, far from convex; blue: close to convex."
-    return ShownFigure(convexity_figure(cells), label, "Where the surface is not convex", caption)
+def _render_convexity(grids: Sequence[ConvexityGrid]) -> RenderedFigure:
+    alt_text = "|smallest / largest eigenvalue of the Hessian| over the plane, 0 where none is below 0."
+    caption = f"{alt_text} Vermilion: above {_NON_CONVEX_RATIO}, far from convex; blue: close to convex."
+    return RenderedFigure(plot_convexity(grids), alt_text, "Where the surface is not convex", caption)
 
 
-def _table(answers: Sequence[Answer]) -> ShownTable:
+def _render_table(results: Sequence[Result]) -> RenderedTable:
     rows = []
-    for answer in answers:
-        tops = zip(answer["largest"], answer["largest_errors"], strict=True)
-        largest = ", ".join(f"{number(value, 4)} ± {number(bound, 1)}" for value, bound in tops) or "–"
-        smallest = number(answer["smallest"][0], 3) if answer["smallest"] else "–"
-        share = percent(answer["not_convex"], 0)
+    for result in results:
+        eigenvalues = zip(result["largest"], result["largest_errors"], strict=True)
+        largest = (
+            ", ".join(f"{format_number(value, 4)} ± {format_number(error, 1)}" for value, error in eigenvalues) or "–"
+        )
+        smallest = format_number(result["smallest"][0], 3) if result["smallest"] else "–"
+        fraction = format_percent(result["non_convex_fraction"], 0)
         rows.append(
-            [answer["subject"], number(answer["loss"], 4), percent(answer["error"], 1), share, largest, smallest]
+            [
+                result["model"],
+                format_number(result["loss"], 4),
+                format_percent(result["error"], 1),
+                fraction,
+                largest,
+                smallest,
+            ]
         )
     columns = ["network", "loss", "error", "not convex", "largest eigenvalues", "smallest"]
-    return ShownTable("At the weights, and how much of the plane is not convex", columns, rows)
+    return RenderedTable("At the weights, and how much of the plane is not convex", columns, rows)

@@ -3,61 +3,68 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reslab.report.analyses.result import Shown, ShownFigure, ShownTable
-from reslab.report.format import count, number, percent, plural
-from reslab.report.plots.images import Row, grid_figure, pixels_of
+from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable
+from reslab.report.format import format_int, format_number, format_percent, pluralize
+from reslab.report.plots.images import ImageRow, decode_data_uri, plot_image_grid
 
-Answer = Mapping[str, Any]
+Result = Mapping[str, Any]
 
 
-def show(answers: Sequence[Answer]) -> Shown:
+def render_nearest(results: Sequence[Result]) -> RenderedResult:
     """Some pictures with their neighbours, and how often a neighbour is of the same class."""
-    return Shown(
+    return RenderedResult(
         "Pictures that the network takes for alike",
-        tuple(nearest_words(answer) for answer in answers),
-        tuple(_figure(answer) for answer in answers),
-        (_table(answers),),
+        tuple(nearest_text(result) for result in results),
+        tuple(_render_figure(result) for result in results),
+        (_render_table(results),),
     )
 
 
-def nearest_words(answer: Answer) -> str:
+def nearest_text(result: Result) -> str:
     """The share of neighbours of the same class, and what it is by chance."""
-    where = f"the {answer['split']} split" if answer["split"] else "the other pictures"
-    number_of = len(answer["queries"][0]["neighbours"])
+    location = f"the {result['split']} split" if result["split"] else "the other pictures"
+    num_neighbors = len(result["queries"][0]["neighbors"])
     return (
-        f"{answer['subject']}: of the {plural(number_of, 'nearest picture')} in {where} "
-        f"{percent(answer['same_class'], 1)} are of the same class; a vote among them is right for "
-        f"{percent(answer['voted'], 1)} of {plural(answer['num_images'], 'picture')} "
-        f"(always the commonest class: {percent(answer['chance'], 1)})."
+        f"{result['model']}: of the {pluralize(num_neighbors, 'nearest picture')} in {location} "
+        f"{format_percent(result['same_class_fraction'], 1)} are of the same class; a vote among them is right for "
+        f"{format_percent(result['knn_accuracy'], 1)} of {pluralize(result['num_images'], 'picture')} "
+        f"(always the commonest class: {format_percent(result['chance_accuracy'], 1)})."
     )
 
 
-def _figure(answer: Answer) -> ShownFigure:
+def _render_figure(result: Result) -> RenderedFigure:
     rows = []
-    for query in answer["queries"]:
-        found = query["neighbours"]
+    for query in result["queries"]:
+        neighbors = query["neighbors"]
         captions = [
-            f"{one['label']}{'' if one['label'] == query['label'] else ' ✕'} {one['cosine']:.2f}" for one in found
+            f"{neighbor['label']}{'' if neighbor['label'] == query['label'] else ' ✕'} {neighbor['cosine']:.2f}"
+            for neighbor in neighbors
         ]
-        pictures = [pixels_of(query["picture"]), None, *(pixels_of(one["picture"]) for one in found)]
-        rows.append(Row("", pictures, [query["label"], "", *captions]))
-    label = f"{answer['subject']}: pictures, and beside each those nearest to it in the features of {answer['layer']}."
+        images = [
+            decode_data_uri(query["image"]),
+            None,
+            *(decode_data_uri(neighbor["image"]) for neighbor in neighbors),
+        ]
+        rows.append(ImageRow("", images, [query["label"], "", *captions]))
+    alt_text = f"{result['model']}: pictures, and beside each those nearest to it in the features of {result['layer']}."
     caption = "Below each its class and the cosine; ✕ where the class is another."
-    title = f"Nearest in {answer['layer']} of {answer['subject']}"
-    return ShownFigure(grid_figure(rows, ["asked", "", "nearest"], 0.92), label, title, caption)
+    title = f"Nearest in {result['layer']} of {result['model']}"
+    return RenderedFigure(plot_image_grid(rows, ["asked", "", "nearest"], 0.92), alt_text, title, caption)
 
 
-def _table(answers: Sequence[Answer]) -> ShownTable:
+def _render_table(results: Sequence[Result]) -> RenderedTable:
     rows = [
         [
-            answer["subject"],
-            answer["layer"],
-            count(answer["num_searched"]),
-            percent(answer["same_class"], 1),
-            percent(answer["voted"], 1),
-            number(sum(query["neighbours"][0]["cosine"] for query in answer["queries"]) / len(answer["queries"]), 3),
+            result["model"],
+            result["layer"],
+            format_int(result["num_searched"]),
+            format_percent(result["same_class_fraction"], 1),
+            format_percent(result["knn_accuracy"], 1),
+            format_number(
+                sum(query["neighbors"][0]["cosine"] for query in result["queries"]) / len(result["queries"]), 3
+            ),
         ]
-        for answer in answers
+        for result in results
     ]
     columns = ["network", "layer", "searched", "same class", "vote right", "nearest cosine"]
-    return ShownTable("Neighbours by the cosine of features", columns, rows)
+    return RenderedTable("Neighbours by the cosine of features", columns, rows)

@@ -5,81 +5,87 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reslab.report.analyses.result import ShownFigure
-from reslab.report.plots.depth import Profile, StepLine, steps_figure
-from reslab.report.plots.style import SERIES
+from reslab.report.analyses.result import RenderedFigure
+from reslab.report.plots.depth import DepthProfile, SnapshotCurve, plot_snapshots
+from reslab.report.plots.style import PALETTE
 
 
 @dataclass(frozen=True)
-class Tint:
+class LineStyle:
     """The look of one answer's line: a colour by its place in the palette, dashed from the fifth network on."""
 
     label: str
-    colour: int
+    color_index: int
     dashed: bool = False
-    strength: float = 1.0
+    alpha: float = 1.0
 
 
-def tints(answers: Sequence[Mapping[str, Any]]) -> list[Tint]:
+def line_styles(results: Sequence[Mapping[str, Any]]) -> list[LineStyle]:
     """The look of each answer; of more than two snapshots of a run only the first and the last are named."""
     groups: dict[str, list[int]] = {}
-    for place, answer in enumerate(answers):
-        groups.setdefault(_family(answer), []).append(place)
-    found: dict[int, Tint] = {}
-    labels = short_names([str(answer["subject"]) for answer in answers])
-    for number, (_, places) in enumerate(groups.items()):
-        for rank, place in enumerate(places):
-            strength = 1.0 if len(places) == 1 else 0.25 + 0.75 * rank / (len(places) - 1)
-            named = len(places) <= 2 or rank in (0, len(places) - 1)
-            label = labels[place] if named else ""
-            found[place] = Tint(label, number % len(SERIES), number >= len(SERIES), strength)
-    return [found[place] for place in range(len(answers))]
+    for index, result in enumerate(results):
+        groups.setdefault(_run_name(result), []).append(index)
+    styles: dict[int, LineStyle] = {}
+    labels = shorten_names([str(result["model"]) for result in results])
+    for group_index, (_, indices) in enumerate(groups.items()):
+        for rank, index in enumerate(indices):
+            alpha = 1.0 if len(indices) == 1 else 0.25 + 0.75 * rank / (len(indices) - 1)
+            is_labeled = len(indices) <= 2 or rank in (0, len(indices) - 1)
+            label = labels[index] if is_labeled else ""
+            styles[index] = LineStyle(label, group_index % len(PALETTE), group_index >= len(PALETTE), alpha)
+    return [styles[index] for index in range(len(results))]
 
 
-def short_names(names: Sequence[str]) -> list[str]:
+def shorten_names(names: Sequence[str]) -> list[str]:
     """Names without what they share: `runs/a@0` as `a@0`; `resnet56_cifar:order=original` as `order=original` where all
     are of one network."""
     ends = [Path(name).name if ":" not in name else name for name in names]
-    parts = [name.split(":") for name in (ends if len(set(ends)) == len(set(names)) else names)]
-    shared = set(parts[0]).intersection(*parts[1:]) if len(parts) > 1 else set()
-    return [":".join(part for part in each if part not in shared) or each[0] for each in parts]
+    split_names = [name.split(":") for name in (ends if len(set(ends)) == len(set(names)) else names)]
+    shared = set(split_names[0]).intersection(*split_names[1:]) if len(split_names) > 1 else set()
+    return [":".join(part for part in name_parts if part not in shared) or name_parts[0] for name_parts in split_names]
 
 
-def _family(answer: Mapping[str, Any]) -> str:
-    name = str(answer["subject"])
-    return name.rpartition("@")[0] if answer.get("step") is not None and "@" in name else name
+def _run_name(result: Mapping[str, Any]) -> str:
+    name = str(result["model"])
+    return name.rpartition("@")[0] if result.get("step") is not None and "@" in name else name
 
 
-def titled(title: str, answers: Sequence[Mapping[str, Any]], drawn: Sequence[Mapping[str, Any]]) -> str:
+def title_for_subject(
+    title: str, results: Sequence[Mapping[str, Any]], drawn_results: Sequence[Mapping[str, Any]]
+) -> str:
     """A title that names the one network of several that has something to draw."""
-    return f"{title}: {drawn[0]['subject']}" if len(drawn) == 1 < len(answers) else title
+    return f"{title}: {drawn_results[0]['model']}" if len(drawn_results) == 1 < len(results) else title
 
 
-def overlaid(
-    answers: Sequence[Mapping[str, Any]], colours: Sequence[Tint], values: Callable[[Mapping[str, Any]], Sequence[Any]]
-) -> list[Profile]:
+def overlay_profiles(
+    results: Sequence[Mapping[str, Any]],
+    styles: Sequence[LineStyle],
+    values: Callable[[Mapping[str, Any]], Sequence[Any]],
+) -> list[DepthProfile]:
     """A line for each answer, in its look."""
     return [
-        Profile(tint.label, values(answer), tint.colour, dashed=tint.dashed, strength=tint.strength)
-        for answer, tint in zip(answers, colours, strict=True)
+        DepthProfile(style.label, values(result), style.color_index, dashed=style.dashed, alpha=style.alpha)
+        for result, style in zip(results, styles, strict=True)
     ]
 
 
-def along_training(
-    answers: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], float], title: str, log: bool = True
-) -> list[ShownFigure]:
+def render_snapshots(
+    results: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], float], title: str, log: bool = True
+) -> list[RenderedFigure]:
     """One measure of each snapshot against its step, where a run has three or more; else nothing."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
-    for answer in answers:
-        if answer.get("step") is not None:
-            groups.setdefault(_family(answer), []).append(answer)
-    names = dict(zip(groups, short_names(list(groups)), strict=True))
-    lines = [
-        StepLine(names[name], [answer["step"] for answer in group], [value(answer) for answer in group], place)
-        for place, (name, group) in enumerate(groups.items())
+    for result in results:
+        if result.get("step") is not None:
+            groups.setdefault(_run_name(result), []).append(result)
+    names = dict(zip(groups, shorten_names(list(groups)), strict=True))
+    curves = [
+        SnapshotCurve(
+            names[name], [result["step"] for result in group], [value(result) for result in group], color_index
+        )
+        for color_index, (name, group) in enumerate(groups.items())
         if len(group) > 2
     ]
-    if not lines:
+    if not curves:
         return []
     title = f"{title}, along training"
-    return [ShownFigure(steps_figure(lines, log=log), f"{title}, against the step.", title)]
+    return [RenderedFigure(plot_snapshots(curves, log=log), f"{title}, against the step.", title)]

@@ -10,22 +10,22 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from reslab.report.format import is_number
-from reslab.report.plots.export import svg
+from reslab.report.format import is_numeric_cell
+from reslab.report.plots.export import render_inline_svg
 
 
 @dataclass(frozen=True, eq=False)
-class ShownFigure:
+class RenderedFigure:
     """A figure, what it shows in words for who cannot see it (`label`), its `title` and its `caption`."""
 
     figure: Figure
-    label: str
+    alt_text: str
     title: str = ""
     caption: str = ""
 
 
 @dataclass(frozen=True)
-class ShownTable:
+class RenderedTable:
     """Rows of text under their columns; those after the first are set to the right where all are numbers."""
 
     caption: str
@@ -34,46 +34,54 @@ class ShownTable:
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class RenderedResult:
     """An answer as it is shown: `words` are sentences, the first of them the verdict."""
 
     title: str
-    words: tuple[str, ...] = ()
-    figures: tuple[ShownFigure, ...] = ()
-    tables: tuple[ShownTable, ...] = ()
+    paragraphs: tuple[str, ...] = ()
+    figures: tuple[RenderedFigure, ...] = ()
+    tables: tuple[RenderedTable, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
-class QuestionPage:
+class AnalysisPage:
     """The page of `reslab inspect`: what was asked, of whom, and the answer as it is shown."""
 
-    question: str
+    analysis: str
     summary: str
-    source: str
-    shown: Shown
-    facts: Mapping[str, str] = field(default_factory=dict)
+    reference: str
+    result: RenderedResult
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def question_parts(page: QuestionPage) -> dict[str, Any]:
+def analysis_context(page: AnalysisPage) -> dict[str, Any]:
     """The values of `inspect.html`, by name."""
-    shown = page.shown
+    result = page.result
     return {
-        "title": shown.title,
+        "title": result.title,
         "summary": page.summary,
-        "words": shown.words,
-        "figures": [_figure(figure, f"figure{number}") for number, figure in enumerate(shown.figures, 1)],
-        "tables": [_table(table, f"table{number}") for number, table in enumerate(shown.tables, 1)],
-        "facts": {**page.facts, "source": page.source},
+        "words": result.paragraphs,
+        "figures": [_figure_context(figure, f"figure{i}") for i, figure in enumerate(result.figures, 1)],
+        "tables": [_table_context(table, f"table{i}") for i, table in enumerate(result.tables, 1)],
+        "metadata": {**page.metadata, "reference": page.reference},
     }
 
 
-def _figure(shown: ShownFigure, name: str) -> dict[str, Any]:
-    wide = shown.figure.get_figwidth() > 7
-    drawn = Markup(svg(shown.figure, name, shown.label))
-    return {"title": shown.title, "svg": drawn, "words": shown.caption, "wide": wide}
+def _figure_context(rendered: RenderedFigure, id_prefix: str) -> dict[str, Any]:
+    is_wide = rendered.figure.get_figwidth() > 7
+    markup = Markup(render_inline_svg(rendered.figure, id_prefix, rendered.alt_text))
+    return {"title": rendered.title, "svg": markup, "words": rendered.caption, "wide": is_wide}
 
 
-def _table(table: ShownTable, name: str) -> dict[str, Any]:
-    columns = range(len(table.columns))
-    right = [bool(table.rows) and all(is_number(row[column]) for row in table.rows) for column in columns]
-    return {"id": name, "caption": table.caption, "columns": table.columns, "rows": table.rows, "right": right}
+def _table_context(table: RenderedTable, table_id: str) -> dict[str, Any]:
+    column_indices = range(len(table.columns))
+    align_right = [
+        bool(table.rows) and all(is_numeric_cell(row[column]) for row in table.rows) for column in column_indices
+    ]
+    return {
+        "id": table_id,
+        "caption": table.caption,
+        "columns": table.columns,
+        "rows": table.rows,
+        "align_right": align_right,
+    }

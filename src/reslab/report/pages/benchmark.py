@@ -9,95 +9,105 @@ from typing import Any
 
 from markupsafe import Markup
 
-from reslab.report.format import count, number
-from reslab.report.pages.run import tile
-from reslab.report.plots.bars import speed_figure
-from reslab.report.plots.export import svg
-from reslab.spec.errors import refuse
+from reslab.report.format import format_int, format_number
+from reslab.report.pages.run import make_tile
+from reslab.report.plots.bars import plot_throughput
+from reslab.report.plots.export import render_inline_svg
+from reslab.spec.errors import invalid
 
 
 @dataclass(frozen=True)
-class SpeedPage:
+class BenchmarkPage:
     """What the page shows: `results` with engine, precision, batch, images_per_second and its range, latency_ms_p50,
     p95 and p99, memory_bytes (or None), prepare_seconds."""
 
     title: str
     results: Sequence[Mapping[str, Any]]
-    facts: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-COLUMNS = ("engine", "precision", "batch", "images/s", "p50 ms", "p95 ms", "p99 ms", "memory", "made in")
+BENCHMARK_COLUMNS = (
+    "backend",
+    "precision",
+    "batch size",
+    "images/s",
+    "p50 ms",
+    "p95 ms",
+    "p99 ms",
+    "memory",
+    "made in",
+)
 
 
-def speed_parts(page: SpeedPage) -> dict[str, Any]:
+def benchmark_context(page: BenchmarkPage) -> dict[str, Any]:
     """The values of `curves.html`, by name. Raises ValueError where there is no result."""
     if not page.results:
-        raise refuse("at least one measured engine", "none")
-    batches = sorted({each["batch"] for each in page.results})
-    by_batch = {batch: [each for each in page.results if each["batch"] == batch] for batch in batches}
+        raise invalid("at least one measured engine", "none")
+    batches = sorted({result["batch_size"] for result in page.results})
+    by_batch = {batch: [result for result in page.results if result["batch_size"] == batch] for batch in batches}
     return {
         "kind": "Speed of prediction",
         "title": page.title,
-        "summary": " ".join(_sentence(batch, found) for batch, found in by_batch.items()),
-        "facts": {str(name): str(value) for name, value in page.facts.items()},
-        "tiles": [_tile(batch, found) for batch, found in by_batch.items()],
+        "summary": " ".join(_fastest_text(batch, results) for batch, results in by_batch.items()),
+        "metadata": {str(name): str(value) for name, value in page.metadata.items()},
+        "tiles": [_batch_tile(batch, results) for batch, results in by_batch.items()],
         "heading": "Images a second",
-        "curves": [_figure(batch, found) for batch, found in by_batch.items()],
-        "columns": ["engine", "precision", "batch", "images/s (rounds from, to)", *COLUMNS[4:]],
-        "rows": [_row(each) for found in by_batch.values() for each in found],
+        "curves": [_batch_panel(batch, results) for batch, results in by_batch.items()],
+        "columns": ["backend", "precision", "batch size", "images/s (rounds from, to)", *BENCHMARK_COLUMNS[4:]],
+        "rows": [_benchmark_row(result) for results in by_batch.values() for result in results],
         "caption": "Latency of a whole batch: half, 95 % and 99 % of the calls took no longer.",
     }
 
 
-def speed_cells(each: Mapping[str, Any]) -> tuple[str, ...]:
+def benchmark_cells(result: Mapping[str, Any]) -> tuple[str, ...]:
     """One result under COLUMNS, as text."""
-    memory = each["memory_bytes"]
+    memory = result["memory_bytes"]
     return (
-        each["engine"],
-        each["precision"],
-        count(each["batch"]),
-        number(each["images_per_second"]),
-        *(number(each[f"latency_ms_{name}"], 3) for name in ("p50", "p95", "p99")),
+        result["backend"],
+        result["precision"],
+        format_int(result["batch_size"]),
+        format_number(result["images_per_second"]),
+        *(format_number(result[f"latency_ms_{name}"], 3) for name in ("p50", "p95", "p99")),
         "–" if memory is None else f"{memory / 2**20:,.0f} MiB",
-        f"{each['prepare_seconds']:.1f} s",
+        f"{result['prepare_seconds']:.1f} s",
     )
 
 
-def _row(each: Mapping[str, Any]) -> list[str]:
-    cells = list(speed_cells(each))
-    slow, quick = each["images_per_second_range"]
-    cells[3] += f" ({number(slow, 3)} to {number(quick, 3)})"
+def _benchmark_row(result: Mapping[str, Any]) -> list[str]:
+    cells = list(benchmark_cells(result))
+    slowest, fastest = result["images_per_second_range"]
+    cells[3] += f" ({format_number(slowest, 3)} to {format_number(fastest, 3)})"
     return cells
 
 
-def _quickest(found: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    return max(found, key=lambda each: each["images_per_second"])
+def _fastest_result(results: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    return max(results, key=lambda result: result["images_per_second"])
 
 
-def _plain(found: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    plain = [each for each in found if (each["engine"], each["precision"]) == ("torch", "float32")]
-    return plain[0] if plain else None
+def _find_baseline(results: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    baselines = [result for result in results if (result["backend"], result["precision"]) == ("torch", "float32")]
+    return baselines[0] if baselines else None
 
 
-def _sentence(batch: int, found: Sequence[Mapping[str, Any]]) -> str:
-    best, plain = _quickest(found), _plain(found)
-    said = f"Batch {batch}: {best['engine']} in {best['precision']} is the quickest"
-    if plain is None or plain is best:
-        return f"{said}."
-    return f"{said}, {best['images_per_second'] / plain['images_per_second']:.1f} times torch in float32."
+def _fastest_text(batch: int, results: Sequence[Mapping[str, Any]]) -> str:
+    fastest, baseline = _fastest_result(results), _find_baseline(results)
+    text = f"Batch {batch}: {fastest['backend']} in {fastest['precision']} is the quickest"
+    if baseline is None or baseline is fastest:
+        return f"{text}."
+    return f"{text}, {fastest['images_per_second'] / baseline['images_per_second']:.1f} times torch in float32."
 
 
-def _tile(batch: int, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    best = _quickest(found)
-    rate = f"{number(best['images_per_second'], 3)} images/s"
-    return tile(f"batch {batch}", rate, f"{best['engine']}, {best['precision']}")
+def _batch_tile(batch: int, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    fastest = _fastest_result(results)
+    rate_text = f"{format_number(fastest['images_per_second'], 3)} images/s"
+    return make_tile(f"batch {batch}", rate_text, f"{fastest['backend']}, {fastest['precision']}")
 
 
-def _figure(batch: int, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    label = f"Images a second with batches of {batch}. {_sentence(batch, found)}"
-    words = "Bars: the median round. Thin lines: from the slowest round to the quickest."
+def _batch_panel(batch: int, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    alt_text = f"Images a second with batches of {batch}. {_fastest_text(batch, results)}"
+    caption = "Bars: the median round. Thin lines: from the slowest round to the quickest."
     return {
         "title": f"Batch {batch}",
-        "svg": Markup(svg(speed_figure(found), f"speed-{batch}", label)),
-        "words": words,
+        "svg": Markup(render_inline_svg(plot_throughput(results), f"speed-{batch}", alt_text)),
+        "caption": caption,
     }

@@ -12,237 +12,253 @@ from typing import Any
 from markupsafe import Markup
 
 from reslab.metrics.classification import (
-    ClassScore,
-    Confusion,
-    check_confusion,
-    class_mean,
-    class_scores,
-    most_confused,
+    ClassMetrics,
+    ConfusionMatrix,
+    check_confusion_matrix,
+    macro_average,
+    most_confused_pairs,
+    per_class_metrics,
 )
-from reslab.report.format import count, number, percent
-from reslab.report.pages.run_text import Mistake, RunPage, split_words, times
-from reslab.report.plots.bars import FEW, reliability_figure
-from reslab.report.plots.export import svg
-from reslab.report.plots.images import thumbnail
-from reslab.report.plots.matrices import MOST_NAMED, matrix_figure
+from reslab.report.format import format_int, format_number, format_percent
+from reslab.report.pages.run_text import MisclassifiedImage, RunPage, format_times, split_adjective
+from reslab.report.plots.bars import MIN_BIN_SAMPLES, plot_reliability
+from reslab.report.plots.export import render_inline_svg
+from reslab.report.plots.images import make_thumbnail
+from reslab.report.plots.matrices import MAX_LABELED_CLASSES, plot_confusion_matrix
 
-Bins = Sequence[Mapping[str, Any]]
+CalibrationBins = Sequence[Mapping[str, Any]]
 
 
-def calibration_parts(calibration: Mapping[str, Any], split: str) -> dict[str, Any]:
+def calibration_context(calibration: Mapping[str, Any], split: str) -> dict[str, Any]:
     """The diagram of `calibration` (as `RunPage` has it) with its words and its bins; nothing where there is none."""
     if not calibration:
         return {"calibration": None}
-    bins, scaled = calibration["reliability"], calibration.get("reliability_scaled", ())
-    words = calibration_words(calibration, split)
-    label = f"Reliability diagram: accuracy against confidence in {len(bins)} bins. {words[0]}"
-    shown = {
-        "svg": Markup(svg(reliability_figure(bins, scaled), "reliability", label)),
-        "caption": _caption(bool(scaled)),
-        "words": words,
-        "rows": [_row(one) for one in bins if one["num_samples"]],
+    bins, bins_after = calibration["reliability"], calibration.get("reliability_after", ())
+    paragraphs = calibration_paragraphs(calibration, split)
+    alt_text = f"Reliability diagram: accuracy against confidence in {len(bins)} bins. {paragraphs[0]}"
+    context = {
+        "svg": Markup(render_inline_svg(plot_reliability(bins, bins_after), "reliability", alt_text)),
+        "caption": _reliability_caption(bool(bins_after)),
+        "paragraphs": paragraphs,
+        "rows": [_bin_row(entry) for entry in bins if entry["num_samples"]],
     }
-    return {"calibration": shown}
+    return {"calibration": context}
 
 
-def calibration_words(calibration: Mapping[str, Any], split: str) -> list[str]:
+def calibration_paragraphs(calibration: Mapping[str, Any], split: str) -> list[str]:
     """Paragraphs: how sure against how right, the calibration error, and what a temperature makes of it."""
-    bins = [one for one in calibration["reliability"] if one["num_samples"]]
-    return [_balance(bins), _error(bins, calibration["ece"]), _temperature(calibration, split)]
+    bins = [entry for entry in calibration["reliability"] if entry["num_samples"]]
+    return [_confidence_text(bins), _ece_text(bins, calibration["ece"]), _temperature_text(calibration, split)]
 
 
-def chance_error(bins: Bins) -> float:
+def chance_ece(bins: CalibrationBins) -> float:
     """The calibration error to expect of a perfectly calibrated network on as many images: the mean of
     n_b / n |accuracy - confidence| where each bin's accuracy is a binomial share, sqrt(2 c (1 - c) / (pi n_b)).
 
     The normal approximation of the mean absolute deviation, summed over the bins.
     """
-    found = 0.0
-    for one in bins:
-        sure = min(1.0, one["confidence"] or 0.0)
-        found += math.sqrt(2 / math.pi * one["num_samples"] * sure * (1 - sure))
-    return found / max(1, sum(one["num_samples"] for one in bins))
+    total = 0.0
+    for entry in bins:
+        confidence = min(1.0, entry["confidence"] or 0.0)
+        total += math.sqrt(2 / math.pi * entry["num_samples"] * confidence * (1 - confidence))
+    return total / max(1, sum(entry["num_samples"] for entry in bins))
 
 
-def _balance(bins: Bins) -> str:
-    total = sum(one["num_samples"] for one in bins)
-    sure, right = (sum(one["num_samples"] * one[key] for one in bins) / total for key in ("confidence", "accuracy"))
-    said = f"On average it is {percent(sure, 1)} sure of its answers, and {percent(right, 1)} of them are right"
-    if abs(sure - right) <= max(chance_error(bins), 0.005):
-        return f"{said}: in sum it is as sure as it should be."
-    return f"{said}: it is {'surer than it has reason to be' if sure > right else 'less sure than it could be'}."
-
-
-def _error(bins: Bins, ece: float) -> str:
-    by_chance = percent(chance_error(bins), 1)
+def _confidence_text(bins: CalibrationBins) -> str:
+    num_samples = sum(entry["num_samples"] for entry in bins)
+    confidence, accuracy = (
+        sum(entry["num_samples"] * entry[key] for entry in bins) / num_samples for key in ("confidence", "accuracy")
+    )
+    text = f"On average it is {format_percent(confidence, 1)} sure of its answers, and {format_percent(accuracy, 1)} of them are right"
+    if abs(confidence - accuracy) <= max(chance_ece(bins), 0.005):
+        return f"{text}: in sum it is as sure as it should be."
     return (
-        f"The expected calibration error is {percent(ece)}: the mean gap between bar and line, weighted by the images "
-        f"of each bin (Guo et al. 2017, Eq. 3). On this many images about {by_chance} would come by chance alone."
+        f"{text}: it is {'surer than it has reason to be' if confidence > accuracy else 'less sure than it could be'}."
     )
 
 
-def _temperature(calibration: Mapping[str, Any], split: str) -> str:
+def _ece_text(bins: CalibrationBins, ece: float) -> str:
+    chance_text = format_percent(chance_ece(bins), 1)
+    return (
+        f"The expected calibration error is {format_percent(ece)}: the mean gap between bar and line, weighted by the images "
+        f"of each bin (Guo et al. 2017, Eq. 3). On this many images about {chance_text} would come by chance alone."
+    )
+
+
+def _temperature_text(calibration: Mapping[str, Any], split: str) -> str:
     if "temperature" not in calibration:
         return (
             "No temperature was fitted: that takes validation images with at least one mistake, never the test set "
             "(--val-fraction sets some apart)."
         )
-    images = f"{count(calibration['fitted_images'])} {split_words(calibration['fitted_on'])} images"
-    said = (
-        f"The {images} ask for a temperature of {number(calibration['temperature'], 3)}: outputs divided by it make "
+    images_text = f"{format_int(calibration['fit_num_samples'])} {split_adjective(calibration['fit_split'])} images"
+    text = (
+        f"The {images_text} ask for a temperature of {format_number(calibration['temperature'], 3)}: outputs divided by it make "
         f"the network {'less' if calibration['temperature'] > 1 else 'more'} sure and change none of its answers. "
     )
-    if "ece_scaled" not in calibration:
-        return said + "There are too few mistakes to judge it on images it was not fitted on."
-    after = percent(calibration["ece_scaled"])
-    if calibration.get("in_halves"):
-        return said + f"Fitted on one half and judged on the other, and the other way round, the error is {after}."
-    return said + f"With it the error on these {split_words(split)} images is {after}."
+    if "ece_after" not in calibration:
+        return text + "There are too few mistakes to judge it on images it was not fitted on."
+    ece_text = format_percent(calibration["ece_after"])
+    if calibration.get("cross_fitted"):
+        return text + f"Fitted on one half and judged on the other, and the other way round, the error is {ece_text}."
+    return text + f"With it the error on these {split_adjective(split)} images is {ece_text}."
 
 
-def _caption(scaled: bool) -> str:
-    dots = " Dots: the same after the temperature, hollow where few." if scaled else ""
+def _reliability_caption(has_temperature: bool) -> str:
+    dots_text = " Dots: the same after the temperature, hollow where few." if has_temperature else ""
     return (
         "Bars: the share of right answers among those given with that confidence; pale where fewer than "
-        f"{FEW} images. Thin line: as sure as right.{dots} Below: how many images."
+        f"{MIN_BIN_SAMPLES} images. Thin line: as sure as right.{dots_text} Below: how many images."
     )
 
 
-def _row(one: Mapping[str, Any]) -> dict[str, str]:
+def _bin_row(entry: Mapping[str, Any]) -> dict[str, str]:
     return {
-        "range": f"{100 * one['low']:.0f} to {percent(one['high'], 0)}",
-        "confidence": percent(one["confidence"], 1),
-        "accuracy": percent(one["accuracy"], 1),
-        "num_samples": count(one["num_samples"]),
+        "range": f"{100 * entry['low']:.0f} to {format_percent(entry['high'], 0)}",
+        "confidence": format_percent(entry["confidence"], 1),
+        "accuracy": format_percent(entry["accuracy"], 1),
+        "num_samples": format_int(entry["num_samples"]),
     }
 
 
-MOST_MISTAKES = 24
+MAX_MISCLASSIFIED = 24
 
 
-def mistake_parts(page: RunPage) -> dict[str, Any]:
+def misclassified_context(page: RunPage) -> dict[str, Any]:
     """The most certain mistakes first, at most MOST_MISTAKES of them, and how many there are in all."""
-    worst = sorted(page.mistakes, key=lambda mistake: -mistake.probability)[:MOST_MISTAKES]
-    num_samples = int(page.scores.get("num_samples") or 0)
-    num_wrong = num_samples - int(page.scores.get("num_correct") or 0) if num_samples else len(page.mistakes)
+    worst = sorted(page.misclassified, key=lambda image: -image.probability)[:MAX_MISCLASSIFIED]
+    num_samples = int(page.metrics.get("num_samples") or 0)
+    num_wrong = num_samples - int(page.metrics.get("num_correct") or 0) if num_samples else len(page.misclassified)
     return {
-        "mistakes": [_shown(mistake, page.classes) for mistake in worst],
-        "mistakes_words": _words(len(worst), num_wrong, num_samples),
+        "misclassified": [_misclassified_row(image, page.classes) for image in worst],
+        "misclassified_text": _misclassified_text(len(worst), num_wrong, num_samples),
     }
 
 
-def _words(num_shown: int, num_wrong: int, num_samples: int) -> str:
+def _misclassified_text(num_shown: int, num_wrong: int, num_samples: int) -> str:
     if num_wrong == 0:
         return "There is none to show: every image was put in its class." if num_samples else ""
     if num_shown == 0:
         return ""
     if num_shown < num_wrong:
-        return f"The {num_shown} of {count(num_wrong)} mistakes that the network was most sure of, the surest first."
+        return (
+            f"The {num_shown} of {format_int(num_wrong)} mistakes that the network was most sure of, the surest first."
+        )
     if num_shown == 1:
         return "The only mistake, and how sure the network was of it."
     return f"All {num_shown} mistakes, those the network was most sure of first."
 
 
-def _shown(mistake: Mistake, classes: Sequence[str]) -> dict[str, Any]:
+def _misclassified_row(misclassified: MisclassifiedImage, classes: Sequence[str]) -> dict[str, Any]:
     return {
-        "image": thumbnail(mistake.image),
-        "true": _name(mistake.true, classes),
-        "predicted": _name(mistake.predicted, classes),
-        "probability": percent(mistake.probability, 0 if mistake.probability < 0.995 else 1),
-        "width": round(100 * min(1.0, max(0.0, mistake.probability)), 1),
-        "name": mistake.name,
+        "image": make_thumbnail(misclassified.image),
+        "true_class": _class_name(misclassified.label, classes),
+        "predicted_class": _class_name(misclassified.predicted, classes),
+        "probability": format_percent(misclassified.probability, 0 if misclassified.probability < 0.995 else 1),
+        "width": round(100 * min(1.0, max(0.0, misclassified.probability)), 1),
+        "name": misclassified.name,
     }
 
 
-def _name(index: int, classes: Sequence[str]) -> str:
+def _class_name(index: int, classes: Sequence[str]) -> str:
     return str(classes[index]) if 0 <= index < len(classes) else f"class {index}"
 
 
-MOST_IN_TABLE = 20
-MOST_BESIDE = 12
+MAX_CLASSES_IN_TABLE = 20
+MAX_CLASSES_BESIDE = 12
 NUM_WEAKEST = 10
 
 
-def confusion_parts(confusion: Confusion, classes: Sequence[str]) -> dict[str, Any]:
+def confusion_context(confusion: ConfusionMatrix, classes: Sequence[str]) -> dict[str, Any]:
     """The matrix as a table with its counts up to MOST_IN_TABLE classes, as a picture above, and its worst pairs."""
     if not len(confusion):
-        return {"confusion": None, "confused": []}
-    check_confusion(confusion, classes)
+        return {"confusion": None, "confused_pairs": []}
+    check_confusion_matrix(confusion, classes)
     matrix: dict[str, Any] = {
         "rows": [],
         "names": list(classes),
-        "turned": any(len(name) > 3 for name in classes),
-        "stacked": MOST_BESIDE < len(classes) <= MOST_IN_TABLE,
+        "rotate_labels": any(len(name) > 3 for name in classes),
+        "stacked": MAX_CLASSES_BESIDE < len(classes) <= MAX_CLASSES_IN_TABLE,
     }
-    if len(classes) <= MOST_IN_TABLE:
-        matrix["rows"] = _rows(confusion, classes)
+    if len(classes) <= MAX_CLASSES_IN_TABLE:
+        matrix["rows"] = _confusion_rows(confusion, classes)
     else:
-        label = f"Confusion matrix of {len(classes)} classes; the pairs most confused are listed beside it."
-        matrix["svg"] = Markup(svg(matrix_figure(confusion, classes), "matrix", label))
-        matrix["numbered"] = len(classes) > MOST_NAMED
+        alt_text = f"Confusion matrix of {len(classes)} classes; the pairs most confused are listed beside it."
+        matrix["svg"] = Markup(render_inline_svg(plot_confusion_matrix(confusion, classes), "matrix", alt_text))
+        matrix["numbered"] = len(classes) > MAX_LABELED_CLASSES
     pairs = [
         {
-            "true": pair.true,
-            "predicted": pair.predicted,
-            "times": times(pair.count),
-            "share": percent(pair.count / pair.num_samples, 1),
-            "num_samples": count(pair.num_samples),
+            "true_class": pair.true_class,
+            "predicted_class": pair.predicted_class,
+            "times": format_times(pair.count),
+            "share": format_percent(pair.count / pair.num_samples, 1),
+            "num_samples": format_int(pair.num_samples),
         }
-        for pair in most_confused(confusion, classes)
+        for pair in most_confused_pairs(confusion, classes)
     ]
-    return {"confusion": matrix, "confused": pairs}
+    return {"confusion": matrix, "confused_pairs": pairs}
 
 
-def class_parts(confusion: Confusion, classes: Sequence[str]) -> dict[str, Any]:
+def per_class_context(confusion: ConfusionMatrix, classes: Sequence[str]) -> dict[str, Any]:
     """One row a class in their order, the weakest by F1 where there are many, and the mean over the classes."""
     if not len(confusion):
-        return {"class_rows": [], "weakest_rows": [], "class_total": None}
-    scores = class_scores(confusion, classes)
-    numbered = len(classes) > MOST_NAMED
-    weakest = sorted(scores, key=lambda score: (math.isnan(score.f1), score.f1, score.index))[:NUM_WEAKEST]
+        return {"class_rows": [], "weakest_rows": [], "class_average": None}
+    metrics = per_class_metrics(confusion, classes)
+    show_indices = len(classes) > MAX_LABELED_CLASSES
+    weakest = sorted(
+        metrics, key=lambda class_metrics: (math.isnan(class_metrics.f1), class_metrics.f1, class_metrics.index)
+    )[:NUM_WEAKEST]
     return {
-        "class_rows": [_row_classes(score, numbered) for score in scores],
-        "weakest_rows": [_row_classes(score, numbered) for score in weakest],
-        "class_total": _total(scores),
+        "class_rows": [_class_row(class_metrics, show_indices) for class_metrics in metrics],
+        "weakest_rows": [_class_row(class_metrics, show_indices) for class_metrics in weakest],
+        "class_average": _average_row(metrics),
     }
 
 
-def _rows(confusion: Confusion, classes: Sequence[str]) -> list[dict[str, Any]]:
+def _confusion_rows(confusion: ConfusionMatrix, classes: Sequence[str]) -> list[dict[str, Any]]:
     """Depths in percent: of a right cell its class's recall, of a wrong one the root of its part of the worst share."""
-    sums = [max(1, sum(row)) for row in confusion]
-    shares = [[number / total for number in row] for row, total in zip(confusion, sums, strict=True)]
-    worst = max((share for i, row in enumerate(shares) for j, share in enumerate(row) if i != j), default=0.0)
+    row_totals = [max(1, sum(row)) for row in confusion]
+    fractions = [[n / total for n in row] for row, total in zip(confusion, row_totals, strict=True)]
+    max_wrong_fraction = max(
+        (fraction for i, row in enumerate(fractions) for j, fraction in enumerate(row) if i != j), default=0.0
+    )
     rows = []
     for i, (name, row) in enumerate(zip(classes, confusion, strict=True)):
-        cells = [_cell(number, shares[i][j], i == j, worst) for j, number in enumerate(row)]
+        cells = [_confusion_cell(n, fractions[i][j], i == j, max_wrong_fraction) for j, n in enumerate(row)]
         rows.append({"name": name, "cells": cells})
     return rows
 
 
-def _cell(number: int, share: float, right: bool, worst: float) -> dict[str, Any]:
-    depth = share if right else math.sqrt(share / worst) if worst else 0.0
+def _confusion_cell(n: int, fraction: float, is_correct: bool, max_wrong_fraction: float) -> dict[str, Any]:
+    intensity = fraction if is_correct else math.sqrt(fraction / max_wrong_fraction) if max_wrong_fraction else 0.0
     return {
-        "count": number,
-        "text": count(number),
-        "kind": "right" if right else "wrong",
-        "depth": round(18 + 82 * depth),
+        "count": n,
+        "text": format_int(n),
+        "kind": "right" if is_correct else "wrong",
+        "intensity": round(18 + 82 * intensity),
     }
 
 
-def _row_classes(score: ClassScore, numbered: bool) -> dict[str, Any]:
+def _class_row(class_metrics: ClassMetrics, show_index: bool) -> dict[str, Any]:
     return {
-        "number": str(score.index) if numbered else "",
-        "name": score.name,
-        "width": 0.0 if math.isnan(score.f1) else round(100 * score.f1, 1),
-        **_fractions(score.precision, score.recall, score.f1),
-        "num_samples": count(score.num_samples),
+        "number": str(class_metrics.index) if show_index else "",
+        "name": class_metrics.name,
+        "width": 0.0 if math.isnan(class_metrics.f1) else round(100 * class_metrics.f1, 1),
+        **_format_fractions(class_metrics.precision, class_metrics.recall, class_metrics.f1),
+        "num_samples": format_int(class_metrics.num_samples),
     }
 
 
-def _total(scores: Sequence[ClassScore]) -> dict[str, Any]:
-    means = [class_mean([getattr(score, name) for score in scores]) for name in ("precision", "recall", "f1")]
-    return {**_fractions(*means), "num_samples": count(sum(score.num_samples for score in scores))}
+def _average_row(metrics: Sequence[ClassMetrics]) -> dict[str, Any]:
+    averages = [
+        macro_average([getattr(class_metrics, name) for class_metrics in metrics])
+        for name in ("precision", "recall", "f1")
+    ]
+    return {
+        **_format_fractions(*averages),
+        "num_samples": format_int(sum(class_metrics.num_samples for class_metrics in metrics)),
+    }
 
 
-def _fractions(precision: float, recall: float, f1: float) -> dict[str, str]:
-    return {"precision": percent(precision, 1), "recall": percent(recall, 1), "f1": percent(f1, 1)}
+def _format_fractions(precision: float, recall: float, f1: float) -> dict[str, str]:
+    return {"precision": format_percent(precision, 1), "recall": format_percent(recall, 1), "f1": format_percent(f1, 1)}

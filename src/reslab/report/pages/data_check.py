@@ -19,33 +19,33 @@ from reslab.data.check.duplicates import Twins
 from reslab.data.check.findings import Finding
 from reslab.data.image_datasets import Images
 from reslab.data.loader import TrainBatches
-from reslab.report.format import count, percent, plural
-from reslab.report.pages.run import tile
-from reslab.report.plots.bars import sizes_figure
-from reslab.report.plots.export import svg
-from reslab.report.plots.images import thumbnail
+from reslab.report.format import format_int, format_percent, pluralize
+from reslab.report.pages.run import make_tile
+from reslab.report.plots.bars import plot_image_sizes
+from reslab.report.plots.export import render_inline_svg
+from reslab.report.plots.images import make_thumbnail
 from reslab.spec.preprocess import Preprocess
 
 
 @dataclass(frozen=True)
-class Picture:
+class CaptionedImage:
     """One picture to show, uint8 (H, W) or (H, W, 3), with what stands below it: a bold word and a name."""
 
     image: np.ndarray
-    said: str = ""
+    caption: str = ""
     name: str = ""
 
 
 @dataclass(frozen=True)
-class PictureGroup:
+class ImageGroup:
     """Pictures that are the same or nearly: `kind` in words, for the heading of the group."""
 
-    kind: str
-    pictures: Sequence[Picture]
+    heading: str
+    images: Sequence[CaptionedImage]
 
 
 @dataclass(frozen=True)
-class DataPage:
+class DataCheckPage:
     """What the page of a check shows; every part but the title may be empty.
 
     `counts[split][class]` are numbers of pictures; `findings` (severity, sentence), severity error, warning or note;
@@ -58,207 +58,239 @@ class DataPage:
     findings: Sequence[tuple[str, str]] = ()
     sizes: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
     unreadable: Sequence[tuple[str, str]] = ()
-    groups: Sequence[PictureGroup] = ()
-    num_groups: int = 0
-    batch: Sequence[Picture] = ()
-    words: str = ""
-    facts: Mapping[str, str] = field(default_factory=dict)
+    duplicate_groups: Sequence[ImageGroup] = ()
+    num_duplicate_groups: int = 0
+    batch: Sequence[CaptionedImage] = ()
+    train_transform: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-MOST_IN_TABLE = 20
-NUM_SMALLEST = 10
-_MARKS = {"error": "Error", "warning": "Warning", "note": "Note"}
+MAX_CLASS_ROWS = 20
+NUM_SMALLEST_CLASSES = 10
+_SEVERITY_LABELS = {"error": "Error", "warning": "Warning", "note": "Note"}
 _SECTIONS = (
     ("findings", "findings", "What to know"),
     ("classes", "class_rows", "Classes"),
     ("sizes", "sizes_svg", "Sizes"),
     ("unreadable", "unreadable", "Unreadable files"),
-    ("twins", "groups", "The same picture twice"),
+    ("duplicates", "duplicate_groups", "Duplicate images"),
     ("batch", "batch", "A training batch"),
-    ("facts", "facts", "Facts"),
+    ("metadata", "metadata", "Details"),
 )
 
 
-def data_parts(page: DataPage) -> dict[str, Any]:
+def data_check_context(page: DataCheckPage) -> dict[str, Any]:
     """The values of `data.html`, by name; a part that is empty leaves its section out."""
-    rows = _class_rows(page.counts)
-    parts: dict[str, Any] = {
+    rows = _class_count_rows(page.counts)
+    context: dict[str, Any] = {
         "title": page.title,
-        "summary": _summary(page),
-        "tiles": _tiles(page),
+        "summary": _data_summary_text(page),
+        "tiles": _data_tiles(page),
         "findings": [
-            {"mark": _MARKS[severity], "severity": severity, "text": text} for severity, text in page.findings
+            {"severity_label": _SEVERITY_LABELS[severity], "severity": severity, "text": text}
+            for severity, text in page.findings
         ],
         "splits": list(page.counts),
         "class_rows": rows,
-        "smallest_rows": sorted(rows, key=lambda row: row["total"])[:NUM_SMALLEST] if len(rows) > MOST_IN_TABLE else [],
-        **_sizes(page.sizes),
+        "smallest_rows": sorted(rows, key=lambda row: row["total"])[:NUM_SMALLEST_CLASSES]
+        if len(rows) > MAX_CLASS_ROWS
+        else [],
+        **_sizes_context(page.sizes),
         "unreadable": list(page.unreadable),
-        "groups": [{"kind": group.kind, "pictures": [_shown(p) for p in group.pictures]} for group in page.groups],
-        "groups_words": _groups_words(len(page.groups), page.num_groups),
-        "batch": [_shown(picture) for picture in page.batch],
-        "words": page.words,
-        "facts": {str(name): str(value) for name, value in page.facts.items()},
+        "duplicate_groups": [
+            {"heading": group.heading, "images": [_image_context(image) for image in group.images]}
+            for group in page.duplicate_groups
+        ],
+        "duplicate_groups_text": _duplicate_groups_text(len(page.duplicate_groups), page.num_duplicate_groups),
+        "batch": [_image_context(image) for image in page.batch],
+        "train_transform": page.train_transform,
+        "metadata": {str(name): str(value) for name, value in page.metadata.items()},
     }
-    parts["sections"] = [(anchor, name) for anchor, part, name in _SECTIONS if parts[part]]
-    return parts
+    context["sections"] = [(anchor, name) for anchor, key, name in _SECTIONS if context[key]]
+    return context
 
 
-def _num_of(counts: Mapping[str, Mapping[str, int]]) -> int:
-    return sum(sum(numbers.values()) for numbers in counts.values())
+def _count_images(counts: Mapping[str, Mapping[str, int]]) -> int:
+    return sum(sum(class_counts.values()) for class_counts in counts.values())
 
 
-def _summary(page: DataPage) -> str:
-    classes = {name for numbers in page.counts.values() for name in numbers}
-    what = f"{plural(_num_of(page.counts), 'picture')} of {plural(len(classes), 'class', 'classes')}"
-    num = {severity: sum(found == severity for found, _ in page.findings) for severity in _MARKS}
-    if num["error"]:
-        return f"{what}: {plural(num['error'], 'error')} to put right before training."
-    if num["warning"]:
-        return f"{what}: ready to train, with {plural(num['warning'], 'warning')} to look at."
-    return f"{what}: nothing stands in the way of training."
+def _data_summary_text(page: DataCheckPage) -> str:
+    classes = {name for class_counts in page.counts.values() for name in class_counts}
+    dataset_text = (
+        f"{pluralize(_count_images(page.counts), 'picture')} of {pluralize(len(classes), 'class', 'classes')}"
+    )
+    num_by_severity = {severity: sum(level == severity for level, _ in page.findings) for severity in _SEVERITY_LABELS}
+    if num_by_severity["error"]:
+        return f"{dataset_text}: {pluralize(num_by_severity['error'], 'error')} to put right before training."
+    if num_by_severity["warning"]:
+        return f"{dataset_text}: ready to train, with {pluralize(num_by_severity['warning'], 'warning')} to look at."
+    return f"{dataset_text}: nothing stands in the way of training."
 
 
-def _tiles(page: DataPage) -> list[dict[str, Any]]:
-    splits = ", ".join(f"{count(sum(numbers.values()))} {split}" for split, numbers in page.counts.items())
+def _data_tiles(page: DataCheckPage) -> list[dict[str, Any]]:
+    splits = ", ".join(
+        f"{format_int(sum(class_counts.values()))} {split}" for split, class_counts in page.counts.items()
+    )
     train = page.counts.get("train", {})
-    each = f"{count(min(train.values()))} to {count(max(train.values()))} each in train" if train else ""
+    per_class_text = (
+        f"{format_int(min(train.values()))} to {format_int(max(train.values()))} each in train" if train else ""
+    )
     if train and len(set(train.values())) == 1:
-        each = f"{count(next(iter(train.values())))} each in train"
+        per_class_text = f"{format_int(next(iter(train.values())))} each in train"
     return [
-        tile("pictures", count(_num_of(page.counts)), splits),
-        tile("classes", count(len(train)), each),
-        tile("unreadable", count(len(page.unreadable)), "files" if page.unreadable else "every file was read whole"),
-        tile("groups of twins", count(page.num_groups), "the same or nearly the same picture"),
+        make_tile("pictures", format_int(_count_images(page.counts)), splits),
+        make_tile("classes", format_int(len(train)), per_class_text),
+        make_tile(
+            "unreadable", format_int(len(page.unreadable)), "files" if page.unreadable else "every file was read whole"
+        ),
+        make_tile("groups of twins", format_int(page.num_duplicate_groups), "the same or nearly the same picture"),
     ]
 
 
-def _class_rows(counts: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
-    names = list(dict.fromkeys(name for numbers in counts.values() for name in numbers))
-    first = next(iter(counts.values()), {})
-    most, total = max(first.values(), default=0) or 1, sum(first.values()) or 1
+def _class_count_rows(counts: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
+    names = list(dict.fromkeys(name for class_counts in counts.values() for name in class_counts))
+    first_split = next(iter(counts.values()), {})
+    max_count, total = max(first_split.values(), default=0) or 1, sum(first_split.values()) or 1
     return [
         {
             "name": name,
-            "numbers": [count(numbers.get(name, 0)) for numbers in counts.values()],
-            "width": round(100 * first.get(name, 0) / most, 1),
-            "share": percent(first.get(name, 0) / total, 1),
-            "total": first.get(name, 0),
+            "counts": [format_int(class_counts.get(name, 0)) for class_counts in counts.values()],
+            "width": round(100 * first_split.get(name, 0) / max_count, 1),
+            "share": format_percent(first_split.get(name, 0) / total, 1),
+            "total": first_split.get(name, 0),
         }
         for name in names
     ]
 
 
-def _sizes(sizes: Mapping[str, Sequence[tuple[int, int]]]) -> dict[str, Any]:
-    every = [size for found in sizes.values() for size in found]
-    if not every:
-        return {"sizes_svg": None, "sizes_words": ""}
-    heights, widths = [height for height, _ in every], [width for _, width in every]
-    if len(set(every)) == 1:
-        words = f"Every picture is {heights[0]} pixels high and {widths[0]} wide."
-        return {"sizes_svg": None, "sizes_words": words}
-    words = (
-        f"Heights from {count(min(heights))} to {count(max(heights))} pixels, widths from {count(min(widths))} to "
-        f"{count(max(widths))}, {count(len(set(every)))} different sizes."
+def _sizes_context(sizes: Mapping[str, Sequence[tuple[int, int]]]) -> dict[str, Any]:
+    all_sizes = [size for split_sizes in sizes.values() for size in split_sizes]
+    if not all_sizes:
+        return {"sizes_svg": None, "sizes_text": ""}
+    heights, widths = [height for height, _ in all_sizes], [width for _, width in all_sizes]
+    if len(set(all_sizes)) == 1:
+        text = f"Every picture is {heights[0]} pixels high and {widths[0]} wide."
+        return {"sizes_svg": None, "sizes_text": text}
+    text = (
+        f"Heights from {format_int(min(heights))} to {format_int(max(heights))} pixels, widths from {format_int(min(widths))} to "
+        f"{format_int(max(widths))}, {format_int(len(set(all_sizes)))} different sizes."
     )
-    figure = sizes_figure({split: found for split, found in sizes.items() if found})
+    figure = plot_image_sizes({split: split_sizes for split, split_sizes in sizes.items() if split_sizes})
     return {
-        "sizes_svg": Markup(svg(figure, "sizes", f"Height against width of every picture. {words}")),
-        "sizes_words": words,
+        "sizes_svg": Markup(render_inline_svg(figure, "sizes", f"Height against width of every picture. {text}")),
+        "sizes_text": text,
     }
 
 
-def _groups_words(num_shown: int, num: int) -> str:
-    if num_shown < num:
-        return f"{num_shown} of {count(num)} groups, those across splits first."
-    return "Those across splits first." if num > 1 else ""
+def _duplicate_groups_text(num_shown: int, num_total: int) -> str:
+    if num_shown < num_total:
+        return f"{num_shown} of {format_int(num_total)} groups, those across splits first."
+    return "Those across splits first." if num_total > 1 else ""
 
 
-def _shown(picture: Picture) -> dict[str, Any]:
-    return {"image": thumbnail(picture.image), "said": picture.said, "name": picture.name}
+def _image_context(captioned: CaptionedImage) -> dict[str, Any]:
+    return {"image": make_thumbnail(captioned.image), "caption": captioned.caption, "name": captioned.name}
 
 
-MOST_GROUPS = 12
-MOST_IN_A_GROUP = 6
-BATCH = 24
+MAX_GROUPS = 12
+MAX_IMAGES_PER_GROUP = 6
+BATCH_SIZE = 24
 
 
-def check_page(check: DataCheck, findings: Sequence[Finding], words: str, seed: int = 0) -> DataPage:
+def build_data_check_page(
+    check: DataCheck, findings: Sequence[Finding], train_transform: str, seed: int = 0
+) -> DataCheckPage:
     """The page of a check, with one batch of its training pictures under the augmentation `words`.
 
     Where the words do not fit the pictures the page says so and shows no batch.
     """
-    across = {twins.places for twins in check.shared}
-    groups = sorted(check.twins, key=lambda twins: (twins.places not in across, not twins.exact, twins.bits))
-    page = DataPage(
+    cross_split = {duplicates.places for duplicates in check.shared}
+    groups = sorted(
+        check.twins,
+        key=lambda duplicates: (duplicates.places not in cross_split, not duplicates.exact, duplicates.bits),
+    )
+    page = DataCheckPage(
         title=check.inventory.name,
         counts=check.counts,
         findings=[(finding.severity, finding.text) for finding in findings],
-        sizes=_sizes_check_page(check.readable),
-        unreadable=[(seen.name, seen.look.error) for seen in check.unreadable],
-        groups=[_group(check, twins, twins.places in across) for twins in groups[:MOST_GROUPS]],
-        num_groups=len(groups),
-        words=words,
-        facts={"location": check.inventory.location, "pictures looked at": count(len(check.seen))},
+        sizes=_sizes_by_split(check.readable),
+        unreadable=[(checked.name, checked.look.error) for checked in check.unreadable],
+        duplicate_groups=[
+            _image_group(check, duplicates, duplicates.places in cross_split) for duplicates in groups[:MAX_GROUPS]
+        ],
+        num_duplicate_groups=len(groups),
+        train_transform=train_transform,
+        metadata={"location": check.inventory.location, "pictures looked at": format_int(len(check.seen))},
     )
     try:
-        return replace(page, batch=_batch(check, words, seed))
+        return replace(page, batch=_sample_batch(check, train_transform, seed))
     except ValueError as error:
-        told = ("error", f"No training batch can be made under {words!r}: {error}.")
-        return replace(page, findings=[told, *page.findings])
+        error_finding = ("error", f"No training batch can be made under {train_transform!r}: {error}.")
+        return replace(page, findings=[error_finding, *page.findings])
 
 
-def _sizes_check_page(readable: Sequence[Seen]) -> dict[str, list[tuple[int, int]]]:
-    found: dict[str, list[tuple[int, int]]] = {}
-    for seen in readable:
-        found.setdefault(seen.split, []).append((seen.look.height, seen.look.width))
-    return found
+def _sizes_by_split(readable: Sequence[Seen]) -> dict[str, list[tuple[int, int]]]:
+    sizes: dict[str, list[tuple[int, int]]] = {}
+    for checked in readable:
+        sizes.setdefault(checked.split, []).append((checked.look.height, checked.look.width))
+    return sizes
 
 
-def _group(check: DataCheck, twins: Twins, across: bool) -> PictureGroup:
-    kind = "The same pixels" if twins.exact else f"Nearly the same, {twins.bits} of 64 bits apart"
-    shown = [check.seen[place] for place in twins.places[:MOST_IN_A_GROUP]]
-    more = len(twins.places) - len(shown)
-    kind += f", {len(twins.places)} pictures of which {len(shown)} are shown" if more else ""
-    pictures = [
-        Picture(_pixels(seen.images.raw(seen.place)), f"{seen.label}, {seen.split}", seen.name) for seen in shown
+def _image_group(check: DataCheck, duplicates: Twins, is_cross_split: bool) -> ImageGroup:
+    heading = "The same pixels" if duplicates.exact else f"Nearly the same, {duplicates.bits} of 64 bits apart"
+    samples = [check.seen[index] for index in duplicates.places[:MAX_IMAGES_PER_GROUP]]
+    num_hidden = len(duplicates.places) - len(samples)
+    heading += f", {len(duplicates.places)} pictures of which {len(samples)} are shown" if num_hidden else ""
+    images = [
+        CaptionedImage(_to_pixels(checked.images.raw(checked.place)), f"{checked.label}, {checked.split}", checked.name)
+        for checked in samples
     ]
-    return PictureGroup(f"{kind}, in more than one split" if across else kind, pictures)
+    return ImageGroup(f"{heading}, in more than one split" if is_cross_split else heading, images)
 
 
-def _batch(check: DataCheck, words: str, seed: int) -> list[Picture]:
-    images = _readable_training(check)
-    if images is None:
+def _sample_batch(check: DataCheck, train_transform: str, seed: int) -> list[CaptionedImage]:
+    dataset = _readable_train_images(check)
+    if dataset is None:
         return []
-    channels = images.raw(0).shape[0]
-    as_it_is = Preprocess(channels, "", (0.0,) * channels, (1.0,) * channels)
+    channels = dataset.raw(0).shape[0]
+    identity_preprocess = Preprocess(channels, "", (0.0,) * channels, (1.0,) * channels)
     classes = check.inventory.classes
-    num = min(BATCH, len(images))
-    batches = TrainBatches(images, num, words, as_it_is, seed, "cpu", num_classes=len(classes))
-    x, y, indices = next(batches.iterate())
+    batch_size = min(BATCH_SIZE, len(dataset))
+    loader = TrainBatches(
+        dataset, batch_size, train_transform, identity_preprocess, seed, "cpu", num_classes=len(classes)
+    )
+    x, y, indices = next(loader.iterate())
     return [
-        Picture(_pixels((255 * picture).round().clamp(0, 255).to(torch.uint8)), _label(target, classes), images.name(i))
-        for picture, target, i in zip(x, y, indices.tolist(), strict=True)
+        CaptionedImage(
+            _to_pixels((255 * image).round().clamp(0, 255).to(torch.uint8)),
+            _target_text(target, classes),
+            dataset.name(i),
+        )
+        for image, target, i in zip(x, y, indices.tolist(), strict=True)
     ]
 
 
-def _readable_training(check: DataCheck) -> Images | None:
+def _readable_train_images(check: DataCheck) -> Images | None:
     split = "train" if "train" in check.inventory.splits else next(iter(check.inventory.splits), "")
     if not split:
         return None
-    images = check.inventory.splits[split]
-    places = [seen.place for seen in check.readable if seen.images is images]
-    return images.subset(places) if places else None
+    dataset = check.inventory.splits[split]
+    indices = [checked.place for checked in check.readable if checked.images is dataset]
+    return dataset.subset(indices) if indices else None
 
 
-def _label(target: Tensor, classes: Sequence[str]) -> str:
+def _target_text(target: Tensor, classes: Sequence[str]) -> str:
     """A class, or of a mixed picture its parts: `0.7 ant, 0.3 bee`."""
     if target.ndim == 0:
         return classes[int(target)]
-    parts = [(float(share), classes[place]) for place, share in enumerate(target.tolist()) if share > 0]
-    return parts[0][1] if len(parts) == 1 else ", ".join(f"{share:.2g} {name}" for share, name in sorted(parts)[::-1])
+    weighted_classes = [(float(weight), classes[index]) for index, weight in enumerate(target.tolist()) if weight > 0]
+    return (
+        weighted_classes[0][1]
+        if len(weighted_classes) == 1
+        else ", ".join(f"{weight:.2g} {name}" for weight, name in sorted(weighted_classes)[::-1])
+    )
 
 
-def _pixels(picture: Tensor) -> np.ndarray:
-    array = picture.numpy()
+def _to_pixels(image: Tensor) -> np.ndarray:
+    array = image.numpy()
     return array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0))

@@ -14,97 +14,99 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from reslab.report.format import count
-from reslab.report.pages.run import tile
-from reslab.report.plots.export import svg
-from reslab.report.plots.style import BLUE, MUTED, VERMILION, empty_panel, legend_above, styled
-from reslab.spec.errors import refuse
+from reslab.report.format import format_int
+from reslab.report.pages.run import make_tile
+from reslab.report.plots.export import render_inline_svg
+from reslab.report.plots.style import BLUE, MUTED, VERMILION, add_legend_above, make_figure, plot_style
+from reslab.spec.errors import invalid
 
 
 @dataclass(frozen=True)
-class RatePage:
+class LRFinderPage:
     """What the page shows: `losses` and `smoothed` a value for each of `rates`; `suggestion` where the smoothed loss
     falls steepest and `lowest` where it is least, None where it never fell; `stopped_early` that it diverged."""
 
     title: str
-    rates: Sequence[float]
+    lrs: Sequence[float]
     losses: Sequence[float]
-    smoothed: Sequence[float]
-    suggestion: float | None = None
-    lowest: float | None = None
-    stopped_early: bool = False
-    facts: Mapping[str, str] = field(default_factory=dict)
+    smoothed_losses: Sequence[float]
+    suggested_lr: float | None = None
+    lowest_loss_lr: float | None = None
+    diverged: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-_INCHES = (7.2, 3.6)
-_SHOWN = 1.6
+_FIGURE_INCHES = (7.2, 3.6)
+_MAX_LOSS_RATIO = 1.6
 
 
-def rate_search_figure(page: RatePage) -> Figure:
+def plot_lr_finder(page: LRFinderPage) -> Figure:
     """Each step's loss pale, its mean strong, against the rate (logarithmic); what diverges leaves the panel."""
-    with styled():
-        figure, axes = empty_panel(*_INCHES)
-        axes.plot(page.rates, page.losses, color=BLUE, alpha=0.3, linewidth=0.9)
-        handles = [axes.plot(page.rates, page.smoothed, color=BLUE, linewidth=1.9)[0]]
+    with plot_style():
+        figure, axes = make_figure(*_FIGURE_INCHES)
+        axes.plot(page.lrs, page.losses, color=BLUE, alpha=0.3, linewidth=0.9)
+        handles = [axes.plot(page.lrs, page.smoothed_losses, color=BLUE, linewidth=1.9)[0]]
         labels = ["loss, smoothed"]
-        for rate, colour, name in ((page.suggestion, VERMILION, "steepest"), (page.lowest, MUTED, "lowest")):
-            if rate is not None:
-                handles.append(axes.axvline(rate, color=colour, linewidth=1.4, linestyle=(0, (3.2, 2.0))))
-                labels.append(f"{name}, {rate:.2g}")
+        for lr, color, name in ((page.suggested_lr, VERMILION, "steepest"), (page.lowest_loss_lr, MUTED, "lowest")):
+            if lr is not None:
+                handles.append(axes.axvline(lr, color=color, linewidth=1.4, linestyle=(0, (3.2, 2.0))))
+                labels.append(f"{name}, {lr:.2g}")
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(numticks=12))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("learning rate")
-        low, start = min(page.smoothed), page.smoothed[0]
-        top = max(_SHOWN * start, low + 1e-3)
-        if math.isfinite(top) and max(page.losses) > top:
-            axes.set_ylim(max(0.0, low - 0.1 * (top - low)), top)
-        legend_above(axes, handles, labels)
+        lowest_loss, first_loss = min(page.smoothed_losses), page.smoothed_losses[0]
+        loss_limit = max(_MAX_LOSS_RATIO * first_loss, lowest_loss + 1e-3)
+        if math.isfinite(loss_limit) and max(page.losses) > loss_limit:
+            axes.set_ylim(max(0.0, lowest_loss - 0.1 * (loss_limit - lowest_loss)), loss_limit)
+        add_legend_above(axes, handles, labels)
         return figure
 
 
-def rate_parts(page: RatePage) -> dict[str, Any]:
+def lr_finder_context(page: LRFinderPage) -> dict[str, Any]:
     """The values of `curves.html`, by name. Raises ValueError where there is no step, or lengths differ."""
-    if not page.rates or not len(page.rates) == len(page.losses) == len(page.smoothed):
-        got = f"{len(page.rates)}, {len(page.losses)} and {len(page.smoothed)}"
-        raise refuse("as many losses and means as rates, at least one", got)
-    words = rate_search_words(page)
-    label = f"Loss against the learning rate, on a logarithmic scale. {words}"
-    figure = {
+    if not page.lrs or not len(page.lrs) == len(page.losses) == len(page.smoothed_losses):
+        got = f"{len(page.lrs)}, {len(page.losses)} and {len(page.smoothed_losses)}"
+        raise invalid("as many losses and means as rates, at least one", got)
+    summary = lr_finder_text(page)
+    alt_text = f"Loss against the learning rate, on a logarithmic scale. {summary}"
+    panel = {
         "title": "Loss at rising learning rates",
-        "svg": Markup(svg(rate_search_figure(page), "rates", label)),
-        "words": _caption(page),
+        "svg": Markup(render_inline_svg(plot_lr_finder(page), "rates", alt_text)),
+        "caption": _lr_finder_caption(page),
     }
     return {
         "kind": "Learning-rate range test",
         "title": page.title,
-        "summary": words,
-        "facts": {str(name): str(value) for name, value in page.facts.items()},
-        "tiles": _tiles(page),
-        "curves": [figure],
+        "summary": summary,
+        "metadata": {str(name): str(value) for name, value in page.metadata.items()},
+        "tiles": _lr_tiles(page),
+        "curves": [panel],
         "columns": [],
         "rows": [],
         "caption": "",
     }
 
 
-def rate_search_words(page: RatePage) -> str:
+def lr_finder_text(page: LRFinderPage) -> str:
     """One sentence: the rate to try, or that there is none."""
-    if page.suggestion is None:
+    if page.suggested_lr is None:
         return "The loss never fell: no rate is suggested. Try lower rates, or more steps."
-    return f"The loss falls steepest at a rate of {page.suggestion:.2g}: a place to start from, not yet the best rate."
-
-
-def _tiles(page: RatePage) -> list[dict[str, Any]]:
-    shown = (
-        ("suggested rate", page.suggestion, "steepest fall"),
-        ("lowest loss at", page.lowest, "of the smoothed loss"),
+    return (
+        f"The loss falls steepest at a rate of {page.suggested_lr:.2g}: a place to start from, not yet the best rate."
     )
-    tiles = [tile(name, f"{rate:.2g}", note) for name, rate, note in shown if rate is not None]
-    return [*tiles, tile("steps", count(len(page.rates)), "one a rate")]
 
 
-def _caption(page: RatePage) -> str:
-    end = "It stopped where the loss diverged." if page.stopped_early else "It went to the highest rate."
-    return f"Pale: the loss of each step. Strong: its mean with its neighbours. {end} (Smith 2017, Sec. 3.3.)"
+def _lr_tiles(page: LRFinderPage) -> list[dict[str, Any]]:
+    columns = (
+        ("suggested rate", page.suggested_lr, "steepest fall"),
+        ("lowest loss at", page.lowest_loss_lr, "of the smoothed loss"),
+    )
+    tiles = [make_tile(name, f"{lr:.2g}", note) for name, lr, note in columns if lr is not None]
+    return [*tiles, make_tile("steps", format_int(len(page.lrs)), "one a rate")]
+
+
+def _lr_finder_caption(page: LRFinderPage) -> str:
+    ending = "It stopped where the loss diverged." if page.diverged else "It went to the highest rate."
+    return f"Pale: the loss of each step. Strong: its mean with its neighbours. {ending} (Smith 2017, Sec. 3.3.)"

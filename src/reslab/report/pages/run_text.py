@@ -10,108 +10,116 @@ from typing import Any
 import numpy as np
 
 from reslab.metrics.classification import wilson_interval
-from reslab.report.format import count, number, percent, plural
-from reslab.report.series import Log, Series, eval_series, last_value, splits, train_series
+from reslab.report.format import format_int, format_number, format_percent, pluralize
+from reslab.report.series import LogRecords, Series, eval_series, eval_splits, tail_mean, train_series
 
 
-def run_summary(scores: Mapping[str, Any]) -> str:
+def run_summary_text(metrics: Mapping[str, Any]) -> str:
     """One sentence: `98.3 % of 360 test images right: 6 mistakes.`"""
-    num_samples = int(scores.get("num_samples") or 0)
+    num_samples = int(metrics.get("num_samples") or 0)
     if not num_samples:
         return "No held-out images: nothing has been judged yet."
-    num_correct = int(scores["num_correct"])
-    images = f"{count(num_samples)} {split_words(scores.get('split'))} image{'' if num_samples == 1 else 's'}"
+    num_correct = int(metrics["num_correct"])
+    images_text = (
+        f"{format_int(num_samples)} {split_adjective(metrics.get('split'))} image{'' if num_samples == 1 else 's'}"
+    )
     if num_correct == num_samples:
-        return f"{'The' if num_samples == 1 else 'All'} {images} right: no mistake."
-    return f"{percent(num_correct / num_samples, 1)} of {images} right: {plural(num_samples - num_correct, 'mistake')}."
+        return f"{'The' if num_samples == 1 else 'All'} {images_text} right: no mistake."
+    return f"{format_percent(num_correct / num_samples, 1)} of {images_text} right: {pluralize(num_samples - num_correct, 'mistake')}."
 
 
-def interval_words(scores: Mapping[str, Any]) -> str:
+def confidence_interval_text(metrics: Mapping[str, Any]) -> str:
     """How far the accuracy can be trusted, given the number of images: the 95 % interval of Wilson."""
-    num_samples = int(scores.get("num_samples") or 0)
+    num_samples = int(metrics.get("num_samples") or 0)
     if not num_samples:
         return ""
-    low, high = wilson_interval(int(scores["num_correct"]), num_samples)
-    return f"95 % interval {100 * low:.1f} to {percent(high, 1)}"
+    low, high = wilson_interval(int(metrics["num_correct"]), num_samples)
+    return f"95 % interval {100 * low:.1f} to {format_percent(high, 1)}"
 
 
-def loss_words(log: Log) -> str:
+def loss_text(log: LogRecords) -> str:
     """Where the losses began and ended."""
-    parts = [_fall("training loss", train_series(log, "loss"))]
-    parts += [_fall(f"{split_words(split)} loss", eval_series(log, split, "loss")) for split in splits(log)]
-    return _sentence(parts)
+    clauses = [_loss_range_text("training loss", train_series(log, "loss"))]
+    clauses += [
+        _loss_range_text(f"{split_adjective(split)} loss", eval_series(log, split, "loss"))
+        for split in eval_splits(log)
+    ]
+    return _join_clauses(clauses)
 
 
-def accuracy_words(log: Log) -> str:
+def accuracy_text(log: LogRecords) -> str:
     """Where the accuracies began and ended, and the best that was held out."""
-    parts = [_rise("training accuracy", train_series(log, "top1"))]
-    parts += [_rise(f"{split_words(split)} accuracy", eval_series(log, split, "top1")) for split in splits(log)]
-    return _sentence(parts)
+    clauses = [_accuracy_range_text("training accuracy", train_series(log, "top1"))]
+    clauses += [
+        _accuracy_range_text(f"{split_adjective(split)} accuracy", eval_series(log, split, "top1"))
+        for split in eval_splits(log)
+    ]
+    return _join_clauses(clauses)
 
 
-def lost_words(log: Log) -> list[str]:
+def non_finite_warnings(log: LogRecords) -> list[str]:
     """A sentence where losses are no finite numbers: a diverged run is told, not hidden."""
-    lines = [("training", train_series(log, "loss"))]
-    lines += [(split_words(split), eval_series(log, split, "loss")) for split in splits(log)]
-    lost = [(name, line) for name, line in lines if line.num_lost]
-    if not lost:
+    named_series = [("training", train_series(log, "loss"))]
+    named_series += [(split_adjective(split), eval_series(log, split, "loss")) for split in eval_splits(log)]
+    non_finite = [(name, series) for name, series in named_series if series.num_non_finite]
+    if not non_finite:
         return []
-    counts = ", ".join(f"{name} loss {times(line.num_lost)}" for name, line in lost)
-    first = min(line.first_lost for _, line in lost)
+    counts_text = ", ".join(f"{name} loss {format_times(series.num_non_finite)}" for name, series in non_finite)
+    first_epoch = min(series.first_non_finite for _, series in non_finite)
     return [
-        f"The training diverged: the loss was not a finite number, first at epoch {first:.4g} ({counts}). "
+        f"The training diverged: the loss was not a finite number, first at epoch {first_epoch:.4g} ({counts_text}). "
         "A smaller learning rate or a longer warm-up is the usual cure."
     ]
 
 
-def times(number_of: int) -> str:
+def format_times(n: int) -> str:
     """`once`, `twice`, `31 times`."""
-    return {1: "once", 2: "twice"}.get(number_of, f"{count(number_of)} times")
+    return {1: "once", 2: "twice"}.get(n, f"{format_int(n)} times")
 
 
-def rate_words(line: Series) -> str:
+def lr_text(series: Series) -> str:
     """The learning rate's highest and last value."""
-    top, end = max(line.y), line.y[-1]
-    if min(line.y) == top:
-        return f"{top:.3g} throughout."
-    return f"At most {top:.3g}, {end:.3g} at the end."
+    highest, final = max(series.y), series.y[-1]
+    if min(series.y) == highest:
+        return f"{highest:.3g} throughout."
+    return f"At most {highest:.3g}, {final:.3g} at the end."
 
 
-def split_words(split: object) -> str:
+def split_adjective(split: object) -> str:
     """A split's name as an adjective: `validation`, `test`, `training`; `held-out` where it has none."""
     name = str(split or "held-out")
     return {"val": "validation", "valid": "validation", "train": "training"}.get(name, name)
 
 
-def _fall(name: str, line: Series) -> str:
-    if not line:
+def _loss_range_text(name: str, series: Series) -> str:
+    if not series:
         return ""
-    end = last_value(line) if name.startswith("training") else line.y[-1]
-    if len(line.x) == 1:
-        return f"{name} {number(end, 3)}"
-    return f"{name} from {number(line.y[0], 3)} to {number(end, 3)}"
+    final = tail_mean(series) if name.startswith("training") else series.y[-1]
+    if len(series.x) == 1:
+        return f"{name} {format_number(final, 3)}"
+    return f"{name} from {format_number(series.y[0], 3)} to {format_number(final, 3)}"
 
 
-def _rise(name: str, line: Series) -> str:
-    if not line:
+def _accuracy_range_text(name: str, series: Series) -> str:
+    if not series:
         return ""
-    end = last_value(line) if name.startswith("training") else line.y[-1]
-    best = max(line.y)
-    said = f"{name} ends at {percent(end, 1)}"
-    return said if name.startswith("training") or best - end < 0.0005 else f"{said} (best {percent(best, 1)})"
+    final = tail_mean(series) if name.startswith("training") else series.y[-1]
+    best = max(series.y)
+    text = f"{name} ends at {format_percent(final, 1)}"
+    return text if name.startswith("training") or best - final < 0.0005 else f"{text} (best {format_percent(best, 1)})"
 
 
-def _sentence(parts: Sequence[str]) -> str:
-    said = "; ".join(part for part in parts if part)
-    return said[:1].upper() + said[1:] + "." if said else ""
+def _join_clauses(clauses: Sequence[str]) -> str:
+    text = "; ".join(clause for clause in clauses if clause)
+    return text[:1].upper() + text[1:] + "." if text else ""
 
 
 @dataclass(frozen=True)
-class Mistake:
+class MisclassifiedImage:
     """One image put in the wrong class: uint8 pixels (H, W) or (H, W, 3), class indices, the probability given."""
 
     image: np.ndarray
-    true: int
+    label: int
     predicted: int
     probability: float
     name: str = ""
@@ -130,12 +138,12 @@ class RunPage:
 
     title: str
     summary: str = ""
-    facts: Mapping[str, str] = field(default_factory=dict)
-    scores: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
     log: Sequence[Mapping[str, Any]] = ()
     classes: Sequence[str] = ()
-    confusion: Sequence[Sequence[int]] = ()
-    mistakes: Sequence[Mistake] = ()
+    confusion_matrix: Sequence[Sequence[int]] = ()
+    misclassified: Sequence[MisclassifiedImage] = ()
     layers: Sequence[Mapping[str, Any]] = ()
     depth: int = 0
     params: int = 0
@@ -157,7 +165,7 @@ class DemoNetwork:
     gradient_norms: Sequence[tuple[str, float]]
     top1: float
     train_seconds: float
-    gradient_norms_end: Sequence[tuple[str, float]] = ()
+    gradient_norms_trained: Sequence[tuple[str, float]] = ()
     depth: int = 0
     params: int = 0
 
@@ -172,5 +180,5 @@ class DemoPage:
     title: str
     networks: Sequence[DemoNetwork]
     summary: str = ""
-    facts: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
     num_samples: int = 0

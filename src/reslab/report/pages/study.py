@@ -8,60 +8,60 @@ from typing import Any
 
 from markupsafe import Markup
 
-from reslab.report.format import markdown_table, seconds
+from reslab.report.format import format_duration, markdown_table
 from reslab.report.pages.study_text import (
     StudyPage,
     StudyRow,
-    metric_name,
-    metric_words,
-    ours_words,
-    price_words,
-    provenance_words,
-    reported_words,
-    scale_words,
-    seeds_words,
-    stamp_words,
-    summary_words,
+    estimated_time_text,
+    metric_descriptions,
+    metric_display_name,
+    ours_text,
+    provenance_text,
+    reported_text,
+    scale_text,
+    seeds_text,
+    stamp_text,
+    study_summary_text,
 )
-from reslab.report.plots.export import svg, svg_file
-from reslab.report.plots.study import StudyFigure, study_figures
-from reslab.spec.study import Metric, Reported, metric_of
+from reslab.report.plots.export import render_inline_svg, render_svg_file
+from reslab.report.plots.study import StudyFigure, plot_study_figures
+from reslab.spec.study import Metric, ReportedValue, get_metric
 
 
-def study_parts(page: StudyPage) -> dict[str, Any]:
+def study_context(page: StudyPage) -> dict[str, Any]:
     """The values of `study.html`, by name. A figure's name is the id of its drawing on the page."""
-    figures = study_figures(page)
+    figures = plot_study_figures(page)
     return {
         "kind": f"Study · {page.study.name}",
         "title": page.study.title,
-        "summary": summary_words(page),
+        "summary": study_summary_text(page),
         "scale": page.scale,
-        "scale_words": scale_words(page),
-        "stamp": stamp_words(page),
-        "source": page.study.source,
+        "scale_text": scale_text(page),
+        "stamp": stamp_text(page),
+        "reference": page.study.reference,
         "claims": claim_rows(page),
-        "figures": [_drawn(figure) for figure in figures],
+        "figures": [_figure_context(figure) for figure in figures],
         "rows": value_rows(page),
-        "metrics": metric_words(page_metrics(page)),
+        "metrics": metric_descriptions(page_metrics(page)),
         "missing": missing_rows(page),
-        "missing_words": missing_words(page),
-        "differences": difference_words(page),
-        "notes": note_words(page),
-        "facts": study_facts(page),
+        "missing_heading": missing_heading(page),
+        "differences": difference_lines(page),
+        "notes": note_lines(page),
+        "metadata": study_metadata(page),
         "sections": [],
     }
 
 
 def claim_rows(page: StudyPage) -> list[dict[str, str]]:
     """Each claim with its verdict, a word for its look, and the reason."""
-    kinds = {"holds": "holds", "fails": "fails"}
+    css_classes = {"holds": "holds", "fails": "fails"}
     return [
         {
             "text": claim.text,
             "verdict": claim.verdict if page.scale == "full" or claim.verdict == "not judged"
             else f"{claim.verdict} at this scale",
-            "kind": kinds.get(claim.verdict, "open"),
-            "words": claim.words,
+            "kind": css_classes.get(claim.verdict, "open"),
+            "explanation": claim.explanation,
         }
         for claim in page.claims
     ]  # fmt: skip
@@ -69,173 +69,184 @@ def claim_rows(page: StudyPage) -> list[dict[str, str]]:
 
 def value_rows(page: StudyPage) -> list[dict[str, str]]:
     """A line a row and metric: name, network, what it measures, reported, ours, seeds, where it is reported, time."""
-    return [line for row in page.rows for line in _lines(row)]
+    return [cells for row in page.rows for cells in _value_cells(row)]
 
 
-def _lines(row: StudyRow) -> list[dict[str, str]]:
-    first: tuple[Metric, Reported | None] = (row.metric, row.row.reported)
-    every = [first, *((metric_of(told.metric), told) for told in row.row.also)]
+def _value_cells(row: StudyRow) -> list[dict[str, str]]:
+    main: tuple[Metric, ReportedValue | None] = (row.metric, row.row.reported)
+    metrics = [main, *((get_metric(reported.metric), reported) for reported in row.row.more_reported)]
     return [
         {
-            "name": row.row.name if place == 0 else "",
-            "network": (row.network or row.row.model) if place == 0 else "",
-            "metric": metric_name(metric.name),
-            "reported": reported_words(told, metric.unit),
-            "ours": ours_words(row, metric.name, metric.unit),
+            "name": row.row.name if index == 0 else "",
+            "arch": (row.arch_text or row.row.model) if index == 0 else "",
+            "metric": metric_display_name(metric.name),
+            "reported": reported_text(reported, metric.unit),
+            "ours": ours_text(row, metric.name, metric.unit),
             "seeds": str(len(row.values(metric.name)) or len(row.runs)) if row.runs else "–",
-            "where": provenance_words(told),
-            "time": seconds(spent) if place == 0 and (spent := sum(run.train_seconds for run in row.runs)) else "",
-            "run": "yes" if row.runs else "",
+            "provenance": provenance_text(reported),
+            "time": format_duration(train_seconds)
+            if index == 0 and (train_seconds := sum(run.train_seconds for run in row.runs))
+            else "",
+            "was_run": "yes" if row.runs else "",
         }
-        for place, (metric, told) in enumerate(every)
+        for index, (metric, reported) in enumerate(metrics)
     ]
 
 
 def page_metrics(page: StudyPage) -> list[Metric]:
     """Every metric of the page's table, each once."""
     names = [row.row.metric for row in page.rows]
-    names += [told.metric for row in page.rows for told in row.row.also]
-    return [metric_of(name) for name in dict.fromkeys(names)]
+    names += [reported.metric for row in page.rows for reported in row.row.more_reported]
+    return [get_metric(name) for name in dict.fromkeys(names)]
 
 
-def missing_words(page: StudyPage) -> str:
+def missing_heading(page: StudyPage) -> str:
     """The heading over `missing_rows`: some of them may be there in part, or have diverged."""
-    return "Not run, or not in full" if any(row.runs and row.why for row in page.rows) else "Not run"
+    return "Not run, or not in full" if any(row.runs and row.not_run_reason for row in page.rows) else "Not run"
 
 
 def missing_rows(page: StudyPage) -> list[dict[str, str]]:
     """The rows that were not run, or not wholly, each with the reason and its price."""
     return [
-        {"name": row.row.name, "why": row.why or "not run", "price": price_words(row)}
+        {"name": row.row.name, "reason": row.not_run_reason or "not run", "estimated_time": estimated_time_text(row)}
         for row in page.rows
-        if not row.runs or row.why
+        if not row.runs or row.not_run_reason
     ]
 
 
-def difference_words(page: StudyPage) -> list[str]:
+def difference_lines(page: StudyPage) -> list[str]:
     """Where the procedure is not the paper's: the cuts of the scale with the rows they are of, then the study's own."""
-    by_cut: dict[str, list[str]] = {}
+    names_by_preset: dict[str, list[str]] = {}
     for row in page.rows:
-        by_cut.setdefault(row.cut.words, []).append(row.row.name)
+        names_by_preset.setdefault(row.preset.description, []).append(row.row.name)
     if page.scale == "full":
-        cuts = [f"{words} ({_names(names)})" for words, names in by_cut.items() if not words.startswith("nothing")]
-    elif len(by_cut) == 1:
-        cuts = [f"all rows: {words}" for words in by_cut]
+        lines = [
+            f"{description} ({_join_names(names)})"
+            for description, names in names_by_preset.items()
+            if not description.startswith("nothing")
+        ]
+    elif len(names_by_preset) == 1:
+        lines = [f"all rows: {description}" for description in names_by_preset]
     else:
-        cuts = [f"{_names(names)}: {words}" for words, names in by_cut.items()]
-    return [*cuts, *page.study.differences]
+        lines = [f"{_join_names(names)}: {description}" for description, names in names_by_preset.items()]
+    return [*lines, *page.study.differences]
 
 
-def note_words(page: StudyPage) -> list[str]:
+def note_lines(page: StudyPage) -> list[str]:
     """What a reader must be told beside: of these trainings, then of the study."""
     return [*page.notes, *([page.study.notes] if page.study.notes else [])]
 
 
-def study_facts(page: StudyPage) -> dict[str, str]:
+def study_metadata(page: StudyPage) -> dict[str, str]:
     """Study, source, scale and seeds, then the facts of the page."""
-    own = {"study": page.study.name, "source": page.study.source, "scale": page.scale, "seeds": seeds_words(page)}
-    return own | {str(name): str(value) for name, value in page.facts.items()}
+    study = {
+        "study": page.study.name,
+        "reference": page.study.reference,
+        "scale": page.scale,
+        "seeds": seeds_text(page),
+    }
+    return study | {str(name): str(value) for name, value in page.metadata.items()}
 
 
-def _names(names: Sequence[str]) -> str:
+def _join_names(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:4])} and {len(names) - 4} more"
 
 
-def _drawn(figure: StudyFigure) -> dict[str, Any]:
-    wide = float(figure.figure.get_size_inches()[0])
+def _figure_context(figure: StudyFigure) -> dict[str, Any]:
+    width_inches = float(figure.figure.get_size_inches()[0])
     return {
         "title": figure.title,
-        "svg": Markup(svg(figure.figure, figure.name, figure.label)),
+        "svg": Markup(render_inline_svg(figure.figure, figure.name, figure.alt_text)),
         "caption": figure.caption,
-        "wide": wide > 7.5,
-        "least": round(62 * wide),
+        "wide": width_inches > 7.5,
+        "min_width": round(62 * width_inches),
     }
 
 
-_MARKS = {"holds": "✅", "fails": "❌", "open": "◻️"}
+_VERDICT_EMOJI = {"holds": "✅", "fails": "❌", "open": "◻️"}
 
 
-def study_markdown(page: StudyPage, figures_in: str = "") -> tuple[str, dict[str, str]]:
+def render_study_markdown(page: StudyPage, figure_dir: str = "") -> tuple[str, dict[str, str]]:
     """The text, and the SVG of each figure by file name; the text looks for them in the folder `figures_in`."""
-    figures = study_figures(page)
-    files = {f"{figure.name}.svg": svg_file(figure.figure, figure.label) for figure in figures}
-    parts = [
+    figures = plot_study_figures(page)
+    svg_files = {f"{figure.name}.svg": render_svg_file(figure.figure, figure.alt_text) for figure in figures}
+    sections = [
         f"# {page.study.title}",
-        f"`{page.study.name}` · {page.study.source}",
-        f"> **{scale_words(page).replace(':', ':**', 1)}",
-        summary_words(page),
-        *_claims(page),
-        *_figures(figures, figures_in),
+        f"`{page.study.name}` · {page.study.reference}",
+        f"> **{scale_text(page).replace(':', ':**', 1)}",
+        study_summary_text(page),
+        *_claims_section(page),
+        *_figures_section(figures, figure_dir),
         "## The numbers",
-        _values(page),
-        " ".join(metric_words(page_metrics(page)))
+        _values_table(page),
+        " ".join(metric_descriptions(page_metrics(page)))
         + f" Ours: {page.scale} scale, the mean over the seeds ± their standard deviation, always of the last step.",
-        _provenance(page),
-        *_missing(page),
-        *_list("## Where this is not the paper's procedure", difference_words(page)),
-        *_list("## Notes", note_words(page)),
-        *_facts(study_facts(page)),
+        _provenance_section(page),
+        *_missing_section(page),
+        *_bullet_section("## Where this is not the paper's procedure", difference_lines(page)),
+        *_bullet_section("## Notes", note_lines(page)),
+        *_metadata_section(study_metadata(page)),
     ]
-    return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n", files
+    return "\n\n".join(section.strip() for section in sections if section.strip()) + "\n", svg_files
 
 
-def _claims(page: StudyPage) -> list[str]:
-    lines = [[f"{_MARKS[row['kind']]} {row['verdict']}", row["text"], row["words"]] for row in claim_rows(page)]
-    return ["## What the paper says, and what came out", markdown_table(["verdict", "claim", "why"], lines)] * bool(
-        lines
-    )
+def _claims_section(page: StudyPage) -> list[str]:
+    rows = [
+        [f"{_VERDICT_EMOJI[row['kind']]} {row['verdict']}", row["text"], row["explanation"]] for row in claim_rows(page)
+    ]
+    return ["## What the paper says, and what came out", markdown_table(["verdict", "claim", "why"], rows)] * bool(rows)
 
 
-def _figures(figures: Sequence[StudyFigure], folder: str) -> list[str]:
-    found = []
+def _figures_section(figures: Sequence[StudyFigure], figure_dir: str) -> list[str]:
+    lines = []
     for figure in figures:
-        alt = figure.label.replace("[", "(").replace("]", ")")
-        place = f"{folder.rstrip('/')}/" if folder else ""
-        found += [f"### {figure.title}", f"![{alt}]({place}{figure.name}.svg)", figure.caption]
-    return ["## In pictures", *found] if found else []
+        alt_text = figure.alt_text.replace("[", "(").replace("]", ")")
+        prefix = f"{figure_dir.rstrip('/')}/" if figure_dir else ""
+        lines += [f"### {figure.title}", f"![{alt_text}]({prefix}{figure.name}.svg)", figure.caption]
+    return ["## In pictures", *lines] if lines else []
 
 
-def _values(page: StudyPage) -> str:
+def _values_table(page: StudyPage) -> str:
     columns = ("row", "network", "metric", "reported", f"ours, {page.scale}", "seeds", "training")
-    lines = [
+    rows = [
         [
             row["name"],
-            f"`{row['network']}`" if row["network"] else "",
+            f"`{row['arch']}`" if row["arch"] else "",
             row["metric"],
             row["reported"],
-            f"**{row['ours']}**" if row["run"] else row["ours"],
+            f"**{row['ours']}**" if row["was_run"] else row["ours"],
             row["seeds"],
             row["time"],
         ]
         for row in value_rows(page)
     ]
-    return markdown_table(columns, lines, "lllrrrr")
+    return markdown_table(columns, rows, "lllrrrr")
 
 
-def _provenance(page: StudyPage) -> str:
-    told = [row for row in value_rows(page) if row["where"]]
-    if not told:
+def _provenance_section(page: StudyPage) -> str:
+    rows = [row for row in value_rows(page) if row["provenance"]]
+    if not rows:
         return ""
     table = markdown_table(
         ("row", "metric", "reported", "how, and where"),
-        [[row["name"], row["metric"], row["reported"], row["where"]] for row in told],
+        [[row["name"], row["metric"], row["reported"], row["provenance"]] for row in rows],
         "llrl",
     )
     return f"<details><summary>Where each reported value is printed</summary>\n\n{table}\n</details>"
 
 
-def _missing(page: StudyPage) -> list[str]:
-    lines = [[row["name"], row["why"], row["price"]] for row in missing_rows(page)]
+def _missing_section(page: StudyPage) -> list[str]:
+    rows = [[row["name"], row["reason"], row["estimated_time"]] for row in missing_rows(page)]
     return (
-        [f"## {missing_words(page)}", markdown_table(("row", "why", "price, all seeds"), lines, "llr")] if lines else []
+        [f"## {missing_heading(page)}", markdown_table(("row", "why", "price, all seeds"), rows, "llr")] if rows else []
     )
 
 
-def _list(heading: str, lines: Sequence[str]) -> list[str]:
-    return [heading, "\n".join(f"* {line}" for line in lines)] if lines else []
+def _bullet_section(heading: str, items: Sequence[str]) -> list[str]:
+    return [heading, "\n".join(f"* {item}" for item in items)] if items else []
 
 
-def _facts(facts: Mapping[str, str]) -> list[str]:
-    command = facts.get("command", "")
-    lines = [[name, value] for name, value in facts.items() if name != "command"]
-    return ["## Facts", *([f"```\n{command}\n```"] if command else []), markdown_table(("", ""), lines)]
+def _metadata_section(metadata: Mapping[str, str]) -> list[str]:
+    command = metadata.get("command", "")
+    rows = [[name, value] for name, value in metadata.items() if name != "command"]
+    return ["## Facts", *([f"```\n{command}\n```"] if command else []), markdown_table(("", ""), rows)]

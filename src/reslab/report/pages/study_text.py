@@ -10,8 +10,8 @@ from math import isfinite
 from statistics import fmean, stdev
 from typing import Any
 
-from reslab.report.format import count, plural, seconds
-from reslab.spec.study import Cut, Metric, Reported, Row, Study, metric_of
+from reslab.report.format import format_duration, format_int, pluralize
+from reslab.spec.study import Metric, ReportedValue, RowSpec, ScalePreset, Study, get_metric
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class StudyRun:
     seed: int
     values: Mapping[str, float] = field(default_factory=dict)
     log: Sequence[Mapping[str, Any]] = ()
-    answers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    analysis_results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     train_seconds: float = 0.0
 
 
@@ -36,18 +36,18 @@ class StudyRow:
     `network` is the network in a few words. Of a row whose worker died, or of which seeds are missing, `why` tells.
     """
 
-    row: Row
-    cut: Cut
+    row: RowSpec
+    preset: ScalePreset
     runs: Sequence[StudyRun] = ()
-    network: str = ""
-    why: str = ""
-    price_seconds: float | None = None
+    arch_text: str = ""
+    not_run_reason: str = ""
+    estimated_seconds: float | None = None
 
     def values(self, metric: str = "") -> list[float]:
         """The finite values of a metric (the row's own where none is named), one a seed."""
         name = metric or self.row.metric
-        found = [run.values[name] for run in self.runs if run.values.get(name) is not None]
-        return [value for value in found if isfinite(value)]
+        recorded = [run.values[name] for run in self.runs if run.values.get(name) is not None]
+        return [value for value in recorded if isfinite(value)]
 
     def mean(self, metric: str = "") -> float | None:
         """The mean over the seeds; None where there is none."""
@@ -62,16 +62,16 @@ class StudyRow:
     @property
     def metric(self) -> Metric:
         """What the row measures."""
-        return metric_of(self.row.metric)
+        return get_metric(self.row.metric)
 
 
 @dataclass(frozen=True)
-class JudgedClaim:
+class ClaimResult:
     """A claim and its verdict (`holds`, `fails`, `undecided`, `not judged`); `words` tell why: `5 of 5 seeds; ...`."""
 
     text: str
     verdict: str
-    words: str = ""
+    explanation: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class StudyPage:
     study: Study
     scale: str
     rows: Sequence[StudyRow]
-    claims: Sequence[JudgedClaim] = ()
-    facts: Mapping[str, str] = field(default_factory=dict)
+    claims: Sequence[ClaimResult] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     summary: str = ""
     num_failed: int = 0
@@ -94,7 +94,7 @@ class StudyPage:
         return next((row for row in self.rows if row.row.name == name), None)
 
 
-_SCALES = {
+_SCALE_DESCRIPTIONS = {
     "smoke": "a check that everything runs, on tiny networks and data: its numbers mean nothing",
     "short": "a proxy, cut down until it runs on two processor cores: orderings can be held against the paper's, "
     "the numbers themselves cannot",
@@ -103,48 +103,60 @@ _SCALES = {
 VERDICTS = ("holds", "fails", "undecided", "not judged")
 
 
-def stamp_words(page: StudyPage) -> str:
+def stamp_text(page: StudyPage) -> str:
     """What is stamped inside each figure: `he2015/degradation, short scale, 3 seeds`."""
-    return f"reslab · {page.study.name} · {page.scale} scale · {seeds_words(page)}"
+    return f"reslab · {page.study.name} · {page.scale} scale · {seeds_text(page)}"
 
 
-def seeds_words(page: StudyPage) -> str:
+def seeds_text(page: StudyPage) -> str:
     """`3 seeds`, or `1 to 3 seeds` where the rows differ; rows that were not run do not count."""
-    numbers = sorted({len(row.runs) for row in page.rows if row.runs})
-    if not numbers:
+    seed_counts = sorted({len(row.runs) for row in page.rows if row.runs})
+    if not seed_counts:
         return "not run"
-    return plural(numbers[0], "seed") if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]} seeds"
+    return (
+        pluralize(seed_counts[0], "seed") if len(seed_counts) == 1 else f"{seed_counts[0]} to {seed_counts[-1]} seeds"
+    )
 
 
-def scale_words(page: StudyPage) -> str:
+def scale_text(page: StudyPage) -> str:
     """What the scale is, and what it cuts: all rows, or the first of those that share the commonest cut."""
-    cuts = [row.cut.words for row in page.rows]
-    common = max(cuts, key=cuts.count) if cuts else ""
-    of = "Here" if len(set(cuts)) < 2 else f"{page.rows[cuts.index(common)].row.name}, for one"
-    if page.scale != "full" and all(words.startswith("nothing is cut") for words in cuts):
-        return f"{page.scale.capitalize()} scale: {common}."
-    cut = f" {of}: {common}." if common and page.scale != "full" else ""
-    return f"{page.scale.capitalize()} scale: {_SCALES[page.scale]}.{cut}"
+    descriptions = [row.preset.description for row in page.rows]
+    most_common = max(descriptions, key=descriptions.count) if descriptions else ""
+    subject = (
+        "Here" if len(set(descriptions)) < 2 else f"{page.rows[descriptions.index(most_common)].row.name}, for one"
+    )
+    if page.scale != "full" and all(description.startswith("nothing is cut") for description in descriptions):
+        return f"{page.scale.capitalize()} scale: {most_common}."
+    preset_text = f" {subject}: {most_common}." if most_common and page.scale != "full" else ""
+    return f"{page.scale.capitalize()} scale: {_SCALE_DESCRIPTIONS[page.scale]}.{preset_text}"
 
 
-def summary_words(page: StudyPage) -> str:
+def study_summary_text(page: StudyPage) -> str:
     """One or two sentences: how many claims hold, fail, are undecided; how many rows were run."""
     if page.summary:
         return page.summary
-    run = sum(bool(row.runs) for row in page.rows)
-    rows = f"{run} of {plural(len(page.rows), 'row')} run" if run < len(page.rows) else f"all {count(run)} rows run"
+    num_run = sum(bool(row.runs) for row in page.rows)
+    rows_text = (
+        f"{num_run} of {pluralize(len(page.rows), 'row')} run"
+        if num_run < len(page.rows)
+        else f"all {format_int(num_run)} rows run"
+    )
     if not page.claims:
-        return f"{rows.capitalize()}."
-    numbers = {verdict: sum(claim.verdict == verdict for claim in page.claims) for verdict in VERDICTS}
-    hold = "holds" if 1 in (numbers["holds"], len(page.claims)) else "hold"
-    said = [f"{numbers['holds']} of {plural(len(page.claims), 'claim')} {hold}"]
-    said += [f"{numbers['fails']} {'fails' if numbers['fails'] == 1 else 'fail'}"] if numbers["fails"] else []
-    said += [f"{numbers['undecided']} undecided"] if numbers["undecided"] else []
-    said += [f"{numbers['not judged']} not judged"] if numbers["not judged"] else []
-    return f"{', '.join(said)} at {page.scale} scale; {rows}, {seeds_words(page)} each."
+        return f"{rows_text.capitalize()}."
+    verdict_counts = {verdict: sum(claim.verdict == verdict for claim in page.claims) for verdict in VERDICTS}
+    verb = "holds" if 1 in (verdict_counts["holds"], len(page.claims)) else "hold"
+    clauses = [f"{verdict_counts['holds']} of {pluralize(len(page.claims), 'claim')} {verb}"]
+    clauses += (
+        [f"{verdict_counts['fails']} {'fails' if verdict_counts['fails'] == 1 else 'fail'}"]
+        if verdict_counts["fails"]
+        else []
+    )
+    clauses += [f"{verdict_counts['undecided']} undecided"] if verdict_counts["undecided"] else []
+    clauses += [f"{verdict_counts['not judged']} not judged"] if verdict_counts["not judged"] else []
+    return f"{', '.join(clauses)} at {page.scale} scale; {rows_text}, {seeds_text(page)} each."
 
 
-def ours_words(row: StudyRow, metric: str, unit: str) -> str:
+def ours_text(row: StudyRow, metric: str, unit: str) -> str:
     """`31.20 ± 0.41 %`; `1.12 ± 0.18`; `31.20 %` of one seed; `not run`."""
     mean, std = row.mean(metric), row.std(metric)
     if mean is None:
@@ -152,65 +164,71 @@ def ours_words(row: StudyRow, metric: str, unit: str) -> str:
     if std and not unit:
         decimals = max(0, 1 - math.floor(math.log10(std)))
         return f"{mean:,.{decimals}f} ± {std:,.{decimals}f}"
-    spread = f" ± {value_words(std, unit, bare=True)}" if std is not None else ""
-    return f"{value_words(mean, unit, bare=True)}{spread}{_unit(unit)}"
+    std_text = f" ± {format_metric_value(std, unit, omit_unit=True)}" if std is not None else ""
+    return f"{format_metric_value(mean, unit, omit_unit=True)}{std_text}{_unit_suffix(unit)}"
 
 
-def reported_words(told: Reported | None, unit: str) -> str:
+def reported_text(reported: ReportedValue | None, unit: str) -> str:
     """`8.75 %`, `6.61 ± 0.16 %`, `fail: above 20 %`, a dash where nothing is reported."""
-    if told is None:
+    if reported is None:
         return "–"
-    if told.value is None:
-        return told.note or "none"
-    spread = f" ± {told.std:g}" if told.std is not None else ""
-    return f"{told.value:g}{spread}{_unit(unit)}" + (" (as recalled)" if told.confidence == "recalled" else "")
+    if reported.value is None:
+        return reported.note or "none"
+    std_text = f" ± {reported.std:g}" if reported.std is not None else ""
+    return f"{reported.value:g}{std_text}{_unit_suffix(unit)}" + (
+        " (from memory)" if reported.provenance == "from_memory" else ""
+    )
 
 
-def provenance_words(told: Reported | None) -> str:
+def provenance_text(reported: ReportedValue | None) -> str:
     """How the reported value came about, and where it is printed."""
-    if told is None:
+    if reported is None:
         return ""
-    note = f"; {told.note}" if told.note and told.value is not None else ""
-    statistic = "a single run" if told.statistic == "single" else told.statistic
-    said = ", ".join(part for part in (statistic, told.protocol) if part)
-    return f"{said}; {told.where}{note}"
+    note_text = f"; {reported.note}" if reported.note and reported.value is not None else ""
+    statistic = "a single run" if reported.statistic == "single" else reported.statistic
+    procedure = ", ".join(part for part in (statistic, reported.protocol) if part)
+    return f"{procedure}; {reported.location}{note_text}"
 
 
-def value_words(value: float | None, unit: str, *, bare: bool = False) -> str:
+def format_metric_value(value: float | None, unit: str, *, omit_unit: bool = False) -> str:
     """A value in two decimals where it is percent, whole where it counts steps, else in four digits."""
     if value is None:
         return "–"
     if unit == "s":
-        return seconds(value)
+        return format_duration(value)
     text = f"{value:.2f}" if unit == "%" else f"{value:,.0f}" if unit == "steps" else f"{value:.4g}"
-    return text if bare else f"{text}{_unit(unit)}"
+    return text if omit_unit else f"{text}{_unit_suffix(unit)}"
 
 
-def price_words(row: StudyRow) -> str:
+def estimated_time_text(row: StudyRow) -> str:
     """What a row that was not run would cost, as estimated."""
-    return f"about {seconds(row.price_seconds)}" if row.price_seconds else "not known"
+    return f"about {format_duration(row.estimated_seconds)}" if row.estimated_seconds else "not known"
 
 
-def metric_words(metrics: Sequence[Metric]) -> list[str]:
+def metric_descriptions(metrics: Sequence[Metric]) -> list[str]:
     """What each metric is: `test_error: error on the test pictures, ...`."""
-    seen = dict.fromkeys(metrics)
-    return [f"{metric_name(metric.name)}: {metric.words}." for metric in seen]
+    unique = dict.fromkeys(metrics)
+    return [f"{metric_display_name(metric.name)}: {metric.description}." for metric in unique]
 
 
-def metric_name(name: str) -> str:
+def metric_display_name(name: str) -> str:
     """A metric's name for a reader: `test error`, `test error, top 5`, `responses, mean std`."""
-    for ending, words in (("_top5", ", top 5"), ("_eval", ", eval mode"), ("_batch", ", by the batch")):
-        name = name.replace(ending, words)
+    for suffix, text in (("_top5", ", top 5"), ("_eval", ", eval mode"), ("_batch", ", by the batch")):
+        name = name.replace(suffix, text)
     return name.replace("_", " ").replace(".", ", ")
 
 
-def figure_label(page: StudyPage, title: str, rows: Sequence[str] = (), metric: str = "") -> str:
+def figure_alt_text(page: StudyPage, title: str, rows: Sequence[str] = (), metric: str = "") -> str:
     """A figure in words, for those who do not see it: its title, the values of `rows` (all where none is named)."""
-    shown = [row for row in page.rows if not rows or row.row.name in rows]
-    found = [(row, metric_of(metric) if metric else row.metric) for row in shown]
-    told = [f"{row.row.name} {ours_words(row, one.name, one.unit)}" for row, one in found if row.values(one.name)]
-    return f"{title}, {page.scale} scale. " + ("; ".join(told[:12]) + "." if told else "")
+    selected = [row for row in page.rows if not rows or row.row.name in rows]
+    row_metrics = [(row, get_metric(metric) if metric else row.metric) for row in selected]
+    values = [
+        f"{row.row.name} {ours_text(row, row_metric.name, row_metric.unit)}"
+        for row, row_metric in row_metrics
+        if row.values(row_metric.name)
+    ]
+    return f"{title}, {page.scale} scale. " + ("; ".join(values[:12]) + "." if values else "")
 
 
-def _unit(unit: str) -> str:
+def _unit_suffix(unit: str) -> str:
     return f" {unit}" if unit else ""

@@ -10,13 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from reslab.report.plots.style import MUTED, SERIES, empty_panel, legend_above, styled
+from reslab.report.plots.style import MUTED, PALETTE, add_legend_above, make_figure, plot_style
 from reslab.report.series import Series, running_mean
 
 PANEL_INCHES = (4.6, 3.1)
 SMALL_PANEL_INCHES = (4.6, 1.75)
-FEWEST_SMOOTHED = 60
-_LOG_SPAN = 30.0
+MIN_POINTS_TO_SMOOTH = 60
+_LOG_SCALE_RATIO = 30.0
 
 
 @dataclass(frozen=True)
@@ -26,72 +26,74 @@ class Curve:
     A long training line is noise as well as news: it is drawn pale as logged, and strong as its running mean.
     """
 
-    line: Series
+    series: Series
     label: str
-    colour: int = 0
+    color_index: int = 0
     dashed: bool = False
 
 
-def loss_figure(curves: Sequence[Curve]) -> Figure:
+def plot_loss(curves: Sequence[Curve]) -> Figure:
     """Loss against epochs, on a logarithmic scale where it spans more than a factor of 30."""
-    with styled():
-        figure, axes = empty_panel(*PANEL_INCHES)
-        _draw(axes, curves)
-        values = [y for curve in curves for y in curve.line.y]
-        if values and min(values) > 0 and max(values) / min(values) > _LOG_SPAN:
+    with plot_style():
+        figure, axes = make_figure(*PANEL_INCHES)
+        _draw_curves(axes, curves)
+        values = [y for curve in curves for y in curve.series.y]
+        if values and min(values) > 0 and max(values) / min(values) > _LOG_SCALE_RATIO:
             axes.set_yscale("log")
-            _plain_log_ticks(axes)
+            _format_log_ticks(axes)
         elif values and min(values) >= 0:
             axes.set_ylim(bottom=0)
         return figure
 
 
-def accuracy_figure(curves: Sequence[Curve]) -> Figure:
+def plot_accuracy(curves: Sequence[Curve]) -> Figure:
     """Accuracy (fractions) in percent against epochs."""
-    with styled():
-        figure, axes = empty_panel(*PANEL_INCHES)
-        _draw(axes, curves)
+    with plot_style():
+        figure, axes = make_figure(*PANEL_INCHES)
+        _draw_curves(axes, curves)
         low, high = axes.get_ylim()
-        spare = max(0.0, 0.04 - (high - low) / 2)
-        axes.set_ylim(max(-0.01, low - spare), min(1.01, high + spare))
+        padding = max(0.0, 0.04 - (high - low) / 2)
+        axes.set_ylim(max(-0.01, low - padding), min(1.01, high + padding))
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{round(100 * y, 6):g} %"))
         return figure
 
 
-def rate_figure(line: Series) -> Figure:
+def plot_lr(series: Series) -> Figure:
     """The learning rate against epochs, small."""
-    with styled():
-        figure, axes = empty_panel(*SMALL_PANEL_INCHES)
-        axes.plot(line.x, line.y, color=MUTED, marker="o" if len(line.x) == 1 else "", markersize=4.0, linewidth=1.5)
+    with plot_style():
+        figure, axes = make_figure(*SMALL_PANEL_INCHES)
+        axes.plot(
+            series.x, series.y, color=MUTED, marker="o" if len(series.x) == 1 else "", markersize=4.0, linewidth=1.5
+        )
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_locator(MaxNLocator(3))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-        _epochs(axes)
+        _format_epoch_axis(axes)
         return figure
 
 
-def _draw(axes: Axes, curves: Sequence[Curve]) -> None:
+def _draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
     handles, labels = [], []
     for curve in curves:
-        if not curve.line:
+        if not curve.series:
             continue
-        few = len(curve.line.x) <= (1 if curve.dashed else 15)
-        colour, strong = SERIES[curve.colour % len(SERIES)], curve.line
-        if curve.line.name == "train" and len(curve.line.x) >= FEWEST_SMOOTHED:
-            axes.plot(curve.line.x, curve.line.y, color=colour, alpha=0.3, linewidth=0.9)
-            strong = running_mean(curve.line)
-        drawn = axes.plot(
-            strong.x, strong.y, color=colour, marker="o" if few else "", markersize=4.0,
+        show_markers = len(curve.series.x) <= (1 if curve.dashed else 15)
+        color, main_series = PALETTE[curve.color_index % len(PALETTE)], curve.series
+        if curve.series.name == "train" and len(curve.series.x) >= MIN_POINTS_TO_SMOOTH:
+            axes.plot(curve.series.x, curve.series.y, color=color, alpha=0.3, linewidth=0.9)
+            main_series = running_mean(curve.series)
+        lines = axes.plot(
+            main_series.x, main_series.y, color=color, marker="o" if show_markers else "", markersize=4.0,
             linestyle=(0, (3.2, 2.0)) if curve.dashed else "-", linewidth=1.4 if curve.dashed else 1.9,
         )  # fmt: skip
-        handles.append(drawn[0])
+        handles.append(lines[0])
         labels.append(curve.label)
-    _epochs(axes)
-    legend_above(axes, handles, labels)
+    _format_epoch_axis(axes)
+    add_legend_above(axes, handles, labels)
 
 
-def _epochs(axes: Axes) -> None:
+def _format_epoch_axis(axes: Axes) -> None:
     axes.set_xlabel("epochs")
     axes.margins(x=0.02)
     first, last = axes.dataLim.intervalx
@@ -100,7 +102,7 @@ def _epochs(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=axes.dataLim.width > 2))
 
 
-def _plain_log_ticks(axes: Axes) -> None:
+def _format_log_ticks(axes: Axes) -> None:
     axes.yaxis.set_major_locator(LogLocator(numticks=7))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())

@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 from matplotlib.figure import Figure
 
 from reslab.report.plots import style
-from reslab.report.plots.style import styled
+from reslab.report.plots.style import plot_style
 
-_VARIABLES = {
+_CSS_VARIABLES = {
     style.INK: "ink",
     style.MUTED: "muted",
     style.GRID: "line",
@@ -21,111 +21,115 @@ _VARIABLES = {
     style.GREEN: "three",
     style.PURPLE: "four",
 }
-_FAMILY = re.compile(r"font-family: [^;]*;? ?")
-_SHORTHAND = re.compile(r"font: ([\d.]+px) [^;]*")
-_DECIMALS = re.compile(r"(\d+\.\d\d)\d+")
+_FONT_FAMILY = re.compile(r"font-family: [^;]*;? ?")
+_FONT_SHORTHAND = re.compile(r"font: ([\d.]+px) [^;]*")
+_LONG_DECIMALS = re.compile(r"(\d+\.\d\d)\d+")
 
 
-def svg(figure: Figure, name: str, label: str) -> str:
+def render_inline_svg(figure: Figure, id_prefix: str, alt_text: str) -> str:
     """The figure as an inline <svg>: its ids begin with `name`, `label` tells in words what it shows.
 
     The same figure gives the same text; nothing in it names another host.
     """
     stream = io.BytesIO()
-    with styled():
+    with plot_style():
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     root = ElementTree.fromstring(stream.getvalue())
     for parent in root.iter():
-        for child in [child for child in parent if _bare(child.tag) in ("metadata", "style")]:
+        for child in [child for child in parent if _local_name(child.tag) in ("metadata", "style")]:
             parent.remove(child)
     for element in root.iter():
-        _adopt(element, name)
-    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": label}
+        _inline_element(element, id_prefix)
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": alt_text}
     _drop_unused_ids(root)
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def _bare(tag: str) -> str:
+def _local_name(tag: str) -> str:
     return tag.rpartition("}")[2]
 
 
-def _adopt(element: ElementTree.Element, name: str) -> None:
+def _inline_element(element: ElementTree.Element, id_prefix: str) -> None:
     """Drops the name spaces, which HTML does not need, and keeps ids apart from those of the page's other figures."""
-    element.tag = _bare(element.tag)
+    element.tag = _local_name(element.tag)
     element.tail = None
     if element.tag not in ("text", "tspan"):
         element.text = None
-    attributes = {_bare(key): value for key, value in element.attrib.items()}
+    attributes = {_local_name(key): value for key, value in element.attrib.items()}
     if "id" in attributes:
-        attributes["id"] = f"{name}-{attributes['id']}"
+        attributes["id"] = f"{id_prefix}-{attributes['id']}"
     if attributes.get("href", "").startswith("#"):
-        attributes["href"] = f"#{name}-{attributes['href'][1:]}"
+        attributes["href"] = f"#{id_prefix}-{attributes['href'][1:]}"
     if "clip-path" in attributes:
-        attributes["clip-path"] = attributes["clip-path"].replace("url(#", f"url(#{name}-")
+        attributes["clip-path"] = attributes["clip-path"].replace("url(#", f"url(#{id_prefix}-")
     if "style" in attributes:
-        attributes["style"] = _at_home(attributes["style"])
+        attributes["style"] = _inline_style(attributes["style"])
     if "d" in attributes:
-        attributes["d"] = _DECIMALS.sub(r"\1", attributes["d"])
+        attributes["d"] = _LONG_DECIMALS.sub(r"\1", attributes["d"])
     element.attrib = attributes
 
 
 def _drop_unused_ids(root: ElementTree.Element) -> None:
     """Leaves the ids of shared shapes and clips; those of groups (`axes_1`, `line2d_7`) say nothing to a reader."""
-    used = {value[1:] for element in root.iter() for key, value in element.attrib.items() if key == "href"}
-    used |= {found for element in root.iter() for found in re.findall(r"url\(#([^)]*)\)", element.get("clip-path", ""))}
+    used_ids = {value[1:] for element in root.iter() for key, value in element.attrib.items() if key == "href"}
+    used_ids |= {
+        clip_id for element in root.iter() for clip_id in re.findall(r"url\(#([^)]*)\)", element.get("clip-path", ""))
+    }
     for element in root.iter():
-        if element.get("id") not in used:
+        if element.get("id") not in used_ids:
             element.attrib.pop("id", None)
 
 
-def _at_home(text: str) -> str:
+def _inline_style(text: str) -> str:
     """The page's font, and its variables instead of the palette's colours."""
-    text = _FAMILY.sub("", _SHORTHAND.sub(r"font-size: \1", text))
-    for colour, variable in _VARIABLES.items():
-        text = text.replace(colour, f"var(--{variable})")
+    text = _FONT_FAMILY.sub("", _FONT_SHORTHAND.sub(r"font-size: \1", text))
+    for color, variable in _CSS_VARIABLES.items():
+        text = text.replace(color, f"var(--{variable})")
     return text
 
 
-_SPACE = "http://www.w3.org/2000/svg"
-_LINK = "http://www.w3.org/1999/xlink"
-_GROUND = "#ffffff"
-_FAMILY_svg_file = re.compile(r"font-family: [^;]*|(?<=px )'[^;]*")
-_DECIMALS_svg_file = re.compile(r"(\d+\.\d\d)\d+")
-_FONTS = "Inter, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
+_SVG_NAMESPACE = "http://www.w3.org/2000/svg"
+_XLINK_NAMESPACE = "http://www.w3.org/1999/xlink"
+_BACKGROUND = "#ffffff"
+_FILE_FONT_FAMILY = re.compile(r"font-family: [^;]*|(?<=px )'[^;]*")
+_FILE_LONG_DECIMALS = re.compile(r"(\d+\.\d\d)\d+")
+_FONT_STACK = "Inter, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
 
 
-def svg_file(figure: Figure, label: str) -> str:
+def render_svg_file(figure: Figure, alt_text: str) -> str:
     """The figure as a whole SVG document; `label` tells in words what it shows. The same figure gives the same text."""
     stream = io.BytesIO()
-    with styled():
+    with plot_style():
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    ElementTree.register_namespace("", _SPACE)
-    ElementTree.register_namespace("xlink", _LINK)
+    ElementTree.register_namespace("", _SVG_NAMESPACE)
+    ElementTree.register_namespace("xlink", _XLINK_NAMESPACE)
     root = ElementTree.fromstring(stream.getvalue())
     for child in [child for child in root if child.tag.endswith("metadata")]:
         root.remove(child)
     for element in root.iter():
-        _slim(element)
-    _, _, wide, high = root.attrib["viewBox"].split()
-    ground = ElementTree.Element(f"{{{_SPACE}}}rect", {"width": wide, "height": high, "fill": _GROUND})
-    told = ElementTree.Element(f"{{{_SPACE}}}title")
-    told.text = label
-    root.insert(0, ground)
-    root.insert(0, told)
+        _simplify_element(element)
+    _, _, width, height = root.attrib["viewBox"].split()
+    background = ElementTree.Element(
+        f"{{{_SVG_NAMESPACE}}}rect", {"width": width, "height": height, "fill": _BACKGROUND}
+    )
+    title = ElementTree.Element(f"{{{_SVG_NAMESPACE}}}title")
+    title.text = alt_text
+    root.insert(0, background)
+    root.insert(0, title)
     root.set("role", "img")
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-def _slim(element: ElementTree.Element) -> None:
+def _simplify_element(element: ElementTree.Element) -> None:
     """Two decimals are enough, and any sans-serif font will do."""
     if "d" in element.attrib:
-        element.set("d", _DECIMALS_svg_file.sub(r"\1", element.attrib["d"]))
+        element.set("d", _FILE_LONG_DECIMALS.sub(r"\1", element.attrib["d"]))
     if "style" in element.attrib:
-        element.set("style", _FAMILY_svg_file.sub(_family, element.attrib["style"]))
+        element.set("style", _FILE_FONT_FAMILY.sub(_replace_font_family, element.attrib["style"]))
     if not element.tag.endswith(("}text", "}tspan", "}style", "}title")):
         element.text = None
     element.tail = None
 
 
-def _family(found: re.Match[str]) -> str:
-    return f"font-family: {_FONTS}" if found[0].startswith("font-family") else _FONTS
+def _replace_font_family(match: re.Match[str]) -> str:
+    return f"font-family: {_FONT_STACK}" if match[0].startswith("font-family") else _FONT_STACK

@@ -10,154 +10,158 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from reslab.report.plots.depth import DASHED, log_ticks, power
-from reslab.report.plots.style import MUTED, SERIES, empty_panel, legend_above, styled
+from reslab.report.plots.depth import DASHED, format_log_tick, make_log_locator
+from reslab.report.plots.style import MUTED, PALETTE, add_legend_above, make_figure, plot_style
 
-WIDE, PANEL = (10.4, 3.7), (4.8, 3.3)
+WIDE_PANEL_INCHES, ERROR_PANEL_INCHES = (10.4, 3.7), (4.8, 3.3)
 
 
 @dataclass(frozen=True)
-class Struck:
+class DeletionErrors:
     """One network: its error whole, and without each unit (None: not offered); an empty label stays unnamed."""
 
     label: str
-    error: float
-    without: Sequence[float | None]
-    colour: int = 0
+    baseline_error: float
+    errors_without: Sequence[float | None]
+    color_index: int = 0
 
 
 @dataclass(frozen=True)
-class Spread:
+class ErrorSamples:
     """A network's errors at several places across: points (x, errors found there)."""
 
     label: str
     points: Sequence[tuple[float, Sequence[float]]]
-    colour: int = 0
+    color_index: int = 0
 
 
 @dataclass(frozen=True)
-class Lengths:
+class PathLengths:
     """A residual network's paths by length, from 0: share of the paths, mean gradient of one, share of the gradient."""
 
     label: str
-    shares: Sequence[float]
-    gradients: Sequence[float]
-    contributions: Sequence[float]
-    colour: int = 0
+    path_fractions: Sequence[float]
+    gradient_norms: Sequence[float]
+    gradient_fractions: Sequence[float]
+    color_index: int = 0
 
 
-def deleted_figure(networks: Sequence[Struck], chance: float) -> Figure:
+def plot_deletion(networks: Sequence[DeletionErrors], chance: float) -> Figure:
     """The error without each unit: a stem a unit, from the dashed line that is the whole network's error."""
-    with styled():
-        figure, axes = empty_panel(*WIDE)
-        named, step = [], 0.7 / len(networks)
-        for place, one in enumerate(networks):
-            colour, shift = SERIES[one.colour % len(SERIES)], (place - (len(networks) - 1) / 2) * step
-            points = [(i + shift, error) for i, error in enumerate(one.without, 1) if error is not None]
-            absent = [i + shift for i, error in enumerate(one.without, 1) if error is None]
-            axes.axhline(one.error, color=colour, linewidth=1.0, linestyle=DASHED, zorder=1)
-            axes.vlines([x for x, _ in points], one.error, [y for _, y in points], color=colour, linewidth=1.5)
-            dots = axes.plot([x for x, _ in points], [y for _, y in points], "o", color=colour, markersize=4.4)
-            axes.plot(absent, [one.error] * len(absent), "x", color=colour, markersize=5, markeredgewidth=1.6)
-            named.append((dots[0], one.label))
-        _error_axis(axes, chance)
+    with plot_style():
+        figure, axes = make_figure(*WIDE_PANEL_INCHES)
+        legend_entries, spacing = [], 0.7 / len(networks)
+        for index, network in enumerate(networks):
+            color, offset = PALETTE[network.color_index % len(PALETTE)], (index - (len(networks) - 1) / 2) * spacing
+            points = [(i + offset, error) for i, error in enumerate(network.errors_without, 1) if error is not None]
+            missing = [i + offset for i, error in enumerate(network.errors_without, 1) if error is None]
+            axes.axhline(network.baseline_error, color=color, linewidth=1.0, linestyle=DASHED, zorder=1)
+            axes.vlines(
+                [x for x, _ in points], network.baseline_error, [y for _, y in points], color=color, linewidth=1.5
+            )
+            dots = axes.plot([x for x, _ in points], [y for _, y in points], "o", color=color, markersize=4.4)
+            axes.plot(
+                missing, [network.baseline_error] * len(missing), "x", color=color, markersize=5, markeredgewidth=1.6
+            )
+            legend_entries.append((dots[0], network.label))
+        _format_error_axis(axes, chance)
         axes.set_xlabel("unit that is deleted, from the input to the output")
         axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
-        axes.set_xlim(0.3, max(len(one.without) for one in networks) + 0.7)
-        _legend(axes, named)
+        axes.set_xlim(0.3, max(len(network.errors_without) for network in networks) + 0.7)
+        _add_legend(axes, legend_entries)
         return figure
 
 
-def several_figure(networks: Sequence[Spread], chance: float) -> Figure:
+def plot_multiple_deletions(networks: Sequence[ErrorSamples], chance: float) -> Figure:
     """The mean error against the number of units deleted, in a band from the least to the most of the draws."""
-    with styled():
-        figure, axes = empty_panel(*PANEL)
-        named = []
-        for one in networks:
-            colour = SERIES[one.colour % len(SERIES)]
-            across = [x for x, _ in one.points]
-            low, high = [min(found) for _, found in one.points], [max(found) for _, found in one.points]
-            axes.fill_between(across, low, high, color=colour, alpha=0.16, linewidth=0)
-            line = axes.plot(
-                across, [fmean(found) for _, found in one.points], color=colour, marker="o", markersize=3.6
+    with plot_style():
+        figure, axes = make_figure(*ERROR_PANEL_INCHES)
+        legend_entries = []
+        for network in networks:
+            color = PALETTE[network.color_index % len(PALETTE)]
+            counts = [x for x, _ in network.points]
+            low, high = [min(errors) for _, errors in network.points], [max(errors) for _, errors in network.points]
+            axes.fill_between(counts, low, high, color=color, alpha=0.16, linewidth=0)
+            lines = axes.plot(
+                counts, [fmean(errors) for _, errors in network.points], color=color, marker="o", markersize=3.6
             )
-            named.append((line[0], one.label))
-        _error_axis(axes, chance, "left")
+            legend_entries.append((lines[0], network.label))
+        _format_error_axis(axes, chance, "left")
         axes.set_xlabel("number of units deleted at random")
         axes.xaxis.set_major_locator(MaxNLocator(9, integer=True))
         axes.set_xlim(left=0)
-        _legend(axes, named)
+        _add_legend(axes, legend_entries)
         return figure
 
 
-def permuted_figure(networks: Sequence[Spread], chance: float) -> Figure:
+def plot_permutations(networks: Sequence[ErrorSamples], chance: float) -> Figure:
     """The error against Kendall's tau of the order the units run in: 1 on the left is the order unchanged."""
-    with styled():
-        figure, axes = empty_panel(*PANEL)
-        named = []
-        for one in networks:
-            points = [(tau, error) for tau, found in one.points for error in found]
+    with plot_style():
+        figure, axes = make_figure(*ERROR_PANEL_INCHES)
+        legend_entries = []
+        for network in networks:
+            points = [(tau, error) for tau, errors in network.points for error in errors]
             dots = axes.plot(
                 [tau for tau, _ in points], [error for _, error in points], "o", alpha=0.7,
-                color=SERIES[one.colour % len(SERIES)], markersize=4.6, markeredgewidth=0,
+                color=PALETTE[network.color_index % len(PALETTE)], markersize=4.6, markeredgewidth=0,
             )  # fmt: skip
-            named.append((dots[0], one.label))
-        _error_axis(axes, chance, "left")
+            legend_entries.append((dots[0], network.label))
+        _format_error_axis(axes, chance, "left")
         axes.set_xlabel("Kendall's tau of the units' order (1: unchanged)")
-        axes.set_xlim(1.02, min(tau for one in networks for tau, _ in one.points) - 0.04)
-        _legend(axes, named)
+        axes.set_xlim(1.02, min(tau for network in networks for tau, _ in network.points) - 0.04)
+        _add_legend(axes, legend_entries)
         return figure
 
 
-def lengths_figure(networks: Sequence[Lengths]) -> Figure:
+def plot_path_lengths(networks: Sequence[PathLengths]) -> Figure:
     """Share of the paths (dashed) and of the gradient (solid) by the paths' length."""
-    with styled():
-        figure, axes = empty_panel(*PANEL)
-        named = []
-        for one in networks:
-            colour, across = SERIES[one.colour % len(SERIES)], range(len(one.shares))
-            axes.plot(across, one.shares, color=colour, linestyle=DASHED, linewidth=1.4)
-            axes.fill_between(across, 0, one.contributions, color=colour, alpha=0.16, linewidth=0)
-            named.append((axes.plot(across, one.contributions, color=colour)[0], one.label))
+    with plot_style():
+        figure, axes = make_figure(*ERROR_PANEL_INCHES)
+        legend_entries = []
+        for network in networks:
+            color, lengths = PALETTE[network.color_index % len(PALETTE)], range(len(network.path_fractions))
+            axes.plot(lengths, network.path_fractions, color=color, linestyle=DASHED, linewidth=1.4)
+            axes.fill_between(lengths, 0, network.gradient_fractions, color=color, alpha=0.16, linewidth=0)
+            legend_entries.append((axes.plot(lengths, network.gradient_fractions, color=color)[0], network.label))
         axes.set_ylim(bottom=0)
         axes.set_ylabel("share")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{round(100 * y, 4):g} %"))
-        named.append((Line2D([], [], color=MUTED, linewidth=1.5), "of the gradient"))
-        named.append((Line2D([], [], color=MUTED, linewidth=1.4, linestyle=DASHED), "of the paths"))
-        _length_axis(axes)
-        _legend(axes, named)
+        legend_entries.append((Line2D([], [], color=MUTED, linewidth=1.5), "of the gradient"))
+        legend_entries.append((Line2D([], [], color=MUTED, linewidth=1.4, linestyle=DASHED), "of the paths"))
+        _format_length_axis(axes)
+        _add_legend(axes, legend_entries)
         return figure
 
 
-def path_gradients_figure(networks: Sequence[Lengths]) -> Figure:
+def plot_path_gradients(networks: Sequence[PathLengths]) -> Figure:
     """The norm of the gradient along one path of each length, on a logarithmic scale."""
-    with styled():
-        figure, axes = empty_panel(*PANEL)
-        named = []
-        for one in networks:
-            points = [(k, norm) for k, norm in enumerate(one.gradients) if norm > 0]
-            line = axes.plot(
-                [k for k, _ in points], [norm for _, norm in points], color=SERIES[one.colour % len(SERIES)],
+    with plot_style():
+        figure, axes = make_figure(*ERROR_PANEL_INCHES)
+        legend_entries = []
+        for network in networks:
+            points = [(length, norm) for length, norm in enumerate(network.gradient_norms) if norm > 0]
+            lines = axes.plot(
+                [length for length, _ in points], [norm for _, norm in points], color=PALETTE[network.color_index % len(PALETTE)],
                 marker="o" if len(points) < 40 else "", markersize=3.6,
             )  # fmt: skip
-            named.append((line[0], one.label))
+            legend_entries.append((lines[0], network.label))
         axes.set_yscale("log")
         axes.set_ylabel("norm of the gradient")
-        axes.yaxis.set_major_locator(log_ticks(*axes.get_ylim()))
-        axes.yaxis.set_major_formatter(FuncFormatter(power))
+        axes.yaxis.set_major_locator(make_log_locator(*axes.get_ylim()))
+        axes.yaxis.set_major_formatter(FuncFormatter(format_log_tick))
         axes.yaxis.set_minor_formatter(NullFormatter())
-        _length_axis(axes)
-        _legend(axes, named)
+        _format_length_axis(axes)
+        _add_legend(axes, legend_entries)
         return figure
 
 
-def _length_axis(axes: Axes) -> None:
+def _format_length_axis(axes: Axes) -> None:
     axes.set_xlabel("length of the path: branches it runs through")
     axes.xaxis.set_major_locator(MaxNLocator(9, integer=True))
     axes.margins(x=0.02)
 
 
-def _error_axis(axes: Axes, chance: float, side: Literal["left", "right"] = "right") -> None:
+def _format_error_axis(axes: Axes, chance: float, side: Literal["left", "right"] = "right") -> None:
     """From none to all wrong, with a thin line, named at this side, where guessing lies."""
     axes.axhline(chance, color=MUTED, linewidth=0.9, zorder=0)
     axes.set_ylabel("error")
@@ -169,6 +173,6 @@ def _error_axis(axes: Axes, chance: float, side: Literal["left", "right"] = "rig
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.0f} %"))
 
 
-def _legend(axes: Axes, named: Sequence[tuple[Any, str]]) -> None:
-    shown = [(handle, label) for handle, label in named if label]
-    legend_above(axes, [handle for handle, _ in shown], [label for _, label in shown])
+def _add_legend(axes: Axes, entries: Sequence[tuple[Any, str]]) -> None:
+    labeled = [(handle, label) for handle, label in entries if label]
+    add_legend_above(axes, [handle for handle, _ in labeled], [label for _, label in labeled])

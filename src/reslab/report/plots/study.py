@@ -5,24 +5,24 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from reslab.report.analyses import show_answers
-from reslab.report.pages.study_text import StudyPage, figure_label, metric_name, stamp_words
+from reslab.report.analyses import render_analysis
+from reslab.report.pages.study_text import StudyPage, figure_alt_text, metric_display_name, stamp_text
 from reslab.report.plots import study_curves
 from reslab.report.plots import study_values as study_numbers
 from reslab.report.plots import study_values as study_profiles
-from reslab.report.plots.study_style import stamp
-from reslab.report.plots.style import styled
-from reslab.spec.study import KINDS, Drawing, metric_of
+from reslab.report.plots.study_style import add_stamp
+from reslab.report.plots.style import plot_style
+from reslab.spec.study import FIGURE_KINDS, FigureSpec, get_metric
 
-_DRAW: dict[str, Callable[[StudyPage, Drawing, str], Figure]] = {
-    "error_curves": study_curves.error_curves,
-    "loss_and_error": study_curves.loss_and_error,
-    "train_then_test": study_curves.train_then_test,
-    "lines": study_numbers.lines,
-    "gradients": study_profiles.gradients,
-    "responses": study_profiles.responses,
+_PLOTTERS: dict[str, Callable[[StudyPage, FigureSpec, str], Figure]] = {
+    "error_curves": study_curves.plot_error_curves,
+    "loss_and_error": study_curves.plot_loss_and_error,
+    "train_then_test": study_curves.plot_train_then_test,
+    "lines": study_numbers.plot_metric_lines,
+    "gradients": study_profiles.plot_gradient_profiles,
+    "responses": study_profiles.plot_response_profiles,
 }
-_BESIDE = (
+_REPORTED_CAPTION = (
     "Diamond: the value that the paper reports (hollow where it was not read in the paper itself). "
     "Dot: ours, the mean over the seeds with its standard deviation; small dots are the seeds."
 )
@@ -34,69 +34,77 @@ class StudyFigure:
 
     name: str
     title: str
-    label: str
+    alt_text: str
     caption: str
     figure: Figure
 
 
-def study_figures(page: StudyPage) -> list[StudyFigure]:
+def plot_study_figures(page: StudyPage) -> list[StudyFigure]:
     """Every figure of the page that has something to show; the scale is stamped inside each."""
-    found = [figure for number, drawing in enumerate(page.study.figures, 1) for figure in _drawn(page, drawing, number)]
+    figures = [
+        figure
+        for figure_number, spec in enumerate(page.study.figures, 1)
+        for figure in _plot_spec(page, spec, figure_number)
+    ]
     if any(row.row.reported is not None for row in page.rows) and any(row.values() for row in page.rows):
         title = "Ours beside the reported values"
-        figure = study_numbers.against_reported(page, stamp_words(page))
-        found.append(StudyFigure(f"{_stem(page)}-reported", title, figure_label(page, title), _BESIDE, figure))
-    return found
+        figure = study_numbers.plot_against_reported(page, stamp_text(page))
+        figures.append(
+            StudyFigure(f"{_file_stem(page)}-reported", title, figure_alt_text(page, title), _REPORTED_CAPTION, figure)
+        )
+    return figures
 
 
-def _stem(page: StudyPage) -> str:
+def _file_stem(page: StudyPage) -> str:
     return page.study.name.replace("/", "-")
 
 
-def _drawn(page: StudyPage, drawing: Drawing, number: int) -> list[StudyFigure]:
-    rows = [row for row in map(page.row, drawing.rows) if row is not None]
-    if drawing.kind in ("gradients", "responses"):
-        rows = [row for row in rows if study_profiles.answers_of(row, drawing.question or drawing.kind)]
+def _plot_spec(page: StudyPage, spec: FigureSpec, figure_number: int) -> list[StudyFigure]:
+    rows = [row for row in map(page.row, spec.rows) if row is not None]
+    if spec.kind in ("gradients", "responses"):
+        rows = [row for row in rows if study_profiles.row_analysis_results(row, spec.analysis or spec.kind)]
     if not any(row.runs for row in rows):
         return []
-    if drawing.kind == "answers":
-        return _shown(page, drawing, number)
-    caption = _line_words(page, drawing) if drawing.kind == "lines" else KINDS[drawing.kind]
-    name = f"{_stem(page)}-{number}-{drawing.kind.replace('_', '-')}"
-    figure = _DRAW[drawing.kind](page, drawing, stamp_words(page))
-    label = figure_label(page, drawing.title, drawing.rows, drawing.metric)
-    if drawing.kind in ("gradients", "responses"):
-        label = f"{drawing.title}, {page.scale} scale: {', '.join(drawing.rows)}."
-    return [StudyFigure(name, drawing.title, label, f"{_laid_out(drawing)}{caption[:1].upper()}{caption[1:]}.", figure)]
-
-
-def _shown(page: StudyPage, drawing: Drawing, number: int) -> list[StudyFigure]:
-    """The figures of a question, its networks under the names of their rows."""
-    named = [(name, page.row(name)) for name in drawing.rows]
-    answers = [
-        {**found[0], "subject": name, "step": None}
-        for name, row in named
-        if row is not None and (found := study_profiles.answers_of(row, drawing.question))
+    if spec.kind == "answers":
+        return _plot_analysis(page, spec, figure_number)
+    caption = _metric_lines_caption(page, spec) if spec.kind == "lines" else FIGURE_KINDS[spec.kind]
+    name = f"{_file_stem(page)}-{figure_number}-{spec.kind.replace('_', '-')}"
+    figure = _PLOTTERS[spec.kind](page, spec, stamp_text(page))
+    alt_text = figure_alt_text(page, spec.title, spec.rows, spec.metric)
+    if spec.kind in ("gradients", "responses"):
+        alt_text = f"{spec.title}, {page.scale} scale: {', '.join(spec.rows)}."
+    return [
+        StudyFigure(name, spec.title, alt_text, f"{_source_prefix(spec)}{caption[:1].upper()}{caption[1:]}.", figure)
     ]
-    if not answers:
+
+
+def _plot_analysis(page: StudyPage, spec: FigureSpec, figure_number: int) -> list[StudyFigure]:
+    """The figures of a question, its networks under the names of their rows."""
+    named_rows = [(name, page.row(name)) for name in spec.rows]
+    results = [
+        {**row_results[0], "model": name, "step": None}
+        for name, row in named_rows
+        if row is not None and (row_results := study_profiles.row_analysis_results(row, spec.analysis))
+    ]
+    if not results:
         return []
-    shown, made = show_answers(drawing.question.partition("@")[0], answers), []
-    for letter, one in zip("abcdefghij", shown.figures, strict=False):
-        with styled():
-            stamp(one.figure, stamp_words(page))
-        name = f"{_stem(page)}-{number}{letter}-{drawing.question.replace('@', '-')}"
-        label = f"{one.label} {page.scale.capitalize()} scale, the first seed. {' '.join(shown.words)}"
-        caption = f"{_laid_out(drawing)}{one.caption} The first seed of each network."
-        made.append(StudyFigure(name, one.title or drawing.title, label, caption, one.figure))
-    return made
+    rendered, figures = render_analysis(spec.analysis.partition("@")[0], results), []
+    for letter, figure in zip("abcdefghij", rendered.figures, strict=False):
+        with plot_style():
+            add_stamp(figure.figure, stamp_text(page))
+        name = f"{_file_stem(page)}-{figure_number}{letter}-{spec.analysis.replace('@', '-')}"
+        alt_text = f"{figure.alt_text} {page.scale.capitalize()} scale, the first seed. {' '.join(rendered.paragraphs)}"
+        caption = f"{_source_prefix(spec)}{figure.caption} The first seed of each network."
+        figures.append(StudyFigure(name, figure.title or spec.title, alt_text, caption, figure.figure))
+    return figures
 
 
-def _line_words(page: StudyPage, drawing: Drawing) -> str:
-    reported = "; dotted, with diamonds: what the paper reports" if page.scale == "full" else ""
-    what = metric_of(drawing.metric).words if "." in drawing.metric else metric_name(drawing.metric)
-    ours = f"{what}, against {drawing.axis}"
-    return f"{ours}, the mean over the seeds with its standard deviation{reported}"
+def _metric_lines_caption(page: StudyPage, spec: FigureSpec) -> str:
+    reported_text = "; dotted, with diamonds: what the paper reports" if page.scale == "full" else ""
+    description = get_metric(spec.metric).description if "." in spec.metric else metric_display_name(spec.metric)
+    caption = f"{description}, against {spec.x_label}"
+    return f"{caption}, the mean over the seeds with its standard deviation{reported_text}"
 
 
-def _laid_out(drawing: Drawing) -> str:
-    return f"After the paper's {drawing.where}. " if drawing.where else ""
+def _source_prefix(spec: FigureSpec) -> str:
+    return f"After the paper's {spec.location}. " if spec.location else ""

@@ -16,24 +16,24 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from reslab.report.pages.study_text import StudyPage, StudyRow
 from reslab.report.plots.study_style import (
-    DASHES,
-    colour,
-    iterations,
-    legend,
-    nothing_yet,
-    panels,
-    percents,
-    stamp,
-    title,
+    DASH_PATTERN,
+    add_legend_below,
+    add_stamp,
+    color_at,
+    format_iteration_axis,
+    format_percent_axis,
+    make_panels,
+    mark_not_run,
+    set_panel_title,
 )
-from reslab.report.plots.style import MUTED, styled
-from reslab.spec.study import Drawing
+from reslab.report.plots.style import MUTED, plot_style
+from reslab.spec.study import FigureSpec
 
-_FEWEST_SMOOTHED = 40
+_MIN_POINTS_TO_SMOOTH = 40
 
 
 @dataclass(frozen=True)
-class StepLine:
+class SeedCurve:
     """Iterations, the mean over the seeds, the lowest and the highest of them; empty where nothing was logged."""
 
     x: tuple[float, ...] = ()
@@ -44,159 +44,170 @@ class StepLine:
     def __bool__(self) -> bool:
         return bool(self.x)
 
-    def at_share(self, share: float) -> float:
+    def mean_at(self, fraction: float) -> float:
         """The mean at a share of the line, 1 for its end."""
-        return self.mean[min(len(self.mean) - 1, int(share * len(self.mean)))]
+        return self.mean[min(len(self.mean) - 1, int(fraction * len(self.mean)))]
 
 
-def error_line(row: StudyRow, kind: str) -> StepLine:
+def error_curve(row: StudyRow, kind: str) -> SeedCurve:
     """Error in percent of `train` (as the batches came, smoothed) or `eval` (the split that is judged)."""
-    return _line(row, kind, "top1", lambda top1: 100 * (1 - top1))
+    return _seed_curve(row, kind, "top1", lambda top1: 100 * (1 - top1))
 
 
-def loss_line(row: StudyRow, kind: str) -> StepLine:
+def loss_curve(row: StudyRow, kind: str) -> SeedCurve:
     """Loss of `train` or `eval`."""
-    return _line(row, kind, "loss", lambda loss: loss)
+    return _seed_curve(row, kind, "loss", lambda loss: loss)
 
 
-def _line(row: StudyRow, kind: str, value: str, scaled: Any) -> StepLine:
-    seeds = [points for points in (_points(run.log, kind, value) for run in row.runs) if len(points[0])]
-    if not seeds:
-        return StepLine()
-    last = min(x[-1] for x, _ in seeds)
-    grid = seeds[0][0][seeds[0][0] <= last]
-    each = np.stack([np.interp(grid, x, _smoothed(scaled(y)) if kind == "train" else scaled(y)) for x, y in seeds])
-    return StepLine(*(tuple(map(float, line)) for line in (grid, each.mean(0), each.min(0), each.max(0))))
+def _seed_curve(row: StudyRow, kind: str, key: str, transform: Any) -> SeedCurve:
+    seed_points = [arrays for arrays in (_log_points(run.log, kind, key) for run in row.runs) if len(arrays[0])]
+    if not seed_points:
+        return SeedCurve()
+    last_step = min(x[-1] for x, _ in seed_points)
+    steps = seed_points[0][0][seed_points[0][0] <= last_step]
+    values = np.stack(
+        [np.interp(steps, x, _smooth(transform(y)) if kind == "train" else transform(y)) for x, y in seed_points]
+    )
+    return SeedCurve(*(tuple(map(float, array)) for array in (steps, values.mean(0), values.min(0), values.max(0))))
 
 
-def _points(log: Sequence[Mapping[str, Any]], kind: str, value: str) -> tuple[np.ndarray, np.ndarray]:
-    lines = [line for line in log if line.get("kind") == kind and "step" in line and line.get(value) is not None]
-    if kind == "eval" and lines:
-        lines = [line for line in lines if line.get("split") == _judged(lines)]
-    found = [(float(line["step"]), float(line[value])) for line in lines if math.isfinite(float(line[value]))]
-    steps, values = zip(*sorted(dict(found).items()), strict=True) if found else ((), ())
+def _log_points(log: Sequence[Mapping[str, Any]], kind: str, key: str) -> tuple[np.ndarray, np.ndarray]:
+    records = [
+        record for record in log if record.get("kind") == kind and "step" in record and record.get(key) is not None
+    ]
+    if kind == "eval" and records:
+        records = [record for record in records if record.get("split") == _reported_split(records)]
+    pairs = [(float(record["step"]), float(record[key])) for record in records if math.isfinite(float(record[key]))]
+    steps, values = zip(*sorted(dict(pairs).items()), strict=True) if pairs else ((), ())
     return np.array(steps), np.array(values)
 
 
-def _judged(lines: Sequence[Mapping[str, Any]]) -> Any:
-    splits = [line.get("split") for line in lines]
+def _reported_split(records: Sequence[Mapping[str, Any]]) -> Any:
+    splits = [record.get("split") for record in records]
     return "test" if "test" in splits else splits[0]
 
 
-def _smoothed(y: np.ndarray) -> np.ndarray:
-    if len(y) < _FEWEST_SMOOTHED:
+def _smooth(y: np.ndarray) -> np.ndarray:
+    if len(y) < _MIN_POINTS_TO_SMOOTH:
         return y
-    reach = max(1, len(y) // 80)
-    sides = [min(reach, place, len(y) - 1 - place) for place in range(len(y))]
-    return np.array([y[place - side : place + side + 1].mean() for place, side in enumerate(sides)])
+    max_radius = max(1, len(y) // 80)
+    radii = [min(max_radius, index, len(y) - 1 - index) for index in range(len(y))]
+    return np.array([y[index - radius : index + radius + 1].mean() for index, radius in enumerate(radii)])
 
 
-_EARLY = 0.15
-Lines = Callable[[StudyRow, str], StepLine]
+_EARLY_FRACTION = 0.15
+CurveFn = Callable[[StudyRow, str], SeedCurve]
 
 
-def error_curves(page: StudyPage, drawing: Drawing, words: str) -> Figure:
+def plot_error_curves(page: StudyPage, spec: FigureSpec, stamp_text: str) -> Figure:
     """Training error dashed and test error bold, a panel for each group of rows, one scale for all."""
-    with styled():
-        figure, every = panels(len(drawing.panels), *_size(len(drawing.panels)))
-        shown = [_rows(page, panel.rows) for panel in drawing.panels]
-        top = _top([error_line(row, kind) for rows in shown for row in rows for kind in ("train", "eval")])
-        for axes, panel, rows in zip(every, drawing.panels, shown, strict=True):
-            title(axes, panel.title)
-            _draw(axes, rows, {"train": error_line, "eval": error_line})
-            _finish(axes, top)
-        stamp(figure, words)
+    with plot_style():
+        figure, all_axes = make_panels(len(spec.panels), *_figure_size(len(spec.panels)))
+        panel_rows = [_select_rows(page, panel.rows) for panel in spec.panels]
+        error_limit = _compute_error_limit(
+            [error_curve(row, kind) for rows in panel_rows for row in rows for kind in ("train", "eval")]
+        )
+        for axes, panel, rows in zip(all_axes, spec.panels, panel_rows, strict=True):
+            set_panel_title(axes, panel.title)
+            _draw_seed_curves(axes, rows, {"train": error_curve, "eval": error_curve})
+            _finish_error_axes(axes, error_limit)
+        add_stamp(figure, stamp_text)
         return figure
 
 
-def train_then_test(page: StudyPage, drawing: Drawing, words: str) -> Figure:
+def plot_train_then_test(page: StudyPage, spec: FigureSpec, stamp_text: str) -> Figure:
     """Training error on the left, test error on the right, all rows in both (He et al. 2015, Fig. 1)."""
-    with styled():
-        figure, every = panels(2, *_size(2))
-        rows = _rows(page, drawing.rows)
-        top = _top([error_line(row, kind) for row in rows for kind in ("train", "eval")])
-        for axes, kind, name in zip(every, ("train", "eval"), ("training error", "test error"), strict=True):
-            title(axes, name)
-            _draw(axes, rows, {kind: error_line}, bold=True)
-            _finish(axes, top)
-        stamp(figure, words)
+    with plot_style():
+        figure, all_axes = make_panels(2, *_figure_size(2))
+        rows = _select_rows(page, spec.rows)
+        error_limit = _compute_error_limit([error_curve(row, kind) for row in rows for kind in ("train", "eval")])
+        for axes, kind, name in zip(all_axes, ("train", "eval"), ("training error", "test error"), strict=True):
+            set_panel_title(axes, name)
+            _draw_seed_curves(axes, rows, {kind: error_curve}, bold=True)
+            _finish_error_axes(axes, error_limit)
+        add_stamp(figure, stamp_text)
         return figure
 
 
-def loss_and_error(page: StudyPage, drawing: Drawing, words: str) -> Figure:
+def plot_loss_and_error(page: StudyPage, spec: FigureSpec, stamp_text: str) -> Figure:
     """Training loss dashed (left axis, logarithmic), test error bold (right axis), as He et al. 2016, Fig. 6."""
-    with styled():
-        count = len(drawing.panels)
-        wide, high = _size(count)
-        figure, every = panels(count, wide, high * -(-count // 2), columns=min(2, count))
-        for axes, panel in zip(every, drawing.panels, strict=True):
-            title(axes, panel.title)
-            rows = _rows(page, panel.rows)
-            right = axes.twinx()
-            _draw(axes, rows, {"train": loss_line}, legends=False)
-            _draw(right, rows, {"eval": error_line})
-            if not any(loss_line(row, "train") for row in rows):
-                right.set_axis_off()
-                nothing_yet(axes)
+    with plot_style():
+        num_panels = len(spec.panels)
+        width, height = _figure_size(num_panels)
+        figure, all_axes = make_panels(num_panels, width, height * -(-num_panels // 2), columns=min(2, num_panels))
+        for axes, panel in zip(all_axes, spec.panels, strict=True):
+            set_panel_title(axes, panel.title)
+            rows = _select_rows(page, panel.rows)
+            right_axes = axes.twinx()
+            _draw_seed_curves(axes, rows, {"train": loss_curve}, show_legend=False)
+            _draw_seed_curves(right_axes, rows, {"eval": error_curve})
+            if not any(loss_curve(row, "train") for row in rows):
+                right_axes.set_axis_off()
+                mark_not_run(axes)
                 continue
-            iterations(axes)
-            _log_loss(axes)
-            percents(right)
-            right.grid(False)
-            right.set_ylim(0, _top([error_line(row, "eval") for row in rows]))
-            right.set_ylabel("test error (bold)")
-        stamp(figure, words)
+            format_iteration_axis(axes)
+            _format_loss_axis(axes)
+            format_percent_axis(right_axes)
+            right_axes.grid(False)
+            right_axes.set_ylim(0, _compute_error_limit([error_curve(row, "eval") for row in rows]))
+            right_axes.set_ylabel("test error (bold)")
+        add_stamp(figure, stamp_text)
         return figure
 
 
-def _size(count: int) -> tuple[float, float]:
-    return (9.2, 4.0) if count > 1 else (5.8, 4.0)
+def _figure_size(num_panels: int) -> tuple[float, float]:
+    return (9.2, 4.0) if num_panels > 1 else (5.8, 4.0)
 
 
-def _rows(page: StudyPage, names: Sequence[str]) -> list[StudyRow]:
+def _select_rows(page: StudyPage, names: Sequence[str]) -> list[StudyRow]:
     return [row for row in map(page.row, names) if row is not None]
 
 
-def _draw(
-    axes: Axes, rows: Sequence[StudyRow], kinds: Mapping[str, Lines], *, bold: bool = False, legends: bool = True
+def _draw_seed_curves(
+    axes: Axes,
+    rows: Sequence[StudyRow],
+    curve_fns: Mapping[str, CurveFn],
+    *,
+    bold: bool = False,
+    show_legend: bool = True,
 ) -> None:
     handles: list[Any] = []
     labels: list[str] = []
-    for place, row in enumerate(rows):
-        for kind, made in kinds.items():
-            line = made(row, kind)
-            if not line:
+    for index, row in enumerate(rows):
+        for kind, curve_fn in curve_fns.items():
+            curve = curve_fn(row, kind)
+            if not curve:
                 continue
-            strong = bold or kind == "eval"
-            drawn = axes.plot(
-                line.x, line.mean, color=colour(place), linewidth=2.1 if strong else 1.1,
-                linestyle="-" if strong else DASHES, alpha=1.0 if strong else 0.85, zorder=3 if strong else 2,
+            is_main = bold or kind == "eval"
+            lines = axes.plot(
+                curve.x, curve.mean, color=color_at(index), linewidth=2.1 if is_main else 1.1,
+                linestyle="-" if is_main else DASH_PATTERN, alpha=1.0 if is_main else 0.85, zorder=3 if is_main else 2,
             )  # fmt: skip
-            if strong and len(row.runs) > 1:
-                axes.fill_between(line.x, line.low, line.high, color=colour(place), alpha=0.14, linewidth=0)
-            if strong or "eval" not in kinds:
-                handles.append(drawn[0])
+            if is_main and len(row.runs) > 1:
+                axes.fill_between(curve.x, curve.low, curve.high, color=color_at(index), alpha=0.14, linewidth=0)
+            if is_main or "eval" not in curve_fns:
+                handles.append(lines[0])
                 labels.append(row.row.name)
-    if legends:
-        legend(axes, handles, labels)
+    if show_legend:
+        add_legend_below(axes, handles, labels)
 
 
-def _finish(axes: Axes, top: float) -> None:
+def _finish_error_axes(axes: Axes, error_limit: float) -> None:
     if not axes.has_data():
-        nothing_yet(axes)
+        mark_not_run(axes)
         return
-    iterations(axes)
-    percents(axes)
-    axes.set_ylim(0, top)
+    format_iteration_axis(axes)
+    format_percent_axis(axes)
+    axes.set_ylim(0, error_limit)
 
 
-def _top(lines: Sequence[StepLine]) -> float:
+def _compute_error_limit(curves: Sequence[SeedCurve]) -> float:
     """Where the errors' axis ends: what stands above after the first part of the runs is let go, as in the papers."""
-    seen = [line.at_share(_EARLY) for line in lines if line]
-    return min(100.0, 1.1 * max(seen)) if seen else 100.0
+    errors = [curve.mean_at(_EARLY_FRACTION) for curve in curves if curve]
+    return min(100.0, 1.1 * max(errors)) if errors else 100.0
 
 
-def _log_loss(axes: Axes) -> None:
+def _format_loss_axis(axes: Axes) -> None:
     axes.set_yscale("log")
     axes.set_ylabel("training loss (dashed)", color=MUTED)
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=9))

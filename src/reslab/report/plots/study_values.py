@@ -11,248 +11,274 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from reslab.report.pages.study_text import StudyPage, StudyRow, metric_name
-from reslab.report.plots.depth import power
-from reslab.report.plots.study_style import colour, legend, nothing_yet, panels, stamp, title
-from reslab.report.plots.style import BLUE, INK, MUTED, VERMILION, styled
-from reslab.spec.study import Drawing, Metric, Panel, metric_of
+from reslab.report.pages.study_text import StudyPage, StudyRow, metric_display_name
+from reslab.report.plots.depth import format_log_tick
+from reslab.report.plots.study_style import (
+    add_legend_below,
+    add_stamp,
+    color_at,
+    make_panels,
+    mark_not_run,
+    set_panel_title,
+)
+from reslab.report.plots.style import BLUE, INK, MUTED, VERMILION, plot_style
+from reslab.spec.study import FigurePanel, FigureSpec, Metric, get_metric
 
 _ROW_INCHES = 0.27
 
 
-def against_reported(page: StudyPage, words: str) -> Figure:
+def plot_against_reported(page: StudyPage, stamp_text: str) -> Figure:
     """A line a row: what the paper reports on the left, ours on the right, each on its own scale; at full scale on one.
 
     A small dot is a seed, a large one their mean, its bar the standard deviation; a diamond is the paper's.
     """
     rows = [row for row in page.rows if row.row.reported is not None or row.values()]
-    with styled():
+    with plot_style():
         height = 1.5 + _ROW_INCHES * len(rows)
-        together = page.scale == "full"
-        figure, every = panels(1 if together else 2, 9.2, height)
-        left, right = every[0], every[-1]
-        _reported(left, rows)
-        _ours(right, rows)
-        for axes in every:
-            _lay_out(axes, rows, names=axes is left)
-        if not together:
-            title(left, "reported")
-            title(right, f"ours, {page.scale} scale")
-        stamp(figure, words)
+        is_shared_axis = page.scale == "full"
+        figure, all_axes = make_panels(1 if is_shared_axis else 2, 9.2, height)
+        left, right = all_axes[0], all_axes[-1]
+        _draw_reported(left, rows)
+        _draw_ours(right, rows)
+        for axes in all_axes:
+            _format_row_axes(axes, rows, show_names=axes is left)
+        if not is_shared_axis:
+            set_panel_title(left, "reported")
+            set_panel_title(right, f"ours, {page.scale} scale")
+        add_stamp(figure, stamp_text)
         return figure
 
 
-def lines(page: StudyPage, drawing: Drawing, words: str) -> Figure:
+def plot_metric_lines(page: StudyPage, spec: FigureSpec, stamp_text: str) -> Figure:
     """A metric against a number, a line for each group of rows; at full scale the reported values dotted."""
-    with styled():
-        figure, (axes,) = panels(1, 5.0, 3.6)
+    with plot_style():
+        figure, (axes,) = make_panels(1, 5.0, 3.6)
         handles: list[Any] = []
         labels: list[str] = []
-        for place, panel in enumerate(drawing.panels):
-            rows = [(at, page.row(name)) for at, name in zip(panel.at, panel.rows, strict=True)]
-            kept = [(at, row) for at, row in rows if row is not None]
-            metric = drawing.metric or (kept[0][1].row.metric if kept else "test_error")
+        for index, panel in enumerate(spec.panels):
+            rows = [(position, page.row(name)) for position, name in zip(panel.x, panel.rows, strict=True)]
+            present_rows = [(position, row) for position, row in rows if row is not None]
+            metric = spec.metric or (present_rows[0][1].row.metric if present_rows else "test_error")
             if page.scale == "full":
-                _reported_line(axes, kept, metric, colour(place))
-            drawn = _our_line(axes, kept, metric, colour(place))
-            if drawn is not None:
-                handles.append(drawn)
+                _draw_reported_line(axes, present_rows, metric, color_at(index))
+            handle = _draw_our_line(axes, present_rows, metric, color_at(index))
+            if handle is not None:
+                handles.append(handle)
                 labels.append(panel.title)
         if not axes.has_data():
-            nothing_yet(axes)
+            mark_not_run(axes)
         else:
-            _number_axes(axes, drawing, metric_of(metric))
-        legend(axes, handles, labels)
-        stamp(figure, words)
+            _format_metric_axes(axes, spec, get_metric(metric))
+        add_legend_below(axes, handles, labels)
+        add_stamp(figure, stamp_text)
         return figure
 
 
-def _reported(axes: Axes, rows: Sequence[StudyRow]) -> None:
-    for place, row in enumerate(rows):
-        told = row.row.reported
-        if told is None:
+def _draw_reported(axes: Axes, rows: Sequence[StudyRow]) -> None:
+    for index, row in enumerate(rows):
+        reported = row.row.reported
+        if reported is None:
             continue
-        if told.value is None:
-            axes.text(0.98, place, told.note.partition(":")[0] or "none", transform=axes.get_yaxis_transform(),
+        if reported.value is None:
+            axes.text(0.98, index, reported.note.partition(":")[0] or "none", transform=axes.get_yaxis_transform(),
                       ha="right", va="bottom", fontsize=8.5, color=VERMILION)  # fmt: skip
             continue
-        if told.std:
-            axes.plot([told.value - told.std, told.value + told.std], [place, place], color=VERMILION, linewidth=1.4)
+        if reported.std:
+            axes.plot(
+                [reported.value - reported.std, reported.value + reported.std],
+                [index, index],
+                color=VERMILION,
+                linewidth=1.4,
+            )
         axes.plot(
-            told.value, place, marker="D", markersize=5.5, color=VERMILION,
-            fillstyle="full" if told.confidence == "read" else "none", linestyle="",
+            reported.value, index, marker="D", markersize=5.5, color=VERMILION,
+            fillstyle="full" if reported.provenance == "verified" else "none", linestyle="",
         )  # fmt: skip
 
 
-def _ours(axes: Axes, rows: Sequence[StudyRow]) -> None:
-    for place, row in enumerate(rows):
+def _draw_ours(axes: Axes, rows: Sequence[StudyRow]) -> None:
+    for index, row in enumerate(rows):
         values, mean, std = row.values(), row.mean(), row.std()
         if mean is None:
-            axes.text(0.98, place, "not run" if not row.runs else "no number", transform=axes.get_yaxis_transform(),
+            axes.text(0.98, index, "not run" if not row.runs else "no number", transform=axes.get_yaxis_transform(),
                       ha="right", va="bottom", fontsize=8.5, color=MUTED)  # fmt: skip
             continue
         if std is not None:
-            axes.plot([mean - std, mean + std], [place, place], color=BLUE, linewidth=1.6)
-            axes.plot(values, [place] * len(values), "o", markersize=3.4, color=BLUE, alpha=0.4, markeredgewidth=0)
-        axes.plot(mean, place, "o", markersize=6.2, color=BLUE)
+            axes.plot([mean - std, mean + std], [index, index], color=BLUE, linewidth=1.6)
+            axes.plot(values, [index] * len(values), "o", markersize=3.4, color=BLUE, alpha=0.4, markeredgewidth=0)
+        axes.plot(mean, index, "o", markersize=6.2, color=BLUE)
 
 
-def _lay_out(axes: Axes, rows: Sequence[StudyRow], *, names: bool) -> None:
+def _format_row_axes(axes: Axes, rows: Sequence[StudyRow], *, show_names: bool) -> None:
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_yticks(range(len(rows)), [row.row.name for row in rows] if names else [""] * len(rows), color=INK)
+    axes.set_yticks(range(len(rows)), [row.row.name for row in rows] if show_names else [""] * len(rows), color=INK)
     axes.grid(True, axis="both")
     axes.margins(x=0.12)
     units = {row.metric.unit for row in rows}
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _tick(x, units.copy().pop() if len(units) == 1 else "")))
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda x, _: _format_tick(x, units.copy().pop() if len(units) == 1 else ""))
+    )
     if len({row.row.metric for row in rows}) == 1 and rows:
-        axes.set_xlabel(metric_name(rows[0].row.metric))
+        axes.set_xlabel(metric_display_name(rows[0].row.metric))
 
 
-def _tick(value: float, unit: str) -> str:
+def _format_tick(value: float, unit: str) -> str:
     return f"{round(value, 6):g} {unit}".strip() if unit == "%" else f"{round(value, 6):g}"
 
 
-def _our_line(axes: Axes, rows: Sequence[tuple[float, StudyRow]], metric: str, shade: str) -> Any | None:
-    points = [(at, row.mean(metric), row.std(metric) or 0.0) for at, row in rows if row.mean(metric) is not None]
+def _draw_our_line(axes: Axes, rows: Sequence[tuple[float, StudyRow]], metric: str, color: str) -> Any | None:
+    points = [
+        (position, row.mean(metric), row.std(metric) or 0.0) for position, row in rows if row.mean(metric) is not None
+    ]
     if not points:
         return None
-    x, y, spread = zip(*points, strict=True)
+    x, y, stds = zip(*points, strict=True)
     return axes.errorbar(
-        x, y, yerr=spread if any(spread) else None, color=shade, marker="o", markersize=5.0, linewidth=1.9, capsize=2.5
+        x, y, yerr=stds if any(stds) else None, color=color, marker="o", markersize=5.0, linewidth=1.9, capsize=2.5
     )
 
 
-def _reported_line(axes: Axes, rows: Sequence[tuple[float, StudyRow]], metric: str, shade: str) -> None:
-    told = [(at, row.row.reported) for at, row in rows if row.row.metric == metric and row.row.reported]
-    points = [(at, value.value) for at, value in told if value.value is not None]
+def _draw_reported_line(axes: Axes, rows: Sequence[tuple[float, StudyRow]], metric: str, color: str) -> None:
+    reported_points = [
+        (position, row.row.reported) for position, row in rows if row.row.metric == metric and row.row.reported
+    ]
+    points = [(position, value.value) for position, value in reported_points if value.value is not None]
     if points:
-        axes.plot(*zip(*points, strict=True), color=shade, marker="D", markersize=4.2, linewidth=1.1,
+        axes.plot(*zip(*points, strict=True), color=color, marker="D", markersize=4.2, linewidth=1.1,
                   linestyle=(0, (1.0, 2.0)), alpha=0.75, fillstyle="none")  # fmt: skip
 
 
-def _number_axes(axes: Axes, drawing: Drawing, metric: Metric) -> None:
-    axes.set_xlabel(drawing.axis)
+def _format_metric_axes(axes: Axes, spec: FigureSpec, metric: Metric) -> None:
+    axes.set_xlabel(spec.x_label)
     if "." not in metric.name:
-        axes.set_ylabel(metric_name(metric.name))
-    places = sorted({at for panel in drawing.panels for at in panel.at})
-    spans_much = min(places) > 0 and max(places) >= 8 * min(places)
-    if len(places) <= 12 and not spans_much:
-        axes.set_xticks(places, [f"{at:g}".replace("-", "−") for at in places])
-    elif spans_much:
+        axes.set_ylabel(metric_display_name(metric.name))
+    positions = sorted({position for panel in spec.panels for position in panel.x})
+    use_log_scale = min(positions) > 0 and max(positions) >= 8 * min(positions)
+    if len(positions) <= 12 and not use_log_scale:
+        axes.set_xticks(positions, [f"{position:g}".replace("-", "−") for position in positions])
+    elif use_log_scale:
         axes.set_xscale("log")
-        axes.set_xticks(places, [f"{at:g}" for at in places], minor=False)
+        axes.set_xticks(positions, [f"{position:g}" for position in positions], minor=False)
         axes.set_xticks([], minor=True)
     axes.margins(x=0.05)
     axes.yaxis.set_major_locator(MaxNLocator(6))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _tick(y, metric.unit)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _format_tick(y, metric.unit)))
 
 
-_LOG_SPAN = 30.0
-Values = Callable[[Mapping[str, Any]], Sequence[float]]
+_LOG_SCALE_RATIO = 30.0
+ValuesFn = Callable[[Mapping[str, Any]], Sequence[float]]
 
 
-def gradients(page: StudyPage, drawing: Drawing, words: str) -> Figure:
+def plot_gradient_profiles(page: StudyPage, spec: FigureSpec, stamp_text: str) -> Figure:
     """The norm of the gradient at each unit's input, logarithmic, one scale for all panels."""
-    with styled():
-        figure, every = panels(len(drawing.panels), 9.2 if len(drawing.panels) > 1 else 5.8, 3.9)
-        for axes, panel in zip(every, drawing.panels, strict=True):
-            title(axes, panel.title)
-            _draw(axes, page, panel, drawing, _norms, labels=True)
+    with plot_style():
+        figure, all_axes = make_panels(len(spec.panels), 9.2 if len(spec.panels) > 1 else 5.8, 3.9)
+        for axes, panel in zip(all_axes, spec.panels, strict=True):
+            set_panel_title(axes, panel.title)
+            _draw_profiles(axes, page, panel, spec, _gradient_norms, show_legend=True)
             axes.set_yscale("log")
-        _same_scale(every)
-        for axes in every:
-            _finish(axes, "unit, from the input to the output")
-            _logarithmic(axes)
-        stamp(figure, words)
+        _share_y_limits(all_axes)
+        for axes in all_axes:
+            _finish_profile_axes(axes, "unit, from the input to the output")
+            _format_log_axis(axes)
+        add_stamp(figure, stamp_text)
         return figure
 
 
-def responses(page: StudyPage, drawing: Drawing, words: str) -> Figure:
+def plot_response_profiles(page: StudyPage, spec: FigureSpec, stamp_text: str) -> Figure:
     """The standard deviation of each layer's response: in layer order above, sorted from the largest below."""
-    with styled():
-        count = len(drawing.panels)
-        figure, every = panels(2 * count, 9.2 if count > 1 else 5.8, 6.6, columns=count)
-        for place, panel in enumerate(drawing.panels):
-            upper, lower = every[place], every[count + place]
-            title(upper, panel.title)
-            _draw(upper, page, panel, drawing, _deviations, labels=False)
-            _draw(lower, page, panel, drawing, lambda answer: sorted(_deviations(answer), reverse=True), labels=True)
-        spans = _span(page, drawing) > _LOG_SPAN
-        for axes in every:
-            axes.set_yscale("log" if spans else "linear")
-        _same_scale(every)
-        for place, axes in enumerate(every):
-            _finish(axes, "layer, from the input to the output" if place < count else "layers, the largest first")
-            if spans:
-                _logarithmic(axes)
+    with plot_style():
+        num_panels = len(spec.panels)
+        figure, all_axes = make_panels(2 * num_panels, 9.2 if num_panels > 1 else 5.8, 6.6, columns=num_panels)
+        for index, panel in enumerate(spec.panels):
+            upper, lower = all_axes[index], all_axes[num_panels + index]
+            set_panel_title(upper, panel.title)
+            _draw_profiles(upper, page, panel, spec, _response_stds, show_legend=False)
+            _draw_profiles(
+                lower, page, panel, spec, lambda result: sorted(_response_stds(result), reverse=True), show_legend=True
+            )
+        use_log_scale = _response_range(page, spec) > _LOG_SCALE_RATIO
+        for axes in all_axes:
+            axes.set_yscale("log" if use_log_scale else "linear")
+        _share_y_limits(all_axes)
+        for index, axes in enumerate(all_axes):
+            _finish_profile_axes(
+                axes, "layer, from the input to the output" if index < num_panels else "layers, the largest first"
+            )
+            if use_log_scale:
+                _format_log_axis(axes)
             else:
                 axes.set_ylim(bottom=0)
                 axes.yaxis.set_major_locator(MaxNLocator(5))
-        stamp(figure, words)
+        add_stamp(figure, stamp_text)
         return figure
 
 
-def answers_of(row: StudyRow, question: str) -> list[Mapping[str, Any]]:
+def row_analysis_results(row: StudyRow, analysis: str) -> list[Mapping[str, Any]]:
     """What a question found in the row's network, one answer a seed."""
-    return [run.answers[question] for run in row.runs if question in run.answers]
+    return [run.analysis_results[analysis] for run in row.runs if analysis in run.analysis_results]
 
 
-def _norms(answer: Mapping[str, Any]) -> list[float]:
-    return [float(unit["input"]) for unit in answer["units"]]
+def _gradient_norms(result: Mapping[str, Any]) -> list[float]:
+    return [float(block["input_norm"]) for block in result["blocks"]]
 
 
-def _deviations(answer: Mapping[str, Any]) -> list[float]:
-    return [float(layer["std"]) for layer in answer["layers"]]
+def _response_stds(result: Mapping[str, Any]) -> list[float]:
+    return [float(layer["std"]) for layer in result["layers"]]
 
 
-def _span(page: StudyPage, drawing: Drawing) -> float:
+def _response_range(page: StudyPage, spec: FigureSpec) -> float:
     """How many times the smallest response the largest is."""
-    rows = [row for row in map(page.row, drawing.rows) if row is not None]
-    every = [
+    rows = [row for row in map(page.row, spec.rows) if row is not None]
+    stds = [
         std
         for row in rows
-        for answer in answers_of(row, drawing.question or drawing.kind)
-        for std in _deviations(answer)
+        for result in row_analysis_results(row, spec.analysis or spec.kind)
+        for std in _response_stds(result)
     ]
-    return max(every) / max(min(every), 1e-12) if every else 1.0
+    return max(stds) / max(min(stds), 1e-12) if stds else 1.0
 
 
-def _logarithmic(axes: Axes) -> None:
+def _format_log_axis(axes: Axes) -> None:
     axes.yaxis.set_major_locator(LogLocator(numticks=8))
-    axes.yaxis.set_major_formatter(FuncFormatter(power))
+    axes.yaxis.set_major_formatter(FuncFormatter(format_log_tick))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _draw(axes: Axes, page: StudyPage, panel: Panel, drawing: Drawing, values: Values, *, labels: bool) -> None:
+def _draw_profiles(
+    axes: Axes, page: StudyPage, panel: FigurePanel, spec: FigureSpec, values: ValuesFn, *, show_legend: bool
+) -> None:
     handles: list[Any] = []
     names: list[str] = []
-    for place, name in enumerate(panel.rows):
+    for index, name in enumerate(panel.rows):
         row = page.row(name)
-        found = [values(answer) for answer in answers_of(row, drawing.question or drawing.kind)] if row else []
-        if not found:
+        seed_values = (
+            [values(result) for result in row_analysis_results(row, spec.analysis or spec.kind)] if row else []
+        )
+        if not seed_values:
             continue
-        each = np.array(found)
-        across = np.arange(1, each.shape[1] + 1)
-        handles.append(axes.plot(across, np.median(each, 0), color=colour(place), linewidth=1.7)[0])
-        axes.fill_between(across, each.min(0), each.max(0), color=colour(place), alpha=0.15, linewidth=0)
+        stacked = np.array(seed_values)
+        positions = np.arange(1, stacked.shape[1] + 1)
+        handles.append(axes.plot(positions, np.median(stacked, 0), color=color_at(index), linewidth=1.7)[0])
+        axes.fill_between(positions, stacked.min(0), stacked.max(0), color=color_at(index), alpha=0.15, linewidth=0)
         names.append(name)
-    if labels:
-        legend(axes, handles, names)
+    if show_legend:
+        add_legend_below(axes, handles, names)
 
 
-def _same_scale(every: Sequence[Axes]) -> None:
+def _share_y_limits(all_axes: Sequence[Axes]) -> None:
     """One vertical scale for all, so that panels can be held against each other."""
-    drawn = [axes.get_ylim() for axes in every if axes.has_data()]
-    for axes in every:
+    limits = [axes.get_ylim() for axes in all_axes if axes.has_data()]
+    for axes in all_axes:
         if axes.has_data():
-            axes.set_ylim(min(low for low, _ in drawn), max(high for _, high in drawn))
+            axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
 
 
-def _finish(axes: Axes, across: str) -> None:
+def _finish_profile_axes(axes: Axes, xlabel: str) -> None:
     if not axes.has_data():
-        nothing_yet(axes)
+        mark_not_run(axes)
         return
-    axes.set_xlabel(across)
+    axes.set_xlabel(xlabel)
     axes.margins(x=0.02)
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))

@@ -1,22 +1,22 @@
 """The studies by name: tables and figures of papers and tutorials as data, each with its source."""
 
-from reslab.spec.errors import unknown
+from reslab.spec.errors import unknown_name
 from reslab.spec.papers.d2l import D2L
 from reslab.spec.papers.goyal2017 import GOYAL2017
 from reslab.spec.papers.he2015 import HE2015
 from reslab.spec.papers.he2015_imagenet import HE2015_IMAGENET
 from reslab.spec.papers.he2016 import HE2016
 from reslab.spec.papers.he2016_deep import HE2016_DEEP
-from reslab.spec.papers.huang2016 import STOCHASTIC_DEPTH2016
+from reslab.spec.papers.huang2016 import HUANG2016
 from reslab.spec.papers.li2018 import LI2018
-from reslab.spec.papers.stevens2020 import BOOK
+from reslab.spec.papers.stevens2020 import STEVENS2020
 from reslab.spec.papers.veit2016 import VEIT2016
-from reslab.spec.papers.zagoruyko2016 import WRN2016
+from reslab.spec.papers.zagoruyko2016 import ZAGORUYKO2016
 from reslab.spec.study import Study
 
 _PAPERS = (
-    *(HE2015, HE2015_IMAGENET, HE2016, HE2016_DEEP, WRN2016, STOCHASTIC_DEPTH2016),
-    *(VEIT2016, GOYAL2017, LI2018, D2L, BOOK),
+    *(HE2015, HE2015_IMAGENET, HE2016, HE2016_DEEP, ZAGORUYKO2016, HUANG2016),
+    *(VEIT2016, GOYAL2017, LI2018, D2L, STEVENS2020),
 )
 STUDIES: dict[str, Study] = {study.name: study for paper in _PAPERS for study in paper}
 
@@ -24,5 +24,5 @@ STUDIES: dict[str, Study] = {study.name: study for paper in _PAPERS for study in
 def get_study(name: str) -> Study:
     """The study of that name; ValueError with the nearest names where there is none."""
     if name not in STUDIES:
-        raise unknown("study", name, STUDIES, "`reslab studies` lists all")
+        raise unknown_name("study", name, STUDIES, "`reslab studies` lists all")
     return STUDIES[name]

@@ -1,56 +1,58 @@
 """Zhang et al., Dive into Deep Learning: ResNet-18 on Fashion-MNIST."""
 
-from reslab.spec.papers.presets import SMOKE_STEPS
-from reslab.spec.study import Claim, Cut, Cuts, Drawing, Panel, Reported, Row, Study
+from reslab.spec.papers.presets import SMOKE_OVERRIDES
+from reslab.spec.study import Claim, FigurePanel, FigureSpec, ReportedValue, RowSpec, ScalePreset, ScalePresets, Study
 
-_BOOK = "Zhang et al., Dive into Deep Learning, Sec. 8.6 (ResNet), its printed output"
-_ALONG = "running average along the last epoch"
+_REFERENCE = "Zhang et al., Dive into Deep Learning, Sec. 8.6 (ResNet), its printed output"
+_RUNNING_AVERAGE = "running average along the last epoch"
 
 D2L: tuple[Study, ...] = (
     Study(
         name="d2l/fashion",
         title="Dive into Deep Learning's ResNet-18 on Fashion-MNIST",
-        source=_BOOK,
+        reference=_REFERENCE,
         rows=(
-            Row(
+            RowSpec(
                 "resnet-18",
                 "resnet18_d2l",
                 "fashion-mnist",
                 "d2l-fashion",
                 seeds=3,
-                reported=Reported(
-                    10.5, "single, after 10 epochs", where=_BOOK, note="test acc 0.895", confidence="read"
+                reported=ReportedValue(
+                    10.5, "single, after 10 epochs", location=_REFERENCE, note="test acc 0.895", provenance="verified"
                 ),
-                also=(
-                    Reported(0.014, _ALONG, "training mode", _BOOK, confidence="read", metric="train_loss"),
-                    Reported(
+                more_reported=(
+                    ReportedValue(
+                        0.014, _RUNNING_AVERAGE, "training mode", _REFERENCE, provenance="verified", metric="train_loss"
+                    ),
+                    ReportedValue(
                         0.4,
-                        _ALONG,
+                        _RUNNING_AVERAGE,
                         "training mode",
-                        _BOOK,
+                        _REFERENCE,
                         note="train acc 0.996",
-                        confidence="read",
+                        provenance="verified",
                         metric="train_error",
                     ),
                 ),
             ),
         ),
-        cuts=Cuts(
-            smoke=Cut(
+        presets=ScalePresets(
+            smoke=ScalePreset(
                 "bundled 8x8 digits, 256 of them, one unit a stage of widths 4, 8, 16, 32, 12 steps of 32",
-                ("model.depths=1,1,1,1", "model.widths=4,8,16,32", "model.stem=conv3(4) norm act", *SMOKE_STEPS),
+                ("model.depths=1,1,1,1", "model.widths=4,8,16,32", "model.stem=conv3(4) norm act", *SMOKE_OVERRIDES),
                 data="digits",
                 num_images=256,
                 seeds=2,
             ),
-            short=Cut(
+            short=ScalePreset(
                 "28x28 pictures as they are in place of 96x96, a stem of one 3x3 convolution of stride 2, a quarter of "
                 "the widths, bf16; all 60,000 pictures and all 10 epochs",
                 (
                     "model.stem=conv3/2(16) norm act",
                     "model.widths=16,32,64,128",
-                    "augment=",
-                    "test=",
+                    "train_transform=",
+                    "eval_transform=",
                     "precision=bf16",
                     "channels_last=true",
                 ),
@@ -62,7 +64,7 @@ D2L: tuple[Study, ...] = (
             Claim("the test error is 10.5 %, to a point", "resnet-18", "within", 10.5, "test_error", margin=1.0),
             Claim("it overfits: a gap of more than 5 points", "resnet-18", ">", 5.0, "gap"),
         ),
-        figures=(Drawing("error_curves", "Error against iterations", (Panel("ResNet-18", ("resnet-18",)),)),),
+        figures=(FigureSpec("error_curves", "Error against iterations", (FigurePanel("ResNet-18", ("resnet-18",)),)),),
         differences=(
             "the last 96 pictures of an epoch are a batch of their own there; here others each epoch are left out",
         ),

@@ -2,42 +2,46 @@
 
 from dataclasses import replace
 
-from reslab.spec.papers.presets import four_stages
-from reslab.spec.study import Claim, Cuts, Reported, Row, Study
+from reslab.spec.papers.presets import imagenet_presets
+from reslab.spec.study import Claim, ReportedValue, RowSpec, ScalePresets, Study
 
 _PAPER = "Goyal et al. 2017, arXiv:1706.02677"
-_LARGE = ("batch=8192", "optimizer.lr=3.2")
+_LARGE_BATCH = ("batch_size=8192", "optimizer.lr=3.2")
 
 
-def _cuts(large: bool) -> Cuts:
-    cuts = four_stages("3, 4, 6, 3")
-    if not large:
-        return cuts
-    settings = tuple(
-        setting
-        for setting in cuts.short.settings
-        if not setting.startswith(("batch=", "optimizer.lr", "length", "schedule."))
+def _presets(large_batch: bool) -> ScalePresets:
+    presets = imagenet_presets("3, 4, 6, 3")
+    if not large_batch:
+        return presets
+    overrides = tuple(
+        override
+        for override in presets.short.overrides
+        if not override.startswith(("batch_size=", "optimizer.lr", "duration", "schedule."))
     )
-    more = (
-        "batch=1024",
+    large_batch_overrides = (
+        "batch_size=1024",
         "optimizer.lr=0.8",
-        "length=125 steps",
-        "schedule.name=steps",
+        "duration=125 steps",
+        "schedule.name=multistep",
         "schedule.milestones=84 steps,109 steps",
         "schedule.warmup=20 steps",
     )
-    words = cuts.short.words.replace("1,000 steps of 128 in one cycle", "125 steps of 1,024 with a warm-up")
-    return replace(cuts, short=replace(cuts.short, words=words, settings=(*settings, *more)))
+    description = presets.short.description.replace(
+        "1,000 steps of 128 in one cycle", "125 steps of 1,024 with a warm-up"
+    )
+    return replace(
+        presets, short=replace(presets.short, description=description, overrides=(*overrides, *large_batch_overrides))
+    )
 
 
-def _row(name: str, gamma: int, large: bool, value: float, std: float) -> Row:
-    return Row(
-        name, "resnet50", "imagenet", "goyal2017", (f"last_norm_weight={gamma}",), _LARGE if large else (), seeds=5,
-        reported=Reported(
+def _row(name: str, gamma: int, large_batch: bool, value: float, std: float) -> RowSpec:
+    return RowSpec(
+        name, "resnet50", "imagenet", "goyal2017", (f"last_norm_weight={gamma}",), _LARGE_BATCH if large_batch else (), seeds=5,
+        reported=ReportedValue(
             value, "mean of 5, each the median of its last 5 epochs", "one crop of 224 pixels", f"{_PAPER}, Table 2b",
-            std, confidence="read",
+            std, provenance="verified",
         ),
-        cuts=_cuts(large),
+        presets=_presets(large_batch),
     )  # fmt: skip
 
 
@@ -45,14 +49,14 @@ GOYAL2017: tuple[Study, ...] = (
     Study(
         name="goyal2017/table2b",
         title="Branches that begin at zero train better, in small batches and large",
-        source=f"{_PAPER}, Table 2b",
+        reference=f"{_PAPER}, Table 2b",
         rows=(
             _row("gamma-1-batch-256", 1, False, 23.84, 0.18),
             _row("gamma-0-batch-256", 0, False, 23.60, 0.12),
             _row("gamma-1-batch-8192", 1, True, 24.11, 0.07),
             _row("gamma-0-batch-8192", 0, True, 23.74, 0.09),
         ),
-        cuts=_cuts(False),
+        presets=_presets(False),
         claims=(
             Claim(
                 "from zero is better in batches of 256",

@@ -1,13 +1,13 @@
 """He et al. 2015, Deep Residual Learning for Image Recognition (arXiv:1512.03385v1): Tables 2 to 5, on ImageNet."""
 
 from reslab.spec.papers.he2015 import PAPER
-from reslab.spec.papers.presets import four_stages, tests_better, tests_worse, trains_worse
-from reslab.spec.study import Claim, Drawing, Panel, Reported, Row, Study
+from reslab.spec.papers.presets import higher_test_error, higher_train_error, imagenet_presets, lower_test_error
+from reslab.spec.study import Claim, FigurePanel, FigureSpec, ReportedValue, RowSpec, Study
 
-_TEN = "ten-crop(224)"
-_SCALES = "scales(224,256,384,480,640)"
-_PLATEAU = ("val_fraction=0.01",)
-_UNITS = {18: "2, 2, 2, 2", 34: "3, 4, 6, 3", 50: "3, 4, 6, 3", 101: "3, 4, 23, 3", 152: "3, 8, 36, 3"}
+_TEN_CROP = "ten-crop(224)"
+_MULTI_SCALE = "scales(224,256,384,480,640)"
+_VAL_SPLIT = ("val_fraction=0.01",)
+_DEPTHS = {18: "2, 2, 2, 2", 34: "3, 4, 6, 3", 50: "3, 4, 6, 3", 101: "3, 4, 23, 3", 152: "3, 8, 36, 3"}
 _DIFFERENCES = (
     "1 % of the training pictures are held out: the rate is divided where their error has not fallen for 5 epochs; the "
     "paper does not say how long it waits, or on which pictures",
@@ -16,76 +16,90 @@ _DIFFERENCES = (
 )
 
 
-def _row(name: str, model: str, depth: int, views: str, where: str, top1: float, top5: float | None = None) -> Row:
-    protocol = "10-crop" if views == _TEN else "fully convolutional, 5 scales"
-    told = Reported(top1, protocol=protocol, where=f"{PAPER}, {where}", confidence="read")
-    also = (
+def _row(name: str, model: str, depth: int, tta: str, location: str, top1: float, top5: float | None = None) -> RowSpec:
+    protocol = "10-crop" if tta == _TEN_CROP else "fully convolutional, 5 scales"
+    reported = ReportedValue(top1, protocol=protocol, location=f"{PAPER}, {location}", provenance="verified")
+    more_reported = (
         ()
         if top5 is None
         else (
-            Reported(top5, protocol=protocol, where=f"{PAPER}, {where}", confidence="read", metric="test_error_top5"),
+            ReportedValue(
+                top5,
+                protocol=protocol,
+                location=f"{PAPER}, {location}",
+                provenance="verified",
+                metric="test_error_top5",
+            ),
         )
     )
-    cuts = four_stages(_UNITS[depth])
-    return Row(
-        name, model, "imagenet", "he2015-imagenet", settings=_PLATEAU, reported=told, also=also, views=views, cuts=cuts
+    presets = imagenet_presets(_DEPTHS[depth])
+    return RowSpec(
+        name,
+        model,
+        "imagenet",
+        "he2015-imagenet",
+        overrides=_VAL_SPLIT,
+        reported=reported,
+        more_reported=more_reported,
+        tta=tta,
+        presets=presets,
     )
 
 
 _TABLE2 = (
-    _row("plain-18", "plain18", 18, _TEN, "Table 2", 27.94),
-    _row("plain-34", "plain34", 34, _TEN, "Table 2", 28.54),
-    _row("residual-18-A", "resnet18_a", 18, _TEN, "Table 2", 27.88),
-    _row("residual-34-A", "resnet34_a", 34, _TEN, "Table 2", 25.03),
+    _row("plain-18", "plain18", 18, _TEN_CROP, "Table 2", 27.94),
+    _row("plain-34", "plain34", 34, _TEN_CROP, "Table 2", 28.54),
+    _row("residual-18-A", "resnet18_a", 18, _TEN_CROP, "Table 2", 27.88),
+    _row("residual-34-A", "resnet34_a", 34, _TEN_CROP, "Table 2", 25.03),
 )
 _TABLE3 = (
-    _row("plain-34", "plain34", 34, _TEN, "Table 3", 28.54, 10.02),
-    _row("residual-34-A", "resnet34_a", 34, _TEN, "Table 3", 25.03, 7.76),
-    _row("residual-34-B", "resnet34", 34, _TEN, "Table 3", 24.52, 7.46),
-    _row("residual-34-C", "resnet34_c", 34, _TEN, "Table 3", 24.19, 7.40),
-    _row("residual-50", "resnet50_v1", 50, _TEN, "Table 3", 22.85, 6.71),
-    _row("residual-101", "resnet101_v1", 101, _TEN, "Table 3", 21.75, 6.05),
-    _row("residual-152", "resnet152_v1", 152, _TEN, "Table 3", 21.43, 5.71),
+    _row("plain-34", "plain34", 34, _TEN_CROP, "Table 3", 28.54, 10.02),
+    _row("residual-34-A", "resnet34_a", 34, _TEN_CROP, "Table 3", 25.03, 7.76),
+    _row("residual-34-B", "resnet34", 34, _TEN_CROP, "Table 3", 24.52, 7.46),
+    _row("residual-34-C", "resnet34_c", 34, _TEN_CROP, "Table 3", 24.19, 7.40),
+    _row("residual-50", "resnet50_v1", 50, _TEN_CROP, "Table 3", 22.85, 6.71),
+    _row("residual-101", "resnet101_v1", 101, _TEN_CROP, "Table 3", 21.75, 6.05),
+    _row("residual-152", "resnet152_v1", 152, _TEN_CROP, "Table 3", 21.43, 5.71),
 )
 _TABLE4 = (
-    _row("residual-34-B", "resnet34", 34, _SCALES, "Table 4", 21.84, 5.71),
-    _row("residual-34-C", "resnet34_c", 34, _SCALES, "Table 4", 21.53, 5.60),
-    _row("residual-50", "resnet50_v1", 50, _SCALES, "Table 4", 20.74, 5.25),
-    _row("residual-101", "resnet101_v1", 101, _SCALES, "Table 4", 19.87, 4.60),
-    _row("residual-152", "resnet152_v1", 152, _SCALES, "Table 4", 19.38, 4.49),
+    _row("residual-34-B", "resnet34", 34, _MULTI_SCALE, "Table 4", 21.84, 5.71),
+    _row("residual-34-C", "resnet34_c", 34, _MULTI_SCALE, "Table 4", 21.53, 5.60),
+    _row("residual-50", "resnet50_v1", 50, _MULTI_SCALE, "Table 4", 20.74, 5.25),
+    _row("residual-101", "resnet101_v1", 101, _MULTI_SCALE, "Table 4", 19.87, 4.60),
+    _row("residual-152", "resnet152_v1", 152, _MULTI_SCALE, "Table 4", 19.38, 4.49),
 )
 
 
-def _alone(name: str, model: str, depth: int) -> Row:
+def _ensemble_member(name: str, model: str, depth: int) -> RowSpec:
     """A member of the ensemble, for which the paper prints no value beside it."""
-    return Row(
-        name, model, "imagenet", "he2015-imagenet", settings=_PLATEAU, metric="test_error_top5", views=_SCALES,
-        cuts=four_stages(_UNITS[depth]),
+    return RowSpec(
+        name, model, "imagenet", "he2015-imagenet", overrides=_VAL_SPLIT, metric="test_error_top5", tta=_MULTI_SCALE,
+        presets=imagenet_presets(_DEPTHS[depth]),
     )  # fmt: skip
 
 
 _MEMBERS = (
-    _alone("residual-34-A", "resnet34_a", 34),
-    _alone("residual-34-B", "resnet34", 34),
-    _alone("residual-34-C", "resnet34_c", 34),
-    _alone("residual-50", "resnet50_v1", 50),
-    _alone("residual-101", "resnet101_v1", 101),
-    _alone("residual-152", "resnet152_v1", 152),
+    _ensemble_member("residual-34-A", "resnet34_a", 34),
+    _ensemble_member("residual-34-B", "resnet34", 34),
+    _ensemble_member("residual-34-C", "resnet34_c", 34),
+    _ensemble_member("residual-50", "resnet50_v1", 50),
+    _ensemble_member("residual-101", "resnet101_v1", 101),
+    _ensemble_member("residual-152", "resnet152_v1", 152),
 )
-_SIX = Row(
+_ENSEMBLE_OF_6 = RowSpec(
     "ensemble-of-6",
     members=tuple(row.name for row in _MEMBERS),
     metric="test_error_top5",
-    views=_SCALES,
-    reported=Reported(
+    tta=_MULTI_SCALE,
+    reported=ReportedValue(
         3.57,
         "one ensemble of six",
         "fully convolutional, 5 scales",
         f"{PAPER}, Table 5",
         note="on the test set of ILSVRC, whose labels are not public",
-        confidence="read",
+        provenance="verified",
     ),
-    cuts=four_stages("own"),
+    presets=imagenet_presets("own"),
 )
 
 
@@ -93,12 +107,12 @@ HE2015_IMAGENET: tuple[Study, ...] = (
     Study(
         name="he2015/table2",
         title="18 and 34 layers, plain and residual, on ImageNet",
-        source=f"{PAPER}, Table 2 and Fig. 4",
+        reference=f"{PAPER}, Table 2 and Fig. 4",
         rows=_TABLE2,
-        cuts=four_stages("own"),
+        presets=imagenet_presets("own"),
         claims=(
-            tests_worse("plain-34", "plain-18"),
-            trains_worse("plain-34", "plain-18"),
+            higher_test_error("plain-34", "plain-18"),
+            higher_train_error("plain-34", "plain-18"),
             Claim("residual-34 tests better than residual-18", "residual-34-A", "<", "residual-18-A", "test_error"),
             Claim("residual-34 tests better than plain-34", "residual-34-A", "<", "plain-34", "test_error"),
             Claim(
@@ -118,14 +132,14 @@ HE2015_IMAGENET: tuple[Study, ...] = (
             ),
         ),
         figures=(
-            Drawing(
+            FigureSpec(
                 "error_curves",
                 "Error against iterations",
                 (
-                    Panel("plain networks", ("plain-18", "plain-34")),
-                    Panel("residual networks", ("residual-18-A", "residual-34-A")),
+                    FigurePanel("plain networks", ("plain-18", "plain-34")),
+                    FigurePanel("residual networks", ("residual-18-A", "residual-34-A")),
                 ),
-                where="Fig. 4",
+                location="Fig. 4",
             ),
         ),
         differences=_DIFFERENCES,
@@ -133,39 +147,39 @@ HE2015_IMAGENET: tuple[Study, ...] = (
     Study(
         name="he2015/table3",
         title="Shortcuts A, B and C, and 50 to 152 layers, on ImageNet",
-        source=f"{PAPER}, Table 3",
+        reference=f"{PAPER}, Table 3",
         rows=_TABLE3,
-        cuts=four_stages("own"),
+        presets=imagenet_presets("own"),
         claims=(
-            tests_better("residual-34-A", "plain-34"),
-            tests_better("residual-34-B", "residual-34-A"),
-            tests_better("residual-34-C", "residual-34-B"),
-            tests_better("residual-50", "residual-34-C"),
-            tests_better("residual-101", "residual-50"),
-            tests_better("residual-152", "residual-101"),
+            lower_test_error("residual-34-A", "plain-34"),
+            lower_test_error("residual-34-B", "residual-34-A"),
+            lower_test_error("residual-34-C", "residual-34-B"),
+            lower_test_error("residual-50", "residual-34-C"),
+            lower_test_error("residual-101", "residual-50"),
+            lower_test_error("residual-152", "residual-101"),
         ),
         differences=_DIFFERENCES,
     ),
     Study(
         name="he2015/table4",
         title="Single networks on ImageNet, at several scales",
-        source=f"{PAPER}, Table 4",
+        reference=f"{PAPER}, Table 4",
         rows=_TABLE4,
-        cuts=four_stages("own"),
+        presets=imagenet_presets("own"),
         claims=(
-            tests_better("residual-34-C", "residual-34-B"),
-            tests_better("residual-50", "residual-34-C"),
-            tests_better("residual-101", "residual-50"),
-            tests_better("residual-152", "residual-101"),
+            lower_test_error("residual-34-C", "residual-34-B"),
+            lower_test_error("residual-50", "residual-34-C"),
+            lower_test_error("residual-101", "residual-50"),
+            lower_test_error("residual-152", "residual-101"),
         ),
         differences=_DIFFERENCES,
     ),
     Study(
         name="he2015/table5",
         title="An ensemble of six residual networks on ImageNet",
-        source=f"{PAPER}, Table 5",
-        rows=(*_MEMBERS, _SIX),
-        cuts=four_stages("own"),
+        reference=f"{PAPER}, Table 5",
+        rows=(*_MEMBERS, _ENSEMBLE_OF_6),
+        presets=imagenet_presets("own"),
         claims=(
             Claim(
                 "the ensemble tests better than its best member",

@@ -2,59 +2,73 @@
 
 from dataclasses import replace
 
-from reslab.spec.papers.presets import three_stages
-from reslab.spec.study import Asked, Claim, Drawing, Panel, Reported, Row, Study
+from reslab.spec.papers.presets import cifar_presets
+from reslab.spec.study import AnalysisRequest, Claim, FigurePanel, FigureSpec, ReportedValue, RowSpec, Study
 
 PAPER = "He et al. 2016, arXiv:1603.05027"
 DIFFERENCES = ("the paper's tables are medians of 5 runs; here it is the mean, with the standard deviation",)
-_BASIC_CUTS = three_stages(2, 6)
-_BOTTLENECK_CUTS = three_stages(2, 3)
+_BASIC_PRESETS = cifar_presets(2, 6)
+_BOTTLENECK_PRESETS = cifar_presets(2, 3)
 _FAIL = "fail: above 20 %"
 
 
-def told(value: float | None, table: str, note: str = "") -> Reported:
+def median_of_5(value: float | None, table: str, note: str = "") -> ReportedValue:
     """A value of the paper's: a median of five runs."""
-    return Reported(value, "median of 5", where=f"{PAPER}, {table}", note=note, confidence="read")
+    return ReportedValue(value, "median of 5", location=f"{PAPER}, {table}", note=note, provenance="verified")
 
 
-def _shortcut(name: str, value: float | None, *axes: str, note: str = "") -> Row:
-    reported = told(value, "Table 1", note or ("" if value is not None else _FAIL))
-    return Row(name, "resnet110_cifar", "cifar10", "he2016-cifar", axes, seeds=5, reported=reported, cuts=_BASIC_CUTS)
+def _shortcut_row(name: str, value: float | None, *arch_overrides: str, note: str = "") -> RowSpec:
+    reported = median_of_5(value, "Table 1", note or ("" if value is not None else _FAIL))
+    return RowSpec(
+        name,
+        "resnet110_cifar",
+        "cifar10",
+        "he2016-cifar",
+        arch_overrides,
+        seeds=5,
+        reported=reported,
+        presets=_BASIC_PRESETS,
+    )
 
 
-def _gated(bias: int) -> Row:
+def _gate_row(bias: int) -> RowSpec:
     value = {-6: 8.70, -7: 9.81}.get(bias)
-    name, axis = f"exclusive-gate({bias})", f"mix=gate({bias})"
+    name, override = f"exclusive-gate({bias})", f"merge=gate({bias})"
     if bias < -7:
-        return replace(_shortcut(name, None, axis, note="searched, not printed"), reported=None)
-    return _shortcut(name, value, axis)
+        return replace(_shortcut_row(name, None, override, note="searched, not printed"), reported=None)
+    return _shortcut_row(name, value, override)
 
 
-_ORIGINAL = _shortcut("original", 6.61)
+_ORIGINAL = _shortcut_row("original", 6.61)
 _TABLE1 = (
     _ORIGINAL,
-    _shortcut("constant-0-1", None, "mix=scale(0,1)", note="fail: above 20 %, the plain network"),
-    _shortcut("constant-0.5-1", None, "mix=scale(0.5,1)"),
-    _shortcut("constant-0.5-0.5", 12.35, "mix=scale(0.5,0.5)", note="frozen gating"),
-    *map(_gated, (0, -5, -6, -7)),
-    _shortcut("shortcut-gate(0)", 12.86, "mix=shortcut-gate(0)"),
-    _shortcut("shortcut-gate(-6)", 6.91, "mix=shortcut-gate(-6)"),
-    _shortcut("conv1x1-shortcut", 12.22, "match=conv1x1-all"),
+    _shortcut_row("constant-0-1", None, "merge=scale(0,1)", note="fail: above 20 %, the plain network"),
+    _shortcut_row("constant-0.5-1", None, "merge=scale(0.5,1)"),
+    _shortcut_row("constant-0.5-0.5", 12.35, "merge=scale(0.5,0.5)", note="frozen gating"),
+    *map(_gate_row, (0, -5, -6, -7)),
+    _shortcut_row("shortcut-gate(0)", 12.86, "merge=shortcut-gate(0)"),
+    _shortcut_row("shortcut-gate(-6)", 6.91, "merge=shortcut-gate(-6)"),
+    _shortcut_row("conv1x1-shortcut", 12.22, "shortcut=conv1x1-all"),
     # Two readings: what is left is divided by 1 - p, as frameworks do, or not ("a scale with an expectation of 0.5").
-    _shortcut("dropout-shortcut", None, "mix=dropout(0.5) add"),
-    _shortcut("dropout-shortcut-halved", None, "mix=dropout(0.5) scale(0.5,1)"),
+    _shortcut_row("dropout-shortcut", None, "merge=dropout(0.5) add"),
+    _shortcut_row("dropout-shortcut-halved", None, "merge=dropout(0.5) scale(0.5,1)"),
 )
-_SCALED = tuple(row.name for row in _TABLE1 if "gate" not in row.name and "dropout" not in row.name)
-_GATED = ("original", *(f"exclusive-gate({bias})" for bias in (0, -6, -7)), "shortcut-gate(0)", "shortcut-gate(-6)")
-_BIASES = tuple(range(0, -11, -1))
+_SCALED_ROWS = tuple(row.name for row in _TABLE1 if "gate" not in row.name and "dropout" not in row.name)
+_GATED_ROWS = (
+    "original",
+    *(f"exclusive-gate({bias})" for bias in (0, -6, -7)),
+    "shortcut-gate(0)",
+    "shortcut-gate(-6)",
+)
+_GATE_BIASES = tuple(range(0, -11, -1))
 
 
-def _worse(name: str) -> Claim:
+def _worse_than_identity(name: str) -> Claim:
     return Claim(f"{name} tests worse than the identity shortcut", name, ">", "original", "test_error")
 
 
 # Table 2: error with 110 layers (basic units) and 164 (bottlenecks).
-_ORDERS = {
+_TABLE2 = {
     "original": (6.61, 5.93),
     "bn-after-add": (8.17, 6.50),
     "relu-before-add": (7.84, 6.14),
@@ -63,38 +77,42 @@ _ORDERS = {
 }
 
 
-def _order(order: str, depth: int) -> Row:
-    value = _ORDERS[order][depth == 164]
-    axes = () if order == "original" else (f"order={order}",)
-    cuts = _BASIC_CUTS if depth == 110 else _BOTTLENECK_CUTS
-    return Row(
-        f"{order}-{depth}", f"resnet{depth}_cifar", "cifar10", "he2016-cifar", axes, seeds=5,
-        reported=told(value, "Table 2"), cuts=cuts,
+def _order_row(order: str, depth: int) -> RowSpec:
+    value = _TABLE2[order][depth == 164]
+    arch_overrides = () if order == "original" else (f"order={order}",)
+    presets = _BASIC_PRESETS if depth == 110 else _BOTTLENECK_PRESETS
+    return RowSpec(
+        f"{order}-{depth}", f"resnet{depth}_cifar", "cifar10", "he2016-cifar", arch_overrides, seeds=5,
+        reported=median_of_5(value, "Table 2"), presets=presets,
     )  # fmt: skip
 
 
-def _against(order: str, depth: int, relation: str, words: str, metric: str = "test_error") -> Claim:
+def _compare_with_original(order: str, depth: int, relation: str, comparison: str, metric: str = "test_error") -> Claim:
     return Claim(
-        f"{order} {words} than the original, {depth} layers", f"{order}-{depth}", relation, f"original-{depth}", metric
+        f"{order} {comparison} than the original, {depth} layers",
+        f"{order}-{depth}",
+        relation,
+        f"original-{depth}",
+        metric,
     )
 
 
-def _pair(left: str, right: str) -> Panel:
-    return Panel(left, (right, left))
+def _pair_panel(left: str, right: str) -> FigurePanel:
+    return FigurePanel(left, (right, left))
 
 
-_BN_AFTER = Panel("BN after addition, 110 layers", ("original-110", "bn-after-add-110"))
-_PREACT = Panel("full pre-activation, 164 layers", ("original-164", "full-preact-164"))
+_BN_AFTER_ADD_PANEL = FigurePanel("BN after addition, 110 layers", ("original-110", "bn-after-add-110"))
+_PREACT_PANEL = FigurePanel("full pre-activation, 164 layers", ("original-164", "full-preact-164"))
 
 HE2016: tuple[Study, ...] = (
     Study(
         name="he2016/table1",
         title="Every shortcut but the identity makes 110 layers worse",
-        source=f"{PAPER}, Table 1 and Fig. 3",
+        reference=f"{PAPER}, Table 1 and Fig. 3",
         rows=_TABLE1,
-        cuts=_BASIC_CUTS,
+        presets=_BASIC_PRESETS,
         claims=(
-            *(_worse(row.name) for row in _TABLE1[1:]),
+            *(_worse_than_identity(row.name) for row in _TABLE1[1:]),
             Claim(
                 "an exclusive gate that begins at -6 tests better than one at 0",
                 "exclusive-gate(-6)",
@@ -124,27 +142,27 @@ HE2016: tuple[Study, ...] = (
                 "train_loss",
             ),
         ),
-        asked=(Asked("gradients", at="init"),),
+        analyses=(AnalysisRequest("gradients", weights="init"),),
         figures=(
-            Drawing(
+            FigureSpec(
                 "loss_and_error",
                 "Training loss and test error against iterations",
                 (
-                    _pair("constant-0.5-0.5", "original"),
-                    _pair("exclusive-gate(-6)", "original"),
-                    _pair("shortcut-gate(0)", "original"),
-                    _pair("conv1x1-shortcut", "original"),
+                    _pair_panel("constant-0.5-0.5", "original"),
+                    _pair_panel("exclusive-gate(-6)", "original"),
+                    _pair_panel("shortcut-gate(0)", "original"),
+                    _pair_panel("conv1x1-shortcut", "original"),
                 ),
-                where="Fig. 3",
+                location="Fig. 3",
             ),
-            Drawing(
+            FigureSpec(
                 "gradients",
                 "Gradient at each unit before training",
                 (
-                    Panel("scaled or projected", _SCALED),
-                    Panel("gated", _GATED),
+                    FigurePanel("scaled or projected", _SCALED_ROWS),
+                    FigurePanel("gated", _GATED_ROWS),
                 ),
-                question="gradients@init",
+                analysis="gradients@init",
             ),
         ),
         differences=(
@@ -159,9 +177,9 @@ HE2016: tuple[Study, ...] = (
     Study(
         name="he2016/gate-bias",
         title="Exclusive gating stands and falls with the bias it begins from",
-        source=f"{PAPER}, Sec. 3.1 (the search over 0, -1, ..., -10) and Table 1",
-        rows=(_ORIGINAL, *map(_gated, _BIASES)),
-        cuts=_BASIC_CUTS,
+        reference=f"{PAPER}, Sec. 3.1 (the search over 0, -1, ..., -10) and Table 1",
+        rows=(_ORIGINAL, *map(_gate_row, _GATE_BIASES)),
+        presets=_BASIC_PRESETS,
         claims=(
             Claim("-6 tests better than 0", "exclusive-gate(-6)", "<", "exclusive-gate(0)", "test_error"),
             Claim("-6 tests better than -5", "exclusive-gate(-6)", "<", "exclusive-gate(-5)", "test_error"),
@@ -175,11 +193,15 @@ HE2016: tuple[Study, ...] = (
             ),
         ),
         figures=(
-            Drawing(
+            FigureSpec(
                 "lines",
                 "Test error against the gate's first bias",
-                (Panel("exclusive gate", tuple(f"exclusive-gate({bias})" for bias in _BIASES), _BIASES),),
-                axis="bias that the gates begin from",
+                (
+                    FigurePanel(
+                        "exclusive gate", tuple(f"exclusive-gate({bias})" for bias in _GATE_BIASES), _GATE_BIASES
+                    ),
+                ),
+                x_label="bias that the gates begin from",
                 metric="test_error",
             ),
         ),
@@ -188,12 +210,12 @@ HE2016: tuple[Study, ...] = (
     Study(
         name="he2016/table2",
         title="Five orders of convolution, norm and activation",
-        source=f"{PAPER}, Table 2 and Fig. 6",
-        rows=tuple(_order(order, depth) for depth in (110, 164) for order in _ORDERS),
-        cuts=_BASIC_CUTS,
+        reference=f"{PAPER}, Table 2 and Fig. 6",
+        rows=tuple(_order_row(order, depth) for depth in (110, 164) for order in _TABLE2),
+        presets=_BASIC_PRESETS,
         claims=(
-            *(_against(order, 110, ">", "tests worse") for order in ("bn-after-add", "relu-before-add")),
-            *(_against(order, 164, ">", "tests worse") for order in ("bn-after-add", "relu-before-add")),
+            *(_compare_with_original(order, 110, ">", "tests worse") for order in ("bn-after-add", "relu-before-add")),
+            *(_compare_with_original(order, 164, ">", "tests worse") for order in ("bn-after-add", "relu-before-add")),
             Claim(
                 "relu-preact tests like the original, 110 layers",
                 "relu-preact-110",
@@ -202,19 +224,24 @@ HE2016: tuple[Study, ...] = (
                 "test_error",
                 margin=0.5,
             ),
-            _against("full-preact", 110, "<", "tests better"),
-            _against("full-preact", 164, "<", "tests better"),
-            _against("full-preact", 164, ">", "ends at a higher training loss", "train_loss"),
-            _against("bn-after-add", 110, ">", "ends at a higher training loss", "train_loss"),
+            _compare_with_original("full-preact", 110, "<", "tests better"),
+            _compare_with_original("full-preact", 164, "<", "tests better"),
+            _compare_with_original("full-preact", 164, ">", "ends at a higher training loss", "train_loss"),
+            _compare_with_original("bn-after-add", 110, ">", "ends at a higher training loss", "train_loss"),
         ),
         figures=(
-            Drawing("loss_and_error", "Training loss and test error", (_BN_AFTER, _PREACT), where="Fig. 6"),
-            Drawing(
+            FigureSpec(
+                "loss_and_error",
+                "Training loss and test error",
+                (_BN_AFTER_ADD_PANEL, _PREACT_PANEL),
+                location="Fig. 6",
+            ),
+            FigureSpec(
                 "error_curves",
                 "Error against iterations",
                 (
-                    Panel("110 layers", tuple(f"{order}-110" for order in _ORDERS)),
-                    Panel("164 layers", tuple(f"{order}-164" for order in _ORDERS)),
+                    FigurePanel("110 layers", tuple(f"{order}-110" for order in _TABLE2)),
+                    FigurePanel("164 layers", tuple(f"{order}-164" for order in _TABLE2)),
                 ),
             ),
         ),
@@ -227,20 +254,27 @@ HE2016: tuple[Study, ...] = (
     Study(
         name="he2016/fig6",
         title="BN after addition slows the fit; pre-activation fits less and generalises more",
-        source=f"{PAPER}, Fig. 6",
+        reference=f"{PAPER}, Fig. 6",
         rows=(
-            _order("original", 110),
-            _order("bn-after-add", 110),
-            _order("original", 164),
-            _order("full-preact", 164),
+            _order_row("original", 110),
+            _order_row("bn-after-add", 110),
+            _order_row("original", 164),
+            _order_row("full-preact", 164),
         ),
-        cuts=_BASIC_CUTS,
+        presets=_BASIC_PRESETS,
         claims=(
-            _against("bn-after-add", 110, ">", "ends at a higher training loss", "train_loss"),
-            _against("full-preact", 164, ">", "ends at a higher training loss", "train_loss"),
-            _against("full-preact", 164, "<", "tests better"),
+            _compare_with_original("bn-after-add", 110, ">", "ends at a higher training loss", "train_loss"),
+            _compare_with_original("full-preact", 164, ">", "ends at a higher training loss", "train_loss"),
+            _compare_with_original("full-preact", 164, "<", "tests better"),
         ),
-        figures=(Drawing("loss_and_error", "Training loss and test error", (_BN_AFTER, _PREACT), where="Fig. 6"),),
+        figures=(
+            FigureSpec(
+                "loss_and_error",
+                "Training loss and test error",
+                (_BN_AFTER_ADD_PANEL, _PREACT_PANEL),
+                location="Fig. 6",
+            ),
+        ),
         differences=DIFFERENCES,
     ),
 )

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from reslab.spec.papers.he2016 import DIFFERENCES, PAPER, told
-from reslab.spec.papers.presets import four_stages, tests_better, tests_worse, three_stages
-from reslab.spec.study import Claim, Cuts, Reported, Row, Study
+from reslab.spec.papers.he2016 import DIFFERENCES, PAPER, median_of_5
+from reslab.spec.papers.presets import cifar_presets, higher_test_error, imagenet_presets, lower_test_error
+from reslab.spec.study import Claim, ReportedValue, RowSpec, ScalePresets, Study
 
 # Units a stage at short scale, and the paper's test errors: (baseline, pre-activation).
 _TABLE3 = {
@@ -15,115 +15,123 @@ _TABLE3 = {
     ("164", "cifar100"): ("resnet164_cifar", 3, (25.16, 24.33)),
     ("1001", "cifar100"): ("resnet1001_cifar", 12, (27.82, 22.71)),
 }
-_SMOKE = {"110-1layer": 3, "110": 2, "164": 2, "1001": 3}
+_SMOKE_DEPTHS = {"110-1layer": 3, "110": 2, "164": 2, "1001": 3}
 
 
-def _name(kind: str, depth: str, data: str) -> str:
+def _row_name(kind: str, depth: str, data: str) -> str:
     return f"{kind}-{depth}" + ("-c100" if data == "cifar100" else "")
 
 
-def deep_row(kind: str, depth: str, data: str, table: str = "Table 3") -> Row:
+def deep_row(kind: str, depth: str, data: str, table: str = "Table 3") -> RowSpec:
     """A network with `original` or `preact` units on a data set, with the median that a table prints."""
-    model, units, values = _TABLE3[depth, data]
-    return Row(
-        _name(kind, depth, data),
+    model, short_depth, values = _TABLE3[depth, data]
+    return RowSpec(
+        _row_name(kind, depth, data),
         model,
         data,
         "he2016-cifar",
         () if kind == "original" else ("order=full-preact",),
         seeds=5,
-        reported=told(values[kind == "preact"], table),
-        cuts=three_stages(_SMOKE[depth], units),
+        reported=median_of_5(values[kind == "preact"], table),
+        presets=cifar_presets(_SMOKE_DEPTHS[depth], short_depth),
     )
 
 
-def _mean(value: float, std: float, median: float) -> Reported:
+def _mean_of_5(value: float, std: float, median: float) -> ReportedValue:
     """Of 1,001 layers Table 4 prints mean and spread beside the median; the mean is what ours is."""
     note = f"the median is {median:g}"
-    return Reported(value, "mean of 5", where=f"{PAPER}, Table 4", std=std, note=note, confidence="read")
+    return ReportedValue(value, "mean of 5", location=f"{PAPER}, Table 4", std=std, note=note, provenance="verified")
 
 
-def _better(depth: str, data: str) -> Claim:
-    return tests_better(_name("preact", depth, data), _name("original", depth, data))
+def _preact_is_better(depth: str, data: str) -> Claim:
+    return lower_test_error(_row_name("preact", depth, data), _row_name("original", depth, data))
 
 
-def _twice_the_steps(cuts: Cuts) -> Cuts:
+def _double_steps(presets: ScalePresets) -> ScalePresets:
     """Of half a batch as many pictures."""
-    short = cuts.short
-    settings = tuple(setting.replace("=1000 steps", "=2000 steps") for setting in short.settings)
-    return replace(cuts, short=replace(short, words=short.words.replace("1,000", "2,000"), settings=settings))
+    short = presets.short
+    overrides = tuple(override.replace("=1000 steps", "=2000 steps") for override in short.overrides)
+    return replace(
+        presets, short=replace(short, description=short.description.replace("1,000", "2,000"), overrides=overrides)
+    )
 
 
 _BATCH_64 = replace(
     deep_row("preact", "1001", "cifar10"),
     name="preact-1001-batch64",
-    settings=("batch=64", "optimizer.lr=0.1", "schedule.milestones=64k steps,96k steps", "length=128k steps"),
-    cuts=_twice_the_steps(three_stages(3, 12, length="128,000")),
-    reported=_mean(4.69, 0.20, 4.62),
+    overrides=("batch_size=64", "optimizer.lr=0.1", "schedule.milestones=64k steps,96k steps", "duration=128k steps"),
+    presets=_double_steps(cifar_presets(3, 12, duration="128,000")),
+    reported=_mean_of_5(4.69, 0.20, 4.62),
 )
 # Table 5: error of one crop of 320 pixels of pictures whose shorter side is 320.
 _CROP_320 = "resize(320) center-crop(320)"
-_STEPS = (
-    "schedule.name=steps",
+_SCHEDULE = (
+    "schedule.name=multistep",
     "schedule.milestones=30 epochs,60 epochs",
-    "length=90 epochs",
+    "duration=90 epochs",
 )
 
 
-def _imagenet(name: str, model: str, top1: float, top5: float, *settings: str) -> Row:
-    def one(value: float, metric: str = "") -> Reported:
-        side = 320 if _test_320(settings) else 224
-        return Reported(
-            value, protocol=f"one crop of {side} pixels", where=f"{PAPER}, Table 5", confidence="read", metric=metric
+def _imagenet_row(name: str, model: str, top1: float, top5: float, *overrides: str) -> RowSpec:
+    def reported(value: float, metric: str = "") -> ReportedValue:
+        size = 320 if _evaluates_at_320(overrides) else 224
+        return ReportedValue(
+            value,
+            protocol=f"one crop of {size} pixels",
+            location=f"{PAPER}, Table 5",
+            provenance="verified",
+            metric=metric,
         )
 
     depths = "3, 8, 36, 3" if "152" in model else "3, 24, 36, 3"
-    return Row(
-        name, model, "imagenet", "he2015-imagenet", settings=(*_STEPS, *settings), reported=one(top1),
-        also=(one(top5, "test_error_top5"),), cuts=four_stages(depths),
+    return RowSpec(
+        name, model, "imagenet", "he2015-imagenet", overrides=(*_SCHEDULE, *overrides), reported=reported(top1),
+        more_reported=(reported(top5, "test_error_top5"),), presets=imagenet_presets(depths),
     )  # fmt: skip
 
 
-def _test_320(settings: tuple[str, ...]) -> bool:
-    return f"test={_CROP_320}" in settings
+def _evaluates_at_320(overrides: tuple[str, ...]) -> bool:
+    return f"eval_transform={_CROP_320}" in overrides
 
 
-_320 = f"test={_CROP_320}"
+_EVAL_320 = f"eval_transform={_CROP_320}"
 _TABLE5 = (
-    _imagenet("original-152-at-224", "resnet152_v1", 23.0, 6.7),
-    _imagenet("original-152", "resnet152_v1", 21.3, 5.5, _320),
-    _imagenet("preact-152", "preresnet152", 21.1, 5.5, _320),
-    _imagenet("original-200", "resnet200", 21.8, 6.0, _320),
-    _imagenet("preact-200", "preresnet200", 20.7, 5.3, _320),
-    _imagenet("preact-200-aspect", "preresnet200", 20.1, 4.8, _320, "augment=random-resized-crop(224) flip"),
+    _imagenet_row("original-152-at-224", "resnet152_v1", 23.0, 6.7),
+    _imagenet_row("original-152", "resnet152_v1", 21.3, 5.5, _EVAL_320),
+    _imagenet_row("preact-152", "preresnet152", 21.1, 5.5, _EVAL_320),
+    _imagenet_row("original-200", "resnet200", 21.8, 6.0, _EVAL_320),
+    _imagenet_row("preact-200", "preresnet200", 20.7, 5.3, _EVAL_320),
+    _imagenet_row(
+        "preact-200-aspect", "preresnet200", 20.1, 4.8, _EVAL_320, "train_transform=random-resized-crop(224) flip"
+    ),
 )
 
 HE2016_DEEP: tuple[Study, ...] = (
     Study(
         name="he2016/table3",
         title="Original and pre-activated units, from one-layer skips to 1,001 layers",
-        source=f"{PAPER}, Table 3",
+        reference=f"{PAPER}, Table 3",
         rows=tuple(deep_row(kind, *key) for key in _TABLE3 for kind in ("original", "preact")),
-        cuts=three_stages(2, 6),
-        claims=tuple(_better(*key) for key in _TABLE3),
+        presets=cifar_presets(2, 6),
+        claims=tuple(_preact_is_better(*key) for key in _TABLE3),
         differences=DIFFERENCES,
     ),
     Study(
         name="he2016/table4",
         title="164 and 1,001 pre-activated layers on CIFAR-10 and CIFAR-100",
-        source=f"{PAPER}, Table 4",
+        reference=f"{PAPER}, Table 4",
         rows=(
             deep_row("preact", "164", "cifar10", "Table 4"),
-            replace(deep_row("preact", "1001", "cifar10"), reported=_mean(4.89, 0.14, 4.92)),
+            replace(deep_row("preact", "1001", "cifar10"), reported=_mean_of_5(4.89, 0.14, 4.92)),
             _BATCH_64,
             deep_row("original", "164", "cifar100", "Table 4"),
             deep_row("original", "1001", "cifar100", "Table 4"),
             deep_row("preact", "164", "cifar100", "Table 4"),
-            replace(deep_row("preact", "1001", "cifar100"), reported=_mean(22.68, 0.22, 22.71)),
+            replace(deep_row("preact", "1001", "cifar100"), reported=_mean_of_5(22.68, 0.22, 22.71)),
         ),
-        cuts=three_stages(2, 6),
+        presets=cifar_presets(2, 6),
         claims=(
-            tests_better("preact-1001", "preact-164"),
+            lower_test_error("preact-1001", "preact-164"),
             Claim(
                 "preact-1001 tests better than preact-164 on CIFAR-100",
                 "preact-1001-c100",
@@ -148,13 +156,13 @@ HE2016_DEEP: tuple[Study, ...] = (
     Study(
         name="he2016/table5",
         title="152 and 200 layers on ImageNet, original and pre-activated",
-        source=f"{PAPER}, Table 5",
+        reference=f"{PAPER}, Table 5",
         rows=_TABLE5,
-        cuts=four_stages("own"),
+        presets=imagenet_presets("own"),
         claims=(
-            tests_better("preact-200", "original-200"),
-            tests_better("preact-200", "preact-152"),
-            tests_worse("original-200", "original-152"),
+            lower_test_error("preact-200", "original-200"),
+            lower_test_error("preact-200", "preact-152"),
+            higher_test_error("original-200", "original-152"),
             Claim(
                 "152 layers test alike, original or pre-activated",
                 "preact-152",

@@ -2,52 +2,77 @@
 
 from dataclasses import replace
 
-from reslab.spec.papers.presets import three_stages
-from reslab.spec.study import Claim, Drawing, Panel, Reported, Row, Study
+from reslab.spec.papers.presets import cifar_presets
+from reslab.spec.study import Claim, FigurePanel, FigureSpec, ReportedValue, RowSpec, Study
 
 _PAPER = "Huang et al. 2016, arXiv:1603.09382"
 _README = "github.com/yueatsprograms/Stochastic_Depth, README"
-_BEST = "single, at the best validation epoch"
-_CUTS = three_stages(3, length="500 epochs")
+_BEST_EPOCH = "single, at the best validation epoch"
+_PRESETS = cifar_presets(3, duration="500 epochs")
 
 
-def _row(name: str, data: str, mix: str, told: Reported) -> Row:
-    return Row(name, "resnet110_cifar", data, "stochastic-depth", (f"mix={mix}",), seeds=3, reported=told, cuts=_CUTS)
+def _row(name: str, data: str, merge: str, reported: ReportedValue) -> RowSpec:
+    return RowSpec(
+        name,
+        "resnet110_cifar",
+        data,
+        "stochastic-depth",
+        (f"merge={merge}",),
+        seeds=3,
+        reported=reported,
+        presets=_PRESETS,
+    )
 
 
-_CONSTANT = _row("constant-110", "cifar10", "add", Reported(6.41, _BEST, where=_README, confidence="read"))
+_CONSTANT = _row(
+    "constant-110", "cifar10", "add", ReportedValue(6.41, _BEST_EPOCH, location=_README, provenance="verified")
+)
 _STOCHASTIC = _row(
     "stochastic-110",
     "cifar10",
-    "survive(0.5) add",
-    Reported(5.23, _BEST, where=f"{_PAPER}, Table 1", note="5.25 in early versions and the README", confidence="read"),
+    "stochastic-depth(0.5) add",
+    ReportedValue(
+        5.23,
+        _BEST_EPOCH,
+        location=f"{_PAPER}, Table 1",
+        note="5.25 in early versions and the README",
+        provenance="verified",
+    ),
 )
 
-STOCHASTIC_DEPTH2016: tuple[Study, ...] = (
+HUANG2016: tuple[Study, ...] = (
     Study(
         name="stochastic_depth2016/table1",
         title="Training fewer units at a time gives a better deep network",
-        source=f"{_PAPER}, Table 1 and Fig. 3",
+        reference=f"{_PAPER}, Table 1 and Fig. 3",
         rows=(
             _CONSTANT,
             _STOCHASTIC,
-            _row("constant-110-c100", "cifar100", "add", Reported(27.22, _BEST, where=f"{_PAPER}, Table 1")),
+            _row(
+                "constant-110-c100", "cifar100", "add", ReportedValue(27.22, _BEST_EPOCH, location=f"{_PAPER}, Table 1")
+            ),
             _row(
                 "stochastic-110-c100",
                 "cifar100",
-                "survive(0.5) add",
-                Reported(24.58, _BEST, where=f"{_PAPER}, Table 1", note="24.98 in early versions", confidence="read"),
+                "stochastic-depth(0.5) add",
+                ReportedValue(
+                    24.58,
+                    _BEST_EPOCH,
+                    location=f"{_PAPER}, Table 1",
+                    note="24.98 in early versions",
+                    provenance="verified",
+                ),
             ),
             replace(
                 _STOCHASTIC,
                 name="stochastic-1202",
                 model="resnet1202_cifar",
                 seeds=1,
-                reported=Reported(4.91, _BEST, where=f"{_PAPER}, Table 1", confidence="read"),
-                cuts=three_stages(4, 36, length="500 epochs"),
+                reported=ReportedValue(4.91, _BEST_EPOCH, location=f"{_PAPER}, Table 1", provenance="verified"),
+                presets=cifar_presets(4, 36, duration="500 epochs"),
             ),
         ),
-        cuts=_CUTS,
+        presets=_PRESETS,
         claims=(
             Claim("stochastic depth tests better", "stochastic-110", "<", "constant-110", "test_error"),
             Claim(
@@ -68,14 +93,14 @@ STOCHASTIC_DEPTH2016: tuple[Study, ...] = (
             Claim("1,202 layers test better than 110", "stochastic-1202", "<", "stochastic-110", "test_error"),
         ),
         figures=(
-            Drawing(
+            FigureSpec(
                 "loss_and_error",
                 "Training loss and test error against iterations",
                 (
-                    Panel("CIFAR-10, 110 layers", ("constant-110", "stochastic-110")),
-                    Panel("CIFAR-100, 110 layers", ("constant-110-c100", "stochastic-110-c100")),
+                    FigurePanel("CIFAR-10, 110 layers", ("constant-110", "stochastic-110")),
+                    FigurePanel("CIFAR-100, 110 layers", ("constant-110-c100", "stochastic-110-c100")),
                 ),
-                where="Fig. 3",
+                location="Fig. 3",
             ),
         ),
         differences=(

@@ -2,31 +2,33 @@
 
 from dataclasses import replace
 
-from reslab.spec.papers.presets import SMOKE_STEPS
-from reslab.spec.study import Claim, Cut, Cuts, Drawing, Panel, Reported, Row, Study
+from reslab.spec.papers.presets import SMOKE_OVERRIDES
+from reslab.spec.study import Claim, FigurePanel, FigureSpec, ReportedValue, RowSpec, ScalePreset, ScalePresets, Study
 
-_BOOK = "Stevens, Antiga and Viehmann 2020, Deep Learning with PyTorch, ch. 8; its notebook p1ch8/1_convolution.ipynb"
-_SMOKE = Cut(
+_REFERENCE = (
+    "Stevens, Antiga and Viehmann 2020, Deep Learning with PyTorch, ch. 8; its notebook p1ch8/1_convolution.ipynb"
+)
+_SMOKE_PRESET = ScalePreset(
     "bundled 8x8 digits, 256 of them, 12 steps of 32",
-    tuple(setting for setting in SMOKE_STEPS if not setting.startswith("augment")),
+    tuple(setting for setting in SMOKE_OVERRIDES if not setting.startswith("train_transform")),
     data="digits",
     num_images=256,
     seeds=2,
 )
-_QUICK = ("precision=bf16", "channels_last=true")
-_CUTS = Cuts(
-    smoke=_SMOKE,
-    short=Cut("only the arithmetic is cut, to bf16: 10,000 pictures, 100 epochs", _QUICK, seeds=3),
-    full=Cut("nothing is cut: 10,000 pictures, 100 epochs"),
+_FAST_ARITHMETIC = ("precision=bf16", "channels_last=true")
+_PRESETS = ScalePresets(
+    smoke=_SMOKE_PRESET,
+    short=ScalePreset("only the arithmetic is cut, to bf16: 10,000 pictures, 100 epochs", _FAST_ARITHMETIC, seeds=3),
+    full=ScalePreset("nothing is cut: 10,000 pictures, 100 epochs"),
 )
-_DEEP_CUTS = Cuts(
+_DEEP_PRESETS = ScalePresets(
     smoke=replace(
-        _SMOKE,
-        words=f"{_SMOKE.words}, 3 blocks of width 8",
-        settings=(*_SMOKE.settings, *("model.depths=3", "model.widths=8", "model.stem=conv3(8) act maxpool2")),
+        _SMOKE_PRESET,
+        description=f"{_SMOKE_PRESET.description}, 3 blocks of width 8",
+        overrides=(*_SMOKE_PRESET.overrides, *("model.depths=3", "model.widths=8", "model.stem=conv3(8) act maxpool2")),
     ),
-    short=Cut("5 of 100 epochs, bf16", ("length=5 epochs", *_QUICK), seeds=3),
-    full=_CUTS.full,
+    short=ScalePreset("5 of 100 epochs, bf16", ("duration=5 epochs", *_FAST_ARITHMETIC), seeds=3),
+    full=_PRESETS.full,
 )
 # The network, the recipe, and the accuracies on training and validation pictures that the notebook prints.
 _ROWS = {
@@ -41,39 +43,45 @@ _ROWS = {
 }
 
 
-def _told(accuracy: float, metric: str) -> Reported:
-    return Reported(
-        round(100 * (1 - accuracy), 4), "single, after 100 epochs", "never in eval mode", _BOOK,
-        note=f"accuracy {accuracy:.2f}", confidence="read", metric=metric,
+def _reported(accuracy: float, metric: str) -> ReportedValue:
+    return ReportedValue(
+        round(100 * (1 - accuracy), 4), "single, after 100 epochs", "never in eval mode", _REFERENCE,
+        note=f"accuracy {accuracy:.2f}", provenance="verified", metric=metric,
     )  # fmt: skip
 
 
-def _row(name: str, batch: bool) -> Row:
-    model, recipe, train, val = _ROWS[name]
-    cuts = _DEEP_CUTS if name == "res-deep" else _CUTS
-    tested, trained = ("test_error_batch", "train_error_batch") if batch else ("test_error", "train_error_eval")
-    return Row(
-        name, model, "cifar2", recipe, seeds=3, metric=tested, reported=_told(val, tested),
-        also=(_told(train, trained),), cuts=cuts,
+def _row(name: str, batch_statistics: bool) -> RowSpec:
+    model, recipe, train_accuracy, val_accuracy = _ROWS[name]
+    presets = _DEEP_PRESETS if name == "res-deep" else _PRESETS
+    test_metric, train_metric = (
+        ("test_error_batch", "train_error_batch") if batch_statistics else ("test_error", "train_error_eval")
+    )
+    return RowSpec(
+        name, model, "cifar2", recipe, seeds=3, metric=test_metric, reported=_reported(val_accuracy, test_metric),
+        more_reported=(_reported(train_accuracy, train_metric),), presets=presets,
     )  # fmt: skip
 
 
-_FAST = replace(
-    _row("batch-norm", False), name="batch-norm-lr-0.1", settings=("optimizer.lr=0.1",), reported=None, also=()
+_HIGH_LR = replace(
+    _row("batch-norm", False),
+    name="batch-norm-lr-0.1",
+    overrides=("optimizer.lr=0.1",),
+    reported=None,
+    more_reported=(),
 )
-_FAST_BASELINE = replace(
-    _row("baseline", False), name="baseline-lr-0.1", settings=("optimizer.lr=0.1",), reported=None, also=()
+_HIGH_LR_BASELINE = replace(
+    _row("baseline", False), name="baseline-lr-0.1", overrides=("optimizer.lr=0.1",), reported=None, more_reported=()
 )
 
 
-def _claims(tested: str, trained: str) -> tuple[Claim, ...]:
+def _claims(test_metric: str, train_metric: str) -> tuple[Claim, ...]:
     return (
-        Claim("twice the width fits the training pictures better", "width", "<", "baseline", trained),
-        Claim("dropout fits the training pictures less", "dropout", ">", "width", trained),
-        Claim("BatchNorm fits the training pictures better than dropout", "batch-norm", "<", "dropout", trained),
-        Claim("skip connections help depth: res fits better than depth", "res", "<", "depth", trained),
-        Claim("res tests no worse than depth", "res", "within", "depth", tested, margin=1.5),
-        Claim("a penalty on the weights fits the training pictures less", "l2-reg", ">", "baseline", trained),
+        Claim("twice the width fits the training pictures better", "width", "<", "baseline", train_metric),
+        Claim("dropout fits the training pictures less", "dropout", ">", "width", train_metric),
+        Claim("BatchNorm fits the training pictures better than dropout", "batch-norm", "<", "dropout", train_metric),
+        Claim("skip connections help depth: res fits better than depth", "res", "<", "depth", train_metric),
+        Claim("res tests no worse than depth", "res", "within", "depth", test_metric, margin=1.5),
+        Claim("a penalty on the weights fits the training pictures less", "l2-reg", ">", "baseline", train_metric),
     )
 
 
@@ -82,13 +90,13 @@ _DIFFERENCES = (
     "seeds are not the book's 123: the order of pictures and the first weights are drawn otherwise",
 )
 
-BOOK: tuple[Study, ...] = (
+STEVENS2020: tuple[Study, ...] = (
     Study(
         name="book/chapter8",
         title="Deep Learning with PyTorch, chapter 8: eight networks, judged in eval mode",
-        source=_BOOK,
-        rows=(*(_row(name, False) for name in _ROWS), _FAST_BASELINE, _FAST),
-        cuts=_CUTS,
+        reference=_REFERENCE,
+        rows=(*(_row(name, False) for name in _ROWS), _HIGH_LR_BASELINE, _HIGH_LR),
+        presets=_PRESETS,
         claims=(
             *_claims("test_error", "train_error_eval"),
             Claim("twice the width overfits: a larger gap", "width", ">", "baseline", "gap"),
@@ -104,12 +112,12 @@ BOOK: tuple[Study, ...] = (
             ),
         ),
         figures=(
-            Drawing(
+            FigureSpec(
                 "error_curves",
                 "Error against iterations",
                 (
-                    Panel("width and regularisation", ("baseline", "width", "l2-reg", "dropout", "batch-norm")),
-                    Panel("depth", ("depth", "res", "res-deep")),
+                    FigurePanel("width and regularisation", ("baseline", "width", "l2-reg", "dropout", "batch-norm")),
+                    FigurePanel("depth", ("depth", "res", "res-deep")),
                 ),
             ),
         ),
@@ -118,9 +126,9 @@ BOOK: tuple[Study, ...] = (
     Study(
         name="book/chapter8-as-printed",
         title="Deep Learning with PyTorch, chapter 8: eight networks, judged as the book does",
-        source=_BOOK,
+        reference=_REFERENCE,
         rows=tuple(_row(name, True) for name in _ROWS),
-        cuts=_CUTS,
+        presets=_PRESETS,
         claims=_claims("test_error_batch", "train_error_batch"),
         differences=(*_DIFFERENCES, "never in eval mode, as in the book: dropout draws, and norms see each batch"),
     ),

@@ -2,62 +2,62 @@
 
 from dataclasses import replace
 
-from reslab.spec.papers.presets import three_stages
-from reslab.spec.study import Asked, Claim, Drawing, Panel, Reported, Row, Study
+from reslab.spec.papers.presets import cifar_presets
+from reslab.spec.study import AnalysisRequest, Claim, FigurePanel, FigureSpec, ReportedValue, RowSpec, Study
 
 _PAPER = "Veit et al. 2016, arXiv:1605.06431"
-_ONE = "lesion.units.error.median"
-_SWAPPED = "lesion.permuted.error.mean"
-_CARRYING = "lesion.paths.contribution.peak"
+_ONE_BLOCK_DELETED = "lesion.deletions.error.median"
+_PERMUTED = "lesion.permutations.error.mean"
+_PEAK_PATH_LENGTH = "lesion.paths.contribution.peak"
 _ROWS = ("residual-56", "residual-110", "plain-20")
 
 VEIT2016: tuple[Study, ...] = (
     Study(
         name="veit2016/lesion",
         title="Deleting a unit barely hurts a residual network, and breaks a plain one",
-        source=f"{_PAPER}, Secs. 4 and 5, Figs. 3, 5 and 6",
+        reference=f"{_PAPER}, Secs. 4 and 5, Figs. 3, 5 and 6",
         rows=(
-            Row("residual-56", "resnet56_cifar", "cifar10", "he2015-cifar", seeds=3, cuts=three_stages(4)),
-            Row(
+            RowSpec("residual-56", "resnet56_cifar", "cifar10", "he2015-cifar", seeds=3, presets=cifar_presets(4)),
+            RowSpec(
                 "residual-110",
                 "resnet110_cifar",
                 "cifar10",
                 "he2015-cifar-110",
                 seeds=3,
-                reported=Reported(
+                reported=ReportedValue(
                     6.10,
-                    where=f"{_PAPER}, Sec. 5 (the whole network)",
-                    confidence="read",
+                    location=f"{_PAPER}, Sec. 5 (the whole network)",
+                    provenance="verified",
                 ),
-                cuts=three_stages(5),
+                presets=cifar_presets(5),
             ),
             replace(
-                Row("plain-20", "plain20_cifar", "cifar10", "he2015-cifar", seeds=3, cuts=three_stages(2)),
+                RowSpec("plain-20", "plain20_cifar", "cifar10", "he2015-cifar", seeds=3, presets=cifar_presets(2)),
                 note="in place of the paper's VGG-15",
             ),
         ),
-        cuts=three_stages(4),
+        presets=cifar_presets(4),
         claims=(
             Claim(
                 "without one unit, residual-56 errs less than plain-20 without one",
                 "residual-56",
                 "<",
                 "plain-20",
-                _ONE,
+                _ONE_BLOCK_DELETED,
             ),
             Claim(
                 "without one unit, residual-110 errs less than plain-20 without one",
                 "residual-110",
                 "<",
                 "plain-20",
-                _ONE,
+                _ONE_BLOCK_DELETED,
             ),
             Claim(
                 "the more units there are, the less one matters: residual-110 without one errs less than residual-56",
                 "residual-110",
                 "<",
                 "residual-56",
-                _ONE,
+                _ONE_BLOCK_DELETED,
             ),
             *(
                 Claim(
@@ -65,7 +65,7 @@ VEIT2016: tuple[Study, ...] = (
                     f"residual-{depth}",
                     "<",
                     0.9,
-                    _SWAPPED,
+                    _PERMUTED,
                 )
                 for depth in (56, 110)
             ),
@@ -75,19 +75,19 @@ VEIT2016: tuple[Study, ...] = (
                     f"residual-{depth}",
                     "<",
                     half,
-                    _CARRYING,
+                    _PEAK_PATH_LENGTH,
                 )
                 for depth, half in ((56, 13.5), (110, 27.0))
             ),
         ),
-        asked=(Asked("lesion", num_images=1000),),
+        analyses=(AnalysisRequest("lesion", num_images=1000),),
         figures=(
-            Drawing(
+            FigureSpec(
                 "answers",
                 "Units deleted and permuted",
-                (Panel("", _ROWS),),
-                where="Figs. 3, 5 and 6",
-                question="lesion",
+                (FigurePanel("", _ROWS),),
+                location="Figs. 3, 5 and 6",
+                analysis="lesion",
             ),
         ),
         differences=(

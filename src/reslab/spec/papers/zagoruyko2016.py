@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from reslab.spec.papers.he2016_deep import deep_row
-from reslab.spec.papers.presets import tests_better, three_stages
-from reslab.spec.study import Cuts, Reported, Row, Study
+from reslab.spec.papers.presets import cifar_presets, lower_test_error
+from reslab.spec.study import ReportedValue, RowSpec, ScalePresets, Study
 
 _PAPER = "Zagoruyko and Komodakis 2016, arXiv:1605.07146"
 _TABLE5 = {
@@ -13,47 +13,50 @@ _TABLE5 = {
     "WRN-28-10": ("wrn28_10_cifar", 4.00, 19.25),
 }
 # Units a stage on the digits, and a quarter of the widths at short scale: 16 and 32 and 40 on the first stage.
-_SMOKE = {"WRN-40-4": 3, "WRN-16-8": 1, "WRN-28-10": 2}
-_QUARTER = {"WRN-40-4": "16,32,64", "WRN-16-8": "32,64,128", "WRN-28-10": "40,80,160"}
+_SMOKE_DEPTHS = {"WRN-40-4": 3, "WRN-16-8": 1, "WRN-28-10": 2}
+_QUARTER_WIDTHS = {"WRN-40-4": "16,32,64", "WRN-16-8": "32,64,128", "WRN-28-10": "40,80,160"}
 
 
-def _cuts(name: str) -> Cuts:
-    cuts = three_stages(_SMOKE[name], length="200 epochs")
-    settings = (*cuts.short.settings, f"model.widths={_QUARTER[name]}")
+def _presets(name: str) -> ScalePresets:
+    presets = cifar_presets(_SMOKE_DEPTHS[name], duration="200 epochs")
+    overrides = (*presets.short.overrides, f"model.widths={_QUARTER_WIDTHS[name]}")
     return replace(
-        cuts, short=replace(cuts.short, words=f"a quarter of the widths, {cuts.short.words}", settings=settings)
+        presets,
+        short=replace(
+            presets.short, description=f"a quarter of the widths, {presets.short.description}", overrides=overrides
+        ),
     )
 
 
-def _row(name: str, data: str) -> Row:
-    model, on_10, on_100 = _TABLE5[name]
-    value = on_10 if data == "cifar10" else on_100
-    told = Reported(value, "median of 5", where=f"{_PAPER}, Table 5", confidence="read")
-    label = name if data == "cifar10" else f"{name}-c100"
-    return Row(label, model, data, "wrn-cifar", seeds=5, reported=told, cuts=_cuts(name))
+def _row(name: str, data: str) -> RowSpec:
+    model, cifar10_error, cifar100_error = _TABLE5[name]
+    value = cifar10_error if data == "cifar10" else cifar100_error
+    reported = ReportedValue(value, "median of 5", location=f"{_PAPER}, Table 5", provenance="verified")
+    row_name = name if data == "cifar10" else f"{name}-c100"
+    return RowSpec(row_name, model, data, "wrn-cifar", seeds=5, reported=reported, presets=_presets(name))
 
 
-def _table(data: str) -> tuple[Row, ...]:
+def _table5_rows(data: str) -> tuple[RowSpec, ...]:
     """The thin networks of He et al. 2016, as their own paper has them, then the wide ones."""
-    thin = (deep_row("preact", depth, data, "Table 4") for depth in ("164", "1001"))
-    return (*thin, *(_row(name, data) for name in _TABLE5))
+    thin_rows = (deep_row("preact", depth, data, "Table 4") for depth in ("164", "1001"))
+    return (*thin_rows, *(_row(name, data) for name in _TABLE5))
 
 
-WRN2016: tuple[Study, ...] = (
+ZAGORUYKO2016: tuple[Study, ...] = (
     Study(
         name="wrn2016/table5",
         title="Wide and shallow beats thin and deep",
-        source=f"{_PAPER}, Table 5",
-        rows=(*_table("cifar10"), *_table("cifar100")),
-        cuts=three_stages(2),
+        reference=f"{_PAPER}, Table 5",
+        rows=(*_table5_rows("cifar10"), *_table5_rows("cifar100")),
+        presets=cifar_presets(2),
         claims=(
-            tests_better("WRN-28-10", "preact-164"),
-            tests_better("WRN-28-10", "preact-1001"),
-            tests_better("WRN-28-10", "WRN-40-4"),
-            tests_better("WRN-16-8", "WRN-40-4"),
-            tests_better("WRN-28-10-c100", "preact-164-c100"),
-            tests_better("WRN-28-10-c100", "preact-1001-c100"),
-            tests_better("WRN-28-10-c100", "WRN-40-4-c100"),
+            lower_test_error("WRN-28-10", "preact-164"),
+            lower_test_error("WRN-28-10", "preact-1001"),
+            lower_test_error("WRN-28-10", "WRN-40-4"),
+            lower_test_error("WRN-16-8", "WRN-40-4"),
+            lower_test_error("WRN-28-10-c100", "preact-164-c100"),
+            lower_test_error("WRN-28-10-c100", "preact-1001-c100"),
+            lower_test_error("WRN-28-10-c100", "WRN-40-4-c100"),
         ),
         differences=("the paper's table has medians of 5 runs; here it is the mean, with the standard deviation",),
         notes="The paper's own table gives ResNet-1202 10.2 M parameters and puts CIFAR-100 errors of 164 and 1,001 "

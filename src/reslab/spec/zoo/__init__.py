@@ -11,7 +11,7 @@ from reslab.spec.zoo.tutorials import TUTORIALS
 ARCHS: dict[str, Arch] = {name: replace(arch, name=name) for name, arch in (IMAGENET | CIFAR | TUTORIALS).items()}
 
 
-def match_names(pattern: str) -> list[str]:
+def match_model_names(pattern: str) -> list[str]:
     """The names that match a shell pattern (`resnet*_cifar`), or hold it where it has no wildcard, in zoo order."""
-    wild = pattern if any(mark in pattern for mark in "*?[") else f"*{pattern}*"
-    return [name for name in ARCHS if fnmatchcase(name, wild)]
+    wildcard = pattern if any(char in pattern for char in "*?[") else f"*{pattern}*"
+    return [name for name in ARCHS if fnmatchcase(name, wildcard)]

@@ -14,7 +14,7 @@ from torch.nn import functional
 from reslab.nn.checkpoints.safetensors_io import update_header
 from reslab.runtime.files import room_for
 from reslab.spec.config import to_dict
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 from reslab.training.evaluation.loop import Evaluation
 from reslab.training.run import Run, run_weights
 
@@ -55,10 +55,10 @@ def reliability(probabilities: Tensor, labels: Tensor, num_bins: int = NUM_BINS)
     """
     _check(probabilities, labels)
     if num_bins < 1:
-        raise refuse("at least one bin", num_bins, nearest=str(NUM_BINS))
+        raise invalid("at least one bin", num_bins, nearest=str(NUM_BINS))
     sure, called = probabilities.double().max(1)
     if not (bool(sure.isfinite().all()) and float(sure.min()) >= 0 and float(sure.max()) <= 1 + 1e-5):
-        raise refuse("probabilities from 0 to 1", f"{sure.min():g} to {sure.max():g}", next_step="take the softmax")
+        raise invalid("probabilities from 0 to 1", f"{sure.min():g} to {sure.max():g}", next_step="take the softmax")
     edges = torch.linspace(0, 1, num_bins + 1, dtype=torch.float64, device=sure.device)
     places = (torch.bucketize(sure, edges) - 1).clamp(0, num_bins - 1)
     counts = torch.bincount(places, minlength=num_bins)
@@ -103,7 +103,7 @@ def fit_temperature(outputs: Tensor, labels: Tensor) -> float:
 def soften(probabilities: Tensor, temperature: float) -> Tensor:
     """softmax(z / T) from softmax(z), (N, C). Raises ValueError for a temperature not above 0."""
     if not temperature > 0:
-        raise refuse("a temperature above 0", temperature, nearest="1")
+        raise invalid("a temperature above 0", temperature, nearest="1")
     return (log_probabilities(probabilities) / temperature).softmax(1).to(probabilities.dtype)
 
 
@@ -183,15 +183,15 @@ def scaled_by_halves(probabilities: Tensor, labels: Tensor) -> Tensor | None:
 def answers_of(found: Evaluation) -> tuple[Tensor, Tensor]:
     """Probabilities (N, C) and labels (N,); ValueError where the evaluation kept none."""
     if found.probabilities is None or found.labels is None:
-        raise refuse("evaluations that kept their probabilities", "one that did not", "keep_probabilities=True")
+        raise invalid("evaluations that kept their probabilities", "one that did not", "keep_probabilities=True")
     return found.probabilities, found.labels
 
 
 def _check(values: Tensor, labels: Tensor) -> None:
     if values.ndim != 2 or labels.shape != values.shape[:1]:
-        raise refuse("values (N, C) and labels (N,)", f"{tuple(values.shape)} and {tuple(labels.shape)}")
+        raise invalid("values (N, C) and labels (N,)", f"{tuple(values.shape)} and {tuple(labels.shape)}")
     if not len(labels):
-        raise refuse("at least one sample", "none")
+        raise invalid("at least one sample", "none")
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def calibrated(val: Evaluation) -> Temperature:
     the images that were learnt from), hold no mistake, or kept no probabilities.
     """
     if val.split != "val":
-        raise refuse(
+        raise invalid(
             "a validation split to fit a temperature on",
             f"the split {val.split!r}",
             next_step="train with --val-fraction 0.1: never the test set, nor the images that were learnt from",
@@ -218,7 +218,7 @@ def calibrated(val: Evaluation) -> Temperature:
     probabilities, labels = answers_of(val)
     if val.num_correct == val.num_samples:
         got = f"{val.num_samples} images, all of them right"
-        raise refuse("validation images with a mistake, to fit a temperature on", got, next_step="leave it at 1")
+        raise invalid("validation images with a mistake, to fit a temperature on", got, next_step="leave it at 1")
     return Temperature(fit_temperature(log_probabilities(probabilities), labels), val.split, val.num_samples)
 
 

@@ -17,12 +17,12 @@ from reslab.data.loader import eval_batches
 from reslab.nn.checkpoints.pretrained import Pretrained
 from reslab.nn.checkpoints.safetensors_io import load_weights, read_tensors
 from reslab.nn.factory import create_model
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_device, num_threads_for, threads
 from reslab.runtime.distributed import ALONE, Ranks, join, own_device
 from reslab.runtime.torchrun import read_place
 from reslab.spec.arch import Arch
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 from reslab.training.evaluation.loop import Evaluation, average, evaluate_batches
 from reslab.training.evaluation.tta import Views
@@ -126,7 +126,7 @@ def _as_judged(subject: Judged, network: nn.Module, data: Data, mean: Any, std: 
     preprocess = _preprocess(network, data, mean, std)
     if not isinstance(subject, str | Arch):
         _check_classes(network, data)
-    return replace(data, preprocess=preprocess if words is None else replace(preprocess, words=words))
+    return replace(data, preprocess=preprocess if words is None else replace(preprocess, transform=words))
 
 
 def _place(model: Judged, network: nn.Module, device: str | torch.device) -> torch.device:
@@ -162,7 +162,7 @@ def _judge(
 
 def _averaged(models: Sequence[Judged], data: Any, options: dict[str, Any]) -> Evaluation:
     if not models:
-        raise refuse("at least one model to judge", "none")
+        raise invalid("at least one model to judge", "none")
     subjects = [_as_run(model) for model in models]
     first = subjects[0]
     if data is None and isinstance(first, Run):
@@ -179,7 +179,7 @@ def _data_of(subject: Judged, data: Any, data_dir: Any, val_fraction: float | No
     if isinstance(subject, Run) and data is None:
         return reopen_data(subject.facts["data"], None, data_dir)
     if data is None:
-        raise refuse("data to judge on", "none", next_step="name a data set or a folder: --data cifar10")
+        raise invalid("data to judge on", "none", next_step="name a data set or a folder: --data cifar10")
     return find_data(data, data_dir, val_fraction, skip_bad_images)
 
 
@@ -191,16 +191,18 @@ def _network_of(subject: Judged, data: Data, settings: Any, pretrained: Any, mod
     if isinstance(subject, Path) or (isinstance(subject, str) and subject.endswith(".safetensors")):
         return load_weights(subject)
     if not pretrained:
-        raise refuse(f"weights for {subject}", "none", next_step="give a file or tag: --pretrained FILE")
+        raise invalid(f"weights for {subject}", "none", next_step="give a file or tag: --pretrained FILE")
     _, axes = split_settings(settings, None, None, None)
     size = input_size(data)
     arch = asked_arch(subject, Asked(axes=axes), data, size)
     warn_of_stem(arch, size)
     network = create_model(arch, pretrained=pretrained)
-    assert isinstance(network, Network)
-    if network.loaded is not None and network.loaded.fresh:
-        got = f"{', '.join(network.loaded.fresh)} missing from {network.loaded.file} or of other shape"
-        raise refuse(
+    assert isinstance(network, ResidualNetwork)
+    if network.load_report is not None and network.load_report.reinitialized:
+        got = (
+            f"{', '.join(network.load_report.reinitialized)} missing from {network.load_report.file} or of other shape"
+        )
+        raise invalid(
             f"weights of {arch.name} with {arch.num_classes} classes", got, next_step="train it on these classes"
         )
     return network
@@ -211,7 +213,7 @@ def _network_of_run(run: Run, module: nn.Module | None) -> nn.Module:
     if run.arch is not None:
         return load_weights(path)
     if module is None:
-        raise refuse(
+        raise invalid(
             f"the module {run.path} trained, a {run.facts['model']['name']}",
             "none",
             next_step="evaluate(run, module=...)",
@@ -224,18 +226,18 @@ def _preprocess(
     network: nn.Module, data: Data, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Preprocess:
     """The network's own normalisation where it has one, else the data's; `mean` and `std` before both."""
-    own = network.preprocess if isinstance(network, Network) else None
+    own = network.preprocess if isinstance(network, ResidualNetwork) else None
     base = own if own is not None and own.channels == data.preprocess.channels else data.preprocess
     for name, given in (("mean", mean), ("std", std)):
         if given is not None and len(given) != base.channels:
-            raise refuse(f"{base.channels} numbers as {name}, one a channel", len(given))
+            raise invalid(f"{base.channels} numbers as {name}, one a channel", len(given))
     image = "" if mean else base.mean_image
     return replace(base, mean=tuple(mean or base.mean), std=tuple(std or base.std), mean_image=image)
 
 
 def _check_classes(network: nn.Module, data: Data) -> None:
     """ValueError where the network knows its classes and the data's are others, or in another order."""
-    classes = network.classes if isinstance(network, Network) else None
+    classes = network.classes if isinstance(network, ResidualNetwork) else None
     if classes is None or tuple(classes) == data.classes:
         return
     other = [
@@ -244,7 +246,7 @@ def _check_classes(network: nn.Module, data: Data) -> None:
         if ours != theirs
     ]
     got = f"{data.num_classes} classes; " + (", ".join(other[:3]) or "the first ones agree")
-    raise refuse(
+    raise invalid(
         f"data of the network's {len(classes)} classes in its order",
         got,
         next_step="judge it on the data it was trained for",

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reslab.data.image_datasets import Images
-from reslab.metrics.classification import ClassScore, class_scores
+from reslab.metrics.classification import ClassMetrics, per_class_metrics
 from reslab.runtime.device import exact_arithmetic
 from reslab.runtime.distributed import ALONE, Ranks
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -48,9 +48,9 @@ class Evaluation:
         """The fraction of samples whose class is among the five largest outputs; None below 5 classes."""
         return None if self.num_correct5 is None else self.num_correct5 / self.num_samples
 
-    def class_scores(self) -> list[ClassScore]:
+    def class_scores(self) -> list[ClassMetrics]:
         """Precision, recall and F1 of each class, in label order; NaN where nothing defines one."""
-        return class_scores(self.confusion, self.classes or [str(label) for label in range(len(self.confusion))])
+        return per_class_metrics(self.confusion, self.classes or [str(label) for label in range(len(self.confusion))])
 
     def to_dict(self) -> dict[str, Any]:
         """The figures that scripts read: top1, top5, loss, num_samples, num_correct."""
@@ -87,7 +87,7 @@ def evaluate_batches(
         model.train(training)
     judged = ranks.interleaved(judged)
     if not judged:
-        raise refuse("at least one sample to judge", "none", next_step="choose another split")
+        raise invalid("at least one sample to judge", "none", next_step="choose another split")
     outputs, labels, losses = zip(*judged, strict=True)
     return _scores(torch.cat(outputs), torch.cat(labels), num_classes, sum(losses), split, keep_probabilities)
 
@@ -99,12 +99,12 @@ def _device_of(model: nn.Module) -> torch.device:
 def check_outputs(outputs: Tensor, num_classes: int) -> None:
     """ValueError for outputs that are not one number for each class of the data, (N, num_classes)."""
     if outputs.ndim != 2 or outputs.shape[1] != num_classes:
-        raise refuse(f"outputs of shape (N, {num_classes}), one for each class of the data", tuple(outputs.shape))
+        raise invalid(f"outputs of shape (N, {num_classes}), one for each class of the data", tuple(outputs.shape))
 
 
 def _scores(outputs: Tensor, labels: Tensor, num_classes: int, total_loss: float, split: str, keep: bool) -> Evaluation:
     if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
-        raise refuse(f"labels from 0 to {num_classes - 1}", f"{int(labels.min())} to {int(labels.max())}")
+        raise invalid(f"labels from 0 to {num_classes - 1}", f"{int(labels.min())} to {int(labels.max())}")
     called = outputs.argmax(1)
     counts = torch.bincount(labels * num_classes + called, minlength=num_classes**2).view(num_classes, num_classes)
     return Evaluation(
@@ -130,13 +130,13 @@ def average(evaluations: Sequence[Evaluation]) -> Evaluation:
     """
     first = evaluations[0]
     if first.labels is None or any(one.probabilities is None or one.labels is None for one in evaluations):
-        raise refuse(
+        raise invalid(
             "evaluations that kept their probabilities",
             "one that did not",
             next_step="evaluate with keep_probabilities=True",
         )
     if any(not torch.equal(first.labels, one.labels) for one in evaluations if one.labels is not None):
-        raise refuse("evaluations of the same samples in the same order", "different labels")
+        raise invalid("evaluations of the same samples in the same order", "different labels")
     mean = torch.stack([one.probabilities.double() for one in evaluations if one.probabilities is not None]).mean(0)
     log_mean = mean.clamp_min(torch.finfo(torch.float32).tiny).log()
     total = functional.nll_loss(log_mean, first.labels, reduction="sum").item()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from reslab.runtime.files import write_whole
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 from reslab.training.evaluation.loop import Evaluation
 
 SUFFIXES = (".csv", ".npz")
@@ -18,7 +18,7 @@ def check_answers_path(path: str | Path) -> Path:
     """The path, where its ending says how to write. Raises ValueError where it does not."""
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise refuse("a file ending in .csv or .npz for the predictions", str(path), nearest=f"{path.stem}.csv")
+        raise invalid("a file ending in .csv or .npz for the predictions", str(path), nearest=f"{path.stem}.csv")
     return path
 
 
@@ -31,7 +31,7 @@ def save_answers(path: str | Path, found: Evaluation) -> None:
     """
     path = check_answers_path(path)
     if found.probabilities is None or found.labels is None:
-        raise refuse("an evaluation that kept its probabilities", "one that did not", "keep_probabilities=True")
+        raise invalid("an evaluation that kept its probabilities", "one that did not", "keep_probabilities=True")
     assert len(found.names) == found.num_samples, (len(found.names), found.num_samples)
     write = _csv if path.suffix.lower() == ".csv" else _npz
     write_whole(path, write(found.probabilities.numpy(), found.labels.numpy(), found.names, found.classes))

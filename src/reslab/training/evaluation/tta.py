@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as pictures
 
-from reslab.spec.errors import refuse, unknown
-from reslab.spec.grammar import Word, parse_words
+from reslab.spec.errors import invalid, unknown_name
+from reslab.spec.grammar import Op, parse_ops
 
 Maker = Callable[[Tensor, list[int]], list[Tensor]]
 
@@ -51,7 +51,7 @@ class Views(nn.Module):
     def __init__(self, network: nn.Module, words: str) -> None:
         super().__init__()
         self.network, self.words = network, words
-        self._makers = [_maker(word) for word in parse_words(words)]
+        self._makers = [_maker(word) for word in parse_ops(words)]
 
     def views(self, x: Tensor) -> Iterator[Tensor]:
         """The views of a batch, one after another."""
@@ -65,13 +65,13 @@ class Views(nn.Module):
         return torch.stack(logs).logsumexp(0) - torch.tensor(float(len(logs)), device=x.device).log()
 
 
-def _maker(word: Word) -> tuple[Maker, list[int]]:
+def _maker(word: Op) -> tuple[Maker, list[int]]:
     if word.name not in VIEWS:
-        raise unknown("view", str(word), VIEWS, "views such as 'flip' or 'ten-crop(224)'")
+        raise unknown_name("view", str(word), VIEWS, "views such as 'flip' or 'ten-crop(224)'")
     example, most, make = VIEWS[word.name]
     sizes = [arg for arg in word.args if isinstance(arg, int) and arg > 0]
     if len(sizes) != len(word.args) or word.size is not None or not min(1, most) <= len(sizes) <= most:
-        raise refuse(f"{word.name} with whole numbers of pixels, such as {example}", str(word), nearest=example)
+        raise invalid(f"{word.name} with whole numbers of pixels, such as {example}", str(word), nearest=example)
     return make, sizes
 
 
@@ -79,4 +79,4 @@ def _fits(x: Tensor, size: int) -> None:
     if min(x.shape[-2:]) < size:
         sides = "x".join(str(side) for side in x.shape[-2:])
         advice = f"let the evaluation end with center-crop({round(size * 8 / 7)})"
-        raise refuse(f"pictures of at least {size}x{size} to crop", sides, next_step=advice)
+        raise invalid(f"pictures of at least {size}x{size} to crop", sides, next_step=advice)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from reslab.spec.errors import refuse
+from reslab.spec.errors import invalid
 
 
 class Lamb(Optimizer):
@@ -33,11 +33,11 @@ class Lamb(Optimizer):
     ) -> None:
         for name, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
             if value < 0:
-                raise refuse(f"{name} of at least 0", value)
+                raise invalid(f"{name} of at least 0", value)
         if not all(0 <= beta < 1 for beta in betas):
-            raise refuse("betas from 0 to below 1", betas, nearest="(0.9, 0.999)")
+            raise invalid("betas from 0 to below 1", betas, nearest="(0.9, 0.999)")
         if max_grad_norm is not None and max_grad_norm <= 0:
-            raise refuse("max_grad_norm above 0, or none", max_grad_norm, nearest="1.0")
+            raise invalid("max_grad_norm above 0, or none", max_grad_norm, nearest="1.0")
         self.max_grad_norm = max_grad_norm
         settings = {"decoupled": decoupled, "trust_clip": trust_clip, "always_adapt": always_adapt}
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, **settings})

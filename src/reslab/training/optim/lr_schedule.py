@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reslab.spec.optim import Schedule, parse_duration, until_error
+from reslab.spec.optim import ScheduleConfig, parse_duration, parse_warmup_error
 from reslab.spec.recipe import Recipe
 from reslab.training.early_stopping import Watch
 
@@ -27,7 +27,7 @@ def learning_rate(
 
 
 def rate_factor(
-    schedule: Schedule,
+    schedule: ScheduleConfig,
     step: int,
     total: int,
     steps_per_epoch: int,
@@ -45,39 +45,39 @@ def rate_factor(
         return _one_cycle(schedule, step, total)
     warmup = _num_warmup_steps(schedule, total, steps_per_epoch, warmed)
     if step < warmup:
-        start = min(1.0, schedule.start_lr / lr) if schedule.start_lr else schedule.start
+        start = min(1.0, schedule.warmup_lr / lr) if schedule.warmup_lr else schedule.warmup_factor
         return start if schedule.warmup_shape == "constant" else start + (1 - start) * step / warmup
-    if schedule.name == "steps":
+    if schedule.name == "multistep":
         passed = sum(step >= parse_duration(when).num_steps(steps_per_epoch) for when in schedule.milestones)
         return schedule.gamma**passed
     if schedule.name == "plateau":
         return schedule.gamma ** sum(step >= at for at in dropped)
     clock = (step - warmup) / max(1, total - warmup)
     if schedule.name == "cosine":
-        return _half_cosine(1.0, schedule.end, clock)
+        return _half_cosine(1.0, schedule.final_factor, clock)
     if schedule.name == "linear":
-        return 1.0 + (schedule.end - 1.0) * clock
+        return 1.0 + (schedule.final_factor - 1.0) * clock
     if schedule.name == "poly":
         return (1.0 - clock) ** schedule.power
     return 1.0
 
 
-def _num_warmup_steps(schedule: Schedule, total: int, steps_per_epoch: int, warmed: int | None) -> int:
-    if until_error(schedule.warmup) is None:
+def _num_warmup_steps(schedule: ScheduleConfig, total: int, steps_per_epoch: int, warmed: int | None) -> int:
+    if parse_warmup_error(schedule.warmup) is None:
         return parse_duration(schedule.warmup).num_steps(steps_per_epoch)
     return total if warmed is None else warmed
 
 
-def warm_enough(schedule: Schedule, error: float) -> bool:
+def warm_enough(schedule: ScheduleConfig, error: float) -> bool:
     """Whether a training error ends a warm-up `until error`."""
-    bound = until_error(schedule.warmup)
+    bound = parse_warmup_error(schedule.warmup)
     return bound is not None and error < bound
 
 
 class Plateau:
     """The steps at which the schedule `plateau` divided the rate, and the watch that decides; other schedules: none."""
 
-    def __init__(self, schedule: Schedule) -> None:
+    def __init__(self, schedule: ScheduleConfig) -> None:
         self.dropped: list[int] = []
         self._watch = Watch(schedule.patience) if schedule.name == "plateau" else None
 
@@ -104,15 +104,15 @@ def _half_cosine(first: float, last: float, share: float) -> float:
     return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
 
 
-def _one_cycle(schedule: Schedule, step: int, total: int) -> float:
-    top = max(1.0, schedule.peak * total - 1)
+def _one_cycle(schedule: ScheduleConfig, step: int, total: int) -> float:
+    top = max(1.0, schedule.pct_start * total - 1)
     if step <= top:
-        return _half_cosine(schedule.start, 1.0, step / top)
-    return _half_cosine(1.0, schedule.end, min(1.0, (step - top) / max(1.0, total - 1 - top)))
+        return _half_cosine(schedule.warmup_factor, 1.0, step / top)
+    return _half_cosine(1.0, schedule.final_factor, min(1.0, (step - top) / max(1.0, total - 1 - top)))
 
 
-def idle_milestones(schedule: Schedule, total: int, steps_per_epoch: int) -> list[str]:
+def idle_milestones(schedule: ScheduleConfig, total: int, steps_per_epoch: int) -> list[str]:
     """The milestones that a run of `total` steps ends before."""
-    if schedule.name != "steps":
+    if schedule.name != "multistep":
         return []
     return [when for when in schedule.milestones if parse_duration(when).num_steps(steps_per_epoch) >= total]

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
-from reslab.spec.errors import refuse, unknown
+from reslab.spec.errors import invalid, unknown_name
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _EPS = 1e-7
@@ -43,18 +43,18 @@ class Muon(Optimizer):
         num_iterations: int = 5,
     ) -> None:
         if scale not in SCALES:
-            raise unknown("scale of muon", scale, SCALES)
+            raise unknown_name("scale of muon", scale, SCALES)
         for name, value in (("lr", lr), ("weight_decay", weight_decay), ("eps", eps), ("rest", rest)):
             if value < 0:
-                raise refuse(f"{name} of at least 0", value)
+                raise invalid(f"{name} of at least 0", value)
         if not 0 <= momentum < 1:
-            raise refuse("momentum from 0 to below 1", momentum, nearest="0.95")
+            raise invalid("momentum from 0 to below 1", momentum, nearest="0.95")
         defaults = {"lr": lr, "weight_decay": weight_decay, "matrix": False, "scale": scale, "momentum": momentum}
         defaults |= {"nesterov": nesterov, "betas": betas, "eps": eps, "rest": rest, "num_iterations": num_iterations}
         super().__init__(params, defaults)
         for group in self.param_groups:
             if group["matrix"] and any(parameter.ndim < 2 for parameter in group["params"]):
-                raise refuse("weights of two or more dimensions in a matrix group", "a vector")
+                raise invalid("weights of two or more dimensions in a matrix group", "a vector")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -16,8 +16,8 @@ from reslab.deploy.server.images import picture_uri
 from reslab.deploy.server.routes.predict import best
 from reslab.deploy.server.schemas import ASKING, CUT, ExplainAnswer, ModelName
 from reslab.deploy.server.state import House, Opened, one_picture
-from reslab.nn.network import Network
-from reslab.spec.errors import unknown
+from reslab.nn.network import ResidualNetwork
+from reslab.spec.errors import unknown_name
 
 METHODS = ("grad-cam", "occlusion", "integrated-gradients")
 _NUM_STEPS = 32
@@ -37,7 +37,7 @@ def explain_routes(house: House) -> APIRouter:
     ) -> JSONResponse:
         """What in a picture speaks for a class, with units off or swapped where asked: Grad-CAM and its kin."""
         if method not in METHODS:
-            raise Refused(422, str(unknown("method", method, METHODS)))
+            raise Refused(422, str(unknown_name("method", method, METHODS)))
         served = house.find(model)
         async with house.met(request, KEYS) as body:
             plan = read_plan(body.fields)
@@ -54,7 +54,7 @@ def class_number(opened: Opened, label: str) -> int | None:
     if not label:
         return None
     if label not in opened.classes:
-        raise Refused(422, str(unknown("class", label, opened.classes)))
+        raise Refused(422, str(unknown_name("class", label, opened.classes)))
     return opened.classes.index(label)
 
 
@@ -75,7 +75,7 @@ def _explained(opened: Opened, picture: Tensor, plan: Plan, method: str, target:
     }
 
 
-def _heat(specimen: Specimen, network: Network, x: Tensor, chosen: int, method: str) -> Tensor:
+def _heat(specimen: Specimen, network: ResidualNetwork, x: Tensor, chosen: int, method: str) -> Tensor:
     """(H, W) from 0 to 1, the largest 1 where there is any."""
     target = torch.tensor([chosen], device=x.device)
     if method == "grad-cam":

@@ -9,13 +9,13 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from torch import nn
 
-from reslab.analysis.blocks import unit_runs
-from reslab.analysis.surgery import Slot, shapes_of, slots_of, why_not_deleted
+from reslab.analysis.blocks import record_block_calls
+from reslab.analysis.surgery import BlockSlot, block_shape, block_slots, deletion_obstacle
 from reslab.deploy.server.schemas import SEEING, ModelsAnswer
 from reslab.deploy.server.state import House, Served
-from reslab.nn.block import Unit
+from reslab.nn.block import ResidualBlock
 from reslab.nn.checkpoints.safetensors_io import read_header
-from reslab.nn.network import Network
+from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import Arch
 
 
@@ -43,7 +43,7 @@ def describe(served: Served) -> dict[str, Any]:
     return {
         "name": served.name,
         "arch": arch.name,
-        "source": arch.source,
+        "source": arch.reference,
         "classes": classes,
         "input": list(arch.input_size),
         "preprocess": preprocess,
@@ -58,10 +58,10 @@ def describe(served: Served) -> dict[str, Any]:
 def _anatomy(arch: Arch) -> dict[str, Any]:
     """depth, params and stages of units, found on the meta device, where nothing is computed."""
     with torch.device("meta"):
-        network = Network(arch).eval()
-        with torch.no_grad(), unit_runs(network) as runs:
+        network = ResidualNetwork(arch).eval()
+        with torch.no_grad(), record_block_calls(network) as runs:
             network(torch.empty(1, *arch.input_size))
-    slots = slots_of(network)
+    slots = block_slots(network)
     units = [_unit(slot, slots, list(run.output.shape[1:])) for slot, run in zip(slots, runs, strict=True)]
     stages: dict[str, list[dict[str, Any]]] = {}
     for unit in units:
@@ -70,46 +70,46 @@ def _anatomy(arch: Arch) -> dict[str, Any]:
         "depth": arch.depth,
         "params": sum(parameter.numel() for parameter in network.parameters()),
         "order": arch.order,
-        "mix": str(arch.mix),
+        "mix": str(arch.merge),
         "stem": arch.stem,
         "head": arch.head,
         "stages": [{"name": name, "units": of_stage} for name, of_stage in stages.items()],
     }
 
 
-def _unit(slot: Slot, slots: list[Slot], output: list[int]) -> dict[str, Any]:
-    reason = why_not_deleted(slot.unit)
-    incoming, outgoing, stride = shapes_of(slot.unit)
+def _unit(slot: BlockSlot, slots: list[BlockSlot], output: list[int]) -> dict[str, Any]:
+    reason = deletion_obstacle(slot.block)
+    incoming, outgoing, stride = block_shape(slot.block)
     return {
         "name": slot.name,
-        "sentence": _sentence(slot.unit),
+        "sentence": _sentence(slot.block),
         "in_channels": incoming,
         "out_channels": outgoing,
         "stride": stride,
         "output": output,
-        "params": sum(parameter.numel() for parameter in slot.unit.parameters()),
+        "params": sum(parameter.numel() for parameter in slot.block.parameters()),
         "switchable": not reason,
         "reason": reason,
         "swaps_with": [other.name for other in slots if _may_swap(slot, other)],
     }
 
 
-def _may_swap(slot: Slot, other: Slot) -> bool:
+def _may_swap(slot: BlockSlot, other: BlockSlot) -> bool:
     alone = slot.num_repeats == other.num_repeats == 1
-    return alone and slot.unit is not other.unit and shapes_of(slot.unit) == shapes_of(other.unit)
+    return alone and slot.block is not other.block and block_shape(slot.block) == block_shape(other.block)
 
 
 def _sentence(unit: nn.Module) -> str:
     """`conv3 norm act conv3 norm + act`: what the unit does, in the words of its order."""
-    assert isinstance(unit, Unit)
+    assert isinstance(unit, ResidualBlock)
     before, branch, after = (
-        list(_words(unit, names)) for names in (unit.before_names, unit.branch_names, unit.after_names)
+        list(_words(unit, names)) for names in (unit.pre_names, unit.branch_names, unit.post_names)
     )
-    return " ".join([*before, *branch, *(["+"] if unit.mix is not None else []), *after])
+    return " ".join([*before, *branch, *(["+"] if unit.merge is not None else []), *after])
 
 
-def _words(unit: Unit, names: tuple[str, ...]) -> Iterator[str]:
-    plan = {f"conv{number}": conv for number, conv in enumerate(unit.plan.convs, 1)}
+def _words(unit: ResidualBlock, names: tuple[str, ...]) -> Iterator[str]:
+    plan = {f"conv{number}": conv for number, conv in enumerate(unit.spec.convs, 1)}
     for name in names:
         if name in plan:
             conv = plan[name]

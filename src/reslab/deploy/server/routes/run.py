@@ -16,7 +16,7 @@ from reslab.deploy.server.errors import Refused, refused
 from reslab.deploy.server.routes.samples import Samples, Shelf
 from reslab.deploy.server.schemas import LATE, SEEING, ConfusionAnswer, PathName, RunAnswer
 from reslab.deploy.server.state import House, Opened, Served
-from reslab.metrics.classification import class_scores
+from reslab.metrics.classification import per_class_metrics
 from reslab.spec.optim import parse_duration
 from reslab.training.run import Run
 
@@ -66,7 +66,7 @@ class Judged:
 
     def per_class(self) -> list[dict[str, Any]]:
         """Precision, recall and F1 of each class; null where nothing defines one."""
-        rows = class_scores(self.confusion(), self.classes)
+        rows = per_class_metrics(self.confusion(), self.classes)
         return [
             {
                 "name": row.name,
@@ -182,7 +182,7 @@ def _total(run: Run, lines: list[dict[str, Any]], step: int) -> int | None:
     """Steps in all: as the recipe tells them, or by the epochs that have passed; None before the first line."""
     if run.result is not None:
         return int(run.result.get("steps", step))
-    length = parse_duration(run.recipe.length)
+    length = parse_duration(run.recipe.duration)
     if length.unit == "steps":
         return length.num_steps(1)
     last = next((line for line in reversed(lines) if line.get("epoch")), None)

@@ -9,16 +9,16 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 from torch import Tensor, nn
 
-from reslab.analysis.blocks import take_apart
-from reslab.analysis.surgery import Slot, slots_of
+from reslab.analysis.blocks import decompose_block
+from reslab.analysis.surgery import BlockSlot, block_slots
 from reslab.deploy.server.ablation import KEYS, Plan, Specimen, carried_out, finite, read_plan
 from reslab.deploy.server.errors import Refused
 from reslab.deploy.server.images import picture_uri
 from reslab.deploy.server.schemas import ASKING, CUT, ModelName, UnitAnswer
 from reslab.deploy.server.state import House, one_picture
-from reslab.nn.block import Unit
-from reslab.nn.network import Network
-from reslab.spec.errors import unknown
+from reslab.nn.block import ResidualBlock
+from reslab.nn.network import ResidualNetwork
+from reslab.spec.errors import unknown_name
 
 _MOST_MAPS = 16
 
@@ -40,7 +40,7 @@ def unit_routes(house: House) -> APIRouter:
             plan = read_plan(body.fields)
             opened = await house.opened(served.name)
             if unit not in opened.specimen.slots:
-                raise Refused(422, str(unknown("unit", unit, opened.specimen.slots)))
+                raise Refused(422, str(unknown_name("unit", unit, opened.specimen.slots)))
             picture = await house.decode(one_picture(body), opened)
             return JSONResponse(await house.study(opened, _seen, opened.specimen, unit, picture, plan))
 
@@ -54,9 +54,9 @@ def _seen(specimen: Specimen, name: str, picture: Tensor, plan: Plan) -> dict[st
     """
     x = specimen.read(picture[None])
     with specimen.taken() as network, carried_out(network, plan) as carried:
-        slot = next(slot for slot in slots_of(network) if slot.name == name)
+        slot = next(slot for slot in block_slots(network) if slot.name == name)
         incoming, output, gradient = _run(network, slot, x)
-        branch, shortcut = _parts(slot.unit, incoming, name in carried.off)
+        branch, shortcut = _parts(slot.block, incoming, name in carried.off)
     return {
         "unit": name,
         "maps": [_map_uri(each) for each in _strongest(output[0])],
@@ -73,17 +73,17 @@ def _seen(specimen: Specimen, name: str, picture: Tensor, plan: Plan) -> dict[st
 @torch.no_grad()
 def _parts(unit: nn.Module, incoming: Tensor, off: bool) -> tuple[Tensor, Tensor]:
     """What branch and shortcut bring. Of a unit that is off the branch is zero, and a plain one lets all pass."""
-    assert isinstance(unit, Unit)
-    parts = take_apart(unit, incoming)
+    assert isinstance(unit, ResidualBlock)
+    parts = decompose_block(unit, incoming)
     if not off:
         return parts.branch, parts.shortcut
-    return torch.zeros_like(parts.branch), incoming if unit.mix is None else parts.shortcut
+    return torch.zeros_like(parts.branch), incoming if unit.merge is None else parts.shortcut
 
 
-def _run(network: Network, slot: Slot, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _run(network: ResidualNetwork, slot: BlockSlot, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The unit's input, its output, and the gradient of the first class's logit at the output."""
     kept: list[tuple[Tensor, Tensor]] = []
-    with _listening(slot.unit, slot.repeat, kept), torch.enable_grad():
+    with _listening(slot.block, slot.repeat_index, kept), torch.enable_grad():
         logits = network(x)
         incoming, output = kept[0]
         (gradient,) = torch.autograd.grad(logits[0, logits[0].argmax()], output)
