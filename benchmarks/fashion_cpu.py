@@ -27,8 +27,8 @@ def main() -> None:
     for seed in range(asked.seeds):
         with tempfile.TemporaryDirectory() as folder:
             run = train(
-                data="fashion-mnist", recipe="fast-cpu", seed=seed, data_dir=asked.data_dir, settings=settings,
-                output=Path(folder) / "run", show=lambda line: None,
+                data="fashion-mnist", recipe="fast-cpu", seed=seed, data_dir=asked.data_dir, overrides=settings,
+                output=Path(folder) / "run", on_log=lambda line: None,
             )  # fmt: skip
         assert run.result is not None
         tops.append(run.result["top1"])

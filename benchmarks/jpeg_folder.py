@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from reslab.data.loader import TrainBatches
-from reslab.data.registry import open_data
+from reslab.data.loader import TrainLoader
+from reslab.data.registry import open_dataset
 from reslab.spec.preprocess import Preprocess
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -44,10 +44,10 @@ def reference(folder: Path, batch: int) -> Take:
 
 def ours(folder: Path, batch: int) -> Take:
     """The batches of reslab's loop under the same words."""
-    data = open_data(str(folder), val_fraction=0.1)
+    data = open_dataset(str(folder), val_fraction=0.1)
     preprocess = Preprocess(3, "", MEAN, STD)
-    batches = TrainBatches(data.split("train"), batch, "random-resized-crop(224) flip", preprocess, 0, "cpu")
-    stream = batches.iterate()
+    batches = TrainLoader(data.split("train"), batch, "random-resized-crop(224) flip", preprocess, 0, "cpu")
+    stream = batches.iter_from()
     return lambda: next(stream)
 
 

@@ -19,10 +19,10 @@ from side_by_side import Take, machine, options, report, run
 from torch import Tensor
 from torchvision.models import resnet50
 
-from reslab.data.registry import open_data
-from reslab.deploy.backends.registry import can_compile, open_engine
-from reslab.deploy.benchmark import default_engines, default_precisions, pairs
-from reslab.deploy.export.verify import compare, find_evidence
+from reslab.data.registry import open_dataset
+from reslab.deploy.backends.registry import can_compile, open_backend
+from reslab.deploy.benchmark import backend_precision_pairs, default_backends, default_precisions
+from reslab.deploy.export.verify import compare_outputs, load_verification_data
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.preprocess import Preprocess
@@ -53,9 +53,9 @@ def contestants(x: Tensor, names: list[str], precisions: list[str]) -> dict[str,
     found: dict[str, Take] = {BASE: base(x)}
     scales = torch.randn(16, *x.shape[1:])
     cpu = torch.device("cpu")
-    for name, precision in pairs(names, precisions, cpu):
+    for name, precision in backend_precision_pairs(names, precisions, cpu):
         for compiled in (False, True)[: 1 + (name == "torch" and can_compile(cpu))]:
-            engine = open_engine(network, name, precision, cpu, images=scales, compiled=compiled)
+            engine = open_backend(network, name, precision, cpu, calibration_images=scales, compiled=compiled)
             found[f"{name}, {precision}{', compiled' * compiled}"] = functools.partial(engine, x)
     return found
 
@@ -75,7 +75,7 @@ def time_batches(asked: argparse.Namespace) -> None:
 def wanted(asked: argparse.Namespace) -> tuple[list[str], list[str]]:
     """The engines and precisions named, else those of this machine."""
     cpu = torch.device("cpu")
-    names = asked.engines.split(",") if asked.engines else default_engines(cpu)
+    names = asked.engines.split(",") if asked.engines else default_backends(cpu)
     return names, asked.precision.split(",") if asked.precision else default_precisions(cpu)
 
 
@@ -94,17 +94,17 @@ def agreement(asked: argparse.Namespace) -> bool:
     network = create_model("resnet20_cifar", pretrained=asked.agreement, shortcut="pad-split")
     assert isinstance(network, ResidualNetwork)
     network.eval().preprocess = IMAGENET
-    evidence = find_evidence(network, None, open_data("cifar10", asked.data_dir), None, asked.images)
+    evidence = load_verification_data(network, None, open_dataset("cifar10", asked.data_dir), None, asked.images)
     scales = evidence.calibration_images()
     rows: list[dict[str, Any]] = []
     cpu = torch.device("cpu")
-    for name, precision in pairs(*wanted(asked), cpu):
-        engine = open_engine(network, name, precision, "cpu", images=scales)
-        found = compare(network, engine, evidence.batches())
+    for name, precision in backend_precision_pairs(*wanted(asked), cpu):
+        engine = open_backend(network, name, precision, "cpu", calibration_images=scales)
+        found = compare_outputs(network, engine, evidence.batches())
         rows.append({"engine": name, "precision": precision, **vars(found)})
         print(
             f"| {name} | {precision} | {found.agreement:.2%} | {found.top1:.2%} | {found.exported_top1:.2%} "
-            f"| {found.drop_points:+.2f} | {found.largest_difference:.1e} |",
+            f"| {found.accuracy_drop_points:+.2f} | {found.max_difference:.1e} |",
             flush=True,
         )
     print(", ".join(f"{name} {value}" for name, value in machine().items()))

@@ -18,8 +18,8 @@ def step(depth: int, batch: int, on: bool) -> None:
     import torch
 
     from reslab.nn.factory import create_model
-    from reslab.training.activation_checkpointing import recomputed_units
-    from reslab.training.loop import Stepping
+    from reslab.training.activation_checkpointing import checkpoint_activations
+    from reslab.training.loop import TrainStep
     from reslab.training.losses import build_loss
 
     torch.manual_seed(0)
@@ -27,8 +27,8 @@ def step(depth: int, batch: int, on: bool) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     x, y = torch.randn(batch, 3, 32, 32), torch.arange(batch) % 10
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-    with recomputed_units(model, on):
-        loss, _ = Stepping().take(model, build_loss("cross-entropy"), optimizer, x, y)
+    with checkpoint_activations(model, on):
+        loss, _ = TrainStep().run(model, build_loss("cross-entropy"), optimizer, x, y)
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     print(f"loss {loss.item():.9g}, {peak:,.0f} MiB, {time.perf_counter() - start:.0f} s")
 

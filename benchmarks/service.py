@@ -27,8 +27,8 @@ import numpy as np
 from PIL import Image
 
 from reslab.data.formats.image_folder import IMAGENET_MEAN, IMAGENET_STD
-from reslab.deploy.inputs import Item
-from reslab.deploy.predict import Answering, Preparation, open_answering, predictions
+from reslab.deploy.inputs import InputItem
+from reslab.deploy.predict import InferenceTransform, Predictor, build_predictor, iter_predictions
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
@@ -49,12 +49,12 @@ def main() -> None:
         network = load(place)
         assert network.preprocess is not None
         pictures = some_pictures(network)
-        answering = open_answering(network, wishes.engine)
+        answering = build_predictor(network, wishes.engine)
         with service(place, wishes.engine, wishes.clients) as port:
             found = {
                 "network": network.arch.name,
                 "input": list(network.arch.input_size),
-                "engine": str(answering.engine),
+                "engine": str(answering.backend),
                 "cores": os.cpu_count(),
                 "load_average": round(os.getloadavg()[0], 2),
                 **one_client(network, answering, pictures, port),
@@ -122,17 +122,17 @@ def ask(connection: http.client.HTTPConnection, picture: bytes) -> int:
 
 
 def one_client(
-    network: ResidualNetwork, answering: Answering, pictures: Sequence[bytes], port: int
+    network: ResidualNetwork, answering: Predictor, pictures: Sequence[bytes], port: int
 ) -> dict[str, float]:
     """Medians in milliseconds, a request and the same bytes in-process taken in turn."""
     assert network.preprocess is not None
-    prepare = Preparation(network.preprocess, network.arch.image_size)
+    prepare = InferenceTransform(network.preprocess, network.arch.image_size)
     connection = http.client.HTTPConnection("127.0.0.1", port)
 
     def inside(picture: bytes) -> None:
-        prepared = prepare(Item("picture", content=picture))
+        prepared = prepare(InputItem("picture", content=picture))
         assert not isinstance(prepared, str), prepared
-        answering.guesses(answering([prepared]), 5)
+        answering.top_classes(answering([prepared]), 5)
 
     def request(picture: bytes) -> None:
         assert ask(connection, picture) == 200
@@ -158,7 +158,7 @@ def timed(take: Callable[[bytes], None], picture: bytes) -> float:
 
 
 def many_clients(
-    network: ResidualNetwork, answering: Answering, pictures: Sequence[bytes], port: int, wishes: argparse.Namespace
+    network: ResidualNetwork, answering: Predictor, pictures: Sequence[bytes], port: int, wishes: argparse.Namespace
 ) -> dict[str, object]:
     """Images/s offline and behind the service, in turn; the medians of the rounds."""
     offline, served, shares, codes = [], [], [], {}
@@ -188,12 +188,12 @@ def load_beside(pictures: Sequence[bytes], port: int, wishes: argparse.Namespace
         return json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
 
 
-def offline_speed(network: ResidualNetwork, answering: Answering, pictures: Sequence[bytes], seconds: float) -> float:
+def offline_speed(network: ResidualNetwork, answering: Predictor, pictures: Sequence[bytes], seconds: float) -> float:
     """Images/s of `predict`'s own pipeline, on as many copies of the pictures as fill the time."""
     end, count, begun = time.perf_counter() + seconds, 0, time.perf_counter()
     while time.perf_counter() < end:
-        items = [Item(f"#{i}", content=pictures[i % len(pictures)]) for i in range(128)]
-        count += sum(1 for _ in predictions(network, answering, items, batch=32))
+        items = [InputItem(f"#{i}", content=pictures[i % len(pictures)]) for i in range(128)]
+        count += sum(1 for _ in iter_predictions(network, answering, items, batch_size=32))
     return count / (time.perf_counter() - begun)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from reslab.runtime.device import hardware
+from reslab.runtime.device import hardware_info
 
 Take = Callable[[], object]
 
@@ -56,7 +56,7 @@ def table(rates: Mapping[str, list[float]], first: str) -> str:
 
 def machine() -> dict[str, Any]:
     """Hardware, versions and how busy the machine was: what belongs to every figure."""
-    facts = hardware(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    facts = hardware_info(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     versions = {name: _version(name) for name in ("torch", "torchvision", "timm", "lightning")}
     return {**facts, **versions, "python": sys.version.split()[0], "load_average": os.getloadavg()[0]}
 

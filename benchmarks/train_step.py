@@ -22,8 +22,8 @@ from tutorial_networks import autocast_step, cifar_resnet20, d2l_resnet18, plain
 from reslab.nn.factory import create_model
 from reslab.spec.optim import OptimizerConfig
 from reslab.spec.recipe import Recipe
-from reslab.training.benchmark import quick_settings
-from reslab.training.loop import Stepping
+from reslab.training.benchmark import resolve_fast_recipe
+from reslab.training.loop import TrainStep
 from reslab.training.optim.factory import build_optimizer
 
 CASES = {"resnet18_d2l": ((1, 96, 96), 64, d2l_resnet18), "resnet20_cifar": ((3, 32, 32), 128, cifar_resnet20)}
@@ -36,7 +36,7 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
 
 def ours(name: str, x: Tensor, y: Tensor, compiled: bool) -> Take:
     """The step of reslab's loop with the settings of its recipe for speed."""
-    recipe = replace(quick_settings(x.device, compiled=compiled), optimizer=OptimizerConfig(lr=0.05, momentum=0.0))
+    recipe = replace(resolve_fast_recipe(x.device, compiled=compiled), optimizer=OptimizerConfig(lr=0.05, momentum=0.0))
     return step_of(create_model(name).to(x.device).train(), recipe, x, y)
 
 
@@ -45,9 +45,9 @@ def step_of(model: nn.Module, recipe: Recipe, x: Tensor, y: Tensor) -> Take:
     if recipe.channels_last:
         model = model.to(memory_format=torch.channels_last)
     run = torch.compile(model) if recipe.compile else None
-    stepping = Stepping(recipe.precision, recipe.channels_last, compiled=run)
+    stepping = TrainStep(recipe.precision, recipe.channels_last, compiled_model=run)
     optimizer = build_optimizer(model, recipe.optimizer)
-    return lambda: stepping.take(model, functional.cross_entropy, optimizer, x, y)
+    return lambda: stepping.run(model, functional.cross_entropy, optimizer, x, y)
 
 
 def plain(build: Callable[[], nn.Module], x: Tensor, y: Tensor) -> Take:

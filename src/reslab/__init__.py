@@ -7,8 +7,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reslab.data.dataset import Data
-    from reslab.data.registry import open_data
+    from reslab.data.dataset import DatasetSplits
+    from reslab.data.registry import open_dataset
     from reslab.deploy.export.export import export
     from reslab.deploy.predict import predict
     from reslab.nn.factory import create_model, list_models
@@ -38,7 +38,7 @@ _MODULES = {
 
 __all__ = [
     "Arch",
-    "Data",
+    "DatasetSplits",
     "Recipe",
     "Run",
     "create_model",
@@ -46,7 +46,7 @@ __all__ = [
     "export",
     "list_models",
     "load",
-    "open_data",
+    "open_dataset",
     "predict",
     "train",
 ]

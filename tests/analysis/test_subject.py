@@ -9,7 +9,7 @@ from torch import nn
 
 from reslab.analysis.blocks import find_blocks, get_block, record_block_calls
 from reslab.analysis.subject import HE2016_ORDERS, open_targets, parse_target, target_from_module
-from reslab.data.registry import open_data
+from reslab.data.registry import open_dataset
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
 from reslab.training.run import Run
@@ -24,7 +24,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     path = tmp_path_factory.mktemp("runs") / "tiny"
     model = create_model("resnet20_cifar", depths=(1, 1, 1), image_size=(8, 8), in_channels=1)
     assert isinstance(model, ResidualNetwork)
-    return train(model.arch, "digits", epochs=0.4, seed=5, batch=64, output=path, snapshots="4 steps")
+    return train(model.arch, "digits", epochs=0.4, seed=5, batch_size=64, output=path, snapshot_every="4 steps")
 
 
 def test_a_name_with_axes_is_a_fresh_network_of_the_digits() -> None:
@@ -60,7 +60,7 @@ def test_random_pictures_need_no_data() -> None:
 
 def test_a_run_has_its_own_pictures_and_weights(run: Run) -> None:
     [subject] = open_targets([str(run.path)], num_images=16)
-    data = open_data("digits")
+    data = open_dataset("digits")
     assert subject.classes == data.classes
     raw = data.split("test").images.float() / 255  # type: ignore[attr-defined]
     mean, std = data.preprocess.mean[0], data.preprocess.std[0]
@@ -84,7 +84,7 @@ def test_snapshots_are_subjects_of_their_own(run: Run) -> None:
 def test_without_snapshots_the_start_follows_from_the_seed(run: Run, tmp_path: Path) -> None:
     arch = run.arch
     assert arch is not None
-    bare = train(arch, "digits", epochs=0.1, seed=5, batch=64, output=tmp_path / "bare")
+    bare = train(arch, "digits", epochs=0.1, seed=5, batch_size=64, output=tmp_path / "bare")
     [start], [kept] = open_targets([str(bare.path)], weights="init"), open_targets([f"{run.path}@0"])
     assert all(a.equal(b) for a, b in zip(start.model.parameters(), kept.model.parameters(), strict=True))
 

@@ -37,7 +37,7 @@ def test_help_names_every_verb(command: Command) -> None:
             assert f" {verb} " in outcome.out
 
 
-@pytest.mark.parametrize("verb", app.VERBS)
+@pytest.mark.parametrize("verb", app.COMMANDS)
 def test_every_verb_has_help(command: Command, verb: str) -> None:
     outcome = command(verb, "--help")
     assert outcome.code == 0

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reslab.cli.demo import twins
+from reslab.cli.demo import residual_and_plain
 from reslab.training.run import Run
 from reslab.training.run_data import reopen_data
 from tests.cli.conftest import Command
@@ -22,15 +22,15 @@ def test_the_demonstration_on_a_small_scale(command: Command, tmp_path: Path) ->
     assert "resnet20_cifar" in page
     assert "plain20_cifar" in page
     assert (tmp_path / "d" / "plain" / "report.html").exists()
-    assert reopen_data(Run(tmp_path / "d" / "plain").facts["data"]).name == "digits"
+    assert reopen_data(Run(tmp_path / "d" / "plain").metadata["data"]).name == "digits"
 
 
 def test_a_twin_differs_in_the_mix_alone() -> None:
-    pair = twins("preresnet110_cifar")
+    pair = residual_and_plain("preresnet110_cifar")
     assert pair["plain"].merge == "none"
     assert pair["plain"].depths == pair["residual"].depths
     assert pair["plain"].name == "plain preresnet110_cifar"
-    assert twins("resnet56_cifar")["plain"].name == "plain56_cifar"
+    assert residual_and_plain("resnet56_cifar")["plain"].name == "plain56_cifar"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reslab.cli.output import plain, print_table
+from reslab.cli.output import print_table, to_jsonable
 from reslab.spec.recipes import RECIPES
 from reslab.spec.zoo import ARCHS
 from tests.cli.conftest import Command
@@ -75,4 +75,4 @@ def test_a_table_lines_up(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_json_cannot_say_is_null() -> None:
-    assert plain({"a": (1, float("nan")), 2: [float("inf")]}) == {"a": [1, None], "2": [None]}
+    assert to_jsonable({"a": (1, float("nan")), 2: [float("inf")]}) == {"a": [1, None], "2": [None]}

@@ -119,7 +119,7 @@ def test_ctrl_c_keeps_what_was_done(
         yield from list(real(*rest, **options))[:2]
         raise KeyboardInterrupt
 
-    real = prediction.predictions
+    real = prediction.iter_predictions
     monkeypatch.setattr(prediction, "predictions", stopped)
     target = tmp_path / "out.csv"
     outcome = command("predict", trained, pictures, "-o", target)

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from reslab.cli.progress import Display
+from reslab.cli.progress import ProgressDisplay
 
 START = {
     "kind": "start",
@@ -28,7 +28,7 @@ PROGRESS = {"kind": "progress", "step": 33, "epoch": 1.5, "total": 44, "seconds"
 
 def shown(lines: list[dict[str, Any]], terminal: bool) -> str:
     console = Console(file=io.StringIO(), force_terminal=terminal, width=200, highlight=False, soft_wrap=True)
-    with Display(console) as display:
+    with ProgressDisplay(console) as display:
         for line in lines:
             display(line)
     return console.file.getvalue()  # type: ignore[attr-defined]

@@ -1,6 +1,6 @@
 """`reslab recipes NAME`: every value, what differs from the default, and where it is from."""
 
-from reslab.cli.lists import differing, shown, values_of
+from reslab.cli.lists import changed_keys, flatten_recipe, format_value
 from reslab.spec.config import override, override_keys
 from reslab.spec.recipe import Recipe
 from reslab.spec.recipes import RECIPES
@@ -12,7 +12,7 @@ def test_one_recipe_with_its_source_and_every_value(command: Command) -> None:
     lines = {line.split()[0]: line for line in outcome.out.splitlines() if line}
     assert "Dive into Deep Learning" in lines["source"]
     assert "4,680" in lines["notes"]
-    assert set(values_of(RECIPES["d2l-fashion"])) <= set(lines)
+    assert set(flatten_recipe(RECIPES["d2l-fashion"])) <= set(lines)
     assert lines["optimizer.lr"].split()[1:] == ["0.05", "default", "0.1"]
     assert lines["optimizer.name"].split()[1:] == ["sgd"]
 
@@ -26,14 +26,16 @@ def test_one_recipe_as_json(command: Command) -> None:
 
 def test_the_keys_are_those_of_set() -> None:
     recipe = RECIPES["rsb-a1"]
-    assert set(values_of(recipe)) < set(override_keys(recipe))
-    again = override(Recipe("", ""), {key: shown(values_of(recipe)[key]) for key in ("batch", "augment", "loss")})
+    assert set(flatten_recipe(recipe)) < set(override_keys(recipe))
+    again = override(
+        Recipe("", ""), {key: format_value(flatten_recipe(recipe)[key]) for key in ("batch", "augment", "loss")}
+    )
     assert (again.batch_size, again.train_transform, again.loss) == (
         recipe.batch_size,
         recipe.train_transform,
         recipe.loss,
     )
-    assert differing(Recipe("", "")) == []
+    assert changed_keys(Recipe("", "")) == []
 
 
 def test_an_unknown_recipe_names_the_nearest(command: Command) -> None:

@@ -24,7 +24,7 @@ SMALL = {"model.depths": "1,1,1"}
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("served") / "net"
-    return train("resnet20_cifar", epochs=1, settings=SMALL, output=folder, device="cpu")
+    return train("resnet20_cifar", epochs=1, overrides=SMALL, output=folder, device="cpu")
 
 
 @pytest.fixture

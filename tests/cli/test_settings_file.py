@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from reslab.cli.options import merged, read_settings_file
+from reslab.cli.options import merge_config, read_config_file
 from reslab.training.run import Run
 from tests.cli.conftest import Command
 
@@ -56,15 +56,15 @@ def file(tmp_path: Path) -> Path:
 def test_toml_and_yaml_say_the_same(file: Path) -> None:
     other = file.with_suffix(".yaml")
     other.write_text(YAML)
-    assert read_settings_file(file) == FOUND
-    assert read_settings_file(other) == FOUND
-    assert read_settings_file(None) == {}
+    assert read_config_file(file) == FOUND
+    assert read_config_file(other) == FOUND
+    assert read_config_file(None) == {}
 
 
 def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
     for name in ("a.toml", "a.yml"):
         (tmp_path / name).write_text("")
-        assert read_settings_file(tmp_path / name) == {}
+        assert read_config_file(tmp_path / name) == {}
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_what_is_no_settings_file_is_told(tmp_path: Path, name: str, text: str |
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=said):
-        read_settings_file(tmp_path / name)
+        read_config_file(tmp_path / name)
 
 
 def test_without_pyyaml_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,14 +93,14 @@ def test_without_pyyaml_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(ValueError, match=r"reslab\[yaml\].*TOML"):
-        read_settings_file(tmp_path / "a.yaml")
+        read_config_file(tmp_path / "a.yaml")
 
 
 def test_what_is_said_later_wins() -> None:
     file = {"duration": "9 epochs", "batch_size": 9, "optimizer.lr": 9.0, "train_transform": "flip"}
-    assert merged(file, {"train_transform": ""}) == {**file, "train_transform": ""}
-    assert merged(file, {}, epochs=2) == {"batch_size": 9, "optimizer.lr": 9.0, "train_transform": "flip"}
-    assert merged(file, {"batch_size": "3"}, lr=0.1) == {
+    assert merge_config(file, {"train_transform": ""}) == {**file, "train_transform": ""}
+    assert merge_config(file, {}, epochs=2) == {"batch_size": 9, "optimizer.lr": 9.0, "train_transform": "flip"}
+    assert merge_config(file, {"batch_size": "3"}, lr=0.1) == {
         "duration": "9 epochs",
         "batch_size": "3",
         "train_transform": "flip",
@@ -133,7 +133,7 @@ def test_a_flag_wins_over_a_file(command: Command, tmp_path: Path) -> None:
     words = ["train", "-c", tmp_path / "a.toml", "--val-fraction", "0.1", "--model", "resnet20_cifar"]
     assert command(*words, "--set", "model.depths=1,1,1", "--output", tmp_path / "run", "--json").code == 0
     run = Run(tmp_path / "run")
-    assert (run.facts["val_fraction"], run.facts["model"]["name"]) == (0.1, "resnet20_cifar")
+    assert (run.metadata["val_fraction"], run.metadata["model"]["name"]) == (0.1, "resnet20_cifar")
 
 
 def test_flags_over_set_over_file_over_recipe(command: Command, file: Path, tmp_path: Path) -> None:

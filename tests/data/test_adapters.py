@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 from torch.utils.data import Subset, TensorDataset
 
-from reslab.data.adapters import as_data
-from reslab.data.dataset import Data
-from reslab.data.image_datasets import ItemImages, TensorImages
-from reslab.data.loader import TrainBatches, eval_batches
+from reslab.data.adapters import as_dataset
+from reslab.data.dataset import DatasetSplits
+from reslab.data.image_datasets import TensorImageDataset, WrappedImageDataset
+from reslab.data.loader import TrainLoader, eval_loader
 from reslab.spec.preprocess import Preprocess
 
 PIXELS = torch.randint(0, 256, (20, 3, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
@@ -32,14 +32,14 @@ class Items:
         return Image.fromarray(PIXELS[i].permute(1, 2, 0).numpy()), int(LABELS[i])
 
 
-def all_pixels(data: Data) -> torch.Tensor:
-    return torch.cat([x for x, _, _ in eval_batches(data.splits["train"], 7, data.preprocess, "cpu")])
+def all_pixels(data: DatasetSplits) -> torch.Tensor:
+    return torch.cat([x for x, _, _ in eval_loader(data.splits["train"], 7, data.preprocess, "cpu")])
 
 
 def test_pair_of_uint8_tensors_is_normalised_by_its_own_statistics() -> None:
-    data = as_data((PIXELS, LABELS), test=(PIXELS[:8], LABELS[:8]))
-    assert (data.classes, data.held_out) == (("0", "1", "2", "3"), "test")
-    assert isinstance(data.splits["train"], TensorImages)
+    data = as_dataset((PIXELS, LABELS), test=(PIXELS[:8], LABELS[:8]))
+    assert (data.classes, data.eval_split) == (("0", "1", "2", "3"), "test")
+    assert isinstance(data.splits["train"], TensorImageDataset)
     found = all_pixels(data)
     assert float(found.mean().abs()) < 1e-3
     assert float(found.std()) == pytest.approx(1, abs=1e-2)
@@ -48,55 +48,55 @@ def test_pair_of_uint8_tensors_is_normalised_by_its_own_statistics() -> None:
 @pytest.mark.parametrize("wrap", [tuple, list, lambda pair: TensorDataset(*pair)])
 def test_floats_are_taken_as_they_are(wrap: Any) -> None:
     floats = torch.randn(20, 1, 6, 6)
-    data = as_data(wrap((floats, LABELS)))
+    data = as_dataset(wrap((floats, LABELS)))
     assert data.preprocess == Preprocess(1, "", (0.0,), (1.0,))
     assert torch.equal(all_pixels(data), floats)
-    assert torch.equal(all_pixels(as_data((floats[:, 0], LABELS.int()))), floats)
-    x, _, indices = next(TrainBatches(data.splits["train"], 5, "", data.preprocess, 0, "cpu").iterate())
+    assert torch.equal(all_pixels(as_dataset((floats[:, 0], LABELS.int()))), floats)
+    x, _, indices = next(TrainLoader(data.splits["train"], 5, "", data.preprocess, 0, "cpu").iter_from())
     assert torch.equal(x, floats[indices])
-    assert data.splits["train"].raw(0).dtype == torch.uint8
+    assert data.splits["train"].preview(0).dtype == torch.uint8
 
 
 def test_numpy_arrays() -> None:
-    assert torch.equal(as_data((PIXELS.numpy(), LABELS.numpy())).splits["train"].raw(2), PIXELS[2])
+    assert torch.equal(as_dataset((PIXELS.numpy(), LABELS.numpy())).splits["train"].preview(2), PIXELS[2])
 
 
 def test_pillow_items() -> None:
-    data = as_data(Items(classes=["w", "x", "y", "z"]), val_fraction=0.25)
+    data = as_dataset(Items(classes=["w", "x", "y", "z"]), val_fraction=0.25)
     assert data.classes == ("w", "x", "y", "z")
     assert len(data.splits["train"]) == 16
     assert data.splits["val"].labels.bincount().tolist() == [1, 1, 1, 1]
     indices = data.split_record["indices"]
-    assert torch.equal(data.splits["val"].raw(0), PIXELS[indices[0]])
-    again = as_data(Items(), split_record=data.split_record)
+    assert torch.equal(data.splits["val"].preview(0), PIXELS[indices[0]])
+    again = as_dataset(Items(), split_record=data.split_record)
     assert again.splits["val"].indices == tuple(indices)  # type: ignore[attr-defined]
     assert data.preprocess.mean == (0.485, 0.456, 0.406)
 
 
 def test_kept_labels_are_used_unless_changed_on_the_way_out() -> None:
     kept = Items(targets=LABELS.tolist())
-    as_data(kept)
+    as_dataset(kept)
     assert kept.asked <= 3
     changed = Items(targets=[9] * 20, target_transform=lambda label: label)
-    assert torch.equal(as_data(changed).splits["train"].labels, LABELS)
-    part = as_data(Subset(Items(targets=LABELS.tolist(), classes=list("wxyz")), [5, 2, 7]))
+    assert torch.equal(as_dataset(changed).splits["train"].labels, LABELS)
+    part = as_dataset(Subset(Items(targets=LABELS.tolist(), classes=list("wxyz")), [5, 2, 7]))
     assert part.splits["train"].labels.tolist() == [1, 2, 3]
     assert part.classes == ("w", "x", "y", "z")
-    assert torch.equal(part.splits["train"].raw(1), PIXELS[2])
+    assert torch.equal(part.splits["train"].preview(1), PIXELS[2])
 
 
 def test_grey_pillow_items_stay_grey() -> None:
     items = [(Image.fromarray(PIXELS[i, 0].numpy()), int(LABELS[i])) for i in range(20)]
-    data = as_data(items)
-    assert isinstance(data.splits["train"], ItemImages)
+    data = as_dataset(items)
+    assert isinstance(data.splits["train"], WrappedImageDataset)
     assert data.preprocess.channels == 1
-    assert torch.equal(data.splits["train"].raw(4)[0], PIXELS[4, 0])
+    assert torch.equal(data.splits["train"].preview(4)[0], PIXELS[4, 0])
 
 
 def test_data_stays_and_preprocess_is_ours_to_say() -> None:
     mine = Preprocess(3, "resize(4)", (0.1,) * 3, (0.9,) * 3)
-    data = as_data((PIXELS, LABELS), preprocess=mine, classes=list("abcd"), name="mine")
-    assert as_data(data) is data
+    data = as_dataset((PIXELS, LABELS), preprocess=mine, classes=list("abcd"), name="mine")
+    assert as_dataset(data) is data
     assert (data.preprocess, data.classes, data.name) == (mine, ("a", "b", "c", "d"), "mine")
     assert all_pixels(data).shape == (20, 3, 4, 4)
 
@@ -116,12 +116,12 @@ def test_data_stays_and_preprocess_is_ours_to_say() -> None:
 )
 def test_what_does_not_fit(given: Any, said: str) -> None:
     with pytest.raises(ValueError) as caught:
-        as_data(given)
+        as_dataset(given)
     assert said in str(caught.value)
 
 
 def test_more_labels_than_classes_or_two_validations() -> None:
     with pytest.raises(ValueError, match="labels of train from 0 to 1; got: label 3"):
-        as_data((PIXELS, LABELS), classes=["a", "b"])
+        as_dataset((PIXELS, LABELS), classes=["a", "b"])
     with pytest.raises(ValueError, match="one validation set"):
-        as_data((PIXELS, LABELS), val=(PIXELS, LABELS), val_fraction=0.5)
+        as_dataset((PIXELS, LABELS), val=(PIXELS, LABELS), val_fraction=0.5)

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from reslab.data import decode as jpeg
-from reslab.data.decode import check_picture, decode_jpeg, is_ordinary, picture_tensor, read_picture
+from reslab.data.decode import check_image, decode_jpeg, is_simple_jpeg, pil_to_tensor, read_image
 
 COLOURS = np.array(
     [[[200, 30, 40], [10, 220, 60], [5, 6, 250]], [[0, 0, 0], [255, 255, 255], [90, 91, 92]]], dtype=np.uint8
@@ -36,16 +36,16 @@ def grey_of(pixels: np.ndarray) -> np.ndarray:
 def test_plain_colour_is_exact(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a.{ending}"
     Image.fromarray(COLOURS).save(path, **({"lossless": True} if ending == "webp" else {}))
-    found = read_picture(path)
+    found = read_image(path)
     assert found.dtype == torch.uint8
     assert torch.equal(found, chw(COLOURS))
-    assert torch.equal(read_picture(path.read_bytes(), ending=ending), chw(COLOURS))
-    assert torch.equal(read_picture(path.read_bytes(), ending="jpg"), chw(COLOURS))  # an ending that lies
+    assert torch.equal(read_image(path.read_bytes(), extension=ending), chw(COLOURS))
+    assert torch.equal(read_image(path.read_bytes(), extension="jpg"), chw(COLOURS))  # an ending that lies
 
 
 def test_colour_to_grey_is_itu_601(tmp_path: Path) -> None:
     Image.fromarray(COLOURS).save(tmp_path / "a.png")
-    found = read_picture(tmp_path / "a.png", channels=1)
+    found = read_image(tmp_path / "a.png", channels=1)
     assert found.shape == (1, 2, 3)
     assert np.abs(found[0].numpy().astype(int) - grey_of(COLOURS)).max() <= 1
 
@@ -53,8 +53,8 @@ def test_colour_to_grey_is_itu_601(tmp_path: Path) -> None:
 def test_grey_to_colour_repeats(tmp_path: Path) -> None:
     grey = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
     Image.fromarray(grey).save(tmp_path / "a.png")
-    assert torch.equal(read_picture(tmp_path / "a.png"), torch.from_numpy(grey).expand(3, 3, 4))
-    assert torch.equal(read_picture(tmp_path / "a.png", channels=1)[0], torch.from_numpy(grey))
+    assert torch.equal(read_image(tmp_path / "a.png"), torch.from_numpy(grey).expand(3, 3, 4))
+    assert torch.equal(read_image(tmp_path / "a.png", channels=1)[0], torch.from_numpy(grey))
 
 
 ORIENTED = {
@@ -75,12 +75,12 @@ def test_exif_rotation_is_applied(tmp_path: Path, orientation: int) -> None:
     exif = image.getexif()
     exif[0x0112] = orientation
     image.save(tmp_path / "a.png", exif=exif)
-    assert torch.equal(read_picture(tmp_path / "a.png"), chw(ORIENTED[orientation](COLOURS)))
+    assert torch.equal(read_image(tmp_path / "a.png"), chw(ORIENTED[orientation](COLOURS)))
 
 
 def test_damaged_exif_says_nothing(tmp_path: Path) -> None:
     Image.fromarray(COLOURS).save(tmp_path / "a.png", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
-    assert torch.equal(read_picture(tmp_path / "a.png"), chw(COLOURS))
+    assert torch.equal(read_image(tmp_path / "a.png"), chw(COLOURS))
 
 
 @pytest.mark.parametrize("ending", ["png", "tiff", "pgm"])
@@ -92,8 +92,8 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path, ending: str) -> Non
         path.write_bytes(b"P5 4 2 65535\n" + deep.astype(">u2").tobytes())
     else:
         Image.fromarray(deep).save(path)
-    assert torch.equal(read_picture(path, channels=1)[0], expected)
-    assert torch.equal(read_picture(path), expected.expand(3, 2, 4))
+    assert torch.equal(read_image(path, channels=1)[0], expected)
+    assert torch.equal(read_image(path), expected.expand(3, 2, 4))
 
 
 def test_sixteen_bit_colour_keeps_the_high_byte(tmp_path: Path) -> None:
@@ -106,12 +106,12 @@ def test_sixteen_bit_colour_keeps_the_high_byte(tmp_path: Path) -> None:
     header = struct.pack(">IIBBBBB", 3, 2, 16, 2, 0, 0, 0)
     parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
-    assert torch.equal(read_picture(tmp_path / "a.png"), chw(COLOURS))
+    assert torch.equal(read_image(tmp_path / "a.png"), chw(COLOURS))
 
 
 def test_32_bits_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.ones((2, 2), dtype=np.float32)).save(tmp_path / "a.tiff")
-    for read in (read_picture, check_picture):
+    for read in (read_image, check_image):
         with pytest.raises(ValueError, match=r"a\.tiff.*no defined white"):
             read(tmp_path / "a.tiff")
 
@@ -121,7 +121,7 @@ def test_palette_is_looked_up(tmp_path: Path) -> None:
     image.putpalette(COLOURS.reshape(-1).tolist())
     image.putdata(range(6))
     image.save(tmp_path / "a.png")
-    assert torch.equal(read_picture(tmp_path / "a.png"), chw(COLOURS))
+    assert torch.equal(read_image(tmp_path / "a.png"), chw(COLOURS))
 
 
 def on_white(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
@@ -132,11 +132,11 @@ def on_white(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 def test_alpha_is_composited_on_white(tmp_path: Path) -> None:
     alpha = np.array([[0, 255, 128], [0, 64, 1]], dtype=np.uint8)
     Image.fromarray(np.dstack([COLOURS, alpha])).save(tmp_path / "a.png")
-    assert torch.equal(read_picture(tmp_path / "a.png"), chw(on_white(COLOURS, alpha)))
+    assert torch.equal(read_image(tmp_path / "a.png"), chw(on_white(COLOURS, alpha)))
     grey = np.array([[0, 100, 200]], dtype=np.uint8)
     Image.fromarray(np.dstack([grey, alpha[:1]])).save(tmp_path / "la.png")
     expected = on_white(grey[..., None], alpha[:1])[..., 0]
-    assert torch.equal(read_picture(tmp_path / "la.png", channels=1)[0], torch.from_numpy(expected))
+    assert torch.equal(read_image(tmp_path / "la.png", channels=1)[0], torch.from_numpy(expected))
 
 
 def test_transparent_palette_entry_is_white(tmp_path: Path) -> None:
@@ -147,25 +147,25 @@ def test_transparent_palette_entry_is_white(tmp_path: Path) -> None:
     image.save(tmp_path / "many.png", transparency=bytes([255, 128, 255, 0, 255, 255]))
     expected = COLOURS.copy()
     expected[0, 0] = 255
-    assert torch.equal(read_picture(tmp_path / "one.png"), chw(expected))
+    assert torch.equal(read_image(tmp_path / "one.png"), chw(expected))
     alpha = np.array([[255, 128, 255], [0, 255, 255]])
-    assert torch.equal(read_picture(tmp_path / "many.png"), chw(on_white(COLOURS, alpha)))
+    assert torch.equal(read_image(tmp_path / "many.png"), chw(on_white(COLOURS, alpha)))
 
 
 def test_transparent_colour_is_white(tmp_path: Path) -> None:
     Image.fromarray(COLOURS).save(tmp_path / "a.png", transparency=(200, 30, 40))
     expected = COLOURS.copy()
     expected[0, 0] = 255
-    assert torch.equal(read_picture(tmp_path / "a.png"), chw(expected))
+    assert torch.equal(read_image(tmp_path / "a.png"), chw(expected))
 
 
 def test_cmyk_becomes_colour(tmp_path: Path) -> None:
     inks = np.zeros((8, 8, 4), dtype=np.uint8)
     inks[..., 0] = 255  # cyan alone
     Image.fromarray(inks, "CMYK").save(tmp_path / "a.tiff")
-    assert torch.equal(read_picture(tmp_path / "a.tiff")[:, 0, 0], torch.tensor([0, 255, 255], dtype=torch.uint8))
+    assert torch.equal(read_image(tmp_path / "a.tiff")[:, 0, 0], torch.tensor([0, 255, 255], dtype=torch.uint8))
     Image.fromarray(inks, "CMYK").save(tmp_path / "a.jpg", quality=100)
-    found = read_picture(tmp_path / "a.jpg")[:, 4, 4].tolist()
+    found = read_image(tmp_path / "a.jpg")[:, 4, 4].tolist()
     assert np.abs(np.array(found) - [0, 255, 255]).max() <= 3
 
 
@@ -174,16 +174,16 @@ def test_first_frame_of_an_animation(tmp_path: Path, ending: str) -> None:
     first, second = Image.new("RGB", (4, 3), (255, 0, 0)), Image.new("RGB", (4, 3), (0, 0, 255))
     options = {"lossless": True} if ending == "webp" else {}
     first.save(tmp_path / f"a.{ending}", save_all=True, append_images=[second], duration=50, **options)
-    assert torch.equal(read_picture(tmp_path / f"a.{ending}"), chw(np.array(first)))
+    assert torch.equal(read_image(tmp_path / f"a.{ending}"), chw(np.array(first)))
 
 
 def test_one_bit(tmp_path: Path) -> None:
     bits = np.array([[True, False, True]])
     Image.fromarray(bits).save(tmp_path / "a.png")
-    assert read_picture(tmp_path / "a.png", channels=1).tolist() == [[[255, 0, 255]]]
+    assert read_image(tmp_path / "a.png", channels=1).tolist() == [[[255, 0, 255]]]
 
 
-@pytest.mark.parametrize("read", [read_picture, check_picture])
+@pytest.mark.parametrize("read", [read_image, check_image])
 @pytest.mark.parametrize("ending", ["jpg", "png", "gif", "webp", "bmp", "tiff"])
 def test_cut_short(tmp_path: Path, ending: str, read: object) -> None:
     path = tmp_path / f"cut.{ending}"
@@ -194,7 +194,7 @@ def test_cut_short(tmp_path: Path, ending: str, read: object) -> None:
         read(path)  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("read", [read_picture, check_picture])
+@pytest.mark.parametrize("read", [read_image, check_image])
 def test_no_picture(tmp_path: Path, read: object) -> None:
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "text.jpg").write_text("this is no picture")
@@ -208,12 +208,12 @@ def test_no_picture(tmp_path: Path, read: object) -> None:
 def test_channels_are_one_or_three(tmp_path: Path) -> None:
     Image.fromarray(COLOURS).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match="nearest valid: 3"):
-        read_picture(tmp_path / "a.png", channels=4)
+        read_image(tmp_path / "a.png", channels=4)
 
 
 def test_check_tells_the_size(tmp_path: Path) -> None:
     Image.new("RGB", (97, 41)).save(tmp_path / "a.jpg")
-    assert check_picture(tmp_path / "a.jpg") == (41, 97)
+    assert check_image(tmp_path / "a.jpg") == (41, 97)
 
 
 def pixels(height: int = 37, width: int = 53, seed: int = 0) -> np.ndarray:
@@ -233,7 +233,7 @@ def by_pillow(content: bytes, channels: int = 3) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Pillow warns of an EXIF that is broken on purpose
         with Image.open(io.BytesIO(content)) as image:
-            return picture_tensor(image, channels)
+            return pil_to_tensor(image, channels)
 
 
 def turned(orientation: int, order: str = "<") -> bytes:
@@ -286,9 +286,9 @@ XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6
     ids=["grey", "CMYK", *(f"turned {k}" for k in range(2, 9)), "turned, big-endian", "turned by XMP"],
 )
 def test_all_others_are_left_to_pillow(content: bytes) -> None:
-    assert not is_ordinary(content)
+    assert not is_simple_jpeg(content)
     assert decode_jpeg(content) is None
-    assert torch.equal(read_picture(content), by_pillow(content))
+    assert torch.equal(read_image(content), by_pillow(content))
 
 
 def test_other_formats_and_damage_are_none_of_its_business(tmp_path: Path) -> None:
@@ -300,10 +300,10 @@ def test_other_formats_and_damage_are_none_of_its_business(tmp_path: Path) -> No
     for length in (2, 4, 25, 160, 400, len(whole) // 2, len(whole) - 20):
         assert decode_jpeg(whole[:length]) is None
         with pytest.raises(ValueError, match=r"cut|known format|cannot be read"):
-            read_picture(whole[:length])
+            read_image(whole[:length])
     path = tmp_path / "a.jpg"  # an ending that lies
     path.write_bytes(stream.getvalue())
-    assert torch.equal(read_picture(path).permute(1, 2, 0), torch.from_numpy(pixels()))
+    assert torch.equal(read_image(path).permute(1, 2, 0), torch.from_numpy(pixels()))
 
 
 def test_random_bytes_in_the_head_do_no_harm() -> None:
@@ -322,18 +322,18 @@ def test_random_bytes_in_the_head_do_no_harm() -> None:
 
 def test_a_picture_too_large_to_be_meant_is_left_to_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     content = written()
-    assert is_ordinary(content)
+    assert is_simple_jpeg(content)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 37 * 53 - 1)
-    assert not is_ordinary(content)
+    assert not is_simple_jpeg(content)
 
 
 def test_without_the_decoder_the_pixels_are_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "a.JPG").write_bytes(written())
-    quick = read_picture(tmp_path / "a.JPG")
+    quick = read_image(tmp_path / "a.JPG")
     monkeypatch.setattr(jpeg, "_there", lambda: False)
     assert decode_jpeg(written()) is None
-    assert torch.equal(read_picture(tmp_path / "a.JPG"), quick)
+    assert torch.equal(read_image(tmp_path / "a.JPG"), quick)
 
 
 def test_one_channel_is_pillow_s_grey() -> None:
-    assert torch.equal(read_picture(written(), channels=1), by_pillow(written(), 1))
+    assert torch.equal(read_image(written(), channels=1), by_pillow(written(), 1))

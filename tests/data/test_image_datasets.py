@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from reslab.data.dataset import Data, channel_statistics, fingerprint
-from reslab.data.image_datasets import FileImages, Images, ItemImages, TensorImages, to_look_at
+from reslab.data.dataset import DatasetSplits, channel_statistics, compute_fingerprint
+from reslab.data.image_datasets import FileImageDataset, ImageDataset, TensorImageDataset, WrappedImageDataset, to_uint8
 from reslab.spec.preprocess import Preprocess
 
 PIXELS = torch.randint(0, 256, (6, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
@@ -15,21 +15,21 @@ LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 PLAIN = Preprocess(3, "", (0.0,) * 3, (1.0,) * 3)
 
 
-def files(folder: Path) -> FileImages:
+def files(folder: Path) -> FileImageDataset:
     for i, picture in enumerate(PIXELS):
         Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"{i}.png")
-    return FileImages(tuple(folder / f"{i}.png" for i in range(6)), LABELS, 3, folder)
+    return FileImageDataset(tuple(folder / f"{i}.png" for i in range(6)), LABELS, 3, folder)
 
 
 def test_three_kinds_say_the_same(tmp_path: Path) -> None:
-    in_tensor, in_files = TensorImages(PIXELS, LABELS), files(tmp_path)
-    in_items = ItemImages(list(zip(PIXELS, LABELS.tolist(), strict=True)), LABELS, 3)
+    in_tensor, in_files = TensorImageDataset(PIXELS, LABELS), files(tmp_path)
+    in_items = WrappedImageDataset(list(zip(PIXELS, LABELS.tolist(), strict=True)), LABELS, 3)
     for images in (in_tensor, in_files, in_items):
-        assert isinstance(images, Images)
+        assert isinstance(images, ImageDataset)
         assert len(images) == 6
-        assert torch.equal(images.raw(4), PIXELS[4])
+        assert torch.equal(images.preview(4), PIXELS[4])
         part = images.subset([5, 1])
-        assert torch.equal(part.raw(0), PIXELS[5])
+        assert torch.equal(part.preview(0), PIXELS[5])
         assert part.labels.tolist() == [2, 1]
         assert part.name(1) == images.name(1)
         assert part.subset([1]).name(0) == images.name(1)
@@ -48,52 +48,55 @@ def test_three_kinds_say_the_same(tmp_path: Path) -> None:
 )
 def test_tensors_that_do_not_fit(images: torch.Tensor, labels: torch.Tensor, said: str) -> None:
     with pytest.raises(ValueError) as caught:
-        TensorImages(images, labels)
+        TensorImageDataset(images, labels)
     assert said in str(caught.value)
 
 
 def test_floats_are_shown_as_bytes() -> None:
-    assert to_look_at(torch.tensor([0.0, 0.5, 1.0])).tolist() == [0, 128, 255]
-    assert to_look_at(torch.tensor([-1.0, 0.0, 3.0])).tolist() == [0, 64, 255]
-    assert to_look_at(torch.full((2,), 7.0)).tolist() == [0, 0]
+    assert to_uint8(torch.tensor([0.0, 0.5, 1.0])).tolist() == [0, 128, 255]
+    assert to_uint8(torch.tensor([-1.0, 0.0, 3.0])).tolist() == [0, 64, 255]
+    assert to_uint8(torch.full((2,), 7.0)).tolist() == [0, 0]
 
 
 def test_fingerprint_sees_pixels_labels_splits_and_sizes(tmp_path: Path) -> None:
-    plain = fingerprint({"train": TensorImages(PIXELS, LABELS)})
-    assert plain == fingerprint({"train": TensorImages(PIXELS.clone(), LABELS.clone())})
+    plain = compute_fingerprint({"train": TensorImageDataset(PIXELS, LABELS)})
+    assert plain == compute_fingerprint({"train": TensorImageDataset(PIXELS.clone(), LABELS.clone())})
     other = PIXELS.clone()
     other[5, 2, 3, 4] ^= 1
     seen = {
         plain,
-        fingerprint({"train": TensorImages(other, LABELS)}),
-        fingerprint({"train": TensorImages(PIXELS, LABELS.flip(0))}),
-        fingerprint({"val": TensorImages(PIXELS, LABELS)}),
-        fingerprint({"train": TensorImages(PIXELS.view(6, 3, 5, 4), LABELS)}),
-        fingerprint({"train": TensorImages(PIXELS / 255, LABELS)}),
+        compute_fingerprint({"train": TensorImageDataset(other, LABELS)}),
+        compute_fingerprint({"train": TensorImageDataset(PIXELS, LABELS.flip(0))}),
+        compute_fingerprint({"val": TensorImageDataset(PIXELS, LABELS)}),
+        compute_fingerprint({"train": TensorImageDataset(PIXELS.view(6, 3, 5, 4), LABELS)}),
+        compute_fingerprint({"train": TensorImageDataset(PIXELS / 255, LABELS)}),
     }
     assert len(seen) == 6
     in_files = files(tmp_path)
-    before = fingerprint({"train": in_files})
+    before = compute_fingerprint({"train": in_files})
     with (tmp_path / "2.png").open("ab") as file:
         file.write(b"\0")
-    assert fingerprint({"train": in_files}) != before
+    assert compute_fingerprint({"train": in_files}) != before
 
 
 def test_data_of_one_sample_or_one_class() -> None:
-    one = TensorImages(PIXELS[:1], LABELS[:1])
+    one = TensorImageDataset(PIXELS[:1], LABELS[:1])
     with pytest.raises(ValueError, match=r"at least 2 training samples.*a data set of 1 sample"):
-        Data("a", "", ("x", "y"), PLAIN, {"train": one})
+        DatasetSplits("a", "", ("x", "y"), PLAIN, {"train": one})
     with pytest.raises(ValueError, match="at least 2 classes"):
-        Data("a", "", ("x",), PLAIN, {"train": one})
+        DatasetSplits("a", "", ("x",), PLAIN, {"train": one})
     with pytest.raises(ValueError, match="labels of train from 0 to 1; got: label 2"):
-        Data("a", "", ("x", "y"), PLAIN, {"train": TensorImages(PIXELS, LABELS)})
+        DatasetSplits("a", "", ("x", "y"), PLAIN, {"train": TensorImageDataset(PIXELS, LABELS)})
 
 
 def test_held_out_and_unknown_split() -> None:
-    images = TensorImages(PIXELS, LABELS)
-    data = Data("a", "", ("x", "y", "z"), PLAIN, {"train": images, "val": images})
-    assert data.held_out == "val"
-    assert Data("a", "", ("x", "y", "z"), PLAIN, {"train": images, "val": images, "test": images}).held_out == "test"
+    images = TensorImageDataset(PIXELS, LABELS)
+    data = DatasetSplits("a", "", ("x", "y", "z"), PLAIN, {"train": images, "val": images})
+    assert data.eval_split == "val"
+    assert (
+        DatasetSplits("a", "", ("x", "y", "z"), PLAIN, {"train": images, "val": images, "test": images}).eval_split
+        == "test"
+    )
     assert data.num_classes == 3
     assert data.describe() == "a: 6 train, 6 val, 3 classes"
     with pytest.raises(ValueError, match=r"unknown split of a 'tset'.*it has train, val"):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from reslab.data.image_datasets import FileImages, ItemImages, TensorImages
-from reslab.data.loader import Batch, TrainBatches, eval_batches
+from reslab.data.image_datasets import FileImageDataset, TensorImageDataset, WrappedImageDataset
+from reslab.data.loader import Batch, TrainLoader, eval_loader
 from reslab.spec.preprocess import Preprocess
 
 NUM = 23
@@ -17,19 +17,19 @@ PIXELS = torch.randint(0, 256, (NUM, 3, 8, 8), dtype=torch.uint8, generator=torc
 LABELS = torch.arange(NUM) % 4
 PREPROCESS = Preprocess(3, "", (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 WORDS = "pad(2) crop(8) flip"
-IN_MEMORY = TensorImages(PIXELS, LABELS)
+IN_MEMORY = TensorImageDataset(PIXELS, LABELS)
 
 
 @pytest.fixture(scope="module")
-def in_files(tmp_path_factory: pytest.TempPathFactory) -> FileImages:
+def in_files(tmp_path_factory: pytest.TempPathFactory) -> FileImageDataset:
     folder = tmp_path_factory.mktemp("pictures")
     for i, picture in enumerate(PIXELS):
         Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"{i:02}.png")
-    return FileImages(tuple(folder / f"{i:02}.png" for i in range(NUM)), LABELS, 3, folder)
+    return FileImageDataset(tuple(folder / f"{i:02}.png" for i in range(NUM)), LABELS, 3, folder)
 
 
-def train(images: object, words: str = WORDS, workers: int = 0, batch: int = 5, seed: int = 0) -> TrainBatches:
-    return TrainBatches(images, batch, words, PREPROCESS, seed, "cpu", workers)  # type: ignore[arg-type]
+def train(images: object, words: str = WORDS, workers: int = 0, batch: int = 5, seed: int = 0) -> TrainLoader:
+    return TrainLoader(images, batch, words, PREPROCESS, seed, "cpu", workers)  # type: ignore[arg-type]
 
 
 def equal(found: list[Batch], expected: list[Batch]) -> bool:
@@ -39,8 +39,8 @@ def equal(found: list[Batch], expected: list[Batch]) -> bool:
 
 def test_an_epoch_takes_each_sample_at_most_once_and_drops_the_rest() -> None:
     batches = train(IN_MEMORY)
-    assert (batches.num_steps_per_epoch, batches.dropped) == (4, 3)
-    steps = list(islice(batches.iterate(), 8))
+    assert (batches.num_steps_per_epoch, batches.num_dropped) == (4, 3)
+    steps = list(islice(batches.iter_from(), 8))
     epochs = [torch.cat([indices for _, _, indices in steps[k : k + 4]]) for k in (0, 4)]
     for epoch in epochs:
         assert len(set(epoch.tolist())) == 20
@@ -51,7 +51,7 @@ def test_an_epoch_takes_each_sample_at_most_once_and_drops_the_rest() -> None:
 
 
 def test_normalised_by_the_formula() -> None:
-    x, _, indices = next(train(IN_MEMORY, words="").iterate())
+    x, _, indices = next(train(IN_MEMORY, words="").iter_from())
     expected = (PIXELS[indices].double() / 255 - torch.tensor(PREPROCESS.mean).double().view(3, 1, 1)) / torch.tensor(
         PREPROCESS.std
     ).double().view(3, 1, 1)
@@ -59,34 +59,34 @@ def test_normalised_by_the_formula() -> None:
 
 
 @pytest.mark.parametrize("start", [1, 4, 6, 11])
-def test_any_start_gives_the_same_steps(in_files: FileImages, start: int) -> None:
+def test_any_start_gives_the_same_steps(in_files: FileImageDataset, start: int) -> None:
     for images in (IN_MEMORY, in_files):
-        whole = list(islice(train(images).iterate(), 13))
-        assert equal(list(islice(train(images).iterate(start), 13 - start)), whole[start:])
+        whole = list(islice(train(images).iter_from(), 13))
+        assert equal(list(islice(train(images).iter_from(start), 13 - start)), whole[start:])
 
 
-def test_files_and_memory_agree(in_files: FileImages) -> None:
-    assert equal(list(islice(train(in_files).iterate(), 9)), list(islice(train(IN_MEMORY).iterate(), 9)))
+def test_files_and_memory_agree(in_files: FileImageDataset) -> None:
+    assert equal(list(islice(train(in_files).iter_from(), 9)), list(islice(train(IN_MEMORY).iter_from(), 9)))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("words", [WORDS, "random-resized-crop(6) flip randaugment"])
-def test_any_number_of_workers_gives_the_same_steps(in_files: FileImages, workers: int, words: str) -> None:
-    alone = list(islice(train(in_files, words).iterate(3), 6))
-    assert equal(list(islice(train(in_files, words, workers).iterate(3), 6)), alone)
+def test_any_number_of_workers_gives_the_same_steps(in_files: FileImageDataset, workers: int, words: str) -> None:
+    alone = list(islice(train(in_files, words).iter_from(3), 6))
+    assert equal(list(islice(train(in_files, words, workers).iter_from(3), 6)), alone)
 
 
-def test_global_generators_neither_matter_nor_change(in_files: FileImages) -> None:
+def test_global_generators_neither_matter_nor_change(in_files: FileImageDataset) -> None:
     for images in (IN_MEMORY, in_files):
         torch.manual_seed(5)
-        first = list(islice(train(images).iterate(), 5))
+        first = list(islice(train(images).iter_from(), 5))
         assert torch.equal(torch.get_rng_state(), torch.manual_seed(5).get_state())
         torch.manual_seed(6)
-        assert equal(list(islice(train(images).iterate(), 5)), first)
+        assert equal(list(islice(train(images).iter_from(), 5)), first)
 
 
 def test_seed_changes_order_and_augmentation() -> None:
-    first, other = next(train(IN_MEMORY).iterate()), next(train(IN_MEMORY, seed=1).iterate())
+    first, other = next(train(IN_MEMORY).iter_from()), next(train(IN_MEMORY, seed=1).iter_from())
     assert not torch.equal(first[2], other[2])
 
 
@@ -101,9 +101,9 @@ class Noisy:
 
 
 def test_random_data_sets_become_stateless() -> None:
-    images = ItemImages(Noisy(), LABELS, 3)
-    whole = list(islice(train(images).iterate(), 9))
-    assert equal(list(islice(train(images, workers=1).iterate(2), 7)), whole[2:])
+    images = WrappedImageDataset(Noisy(), LABELS, 3)
+    whole = list(islice(train(images).iter_from(), 9))
+    assert equal(list(islice(train(images, workers=1).iter_from(2), 7)), whole[2:])
     by_sample = {int(i): x for x, _, indices in whole[:4] for x, i in zip(x, indices, strict=True)}
     later = {int(i): x for x, _, indices in whole[4:8] for x, i in zip(x, indices, strict=True)}
     shared = set(by_sample) & set(later)
@@ -111,21 +111,21 @@ def test_random_data_sets_become_stateless() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_evaluation_takes_every_sample_once_in_order(in_files: FileImages, workers: int) -> None:
+def test_evaluation_takes_every_sample_once_in_order(in_files: FileImageDataset, workers: int) -> None:
     for images in (IN_MEMORY, in_files):
-        found = list(eval_batches(images, 5, PREPROCESS, "cpu", workers))
+        found = list(eval_loader(images, 5, PREPROCESS, "cpu", workers))
         assert [len(y) for _, y, _ in found] == [5, 5, 5, 5, 3]
         assert torch.cat([indices for _, _, indices in found]).tolist() == list(range(NUM))
         assert torch.equal(torch.cat([y for _, y, _ in found]), LABELS)
         whole = torch.cat([x for x, _, _ in found])
-        assert torch.equal(whole, next(iter(eval_batches(IN_MEMORY, NUM, PREPROCESS, "cpu")))[0])
+        assert torch.equal(whole, next(iter(eval_loader(IN_MEMORY, NUM, PREPROCESS, "cpu")))[0])
 
 
-def test_evaluation_applies_the_words(in_files: FileImages) -> None:
+def test_evaluation_applies_the_words(in_files: FileImageDataset) -> None:
     words = Preprocess(3, "resize(6) center-crop(4)", PREPROCESS.mean, PREPROCESS.std)
-    in_memory = [x for x, _, _ in eval_batches(IN_MEMORY, 10, words, "cpu")]
+    in_memory = [x for x, _, _ in eval_loader(IN_MEMORY, 10, words, "cpu")]
     assert in_memory[0].shape == (10, 3, 4, 4)
-    for x, (y, _, _) in zip(in_memory, eval_batches(in_files, 10, words, "cpu"), strict=True):
+    for x, (y, _, _) in zip(in_memory, eval_loader(in_files, 10, words, "cpu"), strict=True):
         assert torch.equal(x, y)
 
 
@@ -137,16 +137,16 @@ def test_batch_that_cannot_be(batch: int, nearest: str) -> None:
 
 def test_whole_data_set_as_one_batch() -> None:
     batches = train(IN_MEMORY, batch=NUM)
-    assert (batches.num_steps_per_epoch, batches.dropped) == (1, 0)
+    assert (batches.num_steps_per_epoch, batches.num_dropped) == (1, 0)
 
 
-def test_words_and_channels_that_do_not_fit(in_files: FileImages) -> None:
+def test_words_and_channels_that_do_not_fit(in_files: FileImageDataset) -> None:
     with pytest.raises(ValueError, match=r"nearest valid: crop\(8\)"):
         train(IN_MEMORY, "crop(9)")
     with pytest.raises(ValueError, match=r"00\.png.*nearest valid: crop\(8\)|\.png: .*nearest valid: crop\(8\)"):
-        next(train(in_files, "crop(9)").iterate())
+        next(train(in_files, "crop(9)").iter_from())
     with pytest.raises(ValueError, match="pictures of 1 channels; got: 3 channels"):
-        next(TrainBatches(IN_MEMORY, 5, "", Preprocess(1, "", (0.5,), (0.5,)), 0, "cpu").iterate())
+        next(TrainLoader(IN_MEMORY, 5, "", Preprocess(1, "", (0.5,), (0.5,)), 0, "cpu").iter_from())
     with pytest.raises(ValueError, match="nearest valid: 0"):
         train(in_files, workers=-1)
 
@@ -156,11 +156,11 @@ def test_pictures_of_two_sizes_are_named(tmp_path: Path, workers: int) -> None:
     paths = (tmp_path / "a.png", tmp_path / "b.png")
     for path, width in zip(paths, (8, 9), strict=True):
         Image.new("RGB", (width, 8)).save(path)
-    images = FileImages(paths, torch.tensor([0, 1]), 3, tmp_path)
+    images = FileImageDataset(paths, torch.tensor([0, 1]), 3, tmp_path)
     with pytest.raises(
         ValueError, match=r"^required: pictures of one size.*a\.png of 3x8x8 beside b\.png of 3x8x9.*resize"
     ):
-        next(iter(eval_batches(images, 2, PREPROCESS, "cpu", workers)))
+        next(iter(eval_loader(images, 2, PREPROCESS, "cpu", workers)))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -168,15 +168,15 @@ def test_picture_that_broke_since_is_named(tmp_path: Path, workers: int) -> None
     paths = (tmp_path / "a.png", tmp_path / "b.png")
     Image.new("RGB", (8, 8)).save(paths[0])
     paths[1].touch()
-    images = FileImages(paths, torch.tensor([0, 1]), 3, tmp_path)
+    images = FileImageDataset(paths, torch.tensor([0, 1]), 3, tmp_path)
     with pytest.raises(ValueError, match=r"^\S*b\.png: empty \(0 bytes\)$"):
-        next(iter(eval_batches(images, 2, PREPROCESS, "cpu", workers)))
+        next(iter(eval_loader(images, 2, PREPROCESS, "cpu", workers)))
 
 
-def test_more_workers_than_processors_is_no_warning(in_files: FileImages) -> None:
+def test_more_workers_than_processors_is_no_warning(in_files: FileImageDataset) -> None:
     workers = min((os.cpu_count() or 1) + 1, 5)
     assert equal(
-        list(islice(train(in_files, workers=workers).iterate(), 2)), list(islice(train(in_files).iterate(), 2))
+        list(islice(train(in_files, workers=workers).iter_from(), 2)), list(islice(train(in_files).iter_from(), 2))
     )
 
 
@@ -186,7 +186,7 @@ def test_more_workers_than_processors_is_no_warning(in_files: FileImages) -> Non
 def test_everything_is_made_on_the_device(words: str) -> None:
     """The meta device computes nothing, but refuses a CPU tensor among its own, as a GPU would."""
     for batch in (
-        next(TrainBatches(IN_MEMORY, 5, words, PREPROCESS, 0, "meta").iterate()),
-        next(iter(eval_batches(IN_MEMORY, 5, Preprocess(3, words, PREPROCESS.mean, PREPROCESS.std), "meta"))),
+        next(TrainLoader(IN_MEMORY, 5, words, PREPROCESS, 0, "meta").iter_from()),
+        next(iter(eval_loader(IN_MEMORY, 5, Preprocess(3, words, PREPROCESS.mean, PREPROCESS.std), "meta"))),
     ):
         assert [part.device.type for part in batch] == ["meta"] * 3

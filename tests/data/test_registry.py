@@ -10,14 +10,14 @@ import torch
 
 from reslab.data.formats import small as idx
 from reslab.data.formats.small import read_idx
-from reslab.data.registry import DATA_SETS, list_data, open_data
+from reslab.data.registry import DATASETS, list_datasets, open_dataset
 
 
 def test_digits_are_scaled_and_split_as_recorded() -> None:
     from sklearn.datasets import load_digits
 
     bundled = load_digits()
-    data = open_data("digits")
+    data = open_dataset("digits")
     assert {split: len(images) for split, images in data.splits.items()} == {"train": 1438, "test": 359}
     record = data.split_record
     assert (record["how"], record["into"], record["fraction"], record["seed"]) == ("stratified", "test", 0.2, 0)
@@ -37,13 +37,13 @@ def test_digits_are_scaled_and_split_as_recorded() -> None:
 
 
 def test_digits_are_the_same_every_time() -> None:
-    data = open_data("digits")
-    assert data.fingerprint == open_data("digits", split_record=data.split_record).fingerprint
+    data = open_dataset("digits")
+    assert data.fingerprint == open_dataset("digits", split_record=data.split_record).fingerprint
     # Seed and fraction are for a validation part; the test part is fixed.
-    other = open_data("digits", val_fraction=0.1, split_seed=7)
+    other = open_dataset("digits", val_fraction=0.1, split_seed=7)
     assert torch.equal(other.splits["test"].images, data.splits["test"].images)  # type: ignore[attr-defined]
     assert len(other.splits["train"]) + len(other.splits["val"]) == 1438
-    assert open_data("digits", split_record=other.split_record).fingerprint == other.fingerprint
+    assert open_dataset("digits", split_record=other.split_record).fingerprint == other.fingerprint
 
 
 IMAGES = {split: np.arange(num * 12, dtype=np.uint8).reshape(num, 3, 4) for split, num in (("train", 4), ("t10k", 2))}
@@ -67,7 +67,7 @@ def write_idx(folder: Path, ending: str = "", dot: str = "-") -> Path:
 @pytest.mark.parametrize(("ending", "dot"), [("", "-"), (".gz", "-"), ("", ".")])
 def test_idx_files_are_found(tmp_path: Path, place: str, ending: str, dot: str) -> None:
     write_idx(tmp_path / "data" / place, ending, dot)
-    data = open_data("mnist", tmp_path / "data")
+    data = open_dataset("mnist", tmp_path / "data")
     assert np.array_equal(data.splits["train"].images[:, 0].numpy(), IMAGES["train"])  # type: ignore[attr-defined]
     assert np.array_equal(data.splits["test"].images[:, 0].numpy(), IMAGES["t10k"])  # type: ignore[attr-defined]
     assert data.splits["train"].labels.tolist() == [0, 1, 2, 3]
@@ -76,11 +76,11 @@ def test_idx_files_are_found(tmp_path: Path, place: str, ending: str, dot: str) 
 
 
 def test_fashion_mnist_is_found_where_the_system_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = DATA_SETS["fashion-mnist"]
+    entry = DATASETS["fashion-mnist"]
     assert entry.system_dirs == ("/usr/share/datasets/fashion-mnist",)
     here = str(write_idx(tmp_path / "system", ".gz"))
-    monkeypatch.setitem(DATA_SETS, "fashion-mnist", type(entry)(**{**vars(entry), "system_dirs": (here,)}))
-    data = open_data("fashion-mnist", tmp_path / "nothing")
+    monkeypatch.setitem(DATASETS, "fashion-mnist", type(entry)(**{**vars(entry), "system_dirs": (here,)}))
+    data = open_dataset("fashion-mnist", tmp_path / "nothing")
     assert (data.location, data.classes[8:], data.preprocess.mean) == (here, ("Bag", "Ankle boot"), (0.2860,))
 
 
@@ -90,7 +90,7 @@ def test_offline_says_which_files_go_where(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(idx, "_fetch", unreachable)
     with pytest.raises(ValueError) as caught:
-        open_data("mnist", tmp_path)
+        open_dataset("mnist", tmp_path)
     for part in (
         "Error downloading MNIST",
         "train-images-idx3-ubyte[.gz]",
@@ -100,7 +100,7 @@ def test_offline_says_which_files_go_where(tmp_path: Path, monkeypatch: pytest.M
     ):
         assert part in str(caught.value)
     monkeypatch.setattr(idx, "_fetch", lambda name, root: write_idx(Path(root, name, "raw")))
-    assert len(open_data("mnist", tmp_path).splits["train"]) == 4
+    assert len(open_dataset("mnist", tmp_path).splits["train"]) == 4
 
 
 @pytest.mark.parametrize(
@@ -128,10 +128,10 @@ def test_broken_gzip_and_unequal_lengths(tmp_path: Path) -> None:
     for content in (whole[:-9], b"no gzip"):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="cut short or not gzip"):
-            open_data("mnist", folder)
+            open_dataset("mnist", folder)
     path.write_bytes(gzip.compress(idx_bytes(np.zeros(3, dtype=np.uint8))))
     with pytest.raises(ValueError, match=r"as many pictures in .*\(4, 3, 4\) and \(3,\)"):
-        open_data("mnist", folder)
+        open_dataset("mnist", folder)
 
 
 @pytest.mark.parametrize(
@@ -148,17 +148,17 @@ def test_names_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, na
     (tmp_path / "photos").mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError) as caught:
-        open_data(name)
+        open_dataset(name)
     assert said in str(caught.value)
 
 
 def test_fraction_is_checked_before_anything_is_read() -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
-        open_data("digits", val_fraction=2)
+        open_dataset("digits", val_fraction=2)
 
 
 def test_every_entry_has_a_source() -> None:
-    for entry in list_data():
-        assert entry.source
+    for entry in list_datasets():
+        assert entry.reference
         assert bool(entry.mean) == bool(entry.std) == bool(entry.statistics_source)
         assert len(entry.mean) in (0, entry.channels)

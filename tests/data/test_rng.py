@@ -6,7 +6,7 @@ from contextlib import suppress
 import numpy as np
 import torch
 
-from reslab.data.rng import Draws, key, keys, mix, permutation, seeded
+from reslab.data.rng import RandomDraws, hash_key, hash_keys, mix64, permutation, temporary_seed
 
 MASK = (1 << 64) - 1
 
@@ -36,13 +36,13 @@ def test_mix_is_splitmix64() -> None:
     gamma = 0x9E3779B97F4A7C15
     states = [(1234567 + gamma * (k + 1)) & MASK for k in range(5)]
     signed = torch.tensor([state - (1 << 64) if state >> 63 else state for state in states])
-    assert [value & MASK for value in mix(signed).tolist()] == published
+    assert [value & MASK for value in mix64(signed).tolist()] == published
 
 
 def test_keys_are_key() -> None:
     indices = torch.tensor([0, 1, 7, 49_999])
-    assert keys(3, 5, indices).tolist() == [key(3, 5, i) for i in indices.tolist()]
-    assert len({key(a, b, c) for a in range(4) for b in range(4) for c in range(4)}) == 64
+    assert hash_keys(3, 5, indices).tolist() == [hash_key(3, 5, i) for i in indices.tolist()]
+    assert len({hash_key(a, b, c) for a in range(4) for b in range(4) for c in range(4)}) == 64
 
 
 def test_permutation_is_one_and_depends_on_every_number() -> None:
@@ -54,7 +54,7 @@ def test_permutation_is_one_and_depends_on_every_number() -> None:
 
 
 def test_draws_are_even_and_apart() -> None:
-    draws = Draws(keys(0, 0, torch.arange(40_000)), place=1)
+    draws = RandomDraws(hash_keys(0, 0, torch.arange(40_000)), op_index=1)
     first, second = draws.uniform(0), draws.uniform(1)
     assert float(first.min()) >= 0
     assert float(first.max()) < 1
@@ -63,14 +63,14 @@ def test_draws_are_even_and_apart() -> None:
     counts = draws.integers(2, 9).bincount(minlength=9)
     assert len(counts) == 9
     assert (counts - 40_000 / 9).abs().max() < 300
-    assert abs(float(draws.chance(3, 0.25).float().mean()) - 0.25) < 0.01
+    assert abs(float(draws.bernoulli(3, 0.25).float().mean()) - 0.25) < 0.01
 
 
 def test_draws_depend_on_place_and_sample_only() -> None:
-    many = Draws(keys(0, 0, torch.arange(100)), place=2).bits(5)
-    some = Draws(keys(0, 0, torch.tensor([40, 3])), place=2).bits(5)
+    many = RandomDraws(hash_keys(0, 0, torch.arange(100)), op_index=2).bits(5)
+    some = RandomDraws(hash_keys(0, 0, torch.tensor([40, 3])), op_index=2).bits(5)
     assert some.tolist() == [many[40], many[3]]
-    assert Draws(keys(0, 0, torch.tensor([40])), place=1).bits(5) != many[40]
+    assert RandomDraws(hash_keys(0, 0, torch.tensor([40])), op_index=1).bits(5) != many[40]
 
 
 def test_seeded_gives_the_generators_back() -> None:
@@ -81,11 +81,11 @@ def test_seeded_gives_the_generators_back() -> None:
     expected = [drawn(), drawn()]
     torch.manual_seed(1), np.random.seed(1), random.seed(1)
     first = drawn()
-    with seeded(key(9)):
+    with temporary_seed(hash_key(9)):
         inside = drawn()
     assert inside != first
     seen = []
-    with suppress(KeyError), seeded(key(9)):
+    with suppress(KeyError), temporary_seed(hash_key(9)):
         seen.append(drawn())
         raise KeyError
     assert seen == [inside]
@@ -93,17 +93,17 @@ def test_seeded_gives_the_generators_back() -> None:
 
 
 def test_several_draws_at_once_are_the_same_numbers() -> None:
-    draws = Draws(keys(3, 1, torch.arange(50)), 2)
+    draws = RandomDraws(hash_keys(3, 1, torch.arange(50)), 2)
     assert torch.equal(draws.uniforms(range(1, 40, 4)), torch.stack([draws.uniform(k) for k in range(1, 40, 4)], 1))
 
 
 def test_the_draws_of_each_sample_are_those_of_all() -> None:
-    whole = Draws(keys(5, 0, torch.arange(9)), 1)
-    for place, one in enumerate(whole.each()):
+    whole = RandomDraws(hash_keys(5, 0, torch.arange(9)), 1)
+    for place, one in enumerate(whole.per_sample()):
         assert torch.equal(one.keys, whole.keys[place : place + 1])
         for name, asked in {
             "bits": (3,), "uniform": (2,), "uniforms": (range(4, 7),), "integers": (1, 50), "chance": (0, 0.3),
         }.items():  # fmt: skip
             expected = getattr(whole, name)(*asked)[place : place + 1]
             assert torch.equal(getattr(one, name)(*asked), expected)
-            assert torch.equal(getattr(Draws(torch.empty(0, dtype=torch.int64)), name)(*asked), expected[:0])
+            assert torch.equal(getattr(RandomDraws(torch.empty(0, dtype=torch.int64)), name)(*asked), expected[:0])

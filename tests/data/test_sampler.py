@@ -7,28 +7,30 @@ import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
-from reslab.data.image_datasets import TensorImages
-from reslab.data.loader import TrainBatches, eval_batches
-from reslab.data.rng import again, key, keys, mix
-from reslab.data.sampler import Sampling, balanced_order, class_weights
+from reslab.data.image_datasets import TensorImageDataset
+from reslab.data.loader import TrainLoader, eval_loader
+from reslab.data.rng import hash_key, hash_keys, mix64, repeat_keys
+from reslab.data.sampler import StatelessSampler, balanced_order, class_weights
 from reslab.spec.preprocess import Preprocess
 
 NUM = 50
 LABELS = torch.tensor([0] * 40 + [1] * 8 + [3] * 2)
 PIXELS = torch.randint(0, 256, (NUM, 1, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-IMAGES = TensorImages(PIXELS, LABELS)
+IMAGES = TensorImageDataset(PIXELS, LABELS)
 PREPROCESS = Preprocess(1, "", (0.5,), (0.25,))
 
 
-def train(batch: int = 12, **options: object) -> TrainBatches:
-    return TrainBatches(IMAGES, batch, "pad(1) crop(6)", PREPROCESS, 0, "cpu", **options)  # type: ignore[arg-type]
+def train(batch: int = 12, **options: object) -> TrainLoader:
+    return TrainLoader(IMAGES, batch, "pad(1) crop(6)", PREPROCESS, 0, "cpu", **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("options", [{}, {"repeats": 3}, {"balanced": True}, {"balanced": True, "repeats": 2}])
 @pytest.mark.parametrize("num_ranks", [2, 3])
 def test_ranks_share_the_batch_of_one(options: dict[str, object], num_ranks: int) -> None:
-    whole = list(islice(train(**options).iterate(2), 5))
-    parts = [list(islice(train(rank=rank, num_ranks=num_ranks, **options).iterate(2), 5)) for rank in range(num_ranks)]
+    whole = list(islice(train(**options).iter_from(2), 5))
+    parts = [
+        list(islice(train(rank=rank, num_ranks=num_ranks, **options).iter_from(2), 5)) for rank in range(num_ranks)
+    ]
     for step, batch in enumerate(whole):
         assert all(len(part[step][2]) == 12 // num_ranks for part in parts)
         for place, expected in enumerate(batch):
@@ -39,16 +41,18 @@ def test_ranks_share_the_batch_of_one(options: dict[str, object], num_ranks: int
 def test_each_sample_comes_as_often_as_asked_and_never_the_same(repeats: int) -> None:
     batches = train(repeats=repeats)
     assert batches.num_steps_per_epoch == 4  # as long an epoch as without
-    epoch = list(islice(batches.iterate(), 4))
+    epoch = list(islice(batches.iter_from(), 4))
     indices = torch.cat([i for _, _, i in epoch])
     counts = indices.bincount()
     num_whole = 48 // repeats
     assert sorted(counts[counts > 0].tolist(), reverse=True)[:num_whole] == [repeats] * num_whole
-    keys_of_all = torch.cat([batches.sampling.draw(step).keys(0, torch.device("cpu")) for step in range(4)])
+    keys_of_all = torch.cat(
+        [batches.sampler.step_indices(step).augmentation_keys(0, torch.device("cpu")) for step in range(4)]
+    )
     assert len(keys_of_all.unique()) == 48  # every copy is augmented in its own way
     for _, _, chosen in epoch:
         assert bool((chosen[0::2] != chosen[1::2]).all())  # neighbours, who may be mixed, are different samples
-    other = torch.cat([i for _, _, i in islice(batches.iterate(4), 4)])
+    other = torch.cat([i for _, _, i in islice(batches.iter_from(4), 4)])
     assert not torch.equal(indices, other)
 
 
@@ -58,23 +62,23 @@ def test_repeats_take_the_samples_of_timms_sampler() -> None:
 
     sampler = RepeatAugSampler(range(NUM), num_replicas=1, rank=0, shuffle=False, num_repeats=3, selected_round=0)
     expected = torch.tensor(list(sampler))[:48].sort().values
-    sampling = Sampling(LABELS, 12, 0, repeats=3)
-    order = Sampling(LABELS, 1, 0)
-    head = torch.cat([order.draw(step).indices for step in range(NUM)])
+    sampling = StatelessSampler(LABELS, 12, 0, num_repeats=3)
+    order = StatelessSampler(LABELS, 1, 0)
+    head = torch.cat([order.step_indices(step).indices for step in range(NUM)])
     place_of = head.argsort()
-    found = torch.cat([place_of[sampling.draw(step).indices] for step in range(4)])
+    found = torch.cat([place_of[sampling.step_indices(step).indices] for step in range(4)])
     assert torch.equal(found.sort().values, expected)
 
 
 def test_copies_have_keys_of_their_own() -> None:
-    own = keys(3, 1, torch.arange(5))
-    found = again(own, torch.tensor([0, 1, 2, 0, 1]))
+    own = hash_keys(3, 1, torch.arange(5))
+    found = repeat_keys(own, torch.tensor([0, 1, 2, 0, 1]))
     assert found[[0, 3]].tolist() == own[[0, 3]].tolist()
     golden = 0x9E3779B97F4A7C15 - (1 << 64)
-    assert found[1] == mix(own[1] + golden)
+    assert found[1] == mix64(own[1] + golden)
     assert len({*found.tolist(), *own.tolist()}) == 8
-    draw = Sampling(LABELS, 10, 5, repeats=1).draw(7)
-    assert draw.keys(5, torch.device("cpu")).tolist() == [key(5, 1, i) for i in draw.indices.tolist()]
+    draw = StatelessSampler(LABELS, 10, 5, num_repeats=1).step_indices(7)
+    assert draw.augmentation_keys(5, torch.device("cpu")).tolist() == [hash_key(5, 1, i) for i in draw.indices.tolist()]
 
 
 def test_balanced_draws_every_class_equally_often() -> None:
@@ -93,9 +97,9 @@ def test_balanced_draws_every_class_equally_often() -> None:
 
 
 def test_balanced_batches_are_a_function_of_the_step() -> None:
-    whole = list(islice(train(balanced=True).iterate(), 9))
+    whole = list(islice(train(balanced=True).iter_from(), 9))
     for start in (1, 5):
-        for one, other in zip(islice(train(balanced=True).iterate(start), 9 - start), whole[start:], strict=True):
+        for one, other in zip(islice(train(balanced=True).iter_from(start), 9 - start), whole[start:], strict=True):
             assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     rare = [(i, x) for x, _, indices in whole[:4] for i, x in zip(indices.tolist(), x, strict=True) if i >= 48]
     for sample in (48, 49):  # drawn again and again, and augmented anew each time
@@ -117,9 +121,9 @@ def test_class_weights_are_scikit_learns() -> None:
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 7])
 @pytest.mark.parametrize("batch", [1, 8, 50, 64])
 def test_evaluation_is_shared_whole_batch_by_whole_batch(num_ranks: int, batch: int) -> None:
-    alone = list(eval_batches(IMAGES, batch, PREPROCESS, "cpu"))
+    alone = list(eval_loader(IMAGES, batch, PREPROCESS, "cpu"))
     shared = [
-        list(eval_batches(IMAGES, batch, PREPROCESS, "cpu", rank=r, num_ranks=num_ranks)) for r in range(num_ranks)
+        list(eval_loader(IMAGES, batch, PREPROCESS, "cpu", rank=r, world_size=num_ranks)) for r in range(num_ranks)
     ]
     assert sum(map(len, shared)) == len(alone)
     for place, expected in enumerate(alone):
@@ -146,4 +150,4 @@ def test_what_cannot_be(options: dict[str, object], said: str) -> None:
 
 def test_evaluation_ranks_that_cannot_be() -> None:
     with pytest.raises(ValueError, match="rank 3 of 2"):
-        eval_batches(IMAGES, 8, PREPROCESS, "cpu", rank=3, num_ranks=2)
+        eval_loader(IMAGES, 8, PREPROCESS, "cpu", rank=3, world_size=2)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from reslab.data.image_datasets import FileImages, TensorImages
-from reslab.data.registry import open_data
-from reslab.data.splits import carve, carve_again, shares, stratified, take
+from reslab.data.image_datasets import FileImageDataset, TensorImageDataset
+from reslab.data.registry import open_dataset
+from reslab.data.splits import restore_split, split_off, stratified_indices, stratified_split, stratified_subset
 
 CLASSES = ("a", "b", "c")
 LABELS = torch.tensor([0] * 50 + [1] * 13 + [2] * 7)[torch.randperm(70, generator=torch.Generator().manual_seed(0))]
@@ -19,82 +19,82 @@ LABELS = torch.tensor([0] * 50 + [1] * 13 + [2] * 7)[torch.randperm(70, generato
 
 @pytest.mark.parametrize(("fraction", "counts"), [(0.2, [10, 3, 1]), (0.5, [25, 7, 4]), (0.1, [5, 1, 1])])
 def test_stratified_is_exact(fraction: float, counts: list[int]) -> None:
-    kept, held = stratified(LABELS, fraction, 0, CLASSES)
+    kept, held = stratified_split(LABELS, fraction, 0, CLASSES)
     assert sorted(kept + held) == list(range(70))
     assert LABELS[held].bincount(minlength=3).tolist() == counts
-    assert stratified(LABELS, fraction, 0, CLASSES) == (kept, held)
-    assert stratified(LABELS, fraction, 1, CLASSES) != (kept, held)
+    assert stratified_split(LABELS, fraction, 0, CLASSES) == (kept, held)
+    assert stratified_split(LABELS, fraction, 1, CLASSES) != (kept, held)
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.2, 1.5])
 def test_fraction_outside(fraction: float) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
-        stratified(LABELS, fraction, 0, CLASSES)
+        stratified_split(LABELS, fraction, 0, CLASSES)
 
 
 @pytest.mark.parametrize(("fraction", "side"), [(0.05, "validation"), (0.95, "training")])
 def test_class_left_without_a_sample(fraction: float, side: str) -> None:
     with pytest.raises(ValueError, match=f"class 'c' and leaves {side} none") as caught:
-        stratified(LABELS, fraction, 0, CLASSES)
+        stratified_split(LABELS, fraction, 0, CLASSES)
     nearest = float(str(caught.value).split("nearest valid: ")[1].split(";")[0])
-    stratified(LABELS, nearest, 0, CLASSES)
+    stratified_split(LABELS, nearest, 0, CLASSES)
 
 
 def test_class_of_one_sample() -> None:
     with pytest.raises(ValueError, match=r"at least 2 samples of every class.*class 'b'"):
-        stratified(torch.tensor([0, 0, 0, 1]), 0.5, 0, CLASSES)
+        stratified_split(torch.tensor([0, 0, 0, 1]), 0.5, 0, CLASSES)
 
 
 def test_tensors_are_carved_again() -> None:
-    images = TensorImages(torch.arange(70, dtype=torch.uint8)[:, None, None, None], LABELS)
-    parts, record = carve(images, 0.2, 3, CLASSES)
-    again = carve_again(images, json.loads(json.dumps(record)))
+    images = TensorImageDataset(torch.arange(70, dtype=torch.uint8)[:, None, None, None], LABELS)
+    parts, record = split_off(images, 0.2, 3, CLASSES)
+    again = restore_split(images, json.loads(json.dumps(record)))
     for split in ("train", "val"):
         assert torch.equal(again[split].images, parts[split].images)  # type: ignore[attr-defined]
         assert torch.equal(again[split].labels, parts[split].labels)
     assert parts["val"].name(0) == f"#{record['indices'][0]}"
     with pytest.raises(ValueError, match="sample #"):
-        carve_again(images.subset(range(10)), record)
+        restore_split(images.subset(range(10)), record)
 
 
 def test_files_are_carved_again_by_name() -> None:
     root = Path("/pictures")
     paths = tuple(root / f"{i:02}.png" for i in range(70))
-    images = FileImages(paths, LABELS, 3, root)
-    parts, record = carve(images, 0.2, 0, CLASSES)
+    images = FileImageDataset(paths, LABELS, 3, root)
+    parts, record = split_off(images, 0.2, 0, CLASSES)
     # A file that came later moves every index, and changes no file's side.
-    more = FileImages((root / "000.png", *paths), torch.cat([torch.tensor([0]), LABELS]), 3, root)
-    assert carve_again(more, json.loads(json.dumps(record)))["val"].paths == parts["val"].paths  # type: ignore[attr-defined]
-    gone = FileImages(paths[: int(record["names"][0][:2])], LABELS[: int(record["names"][0][:2])], 3, root)
+    more = FileImageDataset((root / "000.png", *paths), torch.cat([torch.tensor([0]), LABELS]), 3, root)
+    assert restore_split(more, json.loads(json.dumps(record)))["val"].paths == parts["val"].paths  # type: ignore[attr-defined]
+    gone = FileImageDataset(paths[: int(record["names"][0][:2])], LABELS[: int(record["names"][0][:2])], 3, root)
     with pytest.raises(ValueError, match=f"missing: {record['names'][0]}"):
-        carve_again(gone, record)
+        restore_split(gone, record)
 
 
 def test_every_class_has_its_share_and_at_least_one() -> None:
     labels = torch.tensor([0] * 50 + [1] * 30 + [2] * 19 + [3])
-    counts = labels[shares(labels, 20)].bincount()
+    counts = labels[stratified_indices(labels, 20)].bincount()
     assert counts.tolist() == [10, 6, 3, 1]  # of 10, 6, 3.8 and 0.2: the smallest class is kept
-    assert labels[shares(labels, 10)].bincount().tolist() == [5, 3, 1, 1]
+    assert labels[stratified_indices(labels, 10)].bincount().tolist() == [5, 3, 1, 1]
 
 
 def test_all_of_them_are_all_of_them() -> None:
     labels = torch.tensor([1, 0, 2, 2, 1, 0, 0])
-    assert shares(labels, 7) == list(range(7))
+    assert stratified_indices(labels, 7) == list(range(7))
 
 
 def test_what_is_taken_is_recorded_and_judged_on_the_whole_test_split() -> None:
-    whole = open_data("digits")
-    cut = take(whole, 100)
+    whole = open_dataset("digits")
+    cut = stratified_subset(whole, 100)
     assert len(cut.split("train")) == 100
     assert len(cut.split("test")) == len(whole.split("test"))
     assert cut.split_record["num_images"] == 100
     assert cut.split_record["indices"] == whole.split_record["indices"]
     assert cut.fingerprint != whole.fingerprint
-    assert take(whole, 100).fingerprint == cut.fingerprint
-    assert take(cut, 100) is cut
+    assert stratified_subset(whole, 100).fingerprint == cut.fingerprint
+    assert stratified_subset(cut, 100) is cut
 
 
 @pytest.mark.parametrize("number", [0, 9, 1439, 10**6])
 def test_numbers_that_cannot_be_had(number: int) -> None:
     with pytest.raises(ValueError, match="num_images from 10, one a class, to the 1,438 training pictures of digits"):
-        take(open_data("digits"), number)
+        stratified_subset(open_dataset("digits"), number)

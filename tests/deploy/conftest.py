@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from reslab.data.loader import eval_batches
+from reslab.data.loader import eval_loader
 from reslab.nn.network import ResidualNetwork
 from reslab.training.run import Run, load
-from reslab.training.run_data import find_data
+from reslab.training.run_data import open_train_data
 from reslab.training.train import train
 
 
@@ -18,7 +18,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A residual network of three units, trained on the digits for two epochs."""
     path = tmp_path_factory.mktemp("deployed") / "digits"
     settings = {"model.depths": "1,1,1"}
-    return train("resnet20_cifar", epochs=2, settings=settings, output=path, device="cpu")
+    return train("resnet20_cifar", epochs=2, overrides=settings, output=path, device="cpu")
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +26,7 @@ def digits(run: Run) -> Tensor:
     """The test pictures of the digits, normalised as the run's network takes them."""
     preprocess = load(run).preprocess
     assert preprocess is not None
-    return torch.cat([x for x, _, _ in eval_batches(find_data("digits").split("test"), 400, preprocess, "cpu")])
+    return torch.cat([x for x, _, _ in eval_loader(open_train_data("digits").split("test"), 400, preprocess, "cpu")])
 
 
 @pytest.fixture
@@ -40,10 +40,10 @@ def png_folder(tmp_path: Path) -> Path:
     """Eight digits as PNG files and one file that is no picture."""
     from PIL import Image
 
-    images = find_data("digits").split("test")
+    images = open_train_data("digits").split("test")
     folder = tmp_path / "png"
     folder.mkdir()
     for place in range(8):
-        Image.fromarray(images.raw(place)[0].numpy()).save(folder / f"{place}.png")
+        Image.fromarray(images.preview(place)[0].numpy()).save(folder / f"{place}.png")
     (folder / "broken.png").write_bytes(b"no picture")
     return folder

@@ -8,16 +8,16 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
-from reslab.deploy.server.app import config_of
-from reslab.deploy.server.settings import ServiceSettings
+from reslab.deploy.server.app import uvicorn_config
+from reslab.deploy.server.settings import ServerSettings
 
 _END_SECONDS = 60
 
 
 @contextmanager
-def listening(app: FastAPI, settings: ServiceSettings, loop: str = "auto") -> Iterator[int]:
+def listening(app: FastAPI, settings: ServerSettings, loop: str = "auto") -> Iterator[int]:
     """The port at which the app answers for a block; fails where it does not come to an end."""
-    config = config_of(app, settings)
+    config = uvicorn_config(app, settings)
     config.loop = loop
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0), backlog=512) as line:

@@ -6,8 +6,15 @@ import pytest
 import torch
 
 from reslab.deploy import benchmark as bench
-from reslab.deploy.backends.backend import Engine
-from reslab.deploy.benchmark import AnswerSpeed, default_engines, default_precisions, measure_engines, pairs, quantile
+from reslab.deploy.backends.backend import Backend
+from reslab.deploy.benchmark import (
+    InferenceSpeed,
+    backend_precision_pairs,
+    benchmark_backends,
+    default_backends,
+    default_precisions,
+    quantile,
+)
 from reslab.nn.network import ResidualNetwork
 
 CPU = torch.device("cpu")
@@ -26,12 +33,12 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     calls: list[tuple[str, int]] = []
     clock = iter(range(1_000_000))
 
-    def opened(network: Any, name: str, precision: str, device: Any, **rest: Any) -> Engine:
+    def opened(network: Any, name: str, precision: str, device: Any, **rest: Any) -> Backend:
         def answer(x: torch.Tensor) -> torch.Tensor:
             calls.append((f"{name} {precision}", len(x)))
             return x
 
-        return Engine(name, precision, CPU, answer, compiled=rest["compiled"])
+        return Backend(name, precision, CPU, answer, compiled=rest["compiled"])
 
     monkeypatch.setattr(bench, "open_engine", opened)
     monkeypatch.setattr(bench.time, "perf_counter", lambda: 0.1 * next(clock))
@@ -39,8 +46,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 
 def test_rounds_alternate(network: ResidualNetwork, counted: list[tuple[str, int]]) -> None:
-    found = measure_engines(network, (1, 8, 8), [2, 3], ["torch", "openvino"], ["float32"], CPU, rounds=2)
-    assert [(each.engine, each.batch) for each in found] == [
+    found = benchmark_backends(network, (1, 8, 8), [2, 3], ["torch", "openvino"], ["float32"], CPU, rounds=2)
+    assert [(each.backend, each.batch_size) for each in found] == [
         ("torch", 2), ("torch", 3), ("openvino", 2), ("openvino", 3),
     ]  # fmt: skip
     measured = counted[-sum(each.num_calls for each in found) :]
@@ -48,20 +55,20 @@ def test_rounds_alternate(network: ResidualNetwork, counted: list[tuple[str, int
     assert turns == 2 * [("torch float32", 2), ("torch float32", 3), ("openvino float32", 2), ("openvino float32", 3)]
     for each in found:
         assert each.latency_ms_p50 == pytest.approx(100)
-        assert each.images_per_second == pytest.approx(10 * each.batch)
+        assert each.images_per_second == pytest.approx(10 * each.batch_size)
         assert each.prepare_seconds == pytest.approx(0.1)
 
 
 def test_compiled_torch_stands_beside_torch(network: ResidualNetwork, counted: list[tuple[str, int]]) -> None:
     options: dict[str, Any] = {"rounds": 1, "compiled": True}
-    found = measure_engines(network, (1, 8, 8), [2], ["torch", "openvino"], ["float32"], CPU, **options)
-    assert [each.engine for each in found] == ["torch", "torch, compiled", "openvino"]
+    found = benchmark_backends(network, (1, 8, 8), [2], ["torch", "openvino"], ["float32"], CPU, **options)
+    assert [each.backend for each in found] == ["torch", "torch, compiled", "openvino"]
 
 
 def test_a_real_measurement(network: ResidualNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "SECONDS_A_TURN", 0.01)
-    (found,) = measure_engines(network, (1, 8, 8), [4], ["torch"], ["float32"], CPU, rounds=2)
-    assert isinstance(found, AnswerSpeed)
+    (found,) = benchmark_backends(network, (1, 8, 8), [4], ["torch"], ["float32"], CPU, rounds=2)
+    assert isinstance(found, InferenceSpeed)
     assert 0 < found.latency_ms_p50 <= found.latency_ms_p95 <= found.latency_ms_p99
     slow, quick = found.images_per_second_range
     assert slow <= quick
@@ -69,12 +76,15 @@ def test_a_real_measurement(network: ResidualNetwork, monkeypatch: pytest.Monkey
 
 
 def test_what_is_measured_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert default_engines(CPU) == ["torch", "onnxruntime", "openvino"]
-    assert default_engines(torch.device("cuda")) == ["torch"]
+    assert default_backends(CPU) == ["torch", "onnxruntime", "openvino"]
+    assert default_backends(torch.device("cuda")) == ["torch"]
     for quick in (True, False):
         monkeypatch.setattr(bench, "quick_bf16", lambda _, quick=quick: quick)
         assert ("bf16" in default_precisions(CPU)) is quick
-    assert pairs(["torch", "onnxruntime"], ["bf16", "int8"], CPU) == [("torch", "bf16"), ("onnxruntime", "int8")]
+    assert backend_precision_pairs(["torch", "onnxruntime"], ["bf16", "int8"], CPU) == [
+        ("torch", "bf16"),
+        ("onnxruntime", "int8"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -88,4 +98,4 @@ def test_what_is_measured_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_mistakes_are_told(network: ResidualNetwork, engines: Any, precisions: Any, batches: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        measure_engines(network, (1, 8, 8), batches, engines, precisions, CPU)
+        benchmark_backends(network, (1, 8, 8), batches, engines, precisions, CPU)

@@ -6,30 +6,32 @@ from pathlib import Path
 
 import pytest
 
-from reslab.deploy.inputs import Item
-from reslab.deploy.outputs import ENDINGS, Rows, csv_text
-from reslab.deploy.predict import Guess, Prediction
+from reslab.deploy.inputs import InputItem
+from reslab.deploy.outputs import PREDICTION_FORMATS, PredictionFile, format_csv
+from reslab.deploy.predict import ClassScore, Prediction
 
 FACTS = {"weights": "abc", "top_k": 2}
-GOOD = Prediction("a, b.png", (Guess("cät", 0.75), Guess("dog", 0.25)), features=(0.5, -1.25), heat_map="maps/a.png")
-PLAIN = Prediction("b.png", (Guess("dog", 1.0),))
+GOOD = Prediction(
+    "a, b.png", (ClassScore("cät", 0.75), ClassScore("dog", 0.25)), embedding=(0.5, -1.25), grad_cam="maps/a.png"
+)
+PLAIN = Prediction("b.png", (ClassScore("dog", 1.0),))
 BROKEN = Prediction("c.png", error='not a "picture"')
 EVERY = [GOOD, PLAIN, BROKEN]
 
 
-def items(*rows: Prediction) -> list[Item]:
-    return [Item(row.path) for row in rows]
+def items(*rows: Prediction) -> list[InputItem]:
+    return [InputItem(row.path) for row in rows]
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", PREDICTION_FORMATS)
 def test_what_was_written_is_read_again(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"out{ending}"
-    rows = Rows(path, items(*EVERY), FACTS)
+    rows = PredictionFile(path, items(*EVERY), FACTS)
     for row in (PLAIN, BROKEN, GOOD):
         rows.add(row)
     assert rows.finish() == EVERY
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
-    found, facts = ENDINGS[ending][1](path)
+    found, facts = PREDICTION_FORMATS[ending][1](path)
     assert found == EVERY
     assert facts == (None if ending == ".csv" else FACTS)
 
@@ -37,8 +39,8 @@ def test_what_was_written_is_read_again(tmp_path: Path, ending: str) -> None:
 def test_other_programs_read_them(tmp_path: Path) -> None:
     import pyarrow.parquet
 
-    for ending in ENDINGS:
-        rows = Rows(tmp_path / f"out{ending}", items(*EVERY), FACTS)
+    for ending in PREDICTION_FORMATS:
+        rows = PredictionFile(tmp_path / f"out{ending}", items(*EVERY), FACTS)
         for row in EVERY:
             rows.add(row)
         rows.finish()
@@ -52,66 +54,66 @@ def test_other_programs_read_them(tmp_path: Path) -> None:
     table = pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pydict()
     assert table["probabilities"] == [[0.75, 0.25], [1.0], []]
     assert table["features"][0] == [0.5, -1.25]
-    assert "features" not in csv_text([PLAIN]).partition("\n")[0]
+    assert "features" not in format_csv([PLAIN]).partition("\n")[0]
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", PREDICTION_FORMATS)
 def test_an_interrupted_file_is_gone_on_with(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"out{ending}"
-    first = Rows(path, items(*EVERY), FACTS)
+    first = PredictionFile(path, items(*EVERY), FACTS)
     first.add(PLAIN)
     first.add(BROKEN)
     assert not path.exists()  # whole or not there
     with (tmp_path / f"out{ending}.part").open("a") as file:
         file.write('{"path": "a, b.p')  # torn by a kill in the middle of a line
-    second = Rows(path, items(*EVERY), FACTS, resume=True)
-    assert [item.path for item in second.left] == [GOOD.path, BROKEN.path]  # what failed is tried again
+    second = PredictionFile(path, items(*EVERY), FACTS, resume=True)
+    assert [item.path for item in second.remaining] == [GOOD.path, BROKEN.path]  # what failed is tried again
     second.add(GOOD)
     second.add(BROKEN)
     assert second.finish() == EVERY
-    assert ENDINGS[ending][1](path)[0] == EVERY
+    assert PREDICTION_FORMATS[ending][1](path)[0] == EVERY
 
 
 def test_a_finished_file_grows(tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
-    rows = Rows(path, items(PLAIN), FACTS)
+    rows = PredictionFile(path, items(PLAIN), FACTS)
     rows.add(PLAIN)
     rows.finish()
-    again = Rows(path, items(GOOD), FACTS, resume=True)
-    assert again.left == items(GOOD)
+    again = PredictionFile(path, items(GOOD), FACTS, resume=True)
+    assert again.remaining == items(GOOD)
     again.add(GOOD)
     assert again.finish() == [GOOD]
-    assert ENDINGS[".csv"][1](path)[0] == [PLAIN, GOOD]
-    nothing = Rows(path, items(GOOD, PLAIN), FACTS, resume=True)
-    assert nothing.left == []
+    assert PREDICTION_FORMATS[".csv"][1](path)[0] == [PLAIN, GOOD]
+    nothing = PredictionFile(path, items(GOOD, PLAIN), FACTS, resume=True)
+    assert nothing.remaining == []
     assert nothing.finish() == [GOOD, PLAIN]
 
 
 def test_a_picture_named_twice_is_one_row(tmp_path: Path) -> None:
-    rows = Rows(tmp_path / "out.csv", items(PLAIN, PLAIN), FACTS)
+    rows = PredictionFile(tmp_path / "out.csv", items(PLAIN, PLAIN), FACTS)
     rows.add(PLAIN)
     assert rows.finish() == [PLAIN]
 
 
 def test_rows_made_otherwise_are_not_mixed(tmp_path: Path) -> None:
     for ending in (".json", ".parquet"):
-        rows = Rows(tmp_path / f"out{ending}", items(PLAIN), FACTS)
+        rows = PredictionFile(tmp_path / f"out{ending}", items(PLAIN), FACTS)
         rows.add(PLAIN)
         with pytest.raises(ValueError, match="weights=abc"):  # those of the journal
-            Rows(tmp_path / f"out{ending}", items(PLAIN), {**FACTS, "weights": "xyz"}, resume=True)
+            PredictionFile(tmp_path / f"out{ending}", items(PLAIN), {**FACTS, "weights": "xyz"}, resume=True)
         rows.finish()
         with pytest.raises(ValueError, match=r"top_k=5.*top_k=2"):  # those of the file
-            Rows(tmp_path / f"out{ending}", items(PLAIN), {**FACTS, "top_k": 5}, resume=True)
+            PredictionFile(tmp_path / f"out{ending}", items(PLAIN), {**FACTS, "top_k": 5}, resume=True)
 
 
 def test_mistakes_are_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\.json, \.csv, \.parquet.*nearest valid: out\.csv"):
-        Rows(tmp_path / "out.txt", items(PLAIN), FACTS)
+        PredictionFile(tmp_path / "out.txt", items(PLAIN), FACTS)
     (tmp_path / "out.csv").write_text("there")
     with pytest.raises(ValueError, match="add --resume"):
-        Rows(tmp_path / "out.csv", items(PLAIN), FACTS)
+        PredictionFile(tmp_path / "out.csv", items(PLAIN), FACTS)
     with pytest.raises(ValueError, match="reads otherwise"):
-        Rows(tmp_path / "out.csv", items(PLAIN), FACTS, resume=True)
-    Rows(tmp_path / "new.csv", items(PLAIN), FACTS).add(PLAIN)
+        PredictionFile(tmp_path / "out.csv", items(PLAIN), FACTS, resume=True)
+    PredictionFile(tmp_path / "new.csv", items(PLAIN), FACTS).add(PLAIN)
     with pytest.raises(ValueError, match=r"rows of an earlier try; .*--resume"):
-        Rows(tmp_path / "new.csv", items(PLAIN), FACTS)
+        PredictionFile(tmp_path / "new.csv", items(PLAIN), FACTS)

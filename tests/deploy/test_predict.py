@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reslab.data.decode import read_picture
-from reslab.deploy.inputs import list_pictures
-from reslab.deploy.predict import Guess, Preparation, predict
+from reslab.data.decode import read_image
+from reslab.deploy.inputs import list_image_paths
+from reslab.deploy.predict import ClassScore, InferenceTransform, predict
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
@@ -45,7 +45,7 @@ def test_a_picture_of_the_right_size_is_taken_as_it_is(network: ResidualNetwork,
     network.preprocess = Preprocess(3, "", PREPROCESS.mean, PREPROCESS.std)
     path = picture(tmp_path / "a.png", 16, 16)
     (found,) = predict(network, path, top_k=3)
-    expected = dict(zip(("ant", "bee", "cat"), probabilities(network, read_picture(path)), strict=True))
+    expected = dict(zip(("ant", "bee", "cat"), probabilities(network, read_image(path)), strict=True))
     assert {guess.name for guess in found.classes} == set(expected)
     for guess in found.classes:
         assert guess.probability == pytest.approx(expected[guess.name], rel=1e-5)
@@ -57,14 +57,14 @@ def test_the_words_of_the_evaluation_are_followed(network: ResidualNetwork, tmp_
 
     path = picture(tmp_path / "a.png", 30, 50)
     (found,) = predict(network, path, top_k=1)
-    resized = pictures.resize(read_picture(path), [20], antialias=True)
+    resized = pictures.resize(read_image(path), [20], antialias=True)
     cropped = pictures.center_crop(resized, [16, 16])
     assert found.classes[0].probability == pytest.approx(max(probabilities(network, cropped)), rel=1e-5)
 
 
 @pytest.mark.parametrize("size", [(9, 9), (64, 16), (5, 200)])
 def test_another_size_is_brought_to_the_network_s(size: tuple[int, int], tmp_path: Path) -> None:
-    prepare = Preparation(Preprocess(3, "", (0.5,) * 3, (0.5,) * 3), (12, 16))
+    prepare = InferenceTransform(Preprocess(3, "", (0.5,) * 3, (0.5,) * 3), (12, 16))
     found = prepare(picture(tmp_path / "a.png", *size))
     assert isinstance(found, Tensor)
     assert found.shape == (3, 12, 16)
@@ -75,7 +75,7 @@ def test_the_middle_is_kept(tmp_path: Path) -> None:
     pixels = torch.zeros(16, 48, 3, dtype=torch.uint8)
     pixels[:, 16:32] = 255
     Image.fromarray(pixels.numpy()).save(tmp_path / "a.png")
-    found = Preparation(Preprocess(3, "", (0.5,) * 3, (0.5,) * 3), (16, 16))(tmp_path / "a.png")
+    found = InferenceTransform(Preprocess(3, "", (0.5,) * 3, (0.5,) * 3), (16, 16))(tmp_path / "a.png")
     assert isinstance(found, Tensor)
     assert int(found.min()) == 255
 
@@ -91,7 +91,7 @@ def test_grey_networks_read_colour(tmp_path: Path) -> None:
 
 def test_the_batch_changes_nothing_but_the_pace(network: ResidualNetwork, tmp_path: Path) -> None:
     paths = [picture(tmp_path / f"{place}.png", 20 + place, 33, place) for place in range(7)]
-    one, many = predict(network, paths, batch=1), predict(network, paths, batch=4)
+    one, many = predict(network, paths, batch_size=1), predict(network, paths, batch_size=4)
     assert [each.path for each in many] == [str(path) for path in paths]
     for left, right in zip(one, many, strict=True):
         assert [guess.name for guess in left.classes] == [guess.name for guess in right.classes]
@@ -137,14 +137,14 @@ def test_a_network_keeps_its_mode(network: ResidualNetwork, tmp_path: Path) -> N
 def test_top_k_is_at_most_the_number_of_classes(network: ResidualNetwork, tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png", 16, 16)
     assert [len(predict(network, path, top_k=k)[0].classes) for k in (1, 2, 3, 9)] == [1, 2, 3, 3]
-    assert isinstance(predict(network, path)[0].classes[0], Guess)
+    assert isinstance(predict(network, path)[0].classes[0], ClassScore)
 
 
 def test_folders_are_searched_in_order(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     for name in ("b.png", "deep/a.JPG", "notes.txt", ".hidden.png"):
         (tmp_path / name).touch()
-    assert [path.name for path in list_pictures([tmp_path])] == ["b.png", "a.JPG"]
+    assert [path.name for path in list_image_paths([tmp_path])] == ["b.png", "a.JPG"]
 
 
 def test_mistakes_are_told(network: ResidualNetwork, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_mistakes_are_told(network: ResidualNetwork, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="top_k of at least 1"):
         predict(network, path, top_k=0)
     with pytest.raises(ValueError, match="batch of at least 1"):
-        predict(network, path, batch=0)
+        predict(network, path, batch_size=0)
     with pytest.raises(ValueError, match="device"):
         predict(network, path, device="gpu")
     network.preprocess = None
@@ -173,13 +173,13 @@ def test_a_temperature_divides_the_logits_and_changes_no_answer(network: Residua
     mean, std = (torch.tensor(values)[:, None, None] for values in (PREPROCESS.mean, PREPROCESS.std))
     for path, before, found in zip(paths, plain, predict(network, paths, top_k=3), strict=True):
         with torch.no_grad():
-            logits = network(((read_picture(path) / 255 - mean) / std)[None])[0]
+            logits = network(((read_image(path) / 255 - mean) / std)[None])[0]
         expected = dict(zip(("ant", "bee", "cat"), (logits / 2.5).softmax(0).tolist(), strict=True))
         for guess in found.classes:
             assert guess.probability == pytest.approx(expected[guess.name], rel=1e-5)
         assert [guess.name for guess in found.classes] == [guess.name for guess in before.classes]
         assert found.classes[0].probability < before.classes[0].probability
-    assert predict(network, paths, top_k=3, temperature=False) == plain
+    assert predict(network, paths, top_k=3, use_temperature=False) == plain
 
 
 def test_the_temperature_travels_with_the_weights(network: ResidualNetwork, tmp_path: Path) -> None:

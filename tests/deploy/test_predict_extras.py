@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from reslab.analysis.attribution import grad_cam
-from reslab.deploy.grad_cam import HeatMaps, heat_map_path, overlay
-from reslab.deploy.predict import open_answering, predict, read_prediction, split_head
+from reslab.deploy.grad_cam import GradCam, draw_grad_cam, grad_cam_path
+from reslab.deploy.predict import build_predictor, predict, prediction_from_dict, split_head
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
 
@@ -16,7 +16,7 @@ from reslab.nn.network import ResidualNetwork
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
 def test_engines_predict_alike(network: ResidualNetwork, png_folder: Path, engine: str) -> None:
     expected = predict(network, png_folder, top_k=2)
-    for left, right in zip(predict(network, png_folder, top_k=2, engine=engine, batch=3), expected, strict=True):
+    for left, right in zip(predict(network, png_folder, top_k=2, backend=engine, batch_size=3), expected, strict=True):
         assert (left.path, left.error) == (right.path, right.error)
         assert [guess.name for guess in left.classes] == [guess.name for guess in right.classes]
         for ours, theirs in zip(left.classes, right.classes, strict=True):
@@ -25,19 +25,19 @@ def test_engines_predict_alike(network: ResidualNetwork, png_folder: Path, engin
 
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 def test_an_embedding_is_what_the_last_layer_reads(network: ResidualNetwork, png_folder: Path, engine: str) -> None:
-    found = predict(network, png_folder, features=True, engine=engine)
+    found = predict(network, png_folder, embeddings=True, backend=engine)
     plain = predict(network, png_folder)
     head = network.fc
     assert isinstance(head, torch.nn.Linear)
     for row, other in zip(found, plain, strict=True):
-        assert len(row.features) == (0 if row.error else 64)
+        assert len(row.embedding) == (0 if row.error else 64)
         if not row.error:
-            logits = head(torch.tensor(row.features)).detach()
+            logits = head(torch.tensor(row.embedding)).detach()
             assert float(logits.softmax(0).max()) == pytest.approx(other.classes[0].probability, rel=1e-4)
             assert row.classes[0].probability == pytest.approx(other.classes[0].probability, rel=1e-4)
-    assert found[0].to_dict()["features"] == list(found[0].features)
+    assert found[0].to_dict()["features"] == list(found[0].embedding)
     assert "features" not in plain[0].to_dict()
-    assert [read_prediction(row.to_dict()) for row in found] == found
+    assert [prediction_from_dict(row.to_dict()) for row in found] == found
 
 
 def test_a_head_of_several_layers_is_parted_before_its_last() -> None:
@@ -54,24 +54,24 @@ def test_a_head_of_several_layers_is_parted_before_its_last() -> None:
 def test_a_heat_map_is_grad_cam_s(network: ResidualNetwork, png_folder: Path, tmp_path: Path) -> None:
     network.train()
     folder = tmp_path / "maps"
-    found = predict(network, png_folder, heat_maps=folder)
+    found = predict(network, png_folder, grad_cam_dir=folder)
     assert network.training  # as it was
     read = [row for row in found if not row.error]
-    assert {Path(row.heat_map) for row in read} == set(folder.iterdir())
-    assert found[-1].heat_map == ""  # the file that is no picture
-    with Image.open(read[0].heat_map) as image:
+    assert {Path(row.grad_cam) for row in read} == set(folder.iterdir())
+    assert found[-1].grad_cam == ""  # the file that is no picture
+    with Image.open(read[0].grad_cam) as image:
         assert image.size == (224, 224)
         assert len(image.convert("RGB").getcolors(224 * 224) or []) > 20
 
 
 def test_the_map_of_a_picture(network: ResidualNetwork) -> None:
     pixels = torch.randint(256, (3, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    maps = HeatMaps(network, torch.device("cpu"))
+    maps = GradCam(network, torch.device("cpu"))
     targets = torch.tensor([3, 1, 4])
     found = maps(pixels, targets)
     assert found.shape == (3, 8, 8)
     assert (float(found.min()), float(found.max())) == (0.0, 1.0)
-    expected = grad_cam(network, maps.normalise(pixels), targets, maps.layer)
+    expected = grad_cam(network, maps.normalize(pixels), targets, maps.layer)
     largest = expected.flatten(1).max(1).values
     for heat, raw, most in zip(found, expected, largest, strict=True):
         if most > 0:
@@ -84,7 +84,7 @@ def test_colours_of_an_overlay() -> None:
     heat = torch.zeros(4, 4)
     heat[0, 0] = 1.0
     pixels = torch.full((1, 4, 4), 128, dtype=torch.uint8)
-    image = overlay(pixels, heat)
+    image = draw_grad_cam(pixels, heat)
     assert image.size == (224, 224)
     hot, cold = image.getpixel((5, 5)), image.getpixel((215, 215))
     assert isinstance(hot, tuple)
@@ -93,13 +93,13 @@ def test_colours_of_an_overlay() -> None:
 
 
 def test_names_of_heat_maps_stay_apart(tmp_path: Path) -> None:
-    names = [heat_map_path(tmp_path, path).name for path in ("a/1.png", "b/1.png", "../x/1.png", "-", "/r/1.png")]
+    names = [grad_cam_path(tmp_path, path).name for path in ("a/1.png", "b/1.png", "../x/1.png", "-", "/r/1.png")]
     assert len(set(names)) == len(names)
     assert all("/" not in name and name.endswith(".png") for name in names)
 
 
 def test_answers_know_their_classes(network: ResidualNetwork) -> None:
-    answer = open_answering(network, temperature=False, num_images=1)
+    answer = build_predictor(network, use_temperature=False, num_images=1)
     assert answer.classes == tuple(str(digit) for digit in range(10))
     assert answer.temperature == 1.0
-    assert answer.engine.name == "torch"
+    assert answer.backend.name == "torch"

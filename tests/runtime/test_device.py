@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from reslab.runtime.device import exact_arithmetic
+from reslab.runtime.device import deterministic_mode
 
 
 def test_threads_that_overlap_leave_the_arithmetic_as_it_was() -> None:
@@ -12,7 +12,7 @@ def test_threads_that_overlap_leave_the_arithmetic_as_it_was() -> None:
     torch.onnx reads."""
     cudnn: Any = torch.backends.cudnn
     before = cudnn.conv.fp32_precision, cudnn.deterministic, cudnn.allow_tf32
-    first, second = exact_arithmetic(), exact_arithmetic()
+    first, second = deterministic_mode(), deterministic_mode()
     first.__enter__()
     second.__enter__()
     assert cudnn.conv.fp32_precision == "ieee"

@@ -6,18 +6,18 @@ import pytest
 import torch
 
 from reslab.runtime import memory as memory_of
-from reslab.runtime.memory import Memory
+from reslab.runtime.memory import MemoryTracker
 
 CPU = torch.device("cpu")
 MIB = 2**20
 
 
 def test_memory_is_what_was_taken_since() -> None:
-    memory = Memory(CPU)
-    if memory.used_bytes() is None:
+    memory = MemoryTracker(CPU)
+    if memory.peak_bytes() is None:
         pytest.skip("this system does not tell what is resident")
     held = torch.ones(16 * 2**20)
-    assert 0.9 * 64 * 2**20 < (memory.used_bytes() or 0) < 4 * 64 * 2**20
+    assert 0.9 * 64 * 2**20 < (memory.peak_bytes() or 0) < 4 * 64 * 2**20
     assert len(held)
 
 
@@ -32,7 +32,7 @@ def test_room_is_what_the_machine_has_free_within_the_limit_of_its_group(
     group, unlimited = (tmp_path / "max", tmp_path / "used"), (tmp_path / "none", tmp_path / "used")
     for groups, room in (((group,), 400), ((unlimited, group), 400), ((unlimited,), 900), ((), 900)):
         monkeypatch.setattr(memory_of, "_GROUPS", groups)
-        assert Memory(CPU).room_bytes() == room * MIB
-    assert Memory(CPU).room_bytes(num_sharing=2) == 450 * MIB
+        assert MemoryTracker(CPU).free_bytes() == room * MIB
+    assert MemoryTracker(CPU).free_bytes(num_processes=2) == 450 * MIB
     monkeypatch.setattr(memory_of, "_MACHINE", tmp_path / "no such file")
-    assert Memory(CPU).room_bytes() is None
+    assert MemoryTracker(CPU).free_bytes() is None

@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from reslab.data.loader import eval_batches
+from reslab.data.loader import eval_loader
 from reslab.spec.study import AnalysisRequest, Claim, RowSpec, Study
 from reslab.studies.job import JobContext, evaluate_ensembles, run_job
 from reslab.studies.metrics import last_epoch_loss_and_error, last_step_model, measure_run, result_value, steps_to_error
 from reslab.studies.plan import make_study_plan, missing_jobs
 from reslab.studies.results import build_study_page
 from reslab.studies.runner import run_jobs
-from reslab.training.checkpoint import load_state
+from reslab.training.checkpoint import load_train_checkpoint
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.run_data import reopen_data
 from reslab.training.train import train
@@ -76,8 +76,8 @@ def test_never_in_eval_mode_is_each_batch_by_its_own_statistics(study: Study, pl
     assert run is not None
     found = measure_run(run, {"test_error_batch"}, CPU)["test_error_batch"]
     network = last_step_model(run)
-    data = reopen_data(run.facts["data"])
-    x, labels, _ = next(iter(eval_batches(data.split("test"), 359, data.preprocess, CPU)))
+    data = reopen_data(run.metadata["data"])
+    x, labels, _ = next(iter(eval_loader(data.split("test"), 359, data.preprocess, CPU)))
     called = torch.cat([network.train()(batch).argmax(1) for batch in x.split(16)])
     assert found == pytest.approx(100 * (called != labels).float().mean().item(), abs=1e-4)
     assert found != pytest.approx(100 * (1 - evaluate(run).top1), abs=1e-4)
@@ -86,8 +86,8 @@ def test_never_in_eval_mode_is_each_batch_by_its_own_statistics(study: Study, pl
 def test_the_last_step_is_reported_where_the_run_keeps_the_best(place: JobContext) -> None:
     settings = {"model.depths": "1,1,1", "model.widths": "2,2,2", "model.stem": "conv3(2) norm act"}
     path = place.store.path / "run"
-    run = train("resnet20_cifar", "digits", "digits", settings=settings, epochs=3, val_fraction=0.2, output=path)
-    state = load_state(path / "state")
+    run = train("resnet20_cifar", "digits", "digits", overrides=settings, epochs=3, val_fraction=0.2, output=path)
+    state = load_train_checkpoint(path / "state")
     assert state is not None
     model = last_step_model(run)
     assert all(torch.equal(tensor, state.model[name]) for name, tensor in model.state_dict().items())
@@ -120,7 +120,7 @@ def test_views_stand_beside_the_single_view(changed: Changed, place: JobContext)
     assert run is not None
     pages = [build_study_page(plan, place.store, lambda _: 0.0, {}) for plan in (first, both)]
     assert pages[0].rows[0].values() == [pytest.approx(100 * (1 - evaluate(run).top1))]
-    assert pages[1].rows[0].values() == [pytest.approx(100 * (1 - evaluate(run, views="flip").top1))]
+    assert pages[1].rows[0].values() == [pytest.approx(100 * (1 - evaluate(run, tta="flip").top1))]
 
 
 def test_an_ensemble_is_judged_by_the_mean_of_its_members(study: Study, place: JobContext) -> None:

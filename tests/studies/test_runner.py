@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from reslab.runtime.interrupts import Interrupted
+from reslab.runtime.interrupts import TrainingInterrupted
 from reslab.spec.papers import get_study
 from reslab.spec.study import Study
 from reslab.studies import runner
@@ -45,7 +45,7 @@ def test_ctrl_c_keeps_what_is_done(study: Study, place: JobContext) -> None:
         if len(seen) == 3:
             raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted, match="what is done is kept"):
+    with pytest.raises(TrainingInterrupted, match="what is done is kept"):
         run_jobs(plan.jobs, replace(place, on_log=stop))
     assert len(missing_jobs(plan, place.store)) == 2
     assert not list(place.store.path.glob("*.lock"))
@@ -148,7 +148,7 @@ def test_a_stop_takes_the_workers_along(study: Study, place: JobContext, tmp_pat
 
     thread = threading.Thread(target=stop)
     thread.start()
-    with pytest.raises(Interrupted, match="the same command goes on"):
+    with pytest.raises(TrainingInterrupted, match="the same command goes on"):
         run_jobs_in_processes(make_study_plan(study, "smoke").jobs, place, 2, [sys.executable, str(script)])
     thread.join()
     assert sorted(path.name for path in tmp_path.glob("*.stopped")) == ["0.stopped", "1.stopped"]

@@ -157,7 +157,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(study: Study, place: JobCont
     assert not place.store.entry(job.key).metadata
     resumed = run_job(job, place)
     assert resumed.run is not None
-    assert resumed.run.facts["resumed"]
+    assert resumed.run.metadata["resumed"]
     name = "model.safetensors"
     assert (resumed.run_path / name).read_bytes() == (whole.run_path / name).read_bytes()
 
@@ -195,7 +195,7 @@ def test_memory_that_is_short_now_is_not_kept_as_what_the_network_cannot_be_aske
 ) -> None:
     job = plan_of(changed(asked=(AnalysisRequest("gradients", weights="init", num_images=8),))).jobs[0]
     with monkeypatch.context() as short:
-        short.setattr(room.Memory, "room_bytes", lambda memory: 1000)
+        short.setattr(room.MemoryTracker, "room_bytes", lambda memory: 1000)
         with pytest.raises(room.InsufficientMemoryError, match="fit the memory"):
             run_job(job, place)
     entry = run_job(job, place)

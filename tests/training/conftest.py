@@ -42,7 +42,7 @@ def timeless() -> Callable[[Run], list[dict[str, Any]]]:
     def lines_of(run: Run) -> list[dict[str, Any]]:
         return [
             {key: line[key] for key in line if key != "seconds" and not key.startswith("images_per_second")}
-            for line in run.log.lines()
+            for line in run.log.records()
         ]
 
     return lines_of

@@ -59,7 +59,7 @@ def float64_run(output: Path, norms: bool) -> Run:
     settings = {"sync_bn": True} if norms else {"grad_accum_steps": 2, "clip_grad_norm": 0.05}
     settings |= {"batch_size": 48, "duration": "10 epochs", "optimizer.lr": 0.1, "optimizer.weight_decay": 1e-3}
     return train(
-        Double(norms), float64_data(), "digits", settings=settings, output=output, val_fraction=0.25, show=silent
+        Double(norms), float64_data(), "digits", overrides=settings, output=output, val_fraction=0.25, on_log=silent
     )
 
 
@@ -70,7 +70,7 @@ UNFREEZING |= {"unfreeze": "head: 0 epochs, layer3: 3 steps, all: 6 steps", "dur
 def unfreezing_run(output: Path, **options: Any) -> Run:
     """Ten steps: the head alone, from step 3 on the last stage too, from step 6 on all."""
     options = {"settings": dict(UNFREEZING), "seed": 3, "val_fraction": 0.2, "show": silent, **options}
-    return train(output=output, device="cpu", snapshots="1 step", **options)
+    return train(output=output, device="cpu", snapshot_every="1 step", **options)
 
 
 def stopped_at(step: int) -> dict[str, Any]:

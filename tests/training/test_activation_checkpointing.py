@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from reslab.nn.factory import create_model
-from reslab.training.activation_checkpointing import recomputed_units
+from reslab.training.activation_checkpointing import checkpoint_activations
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -28,7 +28,7 @@ def network(**axes: Any) -> nn.Module:
 def trained(model: nn.Module, on: bool, precision: torch.dtype | None = None) -> list[Tensor]:
     """Losses of some steps, and every gradient, weight and statistic at the end."""
     optimizer, losses = torch.optim.SGD(model.parameters(), lr=0.1), []
-    with recomputed_units(model, on):
+    with checkpoint_activations(model, on):
         for step in range(3):
             torch.manual_seed(step)
             x, y = torch.randn(8, 1, 8, 8), torch.arange(8) % 10
@@ -66,7 +66,7 @@ def kept_bytes(on: bool) -> int:
         seen[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    with recomputed_units(model, on), saved_tensors_hooks(see, lambda tensor: tensor):
+    with checkpoint_activations(model, on), saved_tensors_hooks(see, lambda tensor: tensor):
         loss = model(torch.randn(4, 1, 16, 16)).sum()
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     del loss
@@ -81,13 +81,13 @@ def test_afterwards_the_network_is_as_before_and_evaluation_is_untouched() -> No
     model = network().eval()
     x = torch.randn(2, 1, 8, 8)
     before = model(x)
-    with recomputed_units(model), torch.no_grad():
+    with checkpoint_activations(model), torch.no_grad():
         assert torch.equal(model(x), before)
     assert not any("forward" in vars(module) for module in model.modules())
 
 
 def test_a_module_without_units_is_refused() -> None:
-    with pytest.raises(ValueError, match="network of units"), recomputed_units(nn.Linear(2, 2)):
+    with pytest.raises(ValueError, match="network of units"), checkpoint_activations(nn.Linear(2, 2)):
         pass
-    with recomputed_units(nn.Linear(2, 2), on=False):
+    with checkpoint_activations(nn.Linear(2, 2), on=False):
         pass

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from reslab.runtime.distributed import Ranks
-from reslab.runtime.torchrun import Place
+from reslab.runtime.distributed import ProcessGroup
+from reslab.runtime.torchrun import DistributedEnv
 from reslab.training import auto_batch as trials
-from reslab.training.auto_batch import MicroBatch, StepTrial, choose
+from reslab.training.auto_batch import MemoryProbe, MicroBatchPlan, choose_micro_batch
 from reslab.training.run import Run
 from reslab.training.train import train
 
@@ -33,46 +33,46 @@ class Meter:
 
 def test_a_batch_that_fits_is_left_whole() -> None:
     meter = Meter()
-    found = choose(256, 1000 * MIB, meter)
-    assert found == MicroBatch(1, 256, 1000 * MIB, 356 * MIB, ((4, 104 * MIB), (16, 116 * MIB)))
+    found = choose_micro_batch(256, 1000 * MIB, meter)
+    assert found == MicroBatchPlan(1, 256, 1000 * MIB, 356 * MIB, ((4, 104 * MIB), (16, 116 * MIB)))
     assert meter.tried == [4, 4, 16, 256]
-    assert found.told(256, 1, True) == "the batch of 256 fits as a whole (356 of 1,000 MiB free, measured)"
+    assert found.describe(256, 1, True) == "the batch of 256 fits as a whole (356 of 1,000 MiB free, measured)"
 
 
 def test_a_larger_one_is_taken_in_the_fewest_equal_parts_that_fit_with_a_tenth_to_spare() -> None:
     # 200 MiB, 180 of them usable: 80 pictures. 256 are 4 parts of 64.
-    found = choose(256, 200 * MIB, Meter())
-    assert (found.parts, found.size, found.trial_bytes) == (4, 64, 164 * MIB)
-    assert found.told(256, 2, True) == (
+    found = choose_micro_batch(256, 200 * MIB, Meter())
+    assert (found.grad_accum_steps, found.size, found.peak_bytes) == (4, 64, 164 * MIB)
+    assert found.describe(256, 2, True) == (
         "the batch of 256 on each rank is taken in 4 parts of up to 64 (164 of 200 MiB free, measured); "
         "its BatchNorms see the parts, not the batch"
     )
-    assert "BatchNorms" not in found.told(256, 2, False)
-    assert choose(254, 200 * MIB, Meter()).size == 64  # 254 = 2 x 127 has no equal parts near 4
-    assert choose(256, 10**12, Meter(), least_parts=2).parts == 2
+    assert "BatchNorms" not in found.describe(256, 2, False)
+    assert choose_micro_batch(254, 200 * MIB, Meter()).size == 64  # 254 = 2 x 127 has no equal parts near 4
+    assert choose_micro_batch(256, 10**12, Meter(), min_accum_steps=2).grad_accum_steps == 2
 
 
 def test_a_step_that_does_not_fit_after_all_is_made_smaller() -> None:
     for meter in (Meter(dead=60), Meter(dearer_from=60, surcharge=100)):
-        found = choose(256, 200 * MIB, meter)
+        found = choose_micro_batch(256, 200 * MIB, meter)
         assert meter.tried[3:] == [64, 32]
-        assert (found.parts, found.size, found.trial_bytes) == (8, 32, 132 * MIB)
+        assert (found.grad_accum_steps, found.size, found.peak_bytes) == (8, 32, 132 * MIB)
 
 
 def test_a_small_step_that_may_not_fit_is_not_tried() -> None:
     meter = Meter()
-    found = choose(64, 150 * MIB, meter)  # 135 usable: 5 pictures, if all of the 104 grew with their number
+    found = choose_micro_batch(64, 150 * MIB, meter)  # 135 usable: 5 pictures, if all of the 104 grew with their number
     assert meter.tried == [4, 4, 5, 32]
-    assert found.trial_bytes == 132 * MIB
+    assert found.peak_bytes == 132 * MIB
 
 
 def test_where_nothing_fits_it_says_so() -> None:
     for meter, room in ((Meter(dead=1), 10**12), (Meter(), 50 * MIB)):
         with pytest.raises(ValueError, match=r"memory for a step of 4 pictures.*activation_checkpointing"):
-            choose(64, room, meter)
+            choose_micro_batch(64, room, meter)
 
 
-class Others(Ranks):
+class Others(ProcessGroup):
     """A rank beside another that has less memory and needs twice the parts."""
 
     def gather(self, value: Any) -> list[Any]:
@@ -80,10 +80,13 @@ class Others(Ranks):
 
 
 def test_every_rank_takes_the_smallest_of_all() -> None:
-    assert choose(256, 200 * MIB, Meter(), ranks=Others(Place(0, 2, 0, 2))).parts == 8
+    assert (
+        choose_micro_batch(256, 200 * MIB, Meter(), process_group=Others(DistributedEnv(0, 2, 0, 2))).grad_accum_steps
+        == 8
+    )
 
 
-class Costly(StepTrial):
+class Costly(MemoryProbe):
     """Steps that are really taken; 1 MiB a picture is what they are said to take, of 40."""
 
     def __call__(self, num_images: int) -> int | None:
@@ -94,7 +97,7 @@ class Costly(StepTrial):
     @property
     def share(self) -> int:
         self.room_bytes = 40 * MIB
-        return super().share
+        return super().local_batch_size
 
 
 def test_a_run_takes_the_parts_records_them_and_is_that_with_as_many_parts(
@@ -106,12 +109,12 @@ def test_a_run_takes_the_parts_records_them_and_is_that_with_as_many_parts(
 ) -> None:
     wanted = {**tiny, "epochs": 1, "settings": {**tiny["settings"], "model.order": "wide", "model.drop_rate": 0.2}}
     monkeypatch.setattr(trials, "StepTrial", Costly)
-    monkeypatch.setattr(trials.Memory, "room_bytes", lambda self, num_sharing: 40 * MIB)
-    run = train(output=tmp_path / "auto", batch="auto", **{**wanted, "show": lines.append})
+    monkeypatch.setattr(trials.MemoryTracker, "room_bytes", lambda self, num_sharing: 40 * MIB)
+    run = train(output=tmp_path / "auto", batch_size="auto", **{**wanted, "show": lines.append})
     told = "the batch of 64 is taken in 2 parts of up to 32 (32 of 40 MiB free, measured); its BatchNorms see the parts"
     assert any(line.get("text", "").startswith(told) for line in lines)
     assert (run.recipe.batch_size, run.recipe.grad_accum_steps) == (64, 2)
-    assert run.facts["micro_batch"]["measured"] == ((4, 4 * MIB), (16, 16 * MIB))
+    assert run.metadata["micro_batch"]["measured"] == ((4, 4 * MIB), (16, 16 * MIB))
     parts = train(output=tmp_path / "parts", **{**wanted, "settings": {**wanted["settings"], "grad_accum_steps": 2}})
     assert weights_hash(run) == weights_hash(parts)
 
@@ -119,15 +122,15 @@ def test_a_run_takes_the_parts_records_them_and_is_that_with_as_many_parts(
         raise AssertionError("measured again")
 
     monkeypatch.setattr(trials, "StepTrial", never)
-    longer = train(output=run.path, batch="auto", resume=True, **{**wanted, "epochs": 2})
+    longer = train(output=run.path, batch_size="auto", resume=True, **{**wanted, "epochs": 2})
     assert longer.recipe.grad_accum_steps == 2
     with pytest.raises(ValueError, match="batch as the run has it, 64"):
-        train(output=parts.path, batch="auto", resume=True, **{**wanted, "settings": None})
+        train(output=parts.path, batch_size="auto", resume=True, **{**wanted, "settings": None})
 
 
 def test_on_this_machine_a_small_batch_fits(tiny: dict[str, Any], tmp_path: Path) -> None:
-    run = train(output=tmp_path / "run", batch="auto", **{**tiny, "epochs": 1})
-    found = run.facts["micro_batch"]
+    run = train(output=tmp_path / "run", batch_size="auto", **{**tiny, "epochs": 1})
+    found = run.metadata["micro_batch"]
     assert (found["parts"], found["size"], found["num_ranks"]) == (1, 64, 1)
     assert 0 < found["trial_bytes"] < found["room_bytes"]
     assert [size for size, _ in found["measured"]] == [4, 16]
@@ -136,15 +139,15 @@ def test_on_this_machine_a_small_batch_fits(tiny: dict[str, Any], tmp_path: Path
 def test_where_nothing_fits_no_run_is_left(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def crash(self: StepTrial, num_images: int) -> None:
+    def crash(self: MemoryProbe, num_images: int) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(StepTrial, "_take", crash)
+    monkeypatch.setattr(MemoryProbe, "_take", crash)
     with pytest.raises(ValueError, match="memory for a step of 4 pictures"):
-        train(output=tmp_path / "run", batch="auto", **tiny)
+        train(output=tmp_path / "run", batch_size="auto", **tiny)
     assert not (tmp_path / "run").exists()
 
 
 def test_another_word_is_refused() -> None:
     with pytest.raises(ValueError, match=r"a batch of at least 1, or auto; got: 'many'"):
-        train(batch="many")
+        train(batch_size="many")

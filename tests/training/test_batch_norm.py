@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from reslab.nn.factory import create_model
-from reslab.runtime.distributed import ALONE
+from reslab.runtime.distributed import SINGLE_PROCESS
 from reslab.training.batch_norm import (
     batch_norms,
-    keeping_statistics,
-    precise_statistics,
-    synchronised_batch_norm,
-    synchronised_norms,
+    frozen_bn_stats,
+    sync_batch_norm,
+    sync_batch_norm_forward,
+    update_bn_stats,
 )
 
 
@@ -37,7 +37,7 @@ def network() -> nn.Module:
 
 def test_the_first_norm_gets_the_mean_and_variance_of_all_samples() -> None:
     model, found = network(), batches((8, 8, 5))
-    assert precise_statistics(model, found) == 21
+    assert update_bn_stats(model, found) == 21
     conv, norm = model.get_submodule("conv1"), model.get_submodule("bn1")
     assert isinstance(norm, nn.BatchNorm2d)
     with torch.no_grad():
@@ -48,7 +48,7 @@ def test_the_first_norm_gets_the_mean_and_variance_of_all_samples() -> None:
 
 def test_every_norm_gets_what_comes_to_it_where_each_batch_is_normalised_by_itself() -> None:
     model, found = network(), batches()
-    precise_statistics(model, found)
+    update_bn_stats(model, found)
     model.train()
     for module in model.modules():
         if type(module).__name__ == "DropPath":
@@ -56,7 +56,7 @@ def test_every_norm_gets_what_comes_to_it_where_each_batch_is_normalised_by_itse
     seen: dict[nn.Module, list[Tensor]] = {norm: [] for norm in batch_norms(model)}
     for norm, inputs in seen.items():
         norm.register_forward_pre_hook(lambda module, args, inputs=inputs: inputs.append(args[0].detach()))
-    with torch.no_grad(), keeping_statistics(batch_norms(model)):
+    with torch.no_grad(), frozen_bn_stats(batch_norms(model)):
         for x in found:
             model(x)
     assert len(seen) == 7 + 2
@@ -69,7 +69,7 @@ def test_every_norm_gets_what_comes_to_it_where_each_batch_is_normalised_by_itse
 def test_one_batch_gives_what_torchs_update_gives() -> None:
     ours, theirs = (create_model("resnet20_cifar", in_channels=1).double() for _ in range(2))
     theirs.load_state_dict(ours.state_dict())
-    precise_statistics(ours, batches((16,)))
+    update_bn_stats(ours, batches((16,)))
     update_bn(batches((16,)), theirs)
     for first, second in zip(batch_norms(ours), batch_norms(theirs), strict=True):
         torch.testing.assert_close(first.running_mean, second.running_mean, rtol=1e-11, atol=1e-13)
@@ -81,7 +81,7 @@ def test_modes_counters_weights_and_frozen_norms_stay() -> None:
     frozen = model.get_submodule("layer1.0.bn1").eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
-    precise_statistics(model, batches(), frozen=[frozen])
+    update_bn_stats(model, batches(), frozen=[frozen])
     assert [module.training for module in model.modules()] == modes
     for name, tensor in model.state_dict().items():
         moved = "running" in name and not name.startswith("layer1.0.bn1")
@@ -91,7 +91,7 @@ def test_modes_counters_weights_and_frozen_norms_stay() -> None:
 def test_a_large_mean_costs_no_digits() -> None:
     norm = nn.Sequential(nn.BatchNorm1d(2))
     x = torch.tensor([[1e4, -1e4], [1e4 + 1, -1e4 + 1], [1e4 + 2, -1e4 + 2], [1e4 + 3, -1e4 - 3]])
-    precise_statistics(norm, [x[:2], x[2:]])
+    update_bn_stats(norm, [x[:2], x[2:]])
     assert isinstance(norm[0].running_var, Tensor)
     torch.testing.assert_close(norm[0].running_var, x.double().var(0).float())
 
@@ -99,7 +99,7 @@ def test_a_large_mean_costs_no_digits() -> None:
 def test_nothing_to_measure_on_is_refused() -> None:
     model = network()
     with pytest.raises(ValueError, match="at least one batch"):
-        precise_statistics(model, [])
+        update_bn_stats(model, [])
     assert model.training
 
 
@@ -166,7 +166,7 @@ def test_outputs_gradients_and_statistics_are_those_of_the_whole_batch(tmp_path:
 def test_on_one_rank_it_is_torchs(dtype: torch.dtype, affine: bool) -> None:
     ours, theirs = (nn.BatchNorm2d(4, affine=affine) for _ in range(2))
     x = torch.randn(5, 4, 6, 6).to(dtype)
-    found, expected = synchronised_batch_norm(ours, x, lambda sums: sums), theirs(x)
+    found, expected = sync_batch_norm_forward(ours, x, lambda sums: sums), theirs(x)
     assert found.dtype == dtype
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(dict(ours.state_dict()), dict(theirs.state_dict()))
@@ -174,10 +174,10 @@ def test_on_one_rank_it_is_torchs(dtype: torch.dtype, affine: bool) -> None:
 
 def test_one_rank_alone_keeps_its_norms_as_they_are() -> None:
     model = nn.Sequential(nn.BatchNorm2d(3))
-    with synchronised_norms(model, ALONE):
+    with sync_batch_norm(model, SINGLE_PROCESS):
         assert "forward" not in vars(model[0])
 
 
 def test_inputs_of_other_dimensions_are_refused_as_torch_does() -> None:
     with pytest.raises(ValueError, match="4D"):
-        synchronised_batch_norm(nn.BatchNorm2d(3), torch.zeros(2, 3), lambda sums: sums)
+        sync_batch_norm_forward(nn.BatchNorm2d(3), torch.zeros(2, 3), lambda sums: sums)

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from reslab.nn.checkpoints.safetensors_io import load_weights, read_header, read_tensors
-from reslab.runtime.interrupts import Interrupted
-from reslab.training.checkpoint import num_steps_between
+from reslab.runtime.interrupts import TrainingInterrupted
+from reslab.training.checkpoint import snapshot_interval_steps
 from reslab.training.run import Run
 from reslab.training.train import train
 
@@ -25,14 +25,14 @@ def bytes_of(run: Run) -> dict[int, bytes]:
 def kept(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
     """34 steps, a snapshot every 10."""
     output = tmp_path_factory.mktemp("kept") / "run"
-    return train(output=output, seed=3, val_fraction=0.2, snapshots="10 steps", **tiny)
+    return train(output=output, seed=3, val_fraction=0.2, snapshot_every="10 steps", **tiny)
 
 
 def test_they_are_kept_at_their_interval_step_0_among_them(kept: Run, digits_run: Run) -> None:
     assert [(step, path.name) for step, path in kept.snapshots()] == [
         (step, f"step-000000{step:02d}.safetensors") for step in (0, 10, 20, 30)
     ]
-    assert kept.facts["snapshots"] == "10 steps"
+    assert kept.metadata["snapshots"] == "10 steps"
     assert digits_run.snapshots() == []
 
 
@@ -58,9 +58,13 @@ def test_they_are_the_weights_of_their_step(tiny: dict[str, Any], tmp_path: Path
         return {}
 
     run = train(
-        output=tmp_path / "run", snapshots="0.5 epochs", probe=look, probe_every_steps=1, **{**tiny, "epochs": 1}
+        output=tmp_path / "run",
+        snapshot_every="0.5 epochs",
+        on_step_end=look,
+        hook_every_steps=1,
+        **{**tiny, "epochs": 1},
     )
-    every = num_steps_between("0.5 epochs", 22)
+    every = snapshot_interval_steps("0.5 epochs", 22)
     assert [step for step, _ in run.snapshots()] == [0, every, 2 * every]
     for step, path in run.snapshots()[1:]:
         assert all(torch.equal(tensor, seen[step][name]) for name, tensor in read_tensors(path).items())
@@ -77,8 +81,8 @@ def test_a_run_that_goes_on_keeps_what_the_uninterrupted_one_does(
         return {}
 
     wanted = {"output": output, "seed": 3, "val_fraction": 0.2, "snapshots": "10 steps", **tiny}
-    with pytest.raises(Interrupted):
-        train(probe=interrupt, probe_every_steps=1, **wanted)
+    with pytest.raises(TrainingInterrupted):
+        train(on_step_end=interrupt, hook_every_steps=1, **wanted)
     run = Run(output)
     assert list(bytes_of(run)) == [0, 10]
     # Of a future that did not come: after the state, and half written.
@@ -95,7 +99,7 @@ def test_a_run_that_goes_on_keeps_what_the_uninterrupted_one_does(
 
 
 def test_intervals() -> None:
-    assert [num_steps_between(text, 20) for text in ("0", "0 steps", "1 epoch", "1.5 epochs", "7 steps")] == [
+    assert [snapshot_interval_steps(text, 20) for text in ("0", "0 steps", "1 epoch", "1.5 epochs", "7 steps")] == [
         0,
         0,
         20,
@@ -103,12 +107,12 @@ def test_intervals() -> None:
         7,
     ]
     with pytest.raises(ValueError, match="snapshots with its unit"):
-        num_steps_between("5", 20)
+        snapshot_interval_steps("5", 20)
     with pytest.raises(ValueError, match=r"at least a step apart.*'0.01 epochs'.*'1 step'"):
-        num_steps_between("0.01 epochs", 20)
+        snapshot_interval_steps("0.01 epochs", 20)
 
 
 def test_a_wrong_interval_is_found_before_anything_is_written(tiny: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="snapshots with its unit"):
-        train(output=tmp_path / "run", snapshots="often", **tiny)
+        train(output=tmp_path / "run", snapshot_every="often", **tiny)
     assert not (tmp_path / "run").exists()

@@ -15,9 +15,9 @@ from distributed_runs import NUM_STEPS, Double, float64_data, float64_run, unfre
 from launch import PATIENCE_SECONDS, ended, on_ranks, torchrun
 
 from reslab.nn.checkpoints.safetensors_io import read_tensors
-from reslab.runtime.distributed import own_device
-from reslab.runtime.torchrun import Place, read_place
-from reslab.training.checkpoint import load_state
+from reslab.runtime.distributed import rank_device
+from reslab.runtime.torchrun import DistributedEnv, read_distributed_env
+from reslab.training.checkpoint import load_train_checkpoint
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.run import Run
 
@@ -65,7 +65,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Told:
 
 
 def of_training(run: Run, key: str) -> list[float]:
-    return [line[key] for line in run.log.lines() if line["kind"] == "train"]
+    return [line[key] for line in run.log.records() if line["kind"] == "train"]
 
 
 def test_rank_0_alone_writes(undisturbed: Told) -> None:
@@ -73,7 +73,7 @@ def test_rank_0_alone_writes(undisturbed: Told) -> None:
     assert any("report.html" in name for name in first["written"])
     assert second["written"] == []
     assert first["top1"] == second["top1"] == run.top1
-    assert run.facts["num_ranks"] == 2
+    assert run.metadata["num_ranks"] == 2
     assert of_training(run, "step") == [NUM_STEPS // 2, NUM_STEPS]
 
 
@@ -87,15 +87,15 @@ def test_two_ranks_have_the_losses_of_one(norms: bool, undisturbed: Told, tmp_pa
 
 def test_evaluation_is_that_of_one_rank_to_the_digit(undisturbed: Told) -> None:
     run = undisturbed.run
-    alone = evaluate(run, split="train", batch=64, keep_probabilities=True)
+    alone = evaluate(run, split="train", batch_size=64, keep_probabilities=True)
     assert alone.num_samples == 1151  # 18 batches, the last one not full
     for answer in undisturbed.answers:
         found = answer["found"]
-        assert (found.to_dict(), found.confusion, found.names) == (alone.to_dict(), alone.confusion, alone.names)
+        assert (found.to_dict(), found.confusion, found.names) == (alone.to_dict(), alone.confusion_matrix, alone.names)
         assert torch.equal(found.probabilities, alone.probabilities)
         assert torch.equal(found.labels, alone.labels)
     assert run.result is not None
-    assert {**run.result, **evaluate(run, batch=25).to_dict()} == run.result
+    assert {**run.result, **evaluate(run, batch_size=25).to_dict()} == run.result
 
 
 def test_a_rank_killed_within_an_epoch_is_restarted_and_the_run_ends_as_if_nothing_had_been(
@@ -105,7 +105,7 @@ def test_a_rank_killed_within_an_epoch_is_restarted_and_the_run_ends_as_if_nothi
     code, _, told = ended(torchrun(RUNS, str(output), "25", "0", restarts=1))
     assert code == 0, told
     run = Run(output)
-    assert len(run.facts["resumed"]) == 1
+    assert len(run.metadata["resumed"]) == 1
     assert weights_hash(run) == weights_hash(undisturbed.run)
     assert timeless(run) == timeless(undisturbed.run)
 
@@ -119,7 +119,7 @@ def test_a_stop_reaches_every_rank_at_the_same_step(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     code, _, told = ended(process)
     assert code != 0
-    state = load_state(output / "state")
+    state = load_train_checkpoint(output / "state")
     assert state is not None
     assert state.step < NUM_STEPS
     stopped = re.findall(r"Interrupted: stopped after step (\d+)", told)
@@ -139,24 +139,24 @@ TORCHRUN = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE
 
 
 def test_a_place_is_read_from_the_environment() -> None:
-    assert read_place({}) == Place()
+    assert read_distributed_env({}) == DistributedEnv()
     restarted = {**TORCHRUN, "TORCHELASTIC_RESTART_COUNT": "2", "TORCHELASTIC_MAX_RESTARTS": "5"}
-    assert read_place(restarted) == Place(3, 4, 1, 2, 2, 5)
-    assert read_place({"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}) == Place()
+    assert read_distributed_env(restarted) == DistributedEnv(3, 4, 1, 2, 2, 5)
+    assert read_distributed_env({"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}) == DistributedEnv()
     with pytest.raises(ValueError, match=r"RANK a number in it; got: nothing.*torchrun --nproc-per-node"):
-        read_place({"WORLD_SIZE": "2"})
+        read_distributed_env({"WORLD_SIZE": "2"})
 
 
 def test_a_device_for_every_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu, two = torch.device("cpu"), Place(1, 2, 1, 2)
-    assert own_device(cpu, two) == cpu
+    cpu, two = torch.device("cpu"), DistributedEnv(1, 2, 1, 2)
+    assert rank_device(cpu, two) == cpu
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ValueError, match=r"2 ranks on 1 GPUs.*--nproc-per-node=1"):
-        own_device(torch.device("cuda"), two)
+        rank_device(torch.device("cuda"), two)
     with pytest.raises(ValueError, match="use --device cuda"):
-        own_device(torch.device("cuda:0"), two)
+        rank_device(torch.device("cuda:0"), two)
     with pytest.raises(ValueError, match="use --device cpu"):
-        own_device(torch.device("mps"), two)
+        rank_device(torch.device("mps"), two)
 
 
 def test_what_ranks_cannot_do_is_said_before_anything_is_written(
@@ -176,7 +176,7 @@ def test_what_is_not_finite_on_one_rank_stops_all_and_is_found_there(undisturbed
     assert first == second
     found = re.search(r"it began at step (\d+) in the loss, of finite outputs", first)
     assert found, first
-    state = load_state(output / "state")
+    state = load_train_checkpoint(output / "state")
     assert state is not None
     assert state.step == int(found[1])
     told = json.loads((output / "diverged.json").read_text())
@@ -232,9 +232,9 @@ answer = evaluate(run, float64_data(), split="train", val_fraction=0.25, batch=1
 def test_three_ranks_have_the_losses_and_the_scores_of_one(tmp_path: Path) -> None:
     found = on_ranks(THREE.format(folder=str(tmp_path)), tmp_path, num=3)
     one, three = float64_run(tmp_path / "one", norms=True), Run(tmp_path / "run")
-    assert three.facts["num_ranks"] == 3
+    assert three.metadata["num_ranks"] == 3
     assert of_training(three, "loss") == pytest.approx(of_training(one, "loss"), rel=1e-8, abs=0)
     assert of_training(three, "top1") == of_training(one, "top1")
-    alone = evaluate(three, float64_data(), split="train", val_fraction=0.25, batch=10, module=Double(True))
+    alone = evaluate(three, float64_data(), split="train", val_fraction=0.25, batch_size=10, module=Double(True))
     assert alone.num_samples == 72  # 8 batches on 3 ranks, the last one not full
-    assert [(one.to_dict(), one.confusion) for one in found] == [(alone.to_dict(), alone.confusion)] * 3
+    assert [(one.to_dict(), one.confusion) for one in found] == [(alone.to_dict(), alone.confusion_matrix)] * 3

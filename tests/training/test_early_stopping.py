@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from torch import nn
 
-from reslab.runtime.interrupts import Interrupted
+from reslab.runtime.interrupts import TrainingInterrupted
 from reslab.spec.recipe import Recipe
-from reslab.training.checkpoint import load_state
-from reslab.training.early_stopping import Stopping, Watch
+from reslab.training.checkpoint import load_train_checkpoint
+from reslab.training.early_stopping import EarlyStopping, PatienceCounter
 from reslab.training.evaluation.loop import Evaluation
 from reslab.training.run import Run
 from reslab.training.train import train
@@ -37,10 +37,10 @@ def judged(top1: float, loss: float = 1.0) -> Evaluation:
 
 def ends(recipe: Recipe, scores: list[tuple[float, float]]) -> int | None:
     """The evaluation at which the run ends."""
-    stopping = Stopping(recipe, STEPS)
+    stopping = EarlyStopping(recipe, STEPS)
     for number, (top1, loss) in enumerate(scores, 1):
-        stopping.see(number * STEPS, judged(top1, loss))
-        if stopping.over:
+        stopping.update(number * STEPS, judged(top1, loss))
+        if stopping.should_stop:
             return number
     return None
 
@@ -56,11 +56,11 @@ def test_it_ends_when_the_patience_has_passed_without_a_better_score() -> None:
 
 
 def test_why_is_told() -> None:
-    stopping = Stopping(Recipe("", "", patience="1 epoch"), STEPS)
-    assert stopping.told(34, 34) == "all 34 steps were taken"
-    stopping.see(17, judged(0.5))
-    stopping.see(34, judged(0.5))
-    assert stopping.told(34, 340) == (
+    stopping = EarlyStopping(Recipe("", "", patience="1 epoch"), STEPS)
+    assert stopping.stop_reason(34, 34) == "all 34 steps were taken"
+    stopping.update(17, judged(0.5))
+    stopping.update(34, judged(0.5))
+    assert stopping.stop_reason(34, 340) == (
         "stopped early after step 34 of 340: the accuracy on the validation split was best after step 17, "
         "and not better in 1 evaluation since"
     )
@@ -82,7 +82,7 @@ def test_a_run_that_stopped_early_says_so_and_keeps_its_best(
     assert run.result["steps"] < 30 * STEPS
     assert run.result["ended"].startswith(f"stopped early after step {run.result['steps']} of {30 * STEPS}: ")
     assert run.result["ended"] in said
-    top1 = [line["top1"] for line in run.log.lines() if line["kind"] == "eval"]
+    top1 = [line["top1"] for line in run.log.records() if line["kind"] == "eval"]
     best = len(top1) - 2
     assert max(top1) == top1[best - 1] > max(top1[: best - 1], default=0.0)
     assert f"of the validation split, of step {best * STEPS}" in run.result["chosen"]
@@ -104,8 +104,8 @@ def test_one_that_was_interrupted_ends_where_the_uninterrupted_one_does(
             os.kill(os.getpid(), signal.SIGINT)
         return {}
 
-    with pytest.raises(Interrupted):
-        train(output=tmp_path / "run", probe=interrupt, probe_every_steps=at, **wanted)
+    with pytest.raises(TrainingInterrupted):
+        train(output=tmp_path / "run", on_step_end=interrupt, hook_every_steps=at, **wanted)
     run = train(output=tmp_path / "run", resume=True, **wanted)
     assert weights_hash(run) == weights_hash(first)
     assert [line for line in timeless(run) if line["kind"] != "probe"] == timeless(first)
@@ -116,7 +116,7 @@ def test_one_that_was_interrupted_ends_where_the_uninterrupted_one_does(
     run.weights_path.unlink()
     again = train(output=run.path, resume=True, **{**wanted, "show": lines.append})
     assert weights_hash(again) == weights_hash(first)
-    state = load_state(run.path / "state")
+    state = load_train_checkpoint(run.path / "state")
     assert state is not None
     assert state.step == first.result["steps"]
     assert f"nothing is left to do: {first.result['ended']}" in [line.get("text") for line in lines]
@@ -143,27 +143,29 @@ def test_what_means_nothing_is_refused(given: dict[str, Any], said: str) -> None
 
 
 def test_it_speaks_where_the_value_has_not_fallen_for_as_many_evaluations() -> None:
-    watch = Watch(2)
-    assert [watch.see(value) for value in (3.0, 2.0, 2.0, 2.5, 2.5)] == [False, False, False, True, True]
-    assert watch.least == 2.0
+    watch = PatienceCounter(2)
+    assert [watch.update(value) for value in (3.0, 2.0, 2.0, 2.5, 2.5)] == [False, False, False, True, True]
+    assert watch.best == 2.0
 
 
 def test_a_rest_counts_anew_and_keeps_the_least() -> None:
-    watch = Watch(1)
-    assert [watch.see(value) for value in (1.0, 1.0)] == [False, True]
-    watch.rest()
-    assert watch.since == 0
-    assert watch.see(1.0)  # still not below the least
+    watch = PatienceCounter(1)
+    assert [watch.update(value) for value in (1.0, 1.0)] == [False, True]
+    watch.reset()
+    assert watch.num_bad == 0
+    assert watch.update(1.0)  # still not below the least
 
 
 def test_what_is_not_a_number_has_not_fallen() -> None:
-    watch = Watch(1)
-    assert watch.see(math.nan)
+    watch = PatienceCounter(1)
+    assert watch.update(math.nan)
 
 
 def test_a_saved_watch_goes_on() -> None:
-    first, second = Watch(3), Watch(3)
+    first, second = PatienceCounter(3), PatienceCounter(3)
     for value in (5.0, 6.0):
-        first.see(value)
-    second.load(first.state())
-    assert [first.see(value) for value in (6.0, 6.0)] == [second.see(value) for value in (6.0, 6.0)] == [False, True]
+        first.update(value)
+    second.load_state_dict(first.state_dict())
+    assert (
+        [first.update(value) for value in (6.0, 6.0)] == [second.update(value) for value in (6.0, 6.0)] == [False, True]
+    )

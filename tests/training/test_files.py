@@ -13,9 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-from reslab.runtime.files import DiskFull, room_for, sweep, write_whole
-from reslab.training.checkpoint import State, has_state, load_state, save_state
-from reslab.training.run import Log, Run
+from reslab.runtime.files import DiskFullError, disk_full_guard, remove_partial_files, write_atomic
+from reslab.training.checkpoint import (
+    TrainCheckpoint,
+    has_train_checkpoint,
+    load_train_checkpoint,
+    save_train_checkpoint,
+)
+from reslab.training.run import Run, RunLog
 from reslab.training.train import train
 
 
@@ -31,13 +36,13 @@ def largest_file(num_bytes: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, handler)
 
 
-def state(step: int, size: int = 10) -> State:
-    return State(step, {"w": torch.full((size,), float(step))}, {"state": {}}, {"first": step})
+def state(step: int, size: int = 10) -> TrainCheckpoint:
+    return TrainCheckpoint(step, {"w": torch.full((size,), float(step))}, {"state": {}}, {"first": step})
 
 
 def test_what_is_written_is_there_and_readable(tmp_path: Path) -> None:
-    write_whole(tmp_path / "new" / "file", b"first")
-    write_whole(tmp_path / "new" / "file", b"second")
+    write_atomic(tmp_path / "new" / "file", b"first")
+    write_atomic(tmp_path / "new" / "file", b"second")
     assert (tmp_path / "new" / "file").read_bytes() == b"second"
     assert os.listdir(tmp_path / "new") == ["file"]
     assert (tmp_path / "new" / "file").stat().st_mode & 0o777 == 0o644
@@ -45,65 +50,65 @@ def test_what_is_written_is_there_and_readable(tmp_path: Path) -> None:
 
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    write_whole(path, b"first")
-    with largest_file(1000), pytest.raises(DiskFull, match=r"no room to write .*free some space, then give"):
-        write_whole(path, bytes(100_000))
+    write_atomic(path, b"first")
+    with largest_file(1000), pytest.raises(DiskFullError, match=r"no room to write .*free some space, then give"):
+        write_atomic(path, bytes(100_000))
     assert path.read_bytes() == b"first"
     assert os.listdir(tmp_path) == ["file"]
 
 
 def test_another_error_of_the_disk_keeps_its_name() -> None:
-    with pytest.raises(PermissionError), room_for(Path("x")):
+    with pytest.raises(PermissionError), disk_full_guard(Path("x")):
         raise PermissionError(errno.EACCES, "denied")
 
 
 def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
     (tmp_path / ".state.pt.abc.part").write_bytes(b"half")
     (tmp_path / "state.pt").write_bytes(b"whole")
-    sweep(tmp_path)
+    remove_partial_files(tmp_path)
     assert os.listdir(tmp_path) == ["state.pt"]
 
 
 def test_a_state_comes_back(tmp_path: Path) -> None:
-    assert load_state(tmp_path) is None
-    save_state(tmp_path, state(3))
-    save_state(tmp_path, state(4))
-    found = load_state(tmp_path)
+    assert load_train_checkpoint(tmp_path) is None
+    save_train_checkpoint(tmp_path, state(3))
+    save_train_checkpoint(tmp_path, state(4))
+    found = load_train_checkpoint(tmp_path)
     assert found is not None
     assert found.step == 4
     assert torch.equal(found.model["w"], torch.full((10,), 4.0))
-    assert has_state(tmp_path)
+    assert has_train_checkpoint(tmp_path)
 
 
 def test_a_disk_that_fills_while_saving_leaves_the_last_state(tmp_path: Path) -> None:
-    save_state(tmp_path, state(3))
-    with largest_file(20_000), pytest.raises(DiskFull):
-        save_state(tmp_path, state(4, 100_000))
-    found = load_state(tmp_path)
+    save_train_checkpoint(tmp_path, state(3))
+    with largest_file(20_000), pytest.raises(DiskFullError):
+        save_train_checkpoint(tmp_path, state(4, 100_000))
+    found = load_train_checkpoint(tmp_path)
     assert found is not None
     assert found.step == 3
 
 
 def test_a_damaged_state_is_told(tmp_path: Path) -> None:
-    save_state(tmp_path, state(3))
+    save_train_checkpoint(tmp_path, state(3))
     whole = (tmp_path / "state.pt").read_bytes()
     (tmp_path / "state.pt").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"cannot be read.*remove it"):
-        load_state(tmp_path)
+        load_train_checkpoint(tmp_path)
 
 
 def test_the_log_is_read_to_its_last_whole_line_and_cut(tmp_path: Path) -> None:
-    log = Log(tmp_path / "log.jsonl")
-    assert log.lines() == []
+    log = RunLog(tmp_path / "log.jsonl")
+    assert log.records() == []
     for step in (1, 2, 3):
         log.append({"kind": "train", "step": step, "loss": 0.1 * step})
     with log.path.open("a") as file:
         file.write('{"kind": "train", "st')
-    assert [line["step"] for line in log.lines()] == [1, 2, 3]
-    log.cut(2)
+    assert [line["step"] for line in log.records()] == [1, 2, 3]
+    log.truncate(2)
     assert log.path.read_text().count("\n") == 2
-    assert [json.loads(text) for text in log.path.read_text().splitlines()] == log.lines()
-    assert log.lines()[1] == {"kind": "train", "step": 2, "loss": 0.2}
+    assert [json.loads(text) for text in log.path.read_text().splitlines()] == log.records()
+    assert log.records()[1] == {"kind": "train", "step": 2, "loss": 0.2}
 
 
 def test_a_disk_that_fills_in_a_run_leaves_a_state_to_go_on_from(
@@ -115,9 +120,9 @@ def test_a_disk_that_fills_in_a_run_leaves_a_state_to_go_on_from(
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
         return {}
 
-    with largest_file(resource.getrlimit(resource.RLIMIT_FSIZE)[0]), pytest.raises(DiskFull, match="--resume"):
-        train(output=output, probe=fill, probe_every_steps=5, save_every_seconds=0, **tiny)
-    found = load_state(output / "state")
+    with largest_file(resource.getrlimit(resource.RLIMIT_FSIZE)[0]), pytest.raises(DiskFullError, match="--resume"):
+        train(output=output, on_step_end=fill, hook_every_steps=5, save_every_seconds=0, **tiny)
+    found = load_train_checkpoint(output / "state")
     assert found is not None
     assert found.step == 4
     ended, whole = train(output=output, resume=True, **tiny), train(output=tmp_path / "whole", **tiny)

@@ -21,10 +21,10 @@ def trained(model: nn.Module) -> set[str]:
 def test_parts_open_at_their_step() -> None:
     model = small().train()
     freezing = Freezing(model, STAGES, steps_per_epoch=10)
-    with freezing.during(0):
+    with freezing.active(0):
         seen = []
         for step in range(25):
-            freezing.step_done(step)
+            freezing.on_step_end(step)
             model.train()  # as after an evaluation
             seen.append((trained(model), {norm.training for norm in freezing.frozen_norms(step)}))
         assert [parts for parts, _ in seen] == (
@@ -40,7 +40,7 @@ def test_parts_open_at_their_step() -> None:
 def test_a_frozen_norm_does_not_move() -> None:
     model = small()
     model.train()
-    with Freezing(model, ("head: 0 epochs",), 10).during(3):
+    with Freezing(model, ("head: 0 epochs",), 10).active(3):
         before = {name: value.clone() for name, value in model.state_dict().items()}
         model.train()
         model(torch.randn(4, 3, 32, 32)).sum().backward()
@@ -56,7 +56,7 @@ def test_a_frozen_norm_does_not_move() -> None:
 def test_without_stages_all_is_trained() -> None:
     model = small()
     freezing = Freezing(model, (), 10)
-    with freezing.during(0):
+    with freezing.active(0):
         assert freezing.frozen_norms(0) == []
         assert all(weight.requires_grad for weight in model.parameters())
 
@@ -64,14 +64,14 @@ def test_without_stages_all_is_trained() -> None:
 def test_what_the_user_froze_stays_frozen() -> None:
     model = small()
     model.conv1.weight.requires_grad_(False)
-    with Freezing(model, ("all: 0 epochs",), 10).during(0):
+    with Freezing(model, ("all: 0 epochs",), 10).active(0):
         assert not model.conv1.weight.requires_grad
     assert not model.conv1.weight.requires_grad
 
 
 def test_the_head_of_a_module_of_one_s_own() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
-    with Freezing(model, ("head: 0 epochs",), 10).during(0):
+    with Freezing(model, ("head: 0 epochs",), 10).active(0):
         assert trained(model) == {"3"}
 
 

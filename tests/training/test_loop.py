@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional
 
-from reslab.training.loop import Loss, Stepping, fit, make_scaler, noise_seed, scaler_state
-from reslab.training.losses import Distillation, build_loss, dense_targets
-from reslab.training.meters import Diverged, Tally
+from reslab.training.loop import LossFn, TrainStep, grad_scaler_state, make_grad_scaler, run_train_loop, step_seed
+from reslab.training.losses import DistillationLoss, build_loss, dense_targets
+from reslab.training.meters import NonFiniteError, TrainMeter
 
 
 class Wheel:
@@ -42,10 +42,12 @@ def rate(step: int) -> float:
     return 0.1 / (1 + step)
 
 
-def run(model: nn.Module, optimizer: torch.optim.Optimizer, start: int, stop: int, seed: int = 5) -> Tally:
-    tally = Tally(first=start)
+def run(model: nn.Module, optimizer: torch.optim.Optimizer, start: int, stop: int, seed: int = 5) -> TrainMeter:
+    tally = TrainMeter(first_step=start)
     loss = functional.cross_entropy
-    fit(model, Wheel(), loss, optimizer, rate, lambda step: False, lambda: tally, start=start, stop=stop, seed=seed)
+    run_train_loop(
+        model, Wheel(), loss, optimizer, rate, lambda step: False, lambda: tally, start=start, stop=stop, seed=seed
+    )
     return tally
 
 
@@ -58,7 +60,7 @@ def test_the_loop_is_the_loop_that_tutorials_write() -> None:
     tally = run(ours, sgd(ours), 0, 6)
     optimizer, losses = sgd(plain), []
     for step in range(6):
-        torch.manual_seed(noise_seed(5, step))
+        torch.manual_seed(step_seed(5, step))
         optimizer.param_groups[0]["lr"] = rate(step)
         x, y, _ = Wheel().batch(step)
         optimizer.zero_grad()
@@ -84,7 +86,7 @@ def test_a_loop_from_the_middle_is_the_loop_that_came_there() -> None:
 
 
 def test_noise_depends_on_seed_step_and_rank() -> None:
-    seeds = {noise_seed(seed, step, rank) for seed in range(10) for step in range(-1, 20) for rank in range(3)}
+    seeds = {step_seed(seed, step, rank) for seed in range(10) for step in range(-1, 20) for rank in range(3)}
     assert len(seeds) == 10 * 21 * 3
     assert all(0 <= seed < 2**63 for seed in seeds)
 
@@ -97,53 +99,64 @@ def test_between_is_told_the_steps_done_and_ends_the_loop() -> None:
         seen.append(step)
         return step == 4
 
-    fit(model, Wheel(), functional.cross_entropy, optimizer, rate, between, lambda: Tally(), start=2, stop=9, seed=0)
+    run_train_loop(
+        model,
+        Wheel(),
+        functional.cross_entropy,
+        optimizer,
+        rate,
+        between,
+        lambda: TrainMeter(),
+        start=2,
+        stop=9,
+        seed=0,
+    )
     assert seen == [3, 4]
 
 
 def test_bf16_computes_in_bf16_and_keeps_float32_weights() -> None:
     model, dtypes = network(), []
     model.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
-    fit(
+    run_train_loop(
         model,
         Wheel(),
         functional.cross_entropy,
         sgd(model),
         rate,
         lambda step: False,
-        lambda: Tally(),
+        lambda: TrainMeter(),
         start=0,
         stop=2,
         seed=0,
-        stepping=Stepping("bf16", channels_last=True),
+        train_step=TrainStep("bf16", channels_last=True),
     )
     assert dtypes == [torch.bfloat16] * 2
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 
 def test_a_tally_counts_and_names_the_step_that_is_not_finite() -> None:
-    tally = Tally(first=10)
+    tally = TrainMeter(first_step=10)
     outputs, targets = torch.eye(3), torch.tensor([0, 1, 1])
-    tally.add(torch.tensor(1.0), outputs, targets)
-    tally.add(torch.tensor(2.0), outputs, targets)
+    tally.update(torch.tensor(1.0), outputs, targets)
+    tally.update(torch.tensor(2.0), outputs, targets)
     assert tally.means() == (1.5, 4 / 6)
-    tally.add(torch.tensor(float("inf")), outputs, targets)
-    tally.add(torch.tensor(float("nan")), outputs, targets)
-    with pytest.raises(Diverged, match="inf at step 12"):
+    tally.update(torch.tensor(float("inf")), outputs, targets)
+    tally.update(torch.tensor(float("nan")), outputs, targets)
+    with pytest.raises(NonFiniteError, match="inf at step 12"):
         tally.means()
 
 
 def test_a_tally_comes_back_from_plain_data() -> None:
-    tally = Tally(first=10, seconds=1.5)
-    tally.add(torch.tensor(1.25), torch.eye(3), torch.tensor([0, 1, 1]))
-    again = Tally.from_dict(tally.to_dict(), torch.device("cpu"))
+    tally = TrainMeter(first_step=10, seconds=1.5)
+    tally.update(torch.tensor(1.25), torch.eye(3), torch.tensor([0, 1, 1]))
+    again = TrainMeter.from_dict(tally.to_dict(), torch.device("cpu"))
     assert again.means() == tally.means()
-    assert (again.first, again.num_samples, again.seconds) == (10, 3, 1.5)
+    assert (again.first_step, again.num_samples, again.seconds) == (10, 3, 1.5)
 
 
 def test_outputs_that_are_no_scores_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(N, classes\)"):
-        Tally().add(torch.tensor(1.0), torch.zeros(2, 3, 4), torch.zeros(2, dtype=torch.int64))
+        TrainMeter().update(torch.tensor(1.0), torch.zeros(2, 3, 4), torch.zeros(2, dtype=torch.int64))
 
 
 def network_gradient(norm: bool = False) -> nn.Module:
@@ -157,27 +170,27 @@ def batch(size: int = 12) -> tuple[Tensor, Tensor]:
     return torch.randn(size, 1, 6, 6, generator=generator, dtype=torch.float64), torch.arange(size) % 3
 
 
-def steps(stepping: Stepping, model: nn.Module, loss: Loss, num_steps: int = 3, mixed: bool = False) -> list[Tensor]:
+def steps(stepping: TrainStep, model: nn.Module, loss: LossFn, num_steps: int = 3, mixed: bool = False) -> list[Tensor]:
     """The losses of some steps of SGD, and the weights they led to."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     found = []
     for _ in range(num_steps):
         x, y = batch()
         y = 0.5 * (dense_targets(x.new_zeros(12, 3), y) + dense_targets(x.new_zeros(12, 3), y.roll(1))) if mixed else y
-        value, outputs = stepping.take(model, loss, optimizer, x, y)
+        value, outputs = stepping.run(model, loss, optimizer, x, y)
         assert outputs.shape == (12, 3)
         found.append(value)
     return [*found, *(parameter.detach() for parameter in model.parameters())]
 
 
-def taught() -> Loss:
+def taught() -> LossFn:
     torch.manual_seed(7)
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).double()
-    distilled: Any = Distillation(build_loss("cross-entropy", 0.1), teacher, 0.5, 3.0)
+    distilled: Any = DistillationLoss(build_loss("cross-entropy", 0.1), teacher, 0.5, 3.0)
     return distilled
 
 
-LOSSES: dict[str, Callable[[], Loss]] = {
+LOSSES: dict[str, Callable[[], LossFn]] = {
     "cross-entropy": lambda: build_loss("cross-entropy", 0.1),
     "weighted": lambda: build_loss("cross-entropy", 0.1, torch.tensor([0.5, 1.0, 2.0])),
     "bce": lambda: build_loss("bce(0.2,sum)", 0.1),
@@ -190,15 +203,15 @@ LOSSES: dict[str, Callable[[], Loss]] = {
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("parts", [2, 5, 12])
 def test_parts_of_a_batch_make_the_step_of_the_whole(parts: int, name: str, mixed: bool) -> None:
-    whole = steps(Stepping(), network_gradient(), LOSSES[name](), mixed=mixed)
-    found = steps(Stepping(accumulate=parts), network_gradient(), LOSSES[name](), mixed=mixed)
+    whole = steps(TrainStep(), network_gradient(), LOSSES[name](), mixed=mixed)
+    found = steps(TrainStep(grad_accum_steps=parts), network_gradient(), LOSSES[name](), mixed=mixed)
     for a, b in zip(found, whole, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-14)
 
 
 def test_norms_see_the_parts() -> None:
     model, x = network_gradient(norm=True), batch()[0]
-    steps(Stepping(accumulate=3), model, build_loss("cross-entropy"), num_steps=1)
+    steps(TrainStep(grad_accum_steps=3), model, build_loss("cross-entropy"), num_steps=1)
     expected = network_gradient(norm=True)
     for part in x.chunk(3):
         expected(part)
@@ -210,7 +223,9 @@ def test_clipping_bounds_the_norm_of_the_whole_gradient_of_all_parts() -> None:
     for parts in (1, 3):
         model, plain = network_gradient(), network_gradient()
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-        Stepping(clip_norm=0.01, accumulate=parts).take(model, build_loss("cross-entropy"), optimizer, *batch())
+        TrainStep(clip_grad_norm=0.01, grad_accum_steps=parts).run(
+            model, build_loss("cross-entropy"), optimizer, *batch()
+        )
         x, y = batch()
         nn.functional.cross_entropy(plain(x), y).backward()
         gradients = [parameter.grad for parameter in plain.parameters() if parameter.grad is not None]
@@ -222,21 +237,21 @@ def test_clipping_bounds_the_norm_of_the_whole_gradient_of_all_parts() -> None:
 
 def halves(model: nn.Module, scaler: GradScaler, num_steps: int, factor: float = 1.0) -> list[Tensor]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    stepping, (x, y) = Stepping("fp16", scaler=scaler), batch()
+    stepping, (x, y) = TrainStep("fp16", scaler=scaler), batch()
     return [
-        stepping.take(model, build_loss("cross-entropy"), optimizer, x.float() * factor, y)[1] for _ in range(num_steps)
+        stepping.run(model, build_loss("cross-entropy"), optimizer, x.float() * factor, y)[1] for _ in range(num_steps)
     ]
 
 
 def test_fp16_computes_in_fp16_and_keeps_float32_weights_near_those_of_float32() -> None:
     model, plain = network_gradient().float(), network_gradient().float()
-    scaler = make_scaler("fp16", torch.device("cpu"))
+    scaler = make_grad_scaler("fp16", torch.device("cpu"))
     assert scaler is not None
     outputs = halves(model, scaler, 5)
     assert {output.dtype for output in outputs} == {torch.float16}
     optimizer, (x, y) = torch.optim.SGD(plain.parameters(), lr=0.1), batch()
     for _ in range(5):
-        Stepping().take(plain, build_loss("cross-entropy"), optimizer, x.float(), y)
+        TrainStep().run(plain, build_loss("cross-entropy"), optimizer, x.float(), y)
     for a, b in zip(model.parameters(), plain.parameters(), strict=True):
         assert a.dtype == torch.float32
         torch.testing.assert_close(a, b, rtol=1e-2, atol=2e-3)
@@ -253,18 +268,20 @@ def test_a_gradient_that_overflows_in_fp16_is_no_step_and_lowers_the_scale() -> 
 def test_the_scaler_goes_on_where_it_was() -> None:
     scaler, again = (GradScaler("cpu", init_scale=2.0**30) for _ in range(2))
     halves(network_gradient().float(), scaler, 2)
-    state = scaler_state(scaler)
+    state = grad_scaler_state(scaler)
     assert state is not None
     again.load_state_dict(state)
     assert again.get_scale() == scaler.get_scale() == 2.0**28
-    assert make_scaler("bf16", torch.device("cpu")) is scaler_state(None) is None
+    assert make_grad_scaler("bf16", torch.device("cpu")) is grad_scaler_state(None) is None
 
 
 def test_what_is_compiled_runs_in_the_models_place_and_its_weights_are_the_models() -> None:
     model, plain = network_gradient(), network_gradient()
     ran = []
     compiled: Any = torch.compile(model, backend=lambda graph, inputs: ran.append(len(inputs)) or graph.forward)
-    found = steps(Stepping(accumulate=2, compiled=compiled), model, build_loss("cross-entropy"), num_steps=2)
-    expected = steps(Stepping(accumulate=2), plain, build_loss("cross-entropy"), num_steps=2)
+    found = steps(
+        TrainStep(grad_accum_steps=2, compiled_model=compiled), model, build_loss("cross-entropy"), num_steps=2
+    )
+    expected = steps(TrainStep(grad_accum_steps=2), plain, build_loss("cross-entropy"), num_steps=2)
     assert ran
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

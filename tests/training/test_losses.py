@@ -15,24 +15,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
-from reslab.data.registry import open_data
+from reslab.data.registry import open_dataset
 from reslab.nn.checkpoints.safetensors_io import read_tensors, save_weights
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.loss import LOSSES, parse_loss
 from reslab.spec.optim import OptimizerConfig
 from reslab.spec.preprocess import Preprocess
-from reslab.training.loop import Stepping
+from reslab.training.loop import TrainStep
 from reslab.training.losses import (
-    BinaryFocal,
-    Distillation,
-    Loss,
-    Renormalised,
+    BinaryFocalLoss,
+    DistillationLoss,
+    LossFn,
+    RenormalizedModel,
     build_loss,
-    class_weights,
+    compute_class_weights,
     dense_targets,
-    read_teacher,
-    size_penalty,
+    load_teacher,
+    weight_penalty,
 )
 from reslab.training.optim.factory import build_optimizer
 from reslab.training.train import train
@@ -51,7 +51,7 @@ def sample(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
     return outputs, labels, mixed
 
 
-def assert_alike(ours: Loss, theirs: Loss, outputs: Tensor, targets: Tensor, other: Tensor | None = None) -> None:
+def assert_alike(ours: LossFn, theirs: LossFn, outputs: Tensor, targets: Tensor, other: Tensor | None = None) -> None:
     """The same number and the same gradient."""
     x, y = outputs.clone().requires_grad_(), outputs.clone().requires_grad_()
     first, second = ours(x, targets), theirs(y, targets if other is None else other)
@@ -154,19 +154,19 @@ def test_targets_of_another_shape_are_refused() -> None:
     outputs, labels, mixed = sample()
     for wrong in (labels[:3], mixed[:, :3], mixed.long()):
         with pytest.raises(ValueError, match=r"targets of shape \(12,\)"):
-            BinaryFocal()(outputs, wrong)
+            BinaryFocalLoss()(outputs, wrong)
 
 
 def test_balanced_weights_are_those_of_scikit_learn() -> None:
     from sklearn.utils.class_weight import compute_class_weight
 
     labels = torch.tensor([0, 0, 0, 1, 1, 2, 3, 4])
-    found = class_weights("balanced", labels, CLASSES)
+    found = compute_class_weights("balanced", labels, CLASSES)
     assert found is not None
     expected = compute_class_weight("balanced", classes=labels.unique().numpy(), y=labels.numpy())
     torch.testing.assert_close(found, torch.as_tensor(expected), rtol=1e-15, atol=0)
-    assert class_weights("", labels, CLASSES) is None
-    numbers = class_weights("1,2,3,4,0.5", labels, CLASSES)
+    assert compute_class_weights("", labels, CLASSES) is None
+    numbers = compute_class_weights("1,2,3,4,0.5", labels, CLASSES)
     assert numbers is not None
     assert numbers.tolist() == [1, 2, 3, 4, 0.5]
 
@@ -182,7 +182,7 @@ def test_balanced_weights_are_those_of_scikit_learn() -> None:
 )
 def test_weights_that_mean_nothing_are_refused(how: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        class_weights(how, torch.tensor([0, 1, 2, 3]), CLASSES)
+        compute_class_weights(how, torch.tensor([0, 1, 2, 3]), CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_it_is_the_formula_and_the_teacher_learns_nothing() -> None:
     teacher = nn.Linear(6, 3, dtype=torch.float64)
     x, z = torch.randn(5, 6, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
     y, loss = torch.arange(5) % 3, build_loss("cross-entropy", 0.1)
-    found = Distillation(loss, teacher, alpha=0.7, temperature=4.0)(z, y, x)
+    found = DistillationLoss(loss, teacher, alpha=0.7, temperature=4.0)(z, y, x)
     soft, taught = (z / 4).softmax(1), (teacher(x) / 4).softmax(1)
     divergence = (taught * (taught / soft).log()).sum(1).mean()
     torch.testing.assert_close(found, 0.3 * loss(z, y) + 0.7 * 16 * divergence, rtol=1e-12, atol=0)
@@ -235,7 +235,9 @@ def test_at_temperature_1_its_gradient_is_that_of_cross_entropy_to_the_teachers_
     torch.manual_seed(0)
     teacher, x = nn.Linear(6, 3, dtype=torch.float64), torch.randn(5, 6, dtype=torch.float64)
     first, second = (torch.ones(5, 3, dtype=torch.float64).requires_grad_() for _ in range(2))
-    Distillation(build_loss("cross-entropy"), teacher, alpha=1.0)(first, torch.zeros(5, dtype=torch.long), x).backward()
+    DistillationLoss(build_loss("cross-entropy"), teacher, alpha=1.0)(
+        first, torch.zeros(5, dtype=torch.long), x
+    ).backward()
     functional.cross_entropy(second, teacher(x).softmax(1).detach()).backward()
     torch.testing.assert_close(first.grad, second.grad, rtol=1e-12, atol=1e-15)
 
@@ -250,11 +252,11 @@ def saved(path: Path, classes: tuple[str, ...], preprocess: Preprocess, channels
 
 
 def test_a_teacher_sees_pictures_as_it_was_trained_to(tmp_path: Path) -> None:
-    data = open_data("digits")
+    data = open_dataset("digits")
     own = replace(data.preprocess, mean=(0.5,), std=(0.25,))
     network = saved(tmp_path / "own.safetensors", data.classes, own)
-    teacher = read_teacher(tmp_path / "own.safetensors", data)
-    assert isinstance(teacher, Renormalised)
+    teacher = load_teacher(tmp_path / "own.safetensors", data)
+    assert isinstance(teacher, RenormalizedModel)
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     assert not any(module.training for module in teacher.modules())
     pixels = torch.rand(4, 1, 8, 8)
@@ -262,18 +264,18 @@ def test_a_teacher_sees_pictures_as_it_was_trained_to(tmp_path: Path) -> None:
     expected = network((pixels - 0.5) / 0.25)
     torch.testing.assert_close(teacher((pixels - mean) / std), expected, rtol=1e-4, atol=1e-5)
     saved(tmp_path / "same.safetensors", data.classes, data.preprocess)
-    assert isinstance(read_teacher(tmp_path / "same.safetensors", data), ResidualNetwork)
+    assert isinstance(load_teacher(tmp_path / "same.safetensors", data), ResidualNetwork)
 
 
 def test_a_teacher_of_other_classes_or_channels_is_refused(tmp_path: Path) -> None:
-    data = open_data("digits")
+    data = open_dataset("digits")
     saved(tmp_path / "classes.safetensors", tuple(reversed(data.classes)), data.preprocess)
     with pytest.raises(ValueError, match="classes in their order"):
-        read_teacher(tmp_path / "classes.safetensors", data)
+        load_teacher(tmp_path / "classes.safetensors", data)
     colours = Preprocess(3, "", (0.5,) * 3, (0.5,) * 3)
     saved(tmp_path / "colour.safetensors", data.classes, colours, channels=3)
     with pytest.raises(ValueError, match="a teacher of 1 channels"):
-        read_teacher(tmp_path / "colour.safetensors", data)
+        load_teacher(tmp_path / "colour.safetensors", data)
 
 
 def test_sums_over_every_trained_parameter() -> None:
@@ -281,13 +283,13 @@ def test_sums_over_every_trained_parameter() -> None:
     with torch.no_grad():
         for weight in model.parameters():
             weight.fill_(-2.0)
-    assert size_penalty(model, 0.0, 0.5).item() == 0.5 * 4 * 5
-    assert size_penalty(model, 0.25, 0.0).item() == 0.25 * 2 * 5
+    assert weight_penalty(model, 0.0, 0.5).item() == 0.5 * 4 * 5
+    assert weight_penalty(model, 0.25, 0.0).item() == 0.25 * 2 * 5
     model[0].weight.requires_grad_(False)
-    assert size_penalty(model, 0.25, 0.5).item() == 0.25 * 2 * 3 + 0.5 * 4 * 3
+    assert weight_penalty(model, 0.25, 0.5).item() == 0.25 * 2 * 3 + 0.5 * 4 * 3
 
 
-def stepped(stepping: Stepping, weight_decay: float) -> list[torch.Tensor]:
+def stepped(stepping: TrainStep, weight_decay: float) -> list[torch.Tensor]:
     torch.manual_seed(0)
     model = create_model("book_batchnorm").double()
     optimizer = build_optimizer(model, OptimizerConfig(lr=0.05, momentum=0.0, weight_decay=weight_decay))
@@ -295,14 +297,14 @@ def stepped(stepping: Stepping, weight_decay: float) -> list[torch.Tensor]:
     model.train()
     for _ in range(10):
         x = torch.randn((8, 3, 32, 32), generator=draw, dtype=torch.float64)
-        stepping.take(model, functional.cross_entropy, optimizer, x, torch.arange(8) % 2)
+        stepping.run(model, functional.cross_entropy, optimizer, x, torch.arange(8) % 2)
     return [weight.detach() for weight in model.parameters()]
 
 
 def test_the_book_s_l2_is_a_weight_decay_of_twice_lambda() -> None:
-    penalised, decayed = stepped(Stepping(l2=0.01), 0.0), stepped(Stepping(), 0.02)
+    penalised, decayed = stepped(TrainStep(l2=0.01), 0.0), stepped(TrainStep(), 0.02)
     torch.testing.assert_close(penalised, decayed, rtol=1e-12, atol=1e-14)
-    assert not torch.allclose(penalised[0], stepped(Stepping(), 0.0)[0], rtol=1e-6)
+    assert not torch.allclose(penalised[0], stepped(TrainStep(), 0.0)[0], rtol=1e-6)
 
 
 def test_parts_of_a_batch_are_penalised_once() -> None:
@@ -312,7 +314,7 @@ def test_parts_of_a_batch_are_penalised_once() -> None:
     found = []
     for parts in (1, 4):
         model.zero_grad()
-        value, _ = Stepping(accumulate=parts, l1=0.1, l2=0.2).gradient(model, functional.cross_entropy, x, y)
+        value, _ = TrainStep(grad_accum_steps=parts, l1=0.1, l2=0.2).backward(model, functional.cross_entropy, x, y)
         found.append((value, [weight.grad for weight in model.parameters()]))
     torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-14)
 
@@ -324,7 +326,7 @@ def test_a_run_with_either_is_the_same_network(tiny: dict[str, Any], tmp_path: P
     base = {**tiny["settings"], **plain}
     found = []
     for name, said in (("a", {"l2": "0.001"}), ("b", {"optimizer.weight_decay": "0.002"}), ("c", {})):
-        run = train(output=tmp_path / name, settings={**base, **said}, epochs=1, show=tiny["show"])
+        run = train(output=tmp_path / name, overrides={**base, **said}, epochs=1, on_log=tiny["show"])
         found.append(read_tensors(run.weights_path))
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=2e-6)
     assert max(float((found[0][name] - found[2][name]).abs().max()) for name in found[0]) > 1e-4

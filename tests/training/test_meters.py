@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from reslab.training.evaluation.evaluate import evaluate
-from reslab.training.loop import Awaited
-from reslab.training.meters import last_epoch, speed_without_loading
+from reslab.training.loop import TimedLoader
+from reslab.training.meters import last_epoch_averages, throughput_without_loading
 from reslab.training.train import train
 
 
@@ -24,18 +24,18 @@ def test_the_last_epoch_is_averaged_over_its_steps() -> None:
     for first, last in zip((0, *ends), ends, strict=False):
         mean = sum(losses[first:last]) / (last - first)
         lines.append({"kind": "train", "step": last, "loss": mean, "top1": mean / 10})
-    assert last_epoch(lines, 10) == pytest.approx(
+    assert last_epoch_averages(lines, 10) == pytest.approx(
         {"train_average_loss": sum(losses[20:]) / 5, "train_average_top1": sum(losses[20:]) / 50}
     )
-    assert last_epoch(lines[:7], 10)["train_average_loss"] == pytest.approx(sum(losses[10:20]) / 10)
-    assert last_epoch([], 10) == {}
+    assert last_epoch_averages(lines[:7], 10)["train_average_loss"] == pytest.approx(sum(losses[10:20]) / 10)
+    assert last_epoch_averages([], 10) == {}
 
 
 def test_speed_is_images_over_seconds() -> None:
     key = "images_per_second_without_loading"
     lines = [{"kind": "train", "step": 10, key: 100.0}, {"kind": "train", "step": 40, key: 300.0}]
-    assert speed_without_loading(lines) == pytest.approx(40 / (10 / 100 + 30 / 300))
-    assert speed_without_loading([]) is None
+    assert throughput_without_loading(lines) == pytest.approx(40 / (10 / 100 + 30 / 300))
+    assert throughput_without_loading([]) is None
 
 
 def test_a_run_tells_both(tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_a_run_tells_both(tiny: dict[str, Any], tmp_path: Path) -> None:
     assert result is not None
     found = evaluate(run.path, split="train")
     assert (result["train_loss"], result["train_top1"]) == (found.loss, found.top1)
-    last = [line for line in run.log.lines() if line["kind"] == "train"][-1]
+    last = [line for line in run.log.records() if line["kind"] == "train"][-1]
     assert result["train_average_loss"] == pytest.approx(last["loss"])  # one report an epoch
     assert result["train_average_top1"] != result["train_top1"]
     assert result["images_per_second_without_loading"] > result["images_per_second"] > 0
@@ -80,12 +80,12 @@ class _Slow:
 def test_fetching_counts_and_stepping_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("reslab.training.loop.time.perf_counter", lambda: now[0])
-    awaited = Awaited(_Slow(now))
-    stream = awaited.iterate(5)
+    awaited = TimedLoader(_Slow(now))
+    stream = awaited.iter_from(5)
     for step in (5, 6, 7):
         assert int(next(stream)[0]) == step
         now[0] += 10.0  # the step
-    assert awaited.seconds == 6.0
+    assert awaited.wait_seconds == 6.0
     assert awaited.num_steps_per_epoch == 3
 
 
@@ -93,7 +93,12 @@ def test_a_run_tells_the_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("reslab.training.run_logger._PROGRESS_EVERY_SECONDS", 0.0)
     lines: list[dict[str, Any]] = []
     train(
-        "resnet8_fast", "digits", epochs=0.5, output=tmp_path / "run", show=lines.append, settings={"batch_size": 128}
+        "resnet8_fast",
+        "digits",
+        epochs=0.5,
+        output=tmp_path / "run",
+        on_log=lines.append,
+        overrides={"batch_size": 128},
     )
     shares = [line["waiting"] for line in lines if line["kind"] == "progress"]
     assert shares

@@ -11,9 +11,9 @@ from torch.nn import functional
 
 from reslab.spec.recipe import Recipe
 from reslab.training.freezing import Freezing
-from reslab.training.loop import Stepping, Steps
-from reslab.training.meters import Diverged
-from reslab.training.nonfinite import Origin, find_origin
+from reslab.training.loop import TrainContext, TrainStep
+from reslab.training.meters import NonFiniteError
+from reslab.training.nonfinite import NonFiniteOrigin, find_non_finite
 from reslab.training.train import train
 
 BAD_STEP = 3
@@ -62,43 +62,45 @@ def network(last: nn.Module | None = None) -> nn.Module:
     return nn.Sequential(*layers, *([last] if last else []))
 
 
-def origin(model: nn.Module, batches: Wheel, loss: Any = functional.cross_entropy, lr: float = 0.1) -> Origin | None:
-    return find_origin(steps(model, batches, loss), lambda step: lr, start=1, stop=8)
+def origin(
+    model: nn.Module, batches: Wheel, loss: Any = functional.cross_entropy, lr: float = 0.1
+) -> NonFiniteOrigin | None:
+    return find_non_finite(steps(model, batches, loss), lambda step: lr, start=1, stop=8)
 
 
-def steps(model: nn.Module, batches: Wheel, loss: Any, stepping: Stepping | None = None) -> Steps:
+def steps(model: nn.Module, batches: Wheel, loss: Any, stepping: TrainStep | None = None) -> TrainContext:
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     freezing = Freezing(model, (), batches.num_steps_per_epoch)
-    return Steps(model, batches, loss, optimizer, stepping or Stepping(), freezing, Recipe("", ""), seed=0)
+    return TrainContext(model, batches, loss, optimizer, stepping or TrainStep(), freezing, Recipe("", ""), seed=0)
 
 
 def test_a_broken_picture_is_named() -> None:
     found = origin(network(), Wheel(broken=True))
-    assert found == Origin(3, "in the pictures themselves", (30, 31, 32, 33))
+    assert found == NonFiniteOrigin(3, "in the pictures themselves", (30, 31, 32, 33))
 
 
 def test_the_first_layer_is_named() -> None:
     breaking = Breaking()
     breaking.calls = 1  # the steps start at 1
     found = origin(network(breaking), Wheel())
-    assert found == Origin(3, "in the output of 4 (Breaking)", (30, 31, 32, 33))
+    assert found == NonFiniteOrigin(3, "in the output of 4 (Breaking)", (30, 31, 32, 33))
 
 
 def test_the_loss_is_named_where_the_outputs_are_finite() -> None:
     found = origin(network(), Wheel(), loss=lambda outputs, y: outputs.sum() * float("nan"))
-    assert found == Origin(1, "in the loss, of finite outputs", (10, 11, 12, 13))
+    assert found == NonFiniteOrigin(1, "in the loss, of finite outputs", (10, 11, 12, 13))
 
 
 def test_the_gradient_is_named_from_the_end() -> None:
     found = origin(network(InfiniteSlope()), Wheel())
     assert found is not None
-    assert found.where == "in the gradient of 3.bias"
+    assert found.location == "in the gradient of 3.bias"
 
 
 def test_a_step_that_is_too_large_is_named() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     found = origin(model, Wheel(), loss=lambda outputs, y: 10 * outputs.sum(), lr=3e38)
-    assert found == Origin(1, "in the step itself, which 1.weight did not stand", (10, 11, 12, 13))
+    assert found == NonFiniteOrigin(1, "in the step itself, which 1.weight did not stand", (10, 11, 12, 13))
 
 
 def test_where_all_is_finite_nothing_is_found_and_no_hook_stays() -> None:
@@ -110,10 +112,10 @@ def test_where_all_is_finite_nothing_is_found_and_no_hook_stays() -> None:
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_batch_in_parts_is_named_whole(parts: int) -> None:
     model = network()
-    stepping = Stepping(accumulate=parts, compiled=lambda x: model(x) * 0)
+    stepping = TrainStep(grad_accum_steps=parts, compiled_model=lambda x: model(x) * 0)
     taken = steps(model, Wheel(broken=True), functional.cross_entropy, stepping)
-    found = find_origin(taken, lambda step: 0.1, start=0, stop=8)
-    assert found == Origin(3, "in the pictures themselves", (30, 31, 32, 33))
+    found = find_non_finite(taken, lambda step: 0.1, start=0, stop=8)
+    assert found == NonFiniteOrigin(3, "in the pictures themselves", (30, 31, 32, 33))
 
 
 class BrokenOnceTrained(nn.Module):
@@ -137,5 +139,5 @@ def test_parts_open_again_at_their_step_while_it_is_searched_for(tmp_path: Path)
         "schedule.warmup": "0 steps",
     }
     torch.manual_seed(0)
-    with pytest.raises(Diverged, match=r"it began at step 23 in the output of the network \(BrokenOnceTrained\)"):
-        train(BrokenOnceTrained(), output=tmp_path / "run", settings=settings, show=lambda line: None)
+    with pytest.raises(NonFiniteError, match=r"it began at step 23 in the output of the network \(BrokenOnceTrained\)"):
+        train(BrokenOnceTrained(), output=tmp_path / "run", overrides=settings, on_log=lambda line: None)

@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from reslab.data.rng import seeded
-from reslab.runtime.device import choose_device, num_threads_for, quick_bf16, threads
+from reslab.data.rng import temporary_seed
+from reslab.runtime.device import choose_device, choose_num_threads, has_native_bf16, limit_threads
 from reslab.spec.zoo import ARCHS
 from reslab.training.evaluation.evaluate import evaluate
-from reslab.training.options import default_model, default_recipe, warn_of_stem
+from reslab.training.options import default_model, default_recipe, warn_about_stem
 from reslab.training.run import Run
 from reslab.training.train import cost_table, train
 
@@ -43,7 +43,7 @@ class OwnNetwork(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        with seeded(0):  # weights that learn the stripes, whichever tests ran before
+        with temporary_seed(0):  # weights that learn the stripes, whichever tests ran before
             self.conv = nn.Conv2d(1, 8, 3)
             self.head = nn.Linear(8, 2)
 
@@ -61,22 +61,22 @@ def test_a_module_a_data_set_and_a_loss_of_ones_own(tmp_path: Path, weights_hash
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run = train(
-            OwnNetwork(), Stripes(64), loss=own_loss, settings=settings, val_fraction=0.25, output=tmp_path / "run",
-            show=lambda line: None,
+            OwnNetwork(), Stripes(64), loss=own_loss, overrides=settings, val_fraction=0.25, output=tmp_path / "run",
+            on_log=lambda line: None,
         )  # fmt: skip
     assert run.result is not None
     assert run.result["top1"] == 1.0
     assert run.result["top5"] is None
-    assert run.facts["model"]["arch"] is None
-    assert "OwnNetwork" in run.facts["model"]["source"]
-    assert run.facts["loss"].endswith("own_loss")
+    assert run.metadata["model"]["arch"] is None
+    assert "OwnNetwork" in run.metadata["model"]["source"]
+    assert run.metadata["loss"].endswith("own_loss")
     assert run.result["loss"] < 0.5
     assert "OwnNetwork" in run.report_path.read_text()
     with pytest.raises(ValueError, match="loss"):
         train(OwnNetwork(), Stripes(64), output=run.path, resume=True)
     with pytest.raises(ValueError, match="module the run trained"):
         train(None, Stripes(64), loss=own_loss, output=run.path, resume=True)
-    again = train(OwnNetwork(), Stripes(64), loss=own_loss, output=run.path, resume=True, show=lambda line: None)
+    again = train(OwnNetwork(), Stripes(64), loss=own_loss, output=run.path, resume=True, on_log=lambda line: None)
     assert weights_hash(again) == weights_hash(run)
     found = evaluate(run, Stripes(64), split="train", module=OwnNetwork(), loss=own_loss)
     assert (found.num_samples, found.top1) == (64, 1.0)
@@ -114,25 +114,25 @@ def test_a_folder_of_photographs(photos: Path, tmp_path: Path, weights_hash: Cal
     arguments: dict[str, Any] = {"epochs": 2, "batch": 6, "settings": SMALL, "workers": 0, "show": lambda line: None}
     run = train("resnet18", photos, output=tmp_path / "run", **arguments)
     assert run.classes == ("blue", "red")
-    assert run.facts["data"]["asked"] == str(photos)
-    assert run.facts["recipe"]["name"] == "photos-scratch"
-    assert sum(run.facts["data"]["num_images"].values()) == 24
-    assert run.recipe.precision == ("bf16" if quick_bf16(choose_device("auto")) else "float32")
+    assert run.metadata["data"]["asked"] == str(photos)
+    assert run.metadata["recipe"]["name"] == "photos-scratch"
+    assert sum(run.metadata["data"]["num_images"].values()) == 24
+    assert run.recipe.precision == ("bf16" if has_native_bf16(choose_device("auto")) else "float32")
     moved = photos.rename(tmp_path / "moved")
     with pytest.raises(ValueError, match="no such folder"):
         evaluate(run)
     assert run.result is not None
     assert evaluate(run, moved).num_samples > 0
-    again = train(data=moved, output=run.path, resume=True, workers=1, show=lambda line: None)
+    again = train(data=moved, output=run.path, resume=True, workers=1, on_log=lambda line: None)
     assert weights_hash(again) == weights_hash(run)
 
 
 def test_photographs_start_from_published_weights_or_say_why_not(photos: Path, tmp_path: Path) -> None:
     lines: list[dict[str, Any]] = []
     settings = {"duration": "1 steps", "batch_size": 2, "train_transform": "resize(72) center-crop(64)"}
-    run = train(data=photos, settings=settings, workers=0, output=tmp_path / "run", show=lines.append)
-    assert run.facts["model"]["name"] == "resnet18"
-    assert run.facts["pretrained"] is None
+    run = train(data=photos, overrides=settings, workers=0, output=tmp_path / "run", on_log=lines.append)
+    assert run.metadata["model"]["name"] == "resnet18"
+    assert run.metadata["pretrained"] is None
     notes = [line["text"] for line in lines if line["kind"] == "note"]
     assert any("it learns from these pictures alone" in note for note in notes)
 
@@ -154,24 +154,24 @@ def test_what_is_chosen_where_nothing_was_asked_for() -> None:
 @pytest.mark.parametrize(("name", "twin"), [("resnet18", "resnet18_cifar"), ("resnet18_d2l", "resnet18_cifar")])
 def test_an_imagenet_stem_on_small_pictures_is_warned_of(name: str, twin: str) -> None:
     with pytest.warns(UserWarning, match=rf"of 32 pixels 8 are left.*'{twin}'"):
-        warn_of_stem(ARCHS[name], (3, 32, 32))
+        warn_about_stem(ARCHS[name], (3, 32, 32))
 
 
 @pytest.mark.parametrize(("name", "side"), [("resnet18", 64), ("resnet20_cifar", 8), ("book_net", 32)])
 def test_other_networks_are_not_warned_of(name: str, side: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_of_stem(ARCHS[name], (3, side, side))
+        warn_about_stem(ARCHS[name], (3, side, side))
 
 
 def test_small_pictures_are_computed_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     before, cpu = torch.get_num_threads(), torch.device("cpu")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    with threads(2):
-        assert num_threads_for((1, 8, 8), cpu) == num_threads_for((3, 16, 16), cpu) == 1
-        assert num_threads_for((3, 32, 32), cpu) == num_threads_for((1, 8, 8), torch.device("cuda")) == 2
+    with limit_threads(2):
+        assert choose_num_threads((1, 8, 8), cpu) == choose_num_threads((3, 16, 16), cpu) == 1
+        assert choose_num_threads((3, 32, 32), cpu) == choose_num_threads((1, 8, 8), torch.device("cuda")) == 2
         monkeypatch.setenv("OMP_NUM_THREADS", "2")
-        assert num_threads_for((1, 8, 8), cpu) == 2
+        assert choose_num_threads((1, 8, 8), cpu) == 2
     assert torch.get_num_threads() == before
 
 
@@ -216,7 +216,7 @@ def test_pictures_left_out_are_told_by_path(photos: Path, tmp_path: Path) -> Non
     (photos / "red" / "broken.png").write_bytes(b"")
     lines: list[dict[str, Any]] = []
     settings = {**SMALL, "duration": "1 step", "batch_size": 4}
-    train(None, photos, settings=settings, skip_bad_images=True, output=tmp_path / "run", show=lines.append)
+    train(None, photos, overrides=settings, skip_bad_images=True, output=tmp_path / "run", on_log=lines.append)
     assert [line["text"] for line in lines if "left out: " in line.get("text", "") and "broken.png" in line["text"]]
 
 

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from reslab.data.image_datasets import TensorImages
-from reslab.data.transforms.normalize import read_mean_image, take_mean_image
+from reslab.data.image_datasets import TensorImageDataset
+from reslab.data.transforms.normalize import compute_mean_image, decode_mean_image
 from reslab.deploy.predict import predict
 from reslab.nn.checkpoints.safetensors_io import read_header
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.run import Run
-from reslab.training.run_data import find_data
+from reslab.training.run_data import open_train_data
 from reslab.training.train import train
 
 
@@ -29,20 +29,20 @@ def test_it_is_saved_resumed_evaluated_and_predicted_with(
 ) -> None:
     said = {**tiny, "settings": {**tiny["settings"], "pixel_mean": "true"}, "seed": 2}
     whole = train(output=tmp_path / "whole", **said)
-    data = find_data(None)
+    data = open_train_data(None)
     images = data.split("train")
-    assert isinstance(images, TensorImages)
+    assert isinstance(images, TensorImageDataset)
     kept = read_header(whole.weights_path)["preprocess"]
     assert kept["std"] == [1.0]
-    assert torch.equal(read_mean_image(kept["mean_image"]), take_mean_image(images))
+    assert torch.equal(decode_mean_image(kept["mean_image"]), compute_mean_image(images))
     with pytest.raises(KeyError):
-        train(output=tmp_path / "cut", probe=fail, probe_every_steps=13, save_every_seconds=0.0, **said)
-    again = train(output=tmp_path / "cut", resume=True, show=said["show"])
+        train(output=tmp_path / "cut", on_step_end=fail, hook_every_steps=13, save_every_seconds=0.0, **said)
+    again = train(output=tmp_path / "cut", resume=True, on_log=said["show"])
     assert timeless(again) == timeless(whole)
     assert evaluate(whole.path).top1 == whole.top1
     held_out, right = data.split("test"), 0
     for i in range(40):
-        pixels = held_out.raw(i)[0].numpy().astype(np.uint8)
+        pixels = held_out.preview(i)[0].numpy().astype(np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{i}.png")
         found = predict(whole.weights_path, [tmp_path / f"{i}.png"])[0]
         right += found.classes[0].name == data.classes[int(held_out.labels[i])]

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from reslab.data.adapters import as_data
-from reslab.data.dataset import Data
-from reslab.data.image_datasets import TensorImages
+from reslab.data.adapters import as_dataset
+from reslab.data.dataset import DatasetSplits
+from reslab.data.image_datasets import TensorImageDataset
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.recipe import parse_arch_overrides
@@ -31,7 +31,7 @@ FOR |= {"photos-scratch": "imagenet", "finetune": "imagenet"}
 BATCH, NUM_STEPS = 4, 3
 
 
-def data_for(name: str) -> Data:
+def data_for(name: str) -> DatasetSplits:
     """Random pictures of the shape of a data set: four batches to train on and one to be judged by."""
     channels, side, classes = SHAPES[name]
     draw = torch.Generator().manual_seed(0)
@@ -40,7 +40,7 @@ def data_for(name: str) -> Data:
         pixels = torch.randint(0, 256, (count, channels, side, side), dtype=torch.uint8, generator=draw)
         parts.append((pixels, torch.arange(count) % classes))
     held_out = "val" if name == "imagenet" else "test"  # as the data sets themselves have it
-    return as_data(parts[0], **{held_out: parts[1]}, classes=[str(label) for label in range(classes)], name=name)
+    return as_dataset(parts[0], **{held_out: parts[1]}, classes=[str(label) for label in range(classes)], name=name)
 
 
 def narrow(model: str) -> dict[str, str]:
@@ -74,11 +74,11 @@ def dry_run(name: str, output: Path, **more: Any) -> Run:
         None if recipe.model else model,
         data_for(where),
         name,
-        settings=settings,
+        overrides=settings,
         output=output,
         seed=1,
         device="cpu",
-        show=lambda line: None,
+        on_log=lambda line: None,
         **more,
     )
 
@@ -89,7 +89,7 @@ def test_a_recipe_takes_steps(name: str, tmp_path: Path) -> None:
     run = dry_run(name, tmp_path / "run", **({} if not recipe.pretrained else {"pretrained": False}))
     assert run.result is not None
     assert run.result["steps"] == NUM_STEPS
-    losses = [line["loss"] for line in run.log.lines() if line["kind"] in ("train", "eval")]
+    losses = [line["loss"] for line in run.log.records() if line["kind"] in ("train", "eval")]
     assert len(losses) >= 2
     assert all(math.isfinite(loss) for loss in losses)
     assert math.isfinite(run.result["loss"])
@@ -110,11 +110,11 @@ def test_a_recipe_sets_axes_of_the_network(name: str, tmp_path: Path) -> None:
 def test_an_axis_that_was_said_is_kept(tmp_path: Path) -> None:
     data, small = data_for("imagenet"), {"batch_size": BATCH, "duration": "1 step", **narrow("resnet50")}
     said = {"model.merge": "add", **small}
-    run = train("resnet50", data, "rsb-a2", settings=said, output=tmp_path / "a", show=lambda line: None)
+    run = train("resnet50", data, "rsb-a2", overrides=said, output=tmp_path / "a", on_log=lambda line: None)
     assert run.arch is not None
     assert run.arch.merge == "add"
     gated = {"model.merge": "gate(-6)", "arch_overrides": "", **small}
-    run = train("resnet50", data, "rsb-a2", settings=gated, output=tmp_path / "b", show=lambda line: None)
+    run = train("resnet50", data, "rsb-a2", overrides=gated, output=tmp_path / "b", on_log=lambda line: None)
     assert run.arch is not None
     assert run.arch.merge == "gate(-6)"
 
@@ -122,35 +122,35 @@ def test_an_axis_that_was_said_is_kept(tmp_path: Path) -> None:
 def test_the_words_of_a_recipe_stand_beside_the_network_s_own_join(tmp_path: Path) -> None:
     small = {"batch_size": BATCH, "duration": "1 step", **narrow("resnet20_cifar")}
     data = data_for("cifar10")
-    run = train("rezero56_cifar", data, "stochastic-depth", settings=small, output=tmp_path / "a")
+    run = train("rezero56_cifar", data, "stochastic-depth", overrides=small, output=tmp_path / "a")
     assert run.arch is not None
     assert run.arch.merge == "stochastic-depth(0.5) rezero add"
     with pytest.raises(ValueError, match=r"a network with shortcuts.*model\.mix=none"):
-        train("plain20_cifar", data, "stochastic-depth", settings=small, output=tmp_path / "b")
+        train("plain20_cifar", data, "stochastic-depth", overrides=small, output=tmp_path / "b")
 
 
 def test_what_a_recipe_sets_is_told_and_recorded(tmp_path: Path) -> None:
     run = dry_run("d2l-fashion", tmp_path / "run")
-    kept = run.facts["data"]["preprocess"]
+    kept = run.metadata["data"]["preprocess"]
     assert kept == {"channels": 1, "transform": "resize(96)", "mean": [0.0], "std": [1.0], "mean_image": ""}
     assert run.arch is not None
     assert run.arch.image_size == (96, 96)
     assert (run.arch.shortcut, run.arch.init) == ("conv1x1", "xavier")
     run = dry_run("stochastic-depth", tmp_path / "other")
-    assert any("stochastic-depth(0.5)" in note for note in run.facts["notes"])
+    assert any("stochastic-depth(0.5)" in note for note in run.metadata["notes"])
 
 
 def test_a_validation_split_of_the_recipe_s(tmp_path: Path) -> None:
     data = data_for("cifar10")
     train_split, settings = data.split("train"), {"batch_size": 2, "duration": "1 step", **narrow("resnet110_cifar")}
-    assert isinstance(train_split, TensorImages)
+    assert isinstance(train_split, TensorImageDataset)
     pixels = (torch.cat([train_split.images] * 10), torch.cat([train_split.labels] * 10))
-    run = train(None, pixels, "stochastic-depth", settings=settings, output=tmp_path / "a", show=lambda line: None)
-    assert run.facts["val_fraction"] == 0.1
-    assert run.facts["data"]["num_images"]["val"] > 0
+    run = train(None, pixels, "stochastic-depth", overrides=settings, output=tmp_path / "a", on_log=lambda line: None)
+    assert run.metadata["val_fraction"] == 0.1
+    assert run.metadata["data"]["num_images"]["val"] > 0
     settings["val_fraction"] = 0.0
-    run = train(None, pixels, "stochastic-depth", settings=settings, output=tmp_path / "b", show=lambda line: None)
-    assert "val" not in run.facts["data"]["num_images"]
+    run = train(None, pixels, "stochastic-depth", overrides=settings, output=tmp_path / "b", on_log=lambda line: None)
+    assert "val" not in run.metadata["data"]["num_images"]
 
 
 def test_fine_tuning_opens_the_network_part_by_part(tmp_path: Path) -> None:
@@ -180,11 +180,11 @@ def test_fine_tuning_opens_the_network_part_by_part(tmp_path: Path) -> None:
         data_for("imagenet"),
         "finetune",
         pretrained=before,
-        settings=settings,
+        overrides=settings,
         output=tmp_path / "run",
-        show=lambda line: None,
-        probe=probe,
-        probe_every_steps=1,
+        on_log=lambda line: None,
+        on_step_end=probe,
+        hook_every_steps=1,
     )
     assert run.result is not None
     assert moved[1] == {"fc.weight", "fc.bias"}  # and no statistic of a frozen BatchNorm
@@ -196,4 +196,4 @@ def test_fine_tuning_opens_the_network_part_by_part(tmp_path: Path) -> None:
 def test_fine_tuning_without_published_weights_is_refused(tmp_path: Path) -> None:
     settings = {"batch_size": BATCH, "duration": "1 step"}
     with pytest.raises(ValueError, match="weights"):
-        train("resnet20_cifar", data_for("cifar10"), "finetune", settings=settings, output=tmp_path / "run")
+        train("resnet20_cifar", data_for("cifar10"), "finetune", overrides=settings, output=tmp_path / "run")

@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import nn
 
-from reslab.runtime.interrupts import Interrupted, Interruption
-from reslab.training.checkpoint import load_state
+from reslab.runtime.interrupts import InterruptHandler, TrainingInterrupted
+from reslab.training.checkpoint import load_train_checkpoint
 from reslab.training.run import Run
 from reslab.training.train import train
 
@@ -57,7 +57,7 @@ def test_a_run_killed_within_an_epoch_and_resumed_is_the_uninterrupted_one(
     output = tmp_path / "killed"
     killed = start(output, tiny["settings"], at=25)
     assert killed.wait(120) == -signal.SIGKILL
-    state = load_state(output / "state")
+    state = load_train_checkpoint(output / "state")
     assert state is not None
     assert state.step == 24
     assert not (output / "model.safetensors").exists()
@@ -101,10 +101,10 @@ def test_ctrl_c_ends_the_step_and_saves(
         return {}
 
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(Interrupted, match=r"after step 7 of 34; the state is saved.*--resume"):
-        train(output=output, seed=3, val_fraction=0.2, probe=interrupt, probe_every_steps=7, **tiny)
+    with pytest.raises(TrainingInterrupted, match=r"after step 7 of 34; the state is saved.*--resume"):
+        train(output=output, seed=3, val_fraction=0.2, on_step_end=interrupt, hook_every_steps=7, **tiny)
     assert signal.getsignal(signal.SIGINT) is before
-    state = load_state(output / "state")
+    state = load_train_checkpoint(output / "state")
     assert state is not None
     assert state.step == 7
     run = train(output=output, resume=True, **{**tiny, "settings": None})
@@ -113,9 +113,9 @@ def test_ctrl_c_ends_the_step_and_saves(
 
 
 def interrupt_twice() -> None:
-    with Interruption() as interruption:
+    with InterruptHandler() as interruption:
         os.kill(os.getpid(), signal.SIGINT)
-        while not interruption.asked:
+        while not interruption.requested:
             time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
@@ -145,7 +145,7 @@ def test_without_a_state_it_starts_from_step_0_and_says_so(
     run = train(output=tmp_path / "run", resume=True, seed=3, val_fraction=0.2, **{**tiny, "show": lines.append})
     assert any("starting from step 0" in line.get("text", "") for line in lines)
     (run.path / "state" / "state.pt").unlink()
-    again = train(output=run.path, resume=True, show=lines.append)
+    again = train(output=run.path, resume=True, on_log=lines.append)
     assert weights_hash(again) == weights_hash(digits_run)
     assert timeless(again) == timeless(digits_run)
 
@@ -153,12 +153,12 @@ def test_without_a_state_it_starts_from_step_0_and_says_so(
 def test_a_run_that_ended_can_be_made_longer(tiny: dict[str, Any], tmp_path: Path) -> None:
     constant = {**tiny, "settings": {**tiny["settings"], "schedule.name": "constant"}}
     run = train(output=tmp_path / "run", **{**constant, "epochs": 1})
-    longer = train(output=run.path, resume=True, epochs=2, show=lambda line: None)
+    longer = train(output=run.path, resume=True, epochs=2, on_log=lambda line: None)
     assert longer.recipe.duration == "2 epochs"
     assert longer.result is not None
     assert longer.result["steps"] == 44
     whole = train(output=tmp_path / "whole", **{**constant, "epochs": 2})
-    states = [load_state(found.path / "state") for found in (longer, whole)]
+    states = [load_train_checkpoint(found.path / "state") for found in (longer, whole)]
     assert states[0] is not None
     assert states[1] is not None
     assert all(torch.equal(states[0].model[name], states[1].model[name]) for name in states[0].model)
@@ -184,7 +184,7 @@ def test_a_run_that_ended_can_be_made_longer(tiny: dict[str, Any], tmp_path: Pat
 def test_an_argument_that_says_otherwise_is_named(arguments: dict[str, Any], named: str, digits_run: Run) -> None:
     before = (digits_run.path / "run.json").read_bytes()
     with pytest.raises(ValueError, match=rf"{named} as the run has it.*leave {named} out"):
-        train(output=digits_run.path, resume=True, show=lambda line: None, **arguments)
+        train(output=digits_run.path, resume=True, on_log=lambda line: None, **arguments)
     assert (digits_run.path / "run.json").read_bytes() == before
 
 
@@ -211,8 +211,8 @@ def test_data_that_changed_is_told(tiny: dict[str, Any], tmp_path: Path) -> None
         train(output=output, resume=True)
     with pytest.raises(ValueError, match="pictures or labels differ"):
         train(data=(images, labels.flip(0)), output=output, resume=True)
-    run = train(data=(images, labels), output=output, resume=True, show=lambda line: None)
-    assert run.facts["data"]["num_images"] == {"train": 30, "val": 10}
+    run = train(data=(images, labels), output=output, resume=True, on_log=lambda line: None)
+    assert run.metadata["data"]["num_images"] == {"train": 30, "val": 10}
 
 
 def test_a_run_that_is_done_says_so(
@@ -220,7 +220,7 @@ def test_a_run_that_is_done_says_so(
 ) -> None:
     done = tmp_path / "done"
     shutil.copytree(digits_run.path, done)
-    run = train(output=done, resume=True, show=lines.append)
+    run = train(output=done, resume=True, on_log=lines.append)
     said = "nothing is left to do: the run is at step 34, 34 were asked for"
     assert said in [line.get("text") for line in lines]
     assert weights_hash(run) == weights_hash(digits_run)
@@ -251,8 +251,8 @@ def test_a_compiled_run_resumed_is_the_uninterrupted_one(tmp_path: Path, weights
     wanted = {"data": "digits", "settings": settings, "show": lambda line: None, "device": "cpu"}
     whole = train(network(), output=tmp_path / "whole", **wanted)
     plain = train(network(), output=tmp_path / "plain", **{**wanted, "settings": {**settings, "compile": False}})
-    with pytest.raises(Interrupted):
-        train(network(), output=tmp_path / "run", probe=interrupt, probe_every_steps=1, **wanted)
+    with pytest.raises(TrainingInterrupted):
+        train(network(), output=tmp_path / "run", on_step_end=interrupt, hook_every_steps=1, **wanted)
     run = train(network(), output=tmp_path / "run", resume=True, **wanted)
     assert weights_hash(run) == weights_hash(whole)
     assert weights_hash(run) != weights_hash(plain)  # the compiled network draws its noise in its own way

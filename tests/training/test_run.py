@@ -10,7 +10,7 @@ from reslab.analysis.subject import parse_target
 from reslab.nn.factory import resolve_arch
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
-from reslab.training.run import Run, list_runs, new_path, refuse_occupied
+from reslab.training.run import Run, list_runs, make_run_path, require_empty_dir
 
 FACTS: dict[str, Any] = {
     "model": {"name": "m", "arch": None},
@@ -22,11 +22,11 @@ FACTS: dict[str, Any] = {
 def test_a_run_is_begun_and_opened(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "runs" / "one", FACTS)
     again = Run(str(run.path))
-    assert again.facts == FACTS
+    assert again.metadata == FACTS
     assert again.classes == ("a", "b")
     assert again.name == "one"
     assert again.arch is None
-    assert again.network == "m"
+    assert again.model_spec == "m"
     assert again.top1 is None
     assert "not finished" in repr(again)
     again.update(result={"top1": 0.75})
@@ -46,7 +46,7 @@ def test_the_network_is_told_with_its_axes_and_found_again_by_them(tmp_path: Pat
     of_data = {"num_classes": 7, "in_channels": 1, "image_size": (8, 8)}
     arch = resolve_arch("resnet20_cifar", {**axes, **of_data})
     run = Run.create(tmp_path / "run", {**FACTS, "model": {"name": arch.name, "arch": to_dict(arch)}})
-    [place] = parse_target(run.network)
+    [place] = parse_target(run.model_spec)
     assert place.arch_overrides.keys() == axes.keys()
     assert resolve_arch(place.arch_name, {**place.arch_overrides, **of_data}) == arch
 
@@ -56,14 +56,14 @@ def test_an_empty_folder_will_do_and_a_full_one_will_not(tmp_path: Path) -> None
     run = Run.create(tmp_path / "empty", FACTS)
     with pytest.raises(ValueError, match=r"holds a run.*--resume"):
         Run.create(run.path, {**FACTS, "seed": 2})
-    assert Run(run.path).facts == FACTS
+    assert Run(run.path).metadata == FACTS
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("all of it")
     with pytest.raises(ValueError, match=r"other files.*--output"):
         Run.create(tmp_path / "other", FACTS)
     assert (tmp_path / "other" / "thesis.tex").read_text() == "all of it"
     with pytest.raises(ValueError, match="new or empty"):
-        refuse_occupied(tmp_path / "other" / "thesis.tex")
+        require_empty_dir(tmp_path / "other" / "thesis.tex")
 
 
 def test_what_is_no_run_is_told(tmp_path: Path) -> None:
@@ -91,10 +91,10 @@ def test_runs_are_listed_by_name_and_others_passed_over(tmp_path: Path) -> None:
 
 
 def test_names_of_new_folders_are_free_and_plain(tmp_path: Path) -> None:
-    first = new_path("resnet20_cifar", "my photos/2024", tmp_path)
+    first = make_run_path("resnet20_cifar", "my photos/2024", tmp_path)
     assert first.name.endswith("-resnet20_cifar-my-photos-2024")
     first.mkdir()
-    second = new_path("resnet20_cifar", "my photos/2024", tmp_path)
+    second = make_run_path("resnet20_cifar", "my photos/2024", tmp_path)
     assert second != first
     assert not second.exists()
 

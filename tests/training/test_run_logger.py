@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from reslab.runtime.interrupts import Interrupted
+from reslab.runtime.interrupts import TrainingInterrupted
 from reslab.training import run_logger as scalars
 from reslab.training.run import Run
 from reslab.training.train import train
@@ -26,7 +26,7 @@ def points(run: Run) -> dict[str, list[tuple[int, float]]]:
 
 
 def lines(run: Run, kind: str, key: str) -> list[tuple[int, float]]:
-    return [(line["step"], line[key]) for line in run.log.lines() if line["kind"] == kind]
+    return [(line["step"], line[key]) for line in run.log.records() if line["kind"] == kind]
 
 
 def test_every_number_of_the_log_is_there_once_also_of_a_run_that_went_on(tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -36,14 +36,14 @@ def test_every_number_of_the_log_is_there_once_also_of_a_run_that_went_on(tiny: 
         return {"twice": 2 * step, "word": "not a number"}
 
     wanted = {"output": tmp_path / "run", "val_fraction": 0.2, "probe_every_steps": 5, **tiny}
-    with pytest.raises(Interrupted):
-        train(tensorboard=True, probe=interrupt, **wanted)
+    with pytest.raises(TrainingInterrupted):
+        train(tensorboard=True, on_step_end=interrupt, **wanted)
     # Points of steps that are taken again: as if the state had been saved before them.
-    again = scalars.Scalars(tmp_path / "run" / "tensorboard")
-    again.begin(20)
-    again.write({"kind": "probe", "step": 25, "twice": -1.0})
-    again.end()
-    run = train(resume=True, probe=lambda step, model: {"twice": 2 * step}, **wanted)  # what was begun goes on
+    again = scalars.TensorBoardWriter(tmp_path / "run" / "tensorboard")
+    again.start(20)
+    again.log({"kind": "probe", "step": 25, "twice": -1.0})
+    again.close()
+    run = train(resume=True, on_step_end=lambda step, model: {"twice": 2 * step}, **wanted)  # what was begun goes on
     found = points(run)
     for kind, group, key in (
         ("train", "train", "loss"),

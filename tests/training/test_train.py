@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import nn
 
-from reslab.data.registry import open_data
+from reslab.data.registry import open_dataset
 from reslab.nn.checkpoints.safetensors_io import load_weights, read_header
 from reslab.spec.recipe import Recipe
 from reslab.spec.recipes import RECIPES
-from reslab.training.meters import Diverged
+from reslab.training.meters import NonFiniteError
 from reslab.training.run import Run
-from reslab.training.setup import size_notes
+from reslab.training.setup import image_size_messages
 from reslab.training.train import train
 
 Timeless = Callable[[Run], list[dict[str, Any]]]
@@ -52,12 +52,12 @@ def test_training_leaves_the_random_numbers_of_others_alone(tiny: dict[str, Any]
 
 def test_the_weights_are_the_best_on_the_validation_split(digits_run: Run) -> None:
     assert digits_run.result is not None
-    evaluations = [line for line in digits_run.log.lines() if line["kind"] == "eval"]
+    evaluations = [line for line in digits_run.log.records() if line["kind"] == "eval"]
     assert [line["split"] for line in evaluations] == ["val", "val"]
     best = max(evaluations, key=lambda line: (line["top1"], -line["loss"]))
     assert digits_run.result["chosen"] == f"the best of the validation split, of step {best['step']}"
     assert digits_run.result["split"] == "test"
-    assert digits_run.result["num_samples"] == len(open_data("digits").split("test"))
+    assert digits_run.result["num_samples"] == len(open_dataset("digits").split("test"))
 
 
 def test_the_header_of_the_weights_alone_tells_the_network(digits_run: Run) -> None:
@@ -73,7 +73,7 @@ def test_the_header_of_the_weights_alone_tells_the_network(digits_run: Run) -> N
 
 
 def test_the_log_has_a_line_an_epoch_and_they_are_plain_json(digits_run: Run) -> None:
-    lines = digits_run.log.lines()
+    lines = digits_run.log.records()
     trained = [line for line in lines if line["kind"] == "train"]
     assert [line["epoch"] for line in trained] == [1.0, 2.0]
     speeds = {"images_per_second", "images_per_second_without_loading", "seconds"}
@@ -86,7 +86,7 @@ def test_the_log_has_a_line_an_epoch_and_they_are_plain_json(digits_run: Run) ->
 def test_the_report_is_one_file_that_names_the_run(digits_run: Run) -> None:
     page = digits_run.report_path.read_text(encoding="utf-8")
     assert len(page) < 5_000_000
-    for fact in ("resnet20_cifar on digits", "torch", "seed", digits_run.facts["recipe"]["reference"][:20]):
+    for fact in ("resnet20_cifar on digits", "torch", "seed", digits_run.metadata["recipe"]["reference"][:20]):
         assert fact in page
 
 
@@ -94,7 +94,7 @@ def test_without_a_validation_split_the_last_weights_are_kept(tiny: dict[str, An
     run = train(output=tmp_path / "run", **tiny)
     assert run.result is not None
     assert run.result["chosen"] == "the last weights"
-    last = [line for line in run.log.lines() if line["kind"] == "eval"][-1]
+    last = [line for line in run.log.records() if line["kind"] == "eval"][-1]
     assert (last["split"], last["top1"], last["loss"]) == ("test", run.result["top1"], run.result["loss"])
 
 
@@ -103,7 +103,7 @@ def test_what_is_shown(tiny: dict[str, Any], tmp_path: Path, lines: list[dict[st
     notes = [line["text"] for line in lines if line["kind"] == "note"]
     assert any("learning rate 0.1 for batch 64 becomes 0.2 for batch 128" in note for note in notes)
     assert any("are left out" in note for note in notes)
-    assert run.facts["notes"] == notes
+    assert run.metadata["notes"] == notes
     (start,) = [line for line in lines if line["kind"] == "start"]
     assert (start["total"], start["steps_per_epoch"], start["device"]) == (11, 11, "cpu")
     assert run.recipe.optimizer.lr == pytest.approx(0.2)
@@ -113,8 +113,8 @@ def test_a_probe_adds_its_lines_at_its_interval(tiny: dict[str, Any], tmp_path: 
     def norm(step: int, model: nn.Module) -> dict[str, Any]:
         return {"norm": sum(float(p.detach().square().sum()) for p in model.parameters())}
 
-    run = train(output=tmp_path / "run", probe=norm, probe_every_steps=10, **{**tiny, "epochs": 1})
-    probes = [line for line in run.log.lines() if line["kind"] == "probe"]
+    run = train(output=tmp_path / "run", on_step_end=norm, hook_every_steps=10, **{**tiny, "epochs": 1})
+    probes = [line for line in run.log.records() if line["kind"] == "probe"]
     assert [line["step"] for line in probes] == [10, 20]
     assert all(line["norm"] > 0 for line in probes)
 
@@ -124,7 +124,7 @@ def test_a_length_in_steps_may_end_within_an_epoch(tiny: dict[str, Any], tmp_pat
     run = train(output=tmp_path / "run", **arguments)
     assert run.result is not None
     assert run.result["steps"] == 30
-    assert [line["step"] for line in run.log.lines() if line["kind"] == "eval"] == [22, 30]
+    assert [line["step"] for line in run.log.records() if line["kind"] == "eval"] == [22, 30]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -136,13 +136,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
         return outputs.sum() * (float("nan") if len(calls) > 8 else 0.0) + nn.functional.cross_entropy(outputs, labels)
 
     calls: list[int] = []  # the first is the trial before the folder is made
-    with pytest.raises(Diverged, match=r"the loss is nan at step 7: .*state, of step 7, is kept in .*--lr"):
+    with pytest.raises(NonFiniteError, match=r"the loss is nan at step 7: .*state, of step 7, is kept in .*--lr"):
         train(output=tmp_path / "run", loss=burst, save_every_seconds=0, **tiny)
     assert Run(tmp_path / "run").top1 is None
 
 
 def test_a_learning_rate_beyond_reason_is_told_so(tiny: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(Diverged, match="smaller learning rate"):
+    with pytest.raises(NonFiniteError, match="smaller learning rate"):
         train(output=tmp_path / "run", lr=1e30, **tiny)
 
 
@@ -227,6 +227,6 @@ def test_a_recipe_may_be_a_value(tmp_path: Path, tiny: dict[str, Any]) -> None:
     ],
 )
 def test_sizes_far_apart_are_told(augment: str, side: int, told: str) -> None:
-    notes = size_notes(replace(RECIPES["photos"], train_transform=augment), (3, side, side))
+    notes = image_size_messages(replace(RECIPES["photos"], train_transform=augment), (3, side, side))
     assert bool(notes) == bool(told)
     assert told in "".join(notes)

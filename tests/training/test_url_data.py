@@ -66,14 +66,14 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     said: dict[str, Any] = {"settings": SMALL, "show": lambda line: None, "seed": 1, "workers": workers}
     where = f"{web.url}/{{train-{{0..2}},val-0}}.tar"
     whole = train("resnet20_cifar", where, "cifar", output=tmp_path / "whole", **said)
-    assert whole.facts["data"]["asked"] == where
+    assert whole.metadata["data"]["asked"] == where
     assert whole.classes == ("bright", "dark")
     steps: dict[str, Any] = {"probe": fail, "probe_every_steps": 8, "save_every_seconds": 0.0}
     with pytest.raises(KeyError):
         train("resnet20_cifar", where, "cifar", output=tmp_path / "cut", **steps, **said)
-    again = train(output=tmp_path / "cut", resume=True, show=said["show"], workers=workers)
+    again = train(output=tmp_path / "cut", resume=True, on_log=said["show"], workers=workers)
     assert timeless(again) == timeless(whole)
     assert evaluate(whole.path).top1 == whole.top1
     lines: list[dict[str, Any]] = []
-    train(output=tmp_path / "cut", resume=True, show=lines.append, workers=1)
+    train(output=tmp_path / "cut", resume=True, on_log=lines.append, workers=1)
     assert any(f"had {workers} workers and goes on with 1" in str(line.get("text")) for line in lines)

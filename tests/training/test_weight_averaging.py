@@ -17,18 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from reslab.data.loader import TrainBatches
-from reslab.data.registry import open_data
+from reslab.data.loader import TrainLoader
+from reslab.data.registry import open_dataset
 from reslab.nn.checkpoints.safetensors_io import read_tensors, save_weights
 from reslab.nn.factory import create_model
-from reslab.runtime.interrupts import Interrupted
-from reslab.training.batch_norm import precise_statistics
+from reslab.runtime.interrupts import TrainingInterrupted
+from reslab.training.batch_norm import update_bn_stats
 from reslab.training.evaluation.evaluate import evaluate
-from reslab.training.loop import noise_seed
-from reslab.training.meters import Diverged
+from reslab.training.loop import step_seed
+from reslab.training.meters import NonFiniteError
 from reslab.training.run import Run, load
 from reslab.training.train import train
-from reslab.training.weight_averaging import MeanOfWeights, MovingAverage, average_runs, wearing, weights_of
+from reslab.training.weight_averaging import EMA, WeightMean, average_runs, clone_state_dict, swapped_weights
 
 Hash = Callable[[Run], str]
 Timeless = Callable[[Run], list[dict[str, Any]]]
@@ -63,9 +63,9 @@ def test_a_run_interrupted_within_an_epoch_and_resumed_is_the_uninterrupted_one(
         return {}
 
     output = tmp_path / "halves"
-    with pytest.raises(Interrupted):
-        train(output=output, val_fraction=0.2, probe=interrupt, probe_every_steps=13, **arguments)
-    halves = train(output=output, resume=True, show=lambda line: None)
+    with pytest.raises(TrainingInterrupted):
+        train(output=output, val_fraction=0.2, on_step_end=interrupt, hook_every_steps=13, **arguments)
+    halves = train(output=output, resume=True, on_log=lambda line: None)
     assert weights_hash(halves) == weights_hash(whole)
     assert [line for line in timeless(halves) if line["kind"] != "probe"] == timeless(whole)
     assert whole.top1 == evaluate(whole).top1
@@ -76,10 +76,10 @@ def seen_weights(output: Path, arguments: dict[str, Any], **more: Any) -> tuple[
     weights: dict[int, dict[str, Tensor]] = {}
 
     def remember(step: int, model: nn.Module) -> dict[str, Any]:
-        weights[step] = weights_of(model)
+        weights[step] = clone_state_dict(model)
         return {}
 
-    return train(output=output, probe=remember, probe_every_steps=1, **more, **arguments), weights
+    return train(output=output, on_step_end=remember, hook_every_steps=1, **more, **arguments), weights
 
 
 def test_the_moving_average_is_what_is_kept(tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -88,9 +88,9 @@ def test_the_moving_average_is_what_is_kept(tiny: dict[str, Any], tmp_path: Path
     plain, first = seen_weights(tmp_path / "plain", settings(tiny, {}))
     assert all(torch.equal(weights[20][name], first[20][name]) for name in first[20])  # the steps do not know of it
     assert run.arch is not None
-    torch.manual_seed(noise_seed(0, -1))
+    torch.manual_seed(step_seed(0, -1))
     model = create_model(run.arch)
-    average = MovingAverage(model, 0.8)
+    average = EMA(model, 0.8)
     for step in sorted(weights):
         model.load_state_dict(weights[step])
         average.update(model, step)
@@ -99,14 +99,14 @@ def test_the_moving_average_is_what_is_kept(tiny: dict[str, Any], tmp_path: Path
     assert not torch.equal(kept["fc.weight"], last["fc.weight"])
     assert run.result is not None
     assert run.result["chosen"] == "the last moving average of the weights (decay 0.8)"
-    assert run.log.lines()[-1]["kind"] in ("eval", "probe")
+    assert run.log.records()[-1]["kind"] in ("eval", "probe")
     assert plain.result is not None
     assert plain.result["chosen"] == "the last weights"
 
 
 def test_the_mean_over_epochs_is_what_is_kept_with_statistics_of_its_own(tiny: dict[str, Any], tmp_path: Path) -> None:
     run, weights = seen_weights(tmp_path / "run", {**settings(tiny, {"swa_epochs": "2"}), "epochs": 3})
-    mean, ends = MeanOfWeights(), [22, 33]
+    mean, ends = WeightMean(), [22, 33]
     for step in ends:
         mean.add(weights[step])
     kept = read_tensors(run.weights_path)
@@ -120,10 +120,10 @@ def test_precise_statistics_are_measured_on_training_batches(tiny: dict[str, Any
     run = train(output=tmp_path / "run", **settings(tiny, {"precise_bn_batches": "11", "train_transform": ""}))
     assert run.result is not None
     assert "BatchNorm statistics of 1408 training samples" in run.result["chosen"]
-    network, data = load(run), open_data("digits")
-    before = weights_of(network)
-    stream = TrainBatches(data.split("train"), 128, "", data.preprocess, 0, "cpu").iterate(22)
-    precise_statistics(network, (next(stream)[0] for _ in range(11)))
+    network, data = load(run), open_dataset("digits")
+    before = clone_state_dict(network)
+    stream = TrainLoader(data.split("train"), 128, "", data.preprocess, 0, "cpu").iter_from(22)
+    update_bn_stats(network, (next(stream)[0] for _ in range(11)))
     for name, tensor in network.state_dict().items():
         torch.testing.assert_close(tensor, before[name], rtol=1e-5, atol=1e-6)
 
@@ -164,7 +164,7 @@ def test_what_cannot_be_is_told_before_anything_is_written(
 def test_a_loss_that_is_not_finite_stops_with_step_batch_and_layer(tiny: dict[str, Any], tmp_path: Path) -> None:
     images = torch.rand(64, 1, 8, 8)
     images[5, 0, 2, 2] = float("nan")
-    with pytest.raises(Diverged) as told:
+    with pytest.raises(NonFiniteError) as told:
         train(data=(images, torch.arange(64) % 3), output=tmp_path / "run", **{**settings(tiny, {}), "batch": 16})
     found = json.loads((tmp_path / "run" / "diverged.json").read_text())
     assert found["where"] == "in the pictures themselves"
@@ -178,7 +178,9 @@ def test_a_loss_that_is_not_finite_stops_with_step_batch_and_layer(tiny: dict[st
 
 
 def test_a_rate_that_is_too_large_is_told_with_the_layer(tiny: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(Diverged, match=r"it began at step \d+ in the (output|gradient|step|loss).*samples \d+, \d+"):
+    with pytest.raises(
+        NonFiniteError, match=r"it began at step \d+ in the (output|gradient|step|loss).*samples \d+, \d+"
+    ):
         train(output=tmp_path / "run", lr=1e30, **settings(tiny, {}))
     assert (tmp_path / "run" / "state" / "state.pt").exists()
 
@@ -210,7 +212,7 @@ def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
 def test_the_moving_average_is_torchs_and_timms() -> None:
     timm = pytest.importorskip("timm.utils")
     model = network()
-    ours = MovingAverage(model, 0.9)
+    ours = EMA(model, 0.9)
     torchs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
     torchs.update_parameters(model)  # its first update copies
     timms = timm.ModelEmaV3(model, decay=0.9, exclude_buffers=True)
@@ -225,7 +227,7 @@ def test_the_moving_average_is_torchs_and_timms() -> None:
 
 def test_the_moving_average_is_its_formula_on_every_third_step_with_a_warm_up() -> None:
     model = nn.Linear(1, 1, bias=False, dtype=torch.float64)
-    average = MovingAverage(model, 0.5, every=3, warmup=True)
+    average = EMA(model, 0.5, every_steps=3, warmup=True)
     expected = model.weight.item()
     for step in range(1, 31):
         shake(model, step)
@@ -240,28 +242,28 @@ def test_the_moving_average_is_its_formula_on_every_third_step_with_a_warm_up() 
 @pytest.mark.parametrize("decay", [0.0, 1.0, -0.1])
 def test_a_decay_that_means_nothing_is_refused(decay: float) -> None:
     with pytest.raises(ValueError, match="decay between 0 and 1"):
-        MovingAverage(network(), decay)
+        EMA(network(), decay)
 
 
 def test_a_network_wears_other_weights_and_gets_its_own_back() -> None:
     model, other = network(), network()
     shake(other, 1)
-    own = weights_of(model)
+    own = clone_state_dict(model)
     pointers = [tensor.data_ptr() for tensor in model.state_dict().values()]
-    with wearing(model, other.state_dict()):
-        assert_same(weights_of(model), weights_of(other))
-    assert_same(weights_of(model), own)
+    with swapped_weights(model, other.state_dict()):
+        assert_same(clone_state_dict(model), clone_state_dict(other))
+    assert_same(clone_state_dict(model), own)
     assert [tensor.data_ptr() for tensor in model.state_dict().values()] == pointers
 
 
 def test_the_mean_is_numpys_and_goes_on_from_its_state() -> None:
-    model, mean, seen = network(), MeanOfWeights(), []
+    model, mean, seen = network(), WeightMean(), []
     for step in range(5):
         shake(model, step)
-        seen.append(weights_of(model))
+        seen.append(clone_state_dict(model))
         mean.add(model.state_dict())
-        again = MeanOfWeights()
-        again.load(copy.deepcopy(mean.state()))
+        again = WeightMean()
+        again.load_state_dict(copy.deepcopy(mean.state_dict()))
         mean = again
     found = mean.mean()
     for name, tensor in found.items():
@@ -274,7 +276,7 @@ def test_the_mean_is_numpys_and_goes_on_from_its_state() -> None:
 
 
 def test_a_mean_of_nothing_or_of_other_weights_is_refused() -> None:
-    mean = MeanOfWeights()
+    mean = WeightMean()
     with pytest.raises(ValueError, match="at least one set"):
         mean.mean()
     mean.add(network().state_dict())

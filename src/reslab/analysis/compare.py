@@ -112,7 +112,7 @@ def compare_models(targets: Sequence[AnalysisTarget], options: CompareOptions = 
 def _resolve_split(target: AnalysisTarget, options: CompareOptions) -> str:
     if options.split == "own" or (target.data is None and not options.split):
         return ""
-    return options.split or (target.data.held_out if target.data else "")
+    return options.split or (target.data.eval_split if target.data else "")
 
 
 @torch.no_grad()
@@ -129,11 +129,11 @@ def _compared_model(target: AnalysisTarget, logits: Tensor, labels: Tensor) -> C
     run = target.run
     if run is None:
         return ComparedModel(target.name, accuracy, loss, num_parameters)
-    metadata = run.facts
-    records = tuple(record for record in run.log.lines() if record.get("kind") in _RECORD_KINDS)
+    metadata = run.metadata
+    records = tuple(record for record in run.log.records() if record.get("kind") in _RECORD_KINDS)
     data, recipe = (metadata[part]["name"] for part in ("data", "recipe"))
     seed = int(metadata.get("seed", 0))
-    return ComparedModel(target.name, accuracy, loss, num_parameters, run.network, data, recipe, seed, records)
+    return ComparedModel(target.name, accuracy, loss, num_parameters, run.model_spec, data, recipe, seed, records)
 
 
 def _flipped_predictions(

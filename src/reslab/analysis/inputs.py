@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reslab.analysis.subject import AnalysisTarget
-from reslab.data.loader import eval_batches
+from reslab.data.loader import eval_loader
 from reslab.report.plots.images import make_thumbnail
 from reslab.spec.errors import invalid
 
@@ -28,7 +28,7 @@ def sample_images(target: AnalysisTarget, split: str, max_images: int, seed: int
     dataset = target.data.split(split)
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
     subset = dataset.subset(sorted(order[:max_images].tolist()))
-    batches = eval_batches(subset, 250, target.data.preprocess, target.images.device)
+    batches = eval_loader(subset, 250, target.data.preprocess, target.images.device)
     collected = [(match_shape(x, target.images), y) for x, y, _ in batches]
     return torch.cat([x for x, _ in collected]), torch.cat([y for _, y in collected])
 
@@ -73,7 +73,7 @@ class EvalBatches:
         if not self.split or data is None:
             yield from zip(images.split(BATCH_SIZE), labels.split(BATCH_SIZE), strict=True)
             return
-        for x, y, _ in eval_batches(data.split(self.split), BATCH_SIZE, data.preprocess, images.device):
+        for x, y, _ in eval_loader(data.split(self.split), BATCH_SIZE, data.preprocess, images.device):
             yield match_shape(x, images), y
 
 

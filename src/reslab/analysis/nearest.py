@@ -81,7 +81,7 @@ def analyze_neighbors(target: AnalysisTarget, options: NeighborOptions = _DEFAUL
     # A picture is not its own neighbour, also where the split is the one that the subject's pictures are of.
     if search_images is None:
         cosines.fill_diagonal_(-2.0)
-    elif target.data is not None and split == target.data.held_out:
+    elif target.data is not None and split == target.data.eval_split:
         cosines[_identical_images(target.images, search_images)] = -2.0
     top = cosines.topk(options.num_neighbors, dim=1)
     is_same_class = labels[top.indices] == target.labels[:, None]

@@ -11,7 +11,7 @@ from math import prod
 from torch import Tensor, nn
 
 from reslab.nn.cost import layer_table
-from reslab.runtime.memory import Memory
+from reslab.runtime.memory import MemoryTracker
 from reslab.spec.errors import invalid
 
 ProgressCallback = Callable[[str], None]
@@ -54,7 +54,7 @@ def check_memory(model: nn.Module, images: Tensor, fraction: float = 1.0) -> Non
     except (RuntimeError, TypeError, ValueError):
         return  # a module of others whose way depends on its numbers: it is asked all the same
     bytes_per_image = max(1, round(fraction * num_values * images.element_size()))
-    free_bytes = Memory(images.device).room_bytes()
+    free_bytes = MemoryTracker(images.device).free_bytes()
     if free_bytes is None or len(images) * bytes_per_image <= free_bytes:
         return
     max_images = free_bytes // bytes_per_image

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reslab.data.dataset import Data
-from reslab.data.image_datasets import Images
-from reslab.data.loader import eval_batches
-from reslab.data.rng import seeded
+from reslab.data.dataset import DatasetSplits
+from reslab.data.image_datasets import ImageDataset
+from reslab.data.loader import eval_loader
+from reslab.data.rng import temporary_seed
 from reslab.nn.checkpoints.safetensors_io import load_weights, unwrap_model
 from reslab.nn.factory import resolve_arch
 from reslab.nn.network import ResidualNetwork
@@ -26,9 +26,9 @@ from reslab.runtime.device import choose_device
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid, nearest, unknown_name
 from reslab.spec.zoo import ARCHS
-from reslab.training.loop import noise_seed
+from reslab.training.loop import step_seed
 from reslab.training.run import Run, list_runs, load
-from reslab.training.run_data import find_data, reopen_data
+from reslab.training.run_data import open_train_data, reopen_data
 
 # He et al. 2016, Fig. 4 (a) to (e).
 HE2016_ORDERS = ("original", "bn-after-add", "relu-before-add", "relu-preact", "full-preact")
@@ -152,7 +152,7 @@ class AnalysisInputs:
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
-    data: Data | None = None
+    data: DatasetSplits | None = None
 
 
 def load_inputs(
@@ -172,10 +172,12 @@ def load_inputs(
     if data == RANDOM:
         return random_inputs(arch, num_images or default_num_images(arch.image_size), seed)
     use_run_data = data is None and run is not None
-    dataset = reopen_data(run.facts["data"], None, data_dir) if use_run_data and run else find_data(data, data_dir)
+    dataset = (
+        reopen_data(run.metadata["data"], None, data_dir) if use_run_data and run else open_train_data(data, data_dir)
+    )
     if trained_model is not None:
         dataset = _with_trained_preprocess(dataset, trained_model)
-    images, labels = _draw_images(dataset.split(dataset.held_out), dataset, num_images, arch, seed)
+    images, labels = _draw_images(dataset.split(dataset.eval_split), dataset, num_images, arch, seed)
     images = _convert_channels(images, arch.in_channels)
     if trained_model is None and tuple(images.shape[-2:]) != tuple(arch.image_size):
         images = functional.interpolate(images, arch.image_size, mode="bilinear", antialias=True)
@@ -195,7 +197,7 @@ def default_num_images(sizes: tuple[int, ...]) -> int:
     return _DEFAULT_NUM_IMAGES if max(sizes) <= _MAX_SMALL_IMAGE_SIZE else _DEFAULT_NUM_LARGE_IMAGES
 
 
-def _with_trained_preprocess(data: Data, network: ResidualNetwork) -> Data:
+def _with_trained_preprocess(data: DatasetSplits, network: ResidualNetwork) -> DatasetSplits:
     """The data with the preprocessing that the network was trained with, where its pictures can be had so."""
     if data.num_classes > network.arch.num_classes:
         required = f"data of at most {network.arch.num_classes} classes, as the network has"
@@ -206,12 +208,14 @@ def _with_trained_preprocess(data: Data, network: ResidualNetwork) -> Data:
     )
 
 
-def _draw_images(dataset: Images, data: Data, num_images: int | None, arch: Arch, seed: int) -> tuple[Tensor, Tensor]:
+def _draw_images(
+    dataset: ImageDataset, data: DatasetSplits, num_images: int | None, arch: Arch, seed: int
+) -> tuple[Tensor, Tensor]:
     """`num_images` of the split by chance, in the split's order; data sets in class order would give one class."""
     count = num_images or default_num_images(arch.image_size)
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
     subset = dataset.subset(sorted(order[:count].tolist()))
-    x, y, _ = next(iter(eval_batches(subset, len(subset), data.preprocess, "cpu")))
+    x, y, _ = next(iter(eval_loader(subset, len(subset), data.preprocess, "cpu")))
     return x, y
 
 
@@ -238,7 +242,7 @@ class AnalysisTarget:
     model: nn.Module
     images: Tensor
     labels: Tensor
-    data: Data | None = None
+    data: DatasetSplits | None = None
     classes: tuple[str, ...] = ()
     run: Run | None = None
     step: int | None = None
@@ -320,7 +324,7 @@ def _open_third_party_target(
     spec: TargetSpec, data: Any, data_dir: Any, num_images: int | None, seed: int, device: torch.device
 ) -> AnalysisTarget:
     """A network of torchvision or timm with fresh weights, 1000 classes, and pictures of its own size."""
-    with seeded(noise_seed(seed, -1)):
+    with temporary_seed(step_seed(seed, -1)):
         model, (channels, height, width) = create_third_party_model(spec.name)
     input_arch = replace(ARCHS["resnet50"], in_channels=channels, image_size=(height, width))
     return _make_target(spec, model, load_inputs(input_arch, data, data_dir, num_images, seed), device)
@@ -328,7 +332,7 @@ def _open_third_party_target(
 
 def init_network(arch: Arch, seed: int) -> ResidualNetwork:
     """The network with the initial weights that a run of this seed begins with."""
-    with seeded(noise_seed(seed, -1)):
+    with temporary_seed(step_seed(seed, -1)):
         return ResidualNetwork(arch)
 
 
@@ -340,11 +344,11 @@ def _load_network(spec: TargetSpec) -> ResidualNetwork:
         return load(spec.run)
     # No snapshot was kept of the start: the run's own seed draws the same weights.
     assert spec.step == 0
-    arch, pretrained = spec.run.arch, spec.run.facts["pretrained"]
+    arch, pretrained = spec.run.arch, spec.run.metadata["pretrained"]
     if arch is None or pretrained:
         got = f"{spec.run.path}, which began from {pretrained or 'a foreign module'}"
         raise invalid("a run that began from fresh weights, or kept them", got, next_step="train with --snapshots")
-    return init_network(arch, int(spec.run.facts["seed"]))
+    return init_network(arch, int(spec.run.metadata["seed"]))
 
 
 def _make_target(spec: TargetSpec, network: nn.Module, inputs: AnalysisInputs, device: torch.device) -> AnalysisTarget:

@@ -12,26 +12,26 @@ import typer
 from typer.core import TyperGroup
 
 from reslab.cli.bench import bench
-from reslab.cli.data import data
+from reslab.cli.data import data_app
 from reslab.cli.demo import demo
 from reslab.cli.doctor import doctor
 from reslab.cli.eval import evaluate
 from reslab.cli.export import export
-from reslab.cli.inspect import inspect
+from reslab.cli.inspect import analyze
 from reslab.cli.lists import models, recipes, studies
 from reslab.cli.lr_find import lr_find
-from reslab.cli.options import gather_numbers
-from reslab.cli.output import print_json, say
+from reslab.cli.options import join_channel_values
+from reslab.cli.output import echo_err, print_json
 from reslab.cli.predict import predict
 from reslab.cli.runs import runs
 from reslab.cli.serve import serve
-from reslab.cli.show import show
+from reslab.cli.show import summary
 from reslab.cli.study import study
 from reslab.cli.train import train
-from reslab.runtime.torchrun import read_place
+from reslab.runtime.torchrun import read_distributed_env
 from reslab.spec.errors import unknown_name
 
-VERBS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "train": train,
     "eval": evaluate,
@@ -39,37 +39,37 @@ VERBS: dict[str, Callable[..., None]] = {
     "export": export,
     "serve": serve,
     "models": models,
-    "show": show,
+    "show": summary,
     "recipes": recipes,
     "runs": runs,
     "study": study,
     "studies": studies,
     "bench": bench,
     "lr-find": lr_find,
-    "inspect": inspect,
+    "inspect": analyze,
     "doctor": doctor,
 }
 
-GROUPS: dict[str, typer.Typer] = {"data": data}
+COMMAND_GROUPS: dict[str, typer.Typer] = {"data": data_app}
 
 
-class Stopped(Exception):
+class InterruptedExit(Exception):
     """Ctrl-C, carried past typer, which would forget what was said with it."""
 
     exit_code = 130
 
 
-class Door(TyperGroup):
+class ResLabGroup(TyperGroup):
     """The verbs together; carries out what typer would swallow: Ctrl-C with its words, and a reader that went away."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb."""
         try:
-            found = super().invoke(ctx)
+            result = super().invoke(ctx)
             sys.stdout.flush()
-            return found
-        except KeyboardInterrupt as stop:
-            raise Stopped(str(stop) or "stopped") from None
+            return result
+        except KeyboardInterrupt as interrupt:
+            raise InterruptedExit(str(interrupt) or "stopped") from None
         except BrokenPipeError:
             # `| head` has read enough: nothing is wrong, and nothing more can be said to it.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -77,7 +77,7 @@ class Door(TyperGroup):
 
 
 app = typer.Typer(
-    cls=Door,
+    cls=ResLabGroup,
     name="reslab",
     help="Residual networks: describe, build, train, measure and use them.",
     add_completion=False,
@@ -86,14 +86,14 @@ app = typer.Typer(
 )
 
 
-for _name, _verb in VERBS.items():
-    app.command(_name)(_verb)
-for _name, _group in GROUPS.items():
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
+for _name, _group in COMMAND_GROUPS.items():
     app.add_typer(_group, name=_name)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         print(f"reslab {version('reslab')}")
@@ -101,7 +101,7 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback()
-def _door(
+def _global_options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say the version.")
     ] = False,
@@ -119,50 +119,54 @@ def main(arguments: Sequence[str]) -> int:
     ranks that torchrun started the first speaks; another one only of an error of its own.
     """
     try:
-        place = read_place()
+        env = read_distributed_env()
     except ValueError as error:
-        _tell(str(error), "--json" in arguments)
+        _print_error(str(error), "--json" in arguments)
         return 1
-    if place.num_ranks > 1:
+    if env.world_size > 1:
         # Below errors, torch's C++ warns every rank of the unused parameters that it was told to look for.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    if place.first:
+    if env.is_main:
         return _run(arguments)
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), warnings.catch_warnings():
+    with open(os.devnull, "w") as devnull, contextlib.redirect_stdout(devnull), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _run(arguments, first=False)
+        return _run(arguments, is_main=False)
 
 
-def _run(arguments: Sequence[str], first: bool = True) -> int:
-    words = list(arguments) or ["--help"]
-    options = words[: words.index("--")] if "--" in words else words
+def _run(arguments: Sequence[str], is_main: bool = True) -> int:
+    argv = list(arguments) or ["--help"]
+    options = argv[: argv.index("--")] if "--" in argv else argv
     debug = "--debug" in options
     if debug:
-        words.remove("--debug")
-    shown, warnings.showwarning = warnings.showwarning, _show_warning
+        argv.remove("--debug")
+    previous_showwarning, warnings.showwarning = warnings.showwarning, _show_warning
     try:
-        _check_verb(options)
-        return int(app(gather_numbers(words), prog_name="reslab", standalone_mode=False) or 0)
+        _check_command(options)
+        return int(app(join_channel_values(argv), prog_name="reslab", standalone_mode=False) or 0)
     except Exception as error:
         if debug:
             traceback.print_exc()
-        if first or not _same_everywhere(error):
-            _tell(message_of(error), "--json" in options and first, mistake=not isinstance(error, Stopped))
+        if is_main or not _is_raised_on_every_rank(error):
+            _print_error(
+                error_message(error), "--json" in options and is_main, is_error=not isinstance(error, InterruptedExit)
+            )
         return int(getattr(error, "exit_code", 1))
     finally:
-        warnings.showwarning = shown
+        warnings.showwarning = previous_showwarning
 
 
-def _tell(message: str, json: bool, mistake: bool = True) -> None:
-    if json:
+def _print_error(message: str, as_json: bool, is_error: bool = True) -> None:
+    if as_json:
         print_json({"error": message})
     else:
-        say(f"error: {message}" if mistake else message)
+        echo_err(f"error: {message}" if is_error else message)
 
 
-def _same_everywhere(error: Exception) -> bool:
+def _is_raised_on_every_rank(error: Exception) -> bool:
     """Whether the first rank says it too: Ctrl-C, a wrong command line, what all ranks meet together."""
-    return isinstance(error, Stopped) or hasattr(error, "format_message") or getattr(error, "on_every_rank", False)
+    return (
+        isinstance(error, InterruptedExit) or hasattr(error, "format_message") or getattr(error, "on_every_rank", False)
+    )
 
 
 def _show_warning(
@@ -174,26 +178,26 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """A warning in one line; where in the code it was raised is nothing to the person at the terminal."""
-    say(f"warning: {message}")
+    echo_err(f"warning: {message}")
 
 
-def _check_verb(words: Sequence[str]) -> None:
-    verb = next((word for word in words if not word.startswith("-")), None)
-    verbs = [*VERBS, *GROUPS]
-    if verb is not None and verb not in verbs:
-        raise WrongCommandLine(str(unknown_name("verb", verb, verbs, "`reslab --help` lists them")))
+def _check_command(options: Sequence[str]) -> None:
+    command = next((argument for argument in options if not argument.startswith("-")), None)
+    commands = [*COMMANDS, *COMMAND_GROUPS]
+    if command is not None and command not in commands:
+        raise CommandLineError(str(unknown_name("verb", command, commands, "`reslab --help` lists them")))
 
 
-class WrongCommandLine(ValueError):
+class CommandLineError(ValueError):
     """A command line that no verb understands; the exit code says so."""
 
     on_every_rank = True
     exit_code = 2
 
 
-def message_of(error: Exception) -> str:
+def error_message(error: Exception) -> str:
     """What a person is told: the text of a user's mistake, or the kind of an error that nobody foresaw."""
-    if isinstance(error, Stopped):
+    if isinstance(error, InterruptedExit):
         return str(error)
     if hasattr(error, "format_message"):
         return f"{error.format_message()} (`reslab VERB --help` shows the options)"

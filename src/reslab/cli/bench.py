@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reslab.cli.options import Device, Json, Settings
-from reslab.cli.output import print_json, print_pairs, print_table, say
-from reslab.cli.show import describe
+from reslab.cli.options import Device, JsonFlag, Overrides
+from reslab.cli.output import echo_err, print_json, print_pairs, print_table
+from reslab.cli.show import resolve_arch_and_input
 from reslab.report.format import format_int, format_number, format_percent, format_shape
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid, unknown_name
 
 if TYPE_CHECKING:
     from reslab.nn.network import ResidualNetwork
-    from reslab.training.benchmark import StepSpeed
+    from reslab.training.benchmark import TrainStepBenchmark
 
-TASKS = ("train", "predict")
-_BATCHES = {"train": (64,), "predict": (1, 16)}
+BENCHMARK_TASKS = ("train", "predict")
+_DEFAULT_BATCH_SIZES = {"train": (64,), "predict": (1, 16)}
 
 
 def bench(
@@ -29,7 +29,7 @@ def bench(
     input_size: Annotated[
         str | None, typer.Option("--input", metavar="CxHxW", help="The input, such as 1x96x96. [default: its own]")
     ] = None,
-    batch: Annotated[
+    batch_size: Annotated[
         str | None,
         typer.Option("-b", "--batch", "--batch-size", metavar="N,...", help="Images a step. [default: 64; 1,16]"),
     ] = None,
@@ -37,7 +37,7 @@ def bench(
     precision: Annotated[
         str, typer.Option("--precision", help="auto, float32, bf16, fp16 or int8; several apart by commas.")
     ] = "auto",
-    engines: Annotated[
+    backends: Annotated[
         str | None,
         typer.Option("--engines", metavar="NAME,...", help="torch, onnxruntime, openvino. [default: the installed]"),
     ] = None,
@@ -47,96 +47,108 @@ def bench(
     repeats: Annotated[
         int, typer.Option("--repeats", min=1, help="Timings (rounds), of which the median is told.")
     ] = 5,
-    page: Annotated[
+    html_path: Annotated[
         Path | None, typer.Option("--page", metavar="FILE", help="Write a picture and the table of --task predict.")
     ] = None,
     device: Device = "auto",
-    settings: Settings = None,
-    json: Json = False,
+    overrides: Overrides = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Measure training steps as the recipe fast-cpu (on a GPU fast-gpu) takes them, or with --task predict the engines:
     images/s, latency, memory."""
-    if task not in TASKS:
-        raise unknown_name("task", task, TASKS)
-    if task == "train" and (engines or page):
-        got = "--engines" if engines else "--page"
+    if task not in BENCHMARK_TASKS:
+        raise unknown_name("task", task, BENCHMARK_TASKS)
+    if task == "train" and (backends or html_path):
+        got = "--engines" if backends else "--page"
         raise invalid("--engines and --page only with --task predict", got, next_step="add --task predict")
-    arch, sizes = describe(name, input_size, num_classes, settings)
-    batches = _read_batches(batch) or _BATCHES[task]
+    arch, input_shape = resolve_arch_and_input(name, input_size, num_classes, overrides)
+    batch_sizes = _parse_batch_sizes(batch_size) or _DEFAULT_BATCH_SIZES[task]
     if task == "train":
-        _bench_steps(arch, sizes, batches, precision, compiled, repeats, device, json)
+        _benchmark_training(arch, input_shape, batch_sizes, precision, compiled, repeats, device, as_json)
     else:
-        network = _network_of(name, arch)
-        _bench_engines(network, sizes, batches, engines, precision, bool(compiled), repeats, device, page, json)
+        network = _load_or_create_network(name, arch)
+        _benchmark_inference(
+            network, input_shape, batch_sizes, backends, precision, bool(compiled), repeats, device, html_path, as_json
+        )
 
 
-def _read_batches(text: str | None) -> tuple[int, ...]:
+def _parse_batch_sizes(text: str | None) -> tuple[int, ...]:
     try:
-        found = tuple(int(part) for part in (text or "").split(",") if part.strip())
+        sizes = tuple(int(part) for part in (text or "").split(",") if part.strip())
     except ValueError:
         raise invalid("--batch as whole numbers apart by commas", repr(text), "--batch 1,16") from None
-    if any(number < 1 for number in found):
+    if any(size < 1 for size in sizes):
         raise invalid("a batch of at least 1", text, "1")
-    return found
+    return sizes
 
 
-def _bench_steps(
+def _benchmark_training(
     arch: Arch,
-    sizes: tuple[int, int, int],
-    batches: tuple[int, ...],
+    input_shape: tuple[int, int, int],
+    batch_sizes: tuple[int, ...],
     precision: str,
     compiled: bool | None,
     repeats: int,
     device: str,
-    json: bool,
+    as_json: bool,
 ) -> None:
-    from reslab.runtime.device import choose_device, hardware
-    from reslab.training.benchmark import measure_step, quick_settings
+    from reslab.runtime.device import choose_device, hardware_info
+    from reslab.training.benchmark import benchmark_train_step, resolve_fast_recipe
 
-    place = choose_device(device)
-    recipes = [quick_settings(place, each.strip(), compiled) for each in precision.split(",")]
-    found = [measure_step(arch, sizes, batch, recipe, place, repeats) for recipe in recipes for batch in batches]
-    facts = hardware(place)
-    if json:
-        results = [asdict(each) for each in found]
-        print_json({"model": arch.name, "task": "train", "input": sizes, "results": results, "hardware": facts})
+    resolved_device = choose_device(device)
+    recipes = [resolve_fast_recipe(resolved_device, item.strip(), compiled) for item in precision.split(",")]
+    measurements = [
+        benchmark_train_step(arch, input_shape, batch_size, recipe, resolved_device, repeats)
+        for recipe in recipes
+        for batch_size in batch_sizes
+    ]
+    machine = hardware_info(resolved_device)
+    if as_json:
+        results = [asdict(item) for item in measurements]
+        print_json({"model": arch.name, "task": "train", "input": input_shape, "results": results, "hardware": machine})
         return
-    head = ["engine", "precision", "batch", "images/s", "slowest to quickest", "ms a step", "memory", "matrix rate"]
-    print_table(head, [_row(each) for each in found])
+    columns = ["engine", "precision", "batch", "images/s", "slowest to quickest", "ms a step", "memory", "matrix rate"]
+    print_table(columns, [_training_row(item) for item in measurements])
     print()
-    print_pairs(_summary(arch.name, sizes, found, facts))
+    print_pairs(_training_summary(arch.name, input_shape, measurements, machine))
 
 
-def _row(speed: "StepSpeed") -> tuple[str, ...]:
-    slow, quick = speed.images_per_second_range
+def _training_row(speed: "TrainStepBenchmark") -> tuple[str, ...]:
+    slowest, fastest = speed.images_per_second_range
     return (
-        speed.engine,
+        speed.backend,
         speed.precision + (", channels-last" if speed.channels_last else ""),
-        format_int(speed.batch),
+        format_int(speed.batch_size),
         format_number(speed.images_per_second),
-        f"{format_number(slow)} to {format_number(quick)}",
+        f"{format_number(slowest)} to {format_number(fastest)}",
         format_number(speed.latency_ms_p50),
         "–" if speed.memory_bytes is None else f"{speed.memory_bytes / 2**20:,.0f} MiB",
-        format_percent(speed.share, 1),
+        format_percent(speed.matmul_utilization, 1),
     )
 
 
-def _summary(
-    name: str, sizes: tuple[int, int, int], found: list["StepSpeed"], hardware: dict[str, Any]
+def _training_summary(
+    name: str, input_shape: tuple[int, int, int], measurements: list["TrainStepBenchmark"], hardware: dict[str, Any]
 ) -> list[tuple[str, str]]:
-    speed = found[0]
-    rates = {each.precision: f"{each.matrix_flops_per_second / 1e9:,.0f} GFLOP/s in {each.precision}" for each in found}
+    speed = measurements[0]
+    matmul_rates = {
+        item.precision: f"{item.matmul_flops_per_second / 1e9:,.0f} GFLOP/s in {item.precision}"
+        for item in measurements
+    }
     return [
         (
             "measured",
-            f"a training step of {name} at {format_shape(sizes)}, random images, median of {speed.repeats} timings",
+            f"a training step of {name} at {format_shape(input_shape)}, random images, median of {speed.repeats} timings",
         ),
-        ("matrix rate", f"{', '.join(rates.values())} (a matrix product); the share counts 6 x multiply-adds a step"),
+        (
+            "matrix rate",
+            f"{', '.join(matmul_rates.values())} (a matrix product); the share counts 6 x multiply-adds a step",
+        ),
         ("on", f"{hardware['processor']}, {hardware['device_name']}, {hardware['num_threads']} threads"),
     ]
 
 
-def _network_of(name: str, arch: Arch) -> "ResidualNetwork":
+def _load_or_create_network(name: str, arch: Arch) -> "ResidualNetwork":
     """The trained network of a run or its weights, else one with fresh weights: the speed is the same."""
     from reslab.nn.network import ResidualNetwork
     from reslab.training.run import load
@@ -145,50 +157,62 @@ def _network_of(name: str, arch: Arch) -> "ResidualNetwork":
     return trained if trained is not None and trained.arch == arch else ResidualNetwork(arch)
 
 
-def _bench_engines(
+def _benchmark_inference(
     network: "ResidualNetwork",
-    sizes: tuple[int, int, int],
-    batches: tuple[int, ...],
-    engines: str | None,
+    input_shape: tuple[int, int, int],
+    batch_sizes: tuple[int, ...],
+    backends: str | None,
     precision: str,
     compiled: bool,
     rounds: int,
     device: str,
-    page: Path | None,
-    json: bool,
+    html_path: Path | None,
+    as_json: bool,
 ) -> None:
-    from reslab.deploy.benchmark import default_engines, default_precisions, measure_engines
-    from reslab.runtime.device import choose_device, hardware
+    from reslab.deploy.benchmark import benchmark_backends, default_backends, default_precisions
+    from reslab.runtime.device import choose_device, hardware_info
 
-    place = choose_device(device)
-    named = [each.strip() for each in engines.split(",")] if engines else default_engines(place)
-    wanted = default_precisions(place) if precision == "auto" else [each.strip() for each in precision.split(",")]
-    found = measure_engines(network, sizes, batches, named, wanted, place, rounds, compiled)
-    results, facts = [asdict(each) for each in found], hardware(place)
-    if page is not None:
-        _write_page(page, network.arch.name, sizes, results, facts, rounds)
-    if json:
-        told = {"model": network.arch.name, "task": "predict", "input": sizes, "results": results, "hardware": facts}
-        print_json({**told, "page": None if page is None else str(page)})
+    resolved_device = choose_device(device)
+    backend_names = [item.strip() for item in backends.split(",")] if backends else default_backends(resolved_device)
+    precisions = (
+        default_precisions(resolved_device) if precision == "auto" else [item.strip() for item in precision.split(",")]
+    )
+    measurements = benchmark_backends(
+        network, input_shape, batch_sizes, backend_names, precisions, resolved_device, rounds, compiled
+    )
+    results, machine = [asdict(item) for item in measurements], hardware_info(resolved_device)
+    if html_path is not None:
+        _write_html(html_path, network.arch.name, input_shape, results, machine, rounds)
+    if as_json:
+        payload = {
+            "model": network.arch.name,
+            "task": "predict",
+            "input": input_shape,
+            "results": results,
+            "hardware": machine,
+        }
+        print_json({**payload, "page": None if html_path is None else str(html_path)})
         return
     from reslab.report.pages.benchmark import BENCHMARK_COLUMNS, benchmark_cells
 
-    print_table(BENCHMARK_COLUMNS, [benchmark_cells(each) for each in results])
+    print_table(BENCHMARK_COLUMNS, [benchmark_cells(item) for item in results])
     print()
-    print_pairs(list(_told(network.arch.name, sizes, facts, rounds).items()))
+    print_pairs(list(_inference_summary(network.arch.name, input_shape, machine, rounds).items()))
 
 
-def _told(name: str, sizes: tuple[int, int, int], hardware: dict[str, Any], rounds: int) -> dict[str, str]:
+def _inference_summary(
+    name: str, input_shape: tuple[int, int, int], hardware: dict[str, Any], rounds: int
+) -> dict[str, str]:
     return {
-        "measured": f"answers of {name} at {format_shape(sizes)}, random images, {rounds} alternating rounds",
+        "measured": f"answers of {name} at {format_shape(input_shape)}, random images, {rounds} alternating rounds",
         "on": f"{hardware['processor']}, {hardware['device_name']}, {hardware['num_threads']} threads",
     }
 
 
-def _write_page(
-    page: Path,
+def _write_html(
+    html_path: Path,
     name: str,
-    sizes: tuple[int, int, int],
+    input_shape: tuple[int, int, int],
     results: list[dict[str, Any]],
     hardware: dict[str, Any],
     rounds: int,
@@ -196,6 +220,8 @@ def _write_page(
     from reslab.report.pages.benchmark import BenchmarkPage
     from reslab.report.render import render_benchmark_page
 
-    shown = BenchmarkPage(f"{name} at {format_shape(sizes)}", results, _told(name, sizes, hardware, rounds))
-    page.write_text(render_benchmark_page(shown), encoding="utf-8")
-    say(f"page: {page}")
+    page = BenchmarkPage(
+        f"{name} at {format_shape(input_shape)}", results, _inference_summary(name, input_shape, hardware, rounds)
+    )
+    html_path.write_text(render_benchmark_page(page), encoding="utf-8")
+    echo_err(f"page: {html_path}")

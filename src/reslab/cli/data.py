@@ -5,25 +5,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reslab.cli.options import DataDir, Json
-from reslab.cli.output import print_json, print_table, say
+from reslab.cli.options import DataDir, JsonFlag
+from reslab.cli.output import echo_err, print_json, print_table
 from reslab.report.format import format_int
 
 if TYPE_CHECKING:
     from reslab.data.check.check import DataCheck
 
-data = typer.Typer(help="Look through data before training on it.", no_args_is_help=True)
+data_app = typer.Typer(help="Look through data before training on it.", no_args_is_help=True)
 
 
-@data.callback()
-def _group() -> None:
+@data_app.callback()
+def _data_callback() -> None:
     """Look through data before training on it."""
 
 
-@data.command()
+@data_app.command()
 def check(
     path: Annotated[str, typer.Argument(metavar="PATH", help="A folder, CSV file, shards, or the name of a data set.")],
-    augment: Annotated[
+    train_transform: Annotated[
         str | None,
         typer.Option("--augment", metavar="WORDS", help="Of the batch shown. [default: what training takes]"),
     ] = None,
@@ -32,51 +32,59 @@ def check(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the batch shown.")] = 0,
     data_dir: DataDir = None,
-    json: Json = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Read every picture once: counts, broken files, duplicates, pictures in two splits, sizes; and write a page."""
     from reslab.data.check.check import check_data
-    from reslab.data.check.findings import findings
+    from reslab.data.check.findings import list_findings
     from reslab.report.pages.data_check import build_data_check_page
     from reslab.report.render import render_data_check_page
 
-    found = check_data(path, data_dir)
-    told = findings(found)
-    page = output or Path(f"data-check-{found.inventory.name}.html")
-    page.parent.mkdir(parents=True, exist_ok=True)
-    words = training_words(found) if augment is None else augment
-    page.write_text(render_data_check_page(build_data_check_page(found, told, words, seed)), encoding="utf-8")
-    if json:
+    check_result = check_data(path, data_dir)
+    issues = list_findings(check_result)
+    html_path = output or Path(f"data-check-{check_result.listing.name}.html")
+    html_path.parent.mkdir(parents=True, exist_ok=True)
+    transform = default_train_transform(check_result) if train_transform is None else train_transform
+    html_path.write_text(
+        render_data_check_page(build_data_check_page(check_result, issues, transform, seed)), encoding="utf-8"
+    )
+    if as_json:
         print_json(
             {
-                **found.to_dict(),
-                "findings": [{"severity": f.severity, "kind": f.kind, "text": f.text} for f in told],
-                "page": str(page),
+                **check_result.to_dict(),
+                "findings": [{"severity": issue.severity, "kind": issue.kind, "text": issue.text} for issue in issues],
+                "page": str(html_path),
             }
         )
         return
-    print_table(["class", *found.counts], _rows(found))
+    print_table(["class", *check_result.counts], _class_rows(check_result))
     print()
-    for finding in told:
-        print(f"{finding.severity}: {finding.text}")
-    if not told:
+    for issue in issues:
+        print(f"{issue.severity}: {issue.text}")
+    if not issues:
         print("nothing is wrong: every file was read, no picture is there twice, the classes are even")
-    say(f"\nThe page: {page}")
+    echo_err(f"\nThe page: {html_path}")
 
 
-def training_words(found: "DataCheck") -> str:
+def default_train_transform(check_result: "DataCheck") -> str:
     """The augmentation that `reslab train` would take for this data."""
-    from reslab.data.transforms.pipeline import Augment
+    from reslab.data.transforms.pipeline import TransformPipeline
     from reslab.training.options import default_recipe
 
-    if not found.readable:
+    if not check_result.readable:
         return ""
-    first = found.readable[0]
-    size = Augment(found.words).one(first.images.raw(first.place), 0).shape
-    return default_recipe(found.inventory.name, tuple(size), pretrained=True).train_transform
+    first_image = check_result.readable[0]
+    size = (
+        TransformPipeline(check_result.eval_transform)
+        .apply_image(first_image.dataset.preview(first_image.index), 0)
+        .shape
+    )
+    return default_recipe(check_result.listing.name, tuple(size), pretrained=True).train_transform
 
 
-def _rows(found: "DataCheck") -> list[list[str]]:
-    names = found.inventory.classes
-    rows = [[name, *(format_int(numbers[name]) for numbers in found.counts.values())] for name in names]
-    return [*rows, ["all", *(format_int(sum(numbers.values())) for numbers in found.counts.values())]]
+def _class_rows(check_result: "DataCheck") -> list[list[str]]:
+    names = check_result.listing.classes
+    rows = [
+        [name, *(format_int(class_counts[name]) for class_counts in check_result.counts.values())] for name in names
+    ]
+    return [*rows, ["all", *(format_int(sum(class_counts.values())) for class_counts in check_result.counts.values())]]

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reslab.cli.options import Device, Json
+from reslab.cli.options import Device, JsonFlag
 from reslab.cli.output import print_json, print_table
-from reslab.cli.progress import Display
+from reslab.cli.progress import ProgressDisplay
 from reslab.report.format import format_duration, format_int, format_percent
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.zoo import ARCHS
 
 if TYPE_CHECKING:
-    from reslab.data.dataset import Data
+    from reslab.data.dataset import DatasetSplits
     from reslab.report.pages.run_text import DemoNetwork
     from reslab.training.run import Run
 
-DATA = "digits"
-PROBE_BATCH = 256
+DATASET = "digits"
+GRADIENT_BATCH_SIZE = 256
 
 
 def demo(
@@ -32,30 +32,30 @@ def demo(
     seed: Annotated[int, typer.Option("--seed", help="Everything random follows from it.")] = 0,
     output: Annotated[Path | None, typer.Option("--output", metavar="DIR", help="[default: runs/TIME-demo]")] = None,
     device: Device = "auto",
-    json: Json = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Train a deep residual network and its plain twin on handwritten digits, and lay them side by side on one page."""
-    pair = twins(model)
-    place = output or _free_place()
-    from reslab.training.run import refuse_occupied
-    from reslab.training.run_data import find_data
+    archs = residual_and_plain(model)
+    folder = output or _new_run_folder()
+    from reslab.training.run import require_empty_dir
+    from reslab.training.run_data import open_train_data
 
-    refuse_occupied(place)
-    data = find_data(DATA)
+    require_empty_dir(folder)
+    data = open_train_data(DATASET)
     networks = []
-    with Display() as display:
-        for name, arch in pair.items():
-            run, network = train_one(arch, data, place / name, epochs, seed, device, display)
+    with ProgressDisplay() as display:
+        for name, arch in archs.items():
+            run, network = train_network(arch, data, folder / name, epochs, seed, device, display)
             networks.append(network)
-    report = write_page(place, run, data, networks)
-    if json:
-        print_json({"report": str(report), "networks": [_facts(network) for network in networks]})
+    report_path = write_demo_report(folder, run, data, networks)
+    if as_json:
+        print_json({"report": str(report_path), "networks": [_network_payload(network) for network in networks]})
         return
-    print_table(["network", "depth", "parameters", "accuracy", "time"], [_row(network) for network in networks])
-    print(f"\nThe two side by side: {report}")
+    print_table(["network", "depth", "parameters", "accuracy", "time"], [_network_row(network) for network in networks])
+    print(f"\nThe two side by side: {report_path}")
 
 
-def twins(model: str) -> dict[str, Arch]:
+def residual_and_plain(model: str) -> dict[str, Arch]:
     """The residual network of this name and its plain twin, for the digits.
 
     Raises ValueError for an unknown name, and for a network that has no shortcut to take away.
@@ -65,15 +65,15 @@ def twins(model: str) -> dict[str, Arch]:
     arch = replace(ARCHS[model], in_channels=1, num_classes=10, image_size=(8, 8))
     if arch.merge == "none" or not arch.depths:
         raise invalid("a network with shortcuts", model, "resnet56_cifar")
-    named = model.replace("resnet", "plain", 1)
+    plain_name = model.replace("resnet", "plain", 1)
     return {
         "residual": arch,
-        "plain": replace(arch.without_shortcuts(), name=named if named in ARCHS else f"plain {model}"),
+        "plain": replace(arch.without_shortcuts(), name=plain_name if plain_name in ARCHS else f"plain {model}"),
     }
 
 
-def train_one(
-    arch: Arch, data: "Data", output: Path, epochs: float, seed: int, device: str, display: Display
+def train_network(
+    arch: Arch, data: "DatasetSplits", output: Path, epochs: float, seed: int, device: str, display: ProgressDisplay
 ) -> "tuple[Run, DemoNetwork]":
     """One network trained, with the gradient's norms before the first step and after the last."""
     import torch
@@ -85,64 +85,64 @@ def train_one(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = ResidualNetwork(arch)
-    before = _gradients(network, data)
+    initial_gradient_norms = _gradient_norms(network, data)
     # By its name, which the run keeps: so `serve` and `eval` find the pictures again.
-    run = train(network, DATA, seed=seed, epochs=epochs, output=output, device=device, show=display)
+    run = train(network, DATASET, seed=seed, epochs=epochs, output=output, device=device, on_log=display)
     assert run.result is not None
-    told = DemoNetwork(
+    demo_network = DemoNetwork(
         arch.name,
-        run.log.lines(),
-        before,
+        run.log.records(),
+        initial_gradient_norms,
         run.result["top1"],
         run.result["train_seconds"],
-        gradient_norms_trained=_gradients(network, data),
+        gradient_norms_trained=_gradient_norms(network, data),
         depth=arch.depth,
         params=sum(parameter.numel() for parameter in network.parameters()),
     )
-    return run, told
+    return run, demo_network
 
 
-def _gradients(network: Any, data: "Data") -> list[tuple[str, float]]:
+def _gradient_norms(network: Any, data: "DatasetSplits") -> list[tuple[str, float]]:
     """Of the first training images: the norm of the loss's gradient at each unit's input."""
     from reslab.analysis.gradients import block_gradient_norms
-    from reslab.data.loader import eval_batches
+    from reslab.data.loader import eval_loader
 
-    place = next(network.parameters()).device
-    x, y, _ = next(iter(eval_batches(data.split("train"), PROBE_BATCH, data.preprocess, place)))
+    device = next(network.parameters()).device
+    x, y, _ = next(iter(eval_loader(data.split("train"), GRADIENT_BATCH_SIZE, data.preprocess, device)))
     return block_gradient_norms(network, x, y)
 
 
-def write_page(place: Path, run: "Run", data: "Data", networks: "list[DemoNetwork]") -> Path:
+def write_demo_report(folder: Path, run: "Run", data: "DatasetSplits", networks: "list[DemoNetwork]") -> Path:
     """Write report.html, with what both networks share told once, from the run of the second."""
     from reslab.report.pages.run_text import DemoPage
     from reslab.report.render import render_demo_page
-    from reslab.runtime.files import write_whole
-    from reslab.training.train import page_facts
+    from reslab.runtime.files import write_atomic
+    from reslab.training.train import page_metadata
 
-    facts = page_facts(run, run.arch.input_size if run.arch else ())
-    shared = ("data", "images", "training", "augmentation", "precision", "seed", "hardware", "versions", "command")
+    metadata = page_metadata(run, run.arch.input_size if run.arch else ())
+    shared_keys = ("data", "images", "training", "augmentation", "precision", "seed", "hardware", "versions", "command")
     page = DemoPage(
         "A deep network with and without shortcuts",
         networks,
-        metadata={name: facts[name] for name in shared if name in facts},
-        num_samples=len(data.split(data.held_out)),
+        metadata={name: metadata[name] for name in shared_keys if name in metadata},
+        num_samples=len(data.split(data.eval_split)),
     )
-    report = place / "report.html"
-    write_whole(report, render_demo_page(page).encode())
-    return report
+    report_path = folder / "report.html"
+    write_atomic(report_path, render_demo_page(page).encode())
+    return report_path
 
 
-def _free_place() -> Path:
+def _new_run_folder() -> Path:
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-demo"
     names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 1000))
     return next(Path("runs") / name for name in names if not (Path("runs") / name).exists())
 
 
-def _row(network: "DemoNetwork") -> tuple[str, ...]:
+def _network_row(network: "DemoNetwork") -> tuple[str, ...]:
     counts = (str(network.depth), format_int(network.params))
     return (network.name, *counts, format_percent(network.top1), format_duration(network.train_seconds))
 
 
-def _facts(network: "DemoNetwork") -> dict[str, Any]:
+def _network_payload(network: "DemoNetwork") -> dict[str, Any]:
     names = ("name", "depth", "params", "top1", "train_seconds", "gradient_norms", "gradient_norms_end")
     return {name: getattr(network, name) for name in names}

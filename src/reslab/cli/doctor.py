@@ -7,11 +7,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from reslab.cli.options import Json
+from reslab.cli.options import JsonFlag
 from reslab.cli.output import print_json, print_pairs
 from reslab.data.cache import cache_dir
 
-CORE = [
+CORE_PACKAGES = [
     "torch",
     "torchvision",
     "numpy",
@@ -23,7 +23,7 @@ CORE = [
     "jinja2",
     "scikit-learn",
 ]
-EXTRAS = {
+EXTRA_PACKAGES = {
     "timm": ["timm", "huggingface_hub"],
     "yaml": ["PyYAML"],
     "tensorboard": ["tensorboard"],
@@ -31,62 +31,64 @@ EXTRAS = {
 }
 
 
-def doctor(json: Json = False) -> None:
+def doctor(as_json: JsonFlag = False) -> None:
     """Tell versions, devices, precisions, caches and extras."""
-    facts = examine()
-    if json:
-        print_json(facts)
+    environment = collect_environment()
+    if as_json:
+        print_json(environment)
         return
-    print_pairs(_lines(facts))
+    print_pairs(_environment_rows(environment))
 
 
-def examine() -> dict[str, Any]:
+def collect_environment() -> dict[str, Any]:
     """Everything `reslab doctor` tells, as plain data."""
     return {
-        "reslab": installed("reslab"),
+        "reslab": installed_version("reslab"),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "versions": {name: installed(name) for name in CORE},
-        "extras": {extra: {name: installed(name) for name in names} for extra, names in EXTRAS.items()},
-        "devices": devices(),
-        "caches": caches(),
+        "versions": {name: installed_version(name) for name in CORE_PACKAGES},
+        "extras": {extra: {name: installed_version(name) for name in names} for extra, names in EXTRA_PACKAGES.items()},
+        "devices": list_devices(),
+        "caches": list_caches(),
     }
 
 
-def installed(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
         return None
 
 
-def devices() -> list[dict[str, Any]]:
+def list_devices() -> list[dict[str, Any]]:
     """Each device by name, with the precisions it computes in; the first is the one `--device auto` takes."""
     import torch
 
-    found = []
+    devices = []
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        facts = torch.cuda.get_device_properties(index)
-        precisions = ["float32", "float16"] + ["bfloat16"] * (facts.major >= 8)
-        memory = round(facts.total_memory / 2**30, 1)
-        found.append({"device": f"cuda:{index}", "name": facts.name, "memory_gib": memory, "precisions": precisions})
+        properties = torch.cuda.get_device_properties(index)
+        precisions = ["float32", "float16"] + ["bfloat16"] * (properties.major >= 8)
+        memory = round(properties.total_memory / 2**30, 1)
+        devices.append(
+            {"device": f"cuda:{index}", "name": properties.name, "memory_gib": memory, "precisions": precisions}
+        )
     if torch.backends.mps.is_available():
-        found.append({"device": "mps", "name": "Apple GPU", "precisions": ["float32", "float16"]})
+        devices.append({"device": "mps", "name": "Apple GPU", "precisions": ["float32", "float16"]})
     name = platform.processor() or platform.machine()
-    found.append({"device": "cpu", "name": name, "threads": torch.get_num_threads(), "precisions": _cpu_precisions()})
-    return found
+    devices.append({"device": "cpu", "name": name, "threads": torch.get_num_threads(), "precisions": _cpu_precisions()})
+    return devices
 
 
 def _cpu_precisions() -> list[str]:
     import torch
 
     # bfloat16 always computes on a CPU; it is only quick where the processor has instructions for it.
-    quick = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return ["float32", "float64", "bfloat16" if quick else "bfloat16 (slow here)"]
+    is_fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return ["float32", "float64", "bfloat16" if is_fast else "bfloat16 (slow here)"]
 
 
-def caches() -> dict[str, dict[str, Any]]:
+def list_caches() -> dict[str, dict[str, Any]]:
     """The folders where weights and data sets are kept, and whether they are there."""
     import torch
 
@@ -94,17 +96,22 @@ def caches() -> dict[str, dict[str, Any]]:
     return {name: {"path": str(path), "exists": path.is_dir()} for name, path in folders.items()}
 
 
-def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    lines = [(name, str(facts[name])) for name in ("reslab", "python", "platform", "cores")]
-    lines += [(name, found or "MISSING: pip install " + name) for name, found in facts["versions"].items()]
-    for extra, names in facts["extras"].items():
-        missing = [name for name, found in names.items() if found is None]
-        told = ", ".join(f"{name} {found}" for name, found in names.items() if found)
-        lines.append((f"extra {extra}", told if not missing else f"not there: pip install 'reslab[{extra}]'"))
-    for device in facts["devices"]:
+def _environment_rows(environment: dict[str, Any]) -> list[tuple[str, str]]:
+    lines = [(name, str(environment[name])) for name in ("reslab", "python", "platform", "cores")]
+    lines += [
+        (name, package_version or "MISSING: pip install " + name)
+        for name, package_version in environment["versions"].items()
+    ]
+    for extra, names in environment["extras"].items():
+        missing = [name for name, package_version in names.items() if package_version is None]
+        versions_text = ", ".join(
+            f"{name} {package_version}" for name, package_version in names.items() if package_version
+        )
+        lines.append((f"extra {extra}", versions_text if not missing else f"not there: pip install 'reslab[{extra}]'"))
+    for device in environment["devices"]:
         memory = f", {device['memory_gib']} GiB" if "memory_gib" in device else ""
         lines.append((f"device {device['device']}", f"{device['name']}{memory}: {', '.join(device['precisions'])}"))
-    for name, cache in facts["caches"].items():
+    for name, cache in environment["caches"].items():
         lines.append((f"cache: {name}", cache["path"] + ("" if cache["exists"] else " (nothing there yet)")))
     if sys.platform == "win32":
         lines.append(("note", "reslab is developed and tested on Linux"))

@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reslab.cli.options import (
-    Batch,
+    BatchSize,
     DataDir,
     Device,
-    Json,
+    JsonFlag,
     ModelName,
+    Overrides,
     Pretrained,
-    Settings,
     SkipBadImages,
     ValFraction,
     Workers,
-    read_numbers,
-    read_pretrained,
-    read_settings,
+    parse_channel_values,
+    parse_overrides,
+    parse_pretrained,
 )
-from reslab.cli.output import print_json, print_pairs, print_table, say
+from reslab.cli.output import echo_err, print_json, print_pairs, print_table
 from reslab.metrics.classification import macro_average
 from reslab.report.format import format_int, format_number, format_percent
-from reslab.runtime.torchrun import read_place
+from reslab.runtime.torchrun import read_distributed_env
 from reslab.spec.errors import invalid
 
 if TYPE_CHECKING:
@@ -35,60 +35,65 @@ if TYPE_CHECKING:
     from reslab.training.evaluation.loop import Evaluation
 
 
-def scores(found: "Evaluation") -> list[tuple[str, str]]:
+def metric_rows(evaluation: "Evaluation") -> list[tuple[str, str]]:
     """Split, accuracy, loss."""
-    right = f"{format_int(found.num_correct)} of {format_int(found.num_samples)} right"
-    rows = [("split", found.split), ("accuracy", f"{format_percent(found.top1)} ({right})")]
-    rows += [("in the first five", format_percent(found.top5))] if found.top5 is not None else []
-    return [*rows, ("loss", format_number(found.loss))]
+    correct_text = f"{format_int(evaluation.num_correct)} of {format_int(evaluation.num_samples)} right"
+    rows = [("split", evaluation.split), ("accuracy", f"{format_percent(evaluation.top1)} ({correct_text})")]
+    rows += [("in the first five", format_percent(evaluation.top5))] if evaluation.top5 is not None else []
+    return [*rows, ("loss", format_number(evaluation.loss))]
 
 
-def told(calibration: dict[str, Any]) -> list[tuple[str, str]]:
+def calibration_rows(calibration: dict[str, Any]) -> list[tuple[str, str]]:
     """The calibration error, and what a temperature makes of it; nothing where none was asked for."""
     if not calibration:
         return []
     rows = [("calibration error", format_percent(calibration["ece"]))]
     if "temperature" not in calibration:
-        why = (
+        reason = (
             "none: it is fitted on validation images with a mistake among them (--val-fraction), never on the test set"
         )
-        return [*rows, ("temperature", why)]
-    images = f"{format_int(calibration['fitted_images'])} images of {calibration['fitted_on']}"
-    rows.append(("temperature", f"{format_number(calibration['temperature'])}, fitted on {images}"))
+        return [*rows, ("temperature", reason)]
+    images_text = f"{format_int(calibration['fitted_images'])} images of {calibration['fitted_on']}"
+    rows.append(("temperature", f"{format_number(calibration['temperature'])}, fitted on {images_text}"))
     if "ece_scaled" in calibration:
-        how = ", each half judged with the other's temperature" if calibration["in_halves"] else ""
-        scaled = f"calibration error {format_percent(calibration['ece_scaled'])}, loss {format_number(calibration['loss_scaled'])}"
-        rows.append(("with it", scaled + how))
+        cross_fit_text = ", each half judged with the other's temperature" if calibration["in_halves"] else ""
+        after_text = f"calibration error {format_percent(calibration['ece_scaled'])}, loss {format_number(calibration['loss_scaled'])}"
+        rows.append(("with it", after_text + cross_fit_text))
     return rows
 
 
-def class_facts(found: "Evaluation") -> dict[str, Any]:
+def per_class_payload(evaluation: "Evaluation") -> dict[str, Any]:
     """`classes`: name, precision, recall, f1 (null where nothing defines one), num_samples; `confusion`, a row a true
     class."""
     names = ("name", "precision", "recall", "f1", "num_samples")
-    classes = [{name: getattr(score, name) for name in names} for score in found.class_scores()]
-    return {"classes": classes, "confusion": found.confusion}
+    classes = [
+        {name: getattr(class_metrics, name) for name in names} for class_metrics in evaluation.per_class_metrics()
+    ]
+    return {"classes": classes, "confusion": evaluation.confusion_matrix}
 
 
-def class_table(found: "Evaluation") -> tuple[list[str], list[tuple[str, ...]]]:
+def per_class_table(evaluation: "Evaluation") -> tuple[list[str], list[tuple[str, ...]]]:
     """Columns and rows: each class, and the mean of the classes."""
-    every = found.class_scores()
+    all_metrics = evaluation.per_class_metrics()
     rows = [
         (
-            score.name,
-            *(format_percent(value, 1) for value in (score.precision, score.recall, score.f1)),
-            format_int(score.num_samples),
+            class_metrics.name,
+            *(format_percent(value, 1) for value in (class_metrics.precision, class_metrics.recall, class_metrics.f1)),
+            format_int(class_metrics.num_samples),
         )
-        for score in every
+        for class_metrics in all_metrics
     ]
     means = [
-        format_percent(macro_average([getattr(score, name) for score in every]), 1)
+        format_percent(macro_average([getattr(class_metrics, name) for class_metrics in all_metrics]), 1)
         for name in ("precision", "recall", "f1")
     ]
-    return ["class", "precision", "recall", "F1", "images"], [*rows, ("mean", *means, format_int(found.num_samples))]
+    return ["class", "precision", "recall", "F1", "images"], [
+        *rows,
+        ("mean", *means, format_int(evaluation.num_samples)),
+    ]
 
 
-_LIST = "`reslab runs` lists the runs here"
+_LIST_RUNS_STEP = "`reslab runs` lists the runs here"
 
 
 def evaluate(
@@ -103,10 +108,10 @@ def evaluate(
     pretrained: Pretrained = None,
     mean: Annotated[str | None, typer.Option("--mean", metavar="M...", help="One number a channel, of x/255.")] = None,
     std: Annotated[str | None, typer.Option("--std", metavar="S...", help="One number a channel, of x/255.")] = None,
-    words: Annotated[
+    eval_transform: Annotated[
         str | None, typer.Option("--preprocess", metavar="WORDS", help="Such as 'resize(256) center-crop(256)'.")
     ] = None,
-    views: Annotated[
+    tta: Annotated[
         str, typer.Option("--views", metavar="WORDS", help="Averaged: flip, ten-crop(224), scales(224,256).")
     ] = "",
     predictions: Annotated[
@@ -118,118 +123,134 @@ def evaluate(
     calibration: Annotated[
         bool, typer.Option("--calibration", help="Calibration error, and the temperature that val asks for.")
     ] = False,
-    calibrate: Annotated[
+    save_temperature: Annotated[
         bool, typer.Option("--calibrate", help="Fit the temperature on val and keep it with the run, for `predict`.")
     ] = False,
-    page: Annotated[
+    html_path: Annotated[
         Path | None, typer.Option("--page", metavar="FILE", help="All of it on a page, with the worst mistakes.")
     ] = None,
-    batch: Batch = None,
+    batch_size: BatchSize = None,
     val_fraction: ValFraction = None,
     skip_bad_images: SkipBadImages = False,
     device: Device = "auto",
     workers: Workers = None,
-    settings: Settings = None,
-    json: Json = False,
+    overrides: Overrides = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Judge runs, or with --model and --pretrained a checkpoint of others, in float32: every image once."""
-    subject = _subject(runs or [], model, pretrained)
-    chosen = read_settings(settings)
-    _refuse_settings(chosen, model)
-    if calibrate:
-        _refuse_calibrating(subject, model, {"--views": views, "--preprocess": words, "--mean": mean, "--std": std})
+    model_source = _resolve_model_source(runs or [], model, pretrained)
+    model_overrides = parse_overrides(overrides)
+    _check_overrides(model_overrides, model)
+    if save_temperature:
+        _check_calibration_options(
+            model_source, model, {"--views": tta, "--preprocess": eval_transform, "--mean": mean, "--std": std}
+        )
     from reslab.training.evaluation.evaluate import evaluate as judge
-    from reslab.training.evaluation.predictions_file import check_answers_path, save_answers
+    from reslab.training.evaluation.predictions_file import check_predictions_path, save_predictions
 
     if predictions is not None:
-        check_answers_path(predictions)
-    sure = calibration or calibrate or page is not None
+        check_predictions_path(predictions)
+    needs_calibration = calibration or save_temperature or html_path is not None
     options: dict[str, Any] = {
-        "pretrained": read_pretrained(pretrained),
-        "settings": chosen,
-        "mean": read_numbers(mean, "--mean"),
-        "std": read_numbers(std, "--std"),
-        "words": words,
-        "views": views,
-        "batch": batch,
+        "pretrained": parse_pretrained(pretrained),
+        "settings": model_overrides,
+        "mean": parse_channel_values(mean, "--mean"),
+        "std": parse_channel_values(std, "--std"),
+        "words": eval_transform,
+        "views": tta,
+        "batch": batch_size,
         "data_dir": data_dir,
         "val_fraction": val_fraction,
         "skip_bad_images": skip_bad_images,
         "device": device,
         "workers": workers,
         "share": True,
-        "keep_probabilities": predictions is not None or sure,
+        "keep_probabilities": predictions is not None or needs_calibration,
     }
-    found = judge(subject, data, split=split, **options)
-    val = _judge_val(found, lambda: judge(subject, data, split="val", **options)) if sure else None
-    if calibrate:
-        _keep_temperature(subject, val)
-    extra = _calibration(found, val) if sure else {}
-    if read_place().first:
+    evaluation = judge(model_source, data, split=split, **options)
+    val_evaluation = (
+        _evaluate_val(evaluation, lambda: judge(model_source, data, split="val", **options))
+        if needs_calibration
+        else None
+    )
+    if save_temperature:
+        _save_temperature(model_source, val_evaluation)
+    calibration_payload = _calibration_payload(evaluation, val_evaluation) if needs_calibration else {}
+    if read_distributed_env().is_main:
         if predictions is not None:
-            save_answers(predictions, found)
-        if page is not None:
-            _write_page(page, found, extra, " and ".join(runs or [str(model)]))
-    if json:
-        print_json({**found.to_dict(), **extra, **(class_facts(found) if per_class else {})})
+            save_predictions(predictions, evaluation)
+        if html_path is not None:
+            _write_html(html_path, evaluation, calibration_payload, " and ".join(runs or [str(model)]))
+    if as_json:
+        print_json(
+            {**evaluation.to_dict(), **calibration_payload, **(per_class_payload(evaluation) if per_class else {})}
+        )
         return
-    print_pairs([*scores(found), *told(extra), *([("page", str(page))] if page else [])])
+    print_pairs(
+        [
+            *metric_rows(evaluation),
+            *calibration_rows(calibration_payload),
+            *([("page", str(html_path))] if html_path else []),
+        ]
+    )
     if per_class:
-        print_table(*class_table(found))
+        print_table(*per_class_table(evaluation))
 
 
-def _judge_val(found: "Evaluation", judge_val: "Callable[[], Evaluation]") -> "Evaluation | None":
+def _evaluate_val(evaluation: "Evaluation", evaluate_val: "Callable[[], Evaluation]") -> "Evaluation | None":
     """The answers on the validation split, where there is one."""
-    if found.split == "val":
-        return found
+    if evaluation.split == "val":
+        return evaluation
     try:
-        return judge_val()
+        return evaluate_val()
     except ValueError as error:
         if not str(error).startswith("unknown split"):
             raise
         return None
 
 
-def _keep_temperature(subject: Any, val: "Evaluation | None") -> None:
-    from reslab.training.evaluation.calibration import calibrated, keep_temperature
+def _save_temperature(model_source: Any, val_evaluation: "Evaluation | None") -> None:
+    from reslab.training.evaluation.calibration import fit_validation_temperature, save_temperature
 
-    if val is None:
+    if val_evaluation is None:
         raise invalid(
             "a validation split to fit a temperature on (never the test set)",
             "data without one",
             next_step="train with --val-fraction 0.1",
         )
-    kept = calibrated(val)
-    if read_place().first:
-        keep_temperature(subject, kept)
-        images = f"{format_int(kept.num_samples)} validation images"
-        say(
-            f"temperature {format_number(kept.value)}, fitted on {images}, is kept with the weights for `reslab predict`"
+    fitted = fit_validation_temperature(val_evaluation)
+    if read_distributed_env().is_main:
+        save_temperature(model_source, fitted)
+        images_text = f"{format_int(fitted.num_samples)} validation images"
+        echo_err(
+            f"temperature {format_number(fitted.value)}, fitted on {images_text}, is kept with the weights for `reslab predict`"
         )
 
 
-def _calibration(found: "Evaluation", val: "Evaluation | None") -> dict[str, Any]:
-    from reslab.training.evaluation.calibration import calibration_facts
+def _calibration_payload(evaluation: "Evaluation", val_evaluation: "Evaluation | None") -> dict[str, Any]:
+    from reslab.training.evaluation.calibration import calibration_metrics
 
-    return calibration_facts(found, val)
+    return calibration_metrics(evaluation, val_evaluation)
 
 
-def _write_page(target: Path, found: "Evaluation", calibration: dict[str, Any], subject: str) -> None:
+def _write_html(html_path: Path, evaluation: "Evaluation", calibration: dict[str, Any], model_text: str) -> None:
     from reslab.report.render import render_run_page
-    from reslab.training.train import evaluation_page
+    from reslab.training.train import build_evaluation_page
 
-    facts = {"judged": subject, "split": found.split, "precision": "float32"}
-    text = render_run_page(evaluation_page(f"{subject} on {found.split}", found, calibration, facts))
-    target.write_text(text, encoding="utf-8")
+    metadata = {"judged": model_text, "split": evaluation.split, "precision": "float32"}
+    html = render_run_page(
+        build_evaluation_page(f"{model_text} on {evaluation.split}", evaluation, calibration, metadata)
+    )
+    html_path.write_text(html, encoding="utf-8")
 
 
-def _refuse_calibrating(subject: Any, model: str | None, given: dict[str, str | None]) -> None:
+def _check_calibration_options(model_source: Any, model: str | None, changed_options: dict[str, str | None]) -> None:
     """The temperature kept is that of one network on pictures prepared as `predict` prepares them."""
-    several = isinstance(subject, list)
-    if model or several:
-        got = f"{len(subject)} runs" if several else f"--model {model}"
+    is_ensemble = isinstance(model_source, list)
+    if model or is_ensemble:
+        got = f"{len(model_source)} runs" if is_ensemble else f"--model {model}"
         raise invalid("one run (or its model.safetensors) with --calibrate", got, next_step="--calibration only tells")
-    for option, value in given.items():
+    for option, value in changed_options.items():
         if value:
             raise invalid(
                 "--calibrate with pictures as `predict` prepares them",
@@ -238,10 +259,10 @@ def _refuse_calibrating(subject: Any, model: str | None, given: dict[str, str | 
             )
 
 
-def _subject(runs: list[str], model: str | None, pretrained: str | None) -> Any:
+def _resolve_model_source(runs: list[str], model: str | None, pretrained: str | None) -> Any:
     if bool(runs) == bool(model):
         got = "neither" if not runs else f"{', '.join(runs)} and --model {model}"
-        raise invalid("runs to judge, or --model NAME with --pretrained FILE", got, next_step=_LIST)
+        raise invalid("runs to judge, or --model NAME with --pretrained FILE", got, next_step=_LIST_RUNS_STEP)
     if model:
         return model
     if pretrained:
@@ -250,13 +271,13 @@ def _subject(runs: list[str], model: str | None, pretrained: str | None) -> Any:
         )
     for run in runs:
         if not Path(run).exists():
-            raise invalid("the folder of a run, or its weights", f"{run} (nothing there)", next_step=_LIST)
+            raise invalid("the folder of a run, or its weights", f"{run} (nothing there)", next_step=_LIST_RUNS_STEP)
     paths = [Path(run) for run in runs]
     return paths[0] if len(paths) == 1 else paths
 
 
-def _refuse_settings(settings: dict[str, str], model: str | None) -> None:
-    for key, value in settings.items():
+def _check_overrides(overrides: dict[str, str], model: str | None) -> None:
+    for key, value in overrides.items():
         if model is None:
             raise invalid("--set only with --model", f"--set {key}={value}", next_step="a run has its own network")
         if not key.startswith("model."):

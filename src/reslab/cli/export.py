@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reslab.cli.options import DataDir, Json
+from reslab.cli.options import DataDir, JsonFlag
 from reslab.cli.output import print_json, print_pairs
 from reslab.report.format import format_int, format_number, format_percent
 
 if TYPE_CHECKING:
-    from reslab.deploy.export.export import Exported
+    from reslab.deploy.export.export import ExportResult
 
 
 def export(
@@ -38,12 +38,12 @@ def export(
         float, typer.Option("--max-drop", metavar="POINTS", help="Accuracy that bf16 and int8 may lose.")
     ] = 1.0,
     force: Annotated[bool, typer.Option("--force", help="Replace what lies there.")] = False,
-    json: Json = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Write a network in another format, load it again there, and hold it against the original on real pictures."""
     from reslab.deploy.export.export import export as export_network
 
-    made = export_network(
+    result = export_network(
         run,
         to,
         output,
@@ -54,19 +54,22 @@ def export(
         num_images=num_images,
         force=force,
     )
-    if json:
-        print_json(made.to_dict())
+    if as_json:
+        print_json(result.to_dict())
     else:
-        print_pairs(_told(made))
+        print_pairs(_export_rows(result))
 
 
-def _told(made: "Exported") -> list[tuple[str, str]]:
-    found = made.comparison
-    same = f"{format_int(found.num_agreeing)} of {format_int(found.num_images)} pictures"
+def _export_rows(result: "ExportResult") -> list[tuple[str, str]]:
+    comparison = result.comparison
+    agreement = f"{format_int(comparison.num_agreeing)} of {format_int(comparison.num_images)} pictures"
     return [
-        ("exported", f"{made.path} ({format_int(made.facts['num_bytes'])} bytes, {made.format}, {made.precision})"),
-        ("same class", f"{same} of {made.facts['data']} ({made.facts['split']})"),
-        ("difference", f"{format_number(found.largest_difference, 3)} of the largest output, at most"),
-        ("accuracy", f"{format_percent(found.top1)} before, {format_percent(found.exported_top1)} exported"),
-        ("report", str(made.report)),
+        (
+            "exported",
+            f"{result.path} ({format_int(result.metadata['num_bytes'])} bytes, {result.format}, {result.precision})",
+        ),
+        ("same class", f"{agreement} of {result.metadata['data']} ({result.metadata['split']})"),
+        ("difference", f"{format_number(comparison.max_difference, 3)} of the largest output, at most"),
+        ("accuracy", f"{format_percent(comparison.top1)} before, {format_percent(comparison.exported_top1)} exported"),
+        ("report", str(result.report_path)),
     ]

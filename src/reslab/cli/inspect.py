@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reslab.cli.options import DataDir, Device, Json, Settings, read_settings
-from reslab.cli.output import print_json, print_table, say
+from reslab.cli.options import DataDir, Device, JsonFlag, Overrides, parse_overrides
+from reslab.cli.output import echo_err, print_json, print_table
 from reslab.spec.errors import invalid
 
 if TYPE_CHECKING:
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from reslab.analysis.subject import AnalysisTarget
     from reslab.report.analyses.result import RenderedResult
 
-_MANY_TABLES = 6
+_MAX_PRINTED_TABLES = 6
 
 
-def inspect(
-    question: Annotated[str | None, typer.Argument(metavar="[QUESTION]", help="`reslab inspect` lists them.")] = None,
-    places: Annotated[
+def analyze(
+    name: Annotated[str | None, typer.Argument(metavar="[QUESTION]", help="`reslab inspect` lists them.")] = None,
+    target_specs: Annotated[
         list[str] | None,
         typer.Argument(metavar="[RUN|MODEL]...", help="Runs, RUN@STEP, weights, networks: NAME:AXIS=VALUE, timm/NAME."),
     ] = None,
@@ -29,18 +29,18 @@ def inspect(
         str | None, typer.Option("--data", metavar="NAME|FOLDER|random", help="[default: the run's own, else digits]")
     ] = None,
     data_dir: DataDir = None,
-    at: Annotated[
+    weights: Annotated[
         str, typer.Option("--at", metavar="weights|init|all|STEP", help="Which weights of a run; all: each snapshot.")
     ] = "weights",
-    images: Annotated[
+    num_images: Annotated[
         int | None, typer.Option("--images", metavar="N", help="Pictures to ask with. [default: 128, or 16 large ones]")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Fresh weights and the choice of pictures follow from it.")] = 0,
-    page: Annotated[Path | None, typer.Option("--page", metavar="FILE", help="Write a page (HTML).")] = None,
-    png: Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Write the pictures (PNG).")] = None,
+    html_path: Annotated[Path | None, typer.Option("--page", metavar="FILE", help="Write a page (HTML).")] = None,
+    png_path: Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Write the pictures (PNG).")] = None,
     device: Device = "auto",
-    settings: Settings = None,
-    json: Json = False,
+    overrides: Overrides = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Put a question to networks, several beside each other: --set KEY=VALUE is an option of the question.
 
@@ -50,133 +50,142 @@ def inspect(
     from reslab.analysis.registry import ANALYSES, default_data, get_analysis, override_options, run_each
     from reslab.analysis.subject import open_targets
 
-    if question is None:
-        list_questions(list(ANALYSES.values()), json)
+    if name is None:
+        list_analyses(list(ANALYSES.values()), as_json)
         return
-    asked = get_analysis(question)
-    check_files(page, png)
-    axes, options = split_settings(read_settings(settings))
-    override_options(asked, options)
-    subjects = open_targets(
-        places or [],
-        data=data or default_data(question),
+    analysis = get_analysis(name)
+    check_analysis_outputs(html_path, png_path)
+    arch_overrides, analysis_options = split_analysis_overrides(parse_overrides(overrides))
+    override_options(analysis, analysis_options)
+    targets = open_targets(
+        target_specs or [],
+        data=data or default_data(name),
         data_dir=data_dir,
-        num_images=images,
+        num_images=num_images,
         seed=seed,
-        weights=at,
-        arch_overrides=axes,
+        weights=weights,
+        arch_overrides=arch_overrides,
         device=device,
     )
     from reslab.spec.config import to_dict
 
-    with progress_callback(say):
-        found, left_out = run_each(question, subjects, options)
-    answers = [to_dict(answer) for answer in found]
-    tell(asked, [subject for subject in subjects if subject.name not in left_out], answers, left_out, page, png, json)
+    with progress_callback(echo_err):
+        results, skipped = run_each(name, targets, analysis_options)
+    result_dicts = [to_dict(result) for result in results]
+    print_results(
+        analysis,
+        [target for target in targets if target.name not in skipped],
+        result_dicts,
+        skipped,
+        html_path,
+        png_path,
+        as_json,
+    )
 
 
-def list_questions(questions: "Sequence[Analysis]", json: bool) -> None:
+def list_analyses(analyses: "Sequence[Analysis]", as_json: bool) -> None:
     """What can be asked."""
     from reslab.spec.config import override_keys
 
     rows = [
         {
-            "name": question.name,
-            "summary": question.summary,
-            "reference": question.reference,
-            "options": {key: getattr(question.options, key, None) for key in override_keys(question.options)},
+            "name": analysis.name,
+            "summary": analysis.summary,
+            "reference": analysis.reference,
+            "options": {key: getattr(analysis.options, key, None) for key in override_keys(analysis.options)},
         }
-        for question in questions
+        for analysis in analyses
     ]
-    if json:
+    if as_json:
         print_json(rows)
         return
-    print_table(["question", "what is asked", "options"], [_row(row) for row in rows])
+    print_table(["question", "what is asked", "options"], [_analysis_row(row) for row in rows])
     print("\nreslab inspect QUESTION RUN|MODEL...   such as: reslab inspect gradients resnet56_cifar plain56_cifar")
 
 
-def _row(row: dict[str, Any]) -> tuple[str, str, str]:
+def _analysis_row(row: dict[str, Any]) -> tuple[str, str, str]:
     return row["name"], row["summary"], ", ".join(f"{key}={value}" for key, value in row["options"].items())
 
 
-def split_settings(settings: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+def split_analysis_overrides(overrides: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """Settings of the network (`model.KEY`, without the prefix) and of the question."""
-    axes = {key.removeprefix("model."): value for key, value in settings.items() if key.startswith("model.")}
-    return axes, {key: value for key, value in settings.items() if not key.startswith("model.")}
+    arch_overrides = {key.removeprefix("model."): value for key, value in overrides.items() if key.startswith("model.")}
+    return arch_overrides, {key: value for key, value in overrides.items() if not key.startswith("model.")}
 
 
-def check_files(page: Path | None, png: Path | None) -> None:
+def check_analysis_outputs(html_path: Path | None, png_path: Path | None) -> None:
     """ValueError for a name that is no page or picture: said before anything is measured, which may take long."""
-    for place, kinds in ((page, (".html", ".htm")), (png, (".png",))):
-        if place is not None and place.suffix.lower() not in kinds:
-            raise invalid(f"a file ending in {kinds[0]}", place, str(place.with_suffix(kinds[0])))
-        if place is not None and place.is_dir():
-            raise invalid("a file", f"{place}, a folder", str(place / f"answer{kinds[0]}"))
+    for path, suffixes in ((html_path, (".html", ".htm")), (png_path, (".png",))):
+        if path is not None and path.suffix.lower() not in suffixes:
+            raise invalid(f"a file ending in {suffixes[0]}", path, str(path.with_suffix(suffixes[0])))
+        if path is not None and path.is_dir():
+            raise invalid("a file", f"{path}, a folder", str(path / f"answer{suffixes[0]}"))
 
 
-def tell(
-    question: "Analysis",
-    subjects: "Sequence[AnalysisTarget]",
-    answers: Sequence[dict[str, Any]],
-    left_out: Mapping[str, str],
-    page: Path | None,
-    png: Path | None,
-    json: bool,
+def print_results(
+    analysis: "Analysis",
+    targets: "Sequence[AnalysisTarget]",
+    results: Sequence[dict[str, Any]],
+    skipped: Mapping[str, str],
+    html_path: Path | None,
+    png_path: Path | None,
+    as_json: bool,
 ) -> None:
     """Print the answers, and who is left out of them; write the page and the picture that were asked for."""
     from reslab.report.analyses import render_analysis
 
-    shown = render_analysis(question.name, answers) if page or png or not json else None
-    if shown is not None:
-        shown = replace(
-            shown, paragraphs=(*shown.paragraphs, *(f"{name} is left out: {why}" for name, why in left_out.items()))
+    rendered = render_analysis(analysis.name, results) if html_path or png_path or not as_json else None
+    if rendered is not None:
+        rendered = replace(
+            rendered,
+            paragraphs=(*rendered.paragraphs, *(f"{name} is left out: {reason}" for name, reason in skipped.items())),
         )
-        write(question, subjects, shown, page, png)
-    if json:
-        files = {"page": _text(page), "png": _text(png)}
-        print_json({"analysis": question.name, "results": answers, "left_out": left_out, **files})
-    elif shown is not None:
-        _print(shown)
+        write_results(analysis, targets, rendered, html_path, png_path)
+    if as_json:
+        paths = {"page": _path_or_none(html_path), "png": _path_or_none(png_path)}
+        print_json({"analysis": analysis.name, "results": results, "left_out": skipped, **paths})
+    elif rendered is not None:
+        _print_rendered(rendered)
 
 
-def write(
-    question: "Analysis",
-    subjects: "Sequence[AnalysisTarget]",
-    shown: "RenderedResult",
-    page: Path | None,
-    png: Path | None,
+def write_results(
+    analysis: "Analysis",
+    targets: "Sequence[AnalysisTarget]",
+    rendered: "RenderedResult",
+    html_path: Path | None,
+    png_path: Path | None,
 ) -> None:
     """The page and the picture, where asked for."""
     from reslab.analysis.subject import describe_target
     from reslab.report.analyses.result import AnalysisPage
     from reslab.report.render import render_analysis_page
-    from reslab.runtime.files import write_whole
-    from reslab.runtime.provenance import command
+    from reslab.runtime.files import write_atomic
+    from reslab.runtime.provenance import command_line
 
-    if page is not None:
-        told = {f"{subject.name}": "; ".join(describe_target(subject).values()) for subject in subjects}
-        told |= {"command": command()}
-        content = AnalysisPage(question.name, f"Asked: {question.summary}.", question.reference, shown, told)
-        write_whole(page, render_analysis_page(content).encode())
-        say(f"page: {page}")
-    if png is not None:
+    if html_path is not None:
+        metadata = {f"{target.name}": "; ".join(describe_target(target).values()) for target in targets}
+        metadata |= {"command": command_line()}
+        page = AnalysisPage(analysis.name, f"Asked: {analysis.summary}.", analysis.reference, rendered, metadata)
+        write_atomic(html_path, render_analysis_page(page).encode())
+        echo_err(f"page: {html_path}")
+    if png_path is not None:
         from reslab.report.plots.png import render_png as drawn
 
-        write_whole(png, drawn(shown.figures, shown.title))
-        say(f"picture: {png}")
+        write_atomic(png_path, drawn(rendered.figures, rendered.title))
+        echo_err(f"picture: {png_path}")
 
 
-def _text(path: Path | None) -> str | None:
+def _path_or_none(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-def _print(shown: "RenderedResult") -> None:
-    many = len(shown.tables) > _MANY_TABLES
-    for table in shown.tables[: 1 if many else None]:
+def _print_rendered(rendered: "RenderedResult") -> None:
+    has_many = len(rendered.tables) > _MAX_PRINTED_TABLES
+    for table in rendered.tables[: 1 if has_many else None]:
         print(table.caption)
         print_table(table.columns, table.rows)
         print()
-    for words in shown.paragraphs:
-        print(words)
-    if many:
-        print(f"({len(shown.tables) - 1} more tables: --page FILE or --json)")
+    for paragraph in rendered.paragraphs:
+        print(paragraph)
+    if has_many:
+        print(f"({len(rendered.tables) - 1} more tables: --page FILE or --json)")

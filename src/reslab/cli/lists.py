@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from reslab.cli.options import Json
+from reslab.cli.options import JsonFlag
 from reslab.cli.output import print_json, print_pairs, print_table
 from reslab.report.format import format_shape
 from reslab.spec.arch import Arch
@@ -19,12 +19,12 @@ from reslab.spec.recipe import Recipe
 from reslab.spec.recipes import RECIPES, get_recipe
 from reslab.spec.zoo import ARCHS, match_model_names
 
-TOLD = ("name", "reference", "notes")
+DESCRIPTIVE_KEYS = ("name", "reference", "notes")
 
 
 def recipes(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Every value of one recipe.")] = None,
-    json: Json = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """List the training procedures, each with its source, or print one: every value, and which differ from the default.
 
@@ -32,35 +32,35 @@ def recipes(
     """
     if name is not None:
         recipe = get_recipe(name)
-        if json:
-            print_json({**to_dict(recipe), "differs": differing(recipe)})
+        if as_json:
+            print_json({**to_dict(recipe), "differs": changed_keys(recipe)})
         else:
-            _print_one(recipe)
-    elif json:
+            _print_recipe(recipe)
+    elif as_json:
         print_json([to_dict(recipe) for recipe in RECIPES.values()])
     else:
-        _print_all()
+        _print_recipes()
 
 
-def values_of(recipe: Recipe) -> dict[str, Any]:
+def flatten_recipe(recipe: Recipe) -> dict[str, Any]:
     """Every value by its key of --set, name, source and notes apart."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in to_dict(recipe).items():
-        inner = {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, dict) else {key: value}
-        found |= {} if key in TOLD else inner
-    return found
+        entries = {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {key: value}
+        values |= {} if key in DESCRIPTIVE_KEYS else entries
+    return values
 
 
-def differing(recipe: Recipe) -> list[str]:
+def changed_keys(recipe: Recipe) -> list[str]:
     """The keys whose values are not those of a recipe that says nothing."""
-    plain = values_of(Recipe("", ""))
-    return [key for key, value in values_of(recipe).items() if value != plain[key]]
+    defaults = flatten_recipe(Recipe("", ""))
+    return [key for key, value in flatten_recipe(recipe).items() if value != defaults[key]]
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as --set takes it, or a word for nothing."""
     if isinstance(value, list):
-        return ",".join(shown(one) for one in value) or "none"
+        return ",".join(format_value(item) for item in value) or "none"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
@@ -68,19 +68,19 @@ def shown(value: Any) -> str:
     return "none" if value in ("", None) else str(value)
 
 
-def _print_one(recipe: Recipe) -> None:
-    print_pairs([(key, getattr(recipe, key)) for key in TOLD if getattr(recipe, key)])
+def _print_recipe(recipe: Recipe) -> None:
+    print_pairs([(key, getattr(recipe, key)) for key in DESCRIPTIVE_KEYS if getattr(recipe, key)])
     print()
-    differs = set(differing(recipe))
-    plain = values_of(Recipe("", ""))
+    changed = set(changed_keys(recipe))
+    defaults = flatten_recipe(Recipe("", ""))
     rows = [
-        (key, shown(value), f"default {shown(plain[key])}" if key in differs else "")
-        for key, value in values_of(recipe).items()
+        (key, format_value(value), f"default {format_value(defaults[key])}" if key in changed else "")
+        for key, value in flatten_recipe(recipe).items()
     ]
     print_table(["key", "value", "differs"], rows)
 
 
-def _print_all() -> None:
+def _print_recipes() -> None:
     print_table(
         ["name", "length", "batch", "lr", "optimizer", "schedule", "augmentation", "source"],
         [
@@ -101,25 +101,25 @@ def _print_all() -> None:
 
 def models(
     pattern: Annotated[str, typer.Argument(help="A part of the name, or a pattern such as 'resnet*_cifar'.")] = "",
-    json: Json = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """List the networks, each with where it comes from."""
-    found = [ARCHS[name] for name in match_model_names(pattern.lower())]
-    if not found:
+    archs = [ARCHS[name] for name in match_model_names(pattern.lower())]
+    if not archs:
         raise unknown_name("model", pattern, ARCHS, "`reslab models` lists all")
-    if json:
-        print_json([_facts(arch) for arch in found])
+    if as_json:
+        print_json([_model_payload(arch) for arch in archs])
         return
     print_table(
         ["name", "depth", "input", "classes", "source"],
         [
             (arch.name, str(arch.depth), format_shape(arch.input_size), str(arch.num_classes), arch.reference)
-            for arch in found
+            for arch in archs
         ],
     )
 
 
-def _facts(arch: Arch) -> dict[str, object]:
+def _model_payload(arch: Arch) -> dict[str, object]:
     return {
         "name": arch.name,
         "source": arch.reference,
@@ -134,15 +134,15 @@ def _facts(arch: Arch) -> dict[str, object]:
 
 def studies(
     pattern: Annotated[str, typer.Argument(help="A part of the name, such as he2016.")] = "",
-    json: Json = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """List the studies: tables and figures of papers, each with where it is printed."""
     from reslab.spec.papers import STUDIES
 
-    found = [study for study in STUDIES.values() if pattern.lower() in study.name]
-    if not found:
+    selected = [study for study in STUDIES.values() if pattern.lower() in study.name]
+    if not selected:
         raise unknown_name("study", pattern, STUDIES, "`reslab studies` lists all")
-    if json:
+    if as_json:
         print_json(
             [
                 {
@@ -152,11 +152,14 @@ def studies(
                     "rows": [row.name for row in study.rows],
                     "claims": [claim.text for claim in study.claims],
                 }
-                for study in found
+                for study in selected
             ]
         )
         return
     print_table(
         ["name", "rows", "claims", "title", "source"],
-        [(study.name, str(len(study.rows)), str(len(study.claims)), study.title, study.reference) for study in found],
+        [
+            (study.name, str(len(study.rows)), str(len(study.claims)), study.title, study.reference)
+            for study in selected
+        ],
     )

@@ -6,110 +6,117 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reslab.cli.options import (
-    Batch,
+    BatchSize,
     DataArgument,
     DataDir,
-    DataName,
+    DataOption,
     Device,
-    Json,
+    JsonFlag,
     ModelName,
+    Overrides,
     Pretrained,
     RecipeName,
-    Settings,
     SkipBadImages,
     ValFraction,
     Workers,
-    one_data_set,
-    read_pretrained,
-    read_settings,
+    parse_overrides,
+    parse_pretrained,
+    resolve_data_option,
 )
-from reslab.cli.output import print_json, print_pairs, say
+from reslab.cli.output import echo_err, print_json, print_pairs
 
 if TYPE_CHECKING:
-    from reslab.training.lr_finder import RateSearch
+    from reslab.training.lr_finder import LRFinderResult
 
 
 def lr_find(
-    folder: DataArgument = None,
-    data: DataName = None,
+    data_argument: DataArgument = None,
+    data: DataOption = None,
     model: ModelName = None,
     recipe: RecipeName = None,
-    lowest: Annotated[float, typer.Option("--from", help="The first rate.")] = 1e-5,
-    highest: Annotated[float, typer.Option("--to", help="The last rate.")] = 10.0,
-    steps: Annotated[int, typer.Option("--steps", help="Steps in all, one a rate.")] = 100,
-    page: Annotated[
+    min_lr: Annotated[float, typer.Option("--from", help="The first rate.")] = 1e-5,
+    max_lr: Annotated[float, typer.Option("--to", help="The last rate.")] = 10.0,
+    num_steps: Annotated[int, typer.Option("--steps", help="Steps in all, one a rate.")] = 100,
+    html_path: Annotated[
         Path | None, typer.Option("--page", metavar="FILE", help="Where the picture goes. [default: lr-find.html]")
     ] = None,
     data_dir: DataDir = None,
-    batch: Batch = None,
+    batch_size: BatchSize = None,
     seed: Annotated[int, typer.Option("--seed", help="Everything random follows from it.")] = 0,
     pretrained: Pretrained = None,
     val_fraction: ValFraction = None,
     skip_bad_images: SkipBadImages = False,
     device: Device = "auto",
     workers: Workers = None,
-    settings: Settings = None,
-    json: Json = False,
+    overrides: Overrides = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Take a few training steps at rising learning rates, and say at which the loss falls steepest."""
-    place = one_data_set(folder, data)
+    dataset = resolve_data_option(data_argument, data)
     from reslab.runtime.device import choose_device
-    from reslab.training.lr_finder import search_rate
-    from reslab.training.options import Asked, split_settings
+    from reslab.training.lr_finder import find_lr
+    from reslab.training.options import TrainOptions, split_overrides
 
-    chosen, axes = split_settings(read_settings(settings), None, batch, None)
-    asked = Asked(
+    recipe_overrides, arch_overrides = split_overrides(parse_overrides(overrides), None, batch_size, None)
+    options = TrainOptions(
         model,
-        place,
+        dataset,
         recipe,
         seed,
-        chosen,
-        axes,
-        read_pretrained(pretrained),
+        recipe_overrides,
+        arch_overrides,
+        parse_pretrained(pretrained),
         data_dir=data_dir,
         val_fraction=val_fraction,
         skip_bad_images=skip_bad_images,
     )
-    found = search_rate(asked, choose_device(device), lowest=lowest, highest=highest, num_steps=steps, workers=workers)
-    target = page or (None if json else Path("lr-find.html"))
-    if target is not None:
-        _write_page(target, found)
-    if json:
-        print_json(_facts(found, target))
+    result = find_lr(options, choose_device(device), min_lr=min_lr, max_lr=max_lr, num_steps=num_steps, workers=workers)
+    output_path = html_path or (None if as_json else Path("lr-find.html"))
+    if output_path is not None:
+        _write_html(output_path, result)
+    if as_json:
+        print_json(_lr_find_payload(result, output_path))
     else:
-        print_pairs(_summary(found, target))
+        print_pairs(_lr_find_rows(result, output_path))
 
 
-def _write_page(target: Path, found: "RateSearch") -> None:
+def _write_html(html_path: Path, result: "LRFinderResult") -> None:
     from reslab.report.pages.lr_find import LRFinderPage
     from reslab.report.render import render_lr_finder_page
 
-    shown = LRFinderPage(
-        title=f"{found.model} on {found.data}",
-        lrs=found.rates,
-        losses=found.losses,
-        smoothed_losses=found.smoothed,
-        suggested_lr=found.suggestion,
-        lowest_loss_lr=found.lowest,
-        diverged=found.stopped_early,
-        metadata={"network": found.model, "data": found.data, "recipe": found.recipe, "batch": str(found.batch)},
+    page = LRFinderPage(
+        title=f"{result.model} on {result.data}",
+        lrs=result.lrs,
+        losses=result.losses,
+        smoothed_losses=result.smoothed_losses,
+        suggested_lr=result.suggested_lr,
+        lowest_loss_lr=result.lowest_loss_lr,
+        diverged=result.diverged,
+        metadata={
+            "network": result.model,
+            "data": result.data,
+            "recipe": result.recipe,
+            "batch": str(result.batch_size),
+        },
     )
-    target.write_text(render_lr_finder_page(shown), encoding="utf-8")
-    say(f"picture: {target}")
+    html_path.write_text(render_lr_finder_page(page), encoding="utf-8")
+    echo_err(f"picture: {html_path}")
 
 
-def _facts(found: "RateSearch", page: Path | None) -> dict[str, Any]:
-    return {**vars(found), "page": None if page is None else str(page)}
+def _lr_find_payload(result: "LRFinderResult", html_path: Path | None) -> dict[str, Any]:
+    return {**vars(result), "page": None if html_path is None else str(html_path)}
 
 
-def _summary(found: "RateSearch", page: Path | None) -> list[tuple[str, str]]:
-    if found.suggestion is None:
-        rate = "none: the loss never fell; try a lower --from, or more --steps"
+def _lr_find_rows(result: "LRFinderResult", html_path: Path | None) -> list[tuple[str, str]]:
+    if result.suggested_lr is None:
+        lr_text = "none: the loss never fell; try a lower --from, or more --steps"
     else:
-        rate = f"{found.suggestion:.2g}, where the loss falls steepest (it is lowest at {found.lowest:.2g})"
-    tested = f"{found.rates[0]:.2g} to {found.rates[-1]:.2g}, {len(found.rates)} steps of batch {found.batch}"
+        lr_text = (
+            f"{result.suggested_lr:.2g}, where the loss falls steepest (it is lowest at {result.lowest_loss_lr:.2g})"
+        )
+    tested = f"{result.lrs[0]:.2g} to {result.lrs[-1]:.2g}, {len(result.lrs)} steps of batch {result.batch_size}"
     return [
-        ("rate to try", rate),
-        ("tested", tested + (", stopped where the loss diverged" if found.stopped_early else "")),
+        ("rate to try", lr_text),
+        ("tested", tested + (", stopped where the loss diverged" if result.diverged else "")),
         ("next", "reslab train ... --lr RATE (for this batch)"),
     ]

@@ -13,9 +13,11 @@ import typer
 
 from reslab.spec.errors import invalid
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output, and nothing else there.")]
+JsonFlag = Annotated[
+    bool, typer.Option("--json", help="Print one JSON value on standard output, and nothing else there.")
+]
 DataArgument = Annotated[str | None, typer.Argument(metavar="[DATA]", help="The same as --data.")]
-DataName = Annotated[
+DataOption = Annotated[
     str | None, typer.Option("--data", metavar="NAME|FOLDER", help="A data set, or a folder of class folders.")
 ]
 RecipeName = Annotated[str | None, typer.Option("--recipe", metavar="NAME", help="`reslab recipes` lists them.")]
@@ -26,14 +28,14 @@ Device = Annotated[str, typer.Option("--device", help="auto (cuda, mps, cpu: the
 Workers = Annotated[
     int | None, typer.Option("-j", "--workers", min=0, help="Processes that decode pictures. (default: chosen)")
 ]
-Batch = Annotated[int | None, typer.Option("-b", "--batch-size", min=1, help="Images a step.")]
-Settings = Annotated[
+BatchSize = Annotated[int | None, typer.Option("-b", "--batch-size", min=1, help="Images a step.")]
+Overrides = Annotated[
     list[str] | None,
     typer.Option(
         "--set", metavar="KEY=VALUE", help="Override one value (repeatable): model.KEY the network's, KEY the recipe's."
     ),
 ]
-SettingsFile = Annotated[
+ConfigFile = Annotated[
     Path | None,
     typer.Option(
         "-c", "--config", metavar="FILE", help="Settings from a TOML or YAML file, with the keys of --set, which wins."
@@ -56,35 +58,35 @@ Pretrained = Annotated[
 ]
 
 
-def one_data_set(folder: str | None, data: str | None) -> str | None:
+def resolve_data_option(argument: str | None, data: str | None) -> str | None:
     """The data set, named as the argument or by `--data`; ValueError where both are given and differ."""
-    if folder is not None and data is not None and folder != data:
-        raise invalid("one data set", f"{folder} and --data {data}", next_step="leave one of them out")
-    return data or folder
+    if argument is not None and data is not None and argument != data:
+        raise invalid("one data set", f"{argument} and --data {data}", next_step="leave one of them out")
+    return data or argument
 
 
-def read_settings(settings: Sequence[str] | None) -> dict[str, str]:
+def parse_overrides(overrides: Sequence[str] | None) -> dict[str, str]:
     """`["model.merge=none", "optimizer.lr=0.2"]` as a dictionary.
 
     Raises ValueError where the `=` or the key is missing, or a key is given twice.
     """
-    found: dict[str, str] = {}
-    for setting in settings or ():
-        key, equals, value = (part.strip() for part in setting.partition("="))
-        if not equals or not key.removeprefix("model."):
-            raise invalid("--set KEY=VALUE", setting, "--set optimizer.lr=0.2 or --set model.order=full-preact")
-        if key in found:
-            raise invalid(f"each key once in --set, {key} came twice", setting, next_step="leave one of them out")
-        found[key] = value
-    return found
+    parsed: dict[str, str] = {}
+    for override in overrides or ():
+        key, separator, value = (part.strip() for part in override.partition("="))
+        if not separator or not key.removeprefix("model."):
+            raise invalid("--set KEY=VALUE", override, "--set optimizer.lr=0.2 or --set model.order=full-preact")
+        if key in parsed:
+            raise invalid(f"each key once in --set, {key} came twice", override, next_step="leave one of them out")
+        parsed[key] = value
+    return parsed
 
 
-def read_pretrained(text: str | None) -> bool | str | None:
+def parse_pretrained(text: str | None) -> bool | str | None:
     """`--pretrained` as the functions take it: `true` is the published weights, `false` none, else a file or tag."""
     return {"true": True, "false": False}.get((text or "").lower(), text)
 
 
-def read_numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+def parse_channel_values(text: str | None, option: str) -> tuple[float, ...] | None:
     """`0.5,0.5,0.5` as numbers; ValueError naming the option where they are none."""
     try:
         return None if text is None else tuple(float(part) for part in text.split(","))
@@ -92,90 +94,92 @@ def read_numbers(text: str | None, option: str) -> tuple[float, ...] | None:
         raise invalid(f"{option} as numbers, one a channel", repr(text), f"{option} 0.49 0.48 0.45") from None
 
 
-def gather_numbers(words: Sequence[str], options: Sequence[str] = ("--mean", "--std")) -> list[str]:
+def join_channel_values(arguments: Sequence[str], options: Sequence[str] = ("--mean", "--std")) -> list[str]:
     """The command line with `--mean 0.1 0.2 0.3` written as `--mean 0.1,0.2,0.3`, one value as the parser wants it."""
-    found: list[str] = []
-    collecting = False
-    for word in words:
-        if collecting and _is_number(word) and _is_number(found[-1].rpartition(",")[2]):
-            found[-1] += f",{word}"
+    joined: list[str] = []
+    is_collecting = False
+    for argument in arguments:
+        if is_collecting and _is_number(argument) and _is_number(joined[-1].rpartition(",")[2]):
+            joined[-1] += f",{argument}"
             continue
-        collecting = word in options or (collecting and _is_number(word))
-        found.append(word)
-    return found
+        is_collecting = argument in options or (is_collecting and _is_number(argument))
+        joined.append(argument)
+    return joined
 
 
-def _is_number(word: str) -> bool:
+def _is_number(text: str) -> bool:
     try:
-        float(word)
+        float(text)
     except ValueError:
         return False
     return True
 
 
-KINDS = (".toml", ".yaml", ".yml")
+CONFIG_SUFFIXES = (".toml", ".yaml", ".yml")
 
 
-def read_settings_file(path: Path | None) -> dict[str, Any]:
+def read_config_file(path: Path | None) -> dict[str, Any]:
     """`[optimizer]` with `lr = 0.2` as `{"optimizer.lr": 0.2}`; empty where there is no file.
 
     Raises ValueError where the file is not there, is of another kind, cannot be read, or holds no table.
     """
     if path is None:
         return {}
-    if path.suffix.lower() not in KINDS:
+    if path.suffix.lower() not in CONFIG_SUFFIXES:
         raise invalid("a settings file ending in .toml, .yaml or .yml", str(path), nearest=f"{path.stem}.toml")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise invalid("a settings file that can be read", f"{path} ({error})") from None
-    found = _toml(text, path) if path.suffix.lower() == ".toml" else _yaml(text, path)
-    if not isinstance(found, Mapping):
-        raise invalid(f"keys and their values in {path}", f"a {type(found).__name__}", nearest="optimizer: {lr: 0.2}")
-    return flat(found, path)
+    config = _parse_toml(text, path) if path.suffix.lower() == ".toml" else _parse_yaml(text, path)
+    if not isinstance(config, Mapping):
+        raise invalid(f"keys and their values in {path}", f"a {type(config).__name__}", nearest="optimizer: {lr: 0.2}")
+    return flatten_table(config, path)
 
 
-def _toml(text: str, path: Path) -> Any:
+def _parse_toml(text: str, path: Path) -> Any:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise invalid("a TOML file", f"{path}: {error}", nearest='augment = "pad(4) crop(32) flip"') from None
 
 
-def _yaml(text: str, path: Path) -> Any:
+def _parse_yaml(text: str, path: Path) -> Any:
     try:
         yaml: Any = importlib.import_module("yaml")
     except ImportError:
-        advice = "pip install 'reslab[yaml]', or write the file as TOML"
-        raise invalid(f"PyYAML to read {path.name}", "none installed", next_step=advice) from None
+        next_step = "pip install 'reslab[yaml]', or write the file as TOML"
+        raise invalid(f"PyYAML to read {path.name}", "none installed", next_step=next_step) from None
     try:
-        found = yaml.safe_load(text)
+        parsed = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise invalid("a YAML file", f"{path}: {' '.join(str(error).split())}") from None
-    return {} if found is None else found
+    return {} if parsed is None else parsed
 
 
-def flat(table: Mapping[Any, Any], path: Path, prefix: str = "") -> dict[str, Any]:
+def flatten_table(table: Mapping[Any, Any], path: Path, prefix: str = "") -> dict[str, Any]:
     """Tables within tables as dotted keys; ValueError for a key that comes twice, as a table and with a dot."""
-    found: dict[str, Any] = {}
+    flattened: dict[str, Any] = {}
     for name, value in table.items():
-        inner = flat(value, path, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-        for key in inner:
-            if key in found:
+        entries = (
+            flatten_table(value, path, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        )
+        for key in entries:
+            if key in flattened:
                 raise invalid(f"each key once in {path}", f"{key} twice", next_step="leave one of them out")
-        found |= inner
-    return found
+        flattened |= entries
+    return flattened
 
 
-def merged(
-    file: Mapping[str, Any],
-    said: Mapping[str, str],
+def merge_config(
+    config: Mapping[str, Any],
+    overrides: Mapping[str, str],
     epochs: float | None = None,
-    batch: int | None = None,
+    batch_size: int | None = None,
     lr: float | None = None,
-    **others: Any,
+    **other_flags: Any,
 ) -> dict[str, Any]:
     """The settings of --set over those of the file; what a flag says leaves the file's word for it out."""
-    flags = {"duration": epochs, "batch_size": batch, "optimizer.lr": lr, **others}
-    kept = {key: value for key, value in file.items() if flags.get(key) is None}
-    return {**kept, **said}
+    flags = {"duration": epochs, "batch_size": batch_size, "optimizer.lr": lr, **other_flags}
+    file_overrides = {key: value for key, value in config.items() if flags.get(key) is None}
+    return {**file_overrides, **overrides}

@@ -11,18 +11,18 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from reslab.cli.options import Batch, Device, Json
-from reslab.cli.output import print_json, print_table, say
+from reslab.cli.options import BatchSize, Device, JsonFlag
+from reslab.cli.output import echo_err, print_json, print_table
 from reslab.report.format import format_number, format_percent
 from reslab.spec.errors import invalid
 
 if TYPE_CHECKING:
-    from reslab.deploy.inputs import Item
-    from reslab.deploy.predict import Answering, Prediction
+    from reslab.deploy.inputs import InputItem
+    from reslab.deploy.predict import Prediction, Predictor
     from reslab.nn.network import ResidualNetwork
 
-_SECONDS_A_LINE = 30.0
-_GRAPHS = (".onnx", ".pt2", ".xml")
+_PROGRESS_INTERVAL_SECONDS = 30.0
+_GRAPH_SUFFIXES = (".onnx", ".pt2", ".xml")
 
 
 def predict(
@@ -40,115 +40,129 @@ def predict(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with --output: rows already there are not computed again.")
     ] = False,
-    features: Annotated[
+    embeddings: Annotated[
         bool, typer.Option("--features", help="Tell the embedding too: what the last linear layer reads.")
     ] = False,
-    heat_maps: Annotated[
+    grad_cam_dir: Annotated[
         Path | None, typer.Option("--heat-map", metavar="DIR", help="Draw what speaks for the first class, into PNGs.")
     ] = None,
-    engine: Annotated[
+    backend: Annotated[
         str, typer.Option("--engine", help="torch, onnxruntime or openvino. [default: what is quick here]")
     ] = "auto",
     precision: Annotated[
         str, typer.Option("--precision", help="float32, bf16, fp16, int8; auto: bf16 where the processor has it.")
     ] = "float32",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the network, with torch.")] = False,
-    batch: Batch = None,
+    batch_size: BatchSize = None,
     device: Device = "auto",
-    temperature: Annotated[
+    use_temperature: Annotated[
         bool,
         typer.Option("--temperature/--no-temperature", help="Divide by the temperature kept by `eval --calibrate`."),
     ] = True,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a line a class, with commas.")] = False,
-    json: Json = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Tell what is in pictures. A file that cannot be read is a row with its error; exit 1 where none could be."""
-    if json and as_csv:
+    if as_json and as_csv:
         raise invalid("one of --json and --csv", "both", next_step="leave one of them out")
     if resume and output is None:
         raise invalid("--output FILE with --resume", "--resume alone", next_step="name the file to go on with")
-    _check_model(run)
-    from reslab.deploy.inputs import list_items
-    from reslab.deploy.outputs import Rows, check_output
+    _check_not_graph(run)
+    from reslab.deploy.inputs import list_inputs
+    from reslab.deploy.outputs import PredictionFile, check_output_path
     from reslab.training.run import load
 
     if output is not None:
-        check_output(output, resume)
-    items = list_items(images)
+        check_output_path(output, resume)
+    items = list_inputs(images)
     network = load(run)
-    used = network.temperature if temperature else None
-    how = {"weights": _fingerprint(run), "top_k": top_k, "temperature": used, "features": features}
-    rows = None if output is None else Rows(output, items, {**how, "precision": precision}, resume)
-    left = items if rows is None else rows.left
-    found: list[Prediction] = []
-    answer = None
-    if left:
-        answer = _open(run, network, engine, precision, device, features, temperature, compiled, len(left))
-        with _resumable(output):
-            for row in _computed(network, answer, left, top_k, batch, heat_maps):
-                found.append(row) if rows is None else rows.add(row)
-    if used is not None:
-        say(f"probabilities at temperature {format_number(used)} (--no-temperature: as the network gives them)")
-    told: dict[str, Any] = {"temperature": used, "engine": str(answer.engine) if answer else None}
-    if rows is not None:
-        found = rows.finish()
-        say(f"{len(found)} rows in {output}" + (f", {len(found) - len(left)} of them from before" if resume else ""))
-        told["output"] = str(output)
-    _print(found, told, json, as_csv, quiet=output is not None)
-    _end(found, json)
+    temperature = network.temperature if use_temperature else None
+    metadata = {
+        "weights": _weights_fingerprint(run),
+        "top_k": top_k,
+        "temperature": temperature,
+        "features": embeddings,
+    }
+    prediction_file = (
+        None if output is None else PredictionFile(output, items, {**metadata, "precision": precision}, resume)
+    )
+    remaining = items if prediction_file is None else prediction_file.remaining
+    predictions: list[Prediction] = []
+    predictor = None
+    if remaining:
+        predictor = _build_predictor(
+            run, network, backend, precision, device, embeddings, use_temperature, compiled, len(remaining)
+        )
+        with _resume_hint(output):
+            for prediction in _run_predictions(network, predictor, remaining, top_k, batch_size, grad_cam_dir):
+                predictions.append(prediction) if prediction_file is None else prediction_file.add(prediction)
+    if temperature is not None:
+        echo_err(
+            f"probabilities at temperature {format_number(temperature)} (--no-temperature: as the network gives them)"
+        )
+    summary: dict[str, Any] = {"temperature": temperature, "engine": str(predictor.backend) if predictor else None}
+    if prediction_file is not None:
+        predictions = prediction_file.finish()
+        echo_err(
+            f"{len(predictions)} rows in {output}"
+            + (f", {len(predictions) - len(remaining)} of them from before" if resume else "")
+        )
+        summary["output"] = str(output)
+    _print_predictions(predictions, summary, as_json, as_csv, quiet=output is not None)
+    _report_unreadable(predictions, as_json)
 
 
-def _check_model(run: Path) -> None:
-    if run.suffix in _GRAPHS and run.is_file():
+def _check_not_graph(run: Path) -> None:
+    if run.suffix in _GRAPH_SUFFIXES and run.is_file():
         step = "name the run it was exported from, with --engine and --precision"
         raise invalid("a run, or its model.safetensors", f"{run}, a graph for other programs", next_step=step)
 
 
-def _open(
+def _build_predictor(
     run: Path,
     network: "ResidualNetwork",
-    engine: str,
+    backend: str,
     precision: str,
     device: str,
-    features: bool,
-    temperature: bool,
+    embeddings: bool,
+    use_temperature: bool,
     compiled: bool,
     num_images: int,
-) -> "Answering":
+) -> "Predictor":
     """The network made ready, which is said; with torch where it is to be compiled."""
-    from reslab.deploy.export.verify import run_images
-    from reslab.deploy.predict import open_answering
+    from reslab.deploy.export.verify import load_calibration_images
+    from reslab.deploy.predict import build_predictor
 
-    answer = open_answering(
+    predictor = build_predictor(
         network,
-        "torch" if compiled and engine == "auto" else engine,
+        "torch" if compiled and backend == "auto" else backend,
         precision,
         device,
-        features=features,
-        temperature=temperature,
+        embeddings=embeddings,
+        use_temperature=use_temperature,
         compiled=compiled,
-        images=run_images(run, network) if precision == "int8" else None,
+        calibration_images=load_calibration_images(run, network) if precision == "int8" else None,
         num_images=num_images,
     )
-    say(f"{answer.engine}")
-    return answer
+    echo_err(f"{predictor.backend}")
+    return predictor
 
 
-def _computed(
+def _run_predictions(
     network: "ResidualNetwork",
-    answer: "Answering",
-    items: "list[Item]",
+    predictor: "Predictor",
+    items: "list[InputItem]",
     top_k: int,
-    batch: int | None,
-    maps: Path | None,
+    batch_size: int | None,
+    grad_cam_dir: Path | None,
 ) -> "Iterator[Prediction]":
-    from reslab.deploy.predict import predictions
+    from reslab.deploy.predict import iter_predictions
 
-    return _shown(predictions(network, answer, items, top_k, batch or 64, maps), items)
+    return _with_progress(iter_predictions(network, predictor, items, top_k, batch_size or 64, grad_cam_dir), items)
 
 
 @contextlib.contextmanager
-def _resumable(output: Path | None) -> Iterator[None]:
+def _resume_hint(output: Path | None) -> Iterator[None]:
     """Ctrl-C with the word that helps: what is in the file so far is kept."""
     try:
         yield
@@ -158,58 +172,63 @@ def _resumable(output: Path | None) -> Iterator[None]:
         raise KeyboardInterrupt(f"stopped; go on with the same command and --resume ({output})") from None
 
 
-def _print(found: "list[Prediction]", told: dict[str, Any], json: bool, as_csv: bool, quiet: bool) -> None:
-    if json:
-        print_json({"predictions": [prediction.to_dict() for prediction in found], **told})
+def _print_predictions(
+    predictions: "list[Prediction]", summary: dict[str, Any], as_json: bool, as_csv: bool, quiet: bool
+) -> None:
+    if as_json:
+        print_json({"predictions": [prediction.to_dict() for prediction in predictions], **summary})
     elif as_csv:
-        from reslab.deploy.outputs import csv_text
+        from reslab.deploy.outputs import format_csv
 
-        print(csv_text(found), end="")
+        print(format_csv(predictions), end="")
     elif not quiet:
-        _print_rows(found)
+        _print_prediction_table(predictions)
 
 
-def _end(found: "list[Prediction]", json: bool) -> None:
-    unread = sum(bool(prediction.error) for prediction in found)
-    if unread and not json:
-        say(f"{unread} of {len(found)} files could not be read")
-    if unread == len(found):
+def _report_unreadable(predictions: "list[Prediction]", as_json: bool) -> None:
+    num_unreadable = sum(bool(prediction.error) for prediction in predictions)
+    if num_unreadable and not as_json:
+        echo_err(f"{num_unreadable} of {len(predictions)} files could not be read")
+    if num_unreadable == len(predictions):
         raise typer.Exit(1)
 
 
-def _print_rows(found: "list[Prediction]") -> None:
-    rows = [(each.path, "", each.error) if each.error else _row(each) for each in found]
+def _print_prediction_table(predictions: "list[Prediction]") -> None:
+    rows = [
+        (prediction.path, "", prediction.error) if prediction.error else _prediction_row(prediction)
+        for prediction in predictions
+    ]
     print_table(["picture", "class", "probability"], rows)
 
 
-def _row(prediction: "Prediction") -> tuple[str, str, str]:
+def _prediction_row(prediction: "Prediction") -> tuple[str, str, str]:
     first, *others = prediction.classes
-    rest = "".join(f", {guess.name} {format_percent(guess.probability, 1)}" for guess in others)
-    return prediction.path, first.name, format_percent(first.probability, 1) + rest
+    others_text = "".join(f", {score.name} {format_percent(score.probability, 1)}" for score in others)
+    return prediction.path, first.name, format_percent(first.probability, 1) + others_text
 
 
-def _shown(rows: "Iterable[Prediction]", items: "list[Item]") -> "Iterator[Prediction]":
+def _with_progress(predictions: "Iterable[Prediction]", items: "list[InputItem]") -> "Iterator[Prediction]":
     """The rows, while a bar in a terminal, or a line now and then elsewhere, tells how far it is."""
     console = Console(stderr=True)
     if console.is_terminal and len(items) > 1:
         columns = (TextColumn("pictures"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task("", total=len(items))
-            for row in rows:
+            for prediction in predictions:
                 bar.advance(task)
-                yield row
+                yield prediction
         return
-    said = time.monotonic()
-    for count, row in enumerate(rows, 1):
-        if time.monotonic() - said > _SECONDS_A_LINE:
-            said = time.monotonic()
-            print(f"{count} of {len(items)} pictures", file=sys.stderr, flush=True)
-        yield row
+    last_report = time.monotonic()
+    for num_done, prediction in enumerate(predictions, 1):
+        if time.monotonic() - last_report > _PROGRESS_INTERVAL_SECONDS:
+            last_report = time.monotonic()
+            print(f"{num_done} of {len(items)} pictures", file=sys.stderr, flush=True)
+        yield prediction
 
 
-def _fingerprint(run: Path) -> str:
+def _weights_fingerprint(run: Path) -> str:
     """The first digits of the SHA-256 of the weights, by which rows of other weights are known."""
     from reslab.nn.checkpoints.download import file_hash
-    from reslab.training.run import find_weights
+    from reslab.training.run import find_weights_path
 
-    return file_hash(find_weights(run))[:16]
+    return file_hash(find_weights_path(run))[:16]

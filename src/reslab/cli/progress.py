@@ -9,99 +9,103 @@ from rich.text import Text
 
 from reslab.report.format import format_duration, format_int, format_percent
 
-Line = dict[str, Any]
+LogEntry = dict[str, Any]
 
-LEAST_WAITING = 0.05
+MIN_REPORTED_WAIT = 0.05
 
 
-class Display:
+class ProgressDisplay:
     """Receives the lines of a run (`show` of `train`): one line an evaluation; in a terminal a bar moves between."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
-        self.start: Line = {"total": 0, "step": 0, "steps_per_epoch": 1}
-        self.trained: Line = {}
-        self.seconds = 0.0
-        self.waiting = 0.0
+        self.start_record: LogEntry = {"total": 0, "step": 0, "steps_per_epoch": 1}
+        self.last_train_record: LogEntry = {}
+        self.train_seconds = 0.0
+        self.wait_fraction = 0.0
         self._bar: Progress | None = None
         self._task = TaskID(0)
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> "ProgressDisplay":
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, exc_traceback: TracebackType | None
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
-    def __call__(self, line: Line) -> None:
+    def __call__(self, record: LogEntry) -> None:
         """Take one line of the run."""
-        receive = getattr(self, f"_on_{line['kind']}", None)
-        if receive is not None:
-            receive(line)
+        handler = getattr(self, f"_on_{record['kind']}", None)
+        if handler is not None:
+            handler(record)
 
-    def _on_note(self, line: Line) -> None:
-        self.print(f"note: {line['text']}")
+    def _on_note(self, record: LogEntry) -> None:
+        self.print(f"note: {record['text']}")
 
-    def _on_start(self, line: Line) -> None:
-        self.start = line
-        self.print(f"{line['model']} ({format_int(line['params'])} parameters) on {line['data']}")
+    def _on_start(self, record: LogEntry) -> None:
+        self.start_record = record
+        self.print(f"{record['model']} ({format_int(record['params'])} parameters) on {record['data']}")
         self.print(
-            f"recipe {line['recipe']}, batch {line['batch']}{shared(line)}, {line['precision']}, on {line['device']}: "
-            f"{format_int(line['total'])} steps, into {line['run']}"
+            f"recipe {record['recipe']}, batch {record['batch']}{format_ranks(record)}, {record['precision']}, on {record['device']}: "
+            f"{format_int(record['total'])} steps, into {record['run']}"
         )
         if self.console.is_terminal:
             columns: tuple[ProgressColumn, ...] = (BarColumn(24), TextColumn("{task.description}"))
             self._bar = Progress(*columns, console=self.console, transient=True)
-            self._task = self._bar.add_task("", total=line["total"], completed=line["step"])
+            self._task = self._bar.add_task("", total=record["total"], completed=record["step"])
             self._bar.start()
 
-    def _on_train(self, line: Line) -> None:
-        self.trained = line
-        self.seconds = line["seconds"]
-        self._move(line["step"])
+    def _on_train(self, record: LogEntry) -> None:
+        self.last_train_record = record
+        self.train_seconds = record["seconds"]
+        self._update_bar(record["step"])
 
-    def _on_progress(self, line: Line) -> None:
-        self.seconds, self.waiting = line["seconds"], line.get("waiting", self.waiting)
-        self._move(line["step"])
+    def _on_progress(self, record: LogEntry) -> None:
+        self.train_seconds, self.wait_fraction = record["seconds"], record.get("waiting", self.wait_fraction)
+        self._update_bar(record["step"])
 
-    def _on_eval(self, line: Line) -> None:
-        words = [f"epoch {line['epoch']:g}/{self._num_epochs()}", *self._training()]
-        words += [
-            f"{line['split']} loss {line['loss']:.4f}",
-            f"{line['split']} accuracy {format_percent(line['top1'])}",
+    def _on_eval(self, record: LogEntry) -> None:
+        parts = [f"epoch {record['epoch']:g}/{self._num_epochs()}", *self._train_status()]
+        parts += [
+            f"{record['split']} loss {record['loss']:.4f}",
+            f"{record['split']} accuracy {format_percent(record['top1'])}",
         ]
-        self.print(", ".join([*words, *self._time_left(line["step"])]))
+        self.print(", ".join([*parts, *self._eta(record["step"])]))
 
     def print(self, text: str) -> None:
         """A line that stays."""
         self.console.print(Text(text))
 
-    def _move(self, step: int) -> None:
+    def _update_bar(self, step: int) -> None:
         if self._bar is not None:
-            epoch = f"epoch {step / self.start['steps_per_epoch']:.1f}/{self._num_epochs()}"
-            words = ", ".join([epoch, *self._training(), *self._time_left(step)])
-            self._bar.update(self._task, completed=step, description=words)
+            epoch = f"epoch {step / self.start_record['steps_per_epoch']:.1f}/{self._num_epochs()}"
+            description = ", ".join([epoch, *self._train_status(), *self._eta(step)])
+            self._bar.update(self._task, completed=step, description=description)
 
     def _num_epochs(self) -> str:
-        return f"{self.start['total'] / self.start['steps_per_epoch']:.4g}"
+        return f"{self.start_record['total'] / self.start_record['steps_per_epoch']:.4g}"
 
-    def _training(self) -> list[str]:
-        if not self.trained:
+    def _train_status(self) -> list[str]:
+        if not self.last_train_record:
             return []
-        line = self.trained
-        speed = f"{format_int(round(line['images_per_second']))} images/s"
-        words = [f"loss {line['loss']:.4f}", f"accuracy {format_percent(line['top1'])}", speed]
-        return [*words, f"{self.waiting:.0%} waiting for data"] if self.waiting >= LEAST_WAITING else words
+        record = self.last_train_record
+        speed = f"{format_int(round(record['images_per_second']))} images/s"
+        parts = [f"loss {record['loss']:.4f}", f"accuracy {format_percent(record['top1'])}", speed]
+        return (
+            [*parts, f"{self.wait_fraction:.0%} waiting for data"] if self.wait_fraction >= MIN_REPORTED_WAIT else parts
+        )
 
-    def _time_left(self, step: int) -> list[str]:
-        left = self.start["total"] - step
-        return [f"ETA {format_duration(self.seconds / step * left)}"] if step and left else []
+    def _eta(self, step: int) -> list[str]:
+        remaining_steps = self.start_record["total"] - step
+        return (
+            [f"ETA {format_duration(self.train_seconds / step * remaining_steps)}"] if step and remaining_steps else []
+        )
 
 
-def shared(line: Line) -> str:
+def format_ranks(record: LogEntry) -> str:
     """How ranks share the global batch, where there are several: " = 4 ranks x 32"."""
-    num = line.get("num_ranks", 1)
-    return f" = {num} ranks x {line['batch'] // num}" if num > 1 else ""
+    num_ranks = record.get("num_ranks", 1)
+    return f" = {num_ranks} ranks x {record['batch'] // num_ranks}" if num_ranks > 1 else ""

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reslab.cli.options import Json
-from reslab.cli.output import print_json, print_table, say
+from reslab.cli.options import JsonFlag
+from reslab.cli.output import echo_err, print_json, print_table
 from reslab.report.format import format_duration, format_percent
 from reslab.spec.errors import invalid
 
@@ -17,72 +17,76 @@ if TYPE_CHECKING:
 
 
 def runs(
-    places: Annotated[
+    paths: Annotated[
         list[Path] | None, typer.Argument(metavar="[RUN|FOLDER]...", help="Runs, or folders of runs. [default: runs]")
     ] = None,
-    page: Annotated[
+    html_path: Annotated[
         Path | None, typer.Option("--page", metavar="FILE", help="Write a page with the curves of all of them.")
     ] = None,
-    json: Json = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """List the runs in a folder, or those named, each with what it trained and how well it did."""
-    asked = places or [Path("runs")]
-    found = _found(asked)
-    if page is not None:
-        _write_page(page, found, asked)
-    if json:
-        print_json([_facts(run) for run in found])
+    requested = paths or [Path("runs")]
+    selected = _collect_runs(requested)
+    if html_path is not None:
+        _write_html(html_path, selected, requested)
+    if as_json:
+        print_json([_run_payload(run) for run in selected])
         return
-    if not found:
-        say(f"no runs in {', '.join(str(place) for place in asked)}; `reslab train` makes one")
+    if not selected:
+        echo_err(f"no runs in {', '.join(str(path) for path in requested)}; `reslab train` makes one")
         return
-    print_table(["run", "network", "data", "recipe", "accuracy", "time"], [_row(run) for run in found])
+    print_table(["run", "network", "data", "recipe", "accuracy", "time"], [_run_row(run) for run in selected])
 
 
-def _found(places: Sequence[Path]) -> list["Run"]:
+def _collect_runs(paths: Sequence[Path]) -> list["Run"]:
     """The runs themselves, and those in folders; each once, in the order asked."""
     from reslab.training.run import Run, list_runs
 
-    several = len(places) > 1
-    found: dict[Path, Run] = {}
-    for place in places:
-        here = list_runs(place) if not (place / "run.json").is_file() else [Run(place)]
-        if several and not here:
-            here = [Run(place)]  # says what is wrong with it
-        found |= {run.path.resolve(): run for run in here if run.path.resolve() not in found}
-    return list(found.values())
+    is_multiple = len(paths) > 1
+    by_path: dict[Path, Run] = {}
+    for path in paths:
+        path_runs = list_runs(path) if not (path / "run.json").is_file() else [Run(path)]
+        if is_multiple and not path_runs:
+            path_runs = [Run(path)]  # says what is wrong with it
+        by_path |= {run.path.resolve(): run for run in path_runs if run.path.resolve() not in by_path}
+    return list(by_path.values())
 
 
-def _write_page(page: Path, found: Sequence["Run"], asked: Sequence[Path]) -> None:
+def _write_html(html_path: Path, selected: Sequence["Run"], requested: Sequence[Path]) -> None:
     from reslab.report.pages.compare import ComparePage
     from reslab.report.render import render_compare_page
 
-    if not found:
-        raise invalid("runs to compare", f"none in {', '.join(map(str, asked))}", next_step="`reslab train` makes one")
-    title = " and ".join(run.name for run in found) if len(found) < 3 else f"{len(found)} runs"
-    facts = {run.name: str(run.path) for run in found}
-    page.write_text(render_compare_page(ComparePage(title, [_compared(run) for run in found], facts)), encoding="utf-8")
-    say(f"page: {page}")
+    if not selected:
+        raise invalid(
+            "runs to compare", f"none in {', '.join(map(str, requested))}", next_step="`reslab train` makes one"
+        )
+    title = " and ".join(run.name for run in selected) if len(selected) < 3 else f"{len(selected)} runs"
+    run_paths = {run.name: str(run.path) for run in selected}
+    html_path.write_text(
+        render_compare_page(ComparePage(title, [_compared_run(run) for run in selected], run_paths)), encoding="utf-8"
+    )
+    echo_err(f"page: {html_path}")
 
 
-def _compared(run: "Run") -> "ComparedRun":
+def _compared_run(run: "Run") -> "ComparedRun":
     from reslab.report.pages.compare import ComparedRun
 
-    facts = _facts(run)
+    payload = _run_payload(run)
     names = ("name", "data", "recipe", "seed", "top1", "loss", "train_seconds")
-    return ComparedRun(**{name: facts[name] for name in names}, model=run.network, log=run.log.lines())
+    return ComparedRun(**{name: payload[name] for name in names}, model=run.model_spec, log=run.log.records())
 
 
-def _facts(run: "Run") -> dict[str, Any]:
+def _run_payload(run: "Run") -> dict[str, Any]:
     result = run.result or {}
     return {
         "name": run.name,
-        "source": run.facts["model"]["source"],
+        "source": run.metadata["model"]["source"],
         "run": str(run.path),
-        "model": run.facts["model"]["name"],
-        "data": run.facts["data"]["name"],
-        "recipe": run.facts["recipe"]["name"],
-        "seed": run.facts["seed"],
+        "model": run.metadata["model"]["name"],
+        "data": run.metadata["data"]["name"],
+        "recipe": run.metadata["recipe"]["name"],
+        "seed": run.metadata["seed"],
         "finished": run.result is not None,
         "top1": result.get("top1"),
         "loss": result.get("loss"),
@@ -91,11 +95,11 @@ def _facts(run: "Run") -> dict[str, Any]:
     }
 
 
-def _row(run: "Run") -> tuple[str, ...]:
-    facts = _facts(run)
-    end = (
-        (format_percent(facts["top1"]), format_duration(facts["train_seconds"]))
-        if facts["finished"]
+def _run_row(run: "Run") -> tuple[str, ...]:
+    payload = _run_payload(run)
+    outcome = (
+        (format_percent(payload["top1"]), format_duration(payload["train_seconds"]))
+        if payload["finished"]
         else ("not finished", "–")
     )
-    return (str(run.path), run.network, facts["data"], facts["recipe"], *end)
+    return (str(run.path), run.model_spec, payload["data"], payload["recipe"], *outcome)

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from reslab.cli.options import Device, Json
-from reslab.cli.output import print_json, say
+from reslab.cli.options import Device, JsonFlag
+from reslab.cli.output import echo_err, print_json
 from reslab.spec.errors import invalid
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_TOKEN = "RESLAB_TOKEN"
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
+_TOKEN_VARIABLE = "RESLAB_TOKEN"
 
 
 def serve(
@@ -21,9 +21,11 @@ def serve(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
     token: Annotated[
         str | None,
-        typer.Option("--token", help=f"What callers must send as a bearer token. [default: ${_TOKEN}, else none]"),
+        typer.Option(
+            "--token", help=f"What callers must send as a bearer token. [default: ${_TOKEN_VARIABLE}, else none]"
+        ),
     ] = None,
-    engine: Annotated[
+    backend: Annotated[
         str, typer.Option("--engine", help="torch, onnxruntime or openvino. [default: what is quick here]")
     ] = "auto",
     precision: Annotated[
@@ -34,46 +36,48 @@ def serve(
     max_pixels: Annotated[int, typer.Option("--max-pixels", help="Pixels of one picture.")] = 50_000_000,
     max_images: Annotated[int, typer.Option("--max-images", help="Pictures of one request.")] = 32,
     max_batch: Annotated[int, typer.Option("--max-batch", help="Pictures computed together.")] = 32,
-    queue: Annotated[int, typer.Option("--queue", help="Pictures in the house at once; more is answered 429.")] = 128,
+    max_in_flight: Annotated[
+        int, typer.Option("--queue", help="Pictures in the house at once; more is answered 429.")
+    ] = 128,
     timeout_seconds: Annotated[
         float, typer.Option("--timeout-seconds", help="After which a request is answered 504.")
     ] = 30.0,
-    json: Json = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Serve networks over HTTP: predictions, heat maps, units switched off, and a page for all of it at /."""
-    from reslab.deploy.extras import need_extra
+    from reslab.deploy.extras import require_extra
 
-    need_extra("serve", "reslab serve")
-    from reslab.deploy.server.settings import ServiceSettings
+    require_extra("serve", "reslab serve")
+    from reslab.deploy.server.settings import ServerSettings
 
-    settings = ServiceSettings(
-        engine=engine,
+    settings = ServerSettings(
+        backend=backend,
         precision=precision,
         device=device,
-        token=os.environ.get(_TOKEN, "") if token is None else token,
-        hosts=LOOPBACK if host in LOOPBACK else (),
+        token=os.environ.get(_TOKEN_VARIABLE, "") if token is None else token,
+        allowed_hosts=LOOPBACK_HOSTS if host in LOOPBACK_HOSTS else (),
         max_bytes=max_bytes,
-        max_held_bytes=max(16 * max_bytes, 256 << 20),
+        max_bytes_in_flight=max(16 * max_bytes, 256 << 20),
         max_pixels=max_pixels,
         max_images=max_images,
         max_batch=max_batch,
-        queue=queue,
+        max_in_flight=max_in_flight,
         timeout_seconds=timeout_seconds,
     )
     _check_token(token, host, settings.token)
     from reslab.deploy.server.app import serve_forever
 
-    def tell(address: str, models: Sequence[str]) -> None:
-        if json:
+    def on_ready(address: str, models: Sequence[str]) -> None:
+        if as_json:
             print_json({"address": address, "models": list(models)})
-        say(f"serving {', '.join(models)} at {address} (Ctrl-C stops it)")
+        echo_err(f"serving {', '.join(models)} at {address} (Ctrl-C stops it)")
 
-    serve_forever(runs, settings, host, port, tell)
-    say("stopped; what was taken has been answered")
+    serve_forever(runs, settings, host, port, on_ready)
+    echo_err("stopped; what was taken has been answered")
 
 
-def _check_token(given: str | None, host: str, token: str) -> None:
-    if given is not None and not given.strip():
-        raise invalid("a token of at least one letter", repr(given), next_step="leave --token away for none")
-    if host not in LOOPBACK and not token:
-        say(f"warning: {host} can be reached from other machines, and no --token is asked for")
+def _check_token(token_option: str | None, host: str, token: str) -> None:
+    if token_option is not None and not token_option.strip():
+        raise invalid("a token of at least one letter", repr(token_option), next_step="leave --token away for none")
+    if host not in LOOPBACK_HOSTS and not token:
+        echo_err(f"warning: {host} can be reached from other machines, and no --token is asked for")

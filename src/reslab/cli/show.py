@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reslab.cli.options import Json, Settings, read_settings
+from reslab.cli.options import JsonFlag, Overrides, parse_overrides
 from reslab.cli.output import print_json, print_pairs, print_table
 from reslab.report.format import format_int, format_shape, format_si
 from reslab.spec.errors import invalid
@@ -16,51 +16,53 @@ if TYPE_CHECKING:
     from reslab.spec.arch import Arch
 
 
-def show(
+def summary(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A network (`reslab models`), a run, or its weights.")],
     input_size: Annotated[
         str | None, typer.Option("--input", metavar="CxHxW", help="The input, such as 3x224x224. [default: its own]")
     ] = None,
     num_classes: Annotated[int | None, typer.Option("--num-classes", help="Outputs. [default: its own]")] = None,
-    settings: Settings = None,
-    json: Json = False,
+    overrides: Overrides = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Show a network: its unit as a sentence, its layers, parameters and multiply-adds, and where it comes from."""
-    arch, sizes = describe(name, input_size, num_classes, settings)
-    facts = examine(arch, sizes)
-    if json:
-        print_json(facts)
+    arch, input_shape = resolve_arch_and_input(name, input_size, num_classes, overrides)
+    info = summarize_arch(arch, input_shape)
+    if as_json:
+        print_json(info)
         return
     print(f"{arch.name}: {arch.reference}\n")
-    print_table(["layer", "kind", "output", "parameters", "multiply-adds"], [_row(layer) for layer in facts["layers"]])
+    print_table(
+        ["layer", "kind", "output", "parameters", "multiply-adds"], [_layer_row(layer) for layer in info["layers"]]
+    )
     print()
-    print_table(["part", "output", "parameters", "multiply-adds"], _parts(facts["layers"]))
+    print_table(["part", "output", "parameters", "multiply-adds"], _stage_rows(info["layers"]))
     print()
-    print_pairs(_summary(facts))
+    print_pairs(_summary_rows(info))
 
 
-def describe(
-    name: str, input_size: str | None, num_classes: int | None, settings: list[str] | None
+def resolve_arch_and_input(
+    name: str, input_size: str | None, num_classes: int | None, overrides: list[str] | None
 ) -> tuple["Arch", tuple[int, int, int]]:
     """The architecture with what was overridden, and the input it is shown for: the one given, else its own."""
     from reslab.nn.factory import resolve_arch
 
-    axes = {}
-    for key, value in read_settings(settings).items():
+    arch_overrides = {}
+    for key, value in parse_overrides(overrides).items():
         if not key.startswith("model."):
             raise invalid("keys of the network in `reslab show`", f"--set {key}={value}", f"--set model.{key}={value}")
-        axes[key.removeprefix("model.")] = value
+        arch_overrides[key.removeprefix("model.")] = value
     if num_classes is not None:
-        axes["num_classes"] = str(num_classes)
-    sizes = parse_input(input_size) if input_size else None
-    if sizes:
-        axes.setdefault("in_channels", str(sizes[0]))
-        axes.setdefault("image_size", f"{sizes[1]},{sizes[2]}")
-    arch = resolve_arch(_saved_arch(name) or name, axes)
-    return arch, sizes or arch.input_size
+        arch_overrides["num_classes"] = str(num_classes)
+    input_shape = parse_input_size(input_size) if input_size else None
+    if input_shape:
+        arch_overrides.setdefault("in_channels", str(input_shape[0]))
+        arch_overrides.setdefault("image_size", f"{input_shape[1]},{input_shape[2]}")
+    arch = resolve_arch(_load_arch(name) or name, arch_overrides)
+    return arch, input_shape or arch.input_size
 
 
-def _saved_arch(name: str) -> "Arch | None":
+def _load_arch(name: str) -> "Arch | None":
     """The architecture in the header of a run's weights, where `name` is a path that is there."""
     path = Path(name)
     if name in ARCHS or not path.exists():
@@ -70,7 +72,7 @@ def _saved_arch(name: str) -> "Arch | None":
     return load(path).arch
 
 
-def parse_input(text: str) -> tuple[int, int, int]:
+def parse_input_size(text: str) -> tuple[int, int, int]:
     """`3x224x224` as (3, 224, 224); ValueError for anything that is not three whole numbers from 1."""
     parts = text.lower().replace("×", "x").split("x")
     if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
@@ -79,7 +81,7 @@ def parse_input(text: str) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def examine(arch: "Arch", sizes: tuple[int, int, int]) -> dict[str, Any]:
+def summarize_arch(arch: "Arch", input_shape: tuple[int, int, int]) -> dict[str, Any]:
     """Everything `reslab show` tells, as plain data; built on the meta device, so that size costs nothing."""
     import torch
 
@@ -88,18 +90,18 @@ def examine(arch: "Arch", sizes: tuple[int, int, int]) -> dict[str, Any]:
 
     with torch.device("meta"):
         model = create_model(arch)
-    layers = layer_table(model, sizes)
+    layers = layer_table(model, input_shape)
     return {
         "name": arch.name,
         "source": arch.reference,
-        "input": list(sizes),
+        "input": list(input_shape),
         "depth": arch.depth,
         "params": sum(parameter.numel() for parameter in model.parameters()),
         "macs": sum(layer.macs for layer in layers),
         "receptive_field": receptive_field(arch),
         "num_units": arch.num_blocks,
         "unit": {"order": arch.order_spec.layout, "branch": arch.convs, "match": arch.shortcut, "mix": arch.merge},
-        "stem": " ".join(str(word) for word in arch.stem_ops),
+        "stem": " ".join(str(op) for op in arch.stem_ops),
         "head": arch.head,
         "layers": [
             {
@@ -114,7 +116,7 @@ def examine(arch: "Arch", sizes: tuple[int, int, int]) -> dict[str, Any]:
     }
 
 
-def _row(layer: dict[str, Any]) -> tuple[str, ...]:
+def _layer_row(layer: dict[str, Any]) -> tuple[str, ...]:
     counts = (
         format_int(layer["params"]) if layer["params"] else "",
         format_int(layer["macs"]) if layer["macs"] else "",
@@ -122,7 +124,7 @@ def _row(layer: dict[str, Any]) -> tuple[str, ...]:
     return (layer["name"], layer["kind"], format_shape(layer["output_shape"]), *counts)
 
 
-def _parts(layers: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+def _stage_rows(layers: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     """The network stage by stage: what comes out of each part, and what is in it."""
     parts: dict[str, list[dict[str, Any]]] = {}
     for layer in layers:
@@ -130,27 +132,27 @@ def _parts(layers: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     return [
         (
             name,
-            format_shape(inside[-1]["output_shape"]),
-            format_int(sum(layer["params"] for layer in inside)),
-            format_int(sum(layer["macs"] for layer in inside)),
+            format_shape(part_layers[-1]["output_shape"]),
+            format_int(sum(layer["params"] for layer in part_layers)),
+            format_int(sum(layer["macs"] for layer in part_layers)),
         )
-        for name, inside in parts.items()
+        for name, part_layers in parts.items()
     ]
 
 
-def _summary(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    unit = facts["unit"]
-    kernels = ", ".join(str(kernel) for kernel in unit["branch"])
+def _summary_rows(info: dict[str, Any]) -> list[tuple[str, str]]:
+    block = info["unit"]
+    kernels = ", ".join(str(kernel) for kernel in block["branch"])
     return [
-        ("unit", f"{unit['order']}   (kernels {kernels})"),
-        ("shortcut", f"match {unit['match']}, mix {unit['mix']}"),
-        ("stem, head", f"{facts['stem']} ... {facts['head']}"),
-        ("depth", f"{facts['depth']} weighted layers (projections not counted), {facts['num_units']} units"),
-        ("parameters", format_int(facts["params"])),
+        ("unit", f"{block['order']}   (kernels {kernels})"),
+        ("shortcut", f"match {block['match']}, mix {block['mix']}"),
+        ("stem, head", f"{info['stem']} ... {info['head']}"),
+        ("depth", f"{info['depth']} weighted layers (projections not counted), {info['num_units']} units"),
+        ("parameters", format_int(info["params"])),
         (
             "multiply-adds",
-            f"{format_si(facts['macs'])} at {format_shape(facts['input'])} (convolutions and linear layers)",
+            f"{format_si(info['macs'])} at {format_shape(info['input'])} (convolutions and linear layers)",
         ),
-        ("receptive field", f"{facts['receptive_field']} pixels"),
-        ("source", facts["source"]),
+        ("receptive field", f"{info['receptive_field']} pixels"),
+        ("source", info["source"]),
     ]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reslab.cli.options import DataDir, Device, Json
-from reslab.cli.output import print_json, print_table, say
+from reslab.cli.options import DataDir, Device, JsonFlag
+from reslab.cli.output import echo_err, print_json, print_table
 from reslab.report.format import format_duration, pluralize
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.study import SCALES
@@ -43,7 +43,7 @@ def study(
     data_dir: DataDir = None,
     device: Device = "auto",
     task: Annotated[int | None, typer.Option("--task", hidden=True, help="Do this one job, write no page.")] = None,
-    json: Json = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Run a study: train only what the store has not, judge the paper's claims, write the page.
 
@@ -53,24 +53,24 @@ def study(
         raise unknown_name("scale", scale, SCALES)
     from reslab.spec.papers import get_study
 
-    found = get_study(name)
-    chosen = tuple(row.strip() for row in (rows or "").split(",") if row.strip())
-    for row in chosen:
-        found.get_row(row)
+    study_spec = get_study(name)
+    selected_rows = tuple(row.strip() for row in (rows or "").split(",") if row.strip())
+    for row in selected_rows:
+        study_spec.get_row(row)
     from reslab.studies.run_study import StudyOptions, run_study
 
-    wanted = StudyOptions(found, scale, chosen, seeds, store, data_dir, device, jobs)
+    options = StudyOptions(study_spec, scale, selected_rows, seeds, store, data_dir, device, jobs)
     if task is not None:
-        _do_task(wanted, task)
+        _run_task(options, task)
     elif dry_run:
-        _print_plan(wanted, json)
+        _print_plan(options, as_json)
     elif slurm is not None:
-        _write_script(wanted, slurm, json)
+        _write_slurm_script(options, slurm, as_json)
     else:
         page = run_study(
-            found,
+            study_spec,
             scale,
-            rows=chosen,
+            rows=selected_rows,
             seeds=seeds,
             store=store,
             output=output,
@@ -78,74 +78,76 @@ def study(
             device=device,
             num_jobs=jobs,
             report_only=page_only,
-            on_message=say,
-            on_log=_Lines(),
+            on_message=echo_err,
+            on_log=_EvalPrinter(),
             command=shlex.join(["reslab", *sys.argv[1:]]),
         )
-        if json:
-            print_json(facts_of(page))
+        if as_json:
+            print_json(study_payload(page))
         else:
             _print_page(page)
         if page.num_failed:
-            say(f"{pluralize(page.num_failed, 'training')} broke off; the page says why, the same command tries again")
+            echo_err(
+                f"{pluralize(page.num_failed, 'training')} broke off; the page says why, the same command tries again"
+            )
             raise typer.Exit(1)
 
 
-class _Lines:
+class _EvalPrinter:
     """What a person sees of a training under way: its evaluations."""
 
-    def __call__(self, line: dict[str, Any]) -> None:
-        if line["kind"] == "eval":
-            say(f"  step {line['step']:,}: {line['split']} error {100 * (1 - line['top1']):.2f} %")
+    def __call__(self, record: dict[str, Any]) -> None:
+        if record["kind"] == "eval":
+            echo_err(f"  step {record['step']:,}: {record['split']} error {100 * (1 - record['top1']):.2f} %")
 
 
-def _do_task(wanted: "StudyOptions", task: int) -> None:
+def _run_task(options: "StudyOptions", task: int) -> None:
     from reslab.studies.runner import run_jobs
 
     # Below nohup SIGINT is ignored, and it is how the one who started this process asks it to stop.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    plan = wanted.make_plan()
+    plan = options.make_plan()
     job = next((job for job in plan.jobs if job.number == task), None)
     if job is None:
         raise invalid(f"a task from 0 to {len(plan.jobs) - 1}", task)
-    outcome = run_jobs([job], wanted.job_context(say, _Lines()), max_tries=1)
-    if outcome.failed:
-        raise RuntimeError(outcome.failed[task])
+    result = run_jobs([job], options.job_context(echo_err, _EvalPrinter()), max_tries=1)
+    if result.failed:
+        raise RuntimeError(result.failed[task])
 
 
-def _write_script(wanted: "StudyOptions", path: Path, json: bool) -> None:
-    from reslab.runtime.files import write_whole
+def _write_slurm_script(options: "StudyOptions", path: Path, as_json: bool) -> None:
+    from reslab.runtime.files import write_atomic
     from reslab.studies.runner import make_slurm_script
 
-    price = wanted.estimate_cost(wanted.make_plan())
-    for reason in price.skip_reasons():
-        say(f"not in the script: {reason}")
-    if not price.pending:
-        raise invalid("a study with something left to run", price.summary(), next_step="leave --slurm out")
-    longest = max(price.job_seconds(job) for job in price.pending)
-    logs = wanted.store / "logs"
+    cost = options.estimate_cost(options.make_plan())
+    for reason in cost.skip_reasons():
+        echo_err(f"not in the script: {reason}")
+    if not cost.pending:
+        raise invalid("a study with something left to run", cost.summary(), next_step="leave --slurm out")
+    max_seconds = max(cost.job_seconds(job) for job in cost.pending)
+    logs = options.store / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    text = make_slurm_script(wanted.study.name, price.pending, wanted.worker_command(), logs, Path.cwd(), longest)
-    write_whole(path, text.encode())
-    if json:
-        print_json({"script": str(path), "num_tasks": len(price.pending)})
+    text = make_slurm_script(options.study.name, cost.pending, options.worker_command(), logs, Path.cwd(), max_seconds)
+    write_atomic(path, text.encode())
+    if as_json:
+        print_json({"script": str(path), "num_tasks": len(cost.pending)})
     else:
-        say(f"{len(price.pending)} tasks in {path}: sbatch {shlex.quote(str(path))}")
+        echo_err(f"{len(cost.pending)} tasks in {path}: sbatch {shlex.quote(str(path))}")
 
 
-def facts_of(page: "StudyPage") -> dict[str, Any]:
+def study_payload(page: "StudyPage") -> dict[str, Any]:
     """What `reslab study --json` promises: study, scale, rows, claims."""
     return {
         "study": page.study.name,
         "scale": page.scale,
-        "rows": [_row_facts(row) for row in page.rows],
+        "rows": [_row_payload(row) for row in page.rows],
         "claims": [
             {"text": claim.text, "verdict": claim.verdict, "explanation": claim.explanation} for claim in page.claims
         ],
     }
 
 
-def _row_facts(row: "StudyRow") -> dict[str, Any]:
+def _row_payload(row: "StudyRow") -> dict[str, Any]:
     return {
         "name": row.row.name,
         "arch": row.arch_text,
@@ -181,14 +183,14 @@ def _print_page(page: "StudyPage") -> None:
         print(f"{claim.text}: {claim.verdict} ({claim.explanation})")
 
 
-def _print_plan(wanted: "StudyOptions", json: bool) -> None:
-    price = wanted.estimate_cost(wanted.make_plan())
-    facts = price.to_dict()
-    if json:
-        print_json({"study": wanted.study.name, "scale": wanted.scale, **facts})
+def _print_plan(options: "StudyOptions", as_json: bool) -> None:
+    cost = options.estimate_cost(options.make_plan())
+    payload = cost.to_dict()
+    if as_json:
+        print_json({"study": options.study.name, "scale": options.scale, **payload})
         return
-    print(f"{wanted.study.title} ({wanted.study.reference}), scale {wanted.scale}")
-    reasons = list(dict.fromkeys(row["not_run_reason"] for row in facts["rows"] if row["not_run_reason"]))
+    print(f"{options.study.title} ({options.study.reference}), scale {options.scale}")
+    reasons = list(dict.fromkeys(row["not_run_reason"] for row in payload["rows"] if row["not_run_reason"]))
     cells = [
         (
             row["name"],
@@ -199,9 +201,9 @@ def _print_plan(wanted: "StudyOptions", json: bool) -> None:
             f"{row['memory_bytes'] / 1e6:,.0f} MB",
             f"cannot be run ({reasons.index(row['not_run_reason']) + 1})" if row["not_run_reason"] else "",
         )
-        for row in facts["rows"]
+        for row in payload["rows"]
     ]
     print_table(["row", "what is cut", "seeds", "done", "a seed", "memory", ""], cells)
-    for place, reason in enumerate(reasons, 1):
-        print(f"({place}) {reason}")
-    print(f"left: {price.summary()}")
+    for number, reason in enumerate(reasons, 1):
+        print(f"({number}) {reason}")
+    print(f"left: {cost.summary()}")

@@ -6,28 +6,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reslab.cli.options import (
+    ConfigFile,
     DataArgument,
     DataDir,
-    DataName,
+    DataOption,
     Device,
-    Json,
+    JsonFlag,
     ModelName,
     NumImages,
+    Overrides,
     Pretrained,
     RecipeName,
-    Settings,
-    SettingsFile,
     SkipBadImages,
     ValFraction,
     Workers,
-    merged,
-    one_data_set,
-    read_pretrained,
-    read_settings,
-    read_settings_file,
+    merge_config,
+    parse_overrides,
+    parse_pretrained,
+    read_config_file,
+    resolve_data_option,
 )
 from reslab.cli.output import print_json, print_pairs
-from reslab.cli.progress import Display
+from reslab.cli.progress import ProgressDisplay
 from reslab.report.format import format_duration, format_int, format_number, format_percent
 
 if TYPE_CHECKING:
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 
 
 def train(
-    folder: DataArgument = None,
-    data: DataName = None,
+    data_argument: DataArgument = None,
+    data: DataOption = None,
     model: ModelName = None,
     recipe: RecipeName = None,
     data_dir: DataDir = None,
     epochs: Annotated[float | None, typer.Option("--epochs", help="Length, in place of the recipe's.")] = None,
-    batch: Annotated[
+    batch_size: Annotated[
         str | None,
         typer.Option(
             "-b", "--batch-size", metavar="N|auto", help="Images a step; auto: the recipe's, in fitting parts."
@@ -59,93 +59,105 @@ def train(
     skip_bad_images: SkipBadImages = False,
     device: Device = "auto",
     workers: Workers = None,
-    snapshots: Annotated[
+    save_every: Annotated[
         str | None, typer.Option("--snapshots", metavar="LENGTH", help="Keep the weights every '1 epoch', '500 steps'.")
     ] = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write the log's numbers for TensorBoard too (an extra).")
     ] = False,
-    config: SettingsFile = None,
-    settings: Settings = None,
-    json: Json = False,
+    config_path: ConfigFile = None,
+    overrides: Overrides = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Train a network; with no argument at all, a small residual network on scikit-learn's handwritten digits."""
-    place = one_data_set(folder, data)
-    from reslab.training.options import read_batch
+    dataset = resolve_data_option(data_argument, data)
+    from reslab.training.options import parse_batch_size
     from reslab.training.train import train as train_run
 
-    flags = {"model": model, "data": data or folder, "val_fraction": val_fraction, "pretrained": pretrained}
-    chosen = merged(read_settings_file(config), read_settings(settings), epochs, read_batch(batch)[0], lr, **flags)
+    flag_values = {
+        "model": model,
+        "data": data or data_argument,
+        "val_fraction": val_fraction,
+        "pretrained": pretrained,
+    }
+    merged_overrides = merge_config(
+        read_config_file(config_path),
+        parse_overrides(overrides),
+        epochs,
+        parse_batch_size(batch_size)[0],
+        lr,
+        **flag_values,
+    )
 
-    with Display() as display:
+    with ProgressDisplay() as display:
         run = train_run(
             model,
-            place,
+            dataset,
             recipe,
             seed=seed,
             output=output,
             resume=resume,
             epochs=epochs,
-            batch=batch,
+            batch_size=batch_size,
             lr=lr,
-            settings=chosen,
-            pretrained=read_pretrained(pretrained),
+            overrides=merged_overrides,
+            pretrained=parse_pretrained(pretrained),
             data_dir=data_dir,
             val_fraction=val_fraction,
             num_images=num_images,
             skip_bad_images=skip_bad_images,
             device=device,
             workers=workers,
-            show=display,
-            snapshots=snapshots,
+            on_log=display,
+            snapshot_every=save_every,
             tensorboard=tensorboard,
         )
-    if json:
-        print_json(facts_of(run))
+    if as_json:
+        print_json(train_payload(run))
     else:
-        print_pairs(summary(run))
+        print_pairs(train_rows(run))
 
 
-_ON_TRAINING = ("train_average_loss", "train_average_top1", "train_loss", "train_top1")
+_TRAIN_METRICS = ("train_average_loss", "train_average_top1", "train_loss", "train_top1")
 
 
-def facts_of(run: "Run") -> dict[str, Any]:
+def train_payload(run: "Run") -> dict[str, Any]:
     """What `reslab train --json` promises: run, top1, loss, train_seconds, images_per_second, steps."""
     assert run.result is not None
     names = ["top1", "loss", "train_seconds", "images_per_second", "steps"]
-    names += [name for name in ("images_per_second_without_loading", *_ON_TRAINING) if name in run.result]
+    names += [name for name in ("images_per_second_without_loading", *_TRAIN_METRICS) if name in run.result]
     return {"run": str(run.path), **{name: run.result[name] for name in names}}
 
 
-def summary(run: "Run") -> list[tuple[str, str]]:
+def train_rows(run: "Run") -> list[tuple[str, str]]:
     """The end of a run in a few lines: how good, how chosen, how long, and where everything is."""
     result = run.result
     assert result is not None
-    right = f"{format_int(result['num_correct'])} of {format_int(result['num_samples'])} right"
-    lines = [
+    correct_text = f"{format_int(result['num_correct'])} of {format_int(result['num_samples'])} right"
+    rows = [
         (
             "accuracy",
-            f"{format_percent(result['top1'])} on {result['split']} ({right}), loss {format_number(result['loss'])}",
+            f"{format_percent(result['top1'])} on {result['split']} ({correct_text}), loss {format_number(result['loss'])}",
         ),
         ("weights", f"{result['chosen']}: {run.weights_path}"),
-        *_on_training(result),
-        ("training", f"{format_duration(result['train_seconds'])}, {_speed(result)}"),
+        *_train_metric_rows(result),
+        ("training", f"{format_duration(result['train_seconds'])}, {_speed_text(result)}"),
         ("report", str(run.report_path)),
         ("next", f"reslab predict {run.path} IMAGE   or   reslab eval {run.path}"),
     ]
-    return lines
+    return rows
 
 
-def _on_training(result: dict[str, Any]) -> list[tuple[str, str]]:
+def _train_metric_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     """Where the recipe has the training images judged: both things that go by the name of training accuracy."""
     if "train_top1" not in result:
         return []
-    along = f"{format_percent(result['train_average_top1'])}, loss {format_number(result['train_average_loss'])}"
-    judged = f"{format_percent(result['train_top1'])}, loss {format_number(result['train_loss'])}"
-    return [("on training", f"{judged} of the finished weights; {along} on average along the last epoch")]
+    running_text = f"{format_percent(result['train_average_top1'])}, loss {format_number(result['train_average_loss'])}"
+    final_text = f"{format_percent(result['train_top1'])}, loss {format_number(result['train_loss'])}"
+    return [("on training", f"{final_text} of the finished weights; {running_text} on average along the last epoch")]
 
 
-def _speed(result: dict[str, Any]) -> str:
-    told = f"{format_int(round(result['images_per_second']))} images/s"
-    alone = result.get("images_per_second_without_loading")
-    return told if alone is None else f"{told} ({format_int(round(alone))} without loading)"
+def _speed_text(result: dict[str, Any]) -> str:
+    speed_text = f"{format_int(round(result['images_per_second']))} images/s"
+    compute_speed = result.get("images_per_second_without_loading")
+    return speed_text if compute_speed is None else f"{speed_text} ({format_int(round(compute_speed))} without loading)"

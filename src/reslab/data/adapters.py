@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
-from reslab.data.dataset import Data, channel_statistics
+from reslab.data.dataset import DatasetSplits, channel_statistics
 from reslab.data.formats.image_folder import IMAGENET_MEAN, IMAGENET_STD
-from reslab.data.image_datasets import Images, ItemImages, TensorImages, item_pixels
-from reslab.data.splits import carve, carve_again
+from reslab.data.image_datasets import ImageDataset, TensorImageDataset, WrappedImageDataset, item_to_tensor
+from reslab.data.splits import restore_split, split_off
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 
 
-def as_data(
+def as_dataset(
     train: Any,
     val: Any = None,
     test: Any = None,
@@ -25,7 +25,7 @@ def as_data(
     val_fraction: float | None = None,
     split_seed: int = 0,
     split_record: Mapping[str, Any] | None = None,
-) -> Data:
+) -> DatasetSplits:
     """Data from pairs of tensors (images, labels) or map-style data sets of (picture, label) items; Data as it is.
 
     Images are uint8 (N, C, H, W), or (N, H, W) if grey, or float already scaled; a picture of an item is the like
@@ -34,39 +34,46 @@ def as_data(
     Items are fetched when needed: random transforms of a data set stay random, as functions of (seed, epoch, sample).
     Raises ValueError where shapes, types or labels do not fit.
     """
-    if isinstance(train, Data):
+    if isinstance(train, DatasetSplits):
         return train
-    given = {"train": train, "val": val, "test": test}
-    splits: dict[str, Images] = {split: _images(part, split) for split, part in given.items() if part is not None}
-    names = tuple(classes) if classes is not None else _class_names(train, splits)
+    sources = {"train": train, "val": val, "test": test}
+    splits: dict[str, ImageDataset] = {
+        split: _to_image_dataset(part, split) for split, part in sources.items() if part is not None
+    }
+    class_names = tuple(classes) if classes is not None else _class_names(train, splits)
     record: Mapping[str, Any] = {"how": "given"}
     if split_record is not None and split_record.get("how") == "stratified":
-        splits, record = {**splits, **carve_again(splits["train"], split_record)}, dict(split_record)
+        splits, record = {**splits, **restore_split(splits["train"], split_record)}, dict(split_record)
     elif val_fraction is not None:
         if "val" in splits:
             raise invalid("one validation set", "val and val_fraction together", next_step="leave one of them away")
-        parts, record = carve(splits["train"], val_fraction, split_seed, names)
+        parts, record = split_off(splits["train"], val_fraction, split_seed, class_names)
         splits.update(parts)
-    shown = name or ("tensors" if isinstance(train, tuple | list) else type(train).__name__.lower())
-    return Data(
-        shown, f"given as a {type(train).__name__}", names, preprocess or _preprocess(splits["train"]), splits, record
+    display_name = name or ("tensors" if isinstance(train, tuple | list) else type(train).__name__.lower())
+    return DatasetSplits(
+        display_name,
+        f"given as a {type(train).__name__}",
+        class_names,
+        preprocess or _default_preprocess(splits["train"]),
+        splits,
+        record,
     )
 
 
-def _images(part: Any, split: str) -> Images:
+def _to_image_dataset(part: Any, split: str) -> ImageDataset:
     if isinstance(part, TensorDataset):
         part = part.tensors
-    if isinstance(part, tuple | list) and len(part) == 2 and all(hasattr(half, "shape") for half in part):
+    if isinstance(part, tuple | list) and len(part) == 2 and all(hasattr(item, "shape") for item in part):
         return _from_tensors(torch.as_tensor(part[0]), torch.as_tensor(part[1]))
     if not (hasattr(part, "__getitem__") and hasattr(part, "__len__")):
-        wanted = f"{split} as (images, labels) tensors or a data set with len() and [i]"
-        raise invalid(wanted, f"a {type(part).__name__}", next_step="collect an iterable data set into tensors first")
+        required = f"{split} as (images, labels) tensors or a data set with len() and [i]"
+        raise invalid(required, f"a {type(part).__name__}", next_step="collect an iterable data set into tensors first")
     if len(part) == 0:
         raise invalid(f"{split} with samples", "an empty data set")
     return _from_items(part)
 
 
-def _from_tensors(images: Tensor, labels: Tensor) -> TensorImages:
+def _from_tensors(images: Tensor, labels: Tensor) -> TensorImageDataset:
     if images.ndim == 3:
         images = images[:, None]
     if images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
@@ -75,58 +82,62 @@ def _from_tensors(images: Tensor, labels: Tensor) -> TensorImages:
             f"shape {tuple(images.shape)}, channels last",
             nearest="images.permute(0, 3, 1, 2)",
         )
-    return TensorImages(images, _whole(labels))
+    return TensorImageDataset(images, _to_int_labels(labels))
 
 
-def _whole(labels: Tensor) -> Tensor:
+def _to_int_labels(labels: Tensor) -> Tensor:
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise invalid("labels as whole numbers, one class a picture", str(labels.dtype), nearest="labels.long()")
     return labels.to(torch.int64)
 
 
-def _from_items(dataset: Any) -> ItemImages:
+def _from_items(dataset: Any) -> WrappedImageDataset:
     first = dataset[0]
     if not isinstance(first, tuple | list) or len(first) != 2:
         raise invalid(
             "items of (picture, label)",
             f"a {type(first).__name__}" + (f" of {len(first)}" if isinstance(first, tuple | list) else ""),
         )
-    channels = item_pixels(first[0], 3).shape[0]
+    channels = item_to_tensor(first[0], 3).shape[0]
     if getattr(first[0], "mode", "") in ("1", "L", "I;16"):
         channels = 1
-    return ItemImages(dataset, _labels(dataset), channels)
+    return WrappedImageDataset(dataset, _read_labels(dataset), channels)
 
 
-def _labels(dataset: Any) -> Tensor:
+def _read_labels(dataset: Any) -> Tensor:
     """The labels a data set keeps, as those of torchvision do; else those of all its items, each asked for once."""
-    known = _kept_labels(dataset)
-    found = [int(dataset[i][1]) for i in range(len(dataset))] if known is None else known
-    return _whole(torch.as_tensor(found))
+    stored = _stored_labels(dataset)
+    labels = [int(dataset[i][1]) for i in range(len(dataset))] if stored is None else stored
+    return _to_int_labels(torch.as_tensor(labels))
 
 
-def _kept_labels(dataset: Any) -> Any:
+def _stored_labels(dataset: Any) -> Any:
     if isinstance(dataset, Subset):
-        inner = _kept_labels(dataset.dataset)
-        return None if inner is None else torch.as_tensor(inner)[torch.as_tensor(dataset.indices)]
+        inner_labels = _stored_labels(dataset.dataset)
+        return None if inner_labels is None else torch.as_tensor(inner_labels)[torch.as_tensor(dataset.indices)]
     if getattr(dataset, "target_transform", None) is not None:  # what is kept is not what is handed out
         return None
-    kept = getattr(dataset, "targets", None)
-    return kept if kept is not None and len(kept) == len(dataset) else None
+    targets = getattr(dataset, "targets", None)
+    return targets if targets is not None and len(targets) == len(dataset) else None
 
 
-def _class_names(train: Any, splits: Mapping[str, Images]) -> tuple[str, ...]:
-    most = max(int(images.labels.max()) for images in splits.values()) + 1
+def _class_names(train: Any, splits: Mapping[str, ImageDataset]) -> tuple[str, ...]:
+    num_labels = max(int(part.labels.max()) for part in splits.values()) + 1
     dataset = train.dataset if isinstance(train, Subset) else train
-    own = getattr(dataset, "classes", None)
-    return tuple(map(str, own)) if own is not None and len(own) >= most else tuple(str(label) for label in range(most))
+    stored_names = getattr(dataset, "classes", None)
+    return (
+        tuple(map(str, stored_names))
+        if stored_names is not None and len(stored_names) >= num_labels
+        else tuple(str(label) for label in range(num_labels))
+    )
 
 
-def _preprocess(train: Images) -> Preprocess:
-    pixels = train.pixels(0)
+def _default_preprocess(train: ImageDataset) -> Preprocess:
+    pixels = train.load_image(0)
     channels = pixels.shape[0]
     if pixels.is_floating_point():
         return Preprocess(channels, "", (0.0,) * channels, (1.0,) * channels)
-    if isinstance(train, TensorImages):
+    if isinstance(train, TensorImageDataset):
         return Preprocess(channels, "", *channel_statistics(train.images))
     if channels == 3:
         return Preprocess(3, "", IMAGENET_MEAN, IMAGENET_STD)

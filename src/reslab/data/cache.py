@@ -10,8 +10,8 @@ from typing import IO, Any
 
 def cache_dir() -> Path:
     """`$RESLAB_CACHE`, or `~/.cache/reslab`; not created here."""
-    told = os.environ.get("RESLAB_CACHE")
-    return Path(told).expanduser() if told else Path.home() / ".cache" / "reslab"
+    env_dir = os.environ.get("RESLAB_CACHE")
+    return Path(env_dir).expanduser() if env_dir else Path.home() / ".cache" / "reslab"
 
 
 def write_cached(path: Path, write: Callable[[IO[bytes]], Any]) -> bool:
@@ -19,27 +19,27 @@ def write_cached(path: Path, write: Callable[[IO[bytes]], Any]) -> bool:
 
     Nothing depends on the cache but time, so a cache that cannot be written stops nobody.
     """
-    temporary = None
+    temp_path = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        with os.fdopen(handle, "wb") as file:
+        descriptor, temp_path = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+        with os.fdopen(descriptor, "wb") as file:
             write(file)
-        os.replace(temporary, path)
+        os.replace(temp_path, path)
         return True
     except OSError:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        if temp_path is not None:
+            Path(temp_path).unlink(missing_ok=True)
         return False
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The dictionary in a JSON file of the cache; empty where there is none or it cannot be read."""
     try:
-        found = json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def write_json(path: Path, value: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reslab.data.image_datasets import FileImages, Images, ShardImages, TensorImages
+from reslab.data.image_datasets import FileImageDataset, ImageDataset, ShardImageDataset, TensorImageDataset
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.preprocess import Preprocess
 
@@ -17,7 +17,7 @@ SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, eq=False)
-class Data:
+class DatasetSplits:
     """A data set: `splits` by name ("train", maybe "val", maybe "test"), class names in label order, and its origin.
 
     `preprocess` is the evaluation's; `split_record` is JSON from which `open_data` rebuilds the same splits;
@@ -29,10 +29,10 @@ class Data:
     source: str
     classes: tuple[str, ...]
     preprocess: Preprocess
-    splits: Mapping[str, Images]
+    splits: Mapping[str, ImageDataset]
     split_record: Mapping[str, Any] = field(default_factory=lambda: {"how": "given"})
     fingerprint: str = ""
-    skipped: tuple[tuple[str, str], ...] = ()
+    skipped_files: tuple[tuple[str, str], ...] = ()
     location: str = ""
 
     def __post_init__(self) -> None:
@@ -50,24 +50,24 @@ class Data:
                 nearest="2",
                 next_step="add pictures",
             )
-        for split, images in self.splits.items():
-            if len(images) and int(images.labels.max()) >= len(self.classes):
+        for split, dataset in self.splits.items():
+            if len(dataset) and int(dataset.labels.max()) >= len(self.classes):
                 raise invalid(
-                    f"labels of {split} from 0 to {len(self.classes) - 1}", f"label {int(images.labels.max())}"
+                    f"labels of {split} from 0 to {len(self.classes) - 1}", f"label {int(dataset.labels.max())}"
                 )
         if not self.fingerprint:
-            object.__setattr__(self, "fingerprint", fingerprint(self.splits))
+            object.__setattr__(self, "fingerprint", compute_fingerprint(self.splits))
 
     @property
     def num_classes(self) -> int:
         return len(self.classes)
 
     @property
-    def held_out(self) -> str:
+    def eval_split(self) -> str:
         """The split that judges: "test" where there is one, else "val", else "train"."""
         return next(name for name in ("test", "val", "train") if name in self.splits)
 
-    def split(self, name: str) -> Images:
+    def split(self, name: str) -> ImageDataset:
         """The pictures of a split; raises ValueError naming those there are."""
         if name not in self.splits:
             raise unknown_name(f"split of {self.name}", name, self.splits, f"it has {', '.join(self.splits)}")
@@ -75,35 +75,35 @@ class Data:
 
     def describe(self) -> str:
         """One line: `digits: 1,438 train, 359 test, 10 classes`."""
-        parts = [f"{len(images):,} {name}" for name, images in self.splits.items()]
+        parts = [f"{len(dataset):,} {name}" for name, dataset in self.splits.items()]
         return f"{self.name}: {', '.join(parts)}, {self.num_classes} classes"
 
 
-def fingerprint(splits: Mapping[str, Images]) -> str:
+def compute_fingerprint(splits: Mapping[str, ImageDataset]) -> str:
     """A hash of every split's labels and pixels, or (name, size in bytes) of its files: 16 digits of SHA-256.
 
     Of a data set that makes its items on demand only the labels count.
     """
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name in sorted(splits):
-        images = splits[name]
-        found.update(f"{name}:{len(images)};".encode())
-        found.update(np.ascontiguousarray(images.labels.numpy()).data)
-        if isinstance(images, TensorImages):
-            found.update(f"{images.images.dtype}{tuple(images.images.shape)}".encode())
-            found.update(_bytes(images.images))
-        elif isinstance(images, FileImages | ShardImages):
-            for i in range(len(images)):
-                found.update(f"{images.name(i)}:{images.num_bytes(i)}\n".encode())
-    return found.hexdigest()[:16]
+        dataset = splits[name]
+        digest.update(f"{name}:{len(dataset)};".encode())
+        digest.update(np.ascontiguousarray(dataset.labels.numpy()).data)
+        if isinstance(dataset, TensorImageDataset):
+            digest.update(f"{dataset.images.dtype}{tuple(dataset.images.shape)}".encode())
+            digest.update(_tensor_bytes(dataset.images))
+        elif isinstance(dataset, FileImageDataset | ShardImageDataset):
+            for i in range(len(dataset)):
+                digest.update(f"{dataset.name(i)}:{dataset.num_bytes(i)}\n".encode())
+    return digest.hexdigest()[:16]
 
 
-def _bytes(images: Tensor) -> memoryview:
+def _tensor_bytes(images: Tensor) -> memoryview:
     return images.detach().cpu().contiguous().view(torch.uint8).numpy().reshape(-1).data
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of uint8 (N, C, H, W), of pixels / 255, rounded to 4 digits."""
-    total = images.double() / 255
-    mean, std = total.mean(dim=(0, 2, 3)), total.std(dim=(0, 2, 3), correction=0)
+    scaled = images.double() / 255
+    mean, std = scaled.mean(dim=(0, 2, 3)), scaled.std(dim=(0, 2, 3), correction=0)
     return tuple(round(value, 4) for value in mean.tolist()), tuple(round(value, 4) or 1.0 for value in std.tolist())

@@ -32,9 +32,9 @@ from torch import Tensor
 
 from reslab.spec.errors import invalid
 
-_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive
-_SCAN, _APP1 = 0xDA, 0xE1
-_ORIENTATION_jpeg, _SHORT = 0x0112, 3
+_FRAME_MARKERS = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive
+_SCAN_MARKER, _APP1_MARKER = 0xDA, 0xE1
+_ORIENTATION_TAG, _SHORT_TYPE = 0x0112, 3
 
 
 def decode_jpeg(content: bytes) -> Tensor | None:
@@ -42,7 +42,7 @@ def decode_jpeg(content: bytes) -> Tensor | None:
 
     What is cut short or damaged is None too: Pillow says what is wrong with it.
     """
-    if not content.startswith(b"\xff\xd8\xff") or not _there() or not is_ordinary(content):
+    if not content.startswith(b"\xff\xd8\xff") or not _has_torchvision_decoder() or not is_simple_jpeg(content):
         return None
     try:
         # Not torchvision.io.decode_jpeg, which warns that it will be removed; then nothing will be there.
@@ -53,52 +53,52 @@ def decode_jpeg(content: bytes) -> Tensor | None:
 
 
 @cache
-def _there() -> bool:
+def _has_torchvision_decoder() -> bool:
     return hasattr(torch.ops.image, "decode_jpeg")
 
 
-def is_ordinary(content: bytes) -> bool:
+def is_simple_jpeg(content: bytes) -> bool:
     """Whether the markers before a JPEG's picture tell of 8 bits, three channels, upright, a size that is no trap."""
-    place, framed = 2, False
-    while place + 4 <= len(content):
-        sign, marker, length = struct.unpack_from(">BBH", content, place)
-        body = place + 4
-        if sign != 0xFF or length < 2:
+    offset, has_simple_frame = 2, False
+    while offset + 4 <= len(content):
+        prefix, marker, length = struct.unpack_from(">BBH", content, offset)
+        body = offset + 4
+        if prefix != 0xFF or length < 2:
             return False
-        if marker == _SCAN:
-            return framed
-        if marker in _FRAMES:
+        if marker == _SCAN_MARKER:
+            return has_simple_frame
+        if marker in _FRAME_MARKERS:
             if length < 8 or body + 6 > len(content):
                 return False
             bits, height, width, channels = struct.unpack_from(">BHHB", content, body)
-            framed = bits == 8 and channels == 3 and 0 < height * width <= (Image.MAX_IMAGE_PIXELS or 0)
-        elif marker == _APP1 and not _upright(content[body : place + 2 + length]):
+            has_simple_frame = bits == 8 and channels == 3 and 0 < height * width <= (Image.MAX_IMAGE_PIXELS or 0)
+        elif marker == _APP1_MARKER and not _is_upright(content[body : offset + 2 + length]):
             return False
-        place += 2 + length
+        offset += 2 + length
     return False
 
 
-def _upright(app1: bytes) -> bool:
+def _is_upright(app1: bytes) -> bool:
     """Whether EXIF data say nothing of a turn; not where they cannot be read. XMP data may say it too."""
     if not app1.startswith(b"Exif\0\0"):
         return b"Orientation" not in app1
-    order = {b"II": "<", b"MM": ">"}.get(app1[6:8])
-    if order is None:
+    byte_order = {b"II": "<", b"MM": ">"}.get(app1[6:8])
+    if byte_order is None:
         return False
     try:
-        (start,) = struct.unpack_from(f"{order}I", app1, 10)
-        (num,) = struct.unpack_from(f"{order}H", app1, 6 + start)
-        for entry in range(8 + start, 8 + start + 12 * num, 12):
-            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", app1, entry)
-            if tag == _ORIENTATION_jpeg:
-                return bool(kind == _SHORT and value == 1)
+        (ifd_offset,) = struct.unpack_from(f"{byte_order}I", app1, 10)
+        (num_entries,) = struct.unpack_from(f"{byte_order}H", app1, 6 + ifd_offset)
+        for entry_offset in range(8 + ifd_offset, 8 + ifd_offset + 12 * num_entries, 12):
+            tag, field_type, _, value = struct.unpack_from(f"{byte_order}HHIH", app1, entry_offset)
+            if tag == _ORIENTATION_TAG:
+                return bool(field_type == _SHORT_TYPE and value == 1)
     except struct.error:
         return False
     return True
 
 
-_ORIENTATION = 0x0112
-_TURNED = {
+_EXIF_ORIENTATION = 0x0112
+_EXIF_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -107,110 +107,112 @@ _TURNED = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_MODES = {1: "L", 3: "RGB"}
-_FORMATS = {"webp": ("WEBP",), "png": ("PNG",), "jpg": ("JPEG",), "jpeg": ("JPEG",)}
+_PIL_MODES = {1: "L", 3: "RGB"}
+_PIL_FORMATS = {"webp": ("WEBP",), "png": ("PNG",), "jpg": ("JPEG",), "jpeg": ("JPEG",)}
 
 
-def read_picture(source: str | os.PathLike[str] | bytes, channels: int = 3, name: str = "", ending: str = "") -> Tensor:
+def read_image(
+    source: str | os.PathLike[str] | bytes, channels: int = 3, name: str = "", extension: str = ""
+) -> Tensor:
     """The picture in a file (or in its bytes, then called `name`) as uint8 (channels, H, W).
 
     `ending` (webp, png) is the format to try first, which halves the time for tiny pictures; the content decides.
     Raises ValueError naming the file where it is missing, empty, cut short or no picture, or `channels` is not 1 or 3.
     """
-    if channels not in _MODES:
+    if channels not in _PIL_MODES:
         raise invalid("1 channel (grey) or 3 (red, green, blue)", channels, nearest="3" if channels > 1 else "1")
     name = name or ("picture" if isinstance(source, bytes) else os.fspath(source))
     try:
-        content = _jpeg_content(source)
-        quick = decode_jpeg(content) if content and channels == 3 else None
-        if quick is not None:
-            return quick
-        with _opened(content or source, ending) as image:
-            return picture_tensor(image, channels)
+        jpeg_bytes = _read_jpeg_bytes(source)
+        pixels = decode_jpeg(jpeg_bytes) if jpeg_bytes and channels == 3 else None
+        if pixels is not None:
+            return pixels
+        with _open_image(jpeg_bytes or source, extension) as image:
+            return pil_to_tensor(image, channels)
     except (
         Exception
     ) as error:  # Pillow's decoders raise nearly anything on broken bytes, struct.error and SyntaxError too
-        raise ValueError(f"{name}: {_reason(source, error)}") from error
+        raise ValueError(f"{name}: {_error_reason(source, error)}") from error
 
 
-def check_picture(source: str | os.PathLike[str] | bytes, name: str = "") -> tuple[int, int]:
+def check_image(source: str | os.PathLike[str] | bytes, name: str = "") -> tuple[int, int]:
     """Decode a file to the end and return (H, W) as stored; JPEG at an eighth of its size, which is much faster.
 
     Raises ValueError as `read_picture` would.
     """
     name = name or ("picture" if isinstance(source, bytes) else os.fspath(source))
     try:
-        with Image.open(_file(source)) as image:
+        with Image.open(_as_file(source)) as image:
             width, height = image.size
             image.draft(None, (max(1, width // 8), max(1, height // 8)))
             image.load()
-            _eight_bit(image.crop((0, 0, 1, 1)), image.format)
+            _to_8bit(image.crop((0, 0, 1, 1)), image.format)
             return height, width
     except Exception as error:
-        raise ValueError(f"{name}: {_reason(source, error)}") from error
+        raise ValueError(f"{name}: {_error_reason(source, error)}") from error
 
 
-def picture_tensor(image: Image.Image, channels: int) -> Tensor:
+def pil_to_tensor(image: Image.Image, channels: int) -> Tensor:
     """An opened Pillow picture as uint8 (channels, H, W), by the rules on top of this file.
 
     In memory its channels lie side by side, as Pillow has them: no copy is made, and torch resizes that twice as fast.
     """
-    turn = _TURNED.get(orientation(image))
-    shown = _eight_bit(image, image.format).convert(_MODES[channels])
-    if turn is not None:
-        shown = shown.transpose(turn)
-    pixels = np.array(shown)
+    transpose = _EXIF_TRANSPOSES.get(exif_orientation(image))
+    converted = _to_8bit(image, image.format).convert(_PIL_MODES[channels])
+    if transpose is not None:
+        converted = converted.transpose(transpose)
+    pixels = np.array(converted)
     return torch.from_numpy(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
 
 
-def _jpeg_content(source: str | os.PathLike[str] | bytes) -> bytes:
+def _read_jpeg_bytes(source: str | os.PathLike[str] | bytes) -> bytes:
     """All bytes of what may be a JPEG; of other files none, so that they are read as their decoder wants them."""
     if isinstance(source, bytes):
         return source
     return Path(source).read_bytes() if os.fspath(source).lower().endswith((".jpg", ".jpeg")) else b""
 
 
-def _opened(source: str | os.PathLike[str] | bytes, ending: str) -> Image.Image:
-    if ending.lower() in _FORMATS:
+def _open_image(source: str | os.PathLike[str] | bytes, extension: str) -> Image.Image:
+    if extension.lower() in _PIL_FORMATS:
         try:
-            return Image.open(_file(source), formats=_FORMATS[ending.lower()])
+            return Image.open(_as_file(source), formats=_PIL_FORMATS[extension.lower()])
         except UnidentifiedImageError:  # the ending lies
             pass
-    return Image.open(_file(source))
+    return Image.open(_as_file(source))
 
 
-def _file(source: str | os.PathLike[str] | bytes) -> BinaryIO | Path:
+def _as_file(source: str | os.PathLike[str] | bytes) -> BinaryIO | Path:
     return io.BytesIO(source) if isinstance(source, bytes) else Path(source)
 
 
-def orientation(image: Image.Image) -> int:
+def exif_orientation(image: Image.Image) -> int:
     """EXIF's number from 1 (upright) to 8."""
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # damaged EXIF says nothing about the pixels
         return 1
 
 
-def _eight_bit(image: Image.Image, kind: str | None) -> Image.Image:
+def _to_8bit(image: Image.Image, image_format: str | None) -> Image.Image:
     """The picture in mode L or RGB, on white where it has alpha."""
     if image.mode in ("L", "RGB") and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
+    if image.mode.startswith("I;16") or (image.mode == "I" and image_format in ("PNG", "PPM")):
         return Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ValueError("32-bit pixels, which have no defined white; save it with 8 or 16 bits a channel")
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        return _on_white(image.convert("RGBA"))
+        return _composite_on_white(image.convert("RGBA"))
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def _on_white(image: Image.Image) -> Image.Image:
+def _composite_on_white(image: Image.Image) -> Image.Image:
     pixels = np.asarray(image).astype(np.uint32)
-    colour, alpha = pixels[..., :3], pixels[..., 3:]
-    return Image.fromarray(((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8))
+    color, alpha = pixels[..., :3], pixels[..., 3:]
+    return Image.fromarray(((color * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8))
 
 
-def _reason(source: str | os.PathLike[str] | bytes, error: Exception) -> str:
+def _error_reason(source: str | os.PathLike[str] | bytes, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, IsADirectoryError):

@@ -11,45 +11,45 @@ import numpy as np
 import torch
 
 from reslab.data.cache import cache_dir, write_cached
-from reslab.data.decode import read_picture
-from reslab.data.image_datasets import TensorImages
-from reslab.data.webdataset.tar import stack_pictures
+from reslab.data.decode import read_image
+from reslab.data.image_datasets import TensorImageDataset
+from reslab.data.webdataset.tar import stack_images
 
-WORTH_KEEPING_SECONDS = 0.5
+MIN_SECONDS_TO_CACHE = 0.5
 _FORMAT = "1"
 
 
-def decoded_once(name: str, files: list[Path], decode: Callable[[], TensorImages]) -> TensorImages:
+def decode_cached(name: str, paths: list[Path], decode: Callable[[], TensorImageDataset]) -> TensorImageDataset:
     """What `decode()` makes of the files; from the cache where that holds it for files of the same sizes and times.
 
     It is kept there only when decoding took longer than `WORTH_KEEPING_SECONDS`; names of samples are not kept.
     """
-    kept = cache_dir() / "decoded" / f"{name}-{_state_of(files)}.npz"
+    cache_path = cache_dir() / "decoded" / f"{name}-{_files_digest(paths)}.npz"
     try:
-        with kept.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return TensorImages(torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"]))
+        with cache_path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return TensorImageDataset(torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"]))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass
     start_seconds = time.perf_counter()
-    found = decode()
-    if time.perf_counter() - start_seconds > WORTH_KEEPING_SECONDS:
-        arrays = {"images": found.images.numpy(), "labels": found.labels.numpy()}
-        write_cached(kept, lambda file: np.savez(file, **arrays))
-    return TensorImages(found.images, found.labels)
+    decoded = decode()
+    if time.perf_counter() - start_seconds > MIN_SECONDS_TO_CACHE:
+        arrays = {"images": decoded.images.numpy(), "labels": decoded.labels.numpy()}
+        write_cached(cache_path, lambda file: np.savez(file, **arrays))
+    return TensorImageDataset(decoded.images, decoded.labels)
 
 
-def _state_of(files: list[Path]) -> str:
-    found = hashlib.sha256(_FORMAT.encode())
-    for path in files:
+def _files_digest(paths: list[Path]) -> str:
+    digest = hashlib.sha256(_FORMAT.encode())
+    for path in paths:
         stat = path.stat()
-        found.update(f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}\n".encode())
-    return found.hexdigest()[:24]
+        digest.update(f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:24]
 
 
-def read_files(paths: list[Path], labels: list[int], channels: int) -> TensorImages:
+def read_image_files(paths: list[Path], labels: list[int], channels: int) -> TensorImageDataset:
     """Picture files of one size as one tensor, decoded in threads (Pillow lets go of the lock for JPEG and PNG)."""
     with ThreadPoolExecutor() as pool:
-        pictures = list(pool.map(lambda path: read_picture(path, channels).numpy(), paths))
-    return TensorImages(
-        stack_pictures(pictures, [str(path) for path in paths]), torch.tensor(labels, dtype=torch.int64)
+        images = list(pool.map(lambda path: read_image(path, channels).numpy(), paths))
+    return TensorImageDataset(
+        stack_images(images, [str(path) for path in paths]), torch.tensor(labels, dtype=torch.int64)
     )

@@ -13,27 +13,27 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reslab.data.decode import picture_tensor, read_picture
-from reslab.data.formats.class_folders import name_in
+from reslab.data.decode import pil_to_tensor, read_image
+from reslab.data.formats.class_folders import relative_name
 from reslab.data.webdataset.http import read_range
 from reslab.spec.errors import invalid
 
 
 @runtime_checkable
-class Images(Protocol):
+class ImageDataset(Protocol):
     """N labelled pictures: `labels` (N,) int64, a name each, and `raw(i)` to look at: uint8 (C, H, W)."""
 
     @property
     def labels(self) -> Tensor: ...
     def __len__(self) -> int: ...
     def name(self, i: int) -> str: ...
-    def pixels(self, i: int) -> Tensor: ...
-    def raw(self, i: int) -> Tensor: ...
-    def subset(self, indices: Sequence[int]) -> "Images": ...
+    def load_image(self, i: int) -> Tensor: ...
+    def preview(self, i: int) -> Tensor: ...
+    def subset(self, indices: Sequence[int]) -> "ImageDataset": ...
 
 
 @dataclass(frozen=True, eq=False)
-class TensorImages:
+class TensorImageDataset:
     """Pictures of one size in memory: `images` (N, C, H, W) uint8, or float already scaled; `labels` (N,) int64.
 
     Raises ValueError where shapes, types or lengths do not fit.
@@ -48,7 +48,7 @@ class TensorImages:
             raise invalid(
                 "images of shape (N, C, H, W)",
                 f"shape {tuple(self.images.shape)}",
-                next_step=_shape_advice(self.images),
+                next_step=_shape_hint(self.images),
             )
         if self.images.dtype != torch.uint8 and not self.images.is_floating_point():
             raise invalid(
@@ -62,20 +62,20 @@ class TensorImages:
     def name(self, i: int) -> str:
         return self.names[i] if self.names else f"#{i}"
 
-    def pixels(self, i: int) -> Tensor:
+    def load_image(self, i: int) -> Tensor:
         return self.images[i]
 
-    def raw(self, i: int) -> Tensor:
-        return to_look_at(self.images[i])
+    def preview(self, i: int) -> Tensor:
+        return to_uint8(self.images[i])
 
-    def subset(self, indices: Sequence[int]) -> "TensorImages":
-        chosen = torch.as_tensor(indices, dtype=torch.int64)
-        names = tuple(self.name(i) for i in chosen.tolist())
-        return TensorImages(self.images[chosen], self.labels[chosen], names)
+    def subset(self, indices: Sequence[int]) -> "TensorImageDataset":
+        index_tensor = torch.as_tensor(indices, dtype=torch.int64)
+        names = tuple(self.name(i) for i in index_tensor.tolist())
+        return TensorImageDataset(self.images[index_tensor], self.labels[index_tensor], names)
 
 
 @dataclass(frozen=True, eq=False)
-class FileImages:
+class FileImageDataset:
     """Pictures in files, decoded when asked for to uint8 (channels, H, W), each its size; names relative to `root`.
 
     Raises ValueError where the number of labels is not the number of paths.
@@ -94,29 +94,31 @@ class FileImages:
 
     def name(self, i: int) -> str:
         path = self.paths[i]
-        return name_in(self.root, path) if self.root else os.fspath(path)
+        return relative_name(self.root, path) if self.root else os.fspath(path)
 
     def num_bytes(self, i: int) -> int:
         """The length of a picture's file."""
         return self.paths[i].stat().st_size
 
-    def read(self, i: int) -> bytes:
+    def read_bytes(self, i: int) -> bytes:
         """The bytes of a picture's file."""
         return self.paths[i].read_bytes()
 
-    def pixels(self, i: int) -> Tensor:
-        return read_picture(self.paths[i], self.channels)
+    def load_image(self, i: int) -> Tensor:
+        return read_image(self.paths[i], self.channels)
 
-    def raw(self, i: int) -> Tensor:
-        return self.pixels(i)
+    def preview(self, i: int) -> Tensor:
+        return self.load_image(i)
 
-    def subset(self, indices: Sequence[int]) -> "FileImages":
+    def subset(self, indices: Sequence[int]) -> "FileImageDataset":
         paths = tuple(self.paths[i] for i in indices)
-        return FileImages(paths, self.labels[torch.as_tensor(indices, dtype=torch.int64)], self.channels, self.root)
+        return FileImageDataset(
+            paths, self.labels[torch.as_tensor(indices, dtype=torch.int64)], self.channels, self.root
+        )
 
 
 @dataclass(frozen=True, eq=False)
-class ItemImages:
+class WrappedImageDataset:
     """The pictures of a map-style data set of (picture, label) items: item `indices[i]` is asked for when it is needed.
 
     A picture is a tensor (C, H, W), uint8 or float already scaled, or a Pillow image.
@@ -138,32 +140,28 @@ class ItemImages:
     def name(self, i: int) -> str:
         return f"#{self.indices[i]}"
 
-    def pixels(self, i: int) -> Tensor:
-        return item_pixels(self.dataset[self.indices[i]][0], self.channels)
+    def load_image(self, i: int) -> Tensor:
+        return item_to_tensor(self.dataset[self.indices[i]][0], self.channels)
 
-    def raw(self, i: int) -> Tensor:
-        return to_look_at(self.pixels(i))
+    def preview(self, i: int) -> Tensor:
+        return to_uint8(self.load_image(i))
 
-    def subset(self, indices: Sequence[int]) -> "ItemImages":
+    def subset(self, indices: Sequence[int]) -> "WrappedImageDataset":
         labels = self.labels[torch.as_tensor(indices, dtype=torch.int64)]
-        return ItemImages(self.dataset, labels, self.channels, tuple(self.indices[i] for i in indices))
+        return WrappedImageDataset(self.dataset, labels, self.channels, tuple(self.indices[i] for i in indices))
 
 
-def item_pixels(picture: Any, channels: int) -> Tensor:
+def item_to_tensor(image: Any, channels: int) -> Tensor:
     """An item's picture as a tensor (C, H, W); raises ValueError where it is neither a tensor nor a Pillow image."""
-    if isinstance(picture, Image.Image):
-        return picture_tensor(picture, channels)
-    if not isinstance(picture, Tensor) or picture.ndim not in (2, 3):
-        got = (
-            f"a tensor of shape {tuple(picture.shape)}"
-            if isinstance(picture, Tensor)
-            else f"a {type(picture).__name__}"
-        )
+    if isinstance(image, Image.Image):
+        return pil_to_tensor(image, channels)
+    if not isinstance(image, Tensor) or image.ndim not in (2, 3):
+        got = f"a tensor of shape {tuple(image.shape)}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
         raise invalid("items of (picture, label), the picture a tensor (C, H, W) or a Pillow image", got)
-    return picture[None] if picture.ndim == 2 else picture
+    return image[None] if image.ndim == 2 else image
 
 
-def to_look_at(pixels: Tensor) -> Tensor:
+def to_uint8(pixels: Tensor) -> Tensor:
     """Pixels as uint8: uint8 as it is, floats within [0, 1] times 255, other floats stretched from least to largest."""
     if pixels.dtype == torch.uint8:
         return pixels
@@ -173,24 +171,24 @@ def to_look_at(pixels: Tensor) -> Tensor:
     return (pixels * 255).round().to(torch.uint8)
 
 
-def _shape_advice(images: Tensor) -> str:
+def _shape_hint(images: Tensor) -> str:
     return "add the channel: images[:, None]" if images.ndim == 3 else ""
 
 
-def check_labels(labels: Tensor, num_pictures: int) -> None:
+def check_labels(labels: Tensor, num_images: int) -> None:
     """Raises ValueError where labels are not int64 (N,), one a picture, from 0 up."""
     if labels.dtype != torch.int64 or labels.ndim != 1:
         raise invalid(
             "labels (N,) in int64", f"{labels.dtype} of shape {tuple(labels.shape)}", nearest="labels.long().flatten()"
         )
-    if len(labels) != num_pictures:
-        raise invalid(f"one label a picture, {num_pictures} of them", f"{len(labels)} labels")
+    if len(labels) != num_images:
+        raise invalid(f"one label a picture, {num_images} of them", f"{len(labels)} labels")
     if len(labels) and int(labels.min()) < 0:
         raise invalid("labels from 0 up", f"label {int(labels.min())}", nearest="0")
 
 
 @dataclass(frozen=True)
-class Spot:
+class ImageLocation:
     """Where a picture's bytes lie: in which shard, from which byte on, how many; what it is called and how it ends.
 
     A shard is a file's path, or a URL.
@@ -198,68 +196,70 @@ class Spot:
 
     shard: Path | str
     key: str
-    start: int
+    offset: int
     num_bytes: int
-    ending: str
+    extension: str
 
-    def read(self) -> bytes:
+    def read_bytes(self) -> bytes:
         """The bytes of the picture's file."""
         if isinstance(self.shard, str):
-            return read_range(self.shard, self.start, self.num_bytes)
+            return read_range(self.shard, self.offset, self.num_bytes)
         with self.shard.open("rb") as file:
-            file.seek(self.start)
+            file.seek(self.offset)
             return file.read(self.num_bytes)
 
 
 @dataclass(frozen=True, eq=False)
-class ShardImages:
+class ShardImageDataset:
     """Pictures in WebDataset shards, decoded when asked for to uint8 (channels, H, W); names are SHARD/KEY.ENDING.
 
     Raises ValueError where the number of labels is not the number of spots.
     """
 
-    spots: tuple[Spot, ...]
+    locations: tuple[ImageLocation, ...]
     labels: Tensor
     channels: int = 3
     root: Path | str | None = None
 
     def __post_init__(self) -> None:
-        check_labels(self.labels, len(self.spots))
+        check_labels(self.labels, len(self.locations))
 
     def __len__(self) -> int:
-        return len(self.spots)
+        return len(self.locations)
 
     @property
-    def by_url(self) -> bool:
+    def is_remote(self) -> bool:
         """Whether the shards are not on this machine."""
-        return any(isinstance(spot.shard, str) for spot in self.spots)
+        return any(isinstance(location.shard, str) for location in self.locations)
 
     def name(self, i: int) -> str:
-        return spot_name(self.spots[i], self.root)
+        return location_name(self.locations[i], self.root)
 
     def num_bytes(self, i: int) -> int:
         """The length of a picture's file."""
-        return self.spots[i].num_bytes
+        return self.locations[i].num_bytes
 
-    def read(self, i: int) -> bytes:
+    def read_bytes(self, i: int) -> bytes:
         """The bytes of a picture's file."""
-        return self.spots[i].read()
+        return self.locations[i].read_bytes()
 
-    def pixels(self, i: int) -> Tensor:
-        return read_picture(self.read(i), self.channels, self.name(i), self.spots[i].ending)
+    def load_image(self, i: int) -> Tensor:
+        return read_image(self.read_bytes(i), self.channels, self.name(i), self.locations[i].extension)
 
-    def raw(self, i: int) -> Tensor:
-        return self.pixels(i)
+    def preview(self, i: int) -> Tensor:
+        return self.load_image(i)
 
-    def subset(self, indices: Sequence[int]) -> "ShardImages":
-        spots = tuple(self.spots[i] for i in indices)
-        return ShardImages(spots, self.labels[torch.as_tensor(indices, dtype=torch.int64)], self.channels, self.root)
+    def subset(self, indices: Sequence[int]) -> "ShardImageDataset":
+        locations = tuple(self.locations[i] for i in indices)
+        return ShardImageDataset(
+            locations, self.labels[torch.as_tensor(indices, dtype=torch.int64)], self.channels, self.root
+        )
 
 
-def spot_name(spot: Spot, root: Path | str | None) -> str:
+def location_name(location: ImageLocation, root: Path | str | None) -> str:
     """`train-000.tar/cat/0001.jpg`: unlike a key alone, never the same in two shards."""
-    if isinstance(spot.shard, str):
-        shard = spot.shard.split("?")[0].removeprefix(f"{root}/")
+    if isinstance(location.shard, str):
+        shard = location.shard.split("?")[0].removeprefix(f"{root}/")
     else:
-        shard = name_in(Path(root), spot.shard) if root else spot.shard.as_posix()
-    return f"{shard}/{spot.key}.{spot.ending}"
+        shard = relative_name(Path(root), location.shard) if root else location.shard.as_posix()
+    return f"{shard}/{location.key}.{location.extension}"

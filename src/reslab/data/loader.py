@@ -9,20 +9,20 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from reslab.data.image_datasets import Images, ShardImages, TensorImages
-from reslab.data.rng import key, keys
-from reslab.data.sampler import Draw, Sampling
-from reslab.data.transforms.normalize import mean_of
-from reslab.data.transforms.pipeline import Augment, split_sentence
-from reslab.data.webdataset.stream import Flow
-from reslab.data.workers import stream
+from reslab.data.image_datasets import ImageDataset, ShardImageDataset, TensorImageDataset
+from reslab.data.rng import hash_key, hash_keys
+from reslab.data.sampler import StatelessSampler, StepIndices
+from reslab.data.transforms.normalize import make_mean_tensor
+from reslab.data.transforms.pipeline import TransformPipeline, parse_train_transform
+from reslab.data.webdataset.stream import StreamLoader
+from reslab.data.workers import load_batches
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
-class TrainBatches:
+class TrainLoader:
     """Endless training batches (x, y, indices): float32 (n, C, H, W) normalised, int64 (n,), int64 (n,).
 
     Step t is step t mod k of epoch t // k, k = `num_steps_per_epoch`; the `dropped` samples at an epoch's end, which
@@ -36,102 +36,110 @@ class TrainBatches:
 
     def __init__(
         self,
-        images: Images,
-        batch: int,
-        words: str,
+        dataset: ImageDataset,
+        batch_size: int,
+        transform: str,
         preprocess: Preprocess,
         seed: int,
         device: torch.device | str,
-        workers: int = 0,
+        num_workers: int = 0,
         *,
         rank: int = 0,
-        num_ranks: int = 1,
-        repeats: int = 1,
-        balanced: bool = False,
+        world_size: int = 1,
+        num_repeats: int = 1,
+        class_balanced: bool = False,
         num_classes: int | None = None,
     ) -> None:
-        self.sampling = Sampling(images.labels, batch, seed, repeats, balanced)
-        _check_workers(workers)
-        _check_rank(rank, num_ranks)
-        self.augment, self.mixing = split_sentence(words)
-        _check_share(batch, num_ranks, self.mixing is not None)
-        self.images, self.batch, self.seed, self.workers = images, batch, seed, workers
-        self.rank, self.num_ranks = rank, num_ranks
+        self.sampler = StatelessSampler(dataset.labels, batch_size, seed, num_repeats, class_balanced)
+        _check_workers(num_workers)
+        _check_rank(rank, world_size)
+        self.transform, self.batch_mixer = parse_train_transform(transform)
+        _check_batch_split(batch_size, world_size, self.batch_mixer is not None)
+        self.dataset, self.batch_size, self.seed, self.num_workers = dataset, batch_size, seed, num_workers
+        self.rank, self.world_size = rank, world_size
         self.device = torch.device(device)
-        self.normalise = Normalise(preprocess, self.device)
-        self.num_steps_per_epoch, self.dropped = self.sampling.num_steps_per_epoch, self.sampling.dropped
-        self.num_classes = _num_classes(images.labels, num_classes)
-        self.flow = self._flow() if isinstance(images, ShardImages) and images.by_url else None
-        if isinstance(images, TensorImages):
-            first = self.normalise(images.images[:1].to(device)) if self.normalise.each_pixel else images.images[:1]
-            self.augment.batch(first, torch.zeros(1, dtype=torch.int64, device=first.device))  # words that do not fit
-        elif self.normalise.each_pixel:
+        self.normalize = Normalize(preprocess, self.device)
+        self.num_steps_per_epoch, self.num_dropped = self.sampler.num_steps_per_epoch, self.sampler.num_dropped
+        self.num_classes = _num_classes(dataset.labels, num_classes)
+        self.stream_loader = (
+            self._make_stream_loader() if isinstance(dataset, ShardImageDataset) and dataset.is_remote else None
+        )
+        if isinstance(dataset, TensorImageDataset):
+            sample = self.normalize(dataset.images[:1].to(device)) if self.normalize.per_pixel else dataset.images[:1]
+            self.transform.apply_batch(
+                sample, torch.zeros(1, dtype=torch.int64, device=sample.device)
+            )  # words that do not fit
+        elif self.normalize.per_pixel:
             raise invalid("small pictures of one size for a mean of each pixel", "pictures in files")
 
-    def iterate(self, start_step: int = 0) -> Iterator[Batch]:
+    def iter_from(self, start_step: int = 0) -> Iterator[Batch]:
         """This rank's part of the batches of step `start_step`, `start_step` + 1, ... without end."""
-        batches = self._resident if isinstance(self.images, TensorImages) else self._streamed
-        batches = batches if self.flow is None else self._flowed
-        for step, (x, y, indices) in enumerate(batches(start_step), start_step):
-            if self.mixing is None:
+        iter_batches = self._from_memory if isinstance(self.dataset, TensorImageDataset) else self._from_workers
+        iter_batches = iter_batches if self.stream_loader is None else self._from_stream
+        for step, (x, y, indices) in enumerate(iter_batches(start_step), start_step):
+            if self.batch_mixer is None:
                 yield x, y, indices
             else:
-                yield *self.mixing(x, y, self.num_classes, self.seed, step), indices
+                yield *self.batch_mixer(x, y, self.num_classes, self.seed, step), indices
 
-    def plan(self, start_step: int = 0) -> Iterator[Draw]:
+    def iter_indices(self, start_step: int = 0) -> Iterator[StepIndices]:
         """The samples of this rank's part of every step from `start_step` on, on the CPU."""
-        share = self.batch // self.num_ranks
-        for draw in self.sampling.plan(start_step):
-            yield draw.part(self.rank * share, (self.rank + 1) * share)
+        local_batch_size = self.batch_size // self.world_size
+        for step_indices in self.sampler.iter_indices(start_step):
+            yield step_indices.slice_range(self.rank * local_batch_size, (self.rank + 1) * local_batch_size)
 
-    def _flow(self) -> Flow:
-        assert isinstance(self.images, ShardImages)
-        if self.sampling.repeats > 1 or self.sampling.balanced:
-            step = "fetch the shards into a folder and name the folder, or set repeated_augmentation=1 and class_balanced_sampling=false"
-            raise invalid("each sample once an epoch of shards by URL", "repeats or balanced", next_step=step)
-        share, per_epoch = self.batch // self.num_ranks, self.num_steps_per_epoch
-        ranks = {"rank": self.rank, "num_ranks": self.num_ranks}
-        flow = Flow(self.images, self.augment, self.seed, share, per_epoch, self.workers, **ranks)
-        flow.check()
-        return flow
+    def _make_stream_loader(self) -> StreamLoader:
+        assert isinstance(self.dataset, ShardImageDataset)
+        if self.sampler.num_repeats > 1 or self.sampler.class_balanced:
+            next_step = "fetch the shards into a folder and name the folder, or set repeated_augmentation=1 and class_balanced_sampling=false"
+            raise invalid("each sample once an epoch of shards by URL", "repeats or balanced", next_step=next_step)
+        local_batch_size, steps_per_epoch = self.batch_size // self.world_size, self.num_steps_per_epoch
+        rank_options = {"rank": self.rank, "num_ranks": self.world_size}
+        loader = StreamLoader(
+            self.dataset, self.transform, self.seed, local_batch_size, steps_per_epoch, self.num_workers, **rank_options
+        )
+        loader.check_num_shards()
+        return loader
 
-    def _flowed(self, start_step: int) -> Iterator[Batch]:
-        assert self.flow is not None
-        for x, y, indices in self.flow.batches(start_step, self.device):
-            yield self.normalise(x), y, indices
+    def _from_stream(self, start_step: int) -> Iterator[Batch]:
+        assert self.stream_loader is not None
+        for x, y, indices in self.stream_loader.iter_from(start_step, self.device):
+            yield self.normalize(x), y, indices
 
-    def _resident(self, start_step: int) -> Iterator[Batch]:
-        assert isinstance(self.images, TensorImages)
-        pixels, labels = self.images.images.to(self.device), self.images.labels.to(self.device)
-        for draw in self.plan(start_step):
-            indices = draw.indices.to(self.device, non_blocking=True)
-            chosen_pixels = pixels.index_select(0, indices)  # on a CPU far faster than pixels[indices]
-            drawn = draw.keys(self.seed, self.device)
-            if self.normalise.each_pixel:  # each pixel loses its own mean before it is moved elsewhere
-                x = self.augment.batch(self.normalise(chosen_pixels), drawn)
+    def _from_memory(self, start_step: int) -> Iterator[Batch]:
+        assert isinstance(self.dataset, TensorImageDataset)
+        pixels, labels = self.dataset.images.to(self.device), self.dataset.labels.to(self.device)
+        for step_indices in self.iter_indices(start_step):
+            indices = step_indices.indices.to(self.device, non_blocking=True)
+            batch_pixels = pixels.index_select(0, indices)  # on a CPU far faster than pixels[indices]
+            augmentation_keys = step_indices.augmentation_keys(self.seed, self.device)
+            if self.normalize.per_pixel:  # each pixel loses its own mean before it is moved elsewhere
+                x = self.transform.apply_batch(self.normalize(batch_pixels), augmentation_keys)
             else:
-                x = self.normalise(self.augment.batch(chosen_pixels, drawn))
+                x = self.normalize(self.transform.apply_batch(batch_pixels, augmentation_keys))
             yield x, labels[indices], indices
 
-    def _streamed(self, start_step: int) -> Iterator[Batch]:
+    def _from_workers(self, start_step: int) -> Iterator[Batch]:
         cpu = torch.device("cpu")
-        asked = (
-            list(zip(draw.indices.tolist(), draw.keys(self.seed, cpu).tolist(), strict=True))
-            for draw in self.plan(start_step)
+        keyed_batches = (
+            list(
+                zip(step_indices.indices.tolist(), step_indices.augmentation_keys(self.seed, cpu).tolist(), strict=True)
+            )
+            for step_indices in self.iter_indices(start_step)
         )
-        for x, y, indices in stream(self.images, asked, self.augment, self.workers, self.device):
-            yield self.normalise(x), y, indices
+        for x, y, indices in load_batches(self.dataset, keyed_batches, self.transform, self.num_workers, self.device):
+            yield self.normalize(x), y, indices
 
 
-def eval_batches(
-    images: Images,
-    batch: int,
+def eval_loader(
+    dataset: ImageDataset,
+    batch_size: int,
     preprocess: Preprocess,
     device: torch.device | str,
-    workers: int = 0,
+    num_workers: int = 0,
     *,
     rank: int = 0,
-    num_ranks: int = 1,
+    world_size: int = 1,
 ) -> Iterator[Batch]:
     """Every sample once, in order, as (x, y, indices) like `TrainBatches`; the last batch is as long as what is left.
 
@@ -139,31 +147,36 @@ def eval_batches(
     computed as it would be alone; where there are fewer batches than ranks, some rank has none.
     Raises ValueError where `preprocess.words` do not fit the pictures or leave them of several sizes.
     """
-    if batch < 1:
-        raise invalid("a batch of at least 1 sample", batch, nearest="1")
-    _check_workers(workers)
-    _check_rank(rank, num_ranks)
-    device, augment = torch.device(device), Augment(preprocess.transform)
-    normalise = Normalise(preprocess, device)
-    starts = range(rank * batch, len(images), num_ranks * batch)
-    if isinstance(images, TensorImages):
-        return _resident_eval(images, starts, batch, augment, normalise)
-    asked = ([(i, key(0, 0, i)) for i in range(first, min(first + batch, len(images)))] for first in starts)
-    return ((normalise(x), y, indices) for x, y, indices in stream(images, asked, augment, workers, device))
+    if batch_size < 1:
+        raise invalid("a batch of at least 1 sample", batch_size, nearest="1")
+    _check_workers(num_workers)
+    _check_rank(rank, world_size)
+    device, transform = torch.device(device), TransformPipeline(preprocess.transform)
+    normalize = Normalize(preprocess, device)
+    starts = range(rank * batch_size, len(dataset), world_size * batch_size)
+    if isinstance(dataset, TensorImageDataset):
+        return _eval_from_memory(dataset, starts, batch_size, transform, normalize)
+    keyed_batches = (
+        [(i, hash_key(0, 0, i)) for i in range(start, min(start + batch_size, len(dataset)))] for start in starts
+    )
+    return (
+        (normalize(x), y, indices)
+        for x, y, indices in load_batches(dataset, keyed_batches, transform, num_workers, device)
+    )
 
 
-def _resident_eval(
-    images: TensorImages, starts: range, batch: int, augment: Augment, normalise: "Normalise"
+def _eval_from_memory(
+    dataset: TensorImageDataset, starts: range, batch_size: int, transform: TransformPipeline, normalize: "Normalize"
 ) -> Iterator[Batch]:
-    device = normalise.device
-    for first in starts:
-        part = slice(first, min(first + batch, len(images)))
-        here = torch.arange(part.start, part.stop, device=device)
-        x = augment.batch(images.images[part].to(device), keys(0, 0, here))
-        yield normalise(x), images.labels[part].to(device), here
+    device = normalize.device
+    for start in starts:
+        batch_slice = slice(start, min(start + batch_size, len(dataset)))
+        indices = torch.arange(batch_slice.start, batch_slice.stop, device=device)
+        x = transform.apply_batch(dataset.images[batch_slice].to(device), hash_keys(0, 0, indices))
+        yield normalize(x), dataset.labels[batch_slice].to(device), indices
 
 
-class Normalise:
+class Normalize:
     """(x / 255 - mean) / std per channel in float32, on the device; floats are taken as already divided.
 
     Where the preprocessing has a mean of each pixel, that is subtracted. Raises ValueError where the pictures have
@@ -172,14 +185,14 @@ class Normalise:
 
     def __init__(self, preprocess: Preprocess, device: torch.device) -> None:
         self.device, self.channels = device, preprocess.channels
-        self.mean = mean_of(preprocess, device)
+        self.mean = make_mean_tensor(preprocess, device)
         self.std = torch.tensor(preprocess.std, dtype=torch.float32, device=device)[:, None, None]
-        self.each_pixel = bool(preprocess.mean_image)
+        self.per_pixel = bool(preprocess.mean_image)
 
     def __call__(self, images: Tensor) -> Tensor:
         if images.shape[1] != self.channels:
             raise invalid(f"pictures of {self.channels} channels", f"{images.shape[1]} channels")
-        if self.each_pixel and images.shape[2:] != self.mean.shape[1:]:
+        if self.per_pixel and images.shape[2:] != self.mean.shape[1:]:
             sizes = ["x".join(map(str, shape[-2:])) for shape in (self.mean.shape, images.shape)]
             raise invalid(f"pictures of {sizes[0]} for a mean of each pixel", sizes[1], f"words that end at {sizes[0]}")
         if images.dtype == torch.uint8:
@@ -187,27 +200,33 @@ class Normalise:
         return images.to(torch.float32).sub(self.mean).div_(self.std)
 
 
-def _num_classes(labels: Tensor, told: int | None) -> int:
-    least = int(labels.max()) + 1
-    if told is not None and told < least:
-        raise invalid(f"at least {least} classes for labels up to {least - 1}", told, nearest=str(least))
-    return told or least
+def _num_classes(labels: Tensor, num_classes: int | None) -> int:
+    min_classes = int(labels.max()) + 1
+    if num_classes is not None and num_classes < min_classes:
+        raise invalid(
+            f"at least {min_classes} classes for labels up to {min_classes - 1}", num_classes, nearest=str(min_classes)
+        )
+    return num_classes or min_classes
 
 
-def _check_workers(workers: int) -> None:
-    if workers < 0:
-        raise invalid("0 or more workers", workers, nearest="0")
+def _check_workers(num_workers: int) -> None:
+    if num_workers < 0:
+        raise invalid("0 or more workers", num_workers, nearest="0")
 
 
-def _check_rank(rank: int, num_ranks: int) -> None:
-    if num_ranks < 1 or not 0 <= rank < num_ranks:
-        raise invalid("a rank from 0 to num_ranks - 1", f"rank {rank} of {num_ranks}", nearest="rank 0 of 1")
+def _check_rank(rank: int, world_size: int) -> None:
+    if world_size < 1 or not 0 <= rank < world_size:
+        raise invalid("a rank from 0 to num_ranks - 1", f"rank {rank} of {world_size}", nearest="rank 0 of 1")
 
 
-def _check_share(batch: int, num_ranks: int, mixes: bool) -> None:
+def _check_batch_split(batch_size: int, world_size: int, mixes_pairs: bool) -> None:
     """Ranks share a batch evenly, and where pictures are mixed two by two no pair is torn apart."""
-    parts = num_ranks * (2 if mixes and num_ranks > 1 else 1)
-    if batch % parts:
-        even = ", an even number each (pictures are mixed two by two)" if parts > num_ranks else ""
-        near = max(parts, round(batch / parts) * parts)
-        raise invalid(f"a batch that {num_ranks} ranks share evenly{even}", f"a batch of {batch}", nearest=str(near))
+    divisor = world_size * (2 if mixes_pairs and world_size > 1 else 1)
+    if batch_size % divisor:
+        even_text = ", an even number each (pictures are mixed two by two)" if divisor > world_size else ""
+        suggestion = max(divisor, round(batch_size / divisor) * divisor)
+        raise invalid(
+            f"a batch that {world_size} ranks share evenly{even_text}",
+            f"a batch of {batch_size}",
+            nearest=str(suggestion),
+        )

@@ -13,29 +13,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_GOLDEN = 0x9E3779B97F4A7C15
-_FIRST = 0xBF58476D1CE4E5B9
-_SECOND = 0x94D049BB133111EB
-_MASK = 0xFFFFFFFFFFFFFFFF
+_GOLDEN_GAMMA = 0x9E3779B97F4A7C15
+_MULTIPLIER_1 = 0xBF58476D1CE4E5B9
+_MULTIPLIER_2 = 0x94D049BB133111EB
+_MASK_64 = 0xFFFFFFFFFFFFFFFF
 
 
-def _signed(value: int) -> int:
-    value &= _MASK
+def _to_signed(value: int) -> int:
+    value &= _MASK_64
     return value - (1 << 64) if value >> 63 else value
 
 
-def _mixed(value: int) -> int:
-    value = (value ^ (value >> 30)) * _FIRST & _MASK
-    value = (value ^ (value >> 27)) * _SECOND & _MASK
+def _mix64_int(value: int) -> int:
+    value = (value ^ (value >> 30)) * _MULTIPLIER_1 & _MASK_64
+    value = (value ^ (value >> 27)) * _MULTIPLIER_2 & _MASK_64
     return value ^ (value >> 31)
 
 
-def key(*numbers: int) -> int:
+def hash_key(*numbers: int) -> int:
     """One 64-bit number (signed) from several, each of which changes it: key(seed, epoch), key(seed, epoch, sample)."""
-    found = 0
+    value = 0
     for number in numbers:
-        found = _mixed((found + _GOLDEN + (number & _MASK)) & _MASK)
-    return _signed(found)
+        value = _mix64_int((value + _GOLDEN_GAMMA + (number & _MASK_64)) & _MASK_64)
+    return _to_signed(value)
 
 
 def _shift(value: Tensor, bits: int) -> Tensor:
@@ -43,48 +43,48 @@ def _shift(value: Tensor, bits: int) -> Tensor:
     return (value >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def mix(value: Tensor) -> Tensor:
+def mix64(value: Tensor) -> Tensor:
     """SplitMix64's finaliser on every entry of an int64 tensor: a bijection of the 64-bit numbers."""
-    value = (value ^ _shift(value, 30)) * _signed(_FIRST)
-    value = (value ^ _shift(value, 27)) * _signed(_SECOND)
+    value = (value ^ _shift(value, 30)) * _to_signed(_MULTIPLIER_1)
+    value = (value ^ _shift(value, 27)) * _to_signed(_MULTIPLIER_2)
     return value ^ _shift(value, 31)
 
 
-def keys(seed: int, epoch: int, indices: Tensor) -> Tensor:
+def hash_keys(seed: int, epoch: int, indices: Tensor) -> Tensor:
     """`key(seed, epoch, i)` for every i of an int64 tensor, on its device, shape kept."""
-    return mix(indices + _signed((key(seed, epoch) & _MASK) + _GOLDEN))
+    return mix64(indices + _to_signed((hash_key(seed, epoch) & _MASK_64) + _GOLDEN_GAMMA))
 
 
-def again(keys: Tensor, copies: Tensor) -> Tensor:
+def repeat_keys(keys: Tensor, repeat_index: Tensor) -> Tensor:
     """Other keys for the copies of a sample: copy 0 keeps its key, copy c > 0 has a hash of both; (N,) int64."""
-    return torch.where(copies > 0, mix(keys + copies * _signed(_GOLDEN)), keys)
+    return torch.where(repeat_index > 0, mix64(keys + repeat_index * _to_signed(_GOLDEN_GAMMA)), keys)
 
 
-def permutation(num: int, *numbers: int) -> Tensor:
+def permutation(n: int, *numbers: int) -> Tensor:
     """The order of 0..num-1 that belongs to these numbers, (num,) int64: the places sorted by their hash.
 
     The hash is a bijection, so no two are equal and the order is the same on every machine and version.
     """
-    return keys(numbers[0], key(*numbers[1:]), torch.arange(num)).argsort()
+    return hash_keys(numbers[0], hash_key(*numbers[1:]), torch.arange(n)).argsort()
 
 
-class Draws:
+class RandomDraws:
     """The random numbers of one word for N samples: draw k of sample i is a function of (its key, place, k)."""
 
-    def __init__(self, keys: Tensor, place: int = 0) -> None:
-        self.keys = mix(keys + _signed((place + 1) * _GOLDEN))
+    def __init__(self, keys: Tensor, op_index: int = 0) -> None:
+        self.keys = mix64(keys + _to_signed((op_index + 1) * _GOLDEN_GAMMA))
 
     def bits(self, draw: int) -> Tensor:
         """Draw number `draw` of every sample, (N,) int64, all 64 bits."""
-        return mix(self.keys + _signed((draw + 1) * _GOLDEN))
+        return mix64(self.keys + _to_signed((draw + 1) * _GOLDEN_GAMMA))
 
-    def each(self) -> "list[Draws]":
+    def per_sample(self) -> "list[RandomDraws]":
         """The draws of each sample by itself; what is asked of one is drawn for all at once, and kept for the others.
 
         For a batch of pictures that come one by one: a draw of one sample costs as much as one of a hundred.
         """
-        known: dict[object, Tensor] = {}
-        return [_Drawn(self, place, known) for place in range(len(self.keys))]
+        cache: dict[object, Tensor] = {}
+        return [_SampleDraws(self, index, cache) for index in range(len(self.keys))]
 
     def uniform(self, draw: int) -> Tensor:
         """In [0, 1), (N,) float32, a multiple of 2^-24."""
@@ -92,57 +92,57 @@ class Draws:
 
     def uniforms(self, draws: range) -> Tensor:
         """`uniform` of several draws at once, (N, len(draws)) float32."""
-        places = torch.tensor([_signed((draw + 1) * _GOLDEN) for draw in draws], device=self.keys.device)
-        return (mix(self.keys[:, None] + places) >> 40 & 0xFFFFFF).to(torch.float32) * 2.0**-24
+        offsets = torch.tensor([_to_signed((draw + 1) * _GOLDEN_GAMMA) for draw in draws], device=self.keys.device)
+        return (mix64(self.keys[:, None] + offsets) >> 40 & 0xFFFFFF).to(torch.float32) * 2.0**-24
 
-    def integers(self, draw: int, below: int) -> Tensor:
+    def integers(self, draw: int, high: int) -> Tensor:
         """In 0..below-1, (N,) int64; `below` up to 2^31."""
-        return (_shift(self.bits(draw), 33) * below) >> 31
+        return (_shift(self.bits(draw), 33) * high) >> 31
 
-    def chance(self, draw: int, probability: float) -> Tensor:
+    def bernoulli(self, draw: int, probability: float) -> Tensor:
         """True with a probability, (N,) bool."""
         return self.uniform(draw) < probability
 
 
-class _Drawn(Draws):
+class _SampleDraws(RandomDraws):
     """The draws of the sample at `place` among those of `whole`; `known` is shared by the samples."""
 
-    def __init__(self, whole: Draws, place: int, known: dict[object, Tensor]) -> None:
-        self.keys = whole.keys[place : place + 1]
-        self._whole, self._place, self._known = whole, place, known
+    def __init__(self, batch_draws: RandomDraws, index: int, cache: dict[object, Tensor]) -> None:
+        self.keys = batch_draws.keys[index : index + 1]
+        self._batch_draws, self._index, self._cache = batch_draws, index, cache
 
-    def _part(self, name: str, *asked: Any) -> Tensor:
-        if (name, asked) not in self._known:
-            self._known[name, asked] = getattr(Draws, name)(self._whole, *asked)
-        return self._known[name, asked][self._place : self._place + 1]
+    def _cached(self, name: str, *args: Any) -> Tensor:
+        if (name, args) not in self._cache:
+            self._cache[name, args] = getattr(RandomDraws, name)(self._batch_draws, *args)
+        return self._cache[name, args][self._index : self._index + 1]
 
     def bits(self, draw: int) -> Tensor:
-        return self._part("bits", draw)
+        return self._cached("bits", draw)
 
     def uniform(self, draw: int) -> Tensor:
-        return self._part("uniform", draw)
+        return self._cached("uniform", draw)
 
     def uniforms(self, draws: range) -> Tensor:
-        return self._part("uniforms", draws)
+        return self._cached("uniforms", draws)
 
-    def integers(self, draw: int, below: int) -> Tensor:
-        return self._part("integers", draw, below)
+    def integers(self, draw: int, high: int) -> Tensor:
+        return self._cached("integers", draw, high)
 
-    def chance(self, draw: int, probability: float) -> Tensor:
-        return self._part("chance", draw, probability)
+    def bernoulli(self, draw: int, probability: float) -> Tensor:
+        return self._cached("chance", draw, probability)
 
 
 @contextmanager
-def seeded(number: int) -> Iterator[None]:
+def temporary_seed(seed: int) -> Iterator[None]:
     """The global CPU generators (torch, numpy, random) start from `number` inside, and are as before afterwards.
 
     For code of others that draws from them: torchvision's transforms, a user's data set.
     """
     torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()
     # Not torch.manual_seed: it would also seed, and not give back, the generators of every GPU.
-    torch.default_generator.manual_seed(number & 0x7FFFFFFFFFFFFFFF)
-    np.random.seed(number & 0xFFFFFFFF)
-    random.seed(number)
+    torch.default_generator.manual_seed(seed & 0x7FFFFFFFFFFFFFFF)
+    np.random.seed(seed & 0xFFFFFFFF)
+    random.seed(seed)
     try:
         yield
     finally:

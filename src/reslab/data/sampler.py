@@ -10,24 +10,24 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from reslab.data.rng import Draws, again, key, keys, permutation
+from reslab.data.rng import RandomDraws, hash_key, hash_keys, permutation, repeat_keys
 from reslab.spec.errors import invalid
 
 
-def balanced_order(labels: Tensor, num: int, seed: int, epoch: int) -> Tensor:
+def balanced_order(labels: Tensor, num_samples: int, seed: int, epoch: int) -> Tensor:
     """`num` samples drawn with replacement, with probability 1 / (classes * samples of its class); (num,) int64.
 
     Draw q is a function of (seed, epoch, q): a class of those that have samples, then a sample of it.
     """
     counts = labels.bincount()
     classes = counts.nonzero().flatten()
-    by_class = labels.argsort(stable=True)
-    first = counts.cumsum(0) - counts
-    draws = Draws(keys(seed, key(epoch, len(labels)), torch.arange(num)))
-    drawn = classes[draws.integers(0, len(classes))]
+    indices_by_class = labels.argsort(stable=True)
+    class_starts = counts.cumsum(0) - counts
+    draws = RandomDraws(hash_keys(seed, hash_key(epoch, len(labels)), torch.arange(num_samples)))
+    sampled_classes = classes[draws.integers(0, len(classes))]
     # A product of 31 random bits and the count, shifted: even to one part in 2^31 / count.
-    within = (draws.integers(1, 1 << 31) * counts[drawn]) >> 31
-    return by_class[first[drawn] + within]
+    offsets = (draws.integers(1, 1 << 31) * counts[sampled_classes]) >> 31
+    return indices_by_class[class_starts[sampled_classes] + offsets]
 
 
 def class_weights(labels: Tensor, num_classes: int) -> Tensor:
@@ -39,31 +39,35 @@ def class_weights(labels: Tensor, num_classes: int) -> Tensor:
     if len(labels) and int(labels.max()) >= num_classes:
         raise invalid(f"labels below {num_classes}", f"label {int(labels.max())}", nearest=str(num_classes - 1))
     counts = labels.bincount(minlength=num_classes).double()
-    there = counts > 0
-    return torch.where(there, len(labels) / (there.sum() * counts.clamp_min(1)), 0.0).float()
+    is_present = counts > 0
+    return torch.where(is_present, len(labels) / (is_present.sum() * counts.clamp_min(1)), 0.0).float()
 
 
 @dataclass(frozen=True, eq=False)
-class Draw:
+class StepIndices:
     """The samples of one step: `indices` (batch,) int64, and of each the number of its copy (0: the first)."""
 
     step: int
     epoch: int
     indices: Tensor
-    copies: Tensor | None = None
+    repeat_index: Tensor | None = None
 
-    def keys(self, seed: int, device: torch.device) -> Tensor:
+    def augmentation_keys(self, seed: int, device: torch.device) -> Tensor:
         """What the augmentation of each sample depends on: (seed, epoch, sample, copy), (batch,) int64."""
-        own = keys(seed, self.epoch, self.indices.to(device, non_blocking=True))
-        return own if self.copies is None else again(own, self.copies.to(device, non_blocking=True))
+        first_keys = hash_keys(seed, self.epoch, self.indices.to(device, non_blocking=True))
+        return (
+            first_keys
+            if self.repeat_index is None
+            else repeat_keys(first_keys, self.repeat_index.to(device, non_blocking=True))
+        )
 
-    def part(self, start: int, stop: int) -> "Draw":
+    def slice_range(self, start: int, stop: int) -> "StepIndices":
         """Those from `start` up to `stop` of the batch."""
-        copies = None if self.copies is None else self.copies[start:stop]
-        return Draw(self.step, self.epoch, self.indices[start:stop], copies)
+        repeat_index = None if self.repeat_index is None else self.repeat_index[start:stop]
+        return StepIndices(self.step, self.epoch, self.indices[start:stop], repeat_index)
 
 
-class Sampling:
+class StatelessSampler:
     """Batches of a training set as a function of (seed, step).
 
     An epoch takes floor(N / batch) batches. With `repeats` R it takes each of N / R samples R times, in R copies that
@@ -72,49 +76,64 @@ class Sampling:
     Raises ValueError where the batch is larger than the data, or `repeats` less than 1.
     """
 
-    def __init__(self, labels: Tensor, batch: int, seed: int, repeats: int = 1, balanced: bool = False) -> None:
-        _check_batch(batch, len(labels))
-        if repeats < 1:
-            raise invalid("each sample at least once (repeats of 1 or more)", repeats, nearest="1")
-        self.labels, self.batch, self.seed, self.repeats, self.balanced = labels, batch, seed, repeats, balanced
-        self.num_steps_per_epoch = len(labels) // batch
-        self.dropped = len(labels) % batch
-        self._order = lru_cache(maxsize=1)(self._order_of)
+    def __init__(
+        self, labels: Tensor, batch_size: int, seed: int, num_repeats: int = 1, class_balanced: bool = False
+    ) -> None:
+        _check_batch_size(batch_size, len(labels))
+        if num_repeats < 1:
+            raise invalid("each sample at least once (repeats of 1 or more)", num_repeats, nearest="1")
+        self.labels, self.batch_size, self.seed, self.num_repeats, self.class_balanced = (
+            labels,
+            batch_size,
+            seed,
+            num_repeats,
+            class_balanced,
+        )
+        self.num_steps_per_epoch = len(labels) // batch_size
+        self.num_dropped = len(labels) % batch_size
+        self._epoch_order = lru_cache(maxsize=1)(self._compute_epoch_order)
 
-    def plan(self, start_step: int = 0) -> Iterator[Draw]:
+    def iter_indices(self, start_step: int = 0) -> Iterator[StepIndices]:
         """The draws of step `start_step`, `start_step` + 1, ... without end."""
         step = start_step
         while True:
-            yield self.draw(step)
+            yield self.step_indices(step)
             step += 1
 
-    def draw(self, step: int) -> Draw:
+    def step_indices(self, step: int) -> StepIndices:
         """The samples of one step, of the whole batch."""
-        epoch, within = divmod(step, self.num_steps_per_epoch)
-        order = self._order(epoch)
-        first = within * self.batch
-        if self.repeats == 1:
-            indices = order[first : first + self.batch]
+        epoch, step_in_epoch = divmod(step, self.num_steps_per_epoch)
+        order = self._epoch_order(epoch)
+        start = step_in_epoch * self.batch_size
+        if self.num_repeats == 1:
+            indices = order[start : start + self.batch_size]
             # A sample that is drawn twice in an epoch is told apart by its place.
-            return Draw(step, epoch, indices, torch.arange(first, first + self.batch) if self.balanced else None)
-        places = torch.arange(first, first + self.batch)
+            return StepIndices(
+                step, epoch, indices, torch.arange(start, start + self.batch_size) if self.class_balanced else None
+            )
+        positions = torch.arange(start, start + self.batch_size)
         # The first copies of all, then the second ones: neighbours, who may be mixed, are different samples.
-        places = places[(places % self.repeats).argsort(stable=True)]
-        return Draw(step, epoch, order[places // self.repeats], places if self.balanced else places % self.repeats)
+        positions = positions[(positions % self.num_repeats).argsort(stable=True)]
+        return StepIndices(
+            step,
+            epoch,
+            order[positions // self.num_repeats],
+            positions if self.class_balanced else positions % self.num_repeats,
+        )
 
-    def _order_of(self, epoch: int) -> Tensor:
-        if self.balanced:
+    def _compute_epoch_order(self, epoch: int) -> Tensor:
+        if self.class_balanced:
             return balanced_order(self.labels, len(self.labels), self.seed, epoch)
         return permutation(len(self.labels), self.seed, epoch)
 
 
-def _check_batch(batch: int, num_samples: int) -> None:
-    if batch < 1:
-        raise invalid("a batch of at least 1 sample", batch, nearest="1")
-    if batch > num_samples:
+def _check_batch_size(batch_size: int, num_samples: int) -> None:
+    if batch_size < 1:
+        raise invalid("a batch of at least 1 sample", batch_size, nearest="1")
+    if batch_size > num_samples:
         raise invalid(
             f"a batch of at most the {num_samples} training samples (an incomplete batch is dropped)",
-            f"a batch of {batch}",
+            f"a batch of {batch_size}",
             nearest=str(num_samples),
             next_step=f"set the batch to {num_samples} or less",
         )

@@ -14,25 +14,25 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 }
 
 
-class ExtraMissing(ValueError):
+class MissingExtraError(ValueError):
     """An extra that was asked for is not installed."""
 
 
 def has_extra(extra: str) -> bool:
     """Whether every package of this extra is installed; "" is what everybody has."""
-    return not missing(extra)
+    return not missing_packages(extra)
 
 
-def missing(extra: str) -> tuple[str, ...]:
+def missing_packages(extra: str) -> tuple[str, ...]:
     """The packages of this extra that are not installed."""
     return tuple(name for name in EXTRAS[extra] if importlib.util.find_spec(name) is None) if extra else ()
 
 
-def need_extra(extra: str, purpose: str) -> None:
+def require_extra(extra: str, purpose: str) -> None:
     """Raises ExtraMissing, with the command that installs it, where the extra is not there."""
-    absent = missing(extra)
-    if absent:
-        got = f"an installation without {' and '.join(absent)}"
-        raise ExtraMissing(
+    missing = missing_packages(extra)
+    if missing:
+        got = f"an installation without {' and '.join(missing)}"
+        raise MissingExtraError(
             str(invalid(f"the extra {extra} for {purpose}", got, next_step=f"pip install 'reslab[{extra}]'"))
         )

@@ -11,25 +11,25 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reslab.deploy.extras import need_extra
-from reslab.deploy.inputs import Item
-from reslab.deploy.predict import Prediction, read_prediction
-from reslab.runtime.files import write_whole
+from reslab.deploy.extras import require_extra
+from reslab.deploy.inputs import InputItem
+from reslab.deploy.predict import Prediction, prediction_from_dict
+from reslab.runtime.files import write_atomic
 from reslab.spec.errors import invalid
 
 
-class Journal:
+class PartialResults:
     """A file of JSON lines: first `facts`, which tell how the rows were made, then a row a line.
 
     With `keep` it is gone on with, a last line that was torn cut off; else it is begun anew.
     """
 
-    def __init__(self, path: Path, facts: Mapping[str, Any], keep: bool) -> None:
+    def __init__(self, path: Path, metadata: Mapping[str, Any], resume: bool) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows, before = self.read(path) if keep else ([], None)
-        if before is None or not rows:
-            path.write_text(json.dumps(dict(facts)) + "\n", encoding="utf-8")
+        rows, previous_metadata = self.read(path) if resume else ([], None)
+        if previous_metadata is None or not rows:
+            path.write_text(json.dumps(dict(metadata)) + "\n", encoding="utf-8")
         else:
             with path.open("r+b") as file:
                 content = file.read()
@@ -41,126 +41,130 @@ class Journal:
         if not path.is_file():
             return [], None
         lines = path.read_bytes().split(b"\n")[:-1]
-        found = [json.loads(line) for line in lines]
-        return found[1:], found[0] if found else None
+        records = [json.loads(line) for line in lines]
+        return records[1:], records[0] if records else None
 
-    def add(self, row: Mapping[str, Any]) -> None:
+    def append(self, row: Mapping[str, Any]) -> None:
         """Write a row down; it outlives this process from here on."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
-    def remove(self) -> None:
+    def delete(self) -> None:
         """Take the journal away."""
         os.unlink(self.path)
 
 
-Facts = Mapping[str, Any]
+PredictionMetadata = Mapping[str, Any]
 COLUMNS = ("path", "rank", "class", "probability", "error")
-_MORE = ("features", "heat_map")
+_OPTIONAL_COLUMNS = ("features", "heat_map")
 
 
-def csv_text(found: Iterable[Prediction]) -> str:
+def format_csv(predictions: Iterable[Prediction]) -> str:
     """A line a class: path, rank, class, probability, error; with features and heat_map on the first of each picture
     where there are any."""
-    rows = list(found)
-    more = [name for name in _MORE if any(getattr(row, name) for row in rows)]
-    held = io.StringIO(newline="")
-    writer = csv.writer(held, lineterminator="\n")
-    writer.writerow([*COLUMNS, *more])
-    for row in rows:
-        extra = [_cell(getattr(row, name)) for name in more]
-        if row.error:
-            writer.writerow([row.path, "", "", "", row.error, *extra])
-        for rank, guess in enumerate(row.classes, 1):
-            cells = [row.path, rank, guess.name, f"{guess.probability:.6g}", ""]
-            writer.writerow([*cells, *(extra if rank == 1 else [""] * len(more))])
-    return held.getvalue()
+    rows = list(predictions)
+    optional_columns = [
+        column for column in _OPTIONAL_COLUMNS if any(getattr(prediction, column) for prediction in rows)
+    ]
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*COLUMNS, *optional_columns])
+    for prediction in rows:
+        optional_cells = [_format_cell(getattr(prediction, column)) for column in optional_columns]
+        if prediction.error:
+            writer.writerow([prediction.path, "", "", "", prediction.error, *optional_cells])
+        for rank, score in enumerate(prediction.classes, 1):
+            cells = [prediction.path, rank, score.name, f"{score.probability:.6g}", ""]
+            writer.writerow([*cells, *(optional_cells if rank == 1 else [""] * len(optional_columns))])
+    return buffer.getvalue()
 
 
-def _cell(value: str | tuple[float, ...]) -> str:
+def _format_cell(value: str | tuple[float, ...]) -> str:
     return value if isinstance(value, str) else " ".join(f"{number:.7g}" for number in value)
 
 
-def json_text(found: Iterable[Prediction], facts: Facts) -> str:
+def format_json(predictions: Iterable[Prediction], metadata: PredictionMetadata) -> str:
     """One object: `predictions` and, under `how`, what made them."""
-    told = {"predictions": [row.to_dict() for row in found], "how": dict(facts)}
-    return json.dumps(told, ensure_ascii=False, allow_nan=False) + "\n"
+    payload = {"predictions": [prediction.to_dict() for prediction in predictions], "how": dict(metadata)}
+    return json.dumps(payload, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def parquet_bytes(found: Iterable[Prediction], facts: Facts) -> bytes:
+def format_parquet(predictions: Iterable[Prediction], metadata: PredictionMetadata) -> bytes:
     """A row a picture: path, classes, probabilities, features, heat_map, error; `facts` under the key `reslab`."""
-    need_extra("parquet", "a .parquet file")
+    require_extra("parquet", "a .parquet file")
     import pyarrow
     import pyarrow.parquet
 
-    rows = list(found)
+    rows = list(predictions)
     columns = {
-        "path": pyarrow.array([row.path for row in rows], pyarrow.string()),
-        "classes": pyarrow.array([[guess.name for guess in row.classes] for row in rows], _list(pyarrow.string())),
-        "probabilities": pyarrow.array(
-            [[guess.probability for guess in row.classes] for row in rows], _list(pyarrow.float64())
+        "path": pyarrow.array([prediction.path for prediction in rows], pyarrow.string()),
+        "classes": pyarrow.array(
+            [[score.name for score in prediction.classes] for prediction in rows], _list_type(pyarrow.string())
         ),
-        "features": pyarrow.array([list(row.features) for row in rows], _list(pyarrow.float32())),
-        "heat_map": pyarrow.array([row.heat_map for row in rows], pyarrow.string()),
-        "error": pyarrow.array([row.error for row in rows], pyarrow.string()),
+        "probabilities": pyarrow.array(
+            [[score.probability for score in prediction.classes] for prediction in rows], _list_type(pyarrow.float64())
+        ),
+        "features": pyarrow.array([list(prediction.embedding) for prediction in rows], _list_type(pyarrow.float32())),
+        "heat_map": pyarrow.array([prediction.grad_cam for prediction in rows], pyarrow.string()),
+        "error": pyarrow.array([prediction.error for prediction in rows], pyarrow.string()),
     }
-    table = pyarrow.table(columns).replace_schema_metadata({"reslab": json.dumps(dict(facts))})
-    held = io.BytesIO()
-    pyarrow.parquet.write_table(table, held)
-    return held.getvalue()
+    table = pyarrow.table(columns).replace_schema_metadata({"reslab": json.dumps(dict(metadata))})
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(table, buffer)
+    return buffer.getvalue()
 
 
-def _list(of: Any) -> Any:
+def _list_type(value_type: Any) -> Any:
     import pyarrow
 
-    return pyarrow.list_(of)
+    return pyarrow.list_(value_type)
 
 
-def _read_csv(path: Path) -> tuple[list[Prediction], Facts | None]:
+def _read_csv(path: Path) -> tuple[list[Prediction], PredictionMetadata | None]:
     rows: dict[str, dict[str, Any]] = {}
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         if not set(COLUMNS) <= set(reader.fieldnames or ()):
             raise ValueError(f"columns {', '.join(reader.fieldnames or ())}")
-        for line in reader:
-            row = rows.setdefault(line["path"], {"path": line["path"], "classes": [], "error": line["error"]})
-            if line["class"]:
-                row["classes"].append({"name": line["class"], "probability": float(line["probability"])})
-            if line.get("features"):
-                row["features"] = [float(number) for number in line["features"].split()]
-            row["heat_map"] = row.get("heat_map") or line.get("heat_map") or ""
-    return [read_prediction(row) for row in rows.values()], None
+        for record in reader:
+            row = rows.setdefault(record["path"], {"path": record["path"], "classes": [], "error": record["error"]})
+            if record["class"]:
+                row["classes"].append({"name": record["class"], "probability": float(record["probability"])})
+            if record.get("features"):
+                row["features"] = [float(number) for number in record["features"].split()]
+            row["heat_map"] = row.get("heat_map") or record.get("heat_map") or ""
+    return [prediction_from_dict(row) for row in rows.values()], None
 
 
-def _read_json(path: Path) -> tuple[list[Prediction], Facts | None]:
-    told = json.loads(path.read_text(encoding="utf-8"))
-    return [read_prediction(row) for row in told["predictions"]], told.get("how")
+def _read_json(path: Path) -> tuple[list[Prediction], PredictionMetadata | None]:
+    payload = json.loads(path.read_text(encoding="utf-8"))
+    return [prediction_from_dict(row) for row in payload["predictions"]], payload.get("how")
 
 
-def _read_parquet(path: Path) -> tuple[list[Prediction], Facts | None]:
-    need_extra("parquet", "a .parquet file")
+def _read_parquet(path: Path) -> tuple[list[Prediction], PredictionMetadata | None]:
+    require_extra("parquet", "a .parquet file")
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(path)
-    kept = (table.schema.metadata or {}).get(b"reslab")
+    metadata = (table.schema.metadata or {}).get(b"reslab")
     rows = []
     for row in table.to_pylist():
-        pairs = zip(row["classes"], row["probabilities"], strict=True)
-        row["classes"] = [{"name": name, "probability": probability} for name, probability in pairs]
-        rows.append(read_prediction(row))
-    return rows, json.loads(kept) if kept else None
+        scores = zip(row["classes"], row["probabilities"], strict=True)
+        row["classes"] = [{"name": name, "probability": probability} for name, probability in scores]
+        rows.append(prediction_from_dict(row))
+    return rows, json.loads(metadata) if metadata else None
 
 
-Reader = Callable[[Path], tuple[list[Prediction], Facts | None]]
-Writer = Callable[[Iterable[Prediction], Facts], bytes]
-ENDINGS: dict[str, tuple[Writer, Reader]] = {
-    ".json": (lambda rows, facts: json_text(rows, facts).encode(), _read_json),
-    ".csv": (lambda rows, facts: csv_text(rows).encode(), _read_csv),
-    ".parquet": (parquet_bytes, _read_parquet),
+PredictionReader = Callable[[Path], tuple[list[Prediction], PredictionMetadata | None]]
+PredictionWriter = Callable[[Iterable[Prediction], PredictionMetadata], bytes]
+PREDICTION_FORMATS: dict[str, tuple[PredictionWriter, PredictionReader]] = {
+    ".json": (lambda rows, facts: format_json(rows, facts).encode(), _read_json),
+    ".csv": (lambda rows, facts: format_csv(rows).encode(), _read_csv),
+    ".parquet": (format_parquet, _read_parquet),
 }
 
 
-class Rows:
+class PredictionFile:
     """The predictions of `items` on their way into a file; `facts` tell how they are made.
 
     Every row is written down at once in a journal beside the file (`FILE.part`); at the end the file is written whole
@@ -169,73 +173,79 @@ class Rows:
     and rows that were made otherwise.
     """
 
-    def __init__(self, path: Path, items: Sequence[Item], facts: Facts, resume: bool = False) -> None:
-        self.path, self.items, self.facts = path, items, facts
-        check_output(path, resume)
-        journal = _journal_path(path)
-        self.done: dict[str, Prediction] = {}
+    def __init__(
+        self, path: Path, items: Sequence[InputItem], metadata: PredictionMetadata, resume: bool = False
+    ) -> None:
+        self.path, self.items, self.metadata = path, items, metadata
+        check_output_path(path, resume)
+        partial_path = _partial_path(path)
+        self.completed: dict[str, Prediction] = {}
         if resume:
-            self._take(_kept(path))
-            self._take(_journalled(journal))
-        self.journal = Journal(journal, facts, keep=resume)
+            self._merge(_read_existing(path))
+            self._merge(_read_partial(partial_path))
+        self.partial = PartialResults(partial_path, metadata, resume=resume)
 
-    def _take(self, found: tuple[list[Prediction], Facts | None]) -> None:
-        rows, facts = found
-        if rows and facts is not None and dict(facts) != dict(self.facts):
-            names = [name for name in self.facts if facts.get(name) != self.facts[name]]
-            was, now = (", ".join(f"{name}={told.get(name)}" for name in names) for told in (facts, self.facts))
+    def _merge(self, existing: tuple[list[Prediction], PredictionMetadata | None]) -> None:
+        rows, metadata = existing
+        if rows and metadata is not None and dict(metadata) != dict(self.metadata):
+            changed = [name for name in self.metadata if metadata.get(name) != self.metadata[name]]
+            old_values, new_values = (
+                ", ".join(f"{name}={values.get(name)}" for name in changed) for values in (metadata, self.metadata)
+            )
             step = "ask as before, or leave --resume away to begin anew in another file"
-            raise invalid(f"rows made as asked now ({now})", f"{self.path} with {was}", next_step=step)
-        self.done |= {row.path: row for row in rows if not row.error}
+            raise invalid(f"rows made as asked now ({new_values})", f"{self.path} with {old_values}", next_step=step)
+        self.completed |= {row.path: row for row in rows if not row.error}
 
     @property
-    def left(self) -> list[Item]:
+    def remaining(self) -> list[InputItem]:
         """The items without a row."""
-        return [item for item in self.items if item.path not in self.done]
+        return [item for item in self.items if item.path not in self.completed]
 
-    def add(self, row: Prediction) -> None:
+    def add(self, prediction: Prediction) -> None:
         """Keep a row, at once."""
-        self.done[row.path] = row
-        self.journal.add(row.to_dict())
+        self.completed[prediction.path] = prediction
+        self.partial.append(prediction.to_dict())
 
     def finish(self) -> list[Prediction]:
         """Write the file, the rows in the order of the items after those that it had before; the rows of the items."""
-        asked = {item.path for item in self.items}
-        before = [row for path, row in self.done.items() if path not in asked]
-        found = [self.done[path] for path in dict.fromkeys(item.path for item in self.items)]
-        write_whole(self.path, ENDINGS[self.path.suffix.lower()][0]([*before, *found], self.facts))
-        self.journal.remove()
-        return found
+        requested = {item.path for item in self.items}
+        earlier = [prediction for path, prediction in self.completed.items() if path not in requested]
+        predictions = [self.completed[path] for path in dict.fromkeys(item.path for item in self.items)]
+        write_atomic(
+            self.path, PREDICTION_FORMATS[self.path.suffix.lower()][0]([*earlier, *predictions], self.metadata)
+        )
+        self.partial.delete()
+        return predictions
 
 
-def check_output(path: Path, resume: bool) -> None:
+def check_output_path(path: Path, resume: bool) -> None:
     """Raises ValueError where the file cannot be written, before anything is computed."""
-    ending = path.suffix.lower()
-    if ending not in ENDINGS:
-        raise invalid(f"a file that ends in {', '.join(ENDINGS)}", path.name, path.with_suffix(".csv").name)
-    if ending == ".parquet":
-        need_extra("parquet", "a .parquet file")
+    suffix = path.suffix.lower()
+    if suffix not in PREDICTION_FORMATS:
+        raise invalid(f"a file that ends in {', '.join(PREDICTION_FORMATS)}", path.name, path.with_suffix(".csv").name)
+    if suffix == ".parquet":
+        require_extra("parquet", "a .parquet file")
     if path.is_dir() or (path.exists() and not resume):
         raise invalid("a file that is not there yet", f"{path}, which is", next_step="add --resume to go on with it")
-    journal = _journal_path(path)
-    if journal.exists() and not resume:
-        step = f"add --resume to go on with it, or remove {journal.name}"
-        raise invalid("a file that nobody began", f"{journal}, rows of an earlier try", next_step=step)
+    partial_path = _partial_path(path)
+    if partial_path.exists() and not resume:
+        step = f"add --resume to go on with it, or remove {partial_path.name}"
+        raise invalid("a file that nobody began", f"{partial_path}, rows of an earlier try", next_step=step)
 
 
-def _journal_path(path: Path) -> Path:
+def _partial_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.part")
 
 
-def _kept(path: Path) -> tuple[list[Prediction], Facts | None]:
+def _read_existing(path: Path) -> tuple[list[Prediction], PredictionMetadata | None]:
     if not path.exists():
         return [], None
     try:
-        return ENDINGS[path.suffix.lower()][1](path)
+        return PREDICTION_FORMATS[path.suffix.lower()][1](path)
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise invalid(f"{path} as `reslab predict` wrote it", f"a file that reads otherwise ({error})") from error
 
 
-def _journalled(path: Path) -> tuple[list[Prediction], Facts | None]:
-    rows, facts = Journal.read(path)
-    return [read_prediction(row) for row in rows], facts
+def _read_partial(path: Path) -> tuple[list[Prediction], PredictionMetadata | None]:
+    rows, metadata = PartialResults.read(path)
+    return [prediction_from_dict(row) for row in rows], metadata

@@ -16,21 +16,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reslab.data.transforms.pipeline import Augment
-from reslab.deploy.backends.backend import Engine
-from reslab.deploy.backends.registry import open_engine
-from reslab.deploy.grad_cam import HeatMaps, heat_map_path, overlay
-from reslab.deploy.inputs import Item, chunks, list_items
+from reslab.data.transforms.pipeline import TransformPipeline
+from reslab.deploy.backends.backend import Backend
+from reslab.deploy.backends.registry import open_backend
+from reslab.deploy.grad_cam import GradCam, draw_grad_cam, grad_cam_path
+from reslab.deploy.inputs import InputItem, chunked, list_inputs
 from reslab.nn.checkpoints.load import last_linear_name
 from reslab.nn.network import ResidualNetwork
-from reslab.runtime.device import exact_arithmetic
+from reslab.runtime.device import deterministic_mode
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 from reslab.training.run import Run, load
 
 
 @dataclass(frozen=True)
-class Guess:
+class ClassScore:
     """A class by name, and how probable the network holds it to be."""
 
     name: str
@@ -38,58 +38,58 @@ class Guess:
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class ModelOutput:
     """Of N pictures: `logits` (N, classes) and, where they were asked for, `features` (N, F); on the CPU."""
 
     logits: Tensor
-    features: Tensor | None = None
+    embeddings: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Answering:
+class Predictor:
     """Prepared pictures to their `top_k` classes, p = softmax(engine(picture) / temperature).
 
     With a `head` the engine hands out what the head reads, the embedding, and the head is computed here in float32.
     """
 
-    engine: Engine
+    backend: Backend
     classes: tuple[str, ...]
     temperature: float = 1.0
     head: nn.Linear | None = None
 
-    def __call__(self, pictures: Sequence[Tensor]) -> Answers:
+    def __call__(self, images: Sequence[Tensor]) -> ModelOutput:
         """Of uint8 (C, H, W) pictures of one size."""
-        found = self.engine(torch.stack(list(pictures)))
+        output = self.backend(torch.stack(list(images)))
         if self.head is None:
-            return Answers(found)
-        with torch.inference_mode(), exact_arithmetic():
-            return Answers(self.head(found), found)
+            return ModelOutput(output)
+        with torch.inference_mode(), deterministic_mode():
+            return ModelOutput(self.head(output), output)
 
-    def guesses(self, answers: Answers, top_k: int) -> list[tuple[Guess, ...]]:
+    def top_classes(self, output: ModelOutput, top_k: int) -> list[tuple[ClassScore, ...]]:
         """The `top_k` classes of each picture, the most probable first."""
-        best = self.probabilities(answers).topk(min(top_k, len(self.classes)), dim=1)
+        top = self.probabilities(output).topk(min(top_k, len(self.classes)), dim=1)
         return [
-            tuple(Guess(self.classes[label], value) for label, value in zip(labels, values, strict=True))
-            for labels, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            tuple(ClassScore(self.classes[label], value) for label, value in zip(labels, values, strict=True))
+            for labels, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
         ]
 
-    def probabilities(self, answers: Answers) -> Tensor:
+    def probabilities(self, output: ModelOutput) -> Tensor:
         """(N, classes): softmax(logits / temperature)."""
-        return (answers.logits / self.temperature).softmax(1)
+        return (output.logits / self.temperature).softmax(1)
 
 
-def open_answering(
+def build_predictor(
     network: ResidualNetwork,
-    engine: str = "auto",
+    backend: str = "auto",
     precision: str = "float32",
     device: str | torch.device = "auto",
     *,
-    features: bool = False,
-    temperature: bool = True,
+    embeddings: bool = False,
+    use_temperature: bool = True,
     compiled: bool = False,
-    images: Tensor | None = None,
+    calibration_images: Tensor | None = None,
     num_images: int | None = None,
-) -> Answering:
+) -> Predictor:
     """The network made ready by an engine (see `open_engine`), with its class names and, where kept, its temperature.
 
     `features` hands out embeddings too: what the last linear layer reads. Raises ValueError as `open_engine`, where the
@@ -101,62 +101,70 @@ def open_answering(
             f"{network.arch.name} without",
             next_step="train it, load a run, or set network.preprocess",
         )
-    body, head = split_head(network) if features else (network, None)
-    opened = open_engine(body, engine, precision, device, compiled=compiled, images=images, num_images=num_images)
-    divisor = (network.temperature or 1.0) if temperature else 1.0
-    return Answering(opened, class_names(network), divisor, head)
+    backbone, head = split_head(network) if embeddings else (network, None)
+    opened_backend = open_backend(
+        backbone,
+        backend,
+        precision,
+        device,
+        compiled=compiled,
+        calibration_images=calibration_images,
+        num_images=num_images,
+    )
+    temperature = (network.temperature or 1.0) if use_temperature else 1.0
+    return Predictor(opened_backend, class_names(network), temperature, head)
 
 
 def class_names(network: ResidualNetwork) -> tuple[str, ...]:
     """The network's class names, or `class 0`, `class 1` ... where it knows none."""
-    return network.classes or tuple(f"class {number}" for number in range(network.arch.num_classes))
+    return network.classes or tuple(f"class {index}" for index in range(network.arch.num_classes))
 
 
 def split_head(network: ResidualNetwork) -> tuple[ResidualNetwork, nn.Linear]:
     """A copy that hands out what its last linear layer reads, and that layer; ValueError where it has none."""
-    body = copy.deepcopy(network).eval()
-    name = last_linear_name(body)
+    backbone = copy.deepcopy(network).eval()
+    name = last_linear_name(backbone)
     if name is None:
         raise invalid("a network with a linear layer, which embeddings are read by", network.arch.name)
-    head = body.get_submodule(name)
+    head = backbone.get_submodule(name)
     assert isinstance(head, nn.Linear)
-    body.set_submodule(name, nn.Identity())
-    return body, head.cpu().float().requires_grad_(False)
+    backbone.set_submodule(name, nn.Identity())
+    return backbone, head.cpu().float().requires_grad_(False)
 
 
-class Preparation:
+class InferenceTransform:
     """A picture to what the network reads: the words of its preprocessing, then its size; uint8 (C, H, W)."""
 
     def __init__(self, preprocess: Preprocess, image_size: tuple[int, int]) -> None:
         self.preprocess, self.image_size = preprocess, image_size
-        self.words = Augment(preprocess.transform)
+        self.transforms = TransformPipeline(preprocess.transform)
         height, width = image_size
         # The shorter side of the picture to the longer one of the network, so that the crop always fits.
-        self.fit = Augment(f"resize({max(height, width)}) center-crop({max(height, width)})")
+        self.resize = TransformPipeline(f"resize({max(height, width)}) center-crop({max(height, width)})")
 
-    def __call__(self, picture: Item | Path) -> Tensor | str:
+    def __call__(self, source: InputItem | Path) -> Tensor | str:
         """The picture of an item or a file, or why it cannot be read."""
-        item = Item(str(picture)) if isinstance(picture, Path) else picture
+        item = InputItem(str(source)) if isinstance(source, Path) else source
         try:
-            return self.prepare(item.pixels(self.preprocess.channels))
+            return self.apply(item.decode(self.preprocess.channels))
         except (ValueError, OSError) as error:
             return str(error).removeprefix(f"{item.path}: ")
 
-    def prepare(self, pixels: Tensor) -> Tensor:
+    def apply(self, pixels: Tensor) -> Tensor:
         """Decoded pixels (C, H, W) of any size. Raises ValueError where the words do not fit them."""
-        pixels = self.words.one(pixels, 0)
-        return pixels if tuple(pixels.shape[1:]) == self.image_size else self._fitted(pixels)
+        pixels = self.transforms.apply_image(pixels, 0)
+        return pixels if tuple(pixels.shape[1:]) == self.image_size else self._resize_and_crop(pixels)
 
-    def _fitted(self, pixels: Tensor) -> Tensor:
+    def _resize_and_crop(self, pixels: Tensor) -> Tensor:
         height, width = self.image_size
-        square = self.fit.one(pixels, 0)
+        square = self.resize.apply_image(pixels, 0)
         top, left = (square.shape[1] - height) // 2, (square.shape[2] - width) // 2
         return square[:, top : top + height, left : left + width]
 
 
-_READERS = 4
+_NUM_READ_THREADS = 4
 # Batches that are read while one is computed.
-_AHEAD = 2
+_NUM_PREFETCHED_BATCHES = 2
 
 
 @dataclass(frozen=True)
@@ -167,24 +175,24 @@ class Prediction:
     """
 
     path: str
-    classes: tuple[Guess, ...] = ()
+    classes: tuple[ClassScore, ...] = ()
     error: str = ""
-    features: tuple[float, ...] = ()
-    heat_map: str = ""
+    embedding: tuple[float, ...] = ()
+    grad_cam: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """path, classes (a list of name and probability), and features, heat_map and error where there are any."""
-        classes = [{"name": guess.name, "probability": guess.probability} for guess in self.classes]
+        classes = [{"name": score.name, "probability": score.probability} for score in self.classes]
         row: dict[str, Any] = {"path": self.path, "classes": classes}
-        more = {"features": list(self.features), "heat_map": self.heat_map, "error": self.error}
-        return {**row, **{name: value for name, value in more.items() if value}}
+        optional = {"features": list(self.embedding), "heat_map": self.grad_cam, "error": self.error}
+        return {**row, **{name: value for name, value in optional.items() if value}}
 
 
-def read_prediction(row: dict[str, Any]) -> Prediction:
+def prediction_from_dict(row: dict[str, Any]) -> Prediction:
     """The prediction that `to_dict` wrote."""
-    classes = tuple(Guess(each["name"], each["probability"]) for each in row["classes"])
-    features = tuple(row.get("features", ()))
-    return Prediction(row["path"], classes, row.get("error", ""), features, row.get("heat_map", ""))
+    classes = tuple(ClassScore(entry["name"], entry["probability"]) for entry in row["classes"])
+    embedding = tuple(row.get("features", ()))
+    return Prediction(row["path"], classes, row.get("error", ""), embedding, row.get("heat_map", ""))
 
 
 def predict(
@@ -192,14 +200,14 @@ def predict(
     paths: str | Path | Iterable[str | Path],
     *,
     top_k: int = 5,
-    batch: int = 64,
+    batch_size: int = 64,
     device: str | torch.device = "auto",
-    temperature: bool = True,
-    engine: str = "auto",
+    use_temperature: bool = True,
+    backend: str = "auto",
     precision: str = "float32",
-    features: bool = False,
-    heat_maps: str | Path | None = None,
-    images: Tensor | None = None,
+    embeddings: bool = False,
+    grad_cam_dir: str | Path | None = None,
+    calibration_images: Tensor | None = None,
 ) -> list[Prediction]:
     """The `top_k` most probable classes, p = softmax(network(picture) / T), of every picture in `paths`, in order.
 
@@ -213,100 +221,104 @@ def predict(
     Raises ValueError where a folder holds no picture, top_k or batch is below 1, the preprocessing is not known, or the
     engine cannot run so.
     """
-    items = list_items(paths)
+    items = list_inputs(paths)
     network = model if isinstance(model, ResidualNetwork) else load(model)
-    check_sizes(top_k, batch)
-    answer = open_answering(
+    check_predict_options(top_k, batch_size)
+    predictor = build_predictor(
         network,
-        engine,
+        backend,
         precision,
         device,
-        features=features,
-        temperature=temperature,
-        images=images,
+        embeddings=embeddings,
+        use_temperature=use_temperature,
+        calibration_images=calibration_images,
         num_images=len(items),
     )
-    maps = None if heat_maps is None else Path(heat_maps)
-    return list(predictions(network, answer, items, top_k, batch, maps))
+    folder = None if grad_cam_dir is None else Path(grad_cam_dir)
+    return list(iter_predictions(network, predictor, items, top_k, batch_size, folder))
 
 
-def check_sizes(top_k: int, batch: int) -> None:
+def check_predict_options(top_k: int, batch_size: int) -> None:
     """ValueError where one of them is below 1."""
-    for name, number in (("top_k", top_k), ("batch", batch)):
-        if number < 1:
-            raise invalid(f"{name} of at least 1", number, nearest="1")
+    for name, value in (("top_k", top_k), ("batch", batch_size)):
+        if value < 1:
+            raise invalid(f"{name} of at least 1", value, nearest="1")
 
 
-def predictions(
+def iter_predictions(
     network: ResidualNetwork,
-    answer: Answering,
-    items: Sequence[Item],
+    predictor: Predictor,
+    items: Sequence[InputItem],
     top_k: int = 5,
-    batch: int = 64,
-    heat_maps: Path | None = None,
+    batch_size: int = 64,
+    grad_cam_dir: Path | None = None,
 ) -> Iterator[Prediction]:
     """One row an item, in order; pictures are read in threads while others are computed."""
     assert network.preprocess is not None
-    prepare = Preparation(network.preprocess, network.arch.image_size)
-    draw = None if heat_maps is None else _Drawing(network, answer, heat_maps)
-    for some, pictures in _read_ahead(items, batch, prepare):
-        yield from _rows(some, pictures, answer, top_k, draw)
+    transform = InferenceTransform(network.preprocess, network.arch.image_size)
+    write_grad_cam = None if grad_cam_dir is None else _GradCamWriter(network, predictor, grad_cam_dir)
+    for chunk, images in _prefetch(items, batch_size, transform):
+        yield from _predict_batch(chunk, images, predictor, top_k, write_grad_cam)
 
 
-def _read_ahead(
-    items: Sequence[Item], batch: int, prepare: Preparation
-) -> Iterator[tuple[Sequence[Item], list[Tensor | str]]]:
+def _prefetch(
+    items: Sequence[InputItem], batch_size: int, transform: InferenceTransform
+) -> Iterator[tuple[Sequence[InputItem], list[Tensor | str]]]:
     """Batches of items with their pictures, or with why they cannot be read; the next ones are being read already."""
-    waiting: deque[tuple[Sequence[Item], list[Future[Tensor | str]]]] = deque()
-    readers = ThreadPoolExecutor(_READERS)
+    pending: deque[tuple[Sequence[InputItem], list[Future[Tensor | str]]]] = deque()
+    executor = ThreadPoolExecutor(_NUM_READ_THREADS)
     try:
-        for some in chunks(items, batch):
-            waiting.append((some, [readers.submit(prepare, item) for item in some]))
-            if len(waiting) > _AHEAD:
-                ready, pictures = waiting.popleft()
-                yield ready, [each.result() for each in pictures]
-        while waiting:
-            ready, pictures = waiting.popleft()
-            yield ready, [each.result() for each in pictures]
+        for chunk in chunked(items, batch_size):
+            pending.append((chunk, [executor.submit(transform, item) for item in chunk]))
+            if len(pending) > _NUM_PREFETCHED_BATCHES:
+                ready_items, futures = pending.popleft()
+                yield ready_items, [future.result() for future in futures]
+        while pending:
+            ready_items, futures = pending.popleft()
+            yield ready_items, [future.result() for future in futures]
     finally:
-        readers.shutdown(wait=True, cancel_futures=True)
+        executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _rows(
-    items: Sequence[Item],
-    pictures: Sequence[Tensor | str],
-    answer: Answering,
+def _predict_batch(
+    items: Sequence[InputItem],
+    images: Sequence[Tensor | str],
+    predictor: Predictor,
     top_k: int,
-    draw: "_Drawing | None",
+    write_grad_cam: "_GradCamWriter | None",
 ) -> Iterator[Prediction]:
-    read = [picture for picture in pictures if isinstance(picture, Tensor)]
-    found = answer(read) if read else None
-    guesses = iter(answer.guesses(found, top_k) if found else [])
-    are_numbers = iter(found.logits.isfinite().all(1).tolist() if found else [])
-    features = iter([] if found is None or found.features is None else found.features.tolist())
-    names = [item.path for item, picture in zip(items, pictures, strict=True) if isinstance(picture, Tensor)]
-    drawn = iter(draw(names, read, found.logits.argmax(1)) if draw and found else [])
-    for item, picture in zip(items, pictures, strict=True):
-        if isinstance(picture, str):
-            yield Prediction(item.path, error=picture)
+    decoded = [image for image in images if isinstance(image, Tensor)]
+    output = predictor(decoded) if decoded else None
+    class_scores = iter(predictor.top_classes(output, top_k) if output else [])
+    is_finite = iter(output.logits.isfinite().all(1).tolist() if output else [])
+    embeddings = iter([] if output is None or output.embeddings is None else output.embeddings.tolist())
+    paths = [item.path for item, image in zip(items, images, strict=True) if isinstance(image, Tensor)]
+    grad_cam_paths = iter(write_grad_cam(paths, decoded, output.logits.argmax(1)) if write_grad_cam and output else [])
+    for item, image in zip(items, images, strict=True):
+        if isinstance(image, str):
+            yield Prediction(item.path, error=image)
             continue
-        row = Prediction(item.path, next(guesses), "", tuple(next(features, ())), next(drawn, ""))
-        yield row if next(are_numbers) else Prediction(item.path, error=_DIVERGED)
+        prediction = Prediction(
+            item.path, next(class_scores), "", tuple(next(embeddings, ())), next(grad_cam_paths, "")
+        )
+        yield prediction if next(is_finite) else Prediction(item.path, error=_NON_FINITE_ERROR)
 
 
-_DIVERGED = "the network's answer is not a number: its weights have diverged, or the precision is too small for them"
+_NON_FINITE_ERROR = (
+    "the network's answer is not a number: its weights have diverged, or the precision is too small for them"
+)
 
 
-class _Drawing:
+class _GradCamWriter:
     """Heat maps of pictures, written into a folder; returns the names of their files."""
 
-    def __init__(self, network: ResidualNetwork, answer: Answering, folder: Path) -> None:
+    def __init__(self, network: ResidualNetwork, predictor: Predictor, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.maps = folder, HeatMaps(network, answer.engine.device)
+        self.folder, self.grad_cam = folder, GradCam(network, predictor.backend.device)
 
-    def __call__(self, names: Sequence[str], pictures: Sequence[Tensor], targets: Tensor) -> list[str]:
-        paths = [heat_map_path(self.folder, name) for name in names]
-        heats = self.maps(torch.stack(list(pictures)), targets)
-        for path, picture, heat in zip(paths, pictures, heats, strict=True):
-            overlay(picture, heat).save(path)
+    def __call__(self, input_paths: Sequence[str], images: Sequence[Tensor], target_classes: Tensor) -> list[str]:
+        paths = [grad_cam_path(self.folder, input_path) for input_path in input_paths]
+        heatmaps = self.grad_cam(torch.stack(list(images)), target_classes)
+        for path, image, heatmap in zip(paths, images, heatmaps, strict=True):
+            draw_grad_cam(image, heatmap).save(path)
         return [str(path) for path in paths]

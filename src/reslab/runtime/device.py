@@ -12,109 +12,115 @@ import torch
 
 from reslab.spec.errors import invalid
 
-_SMALL_PICTURE = 16 * 16
+_SMALL_IMAGE_PIXELS = 16 * 16
 
 
-def present_devices() -> list[str]:
+def available_devices() -> list[str]:
     """The kinds of device this machine has, the preferred first."""
-    found = ["cuda"] if torch.cuda.is_available() else []
+    devices = ["cuda"] if torch.cuda.is_available() else []
     if torch.backends.mps.is_available():
-        found.append("mps")
-    return [*found, "cpu"]
+        devices.append("mps")
+    return [*devices, "cpu"]
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
     """`auto` is cuda, mps or cpu, the first that is there. Raises ValueError for a device that is absent or unknown."""
-    present = present_devices()
+    available = available_devices()
     if str(device) == "auto":
-        return torch.device(present[0])
+        return torch.device(available[0])
     try:
-        chosen = torch.device(device)
+        resolved = torch.device(device)
     except RuntimeError:
-        raise invalid("a device: auto, cuda, cuda:0, mps or cpu", repr(device), nearest=present[0]) from None
-    absent = chosen.type not in present
-    beyond = chosen.type == "cuda" and not absent and (chosen.index or 0) >= torch.cuda.device_count()
-    if absent or beyond:
+        raise invalid("a device: auto, cuda, cuda:0, mps or cpu", repr(device), nearest=available[0]) from None
+    is_unavailable = resolved.type not in available
+    is_out_of_range = (
+        resolved.type == "cuda" and not is_unavailable and (resolved.index or 0) >= torch.cuda.device_count()
+    )
+    if is_unavailable or is_out_of_range:
         raise invalid(
-            "a device this machine has", repr(str(device)), nearest=", ".join(present), next_step="use --device auto"
+            "a device this machine has", repr(str(device)), nearest=", ".join(available), next_step="use --device auto"
         )
-    return chosen
+    return resolved
 
 
-def quick_bf16(device: torch.device) -> bool:
+def has_native_bf16(device: torch.device) -> bool:
     """Whether the device has instructions of its own for bfloat16, so that it is worth computing in."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    found = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public name for them
-    return device.type == "cpu" and any(getattr(torch.cpu, name, lambda: False)() for name in found)
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public name for them
+    return device.type == "cpu" and any(getattr(torch.cpu, name, lambda: False)() for name in checks)
 
 
-def num_threads_for(input_size: Sequence[int], device: torch.device) -> int:
+def choose_num_threads(input_size: Sequence[int], device: torch.device) -> int:
     """Threads of computation that suit pictures of this size (C, H, W): one on a CPU with too little to share.
 
     Of 8x8 pixels two threads gain a third on an idle machine, and lose ten times over on a busy one, waiting for each
     other. A number said by OMP_NUM_THREADS stands.
     """
-    small = device.type == "cpu" and math.prod(input_size[1:]) <= _SMALL_PICTURE and "OMP_NUM_THREADS" not in os.environ
-    return 1 if small else torch.get_num_threads()
+    is_small = (
+        device.type == "cpu"
+        and math.prod(input_size[1:]) <= _SMALL_IMAGE_PIXELS
+        and "OMP_NUM_THREADS" not in os.environ
+    )
+    return 1 if is_small else torch.get_num_threads()
 
 
 @contextlib.contextmanager
-def threads(number: int) -> Iterator[None]:
+def limit_threads(num_threads: int) -> Iterator[None]:
     """So many threads of computation inside; afterwards as many as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
+    previous = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(previous)
 
 
-def hardware(device: torch.device, num_threads: int | None = None) -> dict[str, str | int]:
+def hardware_info(device: torch.device, num_threads: int | None = None) -> dict[str, str | int]:
     """What the numbers were made on: the device's name, the processor, its cores and the threads in use."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "device": str(device),
-        "device_name": name,
-        "processor": _processor(),
+        "device_name": device_name,
+        "processor": _processor_name(),
         "num_cores": os.cpu_count() or 1,
         "num_threads": num_threads or torch.get_num_threads(),
     }
 
 
-def _processor() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
-        for line in lines:
+def _processor_name() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
 
 
-class _Exactness:
+class _DeterministicSettings:
     """The process's settings for exact arithmetic: the first who comes in sets them, the last who leaves brings back
     what was before. Without the count, of two threads that overlap the one that leaves last would keep them for ever.
     """
 
     def __init__(self) -> None:
-        self.lock, self.num_inside = threading.Lock(), 0
-        self.before: tuple[Any, ...] = ()
+        self.lock, self.num_active = threading.Lock(), 0
+        self.previous: tuple[Any, ...] = ()
 
-    def enter(self) -> None:
+    def acquire(self) -> None:
         with self.lock:
-            if not self.num_inside:
-                self.before = _read_settings()
+            if not self.num_active:
+                self.previous = _read_settings()
                 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
                 _write_settings((True, False, "ieee", "ieee"))
-            self.num_inside += 1
+            self.num_active += 1
 
-    def leave(self) -> None:
+    def release(self) -> None:
         with self.lock:
-            self.num_inside -= 1
-            if not self.num_inside:
-                _write_settings(self.before)
+            self.num_active -= 1
+            if not self.num_active:
+                _write_settings(self.previous)
 
 
-_EXACTNESS = _Exactness()
+_DETERMINISTIC_SETTINGS = _DeterministicSettings()
 
 
 def _read_settings() -> tuple[Any, ...]:
@@ -130,13 +136,13 @@ def _write_settings(settings: tuple[Any, ...]) -> None:
 
 
 @contextlib.contextmanager
-def exact_arithmetic() -> Iterator[None]:
+def deterministic_mode() -> Iterator[None]:
     """Inside, float32 is float32 (no TF32) and cuDNN's kernels are deterministic; afterwards all is as before.
 
     The settings are those of the process, also for threads outside.
     """
-    _EXACTNESS.enter()
+    _DETERMINISTIC_SETTINGS.acquire()
     try:
         yield
     finally:
-        _EXACTNESS.leave()
+        _DETERMINISTIC_SETTINGS.release()

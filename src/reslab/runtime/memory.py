@@ -7,77 +7,81 @@ from pathlib import Path
 
 import torch
 
-_PEAK = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-_MACHINE = Path("/proc/meminfo")
+_PROCESS_FILES = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+_MEMINFO_FILE = Path("/proc/meminfo")
 # A container's limit and what it uses, of the second and the first version of Linux' control groups.
-_GROUPS = (
+_CGROUP_FILES = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
     (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
 )
 
 
-class Memory:
+class MemoryTracker:
     """The most memory in use since `forget_peak`, above what was in use when this was made."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        _give_back_memory()
-        on_gpu = device.type == "cuda"
-        self._before = torch.cuda.memory_allocated(device) if on_gpu else _resident("VmRSS:") or 0
-        self.forget_peak()
+        _release_memory()
+        on_cuda = device.type == "cuda"
+        self._baseline = torch.cuda.memory_allocated(device) if on_cuda else _process_memory("VmRSS:") or 0
+        self.reset_peak()
 
-    def forget_peak(self) -> None:
+    def reset_peak(self) -> None:
         """Let the high-water mark fall to what is in use now."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
             with contextlib.suppress(OSError):
-                _PEAK[0].write_text("5")  # Linux
+                _PROCESS_FILES[0].write_text("5")  # Linux
 
-    def room_bytes(self, num_sharing: int = 1) -> int | None:
+    def free_bytes(self, num_processes: int = 1) -> int | None:
         """Bytes that can still be had, of main memory the part of one of `num_sharing` processes; None if not told."""
         if self.device.type == "cuda":
-            kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-            return torch.cuda.mem_get_info(self.device)[0] + kept
-        free = _numbers(_MACHINE, "MemAvailable:")
-        left = [limit - used for limit, used in map(_limit, _GROUPS) if limit is not None and used is not None]
-        found = min([*([] if free is None else [free]), *left], default=None)
-        return None if found is None or self.device.type != "cpu" else max(0, found) // num_sharing
+            cached = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+            return torch.cuda.mem_get_info(self.device)[0] + cached
+        available = _read_memory_field(_MEMINFO_FILE, "MemAvailable:")
+        remaining = [
+            limit - used
+            for limit, used in map(_cgroup_limit_and_usage, _CGROUP_FILES)
+            if limit is not None and used is not None
+        ]
+        smallest = min([*([] if available is None else [available]), *remaining], default=None)
+        return None if smallest is None or self.device.type != "cpu" else max(0, smallest) // num_processes
 
-    def used_bytes(self) -> int | None:
+    def peak_bytes(self) -> int | None:
         """Bytes; None where the system does not tell."""
         if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) - self._before
-        peak = _resident("VmHWM:")
-        return None if peak is None or self.device.type != "cpu" else max(0, peak - self._before)
+            return torch.cuda.max_memory_allocated(self.device) - self._baseline
+        peak = _process_memory("VmHWM:")
+        return None if peak is None or self.device.type != "cpu" else max(0, peak - self._baseline)
 
 
-def _give_back_memory() -> None:
+def _release_memory() -> None:
     """Freed pages that the C library keeps would hide what the steps take; elsewhere than on glibc they do."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _resident(name: str) -> int | None:
-    return _numbers(_PEAK[1], name)
+def _process_memory(field: str) -> int | None:
+    return _read_memory_field(_PROCESS_FILES[1], field)
 
 
-def _numbers(path: Path, name: str) -> int | None:
+def _read_memory_field(path: Path, field: str) -> int | None:
     """The line `name: 1234 kB` of a file, in bytes."""
     with contextlib.suppress(OSError):
         for line in path.read_text().splitlines():
-            if line.startswith(name):
+            if line.startswith(field):
                 return 1024 * int(line.split()[1])
     return None
 
 
-def _limit(group: tuple[Path, Path]) -> tuple[int | None, int | None]:
+def _cgroup_limit_and_usage(files: tuple[Path, Path]) -> tuple[int | None, int | None]:
     """The limit of a control group and what it uses; None where there is none."""
-    found: list[int | None] = []
-    for path in group:
+    values: list[int | None] = []
+    for path in files:
         text = ""
         with contextlib.suppress(OSError):
             text = path.read_text().strip()
-        found.append(int(text) if text.isdigit() else None)
-    return found[0], found[1]
+        values.append(int(text) if text.isdigit() else None)
+    return values[0], values[1]

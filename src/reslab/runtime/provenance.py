@@ -11,32 +11,32 @@ from pathlib import Path
 _PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "scikit-learn")
 
 
-def versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """The versions of reslab, Python, the operating system and what the arithmetic runs on."""
-    own = importlib.import_module("reslab").__version__
-    found = {"reslab": own, "python": platform.python_version(), "system": platform.platform()}
+    reslab_version = importlib.import_module("reslab").__version__
+    result = {"reslab": reslab_version, "python": platform.python_version(), "system": platform.platform()}
     for package in _PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            result[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return result
 
 
-def command() -> str:
+def command_line() -> str:
     """The command line of this process, as a shell would take it."""
     return shlex.join([Path(sys.argv[0] or "python").name, *sys.argv[1:]])
 
 
-def commit() -> str | None:
+def git_commit() -> str | None:
     """The commit of the git checkout in the current folder, with `+changes` where files differ; None outside one."""
     head = _git("rev-parse", "HEAD")
     return None if not head else head + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
 
 
-def _git(*arguments: str) -> str:
+def _git(*args: str) -> str:
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
+        process = subprocess.run(["git", *args], capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return ""
-    return done.stdout.strip()
+    return process.stdout.strip()

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from reslab.nn.network import ResidualNetwork
 from reslab.report.format import format_duration, pluralize
-from reslab.runtime.device import hardware
+from reslab.runtime.device import hardware_info
 from reslab.spec.recipe import Recipe
 from reslab.studies.plan import StudyJob, StudyPlan, is_done, missing_jobs
 from reslab.studies.resolve import ResolvedRow, model_cost
@@ -142,7 +142,7 @@ def _model_macs(row: ResolvedRow) -> int:
 
 def _recorded_rates(store: StudyStore, device: torch.device) -> dict[str, list[float]]:
     rates: dict[str, list[float]] = {}
-    this_hardware = hardware(device)
+    this_hardware = hardware_info(device)
     for metadata in (entry.metadata for entry in store.entries()):
         entry_hardware, seconds, macs = (
             metadata["hardware"],

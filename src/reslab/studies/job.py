@@ -19,9 +19,9 @@ import torch
 from reslab.analysis.progress import InsufficientMemoryError
 from reslab.analysis.registry import default_data, run_analysis
 from reslab.analysis.subject import AnalysisTarget, init_network, load_inputs, open_targets
-from reslab.runtime.device import hardware, num_threads_for
-from reslab.runtime.files import write_whole
-from reslab.runtime.provenance import command, commit, versions
+from reslab.runtime.device import choose_num_threads, hardware_info
+from reslab.runtime.files import write_atomic
+from reslab.runtime.provenance import command_line, git_commit, package_versions
 from reslab.spec.config import to_dict
 from reslab.spec.study import AnalysisRequest
 from reslab.studies.cost import total_macs
@@ -30,10 +30,10 @@ from reslab.studies.plan import StudyJob, StudyPlan, evaluated_metrics, is_done
 from reslab.studies.resolve import ResolvedRow, model_cost
 from reslab.studies.store import NUMERICS_VERSION, StoreEntry, StudyStore, training_identity
 from reslab.training.evaluation.evaluate import evaluate
-from reslab.training.meters import Diverged
+from reslab.training.meters import NonFiniteError
 from reslab.training.run import Run
 from reslab.training.run_data import reopen_data
-from reslab.training.run_logger import Show
+from reslab.training.run_logger import LogCallback
 from reslab.training.train import train
 
 
@@ -60,7 +60,7 @@ def run_missing_analyses(
             failed_analyses[entry.result_path(request).stem] = str(error)
             continue
         record = {"request": to_dict(request), "result": to_dict(result), "seconds": time.perf_counter() - start_time}
-        write_whole(entry.result_path(request), json.dumps(record).encode())
+        write_atomic(entry.result_path(request), json.dumps(record).encode())
     return failed_analyses
 
 
@@ -107,7 +107,7 @@ class JobContext:
     data_dir: str | Path | None = None
     device: str = "auto"
     on_message: MessageCallback = lambda _: None
-    on_log: Show = lambda _: None
+    on_log: LogCallback = lambda _: None
     save_every_seconds: float = 60.0
 
 
@@ -162,7 +162,7 @@ def _train_with_restart(job: StudyJob, entry: StoreEntry, context: JobContext, o
     """Train, or go on with a training that was stopped; what is said where it diverged, else an empty string."""
     try:
         _start_training(job, entry, context)
-    except Diverged as error:
+    except NonFiniteError as error:
         return str(error)
     except ValueError as error:
         # A state that a crash left unreadable: what it held can be made again.
@@ -172,7 +172,7 @@ def _train_with_restart(job: StudyJob, entry: StoreEntry, context: JobContext, o
         entry.clear()
         try:
             _start_training(job, entry, context)
-        except Diverged as retry_error:
+        except NonFiniteError as retry_error:
             return str(retry_error)
     return ""
 
@@ -186,11 +186,11 @@ def _start_training(job: StudyJob, entry: StoreEntry, context: JobContext) -> Ru
         seed=job.seed,
         output=entry.run_path,
         resume=(entry.run_path / "run.json").is_file(),
-        settings=row.overrides,
+        overrides=row.overrides,
         data_dir=context.data_dir,
         num_images=row.num_images,
         device=context.device,
-        show=context.on_log,
+        on_log=context.on_log,
         save_every_seconds=context.save_every_seconds,
     )
 
@@ -221,10 +221,10 @@ def _entry_metadata(job: StudyJob, device: torch.device) -> dict[str, Any]:
         "macs": model_cost(row.arch).macs,
         "params": model_cost(row.arch).params,
         "total_macs": total_macs(row),
-        "hardware": hardware(device, num_threads_for(row.arch.input_size, device)),
-        "versions": versions(),
-        "command": command(),
-        "commit": commit(),
+        "hardware": hardware_info(device, choose_num_threads(row.arch.input_size, device)),
+        "versions": package_versions(),
+        "command": command_line(),
+        "commit": git_commit(),
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
@@ -270,7 +270,7 @@ def evaluate_ensembles(plan: StudyPlan, context: JobContext) -> None:
                     f"{row.spec.name}, seed {ensemble.seed}: {len(ensemble.members)} networks judged together"
                 )
                 text = json.dumps(_evaluate_ensemble(ensemble, context), allow_nan=False)
-                write_whole(ensemble.values_path(context.store), text.encode())
+                write_atomic(ensemble.values_path(context.store), text.encode())
 
 
 def _is_ready(ensemble: Ensemble, store: StudyStore) -> bool:
@@ -280,6 +280,6 @@ def _is_ready(ensemble: Ensemble, store: StudyStore) -> bool:
 
 def _evaluate_ensemble(ensemble: Ensemble, context: JobContext) -> dict[str, float]:
     runs = [run for job in ensemble.members if (run := context.store.entry(job.key).run) is not None]
-    data = reopen_data(runs[0].facts["data"], None, context.data_dir)
+    data = reopen_data(runs[0].metadata["data"], None, context.data_dir)
     models = [last_step_model(run) for run in runs]
-    return evaluation_scores(evaluate(models, data, views=ensemble.row.tta, device=context.device))
+    return evaluation_scores(evaluate(models, data, tta=ensemble.row.tta, device=context.device))

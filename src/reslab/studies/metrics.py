@@ -12,18 +12,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from reslab.data.dataset import Data
-from reslab.data.loader import eval_batches
-from reslab.data.rng import seeded
-from reslab.runtime.device import exact_arithmetic
+from reslab.data.dataset import DatasetSplits
+from reslab.data.loader import eval_loader
+from reslab.data.rng import temporary_seed
+from reslab.runtime.device import deterministic_mode
 from reslab.studies.plan import StudyJob
 from reslab.studies.store import StoreEntry
-from reslab.training.batch_norm import batch_norms, keeping_statistics
-from reslab.training.checkpoint import load_state
-from reslab.training.evaluation.evaluate import EVALUATION_BATCH
+from reslab.training.batch_norm import batch_norms, frozen_bn_stats
+from reslab.training.checkpoint import load_train_checkpoint
+from reslab.training.evaluation.evaluate import EVAL_BATCH_SIZE
 from reslab.training.evaluation.loop import Evaluation, evaluate_batches
-from reslab.training.evaluation.tta import Views
-from reslab.training.loop import noise_seed
+from reslab.training.evaluation.tta import TestTimeAugmentation
+from reslab.training.loop import step_seed
 from reslab.training.run import Run, load
 from reslab.training.run_data import reopen_data
 
@@ -64,13 +64,13 @@ def measure_run(
 
     Those by several `views` of each test picture come beside those by one, as `test_error@VIEWS`.
     """
-    data = reopen_data(run.facts["data"], None, data_dir)
+    data = reopen_data(run.metadata["data"], None, data_dir)
     model = last_step_model(run).to(device)
-    evaluator = _RunEvaluator(model, data, device, run.recipe.batch_size, run.facts["seed"])
-    metrics = recorded_scores(run) if "val" not in data.splits else evaluation_scores(evaluator(data.held_out))
+    evaluator = _RunEvaluator(model, data, device, run.recipe.batch_size, run.metadata["seed"])
+    metrics = recorded_scores(run) if "val" not in data.splits else evaluation_scores(evaluator(data.eval_split))
     if tta:
         metrics |= {
-            f"{name}@{tta}": value for name, value in evaluation_scores(evaluator(data.held_out, tta=tta)).items()
+            f"{name}@{tta}": value for name, value in evaluation_scores(evaluator(data.eval_split, tta=tta)).items()
         }
     metrics["train_seconds"] = run.result["train_seconds"] if run.result else 0.0
     wanted_metrics = set(metric_names)
@@ -80,15 +80,15 @@ def measure_run(
     if "train_error_batch" in wanted_metrics:
         metrics["train_error_batch"] = 100 * (1 - evaluator("train", by_batch=True).top1)
     if "test_error_batch" in wanted_metrics:
-        metrics["test_error_batch"] = 100 * (1 - evaluator(data.held_out, by_batch=True).top1)
+        metrics["test_error_batch"] = 100 * (1 - evaluator(data.eval_split, by_batch=True).top1)
     return metrics
 
 
 def last_step_model(run: Run) -> nn.Module:
     """The network of the last step, also where the run keeps another: studies never choose by a held-out split."""
     model = load(run)
-    if "val" in run.facts["data"]["num_images"] and not (run.recipe.ema or run.recipe.swa_epochs):
-        state = load_state(run.path / "state")
+    if "val" in run.metadata["data"]["num_images"] and not (run.recipe.ema or run.recipe.swa_epochs):
+        state = load_train_checkpoint(run.path / "state")
         if state is not None:
             model.load_state_dict(state.model)
     return model
@@ -111,20 +111,20 @@ def evaluation_scores(evaluation: Evaluation) -> dict[str, float]:
 class _RunEvaluator:
     """Evaluations of one network."""
 
-    def __init__(self, model: nn.Module, data: Data, device: torch.device, batch_size: int, seed: int) -> None:
+    def __init__(self, model: nn.Module, data: DatasetSplits, device: torch.device, batch_size: int, seed: int) -> None:
         self.model, self.data, self.device, self.batch_size, self.seed = model, data, device, batch_size, seed
 
     def __call__(self, split: str, tta: str = "", by_batch: bool = False) -> Evaluation:
         """Scores on a split; `by_batch`: each of the recipe's batches by its own statistics, dropout at work."""
-        batch_size = self.batch_size if by_batch else EVALUATION_BATCH
-        loader = eval_batches(self.data.split(split), batch_size, self.data.preprocess, self.device)
-        model = Views(self.model, tta) if tta else self.model
+        batch_size = self.batch_size if by_batch else EVAL_BATCH_SIZE
+        loader = eval_loader(self.data.split(split), batch_size, self.data.preprocess, self.device)
+        model = TestTimeAugmentation(self.model, tta) if tta else self.model
         loss_fn, num_classes = nn.functional.cross_entropy, self.data.num_classes
         with ExitStack() as stack:
-            stack.enter_context(exact_arithmetic())
+            stack.enter_context(deterministic_mode())
             if by_batch:
-                stack.enter_context(keeping_statistics(batch_norms(self.model)))
-                stack.enter_context(seeded(noise_seed(self.seed, -2)))
+                stack.enter_context(frozen_bn_stats(batch_norms(self.model)))
+                stack.enter_context(temporary_seed(step_seed(self.seed, -2)))
                 model = _AlwaysTraining(self.model)
             return evaluate_batches(model, loader, num_classes, loss_fn, split)
 

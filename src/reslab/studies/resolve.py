@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from reslab.data.dataset import Data
-from reslab.data.registry import DATA_SETS
+from reslab.data.dataset import DatasetSplits
+from reslab.data.registry import DATASETS
 from reslab.nn.cost import layer_table
 from reslab.nn.factory import resolve_arch
 from reslab.nn.network import ResidualNetwork
@@ -20,9 +20,15 @@ from reslab.spec.recipe import Recipe, apply_recipe_overrides, parse_arch_overri
 from reslab.spec.recipes import get_recipe
 from reslab.spec.study import AnalysisRequest as Question
 from reslab.spec.study import RowSpec, ScalePreset, Study
-from reslab.training.options import Asked, fulfilled, judged_as, split_settings, wishes
-from reslab.training.run_data import find_data, input_size
-from reslab.training.setup import asked_arch, settled
+from reslab.training.options import (
+    TrainOptions,
+    apply_recipe_defaults,
+    recipe_defaults,
+    split_overrides,
+    with_eval_preprocess,
+)
+from reslab.training.run_data import infer_input_size, open_train_data
+from reslab.training.setup import resolve_arch_for_data, resolve_precision
 
 # For the price of what cannot be opened here.
 _DATASET_SIZES = {
@@ -110,8 +116,8 @@ def resolve_row(
     recipe_name = row.recipe and (preset.recipe or row.recipe)
     tta = study.tta_for(row, scale)
     resolved = ResolvedRow(row, preset, scale, data_name, overrides, preset.num_images or None, tta=tta)
-    recipe_overrides, arch_overrides = split_settings(overrides, None, None, None)
-    options = Asked(
+    recipe_overrides, arch_overrides = split_overrides(overrides, None, None, None)
+    options = TrainOptions(
         preset.model or row.model,
         data_name,
         recipe_name or None,
@@ -120,15 +126,15 @@ def resolve_row(
         arch_overrides,
         data_dir=data_dir,
     )
-    options, _ = fulfilled(options)
+    options, _ = apply_recipe_defaults(options)
     recipe = resolve_recipe(recipe_name, recipe_overrides, device)
     try:
         data = open_cached_data(data_name, str(data_dir or ""), options.val_fraction, resolved.num_images)
     except (ValueError, OSError) as error:
         return _resolve_unavailable(resolved, options, recipe, str(error))
-    data = judged_as(data, wishes(options))
-    arch = asked_arch(preset.model or row.model, options, data, input_size(data))
-    sizes = len(data.split("train")), len(data.split(data.held_out))
+    data = with_eval_preprocess(data, recipe_defaults(options))
+    arch = resolve_arch_for_data(preset.model or row.model, options, data, infer_input_size(data))
+    sizes = len(data.split("train")), len(data.split(data.eval_split))
     return replace(
         resolved, arch=arch, recipe=recipe, fingerprint=data.fingerprint, num_train=sizes[0], num_eval=sizes[1]
     )
@@ -136,21 +142,25 @@ def resolve_row(
 
 def resolve_recipe(name: str, overrides: Mapping[str, Any], device: torch.device) -> Recipe | None:
     """The recipe with its settings, its precision that of the device; None for no training."""
-    return settled(apply_recipe_overrides(get_recipe(name), overrides)[0], device) if name else None
+    return resolve_precision(apply_recipe_overrides(get_recipe(name), overrides)[0], device) if name else None
 
 
 @cache
-def open_cached_data(name: str, data_dir: str, val_fraction: float | None, num_images: int | None) -> Data:
+def open_cached_data(name: str, data_dir: str, val_fraction: float | None, num_images: int | None) -> DatasetSplits:
     """The data, opened once a process."""
-    return find_data(name, data_dir or None, val_fraction, num_images=num_images)
+    return open_train_data(name, data_dir or None, val_fraction, num_images=num_images)
 
 
-def _resolve_unavailable(resolved: ResolvedRow, options: Asked, recipe: Recipe | None, reason: str) -> ResolvedRow:
+def _resolve_unavailable(
+    resolved: ResolvedRow, options: TrainOptions, recipe: Recipe | None, reason: str
+) -> ResolvedRow:
     """A row whose data are not here, as it would be."""
-    if resolved.data.lower() not in DATA_SETS:
+    if resolved.data.lower() not in DATASETS:
         raise invalid("the name of a data set", resolved.data, next_step=reason)
     num_train, num_eval, num_classes = _DATASET_SIZES.get(resolved.data, (0, 0, 0))
-    arch_overrides = {"num_classes": num_classes, **options.axes} if num_classes else dict(options.axes)
+    arch_overrides = (
+        {"num_classes": num_classes, **options.arch_overrides} if num_classes else dict(options.arch_overrides)
+    )
     assert isinstance(options.model, str)
     resolved = replace(resolved, num_train=resolved.num_images or num_train, num_eval=num_eval)
     return replace(resolved, arch=resolve_arch(options.model, arch_overrides), recipe=recipe, unavailable_reason=reason)

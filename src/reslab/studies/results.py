@@ -12,7 +12,7 @@ from reslab.report.format import format_duration, pluralize
 from reslab.report.pages.study import render_study_markdown
 from reslab.report.pages.study_text import ClaimResult, StudyPage, StudyRow, StudyRun
 from reslab.report.render import render_study_page
-from reslab.runtime.files import write_whole
+from reslab.runtime.files import write_atomic
 from reslab.spec.study import AnalysisRequest, Claim, Metric, get_metric
 from reslab.studies.cost import SecondsPerMac, describe_recipe, estimate_seconds
 from reslab.studies.job import row_ensembles
@@ -136,7 +136,7 @@ def _not_run_reason(
 
 def _study_run(job: StudyJob, entry: StoreEntry) -> StudyRun:
     run = entry.run
-    log = run.log.lines() if run else []
+    log = run.log.records() if run else []
     results = {
         _result_name(request): result for request in job.analyses if (result := entry.read_result(request)) is not None
     }
@@ -191,8 +191,8 @@ def _page_metadata(plan: StudyPlan, store: StudyStore, command: str) -> dict[str
 def write_study_page(page: StudyPage, output_dir: Path) -> Path:
     """Write report.md with its figures into `folder`, and report.html; returns the path of the latter."""
     text, plots = render_study_markdown(page)
-    write_whole(output_dir / "report.md", text.encode())
+    write_atomic(output_dir / "report.md", text.encode())
     for name, plot in plots.items():
-        write_whole(output_dir / name, plot.encode())
-    write_whole(output_dir / "report.html", render_study_page(page).encode())
+        write_atomic(output_dir / name, plot.encode())
+    write_atomic(output_dir / "report.html", render_study_page(page).encode())
     return output_dir / "report.html"

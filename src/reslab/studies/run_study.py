@@ -15,7 +15,7 @@ from reslab.studies.plan import StudyPlan, make_study_plan
 from reslab.studies.results import build_study_page, write_study_page
 from reslab.studies.runner import JobOutcomes, reslab_command, run_jobs, run_jobs_in_processes
 from reslab.studies.store import StudyStore
-from reslab.training.run_logger import Show
+from reslab.training.run_logger import LogCallback
 
 DEFAULT_STORE = Path("studies/store")
 
@@ -45,7 +45,7 @@ class StudyOptions:
         """What of the plan is missing, and what it costs."""
         return estimate_study_cost(plan, StudyStore(self.store), choose_device(self.device), self.num_jobs)
 
-    def job_context(self, on_message: MessageCallback, on_log: Show) -> JobContext:
+    def job_context(self, on_message: MessageCallback, on_log: LogCallback) -> JobContext:
         """Where its jobs are done."""
         return JobContext(StudyStore(self.store), self.data_dir, str(choose_device(self.device)), on_message, on_log)
 
@@ -78,7 +78,7 @@ def run_study(
     num_jobs: int = 1,
     report_only: bool = False,
     on_message: MessageCallback = lambda _: None,
-    on_log: Show = lambda _: None,
+    on_log: LogCallback = lambda _: None,
     command: str = "",
 ) -> StudyPage:
     """Run a study by name, or one of your own, at a scale; write report.html and report.md, return what they show.

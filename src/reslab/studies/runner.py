@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from reslab.runtime.interrupts import Interrupted
+from reslab.runtime.interrupts import TrainingInterrupted
 from reslab.studies.cost import PROCESS_BYTES, estimate_memory_bytes
 from reslab.studies.job import JobContext, MessageCallback, run_job
 from reslab.studies.plan import StudyJob, is_done
@@ -59,7 +59,7 @@ def run_jobs(jobs: Sequence[StudyJob], context: JobContext, max_tries: int = MAX
                 tries[job.number] = -1
             time.sleep(_POLL_SECONDS)
         except KeyboardInterrupt:
-            raise Interrupted(STOPPED_MESSAGE) from None
+            raise TrainingInterrupted(STOPPED_MESSAGE) from None
         except Exception as error:
             _record_failure(job, f"{type(error).__name__}: {error}", tries, queue, outcomes, context.on_message)
     return outcomes
@@ -109,7 +109,7 @@ def run_jobs_in_processes(
                         context.on_message(f"{len(queue) + len(running)} of {len(jobs)} jobs left")
         except KeyboardInterrupt:
             _stop_workers([process for _, process in running.values()])
-            raise Interrupted(STOPPED_MESSAGE) from None
+            raise TrainingInterrupted(STOPPED_MESSAGE) from None
     return outcomes
 
 

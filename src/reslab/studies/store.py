@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from reslab.runtime.files import write_whole
+from reslab.runtime.files import write_atomic
 from reslab.spec.arch import Arch
 from reslab.spec.config import non_default_fields, to_dict
 from reslab.spec.errors import invalid
@@ -192,7 +192,7 @@ class StoreEntry:
         """Write entry.json, with the hashes of the files it stands for."""
         files = {name: _hash(self.path / name) for name in _HASHED_FILES if (self.path / name).is_file()}
         text = json.dumps({**metadata, "files": files}, indent=2, allow_nan=False)
-        write_whole(self.path / "entry.json", text.encode())
+        write_atomic(self.path / "entry.json", text.encode())
 
     def find_damage(self) -> str:
         """What is wrong with a finished entry, in words; empty where nothing is."""
@@ -276,7 +276,7 @@ class StudyStore:
             old_entry = self.entry(entry_key(identity, version))
             metadata = old_entry.metadata
             if metadata and metadata.get("superseded_by") != key:
-                write_whole(
+                write_atomic(
                     old_entry.path / "entry.json", json.dumps({**metadata, "superseded_by": key}, indent=2).encode()
                 )
             if metadata:

@@ -10,18 +10,18 @@ from torch.utils.checkpoint import checkpoint
 
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.errors import invalid
-from reslab.training.batch_norm import batch_norms, keeping_statistics
+from reslab.training.batch_norm import batch_norms, frozen_bn_stats
 
 
 @contextlib.contextmanager
-def recomputed_units(model: nn.Module, on: bool = True) -> Iterator[None]:
+def checkpoint_activations(model: nn.Module, enabled: bool = True) -> Iterator[None]:
     """Inside, a network keeps only its units' inputs for the backward pass, which computes each unit again (Chen et al.
     2016, arXiv:1604.06174, Sec. 4).
 
     Losses, gradients and running statistics are those without: the same noise is drawn again, and the statistics move
     in the first pass alone. Raises ValueError for a network that is not of units.
     """
-    if not on:
+    if not enabled:
         yield
         return
     if not isinstance(model, ResidualNetwork):
@@ -29,26 +29,26 @@ def recomputed_units(model: nn.Module, on: bool = True) -> Iterator[None]:
         raise invalid(
             "a network of units to compute again, by name", f"the module {name}", "activation_checkpointing=false"
         )
-    units = [unit for _, unit in model.blocks()]
-    for unit in units:
-        vars(unit)["forward"] = _recomputed(unit)
+    blocks = [block for _, block in model.blocks()]
+    for block in blocks:
+        vars(block)["forward"] = _checkpointed_forward(block)
     try:
         yield
     finally:
-        for unit in units:
-            del vars(unit)["forward"]
+        for block in blocks:
+            del vars(block)["forward"]
 
 
-def _recomputed(unit: nn.Module) -> Callable[[Tensor], Tensor]:
-    plain, norms = unit.forward, batch_norms(unit)
+def _checkpointed_forward(block: nn.Module) -> Callable[[Tensor], Tensor]:
+    original_forward, norms = block.forward, batch_norms(block)
 
-    def contexts() -> tuple[Any, Any]:
-        return contextlib.nullcontext(), keeping_statistics(norms)
+    def make_contexts() -> tuple[Any, Any]:
+        return contextlib.nullcontext(), frozen_bn_stats(norms)
 
     def forward(x: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
-            return plain(x)
-        found: Tensor = checkpoint(plain, x, use_reentrant=False, context_fn=contexts)
-        return found
+            return original_forward(x)
+        output: Tensor = checkpoint(original_forward, x, use_reentrant=False, context_fn=make_contexts)
+        return output
 
     return forward

@@ -12,47 +12,55 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from reslab.runtime.device import exact_arithmetic
-from reslab.runtime.distributed import ALONE, Ranks
+from reslab.runtime.device import deterministic_mode
+from reslab.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from reslab.spec.errors import invalid
 
 
 @dataclass
-class _Moments:
+class _RunningMoments:
     """Count, mean and sum of squared deviations per channel of all that came by (Chan et al. 1983, Eq. 2.1)."""
 
     count: int = 0
     mean: Tensor | float = 0.0
-    squares: Tensor | float = 0.0
+    squared_deviations: Tensor | float = 0.0
 
     def add(self, x: Tensor) -> None:
         """Take in x (N, C) or (N, C, ...)."""
-        wide = torch.float32 if x.device.type == "mps" else torch.float64
-        around = [dimension for dimension in range(x.ndim) if dimension != 1]
-        number = x.numel() // x.shape[1]
-        variance, mean = torch.var_mean(x.to(torch.promote_types(x.dtype, torch.float32)), around, correction=0)
-        self.merge(number, mean.to(wide), variance.to(wide) * number)
+        dtype = torch.float32 if x.device.type == "mps" else torch.float64
+        dims = [dim for dim in range(x.ndim) if dim != 1]
+        num_values = x.numel() // x.shape[1]
+        variance, mean = torch.var_mean(x.to(torch.promote_types(x.dtype, torch.float32)), dims, correction=0)
+        self.merge(num_values, mean.to(dtype), variance.to(dtype) * num_values)
 
-    def merge(self, number: int, mean: Tensor | float, squares: Tensor | float) -> None:
+    def merge(self, num_values: int, mean: Tensor | float, squared_deviations: Tensor | float) -> None:
         """Take in what others counted."""
-        if not number:
+        if not num_values:
             return
-        total, gap = self.count + number, mean - self.mean
-        self.squares = self.squares + squares + gap**2 * (self.count * number / total)
-        self.mean = self.mean + gap * (number / total)
+        total, delta = self.count + num_values, mean - self.mean
+        self.squared_deviations = (
+            self.squared_deviations + squared_deviations + delta**2 * (self.count * num_values / total)
+        )
+        self.mean = self.mean + delta * (num_values / total)
         self.count = total
 
-    def write(self, norm: _BatchNorm) -> None:
+    def copy_to(self, norm: _BatchNorm) -> None:
         """The mean, and the variance with n - 1 below it as torch keeps it, into the buffers."""
-        for kept, found in ((norm.running_mean, self.mean), (norm.running_var, self.squares / max(1, self.count - 1))):
-            assert kept is not None
-            assert isinstance(found, Tensor)
-            kept.copy_(found)
+        for buffer, value in (
+            (norm.running_mean, self.mean),
+            (norm.running_var, self.squared_deviations / max(1, self.count - 1)),
+        ):
+            assert buffer is not None
+            assert isinstance(value, Tensor)
+            buffer.copy_(value)
 
 
 @torch.no_grad()
-def precise_statistics(
-    model: nn.Module, inputs: Iterable[Tensor], frozen: Iterable[nn.Module] = (), ranks: Ranks = ALONE
+def update_bn_stats(
+    model: nn.Module,
+    inputs: Iterable[Tensor],
+    frozen: Iterable[nn.Module] = (),
+    process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> int:
     """Set every BatchNorm's running mean and variance to those of all that comes to it from `inputs` (N, C, H, W).
 
@@ -62,30 +70,32 @@ def precise_statistics(
     samples; raises ValueError where there are none.
     """
     norms = batch_norms(model, frozen)
-    moments = {norm: _Moments() for norm in norms}
+    moments = {norm: _RunningMoments() for norm in norms}
     device, num_samples = next(model.parameters()).device, 0
-    with _measuring(model, moments), exact_arithmetic(), torch.autocast(device.type, enabled=False):
+    with _record_moments(model, moments), deterministic_mode(), torch.autocast(device.type, enabled=False):
         for x in inputs:
             model(x.to(device))
             num_samples += len(x)
-    num_samples = sum(ranks.gather(num_samples))
+    num_samples = sum(process_group.all_gather(num_samples))
     if not num_samples:
         raise invalid("at least one batch to measure statistics on", "none")
-    for norm, own in moments.items():
-        found = _together(own, ranks)
-        if found.count:
-            found.write(norm)
+    for norm, local_moments in moments.items():
+        merged = _merge_across_ranks(local_moments, process_group)
+        if merged.count:
+            merged.copy_to(norm)
     return num_samples
 
 
-def _together(own: _Moments, ranks: Ranks) -> _Moments:
+def _merge_across_ranks(local_moments: _RunningMoments, process_group: ProcessGroup) -> _RunningMoments:
     """The moments of all ranks, taken in in their order."""
-    if ranks.num == 1:
-        return own
-    found = _Moments()
-    for count, mean, squares in ranks.gather((own.count, _on_cpu(own.mean), _on_cpu(own.squares))):
-        found.merge(count, mean, squares)
-    return found
+    if process_group.world_size == 1:
+        return local_moments
+    merged = _RunningMoments()
+    for count, mean, squared_deviations in process_group.all_gather(
+        (local_moments.count, _on_cpu(local_moments.mean), _on_cpu(local_moments.squared_deviations))
+    ):
+        merged.merge(count, mean, squared_deviations)
+    return merged
 
 
 def _on_cpu(value: Tensor | float) -> Tensor | float:
@@ -94,66 +104,66 @@ def _on_cpu(value: Tensor | float) -> Tensor | float:
 
 def batch_norms(model: nn.Module, frozen: Iterable[nn.Module] = ()) -> list[_BatchNorm]:
     """The norms of a network that keep statistics, without the `frozen`."""
-    spared = set(frozen)
+    excluded = set(frozen)
     return [
         module
         for module in model.modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is not None and module not in spared
+        if isinstance(module, _BatchNorm) and module.running_mean is not None and module not in excluded
     ]
 
 
 @contextlib.contextmanager
-def _measuring(model: nn.Module, moments: dict[_BatchNorm, _Moments]) -> Iterator[None]:
+def _record_moments(model: nn.Module, moments: dict[_BatchNorm, _RunningMoments]) -> Iterator[None]:
     """Inside, the norms normalise by each batch and hand what comes to their moments; all else is as at test."""
 
-    def see(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def record(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
         assert isinstance(norm, _BatchNorm)
         moments[norm].add(inputs[0])
 
-    before = {module: module.training for module in model.modules()}
+    training_modes = {module: module.training for module in model.modules()}
     model.eval()
-    hooks = [norm.register_forward_pre_hook(see) for norm in moments]
+    hooks = [norm.register_forward_pre_hook(record) for norm in moments]
     try:
-        with keeping_statistics(moments):
+        with frozen_bn_stats(moments):
             for norm in moments:
                 norm.training = True
             yield
     finally:
         for hook in hooks:
             hook.remove()
-        for module, training in before.items():
+        for module, training in training_modes.items():
             module.training = training
 
 
 @contextlib.contextmanager
-def keeping_statistics(norms: Iterable[_BatchNorm]) -> Iterator[None]:
+def frozen_bn_stats(norms: Iterable[_BatchNorm]) -> Iterator[None]:
     """Inside, the norms normalise as ever, and what moves are copies of their running statistics."""
-    before = {norm: dict(norm._buffers) for norm in norms}
-    for norm, buffers in before.items():
-        norm._buffers.update({name: None if kept is None else kept.clone() for name, kept in buffers.items()})
+    original_buffers = {norm: dict(norm._buffers) for norm in norms}
+    for norm, buffers in original_buffers.items():
+        norm._buffers.update({name: None if buffer is None else buffer.clone() for name, buffer in buffers.items()})
     try:
         yield
     finally:
-        for norm, buffers in before.items():
+        for norm, buffers in original_buffers.items():
             norm._buffers.update(buffers)
 
 
-Forward = Callable[[Tensor], Tensor]
+TensorFn = Callable[[Tensor], Tensor]
 
 
 @contextlib.contextmanager
-def synchronised_norms(model: nn.Module, ranks: Ranks, on: bool = True) -> Iterator[None]:
+def sync_batch_norm(model: nn.Module, process_group: ProcessGroup, enabled: bool = True) -> Iterator[None]:
     """Inside, every BatchNorm in training mode normalises by mean and variance of the global batch, N C or N C ... in.
 
     Outputs, gradients and running statistics are those of one process with the whole batch. On a GPU this is torch's
     own `SyncBatchNorm`, which takes no tensors of a CPU; there it is ours. The modules stay what they are, so names and
     weights do too. With one rank nothing changes.
     """
-    chosen = on and ranks.num > 1
-    norms = [module for module in model.modules() if chosen and _plain(module)]
+    is_active = enabled and process_group.world_size > 1
+    norms = [module for module in model.modules() if is_active and _is_plain_batch_norm(module)]
     for norm in norms:
         assert isinstance(norm, _BatchNorm)
-        vars(norm)["forward"] = _forward(norm, ranks)
+        vars(norm)["forward"] = _synced_forward(norm, process_group)
     try:
         yield
     finally:
@@ -161,55 +171,57 @@ def synchronised_norms(model: nn.Module, ranks: Ranks, on: bool = True) -> Itera
             del vars(norm)["forward"]
 
 
-def _plain(module: nn.Module) -> bool:
+def _is_plain_batch_norm(module: nn.Module) -> bool:
     return isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
 
 
-def _forward(norm: _BatchNorm, ranks: Ranks) -> Forward:
-    plain, torchs = norm.forward, _torchs(norm)
+def _synced_forward(norm: _BatchNorm, process_group: ProcessGroup) -> TensorFn:
+    original_forward, torch_norm = norm.forward, _torch_sync_bn(norm)
 
     def forward(x: Tensor) -> Tensor:
         if not norm.training:
-            return plain(x)
-        return torchs(x) if x.device.type == "cuda" else synchronised_batch_norm(norm, x, ranks.total)
+            return original_forward(x)
+        return (
+            torch_norm(x) if x.device.type == "cuda" else sync_batch_norm_forward(norm, x, process_group.all_reduce_sum)
+        )
 
     # The compiler would have to follow messages between processes.
-    found: Forward = torch.compiler.disable(forward)
-    return found
+    wrapped: TensorFn = torch.compiler.disable(forward)
+    return wrapped
 
 
-def _torchs(norm: _BatchNorm) -> nn.SyncBatchNorm:
+def _torch_sync_bn(norm: _BatchNorm) -> nn.SyncBatchNorm:
     """torch's synchronised norm over the weights and statistics of `norm`, also when those are exchanged."""
-    found = nn.SyncBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
-    found._parameters, found._buffers = norm._parameters, norm._buffers
-    return found
+    sync_norm = nn.SyncBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    sync_norm._parameters, sync_norm._buffers = norm._parameters, norm._buffers
+    return sync_norm
 
 
-def synchronised_batch_norm(norm: _BatchNorm, x: Tensor, total: Forward) -> Tensor:
+def sync_batch_norm_forward(norm: _BatchNorm, x: Tensor, all_reduce_sum: TensorFn) -> Tensor:
     """y = (x - m) / sqrt(v + eps) w + b, m = total(sum of x) / n, v = total(sum of (x - m)^2) / n (Ioffe and Szegedy
     2015, Alg. 1), n = total(values a channel); in at least float32. The running statistics of `norm` move along."""
     norm._check_input_dim(x)
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    around = [dimension for dimension in range(x.ndim) if dimension != 1]
-    shape = (1, -1, *(1 for _ in around[1:]))
-    sums = torch.cat([wide.sum(around), wide.new_full((1,), x.numel() / x.shape[1])])
-    sums = total(sums)
+    values = x.to(torch.promote_types(x.dtype, torch.float32))
+    dims = [dim for dim in range(x.ndim) if dim != 1]
+    shape = (1, -1, *(1 for _ in dims[1:]))
+    sums = torch.cat([values.sum(dims), values.new_full((1,), x.numel() / x.shape[1])])
+    sums = all_reduce_sum(sums)
     mean, count = sums[:-1] / sums[-1], sums[-1].detach()
-    centred = wide - mean.view(shape)
-    variance = total(centred.square().sum(around)) / count
-    y = centred * (variance + norm.eps).rsqrt().view(shape)
+    centered = values - mean.view(shape)
+    variance = all_reduce_sum(centered.square().sum(dims)) / count
+    y = centered * (variance + norm.eps).rsqrt().view(shape)
     if norm.affine:
         y = y * norm.weight.view(shape) + norm.bias.view(shape)
     if norm.track_running_stats:
-        _move(norm, mean.detach(), variance.detach() * (count / (count - 1)))
+        _update_running_stats(norm, mean.detach(), variance.detach() * (count / (count - 1)))
     return y.to(x.dtype)
 
 
 @torch.no_grad()
-def _move(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
+def _update_running_stats(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
     assert norm.num_batches_tracked is not None
     norm.num_batches_tracked.add_(1)
-    share = 1 / norm.num_batches_tracked.item() if norm.momentum is None else norm.momentum
-    for kept, found in ((norm.running_mean, mean), (norm.running_var, variance)):
-        assert kept is not None
-        kept.mul_(1 - share).add_(found.to(kept.dtype), alpha=share)
+    momentum = 1 / norm.num_batches_tracked.item() if norm.momentum is None else norm.momentum
+    for buffer, value in ((norm.running_mean, mean), (norm.running_var, variance)):
+        assert buffer is not None
+        buffer.mul_(1 - momentum).add_(value.to(buffer.dtype), alpha=momentum)

@@ -10,22 +10,22 @@ from torch.nn import functional
 
 from reslab.nn.cost import layer_table
 from reslab.nn.factory import create_model
-from reslab.runtime.device import exact_arithmetic, quick_bf16
-from reslab.runtime.memory import Memory
+from reslab.runtime.device import deterministic_mode, has_native_bf16
+from reslab.runtime.memory import MemoryTracker
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid
 from reslab.spec.recipe import Recipe
 from reslab.spec.recipes import get_recipe
-from reslab.training.loop import AUTOCAST, Stepping, make_scaler
+from reslab.training.loop import AUTOCAST_DTYPES, TrainStep, make_grad_scaler
 from reslab.training.optim.factory import build_optimizer
 
-LEAST_SECONDS = 0.4
-WARM_UP_STEPS = 3
-_MATRIX_SIDE = {"cuda": 8192}
+MIN_TIMING_SECONDS = 0.4
+WARMUP_STEPS = 3
+_MATMUL_SIZE = {"cuda": 8192}
 
 
 @dataclass(frozen=True)
-class StepSpeed:
+class TrainStepBenchmark:
     """What one training step costs: medians over `repeats` timings of `steps_a_timing` steps, warm-up left out.
 
     `images_per_second_range` is the slowest and the quickest timing. `memory_bytes` is what the steps had at most above
@@ -34,19 +34,19 @@ class StepSpeed:
     `matrix_flops_per_second`, the rate of a square matrix product in the same precision, measured beside it.
     """
 
-    engine: str
+    backend: str
     precision: str
     channels_last: bool
-    batch: int
+    batch_size: int
     images_per_second: float
     images_per_second_range: tuple[float, float]
     latency_ms_p50: float
     memory_bytes: int | None
     step_flops: int
-    matrix_flops_per_second: float
-    share: float
+    matmul_flops_per_second: float
+    matmul_utilization: float
     repeats: int
-    steps_a_timing: int
+    steps_per_timing: int
 
 
 def fast_recipe(device: torch.device) -> Recipe:
@@ -54,100 +54,104 @@ def fast_recipe(device: torch.device) -> Recipe:
     return get_recipe("fast-gpu" if device.type == "cuda" else "fast-cpu")
 
 
-def quick_settings(device: torch.device, precision: str = "auto", compiled: bool | None = None) -> Recipe:
+def resolve_fast_recipe(device: torch.device, precision: str = "auto", compiled: bool | None = None) -> Recipe:
     """`fast_recipe` with its precision settled for this device, or the one asked for; `compiled` replaces its choice.
 
     Raises ValueError for an unknown precision.
     """
     recipe = replace(fast_recipe(device), precision=precision, teacher="", loss="cross-entropy")
     if recipe.precision == "auto":
-        recipe = replace(recipe, precision="bf16" if quick_bf16(device) else "float32")
+        recipe = replace(recipe, precision="bf16" if has_native_bf16(device) else "float32")
     return recipe if compiled is None else replace(recipe, compile=compiled)
 
 
-def measure_step(
+def benchmark_train_step(
     arch: Arch,
     input_size: tuple[int, int, int],
-    batch: int,
+    batch_size: int,
     recipe: Recipe,
     device: torch.device,
     repeats: int = 5,
-) -> StepSpeed:
+) -> TrainStepBenchmark:
     """Time training steps of a fresh network on random images, N C H W = (batch, *input_size), already on `device`.
 
     Precision, channels-last, compilation, clipping and optimizer are the recipe's. Raises ValueError for a batch or
     repeats below 1 and for images the network cannot take.
     """
-    for name, value in (("batch", batch), ("repeats", repeats)):
+    for name, value in (("batch", batch_size), ("repeats", repeats)):
         if value < 1:
             raise invalid(f"{name} of at least 1", value, nearest="1")
     with torch.device("meta"):
-        step_flops = 6 * batch * sum(layer.macs for layer in layer_table(create_model(arch), input_size))
-    rate = matrix_rate(recipe.precision, device)
-    with exact_arithmetic(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-        memory = Memory(device)
-        take = _stepper(arch, input_size, batch, recipe, device)
-        take()
-        memory.forget_peak()  # a compiler's memory is not the step's
-        seconds, num_steps = time_steps(take, device, repeats)
-        used = memory.used_bytes()
-    step = statistics.median(seconds)
-    return StepSpeed(
-        engine="torch.compile" if recipe.compile else "torch",
+        step_flops = 6 * batch_size * sum(layer.macs for layer in layer_table(create_model(arch), input_size))
+    matmul_flops = measure_matmul_flops(recipe.precision, device)
+    with deterministic_mode(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        memory_tracker = MemoryTracker(device)
+        run_step = _make_step_fn(arch, input_size, batch_size, recipe, device)
+        run_step()
+        memory_tracker.reset_peak()  # a compiler's memory is not the step's
+        timings, num_steps = time_steps(run_step, device, repeats)
+        peak_bytes = memory_tracker.peak_bytes()
+    step_seconds = statistics.median(timings)
+    return TrainStepBenchmark(
+        backend="torch.compile" if recipe.compile else "torch",
         precision=recipe.precision,
         channels_last=recipe.channels_last,
-        batch=batch,
-        images_per_second=batch / step,
-        images_per_second_range=(batch / max(seconds), batch / min(seconds)),
-        latency_ms_p50=1e3 * step,
-        memory_bytes=used,
+        batch_size=batch_size,
+        images_per_second=batch_size / step_seconds,
+        images_per_second_range=(batch_size / max(timings), batch_size / min(timings)),
+        latency_ms_p50=1e3 * step_seconds,
+        memory_bytes=peak_bytes,
         step_flops=step_flops,
-        matrix_flops_per_second=rate,
-        share=step_flops / step / rate,
+        matmul_flops_per_second=matmul_flops,
+        matmul_utilization=step_flops / step_seconds / matmul_flops,
         repeats=repeats,
-        steps_a_timing=num_steps,
+        steps_per_timing=num_steps,
     )
 
 
-def _stepper(
-    arch: Arch, input_size: tuple[int, int, int], batch: int, recipe: Recipe, device: torch.device
+def _make_step_fn(
+    arch: Arch, input_size: tuple[int, int, int], batch_size: int, recipe: Recipe, device: torch.device
 ) -> Callable[[], object]:
     """One training step as the loop takes it, again and again on one batch of noise."""
     torch.manual_seed(0)
     model = create_model(arch).to(device).train()
-    x = torch.randn(batch, *input_size, device=device)
-    y = torch.randint(arch.num_classes, (batch,), device=device)
+    x = torch.randn(batch_size, *input_size, device=device)
+    y = torch.randint(arch.num_classes, (batch_size,), device=device)
     if recipe.channels_last:
         model, x = model.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, recipe.optimizer)
-    compiled = torch.compile(model) if recipe.compile else None
-    scaler = make_scaler(recipe.precision, device)
-    stepping = Stepping(
-        recipe.precision, recipe.channels_last, clip_norm=recipe.clip_grad_norm, scaler=scaler, compiled=compiled
+    compiled_model = torch.compile(model) if recipe.compile else None
+    scaler = make_grad_scaler(recipe.precision, device)
+    train_step = TrainStep(
+        recipe.precision,
+        recipe.channels_last,
+        clip_grad_norm=recipe.clip_grad_norm,
+        scaler=scaler,
+        compiled_model=compiled_model,
     )
-    return lambda: stepping.take(model, functional.cross_entropy, optimizer, x, y)
+    return lambda: train_step.run(model, functional.cross_entropy, optimizer, x, y)
 
 
-def time_steps(take: Callable[[], object], device: torch.device, repeats: int) -> tuple[list[float], int]:
+def time_steps(run_step: Callable[[], object], device: torch.device, repeats: int) -> tuple[list[float], int]:
     """Seconds a step of `repeats` timings, each of as many steps as fill LEAST_SECONDS; the warm-up is not among
     them. And how many steps a timing had."""
-    for _ in range(WARM_UP_STEPS):
-        take()
-    once = _timed(take, 1, device)
-    num_steps = max(1, min(1000, round(LEAST_SECONDS / max(once, 1e-6))))
-    return [_timed(take, num_steps, device) / num_steps for _ in range(repeats)], num_steps
+    for _ in range(WARMUP_STEPS):
+        run_step()
+    first_seconds = _measure_seconds(run_step, 1, device)
+    num_steps = max(1, min(1000, round(MIN_TIMING_SECONDS / max(first_seconds, 1e-6))))
+    return [_measure_seconds(run_step, num_steps, device) / num_steps for _ in range(repeats)], num_steps
 
 
-def _timed(take: Callable[[], object], num_steps: int, device: torch.device) -> float:
-    _finish(device)
-    begun = time.perf_counter()
+def _measure_seconds(run_step: Callable[[], object], num_steps: int, device: torch.device) -> float:
+    _synchronize(device)
+    start_time = time.perf_counter()
     for _ in range(num_steps):
-        take()
-    _finish(device)
-    return time.perf_counter() - begun
+        run_step()
+    _synchronize(device)
+    return time.perf_counter() - start_time
 
 
-def _finish(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     """Wait for what was only queued."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -155,19 +159,19 @@ def _finish(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def matrix_rate(precision: str, device: torch.device, side: int | None = None) -> float:
+def measure_matmul_flops(precision: str, device: torch.device, size: int | None = None) -> float:
     """Operations a second of an n x n matrix product, 2 n^3 over the quickest of a few timings, in this precision.
 
     The quicker of two ways: `torch.mm`, and the same product as a 1x1 convolution (on an AMD processor torch's float32
     `mm` is the slower by far).
     """
-    side = side or _MATRIX_SIDE.get(device.type, 2048)
-    dtype = AUTOCAST.get(precision, torch.float32)
-    with torch.no_grad(), exact_arithmetic(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-        left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    size = size or _MATMUL_SIZE.get(device.type, 2048)
+    dtype = AUTOCAST_DTYPES.get(precision, torch.float32)
+    with torch.no_grad(), deterministic_mode(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         out = left @ right
-        image = left.view(1, side, 1, side).permute(0, 3, 2, 1)  # N C H W in memory as channels-last
-        weight = right.view(side, side, 1, 1)
-        ways = (lambda: torch.mm(left, right, out=out), lambda: functional.conv2d(image, weight))
-        seconds = [time_steps(way, device, 3)[0] for way in ways]
-    return 2 * side**3 / min(map(min, seconds))
+        image = left.view(1, size, 1, size).permute(0, 3, 2, 1)  # N C H W in memory as channels-last
+        weight = right.view(size, size, 1, 1)
+        implementations = (lambda: torch.mm(left, right, out=out), lambda: functional.conv2d(image, weight))
+        timings = [time_steps(implementation, device, 3)[0] for implementation in implementations]
+    return 2 * size**3 / min(map(min, timings))

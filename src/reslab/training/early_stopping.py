@@ -12,7 +12,7 @@ from reslab.spec.recipe import Recipe
 from reslab.training.evaluation.loop import Evaluation
 
 
-class Watch:
+class PatienceCounter:
     """The least value of a series of evaluations, and how many have passed since it was reached.
 
     What watches for `patience` evaluations in vain (the schedule `plateau`, early stopping) acts on it.
@@ -21,31 +21,31 @@ class Watch:
     def __init__(self, patience: int) -> None:
         assert patience >= 1, patience
         self.patience = patience
-        self.least = math.inf
-        self.since = 0
+        self.best = math.inf
+        self.num_bad = 0
 
-    def see(self, value: float) -> bool:
+    def update(self, value: float) -> bool:
         """Take in the value of the next evaluation; True where `patience` of them in a row were not below the least."""
-        if value < self.least:
-            self.least, self.since = value, 0
+        if value < self.best:
+            self.best, self.num_bad = value, 0
         else:
-            self.since += 1
-        return self.since >= self.patience
+            self.num_bad += 1
+        return self.num_bad >= self.patience
 
-    def rest(self) -> None:
+    def reset(self) -> None:
         """Count anew from here; the least value stays."""
-        self.since = 0
+        self.num_bad = 0
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What changes, for the state."""
-        return {"least": self.least, "since": self.since}
+        return {"least": self.best, "since": self.num_bad}
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a saved state."""
-        self.least, self.since = float(state["least"]), int(state["since"])
+        self.best, self.num_bad = float(state["least"]), int(state["since"])
 
 
-class Stopping:
+class EarlyStopping:
     """Ends a run when the error (or the loss) of `patience` evaluations in a row was not below the least before.
 
     Prechelt 1998, "Early stopping, but when?", the criterion UP without its strips. An evaluation is at the end of each
@@ -53,38 +53,42 @@ class Stopping:
     """
 
     def __init__(self, recipe: Recipe, steps_per_epoch: int) -> None:
-        self.watches = recipe.patience_on
+        self.metric = recipe.patience_on
         num_steps = parse_duration(recipe.patience, "patience").num_steps(steps_per_epoch)
-        self._watch = Watch(math.ceil(num_steps / steps_per_epoch)) if num_steps else None
+        self._patience_counter = PatienceCounter(math.ceil(num_steps / steps_per_epoch)) if num_steps else None
         self._best_step = 0
-        self.over = False
+        self.should_stop = False
 
-    def see(self, step: int, found: Evaluation) -> None:
+    def update(self, step: int, evaluation: Evaluation) -> None:
         """Take in the evaluation after `step` steps."""
-        if self._watch is None:
+        if self._patience_counter is None:
             return
-        before = self._watch.least
-        self.over = self._watch.see(found.loss if self.watches == "loss" else 1 - found.top1)
-        if self._watch.least < before:
+        previous_best = self._patience_counter.best
+        self.should_stop = self._patience_counter.update(
+            evaluation.loss if self.metric == "loss" else 1 - evaluation.top1
+        )
+        if self._patience_counter.best < previous_best:
             self._best_step = step
 
-    def told(self, step: int, total: int) -> str:
+    def stop_reason(self, step: int, total_steps: int) -> str:
         """Why a run ended after `step` steps of `total`."""
-        if not self.over or self._watch is None:
-            return f"all {total} steps were taken"
-        what = {"loss": "loss", "top1": "accuracy"}[self.watches]
-        count = f"{self._watch.since} evaluation{'s' * (self._watch.since != 1)}"
-        since = f"was best after step {self._best_step}, and not better in {count} since"
-        return f"stopped early after step {step} of {total}: the {what} on the validation split {since}"
+        if not self.should_stop or self._patience_counter is None:
+            return f"all {total_steps} steps were taken"
+        metric_name = {"loss": "loss", "top1": "accuracy"}[self.metric]
+        count_text = f"{self._patience_counter.num_bad} evaluation{'s' * (self._patience_counter.num_bad != 1)}"
+        since_text = f"was best after step {self._best_step}, and not better in {count_text} since"
+        return (
+            f"stopped early after step {step} of {total_steps}: the {metric_name} on the validation split {since_text}"
+        )
 
-    def state(self) -> dict[str, Any] | None:
+    def state_dict(self) -> dict[str, Any] | None:
         """What changes, for the state."""
-        if self._watch is None:
+        if self._patience_counter is None:
             return None
-        return {**self._watch.state(), "best_step": self._best_step, "over": self.over}
+        return {**self._patience_counter.state_dict(), "best_step": self._best_step, "over": self.should_stop}
 
-    def load(self, state: Mapping[str, Any] | None) -> None:
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
         """Go back to a saved state."""
-        if self._watch is not None and state is not None:
-            self._watch.load(state)
-            self._best_step, self.over = int(state["best_step"]), bool(state["over"])
+        if self._patience_counter is not None and state is not None:
+            self._patience_counter.load_state_dict(state)
+            self._best_step, self.should_stop = int(state["best_step"]), bool(state["over"])

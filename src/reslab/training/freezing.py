@@ -24,55 +24,55 @@ class Freezing:
 
     def __init__(self, model: nn.Module, unfreeze: tuple[str, ...], steps_per_epoch: int) -> None:
         self.model = model
-        self._starts: dict[str, int] = {}
-        for opening in parse_unfreeze_steps(unfreeze):
-            for prefix in _prefixes(model, opening.part):
-                self._starts[prefix] = opening.start.num_steps(steps_per_epoch)
-        trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
-        self._weights = [(weight, self._start(name)) for name, weight in trained]
+        self._start_steps: dict[str, int] = {}
+        for unfreeze_step in parse_unfreeze_steps(unfreeze):
+            for prefix in _name_prefixes(model, unfreeze_step.part):
+                self._start_steps[prefix] = unfreeze_step.start.num_steps(steps_per_epoch)
+        trainable = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+        self._weights = [(weight, self._start_step(name)) for name, weight in trainable]
         norms = set(batch_norms(model))
-        self._norms = [(norm, self._start(name)) for name, norm in model.named_modules() if norm in norms]
+        self._norms = [(norm, self._start_step(name)) for name, norm in model.named_modules() if norm in norms]
 
-    def _start(self, name: str) -> float:
+    def _start_step(self, name: str) -> float:
         """The step from which the module or parameter of this name is trained."""
-        if not self._starts:
+        if not self._start_steps:
             return 0
-        found = [start for prefix, start in self._starts.items() if f"{name}.".startswith(prefix)]
-        return min(found, default=float("inf"))
+        starts = [start for prefix, start in self._start_steps.items() if f"{name}.".startswith(prefix)]
+        return min(starts, default=float("inf"))
 
     def frozen_norms(self, step: int) -> list[nn.Module]:
         """The BatchNorms that are frozen at `step`."""
         return [norm for norm, start in self._norms if step < start]
 
-    def at(self, step: int) -> None:
+    def apply(self, step: int) -> None:
         """Make the network what it is at `step`."""
         for weight, start in self._weights:
             weight.requires_grad_(step >= start)
         for norm, start in self._norms:
             if step < start:
-                _hold(norm)
+                _freeze_bn(norm)
             else:
-                _release(norm, self.model.training)
+                _unfreeze_bn(norm, self.model.training)
 
-    def step_done(self, step: int) -> None:
+    def on_step_end(self, step: int) -> None:
         """Open what is trained from `step` on."""
-        if step in self._starts.values():
-            self.at(step)
+        if step in self._start_steps.values():
+            self.apply(step)
 
     @contextlib.contextmanager
-    def during(self, step: int) -> Iterator[None]:
+    def active(self, step: int) -> Iterator[None]:
         """Inside, the network is what it is at `step` (and later steps as they are done); afterwards all is open."""
-        self.at(step)
+        self.apply(step)
         try:
             yield
         finally:
             for weight, _ in self._weights:
                 weight.requires_grad_(True)
             for norm, _ in self._norms:
-                _release(norm, self.model.training)
+                _unfreeze_bn(norm, self.model.training)
 
 
-def _prefixes(model: nn.Module, part: str) -> list[str]:
+def _name_prefixes(model: nn.Module, part: str) -> list[str]:
     """What the names of a part's modules and parameters begin with, each with the dot after it."""
     if part == "all":
         return [""]
@@ -87,17 +87,17 @@ def _prefixes(model: nn.Module, part: str) -> list[str]:
         return [f"{model.stage_names[-1]}."]
     modules = [name for name, _ in model.named_modules() if name]
     if part not in modules:
-        known = ["all", "head", *(["last-stage"] if isinstance(model, ResidualNetwork) else []), *modules]
-        raise unknown_name("part of the network to unfreeze", part, known)
+        known_parts = ["all", "head", *(["last-stage"] if isinstance(model, ResidualNetwork) else []), *modules]
+        raise unknown_name("part of the network to unfreeze", part, known_parts)
     return [f"{part}."]
 
 
-def _hold(norm: nn.Module) -> None:
+def _freeze_bn(norm: nn.Module) -> None:
     """At test for good: `model.train()` passes over it."""
     norm.eval()
     vars(norm)["train"] = lambda mode=True: norm
 
 
-def _release(norm: nn.Module, training: bool) -> None:
+def _unfreeze_bn(norm: nn.Module, training: bool) -> None:
     if vars(norm).pop("train", None) is not None:
         norm.train(training)

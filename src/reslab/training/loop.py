@@ -23,24 +23,24 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from reslab.data.rng import key
-from reslab.runtime.distributed import ALONE, Ranks
+from reslab.data.rng import hash_key
+from reslab.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from reslab.spec.recipe import Recipe
-from reslab.training.activation_checkpointing import recomputed_units
-from reslab.training.batch_norm import precise_statistics, synchronised_norms
+from reslab.training.activation_checkpointing import checkpoint_activations
+from reslab.training.batch_norm import sync_batch_norm, update_bn_stats
 from reslab.training.freezing import Freezing
-from reslab.training.losses import Distillation, size_penalty
-from reslab.training.meters import Tally
-from reslab.training.optim.factory import set_rate
+from reslab.training.losses import DistillationLoss, weight_penalty
+from reslab.training.meters import TrainMeter
+from reslab.training.optim.factory import set_lr
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-Forward = Callable[[Tensor], Tensor]
+LossFn = Callable[[Tensor, Tensor], Tensor]
+TensorFn = Callable[[Tensor], Tensor]
 
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
-class Stepping:
+class TrainStep:
     """How a batch becomes a step.
 
     `precision` `float32`, or `bf16` or `fp16` under autocast; `accumulate` parts of a batch, one after another, with
@@ -52,77 +52,81 @@ class Stepping:
 
     precision: str = "float32"
     channels_last: bool = False
-    accumulate: int = 1
-    clip_norm: float = 0.0
+    grad_accum_steps: int = 1
+    clip_grad_norm: float = 0.0
     scaler: GradScaler | None = None
-    compiled: Forward | None = None
+    compiled_model: TensorFn | None = None
     l1: float = 0.0
     l2: float = 0.0
-    replica: nn.Module | None = None
+    ddp_model: nn.Module | None = None
 
-    def take(
-        self, model: nn.Module, loss: Loss, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor
+    def run(
+        self, model: nn.Module, loss: LossFn, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Take one step; the loss before it, and the outputs (N, C)."""
         optimizer.zero_grad(set_to_none=True)
-        value, outputs = self.gradient(model, loss, x, y)
+        loss_value, outputs = self.backward(model, loss, x, y)
         if self.scaler is not None:
             self.scaler.unscale_(optimizer)
-        if self.clip_norm:
-            nn.utils.clip_grad_norm_(model.parameters(), self.clip_norm)
+        if self.clip_grad_norm:
+            nn.utils.clip_grad_norm_(model.parameters(), self.clip_grad_norm)
         if self.scaler is None:
             optimizer.step()
         else:
             self.scaler.step(optimizer)  # not where a gradient overflowed; the scale falls then
             self.scaler.update()
-        return value, outputs
+        return loss_value, outputs
 
-    def gradient(self, model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(self, model: nn.Module, loss: LossFn, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Add the gradient of the mean loss over the batch to the parameters'; the loss and the outputs."""
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
-        run = next(run for run in (self.compiled, self.replica, model) if run is not None)
-        values: list[Tensor] = []
+        forward_fn = next(
+            forward_fn for forward_fn in (self.compiled_model, self.ddp_model, model) if forward_fn is not None
+        )
+        losses: list[Tensor] = []
         outputs: list[Tensor] = []
-        for part, targets in zip(x.tensor_split(self.accumulate), y.tensor_split(self.accumulate), strict=True):
-            with self._shared(last=len(values) == self.accumulate - 1):
-                value, found = self.forward(run, loss, part, targets)
+        for micro_x, micro_y in zip(
+            x.tensor_split(self.grad_accum_steps), y.tensor_split(self.grad_accum_steps), strict=True
+        ):
+            with self._no_sync_context(is_last=len(losses) == self.grad_accum_steps - 1):
+                loss_value, micro_outputs = self.compute_loss(forward_fn, loss, micro_x, micro_y)
                 if self.l1 or self.l2:
-                    value = value + size_penalty(model, self.l1, self.l2)
-                if self.accumulate > 1:
-                    value = value * (len(part) / len(x))
-                (value if self.scaler is None else self.scaler.scale(value)).backward()
-            values.append(value.detach())
-            outputs.append(found.detach())
-        return (values[0], outputs[0]) if len(values) == 1 else (torch.stack(values).sum(), torch.cat(outputs))
+                    loss_value = loss_value + weight_penalty(model, self.l1, self.l2)
+                if self.grad_accum_steps > 1:
+                    loss_value = loss_value * (len(micro_x) / len(x))
+                (loss_value if self.scaler is None else self.scaler.scale(loss_value)).backward()
+            losses.append(loss_value.detach())
+            outputs.append(micro_outputs.detach())
+        return (losses[0], outputs[0]) if len(losses) == 1 else (torch.stack(losses).sum(), torch.cat(outputs))
 
-    def _shared(self, last: bool) -> AbstractContextManager[None]:
+    def _no_sync_context(self, is_last: bool) -> AbstractContextManager[None]:
         """Ranks share their gradients once a batch, after its last part."""
-        found: AbstractContextManager[None] = contextlib.nullcontext()
-        if self.replica is not None and not last:
-            assert isinstance(self.replica, nn.parallel.DistributedDataParallel)
-            found = self.replica.no_sync()
-        return found
+        context: AbstractContextManager[None] = contextlib.nullcontext()
+        if self.ddp_model is not None and not is_last:
+            assert isinstance(self.ddp_model, nn.parallel.DistributedDataParallel)
+            context = self.ddp_model.no_sync()
+        return context
 
-    def forward(self, run: Forward, loss: Loss, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def compute_loss(self, forward_fn: TensorFn, loss: LossFn, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of a batch and the outputs, in the precision."""
-        dtype = AUTOCAST.get(self.precision)
+        dtype = AUTOCAST_DTYPES.get(self.precision)
         with torch.autocast(x.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-            outputs = run(x)
-            return (loss(outputs, y, x) if isinstance(loss, Distillation) else loss(outputs, y)), outputs
+            outputs = forward_fn(x)
+            return (loss(outputs, y, x) if isinstance(loss, DistillationLoss) else loss(outputs, y)), outputs
 
 
-def make_scaler(precision: str, device: torch.device) -> GradScaler | None:
+def make_grad_scaler(precision: str, device: torch.device) -> GradScaler | None:
     """fp16's scaler of the loss (Micikevicius et al. 2018, Sec. 3.2); None in other precisions."""
     return GradScaler(device.type) if precision == "fp16" else None
 
 
-def scaler_state(scaler: GradScaler | None) -> dict[str, Any] | None:
+def grad_scaler_state(scaler: GradScaler | None) -> dict[str, Any] | None:
     """What the scaler remembers, for the state."""
     return None if scaler is None else scaler.state_dict()
 
 
-class Batches(Protocol):
+class BatchLoader(Protocol):
     """Training batches as a function of the step: x float32 (N, C, H, W), y and indices int64 (N,).
 
     Mixed, y are shares of classes, float32 (N, classes).
@@ -130,28 +134,28 @@ class Batches(Protocol):
 
     num_steps_per_epoch: int
 
-    def iterate(self, start_step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]: ...
+    def iter_from(self, start_step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]: ...
 
 
-def noise_seed(seed: int, step: int, rank: int = 0) -> int:
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
     """The seed of the noise inside the network (dropout, survival) at one step: 63 bits of hash(seed, step, rank)."""
-    return key(seed, step, rank) & (1 << 63) - 1
+    return hash_key(seed, step, rank) & (1 << 63) - 1
 
 
-def fit(
+def run_train_loop(
     model: nn.Module,
-    batches: Batches,
-    loss: Loss,
+    loader: BatchLoader,
+    loss: LossFn,
     optimizer: torch.optim.Optimizer,
-    rate: Callable[[int], float],
-    between: Callable[[int], bool],
-    tally: Callable[[], Tally],
+    lr_at: Callable[[int], float],
+    after_step: Callable[[int], bool],
+    get_meter: Callable[[], TrainMeter],
     *,
     start: int,
     stop: int,
     seed: int,
     rank: int = 0,
-    stepping: Stepping | None = None,
+    train_step: TrainStep | None = None,
 ) -> None:
     """Take the steps `start` .. `stop` - 1 on `model`, in place.
 
@@ -159,95 +163,99 @@ def fit(
     each step's loss and hits are added to `tally()`; `stepping` is how a batch becomes a step. Where ranks share each
     batch, `batches` are the parts of `rank`.
     """
-    stepping = stepping or Stepping()
-    stream = batches.iterate(start)
+    train_step = train_step or TrainStep()
+    batch_iterator = loader.iter_from(start)
     model.train()
     for step in range(start, stop):
-        x, y, _ = next(stream)
-        torch.manual_seed(noise_seed(seed, step, rank))
-        set_rate(optimizer, rate(step))
-        value, outputs = stepping.take(model, loss, optimizer, x, y)
-        tally().add(value, outputs, y)
-        if between(step + 1):
+        x, y, _ = next(batch_iterator)
+        torch.manual_seed(step_seed(seed, step, rank))
+        set_lr(optimizer, lr_at(step))
+        loss_value, outputs = train_step.run(model, loss, optimizer, x, y)
+        get_meter().update(loss_value, outputs, y)
+        if after_step(step + 1):
             return
 
 
 @dataclass(frozen=True)
-class Steps:
+class TrainContext:
     """A network, what it learns from and how, on one of `ranks`; where it stands is in `model` and `optimizer`."""
 
     model: nn.Module
-    batches: Batches
-    loss: Loss
+    loader: BatchLoader
+    loss: LossFn
     optimizer: torch.optim.Optimizer
-    stepping: Stepping
+    train_step: TrainStep
     freezing: Freezing
     recipe: Recipe
     seed: int
-    ranks: Ranks = ALONE
+    process_group: ProcessGroup = SINGLE_PROCESS
 
-    def take(
+    def run_steps(
         self,
         start: int,
         stop: int,
-        rate: Callable[[int], float],
-        between: Callable[[int], bool],
-        tally: Callable[[], Tally],
+        lr_at: Callable[[int], float],
+        after_step: Callable[[int], bool],
+        get_meter: Callable[[], TrainMeter],
     ) -> None:
         """Take the steps `start` .. `stop` - 1 as `fit` does, parts of the network frozen until their step comes."""
 
-        def after(step: int) -> bool:
-            self.freezing.step_done(step)
-            return between(step)
+        def unfreeze_then_call(step: int) -> bool:
+            self.freezing.on_step_end(step)
+            return after_step(step)
 
-        with self.trained(start):
-            fit(
+        with self.training_mode(start):
+            run_train_loop(
                 self.model,
-                self.batches,
+                self.loader,
                 self.loss,
                 self.optimizer,
-                rate,
-                after,
-                tally,
+                lr_at,
+                unfreeze_then_call,
+                get_meter,
                 start=start,
                 stop=stop,
                 seed=self.seed,
-                rank=self.ranks.rank,
-                stepping=self.stepping,
+                rank=self.process_group.rank,
+                train_step=self.train_step,
             )
 
     @contextlib.contextmanager
-    def trained(self, step: int) -> Iterator[None]:
+    def training_mode(self, step: int) -> Iterator[None]:
         """Inside, the network is as it is trained from `step` on."""
-        recomputed = recomputed_units(self.model, self.recipe.activation_checkpointing)
-        with recomputed, self.freezing.during(step), synchronised_norms(self.model, self.ranks, self.recipe.sync_bn):
+        checkpointing = checkpoint_activations(self.model, self.recipe.activation_checkpointing)
+        with (
+            checkpointing,
+            self.freezing.active(step),
+            sync_batch_norm(self.model, self.process_group, self.recipe.sync_bn),
+        ):
             yield
 
-    def measure_statistics(self, step: int, num_batches: int) -> int:
+    def update_bn_stats(self, step: int, num_batches: int) -> int:
         """Measure the BatchNorms on the batches from `step` on; of how many samples. Frozen ones stay."""
-        stream = self.batches.iterate(step)
-        inputs = (next(stream)[0] for _ in range(num_batches))
+        batch_iterator = self.loader.iter_from(step)
+        inputs = (next(batch_iterator)[0] for _ in range(num_batches))
         frozen = self.freezing.frozen_norms(step - 1)
-        self.ranks.share_buffers(self.model)
-        with synchronised_norms(self.model, self.ranks, self.recipe.sync_bn):
-            return precise_statistics(self.model, inputs, frozen, self.ranks)
+        self.process_group.broadcast_buffers(self.model)
+        with sync_batch_norm(self.model, self.process_group, self.recipe.sync_bn):
+            return update_bn_stats(self.model, inputs, frozen, self.process_group)
 
 
-class Awaited:
+class TimedLoader:
     """The same batches; `seconds` grows by what each `next` takes: reading, decoding, augmenting where no worker does.
 
     On a GPU what is only queued there is not waited for, and not counted.
     """
 
-    def __init__(self, batches: Batches) -> None:
-        self.batches = batches
-        self.num_steps_per_epoch = batches.num_steps_per_epoch
-        self.seconds = 0.0
+    def __init__(self, loader: BatchLoader) -> None:
+        self.loader = loader
+        self.num_steps_per_epoch = loader.num_steps_per_epoch
+        self.wait_seconds = 0.0
 
-    def iterate(self, start_step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def iter_from(self, start_step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """The batches from `start_step` on."""
-        begun = time.perf_counter()
-        for batch in self.batches.iterate(start_step):
-            self.seconds += time.perf_counter() - begun
+        start_time = time.perf_counter()
+        for batch in self.loader.iter_from(start_step):
+            self.wait_seconds += time.perf_counter() - start_time
             yield batch
-            begun = time.perf_counter()
+            start_time = time.perf_counter()

@@ -12,74 +12,82 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from reslab.data.image_datasets import Images
-from reslab.runtime.distributed import Ranks
-from reslab.runtime.files import write_whole
-from reslab.training.loop import Batches, Steps
-from reslab.training.meters import Diverged, Tally
+from reslab.data.image_datasets import ImageDataset
+from reslab.runtime.distributed import ProcessGroup
+from reslab.runtime.files import write_atomic
+from reslab.training.loop import BatchLoader, TrainContext
+from reslab.training.meters import NonFiniteError, TrainMeter
 
-_AFTERWARDS = ("in the gradient", "in the step")
+_LATE_LOCATIONS = ("in the gradient", "in the step")
 
 
 @dataclass(frozen=True)
-class Origin:
+class NonFiniteOrigin:
     """The step and the samples of its batch, and where in the network it began, in words."""
 
     step: int
-    where: str
-    indices: tuple[int, ...]
+    location: str
+    sample_indices: tuple[int, ...]
 
 
-class _Watched:
+class _RecordingLoader:
     """Batches that remember the last one handed out."""
 
-    def __init__(self, batches: Batches) -> None:
-        self.batches, self.num_steps_per_epoch = batches, batches.num_steps_per_epoch
-        self.last: tuple[Tensor, Tensor, Tensor] | None = None
+    def __init__(self, loader: BatchLoader) -> None:
+        self.loader, self.num_steps_per_epoch = loader, loader.num_steps_per_epoch
+        self.last_batch: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def iterate(self, start_step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for batch in self.batches.iterate(start_step):
-            self.last = batch
+    def iter_from(self, start_step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for batch in self.loader.iter_from(start_step):
+            self.last_batch = batch
             yield batch
 
 
-def find_origin(steps: Steps, rate: Callable[[int], float], *, start: int, stop: int) -> Origin | None:
+def find_non_finite(
+    context: TrainContext, lr_at: Callable[[int], float], *, start: int, stop: int
+) -> NonFiniteOrigin | None:
     """Take the steps `start` .. `stop` - 1 again and find the first that a number which is not finite came up in.
 
     The network and its optimizer stand at step `start`. None where nothing came up. Of several ranks, who go there
     together, the one is named on whose part of the batch it began.
     """
-    watched, tally, model = _Watched(steps.batches), Tally(first=start), steps.model
-    found: list[Origin] = []
+    recording_loader, meter, model = _RecordingLoader(context.loader), TrainMeter(first_step=start), context.model
+    origins: list[NonFiniteOrigin] = []
 
-    def between(step: int) -> bool:
-        assert watched.last is not None
-        x, _, indices = watched.last
-        told = steps.ranks.gather((_where(model, x, layers, tally.losses[-1]), tuple(indices.tolist())))
+    def after_step(step: int) -> bool:
+        assert recording_loader.last_batch is not None
+        x, _, indices = recording_loader.last_batch
+        gathered = context.process_group.all_gather(
+            (_locate_non_finite(model, x, layers, meter.losses[-1]), tuple(indices.tolist()))
+        )
         # A gradient is everybody's; what comes before it is of one part of the batch.
-        places = sorted((one for one in told if one[0]), key=lambda one: one[0].startswith(_AFTERWARDS))
-        found.extend(Origin(step - 1, where, samples) for where, samples in places[:1])
-        return bool(found)
+        locations = sorted((item for item in gathered if item[0]), key=lambda item: item[0].startswith(_LATE_LOCATIONS))
+        origins.extend(
+            NonFiniteOrigin(step - 1, location, sample_indices) for location, sample_indices in locations[:1]
+        )
+        return bool(origins)
 
-    with watching(model) as layers:
-        again = replace(steps, batches=watched, stepping=replace(steps.stepping, compiled=None))
-        again.take(start, stop, rate, between, lambda: tally)
-    return found[0] if found else None
+    with record_non_finite(model) as layers:
+        replay_context = replace(
+            context, loader=recording_loader, train_step=replace(context.train_step, compiled_model=None)
+        )
+        replay_context.run_steps(start, stop, lr_at, after_step, lambda: meter)
+    return origins[0] if origins else None
 
 
 @contextlib.contextmanager
-def watching(model: nn.Module) -> Iterator[list[str]]:
+def record_non_finite(model: nn.Module) -> Iterator[list[str]]:
     """Inside, the layers whose outputs are not finite are listed as they are computed, the first of them first."""
     layers: list[str] = []
 
-    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def see(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and output.is_floating_point() and not finite(output):
+    def make_hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def check_output(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.is_floating_point() and not is_finite(output):
                 layers.append(f"{name or 'the network'} ({type(module).__name__})")
 
-        return see
+        return check_output
 
-    hooks = [module.register_forward_hook(watch(name)) for name, module in model.named_modules()]
+    hooks = [module.register_forward_hook(make_hook(name)) for name, module in model.named_modules()]
     try:
         yield layers
     finally:
@@ -87,59 +95,71 @@ def watching(model: nn.Module) -> Iterator[list[str]]:
             hook.remove()
 
 
-def finite(tensor: Tensor) -> bool:
+def is_finite(tensor: Tensor) -> bool:
     """Whether every number is."""
     return bool(tensor.detach().isfinite().all())
 
 
-def _where(model: nn.Module, x: Tensor, layers: list[str], loss: Tensor) -> str:
+def _locate_non_finite(model: nn.Module, x: Tensor, layers: list[str], loss: Tensor) -> str:
     """The first place on the way from pictures to weights that is not finite, "" where all is."""
-    if not finite(x):
+    if not is_finite(x):
         return "in the pictures themselves"
     if layers:
         return f"in the output of {layers[0]}"
-    if not finite(loss):
+    if not is_finite(loss):
         return "in the loss, of finite outputs"
-    weights = [name for name, tensor in model.state_dict().items() if tensor.is_floating_point() and not finite(tensor)]
-    if not weights:
+    bad_weights = [
+        name for name, tensor in model.state_dict().items() if tensor.is_floating_point() and not is_finite(tensor)
+    ]
+    if not bad_weights:
         return ""
     # The gradient comes from the end of the network.
-    named = reversed(list(model.named_parameters()))
-    gradients = [name for name, weight in named if weight.grad is not None and not finite(weight.grad)]
+    reversed_parameters = reversed(list(model.named_parameters()))
+    bad_gradients = [
+        name for name, weight in reversed_parameters if weight.grad is not None and not is_finite(weight.grad)
+    ]
     return (
-        f"in the gradient of {gradients[0]}" if gradients else f"in the step itself, which {weights[0]} did not stand"
+        f"in the gradient of {bad_gradients[0]}"
+        if bad_gradients
+        else f"in the step itself, which {bad_weights[0]} did not stand"
     )
 
 
-def check_weights(model: nn.Module, ranks: Ranks, step: int) -> None:
+def check_finite_weights(model: nn.Module, process_group: ProcessGroup, step: int) -> None:
     """Raise Diverged, on every rank, where a weight or a statistic is not finite on one of them after `step` steps."""
     weights = model.state_dict().items()
-    bad = next((name for name, weight in weights if weight.is_floating_point() and not finite(weight)), None)
-    for name in ranks.gather(bad):
+    bad_name = next((name for name, weight in weights if weight.is_floating_point() and not is_finite(weight)), None)
+    for name in process_group.all_gather(bad_name):
         if name is not None:
-            raise Diverged(f"{name} is not finite after step {step - 1}")
+            raise NonFiniteError(f"{name} is not finite after step {step - 1}")
 
 
-def explained(error: Diverged, kept: int | None, origin: Origin | None, run: Path, lr: float) -> Diverged:
+def with_diagnosis(
+    error: NonFiniteError, checkpoint_step: int | None, origin: NonFiniteOrigin | None, run_path: Path, lr: float
+) -> NonFiniteError:
     """The error with where it began, the step of the state that was `kept` (None: none), and what to try."""
-    found = "" if origin is None else f": {_told(origin, run)}"
-    last = "no state was saved" if kept is None else f"the last good state, of step {kept}, is kept in {run}"
+    origin_text = "" if origin is None else f": {_describe_origin(origin, run_path)}"
+    checkpoint_text = (
+        "no state was saved"
+        if checkpoint_step is None
+        else f"the last good state, of step {checkpoint_step}, is kept in {run_path}"
+    )
     advice = f"try a smaller learning rate, such as --lr {lr / 4:g}, or a longer warm-up"
-    return Diverged(f"{error}{found}; training stopped; {last}; {advice}")
+    return NonFiniteError(f"{error}{origin_text}; training stopped; {checkpoint_text}; {advice}")
 
 
-def _told(origin: Origin, run: Path) -> str:
-    some = ", ".join(str(index) for index in origin.indices[:4])
-    where = f"at step {origin.step} {origin.where}"
-    return f"it began {where}, on the batch of samples {some}, ... (all in {_file(run)})"
+def _describe_origin(origin: NonFiniteOrigin, run_path: Path) -> str:
+    indices_text = ", ".join(str(index) for index in origin.sample_indices[:4])
+    location = f"at step {origin.step} {origin.location}"
+    return f"it began {location}, on the batch of samples {indices_text}, ... (all in {_diverged_path(run_path)})"
 
 
-def write_batch(origin: Origin, run: Path, images: Images) -> None:
+def write_bad_batch(origin: NonFiniteOrigin, run_path: Path, images: ImageDataset) -> None:
     """Write the whole batch that it began on into the run's folder."""
-    samples = [{"index": index, "name": images.name(index)} for index in origin.indices]
-    found = {"step": origin.step, "where": origin.where, "batch": samples}
-    write_whole(_file(run), (json.dumps(found) + "\n").encode())
+    samples = [{"index": index, "name": images.name(index)} for index in origin.sample_indices]
+    record = {"step": origin.step, "where": origin.location, "batch": samples}
+    write_atomic(_diverged_path(run_path), (json.dumps(record) + "\n").encode())
 
 
-def _file(run: Path) -> Path:
-    return run / "diverged.json"
+def _diverged_path(run_path: Path) -> Path:
+    return run_path / "diverged.json"

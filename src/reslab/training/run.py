@@ -18,7 +18,7 @@ import torch
 from reslab.nn.checkpoints.safetensors_io import load_weights
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_device
-from reslab.runtime.files import room_for, write_whole
+from reslab.runtime.files import disk_full_guard, write_atomic
 from reslab.spec.arch import Arch
 from reslab.spec.config import from_dict, to_dict
 from reslab.spec.errors import invalid
@@ -27,38 +27,38 @@ from reslab.spec.zoo import ARCHS
 from reslab.training.checkpoint import list_snapshots
 
 
-class Log:
+class RunLog:
     """The lines of a run. A line that a crash cut short is not a line."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def append(self, line: dict[str, Any]) -> None:
+    def append(self, record: dict[str, Any]) -> None:
         """Write one line at the end. Raises DiskFull without room, ValueError where a number is not finite."""
-        text = json.dumps(line, allow_nan=False)
-        with room_for(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write(text + "\n")
+        line = json.dumps(record, allow_nan=False)
+        with disk_full_guard(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
 
-    def lines(self) -> list[dict[str, Any]]:
+    def records(self) -> list[dict[str, Any]]:
         """Every whole line, in order; empty where there is no file."""
         if not self.path.exists():
             return []
-        found = []
-        for text in self.path.read_text(encoding="utf-8").split("\n")[:-1]:
+        records = []
+        for line in self.path.read_text(encoding="utf-8").split("\n")[:-1]:
             try:
-                found.append(json.loads(text))
+                records.append(json.loads(line))
             except json.JSONDecodeError:
                 break
-        return found
+        return records
 
-    def cut(self, step: int) -> None:
+    def truncate(self, step: int) -> None:
         """Forget what was written after `step`, and a torn last line."""
-        kept = [json.dumps(line) + "\n" for line in self.lines() if line["step"] <= step]
-        write_whole(self.path, "".join(kept).encode())
+        lines = [json.dumps(record) + "\n" for record in self.records() if record["step"] <= step]
+        write_atomic(self.path, "".join(lines).encode())
 
 
 # Who the network is, and what follows from the data.
-_NO_AXES = ("name", "reference", "num_classes", "in_channels", "image_size")
+_NON_OVERRIDE_FIELDS = ("name", "reference", "num_classes", "in_channels", "image_size")
 
 
 class Run:
@@ -69,21 +69,21 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.facts = _read_facts(self.path)
-        self.log = Log(self.path / "log.jsonl")
+        self.metadata = _read_metadata(self.path)
+        self.log = RunLog(self.path / "log.jsonl")
 
     @classmethod
-    def create(cls, path: str | Path, facts: Mapping[str, Any]) -> "Run":
+    def create(cls, path: str | Path, metadata: Mapping[str, Any]) -> "Run":
         """Begin a run in `path`, a new or empty folder. Raises ValueError, and touches nothing, where it is neither."""
         path = Path(path)
-        refuse_occupied(path)
-        write_whole(path / "run.json", _json(facts))
+        require_empty_dir(path)
+        write_atomic(path / "run.json", _to_json(metadata))
         return cls(path)
 
-    def update(self, **facts: Any) -> None:
+    def update(self, **values: Any) -> None:
         """Write more facts into run.json, the others kept."""
-        self.facts = {**self.facts, **facts}
-        write_whole(self.path / "run.json", _json(self.facts))
+        self.metadata = {**self.metadata, **values}
+        write_atomic(self.path / "run.json", _to_json(self.metadata))
 
     def discard(self) -> None:
         """Take back a run that has only begun."""
@@ -111,38 +111,40 @@ class Run:
         return list_snapshots(self.path)
 
     @property
-    def network(self) -> str:
+    def model_spec(self) -> str:
         """The network's name with the axes that differ from the zoo's: `resnet20_cifar:order=full-preact:merge=none`.
 
         Not those that follow from the data: classes, channels, size of the pictures.
         """
-        name, arch = self.facts["model"]["name"], self.facts["model"]["arch"]
+        name, arch = self.metadata["model"]["name"], self.metadata["model"]["arch"]
         if arch is None or name not in ARCHS:
             return str(name)
-        own = to_dict(ARCHS[name])
-        changed = {key: value for key, value in arch.items() if key not in _NO_AXES and value != own.get(key)}
-        return ":".join([name, *(f"{key}={_axis(value)}" for key, value in changed.items())])
+        defaults = to_dict(ARCHS[name])
+        changed = {
+            key: value for key, value in arch.items() if key not in _NON_OVERRIDE_FIELDS and value != defaults.get(key)
+        }
+        return ":".join([name, *(f"{key}={_format_value(value)}" for key, value in changed.items())])
 
     @property
     def arch(self) -> Arch | None:
         """The network as data; None where the run trained a module of the user's own."""
-        found = self.facts["model"]["arch"]
-        return None if found is None else from_dict(Arch, found)
+        fields = self.metadata["model"]["arch"]
+        return None if fields is None else from_dict(Arch, fields)
 
     @property
     def recipe(self) -> Recipe:
         """The training procedure, as it was carried out."""
-        return from_dict(Recipe, self.facts["recipe"])
+        return from_dict(Recipe, self.metadata["recipe"])
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes, in the order of the outputs."""
-        return tuple(self.facts["data"]["classes"])
+        return tuple(self.metadata["data"]["classes"])
 
     @property
     def result(self) -> dict[str, Any] | None:
         """Scores of the saved weights on the held-out split, how they were chosen, speed; None before the end."""
-        return self.facts.get("result")
+        return self.metadata.get("result")
 
     @property
     def top1(self) -> float | None:
@@ -150,9 +152,9 @@ class Run:
         return None if self.result is None else self.result["top1"]
 
     def __repr__(self) -> str:
-        model, data = self.facts["model"]["name"], self.facts["data"]["name"]
-        end = "not finished" if self.top1 is None else f"top1 {self.top1:.4f}"
-        return f"Run({str(self.path)!r}: {model} on {data}, {end})"
+        model, data = self.metadata["model"]["name"], self.metadata["data"]["name"]
+        status = "not finished" if self.top1 is None else f"top1 {self.top1:.4f}"
+        return f"Run({str(self.path)!r}: {model} on {data}, {status})"
 
     def _repr_html_(self) -> str:
         """The report, shown in a notebook in a frame of its own."""
@@ -162,53 +164,56 @@ class Run:
         return f'<iframe srcdoc="{page}" style="width:100%;height:640px;border:0"></iframe>'
 
 
-def header_facts(run: Run) -> dict[str, Any]:
+def weights_header(run: Run) -> dict[str, Any]:
     """What a file of weights tells of its run in its header, beside its scores."""
-    data = run.facts["data"]
+    data = run.metadata["data"]
     return {
         "data": data["name"],
-        "recipe": run.facts["recipe"]["name"],
-        "seed": run.facts["seed"],
+        "recipe": run.metadata["recipe"]["name"],
+        "seed": run.metadata["seed"],
         "classes": list(data["classes"]),
         "preprocess": data["preprocess"],
     }
 
 
-def _axis(value: Any) -> str:
-    return ",".join(map(_axis, value)) if isinstance(value, list) else str(value)
+def _format_value(value: Any) -> str:
+    return ",".join(map(_format_value, value)) if isinstance(value, list) else str(value)
 
 
-def _json(facts: Mapping[str, Any]) -> bytes:
-    return (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode()
+def _to_json(metadata: Mapping[str, Any]) -> bytes:
+    return (json.dumps(metadata, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _read_facts(path: Path) -> dict[str, Any]:
+def _read_metadata(path: Path) -> dict[str, Any]:
     file = path / "run.json"
     if not file.is_file():
-        what = "a folder without run.json" if path.is_dir() else "a file" if path.exists() else "nothing there"
-        near = ", ".join(str(run.path) for run in list_runs(path)[:3]) if path.is_dir() else ""
+        description = "a folder without run.json" if path.is_dir() else "a file" if path.exists() else "nothing there"
+        nearby_runs = ", ".join(str(run.path) for run in list_runs(path)[:3]) if path.is_dir() else ""
         raise invalid(
-            "the folder of a run", f"{path} ({what})", nearest=near, next_step="`reslab runs` lists the runs here"
+            "the folder of a run",
+            f"{path} ({description})",
+            nearest=nearby_runs,
+            next_step="`reslab runs` lists the runs here",
         )
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
+        metadata = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise invalid("a run.json that can be read", f"{file}: {error}") from error
-    if not isinstance(facts, dict) or not {"model", "recipe", "data"} <= facts.keys():
+    if not isinstance(metadata, dict) or not {"model", "recipe", "data"} <= metadata.keys():
         raise invalid(
             "a run.json with model, recipe and data", str(file), next_step="is it the file of another program?"
         )
-    return facts
+    return metadata
 
 
-def holds_something(path: Path) -> bool:
+def is_non_empty(path: Path) -> bool:
     """Whether `path` is more than a new or empty folder."""
     return path.exists() and (not path.is_dir() or any(path.iterdir()))
 
 
-def refuse_occupied(path: Path) -> None:
+def require_empty_dir(path: Path) -> None:
     """ValueError where a new run cannot begin in `path` without touching what is there."""
-    if not holds_something(path):
+    if not is_non_empty(path):
         return
     if (path / "run.json").is_file():
         raise invalid(
@@ -221,7 +226,7 @@ def refuse_occupied(path: Path) -> None:
     )
 
 
-def new_path(model: str, data: str, parent: Path = Path("runs")) -> Path:
+def make_run_path(model: str, data: str, parent: Path = Path("runs")) -> Path:
     """`runs/<time>-<model>-<data>`, a name that is free."""
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{_slug(model)}-{_slug(data)}"
     names: Iterable[str] = (stem if count == 1 else f"{stem}-{count}" for count in range(1, 1000))
@@ -229,20 +234,23 @@ def new_path(model: str, data: str, parent: Path = Path("runs")) -> Path:
 
 
 def _slug(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in name).strip("-") or "run"
+    return (
+        "".join(character if character.isalnum() or character in "._" else "-" for character in name).strip("-")
+        or "run"
+    )
 
 
 def list_runs(folder: str | Path = "runs") -> list[Run]:
     """The runs in `folder`, oldest name first; a folder that is no run is passed over."""
     folder = Path(folder)
-    found = []
+    runs = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if (path / "run.json").is_file():
             try:
-                found.append(Run(path))
+                runs.append(Run(path))
             except ValueError:
                 continue
-    return found
+    return runs
 
 
 def load(source: Run | str | Path, device: str | torch.device = "cpu") -> ResidualNetwork:
@@ -251,22 +259,22 @@ def load(source: Run | str | Path, device: str | torch.device = "cpu") -> Residu
 
     Raises ValueError where the run has not ended, or trained a module of the user's own.
     """
-    place = choose_device(device)
-    return load_weights(find_weights(source), place)
+    torch_device = choose_device(device)
+    return load_weights(find_weights_path(source), torch_device)
 
 
-def find_weights(source: Run | str | Path) -> Path:
+def find_weights_path(source: Run | str | Path) -> Path:
     """The file of the weights of a run, of an exported folder, or the file itself; raises as `run_weights`."""
     if isinstance(source, Run):
-        return run_weights(source)
+        return run_weights_path(source)
     folder = Path(source)
-    inside = folder / "model.safetensors"
-    if folder.is_dir() and not (folder / "run.json").exists() and inside.is_file():
-        return inside
-    return run_weights(Run(folder)) if folder.is_dir() else folder
+    exported_path = folder / "model.safetensors"
+    if folder.is_dir() and not (folder / "run.json").exists() and exported_path.is_file():
+        return exported_path
+    return run_weights_path(Run(folder)) if folder.is_dir() else folder
 
 
-def run_weights(run: Run) -> Path:
+def run_weights_path(run: Run) -> Path:
     """The file of a run's weights. Raises ValueError where the run has not ended."""
     if not run.weights_path.exists():
         raise invalid(

@@ -11,96 +11,105 @@ import numpy as np
 import torch
 from torch import nn
 
-from reslab.data.dataset import Data
-from reslab.data.image_datasets import Images
-from reslab.data.loader import TrainBatches
+from reslab.data.dataset import DatasetSplits
+from reslab.data.image_datasets import ImageDataset
+from reslab.data.loader import TrainLoader
 from reslab.nn.checkpoints.pretrained import Pretrained
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.cost import layer_table
 from reslab.report.pages.run_text import MisclassifiedImage, RunPage
 from reslab.report.render import render_run_page
-from reslab.runtime.device import choose_device, num_threads_for, threads
-from reslab.runtime.distributed import Ranks, join, own_device
-from reslab.runtime.files import room_for, write_whole
-from reslab.runtime.interrupts import Interrupted
-from reslab.runtime.torchrun import read_place
+from reslab.runtime.device import choose_device, choose_num_threads, limit_threads
+from reslab.runtime.distributed import ProcessGroup, init_process_group, rank_device
+from reslab.runtime.files import disk_full_guard, write_atomic
+from reslab.runtime.interrupts import TrainingInterrupted
+from reslab.runtime.torchrun import read_distributed_env
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid
 from reslab.spec.recipe import Recipe
-from reslab.training.auto_batch import fitted
-from reslab.training.evaluation.calibration import calibration_facts
+from reslab.training.auto_batch import with_auto_batch
+from reslab.training.evaluation.calibration import calibration_metrics
 from reslab.training.evaluation.loop import Evaluation
-from reslab.training.loop import Loss
-from reslab.training.meters import last_epoch, speed_without_loading
-from reslab.training.options import Asked, read_batch, split_settings
-from reslab.training.resume import reopened, resume_run
-from reslab.training.run import Run, header_facts, holds_something
-from reslab.training.run_logger import Scalars, Show, default_show, has_tensorboard, require_tensorboard
-from reslab.training.setup import Prepared, begin
-from reslab.training.trainer import Course, Probe, make_course
+from reslab.training.loop import LossFn
+from reslab.training.meters import last_epoch_averages, throughput_without_loading
+from reslab.training.options import TrainOptions, parse_batch_size, split_overrides
+from reslab.training.resume import reopen_run, resume_run
+from reslab.training.run import Run, is_non_empty, weights_header
+from reslab.training.run_logger import (
+    LogCallback,
+    TensorBoardWriter,
+    default_log_callback,
+    has_tensorboard,
+    require_tensorboard,
+)
+from reslab.training.setup import TrainSetup, setup_run
+from reslab.training.trainer import StepEndHook, Trainer, build_trainer
 
-NUM_MISTAKES = 24
+NUM_MISCLASSIFIED = 24
 _THUMBNAIL_SIDE = 192
 
 
 def write_report(
     run: Run,
     model: nn.Module,
-    data: Data,
+    data: DatasetSplits,
     evaluation: Evaluation,
     input_size: tuple[int, ...],
-    val: Evaluation | None = None,
+    val_evaluation: Evaluation | None = None,
 ) -> None:
     """Write report.html from the run's facts and log, the network's cost, an evaluation that kept its probabilities,
     and that of the validation split, which a temperature is fitted on."""
-    write_whole(run.report_path, render_run_page(run_page(run, model, data, evaluation, input_size, val)).encode())
+    write_atomic(
+        run.report_path,
+        render_run_page(build_run_page(run, model, data, evaluation, input_size, val_evaluation)).encode(),
+    )
 
 
-def run_page(
+def build_run_page(
     run: Run,
     model: nn.Module,
-    data: Data,
+    data: DatasetSplits,
     evaluation: Evaluation,
     input_size: tuple[int, ...],
-    val: Evaluation | None = None,
+    val_evaluation: Evaluation | None = None,
 ) -> RunPage:
     """All that the page of a run shows."""
     layers = cost_table(model, input_size)
-    chosen = (run.result or {}).get("selection", "")
+    selection = (run.result or {}).get("selection", "")
     return RunPage(
-        title=f"{run.facts['model']['name']} on {data.name}",
-        metadata=page_facts(run, input_size),
-        metrics={**evaluation.to_dict(), **_on_training(run), "split": evaluation.split, "selection": chosen},
-        log=run.log.lines(),
+        title=f"{run.metadata['model']['name']} on {data.name}",
+        metadata=page_metadata(run, input_size),
+        metrics={**evaluation.to_dict(), **_train_metrics(run), "split": evaluation.split, "selection": selection},
+        log=run.log.records(),
         classes=data.classes,
-        confusion_matrix=[list(row) for row in evaluation.confusion],
-        misclassified=worst_mistakes(evaluation, data.split(evaluation.split)),
+        confusion_matrix=[list(row) for row in evaluation.confusion_matrix],
+        misclassified=find_misclassified(evaluation, data.split(evaluation.split)),
         layers=layers,
         depth=run.arch.depth if run.arch else 0,
         params=sum(parameter.numel() for parameter in model.parameters()),
         macs=sum(layer["macs"] for layer in layers),
-        calibration=calibration_facts(evaluation, val),
+        calibration=calibration_metrics(evaluation, val_evaluation),
     )
 
 
-def evaluation_page(
-    title: str, evaluation: Evaluation, calibration: Mapping[str, Any], facts: Mapping[str, str]
+def build_evaluation_page(
+    title: str, evaluation: Evaluation, calibration: Mapping[str, Any], metadata: Mapping[str, str]
 ) -> RunPage:
     """The page of an evaluation that kept its probabilities: what a run's report shows of the images it judged."""
-    assert evaluation.images is not None
+    assert evaluation.dataset is not None
     return RunPage(
         title=title,
-        metadata=facts,
+        metadata=metadata,
         metrics={**evaluation.to_dict(), "split": evaluation.split},
         classes=evaluation.classes,
-        confusion_matrix=[list(row) for row in evaluation.confusion],
-        misclassified=worst_mistakes(evaluation, evaluation.images),
+        confusion_matrix=[list(row) for row in evaluation.confusion_matrix],
+        misclassified=find_misclassified(evaluation, evaluation.dataset),
         calibration=calibration,
         kind="Evaluation",
     )
 
 
-def _on_training(run: Run) -> dict[str, Any]:
+def _train_metrics(run: Run) -> dict[str, Any]:
     names = ("train_loss_running", "train_top1_running", "train_loss", "train_top1")
     return {name: value for name, value in (run.result or {}).items() if name in names}
 
@@ -118,68 +127,74 @@ def cost_table(model: nn.Module, input_size: tuple[int, ...]) -> list[dict[str, 
     ]
 
 
-def worst_mistakes(evaluation: Evaluation, images: Images, most: int = NUM_MISTAKES) -> list[MisclassifiedImage]:
+def find_misclassified(
+    evaluation: Evaluation, images: ImageDataset, max_images: int = NUM_MISCLASSIFIED
+) -> list[MisclassifiedImage]:
     """The wrong answers given with the highest probability, the surest first."""
     assert evaluation.probabilities is not None
     assert evaluation.labels is not None
-    sure, called = evaluation.probabilities.max(1)
-    wrong = (called != evaluation.labels).nonzero().flatten()
-    order = wrong[sure[wrong].argsort(descending=True, stable=True)][:most]
+    confidences, predictions = evaluation.probabilities.max(1)
+    wrong_indices = (predictions != evaluation.labels).nonzero().flatten()
+    indices = wrong_indices[confidences[wrong_indices].argsort(descending=True, stable=True)][:max_images]
     return [
         MisclassifiedImage(
-            _pixels(images.raw(i)), int(evaluation.labels[i]), int(called[i]), float(sure[i]), images.name(i)
+            _thumbnail_array(images.preview(i)),
+            int(evaluation.labels[i]),
+            int(predictions[i]),
+            float(confidences[i]),
+            images.name(i),
         )
-        for i in order.tolist()
+        for i in indices.tolist()
     ]
 
 
-def _pixels(raw: torch.Tensor) -> np.ndarray:
+def _thumbnail_array(image: torch.Tensor) -> np.ndarray:
     """uint8 (C, H, W) as (H, W) or (H, W, 3); of large pictures every k-th pixel, which the report shrinks further."""
-    step = max(1, min(raw.shape[-2:]) // (2 * _THUMBNAIL_SIDE))
-    raw = raw[:, ::step, ::step].cpu()
-    return raw[0].numpy() if len(raw) != 3 else raw.permute(1, 2, 0).contiguous().numpy()
+    stride = max(1, min(image.shape[-2:]) // (2 * _THUMBNAIL_SIDE))
+    image = image[:, ::stride, ::stride].cpu()
+    return image[0].numpy() if len(image) != 3 else image.permute(1, 2, 0).contiguous().numpy()
 
 
-def _ranks_run_report(facts: dict[str, Any]) -> str:
-    num = facts.get("num_ranks", 1)
-    return f", {num} ranks" if num > 1 else ""
+def _world_size_text(metadata: dict[str, Any]) -> str:
+    world_size = metadata.get("num_ranks", 1)
+    return f", {world_size} ranks" if world_size > 1 else ""
 
 
-def _speed(result: Mapping[str, Any]) -> str:
-    alone = result.get("images_per_second_without_loading")
-    told = f"{result.get('images_per_second', 0):,.0f} images/s"
-    return told if alone is None else f"{told}; {alone:,.0f} without waiting for data"
+def _throughput_text(result: Mapping[str, Any]) -> str:
+    compute_speed = result.get("images_per_second_without_loading")
+    text = f"{result.get('images_per_second', 0):,.0f} images/s"
+    return text if compute_speed is None else f"{text}; {compute_speed:,.0f} without waiting for data"
 
 
-def page_facts(run: Run, input_size: tuple[int, ...]) -> dict[str, str]:
+def page_metadata(run: Run, input_size: tuple[int, ...]) -> dict[str, str]:
     """What the numbers on the page depend on, in words."""
-    facts, recipe = run.facts, run.recipe
-    data, hardware, versions = facts["data"], facts["hardware"], facts["versions"]
-    rate = f"{recipe.optimizer.name}, learning rate {recipe.optimizer.lr:g}, {recipe.schedule.name}"
-    shown = {
-        "network": f"{facts['model']['name']} ({facts['model']['source']})",
+    metadata, recipe = run.metadata, run.recipe
+    data, hardware, versions = metadata["data"], metadata["hardware"], metadata["versions"]
+    optimizer_text = f"{recipe.optimizer.name}, learning rate {recipe.optimizer.lr:g}, {recipe.schedule.name}"
+    rows = {
+        "network": f"{metadata['model']['name']} ({metadata['model']['source']})",
         "input": "x".join(str(side) for side in input_size),
-        "first weights": facts["pretrained"] or "random",
+        "first weights": metadata["pretrained"] or "random",
         "data": f"{data['name']} ({data['source']})",
         "images": ", ".join(f"{count:,} {split}" for split, count in data["num_images"].items()),
         "left out": f"{len(data['skipped'])} unreadable pictures" if data["skipped"] else "",
         "recipe": f"{recipe.name} ({recipe.reference})",
-        "training": f"{recipe.duration}, batch {recipe.batch_size}, {rate}, weight decay {recipe.optimizer.weight_decay:g}",
-        "loss": facts["loss"] or recipe.loss + (f", taught by {recipe.teacher}" if recipe.teacher else ""),
+        "training": f"{recipe.duration}, batch {recipe.batch_size}, {optimizer_text}, weight decay {recipe.optimizer.weight_decay:g}",
+        "loss": metadata["loss"] or recipe.loss + (f", taught by {recipe.teacher}" if recipe.teacher else ""),
         "weights": (run.result or {}).get("selection", ""),
         "augmentation": recipe.train_transform or "none",
         "precision": f"{recipe.precision}; evaluation float32",
-        "seed": str(facts["seed"]),
+        "seed": str(metadata["seed"]),
         "training time": f"{(run.result or {}).get('train_seconds', 0):.1f} s",
-        "speed": _speed(run.result or {}),
+        "speed": _throughput_text(run.result or {}),
         "hardware": f"{hardware['device']}, {hardware['processor']}, {hardware['num_threads']} threads"
-        + _ranks_run_report(facts),
+        + _world_size_text(metadata),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if name != "system"),
-        "command": facts["command"],
-        "commit": facts["commit"] or "",
-        "notes": "; ".join(facts["notes"]),
+        "command": metadata["command"],
+        "commit": metadata["commit"] or "",
+        "notes": "; ".join(metadata["notes"]),
     }
-    return {name: text for name, text in shown.items() if text}
+    return {name: text for name, text in rows.items() if text}
 
 
 def train(
@@ -191,22 +206,22 @@ def train(
     output: str | Path | None = None,
     resume: bool = False,
     epochs: float | None = None,
-    batch: int | str | None = None,
+    batch_size: int | str | None = None,
     lr: float | None = None,
-    settings: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
     pretrained: Pretrained | None = None,
-    loss: Loss | None = None,
+    loss: LossFn | None = None,
     data_dir: str | Path | None = None,
     val_fraction: float | None = None,
     num_images: int | None = None,
     skip_bad_images: bool = False,
     device: str | torch.device = "auto",
     workers: int | None = None,
-    show: Show | None = None,
-    probe: Probe | None = None,
-    probe_every_steps: int = 0,
+    on_log: LogCallback | None = None,
+    on_step_end: StepEndHook | None = None,
+    hook_every_steps: int = 0,
     save_every_seconds: float = 60.0,
-    snapshots: str | None = None,
+    snapshot_every: str | None = None,
     tensorboard: bool = False,
 ) -> Run:
     """Train `model` on `data` by `recipe` and return the run: weights, log, report, and what they came from.
@@ -230,175 +245,200 @@ def train(
     """
     if tensorboard:
         require_tensorboard()
-    ranks = _ranks(device, output)
-    resume = resume or ranks.place.restarts > 0
-    batch, auto = read_batch(batch)
-    chosen, axes = split_settings(settings, epochs, batch, lr)
-    first = (model, data, recipe, seed, chosen, axes, pretrained, loss, data_dir, val_fraction, skip_bad_images)
-    asked = Asked(*first, num_images=num_images, snapshots=snapshots, auto_batch=auto)
+    process_group = _init_process_group(device, output)
+    resume = resume or process_group.env.restart_count > 0
+    batch_size, auto_batch = parse_batch_size(batch_size)
+    recipe_overrides, arch_overrides = split_overrides(overrides, epochs, batch_size, lr)
+    option_values = (
+        model,
+        data,
+        recipe,
+        seed,
+        recipe_overrides,
+        arch_overrides,
+        pretrained,
+        loss,
+        data_dir,
+        val_fraction,
+        skip_bad_images,
+    )
+    options = TrainOptions(*option_values, num_images=num_images, snapshot_every=snapshot_every, auto_batch=auto_batch)
     if resume and output is None:
         raise invalid("output, the folder of the run to go on with", "resume without it", next_step="add --output DIR")
-    prepared = fitted(_prepare(asked, output, resume, ranks), asked, ranks)
-    show = (show or default_show()) if ranks.first else _silent
-    course = make_course(prepared, asked, ranks, workers, show, save_every_seconds)
-    course.probe, course.probe_every_steps = probe, probe_every_steps
-    course.telling.scalars = _scalars(course.run, tensorboard) if ranks.first else None
-    for note in (*prepared.notes, *_take_up(course, resume)):
-        show({"kind": "note", "text": note})
-    show(_start_line(course))
-    with threads(num_threads_for(prepared.input_size, ranks.device)):
-        if not course.go():
-            raise Interrupted(_stopped(course))
-        if course.stopping.over:
-            show({"kind": "note", "text": course.stopping.told(course.step, course.total)})
-        return _finish(course, prepared)
+    setup = with_auto_batch(_prepare_run(options, output, resume, process_group), options, process_group)
+    on_log = (on_log or default_log_callback()) if process_group.is_main else _ignore_record
+    trainer = build_trainer(setup, options, process_group, workers, on_log, save_every_seconds)
+    trainer.on_step_end, trainer.hook_every_steps = on_step_end, hook_every_steps
+    trainer.logger.tensorboard = _open_tensorboard(trainer.run, tensorboard) if process_group.is_main else None
+    for message in (*setup.messages, *_resume_or_start(trainer, resume)):
+        on_log({"kind": "note", "text": message})
+    on_log(_start_record(trainer))
+    with limit_threads(choose_num_threads(setup.input_size, process_group.device)):
+        if not trainer.fit():
+            raise TrainingInterrupted(_interrupted_message(trainer))
+        if trainer.early_stopping.should_stop:
+            on_log({"kind": "note", "text": trainer.early_stopping.stop_reason(trainer.step, trainer.total_steps)})
+        return _finish(trainer, setup)
 
 
-def _scalars(run: Run, asked: bool) -> Scalars | None:
+def _open_tensorboard(run: Run, requested: bool) -> TensorBoardWriter | None:
     """Where asked for, or begun before."""
     folder = run.path / "tensorboard"
-    return Scalars(folder) if asked or (folder.exists() and has_tensorboard()) else None
+    return TensorBoardWriter(folder) if requested or (folder.exists() and has_tensorboard()) else None
 
 
-def _ranks(device: str | torch.device, output: Any) -> Ranks:
+def _init_process_group(device: str | torch.device, output: Any) -> ProcessGroup:
     """This process among those of its job, on a device of its own."""
-    place = read_place()
-    if place.max_restarts and output is None:
-        got = f"none, with --max-restarts={place.max_restarts}"
+    env = read_distributed_env()
+    if env.max_restarts and output is None:
+        got = f"none, with --max-restarts={env.max_restarts}"
         raise invalid("output, the folder that a restarted job goes on in", got, next_step="add --output DIR")
-    return join(own_device(choose_device(device), place), place)
+    return init_process_group(rank_device(choose_device(device), env), env)
 
 
-def _prepare(asked: Asked, output: str | Path | None, resume: bool, ranks: Ranks) -> Prepared:
+def _prepare_run(
+    options: TrainOptions, output: str | Path | None, resume: bool, process_group: ProcessGroup
+) -> TrainSetup:
     """The run, begun or taken up by rank 0 and then opened by the others, who find the data where it put them."""
 
-    def lead() -> Prepared:
-        if resume and output is not None and holds_something(Path(output)):
-            return resume_run(asked, Path(output))
-        return begin(asked, output, ranks.device, ranks.place)
+    def prepare_on_main() -> TrainSetup:
+        if resume and output is not None and is_non_empty(Path(output)):
+            return resume_run(options, Path(output))
+        return setup_run(options, output, process_group.device, process_group.env)
 
-    prepared = ranks.lead(lead)
-    path = ranks.gather(None if prepared is None else prepared.run.path)[0]
+    setup = process_group.run_on_main(prepare_on_main)
+    path = process_group.all_gather(None if setup is None else setup.run.path)[0]
     assert path is not None
-    return prepared or reopened(asked, path)
+    return setup or reopen_run(options, path)
 
 
-def _silent(line: dict[str, Any]) -> None:
+def _ignore_record(record: dict[str, Any]) -> None:
     """Where rank 0 shows everything."""
 
 
-def _take_up(course: Course, resume: bool) -> list[str]:
+def _resume_or_start(trainer: Trainer, resume: bool) -> list[str]:
     """Go back to the saved state where there is one, else save that of step 0; what a person should be told."""
-    notes = [*_count_ranks(course), *_count_workers(course)]
-    if course.restore():
-        return [*notes, _left(course)]
-    course.save()
-    return [*notes, "no saved state there: starting from step 0"] if resume else notes
+    messages = [*_record_world_size(trainer), *_record_num_workers(trainer)]
+    if trainer.load_checkpoint():
+        return [*messages, _resume_message(trainer)]
+    trainer.save_checkpoint()
+    return [*messages, "no saved state there: starting from step 0"] if resume else messages
 
 
-def _left(course: Course) -> str:
-    if not course.ended:
-        return f"resumed at step {course.step} of {course.total}"
-    why = f"the run is at step {course.step}, {course.total} were asked for"
-    return f"nothing is left to do: {course.stopping.told(course.step, course.total) if course.stopping.over else why}"
+def _resume_message(trainer: Trainer) -> str:
+    if not trainer.is_finished:
+        return f"resumed at step {trainer.step} of {trainer.total_steps}"
+    reason = f"the run is at step {trainer.step}, {trainer.total_steps} were asked for"
+    return f"nothing is left to do: {trainer.early_stopping.stop_reason(trainer.step, trainer.total_steps) if trainer.early_stopping.should_stop else reason}"
 
 
-def _count_ranks(course: Course) -> list[str]:
+def _record_world_size(trainer: Trainer) -> list[str]:
     """Say where a run goes on with another number of ranks than it had."""
-    run, num = course.run, course.ranks.num
-    before = run.facts.get("num_ranks", 1)
-    if before == num:
+    run, world_size = trainer.run, trainer.process_group.world_size
+    previous = run.metadata.get("num_ranks", 1)
+    if previous == world_size:
         return []
-    if course.ranks.first:
-        run.update(num_ranks=num)
-    return [f"the run had {before} ranks and goes on with {num}: the same batches, noise and rounding of their own"]
+    if trainer.process_group.is_main:
+        run.update(num_ranks=world_size)
+    return [
+        f"the run had {previous} ranks and goes on with {world_size}: the same batches, noise and rounding of their own"
+    ]
 
 
-def _count_workers(course: Course) -> list[str]:
+def _record_num_workers(trainer: Trainer) -> list[str]:
     """Say where a run on shards by URL goes on with another number of workers, who deal the shards out otherwise."""
-    run, batches = course.run, course.steps.batches
-    flow = batches.flow if isinstance(batches, TrainBatches) else None
-    if flow is None:
+    run, loader = trainer.run, trainer.context.loader
+    stream_loader = loader.stream_loader if isinstance(loader, TrainLoader) else None
+    if stream_loader is None:
         return []
-    before = run.facts.get("workers", flow.workers)
-    if course.ranks.first and run.facts.get("workers") != flow.workers:
-        run.update(workers=flow.workers)
-    if before == flow.workers:
+    previous = run.metadata.get("workers", stream_loader.num_workers)
+    if trainer.process_group.is_main and run.metadata.get("workers") != stream_loader.num_workers:
+        run.update(workers=stream_loader.num_workers)
+    if previous == stream_loader.num_workers:
         return []
-    return [f"the run had {before} workers and goes on with {flow.workers}: other samples from here on (-j {before})"]
+    return [
+        f"the run had {previous} workers and goes on with {stream_loader.num_workers}: other samples from here on (-j {previous})"
+    ]
 
 
-def _start_line(course: Course) -> dict[str, Any]:
+def _start_record(trainer: Trainer) -> dict[str, Any]:
     return {
         "kind": "start",
-        "run": str(course.run.path),
-        "model": course.run.facts["model"]["name"],
-        "params": sum(parameter.numel() for parameter in course.model.parameters()),
-        "data": course.exam.data.describe(),
-        "recipe": course.recipe.name,
-        "batch": course.recipe.batch_size,
-        "num_ranks": course.ranks.num,
-        "precision": course.recipe.precision,
-        "device": str(course.exam.device),
-        "step": course.step,
-        "total": course.total,
-        "steps_per_epoch": course.steps_per_epoch,
+        "run": str(trainer.run.path),
+        "model": trainer.run.metadata["model"]["name"],
+        "params": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "data": trainer.evaluator.data.describe(),
+        "recipe": trainer.recipe.name,
+        "batch": trainer.recipe.batch_size,
+        "num_ranks": trainer.process_group.world_size,
+        "precision": trainer.recipe.precision,
+        "device": str(trainer.evaluator.device),
+        "step": trainer.step,
+        "total": trainer.total_steps,
+        "steps_per_epoch": trainer.steps_per_epoch,
     }
 
 
-def _stopped(course: Course) -> str:
+def _interrupted_message(trainer: Trainer) -> str:
     return (
-        f"stopped after step {course.step} of {course.total}; the state is saved in {course.run.path}; "
-        f"go on with --output {course.run.path} --resume"
+        f"stopped after step {trainer.step} of {trainer.total_steps}; the state is saved in {trainer.run.path}; "
+        f"go on with --output {trainer.run.path} --resume"
     )
 
 
-def _finish(course: Course, prepared: Prepared) -> Run:
+def _finish(trainer: Trainer, setup: TrainSetup) -> Run:
     """Keep the chosen weights, judge them on the held-out split, write the result and the report."""
-    course.model.to(memory_format=torch.contiguous_format)
-    chosen = course.keep()
-    found = course.exam.judge(course.exam.data.held_out, probabilities=True)
-    val = _judge_val(course, found)
-    train = course.exam.judge("train") if course.recipe.eval_train else None
-    course.ranks.lead(lambda: _write_end(course, prepared, found, val, train, chosen))
-    return course.run if course.ranks.first else Run(course.run.path)
+    trainer.model.to(memory_format=torch.contiguous_format)
+    selection = trainer.select_weights()
+    evaluation = trainer.evaluator.evaluate(trainer.evaluator.data.eval_split, keep_probabilities=True)
+    val_evaluation = _evaluate_val(trainer, evaluation)
+    train_evaluation = trainer.evaluator.evaluate("train") if trainer.recipe.eval_train else None
+    trainer.process_group.run_on_main(
+        lambda: _write_results(trainer, setup, evaluation, val_evaluation, train_evaluation, selection)
+    )
+    return trainer.run if trainer.process_group.is_main else Run(trainer.run.path)
 
 
-def _judge_val(course: Course, found: Evaluation) -> Evaluation | None:
+def _evaluate_val(trainer: Trainer, evaluation: Evaluation) -> Evaluation | None:
     """The kept weights' answers on the validation split, which a temperature is fitted on; None where there is none."""
-    if found.split == "val" or "val" not in course.exam.data.splits:
-        return found if found.split == "val" else None
-    return course.exam.judge("val", probabilities=True)
+    if evaluation.split == "val" or "val" not in trainer.evaluator.data.splits:
+        return evaluation if evaluation.split == "val" else None
+    return trainer.evaluator.evaluate("val", keep_probabilities=True)
 
 
-def _write_end(
-    course: Course,
-    prepared: Prepared,
-    found: Evaluation,
-    val: Evaluation | None,
-    train: Evaluation | None,
-    chosen: str,
+def _write_results(
+    trainer: Trainer,
+    setup: TrainSetup,
+    evaluation: Evaluation,
+    val_evaluation: Evaluation | None,
+    train_evaluation: Evaluation | None,
+    selection: str,
 ) -> None:
-    run, model, data = course.run, course.model, course.exam.data
-    scores = {**found.to_dict(), "split": found.split, "selection": chosen}
-    facts = {"scores": scores, "selection": chosen, **header_facts(run)}
-    with room_for(run.weights_path):
-        save_weights(run.weights_path, model, facts)
-    speed, lines = course.step * course.recipe.batch_size / max(course.seconds, 1e-9), run.log.lines()
-    judged = {} if train is None else {"train_loss": train.loss, "train_top1": train.top1}
-    ended = course.stopping.told(course.step, course.total)
+    run, model, data = trainer.run, trainer.model, trainer.evaluator.data
+    metrics = {**evaluation.to_dict(), "split": evaluation.split, "selection": selection}
+    metadata = {"scores": metrics, "selection": selection, **weights_header(run)}
+    with disk_full_guard(run.weights_path):
+        save_weights(run.weights_path, model, metadata)
+    images_per_second, records = (
+        trainer.step * trainer.recipe.batch_size / max(trainer.train_seconds, 1e-9),
+        run.log.records(),
+    )
+    train_metrics = (
+        {} if train_evaluation is None else {"train_loss": train_evaluation.loss, "train_top1": train_evaluation.top1}
+    )
+    stop_reason = trainer.early_stopping.stop_reason(trainer.step, trainer.total_steps)
     run.update(
         result={
-            **scores,
-            "ended": ended,
-            "steps": course.step,
-            "train_seconds": course.seconds,
-            "images_per_second": speed,
-            "images_per_second_without_loading": speed_without_loading(lines),
-            **last_epoch(lines, course.steps_per_epoch),
-            **judged,
+            **metrics,
+            "ended": stop_reason,
+            "steps": trainer.step,
+            "train_seconds": trainer.train_seconds,
+            "images_per_second": images_per_second,
+            "images_per_second_without_loading": throughput_without_loading(records),
+            **last_epoch_averages(records, trainer.steps_per_epoch),
+            **train_metrics,
         }
     )
-    if "temperature" in run.facts:  # of weights that are no more
+    if "temperature" in run.metadata:  # of weights that are no more
         run.update(temperature=None)
-    write_report(run, model, data, found, prepared.input_size, val)
+    write_report(run, model, data, evaluation, setup.input_size, val_evaluation)

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from reslab.data.check.check import DataCheck, check_data
-from reslab.data.check.duplicates import MOST_BITS, Look, difference_hash, find_near
-from reslab.data.check.findings import Finding, findings
+from reslab.data.check.duplicates import MAX_HASH_DISTANCE, ImageInfo, difference_hash, find_near_duplicates
+from reslab.data.check.findings import Finding, list_findings
 
 
 def photograph(seed: int, size: tuple[int, int] = (120, 90)) -> Image.Image:
@@ -34,14 +34,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def kinds(check: DataCheck) -> dict[str, Finding]:
-    found = findings(check)
+    found = list_findings(check)
     assert len({finding.kind for finding in found}) == len(found)
     return {finding.kind: finding for finding in found}
 
 
 def test_nothing_wrong_is_nothing_said(folder: Path) -> None:
     check = check_data(folder)
-    assert findings(check) == []
+    assert list_findings(check) == []
     told = check.to_dict()
     assert json.loads(json.dumps(told)) == told
     assert told["splits"]["train"] == {"num_images": 48, "per_class": {"ants": 24, "bees": 24}}
@@ -87,7 +87,7 @@ def test_pictures_that_look_nearly_the_same(folder: Path) -> None:
         ["train/ants/00.png", "val/ants/small.jpg"],
         ["train/ants/01.png", "train/ants/bright.png"],
     ]
-    assert all(group["bits"] <= MOST_BITS for group in told["near_duplicates"])
+    assert all(group["bits"] <= MAX_HASH_DISTANCE for group in told["near_duplicates"])
     assert told["duplicates"] == []
     assert [shared["exact"] for shared in told["shared"]] == [False]
     assert set(kinds(check)) == {"shared-near", "near-duplicates"}
@@ -157,8 +157,8 @@ def test_layouts_that_training_refuses_are_still_read(folder: Path) -> None:
     (folder / "val" / "bees").rename(folder / "val" / "bee")
     (folder / "train" / "wasps").mkdir()
     check = check_data(folder)
-    assert check.inventory.classes == ("ants", "bee", "bees", "wasps")
-    assert len(check.seen) == 58
+    assert check.listing.classes == ("ants", "bee", "bees", "wasps")
+    assert len(check.images) == 58
     assert "Training would refuse this" in kinds(check)["layout"].text
     assert check.imbalance == float("inf")
 
@@ -170,7 +170,7 @@ def test_one_folder_and_a_class_called_train(tmp_path: Path) -> None:
             photograph(20 * k + i).save(tmp_path / name / f"{i}.png")
     check = check_data(tmp_path)
     assert check.counts == {"train": {"bus": 20, "train": 20}}
-    assert findings(check) == []
+    assert list_findings(check) == []
 
 
 def test_tables_shards_and_names(folder: Path) -> None:
@@ -220,10 +220,13 @@ def test_near_pairs_are_those_of_brute_force() -> None:
         for bit in draw.sample(range(64), draw.randint(1, 9)):
             flipped ^= 1 << bit
         hashes.append(flipped)
-    looks = [Look(str(i), "", 99, 99, 3, False, bytes([i]), h, sketch) for i, h in enumerate(hashes)]
-    expected = {(i, j) for i in range(90) for j in range(i + 1, 90) if (hashes[i] ^ hashes[j]).bit_count() <= MOST_BITS}
+    looks = [ImageInfo(str(i), "", 99, 99, 3, False, bytes([i]), h, sketch) for i, h in enumerate(hashes)]
+    expected = {
+        (i, j) for i in range(90) for j in range(i + 1, 90) if (hashes[i] ^ hashes[j]).bit_count() <= MAX_HASH_DISTANCE
+    }
     assert 10 < len(expected) < 30
-    assert {twins.places for twins in find_near(looks)} == expected
+    assert {twins.indices for twins in find_near_duplicates(looks)} == expected
     assert all(
-        twins.bits == (hashes[twins.places[0]] ^ hashes[twins.places[1]]).bit_count() for twins in find_near(looks)
+        twins.max_distance == (hashes[twins.indices[0]] ^ hashes[twins.indices[1]]).bit_count()
+        for twins in find_near_duplicates(looks)
     )

@@ -16,11 +16,11 @@ from PIL import Image
 
 from reslab.data import decoded_cache as decoded
 from reslab.data.cache import cache_dir
-from reslab.data.dataset import Data
+from reslab.data.dataset import DatasetSplits
 from reslab.data.formats import cifar
-from reslab.data.image_datasets import TensorImages
-from reslab.data.registry import DATA_SETS, open_data
-from reslab.data.webdataset.tar import read_shards, shard_places
+from reslab.data.image_datasets import TensorImageDataset
+from reslab.data.registry import DATASETS, open_dataset
+from reslab.data.webdataset.tar import list_tar_members, read_shards
 
 NUM = {"train": 20, "test": 10}
 PIXELS = {
@@ -29,7 +29,7 @@ PIXELS = {
 }
 # By class, as class folders list them: every form then has one order.
 LABELS = {"train": torch.arange(10).repeat_interleave(2), "test": torch.arange(10)}
-NAMES = DATA_SETS["cifar10"].classes
+NAMES = DATASETS["cifar10"].classes
 
 
 def picture(split: str, i: int, **options: object) -> bytes:
@@ -44,7 +44,7 @@ def parts(split: str, names: tuple[str, ...]) -> list[tuple[str, slice]]:
 
 
 def write_python(folder: Path, entry: str = "cifar10") -> Path:
-    files = DATA_SETS[entry].layout
+    files = DATASETS[entry].layout
     (folder / files.python_folder).mkdir(parents=True)
     for split, names in files.python_files.items():
         for name, part in parts(split, names):
@@ -57,7 +57,7 @@ def write_python(folder: Path, entry: str = "cifar10") -> Path:
 
 
 def write_binary(folder: Path, entry: str = "cifar10") -> Path:
-    files = DATA_SETS[entry].layout
+    files = DATASETS[entry].layout
     (folder / files.binary_folder).mkdir(parents=True)
     for split, names in files.binary_files.items():
         for name, part in parts(split, names):
@@ -104,7 +104,7 @@ def write_shards(folder: Path) -> Path:
 WRITERS = {"python": write_python, "binary": write_binary, "folders": write_folders, "shards": write_shards}
 
 
-def check(data: Data) -> None:
+def check(data: DatasetSplits) -> None:
     for split in NUM:
         assert torch.equal(data.splits[split].images, PIXELS[split])  # type: ignore[attr-defined]
         assert torch.equal(data.splits[split].labels, LABELS[split])
@@ -112,22 +112,22 @@ def check(data: Data) -> None:
 
 @pytest.mark.parametrize("form", WRITERS)
 def test_four_forms_one_data_set(tmp_path: Path, form: str) -> None:
-    data = open_data("cifar10", WRITERS[form](tmp_path / "data"))
+    data = open_dataset("cifar10", WRITERS[form](tmp_path / "data"))
     check(data)
-    assert (data.name, data.classes, data.held_out) == ("cifar10", NAMES, "test")
+    assert (data.name, data.classes, data.eval_split) == ("cifar10", NAMES, "test")
     assert (data.preprocess.mean, data.preprocess.std) == ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
-    assert data.fingerprint == open_data("cifar10", write_binary(tmp_path / "again")).fingerprint
+    assert data.fingerprint == open_dataset("cifar10", write_binary(tmp_path / "again")).fingerprint
 
 
 def test_files_may_lie_in_the_folder_itself_or_under_its_name(tmp_path: Path) -> None:
-    check(open_data("cifar10", write_python(tmp_path / "a") / "cifar-10-batches-py"))
+    check(open_dataset("cifar10", write_python(tmp_path / "a") / "cifar-10-batches-py"))
     write_binary(tmp_path / "b" / "cifar10")
-    check(open_data("CIFAR10", tmp_path / "b"))
+    check(open_dataset("CIFAR10", tmp_path / "b"))
 
 
 @pytest.mark.parametrize("write", [write_python, write_binary])
 def test_cifar100_takes_the_fine_labels(tmp_path: Path, write: object) -> None:
-    data = open_data("cifar100", write(tmp_path, "cifar100"))  # type: ignore[operator]
+    data = open_dataset("cifar100", write(tmp_path, "cifar100"))  # type: ignore[operator]
     check(data)
     assert (data.num_classes, data.classes[:2], data.classes[99]) == (100, ("apple", "aquarium_fish"), "worm")
 
@@ -135,21 +135,21 @@ def test_cifar100_takes_the_fine_labels(tmp_path: Path, write: object) -> None:
 def test_the_cache_is_looked_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESLAB_CACHE", str(tmp_path))
     write_shards(tmp_path / "cifar10")
-    check(open_data("cifar10"))
-    check(open_data("cifar10", tmp_path / "elsewhere"))
+    check(open_dataset("cifar10"))
+    check(open_dataset("cifar10", tmp_path / "elsewhere"))
 
 
 def test_classes_txt_names_the_labels(tmp_path: Path) -> None:
     write_shards(tmp_path)
     (tmp_path / "classes.txt").write_text("\n".join(f"name{k}" for k in range(10)) + "\n")
-    assert open_data("cifar10", tmp_path).classes[9] == "name9"
+    assert open_dataset("cifar10", tmp_path).classes[9] == "name9"
 
 
 def test_validation_is_carved_and_recorded(tmp_path: Path) -> None:
     write_binary(tmp_path)
-    data = open_data("cifar10", tmp_path, val_fraction=0.5)
+    data = open_dataset("cifar10", tmp_path, val_fraction=0.5)
     assert data.splits["val"].labels.tolist() == list(range(10))
-    again = open_data("cifar10", tmp_path, split_record=data.split_record)
+    again = open_dataset("cifar10", tmp_path, split_record=data.split_record)
     assert again.fingerprint == data.fingerprint
     assert list(again.splits) == ["train", "val", "test"]
 
@@ -160,21 +160,21 @@ def test_slow_decoding_is_kept_until_a_file_changes(tmp_path: Path, monkeypatch:
     folder = write_shards(tmp_path / "data")
     reads: list[int] = []
     monkeypatch.setattr(cifar, "read_shards", lambda paths: (reads.append(len(paths)), read_shards(paths))[1])
-    check(open_data("cifar10", folder))
-    check(open_data("cifar10", folder))
+    check(open_dataset("cifar10", folder))
+    check(open_dataset("cifar10", folder))
     assert reads == [2, 2]
     os.utime(folder / "test-000.tar", (0, 0))
-    check(open_data("cifar10", folder))
+    check(open_dataset("cifar10", folder))
     assert reads == [2, 2, 2]
     for path in (cache_dir() / "decoded").iterdir():
         path.write_bytes(path.read_bytes()[:100])
-    check(open_data("cifar10", folder))
+    check(open_dataset("cifar10", folder))
     assert reads == [2, 2, 2, 2, 2]
 
 
 def refused(folder: Path) -> str:
     with pytest.raises(ValueError) as caught:
-        open_data("cifar10", folder)
+        open_dataset("cifar10", folder)
     return str(caught.value)
 
 
@@ -196,7 +196,7 @@ def test_offline_says_which_files_go_where(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_download_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cifar, "_fetch", lambda name, root: write_python(Path(root)))
-    check(open_data("cifar10", tmp_path))
+    check(open_dataset("cifar10", tmp_path))
 
 
 def test_missing_and_broken_batches(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_pickles_of_python_2_are_read(tmp_path: Path) -> None:
     content = path.read_bytes().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
     path.write_bytes(content)
     assert b"numpy.core.multiarray" in content
-    check(open_data("cifar10", tmp_path))
+    check(open_dataset("cifar10", tmp_path))
 
 
 def test_other_class_folders_are_not_cifar(tmp_path: Path) -> None:
@@ -269,13 +269,13 @@ def test_cut_tars(tmp_path: Path, cut: int) -> None:
     path = write_tar(tmp_path / "a.tar", [("a.cls", b"1" * 600), ("b.cls", b"2")])
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(ValueError, match=r"a\.tar: cut short or not a tar file"):
-        shard_places(path, path.read_bytes())
+        list_tar_members(path, path.read_bytes())
 
 
 def members(path: Path) -> list[tuple[str, bytes]]:
     content = path.read_bytes()
-    places = shard_places(path, content)
-    return [(place.name, content[place.start : place.start + place.num_bytes]) for place in places]
+    places = list_tar_members(path, content)
+    return [(place.name, content[place.offset : place.offset + place.num_bytes]) for place in places]
 
 
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -295,7 +295,7 @@ def test_tars_of_all_kinds_are_read_alike(tmp_path: Path, kind: int) -> None:
 
 
 def test_names_of_cifar100_are_a_hundred_in_order() -> None:
-    names = DATA_SETS["cifar100"].classes
+    names = DATASETS["cifar100"].classes
     assert len(set(names)) == 100
     assert list(names) == sorted(names)
     assert np.array(names).dtype.kind == "U"
@@ -319,26 +319,26 @@ def write_cifar10(folder: Path) -> Path:
 @pytest.mark.parametrize("place", [".", "cifar10"])
 def test_airplanes_and_birds_relabelled(tmp_path: Path, place: str) -> None:
     write_cifar10(tmp_path / place)
-    data, whole = open_data("cifar2", tmp_path), open_data("cifar10", tmp_path)
-    assert (data.name, data.classes, data.held_out) == ("cifar2", ("airplane", "bird"), "test")
+    data, whole = open_dataset("cifar2", tmp_path), open_dataset("cifar10", tmp_path)
+    assert (data.name, data.classes, data.eval_split) == ("cifar2", ("airplane", "bird"), "test")
     for split, num in (("train", 5), ("test", 1)):
         found, every = data.splits[split], whole.splits[split]
-        assert isinstance(found, TensorImages)
-        assert isinstance(every, TensorImages)
+        assert isinstance(found, TensorImageDataset)
+        assert isinstance(every, TensorImageDataset)
         chosen = [i for i, label in enumerate(every.labels.tolist()) if label in (0, 2)]
         assert torch.equal(found.images, every.images[chosen])
         assert found.labels.tolist() == [0, 1, 1, 0, 1] * num
     assert data.preprocess.mean == (0.4915, 0.4823, 0.4468)
     assert data.preprocess.std == (0.2470, 0.2435, 0.2616)
-    assert "Stevens" in DATA_SETS["cifar2"].source
+    assert "Stevens" in DATASETS["cifar2"].reference
 
 
 def test_other_orders_of_classes_and_a_validation_part(tmp_path: Path) -> None:
     inner = write_cifar10(tmp_path)
     names = ["bird", "x", "airplane", *(f"y{k}" for k in range(7))]
     (inner / "classes.txt").write_text("\n".join(names))
-    data = open_data("cifar2", tmp_path, val_fraction=0.4)
+    data = open_dataset("cifar2", tmp_path, val_fraction=0.4)
     assert sorted(data.splits) == ["test", "train", "val"]
     assert data.splits["test"].labels.tolist() == [1, 0, 0, 1, 0]
-    again = open_data("cifar2", tmp_path, split_record=data.split_record)
+    again = open_dataset("cifar2", tmp_path, split_record=data.split_record)
     assert again.fingerprint == data.fingerprint

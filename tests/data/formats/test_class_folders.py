@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from reslab.data.cache import cache_dir
-from reslab.data.dataset import Data
+from reslab.data.dataset import DatasetSplits
 from reslab.data.formats import image_folder as scanning
-from reslab.data.image_datasets import FileImages
-from reslab.data.registry import open_data
+from reslab.data.image_datasets import FileImageDataset
+from reslab.data.registry import open_dataset
 
 
 def picture(path: Path, colour: int = 0, size: tuple[int, int] = (80, 70)) -> None:
@@ -26,7 +26,7 @@ def fill(folder: Path, classes: str = "ab", num: int = 5) -> Path:
     return folder
 
 
-def names(data: Data, split: str) -> list[str]:
+def names(data: DatasetSplits, split: str) -> list[str]:
     images = data.splits[split]
     return [images.name(i) for i in range(len(images))]
 
@@ -34,18 +34,18 @@ def names(data: Data, split: str) -> list[str]:
 @pytest.mark.parametrize("val", ["val", "valid", "validation"])
 def test_given_splits_are_taken(tmp_path: Path, val: str) -> None:
     fill(tmp_path / "train"), fill(tmp_path / val, num=2), fill(tmp_path / "test", num=3)
-    data = open_data(str(tmp_path))
+    data = open_dataset(str(tmp_path))
     assert (data.name, data.classes, data.num_classes) == (tmp_path.name, ("a", "b"), 2)
     assert {split: len(images) for split, images in data.splits.items()} == {"train": 10, "val": 4, "test": 6}
-    assert (data.split_record, data.held_out, data.location) == ({"how": "given"}, "test", str(tmp_path))
+    assert (data.split_record, data.eval_split, data.location) == ({"how": "given"}, "test", str(tmp_path))
     assert names(data, "val") == [f"{val}/a/0.png", f"{val}/a/1.png", f"{val}/b/0.png", f"{val}/b/1.png"]
     assert data.splits["val"].labels.tolist() == [0, 0, 1, 1]
-    assert torch.equal(data.splits["train"].raw(3)[:, 0, 0], torch.tensor([30, 40, 50], dtype=torch.uint8))
+    assert torch.equal(data.splits["train"].preview(3)[:, 0, 0], torch.tensor([30, 40, 50], dtype=torch.uint8))
 
 
 def test_one_folder_is_split_and_split_again(tmp_path: Path) -> None:
     fill(tmp_path / "photos", "cab", num=10)
-    data = open_data(tmp_path / "photos")
+    data = open_dataset(tmp_path / "photos")
     assert data.classes == ("a", "b", "c")
     assert data.splits["val"].labels.bincount().tolist() == [2, 2, 2]
     assert data.splits["train"].labels.bincount().tolist() == [8, 8, 8]
@@ -53,22 +53,22 @@ def test_one_folder_is_split_and_split_again(tmp_path: Path) -> None:
     record = json.loads(json.dumps(data.split_record))
     (tmp_path / "photos").rename(tmp_path / "moved")
     picture(tmp_path / "moved" / "a" / "00new.png")
-    again = open_data(tmp_path / "moved", split_record=record)
+    again = open_dataset(tmp_path / "moved", split_record=record)
     assert names(again, "val") == names(data, "val")
     assert set(names(again, "train")) == {*names(data, "train"), "a/00new.png"}
     (tmp_path / "moved" / "a" / "00new.png").unlink()
-    assert open_data(tmp_path / "moved", split_record=record).fingerprint == data.fingerprint
-    assert names(open_data(tmp_path / "moved", split_seed=1), "val") != names(data, "val")
+    assert open_dataset(tmp_path / "moved", split_record=record).fingerprint == data.fingerprint
+    assert names(open_dataset(tmp_path / "moved", split_seed=1), "val") != names(data, "val")
 
 
 def test_train_without_val_is_split_and_test_stays(tmp_path: Path) -> None:
     fill(tmp_path / "train", num=10)
-    assert {name: len(images) for name, images in open_data(tmp_path).splits.items()} == {"train": 16, "val": 4}
+    assert {name: len(images) for name, images in open_dataset(tmp_path).splits.items()} == {"train": 16, "val": 4}
     fill(tmp_path / "test", num=3)
-    assert set(open_data(tmp_path).splits) == {"train", "test"}
-    data = open_data(tmp_path, val_fraction=0.3)
+    assert set(open_dataset(tmp_path).splits) == {"train", "test"}
+    data = open_dataset(tmp_path, val_fraction=0.3)
     assert {name: len(images) for name, images in data.splits.items()} == {"train": 14, "val": 6, "test": 6}
-    again = open_data(tmp_path, split_record=data.split_record)
+    again = open_dataset(tmp_path, split_record=data.split_record)
     assert {name: names(again, name) for name in again.splits} == {name: names(data, name) for name in data.splits}
 
 
@@ -78,7 +78,7 @@ def test_deeper_folders_and_hidden_files(tmp_path: Path) -> None:
     for hidden in (tmp_path / ".trash" / "x.png", tmp_path / "a" / ".x.png", tmp_path / "a" / ".thumbs" / "x.png"):
         picture(hidden)
     (tmp_path / "a" / "notes.txt").write_text("no picture")
-    data = open_data(tmp_path, val_fraction=0.5)
+    data = open_dataset(tmp_path, val_fraction=0.5)
     found = sorted(names(data, "train") + names(data, "val"))
     assert found == ["a/0.png", "a/1.png", "a/deep/x.JPG", "b/0.png", "b/1.png"]
 
@@ -86,11 +86,11 @@ def test_deeper_folders_and_hidden_files(tmp_path: Path) -> None:
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     for name in ("bus", "train"):
         fill(tmp_path, [name], num=5)  # type: ignore[arg-type]
-    assert open_data(tmp_path).classes == ("bus", "train")
+    assert open_dataset(tmp_path).classes == ("bus", "train")
 
 
 def test_photographs_are_preprocessed_as_imagenets(tmp_path: Path) -> None:
-    preprocess = open_data(fill(tmp_path)).preprocess
+    preprocess = open_dataset(fill(tmp_path)).preprocess
     assert preprocess.transform == "resize(256) center-crop(224)"
     assert (preprocess.channels, preprocess.mean, preprocess.std) == (3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -99,14 +99,14 @@ def test_small_pictures_keep_their_size(tmp_path: Path) -> None:
     for name in "ab":
         for i in range(5):
             picture(tmp_path / name / f"{i}.png", size=(28, 28))
-    assert open_data(tmp_path).preprocess.transform == ""
+    assert open_dataset(tmp_path).preprocess.transform == ""
     picture(tmp_path / "a" / "5.png", size=(30, 40))
-    assert open_data(tmp_path).preprocess.transform == "resize(29) center-crop(29)"
+    assert open_dataset(tmp_path).preprocess.transform == "resize(29) center-crop(29)"
 
 
 def refused(folder: Path, **options: float) -> str:
     with pytest.raises(ValueError) as caught:
-        open_data(folder, **options)  # type: ignore[arg-type]
+        open_dataset(folder, **options)  # type: ignore[arg-type]
     return str(caught.value)
 
 
@@ -133,7 +133,7 @@ def test_a_flat_validation_folder_is_not_passed_over(tmp_path: Path) -> None:
     assert f"class folders in {tmp_path / 'val'}; got: 1 pictures lying in it directly" in said
     assert "CSV" in said
     (tmp_path / "val").rename(tmp_path / "test")  # a test set without labels, which nobody can judge by
-    assert set(open_data(tmp_path).splits) == {"train", "val"}
+    assert set(open_dataset(tmp_path).splits) == {"train", "val"}
 
 
 def test_single_class(tmp_path: Path) -> None:
@@ -189,15 +189,15 @@ def test_unreadable_pictures_are_all_listed(tmp_path: Path) -> None:
     assert "--skip-bad-images" in said
     for line in ("a/cut.png: cut short", "b/empty.jpg: empty (0 bytes)", "b/text.gif: not a picture"):
         assert f"\n  {tmp_path}/{line}" in said
-    data = open_data(tmp_path, skip_bad_images=True)
-    assert [path for path, _ in data.skipped] == ["a/cut.png", "b/empty.jpg", "b/text.gif"]
+    data = open_dataset(tmp_path, skip_bad_images=True)
+    assert [path for path, _ in data.skipped_files] == ["a/cut.png", "b/empty.jpg", "b/text.gif"]
     assert len(data.splits["train"]) + len(data.splits["val"]) == 10
     # The record alone skips the same ones again, and nothing that broke since.
-    again = open_data(tmp_path, split_record=json.loads(json.dumps(data.split_record)))
-    assert (again.skipped, again.fingerprint) == (data.skipped, data.fingerprint)
+    again = open_dataset(tmp_path, split_record=json.loads(json.dumps(data.split_record)))
+    assert (again.skipped_files, again.fingerprint) == (data.skipped_files, data.fingerprint)
     (tmp_path / "a" / "0.png").write_bytes(b"")
     with pytest.raises(ValueError, match=r"1 picture that cannot be read[^\0]*a/0\.png: empty"):
-        open_data(tmp_path, split_record=data.split_record)
+        open_dataset(tmp_path, split_record=data.split_record)
 
 
 def test_class_of_unreadable_pictures_only(tmp_path: Path) -> None:
@@ -210,15 +210,15 @@ def test_class_of_unreadable_pictures_only(tmp_path: Path) -> None:
 def test_files_are_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path)
     looked: list[Path] = []
-    check = scanning.check_picture
+    check = scanning.check_image
     monkeypatch.setattr(scanning, "check_picture", lambda path: (looked.append(path), check(path))[1])
-    open_data(tmp_path)
+    open_dataset(tmp_path)
     assert len(looked) == 10
     looked.clear()
-    open_data(tmp_path)
+    open_dataset(tmp_path)
     assert looked == []
     picture(tmp_path / "a" / "3.png", size=(99, 98))
-    open_data(tmp_path)
+    open_dataset(tmp_path)
     assert looked == [tmp_path / "a" / "3.png"]
 
 
@@ -227,11 +227,11 @@ def test_a_cache_that_cannot_be_used_stops_nobody(tmp_path: Path, monkeypatch: p
     (tmp_path / "file").touch()
     monkeypatch.setenv("RESLAB_CACHE", str(tmp_path / "file" / "inside"))
     assert cache_dir() == tmp_path / "file" / "inside"
-    assert len(open_data(tmp_path / "photos").splits["train"]) == 8
+    assert len(open_dataset(tmp_path / "photos").splits["train"]) == 8
     monkeypatch.setenv("RESLAB_CACHE", str(tmp_path / "cache"))
-    expected = open_data(tmp_path / "photos").fingerprint
+    expected = open_dataset(tmp_path / "photos").fingerprint
     for path in (tmp_path / "cache" / "scans").iterdir():
         path.write_text('{"format": "1", "fi')
-    data = open_data(tmp_path / "photos")
+    data = open_dataset(tmp_path / "photos")
     assert data.fingerprint == expected
-    assert isinstance(data.splits["train"], FileImages)
+    assert isinstance(data.splits["train"], FileImageDataset)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from reslab.data.formats.csv_table import csv_lines
-from reslab.data.registry import open_data
+from reslab.data.formats.csv_table import read_csv_rows
+from reslab.data.registry import open_dataset
 
 COLOURS = [10, 20, 30, 40, 50, 60, 70, 80]
 
@@ -39,33 +39,33 @@ SPLITS = ["train", "train", "val", "validation", "test", "test", "Train", "train
 def test_splits_of_the_table_are_taken(pictures: Path, mark: str, bom: str) -> None:
     rows = [f"{row},{split}" for row, split in zip(ROWS, SPLITS, strict=True)]
     text = bom + "\n".join(["Path,label,split", *rows, ""]).replace(",", mark)
-    data = open_data(write(pictures, text))
+    data = open_dataset(write(pictures, text))
     assert (data.name, data.classes, data.split_record) == ("list", ("ant", "wasp"), {"how": "given"})
     assert {split: len(images) for split, images in data.splits.items()} == {"train": 4, "val": 2, "test": 2}
     train = data.splits["train"]
     assert [train.name(i) for i in range(4)] == ["files/0.png", "files/1.png", "files/6.png", "files/7.png"]
     assert train.labels.tolist() == [0, 1, 0, 1]
-    assert torch.equal(train.raw(2)[:, 0, 0], torch.tensor([70, 0, 0], dtype=torch.uint8))
+    assert torch.equal(train.preview(2)[:, 0, 0], torch.tensor([70, 0, 0], dtype=torch.uint8))
     assert data.preprocess.transform == "resize(256) center-crop(224)"
 
 
 def test_without_a_split_a_part_is_held_out(pictures: Path) -> None:
     file = write(pictures, "label,path,note\n" + "\n".join(f"{r.split(',')[1]},{r.split(',')[0]},x" for r in ROWS))
-    data = open_data(str(file), val_fraction=0.25)
+    data = open_dataset(str(file), val_fraction=0.25)
     assert {split: len(images) for split, images in data.splits.items()} == {"train": 6, "val": 2}
     record = json.loads(json.dumps(data.split_record))
-    assert open_data(file, split_record=record).fingerprint == data.fingerprint
+    assert open_dataset(file, split_record=record).fingerprint == data.fingerprint
 
 
 def test_labels_are_names_in_lexicographic_order(pictures: Path) -> None:
     file = write(pictures, "path,label\n" + "\n".join(f"files/{i}.png,{10 if i % 2 else 9}" for i in range(8)))
-    assert open_data(file).classes == ("10", "9")
+    assert open_dataset(file).classes == ("10", "9")
 
 
 def test_pictures_elsewhere(pictures: Path) -> None:
     (pictures / "lists").mkdir()
     rows = [f"../files/{i}.png,{i % 2}" for i in range(7)] + [f"{pictures / 'files' / '7.png'},1"]
-    data = open_data(write(pictures / "lists", "path,label\n" + "\n".join(rows)), val_fraction=0.5)
+    data = open_dataset(write(pictures / "lists", "path,label\n" + "\n".join(rows)), val_fraction=0.5)
     names = {images.name(i) for images in data.splits.values() for i in range(len(images))}
     assert names == {str(pictures / "files" / f"{i}.png") for i in range(8)}
 
@@ -73,8 +73,8 @@ def test_pictures_elsewhere(pictures: Path) -> None:
 def test_quoted_paths(pictures: Path) -> None:
     (pictures / "files" / "0.png").rename(pictures / "files" / "a, b.png")
     file = write(pictures, 'path,label\n"files/a, b.png",x\nfiles/1.png,y\nfiles/2.png,x\nfiles/3.png,y\n')
-    assert "files/a, b.png" in str(open_data(file, val_fraction=0.5).splits["train"].paths) + str(  # type: ignore[attr-defined]
-        open_data(file, val_fraction=0.5).splits["val"].paths  # type: ignore[attr-defined]
+    assert "files/a, b.png" in str(open_dataset(file, val_fraction=0.5).splits["train"].paths) + str(  # type: ignore[attr-defined]
+        open_dataset(file, val_fraction=0.5).splits["val"].paths  # type: ignore[attr-defined]
     )
 
 
@@ -99,7 +99,7 @@ def test_quoted_paths(pictures: Path) -> None:
 def test_tables_that_mean_nothing(pictures: Path, text: str, said: str) -> None:
     file = write(pictures, text)
     with pytest.raises(ValueError) as caught:
-        open_data(file)
+        open_dataset(file)
     assert said in str(caught.value)
     assert str(file) in str(caught.value)
 
@@ -107,43 +107,43 @@ def test_tables_that_mean_nothing(pictures: Path, text: str, said: str) -> None:
 def test_not_utf_8(pictures: Path) -> None:
     (pictures / "list.csv").write_bytes("path,label\nfiles/0.png,Müll\n".encode("latin-1"))
     with pytest.raises(ValueError, match="UTF-8"):
-        open_data(pictures / "list.csv")
+        open_dataset(pictures / "list.csv")
 
 
 def test_missing_and_broken_pictures_are_listed(pictures: Path) -> None:
     (pictures / "files" / "3.png").write_bytes(b"")
     file = write(pictures, "path,label\n" + "\n".join([*ROWS, "files/gone.png,ant"]))
     with pytest.raises(ValueError, match="2 pictures that cannot be read") as caught:
-        open_data(file)
+        open_dataset(file)
     assert "files/gone.png: no such file" in str(caught.value)
     assert "files/3.png: empty (0 bytes)" in str(caught.value)
-    data = open_data(file, skip_bad_images=True)
-    assert [name for name, _ in data.skipped] == ["files/3.png", "files/gone.png"]
+    data = open_dataset(file, skip_bad_images=True)
+    assert [name for name, _ in data.skipped_files] == ["files/3.png", "files/gone.png"]
 
 
 def test_a_class_of_broken_pictures_only(pictures: Path) -> None:
     file = write(pictures, "path,label\n" + "\n".join([*ROWS, "files/gone.png,bee"]))
     with pytest.raises(ValueError, match=r"a readable picture in every class folder .*none in bee/"):
-        open_data(file, skip_bad_images=True)
+        open_dataset(file, skip_bad_images=True)
 
 
 @pytest.mark.parametrize("mark", [",", ";", "\t"])
 def test_cells_lie_apart_by_what_the_first_line_has(tmp_path: Path, mark: str) -> None:
     file = tmp_path / "list.csv"
     file.write_bytes(f'\ufeffpath{mark}label\r\n\r\n"a{mark}b.png"{mark}cat\r\n'.encode())
-    assert list(csv_lines(file)) == [(1, ["path", "label"]), (3, [f"a{mark}b.png", "cat"])]
+    assert list(read_csv_rows(file)) == [(1, ["path", "label"]), (3, [f"a{mark}b.png", "cat"])]
 
 
 def test_an_empty_file_has_no_lines(tmp_path: Path) -> None:
     (tmp_path / "list.csv").touch()
-    assert list(csv_lines(tmp_path / "list.csv")) == []
+    assert list(read_csv_rows(tmp_path / "list.csv")) == []
 
 
 def test_what_is_no_text_or_does_not_close_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "list.csv"
     file.write_bytes("path\né.png\n".encode("latin-1"))
     with pytest.raises(ValueError, match="UTF-8"):
-        list(csv_lines(file))
+        list(read_csv_rows(file))
     file.write_text('path\n"a.png\n')
     with pytest.raises(ValueError, match=r"list\.csv:2: not to be read as CSV"):
-        list(csv_lines(file))
+        list(read_csv_rows(file))

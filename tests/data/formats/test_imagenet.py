@@ -11,8 +11,8 @@ from PIL import Image
 from timm.data import ImageNetInfo
 
 from reslab.data.formats import class_names as imagenet_names
-from reslab.data.formats.class_names import readable
-from reslab.data.registry import open_data
+from reslab.data.formats.class_names import readable_class_names
+from reslab.data.registry import open_dataset
 
 WNIDS = ("n01440764", "n01443537", "n02119789")
 TRUTH = [2, 0, 1, 1, 2]  # of the pictures 1..5, as places among the sorted ids
@@ -64,13 +64,13 @@ def test_class_folders(tmp_path: Path) -> None:
     write_train(tmp_path)
     for wnid in WNIDS:
         picture(tmp_path / "val" / wnid / "x.JPEG")
-    data = open_data("imagenet", tmp_path)
-    assert (data.name, data.classes, data.held_out) == ("imagenet", WNIDS, "val")
+    data = open_dataset("imagenet", tmp_path)
+    assert (data.name, data.classes, data.eval_split) == ("imagenet", WNIDS, "val")
     assert data.splits["train"].labels.tolist() == [0, 1, 1, 2, 2, 2]
     assert data.preprocess.transform == "resize(256) center-crop(224)"
     assert data.preprocess.mean == (0.485, 0.456, 0.406)
     with pytest.raises(ValueError, match="one validation set for imagenet"):
-        open_data("imagenet", tmp_path, val_fraction=0.5)
+        open_dataset("imagenet", tmp_path, val_fraction=0.5)
 
 
 @pytest.mark.parametrize("inner", [".", "imagenet", "ILSVRC/Data/CLS-LOC"])
@@ -79,28 +79,28 @@ def test_flat_validation(tmp_path: Path, kind: str, inner: str) -> None:
     root = tmp_path / inner
     write_train(root), write_flat(root)
     write_labels(tmp_path if inner.startswith("ILSVRC") else root, kind)
-    data = open_data("imagenet", tmp_path)
+    data = open_dataset("imagenet", tmp_path)
     images = data.splits["val"]
     assert [images.name(i) for i in (0, 4)] == ["val/ILSVRC2012_val_00000001.JPEG", "val/ILSVRC2012_val_00000005.JPEG"]
     assert images.labels.tolist() == TRUTH
     # Only some of the pictures are there: each is still looked up by its number.
     (root / "val" / "ILSVRC2012_val_00000002.JPEG").unlink()
-    assert open_data("imagenet", tmp_path).splits["val"].labels.tolist() == [2, 1, 1, 2]
+    assert open_dataset("imagenet", tmp_path).splits["val"].labels.tolist() == [2, 1, 1, 2]
 
 
 def test_only_a_validation_part(tmp_path: Path) -> None:
     write_flat(tmp_path), write_labels(tmp_path, "lines")
-    data = open_data("imagenet", tmp_path)
+    data = open_dataset("imagenet", tmp_path)
     assert (set(data.splits), data.classes) == ({"val"}, WNIDS)
     (tmp_path / "imagenet_2012_validation_synset_labels.txt").unlink()
     write_labels(tmp_path, "caffe")
     with pytest.raises(ValueError, match="no train/"):
-        open_data("imagenet", tmp_path)
+        open_dataset("imagenet", tmp_path)
 
 
 def refused(root: Path) -> str:
     with pytest.raises(ValueError) as caught:
-        open_data("imagenet", root)
+        open_dataset("imagenet", root)
     return str(caught.value)
 
 
@@ -130,7 +130,7 @@ WNIDS_imagenet_names = KNOWN.label_names()
 
 
 def test_the_thousand_have_names_in_the_order_of_their_ids() -> None:
-    names = readable(WNIDS_imagenet_names)
+    names = readable_class_names(WNIDS_imagenet_names)
     assert (names[0], names[281], names[999]) == ("tench", "tabby", "toilet tissue")
     assert len(set(names)) == 1000
     descriptions = [KNOWN.index_to_description(label).lower() for label in range(1000)]
@@ -141,14 +141,14 @@ def test_the_thousand_have_names_in_the_order_of_their_ids() -> None:
 def test_names_that_two_classes_share_have_the_id(monkeypatch: pytest.MonkeyPatch) -> None:
     categories = ["crane" if label in (134, 517) else f"thing {label}" for label in range(1000)]
     monkeypatch.setattr(imagenet_names, "_IMAGENET_CATEGORIES", categories)
-    names = readable(WNIDS_imagenet_names)
+    names = readable_class_names(WNIDS_imagenet_names)
     assert (names[134], names[517], names[0]) == ("crane (n02012849)", "crane (n03126707)", "thing 0")
     assert len(set(names)) == 1000
 
 
 def test_other_folders_keep_their_names() -> None:
-    assert readable(WNIDS_imagenet_names[:10]) == tuple(WNIDS_imagenet_names[:10])
-    assert readable(["ant", "bee"]) == ("ant", "bee")
+    assert readable_class_names(WNIDS_imagenet_names[:10]) == tuple(WNIDS_imagenet_names[:10])
+    assert readable_class_names(["ant", "bee"]) == ("ant", "bee")
 
 
 def test_the_data_set_tells_them(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_the_data_set_tells_them(tmp_path: Path) -> None:
         for wnid in WNIDS_imagenet_names:
             (tmp_path / split / wnid).mkdir(parents=True)
             (tmp_path / split / wnid / "0.JPEG").hardlink_to(picture)
-    data = open_data("imagenet", tmp_path)
+    data = open_dataset("imagenet", tmp_path)
     assert data.classes[:2] == ("tench", "goldfish")
     assert data.splits["val"].labels.tolist() == list(range(1000))
-    assert open_data(tmp_path).classes == data.classes
+    assert open_dataset(tmp_path).classes == data.classes

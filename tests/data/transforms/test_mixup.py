@@ -9,17 +9,17 @@ import timm.data.mixup as timms
 import torch
 from PIL import Image
 
-from reslab.data.image_datasets import FileImages, TensorImages
-from reslab.data.loader import TrainBatches, eval_batches
-from reslab.data.transforms.mixup import Mix, Mixing, cut_box, mixed, mixed_targets, partners
-from reslab.data.transforms.pipeline import split_sentence
+from reslab.data.image_datasets import FileImageDataset, TensorImageDataset
+from reslab.data.loader import TrainLoader, eval_loader
+from reslab.data.transforms.mixup import BatchMixer, MixParams, cutmix_box, mix_images, mix_targets, swap_neighbors
+from reslab.data.transforms.pipeline import parse_train_transform
 from reslab.spec.preprocess import Preprocess
 
 NUM, CLASSES = 24, 4
 PIXELS = torch.randint(0, 256, (NUM, 3, 8, 10), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
 LABELS = torch.arange(NUM) * 7 % CLASSES
 PREPROCESS = Preprocess(3, "", (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
-IN_MEMORY = TensorImages(PIXELS, LABELS)
+IN_MEMORY = TensorImageDataset(PIXELS, LABELS)
 # timm mixes entry i with entry N - 1 - i; ours are neighbours: this order brings ours to timm's places.
 TO_TIMM = torch.tensor([0, 2, 4, 6, 7, 5, 3, 1])
 
@@ -30,9 +30,9 @@ def test_mixup_is_timms(lam: float, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = timms.Mixup(mixup_alpha=1.0, label_smoothing=0.0, num_classes=CLASSES)
     monkeypatch.setattr(theirs, "_params_per_batch", lambda: (lam, False))
     expected_x, expected_y = theirs(x[TO_TIMM].clone(), y[TO_TIMM])
-    found = mixed(x.clone(), Mix(lam))
+    found = mix_images(x.clone(), MixParams(lam))
     assert torch.equal(found[TO_TIMM], expected_x)
-    assert torch.equal(mixed_targets(y, CLASSES, lam)[TO_TIMM], expected_y)
+    assert torch.equal(mix_targets(y, CLASSES, lam)[TO_TIMM], expected_y)
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.137, 0.5, 0.91, 1.0])
@@ -46,31 +46,31 @@ def test_cutmix_is_timms(lam: float, middle: tuple[int, int], monkeypatch: pytes
     expected_x, expected_y = theirs(x[TO_TIMM].clone(), y[TO_TIMM])
     if lam == 1.0:  # timm leaves such a batch before it looks for a box
         middle = (0, 0)
-    top, left, bottom, right = box = cut_box(lam, *middle, 8, 10)
+    top, left, bottom, right = box = cutmix_box(lam, *middle, 8, 10)
     corrected = 1 - (bottom - top) * (right - left) / 80
-    assert torch.equal(mixed(x.clone(), Mix(corrected, box))[TO_TIMM], expected_x)
-    torch.testing.assert_close(mixed_targets(y, CLASSES, corrected)[TO_TIMM], expected_y, rtol=0, atol=1e-7)
+    assert torch.equal(mix_images(x.clone(), MixParams(corrected, box))[TO_TIMM], expected_x)
+    torch.testing.assert_close(mix_targets(y, CLASSES, corrected)[TO_TIMM], expected_y, rtol=0, atol=1e-7)
 
 
 def test_partners_are_neighbours() -> None:
-    assert partners(torch.arange(6)).tolist() == [1, 0, 3, 2, 5, 4]
-    assert partners(torch.arange(5)).tolist() == [1, 0, 3, 2, 0]
-    assert partners(torch.arange(1)).tolist() == [0]
+    assert swap_neighbors(torch.arange(6)).tolist() == [1, 0, 3, 2, 5, 4]
+    assert swap_neighbors(torch.arange(5)).tolist() == [1, 0, 3, 2, 0]
+    assert swap_neighbors(torch.arange(1)).tolist() == [0]
 
 
-def train(images: object, words: str = "flip mixup(0.4) cutmix(1)", batch: int = 8, **options: object) -> TrainBatches:
-    return TrainBatches(images, batch, words, PREPROCESS, 0, "cpu", num_classes=CLASSES, **options)  # type: ignore[arg-type]
+def train(images: object, words: str = "flip mixup(0.4) cutmix(1)", batch: int = 8, **options: object) -> TrainLoader:
+    return TrainLoader(images, batch, words, PREPROCESS, 0, "cpu", num_classes=CLASSES, **options)  # type: ignore[arg-type]
 
 
 def test_a_batch_is_the_mix_that_its_step_draws() -> None:
-    plain = list(islice(train(IN_MEMORY, "flip").iterate(), 12))
+    plain = list(islice(train(IN_MEMORY, "flip").iter_from(), 12))
     boxes = 0
-    for step, (x, targets, indices) in enumerate(islice(train(IN_MEMORY).iterate(), 12)):
+    for step, (x, targets, indices) in enumerate(islice(train(IN_MEMORY).iter_from(), 12)):
         own, y, same = plain[step]
         assert torch.equal(indices, same)
-        how = Mixing(0.4, 1.0).draw(0, step, 8, 10)
+        how = BatchMixer(0.4, 1.0).sample_params(0, step, 8, 10)
         boxes += how.box is not None
-        other, other_y = partners(own), partners(torch.nn.functional.one_hot(y, CLASSES).float())
+        other, other_y = swap_neighbors(own), swap_neighbors(torch.nn.functional.one_hot(y, CLASSES).float())
         if how.box is None:
             expected = own * how.lam + other * (1 - how.lam)
         else:
@@ -90,10 +90,10 @@ def test_a_batch_is_the_mix_that_its_step_draws() -> None:
 def test_any_start_and_workers_give_the_same_mixes(tmp_path: Path, workers: int) -> None:
     for i, picture in enumerate(PIXELS):
         Image.fromarray(picture.permute(1, 2, 0).numpy()).save(tmp_path / f"{i:02}.png")
-    files = FileImages(tuple(tmp_path / f"{i:02}.png" for i in range(NUM)), LABELS, 3, tmp_path)
-    whole = list(islice(train(IN_MEMORY).iterate(), 9))
+    files = FileImageDataset(tuple(tmp_path / f"{i:02}.png" for i in range(NUM)), LABELS, 3, tmp_path)
+    whole = list(islice(train(IN_MEMORY).iter_from(), 9))
     for start in (0, 4):
-        found = list(islice(train(files, workers=workers).iterate(start), 9 - start))
+        found = list(islice(train(files, workers=workers).iter_from(start), 9 - start))
         for one, other in zip(found, whole[start:], strict=True):
             assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
@@ -101,9 +101,9 @@ def test_any_start_and_workers_give_the_same_mixes(tmp_path: Path, workers: int)
 @pytest.mark.parametrize("num_ranks", [2, 4])
 @pytest.mark.parametrize("repeats", [1, 3])
 def test_ranks_together_are_one(num_ranks: int, repeats: int) -> None:
-    whole = list(islice(train(IN_MEMORY, repeats=repeats).iterate(1), 6))
+    whole = list(islice(train(IN_MEMORY, repeats=repeats).iter_from(1), 6))
     parts = [
-        list(islice(train(IN_MEMORY, repeats=repeats, rank=rank, num_ranks=num_ranks).iterate(1), 6))
+        list(islice(train(IN_MEMORY, repeats=repeats, rank=rank, num_ranks=num_ranks).iter_from(1), 6))
         for rank in range(num_ranks)
     ]
     for step, batch in enumerate(whole):
@@ -113,19 +113,23 @@ def test_ranks_together_are_one(num_ranks: int, repeats: int) -> None:
 
 def test_lambdas_are_of_the_beta_distribution() -> None:
     for alpha in (0.2, 1.0):
-        found = np.sort([Mixing(mixup=alpha).draw(0, step, 8, 8).lam for step in range(4000)])
+        found = np.sort([BatchMixer(mixup=alpha).sample_params(0, step, 8, 8).lam for step in range(4000)])
         expected = np.sort(np.random.default_rng(0).beta(alpha, alpha, 4000))
         assert abs(found - expected).max() < 0.06
         assert abs(found.mean() - 0.5) < 0.03
-    boxes = [Mixing(0.2, 1.0).draw(0, step, 8, 8).box is not None for step in range(2000)]
+    boxes = [BatchMixer(0.2, 1.0).sample_params(0, step, 8, 8).box is not None for step in range(2000)]
     assert abs(np.mean(boxes) - 0.5) < 0.05
-    assert all(Mixing(cutmix=1.0).draw(0, step, 8, 8).box for step in range(50))
-    assert Mixing(0.2).draw(0, 3, 8, 8) != Mixing(0.2).draw(1, 3, 8, 8) != Mixing(0.2).draw(1, 4, 8, 8)
+    assert all(BatchMixer(cutmix=1.0).sample_params(0, step, 8, 8).box for step in range(50))
+    assert (
+        BatchMixer(0.2).sample_params(0, 3, 8, 8)
+        != BatchMixer(0.2).sample_params(1, 3, 8, 8)
+        != BatchMixer(0.2).sample_params(1, 4, 8, 8)
+    )
 
 
 def test_everything_is_made_on_the_device() -> None:
-    batches = TrainBatches(IN_MEMORY, 7, "flip mixup(1) cutmix(1)", PREPROCESS, 0, "meta")
-    for batch in islice(batches.iterate(), 4):
+    batches = TrainLoader(IN_MEMORY, 7, "flip mixup(1) cutmix(1)", PREPROCESS, 0, "meta")
+    for batch in islice(batches.iter_from(), 4):
         assert [part.device.type for part in batch] == ["meta"] * 3
         assert batch[1].shape == (7, CLASSES)
 
@@ -144,7 +148,7 @@ def test_everything_is_made_on_the_device() -> None:
 )
 def test_sentences_that_mean_nothing(words: str, said: str) -> None:
     with pytest.raises(ValueError) as caught:
-        split_sentence(words)
+        parse_train_transform(words)
     assert said in str(caught.value)
 
 
@@ -152,6 +156,6 @@ def test_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="an even number each"):
         train(IN_MEMORY, batch=6, num_ranks=2)
     with pytest.raises(ValueError, match="at least 4 classes for labels up to 3; got: 3"):
-        TrainBatches(IN_MEMORY, 8, "mixup(1)", PREPROCESS, 0, "cpu", num_classes=3)
+        TrainLoader(IN_MEMORY, 8, "mixup(1)", PREPROCESS, 0, "cpu", num_classes=3)
     with pytest.raises(ValueError, match="mixes the pictures of a training batch"):
-        eval_batches(IN_MEMORY, 8, Preprocess(3, "mixup(1)", PREPROCESS.mean, PREPROCESS.std), "cpu")
+        eval_loader(IN_MEMORY, 8, Preprocess(3, "mixup(1)", PREPROCESS.mean, PREPROCESS.std), "cpu")

@@ -7,55 +7,59 @@ import pytest
 import torch
 from torch.nn import functional
 
-from reslab.data.image_datasets import ItemImages, TensorImages
-from reslab.data.loader import Normalise, TrainBatches, eval_batches
-from reslab.data.rng import keys
-from reslab.data.transforms.normalize import read_mean_image, take_mean_image, write_mean_image
-from reslab.data.transforms.pipeline import Augment
+from reslab.data.image_datasets import TensorImageDataset, WrappedImageDataset
+from reslab.data.loader import Normalize, TrainLoader, eval_loader
+from reslab.data.rng import hash_keys
+from reslab.data.transforms.normalize import compute_mean_image, decode_mean_image, encode_mean_image
+from reslab.data.transforms.pipeline import TransformPipeline
 from reslab.spec.preprocess import Preprocess
 
 
-def pictures(num: int = 20, side: int = 8) -> TensorImages:
+def pictures(num: int = 20, side: int = 8) -> TensorImageDataset:
     draw = torch.Generator().manual_seed(5)
     pixels = torch.randint(0, 256, (num, 3, side, side), dtype=torch.uint8, generator=draw)
-    return TensorImages(pixels, torch.arange(num) % 2)
+    return TensorImageDataset(pixels, torch.arange(num) % 2)
 
 
-def preprocess(images: TensorImages) -> Preprocess:
-    return Preprocess(3, "", (0.5,) * 3, (1.0,) * 3, write_mean_image(take_mean_image(images)))
+def preprocess(images: TensorImageDataset) -> Preprocess:
+    return Preprocess(3, "", (0.5,) * 3, (1.0,) * 3, encode_mean_image(compute_mean_image(images)))
 
 
 def test_it_is_the_mean_and_is_written_bit_for_bit() -> None:
     images = pictures()
-    mean = take_mean_image(images)
+    mean = compute_mean_image(images)
     assert np.allclose(mean.numpy(), images.images.numpy().mean(0) / 255, atol=1e-7)
-    text = write_mean_image(mean)
+    text = encode_mean_image(mean)
     assert text.startswith("3x8x8:")
-    assert torch.equal(read_mean_image(text), mean)
+    assert torch.equal(decode_mean_image(text), mean)
 
 
 @pytest.mark.parametrize("text", ["", "3x8x8", "3x8x8:AAAA", "3x8:AAAAAAAA"])
 def test_a_damaged_text_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="mean_image"):
-        read_mean_image(text)
+        decode_mean_image(text)
 
 
 def test_evaluation_subtracts_it() -> None:
     images = pictures()
-    (x, _, _), *rest = eval_batches(images, 20, preprocess(images), "cpu")
+    (x, _, _), *rest = eval_loader(images, 20, preprocess(images), "cpu")
     assert not rest
-    assert torch.equal(x, images.images / 255 - take_mean_image(images))
+    assert torch.equal(x, images.images / 255 - compute_mean_image(images))
     assert x.mean(0).abs().max() < 1e-6
 
 
 def test_training_subtracts_it_before_pictures_are_moved() -> None:
     images = pictures()
-    batches = TrainBatches(images, 10, "pad(2) crop(8) flip", preprocess(images), 3, "cpu")
-    for step, (x, _, indices) in enumerate(islice(batches.iterate(0), 4)):
-        centred = images.images[indices] / 255 - take_mean_image(images)
+    batches = TrainLoader(images, 10, "pad(2) crop(8) flip", preprocess(images), 3, "cpu")
+    for step, (x, _, indices) in enumerate(islice(batches.iter_from(0), 4)):
+        centred = images.images[indices] / 255 - compute_mean_image(images)
         # The same shifts and flips of uint8 pictures that tell where each pixel came from.
         place = torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8).expand(10, 3, 8, 8) + 1
-        moved = Augment("pad(2) crop(8) flip").batch(place.contiguous(), keys(3, step // 2, indices)).long()
+        moved = (
+            TransformPipeline("pad(2) crop(8) flip")
+            .apply_batch(place.contiguous(), hash_keys(3, step // 2, indices))
+            .long()
+        )
         padded = functional.pad(centred.flatten(2), (1, 0))  # place 0: outside, where the paper has zeros
         assert torch.equal(x, padded.gather(2, moved.flatten(2)).view_as(x))
 
@@ -63,9 +67,11 @@ def test_training_subtracts_it_before_pictures_are_moved() -> None:
 def test_other_sizes_and_files_are_refused() -> None:
     images = pictures()
     with pytest.raises(ValueError, match=r"pictures of 8x8 for a mean of each pixel; got: 12x12"):
-        Normalise(preprocess(images), torch.device("cpu"))(pictures(2, 12).images)
-    files = ItemImages([(torch.zeros(3, 8, 8, dtype=torch.uint8), 0)] * 4, torch.zeros(4, dtype=torch.int64), 3)
+        Normalize(preprocess(images), torch.device("cpu"))(pictures(2, 12).images)
+    files = WrappedImageDataset(
+        [(torch.zeros(3, 8, 8, dtype=torch.uint8), 0)] * 4, torch.zeros(4, dtype=torch.int64), 3
+    )
     with pytest.raises(ValueError, match="pixel_mean=false"):
-        take_mean_image(files)
+        compute_mean_image(files)
     with pytest.raises(ValueError, match="in files"):
-        TrainBatches(files, 2, "", preprocess(images), 3, "cpu")
+        TrainLoader(files, 2, "", preprocess(images), 3, "cpu")

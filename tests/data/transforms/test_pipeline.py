@@ -8,13 +8,13 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as pictures
 
-from reslab.data.rng import Draws, keys
-from reslab.data.transforms.ops import AUGMENT_WORDS
-from reslab.data.transforms.pipeline import Augment
-from reslab.data.transforms.resize import random_box, random_boxes
+from reslab.data.rng import RandomDraws, hash_keys
+from reslab.data.transforms.ops import TRANSFORM_OPS
+from reslab.data.transforms.pipeline import TransformPipeline
+from reslab.data.transforms.resize import random_crop_box, random_crop_boxes
 
 IMAGES = torch.randint(0, 256, (64, 3, 32, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-KEYS = keys(0, 0, torch.arange(64))
+KEYS = hash_keys(0, 0, torch.arange(64))
 
 SAME = [
     "pad(4)",
@@ -43,11 +43,13 @@ SAME = [
 @pytest.mark.parametrize("words", SAME)
 @pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
 def test_one_picture_is_a_row_of_the_batch(words: str, kind: torch.dtype) -> None:
-    augment = Augment(words)
+    augment = TransformPipeline(words)
     images = IMAGES[:16] if kind == torch.uint8 else IMAGES[:16] / 255
-    batch = augment.batch(images, KEYS[:16])
+    batch = augment.apply_batch(images, KEYS[:16])
     assert batch.dtype == kind
-    one = torch.stack([augment.one(image, number) for image, number in zip(images, KEYS.tolist(), strict=False)])
+    one = torch.stack(
+        [augment.apply_image(image, number) for image, number in zip(images, KEYS.tolist(), strict=False)]
+    )
     if "resize" in words and kind == torch.float32:
         torch.testing.assert_close(one, batch, rtol=0, atol=1e-6)  # summed in another order
     else:
@@ -56,7 +58,7 @@ def test_one_picture_is_a_row_of_the_batch(words: str, kind: torch.dtype) -> Non
 
 def test_every_word_is_in_a_test() -> None:
     tried = " ".join(SAME) + " random-resized-crop"
-    assert [name for name in AUGMENT_WORDS if name not in tried] == []
+    assert [name for name in TRANSFORM_OPS if name not in tried] == []
 
 
 BICUBIC = pictures.InterpolationMode.BICUBIC
@@ -75,12 +77,12 @@ DETERMINISTIC: list[tuple[str, Callable[[Tensor], Tensor]]] = [
 
 @pytest.mark.parametrize(("words", "reference"), DETERMINISTIC)
 def test_deterministic_words_are_torchvisions(words: str, reference: Callable[[Tensor], Tensor]) -> None:
-    assert torch.equal(Augment(words).batch(IMAGES, KEYS), reference(IMAGES))
+    assert torch.equal(TransformPipeline(words).apply_batch(IMAGES, KEYS), reference(IMAGES))
 
 
 def test_crop_takes_every_place() -> None:
     grid = torch.arange(40 * 40, dtype=torch.float32).view(1, 1, 40, 40).expand(3000, 1, 40, 40)
-    found = Augment("crop(32)").batch(grid, keys(0, 0, torch.arange(3000)))
+    found = TransformPipeline("crop(32)").apply_batch(grid, hash_keys(0, 0, torch.arange(3000)))
     tops, lefts = (found[:, 0, 0, 0] // 40).long(), (found[:, 0, 0, 0] % 40).long()
     for sample in (0, 1, 2):
         top, left = int(tops[sample]), int(lefts[sample])
@@ -89,7 +91,7 @@ def test_crop_takes_every_place() -> None:
 
 
 def test_flip_turns_half() -> None:
-    found = Augment("flip").batch(IMAGES, KEYS)
+    found = TransformPipeline("flip").apply_batch(IMAGES, KEYS)
     turned = (found == IMAGES.flip(3)).flatten(1).all(1)
     kept = (found == IMAGES).flatten(1).all(1)
     assert bool((turned ^ kept).all())
@@ -111,38 +113,38 @@ def test_flip_turns_half() -> None:
     ],
 )
 def test_chance_is_the_samples_own(words: str) -> None:
-    augment = Augment(words)
+    augment = TransformPipeline(words)
     state = torch.get_rng_state()
-    whole = augment.batch(IMAGES, KEYS)
+    whole = augment.apply_batch(IMAGES, KEYS)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(99)
-    assert torch.equal(augment.batch(IMAGES[20:30], KEYS[20:30]), whole[20:30])
-    assert not torch.equal(augment.batch(IMAGES, keys(0, 1, torch.arange(64))), whole)
-    assert not torch.equal(augment.batch(IMAGES, keys(1, 0, torch.arange(64))), whole)
+    assert torch.equal(augment.apply_batch(IMAGES[20:30], KEYS[20:30]), whole[20:30])
+    assert not torch.equal(augment.apply_batch(IMAGES, hash_keys(0, 1, torch.arange(64))), whole)
+    assert not torch.equal(augment.apply_batch(IMAGES, hash_keys(1, 0, torch.arange(64))), whole)
 
 
 def test_same_word_twice_draws_twice() -> None:
-    once = Augment("flip").batch(IMAGES, KEYS)
-    assert not torch.equal(Augment("flip flip").batch(IMAGES, KEYS), IMAGES)
-    assert not torch.equal(Augment("flip flip").batch(IMAGES, KEYS), once)
+    once = TransformPipeline("flip").apply_batch(IMAGES, KEYS)
+    assert not torch.equal(TransformPipeline("flip flip").apply_batch(IMAGES, KEYS), IMAGES)
+    assert not torch.equal(TransformPipeline("flip flip").apply_batch(IMAGES, KEYS), once)
 
 
 @pytest.mark.parametrize("size", [12, 32, 48])
 @pytest.mark.parametrize("way", ["bilinear", "bicubic"])
 def test_random_resized_crop_is_torchvisions_resize_of_its_box(size: int, way: str) -> None:
-    augment = Augment(f"random-resized-crop({size},{way})")
+    augment = TransformPipeline(f"random-resized-crop({size},{way})")
     mode = pictures.InterpolationMode(way)
-    batch = augment.batch(IMAGES, KEYS).int()
-    boxes = random_boxes(Draws(KEYS, 0), 32, 40, 0.08).tolist()
+    batch = augment.apply_batch(IMAGES, KEYS).int()
+    boxes = random_crop_boxes(RandomDraws(KEYS, 0), 32, 40, 0.08).tolist()
     for image, (top, left, height, width), found, number in zip(IMAGES, boxes, batch, KEYS.tolist(), strict=True):
         expected = pictures.resized_crop(image, top, left, height, width, [size, size], mode, antialias=True).int()
         assert int((found - expected).abs().max()) <= (1 if way == "bilinear" else 2)
-        assert torch.equal(augment.one(image, number).int(), expected)
+        assert torch.equal(augment.apply_image(image, number).int(), expected)
 
 
 def test_scale_crop_is_a_window_of_the_scaled_picture() -> None:
-    draws = Draws(KEYS, 0)
-    found = Augment("random-scale-crop(24,26,40)").batch(IMAGES, KEYS)
+    draws = RandomDraws(KEYS, 0)
+    found = TransformPipeline("random-scale-crop(24,26,40)").apply_batch(IMAGES, KEYS)
     sides = (draws.integers(0, 15) + 26).tolist()
     assert (min(sides), max(sides)) == (26, 40)
     for image, side, window in zip(IMAGES, sides, found, strict=True):
@@ -153,34 +155,36 @@ def test_scale_crop_is_a_window_of_the_scaled_picture() -> None:
 
 def test_lighting_adds_the_principal_colours() -> None:
     """One colour a picture, of the covariance P diag(l)^2 P^T std^2 (Krizhevsky et al. 2012, section 4.1)."""
-    keys_of_many = keys(0, 0, torch.arange(20000))
-    added = Augment("lighting(0.1)").batch(torch.zeros(20000, 3, 1, 2, dtype=torch.float64), keys_of_many)
+    keys_of_many = hash_keys(0, 0, torch.arange(20000))
+    added = TransformPipeline("lighting(0.1)").apply_batch(
+        torch.zeros(20000, 3, 1, 2, dtype=torch.float64), keys_of_many
+    )
     assert torch.equal(added[..., 0], added[..., 1])
     vectors = torch.tensor([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
     expected = vectors @ torch.diag(torch.tensor([0.2175, 0.0188, 0.0045]) ** 2) @ vectors.T * 0.01
     found = torch.cov(added[:, :, 0, 0].T).float()
     torch.testing.assert_close(found, expected, rtol=0.05, atol=2e-6)
     grey = torch.full((64, 3, 2, 2), 100, dtype=torch.uint8)
-    changed = Augment("lighting(0.1)").batch(grey, KEYS)
-    exact = Augment("lighting(0.1)").batch(grey / 255, KEYS) * 255
+    changed = TransformPipeline("lighting(0.1)").apply_batch(grey, KEYS)
+    exact = TransformPipeline("lighting(0.1)").apply_batch(grey / 255, KEYS) * 255
     assert float((changed - exact).abs().max()) <= 0.5 + 1e-4
 
 
 def test_boxes_keep_their_bounds() -> None:
-    draws = Draws(keys(0, 0, torch.arange(5000)), 0)
-    top, left, height, width = random_boxes(draws, 60, 80, 0.2).unbind(1)
+    draws = RandomDraws(hash_keys(0, 0, torch.arange(5000)), 0)
+    top, left, height, width = random_crop_boxes(draws, 60, 80, 0.2).unbind(1)
     assert bool(((top >= 0) & (left >= 0) & (top + height <= 60) & (left + width <= 80)).all())
     share = height * width / (60 * 80)
     assert 0.19 < float(share.min()) < 0.22
     assert float(share.max()) > 0.9
     assert bool(((width / height > 0.7) & (width / height < 1.4)).all())
     # A strip in which nothing fits: the middle box of the widest allowed aspect.
-    assert random_boxes(Draws(KEYS, 0), 4, 400, 0.9).unique(dim=0).tolist() == [[0, 197, 4, 5]]
+    assert random_crop_boxes(RandomDraws(KEYS, 0), 4, 400, 0.9).unique(dim=0).tolist() == [[0, 197, 4, 5]]
 
 
 def refused(words: str, images: Tensor = IMAGES) -> str:
     with pytest.raises(ValueError) as caught:
-        Augment(words).batch(images, KEYS)
+        TransformPipeline(words).apply_batch(images, KEYS)
     return str(caught.value)
 
 
@@ -218,20 +222,22 @@ def test_what_means_nothing_is_refused(words: str, said: str) -> None:
 def test_the_box_of_one_picture_is_that_of_the_batch() -> None:
     """Also where the numbers are drawn together for pictures of several sizes, in numpy and in torch."""
     for trial, (height, width) in enumerate([(300, 400), (1, 7), (40, 3), (2999, 1311), (8, 8), (375, 500), (3, 900)]):
-        drawn = keys(trial, 0, torch.arange(500))
+        drawn = hash_keys(trial, 0, torch.arange(500))
         for least in (1e-4, 0.08, 0.9):
-            expected = random_boxes(Draws(drawn, 2), height, width, least).tolist()
-            assert [list(random_box(draws, height, width, least)) for draws in Draws(drawn, 2).each()] == expected
-            assert list(random_box(Draws(drawn[7:8], 2), height, width, least)) == expected[7]
+            expected = random_crop_boxes(RandomDraws(drawn, 2), height, width, least).tolist()
+            assert [
+                list(random_crop_box(draws, height, width, least)) for draws in RandomDraws(drawn, 2).per_sample()
+            ] == expected
+            assert list(random_crop_box(RandomDraws(drawn[7:8], 2), height, width, least)) == expected[7]
 
 
 def test_pictures_one_by_one_are_those_of_the_batch() -> None:
-    drawn = keys(3, 0, torch.arange(6))
+    drawn = hash_keys(3, 0, torch.arange(6))
     pictures = torch.randint(256, (6, 3, 20, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    augment = Augment("random-resized-crop(16) flip crop(12) lighting(0.1) randaugment(9,0.5)")
-    found = [one(picture) for one, picture in zip(augment.each(drawn), pictures, strict=True)]
-    alone = [augment.one(picture, int(key)) for picture, key in zip(pictures, drawn, strict=True)]
+    augment = TransformPipeline("random-resized-crop(16) flip crop(12) lighting(0.1) randaugment(9,0.5)")
+    found = [one(picture) for one, picture in zip(augment.bind_keys(drawn), pictures, strict=True)]
+    alone = [augment.apply_image(picture, int(key)) for picture, key in zip(pictures, drawn, strict=True)]
     assert all(torch.equal(*pair) for pair in zip(found, alone, strict=True))
-    assert torch.equal(Augment("").each(drawn)[2](pictures[2]), pictures[2])
-    turned = [one(picture) for one, picture in zip(Augment("flip").each(drawn), pictures, strict=True)]
-    assert torch.equal(torch.stack(turned), Augment("flip").batch(pictures, drawn))
+    assert torch.equal(TransformPipeline("").bind_keys(drawn)[2](pictures[2]), pictures[2])
+    turned = [one(picture) for one, picture in zip(TransformPipeline("flip").bind_keys(drawn), pictures, strict=True)]
+    assert torch.equal(torch.stack(turned), TransformPipeline("flip").apply_batch(pictures, drawn))

@@ -10,10 +10,10 @@ import timm.data.auto_augment as timms
 import torch
 from PIL import Image
 
-from reslab.data.rng import Draws, keys
+from reslab.data.rng import RandomDraws, hash_keys
 from reslab.data.transforms import rand_augment as ours
-from reslab.data.transforms.pipeline import Augment
-from reslab.data.transforms.rand_augment import OPERATIONS
+from reslab.data.transforms.pipeline import TransformPipeline
+from reslab.data.transforms.rand_augment import RAND_AUGMENT_OPS
 
 NAMES = {
     "auto-contrast": "AutoContrast",
@@ -42,11 +42,11 @@ PICTURE = Image.fromarray(
 
 
 def test_the_operations_are_timms_in_its_order() -> None:
-    assert list(NAMES) == list(OPERATIONS)
-    assert [NAMES[name] for name in OPERATIONS] == timms._RAND_INCREASING_TRANSFORMS
+    assert list(NAMES) == list(RAND_AUGMENT_OPS)
+    assert [NAMES[name] for name in RAND_AUGMENT_OPS] == timms._RAND_INCREASING_TRANSFORMS
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("name", RAND_AUGMENT_OPS)
 @pytest.mark.parametrize("magnitude", [0.0, 3.3, 9.0, 10.0])
 def test_an_operation_is_timms(name: str, magnitude: float, monkeypatch: pytest.MonkeyPatch) -> None:
     for sign in (1.0, -1.0):
@@ -58,16 +58,16 @@ def test_an_operation_is_timms(name: str, magnitude: float, monkeypatch: pytest.
             monkeypatch.setattr(timms, "random", chosen)
             black = name == "posterize" and magnitude == 10  # no bit is kept, which today's Pillow refuses
             expected = np.zeros((40, 53, 3)) if black else np.asarray(operation(PICTURE))
-            found = np.asarray(OPERATIONS[name](PICTURE, magnitude / 10, sign, way))
+            found = np.asarray(RAND_AUGMENT_OPS[name](PICTURE, magnitude / 10, sign, way))
             assert np.array_equal(found, expected)
 
 
 def test_a_picture_is_what_its_draws_say() -> None:
     pixels = torch.from_numpy(np.array(PICTURE)).permute(2, 0, 1)
     images = pixels.expand(40, -1, -1, -1)
-    sample_keys = keys(0, 0, torch.arange(40))
-    found = Augment("randaugment(9,0.5)").batch(images, sample_keys)
-    draws = Draws(sample_keys, 0)
+    sample_keys = hash_keys(0, 0, torch.arange(40))
+    found = TransformPipeline("randaugment(9,0.5)").apply_batch(images, sample_keys)
+    draws = RandomDraws(sample_keys, 0)
     numbers = torch.stack([draws.uniform(k) for k in range(12)], 1)
     changed = 0
     for row, picture in zip(numbers.tolist(), found, strict=True):
@@ -76,9 +76,9 @@ def test_a_picture_is_what_its_draws_say() -> None:
             if applied < 0.5:
                 normal = np.sqrt(-2 * np.log(1 - radius)) * np.cos(2 * np.pi * angle)
                 level = min(max(9 + 0.5 * normal, 0), 10) / 10
-                name = list(OPERATIONS)[int(which * 15)]
+                name = list(RAND_AUGMENT_OPS)[int(which * 15)]
                 mode = Image.Resampling.BILINEAR if way < 0.5 else Image.Resampling.BICUBIC
-                expected = OPERATIONS[name](expected, level, 1.0 if sign < 0.5 else -1.0, mode)
+                expected = RAND_AUGMENT_OPS[name](expected, level, 1.0 if sign < 0.5 else -1.0, mode)
         assert np.array_equal(picture.permute(1, 2, 0).numpy(), np.asarray(expected))
         changed += not torch.equal(picture, pixels)
     assert 20 < changed < 40
@@ -98,7 +98,9 @@ def test_operations_and_magnitudes_come_as_often_as_timms(monkeypatch: pytest.Mo
         return operation
 
     monkeypatch.setattr(ours, "_ORDER", tuple(recorded(place) for place in range(15)))
-    Augment("randaugment(7,1)").batch(torch.zeros(3000, 1, 2, 2, dtype=torch.uint8), keys(0, 0, torch.arange(3000)))
+    TransformPipeline("randaugment(7,1)").apply_batch(
+        torch.zeros(3000, 1, 2, 2, dtype=torch.uint8), hash_keys(0, 0, torch.arange(3000))
+    )
     assert set(names) == set(range(15))
     assert all(abs(number - 200) < 60 for number in names.values())  # four standard deviations are 56
     random.seed(0)
@@ -117,9 +119,9 @@ def test_operations_and_magnitudes_come_as_often_as_timms(monkeypatch: pytest.Mo
 
 def test_grey_and_what_cannot_be() -> None:
     grey = torch.randint(0, 256, (30, 1, 9, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    sample_keys = keys(0, 0, torch.arange(30))
-    assert Augment("randaugment").batch(grey, sample_keys).shape == (30, 1, 9, 7)
+    sample_keys = hash_keys(0, 0, torch.arange(30))
+    assert TransformPipeline("randaugment").apply_batch(grey, sample_keys).shape == (30, 1, 9, 7)
     with pytest.raises(ValueError, match="4 channels"):
-        Augment("randaugment").batch(torch.zeros(2, 4, 8, 8, dtype=torch.uint8), sample_keys[:2])
+        TransformPipeline("randaugment").apply_batch(torch.zeros(2, 4, 8, 8, dtype=torch.uint8), sample_keys[:2])
     with pytest.raises(ValueError, match="pixels from 0 to 1 for randaugment; got: 0 to 3"):
-        Augment("randaugment").batch(torch.linspace(0, 3, 48).view(2, 1, 4, 6), sample_keys[:2])
+        TransformPipeline("randaugment").apply_batch(torch.linspace(0, 3, 48).view(2, 1, 4, 6), sample_keys[:2])

@@ -7,7 +7,14 @@ import pytest
 from loopback import Web, serving
 
 from reslab.data.webdataset import http as urls
-from reslab.data.webdataset.http import NotThere, UrlFile, check_url, fetch, read_range, text_if_there
+from reslab.data.webdataset.http import (
+    UrlFile,
+    UrlNotFoundError,
+    check_url,
+    download_file,
+    read_optional_text,
+    read_range,
+)
 
 CONTENT = bytes(range(256)) * 40
 
@@ -39,7 +46,7 @@ def test_neighbours_are_fetched_together(web: Web) -> None:
 def test_a_broken_connection_is_taken_up_where_it_broke(web: Web, tmp_path: Path) -> None:
     for knows_ranges in (True, False):
         web.knows_ranges, web.breaks = knows_ranges, [100, 5000, 1]
-        fetch(f"{web.url}/file", tmp_path / "copy")
+        download_file(f"{web.url}/file", tmp_path / "copy")
         assert (tmp_path / "copy").read_bytes() == CONTENT
         assert web.breaks == []
     assert ("/file", "bytes=100-10239") in web.asked
@@ -63,12 +70,12 @@ def test_a_server_that_is_away_for_a_moment(web: Web) -> None:
 
 
 def test_what_is_not_there(web: Web, tmp_path: Path) -> None:
-    with pytest.raises(NotThere, match=r"gone \(404"):
+    with pytest.raises(UrlNotFoundError, match=r"gone \(404"):
         UrlFile(f"{web.url}/gone")
     assert web.asked == [("/gone", "")]  # nobody asks twice for that
-    assert text_if_there(f"{web.url}/gone") is None
+    assert read_optional_text(f"{web.url}/gone") is None
     (tmp_path / "words").write_text("ant\n")
-    assert text_if_there(f"{web.url}/words") == "ant\n"
+    assert read_optional_text(f"{web.url}/words") == "ant\n"
     with pytest.raises(ValueError, match="shorter than it was"):
         UrlFile(f"{web.url}/file", 20_000)
 

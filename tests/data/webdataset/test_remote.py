@@ -15,12 +15,12 @@ from loopback import Web, serving
 from PIL import Image
 from torch import Tensor
 
-from reslab.data.dataset import Data
-from reslab.data.image_datasets import ShardImages
-from reslab.data.loader import TrainBatches, eval_batches
-from reslab.data.registry import open_data
+from reslab.data.dataset import DatasetSplits
+from reslab.data.image_datasets import ShardImageDataset
+from reslab.data.loader import TrainLoader, eval_loader
+from reslab.data.registry import open_dataset
 from reslab.data.webdataset import http as urls
-from reslab.data.webdataset.remote import url_root, url_shards
+from reslab.data.webdataset.remote import list_url_shards, url_root
 
 NUM_SHARDS, NUM_EACH = 4, 6
 NUM = NUM_SHARDS * NUM_EACH
@@ -53,13 +53,13 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
         yield web
 
 
-def opened(web: Web, names: str = "{train-{000..003},val-000}.tar", **options: Any) -> Data:
-    return open_data(f"{web.url}/set/{names}", **options)
+def opened(web: Web, names: str = "{train-{000..003},val-000}.tar", **options: Any) -> DatasetSplits:
+    return open_dataset(f"{web.url}/set/{names}", **options)
 
 
-def steps(data: Data, first: int, count: int, workers: int = 0, **options: Any) -> list[tuple[Tensor, ...]]:
-    batches = TrainBatches(data.split("train"), 4, WORDS, data.preprocess, 3, "cpu", workers, **options)
-    return list(islice(batches.iterate(first), count))
+def steps(data: DatasetSplits, first: int, count: int, workers: int = 0, **options: Any) -> list[tuple[Tensor, ...]]:
+    batches = TrainLoader(data.split("train"), 4, WORDS, data.preprocess, 3, "cpu", workers, **options)
+    return list(islice(batches.iter_from(first), count))
 
 
 def same(one: list[tuple[Tensor, ...]], other: list[tuple[Tensor, ...]]) -> bool:
@@ -68,22 +68,22 @@ def same(one: list[tuple[Tensor, ...]], other: list[tuple[Tensor, ...]]) -> bool
 
 
 def test_what_is_there_is_what_a_folder_has(web: Web) -> None:
-    data, folder = opened(web), open_data(web.folder / "set")
+    data, folder = opened(web), open_dataset(web.folder / "set")
     assert data.describe() == folder.describe() == "set: 24 train, 5 val, 2 classes"
     assert data.fingerprint == folder.fingerprint
     assert data.preprocess == folder.preprocess
     for split in ("train", "val"):
         images, expected = data.split(split), folder.split(split)
-        assert isinstance(images, ShardImages)
-        assert images.by_url
+        assert isinstance(images, ShardImageDataset)
+        assert images.is_remote
         assert torch.equal(images.labels, expected.labels)
         assert [images.name(i) for i in range(len(images))] == [expected.name(i) for i in range(len(images))]
-        assert torch.equal(images.raw(2), expected.raw(2))
+        assert torch.equal(images.preview(2), expected.preview(2))
 
 
 def test_evaluation_is_that_of_the_folder(web: Web) -> None:
-    data, folder = opened(web), open_data(web.folder / "set")
-    pairs = [list(eval_batches(one.split("val"), 2, one.preprocess, "cpu")) for one in (data, folder)]
+    data, folder = opened(web), open_dataset(web.folder / "set")
+    pairs = [list(eval_loader(one.split("val"), 2, one.preprocess, "cpu")) for one in (data, folder)]
     assert same(*pairs)
 
 
@@ -116,16 +116,16 @@ def test_an_epoch_has_every_sample_once(web: Web) -> None:
 
 def test_pixels_and_labels_are_those_of_the_sample(web: Web) -> None:
     data = opened(web)
-    batches = TrainBatches(data.split("train"), 4, "center-crop(64)", data.preprocess, 3, "cpu")
+    batches = TrainLoader(data.split("train"), 4, "center-crop(64)", data.preprocess, 3, "cpu")
     whole = list(
-        eval_batches(data.split("train"), NUM, type(data.preprocess)(3, "center-crop(64)", *_scale(data)), "cpu")
+        eval_loader(data.split("train"), NUM, type(data.preprocess)(3, "center-crop(64)", *_scale(data)), "cpu")
     )
-    for x, y, indices in islice(batches.iterate(0), 6):
+    for x, y, indices in islice(batches.iter_from(0), 6):
         assert torch.equal(x, whole[0][0][indices])
         assert torch.equal(y, whole[0][1][indices])
 
 
-def _scale(data: Data) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _scale(data: DatasetSplits) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return data.preprocess.mean, data.preprocess.std
 
 
@@ -194,7 +194,7 @@ def test_a_broken_picture_is_listed_and_left_out(web: Web) -> None:
     with pytest.raises(ValueError, match=r"(?s)1 picture that.*train-001\.tar/006\.png: not a picture"):
         opened(web)
     data = opened(web, skip_bad_images=True)
-    assert [name for name, _ in data.skipped] == ["train-001.tar/006.png"]
+    assert [name for name, _ in data.skipped_files] == ["train-001.tar/006.png"]
     seen = [data.split("train").name(int(index)) for found in steps(data, 0, 5) for index in found[2]]
     assert "train-001.tar/006.png" not in seen
 
@@ -207,14 +207,16 @@ def test_more_workers_than_shards_are_refused(web: Web) -> None:
 
 
 def test_names_of_shards() -> None:
-    found = url_shards("https://a.org/x/{train,val}/{00..01}.tar?sig=1::https://a.org/x/test-0.tar")
+    found = list_url_shards("https://a.org/x/{train,val}/{00..01}.tar?sig=1::https://a.org/x/test-0.tar")
     assert found == {
         "train": ["https://a.org/x/train/00.tar?sig=1", "https://a.org/x/train/01.tar?sig=1"],
         "val": ["https://a.org/x/val/00.tar?sig=1", "https://a.org/x/val/01.tar?sig=1"],
         "test": ["https://a.org/x/test-0.tar"],
     }
     assert url_root([url for part in found.values() for url in part]) == "https://a.org/x"
-    assert url_shards("https://a.org/trains/{0..1}.tar") == {"train": [f"https://a.org/trains/{k}.tar" for k in (0, 1)]}
+    assert list_url_shards("https://a.org/trains/{0..1}.tar") == {
+        "train": [f"https://a.org/trains/{k}.tar" for k in (0, 1)]
+    }
     assert url_root(["https://a.org/x/0.tar", "https://a.org/y/0.tar"]) == "https://a.org"
 
 
@@ -231,10 +233,10 @@ def test_names_of_shards() -> None:
 )
 def test_urls_that_mean_nothing_are_refused(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        open_data(text)
+        open_dataset(text)
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "webdataset", None)
     with pytest.raises(ValueError, match=r"webdataset for shards by URL.*reslab\[webdataset\]"):
-        open_data("https://a.org/train-0.tar")
+        open_dataset("https://a.org/train-0.tar")

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from reslab.data.image_datasets import FileImages, ShardImages, TensorImages
-from reslab.data.loader import TrainBatches
-from reslab.data.registry import open_data
+from reslab.data.image_datasets import FileImageDataset, ShardImageDataset, TensorImageDataset
+from reslab.data.loader import TrainLoader
+from reslab.data.registry import open_dataset
 from reslab.data.webdataset import tar as shard_index
 
 NUM = 12
@@ -63,81 +63,81 @@ def write_folder(folder: Path, size: tuple[int, int] = (80, 70)) -> Path:
 def test_pictures_are_those_of_the_tar(tmp_path: Path, kind: int) -> None:
     write_tar(tmp_path / "train-0.tar", {"é" * 40 + "/note.txt": b"x", **samples(range(4))}, kind)
     with pytest.raises(ValueError, match=r"note with a picture"):
-        open_data(tmp_path)
+        open_dataset(tmp_path)
     write_tar(tmp_path / "train-0.tar", samples(range(8)), kind)
     write_tar(tmp_path / "val" / "a.tar", samples(range(8, NUM)), kind)
-    data = open_data(tmp_path)
+    data = open_dataset(tmp_path)
     assert (data.classes, data.split_record) == (("0", "1"), {"how": "given"})
     images = data.splits["train"]
-    assert isinstance(images, ShardImages)
+    assert isinstance(images, ShardImageDataset)
     assert [images.name(i) for i in range(2)] == ["train-0.tar/000.png", "train-0.tar/001.png"]
     assert data.splits["val"].name(3) == "val/a.tar/011.png"
     for i in range(8):
         expected = np.asarray(Image.open(io.BytesIO(encoded(i, (80, 70))))).transpose(2, 0, 1)
-        assert np.array_equal(images.raw(i).numpy(), expected)
+        assert np.array_equal(images.preview(i).numpy(), expected)
         assert int(images.labels[i]) == i % 2
 
 
 def test_split_and_split_again(tmp_path: Path) -> None:
-    data = open_data(write_shards(tmp_path / "shards"))
+    data = open_dataset(write_shards(tmp_path / "shards"))
     assert {split: len(images) for split, images in data.splits.items()} == {"train": 10, "val": 2}
     record = json.loads(json.dumps(data.split_record))
     (tmp_path / "shards").rename(tmp_path / "moved")
-    again = open_data(tmp_path / "moved", split_record=record)
+    again = open_dataset(tmp_path / "moved", split_record=record)
     assert again.fingerprint == data.fingerprint
-    assert open_data(tmp_path / "moved", split_seed=1).fingerprint != data.fingerprint
+    assert open_dataset(tmp_path / "moved", split_seed=1).fingerprint != data.fingerprint
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_batches_are_those_of_the_folder(tmp_path: Path, workers: int) -> None:
     pairs = []
-    for data in (open_data(write_shards(tmp_path / "a")), open_data(write_folder(tmp_path / "b"))):
+    for data in (open_dataset(write_shards(tmp_path / "a")), open_dataset(write_folder(tmp_path / "b"))):
         whole = sorted((images.name(i)[-7:], images, i) for images in data.splits.values() for i in range(len(images)))
         # The same order of samples in both, that of the keys.
         parts = [images.subset([i]) for _, images, i in whole]
         labels = torch.cat([part.labels for part in parts])
-        if isinstance(parts[0], ShardImages):
-            images = ShardImages(tuple(part.spots[0] for part in parts), labels, 3, parts[0].root)  # type: ignore[union-attr]
+        if isinstance(parts[0], ShardImageDataset):
+            images = ShardImageDataset(tuple(part.spots[0] for part in parts), labels, 3, parts[0].root)  # type: ignore[union-attr]
         else:
-            images = FileImages(tuple(part.paths[0] for part in parts), labels, 3, None)  # type: ignore[union-attr,assignment]
-        batches = TrainBatches(
-            images, 5, "random-resized-crop(16) flip randaugment", data.preprocess, 3, "cpu", workers=workers
+            images = FileImageDataset(tuple(part.paths[0] for part in parts), labels, 3, None)  # type: ignore[union-attr,assignment]
+        batches = TrainLoader(
+            images, 5, "random-resized-crop(16) flip randaugment", data.preprocess, 3, "cpu", num_workers=workers
         )
-        pairs.append(list(islice(batches.iterate(1), 3)))
+        pairs.append(list(islice(batches.iter_from(1), 3)))
     for one, other in zip(*pairs, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def test_small_pictures_live_in_memory(tmp_path: Path) -> None:
-    data = open_data(write_shards(tmp_path, size=(28, 20), prefix="train-"))
+    data = open_dataset(write_shards(tmp_path, size=(28, 20), prefix="train-"))
     images = data.splits["train"]
-    assert isinstance(images, TensorImages)
+    assert isinstance(images, TensorImageDataset)
     assert data.preprocess.transform == ""
     for i in range(len(images)):
         number = int(images.name(i)[-7:-4])
         expected = np.asarray(Image.open(io.BytesIO(encoded(number, (28, 20))))).transpose(2, 0, 1)
-        assert np.array_equal(images.raw(i).numpy(), expected)
+        assert np.array_equal(images.preview(i).numpy(), expected)
 
 
 def test_shards_are_looked_through_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
-    check = shard_index.check_picture
+    check = shard_index.check_image
     monkeypatch.setattr(shard_index, "check_picture", lambda content, key: (looked.append(key), check(content, key))[1])
     write_shards(tmp_path)
-    open_data(tmp_path)
+    open_dataset(tmp_path)
     assert sorted(looked) == [f"{i:03}" for i in range(NUM)]
     looked.clear()
-    open_data(tmp_path)
+    open_dataset(tmp_path)
     assert looked == []
     write_tar(tmp_path / "1.tar", samples(range(6, 9)))
-    open_data(tmp_path)
+    open_dataset(tmp_path)
     assert sorted(looked) == ["006", "007", "008"]
 
 
 def test_the_images_can_be_sent_to_a_worker(tmp_path: Path) -> None:
-    images = open_data(write_shards(tmp_path)).splits["train"]
+    images = open_dataset(write_shards(tmp_path)).splits["train"]
     again = pickle.loads(pickle.dumps(images))
-    assert torch.equal(again.raw(3), images.raw(3))
+    assert torch.equal(again.raw(3), images.preview(3))
 
 
 def test_labels_by_name_number_and_json(tmp_path: Path) -> None:
@@ -148,13 +148,13 @@ def test_labels_by_name_number_and_json(tmp_path: Path) -> None:
         return files
 
     write_tar(tmp_path / "a" / "x.tar", labelled("cls", ["wasp\n", "ant", "wasp", "ant"]))
-    data = open_data(tmp_path / "a", val_fraction=0.5)
+    data = open_dataset(tmp_path / "a", val_fraction=0.5)
     assert data.classes == ("ant", "wasp")
     write_tar(
         tmp_path / "b" / "x.tar", labelled("json", ['{"label": 1}', '{"label": 0}', '{"label": 1}', '{"label": 0}'])
     )
     (tmp_path / "b" / "classes.txt").write_text("ant\nwasp\nbee\n")
-    data = open_data(tmp_path / "b" / "x.tar", val_fraction=0.5)
+    data = open_dataset(tmp_path / "b" / "x.tar", val_fraction=0.5)
     assert (data.name, data.classes) == ("x", ("ant", "wasp", "bee"))
     names = {images.name(i): int(images.labels[i]) for images in data.splits.values() for i in range(len(images))}
     assert names == {"x.tar/0.png": 1, "x.tar/1.png": 0, "x.tar/2.png": 1, "x.tar/3.png": 0}
@@ -166,18 +166,18 @@ def test_unreadable_pictures_are_listed_and_skipped(tmp_path: Path) -> None:
     files["005.png"] = b""
     write_tar(tmp_path / "train-0.tar", files)
     with pytest.raises(ValueError, match="2 pictures that cannot be read") as caught:
-        open_data(tmp_path)
+        open_dataset(tmp_path)
     assert f"\n  {tmp_path}/train-0.tar/004.png: cut short" in str(caught.value)
     assert "train-0.tar/005.png: empty (0 bytes)" in str(caught.value)
-    data = open_data(tmp_path, skip_bad_images=True)
-    assert [name for name, _ in data.skipped] == ["train-0.tar/004.png", "train-0.tar/005.png"]
-    again = open_data(tmp_path, split_record=data.split_record)
-    assert (again.skipped, again.fingerprint) == (data.skipped, data.fingerprint)
+    data = open_dataset(tmp_path, skip_bad_images=True)
+    assert [name for name, _ in data.skipped_files] == ["train-0.tar/004.png", "train-0.tar/005.png"]
+    again = open_dataset(tmp_path, split_record=data.split_record)
+    assert (again.skipped_files, again.fingerprint) == (data.skipped_files, data.fingerprint)
 
 
 def refused(folder: Path) -> str:
     with pytest.raises(ValueError) as caught:
-        open_data(folder)
+        open_dataset(folder)
     return str(caught.value)
 
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from reslab.deploy import extras
-from reslab.deploy.backends.registry import ENGINES, can_compile, choose_engine, open_engine
-from reslab.deploy.extras import ExtraMissing
+from reslab.deploy.backends.registry import BACKENDS, can_compile, choose_backend, open_backend
+from reslab.deploy.extras import MissingExtraError
 from reslab.nn.network import ResidualNetwork
 
 CPU = torch.device("cpu")
-EVERY = [(kind.name, precision) for kind in ENGINES.values() for precision in kind.precisions if precision != "fp16"]
+EVERY = [(kind.name, precision) for kind in BACKENDS.values() for precision in kind.precisions if precision != "fp16"]
 
 
 @pytest.mark.parametrize(("name", "precision"), EVERY)
@@ -22,7 +22,7 @@ def test_an_engine_says_what_the_network_says(
 ) -> None:
     with torch.no_grad():
         expected = network(digits)
-    engine = open_engine(network, name, precision, "cpu", images=digits[:64])
+    engine = open_backend(network, name, precision, "cpu", calibration_images=digits[:64])
     found = engine(digits)
     assert (engine.name, engine.precision) == (name, precision)
     assert (found.shape, found.dtype) == (expected.shape, torch.float32)
@@ -34,28 +34,28 @@ def test_an_engine_says_what_the_network_says(
     assert agreement >= (1.0 if precision == "float32" else 0.97)
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", BACKENDS)
 def test_any_batch_fits(network: ResidualNetwork, digits: Tensor, name: str) -> None:
-    engine = open_engine(network, name, "float32", "cpu")
+    engine = open_backend(network, name, "float32", "cpu")
     whole = engine(digits[:9])
     parts = torch.cat([engine(digits[:1]), engine(digits[1:3]), engine(digits[3:9])])
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", BACKENDS)
 def test_pixels_are_normalised(network: ResidualNetwork, name: str) -> None:
     preprocess = network.preprocess
     assert preprocess is not None
     pixels = torch.randint(256, (3, *network.arch.input_size), dtype=torch.uint8)
     mean, std = (torch.tensor(each)[:, None, None] for each in (preprocess.mean, preprocess.std))
-    engine = open_engine(network, name, "float32", "cpu")
+    engine = open_backend(network, name, "float32", "cpu")
     torch.testing.assert_close(engine(pixels), engine((pixels / 255 - mean) / std), rtol=1e-4, atol=1e-4)
 
 
 def test_answers_do_not_change_later(network: ResidualNetwork, digits: Tensor) -> None:
     """An engine that hands out its own buffer would overwrite the first answer with the second."""
-    for name in ENGINES:
-        engine = open_engine(network, name, "float32", "cpu")
+    for name in BACKENDS:
+        engine = open_backend(network, name, "float32", "cpu")
         first = engine(digits[:4])
         kept = first.clone()
         engine(digits[4:8])
@@ -69,37 +69,37 @@ def test_pre_activated_networks_run_everywhere() -> None:
     x = torch.randn(3, 3, 16, 16)
     with torch.no_grad():
         expected = network(x)
-    for name in ENGINES:
-        torch.testing.assert_close(open_engine(network, name, device="cpu")(x), expected, rtol=1e-3, atol=1e-3)
+    for name in BACKENDS:
+        torch.testing.assert_close(open_backend(network, name, device="cpu")(x), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_network_in_training_is_left_as_it_was(network: ResidualNetwork) -> None:
     network.train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    for name in ENGINES:
-        open_engine(network, name, device="cpu")(torch.zeros(1, *network.arch.input_size))
+    for name in BACKENDS:
+        open_backend(network, name, device="cpu")(torch.zeros(1, *network.arch.input_size))
     assert network.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
 def test_the_quickest_installed_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_engine(CPU) == "openvino"
-    assert choose_engine(CPU, num_images=10) == "torch"
-    assert choose_engine(CPU, num_images=10_000) == "openvino"
-    assert choose_engine(CPU, "int8", num_images=10) == "openvino"
-    assert choose_engine(torch.device("cuda")) == "torch"
+    assert choose_backend(CPU) == "openvino"
+    assert choose_backend(CPU, num_images=10) == "torch"
+    assert choose_backend(CPU, num_images=10_000) == "openvino"
+    assert choose_backend(CPU, "int8", num_images=10) == "openvino"
+    assert choose_backend(torch.device("cuda")) == "torch"
     hide(monkeypatch, "openvino")
-    assert choose_engine(CPU) == "onnxruntime"
-    assert choose_engine(CPU, "bf16") == "torch"
+    assert choose_backend(CPU) == "onnxruntime"
+    assert choose_backend(CPU, "bf16") == "torch"
     hide(monkeypatch, "openvino", "onnxruntime")
-    assert choose_engine(CPU) == "torch"
+    assert choose_backend(CPU) == "torch"
 
 
 def test_auto_precision_is_one_the_processor_has(network: ResidualNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     for quick, expected in ((True, "bf16"), (False, "float32")):
         monkeypatch.setattr("reslab.deploy.backends.registry.quick_bf16", lambda _, quick=quick: quick)
-        assert open_engine(network, "torch", "auto", "cpu").precision == expected
-        assert open_engine(network, "onnxruntime", "auto", "cpu").precision == "float32"
+        assert open_backend(network, "torch", "auto", "cpu").precision == expected
+        assert open_backend(network, "onnxruntime", "auto", "cpu").precision == "float32"
 
 
 @pytest.mark.parametrize(
@@ -116,15 +116,15 @@ def test_auto_precision_is_one_the_processor_has(network: ResidualNetwork, monke
 )
 def test_mistakes_are_told(network: ResidualNetwork, options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        open_engine(network, device="cpu", **options)
+        open_backend(network, device="cpu", **options)
 
 
 def test_a_missing_extra_is_told_with_its_command(network: ResidualNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     hide(monkeypatch, "onnxruntime", "openvino")
-    with pytest.raises(ExtraMissing, match=r"without onnxruntime; pip install 'reslab\[onnx\]'"):
-        open_engine(network, "onnxruntime", device="cpu")
-    with pytest.raises(ExtraMissing, match=r"reslab\[openvino\]"):
-        open_engine(network, "openvino", device="cpu")
+    with pytest.raises(MissingExtraError, match=r"without onnxruntime; pip install 'reslab\[onnx\]'"):
+        open_backend(network, "onnxruntime", device="cpu")
+    with pytest.raises(MissingExtraError, match=r"reslab\[openvino\]"):
+        open_backend(network, "openvino", device="cpu")
 
 
 def hide(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -156,7 +156,7 @@ def test_compiled_it_says_what_it_says_as_it_is(precision: str) -> None:
     network = lived(
         "resnet20_cifar", depths=(1, 1), strides=(1, 2), widths=(16, 32), num_classes=4, image_size=(16, 16)
     )
-    plain, compiled = (open_engine(network, "torch", precision, "cpu", compiled=wanted) for wanted in (False, True))
+    plain, compiled = (open_backend(network, "torch", precision, "cpu", compiled=wanted) for wanted in (False, True))
     assert str(compiled) == f"torch, compiled, {precision}, on cpu"
     x = torch.randn(5, 3, 16, 16)
     for batch in (5, 3, 1):
@@ -168,4 +168,4 @@ def test_compiled_it_says_what_it_says_as_it_is(precision: str) -> None:
 def test_without_a_compiler_that_is_said(network: ResidualNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(ValueError, match=r"a C\+\+ compiler, .* leave --compile away"):
-        open_engine(network, "torch", device="cpu", compiled=True)
+        open_backend(network, "torch", device="cpu", compiled=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from reslab.deploy.export.bn_folding import fold, num_norms
+from reslab.deploy.export.bn_folding import count_batch_norms, fold_batch_norms
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.order import ORDERS
@@ -30,7 +30,7 @@ def test_every_order_computes_what_it_did(order: str) -> None:
     network = lived("resnet20_cifar", depths=(1, 1, 1), order=order, **branch).double()
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     before = network(x)
-    torch.testing.assert_close(fold(network)(x), before, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(fold_batch_norms(network)(x), before, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(network(x), before, rtol=0, atol=0)
 
 
@@ -50,15 +50,15 @@ def test_every_order_computes_what_it_did(order: str) -> None:
 )
 def test_what_can_be_folded_is(name: str, axes: dict[str, object], left: int) -> None:
     network = lived(name, image_size=(32, 32), **axes)
-    folded = fold(network)
-    assert num_norms(folded) == left
+    folded = fold_batch_norms(network)
+    assert count_batch_norms(folded) == left
     x = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(folded(x), network(x), rtol=1e-3, atol=1e-3)
 
 
 def test_other_norms_are_left() -> None:
     network = lived("resnet20_cifar", depths=(1, 1, 1), norm="group(4)")
-    folded = fold(network)
+    folded = fold_batch_norms(network)
     assert sum(isinstance(module, nn.GroupNorm) for module in folded.modules()) == 7
     x = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(folded(x), network(x), rtol=0, atol=0)
@@ -66,7 +66,7 @@ def test_other_norms_are_left() -> None:
 
 def test_a_network_in_training_is_folded_as_it_is_judged() -> None:
     network = lived("resnet20_cifar", depths=(1, 1, 1)).train()
-    folded = fold(network)
+    folded = fold_batch_norms(network)
     assert network.training
     assert not folded.training
     x = torch.randn(2, 3, 32, 32)

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from reslab.deploy.export.export import ExportFailed, export
-from reslab.deploy.export.formats import FORMATS
-from reslab.deploy.export.writers import Job
+from reslab.deploy.export.export import ExportError, export
+from reslab.deploy.export.formats import EXPORT_FORMATS
+from reslab.deploy.export.writers import ExportJob
 from reslab.nn.checkpoints.safetensors_io import load_weights, save_weights
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
@@ -22,7 +22,7 @@ from reslab.training.run import Run, load
 
 GRAPHS = [
     (line.name, precision)
-    for line in FORMATS.values()
+    for line in EXPORT_FORMATS.values()
     for precision in line.precisions
     if line.name not in ("torchvision", "timm")
 ]
@@ -33,8 +33,8 @@ def test_a_format_proves_itself(run: Run, tmp_path: Path, to: str, precision: st
     made = export(run, to, tmp_path / "out" / "net", precision=precision)
     assert made.path.exists()
     assert (made.format, made.precision) == (to, precision)
-    facts = json.loads(made.report.read_text())
-    assert facts["largest_difference"] == made.comparison.largest_difference
+    facts = json.loads(made.report_path.read_text())
+    assert facts["largest_difference"] == made.comparison.max_difference
     assert facts["num_images"] == (256 if precision == "float32" else 359)
     assert (facts["data"], facts["split"]) == ("digits", "test")
     assert facts["num_norms_folded"] == (0 if to == "safetensors" else 7)
@@ -44,7 +44,7 @@ def test_a_format_proves_itself(run: Run, tmp_path: Path, to: str, precision: st
     else:
         assert facts["largest_difference"] > 1e-4  # it does compute in less
         assert facts["drop_points"] <= 1.0
-    note = made.report.with_suffix(".md").read_text()
+    note = made.report_path.with_suffix(".md").read_text()
     assert "resnet20_cifar" in note
     assert precision in note
     assert not list(made.path.parent.glob(".*"))
@@ -199,20 +199,20 @@ def spoil(path: Path) -> None:
 def test_a_spoilt_file_is_an_error_and_leaves_nothing(
     run: Run, sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(job: Job, path: Path) -> None:
+    def write(job: ExportJob, path: Path) -> None:
         shutil.copy(sound, path)
         if spoilt:
             spoil(path)
 
-    monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], write=write))
+    monkeypatch.setitem(EXPORT_FORMATS, "onnx", replace(EXPORT_FORMATS["onnx"], write=write))
     target, spoilt = tmp_path / "new" / "net.onnx", True
-    with pytest.raises(ExportFailed, match=r"outputs .* apart, where 0.0001 is allowed.*nothing was kept"):
+    with pytest.raises(ExportError, match=r"outputs .* apart, where 0.0001 is allowed.*nothing was kept"):
         export(run, "onnx", target)
     assert list(tmp_path.iterdir()) == []
     spoilt = False
     export(run, "onnx", target)
     spoilt = True
-    with pytest.raises(ExportFailed):
+    with pytest.raises(ExportError):
         export(run, "onnx", target, force=True)
     assert target.read_bytes() == sound.read_bytes()
     beside = {"net.onnx", "net.onnx.report.json", "net.onnx.report.md"}
@@ -224,15 +224,15 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Tensor], Te
     """Lets what was exported to `onnx` answer as it is told."""
 
     def told(answer: Callable[[Tensor], Tensor]) -> None:
-        line = replace(FORMATS["onnx"], write=lambda job, path: path.touch(), open=lambda job, path: answer)
-        monkeypatch.setitem(FORMATS, "onnx", line)
+        line = replace(EXPORT_FORMATS["onnx"], write=lambda job, path: path.touch(), open=lambda job, path: answer)
+        monkeypatch.setitem(EXPORT_FORMATS, "onnx", line)
 
     return told
 
 
 def test_too_much_accuracy_lost_is_an_error(run: Run, tmp_path: Path, answered: Any) -> None:
     answered(lambda x: torch.eye(10)[torch.zeros(len(x), dtype=torch.int64)])
-    with pytest.raises(ExportFailed, match=r"points of accuracy lost, where 1 are allowed"):
+    with pytest.raises(ExportError, match=r"points of accuracy lost, where 1 are allowed"):
         export(run, "onnx", tmp_path / "net.onnx", precision="int8")
     assert list(tmp_path.iterdir()) == []
     assert export(run, "onnx", tmp_path / "net.onnx", precision="int8", max_drop=100).path.exists()
@@ -240,7 +240,7 @@ def test_too_much_accuracy_lost_is_an_error(run: Run, tmp_path: Path, answered: 
 
 def test_outputs_that_are_no_numbers_fail(run: Run, tmp_path: Path, answered: Any) -> None:
     answered(lambda x: torch.full((len(x), 10), float("nan")))
-    with pytest.raises(ExportFailed, match="inf apart"):
+    with pytest.raises(ExportError, match="inf apart"):
         export(run, "onnx", tmp_path / "net.onnx")
 
 

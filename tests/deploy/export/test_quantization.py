@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from reslab.deploy.backends.backend import Wish
-from reslab.deploy.backends.onnxruntime_backend import graph_of
-from reslab.deploy.export.bn_folding import fold
-from reslab.deploy.export.graphs import onnx_model
-from reslab.deploy.export.quantization import NUM_BINS, best_range, measure_ranges, nodes_within, quantised_units
-from reslab.deploy.export.verify import find_evidence, num_calibration_images
+from reslab.deploy.backends.backend import BackendOptions
+from reslab.deploy.backends.onnxruntime_backend import build_graph
+from reslab.deploy.export.bn_folding import fold_batch_norms
+from reslab.deploy.export.graphs import to_onnx
+from reslab.deploy.export.quantization import NUM_BINS, best_range, measure_ranges, nodes_of_modules, quantized_blocks
+from reslab.deploy.export.verify import choose_num_calibration_images, load_verification_data
 from reslab.nn.network import ResidualNetwork
 from reslab.training.run import Run
 
@@ -42,7 +42,7 @@ def test_values_that_fill_their_range_keep_it() -> None:
 
 def test_every_value_of_the_graph_is_measured(network: ResidualNetwork, digits: Tensor) -> None:
     network.eval()
-    model = onnx_model(fold(network))
+    model = to_onnx(fold_batch_norms(network))
     found = measure_ranges(model, digits[:32])
     with torch.no_grad():
         logits = network(digits[:32])
@@ -54,16 +54,16 @@ def test_every_value_of_the_graph_is_measured(network: ResidualNetwork, digits: 
 
 
 def test_all_units_but_the_first_compute_in_int8(network: ResidualNetwork, digits: Tensor) -> None:
-    assert quantised_units(network) == ["layer2.0", "layer3.0"]
-    graph = graph_of(network, Wish("int8", images=digits[:16]))
+    assert quantized_blocks(network) == ["layer2.0", "layer3.0"]
+    graph = build_graph(network, BackendOptions("int8", calibration_images=digits[:16]))
     quantised = {name for node in graph.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     inputs = {node.name: set(node.input) for node in graph.graph.node if node.op_type in ("Conv", "Gemm")}
-    whole = onnx_model(fold(network))
-    inside = set(nodes_within(whole, ["layer2.0", "layer3.0"]))
+    whole = to_onnx(fold_batch_norms(network))
+    inside = set(nodes_of_modules(whole, ["layer2.0", "layer3.0"]))
     assert {name for name, read in inputs.items() if read & quantised} == inside & set(inputs)
     assert len(inputs) - len(inside & set(inputs)) == 4  # the stem, the first unit's two, the head
-    assert nodes_within(whole, ["layer2"]) == nodes_within(whole, ["layer2.0"])  # a stage of one unit
-    assert nodes_within(whole, ["layer"]) == []
+    assert nodes_of_modules(whole, ["layer2"]) == nodes_of_modules(whole, ["layer2.0"])  # a stage of one unit
+    assert nodes_of_modules(whole, ["layer"]) == []
 
 
 def test_a_network_of_one_unit_computes_it_in_int8() -> None:
@@ -71,14 +71,14 @@ def test_a_network_of_one_unit_computes_it_in_int8() -> None:
 
     alone = create_model("resnet20_cifar", depths=(1,), widths=(16,), strides=(1,))
     assert isinstance(alone, ResidualNetwork)
-    assert quantised_units(alone) == ["layer1.0"]
+    assert quantized_blocks(alone) == ["layer1.0"]
 
 
 def test_scales_come_from_training_pictures_alone(run: Run, network: ResidualNetwork) -> None:
-    evidence = find_evidence(network, run, None, None, None)
+    evidence = load_verification_data(network, run, None, None, None)
     images = evidence.calibration_images()
     assert len(images) == min(1024, len(evidence.data.split("train")))
     held_out = {x.numpy().tobytes() for batch, _ in evidence.batches() for x in batch}
     assert evidence.split != "train"
     assert not {x.numpy().tobytes() for x in images} & held_out
-    assert [num_calibration_images((side, side)) for side in (8, 64, 90, 224)] == [1024, 1024, 517, 256]
+    assert [choose_num_calibration_images((side, side)) for side in (8, 64, 90, 224)] == [1024, 1024, 517, 256]

@@ -11,14 +11,14 @@ import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from reslab.data.dataset import Data
-from reslab.data.decode import read_picture
-from reslab.data.loader import Normalise
-from reslab.deploy.server.app import make_app
-from reslab.deploy.server.settings import ServiceSettings
+from reslab.data.dataset import DatasetSplits
+from reslab.data.decode import read_image
+from reslab.data.loader import Normalize
+from reslab.deploy.server.app import create_app
+from reslab.deploy.server.settings import ServerSettings
 from reslab.nn.network import ResidualNetwork
 from reslab.training.run import Run, load
-from reslab.training.run_data import find_data
+from reslab.training.run_data import open_train_data
 from reslab.training.train import train
 from tests.deploy.listening import listening
 
@@ -30,26 +30,26 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     """`net` and its plain twin `plain`, trained on the digits for one epoch."""
     folder = tmp_path_factory.mktemp("served")
     return [
-        train("resnet20_cifar", epochs=1, settings={**SMALL, **more}, output=folder / name, device="cpu")
+        train("resnet20_cifar", epochs=1, overrides={**SMALL, **more}, output=folder / name, device="cpu")
         for name, more in (("net", {}), ("plain", {"model.merge": "none"}))
     ]
 
 
 @pytest.fixture(scope="session")
-def settings() -> ServiceSettings:
-    return ServiceSettings(engine="torch", device="cpu", max_bytes=1 << 20, max_pixels=1_000_000, max_images=8)
+def settings() -> ServerSettings:
+    return ServerSettings(backend="torch", device="cpu", max_bytes=1 << 20, max_pixels=1_000_000, max_images=8)
 
 
 @pytest.fixture(scope="session")
-def client(runs: list[Run], settings: ServiceSettings) -> Iterator[TestClient]:
+def client(runs: list[Run], settings: ServerSettings) -> Iterator[TestClient]:
     """The service, asked without a socket."""
-    with TestClient(make_app(runs, settings)) as asked:
+    with TestClient(create_app(runs, settings)) as asked:
         yield asked
 
 
 @pytest.fixture(scope="session")
-def digits() -> Data:
-    return find_data("digits")
+def digits() -> DatasetSplits:
+    return open_train_data("digits")
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -60,9 +60,9 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def png(digits: Data) -> bytes:
+def png(digits: DatasetSplits) -> bytes:
     """A digit as a PNG file."""
-    return encoded(Image.fromarray(digits.split("test").raw(0)[0].numpy()))
+    return encoded(Image.fromarray(digits.split("test").preview(0)[0].numpy()))
 
 
 @pytest.fixture(scope="session")
@@ -80,9 +80,9 @@ def weights(runs: list[Run], tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def live(runs: list[Run], settings: ServiceSettings) -> Iterator[str]:
+def live(runs: list[Run], settings: ServerSettings) -> Iterator[str]:
     """The service behind a socket of this machine: its address."""
-    with listening(make_app(runs, settings), settings) as port:
+    with listening(create_app(runs, settings), settings) as port:
         yield f"http://127.0.0.1:{port}"
 
 
@@ -94,4 +94,4 @@ def network(runs: list[Run]) -> ResidualNetwork:
 @pytest.fixture(scope="session")
 def x(network: ResidualNetwork, png: bytes) -> torch.Tensor:
     assert network.preprocess is not None
-    return Normalise(network.preprocess, torch.device("cpu"))(read_picture(png, 1)[None])
+    return Normalize(network.preprocess, torch.device("cpu"))(read_image(png, 1)[None])

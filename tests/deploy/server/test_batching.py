@@ -6,7 +6,7 @@ from concurrent.futures import wait
 
 import pytest
 
-from reslab.deploy.server.batching import Line
+from reslab.deploy.server.batching import DynamicBatcher
 
 
 class Held:
@@ -25,7 +25,7 @@ class Held:
 
 def test_a_lone_item_is_computed_at_once_and_those_that_gather_together() -> None:
     held, sizes = Held(), []
-    line = Line(held, 4, sizes.append)
+    line = DynamicBatcher(held, 4, sizes.append)
     first = line.submit(0)
     held.begun.acquire()  # the thread has it, alone, and nothing else was waited for
     others = [line.submit(number) for number in range(1, 7)]
@@ -39,7 +39,7 @@ def test_a_lone_item_is_computed_at_once_and_those_that_gather_together() -> Non
 
 def test_what_nobody_waits_for_any_more_is_not_computed() -> None:
     held = Held()
-    line = Line(held, 4)
+    line = DynamicBatcher(held, 4)
     first = line.submit(0)
     held.begun.acquire()
     dropped, kept = line.submit(1), line.submit(2)
@@ -57,7 +57,7 @@ def test_a_fault_is_told_to_those_of_its_batch_and_the_line_goes_on() -> None:
             raise ValueError("no zero")
         return list(numbers)
 
-    line = Line(compute, 1)
+    line = DynamicBatcher(compute, 1)
     broken, whole = line.submit(0), line.submit(1)
     with pytest.raises(ValueError, match="no zero"):
         broken.result(10)
@@ -67,7 +67,7 @@ def test_a_fault_is_told_to_those_of_its_batch_and_the_line_goes_on() -> None:
 
 def test_closing_finishes_what_was_submitted() -> None:
     held = Held()
-    line = Line(held, 2)
+    line = DynamicBatcher(held, 2)
     futures = [line.submit(number) for number in range(5)]
     held.go.release(9)
     line.close()

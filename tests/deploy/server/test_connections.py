@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from reslab.deploy.server.app import make_app
-from reslab.deploy.server.settings import ServiceSettings
+from reslab.deploy.server.app import create_app
+from reslab.deploy.server.settings import ServerSettings
 from reslab.training.run import Run
 from tests.deploy.listening import listening
 
@@ -21,14 +21,14 @@ HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 
 
 @pytest.fixture(scope="module")
-def hasty(settings: ServiceSettings) -> ServiceSettings:
+def hasty(settings: ServerSettings) -> ServerSettings:
     """Half a second for a head, one and a half for an exchange."""
     return replace(settings, head_seconds=0.5, timeout_seconds=0.5)
 
 
 @pytest.fixture(scope="module")
-def port(runs: list[Run], hasty: ServiceSettings) -> Iterator[int]:
-    with listening(make_app(runs[:1], hasty), hasty) as found:
+def port(runs: list[Run], hasty: ServerSettings) -> Iterator[int]:
+    with listening(create_app(runs[:1], hasty), hasty) as found:
         yield found
 
 
@@ -172,10 +172,10 @@ def ask_slowly(line: socket.socket) -> None:
         time.sleep(0.01)
 
 
-def test_beyond_the_room_there_is_a_connection_is_cut_and_later_not(runs: list[Run], settings: ServiceSettings) -> None:
+def test_beyond_the_room_there_is_a_connection_is_cut_and_later_not(runs: list[Run], settings: ServerSettings) -> None:
     ask = HEAD + b"Connection: close\r\n\r\n"
     few = replace(settings, max_connections=4)
-    with listening(make_app(runs[:1], few), few) as port, ExitStack() as stack:
+    with listening(create_app(runs[:1], few), few) as port, ExitStack() as stack:
         for _ in range(4):
             line = stack.enter_context(connected(port))
             line.sendall(HEAD + b"\r\n")
@@ -191,8 +191,8 @@ def test_beyond_the_room_there_is_a_connection_is_cut_and_later_not(runs: list[R
             assert heard(late).startswith(b"HTTP/1.1 200 ")
 
 
-def test_without_uvloop_the_ends_are_the_same(runs: list[Run], hasty: ServiceSettings) -> None:
-    with listening(make_app(runs[:1], hasty), hasty, loop="asyncio") as port:
+def test_without_uvloop_the_ends_are_the_same(runs: list[Run], hasty: ServerSettings) -> None:
+    with listening(create_app(runs[:1], hasty), hasty, loop="asyncio") as port:
         test_head_that_is_too_long_is_told(port)
         test_who_does_not_say_what_is_wanted_is_cut(port, HEAD)
         test_open_connection_may_rest_between_requests(port)

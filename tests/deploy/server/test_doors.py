@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from reslab.deploy.server.app import make_app
-from reslab.deploy.server.settings import ServiceSettings
+from reslab.deploy.server.app import create_app
+from reslab.deploy.server.settings import ServerSettings
 
 
 @pytest.fixture(scope="module")
-def locked(runs: list[object], settings: ServiceSettings) -> Iterator[TestClient]:
-    with TestClient(make_app(runs[:1], replace(settings, token="sesame"))) as client:  # type: ignore[arg-type]
+def locked(runs: list[object], settings: ServerSettings) -> Iterator[TestClient]:
+    with TestClient(create_app(runs[:1], replace(settings, token="sesame"))) as client:  # type: ignore[arg-type]
         yield client
 
 
@@ -34,9 +34,9 @@ def test_with_the_token_all_is_open_and_the_probes_are_without(locked: TestClien
     assert locked.get("/readyz").status_code == 200
 
 
-def test_on_loopback_other_names_are_turned_away(weights: Path, settings: ServiceSettings) -> None:
+def test_on_loopback_other_names_are_turned_away(weights: Path, settings: ServerSettings) -> None:
     """A page elsewhere whose own name is made to point here (DNS rebinding) gets nothing."""
-    with TestClient(make_app([weights], replace(settings, hosts=("127.0.0.1", "localhost", "::1")))) as client:
+    with TestClient(create_app([weights], replace(settings, hosts=("127.0.0.1", "localhost", "::1")))) as client:
         for host, status in (
             ("evil.example:8000", 403),
             ("", 403),

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from reslab.analysis.attribution import grad_cam, integrated_gradients, occlusion
-from reslab.data.decode import read_picture
+from reslab.data.decode import read_image
 from reslab.nn.network import ResidualNetwork
 from tests.deploy.server.expected import PLAN, cut, probabilities, told
 
@@ -37,7 +37,7 @@ def test_heat_maps(client: TestClient, network: ResidualNetwork, x: torch.Tensor
     assert np.abs(np.array(found["heat"]) - heat(network, x, 3, method).numpy()).max() < 1e-3
     assert (found["class"], found["method"], found["refused"]) == ("3", method, [])
     seen = Image.open(io.BytesIO(base64.b64decode(found["picture"].partition(",")[2])))
-    assert np.array_equal(np.asarray(seen), read_picture(png, 1)[0].numpy())
+    assert np.array_equal(np.asarray(seen), read_image(png, 1)[0].numpy())
 
 
 @pytest.mark.parametrize("method", METHODS)

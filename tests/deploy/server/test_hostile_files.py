@@ -10,8 +10,8 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import GifImagePlugin, Image
 
-from reslab.deploy.server.errors import Refused
-from reslab.deploy.server.images import Header, check_header, read_header
+from reslab.deploy.server.errors import HTTPError
+from reslab.deploy.server.images import ImageHeader, check_image_header, read_image_header
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -105,8 +105,8 @@ def test_a_bomb_is_refused_before_it_is_decoded(name: str) -> None:
     """No memory of the size of its pixels is ever asked for."""
     content = REFUSED[name][0]
     tracemalloc.start()
-    with pytest.raises(Refused, match="pixels"):
-        check_header(content, 1_000_000)
+    with pytest.raises(HTTPError, match="pixels"):
+        check_image_header(content, 1_000_000)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 100_000
@@ -169,13 +169,13 @@ def test_a_damaged_jpeg_is_refused_or_read(client: TestClient) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (640, 479), (33, 700)])
 def test_headers_tell_what_pillow_tells(kind: str, size: tuple[int, int]) -> None:
     content = encoded(Image.new("RGB", size, "red"), kind)
-    assert read_header(content) == Header(kind, *size)
+    assert read_image_header(content) == ImageHeader(kind, *size)
 
 
 @pytest.mark.parametrize("options", [{"lossless": True}, {"exif": b"Exif\0\0"}, {"quality": 5}])
 def test_headers_of_each_webp(options: dict[str, object]) -> None:
     image = Image.new("RGBA" if "exif" in options else "RGB", (301, 40), (9, 9, 9, 9) if "exif" in options else "red")
-    assert read_header(encoded(image, "WebP", **options)) == Header("WebP", 301, 40)
+    assert read_image_header(encoded(image, "WebP", **options)) == ImageHeader("WebP", 301, 40)
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -183,4 +183,4 @@ def test_headers_of_jpeg_with_more_ahead(progressive: bool) -> None:
     exif = Image.Exif()
     exif[0x010E] = "a long description" * 500
     options: dict[str, object] = {"progressive": progressive, "exif": exif, "icc_profile": bytes(3000), "comment": "hi"}
-    assert read_header(encoded(Image.new("RGB", (123, 45)), "JPEG", **options)) == Header("JPEG", 123, 45)
+    assert read_image_header(encoded(Image.new("RGB", (123, 45)), "JPEG", **options)) == ImageHeader("JPEG", 123, 45)

@@ -10,8 +10,8 @@ from fastapi.testclient import TestClient
 
 from reslab.analysis.blocks import record_block_calls
 from reslab.analysis.surgery import disabled_blocks, swapped_blocks
-from reslab.deploy.server.app import make_app
-from reslab.deploy.server.settings import ServiceSettings
+from reslab.deploy.server.app import create_app
+from reslab.deploy.server.settings import ServerSettings
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.network import ResidualNetwork
 from reslab.training.run import Run, load
@@ -83,7 +83,7 @@ def test_a_plan_that_means_nothing_is_refused(client: TestClient, text: str, pla
 
 
 def test_a_network_that_has_diverged_says_so(
-    runs: list[Run], settings: ServiceSettings, png: bytes, tmp_path: Path
+    runs: list[Run], settings: ServerSettings, png: bytes, tmp_path: Path
 ) -> None:
     """No number is no JSON, and zeros would be made up."""
     folder = tmp_path / "nan"
@@ -92,7 +92,7 @@ def test_a_network_that_has_diverged_says_so(
     with torch.no_grad():
         network.conv1.weight.fill_(torch.nan)
     save_weights(folder / "model.safetensors", network)
-    with TestClient(make_app([folder], settings)) as client:
+    with TestClient(create_app([folder], settings)) as client:
         for way in ("/v1/predict", "/v1/explain", "/v1/lesion", "/v1/lesion/curve"):
             found = client.post(way, content=png)
             assert (found.status_code, "whose answer is numbers; got: nan" in found.json()["error"]) == (500, True), way

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from reslab.deploy.server.app import make_app
-from reslab.deploy.server.settings import ServiceSettings
-from reslab.deploy.server.state import House
+from reslab.deploy.server.app import create_app
+from reslab.deploy.server.settings import ServerSettings
+from reslab.deploy.server.state import AppState
 from reslab.training.run import Run
 from tests.deploy.listening import listening
 
@@ -29,10 +29,10 @@ def resident_bytes() -> int:
 
 
 @pytest.fixture
-def narrow(runs: list[Run], settings: ServiceSettings) -> Iterator[tuple[House, int]]:
+def narrow(runs: list[Run], settings: ServerSettings) -> Iterator[tuple[AppState, int]]:
     """A service of few places behind a socket, and its port."""
     few = replace(settings, queue=8, max_images=8, max_batch=4, max_studies=2, timeout_seconds=20.0)
-    app = make_app(runs, few)
+    app = create_app(runs, few)
     with listening(app, few) as port:
         yield app.state.house, port
 
@@ -69,7 +69,7 @@ class Clients:
         connection.close()
 
 
-def test_a_crowd_is_answered_and_leaves_nothing(narrow: tuple[House, int], png: bytes) -> None:
+def test_a_crowd_is_answered_and_leaves_nothing(narrow: tuple[AppState, int], png: bytes) -> None:
     house, port = narrow
     clients = Clients(port, 24, lambda chance: ("/v1/predict", png))
     clients.run(lambda asked: asked < 4)
@@ -77,12 +77,12 @@ def test_a_crowd_is_answered_and_leaves_nothing(narrow: tuple[House, int], png: 
     clients.run(lambda asked: asked < 16)
     assert set(clients.codes) == {200, 429}
     assert clients.codes.total() == 24 * 20
-    assert (house.room.num_pictures, house.room.num_bytes, house.studies.num_pictures) == (0, 0, 0)
+    assert (house.limiter.num_images, house.limiter.num_bytes, house.analysis_limiter.num_images) == (0, 0, 0)
     assert resident_bytes() - before < _GROWTH_BYTES
 
 
 @pytest.mark.soak
-def test_a_minute_of_a_hostile_crowd(narrow: tuple[House, int], png: bytes) -> None:
+def test_a_minute_of_a_hostile_crowd(narrow: tuple[AppState, int], png: bytes) -> None:
     """Predictions, looks inside, noise, bodies that are too long, connections that break off."""
     house, port = narrow
     ways = ("/v1/predict", "/v1/predict?model=plain", "/v1/explain", "/v1/unit?unit=layer1.0", "/v1/lesion/curve")
@@ -106,7 +106,7 @@ def test_a_minute_of_a_hostile_crowd(narrow: tuple[House, int], png: bytes) -> N
     assert clients.codes[429] > 0
     assert resident_bytes() - before < _GROWTH_BYTES
     for _ in range(600):
-        if house.room.num_pictures == 0:
+        if house.limiter.num_images == 0:
             break
         time.sleep(0.05)
-    assert (house.room.num_pictures, house.room.num_bytes, house.studies.num_pictures) == (0, 0, 0)
+    assert (house.limiter.num_images, house.limiter.num_bytes, house.analysis_limiter.num_images) == (0, 0, 0)

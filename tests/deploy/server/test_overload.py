@@ -12,19 +12,19 @@ from fastapi.testclient import TestClient
 from starlette.requests import Request
 from torch import Tensor
 
-from reslab.deploy.server.app import make_app
-from reslab.deploy.server.errors import Refused
-from reslab.deploy.server.requests import read_bytes
-from reslab.deploy.server.settings import ServiceSettings
-from reslab.deploy.server.state import House
+from reslab.deploy.server.app import create_app
+from reslab.deploy.server.errors import HTTPError
+from reslab.deploy.server.requests import read_request_bytes
+from reslab.deploy.server.settings import ServerSettings
+from reslab.deploy.server.state import AppState
 
 
 class Stopper:
     """Holds a line of pictures until it is told to go."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: AppState) -> None:
         self.go, self.begun = threading.Event(), threading.Event()
-        line = house.models["alone"].opened().line
+        line = house.models["alone"].load().batcher
         self._compute = line.compute
         line.compute = self
 
@@ -35,13 +35,13 @@ class Stopper:
 
 
 @pytest.fixture
-def small(weights: Path, settings: ServiceSettings) -> Iterator[TestClient]:
+def small(weights: Path, settings: ServerSettings) -> Iterator[TestClient]:
     """A service of four places."""
-    with TestClient(make_app([weights], replace(settings, queue=4, max_images=4, max_studies=1))) as client:
+    with TestClient(create_app([weights], replace(settings, queue=4, max_images=4, max_studies=1))) as client:
         yield client
 
 
-def house_of(client: TestClient) -> House:
+def house_of(client: TestClient) -> AppState:
     return client.app.state.house  # type: ignore[attr-defined]
 
 
@@ -50,7 +50,7 @@ def test_beyond_its_places_it_says_429_at_once_and_finishes_what_it_took(small: 
     stopper = Stopper(house)
     with ThreadPoolExecutor(4) as pool:
         taken = [pool.submit(small.post, "/v1/predict", content=png) for _ in range(4)]
-        while house.room.num_pictures < 4:
+        while house.limiter.num_images < 4:
             stopper.begun.wait(0.01)
         turned = small.post("/v1/predict", content=png)
         assert (turned.status_code, turned.headers["retry-after"]) == (429, "1")
@@ -59,7 +59,7 @@ def test_beyond_its_places_it_says_429_at_once_and_finishes_what_it_took(small: 
         assert "reslab_queue_depth 4.0" in small.get("/metrics").text
         stopper.go.set()
         assert [each.result().status_code for each in taken] == [200] * 4
-    assert (house.room.num_pictures, house.room.num_bytes) == (0, 0)
+    assert (house.limiter.num_images, house.limiter.num_bytes) == (0, 0)
     assert small.post("/v1/predict", content=png).status_code == 200
 
 
@@ -68,20 +68,20 @@ def test_every_picture_of_a_request_takes_a_place(small: TestClient, png: bytes,
     stopper = Stopper(house)
     with ThreadPoolExecutor(1) as pool:
         taken = pool.submit(small.post, "/v1/predict", json={"images": [text] * 3})
-        while house.room.num_pictures < 3:
+        while house.limiter.num_images < 3:
             stopper.begun.wait(0.01)
         assert small.post("/v1/predict", json={"images": [text] * 2}).status_code == 429
         stopper.go.set()
         assert taken.result().status_code == 200
-    assert house.room.num_pictures == 0
+    assert house.limiter.num_images == 0
 
 
 def test_looks_inside_are_bounded_too(small: TestClient, png: bytes) -> None:
-    specimen = house_of(small).models["alone"].opened().specimen
-    studies = house_of(small).studies
-    with ThreadPoolExecutor(1) as pool, specimen.taken():
+    specimen = house_of(small).models["alone"].load().analysis_model
+    studies = house_of(small).analysis_limiter
+    with ThreadPoolExecutor(1) as pool, specimen.exclusive():
         taken = pool.submit(small.post, "/v1/explain", content=png)
-        while studies.num_pictures < 1:
+        while studies.num_images < 1:
             threading.Event().wait(0.01)
         assert small.post("/v1/unit", params={"unit": "layer1.0"}, content=png).status_code == 429
         assert small.post("/v1/predict", content=png).status_code == 200
@@ -89,36 +89,36 @@ def test_looks_inside_are_bounded_too(small: TestClient, png: bytes) -> None:
 
 
 def test_what_takes_too_long_ends_in_504_and_leaves_nothing(
-    weights: Path, settings: ServiceSettings, png: bytes, text: str
+    weights: Path, settings: ServerSettings, png: bytes, text: str
 ) -> None:
-    with TestClient(make_app([weights], replace(settings, timeout_seconds=0.3))) as client:
+    with TestClient(create_app([weights], replace(settings, timeout_seconds=0.3))) as client:
         house = house_of(client)
         stopper = Stopper(house)
         found = client.post("/v1/predict", json={"images": [text, text]})
         assert found.status_code == 504
         assert "0.3" in found.json()["error"]
-        assert (house.room.num_pictures, house.room.num_bytes) == (0, 0)
-        with house.models["alone"].opened().specimen.taken():
+        assert (house.limiter.num_images, house.limiter.num_bytes) == (0, 0)
+        with house.models["alone"].load().analysis_model.exclusive():
             assert client.post("/v1/explain", content=png).status_code == 504
-        assert house.studies.num_pictures == 0
+        assert house.analysis_limiter.num_images == 0
         stopper.go.set()
         assert client.post("/v1/predict", content=png).status_code in (200, 504)
 
 
-def test_a_fault_inside_is_500_and_gives_its_place_back(weights: Path, settings: ServiceSettings, png: bytes) -> None:
-    app = make_app([weights], settings)
+def test_a_fault_inside_is_500_and_gives_its_place_back(weights: Path, settings: ServerSettings, png: bytes) -> None:
+    app = create_app([weights], settings)
     with TestClient(app, raise_server_exceptions=False) as client:
         house = house_of(client)
 
         def fail(pictures: Sequence[Tensor]) -> Sequence[Tensor]:
             raise RuntimeError("the disk of /secret/place is full")
 
-        house.models["alone"].opened().line.compute = fail
+        house.models["alone"].load().batcher.compute = fail
         found = client.post("/v1/predict", content=png)
         assert found.status_code == 500
         assert set(found.json()) == {"error"}
         assert "secret" not in found.text
-        assert house.room.num_pictures == 0
+        assert house.limiter.num_images == 0
 
 
 def request_of(pieces: AsyncIterator[bytes], **headers: str) -> Request:
@@ -142,8 +142,8 @@ def test_a_body_is_measured_while_it_comes() -> None:
     """Of an endless one no more than the limit is ever held; some more is read, so that the caller hears the answer."""
     sent: list[int] = []
     held: list[int] = []
-    with pytest.raises(Refused, match="at most 5,000 bytes") as refusal:
-        asyncio.run(read_bytes(request_of(endless(sent)), 5000, held.append, 5.0))
+    with pytest.raises(HTTPError, match="at most 5,000 bytes") as refusal:
+        asyncio.run(read_request_bytes(request_of(endless(sent)), 5000, held.append, 5.0))
     assert refusal.value.status == 413
     assert sum(held) <= 5000
     assert sum(sent) <= 21_000
@@ -151,8 +151,8 @@ def test_a_body_is_measured_while_it_comes() -> None:
 
 def test_a_body_that_says_it_is_far_too_long_is_not_read() -> None:
     sent: list[int] = []
-    with pytest.raises(Refused, match="got: 99999999"):
-        asyncio.run(read_bytes(request_of(endless(sent), content_length="99999999"), 5000, len_of, 5.0))
+    with pytest.raises(HTTPError, match="got: 99999999"):
+        asyncio.run(read_request_bytes(request_of(endless(sent), content_length="99999999"), 5000, len_of, 5.0))
     assert sent == []
 
 
@@ -165,8 +165,8 @@ def test_a_body_that_does_not_come_is_408() -> None:
         yield b"a"
         await asyncio.sleep(60)
 
-    with pytest.raises(Refused, match=r"within 0\.05 seconds") as refusal:
-        asyncio.run(read_bytes(request_of(never()), 5000, len_of, 0.05))
+    with pytest.raises(HTTPError, match=r"within 0\.05 seconds") as refusal:
+        asyncio.run(read_request_bytes(request_of(never()), 5000, len_of, 0.05))
     assert refusal.value.status == 408
 
 
@@ -176,9 +176,9 @@ def test_too_long_a_body_over_the_wire(client: TestClient) -> None:
     assert "1,048,576 bytes" in found.json()["error"]
 
 
-def test_memory_for_bodies_is_bounded(weights: Path, settings: ServiceSettings) -> None:
-    with TestClient(make_app([weights], replace(settings, max_held_bytes=1 << 20))) as client:
-        house_of(client).room.num_bytes = 1 << 20  # others hold it all
+def test_memory_for_bodies_is_bounded(weights: Path, settings: ServerSettings) -> None:
+    with TestClient(create_app([weights], replace(settings, max_held_bytes=1 << 20))) as client:
+        house_of(client).limiter.num_bytes = 1 << 20  # others hold it all
         assert client.post("/v1/predict", content=b"x").status_code == 429
-        house_of(client).room.num_bytes = 0
+        house_of(client).limiter.num_bytes = 0
         assert client.post("/v1/predict", content=b"x").status_code == 415

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from reslab.deploy.export.verify import run_images
+from reslab.deploy.export.verify import load_calibration_images
 from reslab.deploy.predict import predict
-from reslab.deploy.server.app import make_app
-from reslab.deploy.server.settings import ServiceSettings
+from reslab.deploy.server.app import create_app
+from reslab.deploy.server.settings import ServerSettings
 from reslab.training.run import Run, load
 
 
@@ -22,7 +22,7 @@ def test_every_body_gives_what_predict_gives(
 ) -> None:
     file = tmp_path / "digit.png"
     file.write_bytes(png)
-    (wanted,) = predict(runs[0], file, engine="torch", device="cpu")
+    (wanted,) = predict(runs[0], file, backend="torch", device="cpu")
     bodies = [
         client.post("/v1/predict", content=png, headers={"Content-Type": "image/png"}),
         client.post("/v1/predict", content=png, headers={"Content-Type": "application/octet-stream"}),
@@ -124,19 +124,19 @@ def test_int8_takes_its_scales_from_the_training_pictures_of_each_run(
     """The answers are those of an engine calibrated on the run's own pictures, and not float32's."""
     file = tmp_path / "digit.png"
     file.write_bytes(png)
-    settings = ServiceSettings(engine="onnxruntime", precision="int8", device="cpu")
-    with TestClient(make_app(runs[:1], settings)) as client:
+    settings = ServerSettings(backend="onnxruntime", precision="int8", device="cpu")
+    with TestClient(create_app(runs[:1], settings)) as client:
         answer = client.post("/v1/predict", content=png).json()
     assert (answer["engine"], answer["precision"]) == ("onnxruntime", "int8")
-    images = run_images(runs[0].path, load(runs[0]))
-    (wanted,) = predict(runs[0], file, engine="onnxruntime", precision="int8", device="cpu", images=images)
-    (whole,) = predict(runs[0], file, engine="torch", device="cpu")
+    images = load_calibration_images(runs[0].path, load(runs[0]))
+    (wanted,) = predict(runs[0], file, backend="onnxruntime", precision="int8", device="cpu", calibration_images=images)
+    (whole,) = predict(runs[0], file, backend="torch", device="cpu")
     numbers = [number for _, number in names_and_numbers(answer)]
     assert numbers == pytest.approx([guess.probability for guess in wanted.classes])
     assert numbers != pytest.approx([guess.probability for guess in whole.classes], rel=1e-5)
 
 
 def test_int8_without_a_run_is_refused_kindly(weights: Path) -> None:
-    settings = ServiceSettings(precision="int8", device="cpu")
-    with pytest.raises(ValueError, match="name the run's folder"), TestClient(make_app([weights], settings)):
+    settings = ServerSettings(precision="int8", device="cpu")
+    with pytest.raises(ValueError, match="name the run's folder"), TestClient(create_app([weights], settings)):
         pass

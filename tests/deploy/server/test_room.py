@@ -2,30 +2,30 @@
 
 import pytest
 
-from reslab.deploy.server.errors import Refused
-from reslab.deploy.server.settings import ServiceSettings
-from reslab.deploy.server.state import Room
+from reslab.deploy.server.errors import HTTPError
+from reslab.deploy.server.settings import ServerSettings
+from reslab.deploy.server.state import AdmissionLimiter
 
 
 def test_places_are_counted_and_given_back() -> None:
-    room = Room(3, 100)
-    with room.enter() as ticket:
-        ticket.take_pictures(2)
-        assert room.num_pictures == 3
-        with pytest.raises(Refused, match="3 pictures in hand of at most 3") as refusal:
-            room.enter()
+    room = AdmissionLimiter(3, 100)
+    with room.admit() as ticket:
+        ticket.reserve_images(2)
+        assert room.num_images == 3
+        with pytest.raises(HTTPError, match="3 pictures in hand of at most 3") as refusal:
+            room.admit()
         assert (refusal.value.status, refusal.value.headers["Retry-After"]) == (429, "1")
-    assert room.num_pictures == 0
+    assert room.num_images == 0
 
 
 def test_bytes_are_counted_and_given_back() -> None:
-    room = Room(3, 100)
-    with room.enter() as ticket:
-        ticket.take_bytes(90)
-        with pytest.raises(Refused, match="90 bytes"):
-            ticket.take_bytes(11)
+    room = AdmissionLimiter(3, 100)
+    with room.admit() as ticket:
+        ticket.reserve_bytes(90)
+        with pytest.raises(HTTPError, match="90 bytes"):
+            ticket.reserve_bytes(11)
         assert room.num_bytes == 90
-    assert (room.num_pictures, room.num_bytes) == (0, 0)
+    assert (room.num_images, room.num_bytes) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -40,4 +40,4 @@ def test_bytes_are_counted_and_given_back() -> None:
 )
 def test_settings_that_mean_nothing_are_refused(wrong: dict[str, float], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        ServiceSettings(**wrong)  # type: ignore[arg-type]
+        ServerSettings(**wrong)  # type: ignore[arg-type]

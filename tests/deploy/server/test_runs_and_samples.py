@@ -12,11 +12,11 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from reslab.data.dataset import Data
-from reslab.data.loader import eval_batches
-from reslab.deploy.server.app import make_app
-from reslab.deploy.server.settings import ServiceSettings
-from reslab.deploy.server.state import names_of
+from reslab.data.dataset import DatasetSplits
+from reslab.data.loader import eval_loader
+from reslab.deploy.server.app import create_app
+from reslab.deploy.server.settings import ServerSettings
+from reslab.deploy.server.state import model_names
 from reslab.training.evaluation.loop import evaluate_batches
 from reslab.training.run import Run, load
 
@@ -38,7 +38,7 @@ def test_models_are_described(client: TestClient, runs: list[Run]) -> None:
     assert twins["layer1.0"]["sentence"] == "conv3 norm act conv3 norm act"
 
 
-def test_samples_are_the_test_images(client: TestClient, digits: Data) -> None:
+def test_samples_are_the_test_images(client: TestClient, digits: DatasetSplits) -> None:
     samples = client.get("/v1/models/net/samples", params={"n": 40}).json()["samples"]
     images = digits.split("test")
     assert len({row["id"] for row in samples}) == 40
@@ -47,7 +47,7 @@ def test_samples_are_the_test_images(client: TestClient, digits: Data) -> None:
         assert row["label"] == digits.classes[int(images.labels[row["id"]])]
         found = client.get(f"/v1/models/net/samples/{row['id']}.png")
         assert found.headers["content-type"] == "image/png"
-        assert np.array_equal(np.asarray(Image.open(io.BytesIO(found.content))), images.raw(row["id"])[0].numpy())
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(found.content))), images.preview(row["id"])[0].numpy())
     assert client.get("/v1/models/net/samples").json()["samples"] == samples[:24]
 
 
@@ -66,25 +66,25 @@ def wait_until_judged(client: TestClient, name: str) -> dict[str, Any]:
     raise AssertionError("never judged")
 
 
-def test_a_run_with_its_matrix(client: TestClient, runs: list[Run], digits: Data) -> None:
+def test_a_run_with_its_matrix(client: TestClient, runs: list[Run], digits: DatasetSplits) -> None:
     found = wait_until_judged(client, "net")
     network = load(runs[0])
     assert network.preprocess is not None
-    batches = eval_batches(digits.split("test"), 64, network.preprocess, "cpu")
+    batches = eval_loader(digits.split("test"), 64, network.preprocess, "cpu")
     wanted = evaluate_batches(network, batches, 10)
-    assert found["confusion"] == [list(row) for row in wanted.confusion]
+    assert found["confusion"] == [list(row) for row in wanted.confusion_matrix]
     assert found["num_images"] == wanted.num_samples
     assert (found["finished"], found["step"], found["total"]) == (True, 22, 22)
-    assert found["log"] == runs[0].log.lines()
+    assert found["log"] == runs[0].log.records()
     later = client.get("/v1/models/net/run", params={"since": 1}).json()
     assert later["log"] == found["log"][1:]
     assert [row["probability"] for row in found["mistakes"]] == sorted(
         (row["probability"] for row in found["mistakes"]), reverse=True
     )
-    assert found["per_class"][3]["num_samples"] == sum(wanted.confusion[3])
+    assert found["per_class"][3]["num_samples"] == sum(wanted.confusion_matrix[3])
 
 
-def test_the_images_of_a_cell(client: TestClient, digits: Data) -> None:
+def test_the_images_of_a_cell(client: TestClient, digits: DatasetSplits) -> None:
     found = wait_until_judged(client, "net")
     for true, called in ((0, 0), (8, 1)):
         rows = client.get("/v1/models/net/confusion", params={"true": true, "predicted": called}).json()["samples"]
@@ -93,8 +93,8 @@ def test_the_images_of_a_cell(client: TestClient, digits: Data) -> None:
     assert client.get("/v1/models/net/confusion", params={"true": 0, "predicted": 10}).status_code == 422
 
 
-def test_weights_alone_are_enough_to_predict(weights: Path, png: bytes, settings: ServiceSettings) -> None:
-    with TestClient(make_app([weights], settings)) as client:
+def test_weights_alone_are_enough_to_predict(weights: Path, png: bytes, settings: ServerSettings) -> None:
+    with TestClient(create_app([weights], settings)) as client:
         (model,) = client.get("/v1/models").json()["models"]
         assert (model["name"], model["run"]) == ("alone", False)
         assert client.post("/v1/predict", content=png).status_code == 200
@@ -118,9 +118,9 @@ def unfinished(runs: list[Run], tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_run_in_training_is_shown_and_answers_once_it_has_ended(
-    unfinished: Path, runs: list[Run], png: bytes, settings: ServiceSettings
+    unfinished: Path, runs: list[Run], png: bytes, settings: ServerSettings
 ) -> None:
-    with TestClient(make_app([unfinished], settings)) as client:
+    with TestClient(create_app([unfinished], settings)) as client:
         assert client.get("/readyz").status_code == 503
         (model,) = client.get("/v1/models").json()["models"]
         assert not model["finished"]
@@ -140,13 +140,13 @@ def test_a_run_in_training_is_shown_and_answers_once_it_has_ended(
         assert client.get("/v1/models/growing/run").json()["finished"]
 
 
-def test_a_run_whose_data_is_gone_says_so(runs: list[Run], tmp_path: Path, settings: ServiceSettings) -> None:
+def test_a_run_whose_data_is_gone_says_so(runs: list[Run], tmp_path: Path, settings: ServerSettings) -> None:
     folder = tmp_path / "lost"
     shutil.copytree(runs[0].path, folder)
     facts = json.loads((folder / "run.json").read_text())
     facts["data"]["asked"] = str(tmp_path / "nowhere")
     (folder / "run.json").write_text(json.dumps(facts))
-    with TestClient(make_app([folder], settings)) as client:
+    with TestClient(create_app([folder], settings)) as client:
         found = client.get("/v1/models/lost/samples")
         assert found.status_code == 404
         assert "cannot be opened" in found.json()["error"]
@@ -155,13 +155,13 @@ def test_a_run_whose_data_is_gone_says_so(runs: list[Run], tmp_path: Path, setti
 
 def test_names_are_unlike(runs: list[Run], weights: Path) -> None:
     path = runs[0].path
-    assert names_of([path, path, path / "model.safetensors", weights]) == ["net", "net-2", "net-3", "alone"]
+    assert model_names([path, path, path / "model.safetensors", weights]) == ["net", "net-2", "net-3", "alone"]
     with pytest.raises(ValueError, match="at least one run"):
-        names_of([])
+        model_names([])
 
 
-def test_what_cannot_be_served_is_refused_at_once(tmp_path: Path, settings: ServiceSettings) -> None:
+def test_what_cannot_be_served_is_refused_at_once(tmp_path: Path, settings: ServerSettings) -> None:
     with pytest.raises((ValueError, FileNotFoundError)):
-        make_app([tmp_path], settings)
+        create_app([tmp_path], settings)
     with pytest.raises(FileNotFoundError):
-        make_app([tmp_path / "nothing.safetensors"], settings)
+        create_app([tmp_path / "nothing.safetensors"], settings)

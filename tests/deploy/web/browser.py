@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from reslab.deploy.server.app import make_app
-from reslab.deploy.server.settings import ServiceSettings
+from reslab.deploy.server.app import create_app
+from reslab.deploy.server.settings import ServerSettings
 from reslab.training.run import Run
 from tests.deploy.listening import listening
 
@@ -31,7 +31,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright 
 expect.set_options(timeout=PATIENCE_MILLISECONDS)
 
 SCREENS = {"wide": {"width": 1280, "height": 900}, "phone": {"width": 375, "height": 812}}
-SETTINGS = ServiceSettings(engine="torch", device="cpu")
+SETTINGS = ServerSettings(backend="torch", device="cpu")
 
 
 @contextmanager
@@ -45,9 +45,9 @@ def launched() -> Iterator[Browser]:
 
 
 @contextmanager
-def served(runs: Sequence[Run | Path], settings: ServiceSettings = SETTINGS) -> Iterator[str]:
+def served(runs: Sequence[Run | Path], settings: ServerSettings = SETTINGS) -> Iterator[str]:
     """The address of a service of these runs, for a block."""
-    with listening(make_app(runs, settings), settings) as port:
+    with listening(create_app(runs, settings), settings) as port:
         yield f"http://127.0.0.1:{port}"
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from reslab.training.run import Run
-from reslab.training.run_data import find_data
+from reslab.training.run_data import open_train_data
 from reslab.training.train import train
 
 SMALL = {"model.depths": "2,2,2", "model.widths": "16,16,24"}
@@ -20,7 +20,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     """`net` with 3x2 units, and its twin `plain` without shortcuts."""
     folder = tmp_path_factory.mktemp("explored")
     return [
-        train(model, epochs=epochs, settings=SMALL, output=folder / name, device="cpu")
+        train(model, epochs=epochs, overrides=SMALL, output=folder / name, device="cpu")
         for name, model, epochs in (("net", "resnet20_cifar", 2), ("plain", "plain20_cifar", 1))
     ]
 
@@ -68,5 +68,5 @@ def page(browser: Any, address: str) -> Iterator[Any]:
 def png(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A digit as a file of one's own."""
     file = tmp_path_factory.mktemp("pictures") / "seven.png"
-    Image.fromarray(find_data("digits").split("test").raw(7)[0].numpy()).save(file)
+    Image.fromarray(open_train_data("digits").split("test").preview(7)[0].numpy()).save(file)
     return file

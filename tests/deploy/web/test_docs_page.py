@@ -9,7 +9,7 @@ import httpx2
 import pytest
 from PIL import Image
 
-from reslab.deploy.server.settings import ServiceSettings
+from reslab.deploy.server.settings import ServerSettings
 from reslab.training.run import Run
 from tests.deploy.web.accessibility import check
 from tests.deploy.web.browser import SCREENS, Browser, Page, expect, opened_page, served
@@ -114,7 +114,7 @@ def test_no_rule_is_broken(browser: Browser, address: str, screen: str, scheme: 
 
 
 def test_the_token_of_the_tab_serves_here_too(browser: Browser, runs: list[Run], tmp_path: Path) -> None:
-    settings = ServiceSettings(engine="torch", device="cpu", token="open sesame")
+    settings = ServerSettings(backend="torch", device="cpu", token="open sesame")
     with served(runs[:1], settings) as address, opened_page(browser, address, "/docs") as page:
         expect(page.get_by_role("alert")).to_contain_text("asks for a token")
         page.evaluate("sessionStorage.setItem('reslab-token', 'open sesame')")

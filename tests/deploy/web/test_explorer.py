@@ -7,7 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from reslab.deploy.server.settings import ServiceSettings
+from reslab.deploy.server.settings import ServerSettings
 from reslab.training.run import Run
 from tests.deploy.web.browser import (
     Browser,
@@ -123,7 +123,7 @@ def test_phone_needs_no_sideways_scrolling_and_keeps_the_answer_in_sight(
 
 
 def test_token_is_asked_for(browser: Browser, runs: list[Run]) -> None:
-    settings = ServiceSettings(engine="torch", device="cpu", token="open sesame")
+    settings = ServerSettings(backend="torch", device="cpu", token="open sesame")
     with served(runs[:1], settings) as address, opened_page(browser, address) as page:
         page.get_by_label("Token").fill("open barley")
         page.get_by_role("button", name="Enter").click()

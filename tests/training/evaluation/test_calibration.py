@@ -14,15 +14,15 @@ from torch.nn import functional
 
 from reslab.nn.checkpoints.safetensors_io import load_weights, read_header, read_tensors
 from reslab.training.evaluation.calibration import (
-    Temperature,
-    answers_of,
-    calibrated,
-    calibration_facts,
+    FittedTemperature,
+    apply_temperature,
+    calibration_metrics,
+    compute_reliability,
     fit_temperature,
-    keep_temperature,
+    fit_validation_temperature,
     log_probabilities,
-    reliability,
-    soften,
+    require_probabilities,
+    save_temperature,
 )
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.evaluation.loop import Evaluation
@@ -40,18 +40,18 @@ def run(digits_run: Run, tmp_path: Path) -> Run:
 
 
 def test_it_is_that_of_the_validation_answers(val: Evaluation) -> None:
-    probabilities, labels = answers_of(val)
-    found = calibrated(val)
-    assert found == Temperature(fit_temperature(log_probabilities(probabilities), labels), "val", val.num_samples)
+    probabilities, labels = require_probabilities(val)
+    found = fit_validation_temperature(val)
+    assert found == FittedTemperature(fit_temperature(log_probabilities(probabilities), labels), "val", val.num_samples)
     assert found.value != 1.0
 
 
 def test_it_is_written_into_the_header_and_the_run_and_changes_no_weight(run: Run) -> None:
     before, header = read_tensors(run.weights_path), read_header(run.weights_path)
-    keep_temperature(run.path, Temperature(1.5, "val", 40))
+    save_temperature(run.path, FittedTemperature(1.5, "val", 40))
     kept = {"value": 1.5, "fitted_on": "val", "num_samples": 40}
     assert read_header(run.weights_path) == {**header, "temperature": kept}
-    assert Run(run.path).facts["temperature"] == kept
+    assert Run(run.path).metadata["temperature"] == kept
     after = read_tensors(run.weights_path)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -61,32 +61,32 @@ def test_it_is_written_into_the_header_and_the_run_and_changes_no_weight(run: Ru
 
 def test_weights_alone_can_keep_one(run: Run) -> None:
     alone = Path(shutil.copy(run.weights_path, run.path.parent / "alone.safetensors"))
-    keep_temperature(alone, Temperature(0.7, "val", 40))
+    save_temperature(alone, FittedTemperature(0.7, "val", 40))
     assert load_weights(alone).temperature == 0.7
     assert load_weights(run.weights_path).temperature is None
 
 
 def test_an_evaluation_does_not_use_it(run: Run) -> None:
     before = evaluate(run).to_dict()
-    keep_temperature(run, Temperature(5.0, "val", 40))
+    save_temperature(run, FittedTemperature(5.0, "val", 40))
     assert evaluate(run).to_dict() == before
 
 
 def test_it_is_fitted_on_validation_images_alone(val: Evaluation) -> None:
     for split in ("test", "train"):
         with pytest.raises(ValueError, match="never the test set"):
-            calibrated(replace(val, split=split))
+            fit_validation_temperature(replace(val, split=split))
     with pytest.raises(ValueError, match="all of them right"):
-        calibrated(replace(val, num_correct=val.num_samples))
+        fit_validation_temperature(replace(val, num_correct=val.num_samples))
 
 
 def test_what_is_told_of_another_split_is_the_validation_temperature_applied(digits_run: Run, val: Evaluation) -> None:
     judged = evaluate(digits_run, keep_probabilities=True)
-    found = calibration_facts(judged, val)
-    assert found["temperature"] == calibrated(val).value
+    found = calibration_metrics(judged, val)
+    assert found["temperature"] == fit_validation_temperature(val).value
     assert (found["fitted_on"], found["fitted_images"], found["in_halves"]) == ("val", val.num_samples, False)
-    probabilities, labels = answers_of(judged)
-    softened = soften(probabilities.double(), found["temperature"])
+    probabilities, labels = require_probabilities(judged)
+    softened = apply_temperature(probabilities.double(), found["temperature"])
     confidence, called = softened.max(1)
     shown = [one for one in found["reliability_scaled"] if one["num_samples"]]
     for one in shown:
@@ -98,13 +98,13 @@ def test_what_is_told_of_another_split_is_the_validation_temperature_applied(dig
 
 
 def test_validation_images_do_not_judge_their_own_temperature(val: Evaluation) -> None:
-    found = calibration_facts(val, val)
+    found = calibration_metrics(val, val)
     assert found["in_halves"]
-    probabilities, labels = answers_of(val)
+    probabilities, labels = require_probabilities(val)
     total = 0.0
     for start in (0, 1):
         other = fit_temperature(log_probabilities(probabilities[1 - start :: 2]), labels[1 - start :: 2])
-        mine = soften(probabilities[start::2].double(), other)
+        mine = apply_temperature(probabilities[start::2].double(), other)
         total -= mine[torch.arange(len(mine)), labels[start::2]].log().sum().item()
     assert found["loss_scaled"] == pytest.approx(total / len(labels), rel=1e-6)
 
@@ -113,10 +113,10 @@ def test_without_mistakes_there_is_no_temperature_and_without_them_in_a_half_no_
     labels = torch.zeros(8, dtype=torch.int64)
     sure = torch.tensor([[0.9, 0.1]]).repeat(8, 1)
     right = Evaluation(8, 8, None, 0.1, ((8, 0), (0, 0)), "val", sure, labels)
-    assert set(calibration_facts(right, right)) == {"ece", "mce", "reliability"}
+    assert set(calibration_metrics(right, right)) == {"ece", "mce", "reliability"}
     sure[0] = torch.tensor([0.4, 0.6])
     wrong = replace(right, probabilities=sure, num_correct=7)
-    found = calibration_facts(wrong, wrong)
+    found = calibration_metrics(wrong, wrong)
     assert found["temperature"] > 0
     assert "ece_scaled" not in found
 
@@ -131,7 +131,7 @@ def answers(num_samples: int = 400) -> tuple[Tensor, Tensor]:
 def test_the_calibration_error_is_that_of_a_direct_loop(num_bins: int) -> None:
     probabilities, labels = answers()
     total, gaps = 0.0, []
-    found = reliability(probabilities, labels, num_bins)
+    found = compute_reliability(probabilities, labels, num_bins)
     for b in range(num_bins):
         inside = [
             (max(row), row.index(max(row)) == label)
@@ -155,9 +155,9 @@ def test_the_calibration_error_is_that_of_a_direct_loop(num_bins: int) -> None:
 def test_a_network_that_is_sure_and_right_has_no_error_and_one_that_is_wrong_has_all() -> None:
     labels = torch.arange(6) % 3
     sure = functional.one_hot(labels, 3).float()
-    assert reliability(sure, labels).ece == 0
-    assert reliability(sure, labels).bins[-1].num_samples == 6
-    assert reliability(sure.roll(1, 1), labels).ece == 1
+    assert compute_reliability(sure, labels).ece == 0
+    assert compute_reliability(sure, labels).bins[-1].num_samples == 6
+    assert compute_reliability(sure.roll(1, 1), labels).ece == 1
 
 
 def test_a_temperature_that_was_applied_is_found() -> None:
@@ -183,9 +183,14 @@ def test_the_loss_does_not_rise(seed: int) -> None:
 
 def test_the_least_is_at_the_bottom() -> None:
     probabilities, _ = answers()
-    labels = torch.multinomial(soften(probabilities, 2.0), 1, generator=torch.Generator().manual_seed(2))[:, 0]
+    labels = torch.multinomial(apply_temperature(probabilities, 2.0), 1, generator=torch.Generator().manual_seed(2))[
+        :, 0
+    ]
     found = fit_temperature(log_probabilities(probabilities), labels)
-    losses = [functional.nll_loss(log_probabilities(soften(probabilities, found * s)), labels) for s in (0.99, 1, 1.01)]
+    losses = [
+        functional.nll_loss(log_probabilities(apply_temperature(probabilities, found * s)), labels)
+        for s in (0.99, 1, 1.01)
+    ]
     assert losses[1] < min(losses[0], losses[2])
 
 
@@ -196,19 +201,21 @@ def test_where_all_is_right_no_temperature_is_nonsense() -> None:
 
 def test_softening_is_the_softmax_of_divided_outputs() -> None:
     outputs = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    torch.testing.assert_close(soften(outputs.softmax(1), 2.5), (outputs / 2.5).softmax(1), rtol=1e-10, atol=0)
-    assert torch.equal(soften(torch.eye(3), 2.0).argmax(1), torch.arange(3))
+    torch.testing.assert_close(
+        apply_temperature(outputs.softmax(1), 2.5), (outputs / 2.5).softmax(1), rtol=1e-10, atol=0
+    )
+    assert torch.equal(apply_temperature(torch.eye(3), 2.0).argmax(1), torch.arange(3))
 
 
 def test_what_means_nothing_is_refused() -> None:
     probabilities, labels = answers(4)
     with pytest.raises(ValueError, match="values"):
-        reliability(probabilities, labels[:2])
+        compute_reliability(probabilities, labels[:2])
     with pytest.raises(ValueError, match="at least one sample"):
         fit_temperature(probabilities[:0], labels[:0])
     with pytest.raises(ValueError, match="take the softmax"):
-        reliability(probabilities * 30, labels)
+        compute_reliability(probabilities * 30, labels)
     with pytest.raises(ValueError, match="one bin"):
-        reliability(probabilities, labels, 0)
+        compute_reliability(probabilities, labels, 0)
     with pytest.raises(ValueError, match="above 0"):
-        soften(probabilities, 0.0)
+        apply_temperature(probabilities, 0.0)

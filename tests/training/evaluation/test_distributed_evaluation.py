@@ -7,21 +7,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reslab.data.image_datasets import TensorImages
-from reslab.data.loader import eval_batches
-from reslab.runtime.distributed import Ranks, _dealt
+from reslab.data.image_datasets import TensorImageDataset
+from reslab.data.loader import eval_loader
+from reslab.runtime.distributed import ProcessGroup, _interleave
 from reslab.spec.preprocess import Preprocess
 from reslab.training.evaluation.loop import Evaluation, evaluate_batches
 
 T = TypeVar("T")
 GENERATOR = torch.Generator().manual_seed(0)
-IMAGES = TensorImages(
+IMAGES = TensorImageDataset(
     torch.randint(256, (23, 1, 6, 6), dtype=torch.uint8, generator=GENERATOR),
     torch.randint(6, (23,), generator=GENERATOR),
 )
 
 
-class Hands(Ranks):
+class Hands(ProcessGroup):
     """A rank to which the other ranks' values are known already, dealt together as they are between processes."""
 
     def __init__(self, others: Sequence[list[Any]]) -> None:
@@ -29,10 +29,10 @@ class Hands(Ranks):
         self.others = others
 
     def interleaved(self, values: Sequence[T]) -> list[T]:
-        return list(_dealt([list(values), *self.others]))
+        return list(_interleave([list(values), *self.others]))
 
 
-class Kept(Ranks):
+class Kept(ProcessGroup):
     """A rank that keeps what it would have told the others."""
 
     def interleaved(self, values: Sequence[T]) -> list[T]:
@@ -47,7 +47,7 @@ def model() -> nn.Module:
 
 
 def part(rank: int, num_ranks: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-    return list(eval_batches(IMAGES, 4, Preprocess(1, "", (0.5,), (0.5,)), "cpu", rank=rank, num_ranks=num_ranks))
+    return list(eval_loader(IMAGES, 4, Preprocess(1, "", (0.5,), (0.5,)), "cpu", rank=rank, world_size=num_ranks))
 
 
 def judged(model: nn.Module, num_ranks: int) -> Evaluation:
@@ -56,9 +56,9 @@ def judged(model: nn.Module, num_ranks: int) -> Evaluation:
         kept = Kept()
         batches = part(rank, num_ranks)
         if batches:
-            evaluate_batches(model, batches, 6, ranks=kept)
+            evaluate_batches(model, batches, 6, process_group=kept)
         told.append(kept.values if batches else [])
-    return evaluate_batches(model, part(0, num_ranks), 6, keep_probabilities=True, ranks=Hands(told))
+    return evaluate_batches(model, part(0, num_ranks), 6, keep_probabilities=True, process_group=Hands(told))
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 5, 6, 8])
@@ -68,7 +68,7 @@ def test_every_sample_is_judged_once_and_the_scores_are_those_of_one(model: nn.M
     assert indices.sort().values.tolist() == list(range(23))
     alone, shared = judged(model, 1), judged(model, num_ranks)
     assert shared.to_dict() == alone.to_dict()
-    assert shared.confusion == alone.confusion
+    assert shared.confusion_matrix == alone.confusion_matrix
     assert shared.probabilities is not None
     assert alone.probabilities is not None
     assert torch.equal(shared.probabilities, alone.probabilities)

@@ -10,13 +10,13 @@ import torch
 from sklearn import metrics
 from torch import nn
 
-from reslab.data.loader import eval_batches
-from reslab.data.registry import open_data
+from reslab.data.loader import eval_loader
+from reslab.data.registry import open_dataset
 from reslab.nn.factory import create_model
-from reslab.runtime.device import choose_device, present_devices
+from reslab.runtime.device import available_devices, choose_device
 from reslab.training.evaluation.calibration import calibrate
 from reslab.training.evaluation.evaluate import evaluate
-from reslab.training.evaluation.loop import average
+from reslab.training.evaluation.loop import average_evaluations
 from reslab.training.run import Run, load
 from reslab.training.train import train
 
@@ -29,12 +29,12 @@ def test_a_run_judged_again_is_what_it_said(digits_run: Run) -> None:
 
 
 def test_the_recorded_splits_are_used_again(digits_run: Run) -> None:
-    data = open_data("digits", split_record=digits_run.facts["data"]["split_record"])
+    data = open_dataset("digits", split_record=digits_run.metadata["data"]["split_record"])
     for split in ("train", "val"):
         found = evaluate(digits_run, split=split, keep_probabilities=True)
         assert found.labels is not None
         assert torch.equal(found.labels, data.split(split).labels)
-    best = next(line for line in digits_run.log.lines() if line["kind"] == "eval" and line["split"] == "val")
+    best = next(line for line in digits_run.log.records() if line["kind"] == "eval" and line["split"] == "val")
     assert found.num_samples == len(data.split("val"))
     assert found.top1 >= best["top1"]
 
@@ -50,7 +50,7 @@ def test_a_file_of_weights_is_enough(digits_run: Run, tmp_path: Path) -> None:
 
 def test_a_loaded_network_gives_the_probabilities_that_were_judged(digits_run: Run) -> None:
     found = evaluate(digits_run, keep_probabilities=True)
-    model, images = load(digits_run), open_data("digits").split("test").images
+    model, images = load(digits_run), open_dataset("digits").split("test").images
     assert model.preprocess is not None
     mean, std = model.preprocess.mean[0], model.preprocess.std[0]
     with torch.no_grad():
@@ -63,7 +63,7 @@ def test_several_runs_average_their_probabilities(digits_run: Run, tiny: dict[st
     other = train(output=tmp_path / "other", seed=8, **tiny)
     both = evaluate([digits_run, other.path], split="test")
     one, two = (evaluate(run, keep_probabilities=True) for run in (digits_run, other))
-    assert both.to_dict() == average([one, two]).to_dict()
+    assert both.to_dict() == average_evaluations([one, two]).to_dict()
     assert one.probabilities is not None
     assert two.probabilities is not None
     mean = (one.probabilities.double() + two.probabilities.double()) / 2
@@ -79,23 +79,23 @@ def test_a_checkpoint_of_others_with_their_normalisation(digits_run: Run, tmp_pa
         "model.widths": "8,16,32",
         "model.stem": digits_run.arch.stem,
     }
-    preprocess = digits_run.facts["data"]["preprocess"]
+    preprocess = digits_run.metadata["data"]["preprocess"]
     right = evaluate(
         "resnet20_cifar",
         "digits",
         pretrained=file,
-        settings=settings,
+        overrides=settings,
         mean=preprocess["mean"],
         std=preprocess["std"],
     )
     assert right.to_dict() == evaluate(digits_run).to_dict()
-    wrong = evaluate("resnet20_cifar", "digits", pretrained=file, settings=settings, mean=(0.0,), std=(5.0,))
+    wrong = evaluate("resnet20_cifar", "digits", pretrained=file, overrides=settings, mean=(0.0,), std=(5.0,))
     assert wrong.loss != right.loss
 
 
 def test_a_run_of_ones_own_module_takes_it_again(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    run = train(module, output=tmp_path / "run", epochs=3, show=lambda line: None)
+    run = train(module, output=tmp_path / "run", epochs=3, on_log=lambda line: None)
     assert run.arch is None
     assert run.result is not None
     fresh = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_told(digits_run: Run, tmp_path: Path) -> None:
         evaluate(digits_run, mean=(0.1, 0.2, 0.3))
     with pytest.raises(ValueError, match="at least one model"):
         evaluate([])
-    data = open_data("digits")
+    data = open_dataset("digits")
     swapped = replace(data, classes=("1", "0", *data.classes[2:]))
     with pytest.raises(ValueError, match="0 where the data has 1"):
         evaluate(digits_run, swapped)
@@ -130,10 +130,10 @@ def test_what_does_not_fit_is_told(digits_run: Run, tmp_path: Path) -> None:
 
 
 def test_devices() -> None:
-    assert present_devices()[-1] == "cpu"
-    assert choose_device("auto").type == present_devices()[0]
+    assert available_devices()[-1] == "cpu"
+    assert choose_device("auto").type == available_devices()[0]
     assert choose_device(torch.device("cpu")) == torch.device("cpu")
-    for absent in {"cuda", "mps"} - set(present_devices()):
+    for absent in {"cuda", "mps"} - set(available_devices()):
         with pytest.raises(ValueError, match=r"this machine has.*cpu"):
             choose_device(absent)
     with pytest.raises(ValueError, match="auto, cuda"):
@@ -144,14 +144,14 @@ def test_a_module_may_be_judged_untrained() -> None:
     model = create_model("resnet20_cifar", in_channels=1)
     model.train()
     found = evaluate(model, "digits")
-    assert found.num_samples == len(open_data("digits").split("test"))
+    assert found.num_samples == len(open_dataset("digits").split("test"))
     assert model.training
 
 
 def test_views_and_words_are_seen_by_the_network_and_answers_keep_their_names(digits_run: Run) -> None:
-    found = evaluate(digits_run, views="flip", words="resize(12)", keep_probabilities=True)
-    network, data = load(digits_run), open_data("digits")
-    x, y, _ = next(eval_batches(data.split("test"), 359, replace(data.preprocess, transform="resize(12)"), "cpu"))
+    found = evaluate(digits_run, tta="flip", eval_transform="resize(12)", keep_probabilities=True)
+    network, data = load(digits_run), open_dataset("digits")
+    x, y, _ = next(eval_loader(data.split("test"), 359, replace(data.preprocess, transform="resize(12)"), "cpu"))
     with torch.no_grad():
         mean = (network(x).softmax(1) + network(x.flip(3)).softmax(1)) / 2
     assert found.probabilities is not None
@@ -159,7 +159,7 @@ def test_views_and_words_are_seen_by_the_network_and_answers_keep_their_names(di
     assert found.num_correct == int((mean.argmax(1) == y).sum())
     assert found.classes == data.classes
     assert found.names == tuple(data.split("test").name(i) for i in range(359))
-    both = evaluate([digits_run, digits_run], views="flip", words="resize(12)", keep_probabilities=True)
+    both = evaluate([digits_run, digits_run], tta="flip", eval_transform="resize(12)", keep_probabilities=True)
     assert (both.names, both.classes) == (found.names, found.classes)
     assert evaluate(digits_run).names == ()
 
@@ -167,7 +167,7 @@ def test_views_and_words_are_seen_by_the_network_and_answers_keep_their_names(di
 def test_calibration_is_fitted_on_one_split_and_judged_on_another(digits_run: Run) -> None:
     val, test = (evaluate(digits_run, split=split, keep_probabilities=True) for split in ("val", "test"))
     found = calibrate(val, test)
-    assert found.fitted_on == "val"
+    assert found.fit_split == "val"
     assert found.loss_before == pytest.approx(test.loss, rel=1e-5)
     assert calibrate(val, val).loss_after <= val.loss + 1e-6
     with pytest.raises(ValueError, match="kept their probabilities"):

@@ -8,7 +8,7 @@ import torch
 from sklearn import metrics
 from torch import Tensor, nn
 
-from reslab.training.evaluation.loop import Evaluation, average, evaluate_batches
+from reslab.training.evaluation.loop import Evaluation, average_evaluations, evaluate_batches
 
 NUM_SAMPLES, NUM_CLASSES = 137, 7
 
@@ -55,14 +55,14 @@ def test_scores_are_scikit_learns(outputs: Tensor, labels: Tensor) -> None:
     assert found.top1 == metrics.accuracy_score(labels, called)
     assert found.top5 == metrics.top_k_accuracy_score(labels, probabilities, k=5, labels=classes)
     assert found.loss == pytest.approx(metrics.log_loss(labels, probabilities, labels=classes), rel=1e-6)
-    assert np.array_equal(np.array(found.confusion), metrics.confusion_matrix(labels, called, labels=classes))
+    assert np.array_equal(np.array(found.confusion_matrix), metrics.confusion_matrix(labels, called, labels=classes))
     assert isinstance(found.num_correct, int)
 
 
 def test_scores_do_not_depend_on_the_batch(outputs: Tensor, labels: Tensor) -> None:
     whole, single = judged(outputs, labels, 1000), judged(outputs, labels, 1)
-    assert whole.confusion == single.confusion
-    assert (whole.num_correct, whole.num_correct5) == (single.num_correct, single.num_correct5)
+    assert whole.confusion_matrix == single.confusion_matrix
+    assert (whole.num_correct, whole.num_correct_top5) == (single.num_correct, single.num_correct_top5)
     assert whole.loss == pytest.approx(single.loss, rel=1e-6)
 
 
@@ -81,7 +81,7 @@ def test_the_mode_comes_back_and_statistics_stay(outputs: Tensor, labels: Tensor
 
 def test_the_average_is_that_of_the_probabilities(outputs: Tensor, labels: Tensor) -> None:
     other = outputs.flip(0) * 3
-    found = average([judged(outputs, labels), judged(other, labels)])
+    found = average_evaluations([judged(outputs, labels), judged(other, labels)])
     mean = ((outputs.double().softmax(1) + other.double().softmax(1)) / 2).numpy()
     assert found.num_correct == metrics.accuracy_score(labels, mean.argmax(1), normalize=False)
     assert found.loss == pytest.approx(metrics.log_loss(labels, mean, labels=range(NUM_CLASSES)), rel=1e-5)
@@ -91,16 +91,16 @@ def test_the_average_is_that_of_the_probabilities(outputs: Tensor, labels: Tenso
 
 def test_the_average_of_one_is_itself(outputs: Tensor, labels: Tensor) -> None:
     found = judged(outputs, labels)
-    assert average([found, found]).confusion == found.confusion
+    assert average_evaluations([found, found]).confusion_matrix == found.confusion_matrix
 
 
 def test_what_cannot_be_averaged_is_refused(outputs: Tensor, labels: Tensor) -> None:
     found = judged(outputs, labels)
     silent = evaluate_batches(Recited(outputs), batches(labels, 32), NUM_CLASSES)
     with pytest.raises(ValueError, match="kept their probabilities"):
-        average([found, silent])
+        average_evaluations([found, silent])
     with pytest.raises(ValueError, match="same samples"):
-        average([found, judged(outputs, labels.flip(0))])
+        average_evaluations([found, judged(outputs, labels.flip(0))])
 
 
 def test_what_does_not_fit_is_refused(outputs: Tensor, labels: Tensor) -> None:

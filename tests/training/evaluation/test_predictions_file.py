@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from reslab.training.evaluation.loop import Evaluation
-from reslab.training.evaluation.predictions_file import check_answers_path, save_answers
+from reslab.training.evaluation.predictions_file import check_predictions_path, save_predictions
 
 CLASSES = ("cat", 'a "big", dog')
 
@@ -20,7 +20,7 @@ def evaluation(keep: bool = True) -> Evaluation:
 
 
 def test_csv_is_read_back(tmp_path: Path) -> None:
-    save_answers(tmp_path / "a.csv", evaluation())
+    save_predictions(tmp_path / "a.csv", evaluation())
     with (tmp_path / "a.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == ["x.png", "y, z.png", "w.png"]
@@ -37,7 +37,7 @@ def test_npz_is_read_back_bit_for_bit(tmp_path: Path) -> None:
     found = evaluation()
     assert found.probabilities is not None
     assert found.labels is not None
-    save_answers(tmp_path / "a.npz", found)
+    save_predictions(tmp_path / "a.npz", found)
     read = np.load(tmp_path / "a.npz", allow_pickle=False)
     assert np.array_equal(read["probabilities"], found.probabilities.numpy())
     assert np.array_equal(read["labels"], found.labels.numpy())
@@ -47,7 +47,7 @@ def test_npz_is_read_back_bit_for_bit(tmp_path: Path) -> None:
 
 def test_another_ending_and_missing_probabilities_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\.csv or \.npz.*nearest valid: a\.csv"):
-        check_answers_path(tmp_path / "a.json")
+        check_predictions_path(tmp_path / "a.json")
     with pytest.raises(ValueError, match="kept its probabilities"):
-        save_answers(tmp_path / "a.csv", evaluation(keep=False))
+        save_predictions(tmp_path / "a.csv", evaluation(keep=False))
     assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from reslab.nn.factory import create_model
 from reslab.spec.optim import TORCH_OPTIMIZERS, OptimizerConfig
-from reslab.training.optim.factory import build_optimizer, parameter_groups, set_rate
+from reslab.training.optim.factory import build_optimizer, parameter_groups, set_lr
 
 
 def quadratic(parameter: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def test_sgd_takes_the_steps_of_the_formula(nesterov: bool) -> None:
     optimizer = build_optimizer(model, OptimizerConfig(lr=0.05, momentum=0.9, nesterov=nesterov, weight_decay=0.1))
     scale = torch.arange(1.0, 5.0, dtype=torch.float64) ** 2
     for lr in (0.05, 0.02, 0.01):
-        set_rate(optimizer, lr)
+        set_lr(optimizer, lr)
         optimizer.zero_grad()
         quadratic(model.weight).backward()
         optimizer.step()

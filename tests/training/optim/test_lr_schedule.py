@@ -18,8 +18,8 @@ from torch.optim import lr_scheduler
 from reslab.spec.optim import OptimizerConfig, ScheduleConfig
 from reslab.spec.recipe import Recipe
 from reslab.spec.recipes import RECIPES
-from reslab.training.checkpoint import load_state
-from reslab.training.optim.lr_schedule import Plateau, idle_milestones, learning_rate, rate_factor
+from reslab.training.checkpoint import load_train_checkpoint
+from reslab.training.optim.lr_schedule import ReduceOnPlateau, compute_lr, lr_factor, unreached_milestones
 from reslab.training.run import Run
 from reslab.training.train import train
 
@@ -28,7 +28,7 @@ LR = 0.3
 
 
 def ours(schedule: ScheduleConfig, total: int = TOTAL, steps_per_epoch: int = 10) -> list[float]:
-    return [LR * rate_factor(schedule, step, total, steps_per_epoch) for step in range(total)]
+    return [LR * lr_factor(schedule, step, total, steps_per_epoch) for step in range(total)]
 
 
 def torchs(make: Callable[[torch.optim.Optimizer], Any], total: int = TOTAL) -> list[float]:
@@ -84,20 +84,20 @@ def test_plateau_is_reduce_lr_on_plateau() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
     # torch's patience is how many evaluations without a fall it forgives.
     scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.2, patience=2, threshold=0.0)
-    plateau, found, expected = Plateau(schedule), [], []
+    plateau, found, expected = ReduceOnPlateau(schedule), [], []
     for epoch, error in enumerate(errors, 1):
         scheduler.step(error)
-        plateau.see(10 * epoch, error)
+        plateau.update(10 * epoch, error)
         expected.append(optimizer.param_groups[0]["lr"])
-        found.append(LR * rate_factor(schedule, 10 * epoch, 200, 10, dropped=plateau.dropped))
+        found.append(LR * lr_factor(schedule, 10 * epoch, 200, 10, drop_steps=plateau.drop_steps))
     assert found == pytest.approx(expected, rel=1e-12)
-    assert plateau.dropped == [80, 170]
+    assert plateau.drop_steps == [80, 170]
 
 
 def test_other_schedules_see_no_plateau() -> None:
-    plateau = Plateau(ScheduleConfig())
-    assert not any(plateau.see(step, 1.0) for step in range(20))
-    assert plateau.state() is None
+    plateau = ReduceOnPlateau(ScheduleConfig())
+    assert not any(plateau.update(step, 1.0) for step in range(20))
+    assert plateau.state_dict() is None
 
 
 def test_constant_is_constant() -> None:
@@ -125,8 +125,8 @@ def test_the_shortest_runs_have_a_rate() -> None:
 
 def test_milestones_after_the_end_are_named() -> None:
     schedule = ScheduleConfig("multistep", milestones=("20 steps", "32k steps"))
-    assert idle_milestones(schedule, 100, 10) == ["32k steps"]
-    assert idle_milestones(ScheduleConfig("cosine"), 100, 10) == []
+    assert unreached_milestones(schedule, 100, 10) == ["32k steps"]
+    assert unreached_milestones(ScheduleConfig("cosine"), 100, 10) == []
 
 
 PLATEAU = {"schedule.name": "plateau", "schedule.patience": "1", "schedule.gamma": "0.5", "schedule.warmup": "0 steps"}
@@ -141,7 +141,7 @@ def said(tiny: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_rate_falls_where_the_error_did_not(said: dict[str, Any], tmp_path: Path) -> None:
     run = train(output=tmp_path / "run", val_fraction=0.2, **said)
-    lines, least, drops = run.log.lines(), float("inf"), 0
+    lines, least, drops = run.log.records(), float("inf"), 0
     for line in lines:
         if line["kind"] == "train":
             assert line["lr"] == 10 * 0.5**drops
@@ -155,7 +155,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     said: dict[str, Any], tmp_path: Path, timeless: Callable[[Run], list[dict[str, Any]]]
 ) -> None:
     whole = train(output=tmp_path / "whole", val_fraction=0.2, **said)
-    state = load_state(tmp_path / "whole" / "state")
+    state = load_train_checkpoint(tmp_path / "whole" / "state")
     assert state is not None
     assert state.plateau is not None
     first = state.plateau["dropped"][0]
@@ -167,15 +167,15 @@ def test_a_resumed_run_is_the_uninterrupted_one(
         train(
             output=tmp_path / "cut",
             val_fraction=0.2,
-            probe=fail,
-            probe_every_steps=first + 1,
+            on_step_end=fail,
+            hook_every_steps=first + 1,
             save_every_seconds=0.0,
             **said,
         )
-    kept = load_state(tmp_path / "cut" / "state")
+    kept = load_train_checkpoint(tmp_path / "cut" / "state")
     assert kept is not None
     assert kept.step == first
-    again = train(output=tmp_path / "cut", resume=True, show=said["show"])
+    again = train(output=tmp_path / "cut", resume=True, on_log=said["show"])
     assert timeless(again) == timeless(whole)
 
 
@@ -193,24 +193,24 @@ def test_numbers_that_mean_nothing_are_refused(settings: dict[str, Any], told: s
 
 def test_until_an_error_the_rate_stays_at_the_start() -> None:
     schedule = RECIPES["he2015-cifar-110"].schedule
-    rates = [rate_factor(schedule, step, 64000, 390, None) for step in (0, 399, 40000)]
+    rates = [lr_factor(schedule, step, 64000, 390, None) for step in (0, 399, 40000)]
     assert rates == [0.1, 0.1, 0.1]
-    rates = [rate_factor(schedule, step, 64000, 390, 400) for step in (399, 400, 31999, 32000, 48000)]
+    rates = [lr_factor(schedule, step, 64000, 390, 400) for step in (399, 400, 31999, 32000, 48000)]
     assert rates == pytest.approx([0.1, 1.0, 1.0, 0.1, 0.01])
 
 
 def test_a_constant_warm_up_of_a_length() -> None:
     schedule = RECIPES["he2016-cifar"].schedule
-    assert [rate_factor(schedule, step, 64000, 390) for step in (0, 399, 400)] == [0.1, 0.1, 1.0]
+    assert [lr_factor(schedule, step, 64000, 390) for step in (0, 399, 400)] == [0.1, 0.1, 1.0]
 
 
 def test_a_warm_up_from_a_rate_of_its_own() -> None:
     schedule = RECIPES["goyal2017"].schedule
     large = Recipe("x", "test", OptimizerConfig(lr=3.2), schedule, batch_size=8192)
-    rates = [learning_rate(large, step, 900, 10) for step in (0, 25, 50, 300)]
+    rates = [compute_lr(large, step, 900, 10) for step in (0, 25, 50, 300)]
     assert rates == pytest.approx([0.1, 0.1 + 3.1 / 2, 3.2, 0.32])
     small = Recipe("x", "test", OptimizerConfig(lr=0.1), schedule)
-    assert [learning_rate(small, step, 900, 10) for step in (0, 25, 50)] == pytest.approx([0.1, 0.1, 0.1])
+    assert [compute_lr(small, step, 900, 10) for step in (0, 25, 50)] == pytest.approx([0.1, 0.1, 0.1])
 
 
 @pytest.mark.parametrize(
@@ -236,17 +236,17 @@ def test_where_it_ends_is_saved_and_a_resumed_run_is_the_same(
     settings = {**tiny["settings"], **warm, "schedule.warmup_factor": "0.1"}
     said: dict[str, Any] = {"settings": settings, "show": tiny["show"], "seed": 3, "epochs": 3}
     whole = train(output=tmp_path / "whole", **said)
-    rates = [line["lr"] for line in whole.log.lines() if line["kind"] == "train"]
+    rates = [line["lr"] for line in whole.log.records() if line["kind"] == "train"]
     assert rates[0] == pytest.approx(0.01)
     assert rates[-1] == pytest.approx(0.1)
-    state = load_state(tmp_path / "whole" / "state")
+    state = load_train_checkpoint(tmp_path / "whole" / "state")
     assert state is not None
-    assert state.warmed in (22, 44, 50)
+    assert state.warmup_end_step in (22, 44, 50)
 
     def fail(step: int, model: nn.Module) -> dict[str, Any]:
         raise KeyError(step)
 
     with pytest.raises(KeyError):
-        train(output=tmp_path / "cut", probe=fail, probe_every_steps=60, save_every_seconds=0.0, **said)
-    again = train(output=tmp_path / "cut", resume=True, show=tiny["show"])
+        train(output=tmp_path / "cut", on_step_end=fail, hook_every_steps=60, save_every_seconds=0.0, **said)
+    again = train(output=tmp_path / "cut", resume=True, on_log=tiny["show"])
     assert timeless(again) == timeless(whole)

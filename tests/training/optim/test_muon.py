@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reslab.training.optim.muon import Muon, orthogonal
+from reslab.training.optim.muon import Muon, orthogonalize
 
 TORCH_SCALE = {"rms": "match_rms_adamw", "original": "original"}
 
@@ -37,7 +37,7 @@ def test_its_steps_are_torchs_on_the_flattened_weight(shape: tuple[int, ...], sc
 def test_all_else_is_stepped_by_adamw_at_its_share_of_the_rate() -> None:
     shapes: list[tuple[int, ...]] = [(7,), (3, 4)]
     ours, theirs = [weight(shape) for shape in shapes], [weight(shape) for shape in shapes]
-    mine = Muon([{"params": ours, "weight_decay": 0.3}], lr=0.1, rest=0.5, betas=(0.8, 0.95), eps=1e-6)
+    mine = Muon([{"params": ours, "weight_decay": 0.3}], lr=0.1, adamw_lr_factor=0.5, betas=(0.8, 0.95), eps=1e-6)
     other = torch.optim.AdamW(theirs, lr=0.05, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.3)
     for step in range(20):
         for found in (ours, theirs):
@@ -63,10 +63,10 @@ def test_channels_last_weights_take_the_same_steps() -> None:
 
 def test_the_update_has_singular_values_near_one() -> None:
     matrix = torch.randn(20, 50, generator=torch.Generator().manual_seed(0))
-    values = torch.linalg.svdvals(orthogonal(matrix).float())
+    values = torch.linalg.svdvals(orthogonalize(matrix).float())
     assert values.min() > 0.6
     assert values.max() < 1.3
-    torch.testing.assert_close(orthogonal(matrix.T), orthogonal(matrix).T)
+    torch.testing.assert_close(orthogonalize(matrix.T), orthogonalize(matrix).T)
 
 
 def test_its_state_goes_on_where_it_was() -> None:

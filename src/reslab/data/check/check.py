@@ -12,142 +12,166 @@ from typing import Any
 
 import torch
 
-from reslab.data.check.duplicates import Look, Twins, find_exact, find_near, look_at
+from reslab.data.check.duplicates import (
+    DuplicateGroup,
+    ImageInfo,
+    find_exact_duplicates,
+    find_near_duplicates,
+    inspect_images,
+)
 from reslab.data.formats.class_folders import (
     SPLIT_FOLDERS,
-    ClassFiles,
+    LabeledFiles,
     check_folder,
-    find_splits,
-    list_classes,
-    loose_pictures,
-    pictures_in,
-    same_classes,
+    check_same_classes,
+    find_image_files,
+    find_split_folders,
+    list_image_files,
+    list_labeled_files,
     subfolders,
 )
-from reslab.data.formats.csv_table import list_table
-from reslab.data.image_datasets import FileImages, Images, ShardImages
-from reslab.data.registry import DATA_SETS, open_data
-from reslab.data.splits import evaluation_words
+from reslab.data.formats.csv_table import list_csv
+from reslab.data.image_datasets import FileImageDataset, ImageDataset, ShardImageDataset
+from reslab.data.registry import DATASETS, open_dataset
+from reslab.data.splits import default_eval_transform
 from reslab.data.webdataset.dataset import find_shards, shard_classes
 from reslab.data.webdataset.tar import index_shard
 from reslab.spec.errors import unknown_name
 
 
 @dataclass(frozen=True, eq=False)
-class Inventory:
+class DatasetListing:
     """The pictures of a path by split; `loose` are those without a class, `fault` why training would refuse it."""
 
     name: str
     location: str
     classes: tuple[str, ...]
-    splits: Mapping[str, Images]
-    loose: Mapping[str, FileImages]
-    fault: str = ""
+    splits: Mapping[str, ImageDataset]
+    unlabeled: Mapping[str, FileImageDataset]
+    layout_error: str = ""
 
 
-def take_inventory(name_or_path: str | Path, data_dir: Path | None = None) -> Inventory:
+def list_dataset(name_or_path: str | Path, data_dir: Path | None = None) -> DatasetListing:
     """The pictures of a named data set, a folder, a CSV file or shards, without looking at any.
 
     Raises ValueError where there is nothing there, or a CSV file or a shard cannot be read as one.
     """
     text = str(name_or_path)
-    if isinstance(name_or_path, str) and text.lower() in DATA_SETS:
-        data = open_data(text, data_dir)
-        return Inventory(data.name, data.location, data.classes, data.splits, {})
+    if isinstance(name_or_path, str) and text.lower() in DATASETS:
+        data = open_dataset(text, data_dir)
+        return DatasetListing(data.name, data.location, data.classes, data.splits, {})
     path = Path(text).expanduser()
     if not path.exists() and "/" not in text:
-        raise unknown_name("data set, folder or file", text, DATA_SETS, "`reslab data check PATH` takes a path")
+        raise unknown_name("data set, folder or file", text, DATASETS, "`reslab data check PATH` takes a path")
     path = path.resolve()
     if path.suffix.lower() in (".csv", ".tsv") and path.is_file():
-        return _of_table(path)
-    return _of_shards(path) if find_shards(path) else _of_folder(path)
+        return _list_table(path)
+    return _list_shards(path) if find_shards(path) else _list_folder(path)
 
 
-def _of_table(path: Path) -> Inventory:
-    listed = list_table(path)
-    return Inventory(path.stem, str(path), listed["train"].classes, _images(listed, path.parent), {})
-
-
-def _of_shards(path: Path) -> Inventory:
-    root = path.parent if path.is_file() else path
-    found = {split: [s for shard in shards for s in index_shard(shard)] for split, shards in find_shards(path).items()}
-    classes = shard_classes(root, {split: [s.label for s in samples] for split, samples in found.items()})
-    place_of = {name: label for label, name in enumerate(classes)}
-    splits = {}
-    for split, samples in found.items():
-        labels = [place_of[s.label] if s.label in place_of else int(s.label) for s in samples]
-        spots = tuple(sample.spot for sample in samples)
-        splits[split] = ShardImages(spots, torch.tensor(labels, dtype=torch.int64), 3, root)
-    return Inventory(path.stem if path.is_file() else path.name, str(path), classes, splits, {})
-
-
-def _of_folder(root: Path) -> Inventory:
-    check_folder(root)
-    folders = _split_folders(root)
-    found = {split: {path.name: pictures_in(path) for path in subfolders(folder)} for split, folder in folders.items()}
-    classes = tuple(sorted({name for files in found.values() for name in files}))
-    listed = {}
-    for split, files in found.items():
-        pairs = [(path, classes.index(name)) for name, inside in files.items() for path in inside]
-        paths, labels = tuple(path for path, _ in pairs), tuple(label for _, label in pairs)
-        listed[split] = ClassFiles(folders[split], classes, paths, labels)
-    loose = {split: found_loose for split, folder in folders.items() if (found_loose := loose_pictures(folder))}
-    return Inventory(
-        root.name,
-        str(root),
-        classes,
-        {split: images for split, images in _images(listed, root).items() if len(images)},
-        {split: FileImages(tuple(p), torch.zeros(len(p), dtype=torch.int64), 3, root) for split, p in loose.items()},
-        _fault(lambda: same_classes({split: list_classes(folder) for split, folder in find_splits(root).items()})),
+def _list_table(path: Path) -> DatasetListing:
+    files_by_split = list_csv(path)
+    return DatasetListing(
+        path.stem, str(path), files_by_split["train"].classes, _file_datasets(files_by_split, path.parent), {}
     )
 
 
-def _split_folders(root: Path) -> dict[str, Path]:
+def _list_shards(path: Path) -> DatasetListing:
+    root = path.parent if path.is_file() else path
+    samples_by_split = {
+        split: [sample for shard in shards for sample in index_shard(shard)]
+        for split, shards in find_shards(path).items()
+    }
+    classes = shard_classes(
+        root, {split: [sample.label for sample in samples] for split, samples in samples_by_split.items()}
+    )
+    label_of = {name: label for label, name in enumerate(classes)}
+    splits = {}
+    for split, samples in samples_by_split.items():
+        labels = [label_of[sample.label] if sample.label in label_of else int(sample.label) for sample in samples]
+        locations = tuple(sample.location for sample in samples)
+        splits[split] = ShardImageDataset(locations, torch.tensor(labels, dtype=torch.int64), 3, root)
+    return DatasetListing(path.stem if path.is_file() else path.name, str(path), classes, splits, {})
+
+
+def _list_folder(root: Path) -> DatasetListing:
+    check_folder(root)
+    folders = _existing_split_folders(root)
+    paths_by_split = {
+        split: {path.name: find_image_files(path) for path in subfolders(folder)} for split, folder in folders.items()
+    }
+    classes = tuple(sorted({name for files in paths_by_split.values() for name in files}))
+    files_by_split = {}
+    for split, files in paths_by_split.items():
+        pairs = [(path, classes.index(name)) for name, class_paths in files.items() for path in class_paths]
+        paths, labels = tuple(path for path, _ in pairs), tuple(label for _, label in pairs)
+        files_by_split[split] = LabeledFiles(folders[split], classes, paths, labels)
+    unlabeled = {split: image_paths for split, folder in folders.items() if (image_paths := list_image_files(folder))}
+    return DatasetListing(
+        root.name,
+        str(root),
+        classes,
+        {split: dataset for split, dataset in _file_datasets(files_by_split, root).items() if len(dataset)},
+        {
+            split: FileImageDataset(
+                tuple(unlabeled_paths), torch.zeros(len(unlabeled_paths), dtype=torch.int64), 3, root
+            )
+            for split, unlabeled_paths in unlabeled.items()
+        },
+        _find_layout_error(
+            lambda: check_same_classes(
+                {split: list_labeled_files(folder) for split, folder in find_split_folders(root).items()}
+            )
+        ),
+    )
+
+
+def _existing_split_folders(root: Path) -> dict[str, Path]:
     """train/, val/ and test/ where train/ is there, in whatever state; else the folder itself."""
-    found = {
+    candidates = {
         split: next((root / name for name in names if (root / name).is_dir()), None)
         for split, names in SPLIT_FOLDERS.items()
     }
-    known = {split: folder for split, folder in found.items() if folder is not None}
+    existing = {split: folder for split, folder in candidates.items() if folder is not None}
     # A class may be called train: its pictures then lie in it directly, and its neighbours are no splits.
-    others = {path.name for path in subfolders(root)} - {folder.name for folder in known.values()}
-    if "train" not in known or (others and not subfolders(known["train"])):
+    other_names = {path.name for path in subfolders(root)} - {folder.name for folder in existing.values()}
+    if "train" not in existing or (other_names and not subfolders(existing["train"])):
         return {"train": root}
-    return known
+    return existing
 
 
-def _fault(strict: Callable[[], object]) -> str:
+def _find_layout_error(list_strictly: Callable[[], object]) -> str:
     try:
-        strict()
+        list_strictly()
     except ValueError as error:
         return str(error)
     return ""
 
 
-def _images(listed: Mapping[str, ClassFiles], root: Path) -> dict[str, Images]:
+def _file_datasets(files_by_split: Mapping[str, LabeledFiles], root: Path) -> dict[str, ImageDataset]:
     return {
-        split: FileImages(files.paths, torch.tensor(files.labels, dtype=torch.int64), 3, root)
-        for split, files in listed.items()
+        split: FileImageDataset(files.paths, torch.tensor(files.labels, dtype=torch.int64), 3, root)
+        for split, files in files_by_split.items()
     }
 
 
-NO_CLASS = "(no class)"
+UNLABELED = "(no class)"
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class CheckedImage:
     """A picture that was looked at: its split, its class (NO_CLASS where it lies loose), its place in its images."""
 
     split: str
     label: str
-    images: Images
-    place: int
-    look: Look
+    dataset: ImageDataset
+    index: int
+    info: ImageInfo
 
     @property
     def name(self) -> str:
         """The file's name; a number alone (`#12`) says its split too."""
-        return f"{self.split}/{self.look.name}" if self.look.name.startswith("#") else self.look.name
+        return f"{self.split}/{self.info.name}" if self.info.name.startswith("#") else self.info.name
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,72 +181,81 @@ class DataCheck:
     `twins` group places in `seen`: the same pixels (`exact`) or nearly the same look.
     """
 
-    inventory: Inventory
-    seen: tuple[Seen, ...]
+    listing: DatasetListing
+    images: tuple[CheckedImage, ...]
     counts: Mapping[str, Mapping[str, int]]
-    twins: tuple[Twins, ...]
+    duplicates: tuple[DuplicateGroup, ...]
 
     @property
-    def unreadable(self) -> tuple[Seen, ...]:
-        return tuple(seen for seen in self.seen if seen.look.error)
+    def unreadable(self) -> tuple[CheckedImage, ...]:
+        return tuple(image for image in self.images if image.info.error)
 
     @property
-    def readable(self) -> tuple[Seen, ...]:
-        return tuple(seen for seen in self.seen if not seen.look.error)
+    def readable(self) -> tuple[CheckedImage, ...]:
+        return tuple(image for image in self.images if not image.info.error)
 
     @property
-    def shared(self) -> tuple[Twins, ...]:
+    def cross_split(self) -> tuple[DuplicateGroup, ...]:
         """The twins that stand in more than one split."""
-        return tuple(t for t in self.twins if len({self.seen[k].split for k in t.places}) > 1)
+        return tuple(
+            group for group in self.duplicates if len({self.images[index].split for index in group.indices}) > 1
+        )
 
     @property
-    def contradicting(self) -> tuple[Twins, ...]:
+    def label_conflicts(self) -> tuple[DuplicateGroup, ...]:
         """The same pixels under more than one class."""
-        return tuple(t for t in self.twins if t.exact and len(self._labels(t)) > 1)
+        return tuple(group for group in self.duplicates if group.is_exact and len(self._labels(group)) > 1)
 
-    def _labels(self, twins: Twins) -> set[str]:
-        return {self.seen[k].label for k in twins.places} - {NO_CLASS}
+    def _labels(self, group: DuplicateGroup) -> set[str]:
+        return {self.images[index].label for index in group.indices} - {UNLABELED}
 
     @property
     def imbalance(self) -> float:
         """The largest class of train by the smallest; infinite where a class has none, 1 where there is no train."""
-        numbers = list(self.counts.get("train", {}).values())
-        if not numbers:
+        class_counts = list(self.counts.get("train", {}).values())
+        if not class_counts:
             return 1.0
-        return max(numbers) / min(numbers) if min(numbers) else float("inf")
+        return max(class_counts) / min(class_counts) if min(class_counts) else float("inf")
 
     @property
-    def words(self) -> str:
+    def eval_transform(self) -> str:
         """The evaluation's words, as they follow from the sizes."""
-        return evaluation_words((seen.look.height, seen.look.width) for seen in self.readable)
+        return default_eval_transform((image.info.height, image.info.width) for image in self.readable)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain data, for JSON."""
         return {
-            "name": self.inventory.name,
-            "location": self.inventory.location,
-            "classes": list(self.inventory.classes),
-            "num_images": len(self.seen),
+            "name": self.listing.name,
+            "location": self.listing.location,
+            "classes": list(self.listing.classes),
+            "num_images": len(self.images),
             "splits": {
                 split: {"num_images": sum(counts.values()), "per_class": dict(counts)}
                 for split, counts in self.counts.items()
             },
-            "flat": {split: len(images) for split, images in self.inventory.loose.items()},
-            "unreadable": [{"path": s.name, "error": s.look.error} for s in self.unreadable],
-            "duplicates": [self._names(t) for t in self.twins if t.exact],
-            "near_duplicates": [{"paths": self._names(t), "bits": t.bits} for t in self.twins if not t.exact],
-            "shared": [{"paths": self._names(t), "exact": t.exact} for t in self.shared],
-            "contradicting": [self._names(t) for t in self.contradicting],
-            "sizes": sizes([s.look for s in self.readable]),
-            "channels": {str(k): n for k, n in sorted(Counter(s.look.channels for s in self.readable).items())},
-            "turned": sum(s.look.turned for s in self.readable),
-            "blank": [s.name for s in self.readable if s.look.blank],
+            "flat": {split: len(dataset) for split, dataset in self.listing.unlabeled.items()},
+            "unreadable": [{"path": image.name, "error": image.info.error} for image in self.unreadable],
+            "duplicates": [self._names(group) for group in self.duplicates if group.is_exact],
+            "near_duplicates": [
+                {"paths": self._names(group), "bits": group.max_distance}
+                for group in self.duplicates
+                if not group.is_exact
+            ],
+            "shared": [{"paths": self._names(group), "exact": group.is_exact} for group in self.cross_split],
+            "contradicting": [self._names(group) for group in self.label_conflicts],
+            "sizes": size_statistics([image.info for image in self.readable]),
+            "channels": {
+                str(num_channels): num_images
+                for num_channels, num_images in sorted(Counter(image.info.channels for image in self.readable).items())
+            },
+            "turned": sum(image.info.exif_rotated for image in self.readable),
+            "blank": [image.name for image in self.readable if image.info.is_blank],
             "imbalance": self.imbalance,
-            "fault": self.inventory.fault,
+            "fault": self.listing.layout_error,
         }
 
-    def _names(self, twins: Twins) -> list[str]:
-        return [self.seen[k].name for k in twins.places]
+    def _names(self, group: DuplicateGroup) -> list[str]:
+        return [self.images[index].name for index in group.indices]
 
 
 def check_data(name_or_path: str | Path, data_dir: Path | None = None) -> DataCheck:
@@ -230,44 +263,44 @@ def check_data(name_or_path: str | Path, data_dir: Path | None = None) -> DataCh
 
     Raises ValueError only where there is nothing to read; what training would refuse is `inventory.fault`.
     """
-    inventory = take_inventory(name_or_path, data_dir)
-    seen: list[Seen] = []
-    for split, images in inventory.splits.items():
-        labels = [inventory.classes[label] for label in images.labels.tolist()]
-        seen += _seen(split, images, labels)
-    for split, loose in inventory.loose.items():
-        seen += _seen(split, loose, [NO_CLASS] * len(loose))
-    looks = [each.look for each in seen]
-    twins = (*find_exact(looks), *find_near(looks))
-    return DataCheck(inventory, tuple(seen), _counts(inventory), twins)
+    listing = list_dataset(name_or_path, data_dir)
+    checked: list[CheckedImage] = []
+    for split, dataset in listing.splits.items():
+        labels = [listing.classes[label] for label in dataset.labels.tolist()]
+        checked += _check_split(split, dataset, labels)
+    for split, unlabeled in listing.unlabeled.items():
+        checked += _check_split(split, unlabeled, [UNLABELED] * len(unlabeled))
+    infos = [image.info for image in checked]
+    duplicates = (*find_exact_duplicates(infos), *find_near_duplicates(infos))
+    return DataCheck(listing, tuple(checked), _count_classes(listing), duplicates)
 
 
-def _seen(split: str, images: Images | FileImages, labels: list[str]) -> list[Seen]:
-    looks = enumerate(zip(look_at(images), labels, strict=True))
-    return [Seen(split, label, images, place, look) for place, (look, label) in looks]
+def _check_split(split: str, dataset: ImageDataset | FileImageDataset, labels: list[str]) -> list[CheckedImage]:
+    indexed_infos = enumerate(zip(inspect_images(dataset), labels, strict=True))
+    return [CheckedImage(split, label, dataset, index, info) for index, (info, label) in indexed_infos]
 
 
-def _counts(inventory: Inventory) -> dict[str, dict[str, int]]:
+def _count_classes(listing: DatasetListing) -> dict[str, dict[str, int]]:
     return {
         split: {
-            name: int(number)
-            for name, number in zip(
-                inventory.classes, images.labels.bincount(minlength=len(inventory.classes)).tolist(), strict=True
+            name: int(count)
+            for name, count in zip(
+                listing.classes, dataset.labels.bincount(minlength=len(listing.classes)).tolist(), strict=True
             )
         }
-        for split, images in inventory.splits.items()
+        for split, dataset in listing.splits.items()
     }
 
 
-def sizes(looks: list[Look]) -> dict[str, Any]:
+def size_statistics(infos: list[ImageInfo]) -> dict[str, Any]:
     """Smallest, median and largest height and width in pixels, how many different sizes, and the commonest."""
-    if not looks:
+    if not infos:
         return {}
-    heights, widths = [look.height for look in looks], [look.width for look in looks]
-    commonest, times = Counter(zip(heights, widths, strict=True)).most_common(1)[0]
+    heights, widths = [info.height for info in infos], [info.width for info in infos]
+    most_common, num_images = Counter(zip(heights, widths, strict=True)).most_common(1)[0]
     return {
         "height": {"min": min(heights), "median": int(median(heights)), "max": max(heights)},
         "width": {"min": min(widths), "median": int(median(widths)), "max": max(widths)},
         "num_sizes": len(set(zip(heights, widths, strict=True))),
-        "commonest": {"height": commonest[0], "width": commonest[1], "num_images": times},
+        "commonest": {"height": most_common[0], "width": most_common[1], "num_images": num_images},
     }

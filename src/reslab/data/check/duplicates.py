@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from reslab.data.decode import orientation, read_picture
-from reslab.data.image_datasets import FileImages, Images, ShardImages
+from reslab.data.decode import exif_orientation, read_image
+from reslab.data.image_datasets import FileImageDataset, ImageDataset, ShardImageDataset
 
-HASH_SIDE = 8
-SKETCH_SIDE = 8
-KINDS = {
+HASH_SIZE = 8
+THUMBNAIL_SIZE = 8
+CHANNELS_BY_MODE = {
     "1": 1,
     "L": 1,
     "I": 1,
@@ -36,7 +36,7 @@ KINDS = {
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class ImageInfo:
     """What a look at a picture told; without `error` it was read whole.
 
     `pixels` is a digest of the decoded pixels, `hash` the 64-bit difference hash, `sketch` the picture in
@@ -48,148 +48,152 @@ class Look:
     height: int = 0
     width: int = 0
     channels: int = 0
-    turned: bool = False
-    pixels: bytes = b""
-    hash: int = 0
-    sketch: np.ndarray | None = None
+    exif_rotated: bool = False
+    digest: bytes = b""
+    dhash: int = 0
+    thumbnail: np.ndarray | None = None
 
     @property
-    def blank(self) -> bool:
+    def is_blank(self) -> bool:
         """Whether the picture is of one colour, or as good as."""
-        return self.sketch is not None and float(self.sketch.std(axis=(0, 1)).max()) < 1.0
+        return self.thumbnail is not None and float(self.thumbnail.std(axis=(0, 1)).max()) < 1.0
 
 
-def look_at(images: Images) -> list[Look]:
+def inspect_images(dataset: ImageDataset) -> list[ImageInfo]:
     """Every picture read once and whole, in threads."""
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda i: _look(images, i), range(len(images))))
+        return list(pool.map(lambda i: _inspect_image(dataset, i), range(len(dataset))))
 
 
-def _look(images: Images, i: int) -> Look:
-    name = images.name(i)
-    if not isinstance(images, FileImages | ShardImages):
-        raw = images.raw(i)
-        return _seen(name, raw, raw.shape[0], False)
+def _inspect_image(dataset: ImageDataset, i: int) -> ImageInfo:
+    name = dataset.name(i)
+    if not isinstance(dataset, FileImageDataset | ShardImageDataset):
+        preview = dataset.preview(i)
+        return _make_image_info(name, preview, preview.shape[0], False)
     try:
-        content = images.read(i)
-        pixels = read_picture(content, 3, name)
-        with Image.open(io.BytesIO(content)) as picture:
-            return _seen(name, pixels, _channels(picture), orientation(picture) != 1)
+        content = dataset.read_bytes(i)
+        pixels = read_image(content, 3, name)
+        with Image.open(io.BytesIO(content)) as image:
+            return _make_image_info(name, pixels, _stored_channels(image), exif_orientation(image) != 1)
     except FileNotFoundError:
-        return Look(name, "no such file")
+        return ImageInfo(name, "no such file")
     except (OSError, ValueError) as error:
-        return Look(name, str(error).removeprefix(f"{name}: "))
+        return ImageInfo(name, str(error).removeprefix(f"{name}: "))
 
 
-def _channels(picture: Image.Image) -> int:
-    if "transparency" in picture.info:
+def _stored_channels(image: Image.Image) -> int:
+    if "transparency" in image.info:
         return 4
-    return KINDS.get(picture.mode, 3)
+    return CHANNELS_BY_MODE.get(image.mode, 3)
 
 
-def _seen(name: str, pixels: Tensor, channels: int, turned: bool) -> Look:
+def _make_image_info(name: str, pixels: Tensor, channels: int, exif_rotated: bool) -> ImageInfo:
     height, width = pixels.shape[1:]
     array = np.ascontiguousarray(pixels.numpy())
     digest = hashlib.blake2b(f"{pixels.shape[0]}x{height}x{width}".encode() + array.tobytes(), digest_size=16).digest()
-    picture = Image.fromarray(array[0] if len(array) == 1 else array.transpose(1, 2, 0))
-    sketch = np.asarray(_shrunk(picture.convert("RGB"), SKETCH_SIDE, SKETCH_SIDE), dtype=np.float32)
-    return Look(name, "", height, width, channels, turned, digest, difference_hash(picture), sketch)
+    image = Image.fromarray(array[0] if len(array) == 1 else array.transpose(1, 2, 0))
+    thumbnail = np.asarray(_downscale(image.convert("RGB"), THUMBNAIL_SIZE, THUMBNAIL_SIZE), dtype=np.float32)
+    return ImageInfo(name, "", height, width, channels, exif_rotated, digest, difference_hash(image), thumbnail)
 
 
-def difference_hash(picture: Image.Image) -> int:
+def difference_hash(image: Image.Image) -> int:
     """64 bits: in grey at 9 x 8 pixels, is each pixel brighter than its right neighbour? Row by row, first bit highest.
 
     Krawetz 2013, "Kind of Like That". It stays (nearly) the same under scaling, recompression and changes of
     brightness or contrast, and changes in about half of its bits from one picture to another.
     """
-    grey = np.asarray(_shrunk(picture.convert("L"), HASH_SIDE + 1, HASH_SIDE), dtype=np.int16)
-    bits = (grey[:, :-1] > grey[:, 1:]).flatten()
+    gray = np.asarray(_downscale(image.convert("L"), HASH_SIZE + 1, HASH_SIZE), dtype=np.int16)
+    bits = (gray[:, :-1] > gray[:, 1:]).flatten()
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def _shrunk(picture: Image.Image, width: int, height: int) -> Image.Image:
-    return picture.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
+def _downscale(image: Image.Image, width: int, height: int) -> Image.Image:
+    return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
 
 
-MOST_BITS = 6
-LEAST_CORRELATION = 0.97
-LEAST_SIDE = 16
-_BANDS = MOST_BITS + 1
+MAX_HASH_DISTANCE = 6
+MIN_CORRELATION = 0.97
+MIN_COMPARABLE_SIDE = 16
+_NUM_BANDS = MAX_HASH_DISTANCE + 1
 
 
 @dataclass(frozen=True)
-class Twins:
+class DuplicateGroup:
     """Pictures, by their places among the looks, that belong together; `bits` the largest distance that links two.
 
     `exact` where the pixels are the same, all of them.
     """
 
-    places: tuple[int, ...]
-    exact: bool
-    bits: int = 0
+    indices: tuple[int, ...]
+    is_exact: bool
+    max_distance: int = 0
 
 
-def find_exact(looks: Sequence[Look]) -> list[Twins]:
+def find_exact_duplicates(infos: Sequence[ImageInfo]) -> list[DuplicateGroup]:
     """Groups of pictures with the same pixels, whatever the files are called and however they are packed."""
     by_digest: dict[bytes, list[int]] = {}
-    for place, look in enumerate(looks):
-        if not look.error:
-            by_digest.setdefault(look.pixels, []).append(place)
-    return [Twins(tuple(places), True) for places in by_digest.values() if len(places) > 1]
+    for index, info in enumerate(infos):
+        if not info.error:
+            by_digest.setdefault(info.digest, []).append(index)
+    return [DuplicateGroup(tuple(indices), True) for indices in by_digest.values() if len(indices) > 1]
 
 
-def find_near(looks: Sequence[Look]) -> list[Twins]:
+def find_near_duplicates(infos: Sequence[ImageInfo]) -> list[DuplicateGroup]:
     """Groups linked by looking nearly the same, without being all the same pixels.
 
     Two pictures look nearly the same where their difference hashes differ in at most MOST_BITS of 64 bits and their
     sketches (8x8 colours) correlate by LEAST_CORRELATION or more. Pictures of one colour are left out, and those under
     LEAST_SIDE pixels, of which many look alike.
     """
-    exact = {place: twins.places[0] for twins in find_exact(looks) for place in twins.places}
-    firsts = [i for i, look in enumerate(looks) if _has_a_look(look) and exact.get(i, i) == i]
-    groups = _linked(_links(firsts, looks))
-    whole: dict[int, list[int]] = {}
-    for place, first in exact.items():
-        whole.setdefault(first, []).append(place)
+    first_of = {
+        index: exact_group.indices[0] for exact_group in find_exact_duplicates(infos) for index in exact_group.indices
+    }
+    candidates = [i for i, info in enumerate(infos) if _is_comparable(info) and first_of.get(i, i) == i]
+    groups = _connected_components(_find_links(candidates, infos))
+    copies_of: dict[int, list[int]] = {}
+    for index, first in first_of.items():
+        copies_of.setdefault(first, []).append(index)
     return [
-        Twins(tuple(sorted(place for first in group for place in whole.get(first, [first]))), False, bits)
-        for group, bits in groups
+        DuplicateGroup(
+            tuple(sorted(index for first in group for index in copies_of.get(first, [first]))), False, distance
+        )
+        for group, distance in groups
     ]
 
 
-def _links(places: Sequence[int], looks: Sequence[Look]) -> Iterator[tuple[int, int, int]]:
+def _find_links(indices: Sequence[int], infos: Sequence[ImageInfo]) -> Iterator[tuple[int, int, int]]:
     """(place, place, bits between) of every two that look nearly the same."""
-    hashes = np.array([looks[i].hash for i in places], dtype=np.uint64)
-    sketches = _standardised([looks[i].sketch for i in places])
-    for one, other in _close_pairs(hashes):
-        alike = (sketches[one] * sketches[other]).sum(1) >= LEAST_CORRELATION
-        bits = np.bitwise_count(hashes[one] ^ hashes[other])
-        for a, b, distance in zip(one[alike], other[alike], bits[alike], strict=True):
-            yield places[a], places[b], int(distance)
+    hashes = np.array([infos[i].dhash for i in indices], dtype=np.uint64)
+    thumbnails = _standardize([infos[i].thumbnail for i in indices])
+    for left, right in _close_pairs(hashes):
+        is_similar = (thumbnails[left] * thumbnails[right]).sum(1) >= MIN_CORRELATION
+        distances = np.bitwise_count(hashes[left] ^ hashes[right])
+        for a, b, distance in zip(left[is_similar], right[is_similar], distances[is_similar], strict=True):
+            yield indices[a], indices[b], int(distance)
 
 
-def _linked(links: Iterable[tuple[int, int, int]]) -> list[tuple[list[int], int]]:
+def _connected_components(links: Iterable[tuple[int, int, int]]) -> list[tuple[list[int], int]]:
     """The groups that links tie together, each sorted, with its largest distance; by their first places."""
-    leader: dict[int, int] = {}
-    known = list(links)
-    for a, b, _ in known:
-        leader[_top(leader, b)] = _top(leader, a)
+    parent: dict[int, int] = {}
+    link_list = list(links)
+    for a, b, _ in link_list:
+        parent[_find_root(parent, b)] = _find_root(parent, a)
     groups: dict[int, tuple[set[int], int]] = {}
-    for a, b, distance in known:
-        members, most = groups.setdefault(_top(leader, a), (set(), 0))
-        groups[_top(leader, a)] = (members | {a, b}, max(most, distance))
-    return sorted((sorted(members), most) for members, most in groups.values())
+    for a, b, distance in link_list:
+        members, max_distance = groups.setdefault(_find_root(parent, a), (set(), 0))
+        groups[_find_root(parent, a)] = (members | {a, b}, max(max_distance, distance))
+    return sorted((sorted(members), max_distance) for members, max_distance in groups.values())
 
 
-def _has_a_look(look: Look) -> bool:
-    return not look.error and not look.blank and min(look.height, look.width) >= LEAST_SIDE
+def _is_comparable(info: ImageInfo) -> bool:
+    return not info.error and not info.is_blank and min(info.height, info.width) >= MIN_COMPARABLE_SIDE
 
 
-def _standardised(sketches: Sequence[np.ndarray | None]) -> np.ndarray:
+def _standardize(thumbnails: Sequence[np.ndarray | None]) -> np.ndarray:
     """(N, values), each row of mean 0 and length 1, so that a product of two is their correlation."""
-    if not sketches:
+    if not thumbnails:
         return np.zeros((0, 1), np.float32)
-    rows = np.stack([sketch for sketch in sketches if sketch is not None]).reshape(len(sketches), -1)
+    rows = np.stack([thumbnail for thumbnail in thumbnails if thumbnail is not None]).reshape(len(thumbnails), -1)
     rows = rows - rows.mean(1, keepdims=True)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
 
@@ -199,26 +203,26 @@ def _close_pairs(hashes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
     Of MOST_BITS + 1 bands of the bits two such hashes share at least one, so only hashes that do are compared.
     """
-    edges = np.linspace(0, 64, _BANDS + 1).astype(np.uint64)
+    edges = np.linspace(0, 64, _NUM_BANDS + 1).astype(np.uint64)
     for low, high in pairwise(edges):
         mask = np.uint64((1 << int(high - low)) - 1)
         band = (hashes >> low) & mask
         order = np.argsort(band, kind="stable")
-        edges_of_runs = [0, *(np.flatnonzero(np.diff(band[order])) + 1).tolist(), len(order)]
-        for start, stop in pairwise(edges_of_runs):
-            yield from _close_within(hashes, order[start:stop])
+        run_edges = [0, *(np.flatnonzero(np.diff(band[order])) + 1).tolist(), len(order)]
+        for start, stop in pairwise(run_edges):
+            yield from _close_pairs_in_run(hashes, order[start:stop])
 
 
-def _close_within(hashes: np.ndarray, places: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for k in range(len(places) - 1):
-        rest = places[k + 1 :]
-        close = rest[np.bitwise_count(hashes[rest] ^ hashes[places[k]]) <= MOST_BITS]
+def _close_pairs_in_run(hashes: np.ndarray, indices: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for k in range(len(indices) - 1):
+        others = indices[k + 1 :]
+        close = others[np.bitwise_count(hashes[others] ^ hashes[indices[k]]) <= MAX_HASH_DISTANCE]
         if len(close):
-            yield np.full(len(close), places[k]), close
+            yield np.full(len(close), indices[k]), close
 
 
-def _top(leader: dict[int, int], place: int) -> int:
-    while leader.setdefault(place, place) != place:
-        leader[place] = leader[leader[place]]
-        place = leader[place]
-    return place
+def _find_root(parent: dict[int, int], index: int) -> int:
+    while parent.setdefault(index, index) != index:
+        parent[index] = parent[parent[index]]
+        index = parent[index]
+    return index

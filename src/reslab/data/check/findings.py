@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from reslab.data.check.check import DataCheck, Seen
-from reslab.data.check.duplicates import MOST_BITS, Twins
+from reslab.data.check.check import CheckedImage, DataCheck
+from reslab.data.check.duplicates import MAX_HASH_DISTANCE, DuplicateGroup
 
-UNEVEN = 3.0
-FEW_IN_A_CLASS = 20
-SMALL_SIDE = 32
-LONG_SIDES = 4.0
+MIN_IMBALANCE = 3.0
+MIN_IMAGES_PER_CLASS = 20
+MIN_IMAGE_SIDE = 32
+MAX_ASPECT_RATIO = 4.0
 
 
 @dataclass(frozen=True)
@@ -22,124 +22,150 @@ class Finding:
     text: str
 
 
-def findings(check: DataCheck) -> list[Finding]:
+def list_findings(check: DataCheck) -> list[Finding]:
     """Everything a person should know, errors first; empty where nothing is wrong."""
-    found = [*_layout(check), *_unreadable(check), *_twins(check), *_classes(check), *_pictures(check)]
-    return sorted(found, key=lambda finding: ("error", "warning", "note").index(finding.severity))
+    all_findings = [
+        *_layout_findings(check),
+        *_unreadable_findings(check),
+        *_duplicate_findings(check),
+        *_class_findings(check),
+        *_image_findings(check),
+    ]
+    return sorted(all_findings, key=lambda finding: ("error", "warning", "note").index(finding.severity))
 
 
-def _layout(check: DataCheck) -> Iterator[Finding]:
-    for split, images in check.inventory.loose.items():
-        flat = split not in check.inventory.splits
-        what = f"{_pictures_of(len(images))} directly in the folder of {split}, without a class folder"
+def _layout_findings(check: DataCheck) -> Iterator[Finding]:
+    for split, dataset in check.listing.unlabeled.items():
+        has_no_classes = split not in check.listing.splits
+        images_text = f"{_num_images_text(len(dataset))} directly in the folder of {split}, without a class folder"
         advice = "sort them into class folders, or list them with their labels in a CSV file"
-        if split == "test" and flat:
-            yield Finding("note", "flat", f"{what}: a test set without labels is passed over.")
+        if split == "test" and has_no_classes:
+            yield Finding("note", "flat", f"{images_text}: a test set without labels is passed over.")
         else:
-            yield Finding("error" if flat else "warning", "flat", f"{what}: nothing tells what they show; {advice}.")
-    if check.inventory.fault:
-        yield Finding("error", "layout", f"Training would refuse this: {check.inventory.fault}.")
+            yield Finding(
+                "error" if has_no_classes else "warning",
+                "flat",
+                f"{images_text}: nothing tells what they show; {advice}.",
+            )
+    if check.listing.layout_error:
+        yield Finding("error", "layout", f"Training would refuse this: {check.listing.layout_error}.")
 
 
-def _unreadable(check: DataCheck) -> Iterator[Finding]:
+def _unreadable_findings(check: DataCheck) -> Iterator[Finding]:
     if check.unreadable:
-        files = "1 file cannot" if len(check.unreadable) == 1 else f"{len(check.unreadable):,} files cannot"
-        text = f"{files} be read: {_some(check.unreadable)}; repair or remove, or train with --skip-bad-images."
+        num_files_text = "1 file cannot" if len(check.unreadable) == 1 else f"{len(check.unreadable):,} files cannot"
+        text = f"{num_files_text} be read: {_names_text(check.unreadable)}; repair or remove, or train with --skip-bad-images."
         yield Finding("error", "unreadable", text)
 
 
-def _twins(check: DataCheck) -> Iterator[Finding]:
-    for exact, what in ((True, "exactly"), (False, "nearly")):
-        shared = [twins for twins in check.shared if twins.exact == exact]
-        if shared:
-            where = _split_names(check, shared)
+def _duplicate_findings(check: DataCheck) -> Iterator[Finding]:
+    for exact, degree in ((True, "exactly"), (False, "nearly")):
+        cross_split = [group for group in check.cross_split if group.is_exact == exact]
+        if cross_split:
+            splits_text = _split_names(check, cross_split)
             advice = "a score there is partly memory; remove one side" if exact else "look at them: a copy is memory"
-            text = f"{_groups(shared)} of {what} the same picture in {where}: {advice} ({_first(check, shared)})."
+            text = f"{_num_groups_text(cross_split)} of {degree} the same picture in {splits_text}: {advice} ({_first_group_text(check, cross_split)})."
             yield Finding("warning", "shared" if exact else "shared-near", text)
-    if check.contradicting:
-        groups = check.contradicting
-        text = f"{_groups(groups)} of the same picture under different classes: {_first(check, groups)}."
+    if check.label_conflicts:
+        conflicts = check.label_conflicts
+        text = f"{_num_groups_text(conflicts)} of the same picture under different classes: {_first_group_text(check, conflicts)}."
         yield Finding("warning", "contradicting", text)
-    told = {twins.places for twins in (*check.shared, *check.contradicting)}
-    inside = [twins for twins in check.twins if twins.places not in told]
+    reported = {group.indices for group in (*check.cross_split, *check.label_conflicts)}
+    within_split = [group for group in check.duplicates if group.indices not in reported]
     for exact, severity in ((True, "warning"), (False, "note")):
-        twins = [each for each in inside if each.exact == exact]
-        if twins:
-            what = "the same picture" if exact else f"nearly the same picture (hashes within {MOST_BITS} of 64 bits)"
+        group = [candidate for candidate in within_split if candidate.is_exact == exact]
+        if group:
+            degree = (
+                "the same picture"
+                if exact
+                else f"nearly the same picture (hashes within {MAX_HASH_DISTANCE} of 64 bits)"
+            )
             kind = "duplicates" if exact else "near-duplicates"
-            yield Finding(severity, kind, f"{_groups(twins)} of {what} in one split: {_first(check, twins)}.")
+            yield Finding(
+                severity,
+                kind,
+                f"{_num_groups_text(group)} of {degree} in one split: {_first_group_text(check, group)}.",
+            )
 
 
-def _classes(check: DataCheck) -> Iterator[Finding]:
+def _class_findings(check: DataCheck) -> Iterator[Finding]:
     train = check.counts.get("train", {})
     if not train:
         return
-    small, large = min(train, key=lambda name: train[name]), max(train, key=lambda name: train[name])
-    if check.imbalance >= UNEVEN and train[small]:
+    smallest, largest = min(train, key=lambda name: train[name]), max(train, key=lambda name: train[name])
+    if check.imbalance >= MIN_IMBALANCE and train[smallest]:
         text = (
-            f"The classes are uneven: {train[large]:,} of {large}, {train[small]:,} of {small} in train "
+            f"The classes are uneven: {train[largest]:,} of {largest}, {train[smallest]:,} of {smallest} in train "
             f"({check.imbalance:.3g} to 1); balanced sampling or class weights help, and judge by per-class scores."
         )
         yield Finding("warning", "imbalance", text)
-    few = [name for name, number in train.items() if 0 < number < FEW_IN_A_CLASS]
+    few = [name for name, count in train.items() if 0 < count < MIN_IMAGES_PER_CLASS]
     if few:
-        text = f"{_listed(few)}: fewer than {FEW_IN_A_CLASS} pictures in train; start from pretrained weights."
+        text = (
+            f"{_shorten_list(few)}: fewer than {MIN_IMAGES_PER_CLASS} pictures in train; start from pretrained weights."
+        )
         yield Finding("note", "few", text)
 
 
-def _pictures(check: DataCheck) -> Iterator[Finding]:
+def _image_findings(check: DataCheck) -> Iterator[Finding]:
     readable = check.readable
-    blank = [seen for seen in readable if seen.look.blank]
+    blank = [image for image in readable if image.info.is_blank]
     if blank:
-        yield Finding("warning", "blank", f"{_pictures_of(len(blank))} of one colour: {_some(blank)}.")
-    channels = Counter(seen.look.channels for seen in readable)
+        yield Finding("warning", "blank", f"{_num_images_text(len(blank))} of one colour: {_names_text(blank)}.")
+    channels = Counter(image.info.channels for image in readable)
     if len(channels) > 1:
-        parts = ", ".join(f"{number:,} {_kind(kind)}" for kind, number in channels.most_common())
-        yield Finding(
-            "note", "channels", f"Mixed kinds: {parts}; all are read as colour, what is transparent on white."
+        channels_text = ", ".join(
+            f"{count:,} {_channels_text(num_channels)}" for num_channels, count in channels.most_common()
         )
-    turned = sum(seen.look.turned for seen in readable)
-    if turned:
-        yield Finding("note", "turned", f"{_pictures_of(turned)} turned by EXIF; they are read upright.")
-    sides = [min(seen.look.height, seen.look.width) for seen in readable]
-    tiny = [seen for seen, side in zip(readable, sides, strict=True) if side < SMALL_SIDE]
-    if tiny and max(sides) >= 4 * SMALL_SIDE:
-        text = f"{_pictures_of(len(tiny))} less than {SMALL_SIDE} pixels high or wide among large ones: {_some(tiny)}."
+        yield Finding(
+            "note", "channels", f"Mixed kinds: {channels_text}; all are read as colour, what is transparent on white."
+        )
+    num_rotated = sum(image.info.exif_rotated for image in readable)
+    if num_rotated:
+        yield Finding("note", "turned", f"{_num_images_text(num_rotated)} turned by EXIF; they are read upright.")
+    sides = [min(image.info.height, image.info.width) for image in readable]
+    tiny = [image for image, side in zip(readable, sides, strict=True) if side < MIN_IMAGE_SIDE]
+    if tiny and max(sides) >= 4 * MIN_IMAGE_SIDE:
+        text = f"{_num_images_text(len(tiny))} less than {MIN_IMAGE_SIDE} pixels high or wide among large ones: {_names_text(tiny)}."
         yield Finding("warning", "tiny", text)
-    long = [s for s in readable if max(s.look.height, s.look.width) > LONG_SIDES * min(s.look.height, s.look.width)]
-    if long:
-        what = f"{_pictures_of(len(long))} more than {LONG_SIDES:g} times as long as wide"
-        text = f"{what}: a crop sees little of {_some(long)}."
+    elongated = [
+        image
+        for image in readable
+        if max(image.info.height, image.info.width) > MAX_ASPECT_RATIO * min(image.info.height, image.info.width)
+    ]
+    if elongated:
+        images_text = f"{_num_images_text(len(elongated))} more than {MAX_ASPECT_RATIO:g} times as long as wide"
+        text = f"{images_text}: a crop sees little of {_names_text(elongated)}."
         yield Finding("note", "long", text)
 
 
-def _pictures_of(number: int) -> str:
-    return "1 picture is" if number == 1 else f"{number:,} pictures are"
+def _num_images_text(num_images: int) -> str:
+    return "1 picture is" if num_images == 1 else f"{num_images:,} pictures are"
 
 
-def _kind(channels: int) -> str:
+def _channels_text(channels: int) -> str:
     return {1: "grey", 2: "grey with transparency", 3: "in colour", 4: "with a fourth channel (transparency or CMYK)"}[
         channels
     ]
 
 
-def _groups(twins: Sequence[Twins]) -> str:
-    return "1 group" if len(twins) == 1 else f"{len(twins):,} groups"
+def _num_groups_text(groups: Sequence[DuplicateGroup]) -> str:
+    return "1 group" if len(groups) == 1 else f"{len(groups):,} groups"
 
 
-def _first(check: DataCheck, twins: Sequence[Twins]) -> str:
-    names = [check.seen[place].name for place in twins[0].places]
-    return " = ".join(names[:3]) + (" and more" if len(names) > 3 or len(twins) > 1 else "")
+def _first_group_text(check: DataCheck, groups: Sequence[DuplicateGroup]) -> str:
+    names = [check.images[index].name for index in groups[0].indices]
+    return " = ".join(names[:3]) + (" and more" if len(names) > 3 or len(groups) > 1 else "")
 
 
-def _split_names(check: DataCheck, twins: Sequence[Twins]) -> str:
-    splits = {check.seen[place].split for each in twins for place in each.places}
+def _split_names(check: DataCheck, groups: Sequence[DuplicateGroup]) -> str:
+    splits = {check.images[index].split for group in groups for index in group.indices}
     return " and ".join(split for split in ("train", "val", "test") if split in splits)
 
 
-def _some(seen: Sequence[Seen]) -> str:
-    return _listed([each.name for each in seen])
+def _names_text(images: Sequence[CheckedImage]) -> str:
+    return _shorten_list([image.name for image in images])
 
 
-def _listed(names: Sequence[str]) -> str:
+def _shorten_list(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")

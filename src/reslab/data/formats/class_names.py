@@ -10,22 +10,22 @@ from collections.abc import Sequence
 from torchvision.models._meta import _IMAGENET_CATEGORIES
 
 # SHA-256 of the 1,000 WordNet ids of ILSVRC 2012 in lexicographic order, a line each.
-_THOUSAND = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"
+_ILSVRC2012_WNIDS_SHA256 = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"
 
 
-def readable(wnids: Sequence[str]) -> tuple[str, ...]:
+def readable_class_names(wnids: Sequence[str]) -> tuple[str, ...]:
     """The names of the classes, in the same order, where the ids are the thousand of ILSVRC 2012; else the ids.
 
     The names are those that torchvision's published weights tell; one that two classes share has the id behind it.
     """
-    if hashlib.sha256("\n".join(wnids).encode()).hexdigest() != _THOUSAND:
+    if hashlib.sha256("\n".join(wnids).encode()).hexdigest() != _ILSVRC2012_WNIDS_SHA256:
         return tuple(wnids)
-    shared = {name for name, count in Counter(_IMAGENET_CATEGORIES).items() if count > 1}
+    ambiguous_names = {name for name, count in Counter(_IMAGENET_CATEGORIES).items() if count > 1}
     pairs = zip(wnids, _IMAGENET_CATEGORIES, strict=True)
-    return tuple(f"{name} ({wnid})" if name in shared else name for wnid, name in pairs)
+    return tuple(f"{name} ({wnid})" if name in ambiguous_names else name for wnid, name in pairs)
 
 
-_NAMES = """
+_CIFAR100_NAMES = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
 caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
 flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree
@@ -35,4 +35,4 @@ squirrel streetcar sunflower sweet_pepper table tank telephone television tiger 
 wardrobe whale willow_tree wolf woman worm
 """
 
-CIFAR100_CLASSES: tuple[str, ...] = tuple(_NAMES.split())
+CIFAR100_CLASSES: tuple[str, ...] = tuple(_CIFAR100_NAMES.split())

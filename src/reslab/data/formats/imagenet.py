@@ -13,21 +13,27 @@ from typing import Any
 
 import torch
 
-from reslab.data.dataset_info import Entry, Found, places
-from reslab.data.formats.class_folders import ClassFiles, list_classes, loose_pictures, same_classes, subfolders
-from reslab.data.formats.class_names import readable
-from reslab.data.image_datasets import FileImages
-from reslab.data.splits import PHOTOGRAPHS
+from reslab.data.dataset_info import DatasetInfo, ReadResult, search_dirs
+from reslab.data.formats.class_folders import (
+    LabeledFiles,
+    check_same_classes,
+    list_image_files,
+    list_labeled_files,
+    subfolders,
+)
+from reslab.data.formats.class_names import readable_class_names
+from reslab.data.image_datasets import FileImageDataset
+from reslab.data.splits import PHOTO_EVAL_TRANSFORM
 from reslab.spec.errors import invalid
 
 _WNID = re.compile(r"n\d{8}")
-_NUMBER = re.compile(r"_(\d{8})\.")
-_PLACES = ("", "val", "ILSVRC2012_devkit_t12/data", "devkit/data", "data")
+_IMAGE_NUMBER = re.compile(r"_(\d{8})\.")
+_LABEL_DIRS = ("", "val", "ILSVRC2012_devkit_t12/data", "devkit/data", "data")
 _GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
-FILES = ("LOC_val_solution.csv", "imagenet_2012_validation_synset_labels.txt", "val.txt", _GROUND_TRUTH)
+VAL_LABEL_FILES = ("LOC_val_solution.csv", "imagenet_2012_validation_synset_labels.txt", "val.txt", _GROUND_TRUTH)
 
 
-def find_flat_labels(place: Path, folder: Path, names: Sequence[str], classes: Sequence[str]) -> list[str]:
+def find_flat_labels(root: Path, folder: Path, names: Sequence[str], classes: Sequence[str]) -> list[str]:
     """The WordNet id of each picture, from the first file of `FILES` found in the data's folders or beside them.
 
     LOC_val_solution.csv (Kaggle's): ImageId,PredictionString that begins with the id. ..._synset_labels.txt: an id a
@@ -35,44 +41,46 @@ def find_flat_labels(place: Path, folder: Path, names: Sequence[str], classes: S
     ILSVRC2012_validation_ground_truth.txt (the development kit's): an ILSVRC2012_ID a line, which its meta.mat beside
     it turns into ids. Raises ValueError where there is none, or it does not tell a picture's class.
     """
-    for directory in (inner / part for inner in dict.fromkeys((place, folder.parent)) for part in _PLACES):
-        for name, read in zip(FILES, (_kaggle, _lines, _caffe, _devkit), strict=True):
+    for directory in (base / subfolder for base in dict.fromkeys((root, folder.parent)) for subfolder in _LABEL_DIRS):
+        for name, read_labels in zip(
+            VAL_LABEL_FILES, (_read_kaggle, _read_wnid_lines, _read_caffe, _read_devkit), strict=True
+        ):
             file = directory / name
             if file.is_file():
-                return _each(file, names, read(file, classes))
+                return _lookup_wnids(file, names, read_labels(file, classes))
     raise invalid(
-        f"the labels of the {len(names):,} pictures lying in {folder}: one of {', '.join(FILES)} in {place}",
+        f"the labels of the {len(names):,} pictures lying in {folder}: one of {', '.join(VAL_LABEL_FILES)} in {root}",
         "none of them",
         next_step="add one of the files, or sort the pictures into val/WNID/",
     )
 
 
-def _each(file: Path, names: Sequence[str], told: dict[str, str]) -> list[str]:
+def _lookup_wnids(file: Path, names: Sequence[str], wnid_by_key: dict[str, str]) -> list[str]:
     """What the file tells by a picture's stem, or by its number."""
-    found = []
+    wnids = []
     for name in names:
-        number = _NUMBER.search(name)
-        wnid = told.get(Path(name).stem) or (told.get(str(int(number[1]))) if number else None)
+        match = _IMAGE_NUMBER.search(name)
+        wnid = wnid_by_key.get(Path(name).stem) or (wnid_by_key.get(str(int(match[1]))) if match else None)
         if wnid is None or not _WNID.fullmatch(wnid):
-            raise invalid(f"the WordNet id of {name} in {file}", repr(wnid) if wnid else f"{len(told):,} others")
-        found.append(wnid)
-    return found
+            raise invalid(f"the WordNet id of {name} in {file}", repr(wnid) if wnid else f"{len(wnid_by_key):,} others")
+        wnids.append(wnid)
+    return wnids
 
 
-def _numbered(values: Iterable[str]) -> dict[str, str]:
+def _by_number(values: Iterable[str]) -> dict[str, str]:
     return {str(number): value for number, value in enumerate(values, 1)}
 
 
-def _kaggle(file: Path, _: Sequence[str]) -> dict[str, str]:
+def _read_kaggle(file: Path, _: Sequence[str]) -> dict[str, str]:
     with file.open(newline="") as lines:
         return {row[0]: row[1].split(" ")[0] for row in csv.reader(lines) if len(row) > 1}
 
 
-def _lines(file: Path, _: Sequence[str]) -> dict[str, str]:
-    return _numbered(file.read_text().split())
+def _read_wnid_lines(file: Path, _: Sequence[str]) -> dict[str, str]:
+    return _by_number(file.read_text().split())
 
 
-def _caffe(file: Path, classes: Sequence[str]) -> dict[str, str]:
+def _read_caffe(file: Path, classes: Sequence[str]) -> dict[str, str]:
     if not classes:
         raise invalid(f"train/ beside {file}, whose sorted folders its numbers count", "no train/")
     pairs = [line.split() for line in file.read_text().splitlines() if line.strip()]
@@ -82,33 +90,33 @@ def _caffe(file: Path, classes: Sequence[str]) -> dict[str, str]:
     return {Path(name).stem: classes[int(label)] for name, label in pairs}
 
 
-def _devkit(file: Path, _: Sequence[str]) -> dict[str, str]:
-    meta = file.parent / "meta.mat"
-    if not meta.is_file():
+def _read_devkit(file: Path, _: Sequence[str]) -> dict[str, str]:
+    meta_path = file.parent / "meta.mat"
+    if not meta_path.is_file():
         raise invalid(f"meta.mat beside {file}, which tells its numbers' WordNet ids", "no such file")
-    wnid_of = _wnids(meta)
+    wnid_of = _read_devkit_wnids(meta_path)
     numbers = file.read_text().split()
-    unknown = sorted(set(numbers) - set(wnid_of))
-    if unknown:
-        raise invalid(f"numbers of classes that {meta} has in {file}", ", ".join(unknown[:5]))
-    return _numbered(wnid_of[number] for number in numbers)
+    unknown_numbers = sorted(set(numbers) - set(wnid_of))
+    if unknown_numbers:
+        raise invalid(f"numbers of classes that {meta_path} has in {file}", ", ".join(unknown_numbers[:5]))
+    return _by_number(wnid_of[number] for number in numbers)
 
 
-def _wnids(meta: Path) -> dict[str, str]:
+def _read_devkit_wnids(meta_path: Path) -> dict[str, str]:
     """ILSVRC2012_ID -> WNID of the 1,000 leaves of the tree of synsets."""
     # scipy comes with scikit-learn and has no annotations.
-    matlab: Any = importlib.import_module("scipy.io")
-    synsets = matlab.loadmat(meta, squeeze_me=True)["synsets"]
+    scipy_io: Any = importlib.import_module("scipy.io")
+    synsets = scipy_io.loadmat(meta_path, squeeze_me=True)["synsets"]
     return {
         str(int(synset["ILSVRC2012_ID"])): str(synset["WNID"]) for synset in synsets if int(synset["num_children"]) == 0
     }
 
 
-IMAGENET_WORDS = PHOTOGRAPHS
-_KAGGLE = Path("ILSVRC") / "Data" / "CLS-LOC"
+IMAGENET_EVAL_TRANSFORM = PHOTO_EVAL_TRANSFORM
+_KAGGLE_DIR = Path("ILSVRC") / "Data" / "CLS-LOC"
 
 
-def read_imagenet(entry: Entry, data_dir: Path | None) -> Found:
+def read_imagenet(info: DatasetInfo, data_dir: Path | None) -> ReadResult:
     """train/WNID/*.JPEG, and val/WNID/*.JPEG or a flat val/ with a file of its labels (see `synsets`).
 
     Classes are in the lexicographic order of their WordNet ids, which is that of published weights, and called by their
@@ -116,39 +124,43 @@ def read_imagenet(entry: Entry, data_dir: Path | None) -> Found:
     which would take an hour; a broken one is named when it is met.
     Raises ValueError where there is neither split, labels of a flat val/ are missing, or classes differ.
     """
-    looked = places(entry, data_dir)
-    for place in looked:
-        for inner in (place, place / _KAGGLE):
-            if subfolders(inner / "train") or subfolders(inner / "val") or loose_pictures(inner / "val"):
-                return _found(place, inner)
+    searched = search_dirs(info, data_dir)
+    for directory in searched:
+        for root in (directory, directory / _KAGGLE_DIR):
+            if subfolders(root / "train") or subfolders(root / "val") or list_image_files(root / "val"):
+                return _read_layout(directory, root)
     raise invalid(
         "imagenet on this machine (it may not be downloaded without an account)",
-        f"nothing in {', '.join(map(str, looked))}",
+        f"nothing in {', '.join(map(str, searched))}",
         next_step="name the folder of train/WNID/*.JPEG and val/ with --data-dir",
     )
 
 
-def _found(place: Path, inner: Path) -> Found:
-    listed = {"train": list_classes(inner / "train")} if subfolders(inner / "train") else {}
-    if subfolders(inner / "val"):
-        listed["val"] = list_classes(inner / "val")
-    elif loose_pictures(inner / "val"):
-        listed["val"] = _flat(place, inner / "val", listed.get("train"))
-    classes = same_classes(listed) if "train" in listed else listed["val"].classes
-    return Found({split: _images(files, inner) for split, files in listed.items()}, str(inner), readable(classes))
+def _read_layout(directory: Path, root: Path) -> ReadResult:
+    files_by_split = {"train": list_labeled_files(root / "train")} if subfolders(root / "train") else {}
+    if subfolders(root / "val"):
+        files_by_split["val"] = list_labeled_files(root / "val")
+    elif list_image_files(root / "val"):
+        files_by_split["val"] = _list_flat_val(directory, root / "val", files_by_split.get("train"))
+    classes = check_same_classes(files_by_split) if "train" in files_by_split else files_by_split["val"].classes
+    return ReadResult(
+        {split: _file_dataset(files, root) for split, files in files_by_split.items()},
+        str(root),
+        readable_class_names(classes),
+    )
 
 
-def _images(files: ClassFiles, root: Path) -> FileImages:
-    return FileImages(files.paths, torch.tensor(files.labels, dtype=torch.int64), 3, root)
+def _file_dataset(files: LabeledFiles, root: Path) -> FileImageDataset:
+    return FileImageDataset(files.paths, torch.tensor(files.labels, dtype=torch.int64), 3, root)
 
 
-def _flat(place: Path, folder: Path, train: ClassFiles | None) -> ClassFiles:
+def _list_flat_val(directory: Path, folder: Path, train: LabeledFiles | None) -> LabeledFiles:
     """The pictures of a flat folder with their classes, those of train where it is there."""
-    paths = loose_pictures(folder)
-    wnids = find_flat_labels(place, folder, [path.name for path in paths], train.classes if train else ())
-    listed = ClassFiles(folder, tuple(sorted(set(wnids))), tuple(paths), ())
+    paths = list_image_files(folder)
+    wnids = find_flat_labels(directory, folder, [path.name for path in paths], train.classes if train else ())
+    files = LabeledFiles(folder, tuple(sorted(set(wnids))), tuple(paths), ())
     if train is not None:
         # A few pictures of all, say, need not show every class; one that train has not is a mistake.
-        listed = replace(listed, classes=tuple(sorted({*listed.classes, *train.classes})))
-    place_of = {wnid: label for label, wnid in enumerate(listed.classes)}
-    return replace(listed, labels=tuple(place_of[wnid] for wnid in wnids))
+        files = replace(files, classes=tuple(sorted({*files.classes, *train.classes})))
+    label_of = {wnid: label for label, wnid in enumerate(files.classes)}
+    return replace(files, labels=tuple(label_of[wnid] for wnid in wnids))

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reslab.data.dataset_info import Entry, Found, download, download_dir, places
-from reslab.data.image_datasets import TensorImages
-from reslab.data.splits import carve
+from reslab.data.dataset_info import DatasetInfo, ReadResult, download, download_dir, search_dirs
+from reslab.data.image_datasets import TensorImageDataset
+from reslab.data.splits import split_off
 from reslab.spec.errors import invalid
 
-_FILES = {
+_MNIST_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
@@ -44,40 +44,45 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8, num_bytes, 4 + 4 * rank).reshape(shape).copy()
 
 
-def read_mnist_like(entry: Entry, data_dir: Path | None) -> Found:
+def read_mnist(info: DatasetInfo, data_dir: Path | None) -> ReadResult:
     """MNIST or a data set in its four files, found or downloaded; `entry.layout` is torchvision's class name."""
     folders = [
-        inner for place in places(entry, data_dir) for inner in (place, place / entry.layout / "raw", place / "raw")
+        candidate
+        for directory in search_dirs(info, data_dir)
+        for candidate in (directory, directory / info.layout / "raw", directory / "raw")
     ]
-    found = next((folder for folder in folders if _complete(folder)), None)
-    if found is None:
-        place = download_dir(entry, data_dir)
-        wanted = ", ".join(f"{name}[.gz]" for pair in _FILES.values() for name in pair)
-        download(entry, lambda root: _fetch(entry.layout, root), place, places(entry, data_dir), wanted)
-        found = place / entry.layout / "raw"
-    return Found({split: _read_split(found, *names) for split, names in _FILES.items()}, str(found))
+    raw_dir = next((folder for folder in folders if _has_all_files(folder)), None)
+    if raw_dir is None:
+        directory = download_dir(info, data_dir)
+        expected = ", ".join(f"{name}[.gz]" for pair in _MNIST_FILES.values() for name in pair)
+        download(
+            info, lambda root: _download_mnist(info.layout, root), directory, search_dirs(info, data_dir), expected
+        )
+        raw_dir = directory / info.layout / "raw"
+    return ReadResult({split: _read_split(raw_dir, *names) for split, names in _MNIST_FILES.items()}, str(raw_dir))
 
 
-def _fetch(torchvision_name: str, root: str) -> None:
+def _download_mnist(torchvision_name: str, root: str) -> None:
     import torchvision.datasets
 
     getattr(torchvision.datasets, torchvision_name)(root, download=True)
 
 
-def _file(folder: Path, name: str) -> Path | None:
+def _find_file(folder: Path, name: str) -> Path | None:
     # Some copies write a dot for the last dash but one: train-images.idx3-ubyte.
     spellings = (name, name.replace("-idx", ".idx"))
     return next(
-        (path for spelling in spellings for end in ("", ".gz") if (path := folder / (spelling + end)).is_file()), None
+        (path for spelling in spellings for suffix in ("", ".gz") if (path := folder / (spelling + suffix)).is_file()),
+        None,
     )
 
 
-def _complete(folder: Path) -> bool:
-    return all(_file(folder, name) for pair in _FILES.values() for name in pair)
+def _has_all_files(folder: Path) -> bool:
+    return all(_find_file(folder, name) for pair in _MNIST_FILES.values() for name in pair)
 
 
-def _read_split(folder: Path, images_name: str, labels_name: str) -> TensorImages:
-    images_path, labels_path = _file(folder, images_name), _file(folder, labels_name)
+def _read_split(folder: Path, images_name: str, labels_name: str) -> TensorImageDataset:
+    images_path, labels_path = _find_file(folder, images_name), _find_file(folder, labels_name)
     assert images_path is not None
     assert labels_path is not None
     images, labels = read_idx(images_path), read_idx(labels_path)
@@ -85,19 +90,19 @@ def _read_split(folder: Path, images_name: str, labels_name: str) -> TensorImage
         raise invalid(
             f"as many pictures in {images_path} as labels in {labels_path}", f"shapes {images.shape} and {labels.shape}"
         )
-    return TensorImages(torch.from_numpy(images)[:, None], torch.from_numpy(labels.astype(np.int64)))
+    return TensorImageDataset(torch.from_numpy(images)[:, None], torch.from_numpy(labels.astype(np.int64)))
 
 
 TEST_FRACTION = 0.2
 TEST_SEED = 0
 
 
-def read_digits(entry: Entry, data_dir: Path | None) -> Found:
+def read_digits(info: DatasetInfo, data_dir: Path | None) -> ReadResult:
     """Pixels v of 0..16 as round(255 v / 16); one fixed stratified split, 1,438 train and 359 test, in the record."""
     from sklearn.datasets import load_digits  # takes a second, which no other data set should pay
 
-    bundled = load_digits()
-    pixels = np.round(bundled.images * 255 / 16).astype(np.uint8)
-    images = TensorImages(torch.from_numpy(pixels)[:, None], torch.from_numpy(bundled.target.astype(np.int64)))
-    splits, record = carve(images, TEST_FRACTION, TEST_SEED, entry.classes, into="test")
-    return Found(splits, "scikit-learn", split_record=record)
+    digits = load_digits()
+    pixels = np.round(digits.images * 255 / 16).astype(np.uint8)
+    dataset = TensorImageDataset(torch.from_numpy(pixels)[:, None], torch.from_numpy(digits.target.astype(np.int64)))
+    splits, record = split_off(dataset, TEST_FRACTION, TEST_SEED, info.classes, into="test")
+    return ReadResult(splits, "scikit-learn", split_record=record)

@@ -7,80 +7,84 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from reslab.data.rng import Draws
-from reslab.data.transforms.arguments import read_arguments
-from reslab.data.transforms.mixup import MIXING_WORDS, Mixing, read_mixing
-from reslab.data.transforms.ops import AUGMENT_WORDS, AugmentWord
+from reslab.data.rng import RandomDraws
+from reslab.data.transforms.arguments import parse_transform_args
+from reslab.data.transforms.mixup import BATCH_MIX_OPS, BatchMixer, parse_batch_mixer
+from reslab.data.transforms.ops import TRANSFORM_OPS, TransformOp
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.grammar import Op, parse_ops
 
 
 @dataclass(frozen=True)
-class _Step:
-    word: AugmentWord
-    arguments: tuple[float | str, ...]
+class _TransformStep:
+    op: TransformOp
+    args: tuple[float | str, ...]
 
 
-class Augment:
+class TransformPipeline:
     """The words of a sentence in order; chance only through `keys`, one a sample (`chance.keys`).
 
     Raises ValueError for an unknown word (with the nearest), arguments it does not take, or a word that mixes pictures
     with their labels (`mixup`, `cutmix`), which only a training batch has: see `split_sentence`.
     """
 
-    def __init__(self, words: str) -> None:
-        self.words = words
-        self._steps = tuple(_step(word) for word in parse_ops(words))
+    def __init__(self, expression: str) -> None:
+        self.expression = expression
+        self._steps = tuple(_make_step(op) for op in parse_ops(expression))
 
-    def batch(self, images: Tensor, keys: Tensor) -> Tensor:
+    def apply_batch(self, images: Tensor, keys: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H', W'), `keys` (N,) int64 on the same device."""
-        for place, step in enumerate(self._steps):
-            images = step.word.batch(images, Draws(keys, place), *step.arguments)
+        for index, step in enumerate(self._steps):
+            images = step.op.apply_batch(images, RandomDraws(keys, index), *step.args)
         return images
 
-    def one(self, image: Tensor, key: int) -> Tensor:
+    def apply_image(self, image: Tensor, key: int) -> Tensor:
         """One picture (C, H, W) of any size; what `batch` makes of it under the same key."""
-        return self.each(torch.tensor([key]))[0](image)
+        return self.bind_keys(torch.tensor([key]))[0](image)
 
-    def each(self, keys: Tensor) -> list[Callable[[Tensor], Tensor]]:
+    def bind_keys(self, keys: Tensor) -> list[Callable[[Tensor], Tensor]]:
         """For every key what `one` does under it, to pictures that come one after another; the draws are shared."""
-        drawn = [Draws(keys, place).each() for place in range(len(self._steps))]
-        return [partial(self._one, draws) for draws in zip(*drawn, strict=True)] if drawn else [_as_it_is] * len(keys)
+        draws_by_op = [RandomDraws(keys, index).per_sample() for index in range(len(self._steps))]
+        return (
+            [partial(self._apply_steps, image_draws) for image_draws in zip(*draws_by_op, strict=True)]
+            if draws_by_op
+            else [_identity] * len(keys)
+        )
 
-    def _one(self, drawn: Sequence[Draws], image: Tensor) -> Tensor:
-        for step, draws in zip(self._steps, drawn, strict=True):
-            if step.word.one is not None:
-                image = step.word.one(image, draws, *step.arguments)
+    def _apply_steps(self, draws_by_op: Sequence[RandomDraws], image: Tensor) -> Tensor:
+        for step, draws in zip(self._steps, draws_by_op, strict=True):
+            if step.op.apply_image is not None:
+                image = step.op.apply_image(image, draws, *step.args)
             else:
-                image = step.word.batch(image[None], draws, *step.arguments)[0]
+                image = step.op.apply_batch(image[None], draws, *step.args)[0]
         return image
 
 
-def _as_it_is(image: Tensor) -> Tensor:
+def _identity(image: Tensor) -> Tensor:
     return image
 
 
-def split_sentence(sentence: str) -> tuple[Augment, Mixing | None]:
+def parse_train_transform(expression: str) -> tuple[TransformPipeline, BatchMixer | None]:
     """What is done to each picture, and how pictures are then mixed: `... flip mixup(0.2) cutmix(1)`.
 
     Raises ValueError as `Augment` does, and where a word for one picture follows one that mixes.
     """
-    words = parse_ops(sentence)
-    mixing = [word for word in words if word.name in MIXING_WORDS]
-    single = [word for word in words if word.name not in MIXING_WORDS]
-    if mixing and list(words) != single + mixing:
-        right = " ".join(str(word) for word in single + mixing)
-        raise invalid("the words that mix pictures at the end of the sentence", sentence, nearest=right)
-    return Augment(" ".join(str(word) for word in single)), read_mixing(mixing) if mixing else None
+    ops = parse_ops(expression)
+    mix_ops = [op for op in ops if op.name in BATCH_MIX_OPS]
+    image_ops = [op for op in ops if op.name not in BATCH_MIX_OPS]
+    if mix_ops and list(ops) != image_ops + mix_ops:
+        reordered = " ".join(str(op) for op in image_ops + mix_ops)
+        raise invalid("the words that mix pictures at the end of the sentence", expression, nearest=reordered)
+    return TransformPipeline(" ".join(str(op) for op in image_ops)), parse_batch_mixer(mix_ops) if mix_ops else None
 
 
-def _step(word: Op) -> _Step:
-    if word.name in MIXING_WORDS:
+def _make_step(op: Op) -> _TransformStep:
+    if op.name in BATCH_MIX_OPS:
         raise invalid(
-            "words for one picture here", f"{word}, which mixes the pictures of a training batch with their labels"
+            "words for one picture here", f"{op}, which mixes the pictures of a training batch with their labels"
         )
-    if word.name not in AUGMENT_WORDS:
-        known = (*AUGMENT_WORDS, *MIXING_WORDS)
-        raise unknown_name("augmentation word", str(word), known, "words such as 'pad(4) crop(32) flip'")
-    found = AUGMENT_WORDS[word.name]
-    return _Step(found, read_arguments(word, found.arguments, found.example))
+    if op.name not in TRANSFORM_OPS:
+        known_names = (*TRANSFORM_OPS, *BATCH_MIX_OPS)
+        raise unknown_name("augmentation word", str(op), known_names, "words such as 'pad(4) crop(32) flip'")
+    transform_op = TRANSFORM_OPS[op.name]
+    return _TransformStep(transform_op, parse_transform_args(op, transform_op.args, transform_op.example))

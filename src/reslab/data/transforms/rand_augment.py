@@ -12,47 +12,49 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
-from reslab.data.rng import Draws
+from reslab.data.rng import RandomDraws
 from reslab.spec.errors import invalid
 
-MOST = 10.0
-PROBABILITY = 0.5
-_GREY = 128
-_DRAWS = 6
-_WAYS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
+MAX_MAGNITUDE = 10.0
+APPLY_PROBABILITY = 0.5
+_GRAY = 128
+_DRAWS_PER_OP = 6
+_INTERPOLATIONS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 
-Operation = Callable[[Image.Image, float, float, Image.Resampling], Image.Image]
+RandAugmentFn = Callable[[Image.Image, float, float, Image.Resampling], Image.Image]
 """(picture, level of 0..1, sign, way of interpolation) to the picture changed."""
 
 
-def _affine(picture: Image.Image, numbers: tuple[float, ...], way: Image.Resampling) -> Image.Image:
-    return picture.transform(picture.size, Image.Transform.AFFINE, numbers, resample=way, fillcolor=_fill(picture))
+def _affine(image: Image.Image, coefficients: tuple[float, ...], interpolation: Image.Resampling) -> Image.Image:
+    return image.transform(
+        image.size, Image.Transform.AFFINE, coefficients, resample=interpolation, fillcolor=_fill_color(image)
+    )
 
 
-def _fill(picture: Image.Image) -> int | tuple[int, int, int]:
-    return _GREY if picture.mode == "L" else (_GREY, _GREY, _GREY)
+def _fill_color(image: Image.Image) -> int | tuple[int, int, int]:
+    return _GRAY if image.mode == "L" else (_GRAY, _GRAY, _GRAY)
 
 
-def _solarize_add(picture: Image.Image, add: int) -> Image.Image:
+def _solarize_add(image: Image.Image, add: int) -> Image.Image:
     """Dark values (under 128) made brighter."""
-    return picture.point([min(255, v + add) if v < 128 else v for v in range(256)] * len(picture.getbands()))
+    return image.point([min(255, v + add) if v < 128 else v for v in range(256)] * len(image.getbands()))
 
 
-def _posterize(picture: Image.Image, bits: int) -> Image.Image:
+def _posterize(image: Image.Image, bits: int) -> Image.Image:
     """The highest bits kept; of none of them (which Pillow 12 refuses) black is left."""
-    return picture.point([value & (256 - (1 << (8 - bits))) for value in range(256)] * len(picture.getbands()))
+    return image.point([value & (256 - (1 << (8 - bits))) for value in range(256)] * len(image.getbands()))
 
 
-def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
-    return lambda picture, level, sign, _: kind(picture).enhance(max(0.1, 1.0 + sign * level * 0.9))
+def _enhance(enhancer: Callable[[Image.Image], ImageEnhance._Enhance]) -> RandAugmentFn:
+    return lambda image, level, sign, _: enhancer(image).enhance(max(0.1, 1.0 + sign * level * 0.9))
 
 
-OPERATIONS: dict[str, Operation] = {
+RAND_AUGMENT_OPS: dict[str, RandAugmentFn] = {
     "auto-contrast": lambda picture, *_: ImageOps.autocontrast(picture),
     "equalize": lambda picture, *_: ImageOps.equalize(picture),
     "invert": lambda picture, *_: ImageOps.invert(picture),
     "rotate": lambda picture, level, sign, way: picture.rotate(
-        sign * level * 30.0, resample=way, fillcolor=_fill(picture)
+        sign * level * 30.0, resample=way, fillcolor=_fill_color(picture)
     ),
     "posterize": lambda picture, level, *_: _posterize(picture, 4 - int(level * 4)),
     "solarize": lambda picture, level, *_: ImageOps.solarize(picture, 256 - min(256, int(level * 256))),
@@ -70,47 +72,47 @@ OPERATIONS: dict[str, Operation] = {
         picture, (1, 0, 0, 0, 1, sign * level * 0.45 * picture.size[1]), way
     ),
 }
-_ORDER = tuple(OPERATIONS.values())
+_OPS_IN_ORDER = tuple(RAND_AUGMENT_OPS.values())
 
 
-def rand_augment(images: Tensor, draws: Draws, magnitude: float, std: float, num: int) -> Tensor:
+def rand_augment(images: Tensor, draws: RandomDraws, magnitude: float, std: float, num_ops: int) -> Tensor:
     """`num` operations on each picture (N, 1 or 3, H, W); floats must lie in 0..1 and are rounded to 256 levels.
 
     Raises ValueError for another number of channels, or floats outside of 0..1.
     """
-    pixels = _as_bytes(images)
-    numbers = torch.stack([draws.uniform(k) for k in range(_DRAWS * num)], 1).tolist()
-    changed = [_one(picture, row, magnitude, std) for picture, row in zip(pixels, numbers, strict=True)]
-    found = torch.stack(changed).to(images.device)
-    return found if images.dtype == torch.uint8 else found.to(images.dtype) / 255
+    pixels = _to_uint8(images)
+    uniforms = torch.stack([draws.uniform(k) for k in range(_DRAWS_PER_OP * num_ops)], 1).tolist()
+    outputs = [_augment_image(image, row, magnitude, std) for image, row in zip(pixels, uniforms, strict=True)]
+    result = torch.stack(outputs).to(images.device)
+    return result if images.dtype == torch.uint8 else result.to(images.dtype) / 255
 
 
-def _one(pixels: Tensor, numbers: list[float], magnitude: float, std: float) -> Tensor:
-    grey = len(pixels) == 1
-    picture = Image.fromarray((pixels[0] if grey else pixels.permute(1, 2, 0)).contiguous().numpy())
-    for first in range(0, len(numbers), _DRAWS):
-        which, applied, radius, angle, sign, way = numbers[first : first + _DRAWS]
-        if applied >= PROBABILITY:
+def _augment_image(pixels: Tensor, uniforms: list[float], magnitude: float, std: float) -> Tensor:
+    is_gray = len(pixels) == 1
+    image = Image.fromarray((pixels[0] if is_gray else pixels.permute(1, 2, 0)).contiguous().numpy())
+    for start in range(0, len(uniforms), _DRAWS_PER_OP):
+        op_draw, skip_draw, radius, angle, sign, interpolation_draw = uniforms[start : start + _DRAWS_PER_OP]
+        if skip_draw >= APPLY_PROBABILITY:
             continue
         # Box and Muller 1958; 1 - u keeps the logarithm's argument above 0.
-        drawn = magnitude + std * math.sqrt(-2 * math.log(1 - radius)) * math.cos(2 * math.pi * angle)
-        level = max(0.0, min(drawn, MOST)) / MOST
-        operation = _ORDER[int(which * len(_ORDER))]
-        picture = operation(picture, level, -1.0 if sign >= 0.5 else 1.0, _WAYS[way >= 0.5])
-    found = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+        sampled_magnitude = magnitude + std * math.sqrt(-2 * math.log(1 - radius)) * math.cos(2 * math.pi * angle)
+        level = max(0.0, min(sampled_magnitude, MAX_MAGNITUDE)) / MAX_MAGNITUDE
+        op = _OPS_IN_ORDER[int(op_draw * len(_OPS_IN_ORDER))]
+        image = op(image, level, -1.0 if sign >= 0.5 else 1.0, _INTERPOLATIONS[interpolation_draw >= 0.5])
+    output = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return (
-        found.view(1, picture.height, picture.width)
-        if grey
-        else found.view(picture.height, picture.width, 3).permute(2, 0, 1)
+        output.view(1, image.height, image.width)
+        if is_gray
+        else output.view(image.height, image.width, 3).permute(2, 0, 1)
     )
 
 
-def _as_bytes(images: Tensor) -> Tensor:
+def _to_uint8(images: Tensor) -> Tensor:
     if images.shape[1] not in (1, 3):
         raise invalid("pictures of 1 or 3 channels for randaugment", f"{images.shape[1]} channels")
     if images.dtype == torch.uint8:
         return images.cpu()
-    low, high = (float(edge) for edge in images.aminmax())
+    low, high = (float(bound) for bound in images.aminmax())
     if low < 0 or high > 1:
         raise invalid("pixels from 0 to 1 for randaugment", f"{low:g} to {high:g}", next_step="hand over uint8 pixels")
     return (images.cpu() * 255).round().to(torch.uint8)

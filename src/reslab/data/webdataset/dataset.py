@@ -9,82 +9,86 @@ from typing import Any
 
 import torch
 
-from reslab.data.dataset import Data
-from reslab.data.decoded_cache import decoded_once
+from reslab.data.dataset import DatasetSplits
+from reslab.data.decoded_cache import decode_cached
 from reslab.data.formats.class_folders import SPLIT_FOLDERS
 from reslab.data.formats.image_folder import IMAGENET_MEAN, IMAGENET_STD
-from reslab.data.image_datasets import Images, ShardImages, TensorImages, spot_name
-from reslab.data.splits import check_fraction, divided, evaluation_words, left_out
-from reslab.data.webdataset.http import text_if_there
-from reslab.data.webdataset.remote import index_urls, is_url, url_root, url_shards
-from reslab.data.webdataset.tar import Indexed, index_shard
+from reslab.data.image_datasets import ImageDataset, ShardImageDataset, TensorImageDataset, location_name
+from reslab.data.splits import apply_split, check_fraction, collect_skipped, default_eval_transform
+from reslab.data.webdataset.http import read_optional_text
+from reslab.data.webdataset.remote import index_url_shards, is_url, list_url_shards, url_root
+from reslab.data.webdataset.tar import IndexedSample, index_shard
 from reslab.spec.errors import invalid, nearest
 from reslab.spec.preprocess import Preprocess
 
-MOST_BYTES_IN_MEMORY = 1 << 30
+MAX_BYTES_IN_MEMORY = 1 << 30
 _SPLIT_OF = {name: split for split, names in SPLIT_FOLDERS.items() for name in names}
-_PREFIX = re.compile(rf"({'|'.join(sorted(_SPLIT_OF, key=len, reverse=True))})(?![a-z])")
+_SPLIT_PREFIX = re.compile(rf"({'|'.join(sorted(_SPLIT_OF, key=len, reverse=True))})(?![a-z])")
 
 
-def find_shards(place: Path) -> dict[str, list[Path]]:
+def find_shards(location: Path) -> dict[str, list[Path]]:
     """The tar files of each split: train-*.tar, val-*.tar, test-*.tar or train/*.tar ...; without such names all train.
 
     Empty where there is none. Raises ValueError where some names tell a split and others do not, or none is train.
     """
-    if place.is_file():
-        return {"train": [place]} if place.suffix == ".tar" else {}
-    if not place.is_dir():
+    if location.is_file():
+        return {"train": [location]} if location.suffix == ".tar" else {}
+    if not location.is_dir():
         return {}
-    inside = [path for name in _SPLIT_OF for path in (place / name).glob("*.tar")]
-    found: dict[str, list[Path]] = {}
-    for path in sorted([*place.glob("*.tar"), *inside]):
-        named = _PREFIX.match(path.relative_to(place).as_posix())
-        found.setdefault(_SPLIT_OF[named[1]] if named else "", []).append(path)
-    if set(found) == {""}:
-        return {"train": found[""]}
-    if "" in found:
-        names = ", ".join(path.name for path in found[""][:5])
+    nested = [path for name in _SPLIT_OF for path in (location / name).glob("*.tar")]
+    shards_by_split: dict[str, list[Path]] = {}
+    for path in sorted([*location.glob("*.tar"), *nested]):
+        match = _SPLIT_PREFIX.match(path.relative_to(location).as_posix())
+        shards_by_split.setdefault(_SPLIT_OF[match[1]] if match else "", []).append(path)
+    if set(shards_by_split) == {""}:
+        return {"train": shards_by_split[""]}
+    if "" in shards_by_split:
+        names = ", ".join(path.name for path in shards_by_split[""][:5])
         raise invalid(
-            f"shards of {place} all called train-, val- or test-",
+            f"shards of {location} all called train-, val- or test-",
             f"{names} beside the others",
-            f"train-{found[''][0].name}",
+            f"train-{shards_by_split[''][0].name}",
         )
-    if found and "train" not in found:
+    if shards_by_split and "train" not in shards_by_split:
         raise invalid(
-            f"train-*.tar in {place}", f"only shards of {' and '.join(found)}", next_step="add the training shards"
+            f"train-*.tar in {location}",
+            f"only shards of {' and '.join(shards_by_split)}",
+            next_step="add the training shards",
         )
-    return {split: found[split] for split in SPLIT_FOLDERS if split in found}
+    return {split: shards_by_split[split] for split in SPLIT_FOLDERS if split in shards_by_split}
 
 
 def open_shards(
-    place: Path,
+    location: Path,
     val_fraction: float | None = None,
     split_seed: int = 0,
     skip_bad_images: bool = False,
     split_record: Mapping[str, Any] | None = None,
-) -> Data:
+) -> DatasetSplits:
     """The pictures of a folder of shards (or of one), KEY.jpg beside KEY.cls: indexed once, then read where they lie.
 
     A label is the number of a class (named in classes.txt, one a line in label order, else "0", "1", ...) or its name
     (classes in lexicographic order). Small pictures of one size are decoded once into memory. Splits, records and
     broken pictures as of a folder. Raises ValueError naming shard and key of every fault.
     """
-    place = place.resolve()
-    root = place.parent if place.is_file() else place
+    location = location.resolve()
+    root = location.parent if location.is_file() else location
     if val_fraction is not None:
         check_fraction(val_fraction)
-    found = {split: _indexed(paths) for split, paths in find_shards(place).items()}
-    name = place.stem if place.is_file() else place.name
-    return _data(name, place, root, found, val_fraction, split_seed, skip_bad_images, split_record)
+    samples_by_split = {split: _index_shards(paths) for split, paths in find_shards(location).items()}
+    name = location.stem if location.is_file() else location.name
+    return _make_dataset(
+        name, location, root, samples_by_split, val_fraction, split_seed, skip_bad_images, split_record
+    )
 
 
 def open_url_shards(
-    text: str,
+    urls_text: str,
     val_fraction: float | None = None,
     split_seed: int = 0,
     skip_bad_images: bool = False,
     split_record: Mapping[str, Any] | None = None,
-) -> Data:
+) -> DatasetSplits:
     """The pictures of shards by URL (`url_shards.url_shards`), as `open_shards` those of a folder.
 
     Training streams them (`flow`); evaluation reads neighbours together. Nothing of them stays on this machine but the
@@ -93,43 +97,55 @@ def open_url_shards(
     """
     if val_fraction is not None:
         check_fraction(val_fraction)
-    urls = url_shards(text)
-    root = url_root([url for part in urls.values() for url in part])
-    found = {split: index_urls(part) for split, part in urls.items()}
+    urls_by_split = list_url_shards(urls_text)
+    root = url_root([url for split_urls in urls_by_split.values() for url in split_urls])
+    samples_by_split = {split: index_url_shards(split_urls) for split, split_urls in urls_by_split.items()}
     name = root.rpartition("/")[2]
-    return _data(name, text, root, found, val_fraction, split_seed, skip_bad_images, split_record)
+    return _make_dataset(
+        name, urls_text, root, samples_by_split, val_fraction, split_seed, skip_bad_images, split_record
+    )
 
 
-def _data(
+def _make_dataset(
     name: str,
-    place: Path | str,
+    location: Path | str,
     root: Path | str,
-    found: Mapping[str, Sequence[Indexed]],
+    samples_by_split: Mapping[str, Sequence[IndexedSample]],
     val_fraction: float | None,
     split_seed: int,
     skip_bad_images: bool,
     split_record: Mapping[str, Any] | None,
-) -> Data:
+) -> DatasetSplits:
     """The data set of indexed samples; `place` is what was opened, names are relative to `root`."""
-    classes = shard_classes(root, {split: [sample.label for sample in samples] for split, samples in found.items()})
-    everything = [sample for samples in found.values() for sample in samples]
-    bad = {spot_name(sample.spot, root): sample.error for sample in everything if sample.error}
-    skipped = left_out(root, bad, skip_bad_images, split_record)
-    words = evaluation_words((sample.height, sample.width) for sample in everything if not sample.error)
-    names = {name for name, _ in skipped}
-    splits: Mapping[str, Images] = {
-        split: _held(name, root, [s for s in samples if spot_name(s.spot, root) not in names], classes, words)
-        for split, samples in found.items()
+    classes = shard_classes(
+        root, {split: [sample.label for sample in samples] for split, samples in samples_by_split.items()}
+    )
+    all_samples = [sample for samples in samples_by_split.values() for sample in samples]
+    unreadable = {location_name(sample.location, root): sample.error for sample in all_samples if sample.error}
+    skipped = collect_skipped(root, unreadable, skip_bad_images, split_record)
+    eval_transform = default_eval_transform((sample.height, sample.width) for sample in all_samples if not sample.error)
+    skipped_names = {name for name, _ in skipped}
+    splits: Mapping[str, ImageDataset] = {
+        split: _load_split(
+            name,
+            root,
+            [sample for sample in samples if location_name(sample.location, root) not in skipped_names],
+            classes,
+            eval_transform,
+        )
+        for split, samples in samples_by_split.items()
     }
-    parts, record = divided(place, splits, classes, val_fraction, split_seed, split_record)
+    final_splits, record = apply_split(location, splits, classes, val_fraction, split_seed, split_record)
     if skipped:
         record = {**record, "skipped": [list(pair) for pair in skipped]}
-    preprocess = Preprocess(3, words, IMAGENET_MEAN, IMAGENET_STD)
-    source = f"shards in {place}"
-    return Data(name, source, classes, preprocess, parts, record, skipped=skipped, location=str(place))
+    preprocess = Preprocess(3, eval_transform, IMAGENET_MEAN, IMAGENET_STD)
+    source = f"shards in {location}"
+    return DatasetSplits(
+        name, source, classes, preprocess, final_splits, record, skipped_files=skipped, location=str(location)
+    )
 
 
-def _indexed(paths: Sequence[Path]) -> list[Indexed]:
+def _index_shards(paths: Sequence[Path]) -> list[IndexedSample]:
     return [sample for path in paths for sample in index_shard(path)]
 
 
@@ -138,45 +154,57 @@ def shard_classes(root: Path | str, labels: Mapping[str, Sequence[str]]) -> tupl
 
     Raises ValueError where classes.txt does not have a label, or a split has one that train has not.
     """
-    file = f"{root}/classes.txt"
-    named = tuple(line.strip() for line in _text(file).splitlines() if line.strip())
-    every = {label for part in labels.values() for label in part}
-    if every and all(label.isascii() and label.isdigit() for label in every):
-        most = max(map(int, every))
-        if named and most >= len(named):
-            raise invalid(f"labels below {len(named)}, the number of names in {file}", most, str(len(named) - 1))
-        return named or tuple(map(str, range(most + 1)))
-    known = set(named or labels["train"])
-    for label in sorted(every - known):
-        near = nearest(label, known, 1)
+    classes_file = f"{root}/classes.txt"
+    class_names = tuple(line.strip() for line in _read_text(classes_file).splitlines() if line.strip())
+    all_labels = {label for split_labels in labels.values() for label in split_labels}
+    if all_labels and all(label.isascii() and label.isdigit() for label in all_labels):
+        max_label = max(map(int, all_labels))
+        if class_names and max_label >= len(class_names):
+            raise invalid(
+                f"labels below {len(class_names)}, the number of names in {classes_file}",
+                max_label,
+                str(len(class_names) - 1),
+            )
+        return class_names or tuple(map(str, range(max_label + 1)))
+    known = set(class_names or labels["train"])
+    for label in sorted(all_labels - known):
+        suggestion = nearest(label, known, 1)
         raise invalid(
-            f"labels among {'those of ' + file if named else 'those of train'}",
+            f"labels among {'those of ' + classes_file if class_names else 'those of train'}",
             repr(label),
-            near[0] if near else "",
+            suggestion[0] if suggestion else "",
         )
-    return named or tuple(sorted(every))
+    return class_names or tuple(sorted(all_labels))
 
 
-def _text(file: str) -> str:
+def _read_text(location: str) -> str:
     """The text of a file by path or URL; empty where there is none."""
-    if is_url(file):
-        return text_if_there(file) or ""
-    path = Path(file)
+    if is_url(location):
+        return read_optional_text(location) or ""
+    path = Path(location)
     return path.read_text("utf-8") if path.is_file() else ""
 
 
-def _held(name: str, root: Path | str, samples: Sequence[Indexed], classes: tuple[str, ...], words: str) -> Images:
+def _load_split(
+    name: str, root: Path | str, samples: Sequence[IndexedSample], classes: tuple[str, ...], eval_transform: str
+) -> ImageDataset:
     """The pictures where they lie, or in memory where they are small, of one size, not too many and not by URL."""
-    place_of = {label: place for place, label in enumerate(classes)}
-    labels = [place_of[sample.label] if sample.label in place_of else int(sample.label) for sample in samples]
-    images = ShardImages(tuple(sample.spot for sample in samples), torch.tensor(labels, dtype=torch.int64), 3, root)
-    if images.by_url or words or len(samples) * 3 * samples[0].height * samples[0].width > MOST_BYTES_IN_MEMORY:
-        return images  # no words: small, and all of one size
-    shards = sorted({Path(sample.spot.shard) for sample in samples})
-    kept = decoded_once(f"{name}-{len(samples)}", shards, lambda: _decoded(images))
-    return replace(kept, labels=images.labels, names=tuple(images.name(i) for i in range(len(images))))
+    label_of = {label: index for index, label in enumerate(classes)}
+    labels = [label_of[sample.label] if sample.label in label_of else int(sample.label) for sample in samples]
+    dataset = ShardImageDataset(
+        tuple(sample.location for sample in samples), torch.tensor(labels, dtype=torch.int64), 3, root
+    )
+    if (
+        dataset.is_remote
+        or eval_transform
+        or len(samples) * 3 * samples[0].height * samples[0].width > MAX_BYTES_IN_MEMORY
+    ):
+        return dataset  # no words: small, and all of one size
+    shards = sorted({Path(sample.location.shard) for sample in samples})
+    cached = decode_cached(f"{name}-{len(samples)}", shards, lambda: _decode_all(dataset))
+    return replace(cached, labels=dataset.labels, names=tuple(dataset.name(i) for i in range(len(dataset))))
 
 
-def _decoded(images: ShardImages) -> TensorImages:
+def _decode_all(dataset: ShardImageDataset) -> TensorImageDataset:
     with ThreadPoolExecutor() as pool:
-        return TensorImages(torch.stack(list(pool.map(images.pixels, range(len(images))))), images.labels)
+        return TensorImageDataset(torch.stack(list(pool.map(dataset.load_image, range(len(dataset))))), dataset.labels)

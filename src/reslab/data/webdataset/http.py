@@ -14,23 +14,23 @@ from reslab.spec.errors import invalid
 SCHEMES = ("https", "http")
 TIMEOUT_SECONDS = 60.0
 _NUM_TRIES = 4
-_FIRST_PAUSE_SECONDS = 0.25
+_RETRY_SECONDS = 0.25
 _BLOCK_BYTES = 8 << 20
-_NOT_THERE = (403, 404, 410)  # 403: how object stores put it to strangers
-_PASSING = (408, 429, 500, 502, 503, 504)  # what may go well in a moment
-_BROKEN = (OSError, http.client.HTTPException)  # OSError: no connection, none any more, too slow
+_NOT_FOUND_CODES = (403, 404, 410)  # 403: how object stores put it to strangers
+_TRANSIENT_CODES = (408, 429, 500, 502, 503, 504)  # what may go well in a moment
+_CONNECTION_ERRORS = (OSError, http.client.HTTPException)  # OSError: no connection, none any more, too slow
 
 
 def check_url(url: str) -> str:
     """The URL, where it is one of http or https with a host. Raises ValueError where it is another kind."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in SCHEMES or not parts.hostname:
-        step = "share the file by https (a signed address will do), or fetch it into a folder and name the folder"
-        raise invalid("a URL of https or http", url, "https://HOST/train-{000..009}.tar", step)
+        next_step = "share the file by https (a signed address will do), or fetch it into a folder and name the folder"
+        raise invalid("a URL of https or http", url, "https://HOST/train-{000..009}.tar", next_step)
     return url
 
 
-class NotThere(ValueError):
+class UrlNotFoundError(ValueError):
     """The server has no such file, or does not show it."""
 
 
@@ -43,28 +43,28 @@ class UrlFile:
     def __init__(self, url: str, start: int = 0, num_bytes: int | None = None) -> None:
         self.url, self.position = check_url(url), start
         self._end = None if num_bytes is None else start + num_bytes
-        self._answer = self._opened()
+        self._response = self._open()
 
     @property
     def version(self) -> list[Any]:
         """What changes where the file does: its length and the server's word for its version."""
-        headers = self._answer.headers
+        headers = self._response.headers
         return [headers.get("Content-Length"), headers.get("ETag") or headers.get("Last-Modified")]
 
     def read(self, num_bytes: int = -1) -> bytes:
         """The next bytes, all that are left where none are asked for; fewer only at the end."""
-        found, left = [], num_bytes
-        while left != 0:
-            part = self._part(1 << 20 if left < 0 else left)
-            if not part:
+        chunks, remaining = [], num_bytes
+        while remaining != 0:
+            chunk = self._read_chunk(1 << 20 if remaining < 0 else remaining)
+            if not chunk:
                 break
-            found.append(part)
-            left -= len(part) if left > 0 else 0
-        return b"".join(found)
+            chunks.append(chunk)
+            remaining -= len(chunk) if remaining > 0 else 0
+        return b"".join(chunks)
 
     def close(self) -> None:
         """Let go of the connection."""
-        self._answer.close()
+        self._response.close()
 
     def __enter__(self) -> "UrlFile":
         return self
@@ -72,64 +72,64 @@ class UrlFile:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _part(self, most: int) -> bytes:
-        for tried in range(_NUM_TRIES):
+    def _read_chunk(self, max_bytes: int) -> bytes:
+        for attempt in range(_NUM_TRIES):
             try:
-                part: bytes = self._answer.read(most)
-                if part or self._end is None or self.position >= self._end:
-                    self.position += len(part)
-                    return part
-            except _BROKEN:
+                chunk: bytes = self._response.read(max_bytes)
+                if chunk or self._end is None or self.position >= self._end:
+                    self.position += len(chunk)
+                    return chunk
+            except _CONNECTION_ERRORS:
                 pass
             self.close()
-            time.sleep(_FIRST_PAUSE_SECONDS * 2**tried)
-            self._answer = self._opened()
+            time.sleep(_RETRY_SECONDS * 2**attempt)
+            self._response = self._open()
         raise ValueError(f"{self.url}: cut short at byte {self.position:,} of {self._end:,}, {_NUM_TRIES} times over")
 
-    def _opened(self) -> Any:
+    def _open(self) -> Any:
         """The server's answer, read up to the position."""
-        last = "" if self._end is None else str(self._end - 1)
-        ranged = self.position > 0 or self._end is not None
-        answer = _answer(self.url, f"bytes={self.position}-{last}" if ranged else "")
-        length = answer.headers.get("Content-Length")
-        here = self.position if answer.status == 206 else 0
-        whole = None if length is None else here + int(length)
-        self._end = whole if self._end is None else self._end if whole is None else min(self._end, whole)
-        while here < self.position:  # a server that does not know of ranges begins at the beginning
-            part = answer.read(min(1 << 20, self.position - here))
-            if not part:
+        last_byte = "" if self._end is None else str(self._end - 1)
+        needs_range = self.position > 0 or self._end is not None
+        response = _request(self.url, f"bytes={self.position}-{last_byte}" if needs_range else "")
+        length = response.headers.get("Content-Length")
+        offset = self.position if response.status == 206 else 0
+        file_end = None if length is None else offset + int(length)
+        self._end = file_end if self._end is None else self._end if file_end is None else min(self._end, file_end)
+        while offset < self.position:  # a server that does not know of ranges begins at the beginning
+            chunk = response.read(min(1 << 20, self.position - offset))
+            if not chunk:
                 break
-            here += len(part)
-        return answer
+            offset += len(chunk)
+        return response
 
 
-def _answer(url: str, wanted: str) -> Any:
-    headers = {"User-Agent": "reslab", **({"Range": wanted} if wanted else {})}
+def _request(url: str, byte_range: str) -> Any:
+    headers = {"User-Agent": "reslab", **({"Range": byte_range} if byte_range else {})}
     error: Exception | None = None
-    for tried in range(_NUM_TRIES):
+    for attempt in range(_NUM_TRIES):
         try:
             return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SECONDS)
-        except urllib.error.HTTPError as answer:
-            answer.close()
-            if answer.code == 416:  # nothing from there on
+        except urllib.error.HTTPError as http_error:
+            http_error.close()
+            if http_error.code == 416:  # nothing from there on
                 raise ValueError(f"{url}: shorter than it was when it was indexed") from None
-            error = answer
-            if answer.code not in _PASSING:
+            error = http_error
+            if http_error.code not in _TRANSIENT_CODES:
                 break
-        except _BROKEN as broken:
-            error = broken
-        time.sleep(_FIRST_PAUSE_SECONDS * 2**tried)
+        except _CONNECTION_ERRORS as connection_error:
+            error = connection_error
+        time.sleep(_RETRY_SECONDS * 2**attempt)
     reason = getattr(error, "reason", None) or error
     code = error.code if isinstance(error, urllib.error.HTTPError) else ""
-    kind = NotThere if code in _NOT_THERE else ValueError
-    raise kind(f"required: a file that can be fetched; got: {url} ({f'{code} {reason}'.strip()})")
+    error_type = UrlNotFoundError if code in _NOT_FOUND_CODES else ValueError
+    raise error_type(f"required: a file that can be fetched; got: {url} ({f'{code} {reason}'.strip()})")
 
 
 def read_range(url: str, start: int, num_bytes: int) -> bytes:
     """Some bytes of a URL; neighbours are fetched together, in blocks of 8 MiB, and the last few blocks kept."""
-    first, last = start // _BLOCK_BYTES, (start + num_bytes - 1) // _BLOCK_BYTES
-    near = b"".join(_block(url, number) for number in range(first, last + 1))
-    return near[start - first * _BLOCK_BYTES :][:num_bytes]
+    first_block, last_block = start // _BLOCK_BYTES, (start + num_bytes - 1) // _BLOCK_BYTES
+    content = b"".join(_block(url, number) for number in range(first_block, last_block + 1))
+    return content[start - first_block * _BLOCK_BYTES :][:num_bytes]
 
 
 @lru_cache(maxsize=4)
@@ -138,18 +138,18 @@ def _block(url: str, number: int) -> bytes:
         return file.read()
 
 
-def fetch(url: str, path: Path) -> list[Any]:
+def download_file(url: str, path: Path) -> list[Any]:
     """Write the whole file of a URL to a path; what changes where it does (`UrlFile.version`)."""
-    with UrlFile(url) as file, path.open("wb") as copy:
-        while part := file.read(1 << 20):
-            copy.write(part)
+    with UrlFile(url) as file, path.open("wb") as target:
+        while chunk := file.read(1 << 20):
+            target.write(chunk)
         return file.version
 
 
-def text_if_there(url: str) -> str | None:
+def read_optional_text(url: str) -> str | None:
     """The text of a small file by URL; None where there is none."""
     try:
         with UrlFile(url) as file:
             return file.read(1 << 20).decode("utf-8")
-    except NotThere:
+    except UrlNotFoundError:
         return None

@@ -19,16 +19,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from reslab.data.decode import read_picture
-from reslab.data.image_datasets import ShardImages
-from reslab.data.rng import again, key, keys, permutation
-from reslab.data.transforms.pipeline import Augment
+from reslab.data.decode import read_image
+from reslab.data.image_datasets import ShardImageDataset
+from reslab.data.rng import hash_key, hash_keys, permutation, repeat_keys
+from reslab.data.transforms.pipeline import TransformPipeline
 from reslab.data.webdataset.http import UrlFile
-from reslab.data.workers import Read, Stacking, apart, started
+from reslab.data.workers import Collate, LoadedImage, detach_worker, iter_quietly
 from reslab.spec.errors import invalid
 
-BUFFER_SAMPLES = 1000
-_EXTRA = "pip install 'reslab[webdataset]', or fetch the shards into a folder and name the folder"
+SHUFFLE_BUFFER_SIZE = 1000
+_INSTALL_HINT = "pip install 'reslab[webdataset]', or fetch the shards into a folder and name the folder"
 
 
 def require_webdataset() -> Any:
@@ -36,121 +36,139 @@ def require_webdataset() -> Any:
     try:
         return importlib.import_module("webdataset")
     except ImportError:
-        raise invalid("webdataset for shards by URL", "none installed", next_step=_EXTRA) from None
+        raise invalid("webdataset for shards by URL", "none installed", next_step=_INSTALL_HINT) from None
 
 
 @dataclass(frozen=True, eq=False)
-class Flow:
+class StreamLoader:
     """What flows to one rank: its parts, of `share` samples, of the batches of an epoch, `num_steps_per_epoch`."""
 
-    images: ShardImages
-    augment: Augment
+    dataset: ShardImageDataset
+    transform: TransformPipeline
     seed: int
-    share: int
+    local_batch_size: int
     num_steps_per_epoch: int
-    workers: int
+    num_workers: int
     rank: int = 0
-    num_ranks: int = 1
+    world_size: int = 1
 
-    def check(self) -> None:
+    def check_num_shards(self) -> None:
         """Raises ValueError where there are fewer shards than workers to share them."""
-        num = len({spot.shard for spot in self.images.spots})
-        readers = max(1, self.workers) * self.num_ranks
-        if readers > num:
-            per_rank = num // self.num_ranks
-            near = f"-j {per_rank}" if per_rank else f"{num} ranks"
-            got = f"{num} for {self.num_ranks} ranks of {max(1, self.workers)}"
-            raise invalid("at least one shard for every worker of every rank", got, near, "or cut the shards smaller")
+        num_shards = len({location.shard for location in self.dataset.locations})
+        num_readers = max(1, self.num_workers) * self.world_size
+        if num_readers > num_shards:
+            shards_per_rank = num_shards // self.world_size
+            suggestion = f"-j {shards_per_rank}" if shards_per_rank else f"{num_shards} ranks"
+            got = f"{num_shards} for {self.world_size} ranks of {max(1, self.num_workers)}"
+            raise invalid(
+                "at least one shard for every worker of every rank", got, suggestion, "or cut the shards smaller"
+            )
 
-    def batches(self, start_step: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def iter_from(self, start_step: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(pixels, labels, indices) of step `start_step`, `start_step` + 1, ... without end.
 
         Raises ValueError naming a picture that cannot be read, or a shard that is not what was indexed.
         """
-        for pixels, indices in started(lambda: self._loader(start_step, device)):
+        for pixels, indices in iter_quietly(lambda: self._make_data_loader(start_step, device)):
             if isinstance(pixels, str):
                 raise ValueError(pixels)
-            labels = self.images.labels[indices].to(device, non_blocking=True)
+            labels = self.dataset.labels[indices].to(device, non_blocking=True)
             yield pixels.to(device, non_blocking=True), labels, indices.to(device, non_blocking=True)
 
-    def _loader(self, start_step: int, device: torch.device) -> "DataLoader[Any]":
+    def _make_data_loader(self, start_step: int, device: torch.device) -> "DataLoader[Any]":
         return DataLoader(
-            _Part(self, start_step),
+            _WorkerStream(self, start_step),
             batch_size=None,
-            num_workers=self.workers,
+            num_workers=self.num_workers,
             pin_memory=device.type == "cuda",
-            worker_init_fn=apart,
+            worker_init_fn=detach_worker,
             generator=torch.Generator(),
         )
 
 
-class _Part(IterableDataset[tuple[Tensor | str, Tensor]]):
+class _WorkerStream(IterableDataset[tuple[Tensor | str, Tensor]]):
     """What one worker makes: the batches of its steps, each whole."""
 
-    def __init__(self, flow: Flow, start_step: int) -> None:
-        self.flow, self.start_step = flow, start_step
+    def __init__(self, loader: StreamLoader, start_step: int) -> None:
+        self.loader, self.start_step = loader, start_step
 
     def __iter__(self) -> Iterator[tuple[Tensor | str, Tensor]]:
         info = get_worker_info()
-        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        worker, num_workers = (0, 1) if info is None else (info.id, info.num_workers)
         # torch's loader takes from its workers in turn and begins with the first: here that one stands for the worker
         # whose turn it would be, had the run come to this step by itself.
-        worker = (self.start_step + worker) % workers
+        worker = (self.start_step + worker) % num_workers
         try:
-            for epoch in itertools.count(self.start_step // self.flow.num_steps_per_epoch):
-                yield from self._epoch(epoch, worker, workers)
+            for epoch in itertools.count(self.start_step // self.loader.num_steps_per_epoch):
+                yield from self._iter_epoch(epoch, worker, num_workers)
         except ValueError as error:  # told by the main process without a worker's traceback around it
             yield str(error), torch.zeros(0, dtype=torch.int64)
 
-    def _epoch(self, epoch: int, worker: int, workers: int) -> Iterator[tuple[Tensor | str, Tensor]]:
-        flow, per_epoch = self.flow, self.flow.num_steps_per_epoch
-        mine = [step for step in range(epoch * per_epoch, (epoch + 1) * per_epoch) if step % workers == worker]
-        num_done = sum(step < self.start_step for step in mine)
-        stack = Stacking(flow.images)
-        with contextlib.closing(_flowing(flow, epoch, flow.rank * workers + worker, flow.num_ranks * workers)) as left:
-            for _ in itertools.islice(left, num_done * flow.share):
+    def _iter_epoch(self, epoch: int, worker: int, num_workers: int) -> Iterator[tuple[Tensor | str, Tensor]]:
+        loader, steps_per_epoch = self.loader, self.loader.num_steps_per_epoch
+        own_steps = [
+            step
+            for step in range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch)
+            if step % num_workers == worker
+        ]
+        num_done = sum(step < self.start_step for step in own_steps)
+        collate = Collate(loader.dataset)
+        with contextlib.closing(
+            _iter_samples(loader, epoch, loader.rank * num_workers + worker, loader.world_size * num_workers)
+        ) as samples:
+            for _ in itertools.islice(samples, num_done * loader.local_batch_size):
                 pass
-            for _ in mine[num_done:]:
-                yield stack([_read(flow, epoch, *next(left)) for _ in range(flow.share)])
+            for _ in own_steps[num_done:]:
+                yield collate([_load_image(loader, epoch, *next(samples)) for _ in range(loader.local_batch_size)])
 
 
-def _flowing(flow: Flow, epoch: int, reader: int, num_readers: int) -> Generator[tuple[int, int, bytes]]:
+def _iter_samples(loader: StreamLoader, epoch: int, reader: int, num_readers: int) -> Generator[tuple[int, int, bytes]]:
     """(index, times seen before, bytes) of the samples of a reader in an epoch; those of its shards again and again."""
-    library = require_webdataset()
-    places: dict[str, dict[str, int]] = defaultdict(dict)
-    for index, spot in enumerate(flow.images.spots):
-        places[str(spot.shard)][f"{spot.key}.{spot.ending}"] = index
-    shards = list(places)
-    order = [shards[place] for place in permutation(len(shards), flow.seed, epoch).tolist()]
-    for turn in itertools.count():
-        found = (sample for shard in order[reader::num_readers] for sample in _shard(library, shard, places[shard]))
-        shuffle = library.shuffle(BUFFER_SAMPLES, rng=random.Random(key(flow.seed, epoch, reader, turn)))
-        for index, content in shuffle(found):
-            yield index, turn, content
+    webdataset = require_webdataset()
+    indices_by_shard: dict[str, dict[str, int]] = defaultdict(dict)
+    for index, location in enumerate(loader.dataset.locations):
+        indices_by_shard[str(location.shard)][f"{location.key}.{location.extension}"] = index
+    shards = list(indices_by_shard)
+    order = [shards[i] for i in permutation(len(shards), loader.seed, epoch).tolist()]
+    for repeat in itertools.count():
+        samples = (
+            sample
+            for shard in order[reader::num_readers]
+            for sample in _read_shard(webdataset, shard, indices_by_shard[shard])
+        )
+        shuffle = webdataset.shuffle(
+            SHUFFLE_BUFFER_SIZE, rng=random.Random(hash_key(loader.seed, epoch, reader, repeat))
+        )
+        for index, content in shuffle(samples):
+            yield index, repeat, content
 
 
-def _shard(library: Any, url: str, places: Mapping[str, int]) -> Iterator[tuple[int, bytes]]:
+def _read_shard(webdataset: Any, url: str, indices: Mapping[str, int]) -> Iterator[tuple[int, bytes]]:
     """(index, bytes) of the samples of a shard that have a place, as they lie in it."""
-    expand, group, num_found = library.tariterators.tar_file_expander, library.tariterators.group_by_keys, 0
+    expand_tar, group_by_keys, num_found = (
+        webdataset.tariterators.tar_file_expander,
+        webdataset.tariterators.group_by_keys,
+        0,
+    )
     with UrlFile(url) as file:
         try:
-            for sample in group(expand([{"url": url, "stream": file}])):
-                for ending in sample:
-                    index = places.get(f"{sample['__key__']}.{ending}")
+            for sample in group_by_keys(expand_tar([{"url": url, "stream": file}])):
+                for extension in sample:
+                    index = indices.get(f"{sample['__key__']}.{extension}")
                     if index is not None:
                         num_found += 1
-                        yield index, sample[ending]
+                        yield index, sample[extension]
         except (tarfile.TarError, ValueError) as error:  # the library appends what nobody wants to read
             raise ValueError(f"{url}: {str(error.args[0]).removeprefix(f'{url}: ')}") from error
-    if num_found != len(places):
-        raise invalid(f"the {len(places)} pictures that {url} had", f"{num_found}", next_step="begin a new run")
+    if num_found != len(indices):
+        raise invalid(f"the {len(indices)} pictures that {url} had", f"{num_found}", next_step="begin a new run")
 
 
-def _read(flow: Flow, epoch: int, index: int, turn: int, content: bytes) -> Read:
-    spot, name = flow.images.spots[index], flow.images.name(index)
+def _load_image(loader: StreamLoader, epoch: int, index: int, repeat: int, content: bytes) -> LoadedImage:
+    location, name = loader.dataset.locations[index], loader.dataset.name(index)
     try:
-        own = again(keys(flow.seed, epoch, torch.tensor([index])), torch.tensor([turn]))
-        pixels = read_picture(content, flow.images.channels, name, spot.ending)
-        return Read(flow.augment.one(pixels, int(own)), index)
+        sample_key = repeat_keys(hash_keys(loader.seed, epoch, torch.tensor([index])), torch.tensor([repeat]))
+        pixels = read_image(content, loader.dataset.channels, name, location.extension)
+        return LoadedImage(loader.transform.apply_image(pixels, int(sample_key)), index)
     except ValueError as error:
-        return Read(None, index, str(error) if name in str(error) else f"{name}: {error}")
+        return LoadedImage(None, index, str(error) if name in str(error) else f"{name}: {error}")

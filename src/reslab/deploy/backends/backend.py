@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from reslab.data.loader import Normalise
+from reslab.data.loader import Normalize
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.errors import invalid
 
-Answer = Callable[[Tensor], Tensor]
+ForwardFn = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Wish:
+class BackendOptions:
     """How an engine is to compute: its `precision`, device, threads, compiled or not; `images` (normalised) for the
     scales of int8."""
 
@@ -22,11 +22,11 @@ class Wish:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     num_threads: int = 1
     compiled: bool = False
-    images: Tensor | None = None
+    calibration_images: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class Engine:
+class Backend:
     """logits = engine(x): uint8 pixels (N, C, H, W) are normalised as the network wants them, floats are taken as
     already normalised; N num_classes float32 on the CPU.
 
@@ -36,22 +36,22 @@ class Engine:
     name: str
     precision: str
     device: torch.device
-    answer: Answer
-    normalise: Normalise | None = None
+    forward_fn: ForwardFn
+    normalize: Normalize | None = None
     compiled: bool = False
 
     def __call__(self, x: Tensor) -> Tensor:
         x = x.to(self.device)
         if x.dtype == torch.uint8:
-            if self.normalise is None:
+            if self.normalize is None:
                 raise invalid("normalised images: this network knows no preprocessing", "uint8 pixels")
-            x = self.normalise(x)
-        return self.answer(x.float()).float().cpu()
+            x = self.normalize(x)
+        return self.forward_fn(x.float()).float().cpu()
 
     def __str__(self) -> str:
         return f"{self.name}{', compiled' * self.compiled}, {self.precision}, on {self.device}"
 
 
-def normaliser(network: ResidualNetwork, device: torch.device) -> Normalise | None:
+def make_normalize(network: ResidualNetwork, device: torch.device) -> Normalize | None:
     """What brings pixels to what the network reads; None where it knows no preprocessing."""
-    return None if network.preprocess is None else Normalise(network.preprocess, device)
+    return None if network.preprocess is None else Normalize(network.preprocess, device)

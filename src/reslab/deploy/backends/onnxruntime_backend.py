@@ -6,46 +6,46 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reslab.deploy.backends.backend import Answer, Wish
-from reslab.deploy.export.bn_folding import fold
-from reslab.deploy.export.graphs import IMAGES, onnx_model
-from reslab.deploy.export.quantization import quantise
+from reslab.deploy.backends.backend import BackendOptions, ForwardFn
+from reslab.deploy.export.bn_folding import fold_batch_norms
+from reslab.deploy.export.graphs import INPUT_NAME, to_onnx
+from reslab.deploy.export.quantization import quantize
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.errors import invalid
 
 
-def prepare(network: ResidualNetwork, wish: Wish) -> Answer:
+def build_onnxruntime_forward(network: ResidualNetwork, options: BackendOptions) -> ForwardFn:
     """The network as an ONNX graph in memory, run by a session of its own."""
-    return run_graph(graph_of(network, wish).SerializeToString(), wish)
+    return onnx_forward(build_graph(network, options).SerializeToString(), options)
 
 
-def graph_of(network: ResidualNetwork, wish: Wish) -> Any:
+def build_graph(network: ResidualNetwork, options: BackendOptions) -> Any:
     """The folded network as a ModelProto in the precision asked for. ValueError for int8 without pictures."""
-    model = onnx_model(fold(network).cpu())
-    if wish.precision != "int8":
+    model = to_onnx(fold_batch_norms(network).cpu())
+    if options.precision != "int8":
         return model
-    if wish.images is None:
+    if options.calibration_images is None:
         raise invalid(
             "images to measure the scales of int8 on", "none", next_step="name a data set: --data NAME|FOLDER"
         )
-    return quantise(model, wish.images, network)
+    return quantize(model, options.calibration_images, network)
 
 
-def run_graph(graph: bytes | Path, wish: Wish) -> Answer:
+def onnx_forward(graph: bytes | Path, options: BackendOptions) -> ForwardFn:
     """The graph of a file, or of its bytes, as a session of ONNX Runtime runs it."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = wish.num_threads
-    options.inter_op_num_threads = 1
+    session_options = onnxruntime.SessionOptions()
+    session_options.intra_op_num_threads = options.num_threads
+    session_options.inter_op_num_threads = 1
     # While they wait, threads that spin take the processor from those that decode pictures.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
+    session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session_options.log_severity_level = 3
     source = graph if isinstance(graph, bytes) else str(graph)
-    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(source, session_options, providers=["CPUExecutionProvider"])
 
-    def answer(x: Tensor) -> Tensor:
-        (found,) = session.run(None, {IMAGES: x.contiguous().numpy()})
-        return torch.from_numpy(found)
+    def forward(x: Tensor) -> Tensor:
+        (logits,) = session.run(None, {INPUT_NAME: x.contiguous().numpy()})
+        return torch.from_numpy(logits)
 
-    return answer
+    return forward

@@ -6,44 +6,44 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reslab.deploy.backends.backend import Answer, Wish
-from reslab.deploy.backends.onnxruntime_backend import graph_of
-from reslab.deploy.export.bn_folding import fold
-from reslab.deploy.export.graphs import import_openvino, openvino_model
-from reslab.deploy.extras import need_extra
+from reslab.deploy.backends.backend import BackendOptions, ForwardFn
+from reslab.deploy.backends.onnxruntime_backend import build_graph
+from reslab.deploy.export.bn_folding import fold_batch_norms
+from reslab.deploy.export.graphs import import_openvino, to_openvino
+from reslab.deploy.extras import require_extra
 from reslab.nn.network import ResidualNetwork
-from reslab.runtime.device import quick_bf16
+from reslab.runtime.device import has_native_bf16
 
 _HINTS = {"float32": "f32", "bf16": "bf16"}
 
 
-def prepare(network: ResidualNetwork, wish: Wish) -> Answer:
+def build_openvino_forward(network: ResidualNetwork, options: BackendOptions) -> ForwardFn:
     """The network as OpenVINO's graph; int8 as the quantised ONNX graph, which OpenVINO runs in int8 too."""
-    if wish.precision != "int8":
-        return run_model(openvino_model(fold(network).cpu()), wish)
-    need_extra("onnx", "int8 with openvino")
-    graph = graph_of(network, wish).SerializeToString()
-    return run_model(import_openvino().Core().read_model(graph), wish)
+    if options.precision != "int8":
+        return openvino_forward(to_openvino(fold_batch_norms(network).cpu()), options)
+    require_extra("onnx", "int8 with openvino")
+    graph = build_graph(network, options).SerializeToString()
+    return openvino_forward(import_openvino().Core().read_model(graph), options)
 
 
-def _around_int8() -> str:
+def _int8_fallback_hint() -> str:
     """What is not in int8: bf16 where the processor has it, for speed; else float32."""
-    return _HINTS["bf16" if quick_bf16(torch.device("cpu")) else "float32"]
+    return _HINTS["bf16" if has_native_bf16(torch.device("cpu")) else "float32"]
 
 
-def run_model(model: Any, wish: Wish) -> Answer:
+def openvino_forward(model: Any, options: BackendOptions) -> ForwardFn:
     """A model, or the file of one (.xml, .onnx), compiled for this processor."""
     hints = {
-        "INFERENCE_PRECISION_HINT": _HINTS.get(wish.precision) or _around_int8(),
+        "INFERENCE_PRECISION_HINT": _HINTS.get(options.precision) or _int8_fallback_hint(),
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": wish.num_threads,
+        "INFERENCE_NUM_THREADS": options.num_threads,
     }
     source = str(model) if isinstance(model, Path) else model
-    compiled = import_openvino().Core().compile_model(source, "CPU", hints)
-    request = compiled.create_infer_request()
+    compiled_model = import_openvino().Core().compile_model(source, "CPU", hints)
+    request = compiled_model.create_infer_request()
 
-    def answer(x: Tensor) -> Tensor:
-        found = request.infer([x.contiguous().numpy()], share_inputs=True)
-        return torch.from_numpy(found[0].copy())
+    def forward(x: Tensor) -> Tensor:
+        outputs = request.infer([x.contiguous().numpy()], share_inputs=True)
+        return torch.from_numpy(outputs[0].copy())
 
-    return answer
+    return forward

@@ -8,67 +8,67 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reslab.deploy.backends.backend import Answer, Engine, Wish, normaliser
-from reslab.deploy.extras import has_extra, need_extra
+from reslab.deploy.backends.backend import Backend, BackendOptions, ForwardFn, make_normalize
+from reslab.deploy.extras import has_extra, require_extra
 from reslab.nn.network import ResidualNetwork
-from reslab.runtime.device import choose_device, quick_bf16
+from reslab.runtime.device import choose_device, has_native_bf16
 from reslab.spec.errors import invalid, unknown_name
 
 # Making a graph takes seconds; below so many pictures torch, which needs none, is done sooner.
-FEW_IMAGES = 256
+MIN_GRAPH_IMAGES = 256
 PRECISIONS = ("float32", "bf16", "fp16", "int8")
 
 
-def _native(network: ResidualNetwork, wish: Wish) -> Answer:
-    from reslab.deploy.backends.torch_backend import prepare
+def _build_torch(network: ResidualNetwork, options: BackendOptions) -> ForwardFn:
+    from reslab.deploy.backends.torch_backend import build_torch_forward
 
-    return prepare(network, wish)
-
-
-def _onnx(network: ResidualNetwork, wish: Wish) -> Answer:
-    from reslab.deploy.backends.onnxruntime_backend import prepare
-
-    return prepare(network, wish)
+    return build_torch_forward(network, options)
 
 
-def _openvino(network: ResidualNetwork, wish: Wish) -> Answer:
-    from reslab.deploy.backends.openvino_backend import prepare
+def _build_onnxruntime(network: ResidualNetwork, options: BackendOptions) -> ForwardFn:
+    from reslab.deploy.backends.onnxruntime_backend import build_onnxruntime_forward
 
-    return prepare(network, wish)
+    return build_onnxruntime_forward(network, options)
+
+
+def _build_openvino(network: ResidualNetwork, options: BackendOptions) -> ForwardFn:
+    from reslab.deploy.backends.openvino_backend import build_openvino_forward
+
+    return build_openvino_forward(network, options)
 
 
 @dataclass(frozen=True)
-class Kind:
+class BackendInfo:
     """A line of the table: the extra an engine needs, the kinds of device and precisions it has, how it is made."""
 
     name: str
     extra: str
     devices: tuple[str, ...]
     precisions: tuple[str, ...]
-    prepare: Callable[[ResidualNetwork, Wish], Answer]
+    build: Callable[[ResidualNetwork, BackendOptions], ForwardFn]
 
 
-ENGINES: dict[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        Kind("torch", "", ("cuda", "mps", "cpu"), ("float32", "bf16", "fp16"), _native),
-        Kind("onnxruntime", "onnx", ("cpu",), ("float32", "int8"), _onnx),
-        Kind("openvino", "openvino", ("cpu",), ("float32", "bf16", "int8"), _openvino),
+BACKENDS: dict[str, BackendInfo] = {
+    info.name: info
+    for info in (
+        BackendInfo("torch", "", ("cuda", "mps", "cpu"), ("float32", "bf16", "fp16"), _build_torch),
+        BackendInfo("onnxruntime", "onnx", ("cpu",), ("float32", "int8"), _build_onnxruntime),
+        BackendInfo("openvino", "openvino", ("cpu",), ("float32", "bf16", "int8"), _build_openvino),
     )
 }
 
 
-def open_engine(
+def open_backend(
     network: ResidualNetwork,
     name: str = "auto",
     precision: str = "float32",
     device: str | torch.device = "auto",
     *,
     compiled: bool = False,
-    images: Tensor | None = None,
+    calibration_images: Tensor | None = None,
     num_images: int | None = None,
     num_threads: int | None = None,
-) -> Engine:
+) -> Backend:
     """The network made ready to answer by the engine of this name.
 
     `auto` takes the quickest that is installed for the device (`choose_engine`); precision `auto` is bf16 where engine
@@ -77,51 +77,62 @@ def open_engine(
     Raises ValueError for an unknown engine, and for a device or precision that it does not have; ExtraMissing where its
     package is not installed.
     """
-    place = choose_device(device)
-    name = choose_engine(place, precision, num_images) if name == "auto" else name
-    if name not in ENGINES:
-        raise unknown_name("engine", name, ["auto", *ENGINES])
-    kind = ENGINES[name]
-    if kind.extra:
-        need_extra(kind.extra, f"the engine {name}")
-    if place.type not in kind.devices and str(device) == "auto":
-        place = torch.device("cpu")
-    check_engine(kind, place, precision, compiled)
-    precision = quick_precision(kind, place) if precision == "auto" else precision
-    wish = Wish(precision, place, num_threads or torch.get_num_threads(), compiled, images)
-    return Engine(name, precision, place, kind.prepare(network, wish), normaliser(network, place), compiled)
+    resolved_device = choose_device(device)
+    name = choose_backend(resolved_device, precision, num_images) if name == "auto" else name
+    if name not in BACKENDS:
+        raise unknown_name("engine", name, ["auto", *BACKENDS])
+    info = BACKENDS[name]
+    if info.extra:
+        require_extra(info.extra, f"the engine {name}")
+    if resolved_device.type not in info.devices and str(device) == "auto":
+        resolved_device = torch.device("cpu")
+    check_backend(info, resolved_device, precision, compiled)
+    precision = fast_precision(info, resolved_device) if precision == "auto" else precision
+    options = BackendOptions(
+        precision, resolved_device, num_threads or torch.get_num_threads(), compiled, calibration_images
+    )
+    return Backend(
+        name,
+        precision,
+        resolved_device,
+        info.build(network, options),
+        make_normalize(network, resolved_device),
+        compiled,
+    )
 
 
-def choose_engine(device: torch.device, precision: str = "float32", num_images: int | None = None) -> str:
+def choose_backend(device: torch.device, precision: str = "float32", num_images: int | None = None) -> str:
     """The quickest engine installed: on a CPU openvino, then onnxruntime, then torch; elsewhere torch.
 
     torch too for fewer than FEW_IMAGES pictures, which are done before a graph is made. An engine without the
     precision asked for is passed over.
     """
-    if device.type != "cpu" or (num_images is not None and num_images < FEW_IMAGES and precision != "int8"):
+    if device.type != "cpu" or (num_images is not None and num_images < MIN_GRAPH_IMAGES and precision != "int8"):
         return "torch"
-    order = ("openvino", "onnxruntime", "torch")
-    fitting = [name for name in order if precision == "auto" or precision in ENGINES[name].precisions]
-    return next((name for name in fitting if has_extra(ENGINES[name].extra)), fitting[0] if fitting else "torch")
+    preference = ("openvino", "onnxruntime", "torch")
+    candidates = [name for name in preference if precision == "auto" or precision in BACKENDS[name].precisions]
+    return next(
+        (name for name in candidates if has_extra(BACKENDS[name].extra)), candidates[0] if candidates else "torch"
+    )
 
 
-def quick_precision(kind: Kind, device: torch.device) -> str:
+def fast_precision(info: BackendInfo, device: torch.device) -> str:
     """bf16 where engine and device have it, else float32."""
-    return "bf16" if "bf16" in kind.precisions and quick_bf16(device) else "float32"
+    return "bf16" if "bf16" in info.precisions and has_native_bf16(device) else "float32"
 
 
-def check_engine(kind: Kind, device: torch.device, precision: str, compiled: bool = False) -> None:
+def check_backend(info: BackendInfo, device: torch.device, precision: str, compiled: bool = False) -> None:
     """Raises ValueError where the engine cannot run so on the device."""
     if precision not in ("auto", *PRECISIONS):
         raise unknown_name("precision", precision, ("auto", *PRECISIONS))
-    if device.type not in kind.devices:
-        raise invalid(f"{' or '.join(kind.devices)} for the engine {kind.name}", device.type, kind.devices[0])
-    if precision not in ("auto", *kind.precisions):
-        having = [other.name for other in ENGINES.values() if precision in other.precisions]
-        step = f"the engines with {precision}: {', '.join(having)}"
-        raise invalid(f"{', '.join(kind.precisions)} for the engine {kind.name}", precision, next_step=step)
-    if compiled and kind.name != "torch":
-        raise invalid("compilation with the engine torch", kind.name, next_step="leave --compile away")
+    if device.type not in info.devices:
+        raise invalid(f"{' or '.join(info.devices)} for the engine {info.name}", device.type, info.devices[0])
+    if precision not in ("auto", *info.precisions):
+        alternatives = [other.name for other in BACKENDS.values() if precision in other.precisions]
+        step = f"the engines with {precision}: {', '.join(alternatives)}"
+        raise invalid(f"{', '.join(info.precisions)} for the engine {info.name}", precision, next_step=step)
+    if compiled and info.name != "torch":
+        raise invalid("compilation with the engine torch", info.name, next_step="leave --compile away")
     if compiled and not can_compile(device):
         step = "install g++ or clang++, or leave --compile away"
         raise invalid("a C++ compiler, which torch.compile needs on a CPU", "none", next_step=step)

@@ -3,23 +3,23 @@
 import torch
 from torch import Tensor
 
-from reslab.deploy.backends.backend import Answer, Wish
-from reslab.deploy.export.bn_folding import fold
+from reslab.deploy.backends.backend import BackendOptions, ForwardFn
+from reslab.deploy.export.bn_folding import fold_batch_norms
 from reslab.nn.network import ResidualNetwork
-from reslab.runtime.device import exact_arithmetic
+from reslab.runtime.device import deterministic_mode
 
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def prepare(network: ResidualNetwork, wish: Wish) -> Answer:
+def build_torch_forward(network: ResidualNetwork, options: BackendOptions) -> ForwardFn:
     """The network folded, its weights in the precision asked for, in the memory order that convolutions like."""
-    dtype = _DTYPES[wish.precision]
-    folded = fold(network).to(wish.device, dtype).to(memory_format=torch.channels_last)
+    dtype = _DTYPES[options.precision]
+    folded = fold_batch_norms(network).to(options.device, dtype).to(memory_format=torch.channels_last)
     folded.requires_grad_(False)
-    run = torch.compile(folded, dynamic=True) if wish.compiled else folded
+    model = torch.compile(folded, dynamic=True) if options.compiled else folded
 
-    def answer(x: Tensor) -> Tensor:
-        with torch.inference_mode(), exact_arithmetic():
-            return run(x.to(dtype=dtype, memory_format=torch.channels_last))
+    def forward(x: Tensor) -> Tensor:
+        with torch.inference_mode(), deterministic_mode():
+            return model(x.to(dtype=dtype, memory_format=torch.channels_last))
 
-    return answer
+    return forward

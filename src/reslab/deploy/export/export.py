@@ -11,49 +11,55 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from reslab.deploy.export.bn_folding import fold, num_norms
-from reslab.deploy.export.formats import FORMATS, Format
-from reslab.deploy.export.verify import Comparison, Evidence, compare, faults, find_evidence
-from reslab.deploy.export.writers import Job
-from reslab.deploy.extras import EXTRAS, need_extra
+from reslab.deploy.export.bn_folding import count_batch_norms, fold_batch_norms
+from reslab.deploy.export.formats import EXPORT_FORMATS, ExportFormat
+from reslab.deploy.export.verify import (
+    ExportComparison,
+    VerificationData,
+    compare_outputs,
+    failed_checks,
+    load_verification_data,
+)
+from reslab.deploy.export.writers import ExportJob
+from reslab.deploy.extras import EXTRAS, require_extra
 from reslab.nn.checkpoints.safetensors_io import load_weights, read_header
 from reslab.nn.network import ResidualNetwork
 from reslab.report.pages.export_note import format_export_note
-from reslab.runtime.files import room_for, write_whole
+from reslab.runtime.files import disk_full_guard, write_atomic
 from reslab.spec.errors import invalid, unknown_name
-from reslab.training.run import Run, find_weights
+from reslab.training.run import Run, find_weights_path
 
 NUM_IMAGES_FLOAT32 = 256
 
 
-class ExportFailed(ValueError):
+class ExportError(ValueError):
     """What was exported does not compute what the network computes; nothing is left of it."""
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """An export that proved itself: where it lies, its report beside it, and what the `comparison` found."""
 
     path: Path
     format: str
     precision: str
-    comparison: Comparison
-    report: Path
-    facts: dict[str, Any]
+    comparison: ExportComparison
+    report_path: Path
+    metadata: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data, with the paths of export and report."""
-        return {"path": str(self.path), "report": str(self.report), **self.facts}
+        return {"path": str(self.path), "report": str(self.report_path), **self.metadata}
 
 
 @dataclass(frozen=True)
-class _Origin:
+class _ExportSource:
     """What is exported: the network, its weights' header, the run they are of, and their place."""
 
     network: ResidualNetwork
     header: dict[str, Any]
     run: Run | None
-    weights: Path | None
+    weights_path: Path | None
 
 
 def export(
@@ -67,7 +73,7 @@ def export(
     max_drop: float = 1.0,
     num_images: int | None = None,
     force: bool = False,
-) -> Exported:
+) -> ExportResult:
     """Write the network of a run, or of its `model.safetensors`, in the format `to` (`FORMATS`), and prove it.
 
     What was written is loaded again in its own runtime and asked about pictures of the held-out split of `data` (the
@@ -77,138 +83,152 @@ def export(
     Raises ExportFailed, nothing left behind, where the comparison fails; ValueError for an unknown format, a precision
     that it does not have, a network that it cannot hold, and pictures that do not fit; ExtraMissing.
     """
-    line = _line(to, precision)
-    origin = _open(source)
-    target = _target(origin, line, precision, output, force)
-    wanted = NUM_IMAGES_FLOAT32 if num_images is None and precision == "float32" else num_images
-    evidence = find_evidence(origin.network, origin.run, data, data_dir, wanted)
-    network = fold(origin.network) if line.folded else origin.network
-    images = evidence.calibration_images() if precision == "int8" else None
-    job = Job(network, precision, origin.header, images)
-    with _workplace(target) as folder, room_for(target):
-        made = folder / target.name
-        line.write(job, made)
-        found = compare(origin.network, line.open(job, made), evidence.batches())
-        _refuse_faults(found, line, precision, max_drop)
-        facts = _facts(origin, line, job, evidence, found, max_drop, _num_bytes(folder))
-        _move(folder, target)
-    report = _report_path(target)
-    write_whole(report, (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode())
-    write_whole(report.with_suffix(".md"), format_export_note(facts).encode())
-    return Exported(target, to, precision, found, report, facts)
+    export_format = _get_format(to, precision)
+    export_source = _open_source(source)
+    target = _resolve_output(export_source, export_format, precision, output, force)
+    num_requested = NUM_IMAGES_FLOAT32 if num_images is None and precision == "float32" else num_images
+    verification_data = load_verification_data(export_source.network, export_source.run, data, data_dir, num_requested)
+    network = fold_batch_norms(export_source.network) if export_format.fold_bn else export_source.network
+    calibration_images = verification_data.calibration_images() if precision == "int8" else None
+    job = ExportJob(network, precision, export_source.header, calibration_images)
+    with _temporary_folder(target) as folder, disk_full_guard(target):
+        temporary_path = folder / target.name
+        export_format.write(job, temporary_path)
+        comparison = compare_outputs(
+            export_source.network, export_format.load(job, temporary_path), verification_data.batches()
+        )
+        _check_comparison(comparison, export_format, precision, max_drop)
+        metadata = _report_metadata(
+            export_source, export_format, job, verification_data, comparison, max_drop, _folder_size(folder)
+        )
+        _move_into_place(folder, target)
+    report_path = _report_path(target)
+    write_atomic(report_path, (json.dumps(metadata, indent=2, ensure_ascii=False) + "\n").encode())
+    write_atomic(report_path.with_suffix(".md"), format_export_note(metadata).encode())
+    return ExportResult(target, to, precision, comparison, report_path, metadata)
 
 
-def _line(to: str, precision: str) -> Format:
-    if to not in FORMATS:
-        raise unknown_name("format", to, FORMATS)
-    line = FORMATS[to]
-    if precision not in line.precisions:
-        having = [other.name for other in FORMATS.values() if precision in other.precisions]
-        step = f"formats with {precision}: {', '.join(having)}" if having else ""
-        raise invalid(f"{' or '.join(line.precisions)} for the format {to}", precision, line.precisions[0], step)
-    if line.extra:
-        need_extra(line.extra, f"the format {to}")
-    return line
+def _get_format(to: str, precision: str) -> ExportFormat:
+    if to not in EXPORT_FORMATS:
+        raise unknown_name("format", to, EXPORT_FORMATS)
+    export_format = EXPORT_FORMATS[to]
+    if precision not in export_format.precisions:
+        alternatives = [other.name for other in EXPORT_FORMATS.values() if precision in other.precisions]
+        step = f"formats with {precision}: {', '.join(alternatives)}" if alternatives else ""
+        raise invalid(
+            f"{' or '.join(export_format.precisions)} for the format {to}", precision, export_format.precisions[0], step
+        )
+    if export_format.extra:
+        require_extra(export_format.extra, f"the format {to}")
+    return export_format
 
 
-def _open(source: Run | ResidualNetwork | str | Path) -> _Origin:
+def _open_source(source: Run | ResidualNetwork | str | Path) -> _ExportSource:
     if isinstance(source, ResidualNetwork):
-        return _Origin(source.cpu().eval(), {}, None, None)
+        return _ExportSource(source.cpu().eval(), {}, None, None)
     run = source if isinstance(source, Run) else Run(source) if (Path(source) / "run.json").is_file() else None
-    weights = find_weights(run or source)
-    return _Origin(load_weights(weights), read_header(weights), run, weights)
+    weights_path = find_weights_path(run or source)
+    return _ExportSource(load_weights(weights_path), read_header(weights_path), run, weights_path)
 
 
-def _target(origin: _Origin, line: Format, precision: str, output: str | Path | None, force: bool) -> Path:
+def _resolve_output(
+    export_source: _ExportSource, export_format: ExportFormat, precision: str, output: str | Path | None, force: bool
+) -> Path:
     """Where the export is to lie; ValueError where something does already."""
-    name = origin.network.arch.name + (f"-{precision}" if precision != "float32" else "")
-    name += line.ending or f"-{line.name}"
-    beside = origin.weights.parent if origin.weights else Path()
-    target = beside / "export" / name if output is None else Path(output)
-    if output is not None and line.ending:
+    name = export_source.network.arch.name + (f"-{precision}" if precision != "float32" else "")
+    name += export_format.suffix or f"-{export_format.name}"
+    parent = export_source.weights_path.parent if export_source.weights_path else Path()
+    target = parent / "export" / name if output is None else Path(output)
+    if output is not None and export_format.suffix:
         target = target / name if target.is_dir() else target
-        if target.suffix and target.suffix != line.ending:
-            raise invalid(f"a file that ends in {line.ending}", target.name, target.with_suffix(line.ending).name)
-        target = target.with_suffix(line.ending)
+        if target.suffix and target.suffix != export_format.suffix:
+            raise invalid(
+                f"a file that ends in {export_format.suffix}",
+                target.name,
+                target.with_suffix(export_format.suffix).name,
+            )
+        target = target.with_suffix(export_format.suffix)
     if target.exists() and not force:
         raise invalid("a place that is free", f"{target}, which exists", next_step="add --force, or another --output")
     return target
 
 
 @contextlib.contextmanager
-def _workplace(target: Path) -> Iterator[Path]:
+def _temporary_folder(target: Path) -> Iterator[Path]:
     """A folder beside the target that is gone afterwards, with all that is still in it."""
-    before = target.parent.exists()
+    parent_existed = target.parent.exists()
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".export-", dir=target.parent))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if not before:
+        if not parent_existed:
             with contextlib.suppress(OSError):  # only where nothing came of it
                 target.parent.rmdir()
 
 
-def _move(folder: Path, target: Path) -> None:
+def _move_into_place(folder: Path, target: Path) -> None:
     """What was made to its place, the file that is named last of all."""
-    for made in sorted(folder.iterdir(), key=lambda path: path.name == target.name):
-        place = target.parent / made.name
-        if place.is_dir():
-            shutil.rmtree(place)
-        os.replace(made, place)
+    for item in sorted(folder.iterdir(), key=lambda path: path.name == target.name):
+        destination = target.parent / item.name
+        if destination.is_dir():
+            shutil.rmtree(destination)
+        os.replace(item, destination)
 
 
-def _refuse_faults(found: Comparison, line: Format, precision: str, max_drop: float) -> None:
-    told = faults(found, precision, max_drop)
-    if told:
-        required = f"an export to {line.name} in {precision} that computes what the network does"
+def _check_comparison(
+    comparison: ExportComparison, export_format: ExportFormat, precision: str, max_drop: float
+) -> None:
+    failures = failed_checks(comparison, precision, max_drop)
+    if failures:
+        required = f"an export to {export_format.name} in {precision} that computes what the network does"
         step = "try another precision, or allow more with --max-drop" if precision != "float32" else ""
-        got = f"{'; '.join(told)} (on {found.num_images} pictures); nothing was kept"
-        raise ExportFailed(str(invalid(required, got, next_step=step)))
+        got = f"{'; '.join(failures)} (on {comparison.num_images} pictures); nothing was kept"
+        raise ExportError(str(invalid(required, got, next_step=step)))
 
 
-def _facts(
-    origin: _Origin,
-    line: Format,
-    job: Job,
-    evidence: Evidence,
-    found: Comparison,
+def _report_metadata(
+    export_source: _ExportSource,
+    export_format: ExportFormat,
+    job: ExportJob,
+    verification_data: VerificationData,
+    comparison: ExportComparison,
     max_drop: float,
     num_bytes: int,
 ) -> dict[str, Any]:
-    packages = ("torch", "torchvision", *EXTRAS.get(line.extra, ()))
-    norms = num_norms(origin.network)
+    packages = ("torch", "torchvision", *EXTRAS.get(export_format.extra, ()))
+    num_batch_norms = count_batch_norms(export_source.network)
     return {
-        "model": origin.network.arch.name,
-        "source": None if origin.weights is None else str(origin.weights),
-        "format": line.name,
+        "model": export_source.network.arch.name,
+        "source": None if export_source.weights_path is None else str(export_source.weights_path),
+        "format": export_format.name,
         "precision": job.precision,
         "num_bytes": num_bytes,
-        "data": evidence.data.name,
-        "split": evidence.split,
-        "num_images": found.num_images,
-        "largest_difference": found.largest_difference,
-        "agreement": found.agreement,
-        "top1": found.top1,
-        "exported_top1": found.exported_top1,
-        "drop_points": found.drop_points,
+        "data": verification_data.data.name,
+        "split": verification_data.split,
+        "num_images": comparison.num_images,
+        "largest_difference": comparison.max_difference,
+        "agreement": comparison.agreement,
+        "top1": comparison.top1,
+        "exported_top1": comparison.exported_top1,
+        "drop_points": comparison.accuracy_drop_points,
         "max_drop": None if job.precision == "float32" else max_drop,
-        "num_norms": norms,
-        "num_norms_folded": norms - num_norms(job.network),
-        "num_calibration_images": 0 if job.images is None else len(job.images),
-        "versions": {name: _version(name) for name in packages},
+        "num_norms": num_batch_norms,
+        "num_norms_folded": num_batch_norms - count_batch_norms(job.network),
+        "num_calibration_images": 0 if job.calibration_images is None else len(job.calibration_images),
+        "versions": {name: _package_version(name) for name in packages},
     }
 
 
-def _version(name: str) -> str:
+def _package_version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
 
 
-def _num_bytes(folder: Path) -> int:
+def _folder_size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 

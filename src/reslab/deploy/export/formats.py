@@ -4,33 +4,33 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from reslab.deploy.backends.backend import Answer
+from reslab.deploy.backends.backend import ForwardFn
 from reslab.deploy.export import writers as graph_files
 from reslab.deploy.export import writers as weight_files
-from reslab.deploy.export.writers import Job
+from reslab.deploy.export.writers import ExportJob
 
 
 @dataclass(frozen=True)
-class Format:
+class ExportFormat:
     """A line of the table: `ending` of the file (empty for a folder), the `extra` it needs, whether norms are `folded`.
 
     `write(job, path)` writes it; `open(job, path)` loads it in the format's own runtime, as its users will.
     """
 
     name: str
-    what: str
-    ending: str
+    description: str
+    suffix: str
     extra: str
-    folded: bool
+    fold_bn: bool
     precisions: tuple[str, ...]
-    write: Callable[[Job, Path], None]
-    open: Callable[[Job, Path], Answer]
+    write: Callable[[ExportJob, Path], None]
+    load: Callable[[ExportJob, Path], ForwardFn]
 
 
-FORMATS: dict[str, Format] = {
-    line.name: line
-    for line in (
-        Format(
+EXPORT_FORMATS: dict[str, ExportFormat] = {
+    export_format.name: export_format
+    for export_format in (
+        ExportFormat(
             "torchvision",
             "a state dict that torchvision's network of the same kind loads strictly",
             ".pth",
@@ -38,9 +38,9 @@ FORMATS: dict[str, Format] = {
             False,
             ("float32",),
             weight_files.write_torchvision,
-            weight_files.open_torchvision,
+            weight_files.load_torchvision,
         ),
-        Format(
+        ExportFormat(
             "timm",
             "a folder that timm.create_model('local-dir:FOLDER', pretrained=True) loads",
             "",
@@ -48,9 +48,9 @@ FORMATS: dict[str, Format] = {
             False,
             ("float32",),
             weight_files.write_timm,
-            weight_files.open_timm,
+            weight_files.load_timm,
         ),
-        Format(
+        ExportFormat(
             "safetensors",
             "a folder in the layout of the Hugging Face hub: weights, config.json, model card; reslab loads it",
             "",
@@ -58,9 +58,9 @@ FORMATS: dict[str, Format] = {
             False,
             ("float32",),
             weight_files.write_safetensors,
-            weight_files.open_safetensors,
+            weight_files.load_safetensors,
         ),
-        Format(
+        ExportFormat(
             "onnx",
             "an ONNX graph, any batch; int8 in QDQ form",
             ".onnx",
@@ -68,9 +68,9 @@ FORMATS: dict[str, Format] = {
             True,
             ("float32", "int8"),
             graph_files.write_onnx,
-            graph_files.open_onnx,
+            graph_files.load_onnx,
         ),
-        Format(
+        ExportFormat(
             "torch",
             "a program of torch.export, any batch, run without reslab",
             ".pt2",
@@ -78,9 +78,9 @@ FORMATS: dict[str, Format] = {
             True,
             ("float32",),
             graph_files.write_torch,
-            graph_files.open_torch,
+            graph_files.load_torch,
         ),
-        Format(
+        ExportFormat(
             "openvino",
             "OpenVINO's .xml with its .bin, any batch; bf16 keeps the weights in 16 bits",
             ".xml",
@@ -88,7 +88,7 @@ FORMATS: dict[str, Format] = {
             True,
             ("float32", "bf16"),
             graph_files.write_openvino,
-            graph_files.open_openvino,
+            graph_files.load_openvino,
         ),
     )
 }

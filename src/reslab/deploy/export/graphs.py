@@ -12,59 +12,59 @@ from torch.export import Dim, ExportedProgram
 
 from reslab.nn.network import ResidualNetwork
 
-IMAGES, LOGITS, FACTS = "images", "logits", "reslab"
-_OPSET = 18
+INPUT_NAME, OUTPUT_NAME, METADATA_KEY = "images", "logits", "reslab"
+_OPSET_VERSION = 18
 
 
-def trace(network: ResidualNetwork) -> ExportedProgram:
+def export_program(network: ResidualNetwork) -> ExportedProgram:
     """The network in eval mode as torch.export sees it: float32 (batch, C, H, W) to logits, any batch from 1 on."""
     device = next(network.parameters()).device
     x = torch.zeros(2, *network.arch.input_size, device=device)
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), _suppress_warnings():
         return torch.export.export(network.eval(), (x,), dynamic_shapes=({0: Dim("batch", min=1)},))
 
 
-def onnx_model(network: ResidualNetwork, facts: Mapping[str, Any] | None = None) -> Any:
+def to_onnx(network: ResidualNetwork, metadata: Mapping[str, Any] | None = None) -> Any:
     """The network as an `onnx.ModelProto`, input `images`, output `logits`; `facts` as JSON under the key `reslab`."""
     import onnx
 
-    with _quiet():
+    with _suppress_warnings():
         program = torch.onnx.export(
-            trace(network),
+            export_program(network),
             dynamo=True,
-            input_names=[IMAGES],
-            output_names=[LOGITS],
-            opset_version=_OPSET,
+            input_names=[INPUT_NAME],
+            output_names=[OUTPUT_NAME],
+            opset_version=_OPSET_VERSION,
             verbose=False,
         )
     assert program is not None
     model = program.model_proto
-    _name_batch(model)
-    if facts is not None:
-        onnx.helper.set_model_props(model, {FACTS: json.dumps(facts)})
+    _name_batch_axis(model)
+    if metadata is not None:
+        onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata)})
     return model
 
 
-def _name_batch(model: Any) -> None:
+def _name_batch_axis(model: Any) -> None:
     """torch calls the open side `s77` or the like; a person reads `batch`."""
-    shapes = [*model.graph.input, *model.graph.output, *model.graph.value_info]
-    given = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
-    for value in shapes:
-        for side in value.type.tensor_type.shape.dim:
-            if side.dim_param == given:
-                side.dim_param = "batch"
+    values = [*model.graph.input, *model.graph.output, *model.graph.value_info]
+    batch_symbol = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in values:
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param == batch_symbol:
+                axis.dim_param = "batch"
 
 
-def openvino_model(network: ResidualNetwork, facts: Mapping[str, Any] | None = None) -> Any:
+def to_openvino(network: ResidualNetwork, metadata: Mapping[str, Any] | None = None) -> Any:
     """The network as an `openvino.Model` of float32, only its batch open; `facts` as JSON in its `rt_info`."""
     openvino = import_openvino()
-    with _quiet():
-        model = openvino.convert_model(trace(network))
+    with _suppress_warnings():
+        model = openvino.convert_model(export_program(network))
     model.reshape([-1, *network.arch.input_size])
-    model.inputs[0].get_tensor().set_names({IMAGES})
-    model.outputs[0].get_tensor().set_names({LOGITS})
-    if facts is not None:
-        model.set_rt_info(json.dumps(facts), [FACTS])
+    model.inputs[0].get_tensor().set_names({INPUT_NAME})
+    model.outputs[0].get_tensor().set_names({OUTPUT_NAME})
+    if metadata is not None:
+        model.set_rt_info(json.dumps(metadata), [METADATA_KEY])
     return model
 
 
@@ -82,7 +82,7 @@ def import_openvino() -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _suppress_warnings() -> Iterator[None]:
     """What the exporters say of their own insides is nothing that a user could act on."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -18,99 +18,99 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
-from reslab.deploy.server.connections import connection_of
-from reslab.deploy.server.errors import Refused
-from reslab.deploy.server.middleware import Doors, Measured
+from reslab.deploy.server.connections import connection_class
+from reslab.deploy.server.errors import HTTPError
+from reslab.deploy.server.middleware import MetricsMiddleware, SecurityMiddleware
 from reslab.deploy.server.routes.explain import explain_routes
-from reslab.deploy.server.routes.health import probe_routes
+from reslab.deploy.server.routes.health import health_routes
 from reslab.deploy.server.routes.lesion import lesion_routes
 from reslab.deploy.server.routes.models import model_routes
 from reslab.deploy.server.routes.predict import predict_routes
-from reslab.deploy.server.routes.run import Judge, run_routes
-from reslab.deploy.server.routes.samples import Samples, sample_routes
-from reslab.deploy.server.routes.unit import unit_routes
-from reslab.deploy.server.settings import ServiceSettings
-from reslab.deploy.server.state import House
+from reslab.deploy.server.routes.run import BackgroundEvaluator, run_routes
+from reslab.deploy.server.routes.samples import SampleStore, sample_routes
+from reslab.deploy.server.routes.unit import block_routes
+from reslab.deploy.server.settings import ServerSettings
+from reslab.deploy.server.state import AppState
 from reslab.spec.errors import invalid
 from reslab.training.run import Run
 
-_DEFAULT = ServiceSettings()
+_DEFAULT_SETTINGS = ServerSettings()
 
 
-def make_app(runs: Sequence[Run | str | Path], settings: ServiceSettings = _DEFAULT) -> FastAPI:
+def create_app(runs: Sequence[Run | str | Path], settings: ServerSettings = _DEFAULT_SETTINGS) -> FastAPI:
     """The service of these runs (their folders, or files of weights), to be run by any ASGI server.
 
     Raises ValueError where a run cannot be served or an engine cannot run so.
     """
-    house = House(runs, settings)
-    house.open()
-    samples = Samples()
-    judge = Judge(house, samples)
+    state = AppState(runs, settings)
+    state.load_models()
+    sample_store = SampleStore()
+    evaluator = BackgroundEvaluator(state, sample_store)
 
     @asynccontextmanager
-    async def life(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        await judge.stop()
-        house.close()
+        await evaluator.stop()
+        state.close()
 
-    app = FastAPI(title="reslab", summary="Residual networks, served", lifespan=life, docs_url=None, redoc_url=None)
-    app.state.house = house
+    app = FastAPI(title="reslab", summary="Residual networks, served", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.house = state
     # In this order OpenAPI and /docs tell of them.
     for router in (
-        predict_routes(house),
-        explain_routes(house),
-        unit_routes(house),
-        lesion_routes(house, samples),
-        model_routes(house),
-        sample_routes(house, samples),
-        run_routes(house, judge),
-        probe_routes(house),
+        predict_routes(state),
+        explain_routes(state),
+        block_routes(state),
+        lesion_routes(state, sample_store),
+        model_routes(state),
+        sample_routes(state, sample_store),
+        run_routes(state, evaluator),
+        health_routes(state),
     ):
         app.include_router(router)
-    _add_page(app)
-    app.add_exception_handler(Refused, _tell_refusal)
-    app.add_exception_handler(Exception, _tell_fault)
-    app.add_exception_handler(RequestValidationError, _tell_invalid)
-    app.add_exception_handler(HTTPException, _tell_http)
-    app.add_middleware(Doors, token=settings.token, hosts=settings.hosts)
-    app.add_middleware(Measured, metrics=house.metrics)
+    _add_web_pages(app)
+    app.add_exception_handler(HTTPError, _handle_http_error)
+    app.add_exception_handler(Exception, _handle_unexpected_error)
+    app.add_exception_handler(RequestValidationError, _handle_validation_error)
+    app.add_exception_handler(HTTPException, _handle_http_exception)
+    app.add_middleware(SecurityMiddleware, token=settings.token, hosts=settings.allowed_hosts)
+    app.add_middleware(MetricsMiddleware, metrics=state.metrics)
     return app
 
 
-def _add_page(app: FastAPI) -> None:
+def _add_web_pages(app: FastAPI) -> None:
     folder = Path(str(resources.files("reslab.deploy"))) / "web"
     if not (folder / "index.html").is_file():
         return
     app.mount("/static", StaticFiles(directory=folder), name="static")
 
     @app.get("/", include_in_schema=False)
-    def page() -> FileResponse:
+    def index_page() -> FileResponse:
         return FileResponse(folder / "index.html")
 
     @app.get("/docs", include_in_schema=False)
-    def docs() -> FileResponse:
+    def docs_page() -> FileResponse:
         return FileResponse(folder / "docs.html")
 
 
-async def _tell_refusal(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refused)
+async def _handle_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPError)
     return error.response()
 
 
-async def _tell_fault(request: Request, error: Exception) -> Response:
+async def _handle_unexpected_error(request: Request, error: Exception) -> Response:
     """What nobody foresaw: the log has it whole, the caller hears nothing of the inside."""
-    return Refused(500, "a fault of the service, not of the request; its log tells which").response()
+    return HTTPError(500, "a fault of the service, not of the request; its log tells which").response()
 
 
-async def _tell_invalid(request: Request, error: Exception) -> Response:
+async def _handle_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    told = "; ".join(f"{'.'.join(map(str, each['loc'][1:]))}: {each['msg']}" for each in error.errors())
-    return Refused(422, told).response()
+    message = "; ".join(f"{'.'.join(map(str, detail['loc'][1:]))}: {detail['msg']}" for detail in error.errors())
+    return HTTPError(422, message).response()
 
 
-async def _tell_http(request: Request, error: Exception) -> Response:
+async def _handle_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return Refused(error.status_code, str(error.detail), error.headers).response()
+    return HTTPError(error.status_code, str(error.detail), error.headers).response()
 
 
 # Idle connections are kept so long; clients that come again find theirs open.
@@ -121,10 +121,10 @@ _BACKLOG = 512
 
 def serve_forever(
     runs: Sequence[Run | str | Path],
-    settings: ServiceSettings,
+    settings: ServerSettings,
     host: str,
     port: int,
-    told: Callable[[str, Sequence[str]], None],
+    on_ready: Callable[[str, Sequence[str]], None],
 ) -> None:
     """Serve at `host`:`port` until SIGTERM or Ctrl-C; no request is taken then, and all that were taken are answered.
 
@@ -133,19 +133,19 @@ def serve_forever(
     """
     # Pictures are refused by the service's own limit, before Pillow sees them.
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, settings.max_pixels)
-    with _listening(host, port) as listening:
-        app = make_app(runs, settings)
-        told_host = f"[{host}]" if ":" in host else host
-        told(f"http://{told_host}:{listening.getsockname()[1]}", list(app.state.house.models))
-        with _stopped_by_signals():
-            uvicorn.Server(config_of(app, settings)).run(sockets=[listening])
+    with _bind_socket(host, port) as server_socket:
+        app = create_app(runs, settings)
+        url_host = f"[{host}]" if ":" in host else host
+        on_ready(f"http://{url_host}:{server_socket.getsockname()[1]}", list(app.state.house.models))
+        with _ignored_signals():
+            uvicorn.Server(uvicorn_config(app, settings)).run(sockets=[server_socket])
 
 
-def config_of(app: FastAPI, settings: ServiceSettings) -> uvicorn.Config:
+def uvicorn_config(app: FastAPI, settings: ServerSettings) -> uvicorn.Config:
     """How uvicorn runs the service."""
     return uvicorn.Config(
         app,
-        http=connection_of(settings),
+        http=connection_class(settings),
         ws="none",  # a WebSocket would be a connection without these limits
         log_level="warning",
         access_log=False,
@@ -155,7 +155,7 @@ def config_of(app: FastAPI, settings: ServiceSettings) -> uvicorn.Config:
     )
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _bind_socket(host: str, port: int) -> socket.socket:
     """The port taken, before networks are loaded for nothing."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -166,11 +166,11 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 @contextmanager
-def _stopped_by_signals() -> Iterator[None]:
+def _ignored_signals() -> Iterator[None]:
     """Being told to stop is an end like any other: uvicorn, done, sends the signal again, and here it finds no ear."""
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

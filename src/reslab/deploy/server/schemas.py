@@ -9,153 +9,153 @@ from fastapi import Path, Query
 from pydantic import BaseModel, Field
 
 
-class Error(BaseModel):
+class ErrorResponse(BaseModel):
     """Why a request was not served: what was required, what came, what next."""
 
     error: str = Field(examples=["required: a picture (JPEG, PNG, WebP, GIF, BMP); got: no bytes"])
 
 
-class Guess(BaseModel):
+class ClassScoreSchema(BaseModel):
     """A class, and how probable the network holds it to be."""
 
     name: str
     probability: float
 
 
-class Predicted(BaseModel):
+class ImagePrediction(BaseModel):
     """The most probable classes of one picture, or why it could not be read."""
 
-    classes: list[Guess]
+    classes: list[ClassScoreSchema]
     error: str = ""
 
 
-class PredictAnswer(BaseModel):
+class PredictResponse(BaseModel):
     """One row a picture, in the order they were sent."""
 
     model: str
-    predictions: list[Predicted]
-    engine: str
+    predictions: list[ImagePrediction]
+    backend: str
     precision: str
-    milliseconds: float
+    latency_ms: float
 
 
-class Refusal(BaseModel):
+class RejectedBlock(BaseModel):
     """A unit that stayed as it is, and why."""
 
-    unit: str
+    block: str
     reason: str
 
 
-class ExplainAnswer(BaseModel):
+class ExplainResponse(BaseModel):
     """`heat` (H, W) from 0 to 1 over `picture`, which is what the network sees."""
 
     label: str = Field(alias="class")
     method: str
-    heat: list[list[float]]
-    picture: str
-    classes: list[Guess]
-    refused: list[Refusal]
+    heatmap: list[list[float]]
+    image: str
+    classes: list[ClassScoreSchema]
+    rejected: list[RejectedBlock]
 
 
-class Response(BaseModel):
+class BlockResponseStd(BaseModel):
     """The standard deviation of a unit's output in the whole network and now."""
 
-    unit: str
-    whole: float | None
-    now: float | None
+    block: str
+    baseline: float | None
+    ablated: float | None
 
 
-class LesionAnswer(BaseModel):
+class LesionResponse(BaseModel):
     """What the network says with the units cut, and what it says whole: of the same classes, the first of either."""
 
-    classes: list[Guess]
-    whole: list[Guess]
-    responses: list[Response]
-    refused: list[Refusal]
+    classes: list[ClassScoreSchema]
+    baseline: list[ClassScoreSchema]
+    responses: list[BlockResponseStd]
+    rejected: list[RejectedBlock]
 
 
-class Without(BaseModel):
+class SingleBlockAblation(BaseModel):
     """One unit alone off: the fall of the first class's probability; the share of pictures whose first class stays."""
 
-    unit: str
-    drop: float | None
-    top1: float | None
+    block: str
+    confidence_drop: float | None
+    agreement: float | None
     reason: str
 
 
-class CurveAnswer(BaseModel):
+class LesionCurveResponse(BaseModel):
     """The units in their order; means over `num_images` pictures."""
 
-    units: list[Without]
+    blocks: list[SingleBlockAblation]
     num_images: int
 
 
-class UnitAnswer(BaseModel):
+class BlockDetailsResponse(BaseModel):
     """The strongest maps of a unit's output; standard deviations of output, branch and shortcut; the norm of the first
     class's gradient at the output."""
 
-    unit: str
-    maps: list[str]
+    block: str
+    feature_maps: list[str]
     channels: list[int]
-    output: list[int]
-    response: float | None
-    branch: float | None
-    shortcut: float | None
-    gradient: float | None
-    refused: list[Refusal]
+    output_shape: list[int]
+    output_std: float | None
+    branch_std: float | None
+    shortcut_std: float | None
+    gradient_norm: float | None
+    rejected: list[RejectedBlock]
 
 
-class ModelUnit(BaseModel):
+class BlockInfo(BaseModel):
     """A unit: its sentence, shape and weights; whether it can be switched off, and what it can be swapped with."""
 
     name: str
-    sentence: str
+    layout: str
     in_channels: int
     out_channels: int
     stride: int
-    output: list[int]
+    output_shape: list[int]
     params: int
-    switchable: bool
+    can_disable: bool
     reason: str
-    swaps_with: list[str]
+    swappable_with: list[str]
 
 
-class Stage(BaseModel):
+class StageInfo(BaseModel):
     """A stage: its units in their order."""
 
     name: str
-    units: list[ModelUnit]
+    blocks: list[BlockInfo]
 
 
-class Model(BaseModel):
+class ModelInfo(BaseModel):
     """A network that is served."""
 
     name: str
     arch: str
-    source: str
+    reference: str
     classes: list[str]
-    input: list[int]
+    input_size: list[int]
     preprocess: dict[str, Any] | None
-    scores: dict[str, Any] | None
-    run: bool
+    metrics: dict[str, Any] | None
+    has_run: bool
     finished: bool
     depth: int
     params: int
     order: str
-    mix: str
+    merge: str
     stem: str
     head: str
-    stages: list[Stage]
+    stages: list[StageInfo]
 
 
-class ModelsAnswer(BaseModel):
+class ModelsResponse(BaseModel):
     """The networks, the first of which answers where none is named, and the limits of a request."""
 
-    models: list[Model]
+    models: list[ModelInfo]
     limits: dict[str, float]
 
 
-class Sample(BaseModel):
+class SampleInfo(BaseModel):
     """A test image by number, with its class."""
 
     id: int
@@ -163,13 +163,13 @@ class Sample(BaseModel):
     name: str
 
 
-class SamplesAnswer(BaseModel):
+class SamplesResponse(BaseModel):
     """Test images in an order drawn once."""
 
-    samples: list[Sample]
+    samples: list[SampleInfo]
 
 
-class Answered(BaseModel):
+class SamplePrediction(BaseModel):
     """A test image with its class and the one it was called by."""
 
     id: int
@@ -179,36 +179,36 @@ class Answered(BaseModel):
     name: str
 
 
-class ConfusionAnswer(BaseModel):
+class ConfusionCellResponse(BaseModel):
     """The test images of one cell of the matrix."""
 
-    samples: list[Answered]
+    samples: list[SamplePrediction]
 
 
-class RunAnswer(BaseModel):
+class RunResponse(BaseModel):
     """A run: its log from the line asked for, and, once `judged`, what its network makes of the test images."""
 
     log: list[dict[str, Any]]
-    num_lines: int
+    num_records: int
     classes: list[str]
     finished: bool
     step: int
-    total: int | None
-    judged: bool
-    confusion: list[list[int]] | None
-    mistakes: list[Answered]
+    num_steps: int | None
+    evaluated: bool
+    confusion_matrix: list[list[int]] | None
+    misclassified: list[SamplePrediction]
     per_class: list[dict[str, Any]]
     num_images: int
     reason: str
 
 
-class Status(BaseModel):
+class HealthResponse(BaseModel):
     """That the service is there."""
 
     status: str
 
 
-_STATUSES = {
+_STATUS_DESCRIPTIONS = {
     400: "A body that cannot be read as what it says it is.",
     401: "The token is missing or another one.",
     403: "Called by a name that this service does not answer to.",
@@ -221,36 +221,40 @@ _STATUSES = {
     503: "The run has no weights yet.",
     504: "No answer within the time allowed.",
 }
-_SEEING = (403, 401, 404, 422)
-_ASKING = (400, 401, 403, 404, 408, 413, 415, 422, 429, 503, 504)
+_READ_STATUSES = (403, 401, 404, 422)
+_INFERENCE_STATUSES = (400, 401, 403, 404, 408, 413, 415, 422, 429, 503, 504)
 
 
-def _refusals(statuses: tuple[int, ...]) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": Error, "description": _STATUSES[status]} for status in statuses}
+def _error_responses(statuses: tuple[int, ...]) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": ErrorResponse, "description": _STATUS_DESCRIPTIONS[status]} for status in statuses}
 
 
 # What a route that only shows may end in, one that takes a picture, a probe.
-SEEING, ASKING, PROBE = _refusals(_SEEING), _refusals(_ASKING), _refusals((403, 503))
-LATE = _refusals((429, 503, 504))
+READ_ERRORS, INFERENCE_ERRORS, HEALTH_ERRORS = (
+    _error_responses(_READ_STATUSES),
+    _error_responses(_INFERENCE_STATUSES),
+    _error_responses((403, 503)),
+)
+OVERLOAD_ERRORS = _error_responses((429, 503, 504))
 
 
-ModelName = Annotated[str, Query(description="A network by its name; the first where empty.")]
-PathName = Annotated[str, Path(description="A network by its name.")]
+ModelQuery = Annotated[str, Query(description="A network by its name; the first where empty.")]
+ModelPath = Annotated[str, Path(description="A network by its name.")]
 
 # A ring of 8x8 grey pixels, as PNG in base64.
-PICTURE = (
+EXAMPLE_IMAGE = (
     "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAI0lEQVR42mNggAJG"
     "Bob/EIqB4T8Dw38GBiaYFCaDBaIICQAArjIECQCbkREAAAAASUVORK5CYII="
 )
-_BINARY = {"type": "string", "format": "binary"}
-_BASE64 = {"type": "string", "contentEncoding": "base64", "examples": [PICTURE]}
-_OFF = {"type": "array", "items": {"type": "string"}, "description": "Units whose branch is zero."}
-_PAIR = {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2}
-_SWAP = {"type": "array", "items": _PAIR, "description": "Pairs of units in each other's place."}
-_PLAN = '{"off": ["layer1.1"]}'
+_BINARY_SCHEMA = {"type": "string", "format": "binary"}
+_BASE64_SCHEMA = {"type": "string", "contentEncoding": "base64", "examples": [EXAMPLE_IMAGE]}
+_OFF_SCHEMA = {"type": "array", "items": {"type": "string"}, "description": "Units whose branch is zero."}
+_PAIR_SCHEMA = {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2}
+_SWAP_SCHEMA = {"type": "array", "items": _PAIR_SCHEMA, "description": "Pairs of units in each other's place."}
+_ABLATION_EXAMPLE = '{"off": ["layer1.1"]}'
 
 
-def _object(properties: dict[str, Any], required: list[str] | None = None) -> dict[str, Any]:
+def _object_schema(properties: dict[str, Any], required: list[str] | None = None) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": properties,
@@ -259,33 +263,40 @@ def _object(properties: dict[str, Any], required: list[str] | None = None) -> di
     }
 
 
-def _contents(json: dict[str, Any], form: dict[str, Any], example: dict[str, Any], required: bool) -> dict[str, Any]:
+def _request_body(
+    json_schema: dict[str, Any], form_schema: dict[str, Any], example: dict[str, Any], required: bool
+) -> dict[str, Any]:
     content = {
-        "application/json": {"schema": json, "example": example},
-        "multipart/form-data": {"schema": form},
-        "image/png": {"schema": _BINARY},
-        "image/jpeg": {"schema": _BINARY},
-        "application/octet-stream": {"schema": _BINARY},
+        "application/json": {"schema": json_schema, "example": example},
+        "multipart/form-data": {"schema": form_schema},
+        "image/png": {"schema": _BINARY_SCHEMA},
+        "image/jpeg": {"schema": _BINARY_SCHEMA},
+        "application/octet-stream": {"schema": _BINARY_SCHEMA},
     }
     return {"requestBody": {"required": required, "content": content}}
 
 
 # One picture or several; one or none; exactly one, and what is to be cut first.
-SEVERAL = _contents(
+IMAGES_BODY = _request_body(
     {
         "anyOf": [
-            _object({"image": _BASE64}, ["image"]),
-            _object({"images": {"type": "array", "items": _BASE64, "minItems": 1}}, ["images"]),
+            _object_schema({"image": _BASE64_SCHEMA}, ["image"]),
+            _object_schema({"images": {"type": "array", "items": _BASE64_SCHEMA, "minItems": 1}}, ["images"]),
         ]
     },
-    _object({"image": {"type": "array", "items": _BINARY, "minItems": 1}}, ["image"]),
-    {"image": PICTURE},
+    _object_schema({"image": {"type": "array", "items": _BINARY_SCHEMA, "minItems": 1}}, ["image"]),
+    {"image": EXAMPLE_IMAGE},
     required=True,
 )
-ONE_OR_NONE = _contents(_object({"image": _BASE64}), _object({"image": _BINARY}), {"image": PICTURE}, required=False)
-CUT = _contents(
-    _object({"image": _BASE64, "off": _OFF, "swap": _SWAP}, ["image"]),
-    _object({"image": _BINARY, "plan": {"type": "string", "examples": [_PLAN]}}, ["image"]),
-    {"image": PICTURE, "off": [], "swap": []},
+OPTIONAL_IMAGE_BODY = _request_body(
+    _object_schema({"image": _BASE64_SCHEMA}),
+    _object_schema({"image": _BINARY_SCHEMA}),
+    {"image": EXAMPLE_IMAGE},
+    required=False,
+)
+ABLATION_BODY = _request_body(
+    _object_schema({"image": _BASE64_SCHEMA, "off": _OFF_SCHEMA, "swap": _SWAP_SCHEMA}, ["image"]),
+    _object_schema({"image": _BINARY_SCHEMA, "plan": {"type": "string", "examples": [_ABLATION_EXAMPLE]}}, ["image"]),
+    {"image": EXAMPLE_IMAGE, "off": [], "swap": []},
     required=True,
 )

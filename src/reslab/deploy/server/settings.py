@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from reslab.spec.errors import invalid
 
 MEGABYTE = 1 << 20
-_COUNTS = (
+_POSITIVE_FIELDS = (
     "max_bytes",
     "max_pixels",
     "max_images",
@@ -18,7 +18,7 @@ _COUNTS = (
 
 
 @dataclass(frozen=True)
-class ServiceSettings:
+class ServerSettings:
     """What `reslab serve` may be told.
 
     `max_bytes` of one request's body; `max_held_bytes` of all bodies that are in memory at once; `max_pixels` of one
@@ -30,33 +30,33 @@ class ServiceSettings:
     Raises ValueError for a limit below 1, and a queue that no full request fits into.
     """
 
-    engine: str = "auto"
+    backend: str = "auto"
     precision: str = "float32"
     device: str = "auto"
     token: str = ""
-    hosts: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
     max_bytes: int = 16 * MEGABYTE
-    max_held_bytes: int = 256 * MEGABYTE
+    max_bytes_in_flight: int = 256 * MEGABYTE
     max_pixels: int = 50_000_000
     max_images: int = 32
     max_batch: int = 32
-    queue: int = 128
+    max_in_flight: int = 128
     timeout_seconds: float = 30.0
-    num_decoders: int = 2
-    max_studies: int = 16
+    num_decode_threads: int = 2
+    max_analyses: int = 16
     max_connections: int = 512
-    head_seconds: float = 20.0
+    header_timeout_seconds: float = 20.0
 
     def __post_init__(self) -> None:
-        for name in _COUNTS:
+        for name in _POSITIVE_FIELDS:
             if getattr(self, name) < 1:
                 raise invalid(f"{name} of at least 1", getattr(self, name), nearest="1")
         for name, nearest in (("timeout_seconds", "30"), ("head_seconds", "20")):
             if not getattr(self, name) > 0:
                 raise invalid(f"{name} above 0", getattr(self, name), nearest=nearest)
-        if self.queue < self.max_images:
-            got = f"queue {self.queue}, max_images {self.max_images}"
+        if self.max_in_flight < self.max_images:
+            got = f"queue {self.max_in_flight}, max_images {self.max_images}"
             raise invalid("a queue that holds the pictures of one request", got, nearest=f"queue {self.max_images}")
-        if self.max_held_bytes < self.max_bytes:
-            got = f"max_held_bytes {self.max_held_bytes}, max_bytes {self.max_bytes}"
+        if self.max_bytes_in_flight < self.max_bytes:
+            got = f"max_held_bytes {self.max_bytes_in_flight}, max_bytes {self.max_bytes}"
             raise invalid("max_held_bytes of at least max_bytes", got, nearest=str(self.max_bytes))

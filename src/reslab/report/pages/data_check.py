@@ -14,11 +14,11 @@ import torch
 from markupsafe import Markup
 from torch import Tensor
 
-from reslab.data.check.check import DataCheck, Seen
-from reslab.data.check.duplicates import Twins
+from reslab.data.check.check import CheckedImage, DataCheck
+from reslab.data.check.duplicates import DuplicateGroup
 from reslab.data.check.findings import Finding
-from reslab.data.image_datasets import Images
-from reslab.data.loader import TrainBatches
+from reslab.data.image_datasets import ImageDataset
+from reslab.data.loader import TrainLoader
 from reslab.report.format import format_int, format_percent, pluralize
 from reslab.report.pages.run import make_tile
 from reslab.report.plots.bars import plot_image_sizes
@@ -204,23 +204,27 @@ def build_data_check_page(
 
     Where the words do not fit the pictures the page says so and shows no batch.
     """
-    cross_split = {duplicates.places for duplicates in check.shared}
+    cross_split = {duplicates.indices for duplicates in check.cross_split}
     groups = sorted(
-        check.twins,
-        key=lambda duplicates: (duplicates.places not in cross_split, not duplicates.exact, duplicates.bits),
+        check.duplicates,
+        key=lambda duplicates: (
+            duplicates.indices not in cross_split,
+            not duplicates.is_exact,
+            duplicates.max_distance,
+        ),
     )
     page = DataCheckPage(
-        title=check.inventory.name,
+        title=check.listing.name,
         counts=check.counts,
         findings=[(finding.severity, finding.text) for finding in findings],
         sizes=_sizes_by_split(check.readable),
-        unreadable=[(checked.name, checked.look.error) for checked in check.unreadable],
+        unreadable=[(checked.name, checked.info.error) for checked in check.unreadable],
         duplicate_groups=[
-            _image_group(check, duplicates, duplicates.places in cross_split) for duplicates in groups[:MAX_GROUPS]
+            _image_group(check, duplicates, duplicates.indices in cross_split) for duplicates in groups[:MAX_GROUPS]
         ],
         num_duplicate_groups=len(groups),
         train_transform=train_transform,
-        metadata={"location": check.inventory.location, "pictures looked at": format_int(len(check.seen))},
+        metadata={"location": check.listing.location, "pictures looked at": format_int(len(check.images))},
     )
     try:
         return replace(page, batch=_sample_batch(check, train_transform, seed))
@@ -229,20 +233,24 @@ def build_data_check_page(
         return replace(page, findings=[error_finding, *page.findings])
 
 
-def _sizes_by_split(readable: Sequence[Seen]) -> dict[str, list[tuple[int, int]]]:
+def _sizes_by_split(readable: Sequence[CheckedImage]) -> dict[str, list[tuple[int, int]]]:
     sizes: dict[str, list[tuple[int, int]]] = {}
     for checked in readable:
-        sizes.setdefault(checked.split, []).append((checked.look.height, checked.look.width))
+        sizes.setdefault(checked.split, []).append((checked.info.height, checked.info.width))
     return sizes
 
 
-def _image_group(check: DataCheck, duplicates: Twins, is_cross_split: bool) -> ImageGroup:
-    heading = "The same pixels" if duplicates.exact else f"Nearly the same, {duplicates.bits} of 64 bits apart"
-    samples = [check.seen[index] for index in duplicates.places[:MAX_IMAGES_PER_GROUP]]
-    num_hidden = len(duplicates.places) - len(samples)
-    heading += f", {len(duplicates.places)} pictures of which {len(samples)} are shown" if num_hidden else ""
+def _image_group(check: DataCheck, duplicates: DuplicateGroup, is_cross_split: bool) -> ImageGroup:
+    heading = (
+        "The same pixels" if duplicates.is_exact else f"Nearly the same, {duplicates.max_distance} of 64 bits apart"
+    )
+    samples = [check.images[index] for index in duplicates.indices[:MAX_IMAGES_PER_GROUP]]
+    num_hidden = len(duplicates.indices) - len(samples)
+    heading += f", {len(duplicates.indices)} pictures of which {len(samples)} are shown" if num_hidden else ""
     images = [
-        CaptionedImage(_to_pixels(checked.images.raw(checked.place)), f"{checked.label}, {checked.split}", checked.name)
+        CaptionedImage(
+            _to_pixels(checked.dataset.preview(checked.index)), f"{checked.label}, {checked.split}", checked.name
+        )
         for checked in samples
     ]
     return ImageGroup(f"{heading}, in more than one split" if is_cross_split else heading, images)
@@ -252,14 +260,14 @@ def _sample_batch(check: DataCheck, train_transform: str, seed: int) -> list[Cap
     dataset = _readable_train_images(check)
     if dataset is None:
         return []
-    channels = dataset.raw(0).shape[0]
+    channels = dataset.preview(0).shape[0]
     identity_preprocess = Preprocess(channels, "", (0.0,) * channels, (1.0,) * channels)
-    classes = check.inventory.classes
+    classes = check.listing.classes
     batch_size = min(BATCH_SIZE, len(dataset))
-    loader = TrainBatches(
+    loader = TrainLoader(
         dataset, batch_size, train_transform, identity_preprocess, seed, "cpu", num_classes=len(classes)
     )
-    x, y, indices = next(loader.iterate())
+    x, y, indices = next(loader.iter_from())
     return [
         CaptionedImage(
             _to_pixels((255 * image).round().clamp(0, 255).to(torch.uint8)),
@@ -270,12 +278,12 @@ def _sample_batch(check: DataCheck, train_transform: str, seed: int) -> list[Cap
     ]
 
 
-def _readable_train_images(check: DataCheck) -> Images | None:
-    split = "train" if "train" in check.inventory.splits else next(iter(check.inventory.splits), "")
+def _readable_train_images(check: DataCheck) -> ImageDataset | None:
+    split = "train" if "train" in check.listing.splits else next(iter(check.listing.splits), "")
     if not split:
         return None
-    dataset = check.inventory.splits[split]
-    indices = [checked.place for checked in check.readable if checked.images is dataset]
+    dataset = check.listing.splits[split]
+    indices = [checked.index for checked in check.readable if checked.dataset is dataset]
     return dataset.subset(indices) if indices else None
 
 

@@ -12,18 +12,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from reslab.nn.checkpoints.safetensors_io import update_header
-from reslab.runtime.files import room_for
+from reslab.runtime.files import disk_full_guard
 from reslab.spec.config import to_dict
 from reslab.spec.errors import invalid
 from reslab.training.evaluation.loop import Evaluation
-from reslab.training.run import Run, run_weights
+from reslab.training.run import Run, run_weights_path
 
-NUM_BINS = 15
-_MOST_ITERATIONS = 200
+NUM_CALIBRATION_BINS = 15
+_MAX_ITERATIONS = 200
 
 
 @dataclass(frozen=True)
-class Bin:
+class CalibrationBin:
     """The samples whose confidence is in (low, high]: how many, their mean confidence, the fraction that were right.
 
     `confidence` and `accuracy` are None where there are none.
@@ -37,7 +37,7 @@ class Bin:
 
 
 @dataclass(frozen=True)
-class Reliability:
+class ReliabilityDiagram:
     """The reliability diagram's data, and what it comes to (Guo et al. 2017, Eqs. 3 and 5).
 
     `ece` = sum over bins of n_b / n |accuracy - confidence|; `mce` is the largest of these gaps.
@@ -45,33 +45,44 @@ class Reliability:
 
     ece: float
     mce: float
-    bins: tuple[Bin, ...]
+    bins: tuple[CalibrationBin, ...]
 
 
-def reliability(probabilities: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> Reliability:
+def compute_reliability(
+    probabilities: Tensor, labels: Tensor, num_bins: int = NUM_CALIBRATION_BINS
+) -> ReliabilityDiagram:
     """Confidence against accuracy in `num_bins` bins of equal width, from probabilities (N, C) and labels (N,).
 
     Raises ValueError for shapes that do not fit, no samples, or what is no probability.
     """
-    _check(probabilities, labels)
+    _check_shapes(probabilities, labels)
     if num_bins < 1:
-        raise invalid("at least one bin", num_bins, nearest=str(NUM_BINS))
-    sure, called = probabilities.double().max(1)
-    if not (bool(sure.isfinite().all()) and float(sure.min()) >= 0 and float(sure.max()) <= 1 + 1e-5):
-        raise invalid("probabilities from 0 to 1", f"{sure.min():g} to {sure.max():g}", next_step="take the softmax")
-    edges = torch.linspace(0, 1, num_bins + 1, dtype=torch.float64, device=sure.device)
-    places = (torch.bucketize(sure, edges) - 1).clamp(0, num_bins - 1)
-    counts = torch.bincount(places, minlength=num_bins)
-    sums = [torch.bincount(places, value, num_bins) for value in (sure, (called == labels).double())]
+        raise invalid("at least one bin", num_bins, nearest=str(NUM_CALIBRATION_BINS))
+    confidences, predictions = probabilities.double().max(1)
+    if not (
+        bool(confidences.isfinite().all()) and float(confidences.min()) >= 0 and float(confidences.max()) <= 1 + 1e-5
+    ):
+        raise invalid(
+            "probabilities from 0 to 1", f"{confidences.min():g} to {confidences.max():g}", next_step="take the softmax"
+        )
+    edges = torch.linspace(0, 1, num_bins + 1, dtype=torch.float64, device=confidences.device)
+    bin_indices = (torch.bucketize(confidences, edges) - 1).clamp(0, num_bins - 1)
+    counts = torch.bincount(bin_indices, minlength=num_bins)
+    sums = [torch.bincount(bin_indices, value, num_bins) for value in (confidences, (predictions == labels).double())]
     means = [(total / counts.clamp(min=1)).tolist() for total in sums]
-    numbers, bounds = counts.tolist(), edges.tolist()
+    bin_counts, bin_edges = counts.tolist(), edges.tolist()
     gaps = [abs(accuracy - confidence) for confidence, accuracy in zip(*means, strict=True)]
     bins = tuple(
-        Bin(bounds[b], bounds[b + 1], numbers[b], *((means[0][b], means[1][b]) if numbers[b] else (None, None)))
+        CalibrationBin(
+            bin_edges[b],
+            bin_edges[b + 1],
+            bin_counts[b],
+            *((means[0][b], means[1][b]) if bin_counts[b] else (None, None)),
+        )
         for b in range(num_bins)
     )
-    ece = sum(number * gap for number, gap in zip(numbers, gaps, strict=True)) / len(labels)
-    return Reliability(ece, max(gap for number, gap in zip(numbers, gaps, strict=True) if number), bins)
+    ece = sum(count * gap for count, gap in zip(bin_counts, gaps, strict=True)) / len(labels)
+    return ReliabilityDiagram(ece, max(gap for count, gap in zip(bin_counts, gaps, strict=True) if count), bins)
 
 
 def fit_temperature(outputs: Tensor, labels: Tensor) -> float:
@@ -80,11 +91,11 @@ def fit_temperature(outputs: Tensor, labels: Tensor) -> float:
     Outputs z (N, C), or log-probabilities, which differ from them by a number a sample; labels (N,). Never worse than
     T = 1, which it is where nothing is better. Raises ValueError for shapes that do not fit or no samples.
     """
-    _check(outputs, labels)
+    _check_shapes(outputs, labels)
     outputs = outputs.detach().double()
     log_t = torch.zeros((), dtype=torch.float64, device=outputs.device, requires_grad=True)
     optimizer = torch.optim.LBFGS(
-        [log_t], max_iter=_MOST_ITERATIONS, tolerance_grad=1e-12, tolerance_change=1e-15, line_search_fn="strong_wolfe"
+        [log_t], max_iter=_MAX_ITERATIONS, tolerance_grad=1e-12, tolerance_change=1e-15, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
@@ -95,12 +106,12 @@ def fit_temperature(outputs: Tensor, labels: Tensor) -> float:
 
     with torch.enable_grad():
         optimizer.step(closure)
-        found = log_t.exp().item()
-        better = functional.cross_entropy(outputs / found, labels) <= functional.cross_entropy(outputs, labels)
-    return found if bool(better) and found > 0 else 1.0
+        temperature = log_t.exp().item()
+        is_better = functional.cross_entropy(outputs / temperature, labels) <= functional.cross_entropy(outputs, labels)
+    return temperature if bool(is_better) and temperature > 0 else 1.0
 
 
-def soften(probabilities: Tensor, temperature: float) -> Tensor:
+def apply_temperature(probabilities: Tensor, temperature: float) -> Tensor:
     """softmax(z / T) from softmax(z), (N, C). Raises ValueError for a temperature not above 0."""
     if not temperature > 0:
         raise invalid("a temperature above 0", temperature, nearest="1")
@@ -113,31 +124,36 @@ def log_probabilities(probabilities: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class CalibrationResult:
     """A temperature fitted on one split, and what it does on another: reliability and loss before and after."""
 
     temperature: float
-    fitted_on: str
-    before: Reliability
-    after: Reliability
+    fit_split: str
+    before: ReliabilityDiagram
+    after: ReliabilityDiagram
     loss_before: float
     loss_after: float
 
 
-def calibrate(fitted: Evaluation, judged: Evaluation, num_bins: int = NUM_BINS) -> Calibration:
+def calibrate(
+    fit_evaluation: Evaluation, evaluation: Evaluation, num_bins: int = NUM_CALIBRATION_BINS
+) -> CalibrationResult:
     """The temperature of the `fitted` split's answers, and the `judged` split's before and after it.
 
     Both keep their probabilities. Raises ValueError where one does not.
     """
-    (first, labels), (before, truth) = answers_of(fitted), answers_of(judged)
-    temperature = fit_temperature(log_probabilities(first), labels)
-    after = soften(before.double(), temperature)
-    losses = [functional.nll_loss(log_probabilities(p), truth).item() for p in (before, after)]
-    shown = [reliability(p, truth, num_bins) for p in (before, after)]
-    return Calibration(temperature, fitted.split, shown[0], shown[1], losses[0], losses[1])
+    (fit_probabilities, fit_labels), (before, eval_labels) = (
+        require_probabilities(fit_evaluation),
+        require_probabilities(evaluation),
+    )
+    temperature = fit_temperature(log_probabilities(fit_probabilities), fit_labels)
+    after = apply_temperature(before.double(), temperature)
+    losses = [functional.nll_loss(log_probabilities(p), eval_labels).item() for p in (before, after)]
+    diagrams = [compute_reliability(p, eval_labels, num_bins) for p in (before, after)]
+    return CalibrationResult(temperature, fit_evaluation.split, diagrams[0], diagrams[1], losses[0], losses[1])
 
 
-def calibration_facts(judged: Evaluation, val: Evaluation | None) -> dict[str, Any]:
+def calibration_metrics(evaluation: Evaluation, val_evaluation: Evaluation | None) -> dict[str, Any]:
     """What is told of a split's calibration, as plain data: `ece`, `mce`, `reliability` (the bins), and with
     validation answers the `temperature` they ask for, `fitted_on`, `fitted_images`, and `ece_scaled`, `loss_scaled`,
     `reliability_scaled` of the judged split under it.
@@ -146,48 +162,56 @@ def calibration_facts(judged: Evaluation, val: Evaluation | None) -> dict[str, A
     temperature of the other (`in_halves`), so that no image helps to judge itself; these are left out where a half has
     no mistake. `temperature` is left out where no validation image is wrong: there is no least loss then.
     """
-    probabilities, labels = answers_of(judged)
-    before = reliability(probabilities, labels)
-    facts: dict[str, Any] = {"ece": before.ece, "mce": before.mce, "reliability": to_dict(before.bins)}
-    if val is None or val.num_correct == val.num_samples:
-        return facts
-    fitted, truth = answers_of(val)
-    temperature = fit_temperature(log_probabilities(fitted), truth)
-    facts |= {"temperature": temperature, "fitted_on": val.split, "fitted_images": val.num_samples}
-    halves = judged.split == val.split
-    scaled = scaled_by_halves(probabilities, labels) if halves else soften(probabilities.double(), temperature)
+    probabilities, labels = require_probabilities(evaluation)
+    before = compute_reliability(probabilities, labels)
+    metrics: dict[str, Any] = {"ece": before.ece, "mce": before.mce, "reliability": to_dict(before.bins)}
+    if val_evaluation is None or val_evaluation.num_correct == val_evaluation.num_samples:
+        return metrics
+    val_probabilities, val_labels = require_probabilities(val_evaluation)
+    temperature = fit_temperature(log_probabilities(val_probabilities), val_labels)
+    metrics |= {
+        "temperature": temperature,
+        "fitted_on": val_evaluation.split,
+        "fitted_images": val_evaluation.num_samples,
+    }
+    cross_fitted = evaluation.split == val_evaluation.split
+    scaled = (
+        apply_cross_fitted_temperature(probabilities, labels)
+        if cross_fitted
+        else apply_temperature(probabilities.double(), temperature)
+    )
     if scaled is None:
-        return facts
-    after = reliability(scaled, labels)
+        return metrics
+    after = compute_reliability(scaled, labels)
     loss = functional.nll_loss(log_probabilities(scaled), labels).item()
-    told = {"ece_scaled": after.ece, "loss_scaled": loss, "reliability_scaled": to_dict(after.bins)}
-    return {**facts, **told, "in_halves": halves}
+    after_metrics = {"ece_scaled": after.ece, "loss_scaled": loss, "reliability_scaled": to_dict(after.bins)}
+    return {**metrics, **after_metrics, "in_halves": cross_fitted}
 
 
-def scaled_by_halves(probabilities: Tensor, labels: Tensor) -> Tensor | None:
+def apply_cross_fitted_temperature(probabilities: Tensor, labels: Tensor) -> Tensor | None:
     """softmax(z / T) in float64 from softmax(z), (N, C): T of the odd places for the even ones, and the other way.
 
     None where a half has no mistake, or is empty.
     """
-    right = probabilities.argmax(1) == labels
-    if any(bool(right[start::2].all()) for start in (0, 1)):
+    is_correct = probabilities.argmax(1) == labels
+    if any(bool(is_correct[start::2].all()) for start in (0, 1)):
         return None
-    found = torch.empty_like(probabilities, dtype=torch.float64)
+    result = torch.empty_like(probabilities, dtype=torch.float64)
     for start in (0, 1):
-        other = slice(1 - start, None, 2)
-        temperature = fit_temperature(log_probabilities(probabilities[other]), labels[other])
-        found[start::2] = soften(probabilities[start::2].double(), temperature)
-    return found
+        other_half = slice(1 - start, None, 2)
+        temperature = fit_temperature(log_probabilities(probabilities[other_half]), labels[other_half])
+        result[start::2] = apply_temperature(probabilities[start::2].double(), temperature)
+    return result
 
 
-def answers_of(found: Evaluation) -> tuple[Tensor, Tensor]:
+def require_probabilities(evaluation: Evaluation) -> tuple[Tensor, Tensor]:
     """Probabilities (N, C) and labels (N,); ValueError where the evaluation kept none."""
-    if found.probabilities is None or found.labels is None:
+    if evaluation.probabilities is None or evaluation.labels is None:
         raise invalid("evaluations that kept their probabilities", "one that did not", "keep_probabilities=True")
-    return found.probabilities, found.labels
+    return evaluation.probabilities, evaluation.labels
 
 
-def _check(values: Tensor, labels: Tensor) -> None:
+def _check_shapes(values: Tensor, labels: Tensor) -> None:
     if values.ndim != 2 or labels.shape != values.shape[:1]:
         raise invalid("values (N, C) and labels (N,)", f"{tuple(values.shape)} and {tuple(labels.shape)}")
     if not len(labels):
@@ -195,43 +219,45 @@ def _check(values: Tensor, labels: Tensor) -> None:
 
 
 @dataclass(frozen=True)
-class Temperature:
+class FittedTemperature:
     """The T of softmax(z / T), the split that it was fitted on and how many images that has."""
 
     value: float
-    fitted_on: str
+    fit_split: str
     num_samples: int
 
 
-def calibrated(val: Evaluation) -> Temperature:
+def fit_validation_temperature(val_evaluation: Evaluation) -> FittedTemperature:
     """The temperature that validation answers ask for.
 
     Raises ValueError where they are not a validation split's (a temperature is never fitted on the test set, nor on
     the images that were learnt from), hold no mistake, or kept no probabilities.
     """
-    if val.split != "val":
+    if val_evaluation.split != "val":
         raise invalid(
             "a validation split to fit a temperature on",
-            f"the split {val.split!r}",
+            f"the split {val_evaluation.split!r}",
             next_step="train with --val-fraction 0.1: never the test set, nor the images that were learnt from",
         )
-    probabilities, labels = answers_of(val)
-    if val.num_correct == val.num_samples:
-        got = f"{val.num_samples} images, all of them right"
+    probabilities, labels = require_probabilities(val_evaluation)
+    if val_evaluation.num_correct == val_evaluation.num_samples:
+        got = f"{val_evaluation.num_samples} images, all of them right"
         raise invalid("validation images with a mistake, to fit a temperature on", got, next_step="leave it at 1")
-    return Temperature(fit_temperature(log_probabilities(probabilities), labels), val.split, val.num_samples)
+    return FittedTemperature(
+        fit_temperature(log_probabilities(probabilities), labels), val_evaluation.split, val_evaluation.num_samples
+    )
 
 
-def keep_temperature(place: Run | str | Path, found: Temperature) -> None:
+def save_temperature(target: Run | str | Path, temperature: FittedTemperature) -> None:
     """Write a temperature into the header of a run's weights (or of a `model.safetensors`) and into its run.json.
 
     Raises ValueError where the run has not ended or the file is not ours; DiskFull.
     """
-    folder = isinstance(place, Run) or Path(place).is_dir()
-    run = (place if isinstance(place, Run) else Run(place)) if folder else None
-    path = run_weights(run) if run else Path(str(place))
-    facts: dict[str, Any] = to_dict(found)
-    with room_for(path):
-        update_header(path, temperature=facts)
+    is_run = isinstance(target, Run) or Path(target).is_dir()
+    run = (target if isinstance(target, Run) else Run(target)) if is_run else None
+    path = run_weights_path(run) if run else Path(str(target))
+    fields: dict[str, Any] = to_dict(temperature)
+    with disk_full_guard(path):
+        update_header(path, temperature=fields)
     if run:
-        run.update(temperature=facts)
+        run.update(temperature=fields)

@@ -12,78 +12,80 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from reslab.data.dataset import Data
-from reslab.data.loader import eval_batches
+from reslab.data.dataset import DatasetSplits
+from reslab.data.loader import eval_loader
 from reslab.nn.checkpoints.pretrained import Pretrained
 from reslab.nn.checkpoints.safetensors_io import load_weights, read_tensors
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
-from reslab.runtime.device import choose_device, num_threads_for, threads
-from reslab.runtime.distributed import ALONE, Ranks, join, own_device
-from reslab.runtime.torchrun import read_place
+from reslab.runtime.device import choose_device, choose_num_threads, limit_threads
+from reslab.runtime.distributed import SINGLE_PROCESS, ProcessGroup, init_process_group, rank_device
+from reslab.runtime.torchrun import read_distributed_env
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
-from reslab.training.evaluation.loop import Evaluation, average, evaluate_batches
-from reslab.training.evaluation.tta import Views
-from reslab.training.loop import Loss
-from reslab.training.options import Asked, split_settings, warn_of_stem
-from reslab.training.run import Run, run_weights
-from reslab.training.run_data import find_data, input_size, num_workers, reopen_data
-from reslab.training.setup import asked_arch
+from reslab.training.evaluation.loop import Evaluation, average_evaluations, evaluate_batches
+from reslab.training.evaluation.tta import TestTimeAugmentation
+from reslab.training.loop import LossFn
+from reslab.training.options import TrainOptions, split_overrides, warn_about_stem
+from reslab.training.run import Run, run_weights_path
+from reslab.training.run_data import choose_num_workers, infer_input_size, open_train_data, reopen_data
+from reslab.training.setup import resolve_arch_for_data
 
-EVALUATION_BATCH = 256
+EVAL_BATCH_SIZE = 256
 
 
 @dataclass(frozen=True)
-class Exam:
+class Evaluator:
     """The network as it stands, on a split of the data; its running statistics are rank 0's, as they are saved."""
 
     model: nn.Module
-    data: Data
-    loss: Loss
+    data: DatasetSplits
+    loss: LossFn
     workers: int
     device: torch.device
-    ranks: Ranks = ALONE
+    process_group: ProcessGroup = SINGLE_PROCESS
 
     @property
-    def watched(self) -> str:
+    def monitor_split(self) -> str:
         """The split looked at while training: validation where there is one."""
-        return "val" if "val" in self.data.splits else self.data.held_out
+        return "val" if "val" in self.data.splits else self.data.eval_split
 
-    def judge(self, split: str, probabilities: bool = False) -> Evaluation:
+    def evaluate(self, split: str, keep_probabilities: bool = False) -> Evaluation:
         """Every sample of the split once, dealt out to the ranks."""
-        self.ranks.share_buffers(self.model)
-        images, ranks = self.data.split(split), self.ranks
-        shared = {"rank": ranks.rank, "num_ranks": ranks.num}
-        batches = eval_batches(images, EVALUATION_BATCH, self.data.preprocess, self.device, self.workers, **shared)
-        return evaluate_batches(self.model, batches, self.data.num_classes, self.loss, split, probabilities, ranks)
+        self.process_group.broadcast_buffers(self.model)
+        dataset, process_group = self.data.split(split), self.process_group
+        rank_options = {"rank": process_group.rank, "num_ranks": process_group.world_size}
+        loader = eval_loader(dataset, EVAL_BATCH_SIZE, self.data.preprocess, self.device, self.workers, **rank_options)
+        return evaluate_batches(
+            self.model, loader, self.data.num_classes, self.loss, split, keep_probabilities, process_group
+        )
 
 
-Judged = Run | str | Path | Arch | nn.Module
+ModelLike = Run | str | Path | Arch | nn.Module
 
 
 def evaluate(
-    model: Judged | Sequence[Judged],
+    model: ModelLike | Sequence[ModelLike],
     data: Any = None,
     *,
     split: str | None = None,
     pretrained: Pretrained | None = None,
-    settings: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    words: str | None = None,
-    views: str = "",
-    loss: Loss | None = None,
+    eval_transform: str | None = None,
+    tta: str = "",
+    loss: LossFn | None = None,
     module: nn.Module | None = None,
-    batch: int | None = None,
+    batch_size: int | None = None,
     data_dir: str | Path | None = None,
     val_fraction: float | None = None,
     skip_bad_images: bool = False,
     device: str | torch.device = "auto",
     workers: int | None = None,
     keep_probabilities: bool = False,
-    share: bool = False,
+    distributed: bool = False,
 ) -> Evaluation:
     """Judge `model` on a split of `data` in float32: every sample once, exact counts.
 
@@ -100,102 +102,114 @@ def evaluate(
         options = {
             name: value for name, value in locals().items() if name not in ("model", "data", "keep_probabilities")
         }
-        return _averaged(model, data, options)
+        return _evaluate_ensemble(model, data, options)
     assert not isinstance(model, Sequence) or isinstance(model, str)
-    subject = _as_run(model)
-    found = _data_of(subject, data, data_dir, val_fraction, skip_bad_images)
-    network = _network_of(subject, found, settings, pretrained, module)
-    found = _as_judged(subject, network, found, mean, std, words)
-    ranks = _ranks(_place(model, network, device), share)
-    network = network.to(ranks.device)
-    judged = _judge(
-        Views(network, views) if views else network,
-        found,
-        split or found.held_out,
-        batch or EVALUATION_BATCH,
+    target = _open_run(model)
+    dataset = _resolve_data(target, data, data_dir, val_fraction, skip_bad_images)
+    network = _resolve_model(target, dataset, overrides, pretrained, module)
+    dataset = _resolve_preprocess(target, network, dataset, mean, std, eval_transform)
+    process_group = _make_process_group(_resolve_device(model, network, device), distributed)
+    network = network.to(process_group.device)
+    evaluation = _evaluate_split(
+        TestTimeAugmentation(network, tta) if tta else network,
+        dataset,
+        split or dataset.eval_split,
+        batch_size or EVAL_BATCH_SIZE,
         loss or functional.cross_entropy,
-        num_workers(workers, found, ranks.place.num_local),
+        choose_num_workers(workers, dataset, process_group.env.local_world_size),
         keep_probabilities,
-        ranks,
+        process_group,
     )
-    return replace(judged, classes=found.classes)
+    return replace(evaluation, classes=dataset.classes)
 
 
-def _as_judged(subject: Judged, network: nn.Module, data: Data, mean: Any, std: Any, words: str | None) -> Data:
+def _resolve_preprocess(
+    target: ModelLike, network: nn.Module, data: DatasetSplits, mean: Any, std: Any, eval_transform: str | None
+) -> DatasetSplits:
     """The data, brought to the network as it wants it; ValueError where its classes are others."""
-    preprocess = _preprocess(network, data, mean, std)
-    if not isinstance(subject, str | Arch):
+    preprocess = _merge_preprocess(network, data, mean, std)
+    if not isinstance(target, str | Arch):
         _check_classes(network, data)
-    return replace(data, preprocess=preprocess if words is None else replace(preprocess, transform=words))
+    return replace(
+        data, preprocess=preprocess if eval_transform is None else replace(preprocess, transform=eval_transform)
+    )
 
 
-def _place(model: Judged, network: nn.Module, device: str | torch.device) -> torch.device:
+def _resolve_device(model: ModelLike, network: nn.Module, device: str | torch.device) -> torch.device:
     """The device asked for; a module that was handed over stays where it is."""
     if isinstance(model, nn.Module) and device == "auto":
         return next(network.parameters()).device
     return choose_device(device)
 
 
-def _ranks(place: torch.device, share: bool) -> Ranks:
-    return join(own_device(place, read_place())) if share else Ranks(device=place)
+def _make_process_group(device: torch.device, distributed: bool) -> ProcessGroup:
+    return (
+        init_process_group(rank_device(device, read_distributed_env())) if distributed else ProcessGroup(device=device)
+    )
 
 
-def _judge(
+def _evaluate_split(
     network: nn.Module,
-    data: Data,
+    data: DatasetSplits,
     split: str,
-    batch: int,
-    loss: Loss,
+    batch_size: int,
+    loss: LossFn,
     workers: int,
     keep_probabilities: bool,
-    ranks: Ranks,
+    process_group: ProcessGroup,
 ) -> Evaluation:
-    images = data.split(split)
-    shared = {"rank": ranks.rank, "num_ranks": ranks.num}
-    batches = eval_batches(images, batch, data.preprocess, ranks.device, workers, **shared)
-    with threads(num_threads_for(input_size(data), ranks.device)):  # as in training, so that sums keep their order
-        judged = evaluate_batches(network, batches, data.num_classes, loss, split, keep_probabilities, ranks)
+    dataset = data.split(split)
+    rank_options = {"rank": process_group.rank, "num_ranks": process_group.world_size}
+    loader = eval_loader(dataset, batch_size, data.preprocess, process_group.device, workers, **rank_options)
+    with limit_threads(
+        choose_num_threads(infer_input_size(data), process_group.device)
+    ):  # as in training, so that sums keep their order
+        evaluation = evaluate_batches(network, loader, data.num_classes, loss, split, keep_probabilities, process_group)
     if not keep_probabilities:
-        return judged
-    return replace(judged, names=tuple(images.name(i) for i in range(len(images))), images=images)
+        return evaluation
+    return replace(evaluation, names=tuple(dataset.name(i) for i in range(len(dataset))), dataset=dataset)
 
 
-def _averaged(models: Sequence[Judged], data: Any, options: dict[str, Any]) -> Evaluation:
+def _evaluate_ensemble(models: Sequence[ModelLike], data: Any, options: dict[str, Any]) -> Evaluation:
     if not models:
         raise invalid("at least one model to judge", "none")
-    subjects = [_as_run(model) for model in models]
-    first = subjects[0]
-    if data is None and isinstance(first, Run):
-        data = _data_of(first, None, options["data_dir"], None, False)
-    judged = [evaluate(subject, data, keep_probabilities=True, **options) for subject in subjects]
-    return average(judged) if len(judged) > 1 else judged[0]
+    targets = [_open_run(model) for model in models]
+    first_target = targets[0]
+    if data is None and isinstance(first_target, Run):
+        data = _resolve_data(first_target, None, options["data_dir"], None, False)
+    evaluations = [evaluate(target, data, keep_probabilities=True, **options) for target in targets]
+    return average_evaluations(evaluations) if len(evaluations) > 1 else evaluations[0]
 
 
-def _as_run(model: Judged) -> Judged:
+def _open_run(model: ModelLike) -> ModelLike:
     return Run(model) if isinstance(model, str | Path) and Path(model).is_dir() else model
 
 
-def _data_of(subject: Judged, data: Any, data_dir: Any, val_fraction: float | None, skip_bad_images: bool) -> Data:
-    if isinstance(subject, Run) and data is None:
-        return reopen_data(subject.facts["data"], None, data_dir)
+def _resolve_data(
+    target: ModelLike, data: Any, data_dir: Any, val_fraction: float | None, skip_bad_images: bool
+) -> DatasetSplits:
+    if isinstance(target, Run) and data is None:
+        return reopen_data(target.metadata["data"], None, data_dir)
     if data is None:
         raise invalid("data to judge on", "none", next_step="name a data set or a folder: --data cifar10")
-    return find_data(data, data_dir, val_fraction, skip_bad_images)
+    return open_train_data(data, data_dir, val_fraction, skip_bad_images)
 
 
-def _network_of(subject: Judged, data: Data, settings: Any, pretrained: Any, module: nn.Module | None) -> nn.Module:
-    if isinstance(subject, nn.Module):
-        return subject
-    if isinstance(subject, Run):
-        return _network_of_run(subject, module)
-    if isinstance(subject, Path) or (isinstance(subject, str) and subject.endswith(".safetensors")):
-        return load_weights(subject)
+def _resolve_model(
+    target: ModelLike, data: DatasetSplits, overrides: Any, pretrained: Any, module: nn.Module | None
+) -> nn.Module:
+    if isinstance(target, nn.Module):
+        return target
+    if isinstance(target, Run):
+        return _load_run_model(target, module)
+    if isinstance(target, Path) or (isinstance(target, str) and target.endswith(".safetensors")):
+        return load_weights(target)
     if not pretrained:
-        raise invalid(f"weights for {subject}", "none", next_step="give a file or tag: --pretrained FILE")
-    _, axes = split_settings(settings, None, None, None)
-    size = input_size(data)
-    arch = asked_arch(subject, Asked(axes=axes), data, size)
-    warn_of_stem(arch, size)
+        raise invalid(f"weights for {target}", "none", next_step="give a file or tag: --pretrained FILE")
+    _, arch_overrides = split_overrides(overrides, None, None, None)
+    input_size = infer_input_size(data)
+    arch = resolve_arch_for_data(target, TrainOptions(arch_overrides=arch_overrides), data, input_size)
+    warn_about_stem(arch, input_size)
     network = create_model(arch, pretrained=pretrained)
     assert isinstance(network, ResidualNetwork)
     if network.load_report is not None and network.load_report.reinitialized:
@@ -208,13 +222,13 @@ def _network_of(subject: Judged, data: Data, settings: Any, pretrained: Any, mod
     return network
 
 
-def _network_of_run(run: Run, module: nn.Module | None) -> nn.Module:
-    path = run_weights(run)
+def _load_run_model(run: Run, module: nn.Module | None) -> nn.Module:
+    path = run_weights_path(run)
     if run.arch is not None:
         return load_weights(path)
     if module is None:
         raise invalid(
-            f"the module {run.path} trained, a {run.facts['model']['name']}",
+            f"the module {run.path} trained, a {run.metadata['model']['name']}",
             "none",
             next_step="evaluate(run, module=...)",
         )
@@ -222,30 +236,34 @@ def _network_of_run(run: Run, module: nn.Module | None) -> nn.Module:
     return module
 
 
-def _preprocess(
-    network: nn.Module, data: Data, mean: Sequence[float] | None, std: Sequence[float] | None
+def _merge_preprocess(
+    network: nn.Module, data: DatasetSplits, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Preprocess:
     """The network's own normalisation where it has one, else the data's; `mean` and `std` before both."""
-    own = network.preprocess if isinstance(network, ResidualNetwork) else None
-    base = own if own is not None and own.channels == data.preprocess.channels else data.preprocess
-    for name, given in (("mean", mean), ("std", std)):
-        if given is not None and len(given) != base.channels:
-            raise invalid(f"{base.channels} numbers as {name}, one a channel", len(given))
-    image = "" if mean else base.mean_image
-    return replace(base, mean=tuple(mean or base.mean), std=tuple(std or base.std), mean_image=image)
+    own_preprocess = network.preprocess if isinstance(network, ResidualNetwork) else None
+    base = (
+        own_preprocess
+        if own_preprocess is not None and own_preprocess.channels == data.preprocess.channels
+        else data.preprocess
+    )
+    for name, values in (("mean", mean), ("std", std)):
+        if values is not None and len(values) != base.channels:
+            raise invalid(f"{base.channels} numbers as {name}, one a channel", len(values))
+    mean_image = "" if mean else base.mean_image
+    return replace(base, mean=tuple(mean or base.mean), std=tuple(std or base.std), mean_image=mean_image)
 
 
-def _check_classes(network: nn.Module, data: Data) -> None:
+def _check_classes(network: nn.Module, data: DatasetSplits) -> None:
     """ValueError where the network knows its classes and the data's are others, or in another order."""
     classes = network.classes if isinstance(network, ResidualNetwork) else None
     if classes is None or tuple(classes) == data.classes:
         return
-    other = [
-        f"{ours} where the data has {theirs}"
-        for ours, theirs in zip(classes, data.classes, strict=False)
-        if ours != theirs
+    differences = [
+        f"{model_class} where the data has {data_class}"
+        for model_class, data_class in zip(classes, data.classes, strict=False)
+        if model_class != data_class
     ]
-    got = f"{data.num_classes} classes; " + (", ".join(other[:3]) or "the first ones agree")
+    got = f"{data.num_classes} classes; " + (", ".join(differences[:3]) or "the first ones agree")
     raise invalid(
         f"data of the network's {len(classes)} classes in its order",
         got,

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reslab.data.image_datasets import Images
+from reslab.data.image_datasets import ImageDataset
 from reslab.metrics.classification import ClassMetrics, per_class_metrics
-from reslab.runtime.device import exact_arithmetic
-from reslab.runtime.distributed import ALONE, Ranks
+from reslab.runtime.device import deterministic_mode
+from reslab.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from reslab.spec.errors import invalid
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+LossFn = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,15 @@ class Evaluation:
 
     num_samples: int
     num_correct: int
-    num_correct5: int | None
+    num_correct_top5: int | None
     loss: float
-    confusion: tuple[tuple[int, ...], ...]
+    confusion_matrix: tuple[tuple[int, ...], ...]
     split: str = ""
     probabilities: Tensor | None = None
     labels: Tensor | None = None
     names: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
-    images: Images | None = None
+    dataset: ImageDataset | None = None
 
     @property
     def top1(self) -> float:
@@ -46,11 +46,13 @@ class Evaluation:
     @property
     def top5(self) -> float | None:
         """The fraction of samples whose class is among the five largest outputs; None below 5 classes."""
-        return None if self.num_correct5 is None else self.num_correct5 / self.num_samples
+        return None if self.num_correct_top5 is None else self.num_correct_top5 / self.num_samples
 
-    def class_scores(self) -> list[ClassMetrics]:
+    def per_class_metrics(self) -> list[ClassMetrics]:
         """Precision, recall and F1 of each class, in label order; NaN where nothing defines one."""
-        return per_class_metrics(self.confusion, self.classes or [str(label) for label in range(len(self.confusion))])
+        return per_class_metrics(
+            self.confusion_matrix, self.classes or [str(label) for label in range(len(self.confusion_matrix))]
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The figures that scripts read: top1, top5, loss, num_samples, num_correct."""
@@ -63,10 +65,10 @@ def evaluate_batches(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor, Tensor]],
     num_classes: int,
-    loss: Loss = functional.cross_entropy,
+    loss: LossFn = functional.cross_entropy,
     split: str = "",
     keep_probabilities: bool = False,
-    ranks: Ranks = ALONE,
+    process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> Evaluation:
     """Judge `model` in eval mode and float32 on batches of x (N, C, H, W), y (N,), indices (N,).
 
@@ -74,25 +76,25 @@ def evaluate_batches(
     batches, added up in order: to the digit those of one with all of them. The mode the model was in comes back.
     Raises ValueError without samples, and where the outputs are not (N, num_classes).
     """
-    judged: list[tuple[Tensor, Tensor, float]] = []
-    training = model.training
+    batch_results: list[tuple[Tensor, Tensor, float]] = []
+    was_training = model.training
     model.eval()
     try:
-        with exact_arithmetic(), torch.autocast(_device_of(model).type, enabled=False):
+        with deterministic_mode(), torch.autocast(_model_device(model).type, enabled=False):
             for x, y, _ in batches:
-                found = model(x).float()
-                check_outputs(found, num_classes)
-                judged.append((found.cpu(), y.cpu(), loss(found, y).item() * len(y)))
+                logits = model(x).float()
+                check_outputs(logits, num_classes)
+                batch_results.append((logits.cpu(), y.cpu(), loss(logits, y).item() * len(y)))
     finally:
-        model.train(training)
-    judged = ranks.interleaved(judged)
-    if not judged:
+        model.train(was_training)
+    batch_results = process_group.merge_interleaved(batch_results)
+    if not batch_results:
         raise invalid("at least one sample to judge", "none", next_step="choose another split")
-    outputs, labels, losses = zip(*judged, strict=True)
-    return _scores(torch.cat(outputs), torch.cat(labels), num_classes, sum(losses), split, keep_probabilities)
+    outputs, labels, losses = zip(*batch_results, strict=True)
+    return _make_evaluation(torch.cat(outputs), torch.cat(labels), num_classes, sum(losses), split, keep_probabilities)
 
 
-def _device_of(model: nn.Module) -> torch.device:
+def _model_device(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
@@ -102,44 +104,52 @@ def check_outputs(outputs: Tensor, num_classes: int) -> None:
         raise invalid(f"outputs of shape (N, {num_classes}), one for each class of the data", tuple(outputs.shape))
 
 
-def _scores(outputs: Tensor, labels: Tensor, num_classes: int, total_loss: float, split: str, keep: bool) -> Evaluation:
+def _make_evaluation(
+    outputs: Tensor, labels: Tensor, num_classes: int, total_loss: float, split: str, keep_probabilities: bool
+) -> Evaluation:
     if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
         raise invalid(f"labels from 0 to {num_classes - 1}", f"{int(labels.min())} to {int(labels.max())}")
-    called = outputs.argmax(1)
-    counts = torch.bincount(labels * num_classes + called, minlength=num_classes**2).view(num_classes, num_classes)
+    predictions = outputs.argmax(1)
+    counts = torch.bincount(labels * num_classes + predictions, minlength=num_classes**2).view(num_classes, num_classes)
     return Evaluation(
         num_samples=len(labels),
-        num_correct=int((called == labels).sum()),
-        num_correct5=_hits(outputs, labels, 5) if num_classes >= 5 else None,
+        num_correct=int((predictions == labels).sum()),
+        num_correct_top5=_count_top_k(outputs, labels, 5) if num_classes >= 5 else None,
         loss=total_loss / len(labels),
-        confusion=tuple(tuple(int(count) for count in row) for row in counts),
+        confusion_matrix=tuple(tuple(int(count) for count in row) for row in counts),
         split=split,
-        probabilities=outputs.softmax(1) if keep else None,
-        labels=labels if keep else None,
+        probabilities=outputs.softmax(1) if keep_probabilities else None,
+        labels=labels if keep_probabilities else None,
     )
 
 
-def _hits(outputs: Tensor, labels: Tensor, k: int) -> int:
+def _count_top_k(outputs: Tensor, labels: Tensor, k: int) -> int:
     return int((outputs.topk(k, dim=1).indices == labels[:, None]).any(1).sum())
 
 
-def average(evaluations: Sequence[Evaluation]) -> Evaluation:
+def average_evaluations(evaluations: Sequence[Evaluation]) -> Evaluation:
     """The scores of the mean of several networks' probabilities on the same samples; loss is the mean of -log p(label).
 
     Raises ValueError where an evaluation kept no probabilities, or where they judged other samples.
     """
     first = evaluations[0]
-    if first.labels is None or any(one.probabilities is None or one.labels is None for one in evaluations):
+    if first.labels is None or any(
+        evaluation.probabilities is None or evaluation.labels is None for evaluation in evaluations
+    ):
         raise invalid(
             "evaluations that kept their probabilities",
             "one that did not",
             next_step="evaluate with keep_probabilities=True",
         )
-    if any(not torch.equal(first.labels, one.labels) for one in evaluations if one.labels is not None):
+    if any(
+        not torch.equal(first.labels, evaluation.labels) for evaluation in evaluations if evaluation.labels is not None
+    ):
         raise invalid("evaluations of the same samples in the same order", "different labels")
-    mean = torch.stack([one.probabilities.double() for one in evaluations if one.probabilities is not None]).mean(0)
+    mean = torch.stack(
+        [evaluation.probabilities.double() for evaluation in evaluations if evaluation.probabilities is not None]
+    ).mean(0)
     log_mean = mean.clamp_min(torch.finfo(torch.float32).tiny).log()
-    total = functional.nll_loss(log_mean, first.labels, reduction="sum").item()
-    scores = _scores(mean, first.labels, mean.shape[1], total, first.split, keep=False)
-    kept = {name: getattr(first, name) for name in ("labels", "names", "classes", "images")}
-    return Evaluation(**{**vars(scores), "probabilities": mean.float(), **kept})
+    total_loss = functional.nll_loss(log_mean, first.labels, reduction="sum").item()
+    result = _make_evaluation(mean, first.labels, mean.shape[1], total_loss, first.split, keep_probabilities=False)
+    copied = {name: getattr(first, name) for name in ("labels", "names", "classes", "images")}
+    return Evaluation(**{**vars(result), "probabilities": mean.float(), **copied})

@@ -9,7 +9,7 @@ from torchvision.transforms.v2 import functional as pictures
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.grammar import Op, parse_ops
 
-Maker = Callable[[Tensor, list[int]], list[Tensor]]
+ViewFn = Callable[[Tensor, list[int]], list[Tensor]]
 
 
 def _flip(x: Tensor, _: list[int]) -> list[Tensor]:
@@ -17,12 +17,12 @@ def _flip(x: Tensor, _: list[int]) -> list[Tensor]:
 
 
 def _five_crop(x: Tensor, sizes: list[int]) -> list[Tensor]:
-    _fits(x, sizes[0])
+    _check_size(x, sizes[0])
     return list(pictures.five_crop(x, [sizes[0], sizes[0]]))
 
 
 def _ten_crop(x: Tensor, sizes: list[int]) -> list[Tensor]:
-    _fits(x, sizes[0])
+    _check_size(x, sizes[0])
     return list(pictures.ten_crop(x, [sizes[0], sizes[0]]))
 
 
@@ -30,7 +30,7 @@ def _scales(x: Tensor, sizes: list[int]) -> list[Tensor]:
     return [pictures.resize(x, [size], antialias=True) for size in sizes]
 
 
-VIEWS: dict[str, tuple[str, int, Maker]] = {
+TTA_OPS: dict[str, tuple[str, int, ViewFn]] = {
     "flip": ("flip", 0, _flip),
     "five-crop": ("five-crop(224)", 1, _five_crop),
     "ten-crop": ("ten-crop(224)", 1, _ten_crop),
@@ -38,7 +38,7 @@ VIEWS: dict[str, tuple[str, int, Maker]] = {
 }
 
 
-class Views(nn.Module):
+class TestTimeAugmentation(nn.Module):
     """log of the mean over views of softmax(network(view)); N C H W to N classes.
 
     `flip` is the picture and its mirror image; `five-crop(s)` four corners and the middle, `ten-crop(s)` with their
@@ -48,35 +48,35 @@ class Views(nn.Module):
     Raises ValueError for an unknown word (with the nearest), arguments it does not take, or pictures too small.
     """
 
-    def __init__(self, network: nn.Module, words: str) -> None:
+    def __init__(self, model: nn.Module, expression: str) -> None:
         super().__init__()
-        self.network, self.words = network, words
-        self._makers = [_maker(word) for word in parse_ops(words)]
+        self.model, self.expression = model, expression
+        self._view_fns = [_parse_view_op(op) for op in parse_ops(expression)]
 
     def views(self, x: Tensor) -> Iterator[Tensor]:
         """The views of a batch, one after another."""
-        found = [x]
-        for make, sizes in self._makers:
-            found = [view for one in found for view in make(one, sizes)]
-        yield from found
+        batches = [x]
+        for view_fn, sizes in self._view_fns:
+            batches = [view for batch in batches for view in view_fn(batch, sizes)]
+        yield from batches
 
     def forward(self, x: Tensor) -> Tensor:
-        logs = [self.network(view).float().log_softmax(1) for view in self.views(x)]
-        return torch.stack(logs).logsumexp(0) - torch.tensor(float(len(logs)), device=x.device).log()
+        log_probs = [self.model(view).float().log_softmax(1) for view in self.views(x)]
+        return torch.stack(log_probs).logsumexp(0) - torch.tensor(float(len(log_probs)), device=x.device).log()
 
 
-def _maker(word: Op) -> tuple[Maker, list[int]]:
-    if word.name not in VIEWS:
-        raise unknown_name("view", str(word), VIEWS, "views such as 'flip' or 'ten-crop(224)'")
-    example, most, make = VIEWS[word.name]
-    sizes = [arg for arg in word.args if isinstance(arg, int) and arg > 0]
-    if len(sizes) != len(word.args) or word.size is not None or not min(1, most) <= len(sizes) <= most:
-        raise invalid(f"{word.name} with whole numbers of pixels, such as {example}", str(word), nearest=example)
-    return make, sizes
+def _parse_view_op(op: Op) -> tuple[ViewFn, list[int]]:
+    if op.name not in TTA_OPS:
+        raise unknown_name("view", str(op), TTA_OPS, "views such as 'flip' or 'ten-crop(224)'")
+    example, max_args, view_fn = TTA_OPS[op.name]
+    sizes = [arg for arg in op.args if isinstance(arg, int) and arg > 0]
+    if len(sizes) != len(op.args) or op.size is not None or not min(1, max_args) <= len(sizes) <= max_args:
+        raise invalid(f"{op.name} with whole numbers of pixels, such as {example}", str(op), nearest=example)
+    return view_fn, sizes
 
 
-def _fits(x: Tensor, size: int) -> None:
+def _check_size(x: Tensor, size: int) -> None:
     if min(x.shape[-2:]) < size:
         sides = "x".join(str(side) for side in x.shape[-2:])
-        advice = f"let the evaluation end with center-crop({round(size * 8 / 7)})"
-        raise invalid(f"pictures of at least {size}x{size} to crop", sides, next_step=advice)
+        next_step = f"let the evaluation end with center-crop({round(size * 8 / 7)})"
+        raise invalid(f"pictures of at least {size}x{size} to crop", sides, next_step=next_step)

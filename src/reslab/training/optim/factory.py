@@ -13,97 +13,102 @@ from reslab.spec.optim import TIMM_PREFIX, TORCH_OPTIMIZERS, OptimizerConfig, pa
 from reslab.training.optim.lamb import Lamb
 from reslab.training.optim.muon import Muon
 
-Groups = list[dict[str, Any]]
-Make = Callable[..., torch.optim.Optimizer]
+ParamGroups = list[dict[str, Any]]
+OptimizerFactory = Callable[..., torch.optim.Optimizer]
 
 
-def parameter_groups(model: nn.Module, optimizer: OptimizerConfig) -> Groups:
+def parameter_groups(model: nn.Module, config: OptimizerConfig) -> ParamGroups:
     """The trainable parameters in the network's order; those of at most one dimension apart where not decayed."""
-    return _decay_groups([parameter for parameter in model.parameters() if parameter.requires_grad], optimizer)
+    return _decay_groups([parameter for parameter in model.parameters() if parameter.requires_grad], config)
 
 
-def _decay_groups(trained: Sequence[nn.Parameter], optimizer: OptimizerConfig) -> Groups:
-    if optimizer.decay_norm_and_bias:
-        return [{"params": list(trained), "weight_decay": optimizer.weight_decay}]
-    decayed = [parameter for parameter in trained if parameter.ndim > 1]
-    spared = [parameter for parameter in trained if parameter.ndim <= 1]
-    groups: Groups = [
-        {"params": decayed, "weight_decay": optimizer.weight_decay},
-        {"params": spared, "weight_decay": 0.0},
+def _decay_groups(trainable: Sequence[nn.Parameter], config: OptimizerConfig) -> ParamGroups:
+    if config.decay_norm_and_bias:
+        return [{"params": list(trainable), "weight_decay": config.weight_decay}]
+    decayed = [parameter for parameter in trainable if parameter.ndim > 1]
+    not_decayed = [parameter for parameter in trainable if parameter.ndim <= 1]
+    groups: ParamGroups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": not_decayed, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 
 
-def muon_groups(model: nn.Module, optimizer: OptimizerConfig) -> Groups:
+def muon_groups(model: nn.Module, config: OptimizerConfig) -> ParamGroups:
     """Muon's matrices, every weight of two or more dimensions but the network's first and last; then all else.
 
     The first and the last weight, input and output layer, are stepped by AdamW as Jordan et al. 2024 do.
     """
     weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    inner = {id(parameter) for parameter in weights[1:-1]}
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in trained if id(parameter) in inner]
-    rest = [parameter for parameter in trained if id(parameter) not in inner]
-    groups = [{"params": matrices, "weight_decay": optimizer.weight_decay, "matrix": True}] if matrices else []
-    return groups + (_decay_groups(rest, optimizer) if rest else [])
+    inner_ids = {id(parameter) for parameter in weights[1:-1]}
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trainable if id(parameter) in inner_ids]
+    others = [parameter for parameter in trainable if id(parameter) not in inner_ids]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay, "matrix": True}] if matrices else []
+    return groups + (_decay_groups(others, config) if others else [])
 
 
-def build_optimizer(model: nn.Module, optimizer: OptimizerConfig) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """The optimizer of that name over the trainable parameters: ours, torch's, or timm's through its extra.
 
     Raises ValueError where nothing is trainable, for an unknown name, and for an option it does not take.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise invalid("a network with parameters to train", "none that requires a gradient", next_step="unfreeze some")
-    groups = muon_groups(model, optimizer) if optimizer.name == "muon" else parameter_groups(model, optimizer)
-    make, given = _maker(optimizer.name), _given(optimizer)
-    _check_arguments(make, given, optimizer)
-    return make(groups, **given)
+    groups = muon_groups(model, config) if config.name == "muon" else parameter_groups(model, config)
+    factory, kwargs = _optimizer_factory(config.name), _optimizer_kwargs(config)
+    _check_kwargs(factory, kwargs, config)
+    return factory(groups, **kwargs)
 
 
-def _maker(name: str) -> Make:
-    makers: dict[str, Make] = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW, "lamb": Lamb, "muon": Muon}
-    if name in makers:
-        return makers[name]
+def _optimizer_factory(name: str) -> OptimizerFactory:
+    factories: dict[str, OptimizerFactory] = {
+        "sgd": torch.optim.SGD,
+        "adamw": torch.optim.AdamW,
+        "lamb": Lamb,
+        "muon": Muon,
+    }
+    if name in factories:
+        return factories[name]
     if name in TORCH_OPTIMIZERS:
-        return next(getattr(torch.optim, found) for found in dir(torch.optim) if found.lower() == name)
-    return _timms(name.removeprefix(TIMM_PREFIX))
+        return next(getattr(torch.optim, attribute) for attribute in dir(torch.optim) if attribute.lower() == name)
+    return _timm_factory(name.removeprefix(TIMM_PREFIX))
 
 
-def _timms(name: str) -> Make:
+def _timm_factory(name: str) -> OptimizerFactory:
     try:
-        timms: Any = importlib.import_module("timm.optim")
+        timm_optim: Any = importlib.import_module("timm.optim")
     except ImportError:
-        advice = "pip install 'reslab[timm]'"
-        raise invalid(f"timm for the optimizer timm.{name}", "none installed", next_step=advice) from None
-    if name not in timms.list_optimizers():
-        raise unknown_name("optimizer of timm", name, timms.list_optimizers())
-    make: Make = timms.get_optimizer_class(name, bind_defaults=True)
-    return make
+        next_step = "pip install 'reslab[timm]'"
+        raise invalid(f"timm for the optimizer timm.{name}", "none installed", next_step=next_step) from None
+    if name not in timm_optim.list_optimizers():
+        raise unknown_name("optimizer of timm", name, timm_optim.list_optimizers())
+    factory: OptimizerFactory = timm_optim.get_optimizer_class(name, bind_defaults=True)
+    return factory
 
 
-def _given(optimizer: OptimizerConfig) -> dict[str, Any]:
+def _optimizer_kwargs(config: OptimizerConfig) -> dict[str, Any]:
     """The arguments beside the parameters; weight decay is in their groups."""
-    given: dict[str, Any] = {"lr": optimizer.lr}
-    if optimizer.name in ("sgd", "muon"):
-        given |= {"momentum": optimizer.momentum, "nesterov": optimizer.nesterov}
-    given |= {name: value for name, value in (("betas", optimizer.betas), ("eps", optimizer.eps)) if value is not None}
-    return given | parse_optimizer_kwargs(optimizer.kwargs)
+    kwargs: dict[str, Any] = {"lr": config.lr}
+    if config.name in ("sgd", "muon"):
+        kwargs |= {"momentum": config.momentum, "nesterov": config.nesterov}
+    kwargs |= {name: value for name, value in (("betas", config.betas), ("eps", config.eps)) if value is not None}
+    return kwargs | parse_optimizer_kwargs(config.kwargs)
 
 
-def _check_arguments(make: Make, given: dict[str, Any], optimizer: OptimizerConfig) -> None:
-    parameters = inspect.signature(make).parameters
+def _check_kwargs(factory: OptimizerFactory, kwargs: dict[str, Any], config: OptimizerConfig) -> None:
+    parameters = inspect.signature(factory).parameters
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
-    known = [name for name in parameters if name not in ("params", "self")]
-    if optimizer.weight_decay and "weight_decay" not in known:
-        raise invalid(f"no weight decay with {optimizer.name}", optimizer.weight_decay, nearest="0")
-    for name in given:
-        if name not in known:
-            raise unknown_name(f"option of {optimizer.name}", name, known)
+    known_names = [name for name in parameters if name not in ("params", "self")]
+    if config.weight_decay and "weight_decay" not in known_names:
+        raise invalid(f"no weight decay with {config.name}", config.weight_decay, nearest="0")
+    for name in kwargs:
+        if name not in known_names:
+            raise unknown_name(f"option of {config.name}", name, known_names)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every group the learning rate `lr`."""
     for group in optimizer.param_groups:
         group["lr"] = lr

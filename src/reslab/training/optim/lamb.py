@@ -39,8 +39,8 @@ class Lamb(Optimizer):
         if max_grad_norm is not None and max_grad_norm <= 0:
             raise invalid("max_grad_norm above 0, or none", max_grad_norm, nearest="1.0")
         self.max_grad_norm = max_grad_norm
-        settings = {"decoupled": decoupled, "trust_clip": trust_clip, "always_adapt": always_adapt}
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, **settings})
+        flags = {"decoupled": decoupled, "trust_clip": trust_clip, "always_adapt": always_adapt}
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, **flags})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -49,48 +49,48 @@ class Lamb(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        divisor = self._divisor()
+        divisor = self._clip_divisor()
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._move(parameter, parameter.grad / divisor, group)
+                    self._update_parameter(parameter, parameter.grad / divisor, group)
         return loss
 
-    def _divisor(self) -> Tensor | float:
+    def _clip_divisor(self) -> Tensor | float:
         """What brings the gradient of all parameters together to a norm of at most `max_grad_norm`."""
         grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         if self.max_grad_norm is None or not grads:
             return 1.0
         return (torch.nn.utils.get_total_norm(grads) / self.max_grad_norm).clamp(min=1.0)
 
-    def _move(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        lr, decay = group["lr"], group["weight_decay"]
-        update = self._direction(parameter, gradient, group)
-        if decay and group["decoupled"]:
-            parameter.mul_(1 - lr * decay)
-        elif decay:
-            update.add_(parameter, alpha=decay)
-        if decay or group["always_adapt"]:
+    def _update_parameter(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        lr, weight_decay = group["lr"], group["weight_decay"]
+        update = self._adam_direction(parameter, gradient, group)
+        if weight_decay and group["decoupled"]:
+            parameter.mul_(1 - lr * weight_decay)
+        elif weight_decay:
+            update.add_(parameter, alpha=weight_decay)
+        if weight_decay or group["always_adapt"]:
             update.mul_(trust_ratio(parameter, update, group["trust_clip"]))
         parameter.add_(update, alpha=-lr)
 
-    def _direction(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
+    def _adam_direction(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
         state = self.state[parameter]
         if not state:
             state["step"] = torch.zeros(())
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         state["step"] += 1
-        (first, second), step = group["betas"], state["step"].item()
-        mean, square = state["exp_avg"], state["exp_avg_sq"]
-        mean.lerp_(gradient, 1 - first)
-        square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        length = square.sqrt().div_((1 - second**step) ** 0.5).add_(group["eps"])
-        return (mean / (1 - first**step)).div_(length)
+        (beta1, beta2), step = group["betas"], state["step"].item()
+        exp_avg, exp_avg_sq = state["exp_avg"], state["exp_avg_sq"]
+        exp_avg.lerp_(gradient, 1 - beta1)
+        exp_avg_sq.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        denominator = exp_avg_sq.sqrt().div_((1 - beta2**step) ** 0.5).add_(group["eps"])
+        return (exp_avg / (1 - beta1**step)).div_(denominator)
 
 
 def trust_ratio(parameter: Tensor, update: Tensor, clip: bool = False) -> Tensor:
     """|w| / |u|, 1 where either norm is 0; at most 1 with `clip` (LAMBC)."""
     weight_norm, update_norm = parameter.norm(), update.norm()
-    both = (weight_norm > 0) & (update_norm > 0)
-    ratio = torch.where(both, weight_norm / update_norm, 1.0)
+    both_positive = (weight_norm > 0) & (update_norm > 0)
+    ratio = torch.where(both_positive, weight_norm / update_norm, 1.0)
     return ratio.clamp(max=1.0) if clip else ratio

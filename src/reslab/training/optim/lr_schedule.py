@@ -6,34 +6,36 @@ from typing import Any
 
 from reslab.spec.optim import ScheduleConfig, parse_duration, parse_warmup_error
 from reslab.spec.recipe import Recipe
-from reslab.training.early_stopping import Watch
+from reslab.training.early_stopping import PatienceCounter
 
 
-def learning_rate(
+def compute_lr(
     recipe: Recipe,
     step: int,
-    total: int,
+    total_steps: int,
     steps_per_epoch: int,
-    warmed: int | None = None,
-    dropped: Sequence[int] = (),
+    warmup_end_step: int | None = None,
+    drop_steps: Sequence[int] = (),
 ) -> float:
     """The learning rate at `step` (0 .. `total` - 1).
 
     `warmed` is the step where a warm-up `until error` ended, None before; `dropped` those where the error had not
     fallen for long enough.
     """
-    factor = rate_factor(recipe.schedule, step, total, steps_per_epoch, warmed, recipe.optimizer.lr, dropped)
+    factor = lr_factor(
+        recipe.schedule, step, total_steps, steps_per_epoch, warmup_end_step, recipe.optimizer.lr, drop_steps
+    )
     return recipe.optimizer.lr * factor
 
 
-def rate_factor(
+def lr_factor(
     schedule: ScheduleConfig,
     step: int,
-    total: int,
+    total_steps: int,
     steps_per_epoch: int,
-    warmed: int | None = None,
+    warmup_end_step: int | None = None,
     lr: float = 1.0,
-    dropped: Sequence[int] = (),
+    drop_steps: Sequence[int] = (),
 ) -> float:
     """The factor on `optimizer.lr`, `lr`, at `step` (0 .. total - 1) of a run of `total` steps.
 
@@ -42,77 +44,95 @@ def rate_factor(
     the warm-up ends.
     """
     if schedule.name == "one-cycle":
-        return _one_cycle(schedule, step, total)
-    warmup = _num_warmup_steps(schedule, total, steps_per_epoch, warmed)
-    if step < warmup:
-        start = min(1.0, schedule.warmup_lr / lr) if schedule.warmup_lr else schedule.warmup_factor
-        return start if schedule.warmup_shape == "constant" else start + (1 - start) * step / warmup
+        return _one_cycle(schedule, step, total_steps)
+    warmup_steps = _count_warmup_steps(schedule, total_steps, steps_per_epoch, warmup_end_step)
+    if step < warmup_steps:
+        warmup_factor = min(1.0, schedule.warmup_lr / lr) if schedule.warmup_lr else schedule.warmup_factor
+        return (
+            warmup_factor
+            if schedule.warmup_shape == "constant"
+            else warmup_factor + (1 - warmup_factor) * step / warmup_steps
+        )
     if schedule.name == "multistep":
-        passed = sum(step >= parse_duration(when).num_steps(steps_per_epoch) for when in schedule.milestones)
-        return schedule.gamma**passed
+        num_passed = sum(
+            step >= parse_duration(milestone).num_steps(steps_per_epoch) for milestone in schedule.milestones
+        )
+        return schedule.gamma**num_passed
     if schedule.name == "plateau":
-        return schedule.gamma ** sum(step >= at for at in dropped)
-    clock = (step - warmup) / max(1, total - warmup)
+        return schedule.gamma ** sum(step >= drop_step for drop_step in drop_steps)
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     if schedule.name == "cosine":
-        return _half_cosine(1.0, schedule.final_factor, clock)
+        return _half_cosine(1.0, schedule.final_factor, progress)
     if schedule.name == "linear":
-        return 1.0 + (schedule.final_factor - 1.0) * clock
+        return 1.0 + (schedule.final_factor - 1.0) * progress
     if schedule.name == "poly":
-        return (1.0 - clock) ** schedule.power
+        return (1.0 - progress) ** schedule.power
     return 1.0
 
 
-def _num_warmup_steps(schedule: ScheduleConfig, total: int, steps_per_epoch: int, warmed: int | None) -> int:
+def _count_warmup_steps(
+    schedule: ScheduleConfig, total_steps: int, steps_per_epoch: int, warmup_end_step: int | None
+) -> int:
     if parse_warmup_error(schedule.warmup) is None:
         return parse_duration(schedule.warmup).num_steps(steps_per_epoch)
-    return total if warmed is None else warmed
+    return total_steps if warmup_end_step is None else warmup_end_step
 
 
-def warm_enough(schedule: ScheduleConfig, error: float) -> bool:
+def warmup_finished(schedule: ScheduleConfig, error: float) -> bool:
     """Whether a training error ends a warm-up `until error`."""
-    bound = parse_warmup_error(schedule.warmup)
-    return bound is not None and error < bound
+    threshold = parse_warmup_error(schedule.warmup)
+    return threshold is not None and error < threshold
 
 
-class Plateau:
+class ReduceOnPlateau:
     """The steps at which the schedule `plateau` divided the rate, and the watch that decides; other schedules: none."""
 
     def __init__(self, schedule: ScheduleConfig) -> None:
-        self.dropped: list[int] = []
-        self._watch = Watch(schedule.patience) if schedule.name == "plateau" else None
+        self.drop_steps: list[int] = []
+        self._patience_counter = PatienceCounter(schedule.patience) if schedule.name == "plateau" else None
 
-    def see(self, step: int, error: float) -> bool:
+    def update(self, step: int, error: float) -> bool:
         """Take in the error after `step` steps; True where the rate falls from there on."""
-        if self._watch is None or not self._watch.see(error):
+        if self._patience_counter is None or not self._patience_counter.update(error):
             return False
-        self._watch.rest()
-        self.dropped.append(step)
+        self._patience_counter.reset()
+        self.drop_steps.append(step)
         return True
 
-    def state(self) -> dict[str, Any] | None:
+    def state_dict(self) -> dict[str, Any] | None:
         """What changes, for the state."""
-        return None if self._watch is None else {"dropped": list(self.dropped), **self._watch.state()}
+        return (
+            None
+            if self._patience_counter is None
+            else {"dropped": list(self.drop_steps), **self._patience_counter.state_dict()}
+        )
 
-    def load(self, state: Mapping[str, Any] | None) -> None:
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
         """Go back to a saved state."""
-        if self._watch is not None and state is not None:
-            self.dropped = list(state["dropped"])
-            self._watch.load(state)
+        if self._patience_counter is not None and state is not None:
+            self.drop_steps = list(state["dropped"])
+            self._patience_counter.load_state_dict(state)
 
 
-def _half_cosine(first: float, last: float, share: float) -> float:
-    return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
+def _half_cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def _one_cycle(schedule: ScheduleConfig, step: int, total: int) -> float:
-    top = max(1.0, schedule.pct_start * total - 1)
-    if step <= top:
-        return _half_cosine(schedule.warmup_factor, 1.0, step / top)
-    return _half_cosine(1.0, schedule.final_factor, min(1.0, (step - top) / max(1.0, total - 1 - top)))
+def _one_cycle(schedule: ScheduleConfig, step: int, total_steps: int) -> float:
+    peak_step = max(1.0, schedule.pct_start * total_steps - 1)
+    if step <= peak_step:
+        return _half_cosine(schedule.warmup_factor, 1.0, step / peak_step)
+    return _half_cosine(
+        1.0, schedule.final_factor, min(1.0, (step - peak_step) / max(1.0, total_steps - 1 - peak_step))
+    )
 
 
-def idle_milestones(schedule: ScheduleConfig, total: int, steps_per_epoch: int) -> list[str]:
+def unreached_milestones(schedule: ScheduleConfig, total_steps: int, steps_per_epoch: int) -> list[str]:
     """The milestones that a run of `total` steps ends before."""
     if schedule.name != "multistep":
         return []
-    return [when for when in schedule.milestones if parse_duration(when).num_steps(steps_per_epoch) >= total]
+    return [
+        milestone
+        for milestone in schedule.milestones
+        if parse_duration(milestone).num_steps(steps_per_epoch) >= total_steps
+    ]

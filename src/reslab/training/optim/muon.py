@@ -13,7 +13,7 @@ from reslab.spec.errors import invalid, unknown_name
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _EPS = 1e-7
-SCALES: dict[str, Callable[[int, int], float]] = {
+UPDATE_SCALES: dict[str, Callable[[int, int], float]] = {
     "rms": lambda rows, columns: 0.2 * math.sqrt(max(rows, columns)),
     "original": lambda rows, columns: math.sqrt(max(1.0, rows / columns)),
 }
@@ -39,18 +39,24 @@ class Muon(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         scale: str = "rms",
-        rest: float = 1.0,
+        adamw_lr_factor: float = 1.0,
         num_iterations: int = 5,
     ) -> None:
-        if scale not in SCALES:
-            raise unknown_name("scale of muon", scale, SCALES)
-        for name, value in (("lr", lr), ("weight_decay", weight_decay), ("eps", eps), ("rest", rest)):
+        if scale not in UPDATE_SCALES:
+            raise unknown_name("scale of muon", scale, UPDATE_SCALES)
+        for name, value in (("lr", lr), ("weight_decay", weight_decay), ("eps", eps), ("rest", adamw_lr_factor)):
             if value < 0:
                 raise invalid(f"{name} of at least 0", value)
         if not 0 <= momentum < 1:
             raise invalid("momentum from 0 to below 1", momentum, nearest="0.95")
         defaults = {"lr": lr, "weight_decay": weight_decay, "matrix": False, "scale": scale, "momentum": momentum}
-        defaults |= {"nesterov": nesterov, "betas": betas, "eps": eps, "rest": rest, "num_iterations": num_iterations}
+        defaults |= {
+            "nesterov": nesterov,
+            "betas": betas,
+            "eps": eps,
+            "rest": adamw_lr_factor,
+            "num_iterations": num_iterations,
+        }
         super().__init__(params, defaults)
         for group in self.param_groups:
             if group["matrix"] and any(parameter.ndim < 2 for parameter in group["params"]):
@@ -64,25 +70,25 @@ class Muon(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if not group["matrix"]:
-                self._adamw(moved, group)
+                self._update_with_adamw(parameters, group)
                 continue
-            for parameter in moved:
-                self._turn(parameter, parameter.grad, group)
+            for parameter in parameters:
+                self._update_matrix(parameter, parameter.grad, group)
         return loss
 
-    def _turn(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _update_matrix(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         lr, momentum, state = group["lr"], group["momentum"], self.state[weight]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(weight)
-        mean = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
-        towards = (gradient.lerp(mean, momentum) if group["nesterov"] else mean).flatten(1)
-        update = orthogonal(towards, group["num_iterations"]).view(weight.shape)
+        momentum_buffer = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
+        direction = (gradient.lerp(momentum_buffer, momentum) if group["nesterov"] else momentum_buffer).flatten(1)
+        update = orthogonalize(direction, group["num_iterations"]).view(weight.shape)
         weight.mul_(1 - lr * group["weight_decay"])
-        weight.add_(update, alpha=-lr * SCALES[group["scale"]](*towards.shape))
+        weight.add_(update, alpha=-lr * UPDATE_SCALES[group["scale"]](*direction.shape))
 
-    def _adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+    def _update_with_adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         for parameter in parameters:
             if not self.state[parameter]:
                 zeros = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
@@ -105,16 +111,16 @@ class Muon(Optimizer):
         )
 
 
-def orthogonal(matrix: Tensor, num_iterations: int = 5) -> Tensor:
+def orthogonalize(matrix: Tensor, num_iterations: int = 5) -> Tensor:
     """About U V^T of `matrix` = U S V^T by Newton and Schulz's iteration X <- aX + (bA + cA^2) X, A = X X^T, in bf16.
 
     (rows, columns) to the same. Its coefficients (Jordan et al. 2024) bring every singular value to about 0.7 .. 1.2.
     """
     a, b, c = _COEFFICIENTS
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.bfloat16().T if tall else matrix.bfloat16()
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.bfloat16().T if is_tall else matrix.bfloat16()
     x = x / x.norm().clamp(min=_EPS)
     for _ in range(num_iterations):
-        square = x @ x.T
-        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
-    return x.T if tall else x
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if is_tall else x

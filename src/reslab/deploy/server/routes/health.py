@@ -6,30 +6,30 @@ from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from reslab.deploy.server.errors import refused
-from reslab.deploy.server.schemas import PROBE, SEEING, Status
-from reslab.deploy.server.state import House
+from reslab.deploy.server.errors import http_error
+from reslab.deploy.server.schemas import HEALTH_ERRORS, READ_ERRORS, HealthResponse
+from reslab.deploy.server.state import AppState
 
 
-def probe_routes(house: House) -> APIRouter:
+def health_routes(state: AppState) -> APIRouter:
     """The routes."""
     router = APIRouter()
 
-    @router.get("/healthz", response_model=Status, responses=PROBE)
+    @router.get("/healthz", response_model=HealthResponse, responses=HEALTH_ERRORS)
     async def healthz() -> dict[str, Any]:
         """Alive."""
         return {"status": "ok"}
 
-    @router.get("/readyz", response_model=Status, responses=PROBE)
+    @router.get("/readyz", response_model=HealthResponse, responses=HEALTH_ERRORS)
     async def readyz() -> dict[str, Any]:
         """Ready: some network has its weights."""
-        if not any(served.finished for served in house.models.values()):
-            raise refused(503, "a network with weights", "runs that are still in training", "ask again later")
+        if not any(handle.has_weights for handle in state.models.values()):
+            raise http_error(503, "a network with weights", "runs that are still in training", "ask again later")
         return {"status": "ready"}
 
-    @router.get("/metrics", response_class=PlainTextResponse, responses=SEEING)
+    @router.get("/metrics", response_class=PlainTextResponse, responses=READ_ERRORS)
     async def metrics() -> Response:
         """Requests by route and code, latencies, queue, batches, as Prometheus reads them."""
-        return Response(house.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+        return Response(state.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
     return router

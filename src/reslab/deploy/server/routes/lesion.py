@@ -7,71 +7,96 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from torch import Tensor
 
-from reslab.deploy.server.ablation import KEYS, Cut, Plan, curve, cut, read_plan
-from reslab.deploy.server.routes.samples import Samples
-from reslab.deploy.server.schemas import ASKING, CUT, ONE_OR_NONE, CurveAnswer, LesionAnswer, ModelName
-from reslab.deploy.server.state import House, Opened, one_picture
+from reslab.deploy.server.ablation import (
+    ABLATION_FIELDS,
+    AblationRequest,
+    AblationResult,
+    ablation_curve,
+    parse_ablation,
+    run_ablation,
+)
+from reslab.deploy.server.routes.samples import SampleStore
+from reslab.deploy.server.schemas import (
+    ABLATION_BODY,
+    INFERENCE_ERRORS,
+    OPTIONAL_IMAGE_BODY,
+    LesionCurveResponse,
+    LesionResponse,
+    ModelQuery,
+)
+from reslab.deploy.server.state import AppState, LoadedModel, single_image
 
-_NUM_CLASSES = 10
+_NUM_TOP_CLASSES = 10
 # Pictures of the run that the curve is drawn from where the caller sends none.
-_CURVE_IMAGES = 32
+_NUM_CURVE_IMAGES = 32
 
 
-def lesion_routes(house: House, samples: Samples) -> APIRouter:
+def lesion_routes(state: AppState, sample_store: SampleStore) -> APIRouter:
     """The routes."""
     router = APIRouter()
 
-    @router.post("/v1/lesion", response_model=LesionAnswer, responses=ASKING, openapi_extra=CUT)
-    async def lesion(request: Request, model: ModelName = "") -> JSONResponse:
+    @router.post("/v1/lesion", response_model=LesionResponse, responses=INFERENCE_ERRORS, openapi_extra=ABLATION_BODY)
+    async def lesion(request: Request, model: ModelQuery = "") -> JSONResponse:
         """A picture seen with pairs of units swapped, then units off by their places; what cannot be cut is told."""
-        served = house.find(model)
-        async with house.met(request, KEYS) as body:
-            plan = read_plan(body.fields)
-            opened = await house.opened(served.name)
-            picture = await house.decode(one_picture(body), opened)
-            return JSONResponse(await house.study(opened, _lesion, opened, picture, plan))
+        handle = state.get_model(model)
+        async with state.request_context(request, ABLATION_FIELDS) as body:
+            ablation = parse_ablation(body.fields)
+            loaded = await state.load_model(handle.name)
+            image = await state.decode(single_image(body), loaded)
+            return JSONResponse(await state.run_analysis(loaded, _lesion_payload, loaded, image, ablation))
 
-    @router.post("/v1/lesion/curve", response_model=CurveAnswer, responses=ASKING, openapi_extra=ONE_OR_NONE)
-    async def lesion_curve(request: Request, model: ModelName = "") -> JSONResponse:
+    @router.post(
+        "/v1/lesion/curve",
+        response_model=LesionCurveResponse,
+        responses=INFERENCE_ERRORS,
+        openapi_extra=OPTIONAL_IMAGE_BODY,
+    )
+    async def lesion_curve(request: Request, model: ModelQuery = "") -> JSONResponse:
         """Each unit alone switched off, on a picture, or without one on test images of the run."""
-        served = house.find(model)
-        async with house.met(request) as body:
-            opened = await house.opened(served.name)
+        handle = state.get_model(model)
+        async with state.request_context(request) as body:
+            loaded = await state.load_model(handle.name)
             if body.images:
-                picture = await house.decode(one_picture(body), opened)
-                shown = opened.specimen.read(picture[None])
+                image = await state.decode(single_image(body), loaded)
+                x = loaded.analysis_model.normalize_images(image[None])
             else:
-                shown = (await samples.normalised(served, _CURVE_IMAGES)).to(opened.specimen.device)
-            return JSONResponse(await house.study(opened, _curve, opened, shown))
+                x = (await sample_store.normalized_images(handle, _NUM_CURVE_IMAGES)).to(loaded.analysis_model.device)
+            return JSONResponse(await state.run_analysis(loaded, _lesion_curve_payload, loaded, x))
 
     return router
 
 
-def _lesion(opened: Opened, picture: Tensor, plan: Plan) -> dict[str, Any]:
-    found = cut(opened.specimen, picture, plan)
-    whole, now = found.whole.probabilities, found.now.probabilities
+def _lesion_payload(loaded: LoadedModel, image: Tensor, ablation: AblationRequest) -> dict[str, Any]:
+    result = run_ablation(loaded.analysis_model, image, ablation)
+    baseline, ablated = result.baseline.probabilities, result.ablated.probabilities
     return {
-        "classes": _seen_by(now, whole, opened.classes),
-        "whole": _seen_by(whole, now, opened.classes),
-        "responses": _responses(found),
-        "refused": found.carried.told(),
+        "classes": _top_classes_of_either(ablated, baseline, loaded.classes),
+        "whole": _top_classes_of_either(baseline, ablated, loaded.classes),
+        "responses": _block_responses(result),
+        "refused": result.applied.describe_rejected(),
     }
 
 
-def _seen_by(probabilities: Tensor, others: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
+def _top_classes_of_either(
+    probabilities: Tensor, other_probabilities: Tensor, classes: Sequence[str]
+) -> list[dict[str, Any]]:
     """The first classes of either, so that none of one is missing in the other; in the order of `probabilities`."""
-    num = min(_NUM_CLASSES, len(classes))
-    firsts = {int(label) for each in (probabilities, others) for label in each.topk(num).indices}
-    order = sorted(firsts, key=lambda label: -float(probabilities[label]))
-    return [{"name": classes[label], "probability": float(probabilities[label])} for label in order]
+    num_top = min(_NUM_TOP_CLASSES, len(classes))
+    top_labels = {
+        int(label) for values in (probabilities, other_probabilities) for label in values.topk(num_top).indices
+    }
+    sorted_labels = sorted(top_labels, key=lambda label: -float(probabilities[label]))
+    return [{"name": classes[label], "probability": float(probabilities[label])} for label in sorted_labels]
 
 
-def _responses(found: Cut) -> list[dict[str, Any]]:
-    pairs = found.whole.responses.items()
-    return [{"unit": unit, "whole": whole, "now": found.now.responses[unit]} for unit, whole in pairs]
+def _block_responses(result: AblationResult) -> list[dict[str, Any]]:
+    pairs = result.baseline.responses.items()
+    return [{"unit": block, "whole": baseline, "now": result.ablated.responses[block]} for block, baseline in pairs]
 
 
-def _curve(opened: Opened, x: Tensor) -> dict[str, Any]:
-    rows = curve(opened.specimen, x)
-    units = [{"unit": row.unit, "drop": row.drop, "top1": row.kept, "reason": row.reason} for row in rows]
-    return {"units": units, "num_images": len(x)}
+def _lesion_curve_payload(loaded: LoadedModel, x: Tensor) -> dict[str, Any]:
+    rows = ablation_curve(loaded.analysis_model, x)
+    blocks = [
+        {"unit": row.block, "drop": row.confidence_drop, "top1": row.agreement, "reason": row.reason} for row in rows
+    ]
+    return {"units": blocks, "num_images": len(x)}

@@ -11,61 +11,63 @@ from torch import nn
 
 from reslab.analysis.blocks import record_block_calls
 from reslab.analysis.surgery import BlockSlot, block_shape, block_slots, deletion_obstacle
-from reslab.deploy.server.schemas import SEEING, ModelsAnswer
-from reslab.deploy.server.state import House, Served
+from reslab.deploy.server.schemas import READ_ERRORS, ModelsResponse
+from reslab.deploy.server.state import AppState, ModelHandle
 from reslab.nn.block import ResidualBlock
 from reslab.nn.checkpoints.safetensors_io import read_header
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import Arch
 
 
-def model_routes(house: House) -> APIRouter:
+def model_routes(state: AppState) -> APIRouter:
     """The route."""
     router = APIRouter()
 
-    @router.get("/v1/models", response_model=ModelsAnswer, responses=SEEING)
+    @router.get("/v1/models", response_model=ModelsResponse, responses=READ_ERRORS)
     def models() -> JSONResponse:
         """The networks, the first of which answers where none is named; their units; the limits of a request."""
-        settings = house.settings
+        settings = state.settings
         names = ("max_bytes", "max_pixels", "max_images", "timeout_seconds")
         limits = {name: getattr(settings, name) for name in names}
-        return JSONResponse({"models": [describe(served) for served in house.models.values()], "limits": limits})
+        return JSONResponse({"models": [describe_model(handle) for handle in state.models.values()], "limits": limits})
 
     return router
 
 
-def describe(served: Served) -> dict[str, Any]:
+def describe_model(handle: ModelHandle) -> dict[str, Any]:
     """One network as plain data; scores are null until it has weights, and where they tell none."""
-    facts = read_header(served.weights_path) if served.finished else {}
-    run, arch = served.run, served.arch
-    preprocess = facts.get("preprocess") or (run.facts["data"]["preprocess"] if run else None)
-    classes = facts.get("classes") or (list(run.classes) if run else [f"class {i}" for i in range(arch.num_classes)])
+    header = read_header(handle.weights_path) if handle.has_weights else {}
+    run, arch = handle.run, handle.arch
+    preprocess = header.get("preprocess") or (run.metadata["data"]["preprocess"] if run else None)
+    classes = header.get("classes") or (list(run.classes) if run else [f"class {i}" for i in range(arch.num_classes)])
     return {
-        "name": served.name,
+        "name": handle.name,
         "arch": arch.name,
         "source": arch.reference,
         "classes": classes,
         "input": list(arch.input_size),
         "preprocess": preprocess,
-        "scores": facts.get("scores"),
+        "scores": header.get("scores"),
         "run": run is not None,
-        "finished": served.finished,
-        **_anatomy(arch),
+        "finished": handle.has_weights,
+        **_describe_arch(arch),
     }
 
 
 @cache
-def _anatomy(arch: Arch) -> dict[str, Any]:
+def _describe_arch(arch: Arch) -> dict[str, Any]:
     """depth, params and stages of units, found on the meta device, where nothing is computed."""
     with torch.device("meta"):
         network = ResidualNetwork(arch).eval()
-        with torch.no_grad(), record_block_calls(network) as runs:
+        with torch.no_grad(), record_block_calls(network) as calls:
             network(torch.empty(1, *arch.input_size))
     slots = block_slots(network)
-    units = [_unit(slot, slots, list(run.output.shape[1:])) for slot, run in zip(slots, runs, strict=True)]
+    blocks = [
+        _describe_block(slot, slots, list(call.output.shape[1:])) for slot, call in zip(slots, calls, strict=True)
+    ]
     stages: dict[str, list[dict[str, Any]]] = {}
-    for unit in units:
-        stages.setdefault(unit["name"].rpartition(".")[0], []).append(unit)
+    for block in blocks:
+        stages.setdefault(block["name"].rpartition(".")[0], []).append(block)
     return {
         "depth": arch.depth,
         "params": sum(parameter.numel() for parameter in network.parameters()),
@@ -73,46 +75,46 @@ def _anatomy(arch: Arch) -> dict[str, Any]:
         "mix": str(arch.merge),
         "stem": arch.stem,
         "head": arch.head,
-        "stages": [{"name": name, "units": of_stage} for name, of_stage in stages.items()],
+        "stages": [{"name": name, "units": stage_blocks} for name, stage_blocks in stages.items()],
     }
 
 
-def _unit(slot: BlockSlot, slots: list[BlockSlot], output: list[int]) -> dict[str, Any]:
+def _describe_block(slot: BlockSlot, slots: list[BlockSlot], output_shape: list[int]) -> dict[str, Any]:
     reason = deletion_obstacle(slot.block)
-    incoming, outgoing, stride = block_shape(slot.block)
+    in_channels, out_channels, stride = block_shape(slot.block)
     return {
         "name": slot.name,
-        "sentence": _sentence(slot.block),
-        "in_channels": incoming,
-        "out_channels": outgoing,
+        "sentence": _block_layout(slot.block),
+        "in_channels": in_channels,
+        "out_channels": out_channels,
         "stride": stride,
-        "output": output,
+        "output": output_shape,
         "params": sum(parameter.numel() for parameter in slot.block.parameters()),
         "switchable": not reason,
         "reason": reason,
-        "swaps_with": [other.name for other in slots if _may_swap(slot, other)],
+        "swaps_with": [other.name for other in slots if _can_swap(slot, other)],
     }
 
 
-def _may_swap(slot: BlockSlot, other: BlockSlot) -> bool:
-    alone = slot.num_repeats == other.num_repeats == 1
-    return alone and slot.block is not other.block and block_shape(slot.block) == block_shape(other.block)
+def _can_swap(slot: BlockSlot, other: BlockSlot) -> bool:
+    is_unshared = slot.num_repeats == other.num_repeats == 1
+    return is_unshared and slot.block is not other.block and block_shape(slot.block) == block_shape(other.block)
 
 
-def _sentence(unit: nn.Module) -> str:
+def _block_layout(block: nn.Module) -> str:
     """`conv3 norm act conv3 norm + act`: what the unit does, in the words of its order."""
-    assert isinstance(unit, ResidualBlock)
-    before, branch, after = (
-        list(_words(unit, names)) for names in (unit.pre_names, unit.branch_names, unit.post_names)
+    assert isinstance(block, ResidualBlock)
+    pre, branch, post = (
+        list(_op_names(block, names)) for names in (block.pre_names, block.branch_names, block.post_names)
     )
-    return " ".join([*before, *branch, *(["+"] if unit.merge is not None else []), *after])
+    return " ".join([*pre, *branch, *(["+"] if block.merge is not None else []), *post])
 
 
-def _words(unit: ResidualBlock, names: tuple[str, ...]) -> Iterator[str]:
-    plan = {f"conv{number}": conv for number, conv in enumerate(unit.spec.convs, 1)}
+def _op_names(block: ResidualBlock, names: tuple[str, ...]) -> Iterator[str]:
+    convs = {f"conv{index}": conv for index, conv in enumerate(block.spec.convs, 1)}
     for name in names:
-        if name in plan:
-            conv = plan[name]
+        if name in convs:
+            conv = convs[name]
             yield f"conv{conv.kernel}" + (f"/{conv.stride}" if conv.stride > 1 else "")
         else:
             yield name.rstrip("0123456789").replace("bn", "norm")

@@ -9,60 +9,66 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 from torch import Tensor
 
-from reslab.deploy.server.ablation import numbers
-from reslab.deploy.server.errors import Refused, refused
-from reslab.deploy.server.schemas import ASKING, SEVERAL, ModelName, PredictAnswer
-from reslab.deploy.server.state import House, Opened
+from reslab.deploy.server.ablation import require_finite
+from reslab.deploy.server.errors import HTTPError, http_error
+from reslab.deploy.server.schemas import IMAGES_BODY, INFERENCE_ERRORS, ModelQuery, PredictResponse
+from reslab.deploy.server.state import AppState, LoadedModel
 
-_MOST_CLASSES = 1000
+_MAX_TOP_K = 1000
 
 
-def predict_routes(house: House) -> APIRouter:
+def predict_routes(state: AppState) -> APIRouter:
     """The route."""
     router = APIRouter()
 
-    @router.post("/v1/predict", response_model=PredictAnswer, responses=ASKING, openapi_extra=SEVERAL)
+    @router.post("/v1/predict", response_model=PredictResponse, responses=INFERENCE_ERRORS, openapi_extra=IMAGES_BODY)
     async def predict(
         request: Request,
-        model: ModelName = "",
-        top_k: Annotated[int, Query(ge=1, le=_MOST_CLASSES, description="How many classes.")] = 5,
+        model: ModelQuery = "",
+        top_k: Annotated[int, Query(ge=1, le=_MAX_TOP_K, description="How many classes.")] = 5,
     ) -> JSONResponse:
         """Class names with probabilities for pictures; one that cannot be read among others is a row with its error."""
-        begun = time.perf_counter()
-        served = house.find(model)
-        async with house.met(request) as body:
-            opened = await house.opened(served.name)
+        started = time.perf_counter()
+        handle = state.get_model(model)
+        async with state.request_context(request) as body:
+            loaded = await state.load_model(handle.name)
             if not body.images:
-                raise refused(422, "at least one picture", "none", "send it as the body, as a form's image, or in JSON")
-            rows = await asyncio.gather(*(_row(house, opened, content, top_k) for content in body.images))
-        _raise_if_none(rows)
-        answer = {
-            "model": served.name,
-            "predictions": [{"classes": [], "error": row.message} if isinstance(row, Refused) else row for row in rows],
-            "engine": opened.answering.engine.name,
-            "precision": opened.answering.engine.precision,
-            "milliseconds": round(1000 * (time.perf_counter() - begun), 3),
+                raise http_error(
+                    422, "at least one picture", "none", "send it as the body, as a form's image, or in JSON"
+                )
+            rows = await asyncio.gather(*(_predict_image(state, loaded, content, top_k) for content in body.images))
+        _raise_if_all_failed(rows)
+        payload = {
+            "model": handle.name,
+            "predictions": [
+                {"classes": [], "error": row.message} if isinstance(row, HTTPError) else row for row in rows
+            ],
+            "engine": loaded.predictor.backend.name,
+            "precision": loaded.predictor.backend.precision,
+            "milliseconds": round(1000 * (time.perf_counter() - started), 3),
         }
-        return JSONResponse(answer)
+        return JSONResponse(payload)
 
     return router
 
 
-async def _row(house: House, opened: Opened, content: bytes, top_k: int) -> dict[str, Any] | Refused:
+async def _predict_image(
+    state: AppState, loaded: LoadedModel, content: bytes, top_k: int
+) -> dict[str, Any] | HTTPError:
     try:
-        return {"classes": best(await house.answer(content, opened), opened.classes, top_k)}
-    except Refused as refusal:
-        return refusal
+        return {"classes": top_k_classes(await state.predict(content, loaded), loaded.classes, top_k)}
+    except HTTPError as error:
+        return error
 
 
-def _raise_if_none(rows: Sequence[Any]) -> None:
+def _raise_if_all_failed(rows: Sequence[Any]) -> None:
     """Where no picture could be read the first one's refusal is the answer."""
-    if all(isinstance(row, Refused) for row in rows):
+    if all(isinstance(row, HTTPError) for row in rows):
         raise rows[0]
 
 
-def best(probabilities: Tensor, classes: Sequence[str], top_k: int) -> list[dict[str, Any]]:
+def top_k_classes(probabilities: Tensor, classes: Sequence[str], top_k: int) -> list[dict[str, Any]]:
     """The most probable classes of (classes,), each with name and probability, the most probable first."""
-    values, labels = numbers(probabilities).topk(min(top_k, len(classes)))
+    values, labels = require_finite(probabilities).topk(min(top_k, len(classes)))
     pairs = zip(labels.tolist(), values.tolist(), strict=True)
     return [{"name": classes[label], "probability": value} for label, value in pairs]

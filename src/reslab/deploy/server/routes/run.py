@@ -12,87 +12,89 @@ from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 from torch import Tensor
 
-from reslab.deploy.server.errors import Refused, refused
-from reslab.deploy.server.routes.samples import Samples, Shelf
-from reslab.deploy.server.schemas import LATE, SEEING, ConfusionAnswer, PathName, RunAnswer
-from reslab.deploy.server.state import House, Opened, Served
+from reslab.deploy.server.errors import HTTPError, http_error
+from reslab.deploy.server.routes.samples import SampleSet, SampleStore
+from reslab.deploy.server.schemas import OVERLOAD_ERRORS, READ_ERRORS, ConfusionCellResponse, ModelPath, RunResponse
+from reslab.deploy.server.state import AppState, LoadedModel, ModelHandle
 from reslab.metrics.classification import per_class_metrics
 from reslab.spec.optim import parse_duration
 from reslab.training.run import Run
 
-MOST_IMAGES = 2000
-_BATCH = 32
-_NUM_MISTAKES = 24
+MAX_EVAL_IMAGES = 2000
+_BATCH_SIZE = 32
+_NUM_MISCLASSIFIED = 24
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
+class SampleEvaluation:
     """Of `numbers` on the shelf: labels (N,), the classes they were called by (N,), and how probable those are (N,)."""
 
-    shelf: Shelf
+    sample_set: SampleSet
     classes: tuple[str, ...]
-    numbers: tuple[int, ...]
+    indices: tuple[int, ...]
     labels: Tensor
-    called: Tensor
-    sure: Tensor
+    predicted: Tensor
+    confidences: Tensor
 
-    def confusion(self) -> list[list[int]]:
+    def confusion_matrix(self) -> list[list[int]]:
         """confusion[true][called]: how many."""
-        num = len(self.classes)
-        counts = torch.bincount(self.labels * num + self.called, minlength=num * num).view(num, num)
+        num_classes = len(self.classes)
+        counts = torch.bincount(self.labels * num_classes + self.predicted, minlength=num_classes * num_classes).view(
+            num_classes, num_classes
+        )
         return [[int(count) for count in row] for row in counts]
 
-    def mistakes(self) -> list[dict[str, Any]]:
+    def misclassified(self) -> list[dict[str, Any]]:
         """The wrong answers given with the greatest certainty, the surest first."""
-        wrong = (self.called != self.labels).nonzero().flatten()
-        order = wrong[self.sure[wrong].argsort(descending=True, stable=True)][:_NUM_MISTAKES]
-        return [self.row(place) for place in order.tolist()]
+        wrong = (self.predicted != self.labels).nonzero().flatten()
+        order = wrong[self.confidences[wrong].argsort(descending=True, stable=True)][:_NUM_MISCLASSIFIED]
+        return [self.describe_sample(position) for position in order.tolist()]
 
-    def cell(self, true: int, called: int) -> list[dict[str, Any]]:
+    def confusion_cell(self, true: int, predicted: int) -> list[dict[str, Any]]:
         """The pictures of one class that were called by another, or by their own."""
-        places = ((self.labels == true) & (self.called == called)).nonzero().flatten()
-        return [self.row(place) for place in places.tolist()]
+        positions = ((self.labels == true) & (self.predicted == predicted)).nonzero().flatten()
+        return [self.describe_sample(position) for position in positions.tolist()]
 
-    def row(self, place: int) -> dict[str, Any]:
+    def describe_sample(self, position: int) -> dict[str, Any]:
         """id, true, predicted, probability, name."""
-        number = self.numbers[place]
+        index = self.indices[position]
         return {
-            "id": number,
-            "true": self.classes[int(self.labels[place])],
-            "predicted": self.classes[int(self.called[place])],
-            "probability": float(self.sure[place]),
-            "name": self.shelf.images.name(number),
+            "id": index,
+            "true": self.classes[int(self.labels[position])],
+            "predicted": self.classes[int(self.predicted[position])],
+            "probability": float(self.confidences[position]),
+            "name": self.sample_set.images.name(index),
         }
 
     def per_class(self) -> list[dict[str, Any]]:
         """Precision, recall and F1 of each class; null where nothing defines one."""
-        rows = per_class_metrics(self.confusion(), self.classes)
+        rows = per_class_metrics(self.confusion_matrix(), self.classes)
         return [
             {
                 "name": row.name,
                 "num_samples": row.num_samples,
-                **{name: _number(getattr(row, name)) for name in ("precision", "recall", "f1")},
+                **{name: _nan_to_none(getattr(row, name)) for name in ("precision", "recall", "f1")},
             }
             for row in rows
         ]
 
 
-def _number(value: float) -> float | None:
+def _nan_to_none(value: float) -> float | None:
     return None if value != value else value
 
 
-class Judge:
+class BackgroundEvaluator:
     """The judgements of all networks. One is begun by the first who asks, and lets others in between its batches."""
 
-    def __init__(self, house: House, samples: Samples) -> None:
-        self.house, self.samples = house, samples
-        self._tasks: dict[str, asyncio.Task[Judged]] = {}
+    def __init__(self, state: AppState, sample_store: SampleStore) -> None:
+        self.state, self.sample_store = state, sample_store
+        self._tasks: dict[str, asyncio.Task[SampleEvaluation]] = {}
 
-    def begun(self, served: Served) -> "asyncio.Task[Judged]":
+    def start_or_get(self, handle: ModelHandle) -> "asyncio.Task[SampleEvaluation]":
         """The judgement of a network, done or under way."""
-        task = self._tasks.get(served.name)
+        task = self._tasks.get(handle.name)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-            task = self._tasks[served.name] = asyncio.create_task(self._judge(served))
+            task = self._tasks[handle.name] = asyncio.create_task(self._evaluate(handle))
         return task
 
     async def stop(self) -> None:
@@ -101,96 +103,102 @@ class Judge:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    async def _judge(self, served: Served) -> Judged:
-        opened = await self.house.opened(served.name)
-        shelf = await asyncio.to_thread(self.samples.shelf, served)
-        numbers = shelf.order[:MOST_IMAGES]
-        found = [
-            await self.house.study_later(opened, _judged_batch, opened, shelf, numbers[start : start + _BATCH])
-            for start in range(0, len(numbers), _BATCH)
+    async def _evaluate(self, handle: ModelHandle) -> SampleEvaluation:
+        loaded = await self.state.load_model(handle.name)
+        sample_set = await asyncio.to_thread(self.sample_store.get, handle)
+        indices = sample_set.order[:MAX_EVAL_IMAGES]
+        results = [
+            await self.state.run_internal_analysis(
+                loaded, _evaluate_batch, loaded, sample_set, indices[start : start + _BATCH_SIZE]
+            )
+            for start in range(0, len(indices), _BATCH_SIZE)
         ]
-        called, sure = (torch.cat([each[part] for each in found]) for part in (0, 1))
-        return Judged(shelf, opened.classes, numbers, shelf.images.labels[list(numbers)], called, sure)
+        predicted, confidences = (torch.cat([result[index] for result in results]) for index in (0, 1))
+        return SampleEvaluation(
+            sample_set, loaded.classes, indices, sample_set.images.labels[list(indices)], predicted, confidences
+        )
 
 
-def _judged_batch(opened: Opened, shelf: Shelf, numbers: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    specimen = opened.specimen
-    x = shelf.batch(numbers).to(specimen.device)
-    with specimen.taken() as network:
-        sure, called = specimen.probabilities(network, x).max(1)
-    return called, sure
+def _evaluate_batch(loaded: LoadedModel, sample_set: SampleSet, indices: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    analysis_model = loaded.analysis_model
+    x = sample_set.load_batch(indices).to(analysis_model.device)
+    with analysis_model.exclusive() as network:
+        confidences, predicted = analysis_model.probabilities(network, x).max(1)
+    return predicted, confidences
 
 
 # A matrix of more classes is no picture any more, and a long answer.
-_MOST_CLASSES = 200
-_PATIENCE_SECONDS = 1.0
+_MAX_MATRIX_CLASSES = 200
+_WAIT_SECONDS = 1.0
 
 
-def run_routes(house: House, judge: Judge) -> APIRouter:
+def run_routes(state: AppState, evaluator: BackgroundEvaluator) -> APIRouter:
     """The routes."""
     router = APIRouter()
 
-    @router.get("/v1/models/{name}/run", response_model=RunAnswer, responses=SEEING)
+    @router.get("/v1/models/{name}/run", response_model=RunResponse, responses=READ_ERRORS)
     async def run(
-        name: PathName, since: Annotated[int, Query(ge=0, description="Lines of the log to leave out.")] = 0
+        name: ModelPath, since: Annotated[int, Query(ge=0, description="Lines of the log to leave out.")] = 0
     ) -> JSONResponse:
         """The log from line `since` on; `judged` tells whether the test images have been judged by now."""
-        served = house.find(name)
-        told = await asyncio.to_thread(_log, _run_of(served), since)
-        return JSONResponse({**told, **await _judgement(judge, served)})
+        handle = state.get_model(name)
+        payload = await asyncio.to_thread(_log_payload, _require_run(handle), since)
+        return JSONResponse({**payload, **await _evaluation_payload(evaluator, handle)})
 
-    @router.get("/v1/models/{name}/confusion", response_model=ConfusionAnswer, responses=SEEING | LATE)
+    @router.get(
+        "/v1/models/{name}/confusion", response_model=ConfusionCellResponse, responses=READ_ERRORS | OVERLOAD_ERRORS
+    )
     async def confusion(
-        name: PathName,
+        name: ModelPath,
         true: Annotated[int, Query(ge=0, description="The row of the matrix.")],
         predicted: Annotated[int, Query(ge=0, description="Its column.")],
     ) -> JSONResponse:
         """The pictures of one cell; classes by number, as rows and columns of the matrix."""
-        served = house.find(name)
-        _run_of(served)
-        if max(true, predicted) >= served.arch.num_classes:
-            raise refused(422, f"classes from 0 to {served.arch.num_classes - 1}", f"{true} and {predicted}")
-        async with house.in_time():
-            judged = await asyncio.shield(judge.begun(served))
-        return JSONResponse({"samples": judged.cell(true, predicted)})
+        handle = state.get_model(name)
+        _require_run(handle)
+        if max(true, predicted) >= handle.arch.num_classes:
+            raise http_error(422, f"classes from 0 to {handle.arch.num_classes - 1}", f"{true} and {predicted}")
+        async with state.time_limit():
+            evaluation = await asyncio.shield(evaluator.start_or_get(handle))
+        return JSONResponse({"samples": evaluation.confusion_cell(true, predicted)})
 
     return router
 
 
-def _run_of(served: Served) -> Run:
-    if served.run is None:
-        raise refused(404, "a run, which has a log", f"{served.name}, weights alone", "serve its folder")
-    return served.run
+def _require_run(handle: ModelHandle) -> Run:
+    if handle.run is None:
+        raise http_error(404, "a run, which has a log", f"{handle.name}, weights alone", "serve its folder")
+    return handle.run
 
 
-def _log(run: Run, since: int) -> dict[str, Any]:
+def _log_payload(run: Run, since: int) -> dict[str, Any]:
     """The lines as they are now; run.json is read again, as it tells the end."""
     run = Run(run.path)
-    lines = run.log.lines()
-    step = max((int(line["step"]) for line in lines if "step" in line), default=0)
+    records = run.log.records()
+    step = max((int(record["step"]) for record in records if "step" in record), default=0)
     return {
-        "log": lines[since:],
-        "num_lines": len(lines),
+        "log": records[since:],
+        "num_lines": len(records),
         "classes": list(run.classes),
         "finished": run.result is not None,
         "step": step,
-        "total": _total(run, lines, step),
+        "total": _num_steps(run, records, step),
     }
 
 
-def _total(run: Run, lines: list[dict[str, Any]], step: int) -> int | None:
+def _num_steps(run: Run, records: list[dict[str, Any]], step: int) -> int | None:
     """Steps in all: as the recipe tells them, or by the epochs that have passed; None before the first line."""
     if run.result is not None:
         return int(run.result.get("steps", step))
-    length = parse_duration(run.recipe.duration)
-    if length.unit == "steps":
-        return length.num_steps(1)
-    last = next((line for line in reversed(lines) if line.get("epoch")), None)
-    return None if last is None else length.num_steps(round(last["step"] / last["epoch"]))
+    duration = parse_duration(run.recipe.duration)
+    if duration.unit == "steps":
+        return duration.num_steps(1)
+    last_record = next((record for record in reversed(records) if record.get("epoch")), None)
+    return None if last_record is None else duration.num_steps(round(last_record["step"] / last_record["epoch"]))
 
 
-async def _judgement(judge: Judge, served: Served) -> dict[str, Any]:
-    nothing: dict[str, Any] = {
+async def _evaluation_payload(evaluator: BackgroundEvaluator, handle: ModelHandle) -> dict[str, Any]:
+    empty: dict[str, Any] = {
         "judged": False,
         "confusion": None,
         "mistakes": [],
@@ -198,25 +206,25 @@ async def _judgement(judge: Judge, served: Served) -> dict[str, Any]:
         "num_images": 0,
         "reason": "",
     }
-    if not served.finished:
-        return nothing
+    if not handle.has_weights:
+        return empty
     try:
-        async with asyncio.timeout(_PATIENCE_SECONDS):
-            judged = await asyncio.shield(judge.begun(served))
+        async with asyncio.timeout(_WAIT_SECONDS):
+            evaluation = await asyncio.shield(evaluator.start_or_get(handle))
     except TimeoutError:
-        return nothing  # under way: who asks again finds it done
-    except Refused as refusal:
-        return {**nothing, "judged": True, "reason": refusal.message}
-    return await asyncio.to_thread(_told, judged)
+        return empty  # under way: who asks again finds it done
+    except HTTPError as error:
+        return {**empty, "judged": True, "reason": error.message}
+    return await asyncio.to_thread(_finished_evaluation_payload, evaluation)
 
 
-def _told(judged: Judged) -> dict[str, Any]:
-    few = len(judged.classes) <= _MOST_CLASSES
+def _finished_evaluation_payload(evaluation: SampleEvaluation) -> dict[str, Any]:
+    has_few_classes = len(evaluation.classes) <= _MAX_MATRIX_CLASSES
     return {
         "judged": True,
-        "confusion": judged.confusion() if few else None,
-        "mistakes": judged.mistakes(),
-        "per_class": judged.per_class(),
-        "num_images": len(judged.numbers),
-        "reason": "" if few else f"{len(judged.classes)} classes are too many for a matrix",
+        "confusion": evaluation.confusion_matrix() if has_few_classes else None,
+        "mistakes": evaluation.misclassified(),
+        "per_class": evaluation.per_class(),
+        "num_images": len(evaluation.indices),
+        "reason": "" if has_few_classes else f"{len(evaluation.classes)} classes are too many for a matrix",
     }
