@@ -10,9 +10,9 @@ _POSITIVE_FIELDS = (
     "max_pixels",
     "max_images",
     "max_batch",
-    "queue",
-    "num_decoders",
-    "max_studies",
+    "max_in_flight",
+    "num_decode_threads",
+    "max_analyses",
     "max_connections",
 )
 
@@ -51,11 +51,11 @@ class ServerSettings:
         for name in _POSITIVE_FIELDS:
             if getattr(self, name) < 1:
                 raise invalid(f"{name} of at least 1", getattr(self, name), nearest="1")
-        for name, nearest in (("timeout_seconds", "30"), ("head_seconds", "20")):
+        for name, nearest in (("timeout_seconds", "30"), ("header_timeout_seconds", "20")):
             if not getattr(self, name) > 0:
                 raise invalid(f"{name} above 0", getattr(self, name), nearest=nearest)
         if self.max_in_flight < self.max_images:
-            got = f"queue {self.max_in_flight}, max_images {self.max_images}"
+            got = f"max_in_flight {self.max_in_flight}, max_images {self.max_images}"
             raise invalid("a queue that holds the pictures of one request", got, nearest=f"queue {self.max_images}")
         if self.max_bytes_in_flight < self.max_bytes:
             got = f"max_held_bytes {self.max_bytes_in_flight}, max_bytes {self.max_bytes}"
