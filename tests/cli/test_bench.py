@@ -6,23 +6,31 @@ import pytest
 
 from tests.cli.conftest import Command
 
-PROMISED = {"engine", "precision", "batch", "images_per_second", "latency_ms_p50", "memory_bytes", "share"}
+PROMISED = {
+    "backend",
+    "precision",
+    "batch_size",
+    "images_per_second",
+    "latency_ms_p50",
+    "memory_bytes",
+    "matmul_utilization",
+}
 
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Timings of one step, and a matrix product that takes no time: the numbers are not what is tested."""
-    monkeypatch.setattr("reslab.training.benchmark.LEAST_SECONDS", 1e-6)
-    monkeypatch.setattr("reslab.training.benchmark._MATRIX_SIDE", {"cpu": 64})
+    monkeypatch.setattr("reslab.training.benchmark.MIN_TIMING_SECONDS", 1e-6)
+    monkeypatch.setattr("reslab.training.benchmark._MATMUL_SIZE", {"cpu": 64})
 
 
 def test_the_keys_of_each_result(command: Command) -> None:
     words = ("bench", "resnet8_fast", "--task", "train", "--input", "1x28x28", "--batch", "4", "--repeats", "1")
     found = command(*words, "--precision", "float32,bf16", "--device", "cpu", "--json").value
     assert [each["precision"] for each in found["results"]] == ["float32", "bf16"]
-    assert all(set(each) >= PROMISED and each["batch"] == 4 for each in found["results"])
+    assert all(set(each) >= PROMISED and each["batch_size"] == 4 for each in found["results"])
     assert all(each["images_per_second"] > 0 for each in found["results"])
-    assert (found["model"], found["task"], found["input"]) == ("resnet8_fast", "train", [1, 28, 28])
+    assert (found["model"], found["task"], found["input_size"]) == ("resnet8_fast", "train", [1, 28, 28])
 
 
 def test_a_table_for_people(command: Command) -> None:
@@ -41,16 +49,24 @@ def test_what_cannot_be_measured_is_said(command: Command) -> None:
 
 
 def test_answers_by_engine(command: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reslab.deploy.benchmark.SECONDS_A_TURN", 1e-3)
+    monkeypatch.setattr("reslab.deploy.benchmark.SECONDS_PER_ROUND", 1e-3)
     words = ("bench", trained, "--task", "predict", "--batch", "1,3", "--engines", "torch", "--repeats", "2")
     page = tmp_path / "speed.html"
     found = command(*words, "--precision", "float32,bf16", "--device", "cpu", "--page", page, "--json").value
-    assert [(each["precision"], each["batch"]) for each in found["results"]] == [
+    assert [(each["precision"], each["batch_size"]) for each in found["results"]] == [
         ("float32", 1), ("float32", 3), ("bf16", 1), ("bf16", 3),
     ]  # fmt: skip
-    wanted = {"engine", "precision", "batch", "images_per_second", "latency_ms_p50", "latency_ms_p95", "memory_bytes"}
+    wanted = {
+        "backend",
+        "precision",
+        "batch_size",
+        "images_per_second",
+        "latency_ms_p50",
+        "latency_ms_p95",
+        "memory_bytes",
+    }
     assert all(set(each) >= wanted for each in found["results"])
-    assert (found["task"], found["input"], found["page"]) == ("predict", [1, 8, 8], str(page))
+    assert (found["task"], found["input_size"], found["html"]) == ("predict", [1, 8, 8], str(page))
     text = page.read_text()
     assert text.count("<svg") == 2
     assert "times torch in float32" in text or "torch in float32 is the quickest" in text

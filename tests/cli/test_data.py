@@ -47,7 +47,7 @@ def test_json_is_one_value_and_the_page_is_where_it_says(folder: Path, command: 
     assert {(f["severity"], f["kind"]) for f in told["findings"]} == {
         ("error", "unreadable"), ("warning", "shared"), ("note", "few")
     }  # fmt: skip
-    assert Path(told["page"]).is_file()
+    assert Path(told["html"]).is_file()
 
 
 def test_the_batch_is_under_the_words_asked_for(folder: Path, command: Command) -> None:

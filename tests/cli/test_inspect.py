@@ -27,7 +27,7 @@ def test_two_networks_on_one_page_and_one_picture(command: Command, tmp_path: Pa
     words = ("inspect", "gradients", TINY, f"{TINY}:merge=none", "--images", 8, "--page", page, "--png", png, "--json")
     found = command(*words).value
     assert [answer["model"] for answer in found["results"]] == [TINY, f"{TINY}:merge=none"]
-    assert (found["page"], found["png"]) == (str(page), str(png))
+    assert (found["html"], found["png"]) == (str(page), str(png))
     text = page.read_text(encoding="utf-8")
     assert text.count("<svg") >= 2
     assert "http" not in text.replace("http-equiv", "")
@@ -45,7 +45,7 @@ def test_of_several_who_cannot_be_asked_is_left_out_and_named(command: Command, 
     words = ("inspect", "scaling", plain, TINY, "--images", 8)
     found = command(*words, "--page", page, "--json").value
     assert [answer["model"] for answer in found["results"]] == [TINY]
-    assert list(found["left_out"]) == [plain]
+    assert list(found["skipped"]) == [plain]
     said = f"{plain} is left out: required: a network with shortcuts"
     assert said in page.read_text(encoding="utf-8")
     assert said in command(*words).out
@@ -76,7 +76,7 @@ def test_a_mistake_is_told_with_the_way_out(command: Command, words: tuple[objec
 def test_a_file_of_another_kind_is_refused_before_anything_is_measured(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reslab.analysis.registry.ask", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("reslab.analysis.registry.run_analysis", lambda *_: pytest.fail("measured"))
     assert "page.html" in command("inspect", "gradients", TINY, "--page", "page.txt").err
     (tmp_path / "there.png").mkdir()
     assert "a folder" in command("inspect", "gradients", TINY, "--png", tmp_path / "there.png").err

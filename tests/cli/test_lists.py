@@ -13,7 +13,7 @@ from tests.cli.conftest import Command
 def test_models_are_all_there(command: Command) -> None:
     found = command("models", "--json").value
     assert [row["name"] for row in found] == list(ARCHS)
-    assert all(row["source"] for row in found)
+    assert all(row["reference"] for row in found)
 
 
 def test_models_by_a_part_and_by_a_pattern(command: Command) -> None:
@@ -41,7 +41,7 @@ def test_recipes_are_all_there(command: Command) -> None:
 def test_runs_are_listed(command: Command, trained: Path) -> None:
     found = command("runs", trained.parent, "--json").value
     assert [row["name"] for row in found] == ["digits"]
-    assert {"name", "source", "run", "model", "data", "top1", "finished"} <= set(found[0])
+    assert {"name", "reference", "run", "model", "data", "top1", "finished"} <= set(found[0])
     assert found[0]["finished"] is True
     assert str(trained) in command("runs", trained.parent).out
 
@@ -65,7 +65,7 @@ def test_doctor_tells_what_is_there(command: Command) -> None:
 
 
 def test_doctor_says_what_is_missing(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reslab.cli.doctor.EXTRAS", {"timm": ["no-such-package-of-anyone"]})
+    monkeypatch.setattr("reslab.cli.doctor.EXTRA_PACKAGES", {"timm": ["no-such-package-of-anyone"]})
     assert "pip install 'reslab[timm]'" in command("doctor").out
 
 

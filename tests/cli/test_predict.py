@@ -51,7 +51,7 @@ def test_nothing_readable_is_a_failure_that_still_tells(command: Command, traine
         (("RUN", "0.png", "--json", "--csv"), "one of"),
         (("RUN", "0.png", "--resume"), "--output FILE"),
         (("RUN", "0.png", "--output", "out.txt"), "out.csv"),
-        (("RUN", "0.png", "--engine", "tensorrt"), "unknown engine"),
+        (("RUN", "0.png", "--engine", "tensorrt"), "unknown backend"),
         (("RUN", "0.png", "--engine", "openvino", "--compile"), "leave --compile away"),
     ],
 )
@@ -95,7 +95,7 @@ def test_a_file_of_predictions(command: Command, trained: Path, pictures: Path, 
 def test_an_engine_by_name(command: Command, trained: Path, pictures: Path) -> None:
     outcome = command("predict", trained, pictures, "--engine", "onnxruntime", "--precision", "int8", "--json")
     assert outcome.code == 0
-    assert outcome.value["engine"] == "onnxruntime, int8, on cpu"
+    assert outcome.value["backend"] == "onnxruntime, int8, on cpu"
     plain = command("predict", trained, pictures, "--json").value["predictions"]
     first = [row["classes"][0]["name"] for row in plain[:6]]
     assert [row["classes"][0]["name"] for row in outcome.value["predictions"][:6]] == first
@@ -106,8 +106,8 @@ def test_an_engine_by_name(command: Command, trained: Path, pictures: Path) -> N
 def test_features_and_heat_maps(command: Command, trained: Path, pictures: Path, tmp_path: Path) -> None:
     told = command("predict", trained, pictures / "0.png", "--features", "--heat-map", tmp_path / "maps", "--json")
     (row,) = told.value["predictions"]
-    assert len(row["features"]) == 64
-    assert Path(row["heat_map"]).is_file()
+    assert len(row["embedding"]) == 64
+    assert Path(row["grad_cam"]).is_file()
 
 
 def test_ctrl_c_keeps_what_was_done(
@@ -120,7 +120,7 @@ def test_ctrl_c_keeps_what_was_done(
         raise KeyboardInterrupt
 
     real = prediction.iter_predictions
-    monkeypatch.setattr(prediction, "predictions", stopped)
+    monkeypatch.setattr(prediction, "iter_predictions", stopped)
     target = tmp_path / "out.csv"
     outcome = command("predict", trained, pictures, "-o", target)
     assert outcome.code == 130

@@ -10,7 +10,7 @@ from tests.cli.conftest import Command
 def test_one_recipe_with_its_source_and_every_value(command: Command) -> None:
     outcome = command("recipes", "d2l-fashion")
     lines = {line.split()[0]: line for line in outcome.out.splitlines() if line}
-    assert "Dive into Deep Learning" in lines["source"]
+    assert "Dive into Deep Learning" in lines["reference"]
     assert "4,680" in lines["notes"]
     assert set(flatten_recipe(RECIPES["d2l-fashion"])) <= set(lines)
     assert lines["optimizer.lr"].split()[1:] == ["0.05", "default", "0.1"]
@@ -20,15 +20,16 @@ def test_one_recipe_with_its_source_and_every_value(command: Command) -> None:
 def test_one_recipe_as_json(command: Command) -> None:
     found = command("recipes", "he2015-cifar", "--json").value
     assert found["optimizer"]["weight_decay"] == 1e-4
-    assert {"optimizer.weight_decay", "schedule.milestones", "length", "augment"} <= set(found["differs"])
-    assert "batch" not in found["differs"]
+    assert {"optimizer.weight_decay", "schedule.milestones", "duration", "train_transform"} <= set(found["differs"])
+    assert "batch_size" not in found["differs"]
 
 
 def test_the_keys_are_those_of_set() -> None:
     recipe = RECIPES["rsb-a1"]
     assert set(flatten_recipe(recipe)) < set(override_keys(recipe))
     again = override(
-        Recipe("", ""), {key: format_value(flatten_recipe(recipe)[key]) for key in ("batch", "augment", "loss")}
+        Recipe("", ""),
+        {key: format_value(flatten_recipe(recipe)[key]) for key in ("batch_size", "train_transform", "loss")},
     )
     assert (again.batch_size, again.train_transform, again.loss) == (
         recipe.batch_size,

@@ -58,7 +58,16 @@ def test_a_rate_is_found_and_drawn(command: Command, tmp_path: Path) -> None:
     page = tmp_path / "rates.html"
     words = ("lr-find", "digits", "--steps", "12", "--device", "cpu")
     found = command(*words, "--page", page, "--json").value
-    assert {"suggestion", "lowest", "rates", "losses", "smoothed", "stopped_early", "batch", "page"} <= set(found)
-    assert found["page"] == str(page)
+    assert {
+        "suggested_lr",
+        "lowest_loss_lr",
+        "lrs",
+        "losses",
+        "smoothed_losses",
+        "diverged",
+        "batch_size",
+        "html",
+    } <= set(found)
+    assert found["html"] == str(page)
     assert "<svg" in page.read_text(encoding="utf-8")
     assert "at least 10 steps" in command("lr-find", "digits", "--steps", "2", "--json").value["error"]

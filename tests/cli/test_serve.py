@@ -83,7 +83,7 @@ def test_wrong_wishes_are_told(run: Run, tmp_path: Path, capsys: pytest.CaptureF
     for words, told in (
         ([str(tmp_path)], "run.json"),
         ([str(run.path), "--engine", "tourch"], "nearest: 'torch'"),
-        ([str(run.path), "--queue", "3"], "queue 32"),
+        ([str(run.path), "--queue", "3"], "max_in_flight 32"),
         ([str(run.path), "--token", " "], "at least one letter"),
         ([str(run.path), "--precision", "fp8"], "unknown precision"),
     ):

@@ -9,7 +9,7 @@ from tests.cli.conftest import Command
 
 def test_the_promised_keys(command: Command) -> None:
     facts = command("show", "resnet50", "--json").value
-    assert {"name", "source", "depth", "params", "macs", "layers"} <= set(facts)
+    assert {"name", "reference", "depth", "params", "macs", "layers"} <= set(facts)
     assert {"name", "output_shape", "params", "macs"} <= set(facts["layers"][0])
     # He et al. 2015, Table 1, and torchvision's figures for resnet50.
     assert (facts["params"], facts["macs"], facts["depth"]) == (25_557_032, 4_089_184_256, 50)
@@ -31,7 +31,7 @@ def test_axes_and_input_are_overridden(command: Command) -> None:
     words = ("show", "resnet20_cifar", "--set", "model.depths=1,1,1", "--num-classes", "7", "--input", "1x28x28")
     facts = command(*words, "--json").value
     assert facts["depth"] == 8
-    assert facts["input"] == [1, 28, 28]
+    assert facts["input_size"] == [1, 28, 28]
     assert facts["layers"][-1]["output_shape"] == [7]
 
 
@@ -39,7 +39,7 @@ def test_a_run_is_shown(command: Command, trained: Path) -> None:
     for path in (trained, trained / "model.safetensors"):
         facts = command("show", path, "--json").value
         assert facts["name"] == "resnet20_cifar"
-        assert facts["input"] == [1, 8, 8]
+        assert facts["input_size"] == [1, 8, 8]
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
         return Backend(name, precision, CPU, answer, compiled=rest["compiled"])
 
-    monkeypatch.setattr(bench, "open_engine", opened)
+    monkeypatch.setattr(bench, "open_backend", opened)
     monkeypatch.setattr(bench.time, "perf_counter", lambda: 0.1 * next(clock))
     return calls
 
@@ -66,7 +66,7 @@ def test_compiled_torch_stands_beside_torch(network: ResidualNetwork, counted: l
 
 
 def test_a_real_measurement(network: ResidualNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "SECONDS_A_TURN", 0.01)
+    monkeypatch.setattr(bench, "SECONDS_PER_ROUND", 0.01)
     (found,) = benchmark_backends(network, (1, 8, 8), [4], ["torch"], ["float32"], CPU, rounds=2)
     assert isinstance(found, InferenceSpeed)
     assert 0 < found.latency_ms_p50 <= found.latency_ms_p95 <= found.latency_ms_p99
@@ -79,7 +79,7 @@ def test_what_is_measured_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_backends(CPU) == ["torch", "onnxruntime", "openvino"]
     assert default_backends(torch.device("cuda")) == ["torch"]
     for quick in (True, False):
-        monkeypatch.setattr(bench, "quick_bf16", lambda _, quick=quick: quick)
+        monkeypatch.setattr(bench, "has_native_bf16", lambda _, quick=quick: quick)
         assert ("bf16" in default_precisions(CPU)) is quick
     assert backend_precision_pairs(["torch", "onnxruntime"], ["bf16", "int8"], CPU) == [
         ("torch", "bf16"),
@@ -93,7 +93,7 @@ def test_what_is_measured_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
         (["trch"], ["float32"], [1], "nearest: 'torch'"),
         (["torch"], ["int9"], [1], "unknown precision 'int9'"),
         (["torch"], ["int8"], [1], "torch: float32, bf16, fp16"),
-        (["torch"], ["float32"], [0], "batch of at least 1"),
+        (["torch"], ["float32"], [0], "batch_size of at least 1"),
     ],
 )
 def test_mistakes_are_told(network: ResidualNetwork, engines: Any, precisions: Any, batches: Any, said: str) -> None:

@@ -53,8 +53,8 @@ def test_other_programs_read_them(tmp_path: Path) -> None:
     ]  # fmt: skip
     table = pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pydict()
     assert table["probabilities"] == [[0.75, 0.25], [1.0], []]
-    assert table["features"][0] == [0.5, -1.25]
-    assert "features" not in format_csv([PLAIN]).partition("\n")[0]
+    assert table["embedding"][0] == [0.5, -1.25]
+    assert "embedding" not in format_csv([PLAIN]).partition("\n")[0]
 
 
 @pytest.mark.parametrize("ending", PREDICTION_FORMATS)

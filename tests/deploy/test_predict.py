@@ -156,7 +156,7 @@ def test_mistakes_are_told(network: ResidualNetwork, tmp_path: Path) -> None:
         predict(network, [])
     with pytest.raises(ValueError, match="top_k of at least 1"):
         predict(network, path, top_k=0)
-    with pytest.raises(ValueError, match="batch of at least 1"):
+    with pytest.raises(ValueError, match="batch_size of at least 1"):
         predict(network, path, batch_size=0)
     with pytest.raises(ValueError, match="device"):
         predict(network, path, device="gpu")

@@ -35,8 +35,8 @@ def test_an_embedding_is_what_the_last_layer_reads(network: ResidualNetwork, png
             logits = head(torch.tensor(row.embedding)).detach()
             assert float(logits.softmax(0).max()) == pytest.approx(other.classes[0].probability, rel=1e-4)
             assert row.classes[0].probability == pytest.approx(other.classes[0].probability, rel=1e-4)
-    assert found[0].to_dict()["features"] == list(found[0].embedding)
-    assert "features" not in plain[0].to_dict()
+    assert found[0].to_dict()["embedding"] == list(found[0].embedding)
+    assert "embedding" not in plain[0].to_dict()
     assert [prediction_from_dict(row.to_dict()) for row in found] == found
 
 

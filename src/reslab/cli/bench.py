@@ -105,9 +105,20 @@ def _benchmark_training(
     machine = hardware_info(resolved_device)
     if as_json:
         results = [asdict(item) for item in measurements]
-        print_json({"model": arch.name, "task": "train", "input": input_shape, "results": results, "hardware": machine})
+        print_json(
+            {"model": arch.name, "task": "train", "input_size": input_shape, "results": results, "hardware": machine}
+        )
         return
-    columns = ["engine", "precision", "batch", "images/s", "slowest to quickest", "ms a step", "memory", "matrix rate"]
+    columns = [
+        "backend",
+        "precision",
+        "batch size",
+        "images/s",
+        "slowest to quickest",
+        "ms a step",
+        "memory",
+        "matrix rate",
+    ]
     print_table(columns, [_training_row(item) for item in measurements])
     print()
     print_pairs(_training_summary(arch.name, input_shape, measurements, machine))
@@ -187,11 +198,11 @@ def _benchmark_inference(
         payload = {
             "model": network.arch.name,
             "task": "predict",
-            "input": input_shape,
+            "input_size": input_shape,
             "results": results,
             "hardware": machine,
         }
-        print_json({**payload, "page": None if html_path is None else str(html_path)})
+        print_json({**payload, "html": None if html_path is None else str(html_path)})
         return
     from reslab.report.pages.benchmark import BENCHMARK_COLUMNS, benchmark_cells
 

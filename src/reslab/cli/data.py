@@ -53,7 +53,7 @@ def check(
             {
                 **check_result.to_dict(),
                 "findings": [{"severity": issue.severity, "kind": issue.kind, "text": issue.text} for issue in issues],
-                "page": str(html_path),
+                "html": str(html_path),
             }
         )
         return

@@ -144,5 +144,5 @@ def _network_row(network: "DemoNetwork") -> tuple[str, ...]:
 
 
 def _network_payload(network: "DemoNetwork") -> dict[str, Any]:
-    names = ("name", "depth", "params", "top1", "train_seconds", "gradient_norms", "gradient_norms_end")
+    names = ("name", "depth", "params", "top1", "train_seconds", "gradient_norms", "gradient_norms_trained")
     return {name: getattr(network, name) for name in names}

@@ -153,18 +153,18 @@ def evaluate(
     needs_calibration = calibration or save_temperature or html_path is not None
     options: dict[str, Any] = {
         "pretrained": parse_pretrained(pretrained),
-        "settings": model_overrides,
+        "overrides": model_overrides,
         "mean": parse_channel_values(mean, "--mean"),
         "std": parse_channel_values(std, "--std"),
-        "words": eval_transform,
-        "views": tta,
-        "batch": batch_size,
+        "eval_transform": eval_transform,
+        "tta": tta,
+        "batch_size": batch_size,
         "data_dir": data_dir,
         "val_fraction": val_fraction,
         "skip_bad_images": skip_bad_images,
         "device": device,
         "workers": workers,
-        "share": True,
+        "distributed": True,
         "keep_probabilities": predictions is not None or needs_calibration,
     }
     evaluation = judge(model_source, data, split=split, **options)
@@ -190,7 +190,7 @@ def evaluate(
         [
             *metric_rows(evaluation),
             *calibration_rows(calibration_payload),
-            *([("page", str(html_path))] if html_path else []),
+            *([("html", str(html_path))] if html_path else []),
         ]
     )
     if per_class:

@@ -99,7 +99,7 @@ def list_analyses(analyses: "Sequence[Analysis]", as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    print_table(["question", "what is asked", "options"], [_analysis_row(row) for row in rows])
+    print_table(["analysis", "summary", "options"], [_analysis_row(row) for row in rows])
     print("\nreslab inspect QUESTION RUN|MODEL...   such as: reslab inspect gradients resnet56_cifar plain56_cifar")
 
 
@@ -142,8 +142,8 @@ def print_results(
         )
         write_results(analysis, targets, rendered, html_path, png_path)
     if as_json:
-        paths = {"page": _path_or_none(html_path), "png": _path_or_none(png_path)}
-        print_json({"analysis": analysis.name, "results": results, "left_out": skipped, **paths})
+        paths = {"html": _path_or_none(html_path), "png": _path_or_none(png_path)}
+        print_json({"analysis": analysis.name, "results": results, "skipped": skipped, **paths})
     elif rendered is not None:
         _print_rendered(rendered)
 

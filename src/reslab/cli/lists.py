@@ -82,7 +82,7 @@ def _print_recipe(recipe: Recipe) -> None:
 
 def _print_recipes() -> None:
     print_table(
-        ["name", "length", "batch", "lr", "optimizer", "schedule", "augmentation", "source"],
+        ["name", "duration", "batch size", "lr", "optimizer", "schedule", "train transform", "reference"],
         [
             (
                 recipe.name,
@@ -111,7 +111,7 @@ def models(
         print_json([_model_payload(arch) for arch in archs])
         return
     print_table(
-        ["name", "depth", "input", "classes", "source"],
+        ["name", "depth", "input", "classes", "reference"],
         [
             (arch.name, str(arch.depth), format_shape(arch.input_size), str(arch.num_classes), arch.reference)
             for arch in archs
@@ -122,13 +122,13 @@ def models(
 def _model_payload(arch: Arch) -> dict[str, object]:
     return {
         "name": arch.name,
-        "source": arch.reference,
+        "reference": arch.reference,
         "depth": arch.depth,
         "input_size": arch.input_size,
         "num_classes": arch.num_classes,
         "order": arch.order,
-        "match": arch.shortcut,
-        "mix": arch.merge,
+        "shortcut": arch.shortcut,
+        "merge": arch.merge,
     }
 
 
@@ -147,7 +147,7 @@ def studies(
             [
                 {
                     "name": study.name,
-                    "source": study.reference,
+                    "reference": study.reference,
                     "title": study.title,
                     "rows": [row.name for row in study.rows],
                     "claims": [claim.text for claim in study.claims],
@@ -157,7 +157,7 @@ def studies(
         )
         return
     print_table(
-        ["name", "rows", "claims", "title", "source"],
+        ["name", "rows", "claims", "title", "reference"],
         [
             (study.name, str(len(study.rows)), str(len(study.claims)), study.title, study.reference)
             for study in selected

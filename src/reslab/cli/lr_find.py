@@ -104,7 +104,7 @@ def _write_html(html_path: Path, result: "LRFinderResult") -> None:
 
 
 def _lr_find_payload(result: "LRFinderResult", html_path: Path | None) -> dict[str, Any]:
-    return {**vars(result), "page": None if html_path is None else str(html_path)}
+    return {**vars(result), "html": None if html_path is None else str(html_path)}
 
 
 def _lr_find_rows(result: "LRFinderResult", html_path: Path | None) -> list[tuple[str, str]]:

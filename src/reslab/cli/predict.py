@@ -81,7 +81,7 @@ def predict(
         "weights": _weights_fingerprint(run),
         "top_k": top_k,
         "temperature": temperature,
-        "features": embeddings,
+        "embeddings": embeddings,
     }
     prediction_file = (
         None if output is None else PredictionFile(output, items, {**metadata, "precision": precision}, resume)
@@ -100,7 +100,7 @@ def predict(
         echo_err(
             f"probabilities at temperature {format_number(temperature)} (--no-temperature: as the network gives them)"
         )
-    summary: dict[str, Any] = {"temperature": temperature, "engine": str(predictor.backend) if predictor else None}
+    summary: dict[str, Any] = {"temperature": temperature, "backend": str(predictor.backend) if predictor else None}
     if prediction_file is not None:
         predictions = prediction_file.finish()
         echo_err(

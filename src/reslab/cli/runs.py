@@ -81,7 +81,7 @@ def _run_payload(run: "Run") -> dict[str, Any]:
     result = run.result or {}
     return {
         "name": run.name,
-        "source": run.metadata["model"]["source"],
+        "reference": run.metadata["model"]["source"],
         "run": str(run.path),
         "model": run.metadata["model"]["name"],
         "data": run.metadata["data"]["name"],

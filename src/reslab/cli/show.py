@@ -93,14 +93,14 @@ def summarize_arch(arch: "Arch", input_shape: tuple[int, int, int]) -> dict[str,
     layers = layer_table(model, input_shape)
     return {
         "name": arch.name,
-        "source": arch.reference,
-        "input": list(input_shape),
+        "reference": arch.reference,
+        "input_size": list(input_shape),
         "depth": arch.depth,
         "params": sum(parameter.numel() for parameter in model.parameters()),
         "macs": sum(layer.macs for layer in layers),
         "receptive_field": receptive_field(arch),
-        "num_units": arch.num_blocks,
-        "unit": {"order": arch.order_spec.layout, "branch": arch.convs, "match": arch.shortcut, "mix": arch.merge},
+        "num_blocks": arch.num_blocks,
+        "block": {"order": arch.order_spec.layout, "convs": arch.convs, "shortcut": arch.shortcut, "merge": arch.merge},
         "stem": " ".join(str(op) for op in arch.stem_ops),
         "head": arch.head,
         "layers": [
@@ -141,18 +141,18 @@ def _stage_rows(layers: list[dict[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def _summary_rows(info: dict[str, Any]) -> list[tuple[str, str]]:
-    block = info["unit"]
-    kernels = ", ".join(str(kernel) for kernel in block["branch"])
+    block = info["block"]
+    kernels = ", ".join(str(kernel) for kernel in block["convs"])
     return [
-        ("unit", f"{block['order']}   (kernels {kernels})"),
-        ("shortcut", f"match {block['match']}, mix {block['mix']}"),
+        ("block", f"{block['order']}   (kernels {kernels})"),
+        ("shortcut", f"{block['shortcut']}, merge {block['merge']}"),
         ("stem, head", f"{info['stem']} ... {info['head']}"),
-        ("depth", f"{info['depth']} weighted layers (projections not counted), {info['num_units']} units"),
+        ("depth", f"{info['depth']} weighted layers (projections not counted), {info['num_blocks']} blocks"),
         ("parameters", format_int(info["params"])),
         (
             "multiply-adds",
-            f"{format_si(info['macs'])} at {format_shape(info['input'])} (convolutions and linear layers)",
+            f"{format_si(info['macs'])} at {format_shape(info['input_size'])} (convolutions and linear layers)",
         ),
         ("receptive field", f"{info['receptive_field']} pixels"),
-        ("source", info["source"]),
+        ("reference", info["reference"]),
     ]

@@ -105,7 +105,7 @@ def benchmark_backends(
     that of real ones, the answers are not. Raises ValueError for a batch or rounds below 1, unknown engines and
     precisions, and where no engine has a precision asked for; ExtraMissing.
     """
-    for name, value in (("batch", min(batch_sizes)), ("rounds", rounds)):
+    for name, value in (("batch_size", min(batch_sizes)), ("rounds", rounds)):
         if value < 1:
             raise invalid(f"{name} of at least 1", value, nearest="1")
     x = torch.randn(max(*batch_sizes, _NUM_CALIBRATION_IMAGES), *input_size, generator=torch.Generator().manual_seed(0))
@@ -167,7 +167,7 @@ def backend_precision_pairs(
     """Each engine with each of the precisions that it has; ValueError where that is none."""
     for name in backends:
         if name not in BACKENDS:
-            raise unknown_name("engine", name, BACKENDS)
+            raise unknown_name("backend", name, BACKENDS)
     for name in precisions:
         if name not in PRECISIONS:
             raise unknown_name("precision", name, PRECISIONS)

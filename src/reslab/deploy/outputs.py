@@ -56,7 +56,7 @@ class PartialResults:
 
 PredictionMetadata = Mapping[str, Any]
 COLUMNS = ("path", "rank", "class", "probability", "error")
-_OPTIONAL_COLUMNS = ("features", "heat_map")
+_OPTIONAL_COLUMNS = ("embedding", "grad_cam")
 
 
 def format_csv(predictions: Iterable[Prediction]) -> str:
@@ -85,7 +85,7 @@ def _format_cell(value: str | tuple[float, ...]) -> str:
 
 def format_json(predictions: Iterable[Prediction], metadata: PredictionMetadata) -> str:
     """One object: `predictions` and, under `how`, what made them."""
-    payload = {"predictions": [prediction.to_dict() for prediction in predictions], "how": dict(metadata)}
+    payload = {"predictions": [prediction.to_dict() for prediction in predictions], "metadata": dict(metadata)}
     return json.dumps(payload, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -104,8 +104,8 @@ def format_parquet(predictions: Iterable[Prediction], metadata: PredictionMetada
         "probabilities": pyarrow.array(
             [[score.probability for score in prediction.classes] for prediction in rows], _list_type(pyarrow.float64())
         ),
-        "features": pyarrow.array([list(prediction.embedding) for prediction in rows], _list_type(pyarrow.float32())),
-        "heat_map": pyarrow.array([prediction.grad_cam for prediction in rows], pyarrow.string()),
+        "embedding": pyarrow.array([list(prediction.embedding) for prediction in rows], _list_type(pyarrow.float32())),
+        "grad_cam": pyarrow.array([prediction.grad_cam for prediction in rows], pyarrow.string()),
         "error": pyarrow.array([prediction.error for prediction in rows], pyarrow.string()),
     }
     table = pyarrow.table(columns).replace_schema_metadata({"reslab": json.dumps(dict(metadata))})
@@ -130,15 +130,15 @@ def _read_csv(path: Path) -> tuple[list[Prediction], PredictionMetadata | None]:
             row = rows.setdefault(record["path"], {"path": record["path"], "classes": [], "error": record["error"]})
             if record["class"]:
                 row["classes"].append({"name": record["class"], "probability": float(record["probability"])})
-            if record.get("features"):
-                row["features"] = [float(number) for number in record["features"].split()]
-            row["heat_map"] = row.get("heat_map") or record.get("heat_map") or ""
+            if record.get("embedding"):
+                row["embedding"] = [float(number) for number in record["embedding"].split()]
+            row["grad_cam"] = row.get("grad_cam") or record.get("grad_cam") or ""
     return [prediction_from_dict(row) for row in rows.values()], None
 
 
 def _read_json(path: Path) -> tuple[list[Prediction], PredictionMetadata | None]:
     payload = json.loads(path.read_text(encoding="utf-8"))
-    return [prediction_from_dict(row) for row in payload["predictions"]], payload.get("how")
+    return [prediction_from_dict(row) for row in payload["predictions"]], payload.get("metadata")
 
 
 def _read_parquet(path: Path) -> tuple[list[Prediction], PredictionMetadata | None]:

@@ -184,15 +184,15 @@ class Prediction:
         """path, classes (a list of name and probability), and features, heat_map and error where there are any."""
         classes = [{"name": score.name, "probability": score.probability} for score in self.classes]
         row: dict[str, Any] = {"path": self.path, "classes": classes}
-        optional = {"features": list(self.embedding), "heat_map": self.grad_cam, "error": self.error}
+        optional = {"embedding": list(self.embedding), "grad_cam": self.grad_cam, "error": self.error}
         return {**row, **{name: value for name, value in optional.items() if value}}
 
 
 def prediction_from_dict(row: dict[str, Any]) -> Prediction:
     """The prediction that `to_dict` wrote."""
     classes = tuple(ClassScore(entry["name"], entry["probability"]) for entry in row["classes"])
-    embedding = tuple(row.get("features", ()))
-    return Prediction(row["path"], classes, row.get("error", ""), embedding, row.get("heat_map", ""))
+    embedding = tuple(row.get("embedding", ()))
+    return Prediction(row["path"], classes, row.get("error", ""), embedding, row.get("grad_cam", ""))
 
 
 def predict(
@@ -240,7 +240,7 @@ def predict(
 
 def check_predict_options(top_k: int, batch_size: int) -> None:
     """ValueError where one of them is below 1."""
-    for name, value in (("top_k", top_k), ("batch", batch_size)):
+    for name, value in (("top_k", top_k), ("batch_size", batch_size)):
         if value < 1:
             raise invalid(f"{name} of at least 1", value, nearest="1")
 

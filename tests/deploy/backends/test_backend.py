@@ -97,7 +97,7 @@ def test_the_quickest_installed_is_taken(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_auto_precision_is_one_the_processor_has(network: ResidualNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     for quick, expected in ((True, "bf16"), (False, "float32")):
-        monkeypatch.setattr("reslab.deploy.backends.registry.quick_bf16", lambda _, quick=quick: quick)
+        monkeypatch.setattr("reslab.deploy.backends.registry.has_native_bf16", lambda _, quick=quick: quick)
         assert open_backend(network, "torch", "auto", "cpu").precision == expected
         assert open_backend(network, "onnxruntime", "auto", "cpu").precision == "float32"
 
@@ -110,7 +110,10 @@ def test_auto_precision_is_one_the_processor_has(network: ResidualNetwork, monke
         ({"name": "torch", "precision": "int8"}, "onnxruntime, openvino"),
         ({"precision": "bf61"}, "unknown precision 'bf61'"),
         ({"name": "onnxruntime", "precision": "int8"}, "images to measure"),
-        ({"name": "onnxruntime", "precision": "int8", "images": torch.zeros(3, 1, 8, 8)}, "at least 16 images"),
+        (
+            {"name": "onnxruntime", "precision": "int8", "calibration_images": torch.zeros(3, 1, 8, 8)},
+            "at least 16 images",
+        ),
         ({"name": "openvino", "compiled": True}, "compilation with the engine torch"),
     ],
 )

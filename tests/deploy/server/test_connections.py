@@ -23,7 +23,7 @@ HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 @pytest.fixture(scope="module")
 def hasty(settings: ServerSettings) -> ServerSettings:
     """Half a second for a head, one and a half for an exchange."""
-    return replace(settings, head_seconds=0.5, timeout_seconds=0.5)
+    return replace(settings, header_timeout_seconds=0.5, timeout_seconds=0.5)
 
 
 @pytest.fixture(scope="module")

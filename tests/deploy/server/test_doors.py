@@ -36,7 +36,9 @@ def test_with_the_token_all_is_open_and_the_probes_are_without(locked: TestClien
 
 def test_on_loopback_other_names_are_turned_away(weights: Path, settings: ServerSettings) -> None:
     """A page elsewhere whose own name is made to point here (DNS rebinding) gets nothing."""
-    with TestClient(create_app([weights], replace(settings, hosts=("127.0.0.1", "localhost", "::1")))) as client:
+    with TestClient(
+        create_app([weights], replace(settings, allowed_hosts=("127.0.0.1", "localhost", "::1")))
+    ) as client:
         for host, status in (
             ("evil.example:8000", 403),
             ("", 403),

@@ -34,9 +34,9 @@ METHODS = ["grad-cam", "occlusion", "integrated-gradients"]
 @pytest.mark.parametrize("method", METHODS)
 def test_heat_maps(client: TestClient, network: ResidualNetwork, x: torch.Tensor, png: bytes, method: str) -> None:
     found = client.post("/v1/explain", params={"method": method, "class": "3"}, content=png).json()
-    assert np.abs(np.array(found["heat"]) - heat(network, x, 3, method).numpy()).max() < 1e-3
-    assert (found["class"], found["method"], found["refused"]) == ("3", method, [])
-    seen = Image.open(io.BytesIO(base64.b64decode(found["picture"].partition(",")[2])))
+    assert np.abs(np.array(found["heatmap"]) - heat(network, x, 3, method).numpy()).max() < 1e-3
+    assert (found["class"], found["method"], found["rejected"]) == ("3", method, [])
+    seen = Image.open(io.BytesIO(base64.b64decode(found["image"].partition(",")[2])))
     assert np.array_equal(np.asarray(seen), read_image(png, 1)[0].numpy())
 
 
@@ -50,8 +50,8 @@ def test_heat_maps_are_of_the_network_as_it_is_cut(
         wanted = heat(network, x, 3, method).numpy()
         assert told(found["classes"]) == pytest.approx(probabilities(network, x), abs=1e-6)
         first = max(probabilities(network, x).items(), key=lambda pair: pair[1])[0]
-    assert np.abs(np.array(found["heat"]) - wanted).max() < 1e-3
-    assert np.abs(np.array(whole["heat"]) - wanted).max() > 1e-2
+    assert np.abs(np.array(found["heatmap"]) - wanted).max() < 1e-3
+    assert np.abs(np.array(whole["heatmap"]) - wanted).max() > 1e-2
     unnamed = client.post("/v1/explain", params={"method": method}, json={"image": text, **PLAN}).json()
     assert unnamed["class"] == first
     again = client.post("/v1/explain", params={"method": method, "class": "3"}, json={"image": text}).json()

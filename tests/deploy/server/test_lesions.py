@@ -21,45 +21,45 @@ from tests.deploy.server.expected import PLAN, cut, probabilities, told
 def test_units_off_and_swapped(client: TestClient, network: ResidualNetwork, x: torch.Tensor, text: str) -> None:
     sent = {"image": text, "off": ["layer1.1", "layer3.0"], "swap": [["layer1.0", "layer1.1"]]}
     found = client.post("/v1/lesion", json=sent).json()
-    assert told(found["whole"]) == pytest.approx(probabilities(network, x), abs=1e-6)
+    assert told(found["baseline"]) == pytest.approx(probabilities(network, x), abs=1e-6)
     with swapped_blocks(network, "layer1.0", "layer1.1"), disabled_blocks(network, ["layer1.1", "layer3.0"]):
         assert told(found["classes"]) == pytest.approx(probabilities(network, x), abs=1e-6)
         with torch.no_grad(), record_block_calls(network) as runs:
             network(x)
     stds = [float(run.output.std(correction=0)) for run in runs]
-    assert [row["now"] for row in found["responses"]] == pytest.approx(stds, rel=1e-4)
-    assert [row["unit"] for row in found["responses"]] == [name for name, _ in network.blocks()]
-    assert found["refused"] == []
+    assert [row["ablated"] for row in found["responses"]] == pytest.approx(stds, rel=1e-4)
+    assert [row["block"] for row in found["responses"]] == [name for name, _ in network.blocks()]
+    assert found["rejected"] == []
 
 
 def test_first_classes_of_either_network_are_told_of_both(
     client: TestClient, network: ResidualNetwork, x: torch.Tensor, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A class that has left the first ones has not fallen to zero."""
-    monkeypatch.setattr("reslab.deploy.server.routes.lesion._NUM_CLASSES", 2)
+    monkeypatch.setattr("reslab.deploy.server.routes.lesion._NUM_TOP_CLASSES", 2)
     found = client.post("/v1/lesion", json={"image": text, **PLAN}).json()
     whole = probabilities(network, x)
     with cut(network):
         now = probabilities(network, x)
     firsts = {name for each in (whole, now) for name in sorted(each, key=lambda name: -each[name])[:2]}
     assert len(firsts) > 2
-    for rows, wanted in ((found["whole"], whole), (found["classes"], now)):
+    for rows, wanted in ((found["baseline"], whole), (found["classes"], now)):
         assert told(rows) == pytest.approx({name: wanted[name] for name in firsts}, abs=1e-6)
         assert [row["probability"] for row in rows] == sorted((row["probability"] for row in rows), reverse=True)
 
 
 def test_the_plan_may_come_with_a_form(client: TestClient, png: bytes, text: str) -> None:
-    form = client.post("/v1/lesion", files={"image": png}, data={"plan": '{"off": ["layer2.1"]}'})
+    form = client.post("/v1/lesion", files={"image": png}, data={"ablation": '{"off": ["layer2.1"]}'})
     assert form.json() == client.post("/v1/lesion", json={"image": text, "off": ["layer2.1"]}).json()
 
 
 def test_what_cannot_be_cut_stays_and_tells_why(client: TestClient, text: str) -> None:
     sent = {"image": text, "off": ["layer3.0", "layer1.1"], "swap": [["layer1.0", "layer3.0"]]}
     found = client.post("/v1/lesion", params={"model": "plain"}, json=sent).json()
-    assert [row["unit"] for row in found["refused"]] == ["layer1.0, layer3.0", "layer3.0"]
-    assert "equal channels" in found["refused"][0]["reason"]
-    assert "changes the shape" in found["refused"][1]["reason"]
-    assert told(found["classes"]) != told(found["whole"])
+    assert [row["block"] for row in found["rejected"]] == ["layer1.0, layer3.0", "layer3.0"]
+    assert "equal channels" in found["rejected"][0]["reason"]
+    assert "changes the shape" in found["rejected"][1]["reason"]
+    assert told(found["classes"]) != told(found["baseline"])
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_network_that_has_diverged_says_so(
         for way in ("/v1/predict", "/v1/explain", "/v1/lesion", "/v1/lesion/curve"):
             found = client.post(way, content=png)
             assert (found.status_code, "whose answer is numbers; got: nan" in found.json()["error"]) == (500, True), way
-        assert client.post("/v1/unit?unit=layer1.0", content=png).status_code == 200
+        assert client.post("/v1/block?block=layer1.0", content=png).status_code == 200
         assert client.get("/v1/models/nan/run").status_code == 200
 
 
@@ -110,16 +110,16 @@ def test_the_curve_is_each_unit_alone(
     for name, _ in network.blocks():
         with disabled_blocks(network, [name]):
             drops.append(whole[first] - probabilities(network, x)[first])
-    assert [row["drop"] for row in found["units"]] == pytest.approx(drops, abs=1e-6)
+    assert [row["confidence_drop"] for row in found["blocks"]] == pytest.approx(drops, abs=1e-6)
     assert found["num_images"] == 1
 
 
 def test_the_curve_of_a_plain_twin_on_the_runs_images(client: TestClient) -> None:
     found = client.post("/v1/lesion/curve", params={"model": "plain"}).json()
     assert found["num_images"] == 32
-    missing = [row["unit"] for row in found["units"] if row["drop"] is None]
+    missing = [row["block"] for row in found["blocks"] if row["confidence_drop"] is None]
     assert missing == ["layer2.0", "layer3.0"]
-    assert all(row["reason"] for row in found["units"] if row["unit"] in missing)
+    assert all(row["reason"] for row in found["blocks"] if row["block"] in missing)
 
 
 def test_lesions_and_predictions_at_once_leave_each_other_alone(client: TestClient, png: bytes, text: str) -> None:

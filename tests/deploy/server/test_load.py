@@ -31,10 +31,10 @@ def resident_bytes() -> int:
 @pytest.fixture
 def narrow(runs: list[Run], settings: ServerSettings) -> Iterator[tuple[AppState, int]]:
     """A service of few places behind a socket, and its port."""
-    few = replace(settings, queue=8, max_images=8, max_batch=4, max_studies=2, timeout_seconds=20.0)
+    few = replace(settings, max_in_flight=8, max_images=8, max_batch=4, max_analyses=2, timeout_seconds=20.0)
     app = create_app(runs, few)
     with listening(app, few) as port:
-        yield app.state.house, port
+        yield app.state.reslab, port
 
 
 class Clients:

@@ -18,7 +18,7 @@ OPERATIONS = (
     "GET /v1/models",
     "POST /v1/predict",
     "POST /v1/explain",
-    "POST /v1/unit",
+    "POST /v1/block",
     "POST /v1/lesion",
     "POST /v1/lesion/curve",
     "GET /v1/models/{name}/samples",
@@ -59,7 +59,7 @@ def test_answers_are_as_they_are_told(schema: Any, label: str, mode: GenerationM
 
 def test_examples_can_be_sent_as_they_stand(client: TestClient) -> None:
     told = json.loads(client.get("/openapi.json").text)
-    for way in ("/v1/predict", "/v1/explain", "/v1/unit", "/v1/lesion", "/v1/lesion/curve"):
+    for way in ("/v1/predict", "/v1/explain", "/v1/block", "/v1/lesion", "/v1/lesion/curve"):
         body = told["paths"][way]["post"]["requestBody"]["content"]["application/json"]["example"]
-        found = client.post(way, params={"unit": "layer1.0"} if way == "/v1/unit" else {}, json=body)
+        found = client.post(way, params={"block": "layer1.0"} if way == "/v1/block" else {}, json=body)
         assert found.status_code == 200, (way, found.text)

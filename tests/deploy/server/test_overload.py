@@ -37,12 +37,12 @@ class Stopper:
 @pytest.fixture
 def small(weights: Path, settings: ServerSettings) -> Iterator[TestClient]:
     """A service of four places."""
-    with TestClient(create_app([weights], replace(settings, queue=4, max_images=4, max_studies=1))) as client:
+    with TestClient(create_app([weights], replace(settings, max_in_flight=4, max_images=4, max_analyses=1))) as client:
         yield client
 
 
 def house_of(client: TestClient) -> AppState:
-    return client.app.state.house  # type: ignore[attr-defined]
+    return client.app.state.reslab  # type: ignore[attr-defined]
 
 
 def test_beyond_its_places_it_says_429_at_once_and_finishes_what_it_took(small: TestClient, png: bytes) -> None:
@@ -83,7 +83,7 @@ def test_looks_inside_are_bounded_too(small: TestClient, png: bytes) -> None:
         taken = pool.submit(small.post, "/v1/explain", content=png)
         while studies.num_images < 1:
             threading.Event().wait(0.01)
-        assert small.post("/v1/unit", params={"unit": "layer1.0"}, content=png).status_code == 429
+        assert small.post("/v1/block", params={"block": "layer1.0"}, content=png).status_code == 429
         assert small.post("/v1/predict", content=png).status_code == 200
     assert taken.result().status_code == 200
 
@@ -177,7 +177,7 @@ def test_too_long_a_body_over_the_wire(client: TestClient) -> None:
 
 
 def test_memory_for_bodies_is_bounded(weights: Path, settings: ServerSettings) -> None:
-    with TestClient(create_app([weights], replace(settings, max_held_bytes=1 << 20))) as client:
+    with TestClient(create_app([weights], replace(settings, max_bytes_in_flight=1 << 20))) as client:
         house_of(client).limiter.num_bytes = 1 << 20  # others hold it all
         assert client.post("/v1/predict", content=b"x").status_code == 429
         house_of(client).limiter.num_bytes = 0

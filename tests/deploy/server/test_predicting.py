@@ -127,7 +127,7 @@ def test_int8_takes_its_scales_from_the_training_pictures_of_each_run(
     settings = ServerSettings(backend="onnxruntime", precision="int8", device="cpu")
     with TestClient(create_app(runs[:1], settings)) as client:
         answer = client.post("/v1/predict", content=png).json()
-    assert (answer["engine"], answer["precision"]) == ("onnxruntime", "int8")
+    assert (answer["backend"], answer["precision"]) == ("onnxruntime", "int8")
     images = load_calibration_images(runs[0].path, load(runs[0]))
     (wanted,) = predict(runs[0], file, backend="onnxruntime", precision="int8", device="cpu", calibration_images=images)
     (whole,) = predict(runs[0], file, backend="torch", device="cpu")

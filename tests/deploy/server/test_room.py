@@ -34,8 +34,8 @@ def test_bytes_are_counted_and_given_back() -> None:
         ({"max_bytes": 0}, "max_bytes of at least 1"),
         ({"timeout_seconds": 0.0}, "above 0"),
         ({"timeout_seconds": float("nan")}, "above 0"),
-        ({"queue": 8}, "queue 32"),
-        ({"max_held_bytes": 5}, "max_held_bytes of at least"),
+        ({"max_in_flight": 8}, "max_in_flight 32"),
+        ({"max_bytes_in_flight": 5}, "max_bytes_in_flight of at least"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(wrong: dict[str, float], words: str) -> None:

@@ -24,18 +24,18 @@ from reslab.training.run import Run, load
 def test_models_are_described(client: TestClient, runs: list[Run]) -> None:
     net, plain = client.get("/v1/models").json()["models"]
     assert [net["name"], plain["name"]] == ["net", "plain"]
-    assert (net["input"], net["classes"], net["finished"]) == ([1, 8, 8], [str(i) for i in range(10)], True)
-    assert net["scores"]["top1"] == runs[0].top1
+    assert (net["input_size"], net["classes"], net["finished"]) == ([1, 8, 8], [str(i) for i in range(10)], True)
+    assert net["metrics"]["top1"] == runs[0].top1
     assert net["params"] == sum(parameter.numel() for parameter in load(runs[0]).parameters())
-    units = {unit["name"]: unit for stage in net["stages"] for unit in stage["units"]}
+    units = {unit["name"]: unit for stage in net["stages"] for unit in stage["blocks"]}
     assert list(units) == ["layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer3.0"]
-    assert units["layer1.0"]["swaps_with"] == ["layer1.1", "layer2.1"]  # of equal channels and stride
-    assert units["layer2.0"]["sentence"] == "conv3/2 norm act conv3 norm + act"
-    assert (units["layer3.0"]["output"], units["layer3.0"]["stride"]) == ([24, 2, 2], 2)
-    twins = {unit["name"]: unit for stage in plain["stages"] for unit in stage["units"]}
-    assert [name for name, unit in twins.items() if not unit["switchable"]] == ["layer2.0", "layer3.0"]
+    assert units["layer1.0"]["swappable_with"] == ["layer1.1", "layer2.1"]  # of equal channels and stride
+    assert units["layer2.0"]["layout"] == "conv3/2 norm act conv3 norm + act"
+    assert (units["layer3.0"]["output_shape"], units["layer3.0"]["stride"]) == ([24, 2, 2], 2)
+    twins = {unit["name"]: unit for stage in plain["stages"] for unit in stage["blocks"]}
+    assert [name for name, unit in twins.items() if not unit["can_disable"]] == ["layer2.0", "layer3.0"]
     assert "changes the shape" in twins["layer3.0"]["reason"]
-    assert twins["layer1.0"]["sentence"] == "conv3 norm act conv3 norm act"
+    assert twins["layer1.0"]["layout"] == "conv3 norm act conv3 norm act"
 
 
 def test_samples_are_the_test_images(client: TestClient, digits: DatasetSplits) -> None:
@@ -61,7 +61,7 @@ def test_a_sample_is_a_number_and_never_a_path(client: TestClient, number: str) 
 def wait_until_judged(client: TestClient, name: str) -> dict[str, Any]:
     for _ in range(100):
         found: dict[str, Any] = client.get(f"/v1/models/{name}/run").json()
-        if found["judged"]:
+        if found["evaluated"]:
             return found
     raise AssertionError("never judged")
 
@@ -72,14 +72,14 @@ def test_a_run_with_its_matrix(client: TestClient, runs: list[Run], digits: Data
     assert network.preprocess is not None
     batches = eval_loader(digits.split("test"), 64, network.preprocess, "cpu")
     wanted = evaluate_batches(network, batches, 10)
-    assert found["confusion"] == [list(row) for row in wanted.confusion_matrix]
+    assert found["confusion_matrix"] == [list(row) for row in wanted.confusion_matrix]
     assert found["num_images"] == wanted.num_samples
-    assert (found["finished"], found["step"], found["total"]) == (True, 22, 22)
+    assert (found["finished"], found["step"], found["num_steps"]) == (True, 22, 22)
     assert found["log"] == runs[0].log.records()
     later = client.get("/v1/models/net/run", params={"since": 1}).json()
     assert later["log"] == found["log"][1:]
-    assert [row["probability"] for row in found["mistakes"]] == sorted(
-        (row["probability"] for row in found["mistakes"]), reverse=True
+    assert [row["probability"] for row in found["misclassified"]] == sorted(
+        (row["probability"] for row in found["misclassified"]), reverse=True
     )
     assert found["per_class"][3]["num_samples"] == sum(wanted.confusion_matrix[3])
 
@@ -88,7 +88,7 @@ def test_the_images_of_a_cell(client: TestClient, digits: DatasetSplits) -> None
     found = wait_until_judged(client, "net")
     for true, called in ((0, 0), (8, 1)):
         rows = client.get("/v1/models/net/confusion", params={"true": true, "predicted": called}).json()["samples"]
-        assert len(rows) == found["confusion"][true][called]
+        assert len(rows) == found["confusion_matrix"][true][called]
         assert all(int(digits.split("test").labels[row["id"]]) == true for row in rows)
     assert client.get("/v1/models/net/confusion", params={"true": 0, "predicted": 10}).status_code == 422
 
@@ -96,7 +96,7 @@ def test_the_images_of_a_cell(client: TestClient, digits: DatasetSplits) -> None
 def test_weights_alone_are_enough_to_predict(weights: Path, png: bytes, settings: ServerSettings) -> None:
     with TestClient(create_app([weights], settings)) as client:
         (model,) = client.get("/v1/models").json()["models"]
-        assert (model["name"], model["run"]) == ("alone", False)
+        assert (model["name"], model["has_run"]) == ("alone", False)
         assert client.post("/v1/predict", content=png).status_code == 200
         for way in ("run", "samples", "samples/1.png", "confusion?true=1&predicted=1"):
             found = client.get(f"/v1/models/alone/{way}")
@@ -129,7 +129,7 @@ def test_a_run_in_training_is_shown_and_answers_once_it_has_ended(
         assert found.status_code == 503
         assert "in training" in found.json()["error"]
         before = client.get("/v1/models/growing/run").json()
-        assert (before["finished"], before["confusion"], before["total"]) == (False, None, 22)
+        assert (before["finished"], before["confusion_matrix"], before["num_steps"]) == (False, None, 22)
         with (unfinished / "log.jsonl").open("a") as log:
             log.write(json.dumps({"kind": "train", "step": 23, "epoch": 1.05, "loss": 1.0}) + '\n{"kind": "tra')
         assert client.get("/v1/models/growing/run").json()["step"] == 23

@@ -15,7 +15,7 @@ from tests.deploy.server.expected import PLAN, cut
 
 
 def test_a_unit_told_apart(client: TestClient, network: ResidualNetwork, x: torch.Tensor, png: bytes) -> None:
-    found = client.post("/v1/unit", params={"unit": "layer1.1"}, content=png).json()
+    found = client.post("/v1/block", params={"block": "layer1.1"}, content=png).json()
     with torch.no_grad(), record_block_calls(network) as runs:
         network(x)
     unit, incoming = network.layer1[1], runs[1].input
@@ -26,24 +26,26 @@ def test_a_unit_told_apart(client: TestClient, network: ResidualNetwork, x: torc
     logits.max().backward()
     assert output.grad is not None
     wanted = (parts.output.std(correction=0), parts.branch.std(correction=0), parts.shortcut.std(correction=0))
-    assert [found[name] for name in ("response", "branch", "shortcut")] == pytest.approx(
+    assert [found[name] for name in ("output_std", "branch_std", "shortcut_std")] == pytest.approx(
         [float(value) for value in wanted], rel=1e-4
     )
-    assert found["gradient"] == pytest.approx(float(output.grad.norm()), rel=1e-4)
+    assert found["gradient_norm"] == pytest.approx(float(output.grad.norm()), rel=1e-4)
     strongest = found["channels"][0]
-    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(found["maps"][0].partition(",")[2]))), dtype=float)
+    shown = np.asarray(
+        Image.open(io.BytesIO(base64.b64decode(found["feature_maps"][0].partition(",")[2]))), dtype=float
+    )
     values = output[0, strongest].detach()
     scaled = 255 * (values - values.min()) / (values.max() - values.min())
     assert np.abs(shown - scaled.numpy()).max() <= 0.51
-    assert len(found["maps"]) == min(16, output.shape[1])
+    assert len(found["feature_maps"]) == min(16, output.shape[1])
 
 
 @pytest.mark.parametrize("name", ["layer1.0", "layer1.1", "layer2.0"])
 def test_a_unit_is_told_as_it_stands_in_the_network_that_is_cut(
     client: TestClient, network: ResidualNetwork, x: torch.Tensor, text: str, name: str
 ) -> None:
-    whole = client.post("/v1/unit", params={"unit": name}, json={"image": text}).json()
-    found = client.post("/v1/unit", params={"unit": name}, json={"image": text, **PLAN}).json()
+    whole = client.post("/v1/block", params={"block": name}, json={"image": text}).json()
+    found = client.post("/v1/block", params={"block": name}, json={"image": text, **PLAN}).json()
     place = [each for each, _ in network.blocks()].index(name)
     with cut(network):
         logits, outputs = run_with_gradients(network, x)
@@ -53,13 +55,13 @@ def test_a_unit_is_told_as_it_stands_in_the_network_that_is_cut(
         with torch.no_grad():
             parts = decompose_block(dict(network.blocks())[name], runs[place].input)  # type: ignore[arg-type]
     off = name in PLAN["off"]
-    assert found["branch"] == pytest.approx(0.0 if off else float(parts.branch.std(correction=0)), rel=1e-4)
-    assert found["shortcut"] == pytest.approx(float(parts.shortcut.std(correction=0)), rel=1e-4)
-    assert found["response"] == pytest.approx(float(runs[place].output.std(correction=0)), rel=1e-4)
+    assert found["branch_std"] == pytest.approx(0.0 if off else float(parts.branch.std(correction=0)), rel=1e-4)
+    assert found["shortcut_std"] == pytest.approx(float(parts.shortcut.std(correction=0)), rel=1e-4)
+    assert found["output_std"] == pytest.approx(float(runs[place].output.std(correction=0)), rel=1e-4)
     gradient = outputs[place].grad
     assert gradient is not None
-    assert found["gradient"] == pytest.approx(float(gradient.norm()), rel=1e-4)
-    changed = ("branch", "maps") if name == "layer1.0" else ("response", "gradient", "maps")
+    assert found["gradient_norm"] == pytest.approx(float(gradient.norm()), rel=1e-4)
+    changed = ("branch_std", "feature_maps") if name == "layer1.0" else ("output_std", "gradient_norm", "feature_maps")
     assert all(found[key] != whole[key] for key in changed)
 
 
@@ -82,15 +84,15 @@ def run_with_gradients(network: ResidualNetwork, x: torch.Tensor) -> tuple[torch
 
 def test_a_plain_unit_that_is_off_lets_all_pass(client: TestClient, text: str) -> None:
     sent = {"image": text, "off": ["layer1.1", "layer2.0"]}
-    found = client.post("/v1/unit", params={"unit": "layer1.1", "model": "plain"}, json=sent).json()
-    assert (found["branch"], found["shortcut"]) == (0.0, found["response"])
-    assert [row["unit"] for row in found["refused"]] == ["layer2.0"]
-    assert client.post("/v1/unit", params={"unit": "layer1.1"}, json={"image": text, "off": ["x"]}).status_code == 422
+    found = client.post("/v1/block", params={"block": "layer1.1", "model": "plain"}, json=sent).json()
+    assert (found["branch_std"], found["shortcut_std"]) == (0.0, found["output_std"])
+    assert [row["block"] for row in found["rejected"]] == ["layer2.0"]
+    assert client.post("/v1/block", params={"block": "layer1.1"}, json={"image": text, "off": ["x"]}).status_code == 422
 
 
 def test_unit_that_is_not_there_or_not_told(client: TestClient, png: bytes) -> None:
-    for params, words in (({"unit": "layer1.9"}, "nearest: 'layer1."), ({}, "unit: Field required")):
-        found = client.post("/v1/unit", params=params, content=png)
+    for params, words in (({"block": "layer1.9"}, "nearest: 'layer1."), ({}, "block: Field required")):
+        found = client.post("/v1/block", params=params, content=png)
         assert found.status_code == 422
         assert words in found.json()["error"]
-    assert client.post("/v1/unit", params={"unit": "layer1.0"}).status_code == 422
+    assert client.post("/v1/block", params={"block": "layer1.0"}).status_code == 422

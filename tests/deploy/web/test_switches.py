@@ -107,14 +107,14 @@ def test_heat_map_and_unit_are_of_the_network_as_it_is_switched(page: Page, addr
     expect(page.locator(".seen figcaption")).to_contain_text("2 units off")
     plan = {"off": ["layer1.1", "layer3.1"]}
     sent = {"image": base64.b64encode(png.read_bytes()).decode(), **plan}
-    unit = httpx2.post(f"{address}/v1/unit", params={"unit": "layer2.1"}, json=sent).json()
+    unit = httpx2.post(f"{address}/v1/block", params={"block": "layer2.1"}, json=sent).json()
     shown = page.locator(".inside .maps img").evaluate_all("images => images.map((image) => image.src)")
-    assert shown == unit["maps"]
+    assert shown == unit["feature_maps"]
     told = httpx2.post(f"{address}/v1/explain", json=sent).json()
     expect(page.locator(".seen figcaption b")).to_have_text(told["class"])
     assert page.locator(".frame canvas").evaluate("canvas => canvas.toDataURL()") != heat
     opacities = page.locator(".frame canvas").evaluate(ALPHAS)
-    assert opacities == [round(255 * (0.3 + 0.7 * value)) for row in told["heat"] for value in row]
+    assert opacities == [round(255 * (0.3 + 0.7 * value)) for row in told["heatmap"] for value in row]
 
 
 ALPHAS = """(canvas) => [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data]

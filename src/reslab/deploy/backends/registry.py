@@ -80,7 +80,7 @@ def open_backend(
     resolved_device = choose_device(device)
     name = choose_backend(resolved_device, precision, num_images) if name == "auto" else name
     if name not in BACKENDS:
-        raise unknown_name("engine", name, ["auto", *BACKENDS])
+        raise unknown_name("backend", name, ["auto", *BACKENDS])
     info = BACKENDS[name]
     if info.extra:
         require_extra(info.extra, f"the engine {name}")

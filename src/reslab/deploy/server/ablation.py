@@ -124,7 +124,7 @@ class AppliedAblation:
 
     def describe_rejected(self) -> list[dict[str, str]]:
         """What stayed as it was, as the routes answer it."""
-        return [{"unit": block, "reason": reason} for block, reason in self.rejected]
+        return [{"block": block, "reason": reason} for block, reason in self.rejected]
 
 
 @dataclass(frozen=True)

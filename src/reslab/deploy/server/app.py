@@ -54,7 +54,7 @@ def create_app(runs: Sequence[Run | str | Path], settings: ServerSettings = _DEF
         state.close()
 
     app = FastAPI(title="reslab", summary="Residual networks, served", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.house = state
+    app.state.reslab = state
     # In this order OpenAPI and /docs tell of them.
     for router in (
         predict_routes(state),
@@ -136,7 +136,7 @@ def serve_forever(
     with _bind_socket(host, port) as server_socket:
         app = create_app(runs, settings)
         url_host = f"[{host}]" if ":" in host else host
-        on_ready(f"http://{url_host}:{server_socket.getsockname()[1]}", list(app.state.house.models))
+        on_ready(f"http://{url_host}:{server_socket.getsockname()[1]}", list(app.state.reslab.models))
         with _ignored_signals():
             uvicorn.Server(uvicorn_config(app, settings)).run(sockets=[server_socket])
 

@@ -91,7 +91,7 @@ def read_form(content: bytes, content_type: str, max_parts: int) -> list[FormPar
 
 
 _IMAGE_FIELDS = ("image", "images")
-_ABLATION_FIELD = "plan"
+_ABLATION_FIELD = "ablation"
 # Of a body that is too long so much more is read and forgotten, so that the caller, still sending, hears why.
 _DRAIN_FACTOR = 4
 

@@ -296,7 +296,9 @@ OPTIONAL_IMAGE_BODY = _request_body(
 )
 ABLATION_BODY = _request_body(
     _object_schema({"image": _BASE64_SCHEMA, "off": _OFF_SCHEMA, "swap": _SWAP_SCHEMA}, ["image"]),
-    _object_schema({"image": _BINARY_SCHEMA, "plan": {"type": "string", "examples": [_ABLATION_EXAMPLE]}}, ["image"]),
+    _object_schema(
+        {"image": _BINARY_SCHEMA, "ablation": {"type": "string", "examples": [_ABLATION_EXAMPLE]}}, ["image"]
+    ),
     {"image": EXAMPLE_IMAGE, "off": [], "swap": []},
     required=True,
 )

@@ -56,7 +56,9 @@ class ServerSettings:
                 raise invalid(f"{name} above 0", getattr(self, name), nearest=nearest)
         if self.max_in_flight < self.max_images:
             got = f"max_in_flight {self.max_in_flight}, max_images {self.max_images}"
-            raise invalid("a queue that holds the pictures of one request", got, nearest=f"queue {self.max_images}")
+            raise invalid(
+                "a queue that holds the pictures of one request", got, nearest=f"max_in_flight {self.max_images}"
+            )
         if self.max_bytes_in_flight < self.max_bytes:
-            got = f"max_held_bytes {self.max_bytes_in_flight}, max_bytes {self.max_bytes}"
-            raise invalid("max_held_bytes of at least max_bytes", got, nearest=str(self.max_bytes))
+            got = f"max_bytes_in_flight {self.max_bytes_in_flight}, max_bytes {self.max_bytes}"
+            raise invalid("max_bytes_in_flight of at least max_bytes", got, nearest=str(self.max_bytes))

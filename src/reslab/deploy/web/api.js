@@ -26,7 +26,7 @@ export function overtaken(error) {
 export const description = () => read("openapi.json");
 export const models = () => read("v1/models");
 export const predict = (model, picture, signal) => show("v1/predict", { model, top_k: 10 }, picture, signal);
-export const unit = (model, name, plan, picture) => showCut("v1/unit", { model, unit: name }, plan, picture);
+export const unit = (model, name, plan, picture) => showCut("v1/block", { model, block: name }, plan, picture);
 export const lesion = (model, plan, picture) => showCut("v1/lesion", { model }, plan, picture);
 export const curve = (model, picture) => show("v1/lesion/curve", { model }, picture);
 export const samples = (model, n) => read(`v1/models/${encodeURIComponent(model)}/samples`, { n });
@@ -64,7 +64,7 @@ async function show(path, query, picture, signal) {
 async function showCut(path, query, plan, picture) {
   const body = new FormData();
   body.append("image", picture, "picture");
-  body.append("plan", JSON.stringify(plan));
+  body.append("ablation", JSON.stringify(plan));
   return (await ask(path, query, { method: "POST", body })).json();
 }
 

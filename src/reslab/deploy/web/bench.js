@@ -16,7 +16,7 @@ const SLOW_MILLISECONDS = 2500;
 
 /** The bench of `model`; `heat` are the controls that all benches share, `id` makes its elements' names its own. */
 export function makeBench(model, heat, id) {
-  const units = model.stages.flatMap((stage) => stage.units);
+  const units = model.stages.flatMap((stage) => stage.blocks);
   let picture = null, told = {}, whole = [], now = [], responses = [], chosen = null, asked = 0, slow = false;
 
   const plan = makePlan(() => { draw(); lesion(); });
@@ -58,7 +58,7 @@ export function makeBench(model, heat, id) {
     const found = await attempt(askLesion);
     if (found) {
       quiet();
-      ({ whole, classes: now, responses } = found);
+      ({ baseline: whole, classes: now, responses } = found);
       draw();
     }
     if (mine !== asked) return;
@@ -93,7 +93,7 @@ export function makeBench(model, heat, id) {
 }
 
 function heading(model) {
-  const scores = model.scores?.top1 != null ? `${percent(model.scores.top1)} of its test pictures right` : "";
+  const scores = model.metrics?.top1 != null ? `${percent(model.metrics.top1)} of its test pictures right` : "";
   const facts = [model.arch, model.depth && `${model.depth} layers`, `${count(model.params)} parameters`, scores];
   return element("div", {}, element("h2", {}, model.name), element("p", { class: "note" }, facts.filter(Boolean).join(" · ")));
 }

@@ -38,7 +38,7 @@ async function showCell(place, model, classes, [i, j], samples, onSample) {
 
 function makeTable(model, found, open) {
   const noteName = `matrix-note-${(numTables += 1)}`;
-  const { classes, confusion } = found;
+  const { classes, confusion_matrix: confusion } = found;
   const totals = confusion.map((row) => Math.max(row.reduce((a, b) => a + b, 0), 1));
   const cells = confusion.map((row, i) => row.map((n, j) => makeCell(n, n / totals[i], i === j, `${classes[i]} taken for ${classes[j]}: ${n}`, () => open(i, j))));
   cells[0][0].tabIndex = 0;
@@ -73,7 +73,7 @@ function step(event, cells) {
 }
 
 function makeList(found, open) {
-  const pairs = found.confusion.flatMap((row, i) => row.map((n, j) => ({ n, i, j }))).filter((pair) => pair.n && pair.i !== pair.j);
+  const pairs = found.confusion_matrix.flatMap((row, i) => row.map((n, j) => ({ n, i, j }))).filter((pair) => pair.n && pair.i !== pair.j);
   const worst = pairs.sort((a, b) => b.n - a.n).slice(0, MOST_SHOWN);
   const said = ({ n, i, j }) => `${found.classes[i]} taken for ${found.classes[j]}: ${n}`;
   return element("ul", { class: "chips" }, worst.map((pair) => element("li", {}, element("button", { type: "button", class: "chip", onclick: () => open(pair.i, pair.j) }, said(pair)))));

@@ -20,7 +20,7 @@ export function wayTo(way, values) {
 function bodyOf(way) {
   const form = way.requestBody?.content["multipart/form-data"]?.schema.properties;
   if (!form) return [];
-  if (form.plan) return ["-F", `image=@${PICTURE}`, "-F", quoted(`plan=${form.plan.examples[0]}`)];
+  if (form.ablation) return ["-F", `image=@${PICTURE}`, "-F", quoted(`ablation=${form.ablation.examples[0]}`)];
   return ["-H", quoted("Content-Type: image/jpeg"), "--data-binary", `@${PICTURE}`];
 }
 

@@ -12,8 +12,8 @@ const MOST_PIXELS_UNASKED = 30 * 64 * 64;
 
 /** The curve of `model` for the picture that is looked at, or for the run's test pictures. */
 export function makeCurve(model) {
-  const units = model.stages.flatMap((stage) => stage.units);
-  const quick = units.length <= MOST_UNITS_UNASKED && units.length * model.input[1] * model.input[2] <= MOST_PIXELS_UNASKED;
+  const units = model.stages.flatMap((stage) => stage.blocks);
+  const quick = units.length <= MOST_UNITS_UNASKED && units.length * model.input_size[1] * model.input_size[2] <= MOST_PIXELS_UNASKED;
   let picture = null;
   const place = element("div", { class: "curve-place", tabindex: "-1" });
   const source = element("select", { "aria-label": "Measured on", onchange: () => measure() },
@@ -27,7 +27,7 @@ export function makeCurve(model) {
     place.setAttribute("aria-busy", "true");
     const answer = await attempt(ask);
     place.setAttribute("aria-busy", "false");
-    if (answer) keepingFocus(() => place.replaceChildren(drawCurve(answer.units, model)), () => place);
+    if (answer) keepingFocus(() => place.replaceChildren(drawCurve(answer.blocks, model)), () => place);
   }
 
   return {
@@ -43,25 +43,25 @@ export function makeCurve(model) {
 }
 
 function drawCurve(all, model) {
-  const found = all.map((one, depth) => ({ ...one, depth })).filter((one) => one.drop != null);
+  const found = all.map((one, depth) => ({ ...one, depth })).filter((one) => one.confidence_drop != null);
   if (!found.length) return element("p", { class: "note" }, "No unit of this network can be taken out.");
-  const points = found.map((one) => [one.depth, one.drop]);
-  const worst = found.reduce((most, one) => (one.drop > most.drop ? one : most));
-  const said = `The confidence falls most without ${worst.unit}: by ${percent(worst.drop)}`;
+  const points = found.map((one) => [one.depth, one.confidence_drop]);
+  const worst = found.reduce((most, one) => (one.confidence_drop > most.confidence_drop ? one : most));
+  const said = `The confidence falls most without ${worst.block}: by ${percent(worst.confidence_drop)}`;
   const drawing = chart({
     series: [{ kind: "two", points, dots: true }],
-    label: `${said}. ${found.map((one) => `${one.unit}: ${percent(one.drop)}`).join(", ")}`,
+    label: `${said}. ${found.map((one) => `${one.block}: ${percent(one.confidence_drop)}`).join(", ")}`,
     format: (value) => `${Math.round(100 * value)} %`.replace("-", "−"),
     ticks: ticksOf(all, model),
     span: [0, all.length - 1],
     low: 0,
     high: 0.1,
-    tip: (_, i) => `without ${found[i].unit}: ${percent(found[i].drop)} less sure`,
+    tip: (_, i) => `without ${found[i].block}: ${percent(found[i].confidence_drop)} less sure`,
   });
   return element("figure", {}, drawing, element("figcaption", {}, `${said}.`));
 }
 
 /** The first unit of each stage. */
 function ticksOf(all, model) {
-  return model.stages.map((stage) => [all.findIndex((one) => one.unit === stage.units[0].name), stage.name]);
+  return model.stages.map((stage) => [all.findIndex((one) => one.block === stage.blocks[0].name), stage.name]);
 }

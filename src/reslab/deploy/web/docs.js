@@ -10,7 +10,7 @@ const LONGEST_TEXT = 200;
 
 async function begin() {
   const [told, { models }] = await Promise.all([api.description(), api.models()]);
-  const known = { name: models[0].name, number: 0, true: 0, predicted: 0, unit: models[0].stages[0].units[0].name };
+  const known = { name: models[0].name, number: 0, true: 0, predicted: 0, block: models[0].stages[0].blocks[0].name };
   const ways = Object.entries(told.paths).flatMap(([path, methods]) => Object.entries(methods).map(([method, facts]) => ({ path, method, ...facts })));
   document.getElementById("contents").append(...ways.map((way) => element("a", { href: `#${nameOf(way)}` }, ...titleOf(way))));
   document.getElementById("operations").append(...ways.map((way) => makeWay(way, told, known)));

@@ -15,10 +15,10 @@ export function makeHeat() {
 
   /** Show what was answered; `told` says in words which units that is of. */
   function show(answer, told) {
-    picture.src = answer.picture;
+    picture.src = answer.image;
     picture.hidden = false;
     picture.alt = `The picture as the network sees it; the heat map marks what speaks for ${answer.class}.`;
-    paint(canvas, answer.heat);
+    paint(canvas, answer.heatmap);
     say("What speaks for ", element("b", {}, answer.class), `, ${told}.`);
   }
 

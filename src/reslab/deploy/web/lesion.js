@@ -35,7 +35,7 @@ export function makePlanControls(units, plan) {
 
   function update() {
     clear.setAttribute("aria-disabled", String(plan.empty));
-    const total = units.filter((unit) => unit.switchable).length;
+    const total = units.filter((unit) => unit.can_disable).length;
     said.textContent = plan.off.size ? `${plan.off.size} of ${total} units off` : "Every unit is on.";
     const swapped = plan.swaps.join(" ");
     if (chips.dataset.swaps === swapped) return;
@@ -52,12 +52,12 @@ function chip(a, b, onclick) {
 }
 
 function swapForm(units, plan) {
-  const able = units.filter((unit) => unit.swaps_with.length);
+  const able = units.filter((unit) => unit.swappable_with.length);
   if (!able.length) return element("p", { class: "note" }, "No two units have equal shapes, so none can change places.");
   const first = element("select", { "aria-label": "First unit of the swap", class: "swap-first" });
   const second = element("select", { "aria-label": "Second unit of the swap, of equal shape", class: "swap-second" });
   const options = (names) => names.map((name) => element("option", { value: name }, name));
-  const partners = () => second.replaceChildren(...options(able.find((unit) => unit.name === first.value).swaps_with));
+  const partners = () => second.replaceChildren(...options(able.find((unit) => unit.name === first.value).swappable_with));
   first.append(...options(able.map((unit) => unit.name)));
   first.addEventListener("change", partners);
   partners();

@@ -7,7 +7,7 @@ const BARS_HEIGHT = 30;
 
 /** The drawing of `model`; `onSwitch(name)` and `onOpen(name)` hear of clicks. */
 export function makeNetwork(model, id, onSwitch, onOpen) {
-  const units = model.stages.flatMap((stage) => stage.units);
+  const units = model.stages.flatMap((stage) => stage.blocks);
   const tiles = new Map(units.map((unit) => [unit.name, makeTile(unit, id, onSwitch, onOpen)]));
   const stages = model.stages.map((stage) => makeStage(stage, tiles));
   stages[0].querySelector(".units").prepend(end("in", "stem", model.stem));
@@ -17,8 +17,8 @@ export function makeNetwork(model, id, onSwitch, onOpen) {
 
   /** Draw what is off, what has changed places, and how strongly each unit responds. */
   function update(plan, responses) {
-    const most = Math.max(...responses.flatMap((one) => [one.whole, one.now]), 1e-12);
-    const byUnit = new Map(responses.map((one) => [one.unit, one]));
+    const most = Math.max(...responses.flatMap((one) => [one.baseline, one.ablated]), 1e-12);
+    const byUnit = new Map(responses.map((one) => [one.block, one]));
     const guests = new Map(plan.swaps.flatMap(([a, b]) => [[a, b], [b, a]]));
     for (const [name, tile] of tiles) tile.set(!plan.off.has(name), byUnit.get(name), most, guests.get(name));
   }
@@ -33,12 +33,12 @@ export function makeNetwork(model, id, onSwitch, onOpen) {
 /** A short network stands on one line, a deep one has a line a stage; `--n` is how many units a line has. */
 function line(model, units) {
   if (units.length <= MANY_UNITS) return { class: "network", style: `--n:${units.length}` };
-  return { class: "network many", style: `--n:${Math.max(...model.stages.map((stage) => stage.units.length))}` };
+  return { class: "network many", style: `--n:${Math.max(...model.stages.map((stage) => stage.blocks.length))}` };
 }
 
 function makeStage(stage, tiles) {
-  const [channels, height, width] = stage.units[0].output;
-  const units = stage.units.map((unit) => tiles.get(unit.name).node);
+  const [channels, height, width] = stage.blocks[0].output_shape;
+  const units = stage.blocks.map((unit) => tiles.get(unit.name).node);
   const size = element("span", { class: "muted" }, ` ${channels} channels at ${height}×${width}`);
   return element("div", { class: "stage", role: "group", "aria-label": stage.name }, element("h4", {}, stage.name, size), element("div", { class: "units" }, units));
 }
@@ -59,7 +59,7 @@ export function changes(unit) {
 }
 
 function hasShortcut(unit) {
-  return unit.sentence.split(" ").includes("+");
+  return unit.layout.split(" ").includes("+");
 }
 
 function makeTile(unit, id, onSwitch, onOpen) {
@@ -79,9 +79,9 @@ function makeTile(unit, id, onSwitch, onOpen) {
     node.classList.toggle("off", !on);
     node.classList.toggle("guest", Boolean(guest));
     label.textContent = guest ? guest.split(".").at(-1) : short;
-    whole.style.height = `${(BARS_HEIGHT * (response?.whole ?? 0)) / most}px`;
-    now.style.height = `${(BARS_HEIGHT * (response?.now ?? 0)) / most}px`;
-    const told = [unit.name, guest && `with ${guest} in its place`, unit.sentence, response && `response ${figure(response.now)}, with all units on ${figure(response.whole)}`];
+    whole.style.height = `${(BARS_HEIGHT * (response?.baseline ?? 0)) / most}px`;
+    now.style.height = `${(BARS_HEIGHT * (response?.ablated ?? 0)) / most}px`;
+    const told = [unit.name, guest && `with ${guest} in its place`, unit.layout, response && `response ${figure(response.ablated)}, with all units on ${figure(response.baseline)}`];
     box.setAttribute("aria-label", told.filter(Boolean).join("; "));
     box.title = `${told.filter(Boolean).join("\n")}\n${count(unit.params)} parameters. Click to look inside.`;
   }
@@ -90,7 +90,7 @@ function makeTile(unit, id, onSwitch, onOpen) {
 
 /** A unit that cannot be taken out keeps a switch that says why, and can be reached by keyboard. */
 function makeSwitch(unit, why, onSwitch) {
-  const fixed = !unit.switchable;
+  const fixed = !unit.can_disable;
   return element("button", {
     type: "button",
     role: "switch",
@@ -125,7 +125,7 @@ function legend(units) {
 }
 
 function reasons(units, id) {
-  const fixed = units.filter((unit) => !unit.switchable);
+  const fixed = units.filter((unit) => !unit.can_disable);
   if (!fixed.length) return null;
   const rows = fixed.map((unit) => element("li", { id: `${id}-why-${unit.name}` }, element("b", {}, unit.name), ` stays on: ${unit.reason}.`));
   return element("ul", { class: "note reasons" }, rows);

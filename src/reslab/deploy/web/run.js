@@ -44,26 +44,26 @@ function makeRun(model, onSample, onFinished) {
     if (found && !found.error) draw(found);
     else if (found) parts.head.replaceChildren(element("p", { class: "note" }, `Nothing new: ${found.error.message}`));
     if (found?.finished && !model.finished) onFinished(model);
-    else if (!found?.finished || !found.judged) setTimeout(poll, POLL_MILLISECONDS);
+    else if (!found?.finished || !found.evaluated) setTimeout(poll, POLL_MILLISECONDS);
   }
 
   function draw(found) {
     lines.push(...found.log);
     parts.head.replaceChildren(progress(found, lines));
     if (found.log.length) parts.curves.replaceChildren(...curves(lines));
-    if (found.judged) parts.judged.replaceChildren(...judgement(model, found, onSample));
+    if (found.evaluated) parts.judged.replaceChildren(...judgement(model, found, onSample));
     else if (found.finished) parts.judged.replaceChildren(element("p", { class: "note" }, "Looking at the test images, for the confusions and mistakes …"));
   }
 
-  if (model.run) poll();
+  if (model.has_run) poll();
   else body.replaceChildren(element("p", { class: "empty" }, `${model.name} is a file of weights alone. Serve the folder of its run to see its curves and mistakes.`));
   return { node, model, leave: () => { left = true; } };
 }
 
 function progress(found, lines) {
   const last = lines.findLast((line) => line.loss != null);
-  const share = found.total ? found.step / found.total : 0;
-  const steps = `step ${count(found.step)}${found.total ? ` of ${count(found.total)}` : ""}`;
+  const share = found.num_steps ? found.step / found.num_steps : 0;
+  const steps = `step ${count(found.step)}${found.num_steps ? ` of ${count(found.num_steps)}` : ""}`;
   if (found.finished) return element("p", { class: "note" }, `Ended after ${count(found.step)} steps.`);
   const pill = element("span", { class: "live" }, "in training");
   const said = element("span", {}, `${steps}${last ? `, loss ${figure(last.loss)}` : ""}`);
@@ -93,9 +93,9 @@ function drawCurve(lines, key, title, format, ends) {
 function judgement(model, found, onSample) {
   if (found.reason && !found.num_images) return [element("p", { class: "note" }, `No mistakes to show: ${found.reason}`)];
   const of = `of ${count(found.num_images)} test images`;
-  const matrix = found.confusion ? makeConfusion(model, found, onSample) : element("p", { class: "note" }, found.reason);
+  const matrix = found.confusion_matrix ? makeConfusion(model, found, onSample) : element("p", { class: "note" }, found.reason);
   const parts = [element("div", {}, element("h3", {}, `What is taken for what, ${of}`), matrix)];
-  if (found.mistakes.length) parts.push(element("div", {}, element("h3", {}, "Worst mistakes"), mistakes(model, found.mistakes, onSample)));
+  if (found.misclassified.length) parts.push(element("div", {}, element("h3", {}, "Worst mistakes"), mistakes(model, found.misclassified, onSample)));
   return parts;
 }
 

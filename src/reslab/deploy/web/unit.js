@@ -6,7 +6,7 @@ import { changes } from "./network.js";
 
 /** The panel of the unit that was clicked; `ask(name)` asks for it as the network stands, `plan` tells in words how that is, `onClose(name)` hears that it was put away. */
 export function makeUnit(model, ask, plan, onClose) {
-  const units = new Map(model.stages.flatMap((stage) => stage.units).map((unit) => [unit.name, unit]));
+  const units = new Map(model.stages.flatMap((stage) => stage.blocks).map((unit) => [unit.name, unit]));
   const title = element("h3", { tabindex: "-1" });
   const facts = element("div");
   const body = element("div", { class: "inside-body" });
@@ -25,7 +25,7 @@ export function makeUnit(model, ask, plan, onClose) {
     title.focus({ preventScroll: true });
     const answer = await renew();
     if (!answer) return;
-    spoken.textContent = `Response of ${name} ${figure(answer.response)}, branch ${figure(answer.branch)}, shortcut ${figure(answer.shortcut)}, gradient ${figure(answer.gradient)}`;
+    spoken.textContent = `Response of ${name} ${figure(answer.output_std)}, branch ${figure(answer.branch_std)}, shortcut ${figure(answer.shortcut_std)}, gradient ${figure(answer.gradient_norm)}`;
     node.scrollIntoView({ block: "nearest" });
   }
 
@@ -53,20 +53,20 @@ export function makeUnit(model, ask, plan, onClose) {
 }
 
 function about(unit) {
-  const shape = `${unit.in_channels} channels in, ${unit.output[0]} out at ${unit.output[1]}×${unit.output[2]}`;
+  const shape = `${unit.in_channels} channels in, ${unit.output_shape[0]} out at ${unit.output_shape[1]}×${unit.output_shape[2]}`;
   const facts = [shape, ...changes(unit), `${count(unit.params)} parameters`].filter(Boolean).join(" · ");
-  return [element("p", { class: "sentence" }, unit.sentence), element("p", { class: "note" }, facts)];
+  return [element("p", { class: "sentence" }, unit.layout), element("p", { class: "note" }, facts)];
 }
 
 function measures(answer, told) {
   const facts = [
-    ["Response", answer.response, "spread of what it hands on"],
-    ["Branch", answer.branch, "spread of what it computes"],
-    ["Shortcut", answer.shortcut, "spread of what it lets pass"],
-    ["Gradient", answer.gradient, "how much the top class depends on it"],
+    ["Response", answer.output_std, "spread of what it hands on"],
+    ["Branch", answer.branch_std, "spread of what it computes"],
+    ["Shortcut", answer.shortcut_std, "spread of what it lets pass"],
+    ["Gradient", answer.gradient_norm, "how much the top class depends on it"],
   ].filter(([, value]) => value != null);
   const tiles = facts.map(([name, value, why]) => element("div", {}, element("dt", {}, name), element("dd", {}, figure(value)), element("dd", { class: "note" }, why)));
-  const maps = answer.maps.map((src, i) => element("img", { src, alt: `Feature map ${answer.channels[i]}` }));
-  const caption = `${maps.length} of ${answer.output[0]} feature maps, each in its own brightness; ${told}.`;
+  const maps = answer.feature_maps.map((src, i) => element("img", { src, alt: `Feature map ${answer.channels[i]}` }));
+  const caption = `${maps.length} of ${answer.output_shape[0]} feature maps, each in its own brightness; ${told}.`;
   return [element("dl", { class: "facts" }, tiles), element("figure", {}, element("div", { class: "maps" }, maps), element("figcaption", {}, caption))];
 }

@@ -12,9 +12,9 @@ def format_export_note(metadata: Mapping[str, Any]) -> str:
         ("Network", metadata["model"]),
         ("Format, precision", f"{metadata['format']}, {metadata['precision']}"),
         ("Size", f"{format_int(metadata['num_bytes'])} bytes"),
-        ("Batch norms folded", f"{metadata['num_norms_folded']} of {metadata['num_norms']}"),
+        ("Batch norms folded", f"{metadata['num_batch_norms_folded']} of {metadata['num_batch_norms']}"),
         ("Compared on", f"{format_int(metadata['num_images'])} pictures of {metadata['data']} ({metadata['split']})"),
-        ("Largest difference of outputs", f"{format_number(metadata['largest_difference'], 3)} of the largest output"),
+        ("Largest difference of outputs", f"{format_number(metadata['max_difference'], 3)} of the largest output"),
         ("Same class", format_percent(metadata["agreement"])),
         (
             "Accuracy, network and export",
@@ -33,7 +33,7 @@ def _verification_text(metadata: Mapping[str, Any]) -> str:
     procedure = f"loaded again in its own runtime and asked about {format_int(metadata['num_images'])} pictures"
     if metadata["precision"] == "float32":
         return f"It was {procedure}: every picture got the class that the network gives it."
-    drop = metadata["drop_points"]
+    drop = metadata["accuracy_drop_points"]
     drop_text = f"{drop:.2f} points of accuracy lost" if drop > 0 else "no accuracy lost"
     return f"It was {procedure}: {drop_text}."
 

@@ -76,10 +76,10 @@ def _explain(
     return {
         "class": loaded.classes[target_class],
         "method": method,
-        "heat": [[round(value, 4) for value in row] for row in heatmap.tolist()],
-        "picture": png_data_uri(image),
+        "heatmap": [[round(value, 4) for value in row] for row in heatmap.tolist()],
+        "image": png_data_uri(image),
         "classes": top_k_classes(probabilities, loaded.classes, _NUM_CLASSES),
-        "refused": applied.describe_rejected(),
+        "rejected": applied.describe_rejected(),
     }
 
 

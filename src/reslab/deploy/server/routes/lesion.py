@@ -71,9 +71,9 @@ def _lesion_payload(loaded: LoadedModel, image: Tensor, ablation: AblationReques
     baseline, ablated = result.baseline.probabilities, result.ablated.probabilities
     return {
         "classes": _top_classes_of_either(ablated, baseline, loaded.classes),
-        "whole": _top_classes_of_either(baseline, ablated, loaded.classes),
+        "baseline": _top_classes_of_either(baseline, ablated, loaded.classes),
         "responses": _block_responses(result),
-        "refused": result.applied.describe_rejected(),
+        "rejected": result.applied.describe_rejected(),
     }
 
 
@@ -91,12 +91,15 @@ def _top_classes_of_either(
 
 def _block_responses(result: AblationResult) -> list[dict[str, Any]]:
     pairs = result.baseline.responses.items()
-    return [{"unit": block, "whole": baseline, "now": result.ablated.responses[block]} for block, baseline in pairs]
+    return [
+        {"block": block, "baseline": baseline, "ablated": result.ablated.responses[block]} for block, baseline in pairs
+    ]
 
 
 def _lesion_curve_payload(loaded: LoadedModel, x: Tensor) -> dict[str, Any]:
     rows = ablation_curve(loaded.analysis_model, x)
     blocks = [
-        {"unit": row.block, "drop": row.confidence_drop, "top1": row.agreement, "reason": row.reason} for row in rows
+        {"block": row.block, "confidence_drop": row.confidence_drop, "agreement": row.agreement, "reason": row.reason}
+        for row in rows
     ]
-    return {"units": blocks, "num_images": len(x)}
+    return {"blocks": blocks, "num_images": len(x)}

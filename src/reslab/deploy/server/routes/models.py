@@ -43,12 +43,12 @@ def describe_model(handle: ModelHandle) -> dict[str, Any]:
     return {
         "name": handle.name,
         "arch": arch.name,
-        "source": arch.reference,
+        "reference": arch.reference,
         "classes": classes,
-        "input": list(arch.input_size),
+        "input_size": list(arch.input_size),
         "preprocess": preprocess,
-        "scores": header.get("scores"),
-        "run": run is not None,
+        "metrics": header.get("scores"),
+        "has_run": run is not None,
         "finished": handle.has_weights,
         **_describe_arch(arch),
     }
@@ -72,10 +72,10 @@ def _describe_arch(arch: Arch) -> dict[str, Any]:
         "depth": arch.depth,
         "params": sum(parameter.numel() for parameter in network.parameters()),
         "order": arch.order,
-        "mix": str(arch.merge),
+        "merge": str(arch.merge),
         "stem": arch.stem,
         "head": arch.head,
-        "stages": [{"name": name, "units": stage_blocks} for name, stage_blocks in stages.items()],
+        "stages": [{"name": name, "blocks": stage_blocks} for name, stage_blocks in stages.items()],
     }
 
 
@@ -84,15 +84,15 @@ def _describe_block(slot: BlockSlot, slots: list[BlockSlot], output_shape: list[
     in_channels, out_channels, stride = block_shape(slot.block)
     return {
         "name": slot.name,
-        "sentence": _block_layout(slot.block),
+        "layout": _block_layout(slot.block),
         "in_channels": in_channels,
         "out_channels": out_channels,
         "stride": stride,
-        "output": output_shape,
+        "output_shape": output_shape,
         "params": sum(parameter.numel() for parameter in slot.block.parameters()),
-        "switchable": not reason,
+        "can_disable": not reason,
         "reason": reason,
-        "swaps_with": [other.name for other in slots if _can_swap(slot, other)],
+        "swappable_with": [other.name for other in slots if _can_swap(slot, other)],
     }
 
 

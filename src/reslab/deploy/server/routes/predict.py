@@ -43,9 +43,9 @@ def predict_routes(state: AppState) -> APIRouter:
             "predictions": [
                 {"classes": [], "error": row.message} if isinstance(row, HTTPError) else row for row in rows
             ],
-            "engine": loaded.predictor.backend.name,
+            "backend": loaded.predictor.backend.name,
             "precision": loaded.predictor.backend.precision,
-            "milliseconds": round(1000 * (time.perf_counter() - started), 3),
+            "latency_ms": round(1000 * (time.perf_counter() - started), 3),
         }
         return JSONResponse(payload)
 

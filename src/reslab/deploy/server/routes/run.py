@@ -178,11 +178,11 @@ def _log_payload(run: Run, since: int) -> dict[str, Any]:
     step = max((int(record["step"]) for record in records if "step" in record), default=0)
     return {
         "log": records[since:],
-        "num_lines": len(records),
+        "num_records": len(records),
         "classes": list(run.classes),
         "finished": run.result is not None,
         "step": step,
-        "total": _num_steps(run, records, step),
+        "num_steps": _num_steps(run, records, step),
     }
 
 
@@ -199,9 +199,9 @@ def _num_steps(run: Run, records: list[dict[str, Any]], step: int) -> int | None
 
 async def _evaluation_payload(evaluator: BackgroundEvaluator, handle: ModelHandle) -> dict[str, Any]:
     empty: dict[str, Any] = {
-        "judged": False,
-        "confusion": None,
-        "mistakes": [],
+        "evaluated": False,
+        "confusion_matrix": None,
+        "misclassified": [],
         "per_class": [],
         "num_images": 0,
         "reason": "",
@@ -214,16 +214,16 @@ async def _evaluation_payload(evaluator: BackgroundEvaluator, handle: ModelHandl
     except TimeoutError:
         return empty  # under way: who asks again finds it done
     except HTTPError as error:
-        return {**empty, "judged": True, "reason": error.message}
+        return {**empty, "evaluated": True, "reason": error.message}
     return await asyncio.to_thread(_finished_evaluation_payload, evaluation)
 
 
 def _finished_evaluation_payload(evaluation: SampleEvaluation) -> dict[str, Any]:
     has_few_classes = len(evaluation.classes) <= _MAX_MATRIX_CLASSES
     return {
-        "judged": True,
-        "confusion": evaluation.confusion_matrix() if has_few_classes else None,
-        "mistakes": evaluation.misclassified(),
+        "evaluated": True,
+        "confusion_matrix": evaluation.confusion_matrix() if has_few_classes else None,
+        "misclassified": evaluation.misclassified(),
         "per_class": evaluation.per_class(),
         "num_images": len(evaluation.indices),
         "reason": "" if has_few_classes else f"{len(evaluation.classes)} classes are too many for a matrix",

@@ -1,4 +1,4 @@
-"""`POST /v1/unit`: one unit while it reads a picture: its maps, its parts, and what the class owes to it."""
+"""`POST /v1/block`: one unit while it reads a picture: its maps, its parts, and what the class owes to it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,7 +35,7 @@ def block_routes(state: AppState) -> APIRouter:
     router = APIRouter()
 
     @router.post(
-        "/v1/unit", response_model=BlockDetailsResponse, responses=INFERENCE_ERRORS, openapi_extra=ABLATION_BODY
+        "/v1/block", response_model=BlockDetailsResponse, responses=INFERENCE_ERRORS, openapi_extra=ABLATION_BODY
     )
     async def block_details(
         request: Request,
@@ -49,7 +49,7 @@ def block_routes(state: AppState) -> APIRouter:
             ablation = parse_ablation(body.fields)
             loaded = await state.load_model(handle.name)
             if block not in loaded.analysis_model.slots:
-                raise HTTPError(422, str(unknown_name("unit", block, loaded.analysis_model.slots)))
+                raise HTTPError(422, str(unknown_name("block", block, loaded.analysis_model.slots)))
             image = await state.decode(single_image(body), loaded)
             return JSONResponse(
                 await state.run_analysis(loaded, _block_payload, loaded.analysis_model, block, image, ablation)
@@ -71,15 +71,15 @@ def _block_payload(
         block_input, output, gradient = _record_block(network, slot, x)
         branch, shortcut = _branch_and_shortcut(slot.block, block_input, block_name in applied.off)
     return {
-        "unit": block_name,
-        "maps": [_map_data_uri(channel_map) for channel_map in _strongest_maps(output[0])],
+        "block": block_name,
+        "feature_maps": [_map_data_uri(channel_map) for channel_map in _strongest_maps(output[0])],
         "channels": [int(i) for i in _strongest_channels(output[0])],
-        "output": list(output.shape[1:]),
-        "response": _std(output),
-        "branch": _std(branch),
-        "shortcut": _std(shortcut),
-        "gradient": finite_or_none(float(gradient.double().norm())),
-        "refused": applied.describe_rejected(),
+        "output_shape": list(output.shape[1:]),
+        "output_std": _std(output),
+        "branch_std": _std(branch),
+        "shortcut_std": _std(shortcut),
+        "gradient_norm": finite_or_none(float(gradient.double().norm())),
+        "rejected": applied.describe_rejected(),
     }
 
 
