@@ -117,7 +117,7 @@ def test_a_temperature_is_kept_and_then_used(command: Command, with_val: Path, p
     assert "kept with the weights" in told.err
     kept = json.loads((run / "run.json").read_text())["temperature"]
     assert kept["value"] == told.value["temperature"]
-    assert (kept["fitted_on"], told.value["fitted_on"]) == ("val", "val")
+    assert (kept["fit_split"], told.value["fit_split"]) == ("val", "val")
     after = command("predict", run, pictures, "--json")
     assert after.value["temperature"] == kept["value"]
     assert "at temperature" in after.err

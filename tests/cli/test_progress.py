@@ -14,16 +14,16 @@ START = {
     "params": 269_434,
     "data": "digits: 1,438 train",
     "recipe": "digits",
-    "batch": 64,
+    "batch_size": 64,
     "precision": "float32",
     "device": "cpu",
     "step": 0,
-    "total": 44,
+    "total_steps": 44,
     "steps_per_epoch": 22,
 }
 TRAIN = {"kind": "train", "step": 22, "loss": 1.5, "top1": 0.5, "images_per_second": 1234.6, "seconds": 2.0}
 EVAL = {"kind": "eval", "split": "test", "step": 22, "epoch": 1.0, "loss": 0.25, "top1": 0.875}
-PROGRESS = {"kind": "progress", "step": 33, "epoch": 1.5, "total": 44, "seconds": 3.0}
+PROGRESS = {"kind": "progress", "step": 33, "epoch": 1.5, "total_steps": 44, "seconds": 3.0}
 
 
 def shown(lines: list[dict[str, Any]], terminal: bool) -> str:
@@ -57,11 +57,11 @@ def test_a_terminal_has_a_bar_that_goes_away() -> None:
 
 
 def test_an_unknown_line_is_passed_over() -> None:
-    assert shown([{"kind": "probe", "step": 1, "x": 2}], terminal=False) == ""
+    assert shown([{"kind": "step_end", "step": 1, "x": 2}], terminal=False) == ""
 
 
 def test_waiting_for_data_is_told_where_it_is_more_than_little() -> None:
     for share, told in ((0.4, True), (0.01, False)):
-        words = shown([START, TRAIN, {**PROGRESS, "waiting": share}, EVAL], terminal=False)
+        words = shown([START, TRAIN, {**PROGRESS, "waiting_fraction": share}, EVAL], terminal=False)
         assert ("40% waiting for data" in words) is told
         assert ("waiting" in words) is told

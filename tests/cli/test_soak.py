@@ -46,5 +46,5 @@ def test_a_run_killed_again_and_again_is_the_uninterrupted_one(tmp_path: Path, s
     assert num_faults > 0
     left, right = (read_tensors(path / "model.safetensors") for path in (whole, broken))
     assert all(left[name].equal(right[name]) for name in left)
-    scores = [read_header(path / "model.safetensors")["scores"] for path in (whole, broken)]
+    scores = [read_header(path / "model.safetensors")["metrics"] for path in (whole, broken)]
     assert scores[0] == scores[1]

@@ -87,7 +87,7 @@ def test_the_last_step_is_reported_where_the_run_keeps_the_best(place: JobContex
     settings = {"model.depths": "1,1,1", "model.widths": "2,2,2", "model.stem": "conv3(2) norm act"}
     path = place.store.path / "run"
     run = train("resnet20_cifar", "digits", "digits", overrides=settings, epochs=3, val_fraction=0.2, output=path)
-    state = load_train_checkpoint(path / "state")
+    state = load_train_checkpoint(path / "checkpoint")
     assert state is not None
     model = last_step_model(run)
     assert all(torch.equal(tensor, state.model[name]) for name, tensor in model.state_dict().items())

@@ -157,7 +157,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(study: Study, place: JobCont
     assert not place.store.entry(job.key).metadata
     resumed = run_job(job, place)
     assert resumed.run is not None
-    assert resumed.run.metadata["resumed"]
+    assert resumed.run.metadata["resume_commands"]
     name = "model.safetensors"
     assert (resumed.run_path / name).read_bytes() == (whole.run_path / name).read_bytes()
 
@@ -167,7 +167,7 @@ def test_a_state_that_cannot_be_read_begins_again(study: Study, said: tuple[JobC
     job = plan_of(study).jobs[0]
     entry = run_job(job, place)
     (entry.path / "entry.json").unlink()
-    (entry.run_path / "state" / "state.pt").write_bytes(b"torn")
+    (entry.run_path / "checkpoint" / "checkpoint.pt").write_bytes(b"torn")
     run_job(job, place)
     assert any("could not be taken up" in line for line in lines)
     assert entry.metadata["status"] == "done"
@@ -195,7 +195,7 @@ def test_memory_that_is_short_now_is_not_kept_as_what_the_network_cannot_be_aske
 ) -> None:
     job = plan_of(changed(asked=(AnalysisRequest("gradients", weights="init", num_images=8),))).jobs[0]
     with monkeypatch.context() as short:
-        short.setattr(room.MemoryTracker, "room_bytes", lambda memory: 1000)
+        short.setattr(room.MemoryTracker, "free_bytes", lambda memory: 1000)
         with pytest.raises(room.InsufficientMemoryError, match="fit the memory"):
             run_job(job, place)
     entry = run_job(job, place)

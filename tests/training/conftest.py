@@ -20,7 +20,7 @@ TINY = {"model.depths": "1,1,1", "model.widths": "8,16,32", "model.stem": "conv3
 @pytest.fixture(scope="session")
 def tiny() -> dict[str, Any]:
     """Arguments that make a run short."""
-    return {"settings": dict(TINY), "epochs": 2, "show": lambda line: None}
+    return {"overrides": dict(TINY), "epochs": 2, "on_log": lambda line: None}
 
 
 @pytest.fixture(scope="session")

@@ -69,7 +69,7 @@ UNFREEZING |= {"unfreeze": "head: 0 epochs, layer3: 3 steps, all: 6 steps", "dur
 
 def unfreezing_run(output: Path, **options: Any) -> Run:
     """Ten steps: the head alone, from step 3 on the last stage too, from step 6 on all."""
-    options = {"settings": dict(UNFREEZING), "seed": 3, "val_fraction": 0.2, "show": silent, **options}
+    options = {"overrides": dict(UNFREEZING), "seed": 3, "val_fraction": 0.2, "on_log": silent, **options}
     return train(output=output, device="cpu", snapshot_every="1 step", **options)
 
 
@@ -81,7 +81,7 @@ def stopped_at(step: int) -> dict[str, Any]:
             os.kill(os.getpid(), signal.SIGINT)
         return {}
 
-    return {"probe": look, "probe_every_steps": step}
+    return {"on_step_end": look, "hook_every_steps": step}
 
 
 def silent(line: dict[str, Any]) -> None:
@@ -115,7 +115,7 @@ class WrongOnOne:
 @small_batches
 def digits_run(output: Path, loss: Callable[[Tensor, Tensor], Tensor] | None = None, **options: Any) -> Run:
     """Two epochs on the digits with all that a state has to hold: averages, parts, noise, the best so far."""
-    options = {"settings": dict(DIGITS), "epochs": 2, "seed": 3, "val_fraction": 0.2, "show": silent, **options}
+    options = {"overrides": dict(DIGITS), "epochs": 2, "seed": 3, "val_fraction": 0.2, "on_log": silent, **options}
     return train(output=output, loss=loss or Deadly(), save_every_seconds=0.0, device="cpu", **options)
 
 

@@ -107,33 +107,33 @@ def test_a_run_takes_the_parts_records_them_and_is_that_with_as_many_parts(
     lines: list[dict[str, Any]],
     weights_hash: Callable[[Run], str],
 ) -> None:
-    wanted = {**tiny, "epochs": 1, "settings": {**tiny["settings"], "model.order": "wide", "model.drop_rate": 0.2}}
-    monkeypatch.setattr(trials, "StepTrial", Costly)
-    monkeypatch.setattr(trials.MemoryTracker, "room_bytes", lambda self, num_sharing: 40 * MIB)
-    run = train(output=tmp_path / "auto", batch_size="auto", **{**wanted, "show": lines.append})
+    wanted = {**tiny, "epochs": 1, "overrides": {**tiny["overrides"], "model.order": "wide", "model.drop_rate": 0.2}}
+    monkeypatch.setattr(trials, "MemoryProbe", Costly)
+    monkeypatch.setattr(trials.MemoryTracker, "free_bytes", lambda self, num_processes: 40 * MIB)
+    run = train(output=tmp_path / "auto", batch_size="auto", **{**wanted, "on_log": lines.append})
     told = "the batch of 64 is taken in 2 parts of up to 32 (32 of 40 MiB free, measured); its BatchNorms see the parts"
     assert any(line.get("text", "").startswith(told) for line in lines)
     assert (run.recipe.batch_size, run.recipe.grad_accum_steps) == (64, 2)
-    assert run.metadata["micro_batch"]["measured"] == ((4, 4 * MIB), (16, 16 * MIB))
-    parts = train(output=tmp_path / "parts", **{**wanted, "settings": {**wanted["settings"], "grad_accum_steps": 2}})
+    assert run.metadata["grad_accumulation"]["measurements"] == ((4, 4 * MIB), (16, 16 * MIB))
+    parts = train(output=tmp_path / "parts", **{**wanted, "overrides": {**wanted["overrides"], "grad_accum_steps": 2}})
     assert weights_hash(run) == weights_hash(parts)
 
     def never(*arguments: Any) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(trials, "StepTrial", never)
+    monkeypatch.setattr(trials, "MemoryProbe", never)
     longer = train(output=run.path, batch_size="auto", resume=True, **{**wanted, "epochs": 2})
     assert longer.recipe.grad_accum_steps == 2
-    with pytest.raises(ValueError, match="batch as the run has it, 64"):
-        train(output=parts.path, batch_size="auto", resume=True, **{**wanted, "settings": None})
+    with pytest.raises(ValueError, match="batch_size as the run has it, 64"):
+        train(output=parts.path, batch_size="auto", resume=True, **{**wanted, "overrides": None})
 
 
 def test_on_this_machine_a_small_batch_fits(tiny: dict[str, Any], tmp_path: Path) -> None:
     run = train(output=tmp_path / "run", batch_size="auto", **{**tiny, "epochs": 1})
-    found = run.metadata["micro_batch"]
-    assert (found["parts"], found["size"], found["num_ranks"]) == (1, 64, 1)
-    assert 0 < found["trial_bytes"] < found["room_bytes"]
-    assert [size for size, _ in found["measured"]] == [4, 16]
+    found = run.metadata["grad_accumulation"]
+    assert (found["grad_accum_steps"], found["size"], found["world_size"]) == (1, 64, 1)
+    assert 0 < found["peak_bytes"] < found["free_bytes"]
+    assert [size for size, _ in found["measurements"]] == [4, 16]
 
 
 def test_where_nothing_fits_no_run_is_left(
@@ -142,7 +142,7 @@ def test_where_nothing_fits_no_run_is_left(
     def crash(self: MemoryProbe, num_images: int) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(MemoryProbe, "_take", crash)
+    monkeypatch.setattr(MemoryProbe, "_run_step", crash)
     with pytest.raises(ValueError, match="memory for a step of 4 pictures"):
         train(output=tmp_path / "run", batch_size="auto", **tiny)
     assert not (tmp_path / "run").exists()

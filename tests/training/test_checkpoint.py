@@ -32,7 +32,7 @@ def test_they_are_kept_at_their_interval_step_0_among_them(kept: Run, digits_run
     assert [(step, path.name) for step, path in kept.snapshots()] == [
         (step, f"step-000000{step:02d}.safetensors") for step in (0, 10, 20, 30)
     ]
-    assert kept.metadata["snapshots"] == "10 steps"
+    assert kept.metadata["snapshot_every"] == "10 steps"
     assert digits_run.snapshots() == []
 
 
@@ -43,10 +43,10 @@ def test_keeping_them_changes_nothing(kept: Run, digits_run: Run, weights_hash: 
 def test_a_snapshot_stands_alone(kept: Run) -> None:
     final, (step, path) = read_header(kept.weights_path), kept.snapshots()[1]
     header = read_header(path)
-    assert {name: header[name] for name in header if name not in ("step", "scores", "chosen")} == {
-        name: final[name] for name in final if name not in ("scores", "chosen")
+    assert {name: header[name] for name in header if name not in ("step", "metrics", "selection")} == {
+        name: final[name] for name in final if name not in ("metrics", "selection")
     }
-    assert (header["step"], header["scores"], header["chosen"]) == (step, None, "the weights of step 10")
+    assert (header["step"], header["metrics"], header["selection"]) == (step, None, "the weights of step 10")
     assert load_weights(path).classes == kept.classes
 
 
@@ -80,7 +80,7 @@ def test_a_run_that_goes_on_keeps_what_the_uninterrupted_one_does(
             os.kill(os.getpid(), signal.SIGINT)
         return {}
 
-    wanted = {"output": output, "seed": 3, "val_fraction": 0.2, "snapshots": "10 steps", **tiny}
+    wanted = {"output": output, "seed": 3, "val_fraction": 0.2, "snapshot_every": "10 steps", **tiny}
     with pytest.raises(TrainingInterrupted):
         train(on_step_end=interrupt, hook_every_steps=1, **wanted)
     run = Run(output)
@@ -91,11 +91,11 @@ def test_a_run_that_goes_on_keeps_what_the_uninterrupted_one_does(
     (folder / "step-00000020.safetensors.partial").write_bytes(b"half")
     (folder / "step-00000010.safetensors").unlink()
     (folder / "step-00000010.safetensors").write_bytes(bytes_of(kept)[10])
-    run = train(**{**wanted, "resume": True, "snapshots": None})
+    run = train(**{**wanted, "resume": True, "snapshot_every": None})
     assert bytes_of(run) == bytes_of(kept)
     assert sorted(path.name for path in folder.iterdir()) == [path.name for _, path in run.snapshots()]
-    with pytest.raises(ValueError, match=r"snapshots as the run has it, '10 steps'"):
-        train(**{**wanted, "resume": True, "snapshots": "20 steps"})
+    with pytest.raises(ValueError, match=r"snapshot_every as the run has it, '10 steps'"):
+        train(**{**wanted, "resume": True, "snapshot_every": "20 steps"})
 
 
 def test_intervals() -> None:

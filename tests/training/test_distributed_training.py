@@ -37,7 +37,7 @@ run = digits_run(Path(folder) / "run")
 for norms in (True, False):
     float64_run(Path(folder) / f"norms {{norms}}", norms)
 answer = {{"top1": run.top1}}
-answer["found"] = evaluate(run, split="train", batch=64, share=True, keep_probabilities=True)
+answer["found"] = evaluate(run, split="train", batch_size=64, distributed=True, keep_probabilities=True)
 try:
     digits_run(Path(folder) / "diverged", WrongOnOne())
 except ValueError as error:
@@ -73,7 +73,7 @@ def test_rank_0_alone_writes(undisturbed: Told) -> None:
     assert any("report.html" in name for name in first["written"])
     assert second["written"] == []
     assert first["top1"] == second["top1"] == run.top1
-    assert run.metadata["num_ranks"] == 2
+    assert run.metadata["world_size"] == 2
     assert of_training(run, "step") == [NUM_STEPS // 2, NUM_STEPS]
 
 
@@ -105,7 +105,7 @@ def test_a_rank_killed_within_an_epoch_is_restarted_and_the_run_ends_as_if_nothi
     code, _, told = ended(torchrun(RUNS, str(output), "25", "0", restarts=1))
     assert code == 0, told
     run = Run(output)
-    assert len(run.metadata["resumed"]) == 1
+    assert len(run.metadata["resume_commands"]) == 1
     assert weights_hash(run) == weights_hash(undisturbed.run)
     assert timeless(run) == timeless(undisturbed.run)
 
@@ -114,12 +114,12 @@ def test_a_stop_reaches_every_rank_at_the_same_step(tmp_path: Path) -> None:
     output = tmp_path / "run"
     process = torchrun(RUNS, str(output), "0", "0.1")
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (output / "state" / "state.pt").exists() and time.monotonic() < deadline:
+    while not (output / "checkpoint" / "checkpoint.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     code, _, told = ended(process)
     assert code != 0
-    state = load_train_checkpoint(output / "state")
+    state = load_train_checkpoint(output / "checkpoint")
     assert state is not None
     assert state.step < NUM_STEPS
     stopped = re.findall(r"Interrupted: stopped after step (\d+)", told)
@@ -176,7 +176,7 @@ def test_what_is_not_finite_on_one_rank_stops_all_and_is_found_there(undisturbed
     assert first == second
     found = re.search(r"it began at step (\d+) in the loss, of finite outputs", first)
     assert found, first
-    state = load_train_checkpoint(output / "state")
+    state = load_train_checkpoint(output / "checkpoint")
     assert state is not None
     assert state.step == int(found[1])
     told = json.loads((output / "diverged.json").read_text())
@@ -225,14 +225,14 @@ from pathlib import Path
 from distributed_runs import Double, float64_data, float64_run
 from reslab.training.evaluation.evaluate import evaluate
 run = float64_run(Path({folder!r}) / "run", norms=True)
-answer = evaluate(run, float64_data(), split="train", val_fraction=0.25, batch=10, share=True, module=Double(True))
+answer = evaluate(run, float64_data(), split="train", val_fraction=0.25, batch_size=10, distributed=True, module=Double(True))
 """
 
 
 def test_three_ranks_have_the_losses_and_the_scores_of_one(tmp_path: Path) -> None:
     found = on_ranks(THREE.format(folder=str(tmp_path)), tmp_path, num=3)
     one, three = float64_run(tmp_path / "one", norms=True), Run(tmp_path / "run")
-    assert three.metadata["num_ranks"] == 3
+    assert three.metadata["world_size"] == 3
     assert of_training(three, "loss") == pytest.approx(of_training(one, "loss"), rel=1e-8, abs=0)
     assert of_training(three, "top1") == of_training(one, "top1")
     alone = evaluate(three, float64_data(), split="train", val_fraction=0.25, batch_size=10, module=Double(True))

@@ -69,8 +69,8 @@ def test_why_is_told() -> None:
 @pytest.fixture(scope="module")
 def restless(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Run, list[str]]:
     said: list[str] = []
-    wanted = {**tiny, "settings": {**tiny["settings"], **RESTLESS}, "epochs": 30, "seed": 3, "val_fraction": 0.2}
-    wanted["show"] = lambda line: said.append(line.get("text", ""))
+    wanted = {**tiny, "overrides": {**tiny["overrides"], **RESTLESS}, "epochs": 30, "seed": 3, "val_fraction": 0.2}
+    wanted["on_log"] = lambda line: said.append(line.get("text", ""))
     return wanted, train(output=tmp_path_factory.mktemp("restless") / "run", **wanted), said
 
 
@@ -80,12 +80,12 @@ def test_a_run_that_stopped_early_says_so_and_keeps_its_best(
     _, run, said = restless
     assert run.result is not None
     assert run.result["steps"] < 30 * STEPS
-    assert run.result["ended"].startswith(f"stopped early after step {run.result['steps']} of {30 * STEPS}: ")
-    assert run.result["ended"] in said
+    assert run.result["stop_reason"].startswith(f"stopped early after step {run.result['steps']} of {30 * STEPS}: ")
+    assert run.result["stop_reason"] in said
     top1 = [line["top1"] for line in run.log.records() if line["kind"] == "eval"]
     best = len(top1) - 2
     assert max(top1) == top1[best - 1] > max(top1[: best - 1], default=0.0)
-    assert f"of the validation split, of step {best * STEPS}" in run.result["chosen"]
+    assert f"of the validation split, of step {best * STEPS}" in run.result["selection"]
 
 
 def test_one_that_was_interrupted_ends_where_the_uninterrupted_one_does(
@@ -108,22 +108,22 @@ def test_one_that_was_interrupted_ends_where_the_uninterrupted_one_does(
         train(output=tmp_path / "run", on_step_end=interrupt, hook_every_steps=at, **wanted)
     run = train(output=tmp_path / "run", resume=True, **wanted)
     assert weights_hash(run) == weights_hash(first)
-    assert [line for line in timeless(run) if line["kind"] != "probe"] == timeless(first)
+    assert [line for line in timeless(run) if line["kind"] != "step_end"] == timeless(first)
     assert run.result is not None
-    assert run.result["ended"] == first.result["ended"]
+    assert run.result["stop_reason"] == first.result["stop_reason"]
     # Killed after its last state: what is left is to be written, not to be learned.
     run.update(result=None)
     run.weights_path.unlink()
-    again = train(output=run.path, resume=True, **{**wanted, "show": lines.append})
+    again = train(output=run.path, resume=True, **{**wanted, "on_log": lines.append})
     assert weights_hash(again) == weights_hash(first)
-    state = load_train_checkpoint(run.path / "state")
+    state = load_train_checkpoint(run.path / "checkpoint")
     assert state is not None
     assert state.step == first.result["steps"]
-    assert f"nothing is left to do: {first.result['ended']}" in [line.get("text") for line in lines]
+    assert f"nothing is left to do: {first.result['stop_reason']}" in [line.get("text") for line in lines]
 
 
 def test_it_never_looks_at_the_test_set(tiny: dict[str, Any], tmp_path: Path) -> None:
-    wanted = {**tiny, "settings": {"patience": "2 epochs"}}
+    wanted = {**tiny, "overrides": {"patience": "2 epochs"}}
     with pytest.raises(ValueError, match=r"a validation split, which the patience watches; got: digits.*val-fraction"):
         train(output=tmp_path / "run", **wanted)
     assert not (tmp_path / "run").exists()

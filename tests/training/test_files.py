@@ -37,7 +37,7 @@ def largest_file(num_bytes: int) -> Iterator[None]:
 
 
 def state(step: int, size: int = 10) -> TrainCheckpoint:
-    return TrainCheckpoint(step, {"w": torch.full((size,), float(step))}, {"state": {}}, {"first": step})
+    return TrainCheckpoint(step, {"w": torch.full((size,), float(step))}, {"state": {}}, {"first_step": step})
 
 
 def test_what_is_written_is_there_and_readable(tmp_path: Path) -> None:
@@ -64,9 +64,9 @@ def test_another_error_of_the_disk_keeps_its_name() -> None:
 
 def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
     (tmp_path / ".state.pt.abc.part").write_bytes(b"half")
-    (tmp_path / "state.pt").write_bytes(b"whole")
+    (tmp_path / "checkpoint.pt").write_bytes(b"whole")
     remove_partial_files(tmp_path)
-    assert os.listdir(tmp_path) == ["state.pt"]
+    assert os.listdir(tmp_path) == ["checkpoint.pt"]
 
 
 def test_a_state_comes_back(tmp_path: Path) -> None:
@@ -91,8 +91,8 @@ def test_a_disk_that_fills_while_saving_leaves_the_last_state(tmp_path: Path) ->
 
 def test_a_damaged_state_is_told(tmp_path: Path) -> None:
     save_train_checkpoint(tmp_path, state(3))
-    whole = (tmp_path / "state.pt").read_bytes()
-    (tmp_path / "state.pt").write_bytes(whole[: len(whole) // 2])
+    whole = (tmp_path / "checkpoint.pt").read_bytes()
+    (tmp_path / "checkpoint.pt").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"cannot be read.*remove it"):
         load_train_checkpoint(tmp_path)
 
@@ -122,7 +122,7 @@ def test_a_disk_that_fills_in_a_run_leaves_a_state_to_go_on_from(
 
     with largest_file(resource.getrlimit(resource.RLIMIT_FSIZE)[0]), pytest.raises(DiskFullError, match="--resume"):
         train(output=output, on_step_end=fill, hook_every_steps=5, save_every_seconds=0, **tiny)
-    found = load_train_checkpoint(output / "state")
+    found = load_train_checkpoint(output / "checkpoint")
     assert found is not None
     assert found.step == 4
     ended, whole = train(output=output, resume=True, **tiny), train(output=tmp_path / "whole", **tiny)

@@ -27,7 +27,7 @@ class Wheel:
         indices = torch.randint(0, 100, (8,), generator=generator)
         return torch.randn(8, 1, 4, 4, generator=generator), indices % 3, indices
 
-    def iterate(self, start_step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def iter_from(self, start_step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         while True:
             yield self.batch(start_step)
             start_step += 1

@@ -323,10 +323,10 @@ def test_a_run_with_either_is_the_same_network(tiny: dict[str, Any], tmp_path: P
     plain = {"optimizer.momentum": "0", "optimizer.nesterov": "false", "optimizer.decay_norm_and_bias": "true"}
     # A rate at which rounding does not grow: at 0.1 two such runs part within ten steps.
     plain |= {"optimizer.lr": "0.01", "optimizer.weight_decay": "0", "schedule.name": "constant"}
-    base = {**tiny["settings"], **plain}
+    base = {**tiny["overrides"], **plain}
     found = []
     for name, said in (("a", {"l2": "0.001"}), ("b", {"optimizer.weight_decay": "0.002"}), ("c", {})):
-        run = train(output=tmp_path / name, overrides={**base, **said}, epochs=1, on_log=tiny["show"])
+        run = train(output=tmp_path / name, overrides={**base, **said}, epochs=1, on_log=tiny["on_log"])
         found.append(read_tensors(run.weights_path))
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=2e-6)
     assert max(float((found[0][name] - found[2][name]).abs().max()) for name in found[0]) > 1e-4

@@ -83,8 +83,8 @@ def test_means_move_no_slope_and_spikes_are_cut() -> None:
 @pytest.mark.parametrize(
     ("rates", "word"),
     [
-        ({"lowest": 1.0, "highest": 0.1}, "rates that rise"),
-        ({"lowest": 0.0}, "rates that rise"),
+        ({"min_lr": 1.0, "max_lr": 0.1}, "rates that rise"),
+        ({"min_lr": 0.0}, "rates that rise"),
         ({"num_steps": 3}, "at least 10 steps"),
     ],
 )

@@ -25,30 +25,30 @@ def test_the_last_epoch_is_averaged_over_its_steps() -> None:
         mean = sum(losses[first:last]) / (last - first)
         lines.append({"kind": "train", "step": last, "loss": mean, "top1": mean / 10})
     assert last_epoch_averages(lines, 10) == pytest.approx(
-        {"train_average_loss": sum(losses[20:]) / 5, "train_average_top1": sum(losses[20:]) / 50}
+        {"train_loss_running": sum(losses[20:]) / 5, "train_top1_running": sum(losses[20:]) / 50}
     )
-    assert last_epoch_averages(lines[:7], 10)["train_average_loss"] == pytest.approx(sum(losses[10:20]) / 10)
+    assert last_epoch_averages(lines[:7], 10)["train_loss_running"] == pytest.approx(sum(losses[10:20]) / 10)
     assert last_epoch_averages([], 10) == {}
 
 
 def test_speed_is_images_over_seconds() -> None:
-    key = "images_per_second_without_loading"
+    key = "compute_images_per_second"
     lines = [{"kind": "train", "step": 10, key: 100.0}, {"kind": "train", "step": 40, key: 300.0}]
     assert throughput_without_loading(lines) == pytest.approx(40 / (10 / 100 + 30 / 300))
     assert throughput_without_loading([]) is None
 
 
 def test_a_run_tells_both(tiny: dict[str, Any], tmp_path: Path) -> None:
-    said = {**tiny, "settings": {**tiny["settings"], "eval_train": "true"}}
+    said = {**tiny, "overrides": {**tiny["overrides"], "eval_train": "true"}}
     run = train(output=tmp_path / "run", seed=1, **said)
     result = run.result
     assert result is not None
     found = evaluate(run.path, split="train")
     assert (result["train_loss"], result["train_top1"]) == (found.loss, found.top1)
     last = [line for line in run.log.records() if line["kind"] == "train"][-1]
-    assert result["train_average_loss"] == pytest.approx(last["loss"])  # one report an epoch
-    assert result["train_average_top1"] != result["train_top1"]
-    assert result["images_per_second_without_loading"] > result["images_per_second"] > 0
+    assert result["train_loss_running"] == pytest.approx(last["loss"])  # one report an epoch
+    assert result["train_top1_running"] != result["train_top1"]
+    assert result["compute_images_per_second"] > result["images_per_second"] > 0
     page = run.report_path.read_text()
     assert "along the last epoch" in page
     assert "without waiting for data" in page
@@ -58,7 +58,7 @@ def test_others_do_not_judge_the_training_images(tiny: dict[str, Any], tmp_path:
     run = train(output=tmp_path / "run", seed=1, **tiny)
     assert run.result is not None
     assert "train_top1" not in run.result
-    assert "train_average_top1" in run.result
+    assert "train_top1_running" in run.result
     assert "along the last epoch" not in run.report_path.read_text()
 
 
@@ -70,7 +70,7 @@ class _Slow:
     def __init__(self, now: list[float]) -> None:
         self.now = now
 
-    def iterate(self, start_step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def iter_from(self, start_step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for step in range(start_step, 100):
             self.now[0] += 2.0
             batch = torch.full((1,), step)
@@ -100,7 +100,7 @@ def test_a_run_tells_the_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         on_log=lines.append,
         overrides={"batch_size": 128},
     )
-    shares = [line["waiting"] for line in lines if line["kind"] == "progress"]
+    shares = [line["waiting_fraction"] for line in lines if line["kind"] == "progress"]
     assert shares
     assert all(0 <= share <= 1 for share in shares)
     assert any(share > 0 for share in shares)

@@ -27,7 +27,7 @@ class Wheel:
     def __init__(self, broken: bool = False) -> None:
         self.broken = broken
 
-    def iterate(self, start_step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def iter_from(self, start_step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         step = start_step
         while True:
             x = torch.randn(4, 1, 4, 4, generator=torch.Generator().manual_seed(step))

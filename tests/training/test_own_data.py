@@ -111,10 +111,16 @@ SMALL = {
 
 
 def test_a_folder_of_photographs(photos: Path, tmp_path: Path, weights_hash: Callable[[Run], str]) -> None:
-    arguments: dict[str, Any] = {"epochs": 2, "batch": 6, "settings": SMALL, "workers": 0, "show": lambda line: None}
+    arguments: dict[str, Any] = {
+        "epochs": 2,
+        "batch_size": 6,
+        "overrides": SMALL,
+        "workers": 0,
+        "on_log": lambda line: None,
+    }
     run = train("resnet18", photos, output=tmp_path / "run", **arguments)
     assert run.classes == ("blue", "red")
-    assert run.metadata["data"]["asked"] == str(photos)
+    assert run.metadata["data"]["requested"] == str(photos)
     assert run.metadata["recipe"]["name"] == "photos-scratch"
     assert sum(run.metadata["data"]["num_images"].values()) == 24
     assert run.recipe.precision == ("bf16" if has_native_bf16(choose_device("auto")) else "float32")
@@ -200,7 +206,7 @@ def test_a_module_or_loss_that_does_not_fit_is_refused_before_a_folder_is_made(
     module: nn.Module, loss: Any, required: str | None, tmp_path: Path
 ) -> None:
     data = (torch.rand(12, 1, 8, 8), torch.arange(12) % 3)
-    asked = {"settings": {"train_transform": "", "duration": "1 step", "batch_size": 4}, "show": lambda line: None}
+    asked = {"overrides": {"train_transform": "", "duration": "1 step", "batch_size": 4}, "on_log": lambda line: None}
     if required is None:
         assert train(module, data, loss=loss, output=tmp_path / "run", **asked).result is not None
         return
@@ -225,7 +231,7 @@ def test_what_starts_fresh_is_told_once(
 ) -> None:
     images, labels = torch.zeros(40, 1, 8, 8, dtype=torch.uint8), torch.arange(40) % 2
     told: list[dict[str, Any]] = []
-    options = {**tiny, "epochs": 1, "show": told.append, "pretrained": digits_run.weights_path}
+    options = {**tiny, "epochs": 1, "on_log": told.append, "pretrained": digits_run.weights_path}
     with caplog.at_level("INFO", logger="reslab"):
         train("resnet20_cifar", (images, labels), output=tmp_path / "run", **options)
     notes = [line["text"] for line in told if line["kind"] == "note"]

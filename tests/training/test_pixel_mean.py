@@ -27,7 +27,7 @@ def fail(step: int, model: nn.Module) -> dict[str, Any]:
 def test_it_is_saved_resumed_evaluated_and_predicted_with(
     tiny: dict[str, Any], tmp_path: Path, timeless: Callable[[Run], list[dict[str, Any]]]
 ) -> None:
-    said = {**tiny, "settings": {**tiny["settings"], "pixel_mean": "true"}, "seed": 2}
+    said = {**tiny, "overrides": {**tiny["overrides"], "pixel_mean": "true"}, "seed": 2}
     whole = train(output=tmp_path / "whole", **said)
     data = open_train_data(None)
     images = data.split("train")
@@ -37,7 +37,7 @@ def test_it_is_saved_resumed_evaluated_and_predicted_with(
     assert torch.equal(decode_mean_image(kept["mean_image"]), compute_mean_image(images))
     with pytest.raises(KeyError):
         train(output=tmp_path / "cut", on_step_end=fail, hook_every_steps=13, save_every_seconds=0.0, **said)
-    again = train(output=tmp_path / "cut", resume=True, on_log=said["show"])
+    again = train(output=tmp_path / "cut", resume=True, on_log=said["on_log"])
     assert timeless(again) == timeless(whole)
     assert evaluate(whole.path).top1 == whole.top1
     held_out, right = data.split("test"), 0

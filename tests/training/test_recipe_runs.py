@@ -137,7 +137,7 @@ def test_what_a_recipe_sets_is_told_and_recorded(tmp_path: Path) -> None:
     assert run.arch.image_size == (96, 96)
     assert (run.arch.shortcut, run.arch.init) == ("conv1x1", "xavier")
     run = dry_run("stochastic-depth", tmp_path / "other")
-    assert any("stochastic-depth(0.5)" in note for note in run.metadata["notes"])
+    assert any("stochastic-depth(0.5)" in note for note in run.metadata["messages"])
 
 
 def test_a_validation_split_of_the_recipe_s(tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ def die(step, model):
     if step == {at}:
         os.kill(os.getpid(), signal.SIGKILL)
     return {{}}
-probe = {{"probe": die, "probe_every_steps": 1}} if {at} else {{}}
-train(output={output!r}, settings={settings!r}, epochs=2, seed=3, val_fraction=0.2, show=lambda line: None,
+probe = {{"on_step_end": die, "hook_every_steps": 1}} if {at} else {{}}
+train(output={output!r}, overrides={settings!r}, epochs=2, seed=3, val_fraction=0.2, on_log=lambda line: None,
       device="cpu", save_every_seconds=0.0, resume={resume}, **probe)
 """
 
@@ -43,7 +43,7 @@ def start(output: Path, settings: dict[str, str], at: int, resume: bool = False)
 
 
 def without_probes(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [line for line in lines if line["kind"] != "probe"]
+    return [line for line in lines if line["kind"] != "step_end"]
 
 
 def test_a_run_killed_within_an_epoch_and_resumed_is_the_uninterrupted_one(
@@ -55,9 +55,9 @@ def test_a_run_killed_within_an_epoch_and_resumed_is_the_uninterrupted_one(
     weights_hash: Callable[[Run], str],
 ) -> None:
     output = tmp_path / "killed"
-    killed = start(output, tiny["settings"], at=25)
+    killed = start(output, tiny["overrides"], at=25)
     assert killed.wait(120) == -signal.SIGKILL
-    state = load_train_checkpoint(output / "state")
+    state = load_train_checkpoint(output / "checkpoint")
     assert state is not None
     assert state.step == 24
     assert not (output / "model.safetensors").exists()
@@ -65,7 +65,7 @@ def test_a_run_killed_within_an_epoch_and_resumed_is_the_uninterrupted_one(
     Run(output).log.append({"kind": "eval", "step": 25, "loss": 0.0})
     with (output / "log.jsonl").open("a") as log:
         log.write('{"kind": "tra')
-    run = train(output=output, resume=True, **{**tiny, "settings": None, "epochs": None, "show": lines.append})
+    run = train(output=output, resume=True, **{**tiny, "overrides": None, "epochs": None, "on_log": lines.append})
     assert "resumed at step 24 of 34" in [line.get("text") for line in lines]
     assert weights_hash(run) == weights_hash(digits_run)
     assert without_probes(timeless(run)) == timeless(digits_run)
@@ -76,10 +76,10 @@ def test_ten_kills_at_random_moments(
     digits_run: Run, tiny: dict[str, Any], tmp_path: Path, timeless: Timeless, weights_hash: Callable[[Run], str]
 ) -> None:
     output, kills, draw = tmp_path / "killed", 0, random.Random(0)
-    state = output / "state" / "state.pt"
+    state = output / "checkpoint" / "checkpoint.pt"
     for _ in range(10):
         before = state.stat().st_mtime_ns if state.exists() else 0
-        process = start(output, tiny["settings"], at=0, resume=True)
+        process = start(output, tiny["overrides"], at=0, resume=True)
         while process.poll() is None and (not state.exists() or state.stat().st_mtime_ns == before):
             time.sleep(0.001)
         time.sleep(draw.random() * 0.15)
@@ -104,10 +104,10 @@ def test_ctrl_c_ends_the_step_and_saves(
     with pytest.raises(TrainingInterrupted, match=r"after step 7 of 34; the state is saved.*--resume"):
         train(output=output, seed=3, val_fraction=0.2, on_step_end=interrupt, hook_every_steps=7, **tiny)
     assert signal.getsignal(signal.SIGINT) is before
-    state = load_train_checkpoint(output / "state")
+    state = load_train_checkpoint(output / "checkpoint")
     assert state is not None
     assert state.step == 7
-    run = train(output=output, resume=True, **{**tiny, "settings": None})
+    run = train(output=output, resume=True, **{**tiny, "overrides": None})
     assert weights_hash(run) == weights_hash(digits_run)
     assert without_probes(timeless(run)) == timeless(digits_run)
 
@@ -142,23 +142,23 @@ def test_without_a_state_it_starts_from_step_0_and_says_so(
     timeless: Timeless,
     weights_hash: Callable[[Run], str],
 ) -> None:
-    run = train(output=tmp_path / "run", resume=True, seed=3, val_fraction=0.2, **{**tiny, "show": lines.append})
+    run = train(output=tmp_path / "run", resume=True, seed=3, val_fraction=0.2, **{**tiny, "on_log": lines.append})
     assert any("starting from step 0" in line.get("text", "") for line in lines)
-    (run.path / "state" / "state.pt").unlink()
+    (run.path / "checkpoint" / "checkpoint.pt").unlink()
     again = train(output=run.path, resume=True, on_log=lines.append)
     assert weights_hash(again) == weights_hash(digits_run)
     assert timeless(again) == timeless(digits_run)
 
 
 def test_a_run_that_ended_can_be_made_longer(tiny: dict[str, Any], tmp_path: Path) -> None:
-    constant = {**tiny, "settings": {**tiny["settings"], "schedule.name": "constant"}}
+    constant = {**tiny, "overrides": {**tiny["overrides"], "schedule.name": "constant"}}
     run = train(output=tmp_path / "run", **{**constant, "epochs": 1})
     longer = train(output=run.path, resume=True, epochs=2, on_log=lambda line: None)
     assert longer.recipe.duration == "2 epochs"
     assert longer.result is not None
     assert longer.result["steps"] == 44
     whole = train(output=tmp_path / "whole", **{**constant, "epochs": 2})
-    states = [load_train_checkpoint(found.path / "state") for found in (longer, whole)]
+    states = [load_train_checkpoint(found.path / "checkpoint") for found in (longer, whole)]
     assert states[0] is not None
     assert states[1] is not None
     assert all(torch.equal(states[0].model[name], states[1].model[name]) for name in states[0].model)
@@ -169,12 +169,12 @@ def test_a_run_that_ended_can_be_made_longer(tiny: dict[str, Any], tmp_path: Pat
     [
         ({"seed": 4}, "seed"),
         ({"model": "resnet32_cifar"}, "model"),
-        ({"settings": {"model.depths": "2,2,2"}}, r"model\.depths"),
+        ({"overrides": {"model.depths": "2,2,2"}}, r"model\.depths"),
         ({"data": "mnist"}, "data"),
         ({"recipe": "cifar"}, "recipe"),
-        ({"batch": 32}, "batch"),
+        ({"batch_size": 32}, "batch_size"),
         ({"lr": 0.5}, r"optimizer\.lr"),
-        ({"settings": {"label_smoothing": "0.2"}}, "label_smoothing"),
+        ({"overrides": {"label_smoothing": "0.2"}}, "label_smoothing"),
         ({"val_fraction": 0.3}, "val_fraction"),
         ({"pretrained": "weights.pth"}, "pretrained"),
         ({"loss": nn.functional.nll_loss}, "loss"),
@@ -195,7 +195,7 @@ def test_saying_the_same_again_is_no_conflict(tiny: dict[str, Any], tmp_path: Pa
         "data": "digits",
         "recipe": "digits",
         "seed": 0,
-        "batch": 128,
+        "batch_size": 128,
         "epochs": 1,
     }
     run = train(output=tmp_path / "run", **arguments)
@@ -248,9 +248,9 @@ def test_a_compiled_run_resumed_is_the_uninterrupted_one(tmp_path: Path, weights
         return {}
 
     settings = {"compile": True, "duration": "6 steps", "batch_size": 32}
-    wanted = {"data": "digits", "settings": settings, "show": lambda line: None, "device": "cpu"}
+    wanted = {"data": "digits", "overrides": settings, "on_log": lambda line: None, "device": "cpu"}
     whole = train(network(), output=tmp_path / "whole", **wanted)
-    plain = train(network(), output=tmp_path / "plain", **{**wanted, "settings": {**settings, "compile": False}})
+    plain = train(network(), output=tmp_path / "plain", **{**wanted, "overrides": {**settings, "compile": False}})
     with pytest.raises(TrainingInterrupted):
         train(network(), output=tmp_path / "run", on_step_end=interrupt, hook_every_steps=1, **wanted)
     run = train(network(), output=tmp_path / "run", resume=True, **wanted)

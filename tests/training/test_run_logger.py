@@ -35,13 +35,13 @@ def test_every_number_of_the_log_is_there_once_also_of_a_run_that_went_on(tiny: 
             os.kill(os.getpid(), signal.SIGINT)
         return {"twice": 2 * step, "word": "not a number"}
 
-    wanted = {"output": tmp_path / "run", "val_fraction": 0.2, "probe_every_steps": 5, **tiny}
+    wanted = {"output": tmp_path / "run", "val_fraction": 0.2, "hook_every_steps": 5, **tiny}
     with pytest.raises(TrainingInterrupted):
         train(tensorboard=True, on_step_end=interrupt, **wanted)
     # Points of steps that are taken again: as if the state had been saved before them.
     again = scalars.TensorBoardWriter(tmp_path / "run" / "tensorboard")
     again.start(20)
-    again.log({"kind": "probe", "step": 25, "twice": -1.0})
+    again.log({"kind": "step_end", "step": 25, "twice": -1.0})
     again.close()
     run = train(resume=True, on_step_end=lambda step, model: {"twice": 2 * step}, **wanted)  # what was begun goes on
     found = points(run)
@@ -49,7 +49,7 @@ def test_every_number_of_the_log_is_there_once_also_of_a_run_that_went_on(tiny: 
         ("train", "train", "loss"),
         ("train", "train", "lr"),
         ("eval", "val", "top1"),
-        ("probe", "probe", "twice"),
+        ("step_end", "step_end", "twice"),
     ):
         assert found[f"{group}/{key}"] == lines(run, kind, key)
     assert [step for step, _ in found["probe/twice"]] == [5, 10, 15, 20, 25, 30]

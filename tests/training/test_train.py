@@ -55,7 +55,7 @@ def test_the_weights_are_the_best_on_the_validation_split(digits_run: Run) -> No
     evaluations = [line for line in digits_run.log.records() if line["kind"] == "eval"]
     assert [line["split"] for line in evaluations] == ["val", "val"]
     best = max(evaluations, key=lambda line: (line["top1"], -line["loss"]))
-    assert digits_run.result["chosen"] == f"the best of the validation split, of step {best['step']}"
+    assert digits_run.result["selection"] == f"the best of the validation split, of step {best['step']}"
     assert digits_run.result["split"] == "test"
     assert digits_run.result["num_samples"] == len(open_dataset("digits").split("test"))
 
@@ -66,9 +66,9 @@ def test_the_header_of_the_weights_alone_tells_the_network(digits_run: Run) -> N
     assert header["classes"] == list("0123456789")
     assert header["preprocess"]["channels"] == 1
     assert digits_run.result is not None
-    assert header["scores"]["num_correct"] == digits_run.result["num_correct"]
-    assert header["scores"]["split"] == "test"
-    assert "validation" in header["chosen"]
+    assert header["metrics"]["num_correct"] == digits_run.result["num_correct"]
+    assert header["metrics"]["split"] == "test"
+    assert "validation" in header["selection"]
     assert load_weights(digits_run.weights_path).classes == tuple("0123456789")
 
 
@@ -76,7 +76,7 @@ def test_the_log_has_a_line_an_epoch_and_they_are_plain_json(digits_run: Run) ->
     lines = digits_run.log.records()
     trained = [line for line in lines if line["kind"] == "train"]
     assert [line["epoch"] for line in trained] == [1.0, 2.0]
-    speeds = {"images_per_second", "images_per_second_without_loading", "seconds"}
+    speeds = {"images_per_second", "compute_images_per_second", "seconds"}
     assert set(trained[0]) == {"kind", "step", "epoch", "loss", "top1", "lr"} | speeds
     assert 0 < trained[0]["seconds"] < trained[1]["seconds"]
     for text in digits_run.log.path.read_text().splitlines():
@@ -93,19 +93,19 @@ def test_the_report_is_one_file_that_names_the_run(digits_run: Run) -> None:
 def test_without_a_validation_split_the_last_weights_are_kept(tiny: dict[str, Any], tmp_path: Path) -> None:
     run = train(output=tmp_path / "run", **tiny)
     assert run.result is not None
-    assert run.result["chosen"] == "the last weights"
+    assert run.result["selection"] == "the last weights"
     last = [line for line in run.log.records() if line["kind"] == "eval"][-1]
     assert (last["split"], last["top1"], last["loss"]) == ("test", run.result["top1"], run.result["loss"])
 
 
 def test_what_is_shown(tiny: dict[str, Any], tmp_path: Path, lines: list[dict[str, Any]]) -> None:
-    run = train(output=tmp_path / "run", **{**tiny, "show": lines.append, "epochs": 1, "batch": 128})
+    run = train(output=tmp_path / "run", **{**tiny, "on_log": lines.append, "epochs": 1, "batch_size": 128})
     notes = [line["text"] for line in lines if line["kind"] == "note"]
     assert any("learning rate 0.1 for batch 64 becomes 0.2 for batch 128" in note for note in notes)
     assert any("are left out" in note for note in notes)
-    assert run.metadata["notes"] == notes
+    assert run.metadata["messages"] == notes
     (start,) = [line for line in lines if line["kind"] == "start"]
-    assert (start["total"], start["steps_per_epoch"], start["device"]) == (11, 11, "cpu")
+    assert (start["total_steps"], start["steps_per_epoch"], start["device"]) == (11, 11, "cpu")
     assert run.recipe.optimizer.lr == pytest.approx(0.2)
 
 
@@ -114,13 +114,13 @@ def test_a_probe_adds_its_lines_at_its_interval(tiny: dict[str, Any], tmp_path: 
         return {"norm": sum(float(p.detach().square().sum()) for p in model.parameters())}
 
     run = train(output=tmp_path / "run", on_step_end=norm, hook_every_steps=10, **{**tiny, "epochs": 1})
-    probes = [line for line in run.log.records() if line["kind"] == "probe"]
+    probes = [line for line in run.log.records() if line["kind"] == "step_end"]
     assert [line["step"] for line in probes] == [10, 20]
     assert all(line["norm"] > 0 for line in probes)
 
 
 def test_a_length_in_steps_may_end_within_an_epoch(tiny: dict[str, Any], tmp_path: Path) -> None:
-    arguments = {**tiny, "epochs": None, "settings": {**tiny["settings"], "duration": "30 steps"}}
+    arguments = {**tiny, "epochs": None, "overrides": {**tiny["overrides"], "duration": "30 steps"}}
     run = train(output=tmp_path / "run", **arguments)
     assert run.result is not None
     assert run.result["steps"] == 30
@@ -152,15 +152,15 @@ def test_a_learning_rate_beyond_reason_is_told_so(tiny: dict[str, Any], tmp_path
         ({"model": "resnet20_cifra"}, "resnet20_cifar"),
         ({"data": "digit"}, "digits"),
         ({"recipe": "he2015"}, "he2015-cifar"),
-        ({"settings": {"optimizer.lrr": 1}}, r"optimizer\.lr"),
-        ({"settings": {"model.orderr": "x"}}, "order"),
-        ({"settings": {"model.merge": "ad"}}, "add"),
-        ({"settings": {"train_transform": "pda(1) crop(8)"}}, "pad"),
+        ({"overrides": {"optimizer.lrr": 1}}, r"optimizer\.lr"),
+        ({"overrides": {"model.orderr": "x"}}, "order"),
+        ({"overrides": {"model.merge": "ad"}}, "add"),
+        ({"overrides": {"train_transform": "pda(1) crop(8)"}}, "pad"),
         (
-            {"settings": {"batch_size": 32}, "batch": 64},
+            {"overrides": {"batch_size": 32}, "batch_size": 64},
             "one value of batch; got: batch 64 and the setting batch_size=32",
         ),
-        ({"batch": 100_000}, "nearest valid: 143"),
+        ({"batch_size": 100_000}, "nearest valid: 143"),
         ({"epochs": 0}, "above 0"),
         ({"epochs": 0.001}, "at least one step"),
         ({"device": "cuda:99"}, "this machine has"),
@@ -173,7 +173,7 @@ def test_a_learning_rate_beyond_reason_is_told_so(tiny: dict[str, Any], tmp_path
 def test_mistakes_are_found_before_anything_is_written(arguments: dict[str, Any], said: str, tmp_path: Path) -> None:
     output = tmp_path / "run"
     with pytest.raises(ValueError, match=said):
-        train(**{"output": output, "show": lambda line: None, **arguments})
+        train(**{"output": output, "on_log": lambda line: None, **arguments})
     assert not output.exists()
 
 
@@ -202,7 +202,7 @@ def test_the_default_folder_is_named_by_time_model_and_data(
 def test_the_smallest_batches_and_data_train(tmp_path: Path, tiny: dict[str, Any], lines: list[dict[str, Any]]) -> None:
     images = torch.randint(0, 256, (6, 1, 8, 8), dtype=torch.uint8)
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
-    run = train(data=(images, labels), output=tmp_path / "run", **{**tiny, "show": lines.append})
+    run = train(data=(images, labels), output=tmp_path / "run", **{**tiny, "on_log": lines.append})
     assert any("only 6 training images" in line.get("text", "") for line in lines)
     assert run.recipe.batch_size == 6
     assert math.isfinite(run.result["loss"] if run.result else math.nan)

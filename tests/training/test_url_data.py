@@ -63,15 +63,15 @@ def fail(step: int, model: nn.Module) -> dict[str, Any]:
 def test_a_resumed_run_is_the_uninterrupted_one(
     web: Web, tmp_path: Path, workers: int, timeless: Callable[[Run], list[dict[str, Any]]]
 ) -> None:
-    said: dict[str, Any] = {"settings": SMALL, "show": lambda line: None, "seed": 1, "workers": workers}
+    said: dict[str, Any] = {"overrides": SMALL, "on_log": lambda line: None, "seed": 1, "workers": workers}
     where = f"{web.url}/{{train-{{0..2}},val-0}}.tar"
     whole = train("resnet20_cifar", where, "cifar", output=tmp_path / "whole", **said)
-    assert whole.metadata["data"]["asked"] == where
+    assert whole.metadata["data"]["requested"] == where
     assert whole.classes == ("bright", "dark")
-    steps: dict[str, Any] = {"probe": fail, "probe_every_steps": 8, "save_every_seconds": 0.0}
+    steps: dict[str, Any] = {"on_step_end": fail, "hook_every_steps": 8, "save_every_seconds": 0.0}
     with pytest.raises(KeyError):
         train("resnet20_cifar", where, "cifar", output=tmp_path / "cut", **steps, **said)
-    again = train(output=tmp_path / "cut", resume=True, on_log=said["show"], workers=workers)
+    again = train(output=tmp_path / "cut", resume=True, on_log=said["on_log"], workers=workers)
     assert timeless(again) == timeless(whole)
     assert evaluate(whole.path).top1 == whole.top1
     lines: list[dict[str, Any]] = []

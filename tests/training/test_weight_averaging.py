@@ -48,7 +48,7 @@ RICH = {
 
 
 def settings(tiny: dict[str, Any], more: dict[str, str]) -> dict[str, Any]:
-    return {**tiny, "batch": 128, "settings": {**tiny["settings"], "precision": "float32", **more}}
+    return {**tiny, "batch_size": 128, "overrides": {**tiny["overrides"], "precision": "float32", **more}}
 
 
 @pytest.mark.parametrize("name", RICH)
@@ -67,7 +67,7 @@ def test_a_run_interrupted_within_an_epoch_and_resumed_is_the_uninterrupted_one(
         train(output=output, val_fraction=0.2, on_step_end=interrupt, hook_every_steps=13, **arguments)
     halves = train(output=output, resume=True, on_log=lambda line: None)
     assert weights_hash(halves) == weights_hash(whole)
-    assert [line for line in timeless(halves) if line["kind"] != "probe"] == timeless(whole)
+    assert [line for line in timeless(halves) if line["kind"] != "step_end"] == timeless(whole)
     assert whole.top1 == evaluate(whole).top1
 
 
@@ -98,10 +98,10 @@ def test_the_moving_average_is_what_is_kept(tiny: dict[str, Any], tmp_path: Path
     assert all(torch.equal(tensor, average.weights[name]) for name, tensor in kept.items())
     assert not torch.equal(kept["fc.weight"], last["fc.weight"])
     assert run.result is not None
-    assert run.result["chosen"] == "the last moving average of the weights (decay 0.8)"
-    assert run.log.records()[-1]["kind"] in ("eval", "probe")
+    assert run.result["selection"] == "the last moving average of the weights (decay 0.8)"
+    assert run.log.records()[-1]["kind"] in ("eval", "step_end")
     assert plain.result is not None
-    assert plain.result["chosen"] == "the last weights"
+    assert plain.result["selection"] == "the last weights"
 
 
 def test_the_mean_over_epochs_is_what_is_kept_with_statistics_of_its_own(tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -113,13 +113,15 @@ def test_the_mean_over_epochs_is_what_is_kept_with_statistics_of_its_own(tiny: d
     for name, tensor in mean.mean().items():
         assert torch.equal(kept[name], tensor) != ("running" in name), name
     assert run.result is not None
-    assert "the mean of the weights at the ends of the last 2 epochs, its BatchNorm statistics" in run.result["chosen"]
+    assert (
+        "the mean of the weights at the ends of the last 2 epochs, its BatchNorm statistics" in run.result["selection"]
+    )
 
 
 def test_precise_statistics_are_measured_on_training_batches(tiny: dict[str, Any], tmp_path: Path) -> None:
     run = train(output=tmp_path / "run", **settings(tiny, {"precise_bn_batches": "11", "train_transform": ""}))
     assert run.result is not None
-    assert "BatchNorm statistics of 1408 training samples" in run.result["chosen"]
+    assert "BatchNorm statistics of 1408 training samples" in run.result["selection"]
     network, data = load(run), open_dataset("digits")
     before = clone_state_dict(network)
     stream = TrainLoader(data.split("train"), 128, "", data.preprocess, 0, "cpu").iter_from(22)
@@ -165,9 +167,9 @@ def test_a_loss_that_is_not_finite_stops_with_step_batch_and_layer(tiny: dict[st
     images = torch.rand(64, 1, 8, 8)
     images[5, 0, 2, 2] = float("nan")
     with pytest.raises(NonFiniteError) as told:
-        train(data=(images, torch.arange(64) % 3), output=tmp_path / "run", **{**settings(tiny, {}), "batch": 16})
+        train(data=(images, torch.arange(64) % 3), output=tmp_path / "run", **{**settings(tiny, {}), "batch_size": 16})
     found = json.loads((tmp_path / "run" / "diverged.json").read_text())
-    assert found["where"] == "in the pictures themselves"
+    assert found["location"] == "in the pictures themselves"
     assert 5 in [sample["index"] for sample in found["batch"]]
     assert len(found["batch"]) == 16
     step = found["step"]
@@ -182,7 +184,7 @@ def test_a_rate_that_is_too_large_is_told_with_the_layer(tiny: dict[str, Any], t
         NonFiniteError, match=r"it began at step \d+ in the (output|gradient|step|loss).*samples \d+, \d+"
     ):
         train(output=tmp_path / "run", lr=1e30, **settings(tiny, {}))
-    assert (tmp_path / "run" / "state" / "state.pt").exists()
+    assert (tmp_path / "run" / "checkpoint" / "checkpoint.pt").exists()
 
 
 SMALL = {"depths": (1, 1, 1), "widths": (4, 8, 16), "stem": "conv3(4) norm act", "in_channels": 1}

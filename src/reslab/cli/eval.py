@@ -53,11 +53,11 @@ def calibration_rows(calibration: dict[str, Any]) -> list[tuple[str, str]]:
             "none: it is fitted on validation images with a mistake among them (--val-fraction), never on the test set"
         )
         return [*rows, ("temperature", reason)]
-    images_text = f"{format_int(calibration['fitted_images'])} images of {calibration['fitted_on']}"
+    images_text = f"{format_int(calibration['fit_num_samples'])} images of {calibration['fit_split']}"
     rows.append(("temperature", f"{format_number(calibration['temperature'])}, fitted on {images_text}"))
-    if "ece_scaled" in calibration:
-        cross_fit_text = ", each half judged with the other's temperature" if calibration["in_halves"] else ""
-        after_text = f"calibration error {format_percent(calibration['ece_scaled'])}, loss {format_number(calibration['loss_scaled'])}"
+    if "ece_after" in calibration:
+        cross_fit_text = ", each half judged with the other's temperature" if calibration["cross_fitted"] else ""
+        after_text = f"calibration error {format_percent(calibration['ece_after'])}, loss {format_number(calibration['loss_after'])}"
         rows.append(("with it", after_text + cross_fit_text))
     return rows
 

@@ -19,7 +19,7 @@ class ProgressDisplay:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
-        self.start_record: LogEntry = {"total": 0, "step": 0, "steps_per_epoch": 1}
+        self.start_record: LogEntry = {"total_steps": 0, "step": 0, "steps_per_epoch": 1}
         self.last_train_record: LogEntry = {}
         self.train_seconds = 0.0
         self.wait_fraction = 0.0
@@ -49,13 +49,13 @@ class ProgressDisplay:
         self.start_record = record
         self.print(f"{record['model']} ({format_int(record['params'])} parameters) on {record['data']}")
         self.print(
-            f"recipe {record['recipe']}, batch {record['batch']}{format_ranks(record)}, {record['precision']}, on {record['device']}: "
-            f"{format_int(record['total'])} steps, into {record['run']}"
+            f"recipe {record['recipe']}, batch {record['batch_size']}{format_ranks(record)}, {record['precision']}, on {record['device']}: "
+            f"{format_int(record['total_steps'])} steps, into {record['run']}"
         )
         if self.console.is_terminal:
             columns: tuple[ProgressColumn, ...] = (BarColumn(24), TextColumn("{task.description}"))
             self._bar = Progress(*columns, console=self.console, transient=True)
-            self._task = self._bar.add_task("", total=record["total"], completed=record["step"])
+            self._task = self._bar.add_task("", total=record["total_steps"], completed=record["step"])
             self._bar.start()
 
     def _on_train(self, record: LogEntry) -> None:
@@ -64,7 +64,7 @@ class ProgressDisplay:
         self._update_bar(record["step"])
 
     def _on_progress(self, record: LogEntry) -> None:
-        self.train_seconds, self.wait_fraction = record["seconds"], record.get("waiting", self.wait_fraction)
+        self.train_seconds, self.wait_fraction = record["seconds"], record.get("waiting_fraction", self.wait_fraction)
         self._update_bar(record["step"])
 
     def _on_eval(self, record: LogEntry) -> None:
@@ -86,7 +86,7 @@ class ProgressDisplay:
             self._bar.update(self._task, completed=step, description=description)
 
     def _num_epochs(self) -> str:
-        return f"{self.start_record['total'] / self.start_record['steps_per_epoch']:.4g}"
+        return f"{self.start_record['total_steps'] / self.start_record['steps_per_epoch']:.4g}"
 
     def _train_status(self) -> list[str]:
         if not self.last_train_record:
@@ -99,7 +99,7 @@ class ProgressDisplay:
         )
 
     def _eta(self, step: int) -> list[str]:
-        remaining_steps = self.start_record["total"] - step
+        remaining_steps = self.start_record["total_steps"] - step
         return (
             [f"ETA {format_duration(self.train_seconds / step * remaining_steps)}"] if step and remaining_steps else []
         )
@@ -107,5 +107,5 @@ class ProgressDisplay:
 
 def format_ranks(record: LogEntry) -> str:
     """How ranks share the global batch, where there are several: " = 4 ranks x 32"."""
-    num_ranks = record.get("num_ranks", 1)
-    return f" = {num_ranks} ranks x {record['batch'] // num_ranks}" if num_ranks > 1 else ""
+    num_ranks = record.get("world_size", 1)
+    return f" = {num_ranks} ranks x {record['batch_size'] // num_ranks}" if num_ranks > 1 else ""

@@ -118,14 +118,14 @@ def train(
         print_pairs(train_rows(run))
 
 
-_TRAIN_METRICS = ("train_average_loss", "train_average_top1", "train_loss", "train_top1")
+_TRAIN_METRICS = ("train_loss_running", "train_top1_running", "train_loss", "train_top1")
 
 
 def train_payload(run: "Run") -> dict[str, Any]:
     """What `reslab train --json` promises: run, top1, loss, train_seconds, images_per_second, steps."""
     assert run.result is not None
     names = ["top1", "loss", "train_seconds", "images_per_second", "steps"]
-    names += [name for name in ("images_per_second_without_loading", *_TRAIN_METRICS) if name in run.result]
+    names += [name for name in ("compute_images_per_second", *_TRAIN_METRICS) if name in run.result]
     return {"run": str(run.path), **{name: run.result[name] for name in names}}
 
 
@@ -139,7 +139,7 @@ def train_rows(run: "Run") -> list[tuple[str, str]]:
             "accuracy",
             f"{format_percent(result['top1'])} on {result['split']} ({correct_text}), loss {format_number(result['loss'])}",
         ),
-        ("weights", f"{result['chosen']}: {run.weights_path}"),
+        ("weights", f"{result['selection']}: {run.weights_path}"),
         *_train_metric_rows(result),
         ("training", f"{format_duration(result['train_seconds'])}, {_speed_text(result)}"),
         ("report", str(run.report_path)),
@@ -152,12 +152,12 @@ def _train_metric_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     """Where the recipe has the training images judged: both things that go by the name of training accuracy."""
     if "train_top1" not in result:
         return []
-    running_text = f"{format_percent(result['train_average_top1'])}, loss {format_number(result['train_average_loss'])}"
+    running_text = f"{format_percent(result['train_top1_running'])}, loss {format_number(result['train_loss_running'])}"
     final_text = f"{format_percent(result['train_top1'])}, loss {format_number(result['train_loss'])}"
     return [("on training", f"{final_text} of the finished weights; {running_text} on average along the last epoch")]
 
 
 def _speed_text(result: dict[str, Any]) -> str:
     speed_text = f"{format_int(round(result['images_per_second']))} images/s"
-    compute_speed = result.get("images_per_second_without_loading")
+    compute_speed = result.get("compute_images_per_second")
     return speed_text if compute_speed is None else f"{speed_text} ({format_int(round(compute_speed))} without loading)"

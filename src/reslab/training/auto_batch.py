@@ -210,17 +210,19 @@ def with_auto_batch(setup: TrainSetup, options: TrainOptions, process_group: Pro
     Raises ValueError where nothing fits, or the system does not tell what there is; a run that began here is gone then.
     """
     run = setup.run
-    if run.metadata.get("micro_batch") != AUTO:
+    if run.metadata.get("grad_accumulation") != AUTO:
         return setup
     try:
         micro_batch, local_batch_size = _probe_micro_batch(setup, options, process_group)
     except ValueError:
-        if process_group.is_main and not has_train_checkpoint(run.path / "state"):
+        if process_group.is_main and not has_train_checkpoint(run.path / "checkpoint"):
             run.discard()
         raise
     recipe = replace(setup.recipe, grad_accum_steps=micro_batch.grad_accum_steps)
     if process_group.is_main:
-        run.update(recipe=to_dict(recipe), micro_batch={**micro_batch.to_dict(), "num_ranks": process_group.world_size})
+        run.update(
+            recipe=to_dict(recipe), grad_accumulation={**micro_batch.to_dict(), "world_size": process_group.world_size}
+        )
     message = micro_batch.describe(local_batch_size, process_group.world_size, bool(batch_norms(setup.model)))
     return replace(setup, recipe=recipe, messages=(*setup.messages, message))
 

@@ -64,7 +64,7 @@ class SnapshotWriter:
     def save(self, step: int, model: nn.Module) -> None:
         """Write the weights after `step` steps, whole or not at all. Raises DiskFull."""
         path = self._path(step)
-        metadata = {**self.metadata, "scores": None, "chosen": f"the weights of step {step}", "step": step}
+        metadata = {**self.metadata, "metrics": None, "selection": f"the weights of step {step}", "step": step}
         with disk_full_guard(path):
             path.parent.mkdir(exist_ok=True)
             save_weights(path, model, metadata)
@@ -81,7 +81,7 @@ class SnapshotWriter:
         return self.run_path / _SNAPSHOT_DIR / f"step-{step:08d}.safetensors"
 
 
-_FILENAME = "state.pt"
+_FILENAME = "checkpoint.pt"
 
 
 @dataclass

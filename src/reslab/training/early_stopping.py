@@ -38,11 +38,11 @@ class PatienceCounter:
 
     def state_dict(self) -> dict[str, Any]:
         """What changes, for the state."""
-        return {"least": self.best, "since": self.num_bad}
+        return {"best": self.best, "num_bad": self.num_bad}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a saved state."""
-        self.best, self.num_bad = float(state["least"]), int(state["since"])
+        self.best, self.num_bad = float(state["best"]), int(state["num_bad"])
 
 
 class EarlyStopping:
@@ -85,10 +85,10 @@ class EarlyStopping:
         """What changes, for the state."""
         if self._patience_counter is None:
             return None
-        return {**self._patience_counter.state_dict(), "best_step": self._best_step, "over": self.should_stop}
+        return {**self._patience_counter.state_dict(), "best_step": self._best_step, "should_stop": self.should_stop}
 
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
         """Go back to a saved state."""
         if self._patience_counter is not None and state is not None:
             self._patience_counter.load_state_dict(state)
-            self._best_step, self.should_stop = int(state["best_step"]), bool(state["over"])
+            self._best_step, self.should_stop = int(state["best_step"]), bool(state["should_stop"])

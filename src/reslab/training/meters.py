@@ -87,9 +87,9 @@ class TrainMeter:
     def to_dict(self) -> dict[str, Any]:
         """Plain tensors and numbers, for the state."""
         return {
-            "first": self.first_step,
+            "first_step": self.first_step,
             "losses": [loss.cpu() for loss in self.losses],
-            "hits": [count.cpu() for count in self.num_correct],
+            "num_correct": [count.cpu() for count in self.num_correct],
             "num_samples": self.num_samples,
             "seconds": self.seconds,
         }
@@ -97,9 +97,9 @@ class TrainMeter:
     @classmethod
     def from_dict(cls, data: dict[str, Any], device: torch.device) -> "TrainMeter":
         """The tally that `to_dict` described, on `device`."""
-        losses, num_correct = ([value.to(device) for value in data[name]] for name in ("losses", "hits"))
+        losses, num_correct = ([value.to(device) for value in data[name]] for name in ("losses", "num_correct"))
         num_samples = data["num_samples"]
-        return cls(data["first"], losses, num_correct, num_samples, data["seconds"], len(losses), num_samples)
+        return cls(data["first_step"], losses, num_correct, num_samples, data["seconds"], len(losses), num_samples)
 
 
 TrainRecords = Sequence[Mapping[str, Any]]
@@ -119,14 +119,14 @@ def last_epoch_averages(records: TrainRecords, steps_per_epoch: int) -> dict[str
     epoch_reports = [(record, num_steps) for record, num_steps in reports if record["step"] > epoch_start]
     total_steps = sum(num_steps for _, num_steps in epoch_reports)
     return {
-        f"train_average_{name}": sum(record[name] * num_steps for record, num_steps in epoch_reports) / total_steps
+        f"train_{name}_running": sum(record[name] * num_steps for record, num_steps in epoch_reports) / total_steps
         for name in ("loss", "top1")
     }
 
 
 def throughput_without_loading(records: TrainRecords) -> float | None:
     """Training images a second, the time spent waiting for data left out; None where no step was taken."""
-    key = "images_per_second_without_loading"
+    key = "compute_images_per_second"
     reports = [(record[key], num_steps) for record, num_steps in _train_records(records) if record.get(key)]
     seconds = sum(num_steps / speed for speed, num_steps in reports)
     return sum(num_steps for _, num_steps in reports) / seconds if seconds else None

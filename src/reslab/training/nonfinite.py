@@ -157,7 +157,7 @@ def _describe_origin(origin: NonFiniteOrigin, run_path: Path) -> str:
 def write_bad_batch(origin: NonFiniteOrigin, run_path: Path, images: ImageDataset) -> None:
     """Write the whole batch that it began on into the run's folder."""
     samples = [{"index": index, "name": images.name(index)} for index in origin.sample_indices]
-    record = {"step": origin.step, "where": origin.location, "batch": samples}
+    record = {"step": origin.step, "location": origin.location, "batch": samples}
     write_atomic(_diverged_path(run_path), (json.dumps(record) + "\n").encode())
 
 

@@ -36,7 +36,7 @@ def resume_run(options: TrainOptions, output: Path) -> TrainSetup:
     _check_duration(setup)
     if to_dict(recipe) != run.metadata["recipe"]:
         run.update(recipe=to_dict(recipe))
-    run.update(resumed=[*run.metadata.get("resumed", []), command_line()])
+    run.update(resume_commands=[*run.metadata.get("resume_commands", []), command_line()])
     return setup
 
 
@@ -55,7 +55,7 @@ def reopen_run(options: TrainOptions, output: Path) -> TrainSetup:
 
 def _check_duration(setup: TrainSetup) -> None:
     """ValueError where the run has gone further than it is now asked to go."""
-    checkpoint, recipe = load_train_checkpoint(setup.run.path / "state"), setup.recipe
+    checkpoint, recipe = load_train_checkpoint(setup.run.path / "checkpoint"), setup.recipe
     total_steps = parse_duration(recipe.duration).num_steps(max(1, len(setup.data.split("train")) // recipe.batch_size))
     if checkpoint is not None and checkpoint.step > total_steps:
         required = f"a length of at least the {checkpoint.step} steps that are done"
@@ -72,18 +72,18 @@ def _check_options(options: TrainOptions, metadata: dict[str, Any]) -> None:
         "pretrained": (describe_pretrained(options.pretrained), metadata["pretrained"]),
         "data": (
             options.data if isinstance(options.data, str) and options.data in DATASETS else None,
-            metadata["data"]["asked"],
+            metadata["data"]["requested"],
         ),
     }
     for name, (requested, recorded) in pairs.items():
         if requested is not None and requested != recorded:
             raise conflict_error(name, requested, recorded)
-    recorded_interval = metadata.get("snapshots", "0")
+    recorded_interval = metadata.get("snapshot_every", "0")
     if options.snapshot_every is not None and parse_snapshot_interval(
         options.snapshot_every
     ) != parse_snapshot_interval(recorded_interval):
-        raise conflict_error("snapshots", options.snapshot_every, recorded_interval)
-    if options.auto_batch and not metadata.get("micro_batch"):
+        raise conflict_error("snapshot_every", options.snapshot_every, recorded_interval)
+    if options.auto_batch and not metadata.get("grad_accumulation"):
         raise conflict_error("batch_size", AUTO, metadata["recipe"]["batch_size"])
     if options.loss is None and metadata["loss"] is not None:
         raise invalid(
@@ -111,7 +111,7 @@ def _resume_recipe(options: TrainOptions, run: Run) -> Recipe:
     resolved, _ = apply_recipe_overrides(base, options.recipe_overrides)
     if resolved.precision == "auto":
         resolved = replace(resolved, precision=recorded.precision)
-    if run.metadata.get("micro_batch") and "grad_accum_steps" not in options.recipe_overrides:
+    if run.metadata.get("grad_accumulation") and "grad_accum_steps" not in options.recipe_overrides:
         resolved = replace(resolved, grad_accum_steps=recorded.grad_accum_steps)
     recorded_values, resolved_values = _flatten(to_dict(recorded)), _flatten(to_dict(resolved))
     for key in (*options.recipe_overrides, *resolved_values):  # what was said comes before what follows from it
@@ -147,7 +147,7 @@ def _resume_model(options: TrainOptions, run: Run) -> nn.Module:
     with temporary_seed(step_seed(run.metadata["seed"], -1)):
         if isinstance(options.model, ResidualNetwork):
             return options.model
-        pretrained = None if has_train_checkpoint(run.path / "state") else run.metadata["pretrained"]
+        pretrained = None if has_train_checkpoint(run.path / "checkpoint") else run.metadata["pretrained"]
         return create_model_quietly(arch, True if pretrained == PUBLISHED_WEIGHTS else options.pretrained or pretrained)
 
 

@@ -56,7 +56,7 @@ def data_metadata(data: DatasetSplits, requested: Any, data_dir: str | Path | No
     return {
         "name": data.name,
         "source": data.source,
-        "asked": _data_location(requested),
+        "requested": _data_location(requested),
         "data_dir": None if data_dir is None else str(Path(data_dir).resolve()),
         "classes": list(data.classes),
         "num_images": {name: len(images) for name, images in data.splits.items()},
@@ -64,7 +64,7 @@ def data_metadata(data: DatasetSplits, requested: Any, data_dir: str | Path | No
         "preprocess": to_dict(data.preprocess),
         "split_record": dict(data.split_record),
         "fingerprint": data.fingerprint,
-        "skipped": [list(pair) for pair in data.skipped_files],
+        "skipped_files": [list(pair) for pair in data.skipped_files],
     }
 
 
@@ -82,7 +82,7 @@ def reopen_data(metadata: Mapping[str, Any], data: Any = None, data_dir: str | P
 
     Raises ValueError where it is not the same data any more, or was handed over and is not now.
     """
-    if data is None and metadata["asked"] is None:
+    if data is None and metadata["requested"] is None:
         raise invalid(
             f"the data the run had ({metadata['name']}), which was handed over",
             "none",
@@ -90,9 +90,9 @@ def reopen_data(metadata: Mapping[str, Any], data: Any = None, data_dir: str | P
         )
     if data is None or isinstance(data, str | Path):
         dataset = open_dataset(
-            data or metadata["asked"],
+            data or metadata["requested"],
             data_dir=data_dir or metadata["data_dir"],
-            skip_bad_images=bool(metadata["skipped"]),
+            skip_bad_images=bool(metadata["skipped_files"]),
             split_record=metadata["split_record"],
         )
     else:

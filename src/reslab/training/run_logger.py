@@ -55,9 +55,11 @@ def format_record(record: dict[str, Any]) -> str:
         return str(record["text"])
     if kind == "start":
         position = f"{record['device']}, {record['precision']}"
-        return f"{record['model']} on {record['data']}, {position}: {record['total']:,} steps, into {record['run']}"
+        return (
+            f"{record['model']} on {record['data']}, {position}: {record['total_steps']:,} steps, into {record['run']}"
+        )
     if kind == "progress":
-        return f"step {record['step']:,} of {record['total']:,}, {record['seconds']:.0f} s"
+        return f"step {record['step']:,} of {record['total_steps']:,}, {record['seconds']:.0f} s"
     position = f"epoch {record['epoch']:.2f}" if "epoch" in record else f"step {record['step']:,}"
     if kind == "train":
         return f"{position}: loss {record['loss']:.4f}, accuracy {record['top1']:.4f}, {record['images_per_second']:,.0f} images/s"

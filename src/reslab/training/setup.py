@@ -156,7 +156,7 @@ def setup_run(
     check_module(model, options.loss, data, input_size)
     hardware = hardware_info(device, choose_num_threads(input_size, device))
     metadata = _run_metadata(options, data, model, recipe, pretrained, seed, hardware, messages)
-    metadata |= {"num_ranks": env.world_size}
+    metadata |= {"world_size": env.world_size}
     path = Path(output) if output is not None else make_run_path(metadata["model"]["name"], data.name)
     return TrainSetup(Run.create(path, metadata), model, data, recipe, input_size, messages)
 
@@ -340,12 +340,12 @@ def _run_metadata(
         "data": data_metadata(data, options.data, options.data_dir),
         "val_fraction": options.val_fraction,
         "seed": seed,
-        "snapshots": options.snapshot_every or "0",
-        "micro_batch": AUTO if options.auto_batch else None,
+        "snapshot_every": options.snapshot_every or "0",
+        "grad_accumulation": AUTO if options.auto_batch else None,
         "precision": recipe.precision,
         "hardware": hardware,
         "versions": package_versions(),
         "command": command_line(),
         "commit": git_commit(),
-        "notes": list(messages),
+        "messages": list(messages),
     }

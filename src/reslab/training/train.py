@@ -156,12 +156,12 @@ def _thumbnail_array(image: torch.Tensor) -> np.ndarray:
 
 
 def _world_size_text(metadata: dict[str, Any]) -> str:
-    world_size = metadata.get("num_ranks", 1)
+    world_size = metadata.get("world_size", 1)
     return f", {world_size} ranks" if world_size > 1 else ""
 
 
 def _throughput_text(result: Mapping[str, Any]) -> str:
-    compute_speed = result.get("images_per_second_without_loading")
+    compute_speed = result.get("compute_images_per_second")
     text = f"{result.get('images_per_second', 0):,.0f} images/s"
     return text if compute_speed is None else f"{text}; {compute_speed:,.0f} without waiting for data"
 
@@ -177,7 +177,7 @@ def page_metadata(run: Run, input_size: tuple[int, ...]) -> dict[str, str]:
         "first weights": metadata["pretrained"] or "random",
         "data": f"{data['name']} ({data['source']})",
         "images": ", ".join(f"{count:,} {split}" for split, count in data["num_images"].items()),
-        "left out": f"{len(data['skipped'])} unreadable pictures" if data["skipped"] else "",
+        "left out": f"{len(data['skipped_files'])} unreadable pictures" if data["skipped_files"] else "",
         "recipe": f"{recipe.name} ({recipe.reference})",
         "training": f"{recipe.duration}, batch {recipe.batch_size}, {optimizer_text}, weight decay {recipe.optimizer.weight_decay:g}",
         "loss": metadata["loss"] or recipe.loss + (f", taught by {recipe.teacher}" if recipe.teacher else ""),
@@ -192,7 +192,7 @@ def page_metadata(run: Run, input_size: tuple[int, ...]) -> dict[str, str]:
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if name != "system"),
         "command": metadata["command"],
         "commit": metadata["commit"] or "",
-        "notes": "; ".join(metadata["notes"]),
+        "notes": "; ".join(metadata["messages"]),
     }
     return {name: text for name, text in rows.items() if text}
 
@@ -335,11 +335,11 @@ def _resume_message(trainer: Trainer) -> str:
 def _record_world_size(trainer: Trainer) -> list[str]:
     """Say where a run goes on with another number of ranks than it had."""
     run, world_size = trainer.run, trainer.process_group.world_size
-    previous = run.metadata.get("num_ranks", 1)
+    previous = run.metadata.get("world_size", 1)
     if previous == world_size:
         return []
     if trainer.process_group.is_main:
-        run.update(num_ranks=world_size)
+        run.update(world_size=world_size)
     return [
         f"the run had {previous} ranks and goes on with {world_size}: the same batches, noise and rounding of their own"
     ]
@@ -369,12 +369,12 @@ def _start_record(trainer: Trainer) -> dict[str, Any]:
         "params": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "data": trainer.evaluator.data.describe(),
         "recipe": trainer.recipe.name,
-        "batch": trainer.recipe.batch_size,
-        "num_ranks": trainer.process_group.world_size,
+        "batch_size": trainer.recipe.batch_size,
+        "world_size": trainer.process_group.world_size,
         "precision": trainer.recipe.precision,
         "device": str(trainer.evaluator.device),
         "step": trainer.step,
-        "total": trainer.total_steps,
+        "total_steps": trainer.total_steps,
         "steps_per_epoch": trainer.steps_per_epoch,
     }
 
@@ -416,7 +416,7 @@ def _write_results(
 ) -> None:
     run, model, data = trainer.run, trainer.model, trainer.evaluator.data
     metrics = {**evaluation.to_dict(), "split": evaluation.split, "selection": selection}
-    metadata = {"scores": metrics, "selection": selection, **weights_header(run)}
+    metadata = {"metrics": metrics, "selection": selection, **weights_header(run)}
     with disk_full_guard(run.weights_path):
         save_weights(run.weights_path, model, metadata)
     images_per_second, records = (
@@ -430,11 +430,11 @@ def _write_results(
     run.update(
         result={
             **metrics,
-            "ended": stop_reason,
+            "stop_reason": stop_reason,
             "steps": trainer.step,
             "train_seconds": trainer.train_seconds,
             "images_per_second": images_per_second,
-            "images_per_second_without_loading": throughput_without_loading(records),
+            "compute_images_per_second": throughput_without_loading(records),
             **last_epoch_averages(records, trainer.steps_per_epoch),
             **train_metrics,
         }

@@ -90,7 +90,7 @@ class Trainer:
 
     def load_checkpoint(self) -> bool:
         """Go back to the saved state, the log with it; False where there is none."""
-        checkpoint = load_train_checkpoint(self.run.path / "state")
+        checkpoint = load_train_checkpoint(self.run.path / "checkpoint")
         rank_steps = self.process_group.all_gather(
             None if checkpoint is None else checkpoint.step
         )  # nobody writes while another still reads
@@ -163,7 +163,7 @@ class Trainer:
             self.weight_selector.on_epoch_end(step)
             self._evaluate()
         if self.on_step_end and self.hook_every_steps and step % self.hook_every_steps == 0:
-            self.logger.log({"kind": "probe", "step": step, **self.on_step_end(step, self.model)})
+            self.logger.log({"kind": "step_end", "step": step, **self.on_step_end(step, self.model)})
         self._save_snapshot()
         self.logger.log_progress(self._progress_record)
         save_due = time.perf_counter() - self._last_save_time >= self.save_every_seconds
@@ -194,7 +194,7 @@ class Trainer:
         """Save what resuming needs. Raises Diverged, and saves nothing, where a loss or a weight is not finite."""
         self._check_finite()
         if self.process_group.is_main:
-            save_train_checkpoint(self.run.path / "state", self._make_checkpoint())
+            save_train_checkpoint(self.run.path / "checkpoint", self._make_checkpoint())
         self._last_save_time, self._last_saved_step = time.perf_counter(), self.step
 
     def _make_checkpoint(self) -> TrainCheckpoint:
@@ -220,7 +220,7 @@ class Trainer:
         compute_seconds, self._timed_loader.wait_seconds = seconds - self._timed_loader.wait_seconds, 0.0
         throughput = {
             "images_per_second": num_samples / max(seconds, 1e-9),
-            "images_per_second_without_loading": num_samples / max(compute_seconds, 1e-9),
+            "compute_images_per_second": num_samples / max(compute_seconds, 1e-9),
             "seconds": self.train_seconds,
         }
         record = {"kind": "train", **self._position(), "loss": loss, "top1": top1, "lr": self.lr_at(self.step - 1)}
@@ -256,9 +256,9 @@ class Trainer:
         waiting_fraction = self._timed_loader.wait_seconds / max(self.meter.seconds, 1e-9)
         return {
             **self._position(),
-            "total": self.total_steps,
+            "total_steps": self.total_steps,
             "seconds": self.train_seconds,
-            "waiting": waiting_fraction,
+            "waiting_fraction": waiting_fraction,
         }
 
     def _check_finite(self) -> None:
@@ -271,7 +271,7 @@ class Trainer:
         run_path, failed_step, checkpoint, origin = (
             self.run.path,
             self.step,
-            load_train_checkpoint(self.run.path / "state"),
+            load_train_checkpoint(self.run.path / "checkpoint"),
             None,
         )
         if checkpoint is not None:
@@ -350,5 +350,5 @@ def _build_train_step(recipe: Recipe, model: nn.Module, process_group: ProcessGr
 
 
 def _build_snapshot_writer(run: Run, steps_per_epoch: int) -> SnapshotWriter:
-    every_steps = snapshot_interval_steps(run.metadata.get("snapshots", "0"), steps_per_epoch)
+    every_steps = snapshot_interval_steps(run.metadata.get("snapshot_every", "0"), steps_per_epoch)
     return SnapshotWriter(run.path, every_steps, weights_header(run))

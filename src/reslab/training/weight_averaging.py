@@ -215,8 +215,8 @@ class WeightSelector:
         """What changes, for the state."""
         return {
             "best": None if self.best is None else vars(self.best),
-            "average": None if self.ema is None else self.ema.weights,
-            "epoch_mean": None if self.swa is None else {"after": self._swa_start_step, **self.swa.state_dict()},
+            "ema": None if self.ema is None else self.ema.weights,
+            "swa": None if self.swa is None else {"start_step": self._swa_start_step, **self.swa.state_dict()},
         }
 
     def load_checkpoint(self, checkpoint: TrainCheckpoint, device: torch.device) -> None:
@@ -225,5 +225,5 @@ class WeightSelector:
         if self.ema is not None and checkpoint.ema is not None:
             self.ema.load_state_dict(checkpoint.ema)
         # A run that was made longer has other last epochs.
-        if self.swa is not None and checkpoint.swa and checkpoint.swa["after"] == self._swa_start_step:
+        if self.swa is not None and checkpoint.swa and checkpoint.swa["start_step"] == self._swa_start_step:
             self.swa.load_state_dict(checkpoint.swa, device)

@@ -144,7 +144,7 @@ def test_a_run_whose_data_is_gone_says_so(runs: list[Run], tmp_path: Path, setti
     folder = tmp_path / "lost"
     shutil.copytree(runs[0].path, folder)
     facts = json.loads((folder / "run.json").read_text())
-    facts["data"]["asked"] = str(tmp_path / "nowhere")
+    facts["data"]["requested"] = str(tmp_path / "nowhere")
     (folder / "run.json").write_text(json.dumps(facts))
     with TestClient(create_app([folder], settings)) as client:
         found = client.get("/v1/models/lost/samples")

@@ -22,7 +22,7 @@ def small() -> ResidualNetwork:
 
 def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     model = small()
-    save_weights(tmp_path / "model.safetensors", model, {"scores": {"top1": 0.5}})
+    save_weights(tmp_path / "model.safetensors", model, {"metrics": {"top1": 0.5}})
     loaded = load_weights(tmp_path / "model.safetensors")
     assert loaded.arch == model.arch
     assert loaded.classes == model.classes
@@ -55,12 +55,12 @@ def test_the_file_may_be_read_by_whom_a_new_file_may_be_read(tmp_path: Path) -> 
 
 
 def test_the_header_alone_tells(tmp_path: Path) -> None:
-    save_weights(tmp_path / "m.safetensors", small(), {"scores": {"top1": 0.5}, "chosen": "best of val"})
+    save_weights(tmp_path / "m.safetensors", small(), {"metrics": {"top1": 0.5}, "selection": "best of val"})
     header = read_header(tmp_path / "m.safetensors")
     assert header["arch"]["order"] == "full-preact"
     assert header["classes"] == ["ant", "bee", "wasp"]
-    assert header["scores"] == {"top1": 0.5}
-    assert header["chosen"] == "best of val"
+    assert header["metrics"] == {"top1": 0.5}
+    assert header["selection"] == "best of val"
 
 
 def test_a_shared_unit_is_stored_once_and_restored_shared(tmp_path: Path) -> None:

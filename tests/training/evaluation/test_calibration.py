@@ -49,7 +49,7 @@ def test_it_is_that_of_the_validation_answers(val: Evaluation) -> None:
 def test_it_is_written_into_the_header_and_the_run_and_changes_no_weight(run: Run) -> None:
     before, header = read_tensors(run.weights_path), read_header(run.weights_path)
     save_temperature(run.path, FittedTemperature(1.5, "val", 40))
-    kept = {"value": 1.5, "fitted_on": "val", "num_samples": 40}
+    kept = {"value": 1.5, "fit_split": "val", "num_samples": 40}
     assert read_header(run.weights_path) == {**header, "temperature": kept}
     assert Run(run.path).metadata["temperature"] == kept
     after = read_tensors(run.weights_path)
@@ -84,29 +84,29 @@ def test_what_is_told_of_another_split_is_the_validation_temperature_applied(dig
     judged = evaluate(digits_run, keep_probabilities=True)
     found = calibration_metrics(judged, val)
     assert found["temperature"] == fit_validation_temperature(val).value
-    assert (found["fitted_on"], found["fitted_images"], found["in_halves"]) == ("val", val.num_samples, False)
+    assert (found["fit_split"], found["fit_num_samples"], found["cross_fitted"]) == ("val", val.num_samples, False)
     probabilities, labels = require_probabilities(judged)
     softened = apply_temperature(probabilities.double(), found["temperature"])
     confidence, called = softened.max(1)
-    shown = [one for one in found["reliability_scaled"] if one["num_samples"]]
+    shown = [one for one in found["reliability_after"] if one["num_samples"]]
     for one in shown:
         inside = (confidence > one["low"]) & (confidence <= one["high"])
         assert int(inside.sum()) == one["num_samples"]
         assert float((called == labels)[inside].double().mean()) == pytest.approx(one["accuracy"])
     loss = -softened[torch.arange(len(labels)), labels].log().mean().item()
-    assert found["loss_scaled"] == pytest.approx(loss, rel=1e-6)
+    assert found["loss_after"] == pytest.approx(loss, rel=1e-6)
 
 
 def test_validation_images_do_not_judge_their_own_temperature(val: Evaluation) -> None:
     found = calibration_metrics(val, val)
-    assert found["in_halves"]
+    assert found["cross_fitted"]
     probabilities, labels = require_probabilities(val)
     total = 0.0
     for start in (0, 1):
         other = fit_temperature(log_probabilities(probabilities[1 - start :: 2]), labels[1 - start :: 2])
         mine = apply_temperature(probabilities[start::2].double(), other)
         total -= mine[torch.arange(len(mine)), labels[start::2]].log().sum().item()
-    assert found["loss_scaled"] == pytest.approx(total / len(labels), rel=1e-6)
+    assert found["loss_after"] == pytest.approx(total / len(labels), rel=1e-6)
 
 
 def test_without_mistakes_there_is_no_temperature_and_without_them_in_a_half_no_judgement() -> None:
@@ -118,7 +118,7 @@ def test_without_mistakes_there_is_no_temperature_and_without_them_in_a_half_no_
     wrong = replace(right, probabilities=sure, num_correct=7)
     found = calibration_metrics(wrong, wrong)
     assert found["temperature"] > 0
-    assert "ece_scaled" not in found
+    assert "ece_after" not in found
 
 
 def answers(num_samples: int = 400) -> tuple[Tensor, Tensor]:

@@ -135,8 +135,8 @@ PLATEAU = {"schedule.name": "plateau", "schedule.patience": "1", "schedule.gamma
 @pytest.fixture
 def said(tiny: dict[str, Any]) -> dict[str, Any]:
     """A run whose rate of 10 is far too high: its error soon stops falling."""
-    settings = {**tiny["settings"], **PLATEAU, "optimizer.lr": "10"}
-    return {"settings": settings, "show": tiny["show"], "seed": 3, "epochs": 6}
+    settings = {**tiny["overrides"], **PLATEAU, "optimizer.lr": "10"}
+    return {"overrides": settings, "on_log": tiny["on_log"], "seed": 3, "epochs": 6}
 
 
 def test_the_rate_falls_where_the_error_did_not(said: dict[str, Any], tmp_path: Path) -> None:
@@ -155,10 +155,10 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     said: dict[str, Any], tmp_path: Path, timeless: Callable[[Run], list[dict[str, Any]]]
 ) -> None:
     whole = train(output=tmp_path / "whole", val_fraction=0.2, **said)
-    state = load_train_checkpoint(tmp_path / "whole" / "state")
+    state = load_train_checkpoint(tmp_path / "whole" / "checkpoint")
     assert state is not None
     assert state.plateau is not None
-    first = state.plateau["dropped"][0]
+    first = state.plateau["drop_steps"][0]
 
     def fail(step: int, model: nn.Module) -> dict[str, Any]:
         raise KeyError(step)
@@ -172,10 +172,10 @@ def test_a_resumed_run_is_the_uninterrupted_one(
             save_every_seconds=0.0,
             **said,
         )
-    kept = load_train_checkpoint(tmp_path / "cut" / "state")
+    kept = load_train_checkpoint(tmp_path / "cut" / "checkpoint")
     assert kept is not None
     assert kept.step == first
-    again = train(output=tmp_path / "cut", resume=True, on_log=said["show"])
+    again = train(output=tmp_path / "cut", resume=True, on_log=said["on_log"])
     assert timeless(again) == timeless(whole)
 
 
@@ -233,13 +233,13 @@ def test_where_it_ends_is_saved_and_a_resumed_run_is_the_same(
     tiny: dict[str, Any], tmp_path: Path, timeless: Callable[[Run], list[dict[str, Any]]]
 ) -> None:
     warm = {"schedule.name": "constant", "schedule.warmup": "until error 70%", "schedule.warmup_shape": "constant"}
-    settings = {**tiny["settings"], **warm, "schedule.warmup_factor": "0.1"}
-    said: dict[str, Any] = {"settings": settings, "show": tiny["show"], "seed": 3, "epochs": 3}
+    settings = {**tiny["overrides"], **warm, "schedule.warmup_factor": "0.1"}
+    said: dict[str, Any] = {"overrides": settings, "on_log": tiny["on_log"], "seed": 3, "epochs": 3}
     whole = train(output=tmp_path / "whole", **said)
     rates = [line["lr"] for line in whole.log.records() if line["kind"] == "train"]
     assert rates[0] == pytest.approx(0.01)
     assert rates[-1] == pytest.approx(0.1)
-    state = load_train_checkpoint(tmp_path / "whole" / "state")
+    state = load_train_checkpoint(tmp_path / "whole" / "checkpoint")
     assert state is not None
     assert state.warmup_end_step in (22, 44, 50)
 
@@ -248,5 +248,5 @@ def test_where_it_ends_is_saved_and_a_resumed_run_is_the_same(
 
     with pytest.raises(KeyError):
         train(output=tmp_path / "cut", on_step_end=fail, hook_every_steps=60, save_every_seconds=0.0, **said)
-    again = train(output=tmp_path / "cut", resume=True, on_log=tiny["show"])
+    again = train(output=tmp_path / "cut", resume=True, on_log=tiny["on_log"])
     assert timeless(again) == timeless(whole)

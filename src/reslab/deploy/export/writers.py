@@ -163,7 +163,7 @@ def _num_features(network: ResidualNetwork) -> int | None:
 def model_card(network: ResidualNetwork, header: Mapping[str, Any]) -> str:
     """README.md: what the network is, what it scored, how it is used; its first lines are what the hub reads."""
     arch = network.arch
-    metrics = header.get("result") or header.get("scores") or {}
+    metrics = header.get("result") or header.get("metrics") or {}
     rows = [
         ("Network", f"{arch.name}: {arch.reference}"),
         ("Weighted layers", format_int(arch.depth)),

@@ -171,8 +171,8 @@ def calibration_metrics(evaluation: Evaluation, val_evaluation: Evaluation | Non
     temperature = fit_temperature(log_probabilities(val_probabilities), val_labels)
     metrics |= {
         "temperature": temperature,
-        "fitted_on": val_evaluation.split,
-        "fitted_images": val_evaluation.num_samples,
+        "fit_split": val_evaluation.split,
+        "fit_num_samples": val_evaluation.num_samples,
     }
     cross_fitted = evaluation.split == val_evaluation.split
     scaled = (
@@ -184,8 +184,8 @@ def calibration_metrics(evaluation: Evaluation, val_evaluation: Evaluation | Non
         return metrics
     after = compute_reliability(scaled, labels)
     loss = functional.nll_loss(log_probabilities(scaled), labels).item()
-    after_metrics = {"ece_scaled": after.ece, "loss_scaled": loss, "reliability_scaled": to_dict(after.bins)}
-    return {**metrics, **after_metrics, "in_halves": cross_fitted}
+    after_metrics = {"ece_after": after.ece, "loss_after": loss, "reliability_after": to_dict(after.bins)}
+    return {**metrics, **after_metrics, "cross_fitted": cross_fitted}
 
 
 def apply_cross_fitted_temperature(probabilities: Tensor, labels: Tensor) -> Tensor | None:

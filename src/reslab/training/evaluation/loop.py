@@ -151,5 +151,5 @@ def average_evaluations(evaluations: Sequence[Evaluation]) -> Evaluation:
     log_mean = mean.clamp_min(torch.finfo(torch.float32).tiny).log()
     total_loss = functional.nll_loss(log_mean, first.labels, reduction="sum").item()
     result = _make_evaluation(mean, first.labels, mean.shape[1], total_loss, first.split, keep_probabilities=False)
-    copied = {name: getattr(first, name) for name in ("labels", "names", "classes", "images")}
+    copied = {name: getattr(first, name) for name in ("labels", "names", "classes", "dataset")}
     return Evaluation(**{**vars(result), "probabilities": mean.float(), **copied})

@@ -104,13 +104,13 @@ class ReduceOnPlateau:
         return (
             None
             if self._patience_counter is None
-            else {"dropped": list(self.drop_steps), **self._patience_counter.state_dict()}
+            else {"drop_steps": list(self.drop_steps), **self._patience_counter.state_dict()}
         )
 
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
         """Go back to a saved state."""
         if self._patience_counter is not None and state is not None:
-            self.drop_steps = list(state["dropped"])
+            self.drop_steps = list(state["drop_steps"])
             self._patience_counter.load_state_dict(state)
 
 

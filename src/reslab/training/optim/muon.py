@@ -44,7 +44,12 @@ class Muon(Optimizer):
     ) -> None:
         if scale not in UPDATE_SCALES:
             raise unknown_name("scale of muon", scale, UPDATE_SCALES)
-        for name, value in (("lr", lr), ("weight_decay", weight_decay), ("eps", eps), ("rest", adamw_lr_factor)):
+        for name, value in (
+            ("lr", lr),
+            ("weight_decay", weight_decay),
+            ("eps", eps),
+            ("adamw_lr_factor", adamw_lr_factor),
+        ):
             if value < 0:
                 raise invalid(f"{name} of at least 0", value)
         if not 0 <= momentum < 1:
@@ -54,7 +59,7 @@ class Muon(Optimizer):
             "nesterov": nesterov,
             "betas": betas,
             "eps": eps,
-            "rest": adamw_lr_factor,
+            "adamw_lr_factor": adamw_lr_factor,
             "num_iterations": num_iterations,
         }
         super().__init__(params, defaults)
@@ -104,7 +109,7 @@ class Muon(Optimizer):
             amsgrad=False,
             beta1=group["betas"][0],
             beta2=group["betas"][1],
-            lr=group["lr"] * group["rest"],
+            lr=group["lr"] * group["adamw_lr_factor"],
             weight_decay=group["weight_decay"],
             eps=group["eps"],
             maximize=False,

@@ -47,7 +47,7 @@ def describe_model(handle: ModelHandle) -> dict[str, Any]:
         "classes": classes,
         "input_size": list(arch.input_size),
         "preprocess": preprocess,
-        "metrics": header.get("scores"),
+        "metrics": header.get("metrics"),
         "has_run": run is not None,
         "finished": handle.has_weights,
         **_describe_arch(arch),
