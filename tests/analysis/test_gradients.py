@@ -162,7 +162,7 @@ def test_the_shortcut_alone_is_torch_s_gradient_with_the_branch_cut(batch: tuple
     gradient = torch.randn(2, 16, 4, 4, dtype=torch.float64)
     [found] = shortcut_gradients(unit, x, gradient)  # type: ignore[arg-type]
     parts = decompose_block(unit, x)  # type: ignore[arg-type]
-    openness = torch.sigmoid(unit.mix.gate(x))  # type: ignore[operator, union-attr]
+    openness = torch.sigmoid(unit.merge.gate(x))  # type: ignore[operator, union-attr]
     assert torch.allclose(parts.shortcut, (1 - openness) * x)
     assert torch.allclose(found, (parts.output > 0) * gradient * (1 - openness), atol=1e-12)
 

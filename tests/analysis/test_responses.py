@@ -51,7 +51,7 @@ def test_in_full_preact_the_last_convolution_answers_bare() -> None:
     assert not found["layer1.0.conv2"].after_norm
     model.train()
     with torch.no_grad():
-        branch = model.layer1[0].branch(model.layer1[0].before(model.forward_stem(x)))
+        branch = model.layer1[0].branch(model.layer1[0].pre(model.forward_stem(x)))
     assert found["layer1.0.conv2"].std == pytest.approx(float(branch.std(correction=0)), rel=1e-5)
 
 

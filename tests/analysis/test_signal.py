@@ -71,7 +71,7 @@ def test_the_error_is_the_one_that_relu_cuts_away() -> None:
     found = analyze_telescope(subject, TelescopeOptions("running")).blocks[0]
     model = subject.model
     with torch.no_grad():
-        x = model.run_stem(subject.images)  # type: ignore[operator]
+        x = model.forward_stem(subject.images)  # type: ignore[operator]
         unit = model.get_submodule("layer1.0")
         total = x + unit.branch(x)  # type: ignore[operator]
         expected = total.clamp(max=0).norm() / total.clamp(min=0).norm()
@@ -148,10 +148,10 @@ def test_an_exclusive_gate_lets_one_minus_its_openness_through() -> None:
 
 
 def test_openness_at_the_start_is_the_sigmoid_of_the_bias_where_the_gate_s_weights_are_zero() -> None:
-    [subject] = open_targets([f"{SMALL_scaling}:mix=shortcut-gate(-6)"], data="random", num_images=4)
+    [subject] = open_targets([f"{SMALL_scaling}:merge=shortcut-gate(-6)"], data="random", num_images=4)
     with torch.no_grad():
-        for _, unit in subject.model.units():  # type: ignore[operator]
-            unit.mix.gate.weight.zero_()
+        for _, unit in subject.model.blocks():  # type: ignore[operator]
+            unit.merge.gate.weight.zero_()
     found = analyze_scaling(subject, ScalingOptions())
     assert [unit.gate_value for unit in found.blocks] == pytest.approx([1 / (1 + math.exp(6))] * 8, rel=1e-5)
 
@@ -164,7 +164,7 @@ def test_relu_after_the_addition_takes_more_than_the_factors_say() -> None:
 
 def test_a_plain_network_has_nothing_to_scale() -> None:
     with pytest.raises(ValueError, match="a network with shortcuts"):
-        asked_scaling("mix=none")
+        asked_scaling("merge=none")
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +208,7 @@ def test_superposition_by_hand() -> None:
     found = analyze_orders(subject, OrderOptions("running")).blocks[0]
     unit = subject.model.get_submodule("layer1.0")
     with torch.no_grad():
-        x = subject.model.run_stem(subject.images)  # type: ignore[operator]
+        x = subject.model.forward_stem(subject.images)  # type: ignore[operator]
         branch = unit.branch(x)  # type: ignore[operator]
         together = (x + branch).relu()
         expected = (together - x.relu() - branch.relu()).norm() / together.norm()

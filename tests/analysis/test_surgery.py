@@ -67,7 +67,7 @@ def test_a_gate_keeps_its_share_of_the_shortcut() -> None:
     unit = model.get_submodule("layer1.0")
     with torch.no_grad():
         stem = model.forward_stem(x)
-        expected = unit.after((1 - torch.sigmoid(unit.mix.gate(stem))) * stem)
+        expected = unit.post((1 - torch.sigmoid(unit.merge.gate(stem))) * stem)
         with disabled_blocks(model, ["layer1.0"]):
             assert torch.equal(unit(stem), expected)
 
@@ -120,7 +120,7 @@ def test_one_run_of_a_shared_unit(mix: str) -> None:
         with disabled_blocks(model, ["layer1.1"]):
             assert torch.equal(model(x), expected)
             assert torch.equal(model(x), expected)
-            assert torch.equal(model.features(x, "units")["layer1.2"], unit(out))
+            assert torch.equal(model.features(x, "blocks")["layer1.2"], unit(out))
     assert [slot.name for slot in block_slots(model)] == ["layer1.0", "layer1.1", "layer1.2"]
 
 

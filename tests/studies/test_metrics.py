@@ -110,7 +110,7 @@ def test_a_question_is_asked_of_every_network_and_its_field_is_a_metric(changed:
 
 
 def test_views_stand_beside_the_single_view(changed: Changed, place: JobContext) -> None:
-    single, flipped = changed(), changed(views="flip")
+    single, flipped = changed(), changed(tta="flip")
     first = make_study_plan(single, "smoke", seeds=1, rows=["residual"])
     both = make_study_plan(flipped, "smoke", seeds=1, rows=["residual"])
     assert first.jobs[0].key == both.jobs[0].key
@@ -150,7 +150,7 @@ def test_a_path_into_an_answer() -> None:
 
 
 def test_a_page_tells_of_seeds_that_diverged_and_steps_never_reached(changed: Changed, place: JobContext) -> None:
-    study = changed(settings=(*changed().presets.smoke.overrides, "optimizer.lr=1e30"))
+    study = changed(overrides=(*changed().presets.smoke.overrides, "optimizer.lr=1e30"))
     claim = Claim("plain is slower", "plain", ">", "residual", metric="steps_to_train_error")
     study = replace(study, claims=(claim,))
     plan = make_study_plan(study, "smoke", seeds=1)

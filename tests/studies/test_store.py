@@ -31,8 +31,8 @@ def test_a_key_says_what_determines_the_training(study: Study, changed: Changed)
     assert [job.key for job in plan_of(study, seeds=2).jobs] == keys
     for other in (
         changed(num_images=50),
-        changed(settings=(*study.presets.smoke.overrides, "optimizer.lr=0.05")),
-        changed(settings=(*study.presets.smoke.overrides, "model.order=full-preact")),
+        changed(overrides=(*study.presets.smoke.overrides, "optimizer.lr=0.05")),
+        changed(overrides=(*study.presets.smoke.overrides, "model.order=full-preact")),
     ):
         assert {job.key for job in plan_of(other, seeds=2).jobs}.isdisjoint(keys)
     renamed = replace(study, name="test/other", title="Other", rows=tuple(replace(row, note="x") for row in study.rows))
@@ -174,7 +174,7 @@ def test_a_state_that_cannot_be_read_begins_again(study: Study, said: tuple[JobC
 
 
 def test_a_training_that_diverges_is_a_result(changed: Changed, place: JobContext) -> None:
-    study = changed(settings=(*changed().presets.smoke.overrides, "optimizer.lr=1e30"))
+    study = changed(overrides=(*changed().presets.smoke.overrides, "optimizer.lr=1e30"))
     outcome = run_jobs(plan_of(study, rows=("plain",)).jobs, place)
     assert not outcome.failed
     facts = place.store.entry(plan_of(study, rows=("plain",)).jobs[0].key).metadata

@@ -193,7 +193,7 @@ def test_points_are_kept_and_gone_on_from(tmp_path: Path, monkeypatch: pytest.Mo
     assert (
         len([line for line in keep.read_text().splitlines() if line.startswith('{"key"') and line.endswith("}")]) == 11
     )
-    monkeypatch.setattr("reslab.analysis.landscape.evaluator.score", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("reslab.analysis.landscape.evaluator.score_model", lambda *_: pytest.fail("measured again"))
     assert analyze_landscape(subject(), options) == whole
 
 
