@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional
 
-from reslab.training.loop import LossFn, TrainStep, grad_scaler_state, make_grad_scaler, run_train_loop, step_seed
+from reslab.data.rng import step_seed
+from reslab.training.loop import LossFn, TrainStep, grad_scaler_state, make_grad_scaler, run_train_loop
 from reslab.training.losses import DistillationLoss, build_loss, dense_targets
 from reslab.training.meters import NonFiniteError, TrainMeter
 

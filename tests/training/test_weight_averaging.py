@@ -19,12 +19,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from reslab.data.loader import TrainLoader
 from reslab.data.registry import open_dataset
+from reslab.data.rng import step_seed
 from reslab.nn.checkpoints.safetensors_io import read_tensors, save_weights
 from reslab.nn.factory import create_model
 from reslab.runtime.interrupts import TrainingInterrupted
 from reslab.training.batch_norm import update_bn_stats
 from reslab.training.evaluation.evaluate import evaluate
-from reslab.training.loop import step_seed
 from reslab.training.meters import NonFiniteError
 from reslab.training.run import Run, load
 from reslab.training.train import train

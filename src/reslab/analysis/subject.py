@@ -17,7 +17,7 @@ from torch.nn import functional
 from reslab.data.dataset import DatasetSplits
 from reslab.data.image_datasets import ImageDataset
 from reslab.data.loader import eval_loader
-from reslab.data.rng import temporary_seed
+from reslab.data.rng import step_seed, temporary_seed
 from reslab.nn.checkpoints.safetensors_io import load_weights, unwrap_model
 from reslab.nn.factory import resolve_arch
 from reslab.nn.network import ResidualNetwork
@@ -26,7 +26,6 @@ from reslab.runtime.device import choose_device
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid, nearest, unknown_name
 from reslab.spec.zoo import ARCHS
-from reslab.training.loop import step_seed
 from reslab.training.run import Run, list_runs, load
 from reslab.training.run_data import open_train_data, reopen_data
 

@@ -38,6 +38,14 @@ def hash_key(*numbers: int) -> int:
     return _to_signed(value)
 
 
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """Return the seed of the noise inside the network (dropout, stochastic depth) at one step, 63 bits.
+
+    Step -1 seeds the initial weights.
+    """
+    return hash_key(seed, step, rank) & (1 << 63) - 1
+
+
 def _shift(value: Tensor, bits: int) -> Tensor:
     # The shift of torch carries the sign along; a hash needs zeros.
     return (value >> bits) & ((1 << (64 - bits)) - 1)

@@ -14,7 +14,7 @@ from torch import nn
 
 from reslab.data.dataset import DatasetSplits
 from reslab.data.loader import eval_loader
-from reslab.data.rng import temporary_seed
+from reslab.data.rng import step_seed, temporary_seed
 from reslab.runtime.device import deterministic_mode
 from reslab.studies.plan import StudyJob
 from reslab.studies.store import StoreEntry
@@ -23,7 +23,6 @@ from reslab.training.checkpoint import load_train_checkpoint
 from reslab.training.evaluation.evaluate import EVAL_BATCH_SIZE
 from reslab.training.evaluation.loop import Evaluation, evaluate_batches
 from reslab.training.evaluation.tta import TestTimeAugmentation
-from reslab.training.loop import step_seed
 from reslab.training.run import Run, load
 from reslab.training.run_data import reopen_data
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from reslab.data.rng import hash_key
+from reslab.data.rng import step_seed
 from reslab.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from reslab.spec.recipe import Recipe
 from reslab.training.activation_checkpointing import checkpoint_activations
@@ -135,11 +135,6 @@ class BatchLoader(Protocol):
     num_steps_per_epoch: int
 
     def iter_from(self, start_step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]: ...
-
-
-def step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """The seed of the noise inside the network (dropout, survival) at one step: 63 bits of hash(seed, step, rank)."""
-    return hash_key(seed, step, rank) & (1 << 63) - 1
 
 
 def run_train_loop(

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from reslab.data.registry import DATASETS
-from reslab.data.rng import temporary_seed
+from reslab.data.rng import step_seed, temporary_seed
 from reslab.nn.factory import resolve_arch
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.provenance import command_line
@@ -18,7 +18,6 @@ from reslab.spec.optim import parse_duration
 from reslab.spec.recipe import Recipe, apply_recipe_overrides
 from reslab.spec.recipes import get_recipe
 from reslab.training.checkpoint import has_train_checkpoint, load_train_checkpoint, parse_snapshot_interval
-from reslab.training.loop import step_seed
 from reslab.training.options import AUTO, PUBLISHED_WEIGHTS, TrainOptions, describe_pretrained, qualified_name
 from reslab.training.run import Run
 from reslab.training.run_data import infer_input_size, reopen_data

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from reslab.data.dataset import DatasetSplits
-from reslab.data.rng import temporary_seed
+from reslab.data.rng import step_seed, temporary_seed
 from reslab.nn.checkpoints.download import WeightsUnavailableError
 from reslab.nn.factory import create_model, resolve_arch
 from reslab.nn.network import ResidualNetwork
@@ -33,7 +33,7 @@ from reslab.training.activation_checkpointing import checkpoint_activations
 from reslab.training.checkpoint import snapshot_interval_steps
 from reslab.training.evaluation.loop import check_outputs
 from reslab.training.freezing import Freezing
-from reslab.training.loop import LossFn, step_seed
+from reslab.training.loop import LossFn
 from reslab.training.losses import DistillationLoss, build_loss, compute_class_weights, load_teacher
 from reslab.training.optim.factory import build_optimizer
 from reslab.training.optim.lr_schedule import unreached_milestones
