@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 # Where each public name lives. `tests/test_public.py` holds this table against `__all__` and the imports above.
 _MODULES = {
     "Arch": "reslab.spec.arch",
-    "Data": "reslab.data.dataset",
+    "DatasetSplits": "reslab.data.dataset",
     "Recipe": "reslab.spec.recipe",
     "Run": "reslab.training.run",
     "create_model": "reslab.nn.factory",
@@ -31,7 +31,7 @@ _MODULES = {
     "export": "reslab.deploy.export.export",
     "list_models": "reslab.nn.factory",
     "load": "reslab.training.run",
-    "open_data": "reslab.data.registry",
+    "open_dataset": "reslab.data.registry",
     "predict": "reslab.deploy.predict",
     "train": "reslab.training.train",
 }
