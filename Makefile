@@ -1,8 +1,8 @@
-# make demo: a deep residual network and its plain twin, trained and compared.   make test: the test suite.
+# make demo: train and compare a deep residual network and its plain twin.   make test: run the test suite.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-# One thread a process: two test processes share two cores, and sums keep their order.
+# One thread per process: two test processes share two cores, and the order of summation does not vary.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 JOBS ?= 2
 
@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	    || { echo "reslab needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 setup"; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv \
 	    || { echo "Python's venv module is missing; on Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
-	@echo "Installing reslab with torch and what it needs into .venv (some minutes the first time)"
+	@echo "Installing reslab and its dependencies into .venv (takes a few minutes the first time)"
 	@[ -t 1 ] || quiet=--quiet; $(BIN)/pip install $$quiet -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 

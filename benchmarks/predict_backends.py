@@ -1,7 +1,7 @@
 """Answers of ResNet-50 by every engine, against torchvision's eager float32 model; and how far the engines agree.
 
-    python benchmarks/predict_engines.py                    ResNet-50 at 224x224, batches 1 and 16, two threads
-    python benchmarks/predict_engines.py --agreement FILE   a CIFAR-10 ResNet-20 trained by others, on the test pictures
+    python benchmarks/predict_backends.py                    ResNet-50 at 224x224, batches 1 and 16, two threads
+    python benchmarks/predict_backends.py --agreement FILE   a CIFAR-10 ResNet-20 trained by others, on the test pictures
 
 The weights are random, which costs the same time. A round gives each contestant its turn; the figures are medians over
 the rounds, the ratio that within a round. Scales of int8 come from the same random pictures.

@@ -1,6 +1,6 @@
 """Memory of a training step with and without units computed again.
 
-`python benchmarks/recomputed_units.py [--depth 1202]`: each measurement is one step in a process of its own, the peak
+`python benchmarks/activation_checkpointing.py [--depth 1202]`: each measurement is one step in a process of its own, the peak
 of its resident memory above what it held before the step.
 """
 

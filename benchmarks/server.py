@@ -1,6 +1,6 @@
 """What the service costs: a request less an in-process prediction of the same bytes; its throughput beside offline's.
 
-    python benchmarks/service.py [WEIGHTS|RUN] [--model resnet50] [--engine auto] [--clients 32] [--seconds 20]
+    python benchmarks/server.py [WEIGHTS|RUN] [--model resnet50] [--engine auto] [--clients 32] [--seconds 20]
 
 Rounds alternate: in-process, then a request of one client; offline prediction of many pictures, then many clients. The
 clients are a process of their own, whose share of the machine's processor time is told.
