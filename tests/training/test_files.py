@@ -51,7 +51,7 @@ def test_what_is_written_is_there_and_readable(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomic(path, b"first")
-    with largest_file(1000), pytest.raises(DiskFullError, match=r"no room to write .*free some space, then give"):
+    with largest_file(1000), pytest.raises(DiskFullError, match=r"no space left to write .*free some space, then run"):
         write_atomic(path, bytes(100_000))
     assert path.read_bytes() == b"first"
     assert os.listdir(tmp_path) == ["file"]

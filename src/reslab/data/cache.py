@@ -2,10 +2,11 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
+
+from reslab.runtime.files import atomic_path
 
 
 def cache_dir() -> Path:
@@ -19,18 +20,12 @@ def write_cached(path: Path, write: Callable[[IO[bytes]], Any]) -> bool:
 
     Nothing depends on the cache but time, so a cache that cannot be written stops nobody.
     """
-    temp_path = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temp_path = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        with os.fdopen(descriptor, "wb") as file:
+        with atomic_path(path) as temp_path, temp_path.open("wb") as file:
             write(file)
-        os.replace(temp_path, path)
-        return True
     except OSError:
-        if temp_path is not None:
-            Path(temp_path).unlink(missing_ok=True)
         return False
+    return True
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class TrainLoader:
             next_step = "fetch the shards into a folder and name the folder, or set repeated_augmentation=1 and class_balanced_sampling=false"
             raise invalid("each sample once an epoch of shards by URL", "repeats or balanced", next_step=next_step)
         local_batch_size, steps_per_epoch = self.batch_size // self.world_size, self.num_steps_per_epoch
-        rank_options = {"rank": self.rank, "num_ranks": self.world_size}
+        rank_options = {"rank": self.rank, "world_size": self.world_size}
         loader = StreamLoader(
             self.dataset, self.transform, self.seed, local_batch_size, steps_per_epoch, self.num_workers, **rank_options
         )

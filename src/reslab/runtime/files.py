@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Atomic file writing: a file holds either its old content or all of its new content, also after a crash."""
 
 import contextlib
 import errno
@@ -11,55 +11,62 @@ _DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DiskFullError(OSError):
-    """Nothing more can be written; what was there before is untouched."""
+    """The disk is full or the quota is used up; the file's previous content is intact."""
 
 
 @contextlib.contextmanager
 def disk_full_guard(path: Path) -> Iterator[None]:
-    """Inside, an error that means a full disk becomes `DiskFull`, which says where and what to do."""
+    """Turn an OSError that means a full disk into a `DiskFullError` that names `path` and the next step."""
     try:
         yield
     except OSError as error:
         if error.errno not in _DISK_FULL_ERRNOS:
             raise
         raise DiskFullError(
-            f"no room to write {path} ({os.strerror(error.errno or 0)}): what was saved before is untouched; "
-            "free some space, then give the same command again (reslab train: with --resume)"
+            f"no space left to write {path} ({os.strerror(error.errno or 0)}): files saved before are intact; "
+            "free some space, then run the same command again (reslab train: with --resume)"
         ) from error
 
 
-def write_atomic(path: Path, content: bytes | memoryview) -> None:
-    """Write `content` so that `path` holds either what it held before or all of it, also after a crash or a power cut.
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield the path of a temporary file beside `path`; on success it replaces `path`, on an error it is removed.
 
-    A temporary file beside it, fsync, rename, fsync of the folder. Raises DiskFull where there is no room.
+    The temporary file is flushed to disk (fsync) before the rename, and the folder after it, so that a power cut leaves
+    the old content or the new, never a mixture. For libraries that insist on opening the file themselves.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with disk_full_guard(path):
-        descriptor, temp_path = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        try:
-            os.fchmod(descriptor, 0o644)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temp_path, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temp_path)
-            raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
+    # In the same folder, because a rename is atomic only within one file system.
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(descriptor)
+    temp_path = Path(name)
+    try:
+        yield temp_path
+        temp_path.chmod(0o644)  # mkstemp creates a file that only its owner can read
+        _sync(temp_path)
+        os.replace(temp_path, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temp_path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # some file systems cannot open or sync a folder
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync(path.parent)
+
+
+def write_atomic(path: Path, content: bytes | memoryview) -> None:
+    """Write `content` to `path` atomically, creating the folder. Raises DiskFullError, OSError."""
+    with disk_full_guard(path), atomic_path(path) as temp_path, temp_path.open("wb") as file:
+        file.write(content)
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Remove the unfinished temporary files that a killed process left in `folder`."""
+    """Remove the temporary files that a killed process left in `folder`."""
     for partial_file in folder.glob(".*.part"):
         partial_file.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -22,7 +22,7 @@ from reslab.training.batch_norm import batch_norms, frozen_bn_stats
 from reslab.training.checkpoint import load_train_checkpoint
 from reslab.training.evaluation.evaluate import EVAL_BATCH_SIZE
 from reslab.training.evaluation.loop import Evaluation, evaluate_batches
-from reslab.training.evaluation.tta import TestTimeAugmentation
+from reslab.training.evaluation.tta import TTATransforms
 from reslab.training.run import Run, load
 from reslab.training.run_data import reopen_data
 
@@ -117,7 +117,7 @@ class _RunEvaluator:
         """Scores on a split; `by_batch`: each of the recipe's batches by its own statistics, dropout at work."""
         batch_size = self.batch_size if by_batch else EVAL_BATCH_SIZE
         loader = eval_loader(self.data.split(split), batch_size, self.data.preprocess, self.device)
-        model = TestTimeAugmentation(self.model, tta) if tta else self.model
+        model = TTATransforms(self.model, tta) if tta else self.model
         loss_fn, num_classes = nn.functional.cross_entropy, self.data.num_classes
         with ExitStack() as stack:
             stack.enter_context(deterministic_mode())

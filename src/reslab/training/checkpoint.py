@@ -74,8 +74,7 @@ class SnapshotWriter:
         for snapshot_step, path in list_snapshots(self.run_path):
             if snapshot_step > step:
                 path.unlink()
-        for partial_file in (self.run_path / _SNAPSHOT_DIR).glob("*.partial"):
-            partial_file.unlink()
+        remove_partial_files(self.run_path / _SNAPSHOT_DIR)
 
     def _path(self, step: int) -> Path:
         return self.run_path / _SNAPSHOT_DIR / f"step-{step:08d}.safetensors"

@@ -21,7 +21,7 @@ from reslab.data.formats.image_folder import IMAGENET_MEAN, IMAGENET_STD
 from reslab.spec.recipes import RECIPES
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.evaluation.loop import evaluate_batches
-from reslab.training.evaluation.tta import TTA_OPS, TestTimeAugmentation
+from reslab.training.evaluation.tta import TTA_OPS, TTATransforms
 from reslab.training.run import Run, load
 from reslab.training.train import train
 
@@ -129,23 +129,23 @@ def test_flips_and_crops_are_averaged_probabilities() -> None:
         "five-crop(8) flip": ten,
     }
     for words, views in expected.items():
-        torch.testing.assert_close(TestTimeAugmentation(model, words)(x).softmax(1), mean_of(model, views), msg=words)
-        assert len(list(TestTimeAugmentation(model, words).views(x))) == len(views)
+        torch.testing.assert_close(TTATransforms(model, words)(x).softmax(1), mean_of(model, views), msg=words)
+        assert len(list(TTATransforms(model, words).views(x))) == len(views)
 
 
 def test_scales_bring_the_shorter_side_to_each_size() -> None:
     model, x = network(), images()
-    found = list(TestTimeAugmentation(model, "scales(6,12,24)").views(x))
+    found = list(TTATransforms(model, "scales(6,12,24)").views(x))
     assert [tuple(view.shape[-2:]) for view in found] == [(6, 7), (12, 14), (24, 28)]
     assert torch.equal(found[1], x)
     expected = functional.interpolate(x, (24, 28), mode="bilinear", antialias=True)
     torch.testing.assert_close(found[2], expected)
-    assert len(list(TestTimeAugmentation(model, "scales(6,12) flip").views(x))) == 4
+    assert len(list(TTATransforms(model, "scales(6,12) flip").views(x))) == 4
 
 
 def test_it_is_judged_like_any_network_and_its_loss_is_that_of_the_mean() -> None:
     model, x, y = network(), images(), torch.tensor([0, 1, 2, 0, 1])
-    found = evaluate_batches(TestTimeAugmentation(model, "flip"), [(x, y, torch.arange(5))], 3, keep_probabilities=True)
+    found = evaluate_batches(TTATransforms(model, "flip"), [(x, y, torch.arange(5))], 3, keep_probabilities=True)
     mean = mean_of(model, [x, x.flip(3)])
     assert found.loss == pytest.approx(-mean.gather(1, y[:, None]).log().mean().item(), rel=1e-5)
     assert found.num_correct == int((mean.argmax(1) == y).sum())
@@ -167,14 +167,14 @@ def test_it_is_judged_like_any_network_and_its_loss_is_that_of_the_mean() -> Non
 )
 def test_views_that_mean_nothing_are_refused(words: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        TestTimeAugmentation(network(), words)
+        TTATransforms(network(), words)
 
 
 def test_a_picture_too_small_to_crop_is_told() -> None:
     with pytest.raises(ValueError, match="at least 13x13 to crop; got: 12x14; let the evaluation end with center-crop"):
-        TestTimeAugmentation(network(), "ten-crop(13)")(images())
+        TTATransforms(network(), "ten-crop(13)")(images())
 
 
 def test_every_example_of_the_table_can_be_built() -> None:
     for example, _, _ in TTA_OPS.values():
-        TestTimeAugmentation(network(), example)
+        TTATransforms(network(), example)

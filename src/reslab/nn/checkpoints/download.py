@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import os
-import uuid
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from urllib.request import Request, urlopen
 import torch.hub
 
 from reslab.nn.checkpoints.load_report import CheckpointError
+from reslab.runtime.files import atomic_path
 from reslab.spec.errors import invalid
 
 TIMEOUT_SECONDS = 20.0
@@ -84,12 +84,11 @@ def _check_cached_hash(path: Path, hash_prefix: str) -> None:
 
 
 def _download(url: str, path: Path, hash_prefix: str) -> None:
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     digest = hashlib.sha256()
-    try:
+    with atomic_path(path) as partial:
         with urlopen(Request(url, headers={"User-Agent": "reslab"}), timeout=TIMEOUT_SECONDS) as response:
             size = int(response.headers["Content-Length"]) if response.headers["Content-Length"] else None
-            with partial.open("xb") as file, _progress_bar(size, path.name) as bar:
+            with partial.open("wb") as file, _progress_bar(size, path.name) as bar:
                 while chunk := response.read(_CHUNK):
                     file.write(chunk)
                     digest.update(chunk)
@@ -101,9 +100,6 @@ def _download(url: str, path: Path, hash_prefix: str) -> None:
             got = f"{url} with {digest.hexdigest()[:16]}..."
             step = "it was not kept; try again, or check the mirror"
             raise CheckpointError(str(invalid(f"a file whose SHA-256 begins with {hash_prefix}", got, next_step=step)))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _progress_bar(size: int | None, name: str) -> Any:

@@ -3,7 +3,6 @@ scores.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from reslab.nn.network import ResidualNetwork
+from reslab.runtime.files import atomic_path
 from reslab.spec.arch import Arch
 from reslab.spec.config import from_dict, to_dict
 from reslab.spec.errors import invalid
@@ -60,18 +60,12 @@ def update_header(path: str | Path, **metadata: Any) -> None:
 
 
 def _write_file(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.touch()  # with the permissions of a new file of this user: safetensors' own may be read by no one else
-        mode = partial.stat().st_mode
-        # One key alone: safetensors writes several in no fixed order, and equal runs have equal files.
-        save_file(dict(tensors), partial, metadata={_HEADER_KEY: json.dumps(header)})
-        partial.chmod(mode)
-        os.replace(partial, path)
+        with atomic_path(path) as temp_path:
+            # One metadata key only: safetensors writes several in no fixed order, and equal runs must give equal files.
+            save_file(dict(tensors), temp_path, metadata={_HEADER_KEY: json.dumps(header)})
     except SafetensorError as error:
         raise OSError(f"{path} could not be written: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _deduplicate(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -25,7 +25,7 @@ from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 from reslab.training.evaluation.loop import Evaluation, average_evaluations, evaluate_batches
-from reslab.training.evaluation.tta import TestTimeAugmentation
+from reslab.training.evaluation.tta import TTATransforms
 from reslab.training.loop import LossFn
 from reslab.training.options import TrainOptions, split_overrides, warn_about_stem
 from reslab.training.run import Run, run_weights_path
@@ -55,7 +55,7 @@ class Evaluator:
         """Every sample of the split once, dealt out to the ranks."""
         self.process_group.broadcast_buffers(self.model)
         dataset, process_group = self.data.split(split), self.process_group
-        rank_options = {"rank": process_group.rank, "num_ranks": process_group.world_size}
+        rank_options = {"rank": process_group.rank, "world_size": process_group.world_size}
         loader = eval_loader(dataset, EVAL_BATCH_SIZE, self.data.preprocess, self.device, self.workers, **rank_options)
         return evaluate_batches(
             self.model, loader, self.data.num_classes, self.loss, split, keep_probabilities, process_group
@@ -111,7 +111,7 @@ def evaluate(
     process_group = _make_process_group(_resolve_device(model, network, device), distributed)
     network = network.to(process_group.device)
     evaluation = _evaluate_split(
-        TestTimeAugmentation(network, tta) if tta else network,
+        TTATransforms(network, tta) if tta else network,
         dataset,
         split or dataset.eval_split,
         batch_size or EVAL_BATCH_SIZE,
@@ -159,7 +159,7 @@ def _evaluate_split(
     process_group: ProcessGroup,
 ) -> Evaluation:
     dataset = data.split(split)
-    rank_options = {"rank": process_group.rank, "num_ranks": process_group.world_size}
+    rank_options = {"rank": process_group.rank, "world_size": process_group.world_size}
     loader = eval_loader(dataset, batch_size, data.preprocess, process_group.device, workers, **rank_options)
     with limit_threads(
         choose_num_threads(infer_input_size(data), process_group.device)

@@ -38,7 +38,7 @@ TTA_OPS: dict[str, tuple[str, int, ViewFn]] = {
 }
 
 
-class TestTimeAugmentation(nn.Module):
+class TTATransforms(nn.Module):
     """log of the mean over views of softmax(network(view)); N C H W to N classes.
 
     `flip` is the picture and its mirror image; `five-crop(s)` four corners and the middle, `ten-crop(s)` with their
