@@ -71,9 +71,9 @@ def learn(model):
 
 def assert_planned(model):
     """Modules have the shapes the plan says."""
-    for name, unit in model.units():
-        assert unit.plan.name == name
-        for k, conv in enumerate(unit.plan.convs, 1):
+    for name, unit in model.blocks():
+        assert unit.spec.name == name
+        for k, conv in enumerate(unit.spec.convs, 1):
             module = unit.get_submodule(f"conv{k}")
             assert (module.in_channels, module.out_channels) == (conv.in_channels, conv.out_channels)
             assert (module.kernel_size[0], module.stride[0]) == (conv.kernel, conv.stride)

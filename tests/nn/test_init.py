@@ -89,7 +89,7 @@ def test_fixup_draws():
                 assert_std(weight, scale * math.sqrt(2 / (weight.shape[0] * weight.shape[2] ** 2)))
             assert not unit.get_submodule(f"conv{layers}").weight.any()
             if name == "layer2.0":
-                assert_std(unit.downsample[0].weight, math.sqrt(2 / model.layer2[0].plan.out_channels))
+                assert_std(unit.downsample[0].weight, math.sqrt(2 / model.layer2[0].spec.out_channels))
             assert unit.scale1.scale.item() == 1
             assert not any(p.any() for key, p in unit.named_parameters() if "bias" in key)
         assert_std(model.conv1.weight, math.sqrt(2 / (64 * 9)))

@@ -129,7 +129,7 @@ def test_the_plain_twin(order):
 
 @pytest.mark.parametrize("branch", [(3, 3), (1, 3, 1)], ids=str)
 def test_dropout_of_the_wide_unit(branch):
-    assert_follows(build("wide", branch, drop=0.4), formula("wide", branch=branch, drop=0.4), X, rng=5)
+    assert_follows(build("wide", branch, drop_rate=0.4), formula("wide", branch=branch, drop=0.4), X, rng=5)
 
 
 @pytest.mark.parametrize("stride_at", [1, 2, 3])

@@ -112,11 +112,11 @@ def test_settings_are_typed_and_their_keys_known() -> None:
         ("schedule.name", "multistep", "milestones"),
         ("schedule.warmup", "1 epoch", "one-cycle"),
         ("schedule.pct_start", 1.0, "between 0 and 1"),
-        ("length", "0 epochs", "above 0"),
-        ("batch", 0, "at least 1"),
+        ("duration", "0 epochs", "above 0"),
+        ("batch_size", 0, "at least 1"),
         ("label_smoothing", 1.0, "below 1"),
         ("precision", "bf61", "'bf16'"),
-        ("augment", "crop(8", "brackets"),
+        ("train_transform", "crop(8", "brackets"),
     ],
 )
 def test_what_means_nothing_is_refused(key: str, value: object, said: str) -> None:
@@ -156,14 +156,14 @@ OPTIMIZERS = {
 }
 # Length, batch, and the rates as factors: schedule, warm-up, milestones, gamma.
 COURSES = {
-    "he2015-cifar": ("64k steps", 128, "steps", "0 steps", ("32k steps", "48k steps"), 0.1),
+    "he2015-cifar": ("64k steps", 128, "multistep", "0 steps", ("32k steps", "48k steps"), 0.1),
     "he2015-imagenet": ("600k steps", 256, "plateau", "0 steps", (), 0.1),
-    "he2015-cifar-110": ("64k steps", 128, "steps", "until error 80%", ("32k steps", "48k steps"), 0.1),
-    "he2016-cifar": ("64k steps", 128, "steps", "400 steps", ("32k steps", "48k steps"), 0.1),
-    "wrn-cifar": ("200 epochs", 128, "steps", "0 steps", ("60 epochs", "120 epochs", "160 epochs"), 0.2),
-    "stochastic-depth": ("500 epochs", 128, "steps", "0 steps", ("250 epochs", "375 epochs"), 0.1),
-    "goyal2017": ("90 epochs", 256, "steps", "5 epochs", ("30 epochs", "60 epochs", "80 epochs"), 0.1),
-    "torchvision-v1": ("90 epochs", 256, "steps", "0 steps", ("30 epochs", "60 epochs"), 0.1),
+    "he2015-cifar-110": ("64k steps", 128, "multistep", "until error 80%", ("32k steps", "48k steps"), 0.1),
+    "he2016-cifar": ("64k steps", 128, "multistep", "400 steps", ("32k steps", "48k steps"), 0.1),
+    "wrn-cifar": ("200 epochs", 128, "multistep", "0 steps", ("60 epochs", "120 epochs", "160 epochs"), 0.2),
+    "stochastic-depth": ("500 epochs", 128, "multistep", "0 steps", ("250 epochs", "375 epochs"), 0.1),
+    "goyal2017": ("90 epochs", 256, "multistep", "5 epochs", ("30 epochs", "60 epochs", "80 epochs"), 0.1),
+    "torchvision-v1": ("90 epochs", 256, "multistep", "0 steps", ("30 epochs", "60 epochs"), 0.1),
     "torchvision-v2": ("600 epochs", 8 * 128, "cosine", "5 epochs", (), 0.1),
     "rsb-a1": ("600 epochs", 2048, "cosine", "5 epochs", (), 0.1),
     "rsb-a2": ("300 epochs", 2048, "cosine", "5 epochs", (), 0.1),

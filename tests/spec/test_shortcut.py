@@ -55,7 +55,7 @@ def test_mixes_are_read(sentence, mix):
         ("add3", "add with no"),
         ("gate/2(1)", "gate with 1"),
         ("dropout(1.5)", "between 0 and 1.*dropout\\(1\\)"),
-        ("stochastic-depth(-0.1)", "between 0 and 1.*survive\\(0\\)"),
+        ("stochastic-depth(-0.1)", "between 0 and 1.*stochastic-depth\\(0\\)"),
         ("drop-path(2) add", "between 0 and 1"),
         ("rezero skipinit add", "the same scalar"),
         ("dropout(0.1) dropout(0.2)", "once"),
