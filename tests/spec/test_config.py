@@ -184,5 +184,10 @@ def test_values_that_are_only_right_together_are_set_in_any_order() -> None:
 
 def test_departures_leave_defaults_out_at_every_depth() -> None:
     recipe = replace(Recipe("mine", "here"), optimizer=OptimizerConfig(lr=0.25), batch_size=64)
-    assert non_default_fields(recipe) == {"name": "mine", "reference": "here", "optimizer": {"lr": 0.25}, "batch_size": 64}
+    assert non_default_fields(recipe) == {
+        "name": "mine",
+        "reference": "here",
+        "optimizer": {"lr": 0.25},
+        "batch_size": 64,
+    }
     assert non_default_fields(Recipe("mine", "here")) == {"name": "mine", "reference": "here"}
