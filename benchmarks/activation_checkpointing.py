@@ -1,7 +1,7 @@
-"""Memory of a training step with and without units computed again.
+"""Memory of a training step with and without activation checkpointing.
 
-`python benchmarks/activation_checkpointing.py [--depth 1202]`: each measurement is one step in a process of its own, the peak
-of its resident memory above what it held before the step.
+`python benchmarks/activation_checkpointing.py [--depth 1202]`: each measurement is one step in its own process. The figure is the
+peak of the resident memory above that before the step.
 """
 
 import argparse
@@ -13,8 +13,8 @@ import sys
 import time
 
 
-def step(depth: int, batch: int, on: bool) -> None:
-    """One step of a CIFAR network of 6n+2 layers; prints loss, MiB and seconds."""
+def run_step(depth: int, batch_size: int, enabled: bool) -> None:
+    """Run one step of a CIFAR network of 6n+2 layers and print loss, MiB and seconds."""
     import torch
 
     from reslab.nn.factory import create_model
@@ -25,37 +25,40 @@ def step(depth: int, batch: int, on: bool) -> None:
     torch.manual_seed(0)
     model = create_model("resnet20_cifar", depths=((depth - 2) // 6,) * 3).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    x, y = torch.randn(batch, 3, 32, 32), torch.arange(batch) % 10
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-    with checkpoint_activations(model, on):
+    x, y = torch.randn(batch_size, 3, 32, 32), torch.arange(batch_size) % 10
+    rss_before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    with checkpoint_activations(model, enabled):
         loss, _ = TrainStep().run(model, build_loss("cross-entropy"), optimizer, x, y)
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - rss_before) / 1024
     print(f"loss {loss.item():.9g}, {peak:,.0f} MiB, {time.perf_counter() - start:.0f} s")
 
 
 def main() -> None:
-    """Both measurements, and their ratio."""
+    """Measure without and with activation checkpointing, and print the ratio."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--depth", type=int, default=362)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--one", choices=("on", "off"))
-    arguments = parser.parse_args()
-    if arguments.one:
-        step(arguments.depth, arguments.batch, arguments.one == "on")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--mode", choices=("on", "off"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.mode:
+        run_step(args.depth, args.batch_size, args.mode == "on")
         return
-    # glibc keeps freed blocks of a few MiB in its heap, in pieces; given back at once the peak is what is in use.
+    # glibc keeps freed blocks of a few MiB in its fragmented heap. With this threshold it returns them to the system,
+    # so that the peak is the memory in use.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1048576", "OMP_NUM_THREADS": "1"}
-    sizes = []
-    for one in ("off", "on"):
-        words = [sys.executable, __file__, "--depth", str(arguments.depth), "--batch", str(arguments.batch)]
-        done = subprocess.run([*words, "--one", one], env=environment, capture_output=True, text=True, check=True)
-        print(
-            f"{arguments.depth} layers, batch {arguments.batch}, activation_checkpointing {one}: {done.stdout.strip()}"
+    peaks = []
+    for mode in ("off", "on"):
+        command = [sys.executable, __file__, "--depth", str(args.depth), "--batch-size", str(args.batch_size)]
+        process = subprocess.run(
+            [*command, "--mode", mode], env=environment, capture_output=True, text=True, check=True
         )
-        found = re.search(r"([\d,]+) MiB", done.stdout)
-        assert found is not None
-        sizes.append(float(found[1].replace(",", "")))
-    print(f"ratio {sizes[1] / sizes[0]:.2f}")
+        print(
+            f"{args.depth} layers, batch {args.batch_size}, activation_checkpointing {mode}: {process.stdout.strip()}"
+        )
+        match = re.search(r"([\d,]+) MiB", process.stdout)
+        assert match is not None
+        peaks.append(float(match[1].replace(",", "")))
+    print(f"ratio {peaks[1] / peaks[0]:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Answers of ResNet-50 by every engine, against torchvision's eager float32 model; and how far the engines agree.
+"""Inference speed of ResNet-50 in every backend, relative to torchvision's eager float32 model; agreement of backends.
 
     python benchmarks/predict_backends.py                    ResNet-50 at 224x224, batches 1 and 16, two threads
-    python benchmarks/predict_backends.py --agreement FILE   a CIFAR-10 ResNet-20 trained by others, on the test pictures
+    python benchmarks/predict_backends.py --agreement FILE   a third-party CIFAR-10 ResNet-20 on the test images
 
-The weights are random, which costs the same time. A round gives each contestant its turn; the figures are medians over
-the rounds, the ratio that within a round. Scales of int8 come from the same random pictures.
+The weights are random, which takes the same time. In each round every candidate runs once; the figures are medians over
+the rounds, the ratios medians of those within a round. int8 is calibrated on random images.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from side_by_side import Take, machine, options, report, run
+from side_by_side import Step, machine_info, make_parser, report, run_rounds
 from torch import Tensor
 from torchvision.models import resnet50
 
@@ -27,111 +27,124 @@ from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.preprocess import Preprocess
 
-BASE = "torchvision, eager float32"
-# What is to be reached, times the base: batch -> (contestant, factor).
-AIMS = {1: ("openvino, bf16", 3.2), 16: ("openvino, bf16", 3.9)}
-LEAST_AGREEMENT = 0.995
+BASELINE = "torchvision, eager float32"
+# The targets relative to the baseline: batch size -> (candidate, factor).
+TARGETS = {1: ("openvino, bf16", 3.2), 16: ("openvino, bf16", 3.9)}
+MIN_AGREEMENT = 0.995
 IMAGENET = Preprocess(3, "", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def base(x: Tensor) -> Take:
-    """torchvision's model as it comes."""
+def torchvision_step(x: Tensor) -> Step:
+    """Return a forward pass of torchvision's model, unchanged."""
     torch.manual_seed(0)
     model = resnet50().eval()
 
-    def take() -> Tensor:
+    def step() -> Tensor:
         with torch.inference_mode():
             return model(x)
 
-    return take
+    return step
 
 
-def contestants(x: Tensor, names: list[str], precisions: list[str]) -> dict[str, Take]:
-    """The base, then every engine in every precision it has; torch compiled too, where there is a compiler."""
+def make_candidates(x: Tensor, names: list[str], precisions: list[str]) -> dict[str, Step]:
+    """Return the baseline and every backend in every precision; torch also compiled, if there is a compiler."""
     network = create_model("resnet50")
     assert isinstance(network, ResidualNetwork)
-    found: dict[str, Take] = {BASE: base(x)}
-    scales = torch.randn(16, *x.shape[1:])
+    candidates: dict[str, Step] = {BASELINE: torchvision_step(x)}
+    calibration_images = torch.randn(16, *x.shape[1:])
     cpu = torch.device("cpu")
     for name, precision in backend_precision_pairs(names, precisions, cpu):
         for compiled in (False, True)[: 1 + (name == "torch" and can_compile(cpu))]:
-            engine = open_backend(network, name, precision, cpu, calibration_images=scales, compiled=compiled)
-            found[f"{name}, {precision}{', compiled' * compiled}"] = functools.partial(engine, x)
-    return found
+            backend = open_backend(
+                network, name, precision, cpu, compiled=compiled, calibration_images=calibration_images
+            )
+            candidates[f"{name}, {precision}{', compiled' * compiled}"] = functools.partial(backend, x)
+    return candidates
 
 
-def time_batches(asked: argparse.Namespace) -> None:
-    """A table for each batch, and whether its aim was reached."""
-    names, precisions = wanted(asked)
-    for batch in asked.batch:
-        x = torch.randn(batch, 3, asked.side, asked.side)
-        rates = run(contestants(x, names, precisions), batch, 3, asked)
-        to = asked.json and asked.json.with_stem(f"{asked.json.stem}-{batch}")
+def time_batches(args: argparse.Namespace) -> None:
+    """Print a table for each batch size, and whether it meets its target."""
+    names, precisions = selected_backends(args)
+    for batch_size in args.batch_size:
+        x = torch.randn(batch_size, 3, args.image_size, args.image_size)
+        rates = run_rounds(make_candidates(x, names, precisions), batch_size, 3, args)
+        json_path = args.json and args.json.with_stem(f"{args.json.stem}-{batch_size}")
         threads = f"{torch.get_num_threads()} threads"
-        report(f"ResNet-50 at {asked.side}x{asked.side}, batch {batch}, {threads}", rates, BASE, to)
-        print(judged(batch, rates))
+        report(
+            f"ResNet-50 at {args.image_size}x{args.image_size}, batch {batch_size}, {threads}",
+            rates,
+            BASELINE,
+            json_path,
+        )
+        print(target_text(batch_size, rates))
 
 
-def wanted(asked: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """The engines and precisions named, else those of this machine."""
+def selected_backends(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Return the backends and precisions of the options, by default those available on this machine."""
     cpu = torch.device("cpu")
-    names = asked.engines.split(",") if asked.engines else default_backends(cpu)
-    return names, asked.precision.split(",") if asked.precision else default_precisions(cpu)
+    names = args.backend.split(",") if args.backend else default_backends(cpu)
+    return names, args.precision.split(",") if args.precision else default_precisions(cpu)
 
 
-def judged(batch: int, rates: Mapping[str, list[float]]) -> str:
-    """Whether the aim for this batch was reached, by the median of the ratios within a round."""
-    name, aim = AIMS.get(batch, ("", 0.0))
+def target_text(batch_size: int, rates: Mapping[str, list[float]]) -> str:
+    """Return whether the median ratio within a round meets the target for this batch size."""
+    name, target = TARGETS.get(batch_size, ("", 0.0))
     if name not in rates:
-        return "no aim for this batch and these engines"
-    ratios = sorted(mine / other for mine, other in zip(rates[name], rates[BASE], strict=True))
-    found = ratios[len(ratios) // 2]
-    return f"{name}: {found:.2f} times {BASE}; the aim is {aim:g}: {'reached' if found >= aim else 'NOT reached'}"
+        return "no target for this batch size and these backends"
+    ratios = sorted(rate / base for rate, base in zip(rates[name], rates[BASELINE], strict=True))
+    median = ratios[len(ratios) // 2]
+    return f"{name}: {median:.2f} times {BASELINE}; the target is {target:g}: {'met' if median >= target else 'MISSED'}"
 
 
-def agreement(asked: argparse.Namespace) -> bool:
-    """Every engine and precision on the test pictures of CIFAR-10: the same class, the accuracy lost."""
-    network = create_model("resnet20_cifar", pretrained=asked.agreement, shortcut="pad-split")
+def check_agreement(args: argparse.Namespace) -> bool:
+    """Print agreement and accuracy drop of every backend on CIFAR-10's test images; return whether all agree enough."""
+    network = create_model("resnet20_cifar", pretrained=args.agreement, shortcut="pad-split")
     assert isinstance(network, ResidualNetwork)
     network.eval().preprocess = IMAGENET
-    evidence = load_verification_data(network, None, open_dataset("cifar10", asked.data_dir), None, asked.images)
-    scales = evidence.calibration_images()
+    verification_data = load_verification_data(
+        network, None, open_dataset("cifar10", args.data_dir), None, args.num_images
+    )
+    calibration_images = verification_data.calibration_images()
     rows: list[dict[str, Any]] = []
     cpu = torch.device("cpu")
-    for name, precision in backend_precision_pairs(*wanted(asked), cpu):
-        engine = open_backend(network, name, precision, "cpu", calibration_images=scales)
-        found = compare_outputs(network, engine, evidence.batches())
-        rows.append({"engine": name, "precision": precision, **vars(found)})
+    for name, precision in backend_precision_pairs(*selected_backends(args), cpu):
+        backend = open_backend(network, name, precision, "cpu", calibration_images=calibration_images)
+        comparison = compare_outputs(network, backend, verification_data.batches())
+        rows.append({"backend": name, "precision": precision, **vars(comparison)})
         print(
-            f"| {name} | {precision} | {found.agreement:.2%} | {found.top1:.2%} | {found.exported_top1:.2%} "
-            f"| {found.accuracy_drop_points:+.2f} | {found.max_difference:.1e} |",
+            f"| {name} | {precision} | {comparison.agreement:.2%} | {comparison.top1:.2%} "
+            f"| {comparison.exported_top1:.2%} | {comparison.accuracy_drop_points:+.2f} | {comparison.max_difference:.1e} |",
             flush=True,
         )
-    print(", ".join(f"{name} {value}" for name, value in machine().items()))
-    if asked.json:
-        asked.json.write_text(json.dumps({"results": rows, "machine": machine()}, indent=2) + "\n")
-    return all(row["num_agreeing"] >= LEAST_AGREEMENT * row["num_images"] for row in rows)
+    print(", ".join(f"{name} {value}" for name, value in machine_info().items()))
+    if args.json:
+        args.json.write_text(json.dumps({"results": rows, "machine": machine_info()}, indent=2) + "\n")
+    return all(row["num_agreeing"] >= MIN_AGREEMENT * row["num_images"] for row in rows)
 
 
 def main() -> None:
     """Run the benchmark."""
-    parser = options(__doc__)
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
-    parser.add_argument("--side", type=int, default=224)
-    parser.add_argument("--engines", default="", help="apart by commas. [default: those installed]")
-    parser.add_argument("--precision", default="", help="apart by commas. [default: those this processor has]")
-    parser.add_argument("--agreement", metavar="FILE", help="weights of a resnet20_cifar to compare the engines on")
-    parser.add_argument("--data-dir", type=Path, help="where CIFAR-10 lies, for --agreement")
-    parser.add_argument("--images", type=int, help="so many test pictures. [default: all]")
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads or 2)
-    if not asked.agreement:
-        time_batches(asked)
+    parser = make_parser(__doc__)
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--backend", default="", help="separated by commas (default: all installed)")
+    parser.add_argument(
+        "--precision", default="", help="separated by commas (default: all that this processor supports)"
+    )
+    parser.add_argument("--agreement", metavar="FILE", help="weights of a resnet20_cifar to compare the backends with")
+    parser.add_argument("--data-dir", type=Path, help="directory of CIFAR-10, for --agreement")
+    parser.add_argument("--num-images", type=int, help="number of test images (default: all)")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads or 2)
+    if not args.agreement:
+        time_batches(args)
         return
-    print("| engine | precision | same class | accuracy in torch | in the engine | points lost | largest difference |")
+    print(
+        "| backend | precision | same class | accuracy in torch | in the backend | points lost | largest difference |"
+    )
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
-    reached = agreement(asked)
-    print(f"at least {LEAST_AGREEMENT:.1%} of the same class everywhere: {'yes' if reached else 'NO'}")
+    met = check_agreement(args)
+    print(f"at least {MIN_AGREEMENT:.1%} of the same class everywhere: {'yes' if met else 'NO'}")
 
 
 if __name__ == "__main__":

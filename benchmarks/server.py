@@ -1,9 +1,9 @@
-"""What the service costs: a request less an in-process prediction of the same bytes; its throughput beside offline's.
+"""The server's overhead: a request minus an in-process prediction of the same bytes; its throughput and offline's.
 
-    python benchmarks/server.py [WEIGHTS|RUN] [--model resnet50] [--engine auto] [--clients 32] [--seconds 20]
+    python benchmarks/server.py [WEIGHTS|RUN] [--model resnet50] [--backend auto] [--clients 32] [--seconds 20]
 
-Rounds alternate: in-process, then a request of one client; offline prediction of many pictures, then many clients. The
-clients are a process of their own, whose share of the machine's processor time is told.
+Rounds alternate: in-process, then a request of one client; offline prediction of many images, then many clients. The
+clients run in their own process, and the output includes their fraction of the machine's processor time.
 """
 
 import argparse
@@ -36,39 +36,39 @@ from reslab.spec.preprocess import Preprocess
 from reslab.training.run import load
 
 _WARM_UP, _ROUNDS = 20, 200
-_NUM_PICTURES = 16
+_NUM_IMAGES = 16
 
 
 def main() -> None:
-    wishes = read_wishes()
-    if wishes.load_port:
-        pictures = [file.read_bytes() for file in sorted(wishes.weights.iterdir())]
-        return print(json.dumps(generate_load(wishes.load_port, pictures, wishes.clients, wishes.seconds)))
+    args = parse_args()
+    if args.load_port:
+        images = [file.read_bytes() for file in sorted(args.weights.iterdir())]
+        return print(json.dumps(generate_load(args.load_port, images, args.clients, args.seconds)))
     with tempfile.TemporaryDirectory() as folder:
-        place = wishes.weights or random_weights(wishes.model, Path(folder))
-        network = load(place)
+        weights_path = args.weights or random_weights(args.model, Path(folder))
+        network = load(weights_path)
         assert network.preprocess is not None
-        pictures = some_pictures(network)
-        answering = build_predictor(network, wishes.engine)
-        with service(place, wishes.engine, wishes.clients) as port:
-            found = {
+        images = make_images(network)
+        predictor = build_predictor(network, args.backend)
+        with run_server(weights_path, args.backend, args.clients) as port:
+            results = {
                 "network": network.arch.name,
                 "input": list(network.arch.input_size),
-                "engine": str(answering.backend),
+                "backend": str(predictor.backend),
                 "cores": os.cpu_count(),
                 "load_average": round(os.getloadavg()[0], 2),
-                **one_client(network, answering, pictures, port),
-                **many_clients(network, answering, pictures, port, wishes),
+                **one_client(network, predictor, images, port),
+                **many_clients(network, predictor, images, port, args),
             }
-    print(json.dumps(found, indent=2))
+    print(json.dumps(results, indent=2))
     return None
 
 
-def read_wishes() -> argparse.Namespace:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", nargs="?", type=Path)
     parser.add_argument("--model", default="resnet50")
-    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--backend", default="auto")
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--repeats", type=int, default=3)
@@ -77,148 +77,151 @@ def read_wishes() -> argparse.Namespace:
 
 
 def random_weights(name: str, folder: Path) -> Path:
-    """The network with fresh weights and ImageNet's preprocessing, as a file."""
+    """Save the network with random weights and ImageNet's preprocessing to a file and return its path."""
     network = create_model(name)
     network.preprocess = Preprocess(3, "resize(256) center-crop(224)", IMAGENET_MEAN, IMAGENET_STD)
     save_weights(folder / "model.safetensors", network)
     return folder / "model.safetensors"
 
 
-def some_pictures(network: ResidualNetwork) -> list[bytes]:
-    """JPEG files somewhat larger than what the network reads, smooth as photographs are."""
+def make_images(network: ResidualNetwork) -> list[bytes]:
+    """Return JPEG files somewhat larger than the network's input, smooth as photographs are."""
     assert network.preprocess is not None
     height, width = (max(32, side * 5 // 4) for side in network.arch.image_size)
-    draw, found = np.random.default_rng(0), []
-    for _ in range(_NUM_PICTURES):
-        small = Image.fromarray(draw.integers(0, 256, (12, 16, 3), np.uint8))
+    rng, files = np.random.default_rng(0), []
+    for _ in range(_NUM_IMAGES):
+        small = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8))
         stream = io.BytesIO()
         small.resize((width * 4 // 3, height), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=90)
-        found.append(stream.getvalue())
-    return found
+        files.append(stream.getvalue())
+    return files
 
 
 @contextmanager
-def service(place: Path, engine: str, clients: int) -> Iterator[int]:
-    """`reslab serve` in a process of its own; its port."""
-    words = [sys.executable, "-m", "reslab", "serve", str(place), "--port", "0", "--engine", engine]
-    process = subprocess.Popen([*words, "--queue", str(4 * clients)], stderr=subprocess.PIPE, text=True)
+def run_server(weights_path: Path, backend: str, clients: int) -> Iterator[int]:
+    """Run `reslab serve` in its own process and yield its port."""
+    command = [sys.executable, "-m", "reslab", "serve", str(weights_path), "--port", "0", "--backend", backend]
+    process = subprocess.Popen([*command, "--max-in-flight", str(4 * clients)], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
         for line in process.stderr:
-            if found := re.search(r"http://127\.0\.0\.1:(\d+)", line):
-                yield int(found.group(1))
+            if match := re.search(r"http://127\.0\.0\.1:(\d+)", line):
+                yield int(match.group(1))
                 return
-        raise SystemExit("the service did not start")
+        raise SystemExit("the server did not start")
     finally:
         process.terminate()
         process.wait()
 
 
-def ask(connection: http.client.HTTPConnection, picture: bytes) -> int:
-    connection.request("POST", "/v1/predict", picture, {"Content-Type": "image/jpeg"})
-    answer = connection.getresponse()
-    answer.read()
-    return answer.status
+def send_request(connection: http.client.HTTPConnection, image: bytes) -> int:
+    connection.request("POST", "/v1/predict", image, {"Content-Type": "image/jpeg"})
+    response = connection.getresponse()
+    response.read()
+    return response.status
 
 
-def one_client(
-    network: ResidualNetwork, answering: Predictor, pictures: Sequence[bytes], port: int
-) -> dict[str, float]:
-    """Medians in milliseconds, a request and the same bytes in-process taken in turn."""
+def one_client(network: ResidualNetwork, predictor: Predictor, images: Sequence[bytes], port: int) -> dict[str, float]:
+    """Return medians in milliseconds, alternating a request and an in-process prediction of the same bytes."""
     assert network.preprocess is not None
-    prepare = InferenceTransform(network.preprocess, network.arch.image_size)
+    transform = InferenceTransform(network.preprocess, network.arch.image_size)
     connection = http.client.HTTPConnection("127.0.0.1", port)
 
-    def inside(picture: bytes) -> None:
-        prepared = prepare(InputItem("picture", content=picture))
+    def predict_in_process(image: bytes) -> None:
+        prepared = transform(InputItem("image", content=image))
         assert not isinstance(prepared, str), prepared
-        answering.top_classes(answering([prepared]), 5)
+        predictor.top_classes(predictor([prepared]), 5)
 
-    def request(picture: bytes) -> None:
-        assert ask(connection, picture) == 200
+    def request(image: bytes) -> None:
+        assert send_request(connection, image) == 200
 
-    times: dict[str, list[float]] = {"inside": [], "request": []}
+    times: dict[str, list[float]] = {"in_process": [], "request": []}
     for number in range(_WARM_UP + _ROUNDS):
-        for name, take in (("inside", inside), ("request", request)):
-            taken = timed(take, pictures[number % len(pictures)])
+        for name, predict in (("in_process", predict_in_process), ("request", request)):
+            seconds = measure_seconds(predict, images[number % len(images)])
             if number >= _WARM_UP:
-                times[name].append(1000 * taken)
+                times[name].append(1000 * seconds)
     medians = {name: statistics.median(each) for name, each in times.items()}
     return {
-        "in_process_ms_p50": round(medians["inside"], 3),
+        "in_process_ms_p50": round(medians["in_process"], 3),
         "request_ms_p50": round(medians["request"], 3),
-        "overhead_ms_p50": round(medians["request"] - medians["inside"], 3),
+        "overhead_ms_p50": round(medians["request"] - medians["in_process"], 3),
     }
 
 
-def timed(take: Callable[[bytes], None], picture: bytes) -> float:
-    begun = time.perf_counter()
-    take(picture)
-    return time.perf_counter() - begun
+def measure_seconds(predict: Callable[[bytes], None], image: bytes) -> float:
+    """Return the seconds that one prediction takes."""
+    start = time.perf_counter()
+    predict(image)
+    return time.perf_counter() - start
 
 
 def many_clients(
-    network: ResidualNetwork, answering: Predictor, pictures: Sequence[bytes], port: int, wishes: argparse.Namespace
+    network: ResidualNetwork, predictor: Predictor, images: Sequence[bytes], port: int, args: argparse.Namespace
 ) -> dict[str, object]:
-    """Images/s offline and behind the service, in turn; the medians of the rounds."""
-    offline, served, shares, codes = [], [], [], {}
-    for _ in range(wishes.repeats):
-        offline.append(offline_speed(network, answering, pictures, wishes.seconds))
-        found = load_beside(pictures, port, wishes)
-        served.append(found["images_per_second"])
-        shares.append(found["share_of_machine"])
-        codes = found["codes"]
+    """Alternate offline prediction and the server under load, and return the median images/s of each."""
+    offline, served, fractions, status_codes = [], [], [], {}
+    for _ in range(args.repeats):
+        offline.append(offline_speed(network, predictor, images, args.seconds))
+        load = load_in_subprocess(images, port, args)
+        served.append(load["images_per_second"])
+        fractions.append(load["processor_fraction"])
+        status_codes = load["status_codes"]
     return {
-        "clients": wishes.clients,
+        "clients": args.clients,
         "offline_images_per_second": round(statistics.median(offline), 2),
         "served_images_per_second": round(statistics.median(served), 2),
-        "served_of_offline": round(statistics.median(served) / statistics.median(offline), 3),
-        "load_generator_share_of_machine": round(statistics.median(shares), 3),
-        "codes": codes,
+        "served_over_offline": round(statistics.median(served) / statistics.median(offline), 3),
+        "clients_processor_fraction": round(statistics.median(fractions), 3),
+        "status_codes": status_codes,
     }
 
 
-def load_beside(pictures: Sequence[bytes], port: int, wishes: argparse.Namespace) -> dict[str, Any]:
-    """`generate_load` in a process of its own."""
+def load_in_subprocess(images: Sequence[bytes], port: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Run `generate_load` in its own process."""
     with tempfile.TemporaryDirectory() as folder:
-        for number, picture in enumerate(pictures):
-            (Path(folder) / f"{number:03}.jpg").write_bytes(picture)
-        words = [sys.executable, __file__, folder, "--load-port", str(port), "--clients", str(wishes.clients)]
-        words += ["--seconds", str(wishes.seconds)]
-        return json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+        for number, image in enumerate(images):
+            (Path(folder) / f"{number:03}.jpg").write_bytes(image)
+        command = [sys.executable, __file__, folder, "--load-port", str(port), "--clients", str(args.clients)]
+        command += ["--seconds", str(args.seconds)]
+        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def offline_speed(network: ResidualNetwork, answering: Predictor, pictures: Sequence[bytes], seconds: float) -> float:
-    """Images/s of `predict`'s own pipeline, on as many copies of the pictures as fill the time."""
-    end, count, begun = time.perf_counter() + seconds, 0, time.perf_counter()
+def offline_speed(network: ResidualNetwork, predictor: Predictor, images: Sequence[bytes], seconds: float) -> float:
+    """Return the images/s of `predict`'s own pipeline, on as many copies of the images as fill the time."""
+    end, count, start = time.perf_counter() + seconds, 0, time.perf_counter()
     while time.perf_counter() < end:
-        items = [InputItem(f"#{i}", content=pictures[i % len(pictures)]) for i in range(128)]
-        count += sum(1 for _ in iter_predictions(network, answering, items, batch_size=32))
-    return count / (time.perf_counter() - begun)
+        items = [InputItem(f"#{i}", content=images[i % len(images)]) for i in range(128)]
+        count += sum(1 for _ in iter_predictions(network, predictor, items, batch_size=32))
+    return count / (time.perf_counter() - start)
 
 
-def generate_load(port: int, pictures: Sequence[bytes], clients: int, seconds: float) -> dict[str, object]:
-    """So many clients, each asking again at once when it is answered; a share of 1 is all cores of the machine."""
-    codes: dict[int, int] = {}
+def generate_load(port: int, images: Sequence[bytes], clients: int, seconds: float) -> dict[str, object]:
+    """Run clients that each send the next request as soon as they get a response. A processor fraction of 1 is all cores."""
+    status_codes: dict[int, int] = {}
     lock = threading.Lock()
     end = time.monotonic() + seconds
 
-    def one(number: int) -> None:
+    def run_client(number: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port)
         while time.monotonic() < end:
-            status = ask(connection, pictures[number % len(pictures)])
+            status = send_request(connection, images[number % len(images)])
             with lock:
-                codes[status] = codes.get(status, 0) + 1
+                status_codes[status] = status_codes.get(status, 0) + 1
 
-    threads = [threading.Thread(target=one, args=(number,)) for number in range(clients)]
-    begun, spent = time.perf_counter(), time.process_time()
+    threads = [threading.Thread(target=run_client, args=(number,)) for number in range(clients)]
+    start, processor_start = time.perf_counter(), time.process_time()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    wall = time.perf_counter() - begun
-    share = (time.process_time() - spent) / (wall * (os.cpu_count() or 1))
-    return {"images_per_second": codes.get(200, 0) / wall, "share_of_machine": share, "codes": codes}
+    wall = time.perf_counter() - start
+    fraction = (time.process_time() - processor_start) / (wall * (os.cpu_count() or 1))
+    return {
+        "images_per_second": status_codes.get(200, 0) / wall,
+        "processor_fraction": fraction,
+        "status_codes": status_codes,
+    }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The networks as the tutorials and papers print them, written out: what a reader would type, nothing of reslab's."""
+"""The networks as the tutorials and papers print them, in plain PyTorch without reslab."""
 
 import torch
 from torch import Tensor, nn
@@ -25,21 +25,21 @@ class Residual(nn.Module):
 
 
 def d2l_resnet18(num_classes: int = 10) -> nn.Module:
-    """ResNet-18 of Dive into Deep Learning, Sec. 8.6, for gray pictures."""
+    """ResNet-18 of Dive into Deep Learning, Sec. 8.6, for grayscale images."""
     layers: list[nn.Module] = [
         nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3), nn.BatchNorm2d(64), nn.ReLU(),
         nn.MaxPool2d(kernel_size=3, stride=2, padding=1),
     ]  # fmt: skip
-    before = 64
+    in_channels = 64
     for stage, width in enumerate((64, 128, 256, 512)):
-        layers.append(Residual(before, width, stage > 0, 2 if stage else 1))
+        layers.append(Residual(in_channels, width, stage > 0, 2 if stage else 1))
         layers.append(Residual(width, width))
-        before = width
+        in_channels = width
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(), nn.Linear(512, num_classes))
 
 
 class BasicBlock(nn.Module):
-    """He et al. 2015, Sec. 4.2, option A, as CIFAR scripts write it."""
+    """He et al. 2015, Sec. 4.2, option A, as in common CIFAR scripts."""
 
     def __init__(self, in_planes: int, planes: int, stride: int) -> None:
         super().__init__()
@@ -47,29 +47,29 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
-        self.grown = planes - in_planes
+        self.added_channels = planes - in_planes
 
     def forward(self, x: Tensor) -> Tensor:
         out = functional.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        if self.grown:
-            x = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.grown // 2, self.grown // 2))
+        if self.added_channels:
+            x = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.added_channels // 2, self.added_channels // 2))
         return functional.relu(out + x)
 
 
 def cifar_resnet20(num_classes: int = 10) -> nn.Module:
-    """ResNet-20 for 32x32 colour pictures."""
+    """ResNet-20 for 32x32 color images."""
     layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
-    before = 16
+    in_channels = 16
     for width in (16, 32, 64):
-        for unit in range(3):
-            layers.append(BasicBlock(before, width, 2 if unit == 0 and width > 16 else 1))
-            before = width
+        for block in range(3):
+            layers.append(BasicBlock(in_channels, width, 2 if block == 0 and width > 16 else 1))
+            in_channels = width
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, num_classes))
 
 
 def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
-    """The loop that tutorials print: float32, N C H W."""
+    """Take a step as in the tutorials: float32, N C H W."""
     optimizer.zero_grad()
     loss = functional.cross_entropy(model(x), y)
     loss.backward()
@@ -77,7 +77,7 @@ def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y:
 
 
 def autocast_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
-    """The same loop under autocast to bfloat16."""
+    """Take the same step with autocast to bfloat16."""
     optimizer.zero_grad()
     with torch.autocast(x.device.type, dtype=torch.bfloat16):
         loss = functional.cross_entropy(model(x), y)
