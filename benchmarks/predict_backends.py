@@ -48,7 +48,7 @@ def torchvision_step(x: Tensor) -> Step:
 
 def make_candidates(x: Tensor, names: list[str], precisions: list[str]) -> dict[str, Step]:
     """Return the baseline and every backend in every precision; torch also compiled, if there is a compiler."""
-    network = create_model("resnet50")
+    network = create_model("resnet50", image_size=tuple(x.shape[-2:]))
     assert isinstance(network, ResidualNetwork)
     candidates: dict[str, Step] = {BASELINE: torchvision_step(x)}
     calibration_images = torch.randn(16, *x.shape[1:])
