@@ -41,7 +41,7 @@ def timeless() -> Callable[[Run], list[dict[str, Any]]]:
 
     def lines_of(run: Run) -> list[dict[str, Any]]:
         return [
-            {key: line[key] for key in line if key != "seconds" and not key.startswith("images_per_second")}
+            {key: line[key] for key in line if key != "seconds" and not key.endswith("images_per_second")}
             for line in run.log.records()
         ]
 

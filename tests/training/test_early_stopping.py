@@ -133,7 +133,7 @@ def test_it_never_looks_at_the_test_set(tiny: dict[str, Any], tmp_path: Path) ->
     ("given", "said"),
     [
         ({"patience": "3"}, "'3 epochs'"),
-        ({"patience": "1 epoch", "swa_epochs": 2}, "patience or average_epochs"),
+        ({"patience": "1 epoch", "swa_epochs": 2}, "patience or swa_epochs"),
         ({"patience_on": "top5"}, "top1"),
     ],
 )

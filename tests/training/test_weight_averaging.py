@@ -149,10 +149,10 @@ def test_a_student_learns_from_a_run_and_goes_on_learning_from_it(
         ({"class_weights": "1,2"}, "10 numbers"),
         ({"optimizer.kwargs": "dampenin=1"}, "nearest: 'dampening'"),
         ({"ema": "1"}, "ema from 0"),
-        ({"ema": "0.9", "swa_epochs": "2"}, "ema or average_epochs"),
-        ({"grad_accum_steps": "1000"}, "accumulate from 1"),
+        ({"ema": "0.9", "swa_epochs": "2"}, "ema or swa_epochs"),
+        ({"grad_accum_steps": "1000"}, "grad_accum_steps from 1"),
         ({"compile": "true", "activation_checkpointing": "true"}, "compile or activation_checkpointing"),
-        ({"clip_grad_norm": "-1"}, "clip_norm of at least 0"),
+        ({"clip_grad_norm": "-1"}, "clip_grad_norm of at least 0"),
     ],
 )
 def test_what_cannot_be_is_told_before_anything_is_written(

@@ -28,14 +28,14 @@ class Hands(ProcessGroup):
         super().__init__()
         self.others = others
 
-    def interleaved(self, values: Sequence[T]) -> list[T]:
+    def merge_interleaved(self, values: Sequence[T]) -> list[T]:
         return list(_interleave([list(values), *self.others]))
 
 
 class Kept(ProcessGroup):
     """A rank that keeps what it would have told the others."""
 
-    def interleaved(self, values: Sequence[T]) -> list[T]:
+    def merge_interleaved(self, values: Sequence[T]) -> list[T]:
         self.values = list(values)
         return self.values
 

@@ -45,7 +45,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         "duration": "2 steps",
         "train_transform": "random-scale-crop(56,64,120) flip",
     }
-    settings["test"] = "resize(64) center-crop(56)"
+    settings["eval_transform"] = "resize(64) center-crop(56)"
     said: dict[str, Any] = {"overrides": settings, "on_log": lambda line: None}
     return train("resnet18", root / "data", "he2015-imagenet", output=root / "run", **said)
 

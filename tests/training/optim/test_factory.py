@@ -166,12 +166,12 @@ def test_muon_takes_the_inner_weights_and_adamw_all_else() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"name": "sgd", "options": "momentm=0.9"}, "unknown option of sgd 'momentm'; nearest: 'momentum'"),
+        ({"name": "sgd", "kwargs": "momentm=0.9"}, "unknown option of sgd 'momentm'; nearest: 'momentum'"),
         ({"name": "sgd", "betas": (0.9, 0.99)}, "unknown option of sgd 'betas'"),
         ({"name": "rprop", "weight_decay": 0.1}, "no weight decay with rprop"),
         ({"name": "rmsprp"}, "unknown optimizer 'rmsprp'; nearest: 'rmsprop'"),
-        ({"options": "alpha"}, "name=value words"),
-        ({"options": "alpha=1 alpha=2"}, "alpha said once"),
+        ({"kwargs": "alpha"}, "name=value words"),
+        ({"kwargs": "alpha=1 alpha=2"}, "alpha said once"),
         ({"betas": (0.9,)}, r"optimizer\.betas"),
     ],
 )

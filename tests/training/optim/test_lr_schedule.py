@@ -221,7 +221,7 @@ def test_a_warm_up_from_a_rate_of_its_own() -> None:
         ({"warmup": "until 80%"}, "its unit"),
         ({"name": "one-cycle", "warmup": "until error 80%", "warmup_shape": "constant"}, "one-cycle"),
         ({"warmup_shape": "linar"}, "'linear'"),
-        ({"start_lr": -1.0}, "at least 0"),
+        ({"warmup_lr": -1.0}, "at least 0"),
     ],
 )
 def test_a_warm_up_that_means_nothing_is_refused(schedule: dict[str, Any], said: str) -> None:
