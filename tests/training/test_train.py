@@ -158,7 +158,7 @@ def test_a_learning_rate_beyond_reason_is_told_so(tiny: dict[str, Any], tmp_path
         ({"overrides": {"train_transform": "pda(1) crop(8)"}}, "pad"),
         (
             {"overrides": {"batch_size": 32}, "batch_size": 64},
-            "one value of batch; got: batch 64 and the setting batch_size=32",
+            "one value of batch_size; got: batch 64 and the setting batch_size=32",
         ),
         ({"batch_size": 100_000}, "nearest valid: 143"),
         ({"epochs": 0}, "above 0"),

@@ -38,7 +38,7 @@ _RECIPE_ARGUMENTS = ("model", "data", "val_fraction", "pretrained")  # arguments
 @dataclass(frozen=True)
 class TrainOptions:
     """The arguments of `train` that say what is trained. `settings` are the recipe's, `axes` the network's;
-    `wished_axes` those that the recipe sets where they were not said."""
+    `recipe_arch_overrides` those that the recipe sets where they were not said."""
 
     model: str | Arch | nn.Module | None = None
     data: Any = None
@@ -173,7 +173,7 @@ def apply_recipe_defaults(options: TrainOptions) -> tuple[TrainOptions, tuple[st
         if options.pretrained is None and defaults.pretrained:
             changes["pretrained"] = True
         if defaults.arch_overrides:
-            changes["wished_axes"] = defaults.arch_overrides
+            changes["recipe_arch_overrides"] = defaults.arch_overrides
             messages.append(f"axes of the network that the recipe sets: {', '.join(defaults.arch_overrides)}")
     return replace(options, **changes), tuple(messages)
 
