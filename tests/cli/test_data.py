@@ -43,9 +43,9 @@ def test_json_is_one_value_and_the_page_is_where_it_says(folder: Path, command: 
     told = outcome.value
     assert told["splits"]["val"] == {"num_images": 7, "per_class": {"ants": 4, "bees": 3}}
     assert told["unreadable"] == [{"path": "train/ants/0.png", "error": "empty (0 bytes)"}]
-    assert told["shared"] == [{"paths": ["train/ants/1.png", "val/ants/copy.png"], "exact": True}]
+    assert told["cross_split_duplicates"] == [{"paths": ["train/ants/1.png", "val/ants/copy.png"], "exact": True}]
     assert {(f["severity"], f["kind"]) for f in told["findings"]} == {
-        ("error", "unreadable"), ("warning", "shared"), ("note", "few")
+        ("error", "unreadable"), ("warning", "cross-split-duplicates"), ("note", "small-classes")
     }  # fmt: skip
     assert Path(told["html"]).is_file()
 

@@ -330,7 +330,7 @@ def test_a_picture_too_large_to_be_meant_is_left_to_pillow(monkeypatch: pytest.M
 def test_without_the_decoder_the_pixels_are_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "a.JPG").write_bytes(written())
     quick = read_image(tmp_path / "a.JPG")
-    monkeypatch.setattr(jpeg, "_there", lambda: False)
+    monkeypatch.setattr(jpeg, "_has_torchvision_decoder", lambda: False)
     assert decode_jpeg(written()) is None
     assert torch.equal(read_image(tmp_path / "a.JPG"), quick)
 

@@ -20,7 +20,7 @@ def test_digits_are_scaled_and_split_as_recorded() -> None:
     data = open_dataset("digits")
     assert {split: len(images) for split, images in data.splits.items()} == {"train": 1438, "test": 359}
     record = data.split_record
-    assert (record["how"], record["into"], record["fraction"], record["seed"]) == ("stratified", "test", 0.2, 0)
+    assert (record["method"], record["into"], record["fraction"], record["seed"]) == ("stratified", "test", 0.2, 0)
     held = np.array(record["indices"])
     kept = np.setdiff1d(np.arange(1797), held)
     for split, indices in (("train", kept), ("test", held)):
@@ -88,7 +88,7 @@ def test_offline_says_which_files_go_where(tmp_path: Path, monkeypatch: pytest.M
     def unreachable(name: str, root: str) -> None:
         raise RuntimeError(f"Error downloading {name}")
 
-    monkeypatch.setattr(idx, "_fetch", unreachable)
+    monkeypatch.setattr(idx, "_download_mnist", unreachable)
     with pytest.raises(ValueError) as caught:
         open_dataset("mnist", tmp_path)
     for part in (
@@ -99,7 +99,7 @@ def test_offline_says_which_files_go_where(tmp_path: Path, monkeypatch: pytest.M
         "--data-dir",
     ):
         assert part in str(caught.value)
-    monkeypatch.setattr(idx, "_fetch", lambda name, root: write_idx(Path(root, name, "raw")))
+    monkeypatch.setattr(idx, "_download_mnist", lambda name, root: write_idx(Path(root, name, "raw")))
     assert len(open_dataset("mnist", tmp_path).splits["train"]) == 4
 
 

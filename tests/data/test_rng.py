@@ -102,7 +102,7 @@ def test_the_draws_of_each_sample_are_those_of_all() -> None:
     for place, one in enumerate(whole.per_sample()):
         assert torch.equal(one.keys, whole.keys[place : place + 1])
         for name, asked in {
-            "bits": (3,), "uniform": (2,), "uniforms": (range(4, 7),), "integers": (1, 50), "chance": (0, 0.3),
+            "bits": (3,), "uniform": (2,), "uniforms": (range(4, 7),), "integers": (1, 50), "bernoulli": (0, 0.3),
         }.items():  # fmt: skip
             expected = getattr(whole, name)(*asked)[place : place + 1]
             assert torch.equal(getattr(one, name)(*asked), expected)

@@ -24,28 +24,31 @@ def train(batch: int = 12, **options: object) -> TrainLoader:
     return TrainLoader(IMAGES, batch, "pad(1) crop(6)", PREPROCESS, 0, "cpu", **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("options", [{}, {"repeats": 3}, {"balanced": True}, {"balanced": True, "repeats": 2}])
-@pytest.mark.parametrize("num_ranks", [2, 3])
-def test_ranks_share_the_batch_of_one(options: dict[str, object], num_ranks: int) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"num_repeats": 3}, {"class_balanced": True}, {"class_balanced": True, "num_repeats": 2}],
+)
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_share_the_batch_of_one(options: dict[str, object], world_size: int) -> None:
     whole = list(islice(train(**options).iter_from(2), 5))
     parts = [
-        list(islice(train(rank=rank, num_ranks=num_ranks, **options).iter_from(2), 5)) for rank in range(num_ranks)
+        list(islice(train(rank=rank, world_size=world_size, **options).iter_from(2), 5)) for rank in range(world_size)
     ]
     for step, batch in enumerate(whole):
-        assert all(len(part[step][2]) == 12 // num_ranks for part in parts)
+        assert all(len(part[step][2]) == 12 // world_size for part in parts)
         for place, expected in enumerate(batch):
             assert torch.equal(torch.cat([part[step][place] for part in parts]), expected)
 
 
-@pytest.mark.parametrize("repeats", [2, 3, 5])
-def test_each_sample_comes_as_often_as_asked_and_never_the_same(repeats: int) -> None:
-    batches = train(repeats=repeats)
+@pytest.mark.parametrize("num_repeats", [2, 3, 5])
+def test_each_sample_comes_as_often_as_asked_and_never_the_same(num_repeats: int) -> None:
+    batches = train(num_repeats=num_repeats)
     assert batches.num_steps_per_epoch == 4  # as long an epoch as without
     epoch = list(islice(batches.iter_from(), 4))
     indices = torch.cat([i for _, _, i in epoch])
     counts = indices.bincount()
-    num_whole = 48 // repeats
-    assert sorted(counts[counts > 0].tolist(), reverse=True)[:num_whole] == [repeats] * num_whole
+    num_whole = 48 // num_repeats
+    assert sorted(counts[counts > 0].tolist(), reverse=True)[:num_whole] == [num_repeats] * num_whole
     keys_of_all = torch.cat(
         [batches.sampler.step_indices(step).augmentation_keys(0, torch.device("cpu")) for step in range(4)]
     )
@@ -97,9 +100,9 @@ def test_balanced_draws_every_class_equally_often() -> None:
 
 
 def test_balanced_batches_are_a_function_of_the_step() -> None:
-    whole = list(islice(train(balanced=True).iter_from(), 9))
+    whole = list(islice(train(class_balanced=True).iter_from(), 9))
     for start in (1, 5):
-        for one, other in zip(islice(train(balanced=True).iter_from(start), 9 - start), whole[start:], strict=True):
+        for one, other in zip(islice(train(class_balanced=True).iter_from(start), 9 - start), whole[start:], strict=True):
             assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     rare = [(i, x) for x, _, indices in whole[:4] for i, x in zip(indices.tolist(), x, strict=True) if i >= 48]
     for sample in (48, 49):  # drawn again and again, and augmented anew each time
@@ -118,27 +121,27 @@ def test_class_weights_are_scikit_learns() -> None:
         class_weights(LABELS, 3)
 
 
-@pytest.mark.parametrize("num_ranks", [1, 2, 3, 7])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
 @pytest.mark.parametrize("batch", [1, 8, 50, 64])
-def test_evaluation_is_shared_whole_batch_by_whole_batch(num_ranks: int, batch: int) -> None:
+def test_evaluation_is_shared_whole_batch_by_whole_batch(world_size: int, batch: int) -> None:
     alone = list(eval_loader(IMAGES, batch, PREPROCESS, "cpu"))
     shared = [
-        list(eval_loader(IMAGES, batch, PREPROCESS, "cpu", rank=r, world_size=num_ranks)) for r in range(num_ranks)
+        list(eval_loader(IMAGES, batch, PREPROCESS, "cpu", rank=r, world_size=world_size)) for r in range(world_size)
     ]
     assert sum(map(len, shared)) == len(alone)
     for place, expected in enumerate(alone):
-        found = shared[place % num_ranks][place // num_ranks]
+        found = shared[place % world_size][place // world_size]
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"num_ranks": 5}, "a batch that 5 ranks share evenly; got: a batch of 12; nearest valid: 10"),
-        ({"rank": 2, "num_ranks": 2}, "rank 2 of 2"),
+        ({"world_size": 5}, "a batch that 5 ranks share evenly; got: a batch of 12; nearest valid: 10"),
+        ({"rank": 2, "world_size": 2}, "rank 2 of 2"),
         ({"rank": -1}, "rank -1 of 1"),
-        ({"num_ranks": 0}, "rank 0 of 0"),
-        ({"repeats": 0}, "repeats of 1 or more"),
+        ({"world_size": 0}, "rank 0 of 0"),
+        ({"num_repeats": 0}, "repeats of 1 or more"),
         ({"batch": 51}, "nearest valid: 50"),
     ],
 )

@@ -41,8 +41,8 @@ def as_dataset(
         split: _to_image_dataset(part, split) for split, part in sources.items() if part is not None
     }
     class_names = tuple(classes) if classes is not None else _class_names(train, splits)
-    record: Mapping[str, Any] = {"how": "given"}
-    if split_record is not None and split_record.get("how") == "stratified":
+    record: Mapping[str, Any] = {"method": "given"}
+    if split_record is not None and split_record.get("method") == "stratified":
         splits, record = {**splits, **restore_split(splits["train"], split_record)}, dict(split_record)
     elif val_fraction is not None:
         if "val" in splits:

@@ -13,7 +13,8 @@ from reslab.data.image_datasets import FileImageDataset, ImageDataset, ShardImag
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.preprocess import Preprocess
 
-SPLITS = ("train", "val", "test")
+SPLIT_TITLES = {"train": "training", "val": "validation", "test": "test"}
+"""The splits in their order: the name in code, files and flags, and the word in texts for people."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,13 +31,13 @@ class DatasetSplits:
     classes: tuple[str, ...]
     preprocess: Preprocess
     splits: Mapping[str, ImageDataset]
-    split_record: Mapping[str, Any] = field(default_factory=lambda: {"how": "given"})
+    split_record: Mapping[str, Any] = field(default_factory=lambda: {"method": "given"})
     fingerprint: str = ""
     skipped_files: tuple[tuple[str, str], ...] = ()
     location: str = ""
 
     def __post_init__(self) -> None:
-        assert set(self.splits) <= set(SPLITS), sorted(self.splits)
+        assert set(self.splits) <= set(SPLIT_TITLES), sorted(self.splits)
         if len(self.classes) < 2:
             raise invalid(
                 f"at least 2 classes in {self.name}",

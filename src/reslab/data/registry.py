@@ -173,7 +173,7 @@ def _open_named(
     result = info.read(info, data_dir)
     splits: dict[str, Any] = dict(result.splits)
     other_splits = {name: dataset for name, dataset in splits.items() if name != "train"}
-    new_record: dict[str, Any] = dict(result.split_record or {"how": "given"})
+    new_record: dict[str, Any] = dict(result.split_record or {"method": "given"})
     classes = result.classes or info.classes
     if record is not None and record.get("into") == "val":
         splits, new_record = {**restore_split(splits["train"], record), **other_splits}, dict(record)

@@ -137,7 +137,7 @@ class _SampleDraws(RandomDraws):
         return self._cached("integers", draw, high)
 
     def bernoulli(self, draw: int, probability: float) -> Tensor:
-        return self._cached("chance", draw, probability)
+        return self._cached("bernoulli", draw, probability)
 
 
 @contextmanager

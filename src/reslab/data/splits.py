@@ -70,7 +70,7 @@ def split_off(
 ) -> tuple[dict[str, ImageDataset], dict[str, Any]]:
     """Split training images in two, and the record of it: held-out files by name, held-out tensors by index."""
     kept, held_out = stratified_split(dataset.labels, fraction, seed, classes)
-    record: dict[str, Any] = {"how": "stratified", "from": "train", "into": into, "fraction": fraction, "seed": seed}
+    record: dict[str, Any] = {"method": "stratified", "from": "train", "into": into, "fraction": fraction, "seed": seed}
     if isinstance(dataset, FileImageDataset | ShardImageDataset):
         record["names"] = [dataset.name(i) for i in held_out]
     else:
@@ -158,7 +158,7 @@ def collect_skipped(
 
     Raises ValueError listing the bad ones where there are more than was agreed to.
     """
-    recorded_skips: dict[str, str] = dict((record or {}).get("skipped", ()))
+    recorded_skips: dict[str, str] = dict((record or {}).get("skipped_files", ()))
     accepted = {name: unreadable.get(name, reason) for name, reason in recorded_skips.items()}
     if not skip_bad_images and (
         new_errors := {name: reason for name, reason in unreadable.items() if name not in accepted}
@@ -183,7 +183,7 @@ def apply_split(
 
     Raises ValueError where a fraction or a recorded split meets a validation part that is there already.
     """
-    if record is not None and record.get("how") == "stratified":
+    if record is not None and record.get("method") == "stratified":
         if "val" in splits:
             raise invalid(
                 f"the undivided data {location} of the recorded split", "one with a validation part of its own"
@@ -197,7 +197,7 @@ def apply_split(
             next_step="leave --val-fraction away",
         )
     if len(splits) > 1 and val_fraction is None:
-        return dict(splits), {"how": "given"}
+        return dict(splits), {"method": "given"}
     fraction = VAL_FRACTION if val_fraction is None else val_fraction
     parts, new_record = split_off(splits["train"], fraction, split_seed, classes)
     return {**parts, **{name: splits[name] for name in splits if name != "train"}}, new_record

@@ -60,7 +60,7 @@ def data_metadata(data: DatasetSplits, requested: Any, data_dir: str | Path | No
         "data_dir": None if data_dir is None else str(Path(data_dir).resolve()),
         "classes": list(data.classes),
         "num_images": {name: len(images) for name, images in data.splits.items()},
-        "held_out": data.eval_split,
+        "eval_split": data.eval_split,
         "preprocess": to_dict(data.preprocess),
         "split_record": dict(data.split_record),
         "fingerprint": data.fingerprint,

@@ -50,9 +50,9 @@ def test_nothing_wrong_is_nothing_said(folder: Path) -> None:
         "height": {"min": 90, "median": 90, "max": 90},
         "width": {"min": 120, "median": 120, "max": 120},
         "num_sizes": 1,
-        "commonest": {"height": 90, "width": 120, "num_images": 58},
+        "most_common": {"height": 90, "width": 120, "num_images": 58},
     }
-    assert (told["channels"], told["imbalance"], told["fault"]) == ({"3": 58}, 1.0, "")
+    assert (told["channels"], told["imbalance"], told["layout_error"]) == ({"3": 58}, 1.0, "")
 
 
 def test_copies_are_found_where_they_are(folder: Path) -> None:
@@ -68,11 +68,11 @@ def test_copies_are_found_where_they_are(folder: Path) -> None:
         ["train/ants/02.png", "train/bees/wrong.png"],
     ]
     assert told["near_duplicates"] == []
-    assert told["shared"] == [{"paths": ["train/ants/00.png", "val/ants/copy.png"], "exact": True}]
-    assert told["contradicting"] == [["train/ants/02.png", "train/bees/wrong.png"]]
+    assert told["cross_split_duplicates"] == [{"paths": ["train/ants/00.png", "val/ants/copy.png"], "exact": True}]
+    assert told["label_conflicts"] == [["train/ants/02.png", "train/bees/wrong.png"]]
     found = kinds(check)
-    assert set(found) == {"shared", "contradicting", "duplicates"}
-    assert "train and val" in found["shared"].text
+    assert set(found) == {"cross-split-duplicates", "label-conflicts", "duplicates"}
+    assert "training and validation" in found["cross-split-duplicates"].text
     assert "train/ants/01.png = train/ants/other.webp" in found["duplicates"].text
 
 
@@ -87,10 +87,10 @@ def test_pictures_that_look_nearly_the_same(folder: Path) -> None:
         ["train/ants/00.png", "val/ants/small.jpg"],
         ["train/ants/01.png", "train/ants/bright.png"],
     ]
-    assert all(group["bits"] <= MAX_HASH_DISTANCE for group in told["near_duplicates"])
+    assert all(group["max_distance"] <= MAX_HASH_DISTANCE for group in told["near_duplicates"])
     assert told["duplicates"] == []
-    assert [shared["exact"] for shared in told["shared"]] == [False]
-    assert set(kinds(check)) == {"shared-near", "near-duplicates"}
+    assert [shared["exact"] for shared in told["cross_split_duplicates"]] == [False]
+    assert set(kinds(check)) == {"cross-split-near-duplicates", "near-duplicates"}
     shutil.copy(train / "00.png", train / "again.png")  # an exact copy belongs to the group of the near one
     groups = check_data(folder).to_dict()["near_duplicates"]
     assert sorted(groups[0]["paths"]) == ["train/ants/00.png", "train/ants/again.png", "val/ants/small.jpg"]
@@ -112,7 +112,7 @@ def test_files_of_every_kind(folder: Path) -> None:
     photograph(104).save(train / "turned.jpg", exif=exif)
     check = check_data(folder)
     found = kinds(check)
-    assert set(found) == {"unreadable", "blank", "channels", "turned", "long", "tiny"}
+    assert set(found) == {"unreadable", "blank", "channels", "exif-rotated", "elongated", "small-images"}
     assert found["unreadable"].severity == "error"
     assert found["unreadable"].text.startswith("3 files cannot be read: train/ants/03.png")
     told = check.to_dict()
@@ -121,7 +121,7 @@ def test_files_of_every_kind(folder: Path) -> None:
     ]
     assert told["unreadable"][1]["error"] == "empty (0 bytes)"
     assert told["channels"] == {"1": 1, "3": 61, "4": 1}
-    assert (told["turned"], told["blank"]) == (1, ["train/ants/blank.png"])
+    assert (told["num_exif_rotated"], told["blank"]) == (1, ["train/ants/blank.png"])
     assert told["sizes"]["height"] == {"min": 20, "median": 90, "max": 200}
     assert told["splits"]["train"]["per_class"]["ants"] == 32  # readable or not
 
@@ -132,8 +132,8 @@ def test_uneven_and_small_classes(folder: Path) -> None:
     check = check_data(folder)
     assert check.imbalance == 4.0
     found = kinds(check)
-    assert set(found) == {"imbalance", "few"}
-    assert "24 of ants, 6 of bees in train (4 to 1)" in found["imbalance"].text
+    assert set(found) == {"imbalance", "small-classes"}
+    assert "4 to 1: 24 images of ants, 6 of bees" in found["imbalance"].text
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
@@ -147,9 +147,9 @@ def test_a_flat_folder_is_told(folder: Path, split: str) -> None:
     shutil.copy(folder / "train" / "ants" / "00.png", flat / "3.png")
     check = check_data(folder)
     told, found = check.to_dict(), kinds(check)
-    assert told["flat"] == {split: 4}
-    assert found["flat"].severity == ("error" if split == "val" else "note")
-    assert [shared["paths"] for shared in told["shared"]] == [["train/ants/00.png", f"{split}/3.png"]]
+    assert told["unlabeled"] == {split: 4}
+    assert found["unlabeled"].severity == ("error" if split == "val" else "note")
+    assert [shared["paths"] for shared in told["cross_split_duplicates"]] == [["train/ants/00.png", f"{split}/3.png"]]
     assert ("layout" in found) == (split == "val")  # training refuses the one and passes over the other
 
 
@@ -159,7 +159,7 @@ def test_layouts_that_training_refuses_are_still_read(folder: Path) -> None:
     check = check_data(folder)
     assert check.listing.classes == ("ants", "bee", "bees", "wasps")
     assert len(check.images) == 58
-    assert "Training would refuse this" in kinds(check)["layout"].text
+    assert kinds(check)["layout"].severity == "error"
     assert check.imbalance == float("inf")
 
 

@@ -156,7 +156,7 @@ def test_validation_is_carved_and_recorded(tmp_path: Path) -> None:
 
 def test_slow_decoding_is_kept_until_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESLAB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(decoded, "WORTH_KEEPING_SECONDS", 0.0)
+    monkeypatch.setattr(decoded, "MIN_SECONDS_TO_CACHE", 0.0)
     folder = write_shards(tmp_path / "data")
     reads: list[int] = []
     monkeypatch.setattr(cifar, "read_shards", lambda paths: (reads.append(len(paths)), read_shards(paths))[1])
@@ -182,7 +182,7 @@ def test_offline_says_which_files_go_where(tmp_path: Path, monkeypatch: pytest.M
     def unreachable(name: str, root: str) -> None:
         raise OSError("Network is unreachable")
 
-    monkeypatch.setattr(cifar, "_fetch", unreachable)
+    monkeypatch.setattr(cifar, "_download_cifar", unreachable)
     said = refused(tmp_path / "data")
     for part in (
         "Network is unreachable",
@@ -195,7 +195,7 @@ def test_offline_says_which_files_go_where(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_download_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cifar, "_fetch", lambda name, root: write_python(Path(root)))
+    monkeypatch.setattr(cifar, "_download_cifar", lambda name, root: write_python(Path(root)))
     check(open_dataset("cifar10", tmp_path))
 
 

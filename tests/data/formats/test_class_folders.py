@@ -37,7 +37,7 @@ def test_given_splits_are_taken(tmp_path: Path, val: str) -> None:
     data = open_dataset(str(tmp_path))
     assert (data.name, data.classes, data.num_classes) == (tmp_path.name, ("a", "b"), 2)
     assert {split: len(images) for split, images in data.splits.items()} == {"train": 10, "val": 4, "test": 6}
-    assert (data.split_record, data.eval_split, data.location) == ({"how": "given"}, "test", str(tmp_path))
+    assert (data.split_record, data.eval_split, data.location) == ({"method": "given"}, "test", str(tmp_path))
     assert names(data, "val") == [f"{val}/a/0.png", f"{val}/a/1.png", f"{val}/b/0.png", f"{val}/b/1.png"]
     assert data.splits["val"].labels.tolist() == [0, 0, 1, 1]
     assert torch.equal(data.splits["train"].preview(3)[:, 0, 0], torch.tensor([30, 40, 50], dtype=torch.uint8))
@@ -211,7 +211,7 @@ def test_files_are_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     fill(tmp_path)
     looked: list[Path] = []
     check = scanning.check_image
-    monkeypatch.setattr(scanning, "check_picture", lambda path: (looked.append(path), check(path))[1])
+    monkeypatch.setattr(scanning, "check_image", lambda path: (looked.append(path), check(path))[1])
     open_dataset(tmp_path)
     assert len(looked) == 10
     looked.clear()

@@ -40,7 +40,7 @@ def test_splits_of_the_table_are_taken(pictures: Path, mark: str, bom: str) -> N
     rows = [f"{row},{split}" for row, split in zip(ROWS, SPLITS, strict=True)]
     text = bom + "\n".join(["Path,label,split", *rows, ""]).replace(",", mark)
     data = open_dataset(write(pictures, text))
-    assert (data.name, data.classes, data.split_record) == ("list", ("ant", "wasp"), {"how": "given"})
+    assert (data.name, data.classes, data.split_record) == ("list", ("ant", "wasp"), {"method": "given"})
     assert {split: len(images) for split, images in data.splits.items()} == {"train": 4, "val": 2, "test": 2}
     train = data.splits["train"]
     assert [train.name(i) for i in range(4)] == ["files/0.png", "files/1.png", "files/6.png", "files/7.png"]

@@ -93,18 +93,18 @@ def test_any_start_and_workers_give_the_same_mixes(tmp_path: Path, workers: int)
     files = FileImageDataset(tuple(tmp_path / f"{i:02}.png" for i in range(NUM)), LABELS, 3, tmp_path)
     whole = list(islice(train(IN_MEMORY).iter_from(), 9))
     for start in (0, 4):
-        found = list(islice(train(files, workers=workers).iter_from(start), 9 - start))
+        found = list(islice(train(files, num_workers=workers).iter_from(start), 9 - start))
         for one, other in zip(found, whole[start:], strict=True):
             assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize("num_ranks", [2, 4])
-@pytest.mark.parametrize("repeats", [1, 3])
-def test_ranks_together_are_one(num_ranks: int, repeats: int) -> None:
-    whole = list(islice(train(IN_MEMORY, repeats=repeats).iter_from(1), 6))
+@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("num_repeats", [1, 3])
+def test_ranks_together_are_one(world_size: int, num_repeats: int) -> None:
+    whole = list(islice(train(IN_MEMORY, num_repeats=num_repeats).iter_from(1), 6))
     parts = [
-        list(islice(train(IN_MEMORY, repeats=repeats, rank=rank, num_ranks=num_ranks).iter_from(1), 6))
-        for rank in range(num_ranks)
+        list(islice(train(IN_MEMORY, num_repeats=num_repeats, rank=rank, world_size=world_size).iter_from(1), 6))
+        for rank in range(world_size)
     ]
     for step, batch in enumerate(whole):
         for place, expected in enumerate(batch):
@@ -154,7 +154,7 @@ def test_sentences_that_mean_nothing(words: str, said: str) -> None:
 
 def test_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="an even number each"):
-        train(IN_MEMORY, batch=6, num_ranks=2)
+        train(IN_MEMORY, batch=6, world_size=2)
     with pytest.raises(ValueError, match="at least 4 classes for labels up to 3; got: 3"):
         TrainLoader(IN_MEMORY, 8, "mixup(1)", PREPROCESS, 0, "cpu", num_classes=3)
     with pytest.raises(ValueError, match="mixes the pictures of a training batch"):

@@ -97,7 +97,7 @@ def test_operations_and_magnitudes_come_as_often_as_timms(monkeypatch: pytest.Mo
 
         return operation
 
-    monkeypatch.setattr(ours, "_ORDER", tuple(recorded(place) for place in range(15)))
+    monkeypatch.setattr(ours, "_OPS_IN_ORDER", tuple(recorded(place) for place in range(15)))
     TransformPipeline("randaugment(7,1)").apply_batch(
         torch.zeros(3000, 1, 2, 2, dtype=torch.uint8), hash_keys(0, 0, torch.arange(3000))
     )

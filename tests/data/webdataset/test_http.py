@@ -22,7 +22,7 @@ CONTENT = bytes(range(256)) * 40
 @pytest.fixture
 def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     """A server of one file of 10,240 bytes; nobody waits between two tries."""
-    monkeypatch.setattr(urls, "_FIRST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(urls, "_RETRY_SECONDS", 0.0)
     urls._block.cache_clear()
     (tmp_path / "file").write_bytes(CONTENT)
     with serving(tmp_path) as web:

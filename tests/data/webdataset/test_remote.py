@@ -43,7 +43,7 @@ def write_shard(path: Path, keys: range) -> None:
 @pytest.fixture
 def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     """Four training shards of six pictures and one of validation, on a server."""
-    monkeypatch.setattr(urls, "_FIRST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(urls, "_RETRY_SECONDS", 0.0)
     urls._block.cache_clear()
     folder = tmp_path / "served"
     for k in range(NUM_SHARDS):
@@ -139,12 +139,12 @@ def test_from_any_step_on_it_is_the_same(web: Web, workers: int) -> None:
 
 def test_ranks_share_the_shards(web: Web) -> None:
     data = opened(web)
-    parts = [steps(data, 0, 6, rank=rank, num_ranks=2) for rank in range(2)]
+    parts = [steps(data, 0, 6, rank=rank, world_size=2) for rank in range(2)]
     seen = [{int(index) for _, _, indices in part for index in indices} for part in parts]
     assert all(len(x) == 2 for part in parts for x, _, _ in part)
     assert seen[0] | seen[1] == set(range(NUM))
     assert not seen[0] & seen[1]
-    assert same(steps(data, 3, 3, rank=1, num_ranks=2), parts[1][3:])
+    assert same(steps(data, 3, 3, rank=1, world_size=2), parts[1][3:])
 
 
 def test_a_worker_whose_shards_are_few_begins_them_again_with_other_crops(web: Web) -> None:
@@ -203,7 +203,7 @@ def test_more_workers_than_shards_are_refused(web: Web) -> None:
     with pytest.raises(ValueError, match=r"4 for 1 ranks of 5; nearest valid: -j 4"):
         steps(opened(web), 0, 1, 5)
     with pytest.raises(ValueError, match="repeats or balanced"):
-        steps(opened(web), 0, 1, repeats=2)
+        steps(opened(web), 0, 1, num_repeats=2)
 
 
 def test_names_of_shards() -> None:

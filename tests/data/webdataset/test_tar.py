@@ -67,7 +67,7 @@ def test_pictures_are_those_of_the_tar(tmp_path: Path, kind: int) -> None:
     write_tar(tmp_path / "train-0.tar", samples(range(8)), kind)
     write_tar(tmp_path / "val" / "a.tar", samples(range(8, NUM)), kind)
     data = open_dataset(tmp_path)
-    assert (data.classes, data.split_record) == (("0", "1"), {"how": "given"})
+    assert (data.classes, data.split_record) == (("0", "1"), {"method": "given"})
     images = data.splits["train"]
     assert isinstance(images, ShardImageDataset)
     assert [images.name(i) for i in range(2)] == ["train-0.tar/000.png", "train-0.tar/001.png"]
@@ -97,7 +97,7 @@ def test_batches_are_those_of_the_folder(tmp_path: Path, workers: int) -> None:
         parts = [images.subset([i]) for _, images, i in whole]
         labels = torch.cat([part.labels for part in parts])
         if isinstance(parts[0], ShardImageDataset):
-            images = ShardImageDataset(tuple(part.spots[0] for part in parts), labels, 3, parts[0].root)  # type: ignore[union-attr]
+            images = ShardImageDataset(tuple(part.locations[0] for part in parts), labels, 3, parts[0].root)  # type: ignore[union-attr]
         else:
             images = FileImageDataset(tuple(part.paths[0] for part in parts), labels, 3, None)  # type: ignore[union-attr,assignment]
         batches = TrainLoader(
@@ -122,7 +122,7 @@ def test_small_pictures_live_in_memory(tmp_path: Path) -> None:
 def test_shards_are_looked_through_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
     check = shard_index.check_image
-    monkeypatch.setattr(shard_index, "check_picture", lambda content, key: (looked.append(key), check(content, key))[1])
+    monkeypatch.setattr(shard_index, "check_image", lambda content, key: (looked.append(key), check(content, key))[1])
     write_shards(tmp_path)
     open_dataset(tmp_path)
     assert sorted(looked) == [f"{i:03}" for i in range(NUM)]
@@ -137,7 +137,7 @@ def test_shards_are_looked_through_once(tmp_path: Path, monkeypatch: pytest.Monk
 def test_the_images_can_be_sent_to_a_worker(tmp_path: Path) -> None:
     images = open_dataset(write_shards(tmp_path)).splits["train"]
     again = pickle.loads(pickle.dumps(images))
-    assert torch.equal(again.raw(3), images.preview(3))
+    assert torch.equal(again.preview(3), images.preview(3))
 
 
 def test_labels_by_name_number_and_json(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def _file_datasets(files_by_split: Mapping[str, LabeledFiles], root: Path) -> di
     }
 
 
-UNLABELED = "(no class)"
+UNLABELED = "(unlabeled)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,25 +233,25 @@ class DataCheck:
                 split: {"num_images": sum(counts.values()), "per_class": dict(counts)}
                 for split, counts in self.counts.items()
             },
-            "flat": {split: len(dataset) for split, dataset in self.listing.unlabeled.items()},
+            "unlabeled": {split: len(dataset) for split, dataset in self.listing.unlabeled.items()},
             "unreadable": [{"path": image.name, "error": image.info.error} for image in self.unreadable],
             "duplicates": [self._names(group) for group in self.duplicates if group.is_exact],
             "near_duplicates": [
-                {"paths": self._names(group), "bits": group.max_distance}
+                {"paths": self._names(group), "max_distance": group.max_distance}
                 for group in self.duplicates
                 if not group.is_exact
             ],
-            "shared": [{"paths": self._names(group), "exact": group.is_exact} for group in self.cross_split],
-            "contradicting": [self._names(group) for group in self.label_conflicts],
+            "cross_split_duplicates": [{"paths": self._names(group), "exact": group.is_exact} for group in self.cross_split],
+            "label_conflicts": [self._names(group) for group in self.label_conflicts],
             "sizes": size_statistics([image.info for image in self.readable]),
             "channels": {
                 str(num_channels): num_images
                 for num_channels, num_images in sorted(Counter(image.info.channels for image in self.readable).items())
             },
-            "turned": sum(image.info.exif_rotated for image in self.readable),
+            "num_exif_rotated": sum(image.info.exif_rotated for image in self.readable),
             "blank": [image.name for image in self.readable if image.info.is_blank],
             "imbalance": self.imbalance,
-            "fault": self.listing.layout_error,
+            "layout_error": self.listing.layout_error,
         }
 
     def _names(self, group: DuplicateGroup) -> list[str]:
@@ -302,5 +302,5 @@ def size_statistics(infos: list[ImageInfo]) -> dict[str, Any]:
         "height": {"min": min(heights), "median": int(median(heights)), "max": max(heights)},
         "width": {"min": min(widths), "median": int(median(widths)), "max": max(widths)},
         "num_sizes": len(set(zip(heights, widths, strict=True))),
-        "commonest": {"height": most_common[0], "width": most_common[1], "num_images": num_images},
+        "most_common": {"height": most_common[0], "width": most_common[1], "num_images": num_images},
     }

@@ -1,11 +1,13 @@
-"""What a check of data means, in sentences: errors that stop training, warnings that spoil it, notes."""
+"""Turn a `DataCheck` into findings: errors that stop training, warnings that distort its results, and notes."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from reslab.data.check.check import CheckedImage, DataCheck
 from reslab.data.check.duplicates import MAX_HASH_DISTANCE, DuplicateGroup
+from reslab.data.dataset import SPLIT_TITLES
 
 MIN_IMBALANCE = 3.0
 MIN_IMAGES_PER_CLASS = 20
@@ -13,79 +15,113 @@ MIN_IMAGE_SIDE = 32
 MAX_ASPECT_RATIO = 4.0
 
 
+class Severity(StrEnum):
+    """How serious a finding is, the most serious first."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
+
+
+class FindingKind(StrEnum):
+    """The subject of a finding."""
+
+    UNLABELED = "unlabeled"
+    LAYOUT = "layout"
+    UNREADABLE = "unreadable"
+    CROSS_SPLIT_DUPLICATES = "cross-split-duplicates"
+    CROSS_SPLIT_NEAR_DUPLICATES = "cross-split-near-duplicates"
+    LABEL_CONFLICTS = "label-conflicts"
+    DUPLICATES = "duplicates"
+    NEAR_DUPLICATES = "near-duplicates"
+    IMBALANCE = "imbalance"
+    SMALL_CLASSES = "small-classes"
+    BLANK = "blank"
+    CHANNELS = "channels"
+    EXIF_ROTATED = "exif-rotated"
+    SMALL_IMAGES = "small-images"
+    ELONGATED = "elongated"
+
+
 @dataclass(frozen=True)
 class Finding:
-    """One thing to know: `severity` error, warning or note, `kind` one word for it, and the sentence."""
+    """One result of a check: programs read `severity` and `kind`, people read `text`."""
 
-    severity: str
-    kind: str
+    severity: Severity
+    kind: FindingKind
     text: str
 
 
 def list_findings(check: DataCheck) -> list[Finding]:
-    """Everything a person should know, errors first; empty where nothing is wrong."""
+    """Return all findings, errors first; an empty list if nothing is wrong."""
     all_findings = [
         *_layout_findings(check),
         *_unreadable_findings(check),
-        *_duplicate_findings(check),
+        *_cross_split_findings(check),
+        *_label_conflict_findings(check),
+        *_within_split_findings(check),
         *_class_findings(check),
         *_image_findings(check),
     ]
-    return sorted(all_findings, key=lambda finding: ("error", "warning", "note").index(finding.severity))
+    severities = list(Severity)
+    return sorted(all_findings, key=lambda finding: severities.index(finding.severity))
 
 
 def _layout_findings(check: DataCheck) -> Iterator[Finding]:
     for split, dataset in check.listing.unlabeled.items():
         has_no_classes = split not in check.listing.splits
-        images_text = f"{_num_images_text(len(dataset))} directly in the folder of {split}, without a class folder"
-        advice = "sort them into class folders, or list them with their labels in a CSV file"
+        text = f"{_count_images(len(dataset))} in the {SPLIT_TITLES[split]} folder itself, not in a class folder"
         if split == "test" and has_no_classes:
-            yield Finding("note", "flat", f"{images_text}: a test set without labels is passed over.")
+            yield Finding(Severity.NOTE, FindingKind.UNLABELED, f"{text}: an unlabeled test set is ignored.")
         else:
-            yield Finding(
-                "error" if has_no_classes else "warning",
-                "flat",
-                f"{images_text}: nothing tells what they show; {advice}.",
-            )
+            severity = Severity.ERROR if has_no_classes else Severity.WARNING
+            advice = "move them into class folders, or list them with their labels in a CSV file"
+            yield Finding(severity, FindingKind.UNLABELED, f"{text}, so they have no label: {advice}.")
     if check.listing.layout_error:
-        yield Finding("error", "layout", f"Training would refuse this: {check.listing.layout_error}.")
+        text = f"Training would stop with this error: {check.listing.layout_error}."
+        yield Finding(Severity.ERROR, FindingKind.LAYOUT, text)
 
 
 def _unreadable_findings(check: DataCheck) -> Iterator[Finding]:
     if check.unreadable:
-        num_files_text = "1 file cannot" if len(check.unreadable) == 1 else f"{len(check.unreadable):,} files cannot"
-        text = f"{num_files_text} be read: {_names_text(check.unreadable)}; repair or remove, or train with --skip-bad-images."
-        yield Finding("error", "unreadable", text)
+        num_files = "1 file" if len(check.unreadable) == 1 else f"{len(check.unreadable):,} files"
+        advice = "repair or remove them, or train with --skip-bad-images"
+        text = f"{num_files} cannot be read: {_join_names(check.unreadable)}; {advice}."
+        yield Finding(Severity.ERROR, FindingKind.UNREADABLE, text)
 
 
-def _duplicate_findings(check: DataCheck) -> Iterator[Finding]:
-    for exact, degree in ((True, "exactly"), (False, "nearly")):
-        cross_split = [group for group in check.cross_split if group.is_exact == exact]
-        if cross_split:
-            splits_text = _split_names(check, cross_split)
-            advice = "a score there is partly memory; remove one side" if exact else "look at them: a copy is memory"
-            text = f"{_num_groups_text(cross_split)} of {degree} the same picture in {splits_text}: {advice} ({_first_group_text(check, cross_split)})."
-            yield Finding("warning", "shared" if exact else "shared-near", text)
+def _cross_split_findings(check: DataCheck) -> Iterator[Finding]:
+    exact = [group for group in check.cross_split if group.is_exact]
+    if exact:
+        text = f"{_count_groups(exact)} of identical images across {_join_splits(check, exact)}: duplicates across "
+        text += f"splits inflate the score; remove one copy ({_first_group(check, exact)})."
+        yield Finding(Severity.WARNING, FindingKind.CROSS_SPLIT_DUPLICATES, text)
+    near = [group for group in check.cross_split if not group.is_exact]
+    if near:
+        text = f"{_count_groups(near)} of nearly identical images across {_join_splits(check, near)}: look at them; "
+        text += f"copies across splits inflate the score ({_first_group(check, near)})."
+        yield Finding(Severity.WARNING, FindingKind.CROSS_SPLIT_NEAR_DUPLICATES, text)
+
+
+def _label_conflict_findings(check: DataCheck) -> Iterator[Finding]:
     if check.label_conflicts:
-        conflicts = check.label_conflicts
-        text = f"{_num_groups_text(conflicts)} of the same picture under different classes: {_first_group_text(check, conflicts)}."
-        yield Finding("warning", "contradicting", text)
+        example = _first_group(check, check.label_conflicts)
+        text = f"{_count_groups(check.label_conflicts)} of identical images with different labels: {example}."
+        yield Finding(Severity.WARNING, FindingKind.LABEL_CONFLICTS, text)
+
+
+def _within_split_findings(check: DataCheck) -> Iterator[Finding]:
     reported = {group.indices for group in (*check.cross_split, *check.label_conflicts)}
-    within_split = [group for group in check.duplicates if group.indices not in reported]
-    for exact, severity in ((True, "warning"), (False, "note")):
-        group = [candidate for candidate in within_split if candidate.is_exact == exact]
-        if group:
-            degree = (
-                "the same picture"
-                if exact
-                else f"nearly the same picture (hashes within {MAX_HASH_DISTANCE} of 64 bits)"
-            )
-            kind = "duplicates" if exact else "near-duplicates"
-            yield Finding(
-                severity,
-                kind,
-                f"{_num_groups_text(group)} of {degree} in one split: {_first_group_text(check, group)}.",
-            )
+    groups = [group for group in check.duplicates if group.indices not in reported]
+    exact = [group for group in groups if group.is_exact]
+    if exact:
+        text = f"{_count_groups(exact)} of identical images within a split: {_first_group(check, exact)}."
+        yield Finding(Severity.WARNING, FindingKind.DUPLICATES, text)
+    near = [group for group in groups if not group.is_exact]
+    if near:
+        text = f"{_count_groups(near)} of nearly identical images within a split "
+        text += f"(hashes differ in at most {MAX_HASH_DISTANCE} of 64 bits): {_first_group(check, near)}."
+        yield Finding(Severity.NOTE, FindingKind.NEAR_DUPLICATES, text)
 
 
 def _class_findings(check: DataCheck) -> Iterator[Finding]:
@@ -95,75 +131,71 @@ def _class_findings(check: DataCheck) -> Iterator[Finding]:
     smallest, largest = min(train, key=lambda name: train[name]), max(train, key=lambda name: train[name])
     if check.imbalance >= MIN_IMBALANCE and train[smallest]:
         text = (
-            f"The classes are uneven: {train[largest]:,} of {largest}, {train[smallest]:,} of {smallest} in train "
-            f"({check.imbalance:.3g} to 1); balanced sampling or class weights help, and judge by per-class scores."
+            f"The training classes are imbalanced, {check.imbalance:.3g} to 1: {train[largest]:,} images of {largest}, "
+            f"{train[smallest]:,} of {smallest}. Use class-balanced sampling or class weights, and compare per-class "
+            "metrics."
         )
-        yield Finding("warning", "imbalance", text)
-    few = [name for name, count in train.items() if 0 < count < MIN_IMAGES_PER_CLASS]
-    if few:
-        text = (
-            f"{_shorten_list(few)}: fewer than {MIN_IMAGES_PER_CLASS} pictures in train; start from pretrained weights."
-        )
-        yield Finding("note", "few", text)
+        yield Finding(Severity.WARNING, FindingKind.IMBALANCE, text)
+    small = [name for name, count in train.items() if 0 < count < MIN_IMAGES_PER_CLASS]
+    if small:
+        text = f"Fewer than {MIN_IMAGES_PER_CLASS} training images of {_shorten_list(small)}: start from pretrained "
+        yield Finding(Severity.NOTE, FindingKind.SMALL_CLASSES, f"{text}weights.")
 
 
 def _image_findings(check: DataCheck) -> Iterator[Finding]:
     readable = check.readable
     blank = [image for image in readable if image.info.is_blank]
     if blank:
-        yield Finding("warning", "blank", f"{_num_images_text(len(blank))} of one colour: {_names_text(blank)}.")
+        text = f"{_count_images(len(blank))} blank (a single color): {_join_names(blank)}."
+        yield Finding(Severity.WARNING, FindingKind.BLANK, text)
     channels = Counter(image.info.channels for image in readable)
     if len(channels) > 1:
-        channels_text = ", ".join(
-            f"{count:,} {_channels_text(num_channels)}" for num_channels, count in channels.most_common()
-        )
-        yield Finding(
-            "note", "channels", f"Mixed kinds: {channels_text}; all are read as colour, what is transparent on white."
-        )
+        counts = ", ".join(f"{count:,} {_CHANNEL_TITLES[number]}" for number, count in channels.most_common())
+        text = f"Mixed image modes: {counts}; all are read as RGB, transparent areas as white."
+        yield Finding(Severity.NOTE, FindingKind.CHANNELS, text)
     num_rotated = sum(image.info.exif_rotated for image in readable)
     if num_rotated:
-        yield Finding("note", "turned", f"{_num_images_text(num_rotated)} turned by EXIF; they are read upright.")
+        text = f"{_count_images(num_rotated)} rotated by EXIF; the rotation is applied when reading."
+        yield Finding(Severity.NOTE, FindingKind.EXIF_ROTATED, text)
     sides = [min(image.info.height, image.info.width) for image in readable]
-    tiny = [image for image, side in zip(readable, sides, strict=True) if side < MIN_IMAGE_SIDE]
-    if tiny and max(sides) >= 4 * MIN_IMAGE_SIDE:
-        text = f"{_num_images_text(len(tiny))} less than {MIN_IMAGE_SIDE} pixels high or wide among large ones: {_names_text(tiny)}."
-        yield Finding("warning", "tiny", text)
-    elongated = [
-        image
-        for image in readable
-        if max(image.info.height, image.info.width) > MAX_ASPECT_RATIO * min(image.info.height, image.info.width)
-    ]
+    small = [image for image, side in zip(readable, sides, strict=True) if side < MIN_IMAGE_SIDE]
+    # A data set of small images throughout is fine; a few among large ones are mostly mistakes.
+    if small and max(sides) >= 4 * MIN_IMAGE_SIDE:
+        text = f"{_count_images(len(small))} under {MIN_IMAGE_SIDE} pixels high or wide, among much larger ones: "
+        yield Finding(Severity.WARNING, FindingKind.SMALL_IMAGES, f"{text}{_join_names(small)}.")
+    elongated = [image for image in readable if _aspect_ratio(image) > MAX_ASPECT_RATIO]
     if elongated:
-        images_text = f"{_num_images_text(len(elongated))} more than {MAX_ASPECT_RATIO:g} times as long as wide"
-        text = f"{images_text}: a crop sees little of {_names_text(elongated)}."
-        yield Finding("note", "long", text)
+        text = f"{_count_images(len(elongated))} more than {MAX_ASPECT_RATIO:g} times as long as wide; crops show only "
+        yield Finding(Severity.NOTE, FindingKind.ELONGATED, f"{text}a small part: {_join_names(elongated)}.")
 
 
-def _num_images_text(num_images: int) -> str:
-    return "1 picture is" if num_images == 1 else f"{num_images:,} pictures are"
+_CHANNEL_TITLES = {1: "grayscale", 2: "grayscale with transparency", 3: "RGB", 4: "with a fourth channel (alpha or CMYK)"}
 
 
-def _channels_text(channels: int) -> str:
-    return {1: "grey", 2: "grey with transparency", 3: "in colour", 4: "with a fourth channel (transparency or CMYK)"}[
-        channels
-    ]
+def _aspect_ratio(image: CheckedImage) -> float:
+    sides = (image.info.height, image.info.width)
+    return max(sides) / min(sides)
 
 
-def _num_groups_text(groups: Sequence[DuplicateGroup]) -> str:
+def _count_images(num_images: int) -> str:
+    return "1 image is" if num_images == 1 else f"{num_images:,} images are"
+
+
+def _count_groups(groups: Sequence[DuplicateGroup]) -> str:
     return "1 group" if len(groups) == 1 else f"{len(groups):,} groups"
 
 
-def _first_group_text(check: DataCheck, groups: Sequence[DuplicateGroup]) -> str:
+def _first_group(check: DataCheck, groups: Sequence[DuplicateGroup]) -> str:
     names = [check.images[index].name for index in groups[0].indices]
     return " = ".join(names[:3]) + (" and more" if len(names) > 3 or len(groups) > 1 else "")
 
 
-def _split_names(check: DataCheck, groups: Sequence[DuplicateGroup]) -> str:
+def _join_splits(check: DataCheck, groups: Sequence[DuplicateGroup]) -> str:
     splits = {check.images[index].split for group in groups for index in group.indices}
-    return " and ".join(split for split in ("train", "val", "test") if split in splits)
+    return " and ".join(title for split, title in SPLIT_TITLES.items() if split in splits)
 
 
-def _names_text(images: Sequence[CheckedImage]) -> str:
+def _join_names(images: Sequence[CheckedImage]) -> str:
     return _shorten_list([image.name for image in images])
 
 

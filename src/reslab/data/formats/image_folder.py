@@ -72,7 +72,7 @@ def open_image_files(
     classes = readable_class_names(files_by_split["train"].classes)
     final_splits, record = apply_split(opened_path, splits, classes, val_fraction, split_seed, split_record)
     if skipped:
-        record = {**record, "skipped": [list(pair) for pair in skipped]}
+        record = {**record, "skipped_files": [list(pair) for pair in skipped]}
     eval_transform = default_eval_transform((file.height, file.width) for file in scanned if not file.error)
     preprocess = Preprocess(3, eval_transform, IMAGENET_MEAN, IMAGENET_STD)
     name, source = opened_path.stem if opened_path.is_file() else opened_path.name, f"pictures in {opened_path}"

@@ -94,8 +94,12 @@ def lighting(images: Tensor, draws: RandomDraws, std: float) -> Tensor:
         (-2 * torch.log(1 - draws.uniform(2 * k))).sqrt() * torch.cos(2 * math.pi * draws.uniform(2 * k + 1))
         for k in range(3)
     ]
-    coefficients = torch.stack(normal, 1) * std * images.new_tensor(_EIGENVALUES, dtype=torch.float32)
-    color_shift = (coefficients @ images.new_tensor(_EIGENVECTORS, dtype=torch.float32).T)[:, :, None, None]
+    # Products and sums one by one, not a matrix product: that sums in another order for one image than for a batch.
+    shift = torch.zeros(len(images), 3, device=images.device)
+    for k in range(3):
+        direction = images.new_tensor([row[k] for row in _EIGENVECTORS], dtype=torch.float32)
+        shift = shift + (normal[k] * std * _EIGENVALUES[k])[:, None] * direction
+    color_shift = shift[:, :, None, None]
     if images.dtype == torch.uint8:
         return (images + 255 * color_shift).round().clamp(0, 255).to(torch.uint8)
     return images + color_shift.to(images.dtype)

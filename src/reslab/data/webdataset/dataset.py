@@ -137,7 +137,7 @@ def _make_dataset(
     }
     final_splits, record = apply_split(location, splits, classes, val_fraction, split_seed, split_record)
     if skipped:
-        record = {**record, "skipped": [list(pair) for pair in skipped]}
+        record = {**record, "skipped_files": [list(pair) for pair in skipped]}
     preprocess = Preprocess(3, eval_transform, IMAGENET_MEAN, IMAGENET_STD)
     source = f"shards in {location}"
     return DatasetSplits(
