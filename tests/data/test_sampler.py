@@ -102,7 +102,9 @@ def test_balanced_draws_every_class_equally_often() -> None:
 def test_balanced_batches_are_a_function_of_the_step() -> None:
     whole = list(islice(train(class_balanced=True).iter_from(), 9))
     for start in (1, 5):
-        for one, other in zip(islice(train(class_balanced=True).iter_from(start), 9 - start), whole[start:], strict=True):
+        for one, other in zip(
+            islice(train(class_balanced=True).iter_from(start), 9 - start), whole[start:], strict=True
+        ):
             assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     rare = [(i, x) for x, _, indices in whole[:4] for i, x in zip(indices.tolist(), x, strict=True) if i >= 48]
     for sample in (48, 49):  # drawn again and again, and augmented anew each time

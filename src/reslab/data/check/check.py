@@ -241,7 +241,9 @@ class DataCheck:
                 for group in self.duplicates
                 if not group.is_exact
             ],
-            "cross_split_duplicates": [{"paths": self._names(group), "exact": group.is_exact} for group in self.cross_split],
+            "cross_split_duplicates": [
+                {"paths": self._names(group), "exact": group.is_exact} for group in self.cross_split
+            ],
             "label_conflicts": [self._names(group) for group in self.label_conflicts],
             "sizes": size_statistics([image.info for image in self.readable]),
             "channels": {

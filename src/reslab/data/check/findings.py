@@ -169,7 +169,12 @@ def _image_findings(check: DataCheck) -> Iterator[Finding]:
         yield Finding(Severity.NOTE, FindingKind.ELONGATED, f"{text}a small part: {_join_names(elongated)}.")
 
 
-_CHANNEL_TITLES = {1: "grayscale", 2: "grayscale with transparency", 3: "RGB", 4: "with a fourth channel (alpha or CMYK)"}
+_CHANNEL_TITLES = {
+    1: "grayscale",
+    2: "grayscale with transparency",
+    3: "RGB",
+    4: "with a fourth channel (alpha or CMYK)",
+}
 
 
 def _aspect_ratio(image: CheckedImage) -> float:
