@@ -197,12 +197,12 @@ def apply_arch_overrides(arch: Arch, options: TrainOptions) -> Arch:
         if merge == "none":
             next_step = "name the mix yourself: --set model.merge=none"
             raise invalid(
-                f"a network with shortcuts for the recipe's merge={recipe_overrides['mix']}",
+                f"a network with shortcuts for the recipe's merge={recipe_overrides['merge']}",
                 "merge=none",
                 next_step=next_step,
             )
         recipe_overrides["merge"] = (
-            merge if recipe_overrides["merge"] in merge else f"{recipe_overrides['mix']} {merge}"
+            merge if recipe_overrides["merge"] in merge else f"{recipe_overrides['merge']} {merge}"
         )
     return resolve_arch(arch, recipe_overrides)
 
