@@ -1,6 +1,7 @@
-"""The plan of the house, held against the imports: which room may use which, and who owns which dependency."""
+"""The import rules, in Python and JavaScript: which package may import which, and who owns which dependency."""
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,9 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).parent.parent / "src"
-STRATA = ["spec", "runtime", "metrics", "nn", "data", "report", "training", "analysis", "deploy", "studies", "cli"]
-VAGUE = {"utils", "util", "helpers", "helper", "common", "base", "manager", "engine", "misc"}
-# Dependency -> the rooms that may import it; late imports and those for type checkers count too.
+PACKAGES = ["spec", "runtime", "metrics", "nn", "data", "report", "training", "analysis", "deploy", "studies", "cli"]
+VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager", "engine", "misc"}
+# Dependency -> the packages that may import it; imports inside functions and for type checkers count too.
 OWNERS = {
     "matplotlib": {"report"},
     "torch.distributed": {"runtime"},
@@ -29,10 +30,10 @@ class Module:
     is_package: bool = False
 
     @property
-    def room(self) -> str:
-        """`reslab.nn.block` stands in `nn`; `reslab` and `reslab.__main__`, which stand at the door, in none."""
+    def package(self) -> str:
+        """The package: `nn` for `reslab.nn.block`, "" for `reslab` and `reslab.__main__`."""
         parts = self.name.split(".")
-        return parts[1] if len(parts) > 1 and parts[1] in STRATA else ""
+        return parts[1] if len(parts) > 1 and parts[1] in PACKAGES else ""
 
 
 def read_modules(root: Path) -> list[Module]:
@@ -46,7 +47,7 @@ def read_modules(root: Path) -> list[Module]:
 
 
 def imported(module: Module) -> Iterator[str]:
-    """Every dotted name the module imports, at the top or late inside a function, relative ones made absolute."""
+    """Yield every dotted name the module imports, also inside functions; relative names are made absolute."""
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -63,23 +64,23 @@ def is_under(name: str, package: str) -> bool:
     return name == package or name.startswith(package + ".")
 
 
-def upward_arrows(modules: list[Module]) -> list[str]:
+def upward_imports(modules: list[Module]) -> list[str]:
     found = []
     for module in modules:
-        for target in imported(module) if module.room else ():
+        for target in imported(module) if module.package else ():
             parts = target.split(".")
             if parts[0] != "reslab":
                 continue
-            room = parts[1] if len(parts) > 1 else ""
-            if room not in STRATA:
-                found.append(f"{module.name} imports {target}, which stands above every room")
-            elif STRATA.index(room) > STRATA.index(module.room):
-                found.append(f"{module.name} imports {target}, but {module.room} comes before {room}")
+            package = parts[1] if len(parts) > 1 else ""
+            if package not in PACKAGES:
+                found.append(f"{module.name} imports {target}; import the module that defines it")
+            elif PACKAGES.index(package) > PACKAGES.index(module.package):
+                found.append(f"{module.name} imports {target}, but {module.package} comes before {package}")
     return found
 
 
-def edges(modules: list[Module]) -> dict[str, set[str]]:
-    """Module -> modules of ours it imports; `from reslab.nn import unit` counts as `reslab.nn.block`."""
+def import_graph(modules: list[Module]) -> dict[str, set[str]]:
+    """Map each module to those it imports; `from reslab.nn import block` counts as `reslab.nn.block`."""
     known = {module.name for module in modules}
     graph: dict[str, set[str]] = {}
     for module in modules:
@@ -116,16 +117,16 @@ def misplaced(modules: list[Module]) -> list[str]:
     found = []
     for module in modules:
         for target in imported(module):
-            if module.room == "spec" and target.split(".")[0] in NUMERIC:
+            if module.package == "spec" and target.split(".")[0] in NUMERIC:
                 found.append(f"{module.name} imports {target}: spec/ is the standard library only")
-            for package, rooms in OWNERS.items():
-                if is_under(target, package) and module.room not in rooms:
-                    found.append(f"{module.name} imports {target}: it belongs to {', '.join(sorted(rooms))}/")
+            for dependency, owners in OWNERS.items():
+                if is_under(target, dependency) and module.package not in owners:
+                    found.append(f"{module.name} imports {target}: it belongs to {', '.join(sorted(owners))}/")
     return found
 
 
 def attribute_path(node: ast.AST) -> str:
-    """`torch.distributed.init_process_group` for that chain of attributes, "" for anything else."""
+    """Return a chain of attributes as text, such as `torch.distributed.barrier`; "" for anything else."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute) and (inner := attribute_path(node.value)):
@@ -134,46 +135,64 @@ def attribute_path(node: ast.AST) -> str:
 
 
 def misused(modules: list[Module]) -> list[str]:
-    """print(), input(), exit() and torch.distributed reached by attribute, outside the rooms that own them."""
+    """Find print(), input(), exit() and attribute access to torch.distributed outside the packages that own them."""
     found = []
     for module in modules:
         for node in ast.walk(module.tree):
-            if isinstance(node, ast.Call) and module.room != "cli" and module.name != "reslab.__main__":
+            if isinstance(node, ast.Call) and module.package != "cli" and module.name != "reslab.__main__":
                 called = attribute_path(node.func)
                 if called in {"print", "input", "exit", "quit", "sys.exit"}:
                     found.append(f"{module.name}:{node.lineno} calls {called}")
-            if attribute_path(node) == "torch.distributed" and module.room != "runtime":
+            if attribute_path(node) == "torch.distributed" and module.package != "runtime":
                 found.append(f"{module.name}:{getattr(node, 'lineno', 0)} uses torch.distributed")
     return found
 
 
+# `import ... from "./api.js"`, `import "./api.js"`, `export ... from "./api.js"` and `import("./api.js")`.
+_JS_IMPORT = re.compile(r"""(?:\bfrom|\bimport)\s*\(?\s*["']([^"']+)["']""")
+
+
+def read_scripts(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.js"))}
+
+
+def js_import_graph(scripts: dict[str, str]) -> dict[str, set[str]]:
+    """Map each script to the scripts it imports, by file name."""
+    return {name: {target.removeprefix("./") for target in _JS_IMPORT.findall(text)} for name, text in scripts.items()}
+
+
+def unresolved_js_imports(graph: dict[str, set[str]]) -> list[str]:
+    return [f"{name} imports {target}" for name, targets in graph.items() for target in sorted(targets - set(graph))]
+
+
 MODULES = read_modules(SRC)
+SCRIPTS = read_scripts(SRC / "reslab/deploy/web")
 
 
-def test_the_rooms_are_those_of_the_plan() -> None:
-    rooms = {path.name for path in (SRC / "reslab").iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert rooms <= set(STRATA)
-    assert {module.room for module in MODULES} >= {"spec", "cli"}
+def test_packages_are_listed() -> None:
+    packages = {path.name for path in (SRC / "reslab").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert packages <= set(PACKAGES)
+    assert {module.package for module in MODULES} >= {"spec", "cli"}
 
 
-def test_no_arrow_points_up() -> None:
-    assert upward_arrows(MODULES) == []
+def test_imports_point_down() -> None:
+    assert upward_imports(MODULES) == []
 
 
-def test_there_is_no_cycle() -> None:
-    assert find_cycle(edges(MODULES)) == []
+def test_no_import_cycle() -> None:
+    assert find_cycle(import_graph(MODULES)) == []
 
 
-def test_every_dependency_stays_in_its_room() -> None:
+def test_dependencies_are_imported_by_their_owners() -> None:
     assert misplaced(MODULES) == []
     assert misused(MODULES) == []
 
 
-def test_no_module_has_a_vague_name() -> None:
-    assert [module.name for module in MODULES if set(module.name.split(".")) & VAGUE] == []
+def test_no_vague_module_names() -> None:
+    assert [module.name for module in MODULES if set(module.name.split(".")) & VAGUE_NAMES] == []
 
 
-def parsed(name: str, code: str, is_package: bool = False) -> Module:
+def parse_module(name: str, code: str, is_package: bool = False) -> Module:
     return Module(name, ast.parse(code), is_package)
 
 
@@ -186,22 +205,22 @@ def parsed(name: str, code: str, is_package: bool = False) -> Module:
         ("reslab.nn.block", "import reslab"),
     ],
 )
-def test_an_upward_arrow_is_seen(name: str, code: str) -> None:
-    assert upward_arrows([parsed(name, code)])
+def test_upward_import_is_reported(name: str, code: str) -> None:
+    assert upward_imports([parse_module(name, code)])
 
 
-def test_a_downward_arrow_is_let_be() -> None:
-    assert upward_arrows([parsed("reslab.cli.train", "from reslab.spec.arch import Arch")]) == []
+def test_downward_import_is_allowed() -> None:
+    assert upward_imports([parse_module("reslab.cli.train", "from reslab.spec.arch import Arch")]) == []
 
 
-def test_a_cycle_is_seen() -> None:
-    ring = [
-        parsed("reslab.nn.a", "from reslab.nn.b import x"),
-        parsed("reslab.nn.b", "def f():\n    from reslab.nn import c"),
-        parsed("reslab.nn.c", "from . import a"),
-        parsed("reslab.nn", "", is_package=True),
+def test_cycle_is_reported() -> None:
+    modules = [
+        parse_module("reslab.nn.a", "from reslab.nn.b import x"),
+        parse_module("reslab.nn.b", "def f():\n    from reslab.nn import c"),
+        parse_module("reslab.nn.c", "from . import a"),
+        parse_module("reslab.nn", "", is_package=True),
     ]
-    assert find_cycle(edges(ring)) == ["reslab.nn.a", "reslab.nn.b", "reslab.nn.c", "reslab.nn.a"]
+    assert find_cycle(import_graph(modules)) == ["reslab.nn.a", "reslab.nn.b", "reslab.nn.c", "reslab.nn.a"]
 
 
 @pytest.mark.parametrize(
@@ -214,10 +233,48 @@ def test_a_cycle_is_seen() -> None:
         ("reslab.data.folder", "from torch import distributed"),
     ],
 )
-def test_a_misplaced_dependency_is_seen(name: str, code: str) -> None:
-    assert misplaced([parsed(name, code)])
+def test_misplaced_dependency_is_reported(name: str, code: str) -> None:
+    assert misplaced([parse_module(name, code)])
 
 
 @pytest.mark.parametrize("code", ["print(1)", "import sys\nsys.exit(1)", "import torch\ntorch.distributed.barrier()"])
-def test_a_misused_one_is_seen(code: str) -> None:
-    assert misused([parsed("reslab.nn.block", code)])
+def test_misuse_is_reported(code: str) -> None:
+    assert misused([parse_module("reslab.nn.block", code)])
+
+
+def test_js_imports_resolve_without_a_cycle() -> None:
+    graph = js_import_graph(SCRIPTS)
+    assert "api.js" in graph["main.js"]
+    assert unresolved_js_imports(graph) == []
+    assert find_cycle(graph) == []
+
+
+def test_every_script_is_reached_from_a_page() -> None:
+    pages = "".join(path.read_text(encoding="utf-8") for path in (SRC / "reslab/deploy/web").glob("*.html"))
+    graph = js_import_graph(SCRIPTS)
+    reached: set[str] = set()
+    pending = {name for name in graph if f"static/{name}" in pages}
+    while pending:
+        reached |= pending
+        pending = {target for name in pending for target in graph[name]} - reached
+    assert reached == set(graph)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'import { a } from "./c.js";',
+        'import * as c from "./c.js";',
+        'import {\n  a,\n  b,\n} from "./c.js";',
+        'import "./c.js";',
+        "export { a } from './c.js';",
+        'const { a } = await import("./c.js");',
+    ],
+)
+def test_js_cycle_is_reported(line: str) -> None:
+    scripts = {"a.js": 'import { b } from "./b.js";', "b.js": line, "c.js": 'import { a } from "./a.js";'}
+    assert find_cycle(js_import_graph(scripts)) == ["a.js", "b.js", "c.js", "a.js"]
+
+
+def test_missing_js_import_is_reported() -> None:
+    assert unresolved_js_imports(js_import_graph({"a.js": 'import { b } from "./b.js";'})) == ["a.js imports b.js"]

@@ -3,8 +3,8 @@
 import * as api from "./api.js";
 import { attempt } from "./alerts.js";
 import { element } from "./elements.js";
+import { fillGallery } from "./gallery.js";
 import { latest } from "./latest.js";
-import { fillGallery } from "./run.js";
 
 const MOST_CLASSES = 40;
 const MOST_SHOWN = 24;

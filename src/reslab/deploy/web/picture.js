@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { attempt, tell } from "./alerts.js";
 import { element } from "./elements.js";
+import { thumbnail } from "./gallery.js";
 
 const MOST_BYTES = 1 << 20;
 const LONGEST_SIDE = 1600;
@@ -96,14 +97,6 @@ async function fitted(file) {
   canvas.getContext("2d").drawImage(bitmap, 0, 0, width, height);
   const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.95));
   return { blob, note: `Sent as ${width} x ${height}` };
-}
-
-/** A test picture as a button; where its bytes do not come it is a button all the same. */
-export async function thumbnail(model, one, onclick, said = one.label) {
-  const blob = await api.sample(model, one.id).catch(() => null);
-  const facts = { class: "sample", type: "button", title: said, "data-id": one.id, "aria-pressed": "false", onclick };
-  const src = blob && URL.createObjectURL(blob);
-  return element("button", { ...facts, "aria-label": `Test picture ${one.id}, ${said}` }, element("img", { src, alt: "" }));
 }
 
 function mark(gallery, id) {

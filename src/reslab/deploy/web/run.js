@@ -3,8 +3,8 @@
 import * as api from "./api.js";
 import { chart, keys } from "./chart.js";
 import { makeConfusion } from "./confusion.js";
-import { count, element, figure, keepingFocus, percent } from "./elements.js";
-import { thumbnail } from "./picture.js";
+import { count, element, figure, keepingFocus } from "./elements.js";
+import { fillGallery } from "./gallery.js";
 
 const POLL_MILLISECONDS = 2000;
 
@@ -103,15 +103,4 @@ function mistakes(model, rows, onSample) {
   const node = element("ul", { class: "gallery" });
   fillGallery(node, model, rows, onSample);
   return node;
-}
-
-/** Pictures with what they are, what they were taken for, and how surely; a click takes one to the top of the page. */
-export async function fillGallery(node, model, rows, onSample) {
-  const items = await Promise.all(rows.map(async (row) => {
-    const told = row.true === row.predicted ? `${row.true}, rightly` : `${row.true}, taken for ${row.predicted}`;
-    const button = await thumbnail(model.name, row, () => onSample(model, { ...row, label: row.true }), told);
-    const said = row.true === row.predicted ? [row.true] : [element("b", {}, row.predicted), ` not ${row.true}`];
-    return element("li", {}, button, element("span", { class: "told" }, said), element("span", { class: "note" }, percent(row.probability)));
-  }));
-  node.replaceChildren(...items);
 }
