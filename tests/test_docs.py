@@ -1,4 +1,4 @@
-"""The tables of the reference are the tables of the code: `python tests/test_docs.py` writes them anew."""
+"""The tables in the reference equal the tables in the code. `python tests/test_docs.py` writes them."""
 
 import re
 from pathlib import Path
@@ -11,35 +11,37 @@ GRAMMAR = Path(__file__).parent.parent / "docs" / "reference" / "grammar.md"
 
 
 def tables() -> dict[str, str]:
-    """Each table of the page by the mark it stands behind."""
+    """The tables of the page, each by the marker ahead of it."""
     orders = [[f"`{name}`", f"`{order.layout}`", order.reference] for name, order in ORDERS.items()]
-    matches = [[f"`{name}`", match.description, match.reference] for name, match in SHORTCUTS.items()]
-    mixes = [
+    shortcuts = [[f"`{name}`", shortcut.description, shortcut.reference] for name, shortcut in SHORTCUTS.items()]
+    merges = [
         [
-            path,
-            f"`{name}{'(' + ', '.join('ab'[: word.num_args]) + ')' if word.num_args else ''}`",
-            word.description,
-            word.reference,
+            role,
+            f"`{name}{'(' + ', '.join('ab'[: op.num_args]) + ')' if op.num_args else ''}`",
+            op.description,
+            op.reference,
         ]
-        for path, table in (
-            ("join", MERGE_OPS),
-            ("on the shortcut", SHORTCUT_MODIFIERS),
-            ("on the branch", BRANCH_MODIFIERS),
+        for role, table in (
+            ("operation", MERGE_OPS),
+            ("modifier of the shortcut", SHORTCUT_MODIFIERS),
+            ("modifier of the branch", BRANCH_MODIFIERS),
         )
-        for name, word in table.items()
+        for name, op in table.items()
     ]
     return {
-        "orders": markdown_table(["order", "sentence", "source"], orders),
-        "matches": markdown_table(["match", "what it does", "source"], matches),
-        "mixes": markdown_table(["", "word", "what it does", "source"], mixes),
+        "orders": markdown_table(["order", "layout", "reference"], orders),
+        "shortcuts": markdown_table(["shortcut", "module", "reference"], shortcuts),
+        "merges": markdown_table(["role", "operation", "effect", "reference"], merges),
     }
 
 
-def filled(page: str) -> str:
-    """The page with each table behind its mark replaced by today's."""
-    for mark, table in tables().items():
+def fill(page: str) -> str:
+    """The page with the table after each marker replaced by the one from the code."""
+    for marker, table in tables().items():
         page = re.sub(
-            rf"<!-- {mark} -->\n\n(?:\|.*\n)*\n?", lambda _, m=mark, t=table: f"<!-- {m} -->\n\n{t.strip()}\n\n", page
+            rf"<!-- {marker} -->\n\n(?:\|.*\n)*\n?",
+            lambda _, m=marker, t=table: f"<!-- {m} -->\n\n{t.strip()}\n\n",
+            page,
         )
     return page
 
@@ -47,8 +49,8 @@ def filled(page: str) -> str:
 def test_the_reference_lists_what_the_code_has() -> None:
     page = GRAMMAR.read_text(encoding="utf-8")
     assert all(f"`{name}`" in page for name in (*ORDERS, *SHORTCUTS))
-    assert filled(page) == page
+    assert fill(page) == page
 
 
 if __name__ == "__main__":
-    GRAMMAR.write_text(filled(GRAMMAR.read_text(encoding="utf-8")), encoding="utf-8")
+    GRAMMAR.write_text(fill(GRAMMAR.read_text(encoding="utf-8")), encoding="utf-8")

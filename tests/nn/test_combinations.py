@@ -152,7 +152,7 @@ def test_biases_of_branches_projections_and_stem(bias):
         ({"num_classes": "ten"}, "num_classes as a whole number"),
         ({"zero_init_residual": "perhaps"}, "zero_init_residual as true or false"),
         ({"head": "fc"}, "flatten"),
-        ({"stem": "conv3(8) flatten"}, "unknown word in a stem"),
+        ({"stem": "conv3(8) flatten"}, "unknown operation in a stem"),
     ],
 )
 def test_what_means_nothing_is_refused_when_the_network_is_built(axes, said):

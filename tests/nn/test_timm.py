@@ -10,9 +10,9 @@ from timm.layers import DropPath as TimmDropPath
 from timm.layers import SqueezeExcite as TimmSqueezeExcite
 from timm.models.resnet import BasicBlock, ResNet
 
+from reslab.nn.block import DropPath
 from reslab.nn.factory import create_model
 from reslab.nn.layers import SqueezeExcite
-from reslab.nn.shortcut import DropPath
 from reslab.spec.shortcut import drop_path_rate
 
 SAME_KEYS = [

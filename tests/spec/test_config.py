@@ -163,7 +163,7 @@ def test_nearest_names():
     assert nearest("zzz", ARCHS) == []
     assert str(unknown_name("model", "resnt50", ARCHS)).startswith("unknown model 'resnt50'; nearest: 'resnet50'")
     assert "known: 'a', 'b'" in str(unknown_name("thing", "zzz", ["a", "b"]))
-    assert "are known" in str(unknown_name("model", "qqqqqq", ARCHS))
+    assert "known names is similar" in str(unknown_name("model", "qqqqqq", ARCHS))
     assert str(unknown_name("x", "ab", ["ab1"], "go on")).endswith("; go on")
 
 

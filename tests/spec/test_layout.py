@@ -20,9 +20,10 @@ from reslab.spec.layout import (
     parse_width_law,
     receptive_field,
     stem_channels,
+    stem_ops,
     total_stride,
 )
-from reslab.spec.stem_head import check_head, check_stem
+from reslab.spec.order import check_head, check_stem
 from reslab.spec.zoo import ARCHS
 
 TINY = Arch(
@@ -86,7 +87,7 @@ def test_dilation_takes_the_place_of_strides():
     stages = layout_stages(arch)
     assert [[unit.dilation for unit in stage][:2] for stage in stages] == [[1, 1], [1, 1], [1, 2], [2, 4]]
     assert [unit.stride for stage in stages for unit in stage if unit.stride != 1] == [2]
-    assert total_stride(arch) == 8
+    assert total_stride(arch, layout_stages(arch)) == 8
 
 
 @pytest.mark.parametrize(
@@ -94,25 +95,29 @@ def test_dilation_takes_the_place_of_strides():
     [("resnet50", 32), ("resnet20_cifar", 4), ("resnet18_cifar", 8), ("resnet50d", 32)],
 )
 def test_total_stride(name, stride):
-    assert total_stride(ARCHS[name]) == stride
+    assert total_stride(ARCHS[name], layout_stages(ARCHS[name])) == stride
 
 
 def test_places_that_a_head_reads():
-    assert num_positions(ARCHS["book_net"], parse_ops("flatten")) == 64
-    assert num_positions(ARCHS["book_res"], parse_ops("maxpool2 flatten")) == 16
-    assert num_positions(ARCHS["resnet50"], parse_ops("avgpool flatten")) == 1
-    with pytest.raises(ValueError, match="leave book_res a map"):
-        num_positions(override(ARCHS["book_res"], {"image_size": "6,6"}), parse_ops("maxpool2 flatten"))
+    def positions(arch, head):
+        return num_positions(arch, layout_stages(arch), parse_ops(head))
+
+    assert positions(ARCHS["book_net"], "flatten") == 64
+    assert positions(ARCHS["book_res"], "maxpool2 flatten") == 16
+    assert positions(ARCHS["resnet50"], "avgpool flatten") == 1
+    with pytest.raises(ValueError, match="images large enough for book_res"):
+        positions(override(ARCHS["book_res"], {"image_size": "6,6"}), "maxpool2 flatten")
 
 
 def test_pools_stride_by_their_size_unless_told():
     for stem, stride in [("conv3(4) maxpool3", 3), ("conv3(4) maxpool3/1", 1), ("conv3(4) avgpool2/2", 2)]:
-        assert total_stride(dataclasses.replace(TINY, stem=stem, strides=(1, 1))) == stride
+        arch = dataclasses.replace(TINY, stem=stem, strides=(1, 1))
+        assert total_stride(arch, layout_stages(arch)) == stride
 
 
 def test_the_words_of_a_stem_after_its_last_convolution_are_the_orders():
     def stem(**axes):
-        return " ".join(map(str, dataclasses.replace(ARCHS["resnet50d"], **axes).stem_ops))
+        return " ".join(map(str, stem_ops(dataclasses.replace(ARCHS["resnet50d"], **axes))))
 
     deep = "conv3/2(32) norm act conv3(32) norm act conv3(64)"
     assert stem() == f"{deep} norm act maxpool3/2"
@@ -154,7 +159,7 @@ def test_width_laws():
         ({"norm_momentum": -0.1}, "norm_momentum in"),
         ({"se_ratio": 0.0, "order": "se"}, "se_ratio in"),
         ({"last_norm_weight": float("inf")}, "last_norm_weight"),
-        ({"last_norm_weight": 0.0, "norm": "none"}, "there is no norm to weigh"),
+        ({"last_norm_weight": 0.0, "norm": "none"}, "there is no norm with a weight"),
         ({"replace_stride_with_dilation": (True, True)}, "1 truth values, one each for layer2"),
         ({"widths": (8, 4), "shortcut": "pad"}, "zeros can be added, not taken away.*layer2.0.*shortcut=project"),
         ({"widths": (8, 4), "shortcut": "avg-pad"}, "zeros can be added"),
@@ -164,8 +169,8 @@ def test_width_laws():
         ({"order": "book"}, "2 convolutions, as the branch has"),
         ({"share_weights": True}, "layer2.0 changes the shape"),
         ({"share_weights": True, "shortcut": "pad", **ONE_STAGE, "widths": (8,)}, "changes the shape"),
-        ({"share_weights": True, "order": "full-preact", **ONE_STAGE}, "words ahead of the fork"),
-        ({"share_weights": True, "order": "full-preact-stem", **ONE_STAGE}, "words ahead of the fork"),
+        ({"share_weights": True, "order": "full-preact", **ONE_STAGE}, "operations ahead of the fork"),
+        ({"share_weights": True, "order": "full-preact-stem", **ONE_STAGE}, "operations ahead of the fork"),
         ({"share_weights": True, "merge": "stochastic-depth(0.5)", **ONE_STAGE}, "one rate"),
         ({"share_weights": True, "merge": "drop-path(0.5) add", **ONE_STAGE}, "one rate"),
     ],
@@ -187,9 +192,9 @@ def test_what_means_nothing_is_refused_with_the_reason(axes, said):
         ("conv3(8) maxpool", "maxpoolK/S"),
         ("conv3(8) maxpool3/0", "from 1"),
         ("conv3(8) maxpol2", "'maxpool'"),
-        ("conv3(8) flatten", "unknown word in a stem 'flatten'"),
-        ("conv3(8) fc", "unknown word in a stem"),
-        ("conv3(8) + act", "unknown word in a stem"),
+        ("conv3(8) flatten", "unknown operation in a stem 'flatten'"),
+        ("conv3(8) fc", "unknown operation in a stem"),
+        ("conv3(8) + act", "unknown operation in a stem"),
         ("conv3(8) norm3", "without a size"),
         ("conv3(8) act(1)", "act\\(tanh\\)"),
         ("conv3(8) drop(2)", "rate"),
@@ -213,8 +218,8 @@ def test_stems_that_mean_nothing(stem, said):
         ("avgpool flatten fc(8)", "without a width"),
         ("avgpool flatten fc(0) fc", "fc\\(WIDTH\\)"),
         ("avgpool flatten fc(many) fc", "fc\\(WIDTH\\)"),
-        ("avgpool flatten norm fc", "unknown word in a head 'norm'"),
-        ("avgpool flatten conv3(4)", "unknown word in a head"),
+        ("avgpool flatten norm fc", "unknown operation in a head 'norm'"),
+        ("avgpool flatten conv3(4)", "unknown operation in a head"),
         ("avgpool0 flatten fc", "from 1"),
         ("avgpool flatten act(2) fc", "act\\(tanh\\)"),
     ],

@@ -3,11 +3,11 @@
 import pytest
 
 from reslab.spec.grammar import parse_ops
-from reslab.spec.order import BLOCK_OPS, ORDERS, PREACT_CONDITIONS, get_order, parse_order
+from reslab.spec.order import BLOCK_OPS, ORDERS, PREACT_CONDITIONS, get_order, parse_layout
 
 
 def spelt(sentence, num_convs=2):
-    parts = parse_order(sentence, num_convs)
+    parts = parse_layout(sentence, num_convs)
     return [" ".join(word.name for word in part) for part in (parts.pre, parts.branch, parts.post)]
 
 
@@ -39,7 +39,7 @@ def test_how_the_orders_are_spelt_and_named(order, num_convs, leading, branch, a
 
 
 def test_channels_of_a_word_follow_the_convolutions_before_it():
-    parts = parse_order(ORDERS["full-preact"].layout, 3)
+    parts = parse_layout(ORDERS["full-preact"].layout, 3)
     assert [word.num_convs for word in parts.pre] == [0, 0]
     assert [(word.name, word.num_convs) for word in parts.branch if word.name[:2] == "bn"] == [("bn2", 1), ("bn3", 2)]
 
@@ -72,12 +72,12 @@ def test_channels_of_a_word_follow_the_convolutions_before_it():
 )
 def test_malformed_sentences_are_refused_with_the_reason(sentence, said):
     with pytest.raises(ValueError, match=said):
-        parse_order(sentence, 2)
+        parse_layout(sentence, 2)
 
 
 @pytest.mark.parametrize("name", ["", "norm act", "+", "conv-norm-act", "myconv +", "deconv act +"])
 def test_what_is_neither_a_name_nor_a_sentence(name):
-    with pytest.raises(ValueError, match=r"or a sentence such as 'conv norm act \| conv norm \+ act'"):
+    with pytest.raises(ValueError, match=r"or a layout such as 'conv norm act \| conv norm \+ act'"):
         get_order(name)
 
 
@@ -93,7 +93,7 @@ def test_every_order_is_sound(name):
     assert set(order.shared_preact) <= set(PREACT_CONDITIONS)
     for sentence in (order.stem_ops, order.final_ops):
         assert {word.name for word in parse_ops(sentence)} <= set(BLOCK_OPS) - {"conv"}
-    parse_order(order.layout, 1 if name.startswith("book") else 2)
+    parse_layout(order.layout, 1 if name.startswith("book") else 2)
 
 
 def test_facts_of_a_sentence_follow_from_where_its_first_convolution_stands():

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from reslab.nn.factory import create_model, resolve_arch
+from reslab.spec.arch import parse_arch_overrides
 from reslab.spec.papers import STUDIES, get_study
-from reslab.spec.recipe import apply_recipe_overrides, parse_arch_overrides
+from reslab.spec.recipe import apply_recipe_overrides
 from reslab.spec.recipes import get_recipe
 from reslab.spec.study import METRICS, SCALES, ReportedValue, RowSpec, ScalePreset, as_number
 

@@ -39,9 +39,9 @@ def test_mixes_are_read(sentence, mix):
     [
         ("ad", "'add'"),
         ("shortcut-gat(-6)", "shortcut-gate"),
-        ("add none", "one join"),
-        ("gate(1) scale(1,1)", "one join"),
-        ("add add", "one join"),
+        ("add none", "one merge operation"),
+        ("gate(1) scale(1,1)", "one merge operation"),
+        ("add add", "one merge operation"),
         ("none stochastic-depth(0.5)", "no shortcut"),
         ("dropout(0.5) none", "no shortcut"),
         ("none rezero", "no shortcut"),

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from reslab.nn.checkpoints.safetensors_io import load_weights, read_header, read_tensors
+from reslab.nn.checkpoints.safetensors_io import read_header, read_tensors
+from reslab.nn.factory import load_network
 from reslab.runtime.interrupts import TrainingInterrupted
 from reslab.training.checkpoint import snapshot_interval_steps
 from reslab.training.run import Run
@@ -47,7 +48,7 @@ def test_a_snapshot_stands_alone(kept: Run) -> None:
         name: final[name] for name in final if name not in ("metrics", "selection")
     }
     assert (header["step"], header["metrics"], header["selection"]) == (step, None, "the weights of step 10")
-    assert load_weights(path).classes == kept.classes
+    assert load_network(path).classes == kept.classes
 
 
 def test_they_are_the_weights_of_their_step(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from reslab.data.dataset import DatasetSplits
 from reslab.data.image_datasets import TensorImageDataset
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
-from reslab.spec.recipe import parse_arch_overrides
+from reslab.spec.arch import parse_arch_overrides
 from reslab.spec.recipes import RECIPES
 from reslab.spec.zoo import ARCHS
 from reslab.training.run import Run

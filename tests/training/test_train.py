@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from reslab.data.registry import open_dataset
-from reslab.nn.checkpoints.safetensors_io import load_weights, read_header
+from reslab.nn.checkpoints.safetensors_io import read_header
+from reslab.nn.factory import load_network
 from reslab.spec.recipe import Recipe
 from reslab.spec.recipes import RECIPES
 from reslab.training.meters import NonFiniteError
@@ -69,7 +70,7 @@ def test_the_header_of_the_weights_alone_tells_the_network(digits_run: Run) -> N
     assert header["metrics"]["num_correct"] == digits_run.result["num_correct"]
     assert header["metrics"]["split"] == "test"
     assert "validation" in header["selection"]
-    assert load_weights(digits_run.weights_path).classes == tuple("0123456789")
+    assert load_network(digits_run.weights_path).classes == tuple("0123456789")
 
 
 def test_the_log_has_a_line_an_epoch_and_they_are_plain_json(digits_run: Run) -> None:

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from reslab.analysis.progress import check_memory, report_progress
 from reslab.analysis.subject import AnalysisTarget
-from reslab.nn.block import ResidualBlock
+from reslab.nn.block import DropPath, ResidualBlock, StochasticDepthBatch
 from reslab.nn.network import ResidualNetwork
-from reslab.nn.shortcut import DropPath, StochasticDepthBatch
 from reslab.nn.third_party import to_residual_network
 from reslab.spec.errors import invalid, unknown_name
 

@@ -25,6 +25,7 @@ from reslab.analysis.gradients import backward_with_block_gradients, grad_or_zer
 from reslab.analysis.subject import AnalysisTarget
 from reslab.nn.block import ResidualBlock
 from reslab.spec.errors import invalid
+from reslab.spec.order import get_order
 
 SCALING_RULE = (
     "P is the product of the shortcuts' factors from the first unit to the last, over the units that keep their shape. "
@@ -303,7 +304,7 @@ def analyze_orders(target: AnalysisTarget, options: OrderOptions) -> OrderResult
         target.name,
         target.step,
         network.arch.order,
-        network.arch.order_spec.layout,
+        get_order(network.arch.order).layout,
         blocks,
         max(block.superposition_error for block in blocks),
         min(block.branch_min for block in blocks),

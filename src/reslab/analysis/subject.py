@@ -18,8 +18,8 @@ from reslab.data.dataset import DatasetSplits
 from reslab.data.image_datasets import ImageDataset
 from reslab.data.loader import eval_loader
 from reslab.data.rng import step_seed, temporary_seed
-from reslab.nn.checkpoints.safetensors_io import load_weights, unwrap_model
-from reslab.nn.factory import resolve_arch
+from reslab.nn.checkpoints.safetensors_io import unwrap_model
+from reslab.nn.factory import load_network, resolve_arch
 from reslab.nn.network import ResidualNetwork
 from reslab.nn.third_party import LIBRARIES, create_third_party_model
 from reslab.runtime.device import choose_device
@@ -337,7 +337,7 @@ def init_network(arch: Arch, seed: int) -> ResidualNetwork:
 
 def _load_network(spec: TargetSpec) -> ResidualNetwork:
     if spec.weights_file is not None:
-        return load_weights(spec.weights_file)
+        return load_network(spec.weights_file)
     assert spec.run is not None
     if spec.step is None:
         return load(spec.run)

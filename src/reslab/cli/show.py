@@ -9,7 +9,8 @@ from reslab.cli.options import JsonFlag, Overrides, parse_overrides
 from reslab.cli.output import print_json, print_pairs, print_table
 from reslab.report.format import format_int, format_shape, format_si
 from reslab.spec.errors import invalid
-from reslab.spec.layout import receptive_field
+from reslab.spec.layout import receptive_field, stem_ops
+from reslab.spec.order import get_order
 from reslab.spec.zoo import ARCHS
 
 if TYPE_CHECKING:
@@ -100,8 +101,13 @@ def summarize_arch(arch: "Arch", input_shape: tuple[int, int, int]) -> dict[str,
         "macs": sum(layer.macs for layer in layers),
         "receptive_field": receptive_field(arch),
         "num_blocks": arch.num_blocks,
-        "block": {"order": arch.order_spec.layout, "convs": arch.convs, "shortcut": arch.shortcut, "merge": arch.merge},
-        "stem": " ".join(str(op) for op in arch.stem_ops),
+        "block": {
+            "order": get_order(arch.order).layout,
+            "convs": arch.convs,
+            "shortcut": arch.shortcut,
+            "merge": arch.merge,
+        },
+        "stem": " ".join(str(op) for op in stem_ops(arch)),
         "head": arch.head,
         "layers": [
             {

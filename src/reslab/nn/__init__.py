@@ -1,4 +1,4 @@
-"""The description made into modules."""
+"""Modules built from the values of `reslab.spec`: operations, block, network, features, checkpoints."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ __all__ = ["Residual"]
 
 
 def __getattr__(name: str) -> Any:
-    """`reslab.nn.Residual`, loaded when it is asked for, so that importing a module of this room imports no other."""
+    # Loaded on first use, so that importing one module of this package imports no other.
     if name != "Residual":
         raise AttributeError(f"module 'reslab.nn' has no attribute {name!r}")
     from reslab.nn.block import Residual

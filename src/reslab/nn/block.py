@@ -1,21 +1,202 @@
-"""The unit everything hangs on: p = before(x); y = after(mix(match(p), branch(p)))."""
+"""The residual block, and the two joints of it: the shortcut's module and the merge of shortcut and branch.
 
+p = pre(x)
+y = post( merge( shortcut(p), branch(p) ) )
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reslab.nn.layers import NormLayer, get_norm_layer, make_conv, make_layer
-from reslab.nn.shortcut import Merge, make_shortcut
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid
-from reslab.spec.layout import BlockSpec, layout_stages
+from reslab.spec.grammar import Op
+from reslab.spec.layout import BlockSpec, ConvSpec, layout_stages
 from reslab.spec.order import NamedOp
-from reslab.spec.shortcut import parse_merge
+from reslab.spec.shortcut import ShortcutKind, drop_path_rate, survival_probability
+
+
+class PadChannels(nn.Module):
+    """Option A: every `stride`-th row and column, with channels of zeros `before` and `after`.
+
+    He et al. 2015, Sec. 4.1. N C H W to N (before + C + after) H/stride W/stride; no parameters.
+    """
+
+    def __init__(self, stride: int, before: int, after: int) -> None:
+        super().__init__()
+        self.stride, self.before, self.after = stride, before, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
+
+    def extra_repr(self) -> str:
+        return f"stride={self.stride}, before={self.before}, after={self.after}"
+
+
+def make_shortcut(spec: BlockSpec, norm: NormLayer | None, bias: bool) -> nn.Module | None:
+    """Return the shortcut's module; None in a plain twin. `norm` is None where projections have no norm."""
+    if spec.shortcut is ShortcutKind.NONE:
+        return None
+    stride = spec.stride
+    num_added = spec.out_channels - spec.in_channels
+    builders: dict[ShortcutKind, Callable[[], nn.Module]] = {
+        ShortcutKind.IDENTITY: nn.Identity,
+        ShortcutKind.PAD: lambda: PadChannels(stride, 0, num_added),
+        ShortcutKind.PAD_SPLIT: lambda: PadChannels(stride, num_added // 2, num_added - num_added // 2),
+        ShortcutKind.AVG_PAD: lambda: nn.Sequential(_avg_pool(stride), PadChannels(1, 0, num_added)),
+        ShortcutKind.CONV1X1: lambda: nn.Sequential(_conv1x1(spec, stride, bias)),
+        ShortcutKind.PROJECT: lambda: nn.Sequential(_conv1x1(spec, stride, bias), *_optional_norm(spec, norm)),
+        ShortcutKind.AVG_PROJECT: lambda: nn.Sequential(
+            _avg_pool(stride), _conv1x1(spec, 1, bias), *_optional_norm(spec, norm)
+        ),
+    }
+    return builders[spec.shortcut]()
+
+
+def _conv1x1(spec: BlockSpec, stride: int, bias: bool) -> nn.Conv2d:
+    return make_conv(ConvSpec(1, spec.in_channels, spec.out_channels, stride), bias)
+
+
+def _avg_pool(stride: int) -> nn.Module:
+    # timm pools with stride 1 where a dilation replaces the stride, and pads so that the size stays; there is nothing
+    # to pool then.
+    return nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False) if stride != 1 else nn.Identity()
+
+
+def _optional_norm(spec: BlockSpec, norm: NormLayer | None) -> list[nn.Module]:
+    return [norm(spec.out_channels)] if norm else []
+
+
+MergeFn = Callable[["Merge", Tensor, Tensor, Tensor], Tensor]
+
+
+def _add(merge: "Merge", block_input: Tensor, shortcut: Tensor, branch: Tensor) -> Tensor:
+    return shortcut + branch
+
+
+def _scaled_add(merge: "Merge", block_input: Tensor, shortcut: Tensor, branch: Tensor) -> Tensor:
+    a, b = merge.factors
+    return a * shortcut + b * branch
+
+
+def _gated_add(merge: "Merge", block_input: Tensor, shortcut: Tensor, branch: Tensor) -> Tensor:
+    g = merge.gate_value(block_input)
+    return (1 - g) * shortcut + g * branch
+
+
+def _shortcut_gated_add(merge: "Merge", block_input: Tensor, shortcut: Tensor, branch: Tensor) -> Tensor:
+    return (1 - merge.gate_value(block_input)) * shortcut + branch
+
+
+_MERGE_FNS: dict[str, MergeFn] = {
+    "add": _add,
+    "scale": _scaled_add,
+    "gate": _gated_add,
+    "shortcut-gate": _shortcut_gated_add,
+}
+
+
+class StochasticDepthBatch(nn.Module):
+    """Stochastic depth with one draw per batch (Huang et al. 2016, Sec. 3).
+
+    In training b x with b drawn from Bernoulli(p), in eval mode p x. The branch is computed and multiplied, not
+    skipped as in the authors' code, so its norms see every batch.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x * self.probability
+        return x * torch.bernoulli(torch.full((), self.probability, device=x.device)).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"probability={self.probability:g}"
+
+
+class DropPath(nn.Module):
+    """Stochastic depth with one draw per sample (Larsson et al. 2017; timm's DropPath).
+
+    In training x b / (1 - p) with b drawn from Bernoulli(1 - p), in eval mode x.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        keep_probability = 1 - self.rate
+        if keep_probability == 0:
+            return x * 0
+        mask = torch.bernoulli(torch.full((len(x), 1, 1, 1), keep_probability, device=x.device)).to(x.dtype)
+        return x * (mask / keep_probability)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:g}"
+
+
+class Merge(nn.Module):
+    """Merge shortcut and branch: modifiers of each path, then one operation (see `reslab.spec.shortcut`).
+
+    N C H W in and out. Parameters: `gate.weight` and `gate.bias` (a 1x1 convolution with the block's stride and width,
+    over the block's input), `scale` (rezero, skipinit) and `gamma` (layerscale).
+    """
+
+    def __init__(self, block: BlockSpec) -> None:
+        super().__init__()
+        spec = block.merge
+        self.merge_fn = _MERGE_FNS[spec.op.name]
+        self.factors = tuple(float(arg) for arg in spec.op.args)
+        if spec.op.name.endswith("gate"):
+            self.gate = nn.Conv2d(block.in_channels, block.out_channels, 1, block.stride)
+            self.gate_bias = self.factors[0]
+        self.shortcut_modifiers = nn.Sequential(*(nn.Dropout(float(op.args[0])) for op in spec.shortcut_modifiers))
+        self.branch_modifiers = nn.Sequential()
+        for op in spec.branch_modifiers:
+            self._add_branch_modifier(op, block)
+
+    def _add_branch_modifier(self, op: Op, block: BlockSpec) -> None:
+        value = float(op.args[0]) if op.args else 0.0
+        if op.name in ("rezero", "skipinit"):
+            self.scale = nn.Parameter(torch.zeros(1))
+        elif op.name == "layerscale":
+            self.gamma = nn.Parameter(torch.full((block.out_channels,), value))
+        elif op.name == "stochastic-depth":
+            probability = survival_probability(value, block.index, block.num_blocks)
+            self.branch_modifiers.append(StochasticDepthBatch(probability))
+        else:
+            self.branch_modifiers.append(DropPath(drop_path_rate(value, block.index, block.num_blocks)))
+
+    @property
+    def is_plain_sum(self) -> bool:
+        """Whether the shortcut is added unchanged: no factor, gate or dropout."""
+        return self.merge_fn is _add and len(self.shortcut_modifiers) == 0
+
+    def gate_value(self, block_input: Tensor) -> Tensor:
+        """Return the gate g = sigmoid(W x + b). Only for a merge with a gate."""
+        return torch.sigmoid(self.gate(block_input))
+
+    def forward(self, block_input: Tensor, shortcut: Tensor, branch: Tensor) -> Tensor:
+        branch = self.branch_modifiers(branch)
+        if hasattr(self, "scale"):
+            branch = branch * self.scale
+        if hasattr(self, "gamma"):
+            branch = branch * self.gamma.view(1, -1, 1, 1)
+        return self.merge_fn(self, block_input, self.shortcut_modifiers(shortcut), branch)
 
 
 class ResidualBlock(nn.Module):
-    """y = after(mix(match(p), branch(p))) with p = before(x), the words ahead of the fork.
+    """y = post(merge(shortcut(p), branch(p))) with p = pre(x). N C H W to N C' H/stride W/stride.
 
-    N C H W to N C' H/stride W/stride. Its sentence is read once, here; `before_names`, `branch_names` and `after_names`
-    are the modules each part runs through. A plain twin has neither `downsample` nor `mix`: y = after(branch(p)).
+    `pre_names`, `branch_names` and `post_names` are the modules of each part, in order. The module of the shortcut is
+    `downsample`, as in torchvision. A plain twin has neither `downsample` nor `merge`: y = post(branch(p)).
     """
 
     def __init__(self, spec: BlockSpec, arch: Arch, norm: NormLayer | None) -> None:
@@ -25,8 +206,8 @@ class ResidualBlock(nn.Module):
         self.pre_names = self._add_ops(pre_ops if spec.shared_preact else (), arch, norm)
         self.branch_names = self._add_ops((() if spec.shared_preact else pre_ops) + spec.ops.branch, arch, norm)
         self.post_names = self._add_ops(spec.ops.post, arch, norm)
-        self.downsample = make_shortcut(spec, norm if arch.order_spec.projection_norm else None, arch.bias)
-        self.merge = None if self.downsample is None else Merge(parse_merge(arch.merge), spec)
+        self.downsample = make_shortcut(spec, norm if spec.projection_norm else None, arch.bias)
+        self.merge = None if self.downsample is None else Merge(spec)
 
     def _add_ops(self, ops: tuple[NamedOp, ...], arch: Arch, norm: NormLayer | None) -> tuple[str, ...]:
         names = []
@@ -50,15 +231,15 @@ class ResidualBlock(nn.Module):
         return x
 
     def pre(self, x: Tensor) -> Tensor:
-        """The words ahead of the fork; x itself where there are none."""
+        """Run the operations ahead of the fork; without any, return x itself."""
         return self._run_layers(self.pre_names, x)
 
     def branch(self, p: Tensor) -> Tensor:
-        """The residual function F, of what the fork hands out."""
+        """Run the residual function F."""
         return self._run_layers(self.branch_names, p)
 
     def post(self, y: Tensor) -> Tensor:
-        """The words after the addition."""
+        """Run the operations after the merge."""
         return self._run_layers(self.post_names, y)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,26 +250,22 @@ class ResidualBlock(nn.Module):
         return self.post(y)
 
     def last_norm(self) -> nn.Module | None:
-        """The branch's last norm, ahead of the addition; None where there is none."""
+        """Return the last norm of the branch, ahead of the merge; None without one."""
         norms = [name for name in self.branch_names if name.startswith("bn")]
         return getattr(self, norms[-1]) if norms else None
 
 
 def Residual(in_channels: int, num_channels: int, use_1x1conv: bool = False, strides: int = 1) -> ResidualBlock:
-    """The unit of Dive into Deep Learning, Sec. 8.6: relu(bn2(conv2(relu(bn1(conv1(x))))) + x), or + conv3(x) with
-    `use_1x1conv`.
+    """Return the block of Dive into Deep Learning, Sec. 8.6: relu(bn2(conv2(relu(bn1(conv1(x))))) + x).
 
-    A function over `Unit`: convolutions with bias, the 1x1 projection bare (`downsample.0`, the tutorial's `conv3`);
-    torch.nn's own initialisation. N in_channels H W to N num_channels H/strides W/strides. ValueError where the shapes
-    differ and no projection is asked for.
+    With `use_1x1conv`, + conv3(x). Convolutions have a bias, the 1x1 projection (`downsample.0`, the tutorial's
+    `conv3`) has no norm, and weights are drawn as in torch.nn. N in_channels H W to N num_channels H/strides W/strides.
+    Raises ValueError if the shapes differ and `use_1x1conv` is not set.
     """
     if not use_1x1conv and (in_channels != num_channels or strides != 1):
         got = f"Residual({in_channels}, {num_channels}, use_1x1conv=False, strides={strides})"
-        raise invalid(
-            "use_1x1conv=True where channels or size change",
-            got,
-            f"Residual({in_channels}, {num_channels}, True, {strides})",
-        )
+        suggestion = f"Residual({in_channels}, {num_channels}, True, {strides})"
+        raise invalid("use_1x1conv=True where channels or size change", got, suggestion)
     arch = Arch(
         "residual",
         "Zhang et al., Dive into Deep Learning, Sec. 8.6",

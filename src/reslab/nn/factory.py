@@ -1,54 +1,65 @@
-"""Networks by name."""
+"""Create networks by name, from an `Arch`, or from a `model.safetensors` that reslab saved."""
 
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from reslab.nn.checkpoints.safetensors_io import read_header, read_tensors
 from reslab.nn.features import FeatureNetwork
 from reslab.nn.layers import NormLayer
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import Arch
-from reslab.spec.config import convert, override
+from reslab.spec.config import convert, from_dict, override
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.layout import dilation_requirement
+from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo import ARCHS, match_model_names
 
-# What torchvision and timm call an axis of ours.
+# Names that timm gives to axes of ours.
 _ALIASES = {"in_chans": "in_channels"}
 _DILATION = "replace_stride_with_dilation"
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """The names of the zoo that match a shell pattern (`resnet*_cifar`), or hold it where it has no `*`; sorted."""
+    """Return the names of networks that match a shell pattern (`resnet*_cifar`), or contain it if it has no wildcard."""
     return sorted(match_model_names(pattern))
 
 
-def resolve_arch(model: str | Arch, axes: Mapping[str, Any]) -> Arch:
-    """The architecture of this name with axes overridden by name; ValueError with the nearest names where one is
-    unknown."""
+def resolve_arch(model: str | Arch, overrides: Mapping[str, Any]) -> Arch:
+    """Return the architecture of this name (or the given one) with axes overridden by name.
+
+    Values may be strings, as on the command line; torchvision's and timm's names for an axis are accepted. Raises
+    ValueError for an unknown model, axis or value, with the nearest ones.
+    """
     if isinstance(model, str) and model not in ARCHS:
         raise unknown_name("model", model, ARCHS, "`reslab models` lists them all")
     arch = ARCHS[model] if isinstance(model, str) else model
+    return override(arch, _normalize_axes(overrides, len(arch.depths)), kind="axis") if overrides else arch
+
+
+def _normalize_axes(overrides: Mapping[str, Any], num_stages: int) -> dict[str, Any]:
+    """Return the overrides under our names, with torchvision's options translated."""
     for alias, axis in _ALIASES.items():
-        if alias in axes and axes.get(axis, axes[alias]) != axes[alias]:
-            raise invalid(f"{axis} or {alias}, two names of one axis", f"{axis}={axes[axis]} and {alias}={axes[alias]}")
-    if "weights" in axes:
-        raise invalid(
-            "pretrained=, which takes torchvision's weights too", f"weights={axes['weights']!r}", "pretrained=True"
-        )
-    overrides = {_ALIASES.get(alias, alias): value for alias, value in axes.items()}
-    if _DILATION in overrides:
-        overrides[_DILATION] = _parse_dilation(overrides[_DILATION], len(arch.depths))
-    if convert(bool, overrides.pop("zero_init_residual", False), "zero_init_residual"):
-        overrides["last_norm_weight"] = 0.0
-    return override(arch, overrides, kind="axis")
+        if alias in overrides and overrides.get(axis, overrides[alias]) != overrides[alias]:
+            got = f"{axis}={overrides[axis]} and {alias}={overrides[alias]}"
+            raise invalid(f"{axis} or {alias}, two names of one axis", got)
+    if "weights" in overrides:
+        got = f"weights={overrides['weights']!r}"
+        raise invalid("pretrained=, which takes torchvision's weights too", got, "pretrained=True")
+    axes = {_ALIASES.get(name, name): value for name, value in overrides.items()}
+    if _DILATION in axes:
+        axes[_DILATION] = _parse_dilation(axes[_DILATION], num_stages)
+    if convert(bool, axes.pop("zero_init_residual", False), "zero_init_residual"):
+        axes["last_norm_weight"] = 0.0
+    return axes
 
 
 def _parse_dilation(value: Any, num_stages: int) -> tuple[bool, ...]:
-    """Truth values, or None for nowhere, as torchvision says it; an error names the stages they are for."""
+    """Return the truth values; torchvision's None means no dilation. The error names the stages they are for."""
     try:
         return convert(tuple[bool, ...], () if value is None else value, _DILATION)
     except ValueError:
@@ -67,22 +78,26 @@ def create_model(
     norm_layer: NormLayer | None = None,
     **axes: Any,
 ) -> ResidualNetwork | FeatureNetwork:
-    """A network by name or from an `Arch`, with fresh or published weights; any axis is overridden by name.
+    """Create a network by name or from an `Arch`, with random or pretrained weights; any axis can be overridden.
 
-    `create_model("resnet20_cifar", order="bn-after-add", merge="shortcut-gate(-6)", shortcut="pad-split")`. `pretrained` is
-    a file, a state dict, True, or a tag such as `IMAGENET1K_V2`, `a1_in1k` or `hf-hub:org/name`; a new `num_classes` or
-    `in_channels` then adapts the head or the first convolution, and `strict=False` goes on half-loaded (see
-    `reslab.nn.checkpoints.pretrained`; the network's `loaded` tells which entries matched). `features_only=True`
-    gives the outputs of stem and stages (`out_indices`) in place of logits.
-    torchvision's options are axes too: `groups`, `width_per_group`, `replace_stride_with_dilation`,
-    `zero_init_residual`; `norm_layer` is a callable taking the number of channels. Raises ValueError for an unknown
-    name or axis, and for a combination that means nothing.
+    `create_model("resnet20_cifar", order="bn-after-add", merge="shortcut-gate(-6)", shortcut="pad-split")`. torchvision's
+    options are axes too: `groups`, `width_per_group`, `replace_stride_with_dilation`, `zero_init_residual`.
+
+    * `pretrained`: True, a tag (`IMAGENET1K_V2`, `a1_in1k`, `hf-hub:org/name`), a file or a state dict. A new
+      `num_classes` or `in_channels` then adapts the head or the first convolution; `strict=False` accepts a partial
+      load. The network's `load_report` lists which entries matched.
+    * `features_only=True`: return the outputs of stem and stages (`out_indices`) in place of logits.
+    * `norm_layer`: a callable that takes the number of channels.
+
+    Raises ValueError for an unknown name or axis, and for axes that cannot be combined.
     """
     overrides = dict(axes)
     if num_classes is not None:
         overrides["num_classes"] = num_classes
     if in_channels is not None:
         overrides["in_channels"] = in_channels
+    if out_indices is not None and not features_only:
+        raise invalid("features_only=True with out_indices", "features_only=False", "features_only=True")
     arch = resolve_arch(model, overrides)
     network = ResidualNetwork(arch, norm_layer)
     if pretrained is not None and pretrained is not False:
@@ -92,8 +107,23 @@ def create_model(
         load_pretrained(
             network, pretrained, adapt=changed_io_sizes(arch, changed), strict=strict, ignore_head=features_only
         )
-    if features_only:
-        return FeatureNetwork(network, out_indices)
-    if out_indices is not None:
-        raise invalid("features_only=True with out_indices", "features_only=False", "features_only=True")
-    return network
+    return FeatureNetwork(network, out_indices) if features_only else network
+
+
+def load_network(path: str | Path, device: str | torch.device = "cpu") -> ResidualNetwork:
+    """Load the network of a `model.safetensors`, in eval mode, with its classes, preprocessing and temperature.
+
+    It may have been saved on any device. Raises ValueError if the file is truncated, was not written by reslab, or
+    holds a module that is no `ResidualNetwork` (load its state dict into the module).
+    """
+    header = read_header(path)
+    if header["arch"] is None:
+        step = "build the module and load read_tensors(path) into it"
+        raise invalid("weights of a reslab network", f"{path} of another module", next_step=step)
+    with torch.device("meta"):  # the weights come from the file: allocate and draw none
+        network = ResidualNetwork(from_dict(Arch, header["arch"]))
+    network.load_state_dict(read_tensors(path), strict=True, assign=True)
+    network.classes = tuple(header["classes"]) if header["classes"] else None
+    network.preprocess = from_dict(Preprocess, header["preprocess"]) if header["preprocess"] else None
+    network.temperature = (header.get("temperature") or {}).get("value")
+    return network.to(device).eval()

@@ -1,4 +1,4 @@
-"""What a network computes on the way: named outputs of stem, stages and units."""
+"""Intermediate outputs of a network: named features of stem, stages and blocks."""
 
 from dataclasses import dataclass
 
@@ -6,13 +6,13 @@ from torch import Tensor, nn
 
 from reslab.nn.network import FEATURE_LEVELS, ResidualNetwork
 from reslab.spec.errors import invalid, unknown_name
-from reslab.spec.layout import is_pool, layout_stages, op_stride, stem_channels
+from reslab.spec.layout import layout_stages, stem_channels, stem_ops
+from reslab.spec.order import is_pool, op_stride
 
 
 @dataclass(frozen=True)
 class Feature:
-    """An output on the way: its name (`stem`, `layer1`, `layer1.0`), channels, and the stride from the input
-    (`reduction`)."""
+    """An intermediate output: its name (`stem`, `layer1`, `layer1.0`), channels, and stride from the input."""
 
     name: str
     channels: int
@@ -20,12 +20,15 @@ class Feature:
 
 
 def list_features(model: ResidualNetwork, level: str = "stages") -> list[Feature]:
-    """The outputs that `features` names, in order: the stem before its pool, then stages or units."""
+    """Return the outputs that `ResidualNetwork.features` computes, in order: the stem ahead of its pool, then the rest.
+
+    `level` is `stages` or `blocks`. Raises ValueError for an unknown level.
+    """
     if level not in FEATURE_LEVELS:
         raise unknown_name("level", level, FEATURE_LEVELS)
     arch = model.arch
     pre_pool_stride, stride = 1, 1
-    for op in arch.stem_ops:
+    for op in stem_ops(arch):
         stride *= op_stride(op)
         pre_pool_stride = pre_pool_stride if is_pool(op) else stride
     features = [Feature("stem", stem_channels(arch), pre_pool_stride)]
@@ -39,9 +42,10 @@ def list_features(model: ResidualNetwork, level: str = "stages") -> list[Feature
 
 
 class FeatureNetwork(nn.Module):
-    """A list of feature maps in place of logits; index 0 is the stem, index i stage i, as in timm.
+    """A network that returns a list of feature maps in place of logits; index 0 is the stem, index i stage i, as in timm.
 
-    `feature_info` says name, channels and stride of each. Stages beyond the last index and the head are left away.
+    `feature_info` lists name, channels and stride of each. It takes the network over and removes the head and the
+    stages beyond the last index from it. Raises ValueError for an index out of range.
     """
 
     def __init__(self, network: ResidualNetwork, out_indices: tuple[int, ...] | None = None) -> None:
@@ -49,16 +53,11 @@ class FeatureNetwork(nn.Module):
         features = list_features(network)
         indices = tuple(range(len(features))) if out_indices is None else tuple(out_indices)
         if not indices or not all(0 <= index < len(features) for index in indices):
-            raise invalid(
-                f"out_indices between 0 and {len(features) - 1}", out_indices, str(tuple(range(len(features))))
-            )
+            required = f"out_indices between 0 and {len(features) - 1}"
+            raise invalid(required, out_indices, str(tuple(range(len(features)))))
         self.out_indices = indices
         self.feature_info = [features[index] for index in indices]
-        kept_stages = network.stage_names[: max(indices)]
-        for name in (*network.stage_names[max(indices) :], *network.final_names, *network.head_names):
-            delattr(network, name)
-        network.stage_names, network.final_names, network.head_names = kept_stages, [], []
-        network.total_stride, network.needs_fixed_size = features[max(indices)].stride, False
+        network.truncate(max(indices), features[max(indices)].stride)
         self.network = network
 
     def forward(self, x: Tensor) -> list[Tensor]:

@@ -1,17 +1,20 @@
-"""Fresh weights, drawn by the rules of an architecture's `init`."""
+"""Draw fresh weights by the rules of an architecture's `init`."""
 
 import math
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from reslab.nn.block import ResidualBlock
 from reslab.spec.arch import Arch
 from reslab.spec.init import get_init
 
+if TYPE_CHECKING:
+    from reslab.nn.block import ResidualBlock
+
 
 def _torch_default(weight: Tensor, scale: float) -> None:
-    """torch.nn has drawn it already."""
+    """Leave the weight as torch.nn has drawn it."""
 
 
 def _kaiming_normal_fan_out(weight: Tensor, scale: float) -> None:
@@ -51,10 +54,13 @@ _INIT_RULES: dict[str, Callable[[Tensor, float], None]] = {
 
 
 def init_weights(
-    arch: Arch, stem: Iterable[nn.Module], blocks: Iterable[ResidualBlock], head: Iterable[nn.Module]
+    arch: Arch, stem: Iterable[nn.Module], blocks: Iterable["ResidualBlock"], head: Iterable[nn.Module]
 ) -> None:
-    """Draw the weights of a network just built: stem, units and head by their rules, gates and last norms by the
-    architecture's values."""
+    """Draw the weights of a new network: stem, blocks and head by their rules.
+
+    Biases of gates and weights of last norms take the architecture's values. The order of the draws is part of a run's
+    reproducibility: stem, head, blocks.
+    """
     scheme = get_init(arch.init)
     num_convs = len(arch.convs)
     scale = arch.num_blocks ** (-1 / (2 * num_convs - 2)) if arch.num_blocks and num_convs > 1 else 1.0
@@ -66,7 +72,7 @@ def init_weights(
         _apply_rule(block, scheme.conv, nn.Conv2d, scale)
         if scheme.last_conv:
             _apply_rule(getattr(block, f"conv{num_convs}"), scheme.last_conv, nn.Conv2d, scale)
-            if block.downsample is not None:  # Fixup scales the layers inside the branches only
+            if block.downsample is not None:  # Fixup scales only the layers inside the branches
                 _apply_rule(block.downsample, scheme.stem or scheme.conv, nn.Conv2d, 1.0)
         _init_last_norm_and_gate(block, arch)
 
@@ -79,7 +85,7 @@ def _apply_rule(module: nn.Module, rule: str, layer_class: type[nn.Conv2d] | typ
                 nn.init.zeros_(layer.bias)
 
 
-def _init_last_norm_and_gate(block: ResidualBlock, arch: Arch) -> None:
+def _init_last_norm_and_gate(block: "ResidualBlock", arch: Arch) -> None:
     weight = getattr(block.last_norm(), "weight", None)
     if arch.last_norm_weight != 1.0 and isinstance(weight, Tensor):
         nn.init.constant_(weight, arch.last_norm_weight)

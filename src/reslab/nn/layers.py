@@ -1,4 +1,4 @@
-"""The words of sentences made into modules: conv, norm, act, pools, drops, fc."""
+"""Modules for the operations of expressions: convolutions, norms, activations, pools, dropout."""
 
 from collections.abc import Callable
 from typing import Literal, cast, get_args
@@ -10,7 +10,8 @@ from torchvision.ops import FrozenBatchNorm2d
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.grammar import Op, parse_ops
-from reslab.spec.layout import ConvSpec, pool_stride
+from reslab.spec.layout import ConvSpec
+from reslab.spec.order import pool_stride
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 PADDING_MODES: tuple[str, ...] = get_args(PaddingMode)
@@ -33,7 +34,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 class Bias(nn.Module):
-    """x + b with one learned scalar b, from 0 (Zhang, Dauphin and Ma 2019, Fig. 1). Any shape."""
+    """x + b with one learned scalar b, initially 0 (Zhang, Dauphin and Ma 2019, Fig. 1). Any shape."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +45,7 @@ class Bias(nn.Module):
 
 
 class Scale(nn.Module):
-    """a x with one learned scalar a, from 1 (Zhang, Dauphin and Ma 2019, Fig. 1). Any shape."""
+    """a x with one learned scalar a, initially 1 (Zhang, Dauphin and Ma 2019, Fig. 1). Any shape."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +58,7 @@ class Scale(nn.Module):
 class SqueezeExcite(nn.Module):
     """x * sigmoid(W2 relu(W1 mean(x))), the mean over height and width (Hu, Shen and Sun 2018, Eqs. 2 to 4).
 
-    The inner width is channels * ratio rounded to a multiple of 8, at least 8, as timm has it. N C H W in and out.
+    The inner width is channels * ratio rounded to a multiple of 8, at least 8, as in timm. N C H W in and out.
     """
 
     def __init__(self, channels: int, ratio: float) -> None:
@@ -73,34 +74,33 @@ class SqueezeExcite(nn.Module):
 
 
 def make_conv(spec: ConvSpec, bias: bool, padding_mode: str = "zeros") -> nn.Conv2d:
-    """A convolution that keeps height and width up to its stride: padding = dilation (kernel - 1) / 2."""
+    """Return a convolution that keeps height and width up to its stride: padding = dilation (kernel - 1) / 2."""
     if padding_mode not in PADDING_MODES:
         raise unknown_name("padding", padding_mode, PADDING_MODES)
-    padding = spec.dilation * (spec.kernel - 1) // 2
     return nn.Conv2d(
         spec.in_channels,
         spec.out_channels,
         spec.kernel,
-        spec.stride,
-        padding,
-        spec.dilation,
-        spec.groups,
-        bias,
-        cast(PaddingMode, padding_mode),
+        stride=spec.stride,
+        padding=spec.dilation * (spec.kernel - 1) // 2,
+        dilation=spec.dilation,
+        groups=spec.groups,
+        bias=bias,
+        padding_mode=cast(PaddingMode, padding_mode),
     )
 
 
 def make_activation(name: str) -> nn.Module:
-    """A fresh activation module, never in place. ValueError with the nearest names for an unknown one."""
+    """Return a new activation module, never in place. Raises ValueError for an unknown name, with the nearest ones."""
     if name not in ACTIVATIONS:
         raise unknown_name("act", name, ACTIVATIONS)
     return ACTIVATIONS[name]()
 
 
 def get_norm_layer(arch: Arch) -> NormLayer | None:
-    """What builds a norm for a number of channels; None where the architecture has none.
+    """Return a function that builds a norm for a number of channels; None if the architecture has no norms.
 
-    Raises ValueError for an unknown norm or groups that do not divide the channels.
+    Raises ValueError for an unknown norm; the function raises it for groups that do not divide the channels.
     """
     ops = parse_ops(arch.norm)
     op = ops[0] if len(ops) == 1 else Op(arch.norm)
@@ -115,11 +115,8 @@ def get_norm_layer(arch: Arch) -> NormLayer | None:
         groups = op.args[0]
         return lambda channels: _group_norm(groups, channels, arch.norm_eps)
     if text == "custom":
-        raise invalid(
-            "norm_layer=CALLABLE with norm=custom",
-            "none given",
-            next_step="build it with create_model(..., norm_layer=...)",
-        )
+        step = "build the network with create_model(..., norm_layer=...)"
+        raise invalid("norm_layer=CALLABLE with norm=custom", "no norm_layer", next_step=step)
     raise unknown_name("norm", arch.norm, ("batch", "group(32)", "frozen", "none"))
 
 
@@ -131,7 +128,7 @@ def _group_norm(groups: int, channels: int, eps: float) -> nn.Module:
 
 
 def make_pool(op: Op) -> nn.Module:
-    """`maxpool3/2`: size 3, stride 2, padding 1; `avgpool` without a size pools each map to one number."""
+    """Return a pool: `maxpool3/2` has size 3, stride 2, padding 1; `avgpool` without a size pools the whole map."""
     if op.size is None:
         return nn.AdaptiveAvgPool2d(1) if op.name == "avgpool" else nn.AdaptiveMaxPool2d(1)
     pool_class = nn.AvgPool2d if op.name == "avgpool" else nn.MaxPool2d
@@ -139,7 +136,7 @@ def make_pool(op: Op) -> nn.Module:
 
 
 def make_layer(op: Op, channels: int, arch: Arch, norm: NormLayer | None) -> nn.Module | None:
-    """The module of any word that keeps the number of channels; None for a norm where there are none."""
+    """Return the module of an operation that keeps the number of channels; None for a norm if there are no norms."""
     drop_rate = float(op.args[0]) if op.args and op.name.startswith("drop") else arch.drop_rate
     builders: dict[str, Callable[[], nn.Module | None]] = {
         "norm": lambda: norm(channels) if norm else None,
@@ -154,5 +151,5 @@ def make_layer(op: Op, channels: int, arch: Arch, norm: NormLayer | None) -> nn.
         "flatten": lambda: nn.Flatten(1),
     }
     if op.name not in builders:
-        raise unknown_name("word", op.name, builders)
+        raise unknown_name("operation", op.name, builders)
     return builders[op.name]()

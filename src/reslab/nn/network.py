@@ -1,4 +1,4 @@
-"""A network: stem, stages of units, the words after the last unit, head."""
+"""The network: stem, stages of blocks, final operations, head."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -14,18 +14,18 @@ from reslab.nn.layers import NormLayer, get_norm_layer, make_conv, make_layer
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.grammar import Op, parse_ops
-from reslab.spec.layout import ConvSpec, has_global_pool, layout_stages, num_positions, stem_channels, total_stride
+from reslab.spec.layout import ConvSpec, Stages, layout_stages, num_positions, stem_channels, stem_ops, total_stride
+from reslab.spec.order import get_order, has_global_pool, stem_conv_width
 from reslab.spec.preprocess import Preprocess
-from reslab.spec.stem_head import conv_width
 
 FEATURE_LEVELS = ("stages", "blocks")
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-# What torchvision calls the words after the stem's convolution.
+# torchvision's names for the operations after the stem's convolution.
 _STEM_ALIASES = {"norm": "bn1", "act": "act1", "bias": "bias1"}
 
 
 class SharedStage(nn.Sequential):
-    """One unit run through `num_repeats` times: units that share a set of weights, stored once."""
+    """One block run `num_repeats` times: a stage whose blocks share one set of weights, stored once."""
 
     def __init__(self, block: ResidualBlock, num_repeats: int) -> None:
         super().__init__(block)
@@ -38,18 +38,20 @@ class SharedStage(nn.Sequential):
 
 
 class ResidualNetwork(nn.Module):
-    """logits = head(last(stages(stem(x)))), built from an `Arch`; N C H W to N num_classes.
+    """logits = head(final(stages(stem(x)))), built from an `Arch`; N C H W to N num_classes.
 
-    Parameter names are torchvision's wherever torchvision has the network. `classes` and `preprocess` are known once it
-    was trained or loaded, `temperature` once one was fitted (`predict` divides the logits by it); `loaded` tells what
-    came of loading a checkpoint. `norm_layer` overrides the architecture's norm by a callable taking the number of
-    channels.
-    Raises ValueError for a description that means nothing, and for inputs smaller than the total stride.
+    Parameters have torchvision's names wherever torchvision has the network. `norm_layer`, a callable that takes the
+    number of channels, overrides the architecture's norm.
+
+    Trained or loaded networks carry more: `classes` and `preprocess`; `temperature`, by which `predict` divides the
+    logits, if one was fitted; `load_report`, which lists how the entries of a loaded checkpoint matched.
+
+    Raises ValueError for an invalid architecture, and in `forward` for inputs smaller than the total stride.
     """
 
     def __init__(self, arch: Arch, norm_layer: NormLayer | None = None) -> None:
         super().__init__()
-        stage_specs = layout_stages(arch)
+        stages = layout_stages(arch)
         norm = norm_layer or get_norm_layer(arch)
         self.arch = replace(arch, norm="custom") if norm_layer else arch
         self.classes: tuple[str, ...] | None = None
@@ -57,24 +59,26 @@ class ResidualNetwork(nn.Module):
         self.temperature: float | None = None
         self.load_report: LoadReport | None = None
         self.stem_names = self._add_stem(arch, norm)
-        self.stage_names = tuple(f"layer{number}" for number in range(1, len(stage_specs) + 1))
-        for name, block_specs in zip(self.stage_names, stage_specs, strict=True):
-            blocks = [
-                ResidualBlock(spec, arch, norm) for spec in (block_specs[:1] if arch.share_weights else block_specs)
-            ]
-            self.add_module(
-                name, SharedStage(blocks[0], len(block_specs)) if arch.share_weights else nn.Sequential(*blocks)
-            )
-        channels = stage_specs[-1][-1].out_channels if stage_specs else stem_channels(arch)
-        self.final_names = self._add_ops(
-            parse_ops(arch.order_spec.final_ops) if stage_specs else (), channels, arch, norm
-        )
-        self.total_stride = total_stride(arch)
-        self.head_names = self._add_head(arch, channels)
+        self.stage_names = self._add_stages(arch, stages, norm)
+        channels = stages[-1][-1].out_channels if stages else stem_channels(arch)
+        final_ops = parse_ops(get_order(arch.order).final_ops) if stages else ()
+        self.final_names = self._add_ops(final_ops, channels, arch, norm)
+        self.total_stride = total_stride(arch, stages)
+        head_ops = parse_ops(arch.head)
+        self.needs_fixed_size = any(op.name == "flatten" for op in head_ops) and not has_global_pool(head_ops)
+        self.head_names = self._add_head(arch, head_ops, stages, channels)
         stem = [getattr(self, name) for name in self.stem_names]
-        init_weights(
-            arch, stem, [block for _, block in self.blocks()], [getattr(self, name) for name in self.head_names]
-        )
+        head = [getattr(self, name) for name in self.head_names]
+        init_weights(arch, stem, [block for _, block in self.blocks()], head)
+
+    def _add_stages(self, arch: Arch, stages: Stages, norm: NormLayer | None) -> tuple[str, ...]:
+        names = []
+        for number, specs in enumerate(stages, 1):
+            blocks = [ResidualBlock(spec, arch, norm) for spec in (specs[:1] if arch.share_weights else specs)]
+            stage = SharedStage(blocks[0], len(specs)) if arch.share_weights else nn.Sequential(*blocks)
+            names.append(f"layer{number}")
+            self.add_module(names[-1], stage)
+        return tuple(names)
 
     def _add_ops(
         self,
@@ -84,7 +88,7 @@ class ResidualNetwork(nn.Module):
         norm: NormLayer | None,
         aliases: Mapping[str, str] = MappingProxyType({}),
     ) -> list[str]:
-        """Add the modules of words that keep the channels, under the words' names or what they are `called`."""
+        """Add modules for operations that keep the channels, named after the operation or its alias; return the names."""
         names: list[str] = []
         for op in ops:
             module = make_layer(op, channels, arch, norm)
@@ -99,20 +103,20 @@ class ResidualNetwork(nn.Module):
         )
 
     def _add_stem(self, arch: Arch, norm: NormLayer | None) -> list[str]:
-        """Up to the last convolution one module `conv1`, a Sequential where that is more than one word; the others by
-        name."""
-        ops = arch.stem_ops
+        """Add the stem: one module `conv1` up to the last convolution, then one module for each further operation.
+
+        `conv1` is a Sequential where a deep stem has several operations up to there, as in timm.
+        """
+        ops = stem_ops(arch)
         conv_indices = [i for i, op in enumerate(ops) if op.name == "conv"]
         end = conv_indices[-1] + 1 if conv_indices else 0
         channels = arch.in_channels
         layers: list[nn.Module] = []
         for op in ops[:end]:
             if op.name == "conv":
-                width = conv_width(op)
-                layers.append(
-                    make_conv(ConvSpec(op.size or 3, channels, width, op.stride or 1), arch.stem_bias, arch.padding)
-                )
-                channels = width
+                conv = ConvSpec(op.size or 3, channels, stem_conv_width(op), op.stride or 1)
+                layers.append(make_conv(conv, arch.stem_bias, arch.padding))
+                channels = conv.out_channels
             else:
                 layers.append(make_layer(op, channels, arch, norm) or nn.Identity())
         if layers:
@@ -120,12 +124,11 @@ class ResidualNetwork(nn.Module):
         names = ["conv1"] if layers else []
         return names + self._add_ops(ops[end:], channels, arch, norm, _STEM_ALIASES)
 
-    def _add_head(self, arch: Arch, channels: int) -> list[str]:
-        ops = parse_ops(arch.head)
+    def _add_head(self, arch: Arch, ops: tuple[Op, ...], stages: Stages, channels: int) -> list[str]:
+        """Add the head: a module for each operation ahead of the first linear layer, the rest as one module `fc`."""
         first_fc = next((i for i, op in enumerate(ops) if op.name == "fc"), len(ops))
         names = self._add_ops(ops[:first_fc], channels, arch, None)
-        num_features = channels * num_positions(arch, ops[:first_fc])
-        self.needs_fixed_size = any(op.name == "flatten" for op in ops) and not has_global_pool(ops)
+        num_features = channels * num_positions(arch, stages, ops[:first_fc])
         layers: list[nn.Module] = []
         for op in ops[first_fc:]:
             if op.name == "fc":
@@ -142,28 +145,35 @@ class ResidualNetwork(nn.Module):
         return names
 
     def stages(self) -> Iterator[tuple[str, nn.Sequential]]:
-        """The stages with their names, `layer1` first."""
+        """Yield the stages with their names, `layer1` first."""
         for name in self.stage_names:
             yield name, getattr(self, name)
 
     def blocks(self) -> Iterator[tuple[str, ResidualBlock]]:
-        """The units with their names, `layer1.0` first; a shared unit once."""
+        """Yield the blocks with their names, `layer1.0` first; a shared block once."""
         for name, stage in self.stages():
             for i, block in enumerate(stage):
                 assert isinstance(block, ResidualBlock)
                 yield f"{name}.{i}", block
 
+    def truncate(self, num_stages: int, stride: int) -> None:
+        """Remove all modules after stage `num_stages`, whose output has this stride from the input."""
+        for name in (*self.stage_names[num_stages:], *self.final_names, *self.head_names):
+            delattr(self, name)
+        self.stage_names, self.final_names, self.head_names = self.stage_names[:num_stages], [], []
+        self.total_stride, self.needs_fixed_size = stride, False
+
     def forward_stem(self, x: Tensor) -> Tensor:
-        """The stem: N C H W to what the first unit takes."""
+        """Run the stem: N C H W to the input of the first block."""
         self.check_input(x)
         for name in self.stem_names:
             x = getattr(self, name)(x)
         return x
 
     def features(self, x: Tensor, level: str = "stages") -> dict[str, Tensor]:
-        """Named outputs N C H W of stem and stages (or `units`), for detection, segmentation and analysis.
+        """Return the outputs N C H W of stem and stages (or `blocks`) by name.
 
-        `stem` is the output ahead of the stem's last pool, as timm counts it; `reslab.nn.features.list_features` tells
+        `stem` is the output ahead of the stem's last pool, as in timm; `reslab.nn.features.list_features` lists
         channels and strides. Raises ValueError for an unknown level.
         """
         if level not in FEATURE_LEVELS:
@@ -181,7 +191,7 @@ class ResidualNetwork(nn.Module):
         return outputs
 
     def forward_tail(self, x: Tensor) -> Tensor:
-        """The words after the last unit and the head: from the last unit's output to logits."""
+        """Run the final operations and the head: from the last block's output to logits."""
         for name in (*self.final_names, *self.head_names):
             x = getattr(self, name)(x)
         return x
@@ -193,29 +203,18 @@ class ResidualNetwork(nn.Module):
         return self.forward_tail(x)
 
     def check_input(self, x: Tensor) -> None:
-        """ValueError for an input of other channels, smaller than the total stride, or of another size where the head
-        needs one."""
-        if isinstance(x, Proxy):  # torch.fx follows the modules without an input to check
+        """Raise ValueError for an input with the wrong channels or a size that the network cannot take."""
+        if isinstance(x, Proxy):  # torch.fx traces the modules without a real input
             return
         if x.ndim != 4 or x.shape[1] != self.arch.in_channels:
-            raise invalid(
-                f"images N {self.arch.in_channels} H W",
-                tuple(x.shape),
-                next_step=f"or create_model(..., in_channels={x.shape[1] if x.ndim == 4 else 1})",
-            )
+            step = f"or create_model(..., in_channels={x.shape[1] if x.ndim == 4 else 1})"
+            raise invalid(f"images N {self.arch.in_channels} H W", tuple(x.shape), next_step=step)
         height, width = x.shape[-2:]
+        got = f"{height}x{width}"
         if self.needs_fixed_size and (height, width) != self.arch.image_size:
             expected = "x".join(str(side) for side in self.arch.image_size)
-            raise invalid(
-                f"images of {expected} ({self.arch.name} flattens maps of one size)",
-                f"{height}x{width}",
-                expected,
-                "set image_size",
-            )
+            required = f"images of {expected} ({self.arch.name} flattens maps of one size)"
+            raise invalid(required, got, expected, "set image_size")
         if height < self.total_stride or width < self.total_stride:
-            min_size = self.total_stride
-            raise invalid(
-                f"images of at least {min_size}x{min_size}, the total stride of {self.arch.name}",
-                f"{height}x{width}",
-                f"{min_size}x{min_size}",
-            )
+            min_size = f"{self.total_stride}x{self.total_stride}"
+            raise invalid(f"images of at least {min_size}, the total stride of {self.arch.name}", got, min_size)

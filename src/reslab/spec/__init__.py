@@ -1,1 +1,1 @@
-"""What a network, a procedure and a study are: frozen values, standard library only."""
+"""Frozen values that describe networks, recipes and studies. Standard library only, importable without torch."""

@@ -1,31 +1,47 @@
-"""What a residual network is: a chain of two-path units, written as a small piece of data.
+"""A residual network as data: a chain of two-path blocks.
 
-p = before(x)                                   the words ahead of the fork, often none
-y = after( mix( match(p), branch(p) ) )
+p = pre(x)                                        operations ahead of the fork, often none
+y = post( merge( shortcut(p), branch(p) ) )
 """
 
 from dataclasses import dataclass, replace
 
-from reslab.spec.grammar import Op, parse_ops
-from reslab.spec.order import Order, get_order
+from reslab.spec.errors import invalid
+from reslab.spec.grammar import parse_ops
 
 
 @dataclass(frozen=True)
 class Arch:
-    """A network as data. Every field is an axis that can be overridden by name.
+    """The architecture of a network. Every field is an axis that can be overridden by name.
 
-    `depths`: units a stage. `widths`: the width of each stage's branch, or a law: `additive(16,48)` is PyramidNet's,
-    unit k of N being round(16 + 48 k / N) wide. `branch`: the kernel of each convolution. `expansion`: a unit's output
-    width over its stage's width. `groups`, `width_per_group`: cardinality and base width, the inner width is int(width
-    * width_per_group / 64) * groups, and kernels larger than 1 are grouped. `stride_at`: the convolution that strides,
-    counted from 1; 0 is the first with a kernel larger than 1. `strides`: one a stage. `replace_stride_with_dilation`:
-    one truth value a stage after the first.
+    Sizes:
 
-    `order`, `match`, `mix`: names or sentences (see `reslab.spec.order`, `match`, `mix`). `stem`, `head`: sentences;
-    the words of the stem after its last convolution are the order's. `drop`: the rate of each `drop` without one of its
-    own. `norm`: `batch`, `group(32)`, `frozen` or `none`. `init`: a line of `reslab.spec.init`. `last_norm_weight`: the
-    initial weight of each branch's last norm (0 is Goyal et al. 2017, Sec. 5.1). `shared`: the units of a stage share
-    one set of weights. `in_channels`, `image_size` (height, width): the input the network is described for.
+    * `depths`: blocks in each stage.
+    * `widths`: the width of each stage's branch, or a law: `additive(16,48)` (PyramidNet) makes block k of N
+      round(16 + 48 k / N) wide.
+    * `convs`: the kernel size of each convolution of the branch.
+    * `expansion`: a block's output width divided by its stage's width.
+    * `groups`, `width_per_group`: cardinality and base width (ResNeXt). The inner width is
+      int(width * width_per_group / 64) * groups; convolutions with a kernel above 1 are grouped.
+    * `strides`: one per stage. `stride_conv`: the number of the strided convolution, from 1; 0 means the first one with
+      a kernel above 1.
+    * `replace_stride_with_dilation`: one truth value for each stage after the first.
+    * `in_channels`, `image_size` (height, width), `num_classes`: the input and output the network is described for.
+
+    Expressions (see `reslab.spec.order` and `reslab.spec.shortcut`):
+
+    * `order`: the name of a block layout, or a layout. `shortcut`: a name. `merge`: an expression.
+    * `stem`, `head`: expressions; the order decides which operations follow the stem's last convolution.
+
+    Layers:
+
+    * `drop_rate`: the rate of every `drop` without a rate of its own.
+    * `norm`: `batch`, `group(32)`, `frozen` or `none`. `init`: a name in `reslab.spec.init`.
+    * `last_norm_weight`: the initial weight of each branch's last norm (0: Goyal et al. 2017, Sec. 5.1).
+    * `share_weights`: the blocks of a stage share one set of weights.
+
+    `reference` names the source of the numbers. Values are checked when the blocks are laid out
+    (`reslab.spec.layout.layout_stages`), because most rules concern several axes at once.
     """
 
     name: str
@@ -67,37 +83,33 @@ class Arch:
 
     @property
     def num_blocks(self) -> int:
-        """Units in all stages."""
+        """The number of blocks in all stages."""
         return sum(self.depths)
 
     @property
     def depth(self) -> int:
-        """Weighted layers on the way through: convolutions of stem and branches and linear layers; projections are not
-        counted."""
-        num_stem_convs = sum(op.name == "conv" for op in self.stem_ops)
+        """The number of weighted layers on the main path, as papers count them.
+
+        Convolutions of stem and branches, and linear layers; projections on shortcuts are not counted.
+        """
+        num_stem_convs = sum(op.name == "conv" for op in parse_ops(self.stem))
         num_head_layers = sum(op.name == "fc" for op in parse_ops(self.head))
         return num_stem_convs + self.num_blocks * len(self.convs) + num_head_layers
 
-    @property
-    def stem_ops(self) -> tuple[Op, ...]:
-        """The words of the stem, those after its last convolution replaced by the order's (a pre-activated network's
-        stem ends bare)."""
-        ops = parse_ops(self.stem)
-        conv_indices = [i for i, op in enumerate(ops) if op.name == "conv"]
-        if not conv_indices:
-            return ops
-        end = conv_indices[-1] + 1
-        rest_start = end
-        while rest_start < len(ops) and ops[rest_start].name in ("norm", "act", "bias"):
-            rest_start += 1
-        order_ops = parse_ops(self.order_spec.stem_ops)
-        return ops[:end] + order_ops + ops[rest_start:]
-
-    @property
-    def order_spec(self) -> Order:
-        """The order with the facts that belong to it."""
-        return get_order(self.order)
-
     def without_shortcuts(self) -> "Arch":
-        """The plain twin: the same network with mix `none`."""
+        """Return the plain twin: the same network with `merge="none"`."""
         return replace(self, merge="none")
+
+
+def parse_arch_overrides(texts: tuple[str, ...]) -> dict[str, str]:
+    """Return `("merge=drop-path(0.05)", ...)` as a dictionary.
+
+    Raises ValueError for a text that is not AXIS=VALUE and for an axis given twice.
+    """
+    overrides: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not name or name in overrides:
+            raise invalid("axes of the network as AXIS=VALUE, each once", repr(text), nearest="'merge=drop-path(0.05)'")
+        overrides[name] = value
+    return overrides

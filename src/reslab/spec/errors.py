@@ -1,11 +1,14 @@
-"""How a user's mistake is told: what was required, what came, the nearest valid value, the next step."""
+"""Errors for a user's mistake: what was required, what came, the nearest valid value, the next step.
+
+The functions return the error, so that a call reads `raise invalid(...)`.
+"""
 
 import difflib
 from collections.abc import Iterable
 
 
 def nearest(name: str, known_names: Iterable[str], max_matches: int = 3) -> list[str]:
-    """The `count` known names most like `got`, best first, or that have it in them; empty where none is alike."""
+    """Return up to `max_matches` known names similar to `name`, best first; else names that contain it."""
     names = list(known_names)
     matches = difflib.get_close_matches(
         name.lower(), [known_name.lower() for known_name in names], n=max_matches, cutoff=0.5
@@ -17,7 +20,7 @@ def nearest(name: str, known_names: Iterable[str], max_matches: int = 3) -> list
 
 
 def unknown_name(kind: str, got: object, known_names: Iterable[str], next_step: str = "") -> ValueError:
-    """The error for a name that is not in a table: `unknown model 'resnt50': nearest are 'resnet50'; ...`."""
+    """Return the error for a name that is not in a table: `unknown model 'resnt50'; nearest: 'resnet50'; ...`."""
     names = list(known_names)
     matches = nearest(str(got), names)
     if matches:
@@ -25,12 +28,12 @@ def unknown_name(kind: str, got: object, known_names: Iterable[str], next_step: 
     elif len(names) <= 12:
         suggestion = "known: " + ", ".join(repr(name) for name in names)
     else:
-        suggestion = f"{len(names)} are known, none of them alike"
+        suggestion = f"none of the {len(names)} known names is similar"
     return ValueError("; ".join(part for part in (f"unknown {kind} {got!r}", suggestion, next_step) if part))
 
 
 def invalid(required: str, got: object, nearest: str = "", next_step: str = "") -> ValueError:
-    """The error for a value that means nothing: `required X; got Y; nearest valid: Z; do W`."""
+    """Return the error for an invalid value: `required: X; got: Y; nearest valid: Z; next step`."""
     parts = [f"required: {required}", f"got: {got}"]
     if nearest:
         parts.append(f"nearest valid: {nearest}")

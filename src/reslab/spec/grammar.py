@@ -1,4 +1,4 @@
-"""Sentences of words: `pad(4) crop(32) flip`, `conv norm act drop(0.3)`."""
+"""Expressions of operations: `pad(4) crop(32) flip`, `conv norm act drop(0.3)`."""
 
 import re
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ _OP_PATTERN = re.compile(
 
 @dataclass(frozen=True)
 class Op:
-    """One word: its name, the numbers glued to it (`conv7/2`: size 7, stride 2) and the arguments in brackets.
+    """One operation: a name, the numbers attached to it (`conv7/2`: size 7, stride 2) and arguments in brackets.
 
-    Size and stride are None where the word does not say them.
+    Size and stride are None where the expression does not give them.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Op:
 
 
 def _format_arg(arg: float | str) -> str:
-    """An argument so that it is read back as it was; 6.0 is written 6."""
+    """Return the shortest text that parses to the same value; 6.0 becomes `6`."""
     if not isinstance(arg, float):
         return str(arg)
     return f"{arg:g}" if float(f"{arg:g}") == arg else repr(arg)
@@ -49,16 +49,18 @@ def _parse_arg(text: str) -> float | str:
 
 
 def parse_ops(expression: str) -> tuple[Op, ...]:
-    """The words of a sentence, separated by spaces; `conv3/2(32)` is size 3, stride 2, argument 32.
+    """Return the operations of an expression, which are separated by spaces.
 
-    Raises ValueError where a word cannot be read.
+    `conv3/2(32)` has size 3, stride 2 and the argument 32. Raises ValueError for text that is no operation.
     """
     ops = []
     for text in re.sub(r"\s*,\s*", ",", expression).split():
         match = _OP_PATTERN.match(text)
         if match is None:
             raise invalid(
-                "words such as 'conv3/2(32) norm act' separated by spaces", repr(text), next_step="check the brackets"
+                "operations such as 'conv3/2(32) norm act', separated by spaces",
+                repr(text),
+                next_step="check the brackets",
             )
         args = match["args"]
         if args and not all(part.strip() for part in args.split(",")):

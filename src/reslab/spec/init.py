@@ -1,4 +1,4 @@
-"""Initialisations: how fresh weights are drawn, one line each."""
+"""Weight initialisation schemes, one line each."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,16 @@ from reslab.spec.errors import unknown_name
 
 @dataclass(frozen=True)
 class InitScheme:
-    """The rule for convolutions, for those of the stem (empty: the same), for the branch's last (empty: the same) and
-    for linear layers.
+    """The rules that draw fresh weights: `conv` for convolutions, `linear` for linear layers.
 
-    Rules: `kaiming-normal-out` N(0, 2 / fan_out), `kaiming-normal-in` N(0, 2 / fan_in), `xavier-uniform`, `zeros`,
-    `fixup` N(0, 2 / fan_out) times L^(-1 / (2m - 2)) for L units of m convolutions, `normal-small` N(0, 0.01^2),
-    `torch`: as torch.nn draws them. Biases follow torch.nn with rule `torch` and are 0 with `zeros`, `fixup` and
-    `normal-small`; other rules leave them as torch.nn draws them.
+    `stem` and `last_conv` (the last convolution of each branch) replace `conv` where they are not empty. Rules:
+
+    * `kaiming-normal-out`: N(0, 2 / fan_out). `kaiming-normal-in`: N(0, 2 / fan_in).
+    * `xavier-uniform`; `zeros`; `normal-small`: N(0, 0.01^2).
+    * `fixup`: N(0, 2 / fan_out) times L^(-1 / (2m - 2)) for L blocks of m convolutions.
+    * `torch`: the default of torch.nn.
+
+    Biases are 0 with `zeros`, `fixup` and `normal-small`; the other rules keep the default of torch.nn.
     """
 
     conv: str
@@ -40,7 +43,7 @@ INITS: dict[str, InitScheme] = {
     "goyal": InitScheme(
         "kaiming-normal-out",
         "normal-small",
-        "Goyal et al. 2017, arXiv:1706.02677, Sec. 5.1; which says nothing of biases",
+        "Goyal et al. 2017, arXiv:1706.02677, Sec. 5.1, which does not mention biases",
     ),
     "fixup": InitScheme(
         "fixup",
@@ -53,7 +56,7 @@ INITS: dict[str, InitScheme] = {
 
 
 def get_init(name: str) -> InitScheme:
-    """The initialisation of this name; ValueError with the nearest names where there is none."""
+    """Return the scheme of this name. Raises ValueError for an unknown name, with the nearest ones."""
     if name not in INITS:
         raise unknown_name("init", name, INITS)
     return INITS[name]

@@ -1,31 +1,37 @@
-"""Orders: in which order convolution, norm and activation stand in a unit.
+"""Which operations run in which order: the layouts of a block (orders), and the expressions of stem and head.
 
-An order is a sentence. `+` is the place where shortcut and branch meet; `|` parts the sentence into segments, one a
-convolution: of two segments the first is repeated for all convolutions but the last, of three the middle one is
-repeated; without `|` the sentence is spelt out in full.
+A layout is an expression in which `+` marks the merge of shortcut and branch. `|` separates segments of one convolution
+each: of two segments, the first is repeated for all convolutions but the last; of three, the middle one is repeated.
+Without `|` the layout is written out in full.
 
     conv norm act | conv norm + act          He et al. 2015
     norm act conv | norm act conv +          He et al. 2016, Fig. 4(e)
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.grammar import Op, parse_ops
 
 BLOCK_OPS = ("conv", "norm", "act", "drop", "drop2d", "se", "bias", "scale")
+POOL_OPS = ("maxpool", "avgpool")
+STEM_OPS = ("conv", *POOL_OPS, "norm", "act", "drop", "drop2d", "se", "bias", "scale")
+HEAD_OPS = (*POOL_OPS, "flatten", "fc", "act", "drop", "drop2d", "bias", "scale")
 PREACT_CONDITIONS = ("projects", "changes", "first")
 
 
 @dataclass(frozen=True)
 class Order:
-    """A sentence and the facts that belong to it.
+    """The layout of a block, and the properties that belong to it.
 
-    `ahead`: where the words before the first convolution stand ahead of the fork, so that the shortcut reads them too:
-    in units whose shortcut `projects`, in every unit whose shape `changes`, in the `first` unit of the network; empty
-    for never. `first_bare`: the first unit goes without its leading words. `stem`: the words after the stem's last
-    convolution. `last`: the words after the last unit. `projection_norm`: whether a projection carries a norm.
+    * `shared_preact`: the blocks in which the operations ahead of the first convolution come ahead of the fork, so that
+      the shortcut reads their output too: blocks whose shortcut `projects`, whose shape `changes`, and the `first` block
+      of the network. Empty: no block; the operations then belong to the branch.
+    * `skip_first_preact`: the first block goes without these operations.
+    * `stem_ops`: the operations after the stem's last convolution. `final_ops`: those after the last block.
+    * `projection_norm`: projection shortcuts have a norm.
     """
 
     layout: str
@@ -52,13 +58,13 @@ ORDERS: dict[str, Order] = {
     ),
     "bn-after-add": Order(
         "conv norm act | conv + norm act",
-        "He et al. 2016, Fig. 4(b); the bare projection is a reading",
+        "He et al. 2016, Fig. 4(b); the projection without norm is our reading",
         projection_norm=False,
     ),
     "relu-before-add": Order("conv norm act | conv norm act +", "He et al. 2016, Fig. 4(c)"),
     "relu-preact": Order(
         "act conv norm | act conv norm +",
-        "He et al. 2016, Fig. 4(d); the words of stem and end are a reading",
+        "He et al. 2016, Fig. 4(d); the operations of stem and end are our reading",
         shared_preact=("projects", "first"),
         stem_ops="norm",
         final_ops="act",
@@ -90,7 +96,7 @@ ORDERS: dict[str, Order] = {
     "se": Order("conv norm act | conv norm se + act", "Hu, Shen and Sun 2018, arXiv:1709.01507, Fig. 3"),
     "norm-free-preact": Order(
         "act conv | act conv +",
-        "De and Smith 2020, arXiv:2002.10444, Sec. 3 (SkipInit: the pre-activated unit without its norms)",
+        "De and Smith 2020, arXiv:2002.10444, Sec. 3 (SkipInit: the pre-activated unit without norms)",
         shared_preact=("projects", "first"),
         stem_ops="",
         final_ops="act",
@@ -98,7 +104,7 @@ ORDERS: dict[str, Order] = {
     ),
     "fixup": Order(
         "bias conv bias act | bias conv scale bias + act",
-        "Zhang, Dauphin and Ma 2019, arXiv:1901.09321, Fig. 1; a shortcut with a module reads the first bias",
+        "Zhang, Dauphin and Ma 2019, arXiv:1901.09321, Fig. 1; a shortcut that changes the shape reads the first bias",
         shared_preact=("changes", "projects"),
         stem_ops="bias act",
         projection_norm=False,
@@ -118,8 +124,10 @@ ORDERS: dict[str, Order] = {
 
 @dataclass(frozen=True)
 class NamedOp:
-    """A word of a unit with the name its module bears: `conv1`, `bn1`, `act1`; `conv` is the number of convolutions
-    before it."""
+    """An operation of a block with its module's name (`conv1`, `bn1`, `act1`).
+
+    `num_convs`: the number of convolutions up to and including this operation.
+    """
 
     name: str
     op: Op
@@ -128,8 +136,10 @@ class NamedOp:
 
 @dataclass(frozen=True)
 class BlockOps:
-    """A sentence for a given number of convolutions: the leading words, the rest of the branch, the words after the
-    addition."""
+    """A layout for a given number of convolutions.
+
+    `pre`: the operations ahead of the first convolution; `branch`: the rest of the branch; `post`: after the merge.
+    """
 
     pre: tuple[NamedOp, ...]
     branch: tuple[NamedOp, ...]
@@ -137,12 +147,12 @@ class BlockOps:
 
 
 def get_order(name: str) -> Order:
-    """The order of this name, or one made from a sentence; its facts then follow from where its first convolution
-    stands.
+    """Return the order of this name, or one made from a layout.
 
-    A sentence with words before its first convolution is pre-activated: its stem ends bare, the last unit is followed
-    by those words, they stand ahead of the fork in the first unit and where the unit projects, and projections are
-    bare. Raises ValueError for neither.
+    The properties of a layout follow from the operations ahead of its first convolution. Where there are some, the
+    block is pre-activated: the stem ends with its convolution, these operations follow the last block, they come ahead
+    of the fork in the first block and where the shortcut projects, and projections have no norm.
+    Raises ValueError for text that is neither a name nor a layout.
     """
     if name in ORDERS:
         return ORDERS[name]
@@ -150,39 +160,27 @@ def get_order(name: str) -> Order:
     names = [op.name for op in ops]
     if "conv" not in names:
         raise unknown_name(
-            "order", name, ORDERS, "or a sentence such as 'conv norm act | conv norm + act' with its convolutions"
+            "order", name, ORDERS, "or a layout such as 'conv norm act | conv norm + act' with its convolutions"
         )
     preact_ops = " ".join(str(op) for op in ops[: names.index("conv")])
     if preact_ops:
         return Order(
-            name, "a sentence", ("projects", "first"), stem_ops="", final_ops=preact_ops, projection_norm=False
+            name,
+            reference="custom layout",
+            shared_preact=("projects", "first"),
+            stem_ops="",
+            final_ops=preact_ops,
+            projection_norm=False,
         )
     stem_ops = " ".join(str(ops[names.index(role)]) for role in ("norm", "act") if role in names)
-    return Order(name, "a sentence", stem_ops=stem_ops, projection_norm="norm" in names)
+    return Order(name, reference="custom layout", stem_ops=stem_ops, projection_norm="norm" in names)
 
 
-def check_op_args(op: Op) -> None:
-    """Raises ValueError where a word other than a pool or a linear layer says what it cannot mean: only `drop(0.3)`,
-    `drop2d(0.3)` and `act(tanh)` say more than their name."""
-    if op.size is not None or op.stride is not None:
-        raise invalid(f"'{op.name}' without a size or stride", repr(str(op)), repr(op.name))
-    arg_types: dict[str, tuple[type, ...]] = {"act": (str,), "drop": (int, float), "drop2d": (int, float)}
-    is_valid = len(op.args) <= 1 and all(isinstance(arg, arg_types.get(op.name, ())) for arg in op.args)
-    if not is_valid or any(not 0 <= arg < 1 for arg in op.args if not isinstance(arg, str)):
-        example = {"act": "'act(tanh)'", "drop": "'drop(0.3)'", "drop2d": "'drop2d(0.3)'"}.get(op.name)
-        required = (
-            f"a word such as {example} (a rate in [0, 1))"
-            if op.name in ("drop", "drop2d")
-            else (f"a word such as {example}" if example else f"'{op.name}' without arguments")
-        )
-        raise invalid(required, repr(str(op)), example or repr(op.name))
+def parse_layout(layout: str, num_convs: int) -> BlockOps:
+    """Return the operations of a branch of `num_convs` convolutions, named by role and number.
 
-
-def parse_order(layout: str, num_convs: int) -> BlockOps:
-    """The sentence for a branch of `num_convs` convolutions, its words named by role and number.
-
-    Raises ValueError where the sentence has no single `+`, a convolution after it, an unknown word, or other
-    convolutions than asked.
+    Raises ValueError for a layout without exactly one `+`, with a convolution after it, with an unknown operation or
+    with another number of convolutions.
     """
     branch_ops, post_ops = _split_at_merge(layout)
     expanded = _expand_segments(layout, branch_ops, num_convs)
@@ -192,23 +190,22 @@ def parse_order(layout: str, num_convs: int) -> BlockOps:
     return BlockOps(named_branch[:first_conv], named_branch[first_conv:], named_post)
 
 
+_EXAMPLE_LAYOUT = repr(ORDERS["original"].layout)
+
+
 def _split_at_merge(layout: str) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
     ops = parse_ops(layout)
     names = [op.name for op in ops]
     for name in names:
         if name not in (*BLOCK_OPS, "+", "|"):
-            raise unknown_name("word in an order", name, (*BLOCK_OPS, "+", "|"))
+            raise unknown_name("operation in an order", name, (*BLOCK_OPS, "+", "|"))
     for op in ops:
-        check_op_args(op)
+        _check_args(op)
     if names.count("+") != 1:
-        raise invalid(
-            "an order with one '+', the place where shortcut and branch meet",
-            repr(layout),
-            repr(ORDERS["original"].layout),
-        )
+        raise invalid("an order with one '+', the merge of shortcut and branch", repr(layout), _EXAMPLE_LAYOUT)
     merge_index = names.index("+")
     if "conv" in names[merge_index:] or "|" in names[merge_index:]:
-        raise invalid("an order whose convolutions all stand before '+'", repr(layout), repr(ORDERS["original"].layout))
+        raise invalid("an order with all convolutions before '+'", repr(layout), _EXAMPLE_LAYOUT)
     return ops[:merge_index], ops[merge_index + 1 :]
 
 
@@ -222,22 +219,18 @@ def _expand_segments(layout: str, branch_ops: tuple[Op, ...], num_convs: int) ->
     counts = [sum(op.name == "conv" for op in segment) for segment in segments]
     if len(segments) == 1:
         if counts[0] != num_convs:
-            example = repr(ORDERS["original"].layout)
-            raise invalid(
-                f"an order with {num_convs} convolutions, as the branch has", f"{counts[0]} in {layout!r}", example
-            )
+            required = f"an order with {num_convs} convolutions, as the branch has"
+            raise invalid(required, f"{counts[0]} in {layout!r}", _EXAMPLE_LAYOUT)
         return tuple(segments[0])
     if len(segments) > 3 or any(count != 1 for count in counts):
-        raise invalid(
-            "an order of two or three segments with one convolution each",
-            repr(layout),
-            repr(ORDERS["original"].layout),
-        )
+        required = "an order of two or three segments with one convolution each"
+        raise invalid(required, repr(layout), _EXAMPLE_LAYOUT)
     leading_segments, last_segment = segments[:-1], segments[-1]
     repeated = [*leading_segments[:1], *([leading_segments[-1]] * max(num_convs - 2, 0))] if num_convs > 1 else []
     return tuple(op for segment in [*repeated, last_segment] for op in segment)
 
 
+# torchvision names a norm `bn`, whatever its kind; the other operations keep their name.
 _MODULE_NAMES = {"norm": "bn"}
 
 
@@ -250,3 +243,103 @@ def _name_ops(ops: tuple[Op, ...]) -> tuple[NamedOp, ...]:
         unnumbered = role == "se" and counts[role] == 1
         named_ops.append(NamedOp(role if unnumbered else f"{role}{counts[role]}", op, counts["conv"]))
     return tuple(named_ops)
+
+
+def _check_args(op: Op) -> None:
+    """Raise ValueError for an operation with a size, a stride or arguments it cannot take.
+
+    Only `drop(0.3)`, `drop2d(0.3)` and `act(tanh)` take an argument. Pools and linear layers are checked elsewhere.
+    """
+    if op.size is not None or op.stride is not None:
+        raise invalid(f"'{op.name}' without a size or stride", repr(str(op)), repr(op.name))
+    arg_types: dict[str, tuple[type, ...]] = {"act": (str,), "drop": (int, float), "drop2d": (int, float)}
+    is_valid = len(op.args) <= 1 and all(isinstance(arg, arg_types.get(op.name, ())) for arg in op.args)
+    if is_valid and all(isinstance(arg, str) or 0 <= arg < 1 for arg in op.args):
+        return
+    required, suggestion = {
+        "act": ("an activation by name", "'act(tanh)'"),
+        "drop": ("a dropout rate in [0, 1)", "'drop(0.3)'"),
+        "drop2d": ("a dropout rate in [0, 1)", "'drop2d(0.3)'"),
+    }.get(op.name, (f"'{op.name}' without arguments", repr(op.name)))
+    raise invalid(required, repr(str(op)), suggestion)
+
+
+def is_pool(op: Op) -> bool:
+    """Return whether the operation is a pool."""
+    return op.name in POOL_OPS
+
+
+def pool_stride(op: Op) -> int:
+    """Return the stride of a pool; without one it equals the size, as in torch.nn."""
+    return op.stride or op.size or 1
+
+
+def op_stride(op: Op) -> int:
+    """Return the factor by which an operation of stem or head divides height and width."""
+    return pool_stride(op) if is_pool(op) else op.stride or 1
+
+
+def has_global_pool(ops: Iterable[Op]) -> bool:
+    """Return whether an operation pools each map to one number (`avgpool` without a size)."""
+    return any(is_pool(op) and op.size is None for op in ops)
+
+
+def stem_conv_width(op: Op) -> int:
+    """Return the output width of a stem's `conv3/2(32)`. Raises ValueError without a width or for an even kernel."""
+    if len(op.args) != 1 or not isinstance(op.args[0], int) or op.args[0] < 1:
+        raise invalid("a stem's convolution as convK/S(WIDTH)", repr(str(op)), "'conv3(16)'")
+    if op.size is not None and op.size % 2 == 0:
+        suggestion = f"'conv{op.size + 1}({op.args[0]})'"
+        raise invalid("an odd kernel, so that only the stride changes the size", repr(str(op)), suggestion)
+    return op.args[0]
+
+
+def check_stem(expression: str) -> None:
+    """Raise ValueError for an operation that a stem cannot have, or with arguments it cannot take."""
+    for op in parse_ops(expression):
+        if op.name not in STEM_OPS:
+            raise unknown_name("operation in a stem", op.name, STEM_OPS)
+        _check_stride(op)
+        if op.name == "conv":
+            stem_conv_width(op)
+        elif not is_pool(op):
+            _check_args(op)
+        elif not op.size or op.args:
+            raise invalid("a stem's pool as maxpoolK/S", repr(str(op)), "'maxpool3/2'")
+
+
+def check_head(expression: str) -> None:
+    """Raise ValueError for a head that cannot be built.
+
+    Reasons: an unknown operation, a linear layer ahead of `flatten`, or a last linear layer with a width of its own
+    (its width is `num_classes`).
+    """
+    ops = parse_ops(expression)
+    is_flat = False
+    for op in ops:
+        if op.name not in HEAD_OPS:
+            raise unknown_name("operation in a head", op.name, HEAD_OPS)
+        _check_stride(op)
+        if is_flat if op.name in (*POOL_OPS, "flatten", "drop2d") else not is_flat and op.name == "fc":
+            required = "maps pooled, then flattened once, then linear layers"
+            raise invalid(required, repr(expression), "'avgpool flatten fc'")
+        is_flat = is_flat or op.name == "flatten"
+        if op.name not in (*POOL_OPS, "flatten", "fc"):
+            _check_args(op)
+        elif op.name == "fc" and op.args:
+            _check_hidden_width(op)
+    linear_ops = [op for op in ops if op.name == "fc"]
+    if linear_ops and linear_ops[-1].args:
+        required = "a last 'fc' without a width (its width is num_classes)"
+        raise invalid(required, repr(expression), "'avgpool flatten fc'")
+
+
+def _check_stride(op: Op) -> None:
+    if op.stride == 0 or op.size == 0:
+        raise invalid("sizes and strides from 1", repr(str(op)), repr(f"{op.name}3/2"))
+
+
+def _check_hidden_width(op: Op) -> None:
+    width = op.args[0]
+    if len(op.args) != 1 or not isinstance(width, int) or width < 1:
+        raise invalid("a hidden linear layer as fc(WIDTH)", repr(str(op)), "'fc(32)'")

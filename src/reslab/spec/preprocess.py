@@ -1,15 +1,16 @@
-"""What is done to a picture before a network sees it."""
+"""The preprocessing that a network's weights expect."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Decode to `channels` channels of uint8, apply `words`, divide by 255, then (x - mean) / std per channel.
+    """From an image file to the network's input.
 
-    `words` is a sentence such as `resize(256) center-crop(224)`; empty where pictures are taken as they are. Where
-    there is a `mean_image`, a mean of each pixel (written by `data.mean_image`), it is subtracted in place of `mean`,
-    which tells its average per channel.
+    Decode to `channels` channels of uint8, apply `transform`, divide by 255, then compute (x - mean) / std per channel.
+    `transform` is an expression such as `resize(256) center-crop(224)`, empty for images of the right size.
+    `mean_image` is a mean per pixel (written by `data.mean_image`), subtracted in place of `mean`, which then holds its
+    average per channel.
     """
 
     channels: int

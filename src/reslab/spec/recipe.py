@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from reslab.spec.arch import parse_arch_overrides
 from reslab.spec.config import override
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.grammar import parse_ops
@@ -193,17 +194,6 @@ class Recipe:
             raise unknown_name("patience_on", self.patience_on, MONITORED_METRICS)
         if parse_duration(self.patience, "patience").count and self.swa_epochs:
             raise invalid("patience or swa_epochs, whose last epochs are known", "both", next_step="leave one out")
-
-
-def parse_arch_overrides(texts: tuple[str, ...]) -> dict[str, str]:
-    """`("merge=drop-path(0.05)", ...)` as a dictionary; ValueError for what is not AXIS=VALUE, or comes twice."""
-    overrides: dict[str, str] = {}
-    for text in texts:
-        name, equals, value = (part.strip() for part in text.partition("="))
-        if not equals or not name or name in overrides:
-            raise invalid("axes of the network as AXIS=VALUE, each once", repr(text), nearest="'merge=drop-path(0.05)'")
-        overrides[name] = value
-    return overrides
 
 
 def apply_recipe_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> tuple[Recipe, tuple[str, ...]]:

@@ -1,19 +1,98 @@
-"""How shortcut and branch meet: one join, and modifiers before it.
+"""The two joints of a block: how the shortcut gets the branch's shape, and how shortcut and branch merge.
 
-How the shortcut gets the branch's shape; identity wherever the shapes agree, unless the match stands on every
-unit.
+A shortcut is the identity wherever the shapes agree, unless its type applies to every block. A merge is one operation
+and modifiers of either path ahead of it: `stochastic-depth(0.5) add`.
 """
 
 import math
 from dataclasses import dataclass
+from enum import StrEnum
 
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.grammar import Op, parse_ops
 
 
+class ShortcutKind(StrEnum):
+    """The module on the shortcut of one block. `NONE`: the plain twin has no shortcut."""
+
+    NONE = "none"
+    IDENTITY = "identity"
+    PAD = "pad"
+    PAD_SPLIT = "pad-split"
+    AVG_PAD = "avg-pad"
+    CONV1X1 = "conv1x1"
+    PROJECT = "project"
+    AVG_PROJECT = "avg-project"
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the module has weights."""
+        return self in (ShortcutKind.CONV1X1, ShortcutKind.PROJECT, ShortcutKind.AVG_PROJECT)
+
+    @property
+    def pads(self) -> bool:
+        """Whether the module adds channels of zeros."""
+        return self in (ShortcutKind.PAD, ShortcutKind.PAD_SPLIT, ShortcutKind.AVG_PAD)
+
+
+@dataclass(frozen=True)
+class ShortcutType:
+    """A value of the axis `shortcut`: the kind of its module; with `on_every_block` also where the shapes agree."""
+
+    kind: ShortcutKind
+    description: str
+    reference: str
+    on_every_block: bool = False
+
+
+SHORTCUTS: dict[str, ShortcutType] = {
+    "pad": ShortcutType(
+        ShortcutKind.PAD, "strided, with channels of zeros after (option A)", "He et al. 2015, Sec. 4.1 and 4.2"
+    ),
+    "pad-split": ShortcutType(
+        ShortcutKind.PAD_SPLIT,
+        "strided, half of the zeros before, half after (option A)",
+        "github.com/akamaster/pytorch_resnet_cifar10",
+    ),
+    "avg-pad": ShortcutType(
+        ShortcutKind.AVG_PAD,
+        "2x2 average pool, channels of zeros after",
+        "Han, Kim and Kim 2017, arXiv:1610.02915, Sec. 3.3",
+    ),
+    "project": ShortcutType(ShortcutKind.PROJECT, "1x1 convolution and norm (option B)", "He et al. 2015, Sec. 4.1"),
+    "project-all": ShortcutType(
+        ShortcutKind.PROJECT,
+        "1x1 convolution and norm in every block (option C)",
+        "He et al. 2015, Sec. 4.1",
+        on_every_block=True,
+    ),
+    "conv1x1": ShortcutType(
+        ShortcutKind.CONV1X1, "1x1 convolution without norm", "Zhang et al., Dive into Deep Learning, Sec. 8.6"
+    ),
+    "conv1x1-all": ShortcutType(
+        ShortcutKind.CONV1X1,
+        "1x1 convolution without norm in every block",
+        "He et al. 2016, Sec. 3.1, Table 1 (our reading)",
+        on_every_block=True,
+    ),
+    "avg-project": ShortcutType(
+        ShortcutKind.AVG_PROJECT,
+        "2x2 average pool, 1x1 convolution, norm (ResNet-D)",
+        "He, Tong et al. 2019, arXiv:1812.01187, Fig. 2(c)",
+    ),
+}
+
+
+def get_shortcut(name: str) -> ShortcutType:
+    """Return the shortcut type of this name. Raises ValueError for an unknown name, with the nearest ones."""
+    if name not in SHORTCUTS:
+        raise unknown_name("shortcut", name, SHORTCUTS)
+    return SHORTCUTS[name]
+
+
 @dataclass(frozen=True)
 class MergeOp:
-    """A word of a mix: what it does, how many arguments it takes, in which range, and where it is from."""
+    """An operation of a merge expression: what it computes, its number of arguments, their range and its source."""
 
     description: str
     num_args: int
@@ -24,7 +103,7 @@ class MergeOp:
 
 MERGE_OPS: dict[str, MergeOp] = {
     "add": MergeOp("shortcut + branch", 0, "He et al. 2015, Eq. 1"),
-    "none": MergeOp("branch (the plain twin)", 0, "He et al. 2015, Sec. 3.3"),
+    "none": MergeOp("branch alone (the plain twin)", 0, "He et al. 2015, Sec. 3.3"),
     "scale": MergeOp("a * shortcut + b * branch", 2, "He et al. 2016, Sec. 3.1"),
     "gate": MergeOp(
         "(1 - g) * shortcut + g * branch", 1, "He et al. 2016, Sec. 3.1 (exclusive gating); Srivastava et al. 2015"
@@ -33,33 +112,37 @@ MERGE_OPS: dict[str, MergeOp] = {
 }
 
 SHORTCUT_MODIFIERS: dict[str, MergeOp] = {
-    "dropout": MergeOp("elements dropped, the others divided by 1 - p", 1, "He et al. 2016, Sec. 3.1", 0.0, 1.0),
+    "dropout": MergeOp("dropout of elements, the rest divided by 1 - p", 1, "He et al. 2016, Sec. 3.1", 0.0, 1.0),
 }
 
 BRANCH_MODIFIERS: dict[str, MergeOp] = {
     "stochastic-depth": MergeOp(
-        "one draw a batch, times p at test; p linear in depth, here the last unit's",
+        "one draw per batch, times p in eval mode; p falls linearly to this value in the last block",
         1,
         "Huang et al. 2016, Sec. 3",
         0.0,
         1.0,
     ),
     "drop-path": MergeOp(
-        "one draw a sample, divided by 1 - p in training; p linear in depth, here the last unit's",
+        "one draw per sample, divided by 1 - p in training; p rises linearly to this value in the last block",
         1,
         "Larsson et al. 2017",
         0.0,
         1.0,
     ),
-    "rezero": MergeOp("one learned scalar, from 0", 0, "Bachlechner et al. 2021, arXiv:2003.04887, Eq. 1"),
-    "skipinit": MergeOp("one learned scalar, from 0", 0, "De and Smith 2020, arXiv:2002.10444, Sec. 3"),
-    "layerscale": MergeOp("a learned scalar a channel, from eps", 1, "Touvron et al. 2021, arXiv:2103.17239, Eq. 4"),
+    "rezero": MergeOp("times one learned scalar, initially 0", 0, "Bachlechner et al. 2021, arXiv:2003.04887, Eq. 1"),
+    "skipinit": MergeOp("times one learned scalar, initially 0", 0, "De and Smith 2020, arXiv:2002.10444, Sec. 3"),
+    "layerscale": MergeOp(
+        "times a learned scalar per channel, initially eps", 1, "Touvron et al. 2021, arXiv:2103.17239, Eq. 4"
+    ),
 }
+# Modifiers whose rate depends on the block's depth.
+DEPTH_DEPENDENT_MODIFIERS = ("stochastic-depth", "drop-path")
 
 
 @dataclass(frozen=True)
 class MergeSpec:
-    """A parsed mix: the join and the modifiers of each path, in the order they are applied."""
+    """A parsed merge: the operation, and the modifiers of each path in the order they are applied."""
 
     op: Op
     shortcut_modifiers: tuple[Op, ...] = ()
@@ -67,9 +150,10 @@ class MergeSpec:
 
 
 def parse_merge(expression: str) -> MergeSpec:
-    """The mix that a sentence such as `stochastic-depth(0.5) add` names; a sentence without a join adds.
+    """Return the merge of an expression such as `stochastic-depth(0.5) add`; without an operation it adds.
 
-    Raises ValueError for an unknown word, wrong arguments, two joins, or a combination that means nothing.
+    Raises ValueError for an unknown operation, wrong arguments, two merge operations, or modifiers that cannot be
+    combined.
     """
     ops = parse_ops(expression)
     known_ops = MERGE_OPS | SHORTCUT_MODIFIERS | BRANCH_MODIFIERS
@@ -79,23 +163,21 @@ def parse_merge(expression: str) -> MergeSpec:
         _check_merge_args(op, known_ops[op.name])
     merge_ops = [op for op in ops if op.name in MERGE_OPS]
     if len(merge_ops) > 1:
-        raise invalid("a mix with one join", f"{len(merge_ops)} in {expression!r}", repr(str(merge_ops[0])))
+        got = f"{len(merge_ops)} in {expression!r}"
+        raise invalid("one merge operation (add, scale, gate ...)", got, repr(str(merge_ops[0])))
     merge = MergeSpec(
         merge_ops[0] if merge_ops else Op("add"),
         tuple(op for op in ops if op.name in SHORTCUT_MODIFIERS),
         tuple(op for op in ops if op.name in BRANCH_MODIFIERS),
     )
-    if merge.op.name == "none" and (merge.shortcut_modifiers or merge.branch_modifiers):
-        op = (*merge.shortcut_modifiers, *merge.branch_modifiers)[0]
-        reason = (
-            "the plain twin has no shortcut to modify, and nothing is left where its branch is scaled by 0 or dropped"
-        )
-        raise invalid(f"'none' alone ({reason})", repr(expression), "'none'", f"use '{op} add'")
+    modifiers = (*merge.shortcut_modifiers, *merge.branch_modifiers)
+    if merge.op.name == "none" and modifiers:
+        required = "'none' without modifiers (there is no shortcut to modify, and no signal when the branch is dropped)"
+        raise invalid(required, repr(expression), "'none'", f"use '{modifiers[0]} add'")
     learned_scalars = [op for op in merge.branch_modifiers if op.name in ("rezero", "skipinit")]
     if len(learned_scalars) > 1 or len({op.name for op in ops}) < len(ops):
-        raise invalid(
-            "each modifier once (rezero and skipinit are the same scalar)", repr(expression), repr(str(ops[0]))
-        )
+        required = "each modifier once (rezero and skipinit are the same scalar)"
+        raise invalid(required, repr(expression), repr(str(ops[0])))
     return merge
 
 
@@ -108,7 +190,8 @@ def _check_merge_args(op: Op, merge_op: MergeOp) -> None:
     ):
         example_arg = "-6" if op.name.endswith("gate") else "0.5"
         example = f"{op.name}({','.join([example_arg] * merge_op.num_args)})" if merge_op.num_args else op.name
-        raise invalid(f"{op.name} with {merge_op.num_args or 'no'} number(s)", repr(str(op)), repr(example))
+        required = f"{op.name} with {merge_op.num_args or 'no'} number{'s' if merge_op.num_args != 1 else ''}"
+        raise invalid(required, repr(str(op)), repr(example))
     for arg in op.args:
         if not merge_op.low <= float(arg) <= merge_op.high:
             clipped = min(max(float(arg), merge_op.low), merge_op.high)
@@ -120,63 +203,13 @@ def _check_merge_args(op: Op, merge_op: MergeOp) -> None:
 
 
 def survival_probability(last_probability: float, index: int, num_blocks: int) -> float:
-    """The probability that unit `index` (from 0) survives: p_l = 1 - (l / L)(1 - p_L), l = index + 1 (Huang et al.
-    2016, Eq. 4)."""
+    """Return the survival probability of block `index` (from 0), which falls linearly with depth.
+
+    p_l = 1 - (l / L)(1 - p_L) with l = index + 1 (Huang et al. 2016, Eq. 4).
+    """
     return 1.0 - (index + 1) / num_blocks * (1.0 - last_probability)
 
 
 def drop_path_rate(last_rate: float, index: int, num_blocks: int) -> float:
-    """The rate at which unit `index` (from 0) drops its branch: 0 in the first unit, `last` in the last, linear
-    between, as timm has it."""
+    """Return the drop-path rate of block `index` (from 0): linear from 0 in the first block to `last_rate`, as in timm."""
     return last_rate * index / (num_blocks - 1) if num_blocks > 1 else last_rate
-
-
-@dataclass(frozen=True)
-class ShortcutType:
-    """`kind`: the module it builds. `every`: it stands on every unit, also where the shapes agree."""
-
-    kind: str
-    description: str
-    reference: str
-    on_every_block: bool = False
-
-    @property
-    def has_weights(self) -> bool:
-        """Whether it has weights."""
-        return self.kind in ("project", "conv1x1", "avg-project")
-
-
-SHORTCUTS: dict[str, ShortcutType] = {
-    "pad": ShortcutType("pad", "strided, zeros after (option A)", "He et al. 2015, Sec. 4.1 and 4.2"),
-    "pad-split": ShortcutType(
-        "pad-split",
-        "strided, half of the zeros before, half after (option A)",
-        "github.com/akamaster/pytorch_resnet_cifar10",
-    ),
-    "avg-pad": ShortcutType(
-        "avg-pad", "2x2 average pool, zeros after", "Han, Kim and Kim 2017, arXiv:1610.02915, Sec. 3.3"
-    ),
-    "project": ShortcutType("project", "1x1 convolution and norm (option B)", "He et al. 2015, Sec. 4.1"),
-    "project-all": ShortcutType(
-        "project", "1x1 convolution and norm on every unit (option C)", "He et al. 2015, Sec. 4.1", on_every_block=True
-    ),
-    "conv1x1": ShortcutType("conv1x1", "a bare 1x1 convolution", "Zhang et al., Dive into Deep Learning, Sec. 8.6"),
-    "conv1x1-all": ShortcutType(
-        "conv1x1",
-        "a bare 1x1 convolution on every unit",
-        "He et al. 2016, Sec. 3.1, Table 1 (a reading)",
-        on_every_block=True,
-    ),
-    "avg-project": ShortcutType(
-        "avg-project",
-        "2x2 average pool, 1x1 convolution, norm (ResNet-D)",
-        "He, Tong et al. 2019, arXiv:1812.01187, Fig. 2(c)",
-    ),
-}
-
-
-def get_shortcut(name: str) -> ShortcutType:
-    """The match of this name; ValueError with the nearest names where there is none."""
-    if name not in SHORTCUTS:
-        raise unknown_name("shortcut", name, SHORTCUTS)
-    return SHORTCUTS[name]

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from reslab.spec.arch import parse_arch_overrides
 from reslab.spec.errors import invalid, unknown_name
-from reslab.spec.recipe import parse_arch_overrides
 
 _METRIC_PATH = re.compile(r"[a-z][a-z_0-9]*(\.[a-z_0-9]+)+$")
 

@@ -13,10 +13,10 @@ from reslab.data.registry import DATASETS
 from reslab.nn.cost import layer_table
 from reslab.nn.factory import resolve_arch
 from reslab.nn.network import ResidualNetwork
-from reslab.spec.arch import Arch
+from reslab.spec.arch import Arch, parse_arch_overrides
 from reslab.spec.errors import invalid
 from reslab.spec.optim import parse_duration
-from reslab.spec.recipe import Recipe, apply_recipe_overrides, parse_arch_overrides
+from reslab.spec.recipe import Recipe, apply_recipe_overrides
 from reslab.spec.recipes import get_recipe
 from reslab.spec.study import AnalysisRequest as Question
 from reslab.spec.study import RowSpec, ScalePreset, Study

@@ -18,14 +18,15 @@ from reslab.data.dataset import DatasetSplits
 from reslab.data.transforms.normalize import compute_mean_image, encode_mean_image
 from reslab.nn.checkpoints.pretrained import Pretrained
 from reslab.nn.factory import resolve_arch
-from reslab.spec.arch import Arch
+from reslab.spec.arch import Arch, parse_arch_overrides
 from reslab.spec.config import override
 from reslab.spec.errors import invalid, nearest
 from reslab.spec.grammar import Op, parse_ops
-from reslab.spec.layout import op_stride
+from reslab.spec.layout import stem_ops
 from reslab.spec.optim import parse_duration
+from reslab.spec.order import op_stride
 from reslab.spec.preprocess import Preprocess
-from reslab.spec.recipe import Recipe, parse_arch_overrides
+from reslab.spec.recipe import Recipe
 from reslab.spec.recipes import RECIPES, get_recipe
 from reslab.spec.zoo import ARCHS
 from reslab.training.loop import LossFn
@@ -271,7 +272,7 @@ def _scale_op(op: Op, factor: float) -> Op:
 
 def warn_about_stem(arch: Arch, input_size: tuple[int, ...]) -> None:
     """Warn where a stem made for ImageNet meets pictures under 64 pixels, and name the `_cifar` twin."""
-    strides = [op_stride(op) for op in arch.stem_ops]
+    strides = [op_stride(op) for op in stem_ops(arch)]
     side = min(input_size[1:])
     if prod(strides) < 4 or side >= SMALL_INPUT_SIDE or not arch.depths:
         return

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from reslab.nn.checkpoints.safetensors_io import load_weights
+from reslab.nn.factory import load_network
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_device
 from reslab.runtime.files import disk_full_guard, write_atomic
@@ -107,7 +107,7 @@ class Run:
         return self.path / "report.html"
 
     def snapshots(self) -> list[tuple[int, Path]]:
-        """The weights that were kept along the way: after how many steps, and the file (`load_weights` reads it)."""
+        """The weights that were kept along the way: after how many steps, and the file (`load_network` reads it)."""
         return list_snapshots(self.path)
 
     @property
@@ -260,7 +260,7 @@ def load(source: Run | str | Path, device: str | torch.device = "cpu") -> Residu
     Raises ValueError where the run has not ended, or trained a module of the user's own.
     """
     torch_device = choose_device(device)
-    return load_weights(find_weights_path(source), torch_device)
+    return load_network(find_weights_path(source), torch_device)
 
 
 def find_weights_path(source: Run | str | Path) -> Path:

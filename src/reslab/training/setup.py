@@ -21,13 +21,13 @@ from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_num_threads, hardware_info, has_native_bf16
 from reslab.runtime.provenance import command_line, git_commit, package_versions
 from reslab.runtime.torchrun import DistributedEnv
-from reslab.spec.arch import Arch
+from reslab.spec.arch import Arch, parse_arch_overrides
 from reslab.spec.config import override, to_dict
 from reslab.spec.errors import invalid
 from reslab.spec.grammar import parse_ops
 from reslab.spec.loss import parse_loss
 from reslab.spec.optim import parse_duration
-from reslab.spec.recipe import Recipe, apply_recipe_overrides, parse_arch_overrides, scale_lr
+from reslab.spec.recipe import Recipe, apply_recipe_overrides, scale_lr
 from reslab.spec.recipes import get_recipe
 from reslab.training.activation_checkpointing import checkpoint_activations
 from reslab.training.checkpoint import snapshot_interval_steps

@@ -256,9 +256,9 @@ def test_the_plane_of_a_run_goes_through_its_snapshots(tmp_path: Path) -> None:
 
 
 def _loaded(path: Path) -> ResidualNetwork:
-    from reslab.nn.checkpoints.safetensors_io import load_weights
+    from reslab.nn.checkpoints.safetensors_io import load_network
 
-    return load_weights(path)
+    return load_network(path)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from torch import Tensor
 from reslab.deploy.export.export import ExportError, export
 from reslab.deploy.export.formats import EXPORT_FORMATS
 from reslab.deploy.export.writers import ExportJob
-from reslab.nn.checkpoints.safetensors_io import load_weights, save_weights
-from reslab.nn.factory import create_model
+from reslab.nn.checkpoints.safetensors_io import save_weights
+from reslab.nn.factory import create_model, load_network
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.preprocess import Preprocess
 from reslab.training.run import Run, load
@@ -133,7 +133,7 @@ def test_torchvision_loads_it_strictly(tmp_path: Path, photos: Any) -> None:
     theirs = resnet18(num_classes=10)
     theirs.load_state_dict(torch.load(made.path, weights_only=True), strict=True)
     x = torch.randn(2, 3, 64, 64)
-    torch.testing.assert_close(theirs.eval()(x), load_weights(source)(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(theirs.eval()(x), load_network(source)(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet26d", "resnetv2_50"])
@@ -145,7 +145,7 @@ def test_timm_loads_the_folder_alone(tmp_path: Path, photos: Any, name: str) -> 
     made = export(source, "timm", tmp_path / "net", data=photos)
     theirs = timm.create_model(f"local-dir:{made.path}", pretrained=True).eval()
     x = torch.randn(2, 3, 64, 64)
-    torch.testing.assert_close(theirs(x), load_weights(source)(x), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(theirs(x), load_network(source)(x), rtol=1e-3, atol=1e-3)
     told = resolve_model_data_config(theirs)
     assert (list(told["mean"]), list(told["std"])) == ([0.5] * 3, [0.25] * 3)
     assert theirs.pretrained_cfg["label_names"][3] == "thing 3"

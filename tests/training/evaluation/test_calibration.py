@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from reslab.nn.checkpoints.safetensors_io import load_weights, read_header, read_tensors
+from reslab.nn.checkpoints.safetensors_io import read_header, read_tensors
+from reslab.nn.factory import load_network
 from reslab.training.evaluation.calibration import (
     FittedTemperature,
     apply_temperature,
@@ -55,15 +56,15 @@ def test_it_is_written_into_the_header_and_the_run_and_changes_no_weight(run: Ru
     after = read_tensors(run.weights_path)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert load_weights(run.weights_path).temperature == 1.5
+    assert load_network(run.weights_path).temperature == 1.5
     assert [path.name for path in run.path.iterdir() if "partial" in path.name] == []
 
 
 def test_weights_alone_can_keep_one(run: Run) -> None:
     alone = Path(shutil.copy(run.weights_path, run.path.parent / "alone.safetensors"))
     save_temperature(alone, FittedTemperature(0.7, "val", 40))
-    assert load_weights(alone).temperature == 0.7
-    assert load_weights(run.weights_path).temperature is None
+    assert load_network(alone).temperature == 0.7
+    assert load_network(run.weights_path).temperature is None
 
 
 def test_an_evaluation_does_not_use_it(run: Run) -> None:

@@ -22,7 +22,8 @@ from reslab.deploy.export.verify import (
 )
 from reslab.deploy.export.writers import ExportJob
 from reslab.deploy.extras import EXTRAS, require_extra
-from reslab.nn.checkpoints.safetensors_io import load_weights, read_header
+from reslab.nn.checkpoints.safetensors_io import read_header
+from reslab.nn.factory import load_network
 from reslab.nn.network import ResidualNetwork
 from reslab.report.pages.export_note import format_export_note
 from reslab.runtime.files import disk_full_guard, write_atomic
@@ -128,7 +129,7 @@ def _open_source(source: Run | ResidualNetwork | str | Path) -> _ExportSource:
         return _ExportSource(source.cpu().eval(), {}, None, None)
     run = source if isinstance(source, Run) else Run(source) if (Path(source) / "run.json").is_file() else None
     weights_path = find_weights_path(run or source)
-    return _ExportSource(load_weights(weights_path), read_header(weights_path), run, weights_path)
+    return _ExportSource(load_network(weights_path), read_header(weights_path), run, weights_path)
 
 
 def _resolve_output(

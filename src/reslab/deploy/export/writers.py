@@ -27,7 +27,8 @@ from reslab.deploy.export.quantization import quantize
 from reslab.nn.checkpoints.diagnose import differing_axes
 from reslab.nn.checkpoints.match_keys import match_by_name
 from reslab.nn.checkpoints.read import Checkpoint
-from reslab.nn.checkpoints.safetensors_io import load_weights, save_weights
+from reslab.nn.checkpoints.safetensors_io import save_weights
+from reslab.nn.factory import load_network
 from reslab.nn.network import ResidualNetwork
 from reslab.report.format import format_int, format_percent
 from reslab.spec.arch import Arch
@@ -247,7 +248,7 @@ def write_safetensors(job: ExportJob, path: Path) -> None:
 
 def load_safetensors(job: ExportJob, path: Path) -> ForwardFn:
     """The network that reslab makes of the weights alone."""
-    return _make_forward(load_weights(path / WEIGHTS_FILE))
+    return _make_forward(load_network(path / WEIGHTS_FILE))
 
 
 def _write_folder(path: Path, config: Mapping[str, Any], card: str) -> None:

@@ -27,7 +27,8 @@ from reslab.deploy.server.images import decode_image
 from reslab.deploy.server.middleware import ServerMetrics
 from reslab.deploy.server.requests import RequestBody, parse_body, read_request_bytes
 from reslab.deploy.server.settings import ServerSettings
-from reslab.nn.checkpoints.safetensors_io import load_weights, read_header
+from reslab.nn.checkpoints.safetensors_io import read_header
+from reslab.nn.factory import load_network
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import Arch
 from reslab.spec.config import from_dict
@@ -141,7 +142,7 @@ class ModelHandle:
             return self._loaded
 
     def _load(self) -> LoadedModel:
-        network = load_weights(self.weights_path)
+        network = load_network(self.weights_path)
         settings = self.settings
         calibration_images = load_calibration_images(self.path, network) if settings.precision == "int8" else None
         predictor = build_predictor(

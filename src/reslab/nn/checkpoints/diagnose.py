@@ -10,6 +10,8 @@ from typing import Any
 from reslab.nn.checkpoints.key_schemes import KeyScheme
 from reslab.spec.arch import Arch
 from reslab.spec.config import override
+from reslab.spec.layout import strided_conv
+from reslab.spec.order import get_order
 from reslab.spec.shortcut import parse_merge
 from reslab.spec.zoo import ARCHS
 
@@ -124,12 +126,13 @@ _FUNCTIONAL_AXES = (
 def _effective_value(arch: Arch, axis: str) -> Any:
     """An axis as far as it changes the outputs in eval mode."""
     if axis == "order":
-        return arch.order_spec.layout.split(), arch.order_spec.shared_preact, arch.order_spec.skip_first_preact
+        order = get_order(arch.order)
+        return order.layout.split(), order.shared_preact, order.skip_first_preact
     if axis == "merge":
         merge = parse_merge(arch.merge)
         return str(merge.op), [str(op) for op in merge.branch_modifiers if op.name != "drop-path"]
     if axis == "stride_conv":
-        return arch.stride_conv or next((i for i, kernel in enumerate(arch.convs, 1) if kernel > 1), 1)
+        return strided_conv(arch)
     return getattr(arch, axis)
 
 

@@ -15,8 +15,8 @@ from torch.nn import functional
 from reslab.data.dataset import DatasetSplits
 from reslab.data.loader import eval_loader
 from reslab.nn.checkpoints.pretrained import Pretrained
-from reslab.nn.checkpoints.safetensors_io import load_weights, read_tensors
-from reslab.nn.factory import create_model
+from reslab.nn.checkpoints.safetensors_io import read_tensors
+from reslab.nn.factory import create_model, load_network
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_device, choose_num_threads, limit_threads
 from reslab.runtime.distributed import SINGLE_PROCESS, ProcessGroup, init_process_group, rank_device
@@ -203,7 +203,7 @@ def _resolve_model(
     if isinstance(target, Run):
         return _load_run_model(target, module)
     if isinstance(target, Path) or (isinstance(target, str) and target.endswith(".safetensors")):
-        return load_weights(target)
+        return load_network(target)
     if not pretrained:
         raise invalid(f"weights for {target}", "none", next_step="give a file or tag: --pretrained FILE")
     _, arch_overrides = split_overrides(overrides, None, None, None)
@@ -225,7 +225,7 @@ def _resolve_model(
 def _load_run_model(run: Run, module: nn.Module | None) -> nn.Module:
     path = run_weights_path(run)
     if run.arch is not None:
-        return load_weights(path)
+        return load_network(path)
     if module is None:
         raise invalid(
             f"the module {run.path} trained, a {run.metadata['model']['name']}",
