@@ -58,7 +58,7 @@ def test_the_words_are_the_numbers() -> None:
     assert "more sure" in halves
     assert "one half" in halves
     assert "never the test set" in calibration_paragraphs(PLAIN, "test")[2]
-    few = {name: value for name, value in FITTED.items() if "scaled" not in name}
+    few = {name: value for name, value in FITTED.items() if "after" not in name}
     assert "too few mistakes" in calibration_paragraphs(few, "val")[2]
     level = {**PLAIN, "reliability": [one_bin(0.5, 1000, 0.6, 0.601)]}
     assert "as sure as it should be" in calibration_paragraphs(level, "test")[0]

@@ -12,8 +12,8 @@ from reslab.report.render import render_compare_page, render_lr_finder_page
 def _rates(**changes: object) -> LRFinderPage:
     rates = [10 ** (k / 10 - 5) for k in range(50)]
     losses = [2.3 - 0.02 * k for k in range(49)] + [80.0]
-    values = {"title": "resnet20_cifar on digits", "rates": rates, "losses": losses, "smoothed": losses}
-    return LRFinderPage(**{**values, "suggestion": rates[30], "lowest": rates[48], **changes})  # type: ignore[arg-type]
+    values = {"title": "resnet20_cifar on digits", "lrs": rates, "losses": losses, "smoothed_losses": losses}
+    return LRFinderPage(**{**values, "suggested_lr": rates[30], "lowest_loss_lr": rates[48], **changes})  # type: ignore[arg-type]
 
 
 def _run(name: str, top1: float | None = 0.9, data: str = "digits", epochs: int = 8) -> ComparedRun:
@@ -21,22 +21,22 @@ def _run(name: str, top1: float | None = 0.9, data: str = "digits", epochs: int 
 
 
 def test_the_page_of_a_rate_search() -> None:
-    html = render_lr_finder_page(_rates(facts={"batch": "64"}))
+    html = render_lr_finder_page(_rates(metadata={"batch": "64"}))
     page = assert_sound(html)
-    assert html == render_lr_finder_page(_rates(facts={"batch": "64"}))
+    assert html == render_lr_finder_page(_rates(metadata={"batch": "64"}))
     assert "steepest at a rate of 0.01" in page.text
     assert "It went to the highest rate." in page.text
-    assert "stopped where the loss diverged" in assert_sound(render_lr_finder_page(_rates(stopped_early=True))).text
+    assert "stopped where the loss diverged" in assert_sound(render_lr_finder_page(_rates(diverged=True))).text
 
 
 def test_no_suggestion_is_said() -> None:
-    text = assert_sound(render_lr_finder_page(_rates(suggestion=None, lowest=None))).text
+    text = assert_sound(render_lr_finder_page(_rates(suggested_lr=None, lowest_loss_lr=None))).text
     assert "no rate is suggested" in text
 
 
 def test_lengths_that_differ_are_refused() -> None:
     with pytest.raises(ValueError, match="as many losses and means as rates"):
-        render_lr_finder_page(_rates(rates=[0.1]))
+        render_lr_finder_page(_rates(lrs=[0.1]))
 
 
 def test_runs_are_laid_over_each_other() -> None:

@@ -13,7 +13,7 @@ from reslab.report.render import render_run_page
 
 def test_a_page_is_sound_and_holds_every_part() -> None:
     page = assert_sound(render_run_page(sample_run()))
-    for heading in ("Training", "What is taken for what", "The worst mistakes", "Class by class", "Facts"):
+    for heading in ("Training", "What is taken for what", "The worst mistakes", "Class by class", "Details"):
         assert heading in page.text
     labels = [figure["aria-label"] or "" for figure in page.tags("svg")]
     assert [label.split(" against")[0] for label in labels] == ["Loss", "Accuracy", "Learning rate"]

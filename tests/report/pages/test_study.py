@@ -44,7 +44,7 @@ def test_the_page_stands_alone_and_shows_everything(page: StudyPage) -> None:
     for claim in page.claims:
         assert claim.text in found.text
         assert claim.explanation in found.text
-    for words in ("8.75 %", "13.5 % (as recalled)", "holds at this scale", "undecided at this scale", "Table 6"):
+    for words in ("8.75 %", "13.5 % (from memory)", "holds at this scale", "undecided at this scale", "Table 6"):
         assert words in found.text
     for fact in page.metadata.values():
         assert fact in found.text
@@ -111,7 +111,7 @@ def test_ours_is_the_mean_with_the_spread_of_the_seeds(page: StudyPage) -> None:
 
 def test_reported_values_say_how_sure_they_are() -> None:
     assert reported_text(ReportedValue(6.61, std=0.16, provenance="verified"), "%") == "6.61 ± 0.16 %"
-    assert reported_text(ReportedValue(9.0), "%") == "9 % (as recalled)"
+    assert reported_text(ReportedValue(9.0), "%") == "9 % (from memory)"
     assert reported_text(ReportedValue(None, note="fail: above 20 %", provenance="verified"), "%") == "fail: above 20 %"
     assert reported_text(None, "%") == "–"
 

@@ -60,7 +60,7 @@ def analysis_context(page: AnalysisPage) -> dict[str, Any]:
     return {
         "title": result.title,
         "summary": page.summary,
-        "words": result.paragraphs,
+        "paragraphs": result.paragraphs,
         "figures": [_figure_context(figure, f"figure{i}") for i, figure in enumerate(result.figures, 1)],
         "tables": [_table_context(table, f"table{i}") for i, table in enumerate(result.tables, 1)],
         "metadata": {**page.metadata, "reference": page.reference},
@@ -70,7 +70,7 @@ def analysis_context(page: AnalysisPage) -> dict[str, Any]:
 def _figure_context(rendered: RenderedFigure, id_prefix: str) -> dict[str, Any]:
     is_wide = rendered.figure.get_figwidth() > 7
     markup = Markup(render_inline_svg(rendered.figure, id_prefix, rendered.alt_text))
-    return {"title": rendered.title, "svg": markup, "words": rendered.caption, "wide": is_wide}
+    return {"title": rendered.title, "svg": markup, "caption": rendered.caption, "wide": is_wide}
 
 
 def _table_context(table: RenderedTable, table_id: str) -> dict[str, Any]:
