@@ -1,4 +1,4 @@
-"""The device a run uses, and the arithmetic it does there."""
+"""Devices: their choice, native bfloat16, threads, deterministic kernels, hardware metadata."""
 
 import contextlib
 import math
@@ -16,7 +16,7 @@ _SMALL_IMAGE_PIXELS = 16 * 16
 
 
 def available_devices() -> list[str]:
-    """The kinds of device this machine has, the preferred first."""
+    """Return the device types of this machine, the preferred one first."""
     devices = ["cuda"] if torch.cuda.is_available() else []
     if torch.backends.mps.is_available():
         devices.append("mps")
@@ -24,7 +24,7 @@ def available_devices() -> list[str]:
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """`auto` is cuda, mps or cpu, the first that is there. Raises ValueError for a device that is absent or unknown."""
+    """Resolve a device; `auto` is the first available of cuda, mps and cpu. Raises ValueError for an unavailable one."""
     available = available_devices()
     if str(device) == "auto":
         return torch.device(available[0])
@@ -44,7 +44,7 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def has_native_bf16(device: torch.device) -> bool:
-    """Whether the device has instructions of its own for bfloat16, so that it is worth computing in."""
+    """Return True if the device has native bfloat16 instructions, so that bf16 is faster than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public name for them
@@ -52,10 +52,10 @@ def has_native_bf16(device: torch.device) -> bool:
 
 
 def choose_num_threads(input_size: Sequence[int], device: torch.device) -> int:
-    """Threads of computation that suit pictures of this size (C, H, W): one on a CPU with too little to share.
+    """Choose the number of compute threads for images of shape `input_size` (C, H, W): one for small images on a CPU.
 
-    Of 8x8 pixels two threads gain a third on an idle machine, and lose ten times over on a busy one, waiting for each
-    other. A number said by OMP_NUM_THREADS stands.
+    On 8x8 images two threads gain a third on an idle machine, but lose a factor of ten on a busy one because they wait
+    for each other. OMP_NUM_THREADS overrides the choice.
     """
     is_small = (
         device.type == "cpu"
@@ -67,7 +67,7 @@ def choose_num_threads(input_size: Sequence[int], device: torch.device) -> int:
 
 @contextlib.contextmanager
 def limit_threads(num_threads: int) -> Iterator[None]:
-    """So many threads of computation inside; afterwards as many as before."""
+    """Use `num_threads` compute threads inside the context, then restore the previous number."""
     previous = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
@@ -77,7 +77,7 @@ def limit_threads(num_threads: int) -> Iterator[None]:
 
 
 def hardware_info(device: torch.device, num_threads: int | None = None) -> dict[str, str | int]:
-    """What the numbers were made on: the device's name, the processor, its cores and the threads in use."""
+    """Return the hardware of a run: device, processor, number of cores and threads."""
     device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "device": str(device),
@@ -97,8 +97,10 @@ def _processor_name() -> str:
 
 
 class _DeterministicSettings:
-    """The process's settings for exact arithmetic: the first who comes in sets them, the last who leaves brings back
-    what was before. Without the count, of two threads that overlap the one that leaves last would keep them for ever.
+    """Process-wide settings of deterministic arithmetic, reference-counted over threads.
+
+    The first `acquire` changes them, the last `release` restores them. Without the count, two overlapping contexts in
+    different threads would leave them changed: the second would save the first one's values as the originals.
     """
 
     def __init__(self) -> None:
@@ -137,9 +139,9 @@ def _write_settings(settings: tuple[Any, ...]) -> None:
 
 @contextlib.contextmanager
 def deterministic_mode() -> Iterator[None]:
-    """Inside, float32 is float32 (no TF32) and cuDNN's kernels are deterministic; afterwards all is as before.
+    """Compute float32 without TF32 and with deterministic cuDNN kernels inside the context.
 
-    The settings are those of the process, also for threads outside.
+    The settings are process-wide, so they also apply to other threads until the context ends.
     """
     _DETERMINISTIC_SETTINGS.acquire()
     try:

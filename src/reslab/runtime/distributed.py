@@ -1,6 +1,6 @@
-"""The processes that train one network together, and what they tell each other.
+"""Process groups: collectives over the ranks of a job, and their single-process stand-in.
 
-torch.distributed is imported where there are several, and nowhere else.
+torch.distributed is imported only when there are several processes.
 """
 
 import atexit
@@ -17,18 +17,18 @@ from reslab.spec.errors import invalid
 
 T = TypeVar("T")
 
-# Rank 0 may fetch data while the others wait; a rank that died is noticed by torchrun, not by this.
+# Long, because rank 0 may download data while the others wait; torchrun, not this timeout, notices a dead rank.
 _TIMEOUT = timedelta(hours=2)
 
 
 class MainRankError(RuntimeError):
-    """Another rank met an error, told there; this one has none of its own."""
+    """Rank 0 failed and reports its error itself; raised on the other ranks."""
 
     on_every_rank = True
 
 
 class ProcessGroup:
-    """One process alone: whoever asks the others hears himself. `Joined` is several."""
+    """A single process: collectives return the local value. `DistributedProcessGroup` is the version for several."""
 
     def __init__(self, env: DistributedEnv | None = None, device: torch.device | None = None) -> None:
         self.env, self.device = env or DistributedEnv(), device or torch.device("cpu")
@@ -36,37 +36,37 @@ class ProcessGroup:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is rank 0, which alone writes."""
+        """Return True on rank 0, the only one that writes files."""
         return self.rank == 0
 
     def all_gather(self, value: T) -> list[T]:
-        """Every rank's value, in the order of ranks, on all of them."""
+        """Return the values of all ranks, in rank order, on every rank."""
         return [value]
 
     def all_reduce_any(self, *flags: bool) -> tuple[bool, ...]:
-        """Each flag, raised where it is on any rank."""
+        """Return each flag's logical or over the ranks."""
         return flags
 
     def wrap_ddp(self, model: nn.Module) -> nn.Module | None:
-        """What runs in the model's place so that all ranks have the mean of their gradients; None for one alone."""
+        """Return a DistributedDataParallel wrapper that averages gradients over the ranks; None for one process."""
         return None
 
     def all_reduce_sum(self, x: Tensor) -> Tensor:
-        """The sum of x over the ranks; gradients are summed on their way back."""
+        """Return the sum of x over the ranks; the backward pass sums the gradients too."""
         return x
 
     def broadcast_buffers(self, model: nn.Module) -> None:
-        """Give all ranks the buffers (the norms' running statistics) of rank 0."""
+        """Copy the buffers of rank 0 (the running statistics of the norms) to all ranks."""
 
     def run_on_main(self, function: Callable[[], T]) -> T | None:
-        """What rank 0 does alone, the others wait: its value there, None elsewhere.
+        """Call `function` on rank 0 while the others wait; return its value there and None elsewhere.
 
-        Its error there is `StoppedElsewhere` on the others.
+        An error on rank 0 is raised there, and as `MainRankError` on the other ranks.
         """
         return function()
 
     def merge_interleaved(self, values: Sequence[T]) -> list[T]:
-        """The first values of every rank, then the second ones ...: what was dealt out in turn, in its order."""
+        """Merge the values of all ranks round-robin, which restores the order of a round-robin split."""
         return list(values)
 
 
@@ -74,20 +74,20 @@ SINGLE_PROCESS = ProcessGroup()
 
 
 class DistributedProcessGroup(ProcessGroup):
-    """Several processes, joined by torch.distributed."""
+    """Several processes, connected by torch.distributed."""
 
     def __init__(self, env: DistributedEnv, device: torch.device) -> None:
         super().__init__(env, device)
         import torch.distributed as dist
 
         self._dist: Any = dist
-        self._object_group: Any = None  # the group that ranks talk in
+        self._object_group: Any = None  # the gloo group for Python objects
         if dist.is_initialized():
             self._object_group = dist.new_group(backend="gloo")
         else:
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-            # A restarted job finds torchrun's store as it was: without a prefix of its own a rank may read where
-            # another was reached before the restart, and wait for it there.
+            # A restarted job finds torchrun's store with the old entries: without a prefix of its own a rank may read
+            # an address from before the restart and wait there for ever.
             store, rank, world_size = next(self._dist.rendezvous("env://", timeout=_TIMEOUT))
             store = self._dist.PrefixStore(f"restart {env.restart_count}", store)
             dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_TIMEOUT)
@@ -104,13 +104,13 @@ class DistributedProcessGroup(ProcessGroup):
         return tuple(bool(flag) for flag in flag_tensor.tolist())
 
     def wrap_ddp(self, model: nn.Module) -> nn.Module:
-        # What is frozen now may learn later, and is to be shared then.
+        # Frozen parameters may be unfrozen later; DDP only averages those that require a gradient when it is built.
         frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
         for parameter in frozen:
             parameter.requires_grad_(parameter.is_floating_point())
-        # It orders its buckets anew after the first step it sees, and with more than two ranks sums are then taken in
-        # another order: a resumed run would not be the uninterrupted one. It does not where it looks for unused
-        # parameters; that there were none it warns of.
+        # DDP rebuilds its buckets after the first step, and with more than two ranks that changes the order of the
+        # sums, so that a resumed run would differ from an uninterrupted one. It does not rebuild them when it searches
+        # for unused parameters; it then warns that there were none.
         warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
         device_ids = [self.device] if self.device.type == "cuda" else None
         ddp_model = nn.parallel.DistributedDataParallel(model, device_ids=device_ids, find_unused_parameters=True)
@@ -150,7 +150,7 @@ def _interleave(sequences: Sequence[Sequence[T]]) -> Iterator[T]:
 
 
 class _AllReduceSum(torch.autograd.Function):
-    """y = sum over ranks of x; where each rank's loss depends on y, so does the gradient of their sum."""
+    """y = sum of x over the ranks, differentiable: the gradient of the sum of all ranks' losses."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -177,15 +177,15 @@ def _destroy_process_group() -> None:
 
 
 def init_process_group(device: torch.device, env: DistributedEnv | None = None) -> ProcessGroup:
-    """The ranks of the job torchrun started, this process one of them; one alone where it started none."""
+    """Join the process group of the job that torchrun started; a single-process group without one."""
     env = env or read_distributed_env()
     return DistributedProcessGroup(env, device) if env.world_size > 1 else ProcessGroup(env, device)
 
 
 def rank_device(device: torch.device, env: DistributedEnv) -> torch.device:
-    """The device of this rank: of several GPUs the one of its number.
+    """Return the device of this rank: the GPU whose index is the local rank, or `device` for one process or the CPU.
 
-    Raises ValueError where a machine has fewer GPUs than ranks, one GPU was named for all, or the device cannot share.
+    Raises ValueError if a machine has fewer GPUs than ranks, if one GPU is named for several ranks, or for mps.
     """
     if env.local_world_size == 1 and (env.world_size == 1 or device.type != "mps"):
         return device
@@ -202,5 +202,5 @@ def rank_device(device: torch.device, env: DistributedEnv) -> torch.device:
         torch.cuda.set_device(env.local_rank)
         return torch.device("cuda", env.local_rank)
     if device.type == "mps":
-        raise invalid("a device that ranks can share a job on", "mps", nearest="cpu", next_step="use --device cpu")
+        raise invalid("a device that supports several ranks", "mps", nearest="cpu", next_step="use --device cpu")
     return device

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, taken at the end of a step, so that what is saved is whole."""
+"""Handling of Ctrl-C and SIGTERM: training stops at the end of a step, so that a checkpoint is never half a step."""
 
 import signal
 import threading
@@ -7,16 +7,17 @@ from typing import Any
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Training was stopped from outside; its state is saved. `str()` says where, and how to go on."""
+    """Training was stopped by a signal and its checkpoint is saved; the message says where and how to resume."""
 
     on_every_rank = True
 
 
 class InterruptHandler:
-    """While open, the first Ctrl-C (or SIGTERM) only sets `asked`; the second raises KeyboardInterrupt at once.
+    """Context in which the first SIGINT or SIGTERM only sets `requested`; the second raises KeyboardInterrupt.
 
-    A `patient` one takes no second: a launcher that also sends on what a terminal or a scheduler sent means one.
-    Outside the main thread, where no handler can be set, it does nothing.
+    With `ignore_repeats` later signals are ignored: a launcher forwards what a terminal or scheduler has already sent
+    to every process, so one request arrives twice. Outside the main thread, where Python allows no handler, it does
+    nothing.
     """
 
     def __init__(self, ignore_repeats: bool = False) -> None:

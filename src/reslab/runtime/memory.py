@@ -1,4 +1,4 @@
-"""How much memory is taken, and how much there is."""
+"""Memory of the process and the machine: peak use and free bytes, on CPU and CUDA."""
 
 import contextlib
 import ctypes
@@ -17,7 +17,7 @@ _CGROUP_FILES = (
 
 
 class MemoryTracker:
-    """The most memory in use since `forget_peak`, above what was in use when this was made."""
+    """Peak memory since `reset_peak`, above what was in use at construction."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -27,7 +27,7 @@ class MemoryTracker:
         self.reset_peak()
 
     def reset_peak(self) -> None:
-        """Let the high-water mark fall to what is in use now."""
+        """Reset the peak to the current use."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
@@ -35,7 +35,7 @@ class MemoryTracker:
                 _PROCESS_FILES[0].write_text("5")  # Linux
 
     def free_bytes(self, num_processes: int = 1) -> int | None:
-        """Bytes that can still be had, of main memory the part of one of `num_sharing` processes; None if not told."""
+        """Return the free bytes (on a CPU divided by `num_processes`); None if the system does not report them."""
         if self.device.type == "cuda":
             cached = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
             return torch.cuda.mem_get_info(self.device)[0] + cached
@@ -49,7 +49,7 @@ class MemoryTracker:
         return None if smallest is None or self.device.type != "cpu" else max(0, smallest) // num_processes
 
     def peak_bytes(self) -> int | None:
-        """Bytes; None where the system does not tell."""
+        """Return the peak in bytes; None if the system does not report it."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) - self._baseline
         peak = _process_memory("VmHWM:")
@@ -57,7 +57,7 @@ class MemoryTracker:
 
 
 def _release_memory() -> None:
-    """Freed pages that the C library keeps would hide what the steps take; elsewhere than on glibc they do."""
+    """Return freed pages to the system; glibc keeps them, and they would hide what the next steps allocate."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
@@ -68,7 +68,7 @@ def _process_memory(field: str) -> int | None:
 
 
 def _read_memory_field(path: Path, field: str) -> int | None:
-    """The line `name: 1234 kB` of a file, in bytes."""
+    """Read the line `field: 1234 kB` of a file and return it in bytes; None if absent."""
     with contextlib.suppress(OSError):
         for line in path.read_text().splitlines():
             if line.startswith(field):
@@ -77,7 +77,7 @@ def _read_memory_field(path: Path, field: str) -> int | None:
 
 
 def _cgroup_limit_and_usage(files: tuple[Path, Path]) -> tuple[int | None, int | None]:
-    """The limit of a control group and what it uses; None where there is none."""
+    """Return the memory limit and use of a control group, in bytes; None for what it does not set."""
     values: list[int | None] = []
     for path in files:
         text = ""

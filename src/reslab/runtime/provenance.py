@@ -1,4 +1,4 @@
-"""Where a number came from: versions, command, commit."""
+"""Provenance of a run: package versions, command line, git commit."""
 
 import importlib
 import importlib.metadata
@@ -12,7 +12,7 @@ _PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "scikit-learn")
 
 
 def package_versions() -> dict[str, str]:
-    """The versions of reslab, Python, the operating system and what the arithmetic runs on."""
+    """Return the versions of reslab, Python, the operating system and the numerical packages."""
     reslab_version = importlib.import_module("reslab").__version__
     result = {"reslab": reslab_version, "python": platform.python_version(), "system": platform.platform()}
     for package in _PACKAGES:
@@ -24,12 +24,12 @@ def package_versions() -> dict[str, str]:
 
 
 def command_line() -> str:
-    """The command line of this process, as a shell would take it."""
+    """Return the command line of this process, quoted for a shell."""
     return shlex.join([Path(sys.argv[0] or "python").name, *sys.argv[1:]])
 
 
 def git_commit() -> str | None:
-    """The commit of the git checkout in the current folder, with `+changes` where files differ; None outside one."""
+    """Return the git commit of the current folder, with `+changes` if tracked files differ; None outside a checkout."""
     head = _git("rev-parse", "HEAD")
     return None if not head else head + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
 

@@ -1,4 +1,4 @@
-"""What torchrun tells a process about its place in a job, read from the environment."""
+"""The environment that torchrun sets for each process: rank, world size, restarts."""
 
 import os
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ _EXAMPLE_COMMAND = "torchrun --nproc-per-node=N -m reslab train ..."
 
 @dataclass(frozen=True)
 class DistributedEnv:
-    """Rank `rank` of `num_ranks`, on its machine `local_rank` of `num_local`.
+    """The rank of this process in the job and on its machine.
 
-    `restarts` is how often torchrun started the job again so far, `max_restarts` how often it would.
+    `restart_count` is the number of times torchrun has restarted the job, `max_restarts` its limit.
     """
 
     rank: int = 0
@@ -25,14 +25,14 @@ class DistributedEnv:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is rank 0, the one that writes and speaks."""
+        """Return True on rank 0, which writes files and messages."""
         return self.rank == 0
 
 
 def read_distributed_env(environment: Mapping[str, str] | None = None) -> DistributedEnv:
-    """This process's place; alone where WORLD_SIZE is not set.
+    """Read the environment that torchrun set; a single process if WORLD_SIZE is not set.
 
-    Raises ValueError where WORLD_SIZE is set without what belongs to it, or a value is no number.
+    Raises ValueError if WORLD_SIZE is set without the other variables, or a value is not a number.
     """
     environment = os.environ if environment is None else environment
     if "WORLD_SIZE" not in environment:
@@ -61,7 +61,5 @@ def _read_int(environment: Mapping[str, str], name: str, default: int | None = N
         return default
     if text is None or not text.strip().isdigit():
         got = "nothing" if text is None else repr(text)
-        raise invalid(
-            f"the environment of torchrun, {name} a number in it", got, next_step=f"start by `{_EXAMPLE_COMMAND}`"
-        )
+        raise invalid(f"a number in the environment variable {name}", got, next_step=f"start with `{_EXAMPLE_COMMAND}`")
     return int(text)

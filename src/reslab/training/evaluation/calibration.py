@@ -1,6 +1,6 @@
-"""Whether a network is right as often as it says: calibration error, reliability diagram, temperature.
+"""Calibration: expected calibration error, reliability diagram, temperature scaling.
 
-A temperature fitted once and kept with the weights, so that whatever predicts with them can divide by it.
+A temperature is fitted on the validation split once and saved with the weights; every prediction then uses it.
 """
 
 from dataclasses import dataclass
@@ -24,10 +24,7 @@ _MAX_ITERATIONS = 200
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """The samples whose confidence is in (low, high]: how many, their mean confidence, the fraction that were right.
-
-    `confidence` and `accuracy` are None where there are none.
-    """
+    """The samples with a confidence in (low, high]: their number, mean confidence and accuracy (None if empty)."""
 
     low: float
     high: float
@@ -38,9 +35,9 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class ReliabilityDiagram:
-    """The reliability diagram's data, and what it comes to (Guo et al. 2017, Eqs. 3 and 5).
+    """The bins of a reliability diagram and the calibration errors (Guo et al. 2017, Eqs. 3 and 5).
 
-    `ece` = sum over bins of n_b / n |accuracy - confidence|; `mce` is the largest of these gaps.
+    `ece` = sum over bins b of n_b / n |accuracy_b - confidence_b|; `mce` is the largest of these gaps.
     """
 
     ece: float
@@ -51,9 +48,9 @@ class ReliabilityDiagram:
 def compute_reliability(
     probabilities: Tensor, labels: Tensor, num_bins: int = NUM_CALIBRATION_BINS
 ) -> ReliabilityDiagram:
-    """Confidence against accuracy in `num_bins` bins of equal width, from probabilities (N, C) and labels (N,).
+    """Compare confidence and accuracy in `num_bins` bins of equal width, for probabilities (N, C) and labels (N,).
 
-    Raises ValueError for shapes that do not fit, no samples, or what is no probability.
+    Raises ValueError for shapes that do not match, no samples, or values outside 0 to 1.
     """
     _check_shapes(probabilities, labels)
     if num_bins < 1:
@@ -86,10 +83,11 @@ def compute_reliability(
 
 
 def fit_temperature(outputs: Tensor, labels: Tensor) -> float:
-    """The T of softmax(z / T) with the least mean -log p(label) (Guo et al. 2017, Sec. 4.2), by L-BFGS over log T.
+    """Return the T of softmax(z / T) that minimizes the mean of -log p(label), by L-BFGS over log T.
 
-    Outputs z (N, C), or log-probabilities, which differ from them by a number a sample; labels (N,). Never worse than
-    T = 1, which it is where nothing is better. Raises ValueError for shapes that do not fit or no samples.
+    Guo et al. 2017, Sec. 4.2. Logits z (N, C), or log-probabilities, which differ from them by a constant per sample;
+    labels (N,). Returns 1 if no other temperature is better. Raises ValueError for shapes that do not match or no
+    samples.
     """
     _check_shapes(outputs, labels)
     outputs = outputs.detach().double()
@@ -112,20 +110,20 @@ def fit_temperature(outputs: Tensor, labels: Tensor) -> float:
 
 
 def apply_temperature(probabilities: Tensor, temperature: float) -> Tensor:
-    """softmax(z / T) from softmax(z), (N, C). Raises ValueError for a temperature not above 0."""
+    """Return softmax(z / T) from softmax(z), (N, C). Raises ValueError for a temperature that is not above 0."""
     if not temperature > 0:
         raise invalid("a temperature above 0", temperature, nearest="1")
     return (log_probabilities(probabilities) / temperature).softmax(1).to(probabilities.dtype)
 
 
 def log_probabilities(probabilities: Tensor) -> Tensor:
-    """log p (N, C) in float64, of what is 0 in float32 the least that is not."""
+    """Return log p (N, C) in float64, with zeros replaced by the smallest normal float32."""
     return probabilities.double().clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """A temperature fitted on one split, and what it does on another: reliability and loss before and after."""
+    """A temperature fitted on one split, and reliability and loss of another split before and after scaling."""
 
     temperature: float
     fit_split: str
@@ -138,9 +136,9 @@ class CalibrationResult:
 def calibrate(
     fit_evaluation: Evaluation, evaluation: Evaluation, num_bins: int = NUM_CALIBRATION_BINS
 ) -> CalibrationResult:
-    """The temperature of the `fitted` split's answers, and the `judged` split's before and after it.
+    """Fit a temperature on `fit_evaluation` and return the calibration of `evaluation` before and after scaling.
 
-    Both keep their probabilities. Raises ValueError where one does not.
+    Raises ValueError unless both kept their probabilities.
     """
     (fit_probabilities, fit_labels), (before, eval_labels) = (
         require_probabilities(fit_evaluation),
@@ -154,13 +152,14 @@ def calibrate(
 
 
 def calibration_metrics(evaluation: Evaluation, val_evaluation: Evaluation | None) -> dict[str, Any]:
-    """What is told of a split's calibration, as plain data: `ece`, `mce`, `reliability` (the bins), and with
-    validation answers the `temperature` they ask for, `fitted_on`, `fitted_images`, and `ece_scaled`, `loss_scaled`,
-    `reliability_scaled` of the judged split under it.
+    """Return the calibration metrics of a split as plain data.
 
-    Where the judged split is the validation split itself, each half of it (even and odd places) is judged with the
-    temperature of the other (`in_halves`), so that no image helps to judge itself; these are left out where a half has
-    no mistake. `temperature` is left out where no validation image is wrong: there is no least loss then.
+    Always `ece`, `mce` and `reliability` (the bins); with a validation evaluation also `temperature`, `fit_split`,
+    `fit_num_samples`, and `ece_after`, `loss_after`, `reliability_after` of the evaluated split with that temperature.
+    If the evaluated split is the validation split itself, each half of it (even and odd indices) is scaled with the
+    temperature fitted on the other half (`cross_fitted`), so that no image contributes to its own temperature; these
+    keys are absent if a half has no mistake. `temperature` is absent if no validation image is misclassified, because
+    the loss then has no minimum.
     """
     probabilities, labels = require_probabilities(evaluation)
     before = compute_reliability(probabilities, labels)
@@ -189,9 +188,9 @@ def calibration_metrics(evaluation: Evaluation, val_evaluation: Evaluation | Non
 
 
 def apply_cross_fitted_temperature(probabilities: Tensor, labels: Tensor) -> Tensor | None:
-    """softmax(z / T) in float64 from softmax(z), (N, C): T of the odd places for the even ones, and the other way.
+    """Return softmax(z / T) in float64 from softmax(z), (N, C), with T of the odd indices for the even ones and back.
 
-    None where a half has no mistake, or is empty.
+    None if a half is empty or has no mistake.
     """
     is_correct = probabilities.argmax(1) == labels
     if any(bool(is_correct[start::2].all()) for start in (0, 1)):
@@ -205,7 +204,7 @@ def apply_cross_fitted_temperature(probabilities: Tensor, labels: Tensor) -> Ten
 
 
 def require_probabilities(evaluation: Evaluation) -> tuple[Tensor, Tensor]:
-    """Probabilities (N, C) and labels (N,); ValueError where the evaluation kept none."""
+    """Return probabilities (N, C) and labels (N,). Raises ValueError if the evaluation kept none."""
     if evaluation.probabilities is None or evaluation.labels is None:
         raise invalid("evaluations that kept their probabilities", "one that did not", "keep_probabilities=True")
     return evaluation.probabilities, evaluation.labels
@@ -220,7 +219,7 @@ def _check_shapes(values: Tensor, labels: Tensor) -> None:
 
 @dataclass(frozen=True)
 class FittedTemperature:
-    """The T of softmax(z / T), the split that it was fitted on and how many images that has."""
+    """A temperature T of softmax(z / T), the split it was fitted on and the number of its samples."""
 
     value: float
     fit_split: str
@@ -228,21 +227,21 @@ class FittedTemperature:
 
 
 def fit_validation_temperature(val_evaluation: Evaluation) -> FittedTemperature:
-    """The temperature that validation answers ask for.
+    """Fit the temperature on a validation split.
 
-    Raises ValueError where they are not a validation split's (a temperature is never fitted on the test set, nor on
-    the images that were learnt from), hold no mistake, or kept no probabilities.
+    Raises ValueError for another split (a temperature is never fitted on the test or training images), if no
+    validation image is misclassified, or if the evaluation kept no probabilities.
     """
     if val_evaluation.split != "val":
         raise invalid(
             "a validation split to fit a temperature on",
             f"the split {val_evaluation.split!r}",
-            next_step="train with --val-fraction 0.1: never the test set, nor the images that were learnt from",
+            next_step="train with --val-fraction 0.1: never fit it on the test or training images",
         )
     probabilities, labels = require_probabilities(val_evaluation)
     if val_evaluation.num_correct == val_evaluation.num_samples:
-        got = f"{val_evaluation.num_samples} images, all of them right"
-        raise invalid("validation images with a mistake, to fit a temperature on", got, next_step="leave it at 1")
+        got = f"{val_evaluation.num_samples} images, all classified correctly"
+        raise invalid("a misclassified validation image, to fit a temperature", got, next_step="leave it at 1")
     return FittedTemperature(
         fit_temperature(log_probabilities(probabilities), labels), val_evaluation.split, val_evaluation.num_samples
     )
@@ -251,7 +250,7 @@ def fit_validation_temperature(val_evaluation: Evaluation) -> FittedTemperature:
 def save_temperature(target: Run | str | Path, temperature: FittedTemperature) -> None:
     """Write a temperature into the header of a run's weights (or of a `model.safetensors`) and into its run.json.
 
-    Raises ValueError where the run has not ended or the file is not ours; DiskFull.
+    Raises ValueError if the run has not ended or the file was not written by reslab; DiskFullError.
     """
     is_run = isinstance(target, Run) or Path(target).is_dir()
     run = (target if isinstance(target, Run) else Run(target)) if is_run else None

@@ -1,7 +1,4 @@
-"""`evaluate`: runs, weights, checkpoints of others and modules, judged on any split.
-
-How the network of a run is judged on its data, by all ranks together.
-"""
+"""`evaluate`: the scores of runs, weights, third-party checkpoints and modules on a split; the trainer's evaluator."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,7 +34,7 @@ EVAL_BATCH_SIZE = 256
 
 @dataclass(frozen=True)
 class Evaluator:
-    """The network as it stands, on a split of the data; its running statistics are rank 0's, as they are saved."""
+    """Evaluates the model in training on a split, on all ranks together."""
 
     model: nn.Module
     data: DatasetSplits
@@ -48,11 +45,12 @@ class Evaluator:
 
     @property
     def monitor_split(self) -> str:
-        """The split looked at while training: validation where there is one."""
+        """The split that is evaluated during training: validation if there is one, else the evaluation split."""
         return "val" if "val" in self.data.splits else self.data.eval_split
 
     def evaluate(self, split: str, keep_probabilities: bool = False) -> Evaluation:
-        """Every sample of the split once, dealt out to the ranks."""
+        """Evaluate the current weights on every sample of a split once, distributed over the ranks."""
+        # Without SyncBN each rank has its own running statistics; those of rank 0 are the ones a checkpoint saves.
         self.process_group.broadcast_buffers(self.model)
         dataset, process_group = self.data.split(split), self.process_group
         rank_options = {"rank": process_group.rank, "world_size": process_group.world_size}
@@ -63,6 +61,29 @@ class Evaluator:
 
 
 ModelLike = Run | str | Path | Arch | nn.Module
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """The options of `evaluate` except the models and the data; see there."""
+
+    split: str | None = None
+    pretrained: Pretrained | None = None
+    overrides: Mapping[str, Any] | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    eval_transform: str | None = None
+    tta: str = ""
+    loss: LossFn | None = None
+    module: nn.Module | None = None
+    batch_size: int | None = None
+    data_dir: str | Path | None = None
+    val_fraction: float | None = None
+    skip_bad_images: bool = False
+    device: str | torch.device = "auto"
+    workers: int | None = None
+    keep_probabilities: bool = False
+    distributed: bool = False
 
 
 def evaluate(
@@ -87,56 +108,70 @@ def evaluate(
     keep_probabilities: bool = False,
     distributed: bool = False,
 ) -> Evaluation:
-    """Judge `model` on a split of `data` in float32: every sample once, exact counts.
+    """Evaluate `model` on a split of `data` in float32: every sample once, with exact counts.
 
     `model` is a run or its folder (its own data and recorded split are the default), a `model.safetensors`, the name of
-    a network with `pretrained`, any module, or several of these: then their probabilities are averaged. `split` is the
-    held-out one where None. `settings` override the network (`"model.match"`), `mean` and `std` the normalisation,
-    `words` how a picture comes to its size (`"resize(256) center-crop(256)"`). Of several `views` of each picture
-    (`"ten-crop(224)"`, `"scales(224,256) flip"`) the probabilities are averaged. `keep_probabilities` keeps them, as
-    `save_answers` and `calibrate` want them. A run that trained a module of the user's own takes it as `module`. With
-    `share` the ranks that torchrun started, who all call this, judge a part each and all get the scores of the whole.
-    Raises ValueError where classes or channels do not fit, naming both.
+    a network with `pretrained`, any module, or a list of these: then their probabilities are averaged (an ensemble).
+    `split` defaults to the evaluation split. `overrides` change the network (`"model.shortcut"`), `mean` and `std` the
+    normalization, `eval_transform` the resizing and cropping (`"resize(256) center-crop(256)"`). `tta` names test-time
+    augmentation (`"ten-crop(224)"`, `"scales(224,256) flip"`): the probabilities over the views are averaged.
+    `keep_probabilities` keeps the probabilities for `save_predictions` and `calibrate`. A run that trained the user's
+    own module needs it as `module`. With `distributed`, each rank that torchrun started evaluates a part, and all
+    return the scores of the whole. Raises ValueError if the classes or channels of model and data differ.
     """
+    options = EvaluateOptions(
+        split=split,
+        pretrained=pretrained,
+        overrides=overrides,
+        mean=mean,
+        std=std,
+        eval_transform=eval_transform,
+        tta=tta,
+        loss=loss,
+        module=module,
+        batch_size=batch_size,
+        data_dir=data_dir,
+        val_fraction=val_fraction,
+        skip_bad_images=skip_bad_images,
+        device=device,
+        workers=workers,
+        keep_probabilities=keep_probabilities,
+        distributed=distributed,
+    )
     if isinstance(model, list | tuple):
-        options = {
-            name: value for name, value in locals().items() if name not in ("model", "data", "keep_probabilities")
-        }
         return _evaluate_ensemble(model, data, options)
     assert not isinstance(model, Sequence) or isinstance(model, str)
+    return _evaluate_model(model, data, options)
+
+
+def _evaluate_model(model: ModelLike, data: Any, options: EvaluateOptions) -> Evaluation:
     target = _open_run(model)
-    dataset = _resolve_data(target, data, data_dir, val_fraction, skip_bad_images)
-    network = _resolve_model(target, dataset, overrides, pretrained, module)
-    dataset = _resolve_preprocess(target, network, dataset, mean, std, eval_transform)
-    process_group = _make_process_group(_resolve_device(model, network, device), distributed)
+    dataset = _resolve_data(target, data, options)
+    network = _resolve_model(target, dataset, options)
+    dataset = _resolve_preprocess(target, network, dataset, options)
+    device = _resolve_device(model, network, options.device)
+    process_group = _make_process_group(device, options.distributed)
     network = network.to(process_group.device)
     evaluation = _evaluate_split(
-        TTATransforms(network, tta) if tta else network,
-        dataset,
-        split or dataset.eval_split,
-        batch_size or EVAL_BATCH_SIZE,
-        loss or functional.cross_entropy,
-        choose_num_workers(workers, dataset, process_group.env.local_world_size),
-        keep_probabilities,
-        process_group,
+        TTATransforms(network, options.tta) if options.tta else network, dataset, options, process_group
     )
     return replace(evaluation, classes=dataset.classes)
 
 
 def _resolve_preprocess(
-    target: ModelLike, network: nn.Module, data: DatasetSplits, mean: Any, std: Any, eval_transform: str | None
+    target: ModelLike, network: nn.Module, data: DatasetSplits, options: EvaluateOptions
 ) -> DatasetSplits:
-    """The data, brought to the network as it wants it; ValueError where its classes are others."""
-    preprocess = _merge_preprocess(network, data, mean, std)
+    """Return the data with the preprocessing that the network expects. Raises ValueError if their classes differ."""
+    preprocess = _merge_preprocess(network, data, options.mean, options.std)
     if not isinstance(target, str | Arch):
         _check_classes(network, data)
-    return replace(
-        data, preprocess=preprocess if eval_transform is None else replace(preprocess, transform=eval_transform)
-    )
+    if options.eval_transform is not None:
+        preprocess = replace(preprocess, transform=options.eval_transform)
+    return replace(data, preprocess=preprocess)
 
 
 def _resolve_device(model: ModelLike, network: nn.Module, device: str | torch.device) -> torch.device:
-    """The device asked for; a module that was handed over stays where it is."""
+    """Return the requested device; with `auto` a module that the caller passed stays on its own."""
     if isinstance(model, nn.Module) and device == "auto":
         return next(network.parameters()).device
     return choose_device(device)
@@ -149,35 +184,43 @@ def _make_process_group(device: torch.device, distributed: bool) -> ProcessGroup
 
 
 def _evaluate_split(
-    network: nn.Module,
-    data: DatasetSplits,
-    split: str,
-    batch_size: int,
-    loss: LossFn,
-    workers: int,
-    keep_probabilities: bool,
-    process_group: ProcessGroup,
+    network: nn.Module, data: DatasetSplits, options: EvaluateOptions, process_group: ProcessGroup
 ) -> Evaluation:
+    split = options.split or data.eval_split
     dataset = data.split(split)
-    rank_options = {"rank": process_group.rank, "world_size": process_group.world_size}
-    loader = eval_loader(dataset, batch_size, data.preprocess, process_group.device, workers, **rank_options)
-    with limit_threads(
-        choose_num_threads(infer_input_size(data), process_group.device)
-    ):  # as in training, so that sums keep their order
-        evaluation = evaluate_batches(network, loader, data.num_classes, loss, split, keep_probabilities, process_group)
-    if not keep_probabilities:
+    loader = eval_loader(
+        dataset,
+        options.batch_size or EVAL_BATCH_SIZE,
+        data.preprocess,
+        process_group.device,
+        choose_num_workers(options.workers, data, process_group.env.local_world_size),
+        rank=process_group.rank,
+        world_size=process_group.world_size,
+    )
+    # As many threads as in training, because the number of threads decides the order of the sums.
+    with limit_threads(choose_num_threads(infer_input_size(data), process_group.device)):
+        evaluation = evaluate_batches(
+            network,
+            loader,
+            data.num_classes,
+            loss=options.loss or functional.cross_entropy,
+            split=split,
+            keep_probabilities=options.keep_probabilities,
+            process_group=process_group,
+        )
+    if not options.keep_probabilities:
         return evaluation
     return replace(evaluation, names=tuple(dataset.name(i) for i in range(len(dataset))), dataset=dataset)
 
 
-def _evaluate_ensemble(models: Sequence[ModelLike], data: Any, options: dict[str, Any]) -> Evaluation:
+def _evaluate_ensemble(models: Sequence[ModelLike], data: Any, options: EvaluateOptions) -> Evaluation:
     if not models:
-        raise invalid("at least one model to judge", "none")
+        raise invalid("at least one model to evaluate", "none")
     targets = [_open_run(model) for model in models]
     first_target = targets[0]
     if data is None and isinstance(first_target, Run):
-        data = _resolve_data(first_target, None, options["data_dir"], None, False)
-    evaluations = [evaluate(target, data, keep_probabilities=True, **options) for target in targets]
+        data = reopen_data(first_target.metadata["data"], None, options.data_dir)
+    evaluations = [_evaluate_model(target, data, replace(options, keep_probabilities=True)) for target in targets]
     return average_evaluations(evaluations) if len(evaluations) > 1 else evaluations[0]
 
 
@@ -185,36 +228,32 @@ def _open_run(model: ModelLike) -> ModelLike:
     return Run(model) if isinstance(model, str | Path) and Path(model).is_dir() else model
 
 
-def _resolve_data(
-    target: ModelLike, data: Any, data_dir: Any, val_fraction: float | None, skip_bad_images: bool
-) -> DatasetSplits:
+def _resolve_data(target: ModelLike, data: Any, options: EvaluateOptions) -> DatasetSplits:
     if isinstance(target, Run) and data is None:
-        return reopen_data(target.metadata["data"], None, data_dir)
+        return reopen_data(target.metadata["data"], None, options.data_dir)
     if data is None:
-        raise invalid("data to judge on", "none", next_step="name a data set or a folder: --data cifar10")
-    return open_train_data(data, data_dir, val_fraction, skip_bad_images)
+        raise invalid("data to evaluate on", "none", next_step="name a dataset or a folder: --data cifar10")
+    return open_train_data(data, options.data_dir, options.val_fraction, options.skip_bad_images)
 
 
-def _resolve_model(
-    target: ModelLike, data: DatasetSplits, overrides: Any, pretrained: Any, module: nn.Module | None
-) -> nn.Module:
+def _resolve_model(target: ModelLike, data: DatasetSplits, options: EvaluateOptions) -> nn.Module:
     if isinstance(target, nn.Module):
         return target
     if isinstance(target, Run):
-        return _load_run_model(target, module)
+        return _load_run_model(target, options.module)
     if isinstance(target, Path) or (isinstance(target, str) and target.endswith(".safetensors")):
         return load_network(target)
-    if not pretrained:
+    if not options.pretrained:
         raise invalid(f"weights for {target}", "none", next_step="give a file or tag: --pretrained FILE")
-    _, arch_overrides = split_overrides(overrides, None, None, None)
+    _, arch_overrides = split_overrides(options.overrides, None, None, None)
     input_size = infer_input_size(data)
     arch = resolve_arch_for_data(target, TrainOptions(arch_overrides=arch_overrides), data, input_size)
     warn_about_stem(arch, input_size)
-    network = create_model(arch, pretrained=pretrained)
+    network = create_model(arch, pretrained=options.pretrained)
     assert isinstance(network, ResidualNetwork)
     if network.load_report is not None and network.load_report.reinitialized:
         got = (
-            f"{', '.join(network.load_report.reinitialized)} missing from {network.load_report.file} or of other shape"
+            f"{', '.join(network.load_report.reinitialized)} missing from {network.load_report.file}, or another shape"
         )
         raise invalid(
             f"weights of {arch.name} with {arch.num_classes} classes", got, next_step="train it on these classes"
@@ -228,7 +267,7 @@ def _load_run_model(run: Run, module: nn.Module | None) -> nn.Module:
         return load_network(path)
     if module is None:
         raise invalid(
-            f"the module {run.path} trained, a {run.metadata['model']['name']}",
+            f"the module that {run.path} trained, a {run.metadata['model']['name']}",
             "none",
             next_step="evaluate(run, module=...)",
         )
@@ -239,7 +278,7 @@ def _load_run_model(run: Run, module: nn.Module | None) -> nn.Module:
 def _merge_preprocess(
     network: nn.Module, data: DatasetSplits, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Preprocess:
-    """The network's own normalisation where it has one, else the data's; `mean` and `std` before both."""
+    """Return the network's own normalization if it has one, else the data's; `mean` and `std` override both."""
     own_preprocess = network.preprocess if isinstance(network, ResidualNetwork) else None
     base = (
         own_preprocess
@@ -248,13 +287,13 @@ def _merge_preprocess(
     )
     for name, values in (("mean", mean), ("std", std)):
         if values is not None and len(values) != base.channels:
-            raise invalid(f"{base.channels} numbers as {name}, one a channel", len(values))
+            raise invalid(f"{base.channels} numbers as {name}, one per channel", len(values))
     mean_image = "" if mean else base.mean_image
     return replace(base, mean=tuple(mean or base.mean), std=tuple(std or base.std), mean_image=mean_image)
 
 
 def _check_classes(network: nn.Module, data: DatasetSplits) -> None:
-    """ValueError where the network knows its classes and the data's are others, or in another order."""
+    """Raise ValueError if the network knows its classes and the data has others, or another order."""
     classes = network.classes if isinstance(network, ResidualNetwork) else None
     if classes is None or tuple(classes) == data.classes:
         return
@@ -267,5 +306,5 @@ def _check_classes(network: nn.Module, data: DatasetSplits) -> None:
     raise invalid(
         f"data of the network's {len(classes)} classes in its order",
         got,
-        next_step="judge it on the data it was trained for",
+        next_step="evaluate it on the data it was trained on",
     )

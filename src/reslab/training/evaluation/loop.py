@@ -1,4 +1,4 @@
-"""What a network scores on a set of pictures, counted exactly."""
+"""The evaluation loop: exact counts of a model on batches, on one process or several, and ensembles."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,11 +19,12 @@ LossFn = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores over `num_samples` pictures, each seen once, in order.
+    """Scores over `num_samples` images, each evaluated once, in the order of the split.
 
     `top1` = `num_correct` / `num_samples` and `top5` are fractions (`top5` is None below 5 classes); `loss` is the mean
-    over samples. `confusion[i][j]` counts the samples of class i that were called j, of the `classes` by name.
-    `probabilities` (N, classes) and `labels` (N,) are there when asked for, with the samples' names and their `images`.
+    over samples. `confusion_matrix[i][j]` counts the samples of class i that were predicted as class j. With
+    `keep_probabilities`, `probabilities` (N, classes) and `labels` (N,) are kept, with the samples' `names` and their
+    `dataset`.
     """
 
     num_samples: int
@@ -40,7 +41,7 @@ class Evaluation:
 
     @property
     def top1(self) -> float:
-        """The fraction of samples whose largest output is the right class."""
+        """The fraction of samples whose class has the largest output."""
         return self.num_correct / self.num_samples
 
     @property
@@ -49,13 +50,13 @@ class Evaluation:
         return None if self.num_correct_top5 is None else self.num_correct_top5 / self.num_samples
 
     def per_class_metrics(self) -> list[ClassMetrics]:
-        """Precision, recall and F1 of each class, in label order; NaN where nothing defines one."""
+        """Return precision, recall and F1 of each class, in label order; NaN where they are undefined."""
         return per_class_metrics(
             self.confusion_matrix, self.classes or [str(label) for label in range(len(self.confusion_matrix))]
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures that scripts read: top1, top5, loss, num_samples, num_correct."""
+        """Return the scalar metrics: top1, top5, loss, num_samples, num_correct."""
         names = ("top1", "top5", "loss", "num_samples", "num_correct")
         return {name: getattr(self, name) for name in names}
 
@@ -70,11 +71,11 @@ def evaluate_batches(
     keep_probabilities: bool = False,
     process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> Evaluation:
-    """Judge `model` in eval mode and float32 on batches of x (N, C, H, W), y (N,), indices (N,).
+    """Evaluate `model` in eval mode and float32 on batches of x (N, C, H, W), y (N,), indices (N,).
 
-    `loss(outputs, y)` is the mean over a batch. Where `ranks` have the batches in turn, all get the scores of all
-    batches, added up in order: to the digit those of one with all of them. The mode the model was in comes back.
-    Raises ValueError without samples, and where the outputs are not (N, num_classes).
+    `loss(outputs, y)` is the mean over a batch. If the ranks of `process_group` hold the batches round-robin, every
+    rank returns the scores of all batches, summed in their original order: bit for bit those of one process. The
+    model's training mode is restored. Raises ValueError without samples, or for outputs that are not (N, num_classes).
     """
     batch_results: list[tuple[Tensor, Tensor, float]] = []
     was_training = model.training
@@ -89,7 +90,7 @@ def evaluate_batches(
         model.train(was_training)
     batch_results = process_group.merge_interleaved(batch_results)
     if not batch_results:
-        raise invalid("at least one sample to judge", "none", next_step="choose another split")
+        raise invalid("at least one sample to evaluate", "none", next_step="choose another split")
     outputs, labels, losses = zip(*batch_results, strict=True)
     return _make_evaluation(torch.cat(outputs), torch.cat(labels), num_classes, sum(losses), split, keep_probabilities)
 
@@ -99,7 +100,7 @@ def _model_device(model: nn.Module) -> torch.device:
 
 
 def check_outputs(outputs: Tensor, num_classes: int) -> None:
-    """ValueError for outputs that are not one number for each class of the data, (N, num_classes)."""
+    """Raise ValueError unless the outputs have shape (N, num_classes)."""
     if outputs.ndim != 2 or outputs.shape[1] != num_classes:
         raise invalid(f"outputs of shape (N, {num_classes}), one for each class of the data", tuple(outputs.shape))
 
@@ -128,9 +129,10 @@ def _count_top_k(outputs: Tensor, labels: Tensor, k: int) -> int:
 
 
 def average_evaluations(evaluations: Sequence[Evaluation]) -> Evaluation:
-    """The scores of the mean of several networks' probabilities on the same samples; loss is the mean of -log p(label).
+    """Return the scores of an ensemble: the mean of several models' probabilities on the same samples.
 
-    Raises ValueError where an evaluation kept no probabilities, or where they judged other samples.
+    The loss is the mean of -log p(label). Raises ValueError if an evaluation kept no probabilities, or if the
+    evaluations are of different samples.
     """
     first = evaluations[0]
     if first.labels is None or any(

@@ -1,4 +1,4 @@
-"""A network's answers, one a sample, written to a file: CSV to read, npz to compute with."""
+"""Per-sample predictions of an evaluation as a CSV or npz file."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ PREDICTION_SUFFIXES = (".csv", ".npz")
 
 
 def check_predictions_path(path: str | Path) -> Path:
-    """The path, where its ending says how to write. Raises ValueError where it does not."""
+    """Return the path. Raises ValueError unless it ends in .csv or .npz."""
     path = Path(path)
     if path.suffix.lower() not in PREDICTION_SUFFIXES:
         raise invalid("a file ending in .csv or .npz for the predictions", str(path), nearest=f"{path.stem}.csv")
@@ -25,9 +25,9 @@ def check_predictions_path(path: str | Path) -> Path:
 def save_predictions(path: str | Path, evaluation: Evaluation) -> None:
     """Write every sample's name, class, predicted class and probabilities, in the order of the split.
 
-    CSV: `name,class,predicted,probability` and one column `p(CLASS)` a class. npz: `names` (N,), `labels` (N,) int64,
-    `probabilities` (N, C) float32, `classes` (C,). Raises ValueError where the evaluation kept no probabilities or the
-    ending is another; DiskFull.
+    CSV: `name,class,predicted,probability` and a column `p(CLASS)` for each class. npz: `names` (N,), `labels` (N,)
+    int64, `probabilities` (N, C) float32, `classes` (C,). Raises ValueError if the evaluation kept no probabilities or
+    the path has another suffix; DiskFullError.
     """
     path = check_predictions_path(path)
     if evaluation.probabilities is None or evaluation.labels is None:

@@ -1,10 +1,13 @@
-"""Several views of each picture at test time, their probabilities averaged: `flip`, `ten-crop(224)`, `scales(224)`."""
+"""Test-time augmentation: the average of the probabilities over several views of each image.
+
+Views: `flip`, `five-crop(224)`, `ten-crop(224)`, `scales(224,256)`.
+"""
 
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as pictures
+from torchvision.transforms.v2 import functional as F
 
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.grammar import Op, parse_ops
@@ -18,16 +21,16 @@ def _flip(x: Tensor, _: list[int]) -> list[Tensor]:
 
 def _five_crop(x: Tensor, sizes: list[int]) -> list[Tensor]:
     _check_size(x, sizes[0])
-    return list(pictures.five_crop(x, [sizes[0], sizes[0]]))
+    return list(F.five_crop(x, [sizes[0], sizes[0]]))
 
 
 def _ten_crop(x: Tensor, sizes: list[int]) -> list[Tensor]:
     _check_size(x, sizes[0])
-    return list(pictures.ten_crop(x, [sizes[0], sizes[0]]))
+    return list(F.ten_crop(x, [sizes[0], sizes[0]]))
 
 
 def _scales(x: Tensor, sizes: list[int]) -> list[Tensor]:
-    return [pictures.resize(x, [size], antialias=True) for size in sizes]
+    return [F.resize(x, [size], antialias=True) for size in sizes]
 
 
 TTA_OPS: dict[str, tuple[str, int, ViewFn]] = {
@@ -39,13 +42,13 @@ TTA_OPS: dict[str, tuple[str, int, ViewFn]] = {
 
 
 class TTATransforms(nn.Module):
-    """log of the mean over views of softmax(network(view)); N C H W to N classes.
+    """Wrap a model: log of the mean over views of softmax(model(view)); (N, C, H, W) to (N, classes).
 
-    `flip` is the picture and its mirror image; `five-crop(s)` four corners and the middle, `ten-crop(s)` with their
-    mirror images (Krizhevsky et al. 2012, Sec. 4.1); `scales(a,b,...)` the shorter side at each of these, bilinear (He
-    et al. 2015, Sec. 3.4). Of several words every view of one is seen by the next. Its softmax is the averaged
-    probabilities, so that whatever judges a network judges this.
-    Raises ValueError for an unknown word (with the nearest), arguments it does not take, or pictures too small.
+    `flip` is the image and its mirror image; `five-crop(s)` the four corners and the center, `ten-crop(s)` these and
+    their mirror images (Krizhevsky et al. 2012, Sec. 4.1); `scales(a,b,...)` resizes the shorter side to each of these,
+    bilinear (He et al. 2015, Sec. 3.4). Several operations are composed: the next one is applied to every view of the
+    one before. The softmax of the outputs is the averaged probabilities, so that any evaluation of logits applies.
+    Raises ValueError for an unknown operation (with the nearest), wrong arguments, or images that are too small.
     """
 
     def __init__(self, model: nn.Module, expression: str) -> None:
@@ -54,7 +57,7 @@ class TTATransforms(nn.Module):
         self._view_fns = [_parse_view_op(op) for op in parse_ops(expression)]
 
     def views(self, x: Tensor) -> Iterator[Tensor]:
-        """The views of a batch, one after another."""
+        """Yield the views of a batch one by one."""
         batches = [x]
         for view_fn, sizes in self._view_fns:
             batches = [view for batch in batches for view in view_fn(batch, sizes)]
@@ -79,4 +82,4 @@ def _check_size(x: Tensor, size: int) -> None:
     if min(x.shape[-2:]) < size:
         sides = "x".join(str(side) for side in x.shape[-2:])
         next_step = f"let the evaluation end with center-crop({round(size * 8 / 7)})"
-        raise invalid(f"pictures of at least {size}x{size} to crop", sides, next_step=next_step)
+        raise invalid(f"images of at least {size}x{size} to crop", sides, next_step=next_step)
