@@ -56,7 +56,7 @@ def sample_run(num_classes: int = 10, **changes: object) -> RunPage:
         "metadata": {"model": "resnet20_cifar", "command": "reslab train --data digits"},
         "metrics": {
             "split": "val", "top1": num_correct / num_samples, "top5": None, "loss": 0.25,
-            "num_samples": num_samples, "num_correct": num_correct, "selection": "the best of 8 evaluations",
+            "num_samples": num_samples, "num_correct": num_correct, "selection_text": "the best of 8 evaluations",
         },
         "log": sample_log(),
         "classes": tuple(f"class {index}" for index in range(num_classes)),

@@ -17,7 +17,7 @@ from torch import nn
 from reslab.runtime.interrupts import TrainingInterrupted
 from reslab.spec.recipe import Recipe
 from reslab.training.checkpoint import load_train_checkpoint
-from reslab.training.early_stopping import EarlyStopping, PatienceCounter
+from reslab.training.early_stopping import EarlyStopping, PatienceCounter, StopReason
 from reslab.training.evaluation.loop import Evaluation
 from reslab.training.run import Run
 from reslab.training.train import train
@@ -55,14 +55,16 @@ def test_it_ends_when_the_patience_has_passed_without_a_better_score() -> None:
     assert ends(replace(recipe, patience="0 epochs"), scores * 9) is None
 
 
-def test_why_is_told() -> None:
+def test_the_reason_is_a_kind_with_a_text() -> None:
     stopping = EarlyStopping(Recipe("", "", patience="1 epoch"), STEPS)
-    assert stopping.stop_reason(34, 34) == "all 34 steps were taken"
+    assert stopping.stop_reason is StopReason.COMPLETED
+    assert stopping.describe(34, 34) == "completed all 34 steps"
     stopping.update(17, judged(0.5))
     stopping.update(34, judged(0.5))
-    assert stopping.stop_reason(34, 340) == (
-        "stopped early after step 34 of 340: the accuracy on the validation split was best after step 17, "
-        "and not better in 1 evaluation since"
+    assert stopping.stop_reason is StopReason.EARLY_STOPPING
+    assert stopping.describe(34, 340) == (
+        "stopped early after step 34 of 340: the accuracy on the validation split was best after step 17 "
+        "and did not improve in 1 evaluation since"
     )
 
 
@@ -80,12 +82,13 @@ def test_a_run_that_stopped_early_says_so_and_keeps_its_best(
     _, run, said = restless
     assert run.result is not None
     assert run.result["steps"] < 30 * STEPS
-    assert run.result["stop_reason"].startswith(f"stopped early after step {run.result['steps']} of {30 * STEPS}: ")
-    assert run.result["stop_reason"] in said
+    assert (run.result["stop_reason"], run.result["stop_step"]) == ("early_stopping", run.result["steps"])
+    assert run.result["stop_text"].startswith(f"stopped early after step {run.result['steps']} of {30 * STEPS}: ")
+    assert run.result["stop_text"] in said
     top1 = [line["top1"] for line in run.log.records() if line["kind"] == "eval"]
     best = len(top1) - 2
     assert max(top1) == top1[best - 1] > max(top1[: best - 1], default=0.0)
-    assert f"of the validation split, of step {best * STEPS}" in run.result["selection"]
+    assert (run.result["selection"], run.result["best_step"]) == ("best_val", best * STEPS)
 
 
 def test_one_that_was_interrupted_ends_where_the_uninterrupted_one_does(
@@ -110,7 +113,7 @@ def test_one_that_was_interrupted_ends_where_the_uninterrupted_one_does(
     assert weights_hash(run) == weights_hash(first)
     assert [line for line in timeless(run) if line["kind"] != "step_end"] == timeless(first)
     assert run.result is not None
-    assert run.result["stop_reason"] == first.result["stop_reason"]
+    assert (run.result["stop_reason"], run.result["stop_text"]) == ("early_stopping", first.result["stop_text"])
     # Killed after its last state: what is left is to be written, not to be learned.
     run.update(result=None)
     run.weights_path.unlink()
@@ -119,7 +122,7 @@ def test_one_that_was_interrupted_ends_where_the_uninterrupted_one_does(
     state = load_train_checkpoint(run.path / "checkpoint")
     assert state is not None
     assert state.step == first.result["steps"]
-    assert f"nothing is left to do: {first.result['stop_reason']}" in [line.get("text") for line in lines]
+    assert f"nothing to do: {first.result['stop_text']}" in [line.get("text") for line in lines]
 
 
 def test_it_never_looks_at_the_test_set(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_the_weights_are_the_best_on_the_validation_split(digits_run: Run) -> No
     evaluations = [line for line in digits_run.log.records() if line["kind"] == "eval"]
     assert [line["split"] for line in evaluations] == ["val", "val"]
     best = max(evaluations, key=lambda line: (line["top1"], -line["loss"]))
-    assert digits_run.result["selection"] == f"the best of the validation split, of step {best['step']}"
+    assert (digits_run.result["selection"], digits_run.result["best_step"]) == ("best_val", best["step"])
     assert digits_run.result["split"] == "test"
     assert digits_run.result["num_samples"] == len(open_dataset("digits").split("test"))
 
@@ -69,7 +69,7 @@ def test_the_header_of_the_weights_alone_tells_the_network(digits_run: Run) -> N
     assert digits_run.result is not None
     assert header["metrics"]["num_correct"] == digits_run.result["num_correct"]
     assert header["metrics"]["split"] == "test"
-    assert "validation" in header["selection"]
+    assert header["selection"] == "best_val"
     assert load_network(digits_run.weights_path).classes == tuple("0123456789")
 
 
@@ -94,7 +94,7 @@ def test_the_report_is_one_file_that_names_the_run(digits_run: Run) -> None:
 def test_without_a_validation_split_the_last_weights_are_kept(tiny: dict[str, Any], tmp_path: Path) -> None:
     run = train(output=tmp_path / "run", **tiny)
     assert run.result is not None
-    assert run.result["selection"] == "the last weights"
+    assert (run.result["selection"], run.result["best_step"]) == ("last", run.result["steps"])
     last = [line for line in run.log.records() if line["kind"] == "eval"][-1]
     assert (last["split"], last["top1"], last["loss"]) == ("test", run.result["top1"], run.result["loss"])
 

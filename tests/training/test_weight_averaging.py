@@ -98,10 +98,11 @@ def test_the_moving_average_is_what_is_kept(tiny: dict[str, Any], tmp_path: Path
     assert all(torch.equal(tensor, average.weights[name]) for name, tensor in kept.items())
     assert not torch.equal(kept["fc.weight"], last["fc.weight"])
     assert run.result is not None
-    assert run.result["selection"] == "the last moving average of the weights (decay 0.8)"
+    assert run.result["selection"] == "ema"
+    assert run.result["selection_text"] == "last moving average (decay 0.8)"
     assert run.log.records()[-1]["kind"] in ("eval", "step_end")
     assert plain.result is not None
-    assert plain.result["selection"] == "the last weights"
+    assert plain.result["selection"] == "last"
 
 
 def test_the_mean_over_epochs_is_what_is_kept_with_statistics_of_its_own(tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -113,15 +114,14 @@ def test_the_mean_over_epochs_is_what_is_kept_with_statistics_of_its_own(tiny: d
     for name, tensor in mean.mean().items():
         assert torch.equal(kept[name], tensor) != ("running" in name), name
     assert run.result is not None
-    assert (
-        "the mean of the weights at the ends of the last 2 epochs, its BatchNorm statistics" in run.result["selection"]
-    )
+    assert (run.result["selection"], run.result["best_step"]) == ("swa", None)
+    assert "mean over the ends of the last 2 epochs; BatchNorm statistics of" in run.result["selection_text"]
 
 
 def test_precise_statistics_are_measured_on_training_batches(tiny: dict[str, Any], tmp_path: Path) -> None:
     run = train(output=tmp_path / "run", **settings(tiny, {"precise_bn_batches": "11", "train_transform": ""}))
     assert run.result is not None
-    assert "BatchNorm statistics of 1408 training samples" in run.result["selection"]
+    assert "BatchNorm statistics of 1408 training samples" in run.result["selection_text"]
     network, data = load(run), open_dataset("digits")
     before = clone_state_dict(network)
     stream = TrainLoader(data.split("train"), 128, "", data.preprocess, 0, "cpu").iter_from(22)

@@ -139,7 +139,7 @@ def train_rows(run: "Run") -> list[tuple[str, str]]:
             "accuracy",
             f"{format_percent(result['top1'])} on {result['split']} ({correct_text}), loss {format_number(result['loss'])}",
         ),
-        ("weights", f"{result['selection']}: {run.weights_path}"),
+        ("weights", f"{result['selection_text']}: {run.weights_path}"),
         *_train_metric_rows(result),
         ("training", f"{format_duration(result['train_seconds'])}, {_speed_text(result)}"),
         ("report", str(run.report_path)),

@@ -64,7 +64,7 @@ class SnapshotWriter:
     def save(self, step: int, model: nn.Module) -> None:
         """Write the weights after `step` steps, whole or not at all. Raises DiskFull."""
         path = self._path(step)
-        metadata = {**self.metadata, "metrics": None, "selection": f"the weights of step {step}", "step": step}
+        metadata = {**self.metadata, "metrics": None, "selection": "snapshot", "step": step}
         with disk_full_guard(path):
             path.parent.mkdir(exist_ok=True)
             save_weights(path, model, metadata)

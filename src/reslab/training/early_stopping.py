@@ -1,8 +1,6 @@
-"""Early stopping: the end of a run whose score on the validation split has stopped getting better.
+"""Early stopping: end a run whose score on the validation split no longer improves."""
 
-A series of evaluations, watched: how long is it since the value last fell.
-"""
-
+import enum
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -12,10 +10,17 @@ from reslab.spec.recipe import Recipe
 from reslab.training.evaluation.loop import Evaluation
 
 
-class PatienceCounter:
-    """The least value of a series of evaluations, and how many have passed since it was reached.
+class StopReason(enum.StrEnum):
+    """Why a run ended."""
 
-    What watches for `patience` evaluations in vain (the schedule `plateau`, early stopping) acts on it.
+    COMPLETED = "completed"
+    EARLY_STOPPING = "early_stopping"
+
+
+class PatienceCounter:
+    """The lowest value of a series of evaluations and the number of evaluations since then.
+
+    Shared by early stopping and the schedule `plateau`, which act after `patience` evaluations without improvement.
     """
 
     def __init__(self, patience: int) -> None:
@@ -25,7 +30,7 @@ class PatienceCounter:
         self.num_bad = 0
 
     def update(self, value: float) -> bool:
-        """Take in the value of the next evaluation; True where `patience` of them in a row were not below the least."""
+        """Add the value of the next evaluation; return True after `patience` values in a row without a new minimum."""
         if value < self.best:
             self.best, self.num_bad = value, 0
         else:
@@ -33,23 +38,23 @@ class PatienceCounter:
         return self.num_bad >= self.patience
 
     def reset(self) -> None:
-        """Count anew from here; the least value stays."""
+        """Reset the counter; the minimum stays."""
         self.num_bad = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """What changes, for the state."""
+        """Return the state for a checkpoint."""
         return {"best": self.best, "num_bad": self.num_bad}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to a saved state."""
+        """Restore the state of a checkpoint."""
         self.best, self.num_bad = float(state["best"]), int(state["num_bad"])
 
 
 class EarlyStopping:
-    """Ends a run when the error (or the loss) of `patience` evaluations in a row was not below the least before.
+    """Stops a run after `patience` evaluations in a row whose error (or loss) was not below the minimum before.
 
-    Prechelt 1998, "Early stopping, but when?", the criterion UP without its strips. An evaluation is at the end of each
-    epoch; a patience between two of them counts up to the next. Never where the recipe's patience is 0.
+    Prechelt 1998, "Early stopping, but when?", criterion UP without its strips. The evaluations are at the end of each
+    epoch; a patience between two of them is rounded up. Off if the recipe's patience is 0.
     """
 
     def __init__(self, recipe: Recipe, steps_per_epoch: int) -> None:
@@ -60,7 +65,7 @@ class EarlyStopping:
         self.should_stop = False
 
     def update(self, step: int, evaluation: Evaluation) -> None:
-        """Take in the evaluation after `step` steps."""
+        """Add the evaluation after `step` steps."""
         if self._patience_counter is None:
             return
         previous_best = self._patience_counter.best
@@ -70,25 +75,30 @@ class EarlyStopping:
         if self._patience_counter.best < previous_best:
             self._best_step = step
 
-    def stop_reason(self, step: int, total_steps: int) -> str:
-        """Why a run ended after `step` steps of `total`."""
+    @property
+    def stop_reason(self) -> StopReason:
+        """Why the run ended, once it has."""
+        return StopReason.EARLY_STOPPING if self.should_stop else StopReason.COMPLETED
+
+    def describe(self, step: int, total_steps: int) -> str:
+        """Return a description for people of why a run ended after `step` of `total_steps` steps."""
         if not self.should_stop or self._patience_counter is None:
-            return f"all {total_steps} steps were taken"
+            return f"completed all {total_steps} steps"
         metric_name = {"loss": "loss", "top1": "accuracy"}[self.metric]
         count_text = f"{self._patience_counter.num_bad} evaluation{'s' * (self._patience_counter.num_bad != 1)}"
-        since_text = f"was best after step {self._best_step}, and not better in {count_text} since"
         return (
-            f"stopped early after step {step} of {total_steps}: the {metric_name} on the validation split {since_text}"
+            f"stopped early after step {step} of {total_steps}: the {metric_name} on the validation split was best "
+            f"after step {self._best_step} and did not improve in {count_text} since"
         )
 
     def state_dict(self) -> dict[str, Any] | None:
-        """What changes, for the state."""
+        """Return the state for a checkpoint."""
         if self._patience_counter is None:
             return None
         return {**self._patience_counter.state_dict(), "best_step": self._best_step, "should_stop": self.should_stop}
 
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
-        """Go back to a saved state."""
+        """Restore the state of a checkpoint."""
         if self._patience_counter is not None and state is not None:
             self._patience_counter.load_state_dict(state)
             self._best_step, self.should_stop = int(state["best_step"]), bool(state["should_stop"])

@@ -44,6 +44,7 @@ from reslab.training.run_logger import (
 )
 from reslab.training.setup import TrainSetup, setup_run
 from reslab.training.trainer import StepEndHook, Trainer, build_trainer
+from reslab.training.weight_averaging import SelectedWeights
 
 NUM_MISCLASSIFIED = 24
 _THUMBNAIL_SIDE = 192
@@ -75,11 +76,16 @@ def build_run_page(
 ) -> RunPage:
     """All that the page of a run shows."""
     layers = cost_table(model, input_size)
-    selection = (run.result or {}).get("selection", "")
+    selection_text = (run.result or {}).get("selection_text", "")
     return RunPage(
         title=f"{run.metadata['model']['name']} on {data.name}",
         metadata=page_metadata(run, input_size),
-        metrics={**evaluation.to_dict(), **_train_metrics(run), "split": evaluation.split, "selection": selection},
+        metrics={
+            **evaluation.to_dict(),
+            **_train_metrics(run),
+            "split": evaluation.split,
+            "selection_text": selection_text,
+        },
         log=run.log.records(),
         classes=data.classes,
         confusion_matrix=[list(row) for row in evaluation.confusion_matrix],
@@ -181,7 +187,7 @@ def page_metadata(run: Run, input_size: tuple[int, ...]) -> dict[str, str]:
         "recipe": f"{recipe.name} ({recipe.reference})",
         "training": f"{recipe.duration}, batch {recipe.batch_size}, {optimizer_text}, weight decay {recipe.optimizer.weight_decay:g}",
         "loss": metadata["loss"] or recipe.loss + (f", taught by {recipe.teacher}" if recipe.teacher else ""),
-        "weights": (run.result or {}).get("selection", ""),
+        "weights": (run.result or {}).get("selection_text", ""),
         "augmentation": recipe.train_transform or "none",
         "precision": f"{recipe.precision}; evaluation float32",
         "seed": str(metadata["seed"]),
@@ -277,7 +283,7 @@ def train(
         if not trainer.fit():
             raise TrainingInterrupted(_interrupted_message(trainer))
         if trainer.early_stopping.should_stop:
-            on_log({"kind": "note", "text": trainer.early_stopping.stop_reason(trainer.step, trainer.total_steps)})
+            on_log({"kind": "note", "text": trainer.early_stopping.describe(trainer.step, trainer.total_steps)})
         return _finish(trainer, setup)
 
 
@@ -328,8 +334,9 @@ def _resume_or_start(trainer: Trainer, resume: bool) -> list[str]:
 def _resume_message(trainer: Trainer) -> str:
     if not trainer.is_finished:
         return f"resumed at step {trainer.step} of {trainer.total_steps}"
-    reason = f"the run is at step {trainer.step}, {trainer.total_steps} were asked for"
-    return f"nothing is left to do: {trainer.early_stopping.stop_reason(trainer.step, trainer.total_steps) if trainer.early_stopping.should_stop else reason}"
+    if trainer.early_stopping.should_stop:
+        return f"nothing to do: {trainer.early_stopping.describe(trainer.step, trainer.total_steps)}"
+    return f"nothing to do: the run is at step {trainer.step}, the requested length is {trainer.total_steps}"
 
 
 def _record_world_size(trainer: Trainer) -> list[str]:
@@ -387,20 +394,20 @@ def _interrupted_message(trainer: Trainer) -> str:
 
 
 def _finish(trainer: Trainer, setup: TrainSetup) -> Run:
-    """Keep the chosen weights, judge them on the held-out split, write the result and the report."""
+    """Select the weights, evaluate them on the evaluation split, write the result and the report."""
     trainer.model.to(memory_format=torch.contiguous_format)
-    selection = trainer.select_weights()
+    selected = trainer.select_weights()
     evaluation = trainer.evaluator.evaluate(trainer.evaluator.data.eval_split, keep_probabilities=True)
     val_evaluation = _evaluate_val(trainer, evaluation)
     train_evaluation = trainer.evaluator.evaluate("train") if trainer.recipe.eval_train else None
     trainer.process_group.run_on_main(
-        lambda: _write_results(trainer, setup, evaluation, val_evaluation, train_evaluation, selection)
+        lambda: _write_results(trainer, setup, evaluation, val_evaluation, train_evaluation, selected)
     )
     return trainer.run if trainer.process_group.is_main else Run(trainer.run.path)
 
 
 def _evaluate_val(trainer: Trainer, evaluation: Evaluation) -> Evaluation | None:
-    """The kept weights' answers on the validation split, which a temperature is fitted on; None where there is none."""
+    """Evaluate the selected weights on the validation split, for the temperature; None if there is none."""
     if evaluation.split == "val" or "val" not in trainer.evaluator.data.splits:
         return evaluation if evaluation.split == "val" else None
     return trainer.evaluator.evaluate("val", keep_probabilities=True)
@@ -412,11 +419,11 @@ def _write_results(
     evaluation: Evaluation,
     val_evaluation: Evaluation | None,
     train_evaluation: Evaluation | None,
-    selection: str,
+    selected: SelectedWeights,
 ) -> None:
     run, model, data = trainer.run, trainer.model, trainer.evaluator.data
-    metrics = {**evaluation.to_dict(), "split": evaluation.split, "selection": selection}
-    metadata = {"metrics": metrics, "selection": selection, **weights_header(run)}
+    metrics = {**evaluation.to_dict(), "split": evaluation.split, **selected.to_metadata()}
+    metadata = {"metrics": metrics, **selected.to_metadata(), **weights_header(run)}
     with disk_full_guard(run.weights_path):
         save_weights(run.weights_path, model, metadata)
     images_per_second, records = (
@@ -426,11 +433,12 @@ def _write_results(
     train_metrics = (
         {} if train_evaluation is None else {"train_loss": train_evaluation.loss, "train_top1": train_evaluation.top1}
     )
-    stop_reason = trainer.early_stopping.stop_reason(trainer.step, trainer.total_steps)
     run.update(
         result={
             **metrics,
-            "stop_reason": stop_reason,
+            "stop_reason": trainer.early_stopping.stop_reason.value,
+            "stop_step": trainer.step,
+            "stop_text": trainer.early_stopping.describe(trainer.step, trainer.total_steps),
             "steps": trainer.step,
             "train_seconds": trainer.train_seconds,
             "images_per_second": images_per_second,
@@ -439,6 +447,6 @@ def _write_results(
             **train_metrics,
         }
     )
-    if "temperature" in run.metadata:  # of weights that are no more
+    if "temperature" in run.metadata:  # it was fitted to the weights of before
         run.update(temperature=None)
     write_report(run, model, data, evaluation, setup.input_size, val_evaluation)

@@ -39,7 +39,7 @@ from reslab.training.run import Run, weights_header
 from reslab.training.run_data import choose_num_workers, make_train_loader
 from reslab.training.run_logger import LogCallback, RunLogger
 from reslab.training.setup import TrainSetup, build_objective
-from reslab.training.weight_averaging import WeightSelector
+from reslab.training.weight_averaging import SelectedWeights, WeightSelector
 
 StepEndHook = Callable[[int, nn.Module], dict[str, Any]]
 
@@ -173,13 +173,12 @@ class Trainer:
         self._last_tick = time.perf_counter()
         return self.interrupted or self.is_finished
 
-    def select_weights(self) -> str:
-        """Give the network the weights that the run keeps, its statistics measured where asked; says which they are."""
-        selection, num_batches = self.weight_selector.select(), self.weight_selector.num_bn_batches()
+    def select_weights(self) -> SelectedWeights:
+        """Load the weights that the run keeps and measure their BatchNorm statistics if the recipe wants it."""
+        selected, num_batches = self.weight_selector.select(self.step), self.weight_selector.num_bn_batches()
         if not num_batches:
-            return selection
-        num_samples = self.context.update_bn_stats(self.step, num_batches)
-        return f"{selection}, its BatchNorm statistics of {num_samples} training samples"
+            return selected
+        return replace(selected, num_bn_samples=self.context.update_bn_stats(self.step, num_batches))
 
     def _save_snapshot(self) -> None:
         """Keep the weights of this step where they are due; not where they are not finite."""

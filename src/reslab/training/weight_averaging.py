@@ -1,11 +1,10 @@
-"""Averages of weights: moving along the steps, over the ends of epochs, over several runs.
-
-Which weights of a run are judged and kept: its own, their moving average, or their mean over epochs.
-"""
+"""Weight averaging and selection: EMA, the mean over epochs (SWA), the mean of runs, and the weights that a run keeps."""
 
 import contextlib
+import enum
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,13 @@ StateDict = dict[str, Tensor]
 
 
 def clone_state_dict(model: nn.Module) -> StateDict:
-    """A copy of every parameter and buffer by name, where they are."""
+    """Return a copy of every parameter and buffer by name, on their own devices."""
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
 @contextlib.contextmanager
 def swapped_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Inside, `model` has `weights`; afterwards its own come back bit for bit."""
+    """Load `weights` into `model` inside the context, then restore the model's own bit for bit."""
     original = clone_state_dict(model)
     model.load_state_dict(weights)
     try:
@@ -41,11 +40,12 @@ def swapped_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator
 
 
 class EMA:
-    """a <- d a + (1 - d) w after every `every`-th step; a starts as the first weights, buffers are copied.
+    """Exponential moving average of the weights: a <- d a + (1 - d) w after every `every_steps` steps.
 
-    As timm's `ModelEmaV3(exclude_buffers=True)` and torch's `AveragedModel` with its EMA. With `warmup` the decay of
-    update n (from 1) is min(d, (1 + n) / (10 + n)), so that a short run forgets its random beginning.
-    Raises ValueError for a decay outside (0, 1).
+    It starts at the initial weights; buffers are copied. Equal to timm's `ModelEmaV3(exclude_buffers=True)` and to
+    torch's `AveragedModel` with its EMA function. With `warmup` the decay of update n (from 1) is
+    min(d, (1 + n) / (10 + n)), so that a short run forgets its random initialization. Raises ValueError for a decay
+    outside (0, 1).
     """
 
     def __init__(self, model: nn.Module, decay: float, every_steps: int = 1, warmup: bool = False) -> None:
@@ -55,12 +55,12 @@ class EMA:
         self.weights = clone_state_dict(model)
 
     def decay_at(self, update: int) -> float:
-        """The decay of update n, from 1."""
+        """Return the decay of update n, counted from 1."""
         return min(self.decay, (1 + update) / (10 + update)) if self.warmup else self.decay
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after `step` steps; nothing happens between two `every`-th steps."""
+        """Update the average with the weights after `step` steps, if `step` is a multiple of `every_steps`."""
         if step % self.every_steps:
             return
         state_dict = model.state_dict()
@@ -78,7 +78,7 @@ class EMA:
             self.weights[name].copy_(state_dict[name])
 
     def load_state_dict(self, weights: Mapping[str, Tensor]) -> None:
-        """Go back to weights that were saved, on the devices the average has."""
+        """Restore saved averages, on the devices of the current ones."""
         for name, tensor in self.weights.items():
             tensor.copy_(weights[name])
 
@@ -88,9 +88,10 @@ def _is_averaged(tensor: Tensor) -> bool:
 
 
 class WeightMean:
-    """The plain mean of the weights added so far, kept in float64; what cannot be averaged is the last one's.
+    """The arithmetic mean of the weights added so far, accumulated in float64; integer tensors keep the last value.
 
-    Over the ends of epochs this is Izmailov et al. 2018, Alg. 1; over runs Wortsman et al. 2022, Sec. 2.
+    Over the ends of epochs this is SWA (Izmailov et al. 2018, Alg. 1), over runs a model soup (Wortsman et al. 2022,
+    Sec. 2).
     """
 
     def __init__(self) -> None:
@@ -99,7 +100,7 @@ class WeightMean:
         self._dtypes: dict[str, torch.dtype] = {}
 
     def add(self, weights: Mapping[str, Tensor]) -> None:
-        """Count one more set of weights. Raises ValueError where names or shapes are others."""
+        """Add a set of weights. Raises ValueError for other names or shapes."""
         if self.count and {name: tensor.shape for name, tensor in weights.items()} != self._shapes():
             raise invalid("weights of the same names and shapes", "others", next_step="average runs of one network")
         for name, tensor in weights.items():
@@ -116,7 +117,7 @@ class WeightMean:
         return {name: tensor.shape for name, tensor in self._sums.items()}
 
     def mean(self) -> StateDict:
-        """The mean in the weights' own types. Raises ValueError where nothing was added."""
+        """Return the mean in the weights' own dtypes. Raises ValueError if nothing was added."""
         if not self.count:
             raise invalid("at least one set of weights to average", "none")
         averaged = {name: _is_averaged(tensor) for name, tensor in self._sums.items()}
@@ -126,20 +127,20 @@ class WeightMean:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain tensors and numbers, for the state."""
+        """Return the state for a checkpoint."""
         return {"count": self.count, "sums": self._sums, "dtypes": self._dtypes}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
-        """Go back to what `state` told."""
+        """Restore the state of a checkpoint."""
         self.count, self._dtypes = state["count"], dict(state["dtypes"])
         self._sums = {name: tensor.to(device) for name, tensor in state["sums"].items()}
 
 
 def average_runs(sources: Sequence[Run | str | Path], device: torch.device | str = "cpu") -> ResidualNetwork:
-    """The network whose weights are the mean of several runs' (Wortsman et al. 2022, Sec. 2), in eval mode.
+    """Return the network whose weights are the mean of several runs' weights (Wortsman et al. 2022, Sec. 2).
 
-    The statistics of its BatchNorms are averaged too; `precise_statistics` measures them. Raises ValueError where the
-    runs are of several architectures or classes.
+    In eval mode. The running statistics of its BatchNorms are averaged too; `update_bn_stats` measures them anew.
+    Raises ValueError if the runs have several architectures or classes.
     """
     if not sources:
         raise invalid("at least one run to average", "none")
@@ -159,11 +160,56 @@ def average_runs(sources: Sequence[Run | str | Path], device: torch.device | str
 SWA_BN_BATCHES = 100
 
 
-class WeightSelector:
-    """The weights that a run is judged by, and in the end keeps.
+class Selection(enum.StrEnum):
+    """The kind of weights that a run keeps."""
 
-    They are those of the step, with `recipe.ema` their moving average; the best of them on a validation split are kept,
-    else the last; with `recipe.average_epochs` their mean over the ends of the last epochs.
+    LAST = "last"
+    BEST_VAL = "best_val"
+    EMA = "ema"
+    BEST_VAL_EMA = "best_val_ema"
+    SWA = "swa"
+    SNAPSHOT = "snapshot"
+
+
+@dataclass(frozen=True)
+class SelectedWeights:
+    """The weights that a run keeps: their kind, the step they are from, and how they were averaged.
+
+    `step` is None for the mean over the last `num_epochs` epochs (SWA). `num_bn_samples` is the number of training
+    samples that their BatchNorm statistics were measured on, 0 if they are those of training.
+    """
+
+    kind: Selection
+    step: int | None
+    ema_decay: float = 0.0
+    num_epochs: int = 0
+    num_bn_samples: int = 0
+
+    def describe(self) -> str:
+        """Return a description for people."""
+        text = {
+            Selection.LAST: "last weights",
+            Selection.BEST_VAL: f"best on the validation split, step {self.step}",
+            Selection.EMA: f"last moving average (decay {self.ema_decay:g})",
+            Selection.BEST_VAL_EMA: f"moving average (decay {self.ema_decay:g}), best on the validation split, "
+            f"step {self.step}",
+            Selection.SWA: f"mean over the ends of the last {self.num_epochs} epochs",
+            Selection.SNAPSHOT: f"weights of step {self.step}",
+        }[self.kind]
+        if not self.num_bn_samples:
+            return text
+        return f"{text}; BatchNorm statistics of {self.num_bn_samples} training samples"
+
+    def to_metadata(self) -> dict[str, object]:
+        """Return the keys that run.json and the header of the weights record."""
+        return {"selection": self.kind.value, "best_step": self.step, "selection_text": self.describe()}
+
+
+class WeightSelector:
+    """Decides which weights of a run are evaluated during training and kept at its end.
+
+    Evaluated are the current weights, or their moving average with `recipe.ema`. Kept are the best of them on the
+    validation split, else the last; with `recipe.swa_epochs` the mean over the ends of the last epochs.
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe, total_steps: int, steps_per_epoch: int) -> None:
@@ -174,45 +220,45 @@ class WeightSelector:
         self._swa_start_step = total_steps - recipe.swa_epochs * steps_per_epoch
 
     def on_step_end(self, step: int) -> None:
-        """Take in the weights after `step` steps."""
+        """Update the moving average with the weights after `step` steps."""
         if self.ema is not None:
             self.ema.update(self.model, step)
 
     def on_epoch_end(self, step: int) -> None:
-        """Take in the weights at the end of an epoch."""
+        """Add the weights at the end of an epoch to the mean over epochs."""
         if self.swa is not None and step > self._swa_start_step:
             self.swa.add(self.model.state_dict())
 
     def eval_weights(self) -> AbstractContextManager[None]:
-        """Inside, the network has the weights that are judged."""
+        """Return a context in which the network has the weights that are evaluated."""
         return contextlib.nullcontext() if self.ema is None else swapped_weights(self.model, self.ema.weights)
 
     def update_best(self, step: int, evaluation: Evaluation) -> None:
-        """Remember the judged weights where none did better on the validation split."""
+        """Keep a copy of the evaluated weights if they are the best so far on the validation split."""
         if self.best is None or self.best.is_worse_than(evaluation.num_correct, evaluation.loss):
             with self.eval_weights():
                 self.best = BestWeights(step, evaluation.num_correct, evaluation.loss, clone_state_dict(self.model))
 
-    def select(self) -> str:
-        """Give the network the weights that are kept, and say which they are."""
-        weights_text = "weights" if self.ema is None else f"moving average of the weights (decay {self.recipe.ema:g})"
+    def select(self, last_step: int) -> SelectedWeights:
+        """Load the weights that the run keeps into the network after its last step, and return which they are."""
+        decay = 0.0 if self.ema is None else self.ema.decay
         if self.swa is not None and self.swa.count:
             self.model.load_state_dict(self.swa.mean())
-            return f"the mean of the weights at the ends of the last {self.swa.count} epochs"
+            return SelectedWeights(Selection.SWA, None, num_epochs=self.swa.count)
         if self.best is not None:
             self.model.load_state_dict(self.best.weights)
-            best_text = "the best" if self.ema is None else f"the {weights_text}, the best"
-            return f"{best_text} of the validation split, of step {self.best.step}"
+            kind = Selection.BEST_VAL if self.ema is None else Selection.BEST_VAL_EMA
+            return SelectedWeights(kind, self.best.step, decay)
         if self.ema is not None:
             self.model.load_state_dict(self.ema.weights)
-        return f"the last {weights_text}"
+        return SelectedWeights(Selection.LAST if self.ema is None else Selection.EMA, last_step, decay)
 
     def num_bn_batches(self) -> int:
-        """How many batches measure the BatchNorms of the kept weights; a mean over epochs has none of its own."""
+        """Return the number of batches to measure BatchNorm statistics on; a mean over epochs has none of its own."""
         return self.recipe.precise_bn_batches or (SWA_BN_BATCHES if self.swa is not None and self.swa.count else 0)
 
     def state_dict(self) -> dict[str, Any]:
-        """What changes, for the state."""
+        """Return the state for a checkpoint."""
         return {
             "best": None if self.best is None else vars(self.best),
             "ema": None if self.ema is None else self.ema.weights,
@@ -220,10 +266,10 @@ class WeightSelector:
         }
 
     def load_checkpoint(self, checkpoint: TrainCheckpoint, device: torch.device) -> None:
-        """Go back to a saved state."""
+        """Restore the state of a checkpoint."""
         self.best = BestWeights(**checkpoint.best) if checkpoint.best else None
         if self.ema is not None and checkpoint.ema is not None:
             self.ema.load_state_dict(checkpoint.ema)
-        # A run that was made longer has other last epochs.
+        # A run whose duration was extended has other last epochs, so the old mean does not count.
         if self.swa is not None and checkpoint.swa and checkpoint.swa["start_step"] == self._swa_start_step:
             self.swa.load_state_dict(checkpoint.swa, device)

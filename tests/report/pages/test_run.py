@@ -53,7 +53,7 @@ def test_what_users_supply_is_escaped() -> None:
     html = render_run_page(
         RunPage(
             evil, evil, {evil: evil, "command": evil},
-            {"split": evil, "num_samples": 3, "num_correct": 2, "selection": evil},
+            {"split": evil, "num_samples": 3, "num_correct": 2, "selection_text": evil},
             sample_log(split=evil), (evil, "b"), [[1, 1], [0, 1]], [mistake], [{**sample_layers()[0], "name": evil}],
         )
     )  # fmt: skip

@@ -109,7 +109,7 @@ def make_tile(name: str, value: str, *notes: str, color_class: str = "") -> dict
 
 def metrics_context(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """The scores, the number of images behind them, and how the weights were chosen."""
-    return {"tiles": _metric_tiles(metrics), "selection": str(metrics.get("selection") or "").strip().rstrip(".")}
+    return {"tiles": _metric_tiles(metrics), "selection": str(metrics.get("selection_text") or "")}
 
 
 def _metric_tiles(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
