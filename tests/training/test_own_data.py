@@ -235,5 +235,5 @@ def test_what_starts_fresh_is_told_once(
     with caplog.at_level("INFO", logger="reslab"):
         train("resnet20_cifar", (images, labels), output=tmp_path / "run", **options)
     notes = [line["text"] for line in told if line["kind"] == "note"]
-    assert sum("start fresh" in note for note in notes) == 1
-    assert "start fresh" not in caplog.text
+    assert sum("keep their random initial values" in note for note in notes) == 1
+    assert "keep their random initial values" not in caplog.text

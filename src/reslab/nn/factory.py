@@ -25,7 +25,7 @@ _DILATION = "replace_stride_with_dilation"
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Return the names of networks that match a shell pattern (`resnet*_cifar`), or contain it if it has no wildcard."""
+    """Return the sorted names that match a shell pattern (`resnet*_cifar`), or contain it if it has no wildcard."""
     return sorted(match_model_names(pattern))
 
 
@@ -80,8 +80,8 @@ def create_model(
 ) -> ResidualNetwork | FeatureNetwork:
     """Create a network by name or from an `Arch`, with random or pretrained weights; any axis can be overridden.
 
-    `create_model("resnet20_cifar", order="bn-after-add", merge="shortcut-gate(-6)", shortcut="pad-split")`. torchvision's
-    options are axes too: `groups`, `width_per_group`, `replace_stride_with_dilation`, `zero_init_residual`.
+    `create_model("resnet20_cifar", order="bn-after-add", merge="shortcut-gate(-6)", shortcut="pad-split")`.
+    torchvision's options are axes too: `groups`, `width_per_group`, `replace_stride_with_dilation`, `zero_init_residual`.
 
     * `pretrained`: True, a tag (`IMAGENET1K_V2`, `a1_in1k`, `hf-hub:org/name`), a file or a state dict. A new
       `num_classes` or `in_channels` then adapts the head or the first convolution; `strict=False` accepts a partial

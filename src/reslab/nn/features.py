@@ -42,7 +42,7 @@ def list_features(model: ResidualNetwork, level: str = "stages") -> list[Feature
 
 
 class FeatureNetwork(nn.Module):
-    """A network that returns a list of feature maps in place of logits; index 0 is the stem, index i stage i, as in timm.
+    """A network that returns a list of feature maps: index 0 is the stem, index i stage i, as in timm.
 
     `feature_info` lists name, channels and stride of each. It takes the network over and removes the head and the
     stages beyond the last index from it. Raises ValueError for an index out of range.

@@ -88,7 +88,7 @@ class ResidualNetwork(nn.Module):
         norm: NormLayer | None,
         aliases: Mapping[str, str] = MappingProxyType({}),
     ) -> list[str]:
-        """Add modules for operations that keep the channels, named after the operation or its alias; return the names."""
+        """Add modules for operations that keep the channels, under the operation's name or alias; return the names."""
         names: list[str] = []
         for op in ops:
             module = make_layer(op, channels, arch, norm)

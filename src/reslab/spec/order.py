@@ -27,8 +27,8 @@ class Order:
     """The layout of a block, and the properties that belong to it.
 
     * `shared_preact`: the blocks in which the operations ahead of the first convolution come ahead of the fork, so that
-      the shortcut reads their output too: blocks whose shortcut `projects`, whose shape `changes`, and the `first` block
-      of the network. Empty: no block; the operations then belong to the branch.
+      the shortcut reads their output too: blocks whose shortcut `projects`, whose shape `changes`, and the `first`
+      block of the network. Empty: in no block; the operations then belong to the branch.
     * `skip_first_preact`: the first block goes without these operations.
     * `stem_ops`: the operations after the stem's last convolution. `final_ops`: those after the last block.
     * `projection_norm`: projection shortcuts have a norm.

@@ -49,7 +49,7 @@ def test_a_whole_checkpoint_matches_every_key_and_warns_of_nothing(caplog):
     assert ours.load_report.is_complete
     assert dict(ours.load_report.matched) == {key: key for key in theirs}
     counted = f"{len(theirs)} of {len(theirs)} entries of the state dict matched"
-    assert ours.load_report.summary == f"resnet20_cifar: {counted} (by name, dialect torchvision)"
+    assert ours.load_report.summary == f"resnet20_cifar: {counted} (by name, key scheme torchvision)"
     assert not caplog.records
 
 
@@ -75,7 +75,7 @@ def test_strict_false_goes_on_half_loaded_and_warns():
     theirs = state(small())
     del theirs["layer2.0.conv1.weight"]
     theirs["layer1.0.bn1.weight"] = torch.ones(9)
-    with pytest.warns(CheckpointWarning, match="half-loaded, as asked"):
+    with pytest.warns(CheckpointWarning, match=r"partially loaded \(strict=False\)"):
         ours = load(theirs, strict=False)
     same_but(state(ours), theirs, "layer2.0.conv1.weight", "layer1.0.bn1.weight")
     assert not ours.load_report.is_complete
@@ -116,12 +116,13 @@ def test_a_new_number_of_classes_starts_the_head_fresh_and_says_so(caplog):
     assert ours(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert "fc.weight, fc.bias start fresh: 7 classes were asked for" in record.getMessage()
+    assert "fc.weight, fc.bias keep their random initial values: the network has 7 classes" in record.getMessage()
 
 
 def test_classes_that_nobody_asked_for_anew_are_refused_with_both_ways_out():
     with pytest.raises(
-        CheckpointError, match=r"num_classes=100 keeps the file's head, num_classes=10 given by name starts a new one"
+        CheckpointError,
+        match=r"num_classes=100 keeps the file's head, num_classes=10 given explicitly starts a new one",
     ):
         load(state(small(num_classes=100)))
     ours = load(state(small(num_classes=100)), num_classes=10)
@@ -147,7 +148,7 @@ def test_one_input_channel_sums_the_first_convolution_so_that_grey_pictures_give
     grey = load(state(colour), in_channels=1).eval()
     x = torch.rand(2, 1, 32, 32)
     torch.testing.assert_close(grey(x), colour(x.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-4)
-    assert "conv1.weight summed over its input channels: 1 were asked for, 3 are in the file" in caplog.text
+    assert "conv1.weight summed over its input channels: the network has 1, the file 3" in caplog.text
     assert grey.load_report.reinitialized == ()
 
 
@@ -167,7 +168,7 @@ def test_channels_that_do_not_divide_are_repeated_as_timm_does():
 
 def test_channels_that_nobody_asked_for_anew_are_refused_with_both_ways_out():
     with pytest.raises(
-        CheckpointError, match=r"in_channels=1 keeps the first convolution, in_channels=3 given by name"
+        CheckpointError, match=r"in_channels=1 keeps the first convolution, in_channels=3 given explicitly"
     ):
         load(state(small(in_channels=1)))
 
@@ -189,15 +190,19 @@ def test_preprocessing_follows_the_channels():
 
 
 HINTS = {
-    "more units": ({"depths": (2, 1, 1)}, {}, r"depths=\(2, 1, 1\) and 2 convolutions a unit"),
+    "more units": ({"depths": (2, 1, 1)}, {}, r"depths=\(2, 1, 1\) and 2 convolutions per block"),
     "a network of the zoo": ({"depths": (9, 9, 9)}, {}, r"as resnet56_cifar"),
-    "bottlenecks": ({"convs": (1, 3, 1), "expansion": 4}, {}, "3 convolutions a unit"),
+    "bottlenecks": ({"convs": (1, 3, 1), "expansion": 4}, {}, "3 convolutions per block"),
     "projections": ({"shortcut": "project"}, {}, "shortcut='project'"),
     "bare projections": ({"shortcut": "conv1x1"}, {}, "shortcut='conv1x1'"),
     "no projections": ({}, {"shortcut": "project"}, "shortcut='pad' or 'pad-split'"),
     "biases": ({"bias": True}, {}, "bias=true"),
     "pre-activation": ({"order": "full-preact"}, {}, "order='full-preact'"),
-    "another stem": ({"stem": "conv7/2(8) norm act"}, {}, r"kernel of \[7, 7\], the network's \[3, 3\]: another stem"),
+    "another stem": (
+        {"stem": "conv7/2(8) norm act"},
+        {},
+        r"kernel \[7, 7\] in the file, \[3, 3\] in the network: set stem",
+    ),
 }
 
 
@@ -209,7 +214,7 @@ def test_a_checkpoint_of_another_network_is_refused_and_says_which(case):
 
 
 class Unknown(nn.Module):
-    """A residual network whose names no dialect has; the order of definition is ours."""
+    """A residual network whose keys follow no known scheme; the order of definition is ours."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -224,7 +229,7 @@ class Unknown(nn.Module):
         return nn.ModuleList([first, nn.BatchNorm2d(out), second, nn.BatchNorm2d(out)])
 
 
-def test_names_of_no_dialect_are_matched_by_order_and_shape_and_it_is_said():
+def test_unknown_keys_are_matched_by_order_and_shape_with_a_warning():
     theirs = Unknown()
     randomise(theirs)
     with pytest.warns(CheckpointWarning, match="matched by order and shape"):
@@ -294,7 +299,7 @@ def test_a_shortcut_that_the_file_names_must_be_one_here(skip):
         load(theirs.state_dict(), shortcut="project")
 
 
-def test_safetensors_of_no_dialect_are_refused_because_they_keep_no_order(tmp_path):
+def test_safetensors_with_unknown_keys_are_refused_because_they_keep_no_order(tmp_path):
     save_file(Unknown().state_dict(), tmp_path / "w.safetensors")
     with pytest.raises(CheckpointError, match="does not keep the order of its entries"):
         load(tmp_path / "w.safetensors")

@@ -67,7 +67,7 @@ def test_a_file_cut_short_is_refused_wherever_it_ends(tmp_path, ending):
     for length in (0, 1, 5, 9, 40, len(whole) // 3, len(whole) // 2, len(whole) - 30, len(whole) - 1):
         cut.write_bytes(whole[:length])
         with pytest.raises(
-            CheckpointError, match=r"required: .*got: .*cut.*(cut short or damaged|0 bytes|beginning with)"
+            CheckpointError, match=r"required: .*got: .*cut.*(truncated or damaged|0 bytes|beginning with)"
         ) as error:
             read_file(cut)
         assert "weights_only" not in str(error.value)
@@ -76,7 +76,9 @@ def test_a_file_cut_short_is_refused_wherever_it_ends(tmp_path, ending):
 @pytest.mark.parametrize("writer", [torch.save, legacy])
 def test_a_file_that_would_run_code_is_refused_and_does_not_run(tmp_path, writer):
     writer({"state_dict": STATE, "more": Bomb(tmp_path / "ran")}, tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match=r"without running code; got: .*w.pth, which holds `(posix|nt).system`"):
+    with pytest.raises(
+        CheckpointError, match=r"without running code; got: .*w.pth, which contains `(posix|nt).system`"
+    ):
         read_checkpoint(tmp_path / "w.pth")
     assert not (tmp_path / "ran").exists()
 
@@ -108,8 +110,8 @@ STRANGERS = {
     b"\x89HDF\r\n\x1a\n": "HDF5",
     b"\x1f\x8b\x08\x00": "gzip",
     b"epoch,loss\n1,2.3\n": "beginning with b'epoch,lo'",
-    b"PK\x03\x04": "cut short or damaged",
-    b"\x80\x02}q\x00.": "cut short or damaged",
+    b"PK\x03\x04": "truncated or damaged",
+    b"\x80\x02}q\x00.": "truncated or damaged",
 }
 
 
@@ -158,7 +160,7 @@ def test_the_plain_weights_are_taken_before_the_averaged_ones_and_it_is_said():
     averaged = {key: tensor * 0 for key, tensor in STATE.items()}
     found = unwrap_checkpoint("w.pth", {"model_ema": averaged, "model": STATE})
     assert dict(found.tensors) == STATE
-    assert found.messages == ("took 'model'; the file also holds 'model_ema'",)
+    assert found.messages == ("loaded 'model'; the file also contains 'model_ema'",)
     chosen = unwrap_checkpoint("w.pth", {"model_ema": averaged, "model": STATE}, entry="model_ema")
     assert dict(chosen.tensors) == averaged
     with pytest.raises(ValueError, match=r"unknown entry of the file 'model_em'.*'model_ema'"):

@@ -104,7 +104,7 @@ def test_a_run_of_ones_own_module_takes_it_again(tmp_path: Path) -> None:
     }
     with pytest.raises(ValueError, match=r"Sequential.*module="):
         evaluate(run)
-    with pytest.raises(ValueError, match="foreign module"):
+    with pytest.raises(ValueError, match="another module"):
         load(run)
 
 

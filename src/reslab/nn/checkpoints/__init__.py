@@ -1,1 +1,1 @@
-"""Checkpoints: file formats, key schemes, loading with full accounting, published weights."""
+"""Checkpoints: file formats, key schemes, loading with a full report, published weights."""

@@ -1,6 +1,7 @@
-"""What the entries of a checkpoint that does not fit speak for: which network, which override.
+"""Diagnose a checkpoint that does not belong to the requested network.
 
-Where the network asked for computes something else than the one a checkpoint was trained in.
+Suggest overrides if the entries do not fit, and warn if they fit but the network computes something else than the one
+the checkpoint was trained in.
 """
 
 import re
@@ -19,7 +20,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def suggest_overrides(arch: Arch, file_shapes: Shapes, model_shapes: Shapes) -> list[str]:
-    """Overrides and names that the entries of a file speak for where they do not fit the network, in reslab's names."""
+    """Return suggestions (overrides, networks) that the entries of a file imply; keys are reslab's."""
     hints = _depth_hints(arch, file_shapes)
     if not hints:
         hints = _shortcut_hints(arch, file_shapes, model_shapes) + _bias_hints(file_shapes, model_shapes)
@@ -47,7 +48,7 @@ def _depth_hints(arch: Arch, file_shapes: Shapes) -> list[str]:
     similar = [name for name in similar if f"({stem_width})" in ARCHS[name].stem] or similar
     suffix = f", as {', '.join(similar[:4])}" if similar else ""
     expected = f"{arch.name} has depths={arch.depths} and {len(arch.convs)}"
-    return [f"the file has depths={depths} and {num_convs} convolutions a unit{suffix}; {expected}"]
+    return [f"the file has depths={depths} and {num_convs} convolutions per block{suffix}; {expected}"]
 
 
 def _shortcut_hints(arch: Arch, file_shapes: Shapes, model_shapes: Shapes) -> list[str]:
@@ -58,11 +59,11 @@ def _shortcut_hints(arch: Arch, file_shapes: Shapes, model_shapes: Shapes) -> li
     if file_keys == model_keys:
         return []
     if not file_keys:
-        return [f"the file has no weights on its shortcuts: shortcut='pad' or 'pad-split' (asked: {arch.shortcut!r})"]
+        return [f"the file has no weights on its shortcuts: shortcut='pad' or 'pad-split' (now {arch.shortcut!r})"]
     modules = {leaf.split(".")[0] for leaf in file_keys}
     shortcut = {frozenset("0"): "conv1x1", frozenset("01"): "project"}.get(frozenset(modules), "avg-project")
-    hints = [] if shortcut == arch.shortcut else [f"shortcut={shortcut!r} (asked: {arch.shortcut!r})"]
-    return [f"the file's shortcuts hold {', '.join(file_keys[:3])}: {hint}" for hint in hints]
+    hints = [] if shortcut == arch.shortcut else [f"shortcut={shortcut!r} (now {arch.shortcut!r})"]
+    return [f"the file's shortcuts have {', '.join(file_keys[:3])}: {hint}" for hint in hints]
 
 
 def _bias_hints(file_shapes: Shapes, model_shapes: Shapes) -> list[str]:
@@ -79,7 +80,7 @@ def _order_hints(file_shapes: Shapes, model_shapes: Shapes) -> list[str]:
     if file_has == model_has or "bn1.weight" not in {**model_shapes, **file_shapes}:
         return []
     article, order = ("a", "full-preact") if file_has else ("no", "original")
-    return [f"the file has {article} norm after its last unit: order={order!r}"]
+    return [f"the file has {article} norm after its last block: order={order!r}"]
 
 
 def _size_hints(file_shapes: Shapes, model_shapes: Shapes) -> list[str]:
@@ -93,22 +94,21 @@ def _size_hints(file_shapes: Shapes, model_shapes: Shapes) -> list[str]:
     for key in head:
         file_size, model_size = shapes[key][0], model_shapes[key][0]
         if file_size != model_size:
-            hints.append(
-                f"num_classes={file_size} keeps the file's head, num_classes={model_size} given by name starts a new one"
-            )
+            advice = f"num_classes={model_size} given explicitly starts a new one"
+            hints.append(f"num_classes={file_size} keeps the file's head, {advice}")
     for key in stem:
         (_, channels, *kernel), (_, model_channels, *model_kernel) = shapes[key], model_shapes[key]
         if channels != model_channels:
-            advice = f"in_channels={model_channels} given by name adapts it"
+            advice = f"in_channels={model_channels} given explicitly adapts it"
             hints.append(f"in_channels={channels} keeps the first convolution, {advice}")
         if kernel != model_kernel:
             hints.append(
-                f"the file's first convolution has a kernel of {kernel}, the network's {model_kernel}: another stem"
+                f"the first convolution has kernel {kernel} in the file, {model_kernel} in the network: set stem"
             )
     return hints
 
 
-# Axes that change what is computed; a change of the others is seen in the weights, or only in training.
+# Axes that change the outputs for the same weights. The others change the shapes of weights, or only training.
 _FUNCTIONAL_AXES = (
     "order",
     "shortcut",
@@ -124,7 +124,7 @@ _FUNCTIONAL_AXES = (
 
 
 def _effective_value(arch: Arch, axis: str) -> Any:
-    """An axis as far as it changes the outputs in eval mode."""
+    """Return the part of an axis that changes the outputs in eval mode."""
     if axis == "order":
         order = get_order(arch.order)
         return order.layout.split(), order.shared_preact, order.skip_first_preact
@@ -137,8 +137,7 @@ def _effective_value(arch: Arch, axis: str) -> Any:
 
 
 def differing_axes(arch: Arch, implied: Arch) -> dict[str, Any]:
-    """The axes, with their implied values, by which `arch` computes something else than `implied` would with the same
-    weights."""
+    """Return the axes, with the values in `implied`, that make `arch` compute something else with the same weights."""
     return {
         axis: getattr(implied, axis)
         for axis in _FUNCTIONAL_AXES
@@ -147,22 +146,21 @@ def differing_axes(arch: Arch, implied: Arch) -> dict[str, Any]:
 
 
 def key_scheme_warnings(arch: Arch, scheme: KeyScheme, file: str) -> list[str]:
-    """What a recognised dialect implies that the network asked for is not."""
+    """Return warnings where the key scheme of a file implies another network than `arch`."""
     axes = differing_axes(arch, override(arch, dict(scheme.implied_arch)))
-    texts = [override_warning(arch, axes, f"{file} has the names of {scheme.reference}")] if axes else []
+    source = f"{file} has the keys of {scheme.reference}"
+    texts = [override_warning(arch, axes, source)] if axes else []
     if scheme.difference:
-        texts.append(
-            f"{file} has the names of {scheme.reference}, whose networks differ in what no axis says: {scheme.difference}"
-        )
+        texts.append(f"{source}, whose networks differ in a way that no axis covers: {scheme.difference}")
     return texts
 
 
 def override_warning(arch: Arch, axes: Mapping[str, Any], reason: str) -> str:
-    """The sentence that names the overrides."""
+    """Return a warning that names the overrides under which the network computes what the checkpoint's does."""
     current = ", ".join(f"{axis}={getattr(arch, axis)!r}" for axis in axes)
     suggested = ", ".join(f"{axis}={value!r}" for axis, value in axes.items())
     flags = " ".join(f"--set model.{axis}={_flag_value(value)}" for axis, value in axes.items())
-    advice = f"{arch.name} was asked for with {current}, so its outputs differ: override with {suggested} ({flags})"
+    advice = f"{arch.name} has {current}, so its outputs differ: override with {suggested} ({flags})"
     return f"{reason}, which implies {suggested}; {advice}"
 
 

@@ -1,4 +1,4 @@
-"""Published weights brought into torch's hub cache, whole and of the right hash or not at all."""
+"""Download published weights into torch's hub cache; a file appears there only when its hash is right."""
 
 import errno
 import hashlib
@@ -12,37 +12,42 @@ from urllib.request import Request, urlopen
 
 import torch.hub
 
-from reslab.nn.checkpoints.load_report import CheckpointError
+from reslab.nn.checkpoints.load_report import invalid_checkpoint
 from reslab.runtime.files import atomic_path
 from reslab.spec.errors import invalid
 
 TIMEOUT_SECONDS = 20.0
 _CHUNK = 1 << 18
-# A full disk or a folder that cannot be written is no reason to go on without weights.
+# A full disk or a read-only folder is an error of this machine, not a missing network: raise it as it is.
 _LOCAL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR)
 
 
 class WeightsUnavailableError(ValueError):
-    """Published weights that cannot be had: none are published, no network, or an extra is missing."""
+    """Published weights are unavailable: none are published, there is no network, or an extra is not installed."""
+
+
+def weights_unavailable(required: str, got: object, nearest: str = "", next_step: str = "") -> WeightsUnavailableError:
+    """Return the WeightsUnavailableError with the message of `reslab.spec.errors.invalid`."""
+    return WeightsUnavailableError(str(invalid(required, got, nearest, next_step)))
 
 
 def cache_dir() -> Path:
-    """Where torch's hub keeps checkpoints, torchvision's among them (`TORCH_HOME` moves it)."""
+    """Return the folder of torch's hub for checkpoints, which torchvision uses too (`TORCH_HOME` moves it)."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def file_hash(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fetch_weights(url: str, hash_prefix: str, description: str, directory: Path | None = None) -> Path:
-    """The file of a URL in `folder` (torch's hub cache), fetched where it is not there, and its SHA-256 checked.
+    """Return the path of a URL's file in `directory` (torch's hub cache); download it if needed and check its SHA-256.
 
-    `RESLAB_WEIGHTS_URL` replaces all of the URL but the file's name, for mirrors. A download is renamed to its place
-    when it is whole and its hash begins with `hash_prefix`; else nothing of it stays. Raises WeightsUnavailable where
-    it cannot be fetched, naming the file and its place, and CheckpointError where the hash is another.
+    `RESLAB_WEIGHTS_URL` replaces the URL except for the file's name, for mirrors. A download is kept only if it is
+    complete and its hash begins with `hash_prefix`. Raises WeightsUnavailableError, naming the file and where to put
+    it, if it cannot be downloaded, and CheckpointError if the hash differs.
     """
     directory = directory or cache_dir()
     name = Path(urlparse(url).path).name
@@ -61,26 +66,18 @@ def fetch_weights(url: str, hash_prefix: str, description: str, directory: Path 
         elif isinstance(error, OSError) and error.errno in _LOCAL_ERRNOS and not isinstance(error, URLError):
             raise OSError(error.errno, f"{error.strerror}: {name} could not be written", str(directory)) from error
         got = f"{url} cannot be read ({error or type(error).__name__})"
-        step = f"fetch {url} elsewhere and put it at {path}"
-        raise WeightsUnavailableError(
-            str(invalid(f"a network to fetch {description}, or the file {name} in {directory}", got, next_step=step))
-        ) from error
+        step = f"download {url} elsewhere and put it at {path}"
+        required = f"an internet connection to download {description}, or the file {name} in {directory}"
+        raise weights_unavailable(required, got, next_step=step) from error
     return path
 
 
 def _check_cached_hash(path: Path, hash_prefix: str) -> None:
     actual_hash = file_hash(path)
     if not actual_hash.startswith(hash_prefix):
-        step = f"delete {path}: it is then fetched anew"
-        raise CheckpointError(
-            str(
-                invalid(
-                    f"a file whose SHA-256 begins with {hash_prefix}",
-                    f"{path} with {actual_hash[:16]}...",
-                    next_step=step,
-                )
-            )
-        )
+        got = f"{path} with {actual_hash[:16]}..."
+        step = f"delete {path}: it is then downloaded again"
+        raise invalid_checkpoint(f"a file whose SHA-256 begins with {hash_prefix}", got, next_step=step)
 
 
 def _download(url: str, path: Path, hash_prefix: str) -> None:
@@ -95,14 +92,14 @@ def _download(url: str, path: Path, hash_prefix: str) -> None:
                     bar.update(len(chunk))
         received = partial.stat().st_size
         if size is not None and received != size:
-            raise OSError(f"cut short: {received:,} of {size:,} bytes came")
+            raise OSError(f"truncated: received {received:,} of {size:,} bytes")
         if not digest.hexdigest().startswith(hash_prefix):
             got = f"{url} with {digest.hexdigest()[:16]}..."
-            step = "it was not kept; try again, or check the mirror"
-            raise CheckpointError(str(invalid(f"a file whose SHA-256 begins with {hash_prefix}", got, next_step=step)))
+            step = "the download was discarded; try again, or check the mirror"
+            raise invalid_checkpoint(f"a file whose SHA-256 begins with {hash_prefix}", got, next_step=step)
 
 
 def _progress_bar(size: int | None, name: str) -> Any:
-    """torch.hub's own progress bar on standard error: tqdm where it is installed, torch's plain one where not."""
+    """Return torch.hub's progress bar on standard error: tqdm if it is installed, else torch's plain one."""
     bar = vars(torch.hub)["tqdm"]
     return bar(total=size, unit="B", unit_scale=True, unit_divisor=1024, desc=name)

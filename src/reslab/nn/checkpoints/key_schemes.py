@@ -1,7 +1,4 @@
-"""How others name the weights of a residual network: one literal table of dialects.
-
-A dialect: how others name the weights of a residual network, told by renaming rules.
-"""
+"""Key schemes: how other code bases name the weights of a residual network, as one table of renaming rules."""
 
 import functools
 import re
@@ -13,12 +10,13 @@ RenameRules = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class KeyScheme:
-    """Names of a source, after wrappers and prefixes are gone.
+    """The key names of one code base, without wrappers and prefixes.
 
-    `marks`: patterns each of which some key must hold; `absent`: patterns that none may. `rules`: (pattern, template),
-    applied in order, each at most once a key; `{unit}` stands for what `(?P<unit>...)` matched and `{stage+1}` for a
-    number counted on. `implies`: (axis, value) of the networks that bear these names, where the weights alone cannot
-    tell. `differs`: what such a network does that no axis says.
+    * `signature_keys`: patterns that must each match some key. `absent_keys`: patterns that must match none.
+    * `rules`: (pattern, template), applied in order, each at most once per key. `{block}` inserts what
+      `(?P<block>...)` matched, `{stage+1}` a number plus one.
+    * `implied_arch`: (axis, value) of the networks with these names, where the weights do not reveal it.
+    * `difference`: what these networks compute differently that no axis covers.
     """
 
     name: str
@@ -30,13 +28,13 @@ class KeyScheme:
     difference: str = ""
 
     def matches(self, keys: Iterable[str]) -> bool:
-        """Whether these keys bear the marks of this dialect."""
+        """Return whether these keys follow this scheme."""
         keys = list(keys)
         found = [any(re.search(pattern, key) for key in keys) for pattern in (*self.signature_keys, *self.absent_keys)]
         return all(found[: len(self.signature_keys)]) and not any(found[len(self.signature_keys) :])
 
     def translate(self, key: str) -> str:
-        """The name that reslab gives to this key."""
+        """Return reslab's name for this key."""
         for pattern, template in self.rules:
             key = re.sub(pattern, functools.partial(_fill_template, template), key, count=1)
         return key
@@ -53,13 +51,13 @@ def _fill_template(template: str, match: re.Match[str]) -> str:
 _LINEAR_RULE = (r"^linear\.", "fc.")
 _SHORTCUT_RULE = (r"\.shortcut\.", ".downsample.")
 _FIRST_CONV_KEY = r"^layer1\.0\.conv1\."
-# Where the unit is known to be the post-activated one that adds, with the stride in the 3x3.
+# For code bases whose block is known to be the post-activated one that adds, with the stride in the 3x3.
 _POST_ACTIVATION_ARCH = (("order", "original"), ("merge", "add"), ("stride_conv", "0"))
-_RAW_SHORTCUT_DIFFERENCE = "a unit that changes shape hands its shortcut what comes in, before norm and activation"
+_RAW_SHORTCUT_DIFFERENCE = "in a block that changes shape, the shortcut reads the input ahead of norm and activation"
 _D2L_RULES: RenameRules = ((r"\.conv3\.", ".downsample.0."),)
 _BOOK_HEAD_RULES: RenameRules = ((r"^fc1\.", "fc.0."), (r"^fc2\.", "fc.2."))
 _TIMM_V2_RULES: RenameRules = (
-    (r"^stages\.(?P<stage>\d+)\.blocks\.(?P<unit>\d+)\.", "layer{stage+1}.{unit}."),
+    (r"^stages\.(?P<stage>\d+)\.blocks\.(?P<block>\d+)\.", "layer{stage+1}.{block}."),
     (r"\.norm(?P<k>\d)\.", ".bn{k}."),
     (r"^head\.fc\.", "fc."),
 )
@@ -94,7 +92,7 @@ KEY_SCHEMES: tuple[KeyScheme, ...] = (
         (_SHORTCUT_RULE, _LINEAR_RULE),
         absent_keys=(r"^bn1?\.",),
         implied_arch=(("order", "full-preact"),),
-        difference="no norm and activation follow the last unit",
+        difference="no norm and activation follow the last block",
     ),
     KeyScheme(
         "meliketoy",
@@ -118,7 +116,7 @@ KEY_SCHEMES: tuple[KeyScheme, ...] = (
         "github.com/xternalz/WideResNet-pytorch; also bearpaw's wrn",
         (r"^block1\.layer\.0\.conv1\.",),
         (
-            (r"^block(?P<stage>\d+)\.layer\.(?P<unit>\d+)\.", "layer{stage}.{unit}."),
+            (r"^block(?P<stage>\d+)\.layer\.(?P<block>\d+)\.", "layer{stage}.{block}."),
             (r"\.convShortcut\.", ".downsample.0."),
             (r"^bn1\.", "norm."),
         ),
@@ -130,7 +128,7 @@ KEY_SCHEMES: tuple[KeyScheme, ...] = (
         (r"^group0\.block0\.conv0",),
         (
             (r"^conv0(?P<leaf>\.weight)?$", "conv1.weight"),
-            (r"^group(?P<stage>\d+)\.block(?P<unit>\d+)\.", "layer{stage+1}.{unit}."),
+            (r"^group(?P<stage>\d+)\.block(?P<block>\d+)\.", "layer{stage+1}.{block}."),
             (r"\.conv(?P<k>\d)(\.weight)?$", ".conv{k+1}.weight"),
             (r"\.bn(?P<k>\d)\.", ".bn{k+1}."),
             (r"\.convdim(\.weight)?$", ".downsample.0.weight"),
@@ -145,7 +143,7 @@ KEY_SCHEMES: tuple[KeyScheme, ...] = (
         (
             (r"^conv1\.1\.", "bn1."),
             (r"^conv1\.0\.", "conv1."),
-            (r"^conv(?P<stage>\d)_x\.(?P<unit>\d+)\.", "layer{stage-1}.{unit}."),
+            (r"^conv(?P<stage>\d)_x\.(?P<block>\d+)\.", "layer{stage-1}.{block}."),
             (r"\.residual_function\.0\.", ".conv1."),
             (r"\.residual_function\.1\.", ".bn1."),
             (r"\.residual_function\.3\.", ".conv2."),
@@ -163,7 +161,7 @@ KEY_SCHEMES: tuple[KeyScheme, ...] = (
         (
             (r"^conv_1_3x3\.", "conv1."),
             (r"^bn_1\.", "bn1."),
-            (r"^stage_(?P<stage>\d)\.stage_\d_bottleneck_(?P<unit>\d+)\.", "layer{stage}.{unit}."),
+            (r"^stage_(?P<stage>\d)\.stage_\d_bottleneck_(?P<block>\d+)\.", "layer{stage}.{block}."),
             (r"\.conv_reduce\.", ".conv1."),
             (r"\.bn_reduce\.", ".bn1."),
             (r"\.conv_conv\.", ".conv2."),
@@ -186,7 +184,7 @@ KEY_SCHEMES: tuple[KeyScheme, ...] = (
         (
             (r"^embedder\.embedder\.convolution\.", "conv1."),
             (r"^embedder\.embedder\.normalization\.", "bn1."),
-            (r"^(encoder\.)?stages\.(?P<stage>\d+)\.layers\.(?P<unit>\d+)\.", "layer{stage+1}.{unit}."),
+            (r"^(encoder\.)?stages\.(?P<stage>\d+)\.layers\.(?P<block>\d+)\.", "layer{stage+1}.{block}."),
             (r"\.shortcut\.convolution\.", ".downsample.0."),
             (r"\.shortcut\.normalization\.", ".downsample.1."),
             (r"\.layer\.(?P<k>\d)\.convolution\.", ".conv{k+1}."),
@@ -225,7 +223,7 @@ KEY_SCHEMES: tuple[KeyScheme, ...] = (
             (r"^0\.0\.", "conv1."),
             (r"^0\.1\.", "bn1."),
             (r"^7\.", "fc."),
-            (r"^(?P<stage>\d)\.(?P<unit>\d+)\.", "layer{stage}.{unit}."),
+            (r"^(?P<stage>\d)\.(?P<block>\d+)\.", "layer{stage}.{block}."),
             *_D2L_RULES,
         ),
         implied_arch=_POST_ACTIVATION_ARCH[:2],
@@ -238,7 +236,7 @@ KEY_SCHEMES: tuple[KeyScheme, ...] = (
             (r"^0\.0\.", "conv1."),
             (r"^0\.1\.", "bn1."),
             (r"^last\.2\.", "fc."),
-            (r"^b(?P<stage>\d)\.(?P<unit>\d+)\.", "layer{stage-1}.{unit}."),
+            (r"^b(?P<stage>\d)\.(?P<block>\d+)\.", "layer{stage-1}.{block}."),
             *_D2L_RULES,
         ),
         implied_arch=_POST_ACTIVATION_ARCH[:2],
@@ -253,7 +251,7 @@ KEY_SCHEMES: tuple[KeyScheme, ...] = (
             (r"^0\.0\.", "conv1."),
             (r"^0\.1\.", "bn1."),
             (r"^fc\.1\.", "fc."),
-            (r"^resnet_block(?P<stage>\d)\.(?P<unit>\d+)\.", "layer{stage}.{unit}."),
+            (r"^resnet_block(?P<stage>\d)\.(?P<block>\d+)\.", "layer{stage}.{block}."),
             *_D2L_RULES,
         ),
         implied_arch=_POST_ACTIVATION_ARCH[:2],
@@ -263,8 +261,8 @@ KEY_SCHEMES: tuple[KeyScheme, ...] = (
         "Stevens, Antiga and Viehmann 2020, Deep Learning with PyTorch, ch. 8, NetResDeep",
         (r"^resblocks\.0\.conv\.",),
         (
-            (r"^resblocks\.(?P<unit>\d+)\.conv\.", "layer1.{unit}.conv1."),
-            (r"^resblocks\.(?P<unit>\d+)\.batch_norm\.", "layer1.{unit}.bn1."),
+            (r"^resblocks\.(?P<block>\d+)\.conv\.", "layer1.{block}.conv1."),
+            (r"^resblocks\.(?P<block>\d+)\.batch_norm\.", "layer1.{block}.bn1."),
             *_BOOK_HEAD_RULES,
         ),
         implied_arch=(("order", "book"), ("merge", "add")),
@@ -327,6 +325,6 @@ KEY_SCHEMES: tuple[KeyScheme, ...] = (
 
 
 def matching_key_schemes(keys: Iterable[str]) -> list[KeyScheme]:
-    """The dialects whose marks these keys bear, as the table has them."""
+    """Return the schemes that these keys follow, in the order of the table."""
     keys = list(keys)
     return [scheme for scheme in KEY_SCHEMES if scheme.matches(keys)]

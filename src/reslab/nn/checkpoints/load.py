@@ -1,6 +1,6 @@
-"""A checkpoint brought into a network: every entry accounted for before anything is changed.
+"""Load a checkpoint into a network: account for every entry first, then change the network.
 
-Weights made to fit a new number of classes or of input channels.
+Also adapts weights to a new number of classes or input channels.
 """
 
 import logging
@@ -31,11 +31,10 @@ from reslab.spec.preprocess import Preprocess
 
 
 def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:
-    """A first convolution's weight O C H W for `in_channels`: summed over C for one channel, else repeated and times C
-    / in_channels.
+    """Return a first convolution's weight O C H W for `in_channels` input channels.
 
-    So a picture whose channels are all alike gives what it gave before, wherever C divides in_channels (as timm has
-    it).
+    For one channel it is summed over C, else repeated and multiplied by C / in_channels, as in timm. An image with
+    equal channels then gives the same output as before, wherever C divides in_channels.
     """
     channels = weight.shape[1]
     if in_channels == 1:
@@ -45,7 +44,7 @@ def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:
 
 
 def adapt_preprocess(preprocess: Preprocess, in_channels: int) -> Preprocess:
-    """The preprocessing for `in_channels`: the average of mean and std for one channel, else both repeated."""
+    """Return the preprocessing for `in_channels`: mean and std averaged for one channel, else repeated."""
     if preprocess.channels == in_channels:
         return preprocess
     mean, std = (_resize_values(values, in_channels) for values in (preprocess.mean, preprocess.std))
@@ -59,12 +58,12 @@ def _resize_values(values: tuple[float, ...], count: int) -> tuple[float, ...]:
 
 
 def last_linear_name(network: nn.Module) -> str | None:
-    """The name of the last linear layer, which tells the classes; None where there is none."""
+    """Return the name of the last linear layer, whose outputs are the classes; None without one."""
     return _last_or_none(name for name, module in network.named_modules() if isinstance(module, nn.Linear))
 
 
 def first_conv_name(network: nn.Module) -> str | None:
-    """The name of the first convolution, which reads the input; None where there is none."""
+    """Return the name of the first convolution, which reads the input; None without one."""
     return next((name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)), None)
 
 
@@ -74,22 +73,22 @@ def _last_or_none(names: Iterable[str]) -> str | None:
 
 
 def equal_up_to_trailing_ones(tensor: Tensor, shape: torch.Size) -> bool:
-    """Whether only trailing ones part the shapes: a linear layer kept as a 1x1 convolution, or the reverse."""
+    """Return whether the shapes differ only by trailing ones, as those of a linear layer and a 1x1 convolution do."""
     longer, shorter = sorted((tuple(tensor.shape), tuple(shape)), key=len, reverse=True)
     return longer[: len(shorter)] == shorter and all(size == 1 for size in longer[len(shorter) :]) and bool(shorter)
 
 
-# What was done is said here, at a level that is shown unless someone asks otherwise; what may be wrong is a warning.
+# Messages (what was done) are logged at a level that is shown by default; what may be wrong is a Python warning.
 _LOGGER = logging.getLogger("reslab.nn.checkpoints.load")
 _BY_ORDER_WARNING = (
-    "{file} has names of no known dialect: its layers were matched by order and shape. Order of words, shortcut and "
-    "place of the stride cannot be seen that way: hold a published score against it"
+    "{file} uses no known key scheme: its layers were matched by order and shape, which does not reveal the order of "
+    "operations, the shortcut type or the strided convolution; compare the accuracy with a published score"
 )
 
 
 @dataclass
 class _LoadPlan:
-    """What is being decided about each entry."""
+    """The decisions about each entry, collected before anything is changed."""
 
     state: dict[str, Tensor] = field(default_factory=dict)
     matched: list[tuple[str, str]] = field(default_factory=list)
@@ -108,13 +107,15 @@ def load_checkpoint(
     ignore_head: bool = False,
     extra_warnings: Sequence[str] = (),
 ) -> LoadReport:
-    """Copy a checkpoint into a network, in whatever dialect it names its entries; the report says which went where.
+    """Load a checkpoint into a network, whatever key scheme it uses, and return a report of every entry.
 
-    `adapt`: of "num_classes" and "in_channels", those that were asked for anew: the head then starts fresh where the
-    file's has other classes or none, and the first convolution is summed or repeated over its input channels.
-    `strict=False` goes on half-loaded, and warns. `headless`: the head is not needed. `told`: what else to warn of.
-    Raises CheckpointError, nothing changed, where entries are missing, unexpected or of other shapes, and where a
-    dialect that is not known has no single assignment by order and shape.
+    * `adapt`: "num_classes" and/or "in_channels", if they were requested explicitly. A head with other classes (or
+      none) in the file then keeps its random initial values, and the first convolution is adapted to its channels.
+    * `strict=False`: load what matches, and warn. `ignore_head`: the head is not needed.
+    * `extra_warnings`: further warnings to report.
+
+    Raises CheckpointError, with the network unchanged, if entries are missing, unexpected or of another shape, and if
+    an unknown key scheme has no unique assignment by order and shape.
     """
     model_state = network.state_dict()
     allowed = AllowedMismatch("num_classes" in adapt or ignore_head, "in_channels" in adapt)
@@ -126,8 +127,8 @@ def load_checkpoint(
     for name, tensor in model_state.items():
         _plan_entry(plan, name, tensor, entries.get(name), network, allowed)
     if plan.reinitialized and not ignore_head:
-        reason = f"{network.arch.num_classes} classes were asked for, and the file's head has others or is missing"
-        plan.messages.append(f"{', '.join(plan.reinitialized)} start fresh: {reason}")
+        reason = f"the network has {network.arch.num_classes} classes, and the file's head has others or is missing"
+        plan.messages.append(f"{', '.join(plan.reinitialized)} keep their random initial values: {reason}")
     new_warnings += key_scheme_warnings(network.arch, matching.key_scheme, checkpoint.name)
     new_warnings += [_BY_ORDER_WARNING.format(file=checkpoint.name)] if matching.by_order else []
     report = _build_report(network, checkpoint, matching, entries, plan, [*extra_warnings, *new_warnings])
@@ -141,7 +142,7 @@ def load_checkpoint(
 def _merge_shared_blocks(
     network: ResidualNetwork, matching: KeyMatching
 ) -> tuple[dict[str, CheckpointEntry], list[str], list[str]]:
-    """The entries of a network whose units share weights brought together; what was done, and what may be wrong."""
+    """Merge equal entries of blocks that share their weights. Return the entries, messages and warnings."""
     entries = dict(matching.entries)
     repeated = [name for name in entries if re.match(r"layer\d+\.[1-9]\d*\.", name)]
     first_block_names = {name: re.sub(r"^(layer\d+)\.\d+\.", r"\1.0.", name) for name in repeated}
@@ -153,9 +154,9 @@ def _merge_shared_blocks(
     if all_equal and network.arch.share_weights:
         for name in repeated:
             del entries[name]
-        return entries, [f"{len(repeated)} entries of units that share their weights brought together in the first"], []
+        return entries, [f"merged {len(repeated)} equal entries of blocks that share their weights"], []
     if all_equal and max(network.arch.depths, default=0) > 2:
-        reason = "all units of each stage hold the same weights"
+        reason = "all blocks of each stage have the same weights"
         return entries, [], [override_warning(network.arch, {"share_weights": True}, reason)]
     return entries, [], []
 
@@ -163,7 +164,7 @@ def _merge_shared_blocks(
 def _reinitialized_head(
     network: ResidualNetwork, entries: Mapping[str, CheckpointEntry], model_state: Mapping[str, Tensor]
 ) -> tuple[str, ...]:
-    """The head's entries where the file's head has other classes or is missing; none where it fits."""
+    """Return the head's keys if the file's head has other classes or is missing; nothing if it fits."""
     head = last_linear_name(network)
     names = tuple(name for name in model_state if head is not None and name.rpartition(".")[0] == head)
     entry = entries.get(f"{head}.weight")
@@ -198,7 +199,7 @@ def _plan_entry(
     elif name == f"{first_conv_name(network)}.weight" and allowed.channels and _same_kernel_shape(tensor, model_tensor):
         plan.state[name] = adapt_channels(tensor, model_tensor.shape[1])
         method = "summed" if model_tensor.shape[1] == 1 else "repeated and rescaled"
-        reason = f"{model_tensor.shape[1]} were asked for, {tensor.shape[1]} are in the file"
+        reason = f"the network has {model_tensor.shape[1]}, the file {tensor.shape[1]}"
         plan.messages.append(f"{name} {method} over its input channels: {reason}")
     else:
         plan.shape_mismatch.append((name, tuple(tensor.shape), tuple(model_tensor.shape)))
@@ -225,19 +226,19 @@ def _build_report(
         if name not in model_state and not name.endswith(OPTIONAL_SUFFIX)
     ]
     return LoadReport(
-        network.arch.name,
-        checkpoint.name,
-        matching.key_scheme.name,
-        tuple(plan.matched),
-        tuple(plan.missing),
-        (*unexpected, *matching.conflicts),
-        tuple(plan.shape_mismatch),
-        tuple(plan.reinitialized),
-        matching.by_order,
-        checkpoint.prefixes,
-        len(checkpoint.tensors),
-        tuple(plan.messages),
-        tuple(load_warnings),
+        network=network.arch.name,
+        file=checkpoint.name,
+        key_scheme=matching.key_scheme.name,
+        matched=tuple(plan.matched),
+        missing=tuple(plan.missing),
+        unexpected=(*unexpected, *matching.conflicts),
+        shape_mismatch=tuple(plan.shape_mismatch),
+        reinitialized=tuple(plan.reinitialized),
+        by_order=matching.by_order,
+        prefixes=checkpoint.prefixes,
+        num_entries=len(checkpoint.tensors),
+        messages=tuple(plan.messages),
+        warnings=tuple(load_warnings),
     )
 
 
@@ -254,7 +255,7 @@ def _check_complete(
     hints = suggest_overrides(
         network.arch, file_shapes, {name: tuple(tensor.shape) for name, tensor in model_state.items()}
     )
-    required = f"a checkpoint of {report.network}: every entry of the file and of the network matched"
+    required = f"a checkpoint of {report.network}: every entry of file and network matched"
     steps = [*hints, "create_model(..., strict=False) loads what fits"] if report.matched else hints
     lines = [str(invalid(required, report.text(max_keys=6))), *(f"  {step}" for step in steps)]
     raise CheckpointError("\n".join(lines), report)
@@ -274,6 +275,7 @@ def _log_report(report: LoadReport) -> None:
         _LOGGER.warning("%s: %s", report.network, message)
     texts = list(report.warnings)
     if not report.is_complete:
-        texts.append(f"half-loaded, as asked: {report.text(max_keys=6)}")
+        texts.append(f"partially loaded (strict=False): {report.text(max_keys=6)}")
     for text in texts:
+        # 5 frames up is the caller of create_model(..., pretrained=...).
         warnings.warn(text, CheckpointWarning, stacklevel=5)

@@ -1,4 +1,4 @@
-"""Which entry of a checkpoint belongs to which of a network: by name in a known dialect, else by order and shape."""
+"""Match the entries of a checkpoint with those of a network: by name in a known key scheme, else by order and shape."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from reslab.nn.checkpoints.key_schemes import KEY_SCHEMES, KeyScheme, matching_key_schemes
-from reslab.nn.checkpoints.load_report import CheckpointError
+from reslab.nn.checkpoints.load_report import CheckpointError, invalid_checkpoint
 from reslab.nn.checkpoints.read import Checkpoint
-from reslab.spec.errors import invalid
 
 AgreeFn = Callable[[int, int], bool]
 
@@ -20,7 +19,7 @@ _SHORTCUT_PATTERN = re.compile(r"shortcut|downsample|skip|convdim|proj_?conv|ide
 
 @dataclass(frozen=True)
 class CheckpointEntry:
-    """A tensor of the file and the name it bears there."""
+    """A tensor of the file and its key there."""
 
     file_key: str
     tensor: Tensor
@@ -28,7 +27,7 @@ class CheckpointEntry:
 
 @dataclass(frozen=True)
 class KeyMatching:
-    """Entries by the network's names. `strays`: entries of the file that two rules would give one name."""
+    """Entries by the network's keys. `conflicts`: keys of the file that translate to a key already taken."""
 
     key_scheme: KeyScheme
     entries: Mapping[str, CheckpointEntry]
@@ -37,8 +36,7 @@ class KeyMatching:
 
 
 def match_by_name(checkpoint: Checkpoint, model_state: Mapping[str, Tensor]) -> KeyMatching | None:
-    """The entries renamed in the dialect that gives most of them a place in the network `own`; None for an unknown
-    dialect."""
+    """Return the entries, renamed by the scheme that gives most keys of the network; None for an unknown scheme."""
     keys = list(checkpoint.tensors)
     schemes = matching_key_schemes(keys)
     if not schemes and sum(key in model_state for key in keys) * 2 < len(keys):
@@ -68,7 +66,7 @@ def _rename_keys(scheme: KeyScheme, tensors: Mapping[str, Tensor]) -> KeyMatchin
 
 @dataclass(frozen=True)
 class LayerEntries:
-    """Entries that belong together: one convolution, norm or linear layer. `parts`: leaf -> shape, without counters."""
+    """The entries of one convolution, norm or linear layer. `shapes`: (leaf, shape), without counters."""
 
     name: str
     kind: str
@@ -76,7 +74,7 @@ class LayerEntries:
     on_shortcut: bool
 
     def describe_shapes(self) -> str:
-        """The shapes of its entries, to be read."""
+        """Return the shapes of its entries as text."""
         return ", ".join(f"{leaf} {list(shape)}" for leaf, shape in self.shapes)
 
 
@@ -85,7 +83,7 @@ _LEAF_ALIASES |= {"moving_variance": "running_var"}
 
 
 def group_layers(tensors: Mapping[str, Tensor]) -> dict[str, list[LayerEntries]]:
-    """The layers of each kind, in the order they stand in."""
+    """Return the layers of each kind, in order."""
     shapes_by_path: dict[str, dict[str, tuple[int, ...]]] = {}
     for key, tensor in tensors.items():
         path, _, leaf = key.rpartition(".")
@@ -111,7 +109,7 @@ def _layer_kind(shapes: Mapping[str, tuple[int, ...]]) -> str:
 
 @dataclass(frozen=True)
 class AllowedMismatch:
-    """What may differ where it was asked for: the classes of the last linear layer, the channels of the first
+    """The sizes that may differ because they were requested: classes of the last linear layer, channels of the first
     convolution."""
 
     classes: bool = False
@@ -119,15 +117,13 @@ class AllowedMismatch:
 
 
 def match_by_order(checkpoint: Checkpoint, model_state: Mapping[str, Tensor], allowed: AllowedMismatch) -> KeyMatching:
-    """Each layer of the network paired with the layer of the same place in the file, within each kind.
+    """Pair each layer of the network with the layer at the same position in the file, within each kind of layer.
 
-    Layers agree where all their shapes do; where the file's names tell a shortcut, the shortcut must be one in the
-    network too. Raises CheckpointError, with the reason, unless exactly one assignment keeps the order.
+    Layers agree if all their shapes do; if the file's keys mark shortcuts, shortcuts must match shortcuts. Raises
+    CheckpointError, with the reason, unless exactly one assignment keeps the order.
     """
     if not checkpoint.ordered:
-        _raise_unmatched(
-            checkpoint, "whose names no dialect has and whose format does not keep the order of its entries"
-        )
+        raise _unmatched(checkpoint, "with unknown keys, in a format that does not keep the order of its entries")
     file_layers, model_layers = group_layers(checkpoint.tensors), group_layers(model_state)
     entries: dict[str, CheckpointEntry] = {}
     for kind in model_layers:
@@ -162,10 +158,8 @@ def _pair_layers(
     num_ways = count_assignments(num_few, num_many, agree_short_long)
     if num_ways != 1:
         reason = "no assignment keeps" if num_ways == 0 else f"{num_ways} assignments keep"
-        _raise_unmatched(
-            checkpoint,
-            f"whose names no dialect has; {reason} the order of its {kind}s{_describe_mismatch(file_layers, model_layers, agree)}",
-        )
+        details = _describe_mismatch(file_layers, model_layers, agree)
+        raise _unmatched(checkpoint, f"with unknown keys; {reason} the order of its {kind}s{details}")
     pairs = enumerate(earliest_assignment(num_few, num_many, agree_short_long))
     return [
         (file_layers[short_index], model_layers[long_index])
@@ -176,14 +170,14 @@ def _pair_layers(
 
 
 def _comparable_shapes(layer: LayerEntries, is_first: bool, is_last: bool) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """The shapes without the dimension that is free to differ."""
+    """Return the shapes without the dimension that may differ."""
     if is_first:
         return tuple((leaf, (*shape[:1], *shape[2:])) for leaf, shape in layer.shapes)
     return tuple((leaf, shape[1:]) for leaf, shape in layer.shapes) if is_last else layer.shapes
 
 
 def count_assignments(num_few: int, num_many: int, agree: AgreeFn) -> int:
-    """In how many ways `num_few` layers find places among `num_many` that agree, the order kept."""
+    """Return the number of ways to assign `num_few` layers to `num_many` in order, each to one that agrees."""
     ways = [1] + [0] * num_few
     for long_index in range(num_many):
         for short_index in reversed(range(num_few)):
@@ -193,8 +187,7 @@ def count_assignments(num_few: int, num_many: int, agree: AgreeFn) -> int:
 
 
 def earliest_assignment(num_few: int, num_many: int, agree: AgreeFn) -> list[int]:
-    """The earliest place of each of `num_few` layers among `num_many` that agrees, the order kept; there must be an
-    assignment."""
+    """Return the earliest position of each of `num_few` layers among `num_many`, in order; an assignment must exist."""
     positions: list[int] = []
     for long_index in range(num_many):
         if len(positions) < num_few and agree(len(positions), long_index):
@@ -209,8 +202,9 @@ def _describe_mismatch(
     counts = f" ({len(file_layers)} in the file, {len(model_layers)} in the network"
     for i in range(min(len(file_layers), len(model_layers))):
         if not agree(i, i):
-            position = f"; number {i + 1} is {file_layers[i].name} ({file_layers[i].describe_shapes()}) there"
-            return f"{counts}{position}, {model_layers[i].name} ({model_layers[i].describe_shapes()}) here)"
+            in_file = f"{file_layers[i].name} ({file_layers[i].describe_shapes()}) in the file"
+            in_model = f"{model_layers[i].name} ({model_layers[i].describe_shapes()}) in the network"
+            return f"{counts}; number {i + 1} is {in_file}, {in_model})"
     return counts + ")"
 
 
@@ -225,9 +219,9 @@ def _layer_entries(
     return entries
 
 
-def _raise_unmatched(checkpoint: Checkpoint, got: str) -> None:
+def _unmatched(checkpoint: Checkpoint, got: str) -> CheckpointError:
     names = ", ".join(scheme.name for scheme in KEY_SCHEMES)
-    keys = ", ".join(list(checkpoint.tensors)[:4])
-    required = f"names of a known dialect ({names}), or layers in the network's order"
-    step = f"its names begin with {keys}; rename them as `create_model(...).state_dict()` has them"
-    raise CheckpointError(str(invalid(required, f"{checkpoint.name}, {got}", next_step=step)))
+    first_keys = ", ".join(list(checkpoint.tensors)[:4])
+    required = f"keys of a known scheme ({names}), or layers in the network's order"
+    step = f"its first keys are {first_keys}; rename them as in `create_model(...).state_dict()`"
+    return invalid_checkpoint(required, f"{checkpoint.name}, {got}", next_step=step)

@@ -1,6 +1,6 @@
-"""Weights of the Hugging Face hub, through the packages of the extra `timm`, in the hub's own cache.
+"""Load `pretrained=`: a file, a state dict, published weights by tag, or a Hugging Face hub repository.
 
-What `pretrained` may be: a file, a state dict, published weights by tag, or a repository of the hub.
+The hub is used through the packages of the extra `timm`, with the hub's own cache.
 """
 
 import json
@@ -18,9 +18,9 @@ from urllib.request import urlopen
 from torch import Tensor
 
 from reslab.nn.checkpoints.diagnose import differing_axes, override_warning
-from reslab.nn.checkpoints.download import TIMEOUT_SECONDS, WeightsUnavailableError, fetch_weights, file_hash
+from reslab.nn.checkpoints.download import TIMEOUT_SECONDS, fetch_weights, file_hash, weights_unavailable
 from reslab.nn.checkpoints.load import adapt_preprocess, load_checkpoint
-from reslab.nn.checkpoints.load_report import CheckpointError, LoadReport
+from reslab.nn.checkpoints.load_report import LoadReport, invalid_checkpoint
 from reslab.nn.checkpoints.published import (
     TIMM_INSTALL_HINT,
     PublishedWeights,
@@ -32,7 +32,6 @@ from reslab.nn.checkpoints.read import Checkpoint, read_checkpoint, unwrap_check
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import Arch
 from reslab.spec.config import from_dict
-from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo import ARCHS
 
@@ -41,11 +40,11 @@ _HUB_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def fetch_from_hub(repo: str) -> Path:
-    """The file of weights of a repository `org/name`, its SHA-256 checked where the hub tells it (`HF_ENDPOINT` names a
-    mirror).
+    """Return the path of a hub repository's weights, downloaded if needed; check the SHA-256 if the hub gives one.
 
-    The cache is the hub's own, shared with timm and transformers. Raises WeightsUnavailable, naming the file and its
-    place, where it cannot be fetched or the extra is missing, and CheckpointError where the hash is another.
+    The cache is the hub's own, shared with timm and transformers; `HF_ENDPOINT` names a mirror. Raises
+    WeightsUnavailableError if the file cannot be downloaded or the extra is not installed, and CheckpointError if the
+    hash differs.
     """
     reasons = []
     for name in _HUB_WEIGHT_FILES:
@@ -59,9 +58,9 @@ def fetch_from_hub(repo: str) -> Path:
         _check_blob_hash(path)
         return path
     url = f"{_hub_endpoint()}/{repo}/resolve/main/{_HUB_WEIGHT_FILES[0]}"
-    required = f"a network to fetch the weights of {repo}, or the file in the hub's cache"
-    step = f"fetch {url} elsewhere and give its place: pretrained='PATH/{_HUB_WEIGHT_FILES[0]}'"
-    raise WeightsUnavailableError(str(invalid(required, f"{repo} cannot be read ({reasons[0]})", next_step=step)))
+    required = f"an internet connection to download the weights of {repo}, or the file in the hub's cache"
+    step = f"download {url} elsewhere and give its path: pretrained='PATH/{_HUB_WEIGHT_FILES[0]}'"
+    raise weights_unavailable(required, f"{repo} cannot be read ({reasons[0]})", next_step=step)
 
 
 def _hub_endpoint() -> str:
@@ -69,18 +68,16 @@ def _hub_endpoint() -> str:
 
 
 def hub_file(repo: str, name: str) -> Path:
-    """One file of a repository, from the cache, else from the hub.
+    """Return the path of one file of a repository, from the cache or else from the hub.
 
-    Raises WeightsUnavailable without the extra, ConnectionError where the hub cannot be reached, OSError where it has
-    no such file.
+    Raises WeightsUnavailableError without the extra, ConnectionError if the hub is unreachable, OSError if it has no
+    such file.
     """
     try:
         from huggingface_hub import hf_hub_download
     except ImportError as error:
         required = f"the extra timm for weights of the Hugging Face hub ({repo})"
-        raise WeightsUnavailableError(
-            str(invalid(required, "an installation without it", next_step=TIMM_INSTALL_HINT))
-        ) from error
+        raise weights_unavailable(required, "an installation without it", next_step=TIMM_INSTALL_HINT) from error
     try:
         with suppress(Exception):
             return Path(hf_hub_download(repo, name, local_files_only=True))
@@ -88,16 +85,16 @@ def hub_file(repo: str, name: str) -> Path:
         return Path(hf_hub_download(repo, name, endpoint=_hub_endpoint()))
     except ConnectionError:
         raise
-    except Exception as error:  # its own, those of its client and those of the network have no class in common
+    except Exception as error:  # the hub, its HTTP client and the sockets raise errors without a common class
         raise OSError(f"{name} of {repo}: {error}") from error
 
 
 def _check_hub_reachable() -> None:
-    """ConnectionError, soon, where the hub cannot be reached: its own client tries for a minute."""
+    """Raise ConnectionError if the hub is unreachable, within seconds; its own client retries for a minute."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        raise ConnectionError("HF_HUB_OFFLINE forbids the network")
+        raise ConnectionError("HF_HUB_OFFLINE is set")
     try:
         urlopen(_hub_endpoint(), timeout=TIMEOUT_SECONDS).close()
     except HTTPError as error:
@@ -107,22 +104,21 @@ def _check_hub_reachable() -> None:
 
 
 def _check_blob_hash(path: Path) -> None:
-    """Large files lie in the hub's cache under the SHA-256 that the hub told."""
+    """Check a file against its SHA-256, under which the hub's cache stores large files."""
     blob = path.resolve()
-    if len(blob.name) == 64 and file_hash(blob) != blob.name:
-        actual_hash = file_hash(blob)
+    if len(blob.name) == 64 and (actual_hash := file_hash(blob)) != blob.name:
         path.unlink(missing_ok=True)
         blob.unlink(missing_ok=True)
         got = f"{path} with {actual_hash[:16]}..."
-        raise CheckpointError(
-            str(invalid(f"a file with the SHA-256 {blob.name}", got, next_step="it was removed; try again"))
-        )
+        raise invalid_checkpoint(f"a file with the SHA-256 {blob.name}", got, next_step="it was removed; try again")
 
 
 def find_hub_weights(arch: str, repo: str) -> PublishedWeights:
-    """What the repository's `config.json` tells of its weights: preprocessing and class names, as timm or transformers
-    write them."""
-    fetch_from_hub(repo)  # first, so that a hub out of reach is told once
+    """Return a hub repository's weights with the preprocessing and class names of its `config.json`.
+
+    timm's and transformers' forms of the file are understood.
+    """
+    fetch_from_hub(repo)  # first, so that an unreachable hub gives one error
     config = _read_hub_json(repo, "config.json")
     messages: tuple[str, ...] = ()
     preprocess: Preprocess | None = None
@@ -139,7 +135,7 @@ def find_hub_weights(arch: str, repo: str) -> PublishedWeights:
         classes = tuple(name for _, name in sorted((int(key), name) for key, name in config["id2label"].items()))
         preprocess = _transformers_preprocess(_read_hub_json(repo, "preprocessor_config.json"))
     if preprocess is None:
-        messages = (*messages, f"{repo} tells no preprocessing: give mean and std yourself")
+        messages = (*messages, f"{repo} defines no preprocessing: give mean and std yourself")
     return PublishedWeights(
         arch, HUB_PREFIX + repo, repo=repo, preprocess=preprocess, classes=classes, messages=messages
     )
@@ -168,7 +164,7 @@ _FILE_SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".th", ".tar", ".ckpt",
 
 
 def changed_io_sizes(arch: Arch, explicit_axes: Collection[str]) -> tuple[str, ...]:
-    """Of num_classes and in_channels, those `given` by name, or other than the zoo has them for this network."""
+    """Return those of num_classes and in_channels that were given explicitly or differ from the zoo's network."""
     zoo_arch = ARCHS.get(arch.name, arch)
     return tuple(
         axis
@@ -185,13 +181,11 @@ def load_pretrained(
     strict: bool = True,
     ignore_head: bool = False,
 ) -> LoadReport:
-    """Load a file, a state dict, published weights (True or a tag) or `hf-hub:org/name` into a network;
-    `network.loaded` is the report.
+    """Load a file, a state dict, published weights (True or a tag) or `hf-hub:org/name` into a network.
 
-    Published weights, and files that reslab saved, bring their preprocessing and class names along. See
-    `load_checkpoint` for `adapt`, `strict` and `headless`. Raises CheckpointError for a file that is no checkpoint or
-    does not fit, FileNotFoundError, WeightsUnavailable where published weights cannot be had, ValueError for an unknown
-    tag.
+    Published weights and reslab's own files also set the network's preprocessing and class names. `adapt`, `strict` and
+    `ignore_head` are those of `load_checkpoint`. Raises CheckpointError for a file that is not a checkpoint or does not
+    fit, FileNotFoundError, WeightsUnavailableError, and ValueError for an unknown tag.
     """
     if isinstance(source, Mapping):
         return load_checkpoint(
@@ -207,9 +201,7 @@ def load_pretrained(
     implied = from_dict(Arch, checkpoint.header["arch"]) if checkpoint.header.get("arch") else ARCHS.get(published.arch)
     extra_warnings = []
     if implied is not None and (axes := differing_axes(network.arch, implied)):
-        extra_warnings.append(
-            override_warning(network.arch, axes, f"{checkpoint.name} holds weights of {implied.name}")
-        )
+        extra_warnings.append(override_warning(network.arch, axes, f"{checkpoint.name} has weights of {implied.name}"))
     report = load_checkpoint(
         network, checkpoint, adapt=adapt, strict=strict, ignore_head=ignore_head, extra_warnings=extra_warnings
     )
@@ -218,7 +210,7 @@ def load_pretrained(
 
 
 def is_path(source: str | Path) -> bool:
-    """Whether this names a file or folder (there or not), and not a tag of published weights."""
+    """Return whether this names a file or folder (existing or not) rather than published weights."""
     if isinstance(source, Path) or Path(source).exists():
         return True
     if source.startswith((HUB_PREFIX, "timm/")):
@@ -227,7 +219,7 @@ def is_path(source: str | Path) -> bool:
 
 
 def resolve_pretrained(name: str, source: bool | str | Path | Enum) -> PublishedWeights:
-    """The published weights that `source` names for the network `name`."""
+    """Return the published weights that `source` names for the network `name`."""
     if isinstance(source, str) and source.startswith(HUB_PREFIX):
         return find_hub_weights(name, source.removeprefix(HUB_PREFIX))
     assert not isinstance(source, Path)
@@ -235,7 +227,7 @@ def resolve_pretrained(name: str, source: bool | str | Path | Enum) -> Published
 
 
 def fetch_published(published: PublishedWeights) -> Checkpoint:
-    """The checkpoint of published weights, fetched into the cache where it is not there."""
+    """Return the checkpoint of published weights, downloaded into the cache if needed."""
     description = f"the weights {published.tag} of {published.arch}"
     path = (
         fetch_weights(published.url, published.hash_prefix, description)
@@ -247,7 +239,7 @@ def fetch_published(published: PublishedWeights) -> Checkpoint:
 
 
 def _weights_from_header(checkpoint: Checkpoint) -> PublishedWeights:
-    """What reslab wrote beside the weights, where it did."""
+    """Return the preprocessing and class names in the header of one of reslab's own files, if it is one."""
     classes, preprocess = (checkpoint.header.get(key) for key in ("classes", "preprocess"))
     return PublishedWeights(
         "",
@@ -258,7 +250,7 @@ def _weights_from_header(checkpoint: Checkpoint) -> PublishedWeights:
 
 
 def _set_model_metadata(network: ResidualNetwork, published: PublishedWeights, report: LoadReport) -> None:
-    """Preprocessing and class names that belong to the weights; no names for a fresh head."""
+    """Set the preprocessing and class names that belong to the weights; no names for a new head."""
     if published.preprocess is not None:
         network.preprocess = adapt_preprocess(published.preprocess, network.arch.in_channels)
     if published.classes and not report.reinitialized and len(published.classes) == network.arch.num_classes:

@@ -1,4 +1,4 @@
-"""Which weights are published for a network, where they lie, and which preprocessing and class names belong to them."""
+"""Published weights of torchvision and timm: tags, URLs, preprocessing and class names."""
 
 import importlib.util
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from urllib.parse import urlparse
 from torchvision.models import get_model_weights
 from torchvision.models import list_models as list_torchvision
 
-from reslab.nn.checkpoints.download import WeightsUnavailableError
+from reslab.nn.checkpoints.download import weights_unavailable
 from reslab.spec.errors import invalid, nearest, unknown_name
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo import ARCHS
@@ -21,8 +21,7 @@ TIMM_INSTALL_HINT = "pip install 'reslab[timm]'"
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """Weights of the network `arch`: a `url` whose file name holds the first digits of its SHA-256, or a `repo` of the
-    hub."""
+    """Weights of the network `arch`: a `url`, whose file name contains the start of its SHA-256, or a hub `repo`."""
 
     arch: str
     tag: str
@@ -34,23 +33,23 @@ class PublishedWeights:
 
     @property
     def hash_prefix(self) -> str:
-        """The first digits of the SHA-256, as the file's name holds them; empty where it holds none."""
+        """The first digits of the SHA-256 in the file's name; empty if it has none."""
         digits = Path(urlparse(self.url).path).stem.rpartition("-")[2]
         return digits if len(digits) >= 8 and set(digits) <= set("0123456789abcdef") else ""
 
 
 def has_timm() -> bool:
-    """Whether the extra `timm` is installed."""
+    """Return whether the extra `timm` is installed."""
     return importlib.util.find_spec("timm") is not None
 
 
 def torchvision_tags(name: str) -> list[str]:
-    """The tags of torchvision's weights for a network of this name; empty where it has none."""
+    """Return the tags of torchvision's weights for this network."""
     return [weights.name for weights in get_model_weights(name)] if name in list_torchvision() else []
 
 
 def timm_tags(name: str) -> list[str]:
-    """The tags of timm's weights for a network of this name, the default first; empty without the extra."""
+    """Return the tags of timm's weights for this network, the default first; empty without the extra."""
     if not has_timm():
         return []
     import timm
@@ -63,16 +62,16 @@ def timm_tags(name: str) -> list[str]:
 
 
 def list_published_tags(name: str) -> list[str]:
-    """The tags of all weights published for a network of this name, the default of each source first."""
+    """Return the tags of all published weights for this network, the default of each source first."""
     return torchvision_tags(name) + timm_tags(name)
 
 
 def find_published_weights(name: str, tag: str | bool | Enum = True) -> PublishedWeights:
-    """The weights of this tag for the network `name`; True is the newest of torchvision's, else the default of timm's.
+    """Return the weights with this tag for the network `name`; True: torchvision's default, or else timm's.
 
     A tag is one of torchvision's (`IMAGENET1K_V2`, also as `ResNet50_Weights.IMAGENET1K_V2`), or one of timm's
-    (`a1_in1k`, also as `timm/resnet50.a1_in1k`). Raises WeightsUnavailable where none are published or the extra is
-    missing, ValueError for an unknown tag or one of another network.
+    (`a1_in1k`, also as `timm/resnet50.a1_in1k`). Raises WeightsUnavailableError if none are published or the extra is
+    not installed, ValueError for an unknown tag or one of another network.
     """
     if tag is True or tag == "DEFAULT":
         return _default_weights(name)
@@ -83,12 +82,12 @@ def find_published_weights(name: str, tag: str | bool | Enum = True) -> Publishe
         return _timm_weights(name, tag)
     if not has_timm() and not tag.isupper():
         required = f"the extra timm for weights of the tag {tag!r}"
-        raise WeightsUnavailableError(str(invalid(required, "an installation without it", next_step=TIMM_INSTALL_HINT)))
+        raise weights_unavailable(required, "an installation without it", next_step=TIMM_INSTALL_HINT)
     raise unknown_name(f"weights of {name}", tag, list_published_tags(name), "or give a file")
 
 
 def _normalize_tag(name: str, tag: str | bool | Enum) -> str:
-    """The tag alone; ValueError where it names another network."""
+    """Return the tag alone. Raises ValueError if it names another network."""
     text = f"{type(tag).__name__}.{tag.name}" if isinstance(tag, Enum) else str(tag)
     text = text.removeprefix("timm/")
     prefix, dot, rest = text.partition(".")
@@ -112,12 +111,12 @@ def _default_weights(name: str) -> PublishedWeights:
         return _timm_weights(name, tags[0])
     available = [other for other in ARCHS if torchvision_tags(other)]
     if not has_timm():
-        step = f"{TIMM_INSTALL_HINT} brings timm's weights (of resnet50d, resnetv2_50, seresnet50 and others)"
+        step = f"{TIMM_INSTALL_HINT} adds timm's weights (of resnet50d, resnetv2_50, seresnet50 and others)"
     else:
         available += [other for other in ARCHS if other not in available and timm_tags(other)]
-        step = "pretrained=FILE loads your own"
+        step = "pretrained=FILE loads your own weights"
     suggestions = nearest(name, available) or available[:3]
-    raise WeightsUnavailableError(str(invalid("a network with published weights", name, ", ".join(suggestions), step)))
+    raise weights_unavailable("a network with published weights", name, ", ".join(suggestions), step)
 
 
 def _torchvision_weights(name: str, tag: str) -> PublishedWeights:
@@ -137,26 +136,28 @@ def _timm_weights(name: str, tag: str) -> PublishedWeights:
     preprocess, messages = timm_preprocess(cfg)
     url, repo = cfg.get("url") or "", cfg.get("hf_hub_id") or ""
     published = PublishedWeights(name, tag, url, repo, preprocess, timm_classes(cfg), messages)
-    # Without a hash in its name a file cannot be checked; the hub tells the hash of its own.
+    # A file without a hash in its name cannot be verified; the hub gives the hash of its files.
     return published if published.hash_prefix or not repo else replace(published, url="")
 
 
 def timm_preprocess(cfg: Mapping[str, Any]) -> tuple[Preprocess, tuple[str, ...]]:
-    """The preprocessing that timm's `pretrained_cfg` tells, and what of it our words do not say."""
+    """Return the preprocessing of timm's `pretrained_cfg`, and messages about parts that cannot be reproduced."""
     channels, *sizes = cfg["input_size"]
     size = int(sizes[-1])
     transform = f"resize({int(size / cfg.get('crop_pct', 0.875))}) center-crop({size})"
     messages = []
     if cfg.get("interpolation", "bilinear") != "bilinear":
         messages.append(
-            f"timm resizes these pictures {cfg['interpolation']}, here it is bilinear: scores differ a little"
+            f"timm resizes with {cfg['interpolation']} interpolation, reslab with bilinear: scores differ slightly"
         )
     return Preprocess(channels, transform, tuple(cfg["mean"]), tuple(cfg["std"])), tuple(messages)
 
 
 def timm_classes(cfg: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The class names of timm's `pretrained_cfg`: its own, or ImageNet's thousand in torchvision's words; None where it
-    has neither."""
+    """Return the class names of timm's `pretrained_cfg`: its own, or torchvision's names of the ImageNet classes.
+
+    None if it has neither.
+    """
     names = cfg.get("label_names")
     if names:
         return tuple(map(str, names))

@@ -1,9 +1,7 @@
-"""Files of weights, read without running anything they hold: `.safetensors`, `.npz`, and torch's own of any ending.
+"""Read checkpoint files without running code from them, and unwrap the named tensors.
 
-What a file is, its first bytes say, not its name.
-
-A checkpoint: the named tensors of a file, taken out of the wrappers and prefixes that training scripts put around
-them.
+Formats: `.safetensors`, `.npz`, and torch's own under any suffix, recognised by the first bytes. Training scripts put
+wrappers and key prefixes around the tensors; both are removed.
 """
 
 import codecs
@@ -22,10 +20,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from reslab.nn.checkpoints.load_report import CheckpointError
-from reslab.spec.errors import invalid, nearest, unknown_name
+from reslab.nn.checkpoints.load_report import CheckpointError, invalid_checkpoint
+from reslab.spec.errors import nearest, unknown_name
 
-# Beyond what torch allows by itself: plain values that scripts keep beside their weights, none of which runs code.
+# Plain values that scripts save beside their weights, beyond what torch allows by default. None of them runs code.
 _SAFE_GLOBALS: list[Any] = [
     (types.SimpleNamespace, "argparse.Namespace"),
     (np.dtype, "numpy.dtype"),
@@ -36,9 +34,9 @@ _SAFE_GLOBALS: list[Any] = [
 _FILE_TYPES = ".safetensors, .npz, or a .pth, .pt, .th or .tar that torch.save wrote"
 _FOREIGN_SIGNATURES = {
     b"\x89HDF": "an HDF5 file (Keras)",
-    b"version https://git-lfs": "a Git LFS pointer: `git lfs pull` fetches what it stands for",
-    b"<!DOCTYPE": "a web page, a download that went wrong",
-    b"<html": "a web page, a download that went wrong",
+    b"version https://git-lfs": "a Git LFS pointer: `git lfs pull` downloads the file",
+    b"<!DOCTYPE": "a web page from a failed download",
+    b"<html": "a web page from a failed download",
     b"\x1f\x8b": "a gzip archive: unpack it first",
     b"\x7fELF": "a program",
 }
@@ -46,7 +44,7 @@ _FOREIGN_SIGNATURES = {
 
 @dataclass(frozen=True)
 class FileContent:
-    """What a file holds. `ordered`: its entries stand as a network defines them (not so in safetensors)."""
+    """The content of a file. `ordered`: its entries are in the order of the network's definition (not in safetensors)."""
 
     value: Any
     ordered: bool = True
@@ -54,10 +52,10 @@ class FileContent:
 
 
 def read_file(path: str | Path) -> FileContent:
-    """The content of a file of weights, on the CPU.
+    """Return the content of a checkpoint file, on the CPU.
 
-    Raises FileNotFoundError, and CheckpointError for a file that is no checkpoint, is cut short, is a TorchScript
-    archive, or whose reading would run code.
+    Raises FileNotFoundError, and CheckpointError for a file that is not a checkpoint, is truncated, is a TorchScript
+    archive, or would run code when read.
     """
     path = Path(path)
     if not path.is_file():
@@ -68,7 +66,7 @@ def read_file(path: str | Path) -> FileContent:
     with path.open("rb") as file:
         head = file.read(512)
     if not head:
-        raise _not_a_checkpoint(path, "a file of 0 bytes", "fetch it again")
+        raise _not_a_checkpoint(path, "a file of 0 bytes", "download it again")
     if head[:4] == b"PK\x03\x04":
         return _read_zip(path)
     if head[:1] == b"\x80":
@@ -79,24 +77,24 @@ def read_file(path: str | Path) -> FileContent:
         raise _not_a_checkpoint(path, "a tar archive (of torch before 0.2, or of other files)", "unpack it first")
     descriptions = (description for signature, description in _FOREIGN_SIGNATURES.items() if head.startswith(signature))
     raise _not_a_checkpoint(
-        path, next(descriptions, f"a file beginning with {head[:8]!r}"), "check what was downloaded or named"
+        path, next(descriptions, f"a file beginning with {head[:8]!r}"), "check the download and the name"
     )
 
 
 def _not_a_checkpoint(path: Path, got: str, next_step: str) -> CheckpointError:
-    return CheckpointError(str(invalid(f"a checkpoint: {_FILE_TYPES}", f"{path}, {got}", next_step=next_step)))
+    return invalid_checkpoint(f"a checkpoint: {_FILE_TYPES}", f"{path}, {got}", next_step=next_step)
 
 
 def _truncated_file(path: Path, reason: object) -> CheckpointError:
     first_line = str(reason).strip().split("\n")[0].split(". ")[0]
-    got = f"{path}, {path.stat().st_size:,} bytes, cut short or damaged ({first_line or type(reason).__name__})"
-    return CheckpointError(str(invalid("a whole checkpoint", got, next_step="fetch or copy the file again")))
+    got = f"{path}, {path.stat().st_size:,} bytes, truncated or damaged ({first_line or type(reason).__name__})"
+    return invalid_checkpoint("a complete checkpoint", got, next_step="download or copy the file again")
 
 
 def _unsafe_file(path: Path, content: str) -> CheckpointError:
     required = "a checkpoint of tensors only, read without running code"
-    step = "where you trust it: load it where it was made and save model.state_dict() alone"
-    return CheckpointError(str(invalid(required, f"{path}, which holds {content}", next_step=step)))
+    step = "if you trust it: load it with the code that made it and save model.state_dict() alone"
+    return invalid_checkpoint(required, f"{path}, which contains {content}", next_step=step)
 
 
 def _read_zip(path: Path) -> FileContent:
@@ -112,7 +110,7 @@ def _read_zip(path: Path) -> FileContent:
         return FileContent(_read_npz(path))
     if any(name.endswith("/data.pkl") for name in names):
         return FileContent(_read_torch(path))
-    raise _not_a_checkpoint(path, f"a zip archive of {len(names)} files, no weights of torch", "unpack it first")
+    raise _not_a_checkpoint(path, f"a zip archive of {len(names)} files without torch weights", "unpack it first")
 
 
 def _read_npz(path: Path) -> dict[str, torch.Tensor]:
@@ -158,19 +156,19 @@ def _read_torch(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         match = re.search(r"(?:GLOBAL|[Uu]nsupported global: GLOBAL|[Uu]nsupported class) ([\w.]+)", str(error))
         if match:
-            raise _unsafe_file(path, f"`{match[1]}`, which reading would run") from None
+            raise _unsafe_file(path, f"`{match[1]}`, which would run when read") from None
         raise _truncated_file(path, _safe_reason(error)) from None
     except Exception as error:  # a damaged pickle can raise anything
         raise _truncated_file(path, _safe_reason(error)) from None
 
 
 def _safe_reason(error: Exception) -> str:
-    """torch's advice on unsafe loading left out: it must not be the next step that a user reads."""
+    """Return the reason without torch's advice on unsafe loading, which users must not follow."""
     text = str(error)
     return type(error).__name__ if "weights_only" in text or not text else text
 
 
-# What scripts call the weights inside their file; the plain weights before averaged ones.
+# Names of the weights inside the files of training scripts; plain weights ahead of averaged ones.
 WRAPPER_KEYS = (
     "state_dict",
     "model_state_dict",
@@ -205,15 +203,15 @@ KEY_PREFIXES = (
     "encoder.",
     "resnet.",
 )
-# Wrappers in wrappers that are looked into: a pickle can hold itself.
+# The depth of nested wrappers to search: a pickle can contain itself.
 _MAX_NESTING = 5
-# Counters that say nothing about the function: of averaged models, of the counting tool thop.
+# Counters that do not affect the outputs: of averaged models, and of the profiler thop.
 COUNTER_SUFFIXES = ("n_averaged", "total_ops", "total_params")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Named tensors, without wrapper and `prefixes`; `ordered`: as a network defines them; `header`: reslab's own."""
+    """Named tensors without wrappers and `prefixes`. `ordered`: in the network's order. `header`: of reslab's files."""
 
     name: str
     tensors: Mapping[str, Tensor]
@@ -224,9 +222,9 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
-    """The named tensors of a file (or of the `model.safetensors` of a run folder); `entry` picks one of its wrappers.
+    """Return the named tensors of a file, or of the `model.safetensors` of a run; `entry` selects one of its wrappers.
 
-    Raises FileNotFoundError, and CheckpointError for a file that is no checkpoint, is cut short or would run code.
+    Raises FileNotFoundError, and CheckpointError for a file that is not a checkpoint, is truncated or would run code.
     """
     path = Path(path)
     run_weights = path / "model.safetensors"
@@ -238,9 +236,9 @@ def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
 def unwrap_checkpoint(
     name: str, value: Any, ordered: bool = True, header: Mapping[str, Any] | None = None, entry: str | None = None
 ) -> Checkpoint:
-    """The named tensors inside wrappers, counters and all that is no tensor left away, common prefixes taken off.
+    """Return the named tensors inside wrappers, without counters, other values and common prefixes.
 
-    Raises CheckpointError where there are none.
+    Raises CheckpointError if there are none.
     """
     messages: list[str] = []
     state = _select_entry(value, entry, messages) if entry else _unwrap(value, messages)
@@ -248,13 +246,8 @@ def unwrap_checkpoint(
     tensors = {key: tensor for key, tensor in tensors.items() if key.rpartition(".")[2] not in COUNTER_SUFFIXES}
     if not tensors:
         got = f"{name} with {_describe_content(value)}"
-        raise CheckpointError(
-            str(
-                invalid(
-                    "a mapping of names to tensors (a state dict)", got, next_step=f"or one under {WRAPPER_KEYS[0]!r}"
-                )
-            )
-        )
+        step = f"or one under {WRAPPER_KEYS[0]!r}"
+        raise invalid_checkpoint("a mapping of names to tensors (a state dict)", got, next_step=step)
     stripped, prefixes = strip_prefixes(tensors)
     return Checkpoint(name, stripped, ordered, header or {}, prefixes, tuple(messages))
 
@@ -275,7 +268,9 @@ def _unwrap(value: Any, messages: list[str]) -> Mapping[Any, Any]:
         if not wrapper_keys:
             return value
         if len(wrapper_keys) > 1:
-            messages.append(f"took {wrapper_keys[0]!r}; the file also holds {', '.join(map(repr, wrapper_keys[1:]))}")
+            messages.append(
+                f"loaded {wrapper_keys[0]!r}; the file also contains {', '.join(map(repr, wrapper_keys[1:]))}"
+            )
         value = value[wrapper_keys[0]]
     return {}
 
@@ -287,13 +282,15 @@ def _select_entry(value: Any, entry: str, messages: list[str]) -> Mapping[Any, A
                 "entry of the file", entry, [str(key) for key in value] if isinstance(value, Mapping) else []
             )
         value = value[part]
-    messages.append(f"took {entry!r}")
+    messages.append(f"loaded {entry!r}")
     return _unwrap(value, messages)
 
 
 def strip_prefixes(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The tensors without the prefixes that a third of their keys or more bear, and those prefixes; no two keys become
-    one."""
+    """Return the tensors without the prefixes that at least a third of the keys have, and the removed prefixes.
+
+    A prefix stays if removing it would make two keys equal.
+    """
     stripped, prefixes = dict(tensors), []
     while prefix := next((prefix for prefix in KEY_PREFIXES if _is_common_prefix(prefix, stripped)), None):
         stripped = {key.removeprefix(prefix): tensor for key, tensor in stripped.items()}
