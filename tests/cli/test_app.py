@@ -33,7 +33,7 @@ def test_help_names_every_verb(command: Command) -> None:
     for words in ((), ("--help",), ("-h",)):
         outcome = command(*words)
         assert outcome.code == 0
-        for verb in ("demo", "train", "eval", "predict", "models", "show", "recipes", "runs", "doctor"):
+        for verb in ("demo", "train", "eval", "predict", "models", "summary", "recipes", "runs", "doctor"):
             assert f" {verb} " in outcome.out
 
 
@@ -65,13 +65,13 @@ def test_an_unknown_option_is_told_the_nearest(command: Command) -> None:
 
 
 def test_a_missing_argument_is_named(command: Command) -> None:
-    outcome = command("show")
+    outcome = command("summary")
     assert outcome.code == 2
     assert "NAME" in outcome.err
 
 
 def test_with_json_an_error_is_one_object(command: Command) -> None:
-    for words in (("trian", "--json"), ("show", "resnet19", "--json"), ("show", "--json"), ("train", "--x", "--json")):
+    for words in (("trian", "--json"), ("summary", "resnet19", "--json"), ("summary", "--json"), ("train", "--x", "--json")):
         outcome = command(*words)
         assert outcome.code != 0
         assert list(outcome.value) == ["error"]
@@ -132,4 +132,4 @@ def test_a_reader_that_leaves_is_no_error() -> None:
 def test_the_module_runs_as_a_program() -> None:
     words = [sys.executable, "-m", "reslab", "recipes", "--json"]
     found = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert {"name", "source"} <= set(json.loads(found.stdout)[0])
+    assert {"name", "reference"} <= set(json.loads(found.stdout)[0])

@@ -25,7 +25,7 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_keys_of_each_result(command: Command) -> None:
-    words = ("bench", "resnet8_fast", "--task", "train", "--input", "1x28x28", "--batch", "4", "--repeats", "1")
+    words = ("bench", "resnet8_fast", "--task", "train", "--input", "1x28x28", "--batch-size", "4", "--repeats", "1")
     found = command(*words, "--precision", "float32,bf16", "--device", "cpu", "--json").value
     assert [each["precision"] for each in found["results"]] == ["float32", "bf16"]
     assert all(set(each) >= PROMISED and each["batch_size"] == 4 for each in found["results"])
@@ -50,9 +50,9 @@ def test_what_cannot_be_measured_is_said(command: Command) -> None:
 
 def test_answers_by_engine(command: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reslab.deploy.benchmark.SECONDS_PER_ROUND", 1e-3)
-    words = ("bench", trained, "--task", "predict", "--batch", "1,3", "--engines", "torch", "--repeats", "2")
+    words = ("bench", trained, "--task", "predict", "--batch-size", "1,3", "--backend", "torch", "--repeats", "2")
     page = tmp_path / "speed.html"
-    found = command(*words, "--precision", "float32,bf16", "--device", "cpu", "--page", page, "--json").value
+    found = command(*words, "--precision", "float32,bf16", "--device", "cpu", "--html", page, "--json").value
     assert [(each["precision"], each["batch_size"]) for each in found["results"]] == [
         ("float32", 1), ("float32", 3), ("bf16", 1), ("bf16", 3),
     ]  # fmt: skip
@@ -77,6 +77,6 @@ def test_answers_by_engine(command: Command, trained: Path, tmp_path: Path, monk
 
 
 def test_options_of_one_task(command: Command) -> None:
-    assert "--task predict" in command("bench", "resnet8_fast", "--engines", "torch").err
-    assert "nearest: 'openvino'" in command("bench", "resnet8_fast", "--task", "predict", "--engines", "openvin").err
-    assert "--batch 1,16" in command("bench", "resnet8_fast", "--batch", "one").err
+    assert "--task predict" in command("bench", "resnet8_fast", "--backend", "torch").err
+    assert "nearest: 'openvino'" in command("bench", "resnet8_fast", "--task", "predict", "--backend", "openvin").err
+    assert "--batch-size 1,16" in command("bench", "resnet8_fast", "--batch-size", "one").err

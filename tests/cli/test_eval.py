@@ -75,7 +75,7 @@ def test_mistakes_are_told(command: Command, trained: Path, words: tuple[str, ..
 
 def test_views_predictions_and_calibration(command: Command, trained: Path, tmp_path: Path) -> None:
     found = command(
-        "eval", trained, "--views", "flip", "--predictions", tmp_path / "a.csv", "--calibration", "--json"
+        "eval", trained, "--tta", "flip", "--predictions", tmp_path / "a.csv", "--calibration", "--json"
     ).value
     assert set(found) == KEYS | {"ece", "mce", "reliability"}
     assert 0 <= found["ece"] <= found["mce"] <= 1
@@ -84,7 +84,7 @@ def test_views_predictions_and_calibration(command: Command, trained: Path, tmp_
     assert len(lines) == 360
     assert lines[0].startswith("name,class,predicted,probability,p(0)")
     assert "temperature" in command("eval", trained, "--calibration").out
-    assert command("eval", trained, "--views", "flop").err.count("nearest: 'flip'") == 1
+    assert command("eval", trained, "--tta", "flop").err.count("nearest: 'flip'") == 1
     assert ".csv or .npz" in command("eval", trained, "--predictions", "a.txt").err
 
 
@@ -113,7 +113,7 @@ def test_a_temperature_is_kept_and_then_used(command: Command, with_val: Path, p
     run = Path(shutil.copytree(with_val, tmp_path / "run"))
     before = command("predict", run, pictures, "--json").value
     assert before["temperature"] is None
-    told = command("eval", run, "--calibrate", "--json")
+    told = command("eval", run, "--save-temperature", "--json")
     assert "kept with the weights" in told.err
     kept = json.loads((run / "run.json").read_text())["temperature"]
     assert kept["value"] == told.value["temperature"]
@@ -139,15 +139,15 @@ def test_a_temperature_is_kept_and_then_used(command: Command, with_val: Path, p
     [
         (("RUN",), "never the test set"),
         (("VAL", "VAL"), "one run"),
-        (("VAL", "--views", "flip"), "--views flip"),
-        (("VAL", "--preprocess", "resize(8)"), "--preprocess"),
+        (("VAL", "--tta", "flip"), "--tta flip"),
+        (("VAL", "--eval-transform", "resize(8)"), "--eval-transform"),
     ],
 )
 def test_a_temperature_is_refused(
     command: Command, trained: Path, with_val: Path, words: tuple[str, ...], said: str
 ) -> None:
     places = {"RUN": trained, "VAL": with_val}
-    outcome = command("eval", *(places.get(word, word) for word in words), "--calibrate")
+    outcome = command("eval", *(places.get(word, word) for word in words), "--save-temperature")
     assert outcome.code == 1
     assert said in outcome.err
     assert "temperature" not in json.loads((with_val / "run.json").read_text())
@@ -155,7 +155,7 @@ def test_a_temperature_is_refused(
 
 def test_an_evaluation_has_a_page(command: Command, trained: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    assert str(page) in command("eval", trained, "--page", page).out
+    assert str(page) in command("eval", trained, "--html", page).out
     text = page.read_text()
     for heading in ("Evaluation", "What is taken for what", "The worst mistakes", "Is it as sure as it is right?"):
         assert heading in text

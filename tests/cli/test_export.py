@@ -7,7 +7,7 @@ from tests.cli.conftest import Command
 
 
 def test_what_it_tells(command: Command, trained: Path, tmp_path: Path) -> None:
-    found = command("export", trained, "--to", "torch", "--output", tmp_path / "net.pt2", "--images", 20, "--json")
+    found = command("export", trained, "--to", "torch", "--output", tmp_path / "net.pt2", "--num-images", 20, "--json")
     assert found.code == 0
     assert found.value["path"] == str(tmp_path / "net.pt2")
     assert found.value["agreement"] == 1.0
@@ -17,7 +17,7 @@ def test_what_it_tells(command: Command, trained: Path, tmp_path: Path) -> None:
 
 
 def test_a_table_for_people(command: Command, trained: Path, tmp_path: Path) -> None:
-    shown = command("export", trained, "--to", "safetensors", "-o", tmp_path / "hub", "--images", 20)
+    shown = command("export", trained, "--to", "safetensors", "-o", tmp_path / "hub", "--num-images", 20)
     assert shown.code == 0
     assert "20 of 20 pictures of digits (test)" in shown.out
     assert (tmp_path / "hub" / "config.json").is_file()

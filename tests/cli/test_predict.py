@@ -51,8 +51,8 @@ def test_nothing_readable_is_a_failure_that_still_tells(command: Command, traine
         (("RUN", "0.png", "--json", "--csv"), "one of"),
         (("RUN", "0.png", "--resume"), "--output FILE"),
         (("RUN", "0.png", "--output", "out.txt"), "out.csv"),
-        (("RUN", "0.png", "--engine", "tensorrt"), "unknown backend"),
-        (("RUN", "0.png", "--engine", "openvino", "--compile"), "leave --compile away"),
+        (("RUN", "0.png", "--backend", "tensorrt"), "unknown backend"),
+        (("RUN", "0.png", "--backend", "openvino", "--compile"), "leave --compile away"),
     ],
 )
 def test_mistakes_are_told(command: Command, trained: Path, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
@@ -93,7 +93,7 @@ def test_a_file_of_predictions(command: Command, trained: Path, pictures: Path, 
 
 
 def test_an_engine_by_name(command: Command, trained: Path, pictures: Path) -> None:
-    outcome = command("predict", trained, pictures, "--engine", "onnxruntime", "--precision", "int8", "--json")
+    outcome = command("predict", trained, pictures, "--backend", "onnxruntime", "--precision", "int8", "--json")
     assert outcome.code == 0
     assert outcome.value["backend"] == "onnxruntime, int8, on cpu"
     plain = command("predict", trained, pictures, "--json").value["predictions"]
@@ -104,7 +104,7 @@ def test_an_engine_by_name(command: Command, trained: Path, pictures: Path) -> N
 
 
 def test_features_and_heat_maps(command: Command, trained: Path, pictures: Path, tmp_path: Path) -> None:
-    told = command("predict", trained, pictures / "0.png", "--features", "--heat-map", tmp_path / "maps", "--json")
+    told = command("predict", trained, pictures / "0.png", "--embeddings", "--grad-cam", tmp_path / "maps", "--json")
     (row,) = told.value["predictions"]
     assert len(row["embedding"]) == 64
     assert Path(row["grad_cam"]).is_file()

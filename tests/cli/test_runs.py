@@ -24,7 +24,7 @@ def test_named_runs_in_the_order_asked(command: Command, trained: Path, tmp_path
 
 def test_a_page_of_several_runs(command: Command, trained: Path, tmp_path: Path) -> None:
     page = tmp_path / "compare.html"
-    outcome = command("runs", trained, _twin(trained, tmp_path), "--page", page)
+    outcome = command("runs", trained, _twin(trained, tmp_path), "--html", page)
     assert outcome.code == 0
     assert str(page) in outcome.err
     text = page.read_text(encoding="utf-8")
@@ -39,9 +39,9 @@ def test_runs_of_one_network_with_other_axes_are_told_apart(command: Command, tr
     facts["model"]["arch"]["norm_momentum"] = 0.2
     (twin / "run.json").write_text(json.dumps(facts))
     name = "resnet20_cifar:norm_momentum=0.2"
-    assert command("runs", trained, twin, "--page", page).out.count(name) == 1
+    assert command("runs", trained, twin, "--html", page).out.count(name) == 1
     assert page.read_text(encoding="utf-8").count(name) == 1
-    assert command("inspect", "compare", trained, twin, "--page", page).out.count(name) == 1
+    assert command("analyze", "compare", trained, twin, "--html", page).out.count(name) == 1
     assert page.read_text(encoding="utf-8").count(name) == 1
 
 
@@ -49,15 +49,15 @@ def test_what_is_no_run_is_said(command: Command, trained: Path, tmp_path: Path)
     refused = command("runs", trained, tmp_path / "nowhere", "--json")
     assert refused.code == 1
     assert "nowhere" in refused.value["error"]
-    empty = command("runs", tmp_path, "--page", tmp_path / "page.html")
+    empty = command("runs", tmp_path, "--html", tmp_path / "page.html")
     assert empty.code == 1
     assert not (tmp_path / "page.html").exists()
 
 
 def test_a_rate_is_found_and_drawn(command: Command, tmp_path: Path) -> None:
     page = tmp_path / "rates.html"
-    words = ("lr-find", "digits", "--steps", "12", "--device", "cpu")
-    found = command(*words, "--page", page, "--json").value
+    words = ("lr-find", "digits", "--num-steps", "12", "--device", "cpu")
+    found = command(*words, "--html", page, "--json").value
     assert {
         "suggested_lr",
         "lowest_loss_lr",
@@ -70,4 +70,4 @@ def test_a_rate_is_found_and_drawn(command: Command, tmp_path: Path) -> None:
     } <= set(found)
     assert found["html"] == str(page)
     assert "<svg" in page.read_text(encoding="utf-8")
-    assert "at least 10 steps" in command("lr-find", "digits", "--steps", "2", "--json").value["error"]
+    assert "at least 10 steps" in command("lr-find", "digits", "--num-steps", "2", "--json").value["error"]

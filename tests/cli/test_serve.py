@@ -29,7 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture
 def service(run: Run) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    words = [sys.executable, "-m", "reslab", "serve", str(run.path), "--port", "0", "--engine", "torch"]
+    words = [sys.executable, "-m", "reslab", "serve", str(run.path), "--port", "0", "--backend", "torch"]
     process = subprocess.Popen([*words, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     assert process.stdout is not None
@@ -82,8 +82,8 @@ def test_it_answers_and_sigterm_ends_it_after_what_it_took(
 def test_wrong_wishes_are_told(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, told in (
         ([str(tmp_path)], "run.json"),
-        ([str(run.path), "--engine", "tourch"], "nearest: 'torch'"),
-        ([str(run.path), "--queue", "3"], "max_in_flight 32"),
+        ([str(run.path), "--backend", "tourch"], "nearest: 'torch'"),
+        ([str(run.path), "--max-in-flight", "3"], "max_in_flight 32"),
         ([str(run.path), "--token", " "], "at least one letter"),
         ([str(run.path), "--precision", "fp8"], "unknown precision"),
     ):

@@ -132,7 +132,7 @@ def test_mistakes(command: Command, words: tuple[str, ...], told: str) -> None:
 def test_studies_are_listed(command: Command) -> None:
     found = command("studies", "--json").value
     assert [study["name"] for study in found] == list(STUDIES)
-    assert all(study["source"] for study in found)
+    assert all(study["reference"] for study in found)
     assert NAME in command("studies").out
     some = command("studies", "he2015", "--json").value
     assert {study["name"].split("/")[0] for study in some} == {"he2015"}

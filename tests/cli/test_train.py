@@ -91,7 +91,7 @@ def test_a_folder_that_holds_a_run_is_left_alone(command: Command, trained: Path
         (("--val-fraction", "1.5"), "between 0 and 1"),
         (("--resume",), "--output"),
         (("--pretrained", "nowhere.pth"), "nowhere.pth"),
-        (("--epochs", "0"), "length above 0"),
+        (("--epochs", "0"), "duration above 0"),
     ],
 )
 def test_mistakes_are_told_and_nothing_is_written(

@@ -17,7 +17,7 @@ from reslab.cli.demo import demo
 from reslab.cli.doctor import doctor
 from reslab.cli.eval import evaluate
 from reslab.cli.export import export
-from reslab.cli.inspect import analyze
+from reslab.cli.analyze import analyze
 from reslab.cli.lists import models, recipes, studies
 from reslab.cli.lr_find import lr_find
 from reslab.cli.options import join_channel_values
@@ -25,7 +25,7 @@ from reslab.cli.output import echo_err, print_json
 from reslab.cli.predict import predict
 from reslab.cli.runs import runs
 from reslab.cli.serve import serve
-from reslab.cli.show import summary
+from reslab.cli.summary import summary
 from reslab.cli.study import study
 from reslab.cli.train import train
 from reslab.runtime.torchrun import read_distributed_env
@@ -39,14 +39,14 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": export,
     "serve": serve,
     "models": models,
-    "show": summary,
+    "summary": summary,
     "recipes": recipes,
     "runs": runs,
     "study": study,
     "studies": studies,
     "bench": bench,
     "lr-find": lr_find,
-    "inspect": analyze,
+    "analyze": analyze,
     "doctor": doctor,
 }
 

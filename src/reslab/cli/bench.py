@@ -8,7 +8,7 @@ import typer
 
 from reslab.cli.options import Device, JsonFlag, Overrides
 from reslab.cli.output import echo_err, print_json, print_pairs, print_table
-from reslab.cli.show import resolve_arch_and_input
+from reslab.cli.summary import resolve_arch_and_input
 from reslab.report.format import format_int, format_number, format_percent, format_shape
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid, unknown_name
@@ -31,7 +31,7 @@ def bench(
     ] = None,
     batch_size: Annotated[
         str | None,
-        typer.Option("-b", "--batch", "--batch-size", metavar="N,...", help="Images a step. [default: 64; 1,16]"),
+        typer.Option("-b", "--batch-size", metavar="N,...", help="Images a step. [default: 64; 1,16]"),
     ] = None,
     num_classes: Annotated[int | None, typer.Option("--num-classes", help="Outputs. [default: its own]")] = None,
     precision: Annotated[
@@ -39,7 +39,7 @@ def bench(
     ] = "auto",
     backends: Annotated[
         str | None,
-        typer.Option("--engines", metavar="NAME,...", help="torch, onnxruntime, openvino. [default: the installed]"),
+        typer.Option("--backend", metavar="NAME,...", help="torch, onnxruntime, openvino. [default: the installed]"),
     ] = None,
     compiled: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="Compile the network. [default: the recipe's choice]")
@@ -48,7 +48,7 @@ def bench(
         int, typer.Option("--repeats", min=1, help="Timings (rounds), of which the median is told.")
     ] = 5,
     html_path: Annotated[
-        Path | None, typer.Option("--page", metavar="FILE", help="Write a picture and the table of --task predict.")
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a picture and the table of --task predict.")
     ] = None,
     device: Device = "auto",
     overrides: Overrides = None,
@@ -59,8 +59,8 @@ def bench(
     if task not in BENCHMARK_TASKS:
         raise unknown_name("task", task, BENCHMARK_TASKS)
     if task == "train" and (backends or html_path):
-        got = "--engines" if backends else "--page"
-        raise invalid("--engines and --page only with --task predict", got, next_step="add --task predict")
+        got = "--backend" if backends else "--html"
+        raise invalid("--backend and --html only with --task predict", got, next_step="add --task predict")
     arch, input_shape = resolve_arch_and_input(name, input_size, num_classes, overrides)
     batch_sizes = _parse_batch_sizes(batch_size) or _DEFAULT_BATCH_SIZES[task]
     if task == "train":
@@ -76,7 +76,7 @@ def _parse_batch_sizes(text: str | None) -> tuple[int, ...]:
     try:
         sizes = tuple(int(part) for part in (text or "").split(",") if part.strip())
     except ValueError:
-        raise invalid("--batch as whole numbers apart by commas", repr(text), "--batch 1,16") from None
+        raise invalid("--batch-size as whole numbers apart by commas", repr(text), "--batch-size 1,16") from None
     if any(size < 1 for size in sizes):
         raise invalid("a batch of at least 1", text, "1")
     return sizes

@@ -25,7 +25,7 @@ def check(
     path: Annotated[str, typer.Argument(metavar="PATH", help="A folder, CSV file, shards, or the name of a data set.")],
     train_transform: Annotated[
         str | None,
-        typer.Option("--augment", metavar="WORDS", help="Of the batch shown. [default: what training takes]"),
+        typer.Option("--train-transform", metavar="WORDS", help="Of the batch shown. [default: what training takes]"),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FILE", help="The page. [default: data-check-NAME.html]")

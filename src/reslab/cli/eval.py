@@ -109,10 +109,10 @@ def evaluate(
     mean: Annotated[str | None, typer.Option("--mean", metavar="M...", help="One number a channel, of x/255.")] = None,
     std: Annotated[str | None, typer.Option("--std", metavar="S...", help="One number a channel, of x/255.")] = None,
     eval_transform: Annotated[
-        str | None, typer.Option("--preprocess", metavar="WORDS", help="Such as 'resize(256) center-crop(256)'.")
+        str | None, typer.Option("--eval-transform", metavar="WORDS", help="Such as 'resize(256) center-crop(256)'.")
     ] = None,
     tta: Annotated[
-        str, typer.Option("--views", metavar="WORDS", help="Averaged: flip, ten-crop(224), scales(224,256).")
+        str, typer.Option("--tta", metavar="WORDS", help="Averaged: flip, ten-crop(224), scales(224,256).")
     ] = "",
     predictions: Annotated[
         Path | None, typer.Option("--predictions", metavar="FILE", help="Every answer, into a .csv or .npz.")
@@ -124,10 +124,10 @@ def evaluate(
         bool, typer.Option("--calibration", help="Calibration error, and the temperature that val asks for.")
     ] = False,
     save_temperature: Annotated[
-        bool, typer.Option("--calibrate", help="Fit the temperature on val and keep it with the run, for `predict`.")
+        bool, typer.Option("--save-temperature", help="Fit the temperature on val and keep it with the run, for `predict`.")
     ] = False,
     html_path: Annotated[
-        Path | None, typer.Option("--page", metavar="FILE", help="All of it on a page, with the worst mistakes.")
+        Path | None, typer.Option("--html", metavar="FILE", help="All of it on a page, with the worst mistakes.")
     ] = None,
     batch_size: BatchSize = None,
     val_fraction: ValFraction = None,
@@ -143,7 +143,7 @@ def evaluate(
     _check_overrides(model_overrides, model)
     if save_temperature:
         _check_calibration_options(
-            model_source, model, {"--views": tta, "--preprocess": eval_transform, "--mean": mean, "--std": std}
+            model_source, model, {"--tta": tta, "--eval-transform": eval_transform, "--mean": mean, "--std": std}
         )
     from reslab.training.evaluation.evaluate import evaluate as judge
     from reslab.training.evaluation.predictions_file import check_predictions_path, save_predictions
@@ -249,11 +249,11 @@ def _check_calibration_options(model_source: Any, model: str | None, changed_opt
     is_ensemble = isinstance(model_source, list)
     if model or is_ensemble:
         got = f"{len(model_source)} runs" if is_ensemble else f"--model {model}"
-        raise invalid("one run (or its model.safetensors) with --calibrate", got, next_step="--calibration only tells")
+        raise invalid("one run (or its model.safetensors) with --save-temperature", got, next_step="--calibration only tells")
     for option, value in changed_options.items():
         if value:
             raise invalid(
-                "--calibrate with pictures as `predict` prepares them",
+                "--save-temperature with pictures as `predict` prepares them",
                 f"{option} {value}",
                 next_step="--calibration only tells",
             )

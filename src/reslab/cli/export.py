@@ -32,7 +32,7 @@ def export(
     data_dir: DataDir = None,
     num_images: Annotated[
         int | None,
-        typer.Option("--images", min=1, metavar="N", help="So many of them. [default: 256 in float32, else all]"),
+        typer.Option("--num-images", min=1, metavar="N", help="So many of them. [default: 256 in float32, else all]"),
     ] = None,
     max_drop: Annotated[
         float, typer.Option("--max-drop", metavar="POINTS", help="Accuracy that bf16 and int8 may lose.")

@@ -34,11 +34,11 @@ def lr_find(
     data: DataOption = None,
     model: ModelName = None,
     recipe: RecipeName = None,
-    min_lr: Annotated[float, typer.Option("--from", help="The first rate.")] = 1e-5,
-    max_lr: Annotated[float, typer.Option("--to", help="The last rate.")] = 10.0,
-    num_steps: Annotated[int, typer.Option("--steps", help="Steps in all, one a rate.")] = 100,
+    min_lr: Annotated[float, typer.Option("--min-lr", help="The first rate.")] = 1e-5,
+    max_lr: Annotated[float, typer.Option("--max-lr", help="The last rate.")] = 10.0,
+    num_steps: Annotated[int, typer.Option("--num-steps", help="Steps in all, one a rate.")] = 100,
     html_path: Annotated[
-        Path | None, typer.Option("--page", metavar="FILE", help="Where the picture goes. [default: lr-find.html]")
+        Path | None, typer.Option("--html", metavar="FILE", help="Where the picture goes. [default: lr-find.html]")
     ] = None,
     data_dir: DataDir = None,
     batch_size: BatchSize = None,
@@ -109,7 +109,7 @@ def _lr_find_payload(result: "LRFinderResult", html_path: Path | None) -> dict[s
 
 def _lr_find_rows(result: "LRFinderResult", html_path: Path | None) -> list[tuple[str, str]]:
     if result.suggested_lr is None:
-        lr_text = "none: the loss never fell; try a lower --from, or more --steps"
+        lr_text = "none: the loss never fell; try a lower --min-lr, or more --num-steps"
     else:
         lr_text = (
             f"{result.suggested_lr:.2g}, where the loss falls steepest (it is lowest at {result.lowest_loss_lr:.2g})"

@@ -41,13 +41,13 @@ def predict(
         bool, typer.Option("--resume", help="Go on with --output: rows already there are not computed again.")
     ] = False,
     embeddings: Annotated[
-        bool, typer.Option("--features", help="Tell the embedding too: what the last linear layer reads.")
+        bool, typer.Option("--embeddings", help="Tell the embedding too: what the last linear layer reads.")
     ] = False,
     grad_cam_dir: Annotated[
-        Path | None, typer.Option("--heat-map", metavar="DIR", help="Draw what speaks for the first class, into PNGs.")
+        Path | None, typer.Option("--grad-cam", metavar="DIR", help="Draw what speaks for the first class, into PNGs.")
     ] = None,
     backend: Annotated[
-        str, typer.Option("--engine", help="torch, onnxruntime or openvino. [default: what is quick here]")
+        str, typer.Option("--backend", help="torch, onnxruntime or openvino. [default: what is quick here]")
     ] = "auto",
     precision: Annotated[
         str, typer.Option("--precision", help="float32, bf16, fp16, int8; auto: bf16 where the processor has it.")
@@ -57,7 +57,7 @@ def predict(
     device: Device = "auto",
     use_temperature: Annotated[
         bool,
-        typer.Option("--temperature/--no-temperature", help="Divide by the temperature kept by `eval --calibrate`."),
+        typer.Option("--temperature/--no-temperature", help="Divide by the temperature kept by `eval --save-temperature`."),
     ] = True,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a line a class, with commas.")] = False,
     as_json: JsonFlag = False,
@@ -114,7 +114,7 @@ def predict(
 
 def _check_not_graph(run: Path) -> None:
     if run.suffix in _GRAPH_SUFFIXES and run.is_file():
-        step = "name the run it was exported from, with --engine and --precision"
+        step = "name the run it was exported from, with --backend and --precision"
         raise invalid("a run, or its model.safetensors", f"{run}, a graph for other programs", next_step=step)
 
 

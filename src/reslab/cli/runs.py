@@ -21,7 +21,7 @@ def runs(
         list[Path] | None, typer.Argument(metavar="[RUN|FOLDER]...", help="Runs, or folders of runs. [default: runs]")
     ] = None,
     html_path: Annotated[
-        Path | None, typer.Option("--page", metavar="FILE", help="Write a page with the curves of all of them.")
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the curves of all of them.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:

@@ -26,7 +26,7 @@ def serve(
         ),
     ] = None,
     backend: Annotated[
-        str, typer.Option("--engine", help="torch, onnxruntime or openvino. [default: what is quick here]")
+        str, typer.Option("--backend", help="torch, onnxruntime or openvino. [default: what is quick here]")
     ] = "auto",
     precision: Annotated[
         str, typer.Option("--precision", help="float32, bf16, fp16, int8; auto: bf16 where the processor has it.")
@@ -37,7 +37,7 @@ def serve(
     max_images: Annotated[int, typer.Option("--max-images", help="Pictures of one request.")] = 32,
     max_batch: Annotated[int, typer.Option("--max-batch", help="Pictures computed together.")] = 32,
     max_in_flight: Annotated[
-        int, typer.Option("--queue", help="Pictures in the house at once; more is answered 429.")
+        int, typer.Option("--max-in-flight", help="Pictures in the house at once; more is answered 429.")
     ] = 128,
     timeout_seconds: Annotated[
         float, typer.Option("--timeout-seconds", help="After which a request is answered 504.")

@@ -35,7 +35,7 @@ def study(
         Path | None, typer.Option("--slurm", metavar="FILE", help="Write an array script for sbatch, and run nothing.")
     ] = None,
     page_only: Annotated[
-        bool, typer.Option("--page-only", help="Write the page of what the store has, and train nothing.")
+        bool, typer.Option("--report-only", help="Write the page of what the store has, and train nothing.")
     ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="DIR", help="Folder of the page. [default: studies/NAME-SCALE]")

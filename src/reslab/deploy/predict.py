@@ -214,7 +214,7 @@ def predict(
     `model` is a run or its folder, a `model.safetensors`, or a network that knows its preprocessing. `paths` are files,
     folders, patterns, shards, CSV files (`list_items`). A picture is prepared as for the evaluation; one of another
     size than the network's is scaled by its shorter side and cropped in the middle. T is the temperature that the
-    weights carry (`reslab eval --calibrate`; Guo et al. 2017, Sec. 4.2), 1 where they carry none or without
+    weights carry (`reslab eval --save-temperature`; Guo et al. 2017, Sec. 4.2), 1 where they carry none or without
     `temperature`. `engine` and `precision` are those of `open_engine`, `images` (normalised) for the scales of int8.
     `features` adds the embedding, what the last linear layer reads; `heat_maps` is a folder for Grad-CAM pictures of
     each first class. A file that cannot be read is a row with its error.

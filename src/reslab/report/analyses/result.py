@@ -1,4 +1,4 @@
-"""Everything that the template of `reslab inspect` names.
+"""Everything that the template of `reslab analyze` names.
 
 What an answer looks like: a title, words, figures and tables, drawn from plain data.
 """
@@ -45,7 +45,7 @@ class RenderedResult:
 
 @dataclass(frozen=True, eq=False)
 class AnalysisPage:
-    """The page of `reslab inspect`: what was asked, of whom, and the answer as it is shown."""
+    """The page of `reslab analyze`: what was asked, of whom, and the answer as it is shown."""
 
     analysis: str
     summary: str

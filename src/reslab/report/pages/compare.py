@@ -1,6 +1,6 @@
 """Everything that the page of several runs names.
 
-The page of `reslab runs --page`: several runs, their curves laid over each other.
+The page of `reslab runs --html`: several runs, their curves laid over each other.
 """
 
 from collections.abc import Mapping, Sequence

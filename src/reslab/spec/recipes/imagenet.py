@@ -24,8 +24,8 @@ _HE2015 = Recipe(
     notes="the paper divides the rate by 10 where the error stops falling, without saying how long it waits: 5 epochs "
     "here, of up to 60e4 steps; "
     "a mean and deviation per channel, in the paper a mean per pixel; judged on one view; its Tables 2 and 3 on ten: "
-    '`reslab eval RUN --preprocess "resize(256) center-crop(256)" --views "ten-crop(224)"`; its Table 4 fully '
-    'convolutional at five scales: `reslab eval RUN --preprocess "" --views "scales(224,256,384,480,640)" -b 1` (whole '
+    '`reslab eval RUN --eval-transform "resize(256) center-crop(256)" --tta "ten-crop(224)"`; its Table 4 fully '
+    'convolutional at five scales: `reslab eval RUN --eval-transform "" --tta "scales(224,256,384,480,640)" -b 1` (whole '
     "pictures, one at a time as their sizes differ; probabilities are averaged where the paper says scores)",
 )
 

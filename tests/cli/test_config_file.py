@@ -11,9 +11,9 @@ from reslab.training.run import Run
 from tests.cli.conftest import Command
 
 TOML = """
-augment = ""
-batch = 32
-length = "1 epoch"
+train_transform = ""
+batch_size = 32
+duration = "1 epoch"
 
 [optimizer]
 lr = 0.02
@@ -25,9 +25,9 @@ widths = [4, 8, 16]
 stem = "conv3(4) norm act"
 """
 YAML = """
-augment: ""
-batch: 32
-length: 1 epoch
+train_transform: ""
+batch_size: 32
+duration: 1 epoch
 optimizer: {lr: 0.02, momentum: 0.5}
 model:
   depths: [1, 1, 1]
@@ -129,7 +129,7 @@ def test_a_flag_and_a_setting_for_one_value_say_the_same(command: Command, tmp_p
 
 
 def test_a_flag_wins_over_a_file(command: Command, tmp_path: Path) -> None:
-    (tmp_path / "a.toml").write_text('val_fraction = 0.3\nmodel = "resnet32_cifar"\nlength = "1 epoch"\n')
+    (tmp_path / "a.toml").write_text('val_fraction = 0.3\nmodel = "resnet32_cifar"\nduration = "1 epoch"\n')
     words = ["train", "-c", tmp_path / "a.toml", "--val-fraction", "0.1", "--model", "resnet20_cifar"]
     assert command(*words, "--set", "model.depths=1,1,1", "--output", tmp_path / "run", "--json").code == 0
     run = Run(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""`reslab inspect`: questions put to runs and networks; a table, JSON, a page, a picture."""
+"""`reslab analyze`: questions put to runs and networks; a table, JSON, a page, a picture."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ _MAX_PRINTED_TABLES = 6
 
 
 def analyze(
-    name: Annotated[str | None, typer.Argument(metavar="[QUESTION]", help="`reslab inspect` lists them.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[QUESTION]", help="`reslab analyze` lists them.")] = None,
     target_specs: Annotated[
         list[str] | None,
         typer.Argument(metavar="[RUN|MODEL]...", help="Runs, RUN@STEP, weights, networks: NAME:AXIS=VALUE, timm/NAME."),
@@ -30,13 +30,13 @@ def analyze(
     ] = None,
     data_dir: DataDir = None,
     weights: Annotated[
-        str, typer.Option("--at", metavar="weights|init|all|STEP", help="Which weights of a run; all: each snapshot.")
+        str, typer.Option("--weights", metavar="weights|init|all|STEP", help="Which weights of a run; all: each snapshot.")
     ] = "weights",
     num_images: Annotated[
-        int | None, typer.Option("--images", metavar="N", help="Pictures to ask with. [default: 128, or 16 large ones]")
+        int | None, typer.Option("--num-images", metavar="N", help="Pictures to ask with. [default: 128, or 16 large ones]")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Fresh weights and the choice of pictures follow from it.")] = 0,
-    html_path: Annotated[Path | None, typer.Option("--page", metavar="FILE", help="Write a page (HTML).")] = None,
+    html_path: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page (HTML).")] = None,
     png_path: Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Write the pictures (PNG).")] = None,
     device: Device = "auto",
     overrides: Overrides = None,
@@ -100,7 +100,7 @@ def list_analyses(analyses: "Sequence[Analysis]", as_json: bool) -> None:
         print_json(rows)
         return
     print_table(["analysis", "summary", "options"], [_analysis_row(row) for row in rows])
-    print("\nreslab inspect QUESTION RUN|MODEL...   such as: reslab inspect gradients resnet56_cifar plain56_cifar")
+    print("\nreslab analyze QUESTION RUN|MODEL...   such as: reslab analyze gradients resnet56_cifar plain56_cifar")
 
 
 def _analysis_row(row: dict[str, Any]) -> tuple[str, str, str]:
@@ -188,4 +188,4 @@ def _print_rendered(rendered: "RenderedResult") -> None:
     for paragraph in rendered.paragraphs:
         print(paragraph)
     if has_many:
-        print(f"({len(rendered.tables) - 1} more tables: --page FILE or --json)")
+        print(f"({len(rendered.tables) - 1} more tables: --html FILE or --json)")

@@ -1,4 +1,4 @@
-"""`reslab show`: counts, shapes and words of a network."""
+"""`reslab summary`: counts, shapes and words of a network."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from tests.cli.conftest import Command
 
 
 def test_the_promised_keys(command: Command) -> None:
-    facts = command("show", "resnet50", "--json").value
+    facts = command("summary", "resnet50", "--json").value
     assert {"name", "reference", "depth", "params", "macs", "layers"} <= set(facts)
     assert {"name", "output_shape", "params", "macs"} <= set(facts["layers"][0])
     # He et al. 2015, Table 1, and torchvision's figures for resnet50.
@@ -18,9 +18,9 @@ def test_the_promised_keys(command: Command) -> None:
 
 
 def test_d2l_as_the_tutorial_prints_it(command: Command) -> None:
-    facts = command("show", "resnet18_d2l", "--input", "1x224x224", "--json").value
+    facts = command("summary", "resnet18_d2l", "--input", "1x224x224", "--json").value
     assert (facts["depth"], facts["params"]) == (18, 11_178_378)
-    shown = command("show", "resnet18_d2l").out
+    shown = command("summary", "resnet18_d2l").out
     for line in ("layer1   64×56×56", "layer4   512×7×7", "avgpool  512×1×1", "flatten  512 ", "fc       10 "):
         assert line in shown
     assert "conv norm act | conv norm + act" in shown
@@ -28,7 +28,7 @@ def test_d2l_as_the_tutorial_prints_it(command: Command) -> None:
 
 
 def test_axes_and_input_are_overridden(command: Command) -> None:
-    words = ("show", "resnet20_cifar", "--set", "model.depths=1,1,1", "--num-classes", "7", "--input", "1x28x28")
+    words = ("summary", "resnet20_cifar", "--set", "model.depths=1,1,1", "--num-classes", "7", "--input", "1x28x28")
     facts = command(*words, "--json").value
     assert facts["depth"] == 8
     assert facts["input_size"] == [1, 28, 28]
@@ -37,7 +37,7 @@ def test_axes_and_input_are_overridden(command: Command) -> None:
 
 def test_a_run_is_shown(command: Command, trained: Path) -> None:
     for path in (trained, trained / "model.safetensors"):
-        facts = command("show", path, "--json").value
+        facts = command("summary", path, "--json").value
         assert facts["name"] == "resnet20_cifar"
         assert facts["input_size"] == [1, 8, 8]
 
@@ -57,7 +57,7 @@ def test_a_run_is_shown(command: Command, trained: Path) -> None:
     ],
 )
 def test_mistakes_are_told(command: Command, words: tuple[str, ...], said: str) -> None:
-    outcome = command("show", *words)
+    outcome = command("summary", *words)
     assert outcome.code == 1
     assert outcome.out == ""
     assert said in outcome.err
@@ -65,6 +65,6 @@ def test_mistakes_are_told(command: Command, words: tuple[str, ...], said: str) 
 
 
 def test_a_thousand_layers_are_shown_quickly_enough_to_wait_for(command: Command) -> None:
-    facts = command("show", "resnet1202_cifar", "--json").value
+    facts = command("summary", "resnet1202_cifar", "--json").value
     assert facts["depth"] == 1202
     assert facts["params"] == 19_421_274

@@ -1,4 +1,4 @@
-"""`reslab show NAME`: what a network is, and its layers as tutorials print them."""
+"""`reslab summary NAME`: what a network is, and its layers as tutorials print them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -51,7 +51,7 @@ def resolve_arch_and_input(
     arch_overrides = {}
     for key, value in parse_overrides(overrides).items():
         if not key.startswith("model."):
-            raise invalid("keys of the network in `reslab show`", f"--set {key}={value}", f"--set model.{key}={value}")
+            raise invalid("keys of the network in `reslab summary`", f"--set {key}={value}", f"--set model.{key}={value}")
         arch_overrides[key.removeprefix("model.")] = value
     if num_classes is not None:
         arch_overrides["num_classes"] = str(num_classes)
@@ -83,7 +83,7 @@ def parse_input_size(text: str) -> tuple[int, int, int]:
 
 
 def summarize_arch(arch: "Arch", input_shape: tuple[int, int, int]) -> dict[str, Any]:
-    """Everything `reslab show` tells, as plain data; built on the meta device, so that size costs nothing."""
+    """Everything `reslab summary` tells, as plain data; built on the meta device, so that size costs nothing."""
     import torch
 
     from reslab.nn.cost import layer_table
