@@ -24,7 +24,19 @@ def test_an_unknown_question_names_the_nearest(command: Command) -> None:
 
 def test_two_networks_on_one_page_and_one_picture(command: Command, tmp_path: Path) -> None:
     page, png = tmp_path / "page.html", tmp_path / "picture.png"
-    words = ("analyze", "gradients", TINY, f"{TINY}:merge=none", "--num-images", 8, "--html", page, "--png", png, "--json")
+    words = (
+        "analyze",
+        "gradients",
+        TINY,
+        f"{TINY}:merge=none",
+        "--num-images",
+        8,
+        "--html",
+        page,
+        "--png",
+        png,
+        "--json",
+    )
     found = command(*words).value
     assert [answer["model"] for answer in found["results"]] == [TINY, f"{TINY}:merge=none"]
     assert (found["html"], found["png"]) == (str(page), str(png))

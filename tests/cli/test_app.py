@@ -71,7 +71,12 @@ def test_a_missing_argument_is_named(command: Command) -> None:
 
 
 def test_with_json_an_error_is_one_object(command: Command) -> None:
-    for words in (("trian", "--json"), ("summary", "resnet19", "--json"), ("summary", "--json"), ("train", "--x", "--json")):
+    for words in (
+        ("trian", "--json"),
+        ("summary", "resnet19", "--json"),
+        ("summary", "--json"),
+        ("train", "--x", "--json"),
+    ):
         outcome = command(*words)
         assert outcome.code != 0
         assert list(outcome.value) == ["error"]

@@ -30,10 +30,12 @@ def analyze(
     ] = None,
     data_dir: DataDir = None,
     weights: Annotated[
-        str, typer.Option("--weights", metavar="weights|init|all|STEP", help="Which weights of a run; all: each snapshot.")
+        str,
+        typer.Option("--weights", metavar="weights|init|all|STEP", help="Which weights of a run; all: each snapshot."),
     ] = "weights",
     num_images: Annotated[
-        int | None, typer.Option("--num-images", metavar="N", help="Pictures to ask with. [default: 128, or 16 large ones]")
+        int | None,
+        typer.Option("--num-images", metavar="N", help="Pictures to ask with. [default: 128, or 16 large ones]"),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Fresh weights and the choice of pictures follow from it.")] = 0,
     html_path: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page (HTML).")] = None,

@@ -11,13 +11,13 @@ from typing import Annotated, Any, TextIO
 import typer
 from typer.core import TyperGroup
 
+from reslab.cli.analyze import analyze
 from reslab.cli.bench import bench
 from reslab.cli.data import data_app
 from reslab.cli.demo import demo
 from reslab.cli.doctor import doctor
 from reslab.cli.eval import evaluate
 from reslab.cli.export import export
-from reslab.cli.analyze import analyze
 from reslab.cli.lists import models, recipes, studies
 from reslab.cli.lr_find import lr_find
 from reslab.cli.options import join_channel_values
@@ -25,8 +25,8 @@ from reslab.cli.output import echo_err, print_json
 from reslab.cli.predict import predict
 from reslab.cli.runs import runs
 from reslab.cli.serve import serve
-from reslab.cli.summary import summary
 from reslab.cli.study import study
+from reslab.cli.summary import summary
 from reslab.cli.train import train
 from reslab.runtime.torchrun import read_distributed_env
 from reslab.spec.errors import unknown_name

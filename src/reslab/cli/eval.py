@@ -124,7 +124,8 @@ def evaluate(
         bool, typer.Option("--calibration", help="Calibration error, and the temperature that val asks for.")
     ] = False,
     save_temperature: Annotated[
-        bool, typer.Option("--save-temperature", help="Fit the temperature on val and keep it with the run, for `predict`.")
+        bool,
+        typer.Option("--save-temperature", help="Fit the temperature on val and keep it with the run, for `predict`."),
     ] = False,
     html_path: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="All of it on a page, with the worst mistakes.")
@@ -249,7 +250,9 @@ def _check_calibration_options(model_source: Any, model: str | None, changed_opt
     is_ensemble = isinstance(model_source, list)
     if model or is_ensemble:
         got = f"{len(model_source)} runs" if is_ensemble else f"--model {model}"
-        raise invalid("one run (or its model.safetensors) with --save-temperature", got, next_step="--calibration only tells")
+        raise invalid(
+            "one run (or its model.safetensors) with --save-temperature", got, next_step="--calibration only tells"
+        )
     for option, value in changed_options.items():
         if value:
             raise invalid(

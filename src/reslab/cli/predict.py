@@ -57,7 +57,9 @@ def predict(
     device: Device = "auto",
     use_temperature: Annotated[
         bool,
-        typer.Option("--temperature/--no-temperature", help="Divide by the temperature kept by `eval --save-temperature`."),
+        typer.Option(
+            "--temperature/--no-temperature", help="Divide by the temperature kept by `eval --save-temperature`."
+        ),
     ] = True,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a line a class, with commas.")] = False,
     as_json: JsonFlag = False,

@@ -51,7 +51,9 @@ def resolve_arch_and_input(
     arch_overrides = {}
     for key, value in parse_overrides(overrides).items():
         if not key.startswith("model."):
-            raise invalid("keys of the network in `reslab summary`", f"--set {key}={value}", f"--set model.{key}={value}")
+            raise invalid(
+                "keys of the network in `reslab summary`", f"--set {key}={value}", f"--set model.{key}={value}"
+            )
         arch_overrides[key.removeprefix("model.")] = value
     if num_classes is not None:
         arch_overrides["num_classes"] = str(num_classes)

@@ -60,7 +60,8 @@ def train(
     device: Device = "auto",
     workers: Workers = None,
     save_every: Annotated[
-        str | None, typer.Option("--save-every", metavar="LENGTH", help="Keep the weights every '1 epoch', '500 steps'.")
+        str | None,
+        typer.Option("--save-every", metavar="LENGTH", help="Keep the weights every '1 epoch', '500 steps'."),
     ] = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write the log's numbers for TensorBoard too (an extra).")
