@@ -9,7 +9,8 @@ from scipy import stats
 from torch import nn
 
 from reslab.analysis.compare import CompareOptions, compare_models, weight_distances
-from reslab.analysis.subject import AnalysisTarget, open_targets, target_from_module
+from reslab.analysis.open_targets import open_targets, target_from_module
+from reslab.analysis.target import AnalysisTarget
 from reslab.metrics.intervals import clopper_pearson_interval, mcnemar_p_value, run_paired_test
 from reslab.spec.config import to_dict
 
@@ -107,5 +108,5 @@ def test_two_are_compared(both: list[AnalysisTarget], number: int) -> None:
 
 def test_other_pictures_are_refused(both: list[AnalysisTarget], tmp_path: Path) -> None:
     other: Any = target_from_module(both[0].model, both[0].images, (both[0].labels + 1) % 10)
-    with pytest.raises(ValueError, match="on the same pictures"):
+    with pytest.raises(ValueError, match="on the same images"):
         compare_models([both[0], other], CompareOptions(split="own"))

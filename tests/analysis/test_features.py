@@ -9,12 +9,12 @@ from torch import nn
 
 from reslab.analysis.attribution import AttributionOptions, analyze_attribution, grad_cam
 from reslab.analysis.features import FeatureOptions, analyze_features
-from reslab.analysis.inputs import image_data_uri, map_to_rows
 from reslab.analysis.layers import block_names, default_layers, layer_outputs, pool_features
 from reslab.analysis.linear_probes import LinearProbeOptions, analyze_probes
 from reslab.analysis.nearest import NeighborOptions, analyze_neighbors
+from reslab.analysis.open_targets import open_targets, target_from_module
 from reslab.analysis.similarity import analyze_similarity
-from reslab.analysis.subject import AnalysisTarget, open_targets, target_from_module
+from reslab.analysis.target import AnalysisTarget, image_data_uri, map_to_rows
 from reslab.nn.factory import create_model
 from reslab.report.plots.images import decode_data_uri
 from reslab.spec.config import to_dict
@@ -110,7 +110,7 @@ def test_the_label_and_the_pictures_called_wrong() -> None:
     with torch.no_grad():
         right = found.model(found.images).argmax(1)
     sure = AnalysisTarget("sure", found.model, found.images, right, found.data, found.classes)
-    with pytest.raises(ValueError, match="a picture that is called wrong; got: none among 6"):
+    with pytest.raises(ValueError, match="a misclassified image; got: none among 6"):
         analyze_attribution(sure, AttributionOptions(misclassified=True))
 
 
@@ -143,9 +143,9 @@ def test_silent_channels_are_counted() -> None:
 
 
 def test_what_means_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown target 'lable'; nearest: 'label'"):
+    with pytest.raises(ValueError, match="unknown target class 'lable'; nearest: 'label'"):
         analyze_attribution(subject(), AttributionOptions(target_class="lable"))
-    with pytest.raises(ValueError, match="a picture from 0 to 5; got: 6"):
+    with pytest.raises(ValueError, match="image_index from 0 to 5; got: 6"):
         analyze_features(subject(), FeatureOptions(image_index=6))
     with pytest.raises(ValueError, match="a layer with maps"):
         analyze_features(subject(), FeatureOptions(layers=("fc",)))

@@ -16,7 +16,8 @@ from reslab.analysis.gradients import (
     block_gradient_norms,
     fit_log_slope,
 )
-from reslab.analysis.subject import AnalysisTarget, target_from_module
+from reslab.analysis.open_targets import target_from_module
+from reslab.analysis.target import AnalysisTarget
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
 
@@ -196,7 +197,7 @@ def test_a_module_of_others_has_its_norms(batch: tuple[torch.Tensor, torch.Tenso
         ([1.0, 2.0, 1.0], "healthy"),
         ([1.0, 0.0, 1.0], "vanishing"),
         ([1.0, math.nan], "exploding"),
-        ([1.0], "too few units"),
+        ([1.0], "too few blocks"),
     ],
 )
 def test_the_verdict_follows_the_rule(norms: list[float], verdict: str) -> None:

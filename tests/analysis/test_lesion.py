@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reslab.analysis.inputs import EvalBatches
 from reslab.analysis.lesion import LesionOptions, analyze_lesion, kendall_tau, random_swaps, spaced_counts
 from reslab.analysis.lesion_paths import build_block_links, measure_path_lengths, path_gradient
-from reslab.analysis.subject import AnalysisTarget, open_targets, target_from_module
+from reslab.analysis.open_targets import open_targets, target_from_module
+from reslab.analysis.target import AnalysisTarget, EvalBatches
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.config import to_dict
@@ -70,7 +70,7 @@ def test_the_path_of_no_branch_is_that_of_the_shortcuts() -> None:
 
 
 def test_paths_are_not_told_of_plain_networks_and_of_modules_without_shortcuts() -> None:
-    assert measure_path_lengths(subject(network(merge="none")), 2, 2, 0) == ((), "a plain network has one path")
+    assert measure_path_lengths(subject(network(merge="none")), 2, 2, 0) == ((), "paths are not measured: a plain network has only one")
     foreign = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Flatten(), nn.LazyLinear(4))
     assert "got: a Sequential" in measure_path_lengths(subject(foreign), 2, 2, 0)[1]
 
@@ -117,7 +117,7 @@ def test_a_whole_split_is_judged_where_asked() -> None:
     assert found.data is not None
     with pytest.raises(ValueError, match="unknown split of digits 'tset'"):
         EvalBatches(found, "tset")
-    with pytest.raises(ValueError, match="pictures of a data set"):
+    with pytest.raises(ValueError, match="images of a dataset"):
         EvalBatches(subject(network()), "test")
     assert [len(y) for _, y in EvalBatches(found)] == [4]
     whole = list(EvalBatches(found, "test"))
@@ -135,7 +135,7 @@ def test_nothing_of_the_network_changes() -> None:
 
 
 def test_bad_numbers() -> None:
-    with pytest.raises(ValueError, match="draws of 0 or more"):
+    with pytest.raises(ValueError, match="draws of at least 0"):
         analyze_lesion(subject(network()), LesionOptions(draws=-1))
 
 

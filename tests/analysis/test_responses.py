@@ -6,8 +6,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from reslab.analysis.open_targets import open_targets, target_from_module
 from reslab.analysis.responses import ResponseOptions, analyze_responses
-from reslab.analysis.subject import open_targets, target_from_module
 from reslab.nn.factory import create_model
 
 
@@ -92,5 +92,5 @@ def test_timm_s_norms_that_hold_their_activation_are_measured_ahead_of_it() -> N
 def test_kernels_choose_and_what_is_absent_is_told() -> None:
     [subject] = open_targets(["resnet50:depths=1,1,1,1:image_size=32,32"], data="random", num_images=2)
     assert len(analyze_responses(subject, ResponseOptions(kernel_sizes=(3,))).layers) == 4
-    with pytest.raises(ValueError, match="with kernels of 1, 3, 7"):
+    with pytest.raises(ValueError, match="with kernel sizes 1, 3, 7"):
         analyze_responses(subject, ResponseOptions(kernel_sizes=(5,)))

@@ -6,9 +6,9 @@ import torch
 import torchvision
 from torch import nn
 
+from reslab.analysis.open_targets import open_targets, target_from_module
 from reslab.analysis.registry import run_analysis
 from reslab.analysis.shapes import CostResult, LayerOptions, ShapeResult, analyze_cost, analyze_shapes
-from reslab.analysis.subject import open_targets, target_from_module
 from reslab.nn.cost import layer_table
 from reslab.nn.factory import create_model
 from reslab.spec.layout import receptive_field

@@ -12,8 +12,10 @@ import torch
 import torchvision
 from torch import nn
 
+from reslab.analysis.open_targets import HE2016_ORDERS, open_targets, target_from_module
 from reslab.analysis.signal import (
     ROUNDING_TOLERANCE,
+    IdentityObstacle,
     OrderOptions,
     OrderResult,
     ScalingOptions,
@@ -24,7 +26,7 @@ from reslab.analysis.signal import (
     analyze_scaling,
     analyze_telescope,
 )
-from reslab.analysis.subject import HE2016_ORDERS, AnalysisTarget, open_targets, target_from_module
+from reslab.analysis.target import AnalysisTarget
 from reslab.nn.factory import create_model
 
 
@@ -48,21 +50,21 @@ def test_it_holds_where_shortcut_and_after_are_identities(order: str, statistics
 
 
 @pytest.mark.parametrize(
-    ("axes", "obstacle"),
+    ("overrides", "obstacle", "text"),
     [
-        ("order=original", "after the addition comes act"),
-        ("order=bn-after-add", "after the addition comes norm act"),
-        ("order=full-preact:merge=scale(0.5,1)", "the shortcut is changed before the addition"),
-        ("merge=none", "there is no shortcut"),
-        ("order=full-preact:shortcut=project-all", "the shortcut is project"),
+        ("order=original", IdentityObstacle.OPERATION_AFTER_MERGE, "the addition is followed by act"),
+        ("order=bn-after-add", IdentityObstacle.OPERATION_AFTER_MERGE, "the addition is followed by norm act"),
+        ("order=full-preact:merge=scale(0.5,1)", IdentityObstacle.CHANGED_SHORTCUT, "the merge changes the shortcut"),
+        ("merge=none", IdentityObstacle.NO_SHORTCUT, "there is no shortcut"),
+        ("order=full-preact:shortcut=project-all", IdentityObstacle.SHORTCUT_TYPE, "the shortcut is project"),
     ],
 )
-def test_its_failure_is_measured_and_named(axes: str, obstacle: str) -> None:
-    found = asked(f"{SMALL}:{axes}")
+def test_its_failure_is_measured_and_named(overrides: str, obstacle: IdentityObstacle, text: str) -> None:
+    found = asked(f"{SMALL}:{overrides}")
     assert found.verdict == "fails"
     assert found.max_inexact_error is not None
     assert found.max_inexact_error > 0.01
-    assert found.obstacle == obstacle
+    assert (found.obstacle, found.obstacle_text) == (obstacle, text)
 
 
 def test_the_error_is_the_one_that_relu_cuts_away() -> None:
@@ -93,7 +95,7 @@ def test_a_module_of_others_answers_as_the_network_with_its_weights() -> None:
         analyze_telescope(target_from_module(model, x, y, "one"), TelescopeOptions()) for model in (theirs, ours)
     ]
     assert answers[0] == answers[1]
-    assert answers[0].obstacle == "after the addition comes act"
+    assert answers[0].obstacle is IdentityObstacle.OPERATION_AFTER_MERGE
 
 
 def test_modules_without_units_that_can_be_taken_apart_are_refused() -> None:
@@ -104,7 +106,7 @@ def test_modules_without_units_that_can_be_taken_apart_are_refused() -> None:
     unitless: AnalysisTarget = target_from_module(
         create_model("book_net"), torch.zeros(2, 3, 32, 32), torch.tensor([0, 1])
     )
-    with pytest.raises(ValueError, match="a network of units"):
+    with pytest.raises(ValueError, match="a network with blocks"):
         analyze_telescope(unitless, TelescopeOptions())
     with pytest.raises(ValueError, match="running"):
         asked(SMALL, "runing")
@@ -119,7 +121,7 @@ def asked_scaling(axes: str) -> ScalingResult:
     return analyze_scaling(subject, ScalingOptions())
 
 
-@pytest.mark.parametrize(("factor", "verdict"), [(0.5, "vanishing"), (1.0, "kept"), (1.25, "exploding")])
+@pytest.mark.parametrize(("factor", "verdict"), [(0.5, "vanishing"), (1.0, "preserved"), (1.25, "exploding")])
 def test_the_gradient_by_the_shortcuts_is_the_product_of_the_factors(factor: float, verdict: str) -> None:
     """He et al. 2016, Eqs. 6 to 8, where nothing follows the addition."""
     found = asked_scaling(f"order=full-preact:merge=scale({factor},1)")
@@ -158,7 +160,7 @@ def test_openness_at_the_start_is_the_sigmoid_of_the_bias_where_the_gate_s_weigh
 
 def test_relu_after_the_addition_takes_more_than_the_factors_say() -> None:
     found = asked_scaling("order=original")
-    assert found.verdict == "kept"
+    assert found.verdict == "preserved"
     assert all(unit.shortcut_gradient < 1 for unit in found.blocks if unit.shortcut_gradient is not None)
 
 

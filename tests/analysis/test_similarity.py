@@ -9,10 +9,10 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
-from reslab.analysis.inputs import match_shape, sample_images
 from reslab.analysis.layers import layer_outputs, pool_features
 from reslab.analysis.linear_probes import LinearProbeOptions, analyze_probes
 from reslab.analysis.nearest import NeighborOptions, analyze_neighbors
+from reslab.analysis.open_targets import open_targets, target_from_module
 from reslab.analysis.similarity import (
     SimilarityOptions,
     analyze_similarity,
@@ -21,7 +21,7 @@ from reslab.analysis.similarity import (
     hsic_biased,
     hsic_unbiased,
 )
-from reslab.analysis.subject import AnalysisTarget, open_targets, target_from_module
+from reslab.analysis.target import AnalysisTarget, match_shape, sample_images
 from reslab.nn.factory import create_model
 
 
@@ -104,9 +104,9 @@ def test_layers_of_one_and_of_two_networks(subject: AnalysisTarget) -> None:
 
 def test_networks_that_saw_other_pictures_are_not_compared(subject: AnalysisTarget) -> None:
     (other,) = open_targets(["resnet20_cifar:depths=1,1,1"], num_images=20)
-    with pytest.raises(ValueError, match="the same pictures"):
+    with pytest.raises(ValueError, match="on the same images"):
         analyze_similarity([subject, other])
-    with pytest.raises(ValueError, match="at least 4 pictures"):
+    with pytest.raises(ValueError, match="at least 4 images"):
         analyze_similarity([bare(3)])
     with pytest.raises(ValueError, match="unknown layer 'layer7'"):
         analyze_similarity([subject], SimilarityOptions(layers=("layer7",)))
@@ -133,7 +133,7 @@ def test_among_its_own_pictures_none_is_its_own_neighbour() -> None:
 
 
 def test_more_neighbours_than_pictures() -> None:
-    with pytest.raises(ValueError, match="1 to 11 neighbours"):
+    with pytest.raises(ValueError, match="num_neighbors of 1 to 11"):
         analyze_neighbors(bare(), NeighborOptions(num_neighbors=12, layer="0"))
 
 
@@ -160,7 +160,7 @@ def test_probes_of_every_unit_of_a_network(subject: AnalysisTarget) -> None:
 
 @pytest.mark.parametrize("options", [{"max_fit_images": 1}, {"inverse_regularization": 0.0}])
 def test_bad_options_of_probes(subject: AnalysisTarget, options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="2 pictures or more and a strength above 0"):
+    with pytest.raises(ValueError, match="max_fit_images of at least 2 and inverse_regularization above 0"):
         analyze_probes(subject, LinearProbeOptions(**options))
 
 
@@ -169,7 +169,7 @@ def test_pictures_are_brought_to_the_networks_shape() -> None:
     assert torch.equal(match_shape(grey, coloured), grey.expand(2, 3, 8, 8))
     assert torch.equal(match_shape(coloured, grey), coloured.mean(1, keepdim=True))
     assert match_shape(grey, torch.zeros(1, 1, 16, 12)).shape == (2, 1, 16, 12)
-    with pytest.raises(ValueError, match="pictures of a data set"):
+    with pytest.raises(ValueError, match="images of a dataset"):
         sample_images(bare(), "train", 3, 0)
 
 

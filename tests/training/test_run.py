@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from reslab.analysis.subject import parse_target
+from reslab.analysis.open_targets import parse_target
 from reslab.nn.factory import resolve_arch
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict

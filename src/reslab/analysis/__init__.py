@@ -1,1 +1,1 @@
-"""Questions put to a network; each measures and returns plain data, and never draws."""
+"""Measurements of a network. Each returns plain data and never draws."""

@@ -1,7 +1,4 @@
-"""Which part of a picture speaks for a class: Grad-CAM, integrated gradients, occlusion; of any module.
-
-The question `attribution`: for some pictures, what in them speaks for the class, by three methods.
-"""
+"""Attribution for any module: Grad-CAM, integrated gradients and occlusion show which pixels support a class."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,17 +7,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reslab.analysis.inputs import class_name, image_data_uri, map_to_rows
 from reslab.analysis.layers import default_layers, get_layer
-from reslab.analysis.subject import AnalysisTarget
+from reslab.analysis.target import AnalysisTarget, image_data_uri, map_to_rows
 from reslab.spec.errors import invalid, unknown_name
+
+TARGET_CLASSES = ("predicted", "label")
+
+HeatMap = tuple[tuple[float, ...], ...]
 
 
 def grad_cam(model: nn.Module, x: Tensor, target: Tensor, layer: str | nn.Module) -> Tensor:
-    """relu(sum_k a_k A_k) with a_k the mean over positions of d y_target / d A_k; (N, C, H, W) to (N, h, w).
+    """Return relu(sum_k a_k A_k) with a_k the mean over positions of d y_target / d A_k; (N, C, H, W) to (N, h, w).
 
     A_k are the maps of `layer` (a name or a module), h and w their size. Selvaraju et al. 2017, arXiv:1610.02391, Eqs.
-    1 and 2. Raises ValueError for an unknown layer and for one that hands out no maps.
+    1 and 2. Raises ValueError for an unknown layer and for one without maps.
     """
     module = get_layer(model, layer) if isinstance(layer, str) else layer
     activations: list[Tensor] = []
@@ -31,7 +31,7 @@ def grad_cam(model: nn.Module, x: Tensor, target: Tensor, layer: str | nn.Module
             if not activations or activations[-1].ndim != 4:
                 raise invalid(
                     "a layer with maps (N, C, H, W)",
-                    tuple(activations[-1].shape) if activations else "one that never runs",
+                    tuple(activations[-1].shape) if activations else "a layer that never runs",
                 )
             (gradient,) = torch.autograd.grad(_class_scores(logits, target).sum(), activations[-1])
     finally:
@@ -43,7 +43,7 @@ def grad_cam(model: nn.Module, x: Tensor, target: Tensor, layer: str | nn.Module
 def _recording_hook(outputs: list[Tensor]) -> Callable[..., Tensor]:
     def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         outputs.append(output)
-        return output.clone()  # what comes next may change it in place
+        return output.clone()  # the next layer may change it in place
 
     return record
 
@@ -51,10 +51,10 @@ def _recording_hook(outputs: list[Tensor]) -> Callable[..., Tensor]:
 def integrated_gradients(
     model: nn.Module, x: Tensor, target: Tensor, baseline: Tensor | float = 0.0, num_steps: int = 50
 ) -> Tensor:
-    """(x - b) times the mean gradient of y_target on the line from the baseline b to x; (N, C, H, W) in and out.
+    """Return (x - b) times the mean gradient of y_target on the line from the baseline b to x; (N, C, H, W) in and out.
 
-    Sundararajan, Taly and Yan 2017, arXiv:1703.01365, Eq. 1; the integral by Gauss and Legendre's rule of `num_steps`
-    points. Its sum over a picture is y_target(x) - y_target(b) (their completeness), up to the rule's error.
+    Sundararajan, Taly and Yan 2017, arXiv:1703.01365, Eq. 1; the integral by Gauss-Legendre quadrature with `num_steps`
+    points. Its sum over an image is y_target(x) - y_target(b) (completeness), up to the error of the quadrature.
     """
     if num_steps < 1:
         raise invalid("num_steps of at least 1", num_steps, "50")
@@ -72,9 +72,9 @@ def integrated_gradients(
 
 @torch.no_grad()
 def occlusion(model: nn.Module, x: Tensor, target: Tensor, size: int, stride: int, fill: float = 0.0) -> Tensor:
-    """How far y_target falls where a square of `size` is covered with `fill`; (N, C, H, W) to (N, H, W).
+    """Return how much y_target drops where a patch of `size` is covered with `fill`; (N, C, H, W) to (N, H, W).
 
-    A pixel's value is the mean over the squares that cover it, one every `stride` pixels, the last cut at the edge.
+    A pixel's value is the mean over the patches that cover it, one every `stride` pixels, the last cut off at the edge.
     Zeiler and Fergus 2014, arXiv:1311.2901, Sec. 4.2. Raises ValueError for a stride that leaves gaps.
     """
     height, width = x.shape[-2:]
@@ -98,20 +98,18 @@ def _window_starts(length: int, size: int, stride: int) -> range:
 
 
 def _class_scores(logits: Tensor, target: Tensor) -> Tensor:
-    """(N, classes) to (N,): each sample's score of its class."""
+    """Return each sample's score of its class, (N, classes) to (N,)."""
     return logits.gather(1, target[:, None])[:, 0]
-
-
-TARGET_CLASSES = ("predicted", "label")
-
-HeatMap = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
 class AttributionOptions:
-    """The first `pictures` (`wrong`: of those called wrong), for the class `target`: `predicted` or `label`. `layer` is
-    Grad-CAM's, the last unit where empty. `steps` of the integral; a square of `square` pixels (0: a quarter of the
-    side), moved by half of that."""
+    """The images and the parameters of the methods.
+
+    The first `num_images` are shown (`misclassified`: of the wrong predictions only), for the `target_class`
+    `predicted` or `label`. `layer` is that of Grad-CAM, by default the last block. The integral has `num_steps` points;
+    the occluding patch has `patch_size` pixels (0: a quarter of the side) and moves by half of that.
+    """
 
     num_images: int = 5
     misclassified: bool = False
@@ -126,10 +124,10 @@ _DEFAULT_OPTIONS = AttributionOptions()
 
 @dataclass(frozen=True)
 class ImageAttribution:
-    """One picture (`index` among the subject's, `picture` a data URI) with its maps, pooled where they are large.
+    """One image (`index` in the target, `image` a data URI) with its heat maps, pooled where they are large.
 
-    `left_over` is the sum of the integrated gradients less the rise of the class's score from the mean picture, as a
-    share of the rise: 0 where they are complete.
+    `completeness_error` is the sum of the integrated gradients minus the increase of the class score over the baseline,
+    relative to the increase: 0 where they are complete.
     """
 
     index: int
@@ -146,7 +144,7 @@ class ImageAttribution:
 
 @dataclass(frozen=True)
 class AttributionResult:
-    """The pictures with what speaks for the class in them; `layer` is Grad-CAM's."""
+    """The images with their heat maps; `layer` is that of Grad-CAM."""
 
     model: str
     step: int | None
@@ -156,14 +154,14 @@ class AttributionResult:
 
 
 def analyze_attribution(target: AnalysisTarget, options: AttributionOptions = _DEFAULT_OPTIONS) -> AttributionResult:
-    """Grad-CAM, integrated gradients from the mean picture, and occlusion, for the logit of each picture's class.
+    """Compute Grad-CAM, integrated gradients from the mean image, and occlusion for the logit of each image's class.
 
-    Sources with each function of `reslab.analysis.attribution`. Raises ValueError for an unknown layer or target.
+    The functions of this module give the sources. Raises ValueError for an unknown layer or target class.
     """
     if options.target_class not in TARGET_CLASSES:
-        raise unknown_name("target", options.target_class, TARGET_CLASSES)
+        raise unknown_name("target class", options.target_class, TARGET_CLASSES)
     if options.num_images < 1 or options.patch_size < 0:
-        raise invalid("1 picture or more, a square of 0 or more pixels", options)
+        raise invalid("num_images of at least 1 and patch_size of at least 0", options)
     layer = options.layer or default_layers(target.model)[-1]
     indices, logits = _select_images(target, options)
     x = target.images[indices]
@@ -179,9 +177,9 @@ def analyze_attribution(target: AnalysisTarget, options: AttributionOptions = _D
         ImageAttribution(
             index=int(indices[row]),
             image=image_data_uri(target, int(indices[row])),
-            label=class_name(target, int(labels[row])),
-            predicted=class_name(target, int(logits[row].argmax())),
-            target_class=class_name(target, int(class_indices[row])),
+            label=target.class_name(int(labels[row])),
+            predicted=target.class_name(int(logits[row].argmax())),
+            target_class=target.class_name(int(class_indices[row])),
             probability=float(probabilities[row, class_indices[row]]),
             grad_cam=map_to_rows(cam_maps[row]),
             integrated_gradients=map_to_rows(ig_maps[row].sum(0)),
@@ -195,15 +193,13 @@ def analyze_attribution(target: AnalysisTarget, options: AttributionOptions = _D
 
 @torch.no_grad()
 def _select_images(target: AnalysisTarget, options: AttributionOptions) -> tuple[Tensor, Tensor]:
-    """Which pictures, and their logits."""
+    """Return the indices of the images to show, and their logits."""
     logits = torch.cat([target.model(x).float() for x in target.images.split(64)])
     indices = torch.arange(len(logits))
     if options.misclassified:
         indices = indices[(logits.argmax(1) != target.labels.to(logits.device)).cpu()]
         if not len(indices):
-            raise invalid(
-                "a picture that is called wrong", f"none among {len(logits)}", next_step="ask with more --images"
-            )
+            raise invalid("a misclassified image", f"none among {len(logits)}", next_step="raise --num-images")
     indices = indices[: options.num_images]
     return indices, logits[indices]
 

@@ -1,33 +1,33 @@
-"""The units of any network, and what runs through them.
-
-A unit taken apart: what the shortcut and what the branch bring to its output, and to its input's gradient.
-"""
+"""Residual blocks of any network: find them, record their calls, split them into shortcut and branch."""
 
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from reslab.analysis.progress import check_memory, report_progress
-from reslab.analysis.subject import AnalysisTarget
 from reslab.nn.block import DropPath, ResidualBlock, StochasticDepthBatch
+from reslab.nn.cost import layer_table
 from reslab.nn.network import ResidualNetwork
-from reslab.nn.third_party import to_residual_network
+from reslab.runtime.memory import MemoryTracker
 from reslab.spec.errors import invalid, unknown_name
 
 STATISTICS = ("batch", "running", "auto")
 WEIGHTED_LAYERS = (nn.Conv2d, nn.Linear)
 _STOCHASTIC_LAYERS = (nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, StochasticDepthBatch, DropPath)
+_GIB = 2**30
 
 
 @dataclass(frozen=True, eq=False)
 class BlockCall:
-    """One run of a unit: `index` from 0 in the order they ran, `label` (`layer1.0`, or `layer1.0 (2)` of a second run
-    of the same unit), its input and output (N, C, H, W)."""
+    """One call of a block: its `index` in the order of the calls, its input and its output (N, C, H, W).
+
+    `label` tells the calls of a shared block apart: `layer1.0`, `layer1.0 (2)`, ...
+    """
 
     index: int
     name: str
@@ -38,27 +38,26 @@ class BlockCall:
 
 
 def find_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The units with their names, first to last: a `Network`'s, else the blocks of torchvision's and timm's networks.
+    """Return the blocks with their names, first to last.
 
-    Of a foreign module: the blocks (modules with weights in parts, more than layers in a row) of the innermost
-    Sequentials that hold any. Where there is no block (`book_net` has none of its own either), every child with weights
-    of the outermost Sequential. A unit that is shared comes once.
-    Raises ValueError where there are none.
+    In a third-party module these are the modules with several weighted parts in its innermost Sequentials. Where there
+    is no such block (as in `book_net`), every child with weights of the outermost Sequential counts. A shared block
+    comes once. Raises ValueError if there are none.
     """
     blocks = find_composite_blocks(model) or _weighted_layers(model)
     if not blocks:
-        required = "a network of units: a reslab network, or blocks in an nn.Sequential"
+        required = "a network with blocks: a reslab network, or blocks in an nn.Sequential"
         raise invalid(required, type(model).__name__, next_step="put the blocks into an nn.Sequential")
     return blocks
 
 
 def find_composite_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The units, or none where a network has none: `units_of` then takes its layers."""
+    """Return the blocks, or an empty list where `find_blocks` would fall back to single layers."""
     return list(model.blocks()) if isinstance(model, ResidualNetwork) else _nested_blocks(model, "")
 
 
 def _nested_blocks(module: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
-    """Composite children of Sequentials, the innermost such Sequentials first to be asked."""
+    """Return the composite children of Sequentials; where these hold blocks themselves, the inner blocks instead."""
     blocks = []
     for child_name, child in module.named_children():
         path = f"{name}.{child_name}" if name else child_name
@@ -72,7 +71,7 @@ def _nested_blocks(module: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
 
 
 def _is_block(module: nn.Module) -> bool:
-    """Weights in parts, and more than a convolution with its norm and activation in a row."""
+    """Return whether a module has weighted parts and is more than a plain sequence of layers."""
     children = list(module.children())
     is_layer_sequence = isinstance(module, nn.Sequential) and not any(list(child.children()) for child in children)
     return bool(children) and not is_layer_sequence and _has_weights(module)
@@ -94,17 +93,9 @@ def _has_weights(module: nn.Module) -> bool:
     return any(isinstance(child, WEIGHTED_LAYERS) for child in module.modules())
 
 
-def get_block(model: nn.Module, name: str) -> nn.Module:
-    """The unit of this name; ValueError with the nearest names where there is none."""
-    blocks = dict(find_blocks(model))
-    if name not in blocks:
-        raise unknown_name("unit", name, blocks)
-    return blocks[name]
-
-
 @contextmanager
 def record_block_calls(model: nn.Module) -> Iterator[list[BlockCall]]:
-    """A list that fills with every run of a unit while the model runs inside the block; the hooks go when it ends."""
+    """Yield a list that collects every call of a block while the model runs; the hooks are removed at the end."""
     calls: list[BlockCall] = []
     handles = [block.register_forward_hook(_recording_hook(name, calls)) for name, block in find_blocks(model)]
     try:
@@ -115,20 +106,31 @@ def record_block_calls(model: nn.Module) -> Iterator[list[BlockCall]]:
 
 
 def call_label(name: str, index: int) -> str:
-    """What the run number `run`, from 0, of a module is called: `layer1.0`, `layer1.0 (2)`, ..."""
+    """Return the label of a module's call number `index`, from 0: `layer1.0`, `layer1.0 (2)`, ..."""
     return f"{name} ({index + 1})" if index else name
 
 
 def _recording_hook(name: str, calls: list[BlockCall]) -> Any:
     def record(block: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
         label = call_label(name, sum(call.name == name for call in calls))
-        calls.append(BlockCall(len(calls), name, label, block, arguments[0], output))
+        calls.append(BlockCall(len(calls), name, label, block, input=arguments[0], output=output))
 
     return record
 
 
+def group_by_stage(calls: list[BlockCall]) -> list[list[BlockCall]]:
+    """Return the calls, in order, grouped by stage: `layer1.0` and `layer1.1` belong together."""
+    stages: list[list[BlockCall]] = []
+    for call in calls:
+        stage = call.name.rpartition(".")[0]
+        if not stages or stages[-1][-1].name.rpartition(".")[0] != stage:
+            stages.append([])
+        stages[-1].append(call)
+    return stages
+
+
 def use_batch_statistics(model: nn.Module) -> nn.Module:
-    """The module with statistics of the batch, as in training, but nothing drawn: dropout and its kin as at test."""
+    """Put the model into training mode for its norms only: dropout, stochastic depth and the like stay off."""
     model.train()
     for module in model.modules():
         if isinstance(module, _STOCHASTIC_LAYERS) or type(module).__name__ in ("DropPath", "StochasticDepth"):
@@ -137,10 +139,10 @@ def use_batch_statistics(model: nn.Module) -> nn.Module:
 
 
 def with_statistics(model: nn.Module, statistics: str) -> nn.Module:
-    """A copy whose norms take the statistics of the `batch`, as in training, or the `running` ones, as at test.
+    """Return a copy whose norms use the statistics of the `batch`, as in training, or the `running` ones, as in eval.
 
-    `auto` is the batch's where no training has been (running statistics would normalise nothing), else the running
-    ones. Nothing is drawn either way. Raises ValueError for another word.
+    `auto` is `batch` before any training, when running statistics would normalize nothing, else `running`. Nothing is
+    random in either mode. Raises ValueError for another value.
     """
     if statistics not in STATISTICS:
         raise unknown_name("statistics", statistics, STATISTICS)
@@ -150,22 +152,17 @@ def with_statistics(model: nn.Module, statistics: str) -> nn.Module:
 
 
 def is_untrained(model: nn.Module) -> bool:
-    """Whether no batch has passed in training: every norm's running statistics are as they were made."""
+    """Return whether the running statistics of every norm still have their initial values."""
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     tracked = [norm for norm in norms if norm.running_mean is not None and norm.running_var is not None]
     return all(not norm.running_mean.any() and bool((norm.running_var == 1).all()) for norm in tracked)  # type: ignore[union-attr]
 
 
-_NUM_CHECK_IMAGES = 8
-# What of all layers' outputs stays without gradients: those of the units.
-_KEPT_FRACTION = 0.3
-
-
 @dataclass(frozen=True, eq=False)
 class BlockParts:
-    """y = after(shortcut + branch), each (N, C, H, W) with factors and gates applied; `fork` is what both read.
+    """The parts of one block: output = post(shortcut + branch), each (N, C, H, W) with factors and gates applied.
 
-    The shortcut of a plain twin is zeros.
+    `fork` is the input of both paths. The shortcut of a plain block is zeros.
     """
 
     fork: Tensor
@@ -175,9 +172,10 @@ class BlockParts:
 
 
 def decompose_block(block: ResidualBlock, x: Tensor) -> BlockParts:
-    """The parts of a unit's output for the input x: what meets is linear in both, so each is the sum without the other.
+    """Return the parts of a block's output for the input x.
 
-    For one mode of the unit: with dropped elements or branches drawn anew each time the parts would not add up.
+    The merge is linear in both paths, so each part is the merge with the other path set to zero. The block must be
+    deterministic: randomly dropped elements would differ between the two merges, and the parts would not add up.
     """
     fork = block.pre(x)
     branch = block.branch(fork)
@@ -189,10 +187,9 @@ def decompose_block(block: ResidualBlock, x: Tensor) -> BlockParts:
 
 
 def shortcut_gradients(block: ResidualBlock, x: Tensor, *gradients: Tensor) -> list[Tensor]:
-    """Of gradients at the unit's output, what comes back to its input x by the shortcut alone.
+    """Return, for gradients at the block's output, what reaches its input x through the shortcut alone.
 
-    The branch and the openness of a gate are taken as constants: dL/dx = J_shortcut^T J_after^T dL/dy. Zeros in a plain
-    twin.
+    The branch and the values of a gate count as constants: dL/dx = J_shortcut^T J_post^T dL/dy. Zeros in a plain block.
     """
     if block.merge is None or block.downsample is None:
         return [torch.zeros_like(x) for _ in gradients]
@@ -205,41 +202,35 @@ def shortcut_gradients(block: ResidualBlock, x: Tensor, *gradients: Tensor) -> l
 
 
 def is_identity_block(block: ResidualBlock) -> bool:
-    """Whether x + F(x) is all the unit does from its fork on: shortcut and the words after are identities, and they are
-    added (He et al. 2016, Eq. 3)."""
+    """Return whether the block is x + F(x) from its fork on (He et al. 2016, Eq. 3).
+
+    The shortcut is the identity, the merge a plain sum, and nothing follows it.
+    """
     unchanged = not block.post_names and block.spec.shortcut == "identity"
     return unchanged and block.merge is not None and block.merge.is_plain_sum
 
 
-def group_by_stage(calls: list[BlockCall]) -> list[list[BlockCall]]:
-    """The runs, in order, by the stage in which they stand: `layer1.0` and `layer1.1` are of one."""
-    stages: list[list[BlockCall]] = []
-    for call in calls:
-        stage = call.name.rpartition(".")[0]
-        if not stages or stages[-1][-1].name.rpartition(".")[0] != stage:
-            stages.append([])
-        stages[-1].append(call)
-    return stages
+class InsufficientMemoryError(ValueError):
+    """There is too little free memory at the moment; a later try may succeed."""
 
 
-def collect_block_calls(network: ResidualNetwork, images: Tensor, statistics: str) -> list[BlockCall]:
-    """The runs of the network's units on the images, without gradients."""
-    check_memory(network, images, fraction=_KEPT_FRACTION)
-    model = with_statistics(network, statistics)
-    with torch.no_grad(), record_block_calls(model) as calls:
-        model(images)
-    return calls
+def check_memory(model: nn.Module, images: Tensor, fraction: float = 1.0) -> None:
+    """Raise InsufficientMemoryError, with the need, if `fraction` of all layer outputs exceeds the free memory.
 
-
-def as_residual_network(target: AnalysisTarget) -> ResidualNetwork:
-    """The subject's network, whose units can be taken apart; a module of others read into the zoo's network that
-    computes the same on the first pictures (see `reslab.nn.third_party.as_network`).
-
-    Raises ValueError where there is none, and for a network without units.
+    Measured on resnet56_cifar and resnet50: a pass with gradients holds at most 0.9 and 1.2 times all outputs, a pass
+    that keeps the block outputs alone 0.3 and 0.6 times.
     """
-    network = to_residual_network(target.model, target.images[:_NUM_CHECK_IMAGES])
-    if not network.arch.depths:
-        raise invalid("a network of units", f"{target.name}, which has none", nearest="book_res")
-    if network is not target.model:
-        report_progress(f"{target.name} computes what {network.arch.name} does, and is asked as it")
-    return network
+    try:
+        num_values = sum(prod(layer.output_shape) for layer in layer_table(model, tuple(images.shape[1:])))
+    except (RuntimeError, TypeError, ValueError):
+        # The shapes of a third-party module may depend on its values, which the meta device lacks: run it unchecked.
+        return
+    bytes_per_image = max(1, round(fraction * num_values * images.element_size()))
+    free_bytes = MemoryTracker(images.device).free_bytes()
+    if free_bytes is None or len(images) * bytes_per_image <= free_bytes:
+        return
+    max_images = free_bytes // bytes_per_image
+    needed_gib, free_gib = len(images) * bytes_per_image / _GIB, free_bytes / _GIB
+    got = f"{len(images)} images, which need about {needed_gib:.1f} GiB of {free_gib:.1f} GiB free"
+    suggestion = f"--num-images {max_images}" if max_images >= 2 else ""
+    raise InsufficientMemoryError(invalid("images that fit in memory all at once", got, suggestion))

@@ -1,14 +1,13 @@
-"""Two networks held against each other: curves, weights, predictions that flipped, a paired test."""
+"""Compare two models: training curves, weights, predictions that flipped, and a paired significance test."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from reslab.analysis.inputs import EvalBatches, class_name, image_data_uri
-from reslab.analysis.subject import AnalysisTarget
+from reslab.analysis.target import AnalysisTarget, EvalBatches, image_data_uri
 from reslab.metrics.intervals import PairedTest, run_paired_test
 from reslab.spec.errors import invalid
 
@@ -17,8 +16,10 @@ _RECORD_KINDS = ("train", "eval")
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """`split`: judge on this one (`own`: the subjects' pictures; empty: the whole held-out split where there is one).
-    At most `pictures` flipped ones are shown, those that were surest first."""
+    """The `split` to evaluate on, and how many flipped predictions to show, those with the highest confidence first.
+
+    `own` takes the images of the targets; an empty split takes the whole held-out split where there is one.
+    """
 
     split: str = ""
     max_flipped: int = 14
@@ -29,8 +30,10 @@ _DEFAULT_OPTIONS = CompareOptions()
 
 @dataclass(frozen=True)
 class ComparedModel:
-    """One of the two: its accuracy on the pictures, and of a run what it was (`model` with the axes that differ from
-    the zoo's), and its log."""
+    """One of the two models: its accuracy and loss on the images, and, for a run, its settings and its log.
+
+    `arch` names the architecture with the overrides of the zoo's.
+    """
 
     name: str
     accuracy: float
@@ -45,7 +48,7 @@ class ComparedModel:
 
 @dataclass(frozen=True)
 class FlippedPrediction:
-    """A picture that one calls right and the other wrong, with the class and the probability of each."""
+    """An image that exactly one of the two models classifies correctly, with each model's class and probability."""
 
     index: int
     image: str
@@ -58,7 +61,7 @@ class FlippedPrediction:
 
 @dataclass(frozen=True)
 class WeightDistance:
-    """A weight of both networks: norms, the distance as a share of their mean norm, the cosine between them."""
+    """A weight of both models: its two norms, the distance relative to their mean, and the cosine."""
 
     name: str
     norms: tuple[float, float]
@@ -68,7 +71,7 @@ class WeightDistance:
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """`num_other` counts the parameters that are not in both with one shape."""
+    """The two models on the same images; `num_unmatched` counts the parameters without a counterpart of equal shape."""
 
     models: tuple[ComparedModel, ...]
     num_images: int
@@ -80,32 +83,30 @@ class ComparisonResult:
 
 
 def compare_models(targets: Sequence[AnalysisTarget], options: CompareOptions = _DEFAULT_OPTIONS) -> ComparisonResult:
-    """Two networks on the same pictures, and their weights where names and shapes agree.
+    """Compare two models on the same images, and their weights where names and shapes agree.
 
-    The test is McNemar's (1947), exact: of the pictures that only one calls right, either is as likely the one that
-    does. Raises ValueError unless there are two, and where they were shown other pictures.
+    The test is the exact one of McNemar (1947): among the images that only one model classifies correctly, both are
+    equally likely to be that one. Raises ValueError unless there are two targets with the same images.
     """
     if len(targets) != 2:
-        raise invalid("two networks to compare", len(targets), "2", "reslab inspect compare RUN RUN")
+        raise invalid("two networks to compare", len(targets), "2", "reslab analyze compare RUN RUN")
     first, second = targets
     split = _resolve_split(first, options)
     first_logits, labels = _collect_logits(first, split)
     second_logits, second_labels = _collect_logits(second, split)
     if not torch.equal(labels, second_labels):
-        raise invalid("two networks on the same pictures", f"other labels for {first.name} and {second.name}")
+        raise invalid("two networks on the same images", f"other labels for {first.name} and {second.name}")
     distances, num_unmatched = weight_distances(first, second)
-    models = [
-        _compared_model(target, model_logits, labels)
-        for target, model_logits in ((first, first_logits), (second, second_logits))
-    ]
     return ComparisonResult(
-        tuple(models),
-        len(labels),
-        split,
-        run_paired_test(first_logits.argmax(1), second_logits.argmax(1), labels),
-        _flipped_predictions(first, split, first_logits, second_logits, labels, options.max_flipped),
-        distances,
-        num_unmatched,
+        models=(_compared_model(first, first_logits, labels), _compared_model(second, second_logits, labels)),
+        num_images=len(labels),
+        split=split,
+        paired_test=run_paired_test(first_logits.argmax(1), second_logits.argmax(1), labels),
+        flipped=_flipped_predictions(
+            first, split, logits=(first_logits, second_logits), labels=labels, max_flipped=options.max_flipped
+        ),
+        weight_distances=distances,
+        num_unmatched=num_unmatched,
     )
 
 
@@ -117,30 +118,36 @@ def _resolve_split(target: AnalysisTarget, options: CompareOptions) -> str:
 
 @torch.no_grad()
 def _collect_logits(target: AnalysisTarget, split: str) -> tuple[Tensor, Tensor]:
-    """Logits and labels of every picture."""
+    """Return the logits and labels of all images."""
     batches = [(target.model(x).float().cpu(), y.cpu()) for x, y in EvalBatches(target, split)]
     return torch.cat([logits for logits, _ in batches]), torch.cat([labels for _, labels in batches])
 
 
 def _compared_model(target: AnalysisTarget, logits: Tensor, labels: Tensor) -> ComparedModel:
-    accuracy = int((logits.argmax(1) == labels).sum()) / len(labels)
-    loss = float(torch.nn.functional.cross_entropy(logits, labels))
-    num_parameters = sum(parameter.numel() for parameter in target.model.parameters())
+    model = ComparedModel(
+        name=target.name,
+        accuracy=int((logits.argmax(1) == labels).sum()) / len(labels),
+        loss=float(torch.nn.functional.cross_entropy(logits, labels)),
+        num_parameters=sum(parameter.numel() for parameter in target.model.parameters()),
+    )
     run = target.run
     if run is None:
-        return ComparedModel(target.name, accuracy, loss, num_parameters)
-    metadata = run.metadata
-    records = tuple(record for record in run.log.records() if record.get("kind") in _RECORD_KINDS)
-    data, recipe = (metadata[part]["name"] for part in ("data", "recipe"))
-    seed = int(metadata.get("seed", 0))
-    return ComparedModel(target.name, accuracy, loss, num_parameters, run.model_spec, data, recipe, seed, records)
+        return model
+    return replace(
+        model,
+        arch=run.model_spec,
+        dataset=run.metadata["data"]["name"],
+        recipe=run.metadata["recipe"]["name"],
+        seed=int(run.metadata.get("seed", 0)),
+        log=tuple(record for record in run.log.records() if record.get("kind") in _RECORD_KINDS),
+    )
 
 
 def _flipped_predictions(
-    target: AnalysisTarget, split: str, first_logits: Tensor, second_logits: Tensor, labels: Tensor, max_flipped: int
+    target: AnalysisTarget, split: str, *, logits: tuple[Tensor, Tensor], labels: Tensor, max_flipped: int
 ) -> tuple[FlippedPrediction, ...]:
-    """The flipped pictures of which the wrong network was surest."""
-    first_probs, second_probs = first_logits.softmax(1), second_logits.softmax(1)
+    """Return the flipped images on which the wrong model was most confident."""
+    first_probs, second_probs = logits[0].softmax(1), logits[1].softmax(1)
     first_predictions, second_predictions = first_probs.argmax(1), second_probs.argmax(1)
     indices = torch.nonzero((first_predictions == labels) != (second_predictions == labels))[:, 0]
     wrong_confidences = torch.where(
@@ -149,24 +156,23 @@ def _flipped_predictions(
     selected = indices[wrong_confidences.argsort(descending=True, stable=True)[:max_flipped]]
     if not len(selected):
         return ()
-    images = _images_at(target, split, selected)
-    subset = AnalysisTarget("", target.model, images, labels[selected], target.data, target.classes)
+    subset = replace(target, images=_images_at(target, split, selected), labels=labels[selected])
     return tuple(
         FlippedPrediction(
-            int(i),
-            image_data_uri(subset, row),
-            class_name(target, int(labels[i])),
-            class_name(target, int(first_predictions[i])),
-            float(first_probs[i, first_predictions[i]]),
-            class_name(target, int(second_predictions[i])),
-            float(second_probs[i, second_predictions[i]]),
+            index=int(i),
+            image=image_data_uri(subset, row),
+            label=target.class_name(int(labels[i])),
+            first=target.class_name(int(first_predictions[i])),
+            first_probability=float(first_probs[i, first_predictions[i]]),
+            second=target.class_name(int(second_predictions[i])),
+            second_probability=float(second_probs[i, second_predictions[i]]),
         )
         for row, i in enumerate(selected)
     )
 
 
 def _images_at(target: AnalysisTarget, split: str, indices: Tensor) -> Tensor:
-    """The pictures at these places, in this order, with no more than a batch of others in memory."""
+    """Return the images at `indices`, in this order, with at most one batch of others in memory."""
     wanted_indices, offset = {int(i) for i in indices}, 0
     images_by_index: dict[int, Tensor] = {}
     for x, _ in EvalBatches(target, split):
@@ -176,24 +182,26 @@ def _images_at(target: AnalysisTarget, split: str, indices: Tensor) -> Tensor:
 
 
 def weight_distances(first: AnalysisTarget, second: AnalysisTarget) -> tuple[tuple[WeightDistance, ...], int]:
-    """The weights with more than one dimension that both networks have, and how many parameters they do not share."""
+    """Return the distances of all weights of both models, and the number of parameters that have no counterpart.
+
+    A counterpart has the same name and shape; norms and biases, which have one dimension, are counted but not listed.
+    """
     first_parameters, second_parameters = (dict(target.model.named_parameters()) for target in (first, second))
     common = [
         name
         for name in first_parameters
         if name in second_parameters and first_parameters[name].shape == second_parameters[name].shape
     ]
-    distances = []
-    for name in common:
-        a, b = (
-            parameters[name].detach().cpu().double().flatten() for parameters in (first_parameters, second_parameters)
-        )
-        if first_parameters[name].ndim < 2:
-            continue
-        norms = float(a.norm()), float(b.norm())
-        mean = max(sum(norms) / 2, 1e-30)
-        cosine = float(a @ b) / max(norms[0] * norms[1], 1e-30)
-        distances.append(WeightDistance(name, norms, float((a - b).norm()) / mean, cosine))
-    return tuple(distances), len(set(first_parameters) ^ set(second_parameters)) + len(
-        set(first_parameters) & set(second_parameters)
-    ) - len(common)
+    distances = [
+        _weight_distance(name, first_parameters[name], second_parameters[name])
+        for name in common
+        if first_parameters[name].ndim >= 2
+    ]
+    return tuple(distances), len(first_parameters.keys() | second_parameters.keys()) - len(common)
+
+
+def _weight_distance(name: str, first: Tensor, second: Tensor) -> WeightDistance:
+    a, b = (weight.detach().cpu().double().flatten() for weight in (first, second))
+    norms = float(a.norm()), float(b.norm())
+    distance = float((a - b).norm()) / max(sum(norms) / 2, 1e-30)
+    return WeightDistance(name, norms, distance, cosine=float(a @ b) / max(norms[0] * norms[1], 1e-30))

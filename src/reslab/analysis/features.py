@@ -1,25 +1,25 @@
-"""What a network has learned to look for: kernels of its first convolution, and the maps of any layer."""
+"""Learned features: kernels of the first convolution, feature maps of any layer for one image, and dead channels."""
 
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from reslab.analysis.inputs import class_name, image_data_uri, map_to_rows
 from reslab.analysis.layers import default_layers, first_conv_name, get_layer, layer_outputs
-from reslab.analysis.subject import AnalysisTarget
+from reslab.analysis.target import AnalysisTarget, image_data_uri, map_to_rows
 from reslab.spec.errors import invalid
 
 FloatMatrix = tuple[tuple[float, ...], ...]
 _DEAD_THRESHOLD = 1e-12
-# A unit that is shared may run a hundred times.
-_MAX_CALLS = 4
+# A shared block may run a hundred times; show the maps of a few calls.
+_MAX_EXTRA_CALLS = 4
 
 
 @dataclass(frozen=True)
 class FeatureOptions:
-    """`layers` by name (the first convolution and each stage's last unit where none, of many runs a few), for the
-    subject's picture number `picture`; at most `channels` maps a layer, those with the most energy, and as many
-    kernels."""
+    """The layers and the image to show: the `max_channels` maps with the most energy a layer, and as many kernels.
+
+    `layers` default to the first convolution and the last block of each stage; of many calls a few are shown.
+    """
 
     layers: tuple[str, ...] = ()
     image_index: int = 0
@@ -31,8 +31,10 @@ _DEFAULT_OPTIONS = FeatureOptions()
 
 @dataclass(frozen=True)
 class Kernel:
-    """One filter: `channel` it makes, its Euclidean norm, and its numbers [input channel][row][column]; where it reads
-    neither 1 nor 3 channels, their sum."""
+    """One filter: its output channel, its Euclidean norm, and its `values` [input channel][row][column].
+
+    Where the convolution has neither 1 nor 3 input channels, `values` are their sum.
+    """
 
     channel: int
     norm: float
@@ -41,8 +43,10 @@ class Kernel:
 
 @dataclass(frozen=True)
 class LayerFeatureMaps:
-    """Maps of a layer for one picture. `num_silent` channels are zero everywhere on all pictures; `zeros` is the share
-    of values that are zero, `mean` and `std` are over all pictures."""
+    """The maps of a layer for one image, and statistics over all images.
+
+    `num_dead` channels are zero at every position of every image; `zero_fraction` is the fraction of zeros.
+    """
 
     layer: str
     shape: tuple[int, ...]
@@ -57,7 +61,7 @@ class LayerFeatureMaps:
 
 @dataclass(frozen=True)
 class FeatureResult:
-    """A picture (a data URI), the kernels of the first convolution, and what the layers make of it."""
+    """An image (a data URI), the kernels of the first convolution, and the feature maps of the layers."""
 
     model: str
     step: int | None
@@ -70,41 +74,41 @@ class FeatureResult:
 
 
 def analyze_features(target: AnalysisTarget, options: FeatureOptions = _DEFAULT_OPTIONS) -> FeatureResult:
-    """Kernels and feature maps as numbers, and how many channels say nothing.
+    """Return kernels, feature maps and the number of dead channels as numbers.
 
-    Raises ValueError for an unknown layer, one without maps, and a picture that is not there.
+    Raises ValueError for an unknown layer, a layer without maps, and an image index out of range.
     """
     if not 0 <= options.image_index < len(target.images):
-        raise invalid(f"a picture from 0 to {len(target.images) - 1}", options.image_index, "0")
+        raise invalid(f"image_index from 0 to {len(target.images) - 1}", options.image_index, "0")
     if options.max_channels < 1:
-        raise invalid("channels of at least 1", options.max_channels, "12")
+        raise invalid("max_channels of at least 1", options.max_channels, "12")
     names = options.layers or default_layers(target.model)
     outputs = layer_outputs(target.model, names, target.images)
-    selected = list(outputs) if options.layers else _evenly_spaced(list(outputs), len(names) + _MAX_CALLS)
+    selected = list(outputs) if options.layers else _evenly_spaced(list(outputs), len(names) + _MAX_EXTRA_CALLS)
     conv_name = first_conv_name(target.model)
     conv = get_layer(target.model, conv_name)
     assert isinstance(conv, nn.Conv2d)
     return FeatureResult(
-        target.name,
-        target.step,
-        image_data_uri(target, options.image_index),
-        class_name(target, int(target.labels[options.image_index])),
-        len(target.images),
-        conv_name,
-        largest_kernels(conv, options.max_channels),
-        tuple(_layer_feature_maps(conv_name, outputs[conv_name], options) for conv_name in selected),
+        model=target.name,
+        step=target.step,
+        image=image_data_uri(target, options.image_index),
+        label=target.class_name(int(target.labels[options.image_index])),
+        num_images=len(target.images),
+        first_conv=conv_name,
+        kernels=largest_kernels(conv, options.max_channels),
+        layers=tuple(_layer_feature_maps(name, outputs[name], options) for name in selected),
     )
 
 
 def _evenly_spaced(names: list[str], max_count: int) -> list[str]:
-    """At most so many, evenly taken, first and last among them."""
+    """Return at most `max_count` names, evenly spaced, with the first and the last."""
     if len(names) <= max_count:
         return names
     return [names[round(i * (len(names) - 1) / (max_count - 1))] for i in range(max_count)]
 
 
 def largest_kernels(conv: nn.Conv2d, max_kernels: int) -> tuple[Kernel, ...]:
-    """The `most` filters of the largest norm, largest first."""
+    """Return the `max_kernels` filters with the largest norm, largest first."""
     weight = conv.weight.detach().cpu().float()
     norms = weight.flatten(1).norm(dim=1)
     order = norms.argsort(descending=True, stable=True)[:max_kernels].tolist()

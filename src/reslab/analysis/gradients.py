@@ -1,11 +1,9 @@
-"""How much of the loss's gradient reaches each unit, and on which ways.
-
-How a measure changes on the way back through the units, and what that is called.
-"""
+"""Gradient flow: the norm of the loss gradient at every block, and its two terms through shortcuts and branches."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 from torch import Tensor, nn
@@ -13,74 +11,87 @@ from torch.nn import functional
 
 from reslab.analysis.blocks import (
     BlockCall,
-    as_residual_network,
+    check_memory,
     group_by_stage,
     record_block_calls,
     shortcut_gradients,
     with_statistics,
 )
-from reslab.analysis.progress import check_memory
-from reslab.analysis.subject import AnalysisTarget
+from reslab.analysis.target import AnalysisTarget, as_residual_network
 from reslab.nn.block import ResidualBlock
 
-# A hundredfold: ResNets of 20 to 110 layers stay within it at initialisation, plain networks to about 30 layers.
+# A factor of one hundred. At initialization ResNets of 20 to 110 layers stay within it, plain networks up to about 30.
 DECADES_LIMIT = 2.0
 SLOPE_RULE = (
-    "A straight line is fitted to log10 ||dL/dx_l|| over the units l = 1 ... N; D is how many powers of ten it rises "
-    "from the last unit back to the first. Vanishing: D < -2, or a norm is zero. Exploding: D > 2, or a norm is no "
-    "finite number. Healthy: between."
+    "A straight line is fitted to log10 ||dL/dx_l|| over the blocks l = 1 ... N; D is how many powers of ten it rises "
+    "from the last block back to the first. Vanishing: D < -2, or a norm is zero. Exploding: D > 2, or a norm is "
+    "infinite or NaN. Healthy: in between."
 )
+
+
+class SlopeVerdict(StrEnum):
+    """The change of the gradient norm from the last block back to the first, by `SLOPE_RULE`."""
+
+    VANISHING = "vanishing"
+    EXPLODING = "exploding"
+    HEALTHY = "healthy"
+    TOO_FEW_BLOCKS = "too few blocks"
 
 
 @dataclass(frozen=True)
 class LogSlope:
-    """The least-squares line through log10 of norms: `decades` from last unit to first, `per_unit` the factor a unit,
-    the `verdict` (`vanishing`, `exploding`, `healthy`, `too few units`) and its `rule`."""
+    """The least-squares line through log10 of norms: `decades` from the last block back to the first.
+
+    `factor_per_block` is the same slope as a factor, `rule` the definition of the verdict in words.
+    """
 
     decades: float
     factor_per_block: float
-    verdict: str
+    verdict: SlopeVerdict
     rule: str = SLOPE_RULE
 
 
 def fit_log_slope(norms: Sequence[float]) -> LogSlope:
-    """The change of norms, given first unit to last, on the way back; the verdict follows `RULE`."""
+    """Fit the change of norms, given first block to last, on the way back."""
     if not all(math.isfinite(norm) for norm in norms):
-        return LogSlope(math.inf, math.inf, "exploding")
+        return LogSlope(math.inf, math.inf, SlopeVerdict.EXPLODING)
     if not all(norm > 0 for norm in norms):
-        return LogSlope(-math.inf, 0.0, "vanishing")
+        return LogSlope(-math.inf, 0.0, SlopeVerdict.VANISHING)
     if len(norms) < 2:
-        return LogSlope(0.0, 1.0, "too few units")
+        return LogSlope(0.0, 1.0, SlopeVerdict.TOO_FEW_BLOCKS)
     log_norms = [math.log10(norm) for norm in norms]
     mean_index, mean_log = (len(log_norms) - 1) / 2, sum(log_norms) / len(log_norms)
     covariance = sum((index - mean_index) * (value - mean_log) for index, value in enumerate(log_norms))
     backward_slope = -covariance / sum((index - mean_index) ** 2 for index in range(len(log_norms)))
     decades = backward_slope * (len(log_norms) - 1)
-    return LogSlope(
-        decades,
-        10**backward_slope,
-        "vanishing" if decades < -DECADES_LIMIT else "exploding" if decades > DECADES_LIMIT else "healthy",
-    )
+    return LogSlope(decades, 10**backward_slope, _slope_verdict(decades))
+
+
+def _slope_verdict(decades: float) -> SlopeVerdict:
+    if decades < -DECADES_LIMIT:
+        return SlopeVerdict.VANISHING
+    return SlopeVerdict.EXPLODING if decades > DECADES_LIMIT else SlopeVerdict.HEALTHY
 
 
 @dataclass(frozen=True)
 class GradientOptions:
-    """`statistics` of the norms: `batch` as in training, `running` as at test."""
+    """The `statistics` that norms use: `batch` as in training, `running` as in eval mode."""
 
     statistics: str = "batch"
 
 
 @dataclass(frozen=True)
 class BlockGradient:
-    """One run of a unit, x_l its input: `input` = ||dL/dx_l||, `weights` = ||dL/dW_l|| of its convolutions and linear
-    layers (of all runs together, where it runs several times).
+    """The gradient at one call of a block with input x_l: `input_norm` = ||dL/dx_l||, `weight_norm` = ||dL/dW_l||.
 
-    dL/dx_l = direct + rest, the two terms of He et al. 2016, Eq. 5: `direct` = the norm of what comes from the stage's
-    end by the shortcuts alone, `branches` = that of the rest, `cosine` between the two. `shortcut_gain` and
-    `branch_gain`: by what factor either way of this one unit changes the gradient's norm. `plain_product`: the norm
-    that the product of branch gains from here to the last unit gives; `residual_sum`: the one of
-    sqrt(shortcut_gain^2 + branch_gain^2), which holds where the two ways are at right angles. None of a module that no
-    network of the zoo equals.
+    W_l are the weights of its convolutions and linear layers; for a shared block, over all its calls.
+
+    dL/dx_l = shortcut term + branch term (He et al. 2016, Eq. 5): `shortcut_norm` is the norm of what returns from the
+    end of the stage through shortcuts alone, `branch_norm` that of the rest, `cosine` the one between the two.
+    `shortcut_gain` and `branch_gain` are the factors by which the two paths of this one block change the gradient norm.
+    `plain_product` is the norm that the product of the branch gains from here to the last block predicts,
+    `residual_product` the one that sqrt(shortcut_gain^2 + branch_gain^2) predicts, which holds where the two paths are
+    orthogonal. All of these are None for a module that no network of the zoo equals.
     """
 
     name: str
@@ -98,7 +109,7 @@ class BlockGradient:
 
 @dataclass(frozen=True)
 class GradientResult:
-    """The gradients of a network's units, first to last, how their size changes on the way back, and the loss."""
+    """The gradients of a network's blocks, first to last, the change of their norms on the way back, and the loss."""
 
     model: str
     step: int | None
@@ -109,30 +120,26 @@ class GradientResult:
 
 
 def analyze_gradients(target: AnalysisTarget, options: GradientOptions) -> GradientResult:
-    """The norm of the gradient of the mean cross-entropy at each unit's input and weights, its two terms, a verdict.
+    """Measure the gradient of the mean cross-entropy at each block's input and weights, and its two terms.
 
     He et al. 2016, arXiv:1603.05027, Eq. 5; He et al. 2015, Sec. 4.1. Euclidean norms over the whole batch, on a copy
-    of the network, with nothing drawn (dropout as at test). Raises ValueError for a network without units.
+    of the network, with dropout and stochastic depth off. Raises ValueError for a network without blocks.
     """
     model = with_statistics(_residual_network_or_model(target), options.statistics)
     loss, calls = backward_with_block_gradients(model, target.images, target.labels)
-    input_norms = [_norm(grad_or_zeros(call.input)) for call in calls]
-    all_residual = all(isinstance(call.block, ResidualBlock) for call in calls)
-    blocks = (
-        _decompose_gradients(calls)
-        if all_residual
-        else [BlockGradient(call.name, call.label, 0.0, 0.0) for call in calls]
+    blocks = _decompose_gradients(calls) if _all_residual(calls) else [_block_gradient(call) for call in calls]
+    return GradientResult(
+        model=target.name,
+        step=target.step,
+        loss=float(loss),
+        blocks=tuple(blocks),
+        slope=fit_log_slope([block.input_norm for block in blocks]),
+        is_residual=any(block.shortcut_gain for block in blocks),
     )
-    gradients = tuple(
-        BlockGradient(**{**vars(block), "input_norm": norm, "weight_norm": _weight_grad_norm(call.block)})
-        for call, block, norm in zip(calls, blocks, input_norms, strict=True)
-    )
-    is_residual = any(block.shortcut_gain for block in gradients)
-    return GradientResult(target.name, target.step, float(loss), gradients, fit_log_slope(input_norms), is_residual)
 
 
 def _residual_network_or_model(target: AnalysisTarget) -> nn.Module:
-    """The two ways back are told of networks whose units can be taken apart; the norms of any."""
+    """Return a network whose blocks split into two paths, or else the model itself, which has norms but no terms."""
     try:
         return as_residual_network(target)
     except ValueError:
@@ -140,18 +147,19 @@ def _residual_network_or_model(target: AnalysisTarget) -> nn.Module:
 
 
 def block_gradient_norms(network: nn.Module, x: Tensor, y: Tensor) -> list[tuple[str, float]]:
-    """(unit, ||dL/dx_l||) for every unit l, first to last: x_l is the unit's input, L the batch's mean cross-entropy.
+    """Return (block, ||dL/dx_l||) for every block l, first to last.
 
-    x float32 (N, C, H, W), y int64 (N,); the norm is the Euclidean one over the whole batch. The network computes as
-    in training (batch statistics, nothing drawn), on a copy, so that nothing of it changes. A unit that runs several
-    times has one entry a run. He et al. 2015, arXiv:1512.03385, Sec. 4.1, speak of these norms in plain networks.
+    x_l is the block's input, L the mean cross-entropy of the batch x float32 (N, C, H, W), y int64 (N,); the norm is
+    the Euclidean one over the whole batch. A copy of the network computes as in training (batch statistics, nothing
+    random), so the network itself does not change. A shared block has one entry a call. He et al. 2015,
+    arXiv:1512.03385, Sec. 4.1, discuss these norms for plain networks.
     """
     _, calls = backward_with_block_gradients(with_statistics(network, "batch"), x, y)
     return [(call.name, _norm(grad_or_zeros(call.input))) for call in calls]
 
 
 def backward_with_block_gradients(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, list[BlockCall]]:
-    """The loss and the runs of the units; inputs, outputs and parameters hold their gradients in `grad`."""
+    """Return the loss and the block calls; their inputs and outputs, and all parameters, hold their `grad`."""
     check_memory(model, x)
     model.zero_grad()
     for parameter in model.parameters():
@@ -166,36 +174,48 @@ def backward_with_block_gradients(model: nn.Module, x: Tensor, y: Tensor) -> tup
 
 
 def grad_or_zeros(tensor: Tensor) -> Tensor:
-    """The gradient that `backward` left at an input or output; zeros where the loss does not hear it."""
+    """Return the gradient that `backward` left at a tensor, or zeros if the loss does not depend on it."""
     return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
 
 
+def _all_residual(calls: Sequence[BlockCall]) -> bool:
+    return all(isinstance(call.block, ResidualBlock) for call in calls)
+
+
 def _decompose_gradients(calls: list[BlockCall]) -> list[BlockGradient]:
-    """The two terms of the gradient and the gains, unit by unit from the last to the first."""
+    """Return the terms and gains of every block, computed from the last block back to the first."""
     gradients: list[BlockGradient] = []
     plain_product = residual_product = _norm(grad_or_zeros(calls[-1].output))
     for stage in reversed(group_by_stage(calls)):
+        # The gradient that travels back from the stage's end through shortcuts only.
         shortcut_grad = grad_or_zeros(stage[-1].output)
         for call in reversed(stage):
             assert isinstance(call.block, ResidualBlock)
             output_grad, input_grad = grad_or_zeros(call.output), grad_or_zeros(call.input)
             shortcut_grad, block_shortcut_grad = shortcut_gradients(call.block, call.input, shortcut_grad, output_grad)
-            shortcut_gain, branch_gain = (
-                _norm_ratio(block_shortcut_grad, output_grad),
-                _norm_ratio(input_grad - block_shortcut_grad, output_grad),
+            shortcut_gain = _norm_ratio(block_shortcut_grad, output_grad)
+            branch_gain = _norm_ratio(input_grad - block_shortcut_grad, output_grad)
+            plain_product *= branch_gain
+            residual_product *= (shortcut_gain**2 + branch_gain**2) ** 0.5
+            branch_grad = input_grad - shortcut_grad
+            gradients.append(
+                _block_gradient(
+                    call,
+                    shortcut_norm=_norm(shortcut_grad),
+                    branch_norm=_norm(branch_grad),
+                    cosine=_cosine(shortcut_grad, branch_grad),
+                    shortcut_gain=shortcut_gain,
+                    branch_gain=branch_gain,
+                    plain_product=plain_product,
+                    residual_product=residual_product,
+                )
             )
-            plain_product, residual_product = (
-                plain_product * branch_gain,
-                residual_product * (shortcut_gain**2 + branch_gain**2) ** 0.5,
-            )
-            terms = (
-                _norm(shortcut_grad),
-                _norm(input_grad - shortcut_grad),
-                _cosine(shortcut_grad, input_grad - shortcut_grad),
-            )
-            gains = (shortcut_gain, branch_gain, plain_product, residual_product)
-            gradients.append(BlockGradient(call.name, call.label, 0.0, 0.0, *terms, *gains))
     return gradients[::-1]
+
+
+def _block_gradient(call: BlockCall, **terms: float | None) -> BlockGradient:
+    input_norm, weight_norm = _norm(grad_or_zeros(call.input)), _weight_grad_norm(call.block)
+    return BlockGradient(call.name, call.label, input_norm, weight_norm, **terms)
 
 
 def _norm(tensor: Tensor) -> float:

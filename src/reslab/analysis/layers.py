@@ -1,4 +1,4 @@
-"""Named layers of any module, and what they hand out."""
+"""Layers of any module by name, and their recorded outputs."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from reslab.analysis.blocks import call_label, find_blocks
 from reslab.spec.errors import invalid, unknown_name
 
-# A layer, or one of its runs.
+# The name of a layer, or the label of one of its calls.
 _LAYER_LABEL = re.compile(r"(.+?)(?: \(\d+\))?")
 
 
 def get_layer(model: nn.Module, name: str) -> nn.Module:
-    """The module of this name; ValueError with the nearest names where there is none."""
+    """Return the module of this name. Raises ValueError with the nearest names if there is none."""
     modules = {module_name: module for module_name, module in model.named_modules() if module_name}
     if name not in modules:
         raise unknown_name("layer", name, modules)
@@ -24,7 +24,7 @@ def get_layer(model: nn.Module, name: str) -> nn.Module:
 
 
 def default_layers(model: nn.Module) -> tuple[str, ...]:
-    """The first convolution, and the last unit of every stage; linear layers have no maps and are left out."""
+    """Return the first convolution and the last block of every stage; linear layers, which have no maps, are left out."""
     last_blocks = {
         name.rpartition(".")[0]: name for name, block in find_blocks(model) if not isinstance(block, nn.Linear)
     }
@@ -32,17 +32,17 @@ def default_layers(model: nn.Module) -> tuple[str, ...]:
 
 
 def layers_by_depth(model: nn.Module) -> tuple[str, ...]:
-    """The first convolution and every unit, first to last; a unit that is that convolution comes once."""
+    """Return the first convolution and every block, first to last; a block that is that convolution comes once."""
     return tuple(dict.fromkeys((first_conv_name(model), *block_names(model))))
 
 
 def block_names(model: nn.Module) -> tuple[str, ...]:
-    """Every unit, first to last."""
+    """Return the names of all blocks, first to last."""
     return tuple(name for name, _ in find_blocks(model))
 
 
 def first_conv_name(model: nn.Module) -> str:
-    """The name of the first convolution; ValueError where there is none."""
+    """Return the name of the first convolution. Raises ValueError if there is none."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
             return name
@@ -51,16 +51,16 @@ def first_conv_name(model: nn.Module) -> str:
 
 @contextmanager
 def record_outputs(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
-    """A dictionary that fills with each layer's outputs, one a run, while the model runs inside the block.
+    """Yield a dictionary that collects each layer's outputs, one a call, while the model runs.
 
-    ValueError for an unknown layer.
+    Raises ValueError for an unknown layer.
     """
     outputs: dict[str, list[Tensor]] = {}
 
     def make_hook(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor):
-                outputs.setdefault(name, []).append(output.clone())  # what comes next may change it in place
+                outputs.setdefault(name, []).append(output.clone())  # the next layer may change it in place
 
         return hook
 
@@ -75,17 +75,17 @@ def record_outputs(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str,
 
 @torch.no_grad()
 def layer_outputs(model: nn.Module, names: Sequence[str], images: Tensor, batch_size: int = 64) -> dict[str, Tensor]:
-    """Each layer's output for all images, (N, ...), in float32 on the images' device.
+    """Return each layer's output for all images, (N, ...), in float32 on the images' device.
 
-    A layer that runs several times has an entry a run, `layer1.0`, `layer1.0 (2)`, ...; such a name asks for one of
-    them. ValueError for an unknown layer or run.
+    A layer with several calls gets one entry a call: `layer1.0`, `layer1.0 (2)`, ...; such a label in `names` selects
+    that call alone. Raises ValueError for an unknown layer or call.
     """
     layer_names = {name: _LAYER_LABEL.fullmatch(name)[1] for name in names}  # type: ignore[index]
     chunks: dict[str, list[Tensor]] = {}
     for x in images.split(batch_size):
         with record_outputs(model, list(layer_names.values())) as outputs:
             model(x)
-        calls: dict[str, Tensor] = {}  # one a label: a layer and one of its runs may both be asked for
+        calls: dict[str, Tensor] = {}  # by label, as a layer and one of its calls may both be requested
         for name, layer in layer_names.items():
             calls |= _select_calls(outputs.get(layer, []), name, layer)
         for label, output in calls.items():
@@ -94,15 +94,15 @@ def layer_outputs(model: nn.Module, names: Sequence[str], images: Tensor, batch_
 
 
 def _select_calls(outputs: list[Tensor], name: str, layer: str) -> dict[str, Tensor]:
-    """All runs of a layer by their labels, or the one that `name` asks for."""
+    """Return the outputs of all calls of a layer by label, or of the one call that `name` selects."""
     if not outputs:
-        raise invalid("a layer that runs and hands out a tensor", name)
+        raise invalid("a layer that runs and returns a tensor", name)
     calls = {call_label(layer, call): output for call, output in enumerate(outputs)}
     if name != layer and name not in calls:
-        raise unknown_name("run of a layer", name, calls)
+        raise unknown_name("call of a layer", name, calls)
     return calls if name == layer else {name: calls[name]}
 
 
 def pool_features(maps: Tensor) -> Tensor:
-    """(N, C, H, W) as (N, C), the mean of each map; other shapes flattened to (N, features)."""
+    """Return maps (N, C, H, W) averaged over positions to (N, C), and other shapes flattened to (N, features)."""
     return maps.mean((2, 3)) if maps.ndim == 4 else maps.flatten(1)

@@ -1,4 +1,4 @@
-"""Units deleted and permuted at test time: how much a network depends on each, and on their order."""
+"""The lesion study: delete and permute blocks at test time, and measure how much the network depends on each."""
 
 import random
 from collections.abc import Sequence
@@ -7,9 +7,7 @@ from itertools import combinations
 
 from torch import nn
 
-from reslab.analysis.inputs import EvalBatches, EvalScore, score_model
 from reslab.analysis.lesion_paths import PathLength, measure_path_lengths
-from reslab.analysis.subject import AnalysisTarget
 from reslab.analysis.surgery import (
     BlockSlot,
     block_shape,
@@ -18,6 +16,7 @@ from reslab.analysis.surgery import (
     disabled_blocks,
     reordered_blocks,
 )
+from reslab.analysis.target import AnalysisTarget, EvalBatches, EvalScore, score_model
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.errors import invalid
 
@@ -28,8 +27,11 @@ _UNKNOWN_SHAPE = (0, 0, 1)
 
 @dataclass(frozen=True)
 class LesionOptions:
-    """`split`: judge on a whole split in place of the subject's pictures. `draws`: random choices a number of units
-    deleted, or pairs swapped (0: leave these out). `path_draws`: sampled paths a length, on `path_images` pictures."""
+    """The images to evaluate on (a whole `split`, or the target's own if empty), and the numbers of random draws.
+
+    `draws` random choices are made for each number of deleted blocks and of swapped pairs (0: skip these parts), and
+    `path_draws` paths are sampled for each length, on `path_images` images.
+    """
 
     split: str = ""
     draws: int = 5
@@ -43,7 +45,7 @@ _DEFAULT_OPTIONS = LesionOptions()
 
 @dataclass(frozen=True)
 class BlockDeletion:
-    """One unit taken out: error (a fraction) and loss without it; None, with the reason, where it is not offered."""
+    """Error (a fraction) and loss without one block; both are None, with the `reason`, where it cannot be deleted."""
 
     block: str
     error: float | None
@@ -53,7 +55,7 @@ class BlockDeletion:
 
 @dataclass(frozen=True)
 class MultiBlockDeletion:
-    """Errors with `num_deleted` units taken out, one for each random choice of them."""
+    """The errors with `num_deleted` blocks deleted, one for each random choice of blocks."""
 
     num_deleted: int
     errors: tuple[float, ...]
@@ -61,7 +63,7 @@ class MultiBlockDeletion:
 
 @dataclass(frozen=True)
 class BlockPermutation:
-    """The error with `num_swaps` random pairs of equal shapes swapped; `tau` is Kendall's, 1 for an order unchanged."""
+    """The error after `num_swaps` random swaps of blocks with equal shapes; `kendall_tau` is 1 for the old order."""
 
     num_swaps: int
     kendall_tau: float
@@ -70,7 +72,10 @@ class BlockPermutation:
 
 @dataclass(frozen=True)
 class LesionResult:
-    """What deleting and permuting did; `error` and `loss` are of the whole network, `chance` the error of guessing."""
+    """The effects of deletions and permutations; `error` and `loss` are those of the intact network.
+
+    `kind` is `plain` or `residual`, `chance_error` the error of guessing. `notes` explain parts that are missing.
+    """
 
     model: str
     step: int | None
@@ -88,21 +93,22 @@ class LesionResult:
 
 
 def analyze_lesion(target: AnalysisTarget, options: LesionOptions = _DEFAULT_OPTIONS) -> LesionResult:
-    """The error without each unit, without several at random, with units permuted; paths and their gradients.
+    """Measure the error without each block, without several random ones, and with blocks permuted; and the paths.
 
-    Veit et al. 2016, arXiv:1605.06431, Secs. 4 and 5. A deleted unit's branch is zero; a plain unit becomes the
-    identity where its shapes agree. Every network is put back as it was.
-    Raises ValueError where there is no unit, and for a number below zero.
+    Veit et al. 2016, arXiv:1605.06431, Secs. 4 and 5. The branch of a deleted block is zero; a plain block becomes the
+    identity where its shapes agree. Every change to the network is undone. Raises ValueError for a network without
+    blocks, and for a negative number of draws.
     """
     if min(options.draws, options.path_draws) < 0 or options.path_images < 1:
-        raise invalid("draws of 0 or more, on 1 picture or more", options, nearest=str(_DEFAULT_OPTIONS))
+        raise invalid("draws of at least 0 and path_images of at least 1", options, nearest=str(_DEFAULT_OPTIONS))
     batches, slots = EvalBatches(target, options.split), block_slots(target.model)
     baseline = score_model(target.model, batches)
-    deletable = [slot for slot in slots if not deletion_obstacle(slot.block)]
+    deletable = [slot for slot in slots if deletion_obstacle(slot.block) is None]
+    # One generator serves permutations and then deletions: the order of the two calls is part of the result.
     rng = random.Random(options.seed)
     paths, path_note = measure_path_lengths(target, options.path_draws, options.path_images, options.seed)
     permutations = _permute(target.model, slots, batches, options.draws, rng)
-    notes = (path_note, "" if permutations or not options.draws else "no two units can stand in each other's place")
+    notes = (path_note, "" if permutations or not options.draws else "no two blocks can be swapped")
     return LesionResult(
         model=target.name,
         step=target.step,
@@ -130,7 +136,7 @@ def _num_outputs(target: AnalysisTarget) -> int:
 
 
 def score_without_blocks(model: nn.Module, blocks: Sequence[str], batches: EvalBatches) -> EvalScore:
-    """Error and loss with the units' branches zero."""
+    """Return error and loss with the branches of these blocks switched off."""
     with disabled_blocks(model, blocks):
         return score_model(model, batches)
 
@@ -138,9 +144,9 @@ def score_without_blocks(model: nn.Module, blocks: Sequence[str], batches: EvalB
 def _delete_each(model: nn.Module, slots: Sequence[BlockSlot], batches: EvalBatches) -> list[BlockDeletion]:
     deletions = []
     for slot in slots:
-        reason = deletion_obstacle(slot.block)
-        if reason:
-            deletions.append(BlockDeletion(slot.name, None, None, reason))
+        obstacle = deletion_obstacle(slot.block)
+        if obstacle is not None:
+            deletions.append(BlockDeletion(slot.name, None, None, obstacle))
         else:
             score = score_without_blocks(model, [slot.name], batches)
             deletions.append(BlockDeletion(slot.name, score.error, score.loss))
@@ -153,14 +159,13 @@ def _delete_several(
     names, deletions = [slot.name for slot in slots], []
     for count in spaced_counts(len(names)) if draws else ():
         subsets = _sample_subsets(names, count, draws, rng)
-        deletions.append(
-            MultiBlockDeletion(count, tuple(score_without_blocks(model, blocks, batches).error for blocks in subsets))
-        )
+        errors = tuple(score_without_blocks(model, blocks, batches).error for blocks in subsets)
+        deletions.append(MultiBlockDeletion(count, errors))
     return deletions
 
 
 def _sample_subsets(names: Sequence[str], size: int, draws: int, rng: random.Random) -> list[Sequence[str]]:
-    """`draws` sets of `number` names; every set there is where there are no more than that."""
+    """Return `draws` random subsets of the names, or all subsets of this size where there are no more than that."""
     all_subsets: list[Sequence[str]] = []
     if size in (1, len(names) - 1, len(names)):
         all_subsets = list(combinations(names, size))
@@ -168,7 +173,7 @@ def _sample_subsets(names: Sequence[str], size: int, draws: int, rng: random.Ran
 
 
 def spaced_counts(maximum: int, max_values: int = _MAX_COUNTS) -> list[int]:
-    """Whole numbers from 1 to `most`, at most `at_most` of them, closer together where they are small."""
+    """Return at most `max_values` whole numbers from 1 to `maximum`, closer together where they are small."""
     if maximum <= max_values:
         return list(range(1, maximum + 1))
     return sorted({round(1 + (maximum - 1) * (i / (max_values - 1)) ** 1.5) for i in range(max_values)})
@@ -190,14 +195,13 @@ def _permute(
                 if slot_name != block_name
             }
             with reordered_blocks(model, moves):
-                permutations.append(
-                    BlockPermutation(num_swaps, kendall_tau(names, order), score_model(model, batches).error)
-                )
+                error = score_model(model, batches).error
+            permutations.append(BlockPermutation(num_swaps, kendall_tau(names, order), error))
     return permutations
 
 
 def _swappable_pairs(slots: Sequence[BlockSlot]) -> list[tuple[str, str]]:
-    """The pairs of units that can stand in each other's place: equal shapes, neither of them shared."""
+    """Return the pairs of blocks that can be swapped: of equal shapes, and neither of them shared."""
     unshared = [slot for slot in slots if slot.num_repeats == 1]
     return [
         (a.name, b.name)
@@ -209,7 +213,7 @@ def _swappable_pairs(slots: Sequence[BlockSlot]) -> list[tuple[str, str]]:
 def random_swaps(
     names: Sequence[str], pairs: Sequence[tuple[str, str]], num_swaps: int, rng: random.Random
 ) -> list[str]:
-    """The names after `number` swaps of random pairs, one after the other."""
+    """Return the names after `num_swaps` swaps of random pairs, one after the other."""
     order = list(names)
     for _ in range(num_swaps):
         a, b = rng.choice(pairs)
@@ -219,7 +223,7 @@ def random_swaps(
 
 
 def kendall_tau(names: Sequence[str], order: Sequence[str]) -> float:
-    """(concordant - discordant) / all pairs of two orders of the same names; 1 where they are equal."""
+    """Return (concordant - discordant) / all pairs of two orders of the same names; 1 where they are equal."""
     rank = {name: i for i, name in enumerate(names)}
     pairs = list(combinations([rank[name] for name in order], 2))
     return sum(1 if a < b else -1 for a, b in pairs) / len(pairs) if pairs else 1.0

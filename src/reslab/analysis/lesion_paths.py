@@ -1,4 +1,4 @@
-"""The 2^n paths of a residual network: how many there are of each length, and the gradient that flows through them."""
+"""The 2^n paths through a residual network, by length: their number and the gradient that flows through them."""
 
 import random
 from collections.abc import Sequence
@@ -10,16 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reslab.analysis.blocks import as_residual_network
-from reslab.analysis.subject import AnalysisTarget
+from reslab.analysis.target import AnalysisTarget, as_residual_network
 from reslab.nn.block import ResidualBlock
 from reslab.nn.network import ResidualNetwork
 
 
 @dataclass(frozen=True)
 class PathLength:
-    """Paths through `length` branches: their share of the 2^n paths, the mean norm of the gradient that one of them
-    carries to the first unit's input, and the share of the gradient that all of them carry (norms times number)."""
+    """The paths through `length` branches: their fraction of the 2^n paths, and the gradient they transport.
+
+    `gradient_norm` is the mean norm that one such path brings to the first block's input, `contribution` the fraction
+    of the total that all of them bring (norm times number).
+    """
 
     length: int
     fraction: float
@@ -29,9 +31,10 @@ class PathLength:
 
 @dataclass(frozen=True, eq=False)
 class BlockLink:
-    """One unit as the gradient sees it: from its output back to its input, by the shortcut or by the branch alone.
+    """One block for backpropagation through either path: the output once as a function of the shortcut alone, once of
+    the branch alone.
 
-    y is the same tensor's value in both; the gate, where there is one, counts with the shortcut.
+    Both outputs have the same value. A gate counts with the shortcut.
     """
 
     x: Tensor
@@ -39,7 +42,7 @@ class BlockLink:
     branch_output: Tensor
 
     def backward(self, gradient: Tensor, through_branch: bool) -> Tensor:
-        """The gradient at the unit's input that came along one of the two ways."""
+        """Return the part of the gradient at the block's input that comes through one of the two paths."""
         output = self.branch_output if through_branch else self.shortcut_output
         if not output.requires_grad:
             return torch.zeros_like(self.x)
@@ -50,30 +53,27 @@ class BlockLink:
 def measure_path_lengths(
     target: AnalysisTarget, draws: int, num_images: int, seed: int
 ) -> tuple[tuple[PathLength, ...], str]:
-    """Paths by length with the gradient they carry, and why there are none.
+    """Return the paths by length with the gradient they transport, and a note that says why there are none.
 
-    Veit et al. 2016, arXiv:1605.06431, Sec. 5 and Fig. 6: of n units C(n, k) / 2^n of the paths have length k; for each
-    k, `draws` times, k units are drawn, and the gradient goes back through the branches of these and the shortcuts of
-    the others. All draws share one forward pass over `num_images` pictures.
+    Veit et al. 2016, arXiv:1605.06431, Sec. 5 and Fig. 6: of n blocks, C(n, k) / 2^n of the paths have length k. For
+    each k, k blocks are drawn `draws` times, and the gradient is propagated through the branches of these and the
+    shortcuts of the others. All draws share one forward pass over `num_images` images.
     """
     if not draws:
         return (), ""
     try:
         network = as_residual_network(target)
     except ValueError as error:
-        return (), f"no paths: {error}"
+        return (), f"paths are not measured: {error}"
     if any(block.merge is None for _, block in network.blocks()):
-        return (), "a plain network has one path"
+        return (), "paths are not measured: a plain network has only one"
     links, gradient = build_block_links(network, target.images[:num_images], target.labels[:num_images])
     rng, num_blocks = random.Random(seed), len(links)
     norms = []
     for length in range(num_blocks + 1):
-        num_samples = 1 if length in (0, num_blocks) else draws
-        norms.append(
-            fmean(
-                _path_gradient_norm(links, gradient, rng.sample(range(num_blocks), length)) for _ in range(num_samples)
-            )
-        )
+        num_samples = 1 if length in (0, num_blocks) else draws  # there is one path without and one with all branches
+        paths = [rng.sample(range(num_blocks), length) for _ in range(num_samples)]
+        norms.append(fmean(float(path_gradient(links, gradient, path).norm()) for path in paths))
     fractions = [comb(num_blocks, k) / 2**num_blocks for k in range(num_blocks + 1)]
     total = sum(fraction * norm for fraction, norm in zip(fractions, norms, strict=True)) or 1.0
     rows = zip(range(num_blocks + 1), fractions, norms, strict=True)
@@ -81,9 +81,10 @@ def measure_path_lengths(
 
 
 def build_block_links(model: ResidualNetwork, x: Tensor, y: Tensor) -> tuple[list[BlockLink], Tensor]:
-    """The units as links, in the order they run, and the loss's gradient at the last one's output.
+    """Return the blocks as links, in the order they run, and the loss gradient at the last one's output.
 
-    The loss is the mean cross-entropy; every link begins at a leaf, so that each can be gone back through alone.
+    The loss is the mean cross-entropy. Every link starts at a leaf tensor, so that any path can be backpropagated block
+    by block.
     """
     links = []
     with torch.enable_grad():
@@ -99,7 +100,7 @@ def build_block_links(model: ResidualNetwork, x: Tensor, y: Tensor) -> tuple[lis
 
 @torch.no_grad()
 def _collect_block_inputs(model: ResidualNetwork, x: Tensor) -> list[tuple[nn.Module | None, Tensor]]:
-    """Each unit that runs with its input, and at last (None, the last unit's output)."""
+    """Return each block call with its input, and finally (None, the last block's output)."""
     block_inputs: list[tuple[nn.Module | None, Tensor]] = []
     handles = [
         block.register_forward_pre_hook(lambda module, arguments: block_inputs.append((module, arguments[0])))
@@ -125,13 +126,11 @@ def _make_link(block: ResidualBlock, x: Tensor) -> BlockLink:
     return BlockLink(x, shortcut_output, branch_output)
 
 
-def _path_gradient_norm(links: Sequence[BlockLink], gradient: Tensor, branches: Sequence[int]) -> float:
-    return float(path_gradient(links, gradient, branches).norm())
-
-
 def path_gradient(links: Sequence[BlockLink], gradient: Tensor, branches: Sequence[int]) -> Tensor:
-    """The gradient at the first unit's input along one path: through the branches of these units, counted from 0, and
-    the shortcuts of the others."""
+    """Return the gradient at the first block's input along one path.
+
+    The path takes the branches of the blocks in `branches`, counted from 0, and the shortcuts of the others.
+    """
     branch_indices = set(branches)
     for i in range(len(links) - 1, -1, -1):
         gradient = links[i].backward(gradient, i in branch_indices)

@@ -1,22 +1,22 @@
-"""How much of the classes can be read off each unit by a linear rule."""
+"""Linear probes: how well a linear classifier on each layer's features predicts the classes."""
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from reslab.analysis.inputs import sample_images
 from reslab.analysis.layers import layer_outputs, layers_by_depth, pool_features
-from reslab.analysis.subject import AnalysisTarget
+from reslab.analysis.target import AnalysisTarget, sample_images
 from reslab.spec.errors import invalid
 
 
 @dataclass(frozen=True)
 class LinearProbeOptions:
-    """Fitted on `most` pictures of `split`, judged on the subject's own. `layers` by name, the first convolution and
-    every unit where none; `strength` is that of the data against the penalty on the weights (scikit-learn's C)."""
+    """The probes are fitted on `max_fit_images` images of `fit_split` and evaluated on the target's own.
+
+    `layers` default to the first convolution and every block. `inverse_regularization` is scikit-learn's C.
+    """
 
     layers: tuple[str, ...] = ()
     fit_split: str = "train"
@@ -30,7 +30,7 @@ _DEFAULT_OPTIONS = LinearProbeOptions()
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A linear rule on one layer's features: its accuracy on held-out pictures and on those it was fitted to."""
+    """A linear classifier on one layer's features, with its accuracy on held-out images and on those of the fit."""
 
     layer: str
     num_features: int
@@ -40,7 +40,7 @@ class LinearProbe:
 
 @dataclass(frozen=True)
 class LinearProbeResult:
-    """A probe a layer, first to last; `own` is the accuracy of the network itself, `chance` of the commonest class."""
+    """One probe for each layer, first to last; `chance_accuracy` is that of always predicting the largest class."""
 
     model: str
     step: int | None
@@ -52,21 +52,20 @@ class LinearProbeResult:
 
 
 def analyze_probes(target: AnalysisTarget, options: LinearProbeOptions = _DEFAULT_OPTIONS) -> LinearProbeResult:
-    """Logistic regression on each layer's features, each map averaged to one number, standardised.
+    """Fit a logistic regression to each layer's features, each map averaged to one number and standardized.
 
-    Alain and Bengio 2016, arXiv:1610.01644. Without a data set half of the subject's pictures fit and half judge.
-    Raises ValueError for an unknown layer or split, and where the pictures to fit to are of one class.
+    Alain and Bengio 2016, arXiv:1610.01644. Without a dataset, half of the target's images are used to fit and half to
+    evaluate. Raises ValueError for an unknown layer or split, and if the images of the fit share one class.
     """
     if options.max_fit_images < 2 or not options.inverse_regularization > 0:
-        raise invalid("2 pictures or more and a strength above 0", options, str(_DEFAULT_OPTIONS))
+        required = "max_fit_images of at least 2 and inverse_regularization above 0"
+        raise invalid(required, options, str(_DEFAULT_OPTIONS))
     fit_images, fit_labels, eval_images, eval_labels = _fit_eval_split(target, options)
     if len(fit_labels.unique()) < 2:
-        raise invalid("pictures of at least 2 classes to fit to", "one class", next_step="raise max_fit_images")
+        raise invalid("at least 2 classes to fit a probe", "images of one class", next_step="raise max_fit_images")
     names = options.layers or layers_by_depth(target.model)
-    fit_features, eval_features = (
-        layer_outputs(target.model, names, fit_images),
-        layer_outputs(target.model, names, eval_images),
-    )
+    fit_features = layer_outputs(target.model, names, fit_images)
+    eval_features = layer_outputs(target.model, names, eval_images)
     with torch.no_grad():
         predictions = torch.cat([target.model(batch).argmax(1) for batch in eval_images.split(64)])
     return LinearProbeResult(
@@ -78,45 +77,45 @@ def analyze_probes(target: AnalysisTarget, options: LinearProbeOptions = _DEFAUL
         chance_accuracy=float(torch.bincount(eval_labels).max() / len(eval_labels)),
         probes=tuple(
             _fit_probe(
-                name, fit_features[name], fit_labels, eval_features[name], eval_labels, options.inverse_regularization
+                name,
+                fit_data=(fit_features[name], fit_labels),
+                eval_data=(eval_features[name], eval_labels),
+                inverse_regularization=options.inverse_regularization,
             )
             for name in fit_features
         ),
     )
 
 
-def _fit_eval_split(target: AnalysisTarget, options: LinearProbeOptions) -> Sequence[Tensor]:
-    if target.data is not None:
-        return (
-            *sample_images(target, options.fit_split, options.max_fit_images, options.seed),
-            target.images,
-            target.labels,
-        )
-    half = len(target.images) // 2
+def _fit_eval_split(target: AnalysisTarget, options: LinearProbeOptions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the images and labels to fit the probes on, and those to evaluate them on."""
     images, labels = target.images, target.labels
+    if target.data is not None:
+        return (*sample_images(target, options.fit_split, options.max_fit_images, options.seed), images, labels)
+    half = len(images) // 2
     return images[:half], labels[:half], images[half:], labels[half:]
 
 
 def _fit_probe(
-    name: str,
-    fit_features: Tensor,
-    fit_labels: Tensor,
-    eval_features: Tensor,
-    eval_labels: Tensor,
-    inverse_regularization: float,
+    name: str, *, fit_data: tuple[Tensor, Tensor], eval_data: tuple[Tensor, Tensor], inverse_regularization: float
 ) -> LinearProbe:
-    # Imported late: scikit-learn takes a second to load.
+    """Fit a probe to (features, labels) and evaluate it on others."""
+    # Imported here: scikit-learn takes a second to load.
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    fit_inputs, eval_inputs = (pool_features(maps).cpu().double().numpy() for maps in (fit_features, eval_features))
+    (fit_inputs, fit_labels), (eval_inputs, eval_labels) = (
+        (pool_features(features).cpu().double().numpy(), labels.cpu().numpy())
+        for features, labels in (fit_data, eval_data)
+    )
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=inverse_regularization, max_iter=300))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # one that has not settled after 300 steps is near enough to be judged
-        classifier.fit(fit_inputs, fit_labels.cpu().numpy())
-    accuracies = [
-        float(classifier.score(*part))
-        for part in ((eval_inputs, eval_labels.cpu().numpy()), (fit_inputs, fit_labels.cpu().numpy()))
-    ]
-    return LinearProbe(name, fit_inputs.shape[1], *accuracies)
+        warnings.simplefilter("ignore")  # a fit that has not converged after 300 iterations is close enough
+        classifier.fit(fit_inputs, fit_labels)
+    return LinearProbe(
+        layer=name,
+        num_features=fit_inputs.shape[1],
+        accuracy=float(classifier.score(eval_inputs, eval_labels)),
+        fit_accuracy=float(classifier.score(fit_inputs, fit_labels)),
+    )

@@ -1,21 +1,22 @@
-"""Which pictures a network takes for alike: nearest neighbours in a layer's features."""
+"""Nearest neighbors: the images that are closest in a layer's features."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from reslab.analysis.inputs import class_name, image_data_uri, sample_images
 from reslab.analysis.layers import block_names, layer_outputs, pool_features
-from reslab.analysis.subject import AnalysisTarget
+from reslab.analysis.target import AnalysisTarget, image_data_uri, sample_images
 from reslab.spec.errors import invalid
 
 
 @dataclass(frozen=True)
 class NeighborOptions:
-    """For the first `queries` pictures the `neighbours` nearest among `most` of `split` (empty: the other pictures of
-    the subject). `layer` by name, the last unit where empty."""
+    """Show the `num_neighbors` nearest of `max_searched` images of `split` for the first `num_queries` images.
+
+    An empty split searches the target's other images. The `layer` defaults to the last block.
+    """
 
     num_queries: int = 6
     num_neighbors: int = 7
@@ -30,7 +31,7 @@ _DEFAULT_OPTIONS = NeighborOptions()
 
 @dataclass(frozen=True)
 class Neighbor:
-    """A picture (a data URI) with its class, and the cosine of its features and those asked with."""
+    """An image (a data URI) with its class, and the cosine between its features and those of the query."""
 
     image: str
     label: str
@@ -39,7 +40,7 @@ class Neighbor:
 
 @dataclass(frozen=True)
 class NeighborQuery:
-    """A picture and its neighbours, the nearest first."""
+    """An image and its neighbors, nearest first."""
 
     image: str
     label: str
@@ -48,8 +49,11 @@ class NeighborQuery:
 
 @dataclass(frozen=True)
 class NeighborResult:
-    """`same_class` is the share of neighbours of the query's class, over all the subject's pictures; `voted` the share
-    of pictures whose class most of their neighbours have; `chance` is what one class in all would give."""
+    """The queries with their neighbors, and how often these share the class, over all images of the target.
+
+    `same_class_fraction` counts neighbors of the query's class, `knn_accuracy` queries whose class is the most frequent
+    among their neighbors; `chance_accuracy` is that of always predicting the largest class.
+    """
 
     model: str
     step: int | None
@@ -64,9 +68,9 @@ class NeighborResult:
 
 
 def analyze_neighbors(target: AnalysisTarget, options: NeighborOptions = _DEFAULT_OPTIONS) -> NeighborResult:
-    """Neighbours by the cosine of a layer's features, each map averaged to one number.
+    """Find neighbors by the cosine of a layer's features, each map averaged to one number.
 
-    Raises ValueError for an unknown layer or split, and for more neighbours than there are pictures.
+    Raises ValueError for an unknown layer or split, and for more neighbors than there are images.
     """
     layer = options.layer or block_names(target.model)[-1]
     layer, query_features = _normalized_features(target, layer, target.images)
@@ -76,9 +80,10 @@ def analyze_neighbors(target: AnalysisTarget, options: NeighborOptions = _DEFAUL
     )
     search_features = query_features if search_images is None else _normalized_features(target, layer, search_images)[1]
     if not 1 <= options.num_neighbors < len(search_features) or options.num_queries < 1:
-        raise invalid(f"1 query or more, and 1 to {len(search_features) - 1} neighbours", options, "num_neighbors=7")
+        required = f"num_queries of at least 1, and num_neighbors of 1 to {len(search_features) - 1}"
+        raise invalid(required, options, "num_neighbors=7")
     cosines = query_features @ search_features.T
-    # A picture is not its own neighbour, also where the split is the one that the subject's pictures are of.
+    # An image is not its own neighbor, also where the target's images come from the split that is searched.
     if search_images is None:
         cosines.fill_diagonal_(-2.0)
     elif target.data is not None and split == target.data.eval_split:
@@ -86,11 +91,7 @@ def analyze_neighbors(target: AnalysisTarget, options: NeighborOptions = _DEFAUL
     top = cosines.topk(options.num_neighbors, dim=1)
     is_same_class = labels[top.indices] == target.labels[:, None]
     votes = labels[top.indices].mode(dim=1).values
-    searched = (
-        target
-        if search_images is None
-        else AnalysisTarget("", target.model, search_images, labels, target.data, target.classes)
-    )
+    searched = target if search_images is None else replace(target, images=search_images, labels=labels)
     return NeighborResult(
         model=target.name,
         step=target.step,
@@ -103,9 +104,12 @@ def analyze_neighbors(target: AnalysisTarget, options: NeighborOptions = _DEFAUL
         chance_accuracy=float(torch.bincount(labels).max() / len(labels)),
         queries=tuple(
             NeighborQuery(
-                image_data_uri(target, i),
-                class_name(target, int(target.labels[i])),
-                tuple(_neighbor(searched, int(j), float(cosine)) for j, cosine in zip(*_top_row(top, i), strict=True)),
+                image=image_data_uri(target, i),
+                label=target.class_name(int(target.labels[i])),
+                neighbors=tuple(
+                    _neighbor(searched, int(j), float(cosine))
+                    for j, cosine in zip(top.indices[i], top.values[i], strict=True)
+                ),
             )
             for i in range(min(options.num_queries, len(query_features)))
         ),
@@ -113,19 +117,15 @@ def analyze_neighbors(target: AnalysisTarget, options: NeighborOptions = _DEFAUL
 
 
 def _identical_images(images: Tensor, candidates: Tensor) -> Tensor:
-    """Which pictures are the same ones, (N, M)."""
+    """Return which images and candidates are equal, bool (N, M)."""
     return torch.stack([(candidates == image).flatten(1).all(1) for image in images])
 
 
-def _top_row(top: "torch.return_types.topk", row: int) -> tuple[Tensor, Tensor]:
-    return top.indices[row], top.values[row]
-
-
 def _neighbor(searched: AnalysisTarget, index: int, cosine: float) -> Neighbor:
-    return Neighbor(image_data_uri(searched, index), class_name(searched, int(searched.labels[index])), cosine)
+    return Neighbor(image_data_uri(searched, index), searched.class_name(int(searched.labels[index])), cosine)
 
 
 def _normalized_features(target: AnalysisTarget, layer: str, images: Tensor) -> tuple[str, Tensor]:
-    """The layer, or the last of its runs, and unit vectors (N, features) of what it hands out."""
+    """Return the label of the layer's last call, and its outputs as unit vectors (N, features)."""
     name, output = list(layer_outputs(target.model, [layer], images).items())[-1]
     return name, functional.normalize(pool_features(output), dim=1)

@@ -1,4 +1,4 @@
-"""The questions there are, one line each: what is asked, of whom it was learnt, its options, and who answers."""
+"""The registry of analyses: name, summary, reference, options and function of each."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,17 +24,17 @@ from reslab.analysis.signal import (
     analyze_telescope,
 )
 from reslab.analysis.similarity import SimilarityOptions, analyze_similarity
-from reslab.analysis.subject import RANDOM, AnalysisTarget
+from reslab.analysis.target import RANDOM_IMAGES, AnalysisTarget
 from reslab.spec.config import override
 from reslab.spec.errors import invalid, unknown_name
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """A question: `ask` of each subject alone, or `ask_together` of all at once, with `options` (a frozen dataclass).
+    """One analysis: `run` takes one target, or `run_jointly` all of them at once, with `options` (a frozen dataclass).
 
-    Each answer is a frozen dataclass of plain data. `data` is what it is asked with where nothing is said: empty for
-    the run's own pictures or the digits, `random` where pictures do not matter.
+    Each result is a frozen dataclass of plain data. `default_data` is used if the user names no data: None is the run's
+    own dataset, else the digits; `random` serves analyses that do not depend on the images.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Analysis:
     options: Any
     run: Callable[[AnalysisTarget, Any], Any] | None = None
     run_jointly: Callable[[Sequence[AnalysisTarget], Any], Any] | None = None
-    default_data: str = ""
+    default_data: str | None = None
 
 
 ANALYSES: dict[str, Analysis] = {
@@ -51,72 +51,72 @@ ANALYSES: dict[str, Analysis] = {
     for analysis in (
         Analysis(
             "shapes",
-            "what every layer gives and how much of the image it sees",
+            "output shape and receptive field of every layer",
             "Araujo, Norris and Sim 2019, Computing Receptive Fields of Convolutional Neural Networks, Eq. 2",
             LayerOptions(),
             analyze_shapes,
-            default_data=RANDOM,
+            default_data=RANDOM_IMAGES,
         ),
         Analysis(
             "cost",
-            "parameters, multiply-adds and memory of every unit",
+            "parameters, multiply-adds and activation memory of every block",
             "He et al. 2015, arXiv:1512.03385, Table 1 and Sec. 3.4",
             LayerOptions(),
             analyze_cost,
-            default_data=RANDOM,
+            default_data=RANDOM_IMAGES,
         ),
         Analysis(
             "gradients",
-            "the size of the loss's gradient at every unit, and the ways on which it came",
+            "gradient flow: the gradient norm at every block, and its paths through shortcuts and branches",
             "He et al. 2016, arXiv:1603.05027, Eq. 5; He et al. 2015, arXiv:1512.03385, Sec. 4.1",
             GradientOptions(),
             analyze_gradients,
         ),
         Analysis(
             "telescope",
-            "whether the signal at a stage's end is the signal before plus what every branch adds",
+            "whether the signal at the end of a stage is the signal before plus the sum of all branches",
             "He et al. 2016, arXiv:1603.05027, Eq. 4",
             TelescopeOptions(),
             analyze_telescope,
         ),
         Analysis(
             "responses",
-            "how strongly each layer answers, ahead of nonlinearity and addition",
+            "layer responses: the standard deviation before each nonlinearity and addition",
             "He et al. 2015, arXiv:1512.03385, Fig. 7",
             ResponseOptions(),
             analyze_responses,
         ),
         Analysis(
             "scaling",
-            "what factors and gates on the shortcuts multiply to, predicted and measured",
+            "the product of the factors and gates on the shortcuts, predicted and measured",
             "He et al. 2016, arXiv:1603.05027, Eqs. 6 to 8 and Sec. 3.1",
             ScalingOptions(),
             analyze_scaling,
         ),
         Analysis(
             "orders",
-            "what an order of words does to the signal: sums that do not pass, branches that only add, growth",
+            "what a block layout does to the signal: superposition, non-negative branches, growth",
             "He et al. 2016, arXiv:1603.05027, Sec. 4.1 and Fig. 4",
             OrderOptions(),
             analyze_orders,
         ),
         Analysis(
             "lesion",
-            "the error with units deleted and permuted, and the gradient of paths by their length",
+            "the error with blocks deleted and permuted, and the gradient along paths of each length",
             "Veit et al. 2016, arXiv:1605.06431, Secs. 4 and 5",
             LesionOptions(),
             analyze_lesion,
         ),
         Analysis(
             "landscape",
-            "the loss around the weights along filter-normalised directions, and its curvature",
+            "the loss around the weights along filter-normalized directions, and its curvature",
             "Li et al. 2018, arXiv:1712.09913",
             LandscapeOptions(),
             analyze_landscape,
         ),
         Analysis(
             "attribution",
-            "what in a picture speaks for its class: Grad-CAM, integrated gradients, occlusion",
+            "the pixels that support a class: Grad-CAM, integrated gradients, occlusion",
             "Selvaraju et al. 2017, arXiv:1610.02391; Sundararajan et al. 2017, arXiv:1703.01365; "
             "Zeiler and Fergus 2014, arXiv:1311.2901",
             AttributionOptions(),
@@ -124,35 +124,35 @@ ANALYSES: dict[str, Analysis] = {
         ),
         Analysis(
             "features",
-            "kernels of the first convolution and maps of any layer for one picture, and silent channels",
+            "kernels of the first convolution, feature maps of any layer for one image, and dead channels",
             "Zeiler and Fergus 2014, arXiv:1311.2901",
             FeatureOptions(),
             analyze_features,
         ),
         Analysis(
             "similarity",
-            "how alike the layers of one and of two networks are: linear CKA on the same pictures",
+            "similarity between the layers of one or two networks: linear CKA on the same images",
             "Kornblith et al. 2019, arXiv:1905.00414",
             SimilarityOptions(),
             run_jointly=analyze_similarity,
         ),
         Analysis(
             "nearest",
-            "the pictures nearest to some in a layer's features, and whether they are of the same class",
+            "nearest neighbors in a layer's features, and how often they share the class",
             "Krizhevsky et al. 2012, Sec. 6.1",
             NeighborOptions(),
             analyze_neighbors,
         ),
         Analysis(
             "probes",
-            "how much of the classes a linear rule reads off each layer",
+            "linear probes: the accuracy of a linear classifier on each layer's features",
             "Alain and Bengio 2016, arXiv:1610.01644",
             LinearProbeOptions(),
             analyze_probes,
         ),
         Analysis(
             "compare",
-            "two networks side by side: curves, weights, predictions that flipped, and a paired test",
+            "two networks side by side: training curves, weights, flipped predictions, and a paired test",
             "McNemar 1947, Psychometrika 12",
             CompareOptions(),
             run_jointly=compare_models,
@@ -162,20 +162,20 @@ ANALYSES: dict[str, Analysis] = {
 
 
 def get_analysis(name: str) -> Analysis:
-    """The question of this name; ValueError with the nearest names."""
+    """Return the analysis of this name. Raises ValueError with the nearest names."""
     if name not in ANALYSES:
-        raise unknown_name("analysis", name, ANALYSES, "`reslab inspect` lists them all")
+        raise unknown_name("analysis", name, ANALYSES, "`reslab analyze` lists them all")
     return ANALYSES[name]
 
 
 def run_analysis(name: str, targets: Sequence[AnalysisTarget], overrides: Mapping[str, Any] | None = None) -> list[Any]:
-    """The answers to the question: one a subject, or one in all where it is put to several together.
+    """Run an analysis and return its results: one for each target, or a single one for all targets together.
 
-    `settings` override the question's options by name. Raises ValueError for an unknown question or option.
+    `overrides` replace options of the analysis by name. Raises ValueError for an unknown analysis or option.
     """
     analysis = get_analysis(name)
     if not targets:
-        raise invalid("at least one subject", "none")
+        raise invalid("at least one model to analyze", "none")
     options = override_options(analysis, overrides or {})
     if analysis.run is None:
         assert analysis.run_jointly is not None
@@ -186,9 +186,9 @@ def run_analysis(name: str, targets: Sequence[AnalysisTarget], overrides: Mappin
 def run_each(
     name: str, targets: Sequence[AnalysisTarget], overrides: Mapping[str, Any] | None = None
 ) -> tuple[list[Any], dict[str, str]]:
-    """As `ask`, with those left out of whom it cannot be asked: the answers, and why by the subject's name.
+    """Run an analysis on every target that supports it; return the results, and the errors of the others by name.
 
-    Raises ValueError where nobody can be asked.
+    Raises ValueError if no target supports it.
     """
     if get_analysis(name).run is None or len(targets) < 2:
         return run_analysis(name, targets, overrides), {}
@@ -205,10 +205,5 @@ def run_each(
 
 
 def override_options(analysis: Analysis, overrides: Mapping[str, Any]) -> Any:
-    """The question's options with some overridden; ValueError names those there are."""
+    """Return the options of an analysis with some overridden. Raises ValueError with the nearest for an unknown one."""
     return override(analysis.options, overrides, kind=f"option of {analysis.name}")
-
-
-def default_data(name: str) -> str | None:
-    """What the question is asked with where nothing is said; None for the run's own pictures or the digits."""
-    return RANDOM if get_analysis(name).default_data == RANDOM else None

@@ -1,4 +1,4 @@
-"""How strongly each layer answers: the standard deviation of its response, ahead of nonlinearity and addition."""
+"""Layer responses: the standard deviation of every convolution's output before the nonlinearity or the addition."""
 
 import re
 from collections import Counter
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reslab.analysis.blocks import call_label, with_statistics
-from reslab.analysis.subject import AnalysisTarget
+from reslab.analysis.target import AnalysisTarget
 from reslab.nn.layers import Bias, Scale
 from reslab.spec.errors import invalid
 
@@ -22,8 +22,10 @@ _AFFINE_TYPES = (Bias, Scale)
 
 @dataclass(frozen=True)
 class ResponseOptions:
-    """`kernels`: only convolutions of these sizes (`3` is He et al.'s figure), all where empty; `statistics` of the
-    norms: `auto` is the batch's before any training, else the running ones."""
+    """The convolutions to measure, by `kernel_sizes` (`3` for He et al.'s figure; all if empty), and the `statistics`.
+
+    `statistics` are those that norms use: `auto` takes the batch's before any training, else the running ones.
+    """
 
     kernel_sizes: tuple[int, ...] = ()
     statistics: str = "auto"
@@ -31,7 +33,7 @@ class ResponseOptions:
 
 @dataclass(frozen=True)
 class LayerResponse:
-    """One run of a convolution: `std` over images, channels and places; `after_norm`: whether a norm read it first."""
+    """One call of a convolution: `std` over images, channels and positions; `after_norm`: measured after its norm."""
 
     name: str
     label: str
@@ -41,7 +43,7 @@ class LayerResponse:
 
 @dataclass(frozen=True)
 class ResponseResult:
-    """The layers in their order; `sorted_std` from the largest; `mean_std` over the layers."""
+    """The layers in the order they run, their `sorted_std` from the largest down, and the mean over the layers."""
 
     model: str
     step: int | None
@@ -51,13 +53,13 @@ class ResponseResult:
 
 
 def analyze_responses(target: AnalysisTarget, options: ResponseOptions) -> ResponseResult:
-    """The standard deviation of each convolution's response: He et al. 2015, arXiv:1512.03385, Fig. 7.
+    """Measure the standard deviation of each convolution's response (He et al. 2015, arXiv:1512.03385, Fig. 7).
 
-    The response is the layer's output after normalisation and before the nonlinearity or the addition. In any order it
-    is found by what is computed: the output of a convolution, or of the norm (or bias, or scale) that reads that very
-    output. So in a pre-activated unit the first convolution's response is what the next norm makes of it, while the
-    last one's, which is added as it is, is its own output. Stem and branches count; shortcuts and gates do not. Where
-    no training has been, a norm makes every response 1. Raises ValueError where there is no convolution to measure.
+    The response is the layer's output after normalization and before the nonlinearity or the addition. In any block
+    layout it is the output of a convolution, or of the norm (or bias, or scale) that takes that very tensor as input.
+    So in a pre-activated block the first convolution's response is the output of the next norm, and the response of
+    the last one, which goes straight into the addition, is its own output. Stem and branches count, shortcuts and gates
+    do not. Before any training a norm makes every response 1. Raises ValueError if there is no convolution to measure.
     """
     model = with_statistics(target.model, options.statistics)
     responses: list[LayerResponse] = []
@@ -66,8 +68,8 @@ def analyze_responses(target: AnalysisTarget, options: ResponseOptions) -> Respo
     if not responses:
         kernel_text = ",".join(map(str, options.kernel_sizes))
         available_sizes = sorted({module.kernel_size[0] for module in model.modules() if isinstance(module, nn.Conv2d)})
-        got = f"{target.name}, with kernels of {', '.join(map(str, available_sizes)) or 'no size'}"
-        raise invalid(f"a convolution{f' of kernel {kernel_text}' if kernel_text else ''}", got)
+        got = f"{target.name}, with kernel sizes {', '.join(map(str, available_sizes)) or 'none'}"
+        raise invalid(f"a convolution{f' of kernel size {kernel_text}' if kernel_text else ''}", got)
     stds = sorted((layer.std for layer in responses), reverse=True)
     return ResponseResult(target.name, target.step, tuple(responses), tuple(stds), sum(stds) / len(stds))
 
@@ -76,7 +78,8 @@ def analyze_responses(target: AnalysisTarget, options: ResponseOptions) -> Respo
 def _record_responses(
     model: nn.Module, kernel_sizes: tuple[int, ...], responses: list[LayerResponse]
 ) -> Iterator[None]:
-    """Measures while the model runs. At once, as a later word may overwrite an output in place."""
+    """Append to `responses` while the model runs; each is measured at once, as a later layer may overwrite it."""
+    # The output of the last measured layer: a norm that takes this very tensor replaces the measurement by its own.
     pending: list[Tensor] = []
     call_counts: Counter[str] = Counter()
 
@@ -111,7 +114,7 @@ def _is_measured(module: nn.Module, kernel_sizes: tuple[int, ...]) -> bool:
 
 
 def _norm_without_act(module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
-    """timm's norms that hold an activation: what their norm alone gives."""
+    """Return the normalized values alone where a norm of timm includes an activation, else `output`."""
     if hasattr(module, "act") and isinstance(module, nn.BatchNorm2d):
         return nn.functional.batch_norm(
             x, module.running_mean, module.running_var, module.weight, module.bias, module.training, 0.0, module.eps

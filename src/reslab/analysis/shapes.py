@@ -1,4 +1,4 @@
-"""What every layer gives and sees, and what it costs."""
+"""Shapes, receptive fields and costs of all layers and blocks."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from reslab.analysis.blocks import call_label, find_composite_blocks
-from reslab.analysis.subject import AnalysisTarget
+from reslab.analysis.target import AnalysisTarget
 from reslab.nn.cost import LayerSummary, layer_table
 from reslab.spec.errors import unknown_name
 
@@ -18,15 +18,17 @@ _BYTES_PER_VALUE = 4
 
 @dataclass(frozen=True)
 class LayerOptions:
-    """`unit`: only the layers of this one, such as `layer1.0`; all where empty."""
+    """The `block` whose layers are listed, such as `layer1.0`; all if empty."""
 
     block: str = ""
 
 
 @dataclass(frozen=True)
 class LayerShape:
-    """One run of a layer: `output_shape` without the batch; `receptive_field` input pixels along a side that one of its
-    places depends on, None for all of them."""
+    """One call of a layer: its output shape without the batch, and the receptive field of one output position.
+
+    `receptive_field` is in input pixels along a side; None means the whole image.
+    """
 
     name: str
     kind: str
@@ -36,7 +38,7 @@ class LayerShape:
 
 @dataclass(frozen=True)
 class ShapeResult:
-    """The layers in the order they run, for pictures of `input_shape` (C, H, W)."""
+    """The layers in the order they run, for images of `input_shape` (C, H, W)."""
 
     model: str
     input_shape: tuple[int, ...]
@@ -45,8 +47,11 @@ class ShapeResult:
 
 @dataclass(frozen=True)
 class ModuleCost:
-    """A layer, a unit or the whole: `params`, of them `weights` (not those of norms and biases), multiply-adds for one
-    image, bytes of all outputs for one image in float32."""
+    """The cost of a layer, a block or the whole network.
+
+    `weights` are the parameters without norms and biases, `macs` the multiply-adds for one image, and
+    `activation_bytes` the memory of all layer outputs for one image in float32.
+    """
 
     name: str
     params: int
@@ -57,7 +62,7 @@ class ModuleCost:
 
 @dataclass(frozen=True)
 class CostResult:
-    """What each layer costs, each unit (with `stem` and `head` for what stands around them), and all together."""
+    """The costs of all layers, of all blocks (with `stem` and `head` around them), and in total."""
 
     model: str
     input_shape: tuple[int, ...]
@@ -67,10 +72,10 @@ class CostResult:
 
 
 def analyze_shapes(target: AnalysisTarget, options: LayerOptions) -> ShapeResult:
-    """Output shape and receptive field of every layer, followed on the meta device: nothing is computed.
+    """List the output shape and receptive field of every layer, traced on the meta device without any computation.
 
-    r = 1 + sum of (kernel - 1) * dilation * (product of strides before), on the widest way: Araujo, Norris and Sim
-    2019, Eq. 2. Raises ValueError for a unit that is not there.
+    r = 1 + sum of (kernel - 1) * dilation * (product of the strides before), on the widest path: Araujo, Norris and
+    Sim 2019, Eq. 2. Raises ValueError for an unknown block.
     """
     rows = tuple(
         LayerShape(name, layer.kind, layer.output_shape, layer.receptive_field)
@@ -80,10 +85,10 @@ def analyze_shapes(target: AnalysisTarget, options: LayerOptions) -> ShapeResult
 
 
 def analyze_cost(target: AnalysisTarget, options: LayerOptions) -> CostResult:
-    """Parameters, multiply-adds and activation memory of every layer and unit.
+    """List the parameters, multiply-adds and activation memory of every layer and block.
 
-    Multiply-adds are those of convolutions and linear layers; memory is what the outputs of all layers take together,
-    which is what training keeps at most. Raises ValueError for a unit that is not there.
+    Multiply-adds are those of convolutions and linear layers. The memory is that of all layer outputs together, an
+    upper bound on what training keeps. Raises ValueError for an unknown block.
     """
     rows = [(layer, _module_cost(name, [layer])) for name, layer in _selected_layers(target, options)]
     groups: dict[str, list[LayerSummary]] = {}
@@ -96,7 +101,7 @@ def analyze_cost(target: AnalysisTarget, options: LayerOptions) -> CostResult:
 
 
 def _group_name(layer: LayerSummary, block_names: list[str], groups: Mapping[str, Any]) -> str:
-    """The unit a layer is in, else `stem` or `head`; of a network without units the layer itself."""
+    """Return the block that contains a layer, else `stem` or `head`; in a network without blocks, the layer itself."""
     if not block_names:
         return layer.name
     block = next((block for block in block_names if layer.name.startswith(f"{block}.")), None)
@@ -104,7 +109,7 @@ def _group_name(layer: LayerSummary, block_names: list[str], groups: Mapping[str
 
 
 def _selected_layers(target: AnalysisTarget, options: LayerOptions) -> list[tuple[str, LayerSummary]]:
-    """The layers asked for, a further run of the same one marked with its number."""
+    """Return the selected layers with their labels; repeated calls of a layer are numbered."""
     table = layer_table(target.model, tuple(target.images.shape[1:]))
     call_counts: Counter[str] = Counter()
     rows = []
@@ -114,7 +119,7 @@ def _selected_layers(target: AnalysisTarget, options: LayerOptions) -> list[tupl
     if not options.block:
         return rows
     if options.block not in _block_names(target.model):
-        raise unknown_name(f"unit of {target.name}", options.block, _block_names(target.model))
+        raise unknown_name(f"block of {target.name}", options.block, _block_names(target.model))
     return [(name, layer) for name, layer in rows if layer.name.startswith(f"{options.block}.")]
 
 
@@ -124,9 +129,9 @@ def _block_names(model: nn.Module) -> list[str]:
 
 def _module_cost(name: str, layers: list[LayerSummary]) -> ModuleCost:
     return ModuleCost(
-        name,
-        sum(layer.params for layer in layers),
-        sum(layer.weights for layer in layers),
-        sum(layer.macs for layer in layers),
-        _BYTES_PER_VALUE * sum(prod(layer.output_shape) for layer in layers),
+        name=name,
+        params=sum(layer.params for layer in layers),
+        weights=sum(layer.weights for layer in layers),
+        macs=sum(layer.macs for layer in layers),
+        activation_bytes=_BYTES_PER_VALUE * sum(prod(layer.output_shape) for layer in layers),
     )

@@ -1,52 +1,224 @@
-"""What factors on the shortcuts do to the signal and to the gradient: they multiply from unit to unit.
+"""The signal through the blocks of a network: sums of branches, products of shortcut factors, layouts.
 
-Whether the output of a stage is its input plus what every branch adds: x_L = x_l + sum of F(x_i).
-
-What an order of words does to the signal that passes from unit to unit.
+`telescope` tests x_L = x_l + sum of F(x_i) inside each stage, `scaling` multiplies the factors and gates on the
+shortcuts, and `orders` measures what a block layout does to the signal.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 from torch import Tensor
 
 from reslab.analysis.blocks import (
     BlockCall,
-    as_residual_network,
-    collect_block_calls,
+    check_memory,
     decompose_block,
     group_by_stage,
     is_identity_block,
+    record_block_calls,
     shortcut_gradients,
     with_statistics,
 )
 from reslab.analysis.gradients import backward_with_block_gradients, grad_or_zeros
-from reslab.analysis.subject import AnalysisTarget
+from reslab.analysis.target import AnalysisTarget, as_residual_network
 from reslab.nn.block import ResidualBlock
+from reslab.nn.network import ResidualNetwork
 from reslab.spec.errors import invalid
 from reslab.spec.order import get_order
 
+# A pass without gradients keeps the block outputs: at most this fraction of all layer outputs.
+_KEPT_FRACTION = 0.3
+
+# Rounding of a sum of ten blocks in float32 stays below a few times 1e-7 of the result.
+ROUNDING_TOLERANCE = 1e-5
+
+
+def _collect_block_calls(network: ResidualNetwork, images: Tensor, statistics: str) -> list[BlockCall]:
+    """Return the calls of the network's blocks on the images, without gradients."""
+    check_memory(network, images, fraction=_KEPT_FRACTION)
+    model = with_statistics(network, statistics)
+    with torch.no_grad(), record_block_calls(model) as calls:
+        model(images)
+    return calls
+
+
+def _relative_error(actual: Tensor, predicted: Tensor) -> float:
+    return float((actual - predicted).norm() / actual.norm().clamp_min(1e-300))
+
+
+@dataclass(frozen=True)
+class TelescopeOptions:
+    """The `statistics` that norms use: `auto` takes the batch's before any training, else the running ones."""
+
+    statistics: str = "auto"
+
+
+class TelescopeVerdict(StrEnum):
+    """Whether the signal at the end of a stage is the signal before it plus all branches, to rounding."""
+
+    HOLDS = "holds"
+    PARTLY_HOLDS = "partly holds"
+    FAILS = "fails"
+    NOT_APPLICABLE = "not applicable"
+
+
+class IdentityObstacle(StrEnum):
+    """The reason why a block is not x + F(x)."""
+
+    NO_SHORTCUT = "no_shortcut"
+    CHANGED_SHORTCUT = "changed_shortcut"
+    OPERATION_AFTER_MERGE = "operation_after_merge"
+    SHORTCUT_TYPE = "shortcut_type"
+
+
+@dataclass(frozen=True)
+class TelescopeBlock:
+    """The sum from block l to the end L of its stage: `error` = ||x_L - (x_l + sum of branches)|| / ||x_L||.
+
+    `error` is None where the block changes the shape. x_l is the input that shortcut and branch share. `is_exact`: all
+    blocks from here on are x + F(x), so the sum should hold. `branch_ratio` = ||F(x_l)|| / ||x_(l+1)|| of this block.
+    """
+
+    name: str
+    label: str
+    error: float | None
+    is_exact: bool
+    branch_ratio: float
+
+
+@dataclass(frozen=True)
+class TelescopeResult:
+    """The blocks first to last, and the largest error where the sum should hold and where it should not.
+
+    Either error is None where there is no such block. `obstacle` is the reason why the last block is not x + F(x), and
+    `obstacle_text` says it in words; None and empty where it is.
+    """
+
+    model: str
+    step: int | None
+    blocks: tuple[TelescopeBlock, ...]
+    max_exact_error: float | None
+    max_inexact_error: float | None
+    verdict: TelescopeVerdict
+    obstacle: IdentityObstacle | None
+    obstacle_text: str
+
+
+def analyze_telescope(target: AnalysisTarget, options: TelescopeOptions) -> TelescopeResult:
+    """Measure the error of x_L = x_l + sum_{i=l}^{L-1} F(x_i) inside each stage.
+
+    He et al. 2016, arXiv:1603.05027, Eq. 4: it holds where the shortcut and what follows the addition are identities.
+    Sums are taken in float64 of what the network computed. Raises ValueError for a third-party module that no network
+    of the zoo equals.
+    """
+    with torch.no_grad():
+        stages = group_by_stage(_collect_block_calls(as_residual_network(target), target.images, options.statistics))
+        blocks = tuple(block for stage in stages for block in _telescope_blocks(stage))
+    exact_errors = [block.error for block in blocks if block.error is not None and block.is_exact]
+    inexact_errors = [block.error for block in blocks if block.error is not None and not block.is_exact]
+    last_block = stages[-1][-1].block
+    assert isinstance(last_block, ResidualBlock)
+    obstacle = find_identity_obstacle(last_block)
+    return TelescopeResult(
+        model=target.name,
+        step=target.step,
+        blocks=blocks,
+        max_exact_error=max(exact_errors, default=None),
+        max_inexact_error=max(inexact_errors, default=None),
+        verdict=_telescope_verdict(exact_errors, inexact_errors),
+        obstacle=obstacle,
+        obstacle_text=_obstacle_text(obstacle, last_block),
+    )
+
+
+def _telescope_blocks(stage: list[BlockCall]) -> list[TelescopeBlock]:
+    """Return the blocks of a stage, computed from the last one back so that the branches add up on the way."""
+    stage_output = stage[-1].output.double()
+    branch_sum, is_exact = torch.zeros_like(stage_output), True
+    blocks = []
+    for call in reversed(stage):
+        assert isinstance(call.block, ResidualBlock)
+        parts = decompose_block(call.block, call.input)
+        branch_sum, is_exact = branch_sum + parts.branch.double(), is_exact and is_identity_block(call.block)
+        error = None
+        if parts.fork.shape == stage_output.shape:
+            difference = stage_output - parts.fork.double() - branch_sum
+            error = float(difference.norm() / stage_output.norm().clamp_min(1e-300))
+        branch_ratio = float(parts.branch.norm() / call.output.norm().clamp_min(1e-30))
+        blocks.append(TelescopeBlock(call.name, call.label, error, is_exact, branch_ratio))
+        # Operations before the fork change the signal, so the sum from an earlier block does not pass this one.
+        is_exact = is_exact and not call.block.pre_names
+    return blocks[::-1]
+
+
+def _telescope_verdict(exact_errors: Sequence[float], inexact_errors: Sequence[float]) -> TelescopeVerdict:
+    if not exact_errors and not inexact_errors:
+        return TelescopeVerdict.NOT_APPLICABLE
+    exact_holds = max(exact_errors, default=0.0) <= ROUNDING_TOLERANCE
+    if max(inexact_errors, default=0.0) <= ROUNDING_TOLERANCE:
+        return TelescopeVerdict.HOLDS if exact_holds else TelescopeVerdict.FAILS
+    return TelescopeVerdict.PARTLY_HOLDS if exact_errors and exact_holds else TelescopeVerdict.FAILS
+
+
+def find_identity_obstacle(block: ResidualBlock) -> IdentityObstacle | None:
+    """Return the reason why a block is not x + F(x), or None if it is."""
+    if block.merge is None:
+        return IdentityObstacle.NO_SHORTCUT
+    if not block.merge.is_plain_sum:
+        return IdentityObstacle.CHANGED_SHORTCUT
+    if block.post_names:
+        return IdentityObstacle.OPERATION_AFTER_MERGE
+    return IdentityObstacle.SHORTCUT_TYPE if block.spec.shortcut != "identity" else None
+
+
+def _obstacle_text(obstacle: IdentityObstacle | None, block: ResidualBlock) -> str:
+    if obstacle is None:
+        return ""
+    operations = ("norm" if name.startswith("bn") else name.rstrip("0123456789") for name in block.post_names)
+    return {
+        IdentityObstacle.NO_SHORTCUT: "there is no shortcut",
+        IdentityObstacle.CHANGED_SHORTCUT: "the merge changes the shortcut",
+        IdentityObstacle.OPERATION_AFTER_MERGE: f"the addition is followed by {' '.join(operations)}",
+        IdentityObstacle.SHORTCUT_TYPE: f"the shortcut is {block.spec.shortcut}",
+    }[obstacle]
+
+
 SCALING_RULE = (
-    "P is the product of the shortcuts' factors from the first unit to the last, over the units that keep their shape. "
-    "Exploding: P > 1. Vanishing: P < 1. Kept: P = 1, to one in a thousand."
+    "P is the product of the shortcut factors from the first block to the last, over the blocks that keep their shape. "
+    "Exploding: P > 1. Vanishing: P < 1. Preserved: P = 1, within 0.1 %."
 )
+_SCALING_TOLERANCE = 0.001
 
 
 @dataclass(frozen=True)
 class ScalingOptions:
-    """`statistics` of the norms: `batch` as in training, `running` as at test."""
+    """The `statistics` that norms use: `batch` as in training, `running` as in eval mode."""
 
     statistics: str = "batch"
 
 
+class ScalingVerdict(StrEnum):
+    """The effect of the shortcut factors on the signal, by `SCALING_RULE`."""
+
+    EXPLODING = "exploding"
+    VANISHING = "vanishing"
+    PRESERVED = "preserved"
+
+
 @dataclass(frozen=True)
 class ScalingBlock:
-    """One run of a unit. `factor`: what multiplies the shortcut, for a gate the mean of 1 - g; `openness` the mean of
-    the gate's sigmoid g, None without a gate. To the stage's end: `product` of the factors, which predicts `direct`,
-    the part of the gradient's norm that comes back by the shortcuts alone; `total`, the whole gradient's, both over the
-    norm at the stage's end. `carried`: the product of the later factors, which this branch carries. `error`: of
-    x_L = product x_l + sum of carried branches, over ||x_L||. None where the unit changes the shape."""
+    """The factor on the shortcut at one call of a block, and what it leads to at the end of the stage.
+
+    `factor` multiplies the shortcut (for a gate the mean of 1 - g, with the mean `gate_value` of its sigmoid g).
+    `factor_product`, the product of the factors to the stage's end, predicts `shortcut_gradient`: the norm of the
+    gradient that returns through the shortcuts alone, over the norm at the stage's end. `total_gradient` is the same
+    ratio of the whole gradient. `branch_factor` is the product of the later factors, which multiplies this branch.
+    `error` is that of x_L = product * x_l + sum of the multiplied branches, over ||x_L||. A value is None where the
+    block changes the shape, `gate_value` where there is no gate.
+    """
 
     name: str
     label: str
@@ -61,37 +233,43 @@ class ScalingBlock:
 
 @dataclass(frozen=True)
 class ScalingResult:
-    """The units first to last, P over all of them, and the verdict: `exploding`, `vanishing` or `kept`."""
+    """The blocks first to last, the product P of all factors, and the verdict with its `rule` in words."""
 
     model: str
     step: int | None
     blocks: tuple[ScalingBlock, ...]
     factor_product: float
-    verdict: str
+    verdict: ScalingVerdict
     rule: str = SCALING_RULE
 
 
 def analyze_scaling(target: AnalysisTarget, options: ScalingOptions) -> ScalingResult:
-    """Factors and gates of the shortcuts, what their product predicts and what the gradient does.
+    """Measure the factors and gates of the shortcuts, what their product predicts, and the gradient itself.
 
     x_(l+1) = k_l x_l + F(x_l) gives x_L = (prod k_i) x_l + sum (prod_(j>i) k_j) F(x_i), and dL/dx_l = dL/dx_L
     (prod k_i + ...): He et al. 2016, arXiv:1603.05027, Eqs. 6 to 8; gates: Sec. 3.1. Raises ValueError for a network
-    without shortcuts, and a module of others that no network of the zoo equals.
+    without shortcuts, and for a third-party module that no network of the zoo equals.
     """
     network = as_residual_network(target)
     if all(block.merge is None for _, block in network.blocks()):
-        raise invalid("a network with shortcuts", f"{target.name}, whose mix is none", "merge=add")
+        raise invalid("a network with shortcuts", f"{target.name} with merge=none", "merge=add")
     _, calls = backward_with_block_gradients(with_statistics(network, options.statistics), target.images, target.labels)
     blocks = tuple(block for stage in group_by_stage(calls) for block in _scaling_blocks(stage))
     factor_product = math.prod(block.factor for block in blocks if block.factor is not None)
-    verdict = "exploding" if factor_product > 1.001 else "vanishing" if factor_product < 0.999 else "kept"
-    return ScalingResult(target.name, target.step, blocks, factor_product, verdict)
+    return ScalingResult(target.name, target.step, blocks, factor_product, _scaling_verdict(factor_product))
+
+
+def _scaling_verdict(factor_product: float) -> ScalingVerdict:
+    if factor_product > 1 + _SCALING_TOLERANCE:
+        return ScalingVerdict.EXPLODING
+    return ScalingVerdict.VANISHING if factor_product < 1 - _SCALING_TOLERANCE else ScalingVerdict.PRESERVED
 
 
 def _scaling_blocks(stage: list[BlockCall]) -> list[ScalingBlock]:
-    """From the last unit back: products, the telescoped sum of Eq. 7, the two gradients."""
+    """Return the blocks of a stage, computed from the last one back: products, the sum of Eq. 7, both gradients."""
     end_gradient, stage_output = grad_or_zeros(stage[-1].output), stage[-1].output.detach().double()
     shortcut_gradient, end_norm = end_gradient, float(end_gradient.norm())
+    # The factor of a gate differs from element to element; the tensor is exact, the number is the mean for people.
     factor_tensor, factor_product, branch_sum = torch.ones_like(stage_output), 1.0, torch.zeros_like(stage_output)
     blocks = []
     for call in reversed(stage):
@@ -104,26 +282,28 @@ def _scaling_blocks(stage: list[BlockCall]) -> list[ScalingBlock]:
         if factor is not None:
             factor_tensor, factor_product = factor_tensor * factor, factor_product * float(factor.mean())
         keeps_shape = factor is not None and not call.block.pre_names
+        error = None
+        if keeps_shape:
+            error = _relative_error(stage_output, factor_tensor * call.input.detach().double() + branch_sum)
+        has_gradient = keeps_shape and end_norm != 0
         blocks.append(
             ScalingBlock(
-                call.name,
-                call.label,
-                None if factor is None else float(factor.mean()),
-                gate_value,
-                factor_product if keeps_shape else None,
-                float(shortcut_gradient.norm()) / end_norm if keeps_shape and end_norm else None,
-                float(grad_or_zeros(call.input).norm()) / end_norm if keeps_shape and end_norm else None,
-                branch_factor,
-                _scaling_error(stage_output, factor_tensor * call.input.detach().double() + branch_sum)
-                if keeps_shape
-                else None,
+                name=call.name,
+                label=call.label,
+                factor=None if factor is None else float(factor.mean()),
+                gate_value=gate_value,
+                factor_product=factor_product if keeps_shape else None,
+                shortcut_gradient=float(shortcut_gradient.norm()) / end_norm if has_gradient else None,
+                total_gradient=float(grad_or_zeros(call.input).norm()) / end_norm if has_gradient else None,
+                branch_factor=branch_factor,
+                error=error,
             )
         )
     return blocks[::-1]
 
 
 def shortcut_factor(call: BlockCall) -> tuple[Tensor | None, float | None]:
-    """What multiplies the shortcut, and the mean openness of its gate; no factor where the shape is changed."""
+    """Return what multiplies the shortcut, and the mean value of its gate; no factor where the shape changes."""
     block = call.block
     assert isinstance(block, ResidualBlock)
     if block.merge is None:
@@ -136,131 +316,20 @@ def shortcut_factor(call: BlockCall) -> tuple[Tensor | None, float | None]:
     return block.merge(fork, ones, zeros).double(), gate_value
 
 
-def _scaling_error(actual: Tensor, predicted: Tensor) -> float:
-    return float((actual - predicted).norm() / actual.norm().clamp_min(1e-300))
-
-
-# Ten units of float32 sums stay below a few times 1e-7 of their result.
-ROUNDING_TOLERANCE = 1e-5
-
-
-@dataclass(frozen=True)
-class TelescopeOptions:
-    """`statistics` of the norms: `auto` is the batch's before any training, else the running ones."""
-
-    statistics: str = "auto"
-
-
-@dataclass(frozen=True)
-class TelescopeBlock:
-    """From unit l to its stage's end L: `error` = ||x_L - (x_l + sum of branches)|| / ||x_L||; None where the unit
-    changes the shape. x_l is what shortcut and branch both read. `exact`: all units between are x + F(x).
-    `share` = ||F(x_l)|| / ||x_(l+1)|| of the one unit."""
-
-    name: str
-    label: str
-    error: float | None
-    is_exact: bool
-    branch_ratio: float
-
-
-@dataclass(frozen=True)
-class TelescopeResult:
-    """The units first to last; the largest error where the sum should hold and where not (None where there is no such
-    unit), what stands in its way, and the verdict: `holds`, `fails`, `holds in part`, `no unit keeps its shape`."""
-
-    model: str
-    step: int | None
-    blocks: tuple[TelescopeBlock, ...]
-    max_exact_error: float | None
-    max_inexact_error: float | None
-    obstacle: str
-    verdict: str
-
-
-def analyze_telescope(target: AnalysisTarget, options: TelescopeOptions) -> TelescopeResult:
-    """The error of x_L = x_l + sum_{i=l}^{L-1} F(x_i) inside each stage (He et al. 2016, arXiv:1603.05027, Eq. 4).
-
-    It holds where shortcut and the words after the addition are identities; sums are taken in float64 of what the
-    network computed. Raises ValueError for a module of others that no network of the zoo equals.
-    """
-    with torch.no_grad():
-        stages = group_by_stage(collect_block_calls(as_residual_network(target), target.images, options.statistics))
-        blocks = tuple(block for stage in stages for block in _telescope_blocks(stage))
-    exact_errors = [block.error for block in blocks if block.error is not None and block.is_exact]
-    inexact_errors = [block.error for block in blocks if block.error is not None and not block.is_exact]
-    return TelescopeResult(
-        target.name,
-        target.step,
-        blocks,
-        max(exact_errors, default=None),
-        max(inexact_errors, default=None),
-        identity_obstacle(stages[-1][-1].block),
-        _telescope_verdict(exact_errors, inexact_errors),
-    )
-
-
-def _telescope_blocks(stage: list[BlockCall]) -> list[TelescopeBlock]:
-    """From the last unit back, so that the branches are summed on the way."""
-    stage_output = stage[-1].output.double()
-    branch_sum, is_exact = torch.zeros_like(stage_output), True
-    blocks = []
-    for call in reversed(stage):
-        assert isinstance(call.block, ResidualBlock)
-        parts = decompose_block(call.block, call.input)
-        branch_sum, is_exact = branch_sum + parts.branch.double(), is_exact and is_identity_block(call.block)
-        error = (
-            _telescope_error(stage_output, parts.fork, branch_sum) if parts.fork.shape == stage_output.shape else None
-        )
-        branch_ratio = float(parts.branch.norm() / call.output.norm().clamp_min(1e-30))
-        blocks.append(TelescopeBlock(call.name, call.label, error, is_exact, branch_ratio))
-        # Words ahead of the fork change the signal: units before this one do not reach through it.
-        is_exact = is_exact and not call.block.pre_names
-    return blocks[::-1]
-
-
-def _telescope_error(stage_output: Tensor, fork: Tensor, branch_sum: Tensor) -> float:
-    return float((stage_output - fork.double() - branch_sum).norm() / stage_output.norm().clamp_min(1e-300))
-
-
-def identity_obstacle(block: object) -> str:
-    """What keeps a unit that does not change the shape from being x + F(x); empty where it is."""
-    assert isinstance(block, ResidualBlock)
-    if block.merge is None:
-        return "there is no shortcut"
-    if not block.merge.is_plain_sum:
-        return "the shortcut is changed before the addition"
-    if block.post_names:
-        ops = " ".join("norm" if name.startswith("bn") else name.rstrip("0123456789") for name in block.post_names)
-        return f"after the addition comes {ops}"
-    if block.spec.shortcut != "identity":
-        return f"the shortcut is {block.spec.shortcut}"
-    return ""
-
-
-def _telescope_verdict(exact_errors: list[float], inexact_errors: list[float]) -> str:
-    holds = bool(exact_errors) and max(exact_errors) <= ROUNDING_TOLERANCE
-    if not exact_errors and not inexact_errors:
-        return "no unit keeps its shape"
-    if not inexact_errors or max(inexact_errors) <= ROUNDING_TOLERANCE:
-        return "holds" if holds or not exact_errors else "fails"
-    return "holds in part" if holds else "fails"
-
-
 @dataclass(frozen=True)
 class OrderOptions:
-    """`statistics` of the norms: `auto` is the batch's before any training, else the running ones."""
+    """The `statistics` that norms use: `auto` takes the batch's before any training, else the running ones."""
 
     statistics: str = "auto"
 
 
 @dataclass(frozen=True)
 class OrderBlock:
-    """One run of a unit, a its shortcut and b its branch, y = after(a + b).
+    """One call of a block with shortcut a and branch b, y = post(a + b).
 
-    `superposition` = ||after(a + b) - after(a) - after(b)|| / ||after(a + b)||, 0 where nothing comes after the
-    addition. Of the branch b: `branch_min`, `branch_mean` and the share below zero. Of y: `mean`, `variance`, and
-    `growth` of the variance over that of the stage's first output.
+    `superposition_error` = ||post(a + b) - post(a) - post(b)|| / ||post(a + b)||, 0 where nothing follows the addition.
+    Of the branch b: its minimum, its mean and the fraction of its values below zero. Of y: `mean`, `variance`, and
+    `growth`, the variance over that of the stage's first output.
     """
 
     name: str
@@ -276,7 +345,7 @@ class OrderBlock:
 
 @dataclass(frozen=True)
 class OrderResult:
-    """The units first to last, the order and its sentence, and the extremes over all units."""
+    """The blocks first to last, the order and its layout sentence, and the extremes over all blocks."""
 
     model: str
     step: int | None
@@ -289,26 +358,26 @@ class OrderResult:
 
 
 def analyze_orders(target: AnalysisTarget, options: OrderOptions) -> OrderResult:
-    """How far the words after the addition are from passing a sum on, what branches add, and how the signal grows.
+    """Measure how far the operations after the addition are from linear, what branches add, and how the signal grows.
 
-    BN after the addition normalises and rectifies the shortcut's signal too: after(a + b) is not after(a) + after(b).
-    ReLU before the addition makes every branch non-negative, so the signal only grows (He et al. 2016,
-    arXiv:1603.05027, Sec. 4.1). With statistics of the batch each term is normalised by its own; with running ones
-    their offsets count too. Raises ValueError for a module of others that no network of the zoo equals.
+    BN after the addition normalizes and rectifies the shortcut's signal too: post(a + b) is not post(a) + post(b).
+    ReLU before the addition makes every branch non-negative, so the signal can only grow (He et al. 2016,
+    arXiv:1603.05027, Sec. 4.1). With batch statistics each term is normalized by its own; with running ones their
+    offsets count too. Raises ValueError for a third-party module that no network of the zoo equals.
     """
     network = as_residual_network(target)
     with torch.no_grad():
-        calls = collect_block_calls(network, target.images, options.statistics)
+        calls = _collect_block_calls(network, target.images, options.statistics)
         blocks = tuple(block for stage in group_by_stage(calls) for block in _order_blocks(stage))
     return OrderResult(
-        target.name,
-        target.step,
-        network.arch.order,
-        get_order(network.arch.order).layout,
-        blocks,
-        max(block.superposition_error for block in blocks),
-        min(block.branch_min for block in blocks),
-        max(block.growth for block in blocks),
+        model=target.name,
+        step=target.step,
+        order=network.arch.order,
+        sentence=get_order(network.arch.order).layout,
+        blocks=blocks,
+        max_superposition_error=max(block.superposition_error for block in blocks),
+        min_branch=min(block.branch_min for block in blocks),
+        max_growth=max(block.growth for block in blocks),
     )
 
 
@@ -323,18 +392,17 @@ def _order_block(call: BlockCall, first_variance: float) -> OrderBlock:
     separate_sum = (
         call.block.post(parts.shortcut) + call.block.post(parts.branch) if call.block.post_names else parts.output
     )
-    superposition_error = float((parts.output - separate_sum).norm() / parts.output.norm().clamp_min(1e-30))
-    branch, variance = parts.branch, _output_variance(call)
+    variance = _output_variance(call)
     return OrderBlock(
-        call.name,
-        call.label,
-        superposition_error,
-        float(branch.min()),
-        float(branch.mean()),
-        float((branch < 0).float().mean()),
-        float(call.output.mean()),
-        variance,
-        variance / first_variance if first_variance else 0.0,
+        name=call.name,
+        label=call.label,
+        superposition_error=float((parts.output - separate_sum).norm() / parts.output.norm().clamp_min(1e-30)),
+        branch_min=float(parts.branch.min()),
+        branch_mean=float(parts.branch.mean()),
+        branch_negative_fraction=float((parts.branch < 0).float().mean()),
+        mean=float(call.output.mean()),
+        variance=variance,
+        growth=variance / first_variance if first_variance else 0.0,
     )
 
 

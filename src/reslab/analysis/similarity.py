@@ -1,4 +1,4 @@
-"""How alike the layers of networks are: centred kernel alignment of what they make of the same pictures."""
+"""Similarity of layers: linear centered kernel alignment (CKA) of their features on the same images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,17 +7,19 @@ import torch
 from torch import Tensor
 
 from reslab.analysis.layers import layer_outputs, layers_by_depth
-from reslab.analysis.subject import AnalysisTarget
+from reslab.analysis.target import AnalysisTarget
 from reslab.spec.errors import invalid
 
-# Networks compute in float32, of which the last digits differ from batch to batch.
+# Features are float32, whose last digits differ from batch to batch.
 _ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
 class SimilarityOptions:
-    """`layers` by name; the first convolution and every unit where none. `unbiased`: with the estimator that few
-    pictures do not raise."""
+    """The `layers` (the first convolution and every block by default), and the estimator.
+
+    The plain estimator grows where there are few images; the `unbiased` one does not.
+    """
 
     layers: tuple[str, ...] = ()
     unbiased: bool = False
@@ -28,8 +30,10 @@ _DEFAULT_OPTIONS = SimilarityOptions()
 
 @dataclass(frozen=True)
 class LayerSimilarity:
-    """`values[i][j]` is the similarity of layer `rows[i]` of `first` and layer `columns[j]` of `second`, 1 for equal up
-    to rotation and scale; None where a layer hands out the same for every picture."""
+    """The similarity `values[i][j]` of layer `rows[i]` of `first` and layer `columns[j]` of `second`.
+
+    1 means equal up to rotation and scale; None, that one of the layers has the same features for every image.
+    """
 
     first: str
     second: str
@@ -40,7 +44,7 @@ class LayerSimilarity:
 
 @dataclass(frozen=True)
 class SimilarityResult:
-    """Each network with itself, then each with each."""
+    """Each network compared with itself, then each pair of networks."""
 
     models: tuple[str, ...]
     num_images: int
@@ -51,17 +55,17 @@ class SimilarityResult:
 def analyze_similarity(
     targets: Sequence[AnalysisTarget], options: SimilarityOptions = _DEFAULT_OPTIONS
 ) -> SimilarityResult:
-    """Linear CKA between the layers of one and of every two networks, on the same pictures.
+    """Compute linear CKA between the layers of each network and of each pair of networks, on the same images.
 
-    Kornblith et al. 2019, arXiv:1905.00414, Eq. 4. Raises ValueError for an unknown layer, fewer than 4 pictures, and
-    networks that saw other pictures.
+    Kornblith et al. 2019, arXiv:1905.00414, Eq. 4. Raises ValueError for an unknown layer, fewer than 4 images, and
+    targets with different images.
     """
     labels = targets[0].labels.cpu()
     if len(labels) < 4:
-        raise invalid("at least 4 pictures", len(labels), "128")
+        raise invalid("at least 4 images", len(labels), "128")
     for target in targets[1:]:
         if not torch.equal(target.labels.cpu(), labels):
-            raise invalid("networks that are shown the same pictures", f"{targets[0].name} and {target.name} are not")
+            raise invalid("networks on the same images", f"other labels for {targets[0].name} and {target.name}")
     grams = [_gram_matrices(target, options) for target in targets]
     index_pairs = [(i, i) for i in range(len(targets))]
     index_pairs += [(i, j) for i in range(len(targets)) for j in range(i + 1, len(targets))]
@@ -78,8 +82,10 @@ def _gram_matrices(target: AnalysisTarget, options: SimilarityOptions) -> dict[s
 
 
 def gram_matrix(features: Tensor) -> Tensor:
-    """(N, ...) to the samples' inner products (N, N) in float64, each feature centred; zeros where the features of all
-    samples are equal to rounding."""
+    """Return the inner products (N, N) of the samples' centered features (N, ...), in float64.
+
+    They are zeros where the features of all samples are equal up to rounding.
+    """
     flat = features.flatten(1).double()
     centered = flat - flat.mean(0)
     if float(centered.norm()) <= _ROUNDING * float(flat.norm()):
@@ -95,27 +101,29 @@ def _layer_similarity(
 
 
 def cka(gram_a: Tensor, gram_b: Tensor, unbiased: bool = False) -> float | None:
-    """HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) of two matrices of inner products (N, N); None where one is zero.
+    """Return HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) of two Gram matrices (N, N); None where one is zero.
 
-    With linear K = X X', L = Y Y' of centred features this is ||Y'X||^2 / (||X'X|| ||Y'Y||) (Kornblith et al. 2019, Eq.
-    4). `unbiased` takes Song et al.'s estimator of HSIC (2012, JMLR 13, Eq. 5), which may fall below 0.
+    With linear K = X X', L = Y Y' of centered features this is ||Y'X||^2 / (||X'X|| ||Y'Y||) (Kornblith et al. 2019,
+    Eq. 4). `unbiased` takes Song et al.'s estimator of HSIC (2012, JMLR 13, Eq. 5), which may fall below 0.
     """
     hsic = hsic_unbiased if unbiased else hsic_biased
-    # Of size 1 first: features of a faint network are not those of a silent one.
+    # Scale to norm 1 first, so that small features are not taken for zero ones.
     gram_a, gram_b = (matrix / matrix.norm().clamp_min(1e-300) for matrix in (gram_a, gram_b))
     scale = hsic(gram_a, gram_a) * hsic(gram_b, gram_b)
     return hsic(gram_a, gram_b) / scale**0.5 if scale > 1e-30 else None
 
 
 def hsic_biased(gram_a: Tensor, gram_b: Tensor) -> float:
-    """tr(K H L H) / (N - 1)^2 with H = 1 - 11'/N (Gretton et al. 2005); K and L need not be centred."""
+    """Return tr(K H L H) / (N - 1)^2 with H = 1 - 11'/N (Gretton et al. 2005); K and L need not be centered."""
     centered = [matrix - matrix.mean(0) - matrix.mean(1, keepdim=True) + matrix.mean() for matrix in (gram_a, gram_b)]
     return float((centered[0] * centered[1]).sum()) / (len(gram_a) - 1) ** 2
 
 
 def hsic_unbiased(gram_a: Tensor, gram_b: Tensor) -> float:
-    """[tr(K L) + 1'K1 1'L1 / ((N-1)(N-2)) - 2 / (N-2) 1'K L 1] / (N (N-3)), the diagonals of K and L zero (Song et al.
-    2012, Eq. 5); N at least 4."""
+    """Return [tr(K L) + 1'K1 1'L1 / ((N-1)(N-2)) - 2 / (N-2) 1'K L 1] / (N (N-3)), N at least 4.
+
+    Song et al. 2012, Eq. 5; the diagonals of K and L are set to zero.
+    """
     num_samples = len(gram_a)
     k, ell = (matrix - torch.diag(torch.diagonal(matrix)) for matrix in (gram_a, gram_b))
     sum_term = k.sum() * ell.sum() / ((num_samples - 1) * (num_samples - 2))

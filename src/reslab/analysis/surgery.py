@@ -1,4 +1,4 @@
-"""Units taken out of a network, or put into another order, for as long as a block lasts."""
+"""Switch blocks off and reorder them, for as long as a `with` block lasts."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,9 +20,10 @@ _WIDTH_ATTRIBUTES = ("out_channels", "num_features", "num_channels")
 
 @dataclass(frozen=True, eq=False)
 class BlockSlot:
-    """One place in the chain of units: its name, the module that runs there, and which of its runs this is.
+    """One position in the chain of blocks: its name and the block that runs there.
 
-    A unit that is shared runs several times and has a slot a run: `layer1.0`, `layer1.1`, ... are then one module.
+    A shared block runs several times and has one slot a call: `layer1.0`, `layer1.1`, ... are then the same module, and
+    `repeat_index` counts its calls.
     """
 
     name: str
@@ -32,7 +33,7 @@ class BlockSlot:
 
 
 def block_slots(model: nn.Module) -> list[BlockSlot]:
-    """The places of the chain in the order they run. ValueError where `model` has no units."""
+    """Return the slots in the order they run. Raises ValueError if `model` has no blocks."""
     if not isinstance(model, ResidualNetwork):
         return [BlockSlot(name, block) for name, block in find_blocks(model)]
     slots = []
@@ -46,43 +47,44 @@ def block_slots(model: nn.Module) -> list[BlockSlot]:
 
 
 def find_slots(model: nn.Module, names: Sequence[str]) -> list[BlockSlot]:
-    """The slots of these names. ValueError with the nearest names for one that is not there."""
+    """Return the slots with these names. Raises ValueError with the nearest names for an unknown one."""
     slots_by_name = {slot.name: slot for slot in block_slots(model)}
     for name in names:
         if name not in slots_by_name:
-            raise unknown_name("unit", name, slots_by_name)
+            raise unknown_name("block", name, slots_by_name)
     return [slots_by_name[name] for name in names]
 
 
-def deletion_obstacle(block: nn.Module) -> str:
-    """Why a unit cannot be taken out; empty where it can: it has a shortcut, or keeps the shape."""
+def deletion_obstacle(block: nn.Module) -> str | None:
+    """Return a text that says why a block cannot be switched off, or None if it can.
+
+    A block can be switched off if it has a shortcut or keeps the shape.
+    """
     if isinstance(block, ResidualBlock):
         spec = block.spec
         if block.merge is not None or (spec.in_channels == spec.out_channels and spec.stride == 1):
-            return ""
+            return None
         change = f"{spec.in_channels} to {spec.out_channels} channels, stride {spec.stride}"
         return f"it has no shortcut and changes the shape ({change})"
     if _is_conv(block):
         in_channels, out_channels, stride = block_shape(block)
-        return (
-            ""
-            if in_channels == out_channels and stride == 1
-            else f"it changes the shape ({in_channels} to {out_channels} channels)"
-        )
+        if in_channels == out_channels and stride == 1:
+            return None
+        return f"it changes the shape ({in_channels} to {out_channels} channels)"
     if not any(hasattr(block, name) for name in _SHORTCUT_NAMES):
-        return f"{type(block).__name__} has no shortcut that is known (downsample or shortcut)"
-    return (
-        "" if _last_branch_layer(block) is not None else f"{type(block).__name__} has no convolution or norm of its own"
-    )
+        return f"{type(block).__name__} has no known shortcut (downsample or shortcut)"
+    if _last_branch_layer(block) is None:
+        return f"{type(block).__name__} has no convolution or norm of its own"
+    return None
 
 
 def _is_conv(block: nn.Module) -> bool:
-    """Whether the unit is a bare convolution, as in a plain network of another library."""
+    """Return whether the block is a bare convolution, as in the plain networks of other libraries."""
     return isinstance(block, nn.modules.conv._ConvNd)
 
 
 def _last_branch_layer(block: nn.Module) -> nn.Module | None:
-    """The last convolution or norm of a unit that is not ours: what its branch hands out follows from it alone."""
+    """Return the last convolution or norm of a third-party block: the branch is zero where its output is zero."""
     candidates = [
         module
         for name, module in block.named_children()
@@ -93,18 +95,15 @@ def _last_branch_layer(block: nn.Module) -> nn.Module | None:
 
 @contextmanager
 def disabled_blocks(model: nn.Module, block_names: Sequence[str]) -> Iterator[nn.Module]:
-    """`model` with the branch of each named unit zero: y = after(mix(match(p), 0)), p = before(x).
+    """Switch off the branch of each named block: y = post(merge(shortcut(p), 0)), p = pre(x).
 
-    Veit et al. 2016, arXiv:1605.06431, Sec. 4.1. Match, mix (a scale, a gate) and the words after the addition stay.
-    A plain unit of equal shapes becomes the identity. Works on `model` itself and leaves it as it was, also after an
-    exception; threads take a copy each. ValueError for an unknown unit, and for one that cannot be taken out.
+    Veit et al. 2016, arXiv:1605.06431, Sec. 4.1. The shortcut, the merge (a scale, a gate) and what follows it stay. A
+    plain block with equal shapes becomes the identity. `model` itself changes and is restored at the end, also after an
+    exception; give each thread a copy. Raises ValueError for an unknown block, and for one that cannot be switched off.
     """
     slots_by_block: dict[nn.Module, list[BlockSlot]] = {}
     for slot in find_slots(model, list(dict.fromkeys(block_names))):
-        reason = deletion_obstacle(slot.block)
-        if reason:
-            deletable = [candidate.name for candidate in block_slots(model) if not deletion_obstacle(candidate.block)]
-            raise invalid("a unit that can be taken out", f"{slot.name}: {reason}", ", ".join(deletable[:3]) or "none")
+        _check_deletable(model, slot)
         slots_by_block.setdefault(slot.block, []).append(slot)
     with ExitStack() as stack:
         for block, slots in slots_by_block.items():
@@ -116,16 +115,24 @@ def disabled_blocks(model: nn.Module, block_names: Sequence[str]) -> Iterator[nn
         yield model
 
 
+def _check_deletable(model: nn.Module, slot: BlockSlot) -> None:
+    obstacle = deletion_obstacle(slot.block)
+    if obstacle is not None:
+        deletable = [candidate.name for candidate in block_slots(model) if deletion_obstacle(candidate.block) is None]
+        suggestion = ", ".join(deletable[:3]) or "none"
+        raise invalid("a block that can be switched off", f"{slot.name}: {obstacle}", suggestion)
+
+
 @dataclass
 class _RepeatCounter:
-    """Which run of a shared unit comes next."""
+    """Count the calls of a shared block, to tell those with the branch from those without."""
 
     num_repeats: int
     disabled: frozenset[int]
     next_repeat: int = field(default=0)
 
     def advance(self) -> bool:
-        """Whether the run that begins now is one without its branch."""
+        """Return whether the call that starts now runs without its branch."""
         repeat_index, self.next_repeat = self.next_repeat, (self.next_repeat + 1) % self.num_repeats
         return repeat_index in self.disabled
 
@@ -143,7 +150,7 @@ def _disabled_block(block: ResidualBlock, slots: Sequence[BlockSlot]) -> Iterato
 
 
 def forward_without_branch(block: ResidualBlock, x: Tensor) -> Tensor:
-    """after(mix(match(p), 0)) of one of our units; x itself in a plain one."""
+    """Return post(merge(shortcut(p), 0)) of a residual block, and x itself for a plain one."""
     if block.merge is None or block.downsample is None:
         return x
     p = block.pre(x)
@@ -153,7 +160,8 @@ def forward_without_branch(block: ResidualBlock, x: Tensor) -> Tensor:
 
 @contextmanager
 def _replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """`module` computes `forward` for as long as the block lasts; its hooks stay."""
+    """Replace `module.forward` inside the block; the module's hooks still run."""
+    # Nested uses set the attribute more than once, so the previous value is restored, not only removed.
     previous = module.__dict__.get("forward")
     module.forward = forward
     try:
@@ -180,21 +188,21 @@ def _disabled_third_party_block(block: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def swapped_blocks(model: nn.Module, first: str, second: str) -> Iterator[nn.Module]:
-    """`model` with two units in each other's place (Veit et al. 2016, Sec. 4.3): see `reordered`."""
+    """Swap two blocks (Veit et al. 2016, Sec. 4.3); see `reordered_blocks`."""
     with reordered_blocks(model, {first: second, second: first}):
         yield model
 
 
 @contextmanager
 def reordered_blocks(model: nn.Module, order: Mapping[str, str]) -> Iterator[nn.Module]:
-    """`model` with unit `order[name]` in the place of unit `name`; places that are not named keep theirs.
+    """Run block `order[name]` in the position of block `name`; positions that are not named keep theirs.
 
-    Works on `model` itself and puts all back, also after an exception. ValueError for an unknown unit, where a unit
-    would run twice or not at all, and where a unit does not take the shape that its new place has.
+    `model` itself changes and is restored at the end, also after an exception. Raises ValueError for an unknown block,
+    for a block that would run twice or not at all, and for one whose shape does not fit its new position.
     """
     target_slots, source_slots = find_slots(model, list(order)), find_slots(model, list(order.values()))
     if sorted(order) != sorted(order.values()):
-        raise invalid("an order of the same units, each once", ", ".join(f"{a}: {b}" for a, b in order.items()))
+        raise invalid("an order of the same blocks, each once", ", ".join(f"{a}: {b}" for a, b in order.items()))
     for target_slot, source_slot in zip(target_slots, source_slots, strict=True):
         _check_swappable(target_slot, source_slot)
     replacements = [
@@ -217,7 +225,7 @@ def _parent_and_key(model: nn.Module, slot: BlockSlot) -> tuple[nn.Module, str]:
 
 
 def block_shape(block: nn.Module) -> tuple[int, int, int]:
-    """What two units must share to stand in each other's place: channels in and out, and stride."""
+    """Return (input channels, output channels, stride), which two blocks must share to be swapped; 0 where unknown."""
     if isinstance(block, ResidualBlock):
         return block.spec.in_channels, block.spec.out_channels, block.spec.stride
     convs = [module for module in (block, *block.children()) if isinstance(module, nn.modules.conv._ConvNd)]
@@ -228,18 +236,15 @@ def block_shape(block: nn.Module) -> tuple[int, int, int]:
 
 def _check_swappable(target_slot: BlockSlot, source_slot: BlockSlot) -> None:
     target_shape, source_shape = block_shape(target_slot.block), block_shape(source_slot.block)
-    if 0 in target_shape and target_slot.block is not source_slot.block:
-        raise invalid("units whose channels are known", f"{target_slot.name}, a {type(target_slot.block).__name__}")
-    if target_shape == source_shape and (
-        target_slot.block is source_slot.block or target_slot.num_repeats == source_slot.num_repeats == 1
-    ):
-        return
-    if target_shape == source_shape:
-        raise invalid("units of which neither is shared", f"{target_slot.name} and {source_slot.name}")
-    descriptions = [
-        f"{slot.name} ({a} to {b} channels, stride {s})"
-        for slot, (a, b, s) in ((target_slot, target_shape), (source_slot, source_shape))
-    ]
-    raise invalid(
-        "two units of equal channels and stride", " and ".join(descriptions), next_step="swap units of one stage"
-    )
+    is_same_block = target_slot.block is source_slot.block
+    if 0 in target_shape and not is_same_block:
+        raise invalid("blocks whose channels are known", f"{target_slot.name}, a {type(target_slot.block).__name__}")
+    if target_shape != source_shape:
+        descriptions = [
+            f"{slot.name} ({a} to {b} channels, stride {s})"
+            for slot, (a, b, s) in ((target_slot, target_shape), (source_slot, source_shape))
+        ]
+        got = " and ".join(descriptions)
+        raise invalid("two blocks with equal channels and stride", got, next_step="swap blocks of one stage")
+    if not is_same_block and not target_slot.num_repeats == source_slot.num_repeats == 1:
+        raise invalid("blocks of which neither is shared", f"{target_slot.name} and {source_slot.name}")

@@ -13,7 +13,7 @@ from reslab.spec.errors import invalid
 
 if TYPE_CHECKING:
     from reslab.analysis.registry import Analysis
-    from reslab.analysis.subject import AnalysisTarget
+    from reslab.analysis.target import AnalysisTarget
     from reslab.report.analyses.result import RenderedResult
 
 _MAX_PRINTED_TABLES = 6
@@ -31,8 +31,8 @@ def analyze(
     data_dir: DataDir = None,
     weights: Annotated[
         str,
-        typer.Option("--weights", metavar="weights|init|all|STEP", help="Which weights of a run; all: each snapshot."),
-    ] = "weights",
+        typer.Option("--weights", metavar="final|init|all|STEP", help="Which weights of a run; all: each snapshot."),
+    ] = "final",
     num_images: Annotated[
         int | None,
         typer.Option("--num-images", metavar="N", help="Pictures to ask with. [default: 128, or 16 large ones]"),
@@ -48,9 +48,9 @@ def analyze(
 
     Of several, those that it cannot be put to are left out, and named.
     """
+    from reslab.analysis.open_targets import open_targets
     from reslab.analysis.progress import progress_callback
-    from reslab.analysis.registry import ANALYSES, default_data, get_analysis, override_options, run_each
-    from reslab.analysis.subject import open_targets
+    from reslab.analysis.registry import ANALYSES, get_analysis, override_options, run_each
 
     if name is None:
         list_analyses(list(ANALYSES.values()), as_json)
@@ -61,7 +61,7 @@ def analyze(
     override_options(analysis, analysis_options)
     targets = open_targets(
         target_specs or [],
-        data=data or default_data(name),
+        data=data or analysis.default_data,
         data_dir=data_dir,
         num_images=num_images,
         seed=seed,
@@ -158,7 +158,7 @@ def write_results(
     png_path: Path | None,
 ) -> None:
     """The page and the picture, where asked for."""
-    from reslab.analysis.subject import describe_target
+    from reslab.analysis.open_targets import describe_target
     from reslab.report.analyses.result import AnalysisPage
     from reslab.report.render import render_analysis_page
     from reslab.runtime.files import write_atomic

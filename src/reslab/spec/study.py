@@ -229,14 +229,14 @@ class AnalysisRequest:
 
     analysis: str
     overrides: tuple[str, ...] = ()
-    weights: str = "weights"
+    weights: str = "final"
     rows: tuple[str, ...] = ()
     num_images: int = 128
 
     def __post_init__(self) -> None:
         _check_overrides(self.overrides)
-        if self.weights not in ("weights", "init"):
-            raise unknown_name("state of the network", self.weights, ("weights", "init"))
+        if self.weights not in ("final", "init"):
+            raise unknown_name("weights", self.weights, ("final", "init"))
         if self.num_images < 1:
             raise invalid("at least 1 picture to ask with", self.num_images, nearest="128")
 

@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 
-from reslab.analysis.progress import InsufficientMemoryError
-from reslab.analysis.registry import default_data, run_analysis
-from reslab.analysis.subject import AnalysisTarget, init_network, load_inputs, open_targets
+from reslab.analysis.blocks import InsufficientMemoryError
+from reslab.analysis.open_targets import ImageOptions, init_network, load_inputs, open_targets
+from reslab.analysis.registry import get_analysis, run_analysis
+from reslab.analysis.target import AnalysisTarget
 from reslab.runtime.device import choose_num_threads, hardware_info
 from reslab.runtime.files import write_atomic
 from reslab.runtime.provenance import command_line, git_commit, package_versions
@@ -76,7 +77,7 @@ def _analysis_target(
     job: StudyJob, entry: StoreEntry, request: AnalysisRequest, data_dir: str | Path | None, device: str
 ) -> AnalysisTarget:
     """The network with its pictures: of the run's held-out split, or those of the row's data."""
-    data = default_data(request.analysis)
+    data = get_analysis(request.analysis).default_data
     if entry.run is not None:
         target_options: dict[str, Any] = {
             "data": data,
@@ -88,7 +89,7 @@ def _analysis_target(
     arch = job.row.arch
     assert arch is not None
     network = init_network(arch, job.seed)
-    inputs = load_inputs(arch, data or job.row.data, data_dir, request.num_images, job.seed)
+    inputs = load_inputs(arch, ImageOptions(data or job.row.data, data_dir, request.num_images, job.seed))
     images, labels = inputs.images.to(device), inputs.labels.to(device)
     return AnalysisTarget(arch.name, network.to(device).eval(), images, labels, inputs.data, inputs.classes, None, 0)
 

@@ -148,7 +148,7 @@ def _study_run(job: StudyJob, entry: StoreEntry) -> StudyRun:
 
 
 def _result_name(request: AnalysisRequest) -> str:
-    return request.analysis if request.weights == "weights" else f"{request.analysis}@{request.weights}"
+    return request.analysis if request.weights == "final" else f"{request.analysis}@{request.weights}"
 
 
 def _describe_network(row: ResolvedRow) -> str:

@@ -218,7 +218,7 @@ class StoreEntry:
     def result_path(self, request: AnalysisRequest) -> Path:
         """Where the answer to a question is kept."""
         request_text = json.dumps(to_dict(request) | {"rows": None}, sort_keys=True)
-        suffix = "" if request.weights == "weights" else f"@{request.weights}"
+        suffix = "" if request.weights == "final" else f"@{request.weights}"
         return (
             self.path
             / "results"

@@ -15,11 +15,12 @@ from reslab.analysis.landscape.directions import (
     random_direction,
     trajectory_directions,
 )
-from reslab.analysis.landscape.evaluator import LandscapeOptions, LandscapeProgress
+from reslab.analysis.landscape.evaluator import LandscapeOptions
 from reslab.analysis.landscape.hessian import hessian_vector_product, lanczos_spectrum
-from reslab.analysis.landscape.landscape import analyze_landscape, non_convex_fraction
+from reslab.analysis.landscape.landscape import LandscapeProgress, analyze_landscape, non_convex_fraction
+from reslab.analysis.open_targets import target_from_module
 from reslab.analysis.progress import progress_callback, report_progress
-from reslab.analysis.subject import AnalysisTarget, target_from_module
+from reslab.analysis.target import AnalysisTarget
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
@@ -189,7 +190,7 @@ def test_points_are_kept_and_gone_on_from(tmp_path: Path, monkeypatch: pytest.Mo
     told: list[str] = []
     with progress_callback(told.append):
         assert analyze_landscape(subject(), options) == whole
-    assert "4 known already" in told[0]
+    assert "4 read from the cache" in told[0]
     assert (
         len([line for line in keep.read_text().splitlines() if line.startswith('{"key"') and line.endswith("}")]) == 11
     )
@@ -268,7 +269,7 @@ def _loaded(path: Path) -> ResidualNetwork:
         ({"dimensions": 3}, "1 or 2 dimensions"),
         ({"points_per_axis": 1}, "points_per_axis of at least 2"),
         ({"radius": 0.0}, "radius above 0"),
-        ({"directions": "trajectory"}, "a run, whose snapshots tell its way"),
+        ({"directions": "trajectory"}, "a run with snapshots"),
         ({"points_per_axis": 400, "max_minutes": 0.001}, r"about \d+ minutes: .* points_per_axis=\d+.*max_minutes="),
     ],
 )
@@ -293,10 +294,10 @@ def test_telling_nobody_is_quiet() -> None:
 
 def test_the_time_left_is_reckoned_by_what_each_step_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 10.0, 20.0, 60.0])
-    monkeypatch.setattr("reslab.analysis.landscape.evaluator.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("reslab.analysis.landscape.landscape.time.monotonic", lambda: next(clock))
     told: list[str] = []
     with progress_callback(told.append):
         step = LandscapeProgress("tiny", [1.0, 1.0, 4.0])
         for _ in range(3):
-            step((0.0,))
+            step.advance()
     assert told == ["tiny: 1 of 3, 50 s left", "tiny: 2 of 3, 40 s left", "tiny: 3 of 3, 0 s left"]

@@ -1,4 +1,4 @@
-"""Directions in the space of weights: random ones at the filters' own scale, and those a training run moved along."""
+"""Directions in weight space: filter-normalized random ones, and the principal ones of a training trajectory."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ Direction = dict[str, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class WeightPlane:
-    """Weights `origin` and directions from them: a point is origin + sum of coordinates times directions."""
+    """A plane through the weights `origin`: a point is the origin plus the sum of coordinates times directions."""
 
     origin: Direction
     directions: tuple[Direction, ...]
 
     @torch.no_grad()
     def set_weights(self, model: nn.Module, point: Sequence[float]) -> None:
-        """Give `model` the weights at these coordinates; at zeros they are the origin's to the bit."""
+        """Set the weights of `model` to those at a point; at coordinates of zero they equal the origin bit for bit."""
         for name, parameter in model.named_parameters():
             value = self.origin[name].clone()
             for coordinate, direction in zip(point, self.directions, strict=True):
@@ -30,15 +30,15 @@ class WeightPlane:
 
 
 def clone_parameters(model: nn.Module) -> Direction:
-    """A copy of every parameter by name."""
+    """Return a copy of every parameter by name."""
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
 def random_direction(weights: Mapping[str, Tensor], generator: torch.Generator) -> Direction:
-    """A normal random direction d with every filter rescaled, d_ij <- d_ij / ||d_ij|| * ||w_ij||.
+    """Return a normal random direction d with every filter rescaled, d_ij <- d_ij / ||d_ij|| * ||w_ij||.
 
-    Li et al. 2018, arXiv:1712.09913, Sec. 4: a filter is the slice of a weight that makes one output channel (or one
-    output of a linear layer). Parameters with one dimension, of norms and biases, stay where they are: zeros.
+    Li et al. 2018, arXiv:1712.09913, Sec. 4: a filter is the slice of a weight for one output channel (or one output of
+    a linear layer). The direction is zero for parameters with one dimension, those of norms and biases.
     """
     return {name: _filter_normalized_noise(weight, generator) for name, weight in weights.items()}
 
@@ -52,22 +52,23 @@ def _filter_normalized_noise(weight: Tensor, generator: torch.Generator) -> Tens
 
 
 def filter_norms(weight: Tensor) -> Tensor:
-    """The Euclidean norm of each filter, (outputs,)."""
+    """Return the Euclidean norm of each filter, (outputs,)."""
     return weight.flatten(1).norm(dim=1)
 
 
 def trajectory_directions(
     snapshots: Sequence[Mapping[str, Tensor]], final_weights: Mapping[str, Tensor], num_directions: int
 ) -> tuple[tuple[Direction, ...], Tensor, tuple[float, ...]]:
-    """The `count` principal directions of [w_0 - w_n; ...; w_(n-1) - w_n], each step's coordinates, and the share of
-    the squared distance that each direction explains.
+    """Return the principal directions of [w_0 - w_n; ...; w_(n-1) - w_n], coordinates, and explained variances.
 
-    Li et al. 2018, Sec. 7. The directions are orthonormal over all parameters together; coordinates (steps, count).
-    Raises ValueError where there are fewer than `count` other snapshots, or none differs from the end.
+    Li et al. 2018, Sec. 7. The directions are orthonormal over all parameters together. The coordinates
+    (steps, num_directions) place each snapshot in the plane; the explained variance of a direction is its fraction of
+    the squared distances. Raises ValueError if there are fewer than `num_directions` snapshots, or if none differs from
+    the final weights.
     """
     if len(snapshots) < num_directions:
-        required = f"a run with at least {num_directions} snapshots apart from the weights"
-        raise invalid(required, len(snapshots), next_step='train with --snapshots "1 epoch"')
+        required = f"a run with at least {num_directions} snapshots that differ from the final weights"
+        raise invalid(required, len(snapshots), next_step='train with --save-every "1 epoch"')
     names = list(final_weights)
     deltas = torch.stack(
         [
@@ -77,7 +78,7 @@ def trajectory_directions(
     )
     _, singular_values, components = torch.linalg.svd(deltas, full_matrices=False)
     if not float(singular_values[0]) > 0:
-        raise invalid("snapshots that differ from the weights", "equal ones")
+        raise invalid("snapshots that differ from the final weights", "equal ones")
     num_elements = [final_weights[name].numel() for name in names]
     directions = tuple(
         {

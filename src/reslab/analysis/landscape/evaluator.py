@@ -1,11 +1,4 @@
-"""A copy of a network that moves in a plane of weights: its loss, its error and its curvature at any point.
-
-What is asked of a landscape, and the plain data that answer it.
-
-Points of a landscape as they are measured, kept in a file so that a measurement can be gone on with.
-
-What a landscape will cost, said beforehand, and how far its measurement is.
-"""
+"""Evaluate loss, error and curvature of a network at points of a plane in weight space; cache the points in a file."""
 
 import copy
 import hashlib
@@ -14,30 +7,35 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from reslab.analysis.inputs import EvalBatches, score_model
 from reslab.analysis.landscape.directions import WeightPlane, clone_parameters, random_direction, trajectory_directions
 from reslab.analysis.landscape.hessian import hessian_vector_product, lanczos_spectrum
-from reslab.analysis.progress import report_progress
-from reslab.analysis.subject import AnalysisTarget
+from reslab.analysis.target import AnalysisTarget, EvalBatches, score_model
 from reslab.nn.checkpoints.safetensors_io import read_tensors
 from reslab.spec.errors import invalid
 
 DIRECTION_KINDS = ("random", "trajectory")
-NON_CONVEX_RATIO = 0.1
+
+Point = tuple[float, ...]
+PointValues = tuple[float | None, ...]
 
 
 @dataclass(frozen=True)
 class LandscapeOptions:
-    """`points` a side of the grid, from -`reach` to `reach` times the filters' own length; `directions` are `random` or
-    those of the run's `trajectory`. `curvature` points a side with the Hessian's ends by `iterations` products on
-    `hessian_images` pictures (0: none), and the `eigenvalues` largest at the weights. `keep` is a file to go on from;
-    refused where it would take more than `most_minutes`."""
+    """The grid of points, the directions it lies in, and the curvature to measure.
+
+    The grid has `points_per_axis` from -`radius` to `radius`, in units of the filters' own norms. `directions` are
+    `random`, or the principal ones of the run's `trajectory`. The extreme eigenvalues of the Hessian are measured with
+    `lanczos_iterations` on `num_hessian_images` images, at `curvature_points` a side (0: none), and the
+    `num_eigenvalues` largest at the weights themselves. `cache_file` stores every point, so that an interrupted
+    analysis can continue. A landscape that would take more than `max_minutes` is an error.
+    """
 
     dimensions: int = 2
     points_per_axis: int = 11
@@ -52,77 +50,49 @@ class LandscapeOptions:
     max_minutes: float = 30.0
     seed: int = 0
 
+    @property
+    def eigenvalue_iterations(self) -> int:
+        """Lanczos iterations for the largest eigenvalues at the weights: several of them need more than one does."""
+        return max(self.lanczos_iterations, 4 * self.num_eigenvalues)
+
 
 @dataclass(frozen=True)
 class TrajectoryPoint:
-    """Where the run was after `step` steps, in the plane of the picture."""
+    """The position of the run after `step` steps, in the plane of the landscape."""
 
     step: int
     alpha: float
     beta: float
 
 
-@dataclass(frozen=True)
-class CurvaturePoint:
-    """The smallest and the largest eigenvalue of the Hessian at a point; None where the loss is no finite number."""
+class PointKind(StrEnum):
+    """The measurements that are cached for a point."""
 
-    alpha: float
-    beta: float
-    smallest: float | None
-    largest: float | None
-
-
-@dataclass(frozen=True)
-class LandscapeResult:
-    """`losses[j][i]` and `errors[j][i]` are those at alphas[i], betas[j]; None where the loss is no finite number.
-
-    `not_convex` is the share of curvature points where |smallest / largest eigenvalue| is above 0.1; `largest` and
-    `smallest` are eigenvalues at the weights, with bounds on their errors. `explained` is the share of the run's
-    squared distance along each direction, where these are its own."""
-
-    model: str
-    step: int | None
-    dimensions: int
-    directions: str
-    num_images: int
-    split: str
-    loss: float | None
-    error: float
-    alphas: tuple[float, ...]
-    betas: tuple[float, ...]
-    losses: tuple[tuple[float | None, ...], ...]
-    errors: tuple[tuple[float | None, ...], ...]
-    curvature: tuple[CurvaturePoint, ...] = ()
-    non_convex_fraction: float | None = None
-    largest: tuple[float, ...] = ()
-    largest_errors: tuple[float, ...] = ()
-    smallest: tuple[float, ...] = ()
-    trajectory: tuple[TrajectoryPoint, ...] = ()
-    explained_variance: tuple[float, ...] = ()
-
-
-PointValues = tuple[float | None, ...]
+    LOSS = "loss"
+    CURVATURE = "curvature"
+    EIGENVALUES = "eigenvalues"
 
 
 @dataclass
 class PointCache:
-    """Values by kind and coordinates, of one `key` (network, pictures, directions); a file may hold many keys.
+    """Measured values by kind and point. A file holds one JSON line for each, with the `key` of the landscape.
 
-    Every value is one line, written at once; a last line that was cut short is measured again. Without a `path`
-    nothing is kept.
+    The key depends on network, images and directions, and one file may hold several. A line is written as soon as it is
+    measured, and an incomplete last line is ignored. Without a `path` nothing is stored.
     """
 
     path: Path | None
     key: str
-    values_by_point: dict[tuple[str, tuple[float, ...]], PointValues] = field(default_factory=dict)
+    values_by_point: dict[tuple[str, Point], PointValues] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.path is None or not self.path.exists():
             return
         if self.path.is_dir():
-            raise invalid("a file to keep points in", f"{self.path}, a folder", str(self.path / "points.jsonl"))
+            raise invalid("a file for cache_file", f"{self.path}, a folder", str(self.path / "points.jsonl"))
         text = self.path.read_bytes().decode("utf-8", errors="replace")
         if text and not text.endswith("\n"):
+            # A killed process left an incomplete line: end it, so that the next line does not continue it.
             with self.path.open("a", encoding="utf-8") as file:
                 file.write("\n")
         for line in text.splitlines():
@@ -136,12 +106,12 @@ class PointCache:
         if isinstance(record, dict) and record.get("key") == self.key:
             self.values_by_point[record["kind"], tuple(record["point"])] = tuple(record["values"])
 
-    def get(self, kind: str, point: Sequence[float]) -> PointValues | None:
-        """What was measured there; None where nothing was."""
+    def get(self, kind: PointKind, point: Sequence[float]) -> PointValues | None:
+        """Return the values of a point, or None if it was not measured."""
         return self.values_by_point.get((kind, tuple(point)))
 
-    def put(self, kind: str, point: Sequence[float], values: PointValues) -> PointValues:
-        """Keep what was measured there."""
+    def put(self, kind: PointKind, point: Sequence[float], values: PointValues) -> PointValues:
+        """Store the values of a point, and return them."""
         self.values_by_point[kind, tuple(point)] = values
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +122,7 @@ class PointCache:
 
 
 def cache_key(tensors: Mapping[str, Tensor], settings: Sequence[Any]) -> str:
-    """16 digits of SHA-256 over tensors by name and over words."""
+    """Return the first 16 digits of the SHA-256 of named tensors and settings."""
     digest = hashlib.sha256(repr(list(settings)).encode())
     for name, tensor in tensors.items():
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
@@ -162,7 +132,7 @@ def cache_key(tensors: Mapping[str, Tensor], settings: Sequence[Any]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class LandscapeEvaluator:
-    """A copy of the network that moves in a plane, what it is judged on, and what is known already."""
+    """A copy of the network that moves in a plane of weights, with its images and the cache of measured points."""
 
     model: nn.Module
     plane: WeightPlane
@@ -172,11 +142,79 @@ class LandscapeEvaluator:
     trajectory: tuple[TrajectoryPoint, ...] = ()
     explained_variance: tuple[float, ...] = ()
 
+    @property
+    def origin(self) -> Point:
+        """The coordinates of the network's own weights."""
+        return (0.0,) * len(self.plane.directions)
+
+    def loss(self, point: Point) -> PointValues:
+        """Return loss (None if infinite or NaN), error and number of images at a point."""
+        cached = self.cache.get(PointKind.LOSS, point)
+        if cached is not None:
+            return cached
+        self.plane.set_weights(self.model, point)
+        score = score_model(self.model, self.batches)
+        values = (score.loss if math.isfinite(score.loss) else None, score.error, score.num_images)
+        return self.cache.put(PointKind.LOSS, point, values)
+
+    def curvature(self, point: Point, num_iterations: int) -> PointValues:
+        """Return the smallest and the largest eigenvalue of the Hessian at a point; None where the loss is not finite."""
+        cached = self.cache.get(PointKind.CURVATURE, point)
+        if cached is not None:
+            return cached
+        eigenvalues, _ = self._eigenvalues_at(point, num_iterations, 1)
+        values = (eigenvalues[-1], eigenvalues[0]) if eigenvalues else (None, None)
+        return self.cache.put(PointKind.CURVATURE, point, values)
+
+    def top_eigenvalues(
+        self, num_eigenvalues: int, num_iterations: int
+    ) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+        """Return, at the network's own weights, the largest eigenvalues, bounds on their errors, and the smallest."""
+        cached = self.cache.get(PointKind.EIGENVALUES, (num_eigenvalues,))
+        if cached is None:
+            eigenvalues, errors = self._eigenvalues_at(self.origin, num_iterations, num_eigenvalues)
+            cached = self.cache.put(PointKind.EIGENVALUES, (num_eigenvalues,), (*eigenvalues, *errors))
+        if not cached:
+            return (), (), ()
+        # The cached order: the largest eigenvalues, the smallest one, and an error for each of the largest.
+        values = [float(value or 0.0) for value in cached]
+        count = (len(values) - 1) // 2
+        return tuple(values[:count]), tuple(values[count + 1 :]), (values[count],)
+
+    def _eigenvalues_at(
+        self, point: Point, num_iterations: int, num_eigenvalues: int
+    ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return the largest eigenvalues followed by the smallest one, and bounds on the errors of the largest."""
+        self.plane.set_weights(self.model, point)
+        x, y = self.hessian_batch
+        hvp, dim = hessian_vector_product(self.model, x, y)
+        start_vector = torch.randn(dim, generator=torch.Generator().manual_seed(0)).to(x)
+        try:
+            spectrum = lanczos_spectrum(hvp, dim, num_iterations, num_eigenvalues, start_vector)
+        except ArithmeticError:
+            return (), ()
+        return (*spectrum.largest, spectrum.smallest[0]), spectrum.largest_errors
+
+    def time_loss(self) -> float:
+        """Return the seconds that the loss takes at one point."""
+        self.plane.set_weights(self.model, self.origin)
+        start_time = time.perf_counter()
+        score_model(self.model, self.batches)
+        return time.perf_counter() - start_time
+
+    def time_hessian_product(self) -> float:
+        """Return the seconds of one Hessian-vector product."""
+        hvp, dim = hessian_vector_product(self.model, *self.hessian_batch)
+        vector = torch.ones(dim).to(self.hessian_batch[0])
+        start_time = time.perf_counter()
+        hvp(vector).sum().item()
+        return time.perf_counter() - start_time
+
 
 def build_evaluator(target: AnalysisTarget, options: LandscapeOptions) -> LandscapeEvaluator:
-    """The plane that the options ask for, through the subject's weights, with the points that `keep` holds already.
+    """Return an evaluator for the plane that the options ask for, through the target's weights.
 
-    Raises ValueError where a trajectory is asked for of what is no run, or of one with too few snapshots.
+    Raises ValueError if a trajectory is requested for a target that is no run, or for a run with too few snapshots.
     """
     model = copy.deepcopy(target.model).requires_grad_().eval()
     origin = clone_parameters(model)
@@ -188,7 +226,6 @@ def build_evaluator(target: AnalysisTarget, options: LandscapeOptions) -> Landsc
     else:
         plane, trajectory, explained_variance = _trajectory_plane(target, origin, options.dimensions)
     num_hessian_images = options.num_hessian_images
-    hessian_batch = target.images[:num_hessian_images], target.labels[:num_hessian_images]
     tensors = {**model.state_dict(), "images": target.images, "labels": target.labels}
     settings = [
         options.directions,
@@ -198,179 +235,33 @@ def build_evaluator(target: AnalysisTarget, options: LandscapeOptions) -> Landsc
         options.lanczos_iterations,
         num_hessian_images,
     ]
-    cache = PointCache(Path(options.cache_file) if options.cache_file else None, cache_key(tensors, settings))
     return LandscapeEvaluator(
-        model, plane, EvalBatches(target, options.split), hessian_batch, cache, trajectory, explained_variance
+        model=model,
+        plane=plane,
+        batches=EvalBatches(target, options.split),
+        hessian_batch=(target.images[:num_hessian_images], target.labels[:num_hessian_images]),
+        cache=PointCache(Path(options.cache_file) if options.cache_file else None, cache_key(tensors, settings)),
+        trajectory=trajectory,
+        explained_variance=explained_variance,
     )
 
 
 def _trajectory_plane(
     target: AnalysisTarget, origin: dict[str, Tensor], dimensions: int
 ) -> tuple[WeightPlane, tuple[TrajectoryPoint, ...], tuple[float, ...]]:
-    """The plane in which the run moved most, and its way in it."""
+    """Return the plane in which the run moved most, and the run's trajectory in it."""
     if target.run is None:
-        raise invalid("a run, whose snapshots tell its way", target.name, "directions=random")
+        raise invalid("a run with snapshots for directions=trajectory", target.name, "directions=random")
     snapshots = [(step, read_tensors(path)) for step, path in target.run.snapshots()]
+    # Snapshots that equal the final weights have no direction.
     moved_snapshots = [
-        (step, snapshot_weights)
-        for step, snapshot_weights in snapshots
-        if any(not torch.equal(snapshot_weights[name], origin[name].cpu()) for name in origin)
+        (step, weights)
+        for step, weights in snapshots
+        if any(not torch.equal(weights[name], origin[name].cpu()) for name in origin)
     ]
     directions, coordinates, explained_variance = trajectory_directions(
         [weights for _, weights in moved_snapshots], origin, dimensions
     )
     points = [(step, [*row.tolist(), 0.0]) for (step, _), row in zip(moved_snapshots, coordinates, strict=True)]
-    return (
-        WeightPlane(origin, directions),
-        tuple(TrajectoryPoint(step, coords[0], coords[1]) for step, coords in points),
-        explained_variance,
-    )
-
-
-def evaluate_point(evaluator: LandscapeEvaluator, point: Sequence[float]) -> PointValues:
-    """Loss, error and number of pictures at a point."""
-    cached = evaluator.cache.get("loss", point)
-    if cached is not None:
-        return cached
-    evaluator.plane.set_weights(evaluator.model, point)
-    score = score_model(evaluator.model, evaluator.batches)
-    return evaluator.cache.put("loss", point, (_finite_or_none(score.loss), score.error, score.num_images))
-
-
-def evaluate_curvature(evaluator: LandscapeEvaluator, point: Sequence[float], options: LandscapeOptions) -> PointValues:
-    """The smallest and the largest eigenvalue of the Hessian at a point."""
-    cached = evaluator.cache.get("curvature", point)
-    if cached is not None:
-        return cached
-    spectrum = _eigenvalues_at(evaluator, point, options.lanczos_iterations, 1)
-    return evaluator.cache.put("curvature", point, (spectrum[0][-1], spectrum[0][0]) if spectrum[0] else (None, None))
-
-
-def evaluate_top_eigenvalues(
-    evaluator: LandscapeEvaluator, options: LandscapeOptions
-) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
-    """At the weights: the largest eigenvalues, bounds on their errors, the smallest one."""
-    num_eigenvalues = options.num_eigenvalues
-    cached = evaluator.cache.get("eigenvalues", (num_eigenvalues,))
-    if cached is None:
-        largest, errors = _eigenvalues_at(
-            evaluator,
-            (0.0,) * options.dimensions,
-            max(options.lanczos_iterations, 4 * num_eigenvalues),
-            num_eigenvalues,
-        )
-        cached = evaluator.cache.put("eigenvalues", (num_eigenvalues,), (*largest, *errors))
-    if not cached:
-        return (), (), ()
-    values = [float(value or 0.0) for value in cached]
-    count = (len(values) - 1) // 2
-    return tuple(values[:count]), tuple(values[count + 1 :]), (values[count],)
-
-
-def _eigenvalues_at(
-    evaluator: LandscapeEvaluator, point: Sequence[float], num_iterations: int, num_eigenvalues: int
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The `count` largest eigenvalues and then the smallest, and bounds on the errors of the largest."""
-    evaluator.plane.set_weights(evaluator.model, point)
-    x, y = evaluator.hessian_batch
-    hvp, dim = hessian_vector_product(evaluator.model, x, y)
-    start_vector = torch.randn(dim, generator=torch.Generator().manual_seed(0)).to(x)
-    try:
-        spectrum = lanczos_spectrum(hvp, dim, num_iterations, num_eigenvalues, start_vector)
-    except ArithmeticError:
-        return (), ()
-    return (*spectrum.largest, spectrum.smallest[0]), spectrum.largest_errors
-
-
-def _finite_or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-_PROGRESS_INTERVAL_SECONDS = 5.0
-
-
-def announce_cost(
-    name: str,
-    evaluator: LandscapeEvaluator,
-    grid: Sequence[Sequence[float]],
-    curvature_coords: Sequence[Sequence[float]],
-    options: LandscapeOptions,
-) -> list[float]:
-    """Say what is to be measured and how long it will take, from one point and one product; refuse what is too long.
-
-    The seconds of each point and each curvature, in their order; 0 of those that are known already.
-    """
-    missing_points = [point for point in grid if evaluator.cache.get("loss", point) is None]
-    missing_curvatures = [point for point in curvature_coords if evaluator.cache.get("curvature", point) is None]
-    point_seconds = _time_point(evaluator, options) if missing_points else 0.0
-    needs_eigenvalues = (
-        options.num_eigenvalues and evaluator.cache.get("eigenvalues", (options.num_eigenvalues,)) is None
-    )
-    product_seconds = _time_hessian_product(evaluator) if missing_curvatures or needs_eigenvalues else 0.0
-    curvature_seconds = product_seconds * options.lanczos_iterations
-    eigenvalue_seconds = (
-        product_seconds * max(options.lanczos_iterations, 4 * options.num_eigenvalues) if needs_eigenvalues else 0.0
-    )
-    minutes = (
-        len(missing_points) * point_seconds + len(missing_curvatures) * curvature_seconds + eigenvalue_seconds
-    ) / 60
-    description = f"{len(missing_points)} points of {point_seconds:.2g} s"
-    if missing_curvatures:
-        description += f" and {len(missing_curvatures)} curvatures of {curvature_seconds:.2g} s"
-    if minutes > options.max_minutes:
-        suggested_points = max(2, int(options.points_per_axis * math.sqrt(options.max_minutes / minutes)))
-        got = f"about {minutes:.0f} minutes: {description}"
-        hint = f"--set max_minutes={math.ceil(minutes)} goes on all the same"
-        raise invalid(
-            f"a landscape of at most {options.max_minutes:g} minutes", got, f"points_per_axis={suggested_points}", hint
-        )
-    num_cached = len(grid) + len(curvature_coords) - len(missing_points) - len(missing_curvatures)
-    cached_text = f", {num_cached} known already" if num_cached else ""
-    report_progress(f"{name}: {description}, about {_format_minutes(minutes)}{cached_text}")
-    seconds = [point_seconds if evaluator.cache.get("loss", point) is None else 0.0 for point in grid]
-    return seconds + [
-        curvature_seconds if evaluator.cache.get("curvature", point) is None else 0.0 for point in curvature_coords
-    ]
-
-
-def _format_minutes(minutes: float) -> str:
-    return f"{60 * minutes:.0f} s" if minutes < 2 else f"{minutes:.0f} min"
-
-
-def _time_point(evaluator: LandscapeEvaluator, options: LandscapeOptions) -> float:
-    evaluator.plane.set_weights(evaluator.model, (0.0,) * options.dimensions)
-    start_time = time.perf_counter()
-    score_model(evaluator.model, evaluator.batches)
-    return time.perf_counter() - start_time
-
-
-def _time_hessian_product(evaluator: LandscapeEvaluator) -> float:
-    hvp, dim = hessian_vector_product(evaluator.model, *evaluator.hessian_batch)
-    vector = torch.ones(dim).to(evaluator.hessian_batch[0])
-    start_time = time.perf_counter()
-    hvp(vector).sum().item()
-    return time.perf_counter() - start_time
-
-
-class LandscapeProgress:
-    """Counts what is done, and tells every few seconds; `seconds` are what the steps were told to take, by which the
-    time that is left is reckoned: a curvature takes many times as long as a point."""
-
-    def __init__(self, name: str, step_seconds: Sequence[float]) -> None:
-        self.name, self.step_seconds, self.num_done = name, step_seconds, 0
-        self.start_time = self.last_report_time = time.monotonic()
-
-    def __call__(self, value: PointValues) -> PointValues:
-        self.num_done += 1
-        now = time.monotonic()
-        if now - self.last_report_time >= _PROGRESS_INTERVAL_SECONDS:
-            self.last_report_time = now
-            seconds_done, seconds_ahead = (
-                sum(self.step_seconds[: self.num_done]),
-                sum(self.step_seconds[self.num_done :]),
-            )
-            remaining_seconds = (
-                (now - self.start_time) * seconds_ahead / seconds_done if seconds_done else seconds_ahead
-            )
-            report_progress(f"{self.name}: {self.num_done} of {len(self.step_seconds)}, {remaining_seconds:.0f} s left")
-        return value
+    trajectory = tuple(TrajectoryPoint(step, coords[0], coords[1]) for step, coords in points)
+    return WeightPlane(origin, directions), trajectory, explained_variance

@@ -1,4 +1,4 @@
-"""The curvature of the loss: products of its Hessian with vectors, and the ends of its spectrum."""
+"""The curvature of the loss: Hessian-vector products and the extreme eigenvalues."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,8 +14,10 @@ _CONVERGENCE_TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class HessianSpectrum:
-    """The largest eigenvalues, from the largest down, and the smallest ones, from the smallest up, each with a bound on
-    its error, after `num_products` products with vectors."""
+    """The largest eigenvalues in descending and the smallest ones in ascending order, with bounds on their errors.
+
+    `num_products` is the number of Hessian-vector products that were computed.
+    """
 
     largest: tuple[float, ...]
     smallest: tuple[float, ...]
@@ -25,10 +27,11 @@ class HessianSpectrum:
 
 
 def hessian_vector_product(model: nn.Module, x: Tensor, y: Tensor) -> tuple[HessianVectorProduct, int]:
-    """v -> H v and the length of v: H is the Hessian of the batch's mean cross-entropy over all parameters.
+    """Return the function v -> H v and the length of v; H is the Hessian of the batch's mean cross-entropy.
 
-    H v is the gradient of (gradient . v) (Pearlmutter 1994): two passes back, no matrix. The model computes as it
-    stands: in eval mode norms use their running statistics.
+    H v is the gradient of (gradient . v) (Pearlmutter 1994), which takes two backward passes and no matrix. The model
+    keeps its mode: in eval mode norms use their running statistics. Parameters that the loss does not depend on are
+    left out.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with torch.enable_grad():
@@ -57,12 +60,11 @@ def lanczos_spectrum(
     num_eigenvalues: int = 1,
     start_vector: Tensor | None = None,
 ) -> HessianSpectrum:
-    """The `count` largest and smallest eigenvalues of a symmetric matrix, given by its product with vectors.
+    """Return the largest and smallest eigenvalues of a symmetric matrix of size `dim`, given by its vector products.
 
-    Lanczos' method with every vector made orthogonal to all before it, twice; it ends early where the vectors span
-    the whole. The bound on an error is the last residual's part in the Ritz vector, and no
-    less than the rounding of float32. `start` (size,) begins it.
-    ArithmeticError where a product is no finite number.
+    The Lanczos method, started from `start_vector` (dim,) and with full reorthogonalization; it stops early once the
+    Krylov space is exhausted. The bound on an error is the last residual times the last entry of the Ritz vector, and
+    at least the rounding of float32. Raises ArithmeticError if a product is infinite or NaN.
     """
     vector = torch.randn(dim, generator=torch.Generator().manual_seed(0)) if start_vector is None else start_vector
     basis = [vector / vector.norm()]
@@ -71,9 +73,9 @@ def lanczos_spectrum(
     for _ in range(min(num_iterations, dim)):
         residual = hvp(basis[-1].to(vector))
         if not bool(residual.isfinite().all()):
-            raise ArithmeticError("the curvature is no finite number")
+            raise ArithmeticError("the Hessian-vector product is not finite")
         diagonal.append(float(residual @ basis[-1]))
-        for _ in range(2):
+        for _ in range(2):  # one pass leaves rounding errors that grow into copies of converged eigenvalues
             for previous in basis:
                 residual = residual - (residual @ previous) * previous
         off_diagonal.append(float(residual.norm()))
@@ -96,9 +98,9 @@ def _extreme_eigenvalues(
     eigenvalues = ritz_values.tolist()
     num_eigenvalues = min(num_eigenvalues, num_products)
     return HessianSpectrum(
-        tuple(reversed(eigenvalues[num_products - num_eigenvalues :])),
-        tuple(eigenvalues[:num_eigenvalues]),
-        tuple(reversed(errors[num_products - num_eigenvalues :])),
-        tuple(errors[:num_eigenvalues]),
-        num_products,
+        largest=tuple(reversed(eigenvalues[num_products - num_eigenvalues :])),
+        smallest=tuple(eigenvalues[:num_eigenvalues]),
+        largest_errors=tuple(reversed(errors[num_products - num_eigenvalues :])),
+        smallest_errors=tuple(errors[:num_eigenvalues]),
+        num_products=num_products,
     )

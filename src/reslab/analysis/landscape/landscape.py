@@ -1,53 +1,108 @@
-"""The loss around a network's weights: a line or a surface, and its curvature as numbers."""
+"""The loss landscape around a network's weights: a line or a surface, and its curvature."""
 
+import math
+import time
 from collections.abc import Sequence
-from itertools import product as pairs
+from dataclasses import dataclass
+from itertools import product
 
 from reslab.analysis.landscape.evaluator import (
     DIRECTION_KINDS,
-    NON_CONVEX_RATIO,
-    CurvaturePoint,
     LandscapeEvaluator,
     LandscapeOptions,
-    LandscapeProgress,
-    LandscapeResult,
+    Point,
+    PointKind,
     PointValues,
-    announce_cost,
+    TrajectoryPoint,
     build_evaluator,
-    evaluate_curvature,
-    evaluate_point,
-    evaluate_top_eigenvalues,
 )
-from reslab.analysis.subject import AnalysisTarget
+from reslab.analysis.progress import report_progress
+from reslab.analysis.target import AnalysisTarget
 from reslab.spec.errors import invalid, unknown_name
 
+NON_CONVEX_RATIO = 0.1
 _GRID_MARGIN = 0.2
+_PROGRESS_INTERVAL_SECONDS = 5.0
 _DEFAULT_OPTIONS = LandscapeOptions()
+_MINIMUMS = {
+    "points_per_axis": 2,
+    "curvature_points": 0,
+    "lanczos_iterations": 2,
+    "num_hessian_images": 1,
+    "num_eigenvalues": 0,
+}
+
+
+@dataclass(frozen=True)
+class CurvaturePoint:
+    """The smallest and the largest eigenvalue of the Hessian at a point; None where the loss is not finite."""
+
+    alpha: float
+    beta: float
+    smallest: float | None
+    largest: float | None
+
+
+@dataclass(frozen=True)
+class LandscapeResult:
+    """The losses and errors `[j][i]` at alphas[i], betas[j] (a loss is None where it is not finite), and the curvature.
+
+    `non_convex_fraction` is the fraction of curvature points with |smallest / largest eigenvalue| above 0.1. `largest`
+    and `smallest` are eigenvalues at the weights themselves, `largest_errors` bounds on the errors of the former.
+    `explained_variance` is the fraction of the run's squared distance along each direction of its `trajectory`.
+    """
+
+    model: str
+    step: int | None
+    dimensions: int
+    directions: str
+    num_images: int
+    split: str
+    loss: float | None
+    error: float
+    alphas: tuple[float, ...]
+    betas: tuple[float, ...]
+    losses: tuple[tuple[float | None, ...], ...]
+    errors: tuple[tuple[float | None, ...], ...]
+    curvature: tuple[CurvaturePoint, ...] = ()
+    non_convex_fraction: float | None = None
+    largest: tuple[float, ...] = ()
+    largest_errors: tuple[float, ...] = ()
+    smallest: tuple[float, ...] = ()
+    trajectory: tuple[TrajectoryPoint, ...] = ()
+    explained_variance: tuple[float, ...] = ()
 
 
 def analyze_landscape(target: AnalysisTarget, options: LandscapeOptions = _DEFAULT_OPTIONS) -> LandscapeResult:
-    """The loss at w + alpha d1 + beta d2, with filter-normalised random d1 and d2 or the run's principal directions.
+    """Measure the loss at w + alpha d1 + beta d2, with random or principal directions d1 and d2, and the curvature.
 
-    Li et al. 2018, arXiv:1712.09913, Secs. 4, 6 and 7. Norms keep the statistics and, along random directions, the
-    weights they have. What it will take is told beforehand (`progress.listening`), and every point is kept as it is
-    measured, so that an interrupted measurement goes on from its `keep` file.
-    Raises ValueError for an option that means nothing, and where it would take more than `most_minutes`.
+    Li et al. 2018, arXiv:1712.09913, Secs. 4, 6 and 7. Norms keep their running statistics and, along random
+    directions, their weights. The estimated time is reported first (see `progress_callback`). Every point is cached as
+    soon as it is measured, so that an interrupted analysis continues from its `cache_file`.
+    Raises ValueError for an invalid option, and if it would take more than `max_minutes`.
     """
     _check_options(options)
     evaluator = build_evaluator(target, options)
     alphas, betas = _grid_coordinates(evaluator, options)
-    grid = [(alpha, beta)[: options.dimensions] for beta, alpha in pairs(betas, alphas)]
-    curvature_coords = _curvature_coordinates(alphas, betas, options)
-    expected_seconds = announce_cost(target.name, evaluator, grid, curvature_coords, options)
-    center = evaluate_point(evaluator, (0.0,) * options.dimensions)
-    report_done = LandscapeProgress(target.name, expected_seconds)
-    values = [report_done(evaluate_point(evaluator, point)) for point in grid]
-    curvatures = [report_done(evaluate_curvature(evaluator, point, options)) for point in curvature_coords]
-    largest_eigenvalues, largest_errors, smallest_eigenvalues = (
-        evaluate_top_eigenvalues(evaluator, options) if options.num_eigenvalues else ((), (), ())
+    grid = [(alpha, beta)[: options.dimensions] for beta, alpha in product(betas, alphas)]
+    curvature_points = _curvature_points(alphas, betas, options)
+    expected_seconds = _announce_cost(target.name, evaluator, grid, curvature_points, options)
+    center = evaluator.loss(evaluator.origin)
+    progress = LandscapeProgress(target.name, expected_seconds)
+    values = []
+    for point in grid:
+        values.append(evaluator.loss(point))
+        progress.advance()
+    curvatures = []
+    for point in curvature_points:
+        curvatures.append(evaluator.curvature(point, options.lanczos_iterations))
+        progress.advance()
+    largest, largest_errors, smallest = (
+        evaluator.top_eigenvalues(options.num_eigenvalues, options.eigenvalue_iterations)
+        if options.num_eigenvalues
+        else ((), (), ())
     )
-    width = len(alphas)
-    rows = [values[i : i + width] for i in range(0, len(values), width)]
+    rows = [values[i : i + len(alphas)] for i in range(0, len(values), len(alphas))]
     return LandscapeResult(
         model=target.name,
         step=target.step,
@@ -61,35 +116,31 @@ def analyze_landscape(target: AnalysisTarget, options: LandscapeOptions = _DEFAU
         betas=betas,
         losses=tuple(tuple(value[0] for value in row) for row in rows),
         errors=tuple(tuple(value[1] for value in row) for row in rows),
-        curvature=tuple(
-            _curvature_point(point, curvature) for point, curvature in zip(curvature_coords, curvatures, strict=True)
-        ),
+        curvature=tuple(map(_curvature_point, curvature_points, curvatures)),
         non_convex_fraction=non_convex_fraction(curvatures),
-        largest=largest_eigenvalues,
+        largest=largest,
         largest_errors=largest_errors,
-        smallest=smallest_eigenvalues,
+        smallest=smallest,
         trajectory=evaluator.trajectory,
         explained_variance=evaluator.explained_variance,
     )
 
 
-def _curvature_point(point: Sequence[float], eigenvalues: PointValues) -> CurvaturePoint:
+def _curvature_point(point: Point, eigenvalues: PointValues) -> CurvaturePoint:
     return CurvaturePoint(point[0], point[1] if len(point) > 1 else 0.0, eigenvalues[0], eigenvalues[1])
 
 
 def non_convex_fraction(curvatures: Sequence[PointValues]) -> float | None:
-    """The share of (smallest, largest) eigenvalues with |smallest / largest| above 0.1; None where there are none.
+    """Return the fraction of (smallest, largest) eigenvalues with |smallest / largest| above 0.1; None if there are none.
 
-    Li et al. 2018, Sec. 6. Where both are above 0 the surface is convex whatever their ratio, and is not counted.
+    Li et al. 2018, Sec. 6. Where both are positive the surface is convex whatever their ratio, and does not count.
     """
     finite_pairs = [
         (low, high) for low, high in (curvature[:2] for curvature in curvatures) if low is not None and high
     ]
-    return (
-        sum(low < 0 and abs(low / high) > NON_CONVEX_RATIO for low, high in finite_pairs) / len(finite_pairs)
-        if finite_pairs
-        else None
-    )
+    if not finite_pairs:
+        return None
+    return sum(low < 0 and abs(low / high) > NON_CONVEX_RATIO for low, high in finite_pairs) / len(finite_pairs)
 
 
 def _check_options(options: LandscapeOptions) -> None:
@@ -97,14 +148,7 @@ def _check_options(options: LandscapeOptions) -> None:
         raise unknown_name("directions", options.directions, DIRECTION_KINDS)
     if options.dimensions not in (1, 2):
         raise invalid("1 or 2 dimensions", options.dimensions, "2")
-    minimums = {
-        "points_per_axis": 2,
-        "curvature_points": 0,
-        "lanczos_iterations": 2,
-        "num_hessian_images": 1,
-        "num_eigenvalues": 0,
-    }
-    for name, minimum in minimums.items():
+    for name, minimum in _MINIMUMS.items():
         if getattr(options, name) < minimum:
             raise invalid(f"{name} of at least {minimum}", getattr(options, name), str(minimum))
     if not options.radius > 0:
@@ -114,7 +158,10 @@ def _check_options(options: LandscapeOptions) -> None:
 def _grid_coordinates(
     evaluator: LandscapeEvaluator, options: LandscapeOptions
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Coordinates along both directions: around the weights, or around the whole way; those of one dimension: (0,)."""
+    """Return the coordinates along both directions, (0,) for the second of a line.
+
+    They surround the weights, or the whole trajectory with a margin.
+    """
     ranges = [(-options.radius, options.radius)] * 2
     if evaluator.trajectory:
         coordinates = [
@@ -130,16 +177,83 @@ def _grid_coordinates(
 
 
 def _evenly_spaced_values(low: float, high: float, count: int) -> tuple[float, ...]:
+    # Rounded, so that the middle is exactly 0 (and "+ 0.0" turns -0.0 into 0.0): there the weights are the origin's.
     return tuple(round(low + (high - low) * i / (count - 1), 6) + 0.0 for i in range(count))
 
 
-def _curvature_coordinates(
-    alphas: Sequence[float], betas: Sequence[float], options: LandscapeOptions
-) -> list[tuple[float, ...]]:
-    """Where the curvature is measured: a coarser grid over the same plane, its middle alone where it is one point."""
+def _curvature_points(alphas: Sequence[float], betas: Sequence[float], options: LandscapeOptions) -> list[Point]:
+    """Return the points where the curvature is measured: a coarser grid over the same plane, or its center alone."""
     if not options.curvature_points:
         return []
     if options.curvature_points == 1:
         return [(0.0,) * options.dimensions]
     xs, ys = (_evenly_spaced_values(axis[0], axis[-1], options.curvature_points) for axis in (alphas, betas))
     return [(a, b) for b in ys for a in xs] if options.dimensions == 2 else [(a,) for a in xs]
+
+
+def _announce_cost(
+    name: str,
+    evaluator: LandscapeEvaluator,
+    grid: Sequence[Point],
+    curvature_points: Sequence[Point],
+    options: LandscapeOptions,
+) -> list[float]:
+    """Report the number of points and the estimated time; return the seconds of each point and of each curvature.
+
+    One point and one Hessian-vector product are timed; cached points take 0 seconds. Raises ValueError if the whole
+    would take longer than `max_minutes`.
+    """
+    needs_loss = [evaluator.cache.get(PointKind.LOSS, point) is None for point in grid]
+    needs_curvature = [evaluator.cache.get(PointKind.CURVATURE, point) is None for point in curvature_points]
+    needs_eigenvalues = (
+        options.num_eigenvalues > 0 and evaluator.cache.get(PointKind.EIGENVALUES, (options.num_eigenvalues,)) is None
+    )
+    point_seconds = evaluator.time_loss() if any(needs_loss) else 0.0
+    product_seconds = evaluator.time_hessian_product() if any(needs_curvature) or needs_eigenvalues else 0.0
+    curvature_seconds = product_seconds * options.lanczos_iterations
+    seconds = [point_seconds * needed for needed in needs_loss]
+    seconds += [curvature_seconds * needed for needed in needs_curvature]
+    minutes = (sum(seconds) + product_seconds * options.eigenvalue_iterations * needs_eigenvalues) / 60
+    description = f"{sum(needs_loss)} points of {point_seconds:.2g} s"
+    if any(needs_curvature):
+        description += f" and {sum(needs_curvature)} curvatures of {curvature_seconds:.2g} s"
+    if minutes > options.max_minutes:
+        suggested_points = max(2, int(options.points_per_axis * math.sqrt(options.max_minutes / minutes)))
+        raise invalid(
+            f"a landscape of at most {options.max_minutes:g} minutes",
+            f"about {minutes:.0f} minutes: {description}",
+            nearest=f"points_per_axis={suggested_points}",
+            next_step=f"or allow it with --set max_minutes={math.ceil(minutes)}",
+        )
+    num_cached = (needs_loss + needs_curvature).count(False)
+    cached_text = f", {num_cached} read from the cache" if num_cached else ""
+    report_progress(f"{name}: {description}, about {_format_minutes(minutes)}{cached_text}")
+    return seconds
+
+
+def _format_minutes(minutes: float) -> str:
+    return f"{60 * minutes:.0f} s" if minutes < 2 else f"{minutes:.0f} min"
+
+
+class LandscapeProgress:
+    """Counts the measured points, and reports every few seconds how many there are and how much time is left.
+
+    `step_seconds` are the estimated times of the points: a curvature takes many times as long as a loss.
+    """
+
+    def __init__(self, name: str, step_seconds: Sequence[float]) -> None:
+        self.name, self.step_seconds, self.num_done = name, step_seconds, 0
+        self.start_time = self.last_report_time = time.monotonic()
+
+    def advance(self) -> None:
+        """Count one more point."""
+        self.num_done += 1
+        now = time.monotonic()
+        if now - self.last_report_time < _PROGRESS_INTERVAL_SECONDS:
+            return
+        self.last_report_time = now
+        seconds_done = sum(self.step_seconds[: self.num_done])
+        seconds_ahead = sum(self.step_seconds[self.num_done :])
+        # The estimate is scaled by how it held so far, unless all points so far came from the cache.
+        scale = (now - self.start_time) / seconds_done if seconds_done else 1.0
+        report_progress(f"{self.name}: {self.num_done} of {len(self.step_seconds)}, {seconds_ahead * scale:.0f} s left")

@@ -35,7 +35,7 @@ def render_scaling(results: Sequence[Result_2]) -> RenderedResult:
 
 
 def _scaling_text(result: Result_2) -> str:
-    effects = {"exploding": "the signal grows", "vanishing": "the signal fades", "kept": "the signal is kept"}
+    effects = {"exploding": "the signal grows", "vanishing": "the signal fades", "preserved": "the signal is preserved"}
     return (
         f"{result['model']}: {result['verdict']}. The factors of all shortcuts multiply to "
         f"{format_number(result['factor_product'], 3)}: by the shortcuts alone {effects[result['verdict']]}. {_measured_gradient_text(result)}"
@@ -306,7 +306,7 @@ def _telescope_text(result: Result_telescope) -> str:
         return f"{verdict_text} There is nothing to add up."
     if result["verdict"] == "holds":
         return f"{verdict_text} The signal at a stage's end is the one before plus all branches, to {largest_error:.0e} of its norm."
-    reason_text = f", as {result['obstacle']}" if result["obstacle"] else ""
+    reason_text = f", because {result['obstacle_text']}" if result["obstacle_text"] else ""
     return (
         f"{verdict_text} The sum misses the signal by up to {format_number(largest_error, 2)} of its norm{reason_text}."
     )

@@ -91,7 +91,7 @@ def _describe_block(slot: BlockSlot, slots: list[BlockSlot], output_shape: list[
         "output_shape": output_shape,
         "params": sum(parameter.numel() for parameter in slot.block.parameters()),
         "can_disable": not reason,
-        "reason": reason,
+        "reason": reason or "",
         "swappable_with": [other.name for other in slots if _can_swap(slot, other)],
     }
 

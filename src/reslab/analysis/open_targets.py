@@ -1,0 +1,353 @@
+"""Open what the user names (a run, a step of it, a weights file, a model of the zoo or a library) for analysis."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from reslab.analysis.target import RANDOM_IMAGES, AnalysisTarget
+from reslab.data.dataset import DatasetSplits
+from reslab.data.image_datasets import ImageDataset
+from reslab.data.loader import eval_loader
+from reslab.data.rng import step_seed, temporary_seed
+from reslab.nn.checkpoints.safetensors_io import unwrap_model
+from reslab.nn.factory import load_network, resolve_arch
+from reslab.nn.network import ResidualNetwork
+from reslab.nn.third_party import LIBRARIES, create_third_party_model
+from reslab.runtime.device import choose_device
+from reslab.spec.arch import Arch
+from reslab.spec.errors import invalid, nearest, unknown_name
+from reslab.spec.zoo import ARCHS
+from reslab.training.run import Run, list_runs, load
+from reslab.training.run_data import open_train_data, reopen_data
+
+# He et al. 2016, Fig. 4 (a) to (e).
+HE2016_ORDERS = ("original", "bn-after-add", "relu-before-add", "relu-preact", "full-preact")
+
+_DEFAULT_NUM_LARGE_IMAGES, _DEFAULT_NUM_IMAGES, _MAX_SMALL_IMAGE_SIZE = 16, 128, 64
+_SAVE_SNAPSHOTS_HINT = "train with --save-every '1 epoch'"
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """One model to open, as `parse_target` understood it.
+
+    It is a zoo model (`arch_name` with `arch_overrides`), a `weights_file` (of a `run`, or alone), a `run` (with `step`
+    0 and no file: its initial weights), or a model of a `library` whose name follows the slash.
+    """
+
+    name: str
+    arch_name: str = ""
+    arch_overrides: Mapping[str, Any] = field(default_factory=dict)
+    weights_file: Path | None = None
+    run: Run | None = None
+    step: int | None = None
+    library: str = ""
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """The images to analyze a model on: `num_images` of `data`, drawn with `seed`.
+
+    `data` is a name, a folder or a dataset; `random` draws noise, and None takes the run's own data, else the digits.
+    """
+
+    data: Any = None
+    data_dir: str | Path | None = None
+    num_images: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class AnalysisInputs:
+    """Normalized `images` (N, C, H, W), `labels` (N,) and class names; `data` is None for random images."""
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    data: DatasetSplits | None = None
+
+
+def open_targets(
+    names: Sequence[str],
+    *,
+    data: Any = None,
+    data_dir: str | Path | None = None,
+    num_images: int | None = None,
+    seed: int = 0,
+    weights: str = "final",
+    arch_overrides: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+) -> list[AnalysisTarget]:
+    """Open the models that `names` name; they get the same images where they share dataset and size.
+
+    A name is a run's folder, `RUN@STEP` (a snapshot), a weights file such as `model.safetensors`, a zoo model with
+    fresh weights from `seed` and optional overrides after colons (`resnet20_cifar:order=full-preact:merge=none`;
+    `order=*` opens each of the five orders of He et al. 2016, Fig. 4), or `torchvision/NAME` or `timm/NAME`, also with
+    fresh weights. `weights` selects the weights of runs: `final`, `init`, `all` snapshots, or a step.
+    `arch_overrides` apply to zoo models.
+
+    Images come from the run's held-out split, else from the bundled digits, brought to the network's size and channels;
+    `data` names another dataset, and `random` draws normal noise. `num_images` defaults to 128, and to 16 for images
+    above 64x64. Raises ValueError for an unknown name, step or override (with the nearest), and for images that do not
+    fit the model.
+    """
+    if not names:
+        raise invalid("at least one run or network", "none", next_step="`reslab models` and `reslab runs` list them")
+    if num_images is not None and num_images < 2:
+        raise invalid("at least 2 images (one has no batch statistics)", num_images, nearest="2")
+    specs = [spec for name in names for spec in parse_target(name, weights, arch_overrides or {})]
+    options = ImageOptions(data, data_dir, num_images, seed)
+    return [_open_target(spec, options, choose_device(device)) for spec in specs]
+
+
+def target_from_module(model: nn.Module, images: Tensor, labels: Tensor, name: str = "") -> AnalysisTarget:
+    """Return any module as a target: `images` float (N, C, H, W) as it takes them, `labels` int64 (N,), N at least 1.
+
+    Wrappers of torch.compile and DistributedDataParallel are removed. The module is put into eval mode and is not
+    changed otherwise. Raises ValueError for other shapes and types.
+    """
+    if images.ndim != 4 or labels.shape != images.shape[:1] or not len(images):
+        got = f"{tuple(images.shape)} and {tuple(labels.shape)}"
+        raise invalid("images (N, C, H, W) and labels (N,), N at least 1", got)
+    if not images.is_floating_point() or labels.dtype != torch.int64:
+        got = f"{images.dtype} and {labels.dtype}"
+        raise invalid(
+            "images in floating point and labels in torch.int64", got, next_step="images.float(), labels.long()"
+        )
+    model = unwrap_model(model)
+    return AnalysisTarget(name or type(model).__name__, model.eval(), images, labels)
+
+
+def parse_target(
+    text: str, weights: str = "final", arch_overrides: Mapping[str, Any] | None = None
+) -> list[TargetSpec]:
+    """Return the models that `text` names: one, or several for `order=*` and `weights="all"`.
+
+    Raises ValueError for a name that is no run, file or model, and for a step that has no snapshot.
+    """
+    name, *axis_settings = text.split(":")
+    if name in ARCHS and not Path(name).exists():
+        _check_untrained(text, weights)
+        return _zoo_targets(text, name, axis_settings, arch_overrides or {})
+    library, slash, _ = text.partition("/")
+    if slash and library in LIBRARIES and not Path(text).exists():
+        _check_untrained(text, weights)
+        _check_no_overrides(text, arch_overrides)
+        return [TargetSpec(text, library=library)]
+    base, separator, step = text.rpartition("@")
+    path = Path(base) if separator and not Path(text).exists() else Path(text)
+    if not path.exists():
+        candidates = [*ARCHS, *(str(run.path) for run in list_runs())]
+        raise unknown_name(
+            "run, weights file or model", name, candidates, "`reslab models` and `reslab runs` list them"
+        )
+    _check_no_overrides(text, arch_overrides)
+    if path.is_dir():
+        return _run_targets(Run(path), str(path), step if path != Path(text) else weights)
+    parent_run = Run(path.parent) if (path.parent / "run.json").is_file() else None
+    return [TargetSpec(text, weights_file=path, run=parent_run)]
+
+
+def _check_untrained(text: str, weights: str) -> None:
+    if weights not in ("final", "init"):
+        got = f"--weights {weights} and {text}, which is not trained"
+        raise invalid("--weights STEP and --weights all only with runs", got, "--weights init")
+
+
+def _check_no_overrides(text: str, arch_overrides: Mapping[str, Any] | None) -> None:
+    if arch_overrides:
+        raise invalid("model.KEY only for models of the zoo", f"{', '.join(arch_overrides)} and {text}")
+
+
+def _zoo_targets(text: str, name: str, axis_settings: list[str], arch_overrides: Mapping[str, Any]) -> list[TargetSpec]:
+    overrides = dict(arch_overrides)
+    for setting in axis_settings:
+        key, separator, value = setting.partition("=")
+        if not separator:
+            raise invalid("NAME:KEY=VALUE", text, f"{name}:merge=none")
+        overrides[key] = value
+    if overrides.get("order") != "*":
+        return [TargetSpec(text, name, overrides)]
+    return [
+        TargetSpec(text.replace("order=*", f"order={order}"), name, {**overrides, "order": order})
+        for order in HE2016_ORDERS
+    ]
+
+
+def _run_targets(run: Run, name: str, weights: str) -> list[TargetSpec]:
+    """Return a run with its selected weights, its initial weights, one snapshot, or each of them."""
+    if weights == "final":
+        return [TargetSpec(name, run=run)]
+    snapshots = dict(run.snapshots())
+    if weights == "all":
+        if not snapshots:
+            raise invalid("a run with snapshots", str(run.path), next_step=_SAVE_SNAPSHOTS_HINT)
+        return [TargetSpec(f"{name}@{step}", weights_file=file, run=run, step=step) for step, file in snapshots.items()]
+    step = _parse_step(weights, run)
+    if step and step not in snapshots:
+        raise _unknown_step(run, step, list(snapshots))
+    return [TargetSpec(f"{name}@{step}", weights_file=snapshots.get(step), run=run, step=step)]
+
+
+def _unknown_step(run: Run, step: int, known_steps: list[int]) -> ValueError:
+    required = f"a step with a snapshot in {run.path}"
+    if not known_steps:
+        return invalid(required, f"{step}, and the run has no snapshot", next_step=_SAVE_SNAPSHOTS_HINT)
+    nearest_step = min(known_steps, key=lambda known: abs(known - step))
+    return invalid(required, f"{step}, not one of {len(known_steps)} snapshots", f"@{nearest_step}")
+
+
+def _parse_step(weights: str, run: Run) -> int:
+    if weights == "init":
+        return 0
+    if weights.isdigit():
+        return int(weights)
+    suggestion = (nearest(weights, ("final", "init", "all")) or ["init"])[0]
+    hint = f"`reslab analyze NAME {run.path} --weights {suggestion}`"
+    raise invalid("final, init, all or a step", repr(weights), suggestion, hint)
+
+
+def _open_target(spec: TargetSpec, options: ImageOptions, device: torch.device) -> AnalysisTarget:
+    if spec.arch_name:
+        return _open_zoo_target(spec, options, device)
+    if spec.library:
+        return _open_third_party_target(spec, options, device)
+    network = _load_network(spec)
+    if options.data is None and spec.run is None:
+        raise invalid(f"images for {spec.name}", "none", next_step="--data NAME, a folder, or random")
+    inputs = load_inputs(network.arch, options, run=spec.run, trained_model=network)
+    return _make_target(spec, network, inputs, device)
+
+
+def _open_zoo_target(spec: TargetSpec, options: ImageOptions, device: torch.device) -> AnalysisTarget:
+    """Open a zoo model with fresh weights; its head grows where the data has more classes."""
+    arch = resolve_arch(spec.arch_name, spec.arch_overrides)
+    inputs = load_inputs(arch, options)
+    if len(inputs.classes) > arch.num_classes:
+        arch = resolve_arch(arch, {"num_classes": len(inputs.classes)})
+    return _make_target(spec, init_network(arch, options.seed), inputs, device)
+
+
+def _open_third_party_target(spec: TargetSpec, options: ImageOptions, device: torch.device) -> AnalysisTarget:
+    """Open a torchvision or timm model with fresh weights, 1000 classes and images of its own size."""
+    with temporary_seed(step_seed(options.seed, -1)):
+        model, (channels, height, width) = create_third_party_model(spec.name)
+    # Any architecture will do here: only its channels and image size are read.
+    input_arch = replace(ARCHS["resnet50"], in_channels=channels, image_size=(height, width))
+    return _make_target(spec, model, load_inputs(input_arch, options), device)
+
+
+def init_network(arch: Arch, seed: int) -> ResidualNetwork:
+    """Return the network with the initial weights of a run with this seed."""
+    with temporary_seed(step_seed(seed, -1)):
+        return ResidualNetwork(arch)
+
+
+def _load_network(spec: TargetSpec) -> ResidualNetwork:
+    if spec.weights_file is not None:
+        return load_network(spec.weights_file)
+    assert spec.run is not None
+    if spec.step is None:
+        return load(spec.run)
+    # The run kept no snapshot of its initial weights, but its seed draws them again.
+    assert spec.step == 0
+    arch, pretrained = spec.run.arch, spec.run.metadata["pretrained"]
+    if arch is None or pretrained:
+        got = f"{spec.run.path}, which started from {pretrained or 'a third-party module'}"
+        raise invalid("a run that started from fresh weights or saved them", got, next_step="train with --save-every")
+    return init_network(arch, int(spec.run.metadata["seed"]))
+
+
+def _make_target(spec: TargetSpec, network: nn.Module, inputs: AnalysisInputs, device: torch.device) -> AnalysisTarget:
+    return AnalysisTarget(
+        name=spec.name,
+        model=network.to(device).float().eval(),
+        images=inputs.images.to(device),
+        labels=inputs.labels.to(device),
+        data=inputs.data,
+        classes=inputs.classes,
+        run=spec.run,
+        step=spec.step,
+    )
+
+
+def load_inputs(
+    arch: Arch, options: ImageOptions, run: Run | None = None, trained_model: ResidualNetwork | None = None
+) -> AnalysisInputs:
+    """Load the images of `options`: random images of the held-out split of its data, else of `run`, else of the digits.
+
+    For a fresh network they have its size and channels; for a `trained_model`, its channels and the size it is
+    evaluated at. Raises ValueError if there are more classes than a trained network has, or if the channels cannot be
+    converted.
+    """
+    if options.data == RANDOM_IMAGES:
+        return random_inputs(arch, options.num_images or default_num_images(arch.image_size), options.seed)
+    if options.data is None and run is not None:
+        dataset = reopen_data(run.metadata["data"], None, options.data_dir)
+    else:
+        dataset = open_train_data(options.data, options.data_dir)
+    if trained_model is not None:
+        dataset = _with_trained_preprocess(dataset, trained_model)
+    num_images = options.num_images or default_num_images(arch.image_size)
+    images, labels = _draw_images(dataset.split(dataset.eval_split), dataset, num_images, options.seed)
+    images = _convert_channels(images, arch.in_channels)
+    if trained_model is None and tuple(images.shape[-2:]) != tuple(arch.image_size):
+        images = functional.interpolate(images, arch.image_size, mode="bilinear", antialias=True)
+    return AnalysisInputs(images, labels, dataset.classes, dataset)
+
+
+def random_inputs(arch: Arch, num_images: int, seed: int) -> AnalysisInputs:
+    """Return images of standard normal noise in the network's input size, with uniformly drawn labels."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn((num_images, *arch.input_size), generator=generator)
+    labels = torch.randint(arch.num_classes, (num_images,), generator=generator)
+    return AnalysisInputs(images, labels, tuple(str(index) for index in range(arch.num_classes)))
+
+
+def default_num_images(sizes: tuple[int, ...]) -> int:
+    """Return the default number of images: fewer where they are large."""
+    return _DEFAULT_NUM_IMAGES if max(sizes) <= _MAX_SMALL_IMAGE_SIZE else _DEFAULT_NUM_LARGE_IMAGES
+
+
+def _with_trained_preprocess(data: DatasetSplits, network: ResidualNetwork) -> DatasetSplits:
+    """Return the data with the preprocessing that the network was trained with, if the channels agree."""
+    if data.num_classes > network.arch.num_classes:
+        required = f"data of at most {network.arch.num_classes} classes, as the network has"
+        raise invalid(required, f"{data.name} with {data.num_classes}")
+    preprocess = network.preprocess
+    return (
+        replace(data, preprocess=preprocess) if preprocess and preprocess.channels == data.preprocess.channels else data
+    )
+
+
+def _draw_images(dataset: ImageDataset, data: DatasetSplits, num_images: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return random images in the split's order: the first ones of a dataset sorted by class would share one class."""
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
+    subset = dataset.subset(sorted(order[:num_images].tolist()))
+    x, y, _ = next(iter(eval_loader(subset, len(subset), data.preprocess, "cpu")))
+    return x, y
+
+
+def _convert_channels(images: Tensor, channels: int) -> Tensor:
+    """Return the images with `channels` channels: gray images are repeated, color images averaged to gray."""
+    if images.shape[1] == channels:
+        return images
+    if images.shape[1] == 1:
+        return images.expand(-1, channels, -1, -1).contiguous()
+    if channels == 1:
+        return images.mean(dim=1, keepdim=True)
+    raise invalid(f"images with {channels} channels, or gray images", f"{images.shape[1]} channels")
+
+
+def describe_target(target: AnalysisTarget) -> dict[str, str]:
+    """Return what a page says about a target: its `model` and its `images`."""
+    arch = getattr(target.model, "arch", None)
+    model_text = f"{arch.name}, order {arch.order}, merge {arch.merge}" if arch else type(target.model).__name__
+    shape = "x".join(str(side) for side in target.images.shape[1:])
+    data_name = target.data.name if target.data else "random noise"
+    return {"model": model_text, "images": f"{len(target.images)} of {data_name}, {shape}"}
