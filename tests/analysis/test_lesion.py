@@ -70,7 +70,10 @@ def test_the_path_of_no_branch_is_that_of_the_shortcuts() -> None:
 
 
 def test_paths_are_not_told_of_plain_networks_and_of_modules_without_shortcuts() -> None:
-    assert measure_path_lengths(subject(network(merge="none")), 2, 2, 0) == ((), "paths are not measured: a plain network has only one")
+    assert measure_path_lengths(subject(network(merge="none")), 2, 2, 0) == (
+        (),
+        "paths are not measured: a plain network has only one",
+    )
     foreign = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Flatten(), nn.LazyLinear(4))
     assert "got: a Sequential" in measure_path_lengths(subject(foreign), 2, 2, 0)[1]
 

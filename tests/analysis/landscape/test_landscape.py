@@ -257,7 +257,7 @@ def test_the_plane_of_a_run_goes_through_its_snapshots(tmp_path: Path) -> None:
 
 
 def _loaded(path: Path) -> ResidualNetwork:
-    from reslab.nn.checkpoints.safetensors_io import load_network
+    from reslab.nn.factory import load_network
 
     return load_network(path)
 
