@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from reslab.analysis.open_targets import open_targets
 from reslab.analysis.registry import run_analysis
 from reslab.analysis.target import AnalysisTarget
-from reslab.analysis.open_targets import open_targets
 from reslab.report.analyses import render_analysis
 from reslab.report.analyses.lesion import shortest_carrying_range
 from reslab.report.analyses.result import AnalysisPage, RenderedResult
