@@ -27,8 +27,8 @@ import numpy as np
 from PIL import Image
 
 from reslab.data.formats.image_folder import IMAGENET_MEAN, IMAGENET_STD
-from reslab.deploy.inputs import InputItem
-from reslab.deploy.predict import InferenceTransform, Predictor, build_predictor, iter_predictions
+from reslab.deploy.inputs import InferenceTransform, InputItem
+from reslab.deploy.predict import Predictor, build_predictor, iter_predictions
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork

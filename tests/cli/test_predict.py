@@ -46,7 +46,7 @@ def test_nothing_readable_is_a_failure_that_still_tells(command: Command, traine
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("RUN", "EMPTY"), "pictures"),
+        (("RUN", "EMPTY"), "images ("),
         (("nowhere", "0.png"), "nowhere"),
         (("RUN", "0.png", "--json", "--csv"), "one of"),
         (("RUN", "0.png", "--resume"), "--output FILE"),

@@ -42,4 +42,4 @@ def test_without_an_installation() -> None:
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=Path(sys.prefix)
     )
-    assert (found.stdout.strip(), found.returncode) == ("Network", 0), found.stderr
+    assert (found.stdout.strip(), found.returncode) == ("ResidualNetwork", 0), found.stderr

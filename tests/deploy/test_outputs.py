@@ -31,7 +31,7 @@ def test_what_was_written_is_read_again(tmp_path: Path, ending: str) -> None:
         rows.add(row)
     assert rows.finish() == EVERY
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
-    found, facts = PREDICTION_FORMATS[ending][1](path)
+    found, facts = PREDICTION_FORMATS[ending].read(path)
     assert found == EVERY
     assert facts == (None if ending == ".csv" else FACTS)
 
@@ -71,7 +71,7 @@ def test_an_interrupted_file_is_gone_on_with(tmp_path: Path, ending: str) -> Non
     second.add(GOOD)
     second.add(BROKEN)
     assert second.finish() == EVERY
-    assert PREDICTION_FORMATS[ending][1](path)[0] == EVERY
+    assert PREDICTION_FORMATS[ending].read(path)[0] == EVERY
 
 
 def test_a_finished_file_grows(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_finished_file_grows(tmp_path: Path) -> None:
     assert again.remaining == items(GOOD)
     again.add(GOOD)
     assert again.finish() == [GOOD]
-    assert PREDICTION_FORMATS[".csv"][1](path)[0] == [PLAIN, GOOD]
+    assert PREDICTION_FORMATS[".csv"].read(path)[0] == [PLAIN, GOOD]
     nothing = PredictionFile(path, items(GOOD, PLAIN), FACTS, resume=True)
     assert nothing.remaining == []
     assert nothing.finish() == [GOOD, PLAIN]
@@ -112,8 +112,8 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     (tmp_path / "out.csv").write_text("there")
     with pytest.raises(ValueError, match="add --resume"):
         PredictionFile(tmp_path / "out.csv", items(PLAIN), FACTS)
-    with pytest.raises(ValueError, match="reads otherwise"):
+    with pytest.raises(ValueError, match="other content"):
         PredictionFile(tmp_path / "out.csv", items(PLAIN), FACTS, resume=True)
     PredictionFile(tmp_path / "new.csv", items(PLAIN), FACTS).add(PLAIN)
-    with pytest.raises(ValueError, match=r"rows of an earlier try; .*--resume"):
+    with pytest.raises(ValueError, match=r"rows of an interrupted command; .*--resume"):
         PredictionFile(tmp_path / "new.csv", items(PLAIN), FACTS)

@@ -8,8 +8,8 @@ from PIL import Image
 from torch import Tensor
 
 from reslab.data.decode import read_image
-from reslab.deploy.inputs import list_image_paths
-from reslab.deploy.predict import ClassScore, InferenceTransform, predict
+from reslab.deploy.inputs import InferenceTransform, list_image_paths
+from reslab.deploy.predict import ClassScore, predict
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
@@ -117,7 +117,7 @@ def test_an_answer_that_is_no_number_is_a_row_with_its_error(network: ResidualNe
         network.fc.bias.fill_(torch.nan)
     (row,) = predict(network, picture(tmp_path / "a.png", 8, 8))
     assert row.classes == ()
-    assert row.error.startswith("the network's answer is not a number")
+    assert row.error.startswith("the network's output is not finite")
 
 
 def test_weights_and_network_say_the_same(network: ResidualNetwork, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_folders_are_searched_in_order(tmp_path: Path) -> None:
 def test_mistakes_are_told(network: ResidualNetwork, tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png", 16, 16)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"pictures .* in .*empty"):
+    with pytest.raises(ValueError, match=r"images .* in .*empty"):
         predict(network, tmp_path / "empty")
     with pytest.raises(ValueError, match="at least one picture"):
         predict(network, [])

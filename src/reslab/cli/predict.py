@@ -17,8 +17,10 @@ from reslab.report.format import format_number, format_percent
 from reslab.spec.errors import invalid
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from reslab.deploy.inputs import InputItem
-    from reslab.deploy.predict import Prediction, Predictor
+    from reslab.deploy.predict import Prediction
     from reslab.nn.network import ResidualNetwork
 
 _PROGRESS_INTERVAL_SECONDS = 30.0
@@ -68,41 +70,52 @@ def predict(
     if as_json and as_csv:
         raise invalid("one of --json and --csv", "both", next_step="leave one of them out")
     if resume and output is None:
-        raise invalid("--output FILE with --resume", "--resume alone", next_step="name the file to go on with")
+        raise invalid("--output FILE with --resume", "--resume alone", next_step="name the file to resume")
     _check_not_graph(run)
     from reslab.deploy.inputs import list_inputs
     from reslab.deploy.outputs import PredictionFile, check_output_path
+    from reslab.deploy.predict import PredictOptions, start_predictions
     from reslab.training.run import load
 
     if output is not None:
         check_output_path(output, resume)
     items = list_inputs(images)
     network = load(run)
-    temperature = network.temperature if use_temperature else None
-    metadata = {
-        "weights": _weights_fingerprint(run),
-        "top_k": top_k,
-        "temperature": temperature,
-        "embeddings": embeddings,
-    }
-    prediction_file = (
-        None if output is None else PredictionFile(output, items, {**metadata, "precision": precision}, resume)
+    options = PredictOptions(
+        top_k=top_k,
+        batch_size=batch_size or 64,
+        device=device,
+        use_temperature=use_temperature,
+        backend=backend,
+        precision=precision,
+        compiled=compiled,
+        embeddings=embeddings,
+        grad_cam_dir=grad_cam_dir,
+        calibration_images=_calibration_images(run, network) if precision == "int8" else None,
     )
+    temperature = network.temperature if use_temperature else None
+    prediction_file = None
+    if output is not None:
+        metadata = {
+            "weights": _weights_fingerprint(run),
+            "top_k": top_k,
+            "temperature": temperature,
+            "embeddings": embeddings,
+            "precision": precision,
+        }
+        prediction_file = PredictionFile(output, items, metadata, resume)
     remaining = items if prediction_file is None else prediction_file.remaining
     predictions: list[Prediction] = []
-    predictor = None
+    summary: dict[str, Any] = {"temperature": temperature, "backend": None}
     if remaining:
-        predictor = _build_predictor(
-            run, network, backend, precision, device, embeddings, use_temperature, compiled, len(remaining)
-        )
+        opened_backend, stream = start_predictions(network, remaining, options)
+        summary["backend"] = str(opened_backend)
+        echo_err(str(opened_backend))
         with _resume_hint(output):
-            for prediction in _run_predictions(network, predictor, remaining, top_k, batch_size, grad_cam_dir):
+            for prediction in _with_progress(stream, remaining):
                 predictions.append(prediction) if prediction_file is None else prediction_file.add(prediction)
     if temperature is not None:
-        echo_err(
-            f"probabilities at temperature {format_number(temperature)} (--no-temperature: as the network gives them)"
-        )
-    summary: dict[str, Any] = {"temperature": temperature, "backend": str(predictor.backend) if predictor else None}
+        echo_err(f"probabilities at temperature {format_number(temperature)}; --no-temperature turns it off")
     if prediction_file is not None:
         predictions = prediction_file.finish()
         echo_err(
@@ -117,61 +130,24 @@ def predict(
 def _check_not_graph(run: Path) -> None:
     if run.suffix in _GRAPH_SUFFIXES and run.is_file():
         step = "name the run it was exported from, with --backend and --precision"
-        raise invalid("a run, or its model.safetensors", f"{run}, a graph for other programs", next_step=step)
+        raise invalid("a run, or its model.safetensors", f"{run}, an exported graph", next_step=step)
 
 
-def _build_predictor(
-    run: Path,
-    network: "ResidualNetwork",
-    backend: str,
-    precision: str,
-    device: str,
-    embeddings: bool,
-    use_temperature: bool,
-    compiled: bool,
-    num_images: int,
-) -> "Predictor":
-    """The network made ready, which is said; with torch where it is to be compiled."""
+def _calibration_images(run: Path, network: "ResidualNetwork") -> "Tensor":
     from reslab.deploy.export.verify import load_calibration_images
-    from reslab.deploy.predict import build_predictor
 
-    predictor = build_predictor(
-        network,
-        "torch" if compiled and backend == "auto" else backend,
-        precision,
-        device,
-        embeddings=embeddings,
-        use_temperature=use_temperature,
-        compiled=compiled,
-        calibration_images=load_calibration_images(run, network) if precision == "int8" else None,
-        num_images=num_images,
-    )
-    echo_err(f"{predictor.backend}")
-    return predictor
-
-
-def _run_predictions(
-    network: "ResidualNetwork",
-    predictor: "Predictor",
-    items: "list[InputItem]",
-    top_k: int,
-    batch_size: int | None,
-    grad_cam_dir: Path | None,
-) -> "Iterator[Prediction]":
-    from reslab.deploy.predict import iter_predictions
-
-    return _with_progress(iter_predictions(network, predictor, items, top_k, batch_size or 64, grad_cam_dir), items)
+    return load_calibration_images(run, network)
 
 
 @contextlib.contextmanager
 def _resume_hint(output: Path | None) -> Iterator[None]:
-    """Ctrl-C with the word that helps: what is in the file so far is kept."""
+    """Tell how to resume after Ctrl-C; the rows written so far are kept."""
     try:
         yield
     except KeyboardInterrupt:
         if output is None:
             raise
-        raise KeyboardInterrupt(f"stopped; go on with the same command and --resume ({output})") from None
+        raise KeyboardInterrupt(f"stopped; resume with the same command and --resume ({output})") from None
 
 
 def _print_predictions(
@@ -200,7 +176,7 @@ def _print_prediction_table(predictions: "list[Prediction]") -> None:
         (prediction.path, "", prediction.error) if prediction.error else _prediction_row(prediction)
         for prediction in predictions
     ]
-    print_table(["picture", "class", "probability"], rows)
+    print_table(["image", "class", "probability"], rows)
 
 
 def _prediction_row(prediction: "Prediction") -> tuple[str, str, str]:
@@ -210,10 +186,10 @@ def _prediction_row(prediction: "Prediction") -> tuple[str, str, str]:
 
 
 def _with_progress(predictions: "Iterable[Prediction]", items: "list[InputItem]") -> "Iterator[Prediction]":
-    """The rows, while a bar in a terminal, or a line now and then elsewhere, tells how far it is."""
+    """Yield the rows and show progress: a bar in a terminal, elsewhere a line every 30 seconds."""
     console = Console(stderr=True)
     if console.is_terminal and len(items) > 1:
-        columns = (TextColumn("pictures"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (TextColumn("images"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task("", total=len(items))
             for prediction in predictions:
@@ -224,12 +200,12 @@ def _with_progress(predictions: "Iterable[Prediction]", items: "list[InputItem]"
     for num_done, prediction in enumerate(predictions, 1):
         if time.monotonic() - last_report > _PROGRESS_INTERVAL_SECONDS:
             last_report = time.monotonic()
-            print(f"{num_done} of {len(items)} pictures", file=sys.stderr, flush=True)
+            print(f"{num_done} of {len(items)} images", file=sys.stderr, flush=True)
         yield prediction
 
 
 def _weights_fingerprint(run: Path) -> str:
-    """The first digits of the SHA-256 of the weights, by which rows of other weights are known."""
+    """Return the first digits of the SHA-256 of the weights; rows of other weights differ in it."""
     from reslab.nn.checkpoints.download import file_hash
     from reslab.training.run import find_weights_path
 

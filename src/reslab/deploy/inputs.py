@@ -1,4 +1,4 @@
-"""What is to be predicted: files, folders, patterns, shards, CSV files of paths, standard input, picture by picture."""
+"""The images to predict, listed from files, folders, patterns, shards, CSV files and standard input."""
 
 import glob
 import io
@@ -15,8 +15,10 @@ from reslab.data.decode import read_image
 from reslab.data.formats.class_folders import IMAGE_EXTENSIONS, find_image_files, is_image_file
 from reslab.data.formats.csv_table import read_csv_rows
 from reslab.data.image_datasets import ImageLocation
+from reslab.data.transforms.pipeline import TransformPipeline
 from reslab.data.webdataset.tar import list_tar_members
 from reslab.spec.errors import invalid
+from reslab.spec.preprocess import Preprocess
 
 STDIN = "-"
 _TABLE_SUFFIXES = (".csv", ".tsv")
@@ -25,37 +27,38 @@ _SHARD_SUFFIX = ".tar"
 
 @dataclass(frozen=True)
 class InputItem:
-    """A picture by the `path` it is called; where it is no file of its own, its place in a shard or its `content`."""
+    """An image by the `path` that names it; if it is not a file of its own, its `tar_entry` in a shard or `content`."""
 
     path: str
     tar_entry: ImageLocation | None = None
     content: bytes | None = None
 
     def decode(self, channels: int) -> Tensor:
-        """uint8 (channels, H, W). Raises ValueError where it cannot be read."""
+        """Return uint8 pixels (channels, H, W). Raises ValueError for an image that cannot be read."""
         if self.tar_entry is not None:
             return read_image(self.tar_entry.read_bytes(), channels, self.path, self.tar_entry.extension)
         return read_image(self.path if self.content is None else self.content, channels, self.path)
 
 
 def list_inputs(inputs: str | Path | Iterable[str | Path]) -> list[InputItem]:
-    """The pictures that are named, in order: a file itself; of a folder all pictures in it, or in its shards where it
-    has nothing else; of a .tar the pictures in it, with or without labels; of a .csv those of its column `path`,
-    relative to it; of a pattern (`photos/*.jpg`) all files that match; of `-` a picture, or paths one a line, from
-    standard input.
+    """Return the named images, in order.
 
-    Raises ValueError where a folder, shard, list or pattern holds no picture, and where nothing is named.
+    A file stands for itself, a folder for all images in it (or in its shards if it has no image files), a .tar for its
+    images with or without labels, a .csv for the column `path`, relative to the file, a pattern (`photos/*.jpg`) for
+    all matching files, and `-` for an image or a list of paths, one per line, on standard input.
+
+    Raises ValueError for a folder, shard, list or pattern without images, and for no input at all.
     """
     items: list[InputItem] = []
     for source in [inputs] if isinstance(inputs, str | Path) else inputs:
         items += _expand_input(str(source))
     if not items:
-        raise invalid("at least one picture or folder of pictures", "none")
+        raise invalid("at least one image or folder of images", "none")
     return items
 
 
 def list_image_paths(paths: Sequence[str | Path]) -> list[Path]:
-    """The files named, and of a folder every picture in it, as `list_items` finds them."""
+    """Return the paths of the named files and of every image in the named folders, like `list_inputs`."""
     return [Path(item.path) for item in list_inputs(paths)]
 
 
@@ -83,13 +86,13 @@ def _list_folder(folder: Path) -> list[InputItem]:
         return [InputItem(str(path)) for path in paths]
     shards = sorted(folder.rglob(f"*{_SHARD_SUFFIX}"))
     if not shards:
-        raise invalid(f"pictures ({', '.join(IMAGE_EXTENSIONS)}) in {folder}", "none", next_step="name another folder")
+        raise invalid(f"images ({', '.join(IMAGE_EXTENSIONS)}) in {folder}", "none", next_step="name another folder")
     return [item for shard in shards for item in _list_shard(shard)]
 
 
 def _list_shard(shard: Path) -> list[InputItem]:
     if not shard.stat().st_size:
-        raise ValueError(f"{shard}: empty (0 bytes); fetch it again")
+        raise ValueError(f"{shard}: empty (0 bytes); download it again")
     with shard.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         entries = list_tar_members(shard, content)
     items = []
@@ -99,7 +102,7 @@ def _list_shard(shard: Path) -> list[InputItem]:
             tar_entry = ImageLocation(shard, key, entry.offset, entry.num_bytes, suffix)
             items.append(InputItem(f"{shard}/{entry.name}", tar_entry))
     if not items:
-        raise invalid(f"pictures ({', '.join(IMAGE_EXTENSIONS)}) in {shard}", f"{len(entries)} other files")
+        raise invalid(f"images ({', '.join(IMAGE_EXTENSIONS)}) in {shard}", f"{len(entries)} other files")
     return items
 
 
@@ -122,16 +125,16 @@ def _list_table(path: Path) -> list[InputItem]:
 
 
 def _list_stdin(content: bytes) -> list[InputItem]:
-    """A picture, where the bytes are one; else the paths that they list."""
+    """Return the image if the bytes are one, or the images of the paths that they list."""
     if _is_image(content):
         return [InputItem(STDIN, content=content)]
     try:
         lines = content.decode().splitlines()
     except UnicodeDecodeError:
-        return [InputItem(STDIN, content=content)]  # neither text nor a picture: a row with its error
+        return [InputItem(STDIN, content=content)]  # neither text nor an image: becomes a row with an error
     items = [item for line in lines if line.strip() for item in _expand_input(_reject_stdin(line.strip()))]
     if not items:
-        raise invalid("a picture, or paths one a line, on standard input", "nothing")
+        raise invalid("an image, or one path per line, on standard input", "nothing")
     return items
 
 
@@ -147,11 +150,41 @@ def _is_image(content: bytes) -> bool:
             return True
     except UnidentifiedImageError:
         return False
-    except Exception:  # a picture, if a broken one: what is wrong with it is said where it is read
+    except Exception:  # a broken image: decoding it reports the error
         return True
 
 
 def chunked(items: Sequence[InputItem], size: int) -> Iterator[Sequence[InputItem]]:
-    """The items in runs of `size`, the last as long as what is left."""
+    """Yield the items in chunks of `size`; the last one may be shorter."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+class InferenceTransform:
+    """Prepares an image for a network: its preprocessing transforms, then its image size; uint8 (C, H, W)."""
+
+    def __init__(self, preprocess: Preprocess, image_size: tuple[int, int]) -> None:
+        self.preprocess, self.image_size = preprocess, image_size
+        self.transforms = TransformPipeline(preprocess.transform)
+        height, width = image_size
+        # Resize the shorter side to the network's longer one, so that the crop always fits.
+        self.resize = TransformPipeline(f"resize({max(height, width)}) center-crop({max(height, width)})")
+
+    def __call__(self, source: InputItem | Path) -> Tensor | str:
+        """Return the prepared image of an item or a file, or the error message if it cannot be read."""
+        item = InputItem(str(source)) if isinstance(source, Path) else source
+        try:
+            return self.apply(item.decode(self.preprocess.channels))
+        except (ValueError, OSError) as error:
+            return str(error).removeprefix(f"{item.path}: ")
+
+    def apply(self, pixels: Tensor) -> Tensor:
+        """Prepare decoded pixels (C, H, W) of any size. Raises ValueError if a transform does not fit them."""
+        pixels = self.transforms.apply_image(pixels, 0)
+        return pixels if tuple(pixels.shape[1:]) == self.image_size else self._resize_and_crop(pixels)
+
+    def _resize_and_crop(self, pixels: Tensor) -> Tensor:
+        height, width = self.image_size
+        square = self.resize.apply_image(pixels, 0)
+        top, left = (square.shape[1] - height) // 2, (square.shape[2] - width) // 2
+        return square[:, top : top + height, left : left + width]

@@ -1,13 +1,11 @@
-"""Files of predictions: JSON, CSV or Parquet by their ending, whole or not there, gone on with where they were left.
-
-Rows written down one by one as they come, so that what was done is not done again.
-"""
+"""Prediction files: JSON, CSV or Parquet by suffix, written atomically and resumable."""
 
 import csv
 import io
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +17,9 @@ from reslab.spec.errors import invalid
 
 
 class PartialResults:
-    """A file of JSON lines: first `facts`, which tell how the rows were made, then a row a line.
+    """A file of JSON lines: first the `metadata`, then one row per line, appended as rows are computed.
 
-    With `keep` it is gone on with, a last line that was torn cut off; else it is begun anew.
+    With `resume` an existing file is kept and a torn last line cut off; otherwise the file is started anew.
     """
 
     def __init__(self, path: Path, metadata: Mapping[str, Any], resume: bool) -> None:
@@ -37,7 +35,7 @@ class PartialResults:
 
     @staticmethod
     def read(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-        """The rows and the facts; none where there is no journal. A last line without its end is left out."""
+        """Return the rows and the metadata, or none without a file. An unfinished last line is skipped."""
         if not path.is_file():
             return [], None
         lines = path.read_bytes().split(b"\n")[:-1]
@@ -45,12 +43,12 @@ class PartialResults:
         return records[1:], records[0] if records else None
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Write a row down; it outlives this process from here on."""
+        """Append a row."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def delete(self) -> None:
-        """Take the journal away."""
+        """Delete the file."""
         os.unlink(self.path)
 
 
@@ -60,8 +58,10 @@ _OPTIONAL_COLUMNS = ("embedding", "grad_cam")
 
 
 def format_csv(predictions: Iterable[Prediction]) -> str:
-    """A line a class: path, rank, class, probability, error; with features and heat_map on the first of each picture
-    where there are any."""
+    """Return one line per class: path, rank, class, probability, error.
+
+    If any row has an embedding or a Grad-CAM path, the first line of each image has them in further columns.
+    """
     rows = list(predictions)
     optional_columns = [
         column for column in _OPTIONAL_COLUMNS if any(getattr(prediction, column) for prediction in rows)
@@ -84,13 +84,13 @@ def _format_cell(value: str | tuple[float, ...]) -> str:
 
 
 def format_json(predictions: Iterable[Prediction], metadata: PredictionMetadata) -> str:
-    """One object: `predictions` and, under `how`, what made them."""
+    """Return one JSON object with `predictions` and `metadata`."""
     payload = {"predictions": [prediction.to_dict() for prediction in predictions], "metadata": dict(metadata)}
     return json.dumps(payload, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def format_parquet(predictions: Iterable[Prediction], metadata: PredictionMetadata) -> bytes:
-    """A row a picture: path, classes, probabilities, features, heat_map, error; `facts` under the key `reslab`."""
+    """Return one row per image: path, classes, probabilities, embedding, grad_cam, error; metadata under `reslab`."""
     require_extra("parquet", "a .parquet file")
     import pyarrow
     import pyarrow.parquet
@@ -155,22 +155,28 @@ def _read_parquet(path: Path) -> tuple[list[Prediction], PredictionMetadata | No
     return rows, json.loads(metadata) if metadata else None
 
 
-PredictionReader = Callable[[Path], tuple[list[Prediction], PredictionMetadata | None]]
-PredictionWriter = Callable[[Iterable[Prediction], PredictionMetadata], bytes]
-PREDICTION_FORMATS: dict[str, tuple[PredictionWriter, PredictionReader]] = {
-    ".json": (lambda rows, facts: format_json(rows, facts).encode(), _read_json),
-    ".csv": (lambda rows, facts: format_csv(rows).encode(), _read_csv),
-    ".parquet": (format_parquet, _read_parquet),
+@dataclass(frozen=True)
+class PredictionFormat:
+    """A file format of predictions: `encode` returns the bytes of a file, `read` the rows and metadata of one."""
+
+    encode: Callable[[Iterable[Prediction], PredictionMetadata], bytes]
+    read: Callable[[Path], tuple[list[Prediction], PredictionMetadata | None]]
+
+
+PREDICTION_FORMATS = {
+    ".json": PredictionFormat(lambda rows, metadata: format_json(rows, metadata).encode(), _read_json),
+    ".csv": PredictionFormat(lambda rows, metadata: format_csv(rows).encode(), _read_csv),
+    ".parquet": PredictionFormat(format_parquet, _read_parquet),
 }
 
 
 class PredictionFile:
-    """The predictions of `items` on their way into a file; `facts` tell how they are made.
+    """A file that collects the predictions of `items`; `metadata` describes how they are made.
 
-    Every row is written down at once in a journal beside the file (`FILE.part`); at the end the file is written whole
-    and the journal is gone. With `resume` the rows of both are taken over, but those with an error, and `left` are the
-    items that are still to be computed. Raises ValueError for an unknown ending, a file that is there without `resume`,
-    and rows that were made otherwise.
+    Every row is appended at once to `FILE.part`; at the end the file is written atomically and `FILE.part` deleted.
+    With `resume` the rows of both files are reused, except those with an error, and `remaining` lists the items still
+    to compute. Raises ValueError for an unknown suffix, an existing file without `resume`, and rows that were made with
+    other options.
     """
 
     def __init__(
@@ -192,45 +198,46 @@ class PredictionFile:
             old_values, new_values = (
                 ", ".join(f"{name}={values.get(name)}" for name in changed) for values in (metadata, self.metadata)
             )
-            step = "ask as before, or leave --resume away to begin anew in another file"
-            raise invalid(f"rows made as asked now ({new_values})", f"{self.path} with {old_values}", next_step=step)
+            step = "use the earlier options, or leave out --resume and name another file"
+            raise invalid(
+                f"rows made with the same options ({new_values})", f"{self.path} with {old_values}", next_step=step
+            )
         self.completed |= {row.path: row for row in rows if not row.error}
 
     @property
     def remaining(self) -> list[InputItem]:
-        """The items without a row."""
+        """Return the items without a row."""
         return [item for item in self.items if item.path not in self.completed]
 
     def add(self, prediction: Prediction) -> None:
-        """Keep a row, at once."""
+        """Append a row to the partial file."""
         self.completed[prediction.path] = prediction
         self.partial.append(prediction.to_dict())
 
     def finish(self) -> list[Prediction]:
-        """Write the file, the rows in the order of the items after those that it had before; the rows of the items."""
+        """Write the file, earlier rows first, then those of the items in order; return the latter."""
         requested = {item.path for item in self.items}
         earlier = [prediction for path, prediction in self.completed.items() if path not in requested]
         predictions = [self.completed[path] for path in dict.fromkeys(item.path for item in self.items)]
-        write_atomic(
-            self.path, PREDICTION_FORMATS[self.path.suffix.lower()][0]([*earlier, *predictions], self.metadata)
-        )
+        encode = PREDICTION_FORMATS[self.path.suffix.lower()].encode
+        write_atomic(self.path, encode([*earlier, *predictions], self.metadata))
         self.partial.delete()
         return predictions
 
 
 def check_output_path(path: Path, resume: bool) -> None:
-    """Raises ValueError where the file cannot be written, before anything is computed."""
+    """Raise ValueError if the file cannot be written, before anything is computed."""
     suffix = path.suffix.lower()
     if suffix not in PREDICTION_FORMATS:
         raise invalid(f"a file that ends in {', '.join(PREDICTION_FORMATS)}", path.name, path.with_suffix(".csv").name)
     if suffix == ".parquet":
         require_extra("parquet", "a .parquet file")
     if path.is_dir() or (path.exists() and not resume):
-        raise invalid("a file that is not there yet", f"{path}, which is", next_step="add --resume to go on with it")
+        raise invalid("a new file", f"{path}, which exists", next_step="add --resume to continue it")
     partial_path = _partial_path(path)
     if partial_path.exists() and not resume:
-        step = f"add --resume to go on with it, or remove {partial_path.name}"
-        raise invalid("a file that nobody began", f"{partial_path}, rows of an earlier try", next_step=step)
+        step = f"add --resume to continue it, or delete {partial_path.name}"
+        raise invalid("a new file", f"{partial_path}, rows of an interrupted command", next_step=step)
 
 
 def _partial_path(path: Path) -> Path:
@@ -241,9 +248,9 @@ def _read_existing(path: Path) -> tuple[list[Prediction], PredictionMetadata | N
     if not path.exists():
         return [], None
     try:
-        return PREDICTION_FORMATS[path.suffix.lower()][1](path)
+        return PREDICTION_FORMATS[path.suffix.lower()].read(path)
     except (KeyError, TypeError, ValueError, OSError) as error:
-        raise invalid(f"{path} as `reslab predict` wrote it", f"a file that reads otherwise ({error})") from error
+        raise invalid(f"a file written by `reslab predict` in {path}", f"other content ({error})") from error
 
 
 def _read_partial(path: Path) -> tuple[list[Prediction], PredictionMetadata | None]:

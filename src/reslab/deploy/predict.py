@@ -1,9 +1,4 @@
-"""`predict`: pictures to class names with probabilities, by any engine, one row a picture.
-
-Prepared pictures to class names with probabilities, and to embeddings.
-
-A picture made ready for a network.
-"""
+"""`predict`: class names with probabilities for images, computed by any backend."""
 
 import copy
 from collections import deque
@@ -16,22 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reslab.data.transforms.pipeline import TransformPipeline
 from reslab.deploy.backends.backend import Backend
 from reslab.deploy.backends.registry import open_backend
 from reslab.deploy.grad_cam import GradCam, draw_grad_cam, grad_cam_path
-from reslab.deploy.inputs import InputItem, chunked, list_inputs
+from reslab.deploy.inputs import InferenceTransform, InputItem, chunked, list_inputs
 from reslab.nn.checkpoints.load import last_linear_name
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import deterministic_mode
 from reslab.spec.errors import invalid
-from reslab.spec.preprocess import Preprocess
 from reslab.training.run import Run, load
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """A class by name, and how probable the network holds it to be."""
+    """The name of a class and its predicted probability."""
 
     name: str
     probability: float
@@ -39,7 +32,7 @@ class ClassScore:
 
 @dataclass(frozen=True, eq=False)
 class ModelOutput:
-    """Of N pictures: `logits` (N, classes) and, where they were asked for, `features` (N, F); on the CPU."""
+    """The output for N images, on the CPU: `logits` (N, classes) and, if requested, `embeddings` (N, F)."""
 
     logits: Tensor
     embeddings: Tensor | None = None
@@ -47,9 +40,9 @@ class ModelOutput:
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """Prepared pictures to their `top_k` classes, p = softmax(engine(picture) / temperature).
+    """A network ready to predict: p = softmax(backend(image) / temperature).
 
-    With a `head` the engine hands out what the head reads, the embedding, and the head is computed here in float32.
+    With a `head`, the backend returns the embedding, and the head is computed here in float32.
     """
 
     backend: Backend
@@ -58,7 +51,7 @@ class Predictor:
     head: nn.Linear | None = None
 
     def __call__(self, images: Sequence[Tensor]) -> ModelOutput:
-        """Of uint8 (C, H, W) pictures of one size."""
+        """Return the output for uint8 images (C, H, W) of one size."""
         output = self.backend(torch.stack(list(images)))
         if self.head is None:
             return ModelOutput(output)
@@ -66,7 +59,7 @@ class Predictor:
             return ModelOutput(self.head(output), output)
 
     def top_classes(self, output: ModelOutput, top_k: int) -> list[tuple[ClassScore, ...]]:
-        """The `top_k` classes of each picture, the most probable first."""
+        """Return the `top_k` classes of each image, the most probable first."""
         top = self.probabilities(output).topk(min(top_k, len(self.classes)), dim=1)
         return [
             tuple(ClassScore(self.classes[label], value) for label, value in zip(labels, values, strict=True))
@@ -74,7 +67,7 @@ class Predictor:
         ]
 
     def probabilities(self, output: ModelOutput) -> Tensor:
-        """(N, classes): softmax(logits / temperature)."""
+        """Return softmax(logits / temperature), (N, classes)."""
         return (output.logits / self.temperature).softmax(1)
 
 
@@ -90,15 +83,15 @@ def build_predictor(
     calibration_images: Tensor | None = None,
     num_images: int | None = None,
 ) -> Predictor:
-    """The network made ready by an engine (see `open_engine`), with its class names and, where kept, its temperature.
+    """Return a predictor that runs the network with a backend (see `open_backend`), its class names and temperature.
 
-    `features` hands out embeddings too: what the last linear layer reads. Raises ValueError as `open_engine`, where the
-    network knows no preprocessing, and for features where it has no linear layer.
+    `embeddings` adds the input of the last linear layer to the output. Raises ValueError like `open_backend`, for a
+    network without preprocessing, and for embeddings of a network without a linear layer.
     """
     if network.preprocess is None:
         raise invalid(
-            "a network that knows its preprocessing",
-            f"{network.arch.name} without",
+            "a network with its preprocessing",
+            f"{network.arch.name} without it",
             next_step="train it, load a run, or set network.preprocess",
         )
     backbone, head = split_head(network) if embeddings else (network, None)
@@ -116,62 +109,33 @@ def build_predictor(
 
 
 def class_names(network: ResidualNetwork) -> tuple[str, ...]:
-    """The network's class names, or `class 0`, `class 1` ... where it knows none."""
+    """Return the network's class names, or `class 0`, `class 1`, ... if it has none."""
     return network.classes or tuple(f"class {index}" for index in range(network.arch.num_classes))
 
 
 def split_head(network: ResidualNetwork) -> tuple[ResidualNetwork, nn.Linear]:
-    """A copy that hands out what its last linear layer reads, and that layer; ValueError where it has none."""
+    """Return a copy of the network that ends before its last linear layer, and that layer; ValueError without one."""
     backbone = copy.deepcopy(network).eval()
     name = last_linear_name(backbone)
     if name is None:
-        raise invalid("a network with a linear layer, which embeddings are read by", network.arch.name)
+        raise invalid("a network with a linear layer, whose input is the embedding", network.arch.name)
     head = backbone.get_submodule(name)
     assert isinstance(head, nn.Linear)
     backbone.set_submodule(name, nn.Identity())
     return backbone, head.cpu().float().requires_grad_(False)
 
 
-class InferenceTransform:
-    """A picture to what the network reads: the words of its preprocessing, then its size; uint8 (C, H, W)."""
-
-    def __init__(self, preprocess: Preprocess, image_size: tuple[int, int]) -> None:
-        self.preprocess, self.image_size = preprocess, image_size
-        self.transforms = TransformPipeline(preprocess.transform)
-        height, width = image_size
-        # The shorter side of the picture to the longer one of the network, so that the crop always fits.
-        self.resize = TransformPipeline(f"resize({max(height, width)}) center-crop({max(height, width)})")
-
-    def __call__(self, source: InputItem | Path) -> Tensor | str:
-        """The picture of an item or a file, or why it cannot be read."""
-        item = InputItem(str(source)) if isinstance(source, Path) else source
-        try:
-            return self.apply(item.decode(self.preprocess.channels))
-        except (ValueError, OSError) as error:
-            return str(error).removeprefix(f"{item.path}: ")
-
-    def apply(self, pixels: Tensor) -> Tensor:
-        """Decoded pixels (C, H, W) of any size. Raises ValueError where the words do not fit them."""
-        pixels = self.transforms.apply_image(pixels, 0)
-        return pixels if tuple(pixels.shape[1:]) == self.image_size else self._resize_and_crop(pixels)
-
-    def _resize_and_crop(self, pixels: Tensor) -> Tensor:
-        height, width = self.image_size
-        square = self.resize.apply_image(pixels, 0)
-        top, left = (square.shape[1] - height) // 2, (square.shape[2] - width) // 2
-        return square[:, top : top + height, left : left + width]
-
-
 _NUM_READ_THREADS = 4
-# Batches that are read while one is computed.
+# Batches that are read while another one is computed.
 _NUM_PREFETCHED_BATCHES = 2
+_NON_FINITE_ERROR = "the network's output is not finite: its weights have diverged, or the precision is too low"
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network says of one picture: its `classes`, the most probable first, or why the file could not be read.
+    """The prediction for one image: its `classes`, the most probable first, or the error if it could not be read.
 
-    `features` is the embedding and `heat_map` the file of the heat map, where they were asked for.
+    `embedding` and `grad_cam` (the path of the heatmap) are empty unless they were requested.
     """
 
     path: str
@@ -181,7 +145,7 @@ class Prediction:
     grad_cam: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """path, classes (a list of name and probability), and features, heat_map and error where there are any."""
+        """Return path and classes, and embedding, grad_cam and error unless they are empty."""
         classes = [{"name": score.name, "probability": score.probability} for score in self.classes]
         row: dict[str, Any] = {"path": self.path, "classes": classes}
         optional = {"embedding": list(self.embedding), "grad_cam": self.grad_cam, "error": self.error}
@@ -189,10 +153,34 @@ class Prediction:
 
 
 def prediction_from_dict(row: dict[str, Any]) -> Prediction:
-    """The prediction that `to_dict` wrote."""
+    """Return the prediction that `to_dict` wrote."""
     classes = tuple(ClassScore(entry["name"], entry["probability"]) for entry in row["classes"])
     embedding = tuple(row.get("embedding", ()))
     return Prediction(row["path"], classes, row.get("error", ""), embedding, row.get("grad_cam", ""))
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """The options of a prediction; the arguments of `predict` without the model and the images.
+
+    Raises ValueError for `top_k` or `batch_size` below 1.
+    """
+
+    top_k: int = 5
+    batch_size: int = 64
+    device: str | torch.device = "auto"
+    use_temperature: bool = True
+    backend: str = "auto"
+    precision: str = "float32"
+    compiled: bool = False
+    embeddings: bool = False
+    grad_cam_dir: Path | None = None
+    calibration_images: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("top_k", self.top_k), ("batch_size", self.batch_size)):
+            if value < 1:
+                raise invalid(f"{name} of at least 1", value, nearest="1")
 
 
 def predict(
@@ -209,51 +197,75 @@ def predict(
     grad_cam_dir: str | Path | None = None,
     calibration_images: Tensor | None = None,
 ) -> list[Prediction]:
-    """The `top_k` most probable classes, p = softmax(network(picture) / T), of every picture in `paths`, in order.
+    """Return the `top_k` most probable classes, p = softmax(network(image) / T), of every image in `paths`, in order.
 
-    `model` is a run or its folder, a `model.safetensors`, or a network that knows its preprocessing. `paths` are files,
-    folders, patterns, shards, CSV files (`list_items`). A picture is prepared as for the evaluation; one of another
-    size than the network's is scaled by its shorter side and cropped in the middle. T is the temperature that the
-    weights carry (`reslab eval --save-temperature`; Guo et al. 2017, Sec. 4.2), 1 where they carry none or without
-    `temperature`. `engine` and `precision` are those of `open_engine`, `images` (normalised) for the scales of int8.
-    `features` adds the embedding, what the last linear layer reads; `heat_maps` is a folder for Grad-CAM pictures of
-    each first class. A file that cannot be read is a row with its error.
-    Raises ValueError where a folder holds no picture, top_k or batch is below 1, the preprocessing is not known, or the
-    engine cannot run so.
+    `model` is a run or its folder, a `model.safetensors`, or a network with its preprocessing. `paths` are files,
+    folders, patterns, shards and CSV files (see `list_inputs`). Images are prepared as in evaluation; an image of
+    another size than the network's is resized by its shorter side and center-cropped. T is the temperature saved with
+    the weights (`reslab eval --save-temperature`; Guo et al. 2017, Sec. 4.2), or 1 if there is none or
+    `use_temperature` is false. `backend` and `precision` are those of `open_backend`; int8 needs `calibration_images`
+    (normalized). `embeddings` adds the input of the last linear layer; `grad_cam_dir` is a folder for Grad-CAM
+    heatmaps of the top class. A file that cannot be read becomes a row with an error.
+    Raises ValueError for a folder without images, top_k or batch_size below 1, a network without preprocessing, and a
+    precision or device that the backend does not support.
     """
+    options = PredictOptions(
+        top_k=top_k,
+        batch_size=batch_size,
+        device=device,
+        use_temperature=use_temperature,
+        backend=backend,
+        precision=precision,
+        embeddings=embeddings,
+        grad_cam_dir=None if grad_cam_dir is None else Path(grad_cam_dir),
+        calibration_images=calibration_images,
+    )
     items = list_inputs(paths)
     network = model if isinstance(model, ResidualNetwork) else load(model)
-    check_predict_options(top_k, batch_size)
+    _, predictions = start_predictions(network, items, options)
+    return list(predictions)
+
+
+def start_predictions(
+    network: ResidualNetwork, items: Sequence[InputItem], options: PredictOptions
+) -> tuple[Backend, Iterator[Prediction]]:
+    """Open the backend; return it with an iterator that computes one prediction per item, in order.
+
+    Raises ValueError like `build_predictor`.
+    """
     predictor = build_predictor(
         network,
-        backend,
-        precision,
-        device,
-        embeddings=embeddings,
-        use_temperature=use_temperature,
-        calibration_images=calibration_images,
+        # Only torch can be compiled, so "auto" means torch here.
+        "torch" if options.compiled and options.backend == "auto" else options.backend,
+        options.precision,
+        options.device,
+        embeddings=options.embeddings,
+        use_temperature=options.use_temperature,
+        compiled=options.compiled,
+        calibration_images=options.calibration_images,
         num_images=len(items),
     )
-    folder = None if grad_cam_dir is None else Path(grad_cam_dir)
-    return list(iter_predictions(network, predictor, items, top_k, batch_size, folder))
-
-
-def check_predict_options(top_k: int, batch_size: int) -> None:
-    """ValueError where one of them is below 1."""
-    for name, value in (("top_k", top_k), ("batch_size", batch_size)):
-        if value < 1:
-            raise invalid(f"{name} of at least 1", value, nearest="1")
+    predictions = iter_predictions(
+        network,
+        predictor,
+        items,
+        top_k=options.top_k,
+        batch_size=options.batch_size,
+        grad_cam_dir=options.grad_cam_dir,
+    )
+    return predictor.backend, predictions
 
 
 def iter_predictions(
     network: ResidualNetwork,
     predictor: Predictor,
     items: Sequence[InputItem],
+    *,
     top_k: int = 5,
     batch_size: int = 64,
     grad_cam_dir: Path | None = None,
 ) -> Iterator[Prediction]:
-    """One row an item, in order; pictures are read in threads while others are computed."""
+    """Yield one prediction per item, in order; threads read images while earlier ones are computed."""
     assert network.preprocess is not None
     transform = InferenceTransform(network.preprocess, network.arch.image_size)
     write_grad_cam = None if grad_cam_dir is None else _GradCamWriter(network, predictor, grad_cam_dir)
@@ -264,7 +276,7 @@ def iter_predictions(
 def _prefetch(
     items: Sequence[InputItem], batch_size: int, transform: InferenceTransform
 ) -> Iterator[tuple[Sequence[InputItem], list[Tensor | str]]]:
-    """Batches of items with their pictures, or with why they cannot be read; the next ones are being read already."""
+    """Yield batches of items with their images or read errors, while threads read the next batches."""
     pending: deque[tuple[Sequence[InputItem], list[Future[Tensor | str]]]] = deque()
     executor = ThreadPoolExecutor(_NUM_READ_THREADS)
     try:
@@ -304,13 +316,8 @@ def _predict_batch(
         yield prediction if next(is_finite) else Prediction(item.path, error=_NON_FINITE_ERROR)
 
 
-_NON_FINITE_ERROR = (
-    "the network's answer is not a number: its weights have diverged, or the precision is too small for them"
-)
-
-
 class _GradCamWriter:
-    """Heat maps of pictures, written into a folder; returns the names of their files."""
+    """Writes the Grad-CAM heatmaps of images into a folder and returns their paths."""
 
     def __init__(self, network: ResidualNetwork, predictor: Predictor, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -36,7 +36,7 @@ def test_first_classes_of_either_network_are_told_of_both(
     client: TestClient, network: ResidualNetwork, x: torch.Tensor, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A class that has left the first ones has not fallen to zero."""
-    monkeypatch.setattr("reslab.deploy.server.routes.lesion._NUM_TOP_CLASSES", 2)
+    monkeypatch.setattr("reslab.deploy.server.routes.blocks._NUM_TOP_CLASSES", 2)
     found = client.post("/v1/lesion", json={"image": text, **PLAN}).json()
     whole = probabilities(network, x)
     with cut(network):

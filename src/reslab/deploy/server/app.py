@@ -21,14 +21,12 @@ from starlette.staticfiles import StaticFiles
 from reslab.deploy.server.connections import connection_class
 from reslab.deploy.server.errors import HTTPError
 from reslab.deploy.server.middleware import MetricsMiddleware, SecurityMiddleware
-from reslab.deploy.server.routes.explain import explain_routes
+from reslab.deploy.server.routes.blocks import block_routes, lesion_routes
 from reslab.deploy.server.routes.health import health_routes
-from reslab.deploy.server.routes.lesion import lesion_routes
 from reslab.deploy.server.routes.models import model_routes
-from reslab.deploy.server.routes.predict import predict_routes
-from reslab.deploy.server.routes.run import BackgroundEvaluator, run_routes
-from reslab.deploy.server.routes.samples import SampleStore, sample_routes
-from reslab.deploy.server.routes.unit import block_routes
+from reslab.deploy.server.routes.predict import explain_routes, predict_routes
+from reslab.deploy.server.routes.runs import BackgroundEvaluator, run_routes, sample_routes
+from reslab.deploy.server.samples import SampleStore
 from reslab.deploy.server.settings import ServerSettings
 from reslab.deploy.server.state import AppState
 from reslab.spec.errors import invalid

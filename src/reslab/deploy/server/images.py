@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from reslab.data.decode import is_simple_jpeg, read_image
-from reslab.deploy.predict import InferenceTransform
+from reslab.deploy.inputs import InferenceTransform
 from reslab.deploy.server.errors import HTTPError, http_error
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP")

@@ -19,7 +19,8 @@ from starlette.requests import Request
 from torch import Tensor
 
 from reslab.deploy.export.verify import load_calibration_images
-from reslab.deploy.predict import InferenceTransform, Predictor, build_predictor, class_names
+from reslab.deploy.inputs import InferenceTransform
+from reslab.deploy.predict import Predictor, build_predictor, class_names
 from reslab.deploy.server.ablation import AnalysisModel
 from reslab.deploy.server.batching import DynamicBatcher
 from reslab.deploy.server.errors import HTTPError, http_error, too_many_requests

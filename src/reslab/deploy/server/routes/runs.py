@@ -1,86 +1,72 @@
-"""`/v1/models/NAME/run`: the curves of a run as far as it is, and what its network makes of the test images.
-
-What a network makes of its run's test images: judged once, a little at a time, when first asked for.
-"""
+"""`/v1/models/NAME/samples`, `/run` and `/confusion`: a run's test images, its log, and the network's errors on them."""
 
 import asyncio
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-from fastapi import APIRouter, Query
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Path, Query
+from fastapi.responses import JSONResponse, Response
+from PIL import Image
 from torch import Tensor
 
 from reslab.deploy.server.errors import HTTPError, http_error
-from reslab.deploy.server.routes.samples import SampleSet, SampleStore
-from reslab.deploy.server.schemas import OVERLOAD_ERRORS, READ_ERRORS, ConfusionCellResponse, ModelPath, RunResponse
+from reslab.deploy.server.images import encode_png
+from reslab.deploy.server.samples import SampleEvaluation, SampleSet, SampleStore
+from reslab.deploy.server.schemas import (
+    OVERLOAD_ERRORS,
+    READ_ERRORS,
+    ConfusionCellResponse,
+    ModelPath,
+    RunResponse,
+    SamplesResponse,
+)
 from reslab.deploy.server.state import AppState, LoadedModel, ModelHandle
-from reslab.metrics.classification import per_class_metrics
 from reslab.spec.optim import parse_duration
 from reslab.training.run import Run
 
 MAX_EVAL_IMAGES = 2000
 _BATCH_SIZE = 32
-_NUM_MISCLASSIFIED = 24
+_MAX_SIDE = 640
+_PNG_RESPONSES = {**READ_ERRORS, 200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}}
 
 
-@dataclass(frozen=True, eq=False)
-class SampleEvaluation:
-    """Of `numbers` on the shelf: labels (N,), the classes they were called by (N,), and how probable those are (N,)."""
+def sample_routes(state: AppState, sample_store: SampleStore) -> APIRouter:
+    """The routes."""
+    router = APIRouter()
 
-    sample_set: SampleSet
-    classes: tuple[str, ...]
-    indices: tuple[int, ...]
-    labels: Tensor
-    predicted: Tensor
-    confidences: Tensor
+    def _open_samples(name: str) -> SampleSet:
+        handle = state.get_model(name)
+        return sample_store.get(handle.name, handle.run)
 
-    def confusion_matrix(self) -> list[list[int]]:
-        """confusion[true][called]: how many."""
-        num_classes = len(self.classes)
-        counts = torch.bincount(self.labels * num_classes + self.predicted, minlength=num_classes * num_classes).view(
-            num_classes, num_classes
-        )
-        return [[int(count) for count in row] for row in counts]
+    @router.get("/v1/models/{name}/samples", response_model=SamplesResponse, responses=READ_ERRORS)
+    def list_samples(
+        name: ModelPath, n: Annotated[int, Query(ge=1, le=500, description="How many pictures.")] = 24
+    ) -> JSONResponse:
+        """Test images of a run by number, in an order drawn once; 404 where its data cannot be opened."""
+        sample_set = _open_samples(name)
+        return JSONResponse({"samples": [sample_set.describe(index) for index in sample_set.order[:n]]})
 
-    def misclassified(self) -> list[dict[str, Any]]:
-        """The wrong answers given with the greatest certainty, the surest first."""
-        wrong = (self.predicted != self.labels).nonzero().flatten()
-        order = wrong[self.confidences[wrong].argsort(descending=True, stable=True)][:_NUM_MISCLASSIFIED]
-        return [self.describe_sample(position) for position in order.tolist()]
+    @router.get("/v1/models/{name}/samples/{number}.png", response_class=Response, responses=_PNG_RESPONSES)
+    def sample_image(name: ModelPath, number: Annotated[int, Path(description="A picture by its number.")]) -> Response:
+        """A test image, its longer side at most 640 pixels."""
+        sample_set = _open_samples(name)
+        if not 0 <= number < len(sample_set.images):
+            raise http_error(404, f"a picture from 0 to {len(sample_set.images) - 1}", number)
+        png = encode_png(_downscale(sample_set.images.preview(number).cpu()))
+        return Response(png, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
-    def confusion_cell(self, true: int, predicted: int) -> list[dict[str, Any]]:
-        """The pictures of one class that were called by another, or by their own."""
-        positions = ((self.labels == true) & (self.predicted == predicted)).nonzero().flatten()
-        return [self.describe_sample(position) for position in positions.tolist()]
-
-    def describe_sample(self, position: int) -> dict[str, Any]:
-        """id, true, predicted, probability, name."""
-        index = self.indices[position]
-        return {
-            "id": index,
-            "true": self.classes[int(self.labels[position])],
-            "predicted": self.classes[int(self.predicted[position])],
-            "probability": float(self.confidences[position]),
-            "name": self.sample_set.images.name(index),
-        }
-
-    def per_class(self) -> list[dict[str, Any]]:
-        """Precision, recall and F1 of each class; null where nothing defines one."""
-        rows = per_class_metrics(self.confusion_matrix(), self.classes)
-        return [
-            {
-                "name": row.name,
-                "num_samples": row.num_samples,
-                **{name: _nan_to_none(getattr(row, name)) for name in ("precision", "recall", "f1")},
-            }
-            for row in rows
-        ]
+    return router
 
 
-def _nan_to_none(value: float) -> float | None:
-    return None if value != value else value
+def _downscale(pixels: Tensor) -> Tensor:
+    """The picture with its longer side at most _LARGEST_SIDE."""
+    if max(pixels.shape[1:]) <= _MAX_SIDE:
+        return pixels
+    array = pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous().numpy()
+    image = Image.fromarray(array)
+    image.thumbnail((_MAX_SIDE, _MAX_SIDE), Image.Resampling.BICUBIC)
+    resized = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, -1)
+    return resized.permute(2, 0, 1)
 
 
 class BackgroundEvaluator:
@@ -105,7 +91,7 @@ class BackgroundEvaluator:
 
     async def _evaluate(self, handle: ModelHandle) -> SampleEvaluation:
         loaded = await self.state.load_model(handle.name)
-        sample_set = await asyncio.to_thread(self.sample_store.get, handle)
+        sample_set = await asyncio.to_thread(self.sample_store.get, handle.name, handle.run)
         indices = sample_set.order[:MAX_EVAL_IMAGES]
         results = [
             await self.state.run_internal_analysis(

@@ -1,0 +1,137 @@
+"""The evaluation images of a run, and what its network predicts for them."""
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reslab.data.dataset import DatasetSplits
+from reslab.data.image_datasets import ImageDataset
+from reslab.data.loader import eval_loader
+from reslab.deploy.server.errors import HTTPError, http_error
+from reslab.metrics.classification import per_class_metrics
+from reslab.training.run import Run
+from reslab.training.run_data import reopen_data
+
+_SEED = 0
+_NUM_MISCLASSIFIED = 24
+
+
+@dataclass(frozen=True, eq=False)
+class SampleSet:
+    """The evaluation images of a run, in a random order drawn once, so that the first n cover the classes."""
+
+    data: DatasetSplits
+    images: ImageDataset
+    order: tuple[int, ...]
+
+    def describe(self, index: int) -> dict[str, Any]:
+        """Return id, label and name of the image at this index."""
+        return {
+            "id": index,
+            "label": self.data.classes[int(self.images.labels[index])],
+            "name": self.images.name(index),
+        }
+
+    def load_batch(self, indices: Sequence[int]) -> Tensor:
+        """Return images as the network reads them, normalized (N, C, H, W)."""
+        selected = self.images.subset(list(indices))
+        return torch.cat([x for x, _, _ in eval_loader(selected, len(selected), self.data.preprocess, "cpu")])
+
+
+class SampleStore:
+    """The sample sets of all models, each opened on first use."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sample_sets: dict[str, SampleSet] = {}
+
+    def get(self, model: str, run: Run | None) -> SampleSet:
+        """Return the samples of the model's run. Raises HTTPError (404), with the reason, if there are none."""
+        with self._lock:
+            if model not in self._sample_sets:
+                self._sample_sets[model] = _open_sample_set(model, run)
+            return self._sample_sets[model]
+
+    async def normalized_images(self, model: str, run: Run | None, num_images: int) -> Tensor:
+        """Return the first samples, normalized (N, C, H, W). Raises HTTPError (404)."""
+
+        def load() -> Tensor:
+            sample_set = self.get(model, run)
+            return sample_set.load_batch(sample_set.order[:num_images])
+
+        return await asyncio.to_thread(load)
+
+
+def _open_sample_set(model: str, run: Run | None) -> SampleSet:
+    if run is None:
+        raise http_error(404, "a run with its data", f"{model}, a weights file", "serve the run's folder")
+    try:
+        data = reopen_data(run.metadata["data"])
+    except (ValueError, OSError) as error:
+        raise HTTPError(404, f"the test images of {model} cannot be opened: {error}") from None
+    images = data.split(data.eval_split)
+    permutation = torch.randperm(len(images), generator=torch.Generator().manual_seed(_SEED))
+    return SampleSet(data, images, tuple(permutation.tolist()))
+
+
+@dataclass(frozen=True, eq=False)
+class SampleEvaluation:
+    """The predictions for the images `indices` of a sample set: labels, predicted classes and confidences, (N,) each."""
+
+    sample_set: SampleSet
+    classes: tuple[str, ...]
+    indices: tuple[int, ...]
+    labels: Tensor
+    predicted: Tensor
+    confidences: Tensor
+
+    def confusion_matrix(self) -> list[list[int]]:
+        """Return the counts, matrix[true][predicted]."""
+        num_classes = len(self.classes)
+        counts = torch.bincount(self.labels * num_classes + self.predicted, minlength=num_classes * num_classes).view(
+            num_classes, num_classes
+        )
+        return [[int(count) for count in row] for row in counts]
+
+    def misclassified(self) -> list[dict[str, Any]]:
+        """Return the misclassified images with the highest confidence, highest first."""
+        wrong = (self.predicted != self.labels).nonzero().flatten()
+        order = wrong[self.confidences[wrong].argsort(descending=True, stable=True)][:_NUM_MISCLASSIFIED]
+        return [self.describe_sample(position) for position in order.tolist()]
+
+    def confusion_cell(self, true: int, predicted: int) -> list[dict[str, Any]]:
+        """Return the images of one cell of the confusion matrix."""
+        positions = ((self.labels == true) & (self.predicted == predicted)).nonzero().flatten()
+        return [self.describe_sample(position) for position in positions.tolist()]
+
+    def describe_sample(self, position: int) -> dict[str, Any]:
+        """Return id, true, predicted, probability and name of an image."""
+        index = self.indices[position]
+        return {
+            "id": index,
+            "true": self.classes[int(self.labels[position])],
+            "predicted": self.classes[int(self.predicted[position])],
+            "probability": float(self.confidences[position]),
+            "name": self.sample_set.images.name(index),
+        }
+
+    def per_class(self) -> list[dict[str, Any]]:
+        """Return precision, recall and F1 of each class; null where one is undefined."""
+        rows = per_class_metrics(self.confusion_matrix(), self.classes)
+        return [
+            {
+                "name": row.name,
+                "num_samples": row.num_samples,
+                **{name: _nan_to_none(getattr(row, name)) for name in ("precision", "recall", "f1")},
+            }
+            for row in rows
+        ]
+
+
+def _nan_to_none(value: float) -> float | None:
+    return None if value != value else value
