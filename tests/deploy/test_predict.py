@@ -152,7 +152,7 @@ def test_mistakes_are_told(network: ResidualNetwork, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"images .* in .*empty"):
         predict(network, tmp_path / "empty")
-    with pytest.raises(ValueError, match="at least one picture"):
+    with pytest.raises(ValueError, match="at least one image"):
         predict(network, [])
     with pytest.raises(ValueError, match="top_k of at least 1"):
         predict(network, path, top_k=0)

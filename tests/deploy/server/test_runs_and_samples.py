@@ -101,7 +101,7 @@ def test_weights_alone_are_enough_to_predict(weights: Path, png: bytes, settings
         for way in ("run", "samples", "samples/1.png", "confusion?true=1&predicted=1"):
             found = client.get(f"/v1/models/alone/{way}")
             assert found.status_code == 404
-            assert "weights alone" in found.json()["error"]
+            assert "a weights file" in found.json()["error"]
         assert client.post("/v1/lesion/curve").status_code == 404
 
 
