@@ -117,6 +117,15 @@ def test_settings_are_typed_and_their_keys_known() -> None:
         ("label_smoothing", 1.0, "below 1"),
         ("precision", "bf61", "'bf16'"),
         ("train_transform", "crop(8", "brackets"),
+        ("normalize.mean", "0.5", "every channel"),
+        ("normalize.per_pixel_mean", "maybe", "true or false"),
+        ("ema.decay", "1", "ema.decay from 0 .none. to below 1"),
+        ("ema.every", "0", "at least 1 step"),
+        ("early_stopping.patience", "3", "'3 epochs'"),
+        ("early_stopping.metric", "top5", "'top1'"),
+        ("distill.alpha", "1.5", "distill.alpha from 0 to 1"),
+        ("distill.temperature", "0", "distill.temperature"),
+        ("ema", "0.9", "ema"),
     ],
 )
 def test_what_means_nothing_is_refused(key: str, value: object, said: str) -> None:
@@ -212,7 +221,7 @@ def test_resnet_strikes_back() -> None:
     found = [RECIPES[name] for name in ("rsb-a1", "rsb-a2", "rsb-a3")]
     assert [recipe.label_smoothing for recipe in found] == [0.1, 0.0, 0.0]
     assert [recipe.repeated_augmentation for recipe in found] == [3, 3, 1]
-    assert [recipe.arch_overrides for recipe in found] == [("merge=drop-path(0.05)",)] * 2 + [()]
+    assert [recipe.arch for recipe in found] == [("merge=drop-path(0.05)",)] * 2 + [()]
     assert {recipe.eval_transform for recipe in found} == {"resize(236,bicubic) center-crop(224)"}
     assert {recipe.schedule.warmup_factor for recipe in found} == {1e-4}
     assert [recipe.schedule.final_factor * recipe.optimizer.lr for recipe in found] == pytest.approx([1e-6] * 3)
@@ -221,9 +230,9 @@ def test_resnet_strikes_back() -> None:
 
 def test_torchvision_s_new_recipe() -> None:
     recipe = RECIPES["torchvision-v2"]
-    assert (recipe.label_smoothing, recipe.repeated_augmentation, recipe.ema_every) == (0.1, 4, 32)
+    assert (recipe.label_smoothing, recipe.repeated_augmentation, recipe.ema.every) == (0.1, 4, 32)
     assert recipe.eval_transform == "resize(232) center-crop(224)"
-    assert recipe.ema == pytest.approx(0.998908, abs=1e-6)  # 1 - (1 - 0.99998) 1024 32 / 600
+    assert recipe.ema.decay == pytest.approx(0.998908, abs=1e-6)  # 1 - (1 - 0.99998) 1024 32 / 600
     assert recipe.schedule.warmup_factor == 0.01
 
 
@@ -241,12 +250,12 @@ def test_warm_ups_begin_at_a_tenth() -> None:
         schedule = RECIPES[name].schedule
         assert (schedule.warmup_factor, schedule.warmup_shape) == (0.1, "constant")  # 0.01 of 0.1
     assert RECIPES["goyal2017"].schedule.warmup_lr == 0.1
-    assert RECIPES["goyal2017"].arch_overrides == ("last_norm_weight=0", "init=goyal")
-    assert RECIPES["bag-of-tricks"].arch_overrides == ("last_norm_weight=0", "init=xavier")
+    assert RECIPES["goyal2017"].arch == ("last_norm_weight=0", "init=goyal")
+    assert RECIPES["bag-of-tricks"].arch == ("last_norm_weight=0", "init=xavier")
 
 
 def test_recipes_with_a_mean_of_each_pixel() -> None:
-    found = {name for name, recipe in RECIPES.items() if recipe.pixel_mean}
+    found = {name for name, recipe in RECIPES.items() if recipe.normalize.per_pixel_mean}
     assert found == {"he2015-cifar", "he2015-cifar-110", "he2016-cifar", "stochastic-depth"}
 
 
@@ -257,20 +266,19 @@ def test_recipes_of_others_compute_in_float32_and_name_what_they_are_for() -> No
         assert (recipe.precision, recipe.channels_last, recipe.compile) == ("float32", False, False)
         assert recipe.model in ARCHS
         assert recipe.data in ("cifar10", "cifar2", "imagenet", "fashion-mnist")
-    assert RECIPES["d2l-fashion"].mean == (0.0,)
-    assert RECIPES["d2l-fashion"].std == (1.0,)
+    assert RECIPES["d2l-fashion"].normalize.mean == (0.0,)
+    assert RECIPES["d2l-fashion"].normalize.std == (1.0,)
     assert RECIPES["stochastic-depth"].val_fraction == 0.1
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"unfreeze": ("head",)}, "PART: LENGTH"),
+        ({"unfreeze": ("head",)}, "PART: DURATION"),
         ({"unfreeze": ("head: 1 epoch",)}, "from the start"),
         ({"unfreeze": ("head: 0 epochs", "head: 2 epochs")}, "once"),
-        ({"arch_overrides": ("mix",)}, "AXIS=VALUE"),
+        ({"arch": ("mix",)}, "AXIS=VALUE"),
         ({"val_fraction": 1.0}, "below 1"),
-        ({"mean": (0.5,)}, "every channel"),
         ({"repeated_augmentation": 0}, "at least 1"),
         ({"l2": -0.1}, "at least 0"),
     ],

@@ -23,7 +23,7 @@ DIGITS = {
     "model.stem": "conv3(8) norm act",
     "model.order": "wide",
     "model.drop_rate": 0.2,
-    "ema": 0.9,
+    "ema.decay": 0.9,
     "grad_accum_steps": 2,
     "precise_bn_batches": 3,
     "sync_bn": True,

@@ -15,7 +15,8 @@ import pytest
 from torch import nn
 
 from reslab.runtime.interrupts import TrainingInterrupted
-from reslab.spec.recipe import Recipe
+from reslab.spec.config import override
+from reslab.spec.recipe import EarlyStoppingConfig, Recipe
 from reslab.training.checkpoint import load_train_checkpoint
 from reslab.training.early_stopping import EarlyStopping, PatienceCounter, StopReason
 from reslab.training.evaluation.loop import Evaluation
@@ -25,7 +26,7 @@ from reslab.training.train import train
 Timeless = Callable[[Run], list[dict[str, Any]]]
 STEPS = 17
 # A rate that undoes more than it learns: the accuracy rises once or twice and then not for two epochs.
-RESTLESS = {"patience": "2 epochs", "optimizer.lr": 3.0, "schedule.name": "constant", "schedule.warmup": "0 steps"}
+RESTLESS = {"early_stopping.patience": "2 epochs", "optimizer.lr": 3.0, "schedule.name": "constant", "schedule.warmup": "0 steps"}
 
 
 def judged(top1: float, loss: float = 1.0) -> Evaluation:
@@ -46,17 +47,17 @@ def ends(recipe: Recipe, scores: list[tuple[float, float]]) -> int | None:
 
 
 def test_it_ends_when_the_patience_has_passed_without_a_better_score() -> None:
-    recipe = Recipe("", "", patience="2 epochs")
+    recipe = Recipe("", "", early_stopping=EarlyStoppingConfig("2 epochs"))
     scores = [(0.5, 3.0), (0.6, 2.0), (0.6, 1.0), (0.55, 0.5), (0.7, 0.4)]
     assert ends(recipe, scores) == 4
-    assert ends(replace(recipe, patience_on="loss"), scores) is None
-    assert ends(replace(recipe, patience="3 epochs"), scores) is None
-    assert ends(replace(recipe, patience="20 steps"), scores) == 4  # 20 steps are past at the second epoch's end
-    assert ends(replace(recipe, patience="0 epochs"), scores * 9) is None
+    assert ends(replace(recipe, early_stopping=EarlyStoppingConfig("2 epochs", "loss")), scores) is None
+    assert ends(replace(recipe, early_stopping=EarlyStoppingConfig("3 epochs")), scores) is None
+    assert ends(replace(recipe, early_stopping=EarlyStoppingConfig("20 steps")), scores) == 4  # 20 steps are past at the second epoch's end
+    assert ends(replace(recipe, early_stopping=EarlyStoppingConfig("0 epochs")), scores * 9) is None
 
 
 def test_the_reason_is_a_kind_with_a_text() -> None:
-    stopping = EarlyStopping(Recipe("", "", patience="1 epoch"), STEPS)
+    stopping = EarlyStopping(Recipe("", "", early_stopping=EarlyStoppingConfig("1 epoch")), STEPS)
     assert stopping.stop_reason is StopReason.COMPLETED
     assert stopping.describe(34, 34) == "completed all 34 steps"
     stopping.update(17, judged(0.5))
@@ -126,7 +127,7 @@ def test_one_that_was_interrupted_ends_where_the_uninterrupted_one_does(
 
 
 def test_it_never_looks_at_the_test_set(tiny: dict[str, Any], tmp_path: Path) -> None:
-    wanted = {**tiny, "overrides": {"patience": "2 epochs"}}
+    wanted = {**tiny, "overrides": {"early_stopping.patience": "2 epochs"}}
     with pytest.raises(ValueError, match=r"a validation split, which the patience watches; got: digits.*val-fraction"):
         train(output=tmp_path / "run", **wanted)
     assert not (tmp_path / "run").exists()
@@ -135,14 +136,14 @@ def test_it_never_looks_at_the_test_set(tiny: dict[str, Any], tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"patience": "3"}, "'3 epochs'"),
-        ({"patience": "1 epoch", "swa_epochs": 2}, "patience or swa_epochs"),
-        ({"patience_on": "top5"}, "top1"),
+        ({"early_stopping.patience": "3"}, "'3 epochs'"),
+        ({"early_stopping.patience": "1 epoch", "swa_epochs": 2}, "early_stopping or swa_epochs"),
+        ({"early_stopping.metric": "top5"}, "top1"),
     ],
 )
 def test_what_means_nothing_is_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        Recipe("", "", **given)
+        override(Recipe("", ""), given)
 
 
 def test_it_speaks_where_the_value_has_not_fallen_for_as_many_evaluations() -> None:

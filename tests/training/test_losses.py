@@ -196,10 +196,6 @@ def test_weights_that_mean_nothing_are_refused(how: str, said: str) -> None:
         ("bce(total)", "unknown word of bce"),
         ("bce2", r"bce\(0.2\)"),
         ("cross-entropy(0.1)", "cross-entropy"),
-        ("distill(0.5,4)", "one loss"),
-        ("bce distill", "teacher's share"),
-        ("bce distill(2)", "alpha of distill from 0 to 1"),
-        ("bce distill(0.5,0)", "temperature of distill"),
     ],
 )
 def test_sentences_that_mean_nothing_are_refused(sentence: str, said: str) -> None:

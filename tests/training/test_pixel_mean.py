@@ -27,7 +27,7 @@ def fail(step: int, model: nn.Module) -> dict[str, Any]:
 def test_it_is_saved_resumed_evaluated_and_predicted_with(
     tiny: dict[str, Any], tmp_path: Path, timeless: Callable[[Run], list[dict[str, Any]]]
 ) -> None:
-    said = {**tiny, "overrides": {**tiny["overrides"], "pixel_mean": "true"}, "seed": 2}
+    said = {**tiny, "overrides": {**tiny["overrides"], "normalize.per_pixel_mean": "true"}, "seed": 2}
     whole = train(output=tmp_path / "whole", **said)
     data = open_train_data(None)
     images = data.split("train")

@@ -95,7 +95,7 @@ def test_a_recipe_takes_steps(name: str, tmp_path: Path) -> None:
     assert math.isfinite(run.result["loss"])
     assert run.recipe.name == name
     assert run.recipe.loss == recipe.loss
-    assert run.recipe.arch_overrides == recipe.arch_overrides
+    assert run.recipe.arch == recipe.arch
     assert run.recipe.optimizer.lr == pytest.approx(recipe.optimizer.lr * BATCH / recipe.batch_size)
 
 
@@ -103,7 +103,7 @@ def test_a_recipe_takes_steps(name: str, tmp_path: Path) -> None:
 def test_a_recipe_sets_axes_of_the_network(name: str, tmp_path: Path) -> None:
     arch = dry_run(name, tmp_path / "run").arch
     assert arch is not None
-    for axis, value in parse_arch_overrides(RECIPES[name].arch_overrides).items():
+    for axis, value in parse_arch_overrides(RECIPES[name].arch).items():
         assert str(getattr(arch, axis)) in (value, f"{value}.0")
 
 
@@ -113,7 +113,7 @@ def test_an_axis_that_was_said_is_kept(tmp_path: Path) -> None:
     run = train("resnet50", data, "rsb-a2", overrides=said, output=tmp_path / "a", on_log=lambda line: None)
     assert run.arch is not None
     assert run.arch.merge == "add"
-    gated = {"model.merge": "gate(-6)", "arch_overrides": "", **small}
+    gated = {"model.merge": "gate(-6)", "arch": "", **small}
     run = train("resnet50", data, "rsb-a2", overrides=gated, output=tmp_path / "b", on_log=lambda line: None)
     assert run.arch is not None
     assert run.arch.merge == "gate(-6)"
@@ -125,7 +125,7 @@ def test_the_words_of_a_recipe_stand_beside_the_network_s_own_join(tmp_path: Pat
     run = train("rezero56_cifar", data, "stochastic-depth", overrides=small, output=tmp_path / "a")
     assert run.arch is not None
     assert run.arch.merge == "stochastic-depth(0.5) rezero add"
-    with pytest.raises(ValueError, match=r"a network with shortcuts.*model\.mix=none"):
+    with pytest.raises(ValueError, match=r"a network with shortcuts.*model\.merge=none"):
         train("plain20_cifar", data, "stochastic-depth", overrides=small, output=tmp_path / "b")
 
 

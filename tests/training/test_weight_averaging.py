@@ -35,9 +35,9 @@ Timeless = Callable[[Run], list[dict[str, Any]]]
 
 RICH = {
     "ema": {
-        "ema": "0.9",
-        "ema_warmup": "true",
-        "ema_every": "2",
+        "ema.decay": "0.9",
+        "ema.warmup": "true",
+        "ema.every": "2",
         "grad_accum_steps": "3",
         "clip_grad_norm": "1",
         "precise_bn_batches": "2",
@@ -83,7 +83,7 @@ def seen_weights(output: Path, arguments: dict[str, Any], **more: Any) -> tuple[
 
 
 def test_the_moving_average_is_what_is_kept(tiny: dict[str, Any], tmp_path: Path) -> None:
-    arguments = settings(tiny, {"ema": "0.8"})
+    arguments = settings(tiny, {"ema.decay": "0.8"})
     run, weights = seen_weights(tmp_path / "run", arguments)
     plain, first = seen_weights(tmp_path / "plain", settings(tiny, {}))
     assert all(torch.equal(weights[20][name], first[20][name]) for name in first[20])  # the steps do not know of it
@@ -133,23 +133,23 @@ def test_precise_statistics_are_measured_on_training_batches(tiny: dict[str, Any
 def test_a_student_learns_from_a_run_and_goes_on_learning_from_it(
     digits_run: Run, tiny: dict[str, Any], tmp_path: Path, weights_hash: Hash
 ) -> None:
-    teacher = {"teacher": str(digits_run.path), "loss": "cross-entropy distill(0.9,4)"}
+    teacher = {"distill.teacher": str(digits_run.path), "distill.alpha": "0.9", "distill.temperature": "4"}
     run = train(output=tmp_path / "run", **{**settings(tiny, teacher), "epochs": 1})
     alone = train(output=tmp_path / "alone", **{**settings(tiny, {}), "epochs": 1})
     assert weights_hash(run) != weights_hash(alone)
-    assert run.recipe.teacher == str(digits_run.path)
+    assert run.recipe.distill.teacher == str(digits_run.path)
 
 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"loss": "cross-entropy distill(0.5)"}, "a teacher to distill from"),
-        ({"teacher": "runs/x"}, "distill"),
-        ({"loss": "bce distill(0.5)", "teacher": "nowhere"}, "nowhere"),
+        ({"distill.alpha": "2"}, "distill.alpha from 0 to 1"),
+        ({"distill.temperature": "0"}, "distill.temperature"),
+        ({"loss": "bce", "distill.teacher": "nowhere"}, "nowhere"),
         ({"class_weights": "1,2"}, "10 numbers"),
         ({"optimizer.kwargs": "dampenin=1"}, "nearest: 'dampening'"),
-        ({"ema": "1"}, "ema from 0"),
-        ({"ema": "0.9", "swa_epochs": "2"}, "ema or swa_epochs"),
+        ({"ema.decay": "1"}, "ema.decay from 0"),
+        ({"ema.decay": "0.9", "swa_epochs": "2"}, "ema or swa_epochs"),
         ({"grad_accum_steps": "1000"}, "grad_accum_steps from 1"),
         ({"compile": "true", "activation_checkpointing": "true"}, "compile or activation_checkpointing"),
         ({"clip_grad_norm": "-1"}, "clip_grad_norm of at least 0"),

@@ -1,4 +1,4 @@
-"""What a network is trained towards, as a sentence: `cross-entropy`, `bce(0.2)`, `focal(2) distill(0.5,4)`."""
+"""Loss expressions: `cross-entropy`, `bce(0.2)`, `focal(2)`, `focal-binary(2,0.25)`."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ LossArg = float | str
 
 @dataclass(frozen=True)
 class LossType:
-    """A word: an example, its source, the bounds and defaults of its numbers, and its choices of a word."""
+    """A loss: an example, its reference, its numbers (name, minimum, maximum, default) and its choices of a word."""
 
     example: str
     reference: str
@@ -33,48 +33,34 @@ LOSSES: dict[str, LossType] = {
         (("gamma", 0.0, 100.0, 2.0), ("alpha", 0.0, 1.0, 0.25)),
     ),
 }
-DISTILL = LossType(
-    "distill(0.5,4)",
-    "Hinton et al. 2015, Sec. 2: share and temperature",
-    (("alpha", 0.0, 1.0, None), ("temperature", 1e-3, 1e3, 1.0)),
-)
 
 
 @dataclass(frozen=True)
 class LossSpec:
-    """A sentence read: the loss's name, its numbers and word, and the share and temperature of a teacher."""
+    """A parsed loss expression: the name of the loss, its numbers and its word."""
 
     name: str
     params: tuple[float | None, ...] = ()
     choice: str = ""
-    distill: tuple[float, float] | None = None
 
 
 def parse_loss(expression: str) -> LossSpec:
-    """A sentence of one loss and perhaps `distill(alpha,temperature)`, in either order.
-
-    Raises ValueError for an unknown word (with the nearest), and for arguments out of range.
-    """
+    """Parse a loss expression. Raises ValueError for an unknown loss (with the nearest) and arguments out of range."""
     ops = parse_ops(expression)
-    loss_ops = [op for op in ops if op.name != "distill"]
-    distill_ops = [op for op in ops if op.name == "distill"]
-    if len(loss_ops) != 1 or len(distill_ops) > 1:
-        raise invalid("one loss, and perhaps distill(alpha,temperature)", repr(expression), nearest="'cross-entropy'")
-    op = loss_ops[0]
+    if len(ops) != 1:
+        raise invalid("one loss", repr(expression), nearest="'cross-entropy'")
+    op = ops[0]
     if op.name not in LOSSES:
         raise unknown_name("loss", op.name, LOSSES)
     params, choice = _parse_args(op, LOSSES[op.name])
-    if not distill_ops:
-        return LossSpec(op.name, params, choice)
-    distill_params, _ = _parse_args(distill_ops[0], DISTILL)
-    if distill_params[0] is None:
-        raise invalid("the teacher's share of the loss", str(distill_ops[0]), nearest=DISTILL.example)
-    assert distill_params[1] is not None
-    return LossSpec(op.name, params, choice, (distill_params[0], distill_params[1]))
+    return LossSpec(op.name, params, choice)
 
 
 def parse_class_weights(text: str) -> tuple[float, ...] | str:
-    """`""`, `"balanced"`, or numbers separated by commas (`"1,2.5,1"`), one a class; ValueError for all else."""
+    """Parse `""`, `"balanced"`, or numbers separated by commas (`"1,2.5,1"`), one a class.
+
+    Raises ValueError for anything else.
+    """
     if text in ("", "balanced"):
         return text
     try:
@@ -87,7 +73,7 @@ def parse_class_weights(text: str) -> tuple[float, ...] | str:
 
 
 def _parse_args(op: Op, loss_type: LossType) -> tuple[tuple[float | None, ...], str]:
-    """The numbers in order, defaults where they are not said, and the word said (the first choice where none is)."""
+    """Return the numbers in order, with defaults for those not given, and the word (by default the first choice)."""
     numbers = [arg for arg in op.args if not isinstance(arg, str)]
     choices = [arg for arg in op.args if isinstance(arg, str)]
     has_suffix = op.size is not None or op.stride is not None

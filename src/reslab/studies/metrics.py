@@ -86,7 +86,7 @@ def measure_run(
 def last_step_model(run: Run) -> nn.Module:
     """The network of the last step, also where the run keeps another: studies never choose by a held-out split."""
     model = load(run)
-    if "val" in run.metadata["data"]["num_images"] and not (run.recipe.ema or run.recipe.swa_epochs):
+    if "val" in run.metadata["data"]["num_images"] and not (run.recipe.ema.decay or run.recipe.swa_epochs):
         state = load_train_checkpoint(run.path / "checkpoint")
         if state is not None:
             model.load_state_dict(state.model)

@@ -120,7 +120,7 @@ def _touch(path: Path, stop_event: threading.Event) -> None:
 NUMERICS_VERSION = 1
 
 _HASHED_FILES = ("run/model.safetensors", "run/log.jsonl")
-_NON_IDENTITY_FIELDS = ("name", "reference", "notes", "model", "arch_overrides", "data")
+_NON_IDENTITY_FIELDS = ("name", "reference", "notes", "model", "arch", "data")
 
 
 def training_identity(row: ResolvedRow, seed: int) -> dict[str, Any]:

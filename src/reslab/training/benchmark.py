@@ -14,7 +14,7 @@ from reslab.runtime.device import deterministic_mode, has_native_bf16
 from reslab.runtime.memory import MemoryTracker
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid
-from reslab.spec.recipe import Recipe
+from reslab.spec.recipe import DistillConfig, Recipe
 from reslab.spec.recipes import get_recipe
 from reslab.training.loop import AUTOCAST_DTYPES, TrainStep, make_grad_scaler
 from reslab.training.optim.factory import build_optimizer
@@ -59,7 +59,7 @@ def resolve_fast_recipe(device: torch.device, precision: str = "auto", compiled:
 
     Raises ValueError for an unknown precision.
     """
-    recipe = replace(fast_recipe(device), precision=precision, teacher="", loss="cross-entropy")
+    recipe = replace(fast_recipe(device), precision=precision, distill=DistillConfig(), loss="cross-entropy")
     if recipe.precision == "auto":
         recipe = replace(recipe, precision="bf16" if has_native_bf16(device) else "float32")
     return recipe if compiled is None else replace(recipe, compile=compiled)

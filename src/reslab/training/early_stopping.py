@@ -58,8 +58,8 @@ class EarlyStopping:
     """
 
     def __init__(self, recipe: Recipe, steps_per_epoch: int) -> None:
-        self.metric = recipe.patience_on
-        num_steps = parse_duration(recipe.patience, "patience").num_steps(steps_per_epoch)
+        self.metric = recipe.early_stopping.metric
+        num_steps = parse_duration(recipe.early_stopping.patience).num_steps(steps_per_epoch)
         self._patience_counter = PatienceCounter(math.ceil(num_steps / steps_per_epoch)) if num_steps else None
         self._best_step = 0
         self.should_stop = False

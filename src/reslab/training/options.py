@@ -138,21 +138,19 @@ def qualified_name(value: Callable[..., Any] | None) -> str | None:
 
 RECIPE_DEFAULT_KEYS = (
     "model",
-    "arch_overrides",
+    "arch",
     "data",
     "pretrained",
     "val_fraction",
     "eval_transform",
-    "mean",
-    "std",
-    "pixel_mean",
+    "normalize",
 )
 
 
 def recipe_defaults(options: TrainOptions) -> Recipe:
     """The recipe that was named, or an empty one, with what was set of its wishes."""
     base = Recipe("", "") if options.recipe is None else options.recipe
-    overrides = {key: value for key, value in options.recipe_overrides.items() if key in RECIPE_DEFAULT_KEYS}
+    overrides = {key: value for key, value in options.recipe_overrides.items() if key.partition(".")[0] in RECIPE_DEFAULT_KEYS}
     return override(get_recipe(base) if isinstance(base, str) else base, overrides, kind="recipe key")
 
 
@@ -173,9 +171,9 @@ def apply_recipe_defaults(options: TrainOptions) -> tuple[TrainOptions, tuple[st
             changes["model"] = defaults.model
         if options.pretrained is None and defaults.pretrained:
             changes["pretrained"] = True
-        if defaults.arch_overrides:
-            changes["recipe_arch_overrides"] = defaults.arch_overrides
-            messages.append(f"axes of the network that the recipe sets: {', '.join(defaults.arch_overrides)}")
+        if defaults.arch:
+            changes["recipe_arch_overrides"] = defaults.arch
+            messages.append(f"axes of the network that the recipe sets: {', '.join(defaults.arch)}")
     return replace(options, **changes), tuple(messages)
 
 
@@ -196,7 +194,7 @@ def apply_arch_overrides(arch: Arch, options: TrainOptions) -> Arch:
     merge = arch.merge
     if "merge" in recipe_overrides and merge != "add":
         if merge == "none":
-            next_step = "name the mix yourself: --set model.merge=none"
+            next_step = "choose it yourself: --set model.merge=none"
             raise invalid(
                 f"a network with shortcuts for the recipe's merge={recipe_overrides['merge']}",
                 "merge=none",
@@ -215,24 +213,24 @@ def with_eval_preprocess(data: DatasetSplits, recipe: Recipe) -> DatasetSplits:
     """
     preprocess = data.preprocess
     transform = recipe.eval_transform or preprocess.transform
-    if recipe.pixel_mean:
+    if recipe.normalize.per_pixel_mean:
         mean_image = compute_mean_image(data.split("train"))
         means, ones = tuple(round(value, 6) for value in mean_image.mean((1, 2)).tolist()), (1.0,) * preprocess.channels
         return replace(
             data, preprocess=Preprocess(preprocess.channels, transform, means, ones, encode_mean_image(mean_image))
         )
-    if not recipe.mean:
+    if not recipe.normalize.mean:
         return (
             data
             if transform == preprocess.transform
             else replace(data, preprocess=replace(preprocess, transform=transform))
         )
-    num_means = len(recipe.mean)
+    num_means = len(recipe.normalize.mean)
     if num_means not in (1, preprocess.channels):
-        raise invalid(f"a mean for each of {preprocess.channels} channels, or one for all", recipe.mean)
+        raise invalid(f"a mean for each of {preprocess.channels} channels, or one for all", recipe.normalize.mean)
     repeats = preprocess.channels // num_means
     return replace(
-        data, preprocess=replace(preprocess, transform=transform, mean=recipe.mean * repeats, std=recipe.std * repeats)
+        data, preprocess=replace(preprocess, transform=transform, mean=recipe.normalize.mean * repeats, std=recipe.normalize.std * repeats)
     )
 
 

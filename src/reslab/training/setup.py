@@ -25,7 +25,6 @@ from reslab.spec.arch import Arch, parse_arch_overrides
 from reslab.spec.config import override, to_dict
 from reslab.spec.errors import invalid
 from reslab.spec.grammar import parse_ops
-from reslab.spec.loss import parse_loss
 from reslab.spec.optim import parse_duration
 from reslab.spec.recipe import Recipe, apply_recipe_overrides, scale_lr
 from reslab.spec.recipes import get_recipe
@@ -66,11 +65,11 @@ def build_objective(
     weights = compute_class_weights(recipe.class_weights, data.split("train").labels, data.classes)
     weights = None if weights is None else weights.to(device, torch.float32)
     loss = custom_loss or build_loss(recipe.loss, recipe.label_smoothing, weights)
-    spec = parse_loss(recipe.loss)
-    if spec.distill is None:
+    distill = recipe.distill
+    if not distill.teacher:
         return loss
-    alpha, temperature = spec.distill
-    return DistillationLoss(loss, load_teacher(recipe.teacher, data, device), alpha, temperature)  # type: ignore[return-value]
+    teacher = load_teacher(distill.teacher, data, device)
+    return DistillationLoss(loss, teacher, distill.alpha, distill.temperature)  # type: ignore[return-value]
 
 
 def check_module(model: nn.Module, custom_loss: LossFn | None, data: DatasetSplits, input_size: Sequence[int]) -> None:
@@ -109,7 +108,7 @@ def _check_monitor_split(recipe: Recipe, data: DatasetSplits) -> None:
     """What decides on the run looks at a validation split, never at the test set."""
     purposes = {
         "whose error the schedule 'plateau' watches": recipe.schedule.name == "plateau",
-        "which the patience watches": parse_duration(recipe.patience).count > 0,
+        "which the patience watches": recipe.early_stopping.enabled,
     }
     for purpose, needs_val in purposes.items():
         if needs_val and "val" not in data.splits:

@@ -214,7 +214,7 @@ class WeightSelector:
 
     def __init__(self, model: nn.Module, recipe: Recipe, total_steps: int, steps_per_epoch: int) -> None:
         self.model, self.recipe = model, recipe
-        self.ema = EMA(model, recipe.ema, recipe.ema_every, recipe.ema_warmup) if recipe.ema else None
+        self.ema = EMA(model, recipe.ema.decay, recipe.ema.every, recipe.ema.warmup) if recipe.ema.decay else None
         self.swa = WeightMean() if recipe.swa_epochs else None
         self.best: BestWeights | None = None
         self._swa_start_step = total_steps - recipe.swa_epochs * steps_per_epoch

@@ -71,7 +71,7 @@ def test_other_sizes_and_files_are_refused() -> None:
     files = WrappedImageDataset(
         [(torch.zeros(3, 8, 8, dtype=torch.uint8), 0)] * 4, torch.zeros(4, dtype=torch.int64), 3
     )
-    with pytest.raises(ValueError, match="pixel_mean=false"):
+    with pytest.raises(ValueError, match="per_pixel_mean=false"):
         compute_mean_image(files)
     with pytest.raises(ValueError, match="in files"):
         TrainLoader(files, 2, "", preprocess(images), 3, "cpu")

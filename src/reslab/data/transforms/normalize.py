@@ -20,7 +20,7 @@ def compute_mean_image(dataset: ImageDataset) -> Tensor:
     Raises ValueError where the pictures are not all of one size and in memory.
     """
     if not isinstance(dataset, TensorImageDataset) or dataset.images.dtype != torch.uint8:
-        next_step = "set pixel_mean=false for a mean of each channel"
+        next_step = "set normalize.per_pixel_mean=false for a mean of each channel"
         raise invalid("small pictures of one size for a mean of each pixel", "others", next_step=next_step)
     total = sum(chunk.to(torch.int64).sum(0) for chunk in dataset.images.split(4096))
     assert isinstance(total, Tensor)

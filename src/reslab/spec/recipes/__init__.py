@@ -1,4 +1,4 @@
-"""The training procedures by name: literal tables, many lines a change of another; each with its source."""
+"""The recipes by name, each with its reference; many are changes of another."""
 
 from reslab.spec.errors import unknown_name
 from reslab.spec.recipe import Recipe
@@ -11,7 +11,7 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*DEFAULTS, *CIF
 
 
 def get_recipe(name: str) -> Recipe:
-    """The recipe of that name; ValueError with the nearest names where there is none."""
+    """Return the recipe of that name. Raises ValueError with the nearest names if there is none."""
     if name not in RECIPES:
-        raise unknown_name("recipe", name, RECIPES, "`reslab recipes` lists all")
+        raise unknown_name("recipe", name, RECIPES, "`reslab recipes` lists all of them")
     return RECIPES[name]

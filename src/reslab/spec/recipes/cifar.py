@@ -1,11 +1,11 @@
-"""The papers' procedures for pictures of 32 pixels (CIFAR)."""
+"""Recipes of papers for 32x32 images (CIFAR)."""
 
 from dataclasses import replace
 
 from reslab.spec.optim import OptimizerConfig, ScheduleConfig
-from reslab.spec.recipe import Recipe
+from reslab.spec.recipe import NormalizeConfig, Recipe
 
-_TRAIN_SPLIT_NOTE = "all 50,000 pictures are trained on as for its Table 6, its 45,000 and 5,000 are --val-fraction 0.1"
+_TRAIN_SPLIT_NOTE = "trains on all 50,000 images as for its Table 6; --val-fraction 0.1 gives its split of 45,000 and 5,000"
 
 HE2015 = Recipe(
     name="he2015-cifar",
@@ -17,7 +17,7 @@ HE2015 = Recipe(
     train_transform="pad(4) crop(32) flip",
     model="resnet20_cifar",
     data="cifar10",
-    pixel_mean=True,
+    normalize=NormalizeConfig(per_pixel_mean=True),
     notes=_TRAIN_SPLIT_NOTE,
 )
 
@@ -29,7 +29,7 @@ CIFAR: tuple[Recipe, ...] = (
         reference="He et al. 2015, arXiv:1512.03385v1, Sec. 4.2 (110 layers)",
         schedule=replace(HE2015.schedule, warmup="until error 80%", warmup_shape="constant", warmup_factor=0.1),
         model="resnet110_cifar",
-        notes=f"{_TRAIN_SPLIT_NOTE}; the training error is that of each report, of 50 steps or to an epoch's end",
+        notes=f"{_TRAIN_SPLIT_NOTE}; the warm-up ends by the training error of a log record (50 steps, or to the end of an epoch)",
     ),
     replace(
         HE2015,
@@ -37,7 +37,7 @@ CIFAR: tuple[Recipe, ...] = (
         reference="He et al. 2016, arXiv:1603.05027, Sec. 4.1 and appendix",
         schedule=replace(HE2015.schedule, warmup="400 steps", warmup_shape="constant", warmup_factor=0.1),
         model="preresnet164_cifar",
-        notes="its tables are medians of 5 runs",
+        notes="its tables report medians of 5 runs",
     ),
     Recipe(
         name="wrn-cifar",
@@ -49,7 +49,7 @@ CIFAR: tuple[Recipe, ...] = (
         train_transform="pad(4,reflect) crop(32) flip",
         model="wrn28_10_cifar",
         data="cifar10",
-        notes="with dropout (its Table 6): --set model.drop_rate=0.3; its tables are medians of 5 runs",
+        notes="with dropout (its Table 6): --set model.drop_rate=0.3; its tables report medians of 5 runs",
     ),
     Recipe(
         name="stochastic-depth",
@@ -60,11 +60,12 @@ CIFAR: tuple[Recipe, ...] = (
         batch_size=128,
         train_transform="pad(4) crop(32) flip",
         model="resnet110_cifar",
-        arch_overrides=("merge=stochastic-depth(0.5)",),
+        arch=("merge=stochastic-depth(0.5)",),
         data="cifar10",
         val_fraction=0.1,
-        pixel_mean=True,
-        notes="45,000 and 5,000 drawn by class, in the code at random; the code divides the rate one epoch earlier, "
-        "and the pictures by one deviation of all pixels, which a first convolution with BatchNorm does not see",
+        normalize=NormalizeConfig(per_pixel_mean=True),
+        notes="the split of 45,000 and 5,000 is stratified by class here, random in the code; the code lowers the learning "
+        "rate one epoch earlier and divides the images by one standard deviation of all pixels, which BatchNorm after "
+        "the first convolution cancels",
     ),
 )

@@ -1,4 +1,4 @@
-"""Our own procedures: what is taken where no recipe is named, fine-tuning, and time to accuracy."""
+"""Recipes of this project: the defaults, fine-tuning, and time to accuracy."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ from reslab.spec.optim import OptimizerConfig, ScheduleConfig
 from reslab.spec.recipe import Recipe
 
 _NESTEROV = OptimizerConfig(lr=0.1, nesterov=True, weight_decay=5e-4, decay_norm_and_bias=False)
-_FINETUNE = replace(_NESTEROV, lr=0.01, weight_decay=1e-4)  # for weights that know something already
+_FINETUNE = replace(_NESTEROV, lr=0.01, weight_decay=1e-4)
 _ONE_CYCLE = ScheduleConfig("one-cycle")
 
 DEFAULTS: tuple[Recipe, ...] = (
@@ -22,7 +22,7 @@ DEFAULTS: tuple[Recipe, ...] = (
     ),
     Recipe(
         name="fashion",
-        reference="our own, for 28x28 gray pictures (MNIST, Fashion-MNIST)",
+        reference="our own, for 28x28 grayscale images (MNIST, Fashion-MNIST)",
         optimizer=_NESTEROV,
         schedule=_ONE_CYCLE,
         duration="5 epochs",
@@ -33,7 +33,7 @@ DEFAULTS: tuple[Recipe, ...] = (
     ),
     Recipe(
         name="cifar",
-        reference="our own, for 32x32 colour pictures (CIFAR)",
+        reference="our own, for 32x32 color images (CIFAR)",
         optimizer=replace(_NESTEROV, lr=0.2),
         schedule=_ONE_CYCLE,
         duration="30 epochs",
@@ -57,7 +57,7 @@ DEFAULTS: tuple[Recipe, ...] = (
     ),
     Recipe(
         name="photos-scratch",
-        reference="our own, for photographs at 224x224 and random weights; rate of Goyal et al. 2017 (0.1 per 256)",
+        reference="our own, for photographs at 224x224 and random weights; learning rate of Goyal et al. 2017 (0.1 per 256)",
         optimizer=replace(_NESTEROV, lr=0.0125),
         schedule=ScheduleConfig("cosine", warmup="2 epochs"),
         duration="40 epochs",
@@ -69,7 +69,7 @@ DEFAULTS: tuple[Recipe, ...] = (
     ),
     Recipe(
         name="finetune",
-        reference="our own: the head first, then the last stage, then all; BatchNorms stay as they are where frozen",
+        reference="our own: trains the head first, then the last stage, then all; frozen BatchNorm statistics stay fixed",
         optimizer=_FINETUNE,
         schedule=ScheduleConfig("cosine", warmup="1 epoch"),
         duration="12 epochs",

@@ -1,9 +1,9 @@
-"""Procedures of papers and libraries for ImageNet's photographs at 224 pixels."""
+"""Recipes of papers and libraries for ImageNet at 224 pixels."""
 
 from dataclasses import replace
 
 from reslab.spec.optim import OptimizerConfig, ScheduleConfig
-from reslab.spec.recipe import Recipe
+from reslab.spec.recipe import EMAConfig, Recipe
 
 _CENTER_CROP_224 = "resize(256) center-crop(224)"
 _MILESTONES = ("30 epochs", "60 epochs", "80 epochs")
@@ -21,12 +21,12 @@ _HE2015 = Recipe(
     eval_transform=_CENTER_CROP_224,
     model="resnet50_v1",
     data="imagenet",
-    notes="the paper divides the rate by 10 where the error stops falling, without saying how long it waits: 5 epochs "
-    "here, of up to 60e4 steps; "
-    "a mean and deviation per channel, in the paper a mean per pixel; judged on one view; its Tables 2 and 3 on ten: "
-    '`reslab eval RUN --eval-transform "resize(256) center-crop(256)" --tta "ten-crop(224)"`; its Table 4 fully '
-    'convolutional at five scales: `reslab eval RUN --eval-transform "" --tta "scales(224,256,384,480,640)" -b 1` (whole '
-    "pictures, one at a time as their sizes differ; probabilities are averaged where the paper says scores)",
+    notes="the paper divides the learning rate by 10 when the error plateaus, without saying for how long: 5 epochs "
+    "here, of up to 60e4 steps; normalizes by a mean and standard deviation per channel, the paper by a mean per pixel; "
+    "evaluates on one crop. Its Tables 2 and 3 use ten crops: "
+    '`reslab eval RUN --eval-transform "resize(256) center-crop(256)" --tta "ten-crop(224)"`. Its Table 4 is fully '
+    'convolutional at five scales: `reslab eval RUN --eval-transform "" --tta "scales(224,256,384,480,640)" '
+    "--batch-size 1` (whole images, one at a time because their sizes differ; averages probabilities, the paper scores)",
 )
 
 _TORCHVISION_V1 = Recipe(
@@ -41,7 +41,7 @@ _TORCHVISION_V1 = Recipe(
     eval_transform=_CENTER_CROP_224,
     model="resnet50",
     data="imagenet",
-    notes="there 8 processes of 32, each with BatchNorm of its own",
+    notes="torchvision trains 8 processes of 32 images, each with its own BatchNorm statistics",
 )
 
 _A1 = Recipe(
@@ -57,10 +57,10 @@ _A1 = Recipe(
     repeated_augmentation=3,
     eval_transform="resize(236,bicubic) center-crop(224)",
     model="resnet50",
-    arch_overrides=("merge=drop-path(0.05)",),
+    arch=("merge=drop-path(0.05)",),
     data="imagenet",
-    notes="of mixed classes each whose share is above 0.2 is a whole target, after smoothing, as in timm; "
-    "the three repeats and the threshold as recalled and as others run it with timm, not read in the paper",
+    notes="mixed targets above 0.2 (after smoothing) become 1, as in timm; the three repeats and the threshold are from "
+    "memory and from other users' timm settings, not read in the paper",
 )
 
 IMAGENET: tuple[Recipe, ...] = (
@@ -75,11 +75,12 @@ IMAGENET: tuple[Recipe, ...] = (
         train_transform="random-resized-crop(224) flip",
         eval_transform=_CENTER_CROP_224,
         model="resnet50",
-        arch_overrides=("last_norm_weight=0", "init=goyal"),
+        arch=("last_norm_weight=0", "init=goyal"),
         data="imagenet",
-        notes="0.1 per 256: -b 8192 is the paper's large batch, from 0.1 to 3.2 within 5 epochs, and at 256 there is "
-        "nothing to rise; BatchNorm sees 32 pictures there: here the whole part of a process, or 1/k of it with "
-        "grad_accum_steps=k; it decays the biases and reports the median of the last 5 epochs",
+        notes="0.1 per 256: --batch-size 8192 gives the paper's large batch, whose learning rate rises from 0.1 to 3.2 "
+        "within 5 epochs (at 256 there is no rise). The paper's BatchNorm sees 32 images, here the whole share of a "
+        "process, or 1/k of it with grad_accum_steps=k; the paper decays biases and reports the median of the last 5 "
+        "epochs",
     ),
     Recipe(
         name="bag-of-tricks",
@@ -92,10 +93,10 @@ IMAGENET: tuple[Recipe, ...] = (
         label_smoothing=0.1,
         eval_transform=_CENTER_CROP_224,
         model="resnet50d",
-        arch_overrides=("last_norm_weight=0", "init=xavier"),
+        arch=("last_norm_weight=0", "init=xavier"),
         data="imagenet",
-        notes="read in notes of others on the paper: pictures, weights and rates; as recalled: the batch of 1,024, "
-        "mixup(0.2), the 5 and 200 epochs; it computes in fp16 (--set precision=fp16) and changes the hue in place of "
+        notes="transforms, weights and learning rates are from secondary sources; the batch of 1,024, mixup(0.2) and "
+        "the 5 and 200 epochs from memory; the paper uses fp16 (--set precision=fp16) and jitters the hue in place of "
         "the contrast",
     ),
     _TORCHVISION_V1,
@@ -110,12 +111,11 @@ IMAGENET: tuple[Recipe, ...] = (
         batch_size=1024,
         train_transform="random-resized-crop(176) flip trivial-augment erase(0.1) mixup(0.2) cutmix(1)",
         label_smoothing=0.1,
-        ema=1 - 2e-5 * 1024 * 32 / 600,
-        ema_every=32,
+        ema=EMAConfig(decay=1 - 2e-5 * 1024 * 32 / 600, every=32),
         repeated_augmentation=4,
         eval_transform="resize(232) center-crop(224)",
-        notes="8 processes of 128; the average's decay is torchvision's 0.99998 as train.py adapts it to batch and "
-        "epochs; it decays the last layer's bias, and changes the rate once an epoch",
+        notes="torchvision trains 8 processes of 128 images; ema.decay is its 0.99998, which train.py adapts to batch "
+        "size and epochs; it decays the last layer's bias and changes the learning rate once an epoch",
     ),
     _A1,
     replace(
@@ -137,8 +137,8 @@ IMAGENET: tuple[Recipe, ...] = (
         train_transform="random-resized-crop(160,bicubic) flip randaugment(6,0.5) mixup(0.1) cutmix(1)",
         label_smoothing=0.0,
         repeated_augmentation=1,
-        arch_overrides=(),
-        notes="of mixed classes each whose share is above 0.2 is a whole target, as in timm; trained at 160 pixels as "
-        "recalled, not checked in the paper (mmpretrain has 224)",
+        arch=(),
+        notes="mixed targets above 0.2 become 1, as in timm; training at 160 pixels is from memory, not checked in the "
+        "paper (mmpretrain has 224)",
     ),
 )

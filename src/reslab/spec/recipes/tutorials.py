@@ -1,12 +1,12 @@
-"""The tutorials' procedures: Dive into Deep Learning's chapter on residual networks, and the book's chapter 8."""
+"""Recipes of tutorials: Dive into Deep Learning (residual networks) and Deep Learning with PyTorch (chapter 8)."""
 
 from dataclasses import replace
 
 from reslab.spec.optim import OptimizerConfig
-from reslab.spec.recipe import Recipe
+from reslab.spec.recipe import NormalizeConfig, Recipe
 
 _REFERENCE = "Stevens, Antiga and Viehmann 2020, Deep Learning with PyTorch, Sec. 8.5"
-_DROP_LAST_NOTE = "its last 16 pictures of an epoch are a batch of their own, here others each epoch are left out"
+_DROP_LAST_NOTE = "in the book the last 16 images of an epoch are a batch of their own; here 16 others are dropped each epoch"
 
 STEVENS2020_CH8 = Recipe(
     name="book-ch8",
@@ -16,7 +16,7 @@ STEVENS2020_CH8 = Recipe(
     batch_size=64,
     model="book_net",
     data="cifar2",
-    notes=f"{_DROP_LAST_NOTE}; the book judges without model.eval(), so with dropout and the statistics of each batch",
+    notes=f"{_DROP_LAST_NOTE}; the book evaluates without model.eval(), so with dropout and batch statistics",
 )
 _L2 = 0.001
 
@@ -29,15 +29,14 @@ TUTORIALS: tuple[Recipe, ...] = (
         batch_size=256,
         train_transform="resize(96)",
         eval_transform="resize(96)",
-        mean=(0.0,),
-        std=(1.0,),
+        normalize=NormalizeConfig(mean=(0.0,), std=(1.0,)),
         model="resnet18_d2l",
         data="fashion-mnist",
         eval_train=True,
-        notes="its loss 0.014 and accuracy 0.996 are averages along the last epoch, in training mode (told as "
-        "train_average_loss and train_average_top1, beside train_loss and train_top1 of the finished weights), and its "
-        "4,680 examples a second leave out loading (images_per_second_without_loading); its last 96 pictures of an "
-        "epoch are a batch of their own, here others each epoch are left out",
+        notes="its loss 0.014 and accuracy 0.996 are running averages over the last epoch in training mode "
+        "(train_loss_running and train_top1_running, beside train_loss and train_top1 of the final weights), and its "
+        "4,680 examples a second exclude data loading (compute_images_per_second); there the last 96 images of an "
+        "epoch are a batch of their own, here 96 others are dropped each epoch",
     ),
     STEVENS2020_CH8,
     replace(
@@ -52,14 +51,14 @@ TUTORIALS: tuple[Recipe, ...] = (
         name="book-ch8-l2",
         reference=f"{_REFERENCE}.2, training_loop_l2reg",
         l2=_L2,
-        notes=f"{STEVENS2020_CH8.notes}; the equal of book-ch8-weight-decay",
+        notes=f"{STEVENS2020_CH8.notes}; equal to book-ch8-weight-decay",
     ),
     replace(
         STEVENS2020_CH8,
         name="book-ch8-weight-decay",
         reference=f"{_REFERENCE}.2: a weight decay of 2 lambda",
         optimizer=replace(STEVENS2020_CH8.optimizer, weight_decay=2 * _L2),
-        notes=f"{STEVENS2020_CH8.notes}; the equal of book-ch8-l2",
+        notes=f"{STEVENS2020_CH8.notes}; equal to book-ch8-l2",
     ),
     replace(
         STEVENS2020_CH8, name="book-ch8-l1", reference=f"{_REFERENCE}.2: absolute values in place of squares", l1=_L2
