@@ -26,7 +26,12 @@ from reslab.training.train import train
 Timeless = Callable[[Run], list[dict[str, Any]]]
 STEPS = 17
 # A rate that undoes more than it learns: the accuracy rises once or twice and then not for two epochs.
-RESTLESS = {"early_stopping.patience": "2 epochs", "optimizer.lr": 3.0, "schedule.name": "constant", "schedule.warmup": "0 steps"}
+RESTLESS = {
+    "early_stopping.patience": "2 epochs",
+    "optimizer.lr": 3.0,
+    "schedule.name": "constant",
+    "schedule.warmup": "0 steps",
+}
 
 
 def judged(top1: float, loss: float = 1.0) -> Evaluation:
@@ -52,7 +57,9 @@ def test_it_ends_when_the_patience_has_passed_without_a_better_score() -> None:
     assert ends(recipe, scores) == 4
     assert ends(replace(recipe, early_stopping=EarlyStoppingConfig("2 epochs", "loss")), scores) is None
     assert ends(replace(recipe, early_stopping=EarlyStoppingConfig("3 epochs")), scores) is None
-    assert ends(replace(recipe, early_stopping=EarlyStoppingConfig("20 steps")), scores) == 4  # 20 steps are past at the second epoch's end
+    assert (
+        ends(replace(recipe, early_stopping=EarlyStoppingConfig("20 steps")), scores) == 4
+    )  # 20 steps are past at the second epoch's end
     assert ends(replace(recipe, early_stopping=EarlyStoppingConfig("0 epochs")), scores * 9) is None
 
 

@@ -244,7 +244,9 @@ def load_teacher(path: str | Path, data: DatasetSplits, device: torch.device | s
         return teacher
     if teacher_preprocess.mean_image or data.preprocess.mean_image:
         raise invalid(
-            "a teacher with the data's mean of each pixel", f"{path} with another", next_step="normalize.per_pixel_mean=false"
+            "a teacher with the data's mean of each pixel",
+            f"{path} with another",
+            next_step="normalize.per_pixel_mean=false",
         )
     return RenormalizedModel(teacher, data.preprocess, teacher_preprocess).to(device).eval()
 

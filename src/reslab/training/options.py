@@ -150,7 +150,9 @@ RECIPE_DEFAULT_KEYS = (
 def recipe_defaults(options: TrainOptions) -> Recipe:
     """The recipe that was named, or an empty one, with what was set of its wishes."""
     base = Recipe("", "") if options.recipe is None else options.recipe
-    overrides = {key: value for key, value in options.recipe_overrides.items() if key.partition(".")[0] in RECIPE_DEFAULT_KEYS}
+    overrides = {
+        key: value for key, value in options.recipe_overrides.items() if key.partition(".")[0] in RECIPE_DEFAULT_KEYS
+    }
     return override(get_recipe(base) if isinstance(base, str) else base, overrides, kind="recipe key")
 
 
@@ -230,7 +232,10 @@ def with_eval_preprocess(data: DatasetSplits, recipe: Recipe) -> DatasetSplits:
         raise invalid(f"a mean for each of {preprocess.channels} channels, or one for all", recipe.normalize.mean)
     repeats = preprocess.channels // num_means
     return replace(
-        data, preprocess=replace(preprocess, transform=transform, mean=recipe.normalize.mean * repeats, std=recipe.normalize.std * repeats)
+        data,
+        preprocess=replace(
+            preprocess, transform=transform, mean=recipe.normalize.mean * repeats, std=recipe.normalize.std * repeats
+        ),
     )
 
 

@@ -186,8 +186,8 @@ def page_metadata(run: Run, input_size: tuple[int, ...]) -> dict[str, str]:
         "left out": f"{len(data['skipped_files'])} unreadable pictures" if data["skipped_files"] else "",
         "recipe": f"{recipe.name} ({recipe.reference})",
         "training": f"{recipe.duration}, batch {recipe.batch_size}, {optimizer_text}, weight decay {recipe.optimizer.weight_decay:g}",
-        "loss": metadata["loss"] or recipe.loss
-        + (f", distilled from {recipe.distill.teacher}" if recipe.distill.teacher else ""),
+        "loss": metadata["loss"]
+        or recipe.loss + (f", distilled from {recipe.distill.teacher}" if recipe.distill.teacher else ""),
         "weights": (run.result or {}).get("selection_text", ""),
         "augmentation": recipe.train_transform or "none",
         "precision": f"{recipe.precision}; evaluation float32",

@@ -5,7 +5,9 @@ from dataclasses import replace
 from reslab.spec.optim import OptimizerConfig, ScheduleConfig
 from reslab.spec.recipe import NormalizeConfig, Recipe
 
-_TRAIN_SPLIT_NOTE = "trains on all 50,000 images as for its Table 6; --val-fraction 0.1 gives its split of 45,000 and 5,000"
+_TRAIN_SPLIT_NOTE = (
+    "trains on all 50,000 images as for its Table 6; --val-fraction 0.1 gives its split of 45,000 and 5,000"
+)
 
 HE2015 = Recipe(
     name="he2015-cifar",

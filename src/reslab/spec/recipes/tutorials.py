@@ -6,7 +6,9 @@ from reslab.spec.optim import OptimizerConfig
 from reslab.spec.recipe import NormalizeConfig, Recipe
 
 _REFERENCE = "Stevens, Antiga and Viehmann 2020, Deep Learning with PyTorch, Sec. 8.5"
-_DROP_LAST_NOTE = "in the book the last 16 images of an epoch are a batch of their own; here 16 others are dropped each epoch"
+_DROP_LAST_NOTE = (
+    "in the book the last 16 images of an epoch are a batch of their own; here 16 others are dropped each epoch"
+)
 
 STEVENS2020_CH8 = Recipe(
     name="book-ch8",
