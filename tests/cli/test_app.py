@@ -53,7 +53,7 @@ def test_an_unknown_verb_is_told_the_nearest(command: Command) -> None:
     outcome = command("trian")
     assert outcome.code == 2
     assert outcome.out == ""
-    assert "unknown verb 'trian'" in outcome.err
+    assert "unknown command 'trian'" in outcome.err
     assert "'train'" in outcome.err
 
 

@@ -38,7 +38,7 @@ def test_json_is_one_value_and_the_page_is_where_it_says(folder: Path, command: 
     (folder / "train" / "ants" / "0.png").write_bytes(b"")
     (folder / "train" / "bees" / "0.png").unlink()
     (folder / "val" / "ants" / "copy.png").write_bytes((folder / "train" / "ants" / "1.png").read_bytes())
-    outcome = command("data", "check", folder, "--json", "--output", folder.parent / "pages" / "x.html")
+    outcome = command("data", "check", folder, "--json", "--html", folder.parent / "pages" / "x.html")
     assert (outcome.code, outcome.err) == (0, "")
     told = outcome.value
     assert told["splits"]["val"] == {"num_images": 7, "per_class": {"ants": 4, "bees": 3}}
@@ -51,9 +51,9 @@ def test_json_is_one_value_and_the_page_is_where_it_says(folder: Path, command: 
 
 
 def test_the_batch_is_under_the_words_asked_for(folder: Path, command: Command) -> None:
-    assert command("data", "check", folder, "--train-transform", "crop(20) flip", "--output", "a.html").code == 0
+    assert command("data", "check", folder, "--train-transform", "crop(20) flip", "--html", "a.html").code == 0
     assert "crop(20) flip" in Path("a.html").read_text("utf-8")
-    outcome = command("data", "check", folder, "--train-transform", "crop(200)", "--output", "b.html")
+    outcome = command("data", "check", folder, "--train-transform", "crop(200)", "--html", "b.html")
     assert outcome.code == 0
     assert "No training batch can be made" in Path("b.html").read_text("utf-8")
 

@@ -1,4 +1,4 @@
-"""`reslab analyze`: questions put to runs and networks; a table, JSON, a page, a picture."""
+"""`reslab analyze`: run an analysis on networks; print a table or JSON, write an HTML page or a PNG file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reslab.cli.options import DataDir, Device, JsonFlag, Overrides, parse_overrides
+from reslab.cli.options import (
+    DataDir,
+    Device,
+    JsonFlag,
+    Panel,
+    parse_overrides,
+)
 from reslab.cli.output import echo_err, print_json, print_table
 from reslab.spec.errors import invalid
 
@@ -20,33 +26,72 @@ _MAX_PRINTED_TABLES = 6
 
 
 def analyze(
-    name: Annotated[str | None, typer.Argument(metavar="[QUESTION]", help="`reslab analyze` lists them.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="ANALYSIS", help="Name of an analysis; without one, all analyses are listed."),
+    ] = None,
     target_specs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RUN|MODEL]...", help="Runs, RUN@STEP, weights, networks: NAME:AXIS=VALUE, timm/NAME."),
+        typer.Argument(
+            metavar="RUN|MODEL", help="Runs, RUN@STEP, weights files, models, MODEL:KEY=VALUE or timm/NAME."
+        ),
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", metavar="NAME|FOLDER|random", help="[default: the run's own, else digits]")
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="NAME|PATH|random",
+            rich_help_panel=Panel.DATA,
+            help="Dataset of the images.",
+            show_default="the run's own, else digits",
+        ),
     ] = None,
     data_dir: DataDir = None,
     weights: Annotated[
         str,
-        typer.Option("--weights", metavar="final|init|all|STEP", help="Which weights of a run; all: each snapshot."),
+        typer.Option(
+            "--weights",
+            metavar="final|init|all|STEP",
+            rich_help_panel=Panel.MODEL,
+            help="Weights of a run to analyze; all is every snapshot.",
+        ),
     ] = "final",
     num_images: Annotated[
         int | None,
-        typer.Option("--num-images", metavar="N", help="Pictures to ask with. [default: 128, or 16 large ones]"),
+        typer.Option(
+            "--num-images",
+            metavar="INTEGER",
+            rich_help_panel=Panel.DATA,
+            help="Number of images.",
+            show_default="128, or 16 large ones",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Fresh weights and the choice of pictures follow from it.")] = 0,
-    html_path: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page (HTML).")] = None,
-    png_path: Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Write the pictures (PNG).")] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="INTEGER", help="Random seed of fresh weights and of the choice of images.")
+    ] = 0,
+    html_path: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", rich_help_panel=Panel.OUTPUT, help="Write an HTML page."),
+    ] = None,
+    png_path: Annotated[
+        Path | None,
+        typer.Option("--png", metavar="FILE", rich_help_panel=Panel.OUTPUT, help="Write the plots as a PNG file."),
+    ] = None,
     device: Device = "auto",
-    overrides: Overrides = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Set an option of the analysis (`reslab analyze` lists them), or with model.KEY=VALUE override "
+            "a value of the architectures. Repeatable.",
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Put a question to networks, several beside each other: --set KEY=VALUE is an option of the question.
+    """Analyze one or more networks and compare the results; without arguments, list the analyses.
 
-    Of several, those that it cannot be put to are left out, and named.
+    Networks that an analysis does not apply to are skipped, with the reason.
     """
     from reslab.analysis.open_targets import open_targets
     from reslab.analysis.progress import progress_callback

@@ -1,4 +1,4 @@
-"""`reslab`: the verbs together, and the one place where an error becomes a message and an exit code."""
+"""The `reslab` program: all commands, and the one place where an error becomes a message and an exit code."""
 
 import contextlib
 import os
@@ -9,14 +9,15 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TextIO
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from reslab.cli.analyze import analyze
 from reslab.cli.bench import bench
-from reslab.cli.data import data_app
+from reslab.cli.data import check, data_app
 from reslab.cli.demo import demo
 from reslab.cli.doctor import doctor
 from reslab.cli.eval import evaluate
+from reslab.cli.examples import help_epilog
 from reslab.cli.export import export
 from reslab.cli.lists import models, recipes, studies
 from reslab.cli.lr_find import lr_find
@@ -31,39 +32,39 @@ from reslab.cli.train import train
 from reslab.runtime.torchrun import read_distributed_env
 from reslab.spec.errors import unknown_name
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "demo": demo,
-    "train": train,
-    "eval": evaluate,
-    "predict": predict,
-    "export": export,
-    "serve": serve,
-    "models": models,
-    "summary": summary,
-    "recipes": recipes,
-    "runs": runs,
-    "study": study,
-    "studies": studies,
-    "bench": bench,
-    "lr-find": lr_find,
-    "analyze": analyze,
-    "doctor": doctor,
+COMMANDS_BY_PANEL: dict[str, dict[str, Callable[..., None]]] = {
+    "Train and evaluate": {"demo": demo, "train": train, "eval": evaluate, "runs": runs, "lr-find": lr_find},
+    "Use a network": {"predict": predict, "export": export, "serve": serve, "bench": bench},
+    "Analyze and reproduce": {"summary": summary, "analyze": analyze, "study": study},
+    "Look up": {"models": models, "recipes": recipes, "studies": studies, "doctor": doctor},
 }
-
+COMMANDS = {name: command for commands in COMMANDS_BY_PANEL.values() for name, command in commands.items()}
 COMMAND_GROUPS: dict[str, typer.Typer] = {"data": data_app}
 
 
 class InterruptedExit(Exception):
-    """Ctrl-C, carried past typer, which would forget what was said with it."""
+    """Ctrl-C with its message, which typer would discard if it saw the KeyboardInterrupt."""
 
     exit_code = 130
 
 
+class ResLabCommand(TyperCommand):
+    """A command whose help shows no type where the type says nothing: flags, and arguments."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, with the types that the help shows."""
+        return _without_obvious_types(super().get_params(ctx))
+
+
 class ResLabGroup(TyperGroup):
-    """The verbs together; carries out what typer would swallow: Ctrl-C with its words, and a reader that went away."""
+    """The group of all commands: keeps the message of a Ctrl-C and ends quietly at a closed pipe."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, with the types that the help shows."""
+        return _without_obvious_types(super().get_params(ctx))
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the verb."""
+        """Run the command."""
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
@@ -71,25 +72,38 @@ class ResLabGroup(TyperGroup):
         except KeyboardInterrupt as interrupt:
             raise InterruptedExit(str(interrupt) or "stopped") from None
         except BrokenPipeError:
-            # `| head` has read enough: nothing is wrong, and nothing more can be said to it.
+            # `| head` has read enough. Python flushes stdout once more at exit: into devnull, so that it cannot fail.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
 
 
+def _without_obvious_types(params: Sequence[Any]) -> list[Any]:
+    """Make the help omit `<bool>` after a flag and `<list[str]>` after an argument, whose name says what it is."""
+    for param in params:
+        if param.param_type_name == "argument":
+            param.display_type_rich = lambda ctx: None
+        elif getattr(param, "is_flag", False) and param.metavar is None:
+            param.metavar = ""
+    return list(params)
+
+
+DESCRIPTION = "A toolkit for residual networks: define, train, evaluate, analyze, reproduce, deploy."
+
 app = typer.Typer(
     cls=ResLabGroup,
     name="reslab",
-    help="Residual networks: describe, build, train, measure and use them.",
-    add_completion=False,
+    help=DESCRIPTION,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
+for _panel, _commands in COMMANDS_BY_PANEL.items():
+    for _name, _command in _commands.items():
+        app.command(_name, cls=ResLabCommand, rich_help_panel=_panel, epilog=help_epilog(_name))(_command)
+data_app.command("check", cls=ResLabCommand, epilog=help_epilog("data check"))(check)
 for _name, _group in COMMAND_GROUPS.items():
-    app.add_typer(_group, name=_name)
+    app.add_typer(_group, name=_name, cls=ResLabGroup, rich_help_panel="Look up")
 
 
 def _print_version(requested: bool) -> None:
@@ -100,23 +114,23 @@ def _print_version(requested: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(help=DESCRIPTION)
 def _global_options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error (before or after the verb).")
+        bool, typer.Option("--debug", help="Show the traceback of an error. Works before and after the command.")
     ] = False,
 ) -> None:
-    """Residual networks: describe, build, train, measure and use them."""
+    pass
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit code: 0 done, 1 an error, 2 a wrong command line, 130 stopped by Ctrl-C.
+    """Run a command line and return its exit code: 0 success, 1 error, 2 wrong command line, 130 stopped by Ctrl-C.
 
     An error is one message on standard error, or with `--json` one object `{"error": ...}` on standard output. Of the
-    ranks that torchrun started the first speaks; another one only of an error of its own.
+    ranks that torchrun started only rank 0 prints; another rank prints an error that it alone has.
     """
     try:
         env = read_distributed_env()
@@ -124,7 +138,7 @@ def main(arguments: Sequence[str]) -> int:
         _print_error(str(error), "--json" in arguments)
         return 1
     if env.world_size > 1:
-        # Below errors, torch's C++ warns every rank of the unused parameters that it was told to look for.
+        # Otherwise DDP warns on every rank about the unused parameters that it was asked to look for.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if env.is_main:
         return _run(arguments)
@@ -163,7 +177,7 @@ def _print_error(message: str, as_json: bool, is_error: bool = True) -> None:
 
 
 def _is_raised_on_every_rank(error: Exception) -> bool:
-    """Whether the first rank says it too: Ctrl-C, a wrong command line, what all ranks meet together."""
+    """Return True if rank 0 has the same error: Ctrl-C, a wrong command line, an error marked as such."""
     return (
         isinstance(error, InterruptedExit) or hasattr(error, "format_message") or getattr(error, "on_every_rank", False)
     )
@@ -177,7 +191,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """A warning in one line; where in the code it was raised is nothing to the person at the terminal."""
+    """Print a warning in one line, without its place in the code."""
     echo_err(f"warning: {message}")
 
 
@@ -185,25 +199,25 @@ def _check_command(options: Sequence[str]) -> None:
     command = next((argument for argument in options if not argument.startswith("-")), None)
     commands = [*COMMANDS, *COMMAND_GROUPS]
     if command is not None and command not in commands:
-        raise CommandLineError(str(unknown_name("verb", command, commands, "`reslab --help` lists them")))
+        raise CommandLineError(str(unknown_name("command", command, commands, "`reslab --help` lists them")))
 
 
 class CommandLineError(ValueError):
-    """A command line that no verb understands; the exit code says so."""
+    """A command line with an unknown command; the exit code is 2."""
 
     on_every_rank = True
     exit_code = 2
 
 
 def error_message(error: Exception) -> str:
-    """What a person is told: the text of a user's mistake, or the kind of an error that nobody foresaw."""
+    """Return the text of a user's mistake, or type and text of an unexpected error."""
     if isinstance(error, InterruptedExit):
         return str(error)
     if hasattr(error, "format_message"):
-        return f"{error.format_message()} (`reslab VERB --help` shows the options)"
+        return f"{error.format_message()} (`reslab COMMAND --help` shows the options)"
     if isinstance(error, ValueError | OSError | ImportError | NotImplementedError):
         return str(error) or type(error).__name__
-    return f"{type(error).__name__}: {error} (this one was not foreseen; `--debug` shows where it came from)"
+    return f"{type(error).__name__}: {error} (unexpected error; rerun with --debug for the traceback)"
 
 
 def entry() -> None:

@@ -1,4 +1,4 @@
-"""`reslab bench NAME|RUN`: how fast this machine trains a network, or answers with it, on random images."""
+"""`reslab bench`: measure how fast this machine trains a network or predicts with it."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reslab.cli.options import Device, JsonFlag, Overrides
+from reslab.cli.options import (
+    Device,
+    InputSize,
+    JsonFlag,
+    ModelOverrides,
+    NumClasses,
+    Panel,
+    complete_model,
+)
 from reslab.cli.output import echo_err, print_json, print_pairs, print_table
 from reslab.cli.summary import resolve_arch_and_input
 from reslab.report.format import format_int, format_number, format_percent, format_shape
@@ -22,40 +30,80 @@ _DEFAULT_BATCH_SIZES = {"train": (64,), "predict": (1, 16)}
 
 
 def bench(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A network (`reslab models`), a run, or its weights.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="Model (`reslab models`), run or weights file.", autocompletion=complete_model
+        ),
+    ],
     task: Annotated[
-        str, typer.Option("--task", help="What is measured: train, a training step; predict, answers by engine.")
+        str,
+        typer.Option(
+            "--task", metavar="train|predict", help="train: a training step; predict: inference by each backend."
+        ),
     ] = "train",
-    input_size: Annotated[
-        str | None, typer.Option("--input", metavar="CxHxW", help="The input, such as 1x96x96. [default: its own]")
-    ] = None,
+    input_size: InputSize = None,
     batch_size: Annotated[
         str | None,
-        typer.Option("-b", "--batch-size", metavar="N,...", help="Images a step. [default: 64; 1,16]"),
+        typer.Option(
+            "-b",
+            "--batch-size",
+            metavar="INTEGER,...",
+            rich_help_panel=Panel.COMPUTE,
+            help="Batch sizes to measure.",
+            show_default="64; with --task predict 1,16",
+        ),
     ] = None,
-    num_classes: Annotated[int | None, typer.Option("--num-classes", help="Outputs. [default: its own]")] = None,
+    num_classes: NumClasses = None,
     precision: Annotated[
-        str, typer.Option("--precision", help="auto, float32, bf16, fp16 or int8; several apart by commas.")
+        str,
+        typer.Option(
+            "--precision",
+            metavar="NAME,...",
+            rich_help_panel=Panel.COMPUTE,
+            help="Precisions to measure: auto, float32, bf16, fp16, int8.",
+        ),
     ] = "auto",
     backends: Annotated[
         str | None,
-        typer.Option("--backend", metavar="NAME,...", help="torch, onnxruntime, openvino. [default: the installed]"),
+        typer.Option(
+            "--backend",
+            metavar="NAME,...",
+            rich_help_panel=Panel.COMPUTE,
+            help="Backends to measure with --task predict: torch, onnxruntime, openvino.",
+            show_default="all installed",
+        ),
     ] = None,
     compiled: Annotated[
-        bool | None, typer.Option("--compile/--no-compile", help="Compile the network. [default: the recipe's choice]")
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            rich_help_panel=Panel.COMPUTE,
+            help="Compile the network.",
+            show_default="as the recipe does",
+        ),
     ] = None,
     repeats: Annotated[
-        int, typer.Option("--repeats", min=1, help="Timings (rounds), of which the median is told.")
+        int,
+        typer.Option("--repeats", metavar="INTEGER", min=1, help="Number of timing rounds; the median is reported."),
     ] = 5,
     html_path: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write a picture and the table of --task predict.")
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            rich_help_panel=Panel.OUTPUT,
+            help="Write an HTML page with chart and table of --task predict.",
+        ),
     ] = None,
     device: Device = "auto",
-    overrides: Overrides = None,
+    overrides: ModelOverrides = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure training steps as the recipe fast-cpu (on a GPU fast-gpu) takes them, or with --task predict the engines:
-    images/s, latency, memory."""
+    """Measure training or inference speed, latency and memory of a network on random images.
+
+    --task train takes training steps with the recipe fast-cpu, on a GPU with fast-gpu.
+    """
     if task not in BENCHMARK_TASKS:
         raise unknown_name("task", task, BENCHMARK_TASKS)
     if task == "train" and (backends or html_path):

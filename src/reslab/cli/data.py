@@ -1,40 +1,55 @@
-"""`reslab data check PATH`: everything at a path read once, and what to know before training on it."""
+"""`reslab data check`: check a dataset before training on it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reslab.cli.options import DataDir, JsonFlag
+from reslab.cli.options import (
+    DataDir,
+    JsonFlag,
+    Panel,
+)
 from reslab.cli.output import echo_err, print_json, print_table
 from reslab.report.format import format_int
 
 if TYPE_CHECKING:
     from reslab.data.check.check import DataCheck
 
-data_app = typer.Typer(help="Look through data before training on it.", no_args_is_help=True)
+data_app = typer.Typer(help="Check a dataset before training.")
 
 
 @data_app.callback()
 def _data_callback() -> None:
-    """Look through data before training on it."""
+    """Check a dataset before training."""
 
 
-@data_app.command()
 def check(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="A folder, CSV file, shards, or the name of a data set.")],
+    path: Annotated[str, typer.Argument(metavar="PATH", help="Folder, CSV file, shards, or name of a dataset.")],
     train_transform: Annotated[
         str | None,
-        typer.Option("--train-transform", metavar="WORDS", help="Of the batch shown. [default: what training takes]"),
+        typer.Option(
+            "--train-transform",
+            metavar="TRANSFORMS",
+            help="Training transform of the sample batch.",
+            show_default="as `reslab train`",
+        ),
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", metavar="FILE", help="The page. [default: data-check-NAME.html]")
+    html_path: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            rich_help_panel=Panel.OUTPUT,
+            help="HTML report to write.",
+            show_default="data-check-NAME.html",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the batch shown.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="INTEGER", help="Random seed of the sample batch.")] = 0,
     data_dir: DataDir = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Read every picture once: counts, broken files, duplicates, pictures in two splits, sizes; and write a page."""
+    """Read every image once and report counts, sizes, broken files, duplicates and train/test leakage."""
     from reslab.data.check.check import check_data
     from reslab.data.check.findings import list_findings
     from reslab.report.pages.data_check import build_data_check_page
@@ -42,10 +57,10 @@ def check(
 
     check_result = check_data(path, data_dir)
     issues = list_findings(check_result)
-    html_path = output or Path(f"data-check-{check_result.listing.name}.html")
-    html_path.parent.mkdir(parents=True, exist_ok=True)
+    output_path = html_path or Path(f"data-check-{check_result.listing.name}.html")
+    output_path.parent.mkdir(parents=True, exist_ok=True)
     transform = default_train_transform(check_result) if train_transform is None else train_transform
-    html_path.write_text(
+    output_path.write_text(
         render_data_check_page(build_data_check_page(check_result, issues, transform, seed)), encoding="utf-8"
     )
     if as_json:
@@ -53,7 +68,7 @@ def check(
             {
                 **check_result.to_dict(),
                 "findings": [{"severity": issue.severity, "kind": issue.kind, "text": issue.text} for issue in issues],
-                "html": str(html_path),
+                "html": str(output_path),
             }
         )
         return
@@ -63,7 +78,7 @@ def check(
         print(f"{issue.severity}: {issue.text}")
     if not issues:
         print("nothing is wrong: every file was read, no picture is there twice, the classes are even")
-    echo_err(f"\nThe page: {html_path}")
+    echo_err(f"\nThe page: {output_path}")
 
 
 def default_train_transform(check_result: "DataCheck") -> str:

@@ -1,4 +1,4 @@
-"""`reslab demo`: what residual networks are about, shown on this machine in a minute or two."""
+"""`reslab demo`: train a residual network and its plain twin, and compare them in a report."""
 
 import time
 from dataclasses import replace
@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reslab.cli.options import Device, JsonFlag
+from reslab.cli.options import (
+    Device,
+    JsonFlag,
+    Panel,
+    Seed,
+    complete_model,
+)
 from reslab.cli.output import print_json, print_table
 from reslab.cli.progress import ProgressDisplay
 from reslab.report.format import format_duration, format_int, format_percent
@@ -26,15 +32,33 @@ GRADIENT_BATCH_SIZE = 256
 
 def demo(
     model: Annotated[
-        str, typer.Option("--model", metavar="NAME", help="A network; its plain twin follows from it.")
+        str,
+        typer.Option(
+            "--model",
+            metavar="NAME",
+            autocompletion=complete_model,
+            help="Residual network; its plain twin is derived from it.",
+        ),
     ] = "resnet56_cifar",
-    epochs: Annotated[float, typer.Option("--epochs", help="Length of each of the two trainings.")] = 20,
-    seed: Annotated[int, typer.Option("--seed", help="Everything random follows from it.")] = 0,
-    output: Annotated[Path | None, typer.Option("--output", metavar="DIR", help="[default: runs/TIME-demo]")] = None,
+    epochs: Annotated[
+        float, typer.Option("--epochs", metavar="FLOAT", help="Number of epochs of each of the two trainings.")
+    ] = 20,
+    seed: Seed = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="DIR",
+            rich_help_panel=Panel.OUTPUT,
+            help="Folder of the two runs and the report.",
+            show_default="runs/TIME-demo",
+        ),
+    ] = None,
     device: Device = "auto",
     as_json: JsonFlag = False,
 ) -> None:
-    """Train a deep residual network and its plain twin on handwritten digits, and lay them side by side on one page."""
+    """Train a deep residual network and its plain twin on handwritten digits, and compare them in a report."""
     archs = residual_and_plain(model)
     folder = output or _new_run_folder()
     from reslab.training.run import require_empty_dir

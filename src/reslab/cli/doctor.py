@@ -1,4 +1,4 @@
-"""`reslab doctor`: what this machine has, and what that means for reslab."""
+"""`reslab doctor`: what is installed and which devices this machine has."""
 
 import os
 import platform
@@ -7,7 +7,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from reslab.cli.options import JsonFlag
+from reslab.cli.options import (
+    JsonFlag,
+)
 from reslab.cli.output import print_json, print_pairs
 from reslab.data.cache import cache_dir
 
@@ -32,7 +34,7 @@ EXTRA_PACKAGES = {
 
 
 def doctor(as_json: JsonFlag = False) -> None:
-    """Tell versions, devices, precisions, caches and extras."""
+    """Print versions, devices, precisions, caches and optional packages."""
     environment = collect_environment()
     if as_json:
         print_json(environment)

@@ -1,7 +1,4 @@
-"""`reslab eval`: a run, several together, or a checkpoint trained by others, judged on any split.
-
-What `reslab eval` says of an evaluation: rows for a person, keys for a script.
-"""
+"""`reslab eval`: evaluate a run, an ensemble of runs, or a third-party checkpoint on any split."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +11,8 @@ from reslab.cli.options import (
     Device,
     JsonFlag,
     ModelName,
-    Overrides,
+    ModelOverrides,
+    Panel,
     Pretrained,
     SkipBadImages,
     ValFraction,
@@ -99,46 +97,113 @@ _LIST_RUNS_STEP = "`reslab runs` lists the runs here"
 def evaluate(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RUN]...", help="Runs or weights; of several, probabilities are averaged."),
+        typer.Argument(metavar="RUN", help="Runs or their weights. Several are an ensemble (mean probabilities)."),
     ] = None,
-    split: Annotated[str | None, typer.Option("--split", metavar="train|val|test", help="[default: held out]")] = None,
-    data: Annotated[str | None, typer.Option("--data", metavar="NAME|FOLDER", help="[default: the run's own]")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split",
+            metavar="train|val|test",
+            rich_help_panel=Panel.DATA,
+            help="Split to evaluate on.",
+            show_default="the held-out split",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="NAME|PATH",
+            rich_help_panel=Panel.DATA,
+            help="Dataset to evaluate on.",
+            show_default="the run's own",
+        ),
+    ] = None,
     data_dir: DataDir = None,
     model: ModelName = None,
     pretrained: Pretrained = None,
-    mean: Annotated[str | None, typer.Option("--mean", metavar="M...", help="One number a channel, of x/255.")] = None,
-    std: Annotated[str | None, typer.Option("--std", metavar="S...", help="One number a channel, of x/255.")] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            "--mean",
+            metavar="FLOAT...",
+            rich_help_panel=Panel.DATA,
+            help="Mean of each channel, of pixels scaled to [0, 1].",
+        ),
+    ] = None,
+    std: Annotated[
+        str | None,
+        typer.Option(
+            "--std",
+            metavar="FLOAT...",
+            rich_help_panel=Panel.DATA,
+            help="Standard deviation of each channel, of pixels scaled to [0, 1].",
+        ),
+    ] = None,
     eval_transform: Annotated[
-        str | None, typer.Option("--eval-transform", metavar="WORDS", help="Such as 'resize(256) center-crop(256)'.")
+        str | None,
+        typer.Option(
+            "--eval-transform",
+            metavar="TRANSFORMS",
+            rich_help_panel=Panel.DATA,
+            help="Evaluation transform, such as 'resize(256) center-crop(224)'.",
+            show_default="the model's own",
+        ),
     ] = None,
     tta: Annotated[
-        str, typer.Option("--tta", metavar="WORDS", help="Averaged: flip, ten-crop(224), scales(224,256).")
+        str,
+        typer.Option(
+            "--tta",
+            metavar="VIEWS",
+            rich_help_panel=Panel.DATA,
+            help="Test-time augmentation: flip, ten-crop(224) or scales(224,256).",
+            show_default=False,
+        ),
     ] = "",
     predictions: Annotated[
-        Path | None, typer.Option("--predictions", metavar="FILE", help="Every answer, into a .csv or .npz.")
+        Path | None,
+        typer.Option(
+            "--predictions",
+            metavar="FILE",
+            rich_help_panel=Panel.OUTPUT,
+            help="Write all predictions to a .csv or .npz file.",
+        ),
     ] = None,
     per_class: Annotated[
-        bool, typer.Option("--per-class", help="Precision, recall and F1 of each class, and the confusion matrix.")
+        bool,
+        typer.Option("--per-class", help="Report precision, recall and F1 of each class, and the confusion matrix."),
     ] = False,
     calibration: Annotated[
-        bool, typer.Option("--calibration", help="Calibration error, and the temperature that val asks for.")
+        bool,
+        typer.Option(
+            "--calibration", help="Report calibration error and the temperature fitted on the validation split."
+        ),
     ] = False,
     save_temperature: Annotated[
         bool,
-        typer.Option("--save-temperature", help="Fit the temperature on val and keep it with the run, for `predict`."),
+        typer.Option(
+            "--save-temperature",
+            help="Fit the temperature on the validation split and save it with the weights, for `predict`.",
+        ),
     ] = False,
     html_path: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="All of it on a page, with the worst mistakes.")
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            rich_help_panel=Panel.OUTPUT,
+            help="Write an HTML report with the images of the top losses.",
+        ),
     ] = None,
     batch_size: BatchSize = None,
     val_fraction: ValFraction = None,
     skip_bad_images: SkipBadImages = False,
     device: Device = "auto",
     workers: Workers = None,
-    overrides: Overrides = None,
+    overrides: ModelOverrides = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Judge runs, or with --model and --pretrained a checkpoint of others, in float32: every image once."""
+    """Evaluate one or more runs, or a third-party checkpoint (--model with --pretrained), in float32."""
     model_source = _resolve_model_source(runs or [], model, pretrained)
     model_overrides = parse_overrides(overrides)
     _check_overrides(model_overrides, model)

@@ -1,11 +1,15 @@
-"""`reslab export RUN --to FORMAT`: a trained network in another program's format, proved there."""
+"""`reslab export`: write a trained network in another format and verify it there."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reslab.cli.options import DataDir, JsonFlag
+from reslab.cli.options import (
+    DataDir,
+    JsonFlag,
+    Panel,
+)
 from reslab.cli.output import print_json, print_pairs
 from reslab.report.format import format_int, format_number, format_percent
 
@@ -14,33 +18,59 @@ if TYPE_CHECKING:
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, or its model.safetensors.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or its model.safetensors.")],
     to: Annotated[
-        str, typer.Option("--to", metavar="FORMAT", help="torchvision, timm, safetensors, onnx, torch or openvino.")
+        str,
+        typer.Option("--to", metavar="FORMAT", help="torchvision, timm, safetensors, onnx, torch or openvino."),
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="PATH", help="File or folder. [default: export/ beside the weights]"),
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="PATH",
+            rich_help_panel=Panel.OUTPUT,
+            help="File or folder to write.",
+            show_default="export/ beside the weights",
+        ),
     ] = None,
     precision: Annotated[
-        str, typer.Option("--precision", help="float32; bf16 for openvino; int8 for onnx.")
+        str, typer.Option("--precision", metavar="NAME", help="float32; bf16 with openvino; int8 with onnx.")
     ] = "float32",
     data: Annotated[
         str | None,
-        typer.Option("--data", metavar="NAME|FOLDER", help="Pictures to compare on. [default: the run's own]"),
+        typer.Option(
+            "--data",
+            metavar="NAME|PATH",
+            rich_help_panel=Panel.DATA,
+            help="Dataset to verify the exported network on.",
+            show_default="the run's own",
+        ),
     ] = None,
     data_dir: DataDir = None,
     num_images: Annotated[
         int | None,
-        typer.Option("--num-images", min=1, metavar="N", help="So many of them. [default: 256 in float32, else all]"),
+        typer.Option(
+            "--num-images",
+            metavar="INTEGER",
+            min=1,
+            rich_help_panel=Panel.DATA,
+            help="Number of images to verify on.",
+            show_default="256 with float32, else all",
+        ),
     ] = None,
     max_drop: Annotated[
-        float, typer.Option("--max-drop", metavar="POINTS", help="Accuracy that bf16 and int8 may lose.")
+        float,
+        typer.Option(
+            "--max-drop", metavar="FLOAT", help="Largest accepted drop of accuracy with bf16 and int8, in points."
+        ),
     ] = 1.0,
-    force: Annotated[bool, typer.Option("--force", help="Replace what lies there.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", rich_help_panel=Panel.OUTPUT, help="Overwrite existing files.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write a network in another format, load it again there, and hold it against the original on real pictures."""
+    """Export a network, reload it in the target runtime and verify it against the original on real images."""
     from reslab.deploy.export.export import export as export_network
 
     result = export_network(

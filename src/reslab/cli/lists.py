@@ -1,15 +1,13 @@
-"""`reslab recipes`: the training procedures by name, or all of one.
-
-`reslab models [PATTERN]`: the networks by name.
-
-`reslab studies`: the tables and figures that can be run.
-"""
+"""`reslab models`, `reslab recipes` and `reslab studies`: list what is available by name."""
 
 from typing import Annotated, Any
 
 import typer
 
-from reslab.cli.options import JsonFlag
+from reslab.cli.options import (
+    JsonFlag,
+    complete_recipe,
+)
 from reslab.cli.output import print_json, print_pairs, print_table
 from reslab.report.format import format_shape
 from reslab.spec.arch import Arch
@@ -23,12 +21,17 @@ DESCRIPTIVE_KEYS = ("name", "reference", "notes")
 
 
 def recipes(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Every value of one recipe.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="Recipe to print in full, each key with its value.", autocompletion=complete_recipe
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """List the training procedures, each with its source, or print one: every value, and which differ from the default.
+    """List the recipes, or print one in full and mark the values that differ from the defaults.
 
-    `--set KEY=VALUE` of `reslab train` overrides any value of one, so does a file (`-c`).
+    `reslab train` overrides any value with --set KEY=VALUE or a file (-c).
     """
     if name is not None:
         recipe = get_recipe(name)
@@ -100,10 +103,17 @@ def _print_recipes() -> None:
 
 
 def models(
-    pattern: Annotated[str, typer.Argument(help="A part of the name, or a pattern such as 'resnet*_cifar'.")] = "",
+    pattern: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATTERN",
+            help="Part of a name, or a pattern such as 'resnet*_cifar'.",
+            show_default="all",
+        ),
+    ] = "",
     as_json: JsonFlag = False,
 ) -> None:
-    """List the networks, each with where it comes from."""
+    """List the models with depth, input size, number of classes and reference."""
     archs = [ARCHS[name] for name in match_model_names(pattern.lower())]
     if not archs:
         raise unknown_name("model", pattern, ARCHS, "`reslab models` lists all")
@@ -133,10 +143,12 @@ def _model_payload(arch: Arch) -> dict[str, object]:
 
 
 def studies(
-    pattern: Annotated[str, typer.Argument(help="A part of the name, such as he2016.")] = "",
+    pattern: Annotated[
+        str, typer.Argument(metavar="PATTERN", help="Part of a name, such as he2016.", show_default="all")
+    ] = "",
     as_json: JsonFlag = False,
 ) -> None:
-    """List the studies: tables and figures of papers, each with where it is printed."""
+    """List the studies: tables and figures of papers that `reslab study` reproduces."""
     from reslab.spec.papers import STUDIES
 
     selected = [study for study in STUDIES.values() if pattern.lower() in study.name]

@@ -1,4 +1,4 @@
-"""`reslab lr-find`: which learning rate to try, from a few steps at rising rates, with a picture."""
+"""`reslab lr-find`: suggest a learning rate from a few steps at rising rates, with a plot."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,10 +13,12 @@ from reslab.cli.options import (
     Device,
     JsonFlag,
     ModelName,
-    Overrides,
+    Panel,
     Pretrained,
     RecipeName,
+    Seed,
     SkipBadImages,
+    TrainOverrides,
     ValFraction,
     Workers,
     parse_overrides,
@@ -34,24 +36,33 @@ def lr_find(
     data: DataOption = None,
     model: ModelName = None,
     recipe: RecipeName = None,
-    min_lr: Annotated[float, typer.Option("--min-lr", help="The first rate.")] = 1e-5,
-    max_lr: Annotated[float, typer.Option("--max-lr", help="The last rate.")] = 10.0,
-    num_steps: Annotated[int, typer.Option("--num-steps", help="Steps in all, one a rate.")] = 100,
+    min_lr: Annotated[float, typer.Option("--min-lr", metavar="FLOAT", help="First learning rate.")] = 1e-5,
+    max_lr: Annotated[float, typer.Option("--max-lr", metavar="FLOAT", help="Last learning rate.")] = 10.0,
+    num_steps: Annotated[
+        int, typer.Option("--num-steps", metavar="INTEGER", help="Number of steps, one per learning rate.")
+    ] = 100,
     html_path: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Where the picture goes. [default: lr-find.html]")
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            rich_help_panel=Panel.OUTPUT,
+            help="HTML page with the plot.",
+            show_default="lr-find.html",
+        ),
     ] = None,
     data_dir: DataDir = None,
     batch_size: BatchSize = None,
-    seed: Annotated[int, typer.Option("--seed", help="Everything random follows from it.")] = 0,
+    seed: Seed = 0,
     pretrained: Pretrained = None,
     val_fraction: ValFraction = None,
     skip_bad_images: SkipBadImages = False,
     device: Device = "auto",
     workers: Workers = None,
-    overrides: Overrides = None,
+    overrides: TrainOverrides = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Take a few training steps at rising learning rates, and say at which the loss falls steepest."""
+    """Suggest a learning rate: train a few steps at rising rates and find where the loss falls fastest."""
     dataset = resolve_data_option(data_argument, data)
     from reslab.runtime.device import choose_device
     from reslab.training.lr_finder import find_lr

@@ -1,60 +1,218 @@
-"""The options that several verbs share, named as other tools name them.
+"""The options that several commands share, and the readers of their values.
 
-`-c FILE`: settings from a TOML or YAML file, with the keys of --set; tables are their dots.
+`-c FILE` reads a TOML or YAML file with the keys of --set; `[optimizer]` with `lr = 0.2` is `optimizer.lr=0.2`.
 """
 
 import importlib
 import tomllib
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from reslab.spec.errors import invalid
+from reslab.spec.recipes import RECIPES
+from reslab.spec.zoo import ARCHS
+
+
+class Panel(StrEnum):
+    """The groups of options in the help of a command."""
+
+    MODEL = "Model"
+    DATA = "Data"
+    TRAINING = "Training"
+    OUTPUT = "Output"
+    COMPUTE = "Device and speed"
+    LIMITS = "Limits"
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """Return the models whose names start with `incomplete`, for shell completion."""
+    return [name for name in ARCHS if name.startswith(incomplete)]
+
+
+def complete_recipe(incomplete: str) -> list[str]:
+    """Return the recipes whose names start with `incomplete`, for shell completion."""
+    return [name for name in RECIPES if name.startswith(incomplete)]
+
+
+def complete_study(incomplete: str) -> list[str]:
+    """Return the studies whose names start with `incomplete`, for shell completion."""
+    from reslab.spec.papers import STUDIES
+
+    return [name for name in STUDIES if name.startswith(incomplete)]
+
 
 JsonFlag = Annotated[
-    bool, typer.Option("--json", help="Print one JSON value on standard output, and nothing else there.")
+    bool,
+    typer.Option("--json", rich_help_panel=Panel.OUTPUT, help="Print one JSON value on standard output."),
 ]
-DataArgument = Annotated[str | None, typer.Argument(metavar="[DATA]", help="The same as --data.")]
+DataArgument = Annotated[str | None, typer.Argument(metavar="DATA", help="Same as --data.")]
 DataOption = Annotated[
-    str | None, typer.Option("--data", metavar="NAME|FOLDER", help="A data set, or a folder of class folders.")
-]
-RecipeName = Annotated[str | None, typer.Option("--recipe", metavar="NAME", help="`reslab recipes` lists them.")]
-DataDir = Annotated[
-    Path | None, typer.Option("--data-dir", metavar="DIR", help="Where the data set lies, or is to be kept.")
-]
-Device = Annotated[str, typer.Option("--device", help="auto (cuda, mps, cpu: the first there is), or one by name.")]
-Workers = Annotated[
-    int | None, typer.Option("-j", "--workers", min=0, help="Processes that decode pictures. (default: chosen)")
-]
-BatchSize = Annotated[int | None, typer.Option("-b", "--batch-size", min=1, help="Images a step.")]
-Overrides = Annotated[
-    list[str] | None,
+    str | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override one value (repeatable): model.KEY the network's, KEY the recipe's."
+        "--data",
+        metavar="NAME|PATH",
+        rich_help_panel=Panel.DATA,
+        help="Dataset name, folder with one subfolder per class, CSV file or shards.",
+    ),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        metavar="DIR",
+        rich_help_panel=Panel.DATA,
+        help="Directory of the dataset; downloads go there too.",
+    ),
+]
+ValFraction = Annotated[
+    float | None,
+    typer.Option(
+        "--val-fraction",
+        metavar="FLOAT",
+        rich_help_panel=Panel.DATA,
+        help="Fraction of the training images to hold out for validation, stratified by class.",
+    ),
+]
+NumImages = Annotated[
+    int | None,
+    typer.Option(
+        "--num-images",
+        metavar="INTEGER",
+        min=2,
+        rich_help_panel=Panel.DATA,
+        help="Number of training images to use, drawn from all classes in proportion.",
+        show_default="all",
+    ),
+]
+SkipBadImages = Annotated[
+    bool,
+    typer.Option("--skip-bad-images", rich_help_panel=Panel.DATA, help="Skip unreadable images and list them."),
+]
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        rich_help_panel=Panel.MODEL,
+        autocompletion=complete_model,
+        help="Model name; `reslab models` lists them.",
+    ),
+]
+Pretrained = Annotated[
+    str | None,
+    typer.Option(
+        "--pretrained",
+        metavar="FILE|TAG",
+        rich_help_panel=Panel.MODEL,
+        help="Pretrained weights: a file, the tag of published weights, or true for the default tag.",
+    ),
+]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="NAME",
+        rich_help_panel=Panel.TRAINING,
+        autocompletion=complete_recipe,
+        help="Recipe name; `reslab recipes` lists them.",
     ),
 ]
 ConfigFile = Annotated[
     Path | None,
     typer.Option(
-        "-c", "--config", metavar="FILE", help="Settings from a TOML or YAML file, with the keys of --set, which wins."
+        "-c",
+        "--config",
+        metavar="FILE",
+        rich_help_panel=Panel.TRAINING,
+        help="TOML or YAML file with the keys of --set, which takes precedence.",
     ),
 ]
-ValFraction = Annotated[
-    float | None, typer.Option("--val-fraction", metavar="P", help="Split this part off for validation, stratified.")
+TrainOverrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        rich_help_panel=Panel.TRAINING,
+        help="Override a value of the recipe, or with model.KEY=VALUE of the architecture. Repeatable. "
+        "`reslab recipes NAME` lists the keys.",
+    ),
 ]
-NumImages = Annotated[
-    int | None,
-    typer.Option("--num-images", metavar="N", min=2, help="Train on so many of the pictures, a share of each class."),
+ModelOverrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        rich_help_panel=Panel.MODEL,
+        help="Override a value of the architecture, such as model.order=full-preact. Repeatable.",
+    ),
 ]
-SkipBadImages = Annotated[
-    bool, typer.Option("--skip-bad-images", help="Leave out images that cannot be read, and list them.")
-]
-ModelName = Annotated[str | None, typer.Option("--model", metavar="NAME", help="`reslab models` lists them.")]
-Pretrained = Annotated[
+InputSize = Annotated[
     str | None,
-    typer.Option("--pretrained", metavar="FILE|TAG", help="Weights to start from: a file, or a published tag."),
+    typer.Option(
+        "--input",
+        metavar="CxHxW",
+        rich_help_panel=Panel.MODEL,
+        help="Input size, such as 3x224x224.",
+        show_default="the model's own",
+    ),
+]
+NumClasses = Annotated[
+    int | None,
+    typer.Option(
+        "--num-classes",
+        metavar="INTEGER",
+        rich_help_panel=Panel.MODEL,
+        help="Number of classes.",
+        show_default="the model's own",
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="INTEGER", help="Random seed.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option("-b", "--batch-size", metavar="INTEGER", min=1, rich_help_panel=Panel.COMPUTE, help="Batch size."),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        rich_help_panel=Panel.COMPUTE,
+        help="auto (the first available of cuda, mps, cpu), or a device such as cuda:1.",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "-j",
+        "--workers",
+        metavar="INTEGER",
+        min=0,
+        rich_help_panel=Panel.COMPUTE,
+        help="Number of data loading processes.",
+        show_default="chosen automatically",
+    ),
+]
+InferenceBackend = Annotated[
+    str,
+    typer.Option(
+        "--backend",
+        metavar="NAME",
+        rich_help_panel=Panel.COMPUTE,
+        help="torch, onnxruntime or openvino; auto: the fastest for this machine.",
+    ),
+]
+InferencePrecision = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        metavar="NAME",
+        rich_help_panel=Panel.COMPUTE,
+        help="float32, bf16, fp16 or int8; auto: bf16 if the processor supports it natively.",
+    ),
 ]
 
 

@@ -1,4 +1,4 @@
-"""`reslab predict RUN IMAGE...|FOLDER`: class names for pictures."""
+"""`reslab predict`: classify images with a trained network."""
 
 import contextlib
 import sys
@@ -11,7 +11,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from reslab.cli.options import BatchSize, Device, JsonFlag
+from reslab.cli.options import (
+    BatchSize,
+    Device,
+    InferenceBackend,
+    InferencePrecision,
+    JsonFlag,
+    Panel,
+)
 from reslab.cli.output import echo_err, print_json, print_table
 from reslab.report.format import format_number, format_percent
 from reslab.spec.errors import invalid
@@ -28,45 +35,61 @@ _GRAPH_SUFFIXES = (".onnx", ".pt2", ".xml")
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, or its model.safetensors.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or its model.safetensors.")],
     images: Annotated[
         list[str],
         typer.Argument(
-            metavar="IMAGE|FOLDER...", help="Pictures, folders, patterns, .tar shards, a .csv of paths; - is stdin."
+            metavar="IMAGE|FOLDER",
+            help="Images, folders, patterns, .tar shards or a .csv file of paths; - reads paths from standard input.",
         ),
     ],
-    top_k: Annotated[int, typer.Option("-k", "--top-k", min=1, help="Classes to tell for each picture.")] = 3,
+    top_k: Annotated[
+        int, typer.Option("-k", "--top-k", metavar="INTEGER", min=1, help="Number of classes per image.")
+    ] = 3,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Into a .json, .csv or .parquet file.")
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            rich_help_panel=Panel.OUTPUT,
+            help="Write the predictions to a .json, .csv or .parquet file.",
+        ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with --output: rows already there are not computed again.")
+        bool,
+        typer.Option(
+            "--resume", rich_help_panel=Panel.OUTPUT, help="Resume --output: images already in it are not repeated."
+        ),
     ] = False,
     embeddings: Annotated[
-        bool, typer.Option("--embeddings", help="Tell the embedding too: what the last linear layer reads.")
+        bool, typer.Option("--embeddings", help="Add the embedding, the input of the last linear layer.")
     ] = False,
     grad_cam_dir: Annotated[
-        Path | None, typer.Option("--grad-cam", metavar="DIR", help="Draw what speaks for the first class, into PNGs.")
+        Path | None,
+        typer.Option("--grad-cam", metavar="DIR", help="Write a Grad-CAM heatmap of the top class of each image."),
     ] = None,
-    backend: Annotated[
-        str, typer.Option("--backend", help="torch, onnxruntime or openvino. [default: what is quick here]")
-    ] = "auto",
-    precision: Annotated[
-        str, typer.Option("--precision", help="float32, bf16, fp16, int8; auto: bf16 where the processor has it.")
-    ] = "float32",
-    compiled: Annotated[bool, typer.Option("--compile", help="Compile the network, with torch.")] = False,
+    backend: InferenceBackend = "auto",
+    precision: InferencePrecision = "float32",
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", rich_help_panel=Panel.COMPUTE, help="Compile the network (backend torch)."),
+    ] = False,
     batch_size: BatchSize = None,
     device: Device = "auto",
     use_temperature: Annotated[
         bool,
         typer.Option(
-            "--temperature/--no-temperature", help="Divide by the temperature kept by `eval --save-temperature`."
+            "--temperature/--no-temperature",
+            help="Scale the logits by the temperature of `eval --save-temperature`.",
         ),
     ] = True,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print a line a class, with commas.")] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", rich_help_panel=Panel.OUTPUT, help="Print CSV, one line per class.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Tell what is in pictures. A file that cannot be read is a row with its error; exit 1 where none could be."""
+    """Classify images. Unreadable files get an error row; exit code 1 if no file could be read."""
     if as_json and as_csv:
         raise invalid("one of --json and --csv", "both", next_step="leave one of them out")
     if resume and output is None:

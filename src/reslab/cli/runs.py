@@ -1,4 +1,4 @@
-"""`reslab runs [RUN|FOLDER]...`: the runs in a folder, or some runs held against each other."""
+"""`reslab runs`: list runs, or compare them on a page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reslab.cli.options import JsonFlag
+from reslab.cli.options import (
+    JsonFlag,
+    Panel,
+)
 from reslab.cli.output import echo_err, print_json, print_table
 from reslab.report.format import format_duration, format_percent
 from reslab.spec.errors import invalid
@@ -18,14 +21,18 @@ if TYPE_CHECKING:
 
 def runs(
     paths: Annotated[
-        list[Path] | None, typer.Argument(metavar="[RUN|FOLDER]...", help="Runs, or folders of runs. [default: runs]")
+        list[Path] | None,
+        typer.Argument(metavar="RUN|FOLDER", help="Runs, or folders of runs.", show_default="runs"),
     ] = None,
     html_path: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the curves of all of them.")
+        Path | None,
+        typer.Option(
+            "--html", metavar="FILE", rich_help_panel=Panel.OUTPUT, help="Write an HTML page that compares the runs."
+        ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """List the runs in a folder, or those named, each with what it trained and how well it did."""
+    """List runs with model, dataset, recipe and accuracy, or compare them on an HTML page."""
     requested = paths or [Path("runs")]
     selected = _collect_runs(requested)
     if html_path is not None:

@@ -1,4 +1,4 @@
-"""`reslab serve RUN...`: networks behind HTTP, with a page to look into them."""
+"""`reslab serve`: serve networks over HTTP, with a page to explore them."""
 
 import os
 from collections.abc import Sequence
@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
-from reslab.cli.options import Device, JsonFlag
+from reslab.cli.options import (
+    Device,
+    InferenceBackend,
+    InferencePrecision,
+    JsonFlag,
+    Panel,
+)
 from reslab.cli.output import echo_err, print_json
 from reslab.spec.errors import invalid
 
@@ -16,35 +22,69 @@ _TOKEN_VARIABLE = "RESLAB_TOKEN"
 
 
 def serve(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or their model.safetensors.")],
-    host: Annotated[str, typer.Option("--host", help="The address to answer at; 0.0.0.0 is every one.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs, or their model.safetensors.")],
+    host: Annotated[
+        str, typer.Option("--host", metavar="HOST", help="Address to listen on; 0.0.0.0 is every interface.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", metavar="INTEGER", min=0, max=65535, help="Port; 0 picks a free one.")
+    ] = 8000,
     token: Annotated[
         str | None,
         typer.Option(
-            "--token", help=f"What callers must send as a bearer token. [default: ${_TOKEN_VARIABLE}, else none]"
+            "--token",
+            metavar="TOKEN",
+            help="Bearer token that clients must send.",
+            show_default=f"${_TOKEN_VARIABLE}, else none",
         ),
     ] = None,
-    backend: Annotated[
-        str, typer.Option("--backend", help="torch, onnxruntime or openvino. [default: what is quick here]")
-    ] = "auto",
-    precision: Annotated[
-        str, typer.Option("--precision", help="float32, bf16, fp16, int8; auto: bf16 where the processor has it.")
-    ] = "float32",
+    backend: InferenceBackend = "auto",
+    precision: InferencePrecision = "float32",
     device: Device = "auto",
-    max_bytes: Annotated[int, typer.Option("--max-bytes", help="Bytes of one request.")] = 16 << 20,
-    max_pixels: Annotated[int, typer.Option("--max-pixels", help="Pixels of one picture.")] = 50_000_000,
-    max_images: Annotated[int, typer.Option("--max-images", help="Pictures of one request.")] = 32,
-    max_batch: Annotated[int, typer.Option("--max-batch", help="Pictures computed together.")] = 32,
+    max_bytes: Annotated[
+        int,
+        typer.Option(
+            "--max-bytes",
+            metavar="INTEGER",
+            rich_help_panel=Panel.LIMITS,
+            help="Maximum bytes per request.",
+            show_default="16 MiB",
+        ),
+    ] = 16 << 20,
+    max_pixels: Annotated[
+        int,
+        typer.Option("--max-pixels", metavar="INTEGER", rich_help_panel=Panel.LIMITS, help="Maximum pixels per image."),
+    ] = 50_000_000,
+    max_images: Annotated[
+        int,
+        typer.Option(
+            "--max-images", metavar="INTEGER", rich_help_panel=Panel.LIMITS, help="Maximum images per request."
+        ),
+    ] = 32,
+    max_batch: Annotated[
+        int, typer.Option("--max-batch", metavar="INTEGER", rich_help_panel=Panel.LIMITS, help="Maximum batch size.")
+    ] = 32,
     max_in_flight: Annotated[
-        int, typer.Option("--max-in-flight", help="Pictures in the house at once; more is answered 429.")
+        int,
+        typer.Option(
+            "--max-in-flight",
+            metavar="INTEGER",
+            rich_help_panel=Panel.LIMITS,
+            help="Maximum images in flight; further requests get 429.",
+        ),
     ] = 128,
     timeout_seconds: Annotated[
-        float, typer.Option("--timeout-seconds", help="After which a request is answered 504.")
+        float,
+        typer.Option(
+            "--timeout-seconds",
+            metavar="FLOAT",
+            rich_help_panel=Panel.LIMITS,
+            help="Timeout of a request, which then gets 504.",
+        ),
     ] = 30.0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Serve networks over HTTP: predictions, heat maps, units switched off, and a page for all of it at /."""
+    """Serve networks over HTTP: predictions, heatmaps and block ablations, with an explorer page at /."""
     from reslab.deploy.extras import require_extra
 
     require_extra("serve", "reslab serve")

@@ -1,4 +1,4 @@
-"""`reslab study NAME`: a table or figure of a paper, run, judged and written as a page."""
+"""`reslab study`: reproduce a table or figure of a paper and write a report."""
 
 import shlex
 import signal
@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reslab.cli.options import DataDir, Device, JsonFlag
+from reslab.cli.options import (
+    DataDir,
+    Device,
+    JsonFlag,
+    Panel,
+    complete_study,
+)
 from reslab.cli.output import echo_err, print_json, print_table
 from reslab.report.format import format_duration, pluralize
 from reslab.spec.errors import invalid, unknown_name
@@ -20,34 +26,72 @@ if TYPE_CHECKING:
 
 
 def study(
-    name: Annotated[str, typer.Argument(help="`reslab studies` lists them.")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="Study; `reslab studies` lists them.", autocompletion=complete_study),
+    ],
     scale: Annotated[
-        str, typer.Option("--scale", help="smoke (seconds), short (minutes a row) or full (the paper's procedure).")
+        str,
+        typer.Option(
+            "--scale",
+            metavar="smoke|short|full",
+            help="smoke takes seconds, short minutes per row, full is the paper's procedure.",
+        ),
     ] = "smoke",
-    rows: Annotated[str | None, typer.Option("--rows", metavar="A,B", help="Only these rows.")] = None,
-    seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Seeds a row, in place of the study's.")] = None,
-    store: Annotated[
-        Path, typer.Option("--store", metavar="DIR", help="Where trainings are kept and found again.")
-    ] = Path("studies/store"),
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes at a time, one thread each.")] = 1,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run and what it costs.")] = False,
-    slurm: Annotated[
-        Path | None, typer.Option("--slurm", metavar="FILE", help="Write an array script for sbatch, and run nothing.")
+    rows: Annotated[
+        str | None, typer.Option("--rows", metavar="NAME,...", help="Rows to run.", show_default="all")
     ] = None,
-    page_only: Annotated[
-        bool, typer.Option("--report-only", help="Write the page of what the store has, and train nothing.")
+    seeds: Annotated[
+        int | None,
+        typer.Option("--seeds", metavar="INTEGER", min=1, help="Number of seeds per row.", show_default="the study's"),
+    ] = None,
+    store: Annotated[
+        Path,
+        typer.Option("--store", metavar="DIR", rich_help_panel=Panel.OUTPUT, help="Folder of the finished trainings."),
+    ] = Path("studies/store"),
+    jobs: Annotated[
+        int,
+        typer.Option(
+            "--jobs",
+            metavar="INTEGER",
+            min=1,
+            rich_help_panel=Panel.COMPUTE,
+            help="Number of parallel processes, with one thread each.",
+        ),
+    ] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would run and what it would cost, and run nothing.")
+    ] = False,
+    slurm: Annotated[
+        Path | None,
+        typer.Option(
+            "--slurm", metavar="FILE", rich_help_panel=Panel.COMPUTE, help="Write an sbatch array script; run nothing."
+        ),
+    ] = None,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Write the report of what the store has, and train nothing.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", metavar="DIR", help="Folder of the page. [default: studies/NAME-SCALE]")
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="DIR",
+            rich_help_panel=Panel.OUTPUT,
+            help="Folder of the report.",
+            show_default="studies/NAME-SCALE",
+        ),
     ] = None,
     data_dir: DataDir = None,
     device: Device = "auto",
-    task: Annotated[int | None, typer.Option("--task", hidden=True, help="Do this one job, write no page.")] = None,
+    task: Annotated[
+        int | None, typer.Option("--task", metavar="INTEGER", hidden=True, help="Run one job, write no report.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run a study: train only what the store has not, judge the paper's claims, write the page.
+    """Reproduce a table or figure of a paper: train what the store lacks, test the paper's claims, write a report.
 
-    Exit 1 where trainings broke off. Failed or undecided claims, and rows that cannot be run here, are no errors.
+    Exit code 1 if trainings failed. Claims that fail or stay undecided, and rows that cannot run here, are no errors.
     """
     if scale not in SCALES:
         raise unknown_name("scale", scale, SCALES)
@@ -77,7 +121,7 @@ def study(
             data_dir=data_dir,
             device=device,
             num_jobs=jobs,
-            report_only=page_only,
+            report_only=report_only,
             on_message=echo_err,
             on_log=_EvalPrinter(),
             command=shlex.join(["reslab", *sys.argv[1:]]),

@@ -1,11 +1,18 @@
-"""`reslab summary NAME`: what a network is, and its layers as tutorials print them."""
+"""`reslab summary`: a network's layers, parameters, multiply-adds and block layout."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reslab.cli.options import JsonFlag, Overrides, parse_overrides
+from reslab.cli.options import (
+    InputSize,
+    JsonFlag,
+    ModelOverrides,
+    NumClasses,
+    complete_model,
+    parse_overrides,
+)
 from reslab.cli.output import print_json, print_pairs, print_table
 from reslab.report.format import format_int, format_shape, format_si
 from reslab.spec.errors import invalid
@@ -18,15 +25,18 @@ if TYPE_CHECKING:
 
 
 def summary(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A network (`reslab models`), a run, or its weights.")],
-    input_size: Annotated[
-        str | None, typer.Option("--input", metavar="CxHxW", help="The input, such as 3x224x224. [default: its own]")
-    ] = None,
-    num_classes: Annotated[int | None, typer.Option("--num-classes", help="Outputs. [default: its own]")] = None,
-    overrides: Overrides = None,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="Model (`reslab models`), run or weights file.", autocompletion=complete_model
+        ),
+    ],
+    input_size: InputSize = None,
+    num_classes: NumClasses = None,
+    overrides: ModelOverrides = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show a network: its unit as a sentence, its layers, parameters and multiply-adds, and where it comes from."""
+    """Print a network's layers, parameters, multiply-adds, receptive field, block layout and reference."""
     arch, input_shape = resolve_arch_and_input(name, input_size, num_classes, overrides)
     info = summarize_arch(arch, input_shape)
     if as_json:

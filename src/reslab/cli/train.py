@@ -1,4 +1,4 @@
-"""`reslab train`: a network, data and a recipe to the folder of a run."""
+"""`reslab train`: train a network on a dataset by a recipe, into the folder of a run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,10 +14,11 @@ from reslab.cli.options import (
     JsonFlag,
     ModelName,
     NumImages,
-    Overrides,
+    Panel,
     Pretrained,
     RecipeName,
     SkipBadImages,
+    TrainOverrides,
     ValFraction,
     Workers,
     merge_config,
@@ -40,19 +41,57 @@ def train(
     model: ModelName = None,
     recipe: RecipeName = None,
     data_dir: DataDir = None,
-    epochs: Annotated[float | None, typer.Option("--epochs", help="Length, in place of the recipe's.")] = None,
+    epochs: Annotated[
+        float | None,
+        typer.Option(
+            "--epochs",
+            metavar="FLOAT",
+            rich_help_panel=Panel.TRAINING,
+            help="Number of epochs.",
+            show_default="the recipe's duration",
+        ),
+    ] = None,
     batch_size: Annotated[
         str | None,
         typer.Option(
-            "-b", "--batch-size", metavar="N|auto", help="Images a step; auto: the recipe's, in fitting parts."
+            "-b",
+            "--batch-size",
+            metavar="INTEGER|auto",
+            rich_help_panel=Panel.TRAINING,
+            help="Global batch size; auto keeps the recipe's and accumulates gradients to fit in memory.",
+            show_default="the recipe's",
         ),
     ] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate, for the batch that is used.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Everything random follows from it. (default: 0)")] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", metavar="DIR", help="The run's folder. (default: runs/TIME-MODEL-DATA)")
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            "--lr",
+            metavar="FLOAT",
+            rich_help_panel=Panel.TRAINING,
+            help="Learning rate at the batch size in use.",
+            show_default="the recipe's",
+        ),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", metavar="INTEGER", rich_help_panel=Panel.TRAINING, help="Random seed.", show_default="0"
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="DIR",
+            rich_help_panel=Panel.OUTPUT,
+            help="Folder of the run.",
+            show_default="runs/TIME-MODEL-DATA",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", rich_help_panel=Panel.OUTPUT, help="Resume the run in --output.")
+    ] = False,
     pretrained: Pretrained = None,
     val_fraction: ValFraction = None,
     num_images: NumImages = None,
@@ -61,16 +100,22 @@ def train(
     workers: Workers = None,
     save_every: Annotated[
         str | None,
-        typer.Option("--save-every", metavar="LENGTH", help="Keep the weights every '1 epoch', '500 steps'."),
+        typer.Option(
+            "--save-every",
+            metavar="DURATION",
+            rich_help_panel=Panel.OUTPUT,
+            help="Keep a snapshot of the weights every '1 epoch' or '500 steps'.",
+        ),
     ] = None,
     tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write the log's numbers for TensorBoard too (an extra).")
+        bool,
+        typer.Option("--tensorboard", rich_help_panel=Panel.OUTPUT, help="Write the metrics for TensorBoard too."),
     ] = False,
     config_path: ConfigFile = None,
-    overrides: Overrides = None,
+    overrides: TrainOverrides = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train a network; with no argument at all, a small residual network on scikit-learn's handwritten digits."""
+    """Train a network. Without arguments: a small residual network on scikit-learn's handwritten digits."""
     dataset = resolve_data_option(data_argument, data)
     from reslab.training.options import parse_batch_size
     from reslab.training.train import train as train_run
