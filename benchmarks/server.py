@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from reslab.data.formats.image_folder import IMAGENET_MEAN, IMAGENET_STD
+from reslab.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from reslab.deploy.inputs import InferenceTransform, InputItem
 from reslab.deploy.predict import Predictor, build_predictor, iter_predictions
 from reslab.nn.checkpoints.safetensors_io import save_weights

@@ -17,7 +17,7 @@ def test_the_promised_keys(command: Command, trained: Path, pictures: Path) -> N
     assert {"name", "probability"} == set(rows[0]["classes"][0])
     assert "error" not in rows[0]
     assert rows[-1]["classes"] == []
-    assert "not a picture" in rows[-1]["error"]
+    assert "not an image" in rows[-1]["error"]
 
 
 def test_csv_and_json_agree(command: Command, trained: Path, pictures: Path) -> None:
@@ -33,7 +33,7 @@ def test_the_table(command: Command, trained: Path, pictures: Path) -> None:
     outcome = command("predict", trained, pictures / "0.png", pictures / "broken.png")
     assert outcome.code == 0
     assert "0.png" in outcome.out
-    assert "not a picture" in outcome.out
+    assert "not an image" in outcome.out
     assert outcome.err == "torch, float32, on cpu\n1 of 2 files could not be read\n"
 
 

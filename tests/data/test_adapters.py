@@ -108,10 +108,10 @@ def test_data_stays_and_preprocess_is_ours_to_say() -> None:
         ((PIXELS, LABELS / 2), "labels.long()"),
         ((PIXELS, LABELS[:3]), "got: 3 labels"),
         ((PIXELS[:1], LABELS[:1]), "at least 2"),
-        ([], "an empty data set"),
-        ([1, 2, 3], "items of (picture, label); got: a int"),
+        ([], "an empty dataset"),
+        ([1, 2, 3], "items (image, label); got: a int"),
         ([("text", 1), ("more", 0)], "a tensor (C, H, W) or a Pillow image; got: a str"),
-        (iter([1]), "collect an iterable data set"),
+        (iter([1]), "collect an iterable dataset"),
     ],
 )
 def test_what_does_not_fit(given: Any, said: str) -> None:
@@ -121,7 +121,7 @@ def test_what_does_not_fit(given: Any, said: str) -> None:
 
 
 def test_more_labels_than_classes_or_two_validations() -> None:
-    with pytest.raises(ValueError, match="labels of train from 0 to 1; got: label 3"):
+    with pytest.raises(ValueError, match="training labels from 0 to 1; got: label 3"):
         as_dataset((PIXELS, LABELS), classes=["a", "b"])
-    with pytest.raises(ValueError, match="one validation set"):
+    with pytest.raises(ValueError, match="one validation split"):
         as_dataset((PIXELS, LABELS), val=(PIXELS, LABELS), val_fraction=0.5)

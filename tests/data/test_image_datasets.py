@@ -23,7 +23,7 @@ def files(folder: Path) -> FileImageDataset:
 
 def test_three_kinds_say_the_same(tmp_path: Path) -> None:
     in_tensor, in_files = TensorImageDataset(PIXELS, LABELS), files(tmp_path)
-    in_items = WrappedImageDataset(list(zip(PIXELS, LABELS.tolist(), strict=True)), LABELS, 3)
+    in_items = WrappedImageDataset(list(zip(PIXELS, LABELS.tolist(), strict=True)), LABELS, 3, tuple(range(len(LABELS))))
     for images in (in_tensor, in_files, in_items):
         assert isinstance(images, ImageDataset)
         assert len(images) == 6
@@ -41,7 +41,7 @@ def test_three_kinds_say_the_same(tmp_path: Path) -> None:
     [
         (PIXELS[:, 0], LABELS, "images[:, None]"),
         (PIXELS.int(), LABELS, "uint8"),
-        (PIXELS, LABELS[:5], "6 of them; got: 5 labels"),
+        (PIXELS, LABELS[:5], "6 images; got: 5 labels"),
         (PIXELS, LABELS.float(), "int64"),
         (PIXELS, LABELS - 1, "label -1"),
     ],
@@ -81,11 +81,11 @@ def test_fingerprint_sees_pixels_labels_splits_and_sizes(tmp_path: Path) -> None
 
 def test_data_of_one_sample_or_one_class() -> None:
     one = TensorImageDataset(PIXELS[:1], LABELS[:1])
-    with pytest.raises(ValueError, match=r"at least 2 training samples.*a data set of 1 sample"):
+    with pytest.raises(ValueError, match=r"at least 2 training images.*got: 1 image"):
         DatasetSplits("a", "", ("x", "y"), PLAIN, {"train": one})
     with pytest.raises(ValueError, match="at least 2 classes"):
         DatasetSplits("a", "", ("x",), PLAIN, {"train": one})
-    with pytest.raises(ValueError, match="labels of train from 0 to 1; got: label 2"):
+    with pytest.raises(ValueError, match="training labels from 0 to 1; got: label 2"):
         DatasetSplits("a", "", ("x", "y"), PLAIN, {"train": TensorImageDataset(PIXELS, LABELS)})
 
 

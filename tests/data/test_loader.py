@@ -101,7 +101,7 @@ class Noisy:
 
 
 def test_random_data_sets_become_stateless() -> None:
-    images = WrappedImageDataset(Noisy(), LABELS, 3)
+    images = WrappedImageDataset(Noisy(), LABELS, 3, tuple(range(len(LABELS))))
     whole = list(islice(train(images).iter_from(), 9))
     assert equal(list(islice(train(images, workers=1).iter_from(2), 7)), whole[2:])
     by_sample = {int(i): x for x, _, indices in whole[:4] for x, i in zip(x, indices, strict=True)}

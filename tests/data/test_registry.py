@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from reslab.data.formats import small as idx
+from reslab.data import dataset_info
 from reslab.data.formats.small import read_idx
 from reslab.data.registry import DATASETS, list_datasets, open_dataset
 
@@ -88,7 +88,7 @@ def test_offline_says_which_files_go_where(tmp_path: Path, monkeypatch: pytest.M
     def unreachable(name: str, root: str) -> None:
         raise RuntimeError(f"Error downloading {name}")
 
-    monkeypatch.setattr(idx, "_download_mnist", unreachable)
+    monkeypatch.setattr(dataset_info, "_download", unreachable)
     with pytest.raises(ValueError) as caught:
         open_dataset("mnist", tmp_path)
     for part in (
@@ -99,15 +99,15 @@ def test_offline_says_which_files_go_where(tmp_path: Path, monkeypatch: pytest.M
         "--data-dir",
     ):
         assert part in str(caught.value)
-    monkeypatch.setattr(idx, "_download_mnist", lambda name, root: write_idx(Path(root, name, "raw")))
+    monkeypatch.setattr(dataset_info, "_download", lambda name, root: write_idx(Path(root, name, "raw")))
     assert len(open_dataset("mnist", tmp_path).splits["train"]) == 4
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "nowhere (0 bytes)"),
-        (b"GIF89a..", "it starts 47 49 46 38"),
+        (b"", "an empty file"),
+        (b"GIF89a..", "it starts with 47 49 46 38"),
         (idx_bytes(IMAGES["train"])[:-1], "with 48 bytes of data; got: 47"),
         (b"\0\0\x0d\x01\0\0\0\0", "idx file of bytes"),
     ],
@@ -127,17 +127,17 @@ def test_broken_gzip_and_unequal_lengths(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for content in (whole[:-9], b"no gzip"):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="cut short or not gzip"):
+        with pytest.raises(ValueError, match="truncated or not gzip"):
             open_dataset("mnist", folder)
     path.write_bytes(gzip.compress(idx_bytes(np.zeros(3, dtype=np.uint8))))
-    with pytest.raises(ValueError, match=r"as many pictures in .*\(4, 3, 4\) and \(3,\)"):
+    with pytest.raises(ValueError, match=r"as many images in .*\(4, 3, 4\) and \(3,\)"):
         open_dataset("mnist", folder)
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("cifr10", "unknown data set or folder 'cifr10'; nearest: 'cifar10'"),
+        ("cifr10", "unknown dataset or folder 'cifr10'; nearest: 'cifar10'"),
         ("fashion_mnist", "'fashion-mnist'"),
         ("fotos", "nearest: 'photos'"),
         ("nowhere/photos", "no such folder"),

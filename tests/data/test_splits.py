@@ -34,14 +34,14 @@ def test_fraction_outside(fraction: float) -> None:
 
 @pytest.mark.parametrize(("fraction", "side"), [(0.05, "validation"), (0.95, "training")])
 def test_class_left_without_a_sample(fraction: float, side: str) -> None:
-    with pytest.raises(ValueError, match=f"class 'c' and leaves {side} none") as caught:
+    with pytest.raises(ValueError, match=f"class 'c' and leaves none for {side}") as caught:
         stratified_split(LABELS, fraction, 0, CLASSES)
     nearest = float(str(caught.value).split("nearest valid: ")[1].split(";")[0])
     stratified_split(LABELS, nearest, 0, CLASSES)
 
 
 def test_class_of_one_sample() -> None:
-    with pytest.raises(ValueError, match=r"at least 2 samples of every class.*class 'b'"):
+    with pytest.raises(ValueError, match=r"at least 2 images of every class.*class 'b'"):
         stratified_split(torch.tensor([0, 0, 0, 1]), 0.5, 0, CLASSES)
 
 
@@ -53,7 +53,7 @@ def test_tensors_are_carved_again() -> None:
         assert torch.equal(again[split].images, parts[split].images)  # type: ignore[attr-defined]
         assert torch.equal(again[split].labels, parts[split].labels)
     assert parts["val"].name(0) == f"#{record['indices'][0]}"
-    with pytest.raises(ValueError, match="sample #"):
+    with pytest.raises(ValueError, match="image #"):
         restore_split(images.subset(range(10)), record)
 
 
@@ -96,5 +96,5 @@ def test_what_is_taken_is_recorded_and_judged_on_the_whole_test_split() -> None:
 
 @pytest.mark.parametrize("number", [0, 9, 1439, 10**6])
 def test_numbers_that_cannot_be_had(number: int) -> None:
-    with pytest.raises(ValueError, match="num_images from 10, one a class, to the 1,438 training pictures of digits"):
+    with pytest.raises(ValueError, match="num_images from 10, one a class, to the 1,438 training images of digits"):
         stratified_subset(open_dataset("digits"), number)

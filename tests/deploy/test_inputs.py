@@ -110,7 +110,7 @@ def test_mistakes_are_told(folder: Path, tmp_path: Path, monkeypatch: pytest.Mon
         ("no.csv", "the column path"),
         ("bare.csv", "none below"),
         ("empty.tar", "empty"),
-        ("cut.tar", "cut short"),
+        ("cut.tar", "truncated"),
         ("text.tar", "1 other files"),
         ("*.jpg", "files that match"),
     ):

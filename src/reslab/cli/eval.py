@@ -267,11 +267,11 @@ def _evaluate_val(evaluation: "Evaluation", evaluate_val: "Callable[[], Evaluati
     """The answers on the validation split, where there is one."""
     if evaluation.split == "val":
         return evaluation
+    from reslab.data.dataset import UnknownSplitError
+
     try:
         return evaluate_val()
-    except ValueError as error:
-        if not str(error).startswith("unknown split"):
-            raise
+    except UnknownSplitError:
         return None
 
 

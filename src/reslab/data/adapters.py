@@ -1,4 +1,4 @@
-"""What a user has in hand, tensors or a data set of torch, as Data."""
+"""Make a dataset of what a user has in memory: tensors, or map-style torch datasets."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,10 +7,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
-from reslab.data.dataset import DatasetSplits, channel_statistics
-from reslab.data.formats.image_folder import IMAGENET_MEAN, IMAGENET_STD
-from reslab.data.image_datasets import ImageDataset, TensorImageDataset, WrappedImageDataset, item_to_tensor
-from reslab.data.splits import restore_split, split_off
+from reslab.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DatasetSplits, SplitMethod, channel_statistics
+from reslab.data.image_datasets import (
+    SPLIT_TITLES,
+    ImageDataset,
+    TensorImageDataset,
+    WrappedImageDataset,
+    item_to_tensor,
+)
+from reslab.data.splits import is_stratified, restore_split, split_off
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 
@@ -19,6 +24,7 @@ def as_dataset(
     train: Any,
     val: Any = None,
     test: Any = None,
+    *,
     classes: Sequence[str] | None = None,
     name: str = "",
     preprocess: Preprocess | None = None,
@@ -26,13 +32,13 @@ def as_dataset(
     split_seed: int = 0,
     split_record: Mapping[str, Any] | None = None,
 ) -> DatasetSplits:
-    """Data from pairs of tensors (images, labels) or map-style data sets of (picture, label) items; Data as it is.
+    """Return pairs of tensors (images, labels), or map-style datasets of (image, label) items, as `DatasetSplits`.
 
-    Images are uint8 (N, C, H, W), or (N, H, W) if grey, or float already scaled; a picture of an item is the like
-    without N, or a Pillow image. Class names default to the data set's own, else "0", "1", ... Floats are taken as they
-    are (mean 0, std 1), uint8 tensors normalised by the mean and std of the training part, Pillow images by ImageNet's.
-    Items are fetched when needed: random transforms of a data set stay random, as functions of (seed, epoch, sample).
-    Raises ValueError where shapes, types or labels do not fit.
+    Images are uint8 (N, C, H, W), grayscale also (N, H, W), or already scaled floats; an item's image is the same
+    without N, or a Pillow image. Class names default to the dataset's own, else "0", "1", ... Floats are not normalized
+    (mean 0, std 1), uint8 tensors by the statistics of the training images, Pillow images by ImageNet's.
+    Items are fetched on demand; a dataset's random transforms become functions of (seed, epoch, sample).
+    Raises ValueError if shapes, types or labels do not fit.
     """
     if isinstance(train, DatasetSplits):
         return train
@@ -41,22 +47,21 @@ def as_dataset(
         split: _to_image_dataset(part, split) for split, part in sources.items() if part is not None
     }
     class_names = tuple(classes) if classes is not None else _class_names(train, splits)
-    record: Mapping[str, Any] = {"method": "given"}
-    if split_record is not None and split_record.get("method") == "stratified":
+    record: Mapping[str, Any] = {"method": SplitMethod.GIVEN}
+    if split_record is not None and is_stratified(split_record):
         splits, record = {**splits, **restore_split(splits["train"], split_record)}, dict(split_record)
     elif val_fraction is not None:
         if "val" in splits:
-            raise invalid("one validation set", "val and val_fraction together", next_step="leave one of them away")
+            raise invalid("one validation split", "val and val_fraction together", next_step="drop one of them")
         parts, record = split_off(splits["train"], val_fraction, split_seed, class_names)
         splits.update(parts)
-    display_name = name or ("tensors" if isinstance(train, tuple | list) else type(train).__name__.lower())
     return DatasetSplits(
-        display_name,
-        f"given as a {type(train).__name__}",
-        class_names,
-        preprocess or _default_preprocess(splits["train"]),
-        splits,
-        record,
+        name=name or ("tensors" if isinstance(train, tuple | list) else type(train).__name__.lower()),
+        source=f"a {type(train).__name__} in memory",
+        classes=class_names,
+        preprocess=preprocess or _default_preprocess(splits["train"]),
+        splits=splits,
+        split_record=record,
     )
 
 
@@ -66,10 +71,11 @@ def _to_image_dataset(part: Any, split: str) -> ImageDataset:
     if isinstance(part, tuple | list) and len(part) == 2 and all(hasattr(item, "shape") for item in part):
         return _from_tensors(torch.as_tensor(part[0]), torch.as_tensor(part[1]))
     if not (hasattr(part, "__getitem__") and hasattr(part, "__len__")):
-        required = f"{split} as (images, labels) tensors or a data set with len() and [i]"
-        raise invalid(required, f"a {type(part).__name__}", next_step="collect an iterable data set into tensors first")
+        required = f"{SPLIT_TITLES[split]} data as (images, labels) tensors or a dataset with len() and [i]"
+        next_step = "collect an iterable dataset into tensors first"
+        raise invalid(required, f"a {type(part).__name__}", next_step=next_step)
     if len(part) == 0:
-        raise invalid(f"{split} with samples", "an empty data set")
+        raise invalid(f"{SPLIT_TITLES[split]} data with images", "an empty dataset")
     return _from_items(part)
 
 
@@ -77,35 +83,30 @@ def _from_tensors(images: Tensor, labels: Tensor) -> TensorImageDataset:
     if images.ndim == 3:
         images = images[:, None]
     if images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
-        raise invalid(
-            "images of shape (N, C, H, W)",
-            f"shape {tuple(images.shape)}, channels last",
-            nearest="images.permute(0, 3, 1, 2)",
-        )
+        got = f"shape {tuple(images.shape)}, channels last"
+        raise invalid("images of shape (N, C, H, W)", got, nearest="images.permute(0, 3, 1, 2)")
     return TensorImageDataset(images, _to_int_labels(labels))
 
 
 def _to_int_labels(labels: Tensor) -> Tensor:
     if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise invalid("labels as whole numbers, one class a picture", str(labels.dtype), nearest="labels.long()")
+        raise invalid("labels as integers, one class an image", str(labels.dtype), nearest="labels.long()")
     return labels.to(torch.int64)
 
 
 def _from_items(dataset: Any) -> WrappedImageDataset:
     first = dataset[0]
     if not isinstance(first, tuple | list) or len(first) != 2:
-        raise invalid(
-            "items of (picture, label)",
-            f"a {type(first).__name__}" + (f" of {len(first)}" if isinstance(first, tuple | list) else ""),
-        )
+        length = f" of {len(first)}" if isinstance(first, tuple | list) else ""
+        raise invalid("items (image, label)", f"a {type(first).__name__}{length}")
     channels = item_to_tensor(first[0], 3).shape[0]
-    if getattr(first[0], "mode", "") in ("1", "L", "I;16"):
+    if getattr(first[0], "mode", "") in ("1", "L", "I;16"):  # Pillow's grayscale modes
         channels = 1
-    return WrappedImageDataset(dataset, _read_labels(dataset), channels)
+    return WrappedImageDataset(dataset, _read_labels(dataset), channels, tuple(range(len(dataset))))
 
 
 def _read_labels(dataset: Any) -> Tensor:
-    """The labels a data set keeps, as those of torchvision do; else those of all its items, each asked for once."""
+    """Return the labels that a dataset stores, as torchvision's do; else fetch every item once."""
     stored = _stored_labels(dataset)
     labels = [int(dataset[i][1]) for i in range(len(dataset))] if stored is None else stored
     return _to_int_labels(torch.as_tensor(labels))
@@ -115,7 +116,7 @@ def _stored_labels(dataset: Any) -> Any:
     if isinstance(dataset, Subset):
         inner_labels = _stored_labels(dataset.dataset)
         return None if inner_labels is None else torch.as_tensor(inner_labels)[torch.as_tensor(dataset.indices)]
-    if getattr(dataset, "target_transform", None) is not None:  # what is kept is not what is handed out
+    if getattr(dataset, "target_transform", None) is not None:  # items have other labels than the stored ones
         return None
     targets = getattr(dataset, "targets", None)
     return targets if targets is not None and len(targets) == len(dataset) else None
@@ -125,11 +126,9 @@ def _class_names(train: Any, splits: Mapping[str, ImageDataset]) -> tuple[str, .
     num_labels = max(int(part.labels.max()) for part in splits.values()) + 1
     dataset = train.dataset if isinstance(train, Subset) else train
     stored_names = getattr(dataset, "classes", None)
-    return (
-        tuple(map(str, stored_names))
-        if stored_names is not None and len(stored_names) >= num_labels
-        else tuple(str(label) for label in range(num_labels))
-    )
+    if stored_names is not None and len(stored_names) >= num_labels:
+        return tuple(map(str, stored_names))
+    return tuple(map(str, range(num_labels)))
 
 
 def _default_preprocess(train: ImageDataset) -> Preprocess:

@@ -1,4 +1,4 @@
-"""The cache folder: downloads, decoded pictures and what is known of files; everything in it can be made again."""
+"""The cache folder: downloads, decoded images and what is known about files; everything in it can be made again."""
 
 import json
 import os
@@ -10,15 +10,15 @@ from reslab.runtime.files import atomic_path
 
 
 def cache_dir() -> Path:
-    """`$RESLAB_CACHE`, or `~/.cache/reslab`; not created here."""
+    """Return `$RESLAB_CACHE`, or `~/.cache/reslab`; the folder may not exist yet."""
     env_dir = os.environ.get("RESLAB_CACHE")
     return Path(env_dir).expanduser() if env_dir else Path.home() / ".cache" / "reslab"
 
 
 def write_cached(path: Path, write: Callable[[IO[bytes]], Any]) -> bool:
-    """Write a file of the cache whole or not at all; False where it cannot be (a full disk, a read-only home).
+    """Write a file of the cache atomically; return False if it cannot be written (disk full, read-only home).
 
-    Nothing depends on the cache but time, so a cache that cannot be written stops nobody.
+    Only time depends on the cache, so a cache that cannot be written is not an error.
     """
     try:
         with atomic_path(path) as temp_path, temp_path.open("wb") as file:
@@ -29,7 +29,7 @@ def write_cached(path: Path, write: Callable[[IO[bytes]], Any]) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The dictionary in a JSON file of the cache; empty where there is none or it cannot be read."""
+    """Return the object in a JSON file of the cache; empty if there is no such file or it is damaged."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -38,5 +38,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> bool:
-    """Write a dictionary to a JSON file of the cache, as `write_cached` does."""
+    """Write an object to a JSON file of the cache, as `write_cached` does."""
     return write_cached(path, lambda file: file.write(json.dumps(value).encode()))

@@ -1,29 +1,49 @@
-"""Data: a named set of labelled pictures, its classes, its splits, and how they came about."""
+"""A dataset: labeled images in splits, the class names, and how the splits were made."""
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from reslab.data.image_datasets import FileImageDataset, ImageDataset, ShardImageDataset, TensorImageDataset
+from reslab.data.image_datasets import (
+    SPLIT_TITLES,
+    FileImageDataset,
+    ImageDataset,
+    ShardImageDataset,
+    TensorImageDataset,
+)
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.preprocess import Preprocess
 
-SPLIT_TITLES = {"train": "training", "val": "validation", "test": "test"}
-"""The splits in their order: the name in code, files and flags, and the word in texts for people."""
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class SplitMethod(StrEnum):
+    """How the splits of a dataset were made: `method` of a split record."""
+
+    GIVEN = "given"
+    STRATIFIED = "stratified"
+
+
+class UnknownSplitError(ValueError):
+    """A dataset has no split of the requested name."""
 
 
 @dataclass(frozen=True, eq=False)
 class DatasetSplits:
-    """A data set: `splits` by name ("train", maybe "val", maybe "test"), class names in label order, and its origin.
+    """A dataset: `splits` by name ("train", "val", "test", as far as present) and class names in label order.
 
-    `preprocess` is the evaluation's; `split_record` is JSON from which `open_data` rebuilds the same splits;
-    `skipped` holds (path, reason) of pictures left out; `location` the folder or file it was read from.
-    Raises ValueError where there is nothing to train on or a label has no class.
+    `source` describes its origin, `location` is the folder, file or URL it was read from, and `preprocess` the
+    preprocessing of the evaluation. `split_record` is JSON from which `open_dataset` makes the same splits again;
+    `skipped_files` lists (path, reason) of the images that were skipped because they cannot be read.
+    Raises ValueError if there is too little to train on or a label has no class name.
     """
 
     name: str
@@ -31,33 +51,32 @@ class DatasetSplits:
     classes: tuple[str, ...]
     preprocess: Preprocess
     splits: Mapping[str, ImageDataset]
-    split_record: Mapping[str, Any] = field(default_factory=lambda: {"method": "given"})
-    fingerprint: str = ""
+    split_record: Mapping[str, Any] = field(default_factory=lambda: {"method": SplitMethod.GIVEN})
     skipped_files: tuple[tuple[str, str], ...] = ()
     location: str = ""
 
     def __post_init__(self) -> None:
         assert set(self.splits) <= set(SPLIT_TITLES), sorted(self.splits)
         if len(self.classes) < 2:
-            raise invalid(
-                f"at least 2 classes in {self.name}",
-                "a single class, " + self.classes[0] if self.classes else "none",
-                next_step="add a second class",
-            )
+            got = f"a single class, {self.classes[0]}" if self.classes else "none"
+            raise invalid(f"at least 2 classes in {self.name}", got, next_step="add a second class")
         if "train" in self.splits and len(self.splits["train"]) < 2:
+            num_images = len(self.splits["train"])
             raise invalid(
-                f"at least 2 training samples in {self.name} (a batch of one has no statistics)",
-                f"a data set of {len(self.splits['train'])} sample" + "s" * (len(self.splits["train"]) == 0),
+                f"at least 2 training images in {self.name} (batch statistics need more than one)",
+                "1 image" if num_images == 1 else f"{num_images} images",
                 nearest="2",
-                next_step="add pictures",
+                next_step="add images",
             )
         for split, dataset in self.splits.items():
             if len(dataset) and int(dataset.labels.max()) >= len(self.classes):
-                raise invalid(
-                    f"labels of {split} from 0 to {len(self.classes) - 1}", f"label {int(dataset.labels.max())}"
-                )
-        if not self.fingerprint:
-            object.__setattr__(self, "fingerprint", compute_fingerprint(self.splits))
+                required = f"{SPLIT_TITLES[split]} labels from 0 to {len(self.classes) - 1}"
+                raise invalid(required, f"label {int(dataset.labels.max())}")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The hash of every label and image: see `compute_fingerprint`."""
+        return compute_fingerprint(self.splits)
 
     @property
     def num_classes(self) -> int:
@@ -65,25 +84,43 @@ class DatasetSplits:
 
     @property
     def eval_split(self) -> str:
-        """The split that judges: "test" where there is one, else "val", else "train"."""
+        """The split that final results are measured on: test if there is one, else validation, else training."""
         return next(name for name in ("test", "val", "train") if name in self.splits)
 
     def split(self, name: str) -> ImageDataset:
-        """The pictures of a split; raises ValueError naming those there are."""
+        """Return the images of a split. Raises UnknownSplitError with the existing names if there is no such split."""
         if name not in self.splits:
-            raise unknown_name(f"split of {self.name}", name, self.splits, f"it has {', '.join(self.splits)}")
+            error = unknown_name(f"split of {self.name}", name, self.splits, f"it has {', '.join(self.splits)}")
+            raise UnknownSplitError(str(error))
         return self.splits[name]
 
     def describe(self) -> str:
-        """One line: `digits: 1,438 train, 359 test, 10 classes`."""
+        """Return one line: `digits: 1,438 train, 359 test, 10 classes`."""
         parts = [f"{len(dataset):,} {name}" for name, dataset in self.splits.items()]
         return f"{self.name}: {', '.join(parts)}, {self.num_classes} classes"
 
 
-def compute_fingerprint(splits: Mapping[str, ImageDataset]) -> str:
-    """A hash of every split's labels and pixels, or (name, size in bytes) of its files: 16 digits of SHA-256.
+@dataclass(frozen=True, eq=False)
+class DatasetListing:
+    """The images at a path as far as they can be made out, listed without reading them, for `reslab data check`.
 
-    Of a data set that makes its items on demand only the labels count.
+    `unlabeled` has the images of a split outside of any class folder; `layout_error` is the error that training on
+    this path would raise, or empty.
+    """
+
+    name: str
+    location: str
+    classes: tuple[str, ...]
+    splits: Mapping[str, ImageDataset]
+    unlabeled: Mapping[str, FileImageDataset] = field(default_factory=dict)
+    layout_error: str = ""
+
+
+def compute_fingerprint(splits: Mapping[str, ImageDataset]) -> str:
+    """Return the first 16 hex digits of a SHA-256 of every split's labels and images.
+
+    Images in memory count by their pixels, images in files by name and size in bytes. Images that a wrapped dataset
+    makes on demand do not count, as they may differ from one call to the next.
     """
     digest = hashlib.sha256()
     for name in sorted(splits):
@@ -104,7 +141,7 @@ def _tensor_bytes(images: Tensor) -> memoryview:
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of uint8 (N, C, H, W), of pixels / 255, rounded to 4 digits."""
+    """Return mean and standard deviation per channel of pixels / 255, rounded to 4 digits; images uint8 (N, C, H, W)."""
     scaled = images.double() / 255
     mean, std = scaled.mean(dim=(0, 2, 3)), scaled.std(dim=(0, 2, 3), correction=0)
     return tuple(round(value, 4) for value in mean.tolist()), tuple(round(value, 4) or 1.0 for value in std.tolist())

@@ -1,4 +1,4 @@
-"""A data set that has a name: what is published about it, and which function reads it."""
+"""A named dataset: its published facts, the function that reads it, and where to look for it or download it to."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from reslab.spec.errors import invalid
 
 @dataclass(frozen=True)
 class ReadResult:
-    """What a reader found: splits, where, class names where the place tells them, and how it was split."""
+    """A named dataset as read: splits, location, class names if the files have them, and the split record."""
 
     splits: Mapping[str, ImageDataset]
     location: str
@@ -22,10 +22,10 @@ class ReadResult:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """A named data set; `mean` and `std` are per channel of pixels / 255, empty where they are computed at opening.
+    """A named dataset; `mean` and `std` are per channel of pixels / 255, empty if they are computed when it is opened.
 
-    `read(entry, data_dir)` returns what it found; `system_dirs` are places where distributions install it.
-    `words` are the evaluation's; `layout` tells the reader the names of its files.
+    `read(info, data_dir)` reads it. `system_dirs` are folders where Linux distributions install it; `layout` holds the
+    file names that `read` needs.
     """
 
     name: str
@@ -42,28 +42,33 @@ class DatasetInfo:
 
 
 def search_dirs(info: DatasetInfo, data_dir: Path | None) -> list[Path]:
-    """The folders to look in, in order: the one named, the cache (and their `NAME/`), the system's."""
+    """Return the folders to search, in order: `data_dir` and the cache, each also with NAME/, then the system's."""
     roots = [root for root in (data_dir, cache_dir()) if root is not None]
     candidates = [directory for root in roots for directory in (root, root / info.name)]
     return candidates + [Path(directory) for directory in info.system_dirs]
 
 
-def download_dir(info: DatasetInfo, data_dir: Path | None) -> Path:
-    """Where a download goes: the folder named, else the cache."""
-    return data_dir if data_dir is not None else cache_dir() / info.name
+def download_with_torchvision(info: DatasetInfo, class_name: str, data_dir: Path | None, expected: str) -> Path:
+    """Download a dataset by its class in torchvision and return the folder: `data_dir`, else one in the cache.
 
-
-def download(
-    info: DatasetInfo, fetch: Callable[[str], Any], target_dir: Path, searched: list[Path], expected: str
-) -> None:
-    """Let torchvision fetch into `place`; raises ValueError that says which files to put where when it cannot."""
+    Raises ValueError with the `expected` files and where to put them if that fails.
+    """
+    target_dir = data_dir if data_dir is not None else cache_dir() / info.name
     try:
         target_dir.mkdir(parents=True, exist_ok=True)
-        fetch(str(target_dir))
+        _download(class_name, str(target_dir))
     except (OSError, RuntimeError) as error:
         reason = str(error).strip() or type(error).__name__
+        searched = ", ".join(map(str, search_dirs(info, data_dir)))
         raise invalid(
-            f"{info.name}, found on this machine or downloaded",
-            f"nothing in {', '.join(map(str, searched))}, and the download failed ({reason})",
+            f"{info.name}, on this machine or downloadable",
+            f"nothing in {searched}, and the download failed ({reason})",
             next_step=f"put {expected} into {target_dir}, or name their folder with --data-dir",
         ) from error
+    return target_dir
+
+
+def _download(class_name: str, root: str) -> None:
+    import torchvision.datasets
+
+    getattr(torchvision.datasets, class_name)(root, download=True)

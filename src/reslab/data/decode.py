@@ -1,20 +1,20 @@
-"""Reading a picture right: a file's bytes to a uint8 tensor of 1 or 3 channels, as a viewer would show it.
+"""Decode an image file to a uint8 tensor of 1 or 3 channels, as an image viewer shows it.
 
 What naive reading gets wrong, and what is done here:
 
-* EXIF rotation is applied; phones store portraits lying down.
-* 16-bit grey is scaled, round(v / 257), not clipped to white. (Of 16-bit colour Pillow hands out the high byte.)
-* A palette is looked up; CMYK (and Adobe's inverted CMYK) becomes RGB; of an animation the first frame is taken.
-* Alpha is composited on white: out = round((alpha v + (255 - alpha) 255) / 255). Pictures with a transparent ground
-  (logos, drawings, cut-out products) are made for pages, which are white; dropping alpha instead would show whatever
-  colour the editor left under the transparent pixels, mostly black, or noise nobody ever saw.
-* Colour to grey is ITU-R 601, 0.299 R + 0.587 G + 0.114 B, as in Pillow and torchvision; grey to colour repeats it.
+* EXIF rotation is applied; phones store portraits rotated.
+* 16-bit grayscale is scaled, round(v / 257), not clipped to white. (Of 16-bit color Pillow returns the high byte.)
+* Palettes are looked up, CMYK (also Adobe's inverted CMYK) becomes RGB, of an animation the first frame is taken.
+* Alpha is composited on white: out = round((alpha v + (255 - alpha) 255) / 255). Images with a transparent background
+  (logos, drawings, cut-out products) are made for white pages; dropping alpha would show whatever color the editor
+  left under the transparent pixels, mostly black or noise.
+* Color to grayscale is ITU-R 601, 0.299 R + 0.587 G + 0.114 B, as in Pillow and torchvision; grayscale to color
+  repeats the channel.
 
-Ordinary JPEG pictures by torchvision's decoder: the same pixels as Pillow's, in three quarters of the time.
-
-Both call libjpeg-turbo; torchvision's decodes into the tensor, Pillow's pixels are copied out of it. What comes here is
-told by a file's markers: 8 bits, three channels, upright. CMYK, grey, turned, damaged: all else is left to Pillow, and
-everything is where torchvision has no decoder.
+Ordinary JPEG files are decoded by torchvision, which gives the same pixels as Pillow in three quarters of the time:
+both call libjpeg-turbo, but torchvision decodes into the tensor, while Pillow's pixels are copied. The markers of a
+file tell whether it is ordinary: 8 bits, three channels, upright. Pillow decodes everything else (CMYK, grayscale,
+rotated, damaged), and everything if torchvision has no decoder.
 """
 
 import io
@@ -38,14 +38,14 @@ _ORIENTATION_TAG, _SHORT_TYPE = 0x0112, 3
 
 
 def decode_jpeg(content: bytes) -> Tensor | None:
-    """uint8 (3, H, W) of an ordinary JPEG, its channels side by side in memory; None where the bytes are anything else.
+    """Decode an ordinary JPEG to uint8 (3, H, W), a pixel's channels adjacent in memory; None for any other content.
 
-    What is cut short or damaged is None too: Pillow says what is wrong with it.
+    A truncated or damaged file is None too: Pillow reports what is wrong with it.
     """
     if not content.startswith(b"\xff\xd8\xff") or not _has_torchvision_decoder() or not is_simple_jpeg(content):
         return None
     try:
-        # Not torchvision.io.decode_jpeg, which warns that it will be removed; then nothing will be there.
+        # torchvision.io.decode_jpeg warns that it will be removed; when it is, `_has_torchvision_decoder` notices.
         pixels: Tensor = torch.ops.image.decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), 3, False)
     except RuntimeError:
         return None
@@ -58,7 +58,7 @@ def _has_torchvision_decoder() -> bool:
 
 
 def is_simple_jpeg(content: bytes) -> bool:
-    """Whether the markers before a JPEG's picture tell of 8 bits, three channels, upright, a size that is no trap."""
+    """Whether a JPEG's markers say 8 bits, three channels, upright, and no more pixels than Pillow's safety limit."""
     offset, has_simple_frame = 2, False
     while offset + 4 <= len(content):
         prefix, marker, length = struct.unpack_from(">BBH", content, offset)
@@ -79,7 +79,7 @@ def is_simple_jpeg(content: bytes) -> bool:
 
 
 def _is_upright(app1: bytes) -> bool:
-    """Whether EXIF data say nothing of a turn; not where they cannot be read. XMP data may say it too."""
+    """Whether an APP1 segment leaves the image unrotated; False if it cannot be read. XMP may hold a rotation too."""
     if not app1.startswith(b"Exif\0\0"):
         return b"Orientation" not in app1
     byte_order = {b"II": "<", b"MM": ">"}.get(app1[6:8])
@@ -114,14 +114,14 @@ _PIL_FORMATS = {"webp": ("WEBP",), "png": ("PNG",), "jpg": ("JPEG",), "jpeg": ("
 def read_image(
     source: str | os.PathLike[str] | bytes, channels: int = 3, name: str = "", extension: str = ""
 ) -> Tensor:
-    """The picture in a file (or in its bytes, then called `name`) as uint8 (channels, H, W).
+    """Decode a file, or its content (then called `name` in errors), to uint8 (channels, H, W).
 
-    `ending` (webp, png) is the format to try first, which halves the time for tiny pictures; the content decides.
-    Raises ValueError naming the file where it is missing, empty, cut short or no picture, or `channels` is not 1 or 3.
+    `extension` (webp, png) is the format to try first, which halves the time for tiny images; the content decides.
+    Raises ValueError naming the file if it is missing, empty, truncated or not an image, or `channels` is not 1 or 3.
     """
     if channels not in _PIL_MODES:
-        raise invalid("1 channel (grey) or 3 (red, green, blue)", channels, nearest="3" if channels > 1 else "1")
-    name = name or ("picture" if isinstance(source, bytes) else os.fspath(source))
+        raise invalid("1 channel (grayscale) or 3 (RGB)", channels, nearest="3" if channels > 1 else "1")
+    name = name or ("image" if isinstance(source, bytes) else os.fspath(source))
     try:
         jpeg_bytes = _read_jpeg_bytes(source)
         pixels = decode_jpeg(jpeg_bytes) if jpeg_bytes and channels == 3 else None
@@ -129,18 +129,16 @@ def read_image(
             return pixels
         with _open_image(jpeg_bytes or source, extension) as image:
             return pil_to_tensor(image, channels)
-    except (
-        Exception
-    ) as error:  # Pillow's decoders raise nearly anything on broken bytes, struct.error and SyntaxError too
+    except Exception as error:  # Pillow raises nearly anything on damaged files, struct.error and SyntaxError too
         raise ValueError(f"{name}: {_error_reason(source, error)}") from error
 
 
 def check_image(source: str | os.PathLike[str] | bytes, name: str = "") -> tuple[int, int]:
-    """Decode a file to the end and return (H, W) as stored; JPEG at an eighth of its size, which is much faster.
+    """Decode a file to its end and return (H, W) as stored; JPEG at an eighth of its size, which is much faster.
 
-    Raises ValueError as `read_picture` would.
+    Raises ValueError as `read_image` would.
     """
-    name = name or ("picture" if isinstance(source, bytes) else os.fspath(source))
+    name = name or ("image" if isinstance(source, bytes) else os.fspath(source))
     try:
         with Image.open(_as_file(source)) as image:
             width, height = image.size
@@ -153,9 +151,9 @@ def check_image(source: str | os.PathLike[str] | bytes, name: str = "") -> tuple
 
 
 def pil_to_tensor(image: Image.Image, channels: int) -> Tensor:
-    """An opened Pillow picture as uint8 (channels, H, W), by the rules on top of this file.
+    """Convert a Pillow image to uint8 (channels, H, W), by the rules at the top of this file.
 
-    In memory its channels lie side by side, as Pillow has them: no copy is made, and torch resizes that twice as fast.
+    A pixel's channels are adjacent in memory, as in Pillow: nothing is copied, and torch resizes this twice as fast.
     """
     transpose = _EXIF_TRANSPOSES.get(exif_orientation(image))
     converted = _to_8bit(image, image.format).convert(_PIL_MODES[channels])
@@ -166,7 +164,7 @@ def pil_to_tensor(image: Image.Image, channels: int) -> Tensor:
 
 
 def _read_jpeg_bytes(source: str | os.PathLike[str] | bytes) -> bytes:
-    """All bytes of what may be a JPEG; of other files none, so that they are read as their decoder wants them."""
+    """Return the content of what may be a JPEG, empty for other files: Pillow reads those as far as it needs."""
     if isinstance(source, bytes):
         return source
     return Path(source).read_bytes() if os.fspath(source).lower().endswith((".jpg", ".jpeg")) else b""
@@ -176,7 +174,7 @@ def _open_image(source: str | os.PathLike[str] | bytes, extension: str) -> Image
     if extension.lower() in _PIL_FORMATS:
         try:
             return Image.open(_as_file(source), formats=_PIL_FORMATS[extension.lower()])
-        except UnidentifiedImageError:  # the ending lies
+        except UnidentifiedImageError:  # the extension is wrong
             pass
     return Image.open(_as_file(source))
 
@@ -186,21 +184,21 @@ def _as_file(source: str | os.PathLike[str] | bytes) -> BinaryIO | Path:
 
 
 def exif_orientation(image: Image.Image) -> int:
-    """EXIF's number from 1 (upright) to 8."""
+    """Return EXIF's orientation from 1 (upright) to 8."""
     try:
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))
-    except Exception:  # damaged EXIF says nothing about the pixels
+    except Exception:  # damaged EXIF data do not affect the pixels
         return 1
 
 
 def _to_8bit(image: Image.Image, image_format: str | None) -> Image.Image:
-    """The picture in mode L or RGB, on white where it has alpha."""
+    """Convert to mode L or RGB, composited on white if there is an alpha channel."""
     if image.mode in ("L", "RGB") and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16") or (image.mode == "I" and image_format in ("PNG", "PPM")):
         return Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise ValueError("32-bit pixels, which have no defined white; save it with 8 or 16 bits a channel")
+        raise ValueError("32-bit pixels, whose white is undefined; save it with 8 or 16 bits per channel")
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         return _composite_on_white(image.convert("RGBA"))
     return image.convert("L" if image.mode == "1" else "RGB")
@@ -216,16 +214,12 @@ def _error_reason(source: str | os.PathLike[str] | bytes, error: Exception) -> s
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, IsADirectoryError):
-        return "a folder, not a picture"
+        return "a folder, not an image"
     num_bytes = len(source) if isinstance(source, bytes) else os.stat(source).st_size
     if num_bytes == 0:
         return "empty (0 bytes)"
     if isinstance(error, UnidentifiedImageError):
-        return "not a picture of a known format"
+        return "not an image of a known format"
     if "truncated" in str(error).lower():
-        return f"cut short ({num_bytes} bytes)"
-    return (
-        f"cannot be read as a picture ({error})"
-        if str(error)
-        else f"cannot be read as a picture ({type(error).__name__})"
-    )
+        return f"truncated ({num_bytes} bytes)"
+    return f"cannot be decoded ({str(error) or type(error).__name__})"

@@ -1,27 +1,29 @@
-"""Labelled pictures: in memory as one tensor, in files, or in somebody's data set.
-
-Pictures that lie in tar files, on this machine or by URL, read one by one where they lie.
-"""
+"""Labeled images, read one by one: from a tensor in memory, from files, from WebDataset shards, from a torch dataset."""
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from reslab.data.decode import pil_to_tensor, read_image
-from reslab.data.formats.class_folders import relative_name
 from reslab.data.webdataset.http import read_range
 from reslab.spec.errors import invalid
 
 
+SPLIT_TITLES = {"train": "training", "val": "validation", "test": "test"}
+"""The splits in their order: the name in code, files and flags, and the word in texts for people."""
+
+
 @runtime_checkable
 class ImageDataset(Protocol):
-    """N labelled pictures: `labels` (N,) int64, a name each, and `raw(i)` to look at: uint8 (C, H, W)."""
+    """N labeled images: `labels` (N,) int64; `load_image(i)` for the network, `preview(i)` uint8 (C, H, W) to show."""
 
     @property
     def labels(self) -> Tensor: ...
@@ -34,9 +36,9 @@ class ImageDataset(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class TensorImageDataset:
-    """Pictures of one size in memory: `images` (N, C, H, W) uint8, or float already scaled; `labels` (N,) int64.
+    """Images of one size in memory: `images` (N, C, H, W), uint8 or already scaled floats; `labels` (N,) int64.
 
-    Raises ValueError where shapes, types or lengths do not fit.
+    Raises ValueError if shapes, types or lengths do not fit.
     """
 
     images: Tensor
@@ -45,15 +47,13 @@ class TensorImageDataset:
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4:
+            next_step = "add the channel dimension: images[:, None]" if self.images.ndim == 3 else ""
             raise invalid(
-                "images of shape (N, C, H, W)",
-                f"shape {tuple(self.images.shape)}",
-                next_step=_shape_hint(self.images),
+                "images of shape (N, C, H, W)", f"shape {tuple(self.images.shape)}", next_step=next_step
             )
         if self.images.dtype != torch.uint8 and not self.images.is_floating_point():
-            raise invalid(
-                "images in uint8 (0 to 255) or floating point", str(self.images.dtype), nearest="images.to(torch.uint8)"
-            )
+            required = "images in uint8 (0 to 255) or floating point"
+            raise invalid(required, str(self.images.dtype), nearest="images.to(torch.uint8)")
         check_labels(self.labels, len(self.images))
 
     def __len__(self) -> int:
@@ -76,9 +76,9 @@ class TensorImageDataset:
 
 @dataclass(frozen=True, eq=False)
 class FileImageDataset:
-    """Pictures in files, decoded when asked for to uint8 (channels, H, W), each its size; names relative to `root`.
+    """Images in files, each decoded on demand to uint8 (channels, H, W) of its own size; names are relative to `root`.
 
-    Raises ValueError where the number of labels is not the number of paths.
+    Raises ValueError if the labels do not fit the paths.
     """
 
     paths: tuple[Path, ...]
@@ -97,11 +97,11 @@ class FileImageDataset:
         return relative_name(self.root, path) if self.root else os.fspath(path)
 
     def num_bytes(self, i: int) -> int:
-        """The length of a picture's file."""
+        """Return the size of an image's file."""
         return self.paths[i].stat().st_size
 
     def read_bytes(self, i: int) -> bytes:
-        """The bytes of a picture's file."""
+        """Return the content of an image's file."""
         return self.paths[i].read_bytes()
 
     def load_image(self, i: int) -> Tensor:
@@ -112,26 +112,23 @@ class FileImageDataset:
 
     def subset(self, indices: Sequence[int]) -> "FileImageDataset":
         paths = tuple(self.paths[i] for i in indices)
-        return FileImageDataset(
-            paths, self.labels[torch.as_tensor(indices, dtype=torch.int64)], self.channels, self.root
-        )
+        labels = self.labels[torch.as_tensor(indices, dtype=torch.int64)]
+        return FileImageDataset(paths, labels, self.channels, self.root)
 
 
 @dataclass(frozen=True, eq=False)
 class WrappedImageDataset:
-    """The pictures of a map-style data set of (picture, label) items: item `indices[i]` is asked for when it is needed.
+    """The images of a map-style dataset of (image, label) items: image i is item `indices[i]`, fetched on demand.
 
-    A picture is a tensor (C, H, W), uint8 or float already scaled, or a Pillow image.
+    An item's image is a tensor (C, H, W), uint8 or already scaled floats, or a Pillow image.
     """
 
     dataset: Any
     labels: Tensor
     channels: int
-    indices: tuple[int, ...] = field(default=())
+    indices: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if not self.indices:
-            object.__setattr__(self, "indices", tuple(range(len(self.labels))))
         check_labels(self.labels, len(self.indices))
 
     def __len__(self) -> int:
@@ -151,48 +148,9 @@ class WrappedImageDataset:
         return WrappedImageDataset(self.dataset, labels, self.channels, tuple(self.indices[i] for i in indices))
 
 
-def item_to_tensor(image: Any, channels: int) -> Tensor:
-    """An item's picture as a tensor (C, H, W); raises ValueError where it is neither a tensor nor a Pillow image."""
-    if isinstance(image, Image.Image):
-        return pil_to_tensor(image, channels)
-    if not isinstance(image, Tensor) or image.ndim not in (2, 3):
-        got = f"a tensor of shape {tuple(image.shape)}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
-        raise invalid("items of (picture, label), the picture a tensor (C, H, W) or a Pillow image", got)
-    return image[None] if image.ndim == 2 else image
-
-
-def to_uint8(pixels: Tensor) -> Tensor:
-    """Pixels as uint8: uint8 as it is, floats within [0, 1] times 255, other floats stretched from least to largest."""
-    if pixels.dtype == torch.uint8:
-        return pixels
-    low, high = pixels.amin(), pixels.amax()
-    if low < 0 or high > 1:
-        pixels = (pixels - low) / (high - low).clamp_min(1e-12)
-    return (pixels * 255).round().to(torch.uint8)
-
-
-def _shape_hint(images: Tensor) -> str:
-    return "add the channel: images[:, None]" if images.ndim == 3 else ""
-
-
-def check_labels(labels: Tensor, num_images: int) -> None:
-    """Raises ValueError where labels are not int64 (N,), one a picture, from 0 up."""
-    if labels.dtype != torch.int64 or labels.ndim != 1:
-        raise invalid(
-            "labels (N,) in int64", f"{labels.dtype} of shape {tuple(labels.shape)}", nearest="labels.long().flatten()"
-        )
-    if len(labels) != num_images:
-        raise invalid(f"one label a picture, {num_images} of them", f"{len(labels)} labels")
-    if len(labels) and int(labels.min()) < 0:
-        raise invalid("labels from 0 up", f"label {int(labels.min())}", nearest="0")
-
-
 @dataclass(frozen=True)
 class ImageLocation:
-    """Where a picture's bytes lie: in which shard, from which byte on, how many; what it is called and how it ends.
-
-    A shard is a file's path, or a URL.
-    """
+    """The position of an image's bytes in a shard, and its key and extension there. A shard is a path or a URL."""
 
     shard: Path | str
     key: str
@@ -201,7 +159,7 @@ class ImageLocation:
     extension: str
 
     def read_bytes(self) -> bytes:
-        """The bytes of the picture's file."""
+        """Return the image's bytes."""
         if isinstance(self.shard, str):
             return read_range(self.shard, self.offset, self.num_bytes)
         with self.shard.open("rb") as file:
@@ -211,9 +169,9 @@ class ImageLocation:
 
 @dataclass(frozen=True, eq=False)
 class ShardImageDataset:
-    """Pictures in WebDataset shards, decoded when asked for to uint8 (channels, H, W); names are SHARD/KEY.ENDING.
+    """Images in WebDataset shards, decoded on demand to uint8 (channels, H, W); a name is SHARD/KEY.EXTENSION.
 
-    Raises ValueError where the number of labels is not the number of spots.
+    Raises ValueError if the labels do not fit the locations.
     """
 
     locations: tuple[ImageLocation, ...]
@@ -229,18 +187,18 @@ class ShardImageDataset:
 
     @property
     def is_remote(self) -> bool:
-        """Whether the shards are not on this machine."""
+        """Whether a shard is a URL."""
         return any(isinstance(location.shard, str) for location in self.locations)
 
     def name(self, i: int) -> str:
         return location_name(self.locations[i], self.root)
 
     def num_bytes(self, i: int) -> int:
-        """The length of a picture's file."""
+        """Return the size of an encoded image."""
         return self.locations[i].num_bytes
 
     def read_bytes(self, i: int) -> bytes:
-        """The bytes of a picture's file."""
+        """Return an encoded image."""
         return self.locations[i].read_bytes()
 
     def load_image(self, i: int) -> Tensor:
@@ -251,15 +209,70 @@ class ShardImageDataset:
 
     def subset(self, indices: Sequence[int]) -> "ShardImageDataset":
         locations = tuple(self.locations[i] for i in indices)
-        return ShardImageDataset(
-            locations, self.labels[torch.as_tensor(indices, dtype=torch.int64)], self.channels, self.root
-        )
+        labels = self.labels[torch.as_tensor(indices, dtype=torch.int64)]
+        return ShardImageDataset(locations, labels, self.channels, self.root)
+
+
+def relative_name(root: Path, path: Path) -> str:
+    """Return the path relative to `root` if it is inside, else the whole path, with forward slashes."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
 def location_name(location: ImageLocation, root: Path | str | None) -> str:
-    """`train-000.tar/cat/0001.jpg`: unlike a key alone, never the same in two shards."""
+    """Return `train-000.tar/cat/0001.jpg`: unlike the key alone it is unique among several shards."""
     if isinstance(location.shard, str):
         shard = location.shard.split("?")[0].removeprefix(f"{root}/")
     else:
         shard = relative_name(Path(root), location.shard) if root else location.shard.as_posix()
     return f"{shard}/{location.key}.{location.extension}"
+
+
+def decode_all(dataset: FileImageDataset | ShardImageDataset) -> TensorImageDataset:
+    """Decode every image, in threads (Pillow and torchvision release the GIL), into one tensor in memory.
+
+    Raises ValueError naming the first image of another size.
+    """
+    with ThreadPoolExecutor() as pool:
+        images = list(pool.map(lambda i: dataset.load_image(i).numpy(), range(len(dataset))))
+    return TensorImageDataset(stack_images(images, [dataset.name(i) for i in range(len(dataset))]), dataset.labels)
+
+
+def stack_images(images: list[np.ndarray], names: Sequence[str]) -> Tensor:
+    """Stack images (C, H, W) to a tensor (N, C, H, W). Raises ValueError naming the first image of another size."""
+    for image, name in zip(images, names, strict=True):
+        if image.shape != images[0].shape:
+            height, width = images[0].shape[1:]
+            required = f"images of one size, {height}x{width} like {names[0]}"
+            raise invalid(required, f"{name} of {image.shape[1]}x{image.shape[2]}")
+    return torch.from_numpy(np.stack(images))
+
+
+def item_to_tensor(image: Any, channels: int) -> Tensor:
+    """Return an item's image as a tensor (C, H, W). Raises ValueError unless it is a tensor or a Pillow image."""
+    if isinstance(image, Image.Image):
+        return pil_to_tensor(image, channels)
+    if not isinstance(image, Tensor) or image.ndim not in (2, 3):
+        got = f"a tensor of shape {tuple(image.shape)}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
+        raise invalid("items (image, label), the image a tensor (C, H, W) or a Pillow image", got)
+    return image[None] if image.ndim == 2 else image
+
+
+def to_uint8(pixels: Tensor) -> Tensor:
+    """Return pixels as uint8: floats within [0, 1] times 255, other floats stretched from their minimum to maximum."""
+    if pixels.dtype == torch.uint8:
+        return pixels
+    low, high = pixels.amin(), pixels.amax()
+    if low < 0 or high > 1:
+        pixels = (pixels - low) / (high - low).clamp_min(1e-12)
+    return (pixels * 255).round().to(torch.uint8)
+
+
+def check_labels(labels: Tensor, num_images: int) -> None:
+    """Raise ValueError unless labels are int64 (N,), one an image, from 0 up."""
+    if labels.dtype != torch.int64 or labels.ndim != 1:
+        got = f"{labels.dtype} of shape {tuple(labels.shape)}"
+        raise invalid("labels (N,) in int64", got, nearest="labels.long().flatten()")
+    if len(labels) != num_images:
+        raise invalid(f"one label for each of {num_images} images", f"{len(labels)} labels")
+    if len(labels) and int(labels.min()) < 0:
+        raise invalid("labels from 0 up", f"label {int(labels.min())}", nearest="0")

@@ -1,116 +1,148 @@
-"""Names and paths to data: the table of named data sets, and `open_data`."""
+"""Open a dataset by name or path: the table of named datasets, and the table of formats that a path can have."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reslab.data.dataset import DatasetSplits, channel_statistics
+from reslab.data.dataset import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    DatasetListing,
+    DatasetSplits,
+    SplitMethod,
+    channel_statistics,
+)
 from reslab.data.dataset_info import DatasetInfo, ReadResult
 from reslab.data.formats.cifar import CIFAR10_LAYOUT, CIFAR100_LAYOUT, read_cifar, read_cifar2
-from reslab.data.formats.class_names import CIFAR100_CLASSES
-from reslab.data.formats.csv_table import open_csv
-from reslab.data.formats.image_folder import IMAGENET_MEAN, IMAGENET_STD, open_image_folder
-from reslab.data.formats.imagenet import IMAGENET_EVAL_TRANSFORM, read_imagenet
+from reslab.data.formats.class_names import CIFAR10_CLASSES, CIFAR100_CLASSES, DIGIT_CLASSES, FASHION_MNIST_CLASSES
+from reslab.data.formats.csv_table import is_csv, list_csv_paths
+from reslab.data.formats.image_files import list_csv_dataset, list_image_folder, open_csv, open_image_folder
+from reslab.data.formats.imagenet import read_imagenet
 from reslab.data.formats.small import read_digits, read_mnist
-from reslab.data.image_datasets import TensorImageDataset
-from reslab.data.splits import check_fraction, restore_split, split_off
-from reslab.data.webdataset.dataset import find_shards, open_shards, open_url_shards
+from reslab.data.image_datasets import ImageDataset, ImageLocation, TensorImageDataset
+from reslab.data.splits import PHOTO_EVAL_TRANSFORM, SplitOptions, restore_split, split_off
+from reslab.data.webdataset.dataset import (
+    has_shards,
+    list_shards,
+    list_unlabeled_images,
+    open_shards,
+    open_url_shards,
+)
 from reslab.data.webdataset.remote import is_url
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.preprocess import Preprocess
 
-_DIGIT_CLASSES = tuple("0123456789")
-_FASHION_MNIST_CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
+
+@dataclass(frozen=True)
+class DataFormat:
+    """A format of data at a path: how to recognize, open and list it.
+
+    `open` returns the dataset for training and is strict; `list` returns its images with labels, also those that
+    `open` would refuse, for `reslab data check`; `list_images` returns the images whatever their labels, for
+    prediction. All raise ValueError if the data cannot be read.
+    """
+
+    name: str
+    matches: Callable[[Path], bool]
+    open: Callable[[Path, SplitOptions], DatasetSplits]
+    list: Callable[[Path], DatasetListing]
+    list_images: Callable[[Path], Sequence[Path | ImageLocation]]
+
+
+FORMATS: tuple[DataFormat, ...] = (
+    DataFormat("csv", is_csv, open_csv, list_csv_dataset, list_csv_paths),
+    DataFormat("webdataset", has_shards, open_shards, list_shards, list_unlabeled_images),
+    DataFormat("image-folder", Path.is_dir, open_image_folder, list_image_folder, list_unlabeled_images),
 )
-_CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+"""The formats in the order in which they are tried: a folder with tar files is a folder of shards."""
+
+
+def find_format(path: Path) -> DataFormat | None:
+    """Return the format of the data at a path; None if it is of no format, such as a single image."""
+    return next((data_format for data_format in FORMATS if data_format.matches(path)), None)
+
 
 DATASETS: dict[str, DatasetInfo] = {
     info.name: info
     for info in (
         DatasetInfo(
-            "digits",
-            "Alpaydin and Kaynak 1998, UCI Optical Recognition of Handwritten Digits (its test part), in scikit-learn",
-            read_digits,
-            _DIGIT_CLASSES,
+            name="digits",
+            reference="Alpaydin and Kaynak 1998, UCI Optical Recognition of Handwritten Digits (its test part), in "
+            "scikit-learn",
+            read=read_digits,
+            classes=DIGIT_CLASSES,
             channels=1,
         ),
         DatasetInfo(
-            "mnist",
-            "LeCun, Bottou, Bengio, Haffner 1998, Gradient-Based Learning Applied to Document Recognition",
-            read_mnist,
-            _DIGIT_CLASSES,
+            name="mnist",
+            reference="LeCun, Bottou, Bengio, Haffner 1998, Gradient-Based Learning Applied to Document Recognition",
+            read=read_mnist,
+            classes=DIGIT_CLASSES,
             channels=1,
             mean=(0.1307,),
             std=(0.3081,),
-            statistics_source="of the 60,000 training pictures; the numbers of PyTorch's MNIST example",
+            statistics_source="of the 60,000 training images; the values of PyTorch's MNIST example",
             system_dirs=("/usr/share/datasets/mnist",),
             layout="MNIST",
         ),
         DatasetInfo(
-            "fashion-mnist",
-            "Xiao, Rasul, Vollgraf 2017, Fashion-MNIST, arXiv:1708.07747",
-            read_mnist,
-            _FASHION_MNIST_CLASSES,
+            name="fashion-mnist",
+            reference="Xiao, Rasul, Vollgraf 2017, Fashion-MNIST, arXiv:1708.07747",
+            read=read_mnist,
+            classes=FASHION_MNIST_CLASSES,
             channels=1,
             mean=(0.2860,),
             std=(0.3530,),
-            statistics_source="of the 60,000 training pictures",
+            statistics_source="of the 60,000 training images",
             system_dirs=("/usr/share/datasets/fashion-mnist",),
             layout="FashionMNIST",
         ),
         DatasetInfo(
-            "cifar10",
-            "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
-            read_cifar,
-            _CIFAR10_CLASSES,
+            name="cifar10",
+            reference="Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
+            read=read_cifar,
+            classes=CIFAR10_CLASSES,
             channels=3,
             mean=(0.4914, 0.4822, 0.4465),
             std=(0.2470, 0.2435, 0.2616),
-            statistics_source="of the 50,000 training pictures, all pixels together",
+            statistics_source="of the 50,000 training images, over all pixels",
             layout=CIFAR10_LAYOUT,
         ),
         DatasetInfo(
-            "cifar100",
-            "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images (fine labels)",
-            read_cifar,
-            CIFAR100_CLASSES,
+            name="cifar100",
+            reference="Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images (fine labels)",
+            read=read_cifar,
+            classes=CIFAR100_CLASSES,
             channels=3,
             mean=(0.5071, 0.4865, 0.4409),
             std=(0.2673, 0.2564, 0.2762),
-            statistics_source="of the 50,000 training pictures, all pixels together",
+            statistics_source="of the 50,000 training images, over all pixels",
             layout=CIFAR100_LAYOUT,
         ),
         DatasetInfo(
-            "cifar2",
-            "Stevens, Antiga, Viehmann 2020, Deep Learning with PyTorch, chapters 7 and 8: two classes of CIFAR-10",
-            read_cifar2,
-            ("airplane", "bird"),
+            name="cifar2",
+            reference="Stevens, Antiga, Viehmann 2020, Deep Learning with PyTorch, chapters 7 and 8: two classes of "
+            "CIFAR-10",
+            read=read_cifar2,
+            classes=("airplane", "bird"),
             channels=3,
             mean=(0.4915, 0.4823, 0.4468),
             std=(0.2470, 0.2435, 0.2616),
-            statistics_source="the book's, of all of CIFAR-10's training pictures",
+            statistics_source="the book's, of all CIFAR-10 training images",
             layout=CIFAR10_LAYOUT,
         ),
         DatasetInfo(
-            "imagenet",
-            "Russakovsky et al. 2015, ImageNet Large Scale Visual Recognition Challenge (ILSVRC 2012), arXiv:1409.0575",
-            read_imagenet,
-            (),
+            name="imagenet",
+            reference="Russakovsky et al. 2015, ImageNet Large Scale Visual Recognition Challenge (ILSVRC 2012), "
+            "arXiv:1409.0575",
+            read=read_imagenet,
+            classes=(),
             channels=3,
             mean=IMAGENET_MEAN,
             std=IMAGENET_STD,
-            statistics_source="of a part of the training pictures; the numbers of PyTorch's ImageNet example",
-            eval_transform=IMAGENET_EVAL_TRANSFORM,
+            statistics_source="of a part of the training images; the values of PyTorch's ImageNet example",
+            eval_transform=PHOTO_EVAL_TRANSFORM,
         ),
     )
 }
@@ -124,70 +156,78 @@ def open_dataset(
     skip_bad_images: bool = False,
     split_record: Mapping[str, Any] | None = None,
 ) -> DatasetSplits:
-    """A named data set (`DATA_SETS`), or a path: a folder of class folders, a CSV file, WebDataset shards, also by URL.
+    """Open a named dataset (`DATASETS`), a folder of class folders, a CSV file, or WebDataset shards by path or URL.
 
-    A name wins over a folder of that name, which `./name` reaches. `data_dir` is searched for a named set before the
-    cache and the system. `val_fraction` holds out a stratified part of the training pictures (0.2 of a path without a
-    val or test part, else none unless asked). `split_record`, of an earlier opening, gives the same splits again.
-    Raises ValueError as `folders`, `table`, `shard_data`, `imagenet`, `cifar`, `idx` and `split` say.
+    A name takes precedence over a folder of that name; `./name` opens the folder. A named dataset is searched for in
+    `data_dir`, the cache and the system's folders. `val_fraction` holds out a stratified part of the training images
+    for validation (default 0.2 for a path with training images only, else none). `split_record`, of an earlier
+    opening, makes the same splits again.
+    Raises ValueError if there is no such dataset, its layout is wrong, or images cannot be read.
     """
     text = str(name_or_path)
+    options = SplitOptions(val_fraction, split_seed, skip_bad_images, split_record)
     info = None if isinstance(name_or_path, Path) else DATASETS.get(text.lower())
     if info is not None:
-        return _open_named(
-            info, Path(data_dir).expanduser() if data_dir else None, val_fraction, split_seed, split_record
-        )
+        return _open_named(info, Path(data_dir).expanduser() if data_dir else None, options)
     if is_url(text):
-        return open_url_shards(text, val_fraction, split_seed, skip_bad_images, split_record)
+        return open_url_shards(text, options)
     path = Path(text).expanduser()
     if not path.exists() and isinstance(name_or_path, str) and "/" not in text and "\\" not in text:
-        raise unknown_name(
-            "data set or folder",
-            text,
-            [*DATASETS, *_local_folders()],
-            "`reslab train FOLDER` takes a folder of class folders",
-        )
-    return find_path_reader(path)(path, val_fraction, split_seed, skip_bad_images, split_record)
+        known = [*DATASETS, *_local_folders()]
+        raise unknown_name("dataset or folder", text, known, "`reslab train FOLDER` takes a folder of class folders")
+    data_format = find_format(path)
+    # Whatever is of no format is reported by the image folder, as the most common one.
+    return data_format.open(path, options) if data_format else open_image_folder(path, options)
 
 
-def find_path_reader(path: Path) -> Callable[..., DatasetSplits]:
-    """What opens a path: a CSV file, shards, else a folder of class folders (which also says what is wrong with it)."""
-    if path.suffix.lower() in (".csv", ".tsv") and path.is_file():
-        return open_csv
-    return open_shards if find_shards(path) else open_image_folder
+def list_dataset(name_or_path: str | Path, data_dir: Path | None = None) -> DatasetListing:
+    """List the images of a named dataset or of a path, also if training would refuse its layout.
+
+    Raises ValueError if there is nothing, or a CSV file or a shard cannot be read.
+    """
+    text = str(name_or_path)
+    if isinstance(name_or_path, str) and text.lower() in DATASETS:
+        data = open_dataset(text, data_dir)
+        return DatasetListing(data.name, data.location, data.classes, data.splits)
+    path = Path(text).expanduser()
+    if not path.exists() and "/" not in text:
+        raise unknown_name("dataset, folder or file", text, DATASETS, "`reslab data check PATH` takes a path")
+    path = path.resolve()
+    data_format = find_format(path)
+    return data_format.list(path) if data_format else list_image_folder(path)
+
+
+def list_datasets() -> list[DatasetInfo]:
+    """Return the named datasets in the order of the table."""
+    return list(DATASETS.values())
 
 
 def _local_folders() -> list[str]:
     return [path.name for path in Path().iterdir() if path.is_dir() and not path.name.startswith(".")]
 
 
-def _open_named(
-    info: DatasetInfo,
-    data_dir: Path | None,
-    val_fraction: float | None,
-    split_seed: int,
-    record: Mapping[str, Any] | None,
-) -> DatasetSplits:
-    if val_fraction is not None:
-        check_fraction(val_fraction)
+def _open_named(info: DatasetInfo, data_dir: Path | None, options: SplitOptions) -> DatasetSplits:
     result = info.read(info, data_dir)
-    splits: dict[str, Any] = dict(result.splits)
-    other_splits = {name: dataset for name, dataset in splits.items() if name != "train"}
-    new_record: dict[str, Any] = dict(result.split_record or {"method": "given"})
+    splits: dict[str, ImageDataset] = dict(result.splits)
+    record: dict[str, Any] = dict(result.split_record or {"method": SplitMethod.GIVEN})
     classes = result.classes or info.classes
-    if record is not None and record.get("into") == "val":
-        splits, new_record = {**restore_split(splits["train"], record), **other_splits}, dict(record)
-    elif record is None and val_fraction is not None:
-        if "val" in other_splits or "train" not in splits:
-            raise invalid(
-                f"one validation set for {info.name}",
-                f"{', '.join(splits)} and a fraction",
-                next_step="leave --val-fraction away",
-            )
-        parts, new_record = split_off(splits["train"], val_fraction, split_seed, classes)
-        splits = {**parts, **other_splits}
+    if options.record is not None and options.record.get("into") == "val":
+        splits, record = {**splits, **restore_split(splits["train"], options.record)}, dict(options.record)
+    elif options.record is None and options.val_fraction is not None:
+        if "val" in splits or "train" not in splits:
+            got = f"{', '.join(splits)} and a fraction"
+            raise invalid(f"one validation split for {info.name}", got, next_step="drop --val-fraction")
+        parts, record = split_off(splits["train"], options.val_fraction, options.seed, classes)
+        splits.update(parts)
+    ordered = {name: splits[name] for name in ("train", "val", "test") if name in splits}
     return DatasetSplits(
-        info.name, info.reference, classes, _make_preprocess(info, result), splits, new_record, location=result.location
+        name=info.name,
+        source=info.reference,
+        classes=classes,
+        preprocess=_make_preprocess(info, result),
+        splits=ordered,
+        split_record=record,
+        location=result.location,
     )
 
 
@@ -197,8 +237,3 @@ def _make_preprocess(info: DatasetInfo, result: ReadResult) -> Preprocess:
     dataset = result.splits["train"]
     assert isinstance(dataset, TensorImageDataset)
     return Preprocess(info.channels, info.eval_transform, *channel_statistics(dataset.images))
-
-
-def list_datasets() -> list[DatasetInfo]:
-    """The named data sets, in the table's order."""
-    return list(DATASETS.values())

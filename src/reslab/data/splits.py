@@ -1,12 +1,7 @@
-"""Holding samples out: stratified, a function of (labels, fraction, seed), and written down.
-
-Fewer training pictures: the same share of every class, the same ones for every seed.
-
-What every set of picture files has in common: broken ones left out, one part held out, the evaluation's words.
-"""
+"""Make splits: stratified by class, a function of labels, fraction and seed, and recorded so that they can be redone."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,18 +9,41 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reslab.data.dataset import DatasetSplits
+from reslab.data.dataset import DatasetSplits, SplitMethod
 from reslab.data.image_datasets import FileImageDataset, ImageDataset, ShardImageDataset
 from reslab.data.rng import permutation
 from reslab.spec.errors import invalid
 
+VAL_FRACTION = 0.2
+_SUBSET_SEED = 0
+_SMALL_IMAGE_SIDE = 64
+PHOTO_EVAL_TRANSFORM = "resize(256) center-crop(224)"
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """How to open a dataset: what to hold out for validation, and what to do about images that cannot be read.
+
+    `record` is the split record of an earlier opening, which makes the same splits again.
+    Raises ValueError if the validation fraction is not strictly between 0 and 1.
+    """
+
+    val_fraction: float | None = None
+    seed: int = 0
+    skip_bad_images: bool = False
+    record: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.val_fraction is not None:
+            _check_fraction(self.val_fraction)
+
 
 def stratified_split(labels: Tensor, fraction: float, seed: int, classes: Sequence[str]) -> tuple[list[int], list[int]]:
-    """The indices kept and held out: of each class floor(n fraction + 1/2) are held out, chosen by seed; both sorted.
+    """Return the indices to keep and to hold out, both sorted: floor(n fraction + 1/2) of each class, chosen by seed.
 
-    Raises ValueError where the fraction is not inside (0, 1), or leaves a class without a sample on either side.
+    Raises ValueError if the fraction is not within (0, 1) or leaves a class without an image on one side.
     """
-    check_fraction(fraction)
+    _check_fraction(fraction)
     held_out: list[int] = []
     for label, name in enumerate(classes):
         members = (labels == label).nonzero().flatten()
@@ -33,7 +51,9 @@ def stratified_split(labels: Tensor, fraction: float, seed: int, classes: Sequen
             continue
         num_held_out = int(len(members) * fraction + 0.5)
         if not 0 < num_held_out < len(members):
-            raise _empty_class_error(labels, fraction, name, len(members), num_held_out)
+            side = "validation" if num_held_out == 0 else "training"
+            got = f"{fraction:g}, which holds out {num_held_out} of the {len(members)} images of class {name!r} "
+            raise _empty_class_error(labels, fraction, name, f"{got}and leaves none for {side}")
         held_out += members[permutation(len(members), seed, label)[:num_held_out]].tolist()
     held_out.sort()
     is_kept = torch.ones(len(labels), dtype=torch.bool)
@@ -41,36 +61,34 @@ def stratified_split(labels: Tensor, fraction: float, seed: int, classes: Sequen
     return is_kept.nonzero().flatten().tolist(), held_out
 
 
-def check_fraction(fraction: float) -> None:
-    """Raises ValueError where a validation fraction is not strictly between 0 and 1."""
+def _check_fraction(fraction: float) -> None:
     if not 0 < fraction < 1:
-        raise invalid(
-            "a validation fraction between 0 and 1",
-            fraction,
-            nearest="0.01" if fraction <= 0 else "0.99",
-            next_step="0.2 is usual",
-        )
+        suggestion = "0.01" if fraction <= 0 else "0.99"
+        raise invalid("a validation fraction between 0 and 1", fraction, suggestion, "0.2 is usual")
 
 
-def _empty_class_error(labels: Tensor, fraction: float, name: str, num_samples: int, num_held_out: int) -> ValueError:
+def _empty_class_error(labels: Tensor, fraction: float, name: str, got: str) -> ValueError:
     counts = labels.bincount()
     min_count = int(counts[counts > 0].min())
-    side = "validation" if num_held_out == 0 else "training"
-    got = f"{fraction:g}, which holds out {num_held_out} of the {num_samples} of class {name!r} and leaves {side} none"
     if min_count < 2:
-        return invalid("at least 2 samples of every class to split", got, next_step=f"add samples of class {name!r}")
+        return invalid("at least 2 images of every class to split", got, next_step=f"add images of class {name!r}")
     low, high = 0.5 / min_count, 1 - 0.5 / min_count
-    # Just inside, so that four printed digits are still valid.
+    # Just inside the bounds, so that the four printed digits are still valid.
     valid = low + 1e-4 if fraction < low else high - 1e-4
-    return invalid("a validation fraction that leaves every class a sample on both sides", got, nearest=f"{valid:.4f}")
+    return invalid("a validation fraction that leaves every class an image on both sides", got, nearest=f"{valid:.4f}")
 
 
 def split_off(
     dataset: ImageDataset, fraction: float, seed: int, classes: Sequence[str], into: str = "val"
 ) -> tuple[dict[str, ImageDataset], dict[str, Any]]:
-    """Split training images in two, and the record of it: held-out files by name, held-out tensors by index."""
+    """Split training images in two, by `stratified_split`; return the splits and the split record.
+
+    The record lists the images held out: those in files by name, as files may be added later, others by index.
+    """
     kept, held_out = stratified_split(dataset.labels, fraction, seed, classes)
-    record: dict[str, Any] = {"method": "stratified", "from": "train", "into": into, "fraction": fraction, "seed": seed}
+    record: dict[str, Any] = {
+        "method": SplitMethod.STRATIFIED, "from": "train", "into": into, "fraction": fraction, "seed": seed,
+    }  # fmt: skip
     if isinstance(dataset, FileImageDataset | ShardImageDataset):
         record["names"] = [dataset.name(i) for i in held_out]
     else:
@@ -78,8 +96,13 @@ def split_off(
     return {"train": dataset.subset(kept), into: dataset.subset(held_out)}, record
 
 
+def is_stratified(record: Mapping[str, Any] | None) -> bool:
+    """Whether a split record holds images out (`split_off`)."""
+    return record is not None and record.get("method") == SplitMethod.STRATIFIED
+
+
 def restore_split(dataset: ImageDataset, record: Mapping[str, Any]) -> dict[str, ImageDataset]:
-    """The split that a record tells; raises ValueError naming what the record holds out and is not there any more."""
+    """Redo a recorded split. Raises ValueError naming the recorded images that no longer exist."""
     held_out = set(_recorded_indices(dataset, record))
     kept = [i for i in range(len(dataset)) if i not in held_out]
     return {"train": dataset.subset(kept), str(record["into"]): dataset.subset(sorted(held_out))}
@@ -89,45 +112,43 @@ def _recorded_indices(dataset: ImageDataset, record: Mapping[str, Any]) -> list[
     if "indices" in record:
         indices = [int(i) for i in record["indices"]]
         if indices and max(indices) >= len(dataset):
-            raise invalid(f"the data the split was recorded on, with sample #{max(indices)}", f"{len(dataset)} samples")
+            required = f"the dataset of the recorded split, which has image #{max(indices)}"
+            raise invalid(required, f"{len(dataset)} images")
         return indices
     index_of = {dataset.name(i): i for i in range(len(dataset))}
     missing = [name for name in record["names"] if name not in index_of]
     if missing:
         raise invalid(
-            f"the {len(record['names'])} files the recorded split holds out",
+            f"the {len(record['names'])} files that the recorded split holds out",
             f"{len(missing)} of them missing: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}",
-            next_step="put them back, or name the folder's new place",
+            next_step="restore the files, or pass the folder's new path",
         )
     return [index_of[name] for name in record["names"]]
 
 
-_SUBSET_SEED = 0
-
-
 def stratified_subset(data: DatasetSplits, num_images: int) -> DatasetSplits:
-    """The data with `num_images` of its training pictures, of each class its share; the others splits stay whole.
+    """Return the dataset with only `num_images` training images, the same share of every class; other splits stay.
 
-    Which ones follows from the labels alone, so every seed of a training sees the same. Written down in the split
-    record. Raises ValueError where there are not so many, or fewer than classes.
+    The choice depends on the labels alone, so runs of every seed train on the same images; the split record notes the
+    number. Raises ValueError if there are fewer images, or fewer are requested than there are classes.
     """
     if data.split_record.get("num_images") == num_images:
         return data
     dataset = data.split("train")
     num_present = int((dataset.labels.bincount(minlength=data.num_classes) > 0).sum())
-    if not max(2, num_present) <= num_images <= len(dataset):
-        raise invalid(
-            f"num_images from {max(2, num_present)}, one a class, to the {len(dataset):,} training pictures of {data.name}",
-            num_images,
-            nearest=str(min(max(num_images, 2, num_present), len(dataset))),
-        )
+    least = max(2, num_present)
+    if not least <= num_images <= len(dataset):
+        required = f"num_images from {least}, one a class, to the {len(dataset):,} training images of {data.name}"
+        raise invalid(required, num_images, nearest=str(min(max(num_images, least), len(dataset))))
     splits = {**data.splits, "train": dataset.subset(stratified_indices(dataset.labels, num_images))}
-    return replace(data, splits=splits, split_record={**data.split_record, "num_images": num_images}, fingerprint="")
+    return replace(data, splits=splits, split_record={**data.split_record, "num_images": num_images})
 
 
 def stratified_indices(labels: Tensor, num_images: int) -> list[int]:
-    """The indices of `num_images` samples, sorted: n_c N / sum n of class c, rounded down, the largest remainders up,
-    and every class at least one."""
+    """Return the sorted indices of `num_images` images, every class in proportion and with at least one.
+
+    Largest remainder method: class c gets floor(n_c N / sum n), then the largest fractional parts get one more.
+    """
     classes, counts = labels.unique(return_counts=True)
     exact_quotas = counts.double() * num_images / len(labels)
     quotas = exact_quotas.floor().long().clamp_min(1)
@@ -137,80 +158,68 @@ def stratified_indices(labels: Tensor, num_images: int) -> list[int]:
         if missing > 0:
             quotas[by_remainder[:missing]] += 1
         else:
+            # Rounding tiny classes up to one image took too many: the largest class gives them back.
             quotas[quotas.argmax()] -= 1
-    class_indices = [
-        members[permutation(len(members), _SUBSET_SEED, int(label))[:quota]]
-        for label, quota in zip(classes, quotas.tolist(), strict=True)
-        for members in [(labels == label).nonzero().flatten()]
-    ]
+    class_indices = []
+    for label, quota in zip(classes, quotas.tolist(), strict=True):
+        members = (labels == label).nonzero().flatten()
+        class_indices.append(members[permutation(len(members), _SUBSET_SEED, int(label))[:quota]])
     return sorted(torch.cat(class_indices).tolist())
 
 
-SMALL_IMAGE_SIDE = 64
-VAL_FRACTION = 0.2
-PHOTO_EVAL_TRANSFORM = "resize(256) center-crop(224)"
-
-
 def collect_skipped(
-    location: Path | str, unreadable: Mapping[str, str], skip_bad_images: bool, record: Mapping[str, Any] | None
+    location: Path | str, unreadable: Mapping[str, str], options: SplitOptions
 ) -> tuple[tuple[str, str], ...]:
-    """(name, reason) of the pictures to leave out, of those that cannot be read and those that a record leaves out.
+    """Return (name, reason) of the images to skip: those that cannot be read, and those that the record skipped.
 
-    Raises ValueError listing the bad ones where there are more than was agreed to.
+    A recorded image stays skipped even if it has been repaired since: otherwise the data would not be the same again.
+    Raises ValueError listing the unreadable images that neither the record nor `skip_bad_images` allows to skip.
     """
-    recorded_skips: dict[str, str] = dict((record or {}).get("skipped_files", ()))
-    accepted = {name: unreadable.get(name, reason) for name, reason in recorded_skips.items()}
-    if not skip_bad_images and (
-        new_errors := {name: reason for name, reason in unreadable.items() if name not in accepted}
-    ):
-        lines = "".join(f"\n  {location}/{name}: {reason}" for name, reason in new_errors.items())
-        noun = "picture that" if len(new_errors) == 1 else "pictures that"
-        raise ValueError(
-            f"{len(new_errors)} {noun} cannot be read in {location} (repair or remove, or skip with --skip-bad-images):{lines}"
-        )
-    return tuple(sorted({**accepted, **unreadable}.items()))
+    recorded: dict[str, str] = dict((options.record or {}).get("skipped_files", ()))
+    skipped = {name: unreadable.get(name, reason) for name, reason in recorded.items()}
+    errors = {name: reason for name, reason in unreadable.items() if name not in skipped}
+    if errors and not options.skip_bad_images:
+        lines = "".join(f"\n  {location}/{name}: {reason}" for name, reason in errors.items())
+        noun = "1 image" if len(errors) == 1 else f"{len(errors)} images"
+        advice = "repair or remove them, or skip them with --skip-bad-images"
+        raise ValueError(f"{noun} in {location} cannot be read ({advice}):{lines}")
+    return tuple(sorted({**skipped, **unreadable}.items()))
 
 
 def apply_split(
-    location: Path | str,
-    splits: Mapping[str, ImageDataset],
-    classes: tuple[str, ...],
-    val_fraction: float | None,
-    split_seed: int,
-    record: Mapping[str, Any] | None,
+    location: Path | str, splits: Mapping[str, ImageDataset], classes: tuple[str, ...], options: SplitOptions
 ) -> tuple[dict[str, ImageDataset], dict[str, Any]]:
-    """The splits and their record: as they are, or with a validation part held out (`VAL_FRACTION` of a lone train).
+    """Return the splits and their record: as given, or with a validation split held out of the training images.
 
-    Raises ValueError where a fraction or a recorded split meets a validation part that is there already.
+    `VAL_FRACTION` is held out if there are only training images and no fraction is set. Raises ValueError if a
+    fraction or a recorded split meets a validation split that exists already.
     """
-    if record is not None and record.get("method") == "stratified":
+    other_splits = {name: splits[name] for name in splits if name != "train"}
+    if is_stratified(options.record):
+        assert options.record is not None
         if "val" in splits:
-            raise invalid(
-                f"the undivided data {location} of the recorded split", "one with a validation part of its own"
-            )
-        restored = restore_split(splits["train"], record)
-        return {**restored, **{name: splits[name] for name in splits if name != "train"}}, dict(record)
-    if val_fraction is not None and "val" in splits:
-        raise invalid(
-            f"one validation set for {location}",
-            "a validation folder and a fraction",
-            next_step="leave --val-fraction away",
-        )
-    if len(splits) > 1 and val_fraction is None:
-        return dict(splits), {"method": "given"}
-    fraction = VAL_FRACTION if val_fraction is None else val_fraction
-    parts, new_record = split_off(splits["train"], fraction, split_seed, classes)
-    return {**parts, **{name: splits[name] for name in splits if name != "train"}}, new_record
+            required = f"the data in {location} without a validation split, as when the split was recorded"
+            raise invalid(required, "a validation split of its own")
+        return {**restore_split(splits["train"], options.record), **other_splits}, dict(options.record)
+    if options.val_fraction is not None and "val" in splits:
+        required, got = f"one validation split for {location}", "a validation folder and a fraction"
+        raise invalid(required, got, next_step="drop --val-fraction")
+    if other_splits and options.val_fraction is None:
+        return dict(splits), {"method": SplitMethod.GIVEN}
+    fraction = VAL_FRACTION if options.val_fraction is None else options.val_fraction
+    parts, record = split_off(splits["train"], fraction, options.seed, classes)
+    return {**parts, **other_splits}, record
 
 
 def default_eval_transform(sizes: Iterable[tuple[int, int]]) -> str:
-    """Photographs as ImageNet's are evaluated; pictures that are all small at their own size, 224 would only blur.
+    """Return the evaluation transform for images of these (height, width).
 
-    `sizes` are (height, width), each once or more.
+    Photographs are evaluated as ImageNet's; images that are all small stay near their own size, as enlarging them to
+    224 would only blur them.
     """
     distinct_sizes = set(sizes)
     sides = [min(size) for size in distinct_sizes]
-    if not sides or max(sides) >= SMALL_IMAGE_SIDE:
+    if not sides or max(sides) >= _SMALL_IMAGE_SIDE:
         return PHOTO_EVAL_TRANSFORM
     if len(distinct_sizes) == 1:
         return ""

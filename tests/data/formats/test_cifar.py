@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from reslab.data import dataset_info
 from reslab.data import decoded_cache as decoded
 from reslab.data.cache import cache_dir
 from reslab.data.dataset import DatasetSplits
@@ -182,7 +183,7 @@ def test_offline_says_which_files_go_where(tmp_path: Path, monkeypatch: pytest.M
     def unreachable(name: str, root: str) -> None:
         raise OSError("Network is unreachable")
 
-    monkeypatch.setattr(cifar, "_download_cifar", unreachable)
+    monkeypatch.setattr(dataset_info, "_download", unreachable)
     said = refused(tmp_path / "data")
     for part in (
         "Network is unreachable",
@@ -195,14 +196,14 @@ def test_offline_says_which_files_go_where(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_download_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cifar, "_download_cifar", lambda name, root: write_python(Path(root)))
+    monkeypatch.setattr(dataset_info, "_download", lambda name, root: write_python(Path(root)))
     check(open_dataset("cifar10", tmp_path))
 
 
 def test_missing_and_broken_batches(tmp_path: Path) -> None:
     folder = write_python(tmp_path / "py") / "cifar-10-batches-py"
     (folder / "data_batch_3").write_bytes((folder / "data_batch_3").read_bytes()[:500])
-    assert "data_batch_3: cut short or not a CIFAR batch" in refused(tmp_path / "py")
+    assert "data_batch_3: truncated or not a CIFAR batch" in refused(tmp_path / "py")
     (folder / "data_batch_3").unlink()
     assert "data_batch_3 missing" in refused(tmp_path / "py")
     path = write_binary(tmp_path / "bin") / "cifar-10-batches-bin" / "test_batch.bin"
@@ -238,16 +239,16 @@ def test_other_class_folders_are_not_cifar(tmp_path: Path) -> None:
             path = tmp_path / split / name / "1.png"
             path.parent.mkdir(parents=True)
             path.write_bytes(picture("test", 0, format="png"))
-    assert f"2: ants, bees; for any pictures: --data {tmp_path}" in refused(tmp_path)
+    assert f"2: ants, bees; for a dataset of your own: --data {tmp_path}" in refused(tmp_path)
 
 
 def test_shards_that_do_not_fit(tmp_path: Path) -> None:
     good = picture("test", 0, format="png")
     cases = {
         "label": ([("a.png", good), ("a.cls", b"cat")], "a.cls as a whole number; got: b'cat'"),
-        "alone": ([("a.png", good)], "a with a picture"),
+        "alone": ([("a.png", good)], "a with an image"),
         "text": ([("a.txt", b"x"), ("a.cls", b"1")], "got: .txt, .cls"),
-        "broken": ([("a.png", good[:200]), ("a.cls", b"1")], "a.png: cut short"),
+        "broken": ([("a.png", good[:200]), ("a.cls", b"1")], "a.png: truncated"),
     }
     for name, (files, said) in cases.items():
         path = write_tar(tmp_path / f"{name}.tar", files)
@@ -268,7 +269,7 @@ def test_shards_that_do_not_fit(tmp_path: Path) -> None:
 def test_cut_tars(tmp_path: Path, cut: int) -> None:
     path = write_tar(tmp_path / "a.tar", [("a.cls", b"1" * 600), ("b.cls", b"2")])
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(ValueError, match=r"a\.tar: cut short or not a tar file"):
+    with pytest.raises(ValueError, match=r"a\.tar: truncated or not a tar file"):
         list_tar_members(path, path.read_bytes())
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from reslab.data.cache import cache_dir
 from reslab.data.dataset import DatasetSplits
-from reslab.data.formats import image_folder as scanning
+from reslab.data.formats import image_files as scanning
 from reslab.data.image_datasets import FileImageDataset
 from reslab.data.registry import open_dataset
 
@@ -50,14 +50,14 @@ def test_one_folder_is_split_and_split_again(tmp_path: Path) -> None:
     assert data.splits["val"].labels.bincount().tolist() == [2, 2, 2]
     assert data.splits["train"].labels.bincount().tolist() == [8, 8, 8]
     assert not set(names(data, "val")) & set(names(data, "train"))
-    record = json.loads(json.dumps(data.split_record))
+    record, fingerprint = json.loads(json.dumps(data.split_record)), data.fingerprint
     (tmp_path / "photos").rename(tmp_path / "moved")
     picture(tmp_path / "moved" / "a" / "00new.png")
     again = open_dataset(tmp_path / "moved", split_record=record)
     assert names(again, "val") == names(data, "val")
     assert set(names(again, "train")) == {*names(data, "train"), "a/00new.png"}
     (tmp_path / "moved" / "a" / "00new.png").unlink()
-    assert open_dataset(tmp_path / "moved", split_record=record).fingerprint == data.fingerprint
+    assert open_dataset(tmp_path / "moved", split_record=record).fingerprint == fingerprint
     assert names(open_dataset(tmp_path / "moved", split_seed=1), "val") != names(data, "val")
 
 
@@ -120,17 +120,17 @@ def test_folders_that_mean_nothing(tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
     assert "class folders in" in refused(tmp_path / "bare")
     picture(tmp_path / "flat" / "1.png")
-    assert "1 pictures lying in it directly; sort them" in refused(tmp_path / "flat")
+    assert "1 images directly in it; move them" in refused(tmp_path / "flat")
     (tmp_path / "packed").mkdir()
     (tmp_path / "packed" / "photos.zip").touch()
-    assert "packed files (photos.zip); unpack them" in refused(tmp_path / "packed")
+    assert "archives (photos.zip); unpack them" in refused(tmp_path / "packed")
 
 
 def test_a_flat_validation_folder_is_not_passed_over(tmp_path: Path) -> None:
     fill(tmp_path / "train")
     picture(tmp_path / "val" / "1.png")
     said = refused(tmp_path)
-    assert f"class folders in {tmp_path / 'val'}; got: 1 pictures lying in it directly" in said
+    assert f"class folders in {tmp_path / 'val'}; got: 1 images directly in it" in said
     assert "CSV" in said
     (tmp_path / "val").rename(tmp_path / "test")  # a test set without labels, which nobody can judge by
     assert set(open_dataset(tmp_path).splits) == {"train", "val"}
@@ -160,7 +160,7 @@ def test_classes_that_differ(tmp_path: Path) -> None:
 
 def test_two_validation_folders_or_no_training(tmp_path: Path) -> None:
     fill(tmp_path / "one" / "train"), fill(tmp_path / "one" / "val"), fill(tmp_path / "one" / "valid")
-    assert "val/ and valid/ side by side; nearest valid: val/" in refused(tmp_path / "one")
+    assert "both val/ and valid/; nearest valid: val/" in refused(tmp_path / "one")
     fill(tmp_path / "two" / "val"), fill(tmp_path / "two" / "test")
     assert "only test/, val/; nearest valid: train/" in refused(tmp_path / "two")
 
@@ -168,14 +168,14 @@ def test_two_validation_folders_or_no_training(tmp_path: Path) -> None:
 def test_fractions(tmp_path: Path) -> None:
     fill(tmp_path / "one")
     assert "between 0 and 1; got: 1.5" in refused(tmp_path / "one", val_fraction=1.5)
-    assert "leaves validation none" in refused(tmp_path / "one", val_fraction=0.01)
+    assert "leaves none for validation" in refused(tmp_path / "one", val_fraction=0.01)
     fill(tmp_path / "two" / "train"), fill(tmp_path / "two" / "val")
     assert "a validation folder and a fraction" in refused(tmp_path / "two", val_fraction=0.2)
 
 
 def test_one_sample(tmp_path: Path) -> None:
     fill(tmp_path, num=1)
-    assert "at least 2 samples of every class" in refused(tmp_path)
+    assert "at least 2 images of every class" in refused(tmp_path)
 
 
 def test_unreadable_pictures_are_all_listed(tmp_path: Path) -> None:
@@ -185,9 +185,9 @@ def test_unreadable_pictures_are_all_listed(tmp_path: Path) -> None:
     (tmp_path / "b" / "empty.jpg").touch()
     (tmp_path / "b" / "text.gif").write_text("no picture")
     said = refused(tmp_path)
-    assert said.startswith("3 pictures that cannot be read in")
+    assert said.startswith("3 images in ")
     assert "--skip-bad-images" in said
-    for line in ("a/cut.png: cut short", "b/empty.jpg: empty (0 bytes)", "b/text.gif: not a picture"):
+    for line in ("a/cut.png: truncated", "b/empty.jpg: empty (0 bytes)", "b/text.gif: not an image"):
         assert f"\n  {tmp_path}/{line}" in said
     data = open_dataset(tmp_path, skip_bad_images=True)
     assert [path for path, _ in data.skipped_files] == ["a/cut.png", "b/empty.jpg", "b/text.gif"]
@@ -196,7 +196,7 @@ def test_unreadable_pictures_are_all_listed(tmp_path: Path) -> None:
     again = open_dataset(tmp_path, split_record=json.loads(json.dumps(data.split_record)))
     assert (again.skipped_files, again.fingerprint) == (data.skipped_files, data.fingerprint)
     (tmp_path / "a" / "0.png").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"1 picture that cannot be read[^\0]*a/0\.png: empty"):
+    with pytest.raises(ValueError, match=r"1 image in [^\0]* cannot be read[^\0]*a/0\.png: empty"):
         open_dataset(tmp_path, split_record=data.split_record)
 
 
@@ -204,7 +204,7 @@ def test_class_of_unreadable_pictures_only(tmp_path: Path) -> None:
     fill(tmp_path)
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "x.png").touch()
-    assert "a readable picture in every class folder" in refused(tmp_path, skip_bad_images=True)
+    assert "a readable image in every class folder" in refused(tmp_path, skip_bad_images=True)
 
 
 def test_files_are_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

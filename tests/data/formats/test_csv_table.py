@@ -83,7 +83,7 @@ def test_quoted_paths(pictures: Path) -> None:
     [
         ("", "got: an empty file"),
         ("path,label\n", "no rows"),
-        ("files/0.png,ant\nfiles/1.png,wasp\n", "a first line with the columns path,label"),
+        ("files/0.png,ant\nfiles/1.png,wasp\n", "a header with the columns path,label"),
         ("path,labels\nfiles/0.png,a\n", "rename labels to label"),
         ("path,label\nfiles/0.png\nfiles/1.png,b\n", "a label in line 2"),
         ("path,label\n,a\n", "a path in line 2"),
@@ -93,7 +93,7 @@ def test_quoted_paths(pictures: Path) -> None:
         ("path,label,split\nfiles/0.png,ant,train\nfiles/1.png,bee,train\nfiles/2.png,bees,val\n", "'bees' in line 4"),
         ("path,label\nfiles/0.png,a\nfiles/1.png,b\nfiles/0.png,b\n", "line 2 (a, train) and line 4 (b, train)"),
         ("path,label\nfiles/0.png,a\nfiles/../files/0.png,b\n", "line 2 (a, train) and line 3 (b, train)"),
-        ('path,label\n"files/0.png,a\nfiles/1.png,b\n', "not to be read as CSV"),
+        ('path,label\n"files/0.png,a\nfiles/1.png,b\n', "not valid CSV"),
     ],
 )
 def test_tables_that_mean_nothing(pictures: Path, text: str, said: str) -> None:
@@ -113,7 +113,7 @@ def test_not_utf_8(pictures: Path) -> None:
 def test_missing_and_broken_pictures_are_listed(pictures: Path) -> None:
     (pictures / "files" / "3.png").write_bytes(b"")
     file = write(pictures, "path,label\n" + "\n".join([*ROWS, "files/gone.png,ant"]))
-    with pytest.raises(ValueError, match="2 pictures that cannot be read") as caught:
+    with pytest.raises(ValueError, match="2 images in .* cannot be read") as caught:
         open_dataset(file)
     assert "files/gone.png: no such file" in str(caught.value)
     assert "files/3.png: empty (0 bytes)" in str(caught.value)
@@ -123,7 +123,7 @@ def test_missing_and_broken_pictures_are_listed(pictures: Path) -> None:
 
 def test_a_class_of_broken_pictures_only(pictures: Path) -> None:
     file = write(pictures, "path,label\n" + "\n".join([*ROWS, "files/gone.png,bee"]))
-    with pytest.raises(ValueError, match=r"a readable picture in every class folder .*none in bee/"):
+    with pytest.raises(ValueError, match=r"a readable image in every class folder .*none in bee/"):
         open_dataset(file, skip_bad_images=True)
 
 
@@ -145,5 +145,5 @@ def test_what_is_no_text_or_does_not_close_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="UTF-8"):
         list(read_csv_rows(file))
     file.write_text('path\n"a.png\n')
-    with pytest.raises(ValueError, match=r"list\.csv:2: not to be read as CSV"):
+    with pytest.raises(ValueError, match=r"list\.csv:2: not valid CSV"):
         list(read_csv_rows(file))

@@ -69,7 +69,7 @@ def test_class_folders(tmp_path: Path) -> None:
     assert data.splits["train"].labels.tolist() == [0, 1, 1, 2, 2, 2]
     assert data.preprocess.transform == "resize(256) center-crop(224)"
     assert data.preprocess.mean == (0.485, 0.456, 0.406)
-    with pytest.raises(ValueError, match="one validation set for imagenet"):
+    with pytest.raises(ValueError, match="one validation split for imagenet"):
         open_dataset("imagenet", tmp_path, val_fraction=0.5)
 
 
@@ -108,7 +108,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     assert "train/WNID/*.JPEG and val/ with --data-dir" in refused(tmp_path / "nothing")
     write_train(tmp_path), write_flat(tmp_path)
     said = refused(tmp_path)
-    assert "the labels of the 5 pictures" in said
+    assert "the labels of the 5 images" in said
     assert "LOC_val_solution.csv" in said
     labels = tmp_path / "imagenet_2012_validation_synset_labels.txt"
     labels.write_text("\n".join([WNIDS[0]] * 4))

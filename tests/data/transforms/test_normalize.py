@@ -69,7 +69,7 @@ def test_other_sizes_and_files_are_refused() -> None:
     with pytest.raises(ValueError, match=r"pictures of 8x8 for a mean of each pixel; got: 12x12"):
         Normalize(preprocess(images), torch.device("cpu"))(pictures(2, 12).images)
     files = WrappedImageDataset(
-        [(torch.zeros(3, 8, 8, dtype=torch.uint8), 0)] * 4, torch.zeros(4, dtype=torch.int64), 3
+        [(torch.zeros(3, 8, 8, dtype=torch.uint8), 0)] * 4, torch.zeros(4, dtype=torch.int64), 3, (0, 1, 2, 3)
     )
     with pytest.raises(ValueError, match="per_pixel_mean=false"):
         compute_mean_image(files)

@@ -20,7 +20,8 @@ from reslab.data.image_datasets import ShardImageDataset
 from reslab.data.loader import TrainLoader, eval_loader
 from reslab.data.registry import open_dataset
 from reslab.data.webdataset import http as urls
-from reslab.data.webdataset.remote import list_url_shards, url_root
+from reslab.data.webdataset.dataset import list_url_shards
+from reslab.data.webdataset.remote import url_root
 
 NUM_SHARDS, NUM_EACH = 4, 6
 NUM = NUM_SHARDS * NUM_EACH
@@ -191,7 +192,7 @@ def test_a_broken_picture_is_listed_and_left_out(web: Web) -> None:
     content = bytearray(path.read_bytes())
     content[512:1024] = bytes(512)
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"(?s)1 picture that.*train-001\.tar/006\.png: not a picture"):
+    with pytest.raises(ValueError, match=r"(?s)1 image in.*train-001\.tar/006\.png: not an image"):
         opened(web)
     data = opened(web, skip_bad_images=True)
     assert [name for name, _ in data.skipped_files] == ["train-001.tar/006.png"]
@@ -228,7 +229,7 @@ def test_names_of_shards() -> None:
         ("https://a.org/data.zip", "tar files"),
         ("https://a.org/{0,0}.tar", "0.tar twice"),
         ("https://a.org/{val-0,val-1}.tar", "only shards of val"),
-        ("https://a.org/{val-0,more}.tar", "more.tar beside others"),
+        ("https://a.org/{val-0,more}.tar", "more.tar beside such names"),
     ],
 )
 def test_urls_that_mean_nothing_are_refused(text: str, said: str) -> None:

@@ -62,7 +62,7 @@ def write_folder(folder: Path, size: tuple[int, int] = (80, 70)) -> Path:
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT])
 def test_pictures_are_those_of_the_tar(tmp_path: Path, kind: int) -> None:
     write_tar(tmp_path / "train-0.tar", {"é" * 40 + "/note.txt": b"x", **samples(range(4))}, kind)
-    with pytest.raises(ValueError, match=r"note with a picture"):
+    with pytest.raises(ValueError, match=r"note with an image"):
         open_dataset(tmp_path)
     write_tar(tmp_path / "train-0.tar", samples(range(8)), kind)
     write_tar(tmp_path / "val" / "a.tar", samples(range(8, NUM)), kind)
@@ -165,9 +165,9 @@ def test_unreadable_pictures_are_listed_and_skipped(tmp_path: Path) -> None:
     files["004.png"] = files["004.png"][:300]
     files["005.png"] = b""
     write_tar(tmp_path / "train-0.tar", files)
-    with pytest.raises(ValueError, match="2 pictures that cannot be read") as caught:
+    with pytest.raises(ValueError, match="2 images in .* cannot be read") as caught:
         open_dataset(tmp_path)
-    assert f"\n  {tmp_path}/train-0.tar/004.png: cut short" in str(caught.value)
+    assert f"\n  {tmp_path}/train-0.tar/004.png: truncated" in str(caught.value)
     assert "train-0.tar/005.png: empty (0 bytes)" in str(caught.value)
     data = open_dataset(tmp_path, skip_bad_images=True)
     assert [name for name, _ in data.skipped_files] == ["train-0.tar/004.png", "train-0.tar/005.png"]
@@ -185,7 +185,7 @@ def test_shards_that_mean_nothing(tmp_path: Path) -> None:
     write_tar(tmp_path / "a" / "val-0.tar", samples(range(4)))
     assert "train-*.tar in" in refused(tmp_path / "a")
     write_tar(tmp_path / "a" / "more.tar", samples(range(4)))
-    assert "more.tar beside the others; nearest valid: train-more.tar" in refused(tmp_path / "a")
+    assert "more.tar beside such names; nearest valid: train-more.tar" in refused(tmp_path / "a")
     write_tar(tmp_path / "b" / "x.tar", samples(range(4), label="7"))
     (tmp_path / "b" / "classes.txt").write_text("ant\nwasp\n")
     assert "labels below 2" in refused(tmp_path / "b")
@@ -193,10 +193,10 @@ def test_shards_that_mean_nothing(tmp_path: Path) -> None:
     write_tar(tmp_path / "c" / "val.tar", samples(range(4), label="ants{}"))
     assert "'ants0'; nearest valid: ant" in refused(tmp_path / "c")
     write_tar(tmp_path / "d" / "x.tar", samples(range(4), label=" "))
-    assert "000.cls with a label; got: nothing in it" in refused(tmp_path / "d")
+    assert "000.cls with a label; got: an empty file" in refused(tmp_path / "d")
     (tmp_path / "e").mkdir()
     (tmp_path / "e" / "train-000.tar").touch()
-    assert "train-000.tar: cut short or not a tar file (0 bytes)" in refused(tmp_path / "e")
+    assert "train-000.tar: truncated or not a tar file (0 bytes)" in refused(tmp_path / "e")
     whole = write_tar(tmp_path / "f" / "x.tar", samples(range(4))).read_bytes()
     (tmp_path / "f" / "x.tar").write_bytes(whole[:-9000])
-    assert "x.tar: cut short or not a tar file" in refused(tmp_path / "f")
+    assert "x.tar: truncated or not a tar file" in refused(tmp_path / "f")

@@ -1,16 +1,11 @@
-"""`reslab data check`: every picture of a data set read once, and what a person should know before training on it.
-
-What lies at a path, faults and all: the splits as far as they can be made out, and what is wrong with the layout.
-"""
+"""Check a dataset before training: read every image once and collect what is in it and what is wrong with it."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
-
-import torch
 
 from reslab.data.check.duplicates import (
     DuplicateGroup,
@@ -19,148 +14,17 @@ from reslab.data.check.duplicates import (
     find_near_duplicates,
     inspect_images,
 )
-from reslab.data.formats.class_folders import (
-    SPLIT_FOLDERS,
-    LabeledFiles,
-    check_folder,
-    check_same_classes,
-    find_image_files,
-    find_split_folders,
-    list_image_files,
-    list_labeled_files,
-    subfolders,
-)
-from reslab.data.formats.csv_table import list_csv
-from reslab.data.image_datasets import FileImageDataset, ImageDataset, ShardImageDataset
-from reslab.data.registry import DATASETS, open_dataset
+from reslab.data.dataset import DatasetListing
+from reslab.data.image_datasets import FileImageDataset, ImageDataset
+from reslab.data.registry import list_dataset
 from reslab.data.splits import default_eval_transform
-from reslab.data.webdataset.dataset import find_shards, shard_classes
-from reslab.data.webdataset.tar import index_shard
-from reslab.spec.errors import unknown_name
-
-
-@dataclass(frozen=True, eq=False)
-class DatasetListing:
-    """The pictures of a path by split; `loose` are those without a class, `fault` why training would refuse it."""
-
-    name: str
-    location: str
-    classes: tuple[str, ...]
-    splits: Mapping[str, ImageDataset]
-    unlabeled: Mapping[str, FileImageDataset]
-    layout_error: str = ""
-
-
-def list_dataset(name_or_path: str | Path, data_dir: Path | None = None) -> DatasetListing:
-    """The pictures of a named data set, a folder, a CSV file or shards, without looking at any.
-
-    Raises ValueError where there is nothing there, or a CSV file or a shard cannot be read as one.
-    """
-    text = str(name_or_path)
-    if isinstance(name_or_path, str) and text.lower() in DATASETS:
-        data = open_dataset(text, data_dir)
-        return DatasetListing(data.name, data.location, data.classes, data.splits, {})
-    path = Path(text).expanduser()
-    if not path.exists() and "/" not in text:
-        raise unknown_name("data set, folder or file", text, DATASETS, "`reslab data check PATH` takes a path")
-    path = path.resolve()
-    if path.suffix.lower() in (".csv", ".tsv") and path.is_file():
-        return _list_table(path)
-    return _list_shards(path) if find_shards(path) else _list_folder(path)
-
-
-def _list_table(path: Path) -> DatasetListing:
-    files_by_split = list_csv(path)
-    return DatasetListing(
-        path.stem, str(path), files_by_split["train"].classes, _file_datasets(files_by_split, path.parent), {}
-    )
-
-
-def _list_shards(path: Path) -> DatasetListing:
-    root = path.parent if path.is_file() else path
-    samples_by_split = {
-        split: [sample for shard in shards for sample in index_shard(shard)]
-        for split, shards in find_shards(path).items()
-    }
-    classes = shard_classes(
-        root, {split: [sample.label for sample in samples] for split, samples in samples_by_split.items()}
-    )
-    label_of = {name: label for label, name in enumerate(classes)}
-    splits = {}
-    for split, samples in samples_by_split.items():
-        labels = [label_of[sample.label] if sample.label in label_of else int(sample.label) for sample in samples]
-        locations = tuple(sample.location for sample in samples)
-        splits[split] = ShardImageDataset(locations, torch.tensor(labels, dtype=torch.int64), 3, root)
-    return DatasetListing(path.stem if path.is_file() else path.name, str(path), classes, splits, {})
-
-
-def _list_folder(root: Path) -> DatasetListing:
-    check_folder(root)
-    folders = _existing_split_folders(root)
-    paths_by_split = {
-        split: {path.name: find_image_files(path) for path in subfolders(folder)} for split, folder in folders.items()
-    }
-    classes = tuple(sorted({name for files in paths_by_split.values() for name in files}))
-    files_by_split = {}
-    for split, files in paths_by_split.items():
-        pairs = [(path, classes.index(name)) for name, class_paths in files.items() for path in class_paths]
-        paths, labels = tuple(path for path, _ in pairs), tuple(label for _, label in pairs)
-        files_by_split[split] = LabeledFiles(folders[split], classes, paths, labels)
-    unlabeled = {split: image_paths for split, folder in folders.items() if (image_paths := list_image_files(folder))}
-    return DatasetListing(
-        root.name,
-        str(root),
-        classes,
-        {split: dataset for split, dataset in _file_datasets(files_by_split, root).items() if len(dataset)},
-        {
-            split: FileImageDataset(
-                tuple(unlabeled_paths), torch.zeros(len(unlabeled_paths), dtype=torch.int64), 3, root
-            )
-            for split, unlabeled_paths in unlabeled.items()
-        },
-        _find_layout_error(
-            lambda: check_same_classes(
-                {split: list_labeled_files(folder) for split, folder in find_split_folders(root).items()}
-            )
-        ),
-    )
-
-
-def _existing_split_folders(root: Path) -> dict[str, Path]:
-    """train/, val/ and test/ where train/ is there, in whatever state; else the folder itself."""
-    candidates = {
-        split: next((root / name for name in names if (root / name).is_dir()), None)
-        for split, names in SPLIT_FOLDERS.items()
-    }
-    existing = {split: folder for split, folder in candidates.items() if folder is not None}
-    # A class may be called train: its pictures then lie in it directly, and its neighbours are no splits.
-    other_names = {path.name for path in subfolders(root)} - {folder.name for folder in existing.values()}
-    if "train" not in existing or (other_names and not subfolders(existing["train"])):
-        return {"train": root}
-    return existing
-
-
-def _find_layout_error(list_strictly: Callable[[], object]) -> str:
-    try:
-        list_strictly()
-    except ValueError as error:
-        return str(error)
-    return ""
-
-
-def _file_datasets(files_by_split: Mapping[str, LabeledFiles], root: Path) -> dict[str, ImageDataset]:
-    return {
-        split: FileImageDataset(files.paths, torch.tensor(files.labels, dtype=torch.int64), 3, root)
-        for split, files in files_by_split.items()
-    }
-
 
 UNLABELED = "(unlabeled)"
 
 
 @dataclass(frozen=True, eq=False)
 class CheckedImage:
-    """A picture that was looked at: its split, its class (NO_CLASS where it lies loose), its place in its images."""
+    """A checked image: its split, its class name (or UNLABELED), and its index in its dataset."""
 
     split: str
     label: str
@@ -170,15 +34,15 @@ class CheckedImage:
 
     @property
     def name(self) -> str:
-        """The file's name; a number alone (`#12`) says its split too."""
+        """The file's name; for an image without a file its split and index (`train/#12`)."""
         return f"{self.split}/{self.info.name}" if self.info.name.startswith("#") else self.info.name
 
 
 @dataclass(frozen=True, eq=False)
 class DataCheck:
-    """What a check found. `counts[split][class]` are the pictures with a class, readable or not; `seen` all pictures.
+    """The result of a check: every image of the listing, and the groups of identical or nearly identical images.
 
-    `twins` group places in `seen`: the same pixels (`exact`) or nearly the same look.
+    `counts[split][class]` counts the labeled images, readable or not; groups hold indices into `images`.
     """
 
     listing: DatasetListing
@@ -196,14 +60,14 @@ class DataCheck:
 
     @property
     def cross_split(self) -> tuple[DuplicateGroup, ...]:
-        """The twins that stand in more than one split."""
+        """The groups of duplicates across splits: train/test leakage."""
         return tuple(
             group for group in self.duplicates if len({self.images[index].split for index in group.indices}) > 1
         )
 
     @property
     def label_conflicts(self) -> tuple[DuplicateGroup, ...]:
-        """The same pixels under more than one class."""
+        """The groups of identical images with more than one label."""
         return tuple(group for group in self.duplicates if group.is_exact and len(self._labels(group)) > 1)
 
     def _labels(self, group: DuplicateGroup) -> set[str]:
@@ -211,7 +75,7 @@ class DataCheck:
 
     @property
     def imbalance(self) -> float:
-        """The largest class of train by the smallest; infinite where a class has none, 1 where there is no train."""
+        """The largest training class divided by the smallest; infinite if a class is empty, 1 without training images."""
         class_counts = list(self.counts.get("train", {}).values())
         if not class_counts:
             return 1.0
@@ -219,11 +83,11 @@ class DataCheck:
 
     @property
     def eval_transform(self) -> str:
-        """The evaluation's words, as they follow from the sizes."""
+        """The evaluation transform that training would choose for these image sizes."""
         return default_eval_transform((image.info.height, image.info.width) for image in self.readable)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain data, for JSON."""
+        """Return the result as plain data for JSON."""
         return {
             "name": self.listing.name,
             "location": self.listing.location,
@@ -261,9 +125,9 @@ class DataCheck:
 
 
 def check_data(name_or_path: str | Path, data_dir: Path | None = None) -> DataCheck:
-    """Read everything at a path (or of a named data set) once, faults and all.
+    """Check a named dataset or the data at a path.
 
-    Raises ValueError only where there is nothing to read; what training would refuse is `inventory.fault`.
+    Raises ValueError only if there is nothing to read; `listing.layout_error` has the error that training would raise.
     """
     listing = list_dataset(name_or_path, data_dir)
     checked: list[CheckedImage] = []
@@ -295,7 +159,7 @@ def _count_classes(listing: DatasetListing) -> dict[str, dict[str, int]]:
 
 
 def size_statistics(infos: list[ImageInfo]) -> dict[str, Any]:
-    """Smallest, median and largest height and width in pixels, how many different sizes, and the commonest."""
+    """Return minimum, median and maximum of height and width in pixels, the number of sizes and the most common one."""
     if not infos:
         return {}
     heights, widths = [info.height for info in infos], [info.width for info in infos]

@@ -1,7 +1,4 @@
-"""Pictures that are there twice: the same pixels, or nearly the same look.
-
-One look at a picture: can it be read, how large is it, what is its fingerprint, and what does it look like.
-"""
+"""Find identical and nearly identical images: read each once, then compare digests, hashes and thumbnails."""
 
 import hashlib
 import io
@@ -37,10 +34,10 @@ CHANNELS_BY_MODE = {
 
 @dataclass(frozen=True, eq=False)
 class ImageInfo:
-    """What a look at a picture told; without `error` it was read whole.
+    """What is known of an image after reading it once; `error` says why it cannot be read.
 
-    `pixels` is a digest of the decoded pixels, `hash` the 64-bit difference hash, `sketch` the picture in
-    SKETCH_SIDE x SKETCH_SIDE colours; `channels` as stored in the file, `turned` whether EXIF turns it.
+    `channels` are those stored in the file, `digest` is of the decoded pixels, `dhash` the 64-bit difference hash,
+    `thumbnail` the image in THUMBNAIL_SIZE x THUMBNAIL_SIZE colors.
     """
 
     name: str
@@ -55,12 +52,12 @@ class ImageInfo:
 
     @property
     def is_blank(self) -> bool:
-        """Whether the picture is of one colour, or as good as."""
+        """Whether the image has, nearly, a single color."""
         return self.thumbnail is not None and float(self.thumbnail.std(axis=(0, 1)).max()) < 1.0
 
 
 def inspect_images(dataset: ImageDataset) -> list[ImageInfo]:
-    """Every picture read once and whole, in threads."""
+    """Read every image of a dataset, in threads."""
     with ThreadPoolExecutor() as pool:
         return list(pool.map(lambda i: _inspect_image(dataset, i), range(len(dataset))))
 
@@ -97,10 +94,10 @@ def _make_image_info(name: str, pixels: Tensor, channels: int, exif_rotated: boo
 
 
 def difference_hash(image: Image.Image) -> int:
-    """64 bits: in grey at 9 x 8 pixels, is each pixel brighter than its right neighbour? Row by row, first bit highest.
+    """Return 64 bits, row by row, highest bit first: is a pixel brighter than its right neighbor, in gray at 9 x 8?
 
-    Krawetz 2013, "Kind of Like That". It stays (nearly) the same under scaling, recompression and changes of
-    brightness or contrast, and changes in about half of its bits from one picture to another.
+    Krawetz 2013, "Kind of Like That". Scaling, recompression and changes of brightness or contrast keep (nearly) all
+    bits; different images differ in about half of them.
     """
     gray = np.asarray(_downscale(image.convert("L"), HASH_SIZE + 1, HASH_SIZE), dtype=np.int16)
     bits = (gray[:, :-1] > gray[:, 1:]).flatten()
@@ -119,10 +116,7 @@ _NUM_BANDS = MAX_HASH_DISTANCE + 1
 
 @dataclass(frozen=True)
 class DuplicateGroup:
-    """Pictures, by their places among the looks, that belong together; `bits` the largest distance that links two.
-
-    `exact` where the pixels are the same, all of them.
-    """
+    """Indices of images that are identical (`is_exact`) or nearly so, with the largest hash distance that links two."""
 
     indices: tuple[int, ...]
     is_exact: bool
@@ -130,7 +124,7 @@ class DuplicateGroup:
 
 
 def find_exact_duplicates(infos: Sequence[ImageInfo]) -> list[DuplicateGroup]:
-    """Groups of pictures with the same pixels, whatever the files are called and however they are packed."""
+    """Return the groups of images with the same pixels, whatever their file names and formats."""
     by_digest: dict[bytes, list[int]] = {}
     for index, info in enumerate(infos):
         if not info.error:
@@ -139,11 +133,11 @@ def find_exact_duplicates(infos: Sequence[ImageInfo]) -> list[DuplicateGroup]:
 
 
 def find_near_duplicates(infos: Sequence[ImageInfo]) -> list[DuplicateGroup]:
-    """Groups linked by looking nearly the same, without being all the same pixels.
+    """Return the groups of images that are linked by near identity, without those whose pixels are all the same.
 
-    Two pictures look nearly the same where their difference hashes differ in at most MOST_BITS of 64 bits and their
-    sketches (8x8 colours) correlate by LEAST_CORRELATION or more. Pictures of one colour are left out, and those under
-    LEAST_SIDE pixels, of which many look alike.
+    Two images are nearly identical if their difference hashes differ in at most MAX_HASH_DISTANCE of 64 bits and their
+    thumbnails correlate by MIN_CORRELATION or more. Blank images are left out, and images under MIN_COMPARABLE_SIDE
+    pixels, many of which look alike.
     """
     first_of = {
         index: exact_group.indices[0] for exact_group in find_exact_duplicates(infos) for index in exact_group.indices
@@ -162,7 +156,7 @@ def find_near_duplicates(infos: Sequence[ImageInfo]) -> list[DuplicateGroup]:
 
 
 def _find_links(indices: Sequence[int], infos: Sequence[ImageInfo]) -> Iterator[tuple[int, int, int]]:
-    """(place, place, bits between) of every two that look nearly the same."""
+    """Yield (index, index, hash distance) of every nearly identical pair."""
     hashes = np.array([infos[i].dhash for i in indices], dtype=np.uint64)
     thumbnails = _standardize([infos[i].thumbnail for i in indices])
     for left, right in _close_pairs(hashes):
@@ -173,7 +167,7 @@ def _find_links(indices: Sequence[int], infos: Sequence[ImageInfo]) -> Iterator[
 
 
 def _connected_components(links: Iterable[tuple[int, int, int]]) -> list[tuple[list[int], int]]:
-    """The groups that links tie together, each sorted, with its largest distance; by their first places."""
+    """Return the connected components of the links, each sorted and with its largest distance (union-find)."""
     parent: dict[int, int] = {}
     link_list = list(links)
     for a, b, _ in link_list:
@@ -190,7 +184,7 @@ def _is_comparable(info: ImageInfo) -> bool:
 
 
 def _standardize(thumbnails: Sequence[np.ndarray | None]) -> np.ndarray:
-    """(N, values), each row of mean 0 and length 1, so that a product of two is their correlation."""
+    """Return thumbnails as rows of mean 0 and norm 1, so that the product of two rows is their correlation."""
     if not thumbnails:
         return np.zeros((0, 1), np.float32)
     rows = np.stack([thumbnail for thumbnail in thumbnails if thumbnail is not None]).reshape(len(thumbnails), -1)
@@ -199,9 +193,10 @@ def _standardize(thumbnails: Sequence[np.ndarray | None]) -> np.ndarray:
 
 
 def _close_pairs(hashes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs (one, other) of places whose hashes differ in at most MOST_BITS; a pair may come more than once.
+    """Yield pairs of indices whose hashes differ in at most MAX_HASH_DISTANCE bits; a pair may occur more than once.
 
-    Of MOST_BITS + 1 bands of the bits two such hashes share at least one, so only hashes that do are compared.
+    Pigeonhole: d differing bits leave at least one of d + 1 bands of the hash equal, so only hashes that share a band
+    are compared, not all pairs.
     """
     edges = np.linspace(0, 64, _NUM_BANDS + 1).astype(np.uint64)
     for low, high in pairwise(edges):

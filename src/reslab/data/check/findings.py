@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from reslab.data.check.check import CheckedImage, DataCheck
 from reslab.data.check.duplicates import MAX_HASH_DISTANCE, DuplicateGroup
-from reslab.data.dataset import SPLIT_TITLES
+from reslab.data.image_datasets import SPLIT_TITLES
 
 MIN_IMBALANCE = 3.0
 MIN_IMAGES_PER_CLASS = 20

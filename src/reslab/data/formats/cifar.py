@@ -1,7 +1,4 @@
-"""CIFAR-10 and CIFAR-100 in the four forms they come in: torchvision's folder, binary files, class folders, shards.
-
-CIFAR-10's airplanes and birds: the two-class data set of the book's chapters 7 and 8.
-"""
+"""CIFAR-10 and CIFAR-100 from torchvision's folder, binary files, class folders or shards; two classes as cifar2."""
 
 import pickle
 from collections.abc import Callable
@@ -12,17 +9,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from reslab.data.dataset_info import DatasetInfo, ReadResult, download, download_dir, search_dirs
-from reslab.data.decoded_cache import decode_cached, read_image_files
+from reslab.data.dataset_info import DatasetInfo, ReadResult, download_with_torchvision, search_dirs
+from reslab.data.decoded_cache import decode_cached
 from reslab.data.formats.class_folders import check_same_classes, list_labeled_files, subfolders
-from reslab.data.image_datasets import TensorImageDataset
+from reslab.data.image_datasets import FileImageDataset, TensorImageDataset, decode_all
 from reslab.data.webdataset.tar import read_shards
 from reslab.spec.errors import invalid
 
 
 @dataclass(frozen=True)
 class CifarLayout:
-    """The published names of folders and files, where a label stands in a record, torchvision's class and archive."""
+    """The published names of folders and files, and the position of the label in a record.
+
+    `label_key` is the label's key in a pickled batch; in a binary record the label is the last of `label_bytes`.
+    """
 
     num_classes: int
     python_folder: str
@@ -53,54 +53,48 @@ CIFAR100_LAYOUT = CifarLayout(
     label_key="fine_labels",
     binary_folder="cifar-100-binary",
     binary_files={"train": ("train.bin",), "test": ("test.bin",)},
-    label_bytes=2,  # coarse, then fine
+    label_bytes=2,  # the coarse label, then the fine one
     torchvision_name="CIFAR100",
     archive="cifar-100-python.tar.gz",
 )
 
 
 def read_cifar(info: DatasetInfo, data_dir: Path | None) -> ReadResult:
-    """The form that the first place holds, or torchvision's after a download; 3x32x32, labels in published order.
+    """Read CIFAR, 3x32x32, from the first folder that has it, or download it; labels are in the published order.
 
-    Class names come from `classes.txt` (one a line, in label order) where it stands beside the files.
-    Raises ValueError where a form is incomplete or broken, or nothing is found and the download fails.
+    Class names come from `classes.txt` (one a line, in label order) if it is beside the files.
+    Raises ValueError if files are missing or damaged, or nothing is found and the download fails.
     """
-    searched = search_dirs(info, data_dir)
-    for directory in searched:
+    for directory in search_dirs(info, data_dir):
         for read in (_read_python, _read_binary, _read_tar_shards, _read_class_folders):
             result = read(info, directory)
             if result is not None:
                 return result
-    directory = download_dir(info, data_dir)
     layout: CifarLayout = info.layout
     alternatives = "train/CLASS/ and test/CLASS/, or train-*.tar and test-*.tar"
     expected = f"{layout.archive}, {layout.python_folder}/, {layout.binary_folder}/, {alternatives}"
-    download(info, lambda root: _download_cifar(layout.torchvision_name, root), directory, searched, expected)
+    directory = download_with_torchvision(info, layout.torchvision_name, data_dir, expected)
     result = _read_python(info, directory)
     assert result is not None, directory
     return result
-
-
-def _download_cifar(torchvision_name: str, root: str) -> None:
-    import torchvision.datasets
-
-    getattr(torchvision.datasets, torchvision_name)(root, download=True)
 
 
 SplitReader = Callable[[CifarLayout, list[Path]], TensorImageDataset]
 
 
 def _find_complete_folder(directory: Path, subfolder: str, files_by_split: dict[str, tuple[str, ...]]) -> Path | None:
-    """The folder, `place/inner` or `place`, that holds the files; None where none is there, an error where some are."""
+    """Return the folder that has all files, `directory/subfolder` or `directory`; None if it has none of them.
+
+    Raises ValueError if it has only some of them.
+    """
     names = [name for split in files_by_split.values() for name in split]
     for folder in (directory / subfolder, directory):
         missing = [name for name in names if not (folder / name).is_file()]
         if not missing:
             return folder
         if len(missing) < len(names):
-            raise invalid(
-                f"{', '.join(names)} in {folder}", f"{', '.join(missing)} missing", next_step="unpack the archive again"
-            )
+            required, got = f"{', '.join(names)} in {folder}", f"{', '.join(missing)} missing"
+            raise invalid(required, got, next_step="unpack the archive again")
     return None
 
 
@@ -116,7 +110,7 @@ def _read_batches(
     files_by_split: dict[str, tuple[str, ...]],
     read_split: SplitReader,
 ) -> ReadResult | None:
-    """The splits of a layout that keeps several pictures a file, each split's files read by `read`."""
+    """Read the splits of a layout with many images a file; None if the directory does not have it."""
     folder = _find_complete_folder(directory, subfolder, files_by_split)
     if folder is None:
         return None
@@ -132,7 +126,7 @@ def _read_python_split(layout: CifarLayout, paths: list[Path]) -> TensorImageDat
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """A reader of pickles that builds numpy arrays and plain values, and runs nothing else."""
+    """An unpickler of numpy arrays and plain values only: a pickle can name any function to run."""
 
     def find_class(self, module: str, name: str) -> Any:
         allowed = {"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer", "encode"}
@@ -146,7 +140,7 @@ def _unpickle(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             batch = _ArrayUnpickler(file, encoding="latin1").load()
     except (pickle.UnpicklingError, EOFError, ValueError, AttributeError, ImportError, IndexError, KeyError) as error:
-        raise ValueError(f"{path}: cut short or not a CIFAR batch ({error}); unpack the archive again") from error
+        raise ValueError(f"{path}: truncated or not a CIFAR batch ({error}); unpack the archive again") from error
     if not isinstance(batch, dict) or "data" not in batch:
         raise invalid(f"{path} as a CIFAR batch, a dictionary with 'data'", f"a {type(batch).__name__}")
     return batch
@@ -161,11 +155,8 @@ def _read_binary_split(layout: CifarLayout, paths: list[Path]) -> TensorImageDat
     num_bytes = layout.label_bytes + 3 * 32 * 32
     for path in paths:
         if path.stat().st_size % num_bytes or path.stat().st_size == 0:
-            raise invalid(
-                f"{path} in records of {num_bytes} bytes",
-                f"{path.stat().st_size} bytes (cut short?)",
-                next_step="unpack it again",
-            )
+            got = f"{path.stat().st_size} bytes (truncated?)"
+            raise invalid(f"{path} in records of {num_bytes} bytes", got, next_step="unpack the archive again")
     records = np.concatenate([np.fromfile(path, np.uint8).reshape(-1, num_bytes) for path in paths])
     labels = records[:, layout.label_bytes - 1].astype(np.int64)
     pixels = np.ascontiguousarray(records[:, layout.label_bytes :]).reshape(-1, 3, 32, 32)
@@ -178,9 +169,8 @@ def _read_tar_shards(info: DatasetInfo, directory: Path) -> ReadResult | None:
         return None
     for split, paths in shards.items():
         if not paths:
-            raise invalid(
-                f"{split}-*.tar in {directory}", "only shards of the other split", next_step="add the missing shards"
-            )
+            got = "only shards of the other split"
+            raise invalid(f"{split}-*.tar in {directory}", got, next_step="add the missing shards")
     splits = {split: _decode_shards(info.name, split, paths) for split, paths in shards.items()}
     return ReadResult(splits, str(directory), _read_class_names(directory))
 
@@ -198,21 +188,14 @@ def _read_class_folders(info: DatasetInfo, directory: Path) -> ReadResult | None
     num_classes = info.layout.num_classes
     if len(classes) != num_classes:
         got = f"{len(classes)}: {', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''}"
-        raise invalid(
-            f"the {num_classes} class folders of {info.name} in {directory}",
-            got,
-            next_step=f"for any pictures: --data {directory}",
-        )
-    splits = {split: _decode_files(info, split, files.paths, files.labels) for split, files in files_by_split.items()}
+        required = f"the {num_classes} class folders of {info.name} in {directory}"
+        raise invalid(required, got, next_step=f"for a dataset of your own: --data {directory}")
+    splits = {split: _decode_files(info.name, split, files.to_dataset(None)) for split, files in files_by_split.items()}
     return ReadResult(splits, str(directory), classes)
 
 
-def _decode_files(
-    info: DatasetInfo, split: str, paths: tuple[Path, ...], labels: tuple[int, ...]
-) -> TensorImageDataset:
-    return decode_cached(
-        f"{info.name}-{split}", list(paths), lambda: read_image_files(list(paths), list(labels), info.channels)
-    )
+def _decode_files(name: str, split: str, dataset: FileImageDataset) -> TensorImageDataset:
+    return decode_cached(f"{name}-{split}", list(dataset.paths), lambda: decode_all(dataset))
 
 
 def _read_class_names(folder: Path) -> tuple[str, ...]:
@@ -220,31 +203,26 @@ def _read_class_names(folder: Path) -> tuple[str, ...]:
     return tuple(line.strip() for line in file.read_text().splitlines() if line.strip()) if file.is_file() else ()
 
 
-CIFAR10_NAME = "cifar10"
-CIFAR10_LABELS = (0, 2)  # airplane and bird in CIFAR-10's own order
+_CIFAR2_LABELS = (0, 2)  # airplane and bird in the published order
 
 
 def read_cifar2(info: DatasetInfo, data_dir: Path | None) -> ReadResult:
-    """CIFAR-10 as it is found, its two classes relabelled 0 and 1: 10,000 train, 2,000 test, in CIFAR-10's order.
+    """Read CIFAR-10 and keep two classes, relabeled 0 and 1: 10,000 training and 2,000 test images, order unchanged.
 
-    The book calls the 2,000 its validation set; here they are the test split, so that no weights are chosen on them.
+    The book uses the 2,000 as its validation set; here they are the test split, so that no weights are selected on it.
     """
-    result = read_cifar(replace(info, name=CIFAR10_NAME), data_dir)
-    labels = _find_labels(info.classes, result.classes)
+    result = read_cifar(replace(info, name="cifar10"), data_dir)
+    has_names = set(info.classes) <= set(result.classes)
+    labels = tuple(result.classes.index(name) for name in info.classes) if has_names else _CIFAR2_LABELS
     splits = {
-        split: _select_two_classes(dataset, labels)
+        split: _select_classes(dataset, labels)
         for split, dataset in result.splits.items()
         if isinstance(dataset, TensorImageDataset)
     }
     return ReadResult(splits, result.location)
 
 
-def _find_labels(names: tuple[str, ...], classes: tuple[str, ...]) -> tuple[int, ...]:
-    """Where the two classes stand among those that the place names, else among the published ones."""
-    return tuple(classes.index(name) for name in names) if set(names) <= set(classes) else CIFAR10_LABELS
-
-
-def _select_two_classes(dataset: TensorImageDataset, labels: tuple[int, ...]) -> TensorImageDataset:
+def _select_classes(dataset: TensorImageDataset, labels: tuple[int, ...]) -> TensorImageDataset:
     new_labels = torch.full((int(dataset.labels.max()) + 1,), -1, dtype=torch.int64)
     for new_label, old_label in enumerate(labels):
         new_labels[old_label] = new_label

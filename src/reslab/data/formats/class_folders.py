@@ -1,152 +1,135 @@
-"""Listing folders of class folders: which classes, which files, and everything that can be wrong with them."""
+"""List folders of class folders, strictly for training, with an error for everything that can be wrong with them."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from reslab.data.image_datasets import SPLIT_TITLES, FileImageDataset
 from reslab.spec.errors import invalid, nearest
 
 IMAGE_EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-_ARCHIVE_EXTENSIONS = (".zip", ".tar.gz", ".tgz", ".7z", ".rar")
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+SPLIT_OF_FOLDER = {name: split for split, names in SPLIT_FOLDERS.items() for name in names}
+_ARCHIVE_EXTENSIONS = (".zip", ".tar.gz", ".tgz", ".7z", ".rar")
 
 
 @dataclass(frozen=True)
 class LabeledFiles:
-    """The picture files of one split with their labels, by class and name; classes in lexicographic order."""
+    """The image files of one split with their labels, ordered by class and name; class names in label order."""
 
     folder: Path
     classes: tuple[str, ...]
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
 
+    def to_dataset(self, root: Path | None) -> FileImageDataset:
+        """Return the files as RGB images; names are relative to `root`, or whole paths without one."""
+        return FileImageDataset(self.paths, torch.tensor(self.labels, dtype=torch.int64), 3, root)
+
 
 def find_split_folders(root: Path) -> dict[str, Path]:
-    """The folders of the splits: train/ with val/ (valid/, validation/) and test/; else the folder itself as train.
+    """Return the folder of each split: train/ with val/ (or valid/, validation/) and test/; else `root` as train.
 
-    Raises ValueError where there is no such folder, two names of one split, or a val/ or test/ without a train/.
+    Raises ValueError if `root` is not a folder, a split has two folders, or there is a val/ or test/ without train/.
     """
     check_folder(root)
     split_folders: dict[str, Path] = {}
     for split, names in SPLIT_FOLDERS.items():
         existing = [root / name for name in names if subfolders(root / name)]
         if len(existing) > 1:
-            existing_text = " and ".join(f"{path.name}/" for path in existing)
-            raise invalid(
-                f"one {split} folder in {root}",
-                f"{existing_text} side by side",
-                nearest=f"{existing[0].name}/",
-                next_step="keep one",
-            )
+            got = f"both {' and '.join(f'{path.name}/' for path in existing)}"
+            required = f"one {SPLIT_TITLES[split]} folder in {root}"
+            raise invalid(required, got, nearest=f"{existing[0].name}/", next_step="keep one")
         if existing:
             split_folders[split] = existing[0]
     if "train" in split_folders:
-        _check_flat_validation(root, split_folders)
+        if "val" not in split_folders:
+            _check_flat_validation(root)
         return split_folders
     other_names = {path.name for path in subfolders(root)}
     if split_folders and other_names == {path.name for path in split_folders.values()}:
-        raise invalid(
-            f"a folder train/ in {root}",
-            f"only {', '.join(sorted(f'{name}/' for name in other_names))}",
-            nearest="train/",
-        )
+        got = f"only {', '.join(sorted(f'{name}/' for name in other_names))}"
+        raise invalid(f"a folder train/ in {root}", got, nearest="train/")
     return {"train": root}
 
 
-def _check_flat_validation(root: Path, split_folders: dict[str, Path]) -> None:
-    """A validation folder without class folders would be passed over in silence."""
-    for folder in () if "val" in split_folders else (root / name for name in SPLIT_FOLDERS["val"]):
+def _check_flat_validation(root: Path) -> None:
+    # A validation folder without class folders would otherwise be ignored silently.
+    for folder in (root / name for name in SPLIT_FOLDERS["val"]):
         image_paths = list_image_files(folder)
         if image_paths:
             raise invalid(
                 f"class folders in {folder}",
-                f"{len(image_paths):,} pictures lying in it directly, whose classes nothing tells",
-                next_step=f"sort them into {folder}/CLASS/, name them in a CSV file (path,label,split), "
-                "or for ImageNet: --data imagenet",
+                f"{len(image_paths):,} images directly in it, without labels",
+                next_step=f"move them into {folder}/CLASS/, list them in a CSV file (path,label,split), "
+                "or for ImageNet use --data imagenet",
             )
 
 
 def check_folder(root: Path) -> None:
-    """Raises ValueError where `root` is not a folder, naming its nearest neighbour."""
+    """Raise ValueError with the most similar folder names if `root` is not a folder."""
     if root.is_dir():
         return
     if root.exists():
         raise invalid("a folder of class folders", f"{root}, which is a file", nearest=str(root.parent))
     siblings = [path.name for path in subfolders(root.parent)] if root.parent.is_dir() else []
     suggestions = ", ".join(str(root.parent / name) for name in nearest(root.name, siblings))
-    raise invalid(
-        "a folder of class folders", f"{root}, no such folder", nearest=suggestions, next_step="check the path"
-    )
+    raise invalid("a folder of class folders", f"{root}, no such folder", suggestions, "check the path")
 
 
 def list_labeled_files(folder: Path) -> LabeledFiles:
-    """Every picture of a folder of class folders, those in deeper folders too; hidden files are passed over.
+    """List the images in a folder's class folders and their subfolders, without hidden files.
 
-    Raises ValueError where there are no class folders, only one, or empty ones.
+    Raises ValueError if there are fewer than two class folders, or one without images.
     """
     class_folders = subfolders(folder)
     if not class_folders:
         raise _no_class_folders(folder)
     files = {path.name: find_image_files(path) for path in class_folders}
     empty = [name for name, paths in files.items() if not paths]
-    if len(empty) == len(files):
-        raise invalid(
-            f"pictures ({', '.join(IMAGE_EXTENSIONS)}) in the class folders of {folder}",
-            f"none in {_format_folders(empty)}",
-        )
     if empty:
-        next_step = "add pictures to them or remove the folders"
-        raise invalid(
-            f"at least one picture ({', '.join(IMAGE_EXTENSIONS)}) in every class folder of {folder}",
-            f"none in {_format_folders(empty)}",
-            "",
-            next_step,
-        )
+        extensions = ", ".join(IMAGE_EXTENSIONS)
+        if len(empty) == len(files):
+            raise invalid(f"images ({extensions}) in the class folders of {folder}", f"none in {_join_folders(empty)}")
+        required = f"at least one image ({extensions}) in every class folder of {folder}"
+        next_step = "add images to these folders or remove them"
+        raise invalid(required, f"none in {_join_folders(empty)}", next_step=next_step)
     if len(files) < 2:
-        raise invalid(
-            f"at least 2 class folders in {folder}",
-            f"a single class, {next(iter(files))!r}",
-            next_step="add a folder for a second class",
-        )
-    classes = tuple(files)
+        got = f"a single class, {next(iter(files))!r}"
+        raise invalid(f"at least 2 class folders in {folder}", got, next_step="add a folder for a second class")
     paths = tuple(path for class_paths in files.values() for path in class_paths)
     labels = tuple(label for label, class_paths in enumerate(files.values()) for _ in class_paths)
-    return LabeledFiles(folder, classes, paths, labels)
+    return LabeledFiles(folder, tuple(files), paths, labels)
 
 
 def check_same_classes(splits: dict[str, LabeledFiles]) -> tuple[str, ...]:
-    """The classes all splits share; raises ValueError naming those that one has and another has not."""
+    """Return the classes of all splits. Raises ValueError naming those that only one of two splits has."""
     train = splits["train"]
     for split, other in splits.items():
         only_train = sorted(set(train.classes) - set(other.classes))
         only_other = sorted(set(other.classes) - set(train.classes))
         if only_train or only_other:
-            differences = [f"{_format_folders(only_train)} only in {train.folder}"] * bool(only_train)
-            differences += [f"{_format_folders(only_other)} only in {other.folder}"] * bool(only_other)
-            suggestions = [
-                f"{matches[0]} for {name}" for name in only_other if (matches := nearest(name, only_train, 1))
-            ]
-            next_step = "rename, add or remove the folders"
-            raise invalid(
-                f"the same class folders in train and {split}",
-                "; ".join(differences),
-                ", ".join(suggestions),
-                next_step,
-            )
+            differences = [f"{_join_folders(only_train)} only in {train.folder}"] * bool(only_train)
+            differences += [f"{_join_folders(only_other)} only in {other.folder}"] * bool(only_other)
+            pairs = [(name, nearest(name, only_train, 1)) for name in only_other]
+            suggestions = ", ".join(f"{matches[0]} for {name}" for name, matches in pairs if matches)
+            required = f"the same class folders for training and {SPLIT_TITLES[split]}"
+            raise invalid(required, "; ".join(differences), suggestions, "rename, add or remove folders")
     return train.classes
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The visible folders inside, in lexicographic order; none where there is no such folder."""
+    """Return the visible folders in a folder in lexicographic order; empty if there is no such folder."""
     if not folder.is_dir():
         return []
-    return sorted(
-        (path for path in folder.iterdir() if path.is_dir() and _is_visible(path)), key=lambda path: path.name
-    )
+    folders = (path for path in folder.iterdir() if path.is_dir() and _is_visible(path))
+    return sorted(folders, key=lambda path: path.name)
 
 
 def find_image_files(folder: Path) -> list[Path]:
-    """The picture files of a folder and of the folders in it, in lexicographic order of their paths."""
+    """Return the image files in a folder and its subfolders in lexicographic order of their paths."""
     paths: list[Path] = []
     for directory, dir_names, file_names in os.walk(folder, followlinks=True):
         dir_names[:] = [name for name in dir_names if _is_visible(Path(name))]
@@ -154,20 +137,15 @@ def find_image_files(folder: Path) -> list[Path]:
     return sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def relative_name(root: Path, path: Path) -> str:
-    """A file's name: relative to the root where it lies in it, else whole."""
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
-
-
 def list_image_files(folder: Path) -> list[Path]:
-    """The picture files that lie in a folder directly, in lexicographic order; none where there is no such folder."""
+    """Return the image files directly in a folder in lexicographic order; empty if there is no such folder."""
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if is_image_file(path.name) and path.is_file())
 
 
 def is_image_file(name: str) -> bool:
-    """Whether a file's name is that of a picture, and not hidden."""
+    """Whether a file name has an image extension and is not hidden."""
     return not name.startswith(".") and name.lower().endswith(IMAGE_EXTENSIONS)
 
 
@@ -175,19 +153,17 @@ def _is_visible(path: Path) -> bool:
     return not path.name.startswith(".") and path.name != "__MACOSX"
 
 
-def _format_folders(names: list[str]) -> str:
+def _join_folders(names: list[str]) -> str:
     return ", ".join(f"{name}/" for name in names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def _no_class_folders(folder: Path) -> ValueError:
     archives = sorted(path.name for path in folder.iterdir() if path.name.lower().endswith(_ARCHIVE_EXTENSIONS))
     if archives:
-        got, next_step = f"packed files ({', '.join(archives[:3])})", "unpack them first (shards may stay plain .tar)"
+        got, next_step = f"archives ({', '.join(archives[:3])})", "unpack them first (plain .tar shards can stay)"
     elif image_paths := find_image_files(folder):
-        got, next_step = (
-            f"{len(image_paths)} pictures lying in it directly",
-            f"sort them into one folder a class, {folder}/CLASS/PICTURE",
-        )
+        got = f"{len(image_paths)} images directly in it"
+        next_step = f"move them into one folder a class, {folder}/CLASS/IMAGE"
     else:
-        got, next_step = "no folder in it", f"make one folder a class, {folder}/CLASS/PICTURE"
+        got, next_step = "no folder in it", f"make one folder a class, {folder}/CLASS/IMAGE"
     return invalid(f"class folders in {folder}", got, next_step=next_step)

@@ -1,7 +1,4 @@
-"""ImageNet's thousand classes by names that can be read: "tench" for n01440764.
-
-The names of CIFAR-100's fine labels in label order, which is alphabetical (Krizhevsky 2009).
-"""
+"""Class names of published datasets in label order; readable names for ImageNet's WordNet ids."""
 
 import hashlib
 from collections import Counter
@@ -9,22 +6,13 @@ from collections.abc import Sequence
 
 from torchvision.models._meta import _IMAGENET_CATEGORIES
 
-# SHA-256 of the 1,000 WordNet ids of ILSVRC 2012 in lexicographic order, a line each.
-_ILSVRC2012_WNIDS_SHA256 = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"
+DIGIT_CLASSES = tuple("0123456789")
+FASHION_MNIST_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-
-def readable_class_names(wnids: Sequence[str]) -> tuple[str, ...]:
-    """The names of the classes, in the same order, where the ids are the thousand of ILSVRC 2012; else the ids.
-
-    The names are those that torchvision's published weights tell; one that two classes share has the id behind it.
-    """
-    if hashlib.sha256("\n".join(wnids).encode()).hexdigest() != _ILSVRC2012_WNIDS_SHA256:
-        return tuple(wnids)
-    ambiguous_names = {name for name, count in Counter(_IMAGENET_CATEGORIES).items() if count > 1}
-    pairs = zip(wnids, _IMAGENET_CATEGORIES, strict=True)
-    return tuple(f"{name} ({wnid})" if name in ambiguous_names else name for wnid, name in pairs)
-
-
+# The fine labels, in alphabetical order (Krizhevsky 2009).
 _CIFAR100_NAMES = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
 caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
@@ -34,5 +22,19 @@ poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew 
 squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
 wardrobe whale willow_tree wolf woman worm
 """
-
 CIFAR100_CLASSES: tuple[str, ...] = tuple(_CIFAR100_NAMES.split())
+
+# SHA-256 of the 1,000 WordNet ids of ILSVRC 2012 in lexicographic order, one a line.
+_ILSVRC2012_WNIDS_SHA256 = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"
+
+
+def readable_class_names(wnids: Sequence[str]) -> tuple[str, ...]:
+    """Return names such as "tench" for n01440764 if these are the 1,000 classes of ILSVRC 2012; else return the ids.
+
+    The names are those of torchvision's published weights; where two classes share one, the id follows the name.
+    """
+    if hashlib.sha256("\n".join(wnids).encode()).hexdigest() != _ILSVRC2012_WNIDS_SHA256:
+        return tuple(wnids)
+    ambiguous_names = {name for name, count in Counter(_IMAGENET_CATEGORIES).items() if count > 1}
+    pairs = zip(wnids, _IMAGENET_CATEGORIES, strict=True)
+    return tuple(f"{name} ({wnid})" if name in ambiguous_names else name for wnid, name in pairs)

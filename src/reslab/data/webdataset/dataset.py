@@ -1,109 +1,116 @@
-"""WebDataset shards as a data set: a folder of them read like a folder of pictures, or by URL, streamed."""
+"""WebDataset shards as a dataset: a folder of tar files, one tar file, or URLs whose shards are streamed."""
 
+import mmap
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
+from urllib.parse import urlsplit
 
 import torch
 
-from reslab.data.dataset import DatasetSplits
+from reslab.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DatasetListing, DatasetSplits
 from reslab.data.decoded_cache import decode_cached
-from reslab.data.formats.class_folders import SPLIT_FOLDERS
-from reslab.data.formats.image_folder import IMAGENET_MEAN, IMAGENET_STD
-from reslab.data.image_datasets import ImageDataset, ShardImageDataset, TensorImageDataset, location_name
-from reslab.data.splits import apply_split, check_fraction, collect_skipped, default_eval_transform
+from reslab.data.formats.class_folders import (
+    IMAGE_EXTENSIONS,
+    SPLIT_FOLDERS,
+    SPLIT_OF_FOLDER,
+    find_image_files,
+    is_image_file,
+)
+from reslab.data.image_datasets import (
+    ImageDataset,
+    ImageLocation,
+    ShardImageDataset,
+    TensorImageDataset,
+    decode_all,
+    location_name,
+)
+from reslab.data.splits import SplitOptions, apply_split, collect_skipped, default_eval_transform
 from reslab.data.webdataset.http import read_optional_text
-from reslab.data.webdataset.remote import index_url_shards, is_url, list_url_shards, url_root
-from reslab.data.webdataset.tar import IndexedSample, index_shard
+from reslab.data.webdataset.remote import expand_urls, index_url_shards, is_url, url_root
+from reslab.data.webdataset.tar import IndexedSample, index_shard, list_tar_members
 from reslab.spec.errors import invalid, nearest
 from reslab.spec.preprocess import Preprocess
 
 MAX_BYTES_IN_MEMORY = 1 << 30
-_SPLIT_OF = {name: split for split, names in SPLIT_FOLDERS.items() for name in names}
-_SPLIT_PREFIX = re.compile(rf"({'|'.join(sorted(_SPLIT_OF, key=len, reverse=True))})(?![a-z])")
+_SPLIT_NAMES = "|".join(sorted(SPLIT_OF_FOLDER, key=len, reverse=True))
+# The file name or the name of its folder begins with a split: train-000.tar, train/000.tar.
+_SPLIT_PATTERN = re.compile(rf"(?:^|/)({_SPLIT_NAMES})(?![a-z])[^/]*(?:/[^/]*)?$")
+
+Shard = TypeVar("Shard", Path, str)
 
 
-def find_shards(location: Path) -> dict[str, list[Path]]:
-    """The tar files of each split: train-*.tar, val-*.tar, test-*.tar or train/*.tar ...; without such names all train.
-
-    Empty where there is none. Raises ValueError where some names tell a split and others do not, or none is train.
-    """
-    if location.is_file():
-        return {"train": [location]} if location.suffix == ".tar" else {}
-    if not location.is_dir():
-        return {}
-    nested = [path for name in _SPLIT_OF for path in (location / name).glob("*.tar")]
-    shards_by_split: dict[str, list[Path]] = {}
-    for path in sorted([*location.glob("*.tar"), *nested]):
-        match = _SPLIT_PREFIX.match(path.relative_to(location).as_posix())
-        shards_by_split.setdefault(_SPLIT_OF[match[1]] if match else "", []).append(path)
-    if set(shards_by_split) == {""}:
-        return {"train": shards_by_split[""]}
-    if "" in shards_by_split:
-        names = ", ".join(path.name for path in shards_by_split[""][:5])
-        raise invalid(
-            f"shards of {location} all called train-, val- or test-",
-            f"{names} beside the others",
-            f"train-{shards_by_split[''][0].name}",
-        )
-    if shards_by_split and "train" not in shards_by_split:
-        raise invalid(
-            f"train-*.tar in {location}",
-            f"only shards of {' and '.join(shards_by_split)}",
-            next_step="add the training shards",
-        )
-    return {split: shards_by_split[split] for split in SPLIT_FOLDERS if split in shards_by_split}
+def has_shards(path: Path) -> bool:
+    """Whether a path is a tar file, or a folder with tar files in it or in a folder of a split."""
+    if path.is_file():
+        return path.suffix == ".tar"
+    folders = (path, *(path / name for name in SPLIT_OF_FOLDER))
+    return any(True for folder in folders for _ in folder.glob("*.tar"))
 
 
-def open_shards(
-    location: Path,
-    val_fraction: float | None = None,
-    split_seed: int = 0,
-    skip_bad_images: bool = False,
-    split_record: Mapping[str, Any] | None = None,
-) -> DatasetSplits:
-    """The pictures of a folder of shards (or of one), KEY.jpg beside KEY.cls: indexed once, then read where they lie.
+def open_shards(location: Path, options: SplitOptions) -> DatasetSplits:
+    """Open a folder of shards, or one shard: indexed once, then read in place.
 
-    A label is the number of a class (named in classes.txt, one a line in label order, else "0", "1", ...) or its name
-    (classes in lexicographic order). Small pictures of one size are decoded once into memory. Splits, records and
-    broken pictures as of a folder. Raises ValueError naming shard and key of every fault.
+    A label is a class index (class names in classes.txt, one a line in label order, else "0", "1", ...) or a class
+    name (classes in lexicographic order). Small images of one size are decoded once into memory.
+    Raises ValueError naming shard and key of every mistake.
     """
     location = location.resolve()
     root = location.parent if location.is_file() else location
-    if val_fraction is not None:
-        check_fraction(val_fraction)
-    samples_by_split = {split: _index_shards(paths) for split, paths in find_shards(location).items()}
-    name = location.stem if location.is_file() else location.name
-    return _make_dataset(
-        name, location, root, samples_by_split, val_fraction, split_seed, skip_bad_images, split_record
-    )
+    return _make_dataset(_name(location), location, root, _index_path(location), options)
 
 
-def open_url_shards(
-    urls_text: str,
-    val_fraction: float | None = None,
-    split_seed: int = 0,
-    skip_bad_images: bool = False,
-    split_record: Mapping[str, Any] | None = None,
-) -> DatasetSplits:
-    """The pictures of shards by URL (`url_shards.url_shards`), as `open_shards` those of a folder.
+def open_url_shards(urls_text: str, options: SplitOptions) -> DatasetSplits:
+    """Open shards by URL (`expand_urls`). Training streams them; this machine keeps nothing but their index.
 
-    Training streams them (`flow`); evaluation reads neighbours together. Nothing of them stays on this machine but the
-    index. classes.txt may lie in the folder that all of them are in. Raises ValueError as `open_shards` does, and where
-    a file cannot be fetched or the extra `webdataset` is missing.
+    Raises ValueError as `open_shards`, and if a file cannot be downloaded or `webdataset` is not installed.
     """
-    if val_fraction is not None:
-        check_fraction(val_fraction)
     urls_by_split = list_url_shards(urls_text)
-    root = url_root([url for split_urls in urls_by_split.values() for url in split_urls])
-    samples_by_split = {split: index_url_shards(split_urls) for split, split_urls in urls_by_split.items()}
-    name = root.rpartition("/")[2]
-    return _make_dataset(
-        name, urls_text, root, samples_by_split, val_fraction, split_seed, skip_bad_images, split_record
-    )
+    root = url_root([url for urls in urls_by_split.values() for url in urls])
+    samples_by_split = {split: index_url_shards(urls) for split, urls in urls_by_split.items()}
+    return _make_dataset(root.rpartition("/")[2], urls_text, root, samples_by_split, options)
+
+
+def list_shards(location: Path) -> DatasetListing:
+    """List the images of a folder of shards, or of one shard. Raises ValueError as `open_shards`."""
+    root = location.parent if location.is_file() else location
+    samples_by_split = _index_path(location)
+    classes = _shard_classes(root, samples_by_split)
+    splits = {split: _to_dataset(samples, classes, root) for split, samples in samples_by_split.items()}
+    return DatasetListing(_name(location), str(location), classes, splits)
+
+
+def list_unlabeled_images(path: Path) -> list[Path | ImageLocation]:
+    """Return the images of a tar file or a folder, whatever their labels; a folder's shards if it has no image files.
+
+    Raises ValueError if there is none.
+    """
+    if path.is_file():
+        return list(_list_tar_images(path))
+    files = find_image_files(path)
+    if files:
+        return list(files)
+    shards = sorted(path.rglob("*.tar"))
+    if not shards:
+        raise invalid(f"images ({', '.join(IMAGE_EXTENSIONS)}) in {path}", "none", next_step="name another folder")
+    return [location for shard in shards for location in _list_tar_images(shard)]
+
+
+def _list_tar_images(shard: Path) -> list[ImageLocation]:
+    if not shard.stat().st_size:
+        raise ValueError(f"{shard}: empty (0 bytes); download it again")
+    with shard.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        members = list_tar_members(shard, content)
+    locations = []
+    for member in members:
+        if is_image_file(member.name.rpartition("/")[2]):
+            key, _, extension = member.name.rpartition(".")
+            locations.append(ImageLocation(shard, key, member.offset, member.num_bytes, extension))
+    if not locations:
+        raise invalid(f"images ({', '.join(IMAGE_EXTENSIONS)}) in {shard}", f"{len(members)} other files")
+    return locations
 
 
 def _make_dataset(
@@ -111,100 +118,127 @@ def _make_dataset(
     location: Path | str,
     root: Path | str,
     samples_by_split: Mapping[str, Sequence[IndexedSample]],
-    val_fraction: float | None,
-    split_seed: int,
-    skip_bad_images: bool,
-    split_record: Mapping[str, Any] | None,
+    options: SplitOptions,
 ) -> DatasetSplits:
-    """The data set of indexed samples; `place` is what was opened, names are relative to `root`."""
-    classes = shard_classes(
-        root, {split: [sample.label for sample in samples] for split, samples in samples_by_split.items()}
-    )
+    """Make the dataset of indexed samples; `location` is what was opened, names are relative to `root`."""
+    classes = _shard_classes(root, samples_by_split)
     all_samples = [sample for samples in samples_by_split.values() for sample in samples]
     unreadable = {location_name(sample.location, root): sample.error for sample in all_samples if sample.error}
-    skipped = collect_skipped(root, unreadable, skip_bad_images, split_record)
-    eval_transform = default_eval_transform((sample.height, sample.width) for sample in all_samples if not sample.error)
+    skipped = collect_skipped(root, unreadable, options)
     skipped_names = {name for name, _ in skipped}
-    splits: Mapping[str, ImageDataset] = {
-        split: _load_split(
-            name,
-            root,
-            [sample for sample in samples if location_name(sample.location, root) not in skipped_names],
-            classes,
-            eval_transform,
-        )
-        for split, samples in samples_by_split.items()
-    }
-    final_splits, record = apply_split(location, splits, classes, val_fraction, split_seed, split_record)
+    eval_transform = default_eval_transform((sample.height, sample.width) for sample in all_samples if not sample.error)
+    splits: dict[str, ImageDataset] = {}
+    for split, samples in samples_by_split.items():
+        kept = [sample for sample in samples if location_name(sample.location, root) not in skipped_names]
+        dataset = _to_dataset(kept, classes, root)
+        # Without an evaluation transform the images are small and all of one size.
+        fits_in_memory = not eval_transform and len(kept) * 3 * kept[0].height * kept[0].width <= MAX_BYTES_IN_MEMORY
+        splits[split] = _decode_to_memory(name, dataset) if fits_in_memory and not dataset.is_remote else dataset
+    final_splits, record = apply_split(location, splits, classes, options)
     if skipped:
         record = {**record, "skipped_files": [list(pair) for pair in skipped]}
-    preprocess = Preprocess(3, eval_transform, IMAGENET_MEAN, IMAGENET_STD)
-    source = f"shards in {location}"
     return DatasetSplits(
-        name, source, classes, preprocess, final_splits, record, skipped_files=skipped, location=str(location)
+        name=name,
+        source=f"shards in {location}",
+        classes=classes,
+        preprocess=Preprocess(3, eval_transform, IMAGENET_MEAN, IMAGENET_STD),
+        splits=final_splits,
+        split_record=record,
+        skipped_files=skipped,
+        location=str(location),
     )
 
 
-def _index_shards(paths: Sequence[Path]) -> list[IndexedSample]:
-    return [sample for path in paths for sample in index_shard(path)]
+def _name(location: Path) -> str:
+    return location.stem if location.is_file() else location.name
 
 
-def shard_classes(root: Path | str, labels: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """The names of the classes in label order, from classes.txt or from the labels of all splits.
+def _index_path(location: Path) -> dict[str, list[IndexedSample]]:
+    if location.is_file():
+        return {"train": index_shard(location)}
+    nested = [path for name in SPLIT_OF_FOLDER for path in (location / name).glob("*.tar")]
+    shards = sorted([*location.glob("*.tar"), *nested])
+    groups = _group_by_split(shards, [path.relative_to(location).as_posix() for path in shards], str(location))
+    return {split: [sample for shard in group for sample in index_shard(shard)] for split, group in groups.items()}
 
-    Raises ValueError where classes.txt does not have a label, or a split has one that train has not.
+
+def list_url_shards(urls_text: str) -> dict[str, list[str]]:
+    """Return the URLs of each split's shards; raise ValueError as `expand_urls`, and if the names are mixed."""
+    urls = expand_urls(urls_text)
+    return _group_by_split(urls, [urlsplit(url).path for url in urls], urls_text)
+
+
+def _group_by_split(shards: Sequence[Shard], names: Sequence[str], location: str) -> dict[str, list[Shard]]:
+    """Group shards by the split in their names, or put all into train if no name has one.
+
+    Raises ValueError if only some names have one, or there are no training shards.
+    """
+    groups: dict[str, list[Shard]] = {}
+    unassigned = []
+    for shard, name in zip(shards, names, strict=True):
+        match = _SPLIT_PATTERN.search(name)
+        if match:
+            groups.setdefault(SPLIT_OF_FOLDER[match[1]], []).append(shard)
+        else:
+            unassigned.append((shard, name.rpartition("/")[2]))
+    if not groups:
+        return {"train": list(shards)}
+    if unassigned:
+        file_names = ", ".join(name for _, name in unassigned[:5])
+        required = f"names with train-, val- or test- for all shards of {location}"
+        raise invalid(required, f"{file_names} beside such names", nearest=f"train-{unassigned[0][1]}")
+    if "train" not in groups:
+        got = f"only shards of {' and '.join(groups)}"
+        raise invalid(f"train-*.tar in {location}", got, next_step="add the training shards")
+    return {split: groups[split] for split in SPLIT_FOLDERS if split in groups}
+
+
+def _shard_classes(
+    root: Path | str, samples_by_split: Mapping[str, Sequence[IndexedSample]]
+) -> tuple[str, ...]:
+    """Return the class names in label order, from classes.txt or from the labels of all splits.
+
+    Raises ValueError if a label is not in classes.txt, or no training image has it.
     """
     classes_file = f"{root}/classes.txt"
     class_names = tuple(line.strip() for line in _read_text(classes_file).splitlines() if line.strip())
-    all_labels = {label for split_labels in labels.values() for label in split_labels}
+    all_labels = {sample.label for samples in samples_by_split.values() for sample in samples}
     if all_labels and all(label.isascii() and label.isdigit() for label in all_labels):
         max_label = max(map(int, all_labels))
         if class_names and max_label >= len(class_names):
-            raise invalid(
-                f"labels below {len(class_names)}, the number of names in {classes_file}",
-                max_label,
-                str(len(class_names) - 1),
-            )
+            required = f"labels below {len(class_names)}, the number of names in {classes_file}"
+            raise invalid(required, max_label, nearest=str(len(class_names) - 1))
         return class_names or tuple(map(str, range(max_label + 1)))
-    known = set(class_names or labels["train"])
+    known = set(class_names or (sample.label for sample in samples_by_split["train"]))
     for label in sorted(all_labels - known):
-        suggestion = nearest(label, known, 1)
-        raise invalid(
-            f"labels among {'those of ' + classes_file if class_names else 'those of train'}",
-            repr(label),
-            suggestion[0] if suggestion else "",
-        )
+        matches = nearest(label, known, 1)
+        required = f"labels that {classes_file} lists" if class_names else "labels that training images have too"
+        raise invalid(required, repr(label), nearest=matches[0] if matches else "")
     return class_names or tuple(sorted(all_labels))
 
 
 def _read_text(location: str) -> str:
-    """The text of a file by path or URL; empty where there is none."""
+    """Return the text of a file by path or URL; empty if there is no such file."""
     if is_url(location):
         return read_optional_text(location) or ""
     path = Path(location)
     return path.read_text("utf-8") if path.is_file() else ""
 
 
-def _load_split(
-    name: str, root: Path | str, samples: Sequence[IndexedSample], classes: tuple[str, ...], eval_transform: str
-) -> ImageDataset:
-    """The pictures where they lie, or in memory where they are small, of one size, not too many and not by URL."""
+def _to_dataset(samples: Sequence[IndexedSample], classes: tuple[str, ...], root: Path | str) -> ShardImageDataset:
     label_of = {label: index for index, label in enumerate(classes)}
     labels = [label_of[sample.label] if sample.label in label_of else int(sample.label) for sample in samples]
-    dataset = ShardImageDataset(
-        tuple(sample.location for sample in samples), torch.tensor(labels, dtype=torch.int64), 3, root
-    )
-    if (
-        dataset.is_remote
-        or eval_transform
-        or len(samples) * 3 * samples[0].height * samples[0].width > MAX_BYTES_IN_MEMORY
-    ):
-        return dataset  # no words: small, and all of one size
-    shards = sorted({Path(sample.location.shard) for sample in samples})
-    cached = decode_cached(f"{name}-{len(samples)}", shards, lambda: _decode_all(dataset))
-    return replace(cached, labels=dataset.labels, names=tuple(dataset.name(i) for i in range(len(dataset))))
+    locations = tuple(sample.location for sample in samples)
+    return ShardImageDataset(locations, torch.tensor(labels, dtype=torch.int64), 3, root)
 
 
-def _decode_all(dataset: ShardImageDataset) -> TensorImageDataset:
-    with ThreadPoolExecutor() as pool:
-        return TensorImageDataset(torch.stack(list(pool.map(dataset.load_image, range(len(dataset))))), dataset.labels)
+def _decode_to_memory(name: str, dataset: ShardImageDataset) -> TensorImageDataset:
+    shards = sorted({Path(location.shard) for location in dataset.locations})
+    decoded = decode_cached(f"{name}-{len(dataset)}", shards, lambda: _decode_contiguous(dataset))
+    return replace(decoded, labels=dataset.labels, names=tuple(dataset.name(i) for i in range(len(dataset))))
+
+
+def _decode_contiguous(dataset: ShardImageDataset) -> TensorImageDataset:
+    # Decoders write pixels side by side (H, W, C); the same layout in memory as from the cache gives the same numbers.
+    decoded = decode_all(dataset)
+    return replace(decoded, images=decoded.images.contiguous())

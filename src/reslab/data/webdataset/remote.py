@@ -1,7 +1,6 @@
-"""WebDataset shards by URL: which there are, and what is in each, looked through once and remembered."""
+"""WebDataset shards by URL: expand their names, download each once, and index it."""
 
-import hashlib
-import re
+import importlib
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,55 +8,45 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from reslab.data.cache import cache_dir, read_json, write_json
-from reslab.data.formats.class_folders import SPLIT_FOLDERS
 from reslab.data.webdataset.http import UrlFile, check_url, download_file
-from reslab.data.webdataset.stream import require_webdataset
-from reslab.data.webdataset.tar import IndexedSample, scan_shard
+from reslab.data.webdataset.tar import IndexedSample, IndexRow, cached_index, scan_shard
 from reslab.spec.errors import invalid
 
-_FORMAT = "1"
-_NUM_CONCURRENT_FETCHES = 4
-_SPLIT_OF = {name: split for split, names in SPLIT_FOLDERS.items() for name in names}
-_SPLIT_PATTERN = re.compile(rf"(?:^|/)({'|'.join(sorted(_SPLIT_OF, key=len, reverse=True))})(?![a-z])[^/]*(?:/[^/]*)?$")
+_NUM_CONCURRENT_DOWNLOADS = 4
+_INSTALL_HINT = "pip install 'reslab[webdataset]', or download the shards into a folder and name the folder"
+
+
+def require_webdataset() -> Any:
+    """Return the package `webdataset`. Raises ValueError with the install command if it is not installed."""
+    try:
+        return importlib.import_module("webdataset")
+    except ImportError:
+        raise invalid("webdataset for shards by URL", "not installed", next_step=_INSTALL_HINT) from None
 
 
 def is_url(text: str) -> bool:
-    """Whether data is named by URL rather than by a path (`pipe:` and the like are URLs too, and refused later)."""
+    """Whether a dataset is named by URL rather than by path; `pipe:` commands count too, and are rejected later."""
     return "://" in text or text.startswith("pipe:")
 
 
-def list_url_shards(text: str) -> dict[str, list[str]]:
-    """The shards of each split that a text names: URLs with braces, `train-{000..009}.tar`, several joined by `::`.
+def expand_urls(text: str) -> list[str]:
+    """Return the URLs of shards that a text names: braces as in `train-{000..009}.tar`, several joined by `::`.
 
-    Split by their names as in a folder: train-*.tar, val-*.tar or train/*.tar ...; without such names all train.
-    Raises ValueError for what is no URL of a tar file, comes twice, and for names of which only some tell a split.
+    Raises ValueError unless every URL is http or https, ends in .tar and occurs once.
     """
     for url_text in text.split("::"):
         check_url(url_text)
-    shards_by_split: dict[str, list[str]] = {}
     urls: list[str] = require_webdataset().shardlists.expand_urls(text)
     for url in urls:
-        path = urlsplit(check_url(url)).path
-        if not path.endswith(".tar") or urls.count(url) > 1:
-            got = f"{url} twice" if path.endswith(".tar") else url
+        is_tar = urlsplit(check_url(url)).path.endswith(".tar")
+        if not is_tar or urls.count(url) > 1:
+            got = f"{url} twice" if is_tar else url
             raise invalid("URLs of tar files, each once", got, "https://HOST/train-{000..009}.tar")
-        match = _SPLIT_PATTERN.search(path)
-        shards_by_split.setdefault(_SPLIT_OF[match[1]] if match else "", []).append(url)
-    if set(shards_by_split) == {""}:
-        return {"train": shards_by_split[""]}
-    if "" in shards_by_split or "train" not in shards_by_split:
-        got = (
-            f"{shards_by_split[''][0]} beside others"
-            if "" in shards_by_split
-            else f"only shards of {' and '.join(shards_by_split)}"
-        )
-        raise invalid("shards all called train-, val- or test-, some of them train-", got, "train-000.tar")
-    return {split: shards_by_split[split] for split in SPLIT_FOLDERS if split in shards_by_split}
+    return urls
 
 
 def url_root(urls: Sequence[str]) -> str:
-    """The folder that all URLs are in, without a slash at its end."""
+    """Return the deepest folder that contains all URLs, without a slash at its end."""
     folders = [url.split("?")[0].rpartition("/")[0].split("/") for url in urls]
     common_parts = [parts[0] for parts in zip(*folders, strict=False) if len(set(parts)) == 1]
     root_parts = common_parts if common_parts == folders[0][: len(common_parts)] else folders[0][:3]
@@ -65,27 +54,23 @@ def url_root(urls: Sequence[str]) -> str:
 
 
 def index_url_shards(urls: Sequence[str]) -> list[IndexedSample]:
-    """The samples of shards by URL, in order; each shard is fetched once, looked through as one on disk, and let go.
+    """Return the samples of shards by URL, in order; a shard is downloaded to be indexed, then deleted.
 
-    The index is remembered in the cache while a shard keeps its length and the server's word for its version.
+    The cache keeps the index of a shard until its length or its version at the server changes.
     """
-    with ThreadPoolExecutor(_NUM_CONCURRENT_FETCHES) as pool:
+    with ThreadPoolExecutor(_NUM_CONCURRENT_DOWNLOADS) as pool:
         return [sample for samples in pool.map(_index_url, urls) for sample in samples]
 
 
 def _index_url(url: str) -> list[IndexedSample]:
-    bare_url = url.split("?")[0]  # a signed address has another signature tomorrow
-    cache_path = cache_dir() / "shards" / f"{hashlib.sha256(bare_url.encode()).hexdigest()[:24]}.json"
-    cached = read_json(cache_path)
     with UrlFile(url) as file:
-        url_state = [_FORMAT, *file.version]
-    if cached.get("state") != url_state:
-        cached = {"state": url_state, "shard": bare_url, "samples": _fetch_and_scan(url)}
-        write_json(cache_path, cached)
-    return [IndexedSample.from_entry(url, entry) for entry in cached["samples"]]
+        version = file.version
+    # Without the query: a signed URL has another signature tomorrow.
+    rows = cached_index(url.split("?")[0], version, lambda: _download_and_scan(url))
+    return [row.to_sample(url) for row in rows]
 
 
-def _fetch_and_scan(url: str) -> list[list[Any]]:
+def _download_and_scan(url: str) -> list[IndexRow]:
     with tempfile.TemporaryDirectory(prefix="reslab-") as folder:
         path = Path(folder) / "shard.tar"
         download_file(url, path)

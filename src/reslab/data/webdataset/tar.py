@@ -1,34 +1,34 @@
-"""WebDataset shards: tar files in which KEY.webp (png, jpg) stands beside KEY.cls, the label as text.
+"""WebDataset shards: tar files in which KEY.jpg (png, webp) lies beside KEY.cls, the label as text.
 
-Looking through a shard once: where each picture lies, its label, its size, or why it cannot be read.
+A shard is indexed once: where each image is, its label and size, or why it cannot be read. The cache keeps the index.
 """
 
 import hashlib
 import json
 import mmap
 import tarfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from reslab.data.cache import cache_dir, read_json, write_json
 from reslab.data.decode import check_image, read_image
-from reslab.data.image_datasets import ImageLocation, TensorImageDataset
+from reslab.data.image_datasets import ImageLocation, TensorImageDataset, stack_images
 from reslab.spec.errors import invalid
 
 TAR_IMAGE_EXTENSIONS = ("webp", "png", "jpg", "jpeg")
 TarContent = bytes | mmap.mmap
+_CACHE_FORMAT = "1"
 
 
 def read_shards(paths: list[Path], channels: int = 3) -> TensorImageDataset:
-    """The pictures of shards, in order, as one tensor (N, channels, H, W); all must have one size.
+    """Decode the images of shards, in order, into one tensor (N, channels, H, W); labels are class indices.
 
-    Raises ValueError naming shard and key where a picture or a label is missing, broken or of another size.
+    Raises ValueError naming shard and key if an image or label is missing or broken, or sizes differ.
     """
     images, labels, names = [], [], []
     for path in paths:
@@ -42,21 +42,9 @@ def read_shards(paths: list[Path], channels: int = 3) -> TensorImageDataset:
     return TensorImageDataset(stack_images(images, names), torch.tensor(labels, dtype=torch.int64), tuple(names))
 
 
-def stack_images(images: list[np.ndarray], names: list[str]) -> Tensor:
-    """Pictures (C, H, W) as one tensor (N, C, H, W); raises ValueError naming the first of another size."""
-    for image, name in zip(images, names, strict=True):
-        if image.shape != images[0].shape:
-            height, width = images[0].shape[1:]
-            raise invalid(
-                f"pictures of one size, {height}x{width} as {names[0]}",
-                f"{name} of {image.shape[1]}x{image.shape[2]}",
-            )
-    return torch.from_numpy(np.stack(images))
-
-
 @dataclass(frozen=True)
 class TarMember:
-    """Where a file lies in a tar: its first byte and its length in bytes."""
+    """A file in a tar: its name, the offset of its first byte, and its size in bytes."""
 
     name: str
     offset: int
@@ -65,7 +53,7 @@ class TarMember:
 
 @dataclass(frozen=True)
 class TarSample:
-    """A sample of a shard: its key, its picture's place and ending, the text of its label."""
+    """A sample of a shard: its key, its image and the extension of that, and its label as text."""
 
     key: str
     image: TarMember
@@ -74,14 +62,15 @@ class TarSample:
 
 
 def list_tar_samples(path: Path, content: TarContent) -> list[TarSample]:
-    """The samples of a tar in the order in which their keys first appear; a label is KEY.cls, or "label" in KEY.json.
+    """Return the samples of a tar in the order in which their keys first appear.
 
-    Raises ValueError naming shard and key where a picture or a label is missing, or the tar is cut short.
+    A label is the text of KEY.cls, or "label" in KEY.json. Raises ValueError naming shard and key if an image or a
+    label is missing, or the tar is truncated.
     """
     samples: dict[str, dict[str, TarMember]] = {}
     for member in list_tar_members(path, content):
         folder, _, file = member.name.rpartition("/")
-        if file.startswith("."):  # what macOS and archivers leave behind
+        if file.startswith("."):  # metadata of macOS and of archivers
             continue
         stem, _, extension = file.partition(".")
         samples.setdefault(f"{folder}/{stem}" if folder else stem, {})[extension.lower()] = member
@@ -92,25 +81,21 @@ def _make_sample(path: Path, content: TarContent, key: str, members: dict[str, T
     extension = next((extension for extension in TAR_IMAGE_EXTENSIONS if extension in members), "")
     label_extension = next((name for name in ("cls", "json") if name in members), "")
     if not extension or not label_extension:
-        required = f"{path}: {key} with a picture (.{', .'.join(TAR_IMAGE_EXTENSIONS)}) and a label (.cls)"
+        required = f"{path}: {key} with an image (.{', .'.join(TAR_IMAGE_EXTENSIONS)}) and a label (.cls)"
         raise invalid(required, ", ".join(f".{member_extension}" for member_extension in members))
     label_member = members[label_extension]
     text = bytes(content[label_member.offset : label_member.offset + label_member.num_bytes])
-    return TarSample(
-        key,
-        members[extension],
-        extension,
-        _parse_label_text(text, label_extension == "json", f"{path}: {key}.{label_extension}"),
-    )
+    label = _parse_label(text, label_extension == "json", f"{path}: {key}.{label_extension}")
+    return TarSample(key, members[extension], extension, label)
 
 
-def _parse_label_text(text: bytes, is_json: bool, name: str) -> str:
+def _parse_label(text: bytes, is_json: bool, name: str) -> str:
     try:
         label = json.loads(text)["label"] if is_json else text.decode()
     except (ValueError, KeyError, TypeError):
         raise invalid(f"{name} with a label{' under the key label' * is_json}", repr(text[:20])) from None
     if not str(label).strip():
-        raise invalid(f"{name} with a label", "nothing in it")
+        raise invalid(f"{name} with a label", "an empty file")
     return str(label).strip()
 
 
@@ -122,33 +107,30 @@ def _parse_class_index(text: str, name: str) -> int:
 
 
 def list_tar_members(path: Path, content: TarContent) -> list[TarMember]:
-    """The files in a tar's bytes; raises ValueError naming it where it is cut short or no tar.
+    """Return the files in a tar. Raises ValueError naming it if it is truncated or not a tar.
 
-    Plain headers are read here, ten times as fast as by `tarfile` (a CIFAR-10 has 120,000), which takes the rest.
+    Plain headers are parsed here, ten times as fast as by `tarfile` (CIFAR-10 has 120,000); `tarfile` reads the rest.
     """
     members = _list_plain_members(content)
     return _list_members_with_tarfile(content, path) if members is None else members
 
 
 def _list_plain_members(content: TarContent) -> list[TarMember] | None:
-    """The members of a tar of plain files with short names; None where it is anything else."""
+    """Return the members of a tar of plain files with short names; None if it is anything else."""
     members, offset = [], 0
     while offset + 512 <= len(content) and content[offset]:
         header = content[offset : offset + 512]
         size = header[124:136].strip(b"\0 ")
-        if (
-            header[156:157] not in (b"0", b"\0")
-            or header[345]
-            or not size.isdigit()
-            or header[257:262] not in (b"ustar", b"\0" * 5)
-        ):
+        is_plain_file = header[156:157] in (b"0", b"\0") and header[257:262] in (b"ustar", b"\0" * 5)
+        has_name_prefix = bool(header[345])
+        if not is_plain_file or has_name_prefix or not size.isdigit():
             return None
         data_offset, length = offset + 512, int(size, 8)
         if data_offset + length > len(content):
             return None
         members.append(TarMember(header[:100].rstrip(b"\0").decode(errors="replace"), data_offset, length))
         offset = data_offset + (length + 511) // 512 * 512
-    # A tar ends with blocks of zeros; without them it was cut short between two files.
+    # A tar ends with blocks of zeros; without them it was truncated between two files.
     return members if members and offset < len(content) else None
 
 
@@ -160,19 +142,16 @@ def _list_members_with_tarfile(content: TarContent, path: Path) -> list[TarMembe
                 if member.isfile():
                     members.append(TarMember(member.name, member.offset_data, member.size))
     except (tarfile.TarError, EOFError, ValueError) as error:
-        raise ValueError(f"{path}: cut short or not a tar file ({error}); fetch it again") from error
-    is_complete = all(tar_member.offset + tar_member.num_bytes <= len(content) for tar_member in members)
-    if sum(tar_member.num_bytes for tar_member in members) == 0 or not is_complete or content[-512:] != b"\0" * 512:
-        raise ValueError(f"{path}: cut short or not a tar file ({len(content)} bytes); fetch it again")
+        raise ValueError(f"{path}: truncated or not a tar file ({error}); download it again") from error
+    is_complete = all(member.offset + member.num_bytes <= len(content) for member in members)
+    if sum(member.num_bytes for member in members) == 0 or not is_complete or content[-512:] != b"\0" * 512:
+        raise ValueError(f"{path}: truncated or not a tar file ({len(content)} bytes); download it again")
     return members
-
-
-_FORMAT = "1"
 
 
 @dataclass(frozen=True)
 class IndexedSample:
-    """A sample of a shard: where its picture lies, its label as text, height and width, or why it cannot be read."""
+    """A sample of a shard: where its image is, its label as text, height and width, or why it cannot be read."""
 
     location: ImageLocation
     label: str
@@ -180,43 +159,70 @@ class IndexedSample:
     width: int = 0
     error: str = ""
 
-    @classmethod
-    def from_entry(cls, shard: Path | str, entry: list[Any]) -> "IndexedSample":
-        """What `look_through` found of a sample of a shard, a path or a URL."""
-        key, offset, num_bytes, extension, label, height, width, error = entry
-        return cls(ImageLocation(shard, key, offset, num_bytes, extension), label, height, width, error)
+
+class IndexRow(NamedTuple):
+    """A sample in the cached index of a shard; rows instead of objects keep the file of a large shard small."""
+
+    key: str
+    offset: int
+    num_bytes: int
+    extension: str
+    label: str
+    height: int
+    width: int
+    error: str
+
+    def to_sample(self, shard: Path | str) -> IndexedSample:
+        """Return the row as a sample of a shard, a path or a URL."""
+        location = ImageLocation(shard, self.key, self.offset, self.num_bytes, self.extension)
+        return IndexedSample(location, self.label, self.height, self.width, self.error)
 
 
 def index_shard(path: Path) -> list[IndexedSample]:
-    """The samples of a shard in their order, every picture decoded once, in threads; nothing is kept in memory.
+    """Return the samples of a shard in order; every image is decoded once, in threads, to find the broken ones.
 
-    The index is remembered in the cache while the shard keeps its size and modification time.
-    Raises ValueError naming the shard where it is cut short, no tar, or a sample lacks its picture or label.
+    Raises ValueError naming the shard if it is truncated, not a tar, or a sample lacks its image or label.
     """
     stat = path.stat()
-    file_state = [_FORMAT, stat.st_size, stat.st_mtime_ns]
-    cache_path = cache_dir() / "shards" / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:24]}.json"
-    cached = read_json(cache_path)
-    if cached.get("state") != file_state:
-        cached = {"state": file_state, "shard": str(path.resolve()), "samples": scan_shard(path)}
-        write_json(cache_path, cached)
-    return [IndexedSample.from_entry(path, entry) for entry in cached["samples"]]
+    rows = cached_index(str(path.resolve()), [stat.st_size, stat.st_mtime_ns], lambda: scan_shard(path))
+    return [row.to_sample(path) for row in rows]
 
 
-def scan_shard(path: Path) -> list[list[Any]]:
-    """[key, first byte, bytes, ending, label, height, width, error] of each sample of a shard (see `index_shard`)."""
+def cached_index(shard: str, version: list[Any], scan: Callable[[], list[IndexRow]]) -> list[IndexRow]:
+    """Return a shard's index from the cache if it is of this version, else by `scan()`."""
+    cache_path = cache_dir() / "shards" / f"{hashlib.sha256(shard.encode()).hexdigest()[:24]}.json"
+    cached, state = read_json(cache_path), [_CACHE_FORMAT, *version]
+    if cached.get("state") == state:
+        return [IndexRow(*row) for row in cached["samples"]]
+    rows = scan()
+    write_json(cache_path, {"state": state, "shard": shard, "samples": rows})
+    return rows
+
+
+def scan_shard(path: Path) -> list[IndexRow]:
+    """Read a whole shard and return its index."""
     with path.open("rb") as file:
         if path.stat().st_size == 0:
-            raise ValueError(f"{path}: cut short or not a tar file (0 bytes); fetch it again")
+            raise ValueError(f"{path}: truncated or not a tar file (0 bytes); download it again")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content, ThreadPoolExecutor() as pool:
             samples = list_tar_samples(path, content)
             return list(pool.map(lambda sample: _scan_sample(content, sample), samples))
 
 
-def _scan_sample(content: TarContent, sample: TarSample) -> list[Any]:
+def _scan_sample(content: TarContent, sample: TarSample) -> IndexRow:
     member = sample.image
-    fields = [sample.key, member.offset, member.num_bytes, sample.extension, sample.label]
+    height, width, error = 0, 0, ""
     try:
-        return [*fields, *check_image(content[member.offset : member.offset + member.num_bytes], sample.key), ""]
-    except ValueError as error:
-        return [*fields, 0, 0, str(error).removeprefix(f"{sample.key}: ")]
+        height, width = check_image(content[member.offset : member.offset + member.num_bytes], sample.key)
+    except ValueError as reason:
+        error = str(reason).removeprefix(f"{sample.key}: ")
+    return IndexRow(
+        key=sample.key,
+        offset=member.offset,
+        num_bytes=member.num_bytes,
+        extension=sample.extension,
+        label=sample.label,
+        height=height,
+        width=width,
+        error=error,
+    )

@@ -1,0 +1,194 @@
+"""Image files as a dataset: a folder of class folders, or a CSV file that lists images with their labels."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from reslab.data.cache import cache_dir, read_json, write_json
+from reslab.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DatasetListing, DatasetSplits
+from reslab.data.decode import check_image
+from reslab.data.formats.class_folders import (
+    SPLIT_FOLDERS,
+    LabeledFiles,
+    check_folder,
+    check_same_classes,
+    find_image_files,
+    find_split_folders,
+    list_image_files,
+    list_labeled_files,
+    subfolders,
+)
+from reslab.data.formats.class_names import readable_class_names
+from reslab.data.formats.csv_table import list_csv
+from reslab.data.image_datasets import FileImageDataset, ImageDataset, relative_name
+from reslab.data.splits import SplitOptions, apply_split, collect_skipped, default_eval_transform
+from reslab.spec.errors import invalid
+from reslab.spec.preprocess import Preprocess
+
+_CACHE_FORMAT = "1"
+
+
+def open_image_folder(root: Path, options: SplitOptions) -> DatasetSplits:
+    """Open the images of a folder: train/ with val/ and test/, or class folders to split.
+
+    Raises ValueError for every mistake in the layout, and for unreadable images unless they may be skipped.
+    """
+    root = root.resolve()
+    files_by_split = {split: list_labeled_files(folder) for split, folder in find_split_folders(root).items()}
+    check_same_classes(files_by_split)
+    return _open_files(root, root, files_by_split, options)
+
+
+def open_csv(csv_path: Path, options: SplitOptions) -> DatasetSplits:
+    """Open the images that a CSV file lists: `path,label[,split]`, paths relative to its folder.
+
+    Raises ValueError with the line of every mistake, and for unreadable images unless they may be skipped.
+    """
+    csv_path = csv_path.resolve()
+    return _open_files(csv_path, csv_path.parent, list_csv(csv_path), options)
+
+
+def _open_files(
+    location: Path, root: Path, files_by_split: Mapping[str, LabeledFiles], options: SplitOptions
+) -> DatasetSplits:
+    """Open listed files, of the same classes in every split; names are relative to `root`."""
+    scanned = _scan_files(location, root, [path for files in files_by_split.values() for path in files.paths])
+    unreadable = {name: file.error for name, file in scanned.items() if file.error}
+    skipped = collect_skipped(root, unreadable, options)
+    skipped_names = {name for name, _ in skipped}
+    splits: Mapping[str, ImageDataset] = {
+        split: _without_skipped(files, root, skipped_names) for split, files in files_by_split.items()
+    }
+    classes = readable_class_names(files_by_split["train"].classes)
+    splits, record = apply_split(location, splits, classes, options)
+    if skipped:
+        record = {**record, "skipped_files": [list(pair) for pair in skipped]}
+    eval_transform = default_eval_transform((file.height, file.width) for file in scanned.values() if not file.error)
+    return DatasetSplits(
+        name=location.stem if location.is_file() else location.name,
+        source=f"images in {location}",
+        classes=classes,
+        preprocess=Preprocess(3, eval_transform, IMAGENET_MEAN, IMAGENET_STD),
+        splits=splits,
+        split_record=record,
+        skipped_files=skipped,
+        location=str(location),
+    )
+
+
+def _without_skipped(files: LabeledFiles, root: Path, skipped_names: set[str]) -> FileImageDataset:
+    dataset = files.to_dataset(root)
+    kept = dataset.subset([i for i in range(len(dataset)) if dataset.name(i) not in skipped_names])
+    empty_labels = set(files.labels) - set(kept.labels.tolist())
+    if empty_labels:
+        got = f"none in {', '.join(f'{files.classes[label]}/' for label in sorted(empty_labels))}"
+        raise invalid(f"a readable image in every class folder of {files.folder}", got)
+    return kept
+
+
+def list_image_folder(root: Path) -> DatasetListing:
+    """List the images of a folder, also if training would refuse its layout.
+
+    Raises ValueError only if `root` is not a folder.
+    """
+    check_folder(root)
+    folders = _existing_split_folders(root)
+    paths_by_split = {
+        split: {path.name: find_image_files(path) for path in subfolders(folder)} for split, folder in folders.items()
+    }
+    classes = tuple(sorted({name for files in paths_by_split.values() for name in files}))
+    splits: dict[str, ImageDataset] = {}
+    for split, files in paths_by_split.items():
+        pairs = [(path, classes.index(name)) for name, paths in files.items() for path in paths]
+        if pairs:
+            splits[split] = _to_dataset([path for path, _ in pairs], [label for _, label in pairs], root)
+    loose_paths = {split: list_image_files(folder) for split, folder in folders.items()}
+    unlabeled = {split: _to_dataset(paths, [0] * len(paths), root) for split, paths in loose_paths.items() if paths}
+    layout_error = _error_text(
+        lambda: check_same_classes(
+            {split: list_labeled_files(folder) for split, folder in find_split_folders(root).items()}
+        )
+    )
+    return DatasetListing(root.name, str(root), classes, splits, unlabeled, layout_error)
+
+
+def list_csv_dataset(csv_path: Path) -> DatasetListing:
+    """List the images of a CSV file. Raises ValueError as `list_csv` does."""
+    files_by_split = list_csv(csv_path)
+    splits = {split: files.to_dataset(csv_path.parent) for split, files in files_by_split.items()}
+    return DatasetListing(csv_path.stem, str(csv_path), files_by_split["train"].classes, splits)
+
+
+def _existing_split_folders(root: Path) -> dict[str, Path]:
+    """Return train/, val/ and test/ in whatever state if there is a train/, else the folder itself as train."""
+    candidates = {
+        split: next((root / name for name in names if (root / name).is_dir()), None)
+        for split, names in SPLIT_FOLDERS.items()
+    }
+    existing = {split: folder for split, folder in candidates.items() if folder is not None}
+    # A class may be called train: then its images are directly in the folder, and its siblings are not splits.
+    other_names = {path.name for path in subfolders(root)} - {folder.name for folder in existing.values()}
+    if "train" not in existing or (other_names and not subfolders(existing["train"])):
+        return {"train": root}
+    return existing
+
+
+def _error_text(check: Callable[[], object]) -> str:
+    try:
+        check()
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _to_dataset(paths: Sequence[Path], labels: Sequence[int], root: Path) -> FileImageDataset:
+    return FileImageDataset(tuple(paths), torch.tensor(labels, dtype=torch.int64), 3, root)
+
+
+class _ScannedFile(NamedTuple):
+    """A decoded file: size and modification time, height and width of the image, or why it cannot be read."""
+
+    num_bytes: int
+    modified_ns: int
+    height: int
+    width: int
+    error: str
+
+
+def _scan_files(location: Path, root: Path, paths: Sequence[Path]) -> dict[str, _ScannedFile]:
+    """Decode every file to its end, in threads, and return the results by name.
+
+    The cache keeps the results of a location; a file is decoded again when its size or modification time changes.
+    140 photographs of 500x375 take about half a second on two cores, from the cache a few milliseconds.
+    """
+    digest = hashlib.sha256(str(location.resolve()).encode()).hexdigest()[:24]
+    cache_path = cache_dir() / "scans" / f"{digest}.json"
+    cache = read_json(cache_path)
+    cached_files = cache.get("files", {}) if cache.get("format") == _CACHE_FORMAT else {}
+    names = [relative_name(root, path) for path in paths]
+    with ThreadPoolExecutor() as pool:
+        scanned = list(pool.map(lambda path, name: _scan_file(path, cached_files.get(name)), paths, names))
+    files = dict(zip(names, scanned, strict=True))
+    rows = {name: list(file) for name, file in files.items()}
+    if rows != cached_files:
+        write_json(cache_path, {"format": _CACHE_FORMAT, "root": str(root.resolve()), "files": rows})
+    return files
+
+
+def _scan_file(path: Path, cached_row: list[int | str] | None) -> _ScannedFile:
+    try:
+        stat = path.stat()
+        state = [stat.st_size, stat.st_mtime_ns]
+    except OSError:  # a broken link: decoding reports it
+        state = [-1, 0]
+    if cached_row and cached_row[:2] == state:
+        return _ScannedFile(*cached_row)  # type: ignore[arg-type]
+    try:
+        height, width = check_image(path)
+    except ValueError as error:
+        return _ScannedFile(*state, 0, 0, str(error).removeprefix(f"{path}: "))
+    return _ScannedFile(*state, height, width, "")
