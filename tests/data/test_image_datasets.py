@@ -23,7 +23,9 @@ def files(folder: Path) -> FileImageDataset:
 
 def test_three_kinds_say_the_same(tmp_path: Path) -> None:
     in_tensor, in_files = TensorImageDataset(PIXELS, LABELS), files(tmp_path)
-    in_items = WrappedImageDataset(list(zip(PIXELS, LABELS.tolist(), strict=True)), LABELS, 3, tuple(range(len(LABELS))))
+    in_items = WrappedImageDataset(
+        list(zip(PIXELS, LABELS.tolist(), strict=True)), LABELS, 3, tuple(range(len(LABELS)))
+    )
     for images in (in_tensor, in_files, in_items):
         assert isinstance(images, ImageDataset)
         assert len(images) == 6

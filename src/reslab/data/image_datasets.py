@@ -16,7 +16,6 @@ from reslab.data.decode import pil_to_tensor, read_image
 from reslab.data.webdataset.http import read_range
 from reslab.spec.errors import invalid
 
-
 SPLIT_TITLES = {"train": "training", "val": "validation", "test": "test"}
 """The splits in their order: the name in code, files and flags, and the word in texts for people."""
 
@@ -48,9 +47,7 @@ class TensorImageDataset:
     def __post_init__(self) -> None:
         if self.images.ndim != 4:
             next_step = "add the channel dimension: images[:, None]" if self.images.ndim == 3 else ""
-            raise invalid(
-                "images of shape (N, C, H, W)", f"shape {tuple(self.images.shape)}", next_step=next_step
-            )
+            raise invalid("images of shape (N, C, H, W)", f"shape {tuple(self.images.shape)}", next_step=next_step)
         if self.images.dtype != torch.uint8 and not self.images.is_floating_point():
             required = "images in uint8 (0 to 255) or floating point"
             raise invalid(required, str(self.images.dtype), nearest="images.to(torch.uint8)")

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as pictures
 
-from reslab.data.decode import read_image
 from reslab.data.dataset import IMAGENET_MEAN, IMAGENET_STD
+from reslab.data.decode import read_image
 from reslab.spec.recipes import RECIPES
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.evaluation.loop import evaluate_batches

@@ -132,7 +132,9 @@ def _check_unique_paths(csv_path: Path, rows: list[CsvRow]) -> None:
         first = seen.setdefault(row.path, row)
         if first is not row:
             lines = f"line {first.line} ({first.label}, {first.split}) and line {row.line} ({row.label}, {row.split})"
-            raise invalid(f"every image once in {csv_path}", f"{row.path} in {lines}", next_step="keep one of the lines")
+            raise invalid(
+                f"every image once in {csv_path}", f"{row.path} in {lines}", next_step="keep one of the lines"
+            )
 
 
 def _check_train_labels(csv_path: Path, rows: list[CsvRow], train_labels: set[str]) -> None:

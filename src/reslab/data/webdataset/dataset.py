@@ -193,9 +193,7 @@ def _group_by_split(shards: Sequence[Shard], names: Sequence[str], location: str
     return {split: groups[split] for split in SPLIT_FOLDERS if split in groups}
 
 
-def _shard_classes(
-    root: Path | str, samples_by_split: Mapping[str, Sequence[IndexedSample]]
-) -> tuple[str, ...]:
+def _shard_classes(root: Path | str, samples_by_split: Mapping[str, Sequence[IndexedSample]]) -> tuple[str, ...]:
     """Return the class names in label order, from classes.txt or from the labels of all splits.
 
     Raises ValueError if a label is not in classes.txt, or no training image has it.
