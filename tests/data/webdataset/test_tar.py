@@ -165,7 +165,7 @@ def test_unreadable_pictures_are_listed_and_skipped(tmp_path: Path) -> None:
     files["004.png"] = files["004.png"][:300]
     files["005.png"] = b""
     write_tar(tmp_path / "train-0.tar", files)
-    with pytest.raises(ValueError, match="2 images in .* cannot be read") as caught:
+    with pytest.raises(ValueError, match=r"2 images in .* cannot be read") as caught:
         open_dataset(tmp_path)
     assert f"\n  {tmp_path}/train-0.tar/004.png: truncated" in str(caught.value)
     assert "train-0.tar/005.png: empty (0 bytes)" in str(caught.value)

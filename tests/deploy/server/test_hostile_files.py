@@ -77,7 +77,7 @@ REFUSED = {
     "a GIF with a frame beyond its canvas": (gif_of((1, 1), (65535, 65535)), 413, "1,000,000 pixels"),
     "a row of 1x100000": (png_of(100_000, 1, bytes(100_001)), 422, "64 times"),
     "a column of 100000x1": (png_of(1, 100_000, bytes(200_000)), 422, "64 times"),
-    "a PNG cut short": (TRUNCATED, 422, "cut short"),
+    "a truncated PNG": (TRUNCATED, 422, "truncated"),
     "a PNG cut in its header": (TRUNCATED[:20], 415, "a picture"),
     "a JPEG that ends at once": (b"\xff\xd8\xff\xe0", 415, "a picture"),
     "a JPEG of padding": (b"\xff\xd8\xff" + b"\xff" * 500_000, 415, "a picture"),
