@@ -20,7 +20,7 @@ from reslab.data.formats.csv_table import is_csv, list_csv_paths
 from reslab.data.formats.image_files import list_csv_dataset, list_image_folder, open_csv, open_image_folder
 from reslab.data.formats.imagenet import read_imagenet
 from reslab.data.formats.small import read_digits, read_mnist
-from reslab.data.image_datasets import ImageDataset, ImageLocation, TensorImageDataset
+from reslab.data.image_datasets import SPLIT_TITLES, ImageDataset, ImageLocation, TensorImageDataset
 from reslab.data.splits import PHOTO_EVAL_TRANSFORM, SplitOptions, restore_split, split_off
 from reslab.data.webdataset.dataset import (
     has_shards,
@@ -219,13 +219,12 @@ def _open_named(info: DatasetInfo, data_dir: Path | None, options: SplitOptions)
             raise invalid(f"one validation split for {info.name}", got, next_step="drop --val-fraction")
         parts, record = split_off(splits["train"], options.val_fraction, options.seed, classes)
         splits.update(parts)
-    ordered = {name: splits[name] for name in ("train", "val", "test") if name in splits}
     return DatasetSplits(
         name=info.name,
         source=info.reference,
         classes=classes,
         preprocess=_make_preprocess(info, result),
-        splits=ordered,
+        splits={name: splits[name] for name in SPLIT_TITLES if name in splits},
         split_record=record,
         location=result.location,
     )

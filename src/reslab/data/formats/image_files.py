@@ -182,13 +182,13 @@ def _scan_files(location: Path, root: Path, paths: Sequence[Path]) -> dict[str, 
 def _scan_file(path: Path, cached_row: list[int | str] | None) -> _ScannedFile:
     try:
         stat = path.stat()
-        state = [stat.st_size, stat.st_mtime_ns]
+        num_bytes, modified_ns = stat.st_size, stat.st_mtime_ns
     except OSError:  # a broken link: decoding reports it
-        state = [-1, 0]
-    if cached_row and cached_row[:2] == state:
+        num_bytes, modified_ns = -1, 0
+    if cached_row and cached_row[:2] == [num_bytes, modified_ns]:
         return _ScannedFile(*cached_row)  # type: ignore[arg-type]
     try:
         height, width = check_image(path)
     except ValueError as error:
-        return _ScannedFile(*state, 0, 0, str(error).removeprefix(f"{path}: "))
-    return _ScannedFile(*state, height, width, "")
+        return _ScannedFile(num_bytes, modified_ns, 0, 0, str(error).removeprefix(f"{path}: "))
+    return _ScannedFile(num_bytes, modified_ns, height, width, "")
