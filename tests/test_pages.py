@@ -1,0 +1,62 @@
+"""The Markdown pages agree with the repository: links and paths exist, and every command parses."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from reslab.cli.app import app
+
+ROOT = Path(__file__).parent.parent
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "benchmarks" / "README.md"]
+_COMMAND = re.compile(r"^\s*(?:\$ |    )(?:[^#`]*?(?:-m |/bin/|\| ))?reslab ([a-z].*)$", re.MULTILINE)
+
+
+def page_name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The arguments of each `reslab` command in the page's examples, without redirections and shell variables."""
+    for line in _COMMAND.findall(page.read_text(encoding="utf-8").replace("\\\n", " ")):
+        if "$" not in line:
+            words = shlex.split(re.split(r"\s[|<>]\s", line)[0], comments=True)
+            yield [word.removesuffix("...") for word in words]
+
+
+def parse(args: list[str]) -> None:
+    """Parse a command line without running it; raises typer's error for a word that the command does not take."""
+    command: Any = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        command = command.commands[args[0]]
+        args = args[1:]
+    command.make_context(command.name, list(args))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_links_and_paths_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    links = [page.parent / link for link in re.findall(r"\]\(([^)#\s]+)", text) if not link.startswith("http")]
+    paths = [ROOT / path for path in re.findall(r"`((?:docs|benchmarks|tests|src)/[\w./-]+)`", text)]
+    assert [path for path in (*links, *paths) if not path.exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_every_command_parses(page: Path) -> None:
+    for args in commands(page):
+        parse(args)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=page_name)
+def test_every_command_named_in_the_text_exists(page: Path) -> None:
+    names = re.findall(r"`reslab ([a-z][a-z-]*)", page.read_text(encoding="utf-8"))
+    root_command: Any = typer.main.get_command(app)
+    assert set(names) <= set(root_command.commands)
+
+
+def test_the_pages_have_commands() -> None:
+    assert sum(1 for page in PAGES for _ in commands(page)) > 60
