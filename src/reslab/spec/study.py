@@ -1,15 +1,9 @@
-"""A study: a table or a figure of a paper as rows to run, values it reports, and claims to judge.
-
-What a study measures of a network: names with their unit, what they are, and which way is better.
-
-Figures of a study: which rows stand in which panel, and how they are drawn.
-"""
+"""A study: a table or figure of a paper as rows to run, reported values, claims to test, and figures to draw."""
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from reslab.spec.arch import parse_arch_overrides
 from reslab.spec.errors import invalid, unknown_name
 
 _METRIC_PATH = re.compile(r"[a-z][a-z_0-9]*(\.[a-z_0-9]+)+$")
@@ -17,7 +11,7 @@ _METRIC_PATH = re.compile(r"[a-z][a-z_0-9]*(\.[a-z_0-9]+)+$")
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of a row: its `unit`, and what it is in `words`."""
+    """A metric of a row, its unit and a description for readers."""
 
     name: str
     unit: str
@@ -27,76 +21,82 @@ class Metric:
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("test_error", "%", "error on the test pictures, of the weights of the last step, in eval mode"),
-        Metric("test_error_top5", "%", "share of the test pictures whose class is not among the first five"),
-        Metric("test_loss", "", "loss on the test pictures, of the weights of the last step, in eval mode"),
-        Metric("train_error", "%", "error along the last epoch of training, as its batches came"),
-        Metric("train_loss", "", "loss along the last epoch of training, as its batches came"),
-        Metric("train_error_eval", "%", "error on the training pictures after the last step, in eval mode"),
-        Metric("train_loss_eval", "", "loss on the training pictures after the last step, in eval mode"),
-        Metric("train_error_batch", "%", "error on the training pictures after the last step, never in eval mode"),
-        Metric("test_error_batch", "%", "error on the test pictures after the last step, never in eval mode"),
-        Metric("gap", "%", "test error less the error on the training pictures, both in eval mode"),
-        Metric("steps_to_train_error", "steps", "steps until the training error first fell to a fixed value"),
-        Metric("train_seconds", "s", "time of training, without evaluation"),
-        Metric("params", "", "trained numbers"),
+        Metric("test_error", "%", "error on the test images, with the weights of the last step, in eval mode"),
+        Metric("test_error_top5", "%", "share of the test images whose class is not among the top five"),
+        Metric("test_loss", "", "loss on the test images, with the weights of the last step, in eval mode"),
+        Metric("train_error", "%", "running average of the error over the last epoch of training"),
+        Metric("train_loss", "", "running average of the loss over the last epoch of training"),
+        Metric("train_error_eval", "%", "error on the training images after the last step, in eval mode"),
+        Metric("train_loss_eval", "", "loss on the training images after the last step, in eval mode"),
+        Metric("train_error_batch", "%", "error on the training images after the last step, in training mode"),
+        Metric("test_error_batch", "%", "error on the test images after the last step, in training mode"),
+        Metric("gap", "%", "test error minus training error, both in eval mode"),
+        Metric("steps_to_train_error", "steps", "steps until the training error first reached a fixed value"),
+        Metric("train_seconds", "s", "training time without evaluation"),
+        Metric("params", "", "number of parameters"),
         Metric("macs", "", "multiply-adds for one image"),
     )
 }
 
-# What paths into answers are called; any other is told as a path.
+# Descriptions of common metrics of analyses; any other is described by its path.
 _ANALYSIS_METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("gradients.slope.decades", "", "powers of ten by which the gradient grows from last unit to first"),
-        Metric("responses.mean_std", "", "standard deviation of a layer's response, the mean over the layers"),
         Metric(
-            "lesion.deletions.error.median", "", "share of the pictures wrong without one unit, the median over units"
+            "gradients.slope.decades",
+            "",
+            "growth of the gradient norm from the last block to the first, in powers of ten",
+        ),
+        Metric("responses.mean_std", "", "standard deviation of a layer's response, mean over the layers"),
+        Metric(
+            "lesion.deletions.error.median",
+            "",
+            "share of wrong predictions after deleting one block, median over blocks",
         ),
         Metric(
             "lesion.permutations.error.mean",
             "",
-            "share of the pictures wrong with units permuted, the mean of the draws",
+            "share of wrong predictions with permuted blocks, mean of the draws",
         ),
-        Metric("lesion.paths.contribution.peak", "", "length of those paths that carry the most gradient together"),
-        Metric("landscape.non_convex_fraction", "", "share of the points where the loss surface is far from convex"),
+        Metric("lesion.paths.contribution.peak", "", "length of the paths that together carry the most gradient"),
+        Metric("landscape.non_convex_fraction", "", "share of points where the loss surface is far from convex"),
     )
 }
 
 
 def check_metric(name: str) -> None:
-    """ValueError for a name that is neither in the table nor a path into the answer of a question.
+    """Raise ValueError for a name that is neither in `METRICS` nor a path into the result of an analysis.
 
-    `lesion.mean_increase` is the field `mean_increase` of what the question `lesion` answers.
+    `lesion.mean_increase` is the field `mean_increase` of the result of the analysis `lesion`.
     """
     if name not in METRICS and not _METRIC_PATH.match(name):
-        raise unknown_name("metric", name, METRICS, "or QUESTION.FIELD, such as lesion.mean_increase")
+        raise unknown_name("metric", name, METRICS, "or ANALYSIS.FIELD, such as lesion.mean_increase")
 
 
 def get_metric(name: str) -> Metric:
-    """The metric of that name; one of a question has its path for words and no unit."""
+    """Return the metric of this name. A metric of an analysis has no unit. Raises ValueError as `check_metric` does."""
     check_metric(name)
     return (
         METRICS.get(name)
         or _ANALYSIS_METRICS.get(name)
-        or Metric(name, "", f"{name.partition('.')[2]} as the question {name.split('.')[0]} found")
+        or Metric(name, "", f"{name.partition('.')[2]} of the analysis {name.split('.')[0]}")
     )
 
 
 FIGURE_KINDS: dict[str, str] = {
-    "error_curves": "training error dashed, test error bold, against iterations; a panel for each group of rows",
+    "error_curves": "training error dashed, test error bold, against iterations; one panel per group of rows",
     "loss_and_error": "training loss dashed on the left axis, test error bold on the right, against iterations",
     "train_then_test": "training error in the left panel, test error in the right, against iterations",
-    "lines": "a metric against a number (depth, bias of a gate), a line for each group of rows",
-    "gradients": "norm of the loss's gradient at each unit's input; the median of the seeds in a band of all",
+    "lines": "a metric against a number (depth, bias of a gate), one line per group of rows",
+    "gradients": "norm of the loss gradient at each block's input: median of the seeds, with a band over all seeds",
     "responses": "standard deviation of each layer's response, in layer order above and sorted below",
-    "answers": "what a question found in each network, of the first seed",
+    "analysis": "the result of an analysis of each network, from the first seed",
 }
 
 
 @dataclass(frozen=True)
 class FigurePanel:
-    """A group of rows under one title; `at` is each row's place on the axis where the drawing has one."""
+    """A group of rows under one title; `x` is each row's position on the x axis of a `lines` figure."""
 
     title: str
     rows: tuple[str, ...]
@@ -104,14 +104,15 @@ class FigurePanel:
 
     def __post_init__(self) -> None:
         if self.x and len(self.x) != len(self.rows):
-            raise invalid(f"a place for each of {len(self.rows)} rows", f"{len(self.x)} in {self.title!r}")
+            raise invalid(f"an x for each of {len(self.rows)} rows", f"{len(self.x)} in {self.title!r}")
 
 
 @dataclass(frozen=True)
 class FigureSpec:
-    """One figure: its `kind`, its panels, and `where` the paper has it; `axis` and `metric` are for `lines`.
+    """One figure: a kind of `FIGURE_KINDS`, its panels, and its `location` in the paper.
 
-    `question` names the answer that it shows, where that is not the kind's name (`gradients@init`).
+    `x_label` and `metric` are for `lines`. `analysis` names the result to show, if it differs from the kind
+    (`gradients@init`).
     """
 
     kind: str
@@ -125,14 +126,14 @@ class FigureSpec:
     def __post_init__(self) -> None:
         if self.kind not in FIGURE_KINDS:
             raise unknown_name("kind of figure", self.kind, FIGURE_KINDS)
-        if self.kind == "answers" and not self.analysis:
-            raise invalid("a question for a figure of answers", f"none in {self.title!r}", nearest="'lesion'")
+        if self.kind == "analysis" and not self.analysis:
+            raise invalid("an analysis for a figure of kind analysis", f"none in {self.title!r}", nearest="'lesion'")
         if self.kind == "lines" and not all(panel.x for panel in self.panels):
-            raise invalid("a place on the axis for each row of a figure of lines", f"none in {self.title!r}")
+            raise invalid("an x for each row of a figure of kind lines", f"none in {self.title!r}")
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """The rows it shows, each once."""
+        """The names of its rows, each once."""
         return tuple(dict.fromkeys(name for panel in self.panels for name in panel.rows))
 
 
@@ -143,20 +144,24 @@ PROVENANCES = ("verified", "from_memory", "derived")
 _TERM = re.compile(r"\s+([+-])\s+")
 
 
-def _check_overrides(overrides: Iterable[str]) -> None:
+def _check_overrides(overrides: Iterable[str], *, unique: bool = False) -> None:
+    keys = [override.partition("=")[0].strip() for override in overrides]
+    if unique and len(set(keys)) < len(keys):
+        raise invalid("each key once", ", ".join(keys))
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals or not key.strip():
-            raise invalid("settings as KEY=VALUE", repr(override), nearest="'optimizer.lr=0.1'")
+            raise invalid("overrides as KEY=VALUE", repr(override), nearest="'optimizer.lr=0.1'")
 
 
 @dataclass(frozen=True)
 class ReportedValue:
-    """A value that a paper prints: `statistic` of which runs, by which `protocol`, `where`.
+    """A value that a paper reports.
 
-    `value` is None where there is none, and `note` says why (`fail: above 20 %`). `std` is the spread where it is
-    printed. `confidence`: `read` in the paper, `recalled` from memory, `derived` by computation. `metric` is the row's
-    own where empty.
+    `statistic`: of which runs (`median of 5`). `protocol`: how images were evaluated. `location`: where it is printed.
+    `value` is None if the paper prints none, and `note` says why (`fail: above 20 %`). `std` is the printed spread.
+    `provenance`: `verified` against the paper, `from_memory`, or `derived` by computation. `metric`: empty for the
+    row's metric.
     """
 
     value: float | None
@@ -177,12 +182,13 @@ class ReportedValue:
 
 @dataclass(frozen=True)
 class ScalePreset:
-    """What a scale takes away from the paper's procedure, in `words` for a person; what is empty or 0 is the row's own.
+    """How a scale changes the paper's procedure, with a description for readers. Empty or 0: the row's own value.
 
-    `settings` override those of the row (`duration=600 steps`, `model.widths=8,16,32`). `num_images` training pictures
-    are taken, the same share of each class. `asking` changes the questions (`lesion.num_images=64`), and `train_error`
-    is the error in percent whose steps `steps_to_train_error` counts. `views` replaces the row's protocol of
-    evaluation, `single` for one view.
+    * `overrides` replace those of the row (`duration=600 steps`, `model.widths=8,16,32`).
+    * `num_images`: the number of training images, the same share of each class.
+    * `analysis_overrides` change the analyses (`lesion.num_images=64`).
+    * `target_train_error`: the training error in percent for `steps_to_train_error`.
+    * `tta` replaces the row's test-time augmentation; `single`: one view.
     """
 
     description: str
@@ -196,6 +202,13 @@ class ScalePreset:
     target_train_error: float = 0.0
     tta: str = ""
 
+    @property
+    def changes_procedure(self) -> bool:
+        """Whether it changes anything but the number of seeds."""
+        return any(
+            (self.overrides, self.data, self.num_images, self.model, self.recipe, self.analysis_overrides, self.tta)
+        )
+
     def __post_init__(self) -> None:
         _check_overrides(self.overrides)
         _check_overrides(self.analysis_overrides)
@@ -204,19 +217,19 @@ class ScalePreset:
                 raise invalid(f"{name} of at least 0 (0: the row's own)", getattr(self, name), nearest="0")
 
 
-FULL_PRESET = ScalePreset("nothing is cut: the paper's procedure")
+FULL_PRESET = ScalePreset("the paper's procedure")
 
 
 @dataclass(frozen=True)
 class ScalePresets:
-    """The cut of each scale."""
+    """The preset of each scale."""
 
     smoke: ScalePreset
     short: ScalePreset
     full: ScalePreset = FULL_PRESET
 
     def for_scale(self, scale: str) -> ScalePreset:
-        """The cut of a scale; ValueError for an unknown one."""
+        """Return the preset of a scale. Raises ValueError for an unknown one."""
         if scale not in SCALES:
             raise unknown_name("scale", scale, SCALES)
         preset: ScalePreset = getattr(self, scale)
@@ -225,7 +238,7 @@ class ScalePresets:
 
 @dataclass(frozen=True)
 class AnalysisRequest:
-    """A question put to each network of a study (or to `rows`), its weights trained, or at initialisation (`init`)."""
+    """An analysis of each network of a study (or of `rows`), with trained weights or at initialisation (`init`)."""
 
     analysis: str
     overrides: tuple[str, ...] = ()
@@ -238,17 +251,18 @@ class AnalysisRequest:
         if self.weights not in ("final", "init"):
             raise unknown_name("weights", self.weights, ("final", "init"))
         if self.num_images < 1:
-            raise invalid("at least 1 picture to ask with", self.num_images, nearest="128")
+            raise invalid("num_images of at least 1", self.num_images, nearest="128")
 
 
 @dataclass(frozen=True)
 class RowSpec:
-    """One network trained by one recipe on one data set: a line of a table, or a curve of a figure.
+    """One network trained with one recipe on one dataset: a line of a table, or a curve of a figure.
 
-    `axes` change the network (`order=bn-after-add`), `settings` recipe and network as `--set` does. Without a `recipe`
-    the network stays at initialisation. `members` are the rows whose probabilities are averaged, for an ensemble, which
-    has no model of its own. `metric` is a name of `reslab.spec.study`; `also` are reported values of further metrics.
-    `views` is the protocol of evaluation (`ten-crop(224)`). `cuts` replace those of the study.
+    * `arch_overrides` change the network (`order=bn-after-add`), `overrides` recipe and network like `--set`.
+    * Without a `recipe` the network stays at initialisation.
+    * `members`: the rows of an ensemble, whose probabilities are averaged; an ensemble has no model of its own.
+    * `metric`: a name in `METRICS`, or a path into an analysis. `more_reported`: values of further metrics.
+    * `tta`: test-time augmentation (`ten-crop(224)`). `presets` replace those of the study.
     """
 
     name: str
@@ -268,7 +282,7 @@ class RowSpec:
 
     def __post_init__(self) -> None:
         if not self.name.strip() or _TERM.search(self.name) or "," in self.name:
-            raise invalid("a row's name without commas or spaces around + and -", repr(self.name))
+            raise invalid("a row name without commas or spaces around + and -", repr(self.name))
         if bool(self.model) == bool(self.members):
             raise invalid("a model, or members of an ensemble", f"both or neither in row {self.name!r}")
         if self.seeds < 1:
@@ -276,16 +290,16 @@ class RowSpec:
         check_metric(self.metric)
         if not all(reported.metric for reported in self.more_reported):
             raise invalid("a metric for each further value", f"none in row {self.name!r}", nearest="metric='test_loss'")
-        parse_arch_overrides(self.arch_overrides)
+        _check_overrides(self.arch_overrides, unique=True)
         _check_overrides(self.overrides)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What a paper says, so that it can be judged: `left` `relation` `right`, each a sum of rows, or a number.
+    """A statement of a paper in testable form: `left` `relation` `right`, each a sum of rows or a number.
 
     `plain-56 > plain-20` by more than `margin`; `within`: |left - right| <= margin. A side may be a difference
-    (`plain-56 - plain-20`). `metric` is that of the rows where it is empty. `deterministic`: no seed changes it.
+    (`plain-56 - plain-20`). `metric`: empty for the rows' metric. `deterministic`: it does not depend on the seed.
     """
 
     text: str
@@ -306,15 +320,15 @@ class Claim:
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """The rows it speaks of, each once."""
+        """The names of the rows it compares, each once."""
         return tuple(dict.fromkeys(name for side in (self.left, self.right) for _, name in parse_terms(side)))
 
 
 @dataclass(frozen=True)
 class Study:
-    """A table or figure of a paper (`he2015/degradation`): its rows, its claims, what is asked of each network.
+    """A table or figure of a paper (`he2015/degradation`): rows, claims, analyses and figures.
 
-    `figures` are drawn from what is found, `differences` are where the procedure is not the paper's.
+    `differences`: how the procedure differs from the paper's.
     """
 
     name: str
@@ -342,24 +356,24 @@ class Study:
                 raise unknown_name(f"row of {self.name}", name, names)
 
     def get_row(self, name: str) -> RowSpec:
-        """The row of that name; ValueError with the nearest names where there is none."""
+        """Return the row of this name. Raises ValueError for an unknown name, with the nearest ones."""
         match = next((row for row in self.rows if row.name == name), None)
         if match is None:
             raise unknown_name(f"row of {self.name}", name, [row.name for row in self.rows])
         return match
 
     def tta_for(self, row: RowSpec, scale: str) -> str:
-        """The protocol by which a row is evaluated at a scale; empty for one view."""
+        """Return the test-time augmentation of a row at a scale; empty for one view."""
         tta = self.preset_for(row, scale).tta or row.tta
         return "" if tta == "single" else tta
 
     def preset_for(self, row: RowSpec, scale: str) -> ScalePreset:
-        """What `scale` cuts from a row."""
+        """Return the preset of a row at a scale."""
         return (row.presets or self.presets).for_scale(scale)
 
 
 def parse_terms(side: str | float) -> list[tuple[float, str]]:
-    """`"a - b"` as [(1, "a"), (-1, "b")]; a number has no terms."""
+    """Return `"a - b"` as [(1, "a"), (-1, "b")]; a number has no terms."""
     if as_number(side) is not None:
         return []
     parts = _TERM.split(str(side).strip())
@@ -368,7 +382,7 @@ def parse_terms(side: str | float) -> list[tuple[float, str]]:
 
 
 def as_number(side: str | float) -> float | None:
-    """The number a side of a claim is, or None."""
+    """Return the side of a claim as a number, or None if it names rows."""
     try:
         return float(side)
     except ValueError:

@@ -125,7 +125,7 @@ def scale_text(page: StudyPage) -> str:
     subject = (
         "Here" if len(set(descriptions)) < 2 else f"{page.rows[descriptions.index(most_common)].row.name}, for one"
     )
-    if page.scale != "full" and all(description.startswith("nothing is cut") for description in descriptions):
+    if page.scale != "full" and not any(row.preset.changes_procedure for row in page.rows):
         return f"{page.scale.capitalize()} scale: {most_common}."
     preset_text = f" {subject}: {most_common}." if most_common and page.scale != "full" else ""
     return f"{page.scale.capitalize()} scale: {_SCALE_DESCRIPTIONS[page.scale]}.{preset_text}"

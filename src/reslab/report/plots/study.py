@@ -65,7 +65,7 @@ def _plot_spec(page: StudyPage, spec: FigureSpec, figure_number: int) -> list[St
         rows = [row for row in rows if study_profiles.row_analysis_results(row, spec.analysis or spec.kind)]
     if not any(row.runs for row in rows):
         return []
-    if spec.kind == "answers":
+    if spec.kind == "analysis":
         return _plot_analysis(page, spec, figure_number)
     caption = _metric_lines_caption(page, spec) if spec.kind == "lines" else FIGURE_KINDS[spec.kind]
     name = f"{_file_stem(page)}-{figure_number}-{spec.kind.replace('_', '-')}"

@@ -1,4 +1,4 @@
-"""The studies by name: tables and figures of papers and tutorials as data, each with its source."""
+"""All studies by name: tables and figures of papers and tutorials as data, each with its source."""
 
 from reslab.spec.errors import unknown_name
 from reslab.spec.papers.d2l import D2L
@@ -22,7 +22,7 @@ STUDIES: dict[str, Study] = {study.name: study for paper in _PAPERS for study in
 
 
 def get_study(name: str) -> Study:
-    """The study of that name; ValueError with the nearest names where there is none."""
+    """Return the study of this name. Raises ValueError for an unknown name, with the nearest ones."""
     if name not in STUDIES:
-        raise unknown_name("study", name, STUDIES, "`reslab studies` lists all")
+        raise unknown_name("study", name, STUDIES, "`reslab studies` lists them all")
     return STUDIES[name]

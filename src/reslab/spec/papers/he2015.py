@@ -25,17 +25,19 @@ from reslab.spec.study import (
 PAPER = "He et al. 2015, arXiv:1512.03385v1"
 _RESPONSES = "responses.mean_std"
 _GRADIENT_GROWTH = "gradients.slope.decades"
-# Table 6 prints the residual ones; the plain ones are read off Fig. 6 (left), to about a point.
+# Residual networks: printed in Table 6. Plain networks: read off Fig. 6 (left), to about a percentage point.
 _FIG6 = {20: 9.0, 32: 10.0, 44: 11.0, 56: 13.5}
 _TABLE6 = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97}
-# Units a stage on the digits.
+# Blocks per stage on the digits.
 _SMOKE_DEPTHS = {20: 1, 32: 2, 44: 3, 56: 4, 110: 5, 1202: 6}
 _PLAIN_ROWS = tuple(f"plain-{depth}" for depth in _FIG6)
 _RESIDUAL_ROWS = tuple(f"residual-{depth}" for depth in _TABLE6)
 
 
 def _plain_row(depth: int) -> RowSpec:
-    reported = ReportedValue(_FIG6[depth], location=f"{PAPER}, Fig. 6 (left), read off the curve to about a point")
+    reported = ReportedValue(
+        _FIG6[depth], location=f"{PAPER}, Fig. 6 (left), read off the curve to about a percentage point"
+    )
     presets = cifar_presets(_SMOKE_DEPTHS[depth])
     return RowSpec(
         f"plain-{depth}", f"plain{depth}_cifar", "cifar10", "he2015-cifar", seeds=5, reported=reported, presets=presets
@@ -89,7 +91,7 @@ _RESIDUAL_1202 = RowSpec(
 
 
 def _init_row(depth: int, kind: str) -> RowSpec:
-    """A network at initialisation, on pictures of CIFAR-10."""
+    """Return the row of a network at initialisation, on images of CIFAR-10."""
     model = f"{'plain' if kind == 'plain' else 'resnet'}{depth}_cifar"
     return RowSpec(f"{kind}-{depth}", model, "cifar10", seeds=3, metric=_GRADIENT_GROWTH)
 
@@ -102,7 +104,7 @@ _PANELS = (FigurePanel("plain networks", _ALL_PLAIN), FigurePanel("residual netw
 HE2015: tuple[Study, ...] = (
     Study(
         name="he2015/degradation",
-        title="Plain networks get worse with depth, residual ones do not",
+        title="Plain networks get worse with depth; residual networks do not",
         reference=f"{PAPER}, Figs. 1 and 6, Table 6",
         rows=(*map(_plain_row, _FIG6), *map(_residual_row, _TABLE6)),
         presets=cifar_presets(1),
@@ -117,7 +119,7 @@ HE2015: tuple[Study, ...] = (
             lower_train_error("residual-56", "plain-56"),
             lower_test_error("residual-56", "plain-56"),
             Claim(
-                "36 layers more cost the plain networks more than the residual ones",
+                "36 more layers raise the training error of plain networks more than that of residual ones",
                 "plain-56 - plain-20",
                 ">",
                 "residual-56 - residual-20",
@@ -160,13 +162,13 @@ HE2015: tuple[Study, ...] = (
             ),
             FigureSpec(
                 "gradients",
-                "Gradient at each unit before training",
+                "Gradient norm at each block before training",
                 (FigurePanel("plain networks", _PLAIN_ROWS), FigurePanel("residual networks", _RESIDUAL_ROWS)),
                 analysis="gradients@init",
             ),
         ),
-        notes="Runs that others published with 64,000 steps: plain-56 14.22 and residual-56 8.30 % (a public README, "
-        "single runs); plain-56 13.07 and residual-56 7.46 % (another repository).",
+        notes="Test errors that others published for 64,000 steps: plain-56 14.22 % and residual-56 8.30 % (a public "
+        "README, single runs); plain-56 13.07 % and residual-56 7.46 % (another repository).",
     ),
     Study(
         name="he2015/table6",
@@ -181,7 +183,7 @@ HE2015: tuple[Study, ...] = (
             lower_test_error("residual-110", "residual-56"),
             higher_test_error("residual-1202", "residual-110"),
             Claim(
-                "residual-1202 and residual-110 train equally well",
+                "residual-1202 and residual-110 reach the same training error",
                 "residual-1202",
                 "within",
                 "residual-110",
@@ -208,12 +210,12 @@ HE2015: tuple[Study, ...] = (
             ),
         ),
         differences=(
-            "the 1,202 layers begin at a rate of 0.01 as the 110 do; the paper says that they are trained alike",
+            "1,202 layers start at a learning rate of 0.01, like 110 layers; the paper says they are trained alike",
         ),
     ),
     Study(
         name="he2015/fig7",
-        title="The responses of residual networks are small, and smaller the deeper they are",
+        title="Residual networks have small responses, and smaller ones the deeper they are",
         reference=f"{PAPER}, Fig. 7",
         rows=tuple(
             replace(row, metric=_RESPONSES, reported=None)
@@ -221,10 +223,12 @@ HE2015: tuple[Study, ...] = (
         ),
         presets=cifar_presets(1),
         claims=(
-            Claim("residual-20 responds less than plain-20", "residual-20", "<", "plain-20", _RESPONSES),
-            Claim("residual-56 responds less than plain-56", "residual-56", "<", "plain-56", _RESPONSES),
-            Claim("residual-56 responds less than residual-20", "residual-56", "<", "residual-20", _RESPONSES),
-            Claim("residual-110 responds less than residual-56", "residual-110", "<", "residual-56", _RESPONSES),
+            Claim("residual-20 has smaller responses than plain-20", "residual-20", "<", "plain-20", _RESPONSES),
+            Claim("residual-56 has smaller responses than plain-56", "residual-56", "<", "plain-56", _RESPONSES),
+            Claim("residual-56 has smaller responses than residual-20", "residual-56", "<", "residual-20", _RESPONSES),
+            Claim(
+                "residual-110 has smaller responses than residual-56", "residual-110", "<", "residual-56", _RESPONSES
+            ),
         ),
         analyses=(AnalysisRequest("responses"),),
         figures=(
@@ -238,29 +242,43 @@ HE2015: tuple[Study, ...] = (
                 location="Fig. 7",
             ),
         ),
-        notes="A response is what a 3x3 convolution gives after its BatchNorm, before ReLU or addition.",
+        notes="A response is the output of a 3x3 convolution after its BatchNorm, before ReLU or addition.",
     ),
     Study(
         name="he2015/initial",
         title="Gradients and responses at initialisation, 20 to 110 layers",
-        reference=f"{PAPER}, Sec. 4.1 (gradients of plain networks) and Fig. 7; the state before training is our addition",
+        reference=f"{PAPER}, Sec. 4.1 (gradients of plain networks) and Fig. 7; at initialisation: our addition",
         rows=tuple(_init_row(depth, kind) for kind in ("plain", "residual") for depth in _DEPTHS),
         presets=ScalePresets(
             smoke=ScalePreset(
-                "bundled 8x8 digits, widths 4, 8, 16",
+                "the bundled 8x8 digits, widths 4, 8 and 16",
                 ("model.widths=4,8,16", "model.stem=conv3(4) norm act"),
                 data="digits",
                 seeds=2,
                 analysis_overrides=SMOKE_ANALYSIS_OVERRIDES,
             ),
-            short=ScalePreset("nothing is cut: networks at initialisation are cheap", seeds=3),
-            full=ScalePreset("nothing is cut: networks at initialisation are cheap", seeds=3),
+            short=ScalePreset("the paper's networks: measurements at initialisation are cheap", seeds=3),
+            full=ScalePreset("the paper's networks: measurements at initialisation are cheap", seeds=3),
         ),
         claims=(
-            Claim("plain-20's gradients stay within a power of ten", "plain-20", "within", 0.0, _GRADIENT_GROWTH, 1.0),
-            Claim("plain-56's gradients stay within a power of ten", "plain-56", "within", 0.0, _GRADIENT_GROWTH, 1.0),
             Claim(
-                "residual-56's gradients stay within a power of ten",
+                "the gradient norms of plain-20 stay within a factor of ten",
+                "plain-20",
+                "within",
+                0.0,
+                _GRADIENT_GROWTH,
+                1.0,
+            ),
+            Claim(
+                "the gradient norms of plain-56 stay within a factor of ten",
+                "plain-56",
+                "within",
+                0.0,
+                _GRADIENT_GROWTH,
+                1.0,
+            ),
+            Claim(
+                "the gradient norms of residual-56 stay within a factor of ten",
                 "residual-56",
                 "within",
                 0.0,
@@ -268,7 +286,7 @@ HE2015: tuple[Study, ...] = (
                 1.0,
             ),
             Claim(
-                "residual-110's gradients stay within a power of ten",
+                "the gradient norms of residual-110 stay within a factor of ten",
                 "residual-110",
                 "within",
                 0.0,
@@ -276,7 +294,7 @@ HE2015: tuple[Study, ...] = (
                 1.0,
             ),
             Claim(
-                "plain-110's gradients grow more than residual-110's",
+                "gradient norms grow more in plain-110 than in residual-110",
                 "plain-110",
                 ">",
                 "residual-110",
@@ -288,11 +306,11 @@ HE2015: tuple[Study, ...] = (
             AnalysisRequest("responses", ("statistics=running",), weights="init"),
         ),
         figures=(
-            FigureSpec("gradients", "Gradient at each unit", _PANELS, analysis="gradients@init"),
-            FigureSpec("responses", "Responses where BatchNorm changes nothing", _PANELS, analysis="responses@init"),
+            FigureSpec("gradients", "Gradient norm at each block", _PANELS, analysis="gradients@init"),
+            FigureSpec("responses", "Responses with BatchNorm as the identity", _PANELS, analysis="responses@init"),
             FigureSpec(
                 "lines",
-                "Powers of ten by which the gradient grows from the last unit back to the first",
+                "Growth of the gradient norm from the last block to the first, in powers of ten",
                 (
                     FigurePanel("plain", _ALL_PLAIN, tuple(map(float, _DEPTHS))),
                     FigurePanel("residual", _ALL_RESIDUAL, tuple(map(float, _DEPTHS))),
@@ -301,9 +319,10 @@ HE2015: tuple[Study, ...] = (
                 metric=_GRADIENT_GROWTH,
             ),
         ),
-        notes="The paper writes that the gradients of its plain networks have healthy norms with BatchNorm; it does "
-        "not say when they were measured. Here it is at initialisation, over one batch, with its own statistics. So "
-        "normalised, every response is 1; the picture of the responses therefore takes the running statistics as they "
-        "begin, mean 0 and variance 1, which pass everything on: it shows what the norms have to hold.",
+        notes="The paper says that the gradients of its plain networks have healthy norms with BatchNorm, but not when "
+        "they were measured. Here gradients are measured at initialisation over one batch, which BatchNorm normalises "
+        "with its own statistics. Every response would then have standard deviation 1, so the responses are measured "
+        "with the initial running statistics (mean 0, variance 1), which make BatchNorm the identity: the figure shows "
+        "the sizes that the norms have to correct.",
     ),
 )

@@ -9,10 +9,10 @@ _MULTI_SCALE = "scales(224,256,384,480,640)"
 _VAL_SPLIT = ("val_fraction=0.01",)
 _DEPTHS = {18: "2, 2, 2, 2", 34: "3, 4, 6, 3", 50: "3, 4, 6, 3", 101: "3, 4, 23, 3", 152: "3, 8, 36, 3"}
 _DIFFERENCES = (
-    "1 % of the training pictures are held out: the rate is divided where their error has not fallen for 5 epochs; the "
-    "paper does not say how long it waits, or on which pictures",
-    "pictures are normalised by a mean and deviation per channel, in the paper by a mean per pixel",
-    "the error is that of the validation pictures after the last step",
+    "1 % of the training images are held out, and the learning rate is divided when their error has not fallen for 5 "
+    "epochs; the paper does not say how long it waits, or on which images",
+    "images are normalised by a mean and standard deviation per channel; the paper subtracts a mean per pixel",
+    "the error is that on the validation images after the last step",
 )
 
 
@@ -71,7 +71,7 @@ _TABLE4 = (
 
 
 def _ensemble_member(name: str, model: str, depth: int) -> RowSpec:
-    """A member of the ensemble, for which the paper prints no value beside it."""
+    """Return a member of the ensemble, for which the paper prints no value of its own."""
     return RowSpec(
         name, model, "imagenet", "he2015-imagenet", overrides=_VAL_SPLIT, metric="test_error_top5", tta=_MULTI_SCALE,
         presets=imagenet_presets(_DEPTHS[depth]),
@@ -96,10 +96,10 @@ _ENSEMBLE_OF_6 = RowSpec(
         "one ensemble of six",
         "fully convolutional, 5 scales",
         f"{PAPER}, Table 5",
-        note="on the test set of ILSVRC, whose labels are not public",
+        note="on the ILSVRC test set, whose labels are not public",
         provenance="verified",
     ),
-    presets=imagenet_presets("own"),
+    presets=imagenet_presets(),
 )
 
 
@@ -109,14 +109,20 @@ HE2015_IMAGENET: tuple[Study, ...] = (
         title="18 and 34 layers, plain and residual, on ImageNet",
         reference=f"{PAPER}, Table 2 and Fig. 4",
         rows=_TABLE2,
-        presets=imagenet_presets("own"),
+        presets=imagenet_presets(),
         claims=(
             higher_test_error("plain-34", "plain-18"),
             higher_train_error("plain-34", "plain-18"),
-            Claim("residual-34 tests better than residual-18", "residual-34-A", "<", "residual-18-A", "test_error"),
-            Claim("residual-34 tests better than plain-34", "residual-34-A", "<", "plain-34", "test_error"),
             Claim(
-                "18 layers end alike, plain or residual",
+                "residual-34 has a lower test error than residual-18",
+                "residual-34-A",
+                "<",
+                "residual-18-A",
+                "test_error",
+            ),
+            Claim("residual-34 has a lower test error than plain-34", "residual-34-A", "<", "plain-34", "test_error"),
+            Claim(
+                "18 plain and 18 residual layers reach the same test error",
                 "residual-18-A",
                 "within",
                 "plain-18",
@@ -149,7 +155,7 @@ HE2015_IMAGENET: tuple[Study, ...] = (
         title="Shortcuts A, B and C, and 50 to 152 layers, on ImageNet",
         reference=f"{PAPER}, Table 3",
         rows=_TABLE3,
-        presets=imagenet_presets("own"),
+        presets=imagenet_presets(),
         claims=(
             lower_test_error("residual-34-A", "plain-34"),
             lower_test_error("residual-34-B", "residual-34-A"),
@@ -162,10 +168,10 @@ HE2015_IMAGENET: tuple[Study, ...] = (
     ),
     Study(
         name="he2015/table4",
-        title="Single networks on ImageNet, at several scales",
+        title="Single networks on ImageNet, evaluated at several scales",
         reference=f"{PAPER}, Table 4",
         rows=_TABLE4,
-        presets=imagenet_presets("own"),
+        presets=imagenet_presets(),
         claims=(
             lower_test_error("residual-34-C", "residual-34-B"),
             lower_test_error("residual-50", "residual-34-C"),
@@ -179,10 +185,10 @@ HE2015_IMAGENET: tuple[Study, ...] = (
         title="An ensemble of six residual networks on ImageNet",
         reference=f"{PAPER}, Table 5",
         rows=(*_MEMBERS, _ENSEMBLE_OF_6),
-        presets=imagenet_presets("own"),
+        presets=imagenet_presets(),
         claims=(
             Claim(
-                "the ensemble tests better than its best member",
+                "the ensemble has a lower test error than its best member",
                 "ensemble-of-6",
                 "<",
                 "residual-152",
@@ -191,8 +197,9 @@ HE2015_IMAGENET: tuple[Study, ...] = (
         ),
         differences=(
             *_DIFFERENCES,
-            "the six, of different depths with two of 152 layers, are not named: here 34 A, B and C, 50, 101, 152",
-            "judged on the validation pictures; the paper's 3.57 % is of the test pictures",
+            "the paper does not name the six networks of different depths, two with 152 layers; here they are 34 A, B "
+            "and C, 50, 101 and 152",
+            "evaluated on the validation images; the paper's 3.57 % is on the test images",
         ),
     ),
 )

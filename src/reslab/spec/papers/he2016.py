@@ -1,20 +1,14 @@
-"""He et al. 2016, Identity Mappings in Deep Residual Networks (arXiv:1603.05027): shortcuts and orders on CIFAR."""
+"""He et al. 2016, Identity Mappings in Deep Residual Networks (arXiv:1603.05027): shortcuts and layouts on CIFAR."""
 
 from dataclasses import replace
 
+from reslab.spec.papers.he2016_deep import DIFFERENCES, PAPER, median_of_5
 from reslab.spec.papers.presets import cifar_presets
-from reslab.spec.study import AnalysisRequest, Claim, FigurePanel, FigureSpec, ReportedValue, RowSpec, Study
+from reslab.spec.study import AnalysisRequest, Claim, FigurePanel, FigureSpec, RowSpec, Study
 
-PAPER = "He et al. 2016, arXiv:1603.05027"
-DIFFERENCES = ("the paper's tables are medians of 5 runs; here it is the mean, with the standard deviation",)
 _BASIC_PRESETS = cifar_presets(2, 6)
 _BOTTLENECK_PRESETS = cifar_presets(2, 3)
 _FAIL = "fail: above 20 %"
-
-
-def median_of_5(value: float | None, table: str, note: str = "") -> ReportedValue:
-    """A value of the paper's: a median of five runs."""
-    return ReportedValue(value, "median of 5", location=f"{PAPER}, {table}", note=note, provenance="verified")
 
 
 def _shortcut_row(name: str, value: float | None, *arch_overrides: str, note: str = "") -> RowSpec:
@@ -35,21 +29,21 @@ def _gate_row(bias: int) -> RowSpec:
     value = {-6: 8.70, -7: 9.81}.get(bias)
     name, override = f"exclusive-gate({bias})", f"merge=gate({bias})"
     if bias < -7:
-        return replace(_shortcut_row(name, None, override, note="searched, not printed"), reported=None)
+        return replace(_shortcut_row(name, None, override, note="part of the search, not printed"), reported=None)
     return _shortcut_row(name, value, override)
 
 
 _ORIGINAL = _shortcut_row("original", 6.61)
 _TABLE1 = (
     _ORIGINAL,
-    _shortcut_row("constant-0-1", None, "merge=scale(0,1)", note="fail: above 20 %, the plain network"),
+    _shortcut_row("constant-0-1", None, "merge=scale(0,1)", note="fail: above 20 %; the plain network"),
     _shortcut_row("constant-0.5-1", None, "merge=scale(0.5,1)"),
     _shortcut_row("constant-0.5-0.5", 12.35, "merge=scale(0.5,0.5)", note="frozen gating"),
     *map(_gate_row, (0, -5, -6, -7)),
     _shortcut_row("shortcut-gate(0)", 12.86, "merge=shortcut-gate(0)"),
     _shortcut_row("shortcut-gate(-6)", 6.91, "merge=shortcut-gate(-6)"),
     _shortcut_row("conv1x1-shortcut", 12.22, "shortcut=conv1x1-all"),
-    # Two readings: what is left is divided by 1 - p, as frameworks do, or not ("a scale with an expectation of 0.5").
+    # Two readings: kept elements are divided by 1 - p, as in frameworks, or not ("a scale with an expectation of 0.5").
     _shortcut_row("dropout-shortcut", None, "merge=dropout(0.5) add"),
     _shortcut_row("dropout-shortcut-halved", None, "merge=dropout(0.5) scale(0.5,1)"),
 )
@@ -64,10 +58,10 @@ _GATE_BIASES = tuple(range(0, -11, -1))
 
 
 def _worse_than_identity(name: str) -> Claim:
-    return Claim(f"{name} tests worse than the identity shortcut", name, ">", "original", "test_error")
+    return Claim(f"{name} has a higher test error than the identity shortcut", name, ">", "original", "test_error")
 
 
-# Table 2: error with 110 layers (basic units) and 164 (bottlenecks).
+# Table 2: test error with 110 layers (basic blocks) and 164 (bottlenecks).
 _TABLE2 = {
     "original": (6.61, 5.93),
     "bn-after-add": (8.17, 6.50),
@@ -89,7 +83,7 @@ def _order_row(order: str, depth: int) -> RowSpec:
 
 def _compare_with_original(order: str, depth: int, relation: str, comparison: str, metric: str = "test_error") -> Claim:
     return Claim(
-        f"{order} {comparison} than the original, {depth} layers",
+        f"{order} {comparison} than the original order, {depth} layers",
         f"{order}-{depth}",
         relation,
         f"original-{depth}",
@@ -107,35 +101,35 @@ _PREACT_PANEL = FigurePanel("full pre-activation, 164 layers", ("original-164", 
 HE2016: tuple[Study, ...] = (
     Study(
         name="he2016/table1",
-        title="Every shortcut but the identity makes 110 layers worse",
+        title="110 layers do best with identity shortcuts",
         reference=f"{PAPER}, Table 1 and Fig. 3",
         rows=_TABLE1,
         presets=_BASIC_PRESETS,
         claims=(
             *(_worse_than_identity(row.name) for row in _TABLE1[1:]),
             Claim(
-                "an exclusive gate that begins at -6 tests better than one at 0",
+                "an exclusive gate with an initial bias of -6 has a lower test error than with 0",
                 "exclusive-gate(-6)",
                 "<",
                 "exclusive-gate(0)",
                 "test_error",
             ),
             Claim(
-                "a gate on the shortcut alone that begins open (-6) tests better than at 0",
+                "a shortcut-only gate with an initial bias of -6 (open) has a lower test error than with 0",
                 "shortcut-gate(-6)",
                 "<",
                 "shortcut-gate(0)",
                 "test_error",
             ),
             Claim(
-                "the 1x1 convolution's training loss is higher: it is harder to optimise, though it can represent more",
+                "1x1 convolutions on the shortcuts raise the training loss, though they can represent more",
                 "conv1x1-shortcut",
                 ">",
                 "original",
                 "train_loss",
             ),
             Claim(
-                "the training loss of a gate on the shortcut alone that begins at 0 is higher, too",
+                "a shortcut-only gate with an initial bias of 0 raises the training loss",
                 "shortcut-gate(0)",
                 ">",
                 "original",
@@ -157,7 +151,7 @@ HE2016: tuple[Study, ...] = (
             ),
             FigureSpec(
                 "gradients",
-                "Gradient at each unit before training",
+                "Gradient norm at each block before training",
                 (
                     FigurePanel("scaled or projected", _SCALED_ROWS),
                     FigurePanel("gated", _GATED_ROWS),
@@ -167,25 +161,43 @@ HE2016: tuple[Study, ...] = (
         ),
         differences=(
             *DIFFERENCES,
-            "the 1x1 convolution of each shortcut carries no BatchNorm: a reading, the paper does not say",
-            "dropout on the shortcut is read twice: what is left is divided by 1 - p, as frameworks do, and the signal "
-            "grows with each unit; or it is not, and the shortcut has an expectation of 0.5, as the paper says",
-            "of the exclusive gate's biases from 0 to -5, which all fail, the first and the last stand here; "
+            "the 1x1 convolution of each shortcut has no BatchNorm; the paper does not say (our reading)",
+            "dropout on the shortcut in two readings: kept elements are divided by 1 - p, as in frameworks, and the "
+            "signal grows with each block; or they are not, and the shortcut has an expectation of 0.5, as the paper says",
+            "of the exclusive gate's biases from 0 to -5, which all fail, only the first and the last are here; "
             "he2016/gate-bias has them all",
         ),
     ),
     Study(
         name="he2016/gate-bias",
-        title="Exclusive gating stands and falls with the bias it begins from",
+        title="Exclusive gating depends on its initial bias",
         reference=f"{PAPER}, Sec. 3.1 (the search over 0, -1, ..., -10) and Table 1",
         rows=(_ORIGINAL, *map(_gate_row, _GATE_BIASES)),
         presets=_BASIC_PRESETS,
         claims=(
-            Claim("-6 tests better than 0", "exclusive-gate(-6)", "<", "exclusive-gate(0)", "test_error"),
-            Claim("-6 tests better than -5", "exclusive-gate(-6)", "<", "exclusive-gate(-5)", "test_error"),
-            Claim("-6 tests better than -7", "exclusive-gate(-6)", "<", "exclusive-gate(-7)", "test_error"),
             Claim(
-                "none reaches the identity shortcut: -6 tests worse",
+                "a bias of -6 has a lower test error than 0",
+                "exclusive-gate(-6)",
+                "<",
+                "exclusive-gate(0)",
+                "test_error",
+            ),
+            Claim(
+                "a bias of -6 has a lower test error than -5",
+                "exclusive-gate(-6)",
+                "<",
+                "exclusive-gate(-5)",
+                "test_error",
+            ),
+            Claim(
+                "a bias of -6 has a lower test error than -7",
+                "exclusive-gate(-6)",
+                "<",
+                "exclusive-gate(-7)",
+                "test_error",
+            ),
+            Claim(
+                "no bias reaches the identity shortcut: -6 has a higher test error",
                 "exclusive-gate(-6)",
                 ">",
                 "original",
@@ -195,13 +207,13 @@ HE2016: tuple[Study, ...] = (
         figures=(
             FigureSpec(
                 "lines",
-                "Test error against the gate's first bias",
+                "Test error against the gate's initial bias",
                 (
                     FigurePanel(
                         "exclusive gate", tuple(f"exclusive-gate({bias})" for bias in _GATE_BIASES), _GATE_BIASES
                     ),
                 ),
-                x_label="bias that the gates begin from",
+                x_label="initial bias of the gates",
                 metric="test_error",
             ),
         ),
@@ -214,20 +226,26 @@ HE2016: tuple[Study, ...] = (
         rows=tuple(_order_row(order, depth) for depth in (110, 164) for order in _TABLE2),
         presets=_BASIC_PRESETS,
         claims=(
-            *(_compare_with_original(order, 110, ">", "tests worse") for order in ("bn-after-add", "relu-before-add")),
-            *(_compare_with_original(order, 164, ">", "tests worse") for order in ("bn-after-add", "relu-before-add")),
+            *(
+                _compare_with_original(order, 110, ">", "has a higher test error")
+                for order in ("bn-after-add", "relu-before-add")
+            ),
+            *(
+                _compare_with_original(order, 164, ">", "has a higher test error")
+                for order in ("bn-after-add", "relu-before-add")
+            ),
             Claim(
-                "relu-preact tests like the original, 110 layers",
+                "relu-preact has the test error of the original order, 110 layers",
                 "relu-preact-110",
                 "within",
                 "original-110",
                 "test_error",
                 margin=0.5,
             ),
-            _compare_with_original("full-preact", 110, "<", "tests better"),
-            _compare_with_original("full-preact", 164, "<", "tests better"),
-            _compare_with_original("full-preact", 164, ">", "ends at a higher training loss", "train_loss"),
-            _compare_with_original("bn-after-add", 110, ">", "ends at a higher training loss", "train_loss"),
+            _compare_with_original("full-preact", 110, "<", "has a lower test error"),
+            _compare_with_original("full-preact", 164, "<", "has a lower test error"),
+            _compare_with_original("full-preact", 164, ">", "ends with a higher training loss", "train_loss"),
+            _compare_with_original("bn-after-add", 110, ">", "ends with a higher training loss", "train_loss"),
         ),
         figures=(
             FigureSpec(
@@ -247,13 +265,13 @@ HE2016: tuple[Study, ...] = (
         ),
         differences=(
             *DIFFERENCES,
-            "BN after addition has bare projections, and ReLU-only pre-activation a norm after the stem and a ReLU "
-            "after the last unit: readings, the paper does not say",
+            "with BN after addition, projections have no norm; with ReLU-only pre-activation, a norm follows the stem "
+            "and a ReLU the last block; the paper does not say (our reading)",
         ),
     ),
     Study(
         name="he2016/fig6",
-        title="BN after addition slows the fit; pre-activation fits less and generalises more",
+        title="BN after addition fits more slowly; pre-activation fits less and generalises better",
         reference=f"{PAPER}, Fig. 6",
         rows=(
             _order_row("original", 110),
@@ -263,9 +281,9 @@ HE2016: tuple[Study, ...] = (
         ),
         presets=_BASIC_PRESETS,
         claims=(
-            _compare_with_original("bn-after-add", 110, ">", "ends at a higher training loss", "train_loss"),
-            _compare_with_original("full-preact", 164, ">", "ends at a higher training loss", "train_loss"),
-            _compare_with_original("full-preact", 164, "<", "tests better"),
+            _compare_with_original("bn-after-add", 110, ">", "ends with a higher training loss", "train_loss"),
+            _compare_with_original("full-preact", 164, ">", "ends with a higher training loss", "train_loss"),
+            _compare_with_original("full-preact", 164, "<", "has a lower test error"),
         ),
         figures=(
             FigureSpec(

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
-from reslab.spec.papers.he2016 import DIFFERENCES, PAPER, median_of_5
 from reslab.spec.papers.presets import cifar_presets, higher_test_error, imagenet_presets, lower_test_error
-from reslab.spec.study import Claim, ReportedValue, RowSpec, ScalePresets, Study
+from reslab.spec.study import Claim, ReportedValue, RowSpec, Study
 
-# Units a stage at short scale, and the paper's test errors: (baseline, pre-activation).
+PAPER = "He et al. 2016, arXiv:1603.05027"
+DIFFERENCES = ("the paper's tables give medians of 5 runs; here it is the mean, with the standard deviation",)
+
+# Blocks per stage at short scale, and the paper's test errors: (baseline, pre-activation).
 _TABLE3 = {
     ("110-1layer", "cifar10"): ("resnet110_1layer_cifar", 12, (9.90, 8.91)),
     ("110", "cifar10"): ("resnet110_cifar", 6, (6.61, 6.37)),
@@ -18,12 +20,17 @@ _TABLE3 = {
 _SMOKE_DEPTHS = {"110-1layer": 3, "110": 2, "164": 2, "1001": 3}
 
 
+def median_of_5(value: float | None, table: str, note: str = "") -> ReportedValue:
+    """Return a value of the paper, a median of five runs."""
+    return ReportedValue(value, "median of 5", location=f"{PAPER}, {table}", note=note, provenance="verified")
+
+
 def _row_name(kind: str, depth: str, data: str) -> str:
     return f"{kind}-{depth}" + ("-c100" if data == "cifar100" else "")
 
 
 def deep_row(kind: str, depth: str, data: str, table: str = "Table 3") -> RowSpec:
-    """A network with `original` or `preact` units on a data set, with the median that a table prints."""
+    """Return the row of a network with `original` or `preact` blocks, with the median printed in a table."""
     model, short_depth, values = _TABLE3[depth, data]
     return RowSpec(
         _row_name(kind, depth, data),
@@ -38,7 +45,7 @@ def deep_row(kind: str, depth: str, data: str, table: str = "Table 3") -> RowSpe
 
 
 def _mean_of_5(value: float, std: float, median: float) -> ReportedValue:
-    """Of 1,001 layers Table 4 prints mean and spread beside the median; the mean is what ours is."""
+    """Return the mean of Table 4, which prints it beside the median for 1,001 layers; ours is a mean too."""
     note = f"the median is {median:g}"
     return ReportedValue(value, "mean of 5", location=f"{PAPER}, Table 4", std=std, note=note, provenance="verified")
 
@@ -47,23 +54,14 @@ def _preact_is_better(depth: str, data: str) -> Claim:
     return lower_test_error(_row_name("preact", depth, data), _row_name("original", depth, data))
 
 
-def _double_steps(presets: ScalePresets) -> ScalePresets:
-    """Of half a batch as many pictures."""
-    short = presets.short
-    overrides = tuple(override.replace("=1000 steps", "=2000 steps") for override in short.overrides)
-    return replace(
-        presets, short=replace(short, description=short.description.replace("1,000", "2,000"), overrides=overrides)
-    )
-
-
 _BATCH_64 = replace(
     deep_row("preact", "1001", "cifar10"),
     name="preact-1001-batch64",
     overrides=("batch_size=64", "optimizer.lr=0.1", "schedule.milestones=64k steps,96k steps", "duration=128k steps"),
-    presets=_double_steps(cifar_presets(3, 12, duration="128,000")),
+    presets=cifar_presets(3, 12, duration="128,000", short_steps=2000),
     reported=_mean_of_5(4.69, 0.20, 4.62),
 )
-# Table 5: error of one crop of 320 pixels of pictures whose shorter side is 320.
+# Table 5: error of one crop of 320 pixels from images whose shorter side is 320.
 _CROP_320 = "resize(320) center-crop(320)"
 _SCHEDULE = (
     "schedule.name=multistep",
@@ -109,7 +107,7 @@ _TABLE5 = (
 HE2016_DEEP: tuple[Study, ...] = (
     Study(
         name="he2016/table3",
-        title="Original and pre-activated units, from one-layer skips to 1,001 layers",
+        title="Original and pre-activated blocks, from one-layer skips to 1,001 layers",
         reference=f"{PAPER}, Table 3",
         rows=tuple(deep_row(kind, *key) for key in _TABLE3 for kind in ("original", "preact")),
         presets=cifar_presets(2, 6),
@@ -133,24 +131,26 @@ HE2016_DEEP: tuple[Study, ...] = (
         claims=(
             lower_test_error("preact-1001", "preact-164"),
             Claim(
-                "preact-1001 tests better than preact-164 on CIFAR-100",
+                "preact-1001 has a lower test error than preact-164 on CIFAR-100",
                 "preact-1001-c100",
                 "<",
                 "preact-164-c100",
                 "test_error",
             ),
             Claim(
-                "1,001 original layers test worse than 164 on CIFAR-100",
+                "original-1001 has a higher test error than original-164 on CIFAR-100",
                 "original-1001-c100",
                 ">",
                 "original-164-c100",
                 "test_error",
             ),
-            Claim("a batch of 64 tests better than 128", "preact-1001-batch64", "<", "preact-1001", "test_error"),
+            Claim(
+                "a batch of 64 has a lower test error than 128", "preact-1001-batch64", "<", "preact-1001", "test_error"
+            ),
         ),
         differences=(
-            f"{DIFFERENCES[0]}; of the 1,001 pre-activated layers the paper prints the mean too, which stands here",
-            "at a batch of 64 as many pictures are seen, so twice the steps, and the rate stays 0.1: a reading",
+            f"{DIFFERENCES[0]}; for 1,001 pre-activated layers the paper prints the mean too, which is used here",
+            "a batch of 64 sees as many images in twice the steps, and the learning rate stays 0.1 (our reading)",
         ),
     ),
     Study(
@@ -158,13 +158,13 @@ HE2016_DEEP: tuple[Study, ...] = (
         title="152 and 200 layers on ImageNet, original and pre-activated",
         reference=f"{PAPER}, Table 5",
         rows=_TABLE5,
-        presets=imagenet_presets("own"),
+        presets=imagenet_presets(),
         claims=(
             lower_test_error("preact-200", "original-200"),
             lower_test_error("preact-200", "preact-152"),
             higher_test_error("original-200", "original-152"),
             Claim(
-                "152 layers test alike, original or pre-activated",
+                "152 original and 152 pre-activated layers reach the same test error",
                 "preact-152",
                 "within",
                 "original-152",
@@ -172,7 +172,7 @@ HE2016_DEEP: tuple[Study, ...] = (
                 margin=0.5,
             ),
             Claim(
-                "scale and aspect ratio augmentation helps 200 layers",
+                "scale and aspect ratio augmentation lowers the test error of 200 layers",
                 "preact-200-aspect",
                 "<",
                 "preact-200",
@@ -180,9 +180,9 @@ HE2016_DEEP: tuple[Study, ...] = (
             ),
         ),
         differences=(
-            "pictures are normalised by a mean and deviation per channel",
-            "one run each; the rate is divided at 30 and 60 of 90 epochs",
-            "the original 200 layers stride in the 3x3 convolution, the original 152 in the first 1x1",
+            "images are normalised by a mean and standard deviation per channel",
+            "one run each; the learning rate is divided at epochs 30 and 60 of 90",
+            "the original 200 layers have the stride in the 3x3 convolution, the original 152 in the first 1x1",
         ),
     ),
 )

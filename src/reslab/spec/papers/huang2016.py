@@ -43,7 +43,7 @@ _STOCHASTIC = _row(
 HUANG2016: tuple[Study, ...] = (
     Study(
         name="stochastic_depth2016/table1",
-        title="Training fewer units at a time gives a better deep network",
+        title="Training a random subset of blocks improves a deep network",
         reference=f"{_PAPER}, Table 1 and Fig. 3",
         rows=(
             _CONSTANT,
@@ -74,23 +74,25 @@ HUANG2016: tuple[Study, ...] = (
         ),
         presets=_PRESETS,
         claims=(
-            Claim("stochastic depth tests better", "stochastic-110", "<", "constant-110", "test_error"),
+            Claim("stochastic depth lowers the test error", "stochastic-110", "<", "constant-110", "test_error"),
             Claim(
-                "stochastic depth tests better on CIFAR-100",
+                "stochastic depth lowers the test error on CIFAR-100",
                 "stochastic-110-c100",
                 "<",
                 "constant-110-c100",
                 "test_error",
             ),
             Claim(
-                "stochastic depth fits the training pictures less",
+                "stochastic depth raises the training loss",
                 "stochastic-110",
                 ">",
                 "constant-110",
                 "train_loss",
             ),
-            Claim("stochastic depth trains faster", "stochastic-110", "<", "constant-110", "train_seconds"),
-            Claim("1,202 layers test better than 110", "stochastic-1202", "<", "stochastic-110", "test_error"),
+            Claim("stochastic depth trains in less time", "stochastic-110", "<", "constant-110", "train_seconds"),
+            Claim(
+                "1,202 layers have a lower test error than 110", "stochastic-1202", "<", "stochastic-110", "test_error"
+            ),
         ),
         figures=(
             FigureSpec(
@@ -104,8 +106,9 @@ HUANG2016: tuple[Study, ...] = (
             ),
         ),
         differences=(
-            "the last step is judged, the paper's table is of the epoch that was best on its 5,000 validation pictures",
-            "optimizer, batch and decay are those of the authors' code",
+            "the weights of the last step are evaluated; the paper's table takes the epoch with the best validation error "
+            "on 5,000 images",
+            "optimizer, batch size and weight decay are those of the authors' code",
         ),
     ),
 )

@@ -48,14 +48,14 @@ LI2018: tuple[Study, ...] = (
             higher_test_error("noshort-110", "noshort-56"),
             lower_test_error("resnet-56", "noshort-56"),
             Claim(
-                "around noshort-56 less of the surface is near convex than around resnet-56",
+                "the loss surface is non-convex in more places around noshort-56 than around resnet-56",
                 "noshort-56",
                 ">",
                 "resnet-56",
                 "landscape.non_convex_fraction",
             ),
             Claim(
-                "around noshort-110 less of the surface is near convex than around resnet-110",
+                "the loss surface is non-convex in more places around noshort-110 than around resnet-110",
                 "noshort-110",
                 ">",
                 "resnet-110",
@@ -66,7 +66,7 @@ LI2018: tuple[Study, ...] = (
         analyses=(AnalysisRequest("landscape", num_images=512),),
         figures=(
             FigureSpec(
-                "answers",
+                "analysis",
                 "The loss around the trained weights",
                 (FigurePanel("", _ROW_NAMES),),
                 location="Figs. 1, 5 and 7",
@@ -75,7 +75,7 @@ LI2018: tuple[Study, ...] = (
         ),
         differences=(
             "shortcuts pad with zeros (option A of He et al. 2015)",
-            "a grid and a number of pictures that fit: the paper has 51 x 51 points and all training pictures",
+            "a smaller grid and fewer images: the paper has 51 x 51 points and all training images",
         ),
     ),
 )

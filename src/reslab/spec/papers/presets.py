@@ -1,20 +1,22 @@
-"""What the scales cut from the papers' procedures: the smoke and short cuts that several studies share.
+"""Scale presets that several studies share, and constructors for the most common claims.
 
-The claims that papers make most: one row tests or trains better, or worse, than another.
+A preset shrinks a paper's procedure to fit a machine: `smoke` runs in seconds on bundled digits, `short` trains small
+versions for about a thousand steps.
 """
 
-from reslab.spec.study import Claim, ScalePreset, ScalePresets
+from reslab.spec.study import FULL_PRESET, Claim, ScalePreset, ScalePresets
 
-SMOKE_OVERRIDES = (
+SMOKE_STEPS = (
     "duration=12 steps",
     "schedule.name=multistep",
     "schedule.milestones=6 steps,9 steps",
     "schedule.warmup=0 steps",
     "batch_size=32",
-    "train_transform=pad(1) crop(8)",
     "eval_transform=",
     "val_fraction=0",
 )
+SMOKE_OVERRIDES = (*SMOKE_STEPS, "train_transform=pad(1) crop(8)")
+SMOKE_DIGITS = "256 of the bundled 8x8 digits"
 SMOKE_ANALYSIS_OVERRIDES = (
     "lesion.num_images=32",
     "lesion.draws=1",
@@ -28,35 +30,56 @@ SMOKE_ANALYSIS_OVERRIDES = (
     "responses.num_images=32",
     "gradients.num_images=32",
 )
-# One cycle in place of three plateaus: in so few steps 56 residual layers do not get going at a rate of 0.1 from the
-# first step on (43 % of the training pictures right after 950 steps, against 57 % after 850).
-SHORT_OVERRIDES = (
-    "duration=1000 steps",
-    "schedule.name=one-cycle",
-    "schedule.milestones=",
-    "schedule.warmup=0 steps",
-    "precision=bf16",
-    "channels_last=true",
-)
+BF16 = ("precision=bf16", "channels_last=true")
+
+
+def one_cycle(num_steps: int = 1000) -> tuple[str, ...]:
+    """Return the overrides for one cycle of this many steps.
+
+    One cycle in place of three plateaus: in so few steps, 56 residual layers do not start to learn at a rate of 0.1
+    from the first step on (43 % of the training images right after 950 steps, against 57 % after 850).
+    """
+    return (
+        f"duration={num_steps} steps",
+        "schedule.name=one-cycle",
+        "schedule.milestones=",
+        "schedule.warmup=0 steps",
+    )
 
 
 def cifar_presets(
-    smoke_depth: int, short_depth: int = 0, *, duration: str = "64,000", target_train_error: float = 20.0
+    smoke_depth: int,
+    short_depth: int = 0,
+    *,
+    duration: str = "64,000",
+    short_steps: int = 1000,
+    quarter_widths: str = "",
+    target_train_error: float = 20.0,
 ) -> ScalePresets:
-    """For networks of three stages on CIFAR: `smoke_units` a stage on the digits; at short scale `short_units` (the
-    row's own where 0) on feature maps of half the side, 1,000 steps of one cycle in place of `length`."""
-    depth_text = f"{short_depth} units a stage" if short_depth else ""
-    depth_overrides = (f"model.depths={short_depth},{short_depth},{short_depth}",) if short_depth else ()
+    """Return the presets for networks of three stages on CIFAR.
+
+    Smoke: `smoke_depth` blocks per stage on the digits. Short: `short_depth` blocks per stage (0: the row's own), the
+    widths `quarter_widths` (empty: the row's own), feature maps of half the side, and `short_steps` steps of one cycle
+    in place of `duration`.
+    """
     changes = [
-        depth_text,
-        "a stem of stride 2 (feature maps of 16, 8 and 4 pixels)",
-        f"1,000 steps of one cycle in place of {duration}",
+        "a quarter of the widths" if quarter_widths else "",
+        f"{short_depth} blocks per stage" if short_depth else "",
+        "a stem with stride 2 (feature maps of 16, 8 and 4 pixels)",
+        f"{short_steps:,} steps of one cycle in place of {duration}",
         "bf16",
     ]
+    short_overrides = (
+        *((f"model.depths={short_depth},{short_depth},{short_depth}",) if short_depth else ()),
+        "model.stem=conv3/2(16) norm act",
+        *one_cycle(short_steps),
+        *BF16,
+        *((f"model.widths={quarter_widths}",) if quarter_widths else ()),
+    )
+    smoke_blocks = f"{smoke_depth} block{'s' * (smoke_depth > 1)} per stage with widths 4, 8 and 16"
     return ScalePresets(
         smoke=ScalePreset(
-            f"bundled 8x8 digits, 256 of them, {smoke_depth} unit{'s' * (smoke_depth > 1)} a stage of widths 4, 8 "
-            "and 16, 12 steps of 32",
+            f"{SMOKE_DIGITS}, {smoke_blocks}, 12 steps of 32",
             (
                 f"model.depths={smoke_depth},{smoke_depth},{smoke_depth}",
                 "model.widths=4,8,16",
@@ -70,21 +93,30 @@ def cifar_presets(
             target_train_error=85.0,
         ),
         short=ScalePreset(
-            ", ".join(change for change in changes if change),
-            (*depth_overrides, "model.stem=conv3/2(16) norm act", *SHORT_OVERRIDES),
-            seeds=3,
-            target_train_error=60.0,
+            ", ".join(change for change in changes if change), short_overrides, seeds=3, target_train_error=60.0
         ),
-        full=ScalePreset("nothing is cut: the paper's procedure", target_train_error=target_train_error),
+        full=ScalePreset(FULL_PRESET.description, target_train_error=target_train_error),
     )
 
 
-def imagenet_presets(depths: str, short_overrides: tuple[str, ...] = ()) -> ScalePresets:
-    """For networks of four stages on ImageNet: shrunk on the digits; at short scale CIFAR-10 in place of ImageNet, a
-    quarter of the widths, the depth its own."""
+# The batches and steps of ImageNet studies at short scale.
+IMAGENET_SHORT_STEPS = ("batch_size=128", "optimizer.lr=0.1", *one_cycle())
+
+
+def imagenet_presets(
+    depths: str = "own",
+    *,
+    short_steps: tuple[str, ...] = IMAGENET_SHORT_STEPS,
+    short_steps_text: str = "1,000 steps of 128 in one cycle",
+) -> ScalePresets:
+    """Return the presets for networks of four stages on ImageNet, whose stages have `depths` blocks.
+
+    Smoke: shrunk networks on the digits. Short: CIFAR-10 in place of ImageNet, a quarter of the widths, the full depth,
+    and the overrides `short_steps`, which `short_steps_text` describes.
+    """
     return ScalePresets(
         smoke=ScalePreset(
-            "bundled 8x8 digits, 256 of them, one unit a stage of widths 4, 8, 16 and 32, 12 steps of 32",
+            f"{SMOKE_DIGITS}, one block per stage with widths 4, 8, 16 and 32, 12 steps of 32",
             (
                 "model.depths=1,1,1,1",
                 "model.widths=4,8,16,32",
@@ -98,43 +130,41 @@ def imagenet_presets(depths: str, short_overrides: tuple[str, ...] = ()) -> Scal
             tta="single",
         ),
         short=ScalePreset(
-            f"CIFAR-10 in place of ImageNet, the stages' {depths} units at a quarter of their widths, "
-            "a stem of one 3x3 convolution of stride 2, 1,000 steps of 128 in one cycle, one view, bf16",
+            f"CIFAR-10 in place of ImageNet, the stages' {depths} blocks at a quarter of their widths, a stem of one "
+            f"3x3 convolution with stride 2, {short_steps_text}, one view, bf16",
             (
                 "model.widths=16,32,64,128",
                 "model.stem=conv3/2(16) norm act",
-                "batch_size=128",
-                "optimizer.lr=0.1",
                 "train_transform=pad(4) crop(32) flip",
                 "eval_transform=",
                 "val_fraction=0",
-                *SHORT_OVERRIDES,
-                *short_overrides,
+                *short_steps,
+                *BF16,
             ),
             data="cifar10",
             seeds=3,
             target_train_error=60.0,
             tta="single",
         ),
-        full=ScalePreset("nothing is cut: the paper's procedure", target_train_error=50.0),
+        full=ScalePreset(FULL_PRESET.description, target_train_error=50.0),
     )
 
 
 def lower_test_error(left: str, right: str) -> Claim:
-    """`left` has the smaller test error."""
-    return Claim(f"{left} tests better than {right}", left, "<", right, "test_error")
+    """Return the claim that `left` has a lower test error than `right`."""
+    return Claim(f"{left} has a lower test error than {right}", left, "<", right, "test_error")
 
 
 def higher_test_error(left: str, right: str) -> Claim:
-    """`left` has the larger test error."""
-    return Claim(f"{left} tests worse than {right}", left, ">", right, "test_error")
+    """Return the claim that `left` has a higher test error than `right`."""
+    return Claim(f"{left} has a higher test error than {right}", left, ">", right, "test_error")
 
 
 def lower_train_error(left: str, right: str) -> Claim:
-    """`left` has the smaller training error."""
-    return Claim(f"{left} trains better than {right}", left, "<", right, "train_error")
+    """Return the claim that `left` has a lower training error than `right`."""
+    return Claim(f"{left} has a lower training error than {right}", left, "<", right, "train_error")
 
 
 def higher_train_error(left: str, right: str) -> Claim:
-    """`left` has the larger training error."""
-    return Claim(f"{left} trains worse than {right}", left, ">", right, "train_error")
+    """Return the claim that `left` has a higher training error than `right`."""
+    return Claim(f"{left} has a higher training error than {right}", left, ">", right, "train_error")

@@ -2,24 +2,23 @@
 
 from dataclasses import replace
 
-from reslab.spec.papers.presets import SMOKE_OVERRIDES
+from reslab.spec.papers.presets import BF16, SMOKE_DIGITS, SMOKE_STEPS
 from reslab.spec.study import Claim, FigurePanel, FigureSpec, ReportedValue, RowSpec, ScalePreset, ScalePresets, Study
 
 _REFERENCE = (
     "Stevens, Antiga and Viehmann 2020, Deep Learning with PyTorch, ch. 8; its notebook p1ch8/1_convolution.ipynb"
 )
 _SMOKE_PRESET = ScalePreset(
-    "bundled 8x8 digits, 256 of them, 12 steps of 32",
-    tuple(setting for setting in SMOKE_OVERRIDES if not setting.startswith("train_transform")),
+    f"{SMOKE_DIGITS}, 12 steps of 32",
+    SMOKE_STEPS,
     data="digits",
     num_images=256,
     seeds=2,
 )
-_FAST_ARITHMETIC = ("precision=bf16", "channels_last=true")
 _PRESETS = ScalePresets(
     smoke=_SMOKE_PRESET,
-    short=ScalePreset("only the arithmetic is cut, to bf16: 10,000 pictures, 100 epochs", _FAST_ARITHMETIC, seeds=3),
-    full=ScalePreset("nothing is cut: 10,000 pictures, 100 epochs"),
+    short=ScalePreset("the book's procedure in bf16: 10,000 images, 100 epochs", BF16, seeds=3),
+    full=ScalePreset("the book's procedure: 10,000 images, 100 epochs"),
 )
 _DEEP_PRESETS = ScalePresets(
     smoke=replace(
@@ -27,10 +26,10 @@ _DEEP_PRESETS = ScalePresets(
         description=f"{_SMOKE_PRESET.description}, 3 blocks of width 8",
         overrides=(*_SMOKE_PRESET.overrides, *("model.depths=3", "model.widths=8", "model.stem=conv3(8) act maxpool2")),
     ),
-    short=ScalePreset("5 of 100 epochs, bf16", ("duration=5 epochs", *_FAST_ARITHMETIC), seeds=3),
+    short=ScalePreset("5 of 100 epochs, bf16", ("duration=5 epochs", *BF16), seeds=3),
     full=_PRESETS.full,
 )
-# The network, the recipe, and the accuracies on training and validation pictures that the notebook prints.
+# The network, the recipe, and the accuracies on training and validation images that the notebook prints.
 _ROWS = {
     "baseline": ("book_net", "book-ch8", 0.93, 0.89),
     "width": ("book_width", "book-ch8", 0.96, 0.90),
@@ -76,24 +75,26 @@ _HIGH_LR_BASELINE = replace(
 
 def _claims(test_metric: str, train_metric: str) -> tuple[Claim, ...]:
     return (
-        Claim("twice the width fits the training pictures better", "width", "<", "baseline", train_metric),
-        Claim("dropout fits the training pictures less", "dropout", ">", "width", train_metric),
-        Claim("BatchNorm fits the training pictures better than dropout", "batch-norm", "<", "dropout", train_metric),
-        Claim("skip connections help depth: res fits better than depth", "res", "<", "depth", train_metric),
-        Claim("res tests no worse than depth", "res", "within", "depth", test_metric, margin=1.5),
-        Claim("a penalty on the weights fits the training pictures less", "l2-reg", ">", "baseline", train_metric),
+        Claim("twice the width fits the training images better", "width", "<", "baseline", train_metric),
+        Claim("dropout fits the training images less", "dropout", ">", "width", train_metric),
+        Claim("BatchNorm fits the training images better than dropout", "batch-norm", "<", "dropout", train_metric),
+        Claim(
+            "skip connections help: res fits the training images better than depth", "res", "<", "depth", train_metric
+        ),
+        Claim("res and depth reach the same test error", "res", "within", "depth", test_metric, margin=1.5),
+        Claim("a penalty on the weights fits the training images less", "l2-reg", ">", "baseline", train_metric),
     )
 
 
 _DIFFERENCES = (
-    "the last 16 pictures of an epoch are a batch of their own in the book; here others each epoch are left out",
-    "seeds are not the book's 123: the order of pictures and the first weights are drawn otherwise",
+    "in the book, the last 16 images of an epoch form a smaller batch; here each epoch skips 16 other images",
+    "the seeds are not the book's 123, so the order of images and the initial weights differ",
 )
 
 STEVENS2020: tuple[Study, ...] = (
     Study(
         name="book/chapter8",
-        title="Deep Learning with PyTorch, chapter 8: eight networks, judged in eval mode",
+        title="Deep Learning with PyTorch, chapter 8: eight networks, evaluated in eval mode",
         reference=_REFERENCE,
         rows=(*(_row(name, False) for name in _ROWS), _HIGH_LR_BASELINE, _HIGH_LR),
         presets=_PRESETS,
@@ -101,14 +102,19 @@ STEVENS2020: tuple[Study, ...] = (
             *_claims("test_error", "train_error_eval"),
             Claim("twice the width overfits: a larger gap", "width", ">", "baseline", "gap"),
             Claim(
-                "BatchNorm bears a rate of 0.1 better than the baseline does",
+                "at a learning rate of 0.1, BatchNorm has a lower test error than the baseline",
                 "batch-norm-lr-0.1",
                 "<",
                 "baseline-lr-0.1",
                 "test_error",
             ),
             Claim(
-                "BatchNorm replaces dropout: it tests no worse", "batch-norm", "within", "dropout", "test_error", 2.0
+                "BatchNorm replaces dropout: both reach the same test error",
+                "batch-norm",
+                "within",
+                "dropout",
+                "test_error",
+                2.0,
             ),
         ),
         figures=(
@@ -121,15 +127,18 @@ STEVENS2020: tuple[Study, ...] = (
                 ),
             ),
         ),
-        differences=(*_DIFFERENCES, "the book never calls eval(): its values are of dropout and batch statistics"),
+        differences=(*_DIFFERENCES, "the book never calls eval(): its values include dropout and batch statistics"),
     ),
     Study(
         name="book/chapter8-as-printed",
-        title="Deep Learning with PyTorch, chapter 8: eight networks, judged as the book does",
+        title="Deep Learning with PyTorch, chapter 8: eight networks, evaluated as in the book",
         reference=_REFERENCE,
         rows=tuple(_row(name, True) for name in _ROWS),
         presets=_PRESETS,
         claims=_claims("test_error_batch", "train_error_batch"),
-        differences=(*_DIFFERENCES, "never in eval mode, as in the book: dropout draws, and norms see each batch"),
+        differences=(
+            *_DIFFERENCES,
+            "never in eval mode, as in the book: dropout stays active, and norms use batch statistics",
+        ),
     ),
 )

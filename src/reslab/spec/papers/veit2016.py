@@ -14,7 +14,7 @@ _ROWS = ("residual-56", "residual-110", "plain-20")
 VEIT2016: tuple[Study, ...] = (
     Study(
         name="veit2016/lesion",
-        title="Deleting a unit barely hurts a residual network, and breaks a plain one",
+        title="Deleting one block barely hurts a residual network and breaks a plain one",
         reference=f"{_PAPER}, Secs. 4 and 5, Figs. 3, 5 and 6",
         rows=(
             RowSpec("residual-56", "resnet56_cifar", "cifar10", "he2015-cifar", seeds=3, presets=cifar_presets(4)),
@@ -39,21 +39,21 @@ VEIT2016: tuple[Study, ...] = (
         presets=cifar_presets(4),
         claims=(
             Claim(
-                "without one unit, residual-56 errs less than plain-20 without one",
+                "after deleting one block, residual-56 has a lower error than plain-20",
                 "residual-56",
                 "<",
                 "plain-20",
                 _ONE_BLOCK_DELETED,
             ),
             Claim(
-                "without one unit, residual-110 errs less than plain-20 without one",
+                "after deleting one block, residual-110 has a lower error than plain-20",
                 "residual-110",
                 "<",
                 "plain-20",
                 _ONE_BLOCK_DELETED,
             ),
             Claim(
-                "the more units there are, the less one matters: residual-110 without one errs less than residual-56",
+                "the more blocks, the less one matters: without one, residual-110 has a lower error than residual-56",
                 "residual-110",
                 "<",
                 "residual-56",
@@ -61,7 +61,7 @@ VEIT2016: tuple[Study, ...] = (
             ),
             *(
                 Claim(
-                    f"with units permuted, residual-{depth} errs less than guessing would",
+                    f"with permuted blocks, residual-{depth} has a lower error than chance",
                     f"residual-{depth}",
                     "<",
                     0.9,
@@ -71,7 +71,7 @@ VEIT2016: tuple[Study, ...] = (
             ),
             *(
                 Claim(
-                    f"in residual-{depth} shorter paths than the mean one, of {half:g} units, carry the most gradient",
+                    f"the paths with the most gradient in residual-{depth} are shorter than the mean of {half:g} blocks",
                     f"residual-{depth}",
                     "<",
                     half,
@@ -83,18 +83,18 @@ VEIT2016: tuple[Study, ...] = (
         analyses=(AnalysisRequest("lesion", num_images=1000),),
         figures=(
             FigureSpec(
-                "answers",
-                "Units deleted and permuted",
+                "analysis",
+                "Blocks deleted and permuted",
                 (FigurePanel("", _ROWS),),
                 location="Figs. 3, 5 and 6",
                 analysis="lesion",
             ),
         ),
         differences=(
-            "the plain network is plain-20, where the paper has VGG-15: a unit of it becomes the identity where its "
+            "the plain network is plain-20 in place of VGG-15; one of its blocks is replaced by the identity where its "
             "shapes agree, and is not deleted where they do not",
-            "residual networks are trained as He et al. 2015 do",
+            "residual networks are trained as in He et al. 2015",
         ),
-        notes="The paper finds paths of 5 to 17 of the 54 units to carry most of the gradient.",
+        notes="In the paper, paths of 5 to 17 of the 54 blocks carry most of the gradient.",
     ),
 )
