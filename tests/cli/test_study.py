@@ -49,7 +49,7 @@ def test_the_table_for_a_person(command: Command, folder: Path) -> None:
     words = ("study", NAME, *ROWS, "--store", folder / "store", "--output", folder / "page")
     found = command(*words)
     assert "residual-20  test_error (%)" in found.out
-    assert "plain-56 trains worse than plain-20: undecided (plain-56 was not run)" in found.out
+    assert "plain-56 has a higher training error than plain-20: undecided (plain-56 was not run)" in found.out
     assert str(folder / "page" / "report.html") in found.err
 
 

@@ -67,7 +67,7 @@ D2L: tuple[Study, ...] = (
         ),
         figures=(FigureSpec("error_curves", "Error against iterations", (FigurePanel("ResNet-18", ("resnet-18",)),)),),
         differences=(
-            "in the tutorial the last 96 images of an epoch form a smaller batch; here each epoch skips 96 other images",
+            "in the tutorial, the last 96 images of an epoch form a smaller batch; here each epoch skips 96 images",
         ),
         notes="The tutorial's training loss and accuracy are averages over the last epoch, during training.",
     ),

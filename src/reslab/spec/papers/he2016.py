@@ -163,7 +163,8 @@ HE2016: tuple[Study, ...] = (
             *DIFFERENCES,
             "the 1x1 convolution of each shortcut has no BatchNorm; the paper does not say (our reading)",
             "dropout on the shortcut in two readings: kept elements are divided by 1 - p, as in frameworks, and the "
-            "signal grows with each block; or they are not, and the shortcut has an expectation of 0.5, as the paper says",
+            "signal grows with each block; or they are not, and the shortcut has an expectation of 0.5, as the "
+            "paper says",
             "of the exclusive gate's biases from 0 to -5, which all fail, only the first and the last are here; "
             "he2016/gate-bias has them all",
         ),

@@ -106,8 +106,8 @@ HUANG2016: tuple[Study, ...] = (
             ),
         ),
         differences=(
-            "the weights of the last step are evaluated; the paper's table takes the epoch with the best validation error "
-            "on 5,000 images",
+            "the weights of the last step are evaluated; the paper's table takes the epoch with the best validation "
+            "error on 5,000 images",
             "optimizer, batch size and weight decay are those of the authors' code",
         ),
     ),

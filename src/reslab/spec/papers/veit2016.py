@@ -71,7 +71,7 @@ VEIT2016: tuple[Study, ...] = (
             ),
             *(
                 Claim(
-                    f"the paths with the most gradient in residual-{depth} are shorter than the mean of {half:g} blocks",
+                    f"in residual-{depth} the paths with the most gradient are shorter than the mean, {half:g} blocks",
                     f"residual-{depth}",
                     "<",
                     half,
