@@ -16,8 +16,8 @@ PATIENCE_SECONDS = 400
 SRC = HERE.parents[1] / "src"
 PREAMBLE = (
     "import os, sys, torch\n"
-    "from reslab.runtime.distributed import join\n"
-    "from reslab.runtime.torchrun import read_place\n"
+    "from reslab.runtime.distributed import init_process_group\n"
+    "from reslab.runtime.torchrun import read_distributed_env\n"
 )
 
 
@@ -33,10 +33,10 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def on_ranks(code: str, folder: Path, num: int = 2) -> list[Any]:
-    """Run `code` on every rank, in which `ranks` are joined; the `answer` of each."""
+    """Run `code` on every rank, with its `process_group`; return the `answer` of each."""
     script = folder / "script.py"
-    ending = f"\ntorch.save(answer, {str(folder)!r} + f'/answer{{ranks.rank}}.pt')\n"
-    script.write_text(PREAMBLE + "ranks = join(torch.device('cpu'))\n" + code + ending)
+    ending = f"\ntorch.save(answer, {str(folder)!r} + f'/answer{{process_group.rank}}.pt')\n"
+    script.write_text(PREAMBLE + "process_group = init_process_group(torch.device('cpu'))\n" + code + ending)
     port, processes = str(free_port()), []
     for rank in range(num):
         place = {"RANK": str(rank), "WORLD_SIZE": str(num), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

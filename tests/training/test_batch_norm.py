@@ -115,15 +115,15 @@ def batch():
     return torch.randn(6, 3, 8, 8, dtype=torch.float64) * 3 + 1, torch.randn(6, 5, dtype=torch.float64)
 """
 SHARED = """
-from reslab.training.batch_norm import synchronised_norms
+from reslab.training.batch_norm import sync_batch_norm
 model = network()
 model[0].weight.requires_grad_(False)
-replica = ranks.replica(model)
+replica = process_group.wrap_ddp(model)
 model[0].weight.requires_grad_(True)  # opened later, and shared all the same
 x, y = batch()
 parts = [part.clone().requires_grad_() for part in x.split(3)]
-x, y, before = parts[ranks.rank], y.split(3)[ranks.rank], set(vars(model[1]))
-with synchronised_norms(model, ranks):
+x, y, before = parts[process_group.rank], y.split(3)[process_group.rank], set(vars(model[1]))
+with sync_batch_norm(model, process_group):
     for _ in range(2):
         replica.zero_grad()
         out = replica(x)

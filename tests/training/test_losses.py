@@ -270,7 +270,7 @@ def test_a_teacher_of_other_classes_or_channels_is_refused(tmp_path: Path) -> No
         load_teacher(tmp_path / "classes.safetensors", data)
     colours = Preprocess(3, "", (0.5,) * 3, (0.5,) * 3)
     saved(tmp_path / "colour.safetensors", data.classes, colours, channels=3)
-    with pytest.raises(ValueError, match="a teacher of 1 channels"):
+    with pytest.raises(ValueError, match="a teacher with 1 channels"):
         load_teacher(tmp_path / "colour.safetensors", data)
 
 

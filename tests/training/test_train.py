@@ -143,7 +143,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
 
 
 def test_a_learning_rate_beyond_reason_is_told_so(tiny: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(NonFiniteError, match="smaller learning rate"):
+    with pytest.raises(NonFiniteError, match="lower learning rate"):
         train(output=tmp_path / "run", lr=1e30, **tiny)
 
 

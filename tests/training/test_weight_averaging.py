@@ -169,14 +169,12 @@ def test_a_loss_that_is_not_finite_stops_with_step_batch_and_layer(tiny: dict[st
     with pytest.raises(NonFiniteError) as told:
         train(data=(images, torch.arange(64) % 3), output=tmp_path / "run", **{**settings(tiny, {}), "batch_size": 16})
     found = json.loads((tmp_path / "run" / "diverged.json").read_text())
-    assert found["location"] == "in the pictures themselves"
+    assert (found["phase"], found["module"]) == ("input", "")
     assert 5 in [sample["index"] for sample in found["batch"]]
     assert len(found["batch"]) == 16
     step = found["step"]
-    assert f"at step {step}: it began at step {step} in the pictures themselves, on the batch of samples" in str(
-        told.value
-    )
-    assert "the last good state, of step 0, is kept" in str(told.value)
+    assert f"at step {step}: it began at step {step} in the input images, on the batch of samples" in str(told.value)
+    assert "the last good checkpoint, of step 0, is in" in str(told.value)
 
 
 def test_a_rate_that_is_too_large_is_told_with_the_layer(tiny: dict[str, Any], tmp_path: Path) -> None:

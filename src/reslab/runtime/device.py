@@ -24,7 +24,7 @@ def available_devices() -> list[str]:
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """Resolve a device; `auto` is the first available of cuda, mps and cpu. Raises ValueError for an unavailable one."""
+    """Resolve a device; `auto` is the first available of cuda, mps and cpu. Raises ValueError for an absent one."""
     available = available_devices()
     if str(device) == "auto":
         return torch.device(available[0])

@@ -1,4 +1,4 @@
-"""Units computed again in the backward pass, so that a deep network needs little memory."""
+"""Activation checkpointing: recompute each block in the backward pass to save memory."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -15,20 +15,18 @@ from reslab.training.batch_norm import batch_norms, frozen_bn_stats
 
 @contextlib.contextmanager
 def checkpoint_activations(model: nn.Module, enabled: bool = True) -> Iterator[None]:
-    """Inside, a network keeps only its units' inputs for the backward pass, which computes each unit again (Chen et al.
-    2016, arXiv:1604.06174, Sec. 4).
+    """Keep only the inputs of the residual blocks for the backward pass, which recomputes each block.
 
-    Losses, gradients and running statistics are those without: the same noise is drawn again, and the statistics move
-    in the first pass alone. Raises ValueError for a network that is not of units.
+    Chen et al. 2016, arXiv:1604.06174, Sec. 4. Losses, gradients and running statistics do not change: the
+    recomputation draws the same random numbers and does not update running statistics. Raises ValueError for a network that is not a
+    `ResidualNetwork`.
     """
     if not enabled:
         yield
         return
     if not isinstance(model, ResidualNetwork):
         name = type(model).__name__
-        raise invalid(
-            "a network of units to compute again, by name", f"the module {name}", "activation_checkpointing=false"
-        )
+        raise invalid("a network of residual blocks, by name", f"the module {name}", "activation_checkpointing=false")
     blocks = [block for _, block in model.blocks()]
     for block in blocks:
         vars(block)["forward"] = _checkpointed_forward(block)

@@ -1,7 +1,4 @@
-"""BatchNorm's statistics as the data has them, in place of what moved along while the weights still changed.
-
-BatchNorm over the batches of all ranks together, as if they were one.
-"""
+"""BatchNorm: running statistics measured for the final weights (precise BN), and synchronization over ranks."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
@@ -19,14 +16,14 @@ from reslab.spec.errors import invalid
 
 @dataclass
 class _RunningMoments:
-    """Count, mean and sum of squared deviations per channel of all that came by (Chan et al. 1983, Eq. 2.1)."""
+    """Count, mean and sum of squared deviations per channel, accumulated batch by batch (Chan et al. 1983, Eq. 2.1)."""
 
     count: int = 0
     mean: Tensor | float = 0.0
     squared_deviations: Tensor | float = 0.0
 
     def add(self, x: Tensor) -> None:
-        """Take in x (N, C) or (N, C, ...)."""
+        """Add the values of x, (N, C) or (N, C, ...)."""
         dtype = torch.float32 if x.device.type == "mps" else torch.float64
         dims = [dim for dim in range(x.ndim) if dim != 1]
         num_values = x.numel() // x.shape[1]
@@ -34,7 +31,7 @@ class _RunningMoments:
         self.merge(num_values, mean.to(dtype), variance.to(dtype) * num_values)
 
     def merge(self, num_values: int, mean: Tensor | float, squared_deviations: Tensor | float) -> None:
-        """Take in what others counted."""
+        """Add the moments of `num_values` other values."""
         if not num_values:
             return
         total, delta = self.count + num_values, mean - self.mean
@@ -45,7 +42,7 @@ class _RunningMoments:
         self.count = total
 
     def copy_to(self, norm: _BatchNorm) -> None:
-        """The mean, and the variance with n - 1 below it as torch keeps it, into the buffers."""
+        """Write the mean and the unbiased variance (divided by n - 1, as torch does) into the norm's buffers."""
         for buffer, value in (
             (norm.running_mean, self.mean),
             (norm.running_var, self.squared_deviations / max(1, self.count - 1)),
@@ -62,12 +59,12 @@ def update_bn_stats(
     frozen: Iterable[nn.Module] = (),
     process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> int:
-    """Set every BatchNorm's running mean and variance to those of all that comes to it from `inputs` (N, C, H, W).
+    """Set every BatchNorm's running mean and variance to those of its inputs over all of `inputs` (N, C, H, W).
 
-    mu = mean of x, sigma^2 = sum of (x - mu)^2 / (n - 1), each batch normalised by its own statistics on its way (Wu
-    and Johnson 2021, arXiv:2105.07576, Sec. 3.1), dropout and the like as at test, in float32. `frozen` norms stay and
-    act as at test. Of several ranks each has inputs of its own, and what all of them saw counts. Returns the number of
-    samples; raises ValueError where there are none.
+    Precise BN: mu = mean of x, sigma^2 = sum of (x - mu)^2 / (n - 1), while each batch is normalized by its own
+    statistics (Wu and Johnson 2021, arXiv:2105.07576, Sec. 3.1); everything else is in eval mode, in float32. `frozen`
+    norms stay unchanged and in eval mode. Each rank passes inputs of its own; the statistics are over all ranks.
+    Returns the number of samples; raises ValueError if there are none.
     """
     norms = batch_norms(model, frozen)
     moments = {norm: _RunningMoments() for norm in norms}
@@ -87,7 +84,7 @@ def update_bn_stats(
 
 
 def _merge_across_ranks(local_moments: _RunningMoments, process_group: ProcessGroup) -> _RunningMoments:
-    """The moments of all ranks, taken in in their order."""
+    """Merge the moments of all ranks in rank order, so that every rank gets the same sums."""
     if process_group.world_size == 1:
         return local_moments
     merged = _RunningMoments()
@@ -103,7 +100,7 @@ def _on_cpu(value: Tensor | float) -> Tensor | float:
 
 
 def batch_norms(model: nn.Module, frozen: Iterable[nn.Module] = ()) -> list[_BatchNorm]:
-    """The norms of a network that keep statistics, without the `frozen`."""
+    """Return the BatchNorms of a network that track running statistics, without the `frozen` ones."""
     excluded = set(frozen)
     return [
         module
@@ -114,7 +111,7 @@ def batch_norms(model: nn.Module, frozen: Iterable[nn.Module] = ()) -> list[_Bat
 
 @contextlib.contextmanager
 def _record_moments(model: nn.Module, moments: dict[_BatchNorm, _RunningMoments]) -> Iterator[None]:
-    """Inside, the norms normalise by each batch and hand what comes to their moments; all else is as at test."""
+    """Put the norms into training mode and everything else into eval mode, and record the inputs of the norms."""
 
     def record(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
         assert isinstance(norm, _BatchNorm)
@@ -137,7 +134,7 @@ def _record_moments(model: nn.Module, moments: dict[_BatchNorm, _RunningMoments]
 
 @contextlib.contextmanager
 def frozen_bn_stats(norms: Iterable[_BatchNorm]) -> Iterator[None]:
-    """Inside, the norms normalise as ever, and what moves are copies of their running statistics."""
+    """Let the norms update copies of their running statistics inside the context, so that their own stay unchanged."""
     original_buffers = {norm: dict(norm._buffers) for norm in norms}
     for norm, buffers in original_buffers.items():
         norm._buffers.update({name: None if buffer is None else buffer.clone() for name, buffer in buffers.items()})
@@ -153,11 +150,11 @@ TensorFn = Callable[[Tensor], Tensor]
 
 @contextlib.contextmanager
 def sync_batch_norm(model: nn.Module, process_group: ProcessGroup, enabled: bool = True) -> Iterator[None]:
-    """Inside, every BatchNorm in training mode normalises by mean and variance of the global batch, N C or N C ... in.
+    """Let every BatchNorm in training mode normalize by the statistics of the global batch inside the context.
 
-    Outputs, gradients and running statistics are those of one process with the whole batch. On a GPU this is torch's
-    own `SyncBatchNorm`, which takes no tensors of a CPU; there it is ours. The modules stay what they are, so names and
-    weights do too. With one rank nothing changes.
+    Outputs, gradients and running statistics are those of one process with the whole batch, (N, C) or (N, C, ...). On
+    a GPU this is torch's `SyncBatchNorm`, which does not support CPU tensors; on a CPU it is our own implementation.
+    The modules are not replaced, so names and weights stay. With one rank nothing changes.
     """
     is_active = enabled and process_group.world_size > 1
     norms = [module for module in model.modules() if is_active and _is_plain_batch_norm(module)]
@@ -185,21 +182,27 @@ def _synced_forward(norm: _BatchNorm, process_group: ProcessGroup) -> TensorFn:
             torch_norm(x) if x.device.type == "cuda" else sync_batch_norm_forward(norm, x, process_group.all_reduce_sum)
         )
 
-    # The compiler would have to follow messages between processes.
+    # torch.compile cannot trace the collectives.
     wrapped: TensorFn = torch.compiler.disable(forward)
     return wrapped
 
 
 def _torch_sync_bn(norm: _BatchNorm) -> nn.SyncBatchNorm:
-    """torch's synchronised norm over the weights and statistics of `norm`, also when those are exchanged."""
+    """Return torch's SyncBatchNorm that shares the dictionaries of parameters and buffers of `norm`.
+
+    Sharing the dictionaries rather than the tensors keeps it valid when tensors are swapped, as `frozen_bn_stats` does.
+    """
     sync_norm = nn.SyncBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
     sync_norm._parameters, sync_norm._buffers = norm._parameters, norm._buffers
     return sync_norm
 
 
 def sync_batch_norm_forward(norm: _BatchNorm, x: Tensor, all_reduce_sum: TensorFn) -> Tensor:
-    """y = (x - m) / sqrt(v + eps) w + b, m = total(sum of x) / n, v = total(sum of (x - m)^2) / n (Ioffe and Szegedy
-    2015, Alg. 1), n = total(values a channel); in at least float32. The running statistics of `norm` move along."""
+    """Return y = (x - m) / sqrt(v + eps) w + b with the mean m and the variance v over all ranks.
+
+    m = S(sum of x) / n, v = S(sum of (x - m)^2) / n (Ioffe and Szegedy 2015, Alg. 1), where S is `all_reduce_sum` and n
+    the number of values per channel over all ranks; computed in at least float32. Updates the running statistics.
+    """
     norm._check_input_dim(x)
     values = x.to(torch.promote_types(x.dtype, torch.float32))
     dims = [dim for dim in range(x.ndim) if dim != 1]

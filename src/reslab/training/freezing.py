@@ -1,6 +1,6 @@
-"""Parts of a network that stay as they are until their time comes: weights without gradient, norms as at test.
+"""Freezing and gradual unfreezing of parts of a network: weights without gradients, BatchNorms in eval mode.
 
-What is frozen at a step is a function of the step, so that nothing of it is saved.
+What is frozen is a function of the step, so that a checkpoint need not save it.
 """
 
 import contextlib
@@ -16,10 +16,10 @@ from reslab.training.batch_norm import batch_norms
 
 
 class Freezing:
-    """The parts of a network by the step they are trained from (`reslab.spec.recipe`); none: all from step 0.
+    """Maps the parts of a network to the step from which they are trained; without any, all from step 0.
 
-    What nobody opens stays frozen for good. A frozen BatchNorm normalises by its running statistics, and they stay.
-    Raises ValueError for a part the network does not have.
+    The syntax of `unfreeze` is in `reslab.spec.recipe`. Parts that are not listed stay frozen. A frozen BatchNorm
+    normalizes by its running statistics and does not update them. Raises ValueError for an unknown part.
     """
 
     def __init__(self, model: nn.Module, unfreeze: tuple[str, ...], steps_per_epoch: int) -> None:
@@ -34,18 +34,18 @@ class Freezing:
         self._norms = [(norm, self._start_step(name)) for name, norm in model.named_modules() if norm in norms]
 
     def _start_step(self, name: str) -> float:
-        """The step from which the module or parameter of this name is trained."""
+        """Return the step from which the module or parameter of this name is trained."""
         if not self._start_steps:
             return 0
         starts = [start for prefix, start in self._start_steps.items() if f"{name}.".startswith(prefix)]
         return min(starts, default=float("inf"))
 
     def frozen_norms(self, step: int) -> list[nn.Module]:
-        """The BatchNorms that are frozen at `step`."""
+        """Return the BatchNorms that are frozen at `step`."""
         return [norm for norm, start in self._norms if step < start]
 
     def apply(self, step: int) -> None:
-        """Make the network what it is at `step`."""
+        """Freeze and unfreeze the network's parts as they are at `step`."""
         for weight, start in self._weights:
             weight.requires_grad_(step >= start)
         for norm, start in self._norms:
@@ -55,13 +55,13 @@ class Freezing:
                 _unfreeze_bn(norm, self.model.training)
 
     def on_step_end(self, step: int) -> None:
-        """Open what is trained from `step` on."""
+        """Unfreeze the parts that are trained from `step` on."""
         if step in self._start_steps.values():
             self.apply(step)
 
     @contextlib.contextmanager
     def active(self, step: int) -> Iterator[None]:
-        """Inside, the network is what it is at `step` (and later steps as they are done); afterwards all is open."""
+        """Apply the freezing of `step` inside the context (`on_step_end` advances it), then unfreeze everything."""
         self.apply(step)
         try:
             yield
@@ -73,7 +73,7 @@ class Freezing:
 
 
 def _name_prefixes(model: nn.Module, part: str) -> list[str]:
-    """What the names of a part's modules and parameters begin with, each with the dot after it."""
+    """Return the prefixes of the names of a part's modules and parameters, each with a trailing dot."""
     if part == "all":
         return [""]
     if part == "head":
@@ -93,7 +93,7 @@ def _name_prefixes(model: nn.Module, part: str) -> list[str]:
 
 
 def _freeze_bn(norm: nn.Module) -> None:
-    """At test for good: `model.train()` passes over it."""
+    """Put a norm into eval mode and make `model.train()` leave it there."""
     norm.eval()
     vars(norm)["train"] = lambda mode=True: norm
 

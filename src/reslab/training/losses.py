@@ -1,11 +1,7 @@
-"""Losses: outputs (N, C) and targets, classes (N,) or shares of classes (N, C), to one number.
+"""Losses of logits (N, C) and targets, either class indices (N,) or class probabilities (N, C).
 
-Every loss is a mean over the N samples, so that the mean over micro-batches, or over ranks, of their losses is the loss
-of the whole batch.
-
-The size of the weights as a part of the loss.
-
-Learning from another network's answers.
+Every loss is a mean over the N samples, so that the mean of the losses of equal micro-batches or ranks is the loss
+of the whole batch. Also here: weight penalties and knowledge distillation.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,9 +23,9 @@ LossFn = Callable[[Tensor, Tensor], Tensor]
 
 
 def dense_targets(outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Targets as shares of classes (N, C) in the outputs' type: (1 - s) t + s / C (Szegedy et al. 2016, Sec. 7).
+    """Return targets as class probabilities (N, C) in the dtype of the outputs, with label smoothing s.
 
-    Raises ValueError where targets are neither (N,) nor (N, C).
+    (1 - s) t + s / C (Szegedy et al. 2016, Sec. 7). Raises ValueError unless the targets are (N,) or (N, C).
     """
     if targets.shape == outputs.shape and targets.is_floating_point():
         dense = targets.to(outputs.dtype)
@@ -37,22 +33,23 @@ def dense_targets(outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> T
         dense = functional.one_hot(targets, outputs.shape[1]).to(outputs.dtype)
     else:
         raise invalid(
-            f"targets of shape {tuple(outputs.shape[:1])}, or shares of classes {tuple(outputs.shape)}",
+            f"targets of shape {tuple(outputs.shape[:1])}, or class probabilities {tuple(outputs.shape)}",
             f"{tuple(targets.shape)} of {targets.dtype}",
         )
     return dense if smoothing == 0 else dense * (1 - smoothing) + smoothing / outputs.shape[1]
 
 
 def _at_least_float32(outputs: Tensor) -> Tensor:
-    """At least float32, also under autocast."""
+    """Convert to float32 unless already float64, also under autocast: sums over a batch need its precision."""
     return outputs if outputs.dtype == torch.float64 else outputs.float()
 
 
 @dataclass(frozen=True, eq=False)
 class CrossEntropy:
-    """The mean over samples of -sum_c w_c t_c log softmax(z)_c, t smoothed; `weights` w (C,), 1 where None.
+    """The mean over samples of -sum_c w_c t_c log softmax(z)_c, with smoothed t and `weights` w (C,), 1 if None.
 
-    Divided by N with weights too, as torch's does for shares of classes; for labels torch's divides by the sum of w.
+    With weights too it is divided by N, as torch does for class probabilities; for class indices torch divides by the
+    sum of w.
     """
 
     smoothing: float = 0.0
@@ -70,8 +67,8 @@ class CrossEntropy:
 class BinaryCrossEntropy:
     """The mean over samples, and the mean or sum over classes, of BCE(sigmoid(z), t) (Wightman et al. 2021, Sec. 3.1).
 
-    t is smoothed, then set to 1 above `threshold` and to 0 elsewhere where there is one. On labels these are the
-    numbers of timm's; shares of classes are smoothed here, in timm where they are mixed. `weights` (C,).
+    t is smoothed; with a `threshold` it is then 1 above it and 0 elsewhere. Equal to timm's loss on class indices;
+    class probabilities are smoothed here, while timm smooths them when it mixes them. `weights` (C,).
     """
 
     threshold: float | None = None
@@ -108,7 +105,7 @@ class FocalLoss:
 class BinaryFocalLoss:
     """The mean over samples of -sum_c w_c a_c (1 - p_c)^gamma log p_c (Lin et al. 2017, Eq. 5).
 
-    p_c is the sigmoid's probability of what is so of class c, a_c `alpha` where it is there and 1 - `alpha` where not.
+    p_c is the sigmoid's probability of the true state of class c; a_c is `alpha` for present classes, else 1 - `alpha`.
     """
 
     gamma: float = 2.0
@@ -128,7 +125,7 @@ class BinaryFocalLoss:
 
 
 def build_loss(expression: str, smoothing: float = 0.0, weights: Tensor | None = None) -> LossFn:
-    """The loss that a sentence names, `distill` apart. Raises ValueError like `parse_loss`."""
+    """Build the loss of an expression, without `distill`. Raises ValueError like `parse_loss`."""
     spec = parse_loss(expression)
     builders: dict[str, Callable[[LossSpec], LossFn]] = {
         "cross-entropy": lambda _: CrossEntropy(smoothing, weights),
@@ -140,9 +137,9 @@ def build_loss(expression: str, smoothing: float = 0.0, weights: Tensor | None =
 
 
 def compute_class_weights(setting: str, labels: Tensor, classes: Sequence[str]) -> Tensor | None:
-    """Weights (C,) of classes: None for "", N / (C n_c) for "balanced" (King and Zeng 2001), else numbers as said.
+    """Return class weights (C,): None for "", N / (C n_c) for "balanced" (King and Zeng 2001), else the given numbers.
 
-    Raises ValueError where a class has no sample to be balanced by, or the numbers are not one a class, above 0.
+    Raises ValueError if a class has no sample to balance by, or if there is not one positive number per class.
     """
     weights = parse_class_weights(setting)
     if not weights:
@@ -156,15 +153,15 @@ def compute_class_weights(setting: str, labels: Tensor, classes: Sequence[str]) 
             )
         return len(labels) / (len(classes) * counts.double())
     if len(weights) != len(classes):
-        raise invalid(f"class_weights of {len(classes)} numbers, one a class, or 'balanced'", repr(setting))
+        raise invalid(f"class_weights of {len(classes)} numbers, one per class, or 'balanced'", repr(setting))
     return torch.tensor(weights, dtype=torch.float64)
 
 
 def weight_penalty(model: nn.Module, l1: float, l2: float) -> Tensor:
-    """l1 sum |w| + l2 sum w^2 over every parameter that is trained, norms and biases too, in float32 or wider.
+    """Return l1 sum |w| + l2 sum w^2 over all trainable parameters, norms and biases included, in at least float32.
 
-    The loss of Stevens, Antiga and Viehmann 2020, Sec. 8.5.2. Under plain SGD the gradient 2 l2 w is a weight decay of
-    2 l2 on every parameter.
+    Stevens, Antiga and Viehmann 2020, Sec. 8.5.2. With plain SGD the gradient 2 l2 w equals a weight decay of 2 l2 on
+    every parameter.
     """
     penalty = torch.zeros((), device=next(model.parameters()).device)
     with torch.autocast(penalty.device.type, enabled=False):
@@ -182,8 +179,8 @@ def weight_penalty(model: nn.Module, l1: float, l2: float) -> Tensor:
 class DistillationLoss:
     """(1 - alpha) loss + alpha T^2 KL(softmax(t / T) || softmax(z / T)), a mean over samples (Hinton et al. 2015).
 
-    t are the outputs of `teacher` for the same inputs (N, C, H, W), augmented as the student sees them; it is in eval
-    mode and never learns. The loop hands the inputs over beside outputs z (N, C) and targets.
+    t are the logits of `teacher` for the same augmented inputs (N, C, H, W) that the student sees, z (N, C) the
+    student's. The teacher is frozen and in eval mode. The training loop passes the inputs beside logits and targets.
     """
 
     loss: LossFn
@@ -199,7 +196,7 @@ class DistillationLoss:
 
 
 def distillation_loss(outputs: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(softmax(t / T) || softmax(z / T)) of outputs (N, C), the mean over samples."""
+    """Return T^2 KL(softmax(t / T) || softmax(z / T)) of logits (N, C), the mean over samples."""
     dtype = torch.promote_types(outputs.dtype, torch.float32)
     student_log_probs = functional.log_softmax(outputs.to(dtype) / temperature, 1)
     teacher_log_probs = functional.log_softmax(teacher_logits.to(dtype) / temperature, 1)
@@ -209,7 +206,7 @@ def distillation_loss(outputs: Tensor, teacher_logits: Tensor, temperature: floa
 
 
 class RenormalizedModel(nn.Module):
-    """A network that is handed pictures normalised by another's mean and standard deviation. N C H W in."""
+    """Wraps a model for inputs (N, C, H, W) that are normalized with another mean and standard deviation."""
 
     factor: Tensor
     shift: Tensor
@@ -229,9 +226,9 @@ class RenormalizedModel(nn.Module):
 
 
 def load_teacher(path: str | Path, data: DatasetSplits, device: torch.device | str = "cpu") -> nn.Module:
-    """The network of a run, or of its weights, as a teacher on `data`: frozen, in eval mode, on its own normalisation.
+    """Load the model of a run or of a weights file as a frozen teacher on `data`, with its own normalization.
 
-    Raises ValueError where there is no such run, or its classes or channels are others.
+    Raises ValueError if there is no such run, or if its classes or channels differ from the data's.
     """
     teacher = load(path, device)
     _check_teacher(teacher, data, path)
@@ -244,7 +241,7 @@ def load_teacher(path: str | Path, data: DatasetSplits, device: torch.device | s
         return teacher
     if teacher_preprocess.mean_image or data.preprocess.mean_image:
         raise invalid(
-            "a teacher with the data's mean of each pixel",
+            "a teacher with the data's per-pixel mean",
             f"{path} with another",
             next_step="normalize.per_pixel_mean=false",
         )
@@ -253,10 +250,10 @@ def load_teacher(path: str | Path, data: DatasetSplits, device: torch.device | s
 
 def _check_teacher(teacher: ResidualNetwork, data: DatasetSplits, path: str | Path) -> None:
     if teacher.arch.in_channels != data.preprocess.channels:
-        raise invalid(f"a teacher of {data.preprocess.channels} channels", f"{path} of {teacher.arch.in_channels}")
+        raise invalid(f"a teacher with {data.preprocess.channels} channels", f"{path} with {teacher.arch.in_channels}")
     if teacher.arch.num_classes != data.num_classes or (teacher.classes or data.classes) != data.classes:
         teacher_classes = ", ".join((teacher.classes or ())[:3])
         raise invalid(
-            f"a teacher of the data's {data.num_classes} classes in their order ({', '.join(data.classes[:3])} ...)",
-            f"{path} of {teacher.arch.num_classes} ({teacher_classes} ...)",
+            f"a teacher with the data's {data.num_classes} classes in their order ({', '.join(data.classes[:3])} ...)",
+            f"{path} with {teacher.arch.num_classes} ({teacher_classes} ...)",
         )

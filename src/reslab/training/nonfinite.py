@@ -1,9 +1,7 @@
-"""Where a loss stopped being finite: the steps from the last good state taken again, every layer watched.
-
-What a run says when a number in it is no longer finite.
-"""
+"""Diagnosis of a non-finite loss: replay the steps since the last checkpoint and find where NaN or infinity began."""
 
 import contextlib
+import enum
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -18,20 +16,56 @@ from reslab.runtime.files import write_atomic
 from reslab.training.loop import BatchLoader, TrainContext
 from reslab.training.meters import NonFiniteError, TrainMeter
 
-_LATE_LOCATIONS = ("in the gradient", "in the step")
+
+class Phase(enum.StrEnum):
+    """The phase of a training step, in the order of computation."""
+
+    INPUT = "input"
+    FORWARD = "forward"
+    LOSS = "loss"
+    BACKWARD = "backward"
+    UPDATE = "update"
+
+
+# The gradients and the update are the same on every rank; what comes before is of one rank's part of the batch.
+_SHARED_PHASES = (Phase.BACKWARD, Phase.UPDATE)
+
+
+@dataclass(frozen=True)
+class NonFiniteLocation:
+    """The phase in which the first non-finite value appeared, and the layer or parameter it appeared in.
+
+    `module` is a module's name in the forward phase ("" for the network itself), a parameter's name in the backward and
+    update phases, "" otherwise; `module_type` is the class of the module.
+    """
+
+    phase: Phase
+    module: str = ""
+    module_type: str = ""
+
+    def describe(self) -> str:
+        """Return a description for people, beginning with "in"."""
+        layer = f"{self.module or 'the network'} ({self.module_type})"
+        return {
+            Phase.INPUT: "in the input images",
+            Phase.FORWARD: f"in the output of {layer}",
+            Phase.LOSS: "in the loss (the outputs are finite)",
+            Phase.BACKWARD: f"in the gradient of {self.module}",
+            Phase.UPDATE: f"in the optimizer update (first non-finite parameter: {self.module})",
+        }[self.phase]
 
 
 @dataclass(frozen=True)
 class NonFiniteOrigin:
-    """The step and the samples of its batch, and where in the network it began, in words."""
+    """The step, the location and the samples of the batch in which the first non-finite value appeared."""
 
     step: int
-    location: str
+    location: NonFiniteLocation
     sample_indices: tuple[int, ...]
 
 
 class _RecordingLoader:
-    """Batches that remember the last one handed out."""
+    """Wraps a loader and keeps the last batch."""
 
     def __init__(self, loader: BatchLoader) -> None:
         self.loader, self.num_steps_per_epoch = loader, loader.num_steps_per_epoch
@@ -46,10 +80,10 @@ class _RecordingLoader:
 def find_non_finite(
     context: TrainContext, lr_at: Callable[[int], float], *, start: int, stop: int
 ) -> NonFiniteOrigin | None:
-    """Take the steps `start` .. `stop` - 1 again and find the first that a number which is not finite came up in.
+    """Replay the steps `start` .. `stop` - 1 and return where the first non-finite value appeared; None if nowhere.
 
-    The network and its optimizer stand at step `start`. None where nothing came up. Of several ranks, who go there
-    together, the one is named on whose part of the batch it began.
+    The network and its optimizer are at step `start`. All ranks replay together; the one is reported on whose part of
+    the batch it began.
     """
     recording_loader, meter, model = _RecordingLoader(context.loader), TrainMeter(first_step=start), context.model
     origins: list[NonFiniteOrigin] = []
@@ -60,11 +94,9 @@ def find_non_finite(
         gathered = context.process_group.all_gather(
             (_locate_non_finite(model, x, layers, meter.losses[-1]), tuple(indices.tolist()))
         )
-        # A gradient is everybody's; what comes before it is of one part of the batch.
-        locations = sorted((item for item in gathered if item[0]), key=lambda item: item[0].startswith(_LATE_LOCATIONS))
-        origins.extend(
-            NonFiniteOrigin(step - 1, location, sample_indices) for location, sample_indices in locations[:1]
-        )
+        found = [(location, indices) for location, indices in gathered if location is not None]
+        found.sort(key=lambda item: item[0].phase in _SHARED_PHASES)
+        origins.extend(NonFiniteOrigin(step - 1, location, sample_indices) for location, sample_indices in found[:1])
         return bool(origins)
 
     with record_non_finite(model) as layers:
@@ -76,14 +108,14 @@ def find_non_finite(
 
 
 @contextlib.contextmanager
-def record_non_finite(model: nn.Module) -> Iterator[list[str]]:
-    """Inside, the layers whose outputs are not finite are listed as they are computed, the first of them first."""
-    layers: list[str] = []
+def record_non_finite(model: nn.Module) -> Iterator[list[NonFiniteLocation]]:
+    """Collect the layers with non-finite outputs inside the context, in the order of computation."""
+    layers: list[NonFiniteLocation] = []
 
     def make_hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def check_output(module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor) and output.is_floating_point() and not is_finite(output):
-                layers.append(f"{name or 'the network'} ({type(module).__name__})")
+                layers.append(NonFiniteLocation(Phase.FORWARD, name, type(module).__name__))
 
         return check_output
 
@@ -96,37 +128,37 @@ def record_non_finite(model: nn.Module) -> Iterator[list[str]]:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether every number is."""
+    """Return True if every value is finite."""
     return bool(tensor.detach().isfinite().all())
 
 
-def _locate_non_finite(model: nn.Module, x: Tensor, layers: list[str], loss: Tensor) -> str:
-    """The first place on the way from pictures to weights that is not finite, "" where all is."""
+def _locate_non_finite(
+    model: nn.Module, x: Tensor, layers: list[NonFiniteLocation], loss: Tensor
+) -> NonFiniteLocation | None:
+    """Return the first non-finite location of a step in the order of computation; None if everything is finite."""
     if not is_finite(x):
-        return "in the pictures themselves"
+        return NonFiniteLocation(Phase.INPUT)
     if layers:
-        return f"in the output of {layers[0]}"
+        return layers[0]
     if not is_finite(loss):
-        return "in the loss, of finite outputs"
+        return NonFiniteLocation(Phase.LOSS)
     bad_weights = [
         name for name, tensor in model.state_dict().items() if tensor.is_floating_point() and not is_finite(tensor)
     ]
     if not bad_weights:
-        return ""
-    # The gradient comes from the end of the network.
+        return None
+    # Backpropagation starts at the end of the network, so the last parameter with a bad gradient is the first one.
     reversed_parameters = reversed(list(model.named_parameters()))
     bad_gradients = [
         name for name, weight in reversed_parameters if weight.grad is not None and not is_finite(weight.grad)
     ]
-    return (
-        f"in the gradient of {bad_gradients[0]}"
-        if bad_gradients
-        else f"in the step itself, which {bad_weights[0]} did not stand"
-    )
+    if bad_gradients:
+        return NonFiniteLocation(Phase.BACKWARD, bad_gradients[0])
+    return NonFiniteLocation(Phase.UPDATE, bad_weights[0])
 
 
 def check_finite_weights(model: nn.Module, process_group: ProcessGroup, step: int) -> None:
-    """Raise Diverged, on every rank, where a weight or a statistic is not finite on one of them after `step` steps."""
+    """Raise NonFiniteError on every rank if a weight or running statistic of any rank is not finite after `step`."""
     weights = model.state_dict().items()
     bad_name = next((name for name, weight in weights if weight.is_floating_point() and not is_finite(weight)), None)
     for name in process_group.all_gather(bad_name):
@@ -137,27 +169,28 @@ def check_finite_weights(model: nn.Module, process_group: ProcessGroup, step: in
 def with_diagnosis(
     error: NonFiniteError, checkpoint_step: int | None, origin: NonFiniteOrigin | None, run_path: Path, lr: float
 ) -> NonFiniteError:
-    """The error with where it began, the step of the state that was `kept` (None: none), and what to try."""
+    """Return the error with its origin, the step of the last good checkpoint (None: there is none) and advice."""
     origin_text = "" if origin is None else f": {_describe_origin(origin, run_path)}"
     checkpoint_text = (
-        "no state was saved"
+        "no checkpoint was saved"
         if checkpoint_step is None
-        else f"the last good state, of step {checkpoint_step}, is kept in {run_path}"
+        else f"the last good checkpoint, of step {checkpoint_step}, is in {run_path}"
     )
-    advice = f"try a smaller learning rate, such as --lr {lr / 4:g}, or a longer warm-up"
+    advice = f"try a lower learning rate, such as --lr {lr / 4:g}, or a longer warm-up"
     return NonFiniteError(f"{error}{origin_text}; training stopped; {checkpoint_text}; {advice}")
 
 
 def _describe_origin(origin: NonFiniteOrigin, run_path: Path) -> str:
     indices_text = ", ".join(str(index) for index in origin.sample_indices[:4])
-    location = f"at step {origin.step} {origin.location}"
-    return f"it began {location}, on the batch of samples {indices_text}, ... (all in {_diverged_path(run_path)})"
+    location = f"at step {origin.step} {origin.location.describe()}"
+    return f"it began {location}, on the batch of samples {indices_text}, ... (listed in {_diverged_path(run_path)})"
 
 
 def write_bad_batch(origin: NonFiniteOrigin, run_path: Path, images: ImageDataset) -> None:
-    """Write the whole batch that it began on into the run's folder."""
+    """Write step, phase, module and the samples of the batch to `diverged.json` in the run's folder."""
     samples = [{"index": index, "name": images.name(index)} for index in origin.sample_indices]
-    record = {"step": origin.step, "location": origin.location, "batch": samples}
+    location = {"phase": origin.location.phase.value, "module": origin.location.module}
+    record = {"step": origin.step, **location, "text": origin.location.describe(), "batch": samples}
     write_atomic(_diverged_path(run_path), (json.dumps(record) + "\n").encode())
 
 

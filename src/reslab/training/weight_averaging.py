@@ -1,4 +1,4 @@
-"""Weight averaging and selection: EMA, the mean over epochs (SWA), the mean of runs, and the weights that a run keeps."""
+"""Weight averaging and selection: EMA, the mean over epochs (SWA), the mean of runs, and the weights to keep."""
 
 import contextlib
 import enum

@@ -1,4 +1,4 @@
-"""A recipe's optimizer over a network's parameters."""
+"""Parameter groups, and the optimizer of a recipe: ours, torch's or timm's."""
 
 import importlib
 import inspect
@@ -18,7 +18,7 @@ OptimizerFactory = Callable[..., torch.optim.Optimizer]
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> ParamGroups:
-    """The trainable parameters in the network's order; those of at most one dimension apart where not decayed."""
+    """Group the trainable parameters by weight decay: those of one dimension (norms, biases) have none by default."""
     return _decay_groups([parameter for parameter in model.parameters() if parameter.requires_grad], config)
 
 
@@ -35,9 +35,9 @@ def _decay_groups(trainable: Sequence[nn.Parameter], config: OptimizerConfig) ->
 
 
 def muon_groups(model: nn.Module, config: OptimizerConfig) -> ParamGroups:
-    """Muon's matrices, every weight of two or more dimensions but the network's first and last; then all else.
+    """Group the parameters for Muon: the matrices first, then everything that AdamW updates.
 
-    The first and the last weight, input and output layer, are stepped by AdamW as Jordan et al. 2024 do.
+    Matrices are the weights of two or more dimensions except the network's first and last (Jordan et al. 2024).
     """
     weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     inner_ids = {id(parameter) for parameter in weights[1:-1]}
@@ -49,9 +49,9 @@ def muon_groups(model: nn.Module, config: OptimizerConfig) -> ParamGroups:
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimizer of that name over the trainable parameters: ours, torch's, or timm's through its extra.
+    """Build the optimizer of a config over the trainable parameters: ours, torch's, or `timm.NAME` with the timm extra.
 
-    Raises ValueError where nothing is trainable, for an unknown name, and for an option it does not take.
+    Raises ValueError if nothing is trainable, for an unknown name, or for an unknown argument.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise invalid("a network with parameters to train", "none that requires a gradient", next_step="unfreeze some")
@@ -88,7 +88,7 @@ def _timm_factory(name: str) -> OptimizerFactory:
 
 
 def _optimizer_kwargs(config: OptimizerConfig) -> dict[str, Any]:
-    """The arguments beside the parameters; weight decay is in their groups."""
+    """Return the optimizer's keyword arguments; the weight decay is in the parameter groups."""
     kwargs: dict[str, Any] = {"lr": config.lr}
     if config.name in ("sgd", "muon"):
         kwargs |= {"momentum": config.momentum, "nesterov": config.nesterov}
@@ -109,6 +109,6 @@ def _check_kwargs(factory: OptimizerFactory, kwargs: dict[str, Any], config: Opt
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group the learning rate `lr`."""
+    """Set the learning rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = lr

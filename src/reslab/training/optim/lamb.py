@@ -1,4 +1,4 @@
-"""LAMB: Adam's direction, with a length of each weight's own."""
+"""LAMB: Adam with a trust ratio per parameter tensor."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,9 +13,9 @@ from reslab.spec.errors import invalid
 class Lamb(Optimizer):
     """w <- w - lr (|w| / |u|) u with u = m / (sqrt(v) + eps) + weight_decay w (You et al. 2020, Alg. 2).
 
-    m and v are Adam's bias-corrected means of g and g^2, after the whole gradient was clipped to `max_grad_norm` (None:
-    not). As in timm, whose steps these are, a group without weight decay keeps Adam's length unless `always_adapt`; the
-    ratio is 1 where a norm is 0 and at most 1 with `trust_clip`; `decoupled` takes the decay from w beforehand.
+    m and v are Adam's bias-corrected means of g and g^2, after clipping the global gradient norm to `max_grad_norm`
+    (None: no clipping). The steps equal timm's: a group without weight decay has a ratio of 1 unless `always_adapt`;
+    the ratio is 1 if a norm is 0, and at most 1 with `trust_clip`; `decoupled` applies the decay to w before the step.
     Raises ValueError for a negative number or betas outside [0, 1).
     """
 
@@ -44,7 +44,7 @@ class Lamb(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step; parameters without a gradient stay."""
+        """Perform one step; parameters without a gradient stay unchanged."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -57,7 +57,7 @@ class Lamb(Optimizer):
         return loss
 
     def _clip_divisor(self) -> Tensor | float:
-        """What brings the gradient of all parameters together to a norm of at most `max_grad_norm`."""
+        """Return the divisor that clips the global gradient norm to `max_grad_norm`."""
         grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         if self.max_grad_norm is None or not grads:
             return 1.0
@@ -89,7 +89,7 @@ class Lamb(Optimizer):
 
 
 def trust_ratio(parameter: Tensor, update: Tensor, clip: bool = False) -> Tensor:
-    """|w| / |u|, 1 where either norm is 0; at most 1 with `clip` (LAMBC)."""
+    """Return |w| / |u|, 1 if either norm is 0, at most 1 with `clip` (LAMBC)."""
     weight_norm, update_norm = parameter.norm(), update.norm()
     both_positive = (weight_norm > 0) & (update_norm > 0)
     ratio = torch.where(both_positive, weight_norm / update_norm, 1.0)

@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step, and of the steps where something was seen that moves it."""
+"""Learning-rate schedules: the rate as a function of the step, and the state of `plateau`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,10 +17,10 @@ def compute_lr(
     warmup_end_step: int | None = None,
     drop_steps: Sequence[int] = (),
 ) -> float:
-    """The learning rate at `step` (0 .. `total` - 1).
+    """Return the learning rate at `step` (0 .. `total_steps` - 1).
 
-    `warmed` is the step where a warm-up `until error` ended, None before; `dropped` those where the error had not
-    fallen for long enough.
+    `warmup_end_step` is the step at which a warm-up `until error` ended, None before; `drop_steps` are the steps at
+    which `plateau` reduced the rate.
     """
     factor = lr_factor(
         recipe.schedule, step, total_steps, steps_per_epoch, warmup_end_step, recipe.optimizer.lr, drop_steps
@@ -37,11 +37,11 @@ def lr_factor(
     lr: float = 1.0,
     drop_steps: Sequence[int] = (),
 ) -> float:
-    """The factor on `optimizer.lr`, `lr`, at `step` (0 .. total - 1) of a run of `total` steps.
+    """Return the factor on `optimizer.lr` at `step` (0 .. `total_steps` - 1).
 
-    Without warm-up these are torch's `MultiStepLR`, `CosineAnnealingLR(T_max=total)`, `LinearLR(1, end, total)`,
-    `PolynomialLR(total, power)` and `OneCycleLR(div_factor=1 / start)`; with it the schedule's own clock starts where
-    the warm-up ends.
+    Without warm-up the schedules equal torch's `MultiStepLR`, `CosineAnnealingLR(T_max=total_steps)`,
+    `LinearLR(1, final_factor, total_steps)`, `PolynomialLR(total_steps, power)` and
+    `OneCycleLR(div_factor=1 / warmup_factor)`; with it the schedule starts when the warm-up ends.
     """
     if schedule.name == "one-cycle":
         return _one_cycle(schedule, step, total_steps)
@@ -79,20 +79,20 @@ def _count_warmup_steps(
 
 
 def warmup_finished(schedule: ScheduleConfig, error: float) -> bool:
-    """Whether a training error ends a warm-up `until error`."""
+    """Return True if a training error ends a warm-up `until error`."""
     threshold = parse_warmup_error(schedule.warmup)
     return threshold is not None and error < threshold
 
 
 class ReduceOnPlateau:
-    """The steps at which the schedule `plateau` divided the rate, and the watch that decides; other schedules: none."""
+    """State of the schedule `plateau`: the steps at which it reduced the rate; does nothing for other schedules."""
 
     def __init__(self, schedule: ScheduleConfig) -> None:
         self.drop_steps: list[int] = []
         self._patience_counter = PatienceCounter(schedule.patience) if schedule.name == "plateau" else None
 
     def update(self, step: int, error: float) -> bool:
-        """Take in the error after `step` steps; True where the rate falls from there on."""
+        """Add the error after `step` steps; return True if the rate is reduced from there on."""
         if self._patience_counter is None or not self._patience_counter.update(error):
             return False
         self._patience_counter.reset()
@@ -100,7 +100,7 @@ class ReduceOnPlateau:
         return True
 
     def state_dict(self) -> dict[str, Any] | None:
-        """What changes, for the state."""
+        """Return the state for a checkpoint."""
         return (
             None
             if self._patience_counter is None
@@ -108,7 +108,7 @@ class ReduceOnPlateau:
         )
 
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
-        """Go back to a saved state."""
+        """Restore the state of a checkpoint."""
         if self._patience_counter is not None and state is not None:
             self.drop_steps = list(state["drop_steps"])
             self._patience_counter.load_state_dict(state)
@@ -128,7 +128,7 @@ def _one_cycle(schedule: ScheduleConfig, step: int, total_steps: int) -> float:
 
 
 def unreached_milestones(schedule: ScheduleConfig, total_steps: int, steps_per_epoch: int) -> list[str]:
-    """The milestones that a run of `total` steps ends before."""
+    """Return the milestones that lie beyond the end of a run of `total_steps` steps."""
     if schedule.name != "multistep":
         return []
     return [

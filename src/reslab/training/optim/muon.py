@@ -1,4 +1,4 @@
-"""Muon: steps whose matrices have all their singular values near one."""
+"""Muon: orthogonalized momentum for weight matrices, AdamW for the other parameters."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -23,8 +23,8 @@ class Muon(Optimizer):
     """W <- (1 - lr weight_decay) W - lr s orthogonal(momentum of G) (Jordan et al. 2024), AdamW elsewhere.
 
     Groups with `matrix=True` hold weights of two or more dimensions, flattened to (out, in x height x width); their
-    steps are `torch.optim.Muon`'s. All other groups are stepped by AdamW with `betas` and `eps` at lr x `rest`. `scale`
-    is s for a matrix of A rows and B columns: `rms` 0.2 sqrt(max(A, B)), the length of AdamW's steps, so that one
+    steps equal `torch.optim.Muon`'s. AdamW updates all other groups with `betas`, `eps` and lr x `adamw_lr_factor`.
+    `scale` is s for a matrix of A rows and B columns: `rms` 0.2 sqrt(max(A, B)), the RMS of AdamW's steps, so that one
     learning rate serves both (Liu et al. 2025, arXiv:2502.16982, Eq. 4); `original` sqrt(max(1, A/B)).
     Raises ValueError for a number out of range, an unknown scale, or a matrix group with vectors.
     """
@@ -69,7 +69,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step; parameters without a gradient stay."""
+        """Perform one step; parameters without a gradient stay unchanged."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -117,9 +117,10 @@ class Muon(Optimizer):
 
 
 def orthogonalize(matrix: Tensor, num_iterations: int = 5) -> Tensor:
-    """About U V^T of `matrix` = U S V^T by Newton and Schulz's iteration X <- aX + (bA + cA^2) X, A = X X^T, in bf16.
+    """Approximate U V^T of `matrix` = U S V^T by the Newton-Schulz iteration X <- aX + (bA + cA^2) X, A = X X^T.
 
-    (rows, columns) to the same. Its coefficients (Jordan et al. 2024) bring every singular value to about 0.7 .. 1.2.
+    In bf16; (rows, columns) to the same shape. The coefficients (Jordan et al. 2024) bring every singular value to
+    about 0.7 .. 1.2.
     """
     a, b, c = _COEFFICIENTS
     is_tall = matrix.shape[0] > matrix.shape[1]
