@@ -58,7 +58,7 @@ def test_of_several_who_cannot_be_asked_is_left_out_and_named(command: Command, 
     found = command(*words, "--html", page, "--json").value
     assert [answer["model"] for answer in found["results"]] == [TINY]
     assert list(found["skipped"]) == [plain]
-    said = f"{plain} is left out: required: a network with shortcuts"
+    said = f"{plain} was skipped: required: a network with shortcuts"
     assert said in page.read_text(encoding="utf-8")
     assert said in command(*words).out
     nobody = command("analyze", "scaling", plain, plain, "--num-images", 8)
@@ -72,7 +72,7 @@ def test_of_several_who_cannot_be_asked_is_left_out_and_named(command: Command, 
         ((), "at least one run or network"),
         (("resnt20_cifar",), "resnet20_cifar"),
         (("resnet20_cifar:order=full-pre",), "full-preact"),
-        (("resnet20_cifar:plain",), "AXIS=VALUE"),
+        (("resnet20_cifar:plain",), "KEY=VALUE"),
         ((TINY, "--set", "statistic=batch"), "statistics"),
         ((TINY, "--num-images", 1), "at least 2 images"),
         ((TINY, "--html", "page.txt"), "page.html"),

@@ -75,7 +75,7 @@ def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
         ("a.yaml", "a: [1", "a YAML file"),
         ("a.yaml", "- 1", "keys and their values.*list"),
         ("a.toml", '"optimizer.lr" = 1\n[optimizer]\nlr = 2', "optimizer.lr twice"),
-        ("missing.toml", None, "can be read"),
+        ("missing.toml", None, "a readable config file"),
     ],
 )
 def test_what_is_no_settings_file_is_told(tmp_path: Path, name: str, text: str | None, said: str) -> None:

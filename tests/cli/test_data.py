@@ -29,7 +29,7 @@ def test_a_sound_folder(folder: Path, command: Command) -> None:
     assert [line.split() for line in outcome.out.splitlines()[:4]] == [
         ["class", "train", "val"], ["ants", "20", "3"], ["bees", "20", "3"], ["all", "40", "6"],
     ]  # fmt: skip
-    assert "nothing is wrong" in outcome.out
+    assert "no problems found" in outcome.out
     assert "data-check-photos.html" in outcome.err
     assert "photos" in Path("data-check-photos.html").read_text("utf-8")
 

@@ -38,15 +38,36 @@ def test_plain_lines() -> None:
     lines = shown([{"kind": "note", "text": "[careful]"}, START, TRAIN, PROGRESS, EVAL], terminal=False).splitlines()
     assert lines[0] == "note: [careful]"
     assert lines[1] == "resnet20_cifar (269,434 parameters) on digits: 1,438 train"
-    assert "44 steps, into runs/x" in lines[2]
-    assert lines[3] == (
-        "epoch 1/2, loss 1.5000, accuracy 50.00 %, 1,235 images/s, test loss 0.2500, test accuracy 87.50 %, ETA 3.0 s"
-    )
-    assert len(lines) == 4
+    assert lines[2] == "recipe digits, batch size 64, float32, cpu"
+    assert lines[3] == "44 steps, writing to runs/x"
+    assert lines[4].split() == [
+        "epoch",
+        "train",
+        "loss",
+        "accuracy",
+        "test",
+        "loss",
+        "accuracy",
+        "images/s",
+        "remaining",
+    ]
+    assert lines[5].split() == ["1/2", "1.5000", "50.00", "%", "0.2500", "87.50", "%", "1,235", "3.0", "s"]
+    assert len(lines) == 6
+    assert max(len(line) for line in lines) <= 80
+
+
+def test_the_columns_are_named_once_and_fit_80_characters() -> None:
+    start = {**START, "total_steps": 10_000 * 22}
+    train = {**TRAIN, "loss": 1234.5678, "top1": 1.0, "images_per_second": 1_234_567.0, "seconds": 1e5}
+    evaluation = {**EVAL, "split": "train", "epoch": 9999.0, "loss": 1234.5678, "top1": 1.0}
+    lines = shown([start, train, evaluation, evaluation], terminal=False).splitlines()[3:]
+    assert len(lines) == 3
+    assert max(len(line) for line in lines) <= 80
 
 
 def test_the_last_line_has_no_time_left() -> None:
-    assert "ETA" not in shown([START, TRAIN, {**EVAL, "step": 44, "epoch": 2.0}], terminal=False)
+    last = shown([START, TRAIN, {**EVAL, "step": 44, "epoch": 2.0}], terminal=False).splitlines()[-1]
+    assert last.split()[-2:] == ["1,235", "–"]
 
 
 def test_a_terminal_has_a_bar_that_goes_away() -> None:
@@ -63,5 +84,5 @@ def test_an_unknown_line_is_passed_over() -> None:
 def test_waiting_for_data_is_told_where_it_is_more_than_little() -> None:
     for share, told in ((0.4, True), (0.01, False)):
         words = shown([START, TRAIN, {**PROGRESS, "waiting_fraction": share}, EVAL], terminal=False)
-        assert ("40% waiting for data" in words) is told
+        assert ("40% of the time waiting for data" in words) is told
         assert ("waiting" in words) is told

@@ -74,7 +74,7 @@ def test_it_answers_and_sigterm_ends_it_after_what_it_took(
         assert [each.result()[0] for each in taken] == [200] * 8
     assert process.wait(30) == 0
     assert process.stderr is not None
-    assert "stopped; what was taken has been answered" in process.stderr.read()
+    assert "stopped; all accepted requests were answered" in process.stderr.read()
     assert process.stdout is not None
     assert json.loads(process.stdout.read()) == {"address": address, "models": ["net"]}
 
@@ -84,7 +84,7 @@ def test_wrong_wishes_are_told(run: Run, tmp_path: Path, capsys: pytest.CaptureF
         ([str(tmp_path)], "run.json"),
         ([str(run.path), "--backend", "tourch"], "nearest: 'torch'"),
         ([str(run.path), "--max-in-flight", "3"], "max_in_flight 32"),
-        ([str(run.path), "--token", " "], "at least one letter"),
+        ([str(run.path), "--token", " "], "at least one character"),
         ([str(run.path), "--precision", "fp8"], "unknown precision"),
     ):
         assert main(["serve", *words, "--port", "0"]) == 1

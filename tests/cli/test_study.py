@@ -61,7 +61,7 @@ def test_a_dry_run_prints_and_writes_nothing(command: Command, tmp_path: Path) -
     assert [row["done"] for row in found["rows"]] == [0, 0]
     assert all(row["memory_bytes"] > 0 and row["preset"] for row in found["rows"])
     assert not any(tmp_path.iterdir())
-    assert "left: 4 trainings" in command(*words).out
+    assert "remaining: 4 trainings" in command(*words).out
 
 
 def test_data_that_are_not_here_are_told_with_the_next_step(command: Command, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_data_that_are_not_here_are_told_with_the_next_step(command: Command, tm
     assert "plain-20, plain-32 cannot be run here; required: cifar10" in found.err
     assert not (tmp_path / "store").exists()
     assert command(*words, "--store", tmp_path / "store", "--dry-run").out.endswith(
-        "left: nothing that can be run here\n"
+        "remaining: nothing that can be run here\n"
     )
     nothing = command(*words, "--store", tmp_path / "store", "--slurm", tmp_path / "array.sh")
     assert nothing.code == 1

@@ -61,7 +61,7 @@ def test_mistakes_are_told(command: Command, words: tuple[str, ...], said: str) 
     assert outcome.code == 1
     assert outcome.out == ""
     assert said in outcome.err
-    assert "not foreseen" not in outcome.err
+    assert "unexpected error" not in outcome.err
 
 
 def test_a_thousand_layers_are_shown_quickly_enough_to_wait_for(command: Command) -> None:

@@ -14,7 +14,9 @@ def test_the_promised_keys(command: Command, tmp_path: Path) -> None:
     outcome = command("train", *SMALL, "--output", tmp_path / "run", "--json")
     assert outcome.code == 0
     along = {"compute_images_per_second", "train_loss_running", "train_top1_running"}
-    assert set(outcome.value) == {"run", "top1", "loss", "train_seconds", "images_per_second", "steps"} | along
+    promised = {"run", "metrics", "top1", "loss", "train_seconds", "images_per_second", "steps", "stop_reason"}
+    assert set(outcome.value) == promised | along
+    assert outcome.value["metrics"]["top1"] == outcome.value["top1"]
     assert outcome.value["run"] == str(tmp_path / "run")
     assert outcome.value["steps"] == 22
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
@@ -32,7 +34,7 @@ def test_a_person_is_told_where_everything_is(command: Command, tmp_path: Path) 
     assert outcome.code == 0
     assert str(path / "report.html") in outcome.out
     assert f"reslab predict {path}" in outcome.out
-    assert "epoch 1/1" in outcome.err
+    assert "1/1 " in outcome.err
     assert "left out" in outcome.err  # the incomplete last batch
 
 
@@ -80,7 +82,7 @@ def test_a_folder_that_holds_a_run_is_left_alone(command: Command, trained: Path
         (("--model", "resnet5"), "resnet50"),
         (("--recipe", "he2015cifar"), "he2015-cifar"),
         (("--data", "digit"), "digits"),
-        (("digits", "--data", "mnist"), "one data set"),
+        (("digits", "--data", "mnist"), "one dataset"),
         (("--set", "optimizer.lrr=0.1"), "optimizer.lr"),
         (("--set", "optimizer.lr=fast"), "a number"),
         (("--set", "model.merge=ad"), "add"),

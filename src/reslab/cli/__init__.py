@@ -1,1 +1,1 @@
-"""The command line: one file a verb; the only room that parses arguments, prints and exits."""
+"""The command line: one file per command; the only package that parses arguments, prints and exits."""

@@ -131,7 +131,7 @@ def analyze(
 
 
 def list_analyses(analyses: "Sequence[Analysis]", as_json: bool) -> None:
-    """What can be asked."""
+    """Print all analyses with their options."""
     from reslab.spec.config import override_keys
 
     rows = [
@@ -147,7 +147,7 @@ def list_analyses(analyses: "Sequence[Analysis]", as_json: bool) -> None:
         print_json(rows)
         return
     print_table(["analysis", "summary", "options"], [_analysis_row(row) for row in rows])
-    print("\nreslab analyze QUESTION RUN|MODEL...   such as: reslab analyze gradients resnet56_cifar plain56_cifar")
+    print("\nExample: reslab analyze gradients resnet56_cifar plain56_cifar")
 
 
 def _analysis_row(row: dict[str, Any]) -> tuple[str, str, str]:
@@ -155,18 +155,18 @@ def _analysis_row(row: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def split_analysis_overrides(overrides: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Settings of the network (`model.KEY`, without the prefix) and of the question."""
+    """Return the overrides of the architecture (`model.KEY`, without the prefix) and the options of the analysis."""
     arch_overrides = {key.removeprefix("model."): value for key, value in overrides.items() if key.startswith("model.")}
     return arch_overrides, {key: value for key, value in overrides.items() if not key.startswith("model.")}
 
 
 def check_analysis_outputs(html_path: Path | None, png_path: Path | None) -> None:
-    """ValueError for a name that is no page or picture: said before anything is measured, which may take long."""
+    """Raise ValueError for an output that is not .html or .png, before a measurement that may take long."""
     for path, suffixes in ((html_path, (".html", ".htm")), (png_path, (".png",))):
         if path is not None and path.suffix.lower() not in suffixes:
             raise invalid(f"a file ending in {suffixes[0]}", path, str(path.with_suffix(suffixes[0])))
         if path is not None and path.is_dir():
-            raise invalid("a file", f"{path}, a folder", str(path / f"answer{suffixes[0]}"))
+            raise invalid("a file", f"{path}, a folder", str(path / f"analysis{suffixes[0]}"))
 
 
 def print_results(
@@ -178,14 +178,14 @@ def print_results(
     png_path: Path | None,
     as_json: bool,
 ) -> None:
-    """Print the answers, and who is left out of them; write the page and the picture that were asked for."""
+    """Print the results and the skipped networks; write the requested HTML page and PNG file."""
     from reslab.report.analyses import render_analysis
 
     rendered = render_analysis(analysis.name, results) if html_path or png_path or not as_json else None
     if rendered is not None:
         rendered = replace(
             rendered,
-            paragraphs=(*rendered.paragraphs, *(f"{name} is left out: {reason}" for name, reason in skipped.items())),
+            paragraphs=(*rendered.paragraphs, *(f"{name} was skipped: {reason}" for name, reason in skipped.items())),
         )
         write_results(analysis, targets, rendered, html_path, png_path)
     if as_json:
@@ -202,7 +202,7 @@ def write_results(
     html_path: Path | None,
     png_path: Path | None,
 ) -> None:
-    """The page and the picture, where asked for."""
+    """Write the requested HTML page and PNG file."""
     from reslab.analysis.open_targets import describe_target
     from reslab.report.analyses.result import AnalysisPage
     from reslab.report.render import render_analysis_page
@@ -212,14 +212,20 @@ def write_results(
     if html_path is not None:
         metadata = {f"{target.name}": "; ".join(describe_target(target).values()) for target in targets}
         metadata |= {"command": command_line()}
-        page = AnalysisPage(analysis.name, f"Asked: {analysis.summary}.", analysis.reference, rendered, metadata)
+        page = AnalysisPage(
+            analysis.name,
+            f"{analysis.summary[0].upper()}{analysis.summary[1:]}.",
+            analysis.reference,
+            rendered,
+            metadata,
+        )
         write_atomic(html_path, render_analysis_page(page).encode())
-        echo_err(f"page: {html_path}")
+        echo_err(f"HTML page: {html_path}")
     if png_path is not None:
-        from reslab.report.plots.png import render_png as drawn
+        from reslab.report.plots.png import render_png
 
-        write_atomic(png_path, drawn(rendered.figures, rendered.title))
-        echo_err(f"picture: {png_path}")
+        write_atomic(png_path, render_png(rendered.figures, rendered.title))
+        echo_err(f"PNG file: {png_path}")
 
 
 def _path_or_none(path: Path | None) -> str | None:

@@ -108,7 +108,7 @@ def bench(
         raise unknown_name("task", task, BENCHMARK_TASKS)
     if task == "train" and (backends or html_path):
         got = "--backend" if backends else "--html"
-        raise invalid("--backend and --html only with --task predict", got, next_step="add --task predict")
+        raise invalid("--backend and --html with --task predict", got, next_step="add --task predict")
     arch, input_shape = resolve_arch_and_input(name, input_size, num_classes, overrides)
     batch_sizes = _parse_batch_sizes(batch_size) or _DEFAULT_BATCH_SIZES[task]
     if task == "train":
@@ -124,7 +124,7 @@ def _parse_batch_sizes(text: str | None) -> tuple[int, ...]:
     try:
         sizes = tuple(int(part) for part in (text or "").split(",") if part.strip())
     except ValueError:
-        raise invalid("--batch-size as whole numbers apart by commas", repr(text), "--batch-size 1,16") from None
+        raise invalid("--batch-size as whole numbers separated by commas", repr(text), "--batch-size 1,16") from None
     if any(size < 1 for size in sizes):
         raise invalid("a batch of at least 1", text, "1")
     return sizes
@@ -162,10 +162,10 @@ def _benchmark_training(
         "precision",
         "batch size",
         "images/s",
-        "slowest to quickest",
-        "ms a step",
+        "slowest to fastest",
+        "ms/step",
         "memory",
-        "matrix rate",
+        "matmul use",
     ]
     print_table(columns, [_training_row(item) for item in measurements])
     print()
@@ -197,18 +197,18 @@ def _training_summary(
     return [
         (
             "measured",
-            f"a training step of {name} at {format_shape(input_shape)}, random images, median of {speed.repeats} timings",
+            f"training steps of {name} at {format_shape(input_shape)} on random images, median of {speed.repeats} rounds",
         ),
         (
-            "matrix rate",
-            f"{', '.join(matmul_rates.values())} (a matrix product); the share counts 6 x multiply-adds a step",
+            "matmul use",
+            f"{', '.join(matmul_rates.values())} of a matrix product; a step counts as 6 x its multiply-adds",
         ),
-        ("on", f"{hardware['processor']}, {hardware['device_name']}, {hardware['num_threads']} threads"),
+        ("machine", f"{hardware['processor']}, {hardware['device_name']}, {hardware['num_threads']} threads"),
     ]
 
 
 def _load_or_create_network(name: str, arch: Arch) -> "ResidualNetwork":
-    """The trained network of a run or its weights, else one with fresh weights: the speed is the same."""
+    """Return the trained network of a run or its weights, else a fresh one, which is as fast."""
     from reslab.nn.network import ResidualNetwork
     from reslab.training.run import load
 
@@ -263,8 +263,8 @@ def _inference_summary(
     name: str, input_shape: tuple[int, int, int], hardware: dict[str, Any], rounds: int
 ) -> dict[str, str]:
     return {
-        "measured": f"answers of {name} at {format_shape(input_shape)}, random images, {rounds} alternating rounds",
-        "on": f"{hardware['processor']}, {hardware['device_name']}, {hardware['num_threads']} threads",
+        "measured": f"inference of {name} at {format_shape(input_shape)} on random images, {rounds} alternating rounds",
+        "machine": f"{hardware['processor']}, {hardware['device_name']}, {hardware['num_threads']} threads",
     }
 
 
@@ -283,4 +283,4 @@ def _write_html(
         f"{name} at {format_shape(input_shape)}", results, _inference_summary(name, input_shape, hardware, rounds)
     )
     html_path.write_text(render_benchmark_page(page), encoding="utf-8")
-    echo_err(f"page: {html_path}")
+    echo_err(f"HTML page: {html_path}")

@@ -77,12 +77,12 @@ def check(
     for issue in issues:
         print(f"{issue.severity}: {issue.text}")
     if not issues:
-        print("nothing is wrong: every file was read, no picture is there twice, the classes are even")
-    echo_err(f"\nThe page: {output_path}")
+        print("no problems found: all files are readable, no image is duplicated, the classes are balanced")
+    echo_err(f"\nHTML report: {output_path}")
 
 
 def default_train_transform(check_result: "DataCheck") -> str:
-    """The augmentation that `reslab train` would take for this data."""
+    """Return the training transform that `reslab train` would choose for this dataset."""
     from reslab.data.transforms.pipeline import TransformPipeline
     from reslab.training.options import default_recipe
 

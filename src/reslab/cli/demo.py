@@ -76,13 +76,13 @@ def demo(
         print_json({"report": str(report_path), "networks": [_network_payload(network) for network in networks]})
         return
     print_table(["network", "depth", "parameters", "accuracy", "time"], [_network_row(network) for network in networks])
-    print(f"\nThe two side by side: {report_path}")
+    print(f"\nReport: {report_path}")
 
 
 def residual_and_plain(model: str) -> dict[str, Arch]:
-    """The residual network of this name and its plain twin, for the digits.
+    """Return the residual network of this name and its plain twin, for the digits.
 
-    Raises ValueError for an unknown name, and for a network that has no shortcut to take away.
+    Raises ValueError for an unknown name and for a network without shortcuts.
     """
     if model not in ARCHS:
         raise unknown_name("model", model, ARCHS, "`reslab models` lists them all")
@@ -99,7 +99,7 @@ def residual_and_plain(model: str) -> dict[str, Arch]:
 def train_network(
     arch: Arch, data: "DatasetSplits", output: Path, epochs: float, seed: int, device: str, display: ProgressDisplay
 ) -> "tuple[Run, DemoNetwork]":
-    """One network trained, with the gradient's norms before the first step and after the last."""
+    """Train one network and measure its gradient norms before the first step and after the last."""
     import torch
 
     from reslab.nn.network import ResidualNetwork
@@ -110,7 +110,7 @@ def train_network(
         torch.manual_seed(seed)
         network = ResidualNetwork(arch)
     initial_gradient_norms = _gradient_norms(network, data)
-    # By its name, which the run keeps: so `serve` and `eval` find the pictures again.
+    # The dataset by its name, which the run records, so that `serve` and `eval` can open the images again.
     run = train(network, DATASET, seed=seed, epochs=epochs, output=output, device=device, on_log=display)
     assert run.result is not None
     demo_network = DemoNetwork(
@@ -127,7 +127,7 @@ def train_network(
 
 
 def _gradient_norms(network: Any, data: "DatasetSplits") -> list[tuple[str, float]]:
-    """Of the first training images: the norm of the loss's gradient at each unit's input."""
+    """Return the norm of the loss gradient at the input of each block, for the first training images."""
     from reslab.analysis.gradients import block_gradient_norms
     from reslab.data.loader import eval_loader
 
@@ -137,7 +137,7 @@ def _gradient_norms(network: Any, data: "DatasetSplits") -> list[tuple[str, floa
 
 
 def write_demo_report(folder: Path, run: "Run", data: "DatasetSplits", networks: "list[DemoNetwork]") -> Path:
-    """Write report.html, with what both networks share told once, from the run of the second."""
+    """Write report.html; the facts that both runs share are taken from `run`."""
     from reslab.report.pages.run_text import DemoPage
     from reslab.report.render import render_demo_page
     from reslab.runtime.files import write_atomic

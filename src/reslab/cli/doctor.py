@@ -43,7 +43,7 @@ def doctor(as_json: JsonFlag = False) -> None:
 
 
 def collect_environment() -> dict[str, Any]:
-    """Everything `reslab doctor` tells, as plain data."""
+    """Return everything that `reslab doctor` prints, as plain data."""
     return {
         "reslab": installed_version("reslab"),
         "python": platform.python_version(),
@@ -64,7 +64,7 @@ def installed_version(package: str) -> str | None:
 
 
 def list_devices() -> list[dict[str, Any]]:
-    """Each device by name, with the precisions it computes in; the first is the one `--device auto` takes."""
+    """Return each device with its precisions; `--device auto` takes the first."""
     import torch
 
     devices = []
@@ -85,13 +85,13 @@ def list_devices() -> list[dict[str, Any]]:
 def _cpu_precisions() -> list[str]:
     import torch
 
-    # bfloat16 always computes on a CPU; it is only quick where the processor has instructions for it.
+    # Every CPU computes bfloat16, but only one with instructions for it is fast.
     is_fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     return ["float32", "float64", "bfloat16" if is_fast else "bfloat16 (slow here)"]
 
 
 def list_caches() -> dict[str, dict[str, Any]]:
-    """The folders where weights and data sets are kept, and whether they are there."""
+    """Return the cache folders of weights and datasets, and whether they exist."""
     import torch
 
     folders = {"published weights": Path(torch.hub.get_dir()) / "checkpoints", "data": cache_dir()}
@@ -109,12 +109,14 @@ def _environment_rows(environment: dict[str, Any]) -> list[tuple[str, str]]:
         versions_text = ", ".join(
             f"{name} {package_version}" for name, package_version in names.items() if package_version
         )
-        lines.append((f"extra {extra}", versions_text if not missing else f"not there: pip install 'reslab[{extra}]'"))
+        lines.append(
+            (f"extra {extra}", versions_text if not missing else f"not installed: pip install 'reslab[{extra}]'")
+        )
     for device in environment["devices"]:
         memory = f", {device['memory_gib']} GiB" if "memory_gib" in device else ""
         lines.append((f"device {device['device']}", f"{device['name']}{memory}: {', '.join(device['precisions'])}"))
     for name, cache in environment["caches"].items():
-        lines.append((f"cache: {name}", cache["path"] + ("" if cache["exists"] else " (nothing there yet)")))
+        lines.append((f"cache: {name}", cache["path"] + ("" if cache["exists"] else " (empty)")))
     if sys.platform == "win32":
         lines.append(("note", "reslab is developed and tested on Linux"))
     return lines

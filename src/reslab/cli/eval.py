@@ -34,44 +34,48 @@ if TYPE_CHECKING:
 
 
 def metric_rows(evaluation: "Evaluation") -> list[tuple[str, str]]:
-    """Split, accuracy, loss."""
-    correct_text = f"{format_int(evaluation.num_correct)} of {format_int(evaluation.num_samples)} right"
+    """Return the rows of split, accuracy and loss."""
+    correct_text = f"{format_int(evaluation.num_correct)} of {format_int(evaluation.num_samples)} correct"
     rows = [("split", evaluation.split), ("accuracy", f"{format_percent(evaluation.top1)} ({correct_text})")]
-    rows += [("in the first five", format_percent(evaluation.top5))] if evaluation.top5 is not None else []
+    rows += [("top-5 accuracy", format_percent(evaluation.top5))] if evaluation.top5 is not None else []
     return [*rows, ("loss", format_number(evaluation.loss))]
 
 
+def metrics_payload(evaluation: "Evaluation") -> dict[str, Any]:
+    """Return `metrics` by name, and beside them the keys of classification: top1, top5, loss, num_correct."""
+    scores = evaluation.to_dict()
+    return {"metrics": {name: scores[name] for name in ("top1", "top5", "loss")}, **scores}
+
+
 def calibration_rows(calibration: dict[str, Any]) -> list[tuple[str, str]]:
-    """The calibration error, and what a temperature makes of it; nothing where none was asked for."""
+    """Return the rows of the calibration error before and after temperature scaling; none without `calibration`."""
     if not calibration:
         return []
     rows = [("calibration error", format_percent(calibration["ece"]))]
     if "temperature" not in calibration:
-        reason = (
-            "none: it is fitted on validation images with a mistake among them (--val-fraction), never on the test set"
-        )
+        reason = "none: fitting needs a validation split with a misclassified image (--val-fraction)"
         return [*rows, ("temperature", reason)]
-    images_text = f"{format_int(calibration['fit_num_samples'])} images of {calibration['fit_split']}"
+    images_text = f"{format_int(calibration['fit_num_samples'])} images ({calibration['fit_split']})"
     rows.append(("temperature", f"{format_number(calibration['temperature'])}, fitted on {images_text}"))
     if "ece_after" in calibration:
-        cross_fit_text = ", each half judged with the other's temperature" if calibration["cross_fitted"] else ""
+        cross_fit_text = " (cross-fitted on halves)" if calibration["cross_fitted"] else ""
         after_text = f"calibration error {format_percent(calibration['ece_after'])}, loss {format_number(calibration['loss_after'])}"
-        rows.append(("with it", after_text + cross_fit_text))
+        rows.append(("calibrated", after_text + cross_fit_text))
     return rows
 
 
 def per_class_payload(evaluation: "Evaluation") -> dict[str, Any]:
-    """`classes`: name, precision, recall, f1 (null where nothing defines one), num_samples; `confusion`, a row a true
-    class."""
+    """Return `classes` (name, num_samples, precision, recall and f1, null where undefined) and `confusion_matrix`, whose
+    rows are true classes."""
     names = ("name", "precision", "recall", "f1", "num_samples")
     classes = [
         {name: getattr(class_metrics, name) for name in names} for class_metrics in evaluation.per_class_metrics()
     ]
-    return {"classes": classes, "confusion": evaluation.confusion_matrix}
+    return {"classes": classes, "confusion_matrix": evaluation.confusion_matrix}
 
 
 def per_class_table(evaluation: "Evaluation") -> tuple[list[str], list[tuple[str, ...]]]:
-    """Columns and rows: each class, and the mean of the classes."""
+    """Return columns and rows: each class, then the mean of the classes."""
     all_metrics = evaluation.per_class_metrics()
     rows = [
         (
@@ -211,7 +215,7 @@ def evaluate(
         _check_calibration_options(
             model_source, model, {"--tta": tta, "--eval-transform": eval_transform, "--mean": mean, "--std": std}
         )
-    from reslab.training.evaluation.evaluate import evaluate as judge
+    from reslab.training.evaluation.evaluate import evaluate as evaluate_models
     from reslab.training.evaluation.predictions_file import check_predictions_path, save_predictions
 
     if predictions is not None:
@@ -233,9 +237,9 @@ def evaluate(
         "distributed": True,
         "keep_probabilities": predictions is not None or needs_calibration,
     }
-    evaluation = judge(model_source, data, split=split, **options)
+    evaluation = evaluate_models(model_source, data, split=split, **options)
     val_evaluation = (
-        _evaluate_val(evaluation, lambda: judge(model_source, data, split="val", **options))
+        _evaluate_val(evaluation, lambda: evaluate_models(model_source, data, split="val", **options))
         if needs_calibration
         else None
     )
@@ -249,7 +253,11 @@ def evaluate(
             _write_html(html_path, evaluation, calibration_payload, " and ".join(runs or [str(model)]))
     if as_json:
         print_json(
-            {**evaluation.to_dict(), **calibration_payload, **(per_class_payload(evaluation) if per_class else {})}
+            {
+                **metrics_payload(evaluation),
+                **calibration_payload,
+                **(per_class_payload(evaluation) if per_class else {}),
+            }
         )
         return
     print_pairs(
@@ -264,7 +272,7 @@ def evaluate(
 
 
 def _evaluate_val(evaluation: "Evaluation", evaluate_val: "Callable[[], Evaluation]") -> "Evaluation | None":
-    """The answers on the validation split, where there is one."""
+    """Return the evaluation of the validation split, or None if there is none."""
     if evaluation.split == "val":
         return evaluation
     from reslab.data.dataset import UnknownSplitError
@@ -289,7 +297,7 @@ def _save_temperature(model_source: Any, val_evaluation: "Evaluation | None") ->
         save_temperature(model_source, fitted)
         images_text = f"{format_int(fitted.num_samples)} validation images"
         echo_err(
-            f"temperature {format_number(fitted.value)}, fitted on {images_text}, is kept with the weights for `reslab predict`"
+            f"temperature {format_number(fitted.value)}, fitted on {images_text}, was saved with the weights for `reslab predict`"
         )
 
 
@@ -303,7 +311,7 @@ def _write_html(html_path: Path, evaluation: "Evaluation", calibration: dict[str
     from reslab.report.render import render_run_page
     from reslab.training.train import build_evaluation_page
 
-    metadata = {"judged": model_text, "split": evaluation.split, "precision": "float32"}
+    metadata = {"evaluated": model_text, "split": evaluation.split, "precision": "float32"}
     html = render_run_page(
         build_evaluation_page(f"{model_text} on {evaluation.split}", evaluation, calibration, metadata)
     )
@@ -311,35 +319,37 @@ def _write_html(html_path: Path, evaluation: "Evaluation", calibration: dict[str
 
 
 def _check_calibration_options(model_source: Any, model: str | None, changed_options: dict[str, str | None]) -> None:
-    """The temperature kept is that of one network on pictures prepared as `predict` prepares them."""
+    """Raise ValueError unless one network is evaluated with the preprocessing of `predict`."""
     is_ensemble = isinstance(model_source, list)
     if model or is_ensemble:
         got = f"{len(model_source)} runs" if is_ensemble else f"--model {model}"
         raise invalid(
-            "one run (or its model.safetensors) with --save-temperature", got, next_step="--calibration only tells"
+            "one run (or its model.safetensors) with --save-temperature",
+            got,
+            next_step="use --calibration, which only reports",
         )
     for option, value in changed_options.items():
         if value:
             raise invalid(
-                "--save-temperature with pictures as `predict` prepares them",
+                "--save-temperature with the preprocessing of `predict`",
                 f"{option} {value}",
-                next_step="--calibration only tells",
+                next_step="use --calibration, which only reports",
             )
 
 
 def _resolve_model_source(runs: list[str], model: str | None, pretrained: str | None) -> Any:
     if bool(runs) == bool(model):
         got = "neither" if not runs else f"{', '.join(runs)} and --model {model}"
-        raise invalid("runs to judge, or --model NAME with --pretrained FILE", got, next_step=_LIST_RUNS_STEP)
+        raise invalid("runs to evaluate, or --model NAME with --pretrained FILE", got, next_step=_LIST_RUNS_STEP)
     if model:
         return model
     if pretrained:
         raise invalid(
-            "--model NAME with --pretrained", "a run", next_step="a run has its own weights: leave --pretrained out"
+            "--model NAME with --pretrained", "a run", next_step="leave --pretrained out: a run has its own weights"
         )
     for run in runs:
         if not Path(run).exists():
-            raise invalid("the folder of a run, or its weights", f"{run} (nothing there)", next_step=_LIST_RUNS_STEP)
+            raise invalid("the folder of a run, or its weights", f"{run} (no such path)", next_step=_LIST_RUNS_STEP)
     paths = [Path(run) for run in runs]
     return paths[0] if len(paths) == 1 else paths
 

@@ -92,7 +92,7 @@ def export(
 
 def _export_rows(result: "ExportResult") -> list[tuple[str, str]]:
     comparison = result.comparison
-    agreement = f"{format_int(comparison.num_agreeing)} of {format_int(comparison.num_images)} pictures"
+    agreement = f"{format_int(comparison.num_agreeing)} of {format_int(comparison.num_images)} images"
     return [
         (
             "exported",

@@ -46,7 +46,7 @@ def recipes(
 
 
 def flatten_recipe(recipe: Recipe) -> dict[str, Any]:
-    """Every value by its key of --set, name, source and notes apart."""
+    """Return every value by its key for --set, except name, reference and notes."""
     values: dict[str, Any] = {}
     for key, value in to_dict(recipe).items():
         entries = {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {key: value}
@@ -55,13 +55,13 @@ def flatten_recipe(recipe: Recipe) -> dict[str, Any]:
 
 
 def changed_keys(recipe: Recipe) -> list[str]:
-    """The keys whose values are not those of a recipe that says nothing."""
+    """Return the keys whose values differ from the defaults."""
     defaults = flatten_recipe(Recipe("", ""))
     return [key for key, value in flatten_recipe(recipe).items() if value != defaults[key]]
 
 
 def format_value(value: Any) -> str:
-    """A value as --set takes it, or a word for nothing."""
+    """Format a value as --set takes it; an empty one is `none`."""
     if isinstance(value, list):
         return ",".join(format_value(item) for item in value) or "none"
     if isinstance(value, bool):

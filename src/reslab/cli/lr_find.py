@@ -107,11 +107,11 @@ def _write_html(html_path: Path, result: "LRFinderResult") -> None:
             "network": result.model,
             "data": result.data,
             "recipe": result.recipe,
-            "batch": str(result.batch_size),
+            "batch size": str(result.batch_size),
         },
     )
     html_path.write_text(render_lr_finder_page(page), encoding="utf-8")
-    echo_err(f"picture: {html_path}")
+    echo_err(f"HTML page: {html_path}")
 
 
 def _lr_find_payload(result: "LRFinderResult", html_path: Path | None) -> dict[str, Any]:
@@ -120,14 +120,14 @@ def _lr_find_payload(result: "LRFinderResult", html_path: Path | None) -> dict[s
 
 def _lr_find_rows(result: "LRFinderResult", html_path: Path | None) -> list[tuple[str, str]]:
     if result.suggested_lr is None:
-        lr_text = "none: the loss never fell; try a lower --min-lr, or more --num-steps"
+        lr_text = "none: the loss never fell; lower --min-lr or increase --num-steps"
     else:
         lr_text = (
-            f"{result.suggested_lr:.2g}, where the loss falls steepest (it is lowest at {result.lowest_loss_lr:.2g})"
+            f"{result.suggested_lr:.2g}, where the loss falls fastest (lowest loss at {result.lowest_loss_lr:.2g})"
         )
-    tested = f"{result.lrs[0]:.2g} to {result.lrs[-1]:.2g}, {len(result.lrs)} steps of batch {result.batch_size}"
+    tested = f"{result.lrs[0]:.2g} to {result.lrs[-1]:.2g}, {len(result.lrs)} steps at batch size {result.batch_size}"
     return [
-        ("rate to try", lr_text),
-        ("tested", tested + (", stopped where the loss diverged" if result.diverged else "")),
-        ("next", "reslab train ... --lr RATE (for this batch)"),
+        ("learning rate", lr_text),
+        ("tested", tested + (", stopped when the loss diverged" if result.diverged else "")),
+        ("next", "reslab train ... --lr LR (at this batch size)"),
     ]

@@ -217,16 +217,16 @@ InferencePrecision = Annotated[
 
 
 def resolve_data_option(argument: str | None, data: str | None) -> str | None:
-    """The data set, named as the argument or by `--data`; ValueError where both are given and differ."""
+    """Return the dataset given as argument or by `--data`; raise ValueError if both are given and differ."""
     if argument is not None and data is not None and argument != data:
-        raise invalid("one data set", f"{argument} and --data {data}", next_step="leave one of them out")
+        raise invalid("one dataset", f"{argument} and --data {data}", next_step="leave one of them out")
     return data or argument
 
 
 def parse_overrides(overrides: Sequence[str] | None) -> dict[str, str]:
-    """`["model.merge=none", "optimizer.lr=0.2"]` as a dictionary.
+    """Return `["model.merge=none", "optimizer.lr=0.2"]` as a dictionary.
 
-    Raises ValueError where the `=` or the key is missing, or a key is given twice.
+    Raises ValueError if the `=` or the key is missing, or a key is given twice.
     """
     parsed: dict[str, str] = {}
     for override in overrides or ():
@@ -240,20 +240,20 @@ def parse_overrides(overrides: Sequence[str] | None) -> dict[str, str]:
 
 
 def parse_pretrained(text: str | None) -> bool | str | None:
-    """`--pretrained` as the functions take it: `true` is the published weights, `false` none, else a file or tag."""
+    """Return the value of `--pretrained`: True for the default published weights, False for none, else a file or tag."""
     return {"true": True, "false": False}.get((text or "").lower(), text)
 
 
 def parse_channel_values(text: str | None, option: str) -> tuple[float, ...] | None:
-    """`0.5,0.5,0.5` as numbers; ValueError naming the option where they are none."""
+    """Return `0.5,0.5,0.5` as numbers; raise ValueError naming the option if they are none."""
     try:
         return None if text is None else tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise invalid(f"{option} as numbers, one a channel", repr(text), f"{option} 0.49 0.48 0.45") from None
+        raise invalid(f"{option} as numbers, one per channel", repr(text), f"{option} 0.49 0.48 0.45") from None
 
 
 def join_channel_values(arguments: Sequence[str], options: Sequence[str] = ("--mean", "--std")) -> list[str]:
-    """The command line with `--mean 0.1 0.2 0.3` written as `--mean 0.1,0.2,0.3`, one value as the parser wants it."""
+    """Return the command line with `--mean 0.1 0.2 0.3` joined to the one value `0.1,0.2,0.3` that the parser expects."""
     joined: list[str] = []
     is_collecting = False
     for argument in arguments:
@@ -277,18 +277,18 @@ CONFIG_SUFFIXES = (".toml", ".yaml", ".yml")
 
 
 def read_config_file(path: Path | None) -> dict[str, Any]:
-    """`[optimizer]` with `lr = 0.2` as `{"optimizer.lr": 0.2}`; empty where there is no file.
+    """Read a config file; `[optimizer]` with `lr = 0.2` becomes `{"optimizer.lr": 0.2}`. Without a path: empty.
 
-    Raises ValueError where the file is not there, is of another kind, cannot be read, or holds no table.
+    Raises ValueError if the file is missing, unreadable, of another type, or not a table.
     """
     if path is None:
         return {}
     if path.suffix.lower() not in CONFIG_SUFFIXES:
-        raise invalid("a settings file ending in .toml, .yaml or .yml", str(path), nearest=f"{path.stem}.toml")
+        raise invalid("a config file ending in .toml, .yaml or .yml", str(path), nearest=f"{path.stem}.toml")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise invalid("a settings file that can be read", f"{path} ({error})") from None
+        raise invalid("a readable config file", f"{path} ({error})") from None
     config = _parse_toml(text, path) if path.suffix.lower() == ".toml" else _parse_yaml(text, path)
     if not isinstance(config, Mapping):
         raise invalid(f"keys and their values in {path}", f"a {type(config).__name__}", nearest="optimizer: {lr: 0.2}")
@@ -299,7 +299,7 @@ def _parse_toml(text: str, path: Path) -> Any:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise invalid("a TOML file", f"{path}: {error}", nearest='augment = "pad(4) crop(32) flip"') from None
+        raise invalid("a TOML file", f"{path}: {error}", nearest='train_transform = "pad(4) crop(32) flip"') from None
 
 
 def _parse_yaml(text: str, path: Path) -> Any:
@@ -307,7 +307,7 @@ def _parse_yaml(text: str, path: Path) -> Any:
         yaml: Any = importlib.import_module("yaml")
     except ImportError:
         next_step = "pip install 'reslab[yaml]', or write the file as TOML"
-        raise invalid(f"PyYAML to read {path.name}", "none installed", next_step=next_step) from None
+        raise invalid(f"PyYAML to read {path.name}", "PyYAML is not installed", next_step=next_step) from None
     try:
         parsed = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -316,7 +316,7 @@ def _parse_yaml(text: str, path: Path) -> Any:
 
 
 def flatten_table(table: Mapping[Any, Any], path: Path, prefix: str = "") -> dict[str, Any]:
-    """Tables within tables as dotted keys; ValueError for a key that comes twice, as a table and with a dot."""
+    """Flatten nested tables to dotted keys; raise ValueError for a key given both as a table and with a dot."""
     flattened: dict[str, Any] = {}
     for name, value in table.items():
         entries = (
@@ -337,7 +337,7 @@ def merge_config(
     lr: float | None = None,
     **other_flags: Any,
 ) -> dict[str, Any]:
-    """The settings of --set over those of the file; what a flag says leaves the file's word for it out."""
+    """Merge --set over the config file. Keys of the file that a flag sets are dropped, so that the flag wins."""
     flags = {"duration": epochs, "batch_size": batch_size, "optimizer.lr": lr, **other_flags}
     file_overrides = {key: value for key, value in config.items() if flags.get(key) is None}
     return {**file_overrides, **overrides}

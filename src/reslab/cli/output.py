@@ -1,8 +1,11 @@
-"""What is printed, and where: results to standard output, everything else to standard error."""
+"""Printing: results go to standard output, everything else to standard error."""
 
+import itertools
 import json
 import math
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +13,7 @@ from reslab.report.format import is_numeric_cell
 
 
 def to_jsonable(value: Any) -> Any:
-    """`value` as JSON has it: tuples as lists, and null where a number is not finite."""
+    """Return `value` as JSON has it: tuples as lists, and null for a number that is not finite."""
     if isinstance(value, dict):
         return {str(name): to_jsonable(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -21,30 +24,49 @@ def to_jsonable(value: Any) -> Any:
 
 
 def print_json(value: Any) -> None:
-    """The one JSON value that `--json` promises."""
+    """Print the one JSON value of `--json`."""
     print(json.dumps(to_jsonable(value), indent=2, ensure_ascii=False, allow_nan=False), flush=True)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Rows under their columns; a column whose every cell is a number (or empty) is set to the right."""
+    """Print rows under their columns. Columns of numbers are right-aligned; in a terminal, wide columns of text wrap."""
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
-    widths = [max(len(text) for text in column) for column in zip(columns, *cells, strict=True)]
     right_aligned = [bool(rows) and all(is_numeric_cell(row[index]) for row in rows) for index in range(len(columns))]
-    for line in [list(columns), *cells]:
-        padded = [
-            text.rjust(width) if is_right else text.ljust(width)
-            for text, width, is_right in zip(line, widths, right_aligned, strict=True)
-        ]
-        print("  ".join(padded).rstrip())
+    widths = [max(len(text) for text in column) for column in zip(columns, *cells, strict=True)]
+    if sys.stdout.isatty():
+        widths = _fit_widths(widths, right_aligned, shutil.get_terminal_size().columns)
+    for row in [list(columns), *cells]:
+        wrapped = [textwrap.wrap(text, width) or [""] for text, width in zip(row, widths, strict=True)]
+        for line in itertools.zip_longest(*wrapped, fillvalue=""):
+            padded = [
+                text.rjust(width) if is_right else text.ljust(width)
+                for text, width, is_right in zip(line, widths, right_aligned, strict=True)
+            ]
+            print("  ".join(padded).rstrip())
+
+
+def _fit_widths(widths: Sequence[int], is_fixed: Sequence[bool], max_width: int) -> list[int]:
+    """Narrow the widest columns that are not fixed until the row fits, but none below 12 characters."""
+    fitted = list(widths)
+    while sum(fitted) + 2 * (len(fitted) - 1) > max_width:
+        index = max((i for i in range(len(fitted)) if not is_fixed[i]), key=lambda i: fitted[i], default=None)
+        if index is None or fitted[index] <= 12:
+            break
+        fitted[index] -= 1
+    return fitted
 
 
 def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
-    """Names and what belongs to each, one a line."""
-    width = max(len(name) for name, _ in pairs)
+    """Print names and their texts, one pair per line; in a terminal, long texts wrap below themselves."""
+    name_width = max(len(name) for name, _ in pairs)
+    text_width = shutil.get_terminal_size().columns - name_width - 2 if sys.stdout.isatty() else 0
     for name, text in pairs:
-        print(f"{name.ljust(width)}  {text}")
+        # Paths are not broken, so that they can be copied.
+        lines = textwrap.wrap(text, max(text_width, 20), break_long_words=False, break_on_hyphens=False)
+        for index, line in enumerate(lines if text_width and lines else [text]):
+            print(f"{'' if index else name:{name_width}}  {line}")
 
 
 def echo_err(text: str) -> None:
-    """Progress and messages for a person."""
+    """Print progress or a message for people."""
     print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What a training run shows while it runs: a live line in a terminal, plain lines elsewhere; all on standard error."""
+"""The progress of a training run on standard error: one line per evaluation, and a progress bar in a terminal."""
 
 from types import TracebackType
 from typing import Any
@@ -15,7 +15,11 @@ MIN_REPORTED_WAIT = 0.05
 
 
 class ProgressDisplay:
-    """Receives the lines of a run (`show` of `train`): one line an evaluation; in a terminal a bar moves between."""
+    """Receives the log records of a run and prints a table with one row per evaluation; in a terminal also a bar.
+
+    The columns fit 80 characters: epoch, running loss and accuracy on the training batches, loss and accuracy on the
+    monitored split, training speed, and the estimated remaining time.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
@@ -23,6 +27,7 @@ class ProgressDisplay:
         self.last_train_record: LogEntry = {}
         self.train_seconds = 0.0
         self.wait_fraction = 0.0
+        self._header = ""
         self._bar: Progress | None = None
         self._task = TaskID(0)
 
@@ -37,7 +42,7 @@ class ProgressDisplay:
             self._bar = None
 
     def __call__(self, record: LogEntry) -> None:
-        """Take one line of the run."""
+        """Print what a log record of the run shows."""
         handler = getattr(self, f"_on_{record['kind']}", None)
         if handler is not None:
             handler(record)
@@ -48,12 +53,11 @@ class ProgressDisplay:
     def _on_start(self, record: LogEntry) -> None:
         self.start_record = record
         self.print(f"{record['model']} ({format_int(record['params'])} parameters) on {record['data']}")
-        self.print(
-            f"recipe {record['recipe']}, batch {record['batch_size']}{format_ranks(record)}, {record['precision']}, on {record['device']}: "
-            f"{format_int(record['total_steps'])} steps, into {record['run']}"
-        )
+        batch_text = f"batch size {record['batch_size']}{format_ranks(record)}"
+        self.print(f"recipe {record['recipe']}, {batch_text}, {record['precision']}, {record['device']}")
+        self.print(f"{format_int(record['total_steps'])} steps, writing to {record['run']}")
         if self.console.is_terminal:
-            columns: tuple[ProgressColumn, ...] = (BarColumn(24), TextColumn("{task.description}"))
+            columns: tuple[ProgressColumn, ...] = (BarColumn(12), TextColumn("{task.description}"))
             self._bar = Progress(*columns, console=self.console, transient=True)
             self._task = self._bar.add_task("", total=record["total_steps"], completed=record["step"])
             self._bar.start()
@@ -68,21 +72,36 @@ class ProgressDisplay:
         self._update_bar(record["step"])
 
     def _on_eval(self, record: LogEntry) -> None:
-        parts = [f"epoch {record['epoch']:g}/{self._num_epochs()}", *self._train_status()]
-        parts += [
-            f"{record['split']} loss {record['loss']:.4f}",
-            f"{record['split']} accuracy {format_percent(record['top1'])}",
-        ]
-        self.print(", ".join([*parts, *self._eta(record["step"])]))
+        header = _format_row(
+            "epoch", "train loss", "accuracy", f"{record['split']} loss", "accuracy", "images/s", "remaining"
+        )
+        if header != self._header:
+            self._header = header
+            self.print(header)
+        train = self.last_train_record
+        self.print(
+            _format_row(
+                f"{record['epoch']:g}/{self._num_epochs()}",
+                f"{train['loss']:.4f}" if train else "–",
+                format_percent(train["top1"]) if train else "–",
+                f"{record['loss']:.4f}",
+                format_percent(record["top1"]),
+                format_int(round(train["images_per_second"])) if train else "–",
+                self._eta(record["step"]) or "–",
+            )
+        )
+        if self._is_waiting():
+            self.print(f"  {self.wait_fraction:.0%} of the time waiting for data")
 
     def print(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line above the bar."""
         self.console.print(Text(text))
 
     def _update_bar(self, step: int) -> None:
         if self._bar is not None:
             epoch = f"epoch {step / self.start_record['steps_per_epoch']:.1f}/{self._num_epochs()}"
-            description = ", ".join([epoch, *self._train_status(), *self._eta(step)])
+            eta = self._eta(step)
+            description = ", ".join([epoch, *self._train_status(), *([f"ETA {eta}"] if eta else [])])
             self._bar.update(self._task, completed=step, description=description)
 
     def _num_epochs(self) -> str:
@@ -92,20 +111,27 @@ class ProgressDisplay:
         if not self.last_train_record:
             return []
         record = self.last_train_record
-        speed = f"{format_int(round(record['images_per_second']))} images/s"
-        parts = [f"loss {record['loss']:.4f}", f"accuracy {format_percent(record['top1'])}", speed]
-        return (
-            [*parts, f"{self.wait_fraction:.0%} waiting for data"] if self.wait_fraction >= MIN_REPORTED_WAIT else parts
-        )
+        parts = [f"loss {record['loss']:.4f}", f"{format_int(round(record['images_per_second']))} images/s"]
+        return [*parts, f"{self.wait_fraction:.0%} waiting"] if self._is_waiting() else parts
 
-    def _eta(self, step: int) -> list[str]:
+    def _is_waiting(self) -> bool:
+        return bool(self.last_train_record) and self.wait_fraction >= MIN_REPORTED_WAIT
+
+    def _eta(self, step: int) -> str:
+        """Return the estimated remaining time, empty before the first and after the last step."""
         remaining_steps = self.start_record["total_steps"] - step
-        return (
-            [f"ETA {format_duration(self.train_seconds / step * remaining_steps)}"] if step and remaining_steps else []
-        )
+        return format_duration(self.train_seconds / step * remaining_steps) if step and remaining_steps else ""
+
+
+_COLUMN_WIDTHS = (9, 10, 9, 10, 9, 10, 11)
+
+
+def _format_row(*cells: str) -> str:
+    """Return the cells right-aligned in columns that fit 80 characters together."""
+    return " ".join(cell.rjust(width) for cell, width in zip(cells, _COLUMN_WIDTHS, strict=True)).rstrip()
 
 
 def format_ranks(record: LogEntry) -> str:
-    """How ranks share the global batch, where there are several: " = 4 ranks x 32"."""
+    """Return how several ranks share the global batch, such as " = 4 ranks x 32"; empty for one."""
     num_ranks = record.get("world_size", 1)
     return f" = {num_ranks} ranks x {record['batch_size'] // num_ranks}" if num_ranks > 1 else ""

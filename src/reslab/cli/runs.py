@@ -41,13 +41,13 @@ def runs(
         print_json([_run_payload(run) for run in selected])
         return
     if not selected:
-        echo_err(f"no runs in {', '.join(str(path) for path in requested)}; `reslab train` makes one")
+        echo_err(f"no runs in {', '.join(str(path) for path in requested)}; `reslab train` creates one")
         return
     print_table(["run", "network", "data", "recipe", "accuracy", "time"], [_run_row(run) for run in selected])
 
 
 def _collect_runs(paths: Sequence[Path]) -> list["Run"]:
-    """The runs themselves, and those in folders; each once, in the order asked."""
+    """Return the given runs and those in the given folders, each once, in the given order."""
     from reslab.training.run import Run, list_runs
 
     is_multiple = len(paths) > 1
@@ -55,7 +55,7 @@ def _collect_runs(paths: Sequence[Path]) -> list["Run"]:
     for path in paths:
         path_runs = list_runs(path) if not (path / "run.json").is_file() else [Run(path)]
         if is_multiple and not path_runs:
-            path_runs = [Run(path)]  # says what is wrong with it
+            path_runs = [Run(path)]  # raises the error that says what is wrong
         by_path |= {run.path.resolve(): run for run in path_runs if run.path.resolve() not in by_path}
     return list(by_path.values())
 
@@ -66,14 +66,14 @@ def _write_html(html_path: Path, selected: Sequence["Run"], requested: Sequence[
 
     if not selected:
         raise invalid(
-            "runs to compare", f"none in {', '.join(map(str, requested))}", next_step="`reslab train` makes one"
+            "runs to compare", f"none in {', '.join(map(str, requested))}", next_step="`reslab train` creates one"
         )
     title = " and ".join(run.name for run in selected) if len(selected) < 3 else f"{len(selected)} runs"
     run_paths = {run.name: str(run.path) for run in selected}
     html_path.write_text(
         render_compare_page(ComparePage(title, [_compared_run(run) for run in selected], run_paths)), encoding="utf-8"
     )
-    echo_err(f"page: {html_path}")
+    echo_err(f"HTML page: {html_path}")
 
 
 def _compared_run(run: "Run") -> "ComparedRun":

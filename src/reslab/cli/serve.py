@@ -110,14 +110,14 @@ def serve(
     def on_ready(address: str, models: Sequence[str]) -> None:
         if as_json:
             print_json({"address": address, "models": list(models)})
-        echo_err(f"serving {', '.join(models)} at {address} (Ctrl-C stops it)")
+        echo_err(f"serving {', '.join(models)} at {address} (Ctrl-C to stop)")
 
     serve_forever(runs, settings, host, port, on_ready)
-    echo_err("stopped; what was taken has been answered")
+    echo_err("stopped; all accepted requests were answered")
 
 
 def _check_token(token_option: str | None, host: str, token: str) -> None:
     if token_option is not None and not token_option.strip():
-        raise invalid("a token of at least one letter", repr(token_option), next_step="leave --token away for none")
+        raise invalid("a token of at least one character", repr(token_option), next_step="leave --token out for none")
     if host not in LOOPBACK_HOSTS and not token:
-        echo_err(f"warning: {host} can be reached from other machines, and no --token is asked for")
+        echo_err(f"warning: {host} is reachable from other machines, and requests need no token (--token)")

@@ -132,13 +132,13 @@ def study(
             _print_page(page)
         if page.num_failed:
             echo_err(
-                f"{pluralize(page.num_failed, 'training')} broke off; the page says why, the same command tries again"
+                f"{pluralize(page.num_failed, 'training')} failed; see the report for the reasons, run the same command to retry"
             )
             raise typer.Exit(1)
 
 
 class _EvalPrinter:
-    """What a person sees of a training under way: its evaluations."""
+    """Prints the evaluations of a training in progress."""
 
     def __call__(self, record: dict[str, Any]) -> None:
         if record["kind"] == "eval":
@@ -148,7 +148,7 @@ class _EvalPrinter:
 def _run_task(options: "StudyOptions", task: int) -> None:
     from reslab.studies.runner import run_jobs
 
-    # Below nohup SIGINT is ignored, and it is how the one who started this process asks it to stop.
+    # nohup makes a process ignore SIGINT, but the parent process stops this one with it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     plan = options.make_plan()
     job = next((job for job in plan.jobs if job.number == task), None)
@@ -167,7 +167,7 @@ def _write_slurm_script(options: "StudyOptions", path: Path, as_json: bool) -> N
     for reason in cost.skip_reasons():
         echo_err(f"not in the script: {reason}")
     if not cost.pending:
-        raise invalid("a study with something left to run", cost.summary(), next_step="leave --slurm out")
+        raise invalid("a study with trainings left to run", cost.summary(), next_step="leave --slurm out")
     max_seconds = max(cost.job_seconds(job) for job in cost.pending)
     logs = options.store / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -180,7 +180,7 @@ def _write_slurm_script(options: "StudyOptions", path: Path, as_json: bool) -> N
 
 
 def study_payload(page: "StudyPage") -> dict[str, Any]:
-    """What `reslab study --json` promises: study, scale, rows, claims."""
+    """Return the value of `reslab study --json`."""
     return {
         "study": page.study.name,
         "scale": page.scale,
@@ -243,11 +243,11 @@ def _print_plan(options: "StudyOptions", as_json: bool) -> None:
             str(row["done"]),
             format_duration(row["seconds"]),
             f"{row['memory_bytes'] / 1e6:,.0f} MB",
-            f"cannot be run ({reasons.index(row['not_run_reason']) + 1})" if row["not_run_reason"] else "",
+            f"cannot run ({reasons.index(row['not_run_reason']) + 1})" if row["not_run_reason"] else "",
         )
         for row in payload["rows"]
     ]
-    print_table(["row", "what is cut", "seeds", "done", "a seed", "memory", ""], cells)
+    print_table(["row", "reduced", "seeds", "done", "time/seed", "memory", ""], cells)
     for number, reason in enumerate(reasons, 1):
         print(f"({number}) {reason}")
-    print(f"left: {cost.summary()}")
+    print(f"remaining: {cost.summary()}")

@@ -55,15 +55,13 @@ def summary(
 def resolve_arch_and_input(
     name: str, input_size: str | None, num_classes: int | None, overrides: list[str] | None
 ) -> tuple["Arch", tuple[int, int, int]]:
-    """The architecture with what was overridden, and the input it is shown for: the one given, else its own."""
+    """Return the architecture with its overrides, and the input size: the given one, else the architecture's own."""
     from reslab.nn.factory import resolve_arch
 
     arch_overrides = {}
     for key, value in parse_overrides(overrides).items():
         if not key.startswith("model."):
-            raise invalid(
-                "keys of the network in `reslab summary`", f"--set {key}={value}", f"--set model.{key}={value}"
-            )
+            raise invalid("an architecture key model.KEY", f"--set {key}={value}", f"--set model.{key}={value}")
         arch_overrides[key.removeprefix("model.")] = value
     if num_classes is not None:
         arch_overrides["num_classes"] = str(num_classes)
@@ -76,7 +74,7 @@ def resolve_arch_and_input(
 
 
 def _load_arch(name: str) -> "Arch | None":
-    """The architecture in the header of a run's weights, where `name` is a path that is there."""
+    """Return the architecture in the header of a run's weights, or None if `name` is no existing path."""
     path = Path(name)
     if name in ARCHS or not path.exists():
         return None
@@ -86,7 +84,7 @@ def _load_arch(name: str) -> "Arch | None":
 
 
 def parse_input_size(text: str) -> tuple[int, int, int]:
-    """`3x224x224` as (3, 224, 224); ValueError for anything that is not three whole numbers from 1."""
+    """Return `3x224x224` as (3, 224, 224); raise ValueError unless it is three positive whole numbers."""
     parts = text.lower().replace("×", "x").split("x")
     if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
         raise invalid("--input as channels x height x width", repr(text), "3x224x224")
@@ -95,7 +93,7 @@ def parse_input_size(text: str) -> tuple[int, int, int]:
 
 
 def summarize_arch(arch: "Arch", input_shape: tuple[int, int, int]) -> dict[str, Any]:
-    """Everything `reslab summary` tells, as plain data; built on the meta device, so that size costs nothing."""
+    """Return everything that `reslab summary` prints. The network is built on the meta device, without memory."""
     import torch
 
     from reslab.nn.cost import layer_table
@@ -143,7 +141,7 @@ def _layer_row(layer: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _stage_rows(layers: list[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """The network stage by stage: what comes out of each part, and what is in it."""
+    """Return one row per part of the network: stem, stages and head."""
     parts: dict[str, list[dict[str, Any]]] = {}
     for layer in layers:
         parts.setdefault(layer["name"].partition(".")[0], []).append(layer)

@@ -168,18 +168,20 @@ _TRAIN_METRICS = ("train_loss_running", "train_top1_running", "train_loss", "tra
 
 
 def train_payload(run: "Run") -> dict[str, Any]:
-    """What `reslab train --json` promises: run, top1, loss, train_seconds, images_per_second, steps."""
-    assert run.result is not None
-    names = ["top1", "loss", "train_seconds", "images_per_second", "steps"]
-    names += [name for name in ("compute_images_per_second", *_TRAIN_METRICS) if name in run.result]
-    return {"run": str(run.path), **{name: run.result[name] for name in names}}
+    """Return the value of `reslab train --json`."""
+    result = run.result
+    assert result is not None
+    names = ["top1", "loss", "train_seconds", "images_per_second", "steps", "stop_reason"]
+    names += [name for name in ("compute_images_per_second", *_TRAIN_METRICS) if name in result]
+    metrics = {name: result[name] for name in ("top1", "top5", "loss") if name in result}
+    return {"run": str(run.path), "metrics": metrics, **{name: result[name] for name in names}}
 
 
 def train_rows(run: "Run") -> list[tuple[str, str]]:
-    """The end of a run in a few lines: how good, how chosen, how long, and where everything is."""
+    """Return the rows printed at the end: accuracy, weights, time, speed and paths."""
     result = run.result
     assert result is not None
-    correct_text = f"{format_int(result['num_correct'])} of {format_int(result['num_samples'])} right"
+    correct_text = f"{format_int(result['num_correct'])} of {format_int(result['num_samples'])} correct"
     rows = [
         (
             "accuracy",
@@ -195,15 +197,19 @@ def train_rows(run: "Run") -> list[tuple[str, str]]:
 
 
 def _train_metric_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
-    """Where the recipe has the training images judged: both things that go by the name of training accuracy."""
+    """Return the row of both training accuracies (final weights, running), if the recipe evaluates the training set."""
     if "train_top1" not in result:
         return []
     running_text = f"{format_percent(result['train_top1_running'])}, loss {format_number(result['train_loss_running'])}"
     final_text = f"{format_percent(result['train_top1'])}, loss {format_number(result['train_loss'])}"
-    return [("on training", f"{final_text} of the finished weights; {running_text} on average along the last epoch")]
+    return [("training set", f"{final_text} (final weights); {running_text} (running mean of the last epoch)")]
 
 
 def _speed_text(result: dict[str, Any]) -> str:
     speed_text = f"{format_int(round(result['images_per_second']))} images/s"
     compute_speed = result.get("compute_images_per_second")
-    return speed_text if compute_speed is None else f"{speed_text} ({format_int(round(compute_speed))} without loading)"
+    return (
+        speed_text
+        if compute_speed is None
+        else f"{speed_text} ({format_int(round(compute_speed))} without data loading)"
+    )
