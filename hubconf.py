@@ -1,5 +1,7 @@
-"""Networks for `torch.hub`: `torch.hub.load(REPOSITORY, "resnet56_cifar", num_classes=100)`; each takes what
-`reslab.create_model` takes, and `network` takes a run's folder or a `model.safetensors`."""
+"""Entry points for `torch.hub`: `torch.hub.load(REPOSITORY, "resnet56_cifar", num_classes=100)`.
+
+Each takes the arguments of `reslab.create_model`; `network` loads a run's folder or a `model.safetensors`.
+"""
 
 import sys as _sys
 from functools import partial as _partial
@@ -8,7 +10,7 @@ from typing import Any as _Any
 
 dependencies = ["torch", "torchvision", "numpy", "PIL", "safetensors"]
 
-# The package as it lies in the repository, for those who have not installed it.
+# torch.hub clones the repository without installing the package.
 _sys.path.append(str(_Path(__file__).resolve().parent / "src"))
 
 from reslab.nn.factory import create_model as _create_model  # noqa: E402
@@ -17,12 +19,12 @@ from reslab.training.run import load as _load  # noqa: E402
 
 
 def network(path: str, device: str = "cpu") -> _Any:
-    """The trained network of a run's folder or a `model.safetensors`, in eval mode, with classes and preprocessing."""
+    """Load the trained network of a run's folder or a `model.safetensors`, in eval mode, with its classes."""
     return _load(path, device)
 
 
 def _entry_point(name: str) -> _Any:
-    """`create_model` of this name, with the words that torch.hub.help shows."""
+    """Return `create_model` for this name, with the docstring that `torch.hub.help` shows."""
     entry_point = _partial(_create_model, name)
     entry_point.__doc__ = f"create_model({name!r}, num_classes=, in_channels=, pretrained=, and any axis by name)"
     return entry_point

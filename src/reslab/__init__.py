@@ -1,6 +1,6 @@
-"""Residual networks as data: describe, build, train, measure and use them with one machine.
+"""Define, train, evaluate, analyze and deploy residual networks.
 
-The public names are loaded when they are first asked for, so `import reslab` is quick and imports no torch.
+The public names are loaded on first use, so that `import reslab` is fast and does not import torch.
 """
 
 import importlib
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Where each public name lives. `tests/test_public.py` holds this table against `__all__` and the imports above.
+# The module of each public name. `tests/test_public.py` compares this table with `__all__` and the imports above.
 _MODULES = {
     "Arch": "reslab.spec.arch",
     "DatasetSplits": "reslab.data.dataset",

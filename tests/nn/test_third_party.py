@@ -61,7 +61,7 @@ def test_weights_are_copied_and_the_module_is_as_before(x: Tensor) -> None:
 def test_equal_shapes_are_not_enough(x: Tensor) -> None:
     model = torchvision.models.resnet18()
     model.layer3[1].relu = nn.GELU()  # the names and shapes of resnet18, and another function
-    said = "a ResNet; tensors of its shapes, but other outputs, have: resnet18"
+    said = "a ResNet; networks with the same shapes but other outputs: resnet18"
     with pytest.raises(ValueError, match=re.escape(said)):
         to_residual_network(model, x)
 
@@ -83,7 +83,7 @@ def test_a_branch_of_zeros_does_not_hide_what_is_in_it(x: Tensor) -> None:
     [torchvision.models.mobilenet_v2(width_mult=0.25), nn.Sequential(nn.Conv2d(3, 2, 3)), nn.Flatten()],
 )
 def test_what_is_no_residual_network_is_refused(model: nn.Module, x: Tensor) -> None:
-    with pytest.raises(ValueError, match="take any module"):
+    with pytest.raises(ValueError, match="takes any module"):
         to_residual_network(model, x)
 
 

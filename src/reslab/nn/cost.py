@@ -1,5 +1,4 @@
-"""What a network costs: output shape, parameters and multiply-adds of every layer, counted on the meta device without
-computing."""
+"""The cost of a network: output shape, parameters and multiply-adds of every layer, traced on the meta device."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +15,11 @@ from reslab.nn.receptive_field import ReceptiveFieldTracer
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """A module's call: its name and kind, the output's shape without the batch, its own parameters, its multiply-adds
-    for one image, and how many input pixels along a side one place of its output sees (None: all of them).
+    """One call of a module.
 
-    Multiply-adds (MACs) are those of convolutions and linear layers, as the papers and torchvision's `_ops` count them;
-    `weights` are the parameters without those of norms and biases.
+    * `output_shape`: without the batch. `params`: its own parameters; `weights`: without those of norms and biases.
+    * `macs`: multiply-adds of convolutions and linear layers for one image, as papers and torchvision count them.
+    * `receptive_field`: input pixels along a side that one output position depends on; None: all of them.
     """
 
     name: str
@@ -33,10 +32,10 @@ class LayerSummary:
 
 
 def layer_table(model: nn.Module, input_size: tuple[int, ...]) -> list[LayerSummary]:
-    """The layers of any module in the order they run, for one input of `input_size` (C, H, W).
+    """Return the layers of any module in the order they run, for one input of `input_size` (C, H, W).
 
-    A module that runs several times has a row a call, its parameters counted in the first. Nothing is computed and no
-    weight is touched.
+    A module that runs several times has one row per call; its parameters count in the first. Nothing is computed and
+    no weight changes.
     """
     rows: list[LayerSummary] = []
     seen: set[int] = set()
@@ -49,7 +48,17 @@ def layer_table(model: nn.Module, input_size: tuple[int, ...]) -> list[LayerSumm
             weights = sum(parameter.numel() for parameter in own_params if parameter.ndim > 1)
             receptive_field, macs = tracer.get(output), _macs(module, output)
             output_shape, field_size = tuple(output.shape[1:]), receptive_field.size if receptive_field else None
-            rows.append(LayerSummary(name, type(module).__name__, output_shape, params, macs, weights, field_size))
+            rows.append(
+                LayerSummary(
+                    name=name,
+                    kind=type(module).__name__,
+                    output_shape=output_shape,
+                    params=params,
+                    macs=macs,
+                    weights=weights,
+                    receptive_field=field_size,
+                )
+            )
 
     dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
     image = torch.empty((1, *input_size), dtype=dtype, device="meta")
@@ -62,7 +71,7 @@ def layer_table(model: nn.Module, input_size: tuple[int, ...]) -> list[LayerSumm
 
 
 def _macs(module: nn.Module, output: Tensor) -> int:
-    """Each number of the output takes one multiply-add for every input it reads: kernel area times channels a group."""
+    """Return the multiply-adds: output elements times the inputs each one reads (kernel area, channels per group)."""
     if isinstance(module, nn.Conv2d):
         return output[0].numel() * prod(module.kernel_size) * (module.in_channels // module.groups)
     if isinstance(module, nn.Linear):
@@ -72,7 +81,7 @@ def _macs(module: nn.Module, output: Tensor) -> int:
 
 @contextmanager
 def _forward_hooks(model: nn.Module, record: Any) -> Iterator[None]:
-    """Calls `note` after each module that has no parts, or parameters of its own beside its parts."""
+    """Call `record` after each module without children, or with parameters of its own beside them."""
     handles = []
     for name, module in model.named_modules():
         is_leaf = not list(module.children()) and not isinstance(module, nn.Identity | nn.Sequential)

@@ -81,7 +81,8 @@ def create_model(
     """Create a network by name or from an `Arch`, with random or pretrained weights; any axis can be overridden.
 
     `create_model("resnet20_cifar", order="bn-after-add", merge="shortcut-gate(-6)", shortcut="pad-split")`.
-    torchvision's options are axes too: `groups`, `width_per_group`, `replace_stride_with_dilation`, `zero_init_residual`.
+    torchvision's options are axes too: `groups`, `width_per_group`, `replace_stride_with_dilation` and
+    `zero_init_residual`.
 
     * `pretrained`: True, a tag (`IMAGENET1K_V2`, `a1_in1k`, `hf-hub:org/name`), a file or a state dict. A new
       `num_classes` or `in_channels` then adapts the head or the first convolution; `strict=False` accepts a partial

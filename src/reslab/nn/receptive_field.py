@@ -1,4 +1,4 @@
-"""How far each place of a tensor sees: the receptive field, followed through every operation of any module."""
+"""Measure receptive fields: trace every operation of any module, for each position of its output."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,39 +13,40 @@ _aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """Of one place: input pixels along a side that it depends on (None: all of them), and the input pixels from one
-    place to the next."""
+    """The receptive field of a position.
+
+    `size`: input pixels along a side that it depends on (None: all). `jump`: input pixels to the next position.
+    """
 
     size: int | None = 1
     jump: int = 1
 
     def after_window(self, kernel: int, stride: int, dilation: int = 1) -> "ReceptiveField":
-        """After a window: r + (kernel - 1) * dilation * jump, the jump times the stride."""
+        """Return the field after a window: size + (kernel - 1) * dilation * jump, and jump * stride."""
         size = None if self.size is None else self.size + (kernel - 1) * dilation * self.jump
         return ReceptiveField(size, self.jump * stride)
 
     def union(self, other: "ReceptiveField") -> "ReceptiveField":
-        """Of a place that reads both: the wider field."""
+        """Return the field of a position that reads both: the wider one."""
         size = None if self.size is None or other.size is None else max(self.size, other.size)
         return ReceptiveField(size, max(self.jump, other.jump))
 
 
 class ReceptiveFieldTracer(TorchDispatchMode):
-    """Follows what every tensor sees of the one it was begun with, while modules run inside the block.
+    """Trace the receptive field of every tensor with respect to `input_tensor`, while modules run in the context.
 
     r = 1 + sum of (kernel - 1) * dilation * (product of strides before) over the convolutions and pools on the widest
-    way; Araujo, Norris and Sim 2019, "Computing Receptive Fields of Convolutional Neural Networks", Eq. 2. A product
-    of matrices, a mean over places and an adaptive pool to one place see everything; norms count as if each place
-    stood alone.
+    path; Araujo, Norris and Sim 2019, "Computing Receptive Fields of Convolutional Neural Networks", Eq. 2. Matrix
+    products, means over positions and global pools see the whole input; norms are treated as pointwise.
     """
 
     def __init__(self, input_tensor: Tensor) -> None:
         super().__init__()
-        # The tensors are kept, so that no id is given twice; on the meta device they hold no numbers.
+        # Keep the tensors, so that no id is reused; on the meta device they hold no data.
         self._fields: dict[int, tuple[Tensor, ReceptiveField]] = {id(input_tensor): (input_tensor, ReceptiveField())}
 
     def get(self, tensor: Tensor) -> ReceptiveField | None:
-        """What a tensor sees; None where it does not come from the source."""
+        """Return the receptive field of a tensor; None if it does not depend on the input tensor."""
         entry = self._fields.get(id(tensor))
         return None if entry is None else entry[1]
 
@@ -95,7 +96,7 @@ def _adaptive_pool(field: ReceptiveField, args: Sequence[Any]) -> ReceptiveField
 
 
 def _slice(field: ReceptiveField, args: Sequence[Any]) -> ReceptiveField:
-    """Every `step`-th column; rows and columns are taken in two slices, of which one counts."""
+    """Every `step`-th column. Rows and columns are sliced one after the other; only the columns count."""
     step = args[4] if len(args) > 4 else 1
     return field.after_window(1, step) if args[0].ndim == 4 and len(args) > 1 and args[1] % 4 == 3 else field
 

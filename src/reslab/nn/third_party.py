@@ -1,4 +1,4 @@
-"""Networks of others: made by name, and read into the network of the zoo that computes the same."""
+"""Third-party models: create them by name, and convert them to the zoo's network that computes the same."""
 
 import copy
 import warnings
@@ -19,16 +19,16 @@ from reslab.spec.config import override
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.zoo import ARCHS
 
-# The same operations in the same order differ by rounding; another place of a stride or of a norm by far more.
+# The same operations in the same order differ by rounding; another position of a stride or a norm by far more.
 _RTOL = 1e-4
-_NEXT_STEP = "ask a question that needs no shortcut: gradients, lesion, landscape, features and others take any module"
+_NEXT_STEP = "use an analysis that takes any module: gradients, lesion, landscape, features and others"
 LIBRARIES = ("torchvision", "timm")
 
 
 def create_third_party_model(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
-    """`torchvision/NAME` or `timm/NAME` with fresh weights, and the shape (C, H, W) of a picture it takes.
+    """Return `torchvision/NAME` or `timm/NAME` with random weights, and the shape (C, H, W) of its input.
 
-    Raises ValueError for an unknown name, with the nearest; ModuleNotFoundError where timm is not installed.
+    Raises ValueError for an unknown name, with the nearest ones; ModuleNotFoundError if timm is not installed.
     """
     library, _, model = name.partition("/")
     if library == "torchvision":
@@ -49,16 +49,17 @@ def create_third_party_model(name: str) -> tuple[nn.Module, tuple[int, int, int]
 
 @torch.no_grad()
 def to_residual_network(model: nn.Module, images: Tensor) -> ResidualNetwork:
-    """The zoo's network with the weights of `model`, in eval mode, proved equal on `images` (N, C, H, W).
+    """Return the zoo's network with the weights of `model`, in eval mode, verified to be equal on `images` (N C H W).
 
-    Networks with tensors of the same shapes are tried one after the other. Equal: outputs within 1e-4 of their norm,
-    with each norm and bias moved (a branch that ends in a norm of zeros says nothing of its inside) and with the
-    weights as they are. A `Network` is handed back itself. Raises ValueError where none computes the same.
+    Networks with tensors of the same shapes are tried one after the other. Equal means that outputs agree within 1e-4
+    of their norm, with the weights as they are and with every norm and bias perturbed: a branch that ends in a norm of
+    zeros would otherwise hide what is inside. A `ResidualNetwork` is returned unchanged. Raises ValueError if no
+    network computes the same.
     """
     if isinstance(model, ResidualNetwork):
         return model
     model = copy.deepcopy(model).eval()
-    outputs = model(images)  # before anything else: lazy modules have their shapes from now on
+    outputs = model(images)  # first, so that lazy modules have their shapes
     perturbed, rejected = _perturb_vectors(model), []
     if isinstance(outputs, Tensor) and outputs.ndim == 2:
         for network in _candidates(model, images.shape[1], outputs.shape[1]):
@@ -67,12 +68,12 @@ def to_residual_network(model: nn.Module, images: Tensor) -> ResidualNetwork:
             rejected.append(network.arch.name)
     got = f"a {type(model).__name__}"
     if rejected:
-        got += f"; tensors of its shapes, but other outputs, have: {', '.join(dict.fromkeys(rejected))}"
-    raise invalid("a residual network that a network of the zoo computes as well", got, next_step=_NEXT_STEP)
+        got += f"; networks with the same shapes but other outputs: {', '.join(dict.fromkeys(rejected))}"
+    raise invalid("a residual network that equals one of the zoo", got, next_step=_NEXT_STEP)
 
 
 def _perturb_vectors(model: nn.Module) -> nn.Module:
-    """A copy with every norm's and bias's numbers a little larger, the same way each time."""
+    """Return a copy with every vector (norms, biases) slightly increased, with a fixed seed."""
     model, generator = copy.deepcopy(model), torch.Generator().manual_seed(0)
     for tensor in model.state_dict().values():
         if tensor.is_floating_point() and tensor.ndim < 2:
@@ -81,7 +82,7 @@ def _perturb_vectors(model: nn.Module) -> nn.Module:
 
 
 def _candidates(model: nn.Module, in_channels: int, num_classes: int) -> Iterator[ResidualNetwork]:
-    """The zoo's networks with tensors of the same shapes, their weights not set; also with what the names imply."""
+    """Yield the zoo's networks with tensors of the same shapes, also as the key scheme implies; weights are not set."""
     shapes, reference_tensor = _shapes(model), next(model.parameters(), torch.empty(0))
     sizes = {size for shape in shapes for size in shape}
     num_convs = sum(reference_tensor.ndim == 4 for reference_tensor in model.state_dict().values())
@@ -98,7 +99,7 @@ def _candidates(model: nn.Module, in_channels: int, num_classes: int) -> Iterato
 
 
 def _plausible_conv_count(arch: Arch, num_convs: int) -> bool:
-    """Beside the branches' there are at most a projection and two of squeeze-and-excite a unit, stem and head."""
+    """A block adds at most a projection and two squeeze-and-excite convolutions to its branch; stem and head a few."""
     num_blocks = sum(arch.depths)
     return arch.share_weights or 0 <= num_convs - num_blocks * len(arch.convs) <= 3 * num_blocks + 4
 
@@ -113,11 +114,11 @@ def _shapes(model: nn.Module) -> set[tuple[int, ...]]:
 
 
 def _outputs_match(network: ResidualNetwork, model: nn.Module, images: Tensor) -> bool:
-    """Whether the network, given the module's weights, has its outputs."""
+    """Return whether the network with the module's weights has the module's outputs."""
     checkpoint = unwrap_checkpoint(type(model).__name__, model.state_dict())
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what the names imply does not matter where outputs decide
+            warnings.simplefilter("ignore")  # warnings about the key scheme do not matter: the outputs decide
             load_checkpoint(network, checkpoint)
     except CheckpointError:
         return False

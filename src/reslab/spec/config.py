@@ -1,4 +1,4 @@
-"""Frozen values: overridden by typed `key=value`, turned into plain data and back."""
+"""Override the fields of frozen dataclasses by typed `key=value`, and convert them to plain data and back."""
 
 import dataclasses
 import types
@@ -12,11 +12,11 @@ T = TypeVar("T")
 
 
 def override(value: T, overrides: Mapping[str, Any], kind: str = "key") -> T:
-    """`value` with the named fields replaced; a dotted key reaches inside (`optimizer.lr`).
+    """Return `value` with the named fields replaced; a dotted key addresses a nested field (`optimizer.lr`).
 
-    A string is read as the field's type (`"2,2,2"` for a tuple of integers, `"true"` for a truth value). All are
-    replaced at once, so their order does not matter.
-    Raises ValueError for an unknown key (with the nearest) or a value of another type.
+    A string is parsed as the field's type (`"2,2,2"` for a tuple of integers, `"true"` for a truth value). All fields
+    are replaced at once, so that the order of the overrides does not matter and checks see the final values. Raises
+    ValueError for an unknown key, with the nearest ones, or a value of another type.
     """
     return _apply_overrides(value, overrides, "", kind)
 
@@ -42,7 +42,7 @@ def _apply_overrides(value: Any, overrides: Mapping[str, Any], prefix: str, kind
 
 
 def override_keys(value: Any, prefix: str = "") -> list[str]:
-    """Every dotted key that `override` takes for this value."""
+    """Return every dotted key that `override` accepts for this value."""
     result = []
     for field in dataclasses.fields(value):
         field_value = getattr(value, field.name)
@@ -53,7 +53,7 @@ def override_keys(value: Any, prefix: str = "") -> list[str]:
 
 
 def convert(hint: Any, value: Any, key: str) -> Any:
-    """`given` as the type `hint` says; strings are parsed. Raises ValueError naming the key where it cannot be."""
+    """Return `value` as the type `hint`, parsing strings. Raises ValueError, naming the key, if it does not fit."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         return _convert_union(hint, value, key)
@@ -79,6 +79,7 @@ def _wrong_type(required: str, value: Any, key: str) -> ValueError:
 
 
 def _convert_union(hint: Any, value: Any, key: str) -> Any:
+    # None first and str last: `none` must not become a text, and a number must not either.
     options = sorted(typing.get_args(hint), key=lambda option: (option is not type(None), option is str))
     for option in options:
         try:
@@ -123,7 +124,7 @@ def _convert_number(hint: type[int] | type[float], value: Any, key: str) -> int 
 
 
 def to_dict(value: Any) -> Any:
-    """A frozen value as plain data (dictionaries, lists, numbers, strings), ready for JSON."""
+    """Return a frozen value as plain data (dictionaries, lists, numbers, strings) for JSON."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_dict(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, list | tuple):
@@ -134,9 +135,9 @@ def to_dict(value: Any) -> Any:
 
 
 def non_default_fields(value: Any) -> Any:
-    """A frozen value as plain data, without the fields that have their default.
+    """Return a frozen value as plain data, without the fields that have their default value.
 
-    A field added later, with a default, changes nothing in it: so a description can be known again by its departures.
+    A field added later, with a default, does not change the result, so it can serve as a stable key of the value.
     """
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return to_dict(value)
@@ -155,7 +156,7 @@ def _default_value(field: "dataclasses.Field[Any]") -> Any:
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any]) -> T:
-    """The frozen value that `to_dict` wrote; fields that are missing take their defaults, unknown ones are an error."""
+    """Return the frozen value that `to_dict` wrote; missing fields take their defaults, unknown ones are an error."""
     hints = typing.get_type_hints(cls)
     for name in data:
         if name not in hints:

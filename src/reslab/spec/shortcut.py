@@ -211,5 +211,5 @@ def survival_probability(last_probability: float, index: int, num_blocks: int) -
 
 
 def drop_path_rate(last_rate: float, index: int, num_blocks: int) -> float:
-    """Return the drop-path rate of block `index` (from 0), linear from 0 to `last_rate` in the last block, as in timm."""
+    """Return the drop-path rate of block `index` (from 0): linear from 0 to the last block's rate, as in timm."""
     return last_rate * index / (num_blocks - 1) if num_blocks > 1 else last_rate

@@ -1,4 +1,4 @@
-"""The networks by name: literal tables, most lines a change of another; each network carries its source."""
+"""All networks by name: literal tables, where most entries change another one. Every network names its source."""
 
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -12,6 +12,6 @@ ARCHS: dict[str, Arch] = {name: replace(arch, name=name) for name, arch in (IMAG
 
 
 def match_model_names(pattern: str) -> list[str]:
-    """The names that match a shell pattern (`resnet*_cifar`), or hold it where it has no wildcard, in zoo order."""
+    """Return the names that match a shell pattern (`resnet*_cifar`), or contain it without a wildcard, in zoo order."""
     wildcard = pattern if any(char in pattern for char in "*?[") else f"*{pattern}*"
     return [name for name in ARCHS if fnmatchcase(name, wildcard)]

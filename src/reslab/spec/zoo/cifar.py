@@ -1,4 +1,4 @@
-"""Networks for pictures of 32 pixels: a 3x3 stem, three stages, depth 6n + 2 (9n + 2 with bottlenecks)."""
+"""Networks for images of 32 pixels: a 3x3 stem, three stages, depth 6n + 2 (9n + 2 with bottlenecks)."""
 
 from dataclasses import replace
 
@@ -79,7 +79,7 @@ CIFAR: dict[str, Arch] = {
     ),
     "resnet8_fast": replace(
         _RESNET20,
-        reference="our own, for time to accuracy on 28x28 gray pictures: a stem of stride 2, a unit a stage, option B",
+        reference="our own, for time to accuracy on 28x28 gray images: stem with stride 2, a block per stage, option B",
         depths=(1, 1, 1),
         widths=(32, 64, 128),
         shortcut="project",

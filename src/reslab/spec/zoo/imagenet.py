@@ -1,4 +1,4 @@
-"""Networks for photographs of about 224 pixels: four stages of 64 to 512."""
+"""Networks for images of about 224 pixels: four stages with widths of 64 to 512."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The tutorials' networks: Dive into Deep Learning's ResNet-18 and the book's chapter 8."""
+"""Networks of tutorials: ResNet-18 of Dive into Deep Learning, and chapter 8 of Deep Learning with PyTorch."""
 
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ _BOOK_RES = replace(
 )
 _BOOK_RES_DEEP = replace(
     _BOOK_RES,
-    reference=f"{_REFERENCE}, NetResDeep as its text has it: 100 blocks",
+    reference=f"{_REFERENCE}, NetResDeep as in its text: 100 blocks",
     depths=(100,),
     widths=(32,),
     order="book",
@@ -73,7 +73,7 @@ TUTORIALS: dict[str, Arch] = {
     "book_res": _BOOK_RES,
     "book_resdeep": replace(
         _BOOK_RES_DEEP,
-        reference=f"{_REFERENCE}, NetResDeep as its code has it: one block, 100 times",
+        reference=f"{_REFERENCE}, NetResDeep as in its code: one block, run 100 times",
         share_weights=True,
     ),
     "book_resdeep_separate": _BOOK_RES_DEEP,
