@@ -1,4 +1,4 @@
-"""A study of two tiny networks on a few digits, its store, and a place to do it in."""
+"""A study of two tiny networks on a few digits, and a store to run it in."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,18 +17,15 @@ TINY = (
     "model.stem=conv3(2) norm act",
     "duration=4 steps",
     "schedule.milestones=3 steps",
-    "train_transform=none",
     "batch_size=16",
+    "train_transform=",
 )
 
 
 @pytest.fixture
 def study() -> Study:
-    """A residual network and its plain twin; four steps of 16 digits of 40."""
-    cut = ScalePreset(
-        "tiny", tuple(word for word in TINY if word != "train_transform=none"), data="digits", num_images=40, seeds=2
-    )
-    cut = replace(cut, overrides=(*cut.overrides, "train_transform="))
+    """A residual network and its plain twin: four steps of 16 of 40 digits."""
+    preset = ScalePreset("tiny", TINY, data="digits", num_images=40, seeds=2)
     return Study(
         name="test/tiny",
         title="Two tiny networks",
@@ -37,33 +34,33 @@ def study() -> Study:
             RowSpec("plain", "plain20_cifar", "cifar10", "he2015-cifar"),
             RowSpec("residual", "resnet20_cifar", "cifar10", "he2015-cifar"),
         ),
-        presets=ScalePresets(cut, cut),
+        presets=ScalePresets(preset, preset),
         claims=(Claim("plain tests worse than residual", "plain", ">", "residual"),),
     )
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> JobContext:
-    """A store of its own; what is said goes nowhere."""
+def context(tmp_path: Path) -> JobContext:
+    """A context with a store of its own that drops all messages."""
     return JobContext(StudyStore(tmp_path / "store"), device="cpu")
 
 
 @pytest.fixture
-def said(place: JobContext) -> tuple[JobContext, list[str]]:
-    """The place, and the list of what is said there."""
-    lines: list[str] = []
-    return replace(place, on_message=lines.append), lines
+def recorded(context: JobContext) -> tuple[JobContext, list[str]]:
+    """A context, and the list that collects its messages."""
+    messages: list[str] = []
+    return replace(context, on_message=messages.append), messages
 
 
-Changed = Callable[..., Study]
+StudyFactory = Callable[..., Study]
 
 
 @pytest.fixture
-def changed(study: Study) -> Changed:
-    """The study with other settings of its cut."""
+def make_study(study: Study) -> StudyFactory:
+    """Return the study with analyses, and with other values in its preset."""
 
-    def change(asked: tuple[AnalysisRequest, ...] = (), **cut: Any) -> Study:
-        found = replace(study.presets.smoke, **cut)
-        return replace(study, presets=ScalePresets(found, found), analyses=asked)
+    def make(analyses: tuple[AnalysisRequest, ...] = (), **preset_values: Any) -> Study:
+        preset = replace(study.presets.smoke, **preset_values)
+        return replace(study, presets=ScalePresets(preset, preset), analyses=analyses)
 
-    return change
+    return make

@@ -28,7 +28,7 @@ from reslab.studies.resolve import model_cost, resolve_row, row_analyses
 from reslab.studies.runner import format_ranges, make_slurm_script
 from reslab.studies.store import StudyStore
 
-from .conftest import Changed
+from .conftest import StudyFactory
 
 CPU = torch.device("cpu")
 
@@ -72,30 +72,31 @@ def test_the_work_of_a_row_worked_by_hand(study: Study) -> None:
     assert total_macs(row) == macs * (3 * 4 * 16 + 3 * 359)
 
 
-def test_the_price_is_that_of_the_stores_training_of_the_same_network(study: Study, place: JobContext) -> None:
+def test_the_price_is_that_of_the_stores_training_of_the_same_network(study: Study, context: JobContext) -> None:
     plan = make_study_plan(study, "smoke", seeds=1)
-    rate, told = find_seconds_per_mac(plan.rows, place.store, CPU)
+    rate, told = find_seconds_per_mac(plan.rows, context.store, CPU)
     assert told == "2 rows from a few steps measured now"
     assert rate(plan.rows[0]) > 0
-    entry = run_job(plan.jobs[0], place)
-    rate, told = find_seconds_per_mac(plan.rows, place.store, CPU)
-    assert told == "1 row as the store's trainings went, 1 row from a few steps measured now"
-    spent = entry.metadata["processor_seconds"]
+    entry = run_job(plan.jobs[0], context)
+    rate, told = find_seconds_per_mac(plan.rows, context.store, CPU)
+    assert told == "1 row from earlier trainings, 1 row from a few steps measured now"
+    assert entry.metadata is not None
+    spent = entry.metadata.processor_seconds
     assert rate(plan.rows[0]) * total_macs(plan.rows[0]) == pytest.approx(spent)
 
 
 def test_a_network_too_large_for_the_memory_is_said_beforehand(
-    study: Study, place: JobContext, monkeypatch: pytest.MonkeyPatch
+    study: Study, context: JobContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = make_study_plan(study, "smoke", seeds=1)
-    assert memory_shortage(plan.rows[0], CPU) == ""
+    assert memory_shortage(plan.rows[0], CPU, available_memory_bytes(CPU)) is None
     assert available_memory_bytes(CPU) > estimate_memory_bytes(plan.rows[0])
     monkeypatch.setattr(cost, "available_memory_bytes", lambda device: 2 * estimate_memory_bytes(plan.rows[0]) - 1)
-    assert prices.estimate_study_cost(plan, place.store, CPU).pending == ()
-    found = prices.estimate_study_cost(plan, place.store, CPU, 2)
+    assert prices.estimate_study_cost(plan, context.store, CPU).pending == ()
+    found = prices.estimate_study_cost(plan, context.store, CPU, 2)
     assert [job.number for job, _ in found.too_large] == [0, 1]
     assert "training plain with a batch of 16 needs about 0.5 GB of memory" in found.too_large[0][1]
-    assert "GB are there for each of 2 jobs" in found.too_large[0][1]
+    assert "GB are available for each of 2 jobs" in found.too_large[0][1]
 
 
 def test_memory_grows_with_the_batch_and_counts_what_the_backward_pass_reads() -> None:
@@ -125,9 +126,9 @@ def test_data_that_are_not_here_leave_a_row_priced_and_not_run(
     assert price.to_dict()["rows"][0]["seconds"] > 0
 
 
-def test_questions_of_a_row_at_a_scale(changed: Changed) -> None:
+def test_questions_of_a_row_at_a_scale(make_study: StudyFactory) -> None:
     asked = (AnalysisRequest("lesion", ("repeats=3",)), AnalysisRequest("gradients", weights="init", rows=("plain",)))
-    study = changed(asked=asked, analysis_overrides=("lesion.num_images=16", "lesion.delete=2", "gradients.loss=x"))
+    study = make_study(analyses=asked, analysis_overrides=("lesion.num_images=16", "lesion.delete=2", "gradients.loss=x"))
     plan = make_study_plan(study, "smoke", seeds=1)
     plain, residual = plan.jobs
     assert [one.analysis for one in plain.analyses] == ["lesion", "gradients"]
@@ -149,7 +150,9 @@ def test_the_script_is_bash_and_does_the_task_of_its_index(study: Study, tmp_pat
     folder = tmp_path / "a folder"
     folder.mkdir()
     script = tmp_path / "array.sh"
-    script.write_text(make_slurm_script("test/tiny", jobs[1:], command, tmp_path / "logs", folder, 7200))
+    script.write_text(
+        make_slurm_script("test/tiny", jobs[1:], command, log_dir=tmp_path / "logs", work_dir=folder, max_seconds=7200)
+    )
     bash = shutil.which("bash")
     assert bash is not None
     subprocess.run([bash, "-n", str(script)], check=True)
@@ -162,7 +165,7 @@ def test_the_script_is_bash_and_does_the_task_of_its_index(study: Study, tmp_pat
     assert run.stdout == "a b it's --task 2\n"
     unset = subprocess.run([bash, str(script)], env={}, capture_output=True, text=True)
     assert unset.returncode != 0
-    assert "sbatch sets it" in unset.stderr
+    assert "set by sbatch" in unset.stderr
 
 
 def test_every_question_of_every_study_is_there_and_has_its_options() -> None:

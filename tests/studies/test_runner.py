@@ -23,20 +23,20 @@ from reslab.studies.store import StudyStore
 NAME = "he2015/degradation"
 
 
-def test_only_what_is_missing_is_run(study: Study, said: tuple[JobContext, list[str]]) -> None:
-    place, lines = said
-    run_jobs(make_study_plan(study, "smoke", seeds=1).jobs, place)
+def test_only_what_is_missing_is_run(study: Study, recorded: tuple[JobContext, list[str]]) -> None:
+    context, lines = recorded
+    run_jobs(make_study_plan(study, "smoke", seeds=1).jobs, context)
     plan = make_study_plan(study, "smoke", seeds=2)
-    left = missing_jobs(plan, place.store)
+    left = missing_jobs(plan, context.store)
     assert [job.name for job in left] == ["plain, seed 1", "residual, seed 1"]
     lines.clear()
-    run_jobs(left, place)
+    run_jobs(left, context)
     assert [line.split(":")[0] for line in lines] == ["plain, seed 1", "residual, seed 1"]
-    assert not missing_jobs(plan, place.store)
-    assert all(is_done(place.store.entry(job.key), job) for job in plan.jobs)
+    assert not missing_jobs(plan, context.store)
+    assert all(is_done(context.store.entry(job.key), job) for job in plan.jobs)
 
 
-def test_ctrl_c_keeps_what_is_done(study: Study, place: JobContext) -> None:
+def test_ctrl_c_keeps_what_is_done(study: Study, context: JobContext) -> None:
     plan = make_study_plan(study, "smoke", seeds=2)
     seen: list[int] = []
 
@@ -45,18 +45,18 @@ def test_ctrl_c_keeps_what_is_done(study: Study, place: JobContext) -> None:
         if len(seen) == 3:
             raise KeyboardInterrupt
 
-    with pytest.raises(TrainingInterrupted, match="what is done is kept"):
-        run_jobs(plan.jobs, replace(place, on_log=stop))
-    assert len(missing_jobs(plan, place.store)) == 2
-    assert not list(place.store.path.glob("*.lock"))
-    assert not run_jobs(missing_jobs(plan, place.store), place).failed
-    assert not missing_jobs(plan, place.store)
+    with pytest.raises(TrainingInterrupted, match="finished work is kept"):
+        run_jobs(plan.jobs, replace(context, on_log=stop))
+    assert len(missing_jobs(plan, context.store)) == 2
+    assert not list(context.store.path.glob("*.lock"))
+    assert not run_jobs(missing_jobs(plan, context.store), context).failed
+    assert not missing_jobs(plan, context.store)
 
 
 def test_a_job_that_fails_is_tried_once_more_then_told(
-    study: Study, said: tuple[JobContext, list[str]], monkeypatch: pytest.MonkeyPatch
+    study: Study, recorded: tuple[JobContext, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place, lines = said
+    context, lines = recorded
     plan = make_study_plan(study, "smoke", seeds=1)
     tried: list[str] = []
     real = runner.run_job
@@ -69,20 +69,20 @@ def test_a_job_that_fails_is_tried_once_more_then_told(
         return real(job, where)  # type: ignore[arg-type]
 
     monkeypatch.setattr(runner, "run_job", flaky)
-    outcome = run_jobs(plan.jobs, place)
+    outcome = run_jobs(plan.jobs, context)
     assert tried == ["plain, seed 0", "residual, seed 0"] * 2
     assert outcome.failed == {0: "RuntimeError: no luck with plain, seed 0"}
-    assert len(missing_jobs(plan, place.store)) == 1
-    assert any("tried once more" in line for line in lines)
+    assert len(missing_jobs(plan, context.store)) == 1
+    assert any("trying once more" in line for line in lines)
 
 
-def test_a_job_of_another_worker_is_come_back_to(study: Study, said: tuple[JobContext, list[str]]) -> None:
-    place, lines = said
+def test_a_job_of_another_worker_is_come_back_to(study: Study, recorded: tuple[JobContext, list[str]]) -> None:
+    context, lines = recorded
     plan = make_study_plan(study, "smoke", seeds=1)
     taken, leave = threading.Event(), threading.Event()
 
     def other() -> None:
-        with place.store.lock(plan.jobs[0].key):
+        with context.store.lock(plan.jobs[0].key):
             taken.set()
             leave.wait(60)
 
@@ -95,9 +95,9 @@ def test_a_job_of_another_worker_is_come_back_to(study: Study, said: tuple[JobCo
         if line.startswith("residual, seed 0: done"):
             leave.set()
 
-    run_jobs(plan.jobs, replace(place, on_message=say))
+    run_jobs(plan.jobs, replace(context, on_message=say))
     thread.join()
-    assert "is at it" in lines[0]
+    assert "waiting" in lines[0]
     assert [line.split(",")[0] for line in lines[1:]] == ["residual", "plain"]
 
 
@@ -106,9 +106,9 @@ def study_words(store: StudyStore) -> list[str]:
     return [*words, "--store", str(store.path), "--device", "cpu"]
 
 
-def test_a_worker_that_is_killed_is_replaced_once(said: tuple[JobContext, list[str]], tmp_path: Path) -> None:
+def test_a_worker_that_is_killed_is_replaced_once(recorded: tuple[JobContext, list[str]], tmp_path: Path) -> None:
     """The first worker of seed 0 kills itself, that of seed 1 always does."""
-    place, lines = said
+    context, lines = recorded
     plan = make_study_plan(get_study(NAME), "smoke", rows=["plain-20"], seeds=2)
     script = tmp_path / "worker.py"
     script.write_text(
@@ -120,14 +120,14 @@ def test_a_worker_that_is_killed_is_replaced_once(said: tuple[JobContext, list[s
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "runpy.run_module('reslab', run_name='__main__')\n"
     )
-    outcome = run_jobs_in_processes(plan.jobs, place, 2, [sys.executable, str(script), *study_words(place.store)])
+    outcome = run_jobs_in_processes(plan.jobs, context, 2, [sys.executable, str(script), *study_words(context.store)])
     assert outcome.failed == {1: "its worker was killed by SIGKILL (about to die)"}
-    assert [job.number for job in missing_jobs(plan, place.store)] == [1]
+    assert [job.number for job in missing_jobs(plan, context.store)] == [1]
     assert "plain-20, seed 0: done" in lines
     assert len(outcome.notes) == 3
 
 
-def test_a_stop_takes_the_workers_along(study: Study, place: JobContext, tmp_path: Path) -> None:
+def test_a_stop_takes_the_workers_along(study: Study, context: JobContext, tmp_path: Path) -> None:
     """Each worker says that it runs, and how it was ended."""
     script = tmp_path / "worker.py"
     script.write_text(
@@ -148,8 +148,8 @@ def test_a_stop_takes_the_workers_along(study: Study, place: JobContext, tmp_pat
 
     thread = threading.Thread(target=stop)
     thread.start()
-    with pytest.raises(TrainingInterrupted, match="the same command goes on"):
-        run_jobs_in_processes(make_study_plan(study, "smoke").jobs, place, 2, [sys.executable, str(script)])
+    with pytest.raises(TrainingInterrupted, match="the same command continues"):
+        run_jobs_in_processes(make_study_plan(study, "smoke").jobs, context, 2, [sys.executable, str(script)])
     thread.join()
     assert sorted(path.name for path in tmp_path.glob("*.stopped")) == ["0.stopped", "1.stopped"]
 

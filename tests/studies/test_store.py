@@ -3,36 +3,37 @@
 import json
 import multiprocessing
 import os
+import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import reslab.studies.store as store_module
-from reslab.analysis import progress as room
+from reslab.analysis import blocks
 from reslab.spec.study import AnalysisRequest, Study
-from reslab.studies import store as lock
 from reslab.studies.job import JobContext, run_job
 from reslab.studies.plan import StudyPlan, make_study_plan, missing_jobs
 from reslab.studies.runner import run_jobs
-from reslab.studies.store import LockHeldError, entry_key, hold_lock, training_identity
+from reslab.studies.store import EntryStatus, LockHeldError, StudyStore, entry_key, training_identity
 
-from .conftest import Changed
+from .conftest import StudyFactory
 
 
 def plan_of(study: Study, seeds: int = 1, rows: tuple[str, ...] = ()) -> StudyPlan:
     return make_study_plan(study, "smoke", seeds=seeds, rows=rows)
 
 
-def test_a_key_says_what_determines_the_training(study: Study, changed: Changed) -> None:
+def test_a_key_says_what_determines_the_training(study: Study, make_study: StudyFactory) -> None:
     first = plan_of(study, seeds=2)
     keys = [job.key for job in first.jobs]
     assert len(set(keys)) == 4
     assert [job.key for job in plan_of(study, seeds=2).jobs] == keys
     for other in (
-        changed(num_images=50),
-        changed(overrides=(*study.presets.smoke.overrides, "optimizer.lr=0.05")),
-        changed(overrides=(*study.presets.smoke.overrides, "model.order=full-preact")),
+        make_study(num_images=50),
+        make_study(overrides=(*study.presets.smoke.overrides, "optimizer.lr=0.05")),
+        make_study(overrides=(*study.presets.smoke.overrides, "model.order=full-preact")),
     ):
         assert {job.key for job in plan_of(other, seeds=2).jobs}.isdisjoint(keys)
     renamed = replace(study, name="test/other", title="Other", rows=tuple(replace(row, note="x") for row in study.rows))
@@ -40,11 +41,11 @@ def test_a_key_says_what_determines_the_training(study: Study, changed: Changed)
     assert entry_key(training_identity(first.jobs[0].row, 0), 999) != keys[0]
 
 
-def test_a_finished_entry_is_not_made_again(study: Study, place: JobContext) -> None:
+def test_a_finished_entry_is_not_made_again(study: Study, context: JobContext) -> None:
     job = plan_of(study).jobs[0]
-    weights = run_job(job, place).run_path / "model.safetensors"
+    weights = run_job(job, context).run_path / "model.safetensors"
     before = weights.stat().st_mtime_ns
-    assert run_job(job, place).metadata["status"] == "done"
+    assert run_job(job, context).metadata.status is EntryStatus.DONE
     assert weights.stat().st_mtime_ns == before
 
 
@@ -58,11 +59,11 @@ def test_a_finished_entry_is_not_made_again(study: Study, place: JobContext) -> 
     ],
 )
 def test_a_damaged_entry_is_made_again_and_that_is_said(
-    study: Study, said: tuple[JobContext, list[str]], file: str, how: str
+    study: Study, recorded: tuple[JobContext, list[str]], file: str, how: str
 ) -> None:
-    place, lines = said
+    context, lines = recorded
     job = plan_of(study).jobs[0]
-    entry = run_job(job, place)
+    entry = run_job(job, context)
     sound = (entry.run_path / "model.safetensors").read_bytes()
     path = entry.path / file
     if how == "gone":
@@ -70,148 +71,163 @@ def test_a_damaged_entry_is_made_again_and_that_is_said(
     else:
         path.write_bytes(path.read_bytes()[:-7])
     lines.clear()
-    again = run_job(job, place)
-    assert f"its entry {job.key} was damaged" in lines[0]
-    assert again.metadata["notes"] == [lines[0]]
-    assert again.find_damage() == ""
-    assert again.metadata["values"].keys() >= {"test_error", "train_seconds"}
+    again = run_job(job, context)
+    assert f"the entry {job.key} was damaged" in lines[0]
+    assert again.metadata.notes == (lines[0],)
+    assert again.find_damage() is None
+    assert again.metadata.values.keys() >= {"test_error", "train_seconds"}
     assert (again.run_path / "model.safetensors").read_bytes() == sound
 
 
-def test_a_damaged_entry_is_missing(study: Study, place: JobContext) -> None:
+def test_a_damaged_entry_is_missing(study: Study, context: JobContext) -> None:
     plan = plan_of(study)
     job = plan.jobs[0]
-    log = run_job(job, place).run_path / "log.jsonl"
-    assert job not in missing_jobs(plan, place.store)
+    log = run_job(job, context).run_path / "log.jsonl"
+    assert job not in missing_jobs(plan, context.store)
     log.write_text(log.read_text() + "junk\n")
-    assert job in missing_jobs(plan, place.store)
+    assert job in missing_jobs(plan, context.store)
 
 
 def test_an_entry_of_older_numerics_is_kept_and_marked(
-    study: Study, said: tuple[JobContext, list[str]], monkeypatch: pytest.MonkeyPatch
+    study: Study, recorded: tuple[JobContext, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place, lines = said
+    context, lines = recorded
     old = plan_of(study).jobs[0]
-    run_job(old, place)
+    run_job(old, context)
     monkeypatch.setattr(store_module, "NUMERICS_VERSION", 2)
     monkeypatch.setattr(entry_key, "__defaults__", (2,))
     new = plan_of(study).jobs[0]
     assert new.key != old.key
-    run_job(new, place)
-    kept = place.store.entry(old.key)
-    assert kept.metadata["superseded_by"] == new.key
+    run_job(new, context)
+    kept = context.store.entry(old.key)
+    assert kept.metadata.superseded_by == new.key
     assert (kept.run_path / "model.safetensors").exists()
-    assert "is kept, and marked as superseded" in lines[-1]
+    assert "is kept, marked as superseded" in lines[-1]
 
 
-def test_only_one_holds_a_lock(tmp_path: Path) -> None:
-    path = tmp_path / "a.lock"
-    with hold_lock(path):
-        with pytest.raises(LockHeldError, match=f"process {os.getpid()} on "), hold_lock(path):
-            pytest.fail("two of them")
-        assert path.exists()
-    assert not path.exists()
+def test_one_worker_holds_a_lock_and_the_error_names_it(tmp_path: Path) -> None:
+    store = StudyStore(tmp_path)
+    with store.lock("a"):
+        other = StudyStore(tmp_path)
+        with pytest.raises(LockHeldError, match=f"process {os.getpid()} on "), other.lock("a"):
+            pytest.fail("two workers hold one lock")
+        with other.lock("b"):
+            assert (tmp_path / "a.lock").exists()
+    assert not (tmp_path / "a.lock").exists()
 
 
-def test_the_lock_of_a_dead_process_is_taken_away(tmp_path: Path) -> None:
-    path = tmp_path / "a.lock"
-    child = multiprocessing.get_context("spawn").Process(target=int)
+def test_the_lock_of_a_dead_process_is_free_at_once(tmp_path: Path) -> None:
+    child = multiprocessing.get_context("spawn").Process(target=_die_with_lock, args=(tmp_path,))
     child.start()
     child.join()
-    with hold_lock(path):
-        told = json.loads(path.read_text())
-    path.write_text(json.dumps({**told, "pid": child.pid}))
-    with hold_lock(path):
-        assert json.loads(path.read_text())["pid"] == os.getpid()
+    assert f"pid={child.pid}\n" in (tmp_path / "a.lock").read_text()
+    with StudyStore(tmp_path).lock("a"):
+        assert f"pid={os.getpid()}\n" in (tmp_path / "a.lock").read_text()
 
 
-def test_a_lock_of_another_machine_counts_until_it_is_old(tmp_path: Path) -> None:
-    path = tmp_path / "a.lock"
-    path.write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
-    with pytest.raises(LockHeldError, match="process 1 on elsewhere"), hold_lock(path):
-        pytest.fail("it was taken")
-    long_ago = path.stat().st_mtime - lock.STALE_SECONDS - 1
-    os.utime(path, (long_ago, long_ago))
-    with hold_lock(path):
-        assert path.exists()
+def _die_with_lock(path: Path) -> None:
+    with StudyStore(path).lock("a"):
+        os._exit(1)
 
 
-def test_two_rows_that_are_one_training_share_an_entry(study: Study, place: JobContext) -> None:
+def test_a_lock_of_another_machine_is_free_once_it_is_not_renewed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "LEASE_SECONDS", 0.5)
+    monkeypatch.setattr(store_module, "HEARTBEAT_SECONDS", 0.1)
+    with StudyStore(tmp_path).lock("a"):
+        record = (tmp_path / "a.lock").read_text()
+    record = re.sub("host=.*", "host=elsewhere", re.sub("pid=.*", "pid=1", record))
+    (tmp_path / "a.lock").write_text(record)
+    store = StudyStore(tmp_path)
+    with pytest.raises(LockHeldError, match="process 1 on elsewhere"), store.lock("a"):
+        pytest.fail("the lock of another machine was taken")
+    time.sleep(0.3)
+    (tmp_path / "a.lock").touch()
+    time.sleep(0.3)
+    with pytest.raises(LockHeldError), store.lock("a"):
+        pytest.fail("a renewed lock was taken")
+    time.sleep(0.6)
+    with store.lock("a"):
+        assert f"pid={os.getpid()}\n" in (tmp_path / "a.lock").read_text()
+
+
+def test_two_rows_that_are_one_training_share_an_entry(study: Study, context: JobContext) -> None:
     twice = replace(study, rows=(*study.rows, replace(study.rows[0], name="again")))
     plan = plan_of(twice)
     assert len({job.key for job in plan.jobs}) == 2
-    run_jobs(plan.jobs, place)
-    assert len(place.store.entries()) == 2
+    run_jobs(plan.jobs, context)
+    assert len(context.store.entries()) == 2
 
 
-def test_a_run_that_was_stopped_goes_on_bit_for_bit(study: Study, place: JobContext, tmp_path: Path) -> None:
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(study: Study, context: JobContext, tmp_path: Path) -> None:
     job = plan_of(study).jobs[1]
-    whole = run_job(job, replace(place, store=store_module.StudyStore(tmp_path / "other")))
+    whole = run_job(job, replace(context, store=StudyStore(tmp_path / "other")))
 
     def stop(line: dict[str, object]) -> None:
         if line["kind"] == "eval" and line["step"] == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_job(job, replace(place, on_log=stop, save_every_seconds=0.0))
-    assert not place.store.entry(job.key).metadata
-    resumed = run_job(job, place)
+        run_job(job, replace(context, on_log=stop, save_every_seconds=0.0))
+    assert context.store.entry(job.key).metadata is None
+    resumed = run_job(job, context)
     assert resumed.run is not None
     assert resumed.run.metadata["resume_commands"]
     name = "model.safetensors"
     assert (resumed.run_path / name).read_bytes() == (whole.run_path / name).read_bytes()
 
 
-def test_a_state_that_cannot_be_read_begins_again(study: Study, said: tuple[JobContext, list[str]]) -> None:
-    place, lines = said
+def test_a_state_that_cannot_be_read_begins_again(study: Study, recorded: tuple[JobContext, list[str]]) -> None:
+    context, lines = recorded
     job = plan_of(study).jobs[0]
-    entry = run_job(job, place)
+    entry = run_job(job, context)
     (entry.path / "entry.json").unlink()
     (entry.run_path / "checkpoint" / "checkpoint.pt").write_bytes(b"torn")
-    run_job(job, place)
-    assert any("could not be taken up" in line for line in lines)
-    assert entry.metadata["status"] == "done"
+    run_job(job, context)
+    assert any("could not be resumed" in line for line in lines)
+    assert entry.metadata.status is EntryStatus.DONE
 
 
-def test_a_training_that_diverges_is_a_result(changed: Changed, place: JobContext) -> None:
-    study = changed(overrides=(*changed().presets.smoke.overrides, "optimizer.lr=1e30"))
-    outcome = run_jobs(plan_of(study, rows=("plain",)).jobs, place)
+def test_a_training_that_diverges_is_a_result(make_study: StudyFactory, context: JobContext) -> None:
+    study = make_study(overrides=(*make_study().presets.smoke.overrides, "optimizer.lr=1e30"))
+    outcome = run_jobs(plan_of(study, rows=("plain",)).jobs, context)
     assert not outcome.failed
-    facts = place.store.entry(plan_of(study, rows=("plain",)).jobs[0].key).metadata
-    assert facts["status"] == "diverged"
-    assert "training stopped" in facts["error"]
+    facts = context.store.entry(plan_of(study, rows=("plain",)).jobs[0].key).metadata
+    assert facts.status is EntryStatus.DIVERGED
+    assert "training stopped" in facts.error
 
 
 def test_a_store_that_cannot_be_written_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"a folder for the store that can be written.*--store"):
-        store_module.StudyStore(tmp_path / "file" / "store").check_writable()
-    store_module.StudyStore(tmp_path / "new" / "store").check_writable()
+    with pytest.raises(ValueError, match=r"a writable folder for the store.*--store"):
+        StudyStore(tmp_path / "file" / "store").check_writable()
+    StudyStore(tmp_path / "new" / "store").check_writable()
     assert not list((tmp_path / "new" / "store").iterdir())
 
 
 def test_memory_that_is_short_now_is_not_kept_as_what_the_network_cannot_be_asked(
-    changed: Changed, place: JobContext, monkeypatch: pytest.MonkeyPatch
+    make_study: StudyFactory, context: JobContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = plan_of(changed(asked=(AnalysisRequest("gradients", weights="init", num_images=8),))).jobs[0]
+    job = plan_of(make_study(analyses=(AnalysisRequest("gradients", weights="init", num_images=8),))).jobs[0]
     with monkeypatch.context() as short:
-        short.setattr(room.MemoryTracker, "free_bytes", lambda memory: 1000)
-        with pytest.raises(room.InsufficientMemoryError, match="fit the memory"):
-            run_job(job, place)
-    entry = run_job(job, place)
-    assert entry.metadata["failed_analyses"] == {}
+        short.setattr(blocks.MemoryTracker, "free_bytes", lambda memory: 1000)
+        with pytest.raises(blocks.InsufficientMemoryError, match="fit in memory"):
+            run_job(job, context)
+    entry = run_job(job, context)
+    assert entry.metadata.failed_analyses == {}
     assert entry.read_result(job.analyses[0]) is not None
 
 
 def test_an_answer_that_cannot_be_read_is_found_again_and_that_is_said(
-    changed: Changed, said: tuple[JobContext, list[str]]
+    make_study: StudyFactory, recorded: tuple[JobContext, list[str]]
 ) -> None:
-    place, lines = said
-    job = plan_of(changed(asked=(AnalysisRequest("gradients", weights="init", num_images=8),))).jobs[0]
-    (path,) = (run_job(job, place).path / "results").iterdir()
+    context, lines = recorded
+    job = plan_of(make_study(analyses=(AnalysisRequest("gradients", weights="init", num_images=8),))).jobs[0]
+    (path,) = (run_job(job, context).path / "results").iterdir()
     sound = json.loads(path.read_text())["result"]
     path.write_text("{")
-    entry = run_job(job, place)
-    assert lines == ["plain, seed 0: its answer to gradients could not be read and is found again"]
+    entry = run_job(job, context)
+    assert lines == ["plain, seed 0: its result of gradients is unreadable and is computed again"]
     assert entry.read_result(job.analyses[0]) == sound
-    assert entry.metadata["notes"] == lines
+    assert entry.metadata.notes == tuple(lines)

@@ -96,7 +96,7 @@ def test_a_difference_of_differences() -> None:
 def test_values_that_are_all_the_same() -> None:
     same = evaluate_claim(WORSE, {"a": by_seed(600, 600), "b": by_seed(600, 600)})
     assert same.verdict == "undecided"
-    assert "all seeds gave the same" in same.explanation
+    assert "all seeds have the same value" in same.explanation
     assert evaluate_claim(WORSE, {"a": by_seed(600, 600), "b": by_seed(200, 200)}).verdict == "holds"
 
 

@@ -146,24 +146,26 @@ class _EvalPrinter:
 
 
 def _run_task(options: "StudyOptions", task: int) -> None:
+    from reslab.studies.run_study import make_job_context, plan_study
     from reslab.studies.runner import run_jobs
 
     # nohup makes a process ignore SIGINT, but the parent process stops this one with it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    plan = options.make_plan()
+    plan = plan_study(options)
     job = next((job for job in plan.jobs if job.number == task), None)
     if job is None:
         raise invalid(f"a task from 0 to {len(plan.jobs) - 1}", task)
-    result = run_jobs([job], options.job_context(echo_err, _EvalPrinter()), max_tries=1)
+    result = run_jobs([job], make_job_context(options, echo_err, _EvalPrinter()), max_tries=1)
     if result.failed:
         raise RuntimeError(result.failed[task])
 
 
 def _write_slurm_script(options: "StudyOptions", path: Path, as_json: bool) -> None:
     from reslab.runtime.files import write_atomic
+    from reslab.studies.run_study import estimate_cost, plan_study, worker_command
     from reslab.studies.runner import make_slurm_script
 
-    cost = options.estimate_cost(options.make_plan())
+    cost = estimate_cost(options, plan_study(options))
     for reason in cost.skip_reasons():
         echo_err(f"not in the script: {reason}")
     if not cost.pending:
@@ -171,7 +173,14 @@ def _write_slurm_script(options: "StudyOptions", path: Path, as_json: bool) -> N
     max_seconds = max(cost.job_seconds(job) for job in cost.pending)
     logs = options.store / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    text = make_slurm_script(options.study.name, cost.pending, options.worker_command(), logs, Path.cwd(), max_seconds)
+    text = make_slurm_script(
+        options.study.name,
+        cost.pending,
+        worker_command(options),
+        log_dir=logs,
+        work_dir=Path.cwd(),
+        max_seconds=max_seconds,
+    )
     write_atomic(path, text.encode())
     if as_json:
         print_json({"script": str(path), "num_tasks": len(cost.pending)})
@@ -228,7 +237,9 @@ def _print_page(page: "StudyPage") -> None:
 
 
 def _print_plan(options: "StudyOptions", as_json: bool) -> None:
-    cost = options.estimate_cost(options.make_plan())
+    from reslab.studies.run_study import estimate_cost, plan_study
+
+    cost = estimate_cost(options, plan_study(options))
     payload = cost.to_dict()
     if as_json:
         print_json({"study": options.study.name, "scale": options.scale, **payload})

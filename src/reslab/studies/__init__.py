@@ -1,1 +1,1 @@
-"""The runner of studies: what a table of a paper needs, what is missing of it, and what came out."""
+"""The runner of studies: plan the trainings of a paper's table, run what is missing, evaluate its claims, report."""

@@ -1,16 +1,11 @@
-"""One job done: the training that is missing, its figures, the answers to what is asked of its network.
-
-The questions of a study, put to the network of an entry; the answers kept beside it.
-
-Rows that are several networks: the mean of the members' probabilities, judged once and kept in the store.
-"""
+"""Run one job of a study: the training if it is missing, its evaluations and its analyses; and evaluate ensembles."""
 
 import hashlib
 import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +15,16 @@ from reslab.analysis.blocks import InsufficientMemoryError
 from reslab.analysis.open_targets import ImageOptions, init_network, load_inputs, open_targets
 from reslab.analysis.registry import get_analysis, run_analysis
 from reslab.analysis.target import AnalysisTarget
-from reslab.runtime.device import choose_num_threads, hardware_info
+from reslab.runtime.device import choose_device, choose_num_threads, hardware_info
 from reslab.runtime.files import write_atomic
 from reslab.runtime.provenance import command_line, git_commit, package_versions
 from reslab.spec.config import to_dict
 from reslab.spec.study import AnalysisRequest
-from reslab.studies.cost import total_macs
-from reslab.studies.metrics import evaluation_scores, last_step_model, measure_run
+from reslab.studies.cost import processor_clock, total_macs
 from reslab.studies.plan import StudyJob, StudyPlan, evaluated_metrics, is_done
 from reslab.studies.resolve import ResolvedRow, model_cost
-from reslab.studies.store import NUMERICS_VERSION, StoreEntry, StudyStore, training_identity
+from reslab.studies.run_metrics import evaluation_metrics, last_step_model, measure_run
+from reslab.studies.store import EntryMetadata, EntryStatus, StoreEntry, StudyStore, training_identity
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.meters import NonFiniteError
 from reslab.training.run import Run
@@ -37,71 +32,15 @@ from reslab.training.run_data import reopen_data
 from reslab.training.run_logger import LogCallback
 from reslab.training.train import train
 
-
-def run_missing_analyses(
-    job: StudyJob, entry: StoreEntry, data_dir: str | Path | None, device: str, on_message: Callable[[str], None]
-) -> dict[str, str]:
-    """Ask what was not answered yet; returns why of what this network cannot be asked, by the name of its answer.
-
-    Raises NoRoom where the memory is too small now.
-    """
-    failed_analyses = {}
-    for request in job.analyses:
-        if entry.read_result(request) is not None:
-            continue
-        if entry.result_path(request).exists():
-            on_message(f"its answer to {request.analysis} could not be read and is found again")
-        start_time = time.perf_counter()
-        try:
-            result = _run_request(job, entry, request, data_dir, device)
-        except InsufficientMemoryError:
-            raise  # this says nothing of the network: it is asked again
-        except ValueError as error:
-            on_message(f"{request.analysis} has no answer: {error}")
-            failed_analyses[entry.result_path(request).stem] = str(error)
-            continue
-        record = {"request": to_dict(request), "result": to_dict(result), "seconds": time.perf_counter() - start_time}
-        write_atomic(entry.result_path(request), json.dumps(record).encode())
-    return failed_analyses
-
-
-def _run_request(
-    job: StudyJob, entry: StoreEntry, request: AnalysisRequest, data_dir: str | Path | None, device: str
-) -> Any:
-    overrides = dict(override.split("=", 1) for override in request.overrides)
-    target = _analysis_target(job, entry, request, data_dir, device)
-    return run_analysis(request.analysis, [target], overrides)[0]
-
-
-def _analysis_target(
-    job: StudyJob, entry: StoreEntry, request: AnalysisRequest, data_dir: str | Path | None, device: str
-) -> AnalysisTarget:
-    """The network with its pictures: of the run's held-out split, or those of the row's data."""
-    data = get_analysis(request.analysis).default_data
-    if entry.run is not None:
-        target_options: dict[str, Any] = {
-            "data": data,
-            "num_images": request.num_images,
-            "seed": job.seed,
-            "weights": request.weights,
-        }
-        return open_targets([str(entry.run_path)], data_dir=data_dir, device=device, **target_options)[0]
-    arch = job.row.arch
-    assert arch is not None
-    network = init_network(arch, job.seed)
-    inputs = load_inputs(arch, ImageOptions(data or job.row.data, data_dir, request.num_images, job.seed))
-    images, labels = inputs.images.to(device), inputs.labels.to(device)
-    return AnalysisTarget(arch.name, network.to(device).eval(), images, labels, inputs.data, inputs.classes, None, 0)
-
-
 MessageCallback = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class JobContext:
-    """Where jobs are done: the store, the folder of data, the device; `say` tells a person, `show` takes a run's lines.
+    """The environment of the jobs: the store, the data directory, the device, and who is told.
 
-    `save_every_seconds`: how much a killed training loses at most.
+    `on_message` receives messages for the user, `on_log` the log records of the trainings. An interrupted training
+    loses at most `save_every_seconds`.
     """
 
     store: StudyStore
@@ -112,73 +51,95 @@ class JobContext:
     save_every_seconds: float = 60.0
 
 
-def run_job(job: StudyJob, context: JobContext) -> StoreEntry:
-    """Do what is missing of a job, in an entry that is locked by the caller, and return it.
+@dataclass
+class _JobNotes:
+    """The notes of one job: each is passed to the user with the job's name, and collected for its entry."""
 
-    A damaged entry is made again, which is said. A loss that is not finite is a result: `diverged`. Raises Interrupted
-    on Ctrl-C, with the training's state kept.
+    job_name: str
+    on_message: MessageCallback
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, text: str) -> None:
+        self.notes.append(f"{self.job_name}: {text}")
+        self.on_message(self.notes[-1])
+
+
+def run_job(job: StudyJob, context: JobContext) -> StoreEntry:
+    """Run what is missing of a job, and return its entry. The caller holds the entry's lock.
+
+    A damaged entry is created again, with a note. A loss that is infinite or NaN is a result (`diverged`). Raises
+    TrainingInterrupted on Ctrl-C; the training can then be resumed.
     """
     entry = context.store.entry(job.key)
-    messages: list[str] = []
-
-    def log_message(text: str) -> None:
-        messages.append(f"{job.name}: {text}")
-        context.on_message(messages[-1])
-
+    notes = _JobNotes(job.name, context.on_message)
     if damage := entry.find_damage():
-        log_message(f"its entry {job.key} was damaged ({damage}) and is made again")
+        notes.add(f"the entry {job.key} was damaged ({damage}) and is created again")
         entry.clear()
     if is_done(entry, job):
         return entry
     start_time = time.perf_counter()
-    device = torch.device(
-        context.device if context.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(context.device)
+    previous = entry.metadata
+    training = _train_if_missing(job, entry, context, device, notes)
+    values, failed_analyses = dict(entry.values), {} if previous is None else dict(previous.failed_analyses)
+    if training.error is None:
+        values |= _measure_values(job, entry, context, device)
+        failed_analyses |= run_missing_analyses(job, entry, context.data_dir, str(device), notes.add)
+    metadata = _entry_metadata(
+        job,
+        device,
+        training,
+        values=values,
+        failed_analyses=failed_analyses,
+        notes=(*(previous.notes if previous else ()), *notes.notes),
+        seconds=(previous.seconds if previous else 0.0) + time.perf_counter() - start_time,
     )
-    previous, divergence = entry.metadata, str(entry.metadata.get("error", ""))
-    processor_seconds = previous.get("processor_seconds")
-    if job.row.recipe is not None and previous.get("status") not in ("done", "diverged"):
-        is_new, clock_start = not entry.path.exists(), _processor_clock(device)
-        divergence = _train_with_restart(job, entry, context, log_message)
-        processor_seconds = _processor_clock(device) - clock_start if is_new and not divergence else None
-    values = dict(entry.values) if divergence else _measure_values(job, entry, context, device)
-    failed_analyses = dict(previous.get("failed_analyses", {}))
-    failed_analyses |= (
-        {} if divergence else run_missing_analyses(job, entry, context.data_dir, str(device), log_message)
-    )
-    seconds = previous.get("seconds", 0.0) + time.perf_counter() - start_time
-    metadata = _entry_metadata(job, device) | {"values": values, "failed_analyses": failed_analyses, "seconds": seconds}
-    metadata["notes"] = [*previous.get("notes", ()), *messages]
-    status = {
-        "status": "diverged" if divergence else "done",
-        "error": divergence,
-        "processor_seconds": processor_seconds,
-    }
-    entry.write(metadata | status)
+    entry.write(metadata)
     for old_key in context.store.mark_superseded(training_identity(job.row, job.seed), job.key):
-        context.on_message(f"{job.name}: the entry {old_key} of older numerics is kept, and marked as superseded")
+        context.on_message(f"{job.name}: the entry {old_key} of older numerics is kept, marked as superseded")
     return entry
 
 
-def _train_with_restart(job: StudyJob, entry: StoreEntry, context: JobContext, on_message: MessageCallback) -> str:
-    """Train, or go on with a training that was stopped; what is said where it diverged, else an empty string."""
+@dataclass(frozen=True)
+class _TrainingOutcome:
+    """The `error` of a training that diverged, and the processor time of one that ran from start to end."""
+
+    error: str | None = None
+    processor_seconds: float | None = None
+
+
+def _train_if_missing(
+    job: StudyJob, entry: StoreEntry, context: JobContext, device: torch.device, notes: _JobNotes
+) -> _TrainingOutcome:
+    previous = entry.metadata
+    if previous is not None:
+        return _TrainingOutcome(previous.error or None, previous.processor_seconds)
+    if job.row.recipe is None:
+        return _TrainingOutcome()
+    is_new, start_time = not entry.path.exists(), processor_clock(device)
     try:
-        _start_training(job, entry, context)
+        _train_or_restart(job, entry, context, notes)
     except NonFiniteError as error:
-        return str(error)
+        return _TrainingOutcome(error=str(error))
+    return _TrainingOutcome(processor_seconds=processor_clock(device) - start_time if is_new else None)
+
+
+def _train_or_restart(job: StudyJob, entry: StoreEntry, context: JobContext, notes: _JobNotes) -> None:
+    """Train, or resume an interrupted training; start again if its checkpoint is unreadable."""
+    try:
+        _train(job, entry, context)
+    except NonFiniteError:
+        raise
     except ValueError as error:
-        # A state that a crash left unreadable: what it held can be made again.
         if not (entry.run_path / "run.json").is_file():
             raise
-        on_message(f"its training could not be taken up ({error}) and started again")
+        # A crash may leave an unreadable checkpoint. Everything in it can be computed again.
+        notes.add(f"the training could not be resumed ({error}) and starts again")
         entry.clear()
-        try:
-            _start_training(job, entry, context)
-        except NonFiniteError as retry_error:
-            return str(retry_error)
-    return ""
+        _train(job, entry, context)
 
 
-def _start_training(job: StudyJob, entry: StoreEntry, context: JobContext) -> Run:
+def _train(job: StudyJob, entry: StoreEntry, context: JobContext) -> Run:
     row = job.row
     return train(
         row.preset.model or row.spec.model,
@@ -197,54 +158,118 @@ def _start_training(job: StudyJob, entry: StoreEntry, context: JobContext) -> Ru
 
 
 def _measure_values(job: StudyJob, entry: StoreEntry, context: JobContext, device: torch.device) -> dict[str, float]:
+    """Measure the metrics that the entry does not have yet; values that are not finite are left out."""
     run = entry.run
     if run is None:
         return {}
     data_dir = None if context.data_dir is None else str(context.data_dir)
     tta = job.row.tta if f"test_error@{job.row.tta}" not in entry.values else ""
     measured = measure_run(run, evaluated_metrics(job) - entry.values.keys(), device, data_dir, tta)
-    return {**entry.values, **{name: value for name, value in measured.items() if math.isfinite(value)}}
+    return {name: value for name, value in measured.items() if math.isfinite(value)}
 
 
-def _processor_clock(device: torch.device) -> float:
-    """Seconds of this process's processors; of a GPU, seconds."""
-    return time.perf_counter() if device.type == "cuda" else time.process_time()
+def _entry_metadata(job: StudyJob, device: torch.device, training: _TrainingOutcome, **measured: Any) -> EntryMetadata:
+    """Return the metadata of a finished entry; `measured` are the fields that this run of the job determined."""
+    arch = job.row.arch
+    assert arch is not None
+    return EntryMetadata(
+        key=job.key,
+        status=EntryStatus.DONE if training.error is None else EntryStatus.DIVERGED,
+        error=training.error or "",
+        identity=training_identity(job.row, job.seed),
+        macs=model_cost(arch).macs,
+        params=model_cost(arch).params,
+        total_macs=total_macs(job.row),
+        processor_seconds=training.processor_seconds,
+        hardware=hardware_info(device, choose_num_threads(arch.input_size, device)),
+        versions=package_versions(),
+        command=command_line(),
+        commit=git_commit(),
+        created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        **measured,
+    )
 
 
-def _entry_metadata(job: StudyJob, device: torch.device) -> dict[str, Any]:
-    row = job.row
-    assert row.arch is not None
-    return {
-        "format": 1,
-        "key": job.key,
-        "numerics_version": NUMERICS_VERSION,
-        "identity": training_identity(row, job.seed),
-        "macs": model_cost(row.arch).macs,
-        "params": model_cost(row.arch).params,
-        "total_macs": total_macs(row),
-        "hardware": hardware_info(device, choose_num_threads(row.arch.input_size, device)),
-        "versions": package_versions(),
-        "command": command_line(),
-        "commit": git_commit(),
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
+def run_missing_analyses(
+    job: StudyJob, entry: StoreEntry, data_dir: str | Path | None, device: str, on_message: MessageCallback
+) -> dict[str, str]:
+    """Run the analyses that have no result yet; return the errors of those that failed, by the name of the result.
+
+    Raises InsufficientMemoryError if there is too little memory at the moment.
+    """
+    failed_analyses = {}
+    for request in job.analyses:
+        if entry.read_result(request) is not None:
+            continue
+        if entry.result_path(request).exists():
+            on_message(f"its result of {request.analysis} is unreadable and is computed again")
+        start_time = time.perf_counter()
+        try:
+            result = _run_request(job, entry, request, data_dir, device)
+        except InsufficientMemoryError:
+            raise  # says nothing about the network, so it is not recorded: the next try may succeed
+        except ValueError as error:
+            on_message(f"{request.analysis} failed: {error}")
+            failed_analyses[entry.result_path(request).stem] = str(error)
+            continue
+        record = {"request": to_dict(request), "result": to_dict(result), "seconds": time.perf_counter() - start_time}
+        write_atomic(entry.result_path(request), json.dumps(record).encode())
+    return failed_analyses
+
+
+def _run_request(
+    job: StudyJob, entry: StoreEntry, request: AnalysisRequest, data_dir: str | Path | None, device: str
+) -> Any:
+    overrides = dict(override.split("=", 1) for override in request.overrides)
+    target = _analysis_target(job, entry, request, data_dir, device)
+    return run_analysis(request.analysis, [target], overrides)[0]
+
+
+def _analysis_target(
+    job: StudyJob, entry: StoreEntry, request: AnalysisRequest, data_dir: str | Path | None, device: str
+) -> AnalysisTarget:
+    """Return the network with images: of the run's held-out split, or, without a run, of the row's data."""
+    data = get_analysis(request.analysis).default_data
+    if entry.run is not None:
+        [target] = open_targets(
+            [str(entry.run_path)],
+            data=data,
+            data_dir=data_dir,
+            num_images=request.num_images,
+            seed=job.seed,
+            weights=request.weights,
+            device=device,
+        )
+        return target
+    arch = job.row.arch
+    assert arch is not None
+    inputs = load_inputs(arch, ImageOptions(data or job.row.data, data_dir, request.num_images, job.seed))
+    return AnalysisTarget(
+        name=arch.name,
+        model=init_network(arch, job.seed).to(device).eval(),
+        images=inputs.images.to(device),
+        labels=inputs.labels.to(device),
+        data=inputs.data,
+        classes=inputs.classes,
+        step=0,
+    )
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The members of a row with one seed, each a job of the plan."""
+    """One seed of an ensemble row: its members are jobs of the plan."""
 
     row: ResolvedRow
     seed: int
     members: tuple[StudyJob, ...]
 
     def values_path(self, store: StudyStore) -> Path:
-        """Where its figures are kept: known by its members and how it is judged."""
+        """Return the path of its metrics, which depends on the members and on the test-time augmentation."""
         key_text = json.dumps([self.row.tta, *(job.key for job in self.members)])
         return store.path / "ensembles" / f"{hashlib.sha256(key_text.encode()).hexdigest()[:24]}.json"
 
     def read_values(self, store: StudyStore) -> dict[str, float]:
-        """Its figures; empty where they were not measured."""
+        """Return its metrics; empty if they were not measured."""
         try:
             values: Any = json.loads(self.values_path(store).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -253,34 +278,39 @@ class Ensemble:
 
 
 def row_ensembles(plan: StudyPlan, row: ResolvedRow) -> list[Ensemble]:
-    """A row's ensembles, one for each seed that the plan has for every member."""
-    row_ensembles = []
+    """Return the ensembles of a row, one for each seed that the plan has for every member."""
+    ensembles = []
     for seed in range(plan.num_seeds[row.spec.name]):
         jobs = [job for name in row.spec.members for job in plan.jobs_of(name) if job.seed == seed]
         if len(jobs) == len(row.spec.members):
-            row_ensembles.append(Ensemble(row, seed, tuple(jobs)))
-    return row_ensembles
+            ensembles.append(Ensemble(row, seed, tuple(jobs)))
+    return ensembles
 
 
 def evaluate_ensembles(plan: StudyPlan, context: JobContext) -> None:
-    """Judge those whose members are all trained, where that was not done before."""
+    """Evaluate the mean of the members' probabilities, for ensembles whose members are trained and that lack it."""
     for row in plan.rows:
         for ensemble in row_ensembles(plan, row) if row.spec.members else ():
             if not ensemble.read_values(context.store) and _is_ready(ensemble, context.store):
-                context.on_message(
-                    f"{row.spec.name}, seed {ensemble.seed}: {len(ensemble.members)} networks judged together"
-                )
+                num_members = len(ensemble.members)
+                context.on_message(f"{row.spec.name}, seed {ensemble.seed}: evaluating {num_members} networks together")
                 text = json.dumps(_evaluate_ensemble(ensemble, context), allow_nan=False)
                 write_atomic(ensemble.values_path(context.store), text.encode())
 
 
 def _is_ready(ensemble: Ensemble, store: StudyStore) -> bool:
-    entries = [(store.entry(job.key), job) for job in ensemble.members]
-    return all(is_done(entry, job) and entry.metadata["status"] == "done" and entry.run for entry, job in entries)
+    return all(_has_network(store.entry(job.key), job) for job in ensemble.members)
+
+
+def _has_network(entry: StoreEntry, job: StudyJob) -> bool:
+    metadata = entry.metadata
+    return (
+        is_done(entry, job) and metadata is not None and metadata.status is EntryStatus.DONE and entry.run is not None
+    )
 
 
 def _evaluate_ensemble(ensemble: Ensemble, context: JobContext) -> dict[str, float]:
     runs = [run for job in ensemble.members if (run := context.store.entry(job.key).run) is not None]
     data = reopen_data(runs[0].metadata["data"], None, context.data_dir)
     models = [last_step_model(run) for run in runs]
-    return evaluation_scores(evaluate(models, data, tta=ensemble.row.tta, device=context.device))
+    return evaluation_metrics(evaluate(models, data, tta=ensemble.row.tta, device=context.device))

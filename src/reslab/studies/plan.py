@@ -1,4 +1,4 @@
-"""A study expanded at a scale: each row with each seed, what of it is there, and what the rest costs."""
+"""A study expanded at a scale: one job for each seed of each row, and which of them the store already has."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,15 +9,15 @@ import torch
 from reslab.spec.errors import invalid
 from reslab.spec.study import AnalysisRequest, Study
 from reslab.studies.resolve import ResolvedRow, resolve_row, row_analyses
-from reslab.studies.store import StoreEntry, StudyStore, entry_key, training_identity
+from reslab.studies.store import EntryStatus, StoreEntry, StudyStore, entry_key, training_identity
 
-# The log and the result of a run do not tell these.
+# Metrics that neither the log nor the result of a run contains.
 EVALUATED_METRICS = frozenset({"train_error_eval", "train_loss_eval", "gap", "train_error_batch", "test_error_batch"})
 
 
 @dataclass(frozen=True)
 class StudyJob:
-    """One seed of a row: the entry of the store that it makes or finds. `wanted` are the metrics to be measured."""
+    """One seed of a row, with the `key` of its entry in the store, the analyses to run and the metrics to measure."""
 
     number: int
     row: ResolvedRow
@@ -28,13 +28,13 @@ class StudyJob:
 
     @property
     def name(self) -> str:
-        """`plain-56, seed 1`."""
+        """The name for messages: `plain-56, seed 1`."""
         return f"{self.row.spec.name}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """All jobs of a study at a scale, the first seeds of every row first; `rows` are those asked for, in order."""
+    """All jobs of a study at a scale, with the first seed of every row first; `rows` are the selected ones, in order."""
 
     study: Study
     scale: str
@@ -43,7 +43,7 @@ class StudyPlan:
     jobs: tuple[StudyJob, ...] = ()
 
     def jobs_of(self, name: str) -> list[StudyJob]:
-        """The jobs of a row, by seed."""
+        """Return the jobs of a row, by seed."""
         return [job for job in self.jobs if job.row.spec.name == name]
 
 
@@ -56,9 +56,9 @@ def make_study_plan(
     data_dir: str | Path | None = None,
     device: torch.device | None = None,
 ) -> StudyPlan:
-    """Expand a study at a scale, for `rows` of it (all where none is named), `seeds` in place of its own.
+    """Expand a study at a scale: all `rows` unless some are named, with `seeds` or the study's own number of seeds.
 
-    Raises ValueError for an unknown scale or row (with the nearest names), and for rows that mean nothing.
+    Raises ValueError for an unknown scale or row (with the nearest names), and for rows that are invalid.
     """
     if seeds is not None and seeds < 1:
         raise invalid("at least 1 seed", seeds, nearest="1")
@@ -77,40 +77,45 @@ def _make_jobs(study: Study, rows: Sequence[ResolvedRow], num_seeds: dict[str, i
     for seed in range(max(num_seeds.values(), default=0)):
         for row in rows:
             if seed < num_seeds[row.spec.name] and not row.spec.members:
-                key = entry_key(training_identity(row, seed))
-                analyses = row_analyses(study, row.spec, row.preset)
-                jobs.append(StudyJob(len(jobs), row, seed, key, analyses, row_metrics(study, row.spec.name)))
+                job = StudyJob(
+                    number=len(jobs),
+                    row=row,
+                    seed=seed,
+                    key=entry_key(training_identity(row, seed)),
+                    analyses=row_analyses(study, row.spec, row.preset),
+                    metrics=row_metrics(study, row.spec.name),
+                )
+                jobs.append(job)
     return jobs
 
 
 def row_metrics(study: Study, name: str) -> frozenset[str]:
-    """The metrics of a row: its own, those of further reported values, and those of the claims that speak of it."""
+    """Return the metrics of a row: its own, those of its further reported values, and those of claims about it."""
     row = study.get_row(name)
     claim_metrics = {claim.metric for claim in study.claims if name in claim.rows and claim.metric}
     return frozenset({row.metric, *claim_metrics, *(reported.metric for reported in row.more_reported)})
 
 
 def is_done(entry: StoreEntry, job: StudyJob) -> bool:
-    """Whether an entry holds all that a job wants, undamaged."""
+    """Return whether an entry is intact and contains everything that a job needs."""
     metadata = entry.metadata
-    if not metadata or entry.find_damage():
+    if metadata is None or entry.find_damage() is not None:
         return False
-    if metadata["status"] == "diverged":
+    if metadata.status is EntryStatus.DIVERGED:
         return True
-    failed_analyses = metadata.get("failed_analyses", {})
     evaluated = set() if job.row.recipe is None else evaluated_metrics(job)
-    return evaluated <= metadata["values"].keys() and all(
-        entry.read_result(request) is not None or entry.result_path(request).stem in failed_analyses
+    return evaluated <= metadata.values.keys() and all(
+        entry.read_result(request) is not None or entry.result_path(request).stem in metadata.failed_analyses
         for request in job.analyses
     )
 
 
 def evaluated_metrics(job: StudyJob) -> set[str]:
-    """The figures that an evaluation of their own has to find for those that are wanted."""
+    """Return the metrics of a job that need an evaluation of their own."""
     metrics = {"train_error_eval" if name == "gap" else name for name in job.metrics & EVALUATED_METRICS}
     return metrics | ({f"test_error@{job.row.tta}"} if job.row.tta else set())
 
 
 def missing_jobs(plan: StudyPlan, store: StudyStore) -> list[StudyJob]:
-    """The jobs that are not in the store, and whose data are here."""
+    """Return the jobs that the store does not have, and whose data are available."""
     return [job for job in plan.jobs if not job.row.unavailable_reason and not is_done(store.entry(job.key), job)]

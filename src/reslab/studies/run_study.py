@@ -1,4 +1,4 @@
-"""`run_study`: from a study to its page, training only what the store has not."""
+"""`run_study`: train what the store does not have, evaluate the claims, and write the report."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ DEFAULT_STORE = Path("studies/store")
 
 @dataclass(frozen=True)
 class StudyOptions:
-    """What is to be run of a study, and where: the arguments of `run_study`."""
+    """The options of `run_study`: what to run of a study, and where."""
 
     study: Study
     scale: str = "smoke"
@@ -32,37 +32,6 @@ class StudyOptions:
     data_dir: Path | None = None
     device: str = "auto"
     num_jobs: int = 1
-
-    def make_plan(self) -> StudyPlan:
-        """The study expanded; raises ValueError as `make_plan` does."""
-        device = choose_device(self.device)
-        data_dir = self.data_dir
-        return make_study_plan(
-            self.study, self.scale, rows=self.rows, seeds=self.seeds, data_dir=data_dir, device=device
-        )
-
-    def estimate_cost(self, plan: StudyPlan) -> StudyCost:
-        """What of the plan is missing, and what it costs."""
-        return estimate_study_cost(plan, StudyStore(self.store), choose_device(self.device), self.num_jobs)
-
-    def job_context(self, on_message: MessageCallback, on_log: LogCallback) -> JobContext:
-        """Where its jobs are done."""
-        return JobContext(StudyStore(self.store), self.data_dir, str(choose_device(self.device)), on_message, on_log)
-
-    def worker_command(self) -> list[str]:
-        """The command that does one job of it, `--task NUMBER` to be set behind; ValueError for a study without a
-        name that another process would know."""
-        if STUDIES.get(self.study.name) != self.study:
-            raise invalid("a study of the table for several processes", self.study.name, next_step="use one job")
-        arguments = ["study", self.study.name, "--scale", self.scale, "--store", str(self.store.resolve())]
-        arguments += ["--device", self.device]
-        arguments += ["--rows", ",".join(self.rows)] if self.rows else []
-        arguments += ["--seeds", str(self.seeds)] if self.seeds else []
-        return reslab_command(arguments + (["--data-dir", str(self.data_dir.resolve())] if self.data_dir else []))
-
-    def default_output(self) -> Path:
-        """The folder of its page."""
-        return Path("studies") / f"{self.study.name.replace('/', '-')}-{self.scale}"
 
 
 def run_study(
@@ -81,26 +50,77 @@ def run_study(
     on_log: LogCallback = lambda _: None,
     command: str = "",
 ) -> StudyPage:
-    """Run a study by name, or one of your own, at a scale; write report.html and report.md, return what they show.
+    """Run a study, by name or your own, at a scale; write report.html and report.md, and return their content.
 
-    `rows` and `seeds` in place of all and of the study's own. What the `store` has is not trained again; `jobs`
-    processes train at a time; with `page_only` nothing is trained, and what is not there is told as not run. `say`
-    takes what a person should be told, `show` the lines of each training. Raises ValueError for what means nothing,
-    before anything is trained, and Interrupted on Ctrl-C: what is done is kept. Trainings that broke off are told by
-    the page's `num_failed`.
+    `rows` and `seeds` replace all rows and the study's own number of seeds. What the `store` has is not trained again.
+    `num_jobs` processes train at a time; with `report_only` nothing is trained, and missing rows are reported as not
+    run. `on_message` receives messages for the user, `on_log` the log records of the trainings. `num_failed` of the
+    page counts the trainings that failed. Raises ValueError for invalid options before anything is trained, and
+    TrainingInterrupted on Ctrl-C: finished work is kept.
     """
-    resolved_study = get_study(study) if isinstance(study, str) else study
-    data_path = None if data_dir is None else Path(data_dir)
-    options = StudyOptions(resolved_study, scale, tuple(rows), seeds, Path(store), data_path, device, num_jobs)
-    plan = options.make_plan()
-    cost, context = options.estimate_cost(plan), options.job_context(on_message, on_log)
+    options = StudyOptions(
+        study=get_study(study) if isinstance(study, str) else study,
+        scale=scale,
+        rows=tuple(rows),
+        seeds=seeds,
+        store=Path(store),
+        data_dir=None if data_dir is None else Path(data_dir),
+        device=device,
+        num_jobs=num_jobs,
+    )
+    plan = plan_study(options)
+    cost, context = estimate_cost(options, plan), make_job_context(options, on_message, on_log)
     outcomes = JobOutcomes() if report_only else _run_missing(options, cost, context)
     evaluate_ensembles(plan, context)
     failed = {**{job.number: reason for job, reason in cost.too_large}, **outcomes.failed}
-    page = build_study_page(plan, context.store, cost.seconds_per_mac, failed, outcomes.notes, command)
+    page = build_study_page(plan, context.store, cost.seconds_per_mac, failed, notes=outcomes.notes, command=command)
     page = replace(page, num_failed=len(outcomes.failed))
-    on_message(f"page: {write_study_page(page, Path(output or options.default_output()))}")
+    on_message(f"report: {write_study_page(page, Path(output or default_output(options)))}")
     return page
+
+
+def plan_study(options: StudyOptions) -> StudyPlan:
+    """Expand the study; raises ValueError as `make_study_plan` does."""
+    return make_study_plan(
+        options.study,
+        options.scale,
+        rows=options.rows,
+        seeds=options.seeds,
+        data_dir=options.data_dir,
+        device=choose_device(options.device),
+    )
+
+
+def estimate_cost(options: StudyOptions, plan: StudyPlan) -> StudyCost:
+    """Return which jobs of the plan are missing, and what they cost."""
+    return estimate_study_cost(plan, StudyStore(options.store), choose_device(options.device), options.num_jobs)
+
+
+def make_job_context(options: StudyOptions, on_message: MessageCallback, on_log: LogCallback) -> JobContext:
+    """Return the environment of the jobs."""
+    device = str(choose_device(options.device))
+    return JobContext(StudyStore(options.store), options.data_dir, device, on_message, on_log)
+
+
+def worker_command(options: StudyOptions) -> list[str]:
+    """Return the command that runs one job of the study, once `--task NUMBER` is appended.
+
+    Raises ValueError for a study that is not in the table, as another process could not find it by name.
+    """
+    study = options.study
+    if STUDIES.get(study.name) != study:
+        raise invalid("a study of the table for several processes", study.name, next_step="use one job")
+    arguments = ["study", study.name, "--scale", options.scale, "--store", str(options.store.resolve())]
+    arguments += ["--device", options.device]
+    arguments += ["--rows", ",".join(options.rows)] if options.rows else []
+    arguments += ["--seeds", str(options.seeds)] if options.seeds else []
+    arguments += ["--data-dir", str(options.data_dir.resolve())] if options.data_dir else []
+    return reslab_command(arguments)
+
+
+def default_output(options: StudyOptions) -> Path:
+    """Return the default folder of the report."""
+    return Path("studies") / f"{options.study.name.replace('/', '-')}-{options.scale}"
 
 
 def _run_missing(options: StudyOptions, cost: StudyCost, context: JobContext) -> JobOutcomes:
@@ -112,4 +132,4 @@ def _run_missing(options: StudyOptions, cost: StudyCost, context: JobContext) ->
     context.on_message(cost.summary())
     if options.num_jobs == 1:
         return run_jobs(cost.pending, context)
-    return run_jobs_in_processes(cost.pending, context, options.num_jobs, options.worker_command())
+    return run_jobs_in_processes(cost.pending, context, options.num_jobs, worker_command(options))

@@ -1,8 +1,9 @@
-"""Claims judged from the seeds: holds, fails, or undecided, with the interval and how many seeds would decide."""
+"""Test the claims of a study with its seeds: a claim holds, fails or is undecided, by Welch's interval."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from statistics import fmean, variance
 
 from reslab.metrics.intervals import t_quantile
@@ -13,24 +14,36 @@ MAX_SEEDS = 1000
 
 # The values of each row that was run, by seed.
 ValuesByRow = Mapping[str, Mapping[int, float]]
+Interval = tuple[float, float]
+
+
+class Verdict(StrEnum):
+    """The outcome of a claim: the whole interval is on its side, none of it is, or some of it is."""
+
+    HOLDS = "holds"
+    FAILS = "fails"
+    UNDECIDED = "undecided"
 
 
 @dataclass(frozen=True)
 class ClaimVerdict:
-    """`verdict` is holds, fails or undecided; `difference` = left - right with its `interval`; `num_agreeing` of
-    `num_pairs` seeds are as the claim says; `num_seeds_needed` would decide if what was seen goes on."""
+    """The verdict on a claim, and an `explanation` for people.
 
-    verdict: str
+    `difference` is left - right, with its `interval`; the difference of `num_agreeing` of `num_pairs` seeds agrees with
+    the claim. `num_seeds_needed` seeds would decide it if means and spreads stay the same.
+    """
+
+    verdict: Verdict
     explanation: str
     difference: float | None = None
-    interval: tuple[float, float] | None = None
+    interval: Interval | None = None
     num_agreeing: int = 0
     num_pairs: int = 0
     num_seeds_needed: int | None = None
 
 
-def evaluate_claim(claim: Claim, values: ValuesByRow, block: str = "") -> ClaimVerdict:
-    """The verdict on a claim from the values of its metric; `unit` is that of their differences.
+def evaluate_claim(claim: Claim, values: ValuesByRow, unit: str = "") -> ClaimVerdict:
+    """Return the verdict on a claim from the values of its metric; `unit` is that of their differences.
 
     The interval is Welch's (1947) for a sum of means: d = sum c_i mean_i, of variance sum c_i^2 s_i^2 / n_i and
     degrees of freedom (sum v_i)^2 / sum (v_i^2 / (n_i - 1)) with v_i = c_i^2 s_i^2 / n_i. The claim holds where the
@@ -38,39 +51,48 @@ def evaluate_claim(claim: Claim, values: ValuesByRow, block: str = "") -> ClaimV
     """
     weights = _row_weights(claim)
     if missing := _missing_values_text(weights, values):
-        return ClaimVerdict("undecided", missing)
+        return ClaimVerdict(Verdict.UNDECIDED, missing)
     difference = sum(weight * fmean(values[name].values()) for name, weight in weights.items()) + _constant_term(claim)
     differences = _paired_differences(claim, weights, values)
     num_agreeing = sum(_agrees(claim, pair_difference) for pair_difference in differences)
-    if claim.deterministic:
-        verdict = "holds" if _agrees(claim, difference) else "fails"
-        explanation = f"difference {_format_value(difference, block)}; no seed changes it"
-        return ClaimVerdict(verdict, explanation, difference, None, num_agreeing, len(differences))
+    interval, num_seeds_needed = None, None
+    agreement_text = f"{num_agreeing} of {len(differences)} seed{'s' * (len(differences) != 1)}"
+    difference_text = f"difference {_format_value(difference, unit)}"
     counts = [len(values[name]) for name in weights]
-    if not counts or min(counts) < 2:
-        explanation = f"{_agreement_text(num_agreeing, differences)}; difference {_format_value(difference, block)}, at least 2 seeds of each row are needed"
-        return ClaimVerdict("undecided", explanation, difference, None, num_agreeing, len(differences), 2)
-    interval = _welch_interval(difference, weights, values)
-    verdict = _interval_verdict(claim, interval)
-    num_seeds_needed = None if verdict != "undecided" else seeds_needed(claim, difference, weights, values)
-    explanation = f"{_agreement_text(num_agreeing, differences)}; difference {_format_value(difference, block)}, 95 % interval {_interval_text(interval)}"
-    if verdict == "undecided":
-        explanation += (
-            "; all seeds gave the same" if interval[0] == interval[1] else f"; {_seeds_needed_text(num_seeds_needed)}"
-        )
-    return ClaimVerdict(verdict, explanation, difference, interval, num_agreeing, len(differences), num_seeds_needed)
+    if claim.deterministic:
+        verdict = Verdict.HOLDS if _agrees(claim, difference) else Verdict.FAILS
+        explanation = f"{difference_text}; it does not depend on the seed"
+    elif not counts or min(counts) < 2:
+        verdict, num_seeds_needed = Verdict.UNDECIDED, 2
+        explanation = f"{agreement_text}; {difference_text}, at least 2 seeds of each row are needed"
+    else:
+        interval = _welch_interval(difference, weights, values)
+        verdict = _interval_verdict(claim, interval)
+        explanation = f"{agreement_text}; {difference_text}, 95 % interval {_format_interval(interval)}"
+        if verdict is Verdict.UNDECIDED:
+            num_seeds_needed = seeds_needed(claim, difference, weights, values)
+            explanation += f"; {_seeds_needed_text(interval, num_seeds_needed)}"
+    return ClaimVerdict(
+        verdict=verdict,
+        explanation=explanation,
+        difference=difference,
+        interval=interval,
+        num_agreeing=num_agreeing,
+        num_pairs=len(differences),
+        num_seeds_needed=num_seeds_needed,
+    )
 
 
 def _missing_values_text(names: Iterable[str], values: ValuesByRow) -> str:
-    """Which rows are not in `values`, or have no value there, in words; empty where all have one."""
+    """Return a text that names the rows without a value; empty if all have one."""
     missing = [name for name in names if name not in values]
     empty = [name for name in names if name in values and not values[name]]
     messages = [f"{', '.join(missing)} {'was' if len(missing) == 1 else 'were'} not run"] * bool(missing)
-    return "; ".join(messages + [f"no number came of {', '.join(empty)}"] * bool(empty))
+    return "; ".join(messages + [f"no value for {', '.join(empty)}"] * bool(empty))
 
 
 def _row_weights(claim: Claim) -> dict[str, float]:
-    """The factor of each row in left - right."""
+    """Return the factor of each row in left - right."""
     weights: dict[str, float] = {}
     for sign, side in ((1.0, claim.left), (-1.0, claim.right)):
         for factor, name in parse_terms(side):
@@ -83,7 +105,7 @@ def _constant_term(claim: Claim) -> float:
 
 
 def _paired_differences(claim: Claim, weights: Mapping[str, float], values: ValuesByRow) -> list[float]:
-    """left - right seed by seed, for the seeds that all rows have."""
+    """Return left - right for each seed that all rows have."""
     seeds = set.intersection(*(set(values[name]) for name in weights)) if weights else set()
     return [
         sum(w * values[name][seed] for name, w in weights.items()) + _constant_term(claim) for seed in sorted(seeds)
@@ -96,7 +118,7 @@ def _agrees(claim: Claim, difference: float) -> bool:
     return difference < -claim.margin if claim.relation == "<" else difference > claim.margin
 
 
-def _welch_interval(difference: float, weights: Mapping[str, float], values: ValuesByRow) -> tuple[float, float]:
+def _welch_interval(difference: float, weights: Mapping[str, float], values: ValuesByRow) -> Interval:
     variance_parts = [
         (w * w * variance(values[name].values()) / len(values[name]), len(values[name]) - 1)
         for name, w in _nonzero_weights(weights)
@@ -110,7 +132,7 @@ def _nonzero_weights(weights: Mapping[str, float]) -> list[tuple[str, float]]:
 
 
 def welch_half_width(parts: Sequence[tuple[float, int]]) -> float:
-    """Half of Welch's interval from (variance of a mean times its factor squared, degrees of freedom) of each row."""
+    """Return half of Welch's interval; each part is (squared factor * variance of the mean, degrees of freedom)."""
     total = math.fsum(part for part, _ in parts)
     if total == 0:
         return 0.0
@@ -118,7 +140,7 @@ def welch_half_width(parts: Sequence[tuple[float, int]]) -> float:
     return t_quantile((1 + CONFIDENCE) / 2, df) * math.sqrt(total)
 
 
-def _interval_verdict(claim: Claim, interval: tuple[float, float]) -> str:
+def _interval_verdict(claim: Claim, interval: Interval) -> Verdict:
     low, high = interval
     margin = claim.margin
     if claim.relation == "within":
@@ -127,32 +149,30 @@ def _interval_verdict(claim: Claim, interval: tuple[float, float]) -> str:
         holds, fails = high < -margin, low > -margin
     else:
         holds, fails = low > margin, high < margin
-    return "holds" if holds else "fails" if fails else "undecided"
+    return Verdict.HOLDS if holds else Verdict.FAILS if fails else Verdict.UNDECIDED
 
 
 def seeds_needed(claim: Claim, difference: float, weights: Mapping[str, float], values: ValuesByRow) -> int | None:
-    """How many seeds a row would decide, if means and spreads stay as they are; None where not even a thousand."""
+    """Return the number of seeds of a row that would decide, if means and spreads stay; None beyond a thousand."""
     spreads = [weight**2 * variance(values[name].values()) for name, weight in _nonzero_weights(weights)]
     for num_seeds in range(2, MAX_SEEDS + 1):
         half = welch_half_width([(spread / num_seeds, num_seeds - 1) for spread in spreads])
-        if _interval_verdict(claim, (difference - half, difference + half)) != "undecided":
+        if _interval_verdict(claim, (difference - half, difference + half)) is not Verdict.UNDECIDED:
             return num_seeds
     return None
 
 
-def _seeds_needed_text(num_seeds: int | None) -> str:
+def _seeds_needed_text(interval: Interval, num_seeds: int | None) -> str:
+    if interval[0] == interval[1]:
+        return "all seeds have the same value"
     if num_seeds is None:
-        return f"more than {MAX_SEEDS} seeds of each row would be needed to decide"
+        return f"more than {MAX_SEEDS} seeds of each row would be needed"
     return f"about {num_seeds} seeds of each row would decide"
 
 
-def _agreement_text(num_agreeing: int, differences: Sequence[float]) -> str:
-    return f"{num_agreeing} of {len(differences)} seed{'s' * (len(differences) != 1)}"
-
-
-def _interval_text(interval: tuple[float, float]) -> str:
+def _format_interval(interval: Interval) -> str:
     return f"{_format_value(interval[0])} to {_format_value(interval[1])}"
 
 
-def _format_value(value: float, block: str = "") -> str:
-    return f"{value:.3g} {block}".rstrip() if abs(value) < 1000 else f"{value:,.0f} {block}".rstrip()
+def _format_value(value: float, unit: str = "") -> str:
+    return f"{value:.3g} {unit}".rstrip() if abs(value) < 1000 else f"{value:,.0f} {unit}".rstrip()

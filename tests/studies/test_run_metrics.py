@@ -7,18 +7,24 @@ import pytest
 import torch
 
 from reslab.data.loader import eval_loader
-from reslab.spec.study import AnalysisRequest, Claim, RowSpec, Study
+from reslab.spec.study import AnalysisRequest, Claim, RowSpec, Study, get_metric
 from reslab.studies.job import JobContext, evaluate_ensembles, run_job
-from reslab.studies.metrics import last_epoch_loss_and_error, last_step_model, measure_run, result_value, steps_to_error
 from reslab.studies.plan import make_study_plan, missing_jobs
 from reslab.studies.results import build_study_page
+from reslab.studies.run_metrics import (
+    last_epoch_loss_and_error,
+    last_step_model,
+    measure_run,
+    result_value,
+    steps_to_error,
+)
 from reslab.studies.runner import run_jobs
 from reslab.training.checkpoint import load_train_checkpoint
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.run_data import reopen_data
 from reslab.training.train import train
 
-from .conftest import Changed
+from .conftest import StudyFactory
 
 CPU = torch.device("cpu")
 
@@ -48,7 +54,7 @@ def test_a_last_epoch_that_begins_within_a_line_or_before_the_log() -> None:
     assert last_epoch_loss_and_error(LOG, 1000)[0] == pytest.approx(
         (50 * 2 + 28 * 1.5 + 22 * 1.0 + 50 * 0.5 + 6 * 0.2) / 156
     )
-    with pytest.raises(ValueError, match="no line of training"):
+    with pytest.raises(ValueError, match="no training records"):
         last_epoch_loss_and_error([], 10)
 
 
@@ -58,21 +64,21 @@ def test_steps_to_an_error() -> None:
     assert steps_to_error(LOG[:4], 20) == math.inf
 
 
-def test_the_figures_are_those_of_evaluate(study: Study, place: JobContext) -> None:
+def test_the_figures_are_those_of_evaluate(study: Study, context: JobContext) -> None:
     job = make_study_plan(study, "smoke", seeds=1).jobs[1]
-    entry = run_job(replace(job, metrics=frozenset({"gap", "test_error_batch"})), place)
+    entry = run_job(replace(job, metrics=frozenset({"gap", "test_error_batch"})), context)
     run = entry.run
     assert run is not None
     assert entry.values["test_error"] == pytest.approx(100 * (1 - evaluate(run).top1))
     assert entry.values["train_error_eval"] == pytest.approx(100 * (1 - evaluate(run, split="train").top1))
     assert "train_error_batch" not in entry.values
-    more = run_job(replace(job, metrics=frozenset({"train_error_batch"})), place)
+    more = run_job(replace(job, metrics=frozenset({"train_error_batch"})), context)
     assert more.values.keys() > entry.values.keys() - {"train_error_batch"}
 
 
-def test_never_in_eval_mode_is_each_batch_by_its_own_statistics(study: Study, place: JobContext) -> None:
+def test_never_in_eval_mode_is_each_batch_by_its_own_statistics(study: Study, context: JobContext) -> None:
     job = make_study_plan(study, "smoke", seeds=1).jobs[1]
-    run = run_job(job, place).run
+    run = run_job(job, context).run
     assert run is not None
     found = measure_run(run, {"test_error_batch"}, CPU)["test_error_batch"]
     network = last_step_model(run)
@@ -83,9 +89,9 @@ def test_never_in_eval_mode_is_each_batch_by_its_own_statistics(study: Study, pl
     assert found != pytest.approx(100 * (1 - evaluate(run).top1), abs=1e-4)
 
 
-def test_the_last_step_is_reported_where_the_run_keeps_the_best(place: JobContext) -> None:
+def test_the_last_step_is_reported_where_the_run_keeps_the_best(context: JobContext) -> None:
     settings = {"model.depths": "1,1,1", "model.widths": "2,2,2", "model.stem": "conv3(2) norm act"}
-    path = place.store.path / "run"
+    path = context.store.path / "run"
     run = train("resnet20_cifar", "digits", "digits", overrides=settings, epochs=3, val_fraction=0.2, output=path)
     state = load_train_checkpoint(path / "checkpoint")
     assert state is not None
@@ -96,46 +102,48 @@ def test_the_last_step_is_reported_where_the_run_keeps_the_best(place: JobContex
     assert found["test_error"] == pytest.approx(100 * (1 - judged.top1))
 
 
-def test_a_question_is_asked_of_every_network_and_its_field_is_a_metric(changed: Changed, place: JobContext) -> None:
-    study = changed(asked=(AnalysisRequest("gradients", weights="init", num_images=8),))
+def test_a_question_is_asked_of_every_network_and_its_field_is_a_metric(
+    make_study: StudyFactory, context: JobContext
+) -> None:
+    study = make_study(analyses=(AnalysisRequest("gradients", weights="init", num_images=8),))
     rows = (replace(study.rows[0], recipe=""), study.rows[1])
     study = replace(study, rows=rows, claims=())
     plan = make_study_plan(study, "smoke", seeds=1)
-    assert not run_jobs(plan.jobs, place).failed
-    page = build_study_page(plan, place.store, lambda _: 0.0, {})
+    assert not run_jobs(plan.jobs, context).failed
+    page = build_study_page(plan, context.store, lambda _: 0.0, {})
     for row in page.rows:
         assert row.runs[0].analysis_results["gradients@init"]
     assert page.rows[0].runs[0].log == []
     assert page.rows[1].mean() is not None
 
 
-def test_views_stand_beside_the_single_view(changed: Changed, place: JobContext) -> None:
-    single, flipped = changed(), changed(tta="flip")
+def test_views_stand_beside_the_single_view(make_study: StudyFactory, context: JobContext) -> None:
+    single, flipped = make_study(), make_study(tta="flip")
     first = make_study_plan(single, "smoke", seeds=1, rows=["residual"])
     both = make_study_plan(flipped, "smoke", seeds=1, rows=["residual"])
     assert first.jobs[0].key == both.jobs[0].key
-    run_job(first.jobs[0], place)
-    assert missing_jobs(both, place.store) == list(both.jobs)
-    run = run_job(both.jobs[0], place).run
+    run_job(first.jobs[0], context)
+    assert missing_jobs(both, context.store) == list(both.jobs)
+    run = run_job(both.jobs[0], context).run
     assert run is not None
-    pages = [build_study_page(plan, place.store, lambda _: 0.0, {}) for plan in (first, both)]
+    pages = [build_study_page(plan, context.store, lambda _: 0.0, {}) for plan in (first, both)]
     assert pages[0].rows[0].values() == [pytest.approx(100 * (1 - evaluate(run).top1))]
     assert pages[1].rows[0].values() == [pytest.approx(100 * (1 - evaluate(run, tta="flip").top1))]
 
 
-def test_an_ensemble_is_judged_by_the_mean_of_its_members(study: Study, place: JobContext) -> None:
+def test_an_ensemble_is_judged_by_the_mean_of_its_members(study: Study, context: JobContext) -> None:
     together = RowSpec("both", members=("plain", "residual"))
     study = replace(study, rows=(*study.rows, together), claims=(Claim("x", "both", "<", "plain"),))
     plan = make_study_plan(study, "smoke", seeds=2)
-    run_jobs(plan.jobs[:3], place)
-    evaluate_ensembles(plan, place)
-    page = build_study_page(plan, place.store, lambda _: 0.0, {})
-    runs = [str(place.store.entry(job.key).run_path) for job in plan.jobs[:2]]
+    run_jobs(plan.jobs[:3], context)
+    evaluate_ensembles(plan, context)
+    page = build_study_page(plan, context.store, lambda _: 0.0, {})
+    runs = [str(context.store.entry(job.key).run_path) for job in plan.jobs[:2]]
     assert page.rows[2].values() == [pytest.approx(100 * (1 - evaluate(runs).top1))]
-    evaluate_ensembles(make_study_plan(study, "smoke", seeds=2, rows=["both"]), place)
-    alone = build_study_page(make_study_plan(study, "smoke", seeds=2, rows=["both"]), place.store, lambda _: 0.0, {})
+    evaluate_ensembles(make_study_plan(study, "smoke", seeds=2, rows=["both"]), context)
+    alone = build_study_page(make_study_plan(study, "smoke", seeds=2, rows=["both"]), context.store, lambda _: 0.0, {})
     assert alone.rows[0].values() == []
-    assert alone.rows[0].not_run_reason == "not all of its members were run"
+    assert alone.rows[0].not_run_reason == "some of its members were not run"
 
 
 def test_a_path_into_an_answer() -> None:
@@ -149,38 +157,81 @@ def test_a_path_into_an_answer() -> None:
     assert result_value("gradients.top", {"gradients@init": {"top": 1}}) == 1.0
 
 
-def test_a_page_tells_of_seeds_that_diverged_and_steps_never_reached(changed: Changed, place: JobContext) -> None:
-    study = changed(overrides=(*changed().presets.smoke.overrides, "optimizer.lr=1e30"))
+def test_a_page_tells_of_seeds_that_diverged_and_steps_never_reached(
+    make_study: StudyFactory, context: JobContext
+) -> None:
+    study = make_study(overrides=(*make_study().presets.smoke.overrides, "optimizer.lr=1e30"))
     claim = Claim("plain is slower", "plain", ">", "residual", metric="steps_to_train_error")
     study = replace(study, claims=(claim,))
     plan = make_study_plan(study, "smoke", seeds=1)
-    run_jobs(plan.jobs, place)
-    page = build_study_page(plan, place.store, lambda _: 0.0, {})
+    run_jobs(plan.jobs, context)
+    page = build_study_page(plan, context.store, lambda _: 0.0, {})
     assert page.rows[0].mean() == 90.0
-    assert "not finite in 1 of 1 seed," in page.rows[0].not_run_reason
+    assert "infinite or NaN in 1 of 1 seed," in page.rows[0].not_run_reason
     assert page.rows[0].runs[0].values["steps_to_train_error"] == math.inf
-    assert page.claims[0].explanation == "no number came of plain, residual"
+    assert page.claims[0].explanation == "no value for plain, residual"
     assert page.claims[0].verdict == "undecided"
 
 
-def test_the_cost_counts_what_was_trained_before_a_stop(study: Study, place: JobContext) -> None:
+def test_the_cost_counts_what_was_trained_before_a_stop(study: Study, context: JobContext) -> None:
     plan = make_study_plan(study, "smoke", seeds=1, rows=["plain"])
-    entry = run_job(plan.jobs[0], place)
-    entry.write({**entry.metadata, "seconds": 2.0, "values": {**entry.values, "train_seconds": 100.0}})
-    assert build_study_page(plan, place.store, lambda _: 0.0, {}).metadata["cost"] == "1 min 40 s for 1 network"
+    entry = run_job(plan.jobs[0], context)
+    assert entry.metadata is not None
+    entry.write(replace(entry.metadata, seconds=2.0, values={**entry.values, "train_seconds": 100.0}))
+    assert build_study_page(plan, context.store, lambda _: 0.0, {}).metadata["cost"] == "1 min 40 s for 1 network"
 
 
-def test_a_verdict_has_units_and_says_what_of_an_answer_it_counts(changed: Changed, place: JobContext) -> None:
-    study = changed(asked=(AnalysisRequest("gradients", weights="init", num_images=8),))
+def test_a_verdict_has_units_and_says_what_of_an_answer_it_counts(
+    make_study: StudyFactory, context: JobContext
+) -> None:
+    study = make_study(analyses=(AnalysisRequest("gradients", weights="init", num_images=8),))
     claims = (
         Claim("x", "plain", ">", "residual", "test_error"),
         Claim("y", "plain", ">", "residual", "gradients.slope.decades"),
     )
     claims = (*claims, Claim("z", "plain", ">", "residual", "steps_to_train_error"))
     plan = make_study_plan(replace(study, claims=claims), "smoke", seeds=1)
-    run_jobs(plan.jobs, place)
-    error, slope, steps = build_study_page(plan, place.store, lambda _: 0.0, {}).claims
+    run_jobs(plan.jobs, context)
+    error, slope, steps = build_study_page(plan, context.store, lambda _: 0.0, {}).claims
     assert " points, " in error.explanation
-    assert slope.explanation.endswith("in the powers of ten by which the gradient grows from last unit to first")
+    assert slope.explanation.endswith(f"measured: {get_metric('gradients.slope.decades').description}")
     assert "difference 0 steps, " in steps.explanation
-    assert steps.explanation.endswith("in steps to a training error of 20 %, the last step where it was not reached")
+    assert steps.explanation.endswith("steps to a training error of 20 %, or all steps if it was not reached")
+
+
+RESULTS = {
+    "lesion": {
+        "error": 0.25,
+        "deletions": [{"error": 0.3}, {"error": None}, {"error": 0.9}, {"error": 0.5}],
+        "paths": [],
+        "permutations": [{"num_swaps": 1, "error": 0.4}, {"num_swaps": 2, "error": 0.6}],
+    },
+    "gradients@init": {"slope": {"decades": 2.5, "verdict": "exploding"}},
+    "landscape": {"largest": [7.0, 5.0]},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lesion.error", 0.25),
+        ("lesion.deletions.error.median", 0.5),
+        ("lesion.deletions.error.mean", pytest.approx(1.7 / 3)),
+        ("lesion.deletions.error.max", 0.9),
+        ("lesion.deletions.error.peak", 2),
+        ("lesion.deletions.2.error", 0.9),
+        ("lesion.permutations.error.mean", 0.5),
+        ("landscape.largest.0", 7.0),
+        ("landscape.largest.min", 5.0),
+        ("gradients.slope.decades", 2.5),
+        ("gradients.slope.verdict", None),
+        ("lesion.deletions.error", None),
+        ("lesion.paths.fraction.mean", None),
+        ("lesion.paths.fraction.peak", None),
+        ("landscape.largest.9", None),
+        ("lesion.nothing.mean", None),
+        ("probes.accuracy", None),
+    ],
+)
+def test_a_path_leads_to_one_number_or_none(name: str, value: float | None) -> None:
+    assert result_value(name, RESULTS) == value

@@ -1,7 +1,4 @@
-"""The figures of a finished training: what its log and result tell, and what takes an evaluation of its own.
-
-The figures of one seed of a row: from its entry, its log, and the answers to what was asked.
-"""
+"""The metrics of one seed of a row: from its log, its entry in the store, its analyses, and evaluations of its own."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +14,7 @@ from reslab.data.loader import eval_loader
 from reslab.data.rng import step_seed, temporary_seed
 from reslab.runtime.device import deterministic_mode
 from reslab.studies.plan import StudyJob
-from reslab.studies.store import StoreEntry
+from reslab.studies.store import EntryMetadata, EntryStatus
 from reslab.training.batch_norm import batch_norms, frozen_bn_stats
 from reslab.training.checkpoint import load_train_checkpoint
 from reslab.training.evaluation.evaluate import EVAL_BATCH_SIZE
@@ -30,15 +27,18 @@ DEFAULT_TRAIN_ERROR = 20.0
 
 LogRecords = Sequence[Mapping[str, Any]]
 
+REDUCTIONS: dict[str, Callable[[Sequence[float]], float]] = {"mean": fmean, "median": median, "min": min, "max": max}
+
 
 def last_epoch_loss_and_error(log: LogRecords, steps_per_epoch: int) -> tuple[float, float]:
-    """Loss, and error in percent, along the last epoch of training: the mean of its batches as they came.
+    """Return loss, and error in percent, over the last epoch of training: the mean over its batches during training.
 
-    Raises ValueError where nothing was logged.
+    A record averages the steps since the one before; the first that reaches into the last epoch counts with its steps
+    in that epoch. Raises ValueError if there is no training record.
     """
     train_records = [record for record in log if record["kind"] == "train"]
     if not train_records:
-        raise ValueError("the log of the training holds no line of training")
+        raise ValueError("the log has no training records")
     epoch_start = max(0, train_records[-1]["step"] - steps_per_epoch)
     starts = [0, *(record["step"] for record in train_records)]
     weighted_records = [
@@ -51,7 +51,7 @@ def last_epoch_loss_and_error(log: LogRecords, steps_per_epoch: int) -> tuple[fl
 
 
 def steps_to_error(log: LogRecords, percent: float) -> float:
-    """The step of the first report whose training error is at most so many percent; infinite where none is."""
+    """Return the step of the first record whose training error is at most `percent`; infinite if there is none."""
     reached = (record["step"] for record in log if record["kind"] == "train" and 100 * (1 - record["top1"]) <= percent)
     return float(next(reached, math.inf))
 
@@ -59,77 +59,90 @@ def steps_to_error(log: LogRecords, percent: float) -> float:
 def measure_run(
     run: Run, metric_names: Iterable[str], device: torch.device, data_dir: str | None = None, tta: str = ""
 ) -> dict[str, float]:
-    """Evaluate the weights of the last step for the metrics named, in percent and nats.
+    """Evaluate the weights of the last step for the named metrics, in percent and nats.
 
-    Those by several `views` of each test picture come beside those by one, as `test_error@VIEWS`.
+    With test-time augmentation `tta`, its metrics come in addition to those of a single view, as `test_error@TTA`.
     """
     data = reopen_data(run.metadata["data"], None, data_dir)
     model = last_step_model(run).to(device)
     evaluator = _RunEvaluator(model, data, device, run.recipe.batch_size, run.metadata["seed"])
-    metrics = recorded_scores(run) if "val" not in data.splits else evaluation_scores(evaluator(data.eval_split))
+    has_val_split = "val" in data.splits
+    metrics = evaluation_metrics(evaluator.evaluate(data.eval_split)) if has_val_split else _recorded_metrics(run)
     if tta:
-        metrics |= {
-            f"{name}@{tta}": value for name, value in evaluation_scores(evaluator(data.eval_split, tta=tta)).items()
-        }
+        augmented = evaluation_metrics(evaluator.evaluate(data.eval_split, tta))
+        metrics |= {f"{name}@{tta}": value for name, value in augmented.items()}
     metrics["train_seconds"] = run.result["train_seconds"] if run.result else 0.0
-    wanted_metrics = set(metric_names)
-    if wanted_metrics & {"train_error_eval", "train_loss_eval"}:
-        train_evaluation = evaluator("train")
+    wanted = set(metric_names)
+    if wanted & {"train_error_eval", "train_loss_eval"}:
+        train_evaluation = evaluator.evaluate("train")
         metrics |= {"train_error_eval": 100 * (1 - train_evaluation.top1), "train_loss_eval": train_evaluation.loss}
-    if "train_error_batch" in wanted_metrics:
-        metrics["train_error_batch"] = 100 * (1 - evaluator("train", by_batch=True).top1)
-    if "test_error_batch" in wanted_metrics:
-        metrics["test_error_batch"] = 100 * (1 - evaluator(data.eval_split, by_batch=True).top1)
+    if "train_error_batch" in wanted:
+        metrics["train_error_batch"] = 100 * (1 - evaluator.evaluate_by_batch("train").top1)
+    if "test_error_batch" in wanted:
+        metrics["test_error_batch"] = 100 * (1 - evaluator.evaluate_by_batch(data.eval_split).top1)
     return metrics
 
 
 def last_step_model(run: Run) -> nn.Module:
-    """The network of the last step, also where the run keeps another: studies never choose by a held-out split."""
+    """Return the network of the last step, even if the run selected other weights by its validation split.
+
+    Studies report the last step, as the papers do; averaged weights (EMA, SWA) are those of the last step already.
+    """
     model = load(run)
     if "val" in run.metadata["data"]["num_images"] and not (run.recipe.ema.decay or run.recipe.swa_epochs):
-        state = load_train_checkpoint(run.path / "checkpoint")
-        if state is not None:
-            model.load_state_dict(state.model)
+        checkpoint = load_train_checkpoint(run.path / "checkpoint")
+        if checkpoint is not None:
+            model.load_state_dict(checkpoint.model)
     return model
 
 
-def recorded_scores(run: Run) -> dict[str, float]:
-    """The scores that the run wrote down at its end, of the weights that it kept."""
+def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:
+    """Return the errors, in percent, and the loss of an evaluation on the test split."""
+    return _error_metrics(evaluation.top1, evaluation.top5, evaluation.loss)
+
+
+def _recorded_metrics(run: Run) -> dict[str, float]:
+    """Return the same metrics from the result that the run recorded for its selected weights."""
     result = run.result
     assert result is not None
-    scores = {"test_error": 100 * (1 - result["top1"]), "test_loss": result["loss"]}
-    return scores if result["top5"] is None else {**scores, "test_error_top5": 100 * (1 - result["top5"])}
+    return _error_metrics(result["top1"], result["top5"], result["loss"])
 
 
-def evaluation_scores(evaluation: Evaluation) -> dict[str, float]:
-    """Errors in percent and loss of an evaluation on the test pictures."""
-    scores = {"test_error": 100 * (1 - evaluation.top1), "test_loss": evaluation.loss}
-    return scores if evaluation.top5 is None else {**scores, "test_error_top5": 100 * (1 - evaluation.top5)}
+def _error_metrics(top1: float, top5: float | None, loss: float) -> dict[str, float]:
+    metrics = {"test_error": 100 * (1 - top1), "test_loss": loss}
+    return metrics if top5 is None else {**metrics, "test_error_top5": 100 * (1 - top5)}
 
 
 class _RunEvaluator:
-    """Evaluations of one network."""
+    """Evaluates one network on the splits of its data."""
 
     def __init__(self, model: nn.Module, data: DatasetSplits, device: torch.device, batch_size: int, seed: int) -> None:
         self.model, self.data, self.device, self.batch_size, self.seed = model, data, device, batch_size, seed
 
-    def __call__(self, split: str, tta: str = "", by_batch: bool = False) -> Evaluation:
-        """Scores on a split; `by_batch`: each of the recipe's batches by its own statistics, dropout at work."""
-        batch_size = self.batch_size if by_batch else EVAL_BATCH_SIZE
-        loader = eval_loader(self.data.split(split), batch_size, self.data.preprocess, self.device)
+    def evaluate(self, split: str, tta: str = "") -> Evaluation:
+        """Evaluate in eval mode, with test-time augmentation if `tta` is set."""
         model = TTATransforms(self.model, tta) if tta else self.model
-        loss_fn, num_classes = nn.functional.cross_entropy, self.data.num_classes
+        with deterministic_mode():
+            return self._evaluate(model, split, EVAL_BATCH_SIZE)
+
+    def evaluate_by_batch(self, split: str) -> Evaluation:
+        """Evaluate in training mode, as a model that never enters eval mode: norms use the statistics of each batch.
+
+        The batches have the size of the recipe's, dropout is on, and the running statistics do not change.
+        """
         with ExitStack() as stack:
             stack.enter_context(deterministic_mode())
-            if by_batch:
-                stack.enter_context(frozen_bn_stats(batch_norms(self.model)))
-                stack.enter_context(temporary_seed(step_seed(self.seed, -2)))
-                model = _AlwaysTraining(self.model)
-            return evaluate_batches(model, loader, num_classes, loss_fn, split)
+            stack.enter_context(frozen_bn_stats(batch_norms(self.model)))
+            stack.enter_context(temporary_seed(step_seed(self.seed, -2)))
+            return self._evaluate(_AlwaysTraining(self.model), split, self.batch_size)
+
+    def _evaluate(self, model: nn.Module, split: str, batch_size: int) -> Evaluation:
+        loader = eval_loader(self.data.split(split), batch_size, self.data.preprocess, self.device)
+        return evaluate_batches(model, loader, self.data.num_classes, nn.functional.cross_entropy, split)
 
 
 class _AlwaysTraining(nn.Module):
-    """A network in training mode, whatever is said."""
+    """A network that runs in training mode, also when it is put into eval mode."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -139,17 +152,13 @@ class _AlwaysTraining(nn.Module):
         return self.model.train()(x)
 
 
-REDUCTIONS: dict[str, Callable[[Sequence[float]], float]] = {"mean": fmean, "median": median, "min": min, "max": max}
-
-
-def entry_metrics(job: StudyJob, entry: StoreEntry, log: LogRecords) -> dict[str, float]:
-    """Every figure of an entry by metric; one that diverged has the errors of guessing."""
-    metadata = entry.metadata
-    metrics = {"params": float(metadata["params"]), "macs": float(metadata["macs"])}
-    if metadata["status"] == "diverged":
+def entry_metrics(job: StudyJob, metadata: EntryMetadata, log: LogRecords) -> dict[str, float]:
+    """Return the metrics of an entry; a training that diverged has the errors of guessing."""
+    metrics = {"params": float(metadata.params), "macs": float(metadata.macs)}
+    if metadata.status is EntryStatus.DIVERGED:
         return metrics | _chance_metrics(job)
-    metrics |= {name: value for name, value in metadata["values"].items() if "@" not in name}
-    for name, value in metadata["values"].items():
+    metrics |= {name: value for name, value in metadata.values.items() if "@" not in name}
+    for name, value in metadata.values.items():
         if job.row.tta and name.endswith(f"@{job.row.tta}"):
             metrics[name.partition("@")[0]] = value
     if any(record["kind"] == "train" for record in log):
@@ -169,10 +178,10 @@ def _chance_metrics(job: StudyJob) -> dict[str, float]:
 
 
 def result_value(name: str, results: Mapping[str, Any]) -> float | None:
-    """The number at a path into an answer (`lesion.error`); None where there is none.
+    """Return the number at a path into the analysis results (`lesion.error`); None if there is none.
 
-    A part that meets a list is taken of each of its members, and one of `REDUCTIONS` or a place makes one number of
-    a list: `lesion.units.error.median`, `landscape.largest.0`; `peak` is the place of its largest, from 0.
+    A key of a list selects that field of each item; an index, or one of `REDUCTIONS`, makes one number of a list:
+    `lesion.deletions.error.median`, `landscape.largest.0`. `peak` is the index of the largest value, from 0.
     """
     analysis, _, path = name.partition(".")
     for key in (analysis, f"{analysis}@init"):
@@ -185,7 +194,7 @@ def result_value(name: str, results: Mapping[str, Any]) -> float | None:
 
 
 def _descend(value: Any, part: str) -> Any:
-    """What a part of a path leads to; None where it leads nowhere."""
+    """Return what one part of a path selects; None if it selects nothing."""
     if isinstance(value, Mapping):
         return value.get(part)
     if not isinstance(value, list):
