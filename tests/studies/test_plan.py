@@ -128,7 +128,9 @@ def test_data_that_are_not_here_leave_a_row_priced_and_not_run(
 
 def test_questions_of_a_row_at_a_scale(make_study: StudyFactory) -> None:
     asked = (AnalysisRequest("lesion", ("repeats=3",)), AnalysisRequest("gradients", weights="init", rows=("plain",)))
-    study = make_study(analyses=asked, analysis_overrides=("lesion.num_images=16", "lesion.delete=2", "gradients.loss=x"))
+    study = make_study(
+        analyses=asked, analysis_overrides=("lesion.num_images=16", "lesion.delete=2", "gradients.loss=x")
+    )
     plan = make_study_plan(study, "smoke", seeds=1)
     plain, residual = plan.jobs
     assert [one.analysis for one in plain.analyses] == ["lesion", "gradients"]
