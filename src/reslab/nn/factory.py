@@ -29,15 +29,22 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(match_model_names(pattern))
 
 
+def get_arch(model: str | Arch) -> Arch:
+    """Return the architecture of this name, or the given one. Raises ValueError for an unknown name."""
+    if isinstance(model, Arch):
+        return model
+    if model not in ARCHS:
+        raise unknown_name("model", model, ARCHS, "`reslab models` lists them all")
+    return ARCHS[model]
+
+
 def resolve_arch(model: str | Arch, overrides: Mapping[str, Any]) -> Arch:
     """Return the architecture of this name (or the given one) with axes overridden by name.
 
     Values may be strings, as on the command line; torchvision's and timm's names for an axis are accepted. Raises
     ValueError for an unknown model, axis or value, with the nearest ones.
     """
-    if isinstance(model, str) and model not in ARCHS:
-        raise unknown_name("model", model, ARCHS, "`reslab models` lists them all")
-    arch = ARCHS[model] if isinstance(model, str) else model
+    arch = get_arch(model)
     return override(arch, _normalize_axes(overrides, len(arch.depths)), kind="axis") if overrides else arch
 
 

@@ -17,7 +17,6 @@ from torch import nn
 from reslab.data.dataset import DatasetSplits
 from reslab.data.transforms.normalize import compute_mean_image, encode_mean_image
 from reslab.nn.checkpoints.pretrained import Pretrained
-from reslab.nn.factory import resolve_arch
 from reslab.spec.arch import Arch, parse_arch_overrides
 from reslab.spec.config import override
 from reslab.spec.errors import invalid, nearest
@@ -179,33 +178,26 @@ def apply_recipe_defaults(options: TrainOptions) -> tuple[TrainOptions, tuple[st
     return replace(options, **changes), tuple(messages)
 
 
-def apply_arch_overrides(arch: Arch, options: TrainOptions) -> Arch:
-    """`arch` with the axes that were said, and the recipe's where they were not.
+def merge_arch_overrides(arch: Arch, options: TrainOptions) -> dict[str, Any]:
+    """Return the overrides of the network `arch`: the user's, and the recipe's for axes that the user did not set.
 
-    Words of a recipe for the mix stand beside the network's own join: `drop-path(0.05)` before `gate(-6)`. Raises
-    ValueError where both mean nothing together.
+    A recipe's merge modifiers join the network's own merge: `drop-path(0.05)` and `gate(-6)` become
+    `drop-path(0.05) gate(-6)`. Raises ValueError for a plain network, which has no merge to modify.
     """
-    arch = resolve_arch(arch, options.arch_overrides)
-    recipe_overrides = {
+    recipe_overrides: dict[str, Any] = {
         axis: value
         for axis, value in parse_arch_overrides(options.recipe_arch_overrides).items()
         if axis not in options.arch_overrides
     }
     if "zero_init_residual" in options.arch_overrides:
         recipe_overrides.pop("last_norm_weight", None)
-    merge = arch.merge
-    if "merge" in recipe_overrides and merge != "add":
-        if merge == "none":
-            next_step = "choose it yourself: --set model.merge=none"
-            raise invalid(
-                f"a network with shortcuts for the recipe's merge={recipe_overrides['merge']}",
-                "merge=none",
-                next_step=next_step,
-            )
-        recipe_overrides["merge"] = (
-            merge if recipe_overrides["merge"] in merge else f"{recipe_overrides['merge']} {merge}"
-        )
-    return resolve_arch(arch, recipe_overrides)
+    if "merge" in recipe_overrides and arch.merge != "add":
+        recipe_merge = recipe_overrides["merge"]
+        if arch.merge == "none":
+            required = f"a network with shortcuts for the recipe's merge={recipe_merge}"
+            raise invalid(required, "merge=none", next_step="choose it yourself: --set model.merge=none")
+        recipe_overrides["merge"] = arch.merge if recipe_merge in arch.merge else f"{recipe_merge} {arch.merge}"
+    return recipe_overrides | dict(options.arch_overrides)
 
 
 def with_eval_preprocess(data: DatasetSplits, recipe: Recipe) -> DatasetSplits:

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from reslab.data.dataset import DatasetSplits
 from reslab.data.rng import step_seed, temporary_seed
 from reslab.nn.checkpoints.download import WeightsUnavailableError
-from reslab.nn.factory import create_model, resolve_arch
+from reslab.nn.checkpoints.pretrained import load_pretrained
+from reslab.nn.factory import get_arch, resolve_arch
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_num_threads, hardware_info, has_native_bf16
 from reslab.runtime.provenance import command_line, git_commit, package_versions
 from reslab.runtime.torchrun import DistributedEnv
 from reslab.spec.arch import Arch, parse_arch_overrides
-from reslab.spec.config import override, to_dict
+from reslab.spec.config import to_dict
 from reslab.spec.errors import invalid
 from reslab.spec.grammar import parse_ops
 from reslab.spec.optim import parse_duration
@@ -41,11 +42,11 @@ from reslab.training.options import (
     PUBLISHED_WEIGHTS,
     SMALL_INPUT_SIDE,
     TrainOptions,
-    apply_arch_overrides,
     apply_recipe_defaults,
     default_model,
     default_recipe,
     describe_pretrained,
+    merge_arch_overrides,
     qualified_name,
     recipe_defaults,
     warn_about_stem,
@@ -185,10 +186,11 @@ def create_model_quietly(arch: Arch, pretrained: Any) -> ResidualNetwork:
     level = logger.level
     logger.setLevel(logging.ERROR)  # what it would log is among the run's notes, and told once
     try:
-        model = create_model(arch, num_classes=arch.num_classes, in_channels=arch.in_channels, pretrained=pretrained)
+        model = ResidualNetwork(arch)
+        if pretrained is not None and pretrained is not False:
+            load_pretrained(model, pretrained, adapt=("num_classes", "in_channels"))
     finally:
         logger.setLevel(level)
-    assert isinstance(model, ResidualNetwork)
     return model
 
 
@@ -204,15 +206,19 @@ def _load_messages(model: ResidualNetwork) -> tuple[str, ...]:
 def resolve_arch_for_data(
     model: str | Arch, options: TrainOptions, data: DatasetSplits, input_size: tuple[int, ...]
 ) -> Arch:
-    """The architecture asked for, with the data's channels, classes and picture size where the axes leave them."""
-    arch = apply_arch_overrides(resolve_arch(model, {}), options)
+    """Return the network's architecture with all overrides, and the data's classes, channels and image size.
+
+    An axis that the user or the recipe sets is not taken from the data.
+    """
+    base = get_arch(model)
+    arch = resolve_arch(base, merge_arch_overrides(base, options))
     data_values: dict[str, Any] = {
         "num_classes": data.num_classes,
         "in_channels": input_size[0],
         "image_size": tuple(input_size[1:]),
     }
     overridden = (*options.arch_overrides, *parse_arch_overrides(options.recipe_arch_overrides))
-    return override(arch, {name: value for name, value in data_values.items() if name not in overridden})
+    return replace(arch, **{name: value for name, value in data_values.items() if name not in overridden})
 
 
 def _try_pretrained(arch: Arch) -> tuple[ResidualNetwork, str | None, tuple[str, ...]]:
