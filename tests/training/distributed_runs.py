@@ -31,7 +31,7 @@ DIGITS = {
 NUM_STEPS = 34
 
 # Several batches, of which two ranks have unequally many.
-small_batches = patch.object(exam, "EVALUATION_BATCH", 25)
+small_batches = patch.object(exam, "EVAL_BATCH_SIZE", 25)
 
 
 class Double(nn.Module):

@@ -91,7 +91,7 @@ def test_evaluation_is_that_of_one_rank_to_the_digit(undisturbed: Told) -> None:
     assert alone.num_samples == 1151  # 18 batches, the last one not full
     for answer in undisturbed.answers:
         found = answer["found"]
-        assert (found.to_dict(), found.confusion, found.names) == (alone.to_dict(), alone.confusion_matrix, alone.names)
+        assert (found.to_dict(), found.confusion_matrix, found.names) == (alone.to_dict(), alone.confusion_matrix, alone.names)
         assert torch.equal(found.probabilities, alone.probabilities)
         assert torch.equal(found.labels, alone.labels)
     assert run.result is not None
@@ -143,7 +143,7 @@ def test_a_place_is_read_from_the_environment() -> None:
     restarted = {**TORCHRUN, "TORCHELASTIC_RESTART_COUNT": "2", "TORCHELASTIC_MAX_RESTARTS": "5"}
     assert read_distributed_env(restarted) == DistributedEnv(3, 4, 1, 2, 2, 5)
     assert read_distributed_env({"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}) == DistributedEnv()
-    with pytest.raises(ValueError, match=r"RANK a number in it; got: nothing.*torchrun --nproc-per-node"):
+    with pytest.raises(ValueError, match=r"variable RANK; got: nothing.*torchrun --nproc-per-node"):
         read_distributed_env({"WORLD_SIZE": "2"})
 
 
@@ -237,4 +237,4 @@ def test_three_ranks_have_the_losses_and_the_scores_of_one(tmp_path: Path) -> No
     assert of_training(three, "top1") == of_training(one, "top1")
     alone = evaluate(three, float64_data(), split="train", val_fraction=0.25, batch_size=10, module=Double(True))
     assert alone.num_samples == 72  # 8 batches on 3 ranks, the last one not full
-    assert [(one.to_dict(), one.confusion) for one in found] == [(alone.to_dict(), alone.confusion_matrix)] * 3
+    assert [(one.to_dict(), one.confusion_matrix) for one in found] == [(alone.to_dict(), alone.confusion_matrix)] * 3
