@@ -91,7 +91,11 @@ def test_evaluation_is_that_of_one_rank_to_the_digit(undisturbed: Told) -> None:
     assert alone.num_samples == 1151  # 18 batches, the last one not full
     for answer in undisturbed.answers:
         found = answer["found"]
-        assert (found.to_dict(), found.confusion_matrix, found.names) == (alone.to_dict(), alone.confusion_matrix, alone.names)
+        assert (found.to_dict(), found.confusion_matrix, found.names) == (
+            alone.to_dict(),
+            alone.confusion_matrix,
+            alone.names,
+        )
         assert torch.equal(found.probabilities, alone.probabilities)
         assert torch.equal(found.labels, alone.labels)
     assert run.result is not None
