@@ -145,7 +145,7 @@ def test_words_and_channels_that_do_not_fit(in_files: FileImageDataset) -> None:
         train(IN_MEMORY, "crop(9)")
     with pytest.raises(ValueError, match=r"00\.png.*nearest valid: crop\(8\)|\.png: .*nearest valid: crop\(8\)"):
         next(train(in_files, "crop(9)").iter_from())
-    with pytest.raises(ValueError, match="pictures of 1 channels; got: 3 channels"):
+    with pytest.raises(ValueError, match="images of 1 channels; got: 3 channels"):
         next(TrainLoader(IN_MEMORY, 5, "", Preprocess(1, "", (0.5,), (0.5,)), 0, "cpu").iter_from())
     with pytest.raises(ValueError, match="nearest valid: 0"):
         train(in_files, workers=-1)
@@ -158,7 +158,7 @@ def test_pictures_of_two_sizes_are_named(tmp_path: Path, workers: int) -> None:
         Image.new("RGB", (width, 8)).save(path)
     images = FileImageDataset(paths, torch.tensor([0, 1]), 3, tmp_path)
     with pytest.raises(
-        ValueError, match=r"^required: pictures of one size.*a\.png of 3x8x8 beside b\.png of 3x8x9.*resize"
+        ValueError, match=r"^required: images of one size.*a\.png of 3x8x8 and b\.png of 3x8x9.*resize"
     ):
         next(iter(eval_loader(images, 2, PREPROCESS, "cpu", workers)))
 

@@ -2,15 +2,13 @@
 
 from itertools import islice
 
-import numpy as np
 import pytest
 import torch
-from sklearn.utils.class_weight import compute_class_weight
 
 from reslab.data.image_datasets import TensorImageDataset
 from reslab.data.loader import TrainLoader, eval_loader
 from reslab.data.rng import hash_key, hash_keys, mix64, repeat_keys
-from reslab.data.sampler import StatelessSampler, balanced_order, class_weights
+from reslab.data.sampler import StatelessSampler, balanced_order
 from reslab.spec.preprocess import Preprocess
 
 NUM = 50
@@ -113,16 +111,6 @@ def test_balanced_batches_are_a_function_of_the_step() -> None:
         assert len(copies.unique(dim=0)) > 2
 
 
-def test_class_weights_are_scikit_learns() -> None:
-    found = class_weights(LABELS, 5)
-    expected = compute_class_weight("balanced", classes=np.array([0, 1, 3]), y=LABELS.numpy())
-    torch.testing.assert_close(found[[0, 1, 3]].double(), torch.from_numpy(expected), rtol=1e-6, atol=0)
-    assert found[[2, 4]].tolist() == [0, 0]
-    assert float(found[LABELS].mean()) == pytest.approx(1)
-    with pytest.raises(ValueError, match="labels below 3; got: label 3"):
-        class_weights(LABELS, 3)
-
-
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
 @pytest.mark.parametrize("batch", [1, 8, 50, 64])
 def test_evaluation_is_shared_whole_batch_by_whole_batch(world_size: int, batch: int) -> None:
@@ -139,11 +127,11 @@ def test_evaluation_is_shared_whole_batch_by_whole_batch(world_size: int, batch:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"world_size": 5}, "a batch that 5 ranks share evenly; got: a batch of 12; nearest valid: 10"),
+        ({"world_size": 5}, "a batch size that 5 ranks share evenly; got: 12; nearest valid: 10"),
         ({"rank": 2, "world_size": 2}, "rank 2 of 2"),
         ({"rank": -1}, "rank -1 of 1"),
         ({"world_size": 0}, "rank 0 of 0"),
-        ({"num_repeats": 0}, "repeats of 1 or more"),
+        ({"num_repeats": 0}, "num_repeats of 1 or more"),
         ({"batch": 51}, "nearest valid: 50"),
     ],
 )

@@ -1,37 +1,47 @@
-"""Batches: the samples of a step, augmented, normalised and mixed; and a split once through for evaluation.
+"""Load batches: endless training batches, and one pass over a split for evaluation.
 
-Nothing here remembers anything: step t takes samples of the order that belongs to (seed, epoch), so an iterator started
-at step t gives what one started at 0 gives from there on, with any number of workers, and any number of ranks together.
+Nothing here has state: step t takes samples of the permutation of (seed, epoch), so an iterator started at step t
+continues exactly as one started at step 0, with any number of worker processes, and for all ranks together.
 """
 
-from collections.abc import Iterator
+import contextlib
+import itertools
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from reslab.data.image_datasets import ImageDataset, ShardImageDataset, TensorImageDataset
-from reslab.data.rng import hash_key, hash_keys
+from reslab.data.decode import read_image
+from reslab.data.image_datasets import ImageDataset, ShardImageDataset, TensorImageDataset, WrappedImageDataset
+from reslab.data.rng import RandomDraws, hash_key, hash_keys, repeat_keys, temporary_seed
 from reslab.data.sampler import StatelessSampler, StepIndices
-from reslab.data.transforms.normalize import make_mean_tensor
+from reslab.data.transforms.normalize import Normalize
 from reslab.data.transforms.pipeline import TransformPipeline, parse_train_transform
-from reslab.data.webdataset.stream import StreamLoader
-from reslab.data.workers import load_batches
+from reslab.data.webdataset.stream import check_num_shards, iter_epoch_samples
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 
 Batch = tuple[Tensor, Tensor, Tensor]
+KeyedIndex = tuple[int, int]
+"""A sample's index and its key, a hash: its pixels depend on nothing else."""
 
 
 class TrainLoader:
-    """Endless training batches (x, y, indices): float32 (n, C, H, W) normalised, int64 (n,), int64 (n,).
+    """Endless training batches (x, y, indices): normalized float32 (n, C, H, W), int64 (n,), int64 (n,).
 
-    Step t is step t mod k of epoch t // k, k = `num_steps_per_epoch`; the `dropped` samples at an epoch's end, which
-    fill no batch, are left out (others each epoch). `batch` is the global batch: rank r of `num_ranks` gets its r-th
-    part, of n = batch / num_ranks samples. `repeats` and `balanced` are those of `Sampling`. Where `words` end in
-    mixup or cutmix, y is float32 (n, num_classes), each row of sum 1; untold, `num_classes` is the largest label + 1.
-    Pictures in memory stay on `device` and are augmented there, a batch at once; all others are read and augmented by
-    `workers` processes (0: in this one). Of shards by URL the samples of a step depend on ranks and workers (`flow`).
-    Raises ValueError where the batch is larger than the data or not to be shared, or words do not fit the pictures.
+    Step t is step t mod k of epoch t // k, k = `num_steps_per_epoch`; the last `num_dropped` samples of an epoch's
+    permutation, which fill no batch, are dropped. `batch_size` is global: rank r of `world_size` gets its r-th part of
+    every batch, n = batch_size / world_size samples. With mixup or cutmix in the transform, y is float32
+    (n, num_classes) and its rows sum to 1; `num_classes` defaults to the largest label + 1.
+    Images in memory stay on `device` and are transformed there, a batch at once; all others are read and transformed by
+    `num_workers` processes (0: in this one). Shards by URL are streamed: their order depends on ranks and workers.
+    Raises ValueError if the batch is larger than the dataset or cannot be divided, or the transform does not fit.
     """
 
     def __init__(
@@ -56,79 +66,87 @@ class TrainLoader:
         self.transform, self.batch_mixer = parse_train_transform(transform)
         _check_batch_split(batch_size, world_size, self.batch_mixer is not None)
         self.dataset, self.batch_size, self.seed, self.num_workers = dataset, batch_size, seed, num_workers
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.local_batch_size = rank, world_size, batch_size // world_size
         self.device = torch.device(device)
         self.normalize = Normalize(preprocess, self.device)
         self.num_steps_per_epoch, self.num_dropped = self.sampler.num_steps_per_epoch, self.sampler.num_dropped
-        self.num_classes = _num_classes(dataset.labels, num_classes)
-        self.stream_loader = (
-            self._make_stream_loader() if isinstance(dataset, ShardImageDataset) and dataset.is_remote else None
-        )
+        self.num_classes = _resolve_num_classes(dataset.labels, num_classes)
         if isinstance(dataset, TensorImageDataset):
-            sample = self.normalize(dataset.images[:1].to(device)) if self.normalize.per_pixel else dataset.images[:1]
-            self.transform.apply_batch(
-                sample, torch.zeros(1, dtype=torch.int64, device=sample.device)
-            )  # words that do not fit
+            # Try one image: a transform that does not fit should fail here, not when training has started.
+            self._transform_in_memory(dataset.images[:1].to(device), torch.zeros(1, dtype=torch.int64, device=device))
         elif self.normalize.per_pixel:
-            raise invalid("small pictures of one size for a mean of each pixel", "pictures in files")
+            raise invalid("small images of one size for a mean of each pixel", "images in files")
+        self._streamed = dataset if isinstance(dataset, ShardImageDataset) and dataset.is_remote else None
+        if self._streamed is not None:
+            self._check_stream(self._streamed)
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the samples of a step depend on the number of workers, as for shards by URL."""
+        return self._streamed is not None
 
     def iter_from(self, start_step: int = 0) -> Iterator[Batch]:
-        """This rank's part of the batches of step `start_step`, `start_step` + 1, ... without end."""
-        iter_batches = self._from_memory if isinstance(self.dataset, TensorImageDataset) else self._from_workers
-        iter_batches = iter_batches if self.stream_loader is None else self._from_stream
-        for step, (x, y, indices) in enumerate(iter_batches(start_step), start_step):
+        """Yield this rank's part of the batches of steps `start_step`, `start_step` + 1, ... without end."""
+        if isinstance(self.dataset, TensorImageDataset):
+            batches = self._from_memory(self.dataset, start_step)
+        elif self._streamed is not None:
+            batches = self._from_stream(self._streamed, start_step)
+        else:
+            batches = self._from_workers(start_step)
+        for step, (x, y, indices) in enumerate(batches, start_step):
             if self.batch_mixer is None:
                 yield x, y, indices
             else:
                 yield *self.batch_mixer(x, y, self.num_classes, self.seed, step), indices
 
     def iter_indices(self, start_step: int = 0) -> Iterator[StepIndices]:
-        """The samples of this rank's part of every step from `start_step` on, on the CPU."""
-        local_batch_size = self.batch_size // self.world_size
+        """Yield the samples of this rank's part of every step from `start_step` on, on the CPU."""
+        start = self.rank * self.local_batch_size
         for step_indices in self.sampler.iter_indices(start_step):
-            yield step_indices.slice_range(self.rank * local_batch_size, (self.rank + 1) * local_batch_size)
+            yield step_indices.slice_range(start, start + self.local_batch_size)
 
-    def _make_stream_loader(self) -> StreamLoader:
-        assert isinstance(self.dataset, ShardImageDataset)
-        if self.sampler.num_repeats > 1 or self.sampler.class_balanced:
-            next_step = "fetch the shards into a folder and name the folder, or set repeated_augmentation=1 and class_balanced_sampling=false"
-            raise invalid("each sample once an epoch of shards by URL", "repeats or balanced", next_step=next_step)
-        local_batch_size, steps_per_epoch = self.batch_size // self.world_size, self.num_steps_per_epoch
-        rank_options = {"rank": self.rank, "world_size": self.world_size}
-        loader = StreamLoader(
-            self.dataset, self.transform, self.seed, local_batch_size, steps_per_epoch, self.num_workers, **rank_options
-        )
-        loader.check_num_shards()
-        return loader
-
-    def _from_stream(self, start_step: int) -> Iterator[Batch]:
-        assert self.stream_loader is not None
-        for x, y, indices in self.stream_loader.iter_from(start_step, self.device):
-            yield self.normalize(x), y, indices
-
-    def _from_memory(self, start_step: int) -> Iterator[Batch]:
-        assert isinstance(self.dataset, TensorImageDataset)
-        pixels, labels = self.dataset.images.to(self.device), self.dataset.labels.to(self.device)
+    def _from_memory(self, dataset: TensorImageDataset, start_step: int) -> Iterator[Batch]:
+        pixels, labels = dataset.images.to(self.device), dataset.labels.to(self.device)
         for step_indices in self.iter_indices(start_step):
             indices = step_indices.indices.to(self.device, non_blocking=True)
             batch_pixels = pixels.index_select(0, indices)  # on a CPU far faster than pixels[indices]
-            augmentation_keys = step_indices.augmentation_keys(self.seed, self.device)
-            if self.normalize.per_pixel:  # each pixel loses its own mean before it is moved elsewhere
-                x = self.transform.apply_batch(self.normalize(batch_pixels), augmentation_keys)
-            else:
-                x = self.normalize(self.transform.apply_batch(batch_pixels, augmentation_keys))
+            x = self._transform_in_memory(batch_pixels, step_indices.augmentation_keys(self.seed, self.device))
             yield x, labels[indices], indices
 
+    def _transform_in_memory(self, pixels: Tensor, keys: Tensor) -> Tensor:
+        if self.normalize.per_pixel:  # each pixel loses its own mean before it is moved
+            return self.transform.apply_batch(self.normalize(pixels), keys)
+        return self.normalize(self.transform.apply_batch(pixels, keys))
+
     def _from_workers(self, start_step: int) -> Iterator[Batch]:
-        cpu = torch.device("cpu")
-        keyed_batches = (
-            list(
-                zip(step_indices.indices.tolist(), step_indices.augmentation_keys(self.seed, cpu).tolist(), strict=True)
-            )
-            for step_indices in self.iter_indices(start_step)
-        )
-        for x, y, indices in load_batches(self.dataset, keyed_batches, self.transform, self.num_workers, self.device):
+        keyed_batches = (_keyed_indices(step_indices, self.seed) for step_indices in self.iter_indices(start_step))
+        for x, y, indices in _load_batches(
+            self.dataset, keyed_batches, self.transform, self.num_workers, self.device
+        ):
             yield self.normalize(x), y, indices
+
+    def _from_stream(self, dataset: ShardImageDataset, start_step: int) -> Iterator[Batch]:
+        stream = _StreamWorker(
+            dataset,
+            self.transform,
+            self.seed,
+            start_step,
+            local_batch_size=self.local_batch_size,
+            num_steps_per_epoch=self.num_steps_per_epoch,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
+        for batch in _start_data_loader(stream, self.device, batch_size=None, num_workers=self.num_workers):
+            x, y, indices = _to_device(batch, dataset.labels, self.device)
+            yield self.normalize(x), y, indices
+
+    def _check_stream(self, dataset: ShardImageDataset) -> None:
+        if self.sampler.num_repeats > 1 or self.sampler.class_balanced:
+            got = "repeated augmentation or class-balanced sampling"
+            next_step = "download the shards into a folder and name the folder, "
+            next_step += "or set repeated_augmentation=1 and class_balanced_sampling=false"
+            raise invalid("each sample once an epoch for shards by URL", got, next_step=next_step)
+        check_num_shards(dataset, self.num_workers, self.world_size)
 
 
 def eval_loader(
@@ -141,14 +159,14 @@ def eval_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
-    """Every sample once, in order, as (x, y, indices) like `TrainBatches`; the last batch is as long as what is left.
+    """Yield every sample once, in order, as (x, y, indices) like `TrainLoader`; the last batch may be smaller.
 
-    Rank r gets the batches r, r + num_ranks, ... of one rank's, whole: no sample twice, none missing, and each batch
-    computed as it would be alone; where there are fewer batches than ranks, some rank has none.
-    Raises ValueError where `preprocess.words` do not fit the pictures or leave them of several sizes.
+    Rank r gets the batches r, r + world_size, ..., whole: no sample twice, none missing, and each batch computed as by
+    a single process. With fewer batches than ranks, some ranks get none.
+    Raises ValueError if the preprocessing does not fit the images, or leaves them in several sizes.
     """
     if batch_size < 1:
-        raise invalid("a batch of at least 1 sample", batch_size, nearest="1")
+        raise invalid("a batch size of at least 1", batch_size, nearest="1")
     _check_workers(num_workers)
     _check_rank(rank, world_size)
     device, transform = torch.device(device), TransformPipeline(preprocess.transform)
@@ -159,14 +177,12 @@ def eval_loader(
     keyed_batches = (
         [(i, hash_key(0, 0, i)) for i in range(start, min(start + batch_size, len(dataset)))] for start in starts
     )
-    return (
-        (normalize(x), y, indices)
-        for x, y, indices in load_batches(dataset, keyed_batches, transform, num_workers, device)
-    )
+    batches = _load_batches(dataset, keyed_batches, transform, num_workers, device)
+    return ((normalize(x), y, indices) for x, y, indices in batches)
 
 
 def _eval_from_memory(
-    dataset: TensorImageDataset, starts: range, batch_size: int, transform: TransformPipeline, normalize: "Normalize"
+    dataset: TensorImageDataset, starts: range, batch_size: int, transform: TransformPipeline, normalize: Normalize
 ) -> Iterator[Batch]:
     device = normalize.device
     for start in starts:
@@ -176,36 +192,11 @@ def _eval_from_memory(
         yield normalize(x), dataset.labels[batch_slice].to(device), indices
 
 
-class Normalize:
-    """(x / 255 - mean) / std per channel in float32, on the device; floats are taken as already divided.
-
-    Where the preprocessing has a mean of each pixel, that is subtracted. Raises ValueError where the pictures have
-    another number of channels, or another size than that mean.
-    """
-
-    def __init__(self, preprocess: Preprocess, device: torch.device) -> None:
-        self.device, self.channels = device, preprocess.channels
-        self.mean = make_mean_tensor(preprocess, device)
-        self.std = torch.tensor(preprocess.std, dtype=torch.float32, device=device)[:, None, None]
-        self.per_pixel = bool(preprocess.mean_image)
-
-    def __call__(self, images: Tensor) -> Tensor:
-        if images.shape[1] != self.channels:
-            raise invalid(f"pictures of {self.channels} channels", f"{images.shape[1]} channels")
-        if self.per_pixel and images.shape[2:] != self.mean.shape[1:]:
-            sizes = ["x".join(map(str, shape[-2:])) for shape in (self.mean.shape, images.shape)]
-            raise invalid(f"pictures of {sizes[0]} for a mean of each pixel", sizes[1], f"words that end at {sizes[0]}")
-        if images.dtype == torch.uint8:
-            return images.to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
-        return images.to(torch.float32).sub(self.mean).div_(self.std)
-
-
-def _num_classes(labels: Tensor, num_classes: int | None) -> int:
+def _resolve_num_classes(labels: Tensor, num_classes: int | None) -> int:
     min_classes = int(labels.max()) + 1
     if num_classes is not None and num_classes < min_classes:
-        raise invalid(
-            f"at least {min_classes} classes for labels up to {min_classes - 1}", num_classes, nearest=str(min_classes)
-        )
+        required = f"at least {min_classes} classes for labels up to {min_classes - 1}"
+        raise invalid(required, num_classes, nearest=str(min_classes))
     return num_classes or min_classes
 
 
@@ -216,17 +207,192 @@ def _check_workers(num_workers: int) -> None:
 
 def _check_rank(rank: int, world_size: int) -> None:
     if world_size < 1 or not 0 <= rank < world_size:
-        raise invalid("a rank from 0 to num_ranks - 1", f"rank {rank} of {world_size}", nearest="rank 0 of 1")
+        raise invalid("a rank from 0 to world_size - 1", f"rank {rank} of {world_size}", nearest="rank 0 of 1")
 
 
 def _check_batch_split(batch_size: int, world_size: int, mixes_pairs: bool) -> None:
-    """Ranks share a batch evenly, and where pictures are mixed two by two no pair is torn apart."""
+    """Raise ValueError unless ranks can share a batch evenly, and without separating a pair that is mixed."""
     divisor = world_size * (2 if mixes_pairs and world_size > 1 else 1)
     if batch_size % divisor:
-        even_text = ", an even number each (pictures are mixed two by two)" if divisor > world_size else ""
-        suggestion = max(divisor, round(batch_size / divisor) * divisor)
-        raise invalid(
-            f"a batch that {world_size} ranks share evenly{even_text}",
-            f"a batch of {batch_size}",
-            nearest=str(suggestion),
+        parity = ", an even number each (images are mixed in pairs)" if divisor > world_size else ""
+        required = f"a batch size that {world_size} ranks share evenly{parity}"
+        raise invalid(required, batch_size, nearest=str(max(divisor, round(batch_size / divisor) * divisor)))
+
+
+class LoadedImage(NamedTuple):
+    """An image that a worker read and transformed; or the reason why it could not."""
+
+    pixels: Tensor | None
+    index: int
+    error: str = ""
+
+
+class LoadedBatch(NamedTuple):
+    """A batch as it comes from a worker; or the first error in it, which the main process raises.
+
+    Raising it in the worker would wrap it into the worker's traceback. A named tuple, because torch's loader copies
+    those to pinned memory.
+    """
+
+    pixels: Tensor | None
+    indices: Tensor
+    error: str = ""
+
+
+def _keyed_indices(step_indices: StepIndices, seed: int) -> list[KeyedIndex]:
+    keys = step_indices.augmentation_keys(seed, torch.device("cpu"))
+    return list(zip(step_indices.indices.tolist(), keys.tolist(), strict=True))
+
+
+def _load_batches(
+    dataset: ImageDataset,
+    keyed_batches: Iterable[list[KeyedIndex]],
+    transform: TransformPipeline,
+    num_workers: int,
+    device: torch.device,
+) -> Iterator[Batch]:
+    """Yield (pixels, labels, indices) on the device for every list of (index, key), in order, two ahead a worker.
+
+    The workers live as long as the iterator, which for training is the whole run.
+    Raises ValueError naming an image that cannot be read, or two of different sizes.
+    """
+    for batch in _start_data_loader(
+        _MapWorker(dataset, transform),
+        device,
+        batch_sampler=keyed_batches,
+        num_workers=num_workers,
+        collate_fn=partial(_collate, dataset),
+    ):
+        yield _to_device(batch, dataset.labels, device)
+
+
+def _start_data_loader(dataset: Dataset[Any], device: torch.device, **options: Any) -> Iterator[LoadedBatch]:
+    with warnings.catch_warnings():
+        # The user chooses the number of workers, also if it is larger than the number of processors.
+        warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
+        # Python 3.12 warns of every fork of a process with threads, which torch always has.
+        warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
+        loader: DataLoader[LoadedBatch] = DataLoader(
+            dataset,
+            pin_memory=device.type == "cuda",
+            worker_init_fn=_detach_worker,
+            generator=torch.Generator(),  # its own, or the loader draws its base seed from the global generator
+            **options,
         )
+        return iter(loader)
+
+
+def _detach_worker(worker_id: int) -> None:
+    """Put the worker into its own process group.
+
+    So Ctrl-C and the signals of torchrun reach only the trainer, which may still need this batch; a worker ends when
+    its trainer does.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # not every system has process groups
+        os.setpgid(0, 0)
+
+
+def _to_device(batch: LoadedBatch, labels: Tensor, device: torch.device) -> Batch:
+    if batch.pixels is None:
+        raise ValueError(batch.error)
+    pixels, indices = batch.pixels, batch.indices
+    batch_labels = labels[indices].to(device, non_blocking=True)
+    return pixels.to(device, non_blocking=True), batch_labels, indices.to(device, non_blocking=True)
+
+
+def _collate(dataset: ImageDataset, images: Sequence[LoadedImage]) -> LoadedBatch:
+    indices = torch.tensor([image.index for image in images])
+    error = next((image.error for image in images if image.error), "")
+    if error:
+        return LoadedBatch(None, indices, error)
+    pixels = [image.pixels for image in images if image.pixels is not None]
+    shapes = [image.shape for image in pixels]
+    mismatch = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None)
+    if mismatch is None:
+        return LoadedBatch(torch.stack(pixels), indices)
+    sizes = [f"{dataset.name(images[k].index)} of {'x'.join(map(str, shapes[k]))}" for k in (0, mismatch)]
+    next_step = "add a transform such as 'resize(256) center-crop(224)' or 'random-resized-crop(224)'"
+    size_error = invalid("images of one size and number of channels in a batch", " and ".join(sizes), next_step=next_step)
+    return LoadedBatch(None, indices, str(size_error))
+
+
+class _MapWorker(Dataset[LoadedImage]):
+    """Read and transform images by (index, key), a batch at a time."""
+
+    def __init__(self, dataset: ImageDataset, transform: TransformPipeline) -> None:
+        self.dataset, self.transform = dataset, transform
+
+    def __getitems__(self, keyed_indices: list[KeyedIndex]) -> list[LoadedImage]:
+        draws = self.transform.sample_draws(torch.tensor([key for _, key in keyed_indices]))
+        return [self._load(*keyed, image_draws) for keyed, image_draws in zip(keyed_indices, draws, strict=True)]
+
+    def __getitem__(self, keyed_index: KeyedIndex) -> LoadedImage:
+        return self.__getitems__([keyed_index])[0]
+
+    def _load(self, index: int, key: int, draws: Sequence[RandomDraws]) -> LoadedImage:
+        try:
+            # A wrapped dataset may draw from the global generators.
+            with temporary_seed(key) if isinstance(self.dataset, WrappedImageDataset) else contextlib.nullcontext():
+                image = self.dataset.load_image(index)
+            return LoadedImage(self.transform.apply_draws(image, draws), index)
+        except ValueError as error:
+            return LoadedImage(None, index, _with_name(error, self.dataset.name(index)))
+
+
+def _with_name(error: ValueError, name: str) -> str:
+    return str(error) if name in str(error) else f"{name}: {error}"
+
+
+class _StreamWorker(IterableDataset[LoadedBatch]):
+    """Read shards by URL and make this worker's share of the batches: step t belongs to worker t mod num_workers."""
+
+    def __init__(
+        self,
+        dataset: ShardImageDataset,
+        transform: TransformPipeline,
+        seed: int,
+        start_step: int,
+        *,
+        local_batch_size: int,
+        num_steps_per_epoch: int,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self.dataset, self.transform, self.seed, self.start_step = dataset, transform, seed, start_step
+        self.local_batch_size, self.num_steps_per_epoch = local_batch_size, num_steps_per_epoch
+        self.rank, self.world_size = rank, world_size
+
+    def __iter__(self) -> Iterator[LoadedBatch]:
+        info = get_worker_info()
+        worker, num_workers = (0, 1) if info is None else (info.id, info.num_workers)
+        # torch's loader takes from its workers in turn, beginning with the first. After a resume that one plays the
+        # worker whose turn it would be in an uninterrupted run.
+        worker = (self.start_step + worker) % num_workers
+        try:
+            for epoch in itertools.count(self.start_step // self.num_steps_per_epoch):
+                yield from self._iter_epoch(epoch, worker, num_workers)
+        except ValueError as error:
+            yield LoadedBatch(None, torch.zeros(0, dtype=torch.int64), str(error))
+
+    def _iter_epoch(self, epoch: int, worker: int, num_workers: int) -> Iterator[LoadedBatch]:
+        epoch_start = epoch * self.num_steps_per_epoch
+        all_steps = range(epoch_start, epoch_start + self.num_steps_per_epoch)
+        own_steps = [step for step in all_steps if step % num_workers == worker]
+        num_done = sum(step < self.start_step for step in own_steps)
+        reader, num_readers = self.rank * num_workers + worker, self.world_size * num_workers
+        samples = iter_epoch_samples(self.dataset, self.seed, epoch, reader, num_readers)
+        with contextlib.closing(samples):
+            for _ in itertools.islice(samples, num_done * self.local_batch_size):
+                pass  # a stream has no other way to reach the middle of an epoch
+            for _ in own_steps[num_done:]:
+                images = [self._load(epoch, *next(samples)) for _ in range(self.local_batch_size)]
+                yield _collate(self.dataset, images)
+
+    def _load(self, epoch: int, index: int, repeat: int, content: bytes) -> LoadedImage:
+        location, name = self.dataset.locations[index], self.dataset.name(index)
+        try:
+            key = repeat_keys(hash_keys(self.seed, epoch, torch.tensor([index])), torch.tensor([repeat]))
+            pixels = read_image(content, self.dataset.channels, name, location.extension)
+            return LoadedImage(self.transform.apply_image(pixels, int(key)), index)
+        except ValueError as error:
+            return LoadedImage(None, index, _with_name(error, name))

@@ -1,13 +1,12 @@
-"""Randomness without state: every draw is a hash of (seed, epoch, sample, place), so nothing random is ever saved.
+"""Random numbers without state: each is a hash of (seed, epoch, sample, operation), so no random state is ever saved.
 
-The hash is SplitMix64's finaliser (Steele, Lea, Flood 2014, "Fast Splittable Pseudorandom Number Generators", Fig. 16;
+The hash is SplitMix64's finalizer (Steele, Lea, Flood 2014, "Fast Splittable Pseudorandom Number Generators", Fig. 16;
 constants of Stafford's variant 13), in 64-bit integers that wrap around. It gives the same numbers on every device.
 """
 
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +30,7 @@ def _mix64_int(value: int) -> int:
 
 
 def hash_key(*numbers: int) -> int:
-    """One 64-bit number (signed) from several, each of which changes it: key(seed, epoch), key(seed, epoch, sample)."""
+    """Hash several numbers to a signed 64-bit number: hash_key(seed, epoch), hash_key(seed, epoch, sample)."""
     value = 0
     for number in numbers:
         value = _mix64_int((value + _GOLDEN_GAMMA + (number & _MASK_64)) & _MASK_64)
@@ -47,107 +46,104 @@ def step_seed(seed: int, step: int, rank: int = 0) -> int:
 
 
 def _shift(value: Tensor, bits: int) -> Tensor:
-    # The shift of torch carries the sign along; a hash needs zeros.
+    # torch shifts copies of the sign bit in; the hash needs zeros.
     return (value >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def mix64(value: Tensor) -> Tensor:
-    """SplitMix64's finaliser on every entry of an int64 tensor: a bijection of the 64-bit numbers."""
+    """Apply SplitMix64's finalizer, a bijection of the 64-bit numbers, to every entry of an int64 tensor."""
     value = (value ^ _shift(value, 30)) * _to_signed(_MULTIPLIER_1)
     value = (value ^ _shift(value, 27)) * _to_signed(_MULTIPLIER_2)
     return value ^ _shift(value, 31)
 
 
 def hash_keys(seed: int, epoch: int, indices: Tensor) -> Tensor:
-    """`key(seed, epoch, i)` for every i of an int64 tensor, on its device, shape kept."""
+    """Return `hash_key(seed, epoch, i)` for every i of an int64 tensor, in its shape and on its device."""
     return mix64(indices + _to_signed((hash_key(seed, epoch) & _MASK_64) + _GOLDEN_GAMMA))
 
 
 def repeat_keys(keys: Tensor, repeat_index: Tensor) -> Tensor:
-    """Other keys for the copies of a sample: copy 0 keeps its key, copy c > 0 has a hash of both; (N,) int64."""
+    """Return different keys for the copies of a sample, (N,) int64: copy 0 keeps its key, copy c > 0 gets a hash of both."""
     return torch.where(repeat_index > 0, mix64(keys + repeat_index * _to_signed(_GOLDEN_GAMMA)), keys)
 
 
 def permutation(n: int, *numbers: int) -> Tensor:
-    """The order of 0..num-1 that belongs to these numbers, (num,) int64: the places sorted by their hash.
+    """Return the permutation of 0..n-1 that belongs to these numbers, (n,) int64: the indices sorted by their hash.
 
-    The hash is a bijection, so no two are equal and the order is the same on every machine and version.
+    The hash is a bijection, so no two hashes are equal and the order is the same on every machine and version.
     """
     return hash_keys(numbers[0], hash_key(*numbers[1:]), torch.arange(n)).argsort()
 
 
 class RandomDraws:
-    """The random numbers of one word for N samples: draw k of sample i is a function of (its key, place, k)."""
+    """The random numbers of one operation for N samples: draw k of sample i is a function of its key, k and `op_index`.
+
+    Every method takes the number of the draw and returns one number a sample, (N, ...).
+    """
 
     def __init__(self, keys: Tensor, op_index: int = 0) -> None:
         self.keys = mix64(keys + _to_signed((op_index + 1) * _GOLDEN_GAMMA))
 
     def bits(self, draw: int) -> Tensor:
-        """Draw number `draw` of every sample, (N,) int64, all 64 bits."""
+        """Return 64 random bits, (N,) int64."""
         return mix64(self.keys + _to_signed((draw + 1) * _GOLDEN_GAMMA))
 
-    def per_sample(self) -> "list[RandomDraws]":
-        """The draws of each sample by itself; what is asked of one is drawn for all at once, and kept for the others.
-
-        For a batch of pictures that come one by one: a draw of one sample costs as much as one of a hundred.
-        """
-        cache: dict[object, Tensor] = {}
-        return [_SampleDraws(self, index, cache) for index in range(len(self.keys))]
-
     def uniform(self, draw: int) -> Tensor:
-        """In [0, 1), (N,) float32, a multiple of 2^-24."""
-        return (self.bits(draw) >> 40 & 0xFFFFFF).to(torch.float32) * 2.0**-24
+        """Return multiples of 2^-24 in [0, 1), (N,) float32."""
+        return _to_uniform(self.bits(draw))
 
     def uniforms(self, draws: range) -> Tensor:
-        """`uniform` of several draws at once, (N, len(draws)) float32."""
+        """Return `uniform` of several draws, (N, len(draws)) float32."""
         offsets = torch.tensor([_to_signed((draw + 1) * _GOLDEN_GAMMA) for draw in draws], device=self.keys.device)
-        return (mix64(self.keys[:, None] + offsets) >> 40 & 0xFFFFFF).to(torch.float32) * 2.0**-24
+        return _to_uniform(mix64(self.keys[:, None] + offsets))
 
     def integers(self, draw: int, high: int) -> Tensor:
-        """In 0..below-1, (N,) int64; `below` up to 2^31."""
+        """Return integers in 0..high-1, (N,) int64; `high` is at most 2^31."""
         return (_shift(self.bits(draw), 33) * high) >> 31
 
     def bernoulli(self, draw: int, probability: float) -> Tensor:
-        """True with a probability, (N,) bool."""
+        """Return True with a probability, (N,) bool."""
         return self.uniform(draw) < probability
+
+    def per_sample(self) -> "list[RandomDraws]":
+        """Return the draws of each sample; the first sample to need a number draws it for all of them.
+
+        For images that are transformed one by one: a draw for one sample costs as much as one for a hundred.
+        """
+        cache: dict[int | range, Tensor] = {}
+        return [_SampleDraws(self, index, cache) for index in range(len(self.keys))]
 
 
 class _SampleDraws(RandomDraws):
-    """The draws of the sample at `place` among those of `whole`; `known` is shared by the samples."""
+    """The draws of one sample of a batch; all samples share `cache`, the draws of the batch so far."""
 
-    def __init__(self, batch_draws: RandomDraws, index: int, cache: dict[object, Tensor]) -> None:
+    def __init__(self, batch_draws: RandomDraws, index: int, cache: dict[int | range, Tensor]) -> None:
         self.keys = batch_draws.keys[index : index + 1]
         self._batch_draws, self._index, self._cache = batch_draws, index, cache
 
-    def _cached(self, name: str, *args: Any) -> Tensor:
-        if (name, args) not in self._cache:
-            self._cache[name, args] = getattr(RandomDraws, name)(self._batch_draws, *args)
-        return self._cache[name, args][self._index : self._index + 1]
-
     def bits(self, draw: int) -> Tensor:
-        return self._cached("bits", draw)
-
-    def uniform(self, draw: int) -> Tensor:
-        return self._cached("uniform", draw)
+        if draw not in self._cache:
+            self._cache[draw] = self._batch_draws.bits(draw)
+        return self._cache[draw][self._index : self._index + 1]
 
     def uniforms(self, draws: range) -> Tensor:
-        return self._cached("uniforms", draws)
+        if draws not in self._cache:
+            self._cache[draws] = self._batch_draws.uniforms(draws)
+        return self._cache[draws][self._index : self._index + 1]
 
-    def integers(self, draw: int, high: int) -> Tensor:
-        return self._cached("integers", draw, high)
 
-    def bernoulli(self, draw: int, probability: float) -> Tensor:
-        return self._cached("bernoulli", draw, probability)
+def _to_uniform(bits: Tensor) -> Tensor:
+    return (bits >> 40 & 0xFFFFFF).to(torch.float32) * 2.0**-24
 
 
 @contextmanager
 def temporary_seed(seed: int) -> Iterator[None]:
-    """The global CPU generators (torch, numpy, random) start from `number` inside, and are as before afterwards.
+    """Seed the global CPU generators (torch, numpy, random) inside, and restore their state afterwards.
 
-    For code of others that draws from them: torchvision's transforms, a user's data set.
+    For third-party code that draws from them: torchvision's transforms, a user's dataset.
     """
     torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    # Not torch.manual_seed: it would also seed, and not give back, the generators of every GPU.
+    # Not torch.manual_seed: that would also seed the generators of every GPU, which are not restored here.
     torch.default_generator.manual_seed(seed & 0x7FFFFFFFFFFFFFFF)
     np.random.seed(seed & 0xFFFFFFFF)
     random.seed(seed)

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from reslab.analysis.attribution import grad_cam
 from reslab.analysis.layers import default_layers
-from reslab.data.loader import Normalize
+from reslab.data.transforms.normalize import Normalize
 from reslab.nn.network import ResidualNetwork
 
 MIN_OVERLAY_SIDE = 224

@@ -356,16 +356,15 @@ def _record_world_size(trainer: Trainer) -> list[str]:
 def _record_num_workers(trainer: Trainer) -> list[str]:
     """Say where a run on shards by URL goes on with another number of workers, who deal the shards out otherwise."""
     run, loader = trainer.run, trainer.context.loader
-    stream_loader = loader.stream_loader if isinstance(loader, TrainLoader) else None
-    if stream_loader is None:
+    if not (isinstance(loader, TrainLoader) and loader.is_streamed):
         return []
-    previous = run.metadata.get("workers", stream_loader.num_workers)
-    if trainer.process_group.is_main and run.metadata.get("workers") != stream_loader.num_workers:
-        run.update(workers=stream_loader.num_workers)
-    if previous == stream_loader.num_workers:
+    previous = run.metadata.get("workers", loader.num_workers)
+    if trainer.process_group.is_main and run.metadata.get("workers") != loader.num_workers:
+        run.update(workers=loader.num_workers)
+    if previous == loader.num_workers:
         return []
     return [
-        f"the run had {previous} workers and goes on with {stream_loader.num_workers}: other samples from here on (-j {previous})"
+        f"the run had {previous} workers and goes on with {loader.num_workers}: other samples from here on (-j {previous})"
     ]
 
 

@@ -261,7 +261,7 @@ def test_shards_that_do_not_fit(tmp_path: Path) -> None:
     path = write_tar(
         tmp_path / "two.tar", [("a.png", good), ("a.cls", b"1"), ("b.png", small.getvalue()), ("b.cls", b"1")]
     )
-    with pytest.raises(ValueError, match="one size, 32x32 as a; got: b of 9x8"):
+    with pytest.raises(ValueError, match="one size, 32x32 like a; got: b of 9x8"):
         read_shards([path])
 
 

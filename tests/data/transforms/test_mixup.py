@@ -141,7 +141,7 @@ def test_everything_is_made_on_the_device() -> None:
         ("mixup", "mixup with its arguments (alpha)"),
         ("mixup(0)", "alpha of mixup as a number from 0.001"),
         ("cutmix(-1)", "alpha of cutmix"),
-        ("mixup(1) mixup(2)", "mixup once in a sentence"),
+        ("mixup(1) mixup(2)", "mixup once in a transform"),
         ("mixup(1,2)", "nearest valid: mixup(0.2)"),
         ("cutmx(1)", "nearest: 'cutmix'"),
     ],
@@ -157,5 +157,5 @@ def test_what_does_not_fit() -> None:
         train(IN_MEMORY, batch=6, world_size=2)
     with pytest.raises(ValueError, match="at least 4 classes for labels up to 3; got: 3"):
         TrainLoader(IN_MEMORY, 8, "mixup(1)", PREPROCESS, 0, "cpu", num_classes=3)
-    with pytest.raises(ValueError, match="mixes the pictures of a training batch"):
+    with pytest.raises(ValueError, match="mixes the images of a training batch"):
         eval_loader(IN_MEMORY, 8, Preprocess(3, "mixup(1)", PREPROCESS.mean, PREPROCESS.std), "cpu")

@@ -8,9 +8,9 @@ import torch
 from torch.nn import functional
 
 from reslab.data.image_datasets import TensorImageDataset, WrappedImageDataset
-from reslab.data.loader import Normalize, TrainLoader, eval_loader
+from reslab.data.loader import TrainLoader, eval_loader
 from reslab.data.rng import hash_keys
-from reslab.data.transforms.normalize import compute_mean_image, decode_mean_image, encode_mean_image
+from reslab.data.transforms.normalize import Normalize, compute_mean_image, decode_mean_image, encode_mean_image
 from reslab.data.transforms.pipeline import TransformPipeline
 from reslab.spec.preprocess import Preprocess
 
@@ -66,7 +66,7 @@ def test_training_subtracts_it_before_pictures_are_moved() -> None:
 
 def test_other_sizes_and_files_are_refused() -> None:
     images = pictures()
-    with pytest.raises(ValueError, match=r"pictures of 8x8 for a mean of each pixel; got: 12x12"):
+    with pytest.raises(ValueError, match=r"images of 8x8 for a mean of each pixel; got: 12x12"):
         Normalize(preprocess(images), torch.device("cpu"))(pictures(2, 12).images)
     files = WrappedImageDataset(
         [(torch.zeros(3, 8, 8, dtype=torch.uint8), 0)] * 4, torch.zeros(4, dtype=torch.int64), 3, (0, 1, 2, 3)

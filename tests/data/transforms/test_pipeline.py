@@ -6,12 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as pictures
+from torchvision.transforms.v2 import functional as F
 
 from reslab.data.rng import RandomDraws, hash_keys
-from reslab.data.transforms.ops import TRANSFORM_OPS
-from reslab.data.transforms.pipeline import TransformPipeline
-from reslab.data.transforms.resize import random_crop_box, random_crop_boxes
+from reslab.data.transforms.ops import random_crop_box, random_crop_boxes
+from reslab.data.transforms.pipeline import TRANSFORM_OPS, TransformPipeline
 
 IMAGES = torch.randint(0, 256, (64, 3, 32, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 KEYS = hash_keys(0, 0, torch.arange(64))
@@ -61,15 +60,15 @@ def test_every_word_is_in_a_test() -> None:
     assert [name for name in TRANSFORM_OPS if name not in tried] == []
 
 
-BICUBIC = pictures.InterpolationMode.BICUBIC
+BICUBIC = F.InterpolationMode.BICUBIC
 DETERMINISTIC: list[tuple[str, Callable[[Tensor], Tensor]]] = [
-    ("pad(4)", lambda x: pictures.pad(x, [4])),
-    ("pad(4,reflect)", lambda x: pictures.pad(x, [4], padding_mode="reflect")),
-    ("resize(20)", lambda x: pictures.resize(x, [20], antialias=True)),
-    ("resize(20,bicubic)", lambda x: pictures.resize(x, [20], BICUBIC, antialias=True)),
-    ("center-crop(17)", lambda x: pictures.center_crop(x, [17])),
-    ("center-crop(16)", lambda x: pictures.center_crop(x, [16])),
-    ("flip(1)", pictures.horizontal_flip),
+    ("pad(4)", lambda x: F.pad(x, [4])),
+    ("pad(4,reflect)", lambda x: F.pad(x, [4], padding_mode="reflect")),
+    ("resize(20)", lambda x: F.resize(x, [20], antialias=True)),
+    ("resize(20,bicubic)", lambda x: F.resize(x, [20], BICUBIC, antialias=True)),
+    ("center-crop(17)", lambda x: F.center_crop(x, [17])),
+    ("center-crop(16)", lambda x: F.center_crop(x, [16])),
+    ("flip(1)", F.horizontal_flip),
     ("flip(0)", lambda x: x),
     ("resize(26) center-crop(22)", v2.Compose([v2.Resize(26, antialias=True), v2.CenterCrop(22)])),
 ]
@@ -133,11 +132,11 @@ def test_same_word_twice_draws_twice() -> None:
 @pytest.mark.parametrize("way", ["bilinear", "bicubic"])
 def test_random_resized_crop_is_torchvisions_resize_of_its_box(size: int, way: str) -> None:
     augment = TransformPipeline(f"random-resized-crop({size},{way})")
-    mode = pictures.InterpolationMode(way)
+    mode = F.InterpolationMode(way)
     batch = augment.apply_batch(IMAGES, KEYS).int()
     boxes = random_crop_boxes(RandomDraws(KEYS, 0), 32, 40, 0.08).tolist()
     for image, (top, left, height, width), found, number in zip(IMAGES, boxes, batch, KEYS.tolist(), strict=True):
-        expected = pictures.resized_crop(image, top, left, height, width, [size, size], mode, antialias=True).int()
+        expected = F.resized_crop(image, top, left, height, width, [size, size], mode, antialias=True).int()
         assert int((found - expected).abs().max()) <= (1 if way == "bilinear" else 2)
         assert torch.equal(augment.apply_image(image, number).int(), expected)
 
@@ -148,7 +147,7 @@ def test_scale_crop_is_a_window_of_the_scaled_picture() -> None:
     sides = (draws.integers(0, 15) + 26).tolist()
     assert (min(sides), max(sides)) == (26, 40)
     for image, side, window in zip(IMAGES, sides, found, strict=True):
-        scaled = pictures.resize(image, [side], antialias=True)
+        scaled = F.resize(image, [side], antialias=True)
         windows = scaled.unfold(1, 24, 1).unfold(2, 24, 1)  # C, tops, lefts, 24, 24
         assert bool((windows == window[:, None, None]).flatten(3).all(3).all(0).any())
 
@@ -198,20 +197,20 @@ def refused(words: str, images: Tensor = IMAGES) -> str:
         ("pad(32,reflect)", "nearest valid: pad(31,reflect)"),
         ("pad(4,edge)", "unknown mode of pad 'edge'"),
         ("crop", "crop(32)"),
-        ("crop(0)", "pixels of crop as a whole number from 1"),
+        ("crop(0)", "size of crop as a whole number from 1"),
         ("crop(3.5)", "whole number"),
         ("crop(big)", "whole number"),
         ("crop32", "nearest valid: crop(32)"),
         ("flip(2)", "from 0 to 1"),
         ("flip(0.1,0.2)", "arguments (probability)"),
-        ("crop(8", "brackets"),
+        ("crop(8", "check the brackets"),
         ("resize(20,cubic)", "whole number"),
-        ("resize(20,bicubic,3)", "resize with its arguments (pixels, width, interpolation)"),
-        ("random-scale-crop(30,20,40)", "SIZE <= LEAST <= MOST"),
-        ("random-scale-crop(20,40,30)", "SIZE <= LEAST <= MOST"),
+        ("resize(20,bicubic,3)", "resize with its arguments (size, width, interpolation)"),
+        ("random-scale-crop(30,20,40)", "SIZE <= MIN <= MAX"),
+        ("random-scale-crop(20,40,30)", "SIZE <= MIN <= MAX"),
         ("randaugment(2,9)", "std of randaugment as a number from 0 to 5; got: randaugment(2,9)"),
         ("randaugment(11)", "magnitude of randaugment"),
-        ("flip mixup(0.2)", "mixup(0.2), which mixes the pictures of a training batch"),
+        ("flip mixup(0.2)", "mixup(0.2), which mixes the images of a training batch"),
         ("flip mixpu(0.2)", "nearest: 'mixup'"),
     ],
 )
@@ -235,9 +234,10 @@ def test_pictures_one_by_one_are_those_of_the_batch() -> None:
     drawn = hash_keys(3, 0, torch.arange(6))
     pictures = torch.randint(256, (6, 3, 20, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     augment = TransformPipeline("random-resized-crop(16) flip crop(12) lighting(0.1) randaugment(9,0.5)")
-    found = [one(picture) for one, picture in zip(augment.bind_keys(drawn), pictures, strict=True)]
+    found = [augment.apply_draws(*pair) for pair in zip(pictures, augment.sample_draws(drawn), strict=True)]
     alone = [augment.apply_image(picture, int(key)) for picture, key in zip(pictures, drawn, strict=True)]
     assert all(torch.equal(*pair) for pair in zip(found, alone, strict=True))
-    assert torch.equal(TransformPipeline("").bind_keys(drawn)[2](pictures[2]), pictures[2])
-    turned = [one(picture) for one, picture in zip(TransformPipeline("flip").bind_keys(drawn), pictures, strict=True)]
-    assert torch.equal(torch.stack(turned), TransformPipeline("flip").apply_batch(pictures, drawn))
+    nothing, flip = TransformPipeline(""), TransformPipeline("flip")
+    assert torch.equal(nothing.apply_draws(pictures[2], nothing.sample_draws(drawn)[2]), pictures[2])
+    turned = [flip.apply_draws(*pair) for pair in zip(pictures, flip.sample_draws(drawn), strict=True)]
+    assert torch.equal(torch.stack(turned), flip.apply_batch(pictures, drawn))

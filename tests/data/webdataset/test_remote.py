@@ -183,7 +183,7 @@ def test_a_broken_connection_changes_nothing(web: Web) -> None:
 def test_a_shard_that_changed_is_told(web: Web, workers: int) -> None:
     data = opened(web)
     write_shard(web.folder / "set" / "train-002.tar", range(12, 15))
-    with pytest.raises(ValueError, match=r"the 6 pictures that http.*train-002.tar had; got: 3"):
+    with pytest.raises(ValueError, match=r"the 6 images that http.*train-002.tar had .*; got: 3"):
         steps(data, 0, 12, workers)
 
 
@@ -201,9 +201,9 @@ def test_a_broken_picture_is_listed_and_left_out(web: Web) -> None:
 
 
 def test_more_workers_than_shards_are_refused(web: Web) -> None:
-    with pytest.raises(ValueError, match=r"4 for 1 ranks of 5; nearest valid: -j 4"):
+    with pytest.raises(ValueError, match=r"4 shards for 1 ranks of 5 workers; nearest valid: -j 4"):
         steps(opened(web), 0, 1, 5)
-    with pytest.raises(ValueError, match="repeats or balanced"):
+    with pytest.raises(ValueError, match="repeated augmentation or class-balanced"):
         steps(opened(web), 0, 1, num_repeats=2)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from reslab.data.dataset import DatasetSplits
 from reslab.data.decode import read_image
-from reslab.data.loader import Normalize
+from reslab.data.transforms.normalize import Normalize
 from reslab.deploy.server.app import create_app
 from reslab.deploy.server.settings import ServerSettings
 from reslab.nn.network import ResidualNetwork

@@ -1,4 +1,4 @@
-"""The mean of the training pictures at every pixel: taken, written as text, read again, subtracted."""
+"""Normalize images by the mean and standard deviation of each channel, or by the mean of each pixel (the mean image)."""
 
 import base64
 import re
@@ -14,39 +14,63 @@ from reslab.spec.preprocess import Preprocess
 _ENCODED_PATTERN = re.compile(r"(\d+)x(\d+)x(\d+):([A-Za-z0-9+/]+)=*$")
 
 
-def compute_mean_image(dataset: ImageDataset) -> Tensor:
-    """The mean of pixels / 255 at every place, (C, H, W) float32, summed in whole numbers: the same on every machine.
+class Normalize:
+    """Compute (x / 255 - mean) / std per channel in float32; floats count as already divided by 255.
 
-    Raises ValueError where the pictures are not all of one size and in memory.
+    A mean image of the preprocessing is subtracted in place of the channel means.
+    Raises ValueError if images have another number of channels, or another size than the mean image.
+    """
+
+    def __init__(self, preprocess: Preprocess, device: torch.device) -> None:
+        self.device, self.channels = device, preprocess.channels
+        self.mean = make_mean_tensor(preprocess, device)
+        self.std = torch.tensor(preprocess.std, dtype=torch.float32, device=device)[:, None, None]
+        self.per_pixel = bool(preprocess.mean_image)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if images.shape[1] != self.channels:
+            raise invalid(f"images of {self.channels} channels", f"{images.shape[1]} channels")
+        if self.per_pixel and images.shape[2:] != self.mean.shape[1:]:
+            required, got = ("x".join(map(str, shape[-2:])) for shape in (self.mean.shape, images.shape))
+            raise invalid(f"images of {required} for a mean of each pixel", got, f"a transform that ends at {required}")
+        if images.dtype == torch.uint8:
+            return images.to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
+        return images.to(torch.float32).sub(self.mean).div_(self.std)
+
+
+def make_mean_tensor(preprocess: Preprocess, device: torch.device | str) -> Tensor:
+    """Return what is subtracted from pixels / 255: (C, 1, 1), or (C, H, W) for a mean image."""
+    if preprocess.mean_image:
+        return decode_mean_image(preprocess.mean_image).to(device)
+    return torch.tensor(preprocess.mean, dtype=torch.float32, device=device)[:, None, None]
+
+
+def compute_mean_image(dataset: ImageDataset) -> Tensor:
+    """Return the mean of pixels / 255 at every position, (C, H, W) float32.
+
+    It is summed in integers, so it is the same on every machine. Raises ValueError unless the images are uint8, of one
+    size and in memory.
     """
     if not isinstance(dataset, TensorImageDataset) or dataset.images.dtype != torch.uint8:
         next_step = "set normalize.per_pixel_mean=false for a mean of each channel"
-        raise invalid("small pictures of one size for a mean of each pixel", "others", next_step=next_step)
+        raise invalid("small images of one size for a mean of each pixel", "others", next_step=next_step)
     total = sum(chunk.to(torch.int64).sum(0) for chunk in dataset.images.split(4096))
     assert isinstance(total, Tensor)
     return (total.double() / (255 * len(dataset))).float()
 
 
 def encode_mean_image(mean: Tensor) -> str:
-    """`3x32x32:` and the values, float32 in base64: bit for bit what `read_mean_image` gives back."""
+    """Write a mean image as text: `3x32x32:` and the float32 values in base64, from which they come back bit for bit."""
     values = mean.contiguous().numpy().astype("<f4").tobytes()
     return f"{'x'.join(map(str, mean.shape))}:{base64.b64encode(values).decode()}"
 
 
 def decode_mean_image(text: str) -> Tensor:
-    """The mean (C, H, W) that `write_mean_image` wrote. Raises ValueError where the text is damaged."""
+    """Read the mean image (C, H, W) that `encode_mean_image` wrote. Raises ValueError if the text is damaged."""
     match = _ENCODED_PATTERN.match(text)
     shape = tuple(int(side) for side in match.groups()[:3]) if match else (0,)
     values = base64.b64decode(match[4] + "=" * (-len(match[4]) % 4)) if match else b""
     if match is None or len(values) != 4 * np.prod(shape):
-        raise invalid(
-            "a mean_image of CxHxW: and its values", repr(text[:24]), next_step="write the preprocessing anew"
-        )
+        next_step = "write the preprocessing again"
+        raise invalid("a mean_image of CxHxW: and its values", repr(text[:24]), next_step=next_step)
     return torch.from_numpy(np.frombuffer(values, "<f4").reshape(shape).astype(np.float32))
-
-
-def make_mean_tensor(preprocess: Preprocess, device: torch.device | str) -> Tensor:
-    """What is subtracted, of pixels / 255: (C, 1, 1), or (C, H, W) where there is a mean of each pixel."""
-    if preprocess.mean_image:
-        return decode_mean_image(preprocess.mean_image).to(device)
-    return torch.tensor(preprocess.mean, dtype=torch.float32, device=device)[:, None, None]

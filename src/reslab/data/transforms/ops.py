@@ -1,65 +1,41 @@
-"""The words of augmentation and what each does: `pad crop flip resize center-crop random-resized-crop` and more.
+"""The transforms of images: pad, crop, flip, resize, random crops, lighting.
 
-A word is one line of `AUGMENT_WORDS`: its arguments, what it does to a batch (N, C, H, W) at once, and, where that
-differs from a batch of one, what it does to one picture (C, H, W). Chance comes from `Draws` alone: functions of
-(seed, epoch, sample, place of the word). Pixels are uint8 of 0..255 or float, and keep their type.
+Each takes a batch (N, C, H, W), uint8 of 0..255 or float, and keeps the type; two have a variant for one image
+(C, H, W). Random numbers come from `RandomDraws` alone: functions of (seed, epoch, sample, index of the operation).
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
 
-from reslab.data.rng import RandomDraws, temporary_seed
-from reslab.data.transforms.arguments import TransformArg
-from reslab.data.transforms.rand_augment import rand_augment
-from reslab.data.transforms.resize import (
-    center_crop,
-    check_fits,
-    random_resized_crop,
-    random_resized_crop_image,
-    random_scale_crop,
-    resize,
-    size_text,
-)
+from reslab.data.rng import RandomDraws
 from reslab.spec.errors import invalid
 
-
-@dataclass(frozen=True)
-class TransformOp:
-    """A word: an example, its arguments, `batch(images, draws, *arguments)`, and `one(image, ...)` if of its own."""
-
-    example: str
-    reference: str
-    args: tuple[TransformArg, ...]
-    apply_batch: Callable[..., Tensor]
-    apply_image: Callable[..., Tensor] | None = None
+_NUM_TRIES = 10
 
 
 def pad(images: Tensor, _: RandomDraws, size: int, mode: str) -> Tensor:
-    """`size` pixels on every side: black (zeros, before normalisation) or mirrored without the edge."""
+    """Pad by `size` pixels on every side: black (zero, before normalization), or a reflection without the edge."""
     height, width = images.shape[-2:]
     if mode == "zero":
-        # On a CPU two to three times as fast as functional.pad.
+        # On a CPU two to three times as fast as F.pad.
         padded = images.new_zeros((*images.shape[:-2], height + 2 * size, width + 2 * size))
         padded[..., size : size + height, size : size + width] = images
         return padded
-    if size >= min(images.shape[-2:]):
-        raise invalid(
-            f"pad({size},reflect) on pictures of more than {size} pixels a side",
-            size_text(images),
-            f"pad({min(images.shape[-2:]) - 1},reflect)",
-        )
+    if size >= min(height, width):
+        required = f"images with sides over {size} for pad({size},reflect)"
+        raise invalid(required, size_text(images), nearest=f"pad({min(height, width) - 1},reflect)")
     rows, columns = (_reflected_indices(length, size, images.device) for length in images.shape[-2:])
     return images.index_select(-2, rows).index_select(-1, columns)
 
 
 def crop(images: Tensor, draws: RandomDraws, size: int) -> Tensor:
-    """A square of `size` at a place drawn evenly, each picture its own."""
+    """Crop a square of `size` at a position drawn uniformly, another for each image."""
     height, width = check_fits(images, size, "crop")
     top, left = draws.integers(0, height - size + 1), draws.integers(1, width - size + 1)
     windows = images.unfold(2, size, 1).unfold(3, size, 1)  # a view: N, C, tops, lefts, size, size
@@ -67,28 +43,181 @@ def crop(images: Tensor, draws: RandomDraws, size: int) -> Tensor:
 
 
 def flip(images: Tensor, draws: RandomDraws, probability: float) -> Tensor:
-    """Left and right exchanged with a probability."""
+    """Flip left and right with a probability."""
     is_flipped = draws.bernoulli(0, probability)[:, None, None, None]
     return torch.where(is_flipped, images.flip(3), images)
 
 
 def flip_image(image: Tensor, draws: RandomDraws, probability: float) -> Tensor:
-    """`flip` of one picture."""
+    """`flip` for one image."""
     return image.flip(2) if bool(draws.bernoulli(0, probability)) else image
 
 
-# Krizhevsky's eigenvectors (columns) and the roots of the eigenvalues of ImageNet's colours, of pixels / 255.
+def resize(images: Tensor, _: RandomDraws, size: int, width: int, interpolation: str) -> Tensor:
+    """Resize, antialiased: the shorter side to `size`, the other in proportion, rounded down; or to `size` x `width`."""
+    target_size = [size, width] if width else [size]
+    resized: Tensor = F.resize(images, target_size, InterpolationMode(interpolation), antialias=True)
+    return resized
+
+
+def center_crop(images: Tensor, _: RandomDraws, size: int) -> Tensor:
+    """Crop the square of `size` in the center."""
+    height, width = check_fits(images, size, "center-crop")
+    # For an odd difference the center is torchvision's: round(difference / 2), ties to even.
+    top, left = round((height - size) / 2.0), round((width - size) / 2.0)
+    return images[..., top : top + size, left : left + size]
+
+
+def random_crop_boxes(draws: RandomDraws, height: int, width: int, min_area: float) -> Tensor:
+    """Draw boxes (top, left, height, width), (N, 4) int64: area `min_area` to 1 of the image, aspect 3/4 to 4/3.
+
+    The first of ten tries that fits; if none does, the largest centered box of an allowed aspect (as in torchvision).
+    """
+    area = draws.uniforms(range(0, 4 * _NUM_TRIES, 4)) * (1 - min_area) + min_area
+    aspect = torch.exp((draws.uniforms(range(1, 4 * _NUM_TRIES, 4)) * 2 - 1) * math.log(4 / 3))
+    widths = (area * height * width * aspect).sqrt().round().long()
+    heights = (area * height * width / aspect).sqrt().round().long()
+    is_valid = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+    first_valid = is_valid.to(torch.uint8).argmax(1, keepdim=True)
+    box_height, box_width = heights.gather(1, first_valid)[:, 0], widths.gather(1, first_valid)[:, 0]
+    any_valid = is_valid.any(1)
+    box_height = torch.where(any_valid, box_height, min(height, round(width / (3 / 4))))
+    box_width = torch.where(any_valid, box_width, min(width, round(height * (4 / 3))))
+    top = (draws.uniform(4 * _NUM_TRIES) * (height - box_height + 1)).long()
+    left = (draws.uniform(4 * _NUM_TRIES + 1) * (width - box_width + 1)).long()
+    center_top, center_left = (height - box_height) // 2, (width - box_width) // 2
+    return torch.stack(
+        (torch.where(any_valid, top, center_top), torch.where(any_valid, left, center_left), box_height, box_width), 1
+    )
+
+
+def random_resized_crop(images: Tensor, draws: RandomDraws, size: int, min_area: float, interpolation: str) -> Tensor:
+    """Crop a box of random position, area and aspect, and resize it to size x size, with weights for each image.
+
+    out = rows @ image @ columns^T with the weights of antialiased interpolation; within one gray level (bicubic: two)
+    of `F.resized_crop`, which rounds between the two directions.
+    """
+    top, left, height, width = random_crop_boxes(draws, images.shape[-2], images.shape[-1], min_area).unbind(1)
+    rows = _interpolation_weights(top, height, images.shape[-2], size, _KERNELS[interpolation])
+    columns = _interpolation_weights(left, width, images.shape[-1], size, _KERNELS[interpolation])
+    horizontal = images.float() @ columns[:, None].transpose(2, 3)
+    if images.dtype == torch.uint8 and interpolation == "bicubic":
+        # Others round and clip between the two directions, which cuts the overshoot of bicubic weights.
+        horizontal = horizontal.round_().clamp_(0, 255)
+    resized = rows[:, None] @ horizontal
+    return resized.round().clamp(0, 255).to(torch.uint8) if images.dtype == torch.uint8 else resized.to(images.dtype)
+
+
+def random_resized_crop_image(
+    image: Tensor, draws: RandomDraws, size: int, min_area: float, interpolation: str
+) -> Tensor:
+    """`random_resized_crop` for one image of any size, by torchvision."""
+    top, left, height, width = random_crop_box(draws, image.shape[-2], image.shape[-1], min_area)
+    mode = InterpolationMode(interpolation)
+    cropped: Tensor = F.resized_crop(image, top, left, height, width, [size, size], mode, antialias=True)
+    return cropped
+
+
+def random_crop_box(draws: RandomDraws, height: int, width: int, min_area: float) -> tuple[int, int, int, int]:
+    """Draw the box of `random_crop_boxes` for one image, in numpy, whose small operations cost a quarter of torch's.
+
+    IEEE arithmetic defines products, quotients and rounding exactly, so they are equal in both. Exponentials and roots
+    are not (the root sometimes differs in the last bit), so torch computes them here too.
+    """
+    draw_tensor = draws.uniforms(range(4 * _NUM_TRIES + 2))[0]
+    aspect = torch.exp((draw_tensor[1 : 4 * _NUM_TRIES : 4] * 2 - 1) * math.log(4 / 3)).numpy()
+    uniforms = draw_tensor.numpy()
+    area = (uniforms[0 : 4 * _NUM_TRIES : 4] * np.float32(1 - min_area) + np.float32(min_area)) * np.float32(height)
+    area = area * np.float32(width)
+    widths, heights = np.rint(torch.from_numpy(np.stack((area * aspect, area / aspect))).sqrt().numpy())
+    is_valid = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+    if not is_valid.any():
+        box_height, box_width = min(height, round(width / (3 / 4))), min(width, round(height * (4 / 3)))
+        return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+    first_valid = int(is_valid.argmax())
+    box_height, box_width = int(heights[first_valid]), int(widths[first_valid])
+    top = int(uniforms[4 * _NUM_TRIES] * np.float32(height - box_height + 1))
+    left = int(uniforms[4 * _NUM_TRIES + 1] * np.float32(width - box_width + 1))
+    return top, left, box_height, box_width
+
+
+def random_scale_crop(images: Tensor, draws: RandomDraws, size: int, min_side: int, max_side: int) -> Tensor:
+    """Resize the shorter side to a length drawn from `min_side` .. `max_side`, then crop a random square of `size`.
+
+    Raises ValueError unless size <= min_side <= max_side.
+    """
+    if not size <= min_side <= max_side:
+        raise invalid(
+            "random-scale-crop(SIZE,MIN,MAX) with SIZE <= MIN <= MAX",
+            f"random-scale-crop({size},{min_side},{max_side})",
+            nearest="random-scale-crop(224,256,480)",
+        )
+    sides = (draws.integers(0, max_side - min_side + 1) + min_side).tolist()
+    offsets = torch.stack((draws.uniform(1), draws.uniform(2)), 1).tolist()
+    crops = []
+    for image, side, (y_fraction, x_fraction) in zip(images, sides, offsets, strict=True):
+        scaled = F.resize(image, [side], antialias=True)
+        top, left = int(y_fraction * (scaled.shape[-2] - size + 1)), int(x_fraction * (scaled.shape[-1] - size + 1))
+        crops.append(scaled[..., top : top + size, left : left + size])
+    return torch.stack(crops)
+
+
+def _triangle(distance: Tensor) -> Tensor:
+    return (1 - distance).clamp_min(0)
+
+
+def _cubic(distance: Tensor) -> Tensor:
+    """Keys 1981 with a = -1/2, as in the antialiased interpolation of Pillow and torch."""
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    return torch.where(distance < 1, near, torch.where(distance < 2, far, torch.zeros_like(distance)))
+
+
+_KERNELS: dict[str, Callable[[Tensor], Tensor]] = {"bilinear": _triangle, "bicubic": _cubic}
+
+
+def _interpolation_weights(
+    start: Tensor, length: Tensor, num_pixels: int, size: int, kernel: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Return weights (N, size, num_pixels): output pixel i of image n is a weighted mean of the pixels of its box.
+
+    The kernel is as wide as one output pixel in the box, at least one input pixel (antialiasing).
+    """
+    scale = (length.float() / size)[:, None, None]
+    center = start[:, None, None] + (torch.arange(size, device=start.device)[:, None] + 0.5) * scale
+    position = torch.arange(num_pixels, device=start.device)
+    weights = kernel((position + 0.5 - center).abs() / scale.clamp_min(1))
+    in_box = (position >= start[:, None, None]) & (position < (start + length)[:, None, None])
+    weights = weights * in_box
+    return weights / weights.sum(2, keepdim=True)
+
+
+def check_fits(images: Tensor, size: int, op_name: str) -> tuple[int, int]:
+    """Return height and width. Raises ValueError if a square of `size` does not fit."""
+    height, width = images.shape[-2:]
+    if size > min(height, width):
+        required = f"images of at least {size}x{size} for {op_name}({size})"
+        raise invalid(required, size_text(images), f"{op_name}({min(height, width)})", "or resize or pad first")
+    return height, width
+
+
+def size_text(images: Tensor) -> str:
+    """Return `images of 32x40`."""
+    return f"images of {images.shape[-2]}x{images.shape[-1]}"
+
+
+# Krizhevsky's eigenvectors (columns) and roots of the eigenvalues of the covariance of ImageNet's RGB, of pixels / 255.
 _EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 _EIGENVALUES = (0.2175, 0.0188, 0.0045)
 
 
 def lighting(images: Tensor, draws: RandomDraws, std: float) -> Tensor:
-    """To every pixel of a picture the same colour added: P (a * l), a ~ N(0, std^2) three draws, P and l ImageNet's.
+    """Add one color to all pixels of an image: P (a * l), with three draws a ~ N(0, std^2), and P and l of ImageNet.
 
-    Raises ValueError where the pictures are not of 3 channels.
+    Raises ValueError unless images have 3 channels.
     """
     if images.shape[1] != 3:
-        raise invalid("pictures of 3 channels for lighting", f"{images.shape[1]} channels")
+        raise invalid("images of 3 channels for lighting", f"{images.shape[1]} channels")
     # Box and Muller 1958; 1 - u keeps the logarithm's argument above 0.
     normal = [
         (-2 * torch.log(1 - draws.uniform(2 * k))).sqrt() * torch.cos(2 * math.pi * draws.uniform(2 * k + 1))
@@ -108,101 +237,3 @@ def lighting(images: Tensor, draws: RandomDraws, std: float) -> Tensor:
 def _reflected_indices(length: int, size: int, device: torch.device) -> Tensor:
     index = torch.arange(-size, length + size, device=device).abs()
     return (length - 1) - ((length - 1) - index).abs()
-
-
-def torchvision_op(
-    example: str, reference: str, args: tuple[TransformArg, ...], make_transform: Callable[..., Any]
-) -> TransformOp:
-    """A word that is a random transform of torchvision: its global draws start from the sample's own number."""
-
-    def apply_image(image: Tensor, draws: RandomDraws, *values: Any) -> Tensor:
-        with temporary_seed(int(draws.bits(0)[0])):
-            output: Tensor = make_transform(*values)(image)
-        return output
-
-    def apply_batch(images: Tensor, draws: RandomDraws, *values: Any) -> Tensor:
-        transform, outputs = make_transform(*values), []
-        for image, seed in zip(images, draws.bits(0).tolist(), strict=True):
-            with temporary_seed(seed):
-                outputs.append(transform(image))
-        return torch.stack(outputs)
-
-    return TransformOp(example, reference, args, apply_batch, apply_image)
-
-
-_SIZE_ARG = TransformArg("pixels")
-_INTERPOLATION_ARG = TransformArg("interpolation", str, choices=("bilinear", "bicubic"), default="bilinear")
-_STRENGTH_ARG = TransformArg("strength", float, 0, 10, default=0.0)
-_PROBABILITY_ARG = TransformArg("probability", float, 0, 1, default=0.5)
-_HE2015 = "He et al. 2015, arXiv:1512.03385, section 4.2"
-_SZEGEDY2014 = "Szegedy et al. 2014, arXiv:1409.4842, section 6; scale and aspect as torchvision"
-
-TRANSFORM_OPS: dict[str, TransformOp] = {
-    "pad": TransformOp(
-        "pad(4)", _HE2015, (_SIZE_ARG, TransformArg("mode", str, choices=("zero", "reflect"), default="zero")), pad
-    ),
-    "crop": TransformOp("crop(32)", _HE2015, (_SIZE_ARG,), crop),
-    "flip": TransformOp("flip", _HE2015, (_PROBABILITY_ARG,), flip, flip_image),
-    "resize": TransformOp(
-        "resize(256)", "torchvision", (_SIZE_ARG, TransformArg("width", int, 1, default=0), _INTERPOLATION_ARG), resize
-    ),
-    "center-crop": TransformOp("center-crop(224)", "torchvision", (_SIZE_ARG,), center_crop),
-    "random-resized-crop": TransformOp(
-        "random-resized-crop(224)",
-        _SZEGEDY2014,
-        (_SIZE_ARG, TransformArg("least area", float, 1e-4, 1, default=0.08), _INTERPOLATION_ARG),
-        random_resized_crop,
-        random_resized_crop_image,
-    ),
-    "random-scale-crop": TransformOp(
-        "random-scale-crop(224,256,480)",
-        "Simonyan and Zisserman 2014, arXiv:1409.1556, section 3.1; He et al. 2015, section 3.4",
-        (_SIZE_ARG, TransformArg("least"), TransformArg("most")),
-        random_scale_crop,
-    ),
-    "lighting": TransformOp(
-        "lighting(0.1)",
-        "Krizhevsky, Sutskever, Hinton 2012, ImageNet Classification with Deep CNNs, section 4.1",
-        (TransformArg("std", float, 0, 1),),
-        lighting,
-    ),
-    "color-jitter": torchvision_op(
-        "color-jitter(0.4,0.4,0.4)",
-        "Howard 2013, arXiv:1312.5402, as torchvision: brightness, contrast, saturation, hue",
-        (
-            TransformArg("brightness", float, 0, 10),
-            _STRENGTH_ARG,
-            _STRENGTH_ARG,
-            TransformArg("hue", float, 0, 0.5, default=0.0),
-        ),
-        lambda brightness, contrast, saturation, hue: v2.ColorJitter(brightness, contrast, saturation, hue),
-    ),
-    "randaugment": TransformOp(
-        "randaugment(9,0.5)",
-        "Cubuk et al. 2019, arXiv:1909.13719, in timm's increasing form: magnitude of 10, its deviation, operations",
-        (
-            TransformArg("magnitude", float, 0, 10, default=9.0),
-            TransformArg("std", float, 0, 5, default=0.5),
-            TransformArg("operations", default=2),
-        ),
-        rand_augment,
-    ),
-    "randaugment-torchvision": torchvision_op(
-        "randaugment-torchvision(2,9)",
-        "Cubuk et al. 2019, arXiv:1909.13719, as torchvision: operations, magnitude of 30",
-        (TransformArg("operations", default=2), TransformArg("magnitude", int, 0, 30, default=9)),
-        lambda operations, magnitude: v2.RandAugment(operations, magnitude),
-    ),
-    "trivial-augment": torchvision_op(
-        "trivial-augment",
-        "Müller and Hutter 2021, arXiv:2103.10158, as torchvision",
-        (),
-        lambda: v2.TrivialAugmentWide(),
-    ),
-    "erase": torchvision_op(
-        "erase(0.1)",
-        "Zhong et al. 2017, arXiv:1708.04896, as torchvision, with black",
-        (_PROBABILITY_ARG,),
-        lambda p: v2.RandomErasing(p),
-    ),
-}

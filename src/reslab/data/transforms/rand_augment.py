@@ -1,8 +1,8 @@
-"""RandAugment in timm's increasing form: every operation stronger with its magnitude, which is itself drawn.
+"""RandAugment in timm's "increasing" form, in which the strength of every operation grows with its magnitude.
 
-Of 15 operations `num` are chosen, one after the other, each applied with probability 1/2 at a magnitude drawn from
-N(magnitude, std), kept within 0 and 10 (timm's `rand-m9-mstd0.5-inc1`; Cubuk et al. 2019, arXiv:1909.13719; used by
-Wightman, Touvron, Jegou 2021, arXiv:2110.00476, Table 2). What a turn or a shift uncovers is grey, 128.
+`num_ops` of 15 operations are drawn, one after the other; each is applied with probability 1/2, at a magnitude drawn
+from N(magnitude, std) and clipped to 0..10 (timm's `rand-m9-mstd0.5-inc1`; Cubuk et al. 2019, arXiv:1909.13719; used
+by Wightman, Touvron, Jegou 2021, arXiv:2110.00476, Table 2). What a rotation or translation uncovers is gray, 128.
 """
 
 import math
@@ -22,7 +22,7 @@ _DRAWS_PER_OP = 6
 _INTERPOLATIONS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 
 RandAugmentFn = Callable[[Image.Image, float, float, Image.Resampling], Image.Image]
-"""(picture, level of 0..1, sign, way of interpolation) to the picture changed."""
+"""(image, level of 0..1, sign, interpolation) -> transformed image."""
 
 
 def _affine(image: Image.Image, coefficients: tuple[float, ...], interpolation: Image.Resampling) -> Image.Image:
@@ -36,12 +36,12 @@ def _fill_color(image: Image.Image) -> int | tuple[int, int, int]:
 
 
 def _solarize_add(image: Image.Image, add: int) -> Image.Image:
-    """Dark values (under 128) made brighter."""
+    """Brighten dark values (below 128)."""
     return image.point([min(255, v + add) if v < 128 else v for v in range(256)] * len(image.getbands()))
 
 
 def _posterize(image: Image.Image, bits: int) -> Image.Image:
-    """The highest bits kept; of none of them (which Pillow 12 refuses) black is left."""
+    """Keep the highest bits; 0 of them, which Pillow 12 rejects, leave black."""
     return image.point([value & (256 - (1 << (8 - bits))) for value in range(256)] * len(image.getbands()))
 
 
@@ -50,38 +50,38 @@ def _enhance(enhancer: Callable[[Image.Image], ImageEnhance._Enhance]) -> RandAu
 
 
 RAND_AUGMENT_OPS: dict[str, RandAugmentFn] = {
-    "auto-contrast": lambda picture, *_: ImageOps.autocontrast(picture),
-    "equalize": lambda picture, *_: ImageOps.equalize(picture),
-    "invert": lambda picture, *_: ImageOps.invert(picture),
-    "rotate": lambda picture, level, sign, way: picture.rotate(
-        sign * level * 30.0, resample=way, fillcolor=_fill_color(picture)
+    "auto-contrast": lambda image, *_: ImageOps.autocontrast(image),
+    "equalize": lambda image, *_: ImageOps.equalize(image),
+    "invert": lambda image, *_: ImageOps.invert(image),
+    "rotate": lambda image, level, sign, resample: image.rotate(
+        sign * level * 30.0, resample=resample, fillcolor=_fill_color(image)
     ),
-    "posterize": lambda picture, level, *_: _posterize(picture, 4 - int(level * 4)),
-    "solarize": lambda picture, level, *_: ImageOps.solarize(picture, 256 - min(256, int(level * 256))),
-    "solarize-add": lambda picture, level, *_: _solarize_add(picture, min(128, int(level * 110))),
+    "posterize": lambda image, level, *_: _posterize(image, 4 - int(level * 4)),
+    "solarize": lambda image, level, *_: ImageOps.solarize(image, 256 - min(256, int(level * 256))),
+    "solarize-add": lambda image, level, *_: _solarize_add(image, min(128, int(level * 110))),
     "color": _enhance(ImageEnhance.Color),
     "contrast": _enhance(ImageEnhance.Contrast),
     "brightness": _enhance(ImageEnhance.Brightness),
     "sharpness": _enhance(ImageEnhance.Sharpness),
-    "shear-x": lambda picture, level, sign, way: _affine(picture, (1, sign * level * 0.3, 0, 0, 1, 0), way),
-    "shear-y": lambda picture, level, sign, way: _affine(picture, (1, 0, 0, sign * level * 0.3, 1, 0), way),
-    "translate-x": lambda picture, level, sign, way: _affine(
-        picture, (1, 0, sign * level * 0.45 * picture.size[0], 0, 1, 0), way
+    "shear-x": lambda image, level, sign, resample: _affine(image, (1, sign * level * 0.3, 0, 0, 1, 0), resample),
+    "shear-y": lambda image, level, sign, resample: _affine(image, (1, 0, 0, sign * level * 0.3, 1, 0), resample),
+    "translate-x": lambda image, level, sign, resample: _affine(
+        image, (1, 0, sign * level * 0.45 * image.size[0], 0, 1, 0), resample
     ),
-    "translate-y": lambda picture, level, sign, way: _affine(
-        picture, (1, 0, 0, 0, 1, sign * level * 0.45 * picture.size[1]), way
+    "translate-y": lambda image, level, sign, resample: _affine(
+        image, (1, 0, 0, 0, 1, sign * level * 0.45 * image.size[1]), resample
     ),
 }
 _OPS_IN_ORDER = tuple(RAND_AUGMENT_OPS.values())
 
 
 def rand_augment(images: Tensor, draws: RandomDraws, magnitude: float, std: float, num_ops: int) -> Tensor:
-    """`num` operations on each picture (N, 1 or 3, H, W); floats must lie in 0..1 and are rounded to 256 levels.
+    """Apply `num_ops` operations to each image (N, 1 or 3, H, W); floats in 0..1 are rounded to 256 levels.
 
-    Raises ValueError for another number of channels, or floats outside of 0..1.
+    Raises ValueError for another number of channels, or floats outside 0..1.
     """
     pixels = _to_uint8(images)
-    uniforms = torch.stack([draws.uniform(k) for k in range(_DRAWS_PER_OP * num_ops)], 1).tolist()
+    uniforms = draws.uniforms(range(_DRAWS_PER_OP * num_ops)).tolist()
     outputs = [_augment_image(image, row, magnitude, std) for image, row in zip(pixels, uniforms, strict=True)]
     result = torch.stack(outputs).to(images.device)
     return result if images.dtype == torch.uint8 else result.to(images.dtype) / 255
@@ -109,10 +109,10 @@ def _augment_image(pixels: Tensor, uniforms: list[float], magnitude: float, std:
 
 def _to_uint8(images: Tensor) -> Tensor:
     if images.shape[1] not in (1, 3):
-        raise invalid("pictures of 1 or 3 channels for randaugment", f"{images.shape[1]} channels")
+        raise invalid("images of 1 or 3 channels for randaugment", f"{images.shape[1]} channels")
     if images.dtype == torch.uint8:
         return images.cpu()
     low, high = (float(bound) for bound in images.aminmax())
     if low < 0 or high > 1:
-        raise invalid("pixels from 0 to 1 for randaugment", f"{low:g} to {high:g}", next_step="hand over uint8 pixels")
+        raise invalid("pixels from 0 to 1 for randaugment", f"{low:g} to {high:g}", next_step="pass uint8 pixels")
     return (images.cpu() * 255).round().to(torch.uint8)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from reslab.data.loader import Normalize
+from reslab.data.transforms.normalize import Normalize
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.errors import invalid
 

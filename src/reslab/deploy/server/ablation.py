@@ -25,7 +25,7 @@ from reslab.analysis.surgery import (
     find_slots,
     reordered_blocks,
 )
-from reslab.data.loader import Normalize
+from reslab.data.transforms.normalize import Normalize
 from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_device
