@@ -157,9 +157,7 @@ def test_pictures_of_two_sizes_are_named(tmp_path: Path, workers: int) -> None:
     for path, width in zip(paths, (8, 9), strict=True):
         Image.new("RGB", (width, 8)).save(path)
     images = FileImageDataset(paths, torch.tensor([0, 1]), 3, tmp_path)
-    with pytest.raises(
-        ValueError, match=r"^required: images of one size.*a\.png of 3x8x8 and b\.png of 3x8x9.*resize"
-    ):
+    with pytest.raises(ValueError, match=r"^required: images of one size.*a\.png of 3x8x8 and b\.png of 3x8x9.*resize"):
         next(iter(eval_loader(images, 2, PREPROCESS, "cpu", workers)))
 
 

@@ -9,7 +9,6 @@ import itertools
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -120,9 +119,7 @@ class TrainLoader:
 
     def _from_workers(self, start_step: int) -> Iterator[Batch]:
         keyed_batches = (_keyed_indices(step_indices, self.seed) for step_indices in self.iter_indices(start_step))
-        for x, y, indices in _load_batches(
-            self.dataset, keyed_batches, self.transform, self.num_workers, self.device
-        ):
+        for x, y, indices in _load_batches(self.dataset, keyed_batches, self.transform, self.num_workers, self.device):
             yield self.normalize(x), y, indices
 
     def _from_stream(self, dataset: ShardImageDataset, start_step: int) -> Iterator[Batch]:
@@ -312,7 +309,9 @@ def _collate(dataset: ImageDataset, images: Sequence[LoadedImage]) -> LoadedBatc
         return LoadedBatch(torch.stack(pixels), indices)
     sizes = [f"{dataset.name(images[k].index)} of {'x'.join(map(str, shapes[k]))}" for k in (0, mismatch)]
     next_step = "add a transform such as 'resize(256) center-crop(224)' or 'random-resized-crop(224)'"
-    size_error = invalid("images of one size and number of channels in a batch", " and ".join(sizes), next_step=next_step)
+    size_error = invalid(
+        "images of one size and number of channels in a batch", " and ".join(sizes), next_step=next_step
+    )
     return LoadedBatch(None, indices, str(size_error))
 
 
