@@ -216,7 +216,8 @@ def _check_batch_split(batch_size: int, world_size: int, mixes_pairs: bool) -> N
         raise invalid(required, batch_size, nearest=str(max(divisor, round(batch_size / divisor) * divisor)))
 
 
-class LoadedImage(NamedTuple):
+@dataclass(frozen=True)
+class LoadedImage:
     """An image that a worker read and transformed; or the reason why it could not."""
 
     pixels: Tensor | None
