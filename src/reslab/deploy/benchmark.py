@@ -1,4 +1,4 @@
-"""How fast this machine answers: every engine and precision on the same pictures, in alternating rounds."""
+"""How fast this machine answers: every backend and precision on the same images, in alternating rounds."""
 
 import statistics
 import time
@@ -27,7 +27,7 @@ class InferenceSpeed:
 
     `images_per_second` is the median over the rounds of batch / the round's median latency, `images_per_second_range`
     the slowest and the quickest round; percentiles are over all calls.
-    `memory_bytes` is the most that was in use above what was before the engine was made (None where the system does
+    `memory_bytes` is the most that was in use above what was before the backend was made (None where the system does
     not tell), `prepare_seconds` what making it took.
     """
 
@@ -53,7 +53,7 @@ class _BenchmarkCase:
     round_seconds: list[list[float]] = field(default_factory=list)
 
     def run_round(self) -> None:
-        """Calls for SECONDS_A_TURN, at least one; the seconds of each."""
+        """Calls for SECONDS_PER_ROUND, at least one; the seconds of each."""
         seconds: list[float] = []
         deadline = time.perf_counter() + SECONDS_PER_ROUND
         while not seconds or time.perf_counter() < deadline:
@@ -98,12 +98,12 @@ def benchmark_backends(
     rounds: int = 5,
     compiled: bool = False,
 ) -> list[InferenceSpeed]:
-    """Every engine in every precision it has among `precisions`, with every batch of random images (C, H, W) =
+    """Every backend in every precision it has among `precisions`, with every batch of random images (C, H, W) =
     `input_size`, in rounds in which each has its turn; torch as it is and, where `compiled`, compiled too.
 
     Normalisation is not counted, fetching the answers is. Scales of int8 come from the same random images: the speed is
-    that of real ones, the answers are not. Raises ValueError for a batch or rounds below 1, unknown engines and
-    precisions, and where no engine has a precision asked for; ExtraMissing.
+    that of real ones, the answers are not. Raises ValueError for a batch or rounds below 1, unknown backends and
+    precisions, and where no backend has a precision asked for; MissingExtraError.
     """
     for name, value in (("batch_size", min(batch_sizes)), ("rounds", rounds)):
         if value < 1:
@@ -129,7 +129,7 @@ def _make_cases(
     device: torch.device,
     compiled: bool,
 ) -> list[_BenchmarkCase]:
-    """One engine with each batch; its memory is taken while nothing else is new."""
+    """One backend with each batch; its memory is taken while nothing else is new."""
     memory = MemoryTracker(device)
     started = time.perf_counter()
     opened_backend = open_backend(
@@ -147,7 +147,7 @@ def _make_cases(
 
 
 def default_backends(device: torch.device) -> list[str]:
-    """The engines that are installed and run on this kind of device."""
+    """The backends that are installed and run on this kind of device."""
     return [info.name for info in BACKENDS.values() if device.type in info.devices and has_extra(info.extra)]
 
 
@@ -164,7 +164,7 @@ def default_precisions(device: torch.device) -> list[str]:
 def backend_precision_pairs(
     backends: Sequence[str], precisions: Sequence[str], device: torch.device
 ) -> list[tuple[str, str]]:
-    """Each engine with each of the precisions that it has; ValueError where that is none."""
+    """Each backend with each of the precisions that it has; ValueError where that is none."""
     for name in backends:
         if name not in BACKENDS:
             raise unknown_name("backend", name, BACKENDS)

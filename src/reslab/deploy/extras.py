@@ -1,4 +1,4 @@
-"""Packages that only some formats and engines need: found, or missed with the command that brings them."""
+"""Packages that only some formats and backends need: found, or missed with the command that brings them."""
 
 import importlib.util
 
@@ -29,7 +29,7 @@ def missing_packages(extra: str) -> tuple[str, ...]:
 
 
 def require_extra(extra: str, purpose: str) -> None:
-    """Raises ExtraMissing, with the command that installs it, where the extra is not there."""
+    """Raises MissingExtraError, with the command that installs it, where the extra is not there."""
     missing = missing_packages(extra)
     if missing:
         got = f"an installation without {' and '.join(missing)}"

@@ -1,4 +1,4 @@
-"""What in a picture speaks for its class, laid over the picture as a PNG file."""
+"""What in an image speaks for its class, laid over the image as a PNG file."""
 
 import copy
 from pathlib import Path
@@ -21,7 +21,7 @@ _COLORMAP = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (2
 
 
 class GradCam:
-    """Grad-CAM of the most probable class at the last unit (Selvaraju et al. 2017), by torch in float32."""
+    """Grad-CAM of the most probable class at the last block (Selvaraju et al. 2017), by torch in float32."""
 
     def __init__(self, network: ResidualNetwork, device: torch.device) -> None:
         assert network.preprocess is not None
@@ -30,7 +30,7 @@ class GradCam:
         self.layer = default_layers(network)[-1]
 
     def __call__(self, images: Tensor, target_classes: Tensor) -> Tensor:
-        """Of uint8 (N, C, H, W) and class indices (N,): (N, H, W) from 0 to 1, the largest of each picture 1."""
+        """Of uint8 (N, C, H, W) and class indices (N,): (N, H, W) from 0 to 1, the largest of each image 1."""
         x = self.normalize(images.to(self.normalize.device))
         maps = grad_cam(self.network, x, target_classes.to(x.device), self.layer)[:, None]
         scaled = functional.interpolate(maps, images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
@@ -39,7 +39,7 @@ class GradCam:
 
 
 def draw_grad_cam(image: Tensor, heatmap: Tensor) -> Image.Image:
-    """The picture, uint8 (1 or 3, H, W), in grey under the colours of `heat` (H, W); at least LEAST_SIDE pixels."""
+    """The image, uint8 (1 or 3, H, W), in grey under the colours of `heat` (H, W); at least MIN_OVERLAY_SIDE pixels."""
     colors = np.array([[np.interp(heatmap.numpy(), np.linspace(0, 1, 5), channel)] for channel in _COLORMAP.T])[:, 0]
     grey = image.float().mean(0).numpy()[None]
     alpha = _OVERLAY_ALPHA * (0.25 + 0.75 * heatmap.numpy())
@@ -51,5 +51,5 @@ def draw_grad_cam(image: Tensor, heatmap: Tensor) -> Image.Image:
 
 
 def grad_cam_path(folder: Path, path: str) -> Path:
-    """`photos/cat/1.jpg` as `FOLDER/photos_cat_1.jpg.png`: unlike for every picture."""
-    return folder / f"{path.strip('./').replace('/', '_').replace(chr(92), '_') or 'picture'}.png"
+    """`photos/cat/1.jpg` as `FOLDER/photos_cat_1.jpg.png`: unlike for every image."""
+    return folder / f"{path.strip('./').replace('/', '_').replace(chr(92), '_') or 'image'}.png"

@@ -1,4 +1,4 @@
-"""What every engine is: pictures in, logits out."""
+"""What every backend is: images in, logits out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ ForwardFn = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """How an engine is to compute: its `precision`, device, threads, compiled or not; `images` (normalised) for the
+    """How a backend is to compute: its `precision`, device, threads, compiled or not; `images` (normalised) for the
     scales of int8."""
 
     precision: str = "float32"
@@ -27,10 +27,10 @@ class BackendOptions:
 
 @dataclass(frozen=True)
 class Backend:
-    """logits = engine(x): uint8 pixels (N, C, H, W) are normalised as the network wants them, floats are taken as
+    """logits = backend(x): uint8 pixels (N, C, H, W) are normalised as the network wants them, floats are taken as
     already normalised; N num_classes float32 on the CPU.
 
-    `name` of the table of engines, `precision` it computes in, `device` it computes on.
+    `name` of the table of backends, `precision` it computes in, `device` it computes on.
     """
 
     name: str

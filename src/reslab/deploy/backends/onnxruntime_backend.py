@@ -1,4 +1,4 @@
-"""ONNX Runtime as an engine: float32, or int8 with scales measured on pictures."""
+"""ONNX Runtime as a backend: float32, or int8 with scales measured on images."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ def build_onnxruntime_forward(network: ResidualNetwork, options: BackendOptions)
 
 
 def build_graph(network: ResidualNetwork, options: BackendOptions) -> Any:
-    """The folded network as a ModelProto in the precision asked for. ValueError for int8 without pictures."""
+    """The folded network as a ModelProto in the precision asked for. ValueError for int8 without images."""
     model = to_onnx(fold_batch_norms(network).cpu())
     if options.precision != "int8":
         return model
@@ -38,7 +38,7 @@ def onnx_forward(graph: bytes | Path, options: BackendOptions) -> ForwardFn:
     session_options = onnxruntime.SessionOptions()
     session_options.intra_op_num_threads = options.num_threads
     session_options.inter_op_num_threads = 1
-    # While they wait, threads that spin take the processor from those that decode pictures.
+    # While they wait, threads that spin take the processor from those that decode images.
     session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session_options.log_severity_level = 3
     source = graph if isinstance(graph, bytes) else str(graph)

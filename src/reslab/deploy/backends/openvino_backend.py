@@ -1,4 +1,4 @@
-"""OpenVINO as an engine: float32, bf16 where the processor has it, int8 with scales measured on pictures."""
+"""OpenVINO as a backend: float32, bf16 where the processor has it, int8 with scales measured on images."""
 
 from pathlib import Path
 from typing import Any

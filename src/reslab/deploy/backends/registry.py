@@ -1,4 +1,4 @@
-"""The engines by name, and which one is taken where none is named."""
+"""The backends by name, and which one is taken where none is named."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_device, has_native_bf16
 from reslab.spec.errors import invalid, unknown_name
 
-# Making a graph takes seconds; below so many pictures torch, which needs none, is done sooner.
+# Making a graph takes seconds; below so many images torch, which needs none, is done sooner.
 MIN_GRAPH_IMAGES = 256
 PRECISIONS = ("float32", "bf16", "fp16", "int8")
 
@@ -39,7 +39,7 @@ def _build_openvino(network: ResidualNetwork, options: BackendOptions) -> Forwar
 
 @dataclass(frozen=True)
 class BackendInfo:
-    """A line of the table: the extra an engine needs, the kinds of device and precisions it has, how it is made."""
+    """A line of the table: the extra a backend needs, the kinds of device and precisions it has, how it is made."""
 
     name: str
     extra: str
@@ -69,12 +69,12 @@ def open_backend(
     num_images: int | None = None,
     num_threads: int | None = None,
 ) -> Backend:
-    """The network made ready to answer by the engine of this name.
+    """The network made ready to answer by the backend of this name.
 
-    `auto` takes the quickest that is installed for the device (`choose_engine`); precision `auto` is bf16 where engine
+    `auto` takes the quickest that is installed for the device (`choose_engine`); precision `auto` is bf16 where backend
     and device have instructions for it, else float32. `images` (N, C, H, W, normalised) are for the scales of int8;
-    `num_images` tells how many pictures are to come. The network itself stays as it is.
-    Raises ValueError for an unknown engine, and for a device or precision that it does not have; ExtraMissing where its
+    `num_images` tells how many images are to come. The network itself stays as it is.
+    Raises ValueError for an unknown backend, and for a device or precision that it does not have; MissingExtraError where its
     package is not installed.
     """
     resolved_device = choose_device(device)
@@ -83,7 +83,7 @@ def open_backend(
         raise unknown_name("backend", name, ["auto", *BACKENDS])
     info = BACKENDS[name]
     if info.extra:
-        require_extra(info.extra, f"the engine {name}")
+        require_extra(info.extra, f"the backend {name}")
     if resolved_device.type not in info.devices and str(device) == "auto":
         resolved_device = torch.device("cpu")
     check_backend(info, resolved_device, precision, compiled)
@@ -102,9 +102,9 @@ def open_backend(
 
 
 def choose_backend(device: torch.device, precision: str = "float32", num_images: int | None = None) -> str:
-    """The quickest engine installed: on a CPU openvino, then onnxruntime, then torch; elsewhere torch.
+    """The quickest backend installed: on a CPU openvino, then onnxruntime, then torch; elsewhere torch.
 
-    torch too for fewer than FEW_IMAGES pictures, which are done before a graph is made. An engine without the
+    torch too for fewer than MIN_GRAPH_IMAGES images, which are done before a graph is made. a backend without the
     precision asked for is passed over.
     """
     if device.type != "cpu" or (num_images is not None and num_images < MIN_GRAPH_IMAGES and precision != "int8"):
@@ -117,22 +117,22 @@ def choose_backend(device: torch.device, precision: str = "float32", num_images:
 
 
 def fast_precision(info: BackendInfo, device: torch.device) -> str:
-    """bf16 where engine and device have it, else float32."""
+    """bf16 where backend and device have it, else float32."""
     return "bf16" if "bf16" in info.precisions and has_native_bf16(device) else "float32"
 
 
 def check_backend(info: BackendInfo, device: torch.device, precision: str, compiled: bool = False) -> None:
-    """Raises ValueError where the engine cannot run so on the device."""
+    """Raises ValueError where the backend cannot run so on the device."""
     if precision not in ("auto", *PRECISIONS):
         raise unknown_name("precision", precision, ("auto", *PRECISIONS))
     if device.type not in info.devices:
-        raise invalid(f"{' or '.join(info.devices)} for the engine {info.name}", device.type, info.devices[0])
+        raise invalid(f"{' or '.join(info.devices)} for the backend {info.name}", device.type, info.devices[0])
     if precision not in ("auto", *info.precisions):
         alternatives = [other.name for other in BACKENDS.values() if precision in other.precisions]
-        step = f"the engines with {precision}: {', '.join(alternatives)}"
-        raise invalid(f"{', '.join(info.precisions)} for the engine {info.name}", precision, next_step=step)
+        step = f"the backends with {precision}: {', '.join(alternatives)}"
+        raise invalid(f"{', '.join(info.precisions)} for the backend {info.name}", precision, next_step=step)
     if compiled and info.name != "torch":
-        raise invalid("compilation with the engine torch", info.name, next_step="leave --compile away")
+        raise invalid("compilation with the backend torch", info.name, next_step="leave --compile away")
     if compiled and not can_compile(device):
         step = "install g++ or clang++, or leave --compile away"
         raise invalid("a C++ compiler, which torch.compile needs on a CPU", "none", next_step=step)

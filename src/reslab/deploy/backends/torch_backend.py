@@ -1,4 +1,4 @@
-"""torch as an engine: norms folded, channels last, bf16 and compilation where asked for."""
+"""torch as a backend: norms folded, channels last, bf16 and compilation where asked for."""
 
 import torch
 from torch import Tensor

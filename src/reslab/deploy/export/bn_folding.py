@@ -17,7 +17,7 @@ def fold_batch_norms(network: ResidualNetwork) -> ResidualNetwork:
     """A copy in eval mode with w' = w g / sqrt(v + eps), b' = beta + (b - m) g / sqrt(v + eps) for every convolution
     (w, b) that a batch norm (weight g, bias beta, mean m, variance v) follows at once; the norm becomes an Identity.
 
-    Exact but for rounding; computed in float64. A norm ahead of its convolution (the first one of a pre-activated unit,
+    Exact but for rounding; computed in float64. A norm ahead of its convolution (the first one of a pre-activated block,
     the one after the addition) is left, as are other kinds of norm. `num_norms` counts them.
     """
     folded = copy.deepcopy(network).eval()

@@ -1,4 +1,4 @@
-"""`export`: a trained network in another program's format, proved there on real pictures before it counts."""
+"""`export`: a trained network in another program's format, proved there on real images before it counts."""
 
 import contextlib
 import json
@@ -77,12 +77,12 @@ def export(
 ) -> ExportResult:
     """Write the network of a run, or of its `model.safetensors`, in the format `to` (`FORMATS`), and prove it.
 
-    What was written is loaded again in its own runtime and asked about pictures of the held-out split of `data` (the
+    What was written is loaded again in its own runtime and asked about images of the held-out split of `data` (the
     run's own where None): in float32 outputs within 1e-4 of the network's largest and the same class on each of
-    `num_images` (256) pictures; in bf16 and int8 at most `max_drop` points of accuracy lost over all of them. The
+    `num_images` (256) images; in bf16 and int8 at most `max_drop` points of accuracy lost over all of them. The
     report lies beside it as .json and .md. `output` is `export/NAME` beside the weights where None; `force` replaces.
-    Raises ExportFailed, nothing left behind, where the comparison fails; ValueError for an unknown format, a precision
-    that it does not have, a network that it cannot hold, and pictures that do not fit; ExtraMissing.
+    Raises ExportError, nothing left behind, where the comparison fails; ValueError for an unknown format, a precision
+    that it does not have, a network that it cannot hold, and images that do not fit; MissingExtraError.
     """
     export_format = _get_format(to, precision)
     export_source = _open_source(source)
@@ -185,7 +185,7 @@ def _check_comparison(
     if failures:
         required = f"an export to {export_format.name} in {precision} that computes what the network does"
         step = "try another precision, or allow more with --max-drop" if precision != "float32" else ""
-        got = f"{'; '.join(failures)} (on {comparison.num_images} pictures); nothing was kept"
+        got = f"{'; '.join(failures)} (on {comparison.num_images} images); nothing was kept"
         raise ExportError(str(invalid(required, got, next_step=step)))
 
 

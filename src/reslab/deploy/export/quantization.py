@@ -1,6 +1,6 @@
-"""The range of every value in a graph that loses least in eight bits, measured on pictures.
+"""The range of every value in a graph that loses least in eight bits, measured on images.
 
-int8 after training: scales measured on real pictures, weights and activations in eight bits.
+int8 after training: scales measured on real images, weights and activations in eight bits.
 """
 
 import ast
@@ -31,7 +31,7 @@ _FLOAT_TYPE = "tensor(float)"
 
 
 def split_into_batches(images: Tensor) -> tuple[Tensor, ...]:
-    """The pictures in parts of at most 2**18 pixels, at least one each."""
+    """The images in parts of at most 2**18 pixels, at least one each."""
     return torch.split(images.float().cpu(), max(1, _MAX_BATCH_PIXELS // images[0, 0].numel()))
 
 
@@ -114,13 +114,13 @@ _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 
 
 def quantize(model: Any, calibration_images: Tensor, network: ResidualNetwork) -> Any:
-    """The graph of `network`, an `onnx.ModelProto`, with the units after the first in int8, by ONNX Runtime's static
+    """The graph of `network`, an `onnx.ModelProto`, with the blocks after the first in int8, by ONNX Runtime's static
     quantisation.
 
     QDQ form; weights int8, symmetric, a scale for each output channel; activations uint8 with the ranges that lose
-    least on `images` (N, C, H, W, normalised; `measure_ranges`). Stem, first unit, pooling and head stay in float32:
+    least on `images` (N, C, H, W, normalised; `measure_ranges`). Stem, first block, pooling and head stay in float32:
     they are a small part of the work, and what is lost there is lost for all that follows, or for the decision.
-    Raises ValueError for fewer than LEAST_IMAGES images.
+    Raises ValueError for fewer than MIN_CALIBRATION_IMAGES images.
     """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -153,7 +153,7 @@ def quantize(model: Any, calibration_images: Tensor, network: ResidualNetwork) -
 
 
 def quantized_blocks(network: ResidualNetwork) -> list[str]:
-    """The units that int8 computes: all but the first, or that one where it is the only one."""
+    """The blocks that int8 computes: all but the first, or that one where it is the only one."""
     names = [name for name, _ in network.blocks()]
     return names[1:] or names
 
@@ -176,7 +176,7 @@ def _calibration_reader(calibration_images: Tensor) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
     class ImageReader(CalibrationDataReader):
-        """Hands out the pictures batch by batch."""
+        """Hands out the images batch by batch."""
 
         def __init__(self, batches: Sequence[Tensor]) -> None:
             self.batches = iter(batches)
@@ -187,7 +187,7 @@ def _calibration_reader(calibration_images: Tensor) -> Any:
 
     return ImageReader(
         split_into_batches(calibration_images)[:1]
-    )  # the ranges are known; it wants a picture all the same
+    )  # the ranges are known; it wants an image all the same
 
 
 @contextlib.contextmanager

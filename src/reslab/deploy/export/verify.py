@@ -1,6 +1,6 @@
-"""The real pictures that an export has to prove itself on, and those that int8 measures its scales on.
+"""The real images that an export has to prove itself on, and those that int8 measures its scales on.
 
-An exported network held against the one it was made from, on real pictures.
+An exported network held against the one it was made from, on real images.
 """
 
 from collections.abc import Iterable, Iterator
@@ -28,7 +28,7 @@ _MAX_CALIBRATION_IMAGES, _MIN_CALIBRATION_IMAGES, _CALIBRATION_PIXELS = 1024, 25
 
 @dataclass(frozen=True)
 class VerificationData:
-    """Labelled pictures of the `split` of `data`, prepared as the network takes them, and how many others the scales
+    """Labelled images of the `split` of `data`, prepared as the network takes them, and how many others the scales
     of int8 are measured on."""
 
     data: DatasetSplits
@@ -38,16 +38,16 @@ class VerificationData:
 
     @property
     def num_images(self) -> int:
-        """How many pictures there are to judge on."""
+        """How many images there are to judge on."""
         return len(self.images)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalised pictures (n, C, H, W) with their labels (n,), in order."""
+        """Normalised images (n, C, H, W) with their labels (n,), in order."""
         for x, y, _ in eval_loader(self.images, _BATCH_SIZE, self.data.preprocess, "cpu"):
             yield x, y
 
     def calibration_images(self) -> Tensor:
-        """Pictures of the training split (of the held-out one where there is none), drawn evenly, normalised."""
+        """Images of the training split (of the held-out one where there is none), drawn evenly, normalised."""
         split = "train" if "train" in self.data.splits else self.split
         sampled = _sample_images(self.data.split(split), self.num_calibration_images)
         return torch.cat([x for x, _, _ in eval_loader(sampled, _BATCH_SIZE, self.data.preprocess, "cpu")])
@@ -56,7 +56,7 @@ class VerificationData:
 def load_verification_data(
     network: ResidualNetwork, run: Run | None, data: Any, data_dir: str | Path | None, num_images: int | None
 ) -> VerificationData:
-    """Pictures of the held-out split of `data`, else of the run's own; all of them, or `num_images` drawn evenly.
+    """Images of the held-out split of `data`, else of the run's own; all of them, or `num_images` drawn evenly.
 
     Raises ValueError where there is neither, and where classes or channels are not the network's.
     """
@@ -71,7 +71,7 @@ def load_verification_data(
     preprocess = network.preprocess or opened_data.preprocess
     if preprocess.channels != opened_data.preprocess.channels:
         raise invalid(
-            f"pictures of {preprocess.channels} channels", f"{opened_data.name} of {opened_data.preprocess.channels}"
+            f"images of {preprocess.channels} channels", f"{opened_data.name} of {opened_data.preprocess.channels}"
         )
     opened_data = replace(opened_data, preprocess=preprocess)
     images = opened_data.split(opened_data.eval_split)
@@ -88,14 +88,14 @@ def choose_num_calibration_images(image_size: tuple[int, int]) -> int:
 
 
 def load_calibration_images(source: str | Path, network: ResidualNetwork) -> Tensor:
-    """Pictures that the scales of int8 are measured on: training pictures of the run in this folder.
+    """Images that the scales of int8 are measured on: training images of the run in this folder.
 
     Raises ValueError where `source` is no run's folder, and where its data is not there.
     """
     if not (Path(source) / "run.json").is_file():
         step = "name the run's folder, or export it first: reslab export RUN --to onnx --precision int8"
         raise invalid(
-            "a run, whose training pictures set the scales of int8", f"{source}, weights alone", next_step=step
+            "a run, whose training images set the scales of int8", f"{source}, weights alone", next_step=step
         )
     return load_verification_data(network, Run(source), None, None, None).calibration_images()
 
@@ -105,12 +105,12 @@ def _open_data(run: Run | None, data: Any, data_dir: str | Path | None) -> Datas
         return open_train_data(data, data_dir)
     if run is None:
         step = "name a data set or a folder: --data NAME|FOLDER (a run knows its own)"
-        raise invalid("real pictures to hold the export against", "weights alone", next_step=step)
+        raise invalid("real images to hold the export against", "weights alone", next_step=step)
     return reopen_data(run.metadata["data"], None, data_dir)
 
 
 def _sample_images(images: ImageDataset, num_images: int) -> ImageDataset:
-    """So many of the pictures, the same ones every time; data sets in the order of their classes would give one."""
+    """So many of the images, the same ones every time; data sets in the order of their classes would give one."""
     if num_images >= len(images):
         return images
     permutation = torch.randperm(len(images), generator=torch.Generator().manual_seed(_SEED))
@@ -122,10 +122,10 @@ MAX_DIFFERENCE = 1e-4
 
 @dataclass(frozen=True)
 class ExportComparison:
-    """What `num_images` pictures showed.
+    """What `num_images` images showed.
 
-    `largest_difference` is the largest over the pictures of max |exported - original| / max |original|, the maxima over
-    the classes. `agreement` is the fraction of pictures with the same largest output; `top1` and `exported_top1` are
+    `largest_difference` is the largest over the images of max |exported - original| / max |original|, the maxima over
+    the classes. `agreement` is the fraction of images with the same largest output; `top1` and `exported_top1` are
     the accuracies, fractions.
     """
 
@@ -137,7 +137,7 @@ class ExportComparison:
 
     @property
     def agreement(self) -> float:
-        """The fraction of pictures on which both name the same class."""
+        """The fraction of images on which both name the same class."""
         return self.num_agreeing / self.num_images
 
     @property
@@ -181,7 +181,7 @@ def compare_outputs(
         ]
         counts += torch.tensor([int(matched.sum()) for matched in matches])
     if not counts[3]:
-        raise invalid("at least one picture to compare on", "none")
+        raise invalid("at least one image to compare on", "none")
     agreeing, correct, exported_correct, total = counts.tolist()
     return ExportComparison(total, max_difference, agreeing, correct, exported_correct)
 
@@ -189,7 +189,7 @@ def compare_outputs(
 def failed_checks(comparison: ExportComparison, precision: str, max_drop: float) -> list[str]:
     """Why the export does not count, in words; empty where it does.
 
-    float32: a difference of at most LARGEST_DIFFERENCE, and the same class on every picture. Less precise ones: at most
+    float32: a difference of at most MAX_DIFFERENCE, and the same class on every image. Less precise ones: at most
     `max_drop` points of accuracy lost.
     """
     if precision != "float32":
@@ -200,6 +200,6 @@ def failed_checks(comparison: ExportComparison, precision: str, max_drop: float)
         failures.append(f"outputs {comparison.max_difference:.2g} apart, where {MAX_DIFFERENCE:g} is allowed")
     if comparison.num_agreeing < comparison.num_images:
         failures.append(
-            f"another class on {comparison.num_images - comparison.num_agreeing} of {comparison.num_images} pictures"
+            f"another class on {comparison.num_images - comparison.num_agreeing} of {comparison.num_images} images"
         )
     return failures

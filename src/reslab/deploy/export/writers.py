@@ -183,7 +183,7 @@ def model_card(network: ResidualNetwork, header: Mapping[str, Any]) -> str:
         f"{front_matter}\n# {arch.name}\n\n| | |\n| --- | --- |\n{table}\n\n"
         "```python\nimport reslab\n\n"
         'network = reslab.load("model.safetensors")          # in eval mode, with its classes\n'
-        'print(reslab.predict(network, "picture.jpg"))\n```\n'
+        'print(reslab.predict(network, "image.jpg"))\n```\n'
     )
 
 
@@ -287,7 +287,7 @@ def _torchvision_network(arch: Arch) -> nn.Module:
     name = find_equivalent_name(arch, list_torchvision(), "torchvision")
     if arch.in_channels != 3:
         raise invalid(
-            "pictures of 3 channels, as torchvision's networks read", arch.in_channels, next_step=_OTHER_FORMATS_STEP
+            "images of 3 channels, as torchvision's networks read", arch.in_channels, next_step=_OTHER_FORMATS_STEP
         )
     return get_model(name, weights=None, num_classes=arch.num_classes)
 

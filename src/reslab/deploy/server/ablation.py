@@ -1,8 +1,8 @@
-"""Units switched off and swapped in a specimen: what it says then, and how strongly each unit answers.
+"""Blocks switched off and swapped in a specimen: what it says then, and how strongly each block answers.
 
 A copy of a network to look into and cut at: whatever is done to it, predictions never notice.
 
-Which units a request wants off, and which in each other's place.
+Which blocks a request wants off, and which in each other's place.
 """
 
 import copy
@@ -34,7 +34,7 @@ from reslab.runtime.device import choose_device
 def require_finite(probabilities: Tensor) -> Tensor:
     """The same, or a refusal: a network that has diverged gives none, and zeros in their place would be made up."""
     if not probabilities.isfinite().all():
-        step = "put the units back, or serve weights that have not diverged"
+        step = "put the blocks back, or serve weights that have not diverged"
         raise http_error(500, "a network whose answer is numbers", "nan", step)
     return probabilities
 
@@ -42,7 +42,7 @@ def require_finite(probabilities: Tensor) -> Tensor:
 class AnalysisModel:
     """The network in float32 on torch, in eval mode, its weights fixed; one at a time may have it (`taken`).
 
-    `slots` are the places of its chain of units by name, in the order they run.
+    `slots` are the places of its chain of blocks by name, in the order they run.
     """
 
     def __init__(self, network: ResidualNetwork, device: str = "auto") -> None:
@@ -65,7 +65,7 @@ class AnalysisModel:
         return self._normalize(images.to(self.device))
 
     def probabilities(self, network: ResidualNetwork, x: Tensor) -> Tensor:
-        """(N, classes): softmax(logits / temperature); Refused where they are no numbers."""
+        """(N, classes): softmax(logits / temperature); HTTPError where they are no numbers."""
         with torch.no_grad():
             return require_finite((network(x).float() / self.temperature).softmax(1)).cpu()
 
@@ -76,7 +76,7 @@ _MAX_BLOCKS = 1000
 
 @dataclass(frozen=True)
 class AblationRequest:
-    """Pairs of units in each other's place, one pair after the other; then the units in the places `off` without their
+    """Pairs of blocks in each other's place, one pair after the other; then the blocks in the places `off` without their
     branch. Empty: the whole network."""
 
     off: tuple[str, ...] = ()
@@ -84,13 +84,13 @@ class AblationRequest:
 
 
 def parse_ablation(fields: Mapping[str, Any]) -> AblationRequest:
-    """The plan of a request's fields. Raises Refused (422) for anything but a few names of units and pairs of them."""
+    """The plan of a request's fields. Raises HTTPError (422) for anything but a few names of blocks and pairs of them."""
     return AblationRequest(_parse_names(fields.get("off", [])), _parse_pairs(fields.get("swap", [])))
 
 
 def _parse_names(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise http_error(422, 'off as a list of units such as ["layer2.1"]', repr(value)[:80])
+        raise http_error(422, 'off as a list of blocks such as ["layer2.1"]', repr(value)[:80])
     return tuple(_check_length("off", value))
 
 
@@ -103,13 +103,13 @@ def _parse_pairs(value: Any) -> tuple[tuple[str, str], ...]:
 
 def _check_length(field_name: str, values: list[Any]) -> list[Any]:
     if len(values) > _MAX_BLOCKS:
-        raise http_error(422, f"{field_name} of at most {_MAX_BLOCKS} units", f"{len(values)}", "name each unit once")
+        raise http_error(422, f"{field_name} of at most {_MAX_BLOCKS} blocks", f"{len(values)}", "name each block once")
     return values
 
 
 @dataclass(frozen=True)
 class AblationMeasurement:
-    """Of a picture: `probabilities` (classes,), and the standard deviation of each unit's output by its place."""
+    """Of an image: `probabilities` (classes,), and the standard deviation of each block's output by its place."""
 
     probabilities: Tensor
     responses: Mapping[str, float | None]
@@ -117,7 +117,7 @@ class AblationMeasurement:
 
 @dataclass(frozen=True)
 class AppliedAblation:
-    """What came of a plan: the places that are `off`, and what stayed as it was, (unit, why)."""
+    """What came of a plan: the places that are `off`, and what stayed as it was, (block, why)."""
 
     off: set[str] = field(default_factory=set)
     rejected: list[tuple[str, str]] = field(default_factory=list)
@@ -129,7 +129,7 @@ class AppliedAblation:
 
 @dataclass(frozen=True)
 class AblationResult:
-    """A picture seen by the whole network and by the one that was cut; `carried`: what came of the plan."""
+    """An image seen by the whole network and by the one that was cut; `carried`: what came of the plan."""
 
     baseline: AblationMeasurement
     ablated: AblationMeasurement
@@ -137,9 +137,9 @@ class AblationResult:
 
 
 def run_ablation(analysis_model: AnalysisModel, image: Tensor, ablation: AblationRequest) -> AblationResult:
-    """The picture, uint8 (C, H, W), seen by the whole network and by the one that the plan leaves.
+    """The image, uint8 (C, H, W), seen by the whole network and by the one that the plan leaves.
 
-    Raises Refused (422) for a unit that is not there.
+    Raises HTTPError (422) for a block that is not there.
     """
     x = analysis_model.normalize_images(image[None])
     with analysis_model.exclusive() as network:
@@ -153,7 +153,7 @@ def run_ablation(analysis_model: AnalysisModel, image: Tensor, ablation: Ablatio
 def apply_ablation(network: ResidualNetwork, ablation: AblationRequest) -> Iterator[AppliedAblation]:
     """`network` cut by the plan for as long as the block lasts (Veit et al. 2016, arXiv:1605.06431, Secs. 4.1 and 4.3).
 
-    What cannot be cut stays, with the reason. Raises Refused (422) for a unit that is not there.
+    What cannot be cut stays, with the reason. Raises HTTPError (422) for a block that is not there.
     """
     try:
         find_slots(network, [*ablation.off, *(name for pair in ablation.swap for name in pair)])
@@ -188,8 +188,8 @@ def finite_or_none(value: float) -> float | None:
 
 @dataclass(frozen=True)
 class SingleAblation:
-    """What one unit's absence does: `drop` of the confidence in the whole network's first class, and the share of
-    pictures whose first class stays the same; None, with the reason, where the unit cannot be missing."""
+    """What one block's absence does: `drop` of the confidence in the whole network's first class, and the share of
+    images whose first class stays the same; None, with the reason, where the block cannot be missing."""
 
     block: str
     confidence_drop: float | None
@@ -198,7 +198,7 @@ class SingleAblation:
 
 
 def ablation_curve(analysis_model: AnalysisModel, x: Tensor) -> list[SingleAblation]:
-    """Each unit alone switched off, on pictures x (N, C, H, W) as the network reads them; means over the pictures."""
+    """Each block alone switched off, on images x (N, C, H, W) as the network reads them; means over the images."""
     results = []
     with analysis_model.exclusive() as network:
         baseline, predicted = analysis_model.probabilities(network, x).max(1)

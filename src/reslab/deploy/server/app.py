@@ -38,7 +38,7 @@ _DEFAULT_SETTINGS = ServerSettings()
 def create_app(runs: Sequence[Run | str | Path], settings: ServerSettings = _DEFAULT_SETTINGS) -> FastAPI:
     """The service of these runs (their folders, or files of weights), to be run by any ASGI server.
 
-    Raises ValueError where a run cannot be served or an engine cannot run so.
+    Raises ValueError where a run cannot be served or a backend cannot run so.
     """
     state = AppState(runs, settings)
     state.load_models()
@@ -129,7 +129,7 @@ def serve_forever(
     `told` hears the address and the names of the networks once it listens. Raises ValueError as `make_app`, and where
     the port is taken.
     """
-    # Pictures are refused by the service's own limit, before Pillow sees them.
+    # Images are refused by the service's own limit, before Pillow sees them.
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, settings.max_pixels)
     with _bind_socket(host, port) as server_socket:
         app = create_app(runs, settings)

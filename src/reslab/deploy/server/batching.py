@@ -1,4 +1,4 @@
-"""The line before a network: pictures that wait are computed together, a lone one at once."""
+"""The line before a network: images that wait are computed together, a lone one at once."""
 
 import queue
 import threading

@@ -33,4 +33,4 @@ def http_error(
 def too_many_requests(got: str, retry_after: int = 1) -> HTTPError:
     """429: no room now; the caller may come again after so many seconds."""
     step = f"try again in {retry_after} second{'s' * (retry_after != 1)}"
-    return http_error(429, "room for one more picture", got, step, {"Retry-After": str(retry_after)})
+    return http_error(429, "room for one more image", got, step, {"Retry-After": str(retry_after)})

@@ -1,6 +1,6 @@
-"""What a picture is and how large, from the first bytes of its file: nothing is decoded, no library is asked.
+"""What an image is and how large, from the first bytes of its file: nothing is decoded, no library is asked.
 
-A picture that came over the wire, guarded before it is decoded, then made ready for a network.
+An image that came over the wire, guarded before it is decoded, then made ready for a network.
 """
 
 import base64
@@ -21,14 +21,14 @@ _STANDALONE_MARKERS = frozenset((0x01, *range(0xD0, 0xD8)))  # JPEG markers with
 _SCAN_MARKER, _END_MARKER = 0xDA, 0xD9
 # Blocks or markers that are walked through before a file is given up: real ones have a few dozen.
 _MAX_STEPS = 4096
-# Of a picture of 16 MB, in the 8192 bytes that libpng writes at once, 2048 hold pixels; of other writers more.
+# Of an image of 16 MB, in the 8192 bytes that libpng writes at once, 2048 hold pixels; of other writers more.
 _MAX_CHUNKS = 20_000
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """The kind of a picture (one of KINDS), its width and height in pixels."""
+    """The kind of an image (one of KINDS), its width and height in pixels."""
 
     image_format: str
     width: int
@@ -36,7 +36,7 @@ class ImageHeader:
 
 
 def read_image_header(content: bytes) -> ImageHeader | None:
-    """The header of a picture's file; None where the bytes are no picture of KINDS or end before the size is told."""
+    """The header of an image's file; None where the bytes are no image of KINDS or end before the size is told."""
     for image_format, signature, read_size in _SIZE_READERS:
         if content.startswith(signature):
             try:
@@ -91,7 +91,7 @@ def _bmp_size(content: bytes) -> tuple[int, int] | None:
     if header_size == 12:
         return struct.unpack_from("<HH", content, 18)
     width, height = struct.unpack_from("<ii", content, 18)
-    return width, abs(height)  # a negative height is a picture stored from the top
+    return width, abs(height)  # a negative height is an image stored from the top
 
 
 def _webp_size(content: bytes) -> tuple[int, int] | None:
@@ -141,49 +141,49 @@ MAX_ASPECT_RATIO = 64
 
 
 def check_image_header(content: bytes, max_pixels: int) -> ImageHeader:
-    """The header of a picture that may be decoded.
+    """The header of an image that may be decoded.
 
-    Raises Refused: 415 for what is no picture of a kind that is read here, 413 for more pixels than `max_pixels`, 422
+    Raises HTTPError: 415 for what is no image of a kind that is read here, 413 for more pixels than `max_pixels`, 422
     for a strip that scaling would blow up.
     """
     header = read_image_header(content)
     if header is None:
         got = f"{len(content)} bytes that begin with {content[:12]!r}" if content else "no bytes"
-        raise http_error(415, f"a picture ({', '.join(IMAGE_FORMATS)})", got, "save it in one of these formats")
+        raise http_error(415, f"an image ({', '.join(IMAGE_FORMATS)})", got, "save it in one of these formats")
     _check_size(header.width, header.height, max_pixels)
     return header
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
-        raise http_error(413, f"a picture of at most {max_pixels:,} pixels", f"{width}x{height}", "make it smaller")
+        raise http_error(413, f"an image of at most {max_pixels:,} pixels", f"{width}x{height}", "make it smaller")
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-        required = f"a picture whose longer side is at most {MAX_ASPECT_RATIO} times the shorter one"
+        required = f"an image whose longer side is at most {MAX_ASPECT_RATIO} times the shorter one"
         raise http_error(422, required, f"{width}x{height}", "crop it")
 
 
 def check_pillow_size(content: bytes, header: ImageHeader, max_pixels: int) -> None:
     """Whether Pillow reads the same kind and no larger size from the header, so that none but its decoder is asked.
 
-    Raises Refused as `check_header`.
+    Raises HTTPError as `check_header`.
     """
     try:
         with Image.open(io.BytesIO(content), formats=[header.image_format]) as image:
             width, height = image.size
     except Exception as error:  # Pillow raises nearly anything on broken bytes
         got = str(error) or type(error).__name__
-        raise http_error(422, "a picture that can be read", got, "save it again") from None
+        raise http_error(422, "an image that can be read", got, "save it again") from None
     _check_size(width, height, max_pixels)
 
 
 def decode_image(content: bytes, transform: InferenceTransform, max_pixels: int) -> Tensor:
-    """uint8 (C, H, W) as the network takes it. Raises Refused (413, 415, 422)."""
+    """uint8 (C, H, W) as the network takes it. Raises HTTPError (413, 415, 422)."""
     header = check_image_header(content, max_pixels)
     if header.image_format != "JPEG" or not is_simple_jpeg(content):
         check_pillow_size(content, header, max_pixels)
     try:
         return transform.apply(
-            read_image(content, transform.preprocess.channels, "the picture", header.image_format.lower())
+            read_image(content, transform.preprocess.channels, "the image", header.image_format.lower())
         )
     except ValueError as error:
         raise HTTPError(422, str(error)) from None

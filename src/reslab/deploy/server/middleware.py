@@ -91,12 +91,12 @@ class ServerMetrics:
         )
         self.batch_sizes = Histogram(
             "reslab_batch_size",
-            "Pictures computed together.",
+            "Images computed together.",
             ["model"],
             buckets=_BATCH_SIZE_BUCKETS,
             registry=self.registry,
         )
-        in_flight = Gauge("reslab_queue_depth", "Pictures in the house, waiting or worked on.", registry=self.registry)
+        in_flight = Gauge("reslab_queue_depth", "Images in the house, waiting or worked on.", registry=self.registry)
         in_flight.set_function(num_images)
 
     def render(self) -> bytes:

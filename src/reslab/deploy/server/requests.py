@@ -1,4 +1,4 @@
-"""The body of a request: read under a limit, then taken apart into pictures and what else was asked.
+"""The body of a request: read under a limit, then taken apart into images and what else was asked.
 
 multipart/form-data taken apart in memory: nothing is written to a disk, whatever its size.
 """
@@ -70,7 +70,7 @@ class _FormCollector:
 def read_form(content: bytes, content_type: str, max_parts: int) -> list[FormPart]:
     """The fields of a form in their order.
 
-    Raises Refused: 400 for one that cannot be read or is cut short, 413 for more than `max_parts` fields.
+    Raises HTTPError: 400 for one that cannot be read or is cut short, 413 for more than `max_parts` fields.
     """
     _, options = parse_options_header(content_type)
     collector = _FormCollector(max_parts)
@@ -98,7 +98,7 @@ _DRAIN_FACTOR = 4
 
 @dataclass(frozen=True)
 class RequestBody:
-    """The pictures of a request, as bytes, and its other fields."""
+    """The images of a request, as bytes, and its other fields."""
 
     images: tuple[bytes, ...] = ()
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -109,7 +109,7 @@ async def read_request_bytes(
 ) -> bytes:
     """The whole body; `take` hears of every piece as it comes, and may refuse.
 
-    Raises Refused: 413 as soon as it is longer than `max_bytes`, 408 where it has not come in `seconds`, 400 where it
+    Raises HTTPError: 413 as soon as it is longer than `max_bytes`, 408 where it has not come in `seconds`, 400 where it
     is cut short.
     """
     try:
@@ -146,14 +146,14 @@ async def _read_stream(request: Request, max_bytes: int, on_bytes: Callable[[int
 
 
 def _body_too_large(max_bytes: int, got: str) -> HTTPError:
-    step = "send fewer or smaller pictures"
+    step = "send fewer or smaller images"
     return http_error(413, f"a body of at most {max_bytes:,} bytes", got, step, {"Connection": "close"})
 
 
 def parse_body(content: bytes, headers: Headers, allowed_fields: Sequence[str], max_images: int) -> RequestBody:
-    """What the bytes hold, by their content type: JSON, a form, or one picture as it is; `keys` are the other fields.
+    """What the bytes hold, by their content type: JSON, a form, or one image as it is; `keys` are the other fields.
 
-    Raises Refused: 415 for another type, 400 for JSON or a form that cannot be read, 413 for more than `max_images`,
+    Raises HTTPError: 415 for another type, 400 for JSON or a form that cannot be read, 413 for more than `max_images`,
     422 for fields that are not known.
     """
     content_type = headers.get("content-type", "application/octet-stream")
@@ -170,7 +170,7 @@ def parse_body(content: bytes, headers: Headers, allowed_fields: Sequence[str], 
         step = "with curl: -H 'Content-Type: image/jpeg' --data-binary @FILE, or -F image=@FILE"
         raise http_error(415, "image/*, multipart/form-data or application/json", media_type, step)
     if len(body.images) > max_images:
-        raise http_error(413, f"at most {max_images} pictures a request", len(body.images), "send several requests")
+        raise http_error(413, f"at most {max_images} images a request", len(body.images), "send several requests")
     return body
 
 
@@ -183,7 +183,7 @@ def _parse_json(content: bytes, allowed_fields: Sequence[str]) -> RequestBody:
         raise http_error(422, "one of image and images", "both", "leave one of them out")
     images = payload.get("images", [])
     if not isinstance(images, list):
-        raise http_error(422, "images as a list of pictures in base64", type(images).__name__)
+        raise http_error(422, "images as a list of images in base64", type(images).__name__)
     encoded_images = [payload["image"]] if "image" in payload else images
     return RequestBody(
         tuple(_decode_base64(text) for text in encoded_images),
@@ -206,13 +206,13 @@ def _parse_json_object(content: bytes) -> dict[str, Any]:
 def _decode_base64(text: Any) -> bytes:
     """Bytes of base64, with or without the `data:image/png;base64,` that browsers put ahead."""
     if not isinstance(text, str):
-        raise http_error(422, "a picture in base64", type(text).__name__)
+        raise http_error(422, "an image in base64", type(text).__name__)
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise http_error(422, "a picture in base64", str(error), "encode the bytes of the file") from None
+        raise http_error(422, "an image in base64", str(error), "encode the bytes of the file") from None
 
 
 def _parse_form(content: bytes, content_type: str, allowed_fields: Sequence[str], max_images: int) -> RequestBody:

@@ -1,6 +1,6 @@
 """What the routes answer, as OpenAPI tells it: one class an answer, and the refusals that any may end in.
 
-What routes take, as OpenAPI tells it, with a picture that can be sent as it stands.
+What routes take, as OpenAPI tells it, with an image that can be sent as it stands.
 """
 
 from typing import Annotated, Any
@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 class ErrorResponse(BaseModel):
     """Why a request was not served: what was required, what came, what next."""
 
-    error: str = Field(examples=["required: a picture (JPEG, PNG, WebP, GIF, BMP); got: no bytes"])
+    error: str = Field(examples=["required: an image (JPEG, PNG, WebP, GIF, BMP); got: no bytes"])
 
 
 class ClassScoreSchema(BaseModel):
@@ -23,14 +23,14 @@ class ClassScoreSchema(BaseModel):
 
 
 class ImagePrediction(BaseModel):
-    """The most probable classes of one picture, or why it could not be read."""
+    """The most probable classes of one image, or why it could not be read."""
 
     classes: list[ClassScoreSchema]
     error: str = ""
 
 
 class PredictResponse(BaseModel):
-    """One row a picture, in the order they were sent."""
+    """One row an image, in the order they were sent."""
 
     model: str
     predictions: list[ImagePrediction]
@@ -40,14 +40,14 @@ class PredictResponse(BaseModel):
 
 
 class RejectedBlock(BaseModel):
-    """A unit that stayed as it is, and why."""
+    """A block that stayed as it is, and why."""
 
     block: str
     reason: str
 
 
 class ExplainResponse(BaseModel):
-    """`heat` (H, W) from 0 to 1 over `picture`, which is what the network sees."""
+    """`heat` (H, W) from 0 to 1 over `image`, which is what the network sees."""
 
     label: str = Field(alias="class")
     method: str
@@ -58,7 +58,7 @@ class ExplainResponse(BaseModel):
 
 
 class BlockResponseStd(BaseModel):
-    """The standard deviation of a unit's output in the whole network and now."""
+    """The standard deviation of a block's output in the whole network and now."""
 
     block: str
     baseline: float | None
@@ -66,7 +66,7 @@ class BlockResponseStd(BaseModel):
 
 
 class LesionResponse(BaseModel):
-    """What the network says with the units cut, and what it says whole: of the same classes, the first of either."""
+    """What the network says with the blocks cut, and what it says whole: of the same classes, the first of either."""
 
     classes: list[ClassScoreSchema]
     baseline: list[ClassScoreSchema]
@@ -75,7 +75,7 @@ class LesionResponse(BaseModel):
 
 
 class SingleBlockAblation(BaseModel):
-    """One unit alone off: the fall of the first class's probability; the share of pictures whose first class stays."""
+    """One block alone off: the fall of the first class's probability; the share of images whose first class stays."""
 
     block: str
     confidence_drop: float | None
@@ -84,14 +84,14 @@ class SingleBlockAblation(BaseModel):
 
 
 class LesionCurveResponse(BaseModel):
-    """The units in their order; means over `num_images` pictures."""
+    """The blocks in their order; means over `num_images` images."""
 
     blocks: list[SingleBlockAblation]
     num_images: int
 
 
 class BlockDetailsResponse(BaseModel):
-    """The strongest maps of a unit's output; standard deviations of output, branch and shortcut; the norm of the first
+    """The strongest maps of a block's output; standard deviations of output, branch and shortcut; the norm of the first
     class's gradient at the output."""
 
     block: str
@@ -106,7 +106,7 @@ class BlockDetailsResponse(BaseModel):
 
 
 class BlockInfo(BaseModel):
-    """A unit: its sentence, shape and weights; whether it can be switched off, and what it can be swapped with."""
+    """A block: its sentence, shape and weights; whether it can be switched off, and what it can be swapped with."""
 
     name: str
     layout: str
@@ -121,7 +121,7 @@ class BlockInfo(BaseModel):
 
 
 class StageInfo(BaseModel):
-    """A stage: its units in their order."""
+    """A stage: its blocks in their order."""
 
     name: str
     blocks: list[BlockInfo]
@@ -214,8 +214,8 @@ _STATUS_DESCRIPTIONS = {
     403: "Called by a name that this service does not answer to.",
     404: "There is no such model, or nothing to show of it.",
     408: "The body did not come in time.",
-    413: "Too many bytes, pixels or pictures.",
-    415: "Not a picture, or a content type that is not read here.",
+    413: "Too many bytes, pixels or images.",
+    415: "Not an image, or a content type that is not read here.",
     422: "A value that means nothing; the nearest is told.",
     429: "No room now; Retry-After tells when to come again.",
     503: "The run has no weights yet.",
@@ -229,7 +229,7 @@ def _error_responses(statuses: tuple[int, ...]) -> dict[int | str, dict[str, Any
     return {status: {"model": ErrorResponse, "description": _STATUS_DESCRIPTIONS[status]} for status in statuses}
 
 
-# What a route that only shows may end in, one that takes a picture, a probe.
+# What a route that only shows may end in, one that takes an image, a probe.
 READ_ERRORS, INFERENCE_ERRORS, HEALTH_ERRORS = (
     _error_responses(_READ_STATUSES),
     _error_responses(_INFERENCE_STATUSES),
@@ -248,9 +248,9 @@ EXAMPLE_IMAGE = (
 )
 _BINARY_SCHEMA = {"type": "string", "format": "binary"}
 _BASE64_SCHEMA = {"type": "string", "contentEncoding": "base64", "examples": [EXAMPLE_IMAGE]}
-_OFF_SCHEMA = {"type": "array", "items": {"type": "string"}, "description": "Units whose branch is zero."}
+_OFF_SCHEMA = {"type": "array", "items": {"type": "string"}, "description": "Blocks whose branch is zero."}
 _PAIR_SCHEMA = {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2}
-_SWAP_SCHEMA = {"type": "array", "items": _PAIR_SCHEMA, "description": "Pairs of units in each other's place."}
+_SWAP_SCHEMA = {"type": "array", "items": _PAIR_SCHEMA, "description": "Pairs of blocks in each other's place."}
 _ABLATION_EXAMPLE = '{"off": ["layer1.1"]}'
 
 
@@ -276,7 +276,7 @@ def _request_body(
     return {"requestBody": {"required": required, "content": content}}
 
 
-# One picture or several; one or none; exactly one, and what is to be cut first.
+# One image or several; one or none; exactly one, and what is to be cut first.
 IMAGES_BODY = _request_body(
     {
         "anyOf": [

@@ -1,4 +1,4 @@
-"""How the service is run: its limits, its engine, its token."""
+"""How the service is run: its limits, its backend, its token."""
 
 from dataclasses import dataclass
 
@@ -22,10 +22,10 @@ class ServerSettings:
     """What `reslab serve` may be told.
 
     `max_bytes` of one request's body; `max_held_bytes` of all bodies that are in memory at once; `max_pixels` of one
-    picture as its header tells them; `max_images` of one request; `queue`: pictures that may be in the house at once,
-    waiting or worked on, beyond which a request is answered 429; `max_studies` looks inside (heat maps, lesions, units)
+    image as its header tells them; `max_images` of one request; `queue`: images that may be in the house at once,
+    waiting or worked on, beyond which a request is answered 429; `max_studies` looks inside (heat maps, lesions, blocks)
     of these; `timeout_seconds` until a request is answered 504; `max_connections` open at once, each of which has
-    `head_seconds` to say what it wants; `max_batch` pictures computed together; `num_decoders`
+    `head_seconds` to say what it wants; `max_batch` images computed together; `num_decoders`
     threads that decode. `token`: what callers must send; `hosts`: the names the service answers to (all where empty).
     Raises ValueError for a limit below 1, and a queue that no full request fits into.
     """
@@ -57,7 +57,7 @@ class ServerSettings:
         if self.max_in_flight < self.max_images:
             got = f"max_in_flight {self.max_in_flight}, max_images {self.max_images}"
             raise invalid(
-                "a queue that holds the pictures of one request", got, nearest=f"max_in_flight {self.max_images}"
+                "a queue that holds the images of one request", got, nearest=f"max_in_flight {self.max_images}"
             )
         if self.max_bytes_in_flight < self.max_bytes:
             got = f"max_bytes_in_flight {self.max_bytes_in_flight}, max_bytes {self.max_bytes}"

@@ -1,6 +1,6 @@
 """The service as a whole: its networks by name, the room there is, the threads that decode, how a request is met.
 
-How much may be in the house at once: pictures in hand, bytes in memory; beyond it one is turned away at the door.
+How much may be in the house at once: images in hand, bytes in memory; beyond it one is turned away at the door.
 
 A network that is served: its name, where it lies, and, once its weights are there, what answers for it.
 """
@@ -38,7 +38,7 @@ from reslab.training.run import Run
 
 
 class AdmissionLimiter:
-    """Counts the pictures and bytes of the requests in hand. Used from the event loop alone, so it needs no lock."""
+    """Counts the images and bytes of the requests in hand. Used from the event loop alone, so it needs no lock."""
 
     def __init__(self, max_images: int, max_bytes: int) -> None:
         self.max_images, self.max_bytes = max_images, max_bytes
@@ -46,7 +46,7 @@ class AdmissionLimiter:
         self.num_bytes = 0
 
     def admit(self) -> "Admission":
-        """A place for a request and its first picture. Raises Refused (429) where there is none."""
+        """A place for a request and its first image. Raises HTTPError (429) where there is none."""
         return Admission(self)
 
 
@@ -58,14 +58,14 @@ class Admission:
         self.reserve_images(1)
 
     def reserve_images(self, count: int) -> None:
-        """Places for so many pictures. Raises Refused (429)."""
+        """Places for so many images. Raises HTTPError (429)."""
         if self.limiter.num_images + count > self.limiter.max_images:
-            raise too_many_requests(f"{self.limiter.num_images} pictures in hand of at most {self.limiter.max_images}")
+            raise too_many_requests(f"{self.limiter.num_images} images in hand of at most {self.limiter.max_images}")
         self.limiter.num_images += count
         self.num_images += count
 
     def reserve_bytes(self, count: int) -> None:
-        """Memory for so many more bytes. Raises Refused (429)."""
+        """Memory for so many more bytes. Raises HTTPError (429)."""
         if self.limiter.num_bytes + count > self.limiter.max_bytes:
             raise too_many_requests(f"{self.limiter.num_bytes} bytes in hand of at most {self.limiter.max_bytes}")
         self.limiter.num_bytes += count
@@ -84,7 +84,7 @@ class Admission:
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """What answers for a network: `line` its predictions, as probabilities (classes,) of a prepared picture; `study`
+    """What answers for a network: `line` its predictions, as probabilities (classes,) of a prepared image; `study`
     one thread for looking into `specimen`, a copy of it."""
 
     network: ResidualNetwork
@@ -134,7 +134,7 @@ class ModelHandle:
         return self._loaded
 
     def load(self) -> LoadedModel:
-        """What answers. Raises Refused (503) while a run has no weights yet."""
+        """What answers. Raises HTTPError (503) while a run has no weights yet."""
         with self._lock:
             if self._loaded is None:
                 if not self.has_weights:
@@ -217,7 +217,7 @@ class AppState:
             handle.close()
 
     def get_model(self, name: str) -> ModelHandle:
-        """The network of this name, the first where it is empty. Raises Refused (404) with the nearest names."""
+        """The network of this name, the first where it is empty. Raises HTTPError (404) with the nearest names."""
         if not name:
             return next(iter(self.models.values()))
         if name not in self.models:
@@ -225,7 +225,7 @@ class AppState:
         return self.models[name]
 
     async def load_model(self, name: str) -> LoadedModel:
-        """What answers for it. Raises Refused: 404, or 503 while it has no weights."""
+        """What answers for it. Raises HTTPError: 404, or 503 while it has no weights."""
         handle = self.get_model(name)
         loaded = handle.loaded
         return await asyncio.to_thread(handle.load) if loaded is None else loaded
@@ -234,7 +234,7 @@ class AppState:
     async def request_context(self, request: Request, allowed_fields: Sequence[str] = ()) -> AsyncIterator[RequestBody]:
         """The body of a request that is let in: it has its places until it is answered, and is answered in time.
 
-        `keys` are the fields it may have beside its pictures. Raises Refused: 429 at once where there is no place, 504
+        `keys` are the fields it may have beside its images. Raises HTTPError: 429 at once where there is no place, 504
         when the time is over (what was begun is dropped), and as `bodies` says.
         """
         settings = self.settings
@@ -255,7 +255,7 @@ class AppState:
 
     @asynccontextmanager
     async def time_limit(self) -> AsyncIterator[None]:
-        """What is done inside ends in time, or is dropped. Raises Refused (504)."""
+        """What is done inside ends in time, or is dropped. Raises HTTPError (504)."""
         try:
             async with asyncio.timeout(self.settings.timeout_seconds):
                 yield
@@ -264,14 +264,14 @@ class AppState:
             raise http_error(504, "an answer within the seconds allowed", got, "try again later") from None
 
     async def decode(self, content: bytes, loaded: LoadedModel) -> Tensor:
-        """A picture made ready, in a thread. Raises Refused (413, 415, 422)."""
+        """An image made ready, in a thread. Raises HTTPError (413, 415, 422)."""
         future = self.decode_executor.submit(decode_image, content, loaded.transform, self.settings.max_pixels)
         return await asyncio.wrap_future(future)
 
     async def predict(self, content: bytes, loaded: LoadedModel) -> Tensor:
-        """Probabilities (classes,) of a picture: decoded in a thread, which puts it into the network's line itself.
+        """Probabilities (classes,) of an image: decoded in a thread, which puts it into the network's line itself.
 
-        Raises Refused as `decode`.
+        Raises HTTPError as `decode`.
         """
         result: Future[Tensor] = Future()
         self.decode_executor.submit(self._decode_and_submit, result, content, loaded)
@@ -289,7 +289,7 @@ class AppState:
         loaded.batcher.submit(image, result)
 
     async def run_analysis(self, loaded: LoadedModel, fn: Callable[..., ResultT], *args: Any) -> ResultT:
-        """What `ask` finds out, in the thread that looks into this network. Raises Refused (429) where many wait."""
+        """What `ask` finds out, in the thread that looks into this network. Raises HTTPError (429) where many wait."""
         with self.analysis_limiter.admit():
             return await self.run_internal_analysis(loaded, fn, *args)
 
@@ -299,8 +299,8 @@ class AppState:
 
 
 def single_image(body: RequestBody) -> bytes:
-    """The only picture of a body. Raises Refused (422) for none, and for several."""
+    """The only image of a body. Raises HTTPError (422) for none, and for several."""
     if len(body.images) != 1:
-        got = f"{len(body.images)} pictures" if body.images else "none"
-        raise http_error(422, "one picture", got, "send it as the body, as a form's image, or as image in JSON")
+        got = f"{len(body.images)} images" if body.images else "none"
+        raise http_error(422, "one image", got, "send it as the body, as a form's image, or as image in JSON")
     return body.images[0]

@@ -51,10 +51,10 @@ def block_routes(state: AppState) -> APIRouter:
     )
     async def block_details(
         request: Request,
-        block: Annotated[str, Query(description="A unit by its place, such as layer2.1.")],
+        block: Annotated[str, Query(description="A block by its place, such as layer2.1.")],
         model: ModelQuery = "",
     ) -> JSONResponse:
-        """One unit while it reads a picture, with units off or swapped where asked: its maps, its parts, what the first
+        """One block while it reads an image, with blocks off or swapped where asked: its maps, its parts, what the first
         class owes to it."""
         handle = state.get_model(model)
         async with state.request_context(request, ABLATION_FIELDS) as body:
@@ -75,7 +75,7 @@ def _block_payload(
 ) -> dict[str, Any]:
     """`response`, `branch` and `shortcut` are standard deviations; `gradient` the norm of d y_top / d output.
 
-    Of the unit that stands in the place `name` once the plan is carried out.
+    Of the block that stands in the place `name` once the plan is carried out.
     """
     x = analysis_model.normalize_images(image[None])
     with analysis_model.exclusive() as network, apply_ablation(network, ablation) as applied:
@@ -97,7 +97,7 @@ def _block_payload(
 
 @torch.no_grad()
 def _branch_and_shortcut(block: nn.Module, block_input: Tensor, is_off: bool) -> tuple[Tensor, Tensor]:
-    """What branch and shortcut bring. Of a unit that is off the branch is zero, and a plain one lets all pass."""
+    """What branch and shortcut bring. Of a block that is off the branch is zero, and a plain one lets all pass."""
     assert isinstance(block, ResidualBlock)
     parts = decompose_block(block, block_input)
     if not is_off:
@@ -106,7 +106,7 @@ def _branch_and_shortcut(block: nn.Module, block_input: Tensor, is_off: bool) ->
 
 
 def _record_block(network: ResidualNetwork, slot: BlockSlot, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The unit's input, its output, and the gradient of the first class's logit at the output."""
+    """The block's input, its output, and the gradient of the first class's logit at the output."""
     recorded: list[tuple[Tensor, Tensor]] = []
     with _recording(slot.block, slot.repeat_index, recorded), torch.enable_grad():
         logits = network(x)
@@ -117,7 +117,7 @@ def _record_block(network: ResidualNetwork, slot: BlockSlot, x: Tensor) -> tuple
 
 @contextmanager
 def _recording(block: nn.Module, repeat: int, recorded: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
-    """Keeps input and output of the unit's run number `repeat`; from its output on gradients are followed."""
+    """Keeps input and output of the block's run number `repeat`; from its output on gradients are followed."""
     handle = block.register_forward_hook(_recording_hook(repeat, recorded))
     try:
         yield
@@ -150,7 +150,7 @@ def _strongest_maps(maps: Tensor) -> Tensor:
 
 
 def _map_data_uri(values: Tensor) -> str:
-    """A map (h, w) as a grey picture, its least value black and its largest white."""
+    """A map (h, w) as a grey image, its least value black and its largest white."""
     low, high = values.min(), values.max()
     grey = (values - low) / (high - low).clamp_min(torch.finfo(values.dtype).tiny) * 255
     return png_data_uri(grey.nan_to_num().round().to(torch.uint8).cpu()[None])
@@ -161,7 +161,7 @@ def _std(tensor: Tensor) -> float | None:
 
 
 _NUM_TOP_CLASSES = 10
-# Pictures of the run that the curve is drawn from where the caller sends none.
+# Images of the run that the curve is drawn from where the caller sends none.
 _NUM_CURVE_IMAGES = 32
 
 
@@ -171,7 +171,7 @@ def lesion_routes(state: AppState, sample_store: SampleStore) -> APIRouter:
 
     @router.post("/v1/lesion", response_model=LesionResponse, responses=INFERENCE_ERRORS, openapi_extra=ABLATION_BODY)
     async def lesion(request: Request, model: ModelQuery = "") -> JSONResponse:
-        """A picture seen with pairs of units swapped, then units off by their places; what cannot be cut is told."""
+        """An image seen with pairs of blocks swapped, then blocks off by their places; what cannot be cut is told."""
         handle = state.get_model(model)
         async with state.request_context(request, ABLATION_FIELDS) as body:
             ablation = parse_ablation(body.fields)
@@ -186,7 +186,7 @@ def lesion_routes(state: AppState, sample_store: SampleStore) -> APIRouter:
         openapi_extra=OPTIONAL_IMAGE_BODY,
     )
     async def lesion_curve(request: Request, model: ModelQuery = "") -> JSONResponse:
-        """Each unit alone switched off, on a picture, or without one on test images of the run."""
+        """Each block alone switched off, on an image, or without one on test images of the run."""
         handle = state.get_model(model)
         async with state.request_context(request) as body:
             loaded = await state.load_model(handle.name)

@@ -1,4 +1,4 @@
-"""`GET /v1/models`: what is served, network by network, with its stages and units."""
+"""`GET /v1/models`: what is served, network by network, with its stages and blocks."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -25,7 +25,7 @@ def model_routes(state: AppState) -> APIRouter:
 
     @router.get("/v1/models", response_model=ModelsResponse, responses=READ_ERRORS)
     def models() -> JSONResponse:
-        """The networks, the first of which answers where none is named; their units; the limits of a request."""
+        """The networks, the first of which answers where none is named; their blocks; the limits of a request."""
         settings = state.settings
         names = ("max_bytes", "max_pixels", "max_images", "timeout_seconds")
         limits = {name: getattr(settings, name) for name in names}
@@ -56,7 +56,7 @@ def describe_model(handle: ModelHandle) -> dict[str, Any]:
 
 @cache
 def _describe_arch(arch: Arch) -> dict[str, Any]:
-    """depth, params and stages of units, found on the meta device, where nothing is computed."""
+    """depth, params and stages of blocks, found on the meta device, where nothing is computed."""
     with torch.device("meta"):
         network = ResidualNetwork(arch).eval()
         with torch.no_grad(), record_block_calls(network) as calls:
@@ -102,7 +102,7 @@ def _can_swap(slot: BlockSlot, other: BlockSlot) -> bool:
 
 
 def _block_layout(block: nn.Module) -> str:
-    """`conv3 norm act conv3 norm + act`: what the unit does, in the words of its order."""
+    """`conv3 norm act conv3 norm + act`: what the block does, in the words of its order."""
     assert isinstance(block, ResidualBlock)
     pre, branch, post = (
         list(_op_names(block, names)) for names in (block.pre_names, block.branch_names, block.post_names)

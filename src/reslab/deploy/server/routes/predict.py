@@ -48,14 +48,14 @@ def predict_routes(state: AppState) -> APIRouter:
         model: ModelQuery = "",
         top_k: Annotated[int, Query(ge=1, le=_MAX_TOP_K, description="How many classes.")] = 5,
     ) -> JSONResponse:
-        """Class names with probabilities for pictures; one that cannot be read among others is a row with its error."""
+        """Class names with probabilities for images; one that cannot be read among others is a row with its error."""
         started = time.perf_counter()
         handle = state.get_model(model)
         async with state.request_context(request) as body:
             loaded = await state.load_model(handle.name)
             if not body.images:
                 raise http_error(
-                    422, "at least one picture", "none", "send it as the body, as a form's image, or in JSON"
+                    422, "at least one image", "none", "send it as the body, as a form's image, or in JSON"
                 )
             rows = await asyncio.gather(*(_predict_image(state, loaded, content, top_k) for content in body.images))
         _raise_if_all_failed(rows)
@@ -83,7 +83,7 @@ async def _predict_image(
 
 
 def _raise_if_all_failed(rows: Sequence[Any]) -> None:
-    """Where no picture could be read the first one's refusal is the answer."""
+    """Where no image could be read the first one's refusal is the answer."""
     if all(isinstance(row, HTTPError) for row in rows):
         raise rows[0]
 
@@ -111,7 +111,7 @@ def explain_routes(state: AppState) -> APIRouter:
         method: Annotated[str, Query(json_schema_extra={"enum": list(EXPLAIN_METHODS)})] = "grad-cam",
         label: Annotated[str, Query(alias="class", description="A class by name; the first where empty.")] = "",
     ) -> JSONResponse:
-        """What in a picture speaks for a class, with units off or swapped where asked: Grad-CAM and its kin."""
+        """What in an image speaks for a class, with blocks off or swapped where asked: Grad-CAM and its kin."""
         if method not in EXPLAIN_METHODS:
             raise HTTPError(422, str(unknown_name("method", method, EXPLAIN_METHODS)))
         handle = state.get_model(model)
@@ -126,7 +126,7 @@ def explain_routes(state: AppState) -> APIRouter:
 
 
 def class_index(loaded: LoadedModel, label: str) -> int | None:
-    """The class of this name; None where it is empty. Raises Refused (422) with the nearest names."""
+    """The class of this name; None where it is empty. Raises HTTPError (422) with the nearest names."""
     if not label:
         return None
     if label not in loaded.classes:

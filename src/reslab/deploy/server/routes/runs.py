@@ -40,18 +40,18 @@ def sample_routes(state: AppState, sample_store: SampleStore) -> APIRouter:
 
     @router.get("/v1/models/{name}/samples", response_model=SamplesResponse, responses=READ_ERRORS)
     def list_samples(
-        name: ModelPath, n: Annotated[int, Query(ge=1, le=500, description="How many pictures.")] = 24
+        name: ModelPath, n: Annotated[int, Query(ge=1, le=500, description="How many images.")] = 24
     ) -> JSONResponse:
         """Test images of a run by number, in an order drawn once; 404 where its data cannot be opened."""
         sample_set = _open_samples(name)
         return JSONResponse({"samples": [sample_set.describe(index) for index in sample_set.order[:n]]})
 
     @router.get("/v1/models/{name}/samples/{number}.png", response_class=Response, responses=_PNG_RESPONSES)
-    def sample_image(name: ModelPath, number: Annotated[int, Path(description="A picture by its number.")]) -> Response:
+    def sample_image(name: ModelPath, number: Annotated[int, Path(description="An image by its number.")]) -> Response:
         """A test image, its longer side at most 640 pixels."""
         sample_set = _open_samples(name)
         if not 0 <= number < len(sample_set.images):
-            raise http_error(404, f"a picture from 0 to {len(sample_set.images) - 1}", number)
+            raise http_error(404, f"an image from 0 to {len(sample_set.images) - 1}", number)
         png = encode_png(_downscale(sample_set.images.preview(number).cpu()))
         return Response(png, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
@@ -59,7 +59,7 @@ def sample_routes(state: AppState, sample_store: SampleStore) -> APIRouter:
 
 
 def _downscale(pixels: Tensor) -> Tensor:
-    """The picture with its longer side at most _LARGEST_SIDE."""
+    """The image with its longer side at most _LARGEST_SIDE."""
     if max(pixels.shape[1:]) <= _MAX_SIDE:
         return pixels
     array = pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous().numpy()
@@ -113,7 +113,7 @@ def _evaluate_batch(loaded: LoadedModel, sample_set: SampleSet, indices: tuple[i
     return predicted, confidences
 
 
-# A matrix of more classes is no picture any more, and a long answer.
+# A matrix of more classes is no image any more, and a long answer.
 _MAX_MATRIX_CLASSES = 200
 _WAIT_SECONDS = 1.0
 
@@ -139,7 +139,7 @@ def run_routes(state: AppState, evaluator: BackgroundEvaluator) -> APIRouter:
         true: Annotated[int, Query(ge=0, description="The row of the matrix.")],
         predicted: Annotated[int, Query(ge=0, description="Its column.")],
     ) -> JSONResponse:
-        """The pictures of one cell; classes by number, as rows and columns of the matrix."""
+        """The images of one cell; classes by number, as rows and columns of the matrix."""
         handle = state.get_model(name)
         _require_run(handle)
         if max(true, predicted) >= handle.arch.num_classes:
