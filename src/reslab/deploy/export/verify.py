@@ -94,9 +94,7 @@ def load_calibration_images(source: str | Path, network: ResidualNetwork) -> Ten
     """
     if not (Path(source) / "run.json").is_file():
         step = "name the run's folder, or export it first: reslab export RUN --to onnx --precision int8"
-        raise invalid(
-            "a run, whose training images set the scales of int8", f"{source}, weights alone", next_step=step
-        )
+        raise invalid("a run, whose training images set the scales of int8", f"{source}, weights alone", next_step=step)
     return load_verification_data(network, Run(source), None, None, None).calibration_images()
 
 

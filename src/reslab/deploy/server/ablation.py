@@ -1,9 +1,4 @@
-"""Blocks switched off and swapped in a specimen: what it says then, and how strongly each block answers.
-
-A copy of a network to look into and cut at: whatever is done to it, predictions never notice.
-
-Which blocks a request wants off, and which in each other's place.
-"""
+"""Ablations of a served network: blocks switched off or swapped in a copy, their effect on the predictions."""
 
 import copy
 import math
@@ -32,17 +27,17 @@ from reslab.runtime.device import choose_device
 
 
 def require_finite(probabilities: Tensor) -> Tensor:
-    """The same, or a refusal: a network that has diverged gives none, and zeros in their place would be made up."""
+    """Return the probabilities, or raise HTTPError (500) unless all are finite, as after divergence."""
     if not probabilities.isfinite().all():
-        step = "put the blocks back, or serve weights that have not diverged"
-        raise http_error(500, "a network whose answer is numbers", "nan", step)
+        step = "enable the blocks again, or serve weights that have not diverged"
+        raise http_error(500, "a network with finite outputs", "nan", step)
     return probabilities
 
 
 class AnalysisModel:
-    """The network in float32 on torch, in eval mode, its weights fixed; one at a time may have it (`taken`).
+    """A copy of the network for analyses, in float32 and eval mode with fixed weights; `exclusive` gives access to it.
 
-    `slots` are the places of its chain of blocks by name, in the order they run.
+    Predictions use another copy, so ablations never affect them. `slots` are the blocks' positions by name, in order.
     """
 
     def __init__(self, network: ResidualNetwork, device: str = "auto") -> None:
@@ -56,16 +51,16 @@ class AnalysisModel:
 
     @contextmanager
     def exclusive(self) -> Iterator[ResidualNetwork]:
-        """The network, for one caller alone."""
+        """Lock the network for one caller."""
         with self._lock:
             yield self._network
 
     def normalize_images(self, images: Tensor) -> Tensor:
-        """uint8 (N, C, H, W) as the network reads them."""
+        """Normalize uint8 images (N, C, H, W)."""
         return self._normalize(images.to(self.device))
 
     def probabilities(self, network: ResidualNetwork, x: Tensor) -> Tensor:
-        """(N, classes): softmax(logits / temperature); HTTPError where they are no numbers."""
+        """Return softmax(logits / temperature), (N, classes). Raises HTTPError unless all are finite."""
         with torch.no_grad():
             return require_finite((network(x).float() / self.temperature).softmax(1)).cpu()
 
@@ -76,15 +71,14 @@ _MAX_BLOCKS = 1000
 
 @dataclass(frozen=True)
 class AblationRequest:
-    """Pairs of blocks in each other's place, one pair after the other; then the blocks in the places `off` without their
-    branch. Empty: the whole network."""
+    """An ablation: first the pairs of blocks to `swap`, in order; then the positions whose branch is `off`."""
 
     off: tuple[str, ...] = ()
     swap: tuple[tuple[str, str], ...] = ()
 
 
 def parse_ablation(fields: Mapping[str, Any]) -> AblationRequest:
-    """The plan of a request's fields. Raises HTTPError (422) for anything but a few names of blocks and pairs of them."""
+    """Parse the ablation from a request's fields. Raises HTTPError (422) for other values than names and pairs."""
     return AblationRequest(_parse_names(fields.get("off", [])), _parse_pairs(fields.get("swap", [])))
 
 
@@ -109,7 +103,7 @@ def _check_length(field_name: str, values: list[Any]) -> list[Any]:
 
 @dataclass(frozen=True)
 class AblationMeasurement:
-    """Of an image: `probabilities` (classes,), and the standard deviation of each block's output by its place."""
+    """The `probabilities` (classes,) for an image, and the standard deviation of each block's output by name."""
 
     probabilities: Tensor
     responses: Mapping[str, float | None]
@@ -117,19 +111,19 @@ class AblationMeasurement:
 
 @dataclass(frozen=True)
 class AppliedAblation:
-    """What came of a plan: the places that are `off`, and what stayed as it was, (block, why)."""
+    """The blocks that are `off`, and the parts of the request that were `rejected`, (block, reason)."""
 
     off: set[str] = field(default_factory=set)
     rejected: list[tuple[str, str]] = field(default_factory=list)
 
     def describe_rejected(self) -> list[dict[str, str]]:
-        """What stayed as it was, as the routes answer it."""
+        """Return the rejected blocks as the routes send them."""
         return [{"block": block, "reason": reason} for block, reason in self.rejected]
 
 
 @dataclass(frozen=True)
 class AblationResult:
-    """An image seen by the whole network and by the one that was cut; `carried`: what came of the plan."""
+    """The measurements of the intact and the ablated network for one image, and the ablation that was applied."""
 
     baseline: AblationMeasurement
     ablated: AblationMeasurement
@@ -137,9 +131,9 @@ class AblationResult:
 
 
 def run_ablation(analysis_model: AnalysisModel, image: Tensor, ablation: AblationRequest) -> AblationResult:
-    """The image, uint8 (C, H, W), seen by the whole network and by the one that the plan leaves.
+    """Measure the intact and the ablated network on a uint8 image (C, H, W).
 
-    Raises HTTPError (422) for a block that is not there.
+    Raises HTTPError (422) for an unknown block.
     """
     x = analysis_model.normalize_images(image[None])
     with analysis_model.exclusive() as network:
@@ -151,9 +145,9 @@ def run_ablation(analysis_model: AnalysisModel, image: Tensor, ablation: Ablatio
 
 @contextmanager
 def apply_ablation(network: ResidualNetwork, ablation: AblationRequest) -> Iterator[AppliedAblation]:
-    """`network` cut by the plan for as long as the block lasts (Veit et al. 2016, arXiv:1605.06431, Secs. 4.1 and 4.3).
+    """Apply an ablation to `network` within a `with` block (Veit et al. 2016, arXiv:1605.06431, Secs. 4.1 and 4.3).
 
-    What cannot be cut stays, with the reason. Raises HTTPError (422) for a block that is not there.
+    Blocks that cannot be ablated are left as they are, with the reason. Raises HTTPError (422) for an unknown block.
     """
     try:
         find_slots(network, [*ablation.off, *(name for pair in ablation.swap for name in pair)])
@@ -182,14 +176,14 @@ def _measure_model(analysis_model: AnalysisModel, network: ResidualNetwork, x: T
 
 
 def finite_or_none(value: float) -> float | None:
-    """The number, or None where it is none: JSON knows no infinity."""
+    """Return the value, or None unless it is finite: JSON has no infinity."""
     return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
 class SingleAblation:
-    """What one block's absence does: `drop` of the confidence in the whole network's first class, and the share of
-    images whose first class stays the same; None, with the reason, where the block cannot be missing."""
+    """The effect of one block's ablation: the mean drop of the top class's probability, and the fraction of images that
+    keep their top class; both None, with the reason, for a block that cannot be disabled."""
 
     block: str
     confidence_drop: float | None
@@ -198,7 +192,7 @@ class SingleAblation:
 
 
 def ablation_curve(analysis_model: AnalysisModel, x: Tensor) -> list[SingleAblation]:
-    """Each block alone switched off, on images x (N, C, H, W) as the network reads them; means over the images."""
+    """Disable each block alone and average over the normalized images x (N, C, H, W)."""
     results = []
     with analysis_model.exclusive() as network:
         baseline, predicted = analysis_model.probabilities(network, x).max(1)

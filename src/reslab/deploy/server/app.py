@@ -1,7 +1,4 @@
-"""The application: every route under its limits, and the pages.
-
-The service run by uvicorn, until it is told to stop; what it took it finishes.
-"""
+"""The server's application with its routes and web pages, and the uvicorn server that runs it."""
 
 import signal
 import socket
@@ -36,9 +33,9 @@ _DEFAULT_SETTINGS = ServerSettings()
 
 
 def create_app(runs: Sequence[Run | str | Path], settings: ServerSettings = _DEFAULT_SETTINGS) -> FastAPI:
-    """The service of these runs (their folders, or files of weights), to be run by any ASGI server.
+    """Return the application that serves these runs (folders or weights files), for any ASGI server.
 
-    Raises ValueError where a run cannot be served or a backend cannot run so.
+    Raises ValueError for a run that cannot be served and a backend that does not support the settings.
     """
     state = AppState(runs, settings)
     state.load_models()
@@ -51,9 +48,15 @@ def create_app(runs: Sequence[Run | str | Path], settings: ServerSettings = _DEF
         await evaluator.stop()
         state.close()
 
-    app = FastAPI(title="reslab", summary="Residual networks, served", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="reslab",
+        summary="Predictions and analyses of residual networks",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
     app.state.reslab = state
-    # In this order OpenAPI and /docs tell of them.
+    # OpenAPI and /docs list the routes in this order.
     for router in (
         predict_routes(state),
         explain_routes(state),
@@ -96,8 +99,8 @@ async def _handle_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _handle_unexpected_error(request: Request, error: Exception) -> Response:
-    """What nobody foresaw: the log has it whole, the caller hears nothing of the inside."""
-    return HTTPError(500, "a fault of the service, not of the request; its log tells which").response()
+    """Return an error without internal details; the server's log has the traceback."""
+    return HTTPError(500, "internal server error; see the server's log").response()
 
 
 async def _handle_validation_error(request: Request, error: Exception) -> Response:
@@ -111,7 +114,7 @@ async def _handle_http_exception(request: Request, error: Exception) -> Response
     return HTTPError(error.status_code, str(error.detail), error.headers).response()
 
 
-# Idle connections are kept so long; clients that come again find theirs open.
+# Idle connections stay open this long, so that clients can reuse them.
 _KEEP_ALIVE_SECONDS = 30
 _GRACE_SECONDS = 5.0
 _BACKLOG = 512
@@ -124,12 +127,12 @@ def serve_forever(
     port: int,
     on_ready: Callable[[str, Sequence[str]], None],
 ) -> None:
-    """Serve at `host`:`port` until SIGTERM or Ctrl-C; no request is taken then, and all that were taken are answered.
+    """Serve at `host`:`port` until SIGTERM or Ctrl-C; then accept no more requests and finish those in progress.
 
-    `told` hears the address and the names of the networks once it listens. Raises ValueError as `make_app`, and where
-    the port is taken.
+    `on_ready` is called with the address and the names of the models once the server listens. Raises ValueError like
+    `create_app`, and for a port in use.
     """
-    # Images are refused by the service's own limit, before Pillow sees them.
+    # The server checks `max_pixels` itself before Pillow sees an image, so Pillow's own limit must not be lower.
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, settings.max_pixels)
     with _bind_socket(host, port) as server_socket:
         app = create_app(runs, settings)
@@ -140,7 +143,7 @@ def serve_forever(
 
 
 def uvicorn_config(app: FastAPI, settings: ServerSettings) -> uvicorn.Config:
-    """How uvicorn runs the service."""
+    """Return the configuration of uvicorn."""
     return uvicorn.Config(
         app,
         http=connection_class(settings),
@@ -154,18 +157,18 @@ def uvicorn_config(app: FastAPI, settings: ServerSettings) -> uvicorn.Config:
 
 
 def _bind_socket(host: str, port: int) -> socket.socket:
-    """The port taken, before networks are loaded for nothing."""
+    """Bind the port before any network is loaded, so that a port in use is reported at once."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         got = f"{host}:{port} ({error.strerror or error})"
-        raise invalid("an address and a port that are free", got, "--port 0, any free one") from None
+        raise invalid("a free address and port", got, "--port 0, any free port") from None
 
 
 @contextmanager
 def _ignored_signals() -> Iterator[None]:
-    """Being told to stop is an end like any other: uvicorn, done, sends the signal again, and here it finds no ear."""
+    """Ignore SIGTERM and SIGINT: uvicorn raises the signal again after its shutdown, which would look like a crash."""
     previous = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield

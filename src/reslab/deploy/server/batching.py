@@ -1,4 +1,4 @@
-"""The line before a network: images that wait are computed together, a lone one at once."""
+"""Dynamic batching: waiting images are computed together, a single one immediately."""
 
 import queue
 import threading
@@ -11,11 +11,11 @@ OutputT = TypeVar("OutputT")
 
 
 class DynamicBatcher(Generic[InputT, OutputT]):
-    """One thread that takes what waits, at most `max_batch` at once, and answers each by its Future.
+    """A thread that computes waiting items in batches of at most `max_batch` and sets the result of each Future.
 
-    Nobody is waited for: a batch is what has gathered while the one before was computed. `compute` gives one answer for
-    each item; what it raises becomes the answer of the whole batch. `told` hears the size of each batch. A Future that
-    was cancelled is passed over. How many may wait is bounded by who submits (`Room`).
+    There is no waiting time: a batch is whatever was submitted while the previous one was computed. `compute` returns
+    one result per item; an exception becomes the result of the whole batch. `on_batch` is called with the size of each
+    batch. Cancelled Futures are skipped. The queue is unbounded; callers limit it (`AdmissionLimiter`).
     """
 
     def __init__(
@@ -27,17 +27,17 @@ class DynamicBatcher(Generic[InputT, OutputT]):
     ) -> None:
         self.compute, self.max_batch, self.on_batch = compute, max_batch, on_batch
         self._queue: queue.SimpleQueue[tuple[InputT, Future[OutputT]] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name=f"line of {name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"batcher of {name}", daemon=True)
         self._thread.start()
 
     def submit(self, item: InputT, future: "Future[OutputT] | None" = None) -> "Future[OutputT]":
-        """The answer to come, in `future` where one waits already."""
+        """Queue an item; return the Future of its result, which is `future` if given."""
         result: Future[OutputT] = Future() if future is None else future
         self._queue.put((item, result))
         return result
 
     def close(self) -> None:
-        """Finish what was submitted, then end the thread."""
+        """Compute what was submitted, then end the thread."""
         self._queue.put(None)
         self._thread.join()
 
@@ -46,7 +46,7 @@ class DynamicBatcher(Generic[InputT, OutputT]):
             self._process([(item, future) for item, future in batch if future.set_running_or_notify_cancel()])
 
     def _next_batch(self) -> "list[tuple[InputT, Future[OutputT]]] | None":
-        """What waits now, or the first to come; None at the end."""
+        """Return the waiting items, or wait for the first one; None after `close`."""
         first = self._queue.get()
         if first is None:
             return None
@@ -69,7 +69,7 @@ class DynamicBatcher(Generic[InputT, OutputT]):
         try:
             results = self.compute([item for item, _ in batch])
             assert len(results) == len(batch), (len(results), len(batch))
-        except Exception as error:  # whatever went wrong is told to those who wait; the thread lives on
+        except Exception as error:  # reported to the waiting callers; the thread must survive
             for _, future in batch:
                 future.set_exception(error)
             return

@@ -1,4 +1,4 @@
-"""A connection that cannot be held open for nothing: its head has a length and a time, its exchange a time."""
+"""HTTP connections with limits on the size of the header and on the time of header and request."""
 
 import asyncio
 from typing import Any
@@ -11,7 +11,10 @@ from reslab.deploy.server.settings import ServerSettings
 
 _MAX_HEADER_BYTES = 1 << 16
 _MAX_PIPELINED_REQUESTS = 16
-_HEADER_TOO_LARGE_BODY = b'{"error": "required: a head of at most 65536 bytes; got: a longer one"}'
+_HEADER_TOO_LARGE_BODY = (
+    b'{"error": "required: a header of at most 65536 bytes; got: a longer one", '
+    b'"kind": "request_header_fields_too_large"}'
+)
 _HEADER_TOO_LARGE_RESPONSE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: application/json\r\nConnection: close\r\n"
     b"Content-Length: %d\r\n\r\n%b" % (len(_HEADER_TOO_LARGE_BODY), _HEADER_TOO_LARGE_BODY)
@@ -19,11 +22,12 @@ _HEADER_TOO_LARGE_RESPONSE = (
 
 
 class LimitedConnection(HttpToolsProtocol):
-    """uvicorn's, which by itself waits for ever for a head to end, and keeps all of it.
+    """uvicorn's connection, which alone would wait forever for a header to end and keep all of it in memory.
 
-    Cut are: connections beyond `max_connections`; those that send no whole head within `head_seconds`, more than 64 KiB
-    that belong to no body, or a row of requests far ahead of their answers; and those whose request and answer have not
-    passed in twice `timeout_seconds` (the body may take one, the answer the other) and `head_seconds`.
+    It closes connections beyond `max_connections`; connections that send no complete header within
+    `header_timeout_seconds`, more than 64 KiB outside of bodies, or many requests ahead of their responses; and
+    connections whose request and response take longer than twice `timeout_seconds` (one for the body, one for the
+    response) plus `header_timeout_seconds`.
     """
 
     settings = ServerSettings()
@@ -31,8 +35,8 @@ class LimitedConnection(HttpToolsProtocol):
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(config, server_state, app_state, **kwargs)
         self._deadline: asyncio.TimerHandle | None = None
-        self._num_header_bytes = 0  # since the last that were a body's
-        self._request_complete = False  # the request has come to its end
+        self._num_header_bytes = 0  # since the last byte of a body
+        self._request_complete = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -49,8 +53,8 @@ class LimitedConnection(HttpToolsProtocol):
         self._num_header_bytes += len(data)
         super().data_received(data)
         if self._deadline is None:
-            # After an answer, what begins no request (an empty line, the rest of a body, what follows an upgrade) has
-            # taken away uvicorn's own limit of an idle connection.
+            # After a response, bytes that start no request (an empty line, the rest of a body, data after an upgrade)
+            # cancel uvicorn's own keep-alive timeout, so a deadline is set here.
             self._set_deadline(self.settings.header_timeout_seconds)
         if self._num_header_bytes > _MAX_HEADER_BYTES and not self.transport.is_closing():
             self.transport.write(_HEADER_TOO_LARGE_RESPONSE)
@@ -58,7 +62,7 @@ class LimitedConnection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= _MAX_PIPELINED_REQUESTS:
-            raise ValueError("too many requests ahead of their answers")  # the parser stops, and uvicorn answers 400
+            raise ValueError("too many pipelined requests")  # stops the parser; uvicorn responds with 400
         self._request_complete = False
         self._set_deadline(self.settings.header_timeout_seconds)
         super().on_message_begin()
@@ -90,12 +94,12 @@ class LimitedConnection(HttpToolsProtocol):
         return 2 * self.settings.timeout_seconds + self.settings.header_timeout_seconds
 
     def _set_deadline(self, seconds: float | None) -> None:
-        """What is awaited is to come in so many seconds; None where nothing is."""
+        """Close the connection after `seconds`, unless a new deadline is set; None clears it."""
         if self._deadline is not None:
             self._deadline.cancel()
         self._deadline = None if seconds is None else self.loop.call_later(seconds, self.transport.abort)
 
 
 def connection_class(settings: ServerSettings) -> type[LimitedConnection]:
-    """The connection with these limits, as uvicorn makes its own by class."""
+    """Return a subclass with these settings, because uvicorn constructs connections itself from a class."""
     return type("Connection", (LimitedConnection,), {"settings": settings})

@@ -1,6 +1,7 @@
-"""A request that is not served: its status, and why, in words."""
+"""Error responses: their kind, HTTP status and message."""
 
 from collections.abc import Mapping
+from http import HTTPStatus
 
 from starlette.responses import JSONResponse
 
@@ -10,27 +11,32 @@ _MAX_MESSAGE_LENGTH = 2000
 
 
 class HTTPError(Exception):
-    """An answer that is no success: `status` and what the caller is told."""
+    """An error response: HTTP `status`, the `message` for the caller and extra headers; `kind` names the status."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
-        # What came is told in a refusal; a caller who sends a name of a megabyte does not get it back.
+        # Messages quote the request; a name of a megabyte must not be sent back whole.
         message = message if len(message) <= _MAX_MESSAGE_LENGTH else f"{message[:_MAX_MESSAGE_LENGTH]} ..."
         super().__init__(message)
         self.status, self.message, self.headers = status, message, dict(headers or {})
 
     def response(self) -> JSONResponse:
-        """`{"error": message}` under the status."""
-        return JSONResponse({"error": self.message}, self.status, self.headers)
+        """Return the JSON response with `error`, the message, and `kind`."""
+        return JSONResponse({"error": self.message, "kind": self.kind}, self.status, self.headers)
+
+    @property
+    def kind(self) -> str:
+        """The name of the status, such as `not_found`."""
+        return HTTPStatus(self.status).name.lower()
 
 
 def http_error(
     status: int, required: str, got: object, next_step: str = "", headers: Mapping[str, str] | None = None
 ) -> HTTPError:
-    """A refusal in the words of `spec.errors.refuse`: what was required, what came, what next."""
+    """Return an HTTPError with the message of `invalid`: what was required, what came, the next step."""
     return HTTPError(status, str(invalid(required, got, next_step=next_step)), headers)
 
 
 def too_many_requests(got: str, retry_after: int = 1) -> HTTPError:
-    """429: no room now; the caller may come again after so many seconds."""
+    """Return a 429 error with a `Retry-After` header."""
     step = f"try again in {retry_after} second{'s' * (retry_after != 1)}"
-    return http_error(429, "room for one more image", got, step, {"Retry-After": str(retry_after)})
+    return http_error(429, "free capacity", got, step, {"Retry-After": str(retry_after)})

@@ -1,7 +1,4 @@
-"""What an image is and how large, from the first bytes of its file: nothing is decoded, no library is asked.
-
-An image that came over the wire, guarded before it is decoded, then made ready for a network.
-"""
+"""Decoding of untrusted images: format and size are read from the header and checked before anything is decoded."""
 
 import base64
 import io
@@ -19,16 +16,16 @@ IMAGE_FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP")
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _STANDALONE_MARKERS = frozenset((0x01, *range(0xD0, 0xD8)))  # JPEG markers without a length
 _SCAN_MARKER, _END_MARKER = 0xDA, 0xD9
-# Blocks or markers that are walked through before a file is given up: real ones have a few dozen.
+# Blocks or markers to walk through before a file is rejected: real ones have a few dozen.
 _MAX_STEPS = 4096
-# Of an image of 16 MB, in the 8192 bytes that libpng writes at once, 2048 hold pixels; of other writers more.
+# An image of 16 MB has 2048 chunks of pixels if written by libpng, 8192 bytes each; other writers make more.
 _MAX_CHUNKS = 20_000
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """The kind of an image (one of KINDS), its width and height in pixels."""
+    """The format of an image (one of IMAGE_FORMATS), its width and height in pixels."""
 
     image_format: str
     width: int
@@ -36,7 +33,7 @@ class ImageHeader:
 
 
 def read_image_header(content: bytes) -> ImageHeader | None:
-    """The header of an image's file; None where the bytes are no image of KINDS or end before the size is told."""
+    """Read the header of an image file; None for other formats and for files that end before the size."""
     for image_format, signature, read_size in _SIZE_READERS:
         if content.startswith(signature):
             try:
@@ -53,7 +50,7 @@ def _png_size(content: bytes) -> tuple[int, int] | None:
 
 
 def _has_few_chunks(content: bytes) -> bool:
-    """Whether a PNG holds no more chunks than real ones do: decoders take their time over each, however empty."""
+    """Whether a PNG has a plausible number of chunks: decoders spend time on each, even if it is empty."""
     offset = len(_PNG_SIGNATURE)
     for _ in range(_MAX_CHUNKS):
         if offset + 8 > len(content):
@@ -63,7 +60,7 @@ def _has_few_chunks(content: bytes) -> bool:
 
 
 def _gif_size(content: bytes) -> tuple[int, int] | None:
-    """The canvas, made larger by a first frame that reaches beyond it, as decoders do."""
+    """Return the canvas size, enlarged like in decoders if the first frame reaches beyond it."""
     width, height, flags = struct.unpack_from("<HHB", content, 6)
     offset = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     for _ in range(_MAX_STEPS):
@@ -77,7 +74,7 @@ def _gif_size(content: bytes) -> tuple[int, int] | None:
 
 
 def _skip_blocks(content: bytes, offset: int) -> int:
-    """Where a GIF goes on after blocks that tell their lengths, the last one 0; the end where there are too many."""
+    """Return the offset after a GIF's data sub-blocks, which end with length 0; the file's end if there are too many."""
     for _ in range(_MAX_STEPS):
         length = content[offset] if offset < len(content) else 0
         offset += 1 + length
@@ -111,7 +108,7 @@ def _webp_size(content: bytes) -> tuple[int, int] | None:
 
 
 def _jpeg_size(content: bytes) -> tuple[int, int] | None:
-    """The largest of all frames told before the first scan: which one a decoder takes is its own affair."""
+    """Return the largest frame declared before the first scan: which one a decoder uses is not defined."""
     offset, largest = 2, (0, 0)
     for _ in range(_MAX_STEPS):
         prefix, marker, length = struct.unpack_from(">BBH", content, offset)
@@ -136,15 +133,15 @@ _SIZE_READERS = (
 )
 
 
-# Longer side by shorter side. The shorter side is scaled to the network's, and the longer one grows with it.
+# Longer side / shorter side. Resizing the shorter side to the network's size enlarges the longer one too.
 MAX_ASPECT_RATIO = 64
 
 
 def check_image_header(content: bytes, max_pixels: int) -> ImageHeader:
-    """The header of an image that may be decoded.
+    """Return the header of an image that is safe to decode.
 
-    Raises HTTPError: 415 for what is no image of a kind that is read here, 413 for more pixels than `max_pixels`, 422
-    for a strip that scaling would blow up.
+    Raises HTTPError: 415 for an unsupported format, 413 for more than `max_pixels`, 422 for an extreme aspect ratio,
+    which resizing would blow up.
     """
     header = read_image_header(content)
     if header is None:
@@ -163,21 +160,21 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def check_pillow_size(content: bytes, header: ImageHeader, max_pixels: int) -> None:
-    """Whether Pillow reads the same kind and no larger size from the header, so that none but its decoder is asked.
+    """Check that Pillow reads the same format and an allowed size, before it decodes.
 
-    Raises HTTPError as `check_header`.
+    Raises HTTPError like `check_image_header`.
     """
     try:
         with Image.open(io.BytesIO(content), formats=[header.image_format]) as image:
             width, height = image.size
     except Exception as error:  # Pillow raises nearly anything on broken bytes
         got = str(error) or type(error).__name__
-        raise http_error(422, "an image that can be read", got, "save it again") from None
+        raise http_error(422, "a readable image", got, "save it again") from None
     _check_size(width, height, max_pixels)
 
 
 def decode_image(content: bytes, transform: InferenceTransform, max_pixels: int) -> Tensor:
-    """uint8 (C, H, W) as the network takes it. Raises HTTPError (413, 415, 422)."""
+    """Return an image prepared for the network, uint8 (C, H, W). Raises HTTPError (413, 415, 422)."""
     header = check_image_header(content, max_pixels)
     if header.image_format != "JPEG" or not is_simple_jpeg(content):
         check_pillow_size(content, header, max_pixels)
@@ -190,7 +187,7 @@ def decode_image(content: bytes, transform: InferenceTransform, max_pixels: int)
 
 
 def encode_png(pixels: Tensor) -> bytes:
-    """uint8 (1 or 3, H, W) as a PNG file."""
+    """Encode uint8 pixels (1 or 3, H, W) as a PNG file."""
     array = pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous().numpy()
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "PNG")
@@ -198,5 +195,5 @@ def encode_png(pixels: Tensor) -> bytes:
 
 
 def png_data_uri(pixels: Tensor) -> str:
-    """uint8 (1 or 3, H, W) as a PNG in a data URI."""
+    """Encode uint8 pixels (1 or 3, H, W) as a PNG in a data URI."""
     return f"data:image/png;base64,{base64.b64encode(encode_png(pixels)).decode()}"

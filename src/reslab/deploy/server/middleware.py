@@ -1,7 +1,4 @@
-"""Who comes in: the token, the name the service was called by, and what browsers are told to keep to.
-
-What the service tells Prometheus: requests, latencies, the queue, the batches.
-"""
+"""Middleware: token, host name and security headers; Prometheus metrics of requests, latencies and batches."""
 
 import hmac
 import time
@@ -13,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from reslab.deploy.server.errors import HTTPError, http_error
 
-# Without a token: the probes, and the pages, which hold nothing of the models and ask for the token themselves.
+# Accessible without a token: the health checks, and the pages, which contain no model data and ask for the token.
 _PUBLIC_PATHS = ("/healthz", "/readyz", "/", "/docs")
 _STATIC_PREFIX = "/static/"
 _CONTENT_SECURITY_POLICY = (
@@ -28,9 +25,9 @@ _SECURITY_HEADERS = {
 
 
 class SecurityMiddleware:
-    """Lets requests in that carry the token, and call the service by one of `hosts` where these are told.
+    """Rejects requests without the token, and with a `Host` header not in `hosts` unless that is empty.
 
-    A page of another site that has its own name point here (DNS rebinding) is turned away by its `Host`.
+    Checking `Host` prevents DNS rebinding: a foreign page whose host name resolves to this server.
     """
 
     def __init__(self, app: ASGIApp, token: str = "", hosts: Sequence[str] = ()) -> None:
@@ -57,7 +54,9 @@ class SecurityMiddleware:
         host = headers.get("host", "")
         name = host.partition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
         if self.hosts and name.lower() not in self.hosts:
-            raise http_error(403, f"a request to {' or '.join(sorted(self.hosts))}", repr(host), "start it with --host")
+            raise http_error(
+                403, f"a request to {' or '.join(sorted(self.hosts))}", repr(host), "start the server with --host"
+            )
         if self.token and path not in _PUBLIC_PATHS and not path.startswith(_STATIC_PREFIX):
             self._check_token(headers.get("authorization", ""))
 
@@ -65,9 +64,9 @@ class SecurityMiddleware:
         scheme, _, token = authorization.partition(" ")
         is_valid = hmac.compare_digest(token.strip().encode(), self.token.encode())
         if scheme.lower() != "bearer" or not is_valid:
-            got = "another one" if authorization else "none"
+            got = "a different token" if authorization else "none"
             step = "send the header Authorization: Bearer TOKEN"
-            raise http_error(401, "the token of this service", got, step, {"WWW-Authenticate": "Bearer"})
+            raise http_error(401, "the token of this server", got, step, {"WWW-Authenticate": "Bearer"})
 
 
 _BATCH_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -75,42 +74,42 @@ _LATENCY_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 
 
 
 class ServerMetrics:
-    """The counters of one service, in a registry of their own: two services of a process do not mix."""
+    """The metrics of one application, in a registry of its own, so that two applications in a process do not mix."""
 
     def __init__(self, num_images: Callable[[], int]) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
-            "reslab_requests", "Requests answered.", ["route", "method", "code"], registry=self.registry
+            "reslab_requests", "Number of requests.", ["route", "method", "code"], registry=self.registry
         )
         self.latency = Histogram(
             "reslab_request_seconds",
-            "From request to answer.",
+            "Seconds from request to response.",
             ["route"],
             buckets=_LATENCY_BUCKETS,
             registry=self.registry,
         )
         self.batch_sizes = Histogram(
             "reslab_batch_size",
-            "Images computed together.",
+            "Images per batch.",
             ["model"],
             buckets=_BATCH_SIZE_BUCKETS,
             registry=self.registry,
         )
-        in_flight = Gauge("reslab_queue_depth", "Images in the house, waiting or worked on.", registry=self.registry)
+        in_flight = Gauge("reslab_queue_depth", "Images waiting or being computed.", registry=self.registry)
         in_flight.set_function(num_images)
 
     def render(self) -> bytes:
-        """The page that Prometheus reads."""
+        """Return the metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def batch_size_observer(self, model: str) -> Callable[[int], None]:
-        """What hears the size of each batch of a model."""
+        """Return the callback that records the batch sizes of a model."""
         observe = self.batch_sizes.labels(model).observe
         return lambda size: observe(size)
 
 
 class MetricsMiddleware:
-    """Counts every request with its route (as a template, never as it was written), method and code."""
+    """Counts every request by route template, method and status code."""
 
     def __init__(self, app: ASGIApp, metrics: ServerMetrics) -> None:
         self.app, self.metrics = app, metrics

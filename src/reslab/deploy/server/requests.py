@@ -1,7 +1,4 @@
-"""The body of a request: read under a limit, then taken apart into images and what else was asked.
-
-multipart/form-data taken apart in memory: nothing is written to a disk, whatever its size.
-"""
+"""Reads the body of a request under limits and parses it into images and other fields, all in memory."""
 
 import asyncio
 import base64
@@ -22,7 +19,7 @@ from reslab.spec.errors import unknown_name
 
 @dataclass(frozen=True)
 class FormPart:
-    """A field of a form: its name and bytes; `is_file` where it came with a file's name."""
+    """A form field: its name and content; `is_file` if it was sent with a file name."""
 
     name: str
     content: bytes
@@ -30,7 +27,7 @@ class FormPart:
 
 
 class _FormCollector:
-    """What the parser calls while it reads."""
+    """The callbacks of the multipart parser."""
 
     def __init__(self, max_parts: int) -> None:
         self.max_parts = max_parts
@@ -68,9 +65,9 @@ class _FormCollector:
 
 
 def read_form(content: bytes, content_type: str, max_parts: int) -> list[FormPart]:
-    """The fields of a form in their order.
+    """Return the fields of a form in order.
 
-    Raises HTTPError: 400 for one that cannot be read or is cut short, 413 for more than `max_parts` fields.
+    Raises HTTPError: 400 for a form that cannot be parsed or is incomplete, 413 for more than `max_parts` fields.
     """
     _, options = parse_options_header(content_type)
     collector = _FormCollector(max_parts)
@@ -80,19 +77,17 @@ def read_form(content: bytes, content_type: str, max_parts: int) -> list[FormPar
         parser.write(content)
         parser.finalize()
     except KeyError:
-        raise http_error(
-            400, "a form with its boundary", repr(content_type[:80]), "with curl: -F image=@FILE"
-        ) from None
+        raise http_error(400, "a form with a boundary", repr(content_type[:80]), "with curl: -F image=@FILE") from None
     except FormParserError as error:
-        raise http_error(400, "a form that can be read", str(error), "with curl: -F image=@FILE") from None
+        raise http_error(400, "a valid form", str(error), "with curl: -F image=@FILE") from None
     if not collector.is_complete:
-        raise http_error(400, "a whole form", f"{len(content)} bytes without its end", "send it again")
+        raise http_error(400, "a complete form", f"{len(content)} bytes without the closing boundary", "send it again")
     return collector.parts
 
 
 _IMAGE_FIELDS = ("image", "images")
 _ABLATION_FIELD = "ablation"
-# Of a body that is too long so much more is read and forgotten, so that the caller, still sending, hears why.
+# Up to this multiple of the limit is read and discarded, so that a caller that is still sending gets the response.
 _DRAIN_FACTOR = 4
 
 
@@ -107,22 +102,18 @@ class RequestBody:
 async def read_request_bytes(
     request: Request, max_bytes: int, on_bytes: Callable[[int], None], timeout_seconds: float
 ) -> bytes:
-    """The whole body; `take` hears of every piece as it comes, and may refuse.
+    """Return the whole body; `on_bytes` is called with the size of every chunk and may raise.
 
-    Raises HTTPError: 413 as soon as it is longer than `max_bytes`, 408 where it has not come in `seconds`, 400 where it
-    is cut short.
+    Raises HTTPError: 413 for a body longer than `max_bytes`, 408 if it takes longer than `timeout_seconds`, 400 if the
+    connection ends early.
     """
     try:
         async with asyncio.timeout(timeout_seconds):
             return await _read_stream(request, max_bytes, on_bytes)
-    except ClientDisconnect:  # nobody hears it any more; the log and the metrics do not take it for a fault
-        raise http_error(
-            400, "a whole body", "only a part of it, then the end of the connection", "send it again"
-        ) from None
+    except ClientDisconnect:  # nobody reads this response; it keeps log and metrics free of a server error
+        raise http_error(400, "a complete body", "a part of it before the connection ended", "send it again") from None
     except TimeoutError:
-        raise http_error(
-            408, f"a body within {timeout_seconds:g} seconds", "only a part of it", "send it again"
-        ) from None
+        raise http_error(408, f"a body within {timeout_seconds:g} seconds", "a part of it", "send it again") from None
 
 
 async def _read_stream(request: Request, max_bytes: int, on_bytes: Callable[[int], None]) -> bytes:
@@ -151,15 +142,15 @@ def _body_too_large(max_bytes: int, got: str) -> HTTPError:
 
 
 def parse_body(content: bytes, headers: Headers, allowed_fields: Sequence[str], max_images: int) -> RequestBody:
-    """What the bytes hold, by their content type: JSON, a form, or one image as it is; `keys` are the other fields.
+    """Parse a body by its content type: JSON, a form, or the bytes of one image; it may also have `allowed_fields`.
 
-    Raises HTTPError: 415 for another type, 400 for JSON or a form that cannot be read, 413 for more than `max_images`,
-    422 for fields that are not known.
+    Raises HTTPError: 415 for another content type, 400 for invalid JSON or an invalid form, 413 for more than
+    `max_images`, 422 for unknown fields.
     """
     content_type = headers.get("content-type", "application/octet-stream")
     media_type = content_type.partition(";")[0].strip().lower()
     if headers.get("content-encoding", "identity") != "identity":
-        raise http_error(415, "a body that is not compressed", headers["content-encoding"], "send it as it is")
+        raise http_error(415, "an uncompressed body", headers["content-encoding"], "leave out Content-Encoding")
     if media_type == "application/json":
         body = _parse_json(content, allowed_fields)
     elif media_type == "multipart/form-data":
@@ -170,7 +161,7 @@ def parse_body(content: bytes, headers: Headers, allowed_fields: Sequence[str], 
         step = "with curl: -H 'Content-Type: image/jpeg' --data-binary @FILE, or -F image=@FILE"
         raise http_error(415, "image/*, multipart/form-data or application/json", media_type, step)
     if len(body.images) > max_images:
-        raise http_error(413, f"at most {max_images} images a request", len(body.images), "send several requests")
+        raise http_error(413, f"at most {max_images} images per request", len(body.images), "send several requests")
     return body
 
 
@@ -183,7 +174,7 @@ def _parse_json(content: bytes, allowed_fields: Sequence[str]) -> RequestBody:
         raise http_error(422, "one of image and images", "both", "leave one of them out")
     images = payload.get("images", [])
     if not isinstance(images, list):
-        raise http_error(422, "images as a list of images in base64", type(images).__name__)
+        raise http_error(422, "images as a list of base64 strings", type(images).__name__)
     encoded_images = [payload["image"]] if "image" in payload else images
     return RequestBody(
         tuple(_decode_base64(text) for text in encoded_images),
@@ -204,7 +195,7 @@ def _parse_json_object(content: bytes) -> dict[str, Any]:
 
 
 def _decode_base64(text: Any) -> bytes:
-    """Bytes of base64, with or without the `data:image/png;base64,` that browsers put ahead."""
+    """Decode base64, with or without the prefix `data:image/png;base64,` of browsers."""
     if not isinstance(text, str):
         raise http_error(422, "an image in base64", type(text).__name__)
     if text.startswith("data:"):

@@ -1,7 +1,4 @@
-"""What the routes answer, as OpenAPI tells it: one class an answer, and the refusals that any may end in.
-
-What routes take, as OpenAPI tells it, with an image that can be sent as it stands.
-"""
+"""The OpenAPI schemas of responses, errors and request bodies."""
 
 from typing import Annotated, Any
 
@@ -10,27 +7,28 @@ from pydantic import BaseModel, Field
 
 
 class ErrorResponse(BaseModel):
-    """Why a request was not served: what was required, what came, what next."""
+    """An error: what was required, what came, the next step; `kind` is the name of the status."""
 
+    kind: str = Field(examples=["unsupported_media_type"])
     error: str = Field(examples=["required: an image (JPEG, PNG, WebP, GIF, BMP); got: no bytes"])
 
 
 class ClassScoreSchema(BaseModel):
-    """A class, and how probable the network holds it to be."""
+    """A class and its predicted probability."""
 
     name: str
     probability: float
 
 
 class ImagePrediction(BaseModel):
-    """The most probable classes of one image, or why it could not be read."""
+    """The most probable classes of one image, or its error."""
 
     classes: list[ClassScoreSchema]
     error: str = ""
 
 
 class PredictResponse(BaseModel):
-    """One row an image, in the order they were sent."""
+    """One prediction per image, in the order they were sent."""
 
     model: str
     predictions: list[ImagePrediction]
@@ -40,14 +38,14 @@ class PredictResponse(BaseModel):
 
 
 class RejectedBlock(BaseModel):
-    """A block that stayed as it is, and why."""
+    """A block that the ablation left unchanged, and the reason."""
 
     block: str
     reason: str
 
 
 class ExplainResponse(BaseModel):
-    """`heat` (H, W) from 0 to 1 over `image`, which is what the network sees."""
+    """A `heatmap` (H, W) from 0 to 1 over `image`, the prepared image."""
 
     label: str = Field(alias="class")
     method: str
@@ -58,7 +56,7 @@ class ExplainResponse(BaseModel):
 
 
 class BlockResponseStd(BaseModel):
-    """The standard deviation of a block's output in the whole network and now."""
+    """The standard deviation of a block's output in the intact and the ablated network."""
 
     block: str
     baseline: float | None
@@ -66,7 +64,7 @@ class BlockResponseStd(BaseModel):
 
 
 class LesionResponse(BaseModel):
-    """What the network says with the blocks cut, and what it says whole: of the same classes, the first of either."""
+    """The top classes of the ablated network and of the intact one (`baseline`), for the union of both."""
 
     classes: list[ClassScoreSchema]
     baseline: list[ClassScoreSchema]
@@ -75,7 +73,7 @@ class LesionResponse(BaseModel):
 
 
 class SingleBlockAblation(BaseModel):
-    """One block alone off: the fall of the first class's probability; the share of images whose first class stays."""
+    """One block switched off: the drop of the top class's probability, and the fraction of images that keep it."""
 
     block: str
     confidence_drop: float | None
@@ -84,15 +82,15 @@ class SingleBlockAblation(BaseModel):
 
 
 class LesionCurveResponse(BaseModel):
-    """The blocks in their order; means over `num_images` images."""
+    """The blocks in order, averaged over `num_images` images."""
 
     blocks: list[SingleBlockAblation]
     num_images: int
 
 
 class BlockDetailsResponse(BaseModel):
-    """The strongest maps of a block's output; standard deviations of output, branch and shortcut; the norm of the first
-    class's gradient at the output."""
+    """The strongest feature maps of a block; standard deviations of output, branch and shortcut; the norm of the top
+    class's gradient with respect to the output."""
 
     block: str
     feature_maps: list[str]
@@ -106,7 +104,7 @@ class BlockDetailsResponse(BaseModel):
 
 
 class BlockInfo(BaseModel):
-    """A block: its sentence, shape and weights; whether it can be switched off, and what it can be swapped with."""
+    """A block: its layout, shape and parameters; whether it can be disabled, and with which blocks it can be swapped."""
 
     name: str
     layout: str
@@ -121,14 +119,14 @@ class BlockInfo(BaseModel):
 
 
 class StageInfo(BaseModel):
-    """A stage: its blocks in their order."""
+    """A stage and its blocks in order."""
 
     name: str
     blocks: list[BlockInfo]
 
 
 class ModelInfo(BaseModel):
-    """A network that is served."""
+    """A served model."""
 
     name: str
     arch: str
@@ -149,14 +147,14 @@ class ModelInfo(BaseModel):
 
 
 class ModelsResponse(BaseModel):
-    """The networks, the first of which answers where none is named, and the limits of a request."""
+    """The served models, the first of which is the default, and the limits of a request."""
 
     models: list[ModelInfo]
     limits: dict[str, float]
 
 
 class SampleInfo(BaseModel):
-    """A test image by number, with its class."""
+    """A test image and its class."""
 
     id: int
     label: str
@@ -164,13 +162,13 @@ class SampleInfo(BaseModel):
 
 
 class SamplesResponse(BaseModel):
-    """Test images in an order drawn once."""
+    """Test images in a fixed random order."""
 
     samples: list[SampleInfo]
 
 
 class SamplePrediction(BaseModel):
-    """A test image with its class and the one it was called by."""
+    """A test image with its true and its predicted class."""
 
     id: int
     true: str
@@ -180,13 +178,13 @@ class SamplePrediction(BaseModel):
 
 
 class ConfusionCellResponse(BaseModel):
-    """The test images of one cell of the matrix."""
+    """The test images of one cell of the confusion matrix."""
 
     samples: list[SamplePrediction]
 
 
 class RunResponse(BaseModel):
-    """A run: its log from the line asked for, and, once `judged`, what its network makes of the test images."""
+    """A run: its log from record `since` on, and, once `evaluated`, its network's errors on the test images."""
 
     log: list[dict[str, Any]]
     num_records: int
@@ -203,23 +201,23 @@ class RunResponse(BaseModel):
 
 
 class HealthResponse(BaseModel):
-    """That the service is there."""
+    """The status of the server."""
 
     status: str
 
 
 _STATUS_DESCRIPTIONS = {
-    400: "A body that cannot be read as what it says it is.",
-    401: "The token is missing or another one.",
-    403: "Called by a name that this service does not answer to.",
-    404: "There is no such model, or nothing to show of it.",
-    408: "The body did not come in time.",
+    400: "The body does not match its content type.",
+    401: "The token is missing or wrong.",
+    403: "The server does not answer to this host name.",
+    404: "There is no such model, or it lacks what was requested.",
+    408: "The body did not arrive in time.",
     413: "Too many bytes, pixels or images.",
-    415: "Not an image, or a content type that is not read here.",
-    422: "A value that means nothing; the nearest is told.",
-    429: "No room now; Retry-After tells when to come again.",
+    415: "Not an image, or an unsupported content type.",
+    422: "An invalid value; the message names the nearest valid one.",
+    429: "No free capacity; try again after Retry-After seconds.",
     503: "The run has no weights yet.",
-    504: "No answer within the time allowed.",
+    504: "No response within the time limit.",
 }
 _READ_STATUSES = (403, 401, 404, 422)
 _INFERENCE_STATUSES = (400, 401, 403, 404, 408, 413, 415, 422, 429, 503, 504)
@@ -229,7 +227,7 @@ def _error_responses(statuses: tuple[int, ...]) -> dict[int | str, dict[str, Any
     return {status: {"model": ErrorResponse, "description": _STATUS_DESCRIPTIONS[status]} for status in statuses}
 
 
-# What a route that only shows may end in, one that takes an image, a probe.
+# Errors of a route that only reads, of one that takes an image, and of a health check.
 READ_ERRORS, INFERENCE_ERRORS, HEALTH_ERRORS = (
     _error_responses(_READ_STATUSES),
     _error_responses(_INFERENCE_STATUSES),
@@ -238,8 +236,8 @@ READ_ERRORS, INFERENCE_ERRORS, HEALTH_ERRORS = (
 OVERLOAD_ERRORS = _error_responses((429, 503, 504))
 
 
-ModelQuery = Annotated[str, Query(description="A network by its name; the first where empty.")]
-ModelPath = Annotated[str, Path(description="A network by its name.")]
+ModelQuery = Annotated[str, Query(description="A model by name; the first if empty.")]
+ModelPath = Annotated[str, Path(description="A model by name.")]
 
 # A ring of 8x8 grey pixels, as PNG in base64.
 EXAMPLE_IMAGE = (
@@ -248,9 +246,9 @@ EXAMPLE_IMAGE = (
 )
 _BINARY_SCHEMA = {"type": "string", "format": "binary"}
 _BASE64_SCHEMA = {"type": "string", "contentEncoding": "base64", "examples": [EXAMPLE_IMAGE]}
-_OFF_SCHEMA = {"type": "array", "items": {"type": "string"}, "description": "Blocks whose branch is zero."}
+_OFF_SCHEMA = {"type": "array", "items": {"type": "string"}, "description": "Blocks to switch off (branch zero)."}
 _PAIR_SCHEMA = {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2}
-_SWAP_SCHEMA = {"type": "array", "items": _PAIR_SCHEMA, "description": "Pairs of blocks in each other's place."}
+_SWAP_SCHEMA = {"type": "array", "items": _PAIR_SCHEMA, "description": "Pairs of blocks to swap."}
 _ABLATION_EXAMPLE = '{"off": ["layer1.1"]}'
 
 
@@ -276,7 +274,7 @@ def _request_body(
     return {"requestBody": {"required": required, "content": content}}
 
 
-# One image or several; one or none; exactly one, and what is to be cut first.
+# One or more images; at most one; exactly one, with an ablation.
 IMAGES_BODY = _request_body(
     {
         "anyOf": [

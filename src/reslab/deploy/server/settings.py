@@ -1,4 +1,4 @@
-"""How the service is run: its limits, its backend, its token."""
+"""The settings of the server: limits, backend, token."""
 
 from dataclasses import dataclass
 
@@ -19,15 +19,15 @@ _POSITIVE_FIELDS = (
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """What `reslab serve` may be told.
+    """The settings of `reslab serve`.
 
-    `max_bytes` of one request's body; `max_held_bytes` of all bodies that are in memory at once; `max_pixels` of one
-    image as its header tells them; `max_images` of one request; `queue`: images that may be in the house at once,
-    waiting or worked on, beyond which a request is answered 429; `max_studies` looks inside (heat maps, lesions, blocks)
-    of these; `timeout_seconds` until a request is answered 504; `max_connections` open at once, each of which has
-    `head_seconds` to say what it wants; `max_batch` images computed together; `num_decoders`
-    threads that decode. `token`: what callers must send; `hosts`: the names the service answers to (all where empty).
-    Raises ValueError for a limit below 1, and a queue that no full request fits into.
+    `max_bytes`: of one request body. `max_bytes_in_flight`: of all bodies in memory. `max_pixels`: of one image, by its
+    header. `max_images`: of one request. `max_in_flight`: images waiting or being computed; beyond it a request gets
+    429. `max_analyses`: analyses (heatmaps, ablations, block details) among them. `timeout_seconds`: until a request
+    gets 504. `max_connections`: open connections, each with `header_timeout_seconds` to send a request's header.
+    `max_batch`: images computed together. `num_decode_threads`: threads that decode images. `token`: required of
+    callers. `allowed_hosts`: host names the server answers to (all if empty).
+    Raises ValueError for a limit below 1 and for limits that a full request does not fit into.
     """
 
     backend: str = "auto"
@@ -56,9 +56,7 @@ class ServerSettings:
                 raise invalid(f"{name} above 0", getattr(self, name), nearest=nearest)
         if self.max_in_flight < self.max_images:
             got = f"max_in_flight {self.max_in_flight}, max_images {self.max_images}"
-            raise invalid(
-                "a queue that holds the images of one request", got, nearest=f"max_in_flight {self.max_images}"
-            )
+            raise invalid("max_in_flight of at least max_images", got, nearest=f"max_in_flight {self.max_images}")
         if self.max_bytes_in_flight < self.max_bytes:
             got = f"max_bytes_in_flight {self.max_bytes_in_flight}, max_bytes {self.max_bytes}"
             raise invalid("max_bytes_in_flight of at least max_bytes", got, nearest=str(self.max_bytes))

@@ -1,9 +1,4 @@
-"""The service as a whole: its networks by name, the room there is, the threads that decode, how a request is met.
-
-How much may be in the house at once: images in hand, bytes in memory; beyond it one is turned away at the door.
-
-A network that is served: its name, where it lies, and, once its weights are there, what answers for it.
-"""
+"""The state of the server: its models, the limits on images and bytes in flight, and the threads that decode."""
 
 import asyncio
 import threading
@@ -38,7 +33,7 @@ from reslab.training.run import Run
 
 
 class AdmissionLimiter:
-    """Counts the images and bytes of the requests in hand. Used from the event loop alone, so it needs no lock."""
+    """Limits the images and bytes of the requests in flight. Used only from the event loop, so it needs no lock."""
 
     def __init__(self, max_images: int, max_bytes: int) -> None:
         self.max_images, self.max_bytes = max_images, max_bytes
@@ -46,28 +41,28 @@ class AdmissionLimiter:
         self.num_bytes = 0
 
     def admit(self) -> "Admission":
-        """A place for a request and its first image. Raises HTTPError (429) where there is none."""
+        """Admit a request with one image. Raises HTTPError (429) at the limit."""
         return Admission(self)
 
 
 class Admission:
-    """The places that one request holds; all are given back when its `with` block ends."""
+    """The images and bytes reserved by one request, released at the end of its `with` block."""
 
     def __init__(self, limiter: AdmissionLimiter) -> None:
         self.limiter, self.num_images, self.num_bytes = limiter, 0, 0
         self.reserve_images(1)
 
     def reserve_images(self, count: int) -> None:
-        """Places for so many images. Raises HTTPError (429)."""
+        """Reserve more images. Raises HTTPError (429)."""
         if self.limiter.num_images + count > self.limiter.max_images:
-            raise too_many_requests(f"{self.limiter.num_images} images in hand of at most {self.limiter.max_images}")
+            raise too_many_requests(f"{self.limiter.num_images} of at most {self.limiter.max_images} images in flight")
         self.limiter.num_images += count
         self.num_images += count
 
     def reserve_bytes(self, count: int) -> None:
-        """Memory for so many more bytes. Raises HTTPError (429)."""
+        """Reserve more bytes. Raises HTTPError (429)."""
         if self.limiter.num_bytes + count > self.limiter.max_bytes:
-            raise too_many_requests(f"{self.limiter.num_bytes} bytes in hand of at most {self.limiter.max_bytes}")
+            raise too_many_requests(f"{self.limiter.num_bytes} of at most {self.limiter.max_bytes} bytes in flight")
         self.limiter.num_bytes += count
         self.num_bytes += count
 
@@ -84,8 +79,8 @@ class Admission:
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """What answers for a network: `line` its predictions, as probabilities (classes,) of a prepared image; `study`
-    one thread for looking into `specimen`, a copy of it."""
+    """A loaded network: `batcher` computes the probabilities (classes,) of prepared images; `analysis_executor` is the
+    one thread that runs analyses of `analysis_model`, a copy of the network."""
 
     network: ResidualNetwork
     classes: tuple[str, ...]
@@ -96,13 +91,13 @@ class LoadedModel:
     analysis_executor: ThreadPoolExecutor
 
     def close(self) -> None:
-        """Finish what was begun."""
+        """Finish pending work and end the threads."""
         self.batcher.close()
         self.analysis_executor.shutdown(wait=True)
 
 
 class ModelHandle:
-    """One network by `name`; of a run in training the weights come later, and are opened when first asked for."""
+    """A served model by `name`; it is loaded on first use, because a run in training has no weights yet."""
 
     def __init__(self, name: str, path: Path, settings: ServerSettings, on_batch: Callable[[int], None]) -> None:
         self.name, self.path, self.settings, self.on_batch = name, path, settings, on_batch
@@ -113,32 +108,32 @@ class ModelHandle:
         self._loaded: LoadedModel | None = None
 
     def _read_arch(self) -> Arch:
-        """The network as data, from the run or from the header of its weights. ValueError for a foreign module."""
+        """Return the arch from the run or from the header of the weights. ValueError for a custom module."""
         if self.run is None:
             arch_dict = read_header(self.weights_path)["arch"]
             arch = None if arch_dict is None else from_dict(Arch, arch_dict)
         else:
             arch = self.run.arch
         if arch is None:
-            raise invalid("a reslab network", f"{self.name}, a module of its own", next_step="serve another run")
+            raise invalid("a reslab network", f"{self.name}, a custom module", next_step="serve another run")
         return arch
 
     @property
     def has_weights(self) -> bool:
-        """Whether there are weights."""
+        """Whether the weights file exists."""
         return self.weights_path.is_file()
 
     @property
     def loaded(self) -> LoadedModel | None:
-        """What answers, where it was opened before."""
+        """The loaded model, or None before the first `load`."""
         return self._loaded
 
     def load(self) -> LoadedModel:
-        """What answers. Raises HTTPError (503) while a run has no weights yet."""
+        """Load the model, if it is not loaded yet. Raises HTTPError (503) while a run has no weights."""
         with self._lock:
             if self._loaded is None:
                 if not self.has_weights:
-                    raise http_error(503, "a run that has ended", f"{self.name}, still in training", "ask again later")
+                    raise http_error(503, "a finished run", f"{self.name}, still in training", "try again later")
                 self._loaded = self._load()
             return self._loaded
 
@@ -149,7 +144,7 @@ class ModelHandle:
         predictor = build_predictor(
             network, settings.backend, settings.precision, settings.device, calibration_images=calibration_images
         )
-        assert network.preprocess is not None  # open_answering refuses a network without
+        assert network.preprocess is not None  # checked by build_predictor
 
         def compute(images: Sequence[Tensor]) -> Sequence[Tensor]:
             return list(predictor.probabilities(predictor(images)))
@@ -161,7 +156,7 @@ class ModelHandle:
             transform=InferenceTransform(network.preprocess, network.arch.image_size),
             batcher=DynamicBatcher(compute, settings.max_batch, self.on_batch, self.name),
             analysis_model=AnalysisModel(network, settings.device),
-            analysis_executor=ThreadPoolExecutor(1, thread_name_prefix=f"study of {self.name}"),
+            analysis_executor=ThreadPoolExecutor(1, thread_name_prefix=f"analysis of {self.name}"),
         )
 
     def close(self) -> None:
@@ -173,7 +168,7 @@ class ModelHandle:
 
 
 def model_names(paths: Sequence[Path]) -> list[str]:
-    """A name for each: the folder's, or the file's, `-2` after a name that is taken. ValueError where there is none."""
+    """Return a unique name for each path: the folder's or file's, with `-2` if taken. ValueError for no paths."""
     if not paths:
         raise invalid("at least one run", "none", next_step="`reslab runs` lists them")
     names: list[str] = []
@@ -190,7 +185,7 @@ _LARGE_BODY_BYTES = 1 << 16
 
 
 class AppState:
-    """What every route stands on. Raises ValueError where a run cannot be served."""
+    """The state shared by all routes. Raises ValueError for a run that cannot be served."""
 
     def __init__(self, runs: Sequence[Run | str | Path], settings: ServerSettings) -> None:
         self.settings = settings
@@ -205,19 +200,19 @@ class AppState:
         }
 
     def load_models(self) -> None:
-        """Open every network whose weights are there."""
+        """Load every model that has weights."""
         for handle in self.models.values():
             if handle.has_weights:
                 handle.load()
 
     def close(self) -> None:
-        """Finish what was begun, then end the threads."""
+        """Finish pending work and end the threads."""
         self.decode_executor.shutdown(wait=True)
         for handle in self.models.values():
             handle.close()
 
     def get_model(self, name: str) -> ModelHandle:
-        """The network of this name, the first where it is empty. Raises HTTPError (404) with the nearest names."""
+        """Return the model of this name, or the first if empty. Raises HTTPError (404) with the nearest names."""
         if not name:
             return next(iter(self.models.values()))
         if name not in self.models:
@@ -225,17 +220,17 @@ class AppState:
         return self.models[name]
 
     async def load_model(self, name: str) -> LoadedModel:
-        """What answers for it. Raises HTTPError: 404, or 503 while it has no weights."""
+        """Return the loaded model. Raises HTTPError: 404, or 503 while it has no weights."""
         handle = self.get_model(name)
         loaded = handle.loaded
         return await asyncio.to_thread(handle.load) if loaded is None else loaded
 
     @asynccontextmanager
     async def request_context(self, request: Request, allowed_fields: Sequence[str] = ()) -> AsyncIterator[RequestBody]:
-        """The body of a request that is let in: it has its places until it is answered, and is answered in time.
+        """Admit a request, read its body, and limit the time until its response.
 
-        `keys` are the fields it may have beside its images. Raises HTTPError: 429 at once where there is no place, 504
-        when the time is over (what was begun is dropped), and as `bodies` says.
+        `allowed_fields` are the fields besides images. Raises HTTPError: 429 at once without free capacity, 504 after
+        the time limit (pending work is cancelled), and like `read_request_bytes` and `parse_body`.
         """
         settings = self.settings
         with self.limiter.admit() as admission:
@@ -243,7 +238,7 @@ class AppState:
                 request, settings.max_bytes, admission.reserve_bytes, settings.timeout_seconds
             )
             arguments = content, request.headers, allowed_fields, settings.max_images
-            # Long JSON takes its time to be read, in which the others are not to wait.
+            # Parsing long JSON takes a while; a thread keeps the event loop free for other requests.
             body = (
                 await asyncio.to_thread(parse_body, *arguments)
                 if len(content) > _LARGE_BODY_BYTES
@@ -255,23 +250,23 @@ class AppState:
 
     @asynccontextmanager
     async def time_limit(self) -> AsyncIterator[None]:
-        """What is done inside ends in time, or is dropped. Raises HTTPError (504)."""
+        """Cancel the block after the time limit. Raises HTTPError (504)."""
         try:
             async with asyncio.timeout(self.settings.timeout_seconds):
                 yield
         except TimeoutError:
-            got = f"none after {self.settings.timeout_seconds:g}"
-            raise http_error(504, "an answer within the seconds allowed", got, "try again later") from None
+            limit = f"a response within {self.settings.timeout_seconds:g} seconds"
+            raise http_error(504, limit, "none", "try again later") from None
 
     async def decode(self, content: bytes, loaded: LoadedModel) -> Tensor:
-        """An image made ready, in a thread. Raises HTTPError (413, 415, 422)."""
+        """Decode and prepare an image in a thread. Raises HTTPError (413, 415, 422)."""
         future = self.decode_executor.submit(decode_image, content, loaded.transform, self.settings.max_pixels)
         return await asyncio.wrap_future(future)
 
     async def predict(self, content: bytes, loaded: LoadedModel) -> Tensor:
-        """Probabilities (classes,) of an image: decoded in a thread, which puts it into the network's line itself.
+        """Return the probabilities (classes,) of an image; the thread that decodes it also submits it to the batcher.
 
-        Raises HTTPError as `decode`.
+        Raises HTTPError like `decode`.
         """
         result: Future[Tensor] = Future()
         self.decode_executor.submit(self._decode_and_submit, result, content, loaded)
@@ -282,24 +277,24 @@ class AppState:
             return
         try:
             image = decode_image(content, loaded.transform, self.settings.max_pixels)
-        except Exception as error:  # told to the one who waits, unless nobody does any more
+        except Exception as error:  # reported to the waiting request, unless it was cancelled
             if result.set_running_or_notify_cancel():
                 result.set_exception(error)
             return
         loaded.batcher.submit(image, result)
 
     async def run_analysis(self, loaded: LoadedModel, fn: Callable[..., ResultT], *args: Any) -> ResultT:
-        """What `ask` finds out, in the thread that looks into this network. Raises HTTPError (429) where many wait."""
+        """Run `fn` in the model's analysis thread. Raises HTTPError (429) at the limit of waiting analyses."""
         with self.analysis_limiter.admit():
             return await self.run_internal_analysis(loaded, fn, *args)
 
     async def run_internal_analysis(self, loaded: LoadedModel, fn: Callable[..., ResultT], *args: Any) -> ResultT:
-        """The same for the service's own work, which is never turned away."""
+        """Run `fn` in the model's analysis thread without a limit, for the server's own work."""
         return await asyncio.wrap_future(loaded.analysis_executor.submit(fn, *args))
 
 
 def single_image(body: RequestBody) -> bytes:
-    """The only image of a body. Raises HTTPError (422) for none, and for several."""
+    """Return the only image of a body. Raises HTTPError (422) for none and for several."""
     if len(body.images) != 1:
         got = f"{len(body.images)} images" if body.images else "none"
         raise http_error(422, "one image", got, "send it as the body, as a form's image, or as image in JSON")

@@ -43,7 +43,7 @@ _MAX_FEATURE_MAPS = 16
 
 
 def block_routes(state: AppState) -> APIRouter:
-    """The route."""
+    """Return the route."""
     router = APIRouter()
 
     @router.post(
@@ -51,11 +51,10 @@ def block_routes(state: AppState) -> APIRouter:
     )
     async def block_details(
         request: Request,
-        block: Annotated[str, Query(description="A block by its place, such as layer2.1.")],
+        block: Annotated[str, Query(description="A block by name, such as layer2.1.")],
         model: ModelQuery = "",
     ) -> JSONResponse:
-        """One block while it reads an image, with blocks off or swapped where asked: its maps, its parts, what the first
-        class owes to it."""
+        """Measure one block on an image: its feature maps, branch, shortcut and gradient; optionally after an ablation."""
         handle = state.get_model(model)
         async with state.request_context(request, ABLATION_FIELDS) as body:
             ablation = parse_ablation(body.fields)
@@ -73,9 +72,9 @@ def block_routes(state: AppState) -> APIRouter:
 def _block_payload(
     analysis_model: AnalysisModel, block_name: str, image: Tensor, ablation: AblationRequest
 ) -> dict[str, Any]:
-    """`response`, `branch` and `shortcut` are standard deviations; `gradient` the norm of d y_top / d output.
+    """Return the feature maps, standard deviations and gradient norm, |d y_top / d output|, of a block.
 
-    Of the block that stands in the place `name` once the plan is carried out.
+    The block is the one at the position `block_name` after the ablation is applied.
     """
     x = analysis_model.normalize_images(image[None])
     with analysis_model.exclusive() as network, apply_ablation(network, ablation) as applied:
@@ -97,7 +96,8 @@ def _block_payload(
 
 @torch.no_grad()
 def _branch_and_shortcut(block: nn.Module, block_input: Tensor, is_off: bool) -> tuple[Tensor, Tensor]:
-    """What branch and shortcut bring. Of a block that is off the branch is zero, and a plain one lets all pass."""
+    """Return the outputs of branch and shortcut. If the block is off, the branch is zero and a plain block is the
+    identity."""
     assert isinstance(block, ResidualBlock)
     parts = decompose_block(block, block_input)
     if not is_off:
@@ -106,7 +106,7 @@ def _branch_and_shortcut(block: nn.Module, block_input: Tensor, is_off: bool) ->
 
 
 def _record_block(network: ResidualNetwork, slot: BlockSlot, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The block's input, its output, and the gradient of the first class's logit at the output."""
+    """Return the block's input, its output, and the gradient of the top class's logit with respect to the output."""
     recorded: list[tuple[Tensor, Tensor]] = []
     with _recording(slot.block, slot.repeat_index, recorded), torch.enable_grad():
         logits = network(x)
@@ -117,7 +117,7 @@ def _record_block(network: ResidualNetwork, slot: BlockSlot, x: Tensor) -> tuple
 
 @contextmanager
 def _recording(block: nn.Module, repeat: int, recorded: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
-    """Keeps input and output of the block's run number `repeat`; from its output on gradients are followed."""
+    """Record input and output of the block's call number `repeat`, and track gradients from its output on."""
     handle = block.register_forward_hook(_recording_hook(repeat, recorded))
     try:
         yield
@@ -135,13 +135,13 @@ def _recording_hook(repeat: int, recorded: list[tuple[Tensor, Tensor]]) -> Calla
             return None
         leaf = output.detach().clone().requires_grad_()
         recorded.append((inputs[0].detach().clone(), leaf))
-        return leaf.clone()  # what comes next may change it in place
+        return leaf.clone()  # the next module may modify it in place
 
     return hook
 
 
 def _strongest_channels(maps: Tensor) -> Tensor:
-    """The channels with the most energy, the strongest first."""
+    """Return the channels with the most energy, the strongest first."""
     return maps.square().mean((1, 2)).argsort(descending=True, stable=True)[:_MAX_FEATURE_MAPS]
 
 
@@ -150,7 +150,7 @@ def _strongest_maps(maps: Tensor) -> Tensor:
 
 
 def _map_data_uri(values: Tensor) -> str:
-    """A map (h, w) as a grey image, its least value black and its largest white."""
+    """Encode a map (h, w) as a gray image, its minimum black and its maximum white."""
     low, high = values.min(), values.max()
     grey = (values - low) / (high - low).clamp_min(torch.finfo(values.dtype).tiny) * 255
     return png_data_uri(grey.nan_to_num().round().to(torch.uint8).cpu()[None])
@@ -161,17 +161,17 @@ def _std(tensor: Tensor) -> float | None:
 
 
 _NUM_TOP_CLASSES = 10
-# Images of the run that the curve is drawn from where the caller sends none.
+# Images of the run that the curve averages over if the request has no image.
 _NUM_CURVE_IMAGES = 32
 
 
 def lesion_routes(state: AppState, sample_store: SampleStore) -> APIRouter:
-    """The routes."""
+    """Return the routes."""
     router = APIRouter()
 
     @router.post("/v1/lesion", response_model=LesionResponse, responses=INFERENCE_ERRORS, openapi_extra=ABLATION_BODY)
     async def lesion(request: Request, model: ModelQuery = "") -> JSONResponse:
-        """An image seen with pairs of blocks swapped, then blocks off by their places; what cannot be cut is told."""
+        """Predict an image with pairs of blocks swapped and blocks switched off; rejected blocks have a reason."""
         handle = state.get_model(model)
         async with state.request_context(request, ABLATION_FIELDS) as body:
             ablation = parse_ablation(body.fields)
@@ -186,7 +186,7 @@ def lesion_routes(state: AppState, sample_store: SampleStore) -> APIRouter:
         openapi_extra=OPTIONAL_IMAGE_BODY,
     )
     async def lesion_curve(request: Request, model: ModelQuery = "") -> JSONResponse:
-        """Each block alone switched off, on an image, or without one on test images of the run."""
+        """Switch each block off alone, on an image, or on test images of the run if none is sent."""
         handle = state.get_model(model)
         async with state.request_context(request) as body:
             loaded = await state.load_model(handle.name)
@@ -216,7 +216,7 @@ def _lesion_payload(loaded: LoadedModel, image: Tensor, ablation: AblationReques
 def _top_classes_of_either(
     probabilities: Tensor, other_probabilities: Tensor, classes: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The first classes of either, so that none of one is missing in the other; in the order of `probabilities`."""
+    """Return the union of both top classes, in the order of `probabilities`."""
     num_top = min(_NUM_TOP_CLASSES, len(classes))
     top_labels = {
         int(label) for values in (probabilities, other_probabilities) for label in values.topk(num_top).indices

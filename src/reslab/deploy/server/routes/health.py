@@ -1,4 +1,4 @@
-"""`/healthz`, `/readyz`, `/metrics`: what watches over services asks."""
+"""`/healthz`, `/readyz` and `/metrics`, for monitoring."""
 
 from typing import Any
 
@@ -12,24 +12,24 @@ from reslab.deploy.server.state import AppState
 
 
 def health_routes(state: AppState) -> APIRouter:
-    """The routes."""
+    """Return the routes."""
     router = APIRouter()
 
     @router.get("/healthz", response_model=HealthResponse, responses=HEALTH_ERRORS)
     async def healthz() -> dict[str, Any]:
-        """Alive."""
+        """Report that the server is alive."""
         return {"status": "ok"}
 
     @router.get("/readyz", response_model=HealthResponse, responses=HEALTH_ERRORS)
     async def readyz() -> dict[str, Any]:
-        """Ready: some network has its weights."""
+        """Report that at least one model has weights."""
         if not any(handle.has_weights for handle in state.models.values()):
-            raise http_error(503, "a network with weights", "runs that are still in training", "ask again later")
+            raise http_error(503, "a model with weights", "runs that are still in training", "try again later")
         return {"status": "ready"}
 
     @router.get("/metrics", response_class=PlainTextResponse, responses=READ_ERRORS)
     async def metrics() -> Response:
-        """Requests by route and code, latencies, queue, batches, as Prometheus reads them."""
+        """Return requests by route and code, latencies, queue depth and batch sizes in Prometheus' format."""
         return Response(state.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
     return router

@@ -1,4 +1,4 @@
-"""`GET /v1/models`: what is served, network by network, with its stages and blocks."""
+"""`GET /v1/models`: the served models with their stages and blocks."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -20,12 +20,12 @@ from reslab.spec.arch import Arch
 
 
 def model_routes(state: AppState) -> APIRouter:
-    """The route."""
+    """Return the route."""
     router = APIRouter()
 
     @router.get("/v1/models", response_model=ModelsResponse, responses=READ_ERRORS)
     def models() -> JSONResponse:
-        """The networks, the first of which answers where none is named; their blocks; the limits of a request."""
+        """List the models with their blocks, and the limits of a request; the first model is the default."""
         settings = state.settings
         names = ("max_bytes", "max_pixels", "max_images", "timeout_seconds")
         limits = {name: getattr(settings, name) for name in names}
@@ -35,7 +35,7 @@ def model_routes(state: AppState) -> APIRouter:
 
 
 def describe_model(handle: ModelHandle) -> dict[str, Any]:
-    """One network as plain data; scores are null until it has weights, and where they tell none."""
+    """Return a model as plain data; metrics are null without weights, and if the weights have none."""
     header = read_header(handle.weights_path) if handle.has_weights else {}
     run, arch = handle.run, handle.arch
     preprocess = header.get("preprocess") or (run.metadata["data"]["preprocess"] if run else None)
@@ -56,7 +56,7 @@ def describe_model(handle: ModelHandle) -> dict[str, Any]:
 
 @cache
 def _describe_arch(arch: Arch) -> dict[str, Any]:
-    """depth, params and stages of blocks, found on the meta device, where nothing is computed."""
+    """Return depth, params and stages of blocks, from a network on the meta device, where nothing is computed."""
     with torch.device("meta"):
         network = ResidualNetwork(arch).eval()
         with torch.no_grad(), record_block_calls(network) as calls:
@@ -102,7 +102,7 @@ def _can_swap(slot: BlockSlot, other: BlockSlot) -> bool:
 
 
 def _block_layout(block: nn.Module) -> str:
-    """`conv3 norm act conv3 norm + act`: what the block does, in the words of its order."""
+    """Return the layout of a block, such as `conv3 norm act conv3 norm + act`."""
     assert isinstance(block, ResidualBlock)
     pre, branch, post = (
         list(_op_names(block, names)) for names in (block.pre_names, block.branch_names, block.post_names)

@@ -39,16 +39,16 @@ _MAX_TOP_K = 1000
 
 
 def predict_routes(state: AppState) -> APIRouter:
-    """The route."""
+    """Return the route."""
     router = APIRouter()
 
     @router.post("/v1/predict", response_model=PredictResponse, responses=INFERENCE_ERRORS, openapi_extra=IMAGES_BODY)
     async def predict(
         request: Request,
         model: ModelQuery = "",
-        top_k: Annotated[int, Query(ge=1, le=_MAX_TOP_K, description="How many classes.")] = 5,
+        top_k: Annotated[int, Query(ge=1, le=_MAX_TOP_K, description="Number of classes to return.")] = 5,
     ) -> JSONResponse:
-        """Class names with probabilities for images; one that cannot be read among others is a row with its error."""
+        """Predict the classes of one or more images; an unreadable one among others becomes a row with an error."""
         started = time.perf_counter()
         handle = state.get_model(model)
         async with state.request_context(request) as body:
@@ -83,13 +83,13 @@ async def _predict_image(
 
 
 def _raise_if_all_failed(rows: Sequence[Any]) -> None:
-    """Where no image could be read the first one's refusal is the answer."""
+    """Raise the first image's error if no image could be read."""
     if all(isinstance(row, HTTPError) for row in rows):
         raise rows[0]
 
 
 def top_k_classes(probabilities: Tensor, classes: Sequence[str], top_k: int) -> list[dict[str, Any]]:
-    """The most probable classes of (classes,), each with name and probability, the most probable first."""
+    """Return the `top_k` most probable classes of probabilities (classes,), the most probable first."""
     values, labels = require_finite(probabilities).topk(min(top_k, len(classes)))
     pairs = zip(labels.tolist(), values.tolist(), strict=True)
     return [{"name": classes[label], "probability": value} for label, value in pairs]
@@ -101,7 +101,7 @@ _NUM_CLASSES = 10
 
 
 def explain_routes(state: AppState) -> APIRouter:
-    """The route."""
+    """Return the route."""
     router = APIRouter()
 
     @router.post("/v1/explain", response_model=ExplainResponse, responses=INFERENCE_ERRORS, openapi_extra=ABLATION_BODY)
@@ -109,9 +109,9 @@ def explain_routes(state: AppState) -> APIRouter:
         request: Request,
         model: ModelQuery = "",
         method: Annotated[str, Query(json_schema_extra={"enum": list(EXPLAIN_METHODS)})] = "grad-cam",
-        label: Annotated[str, Query(alias="class", description="A class by name; the first where empty.")] = "",
+        label: Annotated[str, Query(alias="class", description="A class by name; the top class if empty.")] = "",
     ) -> JSONResponse:
-        """What in an image speaks for a class, with blocks off or swapped where asked: Grad-CAM and its kin."""
+        """Compute a heatmap of the image regions that support a class, optionally with blocks off or swapped."""
         if method not in EXPLAIN_METHODS:
             raise HTTPError(422, str(unknown_name("method", method, EXPLAIN_METHODS)))
         handle = state.get_model(model)
@@ -126,7 +126,7 @@ def explain_routes(state: AppState) -> APIRouter:
 
 
 def class_index(loaded: LoadedModel, label: str) -> int | None:
-    """The class of this name; None where it is empty. Raises HTTPError (422) with the nearest names."""
+    """Return the index of a class, or None if empty. Raises HTTPError (422) with the nearest names."""
     if not label:
         return None
     if label not in loaded.classes:

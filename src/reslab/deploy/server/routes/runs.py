@@ -31,7 +31,7 @@ _PNG_RESPONSES = {**READ_ERRORS, 200: {"content": {"image/png": {"schema": {"typ
 
 
 def sample_routes(state: AppState, sample_store: SampleStore) -> APIRouter:
-    """The routes."""
+    """Return the routes."""
     router = APIRouter()
 
     def _open_samples(name: str) -> SampleSet:
@@ -40,15 +40,15 @@ def sample_routes(state: AppState, sample_store: SampleStore) -> APIRouter:
 
     @router.get("/v1/models/{name}/samples", response_model=SamplesResponse, responses=READ_ERRORS)
     def list_samples(
-        name: ModelPath, n: Annotated[int, Query(ge=1, le=500, description="How many images.")] = 24
+        name: ModelPath, n: Annotated[int, Query(ge=1, le=500, description="Number of images.")] = 24
     ) -> JSONResponse:
-        """Test images of a run by number, in an order drawn once; 404 where its data cannot be opened."""
+        """List test images of a run in a fixed random order; 404 if its data cannot be opened."""
         sample_set = _open_samples(name)
         return JSONResponse({"samples": [sample_set.describe(index) for index in sample_set.order[:n]]})
 
     @router.get("/v1/models/{name}/samples/{number}.png", response_class=Response, responses=_PNG_RESPONSES)
-    def sample_image(name: ModelPath, number: Annotated[int, Path(description="An image by its number.")]) -> Response:
-        """A test image, its longer side at most 640 pixels."""
+    def sample_image(name: ModelPath, number: Annotated[int, Path(description="The id of an image.")]) -> Response:
+        """Return a test image as PNG, its longer side at most 640 pixels."""
         sample_set = _open_samples(name)
         if not 0 <= number < len(sample_set.images):
             raise http_error(404, f"an image from 0 to {len(sample_set.images) - 1}", number)
@@ -59,7 +59,7 @@ def sample_routes(state: AppState, sample_store: SampleStore) -> APIRouter:
 
 
 def _downscale(pixels: Tensor) -> Tensor:
-    """The image with its longer side at most _LARGEST_SIDE."""
+    """Downscale an image to a longer side of at most _MAX_SIDE."""
     if max(pixels.shape[1:]) <= _MAX_SIDE:
         return pixels
     array = pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous().numpy()
@@ -70,21 +70,21 @@ def _downscale(pixels: Tensor) -> Tensor:
 
 
 class BackgroundEvaluator:
-    """The judgements of all networks. One is begun by the first who asks, and lets others in between its batches."""
+    """Evaluates each model once, on first request, in the analysis thread; other analyses run between its batches."""
 
     def __init__(self, state: AppState, sample_store: SampleStore) -> None:
         self.state, self.sample_store = state, sample_store
         self._tasks: dict[str, asyncio.Task[SampleEvaluation]] = {}
 
     def start_or_get(self, handle: ModelHandle) -> "asyncio.Task[SampleEvaluation]":
-        """The judgement of a network, done or under way."""
+        """Return the evaluation task of a model, finished or running."""
         task = self._tasks.get(handle.name)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
             task = self._tasks[handle.name] = asyncio.create_task(self._evaluate(handle))
         return task
 
     async def stop(self) -> None:
-        """Leave off what is under way."""
+        """Cancel running evaluations."""
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -113,13 +113,13 @@ def _evaluate_batch(loaded: LoadedModel, sample_set: SampleSet, indices: tuple[i
     return predicted, confidences
 
 
-# A matrix of more classes is no image any more, and a long answer.
+# A larger confusion matrix is unreadable and a long response.
 _MAX_MATRIX_CLASSES = 200
 _WAIT_SECONDS = 1.0
 
 
 def run_routes(state: AppState, evaluator: BackgroundEvaluator) -> APIRouter:
-    """The routes."""
+    """Return the routes."""
     router = APIRouter()
 
     @router.get("/v1/models/{name}/run", response_model=RunResponse, responses=READ_ERRORS)
@@ -136,10 +136,10 @@ def run_routes(state: AppState, evaluator: BackgroundEvaluator) -> APIRouter:
     )
     async def confusion(
         name: ModelPath,
-        true: Annotated[int, Query(ge=0, description="The row of the matrix.")],
-        predicted: Annotated[int, Query(ge=0, description="Its column.")],
+        true: Annotated[int, Query(ge=0, description="The true class, a row of the matrix.")],
+        predicted: Annotated[int, Query(ge=0, description="The predicted class, a column of the matrix.")],
     ) -> JSONResponse:
-        """The images of one cell; classes by number, as rows and columns of the matrix."""
+        """List the images of one cell of the confusion matrix; classes are indices of its rows and columns."""
         handle = state.get_model(name)
         _require_run(handle)
         if max(true, predicted) >= handle.arch.num_classes:
@@ -153,12 +153,12 @@ def run_routes(state: AppState, evaluator: BackgroundEvaluator) -> APIRouter:
 
 def _require_run(handle: ModelHandle) -> Run:
     if handle.run is None:
-        raise http_error(404, "a run, which has a log", f"{handle.name}, weights alone", "serve its folder")
+        raise http_error(404, "a run with a log", f"{handle.name}, a weights file", "serve the run's folder")
     return handle.run
 
 
 def _log_payload(run: Run, since: int) -> dict[str, Any]:
-    """The lines as they are now; run.json is read again, as it tells the end."""
+    """Return the log so far; run.json is read again, because it records the end of the run."""
     run = Run(run.path)
     records = run.log.records()
     step = max((int(record["step"]) for record in records if "step" in record), default=0)
@@ -173,7 +173,7 @@ def _log_payload(run: Run, since: int) -> dict[str, Any]:
 
 
 def _num_steps(run: Run, records: list[dict[str, Any]], step: int) -> int | None:
-    """Steps in all: as the recipe tells them, or by the epochs that have passed; None before the first line."""
+    """Return the total number of steps, from the recipe or the epochs so far; None before the first record."""
     if run.result is not None:
         return int(run.result.get("steps", step))
     duration = parse_duration(run.recipe.duration)
@@ -198,7 +198,7 @@ async def _evaluation_payload(evaluator: BackgroundEvaluator, handle: ModelHandl
         async with asyncio.timeout(_WAIT_SECONDS):
             evaluation = await asyncio.shield(evaluator.start_or_get(handle))
     except TimeoutError:
-        return empty  # under way: who asks again finds it done
+        return empty  # still running; the client polls again
     except HTTPError as error:
         return {**empty, "evaluated": True, "reason": error.message}
     return await asyncio.to_thread(_finished_evaluation_payload, evaluation)
