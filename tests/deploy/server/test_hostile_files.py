@@ -64,13 +64,13 @@ SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><image href
 TRUNCATED = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)), "PNG")[:900]
 
 REFUSED = {
-    "nothing": (b"", 422, "at least one picture"),
-    "text": (b"hello, I am a picture", 415, "a picture (JPEG"),
-    "SVG": (SVG, 415, "a picture (JPEG"),
-    "a TIFF": (encoded(Image.new("L", (8, 8)), "TIFF"), 415, "a picture (JPEG"),
+    "nothing": (b"", 422, "at least one image"),
+    "text": (b"hello, I am a picture", 415, "an image (JPEG"),
+    "SVG": (SVG, 415, "an image (JPEG"),
+    "a TIFF": (encoded(Image.new("L", (8, 8)), "TIFF"), 415, "an image (JPEG"),
     "a bomb of zeros as PNG": (ZIP_BOMB, 413, "1,000,000 pixels"),
     "a PNG of 4 GB a side": (png_of(2**31 - 1, 2**31 - 1), 413, "1,000,000 pixels"),
-    "a PNG without pixels": (png_of(0, 8), 415, "a picture"),
+    "a PNG without pixels": (png_of(0, 8), 415, "an image"),
     "a JPEG of 65535x65535": (jpeg_of(65535, 65535), 413, "1,000,000 pixels"),
     "a WebP of 16383x16383": (webp_of(16383, 16383), 413, "1,000,000 pixels"),
     "a GIF of 65535x65535": (gif_of((65535, 65535), (1, 1)), 413, "1,000,000 pixels"),
@@ -78,17 +78,17 @@ REFUSED = {
     "a row of 1x100000": (png_of(100_000, 1, bytes(100_001)), 422, "64 times"),
     "a column of 100000x1": (png_of(1, 100_000, bytes(200_000)), 422, "64 times"),
     "a truncated PNG": (TRUNCATED, 422, "truncated"),
-    "a PNG cut in its header": (TRUNCATED[:20], 415, "a picture"),
-    "a JPEG that ends at once": (b"\xff\xd8\xff\xe0", 415, "a picture"),
-    "a JPEG of padding": (b"\xff\xd8\xff" + b"\xff" * 500_000, 415, "a picture"),
+    "a PNG cut in its header": (TRUNCATED[:20], 415, "an image"),
+    "a JPEG that ends at once": (b"\xff\xd8\xff\xe0", 415, "an image"),
+    "a JPEG of padding": (b"\xff\xd8\xff" + b"\xff" * 500_000, 415, "an image"),
     "a GIF of blocks": (
         b"GIF89a" + struct.pack("<HHBBB", 8, 8, 0, 0, 0) + b"!\xf9" + b"\x01a" * 200_000,
         415,
-        "a picture",
+        "an image",
     ),
-    "a PNG of very many chunks": (png_of_chunks(60_000), 415, "a picture"),
-    "a BMP of nothing": (b"BM" + bytes(60), 415, "a picture"),
-    "noise under a PNG's sign": (b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9, 415, "a picture"),
+    "a PNG of very many chunks": (png_of_chunks(60_000), 415, "an image"),
+    "a BMP of nothing": (b"BM" + bytes(60), 415, "an image"),
+    "noise under a PNG's sign": (b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9, 415, "an image"),
 }
 
 

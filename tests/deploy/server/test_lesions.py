@@ -95,7 +95,7 @@ def test_a_network_that_has_diverged_says_so(
     with TestClient(create_app([folder], settings)) as client:
         for way in ("/v1/predict", "/v1/explain", "/v1/lesion", "/v1/lesion/curve"):
             found = client.post(way, content=png)
-            assert (found.status_code, "whose answer is numbers; got: nan" in found.json()["error"]) == (500, True), way
+            assert (found.status_code, "with finite outputs; got: nan" in found.json()["error"]) == (500, True), way
         assert client.post("/v1/block?block=layer1.0", content=png).status_code == 200
         assert client.get("/v1/models/nan/run").status_code == 200
 

@@ -116,7 +116,7 @@ def test_a_fault_inside_is_500_and_gives_its_place_back(weights: Path, settings:
         house.models["alone"].load().batcher.compute = fail
         found = client.post("/v1/predict", content=png)
         assert found.status_code == 500
-        assert set(found.json()) == {"error"}
+        assert set(found.json()) == {"error", "kind"}
         assert "secret" not in found.text
         assert house.limiter.num_images == 0
 

@@ -12,7 +12,7 @@ def test_places_are_counted_and_given_back() -> None:
     with room.admit() as ticket:
         ticket.reserve_images(2)
         assert room.num_images == 3
-        with pytest.raises(HTTPError, match="3 pictures in hand of at most 3") as refusal:
+        with pytest.raises(HTTPError, match="3 of at most 3 images") as refusal:
             room.admit()
         assert (refusal.value.status, refusal.value.headers["Retry-After"]) == (429, "1")
     assert room.num_images == 0
@@ -22,7 +22,7 @@ def test_bytes_are_counted_and_given_back() -> None:
     room = AdmissionLimiter(3, 100)
     with room.admit() as ticket:
         ticket.reserve_bytes(90)
-        with pytest.raises(HTTPError, match="90 bytes"):
+        with pytest.raises(HTTPError, match="90 of at most 100 bytes"):
             ticket.reserve_bytes(11)
         assert room.num_bytes == 90
     assert (room.num_images, room.num_bytes) == (0, 0)

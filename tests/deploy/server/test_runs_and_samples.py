@@ -55,7 +55,7 @@ def test_samples_are_the_test_images(client: TestClient, digits: DatasetSplits) 
 def test_a_sample_is_a_number_and_never_a_path(client: TestClient, number: str) -> None:
     found = client.get(f"/v1/models/net/samples/{number}.png")
     assert found.status_code in (404, 422)
-    assert set(found.json()) == {"error"}
+    assert set(found.json()) == {"error", "kind"}
 
 
 def wait_until_judged(client: TestClient, name: str) -> dict[str, Any]:

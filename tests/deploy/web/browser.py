@@ -80,7 +80,7 @@ def wait_for_answers(page: Page) -> None:
 
 def verdict(page: Page) -> Locator:
     """The answer of the first network."""
-    return page.locator(".bench").first.locator(".verdict")
+    return page.locator(".model-panel").first.locator(".prediction")
 
 
 def lever(page: Page, unit: str) -> Locator:
@@ -90,4 +90,4 @@ def lever(page: Page, unit: str) -> Locator:
 
 def top_values(page: Page) -> list[str]:
     """The probabilities of the first network's bars, as they stand there."""
-    return page.locator(".bench:first-child .bars .value").all_inner_texts()
+    return page.locator(".model-panel:first-child .bars .value").all_inner_texts()

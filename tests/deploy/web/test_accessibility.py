@@ -27,17 +27,17 @@ def answered(page: Page, png: Path) -> None:
 def unit_off_and_open(page: Page, png: Path) -> None:
     lever(page, "layer1.1").click()
     expect(verdict(page)).to_contain_text("was ")
-    page.locator("[data-unit='layer1.1'] .unit").first.click()
-    expect(page.locator(".inside .maps img")).not_to_have_count(0)
+    page.locator("[data-block='layer1.1'] .block").first.click()
+    expect(page.locator(".block-details .maps img")).not_to_have_count(0)
 
 
 def cell_open(page: Page, png: Path) -> None:
-    page.locator(".matrix button.right").first.click()
-    expect(page.locator(".cell-pictures li")).not_to_have_count(0)
+    page.locator(".matrix button.correct").first.click()
+    expect(page.locator(".cell-images li")).not_to_have_count(0)
 
 
 def side_by_side(page: Page, png: Path) -> None:
-    page.select_option("#beside", "plain")
+    page.select_option("#compare", "plain")
     expect(page.locator(".curve .dot")).to_have_count(10)
     expect(page.locator(".matrix")).to_have_count(2)
     expect(page.locator("[aria-busy=true]")).to_have_count(0)
@@ -45,7 +45,7 @@ def side_by_side(page: Page, png: Path) -> None:
 
 def error_told(page: Page, png: Path) -> None:
     page.set_input_files("#file", {"name": "letter.txt", "mimeType": "text/plain", "buffer": b"No picture."})
-    expect(page.get_by_role("alert")).to_contain_text("could not be looked at")
+    expect(page.get_by_role("alert")).to_contain_text("could not be opened")
 
 
 STATES: tuple[Callable[[Page, Path], None], ...] = (answered, unit_off_and_open, cell_open, side_by_side, error_told)
@@ -64,6 +64,6 @@ def test_no_rule_is_broken_before_the_first_answer(browser: Browser, address: st
         page.route("**/v1/**/samples*", lambda route: route.fulfill(json={"samples": []}))
 
     with opened_page(browser, address, before=empty, color_scheme=scheme, reduced_motion="reduce") as page:
-        expect(page.locator(".bench .tile")).to_have_count(6)
+        expect(page.locator(".model-panel .tile")).to_have_count(6)
         expect(page.locator(".matrix")).to_be_visible()
         check(page)

@@ -68,7 +68,7 @@ def test_every_way_is_there_and_its_line_works_as_it_stands(docs: Page, address:
 
 def test_every_way_can_be_tried(docs: Page) -> None:
     for section in docs.locator(".operations section").all():
-        section.get_by_role("button", name="Ask now").click()
+        section.get_by_role("button", name="Send request").click()
         expect(section.locator("[aria-live] .note")).to_have_text(re.compile("^200, "))
 
 
@@ -77,27 +77,27 @@ def test_fields_are_in_the_line_and_in_the_answer(docs: Page) -> None:
     section.get_by_label("top_k").fill("2")
     section.get_by_label("model").fill("plain")
     expect(section.locator("pre").first).to_contain_text("/v1/predict?model=plain&top_k=2")
-    section.get_by_role("button", name="Ask now").click()
+    section.get_by_role("button", name="Send request").click()
     expect(section.locator("[aria-live] pre")).to_contain_text('"model": "plain"')
     assert section.locator("[aria-live] pre").inner_text().count('"probability"') == 2
     section.get_by_label("model").fill("nett")
-    section.get_by_role("button", name="Ask now").click()
+    section.get_by_role("button", name="Send request").click()
     expect(section.locator("[aria-live] .note")).to_have_text("404")
     expect(section.locator("[aria-live] pre")).to_contain_text("nearest: 'net'")
 
 
 def test_what_it_answers_is_told_by_its_fields(docs: Page) -> None:
     section = docs.get_by_role("region", name="POST /v1/predict")
-    section.get_by_text("What it answers").click()
+    section.locator("summary").get_by_text("Response").click()
     expect(section.locator("details pre")).to_contain_text('"probability": number')
     expect(section.locator("details dl")).to_contain_text("429")
 
 
 def test_it_is_reached_from_the_explorer_and_leads_back(page: Page) -> None:
-    page.get_by_role("link", name="how to ask").click()
-    expect(page.locator("h1")).to_have_text("How to ask")
-    page.get_by_role("link", name="The explorer").click()
-    expect(page.locator(".verdict")).to_contain_text("%")
+    page.get_by_role("link", name="API documentation").click()
+    expect(page.locator("h1")).to_have_text("API documentation")
+    page.get_by_role("link", name="Explorer").click()
+    expect(page.locator(".prediction")).to_contain_text("%")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -105,9 +105,9 @@ def test_it_is_reached_from_the_explorer_and_leads_back(page: Page) -> None:
 def test_no_rule_is_broken(browser: Browser, address: str, screen: str, scheme: str) -> None:
     options = {"viewport": SCREENS[screen], "color_scheme": scheme, "reduced_motion": "reduce"}
     with opened_page(browser, address, "/docs", **options) as page:
-        page.get_by_text("What it answers").first.click()
+        page.locator("summary").get_by_text("Response").first.click()
         section = page.get_by_role("region", name="GET /healthz")
-        section.get_by_role("button", name="Ask now").click()
+        section.get_by_role("button", name="Send request").click()
         expect(section.locator("[aria-live] pre")).to_contain_text("ok")
         check(page)
         assert page.evaluate("document.documentElement.scrollWidth") == SCREENS[screen]["width"]
@@ -116,10 +116,10 @@ def test_no_rule_is_broken(browser: Browser, address: str, screen: str, scheme: 
 def test_the_token_of_the_tab_serves_here_too(browser: Browser, runs: list[Run], tmp_path: Path) -> None:
     settings = ServerSettings(backend="torch", device="cpu", token="open sesame")
     with served(runs[:1], settings) as address, opened_page(browser, address, "/docs") as page:
-        expect(page.get_by_role("alert")).to_contain_text("asks for a token")
+        expect(page.get_by_role("alert")).to_contain_text("requires a token")
         page.evaluate("sessionStorage.setItem('reslab-token', 'open sesame')")
         page.reload()
         section = page.get_by_role("region", name="GET /v1/models", exact=True)
         expect(section.locator("pre").first).to_contain_text('-H "Authorization: Bearer $TOKEN"')
-        section.get_by_role("button", name="Ask now").click()
+        section.get_by_role("button", name="Send request").click()
         expect(section.locator("[aria-live] .note")).to_have_text("200, application/json")

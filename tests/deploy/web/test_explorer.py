@@ -25,15 +25,15 @@ from tests.deploy.web.browser import (
 
 def test_page_begins_with_a_test_picture_of_the_run(page: Page) -> None:
     expect(verdict(page)).to_contain_text("%")
-    expect(page.locator(".said")).to_contain_text("Test picture, labelled")
+    expect(page.locator(".image-caption")).to_contain_text("Test image, labeled")
     expect(page.locator(".samples .sample")).to_have_count(24)
     expect(page.locator(".sample[aria-pressed=true]")).to_have_count(1)
-    expect(page.locator(".bench .tile")).to_have_count(6)
+    expect(page.locator(".model-panel .tile")).to_have_count(6)
 
 
 def test_uploaded_picture_is_predicted_as_by_the_service_itself(page: Page, address: str, png: Path) -> None:
     page.set_input_files("#file", png)
-    expect(page.locator(".said")).to_have_text("seven.png")
+    expect(page.locator(".image-caption")).to_have_text("seven.png")
     told = httpx2.post(f"{address}/v1/predict", content=png.read_bytes()).json()["predictions"][0]["classes"][:5]
     assert page.locator(".bars .name").all_inner_texts() == [one["name"] for one in told]
     assert top_values(page) == [f"{100 * one['probability']:.1f} %" for one in told]
@@ -43,7 +43,7 @@ def test_pasted_and_dropped_pictures_are_taken(page: Page, png: Path) -> None:
     content = base64.b64encode(png.read_bytes()).decode()
     for kind, carrier in (("paste", "clipboardData"), ("drop", "dataTransfer")):
         page.evaluate(SEND_FILE, [kind, carrier, content, f"{kind}.png"])
-        expect(page.locator(".said")).to_have_text(f"{kind}.png")
+        expect(page.locator(".image-caption")).to_have_text(f"{kind}.png")
 
 
 SEND_FILE = """async ([kind, carrier, content, name]) => {
@@ -59,7 +59,7 @@ SEND_FILE = """async ([kind, carrier, content, name]) => {
 def test_heat_map_follows_its_slider_its_method_and_the_class(page: Page) -> None:
     canvas = page.locator(".frame canvas")
     first = canvas.evaluate("canvas => canvas.toDataURL()")
-    page.locator("#strength").fill("80")
+    page.locator("#opacity").fill("80")
     expect(canvas).to_have_css("opacity", "0.8")
     page.select_option("#method", "occlusion")
     expect_other(page, canvas, first)
@@ -67,7 +67,7 @@ def test_heat_map_follows_its_slider_its_method_and_the_class(page: Page) -> Non
     other = page.locator(".bars .bar").nth(3)
     other.click()
     expect(other).to_have_attribute("aria-pressed", "true")
-    expect(page.locator(".seen figcaption b")).to_have_text(other.locator(".name").inner_text())
+    expect(page.locator(".heatmap figcaption b")).to_have_text(other.locator(".name").inner_text())
     expect_other(page, canvas, second)
 
 
@@ -84,12 +84,12 @@ def test_error_is_told_kindly_and_nothing_is_lost(page: Page, tmp_path: Path) ->
     file.write_text("Dear network, this is no picture.")
     page.set_input_files("#file", file)
     alert = page.get_by_role("alert")
-    expect(alert).to_contain_text("letter.txt could not be looked at")
-    expect(alert).to_contain_text("Required: a picture (JPEG, PNG")
+    expect(alert).to_contain_text("letter.txt could not be opened")
+    expect(alert).to_contain_text("Required: an image (JPEG, PNG")
     expect(verdict(page)).to_have_text(before)
     expect(lever(page, "layer1.0")).to_have_attribute("aria-checked", "false")
-    expect(page.locator(".said")).to_contain_text("Test picture")
-    alert.get_by_role("button", name="Put away").click()
+    expect(page.locator(".image-caption")).to_contain_text("Test image")
+    alert.get_by_role("button", name="Dismiss").click()
     expect(alert).to_be_empty()
 
 

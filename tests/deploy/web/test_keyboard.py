@@ -20,28 +20,28 @@ from tests.deploy.web.browser import (
 
 
 def unit_button(page: Page, unit: str) -> Locator:
-    return page.locator(f".bench:first-child [data-unit='{unit}'] .unit")
+    return page.locator(f".model-panel:first-child [data-block='{unit}'] .block")
 
 
 def settled(page: Page) -> None:
     """Every answer is there."""
-    expect(page.locator(".bench.waiting")).to_have_count(0)
+    expect(page.locator(".model-panel.waiting")).to_have_count(0)
     expect(page.locator("[aria-busy=true]")).to_have_count(0)
 
 
 def test_unit_is_opened_and_left_by_keyboard(page: Page) -> None:
     unit_button(page, "layer2.1").focus()
     page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", name="Inside layer2.1")).to_be_focused()
-    expect(page.locator(".inside .maps img")).not_to_have_count(0)
-    expect(page.get_by_role("heading", name="Inside layer2.1")).to_be_focused()
+    expect(page.get_by_role("heading", name="Block layer2.1")).to_be_focused()
+    expect(page.locator(".block-details .maps img")).not_to_have_count(0)
+    expect(page.get_by_role("heading", name="Block layer2.1")).to_be_focused()
     page.keyboard.press("Tab")
     expect(page.get_by_role("button", name="Close")).to_be_focused()
     lever(page, "layer1.1").evaluate("lever => lever.click()")
-    expect(page.locator(".inside figcaption")).to_contain_text("1 unit off")
+    expect(page.locator(".block-details figcaption")).to_contain_text("1 block off")
     expect(page.get_by_role("button", name="Close")).to_be_focused()
     page.keyboard.press("Escape")
-    expect(page.locator(".inside")).to_be_hidden()
+    expect(page.locator(".block-details")).to_be_hidden()
     expect(unit_button(page, "layer2.1")).to_be_focused()
 
 
@@ -49,7 +49,7 @@ def test_class_keeps_the_focus_where_its_place_changes(page: Page) -> None:
     bars = page.locator(".bars .bar")
     last = bars.last
     last.focus()
-    page.evaluate("() => document.querySelectorAll('.bench:first-child .switch').forEach((lever) => lever.click())")
+    page.evaluate("() => document.querySelectorAll('.model-panel:first-child .switch').forEach((lever) => lever.click())")
     settled(page)
     assert page.evaluate("document.activeElement.className").startswith("bar")
 
@@ -69,17 +69,17 @@ def test_error_put_away_gives_the_focus_back(page: Page, tmp_path: Path) -> None
     bar = page.locator(".bars .bar").nth(1)
     bar.focus()
     page.set_input_files("#file", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"No picture."})
-    page.get_by_role("button", name="Put away").focus()
+    page.get_by_role("button", name="Dismiss").focus()
     page.keyboard.press("Enter")
     expect(bar).to_be_focused()
 
 
 def test_picture_of_a_confusion_takes_the_focus_up(page: Page) -> None:
-    page.locator(".matrix button.right").first.focus()
+    page.locator(".matrix button.correct").first.focus()
     page.keyboard.press("Enter")
-    expect(page.locator("#run").get_by_role("status")).to_contain_text("0, rightly named: ")
-    page.locator(".cell-pictures .sample").first.press("Enter")
-    expect(page.locator("#picture-title")).to_be_focused()
+    expect(page.locator("#run").get_by_role("status")).to_contain_text("0, predicted correctly: ")
+    page.locator(".cell-images .sample").first.press("Enter")
+    expect(page.locator("#image-title")).to_be_focused()
 
 
 HEARD = """() => {
@@ -93,7 +93,7 @@ def test_each_answer_is_said_once(page: Page) -> None:
     settled(page)
     page.evaluate(HEARD)
     lever(page, "layer1.0").press("Space")
-    expect(page.locator(".seen figcaption")).to_contain_text("1 unit off")
+    expect(page.locator(".heatmap figcaption")).to_contain_text("1 block off")
     settled(page)
     said = page.evaluate("window.heard.filter(Boolean)")
     assert len(said) == 1
@@ -121,23 +121,23 @@ MOVING = """() => [...document.querySelectorAll("*")].flatMap((one) => ["", "::b
 @pytest.mark.parametrize("motion", ["reduce", "no-preference"])
 def test_nothing_moves_where_that_is_not_wanted(browser: Browser, young: Path, runs: list[Run], motion: str) -> None:
     with served([young, runs[0]]) as address, opened_page(browser, address, reduced_motion=motion) as page:
-        page.select_option("#beside", "net")
+        page.select_option("#compare", "net")
         wait_for_answers(page)
         expect(page.locator(".live")).to_have_count(1)
         assert bool(page.evaluate(MOVING)) == (motion == "no-preference")
 
 
 def test_matrix_is_walked_by_arrows(page: Page) -> None:
-    corner = page.get_by_role("button", name=re.compile("^0 taken for 0: "))
+    corner = page.get_by_role("button", name=re.compile("^0 predicted as 0: "))
     corner.focus()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowDown")
-    expect(page.get_by_role("button", name=re.compile("^1 taken for 1: "))).to_be_focused()
+    expect(page.get_by_role("button", name=re.compile("^1 predicted as 1: "))).to_be_focused()
 
 
 def test_every_switch_is_reached_and_turned_by_keyboard(page: Page) -> None:
     reached = []
-    page.locator("#benches").focus()
+    page.locator("#model-panels").focus()
     for _ in range(60):
         page.keyboard.press("Tab")
         role, name, outline = page.evaluate(FOCUSED)

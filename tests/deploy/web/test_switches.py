@@ -11,34 +11,34 @@ from tests.deploy.web.browser import Page, expect, lever, top_values, verdict
 
 def heights(page: Page, kind: str) -> list[str]:
     """Of all units the height of a bar of their responses."""
-    bars = page.locator(f".bench:first-child .tile .{kind}")
+    bars = page.locator(f".model-panel:first-child .tile .{kind}")
     return [str(bar.evaluate("bar => bar.style.height")) for bar in bars.all()]
 
 
 def test_unit_switched_off_changes_the_numbers_and_all_on_brings_them_back(page: Page) -> None:
-    values, responses = top_values(page), heights(page, "now")
-    assert responses == heights(page, "whole")
+    values, responses = top_values(page), heights(page, "current")
+    assert responses == heights(page, "baseline")
     lever(page, "layer1.0").click()
     expect(lever(page, "layer1.0")).to_have_attribute("aria-checked", "false")
     expect(verdict(page)).to_contain_text("was ")
-    expect(page.locator(".bench").get_by_role("status").first).to_contain_text("was ")
+    expect(page.locator(".model-panel").get_by_role("status").first).to_contain_text("was ")
     assert top_values(page) != values
-    assert heights(page, "now") != heights(page, "whole")
+    assert heights(page, "current") != heights(page, "baseline")
     page.get_by_role("button", name="All on").click()
     expect(verdict(page)).not_to_contain_text("was ")
     expect(lever(page, "layer1.0")).to_have_attribute("aria-checked", "true")
     assert top_values(page) == values
-    assert heights(page, "now") == responses
+    assert heights(page, "current") == responses
 
 
 def test_of_switches_turned_in_haste_the_last_state_counts(page: Page) -> None:
     page.evaluate("() => [1, 2, 3].forEach(() => document.querySelectorAll('.switch').forEach((one) => one.click()))")
     expect(page.locator(".switch[aria-checked=false]")).to_have_count(6)
-    expect(page.locator(".bench.waiting")).to_have_count(0)
+    expect(page.locator(".model-panel.waiting")).to_have_count(0)
     hasty = top_values(page)
     lever(page, "layer1.0").click()
     lever(page, "layer1.0").click()
-    expect(page.locator(".bench.waiting")).to_have_count(0)
+    expect(page.locator(".model-panel.waiting")).to_have_count(0)
     assert top_values(page) == hasty
 
 
@@ -47,33 +47,33 @@ def test_two_units_of_equal_shape_change_places(page: Page) -> None:
     page.locator(".swap-first").select_option("layer1.0")
     page.locator(".swap-second").select_option("layer1.1")
     page.get_by_role("button", name="Swap", exact=True).click()
-    expect(page.locator(".tile.guest")).to_have_count(2)
-    expect(page.locator(".bench.waiting")).to_have_count(0)
+    expect(page.locator(".tile.swapped")).to_have_count(2)
+    expect(page.locator(".model-panel.waiting")).to_have_count(0)
     page.wait_for_function(
         "before => [...document.querySelectorAll('.bars .value')].map((value) => value.innerText).join() !== before",
         arg=",".join(values),
     )
     page.get_by_role("button", name="Undo the swap").click()
-    expect(page.locator(".tile.guest")).to_have_count(0)
+    expect(page.locator(".tile.swapped")).to_have_count(0)
     expect(verdict(page)).not_to_contain_text("was ")
 
 
 def test_unit_opens_to_its_maps_and_measures(page: Page) -> None:
-    page.locator("[data-unit='layer2.1'] .unit").click()
-    inside = page.locator(".inside")
+    page.locator("[data-block='layer2.1'] .block").click()
+    inside = page.locator(".block-details")
     expect(inside.locator(".maps img")).to_have_count(16)
-    expect(inside).to_contain_text("Inside layer2.1")
+    expect(inside).to_contain_text("Block layer2.1")
     for name in ("Response", "Branch", "Shortcut", "Gradient"):
         expect(inside.locator("dt", has_text=name)).to_have_count(1)
     inside.get_by_role("button", name="Close").click()
     expect(inside).to_be_hidden()
-    expect(page.locator("[data-unit='layer2.1'] .unit")).to_be_focused()
+    expect(page.locator("[data-block='layer2.1'] .block")).to_be_focused()
 
 
 def test_plain_twin_stands_beside_and_what_cannot_be_switched_says_why(page: Page) -> None:
-    page.select_option("#beside", "plain")
-    twin = page.locator(".bench").nth(1)
-    expect(twin.locator(".verdict")).to_contain_text("%")
+    page.select_option("#compare", "plain")
+    twin = page.locator(".model-panel").nth(1)
+    expect(twin.locator(".prediction")).to_contain_text("%")
     fixed = twin.get_by_role("switch", name="layer3.0")
     expect(fixed).to_have_attribute("aria-disabled", "true")
     expect(fixed).to_have_attribute("title", re.compile("no shortcut and changes the shape"))
@@ -81,8 +81,8 @@ def test_plain_twin_stands_beside_and_what_cannot_be_switched_says_why(page: Pag
     fixed.click(force=True)
     expect(fixed).to_have_attribute("aria-checked", "true")
     twin.get_by_role("switch", name="layer1.1").click()
-    expect(twin.locator(".plan")).to_contain_text("1 of 4 units off")
-    expect(page.locator(".bench").first.locator(".plan")).to_contain_text("Every unit is on")
+    expect(twin.locator(".ablation")).to_contain_text("1 of 4 blocks off")
+    expect(page.locator(".model-panel").first.locator(".ablation")).to_contain_text("Every block is on")
 
 
 def test_curve_of_the_drop_has_a_point_a_unit(page: Page) -> None:
@@ -96,22 +96,22 @@ def test_curve_of_the_drop_has_a_point_a_unit(page: Page) -> None:
 
 def test_heat_map_and_unit_are_of_the_network_as_it_is_switched(page: Page, address: str, png: Path) -> None:
     page.set_input_files("#file", png)
-    page.locator("[data-unit='layer2.1'] .unit").click()
-    expect(page.locator(".inside figcaption")).to_contain_text("all units on")
-    expect(page.locator(".seen figcaption")).to_contain_text("all units on")
+    page.locator("[data-block='layer2.1'] .block").click()
+    expect(page.locator(".block-details figcaption")).to_contain_text("all blocks on")
+    expect(page.locator(".heatmap figcaption")).to_contain_text("all blocks on")
     expect(page.locator("[aria-busy=true]")).to_have_count(0)
     heat = page.locator(".frame canvas").evaluate("canvas => canvas.toDataURL()")
     lever(page, "layer1.1").click()
     lever(page, "layer3.1").click()
-    expect(page.locator(".inside figcaption")).to_contain_text("2 units off")
-    expect(page.locator(".seen figcaption")).to_contain_text("2 units off")
+    expect(page.locator(".block-details figcaption")).to_contain_text("2 blocks off")
+    expect(page.locator(".heatmap figcaption")).to_contain_text("2 blocks off")
     plan = {"off": ["layer1.1", "layer3.1"]}
     sent = {"image": base64.b64encode(png.read_bytes()).decode(), **plan}
     unit = httpx2.post(f"{address}/v1/block", params={"block": "layer2.1"}, json=sent).json()
-    shown = page.locator(".inside .maps img").evaluate_all("images => images.map((image) => image.src)")
+    shown = page.locator(".block-details .maps img").evaluate_all("images => images.map((image) => image.src)")
     assert shown == unit["feature_maps"]
     told = httpx2.post(f"{address}/v1/explain", json=sent).json()
-    expect(page.locator(".seen figcaption b")).to_have_text(told["class"])
+    expect(page.locator(".heatmap figcaption b")).to_have_text(told["class"])
     assert page.locator(".frame canvas").evaluate("canvas => canvas.toDataURL()") != heat
     opacities = page.locator(".frame canvas").evaluate(ALPHAS)
     assert opacities == [round(255 * (0.3 + 0.7 * value)) for row in told["heatmap"] for value in row]
@@ -126,10 +126,10 @@ def test_heat_map_that_takes_long_waits_to_be_asked_for(page: Page) -> None:
     page.select_option("#method", "occlusion")
     expect(page.locator("[aria-busy=true]")).to_have_count(0)
     lever(page, "layer1.1").click()
-    again = page.get_by_role("button", name="Draw it anew")
-    expect(page.locator(".seen figcaption")).to_contain_text("Of the units as they were before")
+    again = page.get_by_role("button", name="Update")
+    expect(page.locator(".heatmap figcaption")).to_contain_text("Computed before the last change")
     again.click()
-    expect(page.locator(".seen figcaption")).to_contain_text("1 unit off")
+    expect(page.locator(".heatmap figcaption")).to_contain_text("1 block off")
 
 
-SLOW_CLOCK = "() => { let now = 0; performance.now = () => (now += 10000); }"
+SLOW_CLOCK = "() => { let now = 0; performance.current = () => (now += 10000); }"

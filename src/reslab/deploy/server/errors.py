@@ -1,13 +1,46 @@
 """Error responses: their kind, HTTP status and message."""
 
 from collections.abc import Mapping
-from http import HTTPStatus
+from enum import StrEnum
 
 from starlette.responses import JSONResponse
 
 from reslab.spec.errors import invalid
 
 _MAX_MESSAGE_LENGTH = 2000
+
+
+class ErrorKind(StrEnum):
+    """The kinds of errors, for programs; each belongs to one HTTP status."""
+
+    MALFORMED = "malformed"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    TIMEOUT = "timeout"
+    TOO_LARGE = "too_large"
+    UNSUPPORTED_TYPE = "unsupported_type"
+    INVALID_VALUE = "invalid_value"
+    OVERLOADED = "overloaded"
+    INTERNAL = "internal"
+    NOT_READY = "not_ready"
+
+
+_KINDS = {
+    400: ErrorKind.MALFORMED,
+    401: ErrorKind.UNAUTHORIZED,
+    403: ErrorKind.FORBIDDEN,
+    404: ErrorKind.NOT_FOUND,
+    405: ErrorKind.METHOD_NOT_ALLOWED,
+    408: ErrorKind.TIMEOUT,
+    413: ErrorKind.TOO_LARGE,
+    415: ErrorKind.UNSUPPORTED_TYPE,
+    422: ErrorKind.INVALID_VALUE,
+    429: ErrorKind.OVERLOADED,
+    503: ErrorKind.NOT_READY,
+    504: ErrorKind.TIMEOUT,
+}
 
 
 class HTTPError(Exception):
@@ -24,9 +57,9 @@ class HTTPError(Exception):
         return JSONResponse({"error": self.message, "kind": self.kind}, self.status, self.headers)
 
     @property
-    def kind(self) -> str:
-        """The name of the status, such as `not_found`."""
-        return HTTPStatus(self.status).name.lower()
+    def kind(self) -> ErrorKind:
+        """The kind of error of this status."""
+        return _KINDS.get(self.status, ErrorKind.INTERNAL if self.status >= 500 else ErrorKind.MALFORMED)
 
 
 def http_error(

@@ -74,7 +74,7 @@ def _gif_size(content: bytes) -> tuple[int, int] | None:
 
 
 def _skip_blocks(content: bytes, offset: int) -> int:
-    """Return the offset after a GIF's data sub-blocks, which end with length 0; the file's end if there are too many."""
+    """Return the offset after a GIF's data sub-blocks, which end with length 0."""
     for _ in range(_MAX_STEPS):
         length = content[offset] if offset < len(content) else 0
         offset += 1 + length

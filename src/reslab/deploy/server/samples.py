@@ -81,7 +81,7 @@ def _open_sample_set(model: str, run: Run | None) -> SampleSet:
 
 @dataclass(frozen=True, eq=False)
 class SampleEvaluation:
-    """The predictions for the images `indices` of a sample set: labels, predicted classes and confidences, (N,) each."""
+    """The predictions for the images `indices` of a sample set: labels, predictions, confidences (N,)."""
 
     sample_set: SampleSet
     classes: tuple[str, ...]

@@ -5,11 +5,13 @@ from typing import Annotated, Any
 from fastapi import Path, Query
 from pydantic import BaseModel, Field
 
+from reslab.deploy.server.errors import ErrorKind
+
 
 class ErrorResponse(BaseModel):
-    """An error: what was required, what came, the next step; `kind` is the name of the status."""
+    """An error: its message (what was required, what came, the next step) and its kind."""
 
-    kind: str = Field(examples=["unsupported_media_type"])
+    kind: ErrorKind
     error: str = Field(examples=["required: an image (JPEG, PNG, WebP, GIF, BMP); got: no bytes"])
 
 
@@ -104,7 +106,7 @@ class BlockDetailsResponse(BaseModel):
 
 
 class BlockInfo(BaseModel):
-    """A block: its layout, shape and parameters; whether it can be disabled, and with which blocks it can be swapped."""
+    """A block: its layout, shape and parameters; whether it can be disabled, and its swap partners."""
 
     name: str
     layout: str

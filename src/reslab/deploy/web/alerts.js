@@ -1,38 +1,38 @@
-// What went wrong, said where everyone hears it.
+// Error messages, in an alert region that screen readers announce.
 
-import { element, keepingFocus } from "./elements.js";
-import { overtaken } from "./api.js";
+import { element, keepFocus } from "./elements.js";
+import { isSuperseded } from "./api.js";
 
-const place = () => document.getElementById("alerts");
+const container = () => document.getElementById("alerts");
 
-let before = null;
+let focusedBefore = null;
 
-/** Say it, after the words of `before`; it stays until it is put away or something works. */
-export function tell(message, opening = "") {
-  if (!place().contains(document.activeElement)) before = document.activeElement;
-  const said = opening + sentences(message);
-  if (place().querySelector("p")?.textContent === said) return;
-  const away = element("button", { class: "button", type: "button", onclick: quiet }, "Put away");
-  place().replaceChildren(element("div", { class: "alert" }, element("p", {}, said), away));
+/** Show an error message after `prefix`; it stays until it is dismissed or a request succeeds. */
+export function showAlert(message, prefix = "") {
+  if (!container().contains(document.activeElement)) focusedBefore = document.activeElement;
+  const text = prefix + sentences(message);
+  if (container().querySelector("p")?.textContent === text) return;
+  const dismiss = element("button", { class: "button", type: "button", onclick: clearAlert }, "Dismiss");
+  container().replaceChildren(element("div", { class: "alert" }, element("p", {}, text), dismiss));
 }
 
-/** "required: a picture; got: a text; save it" as three sentences. */
+/** Return "required: an image; got: a text; save it" as three sentences. */
 function sentences(message) {
   const parts = message.split("; ").map((part) => part[0].toUpperCase() + part.slice(1));
   return parts.join(". ").replace(/([^.?!])$/, "$1.");
 }
 
-/** Nothing is wrong any more; the focus goes back to where it was when it was told. */
-export function quiet() {
-  keepingFocus(() => place().replaceChildren(), () => (before?.isConnected ? before : document.getElementById("benches")));
+/** Remove the message; the focus returns to where it was before. */
+export function clearAlert() {
+  keepFocus(() => container().replaceChildren(), () => (focusedBefore?.isConnected ? focusedBefore : document.getElementById("model-panels")));
 }
 
-/** What `work` comes to; where it fails that is told, and the value is undefined. */
-export async function attempt(work, opening = "") {
+/** Return the result of `action`, or show its error and return undefined. */
+export async function attempt(action, prefix = "") {
   try {
-    return await work();
+    return await action();
   } catch (error) {
-    if (!overtaken(error)) tell(error.message, opening);
+    if (!isSuperseded(error)) showAlert(error.message, prefix);
     return undefined;
   }
 }

@@ -1,100 +1,100 @@
-// The service, as functions. Every failure is a ServiceError whose message can be shown as it is.
+// The server's API as functions. Failures reject with a ServerError, whose message is shown to the user.
 
-import { wayTo } from "./curl.js";
+import { routeUrl } from "./curl.js";
 
-const TOKEN = "reslab-token";
-const MOST_PATIENT_SECONDS = 5;
+const TOKEN_KEY = "reslab-token";
+const MAX_RETRY_SECONDS = 5;
 
-/** What the service, or the way to it, said. `status` is 0 where there was no answer at all. */
-export class ServiceError extends Error {
+/** An error response, or a failed connection with `status` 0. */
+export class ServerError extends Error {
   constructor(status, message) {
     super(message);
     this.status = status;
   }
 }
 
-/** Keep the token for as long as this tab is open. */
-export function enter(token) {
-  sessionStorage.setItem(TOKEN, token);
+/** Store the token until this tab is closed. */
+export function setToken(token) {
+  sessionStorage.setItem(TOKEN_KEY, token);
 }
 
-/** Whether it is only that a newer question took the place of this one. */
-export function overtaken(error) {
+/** Return whether the request failed only because a newer one replaced it. */
+export function isSuperseded(error) {
   return error.name === "AbortError";
 }
 
-export const description = () => read("openapi.json");
-export const models = () => read("v1/models");
-export const predict = (model, picture, signal) => show("v1/predict", { model, top_k: 10 }, picture, signal);
-export const unit = (model, name, plan, picture) => showCut("v1/block", { model, block: name }, plan, picture);
-export const lesion = (model, plan, picture) => showCut("v1/lesion", { model }, plan, picture);
-export const curve = (model, picture) => show("v1/lesion/curve", { model }, picture);
-export const samples = (model, n) => read(`v1/models/${encodeURIComponent(model)}/samples`, { n });
-export const run = (model, since) => read(`v1/models/${encodeURIComponent(model)}/run`, { since });
-export const confused = (model, cell, signal) => read(`v1/models/${encodeURIComponent(model)}/confusion`, cell, signal);
+export const openapi = () => getJson("openapi.json");
+export const models = () => getJson("v1/models");
+export const predict = (model, image, signal) => postImage("v1/predict", { model, top_k: 10 }, image, signal);
+export const block = (model, name, ablation, image) => postAblation("v1/block", { model, block: name }, ablation, image);
+export const lesion = (model, ablation, image) => postAblation("v1/lesion", { model }, ablation, image);
+export const curve = (model, image) => postImage("v1/lesion/curve", { model }, image);
+export const samples = (model, n) => getJson(`v1/models/${encodeURIComponent(model)}/samples`, { n });
+export const run = (model, since) => getJson(`v1/models/${encodeURIComponent(model)}/run`, { since });
+export const confusionCell = (model, cell, signal) => getJson(`v1/models/${encodeURIComponent(model)}/confusion`, cell, signal);
 
-/** The heat map of `method` for the class of this name, or for the most probable one. */
-export function explain(model, method, name, plan, picture) {
-  return showCut("v1/explain", name ? { model, method, class: name } : { model, method }, plan, picture);
+/** Request a heatmap by `method` for the class `name`, or for the top class. */
+export function explain(model, method, name, ablation, image) {
+  return postAblation("v1/explain", name ? { model, method, class: name } : { model, method }, ablation, image);
 }
 
-/** One of the run's test pictures, as a file's bytes. */
+/** Request a test image of the run as a Blob. */
 export async function sample(model, id) {
-  return (await ask(`v1/models/${encodeURIComponent(model)}/samples/${encodeURIComponent(id)}.png`)).blob();
+  return (await request(`v1/models/${encodeURIComponent(model)}/samples/${encodeURIComponent(id)}.png`)).blob();
 }
 
-/** Any way of the description, asked with these values; the answer as it comes. Rejects as all others do. */
-export function trial(way, values, body) {
-  const [path, query] = wayTo(way, values).slice(2).split("?");
-  const sent = body === undefined ? {} : { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } };
-  return ask(path, query, { method: way.method.toUpperCase(), ...sent });
+/** Call a route of the OpenAPI description with these parameter values; return the raw response. */
+export function callRoute(route, values, body) {
+  const [path, query] = routeUrl(route, values).slice(2).split("?");
+  const options = body === undefined ? {} : { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } };
+  return request(path, query, { method: route.method.toUpperCase(), ...options });
 }
 
-async function read(path, query = {}, signal = undefined) {
-  return (await ask(path, query, { signal })).json();
+async function getJson(path, query = {}, signal = undefined) {
+  return (await request(path, query, { signal })).json();
 }
 
-async function show(path, query, picture, signal) {
-  // The service looks at the bytes, not at what a file's name makes the browser believe.
-  const headers = picture ? { "Content-Type": "application/octet-stream" } : {};
-  return (await ask(path, query, { method: "POST", body: picture, headers, signal })).json();
+async function postImage(path, query, image, signal) {
+  // The server detects the format from the bytes; the browser only guesses a type from the file name.
+  const headers = image ? { "Content-Type": "application/octet-stream" } : {};
+  return (await request(path, query, { method: "POST", body: image, headers, signal })).json();
 }
 
-/** Show a picture to the network with `plan.off` switched off and the pairs of `plan.swap` exchanged. */
-async function showCut(path, query, plan, picture) {
+/** Post an image with an ablation: the blocks `off` and the pairs to `swap`. */
+async function postAblation(path, query, ablation, image) {
   const body = new FormData();
-  body.append("image", picture, "picture");
-  body.append("ablation", JSON.stringify(plan));
-  return (await ask(path, query, { method: "POST", body })).json();
+  body.append("image", image, "image");
+  body.append("ablation", JSON.stringify(ablation));
+  return (await request(path, query, { method: "POST", body })).json();
 }
 
-async function ask(path, query = {}, facts = {}) {
-  const answer = await sent(path, query, facts);
-  if (answer.status === 429) {
-    await pause(answer.headers.get("Retry-After"));
-    return checked(await sent(path, query, facts));
+async function request(path, query = {}, options = {}) {
+  const response = await send(path, query, options);
+  if (response.status === 429) {
+    await pause(response.headers.get("Retry-After"));
+    return checkResponse(await send(path, query, options));
   }
-  return checked(answer);
+  return checkResponse(response);
 }
 
-async function sent(path, query, facts) {
-  const token = sessionStorage.getItem(TOKEN);
-  const headers = { ...facts.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
+async function send(path, query, options) {
+  const token = sessionStorage.getItem(TOKEN_KEY);
+  const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
   try {
-    return await fetch(`${path}?${new URLSearchParams(query)}`, { ...facts, headers });
+    return await fetch(`${path}?${new URLSearchParams(query)}`, { ...options, headers });
   } catch (error) {
-    if (overtaken(error)) throw error;
-    throw new ServiceError(0, "The service cannot be reached. Is it still running? What is shown stays.");
+    if (isSuperseded(error)) throw error;
+    throw new ServerError(0, "The server cannot be reached. Check that it is still running.");
   }
 }
 
-async function checked(answer) {
-  if (answer.ok) return answer;
-  const told = await answer.json().catch(() => ({}));
-  throw new ServiceError(answer.status, told.error ?? `The service answered ${answer.status}.`);
+async function checkResponse(response) {
+  if (response.ok) return response;
+  const payload = await response.json().catch(() => ({}));
+  throw new ServerError(response.status, payload.error ?? `The server responded with status ${response.status}.`);
 }
 
 function pause(seconds) {
-  const wait = Math.min(Number(seconds) || 1, MOST_PATIENT_SECONDS);
+  const wait = Math.min(Number(seconds) || 1, MAX_RETRY_SECONDS);
   return new Promise((resolve) => setTimeout(resolve, 1000 * wait));
 }

@@ -1,34 +1,34 @@
-// A line for a shell that asks the same.
+// The curl command of an API request.
 
-const PICTURE = "photo.jpg";
+const IMAGE_FILE = "photo.jpg";
 
-/** The line that asks `way` (a route as openapi.json tells it) with these values of its parameters. */
-export function curlOf(way, values, place) {
-  const words = ["curl", ...bodyOf(way), ...(token() ? ["-H", '"Authorization: Bearer $TOKEN"'] : []), ...(way.path.endsWith(".png") ? ["-o", "picture.png"] : [])];
-  return [...words, quoted(new URL(wayTo(way, values), place.href).href)].join(" ");
+/** Return the curl command that calls `route` (an operation of openapi.json) with these parameter values. */
+export function curlCommand(route, values, base) {
+  const parts = ["curl", ...bodyArguments(route), ...(token() ? ["-H", '"Authorization: Bearer $TOKEN"'] : []), ...(route.path.endsWith(".png") ? ["-o", "image.png"] : [])];
+  return [...parts, quote(new URL(routeUrl(route, values), base.href).href)].join(" ");
 }
 
-/** The path with its parameters, and those of the query that say more than their default. */
-export function wayTo(way, values) {
-  const of = (place) => (way.parameters ?? []).filter((one) => one.in === place);
-  const path = of("path").reduce((path, { name }) => path.replace(`{${name}}`, encodeURIComponent(values[name])), way.path);
-  const told = of("query").filter(({ name, schema }) => values[name] !== "" && values[name] !== String(schema.default ?? ""));
-  const query = new URLSearchParams(told.map(({ name }) => [name, values[name]]));
-  return `.${path}${told.length ? `?${query}` : ""}`;
+/** Return the relative URL with the path's parameters and the query parameters that differ from their defaults. */
+export function routeUrl(route, values) {
+  const of = (location) => (route.parameters ?? []).filter((one) => one.in === location);
+  const path = of("path").reduce((path, { name }) => path.replace(`{${name}}`, encodeURIComponent(values[name])), route.path);
+  const given = of("query").filter(({ name, schema }) => values[name] !== "" && values[name] !== String(schema.default ?? ""));
+  const query = new URLSearchParams(given.map(({ name }) => [name, values[name]]));
+  return `.${path}${given.length ? `?${query}` : ""}`;
 }
 
-function bodyOf(way) {
-  const form = way.requestBody?.content["multipart/form-data"]?.schema.properties;
+function bodyArguments(route) {
+  const form = route.requestBody?.content["multipart/form-data"]?.schema.properties;
   if (!form) return [];
-  if (form.ablation) return ["-F", `image=@${PICTURE}`, "-F", quoted(`ablation=${form.ablation.examples[0]}`)];
-  return ["-H", quoted("Content-Type: image/jpeg"), "--data-binary", `@${PICTURE}`];
+  if (form.ablation) return ["-F", `image=@${IMAGE_FILE}`, "-F", quote(`ablation=${form.ablation.examples[0]}`)];
+  return ["-H", quote("Content-Type: image/jpeg"), "--data-binary", `@${IMAGE_FILE}`];
 }
 
 function token() {
   return sessionStorage.getItem("reslab-token");
 }
 
-/** In single quotes, as shells take it. */
-function quoted(text) {
+/** Quote a text for the shell. */
+function quote(text) {
   return `'${text.replaceAll("'", String.raw`'\''`)}'`;
 }

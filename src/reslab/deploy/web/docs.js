@@ -1,42 +1,42 @@
-// The ways to ask, from the service's own description: what each takes, a line for a shell, and a trial.
+// The API documentation, generated from openapi.json: parameters, curl command, a trial request and the response.
 
 import * as api from "./api.js";
-import { tell } from "./alerts.js";
+import { showAlert } from "./alerts.js";
 import { element } from "./elements.js";
-import { curlOf } from "./curl.js";
-import { shapeOf } from "./shape.js";
+import { curlCommand } from "./curl.js";
+import { schemaText } from "./schema_text.js";
 
-const LONGEST_TEXT = 200;
+const MAX_TEXT_LENGTH = 200;
 
-async function begin() {
-  const [told, { models }] = await Promise.all([api.description(), api.models()]);
+async function load() {
+  const [spec, { models }] = await Promise.all([api.openapi(), api.models()]);
   const known = { name: models[0].name, number: 0, true: 0, predicted: 0, block: models[0].stages[0].blocks[0].name };
-  const ways = Object.entries(told.paths).flatMap(([path, methods]) => Object.entries(methods).map(([method, facts]) => ({ path, method, ...facts })));
-  document.getElementById("contents").append(...ways.map((way) => element("a", { href: `#${nameOf(way)}` }, ...titleOf(way))));
-  document.getElementById("operations").append(...ways.map((way) => makeWay(way, told, known)));
+  const routes = Object.entries(spec.paths).flatMap(([path, methods]) => Object.entries(methods).map(([method, operation]) => ({ path, method, ...operation })));
+  document.getElementById("contents").append(...routes.map((route) => element("a", { href: `#${routeId(route)}` }, ...routeTitle(route))));
+  document.getElementById("operations").append(...routes.map((route) => makeRoute(route, spec, known)));
 }
 
-function nameOf({ method, path }) {
+function routeId({ method, path }) {
   return `${method}${path.replace(/\W+/g, "-")}`;
 }
 
-function titleOf({ method, path }) {
+function routeTitle({ method, path }) {
   return [element("span", { class: `method ${method}` }, method.toUpperCase()), ...path.split(/(?=\/)/).flatMap((part, i) => (i ? [element("wbr"), part] : [part]))];
 }
 
-function makeWay(way, told, known) {
-  const fields = (way.parameters ?? []).map((parameter) => makeField(parameter, known));
-  const line = element("pre", { tabindex: "0", role: "group", "aria-label": "A line for a shell" });
-  const answer = element("div", { "aria-live": "polite" });
+function makeRoute(route, spec, known) {
+  const fields = (route.parameters ?? []).map((parameter) => makeField(parameter, known));
+  const line = element("pre", { tabindex: "0", role: "group", "aria-label": "curl command" });
+  const output = element("div", { "aria-live": "polite" });
   const values = () => Object.fromEntries(fields.map((field) => [field.name, field.value()]));
-  const write = () => { line.textContent = curlOf(way, values(), location); };
-  const asked = element("form", { onsubmit: (event) => { event.preventDefault(); trial(way, values(), answer); }, oninput: write },
+  const updateCommand = () => { line.textContent = curlCommand(route, values(), location); };
+  const form = element("form", { onsubmit: (event) => { event.preventDefault(); sendRequest(route, values(), output); }, oninput: updateCommand },
     element("div", { class: "fields" }, fields.map((field) => field.node)), line,
-    element("div", { class: "row" }, element("button", { class: "button main" }, "Ask now"), way.requestBody && element("span", { class: "note" }, "with a ring of 8×8 grey pixels as the picture")));
-  asked.classList.add("operation");
-  write();
-  return element("section", { class: "panel operation", id: nameOf(way), "aria-label": `${way.method.toUpperCase()} ${way.path}` },
-    element("h2", {}, ...titleOf(way)), element("p", {}, way.description), bodies(way), asked, answer, answers(way, told));
+    element("div", { class: "row" }, element("button", { class: "button main" }, "Send request"), route.requestBody && element("span", { class: "note" }, "with an 8×8 grayscale example image")));
+  form.classList.add("operation");
+  updateCommand();
+  return element("section", { class: "panel operation", id: routeId(route), "aria-label": `${route.method.toUpperCase()} ${route.path}` },
+    element("h2", {}, ...routeTitle(route)), element("p", {}, route.description), bodyTypes(route), form, output, responses(route, spec));
 }
 
 function makeField({ name, schema, description, required }, known) {
@@ -49,40 +49,40 @@ function makeField({ name, schema, description, required }, known) {
   return { name, node: element("label", {}, element("b", {}, name), input, element("span", { class: "note" }, note)), value: () => input.value };
 }
 
-function bodies(way) {
-  const kinds = Object.keys(way.requestBody?.content ?? {});
+function bodyTypes(route) {
+  const kinds = Object.keys(route.requestBody?.content ?? {});
   if (!kinds.length) return null;
   const code = kinds.flatMap((kind, i) => [i ? ", " : "", element("code", {}, kind)]);
-  return element("p", { class: "note" }, way.requestBody.required ? "Body: " : "Body, if any: ", code);
+  return element("p", { class: "note" }, route.requestBody.required ? "Body: " : "Optional body: ", code);
 }
 
-function answers(way, told) {
-  const { 200: good, ...others } = way.responses;
-  const [kind, content] = Object.entries(good.content)[0];
-  const shape = kind === "application/json" ? shapeOf(content.schema, told) : kind;
+function responses(route, spec) {
+  const { 200: ok, ...others } = route.responses;
+  const [kind, content] = Object.entries(ok.content)[0];
+  const shape = kind === "application/json" ? schemaText(content.schema, spec) : kind;
   const rows = Object.entries(others).flatMap(([status, { description }]) => [element("dt", {}, status), element("dd", {}, description)]);
-  return element("details", {}, element("summary", {}, "What it answers"), element("pre", { tabindex: "0", role: "group", "aria-label": "The answer" }, shape),
-    element("p", { class: "note" }, "Or an error, as ", element("code", {}, '{"error": "what was required, what came, what next"}'), ":"), element("dl", { class: "statuses" }, rows));
+  return element("details", {}, element("summary", {}, "Response"), element("pre", { tabindex: "0", role: "group", "aria-label": "Response schema" }, shape),
+    element("p", { class: "note" }, "Errors are ", element("code", {}, '{"error": "message", "kind": "..."}'), ":"), element("dl", { class: "statuses" }, rows));
 }
 
-/** Send what the fields say, with the example that the description has of a body. */
-async function trial(way, values, place) {
-  place.replaceChildren(element("p", { class: "note" }, "Asking …"));
-  const body = way.requestBody?.content["application/json"].example;
-  const { told, shown } = await api.trial(way, values, body).then(readable, (error) => ({ told: `${error.status || "No answer"}`, shown: error.message }));
-  place.replaceChildren(element("p", { class: "note" }, told), typeof shown === "string" ? element("pre", { tabindex: "0", role: "group", "aria-label": "What was answered" }, shown) : shown);
+/** Send a request with the values of the fields and the example body, and show the response. */
+async function sendRequest(route, values, container) {
+  container.replaceChildren(element("p", { class: "note" }, "Sending …"));
+  const example = route.requestBody?.content["application/json"].example;
+  const { status, body } = await api.callRoute(route, values, example).then(describeResponse, (error) => ({ status: `${error.status || "No response"}`, body: error.message }));
+  container.replaceChildren(element("p", { class: "note" }, status), typeof body === "string" ? element("pre", { tabindex: "0", role: "group", "aria-label": "Response body" }, body) : body);
 }
 
-async function readable(answer) {
-  const kind = answer.headers.get("Content-Type");
-  const told = `${answer.status}, ${kind}`;
-  if (kind.startsWith("image/")) return { told, shown: element("img", { src: URL.createObjectURL(await answer.blob()), alt: "The picture", width: 96 }) };
-  if (!kind.startsWith("application/json")) return { told, shown: await answer.text() };
-  return { told, shown: JSON.stringify(await answer.json(), shortened, 2) };
+async function describeResponse(output) {
+  const kind = output.headers.get("Content-Type");
+  const status = `${output.status}, ${kind}`;
+  if (kind.startsWith("image/")) return { status, body: element("img", { src: URL.createObjectURL(await output.blob()), alt: "The image of the response", width: 96 }) };
+  if (!kind.startsWith("application/json")) return { status, body: await output.text() };
+  return { status, body: JSON.stringify(await output.json(), shorten, 2) };
 }
 
-function shortened(_, value) {
-  return typeof value === "string" && value.length > LONGEST_TEXT ? `${value.slice(0, LONGEST_TEXT)}… (${value.length} letters)` : value;
+function shorten(_, value) {
+  return typeof value === "string" && value.length > MAX_TEXT_LENGTH ? `${value.slice(0, MAX_TEXT_LENGTH)}… (${value.length} characters)` : value;
 }
 
-begin().catch((error) => tell(error.status === 401 ? "This service asks for a token. Enter it in the explorer, in this same tab; then come back." : error.message));
+load().catch((error) => showAlert(error.status === 401 ? "This server requires a token. Enter it in the explorer in this tab, then come back." : error.message));

@@ -1,7 +1,7 @@
 // Thumbnails of a run's test images: one as a button, and a list of them with labels and predictions.
 
 import * as api from "./api.js";
-import { element, percent } from "./elements.js";
+import { element, formatPercent } from "./elements.js";
 
 /** Return a test image as a button; the button is there even when the image cannot be loaded. */
 export async function thumbnail(model, sample, onclick, text = sample.label) {
@@ -18,7 +18,7 @@ export async function fillGallery(node, model, rows, onSample) {
     const text = isCorrect ? `${row.true}, predicted correctly` : `${row.true}, predicted as ${row.predicted}`;
     const button = await thumbnail(model.name, row, () => onSample(model, { ...row, label: row.true }), text);
     const caption = isCorrect ? [row.true] : [element("b", {}, row.predicted), ` not ${row.true}`];
-    return element("li", {}, button, element("span", { class: "caption" }, caption), element("span", { class: "note" }, percent(row.probability)));
+    return element("li", {}, button, element("span", { class: "caption" }, caption), element("span", { class: "note" }, formatPercent(row.probability)));
   }));
   node.replaceChildren(...items);
 }

@@ -1,67 +1,67 @@
-// The page put together.
+// The explorer: assembles the page and asks for the token.
 
 import * as api from "./api.js";
-import { attempt, quiet, tell } from "./alerts.js";
-import { makeComparison } from "./compare.js";
-import { makeHeatControls } from "./heat.js";
-import { makePicture } from "./picture.js";
-import { makeRuns } from "./run.js";
+import { attempt, clearAlert, showAlert } from "./alerts.js";
+import { makeComparison } from "./comparison.js";
+import { makeHeatmapControls } from "./heatmap.js";
+import { makeImagePicker } from "./image_picker.js";
+import { makeRuns } from "./runs.js";
 
-const RUNNING_AGAIN_MILLISECONDS = 3000;
+const RETRY_MILLISECONDS = 3000;
 const content = document.getElementById("content");
-const door = document.getElementById("door");
+const tokenForm = document.getElementById("token-form");
 
-async function begin() {
+async function load() {
   const { models } = await api.models();
-  door.hidden = true;
+  tokenForm.hidden = true;
   content.hidden = false;
-  const heat = makeHeatControls(() => benches.each((bench) => bench.explain()), () => benches.each((bench) => bench.strength()));
-  const picture = makePicture((blob, told) => benches.take(blob, told));
-  const runs = makeRuns(document.getElementById("run"), takeSample, renew);
-  const benches = makeComparison(models, heat, turnTo);
-  document.getElementById("picture").append(picture.chosen, heat.node, picture.gallery);
+  const heatmapControls = makeHeatmapControls(() => panels.each((panel) => panel.explain()), () => panels.each((panel) => panel.updateOpacity()));
+  const picker = makeImagePicker((blob, info) => panels.setImage(blob, info));
+  const runs = makeRuns(document.getElementById("run"), takeSample, updateModels);
+  const panels = makeComparison(models, heatmapControls, showModels);
+  document.getElementById("image").append(picker.chooser, heatmapControls.node, picker.gallery);
 
-  async function turnTo(chosen) {
+  async function showModels(chosen) {
     runs.show(chosen);
-    const [name, samples] = await picture.offer(chosen.map((model) => model.name));
-    if (samples.length && !benches.busy()) await picture.takeSample(name, samples[0]);
+    const [name, samples] = await picker.showSamples(chosen.map((model) => model.name));
+    if (samples.length && !panels.hasImage()) await picker.takeSample(name, samples[0]);
   }
 
   function takeSample(model, row) {
-    document.getElementById("look").scrollIntoView();
-    document.getElementById("picture-title").focus({ preventScroll: true });
-    return picture.takeSample(model.name, row);
+    document.getElementById("explore").scrollIntoView();
+    document.getElementById("image-title").focus({ preventScroll: true });
+    return picker.takeSample(model.name, row);
   }
 
-  /** A run has ended: its weights can be asked from now on. */
-  async function renew(ended) {
+  /** Update the models after a run has finished, until the server has its weights. */
+  async function updateModels(finishedModel) {
     const found = await attempt(api.models);
-    if (found) benches.renew(found.models);
-    if (!found?.models.find((model) => model.name === ended.name)?.finished) setTimeout(() => renew(ended), RUNNING_AGAIN_MILLISECONDS);
-    else await turnTo(benches.models());
+    if (found) panels.updateModels(found.models);
+    if (!found?.models.find((model) => model.name === finishedModel.name)?.finished) setTimeout(() => updateModels(finishedModel), RETRY_MILLISECONDS);
+    else await showModels(panels.models());
   }
 
-  await turnTo(benches.models());
+  await showModels(panels.models());
 }
 
-/** The token is asked for where the service wants one; all else that keeps the page from beginning is told. */
-async function knock(again = false) {
+/** Load the page; show the token form if the server requires one, and any other error. */
+async function start(isRetry = false) {
   try {
-    await begin();
-    quiet();
-    if (again) document.getElementById("benches").focus();
+    await load();
+    clearAlert();
+    if (isRetry) document.getElementById("model-panels").focus();
   } catch (error) {
-    if (error.status !== 401) return tell(error.message);
-    if (again) tell("That is not the token of this service. Try it once more.");
-    door.hidden = false;
-    door.querySelector("input").focus();
+    if (error.status !== 401) return showAlert(error.message);
+    if (isRetry) showAlert("The token is wrong. Try again.");
+    tokenForm.hidden = false;
+    tokenForm.querySelector("input").focus();
   }
 }
 
-door.addEventListener("submit", (event) => {
+tokenForm.addEventListener("submit", (event) => {
   event.preventDefault();
-  api.enter(door.querySelector("input").value);
-  knock(true);
+  api.setToken(tokenForm.querySelector("input").value);
+  start(true);
 });
 
-knock();
+start();

@@ -54,7 +54,7 @@ def block_routes(state: AppState) -> APIRouter:
         block: Annotated[str, Query(description="A block by name, such as layer2.1.")],
         model: ModelQuery = "",
     ) -> JSONResponse:
-        """Measure one block on an image: its feature maps, branch, shortcut and gradient; optionally after an ablation."""
+        """Measure one block on an image: its feature maps, branch, shortcut and gradient, optionally ablated."""
         handle = state.get_model(model)
         async with state.request_context(request, ABLATION_FIELDS) as body:
             ablation = parse_ablation(body.fields)

@@ -1,4 +1,4 @@
-"""`/v1/models/NAME/samples`, `/run` and `/confusion`: a run's test images, its log, and the network's errors on them."""
+"""`/v1/models/NAME/samples`, `/run` and `/confusion`: a run's test images, its log and its errors."""
 
 import asyncio
 from typing import Annotated, Any

@@ -1,0 +1,114 @@
+// The panel of one network: its prediction, heatmap, blocks with switches, and ablation curve.
+
+import * as api from "./api.js";
+import { attempt, clearAlert } from "./alerts.js";
+import { makeClassBars } from "./class_bars.js";
+import { makeAblationCurve } from "./ablation_curve.js";
+import { formatCount, element, formatPercent } from "./elements.js";
+import { makeHeatmap } from "./heatmap.js";
+import { latest, inTurn } from "./requests.js";
+import { makeAblation, makeAblationControls } from "./ablation.js";
+import { makeNetworkDiagram } from "./network_diagram.js";
+import { makeBlockDetails } from "./block_details.js";
+
+// A heatmap that took longer is not updated at every switch, because the switches would wait for it.
+const SLOW_MILLISECONDS = 2500;
+
+/** The panel of `model`; `controls` are the heatmap controls shared by all panels, `id` prefixes the ids of its elements. */
+export function makeModelPanel(model, controls, id) {
+  const blocks = model.stages.flatMap((stage) => stage.blocks);
+  let image = null, info = {}, baseline = [], current = [], responses = [], selected = null, lastRequest = 0, slow = false;
+
+  const ablation = makeAblation(() => { draw(); lesion(); });
+  const prediction = element("p", { class: "prediction" });
+  const status = element("p", { class: "visually-hidden", role: "status" });
+  const bars = makeClassBars((name) => { selected = name === selected ? null : name; draw(); explain(); });
+  const heatmap = makeHeatmap();
+  const ablationControls = makeAblationControls(blocks, ablation);
+  const fetchBlock = inTurn((name) => api.block(model.name, name, ablation.request(), image));
+  const details = makeBlockDetails(model, async (name) => (image ? fetchBlock(name) : null), ablation, (name) => { network.open(null); node.querySelector(`[data-block="${name}"] .block`)?.focus(); });
+  const network = makeNetworkDiagram(model, id, ablation.toggle, (name) => { network.open(name); details.open(name); });
+  const curve = makeAblationCurve(model);
+  const fetchPrediction = latest((signal, blob) => api.predict(model.name, blob, signal));
+  const fetchLesion = inTurn(() => api.lesion(model.name, ablation.request(), image));
+  const fetchHeatmap = inTurn(() => api.explain(model.name, controls.method(), selected, ablation.request(), image));
+
+  const result = element("div", { class: "result" }, heatmap.node, element("div", { class: "classes" }, bars.node, status));
+  const parts = [prediction, result, element("h3", {}, "Blocks"), ablationControls.node, network.node, details.node, curve.node];
+  const node = element("section", { class: "panel model-panel", "aria-label": `The network ${model.name}` }, heading(model), ...(model.finished ? parts : [waiting(model)]));
+
+  /** Set another image. Rejects, without a change, if the network cannot read it. */
+  async function setImage(blob, imageInfo) {
+    if (!model.finished) return;
+    const found = (await fetchPrediction(blob)).predictions[0];
+    [image, info, baseline, current, selected] = [blob, imageInfo, found.classes, found.classes, null];
+    clearAlert();
+    draw();
+    heatmap.setBusy(true);
+    slow = false;
+    await lesion();
+    curve.setImage(image);
+  }
+
+  /** Predict with the current ablation; after the last change, also update heatmap and block details. */
+  async function lesion() {
+    if (!image) return;
+    const request = ++lastRequest;
+    node.classList.add("waiting");
+    const found = await attempt(fetchLesion);
+    if (found) {
+      clearAlert();
+      ({ baseline, classes: current, responses } = found);
+      draw();
+    }
+    if (request !== lastRequest) return;
+    node.classList.remove("waiting");
+    if (found) status.textContent = `${model.name}: ${prediction.textContent}`;
+    if (slow) heatmap.offerUpdate(explain);
+    else explain();
+    details.refresh();
+  }
+
+  async function explain() {
+    if (!image) return;
+    const [ablationText, started] = [ablation.describe(), performance.now()];
+    heatmap.setBusy(true);
+    const found = await attempt(fetchHeatmap);
+    if (!found) return heatmap.setBusy(false);
+    slow = performance.now() - started > SLOW_MILLISECONDS;
+    heatmap.show(found, ablationText);
+    heatmap.setBusy(false);
+    heatmap.setOpacity(controls.opacity());
+  }
+
+  function draw() {
+    ablationControls.update();
+    network.update(ablation, responses);
+    bars.show(baseline, current, selected);
+    prediction.replaceChildren(...(current.length ? describePrediction(baseline[0], current[0], info, model.classes) : ["Waiting for an image."]));
+  }
+
+  draw();
+  return { node, model, setImage, explain, updateOpacity: () => heatmap.setOpacity(controls.opacity()) };
+}
+
+function heading(model) {
+  const accuracy = model.metrics?.top1 != null ? `${formatPercent(model.metrics.top1)} test accuracy` : "";
+  const facts = [model.arch, model.depth && `${model.depth} layers`, `${formatCount(model.params)} parameters`, accuracy];
+  return element("div", {}, element("h2", {}, model.name), element("p", { class: "note" }, facts.filter(Boolean).join(" · ")));
+}
+
+function waiting(model) {
+  return element("p", { class: "empty" }, `${model.name} is still in training. Its training curves are below; predictions are available when it has finished.`);
+}
+
+/** Return "cat 93.1 %", the intact network's prediction if it differs, and whether the label agrees. */
+function describePrediction(before, after, info, classes) {
+  const isCorrect = info.label == null || !classes.includes(info.label) ? null : after.name === info.label;
+  const text = isCorrect ? "✓ correct" : `wrong: labeled ${info.label}`;
+  const label = isCorrect == null ? [] : [element("span", { class: isCorrect ? "correct" : "wrong" }, text)];
+  const same = before.name === after.name && Math.abs(before.probability - after.probability) < 5e-4;
+  const previous = before.name === after.name ? `was ${formatPercent(before.probability)}` : `was ${before.name}, ${formatPercent(before.probability)}`;
+  const change = same ? [] : [element("span", { class: "previous" }, previous)];
+  return [element("b", {}, after.name), " ", element("span", { class: "confidence" }, formatPercent(after.probability)), " ", ...change, " ", ...label];
+}
