@@ -52,7 +52,7 @@ def test_nothing_readable_is_a_failure_that_still_tells(command: Command, traine
         (("RUN", "0.png", "--resume"), "--output FILE"),
         (("RUN", "0.png", "--output", "out.txt"), "out.csv"),
         (("RUN", "0.png", "--backend", "tensorrt"), "unknown backend"),
-        (("RUN", "0.png", "--backend", "openvino", "--compile"), "leave --compile away"),
+        (("RUN", "0.png", "--backend", "openvino", "--compile"), "leave out --compile"),
     ],
 )
 def test_mistakes_are_told(command: Command, trained: Path, tmp_path: Path, words: tuple[str, ...], said: str) -> None:

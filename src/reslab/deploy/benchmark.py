@@ -1,4 +1,4 @@
-"""How fast this machine answers: every backend and precision on the same images, in alternating rounds."""
+"""Inference speed of every backend and precision, measured on the same images in alternating rounds."""
 
 import statistics
 import time
@@ -23,12 +23,11 @@ _NUM_CALIBRATION_IMAGES = 32
 
 @dataclass(frozen=True)
 class InferenceSpeed:
-    """What answering costs: latencies of `num_calls` calls of one batch each, taken in alternating rounds.
+    """The speed of one backend: latencies of `num_calls` calls with one batch each, measured in alternating rounds.
 
-    `images_per_second` is the median over the rounds of batch / the round's median latency, `images_per_second_range`
-    the slowest and the quickest round; percentiles are over all calls.
-    `memory_bytes` is the most that was in use above what was before the backend was made (None where the system does
-    not tell), `prepare_seconds` what making it took.
+    `images_per_second` is the median over the rounds of batch size / median latency, `images_per_second_range` the
+    slowest and the fastest round; percentiles are over all calls. `memory_bytes` is the peak above the memory in use
+    before the backend was opened (None if the system does not report it), `prepare_seconds` the time to open it.
     """
 
     backend: str
@@ -53,7 +52,7 @@ class _BenchmarkCase:
     round_seconds: list[list[float]] = field(default_factory=list)
 
     def run_round(self) -> None:
-        """Calls for SECONDS_PER_ROUND, at least one; the seconds of each."""
+        """Call the backend for SECONDS_PER_ROUND, at least once, and record the seconds of each call."""
         seconds: list[float] = []
         deadline = time.perf_counter() + SECONDS_PER_ROUND
         while not seconds or time.perf_counter() < deadline:
@@ -63,7 +62,7 @@ class _BenchmarkCase:
         self.round_seconds.append(seconds)
 
     def summarize(self) -> InferenceSpeed:
-        """What all rounds together say."""
+        """Return the speed over all rounds."""
         batch_size, all_seconds = len(self.x), sorted(value for seconds in self.round_seconds for value in seconds)
         throughputs = [batch_size / statistics.median(seconds) for seconds in self.round_seconds]
         p50, p95, p99 = (1e3 * quantile(all_seconds, fraction) for fraction in (0.5, 0.95, 0.99))
@@ -83,7 +82,7 @@ class _BenchmarkCase:
 
 
 def quantile(sorted_values: Sequence[float], fraction: float) -> float:
-    """The value that `part` of the ordered values do not exceed: the nearest rank."""
+    """Return the quantile of sorted values by the nearest-rank method."""
     assert sorted_values
     return sorted_values[min(len(sorted_values) - 1, max(0, -int(-fraction * len(sorted_values) // 1) - 1))]
 
@@ -98,12 +97,12 @@ def benchmark_backends(
     rounds: int = 5,
     compiled: bool = False,
 ) -> list[InferenceSpeed]:
-    """Every backend in every precision it has among `precisions`, with every batch of random images (C, H, W) =
-    `input_size`, in rounds in which each has its turn; torch as it is and, where `compiled`, compiled too.
+    """Measure every backend in every supported precision with every batch size, on random images of `input_size`.
 
-    Normalisation is not counted, fetching the answers is. Scales of int8 come from the same random images: the speed is
-    that of real ones, the answers are not. Raises ValueError for a batch or rounds below 1, unknown backends and
-    precisions, and where no backend has a precision asked for; MissingExtraError.
+    Each case runs once per round; torch runs uncompiled and, with `compiled`, compiled too. Times include copying the
+    outputs to the CPU, but not normalization. The int8 scales come from the random images: the speed is that of real
+    images, the outputs are not. Raises ValueError for a batch size or rounds below 1, unknown backends and precisions,
+    and if no backend supports a precision; MissingExtraError.
     """
     for name, value in (("batch_size", min(batch_sizes)), ("rounds", rounds)):
         if value < 1:
@@ -129,7 +128,7 @@ def _make_cases(
     device: torch.device,
     compiled: bool,
 ) -> list[_BenchmarkCase]:
-    """One backend with each batch; its memory is taken while nothing else is new."""
+    """Open one backend and return a case per batch size; memory is measured before anything else is allocated."""
     memory = MemoryTracker(device)
     started = time.perf_counter()
     opened_backend = open_backend(
@@ -164,7 +163,7 @@ def default_precisions(device: torch.device) -> list[str]:
 def backend_precision_pairs(
     backends: Sequence[str], precisions: Sequence[str], device: torch.device
 ) -> list[tuple[str, str]]:
-    """Each backend with each of the precisions that it has; ValueError where that is none."""
+    """Return each backend with each precision that it supports; ValueError if there is none."""
     for name in backends:
         if name not in BACKENDS:
             raise unknown_name("backend", name, BACKENDS)
@@ -179,7 +178,7 @@ def backend_precision_pairs(
     ]
     if not supported:
         step = "; ".join(f"{name}: {', '.join(BACKENDS[name].precisions)}" for name in backends)
-        raise invalid(f"a precision that {', '.join(backends)} has", ", ".join(precisions), next_step=step)
+        raise invalid(f"a precision that {', '.join(backends)} supports", ", ".join(precisions), next_step=step)
     return supported
 
 

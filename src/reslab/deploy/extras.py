@@ -1,10 +1,10 @@
-"""Packages that only some formats and backends need: found, or missed with the command that brings them."""
+"""Optional packages of formats and backends: whether they are installed, and the error with the install command."""
 
 import importlib.util
 
 from reslab.spec.errors import invalid
 
-# Extra of pyproject.toml -> what of it is imported here.
+# Extra of pyproject.toml -> its packages that are imported here.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("openvino",),
@@ -15,21 +15,21 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 
 
 class MissingExtraError(ValueError):
-    """An extra that was asked for is not installed."""
+    """A required extra is not installed."""
 
 
 def has_extra(extra: str) -> bool:
-    """Whether every package of this extra is installed; "" is what everybody has."""
+    """Return whether every package of this extra is installed; true for ""."""
     return not missing_packages(extra)
 
 
 def missing_packages(extra: str) -> tuple[str, ...]:
-    """The packages of this extra that are not installed."""
+    """Return the packages of this extra that are not installed."""
     return tuple(name for name in EXTRAS[extra] if importlib.util.find_spec(name) is None) if extra else ()
 
 
 def require_extra(extra: str, purpose: str) -> None:
-    """Raises MissingExtraError, with the command that installs it, where the extra is not there."""
+    """Raise MissingExtraError, with the install command, if the extra is not installed."""
     missing = missing_packages(extra)
     if missing:
         got = f"an installation without {' and '.join(missing)}"

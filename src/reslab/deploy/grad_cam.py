@@ -1,4 +1,4 @@
-"""What in an image speaks for its class, laid over the image as a PNG file."""
+"""Grad-CAM heatmaps of images, drawn over the image as PNG files."""
 
 import copy
 from pathlib import Path
@@ -16,21 +16,21 @@ from reslab.nn.network import ResidualNetwork
 
 MIN_OVERLAY_SIDE = 224
 _OVERLAY_ALPHA = 0.55
-# From nothing to much, dark to bright, told apart by colour-blind eyes too (anchors of matplotlib's inferno).
+# From low to high, dark to bright; distinguishable for color-blind readers (anchors of matplotlib's inferno).
 _COLORMAP = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], dtype=np.float32)
 
 
 class GradCam:
-    """Grad-CAM of the most probable class at the last block (Selvaraju et al. 2017), by torch in float32."""
+    """Grad-CAM at the output of the last block (Selvaraju et al. 2017), computed by torch in float32."""
 
     def __init__(self, network: ResidualNetwork, device: torch.device) -> None:
         assert network.preprocess is not None
-        self.network = copy.deepcopy(network).to(device).eval()  # the caller's stays where and as it is
+        self.network = copy.deepcopy(network).to(device).eval()  # the caller's network keeps its device and mode
         self.normalize = Normalize(network.preprocess, device)
         self.layer = default_layers(network)[-1]
 
     def __call__(self, images: Tensor, target_classes: Tensor) -> Tensor:
-        """Of uint8 (N, C, H, W) and class indices (N,): (N, H, W) from 0 to 1, the largest of each image 1."""
+        """Return heatmaps (N, H, W) of uint8 images (N, C, H, W) for classes (N,), scaled so that each maximum is 1."""
         x = self.normalize(images.to(self.normalize.device))
         maps = grad_cam(self.network, x, target_classes.to(x.device), self.layer)[:, None]
         scaled = functional.interpolate(maps, images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
@@ -39,7 +39,7 @@ class GradCam:
 
 
 def draw_grad_cam(image: Tensor, heatmap: Tensor) -> Image.Image:
-    """The image, uint8 (1 or 3, H, W), in grey under the colours of `heat` (H, W); at least MIN_OVERLAY_SIDE pixels."""
+    """Draw a heatmap (H, W) over the gray uint8 image (1 or 3, H, W), enlarged to at least MIN_OVERLAY_SIDE pixels."""
     colors = np.array([[np.interp(heatmap.numpy(), np.linspace(0, 1, 5), channel)] for channel in _COLORMAP.T])[:, 0]
     grey = image.float().mean(0).numpy()[None]
     alpha = _OVERLAY_ALPHA * (0.25 + 0.75 * heatmap.numpy())
@@ -51,5 +51,5 @@ def draw_grad_cam(image: Tensor, heatmap: Tensor) -> Image.Image:
 
 
 def grad_cam_path(folder: Path, path: str) -> Path:
-    """`photos/cat/1.jpg` as `FOLDER/photos_cat_1.jpg.png`: unlike for every image."""
+    """Return a unique path per image: `FOLDER/photos_cat_1.jpg.png` for `photos/cat/1.jpg`."""
     return folder / f"{path.strip('./').replace('/', '_').replace(chr(92), '_') or 'image'}.png"

@@ -106,7 +106,7 @@ def test_auto_precision_is_one_the_processor_has(network: ResidualNetwork, monke
     ("options", "said"),
     [
         ({"name": "onxruntime"}, "nearest: 'onnxruntime'"),
-        ({"name": "onnxruntime", "precision": "bf16"}, "engines with bf16: torch, openvino"),
+        ({"name": "onnxruntime", "precision": "bf16"}, "backends with bf16: torch, openvino"),
         ({"name": "torch", "precision": "int8"}, "onnxruntime, openvino"),
         ({"precision": "bf61"}, "unknown precision 'bf61'"),
         ({"name": "onnxruntime", "precision": "int8"}, "images to measure"),
@@ -114,7 +114,7 @@ def test_auto_precision_is_one_the_processor_has(network: ResidualNetwork, monke
             {"name": "onnxruntime", "precision": "int8", "calibration_images": torch.zeros(3, 1, 8, 8)},
             "at least 16 images",
         ),
-        ({"name": "openvino", "compiled": True}, "compilation with the engine torch"),
+        ({"name": "openvino", "compiled": True}, "compilation with the backend torch"),
     ],
 )
 def test_mistakes_are_told(network: ResidualNetwork, options: dict[str, Any], said: str) -> None:
@@ -170,5 +170,5 @@ def test_compiled_it_says_what_it_says_as_it_is(precision: str) -> None:
 
 def test_without_a_compiler_that_is_said(network: ResidualNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
-    with pytest.raises(ValueError, match=r"a C\+\+ compiler, .* leave --compile away"):
+    with pytest.raises(ValueError, match=r"a C\+\+ compiler, .* leave out --compile"):
         open_backend(network, "torch", device="cpu", compiled=True)

@@ -49,7 +49,9 @@ def test_class_keeps_the_focus_where_its_place_changes(page: Page) -> None:
     bars = page.locator(".bars .bar")
     last = bars.last
     last.focus()
-    page.evaluate("() => document.querySelectorAll('.model-panel:first-child .switch').forEach((lever) => lever.click())")
+    page.evaluate(
+        "() => document.querySelectorAll('.model-panel:first-child .switch').forEach((lever) => lever.click())"
+    )
     settled(page)
     assert page.evaluate("document.activeElement.className").startswith("bar")
 

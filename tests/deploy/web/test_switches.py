@@ -132,4 +132,4 @@ def test_heat_map_that_takes_long_waits_to_be_asked_for(page: Page) -> None:
     expect(page.locator(".heatmap figcaption")).to_contain_text("1 block off")
 
 
-SLOW_CLOCK = "() => { let now = 0; performance.current = () => (now += 10000); }"
+SLOW_CLOCK = "() => { let now = 0; performance.now = () => (now += 10000); }"

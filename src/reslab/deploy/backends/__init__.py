@@ -1,1 +1,1 @@
-"""What computes a network's answers: torch, ONNX Runtime, OpenVINO, each behind the same call."""
+"""Inference backends: torch, ONNX Runtime and OpenVINO behind the same call."""

@@ -1,4 +1,4 @@
-"""What every backend is: images in, logits out."""
+"""The interface of every backend: images in, logits out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,8 +15,7 @@ ForwardFn = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """How a backend is to compute: its `precision`, device, threads, compiled or not; `images` (normalised) for the
-    scales of int8."""
+    """The options of a backend; int8 needs normalized `calibration_images` to measure its scales."""
 
     precision: str = "float32"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -27,10 +26,10 @@ class BackendOptions:
 
 @dataclass(frozen=True)
 class Backend:
-    """logits = backend(x): uint8 pixels (N, C, H, W) are normalised as the network wants them, floats are taken as
-    already normalised; N num_classes float32 on the CPU.
+    """A network ready for inference: logits = backend(x), float32 (N, num_classes) on the CPU.
 
-    `name` of the table of backends, `precision` it computes in, `device` it computes on.
+    uint8 pixels (N, C, H, W) are normalized by the network's preprocessing; float input must be normalized already.
+    `name` is a key of BACKENDS.
     """
 
     name: str
@@ -44,7 +43,7 @@ class Backend:
         x = x.to(self.device)
         if x.dtype == torch.uint8:
             if self.normalize is None:
-                raise invalid("normalised images: this network knows no preprocessing", "uint8 pixels")
+                raise invalid("normalized images, because the network has no preprocessing", "uint8 pixels")
             x = self.normalize(x)
         return self.forward_fn(x.float()).float().cpu()
 
@@ -53,5 +52,5 @@ class Backend:
 
 
 def make_normalize(network: ResidualNetwork, device: torch.device) -> Normalize | None:
-    """What brings pixels to what the network reads; None where it knows no preprocessing."""
+    """Return the normalization of the network's preprocessing; None if it has none."""
     return None if network.preprocess is None else Normalize(network.preprocess, device)

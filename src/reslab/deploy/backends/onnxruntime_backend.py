@@ -1,4 +1,4 @@
-"""ONNX Runtime as a backend: float32, or int8 with scales measured on images."""
+"""The ONNX Runtime backend: float32, or int8 with scales measured on images."""
 
 from pathlib import Path
 from typing import Any
@@ -15,30 +15,28 @@ from reslab.spec.errors import invalid
 
 
 def build_onnxruntime_forward(network: ResidualNetwork, options: BackendOptions) -> ForwardFn:
-    """The network as an ONNX graph in memory, run by a session of its own."""
+    """Return the forward function of the network as an ONNX graph in memory."""
     return onnx_forward(build_graph(network, options).SerializeToString(), options)
 
 
 def build_graph(network: ResidualNetwork, options: BackendOptions) -> Any:
-    """The folded network as a ModelProto in the precision asked for. ValueError for int8 without images."""
+    """Return the network with folded batch norms as a ModelProto. ValueError for int8 without calibration images."""
     model = to_onnx(fold_batch_norms(network).cpu())
     if options.precision != "int8":
         return model
     if options.calibration_images is None:
-        raise invalid(
-            "images to measure the scales of int8 on", "none", next_step="name a data set: --data NAME|FOLDER"
-        )
+        raise invalid("images to measure the scales of int8 on", "none", next_step="name a dataset: --data NAME|FOLDER")
     return quantize(model, options.calibration_images, network)
 
 
 def onnx_forward(graph: bytes | Path, options: BackendOptions) -> ForwardFn:
-    """The graph of a file, or of its bytes, as a session of ONNX Runtime runs it."""
+    """Return the forward function of a graph, given as a file or its bytes."""
     import onnxruntime
 
     session_options = onnxruntime.SessionOptions()
     session_options.intra_op_num_threads = options.num_threads
     session_options.inter_op_num_threads = 1
-    # While they wait, threads that spin take the processor from those that decode images.
+    # Waiting threads that spin would take the processor from the threads that decode images.
     session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session_options.log_severity_level = 3
     source = graph if isinstance(graph, bytes) else str(graph)

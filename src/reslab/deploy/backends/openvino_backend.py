@@ -1,4 +1,4 @@
-"""OpenVINO as a backend: float32, bf16 where the processor has it, int8 with scales measured on images."""
+"""The OpenVINO backend: float32, bf16 if the processor supports it, int8 with scales measured on images."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ _HINTS = {"float32": "f32", "bf16": "bf16"}
 
 
 def build_openvino_forward(network: ResidualNetwork, options: BackendOptions) -> ForwardFn:
-    """The network as OpenVINO's graph; int8 as the quantised ONNX graph, which OpenVINO runs in int8 too."""
+    """Return the forward function of an OpenVINO graph; for int8 of the quantized ONNX graph, run by OpenVINO."""
     if options.precision != "int8":
         return openvino_forward(to_openvino(fold_batch_norms(network).cpu()), options)
     require_extra("onnx", "int8 with openvino")
@@ -27,12 +27,12 @@ def build_openvino_forward(network: ResidualNetwork, options: BackendOptions) ->
 
 
 def _int8_fallback_hint() -> str:
-    """What is not in int8: bf16 where the processor has it, for speed; else float32."""
+    """Return the precision of the layers that are not int8: bf16 if the processor supports it, else float32."""
     return _HINTS["bf16" if has_native_bf16(torch.device("cpu")) else "float32"]
 
 
 def openvino_forward(model: Any, options: BackendOptions) -> ForwardFn:
-    """A model, or the file of one (.xml, .onnx), compiled for this processor."""
+    """Return the forward function of a model or model file (.xml, .onnx), compiled for this processor."""
     hints = {
         "INFERENCE_PRECISION_HINT": _HINTS.get(options.precision) or _int8_fallback_hint(),
         "PERFORMANCE_HINT": "LATENCY",

@@ -1,4 +1,4 @@
-"""The backends by name, and which one is taken where none is named."""
+"""The backends by name, and the choice of a backend for `auto`."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_device, has_native_bf16
 from reslab.spec.errors import invalid, unknown_name
 
-# Making a graph takes seconds; below so many images torch, which needs none, is done sooner.
+# Building a graph takes seconds; for fewer images torch, which needs none, finishes earlier.
 MIN_GRAPH_IMAGES = 256
 PRECISIONS = ("float32", "bf16", "fp16", "int8")
 
@@ -39,7 +39,7 @@ def _build_openvino(network: ResidualNetwork, options: BackendOptions) -> Forwar
 
 @dataclass(frozen=True)
 class BackendInfo:
-    """A line of the table: the extra a backend needs, the kinds of device and precisions it has, how it is made."""
+    """A backend: its extra, device types and precisions, and the function that builds its forward function."""
 
     name: str
     extra: str
@@ -69,13 +69,12 @@ def open_backend(
     num_images: int | None = None,
     num_threads: int | None = None,
 ) -> Backend:
-    """The network made ready to answer by the backend of this name.
+    """Return the network as the backend of this name; the network itself is not changed.
 
-    `auto` takes the quickest that is installed for the device (`choose_engine`); precision `auto` is bf16 where backend
-    and device have instructions for it, else float32. `images` (N, C, H, W, normalised) are for the scales of int8;
-    `num_images` tells how many images are to come. The network itself stays as it is.
-    Raises ValueError for an unknown backend, and for a device or precision that it does not have; MissingExtraError where its
-    package is not installed.
+    `auto` is the fastest installed backend for the device (`choose_backend`); precision `auto` is bf16 if backend and
+    device support it natively, else float32. int8 needs normalized `calibration_images` (N, C, H, W). `num_images` is
+    the expected number of images. Raises ValueError for an unknown backend and an unsupported device or precision;
+    MissingExtraError if its package is not installed.
     """
     resolved_device = choose_device(device)
     name = choose_backend(resolved_device, precision, num_images) if name == "auto" else name
@@ -102,10 +101,10 @@ def open_backend(
 
 
 def choose_backend(device: torch.device, precision: str = "float32", num_images: int | None = None) -> str:
-    """The quickest backend installed: on a CPU openvino, then onnxruntime, then torch; elsewhere torch.
+    """Return the fastest installed backend: on a CPU openvino, then onnxruntime, then torch; elsewhere torch.
 
-    torch too for fewer than MIN_GRAPH_IMAGES images, which are done before a graph is made. a backend without the
-    precision asked for is passed over.
+    For fewer than MIN_GRAPH_IMAGES images it is torch, which finishes before a graph is built. Backends that do not
+    support the precision are skipped.
     """
     if device.type != "cpu" or (num_images is not None and num_images < MIN_GRAPH_IMAGES and precision != "int8"):
         return "torch"
@@ -117,27 +116,27 @@ def choose_backend(device: torch.device, precision: str = "float32", num_images:
 
 
 def fast_precision(info: BackendInfo, device: torch.device) -> str:
-    """bf16 where backend and device have it, else float32."""
+    """Return bf16 if backend and device support it natively, else float32."""
     return "bf16" if "bf16" in info.precisions and has_native_bf16(device) else "float32"
 
 
 def check_backend(info: BackendInfo, device: torch.device, precision: str, compiled: bool = False) -> None:
-    """Raises ValueError where the backend cannot run so on the device."""
+    """Raise ValueError if the backend does not support the device, precision or compilation."""
     if precision not in ("auto", *PRECISIONS):
         raise unknown_name("precision", precision, ("auto", *PRECISIONS))
     if device.type not in info.devices:
         raise invalid(f"{' or '.join(info.devices)} for the backend {info.name}", device.type, info.devices[0])
     if precision not in ("auto", *info.precisions):
         alternatives = [other.name for other in BACKENDS.values() if precision in other.precisions]
-        step = f"the backends with {precision}: {', '.join(alternatives)}"
+        step = f"backends with {precision}: {', '.join(alternatives)}"
         raise invalid(f"{', '.join(info.precisions)} for the backend {info.name}", precision, next_step=step)
     if compiled and info.name != "torch":
-        raise invalid("compilation with the backend torch", info.name, next_step="leave --compile away")
+        raise invalid("compilation with the backend torch", info.name, next_step="leave out --compile")
     if compiled and not can_compile(device):
-        step = "install g++ or clang++, or leave --compile away"
+        step = "install g++ or clang++, or leave out --compile"
         raise invalid("a C++ compiler, which torch.compile needs on a CPU", "none", next_step=step)
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile finds the compiler it needs on a CPU; other devices bring theirs."""
+    """Return whether torch.compile finds the C++ compiler that it needs on a CPU; other devices bring their own."""
     return device.type != "cpu" or any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++")))

@@ -1,4 +1,4 @@
-"""torch as a backend: norms folded, channels last, bf16 and compilation where asked for."""
+"""The torch backend: folded batch norms, channels-last memory format, optional bf16, fp16 and compilation."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 
 def build_torch_forward(network: ResidualNetwork, options: BackendOptions) -> ForwardFn:
-    """The network folded, its weights in the precision asked for, in the memory order that convolutions like."""
+    """Return the forward function of the folded network, its weights in the precision and channels-last."""
     dtype = _DTYPES[options.precision]
     folded = fold_batch_norms(network).to(options.device, dtype).to(memory_format=torch.channels_last)
     folded.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions ahead of them: the same outputs with fewer layers."""
+"""Folding of batch norms into the preceding convolutions: the same outputs with fewer layers."""
 
 import copy
 import itertools
@@ -14,11 +14,11 @@ _BATCH_NORM_TYPES = (nn.BatchNorm2d, FrozenBatchNorm2d)
 
 
 def fold_batch_norms(network: ResidualNetwork) -> ResidualNetwork:
-    """A copy in eval mode with w' = w g / sqrt(v + eps), b' = beta + (b - m) g / sqrt(v + eps) for every convolution
-    (w, b) that a batch norm (weight g, bias beta, mean m, variance v) follows at once; the norm becomes an Identity.
+    """Return a copy in eval mode with every batch norm that directly follows a convolution folded into it.
 
-    Exact but for rounding; computed in float64. A norm ahead of its convolution (the first one of a pre-activated block,
-    the one after the addition) is left, as are other kinds of norm. `num_norms` counts them.
+    w' = w g / sqrt(v + eps), b' = beta + (b - m) g / sqrt(v + eps) for a convolution (w, b) and a norm with weight g,
+    bias beta, mean m, variance v, which becomes an Identity. Exact up to rounding; computed in float64. Norms before
+    their convolution (pre-activation), after the addition, and of other types are kept.
     """
     folded = copy.deepcopy(network).eval()
     with torch.no_grad():
@@ -30,12 +30,12 @@ def fold_batch_norms(network: ResidualNetwork) -> ResidualNetwork:
 
 
 def count_batch_norms(network: nn.Module) -> int:
-    """Batch norms that the network still has."""
+    """Return the number of batch norms in the network."""
     return sum(isinstance(module, _BATCH_NORM_TYPES) for module in network.modules())
 
 
 def _conv_norm_pairs(network: ResidualNetwork) -> Iterator[tuple[nn.Conv2d, nn.Module, str]]:
-    """Each convolution with the place (module, name) of the norm that follows it at once."""
+    """Yield each convolution with the parent module and name of the norm that directly follows it."""
     for parent, names in _module_sequences(network):
         for conv_name, norm_name in itertools.pairwise(names):
             conv, norm = _last_module(getattr(parent, conv_name)), getattr(parent, norm_name)
@@ -44,7 +44,7 @@ def _conv_norm_pairs(network: ResidualNetwork) -> Iterator[tuple[nn.Conv2d, nn.M
 
 
 def _module_sequences(network: ResidualNetwork) -> Iterator[tuple[nn.Module, list[str]]]:
-    """The modules that run one after another and nothing else reads from between: stem, branches, Sequentials."""
+    """Yield the names of modules that run in sequence, their intermediate outputs not used elsewhere."""
     yield network, list(network.stem_names)
     for _, block in network.blocks():
         yield block, list(block.branch_names)
@@ -54,7 +54,7 @@ def _module_sequences(network: ResidualNetwork) -> Iterator[tuple[nn.Module, lis
 
 
 def _last_module(module: nn.Module) -> nn.Module:
-    """The module that computes last: of a deep stem, which is a Sequential, its last convolution."""
+    """Return the module that computes last; in a deep stem, a Sequential, its last convolution."""
     while type(module) is nn.Sequential and len(module):
         module = module[-1]
     return module

@@ -1,4 +1,4 @@
-"""`export`: a trained network in another program's format, proved there on real images before it counts."""
+"""`export`: write a trained network in another format and verify it on real images in that format's runtime."""
 
 import contextlib
 import json
@@ -34,12 +34,12 @@ NUM_IMAGES_FLOAT32 = 256
 
 
 class ExportError(ValueError):
-    """What was exported does not compute what the network computes; nothing is left of it."""
+    """The exported network does not compute what the network computes; its files are deleted."""
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """An export that proved itself: where it lies, its report beside it, and what the `comparison` found."""
+    """A verified export: its path, the report beside it, and the `comparison` with the network."""
 
     path: Path
     format: str
@@ -49,13 +49,13 @@ class ExportResult:
     metadata: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain data, with the paths of export and report."""
+        """Return the report as plain data, with the paths of export and report."""
         return {"path": str(self.path), "report": str(self.report_path), **self.metadata}
 
 
 @dataclass(frozen=True)
 class _ExportSource:
-    """What is exported: the network, its weights' header, the run they are of, and their place."""
+    """The source of an export: the network, the header of its weights, its run, and the path of the weights."""
 
     network: ResidualNetwork
     header: dict[str, Any]
@@ -75,14 +75,14 @@ def export(
     num_images: int | None = None,
     force: bool = False,
 ) -> ExportResult:
-    """Write the network of a run, or of its `model.safetensors`, in the format `to` (`FORMATS`), and prove it.
+    """Write a network (of a run, or of its `model.safetensors`) in the format `to` (EXPORT_FORMATS) and verify it.
 
-    What was written is loaded again in its own runtime and asked about images of the held-out split of `data` (the
-    run's own where None): in float32 outputs within 1e-4 of the network's largest and the same class on each of
-    `num_images` (256) images; in bf16 and int8 at most `max_drop` points of accuracy lost over all of them. The
-    report lies beside it as .json and .md. `output` is `export/NAME` beside the weights where None; `force` replaces.
-    Raises ExportError, nothing left behind, where the comparison fails; ValueError for an unknown format, a precision
-    that it does not have, a network that it cannot hold, and images that do not fit; MissingExtraError.
+    The export is loaded in the format's own runtime and compared on images of the evaluation split of `data` (by
+    default the run's own): in float32, outputs must be within 1e-4 of the network's largest output and the class equal
+    on each of `num_images` (256) images; in bf16 and int8, accuracy may drop by at most `max_drop` points over all
+    images. A report is written beside the export as .json and .md. `output` defaults to `export/NAME` beside the
+    weights; `force` replaces it. Raises ExportError, leaving no files, if the comparison fails; ValueError for an
+    unknown format, an unsupported precision or network, and unsuitable images; MissingExtraError.
     """
     export_format = _get_format(to, precision)
     export_source = _open_source(source)
@@ -135,7 +135,7 @@ def _open_source(source: Run | ResidualNetwork | str | Path) -> _ExportSource:
 def _resolve_output(
     export_source: _ExportSource, export_format: ExportFormat, precision: str, output: str | Path | None, force: bool
 ) -> Path:
-    """Where the export is to lie; ValueError where something does already."""
+    """Return the path of the export; ValueError if it exists and `force` is false."""
     name = export_source.network.arch.name + (f"-{precision}" if precision != "float32" else "")
     name += export_format.suffix or f"-{export_format.name}"
     parent = export_source.weights_path.parent if export_source.weights_path else Path()
@@ -150,13 +150,13 @@ def _resolve_output(
             )
         target = target.with_suffix(export_format.suffix)
     if target.exists() and not force:
-        raise invalid("a place that is free", f"{target}, which exists", next_step="add --force, or another --output")
+        raise invalid("a new path", f"{target}, which exists", next_step="add --force, or another --output")
     return target
 
 
 @contextlib.contextmanager
 def _temporary_folder(target: Path) -> Iterator[Path]:
-    """A folder beside the target that is gone afterwards, with all that is still in it."""
+    """Create a temporary folder beside the target, deleted afterwards with its content."""
     parent_existed = target.parent.exists()
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".export-", dir=target.parent))
@@ -165,12 +165,12 @@ def _temporary_folder(target: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if not parent_existed:
-            with contextlib.suppress(OSError):  # only where nothing came of it
+            with contextlib.suppress(OSError):  # succeeds only if the folder is empty: the export failed
                 target.parent.rmdir()
 
 
 def _move_into_place(folder: Path, target: Path) -> None:
-    """What was made to its place, the file that is named last of all."""
+    """Move the exported files to their paths, the target last, so that it exists only if all files do."""
     for item in sorted(folder.iterdir(), key=lambda path: path.name == target.name):
         destination = target.parent / item.name
         if destination.is_dir():
@@ -185,7 +185,7 @@ def _check_comparison(
     if failures:
         required = f"an export to {export_format.name} in {precision} that computes what the network does"
         step = "try another precision, or allow more with --max-drop" if precision != "float32" else ""
-        got = f"{'; '.join(failures)} (on {comparison.num_images} images); nothing was kept"
+        got = f"{'; '.join(failures)} (on {comparison.num_images} images); the export was deleted"
         raise ExportError(str(invalid(required, got, next_step=step)))
 
 

@@ -1,4 +1,4 @@
-"""The formats a network is exported to: one line each of what is written, with which precisions, and how it is read."""
+"""The export formats: description, suffix, precisions, writer and loader of each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from reslab.deploy.export.writers import ExportJob
 
 @dataclass(frozen=True)
 class ExportFormat:
-    """A line of the table: `ending` of the file (empty for a folder), the `extra` it needs, whether norms are `folded`.
+    """An export format: `suffix` of the file (empty for a folder), required `extra`, whether batch norms are folded.
 
-    `write(job, path)` writes it; `open(job, path)` loads it in the format's own runtime, as its users will.
+    `write(job, path)` writes the file; `load(job, path)` loads it in the format's own runtime, as its users will.
     """
 
     name: str
@@ -32,7 +32,7 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
     for export_format in (
         ExportFormat(
             "torchvision",
-            "a state dict that torchvision's network of the same kind loads strictly",
+            "a state dict that torchvision's network loads with strict=True",
             ".pth",
             "",
             False,
@@ -62,7 +62,7 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
         ),
         ExportFormat(
             "onnx",
-            "an ONNX graph, any batch; int8 in QDQ form",
+            "an ONNX graph with any batch size; int8 in QDQ format",
             ".onnx",
             "onnx",
             True,
@@ -72,7 +72,7 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
         ),
         ExportFormat(
             "torch",
-            "a program of torch.export, any batch, run without reslab",
+            "a torch.export program with any batch size, runs without reslab",
             ".pt2",
             "",
             True,
@@ -82,7 +82,7 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
         ),
         ExportFormat(
             "openvino",
-            "OpenVINO's .xml with its .bin, any batch; bf16 keeps the weights in 16 bits",
+            "OpenVINO's .xml and .bin with any batch size; bf16 stores 16-bit weights",
             ".xml",
             "openvino",
             True,

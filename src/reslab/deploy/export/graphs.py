@@ -1,4 +1,4 @@
-"""A network as a graph that other programs run: of torch.export, of ONNX, of OpenVINO. The batch stays open."""
+"""Conversion of a network to a torch.export program, an ONNX graph or an OpenVINO model, with any batch size."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ _OPSET_VERSION = 18
 
 
 def export_program(network: ResidualNetwork) -> ExportedProgram:
-    """The network in eval mode as torch.export sees it: float32 (batch, C, H, W) to logits, any batch from 1 on."""
+    """Return the network in eval mode as a torch.export program: float32 (batch, C, H, W) to logits, batch >= 1."""
     device = next(network.parameters()).device
     x = torch.zeros(2, *network.arch.input_size, device=device)
     with torch.no_grad(), _suppress_warnings():
@@ -25,7 +25,7 @@ def export_program(network: ResidualNetwork) -> ExportedProgram:
 
 
 def to_onnx(network: ResidualNetwork, metadata: Mapping[str, Any] | None = None) -> Any:
-    """The network as an `onnx.ModelProto`, input `images`, output `logits`; `facts` as JSON under the key `reslab`."""
+    """Return the network as an `onnx.ModelProto` from `images` to `logits`; `metadata` as JSON under `reslab`."""
     import onnx
 
     with _suppress_warnings():
@@ -46,7 +46,7 @@ def to_onnx(network: ResidualNetwork, metadata: Mapping[str, Any] | None = None)
 
 
 def _name_batch_axis(model: Any) -> None:
-    """torch calls the open side `s77` or the like; a person reads `batch`."""
+    """Rename the dynamic axis from torch's generated name, such as `s77`, to `batch`."""
     values = [*model.graph.input, *model.graph.output, *model.graph.value_info]
     batch_symbol = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
     for value in values:
@@ -56,7 +56,7 @@ def _name_batch_axis(model: Any) -> None:
 
 
 def to_openvino(network: ResidualNetwork, metadata: Mapping[str, Any] | None = None) -> Any:
-    """The network as an `openvino.Model` of float32, only its batch open; `facts` as JSON in its `rt_info`."""
+    """Return the network as a float32 `openvino.Model` with a dynamic batch; `metadata` as JSON in its `rt_info`."""
     openvino = import_openvino()
     with _suppress_warnings():
         model = openvino.convert_model(export_program(network))
@@ -69,10 +69,10 @@ def to_openvino(network: ResidualNetwork, metadata: Mapping[str, Any] | None = N
 
 
 def import_openvino() -> Any:
-    """The package `openvino`, kept from telling its maker of its use.
+    """Import `openvino` without its telemetry.
 
-    Its Python part sends an event to a web analytics service at every import. Where the module that sends is absent it
-    goes on without, and so it finds it here.
+    The package sends an event to a web analytics service at every import unless `openvino_telemetry` is missing, so it
+    is hidden here.
     """
     if "openvino" not in sys.modules and "openvino_telemetry" not in sys.modules:
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
@@ -83,7 +83,7 @@ def import_openvino() -> Any:
 
 @contextlib.contextmanager
 def _suppress_warnings() -> Iterator[None]:
-    """What the exporters say of their own insides is nothing that a user could act on."""
+    """Suppress the exporters' warnings about their internals, which users cannot act on."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,7 +1,4 @@
-"""The range of every value in a graph that loses least in eight bits, measured on images.
-
-int8 after training: scales measured on real images, weights and activations in eight bits.
-"""
+"""Post-training int8 quantization of ONNX graphs, with activation ranges of least squared error on real images."""
 
 import ast
 import contextlib
@@ -22,24 +19,24 @@ from reslab.spec.errors import invalid
 NUM_BINS = 2048
 NUM_LEVELS = 255
 ValueRange = tuple[float, float]
-# So many pixels are computed at once: every value of the graph is kept meanwhile.
+# Pixels per batch: limits memory, because every intermediate value of the graph is kept.
 _MAX_BATCH_PIXELS = 2**18
-# Parts of each end that are tried, and how often the two take turns.
+# Fractions tried for each end of a range, and the number of alternations between the two ends.
 _SHRINK_FACTORS = torch.linspace(1, 0.3, 71, dtype=torch.float64)
 _NUM_ALTERNATIONS = 2
 _FLOAT_TYPE = "tensor(float)"
 
 
 def split_into_batches(images: Tensor) -> tuple[Tensor, ...]:
-    """The images in parts of at most 2**18 pixels, at least one each."""
+    """Split images into batches of at most 2**18 pixels, at least one image each."""
     return torch.split(images.float().cpu(), max(1, _MAX_BATCH_PIXELS // images[0, 0].numel()))
 
 
 def measure_ranges(model: Any, images: Tensor) -> dict[str, ValueRange]:
-    """(low, high) for every float value of an `onnx.ModelProto` on these `images` (N, C, H, W).
+    """Return a range (low, high) for every float value of an `onnx.ModelProto`, measured on images (N, C, H, W).
 
-    Rounding to 255 steps between them and cutting off what lies outside costs sum_x (q(x) - x)^2. Each end is a part,
-    from 1 to 0.3, of the lowest or highest value that was seen (0 always between them).
+    The range minimizes sum_x (q(x) - x)^2, where q rounds to 255 steps and clips. Each end is the observed minimum or
+    maximum times a factor from 1 to 0.3; 0 is always inside the range.
     """
     session, names = _instrumented_session(model)
     ranges: dict[str, ValueRange] = {}
@@ -54,8 +51,8 @@ def measure_ranges(model: Any, images: Tensor) -> dict[str, ValueRange]:
 
 
 def best_range(counts: Tensor, limits: ValueRange) -> ValueRange:
-    """The range inside `ends` that costs least for values that fall so often (`counts`) into its bins: each end in turn
-    is moved inwards to the part of it that does best, the other held."""
+    """Return the range inside `limits` with the least squared error for a histogram `counts`, by optimizing the two
+    ends in turn."""
     low, high = (torch.tensor([limit], dtype=torch.float64) for limit in limits)
     bin_centers = torch.linspace(*limits, 2 * len(counts) + 1, dtype=torch.float64)[1::2]
     for _ in range(_NUM_ALTERNATIONS):
@@ -69,7 +66,7 @@ def best_range(counts: Tensor, limits: ValueRange) -> ValueRange:
 
 
 def _lowest_error_range(counts: Tensor, bin_centers: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the ranges (low, high), each (n,), the one that costs least, each end (1,)."""
+    """Return the ends, (1,) each, of the range with the least error among ranges (low, high), (n,) each."""
     scale = ((high - low) / NUM_LEVELS)[:, None]
     zero_point = (-low[:, None] / scale).round()
     rounded = ((bin_centers / scale).round() + zero_point).clamp(0, NUM_LEVELS) - zero_point
@@ -78,7 +75,7 @@ def _lowest_error_range(counts: Tensor, bin_centers: Tensor, low: Tensor, high: 
 
 
 def _instrumented_session(model: Any) -> tuple[Any, list[str]]:
-    """A session of the graph that hands out every float value, and their names."""
+    """Return a session of the graph that outputs every float value, and their names."""
     import onnx
     import onnxruntime
 
@@ -109,17 +106,16 @@ def _iter_values(session: Any, names: list[str], images: Tensor) -> Iterator[tup
 
 
 MIN_CALIBRATION_IMAGES = 16
-# Where torch's exporter notes the modules that a node comes from.
+# The metadata key in which torch's exporter stores the modules of a node.
 _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 
 
 def quantize(model: Any, calibration_images: Tensor, network: ResidualNetwork) -> Any:
-    """The graph of `network`, an `onnx.ModelProto`, with the blocks after the first in int8, by ONNX Runtime's static
-    quantisation.
+    """Return the graph of `network`, an `onnx.ModelProto`, with all blocks but the first in int8, quantized statically.
 
-    QDQ form; weights int8, symmetric, a scale for each output channel; activations uint8 with the ranges that lose
-    least on `images` (N, C, H, W, normalised; `measure_ranges`). Stem, first block, pooling and head stay in float32:
-    they are a small part of the work, and what is lost there is lost for all that follows, or for the decision.
+    QDQ format; weights int8, symmetric, with a scale per output channel; activations uint8 with ranges measured on
+    normalized `calibration_images` (N, C, H, W; `measure_ranges`). Stem, first block, pooling and head stay in float32:
+    they are a small part of the computation, and their errors would affect everything after them, or the prediction.
     Raises ValueError for fewer than MIN_CALIBRATION_IMAGES images.
     """
     import onnx
@@ -153,13 +149,13 @@ def quantize(model: Any, calibration_images: Tensor, network: ResidualNetwork) -
 
 
 def quantized_blocks(network: ResidualNetwork) -> list[str]:
-    """The blocks that int8 computes: all but the first, or that one where it is the only one."""
+    """Return the blocks to quantize: all but the first, or the only one."""
     names = [name for name, _ in network.blocks()]
     return names[1:] or names
 
 
 def nodes_of_modules(model: Any, modules: Sequence[str]) -> list[str]:
-    """The nodes of a graph that come from one of these modules, by the scopes that torch's exporter notes."""
+    """Return the nodes of a graph that belong to these modules, by the scopes that torch's exporter stores."""
     module_names = set(modules)
     scopes = {
         node.name: {prop.key: prop.value for prop in node.metadata_props}.get(_SCOPES_KEY, "[]")
@@ -176,7 +172,7 @@ def _calibration_reader(calibration_images: Tensor) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
     class ImageReader(CalibrationDataReader):
-        """Hands out the images batch by batch."""
+        """Returns the images batch by batch."""
 
         def __init__(self, batches: Sequence[Tensor]) -> None:
             self.batches = iter(batches)
@@ -185,14 +181,13 @@ def _calibration_reader(calibration_images: Tensor) -> Any:
             batch = next(self.batches, None)
             return None if batch is None else {INPUT_NAME: batch.numpy()}
 
-    return ImageReader(
-        split_into_batches(calibration_images)[:1]
-    )  # the ranges are known; it wants an image all the same
+    # The ranges are known already, but the quantizer requires at least one batch.
+    return ImageReader(split_into_batches(calibration_images)[:1])
 
 
 @contextlib.contextmanager
 def _quiet_logging() -> Iterator[None]:
-    """It advises, through the root logger, to optimise the graph first; torch's exporter did."""
+    """Silence the quantizer's advice to optimize the graph first, which torch's exporter has done."""
     previous_level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,7 +1,4 @@
-"""The real images that an export has to prove itself on, and those that int8 measures its scales on.
-
-An exported network held against the one it was made from, on real images.
-"""
+"""Verification of an export against its network on real images, and the images that calibrate int8."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -28,8 +25,7 @@ _MAX_CALIBRATION_IMAGES, _MIN_CALIBRATION_IMAGES, _CALIBRATION_PIXELS = 1024, 25
 
 @dataclass(frozen=True)
 class VerificationData:
-    """Labelled images of the `split` of `data`, prepared as the network takes them, and how many others the scales
-    of int8 are measured on."""
+    """Labeled, prepared images of the `split` of `data`, and the number of calibration images for int8."""
 
     data: DatasetSplits
     split: str
@@ -38,16 +34,16 @@ class VerificationData:
 
     @property
     def num_images(self) -> int:
-        """How many images there are to judge on."""
+        """The number of images to compare on."""
         return len(self.images)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalised images (n, C, H, W) with their labels (n,), in order."""
+        """Yield normalized images (n, C, H, W) with their labels (n,), in order."""
         for x, y, _ in eval_loader(self.images, _BATCH_SIZE, self.data.preprocess, "cpu"):
             yield x, y
 
     def calibration_images(self) -> Tensor:
-        """Images of the training split (of the held-out one where there is none), drawn evenly, normalised."""
+        """Return a random sample of normalized training images (of the evaluation split if there is no training)."""
         split = "train" if "train" in self.data.splits else self.split
         sampled = _sample_images(self.data.split(split), self.num_calibration_images)
         return torch.cat([x for x, _, _ in eval_loader(sampled, _BATCH_SIZE, self.data.preprocess, "cpu")])
@@ -56,9 +52,9 @@ class VerificationData:
 def load_verification_data(
     network: ResidualNetwork, run: Run | None, data: Any, data_dir: str | Path | None, num_images: int | None
 ) -> VerificationData:
-    """Images of the held-out split of `data`, else of the run's own; all of them, or `num_images` drawn evenly.
+    """Return the evaluation images of `data`, by default the run's own; all of them or a sample of `num_images`.
 
-    Raises ValueError where there is neither, and where classes or channels are not the network's.
+    Raises ValueError without data and run, and if classes or channels differ from the network's.
     """
     if num_images is not None and num_images < 1:
         raise invalid("at least 1 image to compare on", num_images, nearest="1")
@@ -82,19 +78,19 @@ def load_verification_data(
 
 
 def choose_num_calibration_images(image_size: tuple[int, int]) -> int:
-    """1,024 of up to 64x64 pixels, 256 of 128x128 and more, which have more values each."""
+    """Return 1,024 for images of up to 64x64 pixels, down to 256 for 128x128 and more, which have more values each."""
     height, width = image_size
     return max(_MIN_CALIBRATION_IMAGES, min(_MAX_CALIBRATION_IMAGES, _CALIBRATION_PIXELS // (height * width)))
 
 
 def load_calibration_images(source: str | Path, network: ResidualNetwork) -> Tensor:
-    """Images that the scales of int8 are measured on: training images of the run in this folder.
+    """Return calibration images for int8: training images of the run in the folder `source`.
 
-    Raises ValueError where `source` is no run's folder, and where its data is not there.
+    Raises ValueError if `source` is not a run's folder, or its data is not available.
     """
     if not (Path(source) / "run.json").is_file():
         step = "name the run's folder, or export it first: reslab export RUN --to onnx --precision int8"
-        raise invalid("a run, whose training images set the scales of int8", f"{source}, weights alone", next_step=step)
+        raise invalid("a run, whose training images calibrate int8", f"{source}, a weights file", next_step=step)
     return load_verification_data(network, Run(source), None, None, None).calibration_images()
 
 
@@ -102,13 +98,13 @@ def _open_data(run: Run | None, data: Any, data_dir: str | Path | None) -> Datas
     if data is not None:
         return open_train_data(data, data_dir)
     if run is None:
-        step = "name a data set or a folder: --data NAME|FOLDER (a run knows its own)"
-        raise invalid("real images to hold the export against", "weights alone", next_step=step)
+        step = "name a dataset or a folder: --data NAME|FOLDER (a run has its own)"
+        raise invalid("images to verify the export on", "weights without a run", next_step=step)
     return reopen_data(run.metadata["data"], None, data_dir)
 
 
 def _sample_images(images: ImageDataset, num_images: int) -> ImageDataset:
-    """So many of the images, the same ones every time; data sets in the order of their classes would give one."""
+    """Return a fixed random sample of the images; the first ones may all be of one class."""
     if num_images >= len(images):
         return images
     permutation = torch.randperm(len(images), generator=torch.Generator().manual_seed(_SEED))
@@ -120,11 +116,11 @@ MAX_DIFFERENCE = 1e-4
 
 @dataclass(frozen=True)
 class ExportComparison:
-    """What `num_images` images showed.
+    """The comparison of network and export on `num_images` images.
 
-    `largest_difference` is the largest over the images of max |exported - original| / max |original|, the maxima over
-    the classes. `agreement` is the fraction of images with the same largest output; `top1` and `exported_top1` are
-    the accuracies, fractions.
+    `max_difference` is the maximum over the images of max |exported - original| / max |original|, with the inner maxima
+    over the classes. `agreement` is the fraction of images with the same predicted class; `top1` and `exported_top1`
+    are the accuracies, as fractions.
     """
 
     num_images: int
@@ -135,29 +131,29 @@ class ExportComparison:
 
     @property
     def agreement(self) -> float:
-        """The fraction of images on which both name the same class."""
+        """The fraction of images on which both predict the same class."""
         return self.num_agreeing / self.num_images
 
     @property
     def top1(self) -> float:
-        """The accuracy of the network itself."""
+        """The accuracy of the network."""
         return self.num_correct / self.num_images
 
     @property
     def exported_top1(self) -> float:
-        """The accuracy of what was exported."""
+        """The accuracy of the export."""
         return self.exported_num_correct / self.num_images
 
     @property
     def accuracy_drop_points(self) -> float:
-        """Accuracy lost, in points (hundredths); negative where it was gained."""
+        """The drop in accuracy, in percentage points; negative for a gain."""
         return 100 * (self.num_correct - self.exported_num_correct) / self.num_images
 
 
 def compare_outputs(
     original: ForwardFn, exported: ForwardFn, batches: Iterable[tuple[Tensor, Tensor]]
 ) -> ExportComparison:
-    """Both asked for every batch (x, y). Raises ValueError where there is none, and where the shapes differ."""
+    """Compare both on every batch (x, y). Raises ValueError without a batch, and if the output shapes differ."""
     counts = torch.zeros(4, dtype=torch.int64)
     max_difference = 0.0
     for x, y in batches:
@@ -168,7 +164,7 @@ def compare_outputs(
             raise invalid(f"outputs of shape {tuple(expected.shape)}", tuple(actual.shape))
         scale = expected.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny)
         difference = (actual - expected).abs().amax(1) / scale
-        # Not a number is as far away as can be, and would be lost in a maximum.
+        # NaN counts as infinitely far; max() would otherwise drop it.
         max_difference = max(max_difference, float(difference.nan_to_num(float("inf")).max()))
         original_classes, exported_classes = expected.argmax(1), actual.argmax(1)
         matches = [
@@ -185,19 +181,19 @@ def compare_outputs(
 
 
 def failed_checks(comparison: ExportComparison, precision: str, max_drop: float) -> list[str]:
-    """Why the export does not count, in words; empty where it does.
+    """Return messages about the failed checks of an export; empty if it passes.
 
-    float32: a difference of at most MAX_DIFFERENCE, and the same class on every image. Less precise ones: at most
-    `max_drop` points of accuracy lost.
+    float32 requires a difference of at most MAX_DIFFERENCE and the same class on every image; other precisions a drop
+    of at most `max_drop` points of accuracy.
     """
     if precision != "float32":
-        message = f"{comparison.accuracy_drop_points:.2f} points of accuracy lost, where {max_drop:g} are allowed"
+        message = f"{comparison.accuracy_drop_points:.2f} points of accuracy lost, at most {max_drop:g} allowed"
         return [message] if comparison.accuracy_drop_points > max_drop else []
     failures = []
     if not comparison.max_difference <= MAX_DIFFERENCE:
-        failures.append(f"outputs {comparison.max_difference:.2g} apart, where {MAX_DIFFERENCE:g} is allowed")
+        failures.append(f"outputs differ by {comparison.max_difference:.2g}, at most {MAX_DIFFERENCE:g} allowed")
     if comparison.num_agreeing < comparison.num_images:
         failures.append(
-            f"another class on {comparison.num_images - comparison.num_agreeing} of {comparison.num_images} images"
+            f"different classes on {comparison.num_images - comparison.num_agreeing} of {comparison.num_images} images"
         )
     return failures

@@ -1,11 +1,4 @@
-"""Weights under the names of others: for torchvision, for timm, and in the layout of the Hugging Face hub.
-
-One export to be carried out.
-
-Files of graphs, written and read again: .onnx, .pt2, .xml with .bin.
-
-What goes with exported weights: `config.json` and a model card, in the layout of the Hugging Face hub.
-"""
+"""The writers and loaders of the export formats: graph files, torchvision's and timm's weights, the hub's layout."""
 
 import json
 from collections.abc import Mapping
@@ -41,8 +34,8 @@ from reslab.spec.zoo import ARCHS
 
 @dataclass(frozen=True)
 class ExportJob:
-    """What is to be written: `network` (norms folded where the format gains by it), the `header` of the weights it came
-    from, the `precision`, and `images` (normalised) for the scales of int8."""
+    """An export to write: the `network` (batch norms folded if the format does so), the `header` of its weights, the
+    `precision`, and normalized `calibration_images` for int8."""
 
     network: ResidualNetwork
     precision: str = "float32"
@@ -51,17 +44,17 @@ class ExportJob:
 
     @property
     def arch(self) -> Arch:
-        """The network as data."""
+        """The network's arch."""
         return self.network.arch
 
     @property
     def num_threads(self) -> int:
-        """Threads that what was written is tried with."""
+        """The number of threads for the verification."""
         return torch.get_num_threads()
 
 
 def graph_metadata(network: ResidualNetwork) -> Mapping[str, Any]:
-    """What a graph carries with it: arch, classes, preprocessing, temperature."""
+    """Return the metadata of a graph: arch, classes, preprocessing, temperature."""
     return {
         "arch": to_dict(network.arch),
         "classes": list(network.classes) if network.classes else None,
@@ -71,7 +64,7 @@ def graph_metadata(network: ResidualNetwork) -> Mapping[str, Any]:
 
 
 def write_onnx(job: ExportJob, path: Path) -> None:
-    """The ONNX graph; of int8 the quantised one."""
+    """Write the ONNX graph, quantized for int8."""
     import onnx
 
     model = to_onnx(job.network, graph_metadata(job.network))
@@ -83,18 +76,18 @@ def write_onnx(job: ExportJob, path: Path) -> None:
 
 
 def load_onnx(job: ExportJob, path: Path) -> ForwardFn:
-    """The file in ONNX Runtime."""
+    """Load the file in ONNX Runtime."""
     return onnx_engine.onnx_forward(path, BackendOptions(job.precision, num_threads=job.num_threads))
 
 
 def write_torch(job: ExportJob, path: Path) -> None:
-    """The program of torch.export, with what belongs to it in the extra file `reslab.json`."""
+    """Write the torch.export program, with the metadata in the extra file `reslab.json`."""
     extra_files = {f"{METADATA_KEY}.json": json.dumps(graph_metadata(job.network))}
     torch.export.save(export_program(job.network), path, extra_files=extra_files)
 
 
 def load_torch(job: ExportJob, path: Path) -> ForwardFn:
-    """The file as torch.export loads it."""
+    """Load the file with torch.export."""
     module = torch.export.load(path).module()
 
     def forward(x: Tensor) -> Tensor:
@@ -105,19 +98,19 @@ def load_torch(job: ExportJob, path: Path) -> ForwardFn:
 
 
 def write_openvino(job: ExportJob, path: Path) -> None:
-    """The .xml, and beside it the .bin with the weights: in float32, or for bf16 in 16 bits."""
+    """Write the .xml and the .bin with the weights, in float32 or, for bf16, in 16 bits."""
     model = to_openvino(job.network, graph_metadata(job.network))
     import_openvino().save_model(model, str(path), compress_to_fp16=job.precision == "bf16")
 
 
 def load_openvino(job: ExportJob, path: Path) -> ForwardFn:
-    """The file in OpenVINO, computing in the precision of the export."""
+    """Load the file in OpenVINO, which computes in the precision of the export."""
     return openvino_engine.openvino_forward(path, BackendOptions(job.precision, num_threads=job.num_threads))
 
 
 def hub_config(network: ResidualNetwork, architecture: str) -> dict[str, Any]:
-    """config.json: timm's keys (architecture, num_classes, pretrained_cfg, label_names), transformers' id2label, and
-    under `reslab` the whole description."""
+    """Return config.json: timm's keys (architecture, num_classes, pretrained_cfg, label_names), transformers' id2label,
+    and reslab's own description under `reslab`."""
     names = list(network.classes or ())
     preprocess = network.preprocess
     return {
@@ -137,7 +130,7 @@ def hub_config(network: ResidualNetwork, architecture: str) -> dict[str, Any]:
 
 
 def pretrained_cfg(network: ResidualNetwork, preprocess: Preprocess) -> dict[str, Any]:
-    """The preprocessing as timm tells it: input_size, crop_pct, mean, std, interpolation."""
+    """Return the preprocessing in timm's format: input_size, crop_pct, mean, std, interpolation."""
     height, width = network.arch.image_size
     sizes = {op.name: op.args[0] for op in parse_ops(preprocess.transform) if op.args}
     resize_size, crop_size = sizes.get("resize"), sizes.get("center-crop", height)
@@ -162,7 +155,7 @@ def _num_features(network: ResidualNetwork) -> int | None:
 
 
 def model_card(network: ResidualNetwork, header: Mapping[str, Any]) -> str:
-    """README.md: what the network is, what it scored, how it is used; its first lines are what the hub reads."""
+    """Return README.md: the network, its accuracy and its use; the front matter is read by the hub."""
     arch = network.arch
     metrics = header.get("result") or header.get("metrics") or {}
     rows = [
@@ -173,7 +166,7 @@ def model_card(network: ResidualNetwork, header: Mapping[str, Any]) -> str:
         ("Classes", f"{arch.num_classes}{': ' + ', '.join(network.classes[:20]) if network.classes else ''}"),
     ]
     if network.preprocess is not None:
-        transform = network.preprocess.transform or "as it is"
+        transform = network.preprocess.transform or "none"
         rows.append(("Preprocessing", f"{transform}; mean {network.preprocess.mean}, std {network.preprocess.std}"))
     if metrics.get("top1") is not None:
         rows.append(("Accuracy", format_percent(metrics["top1"])))
@@ -188,12 +181,12 @@ def model_card(network: ResidualNetwork, header: Mapping[str, Any]) -> str:
 
 
 def format_hub_config(config: Mapping[str, Any]) -> str:
-    """The text of config.json."""
+    """Return the text of config.json."""
     return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
 
 
 WEIGHTS_FILE, CONFIG_FILE, MODEL_CARD_FILE = "model.safetensors", "config.json", "README.md"
-# What may differ from the zoo's network without another program's network of that name being another one.
+# Axes that do not decide whether another library's network of this name is equivalent.
 _IGNORED_AXES = (
     "name",
     "reference",
@@ -208,20 +201,20 @@ _OTHER_FORMATS_STEP = "--to onnx, torch or safetensors take any network"
 
 
 def write_torchvision(job: ExportJob, path: Path) -> None:
-    """The state dict, which bears torchvision's names already."""
+    """Write the state dict, whose keys are torchvision's already."""
     _torchvision_network(job.arch)
     torch.save({name: tensor.detach().cpu().clone() for name, tensor in job.network.state_dict().items()}, path)
 
 
 def load_torchvision(job: ExportJob, path: Path) -> ForwardFn:
-    """torchvision's own network with the file loaded strictly."""
+    """Load the file into torchvision's own network, strictly."""
     network = _torchvision_network(job.arch)
     network.load_state_dict(torch.load(path, weights_only=True), strict=True)
     return _make_forward(network)
 
 
 def write_timm(job: ExportJob, path: Path) -> None:
-    """A folder for timm: weights under timm's names, and its config.json."""
+    """Write a folder for timm: weights with timm's keys, and config.json."""
     name = find_equivalent_name(job.arch, _timm_model_names(), "timm")
     state_dict = _renamed_state_dict(_timm_network(name, job.arch), job.network)
     _write_folder(path, hub_config(job.network, name), model_card(job.network, job.header))
@@ -229,7 +222,7 @@ def write_timm(job: ExportJob, path: Path) -> None:
 
 
 def load_timm(job: ExportJob, path: Path) -> ForwardFn:
-    """The network that timm makes of the folder alone."""
+    """Load the folder with timm."""
     import timm
 
     network = timm.create_model(f"local-dir:{path}", pretrained=True)
@@ -238,7 +231,7 @@ def load_timm(job: ExportJob, path: Path) -> ForwardFn:
 
 
 def write_safetensors(job: ExportJob, path: Path) -> None:
-    """model.safetensors with its header, config.json and README.md, the model card."""
+    """Write model.safetensors with its header, config.json and the model card README.md."""
     _write_folder(path, hub_config(job.network, job.arch.name), model_card(job.network, job.header))
     reserved_keys = ("arch", "classes", "preprocess", "aliases")
     save_weights(
@@ -247,7 +240,7 @@ def write_safetensors(job: ExportJob, path: Path) -> None:
 
 
 def load_safetensors(job: ExportJob, path: Path) -> ForwardFn:
-    """The network that reslab makes of the weights alone."""
+    """Load the weights with reslab."""
     return _make_forward(load_network(path / WEIGHTS_FILE))
 
 
@@ -258,7 +251,7 @@ def _write_folder(path: Path, config: Mapping[str, Any], card: str) -> None:
 
 
 def find_equivalent_name(arch: Arch, known_names: list[str], library: str) -> str:
-    """The name under which `owner` has a network that computes as this one; ValueError with the reason where none."""
+    """Return the name of the library's equivalent network; ValueError with the reason if there is none."""
     candidates = [name for name in dict.fromkeys((arch.name, *ARCHS)) if name in known_names and name in ARCHS]
     for name in candidates:
         if not _architecture_differences(arch, ARCHS[name]):
@@ -268,11 +261,11 @@ def find_equivalent_name(arch: Arch, known_names: list[str], library: str) -> st
             f"{axis}={getattr(arch, axis)!r}" for axis in _architecture_differences(arch, ARCHS[arch.name])
         )
         raise invalid(f"{arch.name} as {library} has it", f"one with {axes}", next_step=_OTHER_FORMATS_STEP)
-    raise invalid(f"a network that {library} has", f"{arch.name}, which is ours alone", next_step=_OTHER_FORMATS_STEP)
+    raise invalid(f"a network that {library} has", f"{arch.name}, which it lacks", next_step=_OTHER_FORMATS_STEP)
 
 
 def _architecture_differences(arch: Arch, reference: Arch) -> list[str]:
-    """The axes that make another network of it."""
+    """Return the axes in which the two networks differ."""
     relaxed = replace(reference, **{axis: getattr(arch, axis) for axis in _IGNORED_AXES})
     functional_axes = differing_axes(arch, relaxed)
     size_axes = ("depths", "widths", "convs", "expansion", "groups", "width_per_group", "norm", "bias", "stem_bias")
@@ -286,9 +279,7 @@ def _architecture_differences(arch: Arch, reference: Arch) -> list[str]:
 def _torchvision_network(arch: Arch) -> nn.Module:
     name = find_equivalent_name(arch, list_torchvision(), "torchvision")
     if arch.in_channels != 3:
-        raise invalid(
-            "images of 3 channels, as torchvision's networks read", arch.in_channels, next_step=_OTHER_FORMATS_STEP
-        )
+        raise invalid("3 input channels, as in torchvision's networks", arch.in_channels, next_step=_OTHER_FORMATS_STEP)
     return get_model(name, weights=None, num_classes=arch.num_classes)
 
 
@@ -305,7 +296,7 @@ def _timm_network(name: str, arch: Arch) -> nn.Module:
 
 
 def _renamed_state_dict(target_model: nn.Module, network: ResidualNetwork) -> dict[str, Tensor]:
-    """Our weights under the names of `theirs`; ValueError where one of them has no counterpart of its shape."""
+    """Return the weights with the target model's keys; ValueError if one has no counterpart of its shape."""
     state_dict = network.state_dict()
     target_state = target_model.state_dict()
     matching = match_by_name(Checkpoint("timm", dict(target_state)), state_dict)
@@ -315,7 +306,7 @@ def _renamed_state_dict(target_model: nn.Module, network: ResidualNetwork) -> di
         name for name, tensor in target_state.items() if name not in renamed or renamed[name].numel() != tensor.numel()
     ]
     if missing or len(renamed) != len(state_dict):
-        raise invalid("a network whose weights timm's has one for one", f"no counterpart of {', '.join(missing[:3])}")
+        raise invalid("a network whose weights match timm's one to one", f"no counterpart of {', '.join(missing[:3])}")
     return {
         name: renamed[name].detach().cpu().reshape(tensor.shape).contiguous().clone()
         for name, tensor in target_state.items()

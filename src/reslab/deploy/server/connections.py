@@ -12,8 +12,7 @@ from reslab.deploy.server.settings import ServerSettings
 _MAX_HEADER_BYTES = 1 << 16
 _MAX_PIPELINED_REQUESTS = 16
 _HEADER_TOO_LARGE_BODY = (
-    b'{"error": "required: a header of at most 65536 bytes; got: a longer one", '
-    b'"kind": "too_large"}'
+    b'{"error": "required: a header of at most 65536 bytes; got: a longer one", "kind": "too_large"}'
 )
 _HEADER_TOO_LARGE_RESPONSE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: application/json\r\nConnection: close\r\n"

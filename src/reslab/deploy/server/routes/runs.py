@@ -126,7 +126,7 @@ def run_routes(state: AppState, evaluator: BackgroundEvaluator) -> APIRouter:
     async def run(
         name: ModelPath, since: Annotated[int, Query(ge=0, description="Lines of the log to leave out.")] = 0
     ) -> JSONResponse:
-        """The log from line `since` on; `judged` tells whether the test images have been judged by now."""
+        """Return the log from record `since` on, and the evaluation on the test images once it is finished."""
         handle = state.get_model(name)
         payload = await asyncio.to_thread(_log_payload, _require_run(handle), since)
         return JSONResponse({**payload, **await _evaluation_payload(evaluator, handle)})
