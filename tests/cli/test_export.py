@@ -27,6 +27,6 @@ def test_mistakes_are_told(command: Command, trained: Path, tmp_path: Path) -> N
     refused = command("export", trained, "--to", "onx", "--json")
     assert refused.code == 1
     assert "nearest: 'onnx'" in refused.value["error"]
-    assert "which is ours alone" in command("export", trained, "--to", "torchvision").err
+    assert "which it lacks" in command("export", trained, "--to", "torchvision").err
     assert "no such file" in command("export", tmp_path / "gone", "--to", "torch").err
     assert command("export", trained).code == 2
