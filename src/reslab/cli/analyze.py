@@ -13,8 +13,9 @@ from reslab.cli.options import (
     JsonFlag,
     Panel,
     parse_overrides,
+    split_model_prefix,
 )
-from reslab.cli.output import echo_err, print_json, print_table
+from reslab.cli.output import echo_err, print_json, print_table, write_html
 from reslab.spec.errors import invalid
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def analyze(
         return
     analysis = get_analysis(name)
     check_analysis_outputs(html_path, png_path)
-    arch_overrides, analysis_options = split_analysis_overrides(parse_overrides(overrides))
+    arch_overrides, analysis_options = split_model_prefix(parse_overrides(overrides))
     override_options(analysis, analysis_options)
     targets = open_targets(
         target_specs or [],
@@ -152,12 +153,6 @@ def list_analyses(analyses: "Sequence[Analysis]", as_json: bool) -> None:
 
 def _analysis_row(row: dict[str, Any]) -> tuple[str, str, str]:
     return row["name"], row["summary"], ", ".join(f"{key}={value}" for key, value in row["options"].items())
-
-
-def split_analysis_overrides(overrides: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the overrides of the architecture (`model.KEY`, without the prefix) and the options of the analysis."""
-    arch_overrides = {key.removeprefix("model."): value for key, value in overrides.items() if key.startswith("model.")}
-    return arch_overrides, {key: value for key, value in overrides.items() if not key.startswith("model.")}
 
 
 def check_analysis_outputs(html_path: Path | None, png_path: Path | None) -> None:
@@ -219,8 +214,7 @@ def write_results(
             rendered,
             metadata,
         )
-        write_atomic(html_path, render_analysis_page(page).encode())
-        echo_err(f"HTML page: {html_path}")
+        write_html(html_path, render_analysis_page(page))
     if png_path is not None:
         from reslab.report.plots.png import render_png
 

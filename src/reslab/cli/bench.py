@@ -15,7 +15,7 @@ from reslab.cli.options import (
     Panel,
     complete_model,
 )
-from reslab.cli.output import echo_err, print_json, print_pairs, print_table
+from reslab.cli.output import print_json, print_pairs, print_table, write_html
 from reslab.cli.summary import resolve_arch_and_input
 from reslab.report.format import format_int, format_number, format_percent, format_shape
 from reslab.spec.arch import Arch
@@ -112,11 +112,29 @@ def bench(
     arch, input_shape = resolve_arch_and_input(name, input_size, num_classes, overrides)
     batch_sizes = _parse_batch_sizes(batch_size) or _DEFAULT_BATCH_SIZES[task]
     if task == "train":
-        _benchmark_training(arch, input_shape, batch_sizes, precision, compiled, repeats, device, as_json)
+        _benchmark_training(
+            arch,
+            input_shape,
+            batch_sizes,
+            precision=precision,
+            compiled=compiled,
+            repeats=repeats,
+            device=device,
+            as_json=as_json,
+        )
     else:
         network = _load_or_create_network(name, arch)
         _benchmark_inference(
-            network, input_shape, batch_sizes, backends, precision, bool(compiled), repeats, device, html_path, as_json
+            network,
+            input_shape,
+            batch_sizes,
+            backends=backends,
+            precision=precision,
+            compiled=bool(compiled),
+            rounds=repeats,
+            device=device,
+            html_path=html_path,
+            as_json=as_json,
         )
 
 
@@ -126,7 +144,7 @@ def _parse_batch_sizes(text: str | None) -> tuple[int, ...]:
     except ValueError:
         raise invalid("--batch-size as whole numbers separated by commas", repr(text), "--batch-size 1,16") from None
     if any(size < 1 for size in sizes):
-        raise invalid("a batch of at least 1", text, "1")
+        raise invalid("a batch size of at least 1", text, "1")
     return sizes
 
 
@@ -134,6 +152,7 @@ def _benchmark_training(
     arch: Arch,
     input_shape: tuple[int, int, int],
     batch_sizes: tuple[int, ...],
+    *,
     precision: str,
     compiled: bool | None,
     repeats: int,
@@ -197,7 +216,8 @@ def _training_summary(
     return [
         (
             "measured",
-            f"training steps of {name} at {format_shape(input_shape)} on random images, median of {speed.repeats} rounds",
+            f"training steps of {name} at {format_shape(input_shape)} on random images, "
+            f"median of {speed.repeats} rounds",
         ),
         (
             "matmul use",
@@ -220,6 +240,7 @@ def _benchmark_inference(
     network: "ResidualNetwork",
     input_shape: tuple[int, int, int],
     batch_sizes: tuple[int, ...],
+    *,
     backends: str | None,
     precision: str,
     compiled: bool,
@@ -282,5 +303,4 @@ def _write_html(
     page = BenchmarkPage(
         f"{name} at {format_shape(input_shape)}", results, _inference_summary(name, input_shape, hardware, rounds)
     )
-    html_path.write_text(render_benchmark_page(page), encoding="utf-8")
-    echo_err(f"HTML page: {html_path}")
+    write_html(html_path, render_benchmark_page(page))

@@ -12,6 +12,7 @@ from reslab.cli.options import (
 )
 from reslab.cli.output import echo_err, print_json, print_table
 from reslab.report.format import format_int
+from reslab.runtime.files import write_atomic
 
 if TYPE_CHECKING:
     from reslab.data.check.check import DataCheck
@@ -58,10 +59,10 @@ def check(
     check_result = check_data(path, data_dir)
     issues = list_findings(check_result)
     output_path = html_path or Path(f"data-check-{check_result.listing.name}.html")
-    output_path.parent.mkdir(parents=True, exist_ok=True)
     transform = default_train_transform(check_result) if train_transform is None else train_transform
-    output_path.write_text(
-        render_data_check_page(build_data_check_page(check_result, issues, transform, seed)), encoding="utf-8"
+    write_atomic(
+        output_path,
+        render_data_check_page(build_data_check_page(check_result, issues, transform, seed)).encode(),
     )
     if as_json:
         print_json(

@@ -69,7 +69,9 @@ def demo(
     networks = []
     with ProgressDisplay() as display:
         for name, arch in archs.items():
-            run, network = train_network(arch, data, folder / name, epochs, seed, device, display)
+            run, network = train_network(
+                arch, data, folder / name, epochs=epochs, seed=seed, device=device, display=display
+            )
             networks.append(network)
     report_path = write_demo_report(folder, run, data, networks)
     if as_json:
@@ -97,7 +99,14 @@ def residual_and_plain(model: str) -> dict[str, Arch]:
 
 
 def train_network(
-    arch: Arch, data: "DatasetSplits", output: Path, epochs: float, seed: int, device: str, display: ProgressDisplay
+    arch: Arch,
+    data: "DatasetSplits",
+    output: Path,
+    *,
+    epochs: float,
+    seed: int,
+    device: str,
+    display: ProgressDisplay,
 ) -> "tuple[Run, DemoNetwork]":
     """Train one network and measure its gradient norms before the first step and after the last."""
     import torch

@@ -1,5 +1,6 @@
 """`reslab eval`: evaluate a run, an ensemble of runs, or a third-party checkpoint on any split."""
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ from reslab.cli.options import (
     SkipBadImages,
     ValFraction,
     Workers,
+    parse_arch_overrides,
     parse_channel_values,
     parse_overrides,
     parse_pretrained,
@@ -24,6 +26,7 @@ from reslab.cli.options import (
 from reslab.cli.output import echo_err, print_json, print_pairs, print_table
 from reslab.metrics.classification import macro_average
 from reslab.report.format import format_int, format_number, format_percent
+from reslab.runtime.files import write_atomic
 from reslab.runtime.torchrun import read_distributed_env
 from reslab.spec.errors import invalid
 
@@ -59,14 +62,15 @@ def calibration_rows(calibration: dict[str, Any]) -> list[tuple[str, str]]:
     rows.append(("temperature", f"{format_number(calibration['temperature'])}, fitted on {images_text}"))
     if "ece_after" in calibration:
         cross_fit_text = " (cross-fitted on halves)" if calibration["cross_fitted"] else ""
-        after_text = f"calibration error {format_percent(calibration['ece_after'])}, loss {format_number(calibration['loss_after'])}"
+        error_text = f"calibration error {format_percent(calibration['ece_after'])}"
+        after_text = f"{error_text}, loss {format_number(calibration['loss_after'])}"
         rows.append(("calibrated", after_text + cross_fit_text))
     return rows
 
 
 def per_class_payload(evaluation: "Evaluation") -> dict[str, Any]:
-    """Return `classes` (name, num_samples, precision, recall and f1, null where undefined) and `confusion_matrix`, whose
-    rows are true classes."""
+    """Return `classes`, each with name, num_samples, precision, recall, f1 (null where undefined), and
+    `confusion_matrix`, with one row per true class."""
     names = ("name", "precision", "recall", "f1", "num_samples")
     classes = [
         {name: getattr(class_metrics, name) for name in names} for class_metrics in evaluation.per_class_metrics()
@@ -210,7 +214,7 @@ def evaluate(
     """Evaluate one or more runs, or a third-party checkpoint (--model with --pretrained), in float32."""
     model_source = _resolve_model_source(runs or [], model, pretrained)
     model_overrides = parse_overrides(overrides)
-    _check_overrides(model_overrides, model)
+    _check_overrides(overrides, model)
     if save_temperature:
         _check_calibration_options(
             model_source, model, {"--tta": tta, "--eval-transform": eval_transform, "--mean": mean, "--std": std}
@@ -221,28 +225,27 @@ def evaluate(
     if predictions is not None:
         check_predictions_path(predictions)
     needs_calibration = calibration or save_temperature or html_path is not None
-    options: dict[str, Any] = {
-        "pretrained": parse_pretrained(pretrained),
-        "overrides": model_overrides,
-        "mean": parse_channel_values(mean, "--mean"),
-        "std": parse_channel_values(std, "--std"),
-        "eval_transform": eval_transform,
-        "tta": tta,
-        "batch_size": batch_size,
-        "data_dir": data_dir,
-        "val_fraction": val_fraction,
-        "skip_bad_images": skip_bad_images,
-        "device": device,
-        "workers": workers,
-        "distributed": True,
-        "keep_probabilities": predictions is not None or needs_calibration,
-    }
-    evaluation = evaluate_models(model_source, data, split=split, **options)
-    val_evaluation = (
-        _evaluate_val(evaluation, lambda: evaluate_models(model_source, data, split="val", **options))
-        if needs_calibration
-        else None
+    evaluate_split = functools.partial(
+        evaluate_models,
+        model_source,
+        data,
+        pretrained=parse_pretrained(pretrained),
+        overrides=model_overrides,
+        mean=parse_channel_values(mean, "--mean"),
+        std=parse_channel_values(std, "--std"),
+        eval_transform=eval_transform,
+        tta=tta,
+        batch_size=batch_size,
+        data_dir=data_dir,
+        val_fraction=val_fraction,
+        skip_bad_images=skip_bad_images,
+        device=device,
+        workers=workers,
+        distributed=True,
+        keep_probabilities=predictions is not None or needs_calibration,
     )
+    evaluation = evaluate_split(split=split)
+    val_evaluation = _evaluate_val(evaluation, evaluate_split) if needs_calibration else None
     if save_temperature:
         _save_temperature(model_source, val_evaluation)
     calibration_payload = _calibration_payload(evaluation, val_evaluation) if needs_calibration else {}
@@ -271,14 +274,14 @@ def evaluate(
         print_table(*per_class_table(evaluation))
 
 
-def _evaluate_val(evaluation: "Evaluation", evaluate_val: "Callable[[], Evaluation]") -> "Evaluation | None":
+def _evaluate_val(evaluation: "Evaluation", evaluate_split: "Callable[..., Evaluation]") -> "Evaluation | None":
     """Return the evaluation of the validation split, or None if there is none."""
     if evaluation.split == "val":
         return evaluation
     from reslab.data.dataset import UnknownSplitError
 
     try:
-        return evaluate_val()
+        return evaluate_split(split="val")
     except UnknownSplitError:
         return None
 
@@ -297,7 +300,8 @@ def _save_temperature(model_source: Any, val_evaluation: "Evaluation | None") ->
         save_temperature(model_source, fitted)
         images_text = f"{format_int(fitted.num_samples)} validation images"
         echo_err(
-            f"temperature {format_number(fitted.value)}, fitted on {images_text}, was saved with the weights for `reslab predict`"
+            f"temperature {format_number(fitted.value)}, fitted on {images_text}, "
+            "was saved with the weights for `reslab predict`"
         )
 
 
@@ -315,7 +319,7 @@ def _write_html(html_path: Path, evaluation: "Evaluation", calibration: dict[str
     html = render_run_page(
         build_evaluation_page(f"{model_text} on {evaluation.split}", evaluation, calibration, metadata)
     )
-    html_path.write_text(html, encoding="utf-8")
+    write_atomic(html_path, html.encode())
 
 
 def _check_calibration_options(model_source: Any, model: str | None, changed_options: dict[str, str | None]) -> None:
@@ -354,9 +358,7 @@ def _resolve_model_source(runs: list[str], model: str | None, pretrained: str | 
     return paths[0] if len(paths) == 1 else paths
 
 
-def _check_overrides(overrides: dict[str, str], model: str | None) -> None:
-    for key, value in overrides.items():
-        if model is None:
-            raise invalid("--set only with --model", f"--set {key}={value}", next_step="a run has its own network")
-        if not key.startswith("model."):
-            raise invalid("keys of the network in `reslab eval`", f"--set {key}={value}", f"--set model.{key}={value}")
+def _check_overrides(overrides: list[str] | None, model: str | None) -> None:
+    if overrides and model is None:
+        raise invalid("--set only with --model", f"--set {overrides[0]}", next_step="a run has its own architecture")
+    parse_arch_overrides(overrides)

@@ -85,7 +85,7 @@ def _print_recipe(recipe: Recipe) -> None:
 
 def _print_recipes() -> None:
     print_table(
-        ["name", "duration", "batch size", "lr", "optimizer", "schedule", "train transform", "reference"],
+        ["name", "duration", "batch size", "lr", "optimizer", "schedule", "reference"],
         [
             (
                 recipe.name,
@@ -94,7 +94,6 @@ def _print_recipes() -> None:
                 f"{recipe.optimizer.lr:g}",
                 recipe.optimizer.name,
                 recipe.schedule.name,
-                recipe.train_transform or "none",
                 recipe.reference,
             )
             for recipe in RECIPES.values()

@@ -25,7 +25,7 @@ from reslab.cli.options import (
     parse_pretrained,
     resolve_data_option,
 )
-from reslab.cli.output import echo_err, print_json, print_pairs
+from reslab.cli.output import print_json, print_pairs, write_html
 
 if TYPE_CHECKING:
     from reslab.training.lr_finder import LRFinderResult
@@ -74,9 +74,9 @@ def lr_find(
         dataset,
         recipe,
         seed,
-        recipe_overrides,
-        arch_overrides,
-        parse_pretrained(pretrained),
+        recipe_overrides=recipe_overrides,
+        arch_overrides=arch_overrides,
+        pretrained=parse_pretrained(pretrained),
         data_dir=data_dir,
         val_fraction=val_fraction,
         skip_bad_images=skip_bad_images,
@@ -110,8 +110,7 @@ def _write_html(html_path: Path, result: "LRFinderResult") -> None:
             "batch size": str(result.batch_size),
         },
     )
-    html_path.write_text(render_lr_finder_page(page), encoding="utf-8")
-    echo_err(f"HTML page: {html_path}")
+    write_html(html_path, render_lr_finder_page(page))
 
 
 def _lr_find_payload(result: "LRFinderResult", html_path: Path | None) -> dict[str, Any]:

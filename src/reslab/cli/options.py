@@ -239,8 +239,22 @@ def parse_overrides(overrides: Sequence[str] | None) -> dict[str, str]:
     return parsed
 
 
+def parse_arch_overrides(overrides: Sequence[str] | None) -> dict[str, str]:
+    """Return overrides that are all `model.KEY`, without the prefix; raise ValueError for any other key."""
+    arch_overrides, other_overrides = split_model_prefix(parse_overrides(overrides))
+    for key, value in other_overrides.items():
+        raise invalid("an architecture key model.KEY", f"--set {key}={value}", f"--set model.{key}={value}")
+    return arch_overrides
+
+
+def split_model_prefix(overrides: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Split overrides into those of the architecture (`model.KEY`, without the prefix) and all others."""
+    arch_overrides = {key.removeprefix("model."): value for key, value in overrides.items() if key.startswith("model.")}
+    return arch_overrides, {key: value for key, value in overrides.items() if not key.startswith("model.")}
+
+
 def parse_pretrained(text: str | None) -> bool | str | None:
-    """Return the value of `--pretrained`: True for the default published weights, False for none, else a file or tag."""
+    """Return `--pretrained` as the API takes it: True (published weights), False (none), a file or a tag."""
     return {"true": True, "false": False}.get((text or "").lower(), text)
 
 
@@ -253,7 +267,7 @@ def parse_channel_values(text: str | None, option: str) -> tuple[float, ...] | N
 
 
 def join_channel_values(arguments: Sequence[str], options: Sequence[str] = ("--mean", "--std")) -> list[str]:
-    """Return the command line with `--mean 0.1 0.2 0.3` joined to the one value `0.1,0.2,0.3` that the parser expects."""
+    """Join `--mean 0.1 0.2 0.3` to `--mean 0.1,0.2,0.3`, the one value that the parser expects."""
     joined: list[str] = []
     is_collecting = False
     for argument in arguments:

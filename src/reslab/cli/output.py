@@ -7,9 +7,11 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from reslab.report.format import is_numeric_cell
+from reslab.runtime.files import write_atomic
 
 
 def to_jsonable(value: Any) -> Any:
@@ -29,7 +31,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows under their columns. Columns of numbers are right-aligned; in a terminal, wide columns of text wrap."""
+    """Print rows under their columns, numbers right-aligned. In a terminal, wide columns of text wrap."""
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     right_aligned = [bool(rows) and all(is_numeric_cell(row[index]) for row in rows) for index in range(len(columns))]
     widths = [max(len(text) for text in column) for column in zip(columns, *cells, strict=True)]
@@ -65,6 +67,12 @@ def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
         lines = textwrap.wrap(text, max(text_width, 20), break_long_words=False, break_on_hyphens=False)
         for index, line in enumerate(lines if text_width and lines else [text]):
             print(f"{'' if index else name:{name_width}}  {line}")
+
+
+def write_html(path: Path, html: str) -> None:
+    """Write an HTML page atomically and say where it is."""
+    write_atomic(path, html.encode())
+    echo_err(f"HTML page: {path}")
 
 
 def echo_err(text: str) -> None:

@@ -10,7 +10,7 @@ from reslab.cli.options import (
     JsonFlag,
     Panel,
 )
-from reslab.cli.output import echo_err, print_json, print_table
+from reslab.cli.output import echo_err, print_json, print_table, write_html
 from reslab.report.format import format_duration, format_percent
 from reslab.spec.errors import invalid
 
@@ -70,10 +70,7 @@ def _write_html(html_path: Path, selected: Sequence["Run"], requested: Sequence[
         )
     title = " and ".join(run.name for run in selected) if len(selected) < 3 else f"{len(selected)} runs"
     run_paths = {run.name: str(run.path) for run in selected}
-    html_path.write_text(
-        render_compare_page(ComparePage(title, [_compared_run(run) for run in selected], run_paths)), encoding="utf-8"
-    )
-    echo_err(f"HTML page: {html_path}")
+    write_html(html_path, render_compare_page(ComparePage(title, [_compared_run(run) for run in selected], run_paths)))
 
 
 def _compared_run(run: "Run") -> "ComparedRun":

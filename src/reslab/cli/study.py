@@ -103,7 +103,16 @@ def study(
         study_spec.get_row(row)
     from reslab.studies.run_study import StudyOptions, run_study
 
-    options = StudyOptions(study_spec, scale, selected_rows, seeds, store, data_dir, device, jobs)
+    options = StudyOptions(
+        study_spec,
+        scale,
+        selected_rows,
+        seeds,
+        store=store,
+        data_dir=data_dir,
+        device=device,
+        num_jobs=jobs,
+    )
     if task is not None:
         _run_task(options, task)
     elif dry_run:
@@ -132,7 +141,8 @@ def study(
             _print_page(page)
         if page.num_failed:
             echo_err(
-                f"{pluralize(page.num_failed, 'training')} failed; see the report for the reasons, run the same command to retry"
+                f"{pluralize(page.num_failed, 'training')} failed: the report gives the reasons; "
+                "run the same command to retry"
             )
             raise typer.Exit(1)
 

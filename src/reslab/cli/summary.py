@@ -11,7 +11,7 @@ from reslab.cli.options import (
     ModelOverrides,
     NumClasses,
     complete_model,
-    parse_overrides,
+    parse_arch_overrides,
 )
 from reslab.cli.output import print_json, print_pairs, print_table
 from reslab.report.format import format_int, format_shape, format_si
@@ -42,7 +42,7 @@ def summary(
     if as_json:
         print_json(info)
         return
-    print(f"{arch.name}: {arch.reference}\n")
+    print(f"{arch.name}\n")
     print_table(
         ["layer", "kind", "output", "parameters", "multiply-adds"], [_layer_row(layer) for layer in info["layers"]]
     )
@@ -58,11 +58,7 @@ def resolve_arch_and_input(
     """Return the architecture with its overrides, and the input size: the given one, else the architecture's own."""
     from reslab.nn.factory import resolve_arch
 
-    arch_overrides = {}
-    for key, value in parse_overrides(overrides).items():
-        if not key.startswith("model."):
-            raise invalid("an architecture key model.KEY", f"--set {key}={value}", f"--set model.{key}={value}")
-        arch_overrides[key.removeprefix("model.")] = value
+    arch_overrides = parse_arch_overrides(overrides)
     if num_classes is not None:
         arch_overrides["num_classes"] = str(num_classes)
     input_shape = parse_input_size(input_size) if input_size else None

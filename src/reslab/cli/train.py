@@ -185,7 +185,8 @@ def train_rows(run: "Run") -> list[tuple[str, str]]:
     rows = [
         (
             "accuracy",
-            f"{format_percent(result['top1'])} on {result['split']} ({correct_text}), loss {format_number(result['loss'])}",
+            f"{format_percent(result['top1'])} on {result['split']} ({correct_text}), "
+            f"loss {format_number(result['loss'])}",
         ),
         ("weights", f"{result['selection_text']}: {run.weights_path}"),
         *_train_metric_rows(result),
