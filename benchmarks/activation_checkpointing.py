@@ -1,7 +1,7 @@
 """Memory of a training step with and without activation checkpointing.
 
-`python benchmarks/activation_checkpointing.py [--depth 1202]`: each measurement is one step in its own process. The figure is the
-peak of the resident memory above that before the step.
+`python benchmarks/activation_checkpointing.py [--depth 1202]`: each measurement is one step in its own process. The
+figure is the peak of the resident memory above that before the step.
 """
 
 import argparse

@@ -113,7 +113,8 @@ def check_agreement(args: argparse.Namespace) -> bool:
         rows.append({"backend": name, "precision": precision, **vars(comparison)})
         print(
             f"| {name} | {precision} | {comparison.agreement:.2%} | {comparison.top1:.2%} "
-            f"| {comparison.exported_top1:.2%} | {comparison.accuracy_drop_points:+.2f} | {comparison.max_difference:.1e} |",
+            f"| {comparison.exported_top1:.2%} | {comparison.accuracy_drop_points:+.2f} "
+            f"| {comparison.max_difference:.1e} |",
             flush=True,
         )
     print(", ".join(f"{name} {value}" for name, value in machine_info().items()))

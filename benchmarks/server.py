@@ -197,7 +197,7 @@ def offline_speed(network: ResidualNetwork, predictor: Predictor, images: Sequen
 
 
 def generate_load(port: int, images: Sequence[bytes], clients: int, seconds: float) -> dict[str, object]:
-    """Run clients that each send the next request as soon as they get a response. A processor fraction of 1 is all cores."""
+    """Run clients that each send the next request when they get a response. A processor fraction of 1 is all cores."""
     status_codes: dict[int, int] = {}
     lock = threading.Lock()
     end = time.monotonic() + seconds

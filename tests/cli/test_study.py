@@ -106,7 +106,7 @@ def test_a_training_that_breaks_off_is_an_error_once_the_page_is_written(
     assert found.code == 1
     assert [row["seeds"] for row in found.value["rows"]] == [1, 0]
     assert "the lights went out" in (tmp_path / "page" / "report.md").read_text(encoding="utf-8")
-    assert "1 training broke off" in found.err
+    assert "1 training failed" in found.err
     monkeypatch.undo()
     assert command(*words).code == 0
 

@@ -38,7 +38,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     if sys.stdout.isatty():
         widths = _fit_widths(widths, right_aligned, shutil.get_terminal_size().columns)
     for row in [list(columns), *cells]:
-        wrapped = [textwrap.wrap(text, width) or [""] for text, width in zip(row, widths, strict=True)]
+        # A text that fits is not passed to `wrap`, which would join its runs of spaces.
+        wrapped = [
+            textwrap.wrap(text, width) if len(text) > width else [text] for text, width in zip(row, widths, strict=True)
+        ]
         for line in itertools.zip_longest(*wrapped, fillvalue=""):
             padded = [
                 text.rjust(width) if is_right else text.ljust(width)
