@@ -1,1 +1,1 @@
-"""Names to data sets, checks, augmentation, batches."""
+"""Datasets by name or path, transforms, samplers, loaders, and checks of data."""

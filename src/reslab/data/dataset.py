@@ -26,7 +26,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class SplitMethod(StrEnum):
-    """How the splits of a dataset were made: `method` of a split record."""
+    """The method by which the splits of a dataset were made: `method` of a split record."""
 
     GIVEN = "given"
     STRATIFIED = "stratified"

@@ -58,7 +58,7 @@ def _has_torchvision_decoder() -> bool:
 
 
 def is_simple_jpeg(content: bytes) -> bool:
-    """Whether a JPEG's markers say 8 bits, three channels, upright, and no more pixels than Pillow's safety limit."""
+    """Return True if a JPEG's markers say 8 bits, three channels, upright, and no more pixels than Pillow's safety limit."""
     offset, has_simple_frame = 2, False
     while offset + 4 <= len(content):
         prefix, marker, length = struct.unpack_from(">BBH", content, offset)
@@ -79,7 +79,7 @@ def is_simple_jpeg(content: bytes) -> bool:
 
 
 def _is_upright(app1: bytes) -> bool:
-    """Whether an APP1 segment leaves the image unrotated; False if it cannot be read. XMP may hold a rotation too."""
+    """Return True if an APP1 segment (EXIF or XMP) leaves the image unrotated; False if it cannot be read."""
     if not app1.startswith(b"Exif\0\0"):
         return b"Orientation" not in app1
     byte_order = {b"II": "<", b"MM": ">"}.get(app1[6:8])

@@ -184,7 +184,7 @@ class ShardImageDataset:
 
     @property
     def is_remote(self) -> bool:
-        """Whether a shard is a URL."""
+        """True if a shard is a URL."""
         return any(isinstance(location.shard, str) for location in self.locations)
 
     def name(self, i: int) -> str:

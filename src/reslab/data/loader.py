@@ -82,7 +82,7 @@ class TrainLoader:
 
     @property
     def is_streamed(self) -> bool:
-        """Whether the samples of a step depend on the number of workers, as for shards by URL."""
+        """True for shards by URL, for which the samples of a step depend on the number of workers."""
         return self._streamed is not None
 
     def iter_from(self, start_step: int = 0) -> Iterator[Batch]:

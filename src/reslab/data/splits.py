@@ -22,7 +22,7 @@ PHOTO_EVAL_TRANSFORM = "resize(256) center-crop(224)"
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """How to open a dataset: what to hold out for validation, and what to do about images that cannot be read.
+    """The options of opening a dataset: what to hold out for validation, and whether to skip unreadable images.
 
     `record` is the split record of an earlier opening, which makes the same splits again.
     Raises ValueError if the validation fraction is not strictly between 0 and 1.
@@ -97,7 +97,7 @@ def split_off(
 
 
 def is_stratified(record: Mapping[str, Any] | None) -> bool:
-    """Whether a split record holds images out (`split_off`)."""
+    """Return True if a split record holds images out (`split_off`)."""
     return record is not None and record.get("method") == SplitMethod.STRATIFIED
 
 

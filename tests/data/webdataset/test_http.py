@@ -76,7 +76,7 @@ def test_what_is_not_there(web: Web, tmp_path: Path) -> None:
     assert read_optional_text(f"{web.url}/gone") is None
     (tmp_path / "words").write_text("ant\n")
     assert read_optional_text(f"{web.url}/words") == "ant\n"
-    with pytest.raises(ValueError, match="shorter than it was"):
+    with pytest.raises(ValueError, match="shorter than when it was indexed"):
         UrlFile(f"{web.url}/file", 20_000)
 
 

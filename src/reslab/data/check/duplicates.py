@@ -34,7 +34,7 @@ CHANNELS_BY_MODE = {
 
 @dataclass(frozen=True, eq=False)
 class ImageInfo:
-    """What is known of an image after reading it once; `error` says why it cannot be read.
+    """The facts about an image from reading it once; `error` says why it cannot be read.
 
     `channels` are those stored in the file, `digest` is of the decoded pixels, `dhash` the 64-bit difference hash,
     `thumbnail` the image in THUMBNAIL_SIZE x THUMBNAIL_SIZE colors.
@@ -52,7 +52,7 @@ class ImageInfo:
 
     @property
     def is_blank(self) -> bool:
-        """Whether the image has, nearly, a single color."""
+        """True if the image has, nearly, a single color."""
         return self.thumbnail is not None and float(self.thumbnail.std(axis=(0, 1)).max()) < 1.0
 
 

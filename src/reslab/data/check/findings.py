@@ -16,7 +16,7 @@ MAX_ASPECT_RATIO = 4.0
 
 
 class Severity(StrEnum):
-    """How serious a finding is, the most serious first."""
+    """The severity of a finding, the most serious first."""
 
     ERROR = "error"
     WARNING = "warning"

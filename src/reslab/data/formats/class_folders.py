@@ -145,7 +145,7 @@ def list_image_files(folder: Path) -> list[Path]:
 
 
 def is_image_file(name: str) -> bool:
-    """Whether a file name has an image extension and is not hidden."""
+    """Return True if a file name has an image extension and is not hidden."""
     return not name.startswith(".") and name.lower().endswith(IMAGE_EXTENSIONS)
 
 

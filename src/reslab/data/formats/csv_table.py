@@ -25,7 +25,7 @@ class CsvRow:
 
 
 def is_csv(path: Path) -> bool:
-    """Whether a path is a file whose name ends in .csv or .tsv."""
+    """Return True if a path is a file whose name ends in .csv or .tsv."""
     return path.suffix.lower() in (".csv", ".tsv") and path.is_file()
 
 

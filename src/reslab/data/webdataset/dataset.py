@@ -43,7 +43,7 @@ Shard = TypeVar("Shard", Path, str)
 
 
 def has_shards(path: Path) -> bool:
-    """Whether a path is a tar file, or a folder with tar files in it or in a folder of a split."""
+    """Return True if a path is a tar file, or a folder with tar files in it or in a folder of a split."""
     if path.is_file():
         return path.suffix == ".tar"
     folders = (path, *(path / name for name in SPLIT_OF_FOLDER))

@@ -1,4 +1,4 @@
-"""Files by URL: http and https, read from any byte on, gone on with where a connection breaks."""
+"""Read files by http and https from any byte on; after a broken connection reading resumes where it broke."""
 
 import http.client
 import time
@@ -16,28 +16,28 @@ TIMEOUT_SECONDS = 60.0
 _NUM_TRIES = 4
 _RETRY_SECONDS = 0.25
 _BLOCK_BYTES = 8 << 20
-_NOT_FOUND_CODES = (403, 404, 410)  # 403: how object stores put it to strangers
-_TRANSIENT_CODES = (408, 429, 500, 502, 503, 504)  # what may go well in a moment
-_CONNECTION_ERRORS = (OSError, http.client.HTTPException)  # OSError: no connection, none any more, too slow
+_NOT_FOUND_CODES = (403, 404, 410)  # 403: object stores answer so for missing files too
+_TRANSIENT_CODES = (408, 429, 500, 502, 503, 504)  # worth another try
+_CONNECTION_ERRORS = (OSError, http.client.HTTPException)  # OSError: refused, lost or timed out
 
 
 def check_url(url: str) -> str:
-    """The URL, where it is one of http or https with a host. Raises ValueError where it is another kind."""
+    """Return the URL. Raises ValueError unless it is http or https with a host."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in SCHEMES or not parts.hostname:
-        next_step = "share the file by https (a signed address will do), or fetch it into a folder and name the folder"
+        next_step = "share the file by https (a signed URL works), or download it into a folder and name the folder"
         raise invalid("a URL of https or http", url, "https://HOST/train-{000..009}.tar", next_step)
     return url
 
 
 class UrlNotFoundError(ValueError):
-    """The server has no such file, or does not show it."""
+    """The server has no such file, or denies access to it."""
 
 
 class UrlFile:
-    """The bytes of a URL from `start` on, as a file to read forwards; a broken connection is taken up where it broke.
+    """A file at a URL, read forwards from `start` on; after a broken connection it reconnects where it broke.
 
-    Raises ValueError, naming the URL, where the server refuses it, or it breaks several times at one place.
+    Raises ValueError naming the URL if the server rejects the request, or the connection keeps breaking at one byte.
     """
 
     def __init__(self, url: str, start: int = 0, num_bytes: int | None = None) -> None:
@@ -47,12 +47,12 @@ class UrlFile:
 
     @property
     def version(self) -> list[Any]:
-        """What changes where the file does: its length and the server's word for its version."""
+        """The file's length and its ETag or modification time: different when the file has changed."""
         headers = self._response.headers
         return [headers.get("Content-Length"), headers.get("ETag") or headers.get("Last-Modified")]
 
     def read(self, num_bytes: int = -1) -> bytes:
-        """The next bytes, all that are left where none are asked for; fewer only at the end."""
+        """Return the next `num_bytes`, fewer only at the end of the file; by default all that are left."""
         chunks, remaining = [], num_bytes
         while remaining != 0:
             chunk = self._read_chunk(1 << 20 if remaining < 0 else remaining)
@@ -63,7 +63,7 @@ class UrlFile:
         return b"".join(chunks)
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._response.close()
 
     def __enter__(self) -> "UrlFile":
@@ -84,10 +84,10 @@ class UrlFile:
             self.close()
             time.sleep(_RETRY_SECONDS * 2**attempt)
             self._response = self._open()
-        raise ValueError(f"{self.url}: cut short at byte {self.position:,} of {self._end:,}, {_NUM_TRIES} times over")
+        raise ValueError(f"{self.url}: the connection broke at byte {self.position:,} of {self._end:,}, {_NUM_TRIES} times")
 
     def _open(self) -> Any:
-        """The server's answer, read up to the position."""
+        """Send the request and return the response, read up to the position."""
         last_byte = "" if self._end is None else str(self._end - 1)
         needs_range = self.position > 0 or self._end is not None
         response = _request(self.url, f"bytes={self.position}-{last_byte}" if needs_range else "")
@@ -95,7 +95,7 @@ class UrlFile:
         offset = self.position if response.status == 206 else 0
         file_end = None if length is None else offset + int(length)
         self._end = file_end if self._end is None else self._end if file_end is None else min(self._end, file_end)
-        while offset < self.position:  # a server that does not know of ranges begins at the beginning
+        while offset < self.position:  # a server without range requests sends the whole file
             chunk = response.read(min(1 << 20, self.position - offset))
             if not chunk:
                 break
@@ -111,8 +111,8 @@ def _request(url: str, byte_range: str) -> Any:
             return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SECONDS)
         except urllib.error.HTTPError as http_error:
             http_error.close()
-            if http_error.code == 416:  # nothing from there on
-                raise ValueError(f"{url}: shorter than it was when it was indexed") from None
+            if http_error.code == 416:  # no bytes from there on
+                raise ValueError(f"{url}: shorter than when it was indexed") from None
             error = http_error
             if http_error.code not in _TRANSIENT_CODES:
                 break
@@ -122,11 +122,11 @@ def _request(url: str, byte_range: str) -> Any:
     reason = getattr(error, "reason", None) or error
     code = error.code if isinstance(error, urllib.error.HTTPError) else ""
     error_type = UrlNotFoundError if code in _NOT_FOUND_CODES else ValueError
-    raise error_type(f"required: a file that can be fetched; got: {url} ({f'{code} {reason}'.strip()})")
+    raise error_type(f"required: a file that can be downloaded; got: {url} ({f'{code} {reason}'.strip()})")
 
 
 def read_range(url: str, start: int, num_bytes: int) -> bytes:
-    """Some bytes of a URL; neighbours are fetched together, in blocks of 8 MiB, and the last few blocks kept."""
+    """Return bytes of a URL, read in blocks of 8 MiB of which the last few are kept: evaluation reads neighbors."""
     first_block, last_block = start // _BLOCK_BYTES, (start + num_bytes - 1) // _BLOCK_BYTES
     content = b"".join(_block(url, number) for number in range(first_block, last_block + 1))
     return content[start - first_block * _BLOCK_BYTES :][:num_bytes]
@@ -139,7 +139,7 @@ def _block(url: str, number: int) -> bytes:
 
 
 def download_file(url: str, path: Path) -> list[Any]:
-    """Write the whole file of a URL to a path; what changes where it does (`UrlFile.version`)."""
+    """Download a URL to a path and return its version (`UrlFile.version`)."""
     with UrlFile(url) as file, path.open("wb") as target:
         while chunk := file.read(1 << 20):
             target.write(chunk)
@@ -147,7 +147,7 @@ def download_file(url: str, path: Path) -> list[Any]:
 
 
 def read_optional_text(url: str) -> str | None:
-    """The text of a small file by URL; None where there is none."""
+    """Return the text of a small file (up to 1 MiB) at a URL; None if there is no such file."""
     try:
         with UrlFile(url) as file:
             return file.read(1 << 20).decode("utf-8")

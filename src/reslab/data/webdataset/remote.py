@@ -25,7 +25,7 @@ def require_webdataset() -> Any:
 
 
 def is_url(text: str) -> bool:
-    """Whether a dataset is named by URL rather than by path; `pipe:` commands count too, and are rejected later."""
+    """Return True for a URL rather than a path; `pipe:` commands count as URLs and are rejected later."""
     return "://" in text or text.startswith("pipe:")
 
 
