@@ -84,7 +84,9 @@ class UrlFile:
             self.close()
             time.sleep(_RETRY_SECONDS * 2**attempt)
             self._response = self._open()
-        raise ValueError(f"{self.url}: the connection broke at byte {self.position:,} of {self._end:,}, {_NUM_TRIES} times")
+        raise ValueError(
+            f"{self.url}: the connection broke at byte {self.position:,} of {self._end:,}, {_NUM_TRIES} times"
+        )
 
     def _open(self) -> Any:
         """Send the request and return the response, read up to the position."""
