@@ -30,7 +30,7 @@ function isSameState(one, other) {
 
 /** One run, polled until it is complete or stopped. */
 function makeRun(model, onSample, onFinished) {
-  const parts = { head: element("div"), curves: element("div", { class: "curves" }), evaluation: element("div", { class: "evaluation" }) };
+  const parts = { head: element("div"), curves: element("div", { class: "curves" }), evaluation: element("div", { class: "run-evaluation" }) };
   const body = element("div", { class: "run" }, parts.head, parts.curves, parts.evaluation);
   const node = element("section", { class: "panel", "aria-label": `The run of ${model.name}` }, element("h2", {}, `The run of ${model.name}`), body);
   const records = [];
