@@ -67,15 +67,15 @@ def test_a_dry_run_prints_and_writes_nothing(command: Command, tmp_path: Path) -
 def test_data_that_are_not_here_are_told_with_the_next_step(command: Command, tmp_path: Path) -> None:
     words = ("study", NAME, "--scale", "short", "--rows", "plain-20,plain-32", "--data-dir", tmp_path / "none")
     found = command(*words, "--store", tmp_path / "store", "--output", tmp_path / "page")
-    assert "plain-20, plain-32 cannot be run here; required: cifar10" in found.err
+    assert "plain-20, plain-32 cannot run here: required: cifar10" in found.err
     assert not (tmp_path / "store").exists()
     assert command(*words, "--store", tmp_path / "store", "--dry-run").out.endswith(
-        "remaining: nothing that can be run here\n"
+        "remaining: nothing that can run here\n"
     )
     nothing = command(*words, "--store", tmp_path / "store", "--slurm", tmp_path / "array.sh")
     assert nothing.code == 1
-    assert "not in the script: plain-20, plain-32 cannot be run here" in nothing.err
-    assert "got: nothing that can be run here" in nothing.err
+    assert "not in the script: plain-20, plain-32 cannot run here" in nothing.err
+    assert "got: nothing that can run here" in nothing.err
 
 
 def test_slurm_writes_a_script_that_runs(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
