@@ -1,4 +1,4 @@
-"""A network trained in the tests, and the pictures it is judged on."""
+"""A network trained in the tests, and the images it is evaluated on."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from reslab.training.train import train
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A residual network of three units, trained on the digits for two epochs."""
+    """A residual network of three blocks, trained on the digits for two epochs."""
     path = tmp_path_factory.mktemp("deployed") / "digits"
     settings = {"model.depths": "1,1,1"}
     return train("resnet20_cifar", epochs=2, overrides=settings, output=path, device="cpu")
@@ -23,7 +23,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="session")
 def digits(run: Run) -> Tensor:
-    """The test pictures of the digits, normalised as the run's network takes them."""
+    """The test images of the digits, normalized for the run's network."""
     preprocess = load(run).preprocess
     assert preprocess is not None
     return torch.cat([x for x, _, _ in eval_loader(open_train_data("digits").split("test"), 400, preprocess, "cpu")])
@@ -37,7 +37,7 @@ def network(run: Run) -> ResidualNetwork:
 
 @pytest.fixture
 def png_folder(tmp_path: Path) -> Path:
-    """Eight digits as PNG files and one file that is no picture."""
+    """Eight digits as PNG files and one file that is not an image."""
     from PIL import Image
 
     images = open_train_data("digits").split("test")

@@ -1,4 +1,4 @@
-"""A service behind a socket of this machine, run as `reslab serve` runs it."""
+"""A server on a local socket, run as `reslab serve` runs it."""
 
 import socket
 import threading
@@ -16,7 +16,7 @@ _END_SECONDS = 60
 
 @contextmanager
 def listening(app: FastAPI, settings: ServerSettings, loop: str = "auto") -> Iterator[int]:
-    """The port at which the app answers for a block; fails where it does not come to an end."""
+    """Serve the app within a block; yield the port. Fails if the server does not stop."""
     config = uvicorn_config(app, settings)
     config.loop = loop
     server = uvicorn.Server(config)

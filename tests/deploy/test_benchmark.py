@@ -1,4 +1,4 @@
-"""The measurement of engines: what is measured, in which order, and what is refused."""
+"""The benchmark of backends: what is measured, in which order, and which options are rejected."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def test_percentiles_are_those_of_the_nearest_rank() -> None:
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Engines that only write down who was called with how many pictures, on a clock that goes by calls."""
+    """Backends that only record their calls and batch sizes, on a clock that advances per call."""
     calls: list[tuple[str, int]] = []
     clock = iter(range(1_000_000))
 

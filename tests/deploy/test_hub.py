@@ -1,4 +1,4 @@
-"""hubconf.py: the repository as torch.hub reads it."""
+"""hubconf.py: the repository as torch.hub loads it."""
 
 import runpy
 import subprocess
@@ -32,7 +32,7 @@ def test_the_list_is_the_zoo_s() -> None:
 
 
 def test_without_an_installation() -> None:
-    """In a process that does not know the package, it is found beside the file."""
+    """In a process without an installed package, it is found beside the file."""
     code = (
         "import sys\n"
         f"sys.path = [place for place in sys.path if place not in ('', {str(ROOT)!r}, {str(ROOT / 'src')!r})]\n"

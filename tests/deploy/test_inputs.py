@@ -1,4 +1,4 @@
-"""What can be named for prediction, and in which order its pictures come."""
+"""The inputs of a prediction, and the order of their images."""
 
 import io
 import sys
@@ -15,7 +15,7 @@ from reslab.deploy.inputs import InputItem, list_inputs
 
 
 def png(seed: int) -> bytes:
-    """A picture of 6x5 pixels as bytes."""
+    """An image of 6x5 pixels as bytes."""
     pixels = torch.randint(256, (6, 5, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
     held = io.BytesIO()
     Image.fromarray(pixels.numpy()).save(held, "PNG")

@@ -1,4 +1,4 @@
-"""Files of predictions: what was written is read again, and what was done is not done twice."""
+"""Prediction files: they are read back as written, and finished rows are not computed again."""
 
 import csv
 import json

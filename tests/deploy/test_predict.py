@@ -1,4 +1,4 @@
-"""`predict`: equal to the evaluation on the same pictures, and patient with files."""
+"""`predict`: equal to the evaluation on the same images, and robust to unreadable files."""
 
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def test_another_size_is_brought_to_the_network_s(size: tuple[int, int], tmp_pat
 
 
 def test_the_middle_is_kept(tmp_path: Path) -> None:
-    """A picture white in its middle third and black outside: what is left of it is white."""
+    """An image white in its middle third and black outside: the crop is white."""
     pixels = torch.zeros(16, 48, 3, dtype=torch.uint8)
     pixels[:, 16:32] = 255
     Image.fromarray(pixels.numpy()).save(tmp_path / "a.png")

@@ -1,4 +1,4 @@
-"""Embeddings, heat maps and engines in prediction."""
+"""Embeddings, heatmaps and backends in prediction."""
 
 from pathlib import Path
 
@@ -80,7 +80,7 @@ def test_the_map_of_a_picture(network: ResidualNetwork) -> None:
 
 
 def test_colours_of_an_overlay() -> None:
-    """Bright where the heat is, the grey picture nearly as it was where there is none."""
+    """Bright where the heatmap is high, close to the gray image where it is zero."""
     heat = torch.zeros(4, 4)
     heat[0, 0] = 1.0
     pixels = torch.full((1, 4, 4), 128, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""Every engine and precision against the network itself, on pictures it was trained for."""
+"""Every backend and precision against the network itself, on images it was trained for."""
 
 import sys
 from typing import Any
@@ -53,7 +53,7 @@ def test_pixels_are_normalised(network: ResidualNetwork, name: str) -> None:
 
 
 def test_answers_do_not_change_later(network: ResidualNetwork, digits: Tensor) -> None:
-    """An engine that hands out its own buffer would overwrite the first answer with the second."""
+    """A backend that returns its own buffer would overwrite the first output with the second."""
     for name in BACKENDS:
         engine = open_backend(network, name, "float32", "cpu")
         first = engine(digits[:4])
@@ -138,7 +138,7 @@ def hide(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 
 
 def test_openvino_is_imported_without_its_telemetry() -> None:
-    """In a fresh process: the module that would send is not loaded, and a stub stands in its place."""
+    """In a fresh process: the telemetry module is not loaded; a stub takes its place."""
     import subprocess
 
     code = (
@@ -153,7 +153,7 @@ def test_openvino_is_imported_without_its_telemetry() -> None:
 @pytest.mark.skipif(not can_compile(CPU), reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_compiled_it_says_what_it_says_as_it_is(precision: str) -> None:
-    """Also of a last, smaller batch, and of one picture."""
+    """Also for a smaller last batch, and for one image."""
     from tests.deploy.export.test_bn_folding import lived
 
     network = lived(

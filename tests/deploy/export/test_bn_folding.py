@@ -1,4 +1,4 @@
-"""Norms folded into convolutions: the outputs of the network as it was, in every order, and the norms gone."""
+"""Folded batch norms: the outputs stay the same in every order, and the norms are gone."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from reslab.spec.order import ORDERS
 
 
 def lived(name: str, **axes: object) -> ResidualNetwork:
-    """A network in eval mode whose norms have seen something: means, variances and weights of their own."""
+    """A network in eval mode whose norms have means, variances and weights of their own."""
     torch.manual_seed(0)
     network = create_model(name, **axes)
     assert isinstance(network, ResidualNetwork)

@@ -1,4 +1,4 @@
-"""Every format proves itself on a network trained here; what does not prove itself leaves nothing."""
+"""Every format is verified on a network trained here; a failed export leaves no files."""
 
 import json
 import shutil
@@ -51,7 +51,7 @@ def test_a_format_proves_itself(run: Run, tmp_path: Path, to: str, precision: st
 
 
 def test_onnx_without_reslab(sound: Path, network: ResidualNetwork, digits: Tensor) -> None:
-    """The file alone, in ONNX Runtime, any batch, with names that a person reads and the facts of the network."""
+    """Load the file in ONNX Runtime alone: any batch size, readable names, the network's metadata."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(sound), providers=["CPUExecutionProvider"])
@@ -105,7 +105,7 @@ def test_the_layout_of_the_hub(run: Run, network: ResidualNetwork, digits: Tenso
 
 
 def imagenet_like(name: str, folder: Path, **axes: Any) -> Path:
-    """A small network of torchvision's or timm's kind with fresh weights and lived norms, saved as reslab does."""
+    """A small network of torchvision's or timm's kind with random weights and norms, saved by reslab."""
     from tests.deploy.export.test_bn_folding import lived
 
     network = lived(name, num_classes=10, image_size=(32, 32), **axes)
@@ -119,7 +119,7 @@ def imagenet_like(name: str, folder: Path, **axes: Any) -> Path:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Any:
-    """Forty coloured pictures of ten classes, as tensors."""
+    """Forty color images of ten classes, as tensors."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (40, 3, 32, 32), dtype=torch.uint8, generator=generator)
     return images, torch.arange(40) % 10
@@ -221,7 +221,7 @@ def test_a_spoilt_file_is_an_error_and_leaves_nothing(
 
 @pytest.fixture
 def answered(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Tensor], Tensor]], None]:
-    """Lets what was exported to `onnx` answer as it is told."""
+    """Replace the loader of `onnx`, so that the export returns given outputs."""
 
     def told(answer: Callable[[Tensor], Tensor]) -> None:
         line = replace(EXPORT_FORMATS["onnx"], write=lambda job, path: path.touch(), load=lambda job, path: answer)

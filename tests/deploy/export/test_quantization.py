@@ -1,4 +1,4 @@
-"""Ranges for eight bits against torch's own rounding, and which part of a graph computes in int8."""
+"""int8 ranges against torch's own rounding, and the part of a graph that is quantized."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from reslab.training.run import Run
 
 
 def cost(values: Tensor, ends: tuple[float, float]) -> float:
-    """The squares lost, by torch's rounding to 8 bits."""
+    """Return the squared error of torch's rounding to 8 bits."""
     low, high = ends
     step = (high - low) / 255
     found = torch.fake_quantize_per_tensor_affine(values, step, round(-low / step), 0, 255)

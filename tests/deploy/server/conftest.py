@@ -1,4 +1,4 @@
-"""A service of two tiny networks on the digits, a residual one and its plain twin, and pictures to send."""
+"""A server of two tiny networks on the digits, a residual one and its plain twin, and images to send."""
 
 import base64
 import io
@@ -42,7 +42,7 @@ def settings() -> ServerSettings:
 
 @pytest.fixture(scope="session")
 def client(runs: list[Run], settings: ServerSettings) -> Iterator[TestClient]:
-    """The service, asked without a socket."""
+    """The application, called without a socket."""
     with TestClient(create_app(runs, settings)) as asked:
         yield asked
 
@@ -53,7 +53,7 @@ def digits() -> DatasetSplits:
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    """A picture as a file of this kind."""
+    """Encode a digit as a file of this format."""
     stream = io.BytesIO()
     image.save(stream, kind, **options)
     return stream.getvalue()
@@ -73,7 +73,7 @@ def text(png: bytes) -> str:
 
 @pytest.fixture
 def weights(runs: list[Run], tmp_path: Path) -> Path:
-    """Weights alone, without a run."""
+    """A weights file without a run."""
     file = tmp_path / "alone.safetensors"
     file.write_bytes(runs[0].weights_path.read_bytes())
     return file
@@ -81,7 +81,7 @@ def weights(runs: list[Run], tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def live(runs: list[Run], settings: ServerSettings) -> Iterator[str]:
-    """The service behind a socket of this machine: its address."""
+    """The address of the server on a local socket."""
     with listening(create_app(runs, settings), settings) as port:
         yield f"http://127.0.0.1:{port}"
 

@@ -1,4 +1,4 @@
-"""What a network says by the functions of `analysis`, whole and cut."""
+"""Expected results, computed by the functions of `analysis`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +25,6 @@ PLAN = {"off": ["layer1.1", "layer3.0"], "swap": [["layer1.0", "layer1.1"]]}
 
 @contextmanager
 def cut(network: ResidualNetwork) -> Iterator[None]:
-    """PLAN carried out by the functions of `analysis`."""
+    """Apply the ablation by the functions of `analysis`."""
     with swapped_blocks(network, "layer1.0", "layer1.1"), disabled_blocks(network, ["layer1.1", "layer3.0"]):
         yield

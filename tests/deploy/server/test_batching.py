@@ -1,4 +1,4 @@
-"""The line before a network: a lone picture is not made to wait, those that gather are computed together."""
+"""Dynamic batching: a single image is computed at once, waiting ones together."""
 
 import threading
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from reslab.deploy.server.batching import DynamicBatcher
 
 
 class Held:
-    """Doubles numbers, but only when let go; remembers its batches."""
+    """A function that doubles numbers, once released, and records its batches."""
 
     def __init__(self) -> None:
         self.go, self.begun = threading.Semaphore(0), threading.Semaphore(0)

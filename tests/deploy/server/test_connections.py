@@ -1,4 +1,4 @@
-"""Connections that are held open for nothing are cut: endless heads, silence, bodies and answers without end."""
+"""Connections that never finish are closed: endless headers, silence, endless bodies and responses."""
 
 import logging
 import socket
@@ -22,7 +22,7 @@ HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 
 @pytest.fixture(scope="module")
 def hasty(settings: ServerSettings) -> ServerSettings:
-    """Half a second for a head, one and a half for an exchange."""
+    """A server with half a second for a header and one and a half for an exchange."""
     return replace(settings, header_timeout_seconds=0.5, timeout_seconds=0.5)
 
 
@@ -39,7 +39,7 @@ def connected(port: int) -> Iterator[socket.socket]:
 
 
 def heard(line: socket.socket) -> bytes:
-    """All that comes until the other side ends it; fails where it never does."""
+    """Read until the other side closes the connection; fail if it never does."""
     found = b""
     try:
         while piece := line.recv(1 << 16):
@@ -50,7 +50,7 @@ def heard(line: socket.socket) -> bytes:
 
 
 def answered(line: socket.socket) -> None:
-    """Hear one answer to HEAD, whole, and leave the line open."""
+    """Read one complete response to HEAD and keep the connection open."""
     found = b""
     while not found.endswith(b'{"status":"ok"}'):
         piece = line.recv(1 << 16)
@@ -60,7 +60,7 @@ def answered(line: socket.socket) -> None:
 
 
 def flood(line: socket.socket, piece: bytes, num_bytes: int) -> int:
-    """Send so much of the same, or until the other side has had enough; how much was taken."""
+    """Send the same bytes repeatedly until the other side closes; return the number of bytes sent."""
     sent = 0
     try:
         while sent < num_bytes:
@@ -132,7 +132,7 @@ def test_body_that_nobody_reads_is_cut(port: int) -> None:
 
 
 def test_idle_connection_is_not_kept_by_what_is_no_request(port: int) -> None:
-    """uvicorn forgets its limit of an idle connection at every byte, and remembers it with the next answer."""
+    """uvicorn cancels its keep-alive timeout at every byte and sets it again with the next response."""
     with connected(port) as line:
         line.sendall(HEAD + b"\r\n")
         answered(line)
@@ -146,7 +146,7 @@ def test_idle_connection_is_not_kept_by_what_is_no_request(port: int) -> None:
 
 
 def test_requests_far_ahead_of_their_answers_are_cut(port: int) -> None:
-    """uvicorn would keep as many as come, and look at them all before anyone else's turn."""
+    """uvicorn would queue any number of requests and parse all of them first."""
     with connected(port) as line:
         flood(line, (HEAD + b"\r\n") * 1000, 16 << 20)
         assert heard(line).count(b"HTTP/1.1 200 ") <= 1000
@@ -156,7 +156,7 @@ def test_requests_far_ahead_of_their_answers_are_cut(port: int) -> None:
 
 
 def test_who_does_not_read_the_answers_is_cut(port: int) -> None:
-    """One request after the other until their answers fill the line: it ends, and nothing waits for ever."""
+    """Send requests without reading until the responses fill the connection: it is closed, and nothing hangs."""
     with socket.socket() as line:
         line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         line.settimeout(PATIENCE_SECONDS)

@@ -1,4 +1,4 @@
-"""Broken, huge and hostile files: each is refused with its reason, none is decoded that is too large."""
+"""Broken, huge and hostile files: each is rejected with its reason, and none above the limit is decoded."""
 
 import io
 import struct
@@ -25,13 +25,13 @@ def chunk(name: bytes, body: bytes) -> bytes:
 
 
 def png_of(width: int, height: int, body: bytes = b"") -> bytes:
-    """A PNG that says it is so large, whatever it holds."""
+    """Return a PNG whose header declares this size, whatever its content."""
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")
 
 
 def jpeg_of(width: int, height: int) -> bytes:
-    """A JPEG whose frame says it is so large."""
+    """Return a JPEG whose frame declares this size."""
     whole = bytearray(encoded(Image.new("RGB", (16, 16)), "JPEG"))
     place = whole.index(b"\xff\xc0")
     whole[place + 5 : place + 9] = struct.pack(">HH", height, width)
@@ -39,7 +39,7 @@ def jpeg_of(width: int, height: int) -> bytes:
 
 
 def gif_of(canvas: tuple[int, int], frame: tuple[int, int], num_frames: int = 1) -> bytes:
-    """A GIF with its frames larger than its canvas, or a great many of them."""
+    """Return a GIF whose frames exceed its canvas, or with many frames."""
     whole = encoded(Image.new("L", (8, 8), 99), "GIF")
     start = whole.index(b",\0\0\0\0\x08\0\x08\0")
     one = b"," + struct.pack("<HHHH", 0, 0, *frame) + whole[start + 9 : -1]
@@ -47,14 +47,14 @@ def gif_of(canvas: tuple[int, int], frame: tuple[int, int], num_frames: int = 1)
 
 
 def webp_of(width: int, height: int) -> bytes:
-    """A WebP whose canvas says it is so large."""
+    """Return a WebP whose canvas declares this size."""
     sizes = struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
     body = b"WEBPVP8X" + struct.pack("<I", 10) + b"\x00\x00\x00\x00" + sizes
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
 def png_of_chunks(number: int) -> bytes:
-    """A small PNG with so many words in it."""
+    """Return a small PNG with many text chunks."""
     whole = png_of(8, 8, bytes(72))
     return whole[:33] + chunk(b"tEXt", b"a\0b") * number + whole[33:]
 
@@ -102,7 +102,7 @@ def test_it_is_refused_with_its_reason(client: TestClient, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["a bomb of zeros as PNG", "a WebP of 16383x16383", "a GIF of 65535x65535"])
 def test_a_bomb_is_refused_before_it_is_decoded(name: str) -> None:
-    """No memory of the size of its pixels is ever asked for."""
+    """No memory for its pixels is ever allocated."""
     content = REFUSED[name][0]
     tracemalloc.start()
     with pytest.raises(HTTPError, match="pixels"):
@@ -154,7 +154,7 @@ def test_odd_pictures_are_read(client: TestClient, name: str) -> None:
 
 
 def test_a_damaged_jpeg_is_refused_or_read(client: TestClient) -> None:
-    """Flipped bytes anywhere in a file end in an answer that tells, never in a fault of the service."""
+    """A file with flipped bytes is decoded or rejected with a message, never a server error."""
     draw = np.random.default_rng(1)
     whole = encoded(Image.fromarray(draw.integers(0, 255, (32, 32, 3), np.uint8)), "JPEG")
     for _ in range(60):

@@ -1,4 +1,4 @@
-"""Many times more than the service can do, from many clients at once: all are answered, and memory stays flat."""
+"""Load far beyond the capacity, from many clients at once: all get responses, and memory does not grow."""
 
 import gc
 import http.client
@@ -30,7 +30,7 @@ def resident_bytes() -> int:
 
 @pytest.fixture
 def narrow(runs: list[Run], settings: ServerSettings) -> Iterator[tuple[AppState, int]]:
-    """A service of few places behind a socket, and its port."""
+    """The port of a server with a small capacity."""
     few = replace(settings, max_in_flight=8, max_images=8, max_batch=4, max_analyses=2, timeout_seconds=20.0)
     app = create_app(runs, few)
     with listening(app, few) as port:
@@ -38,7 +38,7 @@ def narrow(runs: list[Run], settings: ServerSettings) -> Iterator[tuple[AppState
 
 
 class Clients:
-    """`number` clients that ask again and again, each at once after its answer; counts the codes."""
+    """Run `number` clients that send requests in a loop; count the status codes."""
 
     def __init__(self, port: int, number: int, ask: Callable[[random.Random], tuple[str, bytes]]) -> None:
         self.port, self.number, self.ask = port, number, ask
@@ -83,7 +83,7 @@ def test_a_crowd_is_answered_and_leaves_nothing(narrow: tuple[AppState, int], pn
 
 @pytest.mark.soak
 def test_a_minute_of_a_hostile_crowd(narrow: tuple[AppState, int], png: bytes) -> None:
-    """Predictions, looks inside, noise, bodies that are too long, connections that break off."""
+    """Send predictions, analyses, noise, oversized bodies and aborted connections."""
     house, port = narrow
     ways = ("/v1/predict", "/v1/predict?model=plain", "/v1/explain", "/v1/unit?unit=layer1.0", "/v1/lesion/curve")
     noise = random.Random(0).randbytes(300_000)

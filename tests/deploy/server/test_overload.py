@@ -1,4 +1,4 @@
-"""More than the service can do: turned away at once, or answered late with 504; nothing is left behind."""
+"""Overload: requests are rejected at once or time out with 504, and nothing is left behind."""
 
 import asyncio
 import threading
@@ -20,7 +20,7 @@ from reslab.deploy.server.state import AppState
 
 
 class Stopper:
-    """Holds a line of pictures until it is told to go."""
+    """A batcher whose computation waits until it is released."""
 
     def __init__(self, house: AppState) -> None:
         self.go, self.begun = threading.Event(), threading.Event()
@@ -36,7 +36,7 @@ class Stopper:
 
 @pytest.fixture
 def small(weights: Path, settings: ServerSettings) -> Iterator[TestClient]:
-    """A service of four places."""
+    """A server with a capacity of four images."""
     with TestClient(create_app([weights], replace(settings, max_in_flight=4, max_images=4, max_analyses=1))) as client:
         yield client
 
@@ -139,7 +139,7 @@ async def endless(counted: list[int]) -> AsyncIterator[bytes]:
 
 
 def test_a_body_is_measured_while_it_comes() -> None:
-    """Of an endless one no more than the limit is ever held; some more is read, so that the caller hears the answer."""
+    """An endless body is never kept beyond the limit; some more is read, so that the caller gets the response."""
     sent: list[int] = []
     held: list[int] = []
     with pytest.raises(HTTPError, match="at most 5,000 bytes") as refusal:

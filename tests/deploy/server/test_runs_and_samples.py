@@ -1,4 +1,4 @@
-"""Test images, the log and the matrix of a run, weights alone, and a run that is still in training."""
+"""`/v1/models`: test images, log and confusion matrix of a run; weights files and runs in training."""
 
 import io
 import json
@@ -107,7 +107,7 @@ def test_weights_alone_are_enough_to_predict(weights: Path, png: bytes, settings
 
 @pytest.fixture
 def unfinished(runs: list[Run], tmp_path: Path) -> Iterator[Path]:
-    """A run in the middle of its training: no result, no weights, some lines of log."""
+    """A run in the middle of its training: no result, no weights, a few log records."""
     folder = tmp_path / "growing"
     shutil.copytree(runs[0].path, folder)
     (folder / "model.safetensors").unlink()

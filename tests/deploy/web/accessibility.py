@@ -1,4 +1,4 @@
-"""WCAG 2, level AA, and good practice, as axe-core judges a page."""
+"""Accessibility rules (WCAG 2, level AA, and best practice), checked by axe-core."""
 
 import pytest
 
@@ -13,6 +13,6 @@ RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"
 
 
 def check(page: Page) -> None:
-    """No rule of RULES is broken."""
+    """Assert that no rule of RULES is violated."""
     found = Axe().run(page, options={"resultTypes": ["violations"], "runOnly": list(RULES)})
     assert found.violations_count == 0, found.generate_report()

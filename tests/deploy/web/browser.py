@@ -1,4 +1,4 @@
-"""A real browser for the tests of the pages; without one they are skipped, loudly."""
+"""A real browser for the tests of the pages; without one they are skipped with a message."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ SETTINGS = ServerSettings(backend="torch", device="cpu")
 
 @contextmanager
 def launched() -> Iterator[Browser]:
-    """The browser, for a block."""
+    """Open the browser within a block."""
     assert _browser is not None, f"RESLAB_REQUIRE_BROWSER is set, and none of {', '.join(BROWSERS)} is here"
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=_browser, args=WITHOUT_SANDBOX)
@@ -46,7 +46,7 @@ def launched() -> Iterator[Browser]:
 
 @contextmanager
 def served(runs: Sequence[Run | Path], settings: ServerSettings = SETTINGS) -> Iterator[str]:
-    """The address of a service of these runs, for a block."""
+    """Serve these runs within a block; yield the address."""
     with listening(create_app(runs, settings), settings) as port:
         yield f"http://127.0.0.1:{port}"
 
@@ -55,7 +55,7 @@ def served(runs: Sequence[Run | Path], settings: ServerSettings = SETTINGS) -> I
 def opened_page(
     browser: Browser, address: str, path: str = "", before: Callable[[Page], object] = lambda page: None, **options: Any
 ) -> Iterator[Page]:
-    """The page at `path`; `before` has it first. At the end no other host was asked and no script had failed."""
+    """Open the page at `path`, after `before(page)`; no other host may be contacted, no script fail."""
     context = browser.new_context(**options)
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MILLISECONDS)
@@ -73,21 +73,21 @@ def opened_page(
 
 
 def wait_for_answers(page: Page) -> None:
-    """The first test picture has been seen: classes, heat map, and the curve, which comes last."""
+    """Wait for the first test image: classes, heatmap, and the ablation curve, which comes last."""
     expect(page.locator(".curve .dot")).not_to_have_count(0)
     expect(page.locator(".frame img").first).to_be_visible()
 
 
 def verdict(page: Page) -> Locator:
-    """The answer of the first network."""
+    """Return the prediction of the first network."""
     return page.locator(".model-panel").first.locator(".prediction")
 
 
 def lever(page: Page, unit: str) -> Locator:
-    """The switch of a unit of the first network."""
+    """Return the switch of a block of the first network."""
     return page.get_by_role("switch", name=unit, exact=True).first
 
 
 def top_values(page: Page) -> list[str]:
-    """The probabilities of the first network's bars, as they stand there."""
+    """Return the probabilities of the first network's bars as displayed."""
     return page.locator(".model-panel:first-child .bars .value").all_inner_texts()

@@ -1,4 +1,4 @@
-"""Two tiny networks on the digits, trained once, served to a browser that is opened once."""
+"""Two tiny networks on the digits, trained once and served to one browser."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ SMALL = {"model.depths": "2,2,2", "model.widths": "16,16,24"}
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
-    """`net` with 3x2 units, and its twin `plain` without shortcuts."""
+    """`net` with 3x2 blocks, and its twin `plain` without shortcuts."""
     folder = tmp_path_factory.mktemp("explored")
     return [
         train(model, epochs=epochs, overrides=SMALL, output=folder / name, device="cpu")
@@ -27,7 +27,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
 
 @pytest.fixture
 def young(runs: list[Run], tmp_path: Path) -> Path:
-    """`young`, a run in the middle of its training: some of its log, and no weights."""
+    """`young`, a run in the middle of its training: a part of its log, and no weights."""
     folder = tmp_path / "young"
     folder.mkdir()
     facts = json.loads((runs[0].path / "run.json").read_text())
@@ -38,7 +38,7 @@ def young(runs: list[Run], tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def address(runs: list[Run]) -> Iterator[str]:
-    """Where the service answers."""
+    """The address of the server."""
     from tests.deploy.web.browser import served
 
     with served(runs) as found:
@@ -47,7 +47,7 @@ def address(runs: list[Run]) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """For one file: while it is open Playwright's event loop counts as running, and other tests can run none."""
+    """The browser, for one file: while it is open, Playwright's event loop is running, and other tests can run none."""
     from tests.deploy.web.browser import launched
 
     with launched() as found:
@@ -56,7 +56,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, address: str) -> Iterator[Any]:
-    """The explorer on a wide screen, after its first answers."""
+    """The explorer on a wide screen, after its first results."""
     from tests.deploy.web.browser import opened_page, wait_for_answers
 
     with opened_page(browser, address, viewport={"width": 1280, "height": 900}) as found:
@@ -66,7 +66,7 @@ def page(browser: Any, address: str) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def png(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A digit as a file of one's own."""
+    """A digit as a user's own file."""
     file = tmp_path_factory.mktemp("pictures") / "seven.png"
     Image.fromarray(open_train_data("digits").split("test").preview(7)[0].numpy()).save(file)
     return file

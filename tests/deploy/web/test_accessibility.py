@@ -1,4 +1,4 @@
-"""The explorer held against WCAG 2, level AA, by axe-core, in each of its states, light and dark, wide and narrow."""
+"""The explorer checked by axe-core against WCAG 2, level AA, in each state, light and dark, wide and narrow."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.deploy.web.browser import SCREENS, Browser, Page, expect, lever, open
 
 @pytest.fixture(scope="module", params=[(screen, scheme) for screen in SCREENS for scheme in ("light", "dark")])
 def dressed(request: Any, browser: Browser, address: str) -> Iterator[Page]:
-    """The explorer on one screen in one scheme; without motion, so that no colour is caught on its way."""
+    """The explorer on one screen in one color scheme, without animation, so that no color is caught in transition."""
     screen, scheme = request.param
     options = {"viewport": SCREENS[screen], "is_mobile": screen == "phone", "color_scheme": scheme}
     with opened_page(browser, address, reduced_motion="reduce", **options) as page:
@@ -53,7 +53,7 @@ STATES: tuple[Callable[[Page, Path], None], ...] = (answered, unit_off_and_open,
 
 @pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
 def test_no_rule_is_broken(dressed: Page, state: Callable[[Page, Path], None], png: Path) -> None:
-    """The states are reached one after the other: each holds what the one before has left open."""
+    """The states build on each other: each keeps what the previous one opened."""
     state(dressed, png)
     check(dressed)
 

@@ -1,4 +1,4 @@
-"""The page of the ways to ask: all of them are there, its shell lines work as they stand, and so do its trials."""
+"""The API documentation: it lists all routes, and its curl commands and trial requests work."""
 
 import io
 import re
@@ -28,7 +28,7 @@ def ways(address: str) -> list[tuple[str, str]]:
 
 
 def run_line(line: str, photo: bytes) -> httpx2.Response:
-    """What curl would do with a line: its flags -H, -F, -o and --data-binary, and the address."""
+    """Do what curl would do with a command: flags -H, -F, -o and --data-binary, and the URL."""
     program, *words = shlex.split(line)
     assert program == "curl"
     headers, files, fields, content, url = {}, {}, {}, None, ""

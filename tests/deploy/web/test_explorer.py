@@ -1,4 +1,4 @@
-"""The explorer in a real browser: a picture, its classes, its heat map, errors, a phone, a token."""
+"""The explorer in a real browser: image, classes, heatmap, errors, phone, token."""
 
 import base64
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The explorer by keyboard and ear: the focus is never lost, each answer is said once, and nothing moves unasked."""
+"""The explorer by keyboard and screen reader: the focus is never lost, and each result is announced once."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,7 @@ def unit_button(page: Page, unit: str) -> Locator:
 
 
 def settled(page: Page) -> None:
-    """Every answer is there."""
+    """Wait until every response has arrived."""
     expect(page.locator(".model-panel.waiting")).to_have_count(0)
     expect(page.locator("[aria-busy=true]")).to_have_count(0)
 

@@ -1,4 +1,4 @@
-"""The runs on the page: confusion matrix, a run in training, runs side by side."""
+"""Runs in the explorer: confusion matrix, a run in training, runs side by side."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""Units switched off and swapped on the page: numbers, heat map, unit and curve follow; a plain twin stands beside."""
+"""Blocks switched off and swapped in the explorer: results, heatmap, details and curve follow."""
 
 import base64
 import re
@@ -10,7 +10,7 @@ from tests.deploy.web.browser import Page, expect, lever, top_values, verdict
 
 
 def heights(page: Page, kind: str) -> list[str]:
-    """Of all units the height of a bar of their responses."""
+    """Return the height of each block's response bar."""
     bars = page.locator(f".model-panel:first-child .tile .{kind}")
     return [str(bar.evaluate("bar => bar.style.height")) for bar in bars.all()]
 

@@ -1,4 +1,4 @@
-"""Who is let in, and what every answer carries."""
+"""Token, host names and security headers."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -35,7 +35,7 @@ def test_with_the_token_all_is_open_and_the_probes_are_without(locked: TestClien
 
 
 def test_on_loopback_other_names_are_turned_away(weights: Path, settings: ServerSettings) -> None:
-    """A page elsewhere whose own name is made to point here (DNS rebinding) gets nothing."""
+    """A foreign page whose host name points to this server (DNS rebinding) is rejected."""
     with TestClient(
         create_app([weights], replace(settings, allowed_hosts=("127.0.0.1", "localhost", "::1")))
     ) as client:

@@ -1,4 +1,4 @@
-"""What may be in the house at once."""
+"""The limits on images and bytes in flight."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Heat maps: each equals what `analysis` gives, on the whole network and on one that is cut."""
+"""`/v1/explain`: each heatmap equals that of `analysis`, for the intact and the ablated network."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ from tests.deploy.server.expected import PLAN, cut, probabilities, told
 
 
 def heat(network: ResidualNetwork, x: torch.Tensor, label: int, method: str) -> torch.Tensor:
-    """(8, 8) with 1 the largest."""
+    """Scale heatmaps (8, 8) to a maximum of 1."""
     target = torch.tensor([label])
     if method == "grad-cam":
         maps = grad_cam(network, x, target, "layer3.0")[:, None]

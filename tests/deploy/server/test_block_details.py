@@ -1,4 +1,4 @@
-"""One unit while it reads a picture: what is told equals what `analysis` gives, whole and cut."""
+"""`/v1/block`: the details of a block equal those of `analysis`, intact and ablated."""
 
 import base64
 import io
@@ -66,7 +66,7 @@ def test_a_unit_is_told_as_it_stands_in_the_network_that_is_cut(
 
 
 def run_with_gradients(network: ResidualNetwork, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """The logits, and each unit's output, whose gradient is kept."""
+    """Return the logits, and each block's output with its gradient."""
     outputs: list[torch.Tensor] = []
 
     def keep(module: torch.nn.Module, given: object, output: torch.Tensor) -> torch.Tensor:

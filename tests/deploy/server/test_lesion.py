@@ -1,4 +1,4 @@
-"""Units switched off and swapped: each answer equals what `analysis` gives on a network of its own."""
+"""`/v1/lesion`: blocks switched off and swapped give the results of `analysis` on a separate network."""
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +35,7 @@ def test_units_off_and_swapped(client: TestClient, network: ResidualNetwork, x: 
 def test_first_classes_of_either_network_are_told_of_both(
     client: TestClient, network: ResidualNetwork, x: torch.Tensor, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A class that has left the first ones has not fallen to zero."""
+    """A class that leaves the top classes has not dropped to zero."""
     monkeypatch.setattr("reslab.deploy.server.routes.blocks._NUM_TOP_CLASSES", 2)
     found = client.post("/v1/lesion", json={"image": text, **PLAN}).json()
     whole = probabilities(network, x)
@@ -85,7 +85,7 @@ def test_a_plan_that_means_nothing_is_refused(client: TestClient, text: str, pla
 def test_a_network_that_has_diverged_says_so(
     runs: list[Run], settings: ServerSettings, png: bytes, tmp_path: Path
 ) -> None:
-    """No number is no JSON, and zeros would be made up."""
+    """NaN is not valid JSON, and zeros would be wrong."""
     folder = tmp_path / "nan"
     shutil.copytree(runs[0].path, folder)
     network = load(runs[0])
@@ -123,7 +123,7 @@ def test_the_curve_of_a_plain_twin_on_the_runs_images(client: TestClient) -> Non
 
 
 def test_lesions_and_predictions_at_once_leave_each_other_alone(client: TestClient, png: bytes, text: str) -> None:
-    """Also on torch, whose surgery works on the module itself: predictions are another copy's."""
+    """Also with torch, whose ablations change the module itself: predictions use another copy."""
     whole = client.post("/v1/predict", content=png).json()["predictions"]
     plans = [{"off": ["layer1.0"]}, {"off": ["layer1.1", "layer2.1"]}, {"swap": [["layer1.0", "layer1.1"]]}, {}]
     alone = [client.post("/v1/lesion", json={"image": text, **plan}).json() for plan in plans]
@@ -141,7 +141,7 @@ def test_lesions_and_predictions_at_once_leave_each_other_alone(client: TestClie
 
 
 def same(found: object, wanted: object) -> bool:
-    """Equal up to rounding, which the size of a batch may change."""
+    """Equal up to rounding, which the batch size may change."""
     (left,), (right,) = found, wanted  # type: ignore[misc]
     names = [[row["name"] for row in each["classes"]] for each in (left, right)]
     numbers = [[row["probability"] for row in each["classes"]] for each in (left, right)]

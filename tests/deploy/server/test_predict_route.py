@@ -1,4 +1,4 @@
-"""Pictures in every body that is taken, and the answers of `predict` on the same pictures."""
+"""`/v1/predict`: every body type, with the results of `predict` on the same images."""
 
 from pathlib import Path
 
@@ -121,7 +121,7 @@ def test_other_methods_and_ways(client: TestClient) -> None:
 def test_int8_takes_its_scales_from_the_training_pictures_of_each_run(
     runs: list[Run], png: bytes, tmp_path: Path
 ) -> None:
-    """The answers are those of an engine calibrated on the run's own pictures, and not float32's."""
+    """The results are those of a backend calibrated on the run's own images, and differ from float32."""
     file = tmp_path / "digit.png"
     file.write_bytes(png)
     settings = ServerSettings(backend="onnxruntime", precision="int8", device="cpu")
