@@ -41,13 +41,13 @@ class Tally:
 
 
 def chain(tally, depths, widths, branch, *, out=1, strides=(1, 2, 2), groups=1, project=False, norms=True, bias=False):
-    """Units as He et al. 2015 number them: a conv and its norm for each kernel, 1x1 projections where shapes change.
+    """Blocks as He et al. 2015 number them: a conv and its norm for each kernel, 1x1 projections where shapes change.
 
-    `project`: False (option A), "norm" (with a norm) or "bare". In a 3-layer unit the stride stands in the 3x3.
+    `project`: False (option A), "norm" (with a norm) or "bare". In a 3-layer block the stride stands in the 3x3.
     """
     for depth, width, stage_stride in zip(depths, widths, strides, strict=True):
-        for unit in range(depth):
-            stride = stage_stride if unit == 0 else 1
+        for block in range(depth):
+            stride = stage_stride if block == 0 else 1
             reads, side = tally.channels, tally.side
             for k, kernel in enumerate(branch):
                 last = k == len(branch) - 1
@@ -74,14 +74,14 @@ def cifar(depths, branch=(3, 3), **rest):
 def preact(depths, width, branch=(1, 3, 1), stem=(7, 2), side=224, classes=1000):
     """He et al. 2016: the norms read what the convolutions read; bare projections; a norm at the end.
 
-    A norm ahead of each convolution of the units, none after the stem.
+    A norm ahead of each convolution of the blocks, none after the stem.
     """
     tally = Tally(3, side).conv(stem[0], width, stem[1])
     if stem[0] == 7:
         tally.side //= 2
     for stage, depth in enumerate(depths):
-        for unit in range(depth):
-            reads, stride = tally.channels, 2 if stage and not unit else 1
+        for block in range(depth):
+            reads, stride = tally.channels, 2 if stage and not block else 1
             inner, out = width << stage, (width << stage) * 4
             side = tally.side
             tally.norm().conv(1, inner).norm().conv(3, inner, stride).norm().conv(1, out)
@@ -92,12 +92,12 @@ def preact(depths, width, branch=(1, 3, 1), stem=(7, 2), side=224, classes=1000)
     return tally.norm().fc(classes).totals
 
 
-def pyramid(units, alpha):
+def pyramid(blocks, alpha):
     """Han, Kim and Kim 2017: width 16 + alpha k / N, rounded; a norm before each conv and one after the last."""
     tally = Tally(3, 32).conv(3, 16).norm()
-    for k in range(1, units + 1):
-        width = round(16 + alpha * k / units)
-        stride = 2 if k in (units // 3 + 1, 2 * units // 3 + 1) else 1
+    for k in range(1, blocks + 1):
+        width = round(16 + alpha * k / blocks)
+        stride = 2 if k in (blocks // 3 + 1, 2 * blocks // 3 + 1) else 1
         tally.norm().conv(3, width, stride).norm().conv(3, width).norm()
     return tally.norm().fc(10).totals
 
@@ -132,14 +132,14 @@ def d2l():
 
 
 def skipinit56():
-    """Biases and no norms; a scalar a unit."""
+    """Biases and no norms; a scalar a block."""
     tally = Tally(3, 32).conv(3, 16, bias=True)
     params, macs = chain(tally, (9,) * 3, (16, 32, 64), (3, 3), norms=False, bias=True).fc(10).totals
     return params + 27, macs
 
 
 def fixup110():
-    """No norms; four biases and a multiplier a unit, a bias after the stem and one before the linear layer."""
+    """No norms; four biases and a multiplier a block, a bias after the stem and one before the linear layer."""
     params, macs = chain(Tally(3, 32).conv(3, 16), (18,) * 3, (16, 32, 64), (3, 3), norms=False).fc(10).totals
     return params + 54 * 5 + 2, macs
 

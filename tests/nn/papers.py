@@ -41,7 +41,7 @@ class Weights:
         return x @ self[f"{name}.weight"].T + self[f"{name}.bias"]
 
 
-# The shortcut's shape (match): of what it reads, to the branch's stride and width.
+# The shortcut's shape (shortcut): of what it reads, to the branch's stride and width.
 
 
 def pad(w: Weights, z: Tensor, stride: int, width: int) -> Tensor:
@@ -89,8 +89,8 @@ def avg_bare(w: Weights, z: Tensor, stride: int, width: int) -> Tensor:
     return w.conv("downsample.1", z)
 
 
-Match = Callable[[Weights, Tensor, int, int], Tensor]
-Join = Callable[[Weights, Tensor, Tensor, Tensor, int], Tensor]
+ShortcutFn = Callable[[Weights, Tensor, int, int], Tensor]
+MergeFn = Callable[[Weights, Tensor, Tensor, Tensor, int], Tensor]
 
 
 def add(w: Weights, read: Tensor, shortcut: Tensor, branch: Tensor, stride: int) -> Tensor:
@@ -99,15 +99,15 @@ def add(w: Weights, read: Tensor, shortcut: Tensor, branch: Tensor, stride: int)
 
 @dataclass(frozen=True)
 class Place:
-    """Where a unit stands: the stride of each convolution, the match (None: identity), whether it is the network's
+    """Where a block stands: the stride of each convolution, the shortcut (None: identity), whether it is the network's
     first and whether its projection has weights; `conv` are further facts of convolutions larger than 1x1."""
 
     strides: tuple[int, ...]
     width: int
-    match: Match | None
+    shortcut: ShortcutFn | None
     first: bool = False
     projects: bool = False
-    join: Join = add
+    merge_fn: MergeFn = add
     conv: Mapping[str, int] = field(default_factory=dict)
     drop: float = 0.0
 
@@ -124,8 +124,8 @@ class Place:
         return w.conv(f"conv{k}", x, self.strides[k - 1], **facts)
 
     def meet(self, w: Weights, read: Tensor, branch: Tensor) -> Tensor:
-        shortcut = read if self.match is None else self.match(w, read, self.stride, self.width)
-        return self.join(w, read, shortcut, branch, self.stride)
+        shortcut = read if self.shortcut is None else self.shortcut(w, read, self.stride, self.width)
+        return self.merge_fn(w, read, shortcut, branch, self.stride)
 
 
 def original(w: Weights, x: Tensor, at: Place) -> Tensor:
@@ -164,7 +164,7 @@ def relu_preact(w: Weights, x: Tensor, at: Place) -> Tensor:
 
 
 def full_preact(w: Weights, x: Tensor, at: Place, drop_before: int = 0) -> Tensor:
-    """Fig. 4(e) and appendix: F = conv(relu(bn( conv(relu(bn(x))) ))); the first unit, and a unit that projects, fork
+    """Fig. 4(e) and appendix: F = conv(relu(bn( conv(relu(bn(x))) ))); the first block, and a block that projects, fork
     after the activation."""
     p = y = relu(w.norm("bn1", x))
     for k in at.numbers:
@@ -175,7 +175,7 @@ def full_preact(w: Weights, x: Tensor, at: Place, drop_before: int = 0) -> Tenso
 
 
 def preact_fb(w: Weights, x: Tensor, at: Place) -> Tensor:
-    """fb.resnet.torch models/preresnet.lua: `no_preact` in the first unit, `both_preact` where the shape changes."""
+    """fb.resnet.torch models/preresnet.lua: `no_preact` in the first block, `both_preact` where the shape changes."""
     p = x if at.first else relu(w.norm("bn1", x))
     y = p
     for k in at.numbers:
@@ -186,8 +186,8 @@ def preact_fb(w: Weights, x: Tensor, at: Place) -> Tensor:
 
 def wide(w: Weights, x: Tensor, at: Place) -> Tensor:
     """Zagoruyko and Komodakis 2016, Fig. 1(d), and their wide-resnet.lua: dropout ahead of the last convolution; only a
-    unit that projects forks after the activation."""
-    here = Place(at.strides, at.width, at.match, False, at.projects, at.join, at.conv, at.drop)
+    block that projects forks after the activation."""
+    here = Place(at.strides, at.width, at.shortcut, False, at.projects, at.merge_fn, at.conv, at.drop)
     return full_preact(w, x, here, drop_before=len(at.strides))
 
 
@@ -213,7 +213,7 @@ def squeeze(w: Weights, x: Tensor, at: Place) -> Tensor:
 
 
 def norm_free(w: Weights, x: Tensor, at: Place) -> Tensor:
-    """De and Smith 2020, Sec. 3: the pre-activated unit without its norms."""
+    """De and Smith 2020, Sec. 3: the pre-activated block without its norms."""
     p = y = relu(x)
     for k in at.numbers:
         y = at.convolve(w, k, relu(y) if k > 1 else y)
@@ -221,7 +221,7 @@ def norm_free(w: Weights, x: Tensor, at: Place) -> Tensor:
 
 
 def fixup(w: Weights, x: Tensor, at: Place) -> Tensor:
-    """Zhang, Dauphin and Ma 2019, Fig. 1 (right), and fixup_resnet_cifar.py: the shortcut of a unit that changes shape
+    """Zhang, Dauphin and Ma 2019, Fig. 1 (right), and fixup_resnet_cifar.py: the shortcut of a block that changes shape
     reads x + bias1a."""
     y, number = x, 1
     for k in at.numbers:
@@ -230,7 +230,7 @@ def fixup(w: Weights, x: Tensor, at: Place) -> Tensor:
             y = relu(y + w[f"bias{number + 1}.bias"])
         number += 2
     y = y * w["scale1.scale"] + w[f"bias{number - 1}.bias"]
-    return relu(at.meet(w, x if at.match is None else x + w["bias1.bias"], y))
+    return relu(at.meet(w, x if at.shortcut is None else x + w["bias1.bias"], y))
 
 
 def book(w: Weights, x: Tensor, at: Place) -> Tensor:
@@ -245,9 +245,9 @@ def book_bare(w: Weights, x: Tensor, at: Place) -> Tensor:
 
 @dataclass(frozen=True)
 class Paper:
-    """An order's unit, the words of stem and end that go with it, and whether a projection carries a norm."""
+    """An order's block, the words of stem and end that go with it, and whether a projection carries a norm."""
 
-    unit: Callable[[Weights, Tensor, Place], Tensor]
+    block: Callable[[Weights, Tensor, Place], Tensor]
     stem: Callable[[Weights, Tensor], Tensor]
     last: Callable[[Weights, Tensor], Tensor]
     projection_norm: bool = True
@@ -281,8 +281,8 @@ PAPERS = {
     "book-bare": Paper(book_bare, lambda w, x: relu(x), nothing),
 }
 
-# By name: the module where a projection carries a norm, where it does not, and whether it stands on every unit.
-MATCHES: dict[str, tuple[Match, Match, bool]] = {
+# By name: the module where a projection carries a norm, where it does not, and whether it stands on every block.
+SHORTCUTS: dict[str, tuple[ShortcutFn, ShortcutFn, bool]] = {
     "pad": (pad, pad, False),
     "pad-split": (pad_split, pad_split, False),
     "avg-pad": (avg_pad, avg_pad, False),
@@ -294,7 +294,7 @@ MATCHES: dict[str, tuple[Match, Match, bool]] = {
 }
 
 
-# How the two meet (mix). He et al. 2016, Sec. 3.1, where nothing else is said.
+# How the two meet (merge). He et al. 2016, Sec. 3.1, where nothing else is said.
 
 
 def gate_of(w: Weights, read: Tensor, stride: int) -> Tensor:
@@ -313,12 +313,14 @@ def shortcut_gate(w: Weights, read: Tensor, shortcut: Tensor, branch: Tensor, st
     return (1 - gate_of(w, read, stride)) * shortcut + branch
 
 
-def scaled(a: float, b: float) -> Join:
+def scaled(a: float, b: float) -> MergeFn:
     return lambda w, read, shortcut, branch, stride: a * shortcut + b * branch
 
 
-def dropout_shortcut(p: float, join: Join = add) -> Join:
-    return lambda w, read, shortcut, branch, stride: join(w, read, F.dropout(shortcut, p, w.training), branch, stride)
+def dropout_shortcut(p: float, merge_fn: MergeFn = add) -> MergeFn:
+    return lambda w, read, shortcut, branch, stride: merge_fn(
+        w, read, F.dropout(shortcut, p, w.training), branch, stride
+    )
 
 
 def learned_scalar(w: Weights, read: Tensor, shortcut: Tensor, branch: Tensor, stride: int) -> Tensor:
@@ -331,7 +333,7 @@ def layer_scale(w: Weights, read: Tensor, shortcut: Tensor, branch: Tensor, stri
     return shortcut + torch.einsum("nchw,c->nchw", branch, w["merge.gamma"])
 
 
-MIXES: dict[str, Join] = {
+MERGES: dict[str, MergeFn] = {
     "add": add,
     "scale(0.5,0.5)": scaled(0.5, 0.5),
     "scale(0,1)": scaled(0.0, 1.0),

@@ -1,4 +1,4 @@
-"""Axes combine freely: every order with every branch, match and mix builds and learns, or is refused with a reason."""
+"""Axes combine freely: every order with every branch, shortcut and merge builds and learns, or is refused with a reason."""
 
 import itertools
 import re
@@ -31,7 +31,7 @@ BRANCHES = {"basic": {}, "bottleneck": {"convs": (1, 3, 1), "expansion": 2}, "on
     "pyramid": {"widths": "additive(4,4)"},
     "five": {"convs": (5, 1, 3, 1)},
 }
-MIXES = [
+MERGES = [
     *(
         "add",
         "none",
@@ -53,7 +53,7 @@ TARGETS = torch.tensor([0, 1, 2, 0])
 
 
 def means_something(order, branch):
-    """The book's units have one convolution."""
+    """The book's blocks have one convolution."""
     return not order.startswith("book") or branch == "one"
 
 
@@ -71,36 +71,36 @@ def learn(model):
 
 def assert_planned(model):
     """Modules have the shapes the plan says."""
-    for name, unit in model.blocks():
-        assert unit.spec.name == name
-        for k, conv in enumerate(unit.spec.convs, 1):
-            module = unit.get_submodule(f"conv{k}")
+    for name, block in model.blocks():
+        assert block.spec.name == name
+        for k, conv in enumerate(block.spec.convs, 1):
+            module = block.get_submodule(f"conv{k}")
             assert (module.in_channels, module.out_channels) == (conv.in_channels, conv.out_channels)
             assert (module.kernel_size[0], module.stride[0]) == (conv.kernel, conv.stride)
             assert (module.groups, module.dilation[0]) == (conv.groups, conv.dilation)
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_every_order_with_every_branch_and_match(order):
+def test_every_order_with_every_branch_and_shortcut(order):
     torch.manual_seed(0)
-    for branch, match in itertools.product(BRANCHES, SHORTCUTS):
+    for branch, shortcut in itertools.product(BRANCHES, SHORTCUTS):
         if means_something(order, branch):
-            model = create_model(TINY, order=order, shortcut=match, **BRANCHES[branch])
+            model = create_model(TINY, order=order, shortcut=shortcut, **BRANCHES[branch])
             assert_planned(model)
             learn(model)
         else:
             with pytest.raises(ValueError, match=f"an order with {2 if branch != 'bottleneck' else 3}|4 convolutions"):
-                create_model(TINY, order=order, shortcut=match, **BRANCHES[branch])
+                create_model(TINY, order=order, shortcut=shortcut, **BRANCHES[branch])
 
 
-@pytest.mark.parametrize("mix", MIXES)
-def test_every_mix_with_every_order_and_a_match_of_each_kind(mix):
+@pytest.mark.parametrize("merge", MERGES)
+def test_every_merge_with_every_order_and_a_shortcut_of_each_kind(merge):
     torch.manual_seed(0)
-    for order, match in itertools.product(ORDERS, ("pad", "project-all", "avg-project")):
+    for order, shortcut in itertools.product(ORDERS, ("pad", "project-all", "avg-project")):
         branch = BRANCHES["one" if order.startswith("book") else "basic"]
-        model = create_model(TINY, order=order, shortcut=match, merge=mix, **branch)
+        model = create_model(TINY, order=order, shortcut=shortcut, merge=merge, **branch)
         learn(model)
-        if mix == "none":
+        if merge == "none":
             assert not [key for key in model.state_dict() if "downsample" in key or "merge" in key]
 
 
@@ -117,7 +117,7 @@ def test_every_activation(act):
     torch.manual_seed(0)
     model = create_model(TINY, act=act, order="full-preact")
     learn(model)
-    assert all(isinstance(unit.act1, type(ACTIVATIONS[act]())) for _, unit in model.blocks())
+    assert all(isinstance(block.act1, type(ACTIVATIONS[act]())) for _, block in model.blocks())
 
 
 @pytest.mark.parametrize("padding", ["zeros", "reflect", "replicate", "circular"])
@@ -129,7 +129,7 @@ def test_every_padding(padding):
 def test_biases_of_branches_projections_and_stem(bias):
     model = create_model(TINY, bias=bias, stem_bias=not bias)
     assert (model.conv1.bias is None) == bias
-    convs = [conv for _, unit in model.blocks() for conv in unit.modules() if isinstance(conv, nn.Conv2d)]
+    convs = [conv for _, block in model.blocks() for conv in block.modules() if isinstance(conv, nn.Conv2d)]
     assert {conv.bias is not None for conv in convs} == {bias}
 
 
@@ -188,7 +188,7 @@ def test_other_spellings_of_axes():
 
 
 def test_a_zoo_network_made_small_trains_in_every_family():
-    """Each line of the table that a depth of one unit a stage can stand for."""
+    """Each line of the table that a depth of one block a stage can stand for."""
     torch.manual_seed(0)
     for name in ("resnet50_v1", "resnet18d", "resnetv2_50", "preresnet152", "seresnet50", "resnext50_32x4d"):
         depths = (1,) * len(ARCHS[name].depths)

@@ -45,7 +45,7 @@ def test_grouped_and_strided_convolutions_follow_the_formula() -> None:
     assert rows["2"].macs == 16 * 25 * 7
 
 
-def test_a_shared_unit_runs_often_and_is_counted_once() -> None:
+def test_a_shared_block_runs_often_and_is_counted_once() -> None:
     rows = [layer for layer in layer_table(on_meta("book_resdeep"), (3, 32, 32)) if layer.name == "layer1.0.conv1"]
     assert len(rows) == 100
     assert [row.params for row in rows] == [9216] + [0] * 99

@@ -1,4 +1,4 @@
-"""Feature maps by name: against torchvision's extractor, in list form, by unit, with channels and strides."""
+"""Feature maps by name: against torchvision's extractor, in list form, by block, with channels and strides."""
 
 import pytest
 import torch
@@ -29,20 +29,20 @@ def test_features_are_what_torchvisions_extractor_hands_out():
 def test_torchvisions_extractor_takes_our_networks():
     model = create_model("resnet20_cifar").eval()
     x = images(1, 3, 32, 32, dtype=torch.float32)
-    extracted = create_feature_extractor(model, return_nodes={"layer2": "two", "layer3.0": "unit"})(x)
+    extracted = create_feature_extractor(model, return_nodes={"layer2": "two", "layer3.0": "block"})(x)
     assert torch.equal(extracted["two"], model.features(x)["layer2"])
-    assert torch.equal(extracted["unit"], model.features(x, "blocks")["layer3.0"])
+    assert torch.equal(extracted["block"], model.features(x, "blocks")["layer3.0"])
 
 
-def test_features_of_units():
+def test_features_of_blocks():
     model = create_model("preresnet164_cifar", depths=(2, 3, 1)).eval()
     x = images(1, 3, 32, 32, dtype=torch.float32)
     with torch.no_grad():
         found = model.features(x, "blocks")
         assert list(found) == ["stem", "layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer2.2", "layer3.0"]
         y = found["stem"]
-        for name, unit in model.blocks():
-            y = unit(y)
+        for name, block in model.blocks():
+            y = block(y)
             assert torch.equal(found[name], y)
         assert torch.equal(model.features(x)["layer2"], found["layer2.2"])
 
@@ -72,7 +72,7 @@ def test_dilation_keeps_the_stride_of_features():
     assert [feature.stride for feature in model.feature_info] == [2, 4, 8, 8, 8]
 
 
-def test_a_shared_units_uses_are_features_each():
+def test_a_shared_blocks_uses_are_features_each():
     model = create_model("book_resdeep", depths=(4,)).eval()
     x = images(1, 3, 32, 32, dtype=torch.float32)
     with torch.no_grad():
@@ -112,9 +112,9 @@ def test_out_indices_without_features_only():
 def test_an_unknown_level():
     model = create_model("resnet20_cifar")
     with pytest.raises(ValueError, match="blocks"):
-        model.features(torch.zeros(1, 3, 32, 32), "unit")
+        model.features(torch.zeros(1, 3, 32, 32), "block")
     with pytest.raises(ValueError, match="blocks"):
-        list_features(model, "unit")
+        list_features(model, "block")
 
 
 @pytest.mark.parametrize(

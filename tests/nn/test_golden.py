@@ -67,7 +67,7 @@ def test_name_source_and_plan(name):
     arch = ARCHS[name]
     assert arch.name == name
     assert arch.reference.strip()
-    names = [unit.name for stage in layout_stages(arch) for unit in stage]
+    names = [block.name for stage in layout_stages(arch) for block in stage]
     assert len(names) == len(set(names)) == arch.num_blocks
 
 

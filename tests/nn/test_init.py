@@ -83,25 +83,25 @@ def test_fixup_draws():
             stem="conv3(64)",
         )
         scale = 5 ** (-1 / (2 * layers - 2))
-        for name, unit in model.blocks():
+        for name, block in model.blocks():
             for k in range(1, layers):
-                weight = unit.get_submodule(f"conv{k}").weight
+                weight = block.get_submodule(f"conv{k}").weight
                 assert_std(weight, scale * math.sqrt(2 / (weight.shape[0] * weight.shape[2] ** 2)))
-            assert not unit.get_submodule(f"conv{layers}").weight.any()
+            assert not block.get_submodule(f"conv{layers}").weight.any()
             if name == "layer2.0":
-                assert_std(unit.downsample[0].weight, math.sqrt(2 / model.layer2[0].spec.out_channels))
-            assert unit.scale1.scale.item() == 1
-            assert not any(p.any() for key, p in unit.named_parameters() if "bias" in key)
+                assert_std(block.downsample[0].weight, math.sqrt(2 / model.layer2[0].spec.out_channels))
+            assert block.scale1.scale.item() == 1
+            assert not any(p.any() for key, p in block.named_parameters() if "bias" in key)
         assert_std(model.conv1.weight, math.sqrt(2 / (64 * 9)))
         assert not model.fc.weight.any()
         assert not model.fc.bias.any()
 
 
-def test_a_fresh_fixup_network_is_its_stem_and_units_are_identities():
+def test_a_fresh_fixup_network_is_its_stem_and_blocks_are_identities():
     model = create_model("fixup110_cifar", depths=(2, 2, 2))
     x = torch.randn(2, 16, 8, 8)
-    unit = dict(model.blocks())["layer1.1"]
-    assert torch.equal(unit(x), x.clamp(min=0))
+    block = dict(model.blocks())["layer1.1"]
+    assert torch.equal(block(x), x.clamp(min=0))
     assert not model(torch.randn(2, 3, 32, 32)).any()
 
 
@@ -139,7 +139,7 @@ def test_goyals_last_layer_is_small():
 def test_gates_start_closed_whatever_the_init():
     for init in ("torchvision", "xavier", "torch"):
         model = create_model(TINY, merge="gate(-6)", init=init)
-        assert all((unit.merge.gate.bias == -6).all() for _, unit in model.blocks())
+        assert all((block.merge.gate.bias == -6).all() for _, block in model.blocks())
 
 
 def test_an_unknown_init():

@@ -1,4 +1,4 @@
-"""Each order, match and mix against its paper's formula: outputs, gradients and running statistics."""
+"""Each order, shortcut and merge against its paper's formula: outputs, gradients and running statistics."""
 
 import itertools
 
@@ -6,13 +6,13 @@ import papers
 import pytest
 import torch
 from agreement import assert_close, assert_follows, assert_same, images, randomise
-from papers import MATCHES, MIXES, PAPERS, Place, Weights
+from papers import MERGES, PAPERS, SHORTCUTS, Place, Weights
 from torch import nn
 
 from reslab.nn.factory import create_model
 from reslab.spec.arch import Arch
 from reslab.spec.order import ORDERS
-from reslab.spec.shortcut import SHORTCUTS as MATCH_TABLE
+from reslab.spec.shortcut import SHORTCUTS as SHORTCUT_TABLE
 
 TINY = Arch(
     "tiny",
@@ -28,43 +28,43 @@ NORM_FREE = ("norm-free-preact", "fixup", "book-bare")
 PREACT = ("relu-preact", "full-preact", "full-preact-stem", "wide", "norm-free-preact", "fixup")
 
 
-def build(order, branch=(3, 3), **axes):
+def build(order, convs=(3, 3), **axes):
     if order in NORM_FREE:
         axes = {"norm": "none", "bias": order == "norm-free-preact", "init": "torch"} | axes
-    model = create_model(TINY, order=order, convs=branch, expansion=2 if branch == (1, 3, 1) else 1, **axes).double()
+    model = create_model(TINY, order=order, convs=convs, expansion=2 if convs == (1, 3, 1) else 1, **axes).double()
     randomise(model)
     return model
 
 
-def formula(order, match="project", mix="add", branch=(3, 3), stride_at=None, conv=None, drop=0.0, plain=False):
+def formula(order, shortcut="project", merge="add", convs=(3, 3), stride_index=None, conv=None, drop=0.0, plain=False):
     """The whole tiny network as its paper has it: a function of weights by name, input and mode."""
-    paper, (with_norm, without, every) = PAPERS[order], MATCHES[match]
+    paper, (with_norm, without, every) = PAPERS[order], SHORTCUTS[shortcut]
     matcher = with_norm if paper.projection_norm and order not in NORM_FREE else without
-    striding = stride_at if stride_at is not None else next(k for k, size in enumerate(branch) if size > 1)
-    expansion = 2 if branch == (1, 3, 1) else 1
+    striding = stride_index if stride_index is not None else next(k for k, size in enumerate(convs) if size > 1)
+    expansion = 2 if convs == (1, 3, 1) else 1
 
     def run(state, x, training):
         w = Weights(state, training)
         x = paper.stem(w, w.conv("conv1", x))
         width = 4
-        for stage, unit in itertools.product((1, 2), (0, 1)):
-            stride = 2 if (stage, unit) == (2, 0) else 1
+        for stage, block in itertools.product((1, 2), (0, 1)):
+            stride = 2 if (stage, block) == (2, 0) else 1
             out = 4 * stage * expansion
             changes = stride != 1 or out != width
-            has_match = changes or every
+            has_shortcut = changes or every
             at = Place(
-                tuple(stride if k == striding else 1 for k in range(len(branch))),
+                tuple(stride if k == striding else 1 for k in range(len(convs))),
                 out,
-                matcher if has_match else None,
-                first=(stage, unit) == (1, 0),
-                projects=has_match and "pad" not in match,
-                join=(lambda w, read, s, b, stride: b) if plain else MIXES.get(mix, mix),
+                matcher if has_shortcut else None,
+                first=(stage, block) == (1, 0),
+                projects=has_shortcut and "pad" not in shortcut,
+                merge_fn=(lambda w, read, s, b, stride: b) if plain else MERGES.get(merge, merge),
                 conv=conv or {},
                 drop=drop,
             )
             if plain:
-                at = Place(at.strides, out, None, at.first, at.projects, at.join, at.conv, drop)
-            x = paper.unit(w.at(f"layer{stage}.{unit}"), x, at)
+                at = Place(at.strides, out, None, at.first, at.projects, at.merge_fn, at.conv, drop)
+            x = paper.block(w.at(f"layer{stage}.{block}"), x, at)
             width = out
         return w.fc("fc", paper.last(w, x).flatten(2).mean(2))
 
@@ -72,54 +72,54 @@ def formula(order, match="project", mix="add", branch=(3, 3), stride_at=None, co
 
 
 X = images(3, 3, 8, 8)
-BRANCHES = [(3, 3), (1, 3, 1), (3,)]
+KERNELS = [(3, 3), (1, 3, 1), (3,)]
 
 
-def test_every_order_and_match_has_a_formula():
+def test_every_order_and_shortcut_has_a_formula():
     assert set(PAPERS) == set(ORDERS)
-    assert set(MATCHES) == set(MATCH_TABLE)
+    assert set(SHORTCUTS) == set(SHORTCUT_TABLE)
 
 
-# The book's units have one convolution; PyramidNet has no unit of one.
-UNITS = [pair for pair in itertools.product(PAPERS, BRANCHES) if "book" not in pair[0] and pair != ("pyramid", (3,))]
+# The book's blocks have one convolution; PyramidNet has no block of one.
+BLOCKS = [pair for pair in itertools.product(PAPERS, KERNELS) if "book" not in pair[0] and pair != ("pyramid", (3,))]
 
 
-@pytest.mark.parametrize(("order", "branch"), UNITS, ids=str)
-def test_every_order(order, branch):
-    assert_follows(build(order, branch), formula(order, branch=branch), X)
+@pytest.mark.parametrize(("order", "convs"), BLOCKS, ids=str)
+def test_every_order(order, convs):
+    assert_follows(build(order, convs), formula(order, convs=convs), X)
 
 
 @pytest.mark.parametrize("order", ["book", "book-bare"])
-def test_the_books_units(order):
-    assert_follows(build(order, (3,), shortcut="pad"), formula(order, "pad", branch=(3,)), X)
+def test_the_books_blocks(order):
+    assert_follows(build(order, (3,), shortcut="pad"), formula(order, "pad", convs=(3,)), X)
 
 
-@pytest.mark.parametrize("match", MATCHES)
+@pytest.mark.parametrize("shortcut", SHORTCUTS)
 @pytest.mark.parametrize("order", ["original", "bn-after-add", "full-preact", "full-preact-stem", "fixup", "pyramid"])
-def test_every_match(order, match):
-    model = build(order, shortcut=match)
-    assert_follows(model, formula(order, match), X)
+def test_every_shortcut(order, shortcut):
+    model = build(order, shortcut=shortcut)
+    assert_follows(model, formula(order, shortcut), X)
 
 
-@pytest.mark.parametrize("match", ["pad", "pad-split", "avg-pad", "project", "avg-project"])
-def test_every_match_on_maps_of_odd_sides(match):
-    assert_follows(build("original", shortcut=match), formula("original", match), images(2, 3, 9, 11))
+@pytest.mark.parametrize("shortcut", ["pad", "pad-split", "avg-pad", "project", "avg-project"])
+def test_every_shortcut_on_maps_of_odd_sides(shortcut):
+    assert_follows(build("original", shortcut=shortcut), formula("original", shortcut), images(2, 3, 9, 11))
 
 
 @pytest.mark.parametrize("order", ["original", "relu-before-add", "full-preact", "wide"])
-@pytest.mark.parametrize("mix", MIXES)
-def test_every_mix(order, mix):
-    """Draws of dropout come in the same sequence; where the mix has none, the draws do not matter."""
-    assert_follows(build(order, merge=mix), formula(order, mix=mix), X, rng=3)
+@pytest.mark.parametrize("merge", MERGES)
+def test_every_merge(order, merge):
+    """Draws of dropout come in the same sequence; where the merge has none, the draws do not matter."""
+    assert_follows(build(order, merge=merge), formula(order, merge=merge), X, rng=3)
 
 
-@pytest.mark.parametrize("mix", ["gate(-3)", "shortcut-gate(0)"])
-@pytest.mark.parametrize("match", ["pad", "conv1x1-all", "avg-project"])
-def test_gates_read_what_the_shortcut_reads(mix, match):
+@pytest.mark.parametrize("merge", ["gate(-3)", "shortcut-gate(0)"])
+@pytest.mark.parametrize("shortcut", ["pad", "conv1x1-all", "avg-project"])
+def test_gates_read_what_the_shortcut_reads(merge, shortcut):
     """The initial bias has no part in the formula: any bias that was learned will do."""
-    joined = {"gate(-3)": "gate(-1)", "shortcut-gate(0)": "shortcut-gate(-2)"}[mix]
+    joined = {"gate(-3)": "gate(-1)", "shortcut-gate(0)": "shortcut-gate(-2)"}[merge]
     for order in ("original", "full-preact"):
-        assert_follows(build(order, shortcut=match, merge=mix), formula(order, match, joined), X)
+        assert_follows(build(order, shortcut=shortcut, merge=merge), formula(order, shortcut, joined), X)
 
 
 @pytest.mark.parametrize("order", ["original", "full-preact", "wide", "bn-after-add", "pyramid"])
@@ -127,54 +127,54 @@ def test_the_plain_twin(order):
     assert_follows(build(order, merge="none"), formula(order, plain=True), X)
 
 
-@pytest.mark.parametrize("branch", [(3, 3), (1, 3, 1)], ids=str)
-def test_dropout_of_the_wide_unit(branch):
-    assert_follows(build("wide", branch, drop_rate=0.4), formula("wide", branch=branch, drop=0.4), X, rng=5)
+@pytest.mark.parametrize("convs", [(3, 3), (1, 3, 1)], ids=str)
+def test_dropout_of_the_wide_block(convs):
+    assert_follows(build("wide", convs, drop_rate=0.4), formula("wide", convs=convs, drop=0.4), X, rng=5)
 
 
-@pytest.mark.parametrize("stride_at", [1, 2, 3])
-def test_where_the_stride_sits(stride_at):
-    model = build("original", (1, 3, 1), stride_conv=stride_at)
-    assert_follows(model, formula("original", branch=(1, 3, 1), stride_at=stride_at - 1), X)
+@pytest.mark.parametrize("stride_conv", [1, 2, 3])
+def test_the_strided_convolution(stride_conv):
+    model = build("original", (1, 3, 1), stride_conv=stride_conv)
+    assert_follows(model, formula("original", convs=(1, 3, 1), stride_index=stride_conv - 1), X)
 
 
-def basic_unit(groups=1, dilations=(1, 1, 1, 1), strides=(1, 1, 2, 1)):
-    """The basic unit of He et al. 2015 with groups, and a dilation for each unit."""
+def basic_block(groups=1, dilations=(1, 1, 1, 1), strides=(1, 1, 2, 1)):
+    """The basic block of He et al. 2015 with groups, and a dilation for each block."""
 
     def run(state, x, training):
         w = Weights(state, training)
         x = papers.norm_relu(w, w.conv("conv1", x))
-        for k, (stage, unit) in enumerate(itertools.product((1, 2), (0, 1))):
-            matcher = papers.project if (stage, unit) == (2, 0) else None
+        for k, (stage, block) in enumerate(itertools.product((1, 2), (0, 1))):
+            matcher = papers.project if (stage, block) == (2, 0) else None
             conv = {"groups": groups, "dilation": dilations[k]}
-            x = papers.original(w.at(f"layer{stage}.{unit}"), x, Place((strides[k], 1), 4 * stage, matcher, conv=conv))
+            x = papers.original(w.at(f"layer{stage}.{block}"), x, Place((strides[k], 1), 4 * stage, matcher, conv=conv))
         return w.fc("fc", x.flatten(2).mean(2))
 
     return run
 
 
 @pytest.mark.parametrize(("groups", "base", "inner"), [(2, 64, (8, 16)), (4, 16, (4, 8)), (1, 128, (8, 16))])
-def test_basic_units_with_groups_and_base_width(groups, base, inner):
+def test_basic_blocks_with_groups_and_base_width(groups, base, inner):
     """Torchvision refuses them; the inner width is int(width * base / 64) * groups, as in its bottleneck."""
     model = build("original", groups=groups, width_per_group=base)
     for stage, width in zip((1, 2), inner, strict=True):
         assert model.get_submodule(f"layer{stage}.1.conv1").weight.shape == (width, 4 * stage // groups, 3, 3)
         assert model.get_submodule(f"layer{stage}.1.conv2").weight.shape == (4 * stage, width // groups, 3, 3)
-    assert_follows(model, basic_unit(groups), X)
+    assert_follows(model, basic_block(groups), X)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_basic_units_with_dilation(groups):
-    """A stage's first unit keeps the previous dilation, here 1."""
+def test_basic_blocks_with_dilation(groups):
+    """A stage's first block keeps the previous dilation, here 1."""
     model = build("original", replace_stride_with_dilation=(True,), groups=groups)
-    assert_follows(model, basic_unit(groups, (1, 1, 1, 2), (1, 1, 1, 1)), X)
+    assert_follows(model, basic_block(groups, (1, 1, 1, 2), (1, 1, 1, 1)), X)
 
 
 def test_dilation_multiplies_from_stage_to_stage():
     model = create_model("resnet18", replace_stride_with_dilation=(True, True, True))
-    dilations = [unit.conv2.dilation[0] for _, unit in model.blocks()]
+    dilations = [block.conv2.dilation[0] for _, block in model.blocks()]
     assert dilations == [1, 1, 1, 2, 2, 4, 4, 8]
-    assert {unit.spec.stride for _, unit in model.blocks()} == {1}
+    assert {block.spec.stride for _, block in model.blocks()} == {1}
 
 
 def test_a_sentence_equals_the_order_it_spells():
@@ -204,10 +204,12 @@ def test_a_sentence_of_ones_own():
     def run(state, x, training):
         w = Weights(state, training)
         x = papers.norm_relu(w, w.conv("conv1", x))
-        for stage, unit in itertools.product((1, 2), (0, 1)):
-            first = (stage, unit) == (2, 0)
-            at = Place((2 if first else 1, 1), 4 * stage, papers.project if first else None, join=papers.scaled(0.5, 2))
-            x = own(w.at(f"layer{stage}.{unit}"), x, at)
+        for stage, block in itertools.product((1, 2), (0, 1)):
+            first = (stage, block) == (2, 0)
+            at = Place(
+                (2 if first else 1, 1), 4 * stage, papers.project if first else None, merge_fn=papers.scaled(0.5, 2)
+            )
+            x = own(w.at(f"layer{stage}.{block}"), x, at)
         return w.fc("fc", x.flatten(2).mean(2))
 
     assert_follows(model, run, X)
@@ -215,8 +217,8 @@ def test_a_sentence_of_ones_own():
 
 def test_three_segments_repeat_the_middle_one():
     model = build("conv norm | conv act | conv +", (3, 3, 3, 3))
-    unit = dict(model.blocks())["layer1.1"]
-    assert unit.branch_names == ("conv1", "bn1", "conv2", "act1", "conv3", "act2", "conv4")
+    block = dict(model.blocks())["layer1.1"]
+    assert block.branch_names == ("conv1", "bn1", "conv2", "act1", "conv3", "act2", "conv4")
 
 
 def test_an_activation_named_in_the_sentence_keeps_its_name_at_stem_and_end():
@@ -235,31 +237,31 @@ def test_preresnet110_is_the_original_with_another_order_key_for_key():
     assert list(ours.state_dict()) == list(named.state_dict())
 
 
-def test_facts_of_the_first_and_the_last_unit_of_full_preactivation():
+def test_facts_of_the_first_and_the_last_block_of_full_preactivation():
     """He et al. 2016, appendix: the first activation stands right after conv1, before the fork, and an extra one after
-    the last unit."""
+    the last block."""
     model = create_model(
         "preresnet20_cifar" if "preresnet20_cifar" in ORDERS else "resnet20_cifar", order="full-preact"
     )
-    units = dict(model.blocks())
+    blocks = dict(model.blocks())
     assert model.stem_names == ["conv1"]
     assert model.final_names == ["norm", "act"]
-    assert units["layer1.0"].pre_names == ("bn1", "act1")
-    assert all(not unit.pre_names for name, unit in units.items() if name != "layer1.0")
+    assert blocks["layer1.0"].pre_names == ("bn1", "act1")
+    assert all(not block.pre_names for name, block in blocks.items() if name != "layer1.0")
     bottleneck = dict(create_model("preresnet164_cifar").blocks())
-    ahead = [name for name, unit in bottleneck.items() if unit.pre_names]
+    ahead = [name for name, block in bottleneck.items() if block.pre_names]
     assert ahead == ["layer1.0", "layer2.0", "layer3.0"]
     assert all(len(list(bottleneck[name].downsample)) == 1 for name in ahead)
 
 
 def test_facts_of_fb_preresnet():
-    """fb.resnet.torch: norm and activation ahead of the max-pool, none in the first unit."""
+    """fb.resnet.torch: norm and activation ahead of the max-pool, none in the first block."""
     model = create_model("preresnet152", depths=(2, 2, 2, 2))
     assert model.stem_names == ["conv1", "bn1", "act1", "maxpool"]
-    units = dict(model.blocks())
-    assert units["layer1.0"].pre_names == ()
-    assert not hasattr(units["layer1.0"], "bn1")
-    assert [name for name, unit in units.items() if unit.pre_names] == ["layer2.0", "layer3.0", "layer4.0"]
+    blocks = dict(model.blocks())
+    assert blocks["layer1.0"].pre_names == ()
+    assert not hasattr(blocks["layer1.0"], "bn1")
+    assert [name for name, block in blocks.items() if block.pre_names] == ["layer2.0", "layer3.0", "layer4.0"]
 
 
 def test_fb_preresnet_as_a_whole():
@@ -272,22 +274,22 @@ def test_fb_preresnet_as_a_whole():
         x = torch.relu(w.norm("bn1", w.conv("conv1", x, 2)))
         x = torch.max_pool2d(x, 3, 2, 1)
         for stage, depth in enumerate((2, 1, 2, 1), 1):
-            for unit in range(depth):
-                stride = 2 if stage > 1 and unit == 0 else 1
-                first = (stage, unit) == (1, 0)
-                at = Place((1, stride, 1), 0, papers.bare if unit == 0 else None, first, projects=unit == 0)
-                x = papers.preact_fb(w.at(f"layer{stage}.{unit}"), x, at)
+            for block in range(depth):
+                stride = 2 if stage > 1 and block == 0 else 1
+                first = (stage, block) == (1, 0)
+                at = Place((1, stride, 1), 0, papers.bare if block == 0 else None, first, projects=block == 0)
+                x = papers.preact_fb(w.at(f"layer{stage}.{block}"), x, at)
         return w.fc("fc", torch.relu(w.norm("norm", x)).flatten(2).mean(2))
 
     assert_follows(model, run, images(2, 3, 32, 48))
 
 
 def test_pyramidnet_as_a_whole():
-    """Widths 16 + alpha k / N, rounded; average pool and zeros where a unit changes shape."""
+    """Widths 16 + alpha k / N, rounded; average pool and zeros where a block changes shape."""
     model = create_model("pyramidnet110_cifar", depths=(2, 2, 2)).double()
     randomise(model)
     widths = [round(16 + 48 * k / 6) for k in range(1, 7)]
-    assert [unit.spec.out_channels for _, unit in model.blocks()] == widths
+    assert [block.spec.out_channels for _, block in model.blocks()] == widths
 
     def run(state, x, training):
         w = Weights(state, training)
@@ -302,13 +304,13 @@ def test_pyramidnet_as_a_whole():
 
 
 def test_the_widths_of_pyramidnet110_follow_the_authors_sum():
-    """The authors' code adds alpha / N unit by unit and rounds."""
+    """The authors' code adds alpha / N block by block and rounds."""
     model_width, widths = 16.0, []
     for _ in range(54):
         model_width += 48 / 54
         widths.append(round(model_width))
     with torch.device("meta"):
-        assert [unit.spec.out_channels for _, unit in create_model("pyramidnet110_cifar").blocks()] == widths
+        assert [block.spec.out_channels for _, block in create_model("pyramidnet110_cifar").blocks()] == widths
 
 
 def test_fixup_as_a_whole():
@@ -320,10 +322,10 @@ def test_fixup_as_a_whole():
         w = Weights(state, training)
         x = torch.relu(w.conv("conv1", x) + w["bias1.bias"])
         for stage, depth in enumerate((1, 2, 1), 1):
-            for unit in range(depth):
-                changes = stage > 1 and unit == 0
+            for block in range(depth):
+                changes = stage > 1 and block == 0
                 at = Place((2 if changes else 1, 1), 8 << stage, papers.pad if changes else None)
-                x = papers.fixup(w.at(f"layer{stage}.{unit}"), x, at)
+                x = papers.fixup(w.at(f"layer{stage}.{block}"), x, at)
         return w.fc("fc", x.flatten(2).mean(2) + w["bias.bias"])
 
     assert_follows(model, run, images(2, 3, 16, 16))
@@ -341,63 +343,67 @@ def test_survive_at_test_is_the_branch_times_p():
 
     def run(state, x, training):
         values = iter(survival)
-        return formula("original", mix=lambda w, read, s, b, stride: s + next(values) * b)(state, x, training)
+        return formula("original", merge=lambda w, read, s, b, stride: s + next(values) * b)(state, x, training)
 
     assert_follows(model, run, X, training=(False,))
-    assert [unit.merge.branch_modifiers[0].probability for _, unit in model.blocks()] == pytest.approx(survival)
+    assert [block.merge.branch_modifiers[0].probability for _, block in model.blocks()] == pytest.approx(survival)
 
 
 def test_survive_draws_once_a_batch():
-    """In training a unit is relu(x) or relu(x + F(x)) for the whole batch, each as often as its probability says."""
+    """In training a block is relu(x) or relu(x + F(x)) for the whole batch, each as often as its probability says."""
     model = build("original", merge="stochastic-depth(0.3) add", depths=(1, 1), norm="none")
-    unit = dict(model.blocks())["layer1.0"]
-    assert unit.merge.branch_modifiers[0].probability == pytest.approx(1 - 0.5 * 0.7)
+    block = dict(model.blocks())["layer1.0"]
+    assert block.merge.branch_modifiers[0].probability == pytest.approx(1 - 0.5 * 0.7)
     x = images(4, 4, 5, 5)
     with torch.no_grad():
-        branch = unit.train().branch(x)
+        branch = block.train().branch(x)
         on, off = torch.relu(x + branch), torch.relu(x)
         torch.manual_seed(0)
-        drawn = [unit(x) for _ in range(600)]
+        drawn = [block(x) for _ in range(600)]
     ons = sum(torch.equal(y, on) for y in drawn)
     assert ons + sum(torch.equal(y, off) for y in drawn) == 600
     assert abs(ons / 600 - 0.65) < 5 * (0.65 * 0.35 / 600) ** 0.5
-    grads = torch.autograd.grad(unit(x).sum(), list(unit.parameters()), allow_unused=True)
+    grads = torch.autograd.grad(block(x).sum(), list(block.parameters()), allow_unused=True)
     assert all(grad is not None for grad in grads)
 
 
 def test_drop_path_in_a_network():
-    """A sample's branch is dropped or divided by 1 - p; the first unit's rate is 0, the last one's the one given."""
+    """A sample's branch is dropped or divided by 1 - p; the first block's rate is 0, the last one's the one given."""
     model = build("original", merge="drop-path(0.4) add", depths=(1, 2), norm="none")
-    rates = [unit.merge.branch_modifiers[0].rate for _, unit in model.blocks()]
+    rates = [block.merge.branch_modifiers[0].rate for _, block in model.blocks()]
     assert rates == pytest.approx([0.0, 0.2, 0.4])
-    unit = dict(model.blocks())["layer2.1"].train()
+    block = dict(model.blocks())["layer2.1"].train()
     x = images(64, 8, 3, 3)
     with torch.no_grad():
-        branch = unit.branch(x)
+        branch = block.branch(x)
         torch.manual_seed(0)
-        y = unit(x)
+        y = block(x)
     kept = torch.isclose(y, torch.relu(x + branch / 0.6)).flatten(1).all(1)
     dropped = torch.isclose(y, torch.relu(x)).flatten(1).all(1)
     assert (kept ^ dropped).all()
     assert 20 < int(kept.sum()) < 60
     with torch.no_grad():
-        assert_close(unit.eval()(x), torch.relu(x + branch), "drop-path at test")
+        assert_close(block.eval()(x), torch.relu(x + branch), "drop-path at test")
 
 
 @pytest.mark.parametrize("bias", [-6, -7.5, 0])
 def test_the_gates_initial_bias(bias):
-    for join in ("gate", "shortcut-gate"):
-        model = create_model(TINY, merge=f"{join}({bias})")
-        for _, unit in model.blocks():
-            assert torch.equal(unit.merge.gate.bias, torch.full_like(unit.merge.gate.bias, bias))
-            assert unit.merge.gate.weight.std() > 0
-            assert unit.merge.gate.stride == unit.conv1.stride
-            assert unit.merge.gate.out_channels == unit.spec.out_channels
+    for merge_fn in ("gate", "shortcut-gate"):
+        model = create_model(TINY, merge=f"{merge_fn}({bias})")
+        for _, block in model.blocks():
+            assert torch.equal(block.merge.gate.bias, torch.full_like(block.merge.gate.bias, bias))
+            assert block.merge.gate.weight.std() > 0
+            assert block.merge.gate.stride == block.conv1.stride
+            assert block.merge.gate.out_channels == block.spec.out_channels
 
 
 def test_initial_values_of_the_learned_scales():
-    for mix, name, value in [("rezero", "scale", 0), ("skipinit add", "scale", 0), ("layerscale(1e-4)", "gamma", 1e-4)]:
-        for _, unit in create_model(TINY, merge=mix).blocks():
-            parameter = getattr(unit.merge, name)
-            assert parameter.shape == ((8 if "layer2" in unit.spec.name else 4) if name == "gamma" else 1,)
+    for merge, name, value in [
+        ("rezero", "scale", 0),
+        ("skipinit add", "scale", 0),
+        ("layerscale(1e-4)", "gamma", 1e-4),
+    ]:
+        for _, block in create_model(TINY, merge=merge).blocks():
+            parameter = getattr(block.merge, name)
+            assert parameter.shape == ((8 if "layer2" in block.spec.name else 4) if name == "gamma" else 1,)
             assert torch.equal(parameter, torch.full_like(parameter, value))

@@ -69,8 +69,8 @@ def test_equal_shapes_are_not_enough(x: Tensor) -> None:
 def test_a_branch_of_zeros_does_not_hide_what_is_in_it(x: Tensor) -> None:
     model = torchvision.models.resnet18()
     for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
-        for unit in stage:
-            nn.init.zeros_(unit.bn2.weight)
+        for block in stage:
+            nn.init.zeros_(block.bn2.weight)
     assert to_residual_network(model, x).arch.name == "resnet18"
     model.layer1[1].conv1.padding_mode = "circular"
     model.layer1[1].conv1._reversed_padding_repeated_twice = [1, 1, 1, 1]

@@ -70,7 +70,7 @@ def test_whole_networks_give_timms_outputs_and_gradients(name):
 
 
 @pytest.mark.parametrize("name", ["resnet34d", "resnet50d", "resnet50c", "seresnet50"])
-def test_the_other_units_give_timms_outputs_and_gradients(name):
+def test_the_other_blocks_give_timms_outputs_and_gradients(name):
     ours, theirs = pair(name, layers=SHALLOW)
     assert_same(ours, theirs, images(2, 3, 40, 56))
 
@@ -86,11 +86,11 @@ def test_the_whole_resnetv2_50_at_test():
         assert_close(ours.eval()(images(2, 3, 64, 64)), theirs.eval()(images(2, 3, 64, 64)), "resnetv2_50")
 
 
-def test_basic_units_with_dilation_as_timm_builds_a_stage_with_output_stride():
-    """timm dilates the second convolution of a stage's first unit already; ours keeps the previous dilation in both."""
+def test_basic_blocks_with_dilation_as_timm_builds_a_stage_with_output_stride():
+    """timm dilates the second convolution of a stage's first block already; ours keeps the previous dilation in both."""
     ours = create_model("resnet18", depths=(1, 1, 1, 1), replace_stride_with_dilation=(False, False, True))
-    unit = dict(ours.blocks())["layer4.0"]
-    assert (unit.conv1.stride, unit.conv1.dilation, unit.conv2.dilation) == ((1, 1), (1, 1), (1, 1))
+    block = dict(ours.blocks())["layer4.0"]
+    assert (block.conv1.stride, block.conv1.dilation, block.conv2.dilation) == ((1, 1), (1, 1), (1, 1))
     theirs = ResNet(BasicBlock, [1, 1, 1, 1], output_stride=16).layer4[0]
     assert (theirs.conv1.dilation, theirs.conv2.dilation) == ((1, 1), (2, 2))
 
@@ -141,5 +141,5 @@ def test_drop_path_rates_rise_as_timms_do():
     theirs = timm.create_model("resnet18", drop_path_rate=0.2)
     rates = [getattr(block.drop_path, "drop_prob", 0.0) for k in range(1, 5) for block in getattr(theirs, f"layer{k}")]
     ours = create_model("resnet18", merge="drop-path(0.2) add")
-    assert [unit.merge.branch_modifiers[0].rate for _, unit in ours.blocks()] == pytest.approx(rates)
+    assert [block.merge.branch_modifiers[0].rate for _, block in ours.blocks()] == pytest.approx(rates)
     assert [drop_path_rate(0.2, i, 8) for i in range(8)] == pytest.approx(rates)

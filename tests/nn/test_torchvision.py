@@ -63,7 +63,7 @@ def test_whole_networks_give_torchvisions_outputs_and_gradients(name, dtype):
     ],
     ids=str,
 )
-def test_the_other_units_give_torchvisions_outputs_and_gradients(name, dtype):
+def test_the_other_blocks_give_torchvisions_outputs_and_gradients(name, dtype):
     options = {"resnext50_32x4d": {"groups": 32, "width_per_group": 4}, "wide_resnet50_2": {"width_per_group": 128}}
     ours, theirs = pair(name, (1, 2, 1, 1), dtype, **options.get(name, {}))
     assert_same(ours, theirs, images(2, 3, 32, 56, dtype=dtype))

@@ -79,13 +79,13 @@ def test_resnet18_d2l_is_the_tutorials_net(dtype):
 
 
 @pytest.mark.parametrize("arguments", [(3, 3), (3, 6, True, 2), (4, 4, True), (4, 6, True, 1), (3, 3, False, 1)])
-def test_residual_is_the_tutorials_unit(arguments):
+def test_residual_is_the_tutorials_block(arguments):
     ours, theirs = reslab.nn.Residual(*arguments).double(), Residual(*arguments).double()
     pair_up(ours, theirs, lambda name: name.replace("downsample.0", "conv3"))
     assert_same(ours, theirs, images(4, arguments[0], 6, 6), lambda name: name.replace("downsample.0", "conv3"))
 
 
-def test_shapes_of_the_unit_alone():
+def test_shapes_of_the_block_alone():
     x = images(4, 3, 6, 6, dtype=torch.float32)
     assert reslab.nn.Residual(3, 3)(x).shape == (4, 3, 6, 6)
     assert reslab.nn.Residual(3, 6, use_1x1conv=True, strides=2)(x).shape == (4, 6, 3, 3)
@@ -250,13 +250,13 @@ def test_fresh_weights_of_the_books_deep_net(name):
     """Kaiming-normal convolutions (std sqrt(2 / fan_in)), norm weight 0.5, bias 0; stem and head as in torch.nn."""
     torch.manual_seed(0)
     model = create_model(name)
-    weights = torch.cat([unit.conv1.weight.flatten() for _, unit in model.blocks()])
+    weights = torch.cat([block.conv1.weight.flatten() for _, block in model.blocks()])
     std = math.sqrt(2 / (32 * 9))
     assert abs(weights.std() - std) < 5 * std / math.sqrt(2 * weights.numel())
     assert weights.abs().max() > 3 * std
-    for _, unit in model.blocks():
-        assert torch.equal(unit.bn1.weight, torch.full((32,), 0.5))
-        assert not unit.bn1.bias.any()
+    for _, block in model.blocks():
+        assert torch.equal(block.bn1.weight, torch.full((32,), 0.5))
+        assert not block.bn1.bias.any()
     assert model.conv1.weight.abs().max() <= 1 / math.sqrt(27)
     assert model.fc[0].weight.abs().max() <= 1 / math.sqrt(2048)
 
@@ -268,7 +268,7 @@ def test_the_books_nets_refuse_another_size_of_image():
     assert model(torch.zeros(1, 3, 48, 40)).shape == (1, 2)
 
 
-def test_layers_of_a_shared_unit_are_counted_once_and_run_a_hundred_times():
+def test_layers_of_a_shared_block_are_counted_once_and_run_a_hundred_times():
     with torch.device("meta"):
         model = create_model("book_resdeep")
     rows = [row for row in layer_table(model, (3, 32, 32)) if row.name == "layer1.0.conv1"]

@@ -72,7 +72,7 @@ def test_any_word_is_read_back_as_it_was_written():
         ]
 
 
-def test_mix_words_say_what_they_do_and_where_they_are_from():
+def test_merge_words_say_what_they_do_and_where_they_are_from():
     for name, word in (MERGE_OPS | SHORTCUT_MODIFIERS | BRANCH_MODIFIERS).items():
         assert word.description, name
         assert word.reference, name

@@ -39,34 +39,39 @@ TINY = Arch(
 ONE_STAGE = {"depths": (3,), "widths": (4,), "strides": (1,)}
 
 
-def units(**axes):
-    return [unit for stage in layout_stages(dataclasses.replace(TINY, **axes)) for unit in stage]
+def blocks(**axes):
+    return [block for stage in layout_stages(dataclasses.replace(TINY, **axes)) for block in stage]
 
 
 def test_channels_run_through():
     for arch in ARCHS.values():
         channels = stem_channels(arch)
         for stage in layout_stages(arch):
-            for unit in stage:
-                assert unit.in_channels == channels
-                for before, after in zip(unit.convs, unit.convs[1:], strict=False):
+            for block in stage:
+                assert block.in_channels == channels
+                for before, after in zip(block.convs, block.convs[1:], strict=False):
                     assert before.out_channels == after.in_channels
-                channels = unit.out_channels
+                channels = block.out_channels
 
 
-def test_the_basic_unit():
-    first, second, third, fourth = units()
-    assert [unit.name for unit in units()] == ["layer1.0", "layer1.1", "layer2.0", "layer2.1"]
-    assert [unit.shortcut for unit in (first, second, third, fourth)] == ["identity", "identity", "project", "identity"]
+def test_the_basic_block():
+    first, second, third, fourth = blocks()
+    assert [block.name for block in blocks()] == ["layer1.0", "layer1.1", "layer2.0", "layer2.1"]
+    assert [block.shortcut for block in (first, second, third, fourth)] == [
+        "identity",
+        "identity",
+        "project",
+        "identity",
+    ]
     assert [conv.stride for conv in third.convs] == [2, 1]
-    assert [unit.index for unit in units()] == [0, 1, 2, 3]
+    assert [block.index for block in blocks()] == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize(("stride_at", "strides"), [(0, [1, 2, 1]), (1, [2, 1, 1]), (2, [1, 2, 1]), (3, [1, 1, 2])])
-def test_where_the_stride_sits(stride_at, strides):
-    unit = units(convs=(1, 3, 1), expansion=4, stride_conv=stride_at)[2]
-    assert [conv.stride for conv in unit.convs] == strides
-    assert [conv.out_channels for conv in unit.convs] == [8, 8, 32]
+@pytest.mark.parametrize(("stride_conv", "strides"), [(0, [1, 2, 1]), (1, [2, 1, 1]), (2, [1, 2, 1]), (3, [1, 1, 2])])
+def test_where_the_stride_sits(stride_conv, strides):
+    block = blocks(convs=(1, 3, 1), expansion=4, stride_conv=stride_conv)[2]
+    assert [conv.stride for conv in block.convs] == strides
+    assert [conv.out_channels for conv in block.convs] == [8, 8, 32]
 
 
 def test_cardinality_and_base_width():
@@ -79,14 +84,14 @@ def test_cardinality_and_base_width():
 
 def test_a_base_width_that_does_not_divide_is_cut_off_before_the_groups_multiply():
     """int(4 * 24 / 64) * 2 is 2, not int(4 * 24 / 64 * 2)."""
-    assert units(groups=2, width_per_group=24)[0].convs[0].out_channels == 2
+    assert blocks(groups=2, width_per_group=24)[0].convs[0].out_channels == 2
 
 
 def test_dilation_takes_the_place_of_strides():
     arch = override(ARCHS["resnet50"], {"replace_stride_with_dilation": "false,true,true"})
     stages = layout_stages(arch)
-    assert [[unit.dilation for unit in stage][:2] for stage in stages] == [[1, 1], [1, 1], [1, 2], [2, 4]]
-    assert [unit.stride for stage in stages for unit in stage if unit.stride != 1] == [2]
+    assert [[block.dilation for block in stage][:2] for stage in stages] == [[1, 1], [1, 1], [1, 2], [2, 4]]
+    assert [block.stride for stage in stages for block in stage if block.stride != 1] == [2]
     assert total_stride(arch, layout_stages(arch)) == 8
 
 
@@ -127,7 +132,7 @@ def test_the_words_of_a_stem_after_its_last_convolution_are_the_orders():
 
 def test_width_laws():
     assert parse_width_law("additive(16,48)") == (16.0, 48.0)
-    assert [unit.out_channels for unit in units(widths="additive(4,4)", shortcut="pad")] == [5, 6, 7, 8]
+    assert [block.out_channels for block in blocks(widths="additive(4,4)", shortcut="pad")] == [5, 6, 7, 8]
 
 
 @pytest.mark.parametrize(
@@ -177,7 +182,7 @@ def test_width_laws():
 )
 def test_what_means_nothing_is_refused_with_the_reason(axes, said):
     with pytest.raises(ValueError, match=said):
-        units(**axes)
+        blocks(**axes)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +209,7 @@ def test_stems_that_mean_nothing(stem, said):
     with pytest.raises(ValueError, match=said):
         check_stem(stem)
     with pytest.raises(ValueError, match=said):
-        units(stem=stem)
+        blocks(stem=stem)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +233,7 @@ def test_heads_that_mean_nothing(head, said):
     with pytest.raises(ValueError, match=said):
         check_head(head)
     with pytest.raises(ValueError, match=said):
-        units(head=head)
+        blocks(head=head)
 
 
 def test_heads_and_stems_that_mean_something():
@@ -292,8 +297,8 @@ def test_it_is_the_reach_of_the_gradient(name: str, axes: dict[str, object]) -> 
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(1, arch.in_channels, side, side, dtype=torch.float64, generator=generator).add(1).requires_grad_()
     maps = model.forward_stem(x)
-    for _, unit in model.blocks():
-        maps = unit(maps)
+    for _, block in model.blocks():
+        maps = block(maps)
     middle = maps.shape[-1] // 2
     (gradient,) = torch.autograd.grad(maps[..., middle, middle].sum(), x)
     columns = (gradient.abs().sum(dim=(0, 1, 2)) > 0).nonzero()

@@ -15,7 +15,7 @@ from reslab.spec.shortcut import (
 
 
 @pytest.mark.parametrize(
-    ("sentence", "mix"),
+    ("sentence", "merge"),
     [
         ("add", MergeSpec(Op("add"))),
         ("", MergeSpec(Op("add"))),
@@ -30,8 +30,8 @@ from reslab.spec.shortcut import (
         ),
     ],
 )
-def test_mixes_are_read(sentence, mix):
-    assert parse_merge(sentence) == mix
+def test_merges_are_read(sentence, merge):
+    assert parse_merge(sentence) == merge
 
 
 @pytest.mark.parametrize(
@@ -63,13 +63,13 @@ def test_mixes_are_read(sentence, mix):
         ("add)", "brackets"),
     ],
 )
-def test_mixes_that_mean_nothing_are_refused_with_the_reason(sentence, said):
+def test_merges_that_mean_nothing_are_refused_with_the_reason(sentence, said):
     with pytest.raises(ValueError, match=said):
         parse_merge(sentence)
 
 
-def test_survival_falls_linearly_to_the_last_unit():
-    """Huang et al. 2016, Eq. 4: p_l = 1 - (l / L)(1 - p_L); p_L = 0.5 keeps 3 L / 4 - 1 / 4 units on average."""
+def test_survival_falls_linearly_to_the_last_block():
+    """Huang et al. 2016, Eq. 4: p_l = 1 - (l / L)(1 - p_L); p_L = 0.5 keeps 3 L / 4 - 1 / 4 blocks on average."""
     probabilities = [survival_probability(0.5, index, 54) for index in range(54)]
     assert probabilities[0] == pytest.approx(1 - 1 / 108)
     assert probabilities[-1] == 0.5
@@ -81,10 +81,10 @@ def test_drop_path_rises_linearly_from_none():
     assert drop_path_rate(0.3, 0, 1) == 0.3
 
 
-def test_matches_by_name():
+def test_shortcuts_by_name():
     assert get_shortcut("pad-split").kind == "pad-split"
-    assert [name for name, match in SHORTCUTS.items() if match.on_every_block] == ["project-all", "conv1x1-all"]
-    assert all(match.description and match.reference for match in SHORTCUTS.values())
+    assert [name for name, shortcut in SHORTCUTS.items() if shortcut.on_every_block] == ["project-all", "conv1x1-all"]
+    assert all(shortcut.description and shortcut.reference for shortcut in SHORTCUTS.values())
     with pytest.raises(ValueError, match="'pad-split'"):
         get_shortcut("padsplit")
 

@@ -93,7 +93,7 @@ def test_torchvisions_weights_go_both_ways():
     assert all(torch.equal(tensor, back.state_dict()[key]) for key, tensor in theirs.state_dict().items())
 
 
-# Names of repositories not transcribed here, of one unit and of stem and head: theirs, and where they belong.
+# Names of repositories not transcribed here, of one block and of stem and head: theirs, and where they belong.
 NAMES = {
     "prlz77": (
         ("resnext29_8x64d_cifar", {"depths": (1, 1, 1), "widths": (8, 16, 32), "stem": "conv3(8) norm act"}),
@@ -167,7 +167,7 @@ NAMES = {
 
 
 def inverted(names, key, stages=4):
-    """Our key in their names; a unit of any stage is named as the one of stage 2."""
+    """Our key in their names; a block of any stage is named as the one of stage 2."""
     for stage in range(1, stages + 1):
         for theirs, ours in names.items():
             ours_here = ours.replace("layer2.", f"layer{stage}.")

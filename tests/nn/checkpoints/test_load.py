@@ -190,7 +190,7 @@ def test_preprocessing_follows_the_channels():
 
 
 HINTS = {
-    "more units": ({"depths": (2, 1, 1)}, {}, r"depths=\(2, 1, 1\) and 2 convolutions per block"),
+    "more blocks": ({"depths": (2, 1, 1)}, {}, r"depths=\(2, 1, 1\) and 2 convolutions per block"),
     "a network of the zoo": ({"depths": (9, 9, 9)}, {}, r"as resnet56_cifar"),
     "bottlenecks": ({"convs": (1, 3, 1), "expansion": 4}, {}, "3 convolutions per block"),
     "projections": ({"shortcut": "project"}, {}, "shortcut='project'"),
@@ -219,12 +219,12 @@ class Unknown(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.first_norm = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)
-        self.a = self.unit(8, 8)
-        self.b = self.unit(8, 16)
-        self.c = self.unit(16, 32)
+        self.a = self.block(8, 8)
+        self.b = self.block(8, 16)
+        self.c = self.block(16, 32)
         self.out = nn.Linear(32, 10)
 
-    def unit(self, inner, out):
+    def block(self, inner, out):
         first, second = nn.Conv2d(inner, out, 3, bias=False), nn.Conv2d(out, out, 3, bias=False)
         return nn.ModuleList([first, nn.BatchNorm2d(out), second, nn.BatchNorm2d(out)])
 
@@ -281,7 +281,7 @@ def test_a_layer_too_many_with_one_assignment_is_unexpected():
 
 
 class Skipping(nn.Module):
-    """A unit whose shortcut's norm is defined between those of its branch: their shapes cannot tell them apart."""
+    """A block whose shortcut's norm is defined between those of its branch: their shapes cannot tell them apart."""
 
     def __init__(self, inner, out, skip):
         super().__init__()
@@ -342,7 +342,7 @@ def test_a_run_of_ours_of_another_description_is_warned_of(tmp_path):
         load(tmp_path)
 
 
-def test_shared_units_of_ours_come_back_shared(tmp_path):
+def test_shared_blocks_of_ours_come_back_shared(tmp_path):
     theirs = create_model("book_resdeep", depths=(3,))
     save_weights(tmp_path / "model.safetensors", theirs)
     ours = create_model("book_resdeep", depths=(3,), pretrained=tmp_path)

@@ -63,7 +63,7 @@ def test_the_header_alone_tells(tmp_path: Path) -> None:
     assert header["selection"] == "best of val"
 
 
-def test_a_shared_unit_is_stored_once_and_restored_shared(tmp_path: Path) -> None:
+def test_a_shared_block_is_stored_once_and_restored_shared(tmp_path: Path) -> None:
     model = create_model("book_resdeep")
     save_weights(tmp_path / "m.safetensors", model)
     assert (
