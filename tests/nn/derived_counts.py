@@ -132,14 +132,14 @@ def d2l():
 
 
 def skipinit56():
-    """Biases and no norms; a scalar a block."""
+    """Biases and no norms; a scalar per block."""
     tally = Tally(3, 32).conv(3, 16, bias=True)
     params, macs = chain(tally, (9,) * 3, (16, 32, 64), (3, 3), norms=False, bias=True).fc(10).totals
     return params + 27, macs
 
 
 def fixup110():
-    """No norms; four biases and a multiplier a block, a bias after the stem and one before the linear layer."""
+    """No norms; four biases and a multiplier per block, a bias after the stem and one before the linear layer."""
     params, macs = chain(Tally(3, 32).conv(3, 16), (18,) * 3, (16, 32, 64), (3, 3), norms=False).fc(10).totals
     return params + 54 * 5 + 2, macs
 

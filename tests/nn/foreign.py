@@ -1,4 +1,4 @@
-"""Networks of other repositories and tutorials, transcribed small; each names its weights its own way."""
+"""Small transcriptions of networks of other repositories and tutorials, with their names of the weights."""
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ class Lambda(nn.Module):
 
 
 class CifarUnit(nn.Module):
-    """akamaster's (option A, half of the zeros before) and kuangliu's unit (a projection)."""
+    """akamaster's (option A, half of the zeros before) and kuangliu's block (a projection)."""
 
     def __init__(self, inner: int, out: int, stride: int, option: str) -> None:
         super().__init__()

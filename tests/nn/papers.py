@@ -41,7 +41,7 @@ class Weights:
         return x @ self[f"{name}.weight"].T + self[f"{name}.bias"]
 
 
-# The shortcut's shape (shortcut): of what it reads, to the branch's stride and width.
+# Shortcuts: from the block's input to the branch's stride and width.
 
 
 def pad(w: Weights, z: Tensor, stride: int, width: int) -> Tensor:
@@ -99,8 +99,8 @@ def add(w: Weights, read: Tensor, shortcut: Tensor, branch: Tensor, stride: int)
 
 @dataclass(frozen=True)
 class Place:
-    """Where a block stands: the stride of each convolution, the shortcut (None: identity), whether it is the network's
-    first and whether its projection has weights; `conv` are further facts of convolutions larger than 1x1."""
+    """The context of a block: the stride of each convolution, the shortcut (None: identity), whether it is the network's
+    first and whether its projection has weights; `conv`: further arguments of convolutions larger than 1x1."""
 
     strides: tuple[int, ...]
     width: int
@@ -138,7 +138,7 @@ def original(w: Weights, x: Tensor, at: Place) -> Tensor:
 
 
 def bn_after_add(w: Weights, x: Tensor, at: Place) -> Tensor:
-    """Fig. 4(b): the last norm stands after the addition."""
+    """Fig. 4(b): the last norm comes after the addition."""
     y, last = x, len(at.strides)
     for k in at.numbers:
         y = at.convolve(w, k, y)
@@ -245,7 +245,7 @@ def book_bare(w: Weights, x: Tensor, at: Place) -> Tensor:
 
 @dataclass(frozen=True)
 class Paper:
-    """An order's block, the words of stem and end that go with it, and whether a projection carries a norm."""
+    """An order's block, its operations after stem and last block, and whether a projection has a norm."""
 
     block: Callable[[Weights, Tensor, Place], Tensor]
     stem: Callable[[Weights, Tensor], Tensor]
@@ -281,7 +281,7 @@ PAPERS = {
     "book-bare": Paper(book_bare, lambda w, x: relu(x), nothing),
 }
 
-# By name: the module where a projection carries a norm, where it does not, and whether it stands on every block.
+# By name: the shortcut where a projection has a norm, where it has none, and whether it applies to every block.
 SHORTCUTS: dict[str, tuple[ShortcutFn, ShortcutFn, bool]] = {
     "pad": (pad, pad, False),
     "pad-split": (pad_split, pad_split, False),
@@ -294,7 +294,7 @@ SHORTCUTS: dict[str, tuple[ShortcutFn, ShortcutFn, bool]] = {
 }
 
 
-# How the two meet (merge). He et al. 2016, Sec. 3.1, where nothing else is said.
+# Merges of shortcut and branch: He et al. 2016, Sec. 3.1, unless stated otherwise.
 
 
 def gate_of(w: Weights, read: Tensor, stride: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Axes combine freely: every order with every branch, shortcut and merge builds and learns, or is refused with a reason."""
+"""Axes combine freely: every order with every branch, shortcut and merge trains, or is an error with a reason."""
 
 import itertools
 import re
@@ -52,7 +52,7 @@ X = images(4, 3, 8, 8, dtype=torch.float32)
 TARGETS = torch.tensor([0, 1, 2, 0])
 
 
-def means_something(order, branch):
+def can_be_combined(order, branch):
     """The book's blocks have one convolution."""
     return not order.startswith("book") or branch == "one"
 
@@ -69,8 +69,8 @@ def learn(model):
         assert model.eval()(X).isfinite().all()
 
 
-def assert_planned(model):
-    """Modules have the shapes the plan says."""
+def assert_shapes(model):
+    """Modules have the shapes of the layout."""
     for name, block in model.blocks():
         assert block.spec.name == name
         for k, conv in enumerate(block.spec.convs, 1):
@@ -84,9 +84,9 @@ def assert_planned(model):
 def test_every_order_with_every_branch_and_shortcut(order):
     torch.manual_seed(0)
     for branch, shortcut in itertools.product(BRANCHES, SHORTCUTS):
-        if means_something(order, branch):
+        if can_be_combined(order, branch):
             model = create_model(TINY, order=order, shortcut=shortcut, **BRANCHES[branch])
-            assert_planned(model)
+            assert_shapes(model)
             learn(model)
         else:
             with pytest.raises(ValueError, match=f"an order with {2 if branch != 'bottleneck' else 3}|4 convolutions"):
@@ -155,7 +155,7 @@ def test_biases_of_branches_projections_and_stem(bias):
         ({"stem": "conv3(8) flatten"}, "unknown operation in a stem"),
     ],
 )
-def test_what_means_nothing_is_refused_when_the_network_is_built(axes, said):
+def test_invalid_axes_are_an_error_when_the_network_is_built(axes, said):
     with pytest.raises(ValueError, match=said):
         create_model(TINY, **axes)
 
@@ -188,7 +188,7 @@ def test_other_spellings_of_axes():
 
 
 def test_a_zoo_network_made_small_trains_in_every_family():
-    """Each line of the table that a depth of one block a stage can stand for."""
+    """Each entry of the zoo, with one block per stage."""
     torch.manual_seed(0)
     for name in ("resnet50_v1", "resnet18d", "resnetv2_50", "preresnet152", "seresnet50", "resnext50_32x4d"):
         depths = (1,) * len(ARCHS[name].depths)

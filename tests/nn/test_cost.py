@@ -14,7 +14,7 @@ def on_meta(name: str, **axes: object) -> nn.Module:
         return create_model(name, **axes)
 
 
-def test_a_foreign_network_costs_what_its_publisher_says() -> None:
+def test_a_third_party_network_has_its_published_cost() -> None:
     with torch.device("meta"):
         model = resnet50()
     layers = layer_table(model, (3, 224, 224))

@@ -72,7 +72,7 @@ def test_dilation_keeps_the_stride_of_features():
     assert [feature.stride for feature in model.feature_info] == [2, 4, 8, 8, 8]
 
 
-def test_a_shared_blocks_uses_are_features_each():
+def test_each_run_of_a_shared_block_is_a_feature():
     model = create_model("book_resdeep", depths=(4,)).eval()
     x = images(1, 3, 32, 32, dtype=torch.float32)
     with torch.no_grad():
@@ -121,7 +121,7 @@ def test_an_unknown_level():
     ("shape", "said"),
     [((1, 1, 64, 64), "in_channels=1"), ((3, 64, 64), "N 3 H W"), ((1, 3, 31, 64), "32x32"), ((1, 3, 64, 8), "32x32")],
 )
-def test_inputs_that_are_refused(shape, said):
+def test_invalid_inputs_are_an_error(shape, said):
     model = create_model("resnet18")
     for call in (model, model.features):
         with pytest.raises(ValueError, match=said):

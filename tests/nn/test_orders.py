@@ -109,7 +109,7 @@ def test_every_shortcut_on_maps_of_odd_sides(shortcut):
 @pytest.mark.parametrize("order", ["original", "relu-before-add", "full-preact", "wide"])
 @pytest.mark.parametrize("merge", MERGES)
 def test_every_merge(order, merge):
-    """Draws of dropout come in the same sequence; where the merge has none, the draws do not matter."""
+    """Draws of dropout come in the same order; where the merge has none, the draws do not matter."""
     assert_follows(build(order, merge=merge), formula(order, merge=merge), X, rng=3)
 
 
@@ -177,7 +177,7 @@ def test_dilation_multiplies_from_stage_to_stage():
     assert {block.spec.stride for _, block in model.blocks()} == {1}
 
 
-def test_a_sentence_equals_the_order_it_spells():
+def test_a_layout_equals_the_order_with_that_layout():
     for order in ("original", "bn-after-add", "relu-before-add", "full-preact"):
         named, spelt = build(order), build(ORDERS[order].layout)
         assert list(named.state_dict()) == list(spelt.state_dict()) or order == "bn-after-add"
@@ -185,15 +185,15 @@ def test_a_sentence_equals_the_order_it_spells():
             assert_same(named, spelt, X)
 
 
-def test_a_sentence_spelt_in_full():
+def test_a_layout_written_out_in_full():
     full = "norm act conv norm act conv +"
     assert_same(build("full-preact"), build(full), X)
     three = "conv norm act conv norm act conv norm + act"
     assert_same(build("original", (1, 3, 1)), build(three, (1, 3, 1)), X)
 
 
-def test_a_sentence_of_ones_own():
-    """conv act | norm conv + norm: no leading words, an activation and no norm after the first convolution."""
+def test_a_custom_layout():
+    """conv act | norm conv + norm: no operations ahead, an activation and no norm after the first convolution."""
     model = build("conv act | norm conv + norm", merge="scale(0.5,2)")
 
     def own(w, x, at):
@@ -221,7 +221,7 @@ def test_three_segments_repeat_the_middle_one():
     assert block.branch_names == ("conv1", "bn1", "conv2", "act1", "conv3", "act2", "conv4")
 
 
-def test_an_activation_named_in_the_sentence_keeps_its_name_at_stem_and_end():
+def test_an_activation_named_in_the_layout_keeps_its_name_at_stem_and_end():
     model = build("norm act(gelu) conv | norm act(gelu) conv +")
     assert isinstance(model.act, nn.GELU)
     assert not [module for module in model.modules() if isinstance(module, nn.ReLU)]
@@ -237,8 +237,8 @@ def test_preresnet110_is_the_original_with_another_order_key_for_key():
     assert list(ours.state_dict()) == list(named.state_dict())
 
 
-def test_facts_of_the_first_and_the_last_block_of_full_preactivation():
-    """He et al. 2016, appendix: the first activation stands right after conv1, before the fork, and an extra one after
+def test_the_first_and_the_last_block_of_full_preactivation():
+    """He et al. 2016, appendix: the first activation comes right after conv1, before the fork, and an extra one after
     the last block."""
     model = create_model(
         "preresnet20_cifar" if "preresnet20_cifar" in ORDERS else "resnet20_cifar", order="full-preact"
@@ -336,7 +336,7 @@ def test_se_inner_width_is_timms_rounding():
     assert [model.get_submodule(f"layer{k}.0.se.fc1").out_channels for k in range(1, 5)] == [16, 32, 64, 128]
 
 
-def test_survive_at_test_is_the_branch_times_p():
+def test_stochastic_depth_in_eval_mode_is_the_branch_times_p():
     """Huang et al. 2016, Eq. 5 and Sec. 3: p_l = 1 - (l / L)(1 - p_L)."""
     model = build("original", merge="stochastic-depth(0.5) add")
     survival = [1 - k / 4 * 0.5 for k in (1, 2, 3, 4)]
@@ -349,7 +349,7 @@ def test_survive_at_test_is_the_branch_times_p():
     assert [block.merge.branch_modifiers[0].probability for _, block in model.blocks()] == pytest.approx(survival)
 
 
-def test_survive_draws_once_a_batch():
+def test_stochastic_depth_draws_once_per_batch():
     """In training a block is relu(x) or relu(x + F(x)) for the whole batch, each as often as its probability says."""
     model = build("original", merge="stochastic-depth(0.3) add", depths=(1, 1), norm="none")
     block = dict(model.blocks())["layer1.0"]

@@ -1,4 +1,4 @@
-"""Sentences of words: read, written, refused."""
+"""Expressions of operations: parsed, written, rejected."""
 
 import itertools
 import random
@@ -29,11 +29,11 @@ from reslab.spec.zoo import ARCHS
         ("|", Op("|")),
     ],
 )
-def test_a_word_is_read(sentence, word):
+def test_an_operation_is_parsed(sentence, word):
     assert parse_ops(sentence) == (word,)
 
 
-def test_a_sentence_is_words_parted_by_spaces():
+def test_operations_are_separated_by_spaces():
     words = parse_ops("  conv7/2(64)  norm act\tmaxpool3/2 ")
     assert [word.name for word in words] == ["conv", "norm", "act", "maxpool"]
     assert parse_ops("") == parse_ops("  ") == ()
@@ -43,13 +43,13 @@ def test_a_sentence_is_words_parted_by_spaces():
     "broken",
     ["pad(4", "pad 4)", "pad((4))", "3conv", "pad(4))", "conv3//2", "conv/", "pad(,)", "pad(4,)", "a,b", "é"],
 )
-def test_what_cannot_be_read_is_refused_and_named(broken):
+def test_invalid_text_is_an_error_that_names_it(broken):
     with pytest.raises(ValueError) as error:
         parse_ops(f"flip {broken}")
     assert any(repr(part)[1:-1] in str(error.value) for part in broken.split())
 
 
-def test_every_sentence_of_the_tables_is_read_back_as_it_was_written():
+def test_every_expression_of_the_tables_survives_a_round_trip():
     sentences = [order.layout for order in ORDERS.values()]
     sentences += [sentence for arch in ARCHS.values() for sentence in (arch.stem, arch.head, arch.merge, arch.norm)]
     for sentence in sentences:
@@ -58,7 +58,7 @@ def test_every_sentence_of_the_tables_is_read_back_as_it_was_written():
         assert " ".join(map(str, words)) == " ".join(sentence.split())
 
 
-def test_any_word_is_read_back_as_it_was_written():
+def test_any_operation_survives_a_round_trip():
     drawn = random.Random(0)
     numbers = [0, 1, -6, 32, 1234567, 10**12, 0.5, -0.25, 1e-5, 1 / 3, 0.1234567891, 1e300, 123456.789]
     names = ["conv", "drop2d", "shortcut-gate", "random-resized-crop", "a_b", "x1y"]
@@ -72,7 +72,7 @@ def test_any_word_is_read_back_as_it_was_written():
         ]
 
 
-def test_merge_words_say_what_they_do_and_where_they_are_from():
+def test_merge_operations_have_a_description_and_a_reference():
     for name, word in (MERGE_OPS | SHORTCUT_MODIFIERS | BRANCH_MODIFIERS).items():
         assert word.description, name
         assert word.reference, name

@@ -1,6 +1,6 @@
-"""Plans: every channel, stride and dilation counted out, and what means nothing refused with the reason.
+"""Layouts: every channel, stride and dilation; invalid architectures are an error with the reason.
 
-The receptive field, held against published figures and against the gradient of one output.
+The receptive field equals published values and the extent of the gradient of one output.
 """
 
 import dataclasses
@@ -68,7 +68,7 @@ def test_the_basic_block():
 
 
 @pytest.mark.parametrize(("stride_conv", "strides"), [(0, [1, 2, 1]), (1, [2, 1, 1]), (2, [1, 2, 1]), (3, [1, 1, 2])])
-def test_where_the_stride_sits(stride_conv, strides):
+def test_the_strided_convolution(stride_conv, strides):
     block = blocks(convs=(1, 3, 1), expansion=4, stride_conv=stride_conv)[2]
     assert [conv.stride for conv in block.convs] == strides
     assert [conv.out_channels for conv in block.convs] == [8, 8, 32]
@@ -103,7 +103,7 @@ def test_total_stride(name, stride):
     assert total_stride(ARCHS[name], layout_stages(ARCHS[name])) == stride
 
 
-def test_places_that_a_head_reads():
+def test_positions_that_a_head_reads():
     def positions(arch, head):
         return num_positions(arch, layout_stages(arch), parse_ops(head))
 
@@ -114,13 +114,13 @@ def test_places_that_a_head_reads():
         positions(override(ARCHS["book_res"], {"image_size": "6,6"}), "maxpool2 flatten")
 
 
-def test_pools_stride_by_their_size_unless_told():
+def test_pools_stride_by_their_size_by_default():
     for stem, stride in [("conv3(4) maxpool3", 3), ("conv3(4) maxpool3/1", 1), ("conv3(4) avgpool2/2", 2)]:
         arch = dataclasses.replace(TINY, stem=stem, strides=(1, 1))
         assert total_stride(arch, layout_stages(arch)) == stride
 
 
-def test_the_words_of_a_stem_after_its_last_convolution_are_the_orders():
+def test_the_order_decides_what_follows_the_last_convolution_of_the_stem():
     def stem(**axes):
         return " ".join(map(str, stem_ops(dataclasses.replace(ARCHS["resnet50d"], **axes))))
 
@@ -180,7 +180,7 @@ def test_width_laws():
         ({"share_weights": True, "merge": "drop-path(0.5) add", **ONE_STAGE}, "one rate"),
     ],
 )
-def test_what_means_nothing_is_refused_with_the_reason(axes, said):
+def test_invalid_axes_are_an_error_with_the_reason(axes, said):
     with pytest.raises(ValueError, match=said):
         blocks(**axes)
 
@@ -205,7 +205,7 @@ def test_what_means_nothing_is_refused_with_the_reason(axes, said):
         ("conv3(8) drop(2)", "rate"),
     ],
 )
-def test_stems_that_mean_nothing(stem, said):
+def test_invalid_stems(stem, said):
     with pytest.raises(ValueError, match=said):
         check_stem(stem)
     with pytest.raises(ValueError, match=said):
@@ -229,14 +229,14 @@ def test_stems_that_mean_nothing(stem, said):
         ("avgpool flatten act(2) fc", "act\\(tanh\\)"),
     ],
 )
-def test_heads_that_mean_nothing(head, said):
+def test_invalid_heads(head, said):
     with pytest.raises(ValueError, match=said):
         check_head(head)
     with pytest.raises(ValueError, match=said):
         blocks(head=head)
 
 
-def test_heads_and_stems_that_mean_something():
+def test_valid_heads_and_stems():
     for head in (
         "",
         "avgpool flatten",

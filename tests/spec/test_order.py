@@ -1,4 +1,4 @@
-"""Orders as sentences: how they are spelt out, named, and refused; the facts that travel with them."""
+"""Orders: how layouts are expanded, named and rejected, and the properties that belong to them."""
 
 import pytest
 
@@ -6,9 +6,9 @@ from reslab.spec.grammar import parse_ops
 from reslab.spec.order import BLOCK_OPS, ORDERS, PREACT_CONDITIONS, get_order, parse_layout
 
 
-def spelt(sentence, num_convs=2):
-    parts = parse_layout(sentence, num_convs)
-    return [" ".join(word.name for word in part) for part in (parts.pre, parts.branch, parts.post)]
+def expanded(layout, num_convs=2):
+    parts = parse_layout(layout, num_convs)
+    return [" ".join(op.name for op in part) for part in (parts.pre, parts.branch, parts.post)]
 
 
 @pytest.mark.parametrize(
@@ -34,18 +34,18 @@ def spelt(sentence, num_convs=2):
         ("book-bare", 1, "", "conv1 act1", ""),
     ],
 )
-def test_how_the_orders_are_spelt_and_named(order, num_convs, leading, branch, after):
-    assert spelt(ORDERS[order].layout, num_convs) == [leading, branch, after]
+def test_the_orders_are_expanded_and_named(order, num_convs, leading, branch, after):
+    assert expanded(ORDERS[order].layout, num_convs) == [leading, branch, after]
 
 
-def test_channels_of_a_word_follow_the_convolutions_before_it():
+def test_channels_of_an_operation_follow_the_convolutions_before_it():
     parts = parse_layout(ORDERS["full-preact"].layout, 3)
-    assert [word.num_convs for word in parts.pre] == [0, 0]
-    assert [(word.name, word.num_convs) for word in parts.branch if word.name[:2] == "bn"] == [("bn2", 1), ("bn3", 2)]
+    assert [op.num_convs for op in parts.pre] == [0, 0]
+    assert [(op.name, op.num_convs) for op in parts.branch if op.name[:2] == "bn"] == [("bn2", 1), ("bn3", 2)]
 
 
 @pytest.mark.parametrize(
-    ("sentence", "said"),
+    ("layout", "said"),
     [
         ("conv norm act | conv norm act", "one '\\+'"),
         ("conv + norm | conv + act", "one '\\+'"),
@@ -70,13 +70,13 @@ def test_channels_of_a_word_follow_the_convolutions_before_it():
         ("conv (norm | conv +", "brackets"),
     ],
 )
-def test_malformed_sentences_are_refused_with_the_reason(sentence, said):
+def test_malformed_layouts_are_an_error_with_the_reason(layout, said):
     with pytest.raises(ValueError, match=said):
-        parse_layout(sentence, 2)
+        parse_layout(layout, 2)
 
 
 @pytest.mark.parametrize("name", ["", "norm act", "+", "conv-norm-act", "myconv +", "deconv act +"])
-def test_what_is_neither_a_name_nor_a_sentence(name):
+def test_what_is_neither_a_name_nor_a_layout(name):
     with pytest.raises(ValueError, match=r"or a layout such as 'conv norm act \| conv norm \+ act'"):
         get_order(name)
 
@@ -92,11 +92,11 @@ def test_every_order_is_sound(name):
     assert order.reference
     assert set(order.shared_preact) <= set(PREACT_CONDITIONS)
     for sentence in (order.stem_ops, order.final_ops):
-        assert {word.name for word in parse_ops(sentence)} <= set(BLOCK_OPS) - {"conv"}
+        assert {op.name for op in parse_ops(sentence)} <= set(BLOCK_OPS) - {"conv"}
     parse_layout(order.layout, 1 if name.startswith("book") else 2)
 
 
-def test_facts_of_a_sentence_follow_from_where_its_first_convolution_stands():
+def test_properties_of_a_layout_follow_from_the_operations_ahead_of_its_first_convolution():
     pre = get_order("norm act conv | norm act conv +")
     assert (pre.shared_preact, pre.stem_ops, pre.final_ops, pre.projection_norm) == (
         ("projects", "first"),

@@ -1,4 +1,4 @@
-"""The papers' tables: every value against an excerpt with its source, every row's network, recipe and cut."""
+"""The papers' tables: every value equals an excerpt of its source; every row's network, recipe and preset."""
 
 import json
 import re
@@ -69,9 +69,9 @@ def test_a_reported_value_is_what_its_source_prints(key: tuple[str, str, str]) -
     assert told.protocol
 
 
-def test_what_was_not_read_in_the_paper_says_so() -> None:
-    recalled = {key[:2] for key, told in reported().items() if told.provenance != "verified"}
-    assert recalled == {
+def test_values_not_verified_in_the_paper_say_so() -> None:
+    unverified = {key[:2] for key, told in reported().items() if told.provenance != "verified"}
+    assert unverified == {
         *(("he2015/degradation", f"plain-{depth}") for depth in (20, 32, 44, 56)),
         ("stochastic_depth2016/table1", "constant-110-c100"),
     }
@@ -81,15 +81,15 @@ def test_what_was_not_read_in_the_paper_says_so() -> None:
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_row_has_a_network_and_a_recipe_at_every_scale(study: object, row: RowSpec, scale: str) -> None:
     study = get_study(study.name)  # type: ignore[attr-defined]
-    cut = study.preset_for(row, scale)
-    assert cut.description
-    arch = resolve_arch(cut.model or row.model, _axes(row, cut))
+    preset = study.preset_for(row, scale)
+    assert preset.description
+    arch = resolve_arch(preset.model or row.model, _axes(row, preset))
     assert arch.depth >= 3
     assert num_params(replace(arch, name="", reference="", depths=tuple(min(count, 3) for count in arch.depths))) > 0
     if row.recipe:
-        recipe = get_recipe(cut.recipe or row.recipe)
+        recipe = get_recipe(preset.recipe or row.recipe)
         changed, _ = apply_recipe_overrides(
-            recipe, {key: value for key, value in _settings(row, cut) if not key.startswith("model.")}
+            recipe, {key: value for key, value in _settings(row, preset) if not key.startswith("model.")}
         )
         assert changed.optimizer.lr > 0
 
@@ -101,22 +101,22 @@ def num_params(arch: object) -> int:
         return sum(parameter.numel() for parameter in create_model(arch).parameters())  # type: ignore[arg-type]
 
 
-def _settings(row: RowSpec, cut: ScalePreset) -> list[tuple[str, str]]:
+def _settings(row: RowSpec, preset: ScalePreset) -> list[tuple[str, str]]:
     found = {}
-    for setting in (*row.overrides, *cut.overrides):
+    for setting in (*row.overrides, *preset.overrides):
         key, _, value = setting.partition("=")
         found[key.strip()] = value.strip()
     return list(found.items())
 
 
-def _axes(row: RowSpec, cut: ScalePreset) -> dict[str, str]:
+def _axes(row: RowSpec, preset: ScalePreset) -> dict[str, str]:
     axes = dict(parse_arch_overrides(row.arch_overrides))
-    axes |= {key.removeprefix("model."): value for key, value in _settings(row, cut) if key.startswith("model.")}
+    axes |= {key.removeprefix("model."): value for key, value in _settings(row, preset) if key.startswith("model.")}
     return axes
 
 
 @pytest.mark.parametrize("study", STUDIES.values(), ids=list(STUDIES))
-def test_a_study_is_whole(study: object) -> None:
+def test_a_study_is_complete(study: object) -> None:
     study = get_study(study.name)  # type: ignore[attr-defined]
     names = [row.name for row in study.rows]
     assert len(set(names)) == len(names)
@@ -127,22 +127,22 @@ def test_a_study_is_whole(study: object) -> None:
         assert set(claim.rows) <= set(names)
         assert claim.metric
         assert as_number(claim.right) is not None or set(claim.rows) - {claim.left}
-    for drawing in study.figures:
-        assert set(drawing.rows) <= set(names)
+    for figure in study.figures:
+        assert set(figure.rows) <= set(names)
     for told in (told for row in study.rows for told in row.more_reported):
         assert told.metric in METRICS
     assert all(row.presets is not None for row in study.rows) or study.presets.short.description
 
 
-def test_paper_and_table_make_a_name_and_names_are_unique() -> None:
+def test_names_are_paper_and_table() -> None:
     assert all(name.count("/") == 1 for name in STUDIES)
     wanted = {"he2015/degradation", "he2015/table6", "he2016/table1", "he2016/table2", "d2l/fashion", "book/chapter8"}
     assert wanted <= STUDIES.keys()
 
 
-def test_claims_are_what_the_papers_values_say() -> None:
+def test_claims_hold_for_the_papers_values() -> None:
     """A claim on test errors holds for the reported values themselves, where both sides have one."""
-    judged = 0
+    tested = 0
     for study in STUDIES.values():
         for claim in study.claims:
             values = [
@@ -157,10 +157,10 @@ def test_claims_are_what_the_papers_values_say() -> None:
             left, right = values
             assert left is not None
             assert right is not None
-            judged += 1
+            tested += 1
             held = {"<": left < right, ">": left > right, "within": abs(left - right) <= claim.margin}[claim.relation]
             assert held, f"{study.name}: {claim.text}"
-    assert judged > 40
+    assert tested > 40
 
 
 def _reported_for(row: RowSpec, metric: str) -> float | None:
@@ -169,7 +169,7 @@ def _reported_for(row: RowSpec, metric: str) -> float | None:
     return next((told.value for told in row.more_reported if told.metric == metric), None)
 
 
-def test_smoke_is_small_and_short_names_what_it_cuts() -> None:
+def test_smoke_is_small_and_short_has_few_seeds() -> None:
     for study, row in ROWS:
         smoke, short = study.preset_for(row, "smoke"), study.preset_for(row, "short")
         assert smoke.data == "digits"
@@ -179,15 +179,15 @@ def test_smoke_is_small_and_short_names_what_it_cuts() -> None:
             assert any(setting.startswith("duration=12 steps") for setting in smoke.overrides)
 
 
-def test_what_the_words_of_a_cut_say_of_steps_is_so() -> None:
+def test_the_steps_in_the_description_of_a_preset_are_its_steps() -> None:
     seen = 0
     for study, row in ROWS:
-        cut = study.preset_for(row, "short")
-        told = re.search(r"([\d,]+) steps of one cycle in place of (\d+ epochs|[\d,]*\d)", cut.description)
+        preset = study.preset_for(row, "short")
+        told = re.search(r"([\d,]+) steps of one cycle in place of (\d+ epochs|[\d,]*\d)", preset.description)
         if told is None:
             continue
         seen += 1
         own = dict(setting.split("=", 1) for setting in row.overrides).get("duration", get_recipe(row.recipe).duration)
-        assert dict(_settings(row, cut))["duration"] == f"{told[1].replace(',', '')} steps", row.name
+        assert dict(_settings(row, preset))["duration"] == f"{told[1].replace(',', '')} steps", row.name
         assert own.replace("k steps", ",000") == told[2], row.name
     assert seen > 50

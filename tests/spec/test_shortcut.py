@@ -1,4 +1,4 @@
-"""Mixes as sentences: joins, modifiers, refusals, and the linear rules of depth."""
+"""Merge expressions: operations, modifiers, errors, and the rates that depend on depth; shortcuts by name."""
 
 import pytest
 
@@ -15,7 +15,7 @@ from reslab.spec.shortcut import (
 
 
 @pytest.mark.parametrize(
-    ("sentence", "merge"),
+    ("expression", "merge"),
     [
         ("add", MergeSpec(Op("add"))),
         ("", MergeSpec(Op("add"))),
@@ -30,12 +30,12 @@ from reslab.spec.shortcut import (
         ),
     ],
 )
-def test_merges_are_read(sentence, merge):
-    assert parse_merge(sentence) == merge
+def test_merges_are_parsed(expression, merge):
+    assert parse_merge(expression) == merge
 
 
 @pytest.mark.parametrize(
-    ("sentence", "said"),
+    ("expression", "said"),
     [
         ("ad", "'add'"),
         ("shortcut-gat(-6)", "shortcut-gate"),
@@ -63,9 +63,9 @@ def test_merges_are_read(sentence, merge):
         ("add)", "brackets"),
     ],
 )
-def test_merges_that_mean_nothing_are_refused_with_the_reason(sentence, said):
+def test_invalid_merges_are_an_error_with_the_reason(expression, said):
     with pytest.raises(ValueError, match=said):
-        parse_merge(sentence)
+        parse_merge(expression)
 
 
 def test_survival_falls_linearly_to_the_last_block():
@@ -89,5 +89,5 @@ def test_shortcuts_by_name():
         get_shortcut("padsplit")
 
 
-def test_the_joins_of_the_papers_are_there():
+def test_the_merge_operations_of_the_papers_exist():
     assert set(MERGE_OPS) == {"add", "none", "scale", "gate", "shortcut-gate"}

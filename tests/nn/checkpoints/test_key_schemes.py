@@ -1,4 +1,4 @@
-"""Each dialect: a network of its repository, transcribed, gives what ours gives with its weights."""
+"""Each key scheme: a transcribed network of its repository has the same outputs as ours with its weights."""
 
 import warnings
 
@@ -70,7 +70,7 @@ def loaded(theirs, name, axes):
 
 
 @pytest.mark.parametrize("case", SAME_OUTPUTS)
-def test_a_dialect_loads_to_the_same_outputs(case):
+def test_a_key_scheme_loads_to_the_same_outputs(case):
     make, name, axes = SAME_OUTPUTS[case]
     theirs = make()
     randomise(theirs)
@@ -93,7 +93,7 @@ def test_torchvisions_weights_go_both_ways():
     assert all(torch.equal(tensor, back.state_dict()[key]) for key, tensor in theirs.state_dict().items())
 
 
-# Names of repositories not transcribed here, of one block and of stem and head: theirs, and where they belong.
+# Keys of repositories that are not transcribed here, of one block and of stem and head: theirs and ours.
 NAMES = {
     "prlz77": (
         ("resnext29_8x64d_cifar", {"depths": (1, 1, 1), "widths": (8, 16, 32), "stem": "conv3(8) norm act"}),
@@ -178,14 +178,14 @@ def inverted(names, key, stages=4):
     raise AssertionError(key)
 
 
-@pytest.mark.parametrize("dialect", NAMES)
-def test_names_of_a_repository_find_their_places(dialect):
-    (name, axes), names = NAMES[dialect]
+@pytest.mark.parametrize("scheme", NAMES)
+def test_keys_of_a_repository_are_translated(scheme):
+    (name, axes), names = NAMES[scheme]
     ours = create_model(name, **axes)
     randomise(ours)
     theirs = {inverted(names, key): tensor for key, tensor in ours.state_dict().items()}
     again = create_model(name, pretrained=theirs, **axes)
-    assert again.load_report.key_scheme == dialect
+    assert again.load_report.key_scheme == scheme
     assert again.load_report.is_complete
     assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in ours.state_dict().items())
 
@@ -223,9 +223,9 @@ PREACT = {
 }
 
 
-@pytest.mark.parametrize("dialect", PREACT)
-def test_a_network_that_no_axis_says_is_warned_of(dialect):
-    name, changes, axes = PREACT[dialect]
+@pytest.mark.parametrize("scheme", PREACT)
+def test_a_network_that_no_axis_covers_gives_a_warning(scheme):
+    name, changes, axes = PREACT[scheme]
     axes = {"depths": (1, 1, 1), "widths": (16, 32, 64), **axes}
     theirs = {}
     for key, tensor in create_model(name, **axes).state_dict().items():
@@ -234,21 +234,21 @@ def test_a_network_that_no_axis_says_is_warned_of(dialect):
             key = other + key.removeprefix(ours) if is_head and key.startswith(ours) else key
             key = key if is_head else key.replace(ours, other)
         theirs[key] = tensor
-    if dialect == "kuangliu preact":
+    if scheme == "kuangliu preact":
         theirs = {key: tensor for key, tensor in theirs.items() if not key.startswith("norm.")}
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         ours = create_model(name, pretrained=theirs, strict=False, **axes)
-    assert ours.load_report.key_scheme == dialect
-    assert ours.load_report.is_complete == (dialect != "kuangliu preact")
+    assert ours.load_report.key_scheme == scheme
+    assert ours.load_report.is_complete == (scheme != "kuangliu preact")
     assert any("differ in a way that no axis covers" in str(one.message) for one in seen)
     assert all(one.category is CheckpointWarning for one in seen)
 
 
-def test_every_dialect_of_the_table_is_tried_here():
+def test_every_key_scheme_is_tested_here():
     tried = {case for case in SAME_OUTPUTS if not case.endswith((" shared", "bottleneck"))}
-    assert tried | set(NAMES) | set(PREACT) | {"szagoruyko"} == {dialect.name for dialect in KEY_SCHEMES}
-    assert len({dialect.name for dialect in KEY_SCHEMES}) == len(KEY_SCHEMES)
+    assert tried | set(NAMES) | set(PREACT) | {"szagoruyko"} == {scheme.name for scheme in KEY_SCHEMES}
+    assert len({scheme.name for scheme in KEY_SCHEMES}) == len(KEY_SCHEMES)
 
 
 IMPLIED = {
@@ -284,7 +284,7 @@ IMPLIED = {
 
 
 @pytest.mark.parametrize("case", IMPLIED)
-def test_a_dialect_that_implies_another_network_warns_and_names_the_override(case):
+def test_a_key_scheme_that_implies_another_network_warns_and_names_the_override(case):
     make, name, axes, override, flag = IMPLIED[case]
     with pytest.warns(CheckpointWarning) as seen:
         create_model(name, pretrained=make().state_dict(), **axes)

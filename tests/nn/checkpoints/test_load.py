@@ -108,7 +108,7 @@ def test_a_network_on_the_meta_device_takes_the_tensors_themselves():
     same_but(state(ours), theirs)
 
 
-def test_a_new_number_of_classes_starts_the_head_fresh_and_says_so(caplog):
+def test_a_new_number_of_classes_leaves_the_head_at_random_values_and_says_so(caplog):
     theirs = state(small(num_classes=100))
     ours = load(theirs, num_classes=7)
     same_but(state(ours), theirs, "fc.weight", "fc.bias")
@@ -119,7 +119,7 @@ def test_a_new_number_of_classes_starts_the_head_fresh_and_says_so(caplog):
     assert "fc.weight, fc.bias keep their random initial values: the network has 7 classes" in record.getMessage()
 
 
-def test_classes_that_nobody_asked_for_anew_are_refused_with_both_ways_out():
+def test_implicit_classes_of_another_number_are_an_error_with_both_remedies():
     with pytest.raises(
         CheckpointError,
         match=r"num_classes=100 keeps the file's head, num_classes=10 given explicitly starts a new one",
@@ -143,7 +143,7 @@ def test_a_file_without_a_head_fits_where_classes_are_new_or_no_head_is_needed()
     assert torch.equal(features.state_dict()["network.conv1.weight"], theirs["conv1.weight"])
 
 
-def test_one_input_channel_sums_the_first_convolution_so_that_grey_pictures_give_the_same(caplog):
+def test_one_input_channel_sums_the_first_convolution_so_that_grey_images_give_the_same(caplog):
     colour = small().eval()
     grey = load(state(colour), in_channels=1).eval()
     x = torch.rand(2, 1, 32, 32)
@@ -166,7 +166,7 @@ def test_channels_that_do_not_divide_are_repeated_as_timm_does():
     assert torch.equal(adapt_channels(weight, 2), weight[:, :2] * 1.5)
 
 
-def test_channels_that_nobody_asked_for_anew_are_refused_with_both_ways_out():
+def test_implicit_channels_of_another_number_are_an_error_with_both_remedies():
     with pytest.raises(
         CheckpointError, match=r"in_channels=1 keeps the first convolution, in_channels=3 given explicitly"
     ):
@@ -281,7 +281,7 @@ def test_a_layer_too_many_with_one_assignment_is_unexpected():
 
 
 class Skipping(nn.Module):
-    """A block whose shortcut's norm is defined between those of its branch: their shapes cannot tell them apart."""
+    """A block whose shortcut's norm is defined between those of its branch, with the same shape."""
 
     def __init__(self, inner, out, skip):
         super().__init__()

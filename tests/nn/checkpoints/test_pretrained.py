@@ -68,7 +68,7 @@ class Server(http.server.SimpleHTTPRequestHandler):
         self.send_header("X-Repo-Commit", COMMIT)
         self.end_headers()
         if with_body:
-            with suppress(ConnectionError):  # who asked may have gone
+            with suppress(ConnectionError):  # the client may be gone
                 self.wfile.write(body[: len(body) // 2] if self.fault == "cut" else body)
 
 
@@ -104,7 +104,7 @@ def site(tmp_path, monkeypatch, cache):
 
 @pytest.fixture
 def weights(site, monkeypatch):
-    """Weights that stand for torchvision's of resnet18: their file on the server, named by their own hash."""
+    """Stand-in for torchvision's weights of resnet18: a file on the server, named by its hash."""
     folder, _ = site
     theirs = torchvision.models.resnet18()
     return offer(folder, theirs.state_dict(), monkeypatch), theirs
@@ -231,7 +231,7 @@ def test_offline_it_says_which_file_to_put_where(weights, cache, monkeypatch, an
     assert create_model("resnet18", pretrained=True).load_report.is_complete
 
 
-def test_without_a_mirror_the_published_place_is_asked(cache, monkeypatch):
+def test_without_a_mirror_the_published_url_is_used(cache, monkeypatch):
     """The guard of the suite stands in for a machine without a network."""
     monkeypatch.delenv("RESLAB_WEIGHTS_URL", raising=False)
     with pytest.raises(
@@ -240,7 +240,7 @@ def test_without_a_mirror_the_published_place_is_asked(cache, monkeypatch):
         create_model("resnet18", pretrained=True)
 
 
-def test_a_folder_that_cannot_be_made_is_told_as_such(weights, tmp_path):
+def test_a_folder_that_cannot_be_created_is_an_error_of_its_own(weights, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="could not be written"):
         fetch_weights("https://nowhere.invalid/w-00000000.pth", "", "weights", tmp_path / "file" / "below")
@@ -261,7 +261,7 @@ TAGS = [
 
 
 @pytest.mark.parametrize("tag", TAGS, ids=str)
-def test_a_tag_may_be_said_in_torchvisions_ways(tag):
+def test_torchvisions_forms_of_a_tag(tag):
     found = find_published_weights("resnet50", tag)
     assert found.tag == "IMAGENET1K_V2"
     assert found.url == ResNet50_Weights.IMAGENET1K_V2.url
@@ -281,7 +281,7 @@ def test_every_network_that_torchvision_has_weights_of_has_them_here():
 
 
 @pytest.mark.parametrize("tag", ["a1_in1k", "resnet50.a1_in1k", "timm/resnet50.a1_in1k"])
-def test_a_tag_may_be_said_in_timms_ways(tag):
+def test_timms_forms_of_a_tag(tag):
     found = find_published_weights("resnet50", tag)
     assert (found.tag, found.repo, found.hash_prefix) == ("a1_in1k", "timm/resnet50.a1_in1k", "14fe96d1")
     assert found.preprocess == Preprocess(3, "resize(235) center-crop(224)", *IMAGENET)
@@ -318,7 +318,7 @@ def test_a_network_without_published_weights_names_those_that_have_them():
 @pytest.mark.parametrize(
     ("name", "source"), [("resnet50", "a1_in1k"), ("resnet50d", True), ("resnet50", "hf-hub:org/name")]
 )
-def test_without_the_extra_it_is_said_kindly(monkeypatch, name, source):
+def test_without_the_extra_the_error_names_it(monkeypatch, name, source):
     monkeypatch.setattr(published, "has_timm", lambda: False)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(WeightsUnavailableError, match=r"pip install 'reslab\[timm\]'"):
@@ -361,7 +361,7 @@ def from_hub(**axes):
     return create_model("resnet18d", depths=(1, 1, 1, 1), pretrained="hf-hub:org/small", num_classes=3, **axes)
 
 
-def test_a_repository_of_the_hub_is_loaded_with_what_it_tells(on_hub):
+def test_a_hub_repository_is_loaded_with_its_classes_and_preprocessing(on_hub):
     _, handler, theirs = on_hub
     ours = from_hub()
     assert all(torch.equal(tensor, theirs.state_dict()[key]) for key, tensor in ours.state_dict().items())
@@ -372,7 +372,7 @@ def test_a_repository_of_the_hub_is_loaded_with_what_it_tells(on_hub):
     assert len(handler.asked) == num_asked
 
 
-def test_a_repository_in_transformers_manner_tells_its_classes_and_preprocessing(on_hub):
+def test_a_transformers_repository_is_loaded_with_its_classes_and_preprocessing(on_hub):
     folder, _, _ = on_hub
     (folder / "config.json").write_text(json.dumps({"id2label": {"1": "bee", "0": "ant", "2": "wasp"}}))
     facts = {"size": {"shortest_edge": 224}, "crop_pct": 0.875, "image_mean": IMAGENET[0], "image_std": IMAGENET[1]}
@@ -382,7 +382,7 @@ def test_a_repository_in_transformers_manner_tells_its_classes_and_preprocessing
     assert ours.preprocess == Preprocess(3, "resize(256) center-crop(224)", *IMAGENET)
 
 
-def test_a_repository_that_tells_nothing_is_loaded_and_it_is_said(on_hub, caplog):
+def test_a_repository_without_preprocessing_is_loaded_with_a_message(on_hub, caplog):
     folder, _, _ = on_hub
     (folder / "config.json").unlink()
     ours = from_hub()
@@ -413,7 +413,7 @@ def test_timms_weights_without_a_hash_in_their_name_come_from_the_hub(on_hub, mo
     assert ours.load_report.file == "org/small"
 
 
-def test_a_hub_that_may_not_be_asked_is_told_as_such(on_hub, monkeypatch):
+def test_an_offline_hub_is_an_error_of_its_own(on_hub, monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

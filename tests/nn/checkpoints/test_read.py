@@ -1,4 +1,4 @@
-"""Files of weights: every format, every wrapper; what is damaged, foreign or would run code is refused."""
+"""Checkpoint files: every format and wrapper; damaged or unknown files and those that would run code are errors."""
 
 import os
 import types
@@ -148,7 +148,7 @@ def test_every_wrapper_is_taken_off(wrapper):
     assert dict(found.tensors) == STATE
 
 
-def test_wrappers_in_wrappers_are_taken_off_and_a_pickle_that_holds_itself_is_no_trap():
+def test_nested_wrappers_are_removed_and_a_pickle_that_contains_itself_is_an_error():
     assert dict(unwrap_checkpoint("w.pth", {"state_dict": {"model": STATE}}).tensors) == STATE
     loop: dict = {"epoch": 1}
     loop["model"] = loop

@@ -54,7 +54,7 @@ def test_the_file_may_be_read_by_whom_a_new_file_may_be_read(tmp_path: Path) -> 
     assert (tmp_path / "m.safetensors").stat().st_mode == (tmp_path / "new").stat().st_mode
 
 
-def test_the_header_alone_tells(tmp_path: Path) -> None:
+def test_the_header_alone_describes_the_network(tmp_path: Path) -> None:
     save_weights(tmp_path / "m.safetensors", small(), {"metrics": {"top1": 0.5}, "selection": "best of val"})
     header = read_header(tmp_path / "m.safetensors")
     assert header["arch"]["order"] == "full-preact"
@@ -73,7 +73,7 @@ def test_a_shared_block_is_stored_once_and_restored_shared(tmp_path: Path) -> No
     assert sum(parameter.numel() for parameter in loaded.parameters()) == 75_810
 
 
-def test_a_foreign_modules_tied_tensors_are_stored_once(tmp_path: Path) -> None:
+def test_tied_tensors_of_any_module_are_stored_once(tmp_path: Path) -> None:
     block = nn.Linear(4, 4)
     model = nn.Sequential(block, nn.ReLU(), block)
     save_weights(tmp_path / "m.safetensors", model)
@@ -102,7 +102,7 @@ def test_weights_of_a_compiled_network_have_plain_names(tmp_path: Path) -> None:
     assert load_network(tmp_path / "m.safetensors").arch == model.arch
 
 
-def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
+def test_a_truncated_file_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     save_weights(path, small())
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
