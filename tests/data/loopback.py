@@ -1,4 +1,4 @@
-"""A server of files on this machine, which can be told to misbehave."""
+"""A local file server that can be set to misbehave."""
 
 import contextlib
 import http.server

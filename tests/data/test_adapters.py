@@ -1,4 +1,4 @@
-"""Tensors and data sets of a user as Data."""
+"""Tensors and torch datasets as `DatasetSplits`."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ LABELS = torch.arange(20) % 4
 
 
 class Items:
-    """(Pillow image, label), and how often an item was asked for."""
+    """Items (Pillow image, label), counting how often one is fetched."""
 
     def __init__(self, **kept: Any) -> None:
         self.asked = 0

@@ -1,4 +1,4 @@
-"""Every kind of picture is read to the pixels a viewer shows; what is no picture is refused by name.
+"""Every kind of image is read to the pixels a viewer shows; an error names what is not an image.
 
 Ordinary JPEG pictures come out of the quick decoder with Pillow's pixels; all others are left to Pillow.
 """
@@ -109,7 +109,7 @@ def test_sixteen_bit_colour_keeps_the_high_byte(tmp_path: Path) -> None:
     assert torch.equal(read_image(tmp_path / "a.png"), chw(COLOURS))
 
 
-def test_32_bits_are_refused(tmp_path: Path) -> None:
+def test_32_bits_are_an_error(tmp_path: Path) -> None:
     Image.fromarray(np.ones((2, 2), dtype=np.float32)).save(tmp_path / "a.tiff")
     for read in (read_image, check_image):
         with pytest.raises(ValueError, match=r"a\.tiff.*white is undefined"):
@@ -195,7 +195,7 @@ def test_cut_short(tmp_path: Path, ending: str, read: object) -> None:
 
 
 @pytest.mark.parametrize("read", [read_image, check_image])
-def test_no_picture(tmp_path: Path, read: object) -> None:
+def test_not_an_image(tmp_path: Path, read: object) -> None:
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "text.jpg").write_text("this is no picture")
     (tmp_path / "folder.jpg").mkdir()
@@ -320,7 +320,7 @@ def test_random_bytes_in_the_head_do_no_harm() -> None:
     assert num_read > 100
 
 
-def test_a_picture_too_large_to_be_meant_is_left_to_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_over_the_size_limit_is_left_to_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     content = written()
     assert is_simple_jpeg(content)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 37 * 53 - 1)

@@ -1,4 +1,4 @@
-"""Pictures in memory, in files and in somebody's data set; their fingerprint."""
+"""Images in memory, in files and in a torch dataset; their fingerprint."""
 
 from pathlib import Path
 

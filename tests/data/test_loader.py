@@ -1,4 +1,4 @@
-"""Batches: a function of (seed, step), whatever the start, the workers and the global generators."""
+"""Batches are a function of (seed, step), whatever the start, the workers and the global generators."""
 
 import os
 from itertools import islice
@@ -91,7 +91,7 @@ def test_seed_changes_order_and_augmentation() -> None:
 
 
 class Noisy:
-    """A user's data set that draws from the global generator, as torchvision's transforms do."""
+    """A user's dataset that draws from the global generator, as torchvision's transforms do."""
 
     def __len__(self) -> int:
         return NUM
@@ -100,7 +100,7 @@ class Noisy:
         return PIXELS[i] / 255 + torch.rand(3, 8, 8), int(LABELS[i])
 
 
-def test_random_data_sets_become_stateless() -> None:
+def test_random_datasets_become_stateless() -> None:
     images = WrappedImageDataset(Noisy(), LABELS, 3, tuple(range(len(LABELS))))
     whole = list(islice(train(images).iter_from(), 9))
     assert equal(list(islice(train(images, workers=1).iter_from(2), 7)), whole[2:])
@@ -121,7 +121,7 @@ def test_evaluation_takes_every_sample_once_in_order(in_files: FileImageDataset,
         assert torch.equal(whole, next(iter(eval_loader(IN_MEMORY, NUM, PREPROCESS, "cpu")))[0])
 
 
-def test_evaluation_applies_the_words(in_files: FileImageDataset) -> None:
+def test_evaluation_applies_the_transform(in_files: FileImageDataset) -> None:
     words = Preprocess(3, "resize(6) center-crop(4)", PREPROCESS.mean, PREPROCESS.std)
     in_memory = [x for x, _, _ in eval_loader(IN_MEMORY, 10, words, "cpu")]
     assert in_memory[0].shape == (10, 3, 4, 4)
@@ -130,17 +130,17 @@ def test_evaluation_applies_the_words(in_files: FileImageDataset) -> None:
 
 
 @pytest.mark.parametrize(("batch", "nearest"), [(24, "23"), (0, "1"), (-3, "1")])
-def test_batch_that_cannot_be(batch: int, nearest: str) -> None:
+def test_invalid_batch_sizes(batch: int, nearest: str) -> None:
     with pytest.raises(ValueError, match=f"nearest valid: {nearest}"):
         train(IN_MEMORY, batch=batch)
 
 
-def test_whole_data_set_as_one_batch() -> None:
+def test_whole_dataset_as_one_batch() -> None:
     batches = train(IN_MEMORY, batch=NUM)
     assert (batches.num_steps_per_epoch, batches.num_dropped) == (1, 0)
 
 
-def test_words_and_channels_that_do_not_fit(in_files: FileImageDataset) -> None:
+def test_transforms_and_channels_that_do_not_fit(in_files: FileImageDataset) -> None:
     with pytest.raises(ValueError, match=r"nearest valid: crop\(8\)"):
         train(IN_MEMORY, "crop(9)")
     with pytest.raises(ValueError, match=r"00\.png.*nearest valid: crop\(8\)|\.png: .*nearest valid: crop\(8\)"):
@@ -152,7 +152,7 @@ def test_words_and_channels_that_do_not_fit(in_files: FileImageDataset) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_pictures_of_two_sizes_are_named(tmp_path: Path, workers: int) -> None:
+def test_images_of_two_sizes_are_named(tmp_path: Path, workers: int) -> None:
     paths = (tmp_path / "a.png", tmp_path / "b.png")
     for path, width in zip(paths, (8, 9), strict=True):
         Image.new("RGB", (width, 8)).save(path)
@@ -162,7 +162,7 @@ def test_pictures_of_two_sizes_are_named(tmp_path: Path, workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_picture_that_broke_since_is_named(tmp_path: Path, workers: int) -> None:
+def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, workers: int) -> None:
     paths = (tmp_path / "a.png", tmp_path / "b.png")
     Image.new("RGB", (8, 8)).save(paths[0])
     paths[1].touch()

@@ -1,4 +1,4 @@
-"""The named data sets that are no CIFAR, names that are none, and idx files."""
+"""The named datasets other than CIFAR, unknown names, and idx files."""
 
 import gzip
 import struct
@@ -144,7 +144,7 @@ def test_broken_gzip_and_unequal_lengths(tmp_path: Path) -> None:
         ("s3://bucket/train-{000..009}.tar", "a URL of https or http"),
     ],
 )
-def test_names_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str) -> None:
+def test_unknown_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str) -> None:
     (tmp_path / "photos").mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError) as caught:

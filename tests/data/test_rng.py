@@ -1,4 +1,4 @@
-"""The hash: against SplitMix64 in plain integers, and what is asked of draws, orders and borrowed generators."""
+"""The hash against SplitMix64 in plain integers; properties of draws, permutations and temporary seeds."""
 
 import random
 from contextlib import suppress

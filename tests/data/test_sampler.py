@@ -1,4 +1,4 @@
-"""Which samples a step takes: shares of ranks, repeats, balance; and how evaluation is shared out."""
+"""The samples of a step: shares of ranks, repeats, class balance; the shares of ranks in evaluation."""
 
 from itertools import islice
 
@@ -39,7 +39,7 @@ def test_ranks_share_the_batch_of_one(options: dict[str, object], world_size: in
 
 
 @pytest.mark.parametrize("num_repeats", [2, 3, 5])
-def test_each_sample_comes_as_often_as_asked_and_never_the_same(num_repeats: int) -> None:
+def test_each_sample_is_repeated_with_other_augmentation(num_repeats: int) -> None:
     batches = train(num_repeats=num_repeats)
     assert batches.num_steps_per_epoch == 4  # as long an epoch as without
     epoch = list(islice(batches.iter_from(), 4))
@@ -135,12 +135,12 @@ def test_evaluation_is_shared_whole_batch_by_whole_batch(world_size: int, batch:
         ({"batch": 51}, "nearest valid: 50"),
     ],
 )
-def test_what_cannot_be(options: dict[str, object], said: str) -> None:
+def test_invalid_options(options: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError) as caught:
         train(**options)  # type: ignore[arg-type]
     assert said in str(caught.value)
 
 
-def test_evaluation_ranks_that_cannot_be() -> None:
+def test_invalid_evaluation_ranks() -> None:
     with pytest.raises(ValueError, match="rank 3 of 2"):
         eval_loader(IMAGES, 8, PREPROCESS, "cpu", rank=3, world_size=2)

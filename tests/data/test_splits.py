@@ -1,4 +1,4 @@
-"""Splits: exact counts by class, rebuilt from their record, refused where they mean nothing.
+"""Splits: exact counts by class, rebuilt from their record; invalid ones.
 
 Fewer training pictures: shares, the record, and the same pictures again.
 """
@@ -45,7 +45,7 @@ def test_class_of_one_sample() -> None:
         stratified_split(torch.tensor([0, 0, 0, 1]), 0.5, 0, CLASSES)
 
 
-def test_tensors_are_carved_again() -> None:
+def test_tensors_are_split_again() -> None:
     images = TensorImageDataset(torch.arange(70, dtype=torch.uint8)[:, None, None, None], LABELS)
     parts, record = split_off(images, 0.2, 3, CLASSES)
     again = restore_split(images, json.loads(json.dumps(record)))
@@ -95,6 +95,6 @@ def test_what_is_taken_is_recorded_and_judged_on_the_whole_test_split() -> None:
 
 
 @pytest.mark.parametrize("number", [0, 9, 1439, 10**6])
-def test_numbers_that_cannot_be_had(number: int) -> None:
+def test_invalid_numbers_of_images(number: int) -> None:
     with pytest.raises(ValueError, match="num_images from 10, one a class, to the 1,438 training images of digits"):
         stratified_subset(open_dataset("digits"), number)

@@ -141,7 +141,7 @@ def _tensor_bytes(images: Tensor) -> memoryview:
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation per channel of pixels / 255, rounded to 4 digits; images uint8 (N, C, H, W)."""
+    """Return mean and std per channel of pixels / 255, rounded to 4 digits, for uint8 images (N, C, H, W)."""
     scaled = images.double() / 255
     mean, std = scaled.mean(dim=(0, 2, 3)), scaled.std(dim=(0, 2, 3), correction=0)
     return tuple(round(value, 4) for value in mean.tolist()), tuple(round(value, 4) or 1.0 for value in std.tolist())

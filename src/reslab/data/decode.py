@@ -58,7 +58,7 @@ def _has_torchvision_decoder() -> bool:
 
 
 def is_simple_jpeg(content: bytes) -> bool:
-    """Return True if a JPEG's markers say 8 bits, three channels, upright, and no more pixels than Pillow's safety limit."""
+    """Return True if a JPEG has 8 bits, three channels, no rotation, and no more pixels than Pillow's safety limit."""
     offset, has_simple_frame = 2, False
     while offset + 4 <= len(content):
         prefix, marker, length = struct.unpack_from(">BBH", content, offset)

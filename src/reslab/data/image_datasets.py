@@ -1,4 +1,4 @@
-"""Labeled images, read one by one: from a tensor in memory, from files, from WebDataset shards, from a torch dataset."""
+"""Labeled images, read one by one from a tensor in memory, files, WebDataset shards or a torch dataset."""
 
 import os
 from collections.abc import Sequence

@@ -63,7 +63,7 @@ def hash_keys(seed: int, epoch: int, indices: Tensor) -> Tensor:
 
 
 def repeat_keys(keys: Tensor, repeat_index: Tensor) -> Tensor:
-    """Return different keys for the copies of a sample, (N,) int64: copy 0 keeps its key, copy c > 0 gets a hash of both."""
+    """Return other keys for copies of a sample, (N,) int64: copy 0 keeps its key, copy c > 0 gets a hash of both."""
     return torch.where(repeat_index > 0, mix64(keys + repeat_index * _to_signed(_GOLDEN_GAMMA)), keys)
 
 

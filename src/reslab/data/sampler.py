@@ -39,7 +39,8 @@ class StatelessSampler:
 
     An epoch has floor(N / batch_size) batches. With `num_repeats` R it takes each of N / R samples R times; the copies
     are augmented differently and apart from each other in their batch (Hoffer et al. 2020, Augment Your Batch; the
-    length of an epoch as in timm's RepeatAugSampler). `class_balanced` draws with replacement, every class equally often.
+    length of an epoch as in timm's RepeatAugSampler). `class_balanced` draws every class equally often, with
+    replacement.
     Raises ValueError if the batch is larger than the dataset, or `num_repeats` is less than 1.
     """
 
@@ -82,7 +83,7 @@ class StatelessSampler:
 
 
 def balanced_order(labels: Tensor, num_samples: int, seed: int, epoch: int) -> Tensor:
-    """Draw samples with replacement, with probability 1 / (num_classes n_c) for a sample of class c; (num_samples,) int64.
+    """Draw (num_samples,) int64 samples with replacement, one of class c with probability 1 / (num_classes n_c).
 
     Draw q is a function of (seed, epoch, q): first a class among those that have samples, then a sample of it.
     """

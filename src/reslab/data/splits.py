@@ -1,4 +1,4 @@
-"""Make splits: stratified by class, a function of labels, fraction and seed, and recorded so that they can be redone."""
+"""Make splits: stratified by class, a function of labels, fraction and seed, and recorded for a later opening."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""`check_data`: what is planted in a folder is found, and nothing else."""
+"""`check_data` finds what is planted in a folder, and nothing else."""
 
 import json
 import random
@@ -39,7 +39,7 @@ def kinds(check: DataCheck) -> dict[str, Finding]:
     return {finding.kind: finding for finding in found}
 
 
-def test_nothing_wrong_is_nothing_said(folder: Path) -> None:
+def test_a_sound_folder_has_no_findings(folder: Path) -> None:
     check = check_data(folder)
     assert list_findings(check) == []
     told = check.to_dict()
@@ -76,7 +76,7 @@ def test_copies_are_found_where_they_are(folder: Path) -> None:
     assert "train/ants/01.png = train/ants/other.webp" in found["duplicates"].text
 
 
-def test_pictures_that_look_nearly_the_same(folder: Path) -> None:
+def test_near_duplicates(folder: Path) -> None:
     train = folder / "train" / "ants"
     picture = Image.open(train / "00.png")
     picture.resize((60, 45)).convert("RGB").save(folder / "val" / "ants" / "small.jpg", quality=70)
@@ -137,7 +137,7 @@ def test_uneven_and_small_classes(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_a_flat_folder_is_told(folder: Path, split: str) -> None:
+def test_a_flat_folder_is_a_finding(folder: Path, split: str) -> None:
     flat = folder / split
     if split == "val":
         shutil.rmtree(flat)
@@ -153,7 +153,7 @@ def test_a_flat_folder_is_told(folder: Path, split: str) -> None:
     assert ("layout" in found) == (split == "val")  # training refuses the one and passes over the other
 
 
-def test_layouts_that_training_refuses_are_still_read(folder: Path) -> None:
+def test_layouts_that_training_rejects_are_still_checked(folder: Path) -> None:
     (folder / "val" / "bees").rename(folder / "val" / "bee")
     (folder / "train" / "wasps").mkdir()
     check = check_data(folder)
@@ -195,7 +195,7 @@ def test_tables_shards_and_names(folder: Path) -> None:
     assert (told["num_images"], told["channels"], told["near_duplicates"]) == (1797, {"1": 1797}, [])
 
 
-def test_what_is_not_there(tmp_path: Path) -> None:
+def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nearest: 'digits'"):
         check_data("digit")
     with pytest.raises(ValueError, match="no such folder"):

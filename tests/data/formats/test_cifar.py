@@ -133,7 +133,7 @@ def test_cifar100_takes_the_fine_labels(tmp_path: Path, write: object) -> None:
     assert (data.num_classes, data.classes[:2], data.classes[99]) == (100, ("apple", "aquarium_fish"), "worm")
 
 
-def test_the_cache_is_looked_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESLAB_CACHE", str(tmp_path))
     write_shards(tmp_path / "cifar10")
     check(open_dataset("cifar10"))

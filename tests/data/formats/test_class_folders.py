@@ -95,7 +95,7 @@ def test_photographs_are_preprocessed_as_imagenets(tmp_path: Path) -> None:
     assert (preprocess.channels, preprocess.mean, preprocess.std) == (3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def test_small_pictures_keep_their_size(tmp_path: Path) -> None:
+def test_small_images_keep_their_size(tmp_path: Path) -> None:
     for name in "ab":
         for i in range(5):
             picture(tmp_path / name / f"{i}.png", size=(28, 28))
@@ -110,7 +110,7 @@ def refused(folder: Path, **options: float) -> str:
     return str(caught.value)
 
 
-def test_folders_that_mean_nothing(tmp_path: Path) -> None:
+def test_invalid_folders(tmp_path: Path) -> None:
     fill(tmp_path / "photos")
     said = refused(tmp_path / "photo")
     assert "no such folder" in said
@@ -126,7 +126,7 @@ def test_folders_that_mean_nothing(tmp_path: Path) -> None:
     assert "archives (photos.zip); unpack them" in refused(tmp_path / "packed")
 
 
-def test_a_flat_validation_folder_is_not_passed_over(tmp_path: Path) -> None:
+def test_a_flat_validation_folder_is_an_error(tmp_path: Path) -> None:
     fill(tmp_path / "train")
     picture(tmp_path / "val" / "1.png")
     said = refused(tmp_path)
@@ -178,7 +178,7 @@ def test_one_sample(tmp_path: Path) -> None:
     assert "at least 2 images of every class" in refused(tmp_path)
 
 
-def test_unreadable_pictures_are_all_listed(tmp_path: Path) -> None:
+def test_unreadable_images_are_all_listed(tmp_path: Path) -> None:
     fill(tmp_path)
     whole = (tmp_path / "a" / "0.png").read_bytes()
     (tmp_path / "a" / "cut.png").write_bytes(whole[: len(whole) // 2])
@@ -200,14 +200,14 @@ def test_unreadable_pictures_are_all_listed(tmp_path: Path) -> None:
         open_dataset(tmp_path, split_record=data.split_record)
 
 
-def test_class_of_unreadable_pictures_only(tmp_path: Path) -> None:
+def test_class_of_unreadable_images_only(tmp_path: Path) -> None:
     fill(tmp_path)
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "x.png").touch()
     assert "a readable image in every class folder" in refused(tmp_path, skip_bad_images=True)
 
 
-def test_files_are_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path)
     looked: list[Path] = []
     check = scanning.check_image

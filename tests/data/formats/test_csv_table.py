@@ -1,4 +1,4 @@
-"""CSV files that list pictures: what is read, and every line that means nothing.
+"""CSV files that list images: their contents, and an error for every invalid line.
 
 Lines of CSV files as spreadsheets write them.
 """
@@ -36,7 +36,7 @@ SPLITS = ["train", "train", "val", "validation", "test", "test", "Train", "train
 
 @pytest.mark.parametrize("mark", [",", ";", "\t"])
 @pytest.mark.parametrize("bom", ["", "\ufeff"])
-def test_splits_of_the_table_are_taken(pictures: Path, mark: str, bom: str) -> None:
+def test_splits_of_the_csv_are_used(pictures: Path, mark: str, bom: str) -> None:
     rows = [f"{row},{split}" for row, split in zip(ROWS, SPLITS, strict=True)]
     text = bom + "\n".join(["Path,label,split", *rows, ""]).replace(",", mark)
     data = open_dataset(write(pictures, text))
@@ -62,7 +62,7 @@ def test_labels_are_names_in_lexicographic_order(pictures: Path) -> None:
     assert open_dataset(file).classes == ("10", "9")
 
 
-def test_pictures_elsewhere(pictures: Path) -> None:
+def test_images_outside_of_the_folder(pictures: Path) -> None:
     (pictures / "lists").mkdir()
     rows = [f"../files/{i}.png,{i % 2}" for i in range(7)] + [f"{pictures / 'files' / '7.png'},1"]
     data = open_dataset(write(pictures / "lists", "path,label\n" + "\n".join(rows)), val_fraction=0.5)
@@ -96,7 +96,7 @@ def test_quoted_paths(pictures: Path) -> None:
         ('path,label\n"files/0.png,a\nfiles/1.png,b\n', "not valid CSV"),
     ],
 )
-def test_tables_that_mean_nothing(pictures: Path, text: str, said: str) -> None:
+def test_invalid_csv(pictures: Path, text: str, said: str) -> None:
     file = write(pictures, text)
     with pytest.raises(ValueError) as caught:
         open_dataset(file)
@@ -110,7 +110,7 @@ def test_not_utf_8(pictures: Path) -> None:
         open_dataset(pictures / "list.csv")
 
 
-def test_missing_and_broken_pictures_are_listed(pictures: Path) -> None:
+def test_missing_and_broken_images_are_listed(pictures: Path) -> None:
     (pictures / "files" / "3.png").write_bytes(b"")
     file = write(pictures, "path,label\n" + "\n".join([*ROWS, "files/gone.png,ant"]))
     with pytest.raises(ValueError, match=r"2 images in .* cannot be read") as caught:
@@ -121,7 +121,7 @@ def test_missing_and_broken_pictures_are_listed(pictures: Path) -> None:
     assert [name for name, _ in data.skipped_files] == ["files/3.png", "files/gone.png"]
 
 
-def test_a_class_of_broken_pictures_only(pictures: Path) -> None:
+def test_a_class_of_broken_images_only(pictures: Path) -> None:
     file = write(pictures, "path,label\n" + "\n".join([*ROWS, "files/gone.png,bee"]))
     with pytest.raises(ValueError, match=r"a readable image in every class folder .*none in bee/"):
         open_dataset(file, skip_bad_images=True)
@@ -139,7 +139,7 @@ def test_an_empty_file_has_no_lines(tmp_path: Path) -> None:
     assert list(read_csv_rows(tmp_path / "list.csv")) == []
 
 
-def test_what_is_no_text_or_does_not_close_is_refused(tmp_path: Path) -> None:
+def test_binary_content_and_open_quotes_are_an_error(tmp_path: Path) -> None:
     file = tmp_path / "list.csv"
     file.write_bytes("path\né.png\n".encode("latin-1"))
     with pytest.raises(ValueError, match="UTF-8"):

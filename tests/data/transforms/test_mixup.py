@@ -52,7 +52,7 @@ def test_cutmix_is_timms(lam: float, middle: tuple[int, int], monkeypatch: pytes
     torch.testing.assert_close(mix_targets(y, CLASSES, corrected)[TO_TIMM], expected_y, rtol=0, atol=1e-7)
 
 
-def test_partners_are_neighbours() -> None:
+def test_partners_are_neighbors() -> None:
     assert swap_neighbors(torch.arange(6)).tolist() == [1, 0, 3, 2, 5, 4]
     assert swap_neighbors(torch.arange(5)).tolist() == [1, 0, 3, 2, 0]
     assert swap_neighbors(torch.arange(1)).tolist() == [0]
@@ -146,7 +146,7 @@ def test_everything_is_made_on_the_device() -> None:
         ("cutmx(1)", "nearest: 'cutmix'"),
     ],
 )
-def test_sentences_that_mean_nothing(words: str, said: str) -> None:
+def test_invalid_expressions(words: str, said: str) -> None:
     with pytest.raises(ValueError) as caught:
         parse_train_transform(words)
     assert said in str(caught.value)

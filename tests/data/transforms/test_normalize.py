@@ -35,7 +35,7 @@ def test_it_is_the_mean_and_is_written_bit_for_bit() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "3x8x8", "3x8x8:AAAA", "3x8:AAAAAAAA"])
-def test_a_damaged_text_is_refused(text: str) -> None:
+def test_a_damaged_text_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match="mean_image"):
         decode_mean_image(text)
 
@@ -48,7 +48,7 @@ def test_evaluation_subtracts_it() -> None:
     assert x.mean(0).abs().max() < 1e-6
 
 
-def test_training_subtracts_it_before_pictures_are_moved() -> None:
+def test_training_subtracts_it_before_images_are_moved() -> None:
     images = pictures()
     batches = TrainLoader(images, 10, "pad(2) crop(8) flip", preprocess(images), 3, "cpu")
     for step, (x, _, indices) in enumerate(islice(batches.iter_from(0), 4)):
@@ -64,7 +64,7 @@ def test_training_subtracts_it_before_pictures_are_moved() -> None:
         assert torch.equal(x, padded.gather(2, moved.flatten(2)).view_as(x))
 
 
-def test_other_sizes_and_files_are_refused() -> None:
+def test_other_sizes_and_files_are_an_error() -> None:
     images = pictures()
     with pytest.raises(ValueError, match=r"images of 8x8 for a mean of each pixel; got: 12x12"):
         Normalize(preprocess(images), torch.device("cpu"))(pictures(2, 12).images)

@@ -1,4 +1,4 @@
-"""The words: what each does, on a batch and on one picture alike, and what is refused."""
+"""Every operation on a batch and on one image, against torchvision; invalid expressions."""
 
 from collections.abc import Callable
 
@@ -41,7 +41,7 @@ SAME = [
 
 @pytest.mark.parametrize("words", SAME)
 @pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
-def test_one_picture_is_a_row_of_the_batch(words: str, kind: torch.dtype) -> None:
+def test_one_image_equals_its_row_of_the_batch(words: str, kind: torch.dtype) -> None:
     augment = TransformPipeline(words)
     images = IMAGES[:16] if kind == torch.uint8 else IMAGES[:16] / 255
     batch = augment.apply_batch(images, KEYS[:16])
@@ -55,7 +55,7 @@ def test_one_picture_is_a_row_of_the_batch(words: str, kind: torch.dtype) -> Non
         assert torch.equal(one, batch)
 
 
-def test_every_word_is_in_a_test() -> None:
+def test_every_operation_is_in_a_test() -> None:
     tried = " ".join(SAME) + " random-resized-crop"
     assert [name for name in TRANSFORM_OPS if name not in tried] == []
 
@@ -75,7 +75,7 @@ DETERMINISTIC: list[tuple[str, Callable[[Tensor], Tensor]]] = [
 
 
 @pytest.mark.parametrize(("words", "reference"), DETERMINISTIC)
-def test_deterministic_words_are_torchvisions(words: str, reference: Callable[[Tensor], Tensor]) -> None:
+def test_deterministic_operations_equal_torchvision(words: str, reference: Callable[[Tensor], Tensor]) -> None:
     assert torch.equal(TransformPipeline(words).apply_batch(IMAGES, KEYS), reference(IMAGES))
 
 
@@ -111,7 +111,7 @@ def test_flip_turns_half() -> None:
         "randaugment-torchvision",
     ],
 )
-def test_chance_is_the_samples_own(words: str) -> None:
+def test_random_numbers_depend_on_the_sample_alone(words: str) -> None:
     augment = TransformPipeline(words)
     state = torch.get_rng_state()
     whole = augment.apply_batch(IMAGES, KEYS)
@@ -122,7 +122,7 @@ def test_chance_is_the_samples_own(words: str) -> None:
     assert not torch.equal(augment.apply_batch(IMAGES, hash_keys(1, 0, torch.arange(64))), whole)
 
 
-def test_same_word_twice_draws_twice() -> None:
+def test_the_same_operation_twice_draws_twice() -> None:
     once = TransformPipeline("flip").apply_batch(IMAGES, KEYS)
     assert not torch.equal(TransformPipeline("flip flip").apply_batch(IMAGES, KEYS), IMAGES)
     assert not torch.equal(TransformPipeline("flip flip").apply_batch(IMAGES, KEYS), once)
@@ -141,7 +141,7 @@ def test_random_resized_crop_is_torchvisions_resize_of_its_box(size: int, way: s
         assert torch.equal(augment.apply_image(image, number).int(), expected)
 
 
-def test_scale_crop_is_a_window_of_the_scaled_picture() -> None:
+def test_scale_crop_is_a_window_of_the_scaled_image() -> None:
     draws = RandomDraws(KEYS, 0)
     found = TransformPipeline("random-scale-crop(24,26,40)").apply_batch(IMAGES, KEYS)
     sides = (draws.integers(0, 15) + 26).tolist()
@@ -214,11 +214,11 @@ def refused(words: str, images: Tensor = IMAGES) -> str:
         ("flip mixpu(0.2)", "nearest: 'mixup'"),
     ],
 )
-def test_what_means_nothing_is_refused(words: str, said: str) -> None:
+def test_invalid_expressions(words: str, said: str) -> None:
     assert said in refused(words)
 
 
-def test_the_box_of_one_picture_is_that_of_the_batch() -> None:
+def test_the_box_of_one_image_is_that_of_the_batch() -> None:
     """Also where the numbers are drawn together for pictures of several sizes, in numpy and in torch."""
     for trial, (height, width) in enumerate([(300, 400), (1, 7), (40, 3), (2999, 1311), (8, 8), (375, 500), (3, 900)]):
         drawn = hash_keys(trial, 0, torch.arange(500))
@@ -230,7 +230,7 @@ def test_the_box_of_one_picture_is_that_of_the_batch() -> None:
             assert list(random_crop_box(RandomDraws(drawn[7:8], 2), height, width, least)) == expected[7]
 
 
-def test_pictures_one_by_one_are_those_of_the_batch() -> None:
+def test_images_one_by_one_equal_the_batch() -> None:
     drawn = hash_keys(3, 0, torch.arange(6))
     pictures = torch.randint(256, (6, 3, 20, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     augment = TransformPipeline("random-resized-crop(16) flip crop(12) lighting(0.1) randaugment(9,0.5)")

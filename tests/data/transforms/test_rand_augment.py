@@ -62,7 +62,7 @@ def test_an_operation_is_timms(name: str, magnitude: float, monkeypatch: pytest.
             assert np.array_equal(found, expected)
 
 
-def test_a_picture_is_what_its_draws_say() -> None:
+def test_an_image_is_a_function_of_its_draws() -> None:
     pixels = torch.from_numpy(np.array(PICTURE)).permute(2, 0, 1)
     images = pixels.expand(40, -1, -1, -1)
     sample_keys = hash_keys(0, 0, torch.arange(40))

@@ -1,4 +1,4 @@
-"""Files by URL, from a server on this machine: whole, in part, broken off, away, not there."""
+"""Files by URL, from a local server: whole, in parts, with broken connections, unavailable, missing."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,13 +37,13 @@ def test_a_part_is_that_of_the_file(web: Web, knows_ranges: bool, monkeypatch: p
         assert read_range(f"{web.url}/file", start, num_bytes) == CONTENT[start : start + num_bytes]
 
 
-def test_neighbours_are_fetched_together(web: Web) -> None:
+def test_neighbors_are_read_together(web: Web) -> None:
     for start in range(0, 1000, 100):
         read_range(f"{web.url}/file", start, 100)
     assert len(web.asked) == 1
 
 
-def test_a_broken_connection_is_taken_up_where_it_broke(web: Web, tmp_path: Path) -> None:
+def test_a_broken_connection_resumes_where_it_broke(web: Web, tmp_path: Path) -> None:
     for knows_ranges in (True, False):
         web.knows_ranges, web.breaks = knows_ranges, [100, 5000, 1]
         download_file(f"{web.url}/file", tmp_path / "copy")
@@ -52,11 +52,11 @@ def test_a_broken_connection_is_taken_up_where_it_broke(web: Web, tmp_path: Path
     assert ("/file", "bytes=100-10239") in web.asked
 
 
-def test_one_that_breaks_again_and_again_is_given_up(web: Web) -> None:
+def test_a_connection_that_keeps_breaking_is_an_error(web: Web) -> None:
     with UrlFile(f"{web.url}/file") as file:
         assert file.read(10) == CONTENT[:10]
     web.breaks = [0] * 20
-    with UrlFile(f"{web.url}/file") as file, pytest.raises(ValueError, match=r"at byte 0 of 10,240, 4 times over"):
+    with UrlFile(f"{web.url}/file") as file, pytest.raises(ValueError, match=r"at byte 0 of 10,240, 4 times"):
         file.read()
 
 
@@ -65,11 +65,11 @@ def test_a_server_that_is_away_for_a_moment(web: Web) -> None:
     with UrlFile(f"{web.url}/file") as file:
         assert file.read() == CONTENT
     web.num_away = 10
-    with pytest.raises(ValueError, match=r"fetched; got: http.*/file \(503"):
+    with pytest.raises(ValueError, match=r"downloaded; got: http.*/file \(503"):
         UrlFile(f"{web.url}/file")
 
 
-def test_what_is_not_there(web: Web, tmp_path: Path) -> None:
+def test_missing_files(web: Web, tmp_path: Path) -> None:
     with pytest.raises(UrlNotFoundError, match=r"gone \(404"):
         UrlFile(f"{web.url}/gone")
     assert web.asked == [("/gone", "")]  # nobody asks twice for that
@@ -81,6 +81,6 @@ def test_what_is_not_there(web: Web, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["pipe:cat x.tar", "file:///etc/passwd", "s3://bucket/x.tar", "https:///x.tar"])
-def test_other_kinds_of_urls_are_refused(url: str) -> None:
+def test_other_schemes_are_an_error(url: str) -> None:
     with pytest.raises(ValueError, match=r"https or http.*nearest valid: https://HOST/"):
         check_url(url)

@@ -1,4 +1,4 @@
-"""Shards by URL, from a server on this machine: what is there, how they stream, and that a step is a function of t."""
+"""Shards by URL, from a local server: their contents, how they stream, and that a batch is a function of its step."""
 
 import io
 import sys
@@ -68,7 +68,7 @@ def same(one: list[tuple[Tensor, ...]], other: list[tuple[Tensor, ...]]) -> bool
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_what_is_there_is_what_a_folder_has(web: Web) -> None:
+def test_a_url_dataset_equals_the_folder(web: Web) -> None:
     data, folder = opened(web), open_dataset(web.folder / "set")
     assert data.describe() == folder.describe() == "set: 24 train, 5 val, 2 classes"
     assert data.fingerprint == folder.fingerprint
@@ -88,7 +88,7 @@ def test_evaluation_is_that_of_the_folder(web: Web) -> None:
     assert same(*pairs)
 
 
-def test_shards_are_looked_through_once(web: Web) -> None:
+def test_shards_are_indexed_once(web: Web) -> None:
     opened(web)
     web.asked.clear()
     opened(web)
@@ -180,14 +180,14 @@ def test_a_broken_connection_changes_nothing(web: Web) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_shard_that_changed_is_told(web: Web, workers: int) -> None:
+def test_a_changed_shard_is_an_error(web: Web, workers: int) -> None:
     data = opened(web)
     write_shard(web.folder / "set" / "train-002.tar", range(12, 15))
     with pytest.raises(ValueError, match=r"the 6 images that http.*train-002.tar had .*; got: 3"):
         steps(data, 0, 12, workers)
 
 
-def test_a_broken_picture_is_listed_and_left_out(web: Web) -> None:
+def test_a_broken_image_is_listed_and_skipped(web: Web) -> None:
     path = web.folder / "set" / "train-001.tar"
     content = bytearray(path.read_bytes())
     content[512:1024] = bytes(512)
@@ -200,7 +200,7 @@ def test_a_broken_picture_is_listed_and_left_out(web: Web) -> None:
     assert "train-001.tar/006.png" not in seen
 
 
-def test_more_workers_than_shards_are_refused(web: Web) -> None:
+def test_more_workers_than_shards_are_an_error(web: Web) -> None:
     with pytest.raises(ValueError, match=r"4 shards for 1 ranks of 5 workers; nearest valid: -j 4"):
         steps(opened(web), 0, 1, 5)
     with pytest.raises(ValueError, match="repeated augmentation or class-balanced"):
@@ -232,7 +232,7 @@ def test_names_of_shards() -> None:
         ("https://a.org/{val-0,more}.tar", "more.tar beside such names"),
     ],
 )
-def test_urls_that_mean_nothing_are_refused(text: str, said: str) -> None:
+def test_invalid_urls(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         open_dataset(text)
 

@@ -60,7 +60,7 @@ def write_folder(folder: Path, size: tuple[int, int] = (80, 70)) -> Path:
 
 
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT])
-def test_pictures_are_those_of_the_tar(tmp_path: Path, kind: int) -> None:
+def test_images_are_those_of_the_tar(tmp_path: Path, kind: int) -> None:
     write_tar(tmp_path / "train-0.tar", {"é" * 40 + "/note.txt": b"x", **samples(range(4))}, kind)
     with pytest.raises(ValueError, match=r"note with an image"):
         open_dataset(tmp_path)
@@ -108,7 +108,7 @@ def test_batches_are_those_of_the_folder(tmp_path: Path, workers: int) -> None:
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_small_pictures_live_in_memory(tmp_path: Path) -> None:
+def test_small_images_are_decoded_to_memory(tmp_path: Path) -> None:
     data = open_dataset(write_shards(tmp_path, size=(28, 20), prefix="train-"))
     images = data.splits["train"]
     assert isinstance(images, TensorImageDataset)
@@ -119,7 +119,7 @@ def test_small_pictures_live_in_memory(tmp_path: Path) -> None:
         assert np.array_equal(images.preview(i).numpy(), expected)
 
 
-def test_shards_are_looked_through_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_are_indexed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
     check = shard_index.check_image
     monkeypatch.setattr(shard_index, "check_image", lambda content, key: (looked.append(key), check(content, key))[1])
@@ -160,7 +160,7 @@ def test_labels_by_name_number_and_json(tmp_path: Path) -> None:
     assert names == {"x.tar/0.png": 1, "x.tar/1.png": 0, "x.tar/2.png": 1, "x.tar/3.png": 0}
 
 
-def test_unreadable_pictures_are_listed_and_skipped(tmp_path: Path) -> None:
+def test_unreadable_images_are_listed_and_skipped(tmp_path: Path) -> None:
     files = samples(range(NUM))
     files["004.png"] = files["004.png"][:300]
     files["005.png"] = b""
@@ -181,7 +181,7 @@ def refused(folder: Path) -> str:
     return str(caught.value)
 
 
-def test_shards_that_mean_nothing(tmp_path: Path) -> None:
+def test_invalid_shards(tmp_path: Path) -> None:
     write_tar(tmp_path / "a" / "val-0.tar", samples(range(4)))
     assert "train-*.tar in" in refused(tmp_path / "a")
     write_tar(tmp_path / "a" / "more.tar", samples(range(4)))

@@ -18,7 +18,7 @@ _MIX_SALT = 0x6D6978  # separates these draws from other functions of (seed, ste
 
 @dataclass(frozen=True)
 class MixParams:
-    """The parameters of one batch's mixing: the share `lam` that each image keeps, and CutMix's box (top, left, bottom, right)."""
+    """The share of itself that each image of a batch keeps (`lam`), and CutMix's box (top, left, bottom, right)."""
 
     lam: float
     box: tuple[int, int, int, int] | None = None

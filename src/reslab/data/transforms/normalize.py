@@ -1,4 +1,4 @@
-"""Normalize images by the mean and standard deviation of each channel, or by the mean of each pixel (the mean image)."""
+"""Normalize images by mean and standard deviation per channel, or by a mean per pixel (the mean image)."""
 
 import base64
 import re
@@ -60,7 +60,7 @@ def compute_mean_image(dataset: ImageDataset) -> Tensor:
 
 
 def encode_mean_image(mean: Tensor) -> str:
-    """Write a mean image as text: `3x32x32:` and the float32 values in base64, from which they come back bit for bit."""
+    """Write a mean image as text, `3x32x32:` and the float32 values in base64, which restores them bit for bit."""
     values = mean.contiguous().numpy().astype("<f4").tobytes()
     return f"{'x'.join(map(str, mean.shape))}:{base64.b64encode(values).decode()}"
 

@@ -54,7 +54,7 @@ def flip_image(image: Tensor, draws: RandomDraws, probability: float) -> Tensor:
 
 
 def resize(images: Tensor, _: RandomDraws, size: int, width: int, interpolation: str) -> Tensor:
-    """Resize, antialiased: the shorter side to `size`, the other in proportion, rounded down; or to `size` x `width`."""
+    """Resize with antialiasing: the shorter side to `size`, the other in proportion, or both to `size` x `width`."""
     target_size = [size, width] if width else [size]
     resized: Tensor = F.resize(images, target_size, InterpolationMode(interpolation), antialias=True)
     return resized

@@ -22,7 +22,7 @@ from reslab.spec.grammar import Op, parse_ops
 
 @dataclass(frozen=True)
 class TransformArg:
-    """An argument of an operation: a number of `value_type` within bounds, or one of `choices`; optional if it has a default."""
+    """An argument of an operation: a number within bounds, or one of `choices`; optional if it has a default."""
 
     name: str
     value_type: type = int
