@@ -32,9 +32,9 @@ Command = Callable[..., Outcome]
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    def run(*words: object) -> Outcome:
+    def run(*arguments: object) -> Outcome:
         capsys.readouterr()
-        code = main([str(word) for word in words])
+        code = main([str(word) for word in arguments])
         printed = capsys.readouterr()
         return Outcome(code, printed.out, printed.err)
 
@@ -51,11 +51,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six digits as PNG files, named by their number, and a file that is no picture."""
+    """Six digits as PNG files, named by their number, and a file that is no image."""
     folder = tmp_path_factory.mktemp("pictures")
     digits = load_digits()
     for place in range(6):
         pixels = (digits.images[place] * 255 / 16).round().astype("uint8")
         Image.fromarray(pixels).save(folder / f"{place}.png")
-    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "broken.png").write_bytes(b"no image")
     return folder

@@ -1,4 +1,4 @@
-"""The door of the command line: verbs, errors, exit codes, and what may stand on which stream."""
+"""The program: commands, errors, exit codes, and what goes to which stream."""
 
 import json
 import subprocess
@@ -13,15 +13,15 @@ from tests.cli.conftest import Command
 
 
 def raising(error: BaseException) -> Callable[[], None]:
-    def verb() -> None:
+    def fail() -> None:
         raise error
 
-    return verb
+    return fail
 
 
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
-    """Puts an error in the place of every verb."""
+    """Puts an error in place of every command."""
 
     def put(error: BaseException) -> None:
         monkeypatch.setattr(app, "app", lambda *_, **__: raising(error)())
@@ -29,27 +29,27 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
     return put
 
 
-def test_help_names_every_verb(command: Command) -> None:
-    for words in ((), ("--help",), ("-h",)):
-        outcome = command(*words)
+def test_help_lists_every_command(command: Command) -> None:
+    for arguments in ((), ("--help",), ("-h",)):
+        outcome = command(*arguments)
         assert outcome.code == 0
-        for verb in ("demo", "train", "eval", "predict", "models", "summary", "recipes", "runs", "doctor"):
-            assert f" {verb} " in outcome.out
+        for name in ("demo", "train", "eval", "predict", "models", "summary", "recipes", "runs", "doctor"):
+            assert f" {name} " in outcome.out
 
 
-@pytest.mark.parametrize("verb", app.COMMANDS)
-def test_every_verb_has_help(command: Command, verb: str) -> None:
-    outcome = command(verb, "--help")
+@pytest.mark.parametrize("name", app.COMMANDS)
+def test_every_command_has_help(command: Command, name: str) -> None:
+    outcome = command(name, "--help")
     assert outcome.code == 0
     assert "--json" in outcome.out
     assert "<class" not in outcome.out
 
 
-def test_the_version_is_said(command: Command) -> None:
+def test_the_version_is_printed(command: Command) -> None:
     assert command("--version").out.startswith("reslab 0.")
 
 
-def test_an_unknown_verb_is_told_the_nearest(command: Command) -> None:
+def test_an_unknown_command_suggests_the_nearest(command: Command) -> None:
     outcome = command("trian")
     assert outcome.code == 2
     assert outcome.out == ""
@@ -57,7 +57,7 @@ def test_an_unknown_verb_is_told_the_nearest(command: Command) -> None:
     assert "'train'" in outcome.err
 
 
-def test_an_unknown_option_is_told_the_nearest(command: Command) -> None:
+def test_an_unknown_option_suggests_the_nearest(command: Command) -> None:
     outcome = command("train", "--epoch", "3")
     assert outcome.code == 2
     assert "--epochs" in outcome.err
@@ -71,13 +71,13 @@ def test_a_missing_argument_is_named(command: Command) -> None:
 
 
 def test_with_json_an_error_is_one_object(command: Command) -> None:
-    for words in (
+    for arguments in (
         ("trian", "--json"),
         ("summary", "resnet19", "--json"),
         ("summary", "--json"),
         ("train", "--x", "--json"),
     ):
-        outcome = command(*words)
+        outcome = command(*arguments)
         assert outcome.code != 0
         assert list(outcome.value) == ["error"]
         assert outcome.err == ""
@@ -89,12 +89,12 @@ def test_a_users_mistake_is_one_line(command: Command, broken: Callable[[BaseExc
     assert (outcome.code, outcome.out, outcome.err) == (1, "", "error: required: this; got: that\n")
 
 
-def test_a_full_disk_is_told(command: Command, broken: Callable[[BaseException], None]) -> None:
+def test_a_full_disk_is_reported(command: Command, broken: Callable[[BaseException], None]) -> None:
     broken(OSError(28, "No space left on device"))
     assert "No space left" in command("train").err
 
 
-def test_what_nobody_foresaw_has_no_traceback_either(command: Command, broken: Callable[[BaseException], None]) -> None:
+def test_an_unexpected_error_has_no_traceback_either(command: Command, broken: Callable[[BaseException], None]) -> None:
     broken(KeyError("x"))
     outcome = command("doctor")
     assert outcome.code == 1
@@ -110,12 +110,14 @@ def test_debug_shows_the_traceback(command: Command, broken: Callable[[BaseExcep
     assert "Traceback" in outcome.err
 
 
-@pytest.mark.parametrize("words", ["stopped after step 7; the state is saved", ""])
-def test_ctrl_c_says_what_the_verb_said(command: Command, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
-    monkeypatch.setattr("reslab.training.train.train", lambda *_, **__: raising(KeyboardInterrupt(words))())
+@pytest.mark.parametrize("message", ["stopped after step 7; the state is saved", ""])
+def test_ctrl_c_prints_the_message_of_the_command(
+    command: Command, monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    monkeypatch.setattr("reslab.training.train.train", lambda *_, **__: raising(KeyboardInterrupt(message))())
     outcome = command("train")
-    assert (outcome.code, outcome.err) == (130, f"{words or 'stopped'}\n")
-    assert command("train", "--json").value == {"error": words or "stopped"}
+    assert (outcome.code, outcome.err) == (130, f"{message or 'stopped'}\n")
+    assert command("train", "--json").value == {"error": message or "stopped"}
 
 
 @pytest.mark.filterwarnings("default")
@@ -126,7 +128,7 @@ def test_a_warning_is_one_line(command: Command, monkeypatch: pytest.MonkeyPatch
     assert warnings.showwarning is before
 
 
-def test_a_reader_that_leaves_is_no_error() -> None:
+def test_a_closed_pipe_is_no_error() -> None:
     found = subprocess.run(
         f"{sys.executable} -m reslab models --json | head -n 1", shell=True, capture_output=True, text=True, check=True
     )
@@ -135,6 +137,6 @@ def test_a_reader_that_leaves_is_no_error() -> None:
 
 
 def test_the_module_runs_as_a_program() -> None:
-    words = [sys.executable, "-m", "reslab", "recipes", "--json"]
-    found = subprocess.run(words, capture_output=True, text=True, check=True)
+    arguments = [sys.executable, "-m", "reslab", "recipes", "--json"]
+    found = subprocess.run(arguments, capture_output=True, text=True, check=True)
     assert {"name", "reference"} <= set(json.loads(found.stdout)[0])

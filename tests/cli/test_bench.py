@@ -1,4 +1,4 @@
-"""`reslab bench`: the promised keys, several precisions, and words for what it cannot measure."""
+"""`reslab bench`: the JSON keys, several precisions, and errors for what it cannot measure."""
 
 from pathlib import Path
 
@@ -25,8 +25,19 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_keys_of_each_result(command: Command) -> None:
-    words = ("bench", "resnet8_fast", "--task", "train", "--input", "1x28x28", "--batch-size", "4", "--repeats", "1")
-    found = command(*words, "--precision", "float32,bf16", "--device", "cpu", "--json").value
+    arguments = (
+        "bench",
+        "resnet8_fast",
+        "--task",
+        "train",
+        "--input",
+        "1x28x28",
+        "--batch-size",
+        "4",
+        "--repeats",
+        "1",
+    )
+    found = command(*arguments, "--precision", "float32,bf16", "--device", "cpu", "--json").value
     assert [each["precision"] for each in found["results"]] == ["float32", "bf16"]
     assert all(set(each) >= PROMISED and each["batch_size"] == 4 for each in found["results"])
     assert all(each["images_per_second"] > 0 for each in found["results"])
@@ -41,7 +52,7 @@ def test_a_table_for_people(command: Command) -> None:
     assert "1×28×28" in shown.out
 
 
-def test_what_cannot_be_measured_is_said(command: Command) -> None:
+def test_what_cannot_be_measured_is_an_error(command: Command) -> None:
     assert "train" in command("bench", "resnet8_fast", "--task", "tran").err
     refused = command("bench", "resnet8_fast", "--precision", "bf61", "--json")
     assert refused.code == 1
@@ -50,9 +61,9 @@ def test_what_cannot_be_measured_is_said(command: Command) -> None:
 
 def test_answers_by_engine(command: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reslab.deploy.benchmark.SECONDS_PER_ROUND", 1e-3)
-    words = ("bench", trained, "--task", "predict", "--batch-size", "1,3", "--backend", "torch", "--repeats", "2")
+    arguments = ("bench", trained, "--task", "predict", "--batch-size", "1,3", "--backend", "torch", "--repeats", "2")
     page = tmp_path / "speed.html"
-    found = command(*words, "--precision", "float32,bf16", "--device", "cpu", "--html", page, "--json").value
+    found = command(*arguments, "--precision", "float32,bf16", "--device", "cpu", "--html", page, "--json").value
     assert [(each["precision"], each["batch_size"]) for each in found["results"]] == [
         ("float32", 1), ("float32", 3), ("bf16", 1), ("bf16", 3),
     ]  # fmt: skip
@@ -70,7 +81,7 @@ def test_answers_by_engine(command: Command, trained: Path, tmp_path: Path, monk
     text = page.read_text()
     assert text.count("<svg") == 2
     assert "times torch in float32" in text or "torch in float32 is the quickest" in text
-    shown = command(*words, "--precision", "float32", "--device", "cpu")
+    shown = command(*arguments, "--precision", "float32", "--device", "cpu")
     assert shown.code == 0
     assert "p99 ms" in shown.out
     assert "alternating rounds" in shown.out

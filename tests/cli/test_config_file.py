@@ -1,4 +1,4 @@
-"""Settings from a file: TOML and YAML say the same as --set, and what cannot be read is told."""
+"""Config files: TOML, YAML and --set agree, and errors for unreadable files."""
 
 import importlib
 from pathlib import Path
@@ -53,7 +53,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_toml_and_yaml_say_the_same(file: Path) -> None:
+def test_toml_and_yaml_agree(file: Path) -> None:
     other = file.with_suffix(".yaml")
     other.write_text(YAML)
     assert read_config_file(file) == FOUND
@@ -61,14 +61,14 @@ def test_toml_and_yaml_say_the_same(file: Path) -> None:
     assert read_config_file(None) == {}
 
 
-def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
+def test_an_empty_file_has_no_values(tmp_path: Path) -> None:
     for name in ("a.toml", "a.yml"):
         (tmp_path / name).write_text("")
         assert read_config_file(tmp_path / name) == {}
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "expected"),
     [
         ("a.json", "{}", r"\.toml"),
         ("a.toml", "lr 0.1", "a TOML file.*line 1"),
@@ -78,14 +78,14 @@ def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
         ("missing.toml", None, "a readable config file"),
     ],
 )
-def test_what_is_no_settings_file_is_told(tmp_path: Path, name: str, text: str | None, said: str) -> None:
+def test_an_invalid_config_file_is_an_error(tmp_path: Path, name: str, text: str | None, expected: str) -> None:
     if text is not None:
         (tmp_path / name).write_text(text)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=expected):
         read_config_file(tmp_path / name)
 
 
-def test_without_pyyaml_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pyyaml_the_error_names_the_next_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.yaml").write_text(YAML)
 
     def missing(name: str) -> Any:
@@ -96,7 +96,7 @@ def test_without_pyyaml_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest
         read_config_file(tmp_path / "a.yaml")
 
 
-def test_what_is_said_later_wins() -> None:
+def test_flags_and_set_win_over_the_file() -> None:
     file = {"duration": "9 epochs", "batch_size": 9, "optimizer.lr": 9.0, "train_transform": "flip"}
     assert merge_config(file, {"train_transform": ""}) == {**file, "train_transform": ""}
     assert merge_config(file, {}, epochs=2) == {"batch_size": 9, "optimizer.lr": 9.0, "train_transform": "flip"}
@@ -107,7 +107,7 @@ def test_what_is_said_later_wins() -> None:
     }
 
 
-def test_a_flag_and_a_setting_for_one_value_say_the_same(command: Command, tmp_path: Path) -> None:
+def test_a_flag_and_set_for_one_value_must_agree(command: Command, tmp_path: Path) -> None:
     short = ["--set", "model.depths=1,1,1", "--epochs", "1", "--output"]
     pairs = [
         ("--lr", "0.1", "optimizer.lr=0.2", "lr 0.1 and the setting optimizer.lr=0.2"),
@@ -117,10 +117,10 @@ def test_a_flag_and_a_setting_for_one_value_say_the_same(command: Command, tmp_p
         ("--model", "resnet20_cifar", "model=resnet32_cifar", "model resnet20_cifar and the setting"),
         ("--data", "digits", "data=cifar10", "data digits and the setting data=cifar10"),
     ]
-    for flag, said, setting, told in pairs:
-        outcome = command("train", flag, said, "--set", setting, "--output", tmp_path / "run")
+    for flag, value, setting, expected in pairs:
+        outcome = command("train", flag, value, "--set", setting, "--output", tmp_path / "run")
         assert outcome.code == 1
-        assert told in outcome.err
+        assert expected in outcome.err
         assert not (tmp_path / "run").exists()
     same = ["--lr", "0.1", "--set", "optimizer.lr=1e-1", "--set", "duration=1 epoch", "--val-fraction", "0.1"]
     assert command("train", *same, "--set", "val_fraction=.1", *short, tmp_path / "run", "--json").code == 0
@@ -130,15 +130,15 @@ def test_a_flag_and_a_setting_for_one_value_say_the_same(command: Command, tmp_p
 
 def test_a_flag_wins_over_a_file(command: Command, tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('val_fraction = 0.3\nmodel = "resnet32_cifar"\nduration = "1 epoch"\n')
-    words = ["train", "-c", tmp_path / "a.toml", "--val-fraction", "0.1", "--model", "resnet20_cifar"]
-    assert command(*words, "--set", "model.depths=1,1,1", "--output", tmp_path / "run", "--json").code == 0
+    arguments = ["train", "-c", tmp_path / "a.toml", "--val-fraction", "0.1", "--model", "resnet20_cifar"]
+    assert command(*arguments, "--set", "model.depths=1,1,1", "--output", tmp_path / "run", "--json").code == 0
     run = Run(tmp_path / "run")
     assert (run.metadata["val_fraction"], run.metadata["model"]["name"]) == (0.1, "resnet20_cifar")
 
 
 def test_flags_over_set_over_file_over_recipe(command: Command, file: Path, tmp_path: Path) -> None:
-    words = ["train", "-c", file, "--set", "optimizer.momentum=0.6", "--lr", "0.03", "--output", tmp_path / "run"]
-    assert command(*words, "--json").code == 0
+    arguments = ["train", "-c", file, "--set", "optimizer.momentum=0.6", "--lr", "0.03", "--output", tmp_path / "run"]
+    assert command(*arguments, "--json").code == 0
     recipe, arch = Run(tmp_path / "run").recipe, Run(tmp_path / "run").arch
     assert arch is not None
     assert (recipe.optimizer.lr, recipe.optimizer.momentum, recipe.batch_size) == (0.03, 0.6, 32)

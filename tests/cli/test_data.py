@@ -1,4 +1,4 @@
-"""`reslab data check`: what it prints, where the page goes, and what it says of paths that are none."""
+"""`reslab data check`: its output, its HTML report, and errors for invalid paths."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "photos"
 
 
-def test_a_sound_folder(folder: Path, command: Command) -> None:
+def test_a_folder_without_problems(folder: Path, command: Command) -> None:
     outcome = command("data", "check", folder)
     assert outcome.code == 0
     assert [line.split() for line in outcome.out.splitlines()[:4]] == [
@@ -40,17 +40,17 @@ def test_json_is_one_value_and_the_page_is_where_it_says(folder: Path, command: 
     (folder / "val" / "ants" / "copy.png").write_bytes((folder / "train" / "ants" / "1.png").read_bytes())
     outcome = command("data", "check", folder, "--json", "--html", folder.parent / "pages" / "x.html")
     assert (outcome.code, outcome.err) == (0, "")
-    told = outcome.value
-    assert told["splits"]["val"] == {"num_images": 7, "per_class": {"ants": 4, "bees": 3}}
-    assert told["unreadable"] == [{"path": "train/ants/0.png", "error": "empty (0 bytes)"}]
-    assert told["cross_split_duplicates"] == [{"paths": ["train/ants/1.png", "val/ants/copy.png"], "exact": True}]
-    assert {(f["severity"], f["kind"]) for f in told["findings"]} == {
+    expected = outcome.value
+    assert expected["splits"]["val"] == {"num_images": 7, "per_class": {"ants": 4, "bees": 3}}
+    assert expected["unreadable"] == [{"path": "train/ants/0.png", "error": "empty (0 bytes)"}]
+    assert expected["cross_split_duplicates"] == [{"paths": ["train/ants/1.png", "val/ants/copy.png"], "exact": True}]
+    assert {(f["severity"], f["kind"]) for f in expected["findings"]} == {
         ("error", "unreadable"), ("warning", "cross-split-duplicates"), ("note", "small-classes")
     }  # fmt: skip
-    assert Path(told["html"]).is_file()
+    assert Path(expected["html"]).is_file()
 
 
-def test_the_batch_is_under_the_words_asked_for(folder: Path, command: Command) -> None:
+def test_the_batch_uses_the_given_transform(folder: Path, command: Command) -> None:
     assert command("data", "check", folder, "--train-transform", "crop(20) flip", "--html", "a.html").code == 0
     assert "crop(20) flip" in Path("a.html").read_text("utf-8")
     outcome = command("data", "check", folder, "--train-transform", "crop(200)", "--html", "b.html")
@@ -58,9 +58,9 @@ def test_the_batch_is_under_the_words_asked_for(folder: Path, command: Command) 
     assert "No training batch can be made" in Path("b.html").read_text("utf-8")
 
 
-@pytest.mark.parametrize("words", [["nowhere"], ["a/b"], ["digit"]])
-def test_paths_that_are_none(folder: Path, command: Command, words: list[str]) -> None:
-    outcome = command("data", "check", *words, "--json")
+@pytest.mark.parametrize("arguments", [["nowhere"], ["a/b"], ["digit"]])
+def test_invalid_paths(folder: Path, command: Command, arguments: list[str]) -> None:
+    outcome = command("data", "check", *arguments, "--json")
     assert outcome.code == 1
     assert set(json.loads(outcome.out)) == {"error"}
 

@@ -1,4 +1,4 @@
-"""`reslab demo`: two networks, one page."""
+"""`reslab demo`: two networks and one report."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def test_the_demonstration_on_a_small_scale(command: Command, tmp_path: Path) ->
     assert reopen_data(Run(tmp_path / "d" / "plain").metadata["data"]).name == "digits"
 
 
-def test_a_twin_differs_in_the_mix_alone() -> None:
+def test_a_twin_differs_in_the_merge_alone() -> None:
     pair = residual_and_plain("preresnet110_cifar")
     assert pair["plain"].merge == "none"
     assert pair["plain"].depths == pair["residual"].depths
@@ -34,7 +34,7 @@ def test_a_twin_differs_in_the_mix_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "expected"),
     [
         (("--model", "resnt56_cifar"), "resnet56_cifar"),
         (("--model", "plain56_cifar"), "with shortcuts"),
@@ -42,12 +42,12 @@ def test_a_twin_differs_in_the_mix_alone() -> None:
         (("--output", "."), "new or empty"),
     ],
 )
-def test_mistakes_are_told(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
+def test_mistakes_raise_helpful_errors(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], expected: str
 ) -> None:
     (tmp_path / "somebody's").touch()
     monkeypatch.chdir(tmp_path)
-    outcome = command("demo", *words)
+    outcome = command("demo", *arguments)
     assert outcome.code == 1
-    assert said in outcome.err
+    assert expected in outcome.err
     assert [path.name for path in tmp_path.iterdir()] == ["somebody's"]

@@ -1,4 +1,4 @@
-"""`reslab eval`: runs, several runs, and weights with a network's name."""
+"""`reslab eval`: a run, an ensemble of runs, and weights with a model name."""
 
 import json
 import shutil
@@ -38,21 +38,21 @@ def test_weights_alone_with_data(command: Command, trained: Path) -> None:
 
 def test_a_network_by_name_with_weights_and_numbers(command: Command, trained: Path) -> None:
     preprocess = json.loads((trained / "run.json").read_text())["data"]["preprocess"]
-    words = ("eval", "--model", "resnet20_cifar", "--pretrained", trained / "model.safetensors", "--data", "digits")
-    right = command(*words, "--mean", *preprocess["mean"], "--std", *preprocess["std"], "--json").value
+    arguments = ("eval", "--model", "resnet20_cifar", "--pretrained", trained / "model.safetensors", "--data", "digits")
+    right = command(*arguments, "--mean", *preprocess["mean"], "--std", *preprocess["std"], "--json").value
     assert right == command("eval", trained, "--json").value
-    wrong = command(*words, "--mean", "9", "--std", "1", "--json").value
+    wrong = command(*arguments, "--mean", "9", "--std", "1", "--json").value
     assert wrong["num_correct"] < right["num_correct"]
 
 
-def test_a_person_is_told(command: Command, trained: Path) -> None:
+def test_the_printed_rows(command: Command, trained: Path) -> None:
     shown = command("eval", trained).out
     assert "of 359 correct" in shown
     assert "test" in shown
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "expected"),
     [
         ((), "--model NAME"),
         (("RUN", "--model", "resnet20_cifar"), "--model NAME"),
@@ -66,15 +66,17 @@ def test_a_person_is_told(command: Command, trained: Path) -> None:
         (("--model", "resnet20_cifar", "--data", "digits", "--set", "batch_size=3"), "model.batch_size=3"),
     ],
 )
-def test_mistakes_are_told(command: Command, trained: Path, words: tuple[str, ...], said: str) -> None:
-    outcome = command("eval", *(trained if word == "RUN" else word for word in words))
+def test_mistakes_raise_helpful_errors(
+    command: Command, trained: Path, arguments: tuple[str, ...], expected: str
+) -> None:
+    outcome = command("eval", *(trained if word == "RUN" else word for word in arguments))
     assert outcome.code == 1
     assert outcome.out == ""
-    assert said in outcome.err
+    assert expected in outcome.err
     assert "unexpected error" not in outcome.err
 
 
-def test_views_predictions_and_calibration(command: Command, trained: Path, tmp_path: Path) -> None:
+def test_tta_predictions_and_calibration(command: Command, trained: Path, tmp_path: Path) -> None:
     found = command(
         "eval", trained, "--tta", "flip", "--predictions", tmp_path / "a.csv", "--calibration", "--json"
     ).value
@@ -97,7 +99,7 @@ def with_val(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_scores_of_each_class(command: Command, trained: Path) -> None:
+def test_per_class_metrics(command: Command, trained: Path) -> None:
     found = command("eval", trained, "--per-class", "--json").value
     confusion, classes = found["confusion_matrix"], found["classes"]
     assert [row["name"] for row in classes] == [str(digit) for digit in range(10)]
@@ -110,15 +112,15 @@ def test_scores_of_each_class(command: Command, trained: Path) -> None:
     assert "mean" in shown.splitlines()[-1]
 
 
-def test_a_temperature_is_kept_and_then_used(command: Command, with_val: Path, pictures: Path, tmp_path: Path) -> None:
+def test_a_temperature_is_saved_and_then_used(command: Command, with_val: Path, pictures: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(with_val, tmp_path / "run"))
     before = command("predict", run, pictures, "--json").value
     assert before["temperature"] is None
-    told = command("eval", run, "--save-temperature", "--json")
-    assert "saved with the weights" in told.err
+    expected = command("eval", run, "--save-temperature", "--json")
+    assert "saved with the weights" in expected.err
     kept = json.loads((run / "run.json").read_text())["temperature"]
-    assert kept["value"] == told.value["temperature"]
-    assert (kept["fit_split"], told.value["fit_split"]) == ("val", "val")
+    assert kept["value"] == expected.value["temperature"]
+    assert (kept["fit_split"], expected.value["fit_split"]) == ("val", "val")
     after = command("predict", run, pictures, "--json")
     assert after.value["temperature"] == kept["value"]
     assert "at temperature" in after.err
@@ -136,7 +138,7 @@ def test_a_temperature_is_kept_and_then_used(command: Command, with_val: Path, p
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "expected"),
     [
         (("RUN",), "never the test set"),
         (("VAL", "VAL"), "one run"),
@@ -144,13 +146,13 @@ def test_a_temperature_is_kept_and_then_used(command: Command, with_val: Path, p
         (("VAL", "--eval-transform", "resize(8)"), "--eval-transform"),
     ],
 )
-def test_a_temperature_is_refused(
-    command: Command, trained: Path, with_val: Path, words: tuple[str, ...], said: str
+def test_a_temperature_that_cannot_be_saved_is_an_error(
+    command: Command, trained: Path, with_val: Path, arguments: tuple[str, ...], expected: str
 ) -> None:
     places = {"RUN": trained, "VAL": with_val}
-    outcome = command("eval", *(places.get(word, word) for word in words), "--save-temperature")
+    outcome = command("eval", *(places.get(word, word) for word in arguments), "--save-temperature")
     assert outcome.code == 1
-    assert said in outcome.err
+    assert expected in outcome.err
     assert "temperature" not in json.loads((with_val / "run.json").read_text())
 
 

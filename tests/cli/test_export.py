@@ -1,4 +1,4 @@
-"""`reslab export`: its keys, its table, and errors that a person can act on."""
+"""`reslab export`: its keys, its table, and its errors."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.cli.conftest import Command
 
 
-def test_what_it_tells(command: Command, trained: Path, tmp_path: Path) -> None:
+def test_the_json_keys(command: Command, trained: Path, tmp_path: Path) -> None:
     found = command("export", trained, "--to", "torch", "--output", tmp_path / "net.pt2", "--num-images", 20, "--json")
     assert found.code == 0
     assert found.value["path"] == str(tmp_path / "net.pt2")
@@ -23,7 +23,7 @@ def test_a_table_for_people(command: Command, trained: Path, tmp_path: Path) -> 
     assert (tmp_path / "hub" / "config.json").is_file()
 
 
-def test_mistakes_are_told(command: Command, trained: Path, tmp_path: Path) -> None:
+def test_mistakes_raise_helpful_errors(command: Command, trained: Path, tmp_path: Path) -> None:
     refused = command("export", trained, "--to", "onx", "--json")
     assert refused.code == 1
     assert "nearest: 'onnx'" in refused.value["error"]

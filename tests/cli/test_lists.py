@@ -1,4 +1,4 @@
-"""The verbs that list: models, recipes, runs, doctor."""
+"""The commands that list: models, recipes, runs, doctor."""
 
 from pathlib import Path
 

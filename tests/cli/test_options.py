@@ -1,23 +1,23 @@
-"""Options that several verbs share, read."""
+"""The readers of options that several commands share."""
 
 import pytest
 
 from reslab.cli.options import join_channel_values, parse_channel_values, parse_overrides, parse_pretrained
 
 
-def test_settings_are_read() -> None:
+def test_overrides_are_parsed() -> None:
     found = parse_overrides(["model.merge=none", "optimizer.lr = 0.2", "model.shortcut=a=b", "train_transform="])
     assert found == {"model.merge": "none", "optimizer.lr": "0.2", "model.shortcut": "a=b", "train_transform": ""}
     assert parse_overrides(None) == {}
 
 
 @pytest.mark.parametrize("setting", ["optimizer.lr", "=3", "model.=3", ""])
-def test_a_setting_without_its_parts_is_refused(setting: str) -> None:
+def test_an_override_without_key_or_value_is_an_error(setting: str) -> None:
     with pytest.raises(ValueError, match="KEY=VALUE"):
         parse_overrides([setting])
 
 
-def test_a_key_twice_is_refused() -> None:
+def test_a_key_twice_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"optimizer\.lr came twice"):
         parse_overrides(["optimizer.lr=1", "optimizer.lr=2"])
 
@@ -26,12 +26,12 @@ def test_a_key_twice_is_refused() -> None:
     ("text", "value"),
     [(None, None), ("true", True), ("False", False), ("IMAGENET1K_V1", "IMAGENET1K_V1"), ("a/true", "a/true")],
 )
-def test_pretrained_is_read(text: str | None, value: object) -> None:
+def test_pretrained_is_parsed(text: str | None, value: object) -> None:
     assert parse_pretrained(text) == value
 
 
 @pytest.mark.parametrize(
-    ("words", "gathered"),
+    ("arguments", "gathered"),
     [
         ("eval --mean .1 .2 .3 --std 1 2 3", "eval --mean .1,.2,.3 --std 1,2,3"),
         ("eval --mean 0.1,0.2 run", "eval --mean 0.1,0.2 run"),
@@ -41,11 +41,11 @@ def test_pretrained_is_read(text: str | None, value: object) -> None:
         ("train --lr 0.1 --epochs 3", "train --lr 0.1 --epochs 3"),
     ],
 )
-def test_numbers_after_one_option_are_gathered(words: str, gathered: str) -> None:
-    assert join_channel_values(words.split()) == gathered.split()
+def test_numbers_after_one_option_are_joined(arguments: str, gathered: str) -> None:
+    assert join_channel_values(arguments.split()) == gathered.split()
 
 
-def test_numbers_are_read() -> None:
+def test_channel_values_are_parsed() -> None:
     assert parse_channel_values("0.5,-1,2", "--mean") == (0.5, -1.0, 2.0)
     assert parse_channel_values(None, "--mean") is None
     with pytest.raises(ValueError, match="--mean as numbers"):

@@ -8,7 +8,7 @@ import pytest
 
 from reslab.cli.output import print_pairs, print_table
 
-LONG = "a reference with several words, " * 5
+LONG = "a reference with several arguments, " * 5
 
 
 class Terminal(io.StringIO):
@@ -36,8 +36,8 @@ def test_a_table_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = terminal.getvalue().splitlines()
     assert max(len(line) for line in lines) <= 80
     assert "11,689,512" in lines[1]
-    words = " ".join(line[21:].strip() for line in lines[1:])
-    assert words.split() == LONG.split()
+    arguments = " ".join(line[21:].strip() for line in lines[1:])
+    assert arguments.split() == LONG.split()
 
 
 def test_pairs_fit_the_terminal_and_paths_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,12 +21,12 @@ def test_the_promised_keys(command: Command, trained: Path, pictures: Path) -> N
 
 
 def test_csv_and_json_agree(command: Command, trained: Path, pictures: Path) -> None:
-    told = command("predict", trained, pictures, "--json", "-k", "2").value["predictions"]
+    expected = command("predict", trained, pictures, "--json", "-k", "2").value["predictions"]
     lines = list(csv.DictReader(io.StringIO(command("predict", trained, pictures, "--csv", "-k", "2").out)))
     assert len(lines) == 6 * 2 + 1
-    assert lines[0]["class"] == told[0]["classes"][0]["name"]
-    assert float(lines[0]["probability"]) == pytest.approx(told[0]["classes"][0]["probability"], rel=1e-5)
-    assert lines[-1]["error"] == told[-1]["error"]
+    assert lines[0]["class"] == expected[0]["classes"][0]["name"]
+    assert float(lines[0]["probability"]) == pytest.approx(expected[0]["classes"][0]["probability"], rel=1e-5)
+    assert lines[-1]["error"] == expected[-1]["error"]
 
 
 def test_the_table(command: Command, trained: Path, pictures: Path) -> None:
@@ -37,14 +37,14 @@ def test_the_table(command: Command, trained: Path, pictures: Path) -> None:
     assert outcome.err == "torch, float32, on cpu\n1 of 2 files could not be read\n"
 
 
-def test_nothing_readable_is_a_failure_that_still_tells(command: Command, trained: Path, pictures: Path) -> None:
+def test_no_readable_file_is_a_failure_with_rows(command: Command, trained: Path, pictures: Path) -> None:
     outcome = command("predict", trained, pictures / "broken.png", pictures / "gone.png", "--json")
     assert outcome.code == 1
     assert [bool(row["error"]) for row in outcome.value["predictions"]] == [True, True]
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "expected"),
     [
         (("RUN", "EMPTY"), "images ("),
         (("nowhere", "0.png"), "nowhere"),
@@ -55,15 +55,17 @@ def test_nothing_readable_is_a_failure_that_still_tells(command: Command, traine
         (("RUN", "0.png", "--backend", "openvino", "--compile"), "leave out --compile"),
     ],
 )
-def test_mistakes_are_told(command: Command, trained: Path, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+def test_mistakes_raise_helpful_errors(
+    command: Command, trained: Path, tmp_path: Path, arguments: tuple[str, ...], expected: str
+) -> None:
     places = {"RUN": trained, "EMPTY": tmp_path}
-    outcome = command("predict", *(places.get(word, word) for word in words))
+    outcome = command("predict", *(places.get(word, word) for word in arguments))
     assert outcome.code == 1
-    assert said in outcome.out + outcome.err
+    assert expected in outcome.out + outcome.err
     assert "unexpected error" not in outcome.err
 
 
-def test_a_graph_is_no_model_of_predict(command: Command, tmp_path: Path) -> None:
+def test_predict_rejects_an_exported_graph(command: Command, tmp_path: Path) -> None:
     graph = tmp_path / "net.onnx"
     graph.write_bytes(b"anything")
     outcome = command("predict", graph, "0.png")
@@ -85,14 +87,14 @@ def test_a_file_of_predictions(command: Command, trained: Path, pictures: Path, 
     assert "2 of them from before" in more.err
     plain = command("predict", trained, pictures, "--json")
     assert more.value["output"] == str(target)
-    told, expected = more.value["predictions"], plain.value["predictions"]
-    assert [row["path"] for row in told] == [row["path"] for row in expected]
-    for ours, theirs in zip(told, expected, strict=True):
+    continued, expected = more.value["predictions"], plain.value["predictions"]
+    assert [row["path"] for row in continued] == [row["path"] for row in expected]
+    for ours, theirs in zip(continued, expected, strict=True):
         assert [each["name"] for each in ours["classes"]] == [each["name"] for each in theirs["classes"]]
     assert [file.name for file in tmp_path.iterdir()] == [target.name]
 
 
-def test_an_engine_by_name(command: Command, trained: Path, pictures: Path) -> None:
+def test_a_backend_by_name(command: Command, trained: Path, pictures: Path) -> None:
     outcome = command("predict", trained, pictures, "--backend", "onnxruntime", "--precision", "int8", "--json")
     assert outcome.code == 0
     assert outcome.value["backend"] == "onnxruntime, int8, on cpu"
@@ -103,9 +105,11 @@ def test_an_engine_by_name(command: Command, trained: Path, pictures: Path) -> N
     assert "reslab export" in refused.err
 
 
-def test_features_and_heat_maps(command: Command, trained: Path, pictures: Path, tmp_path: Path) -> None:
-    told = command("predict", trained, pictures / "0.png", "--embeddings", "--grad-cam", tmp_path / "maps", "--json")
-    (row,) = told.value["predictions"]
+def test_embeddings_and_grad_cam(command: Command, trained: Path, pictures: Path, tmp_path: Path) -> None:
+    expected = command(
+        "predict", trained, pictures / "0.png", "--embeddings", "--grad-cam", tmp_path / "maps", "--json"
+    )
+    (row,) = expected.value["predictions"]
     assert len(row["embedding"]) == 64
     assert Path(row["grad_cam"]).is_file()
 

@@ -1,4 +1,4 @@
-"""What a run shows: plain lines for a file, a moving bar for a terminal."""
+"""The progress of a run: plain lines in a file, a moving bar in a terminal."""
 
 import io
 from typing import Any
@@ -77,12 +77,12 @@ def test_a_terminal_has_a_bar_that_goes_away() -> None:
     assert text.rstrip().endswith("\x1b[2K") or "\x1b[?25h" in text  # the cursor is shown again
 
 
-def test_an_unknown_line_is_passed_over() -> None:
+def test_an_unknown_record_is_ignored() -> None:
     assert shown([{"kind": "step_end", "step": 1, "x": 2}], terminal=False) == ""
 
 
-def test_waiting_for_data_is_told_where_it_is_more_than_little() -> None:
-    for share, told in ((0.4, True), (0.01, False)):
-        words = shown([START, TRAIN, {**PROGRESS, "waiting_fraction": share}, EVAL], terminal=False)
-        assert ("40% of the time waiting for data" in words) is told
-        assert ("waiting" in words) is told
+def test_waiting_for_data_is_shown_above_a_threshold() -> None:
+    for share, expected in ((0.4, True), (0.01, False)):
+        text = shown([START, TRAIN, {**PROGRESS, "waiting_fraction": share}, EVAL], terminal=False)
+        assert ("40% of the time waiting for data" in text) is expected
+        assert ("waiting" in text) is expected

@@ -1,4 +1,4 @@
-"""`reslab recipes NAME`: every value, what differs from the default, and where it is from."""
+"""`reslab recipes NAME`: every value, which differ from the defaults, and the reference."""
 
 from reslab.cli.lists import changed_keys, flatten_recipe, format_value
 from reslab.spec.config import override, override_keys

@@ -1,4 +1,4 @@
-"""`reslab runs` with several runs and a page, and `reslab lr-find` with its picture."""
+"""`reslab runs` with several runs and an HTML page, and `reslab lr-find` with its plot."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ def _twin(trained: Path, tmp_path: Path) -> Path:
     return twin
 
 
-def test_named_runs_in_the_order_asked(command: Command, trained: Path, tmp_path: Path) -> None:
+def test_named_runs_keep_their_order(command: Command, trained: Path, tmp_path: Path) -> None:
     twin = _twin(trained, tmp_path)
     found = command("runs", twin, trained, tmp_path, "--json").value
     assert [row["name"] for row in found] == ["twin", "digits"]
@@ -32,7 +32,7 @@ def test_a_page_of_several_runs(command: Command, trained: Path, tmp_path: Path)
     assert text.count("<svg") == 4
 
 
-def test_runs_of_one_network_with_other_axes_are_told_apart(command: Command, trained: Path, tmp_path: Path) -> None:
+def test_runs_of_one_model_with_overrides_are_distinguished(command: Command, trained: Path, tmp_path: Path) -> None:
     twin, page = tmp_path / "twin", tmp_path / "page.html"
     shutil.copytree(trained, twin)
     facts = json.loads((twin / "run.json").read_text())
@@ -45,7 +45,7 @@ def test_runs_of_one_network_with_other_axes_are_told_apart(command: Command, tr
     assert page.read_text(encoding="utf-8").count(name) == 1
 
 
-def test_what_is_no_run_is_said(command: Command, trained: Path, tmp_path: Path) -> None:
+def test_a_missing_run_is_an_error(command: Command, trained: Path, tmp_path: Path) -> None:
     refused = command("runs", trained, tmp_path / "nowhere", "--json")
     assert refused.code == 1
     assert "nowhere" in refused.value["error"]
@@ -54,10 +54,10 @@ def test_what_is_no_run_is_said(command: Command, trained: Path, tmp_path: Path)
     assert not (tmp_path / "page.html").exists()
 
 
-def test_a_rate_is_found_and_drawn(command: Command, tmp_path: Path) -> None:
+def test_a_learning_rate_is_suggested_and_plotted(command: Command, tmp_path: Path) -> None:
     page = tmp_path / "rates.html"
-    words = ("lr-find", "digits", "--num-steps", "12", "--device", "cpu")
-    found = command(*words, "--html", page, "--json").value
+    arguments = ("lr-find", "digits", "--num-steps", "12", "--device", "cpu")
+    found = command(*arguments, "--html", page, "--json").value
     assert {
         "suggested_lr",
         "lowest_loss_lr",

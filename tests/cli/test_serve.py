@@ -1,4 +1,4 @@
-"""`reslab serve` as a process: it says where it is, answers, and finishes what it took when it is told to stop."""
+"""`reslab serve` as a process: it prints its address, answers, and completes accepted requests before it stops."""
 
 import json
 import re
@@ -29,8 +29,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture
 def service(run: Run) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    words = [sys.executable, "-m", "reslab", "serve", str(run.path), "--port", "0", "--backend", "torch"]
-    process = subprocess.Popen([*words, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    arguments = [sys.executable, "-m", "reslab", "serve", str(run.path), "--port", "0", "--backend", "torch"]
+    process = subprocess.Popen([*arguments, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     assert process.stdout is not None
     line = process.stderr.readline()
@@ -58,9 +58,7 @@ def png(tmp_path: Path) -> bytes:
     return file.read_bytes()
 
 
-def test_it_answers_and_sigterm_ends_it_after_what_it_took(
-    service: tuple["subprocess.Popen[str]", str], png: bytes
-) -> None:
+def test_sigterm_ends_it_after_the_accepted_requests(service: tuple["subprocess.Popen[str]", str], png: bytes) -> None:
     process, address = service
     status, found = ask(f"{address}/v1/predict?top_k=2", png)
     assert status == 200
@@ -79,20 +77,20 @@ def test_it_answers_and_sigterm_ends_it_after_what_it_took(
     assert json.loads(process.stdout.read()) == {"address": address, "models": ["net"]}
 
 
-def test_wrong_wishes_are_told(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for words, told in (
+def test_wrong_options_are_errors(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, expected in (
         ([str(tmp_path)], "run.json"),
         ([str(run.path), "--backend", "tourch"], "nearest: 'torch'"),
         ([str(run.path), "--max-in-flight", "3"], "max_in_flight 32"),
         ([str(run.path), "--token", " "], "at least one character"),
         ([str(run.path), "--precision", "fp8"], "unknown precision"),
     ):
-        assert main(["serve", *words, "--port", "0"]) == 1
-        assert told in capsys.readouterr().err
+        assert main(["serve", *arguments, "--port", "0"]) == 1
+        assert expected in capsys.readouterr().err
 
 
-def test_a_port_that_is_taken_is_told_before_anything_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_an_error_before_anything_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert main(["serve", "no-such-run", "--port", port]) == 1
-    assert "port that are free" in capsys.readouterr().err
+    assert "a free address and port" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`reslab study` and `reslab studies`: what they print, promise and refuse."""
+"""`reslab study` and `reslab studies`: output, JSON keys and errors."""
 
 import json
 import os
@@ -27,8 +27,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_study_end_to_end_and_again_from_the_store(command: Command, folder: Path) -> None:
-    words = ("study", NAME, *ROWS, "--store", folder / "store", "--output", folder / "page", "--json")
-    first = command(*words)
+    arguments = ("study", NAME, *ROWS, "--store", folder / "store", "--output", folder / "page", "--json")
+    first = command(*arguments)
     assert first.code == 0, first.err
     found = first.value
     assert (found["study"], found["scale"]) == (NAME, "smoke")
@@ -40,39 +40,39 @@ def test_a_study_end_to_end_and_again_from_the_store(command: Command, folder: P
     page = (folder / "page" / "report.html").read_text(encoding="utf-8")
     assert "smoke" in page
     assert (folder / "page" / "report.md").read_text(encoding="utf-8").startswith("# ")
-    again = command(*words)
+    again = command(*arguments)
     assert "trainings" not in again.err
     assert again.value == found
 
 
 def test_the_table_for_a_person(command: Command, folder: Path) -> None:
-    words = ("study", NAME, *ROWS, "--store", folder / "store", "--output", folder / "page")
-    found = command(*words)
+    arguments = ("study", NAME, *ROWS, "--store", folder / "store", "--output", folder / "page")
+    found = command(*arguments)
     assert "residual-20  test_error (%)" in found.out
     assert "plain-56 has a higher training error than plain-20: undecided (plain-56 was not run)" in found.out
     assert str(folder / "page" / "report.html") in found.err
 
 
 def test_a_dry_run_prints_and_writes_nothing(command: Command, tmp_path: Path) -> None:
-    words = ("study", NAME, *ROWS, "--dry-run", "--store", tmp_path / "store", "--output", tmp_path / "page")
-    found = command(*words, "--json").value
+    arguments = ("study", NAME, *ROWS, "--dry-run", "--store", tmp_path / "store", "--output", tmp_path / "page")
+    found = command(*arguments, "--json").value
     assert found["num_missing"] == 4
     assert found["seconds"] > 0
     assert [row["done"] for row in found["rows"]] == [0, 0]
     assert all(row["memory_bytes"] > 0 and row["preset"] for row in found["rows"])
     assert not any(tmp_path.iterdir())
-    assert "remaining: 4 trainings" in command(*words).out
+    assert "remaining: 4 trainings" in command(*arguments).out
 
 
-def test_data_that_are_not_here_are_told_with_the_next_step(command: Command, tmp_path: Path) -> None:
-    words = ("study", NAME, "--scale", "short", "--rows", "plain-20,plain-32", "--data-dir", tmp_path / "none")
-    found = command(*words, "--store", tmp_path / "store", "--output", tmp_path / "page")
+def test_missing_data_is_reported_with_the_next_step(command: Command, tmp_path: Path) -> None:
+    arguments = ("study", NAME, "--scale", "short", "--rows", "plain-20,plain-32", "--data-dir", tmp_path / "none")
+    found = command(*arguments, "--store", tmp_path / "store", "--output", tmp_path / "page")
     assert "plain-20, plain-32 cannot run here: required: cifar10" in found.err
     assert not (tmp_path / "store").exists()
-    assert command(*words, "--store", tmp_path / "store", "--dry-run").out.endswith(
+    assert command(*arguments, "--store", tmp_path / "store", "--dry-run").out.endswith(
         "remaining: nothing that can run here\n"
     )
-    nothing = command(*words, "--store", tmp_path / "store", "--slurm", tmp_path / "array.sh")
+    nothing = command(*arguments, "--store", tmp_path / "store", "--slurm", tmp_path / "array.sh")
     assert nothing.code == 1
     assert "not in the script: plain-20, plain-32 cannot run here" in nothing.err
     assert "got: nothing that can run here" in nothing.err
@@ -80,18 +80,18 @@ def test_data_that_are_not_here_are_told_with_the_next_step(command: Command, tm
 
 def test_slurm_writes_a_script_that_runs(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ("study", NAME, *ROWS, "--store", tmp_path / "store")
+    arguments = ("study", NAME, *ROWS, "--store", tmp_path / "store")
     script = tmp_path / "array.sh"
-    assert command(*words, "--slurm", script).code == 0
+    assert command(*arguments, "--slurm", script).code == 0
     bash = shutil.which("bash")
     assert bash is not None
     environment = {**os.environ, "SLURM_ARRAY_TASK_ID": "3"}
     subprocess.run([bash, str(script)], check=True, env=environment, capture_output=True, timeout=300)
-    command(*words, "--slurm", script)
+    command(*arguments, "--slurm", script)
     assert "--array=0-2\n" in script.read_text()
 
 
-def test_a_training_that_breaks_off_is_an_error_once_the_page_is_written(
+def test_a_failed_training_is_an_error_after_the_report_is_written(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def do(job: StudyJob, place: JobContext) -> StoreEntry:
@@ -100,19 +100,19 @@ def test_a_training_that_breaks_off_is_an_error_once_the_page_is_written(
         return work.run_job(job, place)
 
     monkeypatch.setattr(runner, "run_job", do)
-    words = ("study", NAME, "--rows", "plain-20,residual-20", "--seeds", "1", "--device", "cpu", "--json")
-    words = (*words, "--store", str(tmp_path / "store"), "--output", str(tmp_path / "page"))
-    found = command(*words)
+    arguments = ("study", NAME, "--rows", "plain-20,residual-20", "--seeds", "1", "--device", "cpu", "--json")
+    arguments = (*arguments, "--store", str(tmp_path / "store"), "--output", str(tmp_path / "page"))
+    found = command(*arguments)
     assert found.code == 1
     assert [row["seeds"] for row in found.value["rows"]] == [1, 0]
     assert "the lights went out" in (tmp_path / "page" / "report.md").read_text(encoding="utf-8")
     assert "1 training failed" in found.err
     monkeypatch.undo()
-    assert command(*words).code == 0
+    assert command(*arguments).code == 0
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("arguments", "expected"),
     [
         (("study", "he2015/degredation"), "nearest: 'he2015/degradation'"),
         (("study", "veit"), "nearest: 'veit2016/lesion'"),
@@ -122,11 +122,11 @@ def test_a_training_that_breaks_off_is_an_error_once_the_page_is_written(
         (("studies", "he2051"), "unknown study 'he2051'"),
     ],
 )
-def test_mistakes(command: Command, words: tuple[str, ...], told: str) -> None:
-    found = command(*words)
+def test_mistakes(command: Command, arguments: tuple[str, ...], expected: str) -> None:
+    found = command(*arguments)
     assert found.code == 1
-    assert told in found.err
-    assert "error" in json.loads(command(*words, "--json").out)
+    assert expected in found.err
+    assert "error" in json.loads(command(*arguments, "--json").out)
 
 
 def test_studies_are_listed(command: Command) -> None:

@@ -1,4 +1,4 @@
-"""`reslab summary`: counts, shapes and words of a network."""
+"""`reslab summary`: counts, shapes and block layout of a network."""
 
 from pathlib import Path
 
@@ -28,8 +28,8 @@ def test_d2l_as_the_tutorial_prints_it(command: Command) -> None:
 
 
 def test_axes_and_input_are_overridden(command: Command) -> None:
-    words = ("summary", "resnet20_cifar", "--set", "model.depths=1,1,1", "--num-classes", "7", "--input", "1x28x28")
-    facts = command(*words, "--json").value
+    arguments = ("summary", "resnet20_cifar", "--set", "model.depths=1,1,1", "--num-classes", "7", "--input", "1x28x28")
+    facts = command(*arguments, "--json").value
     assert facts["depth"] == 8
     assert facts["input_size"] == [1, 28, 28]
     assert facts["layers"][-1]["output_shape"] == [7]
@@ -43,7 +43,7 @@ def test_a_run_is_shown(command: Command, trained: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "expected"),
     [
         (("resnt50",), "resnet50"),
         (("resnet50", "--input", "224"), "3x224x224"),
@@ -56,11 +56,11 @@ def test_a_run_is_shown(command: Command, trained: Path) -> None:
         (("resnet50", "--num-classes", "0"), "num_classes"),
     ],
 )
-def test_mistakes_are_told(command: Command, words: tuple[str, ...], said: str) -> None:
-    outcome = command("summary", *words)
+def test_mistakes_raise_helpful_errors(command: Command, arguments: tuple[str, ...], expected: str) -> None:
+    outcome = command("summary", *arguments)
     assert outcome.code == 1
     assert outcome.out == ""
-    assert said in outcome.err
+    assert expected in outcome.err
     assert "unexpected error" not in outcome.err
 
 

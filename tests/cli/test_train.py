@@ -1,4 +1,4 @@
-"""`reslab train`: the promised keys, overrides, going on, and what is refused before anything is written."""
+"""`reslab train`: JSON keys, overrides, resuming, and errors before anything is written."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_the_promised_keys(command: Command, tmp_path: Path) -> None:
     }
 
 
-def test_a_person_is_told_where_everything_is(command: Command, tmp_path: Path) -> None:
+def test_the_paths_are_printed(command: Command, tmp_path: Path) -> None:
     path = tmp_path / "run"
     outcome = command("train", "digits", *SMALL, "--output", path)
     assert outcome.code == 0
@@ -39,9 +39,11 @@ def test_a_person_is_told_where_everything_is(command: Command, tmp_path: Path) 
 
 
 def test_familiar_options_reach_the_recipe_and_the_network(command: Command, tmp_path: Path) -> None:
-    words = ("--model", "resnet20_cifar", "-b", "128", "--lr", "0.05", "--seed", "3", "-j", "0", "--device", "cpu")
+    arguments = ("--model", "resnet20_cifar", "-b", "128", "--lr", "0.05", "--seed", "3", "-j", "0", "--device", "cpu")
     path = tmp_path / "run"
-    command("train", *words, *SMALL, "--set", "optimizer.momentum=0.8", "--set", "model.merge=none", "--output", path)
+    command(
+        "train", *arguments, *SMALL, "--set", "optimizer.momentum=0.8", "--set", "model.merge=none", "--output", path
+    )
     facts = json.loads((path / "run.json").read_text())
     assert facts["recipe"]["batch_size"] == 128
     assert facts["recipe"]["optimizer"]["lr"] == 0.05
@@ -77,7 +79,7 @@ def test_a_folder_that_holds_a_run_is_left_alone(command: Command, trained: Path
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "expected"),
     [
         (("--model", "resnet5"), "resnet50"),
         (("--recipe", "he2015cifar"), "he2015-cifar"),
@@ -96,12 +98,12 @@ def test_a_folder_that_holds_a_run_is_left_alone(command: Command, trained: Path
         (("--epochs", "0"), "duration above 0"),
     ],
 )
-def test_mistakes_are_told_and_nothing_is_written(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
+def test_mistakes_are_errors_and_nothing_is_written(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], expected: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    outcome = command("train", *words)
+    outcome = command("train", *arguments)
     assert outcome.code == 1
-    assert said in outcome.err
-    assert "not foreseen" not in outcome.err
+    assert expected in outcome.err
+    assert "unexpected error" not in outcome.err
     assert list(tmp_path.iterdir()) == []
