@@ -2,7 +2,6 @@
 
 import glob
 import io
-import mmap
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,17 +11,13 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from reslab.data.decode import read_image
-from reslab.data.formats.class_folders import IMAGE_EXTENSIONS, find_image_files, is_image_file
-from reslab.data.formats.csv_table import read_csv_rows
 from reslab.data.image_datasets import ImageLocation
+from reslab.data.registry import find_format
 from reslab.data.transforms.pipeline import TransformPipeline
-from reslab.data.webdataset.tar import list_tar_members
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 
 STDIN = "-"
-_TABLE_SUFFIXES = (".csv", ".tsv")
-_SHARD_SUFFIX = ".tar"
 
 
 @dataclass(frozen=True)
@@ -66,12 +61,9 @@ def _expand_input(text: str) -> list[InputItem]:
     path = Path(text)
     if text == STDIN:
         return _list_stdin(sys.stdin.buffer.read())
-    if path.is_dir():
-        return _list_folder(path)
-    if path.suffix.lower() == _SHARD_SUFFIX and path.is_file():
-        return _list_shard(path)
-    if path.suffix.lower() in _TABLE_SUFFIXES and path.is_file():
-        return _list_table(path)
+    data_format = find_format(path)
+    if data_format is not None:
+        return [_to_item(image) for image in data_format.list_images(path)]
     if not path.exists() and glob.has_magic(text):
         matched = [item for name in sorted(glob.glob(text, recursive=True)) for item in _expand_input(name)]
         if not matched:
@@ -80,48 +72,10 @@ def _expand_input(text: str) -> list[InputItem]:
     return [InputItem(str(path))]
 
 
-def _list_folder(folder: Path) -> list[InputItem]:
-    paths = find_image_files(folder)
-    if paths:
-        return [InputItem(str(path)) for path in paths]
-    shards = sorted(folder.rglob(f"*{_SHARD_SUFFIX}"))
-    if not shards:
-        raise invalid(f"images ({', '.join(IMAGE_EXTENSIONS)}) in {folder}", "none", next_step="name another folder")
-    return [item for shard in shards for item in _list_shard(shard)]
-
-
-def _list_shard(shard: Path) -> list[InputItem]:
-    if not shard.stat().st_size:
-        raise ValueError(f"{shard}: empty (0 bytes); download it again")
-    with shard.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        entries = list_tar_members(shard, content)
-    items = []
-    for entry in entries:
-        if is_image_file(entry.name.rpartition("/")[2]):
-            key, _, suffix = entry.name.rpartition(".")
-            tar_entry = ImageLocation(shard, key, entry.offset, entry.num_bytes, suffix)
-            items.append(InputItem(f"{shard}/{entry.name}", tar_entry))
-    if not items:
-        raise invalid(f"images ({', '.join(IMAGE_EXTENSIONS)}) in {shard}", f"{len(entries)} other files")
-    return items
-
-
-def _list_table(path: Path) -> list[InputItem]:
-    rows = read_csv_rows(path)
-    header = next(rows, (1, []))[1]
-    names = [name.strip().lower() for name in header]
-    if "path" not in names:
-        got = ",".join(header) or "an empty file"
-        raise invalid(f"a first line with the column path in {path}", got, next_step="name the column of paths: path")
-    column = names.index("path")
-    items = [
-        InputItem(str(path.parent / cells[column].strip()))
-        for _, cells in rows
-        if len(cells) > column and cells[column].strip()
-    ]
-    if not items:
-        raise invalid(f"paths in {path}", "none below its first line")
-    return items
+def _to_item(image: Path | ImageLocation) -> InputItem:
+    if isinstance(image, Path):
+        return InputItem(str(image))
+    return InputItem(f"{image.shard}/{image.key}.{image.extension}", image)
 
 
 def _list_stdin(content: bytes) -> list[InputItem]:

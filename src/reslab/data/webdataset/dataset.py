@@ -45,7 +45,7 @@ Shard = TypeVar("Shard", Path, str)
 def has_shards(path: Path) -> bool:
     """Return True if a path is a tar file, or a folder with tar files in it or in a folder of a split."""
     if path.is_file():
-        return path.suffix == ".tar"
+        return path.suffix.lower() == ".tar"
     folders = (path, *(path / name for name in SPLIT_OF_FOLDER))
     return any(True for folder in folders for _ in folder.glob("*.tar"))
 
