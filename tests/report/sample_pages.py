@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from reslab.report.pages.run_text import DemoNetwork, DemoPage, MisclassifiedImage, RunPage
+from reslab.report.pages.classification import MisclassifiedImage
+from reslab.report.pages.demo import DemoNetwork, DemoPage
+from reslab.report.pages.run import RunPage
 
 
 def sample_log(epochs: int = 8, loss: float = 2.0, top1: float = 0.4, split: str = "val") -> list[dict[str, object]]:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from reslab.report.pages.study_text import ClaimResult, StudyPage, StudyRow, StudyRun
+from reslab.report.pages.study_results import ClaimResult, StudyPage, StudyRow, StudyRun
 from reslab.spec.papers import get_study
 from reslab.spec.study import RowSpec, Study
 
@@ -51,15 +51,14 @@ def sample_study_page(name: str = "he2015/degradation", scale: str = "short", se
         rows.append(
             StudyRow(row, study.preset_for(row, scale), () if last else runs, row.model, **(missing if last else {}))
         )
-    verdicts = ("holds", "fails", "undecided", "not judged")
+    verdicts = ("holds", "fails", "undecided")
     words = (
         "5 of 5 seeds; the difference is 20.1 points (95 % interval 18.8 to 21.4)",
         "0 of 3 seeds; the difference is -1.2 points (95 % interval -1.9 to -0.5)",
         "2 of 3 seeds; the difference is 0.4 points (95 % interval -0.7 to 1.5); about 11 seeds would decide",
-        "residual-56 was not run",
     )
     claims = [
-        ClaimResult(claim.text, verdicts[place % 4], words[place % 4]) for place, claim in enumerate(study.claims)
+        ClaimResult(claim.text, verdicts[place % 3], words[place % 3]) for place, claim in enumerate(study.claims)
     ]
     facts = {
         "command": f"reslab study {name} --scale {scale} --data-dir data --seeds {seeds}",

@@ -12,7 +12,7 @@ from reslab.data.dataset import DatasetSplits
 from reslab.data.loader import eval_loader
 from reslab.nn.network import ResidualNetwork
 from reslab.nn.third_party import to_residual_network
-from reslab.report.plots.images import make_thumbnail
+from reslab.report.thumbnails import make_thumbnail
 from reslab.spec.errors import invalid
 from reslab.training.run import Run
 

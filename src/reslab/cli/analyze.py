@@ -199,8 +199,8 @@ def write_results(
 ) -> None:
     """Write the requested HTML page and PNG file."""
     from reslab.analysis.open_targets import describe_target
-    from reslab.report.analyses.result import AnalysisPage
-    from reslab.report.render import render_analysis_page
+    from reslab.report.pages.analysis import AnalysisPage
+    from reslab.report.render import render_page
     from reslab.runtime.files import write_atomic
     from reslab.runtime.provenance import command_line
 
@@ -214,7 +214,7 @@ def write_results(
             rendered,
             metadata,
         )
-        write_html(html_path, render_analysis_page(page))
+        write_html(html_path, render_page(page))
     if png_path is not None:
         from reslab.report.plots.png import render_png
 

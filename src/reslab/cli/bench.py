@@ -298,9 +298,9 @@ def _write_html(
     rounds: int,
 ) -> None:
     from reslab.report.pages.benchmark import BenchmarkPage
-    from reslab.report.render import render_benchmark_page
+    from reslab.report.render import render_page
 
     page = BenchmarkPage(
         f"{name} at {format_shape(input_shape)}", results, _inference_summary(name, input_shape, hardware, rounds)
     )
-    write_html(html_path, render_benchmark_page(page))
+    write_html(html_path, render_page(page))

@@ -51,10 +51,10 @@ def check(
     as_json: JsonFlag = False,
 ) -> None:
     """Read every image once and report counts, sizes, broken files, duplicates and train/test leakage."""
+    from reslab.cli.data_check_page import build_data_check_page
     from reslab.data.check.check import check_data
     from reslab.data.check.findings import list_findings
-    from reslab.report.pages.data_check import build_data_check_page
-    from reslab.report.render import render_data_check_page
+    from reslab.report.render import render_page
 
     check_result = check_data(path, data_dir)
     issues = list_findings(check_result)
@@ -62,7 +62,7 @@ def check(
     transform = default_train_transform(check_result) if train_transform is None else train_transform
     write_atomic(
         output_path,
-        render_data_check_page(build_data_check_page(check_result, issues, transform, seed)).encode(),
+        render_page(build_data_check_page(check_result, issues, transform, seed)).encode(),
     )
     if as_json:
         print_json(

@@ -23,7 +23,7 @@ from reslab.spec.zoo import ARCHS
 
 if TYPE_CHECKING:
     from reslab.data.dataset import DatasetSplits
-    from reslab.report.pages.run_text import DemoNetwork
+    from reslab.report.pages.demo import DemoNetwork
     from reslab.training.run import Run
 
 DATASET = "digits"
@@ -112,7 +112,7 @@ def train_network(
     import torch
 
     from reslab.nn.network import ResidualNetwork
-    from reslab.report.pages.run_text import DemoNetwork
+    from reslab.report.pages.demo import DemoNetwork
     from reslab.training.train import train
 
     with torch.random.fork_rng():
@@ -147,8 +147,8 @@ def _gradient_norms(network: Any, data: "DatasetSplits") -> list[tuple[str, floa
 
 def write_demo_report(folder: Path, run: "Run", data: "DatasetSplits", networks: "list[DemoNetwork]") -> Path:
     """Write report.html; the facts that both runs share are taken from `run`."""
-    from reslab.report.pages.run_text import DemoPage
-    from reslab.report.render import render_demo_page
+    from reslab.report.pages.demo import DemoPage
+    from reslab.report.render import render_page
     from reslab.runtime.files import write_atomic
     from reslab.training.train import page_metadata
 
@@ -161,7 +161,7 @@ def write_demo_report(folder: Path, run: "Run", data: "DatasetSplits", networks:
         num_samples=len(data.split(data.eval_split)),
     )
     report_path = folder / "report.html"
-    write_atomic(report_path, render_demo_page(page).encode())
+    write_atomic(report_path, render_page(page).encode())
     return report_path
 
 

@@ -312,13 +312,11 @@ def _calibration_payload(evaluation: "Evaluation", val_evaluation: "Evaluation |
 
 
 def _write_html(html_path: Path, evaluation: "Evaluation", calibration: dict[str, Any], model_text: str) -> None:
-    from reslab.report.render import render_run_page
+    from reslab.report.render import render_page
     from reslab.training.train import build_evaluation_page
 
     metadata = {"evaluated": model_text, "split": evaluation.split, "precision": "float32"}
-    html = render_run_page(
-        build_evaluation_page(f"{model_text} on {evaluation.split}", evaluation, calibration, metadata)
-    )
+    html = render_page(build_evaluation_page(f"{model_text} on {evaluation.split}", evaluation, calibration, metadata))
     write_atomic(html_path, html.encode())
 
 

@@ -93,7 +93,7 @@ def lr_find(
 
 def _write_html(html_path: Path, result: "LRFinderResult") -> None:
     from reslab.report.pages.lr_find import LRFinderPage
-    from reslab.report.render import render_lr_finder_page
+    from reslab.report.render import render_page
 
     page = LRFinderPage(
         title=f"{result.model} on {result.data}",
@@ -110,7 +110,7 @@ def _write_html(html_path: Path, result: "LRFinderResult") -> None:
             "batch size": str(result.batch_size),
         },
     )
-    write_html(html_path, render_lr_finder_page(page))
+    write_html(html_path, render_page(page))
 
 
 def _lr_find_payload(result: "LRFinderResult", html_path: Path | None) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def _collect_runs(paths: Sequence[Path]) -> list["Run"]:
 
 def _write_html(html_path: Path, selected: Sequence["Run"], requested: Sequence[Path]) -> None:
     from reslab.report.pages.compare import ComparePage
-    from reslab.report.render import render_compare_page
+    from reslab.report.render import render_page
 
     if not selected:
         raise invalid(
@@ -70,7 +70,7 @@ def _write_html(html_path: Path, selected: Sequence["Run"], requested: Sequence[
         )
     title = " and ".join(run.name for run in selected) if len(selected) < 3 else f"{len(selected)} runs"
     run_paths = {run.name: str(run.path) for run in selected}
-    write_html(html_path, render_compare_page(ComparePage(title, [_compared_run(run) for run in selected], run_paths)))
+    write_html(html_path, render_page(ComparePage(title, [_compared_run(run) for run in selected], run_paths)))
 
 
 def _compared_run(run: "Run") -> "ComparedRun":

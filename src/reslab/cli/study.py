@@ -21,7 +21,7 @@ from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.study import SCALES
 
 if TYPE_CHECKING:
-    from reslab.report.pages.study_text import StudyPage, StudyRow
+    from reslab.report.pages.study_results import StudyPage, StudyRow
     from reslab.studies.run_study import StudyOptions
 
 
@@ -226,7 +226,7 @@ def _row_payload(row: "StudyRow") -> dict[str, Any]:
 
 
 def _print_page(page: "StudyPage") -> None:
-    from reslab.report.pages.study_text import format_metric_value, reported_text
+    from reslab.report.pages.study_results import format_metric_value, reported_text
 
     print(f"{page.study.title} ({page.study.reference}), scale {page.scale}")
     cells = [

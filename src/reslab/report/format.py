@@ -1,4 +1,4 @@
-"""How numbers and tables are written, the same on a page, in Markdown and in the terminal."""
+"""Number and table formatting, the same on pages, in Markdown and in the terminal."""
 
 import math
 from collections.abc import Sequence
@@ -7,12 +7,12 @@ _SI_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def format_int(value: int) -> str:
-    """A whole number with its thousands set apart: 1727962 is `1,727,962`."""
+    """Format an integer with thousands separators: 1727962 is `1,727,962`."""
     return f"{value:,}"
 
 
 def format_si(value: float) -> str:
-    """A large number in four digits and a scale: 252886208 is `252.9 M`; below ten thousand it is written out."""
+    """Format a large number with an SI prefix: 252886208 is `252.9 M`; below 10,000 it is written out."""
     if abs(value) < 10_000:
         return f"{value:,.0f}"
     scale, prefix = next((scale, prefix) for scale, prefix in _SI_PREFIXES if abs(value) >= 0.99995 * scale)
@@ -22,7 +22,7 @@ def format_si(value: float) -> str:
 
 
 def format_percent(fraction: float | None, decimals: int = 2) -> str:
-    """A fraction as `98.06 %`; never rounded up to all or down to nothing, and `–` where there is none."""
+    """Format a fraction as `98.06 %`, never rounded up to 100 or down to 0; `–` for None and NaN."""
     if fraction is None or not math.isfinite(fraction):
         return "–"
     text = f"{100 * fraction:.{decimals}f}"
@@ -33,13 +33,13 @@ def format_percent(fraction: float | None, decimals: int = 2) -> str:
 
 
 def format_number(value: float | None, digits: int = 4) -> str:
-    """A measured value in `digits` significant digits, `–` for None and `not a number` for NaN."""
+    """Format a value with `digits` significant digits; `–` for None, `NaN` and `∞` for what is not finite."""
     if value is None:
         return "–"
     if math.isnan(value):
-        return "not a number"
+        return "NaN"
     if math.isinf(value):
-        return "infinite" if value > 0 else "minus infinite"
+        return "∞" if value > 0 else "−∞"
     if value and not 1e-4 <= abs(value) < 1e6:
         return f"{value:.{digits - 1}e}"
     decimals = digits - 1 - (math.floor(math.log10(abs(value))) if value else 0)
@@ -47,7 +47,7 @@ def format_number(value: float | None, digits: int = 4) -> str:
 
 
 def format_duration(duration_seconds: float | None) -> str:
-    """A duration in words: `4.2 s`, `41 s`, `2 min 05 s`, `1 h 03 min`."""
+    """Format a duration: `4.2 s`, `41 s`, `2 min 05 s`, `1 h 03 min`; `–` for None and NaN."""
     if duration_seconds is None or not math.isfinite(duration_seconds):
         return "–"
     if duration_seconds < 9.95:
@@ -61,19 +61,30 @@ def format_duration(duration_seconds: float | None) -> str:
 
 
 def format_shape(sizes: Sequence[int] | str) -> str:
-    """An output's shape without its batch: (16, 32, 32) is `16×32×32`."""
+    """Format a shape without its batch dimension: (16, 32, 32) is `16×32×32`."""
     return sizes if isinstance(sizes, str) else "×".join(str(size) for size in sizes)
 
 
 def pluralize(n: int, singular: str, plural_form: str = "") -> str:
-    """A counted noun: `no mistake`, `1 mistake`, `1,200 mistakes`."""
+    """Format a counted noun: `no image`, `1 image`, `1,200 images`."""
     if n == 0:
         return f"no {singular}"
     return f"{format_int(n)} {singular if n == 1 else plural_form or singular + 's'}"
 
 
+def format_times(n: int) -> str:
+    """Format a count of events: `once`, `twice`, `31 times`."""
+    return {1: "once", 2: "twice"}.get(n, f"{format_int(n)} times")
+
+
+def format_split(split: object) -> str:
+    """Return a split's full name: `validation` for `val`, `training` for `train`, any other as it is."""
+    name = str(split or "evaluation")
+    return {"val": "validation", "valid": "validation", "train": "training"}.get(name, name)
+
+
 def is_numeric_cell(cell: object) -> bool:
-    """Whether a cell of a table is a number, or stands where one could: such columns are set to the right."""
+    """Return True for a cell that holds a number or is empty; columns of such cells are aligned right."""
     if cell in (None, "", "–"):
         return True
     text = str(cell).replace(",", "").replace("−", "-").removesuffix("%").removesuffix("x").strip()
@@ -85,9 +96,9 @@ def is_numeric_cell(cell: object) -> bool:
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[object]], align: str = "") -> str:
-    """A Markdown table, its columns padded to line up; `align` has one of `l`, `r`, `c` a column, left where absent.
+    """Return a Markdown table with padded columns; `align` has `l`, `r` or `c` for each column, `l` where it is short.
 
-    Raises ValueError where a row is not as long as the headers.
+    Raises ValueError for a row whose length differs from that of the headers.
     """
     cells = [[_escape_cell(value) for value in row] for row in (headers, *rows)]
     for row in cells:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from reslab.report.format import format_duration, pluralize
 from reslab.report.pages.study import render_study_markdown
-from reslab.report.pages.study_text import ClaimResult, StudyPage, StudyRow, StudyRun
-from reslab.report.render import render_study_page
+from reslab.report.pages.study_results import ClaimResult, StudyPage, StudyRow, StudyRun
+from reslab.report.render import render_page
 from reslab.runtime.files import write_atomic
 from reslab.spec.study import AnalysisRequest, Claim, Metric, get_metric
 from reslab.studies.cost import SecondsPerMac, describe_recipe, estimate_seconds
@@ -205,5 +205,5 @@ def write_study_page(page: StudyPage, output_dir: Path) -> Path:
     write_atomic(output_dir / "report.md", text.encode())
     for name, plot in plots.items():
         write_atomic(output_dir / name, plot.encode())
-    write_atomic(output_dir / "report.html", render_study_page(page).encode())
+    write_atomic(output_dir / "report.html", render_page(page).encode())
     return output_dir / "report.html"

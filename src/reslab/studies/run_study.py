@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reslab.report.pages.study_text import StudyPage
+from reslab.report.pages.study_results import StudyPage
 from reslab.runtime.device import choose_device
 from reslab.spec.errors import invalid
 from reslab.spec.papers import STUDIES, get_study

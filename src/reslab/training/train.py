@@ -17,8 +17,9 @@ from reslab.data.loader import TrainLoader
 from reslab.nn.checkpoints.pretrained import Pretrained
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.cost import layer_table
-from reslab.report.pages.run_text import MisclassifiedImage, RunPage
-from reslab.report.render import render_run_page
+from reslab.report.pages.classification import MisclassifiedImage
+from reslab.report.pages.run import RunPage
+from reslab.report.render import render_page
 from reslab.runtime.device import choose_device, choose_num_threads, limit_threads
 from reslab.runtime.distributed import ProcessGroup, init_process_group, rank_device
 from reslab.runtime.files import disk_full_guard, write_atomic
@@ -62,7 +63,7 @@ def write_report(
     and that of the validation split, which a temperature is fitted on."""
     write_atomic(
         run.report_path,
-        render_run_page(build_run_page(run, model, data, evaluation, input_size, val_evaluation)).encode(),
+        render_page(build_run_page(run, model, data, evaluation, input_size, val_evaluation)).encode(),
     )
 
 

@@ -10,9 +10,10 @@ from reslab.analysis.registry import run_analysis
 from reslab.analysis.target import AnalysisTarget
 from reslab.report.analyses import render_analysis
 from reslab.report.analyses.lesion import shortest_carrying_range
-from reslab.report.analyses.result import AnalysisPage, RenderedResult
+from reslab.report.analyses.result import RenderedResult
+from reslab.report.pages.analysis import AnalysisPage
 from reslab.report.plots.png import render_png
-from reslab.report.render import render_analysis_page
+from reslab.report.render import render_page
 from reslab.spec.config import to_dict
 
 SMALL = "depths=2,1,1:widths=4,8,8:stem=conv3(4) norm act:in_channels=1"
@@ -27,7 +28,7 @@ def subjects() -> list[AnalysisTarget]:
 def shown(question: str, subjects: list[AnalysisTarget], settings: Mapping[str, Any]) -> RenderedResult:
     """The answer shown, drawn as a page and as a picture, too."""
     found = render_analysis(question, [to_dict(answer) for answer in run_analysis(question, subjects, settings)])
-    page = render_analysis_page(AnalysisPage(question, "what is asked", "who asked it", found))
+    page = render_page(AnalysisPage(question, "what is asked", "who asked it", found))
     assert page.count("<svg") == len(found.figures)
     assert render_png(found.figures, found.title).startswith(b"\x89PNG")
     assert all(figure.alt_text for figure in found.figures)

@@ -10,10 +10,10 @@ from PIL import Image
 from reslab.report.analyses import render_analysis
 from reslab.report.analyses.gradients import render_gradients
 from reslab.report.analyses.overlay import line_styles, render_snapshots, shorten_names
-from reslab.report.analyses.result import AnalysisPage
+from reslab.report.pages.analysis import AnalysisPage
 from reslab.report.plots.depth import DepthProfile, plot_depth_profiles
 from reslab.report.plots.png import render_png
-from reslab.report.render import render_analysis_page
+from reslab.report.render import render_page
 
 
 def answer(subject: str, decades: float = 0.5, step: int | None = None) -> dict[str, object]:
@@ -80,7 +80,7 @@ def test_words_follow_the_numbers() -> None:
 
 def test_the_page_is_self_contained_and_the_same_twice() -> None:
     pages = [
-        render_analysis_page(
+        render_page(
             AnalysisPage("gradients", "asked", "He", render_analysis("gradients", [answer("<a>"), answer("b")]))
         )
         for _ in range(2)

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from page_reader import assert_sound
 from sample_pages import sample_run
 
+from reslab.report.colors import EVALUATION
 from reslab.report.pages.classification import calibration_paragraphs, chance_ece
 from reslab.report.plots.bars import plot_reliability
-from reslab.report.plots.style import BLUE
-from reslab.report.render import render_run_page
+from reslab.report.render import render_page
 
 
 def one_bin(
@@ -38,9 +38,9 @@ def bars(figure: Figure, axes: int) -> list[tuple[float, float, float]]:
 
 
 def test_a_bar_is_a_bin_s_accuracy_and_the_counts_stand_below() -> None:
-    figure = plot_reliability(BINS, SCALED)
+    figure = plot_reliability(BINS, SCALED, 10)
     assert bars(figure, 0) == [(0.375, 0.25, 0.35), (0.625, 0.5, 1.0), (0.875, 0.9, 1.0)]
-    assert {to_hex(bar.get_facecolor()) for bar in figure.axes[0].patches} == {BLUE}
+    assert {to_hex(bar.get_facecolor()) for bar in figure.axes[0].patches} == {EVALUATION}
     assert [height for _, height, _ in bars(figure, 1)] == [4, 36, 60]
     dots = [line.get_xydata().tolist() for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert dots == [[[0.35, 0.3]], [[0.7, 0.8]]]
@@ -49,19 +49,20 @@ def test_a_bar_is_a_bin_s_accuracy_and_the_counts_stand_below() -> None:
 
 def test_the_words_are_the_numbers() -> None:
     balance, error, temperature = calibration_paragraphs(FITTED, "test")
-    assert "80.2 % sure of its answers, and 73.0 % of them are right: it is surer than it has reason to be." in balance
+    assert "Mean confidence 80.2 %, accuracy 73.0 %: the network is overconfident." in balance
     assert "7.20 %" in error
-    assert "The 1,000 validation images ask for a temperature of 1.60" in temperature
-    assert "less sure" in temperature
-    assert "the error on these test images is 1.23 %." in temperature
+    assert (
+        "Temperature scaling on 1,000 validation images gives T = 1.60: the network was overconfident." in temperature
+    )
+    assert "the ECE on these test images is 1.23 %." in temperature
     halves = calibration_paragraphs({**FITTED, "cross_fitted": True, "temperature": 0.8}, "val")[2]
-    assert "more sure" in halves
+    assert "underconfident" in halves
     assert "one half" in halves
-    assert "never the test set" in calibration_paragraphs(PLAIN, "test")[2]
+    assert "never uses the test set" in calibration_paragraphs(PLAIN, "test")[2]
     few = {name: value for name, value in FITTED.items() if "after" not in name}
-    assert "too few mistakes" in calibration_paragraphs(few, "val")[2]
+    assert "Too few images are misclassified" in calibration_paragraphs(few, "val")[2]
     level = {**PLAIN, "reliability": [one_bin(0.5, 1000, 0.6, 0.601)]}
-    assert "as sure as it should be" in calibration_paragraphs(level, "test")[0]
+    assert "well calibrated on average" in calibration_paragraphs(level, "test")[0]
 
 
 def test_the_error_by_chance_is_that_of_draws() -> None:
@@ -77,10 +78,10 @@ def test_the_error_by_chance_is_that_of_draws() -> None:
 
 
 def test_the_page_has_it_where_there_is_something_to_show() -> None:
-    page = assert_sound(render_run_page(sample_run(calibration=FITTED)))
-    assert "Is it as sure as it is right?" in page.text
+    page = assert_sound(render_page(sample_run(calibration=FITTED)))
+    assert "Calibration" in page.text
     assert any((figure["aria-label"] or "").startswith("Reliability diagram") for figure in page.tags("svg"))
     assert "25 to 50 %" in page.text
     assert "0 to 25 %" not in page.text
-    assert render_run_page(sample_run(calibration=FITTED)) == render_run_page(sample_run(calibration=FITTED))
-    assert "as sure as" not in assert_sound(render_run_page(sample_run())).text
+    assert render_page(sample_run(calibration=FITTED)) == render_page(sample_run(calibration=FITTED))
+    assert "Calibration" not in assert_sound(render_page(sample_run())).text

@@ -6,7 +6,7 @@ from sample_pages import sample_log
 
 from reslab.report.pages.compare import ComparedRun, ComparePage
 from reslab.report.pages.lr_find import LRFinderPage
-from reslab.report.render import render_compare_page, render_lr_finder_page
+from reslab.report.render import render_page
 
 
 def _rates(**changes: object) -> LRFinderPage:
@@ -21,55 +21,53 @@ def _run(name: str, top1: float | None = 0.9, data: str = "digits", epochs: int 
 
 
 def test_the_page_of_a_rate_search() -> None:
-    html = render_lr_finder_page(_rates(metadata={"batch": "64"}))
+    html = render_page(_rates(metadata={"batch": "64"}))
     page = assert_sound(html)
-    assert html == render_lr_finder_page(_rates(metadata={"batch": "64"}))
-    assert "steepest at a rate of 0.01" in page.text
-    assert "It went to the highest rate." in page.text
-    assert "stopped where the loss diverged" in assert_sound(render_lr_finder_page(_rates(diverged=True))).text
+    assert html == render_page(_rates(metadata={"batch": "64"}))
+    assert "steepest at a learning rate of 0.01" in page.text
+    assert "The test reached the maximum learning rate." in page.text
+    assert "stopped when the loss diverged" in assert_sound(render_page(_rates(diverged=True))).text
 
 
 def test_no_suggestion_is_said() -> None:
-    text = assert_sound(render_lr_finder_page(_rates(suggested_lr=None, lowest_loss_lr=None))).text
-    assert "no rate is suggested" in text
+    text = assert_sound(render_page(_rates(suggested_lr=None, lowest_loss_lr=None))).text
+    assert "no learning rate is suggested" in text
 
 
 def test_lengths_that_differ_are_refused() -> None:
-    with pytest.raises(ValueError, match="as many losses and means as rates"):
-        render_lr_finder_page(_rates(lrs=[0.1]))
+    with pytest.raises(ValueError, match="as many losses and smoothed losses as learning rates"):
+        render_page(_rates(lrs=[0.1]))
 
 
 def test_runs_are_laid_over_each_other() -> None:
     runs = [_run("first", 0.91), _run("<second>", 0.95, epochs=20), _run("third", None)]
-    html = render_compare_page(ComparePage("three runs", runs))
+    html = render_page(ComparePage("three runs", runs))
     page = assert_sound(html)
-    assert html == render_compare_page(ComparePage("three runs", runs))
+    assert html == render_page(ComparePage("three runs", runs))
     labels = [label.split(" against")[0] for label in page.values("aria-label") if "against" in label]
-    assert labels == ["Accuracy", "Loss", "Training accuracy", "Training loss"]
-    assert "<second> is the most accurate, at 95.00 %; first follows 4.00 points behind" in page.text
+    assert labels == ["Accuracy", "Training accuracy", "Loss", "Training loss"]
+    assert "<second> is the most accurate, at 95.00 %, 4.00 points above first" in page.text
     assert page.text.count("resnet20_cifar") == 3
 
 
 def test_many_runs_have_each_a_line_of_their_own() -> None:
     runs = [_run(f"run {number}", 0.9) for number in range(6)]
-    text = assert_sound(render_compare_page(ComparePage("six runs", runs))).text
-    assert "run 0 and run 1 are level at 90.00 %" in text
+    text = assert_sound(render_page(ComparePage("six runs", runs))).text
+    assert "run 0 and run 1 are equally accurate, at 90.00 %" in text
     assert text.count("run 5") >= 5  # the table, and a legend in each panel
 
 
 def test_different_data_is_not_held_against_each_other() -> None:
-    text = assert_sound(render_compare_page(ComparePage("two", [_run("a"), _run("b", 0.8, "mnist")]))).text
-    assert "not to be held against each other" in text
+    text = assert_sound(render_page(ComparePage("two", [_run("a"), _run("b", 0.8, "mnist")]))).text
+    assert "not comparable" in text
 
 
 def test_a_run_without_lines_still_has_a_row() -> None:
-    text = assert_sound(
-        render_compare_page(ComparePage("one", [ComparedRun("new", "resnet18", "mnist", "fashion")]))
-    ).text
-    assert "none of which has ended" in text
+    text = assert_sound(render_page(ComparePage("one", [ComparedRun("new", "resnet18", "mnist", "fashion")]))).text
+    assert "none of them finished" in text
     assert "resnet18" in text
 
 
 def test_no_run_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one run"):
-        render_compare_page(ComparePage("none", []))
+        render_page(ComparePage("none", []))

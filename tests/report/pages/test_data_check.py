@@ -7,7 +7,7 @@ import pytest
 from page_reader import assert_sound
 
 from reslab.report.pages.data_check import CaptionedImage, DataCheckPage, ImageGroup
-from reslab.report.render import render_data_check_page
+from reslab.report.render import render_page
 
 NOISE = np.random.default_rng(0).integers(0, 256, (4, 40, 50, 3), dtype=np.uint8)
 PAGE = DataCheckPage(
@@ -29,10 +29,10 @@ PAGE = DataCheckPage(
 
 
 def test_a_page_is_sound_and_the_same_every_time() -> None:
-    html = render_data_check_page(PAGE)
+    html = render_page(PAGE)
     page = assert_sound(html)
-    assert html == render_data_check_page(PAGE)
-    assert "60 pictures of 2 classes: 1 error to put right before training." in page.text
+    assert html == render_page(PAGE)
+    assert "60 images of 2 classes: 1 error to fix before training." in page.text
     assert "Ants & <bees>" in page.text
     for said in ("b<e>es", "3 files cannot be read.", "empty (0 bytes)", "The same pixels", "crop(32) flip", "80.0 %"):
         assert said in page.text
@@ -44,35 +44,32 @@ def test_a_page_is_sound_and_the_same_every_time() -> None:
 @pytest.mark.parametrize(
     ("findings", "said"),
     [
-        ((), "nothing stands in the way of training."),
-        ((("note", "Few."),), "nothing stands in the way of training."),
-        ((("warning", "a"), ("warning", "b")), "ready to train, with 2 warnings to look at."),
-        ((("warning", "a"), ("error", "b")), "1 error to put right"),
+        ((), "ready to train."),
+        ((("note", "Few."),), "ready to train."),
+        ((("warning", "a"), ("warning", "b")), "ready to train, with 2 warnings."),
+        ((("warning", "a"), ("error", "b")), "1 error to fix"),
     ],
 )
 def test_the_summary_follows_the_findings(findings: tuple[tuple[str, str], ...], said: str) -> None:
-    assert said in assert_sound(render_data_check_page(replace(PAGE, findings=findings))).text
+    assert said in assert_sound(render_page(replace(PAGE, findings=findings))).text
 
 
 def test_an_empty_page_is_sound() -> None:
-    page = assert_sound(render_data_check_page(DataCheckPage("nothing")))
+    page = assert_sound(render_page(DataCheckPage("nothing")))
     assert page.tags("img") == []
-    assert "Nothing is wrong" in page.text
+    assert "No findings" in page.text
 
 
 def test_one_size_and_far_apart_sizes() -> None:
-    page = assert_sound(render_data_check_page(replace(PAGE, sizes={"train": [(28, 30)] * 3})))
-    assert "Every picture is 28 pixels high and 30 wide." in page.text
+    page = assert_sound(render_page(replace(PAGE, sizes={"train": [(28, 30)] * 3})))
+    assert "Every image is 28 pixels high and 30 pixels wide." in page.text
     assert page.tags("svg") == []
-    assert (
-        len(assert_sound(render_data_check_page(replace(PAGE, sizes={"train": [(10, 10), (4000, 3000)]}))).tags("svg"))
-        == 1
-    )
+    assert len(assert_sound(render_page(replace(PAGE, sizes={"train": [(10, 10), (4000, 3000)]}))).tags("svg")) == 1
 
 
 def test_many_classes_are_folded_away() -> None:
     counts = {"train": {f"class {k}": 100 - k for k in range(50)}}
-    page = assert_sound(render_data_check_page(replace(PAGE, counts=counts)))
+    page = assert_sound(render_page(replace(PAGE, counts=counts)))
     assert "The ten smallest classes of train." in page.text
     assert "All 50 classes" in page.text
     table = page.text[: page.text.index("All 50 classes")]  # from the smallest on, the others below
@@ -83,10 +80,10 @@ def test_many_classes_are_folded_away() -> None:
 def test_many_groups_say_how_many() -> None:
     assert (
         "1 of 66 groups, those across splits first."
-        in assert_sound(render_data_check_page(replace(PAGE, num_duplicate_groups=66))).text
+        in assert_sound(render_page(replace(PAGE, num_duplicate_groups=66))).text
     )
 
 
 def test_pixels_of_another_kind_are_refused() -> None:
     with pytest.raises(ValueError, match="uint8 pixels"):
-        render_data_check_page(replace(PAGE, batch=[CaptionedImage(NOISE[0].astype(np.float32))]))
+        render_page(replace(PAGE, batch=[CaptionedImage(NOISE[0].astype(np.float32))]))

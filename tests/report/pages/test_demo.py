@@ -7,41 +7,41 @@ import pytest
 from page_reader import assert_sound
 from sample_pages import profile, sample_demo, sample_log
 
-from reslab.report.pages.run_text import DemoPage
-from reslab.report.render import render_demo_page
+from reslab.report.pages.demo import DemoPage
+from reslab.report.render import render_page
 
 
 def _text(page: DemoPage) -> str:
-    return assert_sound(render_demo_page(page)).text
+    return assert_sound(render_page(page)).text
 
 
 def test_a_page_is_sound_and_the_same_every_time() -> None:
-    html = render_demo_page(sample_demo())
+    html = render_page(sample_demo())
     page = assert_sound(html)
-    assert html == render_demo_page(sample_demo())
+    assert html == render_page(sample_demo())
     assert [label.split(" against")[0] for label in page.values("aria-label") if "against" in label] == [
         "Training loss", "Accuracy",
     ]  # fmt: skip
-    assert "of 360 held-out images right" in page.text
+    assert "accuracy on 360 validation images" in page.text
     assert "855,770" in page.text
 
 
 def test_where_the_residual_network_wins_the_degradation_is_named() -> None:
     text = _text(sample_demo(0.97, 0.91))
     assert "with shortcuts the network is 6.0 percentage points more accurate" in text
-    assert "this is not over-fitting: it is the degradation problem" in text
+    assert "this is not overfitting: it is the degradation problem" in text
 
 
 def test_where_the_plain_network_wins_the_page_says_so() -> None:
     text = _text(sample_demo(0.91, 0.97))
-    assert "the plain network is ahead, by 6.0 percentage points" in text
+    assert "the plain network is more accurate, by 6.0 percentage points" in text
     assert "the plain network fits its training images more closely" in text
-    assert "not over-fitting" not in text
+    assert "not overfitting" not in text
 
 
 def test_where_the_two_are_level_the_page_says_so() -> None:
     text = _text(sample_demo(0.95, 0.951))
-    assert "the two are level" in text
+    assert "Both are equally accurate" in text
     assert "no degradation" in text
 
 
@@ -49,8 +49,8 @@ def test_where_only_the_training_loss_is_worse_the_page_says_that() -> None:
     page = sample_demo(0.97, 0.91)
     plain = replace(page.networks[1], top1=0.98)
     text = _text(replace(page, networks=[page.networks[0], plain]))
-    assert "shows in the training alone" in text
-    assert "the plain network is ahead, by 1.0 percentage point;" in text
+    assert "shows in the training loss alone" in text
+    assert "the plain network is more accurate, by 1.0 percentage point;" in text
 
 
 def test_where_both_fit_perfectly_a_ratio_of_tiny_losses_is_no_degradation() -> None:
@@ -59,16 +59,16 @@ def test_where_both_fit_perfectly_a_ratio_of_tiny_losses_is_no_degradation() -> 
         for network, loss in zip(sample_demo(0.99, 0.97).networks, (0.001, 0.01), strict=True)
     ]
     text = _text(sample_demo(networks=networks))
-    assert "both end almost perfect" in text
-    assert "not over-fitting" not in text
+    assert "Both fit the training images almost perfectly" in text
+    assert "not overfitting" not in text
 
 
 @pytest.mark.parametrize(
     ("first", "said"),
     [
-        (5000.0, "the gradient grows on the way back: at the first unit it is 5,000 times larger"),
-        (0.0005, "the gradient shrinks on the way back: at the first unit it is 2,000 times smaller"),
-        (1.1, "the gradient keeps its size on the way back: at the first unit it is 1.1 times"),
+        (5000.0, "the gradient grows towards the input: at the first block it is 5,000 times larger"),
+        (0.0005, "the gradient shrinks towards the input: at the first block it is 2,000 times smaller"),
+        (1.1, "the gradient keeps its size: at the first block it is 1.1 times"),
     ],
 )
 def test_the_gradients_words_follow_the_gradients(first: float, said: str) -> None:
@@ -77,7 +77,7 @@ def test_the_gradients_words_follow_the_gradients(first: float, said: str) -> No
     text = _text(replace(page, networks=[page.networks[0], plain]))
     assert f"In plain56 {said}" in text
     steeper = first > 2 or first < 0.5
-    assert ("The flatter one is resnet56" in text) == steeper
+    assert ("resnet56 is flatter" in text) == steeper
 
 
 def test_the_flatter_one_can_be_the_plain_one() -> None:
@@ -86,7 +86,7 @@ def test_the_flatter_one_can_be_the_plain_one() -> None:
         replace(page.networks[0], gradient_norms=profile(1e-3, 1)),
         replace(page.networks[1], gradient_norms=profile(1, 1)),
     ]
-    assert "The flatter one is plain56" in _text(replace(page, networks=networks))
+    assert "plain56 is flatter" in _text(replace(page, networks=networks))
 
 
 def test_gradients_after_training_are_dashed_and_said() -> None:
@@ -101,20 +101,20 @@ def test_gradients_that_vanish_or_overflow_are_left_out_and_counted() -> None:
     broken = [("unit 0", 0.0), ("unit 1", math.inf), ("unit 2", math.nan), ("unit 3", 1.0)]
     page = sample_demo()
     text = _text(replace(page, networks=[page.networks[0], replace(page.networks[1], gradient_norms=broken)]))
-    assert "Left out: 3 units" in text
+    assert "Left out: 3 blocks" in text
     assert "In plain56 the gradient" not in text
 
 
 def test_without_gradients_there_is_no_section_of_them() -> None:
     networks = [replace(network, gradient_norms=()) for network in sample_demo().networks]
-    assert "How the loss is heard inside" not in _text(sample_demo(networks=networks))
+    assert "Gradient flow" not in _text(sample_demo(networks=networks))
 
 
 def test_a_diverged_network_is_not_compared() -> None:
     page = sample_demo()
     log = [{**line, "loss": math.nan} for line in page.networks[1].log]
     text = _text(replace(page, networks=[page.networks[0], replace(page.networks[1], log=log, top1=math.nan)]))
-    assert "The loss of plain56 was not always a finite number" in text
+    assert "The loss of plain56 became NaN or infinite" in text
     assert "did not reach a result" in text
 
 
@@ -125,4 +125,4 @@ def test_names_are_escaped() -> None:
 
 def test_anything_but_two_networks_is_refused() -> None:
     with pytest.raises(ValueError, match="two networks"):
-        render_demo_page(sample_demo(networks=sample_demo().networks[:1]))
+        render_page(sample_demo(networks=sample_demo().networks[:1]))

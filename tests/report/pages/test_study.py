@@ -9,7 +9,8 @@ from page_reader import assert_sound
 from sample_study import ENDS, sample_study_page
 
 from reslab.report.pages.study import render_study_markdown, study_context, value_rows
-from reslab.report.pages.study_text import (
+from reslab.report.pages.study_figures import plot_study_figures
+from reslab.report.pages.study_results import (
     StudyPage,
     StudyRow,
     StudyRun,
@@ -18,9 +19,8 @@ from reslab.report.pages.study_text import (
     scale_text,
     study_summary_text,
 )
-from reslab.report.plots.study import plot_study_figures
 from reslab.report.plots.study_curves import error_curve
-from reslab.report.render import render_study_page
+from reslab.report.render import render_page
 from reslab.spec.papers import STUDIES, get_study
 from reslab.spec.study import ReportedValue
 
@@ -38,7 +38,7 @@ def text_and_files(page: StudyPage) -> tuple[str, dict[str, str]]:
 
 
 def test_the_page_stands_alone_and_shows_everything(page: StudyPage) -> None:
-    found = assert_sound(render_study_page(page))
+    found = assert_sound(render_page(page))
     for row in page.rows:
         assert row.row.name in found.text
     for claim in page.claims:
@@ -59,7 +59,7 @@ def test_the_scale_is_stamped_on_the_page_and_inside_each_figure(scale: str) -> 
     assert len(files) == 4
     assert all(stamp in file for file in files.values())
     assert f"**{scale.capitalize()} scale:**" in text
-    html = render_study_page(page)
+    html = render_page(page)
     assert html.count(stamp) == len(files)
     assert f"{scale} scale" in assert_sound(html).text
 
@@ -93,7 +93,7 @@ def test_tables_of_the_markdown_are_whole(text_and_files: tuple[str, object]) ->
 
 def test_the_same_page_gives_the_same_bytes(page: StudyPage, text_and_files: tuple[str, dict[str, str]]) -> None:
     assert render_study_markdown(page, "pictures") == text_and_files
-    assert render_study_page(page) == render_study_page(page)
+    assert render_page(page) == render_page(page)
 
 
 def test_ours_is_the_mean_with_the_spread_of_the_seeds(page: StudyPage) -> None:
@@ -105,7 +105,7 @@ def test_ours_is_the_mean_with_the_spread_of_the_seeds(page: StudyPage) -> None:
     assert ours_text(replace(found, runs=runs[:1]), "", "%") == "10.00 %"
     assert ours_text(replace(found, runs=()), "", "%") == "not run"
     broken = replace(found, runs=[StudyRun(0, {"test_error": float("nan")})])
-    assert ours_text(broken, "", "%") == "no number"
+    assert ours_text(broken, "", "%") == "NaN"
     assert found.mean("train_error") is None
 
 
@@ -160,7 +160,7 @@ def test_a_page_of_nothing_run_is_a_plan() -> None:
     ]
     page = StudyPage(study, "full", rows)
     assert plot_study_figures(page) == []
-    assert "0 of 7 rows run" in assert_sound(render_study_page(page)).text
+    assert "0 of 7 rows run" in assert_sound(render_page(page)).text
     assert render_study_markdown(page)[0].count("its data are not here") == 7
 
 
@@ -210,10 +210,10 @@ def test_rows_that_are_there_in_part_do_not_stand_under_not_run(page: StudyPage)
     assert "## Not run\n" in render_study_markdown(page)[0]
     part = replace(page.rows[0], not_run_reason="1 of 3 seeds was run")
     text, _ = render_study_markdown(replace(page, rows=[part, *page.rows[1:]]))
-    assert "## Not run, or not in full\n" in text
+    assert "## Not run, or incomplete\n" in text
 
 
 def test_the_scale_tells_whose_cut_it_shows_where_rows_are_cut_differently(page: StudyPage) -> None:
-    assert "Here: " in scale_text(replace(page, rows=page.rows[:1]))
+    assert "All rows: " in scale_text(replace(page, rows=page.rows[:1]))
     smoke = sample_study_page(scale="smoke")
     assert "plain-20, for one: 256 of the bundled" in scale_text(smoke)

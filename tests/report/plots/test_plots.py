@@ -9,21 +9,24 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from reslab.report.plots.curves import Curve, plot_accuracy, plot_loss, plot_lr
-from reslab.report.plots.depth import DepthProfile, make_log_locator, plot_depth_profiles
+from reslab.report.colors import CSS_VARIABLES, TRAINING
+from reslab.report.plots.curves import plot_metric
+from reslab.report.plots.depth import DepthProfile, plot_depth_profiles
 from reslab.report.plots.export import render_inline_svg
 from reslab.report.plots.matrices import plot_confusion_matrix
-from reslab.report.series import Series, extract_series, running_mean
+from reslab.report.plots.style import make_log_locator
+from reslab.report.series import Curve, Series, equal_windows, extract_series, running_mean, train_series
 
 
-def _curve(values: list[float], name: str = "train") -> Curve:
-    return Curve(Series(name, tuple(float(n) for n in range(1, len(values) + 1)), tuple(values)), name)
+def _curve(values: list[float]) -> Curve:
+    series = Series(tuple(float(n) for n in range(1, len(values) + 1)), tuple(values))
+    return Curve(series, "training", TRAINING, is_noisy=True)
 
 
 def test_every_figure_is_a_figure_and_becomes_svg() -> None:
-    curves = [_curve([2.0, 1.0, 0.5]), Curve(_curve([2.1, 1.2, 0.9]).series, "held out", 1, dashed=True)]
+    curves = [_curve([2.0, 1.0, 0.5]), Curve(_curve([2.1, 1.2, 0.9]).series, "validation", dashed=True)]
     figures = [
-        plot_loss(curves), plot_accuracy(curves), plot_lr(curves[0].series),
+        plot_metric(curves), plot_metric(curves, "%"), plot_metric(curves[:1], is_small=True),
         plot_depth_profiles([DepthProfile("a", [1.0, 0.0, 1e-9]), DepthProfile("b", [])]),
         plot_confusion_matrix(np.eye(3).tolist(), ["a", "b", "c"]),
     ]  # fmt: skip
@@ -62,7 +65,10 @@ def test_long_names_of_two_lines_leave_room_for_the_axes_and_are_told_apart() ->
     place = "/home/someone/experiments/with/a/long/path/runs"
     curves = [_curve([2.0, 1.0]), _curve([1.5, 1.2])]
     curves = [Curve(curve.series, f"{place}/{name}") for curve, name in zip(curves, ("first", "second"), strict=True)]
-    for figure in (plot_loss(curves), plot_depth_profiles([DepthProfile(curve.label, [1.0, 2.0]) for curve in curves])):
+    for figure in (
+        plot_metric(curves),
+        plot_depth_profiles([DepthProfile(curve.label, [1.0, 2.0]) for curve in curves]),
+    ):
         assert render_inline_svg(figure, "f", "label")  # a warning of axes without room would be an error
         assert figure.axes[0].get_position().width > 0.7
         legend = figure.axes[0].get_legend()
@@ -72,7 +78,9 @@ def test_long_names_of_two_lines_leave_room_for_the_axes_and_are_told_apart() ->
 
 def test_names_are_taken_as_they_are_not_as_formulas() -> None:
     for name in ("$x^2$", "_hidden", "a & <b>"):
-        text = render_inline_svg(plot_loss([Curve(_curve([2.0, 1.0]).series, name), _curve([1.0, 2.0])]), "f", "label")
+        text = render_inline_svg(
+            plot_metric([Curve(_curve([2.0, 1.0]).series, name), _curve([1.0, 2.0])]), "f", "label"
+        )
         assert f">{escape(name)}</text>" in text
         assert f">{escape(name)}</text>" in render_inline_svg(
             plot_confusion_matrix([[1, 0], [0, 1]], [name, "b"]), "f", "label"
@@ -80,17 +88,17 @@ def test_names_are_taken_as_they_are_not_as_formulas() -> None:
 
 
 def test_a_loss_over_decades_is_drawn_on_a_log_scale() -> None:
-    assert plot_loss([_curve([2.0, 0.01])]).axes[0].get_yscale() == "log"
-    assert plot_loss([_curve([2.0, 1.0])]).axes[0].get_yscale() == "linear"
-    assert plot_loss([_curve([2.0, -0.01])]).axes[0].get_yscale() == "linear"
+    assert plot_metric([_curve([2.0, 0.01])]).axes[0].get_yscale() == "log"
+    assert plot_metric([_curve([2.0, 1.0])]).axes[0].get_yscale() == "linear"
+    assert plot_metric([_curve([2.0, -0.01])]).axes[0].get_yscale() == "linear"
 
 
 def test_the_lines_drawn_are_the_values_given() -> None:
-    line = plot_loss([_curve([2.0, 1.0, 0.5])]).axes[0].get_lines()[0]
+    line = plot_metric([_curve([2.0, 1.0, 0.5])]).axes[0].get_lines()[0]
     np.testing.assert_array_equal(line.get_xydata(), [[1, 2.0], [2, 1.0], [3, 0.5]])
 
 
-def test_what_is_right_is_blue_and_what_is_wrong_is_vermilion() -> None:
+def test_correct_cells_are_blue_and_wrong_ones_red() -> None:
     picture = np.asarray(plot_confusion_matrix([[3, 1], [0, 4]], ["a", "b"]).axes[0].get_images()[0].get_array())
     assert picture[0, 0, 2] > picture[0, 0, 0]
     assert picture[0, 1, 0] > picture[0, 1, 2]
@@ -99,22 +107,25 @@ def test_what_is_right_is_blue_and_what_is_wrong_is_vermilion() -> None:
 
 def test_a_series_drops_what_is_no_number_and_thins_by_means() -> None:
     lines = [{"epoch": n, "loss": float("nan") if n == 3 else float(n)} for n in range(1, 6)] + [{"epoch": 6}]
-    line = extract_series("train", lines, "loss")
+    line = extract_series(lines, "loss")
     assert (line.x, line.y, line.num_non_finite, line.first_non_finite) == ((1, 2, 4, 5), (1, 2, 4, 5), 1, 3)
-    long = extract_series("train", [{"epoch": n, "loss": float(n % 2)} for n in range(600)], "loss")
+    long = extract_series([{"epoch": n, "loss": float(n % 2)} for n in range(600)], "loss")
     assert len(long.x) == 300
     assert set(long.y) == {0.5}
 
 
 def test_a_running_mean_keeps_a_straight_line_and_both_ends() -> None:
-    line = Series("train", tuple(map(float, range(120))), tuple(3.0 * n for n in range(120)))
+    line = Series(tuple(map(float, range(120))), tuple(3.0 * n for n in range(120)))
     np.testing.assert_allclose(running_mean(line).y, line.y)
 
 
 def test_pages_are_made_without_pyplot_and_number_formats_without_matplotlib() -> None:
     code = (
-        "import sys; import reslab.report.format, reslab.report.pages.run_text; assert 'matplotlib' not in sys.modules;"
-        "import reslab.report.render; assert 'matplotlib.pyplot' not in sys.modules; assert 'torch' not in sys.modules"
+        "import sys; import reslab.report.format, reslab.report.render; assert 'matplotlib' not in sys.modules;"
+        "from reslab.report.render import render_page; from reslab.report.pages.run import RunPage;"
+        "render_page(RunPage('bare', log=[{'kind': 'train', 'epoch': 1, 'loss': 1.0}]));"
+        "assert 'matplotlib' in sys.modules; assert 'matplotlib.pyplot' not in sys.modules;"
+        "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -125,3 +136,51 @@ def test_a_very_short_logarithmic_axis_has_round_ticks(low: float, high: float) 
     assert sum(low <= tick <= high for tick in ticks) >= 3
     step = ticks[1] - ticks[0]
     assert round(step / 10 ** math.floor(math.log10(step) + 1e-9), 6) in (1, 2, 5)
+
+
+def test_training_curves_are_averages_over_equal_windows() -> None:
+    """Rows every 50 steps and at the end of each epoch of 22: windows of an epoch, each the mean of its steps."""
+    losses = [3.0 / step for step in range(1, 177)]
+    ends = sorted({*range(22, 177, 22), 50, 100, 150})
+    starts = [0, *ends[:-1]]
+    log = [
+        {"kind": "train", "step": end, "epoch": end / 22, "loss": sum(losses[start:end]) / (end - start)}
+        for start, end in zip(starts, ends, strict=True)
+    ]
+    series = train_series(log, "loss")
+    assert series.x == pytest.approx(range(1, 9))
+    assert series.y == pytest.approx([sum(losses[start : start + 22]) / 22 for start in range(0, 176, 22)])
+
+
+def test_windows_that_are_equal_already_stay_as_they_are_and_gaps_of_nan_are_left_out() -> None:
+    steps, means = [10.0, 20.0, 30.0], [3.0, 2.0, 1.0]
+    assert equal_windows(steps, means) == (steps, means)
+    ends, values = equal_windows([10.0, 20.0, 25.0, 40.0], [1.0, math.nan, math.nan, 4.0])
+    assert ends == pytest.approx([40 / 3, 40])
+    assert values == pytest.approx([1.0, 4.0])
+
+
+def test_epoch_ticks_are_whole_numbers() -> None:
+    for num_epochs in (2, 3, 20):
+        figure = plot_metric([_curve([1.0] * num_epochs)])
+        render_inline_svg(figure, "f", "label")
+        ticks = figure.axes[0].get_xticks()
+        assert all(tick == round(tick) for tick in ticks)
+
+
+def test_blocks_are_labeled_with_their_names() -> None:
+    names = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in range(3)]
+    axes = plot_depth_profiles([DepthProfile("a", [1.0] * 9)], names=names).axes[0]
+    labels = [text.get_text() for text in axes.get_xticklabels()]
+    assert labels[0] == "layer1.0"
+    assert labels[-1] == "layer3.2"
+    assert [names[round(tick) - 1] for tick in axes.get_xticks()] == labels
+
+
+def test_every_color_has_one_css_variable_with_the_same_value() -> None:
+    from importlib.resources import files
+
+    css = files("reslab.report").joinpath("templates/page.css").read_text(encoding="utf-8")
+    light = css[: css.index("@media")]
+    for color, variable in CSS_VARIABLES.items():
+        assert f"--{variable}: {color};" in light

@@ -1,7 +1,6 @@
-"""How each answer is shown: plain data in, words, figures and tables out."""
+"""Renderers of the analyses: results as plain data in, text, figures and tables out."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from reslab.report.analyses import (
     attribution,
@@ -16,10 +15,10 @@ from reslab.report.analyses import (
     signal,
     similarity,
 )
-from reslab.report.analyses.result import RenderedResult
+from reslab.report.analyses.result import RenderedResult, Result
 from reslab.spec.errors import unknown_name
 
-Results = Sequence[Mapping[str, Any]]
+Results = Sequence[Result]
 
 RENDERERS: dict[str, Callable[[Results], RenderedResult]] = {
     "shapes": shapes.render_shapes,
@@ -41,7 +40,7 @@ RENDERERS: dict[str, Callable[[Results], RenderedResult]] = {
 
 
 def render_analysis(analysis: str, results: Results) -> RenderedResult:
-    """The answers to a question, as their JSON has them, made ready to be shown. ValueError for an unknown question."""
+    """Render the results of an analysis, one for each network. Raises ValueError for an unknown analysis."""
     if analysis not in RENDERERS:
         raise unknown_name("analysis", analysis, RENDERERS)
     return RENDERERS[analysis](results)

@@ -1,23 +1,22 @@
-"""How the answers to `attribution` are shown."""
+"""Render `attribution`: the image regions that support or oppose the class."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable
+from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable, Result
 from reslab.report.format import format_percent
-from reslab.report.plots.images import ImageRow, decode_data_uri, overlay_heatmap, plot_image_grid
+from reslab.report.plots.images import ImageRow, overlay_heatmap, plot_image_grid
+from reslab.report.thumbnails import decode_data_uri
 
-Result = Mapping[str, Any]
 _ROUNDING_ERROR = 1e-4
 _METHODS = (("grad_cam", "Grad-CAM"), ("integrated_gradients", "integrated gradients"), ("occlusion", "occlusion"))
 
 
 def render_attribution(results: Sequence[Result]) -> RenderedResult:
-    """The pictures, and beside each what speaks for the class by three methods, one network after the other."""
+    """Render the images beside their attributions by three methods, one network after the other."""
     return RenderedResult(
-        "What in a picture speaks for its class",
+        "Attribution",
         tuple(attribution_text(result) for result in results),
         tuple(_render_figure(result) for result in results),
         tuple(_render_table(result) for result in results),
@@ -25,14 +24,15 @@ def render_attribution(results: Sequence[Result]) -> RenderedResult:
 
 
 def attribution_text(result: Result) -> str:
-    """How many of the pictures are called right, and how complete the integrated gradients are."""
+    """Return how many images are classified correctly, and how complete the integrated gradients are."""
     images = result["images"]
     num_correct = sum(image["label"] == image["predicted"] for image in images)
-    max_residual = max(abs(image["completeness_error"]) for image in images)
-    gap_text = f"at most {format_percent(max_residual, 1)}" if max_residual >= _ROUNDING_ERROR else "less than 0.01 %"
+    max_error = max(abs(image["completeness_error"]) for image in images)
+    error_text = f"at most {format_percent(max_error, 1)}" if max_error >= _ROUNDING_ERROR else "less than 0.01 %"
+    warning = " Above 100 % they explain nothing: use more steps." if max_error > 1 else ""
     return (
-        f"{result['model']}: {num_correct} of {len(images)} pictures are called right. The integrated gradients add up "
-        f"to the rise of the class's score, but for {gap_text} of it. Grad-CAM: {result['layer']}."
+        f"{result['model']}: {num_correct} of {len(images)} images are classified correctly. The completeness error of the "
+        f"integrated gradients is {error_text} of the rise in the class score.{warning} Grad-CAM layer: {result['layer']}."
     )
 
 
@@ -42,18 +42,18 @@ def _render_figure(result: Result) -> RenderedFigure:
         pixels = decode_data_uri(image["image"])
         heatmaps = [overlay_heatmap(pixels, image[key], smooth=key != "integrated_gradients") for key, _ in _METHODS]
         rows.append(ImageRow(_row_label(image), [pixels, *heatmaps]))
-    alt_text = f"{result['model']}: pictures, and what in them speaks for the class (vermilion) or against it (blue)."
+    alt_text = f"{result['model']}: images, with the regions that support the class (green) or oppose it (magenta)."
     titles = ["", *(name for _, name in _METHODS)]
     patch_size = result["patch_size"]
     caption = (
-        f"Vermilion: for the class. Blue: against it. Occlusion covers {patch_size}×{patch_size} pixels at a time."
+        f"Green: supports the class. Magenta: opposes it. Occlusion covers {patch_size}×{patch_size} pixels at a time."
     )
-    return RenderedFigure(plot_image_grid(rows, titles, 1.35), alt_text, f"Where {result['model']} looks", caption)
+    return RenderedFigure(plot_image_grid(rows, titles, 1.35), alt_text, f"Attributions of {result['model']}", caption)
 
 
 def _row_label(image: Result) -> str:
     text = f"{image['target_class']}, {format_percent(image['probability'], 0)}"
-    return text if image["label"] == image["target_class"] else f"{text}\n(is {image['label']})"
+    return text if image["label"] == image["target_class"] else f"{text}\n(true: {image['label']})"
 
 
 def _render_table(result: Result) -> RenderedTable:
@@ -69,12 +69,24 @@ def _render_table(result: Result) -> RenderedTable:
         ]
         for image in result["images"]
     ]
-    columns = ["picture", "class", "called", "probability", "Grad-CAM's centre", "occlusion's centre", "left over"]
-    return RenderedTable(f"{result['model']}: the centres are in percent from the left and from the top", columns, rows)
+    columns = [
+        "image",
+        "class",
+        "predicted",
+        "probability",
+        "Grad-CAM center",
+        "occlusion center",
+        "completeness error",
+    ]
+    return RenderedTable(
+        f"{result['model']}: centers of the positive attribution, in percent from the left and from the top",
+        columns,
+        rows,
+    )
 
 
 def _center_text(values: Sequence[Sequence[float]]) -> str:
-    """The centre of what speaks for the class, in percent of width and height."""
+    """Return the center of the positive values, in percent of width and height."""
     positive = np.array(values, dtype=float).clip(min=0)
     if not positive.sum():
         return "–"

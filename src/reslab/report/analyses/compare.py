@@ -1,22 +1,21 @@
-"""How the answers to `compare` are shown."""
+"""Render `compare`: a paired test of two networks, their predictions and their weights."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable
-from reslab.report.format import format_int, format_number, format_percent, pluralize
-from reslab.report.pages.compare import ComparedRun, run_curve
-from reslab.report.plots.curves import plot_accuracy, plot_loss
+from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable, Result
+from reslab.report.format import format_int, format_number, format_percent, format_split, pluralize
+from reslab.report.pages.compare import ComparedRun, run_curves
+from reslab.report.plots.curves import plot_metric
 from reslab.report.plots.depth import DepthProfile, plot_depth_profiles
-from reslab.report.plots.images import ImageRow, decode_data_uri, plot_image_grid
+from reslab.report.plots.images import ImageRow, plot_image_grid
+from reslab.report.thumbnails import decode_data_uri
 
-Result = Mapping[str, Any]
 _IMAGES_PER_ROW = 7
 _SIGNIFICANCE_LEVEL = 0.05
 
 
 def render_comparison(results: Sequence[Result]) -> RenderedResult:
-    """The verdict of the paired test in words; curves, flipped pictures, distances between the weights."""
+    """Render the paired test, the curves, the images on which they disagree, and the distances between the weights."""
     (result,) = results
     figures = [*_render_curves(result), _render_flips(result), _render_distances(result)]
     first, second = _network_names(result)
@@ -47,13 +46,15 @@ def _network_names(result: Result) -> tuple[str, str]:
 
 
 def comparison_text(result: Result) -> str:
-    """Which is more accurate, by how much, and whether that is more than chance."""
+    """Return which network is more accurate, by how much, and whether the difference is significant."""
     first, second = result["models"]
     test = result["paired_test"]
-    images_text = f"{pluralize(result['num_images'], 'picture')}{' of ' + result['split'] if result['split'] else ''}"
+    images_text = pluralize(
+        result["num_images"], f"{format_split(result['split'])} image" if result["split"] else "image"
+    )
     accuracies = f"{format_percent(first['accuracy'])} and {format_percent(second['accuracy'])} on {images_text}"
     if not test["only_first"] + test["only_second"]:
-        return f"{first['name']} and {second['name']} are right on the same pictures: {accuracies}."
+        return f"{first['name']} and {second['name']} are correct on the same images: {accuracies}."
     better, worse = (second, first) if test["difference"] > 0 else (first, second)
     if test["difference"] == 0:
         difference_text = f"{first['name']} and {second['name']} are equally accurate"
@@ -61,10 +62,9 @@ def comparison_text(result: Result) -> str:
         difference_text = (
             f"{better['name']} is {100 * abs(test['difference']):.2f} points more accurate than {worse['name']}"
         )
-    chance_text = (
-        "more than chance would give" if test["p_value"] < _SIGNIFICANCE_LEVEL else "which chance alone may give"
-    )
-    return f"{difference_text} ({accuracies}), {chance_text}: p = {_p_value_text(test['p_value'])} by McNemar's exact test."
+    significance = "significant" if test["p_value"] < _SIGNIFICANCE_LEVEL else "not significant"
+    p_value = _p_value_text(test["p_value"])
+    return f"{difference_text} ({accuracies}), {significance} by McNemar's exact test: p = {p_value}."
 
 
 def _p_value_text(value: float) -> str:
@@ -72,7 +72,7 @@ def _p_value_text(value: float) -> str:
 
 
 def _p_value_paragraph(result: Result) -> str:
-    """What the p-value is about."""
+    """Explain the p-value and the interval of the difference."""
     first, second = _network_names(result)
     test = result["paired_test"]
     num_flips = test["only_first"] + test["only_second"]
@@ -80,17 +80,15 @@ def _p_value_paragraph(result: Result) -> str:
         return ""
     low, high = (100 * test[bound] for bound in ("ci_low", "ci_high"))
     return (
-        f"They differ on {pluralize(num_flips, 'picture')}: {format_int(test['only_first'])} only {first} calls right, "
-        f"{format_int(test['only_second'])} only {second}. If both were equally good, a split at least as uneven would come "
-        f"up with probability {_p_value_text(test['p_value'])}. With 95 % confidence {second} is {low:+.2f} to {high:+.2f} points "
-        f"from {first}; this tells of these two sets of weights, not of other seeds."
+        f"They differ on {pluralize(num_flips, 'image')}: only {first} is correct on {format_int(test['only_first'])}, only "
+        f"{second} on {format_int(test['only_second'])}. If both were equally accurate, a split at least as uneven would "
+        f"occur with probability {_p_value_text(test['p_value'])}. The 95 % interval of {second} minus {first} is "
+        f"{low:+.2f} to {high:+.2f} points. This is a test of these two sets of weights, not of other seeds."
     )
 
 
 def _agreement_text(result: Result) -> str:
-    return (
-        f"They call {format_percent(result['paired_test']['agreement'], 1)} of the pictures the same, right or wrong."
-    )
+    return f"They predict the same class, correct or not, for {format_percent(result['paired_test']['agreement'], 1)} of the images."
 
 
 def _weights_text(result: Result) -> str:
@@ -100,36 +98,42 @@ def _weights_text(result: Result) -> str:
         select(result["weight_distances"], key=lambda layer: layer["distance"]) for select in (min, max)
     )
     if farthest["distance"] == 0:
-        text = "The weights of the same name are equal, as after one start and no training"
+        text = "Weights of the same name are equal"
     else:
         text = _closest_and_farthest_text(closest, farthest)
     num_other = result["num_unmatched"]
-    return text + (f"; {pluralize(num_other, 'parameter')} are not in both." if num_other else ".")
+    return text + (f"; {pluralize(num_other, 'parameter')} are not in both networks." if num_other else ".")
 
 
 def _closest_and_farthest_text(closest: Result, farthest: Result) -> str:
     return (
-        f"Of their weights {closest['name']} is nearest (distance {format_number(closest['distance'], 2)} of its norm) and "
-        f"{farthest['name']} furthest ({format_number(farthest['distance'], 2)}; two unrelated ones: about 1.41)"
+        f"The closest weights are {closest['name']} (distance {format_number(closest['distance'], 2)} of their norm), the "
+        f"farthest {farthest['name']} ({format_number(farthest['distance'], 2)}; unrelated weights: about 1.41)"
     )
 
 
 def _render_curves(result: Result) -> list[RenderedFigure]:
     runs = [
         ComparedRun(
-            network["name"], network["arch"], network["dataset"], network["recipe"], network["log"], network["seed"]
+            name=network["name"],
+            model=network["arch"],
+            data=network["dataset"],
+            recipe=network["recipe"],
+            log=network["log"],
+            seed=network["seed"],
         )
         for network in result["models"]
     ]
     figures = []
-    for title, key, held_out, plot in (
-        ("Accuracy", "top1", True, plot_accuracy),
-        ("Training loss", "loss", False, plot_loss),
+    for title, key, split, unit, caption in (
+        ("Accuracy", "top1", "eval", "%", "On the validation or test images."),
+        ("Training loss", "loss", "train", "", "On the augmented training images."),
     ):
-        curves = [run_curve(run, color_index, key, held_out) for color_index, run in enumerate(runs)]
-        if any(curve.series for curve in curves):
-            caption = "On images held out from training." if held_out else "On the images each learns from."
-            figures.append(RenderedFigure(plot(curves), f"{title} against epochs. {caption}", title, caption))
+        curves = run_curves(runs, key, split=split)
+        if curves:
+            figures.append(
+                RenderedFigure(plot_metric(curves, unit), f"{title} against epochs. {caption}", title, caption)
+            )
     return figures
 
 
@@ -142,14 +146,14 @@ def _render_flips(result: Result) -> RenderedFigure | None:
     for start in range(0, len(flipped), _IMAGES_PER_ROW):
         chunk = flipped[start : start + _IMAGES_PER_ROW]
         captions = [
-            f"{image['label']}: {_prediction_text(image, 'first')} | {_prediction_text(image, 'second')}"
+            f"{image['label']}\n{_prediction_text(image, 'first')}\n{_prediction_text(image, 'second')}"
             for image in chunk
         ]
-        padding = [None] * (_IMAGES_PER_ROW - len(chunk))  # so that a few pictures are not drawn large
+        padding = [None] * (_IMAGES_PER_ROW - len(chunk))  # keeps a few images from being drawn large
         rows.append(ImageRow("", [*(decode_data_uri(image["image"]) for image in chunk), *padding], captions))
-    alt_text = f"Pictures that only one of {first} and {second} calls right."
-    caption = f"Below each: its class, then what {first} | {second} call it. Those that were surest of the wrong first."
-    return RenderedFigure(plot_image_grid(rows, cell_inches=1.25), alt_text, "Predictions that flipped", caption)
+    alt_text = f"Images that only one of {first} and {second} classifies correctly."
+    caption = f"Below each: true class, prediction of {first}, prediction of {second}. Most confident errors first."
+    return RenderedFigure(plot_image_grid(rows, cell_inches=1.25), alt_text, "Images on which they disagree", caption)
 
 
 def _prediction_text(image: Result, key: str) -> str:
@@ -162,11 +166,15 @@ def _render_distances(result: Result) -> RenderedFigure | None:
         return None
     profile = DepthProfile("distance", [layer["distance"] for layer in layers], 0)
     figure = plot_depth_profiles(
-        [profile], log=False, xlabel="weight, from the input to the output", ylabel="", from_zero=True
+        [profile],
+        log=False,
+        xlabel="weight, from input to output",
+        from_zero=True,
+        names=[layer["name"].removesuffix(".weight") for layer in layers],
     )
-    alt_text = "The distance between the weights of each layer, as a share of their norm, from the input to the output."
+    alt_text = "Distance between the weights of each layer over their norm, from input to output."
     return RenderedFigure(
-        figure, alt_text, "Distance between the weights", f"{alt_text} Two unrelated ones: about 1.41."
+        figure, alt_text, "Distance between the weights", f"{alt_text} Unrelated weights: about 1.41."
     )
 
 
@@ -182,17 +190,17 @@ def _render_network_table(result: Result) -> RenderedTable:
         ]
         for network in result["models"]
     ]
-    return RenderedTable("The two", ["network", "model", "recipe", "parameters", "accuracy", "loss"], rows)
+    return RenderedTable("Networks", ["network", "model", "recipe", "parameters", "accuracy", "loss"], rows)
 
 
 def _render_contingency_table(result: Result) -> RenderedTable:
     first, second = _network_names(result)
     test = result["paired_test"]
     rows = [
-        [f"{first} right", format_int(test["both_correct"]), format_int(test["only_first"])],
+        [f"{first} correct", format_int(test["both_correct"]), format_int(test["only_first"])],
         [f"{first} wrong", format_int(test["only_second"]), format_int(test["neither_correct"])],
     ]
-    return RenderedTable("Pictures called right and wrong", ["", f"{second} right", f"{second} wrong"], rows)
+    return RenderedTable("Images classified correctly and wrongly", ["", f"{second} correct", f"{second} wrong"], rows)
 
 
 def _render_layer_table(result: Result) -> RenderedTable:
@@ -208,4 +216,4 @@ def _render_layer_table(result: Result) -> RenderedTable:
     ]
     first, second = _network_names(result)
     columns = ["weight", f"norm in {first}", f"norm in {second}", "distance", "cosine"]
-    return RenderedTable("Weights that both have", columns, rows)
+    return RenderedTable("Weights in both networks", columns, rows)

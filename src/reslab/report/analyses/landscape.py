@@ -1,12 +1,12 @@
-"""How the answers to `landscape` are shown."""
+"""Render `landscape`: the loss around the weights, and its curvature."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from reslab.report.analyses.overlay import line_styles
-from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable
+from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable, Result
 from reslab.report.format import format_number, format_percent, pluralize
 from reslab.report.plots.landscape import (
+    NON_CONVEX_RATIO,
     ConvexityGrid,
     LossSurface,
     includes_weights,
@@ -17,12 +17,9 @@ from reslab.report.plots.landscape import (
     plot_loss_surface,
 )
 
-Result = Mapping[str, Any]
-_NON_CONVEX_RATIO = 0.1
-
 
 def render_landscape(results: Sequence[Result]) -> RenderedResult:
-    """Contours and heights on the same scale for every network, the line through the weights, curvature as numbers."""
+    """Render contours and surfaces on the same scale for all networks, the line through the weights, and curvature."""
     planar = [result for result in results if result["dimensions"] == 2]
     figures = _render_maps(planar) if planar else []
     figures.append(_render_line(results))
@@ -30,7 +27,7 @@ def render_landscape(results: Sequence[Result]) -> RenderedResult:
     if grids:
         figures.append(_render_convexity(grids))
     return RenderedResult(
-        "The loss around the weights",
+        "Loss landscape",
         tuple(landscape_text(result) for result in results),
         tuple(figures),
         (_render_table(results),),
@@ -38,7 +35,7 @@ def render_landscape(results: Sequence[Result]) -> RenderedResult:
 
 
 def landscape_text(result: Result) -> str:
-    """The loss at the weights and around them, and what the curvature says."""
+    """Return the loss at the weights and around them, and a summary of the curvature."""
     losses = [value for row in result["losses"] for value in row if value is not None]
     text = f"{result['model']}: loss {format_number(result['loss'], 3)} at the weights"
     if losses:
@@ -46,31 +43,31 @@ def landscape_text(result: Result) -> str:
         text += f", {format_number(lowest, 3)} to {format_number(highest, 3)} on the grid"
     if result["non_convex_fraction"] is not None:
         text += (
-            f"; at {format_percent(result['non_convex_fraction'], 0)} of {pluralize(len(result['curvature']), 'point')} the surface is "
-            f"far from convex (|smallest / largest eigenvalue of the Hessian| above {_NON_CONVEX_RATIO})"
+            f"; at {format_percent(result['non_convex_fraction'], 0)} of {pluralize(len(result['curvature']), 'point')} the "
+            f"surface is far from convex (|smallest / largest eigenvalue of the Hessian| above {NON_CONVEX_RATIO})"
         )
     if result["largest"]:
         text += f"; the largest eigenvalue at the weights is {format_number(result['largest'][0], 3)}"
     if result["explained_variance"]:
-        text += f"; the plane holds {format_percent(sum(result['explained_variance']), 1)} of the run's way"
+        text += f"; the plane explains {format_percent(sum(result['explained_variance']), 1)} of the variance of the trajectory"
     return text + "."
 
 
 def _loss_surface(result: Result, label: str = "") -> LossSurface:
-    explained = [f" ({format_percent(fraction, 0)} of the way)" for fraction in result["explained_variance"]] or [
+    explained = [f" ({format_percent(fraction, 0)} of the variance)" for fraction in result["explained_variance"]] or [
         "",
         "",
     ]
-    kind = "random direction" if result["directions"] == "random" else "principal direction"
+    kind = "random direction" if result["directions"] == "random" else "principal component"
     trajectory = [(point["alpha"], point["beta"]) for point in result["trajectory"]]
     return LossSurface(
-        label or result["model"],
-        result["alphas"],
-        result["betas"],
-        result["losses"],
-        [*trajectory, (0.0, 0.0)] if trajectory else [],
-        f"first {kind}{explained[0]}",
-        f"second {kind}{explained[-1]}",
+        label=label or result["model"],
+        alphas=result["alphas"],
+        betas=result["betas"],
+        losses=result["losses"],
+        trajectory=[*trajectory, (0.0, 0.0)] if trajectory else [],
+        xlabel=f"first {kind}{explained[0]}",
+        ylabel=f"second {kind}{explained[-1]}",
     )
 
 
@@ -78,20 +75,22 @@ def _render_maps(results: Sequence[Result]) -> list[RenderedFigure]:
     surfaces = [_loss_surface(result) for result in results]
     scale_text = " Logarithmic scale." if needs_log_scale(surfaces) else ""
     star_text = "Star: the weights. "
-    trajectory_text = "Dots: the run's snapshots. " if any(surface.trajectory for surface in surfaces) else ""
-    levels_text = "Every network at the same levels." if len(surfaces) > 1 else "Deeper where the loss is higher."
+    trajectory_text = "Dots: snapshots of the run. " if any(surface.trajectory for surface in surfaces) else ""
+    levels_text = "Stronger color: higher loss" + (
+        ", at the same levels for all networks." if len(surfaces) > 1 else "."
+    )
     return [
         RenderedFigure(
             plot_contours(surfaces),
-            "Lines of equal loss around the weights. " + levels_text,
-            "Lines of equal loss",
+            "Contours of the loss around the weights. " + levels_text,
+            "Loss contours",
             star_text + trajectory_text + levels_text + scale_text,
         ),
         RenderedFigure(
             plot_loss_surface(surfaces),
-            "The loss as a height over the plane of the two directions.",
-            "The loss as a height",
-            "The same plane and the same losses." + scale_text,
+            "Surface of the loss over the plane of the two directions.",
+            "Loss surface",
+            "The same plane and losses." + scale_text,
         ),
     ]
 
@@ -100,12 +99,12 @@ def _render_line(results: Sequence[Result]) -> RenderedFigure:
     styles = line_styles(results)
     surfaces = [_loss_surface(result, style.label) for result, style in zip(results, styles, strict=True)]
     scale_text = " Logarithmic scale." if needs_log_scale(surfaces) else ""
-    location = "line through the weights" if includes_weights(surfaces) else "grid's line nearest to the weights"
-    alt_text = f"The loss on the {location} along the first direction."
+    location = "line through the weights" if includes_weights(surfaces) else "line of the grid nearest to the weights"
+    alt_text = f"Loss on the {location}, along the first direction."
     return RenderedFigure(
         plot_loss_line(surfaces, [style.color_index for style in styles]),
         alt_text,
-        "The loss along one direction",
+        "Loss along one direction",
         alt_text + scale_text,
     )
 
@@ -118,16 +117,16 @@ def _convexity_grid(result: Result) -> ConvexityGrid:
 
 
 def eigenvalue_ratio(curvature: Result) -> float | None:
-    """|smallest / largest eigenvalue|, 0 where none is below 0; None where there is none."""
+    """Return |smallest / largest eigenvalue|, 0 where none is negative; None where there is none."""
     if curvature["smallest"] is None or not curvature["largest"]:
         return None
     return abs(min(curvature["smallest"], 0.0) / curvature["largest"])
 
 
 def _render_convexity(grids: Sequence[ConvexityGrid]) -> RenderedFigure:
-    alt_text = "|smallest / largest eigenvalue of the Hessian| over the plane, 0 where none is below 0."
-    caption = f"{alt_text} Vermilion: above {_NON_CONVEX_RATIO}, far from convex; blue: close to convex."
-    return RenderedFigure(plot_convexity(grids), alt_text, "Where the surface is not convex", caption)
+    alt_text = "|smallest / largest eigenvalue of the Hessian| over the plane, 0 where none is negative."
+    caption = f"{alt_text} Magenta: above {NON_CONVEX_RATIO}, far from convex. Green: close to convex."
+    return RenderedFigure(plot_convexity(grids), alt_text, "Convexity of the loss surface", caption)
 
 
 def _render_table(results: Sequence[Result]) -> RenderedTable:
@@ -149,5 +148,5 @@ def _render_table(results: Sequence[Result]) -> RenderedTable:
                 smallest,
             ]
         )
-    columns = ["network", "loss", "error", "not convex", "largest eigenvalues", "smallest"]
-    return RenderedTable("At the weights, and how much of the plane is not convex", columns, rows)
+    columns = ["network", "loss", "error", "non-convex", "largest eigenvalues", "smallest"]
+    return RenderedTable("Loss and curvature at the weights, and the non-convex fraction of the plane", columns, rows)

@@ -1,16 +1,17 @@
-"""How the answers to `lesion` are shown."""
+"""Render `lesion`: the error with blocks deleted or permuted, and the gradient by path length."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
-from reslab.report.analyses.overlay import LineStyle, line_styles, title_for_subject
-from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable
-from reslab.report.format import format_number, format_percent, pluralize
+from reslab.report.analyses.overlay import LineStyle, line_styles, number_rows, shared_names, title_for_subject
+from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable, Result
+from reslab.report.format import format_number, format_percent, format_split, pluralize
 from reslab.report.plots.lesion import (
     DeletionErrors,
+    ErrorLimits,
     ErrorSamples,
     PathLengths,
+    error_limits,
     plot_deletion,
     plot_multiple_deletions,
     plot_path_gradients,
@@ -18,30 +19,31 @@ from reslab.report.plots.lesion import (
     plot_permutations,
 )
 
-Result = Mapping[str, Any]
-_DELETION_CAPTION = "Dashed: the whole network. Crosses: units that cannot be deleted, as nothing else has their shape."
+_DELETION_CAPTION = "Dashed: the intact network."
+_MISSING_CAPTION = " Crosses: blocks that cannot be deleted, because they change the shape."
 
 
 def render_lesion(results: Sequence[Result]) -> RenderedResult:
-    """The error without each unit, without several, with units permuted, and the paths; all networks together."""
+    """Render the error without one block, without several, with blocks permuted, and the paths, for all networks."""
     pairs = list(zip(results, line_styles(results), strict=True))
     chance = max(result["chance_error"] for result in results)
+    limits = error_limits([error for result in results for error in _all_errors(result)], chance)
     figures = [
-        _render_deletion(pairs, chance),
-        _render_multiple_deletions(pairs, chance),
-        _render_permutations(pairs, chance),
+        _render_deletion(pairs, chance, limits),
+        _render_multiple_deletions(pairs, chance, limits),
+        _render_permutations(pairs, chance, limits),
         *_render_paths(pairs),
     ]
     return RenderedResult(
-        "Units deleted and permuted",
+        "Block ablation",
         tuple(sentence for result in results for sentence in lesion_text(result)),
         tuple(figure for figure in figures if figure is not None),
-        tuple(table for result in results for table in _render_tables(result)),
+        tuple(table for result in results for table in _render_tables(result, _deleted_names(results))),
     )
 
 
 def lesion_text(result: Result) -> list[str]:
-    """What a reader should take away: the price of one unit, of half of them, and which paths carry the gradient."""
+    """Return the cost of deleting one block and half of them, and which paths carry the gradient."""
     sentences = [_single_deletion_text(result)]
     half_text = _half_deleted_text(result)
     if half_text:
@@ -53,15 +55,24 @@ def lesion_text(result: Result) -> list[str]:
     ]
 
 
+def _all_errors(result: Result) -> list[float]:
+    errors = [result["error"], *(block["error"] for block in result["deletions"] if block["error"] is not None)]
+    errors += [error for deletion in result["multi_deletions"] for error in deletion["errors"]]
+    return errors + [permutation["error"] for permutation in result["permutations"]]
+
+
 def _single_deletion_text(result: Result) -> str:
     evaluated = [block for block in result["deletions"] if block["error"] is not None]
-    baseline_text = f"{format_percent(result['error'], 1)} of {result['num_images']} pictures wrong"
+    baseline_text = f"error {format_percent(result['error'], 1)} on {pluralize(result['num_images'], 'image')}"
     if not evaluated:
-        return f"{baseline_text}; no unit can be deleted."
+        return f"{baseline_text}; no block can be deleted."
     mean_increase = fmean(block["error"] for block in evaluated) - result["error"]
     worst = max(evaluated, key=lambda block: block["error"])
-    increase_text = f"deleting one unit costs {_points_text(mean_increase)} on average, at most {_points_text(worst['error'] - result['error'])}"
-    return f"{baseline_text}; {increase_text} ({worst['block']})."
+    worst_increase = worst["error"] - result["error"]
+    return (
+        f"{baseline_text}; deleting one block raises it by {_points_text(mean_increase)} on average, at most by "
+        f"{_points_text(worst_increase)} ({worst['block']})."
+    )
 
 
 def _points_text(fraction: float) -> str:
@@ -75,11 +86,11 @@ def _half_deleted_text(result: Result) -> str:
         return ""
     deletion = candidates[-1]
     error = fmean(deletion["errors"])
-    return f"without {deletion['num_deleted']} of {num_deletable} units, drawn at random, {format_percent(error, 1)} are wrong."
+    return f"without {deletion['num_deleted']} of {num_deletable} blocks, drawn at random, the error is {format_percent(error, 1)}."
 
 
 def _carrying_paths_text(result: Result) -> str:
-    """The lengths around the middle that hold nine tenths of the gradient, and their share of the paths."""
+    """Return the range of lengths that carries nine tenths of the gradient, and its fraction of the paths."""
     low, high = shortest_carrying_range([path["contribution"] for path in result["paths"]])
     carrying = result["paths"][low : high + 1]
     gradient_fraction, path_fraction = (
@@ -88,13 +99,14 @@ def _carrying_paths_text(result: Result) -> str:
     )
     mean_length = sum(path["length"] * path["fraction"] for path in result["paths"])
     return (
-        f"{format_percent(gradient_fraction, 0)} of the gradient comes along paths of {low} to {high} branches, which are "
-        f"{format_percent(path_fraction, 1)} of the paths; the mean path has {format_number(mean_length, 3)} of {len(result['paths']) - 1}."
+        f"paths of {low} to {high} branches carry {format_percent(gradient_fraction, 0)} of the gradient and are "
+        f"{format_percent(path_fraction, 1)} of all paths; the mean length is {format_number(mean_length, 3)} of "
+        f"{len(result['paths']) - 1}."
     )
 
 
 def shortest_carrying_range(contributions: Sequence[float], min_fraction: float = 0.9) -> tuple[int, int]:
-    """The shortest range of lengths that holds at least `least` of the whole."""
+    """Return the shortest range of lengths that carries at least `min_fraction` of the total."""
     total, indices = sum(contributions), range(len(contributions))
     candidates = [
         (j - i, i, j)
@@ -106,20 +118,32 @@ def shortest_carrying_range(contributions: Sequence[float], min_fraction: float 
     return low, high
 
 
-def _render_deletion(pairs: Sequence[tuple[Result, LineStyle]], chance: float) -> RenderedFigure:
+def _render_deletion(pairs: Sequence[tuple[Result, LineStyle]], chance: float, limits: ErrorLimits) -> RenderedFigure:
     networks = [
         DeletionErrors(
-            style.label, result["error"], [block["error"] for block in result["deletions"]], style.color_index
+            style.label,
+            result["error"],
+            [block["error"] for block in result["deletions"]],
+            color_index=style.color_index,
         )
         for result, style in pairs
     ]
-    alt_text = "The error with each unit deleted, from the input to the output, against that of the whole network."
+    alt_text = "Error with each block deleted, from input to output, beside that of the intact network."
     has_missing = any(error is None for network in networks for error in network.errors_without)
-    caption = _DELETION_CAPTION if has_missing else _DELETION_CAPTION.split(" Crosses")[0]
-    return RenderedFigure(plot_deletion(networks, chance), alt_text, "Error with one unit deleted", caption)
+    caption = _DELETION_CAPTION + (_MISSING_CAPTION if has_missing else "")
+    names = _deleted_names([result for result, _ in pairs])
+    return RenderedFigure(
+        plot_deletion(networks, chance, limits, names), alt_text, "Error with one block deleted", caption
+    )
 
 
-def _render_multiple_deletions(pairs: Sequence[tuple[Result, LineStyle]], chance: float) -> RenderedFigure | None:
+def _deleted_names(results: Sequence[Result]) -> Sequence[str]:
+    return shared_names(results, lambda result: [str(block["block"]) for block in result["deletions"]])
+
+
+def _render_multiple_deletions(
+    pairs: Sequence[tuple[Result, LineStyle]], chance: float, limits: ErrorLimits
+) -> RenderedFigure | None:
     networks = [
         ErrorSamples(
             style.label,
@@ -132,14 +156,16 @@ def _render_multiple_deletions(pairs: Sequence[tuple[Result, LineStyle]], chance
     ]
     if not networks:
         return None
-    alt_text = "The error against the number of units deleted at random."
-    caption = "The mean of the draws, in a band from the least to the most."
+    alt_text = "Error against the number of randomly deleted blocks."
+    caption = "Mean over the draws, in a band from minimum to maximum."
     return RenderedFigure(
-        plot_multiple_deletions(networks, chance), alt_text, "Error with several units deleted", caption
+        plot_multiple_deletions(networks, chance, limits), alt_text, "Error with several blocks deleted", caption
     )
 
 
-def _render_permutations(pairs: Sequence[tuple[Result, LineStyle]], chance: float) -> RenderedFigure | None:
+def _render_permutations(
+    pairs: Sequence[tuple[Result, LineStyle]], chance: float, limits: ErrorLimits
+) -> RenderedFigure | None:
     networks = [
         ErrorSamples(
             style.label,
@@ -152,9 +178,9 @@ def _render_permutations(pairs: Sequence[tuple[Result, LineStyle]], chance: floa
     ]
     if not networks:
         return None
-    alt_text = "The error with pairs of units swapped, against Kendall's tau of the order."
-    caption = "One dot for each random permutation of units of equal shape."
-    return RenderedFigure(plot_permutations(networks, chance), alt_text, "Error with units permuted", caption)
+    alt_text = "Error with pairs of blocks swapped, against Kendall's tau of the order."
+    caption = "One dot for each random permutation of blocks of equal shape."
+    return RenderedFigure(plot_permutations(networks, chance, limits), alt_text, "Error with blocks permuted", caption)
 
 
 def _render_paths(pairs: Sequence[tuple[Result, LineStyle]]) -> list[RenderedFigure]:
@@ -163,19 +189,19 @@ def _render_paths(pairs: Sequence[tuple[Result, LineStyle]]) -> list[RenderedFig
         return []
     results = [result for result, _ in pairs]
     results_with_paths = [result for result in results if result["paths"]]
-    caption = "Share of the paths of each length (dashed), and of the gradient that they carry (solid)."
+    caption = "Fraction of the paths by length (dashed), and of the gradient they carry (solid)."
     return [
         RenderedFigure(
             plot_path_lengths(networks),
             caption,
-            title_for_subject("Which paths carry the gradient", results, results_with_paths),
+            title_for_subject("Gradient by path length", results, results_with_paths),
             caption,
         ),
         RenderedFigure(
             plot_path_gradients(networks),
-            "The norm of the gradient along one path, against its length, on a logarithmic scale.",
-            title_for_subject("Gradient along one path", results, results_with_paths),
-            "The mean of sampled paths, at the first unit's input. Logarithmic scale.",
+            "Norm of the gradient along one path, against its length, on a logarithmic scale.",
+            title_for_subject("Gradient norm along one path", results, results_with_paths),
+            "Mean over sampled paths, at the first block's input. Logarithmic scale.",
         ),
     ]
 
@@ -187,15 +213,21 @@ def _path_lengths(paths: Sequence[Result], style: LineStyle) -> PathLengths:
     return PathLengths(style.label, path_fractions, gradient_norms, gradient_fractions, style.color_index)
 
 
-def _render_tables(result: Result) -> list[RenderedTable]:
+def _render_tables(result: Result, names: Sequence[str]) -> list[RenderedTable]:
     rows = [
         [block["block"], format_percent(block["error"], 1), format_number(block["loss"], 3), block["reason"]]
         for block in result["deletions"]
     ]
     has_reasons = any(block["reason"] for block in result["deletions"])
-    columns = ["deleted unit", "error", "loss", "why not"][: 4 if has_reasons else 3]
-    images_text = f"{pluralize(result['num_images'], 'picture')}{' of ' + result['split'] if result['split'] else ''}"
-    baseline_text = (
-        f"whole: error {format_percent(result['error'], 1)}, loss {format_number(result['loss'], 3)}, {images_text}"
+    columns = ["deleted block", "error", "loss", "reason"][: 4 if has_reasons else 3]
+    images_text = pluralize(
+        result["num_images"], f"{format_split(result['split'])} image" if result["split"] else "image"
     )
-    return [RenderedTable(f"{result['model']} ({baseline_text})", columns, [row[: len(columns)] for row in rows])]
+    baseline_text = (
+        f"intact: error {format_percent(result['error'], 1)}, loss {format_number(result['loss'], 3)}, {images_text}"
+    )
+    return [
+        RenderedTable(
+            f"{result['model']} ({baseline_text})", columns, number_rows([row[: len(columns)] for row in rows], names)
+        )
+    ]

@@ -1,19 +1,17 @@
-"""How the answers to `nearest` are shown."""
+"""Render `nearest`: nearest neighbors in feature space."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable
-from reslab.report.format import format_int, format_number, format_percent, pluralize
-from reslab.report.plots.images import ImageRow, decode_data_uri, plot_image_grid
-
-Result = Mapping[str, Any]
+from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable, Result
+from reslab.report.format import format_int, format_number, format_percent, format_split, pluralize
+from reslab.report.plots.images import ImageRow, plot_image_grid
+from reslab.report.thumbnails import decode_data_uri
 
 
 def render_nearest(results: Sequence[Result]) -> RenderedResult:
-    """Some pictures with their neighbours, and how often a neighbour is of the same class."""
+    """Render some images with their nearest neighbors, and how often a neighbor is of the same class."""
     return RenderedResult(
-        "Pictures that the network takes for alike",
+        "Nearest neighbors in feature space",
         tuple(nearest_text(result) for result in results),
         tuple(_render_figure(result) for result in results),
         (_render_table(results),),
@@ -21,14 +19,14 @@ def render_nearest(results: Sequence[Result]) -> RenderedResult:
 
 
 def nearest_text(result: Result) -> str:
-    """The share of neighbours of the same class, and what it is by chance."""
-    location = f"the {result['split']} split" if result["split"] else "the other pictures"
+    """Return the fraction of neighbors of the same class, and the accuracy of a vote among them."""
+    location = f"the {format_split(result['split'])} split" if result["split"] else "the other images"
     num_neighbors = len(result["queries"][0]["neighbors"])
     return (
-        f"{result['model']}: of the {pluralize(num_neighbors, 'nearest picture')} in {location} "
-        f"{format_percent(result['same_class_fraction'], 1)} are of the same class; a vote among them is right for "
-        f"{format_percent(result['knn_accuracy'], 1)} of {pluralize(result['num_images'], 'picture')} "
-        f"(always the commonest class: {format_percent(result['chance_accuracy'], 1)})."
+        f"{result['model']}: of the {pluralize(num_neighbors, 'nearest image')} in {location} "
+        f"{format_percent(result['same_class_fraction'], 1)} are of the same class; a k-NN vote reaches "
+        f"{format_percent(result['knn_accuracy'], 1)} accuracy on {pluralize(result['num_images'], 'image')} "
+        f"(majority class: {format_percent(result['chance_accuracy'], 1)})."
     )
 
 
@@ -46,10 +44,10 @@ def _render_figure(result: Result) -> RenderedFigure:
             *(decode_data_uri(neighbor["image"]) for neighbor in neighbors),
         ]
         rows.append(ImageRow("", images, [query["label"], "", *captions]))
-    alt_text = f"{result['model']}: pictures, and beside each those nearest to it in the features of {result['layer']}."
-    caption = "Below each its class and the cosine; ✕ where the class is another."
-    title = f"Nearest in {result['layer']} of {result['model']}"
-    return RenderedFigure(plot_image_grid(rows, ["asked", "", "nearest"], 0.92), alt_text, title, caption)
+    alt_text = f"{result['model']}: images, and beside each its nearest neighbors in the features of {result['layer']}."
+    caption = "Below each: class and cosine similarity; ✕ where the class differs."
+    title = f"Nearest neighbors in {result['layer']} of {result['model']}"
+    return RenderedFigure(plot_image_grid(rows, ["query", "", "nearest"], 0.92), alt_text, title, caption)
 
 
 def _render_table(results: Sequence[Result]) -> RenderedTable:
@@ -66,5 +64,5 @@ def _render_table(results: Sequence[Result]) -> RenderedTable:
         ]
         for result in results
     ]
-    columns = ["network", "layer", "searched", "same class", "vote right", "nearest cosine"]
-    return RenderedTable("Neighbours by the cosine of features", columns, rows)
+    columns = ["network", "layer", "searched images", "same class", "k-NN accuracy", "mean cosine of the nearest"]
+    return RenderedTable("Neighbors by the cosine similarity of features", columns, rows)

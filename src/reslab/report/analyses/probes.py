@@ -1,51 +1,61 @@
-"""How the answers to `probes` are shown."""
+"""Render `probes`: linear probes on the features of each layer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
-from reslab.report.analyses.overlay import line_styles
-from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable
+from reslab.report.analyses.overlay import line_styles, shared_names
+from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable, Result
 from reslab.report.format import format_percent, pluralize
 from reslab.report.plots.depth import DepthProfile, plot_depth_profiles
 
-Result = Mapping[str, Any]
-
 
 def render_probes(results: Sequence[Result]) -> RenderedResult:
-    """What a linear rule reads off each layer, every network on one picture."""
+    """Render the accuracy of a linear probe on each layer, for all networks."""
     profiles = [
-        DepthProfile(style.label, [100 * probe["accuracy"] for probe in result["probes"]], style.color_index, style.dashed,
-                alpha=style.alpha)
+        DepthProfile(
+            style.label,
+            [100 * probe["accuracy"] for probe in result["probes"]],
+            style.color_index,
+            dashed=style.dashed,
+            alpha=style.alpha,
+        )
         for result, style in zip(results, line_styles(results), strict=True)
-    ]  # fmt: skip
-    xlabel = "layer, from the input to the output"
+    ]
     chance = 100 * max(result["chance_accuracy"] for result in results)
-    figure = plot_depth_profiles(profiles, log=False, xlabel=xlabel, ylabel="held-out accuracy, %", hline=chance)
-    alt_text = "The held-out accuracy of a linear rule on the features of each layer, from the input to the output."
-    caption = "Logistic regression on each map's mean. The thin line is always naming the commonest class."
+    names = shared_names(results, lambda result: [str(probe["layer"]) for probe in result["probes"]])
+    figure = plot_depth_profiles(
+        profiles,
+        log=False,
+        xlabel="layer, from input to output",
+        ylabel="probe accuracy, %",
+        hline=chance,
+        names=names,
+    )
+    alt_text = "Accuracy of a linear probe on the features of each layer, from input to output."
+    caption = "Logistic regression on globally averaged features. The thin line is the majority class."
     return RenderedResult(
-        "What a linear rule reads off each layer",
+        "Linear probes",
         tuple(probes_text(result) for result in results),
-        (RenderedFigure(figure, alt_text, "Accuracy of linear probes", caption),),
+        (RenderedFigure(figure, alt_text, "Probe accuracy", caption),),
         tuple(_render_table(result) for result in results),
     )
 
 
 def probes_text(result: Result) -> str:
-    """The first, the best and the last layer, and how much of the rise is gained where."""
+    """Return the accuracy at the first, the best and the last layer, and where it rises most."""
     probe_results = result["probes"]
     best = max(reversed(probe_results), key=lambda probe: probe["accuracy"])
-    text = f"{result['model']}: {format_percent(probe_results[0]['accuracy'], 1)} of the classes can be read off {probe_results[0]['layer']}"
+    first, last = probe_results[0], probe_results[-1]
+    text = f"{result['model']}: a probe on {first['layer']} reaches {format_percent(first['accuracy'], 1)} accuracy"
     if len(probe_results) > 1:
-        text += f", {format_percent(probe_results[-1]['accuracy'], 1)} off {probe_results[-1]['layer']}"
+        text += f", one on {last['layer']} {format_percent(last['accuracy'], 1)}"
         rises = [after["accuracy"] - before["accuracy"] for before, after in pairwise(probe_results)]
         step = max(range(len(rises)), key=lambda i: rises[i])
         if rises[step] > 0:
             text += f"; {probe_results[step + 1]['layer']} adds most ({100 * rises[step]:.1f} points)"
-    if best["layer"] not in (probe_results[0]["layer"], probe_results[-1]["layer"]):
+    if best["layer"] not in (first["layer"], last["layer"]):
         text += f"; the best is {best['layer']} with {format_percent(best['accuracy'], 1)}"
-    return text + f". The network itself is right on {format_percent(result['model_accuracy'], 1)}."
+    return text + f". The network itself reaches {format_percent(result['model_accuracy'], 1)}."
 
 
 def _render_table(result: Result) -> RenderedTable:
@@ -59,8 +69,8 @@ def _render_table(result: Result) -> RenderedTable:
         for probe in result["probes"]
     ]
     samples_text = (
-        f"fitted to {pluralize(result['num_fit_images'], 'picture')}, judged on {result['num_images']} others"
+        f"fitted on {pluralize(result['num_fit_images'], 'image')}, evaluated on {result['num_images']} others"
     )
     return RenderedTable(
-        f"{result['model']}, {samples_text}", ["layer", "features", "accuracy", "on those fitted to"], rows
+        f"{result['model']}, {samples_text}", ["layer", "features", "accuracy", "accuracy on fitted images"], rows
     )

@@ -1,24 +1,20 @@
-"""How the answers to `shapes` are shown.
-
-How the answers to `cost` are shown.
-"""
+"""Render `shapes` (receptive field, feature-map size, channels) and `cost` (parameters, FLOPs, memory)."""
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from reslab.report.analyses.overlay import line_styles, overlay_profiles
-from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable
+from reslab.report.analyses.overlay import line_styles, overlay_profiles, shared_names
+from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable, Result
 from reslab.report.format import format_int, format_shape, format_si, pluralize
 from reslab.report.plots.depth import plot_depth_profiles
 
-Result_2 = Mapping[str, Any]
 _SHORTCUT_PATTERN = re.compile(r"downsample|shortcut|merge\.gate")
 
 
-def render_shapes(results: Sequence[Result_2]) -> RenderedResult:
-    """What every layer sees and gives: receptive field, side of the maps, channels."""
-    styles, xlabel = line_styles(results), "layer of the main way, from the input to the output"
+def render_shapes(results: Sequence[Result]) -> RenderedResult:
+    """Render the receptive field, the feature-map size and the channels of every layer on the main path."""
+    styles, xlabel = line_styles(results), "layer on the main path, from input to output"
+    names = shared_names(results, lambda result: [str(layer["name"]) for layer in _main_path_layers(result)])
     field_profiles = overlay_profiles(
         results, styles, lambda result: [layer["receptive_field"] for layer in _main_path_layers(result)]
     )
@@ -31,42 +27,45 @@ def render_shapes(results: Sequence[Result_2]) -> RenderedResult:
     image_size = max(results[0]["input_shape"][1:])
     figures = (
         RenderedFigure(
-            plot_depth_profiles(field_profiles, xlabel=xlabel, ylabel="pixels", hline=image_size, as_steps=True),
-            "Receptive field of every layer, in pixels of the image along a side, on a logarithmic scale.",
-            "What one place sees",
-            f"Pixels along a side. The thin line is the image of {image_size} pixels.",
+            plot_depth_profiles(
+                field_profiles, xlabel=xlabel, ylabel="pixels", hline=image_size, as_steps=True, names=names
+            ),
+            "Receptive field of every layer, in image pixels a side, on a logarithmic scale.",
+            "Receptive field",
+            f"In pixels a side. The thin line is the size of the image, {image_size} pixels.",
         ),
         RenderedFigure(
-            plot_depth_profiles(side_profiles, xlabel=xlabel, ylabel="places", as_steps=True),
-            "Side of every layer's maps, on a logarithmic scale.",
-            "Side of the maps",
+            plot_depth_profiles(side_profiles, xlabel=xlabel, ylabel="pixels", as_steps=True, names=names),
+            "Feature-map size of every layer, on a logarithmic scale.",
+            "Feature-map size",
         ),
         RenderedFigure(
-            plot_depth_profiles(channel_profiles, xlabel=xlabel, ylabel="channels", as_steps=True),
+            plot_depth_profiles(channel_profiles, xlabel=xlabel, ylabel="channels", as_steps=True, names=names),
             "Channels of every layer, on a logarithmic scale.",
             "Channels",
         ),
     )
     paragraphs = tuple(_shapes_text(result) for result in results)
     return RenderedResult(
-        "Shapes on the way through", paragraphs, figures, tuple(_render_shapes_table(result) for result in results)
+        "Shapes and receptive fields", paragraphs, figures, tuple(_render_shapes_table(result) for result in results)
     )
 
 
-def _shapes_text(result: Result_2) -> str:
+def _shapes_text(result: Result) -> str:
     map_layers = _main_path_layers(result)
     input_size = format_shape(result["input_shape"])
     if not map_layers:
         return f"{result['model']}, for {input_size}: {pluralize(len(result['layers']), 'layer')}."
     last_layer = map_layers[-1]
     return (
-        f"{result['model']}, for {input_size}: {pluralize(len(result['layers']), 'layer')}. One place of its last map "
-        f"({last_layer['name']}, {format_shape(last_layer['output_shape'])}) sees {pluralize(last_layer['receptive_field'], 'pixel')} along a side."
+        f"{result['model']}, for {input_size}: {pluralize(len(result['layers']), 'layer')}. Receptive field: "
+        f"{last_layer['receptive_field']} px at the last feature map ({last_layer['name']}, "
+        f"{format_shape(last_layer['output_shape'])})."
     )
 
 
-def _main_path_layers(result: Result_2) -> list[Mapping[str, Any]]:
-    """The layers on the main way whose places still see a part of the image: no projections, nothing after pooling."""
+def _main_path_layers(result: Result) -> list[Result]:
+    """Return the layers on the main path with a limited receptive field: no projections, nothing after pooling."""
     return [
         layer
         for layer in result["layers"]
@@ -74,51 +73,51 @@ def _main_path_layers(result: Result_2) -> list[Mapping[str, Any]]:
     ]
 
 
-def _render_shapes_table(result: Result_2) -> RenderedTable:
+def _render_shapes_table(result: Result) -> RenderedTable:
     rows = [
         [layer["name"], layer["kind"], format_shape(layer["output_shape"]), str(layer["receptive_field"] or "all")]
         for layer in result["layers"]
     ]
-    return RenderedTable(result["model"], ["layer", "kind", "output", "sees pixels"], rows)
+    return RenderedTable(result["model"], ["layer", "kind", "output", "receptive field, px"], rows)
 
 
-Result = Mapping[str, Any]
 _COST_COLUMNS = ["parameters", "weights", "multiply-adds", "activations, bytes"]
 _COST_KEYS = ("params", "weights", "macs", "activation_bytes")
 
 
 def render_cost(results: Sequence[Result]) -> RenderedResult:
-    """Parameters, multiply-adds and memory of every unit, several networks over each other."""
+    """Render the parameters, multiply-adds and memory of every block, for all networks."""
     measures = (
-        ("params", "Parameters", "of each unit or layer, on a logarithmic scale"),
+        ("params", "Parameters", "of each block or layer, on a logarithmic scale"),
         ("macs", "Multiply-adds for one image", "convolutions and linear layers, on a logarithmic scale"),
-        ("activation_bytes", "Memory of the outputs, bytes an image", "float32, on a logarithmic scale"),
+        ("activation_bytes", "Activation memory, bytes per image", "float32, on a logarithmic scale"),
     )
     figures = tuple(_render_cost_figure(results, *measure) for measure in measures)
     paragraphs = tuple(_cost_text(result) for result in results)
     tables = tuple(_render_cost_table(result) for result in results)
-    return RenderedResult("What the parts cost", paragraphs, figures, (*_render_cost_totals(results), *tables))
+    return RenderedResult("Parameters and FLOPs", paragraphs, figures, (*_render_cost_totals(results), *tables))
 
 
 def _render_cost_figure(results: Sequence[Result], key: str, title: str, note: str) -> RenderedFigure:
     profiles = overlay_profiles(
         results, line_styles(results), lambda result: [part[key] for part in _cost_parts(result)]
     )
-    figure = plot_depth_profiles(profiles, xlabel="unit or layer, from the input to the output")
+    names = shared_names(results, lambda result: [str(part["name"]) for part in _cost_parts(result)])
+    figure = plot_depth_profiles(profiles, xlabel="block or layer, from input to output", names=names)
     return RenderedFigure(figure, f"{title}: {note}.", title, f"{note[0].upper()}{note[1:]}.")
 
 
-def _cost_parts(result: Result) -> Sequence[Mapping[str, Any]]:
-    """The parts; of a single unit its layers."""
+def _cost_parts(result: Result) -> Sequence[Result]:
+    """Return the blocks with stem and head, or the layers of a network without blocks."""
     return result["blocks"] if len(result["blocks"]) > 1 else result["layers"]
 
 
 def _cost_text(result: Result) -> str:
     total = result["total"]
     return (
-        f"{result['model']}, for {format_shape(result['input_shape'])}: {format_int(total['params'])} parameters, of them "
-        f"{format_int(total['weights'])} weights; {format_si(total['macs'])} multiply-adds and "
-        f"{format_si(total['activation_bytes'])}B of outputs an image."
+        f"{result['model']}, for {format_shape(result['input_shape'])}: {format_int(total['params'])} parameters, "
+        f"{format_int(total['weights'])} of them weights; {format_si(total['macs'])} multiply-adds and "
+        f"{format_si(total['activation_bytes'])}B of activations per image."
     )
 
 
@@ -126,7 +125,7 @@ def _render_cost_totals(results: Sequence[Result]) -> list[RenderedTable]:
     if len(results) < 2:
         return []
     rows = [[result["model"], *(format_int(result["total"][key]) for key in _COST_KEYS)] for result in results]
-    return [RenderedTable("Together", ["network", *_COST_COLUMNS], rows)]
+    return [RenderedTable("Totals", ["network", *_COST_COLUMNS], rows)]
 
 
 def _render_cost_table(result: Result) -> RenderedTable:

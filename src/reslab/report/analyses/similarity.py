@@ -1,28 +1,24 @@
-"""How the answers to `similarity` are shown."""
+"""Render `similarity`: linear CKA between layers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
-from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable
+from reslab.report.analyses.result import RenderedFigure, RenderedResult, RenderedTable, Result
 from reslab.report.format import pluralize
 from reslab.report.plots.matrices import SimilarityMatrix, plot_similarity
 
-Result = Mapping[str, Any]
 _MAX_TABLE_COLUMNS = 12
 
 
 def render_similarity(results: Sequence[Result]) -> RenderedResult:
-    """A square of squares for each network with itself and for each two of them."""
+    """Render a matrix for each network with itself and for each pair of networks."""
     pairs = [pair for result in results for pair in result["pairs"]]
     figure = plot_similarity([_similarity_matrix(pair) for pair in pairs])
-    alt_text = "Linear CKA between layers, deeper where they are more alike; the input is at the lower left."
-    caption = (
-        "From 0 (white, nothing in common) to 1 (deep blue, equal up to rotation and scale). Input at the lower left."
-    )
-    images_text = pluralize(results[0]["num_images"], "picture")
+    alt_text = "Linear CKA between layers; the input is at the lower left."
+    caption = "From 0 (background: nothing in common) to 1 (full blue: equal up to rotation and scale). Input at the lower left."
+    images_text = pluralize(results[0]["num_images"], "image")
     return RenderedResult(
-        "How alike the layers are",
+        "Layer similarity (CKA)",
         tuple(text for pair in pairs for text in [similarity_text(pair)] if text),
         (RenderedFigure(figure, alt_text, f"Linear CKA on {images_text}", caption),),
         tuple(_render_table(pair) for pair in pairs),
@@ -30,15 +26,15 @@ def render_similarity(results: Sequence[Result]) -> RenderedResult:
 
 
 def similarity_text(pair: Result) -> str:
-    """Of one network how alike neighbours and ends are; of two how alike the same depth is, and which layers most."""
+    """Return the mean CKA of adjacent layers of one network; of two networks that of the same depth, and the maximum."""
     values, rows, columns = pair["values"], pair["rows"], pair["columns"]
     if pair["first"] == pair["second"]:
         neighbor_values = [values[i][i + 1] for i in range(len(rows) - 1) if values[i][i + 1] is not None]
         if not neighbor_values or values[0][-1] is None:
             return ""
         return (
-            f"{pair['first']}: neighbouring layers are alike to {fmean(neighbor_values):.2f} on average, "
-            f"{rows[0]} and {rows[-1]} to {values[0][-1]:.2f}."
+            f"{pair['first']}: mean CKA of adjacent layers {fmean(neighbor_values):.2f}, of {rows[0]} and {rows[-1]} "
+            f"{values[0][-1]:.2f}."
         )
     entries = [
         (value, rows[i], columns[j]) for i, row in enumerate(values) for j, value in enumerate(row) if value is not None
@@ -48,17 +44,23 @@ def similarity_text(pair: Result) -> str:
     highest, row, column = max(entries)
     diagonal = [values[i][i] for i in range(min(len(rows), len(columns))) if values[i][i] is not None]
     return (
-        f"{pair['first']} and {pair['second']}: layers of the same number are alike to {fmean(diagonal):.2f} on "
-        f"average; most alike are {row} and {column}, {highest:.2f}."
+        f"{pair['first']} and {pair['second']}: mean CKA at the same depth {fmean(diagonal):.2f}; highest between {row} and "
+        f"{column}, {highest:.2f}."
     )
 
 
 def _similarity_matrix(pair: Result) -> SimilarityMatrix:
-    return SimilarityMatrix(pair["first"], pair["second"], pair["rows"], pair["columns"], pair["values"])
+    return SimilarityMatrix(
+        row_label=pair["first"],
+        column_label=pair["second"],
+        rows=pair["rows"],
+        columns=pair["columns"],
+        values=pair["values"],
+    )
 
 
 def _render_table(pair: Result) -> RenderedTable:
-    """The matrix, every so many layers where there are many."""
+    """Return the matrix as a table, of evenly spaced layers where there are more than twelve."""
     rows, columns = _evenly_spaced(len(pair["rows"])), _evenly_spaced(len(pair["columns"]))
     body = [[pair["rows"][i], *(_format_similarity(pair["values"][i][j]) for j in columns)] for i in rows]
     headers = [pair["first"], *(pair["columns"][j] for j in columns)]

@@ -1,30 +1,12 @@
-"""Everything that the page of speeds names.
-
-The page of `reslab bench --task predict`: how fast each engine answers.
-"""
+"""The page of `reslab bench --task predict`: throughput and latency of each backend and precision."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from markupsafe import Markup
-
 from reslab.report.format import format_int, format_number
-from reslab.report.pages.run import make_tile
-from reslab.report.plots.bars import plot_throughput
-from reslab.report.plots.export import render_inline_svg
+from reslab.report.pages.components import make_panel, make_tile
 from reslab.spec.errors import invalid
-
-
-@dataclass(frozen=True)
-class BenchmarkPage:
-    """What the page shows: `results` with engine, precision, batch, images_per_second and its range, latency_ms_p50,
-    p95 and p99, memory_bytes (or None), prepare_seconds."""
-
-    title: str
-    results: Sequence[Mapping[str, Any]]
-    metadata: Mapping[str, str] = field(default_factory=dict)
-
 
 BENCHMARK_COLUMNS = (
     "backend",
@@ -35,32 +17,43 @@ BENCHMARK_COLUMNS = (
     "p95 ms",
     "p99 ms",
     "memory",
-    "made in",
+    "export time",
 )
 
 
+@dataclass(frozen=True)
+class BenchmarkPage:
+    """The values of the page: at least one result with backend, precision, batch_size, images_per_second and its range,
+    latency_ms_p50, _p95 and _p99, memory_bytes (or None) and prepare_seconds."""
+
+    title: str
+    results: Sequence[Mapping[str, Any]]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
 def benchmark_context(page: BenchmarkPage) -> dict[str, Any]:
-    """The values of `curves.html`, by name. Raises ValueError where there is no result."""
+    """Return the values of `curves.html`. Raises ValueError where there is no result."""
     if not page.results:
-        raise invalid("at least one measured engine", "none")
-    batches = sorted({result["batch_size"] for result in page.results})
-    by_batch = {batch: [result for result in page.results if result["batch_size"] == batch] for batch in batches}
+        raise invalid("at least one benchmark result", "none")
+    batch_sizes = sorted({result["batch_size"] for result in page.results})
+    by_batch = {size: [result for result in page.results if result["batch_size"] == size] for size in batch_sizes}
     return {
-        "kind": "Speed of prediction",
+        "kind": "Inference benchmark",
         "title": page.title,
-        "summary": " ".join(_fastest_text(batch, results) for batch, results in by_batch.items()),
+        "summary": " ".join(_fastest_text(size, results) for size, results in by_batch.items()),
         "metadata": {str(name): str(value) for name, value in page.metadata.items()},
-        "tiles": [_batch_tile(batch, results) for batch, results in by_batch.items()],
-        "heading": "Images a second",
-        "curves": [_batch_panel(batch, results) for batch, results in by_batch.items()],
-        "columns": ["backend", "precision", "batch size", "images/s (rounds from, to)", *BENCHMARK_COLUMNS[4:]],
+        "tiles": [_batch_tile(size, results) for size, results in by_batch.items()],
+        "heading": "Throughput",
+        "curves": [_batch_panel(size, results) for size, results in by_batch.items()],
+        "columns": [*BENCHMARK_COLUMNS[:4], "min to max", *BENCHMARK_COLUMNS[4:]],
         "rows": [_benchmark_row(result) for results in by_batch.values() for result in results],
-        "caption": "Latency of a whole batch: half, 95 % and 99 % of the calls took no longer.",
+        "caption": "images/s: median of the rounds, with the slowest and the fastest. Latency percentiles are of a "
+        "whole batch.",
     }
 
 
 def benchmark_cells(result: Mapping[str, Any]) -> tuple[str, ...]:
-    """One result under COLUMNS, as text."""
+    """Return one result as text, in the order of BENCHMARK_COLUMNS."""
     memory = result["memory_bytes"]
     return (
         result["backend"],
@@ -74,40 +67,39 @@ def benchmark_cells(result: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _benchmark_row(result: Mapping[str, Any]) -> list[str]:
-    cells = list(benchmark_cells(result))
-    slowest, fastest = result["images_per_second_range"]
-    cells[3] += f" ({format_number(slowest, 3)} to {format_number(fastest, 3)})"
-    return cells
+    cells = benchmark_cells(result)
+    slowest, fastest = (format_number(rate, 3) for rate in result["images_per_second_range"])
+    return [*cells[:4], f"{slowest} to {fastest}", *cells[4:]]
 
 
 def _fastest_result(results: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return max(results, key=lambda result: result["images_per_second"])
 
 
-def _find_baseline(results: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    baselines = [result for result in results if (result["backend"], result["precision"]) == ("torch", "float32")]
-    return baselines[0] if baselines else None
-
-
-def _fastest_text(batch: int, results: Sequence[Mapping[str, Any]]) -> str:
-    fastest, baseline = _fastest_result(results), _find_baseline(results)
-    text = f"Batch {batch}: {fastest['backend']} in {fastest['precision']} is the quickest"
+def _fastest_text(batch_size: int, results: Sequence[Mapping[str, Any]]) -> str:
+    fastest = _fastest_result(results)
+    text = f"Batch size {batch_size}: {fastest['backend']} in {fastest['precision']} is fastest"
+    baseline = next(
+        (result for result in results if (result["backend"], result["precision"]) == ("torch", "float32")), None
+    )
     if baseline is None or baseline is fastest:
         return f"{text}."
     return f"{text}, {fastest['images_per_second'] / baseline['images_per_second']:.1f} times torch in float32."
 
 
-def _batch_tile(batch: int, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _batch_tile(batch_size: int, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     fastest = _fastest_result(results)
-    rate_text = f"{format_number(fastest['images_per_second'], 3)} images/s"
-    return make_tile(f"batch {batch}", rate_text, f"{fastest['backend']}, {fastest['precision']}")
+    rate = f"{format_number(fastest['images_per_second'], 3)} images/s"
+    return make_tile(f"batch size {batch_size}", rate, f"{fastest['backend']}, {fastest['precision']}")
 
 
-def _batch_panel(batch: int, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    alt_text = f"Images a second with batches of {batch}. {_fastest_text(batch, results)}"
-    caption = "Bars: the median round. Thin lines: from the slowest round to the quickest."
-    return {
-        "title": f"Batch {batch}",
-        "svg": Markup(render_inline_svg(plot_throughput(results), f"speed-{batch}", alt_text)),
-        "caption": caption,
-    }
+def _batch_panel(batch_size: int, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    from reslab.report.plots.bars import plot_throughput
+
+    return make_panel(
+        plot_throughput(results),
+        f"throughput-{batch_size}",
+        title=f"Batch size {batch_size}",
+        alt_text=f"Images per second at batch size {batch_size}. {_fastest_text(batch_size, results)}",
+        caption="Bars: median of the rounds. Thin lines: from the slowest round to the fastest.",
+    )

@@ -1,15 +1,11 @@
-"""Whether a network is as sure as it is right: the reliability diagram, and what it comes to in words.
-
-The worst mistakes: the images put in a wrong class with the greatest certainty.
-
-The confusion matrix, the pairs most confused, and the scores of each class.
-"""
+"""Sections on classification results: confusion matrix, top losses, per-class metrics and calibration."""
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup
+import numpy as np
 
 from reslab.metrics.classification import (
     ClassMetrics,
@@ -19,43 +15,60 @@ from reslab.metrics.classification import (
     most_confused_pairs,
     per_class_metrics,
 )
-from reslab.report.format import format_int, format_number, format_percent
-from reslab.report.pages.run_text import MisclassifiedImage, RunPage, format_times, split_adjective
-from reslab.report.plots.bars import MIN_BIN_SAMPLES, plot_reliability
-from reslab.report.plots.export import render_inline_svg
-from reslab.report.plots.images import make_thumbnail
-from reslab.report.plots.matrices import MAX_LABELED_CLASSES, plot_confusion_matrix
+from reslab.report.format import format_int, format_number, format_percent, format_split, format_times
+from reslab.report.pages.components import make_panel
+from reslab.report.thumbnails import make_thumbnail
 
-CalibrationBins = Sequence[Mapping[str, Any]]
+ReliabilityBins = Sequence[Mapping[str, Any]]
+MAX_TOP_LOSSES = 24
+MAX_CLASSES_IN_TABLE = 20
+MAX_CLASSES_BESIDE = 12
+MAX_LABELED_CLASSES = 45
+NUM_WEAKEST_CLASSES = 10
+MIN_BIN_SAMPLES = 10  # the bars of bins with fewer images are drawn pale
+
+
+@dataclass(frozen=True)
+class MisclassifiedImage:
+    """A misclassified image: uint8 pixels (H, W) or (H, W, 3), class indices, and the predicted probability."""
+
+    image: np.ndarray
+    label: int
+    predicted: int
+    probability: float
+    name: str = ""
 
 
 def calibration_context(calibration: Mapping[str, Any], split: str) -> dict[str, Any]:
-    """The diagram of `calibration` (as `RunPage` has it) with its words and its bins; nothing where there is none."""
+    """Return the reliability diagram of `calibration` (as in `RunPage`), its text and its bins; None if it is empty."""
     if not calibration:
         return {"calibration": None}
+    from reslab.report.plots.bars import plot_reliability
+
     bins, bins_after = calibration["reliability"], calibration.get("reliability_after", ())
     paragraphs = calibration_paragraphs(calibration, split)
-    alt_text = f"Reliability diagram: accuracy against confidence in {len(bins)} bins. {paragraphs[0]}"
-    context = {
-        "svg": Markup(render_inline_svg(plot_reliability(bins, bins_after), "reliability", alt_text)),
-        "caption": _reliability_caption(bool(bins_after)),
-        "paragraphs": paragraphs,
-        "rows": [_bin_row(entry) for entry in bins if entry["num_samples"]],
-    }
-    return {"calibration": context}
+    panel = make_panel(
+        plot_reliability(bins, bins_after, MIN_BIN_SAMPLES),
+        "reliability",
+        title="Reliability diagram",
+        alt_text=f"Reliability diagram: accuracy against confidence in {len(bins)} bins. {paragraphs[0]}",
+        caption=_reliability_caption(has_temperature=bool(bins_after)),
+    )
+    rows = [_bin_row(entry) for entry in bins if entry["num_samples"]]
+    return {"calibration": {"panel": panel, "paragraphs": paragraphs, "rows": rows}}
 
 
 def calibration_paragraphs(calibration: Mapping[str, Any], split: str) -> list[str]:
-    """Paragraphs: how sure against how right, the calibration error, and what a temperature makes of it."""
+    """Return texts on confidence against accuracy, the expected calibration error, and temperature scaling."""
     bins = [entry for entry in calibration["reliability"] if entry["num_samples"]]
     return [_confidence_text(bins), _ece_text(bins, calibration["ece"]), _temperature_text(calibration, split)]
 
 
-def chance_ece(bins: CalibrationBins) -> float:
-    """The calibration error to expect of a perfectly calibrated network on as many images: the mean of
-    n_b / n |accuracy - confidence| where each bin's accuracy is a binomial share, sqrt(2 c (1 - c) / (pi n_b)).
+def chance_ece(bins: ReliabilityBins) -> float:
+    """Return the expected calibration error of a perfectly calibrated network on as many images.
 
-    The normal approximation of the mean absolute deviation, summed over the bins.
+    It is the mean of n_b / n |accuracy - confidence| where each bin's accuracy is a binomial proportion: the sum over
+    the bins of sqrt(2 n_b c (1 - c) / pi) / n, by the normal approximation of the mean absolute deviation.
     """
     total = 0.0
     for entry in bins:
@@ -64,51 +77,51 @@ def chance_ece(bins: CalibrationBins) -> float:
     return total / max(1, sum(entry["num_samples"] for entry in bins))
 
 
-def _confidence_text(bins: CalibrationBins) -> str:
+def _confidence_text(bins: ReliabilityBins) -> str:
     num_samples = sum(entry["num_samples"] for entry in bins)
     confidence, accuracy = (
         sum(entry["num_samples"] * entry[key] for entry in bins) / num_samples for key in ("confidence", "accuracy")
     )
-    text = f"On average it is {format_percent(confidence, 1)} sure of its answers, and {format_percent(accuracy, 1)} of them are right"
+    text = f"Mean confidence {format_percent(confidence, 1)}, accuracy {format_percent(accuracy, 1)}"
+    # A gap that a calibrated network would show by chance is no finding.
     if abs(confidence - accuracy) <= max(chance_ece(bins), 0.005):
-        return f"{text}: in sum it is as sure as it should be."
-    return (
-        f"{text}: it is {'surer than it has reason to be' if confidence > accuracy else 'less sure than it could be'}."
-    )
+        return f"{text}: well calibrated on average."
+    return f"{text}: the network is {'overconfident' if confidence > accuracy else 'underconfident'}."
 
 
-def _ece_text(bins: CalibrationBins, ece: float) -> str:
-    chance_text = format_percent(chance_ece(bins), 1)
+def _ece_text(bins: ReliabilityBins, ece: float) -> str:
     return (
-        f"The expected calibration error is {format_percent(ece)}: the mean gap between bar and line, weighted by the images "
-        f"of each bin (Guo et al. 2017, Eq. 3). On this many images about {chance_text} would come by chance alone."
+        f"The expected calibration error (ECE) is {format_percent(ece)}: the mean gap between bar and diagonal, weighted "
+        f"by the images of each bin (Guo et al. 2017, Eq. 3). On this many images a perfectly calibrated network would "
+        f"have about {format_percent(chance_ece(bins), 1)} by chance."
     )
 
 
 def _temperature_text(calibration: Mapping[str, Any], split: str) -> str:
     if "temperature" not in calibration:
         return (
-            "No temperature was fitted: that takes validation images with at least one mistake, never the test set "
-            "(--val-fraction sets some apart)."
+            "No temperature was fitted: that takes validation images with at least one misclassified, and never uses "
+            "the test set (--val-fraction splits some off)."
         )
-    images_text = f"{format_int(calibration['fit_num_samples'])} {split_adjective(calibration['fit_split'])} images"
+    images = f"{format_int(calibration['fit_num_samples'])} {format_split(calibration['fit_split'])} images"
+    temperature = calibration["temperature"]
     text = (
-        f"The {images_text} ask for a temperature of {format_number(calibration['temperature'], 3)}: outputs divided by it make "
-        f"the network {'less' if calibration['temperature'] > 1 else 'more'} sure and change none of its answers. "
+        f"Temperature scaling on {images} gives T = {format_number(temperature, 3)}: the network was "
+        f"{'overconfident' if temperature > 1 else 'underconfident'}. Predictions do not change."
     )
     if "ece_after" not in calibration:
-        return text + "There are too few mistakes to judge it on images it was not fitted on."
-    ece_text = format_percent(calibration["ece_after"])
+        return f"{text} Too few images are misclassified to evaluate T on images it was not fitted on."
+    ece = format_percent(calibration["ece_after"])
     if calibration.get("cross_fitted"):
-        return text + f"Fitted on one half and judged on the other, and the other way round, the error is {ece_text}."
-    return text + f"With it the error on these {split_adjective(split)} images is {ece_text}."
+        return f"{text} With T fitted on one half and evaluated on the other, and vice versa, the ECE is {ece}."
+    return f"{text} With it the ECE on these {format_split(split)} images is {ece}."
 
 
-def _reliability_caption(has_temperature: bool) -> str:
-    dots_text = " Dots: the same after the temperature, hollow where few." if has_temperature else ""
+def _reliability_caption(*, has_temperature: bool) -> str:
+    dots = " Dots: after temperature scaling, hollow in pale bins." if has_temperature else ""
     return (
-        "Bars: the share of right answers among those given with that confidence; pale where fewer than "
-        f"{MIN_BIN_SAMPLES} images. Thin line: as sure as right.{dots_text} Below: how many images."
+        f"Bars: accuracy of the predictions in each confidence bin, pale below {MIN_BIN_SAMPLES} images. "
+        f"Dashed: perfect calibration.{dots} Below: images in each bin."
     )
 
 
@@ -121,35 +134,30 @@ def _bin_row(entry: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-MAX_MISCLASSIFIED = 24
-
-
-def misclassified_context(page: RunPage) -> dict[str, Any]:
-    """The most certain mistakes first, at most MOST_MISTAKES of them, and how many there are in all."""
-    worst = sorted(page.misclassified, key=lambda image: -image.probability)[:MAX_MISCLASSIFIED]
-    num_samples = int(page.metrics.get("num_samples") or 0)
-    num_wrong = num_samples - int(page.metrics.get("num_correct") or 0) if num_samples else len(page.misclassified)
+def top_losses_context(
+    misclassified: Sequence[MisclassifiedImage], classes: Sequence[str], num_wrong: int, num_samples: int
+) -> dict[str, Any]:
+    """Return at most 24 misclassified images, the most confident first, and how many of all these are."""
+    top = sorted(misclassified, key=lambda image: -image.probability)[:MAX_TOP_LOSSES]
     return {
-        "misclassified": [_misclassified_row(image, page.classes) for image in worst],
-        "misclassified_text": _misclassified_text(len(worst), num_wrong, num_samples),
+        "top_losses": [_top_loss_item(image, classes) for image in top],
+        "top_losses_text": _top_losses_text(len(top), num_wrong, num_samples),
     }
 
 
-def _misclassified_text(num_shown: int, num_wrong: int, num_samples: int) -> str:
+def _top_losses_text(num_shown: int, num_wrong: int, num_samples: int) -> str:
     if num_wrong == 0:
-        return "There is none to show: every image was put in its class." if num_samples else ""
+        return "None: all images are classified correctly." if num_samples else ""
     if num_shown == 0:
         return ""
     if num_shown < num_wrong:
-        return (
-            f"The {num_shown} of {format_int(num_wrong)} mistakes that the network was most sure of, the surest first."
-        )
+        return f"The {num_shown} most confident of {format_int(num_wrong)} misclassified images."
     if num_shown == 1:
-        return "The only mistake, and how sure the network was of it."
-    return f"All {num_shown} mistakes, those the network was most sure of first."
+        return "The only misclassified image, with the predicted probability."
+    return f"All {num_shown} misclassified images, the most confident first."
 
 
-def _misclassified_row(misclassified: MisclassifiedImage, classes: Sequence[str]) -> dict[str, Any]:
+def _top_loss_item(misclassified: MisclassifiedImage, classes: Sequence[str]) -> dict[str, Any]:
     return {
         "image": make_thumbnail(misclassified.image),
         "true_class": _class_name(misclassified.label, classes),
@@ -164,13 +172,8 @@ def _class_name(index: int, classes: Sequence[str]) -> str:
     return str(classes[index]) if 0 <= index < len(classes) else f"class {index}"
 
 
-MAX_CLASSES_IN_TABLE = 20
-MAX_CLASSES_BESIDE = 12
-NUM_WEAKEST = 10
-
-
 def confusion_context(confusion: ConfusionMatrix, classes: Sequence[str]) -> dict[str, Any]:
-    """The matrix as a table with its counts up to MOST_IN_TABLE classes, as a picture above, and its worst pairs."""
+    """Return the confusion matrix, as a table up to 20 classes and as a plot above, and the most confused pairs."""
     if not len(confusion):
         return {"confusion": None, "confused_pairs": []}
     check_confusion_matrix(confusion, classes)
@@ -179,13 +182,17 @@ def confusion_context(confusion: ConfusionMatrix, classes: Sequence[str]) -> dic
         "names": list(classes),
         "rotate_labels": any(len(name) > 3 for name in classes),
         "stacked": MAX_CLASSES_BESIDE < len(classes) <= MAX_CLASSES_IN_TABLE,
+        "panel": None,
+        "is_numbered": len(classes) > MAX_LABELED_CLASSES,
     }
     if len(classes) <= MAX_CLASSES_IN_TABLE:
         matrix["rows"] = _confusion_rows(confusion, classes)
     else:
-        alt_text = f"Confusion matrix of {len(classes)} classes; the pairs most confused are listed beside it."
-        matrix["svg"] = Markup(render_inline_svg(plot_confusion_matrix(confusion, classes), "matrix", alt_text))
-        matrix["numbered"] = len(classes) > MAX_LABELED_CLASSES
+        from reslab.report.plots.matrices import plot_confusion_matrix
+
+        alt_text = f"Confusion matrix of {len(classes)} classes; the most confused pairs are listed beside it."
+        figure = plot_confusion_matrix(confusion, classes, with_names=not matrix["is_numbered"])
+        matrix["panel"] = make_panel(figure, "matrix", title="", alt_text=alt_text)
     pairs = [
         {
             "true_class": pair.true_class,
@@ -200,14 +207,14 @@ def confusion_context(confusion: ConfusionMatrix, classes: Sequence[str]) -> dic
 
 
 def per_class_context(confusion: ConfusionMatrix, classes: Sequence[str]) -> dict[str, Any]:
-    """One row a class in their order, the weakest by F1 where there are many, and the mean over the classes."""
+    """Return a row for each class, the ten of lowest F1, and the macro average."""
     if not len(confusion):
         return {"class_rows": [], "weakest_rows": [], "class_average": None}
     metrics = per_class_metrics(confusion, classes)
     show_indices = len(classes) > MAX_LABELED_CLASSES
     weakest = sorted(
         metrics, key=lambda class_metrics: (math.isnan(class_metrics.f1), class_metrics.f1, class_metrics.index)
-    )[:NUM_WEAKEST]
+    )[:NUM_WEAKEST_CLASSES]
     return {
         "class_rows": [_class_row(class_metrics, show_indices) for class_metrics in metrics],
         "weakest_rows": [_class_row(class_metrics, show_indices) for class_metrics in weakest],
@@ -216,7 +223,11 @@ def per_class_context(confusion: ConfusionMatrix, classes: Sequence[str]) -> dic
 
 
 def _confusion_rows(confusion: ConfusionMatrix, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Depths in percent: of a right cell its class's recall, of a wrong one the root of its part of the worst share."""
+    """Return the cells with their intensity in percent.
+
+    A correct cell's is its class's recall; a wrong one's is the root of its rate over the highest wrong rate, so that
+    rare confusions stay visible.
+    """
     row_totals = [max(1, sum(row)) for row in confusion]
     fractions = [[n / total for n in row] for row, total in zip(confusion, row_totals, strict=True)]
     max_wrong_fraction = max(
@@ -234,7 +245,7 @@ def _confusion_cell(n: int, fraction: float, is_correct: bool, max_wrong_fractio
     return {
         "count": n,
         "text": format_int(n),
-        "kind": "right" if is_correct else "wrong",
+        "css_class": "correct" if is_correct else "wrong",
         "intensity": round(18 + 82 * intensity),
     }
 

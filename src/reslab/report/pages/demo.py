@@ -1,52 +1,89 @@
-"""What the demonstration's page says of its curves: every judgement follows the numbers, also where the plain wins.
+"""The page of `reslab demo`: a deep residual network beside its plain twin (He et al. 2015, Figure 6).
 
-What the demonstration's page says of the gradient's norm by unit, before training.
-
-Everything that the template of the demonstration's page names.
+Every sentence follows the numbers, also where the plain network wins.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from markupsafe import Markup
-
-from reslab.report.format import format_duration, format_int, format_number, format_percent, pluralize
-from reslab.report.pages.run import make_tile, panel_context
-from reslab.report.pages.run_text import DemoNetwork, DemoPage
-from reslab.report.plots.curves import Curve, plot_accuracy, plot_loss
-from reslab.report.plots.depth import DepthProfile, plot_depth_profiles
-from reslab.report.plots.export import render_inline_svg
-from reslab.report.series import Series, eval_series, eval_splits, tail_mean, train_series
+from reslab.report.colors import PLAIN, RESIDUAL
+from reslab.report.format import format_duration, format_int, format_number, format_percent, format_split, pluralize
+from reslab.report.pages.components import make_panel, make_tile, metric_panel
+from reslab.report.series import Curve, eval_splits, first_eval_series, tail_mean, train_series
 from reslab.spec.errors import invalid
 
+_COLORS, _CSS_CLASSES = (RESIDUAL, PLAIN), ("residual", "plain")
+# Differences below these are no finding.
 _ACCURACY_TOLERANCE = 0.005
 _LOSS_RATIO_TOLERANCE = 1.25
+_SPREAD_RATIO_TOLERANCE = 1.5
 _FITTED_ACCURACY = 0.98
 
 _DEGRADATION_TEXT = (
-    "The plain network is worse on the images it was trained on too, so this is not over-fitting: it is the "
-    "degradation problem that residual networks were made for (He et al. 2015, Figures 1 and 6). A deeper plain "
-    "network could copy a shallower one and do no worse, but plain training does not find that solution."
+    "The plain network is worse on its training images too, so this is not overfitting: it is the degradation problem "
+    "that residual networks solve (He et al. 2015, Figures 1 and 6). A deeper plain network could copy a shallower one "
+    "and do no worse, but plain training does not find that solution."
 )
 _DEGRADATION_IN_TRAINING_TEXT = (
-    "The plain network fits its training images less closely, yet that does not cost it accuracy on new ones here: "
-    "the degradation of He et al. (2015, Figure 1) shows in the training alone."
+    "The plain network fits its training images less closely, but that does not cost it accuracy on new images here: "
+    "the degradation of He et al. (2015, Figure 1) shows in the training loss alone."
 )
 _PLAIN_FITS_BETTER_TEXT = (
-    "Here the plain network fits its training images more closely: nothing of the degradation that He et al. report "
-    "(2015, Figure 1) is to be seen at this depth. Their plain networks suffer as they grow deeper."
+    "Here the plain network fits its training images more closely: there is no degradation (He et al. 2015, Figure 1) "
+    "at this depth. Plain networks suffer from it as they get deeper."
 )
 _SAME_FIT_TEXT = (
-    "The two fit their training images about equally well: no degradation (He et al. 2015, Figure 1) at this depth. "
-    "It appears in deeper plain networks and on harder images."
+    "Both fit their training images about equally well: there is no degradation (He et al. 2015, Figure 1) at this "
+    "depth. It appears in deeper plain networks and on harder images."
+)
+_SIMILAR_SPREAD_TEXT = (
+    "The spread over the blocks is about the same in both; a flat line would mean that all blocks receive gradients of "
+    "similar size."
+)
+_GRADIENT_CAVEAT_TEXT = (
+    "Uneven gradients are not the whole story: with batch normalization He et al. found the gradients of their plain "
+    "networks healthy (2015, section 4.1) and left the cause open. What the shortcut certainly changes is what a block "
+    "has to learn: a correction to its input instead of a new signal. The identity becomes easy."
 )
 
 
 @dataclass(frozen=True)
+class DemoNetwork:
+    """One of the two networks: its log, final accuracy (a fraction) and training time.
+
+    `gradient_norms` are (block, norm of the loss's gradient at that block's input) from the first block to the last,
+    at initialization; `gradient_norms_trained` the same after training, empty where not measured.
+    """
+
+    name: str
+    log: Sequence[Mapping[str, Any]]
+    gradient_norms: Sequence[tuple[str, float]]
+    top1: float
+    train_seconds: float
+    gradient_norms_trained: Sequence[tuple[str, float]] = ()
+    depth: int = 0
+    params: int = 0
+
+
+@dataclass(frozen=True)
+class DemoPage:
+    """The values of the demo's page: the residual network, then its plain twin; evaluated on `num_samples` images.
+
+    An empty `summary` is written from the numbers; `num_samples` is 0 where it is not known.
+    """
+
+    title: str
+    networks: Sequence[DemoNetwork]
+    summary: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    num_samples: int = 0
+
+
+@dataclass(frozen=True)
 class DemoResult:
-    """The numbers of one network that the words are written from; NaN where there is none."""
+    """The final metrics of one network, NaN where there is none."""
 
     name: str
     top1: float
@@ -55,34 +92,52 @@ class DemoResult:
     diverged: bool
 
 
-def compute_demo_result(network: DemoNetwork) -> DemoResult:
-    """How a network ended: held-out accuracy, and training loss and accuracy over the last tenth of the log."""
+def demo_context(page: DemoPage) -> dict[str, Any]:
+    """Return the values of `demo.html`. Raises ValueError unless the page has two networks."""
+    if len(page.networks) != 2:
+        raise invalid("two networks: the residual one, then its plain twin", pluralize(len(page.networks), "network"))
+    split = _split_name(page.networks)
+    return {
+        "title": page.title,
+        "summary": page.summary or demo_summary_text(page),
+        "metadata": {str(name): str(value) for name, value in page.metadata.items()},
+        "tiles": [
+            _network_tile(network, css_class, split, page.num_samples)
+            for network, css_class in zip(page.networks, _CSS_CLASSES, strict=True)
+        ],
+        "curves": _curve_panels(page.networks, split),
+        "curve_paragraphs": curve_paragraphs(page),
+        "gradient_panel": _gradient_panel(page.networks),
+        "gradient_paragraphs": gradient_paragraphs(page),
+        "names": list(zip((network.name for network in page.networks), _CSS_CLASSES, strict=True)),
+        "rows": _table_rows(page, split),
+        "split": split,
+    }
+
+
+def demo_result(network: DemoNetwork) -> DemoResult:
+    """Return a network's final accuracy, and its training loss and accuracy over the last tenth of the log."""
     loss = train_series(network.log, "loss")
-    diverged = loss.num_non_finite > 0 or not math.isfinite(network.top1)
     return DemoResult(
-        network.name, network.top1, tail_mean(loss), tail_mean(train_series(network.log, "top1")), diverged
+        name=network.name,
+        top1=network.top1,
+        train_loss=tail_mean(loss),
+        train_top1=tail_mean(train_series(network.log, "top1")),
+        diverged=loss.num_non_finite > 0 or not math.isfinite(network.top1),
     )
 
 
 def demo_summary_text(page: DemoPage) -> str:
-    """One sentence: which of the two is ahead, by how much, or that they are level."""
-    residual, plain = (compute_demo_result(network) for network in page.networks)
+    """Return one sentence: which network is more accurate, by how much, or that they are equal."""
+    residual, plain = (demo_result(network) for network in page.networks)
     gap = residual.top1 - plain.top1
     if not math.isfinite(gap):
         return "One of the two networks did not reach a result."
     if abs(gap) < _ACCURACY_TOLERANCE:
-        return (
-            "Here the two are level: at this depth and on this data the shortcuts make no difference to the accuracy."
-        )
+        return "Both are equally accurate: at this depth and on this data the shortcuts make no difference."
     if gap > 0:
-        return f"The same layers, the same training: with shortcuts the network is {_points_text(gap)} more accurate."
-    return f"A surprise: here the plain network is ahead, by {_points_text(-gap)}; the shortcuts did not pay."
-
-
-def curve_paragraphs(page: DemoPage) -> list[str]:
-    """Paragraphs on the training curves."""
-    residual, plain = (compute_demo_result(network) for network in page.networks)
-    return [paragraph for paragraph in (_accuracy_text(residual, plain), _fit_text(residual, plain)) if paragraph]
+        return f"Same layers, same training: with shortcuts the network is {_points_text(gap)} more accurate."
+    return f"Here the plain network is more accurate, by {_points_text(-gap)}; the shortcuts did not help."
 
 
 def _points_text(gap: float) -> str:
@@ -90,33 +145,72 @@ def _points_text(gap: float) -> str:
     return f"{value} percentage point{'' if value == '1.0' else 's'}"
 
 
-def _accuracy_text(residual: DemoResult, plain: DemoResult) -> str:
+def _split_name(networks: Sequence[DemoNetwork]) -> str:
+    """Return the full name of the split that was evaluated during training."""
+    splits = [split for network in networks for split in eval_splits(network.log)]
+    return format_split(splits[0] if splits else "val")
+
+
+def _network_tile(network: DemoNetwork, css_class: str, split: str, num_samples: int) -> dict[str, Any]:
+    images = f"{format_int(num_samples)} {split} images" if num_samples else f"the {split} images"
+    return make_tile(
+        network.name,
+        format_percent(network.top1, 1),
+        f"accuracy on {images}",
+        f"trained in {format_duration(network.train_seconds)}",
+        css_class=css_class,
+    )
+
+
+def _curve_panels(networks: Sequence[DemoNetwork], split: str) -> list[dict[str, Any]]:
+    from reslab.report.plots.curves import plot_metric
+
+    colored = list(zip(networks, _COLORS, strict=True))
+    losses = [Curve(train_series(net.log, "loss"), net.name, color, is_noisy=True) for net, color in colored]
+    accuracies = [Curve(first_eval_series(net.log, "top1"), net.name, color) for net, color in colored]
+    accuracies += [
+        Curve(train_series(net.log, "top1"), f"{net.name}, training", color, dashed=True, is_noisy=True)
+        for net, color in colored
+    ]
+    panels = []
+    if any(curve.series for curve in losses):
+        caption = "How well each network fits its training images."
+        panels.append(metric_panel(plot_metric(losses), "loss", "Training loss", caption))
+    if any(curve.series for curve in accuracies):
+        caption = f"Solid: {split} images. Dashed: training images."
+        panels.append(metric_panel(plot_metric(accuracies, "%"), "accuracy", "Accuracy", caption))
+    return panels
+
+
+def curve_paragraphs(page: DemoPage) -> list[str]:
+    """Return texts on the accuracy and on how well both networks fit their training images."""
+    residual, plain = (demo_result(network) for network in page.networks)
+    texts = (_accuracy_text(residual, plain, _split_name(page.networks)), _fit_text(residual, plain))
+    return [text for text in texts if text]
+
+
+def _accuracy_text(residual: DemoResult, plain: DemoResult, split: str) -> str:
     return (
-        f"{residual.name} ends at {format_percent(residual.top1, 1)} on images it has never seen, {plain.name} at "
-        f"{format_percent(plain.top1, 1)}. Both have the same layers in the same order and the same recipe; the one "
-        "difference is the shortcut that adds each unit's input to its output."
+        f"{residual.name} reaches {format_percent(residual.top1, 1)} accuracy on the {split} images, {plain.name} "
+        f"{format_percent(plain.top1, 1)}. Both have the same layers in the same order and the same recipe; the only "
+        "difference is the shortcut that adds each block's input to its output."
     )
 
 
 def _fit_text(residual: DemoResult, plain: DemoResult) -> str:
-    """How well the two fit the images they learnt from: the side of the picture that degradation is about."""
+    """Compare the training metrics: degradation, unlike overfitting, shows on the training images."""
     if residual.diverged or plain.diverged:
         names = " and ".join(result.name for result in (residual, plain) if result.diverged)
-        return (
-            f"The loss of {names} was not always a finite number: the training diverged, and nothing can be compared."
-        )
+        return f"The loss of {names} became NaN or infinite: training diverged, so the two cannot be compared."
     if not (residual.train_loss > 0 and plain.train_loss > 0):
         return ""
     accuracies = residual.train_top1, plain.train_top1
+    # The ratio of two tiny losses says nothing.
     if min(accuracies) > _FITTED_ACCURACY and max(accuracies) - min(accuracies) < _ACCURACY_TOLERANCE:
-        accuracy_values = (
-            f"{format_percent(accuracies[0], 1)} with shortcuts, {format_percent(accuracies[1], 1)} without"
-        )
-        return f"On the images they learn from both end almost perfect ({accuracy_values}). {_SAME_FIT_TEXT}"
-    loss_values = (
-        f"{format_number(residual.train_loss, 2)} with shortcuts and at {format_number(plain.train_loss, 2)} without"
-    )
-    return f"The training loss ends at {loss_values}. {_fit_verdict_text(residual, plain)}"
+        values = f"{format_percent(accuracies[0], 1)} with shortcuts, {format_percent(accuracies[1], 1)} without"
+        return f"Both fit the training images almost perfectly ({values}). {_SAME_FIT_TEXT}"
+    values = f"{format_number(residual.train_loss, 2)} with shortcuts and {format_number(plain.train_loss, 2)} without"
+    return f"The final training loss is {values}. {_fit_verdict_text(residual, plain)}"
 
 
 def _fit_verdict_text(residual: DemoResult, plain: DemoResult) -> str:
@@ -126,53 +220,76 @@ def _fit_verdict_text(residual: DemoResult, plain: DemoResult) -> str:
     return _PLAIN_FITS_BETTER_TEXT if ratio < 1 / _LOSS_RATIO_TOLERANCE else _SAME_FIT_TEXT
 
 
-def demo_table_rows(page: DemoPage) -> list[list[str]]:
-    """The numbers, a row each: its name, then its value for either network; what no network has is left out."""
-    results = [compute_demo_result(network) for network in page.networks]
+def _table_rows(page: DemoPage, split: str) -> list[list[str]]:
+    """Return a row for each number: its name, then its value for either network; unknown numbers are left out."""
+    results = [demo_result(network) for network in page.networks]
     rows = [
-        ["layers with weights", *(format_int(network.depth) if network.depth else "–" for network in page.networks)],
+        ["weighted layers", *(format_int(network.depth) if network.depth else "–" for network in page.networks)],
         ["parameters", *(format_int(network.params) if network.params else "–" for network in page.networks)],
-        ["accuracy on held-out images", *(format_percent(result.top1) for result in results)],
-        ["loss on held-out images", *(_format_loss(_final_eval_loss(network)) for network in page.networks)],
-        ["accuracy on training images", *(format_percent(result.train_top1) for result in results)],
-        ["loss on training images", *(_format_loss(result.train_loss) for result in results)],
+        [f"{split} accuracy", *(format_percent(result.top1) for result in results)],
+        [f"{split} loss", *(_loss_text(_final_eval_loss(network)) for network in page.networks)],
+        ["training accuracy", *(format_percent(result.train_top1) for result in results)],
+        ["training loss", *(_loss_text(result.train_loss) for result in results)],
         ["training time", *(format_duration(network.train_seconds) for network in page.networks)],
     ]
     return [row for row in rows if set(row[1:]) != {"–"}]
 
 
 def _final_eval_loss(network: DemoNetwork) -> float:
-    """The last loss on the first split that was evaluated; NaN where there is none."""
-    split_names = eval_splits(network.log)
-    series = eval_series(network.log, split_names[0], "loss") if split_names else None
+    series = first_eval_series(network.log, "loss")
     return series.y[-1] if series else math.nan
 
 
-def _format_loss(value: float) -> str:
+def _loss_text(value: float) -> str:
     return format_number(value, 3) if math.isfinite(value) else "–"
 
 
-_SIMILAR_SPREAD_TEXT = (
-    "The spread over the units is about the same in both; a flat line would mean that all units hear the loss alike."
-)
-_CAVEAT_TEXT = (
-    "Uneven gradients are not the whole story: with batch normalisation He et al. found the gradients of their plain "
-    "networks healthy (2015, section 4.1) and left the cause open. What the shortcut changes for certain is what a "
-    "unit has to learn: a correction to its input, not the whole signal anew. Doing nothing becomes easy."
-)
+def _gradient_panel(networks: Sequence[DemoNetwork]) -> dict[str, Any] | None:
+    """Return the plot of the gradient norms; None where no norm is positive and finite."""
+    from reslab.report.plots.depth import DepthProfile, plot_depth_profiles
+
+    is_trained = any(network.gradient_norms_trained for network in networks)
+    suffix = ", untrained" if is_trained else ""
+    profiles = [
+        DepthProfile(network.name + suffix, [norm for _, norm in network.gradient_norms], index)
+        for index, network in enumerate(networks)
+    ]
+    profiles += [
+        DepthProfile(
+            f"{network.name}, trained", [norm for _, norm in network.gradient_norms_trained], index, dashed=True
+        )
+        for index, network in enumerate(networks)
+        if network.gradient_norms_trained
+    ]
+    if not any(norm and 0 < norm < math.inf for profile in profiles for norm in profile.values):
+        return None
+    names = [[name for name, _ in network.gradient_norms] for network in networks]
+    return make_panel(
+        plot_depth_profiles(profiles, names=names[0] if names[0] == names[1] else ()),
+        "gradients",
+        title="Norm of the gradient at each block's input",
+        alt_text="Norm of the gradient at each block's input, on a logarithmic scale, from the input to the output.",
+        caption=_gradient_caption(networks, is_trained=is_trained),
+    )
+
+
+def _gradient_caption(networks: Sequence[DemoNetwork], *, is_trained: bool) -> str:
+    timing = "Solid: before training. Dashed: after training." if is_trained else "Before training."
+    num_omitted = sum(not 0 < norm < math.inf for network in networks for _, norm in network.gradient_norms)
+    omitted = f" Left out: {pluralize(num_omitted, 'block')} with a zero or non-finite gradient." if num_omitted else ""
+    return f"{timing} Logarithmic scale; the loss is at the right, the image at the left.{omitted}"
 
 
 def gradient_paragraphs(page: DemoPage) -> list[str]:
-    """Paragraphs on how the gradient travels back through either network; none where no norm was measured."""
-    residual, plain = page.networks
+    """Return texts on how the gradient changes from the last block to the first; none where it was not measured."""
     sentences = [
-        _gradient_change_text(network) for network in (residual, plain) if first_to_last_ratio(network.gradient_norms)
+        _gradient_change_text(network) for network in page.networks if first_to_last_ratio(network.gradient_norms)
     ]
-    return [" ".join(sentences), *_spread_paragraphs(residual, plain), _CAVEAT_TEXT] if sentences else []
+    return [" ".join(sentences), *_spread_paragraphs(page.networks), _GRADIENT_CAVEAT_TEXT] if sentences else []
 
 
 def first_to_last_ratio(norms: Sequence[tuple[str, float]]) -> float:
-    """The gradient's norm at the first unit over that at the last; 0 where it cannot be told."""
+    """Return the gradient norm at the first block over that at the last; 0 where either is zero or not finite."""
     values = [norm for _, norm in norms]
     if len(values) < 2 or not all(0 < value < math.inf for value in (values[0], values[-1])):
         return 0.0
@@ -182,134 +299,29 @@ def first_to_last_ratio(norms: Sequence[tuple[str, float]]) -> float:
 def _gradient_change_text(network: DemoNetwork) -> str:
     ratio, name = first_to_last_ratio(network.gradient_norms), network.name
     if 0.5 <= ratio <= 2:
-        return (
-            f"In {name} the gradient keeps its size on the way back: at the first unit it is {format_number(ratio, 2)} times "
-            "what it is at the last."
-        )
+        return f"In {name} the gradient keeps its size: at the first block it is {_times_text(ratio)} that at the last."
     verb, comparative, factor = ("shrinks", "smaller", 1 / ratio) if ratio < 1 else ("grows", "larger", ratio)
-    clause = f"In {name} the gradient {verb} on the way back"
-    return f"{clause}: at the first unit it is {_times_text(factor)} {comparative} than at the last."
+    return f"In {name} the gradient {verb} towards the input: at the first block it is {_times_text(factor)} {comparative}."
 
 
 def _times_text(ratio: float) -> str:
     return f"{format_int(round(ratio))} times" if 10 <= ratio < 1e6 else f"{format_number(ratio, 2)} times"
 
 
-def _spread_paragraphs(residual: DemoNetwork, plain: DemoNetwork) -> list[str]:
-    """Which of the two lets its units hear the loss more alike, by its largest norm over its smallest."""
-    spreads = [_max_to_min_ratio(network.gradient_norms) for network in (residual, plain)]
+def _spread_paragraphs(networks: Sequence[DemoNetwork]) -> list[str]:
+    """Say which network has the more even gradients, by the largest norm over the smallest."""
+    spreads = [_max_to_min_ratio(network.gradient_norms) for network in networks]
     if not all(spreads):
         return []
-    if max(spreads) / min(spreads) < 1.5:
+    if max(spreads) / min(spreads) < _SPREAD_RATIO_TOLERANCE:
         return [_SIMILAR_SPREAD_TEXT]
-    flatter, steeper = (residual, plain) if spreads[0] < spreads[1] else (plain, residual)
+    flatter, steeper = networks if spreads[0] < spreads[1] else reversed(networks)
     return [
-        f"A flat line means that all units hear the loss alike. The flatter one is {flatter.name}: its largest norm is "
-        f"{_times_text(min(spreads))} its smallest; in {steeper.name} it is {_times_text(max(spreads))}."
+        f"A flat line means that all blocks receive gradients of similar size. {flatter.name} is flatter: its largest "
+        f"norm is {_times_text(min(spreads))} its smallest; in {steeper.name} it is {_times_text(max(spreads))}."
     ]
 
 
 def _max_to_min_ratio(norms: Sequence[tuple[str, float]]) -> float:
     values = [norm for _, norm in norms if 0 < norm < math.inf]
     return max(values) / min(values) if len(values) > 1 else 0.0
-
-
-_COLOR_CLASSES = ("one", "two")
-
-
-def demo_context(page: DemoPage) -> dict[str, Any]:
-    """The values of `demo.html`, by name. Raises ValueError unless there are two networks."""
-    if len(page.networks) != 2:
-        raise invalid("two networks: the residual one, then its plain twin", pluralize(len(page.networks), "network"))
-    return {
-        "title": page.title,
-        "summary": page.summary or demo_summary_text(page),
-        "metadata": {str(name): str(value) for name, value in page.metadata.items()},
-        "tiles": [
-            _network_tile(network, color_class, page.num_samples)
-            for network, color_class in zip(page.networks, _COLOR_CLASSES, strict=True)
-        ],
-        "curves": _curve_panels(page.networks),
-        "curve_paragraphs": curve_paragraphs(page),
-        "gradient_svg": _gradient_svg(page.networks),
-        "gradient_caption": _gradient_caption(page.networks),
-        "gradient_paragraphs": gradient_paragraphs(page),
-        "names": [network.name for network in page.networks],
-        "rows": demo_table_rows(page),
-    }
-
-
-def _network_tile(network: DemoNetwork, color_class: str, num_samples: int) -> dict[str, Any]:
-    note = f"of {format_int(num_samples)} held-out images right" if num_samples else "of the held-out images right"
-    return make_tile(
-        network.name,
-        format_percent(network.top1, 1),
-        note,
-        f"trained in {format_duration(network.train_seconds)}",
-        color_class=color_class,
-    )
-
-
-def _held_out_series(network: DemoNetwork, key: str) -> Series:
-    split_names = eval_splits(network.log)
-    return eval_series(network.log, split_names[0], key) if split_names else Series("held-out", (), ())
-
-
-def _curve_panels(networks: Sequence[DemoNetwork]) -> list[dict[str, Any]]:
-    losses = [Curve(train_series(network.log, "loss"), network.name, index) for index, network in enumerate(networks)]
-    accuracies = [
-        Curve(_held_out_series(network, "top1"), network.name, index) for index, network in enumerate(networks)
-    ]
-    accuracies += [
-        Curve(train_series(network.log, "top1"), f"{network.name}, training", index, dashed=True)
-        for index, network in enumerate(networks)
-    ]
-    panels = []
-    if any(curve.series for curve in losses):
-        panels.append(
-            panel_context(
-                "Training loss", plot_loss(losses), "How well each network fits the images it learns from.", "loss"
-            )
-        )
-    if any(curve.series for curve in accuracies):
-        caption = "Solid: images held out. Dashed: the images it learns from."
-        panels.append(panel_context("Accuracy", plot_accuracy(accuracies), caption, "accuracy"))
-    return panels
-
-
-def _gradient_profiles(networks: Sequence[DemoNetwork]) -> list[DepthProfile]:
-    has_trained = any(network.gradient_norms_trained for network in networks)
-    suffix = ", untrained" if has_trained else ""
-    profiles = [
-        DepthProfile(network.name + suffix, [norm for _, norm in network.gradient_norms], index)
-        for index, network in enumerate(networks)
-    ]
-    return profiles + [
-        DepthProfile(
-            f"{network.name}, trained", [norm for _, norm in network.gradient_norms_trained], index, dashed=True
-        )
-        for index, network in enumerate(networks)
-        if network.gradient_norms_trained
-    ]
-
-
-def _gradient_svg(networks: Sequence[DemoNetwork]) -> Markup:
-    profiles = _gradient_profiles(networks)
-    if not any(norm and 0 < norm < float("inf") for profile in profiles for norm in profile.values):
-        return Markup("")
-    alt_text = "Norm of the gradient at each unit's input, on a logarithmic scale, from the input to the output."
-    return Markup(render_inline_svg(plot_depth_profiles(profiles), "gradients", alt_text))
-
-
-def _gradient_caption(networks: Sequence[DemoNetwork]) -> str:
-    has_trained = any(network.gradient_norms_trained for network in networks)
-    timing_text = (
-        "Solid: before the first step. Dashed: after training." if has_trained else "Before the first step of training."
-    )
-    num_non_finite = sum(not 0 < norm < float("inf") for network in networks for _, norm in network.gradient_norms)
-    omitted_text = (
-        f" Left out: {pluralize(num_non_finite, 'unit')} whose gradient is zero or no finite number."
-        if num_non_finite
-        else ""
-    )
-    return f"{timing_text} Logarithmic scale; the loss sits at the right, the image at the left.{omitted_text}"

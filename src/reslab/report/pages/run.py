@@ -1,115 +1,142 @@
-"""The curves of a run, each with the sentence that says what it shows.
+"""The page of a run: metrics, training curves, classification results, and the size of the network."""
 
-What a network costs, added up: by stage for the eye, by unit where the layers are too many to list.
-
-The large figures at the head of a page.
-
-What the network of a run costs: its depth, its parameters, its multiply-adds, and where they lie.
-
-Everything that the template of a run's page names.
-"""
-
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from markupsafe import Markup
-from matplotlib.figure import Figure
-
+from reslab.metrics.classification import wilson_interval
+from reslab.report.colors import TRAINING
 from reslab.report.format import (
     format_duration,
     format_int,
     format_number,
     format_percent,
-    format_shape,
-    format_si,
-    pluralize,
+    format_split,
+    format_times,
 )
 from reslab.report.pages.classification import (
+    MisclassifiedImage,
     calibration_context,
     confusion_context,
-    misclassified_context,
     per_class_context,
+    top_losses_context,
 )
-from reslab.report.pages.run_text import (
-    RunPage,
-    accuracy_text,
-    confidence_interval_text,
-    loss_text,
-    lr_text,
-    non_finite_warnings,
-    run_summary_text,
-    split_adjective,
-)
-from reslab.report.plots.curves import Curve, plot_accuracy, plot_loss, plot_lr
-from reslab.report.plots.export import render_inline_svg
-from reslab.report.series import LogRecords, eval_series, eval_splits, train_series
-
-_STAGE_PATTERN = re.compile(r"(layer|stage|stages|block|blocks)[._]?\d+")
-_BLOCK_PATTERN = re.compile(r"(layer|stage|stages|block|blocks)[._]?\d+\.\d+")
-MAX_LAYER_ROWS = 600
+from reslab.report.pages.components import make_tile, metric_panel
+from reslab.report.pages.model_size import model_size_context
+from reslab.report.series import Curve, LogRecords, Series, eval_series, eval_splits, tail_mean, train_series
 
 
 @dataclass(frozen=True)
-class LayerGroupCost:
-    """Some layers together: parameters, multiply-adds of one input, the shape that leaves the last of them."""
+class RunPage:
+    """The values of a run's page; every one but the title may be empty.
 
+    `metrics` has split, top1, top5 (None below 5 classes), loss, num_samples, num_correct and `selection_text`, which
+    says how the evaluated weights were selected. `log` are the records of log.jsonl. `confusion_matrix[true][predicted]`
+    counts images. `layers` are dicts of name, output_shape (without batch), params and macs. `calibration` has ece,
+    reliability (bins of low, high, num_samples, confidence, accuracy) and, where a temperature was fitted, temperature,
+    fit_split, fit_num_samples, cross_fitted, ece_after and reliability_after. An empty `summary` is written from the
+    metrics.
+    """
+
+    title: str
+    summary: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    log: Sequence[Mapping[str, Any]] = ()
+    classes: Sequence[str] = ()
+    confusion_matrix: Sequence[Sequence[int]] = ()
+    misclassified: Sequence[MisclassifiedImage] = ()
+    layers: Sequence[Mapping[str, Any]] = ()
+    depth: int = 0
+    params: int = 0
+    macs: int = 0
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = "Run report"
+
+
+@dataclass(frozen=True)
+class LoggedMetric:
+    """A metric of log.jsonl that the page plots: its `key`, its `name`, and how it is written and drawn.
+
+    An `averaged` one is logged as the mean over the steps since the last record, another as its value at that step.
+    """
+
+    key: str
     name: str
-    output_shape: Any
-    num_layers: int
-    params: int
-    macs: int
+    unit: str = ""
+    averaged: bool = True
+
+    def format(self, value: float) -> str:
+        """Return a value of the metric as text."""
+        return format_percent(value, 1) if self.unit == "%" else format_number(value, 3)
 
 
-def costs_by_stage(layers: Sequence[Mapping[str, Any]]) -> list[LayerGroupCost]:
-    """The layers added up by stage; those before the first stage are the stem, those after the last the head."""
-    names = [_match_prefix(_STAGE_PATTERN, layer["name"]) for layer in layers]
-    stage_indices = [index for index, name in enumerate(names) if name]
-    if stage_indices:
-        names[: stage_indices[0]] = ["stem"] * stage_indices[0]
-        names[stage_indices[-1] + 1 :] = ["head"] * (len(names) - stage_indices[-1] - 1)
-    group_names = [name or layer["name"].split(".")[0] for name, layer in zip(names, layers, strict=True)]
-    return _group_costs(layers, group_names)
+# One plot each, where the log has it; a new metric needs one line here.
+LOGGED_METRICS = (
+    LoggedMetric("loss", "Loss"),
+    LoggedMetric("top1", "Accuracy", unit="%"),
+    LoggedMetric("grad_norm", "Gradient norm"),
+    LoggedMetric("lr", "Learning rate", averaged=False),
+)
+
+# Anchor, key of the context that decides whether there is such a section, and title.
+_SECTIONS = (
+    ("training", "curves", "Training curves"),
+    ("confusion", "confusion", "Confusion matrix"),
+    ("top-losses", "top_losses_text", "Top losses"),
+    ("classes", "class_rows", "Per-class metrics"),
+    ("calibration", "calibration", "Calibration"),
+    ("size", "size_tiles", "Parameters and FLOPs"),
+    ("metadata", "metadata", "Details"),
+)
 
 
-def costs_by_layer(layers: Sequence[Mapping[str, Any]]) -> list[LayerGroupCost]:
-    """One row a layer; above MOST_LAYERS of them, one a unit."""
-    names = [str(layer["name"]) for layer in layers]
-    if len(layers) > MAX_LAYER_ROWS:
-        names = [_match_prefix(_BLOCK_PATTERN, name) or name for name in names]
-    return _group_costs(layers, names)
+def run_context(page: RunPage) -> dict[str, Any]:
+    """Return the values of `run.html`; an empty one leaves its section out.
+
+    Raises ValueError where the confusion matrix does not fit the classes, or an image is not uint8 of shape (H, W) or
+    (H, W, 3).
+    """
+    num_samples = int(page.metrics.get("num_samples") or 0)
+    num_wrong = num_samples - int(page.metrics.get("num_correct") or 0) if num_samples else len(page.misclassified)
+    split = str(page.metrics.get("split") or "")
+    context: dict[str, Any] = {
+        "kind": page.kind,
+        "title": page.title,
+        "summary": page.summary or run_summary_text(page.metrics),
+        "metadata": {str(name): str(value) for name, value in page.metadata.items()},
+        "tiles": _metric_tiles(page.metrics),
+        "selection": str(page.metrics.get("selection_text") or ""),
+        **training_context(page.log),
+        **confusion_context(page.confusion_matrix, page.classes),
+        **per_class_context(page.confusion_matrix, page.classes),
+        **top_losses_context(page.misclassified, page.classes, num_wrong, num_samples),
+        **calibration_context(page.calibration, split),
+        **model_size_context(page.layers, depth=page.depth, params=page.params, macs=page.macs),
+    }
+    context["sections"] = [(anchor, title) for anchor, key, title in _SECTIONS if context[key]]
+    return context
 
 
-def _match_prefix(pattern: re.Pattern[str], name: str) -> str:
-    match = pattern.match(name)
-    return match[0] if match else ""
+def run_summary_text(metrics: Mapping[str, Any]) -> str:
+    """Return one sentence: `98.3 % accuracy on 360 test images: 6 misclassified.`"""
+    num_samples = int(metrics.get("num_samples") or 0)
+    if not num_samples:
+        return "Not evaluated: there are no validation or test images."
+    num_correct = int(metrics["num_correct"])
+    images = f"{format_int(num_samples)} {format_split(metrics.get('split'))} image{'' if num_samples == 1 else 's'}"
+    wrong = format_int(num_samples - num_correct) if num_correct < num_samples else "none"
+    return f"{format_percent(num_correct / num_samples, 1)} accuracy on {images}: {wrong} misclassified."
 
 
-def _group_costs(layers: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[LayerGroupCost]:
-    groups: list[tuple[str, list[Mapping[str, Any]]]] = []
-    for name, layer in zip(names, layers, strict=True):
-        if not groups or groups[-1][0] != name:
-            groups.append((name, []))
-        groups[-1][1].append(layer)
-    return [_sum_costs(name, group) for name, group in groups]
-
-
-def _sum_costs(name: str, group: Sequence[Mapping[str, Any]]) -> LayerGroupCost:
-    params = sum(int(layer.get("params") or 0) for layer in group)
-    macs = sum(int(layer.get("macs") or 0) for layer in group)
-    return LayerGroupCost(name, group[-1]["output_shape"], len(group), params, macs)
-
-
-def make_tile(name: str, value: str, *notes: str, color_class: str = "") -> dict[str, Any]:
-    """A large figure with its name above and small print below."""
-    return {"name": name, "value": value, "notes": [note for note in notes if note], "color_class": color_class}
-
-
-def metrics_context(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The scores, the number of images behind them, and how the weights were chosen."""
-    return {"tiles": _metric_tiles(metrics), "selection": str(metrics.get("selection_text") or "")}
+def confidence_interval_text(metrics: Mapping[str, Any]) -> str:
+    """Return the 95 % interval of the accuracy (Wilson), given the number of images."""
+    num_samples = int(metrics.get("num_samples") or 0)
+    if not num_samples:
+        return ""
+    low, high = wilson_interval(int(metrics["num_correct"]), num_samples)
+    return f"95 % interval {100 * low:.1f} to {format_percent(high, 1)}"
 
 
 def _metric_tiles(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -117,173 +144,124 @@ def _metric_tiles(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not num_samples:
         return []
     num_correct = int(metrics["num_correct"])
-    num_wrong = num_samples - num_correct
-    note = f"{format_int(num_correct)} of {format_int(num_samples)} {split_adjective(metrics.get('split'))} images"
+    split = format_split(metrics.get("split"))
+    note = f"{format_int(num_correct)} of {format_int(num_samples)} {split} images"
     tiles = [make_tile("accuracy", format_percent(num_correct / num_samples), note, confidence_interval_text(metrics))]
     if metrics.get("top5") is not None:
-        tiles.append(
-            make_tile("top-5 accuracy", format_percent(metrics["top5"]), "the true class among the first five")
-        )
-    tiles.append(make_tile("mistakes", format_int(num_wrong), _error_rate_text(num_wrong, num_samples)))
+        tiles.append(make_tile("top-5 accuracy", format_percent(metrics["top5"]), "class among the five most probable"))
+    num_wrong = num_samples - num_correct
+    tiles.append(make_tile("misclassified", format_int(num_wrong), _error_rate_text(num_wrong, num_samples)))
     if "loss" in metrics:
-        tiles.append(make_tile("loss", format_number(metrics["loss"]), "mean over the images"))
+        tiles.append(make_tile("loss", format_number(metrics["loss"]), f"mean over the {split} images"))
     return [*tiles, *_train_metric_tiles(metrics)]
 
 
 def _train_metric_tiles(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Where the training images were judged: the finished weights on them, and the averages along the last epoch."""
-    kinds = (("train", "the finished weights"), ("train_average", "along the last epoch"))
+    """Return the training accuracies of the selected weights and of the last epoch, where the former was evaluated."""
+    if "train_top1" not in metrics:
+        return []
+    columns = (
+        ("train_top1", "train_loss", "the selected weights"),
+        ("train_top1_running", "train_loss_running", "mean over the last epoch"),
+    )
     return [
-        make_tile(
-            "on training images",
-            format_percent(metrics[f"{kind}_top1"]),
-            note,
-            f"loss {format_number(metrics[f'{kind}_loss'])}",
-        )
-        for kind, note in kinds
-        if "train_top1" in metrics and f"{kind}_top1" in metrics
+        make_tile("training accuracy", format_percent(metrics[top1]), note, f"loss {format_number(metrics[loss])}")
+        for top1, loss, note in columns
+        if top1 in metrics
     ]
 
 
 def _error_rate_text(num_wrong: int, num_samples: int) -> str:
     if num_wrong == 0:
-        return "every image right"
+        return "all images classified correctly"
     if 3 * num_wrong > num_samples:
         return f"{format_percent(num_wrong / num_samples, 1)} of the images"
-    return f"one image in {format_int(round(num_samples / num_wrong))}"
+    return f"1 image in {format_int(round(num_samples / num_wrong))}"
 
 
 def training_context(log: LogRecords) -> dict[str, Any]:
-    """Loss, accuracy and learning rate against epochs, where the log has them, and warnings of what diverged."""
-    panels = []
-    losses, accuracies, lr = _metric_curves(log, "loss"), _metric_curves(log, "top1"), train_series(log, "lr")
-    if losses:
-        panels.append(panel_context("Loss", plot_loss(losses), loss_text(log), "loss"))
-    if accuracies:
-        panels.append(panel_context("Accuracy", plot_accuracy(accuracies), accuracy_text(log), "accuracy"))
-    if lr:
-        panels.append(panel_context("Learning rate", plot_lr(lr), lr_text(lr), "rate"))
+    """Return the plots of the logged metrics, the duration and throughput, and warnings of a diverged loss."""
+    panels = [panel for metric in LOGGED_METRICS for panel in _metric_panels(log, metric)]
     return {"curves": panels, "speed_tiles": _speed_tiles(log), "warnings": non_finite_warnings(log)}
 
 
+def _metric_panels(log: LogRecords, metric: LoggedMetric) -> list[dict[str, Any]]:
+    """Return the plot of a metric, none where the log does not have it."""
+    curves = metric_curves(log, metric)
+    if not curves:
+        return []
+    from reslab.report.plots.curves import plot_metric
+
+    figure = plot_metric(curves, metric.unit, is_small=not metric.averaged)
+    return [metric_panel(figure, metric.key, metric.name, metric_text(log, metric))]
+
+
+def metric_curves(log: LogRecords, metric: LoggedMetric) -> list[Curve]:
+    """Return the evaluations as solid lines and training as a dashed grey one; solid where there is nothing else."""
+    evaluations = [(split, eval_series(log, split, metric.key)) for split in eval_splits(log)]
+    curves = [Curve(series, format_split(split)) for split, series in evaluations if series]
+    training = train_series(log, metric.key, averaged=metric.averaged)
+    if training:
+        curves.append(Curve(training, "training", TRAINING, dashed=bool(curves), is_noisy=metric.averaged))
+    return curves
+
+
+def metric_text(log: LogRecords, metric: LoggedMetric) -> str:
+    """Return where a metric starts and ends, in training and on each evaluated split."""
+    training = train_series(log, metric.key, averaged=metric.averaged)
+    if not metric.averaged:
+        return _value_text(training)
+    clauses = [_range_text("training", metric, training, final=tail_mean(training))] if training else []
+    for split in eval_splits(log):
+        series = eval_series(log, split, metric.key)
+        if series:
+            clauses.append(_range_text(format_split(split), metric, series, final=series.y[-1]))
+    text = "; ".join(clauses)
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def _range_text(name: str, metric: LoggedMetric, series: Series, *, final: float) -> str:
+    label = f"{name} {metric.name.lower()}"
+    if len(series.x) == 1:
+        return f"{label} {metric.format(final)}"
+    return f"{label} from {metric.format(series.y[0])} to {metric.format(final)}"
+
+
+def _value_text(series: Series) -> str:
+    highest, final = max(series.y), series.y[-1]
+    return (
+        f"{highest:.3g} throughout." if min(series.y) == highest else f"At most {highest:.3g}, {final:.3g} at the end."
+    )
+
+
+def non_finite_warnings(log: LogRecords) -> list[str]:
+    """Return a warning where the loss became NaN or infinite, which the plots leave out."""
+    losses = [("training", train_series(log, "loss"))]
+    losses += [(format_split(split), eval_series(log, split, "loss")) for split in eval_splits(log)]
+    diverged = [(name, series) for name, series in losses if series.num_non_finite]
+    if not diverged:
+        return []
+    counts = ", ".join(f"{name} loss {format_times(series.num_non_finite)}" for name, series in diverged)
+    first_epoch = min(series.first_non_finite for _, series in diverged)
+    return [
+        f"Training diverged: the loss became NaN or infinite, first at epoch {first_epoch:.4g} ({counts}). "
+        "Try a smaller learning rate or a longer warmup."
+    ]
+
+
 def _speed_tiles(log: LogRecords) -> list[dict[str, Any]]:
-    """How long and how fast the training went, as far as its last line and the median of its speeds tell."""
+    """Return how long training took, by its last record, and the median of its throughputs."""
     records = [record for record in log if record.get("kind") == "train"]
     if not records:
         return []
-    last_record, throughputs = records[-1], train_series(log, "images_per_second").y
-    columns = [
-        ("epochs", "epoch", lambda value: f"{value:.4g}"),
-        ("steps", "step", lambda value: format_int(round(value))),
-    ]
-    tiles = [
-        make_tile(name, format_value(float(last_record[key])))
-        for name, key, format_value in columns
-        if last_record.get(key) is not None
-    ]
-    if last_record.get("seconds") is not None:
-        tiles.append(make_tile("training time", format_duration(float(last_record["seconds"]))))
+    last, tiles = records[-1], []
+    if last.get("epoch") is not None:
+        tiles.append(make_tile("epochs", f"{float(last['epoch']):.4g}"))
+    if last.get("step") is not None:
+        tiles.append(make_tile("steps", format_int(round(float(last["step"])))))
+    if last.get("seconds") is not None:
+        tiles.append(make_tile("training time", format_duration(float(last["seconds"]))))
+    throughputs = train_series(log, "images_per_second", averaged=False).y
     if throughputs:
-        tiles.append(make_tile("images per second", format_int(round(median(throughputs))), "median"))
+        tiles.append(make_tile("images/s", format_int(round(median(throughputs))), "median"))
     return tiles
-
-
-def panel_context(title: str, figure: Figure, caption: str, anchor: str) -> dict[str, Any]:
-    """A figure with its title and its sentence; the sentence is its text for those who cannot see it, too."""
-    return {
-        "title": title,
-        "caption": caption,
-        "svg": Markup(render_inline_svg(figure, anchor, f"{title} against epochs. {caption}")),
-    }
-
-
-def _metric_curves(log: LogRecords, key: str) -> list[Curve]:
-    """What was held out in solid lines, the training in a dashed one where there is both."""
-    held_out = [
-        Curve(eval_series(log, split, key), split_adjective(split), index)
-        for index, split in enumerate(eval_splits(log))
-    ]
-    held_out = [curve for curve in held_out if curve.series]
-    train_curve = train_series(log, key)
-    if not train_curve:
-        return held_out
-    return [*held_out, Curve(train_curve, "training", len(held_out) if held_out else 0, dashed=bool(held_out))]
-
-
-def cost_context(page: RunPage) -> dict[str, Any]:
-    """The three large figures, one row a stage, and one a layer (a unit, where the layers are very many)."""
-    tiles = []
-    if page.depth:
-        tiles.append(make_tile("depth", format_int(page.depth), "layers with weights, projections not counted"))
-    if page.params:
-        tiles.append(
-            make_tile(
-                "parameters",
-                format_si(page.params),
-                f"{format_int(page.params)}: {_weight_size_text(page.params)} in float32",
-            )
-        )
-    if page.macs:
-        tiles.append(make_tile("multiply-adds", format_si(page.macs), "for one image, forward"))
-    return {
-        "cost_tiles": tiles,
-        "stage_rows": _cost_rows(costs_by_stage(page.layers)),
-        "layer_rows": _cost_rows(costs_by_layer(page.layers)),
-        "layers_caption": _layer_table_caption(len(page.layers)),
-    }
-
-
-def _weight_size_text(params: int) -> str:
-    return f"{4 * params / 1e6:,.1f} MB" if params >= 25_000 else f"{4 * params / 1e3:,.1f} kB"
-
-
-def _layer_table_caption(num_layers: int) -> str:
-    if num_layers > MAX_LAYER_ROWS:
-        return f"All {format_int(num_layers)} layers, added up by unit"
-    return f"The table of {pluralize(num_layers, 'layer')}"
-
-
-def _cost_rows(costs: Sequence[LayerGroupCost]) -> list[dict[str, Any]]:
-    max_macs, total_macs = max((cost.macs for cost in costs), default=0), sum(cost.macs for cost in costs)
-    return [
-        {
-            "name": cost.name,
-            "shape": format_shape(cost.output_shape),
-            "num_layers": format_int(cost.num_layers),
-            "params": format_int(cost.params),
-            "macs": format_int(cost.macs),
-            "width": round(100 * cost.macs / max_macs, 1) if max_macs else 0,
-            "share": format_percent(cost.macs / total_macs, 1) if total_macs and cost.macs else "–",
-        }
-        for cost in costs
-    ]
-
-
-_SECTIONS = (
-    ("training", "curves", "Training"),
-    ("confusion", "confusion", "What is taken for what"),
-    ("misclassified", "misclassified_text", "The worst mistakes"),
-    ("classes", "class_rows", "Class by class"),
-    ("calibration", "calibration", "As sure as right?"),
-    ("cost", "cost_tiles", "Cost"),
-    ("metadata", "metadata", "Details"),
-)
-
-
-def run_context(page: RunPage) -> dict[str, Any]:
-    """The values of `run.html`, by name; a part that is empty leaves its section out."""
-    context: dict[str, Any] = {
-        "kind": page.kind,
-        "title": page.title,
-        "summary": page.summary or run_summary_text(page.metrics),
-        "metadata": {str(name): str(value) for name, value in page.metadata.items()},
-        **metrics_context(page.metrics),
-        **training_context(page.log),
-        **confusion_context(page.confusion_matrix, page.classes),
-        **per_class_context(page.confusion_matrix, page.classes),
-        **misclassified_context(page),
-        **calibration_context(page.calibration, str(page.metrics.get("split") or "")),
-        **cost_context(page),
-    }
-    context["sections"] = [(anchor, name) for anchor, key, name in _SECTIONS if context[key]]
-    return context

@@ -1,9 +1,4 @@
-"""The reliability diagram: how often a network was right, by how sure it was, and how many images that was.
-
-The sizes of pictures: one dot a size, larger where there are more.
-
-Images a second of each engine and precision, as bars.
-"""
+"""Bars and dots: the reliability diagram, image sizes, and the throughput of backends."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,24 +10,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
+from reslab.report.colors import EVALUATION, GREEN, GRID, INK, MUTED, TRAINING
 from reslab.report.format import format_number
-from reslab.report.plots.style import (
-    BLUE,
-    GRID,
-    INK,
-    MUTED,
-    PALETTE,
-    VERMILION,
-    add_legend_above,
-    make_figure,
-    plot_style,
-)
+from reslab.report.plots.style import DASHED, PLOT_INCHES, add_legend_above, make_figure, plot_style
 
 ReliabilityBins = Sequence[Mapping[str, Any]]
-MIN_BIN_SAMPLES = 10  # a share of fewer images than this is drawn pale
 _PALE_ALPHA = 0.35
 _DOT_STYLE: dict[str, Any] = {
-    "color": VERMILION,
+    "color": GREEN,
     "marker": "o",
     "markersize": 5.0,
     "markeredgewidth": 1.3,
@@ -40,49 +25,51 @@ _DOT_STYLE: dict[str, Any] = {
 }
 
 
-def plot_reliability(bins: ReliabilityBins, bins_after: ReliabilityBins = ()) -> Figure:
-    """Accuracy against confidence in bins of `low`, `high`, `num_samples`, `confidence`, `accuracy`, with the diagonal.
+def plot_reliability(bins: ReliabilityBins, bins_after: ReliabilityBins, min_samples: int) -> Figure:
+    """Plot accuracy against confidence in bins of `low`, `high`, `num_samples`, `confidence` and `accuracy`.
 
-    `scaled` are the bins after a temperature, as dots at their mean confidence. Below, the images of each bin. After
-    DeGroot and Fienberg 1983; Guo et al. 2017, Figure 1.
+    The diagonal is perfect calibration. Bins of fewer than `min_samples` images are pale. `bins_after` temperature
+    scaling are dots at their mean confidence. Below are the images of each bin. After DeGroot and Fienberg 1983; Guo et
+    al. 2017, Figure 1.
     """
     with plot_style():
-        figure = Figure(figsize=(5.8, 4.6), layout="constrained")
+        figure = Figure(figsize=(PLOT_INCHES, 4.4), layout="constrained")
         accuracy_axes, count_axes = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
-        _draw_bars(accuracy_axes, bins)
-        handles: list[Any] = [Patch(color=BLUE, linewidth=0)]
-        handles += accuracy_axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1.1, linestyle=(0, (3.2, 2.0)))
-        labels = ["right", "as sure as right"]
+        _draw_bars(accuracy_axes, bins, min_samples)
+        handles: list[Any] = [Patch(color=EVALUATION, linewidth=0)]
+        handles += accuracy_axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1.1, linestyle=DASHED)
+        labels = ["accuracy", "perfect calibration"]
         if any(entry["num_samples"] for entry in bins_after):
-            _draw_dots(accuracy_axes, bins_after)
+            _draw_dots(accuracy_axes, bins_after, min_samples)
             handles.append(Line2D([], [], **_DOT_STYLE))
-            labels.append("after temperature")
+            labels.append("after scaling")
         _draw_counts(count_axes, bins)
         for axis in (accuracy_axes.yaxis, count_axes.xaxis):
             axis.set_major_formatter(FuncFormatter(lambda fraction, _: f"{100 * fraction:g} %"))
         accuracy_axes.set_xlim(0, 1)
         accuracy_axes.set_ylim(0, 1)
         count_axes.set_xlabel("confidence")
+        accuracy_axes.set_ylabel("accuracy")
         add_legend_above(accuracy_axes, handles, labels)
         return figure
 
 
-def _draw_bars(axes: Axes, bins: ReliabilityBins) -> None:
+def _draw_bars(axes: Axes, bins: ReliabilityBins, min_samples: int) -> None:
     for entry in bins:
         if entry["num_samples"]:
-            is_pale = entry["num_samples"] < MIN_BIN_SAMPLES
+            is_pale = entry["num_samples"] < min_samples
             axes.bar(
                 *_bar_geometry(entry, entry["accuracy"]),
-                color=BLUE,
+                color=EVALUATION,
                 alpha=_PALE_ALPHA if is_pale else 1.0,
                 align="edge",
             )
 
 
-def _draw_dots(axes: Axes, bins: ReliabilityBins) -> None:
+def _draw_dots(axes: Axes, bins: ReliabilityBins, min_samples: int) -> None:
     for entry in bins:
         if entry["num_samples"]:
-            face_color = "none" if entry["num_samples"] < MIN_BIN_SAMPLES else VERMILION
+            face_color = "none" if entry["num_samples"] < min_samples else GREEN
             axes.plot(entry["confidence"], entry["accuracy"], **_DOT_STYLE, markerfacecolor=face_color, clip_on=False)
 
 
@@ -96,7 +83,7 @@ def _draw_counts(axes: Axes, bins: ReliabilityBins) -> None:
 
 
 def _bar_geometry(entry: Mapping[str, Any], height: float) -> tuple[float, float, float]:
-    """x, height and width of a bin's bar, a thin gap left between neighbours."""
+    """Return x, height and width of a bin's bar, with a thin gap to its neighbors."""
     width = entry["high"] - entry["low"]
     return entry["low"] + 0.06 * width, height, 0.88 * width
 
@@ -106,9 +93,9 @@ _LOG_SCALE_RATIO = 8.0
 
 
 def plot_image_sizes(sizes: ImageSizes) -> Figure:
-    """Height against width in pixels, (height, width) of each picture by split; logarithmic where they span much.
+    """Plot the (height, width) of each image by split, on logarithmic scales where they span a factor of 8.
 
-    The area of a dot grows with the number of pictures of that size; the thin line is the square.
+    The area of a dot grows with the number of images of that size; on the thin line images are square.
     """
     with plot_style():
         figure, axes = make_figure(4.6, 3.6)
@@ -117,19 +104,19 @@ def plot_image_sizes(sizes: ImageSizes) -> Figure:
         margin = max(1.0, 0.04 * (high - low))
         axes.plot([low, high], [low, high], color=GRID, linewidth=1.2, zorder=0)
         handles = []
-        for index, (_, split_sizes) in enumerate(sizes.items()):
+        for split, split_sizes in sizes.items():
             size_counts = Counter(split_sizes)
             max_count = max(size_counts.values())
             handles.append(
                 axes.scatter(
                     [width for _, width in size_counts], [height for height, _ in size_counts],
                     s=[14 + 150 * (n / max_count if max_count > 1 else 0) for n in size_counts.values()],
-                    color=PALETTE[index % len(PALETTE)], alpha=0.55, linewidth=0,
+                    color=TRAINING if split == "train" else EVALUATION, alpha=0.55, linewidth=0,
                 )
             )  # fmt: skip
         axes.grid(True, axis="both")
-        axes.set_xlabel("width")
-        axes.set_ylabel("height")
+        axes.set_xlabel("width, pixels")
+        axes.set_ylabel("height, pixels")
         if high > _LOG_SCALE_RATIO * low:
             for axis, set_scale in ((axes.xaxis, axes.set_xscale), (axes.yaxis, axes.set_yscale)):
                 set_scale("log")
@@ -145,21 +132,17 @@ def plot_image_sizes(sizes: ImageSizes) -> Figure:
         return figure
 
 
-# A colour a precision, the same in every panel.
-_PRECISION_COLORS = dict(zip(("float32", "bf16", "int8", "fp16"), PALETTE, strict=True))
-
-
 def plot_throughput(results: Sequence[Mapping[str, Any]]) -> Figure:
-    """One bar a result, the quickest on top: its median, and a thin line from the slowest round to the quickest."""
+    """Plot a bar for each result, the fastest on top: the median, and a thin line from the slowest round to the fastest."""
     ordered = sorted(results, key=lambda result: result["images_per_second"])
     with plot_style():
-        figure, axes = make_figure(5.2, 0.8 + 0.32 * len(ordered))
+        figure, axes = make_figure(PLOT_INCHES, 0.8 + 0.32 * len(ordered))
         axes.grid(False, axis="y")
         axes.grid(True, axis="x")
         max_throughput = max(max(result["images_per_second_range"]) for result in ordered)
         for index, result in enumerate(ordered):
             median, (slowest, fastest) = result["images_per_second"], result["images_per_second_range"]
-            axes.barh(index, median, height=0.62, color=_PRECISION_COLORS.get(result["precision"], MUTED))
+            axes.barh(index, median, height=0.62, color=GREEN)
             axes.plot([slowest, fastest], [index, index], color=INK, linewidth=1.2)
             axes.text(fastest + 0.015 * max_throughput, index, format_number(median, 3), va="center", color=INK)
         axes.set_yticks(range(len(ordered)), [f"{result['backend']}, {result['precision']}" for result in ordered])

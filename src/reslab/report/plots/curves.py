@@ -1,76 +1,70 @@
-"""Training curves: a few named lines against epochs.
+"""Curves of metrics: against epochs of training, and against the learning rate of a range test."""
 
-The log of a run as lines to draw: what was measured, against the epochs.
-"""
-
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from reslab.report.plots.style import MUTED, PALETTE, add_legend_above, make_figure, plot_style
-from reslab.report.series import Series, running_mean
+from reslab.report.colors import GREEN, MUTED, TRAINING
+from reslab.report.plots.style import DASHED, PLOT_INCHES, add_legend_above, make_figure, plot_style
+from reslab.report.series import Curve, running_mean
 
-PANEL_INCHES = (4.6, 3.1)
-SMALL_PANEL_INCHES = (4.6, 1.75)
-MIN_POINTS_TO_SMOOTH = 60
+_PANEL_INCHES, _SMALL_PANEL_INCHES = (4.6, 3.1), (4.6, 1.75)
+_MIN_POINTS_TO_SMOOTH = 60
 _LOG_SCALE_RATIO = 30.0
+_MAX_LOSS_RATIO = 1.6
+Limits = tuple[float, float]
 
 
-@dataclass(frozen=True)
-class Curve:
-    """A line, its name in the legend, and how it is drawn: the place of its colour in the palette, dashed or not.
+def plot_metric(
+    curves: Sequence[Curve], unit: str = "", *, limits: Limits | None = None, is_small: bool = False
+) -> Figure:
+    """Plot a metric against epochs. Fractions of unit `%` are written in percent.
 
-    A long training line is noise as well as news: it is drawn pale as logged, and strong as its running mean.
+    Other values start at 0; where they span more than a factor of 30, the scale is logarithmic. `limits` replace the
+    range of the y axis, so that several plots share it.
     """
-
-    series: Series
-    label: str
-    color_index: int = 0
-    dashed: bool = False
-
-
-def plot_loss(curves: Sequence[Curve]) -> Figure:
-    """Loss against epochs, on a logarithmic scale where it spans more than a factor of 30."""
     with plot_style():
-        figure, axes = make_figure(*PANEL_INCHES)
+        figure, axes = make_figure(*(_SMALL_PANEL_INCHES if is_small else _PANEL_INCHES))
         _draw_curves(axes, curves)
-        values = [y for curve in curves for y in curve.series.y]
-        if values and min(values) > 0 and max(values) / min(values) > _LOG_SCALE_RATIO:
+        if unit != "%" and not is_small and _needs_log_scale(curves):
             axes.set_yscale("log")
-            _format_log_ticks(axes)
-        elif values and min(values) >= 0:
-            axes.set_ylim(bottom=0)
-        return figure
-
-
-def plot_accuracy(curves: Sequence[Curve]) -> Figure:
-    """Accuracy (fractions) in percent against epochs."""
-    with plot_style():
-        figure, axes = make_figure(*PANEL_INCHES)
-        _draw_curves(axes, curves)
-        low, high = axes.get_ylim()
-        padding = max(0.0, 0.04 - (high - low) / 2)
-        axes.set_ylim(max(-0.01, low - padding), min(1.01, high + padding))
-        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{round(100 * y, 6):g} %"))
-        return figure
-
-
-def plot_lr(series: Series) -> Figure:
-    """The learning rate against epochs, small."""
-    with plot_style():
-        figure, axes = make_figure(*SMALL_PANEL_INCHES)
-        axes.plot(
-            series.x, series.y, color=MUTED, marker="o" if len(series.x) == 1 else "", markersize=4.0, linewidth=1.5
+            axes.yaxis.set_major_locator(LogLocator(numticks=7))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        elif is_small:
+            axes.yaxis.set_major_locator(MaxNLocator(3))
+        elif unit == "%":
+            axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        axes.yaxis.set_major_formatter(
+            FuncFormatter(lambda y, _: f"{round(100 * y, 6):g} %" if unit == "%" else f"{y:g}")
         )
-        axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_locator(MaxNLocator(3))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-        _format_epoch_axis(axes)
+        low, high = limits or y_limits(curves, unit)
+        if math.isfinite(low) and low < high:
+            axes.set_ylim(low, high)
         return figure
+
+
+def y_limits(curves: Sequence[Curve], unit: str = "") -> Limits:
+    """Return the range of the y axis that holds all the curves with a margin, so that no point is cut off."""
+    values = [y for curve in curves for y in curve.series.y]
+    if not values:
+        return math.nan, math.nan
+    low, high = min(values), max(values)
+    if unit == "%":
+        margin = max(0.05 * (high - low), 0.04 - (high - low) / 2)
+        return max(-0.01, low - margin), min(1.01, high + margin)
+    if _needs_log_scale(curves):
+        margin = (high / low) ** 0.05
+        return low / margin, high * margin
+    margin = 0.05 * (high - min(low, 0.0)) or 1.0
+    return (0.0 if low >= 0 else low - margin), high + margin
+
+
+def _needs_log_scale(curves: Sequence[Curve]) -> bool:
+    values = [y for curve in curves for y in curve.series.y]
+    return bool(values) and min(values) > 0 and max(values) / min(values) > _LOG_SCALE_RATIO
 
 
 def _draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
@@ -79,13 +73,13 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
         if not curve.series:
             continue
         show_markers = len(curve.series.x) <= (1 if curve.dashed else 15)
-        color, main_series = PALETTE[curve.color_index % len(PALETTE)], curve.series
-        if curve.series.name == "train" and len(curve.series.x) >= MIN_POINTS_TO_SMOOTH:
-            axes.plot(curve.series.x, curve.series.y, color=color, alpha=0.3, linewidth=0.9)
+        main_series = curve.series
+        if curve.is_noisy and len(curve.series.x) >= _MIN_POINTS_TO_SMOOTH:
+            axes.plot(curve.series.x, curve.series.y, color=curve.color, alpha=0.3, linewidth=0.9)
             main_series = running_mean(curve.series)
         lines = axes.plot(
-            main_series.x, main_series.y, color=color, marker="o" if show_markers else "", markersize=4.0,
-            linestyle=(0, (3.2, 2.0)) if curve.dashed else "-", linewidth=1.4 if curve.dashed else 1.9,
+            main_series.x, main_series.y, color=curve.color, marker="o" if show_markers else "", markersize=4.0,
+            linestyle=DASHED if curve.dashed else "-", linewidth=1.5 if curve.dashed else 1.9, clip_on=False,
         )  # fmt: skip
         handles.append(lines[0])
         labels.append(curve.label)
@@ -99,10 +93,40 @@ def _format_epoch_axis(axes: Axes) -> None:
     first, last = axes.dataLim.intervalx
     if first > 0:
         axes.set_xlim(left=0, right=None if last > first else 2 * last)
-    axes.xaxis.set_major_locator(MaxNLocator(7, integer=axes.dataLim.width > 2))
+    axes.xaxis.set_major_locator(MaxNLocator(7, integer=last >= 1))
 
 
-def _format_log_ticks(axes: Axes) -> None:
-    axes.yaxis.set_major_locator(LogLocator(numticks=7))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+def plot_lr_finder(
+    lrs: Sequence[float],
+    losses: Sequence[float],
+    smoothed_losses: Sequence[float],
+    *,
+    suggested_lr: float | None,
+    lowest_loss_lr: float | None,
+) -> Figure:
+    """Plot the loss of each step (pale) and the smoothed loss against the learning rate, on a logarithmic scale.
+
+    A diverging loss leaves the panel, so that the fall before it stays visible.
+    """
+    with plot_style():
+        figure, axes = make_figure(PLOT_INCHES, 3.2)
+        axes.plot(lrs, losses, color=TRAINING, alpha=0.35, linewidth=0.9)
+        handles = [axes.plot(lrs, smoothed_losses, color=TRAINING, linewidth=1.9)[0]]
+        labels = ["smoothed loss"]
+        marks = ((suggested_lr, GREEN, "steepest"), (lowest_loss_lr, MUTED, "lowest"))
+        for lr, color, name in marks:
+            if lr is not None:
+                handles.append(axes.axvline(lr, color=color, linewidth=1.4, linestyle=DASHED))
+                labels.append(f"{name}, {lr:.2g}")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(numticks=9))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("learning rate")
+        axes.set_ylabel("training loss")
+        lowest, first = min(smoothed_losses), smoothed_losses[0]
+        limit = max(_MAX_LOSS_RATIO * first, lowest + 1e-3)
+        if math.isfinite(limit) and max(losses) > limit:
+            axes.set_ylim(max(0.0, lowest - 0.1 * (limit - lowest)), limit)
+        add_legend_above(axes, handles, labels)
+        return figure

@@ -1,40 +1,38 @@
-"""A figure as SVG that lives inside a page: it takes the page's font and its colours, light or dark.
-
-A figure as an SVG file of its own, for Markdown: on a light ground, legible wherever it is shown.
-"""
+"""Figures as SVG: inside a page, where they take its font and colors, and as files, for Markdown."""
 
 import io
 import re
 from xml.etree import ElementTree
 
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
-from reslab.report.plots import style
-from reslab.report.plots.style import plot_style
+from reslab.report.colors import CSS_VARIABLES
+from reslab.report.plots.style import MIN_FONT_POINTS, plot_style
 
-_CSS_VARIABLES = {
-    style.INK: "ink",
-    style.MUTED: "muted",
-    style.GRID: "line",
-    style.BLUE: "one",
-    style.VERMILION: "two",
-    style.GREEN: "three",
-    style.PURPLE: "four",
-}
+_LONG_DECIMALS = re.compile(r"(\d+\.\d\d)\d+")
 _FONT_FAMILY = re.compile(r"font-family: [^;]*;? ?")
 _FONT_SHORTHAND = re.compile(r"font: ([\d.]+px) [^;]*")
-_LONG_DECIMALS = re.compile(r"(\d+\.\d\d)\d+")
+_ANY_FONT_FAMILY = re.compile(r"font-family: [^;]*|(?<=px )'[^;]*")
+_SVG_NAMESPACE = "http://www.w3.org/2000/svg"
+_XLINK_NAMESPACE = "http://www.w3.org/1999/xlink"
+_BACKGROUND = "#ffffff"
+_FONT_STACK = "Inter, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
+
+
+def min_font_points(figure: Figure) -> float:
+    """Return the size of the smallest text of a figure; 9 points where it has none."""
+    texts = [artist for artist in figure.findobj(Text) if isinstance(artist, Text)]
+    sizes = [float(text.get_fontsize()) for text in texts if text.get_visible() and text.get_text().strip()]
+    return min(sizes, default=MIN_FONT_POINTS)
 
 
 def render_inline_svg(figure: Figure, id_prefix: str, alt_text: str) -> str:
-    """The figure as an inline <svg>: its ids begin with `name`, `label` tells in words what it shows.
+    """Return the figure as an inline <svg> whose ids start with `id_prefix`.
 
-    The same figure gives the same text; nothing in it names another host.
+    The same figure gives the same text, and nothing in it names another host.
     """
-    stream = io.BytesIO()
-    with plot_style():
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    root = ElementTree.fromstring(stream.getvalue())
+    root = _figure_to_svg(figure)
     for parent in root.iter():
         for child in [child for child in parent if _local_name(child.tag) in ("metadata", "style")]:
             parent.remove(child)
@@ -45,12 +43,40 @@ def render_inline_svg(figure: Figure, id_prefix: str, alt_text: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
+def render_svg_file(figure: Figure, alt_text: str) -> str:
+    """Return the figure as an SVG document on a white background; the same figure gives the same text."""
+    root = _figure_to_svg(figure)
+    ElementTree.register_namespace("", _SVG_NAMESPACE)
+    ElementTree.register_namespace("xlink", _XLINK_NAMESPACE)
+    for child in [child for child in root if child.tag.endswith("metadata")]:
+        root.remove(child)
+    for element in root.iter():
+        _simplify_element(element)
+    _, _, width, height = root.attrib["viewBox"].split()
+    background = ElementTree.Element(
+        f"{{{_SVG_NAMESPACE}}}rect", {"width": width, "height": height, "fill": _BACKGROUND}
+    )
+    title = ElementTree.Element(f"{{{_SVG_NAMESPACE}}}title")
+    title.text = alt_text
+    root.insert(0, background)
+    root.insert(0, title)
+    root.set("role", "img")
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _figure_to_svg(figure: Figure) -> ElementTree.Element:
+    stream = io.BytesIO()
+    with plot_style():
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    return ElementTree.fromstring(stream.getvalue())
+
+
 def _local_name(tag: str) -> str:
     return tag.rpartition("}")[2]
 
 
 def _inline_element(element: ElementTree.Element, id_prefix: str) -> None:
-    """Drops the name spaces, which HTML does not need, and keeps ids apart from those of the page's other figures."""
+    """Drop the namespaces, which HTML does not need, and prefix the ids, which several figures of a page would share."""
     element.tag = _local_name(element.tag)
     element.tail = None
     if element.tag not in ("text", "tspan"):
@@ -70,7 +96,7 @@ def _inline_element(element: ElementTree.Element, id_prefix: str) -> None:
 
 
 def _drop_unused_ids(root: ElementTree.Element) -> None:
-    """Leaves the ids of shared shapes and clips; those of groups (`axes_1`, `line2d_7`) say nothing to a reader."""
+    """Keep the ids that are referenced (shared markers, clip paths); those of groups (`axes_1`) only add bytes."""
     used_ids = {value[1:] for element in root.iter() for key, value in element.attrib.items() if key == "href"}
     used_ids |= {
         clip_id for element in root.iter() for clip_id in re.findall(r"url\(#([^)]*)\)", element.get("clip-path", ""))
@@ -81,51 +107,19 @@ def _drop_unused_ids(root: ElementTree.Element) -> None:
 
 
 def _inline_style(text: str) -> str:
-    """The page's font, and its variables instead of the palette's colours."""
+    """Remove the font, so that the page's applies, and replace colors by the page's CSS variables."""
     text = _FONT_FAMILY.sub("", _FONT_SHORTHAND.sub(r"font-size: \1", text))
-    for color, variable in _CSS_VARIABLES.items():
+    for color, variable in CSS_VARIABLES.items():
         text = text.replace(color, f"var(--{variable})")
     return text
 
 
-_SVG_NAMESPACE = "http://www.w3.org/2000/svg"
-_XLINK_NAMESPACE = "http://www.w3.org/1999/xlink"
-_BACKGROUND = "#ffffff"
-_FILE_FONT_FAMILY = re.compile(r"font-family: [^;]*|(?<=px )'[^;]*")
-_FILE_LONG_DECIMALS = re.compile(r"(\d+\.\d\d)\d+")
-_FONT_STACK = "Inter, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
-
-
-def render_svg_file(figure: Figure, alt_text: str) -> str:
-    """The figure as a whole SVG document; `label` tells in words what it shows. The same figure gives the same text."""
-    stream = io.BytesIO()
-    with plot_style():
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    ElementTree.register_namespace("", _SVG_NAMESPACE)
-    ElementTree.register_namespace("xlink", _XLINK_NAMESPACE)
-    root = ElementTree.fromstring(stream.getvalue())
-    for child in [child for child in root if child.tag.endswith("metadata")]:
-        root.remove(child)
-    for element in root.iter():
-        _simplify_element(element)
-    _, _, width, height = root.attrib["viewBox"].split()
-    background = ElementTree.Element(
-        f"{{{_SVG_NAMESPACE}}}rect", {"width": width, "height": height, "fill": _BACKGROUND}
-    )
-    title = ElementTree.Element(f"{{{_SVG_NAMESPACE}}}title")
-    title.text = alt_text
-    root.insert(0, background)
-    root.insert(0, title)
-    root.set("role", "img")
-    return ElementTree.tostring(root, encoding="unicode") + "\n"
-
-
 def _simplify_element(element: ElementTree.Element) -> None:
-    """Two decimals are enough, and any sans-serif font will do."""
+    """Keep two decimals of coordinates, and allow any sans-serif font."""
     if "d" in element.attrib:
-        element.set("d", _FILE_LONG_DECIMALS.sub(r"\1", element.attrib["d"]))
+        element.set("d", _LONG_DECIMALS.sub(r"\1", element.attrib["d"]))
     if "style" in element.attrib:
-        element.set("style", _FILE_FONT_FAMILY.sub(_replace_font_family, element.attrib["style"]))
+        element.set("style", _ANY_FONT_FAMILY.sub(_replace_font_family, element.attrib["style"]))
     if not element.tag.endswith(("}text", "}tspan", "}style", "}title")):
         element.text = None
     element.tail = None

@@ -1,7 +1,4 @@
-"""How alike layers are: one square a pair, deeper where they are more alike.
-
-The confusion matrix of many classes, one small square a pair.
-"""
+"""Matrices as colored cells: the confusion matrix of many classes, and the similarity of layers."""
 
 import math
 from collections.abc import Sequence
@@ -13,25 +10,30 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reslab.report.plots.style import INK, MUTED, VERMILION, make_figure, plot_style
+from reslab.report.colors import INK, MUTED, WRONG
+from reslab.report.plots.style import MIN_FONT_POINTS, make_figure, plot_style
 
-MAX_LABELED_CLASSES = 45
-CELL_BLUE = "#2387c8"  # between the palette's blues for light and for dark paper
+CELL_BLUE = "#2387c8"  # between the blues of light and dark mode, as images do not take CSS variables
+_MAX_LABELED_LAYERS, _MAX_ANNOTATED_LAYERS = 24, 12
+_MAX_COLUMNS = 3
 
 
-def plot_confusion_matrix(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
-    """confusion[true][predicted] as squares: what is right in blue, what is wrong in vermilion, deeper where more.
+def plot_confusion_matrix(
+    confusion: Sequence[Sequence[int]], classes: Sequence[str], *, with_names: bool = True
+) -> Figure:
+    """Plot confusion[true][predicted]: correct cells blue, wrong ones red; axes with class names or numbers.
 
-    A right square is as deep as the class's recall; a wrong one as the root of its share of the largest wrong share.
+    The opacity of a correct cell is the class's recall; that of a wrong one is the root of its rate over the highest
+    wrong rate, so that rare confusions stay visible.
     """
     with plot_style():
         figure, axes = make_figure(7.6, 7.6)
         axes.imshow(_confusion_colors(np.asarray(confusion, dtype=float)), interpolation="none", origin="upper")
         axes.grid(False)
         axes.spines[["top", "right", "left", "bottom"]].set_visible(True)
-        axes.set_xlabel("predicted")
-        axes.set_ylabel("true")
-        if len(classes) <= MAX_LABELED_CLASSES:
+        axes.set_xlabel("predicted class")
+        axes.set_ylabel("true class")
+        if with_names:
             _label_class_axes(axes, classes)
         else:
             axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
@@ -39,21 +41,21 @@ def plot_confusion_matrix(confusion: Sequence[Sequence[int]], classes: Sequence[
         return figure
 
 
-def _label_class_axes(axes: object, classes: Sequence[str]) -> None:
-    font_size = max(5.5, min(9.0, 260 / len(classes)))
+def _label_class_axes(axes: Axes, classes: Sequence[str]) -> None:
+    font_size = max(6.0, min(MIN_FONT_POINTS, 270 / len(classes)))
     names = [name if len(name) <= 18 else name[:17] + "…" for name in classes]
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=font_size)  # type: ignore[attr-defined]
-    axes.set_yticks(range(len(names)), names, fontsize=font_size)  # type: ignore[attr-defined]
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=font_size)
+    axes.set_yticks(range(len(names)), names, fontsize=font_size)
 
 
 def _confusion_colors(confusion: np.ndarray) -> np.ndarray:
-    """RGBA (K, K, 4): the depth is the opacity, so that the picture lies on light and on dark paper."""
+    """Return RGBA (K, K, 4), with the value in the opacity, so that the plot suits light and dark mode."""
     fractions = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     diagonal = np.eye(len(confusion), dtype=bool)
     wrong_alpha = np.where(diagonal, 0, fractions)
     wrong_alpha = np.sqrt(wrong_alpha / max(wrong_alpha.max(), 1e-12))
     colors = np.empty((*confusion.shape, 4))
-    colors[:] = (*to_rgb(VERMILION), 0)
+    colors[:] = (*to_rgb(WRONG), 0)
     colors[diagonal] = (*to_rgb(CELL_BLUE), 0)
     colors[..., 3] = np.where(
         diagonal,
@@ -63,13 +65,9 @@ def _confusion_colors(confusion: np.ndarray) -> np.ndarray:
     return colors
 
 
-_MAX_LABELED_LAYERS, _MAX_ANNOTATED_LAYERS = 24, 12
-_MAX_COLUMNS = 3
-
-
 @dataclass(frozen=True)
 class SimilarityMatrix:
-    """`values[i][j]` from 0 to 1 of row i and column j, None where there is none."""
+    """The similarity `values[i][j]` from 0 to 1 of layer i of one network and j of another; None where undefined."""
 
     row_label: str
     column_label: str
@@ -79,11 +77,11 @@ class SimilarityMatrix:
 
 
 def plot_similarity(panels: Sequence[SimilarityMatrix]) -> Figure:
-    """Each pair of networks on a panel of its own, three abreast; the numbers stand in the squares of small ones."""
+    """Plot a panel for each pair of networks, three in a row; small ones have the values in their cells."""
     with plot_style():
         columns = min(len(panels), _MAX_COLUMNS)
         rows = math.ceil(len(panels) / columns)
-        width = 5.2 if columns == 1 else 10.4
+        width = 4.9 if columns == 1 else 10.4
         figure = Figure(figsize=(width, rows * (width / columns + 0.15)), layout="constrained")
         for index, panel in enumerate(panels):
             _draw_similarity(figure.add_subplot(rows, columns, index + 1), panel, columns)
@@ -100,7 +98,7 @@ def _draw_similarity(axes: Axes, panel: SimilarityMatrix, num_columns: int) -> N
     axes.spines[["top", "right", "left", "bottom"]].set_visible(True)
     axes.set_xlabel(panel.column_label)
     axes.set_ylabel(panel.row_label)
-    font_size = max(5.0, min(8.0, 150 / max(len(panel.rows), len(panel.columns)) / num_columns**0.3))
+    font_size = max(6.0, min(MIN_FONT_POINTS, 160 / max(len(panel.rows), len(panel.columns)) / num_columns**0.3))
     if max(len(panel.rows), len(panel.columns)) <= _MAX_LABELED_LAYERS:
         axes.set_xticks(range(len(panel.columns)), panel.columns, rotation=90, fontsize=font_size)
         axes.set_yticks(range(len(panel.rows)), panel.rows, fontsize=font_size)
@@ -110,4 +108,4 @@ def _draw_similarity(axes: Axes, panel: SimilarityMatrix, num_columns: int) -> N
     if max(values.shape) <= _MAX_ANNOTATED_LAYERS:
         for (j, i), value in np.ndenumerate(values):
             text = "–" if math.isnan(value) else f"{value:.2f}".removeprefix("0")
-            axes.text(i, j, text, ha="center", va="center", fontsize=6.5, color=MUTED if value < 0.3 else INK)
+            axes.text(i, j, text, ha="center", va="center", fontsize=7.0, color=MUTED if value < 0.3 else INK)

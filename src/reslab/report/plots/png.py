@@ -1,4 +1,4 @@
-"""Figures as one PNG, on white, to be sent and pasted."""
+"""Figures as one PNG on white."""
 
 import io
 import textwrap
@@ -18,13 +18,12 @@ _CHARACTERS_PER_INCH = 15
 
 
 def render_png(figures: Sequence[RenderedFigure], title: str = "") -> bytes:
-    """The figures with their titles and captions, under one `title`: two abreast where there are three or more, wide
-    ones alone.
+    """Return the figures with their titles and captions on one sheet.
 
-    Raises ValueError where there is none.
+    Three or more are arranged in two columns; wide ones have a row of their own. Raises ValueError where there is none.
     """
     if not figures:
-        raise invalid("at least one figure", "none", next_step="this question is answered by its table alone")
+        raise invalid("at least one figure", "none", next_step="this analysis has only a table")
     images = [_draw_figure(figure) for figure in figures]
     rows = _arrange_rows(images) if len(images) > 2 else [[figure] for figure in images]
     if title:
@@ -36,7 +35,7 @@ def render_png(figures: Sequence[RenderedFigure], title: str = "") -> bytes:
 
 
 def _arrange_rows(images: Sequence[Image.Image]) -> list[list[Image.Image]]:
-    """Two abreast, as they come; a wide one has a row of its own."""
+    """Return rows of two images in their order; a wide image has its own row."""
     rows: list[list[Image.Image]] = []
     for image in images:
         is_wide = image.width > _WIDE_INCHES * _DOTS_PER_INCH
@@ -67,7 +66,7 @@ def _draw_heading(title: str, width: int, size: float, weight: str = "normal") -
 
 
 def _draw_caption(text: str, width: int) -> Image.Image:
-    """The words below a figure, broken to its width."""
+    """Return a caption, wrapped to the width of its figure."""
     lines = textwrap.wrap(text, int(width / _DOTS_PER_INCH * _CHARACTERS_PER_INCH))
     with plot_style():
         figure = Figure(figsize=(width / _DOTS_PER_INCH, (len(lines) + 1) * _CAPTION_POINTS / 50))
@@ -77,7 +76,7 @@ def _draw_caption(text: str, width: int) -> Image.Image:
 
 
 def _draw_figure(rendered: RenderedFigure) -> Image.Image:
-    """The figure under its title and over its caption; the figure itself stays without."""
+    """Return the figure with its title above and its caption below, leaving the figure itself unchanged."""
     with plot_style():
         image = _figure_to_image(rendered.figure)
     heading = [_draw_heading(rendered.title, image.width, 10.5)] if rendered.title else []

@@ -1,7 +1,6 @@
-"""Curves of a study in the papers' layouts: error against iterations (He et al. 2015, Figs. 1 and 6; He et al. 2016,
-Figs. 3 and 6).
+"""Error and loss of a study against iterations, in the papers' layouts.
 
-The logs of a row's seeds as one line: the mean against iterations, and the band between the lowest and highest.
+He et al. 2015, Figs. 1 and 6; He et al. 2016, Figs. 3 and 6. A row's curve is the mean over its seeds.
 """
 
 import math
@@ -14,19 +13,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from reslab.report.pages.study_text import StudyPage, StudyRow
+from reslab.report.colors import MUTED
+from reslab.report.pages.study_results import StudyPage, StudyRow
 from reslab.report.plots.study_style import (
-    DASH_PATTERN,
+    RowStyle,
     add_legend_below,
     add_stamp,
-    color_at,
     format_iteration_axis,
     format_percent_axis,
     make_panels,
     mark_not_run,
+    row_styles,
     set_panel_title,
+    share_y_limits,
 )
-from reslab.report.plots.style import MUTED, plot_style
+from reslab.report.plots.style import DASHED, plot_style
+from reslab.report.series import equal_windows
 from reslab.spec.study import FigureSpec
 
 _MIN_POINTS_TO_SMOOTH = 40
@@ -34,7 +36,7 @@ _MIN_POINTS_TO_SMOOTH = 40
 
 @dataclass(frozen=True)
 class SeedCurve:
-    """Iterations, the mean over the seeds, the lowest and the highest of them; empty where nothing was logged."""
+    """The mean over the seeds against iterations, with their minimum and maximum; empty where nothing was logged."""
 
     x: tuple[float, ...] = ()
     mean: tuple[float, ...] = ()
@@ -45,17 +47,17 @@ class SeedCurve:
         return bool(self.x)
 
     def mean_at(self, fraction: float) -> float:
-        """The mean at a share of the line, 1 for its end."""
+        """Return the mean at a fraction of the curve, 1 for its end."""
         return self.mean[min(len(self.mean) - 1, int(fraction * len(self.mean)))]
 
 
 def error_curve(row: StudyRow, kind: str) -> SeedCurve:
-    """Error in percent of `train` (as the batches came, smoothed) or `eval` (the split that is judged)."""
+    """Return the error in percent, of `train` (means over equal windows of batches, smoothed) or `eval`."""
     return _seed_curve(row, kind, "top1", lambda top1: 100 * (1 - top1))
 
 
 def loss_curve(row: StudyRow, kind: str) -> SeedCurve:
-    """Loss of `train` or `eval`."""
+    """Return the loss, of `train` or `eval`."""
     return _seed_curve(row, kind, "loss", lambda loss: loss)
 
 
@@ -78,7 +80,10 @@ def _log_points(log: Sequence[Mapping[str, Any]], kind: str, key: str) -> tuple[
     if kind == "eval" and records:
         records = [record for record in records if record.get("split") == _reported_split(records)]
     pairs = [(float(record["step"]), float(record[key])) for record in records if math.isfinite(float(record[key]))]
-    steps, values = zip(*sorted(dict(pairs).items()), strict=True) if pairs else ((), ())
+    by_step = dict(sorted(dict(pairs).items()))
+    steps, values = list(by_step), list(by_step.values())
+    if kind == "train":  # their records are means over unequal numbers of steps
+        steps, values = equal_windows(steps, values)
     return np.array(steps), np.array(values)
 
 
@@ -100,72 +105,80 @@ CurveFn = Callable[[StudyRow, str], SeedCurve]
 
 
 def plot_error_curves(page: StudyPage, spec: FigureSpec, stamp_text: str) -> Figure:
-    """Training error dashed and test error bold, a panel for each group of rows, one scale for all."""
+    """Plot training error dashed and test error bold, a panel for each group of rows, all on one scale."""
     with plot_style():
         figure, all_axes = make_panels(len(spec.panels), *_figure_size(len(spec.panels)))
-        panel_rows = [_select_rows(page, panel.rows) for panel in spec.panels]
+        panel_rows = [page.select_rows(panel.rows) for panel in spec.panels]
+        styles = row_styles(page.select_rows(spec.rows))
         error_limit = _compute_error_limit(
             [error_curve(row, kind) for rows in panel_rows for row in rows for kind in ("train", "eval")]
         )
         for axes, panel, rows in zip(all_axes, spec.panels, panel_rows, strict=True):
             set_panel_title(axes, panel.title)
-            _draw_seed_curves(axes, rows, {"train": error_curve, "eval": error_curve})
+            _draw_seed_curves(axes, rows, styles, {"train": error_curve, "eval": error_curve})
             _finish_error_axes(axes, error_limit)
         add_stamp(figure, stamp_text)
         return figure
 
 
 def plot_train_then_test(page: StudyPage, spec: FigureSpec, stamp_text: str) -> Figure:
-    """Training error on the left, test error on the right, all rows in both (He et al. 2015, Fig. 1)."""
+    """Plot training error on the left and test error on the right, all rows in both (He et al. 2015, Fig. 1)."""
     with plot_style():
         figure, all_axes = make_panels(2, *_figure_size(2))
-        rows = _select_rows(page, spec.rows)
+        rows = page.select_rows(spec.rows)
+        styles = row_styles(rows)
         error_limit = _compute_error_limit([error_curve(row, kind) for row in rows for kind in ("train", "eval")])
         for axes, kind, name in zip(all_axes, ("train", "eval"), ("training error", "test error"), strict=True):
             set_panel_title(axes, name)
-            _draw_seed_curves(axes, rows, {kind: error_curve}, bold=True)
+            _draw_seed_curves(axes, rows, styles, {kind: error_curve}, bold=True)
             _finish_error_axes(axes, error_limit)
         add_stamp(figure, stamp_text)
         return figure
 
 
 def plot_loss_and_error(page: StudyPage, spec: FigureSpec, stamp_text: str) -> Figure:
-    """Training loss dashed (left axis, logarithmic), test error bold (right axis), as He et al. 2016, Fig. 6."""
+    """Plot training loss dashed (left axis, logarithmic) and test error bold (right axis; He et al. 2016, Fig. 6).
+
+    All panels share both scales.
+    """
     with plot_style():
         num_panels = len(spec.panels)
         width, height = _figure_size(num_panels)
         figure, all_axes = make_panels(num_panels, width, height * -(-num_panels // 2), columns=min(2, num_panels))
+        all_rows = page.select_rows(spec.rows)
+        styles = row_styles(all_rows)
+        error_limit = _compute_error_limit([error_curve(row, "eval") for row in all_rows])
+        loss_axes = []
         for axes, panel in zip(all_axes, spec.panels, strict=True):
             set_panel_title(axes, panel.title)
-            rows = _select_rows(page, panel.rows)
+            rows = page.select_rows(panel.rows)
             right_axes = axes.twinx()
-            _draw_seed_curves(axes, rows, {"train": loss_curve}, show_legend=False)
-            _draw_seed_curves(right_axes, rows, {"eval": error_curve})
+            _draw_seed_curves(axes, rows, styles, {"train": loss_curve}, show_legend=False)
+            _draw_seed_curves(right_axes, rows, styles, {"eval": error_curve})
             if not any(loss_curve(row, "train") for row in rows):
                 right_axes.set_axis_off()
                 mark_not_run(axes)
                 continue
             format_iteration_axis(axes)
             _format_loss_axis(axes)
+            loss_axes.append(axes)
             format_percent_axis(right_axes)
             right_axes.grid(False)
-            right_axes.set_ylim(0, _compute_error_limit([error_curve(row, "eval") for row in rows]))
+            right_axes.set_ylim(0, error_limit)
             right_axes.set_ylabel("test error (bold)")
+        share_y_limits(loss_axes)
         add_stamp(figure, stamp_text)
         return figure
 
 
 def _figure_size(num_panels: int) -> tuple[float, float]:
-    return (9.2, 4.0) if num_panels > 1 else (5.8, 4.0)
-
-
-def _select_rows(page: StudyPage, names: Sequence[str]) -> list[StudyRow]:
-    return [row for row in map(page.row, names) if row is not None]
+    return (9.2, 4.0) if num_panels > 1 else (4.9, 3.8)
 
 
 def _draw_seed_curves(
     axes: Axes,
     rows: Sequence[StudyRow],
+    styles: Mapping[str, RowStyle],
     curve_fns: Mapping[str, CurveFn],
     *,
     bold: bool = False,
@@ -173,18 +186,19 @@ def _draw_seed_curves(
 ) -> None:
     handles: list[Any] = []
     labels: list[str] = []
-    for index, row in enumerate(rows):
+    for row in rows:
+        style = styles[row.row.name]
         for kind, curve_fn in curve_fns.items():
             curve = curve_fn(row, kind)
             if not curve:
                 continue
             is_main = bold or kind == "eval"
             lines = axes.plot(
-                curve.x, curve.mean, color=color_at(index), linewidth=2.1 if is_main else 1.1,
-                linestyle="-" if is_main else DASH_PATTERN, alpha=1.0 if is_main else 0.85, zorder=3 if is_main else 2,
+                curve.x, curve.mean, color=style.color, linewidth=2.1 if is_main else 1.1,
+                linestyle="-" if is_main else DASHED, alpha=style.alpha * (1.0 if is_main else 0.85), zorder=3 if is_main else 2,
             )  # fmt: skip
             if is_main and len(row.runs) > 1:
-                axes.fill_between(curve.x, curve.low, curve.high, color=color_at(index), alpha=0.14, linewidth=0)
+                axes.fill_between(curve.x, curve.low, curve.high, color=style.color, alpha=0.14, linewidth=0)
             if is_main or "eval" not in curve_fns:
                 handles.append(lines[0])
                 labels.append(row.row.name)
@@ -202,7 +216,7 @@ def _finish_error_axes(axes: Axes, error_limit: float) -> None:
 
 
 def _compute_error_limit(curves: Sequence[SeedCurve]) -> float:
-    """Where the errors' axis ends: what stands above after the first part of the runs is let go, as in the papers."""
+    """Return the end of the error axis: errors of the first 15 % of training may leave the plot, as in the papers."""
     errors = [curve.mean_at(_EARLY_FRACTION) for curve in curves if curve]
     return min(100.0, 1.1 * max(errors)) if errors else 100.0
 

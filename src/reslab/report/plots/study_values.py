@@ -1,36 +1,33 @@
-"""The rows of a study as numbers: ours beside what the paper reports, and a metric against depth or another number.
+"""The values of a study: ours beside the reported ones, and a metric against depth or another number."""
 
-What a question found at each unit or layer, a panel a group of rows (He et al. 2015, Fig. 7).
-"""
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from reslab.report.pages.study_text import StudyPage, StudyRow, metric_display_name
-from reslab.report.plots.depth import format_log_tick
+from reslab.report.colors import EVALUATION, INK, MUTED
+from reslab.report.pages.study_results import StudyPage, StudyRow, metric_display_name
 from reslab.report.plots.study_style import (
+    RowStyle,
     add_legend_below,
     add_stamp,
-    color_at,
+    group_styles,
     make_panels,
     mark_not_run,
     set_panel_title,
 )
-from reslab.report.plots.style import BLUE, INK, MUTED, VERMILION, plot_style
-from reslab.spec.study import FigurePanel, FigureSpec, Metric, get_metric
+from reslab.report.plots.style import MIN_FONT_POINTS, plot_style
+from reslab.spec.study import FigureSpec, Metric, get_metric
 
 _ROW_INCHES = 0.27
 
 
 def plot_against_reported(page: StudyPage, stamp_text: str) -> Figure:
-    """A line a row: what the paper reports on the left, ours on the right, each on its own scale; at full scale on one.
+    """Plot a line for each row: the reported value on the left, ours on the right; at full scale both on one axis.
 
-    A small dot is a seed, a large one their mean, its bar the standard deviation; a diamond is the paper's.
+    A small dot is a seed, a large one the mean with its standard deviation as a bar; a diamond is the reported value.
     """
     rows = [row for row in page.rows if row.row.reported is not None or row.values()]
     with plot_style():
@@ -50,18 +47,19 @@ def plot_against_reported(page: StudyPage, stamp_text: str) -> Figure:
 
 
 def plot_metric_lines(page: StudyPage, spec: FigureSpec, stamp_text: str) -> Figure:
-    """A metric against a number, a line for each group of rows; at full scale the reported values dotted."""
+    """Plot a metric against a number, a line for each group of rows; at full scale the reported values are dotted."""
     with plot_style():
-        figure, (axes,) = make_panels(1, 5.0, 3.6)
+        figure, (axes,) = make_panels(1, 4.9, 3.6)
         handles: list[Any] = []
         labels: list[str] = []
-        for index, panel in enumerate(spec.panels):
+        styles = group_styles([page.select_rows(panel.rows) for panel in spec.panels])
+        for panel, style in zip(spec.panels, styles, strict=True):
             rows = [(position, page.row(name)) for position, name in zip(panel.x, panel.rows, strict=True)]
             present_rows = [(position, row) for position, row in rows if row is not None]
             metric = spec.metric or (present_rows[0][1].row.metric if present_rows else "test_error")
             if page.scale == "full":
-                _draw_reported_line(axes, present_rows, metric, color_at(index))
-            handle = _draw_our_line(axes, present_rows, metric, color_at(index))
+                _draw_reported_line(axes, present_rows, metric, style)
+            handle = _draw_our_line(axes, present_rows, metric, style)
             if handle is not None:
                 handles.append(handle)
                 labels.append(panel.title)
@@ -81,17 +79,17 @@ def _draw_reported(axes: Axes, rows: Sequence[StudyRow]) -> None:
             continue
         if reported.value is None:
             axes.text(0.98, index, reported.note.partition(":")[0] or "none", transform=axes.get_yaxis_transform(),
-                      ha="right", va="bottom", fontsize=8.5, color=VERMILION)  # fmt: skip
+                      ha="right", va="bottom", fontsize=MIN_FONT_POINTS, color=INK)  # fmt: skip
             continue
         if reported.std:
             axes.plot(
                 [reported.value - reported.std, reported.value + reported.std],
                 [index, index],
-                color=VERMILION,
+                color=INK,
                 linewidth=1.4,
             )
         axes.plot(
-            reported.value, index, marker="D", markersize=5.5, color=VERMILION,
+            reported.value, index, marker="D", markersize=5.5, color=INK,
             fillstyle="full" if reported.provenance == "verified" else "none", linestyle="",
         )  # fmt: skip
 
@@ -100,13 +98,15 @@ def _draw_ours(axes: Axes, rows: Sequence[StudyRow]) -> None:
     for index, row in enumerate(rows):
         values, mean, std = row.values(), row.mean(), row.std()
         if mean is None:
-            axes.text(0.98, index, "not run" if not row.runs else "no number", transform=axes.get_yaxis_transform(),
-                      ha="right", va="bottom", fontsize=8.5, color=MUTED)  # fmt: skip
+            axes.text(0.98, index, "not run" if not row.runs else "NaN", transform=axes.get_yaxis_transform(),
+                      ha="right", va="bottom", fontsize=MIN_FONT_POINTS, color=MUTED)  # fmt: skip
             continue
         if std is not None:
-            axes.plot([mean - std, mean + std], [index, index], color=BLUE, linewidth=1.6)
-            axes.plot(values, [index] * len(values), "o", markersize=3.4, color=BLUE, alpha=0.4, markeredgewidth=0)
-        axes.plot(mean, index, "o", markersize=6.2, color=BLUE)
+            axes.plot([mean - std, mean + std], [index, index], color=EVALUATION, linewidth=1.6)
+            axes.plot(
+                values, [index] * len(values), "o", markersize=3.4, color=EVALUATION, alpha=0.4, markeredgewidth=0
+            )
+        axes.plot(mean, index, "o", markersize=6.2, color=EVALUATION)
 
 
 def _format_row_axes(axes: Axes, rows: Sequence[StudyRow], *, show_names: bool) -> None:
@@ -127,7 +127,7 @@ def _format_tick(value: float, unit: str) -> str:
     return f"{round(value, 6):g} {unit}".strip() if unit == "%" else f"{round(value, 6):g}"
 
 
-def _draw_our_line(axes: Axes, rows: Sequence[tuple[float, StudyRow]], metric: str, color: str) -> Any | None:
+def _draw_our_line(axes: Axes, rows: Sequence[tuple[float, StudyRow]], metric: str, style: RowStyle) -> Any | None:
     points = [
         (position, row.mean(metric), row.std(metric) or 0.0) for position, row in rows if row.mean(metric) is not None
     ]
@@ -135,17 +135,25 @@ def _draw_our_line(axes: Axes, rows: Sequence[tuple[float, StudyRow]], metric: s
         return None
     x, y, stds = zip(*points, strict=True)
     return axes.errorbar(
-        x, y, yerr=stds if any(stds) else None, color=color, marker="o", markersize=5.0, linewidth=1.9, capsize=2.5
+        x,
+        y,
+        yerr=stds if any(stds) else None,
+        color=style.color,
+        alpha=style.alpha,
+        marker="o",
+        markersize=5.0,
+        linewidth=1.9,
+        capsize=2.5,
     )
 
 
-def _draw_reported_line(axes: Axes, rows: Sequence[tuple[float, StudyRow]], metric: str, color: str) -> None:
+def _draw_reported_line(axes: Axes, rows: Sequence[tuple[float, StudyRow]], metric: str, style: RowStyle) -> None:
     reported_points = [
         (position, row.row.reported) for position, row in rows if row.row.metric == metric and row.row.reported
     ]
     points = [(position, value.value) for position, value in reported_points if value.value is not None]
     if points:
-        axes.plot(*zip(*points, strict=True), color=color, marker="D", markersize=4.2, linewidth=1.1,
+        axes.plot(*zip(*points, strict=True), color=style.color, marker="D", markersize=4.2, linewidth=1.1,
                   linestyle=(0, (1.0, 2.0)), alpha=0.75, fillstyle="none")  # fmt: skip
 
 
@@ -164,121 +172,3 @@ def _format_metric_axes(axes: Axes, spec: FigureSpec, metric: Metric) -> None:
     axes.margins(x=0.05)
     axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _format_tick(y, metric.unit)))
-
-
-_LOG_SCALE_RATIO = 30.0
-ValuesFn = Callable[[Mapping[str, Any]], Sequence[float]]
-
-
-def plot_gradient_profiles(page: StudyPage, spec: FigureSpec, stamp_text: str) -> Figure:
-    """The norm of the gradient at each unit's input, logarithmic, one scale for all panels."""
-    with plot_style():
-        figure, all_axes = make_panels(len(spec.panels), 9.2 if len(spec.panels) > 1 else 5.8, 3.9)
-        for axes, panel in zip(all_axes, spec.panels, strict=True):
-            set_panel_title(axes, panel.title)
-            _draw_profiles(axes, page, panel, spec, _gradient_norms, show_legend=True)
-            axes.set_yscale("log")
-        _share_y_limits(all_axes)
-        for axes in all_axes:
-            _finish_profile_axes(axes, "unit, from the input to the output")
-            _format_log_axis(axes)
-        add_stamp(figure, stamp_text)
-        return figure
-
-
-def plot_response_profiles(page: StudyPage, spec: FigureSpec, stamp_text: str) -> Figure:
-    """The standard deviation of each layer's response: in layer order above, sorted from the largest below."""
-    with plot_style():
-        num_panels = len(spec.panels)
-        figure, all_axes = make_panels(2 * num_panels, 9.2 if num_panels > 1 else 5.8, 6.6, columns=num_panels)
-        for index, panel in enumerate(spec.panels):
-            upper, lower = all_axes[index], all_axes[num_panels + index]
-            set_panel_title(upper, panel.title)
-            _draw_profiles(upper, page, panel, spec, _response_stds, show_legend=False)
-            _draw_profiles(
-                lower, page, panel, spec, lambda result: sorted(_response_stds(result), reverse=True), show_legend=True
-            )
-        use_log_scale = _response_range(page, spec) > _LOG_SCALE_RATIO
-        for axes in all_axes:
-            axes.set_yscale("log" if use_log_scale else "linear")
-        _share_y_limits(all_axes)
-        for index, axes in enumerate(all_axes):
-            _finish_profile_axes(
-                axes, "layer, from the input to the output" if index < num_panels else "layers, the largest first"
-            )
-            if use_log_scale:
-                _format_log_axis(axes)
-            else:
-                axes.set_ylim(bottom=0)
-                axes.yaxis.set_major_locator(MaxNLocator(5))
-        add_stamp(figure, stamp_text)
-        return figure
-
-
-def row_analysis_results(row: StudyRow, analysis: str) -> list[Mapping[str, Any]]:
-    """What a question found in the row's network, one answer a seed."""
-    return [run.analysis_results[analysis] for run in row.runs if analysis in run.analysis_results]
-
-
-def _gradient_norms(result: Mapping[str, Any]) -> list[float]:
-    return [float(block["input_norm"]) for block in result["blocks"]]
-
-
-def _response_stds(result: Mapping[str, Any]) -> list[float]:
-    return [float(layer["std"]) for layer in result["layers"]]
-
-
-def _response_range(page: StudyPage, spec: FigureSpec) -> float:
-    """How many times the smallest response the largest is."""
-    rows = [row for row in map(page.row, spec.rows) if row is not None]
-    stds = [
-        std
-        for row in rows
-        for result in row_analysis_results(row, spec.analysis or spec.kind)
-        for std in _response_stds(result)
-    ]
-    return max(stds) / max(min(stds), 1e-12) if stds else 1.0
-
-
-def _format_log_axis(axes: Axes) -> None:
-    axes.yaxis.set_major_locator(LogLocator(numticks=8))
-    axes.yaxis.set_major_formatter(FuncFormatter(format_log_tick))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _draw_profiles(
-    axes: Axes, page: StudyPage, panel: FigurePanel, spec: FigureSpec, values: ValuesFn, *, show_legend: bool
-) -> None:
-    handles: list[Any] = []
-    names: list[str] = []
-    for index, name in enumerate(panel.rows):
-        row = page.row(name)
-        seed_values = (
-            [values(result) for result in row_analysis_results(row, spec.analysis or spec.kind)] if row else []
-        )
-        if not seed_values:
-            continue
-        stacked = np.array(seed_values)
-        positions = np.arange(1, stacked.shape[1] + 1)
-        handles.append(axes.plot(positions, np.median(stacked, 0), color=color_at(index), linewidth=1.7)[0])
-        axes.fill_between(positions, stacked.min(0), stacked.max(0), color=color_at(index), alpha=0.15, linewidth=0)
-        names.append(name)
-    if show_legend:
-        add_legend_below(axes, handles, names)
-
-
-def _share_y_limits(all_axes: Sequence[Axes]) -> None:
-    """One vertical scale for all, so that panels can be held against each other."""
-    limits = [axes.get_ylim() for axes in all_axes if axes.has_data()]
-    for axes in all_axes:
-        if axes.has_data():
-            axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
-
-
-def _finish_profile_axes(axes: Axes, xlabel: str) -> None:
-    if not axes.has_data():
-        mark_not_run(axes)
-        return
-    axes.set_xlabel(xlabel)
-    axes.margins(x=0.02)
-    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))

@@ -1,6 +1,7 @@
-"""The look of every figure: one palette (Okabe and Ito's, safe for colour-blind eyes), thin lines, few words."""
+"""The style of every plot: fonts, thin lines, a legend above the axes, and logarithmic ticks."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,10 +9,15 @@ import matplotlib
 import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, MaxNLocator, NullFormatter
 
-INK, MUTED, GRID = "#1d2126", "#5b6570", "#e2e5e9"
-BLUE, VERMILION, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#a3568b"
-PALETTE = (BLUE, VERMILION, GREEN, PURPLE)
+from reslab.report.colors import GRID, INK, MUTED
+
+# No text is smaller than MIN_FONT_POINTS, and no plot of one panel wider than PLOT_INCHES: a page of 390 px shows such a
+# plot without scrolling, with text of at least 9 px.
+MIN_FONT_POINTS = 9.0
+PLOT_INCHES = 4.9
+DASHED, DOTTED = (0, (3.2, 2.0)), (0, (1.0, 1.8))
 
 _CHARACTER_INCHES = 0.066
 _RC_PARAMS: dict[str, Any] = {
@@ -52,22 +58,22 @@ _RC_PARAMS: dict[str, Any] = {
 
 @contextmanager
 def plot_style() -> Iterator[None]:
-    """The house style, and nothing of the user's own settings, for as long as the block lasts."""
+    """Apply the style, and none of the user's own settings, within the `with` block."""
     with matplotlib.style.context(["default", _RC_PARAMS]):
         yield
 
 
 def make_figure(width_inches: float, height_inches: float) -> tuple[Figure, Axes]:
-    """A figure with one set of axes, laid out to hold its labels."""
+    """Return a figure with one set of axes."""
     figure = Figure(figsize=(width_inches, height_inches), layout="constrained")
     return figure, figure.add_subplot()
 
 
 def add_legend_above(axes: Axes, handles: list[Any], labels: list[str]) -> None:
-    """The names of the lines in a row above the axes, or in columns that fit; none for a single line."""
+    """Add a legend above the axes, in as many columns as fit; none for a single line."""
     if len(handles) < 2:
         return
-    # Paths and networks with axes differ at their ends.
+    # Paths and model specs with overrides differ at their ends, so the middle is cut out.
     shortened = [label if len(label) <= 38 else f"{label[:14]}…{label[-23:]}" for label in labels]
     columns = 2 if len(handles) == 4 or sum(map(len, shortened)) > 44 else len(handles)
     width_inches = axes.figure.bbox.width / axes.figure.dpi
@@ -77,3 +83,28 @@ def add_legend_above(axes: Axes, handles: list[Any], labels: list[str]) -> None:
         handles, shortened, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns, borderaxespad=0.2,
         handlelength=1.7, columnspacing=1.4, handletextpad=0.5, borderpad=0.1,
     )  # fmt: skip
+
+
+def set_log_scale(axes: Axes, ticks: Sequence[float] = ()) -> None:
+    """Make the y axis logarithmic, with ticks at these values where they are few."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(format_log_tick))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    is_few = 1 < len(ticks) <= 8
+    axes.yaxis.set_major_locator(FixedLocator(ticks) if is_few else make_log_locator(*axes.get_ylim()))
+
+
+def make_log_locator(low: float, high: float) -> Locator:
+    """Return the ticks of a logarithmic axis: powers of ten, with 2 and 5 between them below a ratio of 150.
+
+    Below a ratio of 4, where those would leave a tick or none, the ticks are even steps of 1, 2 or 5.
+    """
+    ratio = high / low if low > 0 else math.inf
+    if ratio < 4:
+        return MaxNLocator(5, steps=(1, 2, 5, 10))
+    return LogLocator(subs=(1.0, 2.0, 5.0), numticks=12) if ratio < 150 else LogLocator(numticks=7)
+
+
+def format_log_tick(value: float, _: object = None) -> str:
+    """Format a tick of a logarithmic axis: 0.001, 10, 1e-6."""
+    return f"{value:g}" if 1e-4 < value < 1e5 else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")

@@ -1,12 +1,8 @@
-"""What a study's page says in sentences: the scale, the summary, numbers with their spread.
-
-The page of a study: what was found, held against what the paper reports.
-"""
+"""The results of a study as plain data, and their texts: scale, summary, values with their spread."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from statistics import fmean, stdev
 from typing import Any
 
@@ -16,10 +12,10 @@ from reslab.spec.study import Metric, ReportedValue, RowSpec, ScalePreset, Study
 
 @dataclass(frozen=True)
 class StudyRun:
-    """One seed of a row: `values` by metric in the metric's unit, the lines of log.jsonl, seconds of training.
+    """One seed of a row: its values by metric, in the metric's unit, its log and its training time.
 
-    `answers` holds what the questions answered, as plain data: `lesion` of the trained network, `gradients@init` at
-    initialisation.
+    `analysis_results` has the results of analyses as plain data: `lesion` of the trained network, `gradients@init` at
+    initialization.
     """
 
     seed: int
@@ -31,9 +27,9 @@ class StudyRun:
 
 @dataclass(frozen=True)
 class StudyRow:
-    """A row at the page's scale: its runs, none where it was not run and `why` says so; `price_seconds` of all seeds.
+    """A row at the page's scale, with a run for each seed and a short description of its network.
 
-    `network` is the network in a few words. Of a row whose worker died, or of which seeds are missing, `why` tells.
+    `not_run_reason` says why there is no run, or why seeds are missing; `estimated_seconds` are of all seeds.
     """
 
     row: RowSpec
@@ -44,30 +40,42 @@ class StudyRow:
     estimated_seconds: float | None = None
 
     def values(self, metric: str = "") -> list[float]:
-        """The finite values of a metric (the row's own where none is named), one a seed."""
+        """Return the finite values of a metric (by default the row's own), one for each seed."""
         name = metric or self.row.metric
         recorded = [run.values[name] for run in self.runs if run.values.get(name) is not None]
-        return [value for value in recorded if isfinite(value)]
+        return [value for value in recorded if math.isfinite(value)]
 
     def mean(self, metric: str = "") -> float | None:
-        """The mean over the seeds; None where there is none."""
+        """Return the mean over the seeds; None where there is no value."""
         values = self.values(metric)
         return fmean(values) if values else None
 
     def std(self, metric: str = "") -> float | None:
-        """The standard deviation over the seeds (n - 1); None below two."""
+        """Return the standard deviation over the seeds (n - 1); None below two."""
         values = self.values(metric)
         return stdev(values) if len(values) > 1 else None
 
+    def analysis_results(self, analysis: str) -> list[Mapping[str, Any]]:
+        """Return the results of an analysis, one for each seed that has it."""
+        return [run.analysis_results[analysis] for run in self.runs if analysis in run.analysis_results]
+
+    @property
+    def is_plain(self) -> bool:
+        """True for a network without shortcuts."""
+        overrides = (*self.row.arch_overrides, *self.row.overrides)
+        return self.row.model.startswith("plain") or any(
+            override.removeprefix("model.").replace(" ", "") == "merge=none" for override in overrides
+        )
+
     @property
     def metric(self) -> Metric:
-        """What the row measures."""
+        """The row's own metric."""
         return get_metric(self.row.metric)
 
 
 @dataclass(frozen=True)
 class ClaimResult:
-    """A claim and its verdict (`holds`, `fails`, `undecided`, `not judged`); `words` tell why: `5 of 5 seeds; ...`."""
+    """A claim of the paper, its verdict (one of VERDICTS) and the evidence: `5 of 5 seeds; ...`."""
 
     text: str
     verdict: str
@@ -76,9 +84,11 @@ class ClaimResult:
 
 @dataclass(frozen=True)
 class StudyPage:
-    """What the page shows. `facts` are command, hardware, versions and cost; `notes` what a reader must be told beside
-    (a damaged entry that was rebuilt, a row that was tried twice). An empty `summary` is written from the verdicts.
-    `num_failed` trainings broke off now, each time they were tried."""
+    """The values of a study's page. `metadata` are command, hardware, versions and cost.
+
+    `notes` are for readers, such as a damaged store entry that was rebuilt. An empty `summary` is written from the
+    verdicts. `num_failed` counts the training runs that failed every time.
+    """
 
     study: Study
     scale: str
@@ -90,26 +100,29 @@ class StudyPage:
     num_failed: int = 0
 
     def row(self, name: str) -> StudyRow | None:
-        """The row of that name; None where the page has none (`--rows`)."""
+        """Return the row of that name; None where it was not selected (`--rows`)."""
         return next((row for row in self.rows if row.row.name == name), None)
+
+    def select_rows(self, names: Sequence[str]) -> list[StudyRow]:
+        """Return the rows of these names that the page has."""
+        return [row for row in map(self.row, names) if row is not None]
 
 
 _SCALE_DESCRIPTIONS = {
-    "smoke": "a check that everything runs, on tiny networks and data: its numbers mean nothing",
-    "short": "a proxy, cut down until it runs on two processor cores: orderings can be held against the paper's, "
-    "the numbers themselves cannot",
-    "full": "the paper's own procedure: its numbers can be held against the paper's",
+    "smoke": "a check that everything runs, on tiny networks and data; its numbers mean nothing",
+    "short": "a proxy that runs on two CPU cores; orderings can be compared with the paper, numbers cannot",
+    "full": "the paper's own procedure; its numbers can be compared with the paper's",
 }
-VERDICTS = ("holds", "fails", "undecided", "not judged")
+VERDICTS = ("holds", "fails", "undecided")
 
 
 def stamp_text(page: StudyPage) -> str:
-    """What is stamped inside each figure: `he2015/degradation, short scale, 3 seeds`."""
+    """Return the stamp inside each figure: `reslab · he2015/degradation · short scale · 3 seeds`."""
     return f"reslab · {page.study.name} · {page.scale} scale · {seeds_text(page)}"
 
 
 def seeds_text(page: StudyPage) -> str:
-    """`3 seeds`, or `1 to 3 seeds` where the rows differ; rows that were not run do not count."""
+    """Return `3 seeds`, or `1 to 3 seeds` where rows differ; rows that were not run do not count."""
     seed_counts = sorted({len(row.runs) for row in page.rows if row.runs})
     if not seed_counts:
         return "not run"
@@ -119,20 +132,22 @@ def seeds_text(page: StudyPage) -> str:
 
 
 def scale_text(page: StudyPage) -> str:
-    """What the scale is, and what it cuts: all rows, or the first of those that share the commonest cut."""
+    """Return what the scale means, and how it changes the procedure of its rows."""
+    if page.scale == "full":
+        return f"{_SCALE_DESCRIPTIONS['full']}."
     descriptions = [row.preset.description for row in page.rows]
-    most_common = max(descriptions, key=descriptions.count) if descriptions else ""
-    subject = (
-        "Here" if len(set(descriptions)) < 2 else f"{page.rows[descriptions.index(most_common)].row.name}, for one"
-    )
-    if page.scale != "full" and not any(row.preset.changes_procedure for row in page.rows):
-        return f"{page.scale.capitalize()} scale: {most_common}."
-    preset_text = f" {subject}: {most_common}." if most_common and page.scale != "full" else ""
-    return f"{page.scale.capitalize()} scale: {_SCALE_DESCRIPTIONS[page.scale]}.{preset_text}"
+    if not descriptions:
+        return f"{_SCALE_DESCRIPTIONS[page.scale]}."
+    most_common = max(descriptions, key=descriptions.count)
+    if not any(row.preset.changes_procedure for row in page.rows):
+        return f"{most_common}."
+    example = page.rows[descriptions.index(most_common)].row.name
+    subject = "All rows" if len(set(descriptions)) == 1 else f"Most rows, such as {example}"
+    return f"{_SCALE_DESCRIPTIONS[page.scale]}. {subject}: {most_common}."
 
 
 def study_summary_text(page: StudyPage) -> str:
-    """One or two sentences: how many claims hold, fail, are undecided; how many rows were run."""
+    """Return one sentence: how many claims hold, fail or are undecided, and how many rows were run."""
     if page.summary:
         return page.summary
     num_run = sum(bool(row.runs) for row in page.rows)
@@ -152,15 +167,14 @@ def study_summary_text(page: StudyPage) -> str:
         else []
     )
     clauses += [f"{verdict_counts['undecided']} undecided"] if verdict_counts["undecided"] else []
-    clauses += [f"{verdict_counts['not judged']} not judged"] if verdict_counts["not judged"] else []
     return f"{', '.join(clauses)} at {page.scale} scale; {rows_text}, {seeds_text(page)} each."
 
 
 def ours_text(row: StudyRow, metric: str, unit: str) -> str:
-    """`31.20 ± 0.41 %`; `1.12 ± 0.18`; `31.20 %` of one seed; `not run`."""
+    """Return the mean with its spread: `31.20 ± 0.41 %`, `1.12 ± 0.18`, `31.20 %` of one seed, `not run`, `NaN`."""
     mean, std = row.mean(metric), row.std(metric)
     if mean is None:
-        return "not run" if not row.runs else "no number"
+        return "not run" if not row.runs else "NaN"
     if std and not unit:
         decimals = max(0, 1 - math.floor(math.log10(std)))
         return f"{mean:,.{decimals}f} ± {std:,.{decimals}f}"
@@ -169,7 +183,7 @@ def ours_text(row: StudyRow, metric: str, unit: str) -> str:
 
 
 def reported_text(reported: ReportedValue | None, unit: str) -> str:
-    """`8.75 %`, `6.61 ± 0.16 %`, `fail: above 20 %`, a dash where nothing is reported."""
+    """Return the reported value: `8.75 %`, `6.61 ± 0.16 %`, `fail: above 20 %`, a dash where there is none."""
     if reported is None:
         return "–"
     if reported.value is None:
@@ -181,7 +195,7 @@ def reported_text(reported: ReportedValue | None, unit: str) -> str:
 
 
 def provenance_text(reported: ReportedValue | None) -> str:
-    """How the reported value came about, and where it is printed."""
+    """Return the statistic and the protocol of a reported value, and where it is printed."""
     if reported is None:
         return ""
     note_text = f"; {reported.note}" if reported.note and reported.value is not None else ""
@@ -191,7 +205,7 @@ def provenance_text(reported: ReportedValue | None) -> str:
 
 
 def format_metric_value(value: float | None, unit: str, *, omit_unit: bool = False) -> str:
-    """A value in two decimals where it is percent, whole where it counts steps, else in four digits."""
+    """Format a value: two decimals for percent, none for steps, a duration for seconds, else four digits."""
     if value is None:
         return "–"
     if unit == "s":
@@ -201,25 +215,25 @@ def format_metric_value(value: float | None, unit: str, *, omit_unit: bool = Fal
 
 
 def estimated_time_text(row: StudyRow) -> str:
-    """What a row that was not run would cost, as estimated."""
-    return f"about {format_duration(row.estimated_seconds)}" if row.estimated_seconds else "not known"
+    """Return the estimated training time of a row that was not run."""
+    return f"about {format_duration(row.estimated_seconds)}" if row.estimated_seconds else "unknown"
 
 
 def metric_descriptions(metrics: Sequence[Metric]) -> list[str]:
-    """What each metric is: `test_error: error on the test pictures, ...`."""
+    """Return a description of each metric: `test error: error on the test images, ...`."""
     unique = dict.fromkeys(metrics)
     return [f"{metric_display_name(metric.name)}: {metric.description}." for metric in unique]
 
 
 def metric_display_name(name: str) -> str:
-    """A metric's name for a reader: `test error`, `test error, top 5`, `responses, mean std`."""
-    for suffix, text in (("_top5", ", top 5"), ("_eval", ", eval mode"), ("_batch", ", by the batch")):
+    """Return a metric's name for readers: `test error`, `test error, top 5`, `responses, mean std`."""
+    for suffix, text in (("_top5", ", top 5"), ("_eval", ", eval mode"), ("_batch", ", batch statistics")):
         name = name.replace(suffix, text)
     return name.replace("_", " ").replace(".", ", ")
 
 
 def figure_alt_text(page: StudyPage, title: str, rows: Sequence[str] = (), metric: str = "") -> str:
-    """A figure in words, for those who do not see it: its title, the values of `rows` (all where none is named)."""
+    """Return the alternative text of a figure: its title and the values of its rows (by default all)."""
     selected = [row for row in page.rows if not rows or row.row.name in rows]
     row_metrics = [(row, get_metric(metric) if metric else row.metric) for row in selected]
     values = [

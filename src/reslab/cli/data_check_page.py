@@ -1,0 +1,130 @@
+"""Build the page of `reslab data check` from the results of the check."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reslab.data.check.check import CheckedImage, DataCheck
+from reslab.data.check.duplicates import DuplicateGroup
+from reslab.data.check.findings import Finding
+from reslab.data.image_datasets import ImageDataset
+from reslab.data.loader import TrainLoader
+from reslab.report.format import format_int, format_split
+from reslab.report.pages.data_check import CaptionedImage, DataCheckPage, ImageGroup
+from reslab.spec.preprocess import Preprocess
+
+MAX_GROUPS = 12
+MAX_IMAGES_PER_GROUP = 6
+BATCH_SIZE = 24
+
+
+def build_data_check_page(
+    check: DataCheck, findings: Sequence[Finding], train_transform: str, seed: int = 0
+) -> DataCheckPage:
+    """Return the page of a check, with a training batch under `train_transform`.
+
+    A transform that does not suit the images is a finding, and the page has no batch.
+    """
+    cross_split = {duplicates.indices for duplicates in check.cross_split}
+    groups = sorted(
+        check.duplicates,
+        key=lambda duplicates: (
+            duplicates.indices not in cross_split,
+            not duplicates.is_exact,
+            duplicates.max_distance,
+        ),
+    )
+    page = DataCheckPage(
+        title=check.listing.name,
+        counts=check.counts,
+        findings=[(finding.severity, finding.text) for finding in findings],
+        sizes=_sizes_by_split(check.readable),
+        unreadable=[(checked.name, checked.info.error) for checked in check.unreadable],
+        duplicate_groups=[
+            _image_group(check, duplicates, duplicates.indices in cross_split) for duplicates in groups[:MAX_GROUPS]
+        ],
+        num_duplicate_groups=len(groups),
+        train_transform=train_transform,
+        metadata={"location": check.listing.location, "images checked": format_int(len(check.images))},
+    )
+    try:
+        return replace(page, batch=_sample_batch(check, train_transform, seed))
+    except ValueError as error:
+        error_finding = ("error", f"The transform {train_transform!r} does not suit these images: {error}.")
+        return replace(page, findings=[error_finding, *page.findings])
+
+
+def _sizes_by_split(readable: Sequence[CheckedImage]) -> dict[str, list[tuple[int, int]]]:
+    sizes: dict[str, list[tuple[int, int]]] = {}
+    for checked in readable:
+        sizes.setdefault(checked.split, []).append((checked.info.height, checked.info.width))
+    return sizes
+
+
+def _image_group(check: DataCheck, duplicates: DuplicateGroup, is_cross_split: bool) -> ImageGroup:
+    heading = (
+        "Equal pixels" if duplicates.is_exact else f"Near duplicates, {duplicates.max_distance} of 64 hash bits apart"
+    )
+    samples = [check.images[index] for index in duplicates.indices[:MAX_IMAGES_PER_GROUP]]
+    num_hidden = len(duplicates.indices) - len(samples)
+    heading += f", {len(duplicates.indices)} images, {len(samples)} of them shown" if num_hidden else ""
+    images = [
+        CaptionedImage(
+            _to_pixels(checked.dataset.preview(checked.index)),
+            f"{checked.label}, {format_split(checked.split)}",
+            checked.name,
+        )
+        for checked in samples
+    ]
+    return ImageGroup(f"{heading}, across splits" if is_cross_split else heading, images)
+
+
+def _sample_batch(check: DataCheck, train_transform: str, seed: int) -> list[CaptionedImage]:
+    dataset = _readable_train_images(check)
+    if dataset is None:
+        return []
+    channels = dataset.preview(0).shape[0]
+    identity_preprocess = Preprocess(channels, "", (0.0,) * channels, (1.0,) * channels)
+    classes = check.listing.classes
+    batch_size = min(BATCH_SIZE, len(dataset))
+    loader = TrainLoader(
+        dataset, batch_size, train_transform, identity_preprocess, seed, "cpu", num_classes=len(classes)
+    )
+    x, y, indices = next(loader.iter_from())
+    return [
+        CaptionedImage(
+            _to_pixels((255 * image).round().clamp(0, 255).to(torch.uint8)),
+            _target_text(target, classes),
+            dataset.name(i),
+        )
+        for image, target, i in zip(x, y, indices.tolist(), strict=True)
+    ]
+
+
+def _readable_train_images(check: DataCheck) -> ImageDataset | None:
+    split = "train" if "train" in check.listing.splits else next(iter(check.listing.splits), "")
+    if not split:
+        return None
+    dataset = check.listing.splits[split]
+    indices = [checked.index for checked in check.readable if checked.dataset is dataset]
+    return dataset.subset(indices) if indices else None
+
+
+def _target_text(target: Tensor, classes: Sequence[str]) -> str:
+    """Return the class, or of a mixed image the weights: `0.7 ant, 0.3 bee`."""
+    if target.ndim == 0:
+        return classes[int(target)]
+    weighted_classes = [(float(weight), classes[index]) for index, weight in enumerate(target.tolist()) if weight > 0]
+    return (
+        weighted_classes[0][1]
+        if len(weighted_classes) == 1
+        else ", ".join(f"{weight:.2g} {name}" for weight, name in sorted(weighted_classes)[::-1])
+    )
+
+
+def _to_pixels(image: Tensor) -> np.ndarray:
+    array = image.numpy()
+    return array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0))
