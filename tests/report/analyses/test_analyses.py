@@ -42,10 +42,10 @@ def test_lesion_lays_both_networks_on_each_picture(subjects: list[AnalysisTarget
     found = shown("lesion", subjects, LESION)
     assert len(found.figures) == 5
     assert len(found.tables) == 2
-    assert "deleting one unit costs" in found.paragraphs[0]
-    assert any("plain network has one path" in words for words in found.paragraphs)
-    assert "why not" in found.tables[1].columns
-    assert "why not" not in found.tables[0].columns
+    assert "deleting one block raises it by" in found.paragraphs[0]
+    assert any("a plain network has only one" in words for words in found.paragraphs)
+    assert "reason" in found.tables[1].columns
+    assert "reason" not in found.tables[0].columns
 
 
 def test_lesion_without_draws(subjects: list[AnalysisTarget]) -> None:
@@ -71,10 +71,10 @@ LANDSCAPE = {
 def test_landscape_has_maps_heights_a_line_and_cells(subjects: list[AnalysisTarget]) -> None:
     found = shown("landscape", subjects, LANDSCAPE)
     titles = [
-        "Lines of equal loss",
-        "The loss as a height",
-        "The loss along one direction",
-        "Where the surface is not convex",
+        "Loss contours",
+        "Loss surface",
+        "Loss along one direction",
+        "Convexity of the loss surface",
     ]
     assert [figure.title for figure in found.figures] == titles
     assert "the largest eigenvalue at the weights" in found.paragraphs[0]
@@ -101,38 +101,38 @@ def test_attribution_has_a_row_a_picture(subjects: list[AnalysisTarget]) -> None
 def test_features_have_maps_and_kernels(subjects: list[AnalysisTarget]) -> None:
     found = shown("features", subjects, {"max_channels": 3})
     assert len(found.figures) == 4
-    assert "channels are silent on all 12 pictures" in found.paragraphs[0]
+    assert "channels are dead (zero on all 12 images)" in found.paragraphs[0]
 
 
 def test_similarity_has_a_panel_a_pair(subjects: list[AnalysisTarget]) -> None:
     found = shown("similarity", subjects, {})
     assert (len(found.figures), len(found.tables)) == (1, 3)
-    assert "most alike are" in found.paragraphs[2]
+    assert "highest between" in found.paragraphs[2]
 
 
 def test_nearest_has_a_row_a_query(subjects: list[AnalysisTarget]) -> None:
     found = shown("nearest", subjects, {"num_queries": 2, "num_neighbors": 3, "max_searched": 40})
     assert len(found.figures) == 2
-    assert "nearest pictures in the train split" in found.paragraphs[0]
+    assert "nearest images in the training split" in found.paragraphs[0]
 
 
 def test_probes_lie_on_one_picture(subjects: list[AnalysisTarget]) -> None:
     found = shown("probes", subjects, {"max_fit_images": 60})
     assert (len(found.figures), len(found.tables)) == (1, 2)
-    assert "The network itself is right on" in found.paragraphs[0]
+    assert "The network itself reaches" in found.paragraphs[0]
 
 
 def test_compare_has_a_verdict_in_words(subjects: list[AnalysisTarget]) -> None:
     found = shown("compare", subjects, {"max_flipped": 9})
-    assert [figure.title for figure in found.figures] == ["Predictions that flipped", "Distance between the weights"]
+    assert [figure.title for figure in found.figures] == ["Images on which they disagree", "Distance between the weights"]
     assert "by McNemar's exact test" in found.paragraphs[0]
     assert "with probability" in found.paragraphs[1]
-    assert found.tables[1].rows[0][0].endswith("right")
+    assert found.tables[1].rows[0][0].endswith("correct")
 
 
 def test_compare_of_equal_networks(subjects: list[AnalysisTarget]) -> None:
     found = shown("compare", [subjects[0], subjects[0]], {})
-    assert "are right on the same pictures" in found.paragraphs[0]
+    assert "are correct on the same images" in found.paragraphs[0]
 
 
 def test_compare_of_runs_has_their_curves() -> None:
@@ -171,5 +171,5 @@ def test_compare_of_runs_has_their_curves() -> None:
     found = render_analysis("compare", [answer])
     assert [figure.title for figure in found.figures] == ["Accuracy", "Training loss"]
     assert found.paragraphs[0].startswith("b is 60.00 points more accurate than a")
-    assert "more than chance would give: p = 0.004" in found.paragraphs[0]
+    assert "significant by McNemar's exact test: p = 0.004" in found.paragraphs[0]
     assert "no weights of the same name" in found.paragraphs[3]

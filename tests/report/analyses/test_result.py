@@ -73,9 +73,9 @@ def test_words_follow_the_numbers() -> None:
         render_gradients([answer("a", 2.0)]).paragraphs[0],
         render_gradients([answer("a", -1.0)]).paragraphs[0],
     )
-    assert "grows 10.0 times a unit, 100 times from the last of 3 units" in grows
-    assert "shrinks 3.16 times a unit, 10 times" in shrinks
-    assert "zero or no finite number" in render_gradients([answer("a", -math.inf)]).paragraphs[0]
+    assert "grows 10.0 times per block, 100 times from the last of 3 blocks" in grows
+    assert "shrinks 3.16 times per block, 10 times" in shrinks
+    assert "zero or not finite" in render_gradients([answer("a", -math.inf)]).paragraphs[0]
 
 
 def test_the_page_is_self_contained_and_the_same_twice() -> None:

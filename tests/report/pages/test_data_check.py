@@ -70,7 +70,7 @@ def test_one_size_and_far_apart_sizes() -> None:
 def test_many_classes_are_folded_away() -> None:
     counts = {"train": {f"class {k}": 100 - k for k in range(50)}}
     page = assert_sound(render_page(replace(PAGE, counts=counts)))
-    assert "The ten smallest classes of train." in page.text
+    assert "The ten smallest classes of the training split." in page.text
     assert "All 50 classes" in page.text
     table = page.text[: page.text.index("All 50 classes")]  # from the smallest on, the others below
     assert table.index("class 49") < table.index("class 40")

@@ -216,4 +216,4 @@ def test_rows_that_are_there_in_part_do_not_stand_under_not_run(page: StudyPage)
 def test_the_scale_tells_whose_cut_it_shows_where_rows_are_cut_differently(page: StudyPage) -> None:
     assert "All rows: " in scale_text(replace(page, rows=page.rows[:1]))
     smoke = sample_study_page(scale="smoke")
-    assert "plain-20, for one: 256 of the bundled" in scale_text(smoke)
+    assert "Most rows, such as plain-20: 256 of the bundled" in scale_text(smoke)

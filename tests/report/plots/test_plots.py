@@ -156,8 +156,8 @@ def test_windows_that_are_equal_already_stay_as_they_are_and_gaps_of_nan_are_lef
     steps, means = [10.0, 20.0, 30.0], [3.0, 2.0, 1.0]
     assert equal_windows(steps, means) == (steps, means)
     ends, values = equal_windows([10.0, 20.0, 25.0, 40.0], [1.0, math.nan, math.nan, 4.0])
-    assert ends == pytest.approx([40 / 3, 40])
-    assert values == pytest.approx([1.0, 4.0])
+    assert ends == pytest.approx([40 / 3, 80 / 3, 40])
+    assert values == pytest.approx([1.0, 4.0, 4.0])
 
 
 def test_epoch_ticks_are_whole_numbers() -> None:

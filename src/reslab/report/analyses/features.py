@@ -31,7 +31,7 @@ def features_text(result: Result) -> str:
     layers = result["layers"]
     num_channels, num_silent = (sum(layer[key] for layer in layers) for key in ("num_channels", "num_dead"))
     silent_layers = ", ".join(f"{layer['num_dead']} of {layer['layer']}" for layer in layers if layer["num_dead"])
-    images_text = pluralize(result["num_images"], "picture")
+    images_text = pluralize(result["num_images"], "image")
     silent_text = f"{num_silent} of {num_channels} channels are dead (zero on all {images_text})" + (
         f": {silent_layers}" if silent_layers else ""
     )

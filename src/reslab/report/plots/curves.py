@@ -79,7 +79,7 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
             main_series = running_mean(curve.series)
         lines = axes.plot(
             main_series.x, main_series.y, color=curve.color, marker="o" if show_markers else "", markersize=4.0,
-            linestyle=DASHED if curve.dashed else "-", linewidth=1.5 if curve.dashed else 1.9, clip_on=False,
+            linestyle=DASHED if curve.dashed else "-", linewidth=1.5 if curve.dashed else 1.9,
         )  # fmt: skip
         handles.append(lines[0])
         labels.append(curve.label)

@@ -81,7 +81,8 @@ def _log_points(log: Sequence[Mapping[str, Any]], kind: str, key: str) -> tuple[
         records = [record for record in records if record.get("split") == _reported_split(records)]
     pairs = [(float(record["step"]), float(record[key])) for record in records if math.isfinite(float(record[key]))]
     by_step = dict(sorted(dict(pairs).items()))
-    steps, values = list(by_step), list(by_step.values())
+    steps: Sequence[float] = list(by_step)
+    values: Sequence[float] = list(by_step.values())
     if kind == "train":  # their records are means over unequal numbers of steps
         steps, values = equal_windows(steps, values)
     return np.array(steps), np.array(values)
