@@ -124,7 +124,10 @@ def test_probes_lie_on_one_picture(subjects: list[AnalysisTarget]) -> None:
 
 def test_compare_has_a_verdict_in_words(subjects: list[AnalysisTarget]) -> None:
     found = shown("compare", subjects, {"max_flipped": 9})
-    assert [figure.title for figure in found.figures] == ["Images on which they disagree", "Distance between the weights"]
+    assert [figure.title for figure in found.figures] == [
+        "Images on which they disagree",
+        "Distance between the weights",
+    ]
     assert "by McNemar's exact test" in found.paragraphs[0]
     assert "with probability" in found.paragraphs[1]
     assert found.tables[1].rows[0][0].endswith("correct")
