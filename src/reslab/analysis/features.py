@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from reslab.analysis.layers import default_layers, first_conv_name, get_layer, layer_outputs
+from reslab.analysis.layers import default_layers, get_layer, layer_outputs, require_first_conv
 from reslab.analysis.target import AnalysisTarget, image_data_uri, map_to_rows
 from reslab.spec.errors import invalid
 
@@ -85,7 +85,7 @@ def analyze_features(target: AnalysisTarget, options: FeatureOptions = _DEFAULT_
     names = options.layers or default_layers(target.model)
     outputs = layer_outputs(target.model, names, target.images)
     selected = list(outputs) if options.layers else _evenly_spaced(list(outputs), len(names) + _MAX_EXTRA_CALLS)
-    conv_name = first_conv_name(target.model)
+    conv_name = require_first_conv(target.model)
     conv = get_layer(target.model, conv_name)
     assert isinstance(conv, nn.Conv2d)
     return FeatureResult(

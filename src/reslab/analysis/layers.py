@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reslab.analysis.blocks import call_label, find_blocks
+from reslab.nn.checkpoints.load import first_conv_name
 from reslab.spec.errors import invalid, unknown_name
 
 # The name of a layer, or the label of one of its calls.
@@ -28,12 +29,12 @@ def default_layers(model: nn.Module) -> tuple[str, ...]:
     last_blocks = {
         name.rpartition(".")[0]: name for name, block in find_blocks(model) if not isinstance(block, nn.Linear)
     }
-    return tuple(dict.fromkeys((first_conv_name(model), *last_blocks.values())))
+    return tuple(dict.fromkeys((require_first_conv(model), *last_blocks.values())))
 
 
 def layers_by_depth(model: nn.Module) -> tuple[str, ...]:
     """Return the first convolution and every block, first to last; a block that is that convolution comes once."""
-    return tuple(dict.fromkeys((first_conv_name(model), *block_names(model))))
+    return tuple(dict.fromkeys((require_first_conv(model), *block_names(model))))
 
 
 def block_names(model: nn.Module) -> tuple[str, ...]:
@@ -41,12 +42,12 @@ def block_names(model: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, _ in find_blocks(model))
 
 
-def first_conv_name(model: nn.Module) -> str:
+def require_first_conv(model: nn.Module) -> str:
     """Return the name of the first convolution. Raises ValueError if there is none."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
-            return name
-    raise invalid("a network with a convolution", type(model).__name__)
+    name = first_conv_name(model)
+    if name is None:
+        raise invalid("a network with a convolution", type(model).__name__)
+    return name
 
 
 @contextmanager

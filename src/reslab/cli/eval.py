@@ -18,8 +18,8 @@ from reslab.cli.options import (
     SkipBadImages,
     ValFraction,
     Workers,
-    parse_arch_overrides,
     parse_channel_values,
+    parse_model_overrides,
     parse_overrides,
     parse_pretrained,
 )
@@ -359,4 +359,4 @@ def _resolve_model_source(runs: list[str], model: str | None, pretrained: str | 
 def _check_overrides(overrides: list[str] | None, model: str | None) -> None:
     if overrides and model is None:
         raise invalid("--set only with --model", f"--set {overrides[0]}", next_step="a run has its own architecture")
-    parse_arch_overrides(overrides)
+    parse_model_overrides(overrides)

@@ -239,7 +239,7 @@ def parse_overrides(overrides: Sequence[str] | None) -> dict[str, str]:
     return parsed
 
 
-def parse_arch_overrides(overrides: Sequence[str] | None) -> dict[str, str]:
+def parse_model_overrides(overrides: Sequence[str] | None) -> dict[str, str]:
     """Return overrides that are all `model.KEY`, without the prefix; raise ValueError for any other key."""
     arch_overrides, other_overrides = split_model_prefix(parse_overrides(overrides))
     for key, value in other_overrides.items():

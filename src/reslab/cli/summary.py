@@ -11,7 +11,7 @@ from reslab.cli.options import (
     ModelOverrides,
     NumClasses,
     complete_model,
-    parse_arch_overrides,
+    parse_model_overrides,
 )
 from reslab.cli.output import print_json, print_pairs, print_table
 from reslab.report.format import format_int, format_shape, format_si
@@ -58,7 +58,7 @@ def resolve_arch_and_input(
     """Return the architecture with its overrides, and the input size: the given one, else the architecture's own."""
     from reslab.nn.factory import resolve_arch
 
-    arch_overrides = parse_arch_overrides(overrides)
+    arch_overrides = parse_model_overrides(overrides)
     if num_classes is not None:
         arch_overrides["num_classes"] = str(num_classes)
     input_shape = parse_input_size(input_size) if input_size else None

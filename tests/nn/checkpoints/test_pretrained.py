@@ -17,7 +17,7 @@ from torchvision.models import ResNet18_Weights, ResNet50_Weights
 
 from reslab.nn.checkpoints import pretrained, published
 from reslab.nn.checkpoints import pretrained as hub
-from reslab.nn.checkpoints.download import WeightsUnavailableError, cache_dir, fetch_weights
+from reslab.nn.checkpoints.download import WeightsUnavailableError, fetch_weights, hub_checkpoints_dir
 from reslab.nn.checkpoints.load_report import CheckpointError, CheckpointWarning
 from reslab.nn.checkpoints.published import PublishedWeights, find_published_weights, list_published_tags
 from reslab.nn.factory import create_model
@@ -247,7 +247,7 @@ def test_a_folder_that_cannot_be_created_is_an_error_of_its_own(weights, tmp_pat
 
 
 def test_the_cache_is_torchs_own(cache):
-    assert cache_dir() == cache == Path(torch.hub.get_dir()) / "checkpoints"
+    assert hub_checkpoints_dir() == cache == Path(torch.hub.get_dir()) / "checkpoints"
 
 
 TAGS = [

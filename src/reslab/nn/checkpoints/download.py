@@ -31,7 +31,7 @@ def weights_unavailable(required: str, got: object, nearest: str = "", next_step
     return WeightsUnavailableError(str(invalid(required, got, nearest, next_step)))
 
 
-def cache_dir() -> Path:
+def hub_checkpoints_dir() -> Path:
     """Return the folder of torch's hub for checkpoints, which torchvision uses too (`TORCH_HOME` moves it)."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
@@ -49,7 +49,7 @@ def fetch_weights(url: str, hash_prefix: str, description: str, directory: Path 
     complete and its hash begins with `hash_prefix`. Raises WeightsUnavailableError, naming the file and where to put
     it, if it cannot be downloaded, and CheckpointError if the hash differs.
     """
-    directory = directory or cache_dir()
+    directory = directory or hub_checkpoints_dir()
     name = Path(urlparse(url).path).name
     path = directory / name
     if path.is_file():
