@@ -28,9 +28,9 @@ def run_step(depth: int, batch_size: int, enabled: bool) -> None:
     x, y = torch.randn(batch_size, 3, 32, 32), torch.arange(batch_size) % 10
     rss_before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     with checkpoint_activations(model, enabled):
-        loss, _ = TrainStep().run(model, build_loss("cross-entropy"), optimizer, x, y)
+        metrics = TrainStep().run(model, build_loss("cross-entropy"), optimizer, x, y)
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - rss_before) / 1024
-    print(f"loss {loss.item():.9g}, {peak:,.0f} MiB, {time.perf_counter() - start:.0f} s")
+    print(f"loss {metrics['loss'].item():.9g}, {peak:,.0f} MiB, {time.perf_counter() - start:.0f} s")
 
 
 def main() -> None:

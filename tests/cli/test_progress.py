@@ -35,7 +35,7 @@ def shown(lines: list[dict[str, Any]], terminal: bool) -> str:
 
 
 def test_plain_lines() -> None:
-    lines = shown([{"kind": "note", "text": "[careful]"}, START, TRAIN, PROGRESS, EVAL], terminal=False).splitlines()
+    lines = shown([{"kind": "message", "text": "[careful]"}, START, TRAIN, PROGRESS, EVAL], terminal=False).splitlines()
     assert lines[0] == "note: [careful]"
     assert lines[1] == "resnet20_cifar (269,434 parameters) on digits: 1,438 train"
     assert lines[2] == "recipe digits, batch size 64, float32, cpu"

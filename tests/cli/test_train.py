@@ -35,7 +35,7 @@ def test_the_paths_are_printed(command: Command, tmp_path: Path) -> None:
     assert str(path / "report.html") in outcome.out
     assert f"reslab predict {path}" in outcome.out
     assert "1/1 " in outcome.err
-    assert "left out" in outcome.err  # the incomplete last batch
+    assert "are dropped" in outcome.err  # the incomplete last batch
 
 
 def test_familiar_options_reach_the_recipe_and_the_network(command: Command, tmp_path: Path) -> None:

@@ -44,10 +44,10 @@ def test_a_larger_one_is_taken_in_the_fewest_equal_parts_that_fit_with_a_tenth_t
     found = choose_micro_batch(256, 200 * MIB, Meter())
     assert (found.grad_accum_steps, found.size, found.peak_bytes) == (4, 64, 164 * MIB)
     assert found.describe(256, 2, True) == (
-        "the batch of 256 on each rank is taken in 4 parts of up to 64 (164 of 200 MiB free, measured); "
-        "its BatchNorms see the parts, not the batch"
+        "the batch of 256 on each rank is split into 4 micro-batches of up to 64 (164 of 200 MiB free, measured); "
+        "BatchNorm sees the micro-batches"
     )
-    assert "BatchNorms" not in found.describe(256, 2, False)
+    assert "BatchNorm" not in found.describe(256, 2, False)
     assert choose_micro_batch(254, 200 * MIB, Meter()).size == 64  # 254 = 2 x 127 has no equal parts near 4
     assert choose_micro_batch(256, 10**12, Meter(), min_accum_steps=2).grad_accum_steps == 2
 
@@ -68,14 +68,14 @@ def test_a_small_step_that_may_not_fit_is_not_tried() -> None:
 
 def test_where_nothing_fits_it_says_so() -> None:
     for meter, room in ((Meter(dead=1), 10**12), (Meter(), 50 * MIB)):
-        with pytest.raises(ValueError, match=r"memory for a step of 4 pictures.*activation_checkpointing"):
+        with pytest.raises(ValueError, match=r"memory for a step of 4 images.*activation_checkpointing"):
             choose_micro_batch(64, room, meter)
 
 
 class Others(ProcessGroup):
     """A rank beside another that has less memory and needs twice the parts."""
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         return [value, 2 * value if type(value) is int else value]
 
 
@@ -91,13 +91,7 @@ class Costly(MemoryProbe):
 
     def __call__(self, num_images: int) -> int | None:
         assert super().__call__(num_images) is not None
-        self.room_bytes = 40 * MIB
         return num_images * MIB
-
-    @property
-    def share(self) -> int:
-        self.room_bytes = 40 * MIB
-        return super().local_batch_size
 
 
 def test_a_run_takes_the_parts_records_them_and_is_that_with_as_many_parts(
@@ -111,7 +105,7 @@ def test_a_run_takes_the_parts_records_them_and_is_that_with_as_many_parts(
     monkeypatch.setattr(trials, "MemoryProbe", Costly)
     monkeypatch.setattr(trials.MemoryTracker, "free_bytes", lambda self, num_processes: 40 * MIB)
     run = train(output=tmp_path / "auto", batch_size="auto", **{**wanted, "on_log": lines.append})
-    told = "the batch of 64 is taken in 2 parts of up to 32 (32 of 40 MiB free, measured); its BatchNorms see the parts"
+    told = "the batch of 64 is split into 2 micro-batches of up to 32 (32 of 40 MiB free, measured); BatchNorm sees"
     assert any(line.get("text", "").startswith(told) for line in lines)
     assert (run.recipe.batch_size, run.recipe.grad_accum_steps) == (64, 2)
     assert run.metadata["grad_accumulation"]["measurements"] == ((4, 4 * MIB), (16, 16 * MIB))
@@ -124,7 +118,7 @@ def test_a_run_takes_the_parts_records_them_and_is_that_with_as_many_parts(
     monkeypatch.setattr(trials, "MemoryProbe", never)
     longer = train(output=run.path, batch_size="auto", resume=True, **{**wanted, "epochs": 2})
     assert longer.recipe.grad_accum_steps == 2
-    with pytest.raises(ValueError, match="batch_size as the run has it, 64"):
+    with pytest.raises(ValueError, match="batch_size as in the run, 64"):
         train(output=parts.path, batch_size="auto", resume=True, **{**wanted, "overrides": None})
 
 
@@ -143,11 +137,11 @@ def test_where_nothing_fits_no_run_is_left(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     monkeypatch.setattr(MemoryProbe, "_run_step", crash)
-    with pytest.raises(ValueError, match="memory for a step of 4 pictures"):
+    with pytest.raises(ValueError, match="memory for a step of 4 images"):
         train(output=tmp_path / "run", batch_size="auto", **tiny)
     assert not (tmp_path / "run").exists()
 
 
 def test_another_word_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"a batch of at least 1, or auto; got: 'many'"):
+    with pytest.raises(ValueError, match=r"a batch size of at least 1, or auto; got: 'many'"):
         train(batch_size="many")

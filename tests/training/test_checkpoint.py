@@ -96,7 +96,7 @@ def test_a_run_that_goes_on_keeps_what_the_uninterrupted_one_does(
     run = train(**{**wanted, "resume": True, "snapshot_every": None})
     assert bytes_of(run) == bytes_of(kept)
     assert sorted(path.name for path in folder.iterdir()) == [path.name for _, path in run.snapshots()]
-    with pytest.raises(ValueError, match=r"snapshot_every as the run has it, '10 steps'"):
+    with pytest.raises(ValueError, match=r"snapshot_every as in the run, '10 steps'"):
         train(**{**wanted, "resume": True, "snapshot_every": "20 steps"})
 
 

@@ -135,7 +135,7 @@ def test_one_that_was_interrupted_ends_where_the_uninterrupted_one_does(
 
 def test_it_never_looks_at_the_test_set(tiny: dict[str, Any], tmp_path: Path) -> None:
     wanted = {**tiny, "overrides": {"early_stopping.patience": "2 epochs"}}
-    with pytest.raises(ValueError, match=r"a validation split, which the patience watches; got: digits.*val-fraction"):
+    with pytest.raises(ValueError, match=r"a validation split for early stopping; got: digits.*val-fraction"):
         train(output=tmp_path / "run", **wanted)
     assert not (tmp_path / "run").exists()
 

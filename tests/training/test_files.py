@@ -93,7 +93,7 @@ def test_a_damaged_state_is_told(tmp_path: Path) -> None:
     save_train_checkpoint(tmp_path, state(3))
     whole = (tmp_path / "checkpoint.pt").read_bytes()
     (tmp_path / "checkpoint.pt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"cannot be read.*remove it"):
+    with pytest.raises(ValueError, match=r"cannot be read.*delete it"):
         load_train_checkpoint(tmp_path)
 
 

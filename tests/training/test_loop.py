@@ -13,9 +13,10 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional
 
 from reslab.data.rng import step_seed
-from reslab.training.loop import LossFn, TrainStep, grad_scaler_state, make_grad_scaler, run_train_loop
-from reslab.training.losses import DistillationLoss, build_loss, dense_targets
-from reslab.training.meters import NonFiniteError, TrainMeter
+from reslab.training.freezing import Freezing
+from reslab.training.loop import TrainLoop, TrainStep, grad_scaler_state, make_grad_scaler
+from reslab.training.losses import DistillationLoss, LossFn, build_loss, dense_targets
+from reslab.training.meters import TrainMeter
 
 
 class Wheel:
@@ -44,12 +45,23 @@ def rate(step: int) -> float:
 
 
 def run(model: nn.Module, optimizer: torch.optim.Optimizer, start: int, stop: int, seed: int = 5) -> TrainMeter:
-    tally = TrainMeter(first_step=start)
-    loss = functional.cross_entropy
-    run_train_loop(
-        model, Wheel(), loss, optimizer, rate, lambda step: False, lambda: tally, start=start, stop=stop, seed=seed
+    meter = TrainMeter(first_step=start)
+    make_loop(model, optimizer, seed=seed).run(start, stop, lr_at=rate, meter=meter, after_step=lambda step: False)
+    return meter
+
+
+def make_loop(
+    model: nn.Module, optimizer: torch.optim.Optimizer, seed: int = 0, train_step: TrainStep | None = None
+) -> TrainLoop:
+    return TrainLoop(
+        model=model,
+        loader=Wheel(),
+        loss=functional.cross_entropy,
+        optimizer=optimizer,
+        train_step=train_step or TrainStep(),
+        freezing=Freezing(model, (), Wheel.num_steps_per_epoch),
+        seed=seed,
     )
-    return tally
 
 
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
@@ -58,7 +70,7 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
 
 def test_the_loop_is_the_loop_that_tutorials_write() -> None:
     ours, plain = network(), network()
-    tally = run(ours, sgd(ours), 0, 6)
+    meter = run(ours, sgd(ours), 0, 6)
     optimizer, losses = sgd(plain), []
     for step in range(6):
         torch.manual_seed(step_seed(5, step))
@@ -69,7 +81,7 @@ def test_the_loop_is_the_loop_that_tutorials_write() -> None:
         value.backward()
         optimizer.step()
         losses.append(value.item())
-    assert [loss.item() for loss in tally.losses] == losses
+    assert [loss.item() for loss in meter.values["loss"]] == losses
     for found, expected in zip(ours.state_dict().values(), plain.state_dict().values(), strict=True):
         assert torch.equal(found, expected)
 
@@ -92,72 +104,25 @@ def test_noise_depends_on_seed_step_and_rank() -> None:
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_between_is_told_the_steps_done_and_ends_the_loop() -> None:
+def test_after_step_gets_the_steps_done_and_ends_the_loop() -> None:
     model, seen = network(), []
     optimizer = sgd(model)
 
-    def between(step: int) -> bool:
+    def after_step(step: int) -> bool:
         seen.append(step)
         return step == 4
 
-    run_train_loop(
-        model,
-        Wheel(),
-        functional.cross_entropy,
-        optimizer,
-        rate,
-        between,
-        lambda: TrainMeter(),
-        start=2,
-        stop=9,
-        seed=0,
-    )
+    make_loop(model, optimizer).run(2, 9, lr_at=rate, meter=TrainMeter(), after_step=after_step)
     assert seen == [3, 4]
 
 
 def test_bf16_computes_in_bf16_and_keeps_float32_weights() -> None:
     model, dtypes = network(), []
     model.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
-    run_train_loop(
-        model,
-        Wheel(),
-        functional.cross_entropy,
-        sgd(model),
-        rate,
-        lambda step: False,
-        lambda: TrainMeter(),
-        start=0,
-        stop=2,
-        seed=0,
-        train_step=TrainStep("bf16", channels_last=True),
-    )
+    loop = make_loop(model, sgd(model), train_step=TrainStep("bf16", channels_last=True))
+    loop.run(0, 2, lr_at=rate, meter=TrainMeter(), after_step=lambda step: False)
     assert dtypes == [torch.bfloat16] * 2
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
-
-
-def test_a_tally_counts_and_names_the_step_that_is_not_finite() -> None:
-    tally = TrainMeter(first_step=10)
-    outputs, targets = torch.eye(3), torch.tensor([0, 1, 1])
-    tally.update(torch.tensor(1.0), outputs, targets)
-    tally.update(torch.tensor(2.0), outputs, targets)
-    assert tally.means() == (1.5, 4 / 6)
-    tally.update(torch.tensor(float("inf")), outputs, targets)
-    tally.update(torch.tensor(float("nan")), outputs, targets)
-    with pytest.raises(NonFiniteError, match="inf at step 12"):
-        tally.means()
-
-
-def test_a_tally_comes_back_from_plain_data() -> None:
-    tally = TrainMeter(first_step=10, seconds=1.5)
-    tally.update(torch.tensor(1.25), torch.eye(3), torch.tensor([0, 1, 1]))
-    again = TrainMeter.from_dict(tally.to_dict(), torch.device("cpu"))
-    assert again.means() == tally.means()
-    assert (again.first_step, again.num_samples, again.seconds) == (10, 3, 1.5)
-
-
-def test_outputs_that_are_no_scores_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"\(N, classes\)"):
-        TrainMeter().update(torch.tensor(1.0), torch.zeros(2, 3, 4), torch.zeros(2, dtype=torch.int64))
 
 
 def network_gradient(norm: bool = False) -> nn.Module:
@@ -178,9 +143,10 @@ def steps(stepping: TrainStep, model: nn.Module, loss: LossFn, num_steps: int = 
     for _ in range(num_steps):
         x, y = batch()
         y = 0.5 * (dense_targets(x.new_zeros(12, 3), y) + dense_targets(x.new_zeros(12, 3), y.roll(1))) if mixed else y
-        value, outputs = stepping.run(model, loss, optimizer, x, y)
-        assert outputs.shape == (12, 3)
-        found.append(value)
+        metrics = stepping.run(model, loss, optimizer, x, y)
+        assert metrics["top1"].dtype == torch.int64
+        assert 0 <= metrics["top1"] <= 12
+        found.append(metrics["loss"])
     return [*found, *(parameter.detach() for parameter in model.parameters())]
 
 
@@ -237,11 +203,15 @@ def test_clipping_bounds_the_norm_of_the_whole_gradient_of_all_parts() -> None:
 
 
 def halves(model: nn.Module, scaler: GradScaler, num_steps: int, factor: float = 1.0) -> list[Tensor]:
+    """The outputs of some steps in fp16."""
+    outputs: list[Tensor] = []
+    hook = model.register_forward_hook(lambda module, inputs, output: outputs.append(output.detach()))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     stepping, (x, y) = TrainStep("fp16", scaler=scaler), batch()
-    return [
-        stepping.run(model, build_loss("cross-entropy"), optimizer, x.float() * factor, y)[1] for _ in range(num_steps)
-    ]
+    for _ in range(num_steps):
+        stepping.run(model, build_loss("cross-entropy"), optimizer, x.float() * factor, y)
+    hook.remove()
+    return outputs
 
 
 def test_fp16_computes_in_fp16_and_keeps_float32_weights_near_those_of_float32() -> None:

@@ -17,7 +17,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from reslab.data.registry import open_dataset
 from reslab.nn.checkpoints.safetensors_io import read_tensors, save_weights
-from reslab.nn.factory import create_model
+from reslab.nn.factory import create_model, load_network
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.loss import LOSSES, parse_loss
 from reslab.spec.optim import OptimizerConfig
@@ -31,7 +31,7 @@ from reslab.training.losses import (
     build_loss,
     compute_class_weights,
     dense_targets,
-    load_teacher,
+    prepare_teacher,
     weight_penalty,
 )
 from reslab.training.optim.factory import build_optimizer
@@ -251,7 +251,7 @@ def test_a_teacher_sees_pictures_as_it_was_trained_to(tmp_path: Path) -> None:
     data = open_dataset("digits")
     own = replace(data.preprocess, mean=(0.5,), std=(0.25,))
     network = saved(tmp_path / "own.safetensors", data.classes, own)
-    teacher = load_teacher(tmp_path / "own.safetensors", data)
+    teacher = prepare_teacher(load_network(tmp_path / "own.safetensors"), data, "own")
     assert isinstance(teacher, RenormalizedModel)
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     assert not any(module.training for module in teacher.modules())
@@ -260,18 +260,18 @@ def test_a_teacher_sees_pictures_as_it_was_trained_to(tmp_path: Path) -> None:
     expected = network((pixels - 0.5) / 0.25)
     torch.testing.assert_close(teacher((pixels - mean) / std), expected, rtol=1e-4, atol=1e-5)
     saved(tmp_path / "same.safetensors", data.classes, data.preprocess)
-    assert isinstance(load_teacher(tmp_path / "same.safetensors", data), ResidualNetwork)
+    assert isinstance(prepare_teacher(load_network(tmp_path / "same.safetensors"), data, "same"), ResidualNetwork)
 
 
 def test_a_teacher_of_other_classes_or_channels_is_refused(tmp_path: Path) -> None:
     data = open_dataset("digits")
     saved(tmp_path / "classes.safetensors", tuple(reversed(data.classes)), data.preprocess)
     with pytest.raises(ValueError, match="classes in their order"):
-        load_teacher(tmp_path / "classes.safetensors", data)
+        prepare_teacher(load_network(tmp_path / "classes.safetensors"), data, "classes")
     colours = Preprocess(3, "", (0.5,) * 3, (0.5,) * 3)
     saved(tmp_path / "colour.safetensors", data.classes, colours, channels=3)
     with pytest.raises(ValueError, match="a teacher with 1 channels"):
-        load_teacher(tmp_path / "colour.safetensors", data)
+        prepare_teacher(load_network(tmp_path / "colour.safetensors"), data, "colour")
 
 
 def test_sums_over_every_trained_parameter() -> None:

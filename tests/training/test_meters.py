@@ -1,7 +1,4 @@
-"""Both meanings of training accuracy, and of speed: against sums over all steps, and as a run tells them.
-
-What the steps wait for their data: counted while it is fetched, not while a step is taken.
-"""
+"""The meter of training metrics; running averages and speed of a run; the time that steps wait for data."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +8,90 @@ import pytest
 import torch
 from torch import Tensor
 
+from reslab.runtime.distributed import ProcessGroup
+from reslab.runtime.torchrun import DistributedEnv
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.loop import TimedLoader
-from reslab.training.meters import last_epoch_averages, throughput_without_loading
+from reslab.training.meters import (
+    NonFiniteError,
+    TrainMeter,
+    count_correct,
+    last_epoch_averages,
+    throughput_without_loading,
+)
 from reslab.training.train import train
+
+
+def make_meter(*losses: float, first_step: int = 10) -> TrainMeter:
+    """A meter of steps on three samples each, two of them correct."""
+    meter = TrainMeter(first_step=first_step)
+    correct = count_correct(torch.eye(3), torch.tensor([0, 1, 1]))
+    for loss in losses:
+        meter.update({"loss": torch.tensor(loss), "top1": correct}, num_samples=3)
+    return meter
+
+
+def test_means_are_averaged_over_steps_and_counts_over_samples() -> None:
+    meter = make_meter(1.0, 2.0)
+    assert meter.averages() == {"loss": 1.5, "top1": 4 / 6}
+    assert meter.last("loss") == 2.0
+    meter.update({"loss": torch.tensor(6.0), "top1": torch.tensor(9)}, num_samples=9)  # a larger batch
+    assert meter.averages() == {"loss": 3.0, "top1": 13 / 15}
+
+
+def test_any_metric_is_averaged() -> None:
+    meter = TrainMeter()
+    for norm in (1.0, 4.0):
+        meter.update({"grad_norm": torch.tensor(norm, dtype=torch.float16)}, num_samples=2)
+    assert meter.averages() == {"grad_norm": 2.5}
+
+
+def test_the_first_step_that_is_not_finite_is_named() -> None:
+    meter = make_meter(1.0, 2.0, float("inf"), float("nan"))
+    with pytest.raises(NonFiniteError, match="the loss is inf at step 12"):
+        meter.averages()
+
+
+def test_a_reset_starts_a_new_window() -> None:
+    meter = make_meter(1.0, 2.0)
+    meter.seconds = 3.0
+    meter.reset(first_step=12)
+    assert (meter.first_step, meter.num_steps, meter.num_samples, meter.seconds) == (12, 0, 0, 0.0)
+
+
+def test_a_meter_is_restored_from_its_state() -> None:
+    meter = make_meter(1.25)
+    meter.seconds = 1.5
+    restored = TrainMeter()
+    restored.load_state_dict(meter.state_dict(), torch.device("cpu"))
+    assert restored.averages() == meter.averages()
+    assert (restored.first_step, restored.num_samples, restored.seconds) == (10, 3, 1.5)
+
+
+class OneMoreRank(ProcessGroup):
+    """A second rank whose losses are 1 higher, with one correct sample more and four samples a step."""
+
+    def all_gather(self, value: Any) -> list[Any]:
+        (losses, correct), num_samples = value
+        return [value, (torch.stack([losses + 1, correct + 1]), num_samples // 3 * 4)]
+
+
+def test_ranks_average_their_means_and_add_their_counts_once() -> None:
+    meter, process_group = make_meter(1.0, 2.0), OneMoreRank(DistributedEnv(world_size=2))
+    for _ in range(2):  # the second time nothing is new
+        meter.all_reduce(process_group)
+        assert meter.num_samples == 14
+        assert meter.averages() == {"loss": 2.0, "top1": 10 / 14}
+
+
+def test_outputs_that_are_no_scores_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(N, classes\)"):
+        count_correct(torch.zeros(2, 3, 4), torch.zeros(2, dtype=torch.int64))
+
+
+def test_mixed_targets_count_by_their_largest_class() -> None:
+    targets = torch.tensor([[0.7, 0.3, 0.0], [0.4, 0.0, 0.6], [0.1, 0.8, 0.1]])
+    assert count_correct(torch.eye(3), targets) == 1
 
 
 def test_the_last_epoch_is_averaged_over_its_steps() -> None:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reslab.spec.recipe import Recipe
 from reslab.training.freezing import Freezing
-from reslab.training.loop import TrainContext, TrainStep
+from reslab.training.loop import TrainLoop, TrainStep
 from reslab.training.meters import NonFiniteError
 from reslab.training.nonfinite import NonFiniteLocation, NonFiniteOrigin, Phase, find_non_finite
 from reslab.training.train import train
@@ -68,10 +67,18 @@ def origin(
     return find_non_finite(steps(model, batches, loss), lambda step: lr, start=1, stop=8)
 
 
-def steps(model: nn.Module, batches: Wheel, loss: Any, stepping: TrainStep | None = None) -> TrainContext:
+def steps(model: nn.Module, batches: Wheel, loss: Any, stepping: TrainStep | None = None) -> TrainLoop:
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     freezing = Freezing(model, (), batches.num_steps_per_epoch)
-    return TrainContext(model, batches, loss, optimizer, stepping or TrainStep(), freezing, Recipe("", ""), seed=0)
+    return TrainLoop(
+        model=model,
+        loader=batches,
+        loss=loss,
+        optimizer=optimizer,
+        train_step=stepping or TrainStep(),
+        freezing=freezing,
+        seed=0,
+    )
 
 
 def test_a_broken_picture_is_named() -> None:

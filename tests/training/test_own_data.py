@@ -18,7 +18,8 @@ from reslab.spec.zoo import ARCHS
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.options import default_model, default_recipe, warn_about_stem
 from reslab.training.run import Run
-from reslab.training.train import cost_table, train
+from reslab.training.run_report import cost_table
+from reslab.training.train import train
 
 
 class Stripes(Dataset[tuple[Tensor, int]]):
@@ -68,13 +69,13 @@ def test_a_module_a_data_set_and_a_loss_of_ones_own(tmp_path: Path, weights_hash
     assert run.result["top1"] == 1.0
     assert run.result["top5"] is None
     assert run.metadata["model"]["arch"] is None
-    assert "OwnNetwork" in run.metadata["model"]["source"]
+    assert "OwnNetwork" in run.metadata["model"]["reference"]
     assert run.metadata["loss"].endswith("own_loss")
     assert run.result["loss"] < 0.5
     assert "OwnNetwork" in run.report_path.read_text()
     with pytest.raises(ValueError, match="loss"):
         train(OwnNetwork(), Stripes(64), output=run.path, resume=True)
-    with pytest.raises(ValueError, match="module the run trained"):
+    with pytest.raises(ValueError, match="module that the run trained"):
         train(None, Stripes(64), loss=own_loss, output=run.path, resume=True)
     again = train(OwnNetwork(), Stripes(64), loss=own_loss, output=run.path, resume=True, on_log=lambda line: None)
     assert weights_hash(again) == weights_hash(run)
@@ -139,8 +140,8 @@ def test_photographs_start_from_published_weights_or_say_why_not(photos: Path, t
     run = train(data=photos, overrides=settings, workers=0, output=tmp_path / "run", on_log=lines.append)
     assert run.metadata["model"]["name"] == "resnet18"
     assert run.metadata["pretrained"] is None
-    notes = [line["text"] for line in lines if line["kind"] == "note"]
-    assert any("it learns from these pictures alone" in note for note in notes)
+    notes = [line["text"] for line in lines if line["kind"] == "message"]
+    assert any("starts from random weights" in note for note in notes)
 
 
 def test_what_is_chosen_where_nothing_was_asked_for() -> None:
@@ -159,7 +160,7 @@ def test_what_is_chosen_where_nothing_was_asked_for() -> None:
 
 @pytest.mark.parametrize(("name", "twin"), [("resnet18", "resnet18_cifar"), ("resnet18_d2l", "resnet18_cifar")])
 def test_an_imagenet_stem_on_small_pictures_is_warned_of(name: str, twin: str) -> None:
-    with pytest.warns(UserWarning, match=rf"of 32 pixels 8 are left.*'{twin}'"):
+    with pytest.warns(UserWarning, match=rf"leaves 8 of 32 pixels.*'{twin}'"):
         warn_about_stem(ARCHS[name], (3, 32, 32))
 
 
@@ -223,7 +224,7 @@ def test_pictures_left_out_are_told_by_path(photos: Path, tmp_path: Path) -> Non
     lines: list[dict[str, Any]] = []
     settings = {**SMALL, "duration": "1 step", "batch_size": 4}
     train(None, photos, overrides=settings, skip_bad_images=True, output=tmp_path / "run", on_log=lines.append)
-    assert [line["text"] for line in lines if "left out: " in line.get("text", "") and "broken.png" in line["text"]]
+    assert [line["text"] for line in lines if "skipped: " in line.get("text", "") and "broken.png" in line["text"]]
 
 
 def test_what_starts_fresh_is_told_once(
@@ -234,6 +235,6 @@ def test_what_starts_fresh_is_told_once(
     options = {**tiny, "epochs": 1, "on_log": told.append, "pretrained": digits_run.weights_path}
     with caplog.at_level("INFO", logger="reslab"):
         train("resnet20_cifar", (images, labels), output=tmp_path / "run", **options)
-    notes = [line["text"] for line in told if line["kind"] == "note"]
+    notes = [line["text"] for line in told if line["kind"] == "message"]
     assert sum("keep their random initial values" in note for note in notes) == 1
     assert "keep their random initial values" not in caplog.text

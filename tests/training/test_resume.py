@@ -101,7 +101,7 @@ def test_ctrl_c_ends_the_step_and_saves(
         return {}
 
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(TrainingInterrupted, match=r"after step 7 of 34; the state is saved.*--resume"):
+    with pytest.raises(TrainingInterrupted, match=r"after step 7 of 34; the checkpoint is saved.*--resume"):
         train(output=output, seed=3, val_fraction=0.2, on_step_end=interrupt, hook_every_steps=7, **tiny)
     assert signal.getsignal(signal.SIGINT) is before
     state = load_train_checkpoint(output / "checkpoint")
@@ -183,7 +183,7 @@ def test_a_run_that_ended_can_be_made_longer(tiny: dict[str, Any], tmp_path: Pat
 )
 def test_an_argument_that_says_otherwise_is_named(arguments: dict[str, Any], named: str, digits_run: Run) -> None:
     before = (digits_run.path / "run.json").read_bytes()
-    with pytest.raises(ValueError, match=rf"{named} as the run has it.*leave {named} out"):
+    with pytest.raises(ValueError, match=rf"{named} as in the run.*omit {named}"):
         train(output=digits_run.path, resume=True, on_log=lambda line: None, **arguments)
     assert (digits_run.path / "run.json").read_bytes() == before
 
@@ -207,9 +207,9 @@ def test_data_that_changed_is_told(tiny: dict[str, Any], tmp_path: Path) -> None
     labels = torch.arange(40) % 3
     output = tmp_path / "run"
     train(data=(images, labels), output=output, val_fraction=0.25, **tiny)
-    with pytest.raises(ValueError, match="hand it over again"):
+    with pytest.raises(ValueError, match="pass it again"):
         train(output=output, resume=True)
-    with pytest.raises(ValueError, match="pictures or labels differ"):
+    with pytest.raises(ValueError, match="images or labels differ"):
         train(data=(images, labels.flip(0)), output=output, resume=True)
     run = train(data=(images, labels), output=output, resume=True, on_log=lambda line: None)
     assert run.metadata["data"]["num_images"] == {"train": 30, "val": 10}
@@ -221,7 +221,7 @@ def test_a_run_that_is_done_says_so(
     done = tmp_path / "done"
     shutil.copytree(digits_run.path, done)
     run = train(output=done, resume=True, on_log=lines.append)
-    said = "nothing is left to do: the run is at step 34, 34 were asked for"
+    said = "nothing to do: the run is at step 34, the requested length is 34"
     assert said in [line.get("text") for line in lines]
     assert weights_hash(run) == weights_hash(digits_run)
 
@@ -230,7 +230,7 @@ def test_a_length_below_what_is_done_is_refused_and_nothing_lost(digits_run: Run
     done = tmp_path / "done"
     shutil.copytree(digits_run.path, done)
     before = (done / "run.json").read_bytes()
-    with pytest.raises(ValueError, match=r"at least the 34 steps that are done; got: 1 epoch, 17 steps"):
+    with pytest.raises(ValueError, match=r"at least the 34 steps already taken; got: 1 epoch, 17 steps"):
         train(output=done, resume=True, epochs=1)
     assert (done / "run.json").read_bytes() == before
 

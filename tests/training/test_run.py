@@ -54,7 +54,7 @@ def test_the_network_is_told_with_its_axes_and_found_again_by_them(tmp_path: Pat
 def test_an_empty_folder_will_do_and_a_full_one_will_not(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     run = Run.create(tmp_path / "empty", FACTS)
-    with pytest.raises(ValueError, match=r"holds a run.*--resume"):
+    with pytest.raises(ValueError, match=r"contains a run.*--resume"):
         Run.create(run.path, {**FACTS, "seed": 2})
     assert Run(run.path).metadata == FACTS
     (tmp_path / "other").mkdir()
@@ -73,7 +73,7 @@ def test_what_is_no_run_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing there"):
         Run(tmp_path / "absent")
     (tmp_path / "runs" / "one" / "run.json").write_text('{"model": ')
-    with pytest.raises(ValueError, match="can be read"):
+    with pytest.raises(ValueError, match="a readable run"):
         Run(tmp_path / "runs" / "one")
     (tmp_path / "runs" / "one" / "run.json").write_text('["other"]')
     with pytest.raises(ValueError, match="another program"):

@@ -52,7 +52,7 @@ def test_every_number_of_the_log_is_there_once_also_of_a_run_that_went_on(tiny: 
         ("step_end", "step_end", "twice"),
     ):
         assert found[f"{group}/{key}"] == lines(run, kind, key)
-    assert [step for step, _ in found["probe/twice"]] == [5, 10, 15, 20, 25, 30]
+    assert [step for step, _ in found["step_end/twice"]] == [5, 10, 15, 20, 25, 30]
     assert "probe/word" not in found
 
 

@@ -101,9 +101,9 @@ def test_without_a_validation_split_the_last_weights_are_kept(tiny: dict[str, An
 
 def test_what_is_shown(tiny: dict[str, Any], tmp_path: Path, lines: list[dict[str, Any]]) -> None:
     run = train(output=tmp_path / "run", **{**tiny, "on_log": lines.append, "epochs": 1, "batch_size": 128})
-    notes = [line["text"] for line in lines if line["kind"] == "note"]
+    notes = [line["text"] for line in lines if line["kind"] == "message"]
     assert any("learning rate 0.1 for batch 64 becomes 0.2 for batch 128" in note for note in notes)
-    assert any("are left out" in note for note in notes)
+    assert any("are dropped" in note for note in notes)
     assert run.metadata["messages"] == notes
     (start,) = [line for line in lines if line["kind"] == "start"]
     assert (start["total_steps"], start["steps_per_epoch"], start["device"]) == (11, 11, "cpu")
@@ -137,7 +137,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
         return outputs.sum() * (float("nan") if len(calls) > 8 else 0.0) + nn.functional.cross_entropy(outputs, labels)
 
     calls: list[int] = []  # the first is the trial before the folder is made
-    with pytest.raises(NonFiniteError, match=r"the loss is nan at step 7: .*state, of step 7, is kept in .*--lr"):
+    with pytest.raises(NonFiniteError, match=r"the loss is nan at step 7: .*checkpoint, of step 7, is in .*--lr"):
         train(output=tmp_path / "run", loss=burst, save_every_seconds=0, **tiny)
     assert Run(tmp_path / "run").top1 is None
 
@@ -159,7 +159,7 @@ def test_a_learning_rate_beyond_reason_is_told_so(tiny: dict[str, Any], tmp_path
         ({"overrides": {"train_transform": "pda(1) crop(8)"}}, "pad"),
         (
             {"overrides": {"batch_size": 32}, "batch_size": 64},
-            "one value of batch_size; got: batch 64 and the setting batch_size=32",
+            "one value of batch_size; got: batch size 64 and the setting batch_size=32",
         ),
         ({"batch_size": 100_000}, "nearest valid: 143"),
         ({"epochs": 0}, "above 0"),
@@ -186,7 +186,7 @@ def test_a_network_larger_than_the_pictures_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_holds_a_run_is_refused_and_nothing_is_lost(digits_run: Run, tiny: dict[str, Any]) -> None:
     before = {path: path.read_bytes() for path in digits_run.path.rglob("*") if path.is_file()}
-    with pytest.raises(ValueError, match=r"holds a run.*--resume"):
+    with pytest.raises(ValueError, match=r"contains a run.*--resume"):
         train(output=digits_run.path, **tiny)
     assert {path: path.read_bytes() for path in digits_run.path.rglob("*") if path.is_file()} == before
 
@@ -219,7 +219,7 @@ def test_a_recipe_may_be_a_value(tmp_path: Path, tiny: dict[str, Any]) -> None:
     ("augment", "side", "told"),
     [
         ("random-resized-crop(32) flip", 224, "--set eval_transform='resize(37) center-crop(32)'"),
-        ("pad(4) crop(80)", 32, "trained on 80x80, judged at 32x32"),
+        ("pad(4) crop(80)", 32, "trains on 80x80 images but evaluates on 32x32"),
         ("random-resized-crop(224) flip", 224, ""),
         ("random-resized-crop(176)", 224, ""),
         ("pad(4) crop(32) flip", 32, ""),

@@ -76,4 +76,4 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     assert evaluate(whole.path).top1 == whole.top1
     lines: list[dict[str, Any]] = []
     train(output=tmp_path / "cut", resume=True, on_log=lines.append, workers=1)
-    assert any(f"had {workers} workers and goes on with 1" in str(line.get("text")) for line in lines)
+    assert any(f"with 1 workers instead of {workers}" in str(line.get("text")) for line in lines)

@@ -150,7 +150,7 @@ def write_demo_report(folder: Path, run: "Run", data: "DatasetSplits", networks:
     from reslab.report.pages.demo import DemoPage
     from reslab.report.render import render_page
     from reslab.runtime.files import write_atomic
-    from reslab.training.train import page_metadata
+    from reslab.training.run_report import page_metadata
 
     metadata = page_metadata(run, run.arch.input_size if run.arch else ())
     shared_keys = ("data", "images", "training", "augmentation", "precision", "seed", "hardware", "versions", "command")

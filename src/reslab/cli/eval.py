@@ -313,7 +313,7 @@ def _calibration_payload(evaluation: "Evaluation", val_evaluation: "Evaluation |
 
 def _write_html(html_path: Path, evaluation: "Evaluation", calibration: dict[str, Any], model_text: str) -> None:
     from reslab.report.render import render_page
-    from reslab.training.train import build_evaluation_page
+    from reslab.training.run_report import build_evaluation_page
 
     metadata = {"evaluated": model_text, "split": evaluation.split, "precision": "float32"}
     html = render_page(build_evaluation_page(f"{model_text} on {evaluation.split}", evaluation, calibration, metadata))

@@ -68,12 +68,12 @@ def lr_find(
     from reslab.training.lr_finder import find_lr
     from reslab.training.options import TrainOptions, split_overrides
 
-    recipe_overrides, arch_overrides = split_overrides(parse_overrides(overrides), None, batch_size, None)
+    recipe_overrides, arch_overrides = split_overrides(parse_overrides(overrides), batch_size=batch_size)
     options = TrainOptions(
-        model,
-        dataset,
-        recipe,
-        seed,
+        model=model,
+        data=dataset,
+        recipe=recipe,
+        seed=seed,
         recipe_overrides=recipe_overrides,
         arch_overrides=arch_overrides,
         pretrained=parse_pretrained(pretrained),

@@ -47,7 +47,7 @@ class ProgressDisplay:
         if handler is not None:
             handler(record)
 
-    def _on_note(self, record: LogEntry) -> None:
+    def _on_message(self, record: LogEntry) -> None:
         self.print(f"note: {record['text']}")
 
     def _on_start(self, record: LogEntry) -> None:

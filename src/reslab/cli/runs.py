@@ -85,7 +85,7 @@ def _run_payload(run: "Run") -> dict[str, Any]:
     result = run.result or {}
     return {
         "name": run.name,
-        "reference": run.metadata["model"]["source"],
+        "reference": run.metadata["model"]["reference"],
         "run": str(run.path),
         "model": run.metadata["model"]["name"],
         "data": run.metadata["data"]["name"],

@@ -23,11 +23,12 @@ from reslab.training.options import (
     TrainOptions,
     apply_recipe_defaults,
     recipe_defaults,
+    resolve_arch_for_data,
     split_overrides,
     with_eval_preprocess,
 )
 from reslab.training.run_data import infer_input_size, open_train_data
-from reslab.training.setup import resolve_arch_for_data, resolve_precision
+from reslab.training.setup import resolve_precision
 
 # Training images, test images and classes, to estimate the cost of datasets that are not available.
 _DATASET_SIZES = {
@@ -113,7 +114,7 @@ def resolve_row(
         return ResolvedRow(row, preset, scale)
     recipe_name = row.recipe and (preset.recipe or row.recipe)
     overrides = row_overrides(row, preset)
-    recipe_overrides, arch_overrides = split_overrides(overrides, None, None, None)
+    recipe_overrides, arch_overrides = split_overrides(overrides)
     options = TrainOptions(
         model=preset.model or row.model,
         data=preset.data or row.data,
@@ -141,7 +142,13 @@ def resolve_row(
     data = with_eval_preprocess(data, recipe_defaults(options))
     return replace(
         resolved,
-        arch=resolve_arch_for_data(preset.model or row.model, options, data, infer_input_size(data)),
+        arch=resolve_arch_for_data(
+            preset.model or row.model,
+            data,
+            infer_input_size(data),
+            overrides=arch_overrides,
+            recipe_overrides=options.recipe_arch_overrides,
+        ),
         fingerprint=data.fingerprint,
         num_train=len(data.split("train")),
         num_eval=len(data.split(data.eval_split)),

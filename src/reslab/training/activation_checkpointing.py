@@ -13,6 +13,14 @@ from reslab.spec.errors import invalid
 from reslab.training.batch_norm import batch_norms, frozen_bn_stats
 
 
+def require_blocks(model: nn.Module) -> ResidualNetwork:
+    """Return the network if it is made of residual blocks. Raises ValueError otherwise."""
+    if not isinstance(model, ResidualNetwork):
+        got = f"the module {type(model).__name__}"
+        raise invalid("a network of residual blocks, by name", got, "activation_checkpointing=false")
+    return model
+
+
 @contextlib.contextmanager
 def checkpoint_activations(model: nn.Module, enabled: bool = True) -> Iterator[None]:
     """Keep only the inputs of the residual blocks for the backward pass, which recomputes each block.
@@ -24,10 +32,7 @@ def checkpoint_activations(model: nn.Module, enabled: bool = True) -> Iterator[N
     if not enabled:
         yield
         return
-    if not isinstance(model, ResidualNetwork):
-        name = type(model).__name__
-        raise invalid("a network of residual blocks, by name", f"the module {name}", "activation_checkpointing=false")
-    blocks = [block for _, block in model.blocks()]
+    blocks = [block for _, block in require_blocks(model).blocks()]
     for block in blocks:
         vars(block)["forward"] = _checkpointed_forward(block)
     try:

@@ -1,7 +1,4 @@
-"""Steps that are only tried, to see what memory they take.
-
-`-b auto`: the parts of a global batch that fit the memory, from measured steps.
-"""
+"""Automatic gradient accumulation (`--batch-size auto`): micro-batches that fit in memory, from measured steps."""
 
 import math
 from collections.abc import Callable
@@ -18,24 +15,25 @@ from reslab.spec.config import to_dict
 from reslab.spec.errors import invalid
 from reslab.training.batch_norm import batch_norms
 from reslab.training.checkpoint import has_train_checkpoint
-from reslab.training.loop import TrainContext
-from reslab.training.options import AUTO, TrainOptions
+from reslab.training.loop import TrainLoop, make_grad_scaler
+from reslab.training.optim.factory import build_optimizer
+from reslab.training.options import AUTO
+from reslab.training.run_data import make_train_loader
 from reslab.training.setup import TrainSetup
-from reslab.training.trainer import build_train_context
 
 MEMORY_HEADROOM = 0.1
 PROBE_SIZES = (4, 16)
 
-# The memory that a step on so many pictures takes at its peak, in bytes; None where there was too little.
+# Returns the peak memory, in bytes, of a step on this many images; None if it ran out of memory.
 MemoryProbeFn = Callable[[int], int | None]
 
 
 @dataclass(frozen=True)
 class MicroBatchPlan:
-    """A rank's share of the batch in `parts` of at most `size` pictures.
+    """A rank's share of the batch in `grad_accum_steps` micro-batches of at most `size` images.
 
-    `measured` are the pictures and bytes of the small steps that it follows from, `trial_bytes` those of the step of
-    `size` that was tried, `room_bytes` what there was.
+    `measurements` are the images and bytes of the small steps that it is extrapolated from, `peak_bytes` those of the
+    step of `size` images that confirmed it, `free_bytes` the memory available.
     """
 
     grad_accum_steps: int
@@ -45,17 +43,20 @@ class MicroBatchPlan:
     measurements: tuple[tuple[int, int], ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in run.json."""
+        """Return plain data for run.json."""
         return asdict(self)
 
     def describe(self, local_batch_size: int, world_size: int, has_batch_norm: bool) -> str:
-        """What was chosen and why, in words."""
+        """Return a description for people of what was chosen and why."""
         memory = f"{_format_mib(self.peak_bytes)} of {_format_mib(self.free_bytes)} MiB free, measured"
-        per_rank_text = " on each rank" if world_size > 1 else ""
+        batch_text = f"the batch of {local_batch_size}{' on each rank' if world_size > 1 else ''}"
         if self.grad_accum_steps == 1:
-            return f"the batch of {local_batch_size}{per_rank_text} fits as a whole ({memory})"
-        batch_norm_text = "; its BatchNorms see the parts, not the batch" if has_batch_norm else ""
-        return f"the batch of {local_batch_size}{per_rank_text} is taken in {self.grad_accum_steps} parts of up to {self.size} ({memory}){batch_norm_text}"
+            return f"{batch_text} fits as a whole ({memory})"
+        batch_norm_text = "; BatchNorm sees the micro-batches" if has_batch_norm else ""
+        return (
+            f"{batch_text} is split into {self.grad_accum_steps} micro-batches of up to {self.size} "
+            f"({memory}){batch_norm_text}"
+        )
 
 
 def choose_micro_batch(
@@ -65,24 +66,19 @@ def choose_micro_batch(
     min_accum_steps: int = 1,
     process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> MicroBatchPlan:
-    """The fewest parts of a share whose steps fit the room, a tenth of it left free; the same on every rank.
+    """Return the fewest micro-batches whose steps fit in memory with a tenth to spare; the same on every rank.
 
-    bytes(n) = a + b n through two small steps says which size that is; a step of it is tried before it is taken, and
-    the next smaller one where it does not fit. Raises ValueError, on every rank, where the smallest does not.
+    The size is extrapolated from two small steps, bytes(n) = a + b n, and confirmed by a step of that size; if it does
+    not fit, the next smaller size is tried. Raises ValueError, on every rank, if the smallest does not fit.
     """
     usable_bytes = int(free_bytes * (1 - MEMORY_HEADROOM))
     measurements = _measure_small_steps(local_batch_size, usable_bytes, probe)
+    largest = _largest_micro_batch(local_batch_size, usable_bytes, measurements)
     local_accum_steps = _round_accum_steps(
-        local_batch_size,
-        max(
-            min_accum_steps,
-            math.ceil(local_batch_size / _largest_micro_batch(local_batch_size, usable_bytes, measurements)),
-        ),
+        local_batch_size, max(min_accum_steps, math.ceil(local_batch_size / largest))
     )
-    accum_steps, does_not_fit = (
-        max(process_group.all_gather(local_accum_steps)),
-        not all(process_group.all_gather(bool(measurements))),
-    )
+    accum_steps = max(process_group.all_gather(local_accum_steps))
+    does_not_fit = not all(process_group.all_gather(bool(measurements)))
     while not does_not_fit:
         size = math.ceil(local_batch_size / accum_steps)
         used_bytes = probe(size)
@@ -93,23 +89,22 @@ def choose_micro_batch(
         accum_steps = _round_accum_steps(local_batch_size, accum_steps + max(1, accum_steps // 4))
     smallest = min(local_batch_size, *PROBE_SIZES)
     raise invalid(
-        f"memory for a step of {smallest} pictures",
+        f"memory for a step of {smallest} images",
         f"{_format_mib(free_bytes)} MiB free, of which {_format_mib(usable_bytes)} may be used",
-        next_step="add --set activation_checkpointing=true, or take smaller pictures or a smaller network",
+        next_step="add --set activation_checkpointing=true, or use smaller images or a smaller network",
     )
 
 
 def _measure_small_steps(local_batch_size: int, usable_bytes: int, probe: MemoryProbeFn) -> list[tuple[int, int]]:
-    """Steps of the small sizes, as far as they may fit; the first is taken twice, as it sets up what stays."""
+    """Return images and bytes of steps of the small sizes that fit; the first runs twice because it allocates state."""
     first, second = (min(size, local_batch_size) for size in PROBE_SIZES)
     probe(first)
     used_bytes = probe(first)
     if used_bytes is None or used_bytes > usable_bytes:
         return []
     measurements = [(first, used_bytes)]
-    second = min(
-        second, first * usable_bytes // max(used_bytes, 1)
-    )  # a larger one may end the process, not the trial alone
+    # On a CPU a step that is too large ends the whole process, not only the probe, so stay below the proportional size.
+    second = min(second, first * usable_bytes // max(used_bytes, 1))
     if second > first:
         second_bytes = probe(second)
         measurements += [] if second_bytes is None else [(second, second_bytes)]
@@ -117,7 +112,7 @@ def _measure_small_steps(local_batch_size: int, usable_bytes: int, probe: Memory
 
 
 def _largest_micro_batch(local_batch_size: int, usable_bytes: int, measurements: list[tuple[int, int]]) -> int:
-    """The pictures that fit, on the line through two measured steps; through zero and the one where there is one."""
+    """Return the size that fits on the line through two measurements, or through zero and one."""
     if not measurements:
         return 1
     (low, low_bytes), (high, high_bytes) = (
@@ -130,7 +125,7 @@ def _largest_micro_batch(local_batch_size: int, usable_bytes: int, measurements:
 
 
 def _round_accum_steps(local_batch_size: int, minimum: int) -> int:
-    """The next number of parts that are equal, where that is not far."""
+    """Return the next number of micro-batches that divides the batch evenly, if that is at most twice the minimum."""
     divisors = (
         accum_steps
         for accum_steps in range(minimum, min(local_batch_size, 2 * minimum) + 1)
@@ -147,25 +142,25 @@ _OUT_OF_MEMORY_PHRASES = ("out of memory", "can't allocate memory", "cannot allo
 
 
 class MemoryProbe:
-    """Steps on the first pictures of a rank's part of the first batch; afterwards the network is as it was.
+    """Measures the memory of steps on the first images of the first batch; afterwards the network is as before.
 
-    Called with a number of pictures it takes a step on them and tells the memory of its peak, None where there was too
-    little. `room_bytes` is the memory there was before the first.
+    Called with a number of images it takes a step on them and returns the peak memory, None if it ran out.
+    `free_bytes` is the memory that was available at first. The loop's optimizer and scaler are changed: give it copies.
     """
 
-    def __init__(self, context: TrainContext) -> None:
-        self.context, self.device = context, next(context.model.parameters()).device
+    def __init__(self, loop: TrainLoop) -> None:
+        self.loop, self.device = loop, next(loop.model.parameters()).device
         self._initial_state = {
-            name: tensor.detach().to("cpu", copy=True) for name, tensor in context.model.state_dict().items()
+            name: tensor.detach().to("cpu", copy=True) for name, tensor in loop.model.state_dict().items()
         }
-        self._train_step = replace(context.train_step, grad_accum_steps=1, compiled_model=None, ddp_model=None)
-        self._x, self._y, _ = next(iter(context.loader.iter_from(0)))
+        self._train_step = replace(loop.train_step, grad_accum_steps=1)
+        self._x, self._y, _ = next(iter(loop.loader.iter_from(0)))
         self._memory_tracker = MemoryTracker(self.device)
-        self.free_bytes = self._memory_tracker.free_bytes(context.process_group.env.local_world_size)
+        self.free_bytes = self._memory_tracker.free_bytes(loop.process_group.env.local_world_size)
 
     @property
     def local_batch_size(self) -> int:
-        """A rank's pictures of a batch."""
+        """The number of images of a batch on this rank."""
         return len(self._x)
 
     def __call__(self, num_images: int) -> int | None:
@@ -178,19 +173,19 @@ class MemoryProbe:
                 raise
             used_bytes = None
         finally:
-            self.context.optimizer.zero_grad(set_to_none=True)
+            self.loop.optimizer.zero_grad(set_to_none=True)
         return None if used_bytes is None else used_bytes + self._ddp_gradient_bytes()
 
     def _run_step(self, num_images: int) -> None:
-        context, cuda_devices = self.context, [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(cuda_devices), context.training_mode(0):
-            context.model.train()
+        loop, cuda_devices = self.loop, [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(cuda_devices), loop.training_mode(0):
+            loop.model.train()
             x, y = self._x[:num_images], self._y[:num_images]
-            self._train_step.run(context.model, context.loss, context.optimizer, x, y)
+            self._train_step.run(loop.model, loop.loss, loop.optimizer, x, y)
 
     def _ddp_gradient_bytes(self) -> int:
-        """Ranks that share gradients hold them a second time."""
-        parameters = self.context.model.parameters() if self.context.process_group.env.world_size > 1 else ()
+        """Return the size of DistributedDataParallel's second copy of the gradients."""
+        parameters = self.loop.model.parameters() if self.loop.process_group.env.world_size > 1 else ()
         return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
 
     def __enter__(self) -> "MemoryProbe":
@@ -199,21 +194,22 @@ class MemoryProbe:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.context.model.load_state_dict(self._initial_state)
+        self.loop.model.load_state_dict(self._initial_state)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
-def with_auto_batch(setup: TrainSetup, options: TrainOptions, process_group: ProcessGroup) -> TrainSetup:
-    """The run with the parts of its batch that fit the memory, where that was asked for; recorded, and told.
+def with_auto_batch(setup: TrainSetup) -> TrainSetup:
+    """Return the setup with micro-batches that fit in memory, if the run wants it and none are chosen yet.
 
-    Raises ValueError where nothing fits, or the system does not tell what there is; a run that began here is gone then.
+    The choice is recorded in run.json. Raises ValueError if nothing fits, or if the system does not report its free
+    memory; a new run's folder is then removed.
     """
-    run = setup.run
+    run, process_group = setup.run, setup.loop.process_group
     if run.metadata.get("grad_accumulation") != AUTO:
         return setup
     try:
-        micro_batch, local_batch_size = _probe_micro_batch(setup, options, process_group)
+        micro_batch, local_batch_size = _probe_micro_batch(setup)
     except ValueError:
         if process_group.is_main and not has_train_checkpoint(run.path / "checkpoint"):
             run.discard()
@@ -223,26 +219,34 @@ def with_auto_batch(setup: TrainSetup, options: TrainOptions, process_group: Pro
         run.update(
             recipe=to_dict(recipe), grad_accumulation={**micro_batch.to_dict(), "world_size": process_group.world_size}
         )
-    message = micro_batch.describe(local_batch_size, process_group.world_size, bool(batch_norms(setup.model)))
-    return replace(setup, recipe=recipe, messages=(*setup.messages, message))
+    train_step = replace(setup.loop.train_step, grad_accum_steps=micro_batch.grad_accum_steps)
+    message = micro_batch.describe(local_batch_size, process_group.world_size, bool(batch_norms(setup.loop.model)))
+    return replace(
+        setup,
+        recipe=recipe,
+        loop=replace(setup.loop, train_step=train_step),
+        messages=(*setup.messages, message),
+    )
 
 
-def _probe_micro_batch(
-    setup: TrainSetup, options: TrainOptions, process_group: ProcessGroup
-) -> tuple[MicroBatchPlan, int]:
-    local_group = ProcessGroup(
-        process_group.env, process_group.device
-    )  # with its part of the batch, but nobody to share gradients with
+def _probe_micro_batch(setup: TrainSetup) -> tuple[MicroBatchPlan, int]:
+    loop, recipe, process_group = setup.loop, setup.recipe, setup.loop.process_group
+    # The probe has this rank's part of the batch, but exchanges nothing with the other ranks, which may try other
+    # sizes. It reads without workers, whose memory is not the step's, and steps with an optimizer of its own.
+    probe_loop = replace(
+        loop,
+        loader=make_train_loader(recipe, setup.data, loop.seed, process_group.device, 0, process_group.env),
+        optimizer=build_optimizer(loop.model, recipe.optimizer),
+        train_step=replace(loop.train_step, scaler=make_grad_scaler(recipe.precision, process_group.device)),
+        process_group=ProcessGroup(process_group.env, process_group.device),
+    )
     num_threads = choose_num_threads(setup.input_size, process_group.device)
-    context = build_train_context(setup, options, local_group, 0)
-    with deterministic_mode(), limit_threads(num_threads), MemoryProbe(context) as probe:
+    with deterministic_mode(), limit_threads(num_threads), MemoryProbe(probe_loop) as probe:
         free_by_rank = process_group.all_gather(probe.free_bytes)
         free_bytes = free_by_rank[process_group.rank]
         if free_bytes is None or None in free_by_rank:
-            required = "a system that tells its free memory, for a batch in fitting parts"
-            raise invalid(
-                required, str(process_group.device), next_step="set accumulate yourself: --set grad_accum_steps=4"
-            )
-        return choose_micro_batch(
-            probe.local_batch_size, free_bytes, probe, setup.recipe.grad_accum_steps, process_group
-        ), probe.local_batch_size
+            required = "a system that reports its free memory, for automatic micro-batches"
+            next_step = "set the number of micro-batches: --set grad_accum_steps=4"
+            raise invalid(required, str(process_group.device), next_step=next_step)
+        plan = choose_micro_batch(probe.local_batch_size, free_bytes, probe, recipe.grad_accum_steps, process_group)
+        return plan, probe.local_batch_size

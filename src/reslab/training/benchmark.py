@@ -1,4 +1,4 @@
-"""How fast this machine takes training steps: images a second, memory, and the share of its matrix rate."""
+"""Benchmark training steps on this machine: images a second, memory, and the share of its matrix product rate."""
 
 import statistics
 import time
@@ -26,12 +26,12 @@ _MATMUL_SIZE = {"cuda": 8192}
 
 @dataclass(frozen=True)
 class TrainStepBenchmark:
-    """What one training step costs: medians over `repeats` timings of `steps_a_timing` steps, warm-up left out.
+    """The cost of one training step: medians over `repeats` timings of `steps_per_timing` steps, after a warm-up.
 
-    `images_per_second_range` is the slowest and the quickest timing. `memory_bytes` is what the steps had at most above
-    what was there before the network (on CUDA allocated, elsewhere resident; None where the system does not tell).
-    `step_flops` is 6 x multiply-adds x batch: 2 each forward, 4 backward. `share` is step_flops x steps a second over
-    `matrix_flops_per_second`, the rate of a square matrix product in the same precision, measured beside it.
+    `images_per_second_range` is the slowest and the fastest timing. `memory_bytes` is the peak above what was in use
+    before the network (allocated on CUDA, resident elsewhere; None if the system does not report it). `step_flops` is
+    6 x multiply-adds x batch size: 2 forward, 4 backward. `matmul_utilization` is step_flops x steps a second over
+    `matmul_flops_per_second`, the measured rate of a square matrix product in the same precision.
     """
 
     backend: str
@@ -50,12 +50,12 @@ class TrainStepBenchmark:
 
 
 def fast_recipe(device: torch.device) -> Recipe:
-    """The recipe for speed on this kind of device: `fast-gpu` on CUDA, `fast-cpu` elsewhere."""
+    """Return the fastest recipe for this kind of device: `fast-gpu` on CUDA, `fast-cpu` elsewhere."""
     return get_recipe("fast-gpu" if device.type == "cuda" else "fast-cpu")
 
 
 def resolve_fast_recipe(device: torch.device, precision: str = "auto", compiled: bool | None = None) -> Recipe:
-    """`fast_recipe` with its precision settled for this device, or the one asked for; `compiled` replaces its choice.
+    """Return `fast_recipe` with a definite precision, the given one or the best for the device; `compiled` overrides it.
 
     Raises ValueError for an unknown precision.
     """
@@ -73,12 +73,12 @@ def benchmark_train_step(
     device: torch.device,
     repeats: int = 5,
 ) -> TrainStepBenchmark:
-    """Time training steps of a fresh network on random images, N C H W = (batch, *input_size), already on `device`.
+    """Time training steps of a new network on random images (batch_size, *input_size) that are already on `device`.
 
-    Precision, channels-last, compilation, clipping and optimizer are the recipe's. Raises ValueError for a batch or
-    repeats below 1 and for images the network cannot take.
+    Precision, memory format, compilation, clipping and optimizer are the recipe's. Raises ValueError for a batch size
+    or repeats below 1 and for images that do not fit the network.
     """
-    for name, value in (("batch", batch_size), ("repeats", repeats)):
+    for name, value in (("batch size", batch_size), ("repeats", repeats)):
         if value < 1:
             raise invalid(f"{name} of at least 1", value, nearest="1")
     with torch.device("meta"):
@@ -88,7 +88,7 @@ def benchmark_train_step(
         memory_tracker = MemoryTracker(device)
         run_step = _make_step_fn(arch, input_size, batch_size, recipe, device)
         run_step()
-        memory_tracker.reset_peak()  # a compiler's memory is not the step's
+        memory_tracker.reset_peak()  # without the compiler's memory
         timings, num_steps = time_steps(run_step, device, repeats)
         peak_bytes = memory_tracker.peak_bytes()
     step_seconds = statistics.median(timings)
@@ -112,7 +112,7 @@ def benchmark_train_step(
 def _make_step_fn(
     arch: Arch, input_size: tuple[int, int, int], batch_size: int, recipe: Recipe, device: torch.device
 ) -> Callable[[], object]:
-    """One training step as the loop takes it, again and again on one batch of noise."""
+    """Return a function that takes one training step on a fixed batch of noise."""
     torch.manual_seed(0)
     model = create_model(arch).to(device).train()
     x = torch.randn(batch_size, *input_size, device=device)
@@ -123,8 +123,8 @@ def _make_step_fn(
     compiled_model = torch.compile(model) if recipe.compile else None
     scaler = make_grad_scaler(recipe.precision, device)
     train_step = TrainStep(
-        recipe.precision,
-        recipe.channels_last,
+        precision=recipe.precision,
+        channels_last=recipe.channels_last,
         clip_grad_norm=recipe.clip_grad_norm,
         scaler=scaler,
         compiled_model=compiled_model,
@@ -133,8 +133,7 @@ def _make_step_fn(
 
 
 def time_steps(run_step: Callable[[], object], device: torch.device, repeats: int) -> tuple[list[float], int]:
-    """Seconds a step of `repeats` timings, each of as many steps as fill LEAST_SECONDS; the warm-up is not among
-    them. And how many steps a timing had."""
+    """Return the seconds a step of `repeats` timings, and the number of steps in each, enough for MIN_TIMING_SECONDS."""
     for _ in range(WARMUP_STEPS):
         run_step()
     first_seconds = _measure_seconds(run_step, 1, device)
@@ -152,7 +151,7 @@ def _measure_seconds(run_step: Callable[[], object], num_steps: int, device: tor
 
 
 def _synchronize(device: torch.device) -> None:
-    """Wait for what was only queued."""
+    """Wait for the device to finish its queue."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -160,10 +159,10 @@ def _synchronize(device: torch.device) -> None:
 
 
 def measure_matmul_flops(precision: str, device: torch.device, size: int | None = None) -> float:
-    """Operations a second of an n x n matrix product, 2 n^3 over the quickest of a few timings, in this precision.
+    """Return the FLOP/s of an n x n matrix product: 2 n^3 over the fastest of a few timings, in this precision.
 
-    The quicker of two ways: `torch.mm`, and the same product as a 1x1 convolution (on an AMD processor torch's float32
-    `mm` is the slower by far).
+    The faster of two implementations counts: `torch.mm`, and the same product as a 1x1 convolution (on an AMD processor
+    torch's float32 `mm` is far slower).
     """
     size = size or _MATMUL_SIZE.get(device.type, 2048)
     dtype = AUTOCAST_DTYPES.get(precision, torch.float32)

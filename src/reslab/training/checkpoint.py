@@ -1,7 +1,4 @@
-"""Weights kept along the way, each a file that stands alone: `snapshots/step-00000390.safetensors`.
-
-What resuming needs, saved whole or not at all.
-"""
+"""Checkpoints, which resuming needs, and snapshots: weights saved during training, each a file of its own."""
 
 import io
 import pickle
@@ -24,12 +21,12 @@ _SNAPSHOT_PATTERN = re.compile(r"step-(\d{8,})\.safetensors")
 
 
 def parse_snapshot_interval(text: str) -> Duration:
-    """`"1 epoch"` or `"500 steps"` as a value; `"0"` is never. Raises ValueError where the unit is missing."""
+    """Parse `"1 epoch"`, `"500 steps"`, or `"0"` for never. Raises ValueError if the unit is missing."""
     return Duration(0, "steps") if text.strip() == "0" else parse_duration(text, "snapshots")
 
 
 def snapshot_interval_steps(text: str, steps_per_epoch: int) -> int:
-    """The steps from one snapshot to the next; 0 for none at all. Raises ValueError where that is less than a step."""
+    """Return the steps between two snapshots, 0 for none. Raises ValueError if that is less than a step."""
     interval = parse_snapshot_interval(text)
     num_steps = interval.num_steps(steps_per_epoch)
     if interval.count and not num_steps:
@@ -38,7 +35,7 @@ def snapshot_interval_steps(text: str, steps_per_epoch: int) -> int:
 
 
 def list_snapshots(run_path: Path) -> list[tuple[int, Path]]:
-    """The snapshots in the folder of a run, with the number of steps that were done, in their order."""
+    """Return the snapshots in a run's folder as (step, path), in order."""
     matches = (
         (_SNAPSHOT_PATTERN.fullmatch(path.name), path) for path in (run_path / _SNAPSHOT_DIR).glob("step-*.safetensors")
     )
@@ -47,10 +44,10 @@ def list_snapshots(run_path: Path) -> list[tuple[int, Path]]:
 
 @dataclass(frozen=True)
 class SnapshotWriter:
-    """The weights of a run every `every` steps, those of step 0 among them; none where `every` is 0.
+    """Saves the weights of a run every `every_steps` steps from step 0 on; 0 means never.
 
-    They are the weights the network is trained with, also where a moving average of them is judged. `facts` go into the
-    header of each, beside its step.
+    These are the weights in training, also if their moving average is evaluated. `metadata` goes into the header of
+    each file, `snapshots/step-00000390.safetensors`, together with its step.
     """
 
     run_path: Path
@@ -58,11 +55,11 @@ class SnapshotWriter:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def is_due(self, step: int) -> bool:
-        """Whether the weights after `step` steps are to be kept, and are not yet."""
+        """Return True if the weights after `step` steps should be saved and are not yet."""
         return self.every_steps > 0 and step % self.every_steps == 0 and not self._path(step).exists()
 
     def save(self, step: int, model: nn.Module) -> None:
-        """Write the weights after `step` steps, whole or not at all. Raises DiskFull."""
+        """Save the weights after `step` steps, atomically. Raises DiskFullError."""
         path = self._path(step)
         metadata = {**self.metadata, "metrics": None, "selection": "snapshot", "step": step}
         with disk_full_guard(path):
@@ -70,7 +67,7 @@ class SnapshotWriter:
             save_weights(path, model, metadata)
 
     def truncate(self, step: int) -> None:
-        """Forget those after `step`, and what a killed process left half written."""
+        """Delete snapshots after `step`, and partial files of a killed process."""
         for snapshot_step, path in list_snapshots(self.run_path):
             if snapshot_step > step:
                 path.unlink()
@@ -85,7 +82,7 @@ _FILENAME = "checkpoint.pt"
 
 @dataclass
 class BestWeights:
-    """The weights that did best on the validation split so far."""
+    """The weights with the best validation score so far."""
 
     step: int
     num_correct: int
@@ -93,17 +90,17 @@ class BestWeights:
     weights: dict[str, torch.Tensor]
 
     def is_worse_than(self, num_correct: int, loss: float) -> bool:
-        """More right, or as many at a smaller loss."""
+        """Return True if more correct samples, or as many at a lower loss, are better than these weights."""
         return (num_correct, -loss) > (self.num_correct, -self.loss)
 
 
 @dataclass
 class TrainCheckpoint:
-    """All that changes from step to step and is not a function of the step.
+    """All state of a run that is not a function of the step.
 
-    `average` are the weights' moving average, `epoch_mean` their mean over epochs, `scaler` is fp16's, `warmed` the
-    step where a warm-up until an error ended, `plateau` what the schedule of that name has seen, `stopping` what early
-    stopping has; None where there is none.
+    `ema` are the weights' moving average, `swa` their mean over epochs, `grad_scaler` is that of fp16,
+    `warmup_end_step` the step at which a warm-up until an error ended, `plateau` and `early_stopping` the states of
+    those; None if the run does not use it.
     """
 
     step: int
@@ -121,19 +118,22 @@ class TrainCheckpoint:
 
 
 def save_train_checkpoint(folder: Path, checkpoint: TrainCheckpoint) -> None:
-    """Write `state` into `folder`; the previous one is there until the new one is whole. Raises DiskFull."""
+    """Write the checkpoint into `folder` atomically: the previous one stays until the new one is complete.
+
+    Raises DiskFullError.
+    """
     buffer = io.BytesIO()
     torch.save(vars(checkpoint), buffer)
     write_atomic(folder / _FILENAME, buffer.getbuffer())
 
 
 def has_train_checkpoint(folder: Path) -> bool:
-    """Whether a state was saved in `folder`."""
+    """Return True if `folder` has a checkpoint."""
     return (folder / _FILENAME).exists()
 
 
 def load_train_checkpoint(folder: Path, device: torch.device | str = "cpu") -> TrainCheckpoint | None:
-    """The last state saved in `folder`, None where there is none. Raises ValueError where the file is damaged."""
+    """Load the checkpoint in `folder`; None if there is none. Raises ValueError if the file is damaged."""
     path = folder / _FILENAME
     if folder.is_dir():
         remove_partial_files(folder)
@@ -142,7 +142,5 @@ def load_train_checkpoint(folder: Path, device: torch.device | str = "cpu") -> T
     try:
         return TrainCheckpoint(**torch.load(path, map_location=device, weights_only=True))
     except (RuntimeError, EOFError, pickle.UnpicklingError, TypeError, LookupError, AttributeError, OSError) as error:
-        raise ValueError(
-            f"required: a whole training state; got: {path}, which cannot be read ({error}); "
-            "remove it to start from step 0"
-        ) from error
+        got = f"{path}, which cannot be read ({error})"
+        raise invalid("a complete checkpoint", got, next_step="delete it to start from step 0") from error

@@ -4,6 +4,7 @@ What is frozen is a function of the step, so that a checkpoint need not save it.
 """
 
 import contextlib
+import copy
 from collections.abc import Iterator
 
 from torch import nn
@@ -58,6 +59,12 @@ class Freezing:
         """Unfreeze the parts that are trained from `step` on."""
         if step in self._start_steps.values():
             self.apply(step)
+
+    def fixed(self) -> "Freezing":
+        """Return the same parts without unfreezing: what is frozen at first stays frozen."""
+        fixed = copy.copy(self)
+        fixed._start_steps = {}
+        return fixed
 
     @contextlib.contextmanager
     def active(self, step: int) -> Iterator[None]:

@@ -1,22 +1,17 @@
-"""The one loop: from a step number to another, on any device, in any precision.
+"""The training loop, on any device, in any precision, on one process or several.
 
-    for each step t:   x, y = sample(seed, t)      noise ~ (seed, t, rank)
+    for each step t:   x, y = batch(seed, t)      noise ~ (seed, t, rank)
                        w <- optimizer(w, grad loss(network(x), y), lr(t))
 
-Nothing random has to be remembered: a loop that starts at step t is the loop that came to step t.
-
-From a batch to a step: the gradient, whole or in parts, in any precision, clipped.
-
-What the steps of a run are made of, and how they are taken.
-
-How long the steps wait for their data.
+Everything random is a function of the seed and the step, so no random state is saved: a loop that starts at step t
+equals one that came to step t.
 """
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -25,15 +20,13 @@ from torch.amp.grad_scaler import GradScaler
 
 from reslab.data.rng import step_seed
 from reslab.runtime.distributed import SINGLE_PROCESS, ProcessGroup
-from reslab.spec.recipe import Recipe
 from reslab.training.activation_checkpointing import checkpoint_activations
 from reslab.training.batch_norm import sync_batch_norm, update_bn_stats
 from reslab.training.freezing import Freezing
-from reslab.training.losses import DistillationLoss, weight_penalty
-from reslab.training.meters import TrainMeter
+from reslab.training.losses import DistillationLoss, LossFn, weight_penalty
+from reslab.training.meters import TrainMeter, count_correct
 from reslab.training.optim.factory import set_lr
 
-LossFn = Callable[[Tensor, Tensor], Tensor]
 TensorFn = Callable[[Tensor], Tensor]
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -41,13 +34,13 @@ AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class TrainStep:
-    """How a batch becomes a step.
+    """Turns a batch into one optimizer step.
 
-    `precision` `float32`, or `bf16` or `fp16` under autocast; `accumulate` parts of a batch, one after another, with
-    the gradient of their mean; `clip_norm` above 0 bounds the norm of the whole gradient (Pascanu et al. 2013, Alg. 1);
-    `scaler` keeps fp16's small gradients above zero; `compiled` runs in the model's place where there is one; `l1` and
-    `l2` above 0 add the size of the weights to the loss. `replica` runs in the model's place where ranks share the
-    batch, and makes the gradient the mean of theirs (torch's DistributedDataParallel).
+    `precision` is `float32`, or `bf16` or `fp16` under autocast. The gradient is that of the mean over
+    `grad_accum_steps` micro-batches, clipped to the norm `clip_grad_norm` if that is above 0 (Pascanu et al. 2013,
+    Alg. 1); `l1` and `l2` above 0 penalize the weights. `scaler` keeps fp16's small gradients above zero.
+    `compiled_model` or else `ddp_model` runs in place of the model; `ddp_model` averages the gradients over the ranks
+    (torch's DistributedDataParallel).
     """
 
     precision: str = "float32"
@@ -62,8 +55,8 @@ class TrainStep:
 
     def run(
         self, model: nn.Module, loss: LossFn, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Take one step; the loss before it, and the outputs (N, C)."""
+    ) -> dict[str, Tensor]:
+        """Take one step. Return the metrics before it: the mean `loss`, and for `top1` the number of correct samples."""
         optimizer.zero_grad(set_to_none=True)
         loss_value, outputs = self.backward(model, loss, x, y)
         if self.scaler is not None:
@@ -73,12 +66,12 @@ class TrainStep:
         if self.scaler is None:
             optimizer.step()
         else:
-            self.scaler.step(optimizer)  # not where a gradient overflowed; the scale falls then
+            self.scaler.step(optimizer)  # skipped if a gradient overflowed; `update` then lowers the scale
             self.scaler.update()
-        return loss_value, outputs
+        return {"loss": loss_value, "top1": count_correct(outputs, y)}
 
     def backward(self, model: nn.Module, loss: LossFn, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the gradient of the mean loss over the batch to the parameters'; the loss and the outputs."""
+        """Add the gradient of the mean loss over the batch to the parameters'; return the loss and the outputs."""
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         forward_fn = next(
@@ -94,6 +87,7 @@ class TrainStep:
                 if self.l1 or self.l2:
                     loss_value = loss_value + weight_penalty(model, self.l1, self.l2)
                 if self.grad_accum_steps > 1:
+                    # Micro-batches may differ in size by one: weighted by size their losses sum to the batch's mean.
                     loss_value = loss_value * (len(micro_x) / len(x))
                 (loss_value if self.scaler is None else self.scaler.scale(loss_value)).backward()
             losses.append(loss_value.detach())
@@ -101,7 +95,7 @@ class TrainStep:
         return (losses[0], outputs[0]) if len(losses) == 1 else (torch.stack(losses).sum(), torch.cat(outputs))
 
     def _no_sync_context(self, is_last: bool) -> AbstractContextManager[None]:
-        """Ranks share their gradients once a batch, after its last part."""
+        """Average the gradients over the ranks once a batch, after its last micro-batch."""
         context: AbstractContextManager[None] = contextlib.nullcontext()
         if self.ddp_model is not None and not is_last:
             assert isinstance(self.ddp_model, nn.parallel.DistributedDataParallel)
@@ -109,7 +103,7 @@ class TrainStep:
         return context
 
     def compute_loss(self, forward_fn: TensorFn, loss: LossFn, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of a batch and the outputs, in the precision."""
+        """Return the loss of a batch and its outputs, in the precision of the step."""
         dtype = AUTOCAST_DTYPES.get(self.precision)
         with torch.autocast(x.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
             outputs = forward_fn(x)
@@ -117,19 +111,19 @@ class TrainStep:
 
 
 def make_grad_scaler(precision: str, device: torch.device) -> GradScaler | None:
-    """fp16's scaler of the loss (Micikevicius et al. 2018, Sec. 3.2); None in other precisions."""
+    """Return the loss scaler of fp16 (Micikevicius et al. 2018, Sec. 3.2); None in other precisions."""
     return GradScaler(device.type) if precision == "fp16" else None
 
 
 def grad_scaler_state(scaler: GradScaler | None) -> dict[str, Any] | None:
-    """What the scaler remembers, for the state."""
+    """Return the scaler's state for a checkpoint."""
     return None if scaler is None else scaler.state_dict()
 
 
 class BatchLoader(Protocol):
     """Training batches as a function of the step: x float32 (N, C, H, W), y and indices int64 (N,).
 
-    Mixed, y are shares of classes, float32 (N, classes).
+    With mixup or cutmix, y are class probabilities, float32 (N, classes).
     """
 
     num_steps_per_epoch: int
@@ -137,43 +131,12 @@ class BatchLoader(Protocol):
     def iter_from(self, start_step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]: ...
 
 
-def run_train_loop(
-    model: nn.Module,
-    loader: BatchLoader,
-    loss: LossFn,
-    optimizer: torch.optim.Optimizer,
-    lr_at: Callable[[int], float],
-    after_step: Callable[[int], bool],
-    get_meter: Callable[[], TrainMeter],
-    *,
-    start: int,
-    stop: int,
-    seed: int,
-    rank: int = 0,
-    train_step: TrainStep | None = None,
-) -> None:
-    """Take the steps `start` .. `stop` - 1 on `model`, in place.
-
-    `rate(step)` is the learning rate of a step; `between(n)` is called when n steps are done and ends the loop by True;
-    each step's loss and hits are added to `tally()`; `stepping` is how a batch becomes a step. Where ranks share each
-    batch, `batches` are the parts of `rank`.
-    """
-    train_step = train_step or TrainStep()
-    batch_iterator = loader.iter_from(start)
-    model.train()
-    for step in range(start, stop):
-        x, y, _ = next(batch_iterator)
-        torch.manual_seed(step_seed(seed, step, rank))
-        set_lr(optimizer, lr_at(step))
-        loss_value, outputs = train_step.run(model, loss, optimizer, x, y)
-        get_meter().update(loss_value, outputs, y)
-        if after_step(step + 1):
-            return
-
-
 @dataclass(frozen=True)
-class TrainContext:
-    """A network, what it learns from and how, on one of `ranks`; where it stands is in `model` and `optimizer`."""
+class TrainLoop:
+    """A network with its data, loss, optimizer and options; its state is in `model` and `optimizer`.
+
+    With several ranks the loader yields this rank's part of each batch.
+    """
 
     model: nn.Module
     loader: BatchLoader
@@ -181,65 +144,73 @@ class TrainContext:
     optimizer: torch.optim.Optimizer
     train_step: TrainStep
     freezing: Freezing
-    recipe: Recipe
     seed: int
+    activation_checkpointing: bool = False
+    sync_bn: bool = False
     process_group: ProcessGroup = SINGLE_PROCESS
 
-    def run_steps(
+    def wrapped(self, compile: bool = False) -> "TrainLoop":
+        """Return the loop with gradients averaged over the ranks (DDP), and compiled if requested.
+
+        All ranks must call it together.
+        """
+        ddp_model = self.process_group.wrap_ddp(self.model)
+        compiled_model = torch.compile(ddp_model or self.model) if compile else None
+        return replace(self, train_step=replace(self.train_step, ddp_model=ddp_model, compiled_model=compiled_model))
+
+    def run(
         self,
         start: int,
         stop: int,
+        *,
         lr_at: Callable[[int], float],
+        meter: TrainMeter,
         after_step: Callable[[int], bool],
-        get_meter: Callable[[], TrainMeter],
     ) -> None:
-        """Take the steps `start` .. `stop` - 1 as `fit` does, parts of the network frozen until their step comes."""
+        """Take the steps `start` .. `stop` - 1 on the model, in place.
 
-        def unfreeze_then_call(step: int) -> bool:
-            self.freezing.on_step_end(step)
-            return after_step(step)
-
+        `lr_at(step)` is the learning rate of a step; `meter` collects the metrics of each; `after_step(n)` is called
+        when n steps are done and ends the loop if it returns True. Frozen parts are unfrozen at their step.
+        """
         with self.training_mode(start):
-            run_train_loop(
-                self.model,
-                self.loader,
-                self.loss,
-                self.optimizer,
-                lr_at,
-                unfreeze_then_call,
-                get_meter,
-                start=start,
-                stop=stop,
-                seed=self.seed,
-                rank=self.process_group.rank,
-                train_step=self.train_step,
-            )
+            batches = self.loader.iter_from(start)
+            self.model.train()
+            for step in range(start, stop):
+                x, y, _ = next(batches)
+                torch.manual_seed(step_seed(self.seed, step, self.process_group.rank))
+                set_lr(self.optimizer, lr_at(step))
+                meter.update(self.train_step.run(self.model, self.loss, self.optimizer, x, y), len(x))
+                self.freezing.on_step_end(step + 1)
+                if after_step(step + 1):
+                    return
 
     @contextlib.contextmanager
     def training_mode(self, step: int) -> Iterator[None]:
-        """Inside, the network is as it is trained from `step` on."""
-        checkpointing = checkpoint_activations(self.model, self.recipe.activation_checkpointing)
+        """Inside, the network is frozen, checkpointed and synchronized as it is trained from `step` on."""
         with (
-            checkpointing,
+            checkpoint_activations(self.model, self.activation_checkpointing),
             self.freezing.active(step),
-            sync_batch_norm(self.model, self.process_group, self.recipe.sync_bn),
+            sync_batch_norm(self.model, self.process_group, self.sync_bn),
         ):
             yield
 
     def update_bn_stats(self, step: int, num_batches: int) -> int:
-        """Measure the BatchNorms on the batches from `step` on; of how many samples. Frozen ones stay."""
-        batch_iterator = self.loader.iter_from(step)
-        inputs = (next(batch_iterator)[0] for _ in range(num_batches))
+        """Recompute the BatchNorm statistics on the batches from `step` on; frozen ones stay.
+
+        Return the number of samples.
+        """
+        batches = self.loader.iter_from(step)
+        inputs = (next(batches)[0] for _ in range(num_batches))
         frozen = self.freezing.frozen_norms(step - 1)
         self.process_group.broadcast_buffers(self.model)
-        with sync_batch_norm(self.model, self.process_group, self.recipe.sync_bn):
+        with sync_batch_norm(self.model, self.process_group, self.sync_bn):
             return update_bn_stats(self.model, inputs, frozen, self.process_group)
 
 
 class TimedLoader:
-    """The same batches; `seconds` grows by what each `next` takes: reading, decoding, augmenting where no worker does.
+    """The same batches; `wait_seconds` adds up the time that each `next` takes.
 
-    On a GPU what is only queued there is not waited for, and not counted.
+    That is reading, decoding and augmentation unless workers do it. Work that is only queued on a GPU is not counted.
     """
 
     def __init__(self, loader: BatchLoader) -> None:
@@ -248,7 +219,7 @@ class TimedLoader:
         self.wait_seconds = 0.0
 
     def iter_from(self, start_step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """The batches from `start_step` on."""
+        """Yield the batches from `start_step` on."""
         start_time = time.perf_counter()
         for batch in self.loader.iter_from(start_step):
             self.wait_seconds += time.perf_counter() - start_time

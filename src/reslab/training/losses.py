@@ -17,7 +17,6 @@ from reslab.nn.network import ResidualNetwork
 from reslab.spec.errors import invalid
 from reslab.spec.loss import LossSpec, parse_class_weights, parse_loss
 from reslab.spec.preprocess import Preprocess
-from reslab.training.run import load
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
 
@@ -225,27 +224,21 @@ class RenormalizedModel(nn.Module):
         return self.model(x * self.factor + self.shift)
 
 
-def load_teacher(path: str | Path, data: DatasetSplits, device: torch.device | str = "cpu") -> nn.Module:
-    """Load the model of a run or of a weights file as a frozen teacher on `data`, with its own normalization.
+def prepare_teacher(teacher: ResidualNetwork, data: DatasetSplits, source: str | Path) -> nn.Module:
+    """Return a network as a teacher on `data`: frozen, and with the normalization that it was trained with.
 
-    Raises ValueError if there is no such run, or if its classes or channels differ from the data's.
+    Raises ValueError, naming `source`, if its classes or channels differ from the data's.
     """
-    teacher = load(path, device)
-    _check_teacher(teacher, data, path)
-    teacher.requires_grad_(False)
-    teacher_preprocess = teacher.preprocess
-    if (
-        teacher_preprocess is None
-        or replace(teacher_preprocess, transform=data.preprocess.transform) == data.preprocess
-    ):
+    _check_teacher(teacher, data, source)
+    teacher.eval().requires_grad_(False)
+    own_preprocess = teacher.preprocess
+    if own_preprocess is None or replace(own_preprocess, transform=data.preprocess.transform) == data.preprocess:
         return teacher
-    if teacher_preprocess.mean_image or data.preprocess.mean_image:
-        raise invalid(
-            "a teacher with the data's per-pixel mean",
-            f"{path} with another",
-            next_step="normalize.per_pixel_mean=false",
-        )
-    return RenormalizedModel(teacher, data.preprocess, teacher_preprocess).to(device).eval()
+    if own_preprocess.mean_image or data.preprocess.mean_image:
+        got = f"{source} with another"
+        raise invalid("a teacher with the data's per-pixel mean", got, "", "normalize.per_pixel_mean=false")
+    device = next(teacher.parameters()).device
+    return RenormalizedModel(teacher, data.preprocess, own_preprocess).to(device).eval()
 
 
 def _check_teacher(teacher: ResidualNetwork, data: DatasetSplits, path: str | Path) -> None:

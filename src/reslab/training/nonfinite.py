@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from reslab.data.image_datasets import ImageDataset
 from reslab.runtime.distributed import ProcessGroup
 from reslab.runtime.files import write_atomic
-from reslab.training.loop import BatchLoader, TrainContext
+from reslab.training.loop import BatchLoader, TrainLoop
 from reslab.training.meters import NonFiniteError, TrainMeter
 
 
@@ -77,22 +77,20 @@ class _RecordingLoader:
             yield batch
 
 
-def find_non_finite(
-    context: TrainContext, lr_at: Callable[[int], float], *, start: int, stop: int
-) -> NonFiniteOrigin | None:
+def find_non_finite(loop: TrainLoop, lr_at: Callable[[int], float], *, start: int, stop: int) -> NonFiniteOrigin | None:
     """Replay the steps `start` .. `stop` - 1 and return where the first non-finite value appeared; None if nowhere.
 
     The network and its optimizer are at step `start`. All ranks replay together; the one is reported on whose part of
     the batch it began.
     """
-    recording_loader, meter, model = _RecordingLoader(context.loader), TrainMeter(first_step=start), context.model
+    recording_loader, meter, model = _RecordingLoader(loop.loader), TrainMeter(first_step=start), loop.model
     origins: list[NonFiniteOrigin] = []
 
     def after_step(step: int) -> bool:
         assert recording_loader.last_batch is not None
         x, _, indices = recording_loader.last_batch
-        gathered = context.process_group.all_gather(
-            (_locate_non_finite(model, x, layers, meter.losses[-1]), tuple(indices.tolist()))
+        gathered = loop.process_group.all_gather(
+            (_locate_non_finite(model, x, layers, meter.last("loss")), tuple(indices.tolist()))
         )
         found = [(location, indices) for location, indices in gathered if location is not None]
         found.sort(key=lambda item: item[0].phase in _SHARED_PHASES)
@@ -100,10 +98,10 @@ def find_non_finite(
         return bool(origins)
 
     with record_non_finite(model) as layers:
-        replay_context = replace(
-            context, loader=recording_loader, train_step=replace(context.train_step, compiled_model=None)
-        )
-        replay_context.run_steps(start, stop, lr_at, after_step, lambda: meter)
+        # Compiled code runs no forward hooks, so replay without it.
+        eager_step = replace(loop.train_step, compiled_model=None)
+        replay_loop = replace(loop, loader=recording_loader, train_step=eager_step)
+        replay_loop.run(start, stop, lr_at=lr_at, meter=meter, after_step=after_step)
     return origins[0] if origins else None
 
 

@@ -1,9 +1,4 @@
-"""What was asked of `train`, word for word; None is what was not said.
-
-What a recipe wishes for beside the steps: a network, its axes, data, first weights; where nobody says otherwise.
-
-What is trained where nothing was asked for: a network and a recipe that suit the pictures.
-"""
+"""The options of `train`, and the defaults that a recipe or the data provide for those left out."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,6 +12,7 @@ from torch import nn
 from reslab.data.dataset import DatasetSplits
 from reslab.data.transforms.normalize import compute_mean_image, encode_mean_image
 from reslab.nn.checkpoints.pretrained import Pretrained
+from reslab.nn.factory import get_arch, resolve_arch
 from reslab.spec.arch import Arch, parse_arch_overrides
 from reslab.spec.config import override
 from reslab.spec.errors import invalid, nearest
@@ -28,17 +24,22 @@ from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe
 from reslab.spec.recipes import RECIPES, get_recipe
 from reslab.spec.zoo import ARCHS
-from reslab.training.loop import LossFn
+from reslab.training.losses import LossFn
 
 PUBLISHED_WEIGHTS = "published weights"
 AUTO = "auto"
-_RECIPE_ARGUMENTS = ("model", "data", "val_fraction", "pretrained")  # arguments that are keys of a recipe, too
+SMALL_INPUT_SIDE = 64
+RECIPE_DEFAULT_KEYS = ("model", "arch", "data", "pretrained", "val_fraction", "eval_transform", "normalize")
+_RECIPE_ARGUMENTS = ("model", "data", "val_fraction", "pretrained")  # arguments of `train` that are recipe keys, too
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """The arguments of `train` that say what is trained. `settings` are the recipe's, `axes` the network's;
-    `recipe_arch_overrides` those that the recipe sets where they were not said."""
+    """The arguments of `train` that decide what is trained; None means not given.
+
+    `recipe_overrides` change the recipe, `arch_overrides` the network; `recipe_arch_overrides` are the recipe's own
+    changes of the network, which apply to axes that the user did not set.
+    """
 
     model: str | Arch | nn.Module | None = None
     data: Any = None
@@ -64,11 +65,16 @@ class TrainOptions:
 
 
 def split_overrides(
-    overrides: Mapping[str, Any] | None, epochs: float | None, batch_size: int | None, lr: float | None
+    overrides: Mapping[str, Any] | None,
+    *,
+    epochs: float | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The recipe's settings and the network's (`model.order`), the familiar arguments among them.
+    """Return the overrides of the recipe, with the arguments that have a key there, and those of the network.
 
-    Raises ValueError where a setting says otherwise than the argument for the same value.
+    Overrides of the network begin with `model.` (`model.order`), which is removed. Raises ValueError if an override
+    contradicts the argument for the same value.
     """
     arch_overrides = {
         key.removeprefix("model."): value for key, value in (overrides or {}).items() if key.startswith("model.")
@@ -77,9 +83,10 @@ def split_overrides(
     duration = None if epochs is None else f"{epochs:g} epoch{'s' * (epochs != 1)}"
     arguments = (
         ("duration", f"epochs {epochs:g}" if epochs else "", duration),
-        ("batch_size", f"batch {batch_size}", batch_size),
+        ("batch_size", f"batch size {batch_size}", batch_size),
+        ("optimizer.lr", f"lr {lr}", lr),
     )
-    for key, description, value in (*arguments, ("optimizer.lr", f"lr {lr}", lr)):
+    for key, description, value in arguments:
         if value is None:
             continue
         if key in recipe_overrides:
@@ -89,7 +96,7 @@ def split_overrides(
 
 
 def _check_conflict(description: str, key: str, value: Any, override_value: Any) -> None:
-    """ValueError where a setting is not what an argument, told by `words`, says."""
+    """Raise ValueError if an override differs from the argument for the same value."""
     if value == override_value or _normalize_value(key, value) == _normalize_value(key, override_value):
         return
     got = f"{description} and the setting {key}={override_value}"
@@ -97,7 +104,7 @@ def _check_conflict(description: str, key: str, value: Any, override_value: Any)
 
 
 def _normalize_value(key: str, value: Any) -> Any:
-    """A value as the recipe has it; what the recipe could not hold stays as it is."""
+    """Return a value as the recipe would hold it; one that the recipe rejects is returned as it is."""
     try:
         recipe = override(Recipe("", ""), {key: value})
     except ValueError:
@@ -108,18 +115,18 @@ def _normalize_value(key: str, value: Any) -> Any:
 
 
 def parse_batch_size(batch_size: int | str | None) -> tuple[int | None, bool]:
-    """The global batch (None: the recipe's), and whether its parts are to be chosen; ValueError for another word."""
+    """Return the global batch size (None: the recipe's) and whether micro-batches are chosen by memory (`auto`)."""
     if batch_size == AUTO:
         return None, True
     if isinstance(batch_size, str):
         if not batch_size.isdigit() or not int(batch_size):
-            raise invalid("a batch of at least 1, or auto", repr(batch_size), nearest=AUTO)
+            raise invalid("a batch size of at least 1, or auto", repr(batch_size), nearest=AUTO)
         return int(batch_size), False
     return batch_size, False
 
 
 def describe_pretrained(pretrained: Pretrained | None) -> str | None:
-    """How the first weights are written down: the file or tag, or that they are the published ones."""
+    """Return what run.json records of the initial weights: the file or tag, or that they are the published ones."""
     if not pretrained:
         return None
     if isinstance(pretrained, Mapping):
@@ -128,26 +135,15 @@ def describe_pretrained(pretrained: Pretrained | None) -> str | None:
 
 
 def qualified_name(value: Callable[..., Any] | None) -> str | None:
-    """How a callable of the user's own is written down: its module and name."""
+    """Return the module and name of a user's callable, as run.json records it."""
     if value is None:
         return None
     name = getattr(value, "__qualname__", type(value).__qualname__)
     return f"{getattr(value, '__module__', None) or type(value).__module__}.{name}"
 
 
-RECIPE_DEFAULT_KEYS = (
-    "model",
-    "arch",
-    "data",
-    "pretrained",
-    "val_fraction",
-    "eval_transform",
-    "normalize",
-)
-
-
 def recipe_defaults(options: TrainOptions) -> Recipe:
-    """The recipe that was named, or an empty one, with what was set of its wishes."""
+    """Return the named recipe (an empty one without a name) with the overrides of its defaults for model and data."""
     base = Recipe("", "") if options.recipe is None else options.recipe
     overrides = {
         key: value for key, value in options.recipe_overrides.items() if key.partition(".")[0] in RECIPE_DEFAULT_KEYS
@@ -156,17 +152,15 @@ def recipe_defaults(options: TrainOptions) -> Recipe:
 
 
 def apply_recipe_defaults(options: TrainOptions) -> tuple[TrainOptions, tuple[str, ...]]:
-    """`asked` with the wishes of its recipe where nothing else was said; what a person should be told."""
+    """Fill in what the recipe provides for options that were not given; return them and messages for the user."""
     defaults, messages = recipe_defaults(options), []
     changes: dict[str, Any] = {}
     if options.data is None and defaults.data:
         changes["data"] = defaults.data
-        messages.append(f"data {defaults.data}, that of the recipe {defaults.name}")
+        messages.append(f"data {defaults.data}, from the recipe {defaults.name}")
     if options.val_fraction is None and defaults.val_fraction and not isinstance(options.data, DatasetSplits):
         changes["val_fraction"] = defaults.val_fraction
-        messages.append(
-            f"{defaults.val_fraction:.0%} of the training pictures are split off for validation, as the recipe has it"
-        )
+        messages.append(f"the recipe splits off {defaults.val_fraction:.0%} of the training images for validation")
     if not isinstance(options.model, nn.Module):
         if options.model is None and defaults.model:
             changes["model"] = defaults.model
@@ -174,73 +168,79 @@ def apply_recipe_defaults(options: TrainOptions) -> tuple[TrainOptions, tuple[st
             changes["pretrained"] = True
         if defaults.arch:
             changes["recipe_arch_overrides"] = defaults.arch
-            messages.append(f"axes of the network that the recipe sets: {', '.join(defaults.arch)}")
+            messages.append(f"the recipe changes the network: {', '.join(defaults.arch)}")
     return replace(options, **changes), tuple(messages)
 
 
-def merge_arch_overrides(arch: Arch, options: TrainOptions) -> dict[str, Any]:
-    """Return the overrides of the network `arch`: the user's, and the recipe's for axes that the user did not set.
+def resolve_arch_for_data(
+    model: str | Arch,
+    data: DatasetSplits,
+    input_size: tuple[int, ...],
+    *,
+    overrides: Mapping[str, Any],
+    recipe_overrides: tuple[str, ...] = (),
+) -> Arch:
+    """Return the architecture with the user's overrides, else the recipe's, else the data's classes, channels and size.
 
-    A recipe's merge modifiers join the network's own merge: `drop-path(0.05)` and `gate(-6)` become
-    `drop-path(0.05) gate(-6)`. Raises ValueError for a plain network, which has no merge to modify.
+    A recipe's merge is combined with the network's own: `drop-path(0.05)` comes before `gate(-6)`. Raises ValueError if
+    the two cannot be combined.
     """
-    recipe_overrides: dict[str, Any] = {
-        axis: value
-        for axis, value in parse_arch_overrides(options.recipe_arch_overrides).items()
-        if axis not in options.arch_overrides
+    base = get_arch(model)
+    data_axes: dict[str, Any] = {
+        "num_classes": data.num_classes,
+        "in_channels": input_size[0],
+        "image_size": tuple(input_size[1:]),
     }
-    if "zero_init_residual" in options.arch_overrides:
-        recipe_overrides.pop("last_norm_weight", None)
-    if "merge" in recipe_overrides and arch.merge != "add":
-        recipe_merge = recipe_overrides["merge"]
-        if arch.merge == "none":
-            required = f"a network with shortcuts for the recipe's merge={recipe_merge}"
-            raise invalid(required, "merge=none", next_step="choose it yourself: --set model.merge=none")
-        recipe_overrides["merge"] = arch.merge if recipe_merge in arch.merge else f"{recipe_merge} {arch.merge}"
-    return recipe_overrides | dict(options.arch_overrides)
+    recipe_axes: dict[str, Any] = dict(parse_arch_overrides(recipe_overrides))
+    if "zero_init_residual" in overrides:  # torchvision's name of this axis
+        recipe_axes.pop("last_norm_weight", None)
+    if "in_chans" in overrides:  # timm's name of this axis
+        data_axes.pop("in_channels")
+    if "merge" in recipe_axes and "merge" not in overrides:
+        recipe_axes["merge"] = _combine_merges(recipe_axes["merge"], base.merge)
+    return resolve_arch(base, {**data_axes, **recipe_axes, **overrides})
+
+
+def _combine_merges(recipe_merge: str, merge: str) -> str:
+    if merge == "add" or recipe_merge in merge:
+        return recipe_merge if merge == "add" else merge
+    if merge == "none":
+        next_step = "choose it yourself: --set model.merge=none"
+        raise invalid(f"a network with shortcuts for the recipe's merge={recipe_merge}", "merge=none", "", next_step)
+    return f"{recipe_merge} {merge}"
 
 
 def with_eval_preprocess(data: DatasetSplits, recipe: Recipe) -> DatasetSplits:
-    """The data, evaluated and normalised as the recipe has it; a single number is every channel's.
+    """Return the data with the recipe's evaluation transform and normalization, where it sets them.
 
-    Raises ValueError where the recipe's normalisation is for another number of channels, or of pictures in files.
+    Raises ValueError if the normalization is for another number of channels, or a mean per pixel for images in files.
     """
-    preprocess = data.preprocess
-    transform = recipe.eval_transform or preprocess.transform
-    if recipe.normalize.per_pixel_mean:
+    preprocess, normalize = data.preprocess, recipe.normalize
+    channels, transform = preprocess.channels, recipe.eval_transform or preprocess.transform
+    if normalize.per_pixel_mean:
         mean_image = compute_mean_image(data.split("train"))
-        means, ones = tuple(round(value, 6) for value in mean_image.mean((1, 2)).tolist()), (1.0,) * preprocess.channels
-        return replace(
-            data, preprocess=Preprocess(preprocess.channels, transform, means, ones, encode_mean_image(mean_image))
-        )
-    if not recipe.normalize.mean:
-        return (
-            data
-            if transform == preprocess.transform
-            else replace(data, preprocess=replace(preprocess, transform=transform))
-        )
-    num_means = len(recipe.normalize.mean)
-    if num_means not in (1, preprocess.channels):
-        raise invalid(f"a mean for each of {preprocess.channels} channels, or one for all", recipe.normalize.mean)
-    repeats = preprocess.channels // num_means
-    return replace(
-        data,
-        preprocess=replace(
-            preprocess, transform=transform, mean=recipe.normalize.mean * repeats, std=recipe.normalize.std * repeats
-        ),
-    )
+        means, ones = tuple(round(value, 6) for value in mean_image.mean((1, 2)).tolist()), (1.0,) * channels
+        return replace(data, preprocess=Preprocess(channels, transform, means, ones, encode_mean_image(mean_image)))
+    if not normalize.mean:
+        return data if transform == preprocess.transform else _with_preprocess(data, transform=transform)
+    num_means = len(normalize.mean)
+    if num_means not in (1, channels):
+        raise invalid(f"a mean for each of {channels} channels, or one for all", normalize.mean)
+    repeats = channels // num_means
+    return _with_preprocess(data, transform=transform, mean=normalize.mean * repeats, std=normalize.std * repeats)
 
 
-SMALL_INPUT_SIDE = 64
+def _with_preprocess(data: DatasetSplits, **changes: Any) -> DatasetSplits:
+    return replace(data, preprocess=replace(data.preprocess, **changes))
 
 
 def default_model(input_size: tuple[int, ...]) -> str:
-    """`resnet20_cifar` for pictures under 64 pixels, else `resnet18`."""
+    """Return `resnet20_cifar` for images under 64 pixels, else `resnet18`."""
     return "resnet20_cifar" if min(input_size[1:]) < SMALL_INPUT_SIDE else "resnet18"
 
 
 def default_recipe(data_name: str, input_size: tuple[int, ...], pretrained: bool) -> Recipe:
-    """The recipe for a data set of this name and input size (C, H, W), its crop made to fit."""
+    """Return the default recipe for a dataset of this name and input size (C, H, W), with crops that fit."""
     channels, side = input_size[0], min(input_size[1:])
     if side >= SMALL_INPUT_SIDE:
         return _fit_crops(RECIPES["photos" if pretrained else "photos-scratch"], side)
@@ -250,7 +250,7 @@ def default_recipe(data_name: str, input_size: tuple[int, ...], pretrained: bool
 
 
 def _fit_crops(recipe: Recipe, side: int) -> Recipe:
-    """The recipe with its pad and crops for pictures of `side`; unchanged where they are."""
+    """Return the recipe with padding and crops scaled to images of `side` pixels."""
     ops = parse_ops(recipe.train_transform)
     crop = next(op for op in ops if op.name.endswith("crop"))
     crop_size = int(crop.args[0])
@@ -266,7 +266,7 @@ def _scale_op(op: Op, factor: float) -> Op:
 
 
 def warn_about_stem(arch: Arch, input_size: tuple[int, ...]) -> None:
-    """Warn where a stem made for ImageNet meets pictures under 64 pixels, and name the `_cifar` twin."""
+    """Warn if a stem made for ImageNet gets images under 64 pixels, and suggest the `_cifar` network."""
     strides = [op_stride(op) for op in stem_ops(arch)]
     side = min(input_size[1:])
     if prod(strides) < 4 or side >= SMALL_INPUT_SIDE or not arch.depths:
@@ -277,7 +277,7 @@ def warn_about_stem(arch: Arch, input_size: tuple[int, ...]) -> None:
         cifar_name if cifar_name in cifar_names else next(iter(nearest(cifar_name, cifar_names, 1)), "resnet20_cifar")
     )
     warnings.warn(
-        f"{arch.name} begins by dividing the sides by {prod(strides)}, for ImageNet: of {side} pixels "
-        f"{-(-side // prod(strides))} are left; for pictures under {SMALL_INPUT_SIDE} pixels take {suggestion!r}",
+        f"the stem of {arch.name} is made for ImageNet: it divides the sides by {prod(strides)} and leaves "
+        f"{-(-side // prod(strides))} of {side} pixels; use {suggestion!r} for images under {SMALL_INPUT_SIDE} pixels",
         stacklevel=2,
     )

@@ -1,4 +1,4 @@
-"""An old run taken up again: what it is comes from its run.json, and whoever says otherwise is told so."""
+"""Resume a run: its configuration comes from run.json, and options that contradict it are an error."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from reslab.data.registry import DATASETS
 from reslab.data.rng import step_seed, temporary_seed
 from reslab.nn.factory import resolve_arch
 from reslab.nn.network import ResidualNetwork
+from reslab.runtime.distributed import ProcessGroup
 from reslab.runtime.provenance import command_line
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
@@ -21,16 +22,18 @@ from reslab.training.checkpoint import has_train_checkpoint, load_train_checkpoi
 from reslab.training.options import AUTO, PUBLISHED_WEIGHTS, TrainOptions, describe_pretrained, qualified_name
 from reslab.training.run import Run
 from reslab.training.run_data import infer_input_size, reopen_data
-from reslab.training.setup import TrainSetup, create_model_quietly
+from reslab.training.setup import TrainSetup, build_train_loop, create_model_quietly
 
 
-def resume_run(options: TrainOptions, output: Path) -> TrainSetup:
-    """The run in `output`, to go on with. Only the length may differ from what it was.
+def resume_run(
+    options: TrainOptions, output: Path, process_group: ProcessGroup, workers: int | None = None
+) -> TrainSetup:
+    """Set up the run in `output` to be resumed; only its duration may change.
 
-    Raises ValueError naming an argument that says otherwise than the run, and where data, module or loss that had been
-    handed over are not handed over again.
+    Raises ValueError, naming the option, if one contradicts the run, or if data, a module or a loss that the user
+    passed to the run are not passed again.
     """
-    setup = reopen_run(options, output)
+    setup = reopen_run(options, output, process_group, workers)
     run, recipe = setup.run, setup.recipe
     _check_duration(setup)
     if to_dict(recipe) != run.metadata["recipe"]:
@@ -39,28 +42,34 @@ def resume_run(options: TrainOptions, output: Path) -> TrainSetup:
     return setup
 
 
-def reopen_run(options: TrainOptions, output: Path) -> TrainSetup:
-    """The run in `output` as it is to go on, nothing written. Raises ValueError like `resume_run`."""
+def reopen_run(
+    options: TrainOptions, output: Path, process_group: ProcessGroup, workers: int | None = None
+) -> TrainSetup:
+    """Set up the run in `output` as `resume_run` does, but write nothing."""
     run = Run(output)
     _check_options(options, run.metadata)
     recipe = _resume_recipe(options, run)
     data = reopen_data(run.metadata["data"], options.data, options.data_dir)
-    input_size = infer_input_size(data)
-    model = _resume_model(options, run)
-    if isinstance(model, ResidualNetwork):
-        model.classes, model.preprocess = data.classes, data.preprocess
-    return TrainSetup(run, model, data, recipe, input_size, ())
+    loop = build_train_loop(
+        _resume_model(options, run),
+        recipe,
+        data,
+        seed=run.metadata["seed"],
+        process_group=process_group,
+        workers=workers,
+        custom_loss=options.loss,
+    )
+    return TrainSetup(run, data, recipe, infer_input_size(data), loop)
 
 
 def _check_duration(setup: TrainSetup) -> None:
-    """ValueError where the run has gone further than it is now asked to go."""
+    """Raise ValueError if the run has already taken more steps than are requested now."""
     checkpoint, recipe = load_train_checkpoint(setup.run.path / "checkpoint"), setup.recipe
     total_steps = parse_duration(recipe.duration).num_steps(max(1, len(setup.data.split("train")) // recipe.batch_size))
     if checkpoint is not None and checkpoint.step > total_steps:
-        required = f"a length of at least the {checkpoint.step} steps that are done"
-        raise invalid(
-            required, f"{recipe.duration}, {total_steps} steps", f"{checkpoint.step} steps", "or choose another output"
-        )
+        required = f"a duration of at least the {checkpoint.step} steps already taken"
+        got = f"{recipe.duration}, {total_steps} steps"
+        raise invalid(required, got, f"{checkpoint.step} steps", "or choose another output")
 
 
 def _check_options(options: TrainOptions, metadata: dict[str, Any]) -> None:
@@ -85,23 +94,22 @@ def _check_options(options: TrainOptions, metadata: dict[str, Any]) -> None:
     if options.auto_batch and not metadata.get("grad_accumulation"):
         raise conflict_error("batch_size", AUTO, metadata["recipe"]["batch_size"])
     if options.loss is None and metadata["loss"] is not None:
-        raise invalid(
-            f"the loss the run has, {metadata['loss']}, handed over again", "none", next_step="train(loss=...)"
-        )
+        raise invalid(f"the loss of the run, {metadata['loss']}, again", "none", next_step="train(loss=...)")
     if qualified_name(options.loss) != metadata["loss"]:
         raise conflict_error("loss", qualified_name(options.loss), metadata["loss"])
 
 
 def conflict_error(name: str, requested: Any, recorded: Any) -> ValueError:
-    """The error for an argument that says otherwise than the run that is to go on."""
+    """Return the error for an option that contradicts the run to be resumed."""
     return invalid(
-        f"{name} as the run has it, {recorded!r}",
+        f"{name} as in the run, {recorded!r}",
         repr(requested),
-        next_step=f"leave {name} out to go on with the run, or choose another output",
+        next_step=f"omit {name} to resume the run, or choose another output",
     )
 
 
 def _resume_recipe(options: TrainOptions, run: Run) -> Recipe:
+    """Return the recorded recipe with the requested duration. Raises ValueError if another key differs."""
     recorded = run.recipe
     requested = options.recipe
     if isinstance(requested, str) and get_recipe(requested).name != recorded.name:
@@ -113,15 +121,12 @@ def _resume_recipe(options: TrainOptions, run: Run) -> Recipe:
     if run.metadata.get("grad_accumulation") and "grad_accum_steps" not in options.recipe_overrides:
         resolved = replace(resolved, grad_accum_steps=recorded.grad_accum_steps)
     recorded_values, resolved_values = _flatten(to_dict(recorded)), _flatten(to_dict(resolved))
-    for key in (*options.recipe_overrides, *resolved_values):  # what was said comes before what follows from it
+    # Overridden keys first: a batch size that the user gave is to be named before the learning rate it scales.
+    for key in (*options.recipe_overrides, *resolved_values):
         if key != "duration" and key in resolved_values and resolved_values[key] != recorded_values[key]:
             raise conflict_error(key, resolved_values[key], recorded_values[key])
-    return replace(
-        recorded,
-        duration=resolved.duration
-        if "duration" in options.recipe_overrides or requested is base
-        else recorded.duration,
-    )
+    is_requested = "duration" in options.recipe_overrides or requested is base
+    return replace(recorded, duration=resolved.duration if is_requested else recorded.duration)
 
 
 def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -132,16 +137,14 @@ def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _resume_model(options: TrainOptions, run: Run) -> nn.Module:
+    """Return the network of the run; its weights are overwritten if there is a checkpoint."""
     if isinstance(options.model, nn.Module) and not isinstance(options.model, ResidualNetwork):
         _check_module(options.model, run)
         return options.model
     arch = run.arch
     if arch is None:
-        raise invalid(
-            f"the module the run trained, a {run.metadata['model']['name']}, handed over again",
-            options.model,
-            next_step="train(model=...)",
-        )
+        required = f"the module that the run trained, a {run.metadata['model']['name']}, again"
+        raise invalid(required, options.model, next_step="train(model=...)")
     _check_arch(options, arch)
     with temporary_seed(step_seed(run.metadata["seed"], -1)):
         if isinstance(options.model, ResidualNetwork):

@@ -1,9 +1,4 @@
-"""A run is a folder: run.json, log.jsonl, model.safetensors, state/, report.html.
-
-log.jsonl: one JSON object a line, written as it happens.
-
-A trained network, ready to use.
-"""
+"""The folder of a run (run.json, log.jsonl, model.safetensors, checkpoint/, report.html) and its trained network."""
 
 import contextlib
 import html
@@ -28,19 +23,19 @@ from reslab.training.checkpoint import list_snapshots
 
 
 class RunLog:
-    """The lines of a run. A line that a crash cut short is not a line."""
+    """log.jsonl: one JSON object a line. A last line that a crash cut short is ignored."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def append(self, record: dict[str, Any]) -> None:
-        """Write one line at the end. Raises DiskFull without room, ValueError where a number is not finite."""
+        """Append a record. Raises DiskFullError, and ValueError if a number is not finite."""
         line = json.dumps(record, allow_nan=False)
         with disk_full_guard(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def records(self) -> list[dict[str, Any]]:
-        """Every whole line, in order; empty where there is no file."""
+        """Return every complete record, in order; empty if there is no file."""
         if not self.path.exists():
             return []
         records = []
@@ -52,19 +47,19 @@ class RunLog:
         return records
 
     def truncate(self, step: int) -> None:
-        """Forget what was written after `step`, and a torn last line."""
+        """Remove the records after `step`, and an incomplete last line."""
         lines = [json.dumps(record) + "\n" for record in self.records() if record["step"] <= step]
         write_atomic(self.path, "".join(lines).encode())
 
 
-# Who the network is, and what follows from the data.
+# What identifies the network, and what follows from the data.
 _NON_OVERRIDE_FIELDS = ("name", "reference", "num_classes", "in_channels", "image_size")
 
 
 class Run:
-    """The folder of one training run; `facts` is run.json: network, recipe, data, split, seed, and where it came from.
+    """The folder of one training run; `metadata` is run.json: network, recipe, data, split, seed, versions, command.
 
-    Raises ValueError where `path` is not the folder of a run.
+    Raises ValueError if `path` is not the folder of a run.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -74,47 +69,47 @@ class Run:
 
     @classmethod
     def create(cls, path: str | Path, metadata: Mapping[str, Any]) -> "Run":
-        """Begin a run in `path`, a new or empty folder. Raises ValueError, and touches nothing, where it is neither."""
+        """Create a run in `path`, a new or empty folder. Raises ValueError, and changes nothing, if it is neither."""
         path = Path(path)
         require_empty_dir(path)
         write_atomic(path / "run.json", _to_json(metadata))
         return cls(path)
 
     def update(self, **values: Any) -> None:
-        """Write more facts into run.json, the others kept."""
+        """Set values in run.json and keep the others."""
         self.metadata = {**self.metadata, **values}
         write_atomic(self.path / "run.json", _to_json(self.metadata))
 
     def discard(self) -> None:
-        """Take back a run that has only begun."""
+        """Delete a run that has only run.json."""
         (self.path / "run.json").unlink()
-        with contextlib.suppress(OSError):  # where something else was put there
+        with contextlib.suppress(OSError):  # other files were put there
             self.path.rmdir()
 
     @property
     def name(self) -> str:
-        """The folder's name."""
+        """The name of the folder."""
         return self.path.resolve().name
 
     @property
     def weights_path(self) -> Path:
-        """Where the weights are, once the run has ended."""
+        """The file of the final weights, which exists once the run has ended."""
         return self.path / "model.safetensors"
 
     @property
     def report_path(self) -> Path:
-        """Where the report is, once the run has ended."""
+        """The file of the report, which exists once the run has ended."""
         return self.path / "report.html"
 
     def snapshots(self) -> list[tuple[int, Path]]:
-        """The weights that were kept along the way: after how many steps, and the file (`load_network` reads it)."""
+        """Return the snapshots of the weights as (step, file); `load_network` reads the files."""
         return list_snapshots(self.path)
 
     @property
     def model_spec(self) -> str:
         """The network's name with the axes that differ from the zoo's: `resnet20_cifar:order=full-preact:merge=none`.
 
-        Not those that follow from the data: classes, channels, size of the pictures.
+        Axes that follow from the data are left out: classes, channels, image size.
         """
         name, arch = self.metadata["model"]["name"], self.metadata["model"]["arch"]
         if arch is None or name not in ARCHS:
@@ -127,28 +122,28 @@ class Run:
 
     @property
     def arch(self) -> Arch | None:
-        """The network as data; None where the run trained a module of the user's own."""
+        """The architecture; None if the run trained a user's own module."""
         fields = self.metadata["model"]["arch"]
         return None if fields is None else from_dict(Arch, fields)
 
     @property
     def recipe(self) -> Recipe:
-        """The training procedure, as it was carried out."""
+        """The recipe with all overrides applied."""
         return from_dict(Recipe, self.metadata["recipe"])
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of the outputs."""
+        """The class names, in the order of the outputs."""
         return tuple(self.metadata["data"]["classes"])
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """Scores of the saved weights on the held-out split, how they were chosen, speed; None before the end."""
+        """The metrics of the final weights on the evaluation split, their selection, speed; None before the end."""
         return self.metadata.get("result")
 
     @property
     def top1(self) -> float | None:
-        """The accuracy of the saved weights on the held-out split, a fraction; None before the end."""
+        """The accuracy of the final weights on the evaluation split, a fraction; None before the end."""
         return None if self.result is None else self.result["top1"]
 
     def __repr__(self) -> str:
@@ -157,7 +152,7 @@ class Run:
         return f"Run({str(self.path)!r}: {model} on {data}, {status})"
 
     def _repr_html_(self) -> str:
-        """The report, shown in a notebook in a frame of its own."""
+        """Return the report in a frame, for notebooks."""
         if not self.report_path.exists():
             return f"<p>{html.escape(repr(self))}</p>"
         page = html.escape(self.report_path.read_text(encoding="utf-8"), quote=True)
@@ -165,7 +160,7 @@ class Run:
 
 
 def weights_header(run: Run) -> dict[str, Any]:
-    """What a file of weights tells of its run in its header, beside its scores."""
+    """Return what the header of a weights file records of its run, besides the metrics."""
     data = run.metadata["data"]
     return {
         "data": data["name"],
@@ -193,41 +188,39 @@ def _read_metadata(path: Path) -> dict[str, Any]:
             "the folder of a run",
             f"{path} ({description})",
             nearest=nearby_runs,
-            next_step="`reslab runs` lists the runs here",
+            next_step="`reslab runs` lists the runs",
         )
     try:
         metadata = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise invalid("a run.json that can be read", f"{file}: {error}") from error
+        raise invalid("a readable run.json", f"{file}: {error}") from error
     if not isinstance(metadata, dict) or not {"model", "recipe", "data"} <= metadata.keys():
-        raise invalid(
-            "a run.json with model, recipe and data", str(file), next_step="is it the file of another program?"
-        )
+        raise invalid("a run.json with model, recipe and data", str(file), next_step="it may belong to another program")
     return metadata
 
 
 def is_non_empty(path: Path) -> bool:
-    """Whether `path` is more than a new or empty folder."""
+    """Return True if `path` exists and is not an empty folder."""
     return path.exists() and (not path.is_dir() or any(path.iterdir()))
 
 
 def require_empty_dir(path: Path) -> None:
-    """ValueError where a new run cannot begin in `path` without touching what is there."""
+    """Raise ValueError if `path` exists and is not an empty folder."""
     if not is_non_empty(path):
         return
     if (path / "run.json").is_file():
         raise invalid(
             "a new or empty output folder",
-            f"{path}, which holds a run",
-            next_step="add --resume to go on with it, or choose another --output",
+            f"{path}, which contains a run",
+            next_step="add --resume to continue it, or choose another --output",
         )
     raise invalid(
-        "a new or empty output folder", f"{path}, which holds other files", next_step="choose another --output"
+        "a new or empty output folder", f"{path}, which contains other files", next_step="choose another --output"
     )
 
 
 def make_run_path(model: str, data: str, parent: Path = Path("runs")) -> Path:
-    """`runs/<time>-<model>-<data>`, a name that is free."""
+    """Return an unused path `runs/<time>-<model>-<data>`."""
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{_slug(model)}-{_slug(data)}"
     names: Iterable[str] = (stem if count == 1 else f"{stem}-{count}" for count in range(1, 1000))
     return next(parent / name for name in names if not (parent / name).exists())
@@ -241,7 +234,7 @@ def _slug(name: str) -> str:
 
 
 def list_runs(folder: str | Path = "runs") -> list[Run]:
-    """The runs in `folder`, oldest name first; a folder that is no run is passed over."""
+    """Return the runs in `folder`, sorted by name; other folders are skipped."""
     folder = Path(folder)
     runs = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
@@ -254,17 +247,16 @@ def list_runs(folder: str | Path = "runs") -> list[Run]:
 
 
 def load(source: Run | str | Path, device: str | torch.device = "cpu") -> ResidualNetwork:
-    """The network of a run (its folder), of a `model.safetensors`, or of a folder that `export` made, in eval mode,
-    with its `classes` and `preprocess`.
+    """Load the network of a run, of a `model.safetensors`, or of an exported folder, in eval mode.
 
-    Raises ValueError where the run has not ended, or trained a module of the user's own.
+    It has `classes` and `preprocess`. Raises ValueError if the run has not ended, or trained a user's own module.
     """
     torch_device = choose_device(device)
     return load_network(find_weights_path(source), torch_device)
 
 
 def find_weights_path(source: Run | str | Path) -> Path:
-    """The file of the weights of a run, of an exported folder, or the file itself; raises as `run_weights`."""
+    """Return the weights file of a run or an exported folder, or the file itself. Raises like `run_weights_path`."""
     if isinstance(source, Run):
         return run_weights_path(source)
     folder = Path(source)
@@ -275,11 +267,11 @@ def find_weights_path(source: Run | str | Path) -> Path:
 
 
 def run_weights_path(run: Run) -> Path:
-    """The file of a run's weights. Raises ValueError where the run has not ended."""
+    """Return the file of a run's final weights. Raises ValueError if the run has not ended."""
     if not run.weights_path.exists():
         raise invalid(
             "a run that has ended",
-            f"{run.path}, which holds no weights yet",
-            next_step=f"go on with it: --output {run.path} --resume",
+            f"{run.path}, which has no weights yet",
+            next_step=f"resume it: --output {run.path} --resume",
         )
     return run.weights_path

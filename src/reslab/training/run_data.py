@@ -1,4 +1,4 @@
-"""The data a run is about: opened by name, taken as handed over, opened again as it was recorded."""
+"""The data of a run: open it by name or from the user's objects, record it, and open it again as recorded."""
 
 import os
 from collections.abc import Mapping
@@ -31,9 +31,9 @@ def open_train_data(
     skip_bad_images: bool = False,
     num_images: int | None = None,
 ) -> DatasetSplits:
-    """A data set by name or folder (None is the digits), or the `Data`, data set or (images, labels) handed over.
+    """Open a dataset by name or folder (None: the digits), or wrap the user's splits, dataset or (images, labels).
 
-    With `num_images` only so many of its training pictures, the same share of each class (`take`).
+    `num_images` limits the training images, with the same fraction of each class.
     """
     dataset = _open_data(data, data_dir, val_fraction, skip_bad_images)
     return dataset if num_images is None else stratified_subset(dataset, num_images)
@@ -52,7 +52,7 @@ def _open_data(
 
 
 def data_metadata(data: DatasetSplits, requested: Any, data_dir: str | Path | None) -> dict[str, Any]:
-    """What run.json tells about the data: enough to open the same pictures in the same splits again."""
+    """Return what run.json records of the data: enough to open the same images in the same splits again."""
     return {
         "name": data.name,
         "source": data.source,
@@ -69,7 +69,7 @@ def data_metadata(data: DatasetSplits, requested: Any, data_dir: str | Path | No
 
 
 def _data_location(requested: Any) -> str | None:
-    """The name of a named data set, the whole path of a folder, a URL, None for data that was handed over."""
+    """Return a dataset's name, a folder's absolute path or a URL; None for data passed as objects."""
     if isinstance(requested, str) and is_url(requested):
         return requested
     if requested is None or (isinstance(requested, str) and requested.lower() in DATASETS):
@@ -78,15 +78,15 @@ def _data_location(requested: Any) -> str | None:
 
 
 def reopen_data(metadata: Mapping[str, Any], data: Any = None, data_dir: str | Path | None = None) -> DatasetSplits:
-    """The data that `data_facts` recorded, from its place or another (`data`, `data_dir`), in the recorded splits.
+    """Open the data that `data_metadata` recorded, in the recorded splits; `data` or `data_dir` give a new location.
 
-    Raises ValueError where it is not the same data any more, or was handed over and is not now.
+    Raises ValueError if it has changed, or if it was passed as objects and is not passed again.
     """
     if data is None and metadata["requested"] is None:
         raise invalid(
-            f"the data the run had ({metadata['name']}), which was handed over",
+            f"the data of the run ({metadata['name']}), which was passed as objects",
             "none",
-            next_step="hand it over again: data=...",
+            next_step="pass it again: data=...",
         )
     if data is None or isinstance(data, str | Path):
         dataset = open_dataset(
@@ -103,14 +103,14 @@ def reopen_data(metadata: Mapping[str, Any], data: Any = None, data_dir: str | P
     if dataset.fingerprint != metadata["fingerprint"]:
         raise invalid(
             f"the run's data, {metadata['name']} with fingerprint {metadata['fingerprint']}",
-            f"{dataset.name} with fingerprint {dataset.fingerprint}: its pictures or labels differ",
-            next_step="put the data back as it was, or begin a new run",
+            f"{dataset.name} with fingerprint {dataset.fingerprint}: its images or labels differ",
+            next_step="restore the data, or start a new run",
         )
     return replace(dataset, preprocess=from_dict(Preprocess, metadata["preprocess"]))
 
 
 def infer_input_size(data: DatasetSplits) -> tuple[int, ...]:
-    """Channels, height and width of what the network sees when it is judged."""
+    """Return (channels, height, width) of the network's input in evaluation."""
     images = data.split(data.eval_split)
     x, _, _ = next(iter(eval_loader(images.subset([0]), 1, data.preprocess, torch.device("cpu"))))
     return tuple(x.shape[1:])
@@ -124,19 +124,19 @@ def make_train_loader(
     workers: int = 0,
     env: DistributedEnv | None = None,
 ) -> TrainLoader:
-    """The recipe's training batches of the data, a rank's part of them where it has a place among several.
+    """Return the loader of the recipe's training batches; with several ranks, of this rank's part of each.
 
-    Raises ValueError where the batch or its words do not fit the pictures, or ranks cannot share it evenly.
+    Raises ValueError if batch size or transform do not fit the images, or the ranks cannot share a batch evenly.
     """
     env = env or DistributedEnv()
     return TrainLoader(
-        data.split("train"),
-        recipe.batch_size,
-        recipe.train_transform,
-        data.preprocess,
-        seed,
-        device,
-        workers,
+        dataset=data.split("train"),
+        batch_size=recipe.batch_size,
+        transform=recipe.train_transform,
+        preprocess=data.preprocess,
+        seed=seed,
+        device=device,
+        num_workers=workers,
         rank=env.rank,
         world_size=env.world_size,
         num_repeats=recipe.repeated_augmentation,
@@ -146,9 +146,9 @@ def make_train_loader(
 
 
 def choose_num_workers(requested: int | None, data: DatasetSplits, local_world_size: int = 1) -> int:
-    """The processes that decode pictures: as asked, else up to 8 for files and none for what is in memory.
+    """Return the number of data-loading workers: the requested one, else up to 8 for files and 0 for data in memory.
 
-    The processors of a machine are shared by its `num_local` ranks, and so are the shards that training streams by URL.
+    The ranks of a machine share its processors, and the shards that training streams by URL.
     """
     if requested is not None:
         return requested

@@ -1,9 +1,4 @@
-"""Where progress goes when nobody said: into the notebook's cell, else to the log of the program.
-
-The numbers of a run's log for TensorBoard, an extra.
-
-What a run tells as it goes: lines into its log and for TensorBoard, progress for who looks on.
-"""
+"""The logger of a run: records go to log.jsonl, to TensorBoard (an extra), and to a callback that shows them."""
 
 import html
 import importlib
@@ -17,11 +12,13 @@ from typing import Any
 from reslab.spec.errors import invalid
 from reslab.training.run import Run
 
+LogCallback = Callable[[dict[str, Any]], None]
+
 _LOGGER = logging.getLogger("reslab")
 
 
-def default_log_callback() -> Callable[[dict[str, Any]], None]:
-    """A receiver of lines: one changing line in a notebook, `logging.getLogger("reslab")` elsewhere."""
+def default_log_callback() -> LogCallback:
+    """Return a callback that shows records in a notebook's cell, or logs them to `logging.getLogger("reslab")`."""
     return _notebook_log_callback() or _log_record
 
 
@@ -30,7 +27,7 @@ def _log_record(record: dict[str, Any]) -> None:
         _LOGGER.info("%s", format_record(record))
 
 
-def _notebook_log_callback() -> Callable[[dict[str, Any]], None] | None:
+def _notebook_log_callback() -> LogCallback | None:
     try:
         from IPython import get_ipython  # type: ignore[import-not-found]
         from IPython.display import HTML, display  # type: ignore[import-not-found]
@@ -49,20 +46,19 @@ def _notebook_log_callback() -> Callable[[dict[str, Any]], None] | None:
 
 
 def format_record(record: dict[str, Any]) -> str:
-    """A line of progress in words."""
+    """Return a record as a line of text."""
     kind = record["kind"]
-    if kind == "note":
+    if kind == "message":
         return str(record["text"])
     if kind == "start":
         position = f"{record['device']}, {record['precision']}"
-        return (
-            f"{record['model']} on {record['data']}, {position}: {record['total_steps']:,} steps, into {record['run']}"
-        )
+        return f"{record['model']} on {record['data']}, {position}: {record['total_steps']:,} steps, writing to {record['run']}"
     if kind == "progress":
         return f"step {record['step']:,} of {record['total_steps']:,}, {record['seconds']:.0f} s"
     position = f"epoch {record['epoch']:.2f}" if "epoch" in record else f"step {record['step']:,}"
     if kind == "train":
-        return f"{position}: loss {record['loss']:.4f}, accuracy {record['top1']:.4f}, {record['images_per_second']:,.0f} images/s"
+        speed_text = f"{record['images_per_second']:,.0f} images/s"
+        return f"{position}: loss {record['loss']:.4f}, accuracy {record['top1']:.4f}, {speed_text}"
     if kind == "eval":
         return f"{position}: on {record['split']} loss {record['loss']:.4f}, accuracy {record['top1']:.4f}"
     return f"{position}: " + ", ".join(
@@ -74,21 +70,21 @@ _NON_SCALAR_KEYS = ("kind", "split", "step")
 
 
 def require_tensorboard() -> None:
-    """Raise ValueError, with what to do, where TensorBoard is not installed."""
+    """Raise ValueError if TensorBoard is not installed."""
     if not has_tensorboard():
-        next_step = "pip install 'reslab[tensorboard]', or leave out --tensorboard: log.jsonl holds the same numbers"
+        next_step = "pip install 'reslab[tensorboard]', or omit --tensorboard: log.jsonl has the same numbers"
         raise invalid("the package tensorboard for --tensorboard", "it is not installed", next_step=next_step)
 
 
 def has_tensorboard() -> bool:
-    """Whether TensorBoard is installed."""
+    """Return True if TensorBoard is installed."""
     return importlib.util.find_spec("tensorboard") is not None
 
 
 class TensorBoardWriter:
-    """Every number of a line, as `train/loss` or `val/top1` over its step, in event files in `folder`.
+    """Writes every number of a record, as `train/loss` or `val/top1`, to event files in `folder`.
 
-    Raises ValueError where TensorBoard is not installed.
+    Raises ValueError if TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -97,13 +93,13 @@ class TensorBoardWriter:
         self._writer: Any = None
 
     def start(self, step: int) -> None:
-        """Go on after `step` steps; points of later ones, from before, are taken back."""
+        """Start or resume after `step` steps; earlier points of later steps are removed."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(self.folder), purge_step=step + 1 if self.folder.exists() else None)
 
     def log(self, record: dict[str, Any]) -> None:
-        """Add the numbers of a line of the log, at once: a run that is killed has lost none."""
+        """Add the numbers of a record and flush them, so that a killed run loses none."""
         prefix = record.get("split", record["kind"])
         for name, value in record.items():
             if name not in _NON_SCALAR_KEYS and isinstance(value, int | float):
@@ -111,21 +107,20 @@ class TensorBoardWriter:
         self._writer.flush()
 
     def close(self) -> None:
-        """Nothing more follows."""
+        """Close the files."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
 
-LogCallback = Callable[[dict[str, Any]], None]
-
 _PROGRESS_EVERY_SECONDS = 0.25
 
 
 class RunLogger:
-    """Rank 0's voice; where it is not `first` nothing is said.
+    """Logs the records of a run on rank 0 and does nothing on the others.
 
-    Every line of the log is shown and, where there are `scalars`, its numbers drawn; notes and progress are shown only.
+    Records are appended to log.jsonl, written for TensorBoard if requested, and shown; messages and progress are only
+    shown.
     """
 
     def __init__(
@@ -135,7 +130,7 @@ class RunLogger:
         self._last_progress_time = time.perf_counter()
 
     def log(self, record: dict[str, Any]) -> None:
-        """A line that stays."""
+        """Write a record to the log and show it."""
         if not self.is_main:
             return
         self.run.log.append(record)
@@ -143,26 +138,30 @@ class RunLogger:
             self.tensorboard.log(record)
         self.on_log(record)
 
-    def log_message(self, text: str) -> None:
-        """What a person should be told."""
+    def show(self, record: dict[str, Any]) -> None:
+        """Show a record without writing it."""
         if self.is_main:
-            self.on_log({"kind": "note", "text": text})
+            self.on_log(record)
+
+    def log_message(self, text: str) -> None:
+        """Show a message for the user."""
+        self.show({"kind": "message", "text": text})
 
     def log_progress(self, make_record: Callable[[], dict[str, Any]]) -> None:
-        """How far it is, a few times a second."""
+        """Show the progress, at most a few times a second."""
         now = time.perf_counter()
         if self.is_main and now - self._last_progress_time >= _PROGRESS_EVERY_SECONDS:
             self._last_progress_time = now
             self.on_log({"kind": "progress", **make_record()})
 
     def start(self, step: int) -> None:
-        """The run goes on after `step` steps: what was told of later ones is forgotten."""
+        """Start or resume after `step` steps; records of later steps are removed."""
         if self.is_main:
             self.run.log.truncate(step)
             if self.tensorboard is not None:
                 self.tensorboard.start(step)
 
     def close(self) -> None:
-        """Nothing more follows."""
+        """Close the files."""
         if self.tensorboard is not None:
             self.tensorboard.close()

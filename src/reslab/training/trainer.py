@@ -1,12 +1,9 @@
-"""A run under way: what changes from step to step, and what happens between two steps.
-
-All that takes the steps of a run, put together from what was prepared.
-"""
+"""The trainer: everything that happens between the steps of a run, from its first step or its checkpoint to its end."""
 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,11 +11,9 @@ from torch import nn
 from torch.nn import functional
 
 from reslab.runtime.device import deterministic_mode
-from reslab.runtime.distributed import ProcessGroup
 from reslab.runtime.interrupts import InterruptHandler
 from reslab.spec.errors import invalid
 from reslab.spec.optim import parse_duration
-from reslab.spec.recipe import Recipe
 from reslab.training.checkpoint import (
     SnapshotWriter,
     TrainCheckpoint,
@@ -28,17 +23,15 @@ from reslab.training.checkpoint import (
 )
 from reslab.training.early_stopping import EarlyStopping
 from reslab.training.evaluation.evaluate import Evaluator
-from reslab.training.freezing import Freezing
-from reslab.training.loop import TimedLoader, TrainContext, TrainStep, grad_scaler_state, make_grad_scaler
+from reslab.training.loop import TimedLoader, TrainLoop, grad_scaler_state
+from reslab.training.losses import LossFn
 from reslab.training.meters import NonFiniteError, TrainMeter
 from reslab.training.nonfinite import check_finite_weights, find_non_finite, with_diagnosis, write_bad_batch
-from reslab.training.optim.factory import build_optimizer
 from reslab.training.optim.lr_schedule import ReduceOnPlateau, compute_lr, warmup_finished
-from reslab.training.options import TrainOptions
 from reslab.training.run import Run, weights_header
-from reslab.training.run_data import choose_num_workers, make_train_loader
-from reslab.training.run_logger import LogCallback, RunLogger
-from reslab.training.setup import TrainSetup, build_objective
+from reslab.training.run_data import choose_num_workers
+from reslab.training.run_logger import RunLogger
+from reslab.training.setup import TrainSetup
 from reslab.training.weight_averaging import SelectedWeights, WeightSelector
 
 StepEndHook = Callable[[int, nn.Module], dict[str, Any]]
@@ -46,59 +39,76 @@ StepEndHook = Callable[[int, nn.Module], dict[str, Any]]
 LOG_EVERY_STEPS = 50
 
 
-@dataclass
 class Trainer:
-    """One run from its first step, or its saved state, to its last; on every one of its ranks, who decide together."""
+    """Trains a run to its end; on several ranks each has one, and they take every decision together.
 
-    run: Run
-    context: TrainContext
-    evaluator: Evaluator
-    weight_selector: WeightSelector
-    snapshot_writer: SnapshotWriter
-    logger: RunLogger
-    total_steps: int
-    on_step_end: StepEndHook | None = None
-    hook_every_steps: int = 0
-    save_every_seconds: float = 60.0
-    step: int = 0
-    train_seconds: float = 0.0
-    warmup_end_step: int | None = None
-    meter: TrainMeter = field(default_factory=TrainMeter)
-    interrupted: bool = False
+    `on_step_end(step, model)` is called every `hook_every_steps` steps (0: never); the numbers it returns are logged.
+    """
 
-    def __post_init__(self) -> None:
-        self.model, self.recipe, self.process_group = (
-            self.context.model,
-            self.context.recipe,
-            self.context.process_group,
+    def __init__(
+        self,
+        setup: TrainSetup,
+        *,
+        logger: RunLogger,
+        workers: int | None = None,
+        eval_loss: LossFn | None = None,
+        on_step_end: StepEndHook | None = None,
+        hook_every_steps: int = 0,
+        save_every_seconds: float = 60.0,
+    ) -> None:
+        self.run, self.recipe, self.logger = setup.run, setup.recipe, logger
+        self.on_step_end, self.hook_every_steps = on_step_end, hook_every_steps
+        self.save_every_seconds = save_every_seconds
+        self._timed_loader = TimedLoader(setup.loop.loader)
+        self.loop: TrainLoop = replace(setup.loop.wrapped(setup.recipe.compile), loader=self._timed_loader)
+        self.model, self.process_group = self.loop.model, self.loop.process_group
+        self.steps_per_epoch = self.loop.loader.num_steps_per_epoch
+        self.total_steps = parse_duration(self.recipe.duration).num_steps(self.steps_per_epoch)
+        self.evaluator = Evaluator(
+            model=self.model,
+            data=setup.data,
+            loss=eval_loss or functional.cross_entropy,
+            workers=choose_num_workers(workers, setup.data, self.process_group.env.local_world_size),
+            device=self.process_group.device,
+            process_group=self.process_group,
         )
-        self.steps_per_epoch = self.context.loader.num_steps_per_epoch
-        self._timed_loader = TimedLoader(self.context.loader)
+        self.weight_selector = WeightSelector(self.model, self.recipe, self.total_steps, self.steps_per_epoch)
+        self.snapshot_writer = _build_snapshot_writer(self.run, self.steps_per_epoch)
         self.plateau = ReduceOnPlateau(self.recipe.schedule)
         self.early_stopping = EarlyStopping(self.recipe, self.steps_per_epoch)
+        self.step = 0
+        self.train_seconds = 0.0
+        self.warmup_end_step: int | None = None
+        self.meter = TrainMeter()
+        self.interrupted = False
+        self._interrupt_handler = InterruptHandler(ignore_repeats=self.process_group.world_size > 1)
+        self._last_tick = self._last_save_time = time.perf_counter()
+        self._last_saved_step = 0
 
     @property
     def is_finished(self) -> bool:
-        """Whether no step is left to take."""
+        """True if no step is left."""
         return self.step >= self.total_steps or self.early_stopping.should_stop
 
     def lr_at(self, step: int) -> float:
-        """The learning rate of a step."""
+        """Return the learning rate of a step."""
         return compute_lr(
-            self.recipe, step, self.total_steps, self.steps_per_epoch, self.warmup_end_step, self.plateau.drop_steps
+            self.recipe,
+            step,
+            self.total_steps,
+            self.steps_per_epoch,
+            warmup_end_step=self.warmup_end_step,
+            drop_steps=self.plateau.drop_steps,
         )
 
     def load_checkpoint(self) -> bool:
-        """Go back to the saved state, the log with it; False where there is none."""
+        """Restore the last checkpoint and truncate the log to its step; return False if there is none."""
         checkpoint = load_train_checkpoint(self.run.path / "checkpoint")
-        rank_steps = self.process_group.all_gather(
-            None if checkpoint is None else checkpoint.step
-        )  # nobody writes while another still reads
+        # The gather is a barrier, too: no rank writes below while another still reads.
+        rank_steps = self.process_group.all_gather(None if checkpoint is None else checkpoint.step)
         if len(set(rank_steps)) > 1:
-            steps_text = ", ".join(f"rank {rank} that of step {step}" for rank, step in enumerate(rank_steps))
-            raise invalid(
-                "an output folder that every rank sees", f"{self.run.path}, where the state is for {steps_text}"
-            )
+            steps_text = ", ".join(f"step {step} on rank {rank}" for rank, step in enumerate(rank_steps))
+            raise invalid("an output folder that all ranks share", f"{self.run.path} with checkpoints of {steps_text}")
         if self.process_group.is_main:
             self.snapshot_writer.truncate(checkpoint.step if checkpoint else 0)
         self.logger.start(checkpoint.step if checkpoint else 0)
@@ -108,42 +118,40 @@ class Trainer:
         self.train_seconds, self.warmup_end_step = checkpoint.train_seconds, checkpoint.warmup_end_step
         self.plateau.load_state_dict(checkpoint.plateau)
         self.early_stopping.load_state_dict(checkpoint.early_stopping)
-        self.meter = TrainMeter.from_dict(checkpoint.meter, self.evaluator.device)
+        self.meter.load_state_dict(checkpoint.meter, self.evaluator.device)
         self.weight_selector.load_checkpoint(checkpoint, self.evaluator.device)
         return True
 
     def _load_model_and_optimizer(self, checkpoint: TrainCheckpoint) -> None:
         self.step = checkpoint.step
         self.model.load_state_dict(checkpoint.model)
-        self.context.optimizer.load_state_dict(checkpoint.optimizer)
-        scaler = self.context.train_step.scaler
+        self.loop.optimizer.load_state_dict(checkpoint.optimizer)
+        scaler = self.loop.train_step.scaler
         if scaler is not None and checkpoint.grad_scaler is not None:
             scaler.load_state_dict(checkpoint.grad_scaler)
 
     def fit(self) -> bool:
-        """Take the steps that are left; True at the end, False where Ctrl-C came first. The state is saved either way.
+        """Take the remaining steps; return False if Ctrl-C or SIGTERM stopped them. A checkpoint is saved either way.
 
-        Raises Diverged, with the step, where the loss or a weight is no longer finite; the last good state is kept.
+        Raises NonFiniteError, with the step, if the loss or a weight is no longer finite; the last good checkpoint
+        stays.
         """
         cuda_devices = [self.evaluator.device] if self.evaluator.device.type == "cuda" else []
-        is_distributed = self.process_group.world_size > 1
-        with (
-            deterministic_mode(),
-            torch.random.fork_rng(cuda_devices),
-            InterruptHandler(is_distributed) as self._interrupt_handler,
-        ):
+        with deterministic_mode(), torch.random.fork_rng(cuda_devices), self._interrupt_handler:
             self._last_tick = self._last_save_time = time.perf_counter()
             self._last_saved_step = self.step
             try:
                 self._save_snapshot()
                 if not self.is_finished:
-                    context = replace(self.context, loader=self._timed_loader)
-                    context.run_steps(self.step, self.total_steps, self.lr_at, self.after_step, lambda: self.meter)
+                    self.loop.run(
+                        self.step, self.total_steps, lr_at=self.lr_at, meter=self.meter, after_step=self.after_step
+                    )
                 self.save_checkpoint()
             except NonFiniteError as error:
                 raise self._with_diagnosis(error) from None
             except RuntimeError:
-                # A scheduler that stops every process of a job stops those that read or share a batch within a step.
+                # A scheduler that signals every process of a job also stops the workers that read a batch and the ranks
+                # that exchange gradients, which fails in the middle of a step. That is an interruption, not an error.
                 if not self._interrupt_handler.requested:
                     raise
                 self.step, self.interrupted = self._last_saved_step, True
@@ -152,7 +160,7 @@ class Trainer:
             return self.is_finished or not self.interrupted
 
     def after_step(self, step: int) -> bool:
-        """What happens after `step` steps: lines, judgement, probe, state. True ends the loop."""
+        """Log, evaluate and save what is due after `step` steps; return True to end the loop."""
         self.step = step
         self.weight_selector.on_step_end(step)
         is_epoch_end = step % self.steps_per_epoch == 0 or step == self.total_steps
@@ -167,6 +175,7 @@ class Trainer:
         self._save_snapshot()
         self.logger.log_progress(self._progress_record)
         save_due = time.perf_counter() - self._last_save_time >= self.save_every_seconds
+        # Clocks and signals differ between ranks, so they agree here on what they do next.
         self.interrupted, save_due = self.process_group.all_reduce_any(self._interrupt_handler.requested, save_due)
         if save_due:
             self.save_checkpoint()
@@ -178,10 +187,10 @@ class Trainer:
         selected, num_batches = self.weight_selector.select(self.step), self.weight_selector.num_bn_batches()
         if not num_batches:
             return selected
-        return replace(selected, num_bn_samples=self.context.update_bn_stats(self.step, num_batches))
+        return replace(selected, num_bn_samples=self.loop.update_bn_stats(self.step, num_batches))
 
     def _save_snapshot(self) -> None:
-        """Keep the weights of this step where they are due; not where they are not finite."""
+        """Save the weights of this step if a snapshot is due and they are finite."""
         if self.snapshot_writer.every_steps and any(
             self.process_group.all_reduce_any(self.snapshot_writer.is_due(self.step))
         ):
@@ -190,7 +199,7 @@ class Trainer:
                 self.snapshot_writer.save(self.step, self.model)
 
     def save_checkpoint(self) -> None:
-        """Save what resuming needs. Raises Diverged, and saves nothing, where a loss or a weight is not finite."""
+        """Save what resuming needs. Raises NonFiniteError, and saves nothing, if a loss or a weight is not finite."""
         self._check_finite()
         if self.process_group.is_main:
             save_train_checkpoint(self.run.path / "checkpoint", self._make_checkpoint())
@@ -198,12 +207,12 @@ class Trainer:
 
     def _make_checkpoint(self) -> TrainCheckpoint:
         return TrainCheckpoint(
-            self.step,
-            self.model.state_dict(),
-            self.context.optimizer.state_dict(),
-            self.meter.to_dict(),
-            self.train_seconds,
-            grad_scaler=grad_scaler_state(self.context.train_step.scaler),
+            step=self.step,
+            model=self.model.state_dict(),
+            optimizer=self.loop.optimizer.state_dict(),
+            meter=self.meter.state_dict(),
+            train_seconds=self.train_seconds,
+            grad_scaler=grad_scaler_state(self.loop.train_step.scaler),
             warmup_end_step=self.warmup_end_step,
             plateau=self.plateau.state_dict(),
             early_stopping=self.early_stopping.state_dict(),
@@ -211,20 +220,26 @@ class Trainer:
         )
 
     def _log_train_metrics(self) -> None:
+        """Log the averages since the last record and start a new window."""
         self.meter.all_reduce(self.process_group)
-        loss, top1 = self.meter.means()
-        num_samples = self.meter.num_samples
+        averages, num_samples = self.meter.averages(), self.meter.num_samples
         self._update_timers()
-        seconds, self.meter = self.meter.seconds, TrainMeter(first_step=self.step)
-        compute_seconds, self._timed_loader.wait_seconds = seconds - self._timed_loader.wait_seconds, 0.0
-        throughput = {
-            "images_per_second": num_samples / max(seconds, 1e-9),
-            "compute_images_per_second": num_samples / max(compute_seconds, 1e-9),
-            "seconds": self.train_seconds,
-        }
-        record = {"kind": "train", **self._position(), "loss": loss, "top1": top1, "lr": self.lr_at(self.step - 1)}
-        self.logger.log({**record, **throughput})
-        if self.warmup_end_step is None and warmup_finished(self.recipe.schedule, 1 - top1):
+        seconds = self.meter.seconds
+        compute_seconds = seconds - self._timed_loader.wait_seconds
+        self.meter.reset(first_step=self.step)
+        self._timed_loader.wait_seconds = 0.0
+        self.logger.log(
+            {
+                "kind": "train",
+                **self._position(),
+                **averages,
+                "lr": self.lr_at(self.step - 1),
+                "images_per_second": num_samples / max(seconds, 1e-9),
+                "compute_images_per_second": num_samples / max(compute_seconds, 1e-9),
+                "seconds": self.train_seconds,
+            }
+        )
+        if self.warmup_end_step is None and warmup_finished(self.recipe.schedule, 1 - averages["top1"]):
             self.warmup_end_step = self.step
 
     def _update_timers(self) -> None:
@@ -242,11 +257,11 @@ class Trainer:
         self.logger.log(
             {"kind": "eval", "split": split, **self._position(), "loss": evaluation.loss, "top1": evaluation.top1}
         )
-        if split == "val":
+        if split == "val":  # the test set decides nothing
             self.weight_selector.update_best(self.step, evaluation)
             self.early_stopping.update(self.step, evaluation)
         if self.plateau.update(self.step, 1 - evaluation.top1) and not self.is_finished:
-            self.logger.log_message(f"the error stopped falling at step {self.step}: rate {self.lr_at(self.step):g}")
+            self.logger.log_message(f"learning rate reduced to {self.lr_at(self.step):g} at step {self.step} (plateau)")
 
     def _position(self) -> dict[str, Any]:
         return {"step": self.step, "epoch": self.step / self.steps_per_epoch}
@@ -266,86 +281,16 @@ class Trainer:
         check_finite_weights(self.model, self.process_group, self.step)
 
     def _with_diagnosis(self, error: NonFiniteError) -> NonFiniteError:
-        """The error with its batch and layer, found by taking the steps since the last good state again."""
-        run_path, failed_step, checkpoint, origin = (
-            self.run.path,
-            self.step,
-            load_train_checkpoint(self.run.path / "checkpoint"),
-            None,
-        )
+        """Return the error with its batch and layer, found by repeating the steps since the last checkpoint."""
+        run_path, failed_step = self.run.path, self.step
+        checkpoint, origin = load_train_checkpoint(run_path / "checkpoint"), None
         if checkpoint is not None:
             self._load_model_and_optimizer(checkpoint)
-            origin = find_non_finite(self.context, self.lr_at, start=checkpoint.step, stop=failed_step)
+            origin = find_non_finite(self.loop, self.lr_at, start=checkpoint.step, stop=failed_step)
         if origin is not None and self.process_group.is_main:
             write_bad_batch(origin, run_path, self.evaluator.data.split("train"))
-        return with_diagnosis(
-            error, None if checkpoint is None else checkpoint.step, origin, run_path, self.recipe.optimizer.lr
-        )
-
-
-def build_trainer(
-    setup: TrainSetup,
-    options: TrainOptions,
-    process_group: ProcessGroup,
-    workers: int | None,
-    on_log: LogCallback,
-    save_every_seconds: float,
-) -> Trainer:
-    """The course of a prepared run, on the ranks' device."""
-    run, recipe, data, device = setup.run, setup.recipe, setup.data, process_group.device
-    context = build_train_context(setup, options, process_group, workers)
-    steps_per_epoch = context.loader.num_steps_per_epoch
-    total_steps = parse_duration(recipe.duration).num_steps(steps_per_epoch)
-    num_workers = choose_num_workers(workers, data, process_group.env.local_world_size)
-    return Trainer(
-        run,
-        context,
-        Evaluator(context.model, data, options.loss or functional.cross_entropy, num_workers, device, process_group),
-        WeightSelector(context.model, recipe, total_steps, steps_per_epoch),
-        _build_snapshot_writer(run, steps_per_epoch),
-        RunLogger(run, on_log, process_group.is_main),
-        total_steps,
-        save_every_seconds=save_every_seconds,
-    )
-
-
-def build_train_context(
-    setup: TrainSetup, options: TrainOptions, process_group: ProcessGroup, workers: int | None
-) -> TrainContext:
-    """What its steps are made of; the network is on the ranks' device from here on."""
-    recipe, data, device = setup.recipe, setup.data, process_group.device
-    seed = setup.run.metadata["seed"]
-    model = setup.model.to(device)
-    if recipe.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    num_workers = choose_num_workers(workers, data, process_group.env.local_world_size)
-    loader = make_train_loader(recipe, data, seed, device, num_workers, process_group.env)
-    return TrainContext(
-        model,
-        loader,
-        build_objective(recipe, data, device, options.loss),
-        build_optimizer(model, recipe.optimizer),
-        _build_train_step(recipe, model, process_group),
-        Freezing(model, recipe.unfreeze, loader.num_steps_per_epoch),
-        recipe,
-        seed,
-        process_group,
-    )
-
-
-def _build_train_step(recipe: Recipe, model: nn.Module, process_group: ProcessGroup) -> TrainStep:
-    ddp_model = process_group.wrap_ddp(model)
-    return TrainStep(
-        recipe.precision,
-        recipe.channels_last,
-        recipe.grad_accum_steps,
-        recipe.clip_grad_norm,
-        make_grad_scaler(recipe.precision, process_group.device),
-        torch.compile(ddp_model or model) if recipe.compile else None,
-        recipe.l1,
-        recipe.l2,
-        ddp_model,
-    )
+        checkpoint_step = None if checkpoint is None else checkpoint.step
+        return with_diagnosis(error, checkpoint_step, origin, run_path, self.recipe.optimizer.lr)
 
 
 def _build_snapshot_writer(run: Run, steps_per_epoch: int) -> SnapshotWriter:

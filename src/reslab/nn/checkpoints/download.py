@@ -23,12 +23,19 @@ _LOCAL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EN
 
 
 class WeightsUnavailableError(ValueError):
-    """Published weights are unavailable: none are published, there is no network, or an extra is not installed."""
+    """Published weights are unavailable: none are published, there is no network, or an extra is not installed.
+
+    `next_step` says what to do about it.
+    """
+
+    def __init__(self, message: str, next_step: str = "") -> None:
+        super().__init__(message)
+        self.next_step = next_step
 
 
 def weights_unavailable(required: str, got: object, nearest: str = "", next_step: str = "") -> WeightsUnavailableError:
     """Return the WeightsUnavailableError with the message of `reslab.spec.errors.invalid`."""
-    return WeightsUnavailableError(str(invalid(required, got, nearest, next_step)))
+    return WeightsUnavailableError(str(invalid(required, got, nearest, next_step)), next_step)
 
 
 def hub_checkpoints_dir() -> Path:

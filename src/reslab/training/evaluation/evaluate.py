@@ -23,11 +23,10 @@ from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 from reslab.training.evaluation.loop import Evaluation, average_evaluations, evaluate_batches
 from reslab.training.evaluation.tta import TTATransforms
-from reslab.training.loop import LossFn
-from reslab.training.options import TrainOptions, split_overrides, warn_about_stem
+from reslab.training.losses import LossFn
+from reslab.training.options import resolve_arch_for_data, split_overrides, warn_about_stem
 from reslab.training.run import Run, run_weights_path
 from reslab.training.run_data import choose_num_workers, infer_input_size, open_train_data, reopen_data
-from reslab.training.setup import resolve_arch_for_data
 
 EVAL_BATCH_SIZE = 256
 
@@ -245,9 +244,9 @@ def _resolve_model(target: ModelLike, data: DatasetSplits, options: EvaluateOpti
         return load_network(target)
     if not options.pretrained:
         raise invalid(f"weights for {target}", "none", next_step="give a file or tag: --pretrained FILE")
-    _, arch_overrides = split_overrides(options.overrides, None, None, None)
+    _, arch_overrides = split_overrides(options.overrides)
     input_size = infer_input_size(data)
-    arch = resolve_arch_for_data(target, TrainOptions(arch_overrides=arch_overrides), data, input_size)
+    arch = resolve_arch_for_data(target, data, input_size, overrides=arch_overrides)
     warn_about_stem(arch, input_size)
     network = create_model(arch, pretrained=options.pretrained)
     assert isinstance(network, ResidualNetwork)
