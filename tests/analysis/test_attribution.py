@@ -55,15 +55,15 @@ def test_integrated_gradients_are_complete() -> None:
     baseline = torch.randn(1, 3, 16, 16)
     with torch.no_grad():
         rise = (model(x) - model(baseline)).gather(1, target[:, None])[:, 0]
-    found = integrated_gradients(model, x, target, baseline, 60).sum((1, 2, 3))
-    torch.testing.assert_close(found, rise, atol=2e-3, rtol=1e-2)
+    result = integrated_gradients(model, x, target, baseline, 60).sum((1, 2, 3))
+    torch.testing.assert_close(result, rise, atol=2e-3, rtol=1e-2)
 
 
 def test_of_a_linear_network_they_are_weight_times_input() -> None:
     model, x = nn.Sequential(nn.Flatten(), nn.Linear(12, 2, bias=False)), torch.randn(3, 3, 2, 2)
-    found = integrated_gradients(model, x, torch.tensor([0, 1, 1]), num_steps=1)
+    result = integrated_gradients(model, x, torch.tensor([0, 1, 1]), num_steps=1)
     expected = model[1].weight[[0, 1, 1]].view(3, 3, 2, 2) * x
-    torch.testing.assert_close(found, expected.detach())
+    torch.testing.assert_close(result, expected.detach())
 
 
 @pytest.mark.parametrize(("size", "stride"), [(8, 8), (8, 4), (7, 6), (16, 1)])
@@ -76,7 +76,7 @@ def test_occlusion_is_captums(size: int, stride: int) -> None:
     )
 
 
-def test_a_layer_that_is_changed_in_place_is_kept_as_it_was() -> None:
+def test_outputs_are_recorded_before_an_in_place_layer_changes_them() -> None:
     torch.manual_seed(0)
     conv, head = nn.Conv2d(1, 2, 3), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2))
     x, target = torch.randn(2, 1, 6, 6), torch.tensor([0, 1])

@@ -15,8 +15,8 @@ from reslab.nn.factory import create_model
 
 def test_too_many_images_are_an_error_that_names_how_many_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     model, images = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()), torch.zeros(10, 3, 4, 4)
-    one = 2 * 8 * 16 * 4  # two outputs of 8x4x4 float32 numbers
-    monkeypatch.setattr(blocks.MemoryTracker, "free_bytes", lambda memory: 5 * one)
+    output_bytes = 2 * 8 * 16 * 4  # two outputs of 8x4x4 float32 numbers
+    monkeypatch.setattr(blocks.MemoryTracker, "free_bytes", lambda memory: 5 * output_bytes)
     blocks.check_memory(model, images, fraction=0.5)
     with pytest.raises(ValueError, match=r"10 images.*GiB.*--num-images 5"):
         blocks.check_memory(model, images)

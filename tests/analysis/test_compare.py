@@ -41,11 +41,11 @@ def test_an_interval_of_nothing_is_everything() -> None:
 def test_the_pairs_are_counted() -> None:
     labels = torch.tensor([0, 0, 1, 1, 2, 2])
     first, second = torch.tensor([0, 0, 1, 0, 0, 0]), torch.tensor([0, 1, 0, 1, 0, 1])
-    found = run_paired_test(first, second, labels)
-    assert (found.both_correct, found.only_first, found.only_second, found.neither_correct) == (1, 2, 1, 2)
-    assert found.agreement == pytest.approx(2 / 6)
-    assert found.difference == pytest.approx(-1 / 6)
-    assert found.ci_low < found.difference < found.ci_high
+    result = run_paired_test(first, second, labels)
+    assert (result.both_correct, result.only_first, result.only_second, result.neither_correct) == (1, 2, 1, 2)
+    assert result.agreement == pytest.approx(2 / 6)
+    assert result.difference == pytest.approx(-1 / 6)
+    assert result.ci_low < result.difference < result.ci_high
     assert (run_paired_test(first, first, labels).ci_low, run_paired_test(first, first, labels).ci_high) == (0, 0)
 
 
@@ -55,14 +55,14 @@ def test_the_interval_leaves_out_zero_where_the_test_decides(b: int, c: int) -> 
     first, second = torch.zeros(100, dtype=torch.long), torch.zeros(100, dtype=torch.long)
     second[:b] = 1
     first[50 : 50 + c] = 1
-    found = run_paired_test(first, second, labels)
-    assert (found.ci_low > 0) == (found.p_value < 0.05)
+    result = run_paired_test(first, second, labels)
+    assert (result.ci_low > 0) == (result.p_value < 0.05)
 
 
-def test_flips_are_told_with_what_each_called_them(both: list[AnalysisTarget]) -> None:
+def test_flipped_predictions_name_the_class_of_each_network(both: list[AnalysisTarget]) -> None:
     answer = compare_models(both, CompareOptions(split="own"))
     with torch.no_grad():
-        one, two = (subject.model(subject.images) for subject in both)
+        one, two = (target.model(target.images) for target in both)
     labels = both[0].labels
     flipped = [i for i in range(16) if (one[i].argmax() == labels[i]) != (two[i].argmax() == labels[i])]
     assert {flip.index for flip in answer.flipped} == set(flipped)
@@ -72,7 +72,7 @@ def test_flips_are_told_with_what_each_called_them(both: list[AnalysisTarget]) -
     assert answer.models[0].accuracy == pytest.approx(float((one.argmax(1) == labels).float().mean()))
 
 
-def test_the_whole_split_is_judged_where_nothing_is_said(both: list[AnalysisTarget]) -> None:
+def test_the_whole_split_is_evaluated_by_default(both: list[AnalysisTarget]) -> None:
     answer = compare_models(both, CompareOptions(max_flipped=3))
     assert both[0].data is not None
     assert (answer.split, answer.num_images) == ("test", len(both[0].data.split("test")))
@@ -106,7 +106,7 @@ def test_two_are_compared(both: list[AnalysisTarget], number: int) -> None:
         compare_models((both * 2)[:number])
 
 
-def test_other_pictures_are_refused(both: list[AnalysisTarget], tmp_path: Path) -> None:
+def test_other_images_are_an_error(both: list[AnalysisTarget], tmp_path: Path) -> None:
     other: Any = target_from_module(both[0].model, both[0].images, (both[0].labels + 1) % 10)
     with pytest.raises(ValueError, match="on the same images"):
         compare_models([both[0], other], CompareOptions(split="own"))

@@ -1,4 +1,4 @@
-"""Kernels, maps and attributions of a subject's pictures, as plain data."""
+"""Kernels, feature maps and attributions as plain data."""
 
 import json
 
@@ -23,11 +23,11 @@ FEW = AttributionOptions(num_images=2, num_steps=4)
 
 
 def subject() -> AnalysisTarget:
-    (found,) = open_targets(["resnet20_cifar:depths=1,1,1:num_classes=10:in_channels=1"], num_images=6)
-    return found
+    (result,) = open_targets(["resnet20_cifar:depths=1,1,1:num_classes=10:in_channels=1"], num_images=6)
+    return result
 
 
-def test_layers_that_are_asked_where_none_is_named() -> None:
+def test_default_layers() -> None:
     model = create_model("resnet20_cifar")
     assert default_layers(model) == ("conv1", "layer1.2", "layer2.2", "layer3.2")
     assert block_names(model)[:2] == ("layer1.0", "layer1.1")
@@ -36,50 +36,50 @@ def test_layers_that_are_asked_where_none_is_named() -> None:
 
 def test_outputs_are_those_of_the_layers_in_batches() -> None:
     model, x = create_model("resnet20_cifar", depths=(1, 1, 1)).eval(), torch.randn(5, 3, 16, 16)
-    found = layer_outputs(model, ["layer2.0", "fc"], x, batch_size=2)
+    result = layer_outputs(model, ["layer2.0", "fc"], x, batch_size=2)
     with torch.no_grad():
         expected = model.layer2(model.layer1(model.forward_stem(x)))
-        torch.testing.assert_close(found["layer2.0"], expected)
-        torch.testing.assert_close(found["fc"], model(x))
+        torch.testing.assert_close(result["layer2.0"], expected)
+        torch.testing.assert_close(result["fc"], model(x))
     assert torch.equal(pool_features(expected), expected.mean((2, 3)))
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_each_run_of_a_shared_unit_is_a_layer() -> None:
+def test_each_call_of_a_shared_block_is_a_layer() -> None:
     model, x = create_model("book_resdeep", depths=(3,)).eval(), torch.randn(5, 3, 32, 32)
-    found = layer_outputs(model, ["layer1.0", "fc"], x, batch_size=2)
-    assert list(found) == ["layer1.0", "layer1.0 (2)", "layer1.0 (3)", "fc"]
+    result = layer_outputs(model, ["layer1.0", "fc"], x, batch_size=2)
+    assert list(result) == ["layer1.0", "layer1.0 (2)", "layer1.0 (3)", "fc"]
     with torch.no_grad():
         expected = model.forward_stem(x)
         for label in ("layer1.0", "layer1.0 (2)", "layer1.0 (3)"):
             expected = model.layer1[0](expected)
-            torch.testing.assert_close(found[label], expected)
-    torch.testing.assert_close(layer_outputs(model, ["layer1.0 (2)"], x), {"layer1.0 (2)": found["layer1.0 (2)"]})
+            torch.testing.assert_close(result[label], expected)
+    torch.testing.assert_close(layer_outputs(model, ["layer1.0 (2)"], x), {"layer1.0 (2)": result["layer1.0 (2)"]})
     both = layer_outputs(model, ["layer1.0 (2)", "layer1.0"], x, batch_size=2)
     assert sorted(both) == ["layer1.0", "layer1.0 (2)", "layer1.0 (3)"]
-    torch.testing.assert_close(both["layer1.0 (2)"], found["layer1.0 (2)"])
+    torch.testing.assert_close(both["layer1.0 (2)"], result["layer1.0 (2)"])
     with pytest.raises(ValueError, match=r"layer1\.0 \(4\)"):
         layer_outputs(model, ["layer1.0 (4)"], x)
 
 
-def test_questions_tell_each_run_of_a_shared_unit() -> None:
+def test_analyses_list_each_call_of_a_shared_block() -> None:
     (shared,) = open_targets(["book_resdeep:depths=3"], num_images=6)
-    runs = ["layer1.0", "layer1.0 (2)", "layer1.0 (3)"]
-    assert [layer.layer for layer in analyze_features(shared).layers] == ["conv1", *runs]
-    assert analyze_similarity([shared]).pairs[0].rows == ("conv1", *runs)
+    calls = ["layer1.0", "layer1.0 (2)", "layer1.0 (3)"]
+    assert [layer.layer for layer in analyze_features(shared).layers] == ["conv1", *calls]
+    assert analyze_similarity([shared]).pairs[0].rows == ("conv1", *calls)
     assert [probe.layer for probe in analyze_probes(shared, LinearProbeOptions(max_fit_images=50)).probes] == [
         "conv1",
-        *runs,
+        *calls,
     ]
-    assert analyze_neighbors(shared, NeighborOptions(num_neighbors=2, max_searched=20)).layer == runs[-1]
+    assert analyze_neighbors(shared, NeighborOptions(num_neighbors=2, max_searched=20)).layer == calls[-1]
 
 
-def test_the_picture_is_the_one_that_was_normalised() -> None:
-    found = subject()
-    assert found.data is not None
-    mean, std = found.data.preprocess.mean[0], found.data.preprocess.std[0]
-    expected = ((found.images[2, 0] * std + mean).clamp(0, 1) * 255).round()
-    assert torch.equal(torch.from_numpy(decode_data_uri(image_data_uri(found, 2))[..., 0].copy()).float(), expected)
+def test_the_image_is_the_one_before_normalization() -> None:
+    result = subject()
+    assert result.data is not None
+    mean, std = result.data.preprocess.mean[0], result.data.preprocess.std[0]
+    expected = ((result.images[2, 0] * std + mean).clamp(0, 1) * 255).round()
+    assert torch.equal(torch.from_numpy(decode_data_uri(image_data_uri(result, 2))[..., 0].copy()).float(), expected)
 
 
 def test_maps_are_pooled_where_they_are_large() -> None:
@@ -90,26 +90,26 @@ def test_maps_are_pooled_where_they_are_large() -> None:
 
 
 def test_attributions_are_those_of_the_functions() -> None:
-    found = subject()
-    answer = analyze_attribution(found, FEW)
+    result = subject()
+    answer = analyze_attribution(result, FEW)
     assert answer.layer == "layer3.0"
     with torch.no_grad():
-        target = found.model(found.images[:2]).argmax(1)
-    expected = grad_cam(found.model, found.images[:2], target, "layer3.0")
+        target = result.model(result.images[:2]).argmax(1)
+    expected = grad_cam(result.model, result.images[:2], target, "layer3.0")
     assert [one.grad_cam for one in answer.images] == [map_to_rows(row) for row in expected]
-    assert len(answer.images[0].occlusion) == found.images.shape[-1]
+    assert len(answer.images[0].occlusion) == result.images.shape[-1]
     json.dumps(to_dict(answer), allow_nan=False)
 
 
-def test_the_label_and_the_pictures_called_wrong() -> None:
-    found = subject()
+def test_the_label_as_target_class_and_misclassified_images() -> None:
+    result = subject()
     answer = analyze_attribution(
-        found, AttributionOptions(num_images=9, target_class="label", misclassified=True, num_steps=2)
+        result, AttributionOptions(num_images=9, target_class="label", misclassified=True, num_steps=2)
     )
     assert all(one.label == one.target_class != one.predicted for one in answer.images)
     with torch.no_grad():
-        right = found.model(found.images).argmax(1)
-    sure = AnalysisTarget("sure", found.model, found.images, right, found.data, found.classes)
+        right = result.model(result.images).argmax(1)
+    sure = AnalysisTarget("sure", result.model, result.images, right, result.data, result.classes)
     with pytest.raises(ValueError, match="a misclassified image; got: none among 6"):
         analyze_attribution(sure, AttributionOptions(misclassified=True))
 
@@ -128,15 +128,15 @@ def test_kernels_are_the_weights_of_the_largest_norm() -> None:
     assert len(answer.kernels) == 12
 
 
-def test_silent_channels_are_counted() -> None:
-    found = subject()
-    unit = found.model.get_submodule("layer1.0")
+def test_dead_channels_are_counted() -> None:
+    result = subject()
+    block = result.model.get_submodule("layer1.0")
     with torch.no_grad():
-        found.model.bn1.weight[3:5] = 0
-        found.model.bn1.bias[3:5] = -1
-        unit.bn2.weight[3:5] = 0
-        unit.bn2.bias[3:5] = -1
-    answer = analyze_features(found, FeatureOptions(layers=("layer1.0",), max_channels=3))
+        result.model.bn1.weight[3:5] = 0
+        result.model.bn1.bias[3:5] = -1
+        block.bn2.weight[3:5] = 0
+        block.bn2.bias[3:5] = -1
+    answer = analyze_features(result, FeatureOptions(layers=("layer1.0",), max_channels=3))
     (layer,) = answer.layers
     assert (layer.num_dead, layer.num_channels, len(layer.maps)) == (2, 16, 3)
     assert not {3, 4} & set(layer.channels)
@@ -153,12 +153,12 @@ def test_what_means_nothing_is_refused() -> None:
         analyze_features(subject(), FeatureOptions(layers=("layr1",)))
 
 
-def test_a_linear_layer_in_a_row_is_not_asked_for_maps() -> None:
+def test_a_linear_layer_is_not_a_default_layer() -> None:
     row = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
     assert default_layers(row) == ("0",)
 
 
-def test_of_many_runs_a_few_are_shown_where_none_is_named() -> None:
+def test_of_many_calls_a_few_are_shown_by_default() -> None:
     (shared,) = open_targets(["book_resdeep:depths=12"], num_images=2)
     shown = [layer.layer for layer in analyze_features(shared).layers]
     assert len(shown) == 6

@@ -1,4 +1,4 @@
-"""Deleting and permuting units, and the gradient of paths, against computations by hand."""
+"""Deleting and permuting blocks, and the gradient along paths, against computations by hand."""
 
 from itertools import combinations
 from math import comb
@@ -29,13 +29,13 @@ def network(**axes: Any) -> ResidualNetwork:
     return model.eval()
 
 
-def subject(model: nn.Module) -> AnalysisTarget:
+def target(model: nn.Module) -> AnalysisTarget:
     torch.manual_seed(1)
     return target_from_module(model, torch.randn(6, 3, 16, 16), torch.arange(6) % 4)
 
 
 def gradient_of(model: ResidualNetwork, x: Tensor, y: Tensor) -> Tensor:
-    """The whole gradient at the first unit's input, by autograd alone."""
+    """Return the whole gradient at the first block's input, by autograd."""
     inner = model.forward_stem(x).detach().requires_grad_()
     out = inner
     for _, stage in model.stages():
@@ -46,17 +46,17 @@ def gradient_of(model: ResidualNetwork, x: Tensor, y: Tensor) -> Tensor:
 @pytest.mark.parametrize("mix", ["add", "scale(0.5,0.5)", "gate(-1)", "shortcut-gate(-1)"])
 @pytest.mark.parametrize("order", ["original", "full-preact", "bn-after-add"])
 def test_the_gradients_of_all_paths_add_up_to_the_gradient(mix: str, order: str) -> None:
-    found = subject(network(merge=mix, order=order, shortcut="project"))
-    links, gradient = build_block_links(found.model, found.images, found.labels)
+    result = target(network(merge=mix, order=order, shortcut="project"))
+    links, gradient = build_block_links(result.model, result.images, result.labels)
     subsets = [chosen for k in range(4) for chosen in combinations(range(3), k)]
     total = sum(path_gradient(links, gradient, chosen) for chosen in subsets)
-    whole = gradient_of(found.model, found.images, found.labels)
+    whole = gradient_of(result.model, result.images, result.labels)
     assert len(links) == 3
     torch.testing.assert_close(total, whole, atol=1e-6 * float(whole.abs().max()), rtol=1e-4)
 
 
 def test_lengths_are_binomial_and_shares_add_up() -> None:
-    paths, why = measure_path_lengths(subject(network()), 3, 4, 0)
+    paths, why = measure_path_lengths(target(network()), 3, 4, 0)
     assert why == ""
     assert [path.length for path in paths] == [0, 1, 2, 3]
     assert [path.fraction for path in paths] == [comb(3, k) / 8 for k in range(4)]
@@ -64,82 +64,82 @@ def test_lengths_are_binomial_and_shares_add_up() -> None:
 
 
 def test_the_path_of_no_branch_is_that_of_the_shortcuts() -> None:
-    found = subject(network(order="relu-before-add", depths=(3,), widths=(8,), strides=(1,)))
-    links, gradient = build_block_links(found.model, found.images, found.labels)
+    result = target(network(order="relu-before-add", depths=(3,), widths=(8,), strides=(1,)))
+    links, gradient = build_block_links(result.model, result.images, result.labels)
     assert torch.equal(path_gradient(links, gradient, ()), gradient)
 
 
-def test_paths_are_not_told_of_plain_networks_and_of_modules_without_shortcuts() -> None:
-    assert measure_path_lengths(subject(network(merge="none")), 2, 2, 0) == (
+def test_plain_networks_and_modules_without_shortcuts_have_no_paths() -> None:
+    assert measure_path_lengths(target(network(merge="none")), 2, 2, 0) == (
         (),
         "paths are not measured: a plain network has only one",
     )
     foreign = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Flatten(), nn.LazyLinear(4))
-    assert "got: a Sequential" in measure_path_lengths(subject(foreign), 2, 2, 0)[1]
+    assert "got: a Sequential" in measure_path_lengths(target(foreign), 2, 2, 0)[1]
 
 
-def test_each_unit_deleted_is_what_switching_it_off_by_hand_gives() -> None:
-    found = subject(network())
-    answer = analyze_lesion(found, FEW)
-    unit = found.model.get_submodule("layer1.1")
-    unit.branch = lambda p: p * 0
+def test_deleting_each_block_equals_switching_it_off_by_hand() -> None:
+    result = target(network())
+    answer = analyze_lesion(result, FEW)
+    block = result.model.get_submodule("layer1.1")
+    block.branch = lambda p: p * 0
     with torch.no_grad():
-        logits = found.model(found.images)
+        logits = result.model(result.images)
     assert answer.deletions[1].block == "layer1.1"
-    assert answer.deletions[1].error == int((logits.argmax(1) != found.labels).sum()) / 6
-    assert answer.deletions[1].loss == pytest.approx(float(functional.cross_entropy(logits, found.labels)))
+    assert answer.deletions[1].error == int((logits.argmax(1) != result.labels).sum()) / 6
+    assert answer.deletions[1].loss == pytest.approx(float(functional.cross_entropy(logits, result.labels)))
 
 
-def test_the_answer_of_a_residual_network() -> None:
-    answer = analyze_lesion(subject(network()), FEW)
+def test_the_result_of_a_residual_network() -> None:
+    answer = analyze_lesion(target(network()), FEW)
     assert (answer.kind, answer.num_images, answer.chance_error) == ("residual", 6, 0.75)
     assert [(one.num_deleted, len(one.errors)) for one in answer.multi_deletions] == [(1, 2), (2, 2), (3, 1)]
     assert {one.num_swaps for one in answer.permutations} == {1, 2, 3}
     assert to_dict(answer)["deletions"][0]["block"] == "layer1.0"
 
 
-def test_a_unit_whose_branch_is_zero_is_not_missed() -> None:
+def test_deleting_a_block_with_a_zero_branch_changes_nothing() -> None:
     model = network()
-    for _, unit in model.blocks():
-        nn.init.zeros_(unit.last_norm().weight)
-    answer = analyze_lesion(subject(model), FEW)
+    for _, block in model.blocks():
+        nn.init.zeros_(block.last_norm().weight)
+    answer = analyze_lesion(target(model), FEW)
     assert {one.loss for one in answer.deletions} == {answer.loss}
     assert {error for one in answer.multi_deletions for error in one.errors} == {answer.error}
 
 
-def test_a_plain_network_offers_the_units_of_equal_shapes() -> None:
-    answer = analyze_lesion(subject(network(merge="none")), FEW)
+def test_in_a_plain_network_blocks_of_equal_shapes_can_be_deleted() -> None:
+    answer = analyze_lesion(target(network(merge="none")), FEW)
     assert answer.kind == "plain"
     assert [one.error is None for one in answer.deletions] == [False, False, True]
     assert "changes the shape" in answer.deletions[2].reason
     assert answer.paths == ()
 
 
-def test_a_whole_split_is_judged_where_asked() -> None:
-    (found,) = open_targets(["resnet20_cifar:depths=1,1,1"], num_images=4)
-    assert found.data is not None
+def test_a_whole_split_can_be_evaluated() -> None:
+    (result,) = open_targets(["resnet20_cifar:depths=1,1,1"], num_images=4)
+    assert result.data is not None
     with pytest.raises(ValueError, match="unknown split of digits 'tset'"):
-        EvalBatches(found, "tset")
+        EvalBatches(result, "tset")
     with pytest.raises(ValueError, match="images of a dataset"):
-        EvalBatches(subject(network()), "test")
-    assert [len(y) for _, y in EvalBatches(found)] == [4]
-    whole = list(EvalBatches(found, "test"))
-    assert sum(len(y) for _, y in whole) == len(found.data.split("test"))
-    assert {x.shape[1:] for x, _ in whole} == {found.images.shape[1:]}
+        EvalBatches(target(network()), "test")
+    assert [len(y) for _, y in EvalBatches(result)] == [4]
+    whole = list(EvalBatches(result, "test"))
+    assert sum(len(y) for _, y in whole) == len(result.data.split("test"))
+    assert {x.shape[1:] for x, _ in whole} == {result.images.shape[1:]}
 
 
 def test_nothing_of_the_network_changes() -> None:
-    found = subject(network())
-    before, whole = {k: v.clone() for k, v in found.model.state_dict().items()}, found.model(found.images)
-    analyze_lesion(found, FEW)
-    assert all(torch.equal(v, before[k]) for k, v in found.model.state_dict().items())
-    assert torch.equal(found.model(found.images), whole)
-    assert all(parameter.grad is None for parameter in found.model.parameters())
+    result = target(network())
+    before, whole = {k: v.clone() for k, v in result.model.state_dict().items()}, result.model(result.images)
+    analyze_lesion(result, FEW)
+    assert all(torch.equal(v, before[k]) for k, v in result.model.state_dict().items())
+    assert torch.equal(result.model(result.images), whole)
+    assert all(parameter.grad is None for parameter in result.model.parameters())
 
 
 def test_bad_numbers() -> None:
     with pytest.raises(ValueError, match="draws of at least 0"):
-        analyze_lesion(subject(network()), LesionOptions(draws=-1))
+        analyze_lesion(target(network()), LesionOptions(draws=-1))
 
 
 def test_orders_and_their_tau() -> None:

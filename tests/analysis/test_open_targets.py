@@ -30,33 +30,33 @@ def test_a_name_with_axes_is_a_fresh_network_of_the_digits() -> None:
     assert isinstance(target.model, ResidualNetwork)
     assert (target.model.arch.merge, target.model.arch.depths) == ("none", (1, 1, 1))
     assert not target.model.training
-    assert target.images.shape == (128, 3, 8, 8)  # grey pictures repeated to the network's channels
+    assert target.images.shape == (128, 3, 8, 8)  # gray images repeated to the network's channels
     assert target.images[:, :1].equal(target.images[:, 1:2])
     assert target.data is not None
     assert target.data.name == "digits"
     assert len(set(target.labels.tolist())) == 10
 
 
-def test_pictures_are_brought_to_a_fresh_network_s_size_and_its_classes_to_the_data_s() -> None:
+def test_images_get_the_size_of_a_fresh_network_and_its_head_the_classes_of_the_data() -> None:
     [target] = open_targets(["book_resdeep:depths=2"], num_images=4)
     assert target.images.shape == (4, 3, 32, 32)
     assert target.model(target.images).shape == (4, 10)
 
 
-def test_the_same_seed_is_the_same_network_and_pictures_and_another_is_not() -> None:
+def test_the_seed_determines_network_and_images() -> None:
     [one], [two], [other] = (open_targets([TINY], num_images=4, seed=seed) for seed in (1, 1, 2))
     assert all(a.equal(b) for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True))
     assert one.images.equal(two.images)
     assert not one.images.equal(other.images)
 
 
-def test_random_pictures_need_no_data() -> None:
+def test_random_images_need_no_data() -> None:
     [target] = open_targets([TINY], data="random", num_images=6)
     assert target.data is None
     assert target.images.shape == (6, 3, 8, 8)
 
 
-def test_a_run_has_its_own_pictures_and_weights(run: Run) -> None:
+def test_a_run_has_its_own_images_and_weights(run: Run) -> None:
     [target] = open_targets([str(run.path)], num_images=16)
     data = open_dataset("digits")
     assert target.classes == data.classes
@@ -67,13 +67,13 @@ def test_a_run_has_its_own_pictures_and_weights(run: Run) -> None:
     assert (target.step, target.run is not None) == (None, True)
 
 
-def test_snapshots_are_targets_of_their_own(run: Run) -> None:
+def test_each_snapshot_is_a_target(run: Run) -> None:
     steps = [step for step, _ in run.snapshots()]
-    found = open_targets([str(run.path)], weights="all", num_images=4)
-    assert [target.step for target in found] == steps
-    assert [target.name for target in found] == [f"{run.path}@{step}" for step in steps]
+    result = open_targets([str(run.path)], weights="all", num_images=4)
+    assert [target.step for target in result] == steps
+    assert [target.name for target in result] == [f"{run.path}@{step}" for step in steps]
     [start], [begun] = open_targets([f"{run.path}@0"], num_images=4), open_targets([str(run.path)], weights="init")
-    weights = [target.model.get_submodule("conv1").weight for target in (found[0], start, begun, found[-1])]
+    weights = [target.model.get_submodule("conv1").weight for target in (result[0], start, begun, result[-1])]
     assert weights[0].equal(weights[1])  # type: ignore[operator, arg-type]
     assert weights[0].equal(weights[2])  # type: ignore[operator, arg-type]
     assert not weights[0].equal(weights[3])  # type: ignore[operator, arg-type]
@@ -94,7 +94,7 @@ def test_weights_in_a_run_s_folder_know_their_data(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("text", "expected"),
     [
         ({"names": ["nowhere/run"]}, "unknown run"),
         ({"names": ["RUN@5"]}, "@4"),
@@ -108,13 +108,13 @@ def test_weights_in_a_run_s_folder_know_their_data(run: Run) -> None:
         ({"names": []}, "at least one run or network"),
     ],
 )
-def test_mistakes_name_the_way_out(run: Run, words: dict[str, object], said: str) -> None:
-    names = [str(name).replace("RUN", str(run.path)) for name in words.pop("names")]  # type: ignore[attr-defined]
-    with pytest.raises(ValueError, match=said):
-        open_targets(names, **words)  # type: ignore[arg-type]
+def test_errors_name_the_next_step(run: Run, text: dict[str, object], expected: str) -> None:
+    names = [str(name).replace("RUN", str(run.path)) for name in text.pop("names")]  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=expected):
+        open_targets(names, **text)  # type: ignore[arg-type]
 
 
-def test_pictures_too_small_for_a_network_are_refused_by_it() -> None:
+def test_images_too_small_for_a_network_are_an_error() -> None:
     model = create_model("resnet18", num_classes=4)
     target = target_from_module(model, torch.zeros(2, 3, 16, 16), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="at least 32x32"):
@@ -124,11 +124,11 @@ def test_pictures_too_small_for_a_network_are_refused_by_it() -> None:
 
 
 def test_the_star_is_five_orders() -> None:
-    found = parse_target("resnet20_cifar:order=*")
-    assert tuple(spec.arch_overrides["order"] for spec in found) == HE2016_ORDERS
+    result = parse_target("resnet20_cifar:order=*")
+    assert tuple(spec.arch_overrides["order"] for spec in result) == HE2016_ORDERS
 
 
-def test_what_is_wrapped_is_asked_itself() -> None:
+def test_wrappers_are_removed() -> None:
     model = create_model("resnet20_cifar", depths=(1, 1, 1))
     images, labels = torch.zeros(2, 3, 8, 8), torch.tensor([0, 1])
     assert target_from_module(nn.DataParallel(model), images, labels).model is model
@@ -137,19 +137,19 @@ def test_what_is_wrapped_is_asked_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "labels", "said"),
+    ("images", "labels", "expected"),
     [
         (torch.zeros(2, 3, 8, 8), torch.tensor([0, 1], dtype=torch.int32), "labels in torch.int64"),
         (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]), "images in floating point"),
         (torch.zeros(0, 3, 8, 8), torch.zeros(0, dtype=torch.int64), "N at least 1"),
     ],
 )
-def test_pictures_of_another_kind_are_refused(images: torch.Tensor, labels: torch.Tensor, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_inputs_of_other_types_are_an_error(images: torch.Tensor, labels: torch.Tensor, expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
         target_from_module(create_model("resnet20_cifar"), images, labels)
 
 
-def test_networks_of_others_by_name() -> None:
+def test_third_party_networks_by_name() -> None:
     [first] = open_targets(["torchvision/resnet18"], num_images=2)
     [again] = open_targets(["torchvision/resnet18"], num_images=2)
     assert first.images.shape == (2, 3, 224, 224)

@@ -1,9 +1,4 @@
-"""x_L = x_l + the branches between: to rounding where it should, and measured where it does not.
-
-Factors on the shortcuts: the product that is predicted is the gradient that comes back.
-
-What the five orders do to the signal, as He et al. 2016 say it of them.
-"""
+"""Telescoping sums, shortcut factors and block orders: exact where they should hold, measured where they do not."""
 
 import math
 
@@ -30,9 +25,9 @@ from reslab.analysis.target import AnalysisTarget
 from reslab.nn.factory import create_model
 
 
-def asked(name: str, statistics: str = "auto") -> TelescopeResult:
-    [subject] = open_targets([name], data="random", num_images=4)
-    return analyze_telescope(subject, TelescopeOptions(statistics))
+def analyze(name: str, statistics: str = "auto") -> TelescopeResult:
+    [target] = open_targets([name], data="random", num_images=4)
+    return analyze_telescope(target, TelescopeOptions(statistics))
 
 
 SMALL = "resnet20_cifar:depths=3,2,2:widths=16,32,32:image_size=16,16"
@@ -41,12 +36,12 @@ SMALL = "resnet20_cifar:depths=3,2,2:widths=16,32,32:image_size=16,16"
 @pytest.mark.parametrize("order", ["full-preact", "relu-before-add", "relu-preact", "norm-free-preact"])
 @pytest.mark.parametrize("statistics", ["batch", "running"])
 def test_it_holds_where_shortcut_and_after_are_identities(order: str, statistics: str) -> None:
-    found = asked(f"{SMALL}:order={order}", statistics)
-    assert found.verdict == "holds"
-    assert found.max_inexact_error is None
-    assert found.max_exact_error is not None
-    assert found.max_exact_error < ROUNDING_TOLERANCE
-    assert [unit.label for unit in found.blocks if unit.error is None] == ["layer2.0", "layer3.0"]  # shapes change
+    result = analyze(f"{SMALL}:order={order}", statistics)
+    assert result.verdict == "holds"
+    assert result.max_inexact_error is None
+    assert result.max_exact_error is not None
+    assert result.max_exact_error < ROUNDING_TOLERANCE
+    assert [block.label for block in result.blocks if block.error is None] == ["layer2.0", "layer3.0"]  # shapes change
 
 
 @pytest.mark.parametrize(
@@ -60,48 +55,48 @@ def test_it_holds_where_shortcut_and_after_are_identities(order: str, statistics
     ],
 )
 def test_its_failure_is_measured_and_named(overrides: str, obstacle: IdentityObstacle, text: str) -> None:
-    found = asked(f"{SMALL}:{overrides}")
-    assert found.verdict == "fails"
-    assert found.max_inexact_error is not None
-    assert found.max_inexact_error > 0.01
-    assert (found.obstacle, found.obstacle_text) == (obstacle, text)
+    result = analyze(f"{SMALL}:{overrides}")
+    assert result.verdict == "fails"
+    assert result.max_inexact_error is not None
+    assert result.max_inexact_error > 0.01
+    assert (result.obstacle, result.obstacle_text) == (obstacle, text)
 
 
 def test_the_error_is_the_one_that_relu_cuts_away() -> None:
-    """One unit: x_L - x - F = relu(x + F) - (x + F), the negative part."""
-    [subject] = open_targets(["resnet20_cifar:depths=1,1,1"], data="random", num_images=4)
-    found = analyze_telescope(subject, TelescopeOptions("running")).blocks[0]
-    model = subject.model
+    """One block: x_L - x - F = relu(x + F) - (x + F), the negative part."""
+    [target] = open_targets(["resnet20_cifar:depths=1,1,1"], data="random", num_images=4)
+    result = analyze_telescope(target, TelescopeOptions("running")).blocks[0]
+    model = target.model
     with torch.no_grad():
-        x = model.forward_stem(subject.images)  # type: ignore[operator]
-        unit = model.get_submodule("layer1.0")
-        total = x + unit.branch(x)  # type: ignore[operator]
+        x = model.forward_stem(target.images)  # type: ignore[operator]
+        block = model.get_submodule("layer1.0")
+        total = x + block.branch(x)  # type: ignore[operator]
         expected = total.clamp(max=0).norm() / total.clamp(min=0).norm()
-    assert found.error == pytest.approx(float(expected), rel=1e-5)
+    assert result.error == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_a_shared_unit_is_added_as_often_as_it_runs() -> None:
-    found = asked("book_resdeep:depths=4")
-    assert [unit.label for unit in found.blocks] == ["layer1.0", "layer1.0 (2)", "layer1.0 (3)", "layer1.0 (4)"]
-    assert found.verdict == "holds"
+def test_a_shared_block_is_added_for_each_call() -> None:
+    result = analyze("book_resdeep:depths=4")
+    assert [block.label for block in result.blocks] == ["layer1.0", "layer1.0 (2)", "layer1.0 (3)", "layer1.0 (4)"]
+    assert result.verdict == "holds"
 
 
-def test_a_module_of_others_answers_as_the_network_with_its_weights() -> None:
+def test_a_third_party_module_has_the_result_of_the_network_with_its_weights() -> None:
     torch.manual_seed(0)
     theirs = torchvision.models.resnet18(num_classes=4)
     ours = create_model("resnet18", num_classes=4, pretrained=theirs.state_dict())
     x, y = torch.randn(2, 3, 32, 32), torch.tensor([0, 1])
-    answers = [
+    results = [
         analyze_telescope(target_from_module(model, x, y, "one"), TelescopeOptions()) for model in (theirs, ours)
     ]
-    assert answers[0] == answers[1]
-    assert answers[0].obstacle is IdentityObstacle.OPERATION_AFTER_MERGE
+    assert results[0] == results[1]
+    assert results[0].obstacle is IdentityObstacle.OPERATION_AFTER_MERGE
 
 
-def test_modules_without_units_that_can_be_taken_apart_are_refused() -> None:
+def test_modules_whose_blocks_cannot_be_decomposed_are_an_error() -> None:
     model = torchvision.models.mobilenet_v2(width_mult=0.25)
     other = target_from_module(model, torch.zeros(2, 3, 32, 32), torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match="a network of the zoo computes as well; got: a MobileNetV2"):
+    with pytest.raises(ValueError, match="equals one of the zoo; got: a MobileNetV2"):
         analyze_telescope(other, TelescopeOptions())
     unitless: AnalysisTarget = target_from_module(
         create_model("book_net"), torch.zeros(2, 3, 32, 32), torch.tensor([0, 1])
@@ -109,71 +104,71 @@ def test_modules_without_units_that_can_be_taken_apart_are_refused() -> None:
     with pytest.raises(ValueError, match="a network with blocks"):
         analyze_telescope(unitless, TelescopeOptions())
     with pytest.raises(ValueError, match="running"):
-        asked(SMALL, "runing")
+        analyze(SMALL, "runing")
     assert isinstance(other.model, nn.Module)
 
 
 SMALL_scaling = "resnet20_cifar:depths=4,2,2:widths=16,32,32:image_size=16,16"
 
 
-def asked_scaling(axes: str) -> ScalingResult:
-    [subject] = open_targets([f"{SMALL_scaling}:{axes}"], data="random", num_images=4)
-    return analyze_scaling(subject, ScalingOptions())
+def analyze_scaling_of(axes: str) -> ScalingResult:
+    [target] = open_targets([f"{SMALL_scaling}:{axes}"], data="random", num_images=4)
+    return analyze_scaling(target, ScalingOptions())
 
 
 @pytest.mark.parametrize(("factor", "verdict"), [(0.5, "vanishing"), (1.0, "preserved"), (1.25, "exploding")])
 def test_the_gradient_by_the_shortcuts_is_the_product_of_the_factors(factor: float, verdict: str) -> None:
     """He et al. 2016, Eqs. 6 to 8, where nothing follows the addition."""
-    found = asked_scaling(f"order=full-preact:merge=scale({factor},1)")
-    stage = [unit for unit in found.blocks if unit.name.startswith("layer1")][1:]
-    for left, unit in zip((3, 2, 1), stage, strict=True):
-        assert unit.factor_product == pytest.approx(factor**left)
-        assert unit.shortcut_gradient == pytest.approx(factor**left, rel=1e-5)
-        assert unit.branch_factor == pytest.approx(factor ** (left - 1))
-        assert unit.error == pytest.approx(0, abs=1e-5)
-    identity = [unit for unit in found.blocks if unit.factor is not None]
+    result = analyze_scaling_of(f"order=full-preact:merge=scale({factor},1)")
+    stage = [block for block in result.blocks if block.name.startswith("layer1")][1:]
+    for left, block in zip((3, 2, 1), stage, strict=True):
+        assert block.factor_product == pytest.approx(factor**left)
+        assert block.shortcut_gradient == pytest.approx(factor**left, rel=1e-5)
+        assert block.branch_factor == pytest.approx(factor ** (left - 1))
+        assert block.error == pytest.approx(0, abs=1e-5)
+    identity = [block for block in result.blocks if block.factor is not None]
     assert len(identity) == 6  # layer2.0 and layer3.0 change the shape
-    assert found.factor_product == pytest.approx(factor**6)
-    assert found.verdict == verdict
+    assert result.factor_product == pytest.approx(factor**6)
+    assert result.verdict == verdict
 
 
 def test_an_exclusive_gate_lets_one_minus_its_openness_through() -> None:
-    found = asked_scaling("order=full-preact:merge=gate(-2)")
-    for unit in found.blocks:
-        assert unit.gate_value is not None
-        assert 0 < unit.gate_value < 1
-        if unit.factor is not None:
-            assert unit.factor == pytest.approx(1 - unit.gate_value, rel=1e-6)
-        if unit.error is not None:
-            assert unit.error == pytest.approx(0, abs=1e-5)
-    assert found.verdict == "vanishing"
+    result = analyze_scaling_of("order=full-preact:merge=gate(-2)")
+    for block in result.blocks:
+        assert block.gate_value is not None
+        assert 0 < block.gate_value < 1
+        if block.factor is not None:
+            assert block.factor == pytest.approx(1 - block.gate_value, rel=1e-6)
+        if block.error is not None:
+            assert block.error == pytest.approx(0, abs=1e-5)
+    assert result.verdict == "vanishing"
 
 
 def test_openness_at_the_start_is_the_sigmoid_of_the_bias_where_the_gate_s_weights_are_zero() -> None:
-    [subject] = open_targets([f"{SMALL_scaling}:merge=shortcut-gate(-6)"], data="random", num_images=4)
+    [target] = open_targets([f"{SMALL_scaling}:merge=shortcut-gate(-6)"], data="random", num_images=4)
     with torch.no_grad():
-        for _, unit in subject.model.blocks():  # type: ignore[operator]
-            unit.merge.gate.weight.zero_()
-    found = analyze_scaling(subject, ScalingOptions())
-    assert [unit.gate_value for unit in found.blocks] == pytest.approx([1 / (1 + math.exp(6))] * 8, rel=1e-5)
+        for _, block in target.model.blocks():  # type: ignore[operator]
+            block.merge.gate.weight.zero_()
+    result = analyze_scaling(target, ScalingOptions())
+    assert [block.gate_value for block in result.blocks] == pytest.approx([1 / (1 + math.exp(6))] * 8, rel=1e-5)
 
 
-def test_relu_after_the_addition_takes_more_than_the_factors_say() -> None:
-    found = asked_scaling("order=original")
-    assert found.verdict == "preserved"
-    assert all(unit.shortcut_gradient < 1 for unit in found.blocks if unit.shortcut_gradient is not None)
+def test_relu_after_the_addition_reduces_the_gradient_further() -> None:
+    result = analyze_scaling_of("order=original")
+    assert result.verdict == "preserved"
+    assert all(block.shortcut_gradient < 1 for block in result.blocks if block.shortcut_gradient is not None)
 
 
 def test_a_plain_network_has_nothing_to_scale() -> None:
     with pytest.raises(ValueError, match="a network with shortcuts"):
-        asked_scaling("merge=none")
+        analyze_scaling_of("merge=none")
 
 
 @pytest.fixture(scope="module")
 def five() -> dict[str, OrderResult]:
     name = "resnet20_cifar:order=*:depths=5,2,2:widths=16,16,16"
-    found = [analyze_orders(subject, OrderOptions()) for subject in open_targets([name], num_images=16)]
-    return {each.order: each for each in found}
+    result = [analyze_orders(target, OrderOptions()) for target in open_targets([name], num_images=16)]
+    return {each.order: each for each in result}
 
 
 def test_the_star_is_each_of_the_five(five: dict[str, OrderResult]) -> None:
@@ -183,36 +178,36 @@ def test_the_star_is_each_of_the_five(five: dict[str, OrderResult]) -> None:
 def test_sums_pass_where_nothing_comes_after_the_addition(five: dict[str, OrderResult]) -> None:
     for order in ("relu-before-add", "relu-preact", "full-preact"):
         assert five[order].max_superposition_error == 0
-    assert all(unit.superposition_error > 0.05 for unit in five["original"].blocks)
-    # Batch norm after the addition alters the shortcut's signal in every unit, ReLU alone far less (Sec. 4.1).
-    smallest = min(unit.superposition_error for unit in five["bn-after-add"].blocks)
+    assert all(block.superposition_error > 0.05 for block in five["original"].blocks)
+    # Batch norm after the addition alters the shortcut's signal in every block, ReLU alone far less (Sec. 4.1).
+    smallest = min(block.superposition_error for block in five["bn-after-add"].blocks)
     assert smallest > 1.3 * five["original"].max_superposition_error
 
 
 def test_relu_before_the_addition_makes_branches_that_only_add(five: dict[str, OrderResult]) -> None:
     assert five["relu-before-add"].min_branch == 0
-    assert all(unit.branch_negative_fraction == 0 for unit in five["relu-before-add"].blocks)
-    stage = [unit.mean for unit in five["relu-before-add"].blocks if unit.name.startswith("layer1")]
-    assert stage == sorted(stage)  # so the signal grows, unit by unit
+    assert all(block.branch_negative_fraction == 0 for block in five["relu-before-add"].blocks)
+    stage = [block.mean for block in five["relu-before-add"].blocks if block.name.startswith("layer1")]
+    assert stage == sorted(stage)  # so the signal grows from block to block
     for order in ("original", "relu-preact", "full-preact"):
         assert five[order].min_branch < -1
 
 
 def test_the_variance_adds_up_in_full_preact_and_is_reset_by_bn_after_add(five: dict[str, OrderResult]) -> None:
-    growth = [unit.growth for unit in five["full-preact"].blocks if unit.name.startswith("layer1")]
+    growth = [block.growth for block in five["full-preact"].blocks if block.name.startswith("layer1")]
     assert growth[0] == 1
     assert growth == sorted(growth)
     assert five["bn-after-add"].max_growth < max(growth)
 
 
 def test_superposition_by_hand() -> None:
-    [subject] = open_targets(["resnet20_cifar:depths=1,1,1"], data="random", num_images=4)
-    found = analyze_orders(subject, OrderOptions("running")).blocks[0]
-    unit = subject.model.get_submodule("layer1.0")
+    [target] = open_targets(["resnet20_cifar:depths=1,1,1"], data="random", num_images=4)
+    result = analyze_orders(target, OrderOptions("running")).blocks[0]
+    block = target.model.get_submodule("layer1.0")
     with torch.no_grad():
-        x = subject.model.forward_stem(subject.images)  # type: ignore[operator]
-        branch = unit.branch(x)  # type: ignore[operator]
+        x = target.model.forward_stem(target.images)  # type: ignore[operator]
+        branch = block.branch(x)  # type: ignore[operator]
         together = (x + branch).relu()
         expected = (together - x.relu() - branch.relu()).norm() / together.norm()
-    assert found.superposition_error == pytest.approx(float(expected), rel=1e-5)
-    assert found.variance == pytest.approx(float(together.double().var(correction=0)), rel=1e-6)
+    assert result.superposition_error == pytest.approx(float(expected), rel=1e-5)
+    assert result.variance == pytest.approx(float(together.double().var(correction=0)), rel=1e-6)

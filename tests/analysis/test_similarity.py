@@ -1,4 +1,4 @@
-"""Kernel alignment, neighbours and linear probes, held against formulas and computations of others."""
+"""Kernel alignment, nearest neighbors and linear probes against formulas and other implementations."""
 
 from itertools import permutations
 from typing import Any
@@ -26,11 +26,11 @@ from reslab.nn.factory import create_model
 
 
 @pytest.fixture(scope="module")
-def subject() -> AnalysisTarget:
-    (found,) = open_targets(
+def target() -> AnalysisTarget:
+    (result,) = open_targets(
         ["resnet20_cifar:depths=1,1,1:in_channels=1"], num_images=24, arch_overrides={"image_size": "8,8"}
     )
-    return found
+    return result
 
 
 def bare(number: int = 12) -> AnalysisTarget:
@@ -82,89 +82,91 @@ def test_the_unbiased_estimator_finds_nothing_in_what_is_unrelated() -> None:
     assert abs(cka(gram_matrix(x), gram_matrix(y), unbiased=True)) < 0.1
 
 
-def test_layers_of_one_and_of_two_networks(subject: AnalysisTarget) -> None:
+def test_layers_of_one_and_of_two_networks(target: AnalysisTarget) -> None:
     other, _ = open_targets(
         ["plain20_cifar:depths=1,1,1:in_channels=1", "resnet20_cifar"],
         num_images=24,
         arch_overrides={"image_size": "8,8"},
     )
-    answer = analyze_similarity([subject, other])
+    answer = analyze_similarity([target, other])
     assert [(pair.first, pair.second) for pair in answer.pairs] == [
-        (subject.name, subject.name),
+        (target.name, target.name),
         (other.name, other.name),
-        (subject.name, other.name),
+        (target.name, other.name),
     ]
     assert answer.pairs[0].rows == ("conv1", "layer1.0", "layer2.0", "layer3.0")
     values = np.array(answer.pairs[0].values)
     assert np.allclose(values, values.T)
     assert np.allclose(np.diag(values), 1)
-    one, two = (layer_outputs(each.model, ["layer2.0"], each.images)["layer2.0"] for each in (subject, other))
+    one, two = (layer_outputs(each.model, ["layer2.0"], each.images)["layer2.0"] for each in (target, other))
     assert answer.pairs[2].values[2][2] == pytest.approx(cka(gram_matrix(one), gram_matrix(two)))
 
 
-def test_networks_that_saw_other_pictures_are_not_compared(subject: AnalysisTarget) -> None:
+def test_networks_with_other_images_are_not_compared(target: AnalysisTarget) -> None:
     (other,) = open_targets(["resnet20_cifar:depths=1,1,1"], num_images=20)
     with pytest.raises(ValueError, match="on the same images"):
-        analyze_similarity([subject, other])
+        analyze_similarity([target, other])
     with pytest.raises(ValueError, match="at least 4 images"):
         analyze_similarity([bare(3)])
     with pytest.raises(ValueError, match="unknown layer 'layer7'"):
-        analyze_similarity([subject], SimilarityOptions(layers=("layer7",)))
+        analyze_similarity([target], SimilarityOptions(layers=("layer7",)))
 
 
-def test_neighbours_vote_as_scikit_learn_has_it(subject: AnalysisTarget) -> None:
-    answer = analyze_neighbors(subject, NeighborOptions(num_neighbors=1, max_searched=300))
-    assert subject.data is not None
-    x, y = sample_images(subject, "train", 300, 0)
-    known, asked = (
-        pool_features(layer_outputs(subject.model, ["layer3.0"], part)["layer3.0"]).numpy()
-        for part in (x, subject.images)
+def test_neighbours_vote_as_scikit_learn_has_it(target: AnalysisTarget) -> None:
+    answer = analyze_neighbors(target, NeighborOptions(num_neighbors=1, max_searched=300))
+    assert target.data is not None
+    x, y = sample_images(target, "train", 300, 0)
+    known, analyze = (
+        pool_features(layer_outputs(target.model, ["layer3.0"], part)["layer3.0"]).numpy()
+        for part in (x, target.images)
     )
     rule = KNeighborsClassifier(1, metric="cosine").fit(known, y.numpy())
-    assert answer.knn_accuracy == answer.same_class_fraction == pytest.approx(rule.score(asked, subject.labels.numpy()))
+    assert (
+        answer.knn_accuracy == answer.same_class_fraction == pytest.approx(rule.score(analyze, target.labels.numpy()))
+    )
     assert (answer.num_searched, answer.split, answer.layer) == (300, "train", "layer3.0")
 
 
-def test_among_its_own_pictures_none_is_its_own_neighbour() -> None:
+def test_no_image_is_its_own_neighbor() -> None:
     answer = analyze_neighbors(bare(), NeighborOptions(num_neighbors=3, num_queries=2, layer="0"))
     assert (answer.num_searched, answer.split, len(answer.queries)) == (12, "", 2)
     assert all(neighbour.cosine < 1 for query in answer.queries for neighbour in query.neighbors)
     assert answer.same_class_fraction > answer.chance_accuracy
 
 
-def test_more_neighbours_than_pictures() -> None:
+def test_more_neighbors_than_images() -> None:
     with pytest.raises(ValueError, match="num_neighbors of 1 to 11"):
         analyze_neighbors(bare(), NeighborOptions(num_neighbors=12, layer="0"))
 
 
 def test_probes_read_off_what_is_there() -> None:
-    found = bare(60)
-    answer = analyze_probes(found, LinearProbeOptions(layers=("0",)))
+    result = bare(60)
+    answer = analyze_probes(result, LinearProbeOptions(layers=("0",)))
     assert (answer.num_fit_images, answer.num_images) == (30, 30)
     assert answer.probes[0].num_features == 4
     assert answer.probes[0].accuracy > 0.9
     blind = nn.Sequential(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Identity()), nn.Flatten(), nn.Linear(64, 3))
     nn.init.zeros_(blind[0][0].weight)
-    unseen = analyze_probes(target_from_module(blind, found.images, found.labels), LinearProbeOptions(layers=("0",)))
+    unseen = analyze_probes(target_from_module(blind, result.images, result.labels), LinearProbeOptions(layers=("0",)))
     assert unseen.probes[0].accuracy == pytest.approx(1 / 3)
 
 
-def test_probes_of_every_unit_of_a_network(subject: AnalysisTarget) -> None:
-    answer = analyze_probes(subject, LinearProbeOptions(max_fit_images=100))
+def test_probes_of_every_block(target: AnalysisTarget) -> None:
+    answer = analyze_probes(target, LinearProbeOptions(max_fit_images=100))
     assert [probe.layer for probe in answer.probes] == ["conv1", "layer1.0", "layer2.0", "layer3.0"]
     with torch.no_grad():
-        own = (subject.model(subject.images).argmax(1) == subject.labels).float().mean()
+        own = (target.model(target.images).argmax(1) == target.labels).float().mean()
     assert answer.model_accuracy == pytest.approx(float(own))
-    assert answer == analyze_probes(subject, LinearProbeOptions(max_fit_images=100))
+    assert answer == analyze_probes(target, LinearProbeOptions(max_fit_images=100))
 
 
 @pytest.mark.parametrize("options", [{"max_fit_images": 1}, {"inverse_regularization": 0.0}])
-def test_bad_options_of_probes(subject: AnalysisTarget, options: dict[str, Any]) -> None:
+def test_bad_options_of_probes(target: AnalysisTarget, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="max_fit_images of at least 2 and inverse_regularization above 0"):
-        analyze_probes(subject, LinearProbeOptions(**options))
+        analyze_probes(target, LinearProbeOptions(**options))
 
 
-def test_pictures_are_brought_to_the_networks_shape() -> None:
+def test_sampled_images_have_the_shape_of_the_target() -> None:
     grey, coloured = torch.randn(2, 1, 8, 8), torch.randn(2, 3, 8, 8)
     assert torch.equal(match_shape(grey, coloured), grey.expand(2, 3, 8, 8))
     assert torch.equal(match_shape(coloured, grey), coloured.mean(1, keepdim=True))
@@ -177,21 +179,21 @@ def test_faint_features_are_as_alike_as_strong_ones() -> None:
     x, y = features(seed=0), features(width=4, seed=1)
     expected = cka(gram_matrix(x), gram_matrix(y))
     assert cka(gram_matrix(1e-9 * x), gram_matrix(1e9 * y)) == pytest.approx(expected)
-    # Equal to the last digits of float32: nothing tells the samples apart.
+    # Equal up to the last digits of float32: the features do not distinguish the samples.
     assert cka(gram_matrix(x), gram_matrix(1000 + 1e-5 * y.float())) is None
 
 
 def test_a_network_of_layers_alone_has_its_first_convolution_once() -> None:
     torch.manual_seed(0)
     images, labels = torch.randn(8, 3, 32, 32), torch.arange(8) % 2
-    found = target_from_module(create_model("book_net"), images, labels)
-    assert analyze_similarity([found]).pairs[0].rows == ("conv1.0", "conv1.3")
-    assert [probe.layer for probe in analyze_probes(found).probes] == ["conv1.0", "conv1.3"]
-    twice = layer_outputs(found.model, ["conv1.0", "conv1.0"], images)
-    assert torch.equal(twice["conv1.0"], layer_outputs(found.model, ["conv1.0"], images)["conv1.0"])
+    result = target_from_module(create_model("book_net"), images, labels)
+    assert analyze_similarity([result]).pairs[0].rows == ("conv1.0", "conv1.3")
+    assert [probe.layer for probe in analyze_probes(result).probes] == ["conv1.0", "conv1.3"]
+    twice = layer_outputs(result.model, ["conv1.0", "conv1.0"], images)
+    assert torch.equal(twice["conv1.0"], layer_outputs(result.model, ["conv1.0"], images)["conv1.0"])
 
 
-def test_in_its_own_split_no_picture_is_its_own_neighbour(subject: AnalysisTarget) -> None:
-    answer = analyze_neighbors(subject, NeighborOptions(num_neighbors=1, num_queries=3, split="test", layer="conv1"))
+def test_no_image_is_its_own_neighbor_in_its_own_split(target: AnalysisTarget) -> None:
+    answer = analyze_neighbors(target, NeighborOptions(num_neighbors=1, num_queries=3, split="test", layer="conv1"))
     assert answer.split == "test"
     assert all(query.neighbors[0].image != query.image for query in answer.queries)

@@ -1,4 +1,4 @@
-"""Units taken out and put into another order: exact, and undone."""
+"""Blocks switched off and reordered: exact, and restored."""
 
 import pytest
 import timm
@@ -11,7 +11,7 @@ from reslab.nn.block import ResidualBlock
 from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
 
-MIXES = ("add", "scale(0.5,0.5)", "gate(-1)", "shortcut-gate(-1)", "stochastic-depth(0.5) add", "layerscale(0.1) add")
+MERGES = ("add", "scale(0.5,0.5)", "gate(-1)", "shortcut-gate(-1)", "stochastic-depth(0.5) add", "layerscale(0.1) add")
 
 
 def network(**axes: object) -> ResidualNetwork:
@@ -25,31 +25,31 @@ def network(**axes: object) -> ResidualNetwork:
     return model.eval()
 
 
-def pictures(number: int = 3) -> Tensor:
+def images(number: int = 3) -> Tensor:
     return torch.randn(number, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
-def silence(unit: nn.Module) -> None:
-    """Make the branch's last norm hand out zeros."""
+def zero_branch(unit: nn.Module) -> None:
+    """Make the branch's last norm return zeros."""
     last = unit.last_norm() if isinstance(unit, ResidualBlock) else getattr(unit, "bn3", getattr(unit, "bn2", None))
     assert isinstance(last, nn.BatchNorm2d)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
 
 
-@pytest.mark.parametrize("mix", MIXES)
-def test_deleting_a_unit_whose_branch_is_zero_changes_nothing_to_the_bit(mix: str) -> None:
-    model, x = network(merge=mix), pictures()
+@pytest.mark.parametrize("mix", MERGES)
+def test_deleting_a_block_whose_branch_is_zero_changes_no_bit(mix: str) -> None:
+    model, x = network(merge=mix), images()
     for name in ("layer1.1", "layer2.0"):
-        silence(model.get_submodule(name))
+        zero_branch(model.get_submodule(name))
         whole = model(x)
         with disabled_blocks(model, [name]):
             assert torch.equal(model(x), whole)
 
 
 @pytest.mark.parametrize("order", ["original", "bn-after-add", "relu-before-add", "relu-preact", "full-preact"])
-def test_match_and_after_stay(order: str) -> None:
-    model, x = network(order=order, shortcut="project"), pictures()
+def test_the_shortcut_and_what_follows_the_merge_stay(order: str) -> None:
+    model, x = network(order=order, shortcut="project"), images()
     unit = model.get_submodule("layer2.0")
     assert isinstance(unit, ResidualBlock)
     with torch.no_grad():
@@ -57,13 +57,13 @@ def test_match_and_after_stay(order: str) -> None:
         p = unit.pre(ahead)
         expected = model.forward_tail(model.layer2[1](unit.post(unit.downsample(p) + 0)))
         with disabled_blocks(model, ["layer2.0"]):
-            found = model(x)
-    assert torch.equal(found, expected)
-    assert not torch.equal(found, model(x))
+            result = model(x)
+    assert torch.equal(result, expected)
+    assert not torch.equal(result, model(x))
 
 
-def test_a_gate_keeps_its_share_of_the_shortcut() -> None:
-    model, x = network(merge="gate(-1)"), pictures()
+def test_a_gate_still_scales_the_shortcut() -> None:
+    model, x = network(merge="gate(-1)"), images()
     unit = model.get_submodule("layer1.0")
     with torch.no_grad():
         stem = model.forward_stem(x)
@@ -72,27 +72,27 @@ def test_a_gate_keeps_its_share_of_the_shortcut() -> None:
             assert torch.equal(unit(stem), expected)
 
 
-def test_several_units_with_their_places_and_hooks() -> None:
-    model, x, seen = network(), pictures(), []
+def test_several_blocks_keep_their_hooks() -> None:
+    model, x, seen = network(), images(), []
     model.get_submodule("layer1.0").register_forward_hook(lambda module, given, out: seen.append((given[0], out)))
     with disabled_blocks(model, ["layer1.0", "layer1.1", "layer1.0"]):
         model(x)
     assert torch.equal(seen[0][0].relu(), seen[0][1])
 
 
-def test_a_plain_unit_becomes_the_identity_where_shapes_agree() -> None:
-    model, x = network(merge="none"), pictures()
+def test_a_plain_block_becomes_the_identity_where_shapes_agree() -> None:
+    model, x = network(merge="none"), images()
     with torch.no_grad(), disabled_blocks(model, ["layer1.1"]):
         assert torch.equal(model(x), model.forward_tail(model.layer2(model.layer1[0](model.forward_stem(x)))))
 
 
-def test_a_plain_unit_that_changes_the_shape_is_refused_with_the_reason() -> None:
-    words = r"layer2\.0: it has no shortcut and changes the shape \(16 to 32 channels"
-    with pytest.raises(ValueError, match=words), disabled_blocks(network(merge="none"), ["layer2.0"]):
+def test_a_plain_block_that_changes_the_shape_cannot_be_deleted() -> None:
+    text = r"layer2\.0: it has no shortcut and changes the shape \(16 to 32 channels"
+    with pytest.raises(ValueError, match=text), disabled_blocks(network(merge="none"), ["layer2.0"]):
         pass
 
 
-def test_an_unknown_unit_names_the_nearest() -> None:
+def test_an_unknown_block_names_the_nearest() -> None:
     with (
         pytest.raises(ValueError, match=r"unknown block 'layer1\.7'; nearest: 'layer1\.1'"),
         disabled_blocks(network(), ["layer1.7"]),
@@ -110,8 +110,8 @@ def _shared(**axes: object) -> ResidualNetwork:
 
 
 @pytest.mark.parametrize("mix", ["add", "none"])
-def test_one_run_of_a_shared_unit(mix: str) -> None:
-    model, x = _shared(merge=mix), pictures()
+def test_one_call_of_a_shared_block(mix: str) -> None:
+    model, x = _shared(merge=mix), images()
     unit = model.layer1[0]
     with torch.no_grad():
         out = unit(model.forward_stem(x))
@@ -125,8 +125,8 @@ def test_one_run_of_a_shared_unit(mix: str) -> None:
 
 
 @pytest.mark.parametrize("make", [network, _shared])
-def test_everything_is_put_back_also_after_an_exception(make: object) -> None:
-    model, x = make(), pictures()  # type: ignore[operator]
+def test_everything_is_restored_also_after_an_exception(make: object) -> None:
+    model, x = make(), images()  # type: ignore[operator]
     whole, before = model(x), {name: id(module) for name, module in model.named_modules()}
     with disabled_blocks(model, ["layer1.0", "layer1.1"]):
         assert not torch.equal(model(x), whole)
@@ -140,8 +140,8 @@ def test_everything_is_put_back_also_after_an_exception(make: object) -> None:
     assert not any("forward" in vars(module) for module in model.modules())
 
 
-def test_swapped_units_run_in_each_others_place() -> None:
-    model, x = network(), pictures()
+def test_swapped_blocks_run_in_each_others_position() -> None:
+    model, x = network(), images()
     with torch.no_grad():
         expected = model.forward_tail(model.layer2(model.layer1[0](model.layer1[1](model.forward_stem(x)))))
         with swapped_blocks(model, "layer1.0", "layer1.1"):
@@ -151,7 +151,7 @@ def test_swapped_units_run_in_each_others_place() -> None:
         assert torch.equal(deleted, model.forward_tail(model.layer2(model.layer1[0](model.forward_stem(x).relu()))))
 
 
-def test_swaps_that_mean_nothing() -> None:
+def test_invalid_swaps() -> None:
     with (
         pytest.raises(ValueError, match=r"equal channels and stride; got: layer1\.1 \(16 to 16 channels, stride 1\)"),
         swapped_blocks(network(), "layer1.1", "layer2.0"),
@@ -159,13 +159,13 @@ def test_swaps_that_mean_nothing() -> None:
         pass
     with pytest.raises(ValueError, match="each once"), reordered_blocks(network(), {"layer1.0": "layer1.1"}):
         pass
-    model, x = _shared(), pictures()
+    model, x = _shared(), images()
     whole = model(x)
     with swapped_blocks(model, "layer1.0", "layer1.2"):
         assert torch.equal(model(x), whole)
 
 
-FOREIGN = {
+THIRD_PARTY = {
     "torchvision basic": lambda: torchvision.models.resnet18(num_classes=4),
     "torchvision bottleneck": lambda: torchvision.models.resnet50(num_classes=4),
     "timm": lambda: timm.create_model("resnet18", num_classes=4),
@@ -173,27 +173,27 @@ FOREIGN = {
 }
 
 
-@pytest.mark.parametrize("name", FOREIGN)
-def test_foreign_networks(name: str) -> None:
+@pytest.mark.parametrize("name", THIRD_PARTY)
+def test_third_party_networks(name: str) -> None:
     torch.manual_seed(0)
-    model, x = FOREIGN[name]().eval(), torch.randn(2, 3, 48, 48)
+    model, x = THIRD_PARTY[name]().eval(), torch.randn(2, 3, 48, 48)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
-    units = [slot.name for slot in block_slots(model)]
-    assert "layer2.0" in units
+    blocks = [slot.name for slot in block_slots(model)]
+    assert "layer2.0" in blocks
     with torch.no_grad():
         whole = model(x)
         with disabled_blocks(model, ["layer2.0"]):
             without = model(x)
         assert not torch.equal(model(x), without)
         assert torch.equal(model(x), whole)
-        silence(model.layer2[0])
+        zero_branch(model.layer2[0])
         assert torch.equal(model(x), without)
     assert block_shape(model.layer2[0]) != block_shape(model.layer2[-1]) or len(model.layer2) == 1
 
 
-def test_a_foreign_unit_without_a_shortcut_is_refused() -> None:
+def test_a_third_party_block_without_a_shortcut_cannot_be_deleted() -> None:
     block = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU())
     with (
         pytest.raises(ValueError, match="no known shortcut"),
@@ -205,7 +205,7 @@ def test_a_foreign_unit_without_a_shortcut_is_refused() -> None:
 def test_a_bare_convolution_of_a_plain_network_becomes_the_identity_where_shapes_agree() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)).eval()
-    x = pictures()
+    x = images()
     with torch.no_grad(), disabled_blocks(model, ["1"]):
         assert torch.equal(model(x), model[2](model[0](x)))
     with pytest.raises(ValueError, match=r"changes the shape \(3 to 4 channels\)"), disabled_blocks(model, ["0"]):

@@ -1,4 +1,4 @@
-"""Scores from a confusion matrix, held against scikit-learn's."""
+"""Per-class metrics from a confusion matrix, against scikit-learn's."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from reslab.metrics.classification import macro_average, most_confused_pairs, pe
 @pytest.mark.parametrize("num_classes", [2, 7, 40])
 def test_scores_equal_sklearn(num_classes: int) -> None:
     random = np.random.default_rng(num_classes)
-    # The last class is never true and the one before never predicted: both have scores of nothing.
+    # The last class is never true and the one before never predicted: both have undefined metrics.
     true = random.integers(0, max(1, num_classes - 1), 300)
     predicted = np.where(random.random(300) < 0.6, true, random.integers(0, num_classes, 300))
     predicted[predicted == num_classes - 2] = 0
@@ -25,7 +25,7 @@ def test_scores_equal_sklearn(num_classes: int) -> None:
         np.testing.assert_allclose(macro_average([getattr(score, field) for score in scores]), mean, rtol=1e-12)
 
 
-def test_pairs_come_by_count_then_by_share() -> None:
+def test_pairs_are_sorted_by_count_then_by_fraction() -> None:
     pairs = most_confused_pairs([[5, 2, 0], [3, 40, 2], [2, 0, 8]], ["a", "b", "c"], max_pairs=3)
     assert [(pair.true_class, pair.predicted_class, pair.count) for pair in pairs] == [
         ("b", "a", 3),
@@ -34,7 +34,7 @@ def test_pairs_come_by_count_then_by_share() -> None:
     ]
 
 
-def test_a_matrix_that_does_not_fit_the_classes_is_refused() -> None:
+def test_a_matrix_that_does_not_fit_the_classes_is_an_error() -> None:
     with pytest.raises(ValueError, match="3 rows and columns"):
         per_class_metrics([[1, 0], [0, 1]], ["a", "b", "c"])
 

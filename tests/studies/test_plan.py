@@ -1,4 +1,4 @@
-"""A plan: rows by seeds, their price, what does not fit, what is not here, the script for SLURM."""
+"""Plans: rows and seeds, their cost, networks too large for the memory, missing data, the Slurm script."""
 
 import shutil
 import subprocess
@@ -42,17 +42,17 @@ def test_the_first_seeds_of_every_row_come_first(study: Study) -> None:
     ]
 
 
-def test_what_a_row_is_at_a_scale(study: Study) -> None:
+def test_a_row_at_a_scale(study: Study) -> None:
     row = make_study_plan(study, "smoke").rows[1]
     assert row.arch is not None
     assert row.recipe is not None
     assert (row.arch.depths, row.arch.in_channels, row.arch.image_size, row.arch.merge) == ((1, 1, 1), 1, (8, 8), "add")
     assert (row.num_train, row.num_eval, row.steps_per_epoch, row.num_steps) == (40, 359, 2, 4)
-    # A learning rate belongs to its global batch: 0.1 for 128.
+    # The learning rate scales with the global batch: 0.1 for 128.
     assert row.recipe.optimizer.lr == pytest.approx(0.1 * 16 / 128)
 
 
-def test_mistakes_name_the_nearest(study: Study) -> None:
+def test_errors_name_the_nearest(study: Study) -> None:
     with pytest.raises(ValueError, match="unknown row of test/tiny 'residul'; nearest: 'residual'"):
         make_study_plan(study, "smoke", rows=["residul"])
     with pytest.raises(ValueError, match="unknown scale 'shrt'; nearest: 'short'"):
@@ -63,29 +63,29 @@ def test_mistakes_name_the_nearest(study: Study) -> None:
         get_study("he2015/degredation")
 
 
-def test_the_work_of_a_row_worked_by_hand(study: Study) -> None:
+def test_total_macs_by_hand(study: Study) -> None:
     row = make_study_plan(study, "smoke").rows[0]
     assert row.arch is not None
     macs = sum(layer.macs for layer in layer_table(create_model(row.arch), (1, 8, 8)))
     assert model_cost(row.arch).macs == macs
-    # 4 steps of 16 forwards and twice that backwards; 359 judged after each of 2 epochs, and at the end.
+    # 4 steps of 16 images, forward and twice as much backward; 359 evaluated after each of 2 epochs and at the end.
     assert total_macs(row) == macs * (3 * 4 * 16 + 3 * 359)
 
 
-def test_the_price_is_that_of_the_stores_training_of_the_same_network(study: Study, context: JobContext) -> None:
+def test_the_rate_comes_from_the_stores_training_of_the_same_network(study: Study, context: JobContext) -> None:
     plan = make_study_plan(study, "smoke", seeds=1)
-    rate, told = find_seconds_per_mac(plan.rows, context.store, CPU)
-    assert told == "2 rows from a few steps measured now"
+    rate, source = find_seconds_per_mac(plan.rows, context.store, CPU)
+    assert source == "2 rows from a few steps measured now"
     assert rate(plan.rows[0]) > 0
     entry = run_job(plan.jobs[0], context)
-    rate, told = find_seconds_per_mac(plan.rows, context.store, CPU)
-    assert told == "1 row from earlier trainings, 1 row from a few steps measured now"
+    rate, source = find_seconds_per_mac(plan.rows, context.store, CPU)
+    assert source == "1 row from earlier trainings, 1 row from a few steps measured now"
     assert entry.metadata is not None
     spent = entry.metadata.processor_seconds
     assert rate(plan.rows[0]) * total_macs(plan.rows[0]) == pytest.approx(spent)
 
 
-def test_a_network_too_large_for_the_memory_is_said_beforehand(
+def test_a_network_too_large_for_the_memory_is_not_pending(
     study: Study, context: JobContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = make_study_plan(study, "smoke", seeds=1)
@@ -93,23 +93,23 @@ def test_a_network_too_large_for_the_memory_is_said_beforehand(
     assert available_memory_bytes(CPU) > estimate_memory_bytes(plan.rows[0])
     monkeypatch.setattr(cost, "available_memory_bytes", lambda device: 2 * estimate_memory_bytes(plan.rows[0]) - 1)
     assert prices.estimate_study_cost(plan, context.store, CPU).pending == ()
-    found = prices.estimate_study_cost(plan, context.store, CPU, 2)
-    assert [job.number for job, _ in found.too_large] == [0, 1]
-    assert "training plain with a batch of 16 needs about 0.5 GB of memory" in found.too_large[0][1]
-    assert "GB are available for each of 2 jobs" in found.too_large[0][1]
+    result = prices.estimate_study_cost(plan, context.store, CPU, 2)
+    assert [job.number for job, _ in result.too_large] == [0, 1]
+    assert "training plain with a batch of 16 needs about 0.5 GB of memory" in result.too_large[0][1]
+    assert "GB are available for each of 2 jobs" in result.too_large[0][1]
 
 
 def test_memory_grows_with_the_batch_and_counts_what_the_backward_pass_reads() -> None:
     study = get_study("he2015/degradation")
     row = resolve_row(study, study.get_row("residual-56"), "full", None, CPU)
     assert row.arch is not None
-    # Stem and 54 convolutions, 55 activations, pooling and head; a third of the units at each of three sizes.
+    # Stem and 54 convolutions, 55 activations, pooling and head; a third of the blocks at each of three sizes.
     sizes = 2 * (19 * 16 * 32**2 + 18 * 32 * 16**2 + 18 * 64 * 8**2)
     assert model_cost(row.arch).num_activations == pytest.approx(sizes, rel=0.2)
     assert estimate_memory_bytes(row) == pytest.approx(4 * 128 * sizes, rel=0.2)
 
 
-def test_data_that_are_not_here_leave_a_row_priced_and_not_run(
+def test_a_row_without_data_has_a_cost_and_is_not_run(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = replace(study.rows[0], model="resnet18", data="imagenet", recipe="he2015-imagenet")
@@ -117,19 +117,22 @@ def test_data_that_are_not_here_leave_a_row_priced_and_not_run(
     away = replace(study, rows=(row,), claims=(), presets=cuts)
     monkeypatch.chdir(tmp_path)
     plan = make_study_plan(away, "smoke")
-    found = plan.rows[0]
-    assert found.unavailable_reason
-    assert found.arch is not None
-    assert (found.arch.num_classes, found.num_eval) == (1000, 50_000)
+    result = plan.rows[0]
+    assert result.unavailable_reason
+    assert result.arch is not None
+    assert (result.arch.num_classes, result.num_eval) == (1000, 50_000)
     price = prices.estimate_study_cost(plan, StudyStore(tmp_path / "store"), CPU)
     assert price.pending == ()
     assert price.to_dict()["rows"][0]["seconds"] > 0
 
 
-def test_questions_of_a_row_at_a_scale(make_study: StudyFactory) -> None:
-    asked = (AnalysisRequest("lesion", ("repeats=3",)), AnalysisRequest("gradients", weights="init", rows=("plain",)))
+def test_analyses_of_a_row_at_a_scale(make_study: StudyFactory) -> None:
+    requests = (
+        AnalysisRequest("lesion", ("repeats=3",)),
+        AnalysisRequest("gradients", weights="init", rows=("plain",)),
+    )
     study = make_study(
-        analyses=asked, analysis_overrides=("lesion.num_images=16", "lesion.delete=2", "gradients.loss=x")
+        analyses=requests, analysis_overrides=("lesion.num_images=16", "lesion.delete=2", "gradients.loss=x")
     )
     plan = make_study_plan(study, "smoke", seeds=1)
     plain, residual = plan.jobs
@@ -140,13 +143,13 @@ def test_questions_of_a_row_at_a_scale(make_study: StudyFactory) -> None:
 
 
 @pytest.mark.parametrize(
-    ("numbers", "told"), [([0], "0"), ([0, 1, 2], "0-2"), ([5, 0, 1, 9, 10], "0-1,5,9-10"), ([3, 7], "3,7")]
+    ("numbers", "expected"), [([0], "0"), ([0, 1, 2], "0-2"), ([5, 0, 1, 9, 10], "0-1,5,9-10"), ([3, 7], "3,7")]
 )
-def test_ranges(numbers: list[int], told: str) -> None:
-    assert format_ranges(numbers) == told
+def test_ranges(numbers: list[int], expected: str) -> None:
+    assert format_ranges(numbers) == expected
 
 
-def test_the_script_is_bash_and_does_the_task_of_its_index(study: Study, tmp_path: Path) -> None:
+def test_the_slurm_script_runs_the_task_of_its_index(study: Study, tmp_path: Path) -> None:
     jobs = make_study_plan(study, "smoke").jobs
     command = ["echo", "a b", "it's"]
     folder = tmp_path / "a folder"
@@ -170,13 +173,13 @@ def test_the_script_is_bash_and_does_the_task_of_its_index(study: Study, tmp_pat
     assert "set by sbatch" in unset.stderr
 
 
-def test_every_question_of_every_study_is_there_and_has_its_options() -> None:
+def test_every_analysis_of_every_study_exists_and_has_its_options() -> None:
     for study in STUDIES.values():
         for row in study.rows:
             for scale in SCALES:
-                for asked in row_analyses(study, row, study.preset_for(row, scale)):
-                    settings = dict(setting.split("=", 1) for setting in asked.overrides)
-                    override_options(get_analysis(asked.analysis), settings)
+                for request in row_analyses(study, row, study.preset_for(row, scale)):
+                    settings = dict(setting.split("=", 1) for setting in request.overrides)
+                    override_options(get_analysis(request.analysis), settings)
 
 
 def test_every_study_expands_at_every_scale_where_the_data_are_bundled() -> None:

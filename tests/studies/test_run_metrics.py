@@ -1,4 +1,4 @@
-"""The figures of a training: from its log by hand, and by other evaluations."""
+"""The metrics of a training: from its log by hand, and by other evaluations."""
 
 import math
 from dataclasses import replace
@@ -29,27 +29,27 @@ from .conftest import StudyFactory
 CPU = torch.device("cpu")
 
 
-def line(step: int, loss: float, top1: float) -> dict[str, object]:
+def record(step: int, loss: float, top1: float) -> dict[str, object]:
     return {"kind": "train", "step": step, "loss": loss, "top1": top1}
 
 
 LOG = [
-    line(50, 2.0, 0.1),
-    line(78, 1.5, 0.3),
+    record(50, 2.0, 0.1),
+    record(78, 1.5, 0.3),
     {"kind": "eval", "step": 78, "loss": 9.0, "top1": 0.0},
-    line(100, 1.0, 0.5),
-    line(150, 0.5, 0.75),
-    line(156, 0.2, 1.0),
+    record(100, 1.0, 0.5),
+    record(150, 0.5, 0.75),
+    record(156, 0.2, 1.0),
 ]
 
 
-def test_the_last_epoch_is_weighed_by_its_steps() -> None:
+def test_the_last_epoch_is_weighted_by_steps() -> None:
     loss, error = last_epoch_loss_and_error(LOG, 78)
     assert loss == pytest.approx((22 * 1.0 + 50 * 0.5 + 6 * 0.2) / 78)
     assert error == pytest.approx(100 * (1 - (22 * 0.5 + 50 * 0.75 + 6 * 1.0) / 78))
 
 
-def test_a_last_epoch_that_begins_within_a_line_or_before_the_log() -> None:
+def test_a_last_epoch_that_starts_within_a_record_or_before_the_log() -> None:
     assert last_epoch_loss_and_error(LOG, 60)[0] == pytest.approx((4 * 1.0 + 50 * 0.5 + 6 * 0.2) / 60)
     assert last_epoch_loss_and_error(LOG, 1000)[0] == pytest.approx(
         (50 * 2 + 28 * 1.5 + 22 * 1.0 + 50 * 0.5 + 6 * 0.2) / 156
@@ -64,7 +64,7 @@ def test_steps_to_an_error() -> None:
     assert steps_to_error(LOG[:4], 20) == math.inf
 
 
-def test_the_figures_are_those_of_evaluate(study: Study, context: JobContext) -> None:
+def test_the_metrics_are_those_of_evaluate(study: Study, context: JobContext) -> None:
     job = make_study_plan(study, "smoke", seeds=1).jobs[1]
     entry = run_job(replace(job, metrics=frozenset({"gap", "test_error_batch"})), context)
     run = entry.run
@@ -76,20 +76,20 @@ def test_the_figures_are_those_of_evaluate(study: Study, context: JobContext) ->
     assert more.values.keys() > entry.values.keys() - {"train_error_batch"}
 
 
-def test_never_in_eval_mode_is_each_batch_by_its_own_statistics(study: Study, context: JobContext) -> None:
+def test_metrics_by_batch_use_the_statistics_of_each_batch(study: Study, context: JobContext) -> None:
     job = make_study_plan(study, "smoke", seeds=1).jobs[1]
     run = run_job(job, context).run
     assert run is not None
-    found = measure_run(run, {"test_error_batch"}, CPU)["test_error_batch"]
+    result = measure_run(run, {"test_error_batch"}, CPU)["test_error_batch"]
     network = last_step_model(run)
     data = reopen_data(run.metadata["data"])
     x, labels, _ = next(iter(eval_loader(data.split("test"), 359, data.preprocess, CPU)))
     called = torch.cat([network.train()(batch).argmax(1) for batch in x.split(16)])
-    assert found == pytest.approx(100 * (called != labels).float().mean().item(), abs=1e-4)
-    assert found != pytest.approx(100 * (1 - evaluate(run).top1), abs=1e-4)
+    assert result == pytest.approx(100 * (called != labels).float().mean().item(), abs=1e-4)
+    assert result != pytest.approx(100 * (1 - evaluate(run).top1), abs=1e-4)
 
 
-def test_the_last_step_is_reported_where_the_run_keeps_the_best(context: JobContext) -> None:
+def test_the_last_step_is_reported_where_the_run_selects_the_best(context: JobContext) -> None:
     settings = {"model.depths": "1,1,1", "model.widths": "2,2,2", "model.stem": "conv3(2) norm act"}
     path = context.store.path / "run"
     run = train("resnet20_cifar", "digits", "digits", overrides=settings, epochs=3, val_fraction=0.2, output=path)
@@ -97,14 +97,12 @@ def test_the_last_step_is_reported_where_the_run_keeps_the_best(context: JobCont
     assert state is not None
     model = last_step_model(run)
     assert all(torch.equal(tensor, state.model[name]) for name, tensor in model.state_dict().items())
-    found = measure_run(run, (), CPU)
-    judged = evaluate(model, "digits", split="test")
-    assert found["test_error"] == pytest.approx(100 * (1 - judged.top1))
+    result = measure_run(run, (), CPU)
+    evaluation = evaluate(model, "digits", split="test")
+    assert result["test_error"] == pytest.approx(100 * (1 - evaluation.top1))
 
 
-def test_a_question_is_asked_of_every_network_and_its_field_is_a_metric(
-    make_study: StudyFactory, context: JobContext
-) -> None:
+def test_an_analysis_runs_on_every_network(make_study: StudyFactory, context: JobContext) -> None:
     study = make_study(analyses=(AnalysisRequest("gradients", weights="init", num_images=8),))
     rows = (replace(study.rows[0], recipe=""), study.rows[1])
     study = replace(study, rows=rows, claims=())
@@ -117,7 +115,7 @@ def test_a_question_is_asked_of_every_network_and_its_field_is_a_metric(
     assert page.rows[1].mean() is not None
 
 
-def test_views_stand_beside_the_single_view(make_study: StudyFactory, context: JobContext) -> None:
+def test_test_time_augmentation_adds_to_the_single_view(make_study: StudyFactory, context: JobContext) -> None:
     single, flipped = make_study(), make_study(tta="flip")
     first = make_study_plan(single, "smoke", seeds=1, rows=["residual"])
     both = make_study_plan(flipped, "smoke", seeds=1, rows=["residual"])
@@ -131,7 +129,7 @@ def test_views_stand_beside_the_single_view(make_study: StudyFactory, context: J
     assert pages[1].rows[0].values() == [pytest.approx(100 * (1 - evaluate(run, tta="flip").top1))]
 
 
-def test_an_ensemble_is_judged_by_the_mean_of_its_members(study: Study, context: JobContext) -> None:
+def test_an_ensemble_is_evaluated_by_the_mean_of_its_members(study: Study, context: JobContext) -> None:
     together = RowSpec("both", members=("plain", "residual"))
     study = replace(study, rows=(*study.rows, together), claims=(Claim("x", "both", "<", "plain"),))
     plan = make_study_plan(study, "smoke", seeds=2)
@@ -146,18 +144,18 @@ def test_an_ensemble_is_judged_by_the_mean_of_its_members(study: Study, context:
     assert alone.rows[0].not_run_reason == "some of its members were not run"
 
 
-def test_a_path_into_an_answer() -> None:
-    answers = {"lesion": {"mean_increase": 3.5, "deletions": [{"error": 7.0}], "name": "x", "ok": True}}
-    assert result_value("lesion.mean_increase", answers) == 3.5
-    assert result_value("lesion.deletions.0.error", answers) == 7.0
-    assert result_value("lesion.deletions.1.error", answers) is None
-    assert result_value("lesion.name", answers) is None
-    assert result_value("lesion.ok", answers) is None
-    assert result_value("gradients.top", answers) is None
+def test_a_path_into_a_result() -> None:
+    results = {"lesion": {"mean_increase": 3.5, "deletions": [{"error": 7.0}], "name": "x", "ok": True}}
+    assert result_value("lesion.mean_increase", results) == 3.5
+    assert result_value("lesion.deletions.0.error", results) == 7.0
+    assert result_value("lesion.deletions.1.error", results) is None
+    assert result_value("lesion.name", results) is None
+    assert result_value("lesion.ok", results) is None
+    assert result_value("gradients.top", results) is None
     assert result_value("gradients.top", {"gradients@init": {"top": 1}}) == 1.0
 
 
-def test_a_page_tells_of_seeds_that_diverged_and_steps_never_reached(
+def test_the_report_mentions_diverged_seeds_and_steps_never_reached(
     make_study: StudyFactory, context: JobContext
 ) -> None:
     study = make_study(overrides=(*make_study().presets.smoke.overrides, "optimizer.lr=1e30"))
@@ -181,9 +179,7 @@ def test_the_cost_counts_what_was_trained_before_a_stop(study: Study, context: J
     assert build_study_page(plan, context.store, lambda _: 0.0, {}).metadata["cost"] == "1 min 40 s for 1 network"
 
 
-def test_a_verdict_has_units_and_says_what_of_an_answer_it_counts(
-    make_study: StudyFactory, context: JobContext
-) -> None:
+def test_an_explanation_has_units_and_names_what_was_measured(make_study: StudyFactory, context: JobContext) -> None:
     study = make_study(analyses=(AnalysisRequest("gradients", weights="init", num_images=8),))
     claims = (
         Claim("x", "plain", ">", "residual", "test_error"),

@@ -1,4 +1,4 @@
-"""Jobs done: here, by several processes, after a worker that dies, after Ctrl-C."""
+"""Running jobs: in this process and in several, after a worker dies, after Ctrl-C."""
 
 import os
 import signal
@@ -23,25 +23,25 @@ from reslab.studies.store import StudyStore
 NAME = "he2015/degradation"
 
 
-def test_only_what_is_missing_is_run(study: Study, recorded: tuple[JobContext, list[str]]) -> None:
-    context, lines = recorded
+def test_only_missing_jobs_are_run(study: Study, recorded: tuple[JobContext, list[str]]) -> None:
+    context, messages = recorded
     run_jobs(make_study_plan(study, "smoke", seeds=1).jobs, context)
     plan = make_study_plan(study, "smoke", seeds=2)
     left = missing_jobs(plan, context.store)
     assert [job.name for job in left] == ["plain, seed 1", "residual, seed 1"]
-    lines.clear()
+    messages.clear()
     run_jobs(left, context)
-    assert [line.split(":")[0] for line in lines] == ["plain, seed 1", "residual, seed 1"]
+    assert [record.split(":")[0] for record in messages] == ["plain, seed 1", "residual, seed 1"]
     assert not missing_jobs(plan, context.store)
     assert all(is_done(context.store.entry(job.key), job) for job in plan.jobs)
 
 
-def test_ctrl_c_keeps_what_is_done(study: Study, context: JobContext) -> None:
+def test_ctrl_c_keeps_finished_jobs(study: Study, context: JobContext) -> None:
     plan = make_study_plan(study, "smoke", seeds=2)
     seen: list[int] = []
 
-    def stop(line: dict[str, object]) -> None:
-        seen.extend([1] * (line["kind"] == "start"))
+    def stop(record: dict[str, object]) -> None:
+        seen.extend([1] * (record["kind"] == "start"))
         if len(seen) == 3:
             raise KeyboardInterrupt
 
@@ -53,10 +53,10 @@ def test_ctrl_c_keeps_what_is_done(study: Study, context: JobContext) -> None:
     assert not missing_jobs(plan, context.store)
 
 
-def test_a_job_that_fails_is_tried_once_more_then_told(
+def test_a_job_that_fails_is_tried_once_more_then_recorded(
     study: Study, recorded: tuple[JobContext, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context, lines = recorded
+    context, messages = recorded
     plan = make_study_plan(study, "smoke", seeds=1)
     tried: list[str] = []
     real = runner.run_job
@@ -73,11 +73,11 @@ def test_a_job_that_fails_is_tried_once_more_then_told(
     assert tried == ["plain, seed 0", "residual, seed 0"] * 2
     assert outcome.failed == {0: "RuntimeError: no luck with plain, seed 0"}
     assert len(missing_jobs(plan, context.store)) == 1
-    assert any("trying once more" in line for line in lines)
+    assert any("trying once more" in record for record in messages)
 
 
-def test_a_job_of_another_worker_is_come_back_to(study: Study, recorded: tuple[JobContext, list[str]]) -> None:
-    context, lines = recorded
+def test_a_job_of_another_worker_is_waited_for(study: Study, recorded: tuple[JobContext, list[str]]) -> None:
+    context, messages = recorded
     plan = make_study_plan(study, "smoke", seeds=1)
     taken, leave = threading.Event(), threading.Event()
 
@@ -90,25 +90,25 @@ def test_a_job_of_another_worker_is_come_back_to(study: Study, recorded: tuple[J
     thread.start()
     assert taken.wait(60)
 
-    def say(line: str) -> None:
-        lines.append(line)
-        if line.startswith("residual, seed 0: done"):
+    def say(record: str) -> None:
+        messages.append(record)
+        if record.startswith("residual, seed 0: done"):
             leave.set()
 
     run_jobs(plan.jobs, replace(context, on_message=say))
     thread.join()
-    assert "waiting" in lines[0]
-    assert [line.split(",")[0] for line in lines[1:]] == ["residual", "plain"]
+    assert "waiting" in messages[0]
+    assert [record.split(",")[0] for record in messages[1:]] == ["residual", "plain"]
 
 
 def study_words(store: StudyStore) -> list[str]:
-    words = ["study", NAME, "--scale", "smoke", "--rows", "plain-20", "--seeds", "2"]
-    return [*words, "--store", str(store.path), "--device", "cpu"]
+    text = ["study", NAME, "--scale", "smoke", "--rows", "plain-20", "--seeds", "2"]
+    return [*text, "--store", str(store.path), "--device", "cpu"]
 
 
 def test_a_worker_that_is_killed_is_replaced_once(recorded: tuple[JobContext, list[str]], tmp_path: Path) -> None:
-    """The first worker of seed 0 kills itself, that of seed 1 always does."""
-    context, lines = recorded
+    """The first worker of seed 0 kills itself, every worker of seed 1 does."""
+    context, messages = recorded
     plan = make_study_plan(get_study(NAME), "smoke", rows=["plain-20"], seeds=2)
     script = tmp_path / "worker.py"
     script.write_text(
@@ -123,12 +123,12 @@ def test_a_worker_that_is_killed_is_replaced_once(recorded: tuple[JobContext, li
     outcome = run_jobs_in_processes(plan.jobs, context, 2, [sys.executable, str(script), *study_words(context.store)])
     assert outcome.failed == {1: "its worker was killed by SIGKILL (about to die)"}
     assert [job.number for job in missing_jobs(plan, context.store)] == [1]
-    assert "plain-20, seed 0: done" in lines
+    assert "plain-20, seed 0: done" in messages
     assert len(outcome.notes) == 3
 
 
-def test_a_stop_takes_the_workers_along(study: Study, context: JobContext, tmp_path: Path) -> None:
-    """Each worker says that it runs, and how it was ended."""
+def test_stopping_ends_the_workers(study: Study, context: JobContext, tmp_path: Path) -> None:
+    """Each worker leaves a file when it starts, and one when it is interrupted."""
     script = tmp_path / "worker.py"
     script.write_text(
         "import pathlib, signal, sys, time\n"
@@ -154,7 +154,7 @@ def test_a_stop_takes_the_workers_along(study: Study, context: JobContext, tmp_p
     assert sorted(path.name for path in tmp_path.glob("*.stopped")) == ["0.stopped", "1.stopped"]
 
 
-def test_a_study_of_ones_own_by_a_function(study: Study, tmp_path: Path) -> None:
+def test_a_study_of_your_own(study: Study, tmp_path: Path) -> None:
     page = run_study(study, seeds=1, store=tmp_path / "store", output=tmp_path / "page", rows=["residual"])
     assert page.rows[0].mean() is not None
     assert (tmp_path / "page" / "report.html").is_file()

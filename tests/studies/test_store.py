@@ -25,7 +25,7 @@ def plan_of(study: Study, seeds: int = 1, rows: tuple[str, ...] = ()) -> StudyPl
     return make_study_plan(study, "smoke", seeds=seeds, rows=rows)
 
 
-def test_a_key_says_what_determines_the_training(study: Study, make_study: StudyFactory) -> None:
+def test_a_key_depends_on_what_determines_the_training(study: Study, make_study: StudyFactory) -> None:
     first = plan_of(study, seeds=2)
     keys = [job.key for job in first.jobs]
     assert len(set(keys)) == 4
@@ -41,7 +41,7 @@ def test_a_key_says_what_determines_the_training(study: Study, make_study: Study
     assert entry_key(training_identity(first.jobs[0].row, 0), 999) != keys[0]
 
 
-def test_a_finished_entry_is_not_made_again(study: Study, context: JobContext) -> None:
+def test_a_finished_entry_is_not_trained_again(study: Study, context: JobContext) -> None:
     job = plan_of(study).jobs[0]
     weights = run_job(job, context).run_path / "model.safetensors"
     before = weights.stat().st_mtime_ns
@@ -58,10 +58,10 @@ def test_a_finished_entry_is_not_made_again(study: Study, context: JobContext) -
         ("run/log.jsonl", "cut"),
     ],
 )
-def test_a_damaged_entry_is_made_again_and_that_is_said(
+def test_a_damaged_entry_is_created_again_with_a_note(
     study: Study, recorded: tuple[JobContext, list[str]], file: str, how: str
 ) -> None:
-    context, lines = recorded
+    context, messages = recorded
     job = plan_of(study).jobs[0]
     entry = run_job(job, context)
     sound = (entry.run_path / "model.safetensors").read_bytes()
@@ -70,10 +70,10 @@ def test_a_damaged_entry_is_made_again_and_that_is_said(
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:-7])
-    lines.clear()
+    messages.clear()
     again = run_job(job, context)
-    assert f"the entry {job.key} was damaged" in lines[0]
-    assert again.metadata.notes == (lines[0],)
+    assert f"the entry {job.key} was damaged" in messages[0]
+    assert again.metadata.notes == (messages[0],)
     assert again.find_damage() is None
     assert again.metadata.values.keys() >= {"test_error", "train_seconds"}
     assert (again.run_path / "model.safetensors").read_bytes() == sound
@@ -91,7 +91,7 @@ def test_a_damaged_entry_is_missing(study: Study, context: JobContext) -> None:
 def test_an_entry_of_older_numerics_is_kept_and_marked(
     study: Study, recorded: tuple[JobContext, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context, lines = recorded
+    context, messages = recorded
     old = plan_of(study).jobs[0]
     run_job(old, context)
     monkeypatch.setattr(store_module, "NUMERICS_VERSION", 2)
@@ -102,7 +102,7 @@ def test_an_entry_of_older_numerics_is_kept_and_marked(
     kept = context.store.entry(old.key)
     assert kept.metadata.superseded_by == new.key
     assert (kept.run_path / "model.safetensors").exists()
-    assert "is kept, marked as superseded" in lines[-1]
+    assert "is kept, marked as superseded" in messages[-1]
 
 
 def test_one_worker_holds_a_lock_and_the_error_names_it(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_two_rows_that_are_one_training_share_an_entry(study: Study, context: Jo
     assert len(context.store.entries()) == 2
 
 
-def test_a_run_that_was_stopped_goes_on_bit_for_bit(study: Study, context: JobContext, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_bit_for_bit(study: Study, context: JobContext, tmp_path: Path) -> None:
     job = plan_of(study).jobs[1]
     whole = run_job(job, replace(context, store=StudyStore(tmp_path / "other")))
 
@@ -178,14 +178,14 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(study: Study, context: JobCo
     assert (resumed.run_path / name).read_bytes() == (whole.run_path / name).read_bytes()
 
 
-def test_a_state_that_cannot_be_read_begins_again(study: Study, recorded: tuple[JobContext, list[str]]) -> None:
-    context, lines = recorded
+def test_an_unreadable_checkpoint_starts_again(study: Study, recorded: tuple[JobContext, list[str]]) -> None:
+    context, messages = recorded
     job = plan_of(study).jobs[0]
     entry = run_job(job, context)
     (entry.path / "entry.json").unlink()
     (entry.run_path / "checkpoint" / "checkpoint.pt").write_bytes(b"torn")
     run_job(job, context)
-    assert any("could not be resumed" in line for line in lines)
+    assert any("could not be resumed" in line for line in messages)
     assert entry.metadata.status is EntryStatus.DONE
 
 
@@ -198,7 +198,7 @@ def test_a_training_that_diverges_is_a_result(make_study: StudyFactory, context:
     assert "training stopped" in facts.error
 
 
-def test_a_store_that_cannot_be_written_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+def test_an_unwritable_store_is_an_error_before_anything_is_trained(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"a writable folder for the store.*--store"):
         StudyStore(tmp_path / "file" / "store").check_writable()
@@ -206,7 +206,7 @@ def test_a_store_that_cannot_be_written_is_refused_before_anything_is_trained(tm
     assert not list((tmp_path / "new" / "store").iterdir())
 
 
-def test_memory_that_is_short_now_is_not_kept_as_what_the_network_cannot_be_asked(
+def test_insufficient_memory_is_not_recorded_as_a_failed_analysis(
     make_study: StudyFactory, context: JobContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = plan_of(make_study(analyses=(AnalysisRequest("gradients", weights="init", num_images=8),))).jobs[0]
@@ -219,15 +219,15 @@ def test_memory_that_is_short_now_is_not_kept_as_what_the_network_cannot_be_aske
     assert entry.read_result(job.analyses[0]) is not None
 
 
-def test_an_answer_that_cannot_be_read_is_found_again_and_that_is_said(
+def test_an_unreadable_result_is_computed_again_with_a_note(
     make_study: StudyFactory, recorded: tuple[JobContext, list[str]]
 ) -> None:
-    context, lines = recorded
+    context, messages = recorded
     job = plan_of(make_study(analyses=(AnalysisRequest("gradients", weights="init", num_images=8),))).jobs[0]
     (path,) = (run_job(job, context).path / "results").iterdir()
     sound = json.loads(path.read_text())["result"]
     path.write_text("{")
     entry = run_job(job, context)
-    assert lines == ["plain, seed 0: its result of gradients is unreadable and is computed again"]
+    assert messages == ["plain, seed 0: its result of gradients is unreadable and is computed again"]
     assert entry.read_result(job.analyses[0]) == sound
-    assert entry.metadata.notes == tuple(lines)
+    assert entry.metadata.notes == tuple(messages)

@@ -1,4 +1,4 @@
-"""Verdicts on claims: against scipy's Welch test, and worked by hand."""
+"""Verdicts on claims against SciPy's Welch test, and by hand."""
 
 import random
 
@@ -21,9 +21,9 @@ def test_the_interval_is_welchs_as_scipy_has_it() -> None:
     for n_a, n_b in ((2, 2), (5, 5), (3, 8)):
         a = [draw.gauss(10, 1) for _ in range(n_a)]
         b = [draw.gauss(9, 3) for _ in range(n_b)]
-        found = evaluate_claim(WORSE, {"a": by_seed(*a), "b": by_seed(*b)})
+        result = evaluate_claim(WORSE, {"a": by_seed(*a), "b": by_seed(*b)})
         expected = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
-        assert found.interval == pytest.approx((expected.low, expected.high), rel=1e-9)
+        assert result.interval == pytest.approx((expected.low, expected.high), rel=1e-9)
 
 
 def test_holds_fails_and_undecided() -> None:
@@ -42,21 +42,21 @@ def test_holds_fails_and_undecided() -> None:
 
 
 def test_the_number_of_seeds_that_would_decide_does() -> None:
-    found = evaluate_claim(WORSE, {"a": by_seed(9.0, 10.0), "b": by_seed(8.6, 9.6)})
-    number = found.num_seeds_needed
-    assert found.verdict == "undecided"
+    result = evaluate_claim(WORSE, {"a": by_seed(9.0, 10.0), "b": by_seed(8.6, 9.6)})
+    number = result.num_seeds_needed
+    assert result.verdict == "undecided"
     assert number is not None
-    # Worked by hand: both variances 0.5, so 0.4 > t(2 n - 2) sqrt(1 / n) is asked for.
+    # By hand: both variances are 0.5, so the claim is decided once 0.4 > t(2 n - 2) sqrt(1 / n).
     t = stats.t.ppf(0.975, 2 * number - 2)
     before = stats.t.ppf(0.975, 2 * (number - 1) - 2)
     assert t * (1 / number) ** 0.5 < 0.4 < before * (1 / (number - 1)) ** 0.5
 
 
-def test_one_seed_decides_nothing_unless_no_seed_matters() -> None:
+def test_one_seed_decides_only_deterministic_claims() -> None:
     values = {"a": by_seed(20.0), "b": by_seed(1.0)}
-    found = evaluate_claim(WORSE, values)
-    assert (found.verdict, found.num_agreeing, found.interval) == ("undecided", 1, None)
-    assert "at least 2 seeds" in found.explanation
+    result = evaluate_claim(WORSE, values)
+    assert (result.verdict, result.num_agreeing, result.interval) == ("undecided", 1, None)
+    assert "at least 2 seeds" in result.explanation
     certain = Claim("a is more than b", "a", ">", "b", metric="params", deterministic=True)
     assert evaluate_claim(certain, values).verdict == "holds"
     thrice = evaluate_claim(certain, {"a": by_seed(20.0, 20.0, 20.0), "b": {7: 1.0}})
@@ -64,7 +64,7 @@ def test_one_seed_decides_nothing_unless_no_seed_matters() -> None:
     assert evaluate_claim(certain, {"a": by_seed(1.0), "b": by_seed(20.0)}).verdict == "fails"
 
 
-def test_a_row_that_was_not_run_leaves_it_open() -> None:
+def test_a_row_that_was_not_run_leaves_a_claim_undecided() -> None:
     assert evaluate_claim(WORSE, {"a": by_seed(1.0, 2.0)}).explanation == "b was not run"
     assert evaluate_claim(WORSE, {}).explanation == "a, b were not run"
 
@@ -88,9 +88,9 @@ def test_a_difference_of_differences() -> None:
         "r56": by_seed(7.0, 7.2, 6.9),
         "r20": by_seed(8.7, 8.6, 8.9),
     }
-    found = evaluate_claim(claim, values)
-    assert found.difference == pytest.approx((13.2333333 - 9.1333333) - (7.0333333 - 8.7333333))
-    assert (found.verdict, found.num_agreeing) == ("holds", 3)
+    result = evaluate_claim(claim, values)
+    assert result.difference == pytest.approx((13.2333333 - 9.1333333) - (7.0333333 - 8.7333333))
+    assert (result.verdict, result.num_agreeing) == ("holds", 3)
 
 
 def test_values_that_are_all_the_same() -> None:
@@ -101,6 +101,6 @@ def test_values_that_are_all_the_same() -> None:
 
 
 def test_a_row_on_both_sides_counts_once() -> None:
-    found = evaluate_claim(Claim("nonsense", "a", ">", "a"), {"a": by_seed(1.0, 3.0)})
-    assert found.difference == 0
-    assert found.verdict == "undecided"
+    result = evaluate_claim(Claim("nonsense", "a", ">", "a"), {"a": by_seed(1.0, 3.0)})
+    assert result.difference == 0
+    assert result.verdict == "undecided"

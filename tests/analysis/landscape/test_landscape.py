@@ -1,4 +1,4 @@
-"""Loss surfaces and curvature, held against the weights themselves, dense Hessians and identities."""
+"""Loss landscapes and curvature against moved weights, dense Hessians and identities."""
 
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ def network(**axes: Any) -> ResidualNetwork:
     return model.eval()
 
 
-def subject(model: nn.Module | None = None) -> AnalysisTarget:
+def target(model: nn.Module | None = None) -> AnalysisTarget:
     torch.manual_seed(1)
     return target_from_module(model or network(), torch.randn(6, 3, 8, 8), torch.arange(6) % 3, "tiny")
 
@@ -49,7 +49,7 @@ def small_module() -> nn.Module:
 
 
 def dense_hessian(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The whole matrix, row by row, by torch.func."""
+    """Return the whole Hessian, by torch.func."""
     names = [name for name, _ in model.named_parameters()]
     sizes = [parameter.numel() for parameter in model.parameters()]
     shapes = [parameter.shape for parameter in model.parameters()]
@@ -63,18 +63,18 @@ def dense_hessian(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def test_hessian_products_are_those_of_the_dense_matrix() -> None:
-    found = subject(small_module())
-    matrix = dense_hessian(found.model, found.images, found.labels)
-    product, size = hessian_vector_product(found.model, found.images, found.labels)
+    result = target(small_module())
+    matrix = dense_hessian(result.model, result.images, result.labels)
+    product, size = hessian_vector_product(result.model, result.images, result.labels)
     assert matrix.shape == (size, size)
     for vector in torch.randn(4, size):
         torch.testing.assert_close(product(vector), matrix @ vector, atol=1e-6, rtol=1e-4)
 
 
 def test_the_ends_of_the_spectrum_are_those_of_the_dense_hessian() -> None:
-    found = subject(small_module())
-    values = torch.linalg.eigvalsh(dense_hessian(found.model, found.images, found.labels))
-    product, size = hessian_vector_product(found.model, found.images, found.labels)
+    result = target(small_module())
+    values = torch.linalg.eigvalsh(dense_hessian(result.model, result.images, result.labels))
+    product, size = hessian_vector_product(result.model, result.images, result.labels)
     ends = lanczos_spectrum(product, size, 60, 3)
     assert ends.largest == pytest.approx(values.flip(0)[:3].tolist(), rel=1e-3)
     assert ends.smallest[0] == pytest.approx(float(values[0]), rel=1e-3)
@@ -120,42 +120,42 @@ def test_the_same_seed_gives_the_same_directions() -> None:
 
 
 def test_the_origin_has_the_loss_of_the_weights_to_the_bit() -> None:
-    found = subject()
-    answer = analyze_landscape(found, FEW)
-    loss = float(functional.cross_entropy(found.model(found.images), found.labels, reduction="sum").detach()) / 6
+    result = target()
+    answer = analyze_landscape(result, FEW)
+    loss = float(functional.cross_entropy(result.model(result.images), result.labels, reduction="sum").detach()) / 6
     assert answer.alphas == answer.betas == (-1.0, 0.0, 1.0)
     assert answer.losses[1][1] == answer.loss == loss
     assert answer.losses[0][1] != loss
 
 
 def test_a_point_is_the_loss_of_the_weights_moved_by_hand() -> None:
-    found = subject()
+    result = target()
     generator = torch.Generator().manual_seed(0)
-    weights = clone_parameters(found.model)
+    weights = clone_parameters(result.model)
     one, two = random_direction(weights, generator), random_direction(weights, generator)
     moved = {name: weight + 1.0 * one[name] - 1.0 * two[name] for name, weight in weights.items()}
-    logits = torch.func.functional_call(found.model, moved, (found.images,))
-    answer = analyze_landscape(found, FEW)
-    assert answer.losses[0][2] == pytest.approx(float(functional.cross_entropy(logits, found.labels)), rel=1e-5)
+    logits = torch.func.functional_call(result.model, moved, (result.images,))
+    answer = analyze_landscape(result, FEW)
+    assert answer.losses[0][2] == pytest.approx(float(functional.cross_entropy(logits, result.labels)), rel=1e-5)
 
 
 def test_the_network_itself_does_not_move() -> None:
-    found = subject()
-    before = {name: value.clone() for name, value in found.model.state_dict().items()}
+    result = target()
+    before = {name: value.clone() for name, value in result.model.state_dict().items()}
     analyze_landscape(
-        found, LandscapeOptions(points_per_axis=2, curvature_points=1, num_eigenvalues=1, lanczos_iterations=3)
+        result, LandscapeOptions(points_per_axis=2, curvature_points=1, num_eigenvalues=1, lanczos_iterations=3)
     )
-    assert all(torch.equal(value, before[name]) for name, value in found.model.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in result.model.state_dict().items())
 
 
 def test_curvature_at_the_weights_is_the_dense_hessians() -> None:
-    found = subject(small_module())
+    result = target(small_module())
     answer = analyze_landscape(
-        found, LandscapeOptions(points_per_axis=2, curvature_points=1, lanczos_iterations=60, num_eigenvalues=2)
+        result, LandscapeOptions(points_per_axis=2, curvature_points=1, lanczos_iterations=60, num_eigenvalues=2)
     )
-    values = torch.linalg.eigvalsh(dense_hessian(found.model, found.images, found.labels))
-    (bend,) = answer.curvature
-    assert (bend.smallest, bend.largest) == (
+    values = torch.linalg.eigvalsh(dense_hessian(result.model, result.images, result.labels))
+    (curvature,) = answer.curvature
+    assert (curvature.smallest, curvature.largest) == (
         pytest.approx(float(values[0]), rel=1e-3),
         pytest.approx(float(values[-1]), rel=1e-3),
     )
@@ -163,7 +163,7 @@ def test_curvature_at_the_weights_is_the_dense_hessians() -> None:
     assert answer.non_convex_fraction == float(-values[0] / values[-1] > 0.1)
 
 
-def test_the_share_that_is_not_convex() -> None:
+def test_the_non_convex_fraction() -> None:
     assert non_convex_fraction([(-1.0, 5.0), (-0.1, 5.0), (None, None), (-0.6, 5.0)]) == pytest.approx(2 / 3)
     assert non_convex_fraction([(0.6, 5.0), (-3.0, -1.0)]) == 0.5  # a bowl, and a hill
     assert non_convex_fraction([]) is None
@@ -171,45 +171,48 @@ def test_the_share_that_is_not_convex() -> None:
 
 def test_one_dimension_is_a_line() -> None:
     answer = analyze_landscape(
-        subject(),
+        target(),
         LandscapeOptions(dimensions=1, points_per_axis=5, curvature_points=2, lanczos_iterations=2, num_eigenvalues=0),
     )
     assert (len(answer.alphas), answer.betas, len(answer.losses), len(answer.losses[0])) == (5, (0.0,), 1, 5)
-    assert [bend.alpha for bend in answer.curvature] == [-1.0, 1.0]
+    assert [curvature.alpha for curvature in answer.curvature] == [-1.0, 1.0]
 
 
-def test_points_are_kept_and_gone_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_points_are_cached_and_an_analysis_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keep = tmp_path / "deeper" / "points.jsonl"
     options = LandscapeOptions(
         points_per_axis=3, curvature_points=1, lanczos_iterations=2, num_eigenvalues=1, cache_file=str(keep)
     )
-    whole = analyze_landscape(subject(), options)
+    whole = analyze_landscape(target(), options)
     lines = keep.read_text().splitlines()
     assert len(lines) == 9 + 1 + 1
     keep.write_text("\n".join(lines[:4]) + '\n{"key": "cut sh')
-    told: list[str] = []
-    with progress_callback(told.append):
-        assert analyze_landscape(subject(), options) == whole
-    assert "4 read from the cache" in told[0]
+    messages: list[str] = []
+    with progress_callback(messages.append):
+        assert analyze_landscape(target(), options) == whole
+    assert "4 read from the cache" in messages[0]
     assert (
-        len([line for line in keep.read_text().splitlines() if line.startswith('{"key"') and line.endswith("}")]) == 11
+        len(
+            [record for record in keep.read_text().splitlines() if record.startswith('{"key"') and record.endswith("}")]
+        )
+        == 11
     )
     monkeypatch.setattr("reslab.analysis.landscape.evaluator.score_model", lambda *_: pytest.fail("measured again"))
-    assert analyze_landscape(subject(), options) == whole
+    assert analyze_landscape(target(), options) == whole
 
 
-def test_other_weights_have_points_of_their_own(tmp_path: Path) -> None:
+def test_other_weights_have_other_cached_points(tmp_path: Path) -> None:
     options = LandscapeOptions(
         points_per_axis=2, curvature_points=0, num_eigenvalues=0, cache_file=str(tmp_path / "points.jsonl")
     )
-    one = analyze_landscape(subject(), options)
+    one = analyze_landscape(target(), options)
     other = network()
     nn.init.ones_(other.fc.weight)
-    assert analyze_landscape(subject(other), options).loss != one.loss
-    assert analyze_landscape(subject(), options) == one
+    assert analyze_landscape(target(other), options).loss != one.loss
+    assert analyze_landscape(target(), options) == one
 
 
-def test_directions_of_a_run_are_its_own() -> None:
+def test_principal_directions_of_a_run() -> None:
     final = {"w": torch.zeros(2, 3), "b": torch.zeros(2)}
     step = {"w": torch.tensor([[3.0, 0, 0], [0, 0, 0]]), "b": torch.zeros(2)}
     other = {"w": torch.tensor([[1.0, 0, 0], [0, 0, 0]]), "b": torch.tensor([0.0, 0.5])}
@@ -238,22 +241,22 @@ def test_the_plane_of_a_run_goes_through_its_snapshots(tmp_path: Path) -> None:
         for parameter, last in zip(earlier.parameters(), final.parameters(), strict=True):
             parameter.data = last.data + (9 - step) * 0.02 * torch.randn_like(last)
         save_weights(tmp_path / f"{step}.safetensors", earlier)
-        losses[step] = analyze_landscape(subject(earlier), FEW).loss
-    base = subject(final)
-    found = AnalysisTarget("run", final, base.images, base.labels, run=Kept())  # type: ignore[arg-type]
+        losses[step] = analyze_landscape(target(earlier), FEW).loss
+    base = target(final)
+    result = AnalysisTarget("run", final, base.images, base.labels, run=Kept())  # type: ignore[arg-type]
     answer = analyze_landscape(
-        found, LandscapeOptions(points_per_axis=3, directions="trajectory", curvature_points=0, num_eigenvalues=0)
+        result, LandscapeOptions(points_per_axis=3, directions="trajectory", curvature_points=0, num_eigenvalues=0)
     )
-    assert [visit.step for visit in answer.trajectory] == [0, 5]
+    assert [point.step for point in answer.trajectory] == [0, 5]
     assert sum(answer.explained_variance) == pytest.approx(1)
-    visit = answer.trajectory[0]
+    point = answer.trajectory[0]
     generator_free = trajectory_directions(
         [clone_parameters(_loaded(tmp_path / f"{step}.safetensors")) for step in (0, 5)], clone_parameters(final), 2
     )[0]
     moved = network()
-    WeightPlane(clone_parameters(final), generator_free).set_weights(moved, (visit.alpha, visit.beta))
-    assert analyze_landscape(subject(moved), FEW).loss == pytest.approx(losses[0], rel=1e-4)
-    assert min(answer.alphas) < min(0, visit.alpha)
+    WeightPlane(clone_parameters(final), generator_free).set_weights(moved, (point.alpha, point.beta))
+    assert analyze_landscape(target(moved), FEW).loss == pytest.approx(losses[0], rel=1e-4)
+    assert min(answer.alphas) < min(0, point.alpha)
 
 
 def _loaded(path: Path) -> ResidualNetwork:
@@ -263,7 +266,7 @@ def _loaded(path: Path) -> ResidualNetwork:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "text"),
     [
         ({"directions": "randm"}, "unknown directions 'randm'; nearest: 'random'"),
         ({"dimensions": 3}, "1 or 2 dimensions"),
@@ -273,31 +276,31 @@ def _loaded(path: Path) -> ResidualNetwork:
         ({"points_per_axis": 400, "max_minutes": 0.001}, r"about \d+ minutes: .* points_per_axis=\d+.*max_minutes="),
     ],
 )
-def test_bad_options(options: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        analyze_landscape(subject(), from_dict(LandscapeOptions, {**to_dict(FEW), **options}))
+def test_bad_options(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        analyze_landscape(target(), from_dict(LandscapeOptions, {**to_dict(FEW), **options}))
 
 
-def test_a_loss_that_is_no_number_is_none() -> None:
+def test_a_loss_that_is_not_finite_is_none() -> None:
     model = network()
     model.fc.weight.data.fill_(1e38)
     answer = analyze_landscape(
-        subject(model), LandscapeOptions(points_per_axis=3, radius=1e30, curvature_points=1, num_eigenvalues=1)
+        target(model), LandscapeOptions(points_per_axis=3, radius=1e30, curvature_points=1, num_eigenvalues=1)
     )
     assert answer.losses[0][0] is None
     assert "NaN" not in str(to_dict(answer))
 
 
-def test_telling_nobody_is_quiet() -> None:
+def test_progress_without_a_callback_is_dropped() -> None:
     report_progress("nobody listens")
 
 
-def test_the_time_left_is_reckoned_by_what_each_step_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_remaining_time_weighs_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 10.0, 20.0, 60.0])
     monkeypatch.setattr("reslab.analysis.landscape.landscape.time.monotonic", lambda: next(clock))
-    told: list[str] = []
-    with progress_callback(told.append):
+    messages: list[str] = []
+    with progress_callback(messages.append):
         step = LandscapeProgress("tiny", [1.0, 1.0, 4.0])
         for _ in range(3):
             step.advance()
-    assert told == ["tiny: 1 of 3, 50 s left", "tiny: 2 of 3, 40 s left", "tiny: 3 of 3, 0 s left"]
+    assert messages == ["tiny: 1 of 3, 50 s left", "tiny: 2 of 3, 40 s left", "tiny: 3 of 3, 0 s left"]
