@@ -55,7 +55,7 @@ def test_the_batch_uses_the_given_transform(folder: Path, command: Command) -> N
     assert "crop(20) flip" in Path("a.html").read_text("utf-8")
     outcome = command("data", "check", folder, "--train-transform", "crop(200)", "--html", "b.html")
     assert outcome.code == 0
-    assert "No training batch can be made" in Path("b.html").read_text("utf-8")
+    assert "does not suit these images" in Path("b.html").read_text("utf-8")
 
 
 @pytest.mark.parametrize("arguments", [["nowhere"], ["a/b"], ["digit"]])

@@ -160,6 +160,6 @@ def test_an_evaluation_has_a_page(command: Command, trained: Path, tmp_path: Pat
     page = tmp_path / "page.html"
     assert str(page) in command("eval", trained, "--html", page).out
     text = page.read_text()
-    for heading in ("Evaluation", "What is taken for what", "The worst mistakes", "Is it as sure as it is right?"):
+    for heading in ("Evaluation", "Confusion matrix", "Top losses", "Calibration"):
         assert heading in text
     assert "Training" not in text

@@ -91,7 +91,13 @@ def _sample_batch(check: DataCheck, train_transform: str, seed: int) -> list[Cap
     classes = check.listing.classes
     batch_size = min(BATCH_SIZE, len(dataset))
     loader = TrainLoader(
-        dataset, batch_size, train_transform, identity_preprocess, seed, "cpu", num_classes=len(classes)
+        dataset,
+        batch_size=batch_size,
+        transform=train_transform,
+        preprocess=identity_preprocess,
+        seed=seed,
+        device="cpu",
+        num_classes=len(classes),
     )
     x, y, indices = next(loader.iter_from())
     return [

@@ -31,8 +31,9 @@ def attribution_text(result: Result) -> str:
     error_text = f"at most {format_percent(max_error, 1)}" if max_error >= _ROUNDING_ERROR else "less than 0.01 %"
     warning = " Above 100 % they explain nothing: use more steps." if max_error > 1 else ""
     return (
-        f"{result['model']}: {num_correct} of {len(images)} images are classified correctly. The completeness error of the "
-        f"integrated gradients is {error_text} of the rise in the class score.{warning} Grad-CAM layer: {result['layer']}."
+        f"{result['model']}: {num_correct} of {len(images)} images are classified correctly. The completeness error "
+        f"of the integrated gradients is {error_text} of the rise in the class score.{warning} Grad-CAM layer: "
+        f"{result['layer']}."
     )
 
 

@@ -80,15 +80,16 @@ def _p_value_paragraph(result: Result) -> str:
         return ""
     low, high = (100 * test[bound] for bound in ("ci_low", "ci_high"))
     return (
-        f"They differ on {pluralize(num_flips, 'image')}: only {first} is correct on {format_int(test['only_first'])}, only "
-        f"{second} on {format_int(test['only_second'])}. If both were equally accurate, a split at least as uneven would "
-        f"occur with probability {_p_value_text(test['p_value'])}. The 95 % interval of {second} minus {first} is "
-        f"{low:+.2f} to {high:+.2f} points. This is a test of these two sets of weights, not of other seeds."
+        f"They differ on {pluralize(num_flips, 'image')}: only {first} is correct on {format_int(test['only_first'])}, "
+        f"only {second} on {format_int(test['only_second'])}. If both were equally accurate, a split at least "
+        f"as uneven would occur with probability {_p_value_text(test['p_value'])}. The 95 % interval of {second} "
+        f"minus {first} is {low:+.2f} to {high:+.2f} points. This is a test of these two sets of weights, not of other seeds."
     )
 
 
 def _agreement_text(result: Result) -> str:
-    return f"They predict the same class, correct or not, for {format_percent(result['paired_test']['agreement'], 1)} of the images."
+    agreement = format_percent(result["paired_test"]["agreement"], 1)
+    return f"They predict the same class, correct or not, for {agreement} of the images."
 
 
 def _weights_text(result: Result) -> str:
@@ -107,8 +108,8 @@ def _weights_text(result: Result) -> str:
 
 def _closest_and_farthest_text(closest: Result, farthest: Result) -> str:
     return (
-        f"The closest weights are {closest['name']} (distance {format_number(closest['distance'], 2)} of their norm), the "
-        f"farthest {farthest['name']} ({format_number(farthest['distance'], 2)}; unrelated weights: about 1.41)"
+        f"The closest weights are {closest['name']} (distance {format_number(closest['distance'], 2)} of their norm), "
+        f"the farthest {farthest['name']} ({format_number(farthest['distance'], 2)}; unrelated weights: about 1.41)"
     )
 
 

@@ -55,9 +55,9 @@ def _verdict_text(result: Result) -> str:
     verb = "grows" if slope["decades"] > 0 else "shrinks"
     factor = slope["factor_per_block"] if slope["decades"] > 0 else 1 / slope["factor_per_block"]
     return (
-        f"{result['model']}: {slope['verdict']}. Backwards the gradient {verb} {format_number(factor, 3)} times per block, "
-        f"{format_number(10 ** abs(slope['decades']), 2)} times from the last of {len(result['blocks'])} blocks to the first "
-        f"(D = {slope['decades']:.2f})."
+        f"{result['model']}: {slope['verdict']}. Backwards the gradient {verb} {format_number(factor, 3)} times per "
+        f"block, {format_number(10 ** abs(slope['decades']), 2)} times from the last of {len(result['blocks'])} "
+        f"blocks to the first (D = {slope['decades']:.2f})."
     )
 
 
@@ -112,8 +112,8 @@ def _render_predictions(results: Sequence[Result], styles: Sequence[LineStyle]) 
             profiles += [replace(next(measure_profiles), dashed=True), replace(next(measure_profiles), dotted=True)]
     title = "||dL/dx|| as predicted by the sum and by the product"
     caption = (
-        "Predicted from the gains of the blocks: shortcut and branch added as if orthogonal, or the branches multiplied as "
-        "if there were no shortcut. In a plain network the product is exact. Logarithmic scale."
+        "Predicted from the gains of the blocks: shortcut and branch added as if orthogonal, or the branches "
+        "multiplied as if there were no shortcut. In a plain network the product is exact. Logarithmic scale."
     )
     stroke_labels = ("measured", "sum", "product")
     return RenderedFigure(

@@ -43,13 +43,15 @@ def landscape_text(result: Result) -> str:
         text += f", {format_number(lowest, 3)} to {format_number(highest, 3)} on the grid"
     if result["non_convex_fraction"] is not None:
         text += (
-            f"; at {format_percent(result['non_convex_fraction'], 0)} of {pluralize(len(result['curvature']), 'point')} the "
-            f"surface is far from convex (|smallest / largest eigenvalue of the Hessian| above {NON_CONVEX_RATIO})"
+            f"; at {format_percent(result['non_convex_fraction'], 0)} of "
+            f"{pluralize(len(result['curvature']), 'point')} "
+            f"the surface is far from convex (|smallest / largest eigenvalue of the Hessian| above {NON_CONVEX_RATIO})"
         )
     if result["largest"]:
         text += f"; the largest eigenvalue at the weights is {format_number(result['largest'][0], 3)}"
     if result["explained_variance"]:
-        text += f"; the plane explains {format_percent(sum(result['explained_variance']), 1)} of the variance of the trajectory"
+        explained = format_percent(sum(result["explained_variance"]), 1)
+        text += f"; the plane explains {explained} of the variance of the trajectory"
     return text + "."
 
 
@@ -133,9 +135,7 @@ def _render_table(results: Sequence[Result]) -> RenderedTable:
     rows = []
     for result in results:
         eigenvalues = zip(result["largest"], result["largest_errors"], strict=True)
-        largest = (
-            ", ".join(f"{format_number(value, 4)} ± {format_number(error, 1)}" for value, error in eigenvalues) or "–"
-        )
+        largest = ", ".join(f"{format_number(value, 4)} ± {format_number(std, 1)}" for value, std in eigenvalues) or "–"
         smallest = format_number(result["smallest"][0], 3) if result["smallest"] else "–"
         fraction = format_percent(result["non_convex_fraction"], 0)
         rows.append(

@@ -86,7 +86,8 @@ def _half_deleted_text(result: Result) -> str:
         return ""
     deletion = candidates[-1]
     error = fmean(deletion["errors"])
-    return f"without {deletion['num_deleted']} of {num_deletable} blocks, drawn at random, the error is {format_percent(error, 1)}."
+    num_deleted = deletion["num_deleted"]
+    return f"without {num_deleted} of {num_deletable} random blocks the error is {format_percent(error, 1)}."
 
 
 def _carrying_paths_text(result: Result) -> str:

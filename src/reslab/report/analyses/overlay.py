@@ -23,7 +23,7 @@ class LineStyle:
 def line_styles(results: Sequence[Result]) -> list[LineStyle]:
     """Return the style of each result.
 
-    Snapshots of one run have its color, from pale to strong; of more than two, only the first and the last have a label.
+    Snapshots of one run have its color, from pale to strong; of more than two, only the first and last have a label.
     """
     groups: dict[str, list[int]] = {}
     for index, result in enumerate(results):
@@ -63,8 +63,10 @@ def _is_plain(spec: str) -> bool:
 
 
 def shorten_names(names: Sequence[str]) -> list[str]:
-    """Return the names without what they share: `runs/a@0` as `a@0`; `resnet56_cifar:order=original` as `order=original`
-    where all are of one network."""
+    """Return the names without what they share.
+
+    `runs/a@0` becomes `a@0`; `resnet56_cifar:order=original` becomes `order=original` where all are of one network.
+    """
     ends = [Path(name).name if ":" not in name else name for name in names]
     split_names = [name.split(":") for name in (ends if len(set(ends)) == len(set(names)) else names)]
     shared = set(split_names[0]).intersection(*split_names[1:]) if len(split_names) > 1 else set()

@@ -132,7 +132,7 @@ def render_orders(results: Sequence[Result]) -> RenderedResult:
     styles = line_styles(results)
     figures = (
         _render_orders_figure(
-            results, styles, "superposition_error", "Is the residual sum preserved? ||f(a+b) − f(a) − f(b)|| / ||f(a+b)||",
+            results, styles, "superposition_error", "Error of the residual sum: ||f(a+b) − f(a) − f(b)|| / ||f(a+b)||",
             "a: shortcut, b: branch, f: operations after the addition. 0 where there are none.",
         ),
         _render_orders_figure(
@@ -182,8 +182,8 @@ def _orders_text(result: Result) -> str:
     growth = result["max_growth"]
     growth_text = f"grows up to {format_number(growth, 2)} times" if growth > 1 else "does not grow"
     return (
-        f"{result['model']} ({result['sentence']}): {sums_text}, {branch_text}, and the variance {growth_text} within a "
-        "stage."
+        f"{result['model']} ({result['sentence']}): {sums_text}, {branch_text}, and the variance {growth_text} "
+        "within a stage."
     )
 
 
@@ -289,10 +289,10 @@ def render_telescope(results: Sequence[Result]) -> RenderedResult:
     figures = [
         RenderedFigure(
             plot_depth_profiles(error_profiles, hline=1.0, names=names),
-            "Relative error of x plus the sum of branches, from each block to the end of its stage, on a logarithmic scale.",
+            "Relative error of x plus all later branches of the stage, at each block, on a logarithmic scale.",
             "Error of the residual sum: signal + all later branches = signal at the end of the stage",
-            "Relative to the norm of the signal, logarithmic. Near 1e-7: rounding. Near 1, the thin line: as large as the "
-            "signal. Gaps: blocks that change the shape.",
+            "Relative to the norm of the signal, logarithmic. Near 1e-7: rounding. Near 1, the thin line: as large as "
+            "the signal. Gaps: blocks that change the shape.",
         ),
         RenderedFigure(
             plot_depth_profiles(share_profiles, log=False, from_zero=True, names=names),
@@ -326,7 +326,8 @@ def _telescope_text(result: Result) -> str:
             f"{largest_error:.0e} of its norm."
         )
     reason_text = f", because {result['obstacle_text']}" if result["obstacle_text"] else ""
-    return f"{verdict_text} The sum is off by up to {format_number(largest_error, 2)} of the norm of the signal{reason_text}."
+    error = format_number(largest_error, 2)
+    return f"{verdict_text} The sum is off by up to {error} of the norm of the signal{reason_text}."
 
 
 def _render_telescope_table(result: Result, names: Sequence[str]) -> RenderedTable:

@@ -15,7 +15,10 @@ def render_similarity(results: Sequence[Result]) -> RenderedResult:
     pairs = [pair for result in results for pair in result["pairs"]]
     figure = plot_similarity([_similarity_matrix(pair) for pair in pairs])
     alt_text = "Linear CKA between layers; the input is at the lower left."
-    caption = "From 0 (background: nothing in common) to 1 (full blue: equal up to rotation and scale). Input at the lower left."
+    caption = (
+        "From 0 (background: nothing in common) to 1 (full blue: equal up to rotation and scale). The input is at the "
+        "lower left."
+    )
     images_text = pluralize(results[0]["num_images"], "image")
     return RenderedResult(
         "Layer similarity (CKA)",
@@ -26,7 +29,7 @@ def render_similarity(results: Sequence[Result]) -> RenderedResult:
 
 
 def similarity_text(pair: Result) -> str:
-    """Return the mean CKA of adjacent layers of one network; of two networks that of the same depth, and the maximum."""
+    """Return the mean CKA of adjacent layers of a network, or of the same depth in two networks, and its maximum."""
     values, rows, columns = pair["values"], pair["rows"], pair["columns"]
     if pair["first"] == pair["second"]:
         neighbor_values = [values[i][i + 1] for i in range(len(rows) - 1) if values[i][i + 1] is not None]
@@ -44,8 +47,8 @@ def similarity_text(pair: Result) -> str:
     highest, row, column = max(entries)
     diagonal = [values[i][i] for i in range(min(len(rows), len(columns))) if values[i][i] is not None]
     return (
-        f"{pair['first']} and {pair['second']}: mean CKA at the same depth {fmean(diagonal):.2f}; highest between {row} and "
-        f"{column}, {highest:.2f}."
+        f"{pair['first']} and {pair['second']}: mean CKA at the same depth {fmean(diagonal):.2f}; highest between "
+        f"{row} and {column}, {highest:.2f}."
     )
 
 

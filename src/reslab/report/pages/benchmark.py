@@ -89,8 +89,8 @@ def _fastest_text(batch_size: int, results: Sequence[Mapping[str, Any]]) -> str:
 
 def _batch_tile(batch_size: int, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     fastest = _fastest_result(results)
-    rate = f"{format_number(fastest['images_per_second'], 3)} images/s"
-    return make_tile(f"batch size {batch_size}", rate, f"{fastest['backend']}, {fastest['precision']}")
+    rate = format_number(fastest["images_per_second"], 3)
+    return make_tile(f"batch size {batch_size}", rate, f"images/s: {fastest['backend']}, {fastest['precision']}")
 
 
 def _batch_panel(batch_size: int, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

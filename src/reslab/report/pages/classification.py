@@ -91,9 +91,9 @@ def _confidence_text(bins: ReliabilityBins) -> str:
 
 def _ece_text(bins: ReliabilityBins, ece: float) -> str:
     return (
-        f"The expected calibration error (ECE) is {format_percent(ece)}: the mean gap between bar and diagonal, weighted "
-        f"by the images of each bin (Guo et al. 2017, Eq. 3). On this many images a perfectly calibrated network would "
-        f"have about {format_percent(chance_ece(bins), 1)} by chance."
+        f"The expected calibration error (ECE) is {format_percent(ece)}: the mean gap between bar and diagonal, "
+        f"weighted by the images of each bin (Guo et al. 2017, Eq. 3). On this many images a perfectly calibrated "
+        f"network would have about {format_percent(chance_ece(bins), 1)} by chance."
     )
 
 

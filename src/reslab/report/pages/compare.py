@@ -71,7 +71,8 @@ def compare_summary_text(runs: Sequence[ComparedRun]) -> str:
     gap_points = 100 * ((first.top1 or 0.0) - (second.top1 or 0.0))
     if gap_points == 0:
         return f"{first.name} and {second.name} are equally accurate, at {format_percent(first.top1)}."
-    return f"{first.name} is the most accurate, at {format_percent(first.top1)}, {gap_points:.2f} points above {second.name}."
+    lead = f"{gap_points:.2f} points above {second.name}"
+    return f"{first.name} is the most accurate, at {format_percent(first.top1)}, {lead}."
 
 
 def _curve_panels(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:

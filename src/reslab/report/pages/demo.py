@@ -205,7 +205,7 @@ def _fit_text(residual: DemoResult, plain: DemoResult) -> str:
     if not (residual.train_loss > 0 and plain.train_loss > 0):
         return ""
     accuracies = residual.train_top1, plain.train_top1
-    # The ratio of two tiny losses says nothing.
+    # The ratio of two tiny losses means nothing.
     if min(accuracies) > _FITTED_ACCURACY and max(accuracies) - min(accuracies) < _ACCURACY_TOLERANCE:
         values = f"{format_percent(accuracies[0], 1)} with shortcuts, {format_percent(accuracies[1], 1)} without"
         return f"Both fit the training images almost perfectly ({values}). {_SAME_FIT_TEXT}"
@@ -301,7 +301,8 @@ def _gradient_change_text(network: DemoNetwork) -> str:
     if 0.5 <= ratio <= 2:
         return f"In {name} the gradient keeps its size: at the first block it is {_times_text(ratio)} that at the last."
     verb, comparative, factor = ("shrinks", "smaller", 1 / ratio) if ratio < 1 else ("grows", "larger", ratio)
-    return f"In {name} the gradient {verb} towards the input: at the first block it is {_times_text(factor)} {comparative}."
+    change = f"{_times_text(factor)} {comparative}"
+    return f"In {name} the gradient {verb} towards the input: at the first block it is {change}."
 
 
 def _times_text(ratio: float) -> str:

@@ -32,11 +32,11 @@ class RunPage:
     """The values of a run's page; every one but the title may be empty.
 
     `metrics` has split, top1, top5 (None below 5 classes), loss, num_samples, num_correct and `selection_text`, which
-    says how the evaluated weights were selected. `log` are the records of log.jsonl. `confusion_matrix[true][predicted]`
-    counts images. `layers` are dicts of name, output_shape (without batch), params and macs. `calibration` has ece,
-    reliability (bins of low, high, num_samples, confidence, accuracy) and, where a temperature was fitted, temperature,
-    fit_split, fit_num_samples, cross_fitted, ece_after and reliability_after. An empty `summary` is written from the
-    metrics.
+    says how the evaluated weights were selected. `log` are the records of log.jsonl. The confusion matrix counts images
+    by [true class][predicted class]. `layers` are dicts of name, output_shape (without batch), params and macs.
+    `calibration` has ece, reliability (bins of low, high, num_samples, confidence, accuracy) and, where a temperature
+    was fitted, temperature, fit_split, fit_num_samples, cross_fitted, ece_after and reliability_after. An empty
+    `summary` is written from the metrics.
     """
 
     title: str

@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 from reslab.report.colors import EVALUATION, GREEN, GRID, INK, MUTED, TRAINING
-from reslab.report.format import format_number
+from reslab.report.format import format_number, format_split
 from reslab.report.plots.style import DASHED, PLOT_INCHES, add_legend_above, make_figure, plot_style
 
 ReliabilityBins = Sequence[Mapping[str, Any]]
@@ -128,12 +128,12 @@ def plot_image_sizes(sizes: ImageSizes) -> Figure:
             axes.set_ylim(low - margin, high + margin)
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        add_legend_above(axes, handles, list(sizes))
+        add_legend_above(axes, handles, [format_split(split) for split in sizes])
         return figure
 
 
 def plot_throughput(results: Sequence[Mapping[str, Any]]) -> Figure:
-    """Plot a bar for each result, the fastest on top: the median, and a thin line from the slowest round to the fastest."""
+    """Plot the median of each result as a bar, the fastest on top, with a thin line from the slowest to the fastest."""
     ordered = sorted(results, key=lambda result: result["images_per_second"])
     with plot_style():
         figure, axes = make_figure(PLOT_INCHES, 0.8 + 0.32 * len(ordered))

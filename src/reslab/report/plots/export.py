@@ -76,7 +76,7 @@ def _local_name(tag: str) -> str:
 
 
 def _inline_element(element: ElementTree.Element, id_prefix: str) -> None:
-    """Drop the namespaces, which HTML does not need, and prefix the ids, which several figures of a page would share."""
+    """Drop the namespaces, which HTML does not need, and prefix the ids, which several figures would share."""
     element.tag = _local_name(element.tag)
     element.tail = None
     if element.tag not in ("text", "tspan"):

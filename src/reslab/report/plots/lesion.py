@@ -155,8 +155,8 @@ def plot_path_gradients(networks: Sequence[PathLengths]) -> Figure:
         for network in networks:
             points = [(length, norm) for length, norm in enumerate(network.gradient_norms) if norm > 0]
             lines = axes.plot(
-                [length for length, _ in points], [norm for _, norm in points], color=network_color(network.color_index),
-                marker="o" if len(points) < 40 else "", markersize=3.6,
+                [length for length, _ in points], [norm for _, norm in points],
+                color=network_color(network.color_index), marker="o" if len(points) < 40 else "", markersize=3.6,
             )  # fmt: skip
             legend_entries.append((lines[0], network.label))
         set_log_scale(axes)

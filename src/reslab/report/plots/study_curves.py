@@ -196,7 +196,8 @@ def _draw_seed_curves(
             is_main = bold or kind == "eval"
             lines = axes.plot(
                 curve.x, curve.mean, color=style.color, linewidth=2.1 if is_main else 1.1,
-                linestyle="-" if is_main else DASHED, alpha=style.alpha * (1.0 if is_main else 0.85), zorder=3 if is_main else 2,
+                linestyle="-" if is_main else DASHED, alpha=style.alpha * (1.0 if is_main else 0.85),
+                zorder=3 if is_main else 2,
             )  # fmt: skip
             if is_main and len(row.runs) > 1:
                 axes.fill_between(curve.x, curve.low, curve.high, color=style.color, alpha=0.14, linewidth=0)

@@ -90,7 +90,8 @@ def add_legend_below(axes: Axes, handles: list[Any], labels: list[str], columns:
     transform = axes.transAxes + ScaledTranslation(0.0, -_LEGEND_OFFSET_INCHES, axes.figure.dpi_scale_trans)
     axes.legend(
         handles, labels, loc="upper left", bbox_to_anchor=(0.0, 0.0), bbox_transform=transform, ncols=columns,
-        borderaxespad=0.0, handlelength=1.6, columnspacing=1.3, handletextpad=0.5, borderpad=0.0, fontsize=MIN_FONT_POINTS,
+        borderaxespad=0.0, handlelength=1.6, columnspacing=1.3, handletextpad=0.5, borderpad=0.0,
+        fontsize=MIN_FONT_POINTS,
     )  # fmt: skip
 
 

@@ -13,8 +13,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, 
 
 from reslab.report.colors import GRID, INK, MUTED
 
-# No text is smaller than MIN_FONT_POINTS, and no plot of one panel wider than PLOT_INCHES: a page of 390 px shows such a
-# plot without scrolling, with text of at least 9 px.
+# Little text is smaller than MIN_FONT_POINTS, and no plot of one panel is wider than PLOT_INCHES: a page of 390 px
+# shows such a plot without scrolling, with text of at least 9 px.
 MIN_FONT_POINTS = 9.0
 PLOT_INCHES = 4.9
 DASHED, DOTTED = (0, (3.2, 2.0)), (0, (1.0, 1.8))
