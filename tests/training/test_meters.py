@@ -127,7 +127,7 @@ def test_a_run_tells_both(tiny: dict[str, Any], tmp_path: Path) -> None:
     assert result["train_top1_running"] != result["train_top1"]
     assert result["compute_images_per_second"] > result["images_per_second"] > 0
     page = run.report_path.read_text()
-    assert "along the last epoch" in page
+    assert "mean over the last epoch" in page
     assert "without waiting for data" in page
 
 
@@ -136,7 +136,7 @@ def test_others_do_not_judge_the_training_images(tiny: dict[str, Any], tmp_path:
     assert run.result is not None
     assert "train_top1" not in run.result
     assert "train_top1_running" in run.result
-    assert "along the last epoch" not in run.report_path.read_text()
+    assert "mean over the last epoch" not in run.report_path.read_text()
 
 
 class _Slow:

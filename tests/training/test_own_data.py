@@ -14,9 +14,7 @@ from torch.utils.data import Dataset
 
 from reslab.data.rng import temporary_seed
 from reslab.runtime.device import choose_device, choose_num_threads, has_native_bf16, limit_threads
-from reslab.spec.zoo import ARCHS
 from reslab.training.evaluation.evaluate import evaluate
-from reslab.training.options import default_model, default_recipe, warn_about_stem
 from reslab.training.run import Run
 from reslab.training.run_report import cost_table
 from reslab.training.train import train
@@ -142,33 +140,6 @@ def test_photographs_start_from_published_weights_or_say_why_not(photos: Path, t
     assert run.metadata["pretrained"] is None
     notes = [line["text"] for line in lines if line["kind"] == "message"]
     assert any("starts from random weights" in note for note in notes)
-
-
-def test_what_is_chosen_where_nothing_was_asked_for() -> None:
-    assert default_model((1, 8, 8)) == "resnet20_cifar"
-    assert default_model((3, 32, 32)) == "resnet20_cifar"
-    assert default_model((3, 224, 224)) == "resnet18"
-    assert default_recipe("digits", (1, 8, 8), False).train_transform == "pad(1) crop(8)"
-    assert default_recipe("fashion-mnist", (1, 28, 28), False).train_transform == "pad(2) crop(28)"
-    assert default_recipe("cifar10", (3, 32, 32), False).train_transform == "pad(4) crop(32) flip"
-    assert default_recipe("mine", (3, 40, 40), False).train_transform == "pad(5) crop(40) flip"
-    assert default_recipe("mine", (1, 14, 14), False).train_transform == "pad(2) crop(14)"
-    assert default_recipe("photos", (3, 224, 224), True).name == "photos"
-    assert default_recipe("photos", (3, 224, 224), False).name == "photos-scratch"
-    assert default_recipe("photos", (3, 96, 96), False).train_transform == "random-resized-crop(96) flip"
-
-
-@pytest.mark.parametrize(("name", "twin"), [("resnet18", "resnet18_cifar"), ("resnet18_d2l", "resnet18_cifar")])
-def test_an_imagenet_stem_on_small_pictures_is_warned_of(name: str, twin: str) -> None:
-    with pytest.warns(UserWarning, match=rf"leaves 8 of 32 pixels.*'{twin}'"):
-        warn_about_stem(ARCHS[name], (3, 32, 32))
-
-
-@pytest.mark.parametrize(("name", "side"), [("resnet18", 64), ("resnet20_cifar", 8), ("book_net", 32)])
-def test_other_networks_are_not_warned_of(name: str, side: int) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warn_about_stem(ARCHS[name], (3, side, side))
 
 
 def test_small_pictures_are_computed_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A run killed at any moment and resumed equals the uninterrupted one bit for bit."""
+"""Resuming: a run killed at any moment equals the uninterrupted one bit for bit; contradicting options are refused."""
 
 import os
 import random
@@ -16,8 +16,11 @@ import pytest
 import torch
 from torch import nn
 
+from reslab.runtime.distributed import ProcessGroup
 from reslab.runtime.interrupts import InterruptHandler, TrainingInterrupted
 from reslab.training.checkpoint import load_train_checkpoint
+from reslab.training.options import TrainOptions
+from reslab.training.resume import conflict_error, reopen_run, resume_run
 from reslab.training.run import Run
 from reslab.training.train import train
 
@@ -256,3 +259,26 @@ def test_a_compiled_run_resumed_is_the_uninterrupted_one(tmp_path: Path, weights
     run = train(network(), output=tmp_path / "run", resume=True, **wanted)
     assert weights_hash(run) == weights_hash(whole)
     assert weights_hash(run) != weights_hash(plain)  # the compiled network draws its noise in its own way
+
+
+def test_a_run_is_set_up_again_as_it_was_recorded(digits_run: Run) -> None:
+    recorded = digits_run.path.joinpath("run.json").read_bytes()
+    setup = reopen_run(TrainOptions(), digits_run.path, ProcessGroup())
+    assert setup.recipe == digits_run.recipe
+    assert setup.loop.seed == digits_run.metadata["seed"]
+    assert setup.data.fingerprint == digits_run.metadata["data"]["fingerprint"]
+    assert {name: len(split) for name, split in setup.data.splits.items()} == digits_run.metadata["data"]["num_images"]
+    assert digits_run.path.joinpath("run.json").read_bytes() == recorded
+
+
+def test_only_the_duration_may_change_and_is_recorded_with_the_command(digits_run: Run, tmp_path: Path) -> None:
+    shutil.copytree(digits_run.path, tmp_path / "run")
+    longer = TrainOptions(recipe_overrides={"duration": "5 epochs"})
+    setup = resume_run(longer, tmp_path / "run", ProcessGroup())
+    again = Run(tmp_path / "run")
+    assert setup.recipe.duration == again.recipe.duration == "5 epochs"
+    assert len(again.metadata["resume_commands"]) == 1
+    error = conflict_error("seed", 4, 3)
+    assert isinstance(error, ValueError)
+    with pytest.raises(ValueError, match="seed as in the run, 3"):
+        resume_run(TrainOptions(seed=4), tmp_path / "run", ProcessGroup())

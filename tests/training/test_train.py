@@ -1,12 +1,8 @@
-"""`train` on real digits: what it leaves, twice the same, and what it refuses.
-
-A run is told where it trains at another size than it is judged at.
-"""
+"""`train` on real digits: its files, reproducibility, and the mistakes it refuses."""
 
 import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +14,8 @@ from reslab.data.registry import open_dataset
 from reslab.nn.checkpoints.safetensors_io import read_header
 from reslab.nn.factory import load_network
 from reslab.spec.recipe import Recipe
-from reslab.spec.recipes import RECIPES
 from reslab.training.meters import NonFiniteError
 from reslab.training.run import Run
-from reslab.training.setup import image_size_messages
 from reslab.training.train import train
 
 Timeless = Callable[[Run], list[dict[str, Any]]]
@@ -213,21 +207,3 @@ def test_a_recipe_may_be_a_value(tmp_path: Path, tiny: dict[str, Any]) -> None:
     recipe = Recipe("mine", "test", duration="7 steps", batch_size=16, train_transform="")
     run = train(recipe=recipe, output=tmp_path / "run", **{**tiny, "epochs": None})
     assert run.recipe == recipe
-
-
-@pytest.mark.parametrize(
-    ("augment", "side", "told"),
-    [
-        ("random-resized-crop(32) flip", 224, "--set eval_transform='resize(37) center-crop(32)'"),
-        ("pad(4) crop(80)", 32, "trains on 80x80 images but evaluates on 32x32"),
-        ("random-resized-crop(224) flip", 224, ""),
-        ("random-resized-crop(176)", 224, ""),
-        ("pad(4) crop(32) flip", 32, ""),
-        ("flip", 224, ""),
-        ("", 28, ""),
-    ],
-)
-def test_sizes_far_apart_are_told(augment: str, side: int, told: str) -> None:
-    notes = image_size_messages(replace(RECIPES["photos"], train_transform=augment), (3, side, side))
-    assert bool(notes) == bool(told)
-    assert told in "".join(notes)

@@ -1,7 +1,4 @@
-"""How long, and how the learning rate goes: lengths with their units, warm-ups, schedules.
-
-How a gradient becomes a step: an optimizer by name, and its numbers.
-"""
+"""Durations with their units, learning rate schedules with warm-up, and optimizers."""
 
 import re
 from dataclasses import dataclass
@@ -17,18 +14,18 @@ _UNTIL_ERROR = re.compile(r"until\s+error\s+(?P<percent>\d+(?:\.\d+)?)\s*%$")
 
 @dataclass(frozen=True)
 class Duration:
-    """A length with its unit: `20 epochs` or `64k steps`."""
+    """A duration with its unit: `20 epochs` or `64k steps`."""
 
     count: float
     unit: str
 
     def num_steps(self, steps_per_epoch: int) -> int:
-        """The length in steps, rounded to a whole one."""
+        """Return the duration in steps, rounded."""
         return round(self.count * (steps_per_epoch if self.unit == "epochs" else 1))
 
 
-def parse_duration(text: str, key: str = "a length") -> Duration:
-    """`"20 epochs"`, `"1 epoch"`, `"64k steps"`, `"0 steps"` as a value; ValueError where the unit is missing."""
+def parse_duration(text: str, key: str = "a duration") -> Duration:
+    """Parse `"20 epochs"`, `"1 epoch"`, `"64k steps"` or `"0 steps"`. Raises ValueError if the unit is missing."""
     match = _DURATION.match(text.strip().lower())
     if match is None:
         unitless = re.match(r"\d+$", text.strip())
@@ -39,7 +36,7 @@ def parse_duration(text: str, key: str = "a length") -> Duration:
 
 
 def parse_warmup_error(warmup: str) -> float | None:
-    """0.8 of `"until error 80%"`; None of a warm-up that has a length. ValueError where it is not below 100 %."""
+    """Return 0.8 for `"until error 80%"`, None for a warm-up with a duration. Raises ValueError if not below 100 %."""
     match = _UNTIL_ERROR.match(warmup.strip().lower())
     if match is None:
         return None
@@ -51,17 +48,18 @@ def parse_warmup_error(warmup: str) -> float | None:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """How the learning rate goes over the run, as a factor of `optimizer.lr`.
+    """The learning rate over the run, as a factor of `optimizer.lr`.
 
-    `warmup` rises linearly from the factor `start`, or stays there where `warmup_shape` is `constant`; where `start_lr`
-    is above 0 it begins at that rate in place of a factor, however another batch scales the rest. `until error 80%`
-    stays at the start until the training error of a report falls below that. What follows has its own clock from 0 to 1
-    over the rest. `constant` stays; `steps` multiplies by `gamma` at each of `milestones` (counted from the first step
-    of the run); `cosine` falls to `end` along half a cosine, `linear` along a line, `poly` as (1 - clock)^`power`;
-    `one-cycle` (Smith and Topin 2018) rises along half a cosine from `start` to 1 over the share `peak` of the run and
-    falls along another to `end`; its rise is its warm-up. `plateau` multiplies by `gamma` where the error on the
-    validation split, judged at the end of each epoch, was not below its least so far `patience` times in a row; it then
-    counts anew.
+    Warm-up: over `warmup` the factor rises linearly from `warmup_factor`, or stays there if `warmup_shape` is
+    `constant`. `warmup_lr` above 0 is an initial learning rate in place of a factor, whatever the batch size. With
+    `until error 80%` the warm-up lasts until the training error of a log record falls below that.
+    Schedule, over a clock from 0 to 1 after the warm-up:
+        `constant`: 1. `multistep`: times `gamma` at each of `milestones`, counted from the first step of the run.
+        `cosine`: half a cosine to `final_factor`. `linear`: a line to it. `poly`: (1 - clock)^`power`.
+        `one-cycle` (Smith and Topin 2018): half a cosine from `warmup_factor` to 1 over the fraction `pct_start` of the
+        run, and half a cosine to `final_factor`; it has no other warm-up.
+        `plateau`: times `gamma` after `patience` evaluations in a row (one an epoch) whose validation error was not
+        below its minimum; then it counts again.
     """
 
     name: str = "constant"
@@ -105,17 +103,17 @@ class ScheduleConfig:
             return
         if self.name == "one-cycle":
             raise invalid(
-                "no warmup beside 'one-cycle', which rises by itself", self.warmup, nearest="schedule.warmup=0 steps"
+                "no warmup with 'one-cycle', which has its own", self.warmup, nearest="schedule.warmup=0 steps"
             )
         if error_threshold is not None and self.warmup_shape != "constant":
             suggestion = "schedule.warmup_shape=constant"
             raise invalid(
-                "a constant warm-up until an error, of no known length", self.warmup_shape, nearest=suggestion
+                "a constant warm-up until an error, whose duration is unknown", self.warmup_shape, nearest=suggestion
             )
 
 
 BUILTIN_OPTIMIZERS = ("sgd", "adamw", "lamb", "muon")
-# torch.optim's classes in small letters, without those that need a closure, sparse gradients or matrices alone.
+# torch.optim's classes in lower case, without those that need a closure, sparse gradients or only matrices.
 TORCH_OPTIMIZERS = ("adadelta", "adafactor", "adagrad", "adam", "adamax", "asgd", "nadam", "radam", "rmsprop", "rprop")
 OPTIMIZERS = (*BUILTIN_OPTIMIZERS, *TORCH_OPTIMIZERS)
 TIMM_PREFIX = "timm."
@@ -125,13 +123,12 @@ OptimizerKwarg = bool | int | float | str | None | tuple[float, ...]
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """An optimizer; `lr` belongs to the recipe's global batch.
+    """An optimizer and its hyperparameters; `lr` belongs to the recipe's global batch size.
 
-    `sgd`, `adamw`, `lamb`, `muon`, any of torch.optim's by name (`rmsprop`) or of timm's (`timm.lion`). `sgd` and
-    `muon` use `momentum` and `nesterov`; where `betas` or `eps` are none they are the optimizer's own. `options` are
-    its other arguments (`"alpha=0.95 centered=true"`). `weight_decay` is as the optimizer takes it: added to the
-    gradient in `sgd`, decoupled in `adamw`; without `decay_norm_and_bias` it spares every parameter of at most one
-    dimension.
+    `name` is `sgd`, `adamw`, `lamb`, `muon`, any of torch.optim (`rmsprop`) or of timm (`timm.lion`). `sgd` and `muon`
+    use `momentum` and `nesterov`; `betas` and `eps` of none mean the optimizer's own defaults. `kwargs` are further
+    arguments (`"alpha=0.95 centered=true"`). `weight_decay` works as in the optimizer: added to the gradient in `sgd`,
+    decoupled in `adamw`; without `decay_norm_and_bias` it skips parameters of at most one dimension.
     """
 
     name: str = "sgd"
@@ -160,14 +157,14 @@ class OptimizerConfig:
 
 
 def parse_optimizer_kwargs(text: str) -> dict[str, OptimizerKwarg]:
-    """`"alpha=0.95 centered=true shape=1,2"` as values; ValueError for what is not `name=value` words."""
+    """Parse `"alpha=0.95 centered=true shape=1,2"`. Raises ValueError for parts that are not `name=value`."""
     kwargs: dict[str, OptimizerKwarg] = {}
     for part in text.split():
         name, equals, value = part.partition("=")
         if not equals or not value or not re.fullmatch(r"[A-Za-z_]\w*", name):
-            raise invalid("options as name=value words", repr(part), nearest="'alpha=0.95 centered=true'")
+            raise invalid("optimizer.kwargs as name=value", repr(part), nearest="'alpha=0.95 centered=true'")
         if name in kwargs:
-            raise invalid(f"{name} said once", repr(text))
+            raise invalid(f"{name} once", repr(text))
         kwargs[name] = _parse_value(value)
     return kwargs
 

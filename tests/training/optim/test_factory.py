@@ -170,8 +170,8 @@ def test_muon_takes_the_inner_weights_and_adamw_all_else() -> None:
         ({"name": "sgd", "betas": (0.9, 0.99)}, "unknown option of sgd 'betas'"),
         ({"name": "rprop", "weight_decay": 0.1}, "no weight decay with rprop"),
         ({"name": "rmsprp"}, "unknown optimizer 'rmsprp'; nearest: 'rmsprop'"),
-        ({"kwargs": "alpha"}, "name=value words"),
-        ({"kwargs": "alpha=1 alpha=2"}, "alpha said once"),
+        ({"kwargs": "alpha"}, "as name=value"),
+        ({"kwargs": "alpha=1 alpha=2"}, "alpha once"),
         ({"betas": (0.9,)}, r"optimizer\.betas"),
     ],
 )

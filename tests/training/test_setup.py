@@ -1,0 +1,150 @@
+"""The setup of a new run: what is built, once, and what is checked before the folder is created."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from reslab.data.registry import open_dataset
+from reslab.runtime.distributed import ProcessGroup
+from reslab.spec.config import override
+from reslab.spec.recipe import Recipe
+from reslab.spec.recipes import RECIPES
+from reslab.training import setup as training_setup
+from reslab.training.losses import DistillationLoss
+from reslab.training.options import TrainOptions
+from reslab.training.run import Run
+from reslab.training.setup import (
+    build_train_loop,
+    build_train_loss,
+    check_module,
+    image_size_messages,
+    resolve_precision,
+    setup_run,
+)
+
+CPU = torch.device("cpu")
+SMALL = {"depths": "1,1,1", "widths": "4,8,16", "stem": "conv3(4) norm act"}
+
+
+def make_options(**changes: Any) -> TrainOptions:
+    return replace(TrainOptions(model="resnet20_cifar", data="digits", arch_overrides=SMALL), **changes)
+
+
+def test_a_run_is_set_up_with_all_that_its_steps_need(tmp_path: Path) -> None:
+    setup = setup_run(make_options(seed=5), tmp_path / "run", ProcessGroup())
+    assert json.loads((tmp_path / "run" / "run.json").read_text()) == setup.run.metadata
+    assert setup.run.metadata["seed"] == setup.loop.seed == 5
+    assert setup.input_size == (1, 8, 8)
+    assert setup.run.recipe == setup.recipe
+    assert setup.loop.loader.num_steps_per_epoch == len(setup.data.split("train")) // setup.recipe.batch_size
+    parameters = {id(parameter) for parameter in setup.loop.model.parameters()}
+    assert {id(parameter) for group in setup.loop.optimizer.param_groups for parameter in group["params"]} == parameters
+    assert setup.loop.train_step.ddp_model is setup.loop.train_step.compiled_model is None
+
+
+def test_one_seed_gives_one_initialization(tmp_path: Path) -> None:
+    first, again, other = (
+        setup_run(make_options(seed=seed), tmp_path / name, ProcessGroup()).loop.model.state_dict()
+        for name, seed in (("first", 1), ("again", 1), ("other", 2))
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("changes", "required"),
+    [
+        ({"recipe_overrides": {"batch_size": 100_000}}, "a batch of at most"),
+        ({"recipe_overrides": {"schedule.name": "plateau", "schedule.warmup": "0 steps"}}, "a validation split"),
+        ({"recipe_overrides": {"early_stopping.patience": "1 epoch"}}, "a validation split"),
+        ({"recipe_overrides": {"unfreeze": "haed: 0 epochs"}}, "unknown part"),
+        ({"recipe_overrides": {"optimizer.kwargs": "nothing=1"}}, "nothing"),
+        ({"recipe_overrides": {"class_weights": "1,2"}}, "class_weights of 10 numbers"),
+        ({"recipe_overrides": {"distill.teacher": "nowhere"}}, "nowhere"),
+        ({"recipe_overrides": {"duration": "0.01 epochs"}}, "at least one step"),
+        ({"snapshot_every": "0.01 epochs"}, "at least a step apart"),
+        ({"model": nn.Flatten()}, "axes"),
+        ({"model": nn.Flatten(), "arch_overrides": {}}, "output"),
+        ({"loss": lambda outputs, targets: outputs, "recipe_overrides": {}}, "a loss of one number"),
+    ],
+)
+def test_mistakes_are_found_before_the_folder_is_created(
+    changes: dict[str, Any], required: str, tmp_path: Path
+) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=required):
+        setup_run(make_options(**changes), tmp_path / "run", ProcessGroup())
+    assert not (tmp_path / "run").exists()
+
+
+def test_activation_checkpointing_needs_blocks(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    options = TrainOptions(model=module, data="digits", recipe_overrides={"activation_checkpointing": "true"})
+    with pytest.raises(ValueError, match="residual blocks"):
+        setup_run(options, tmp_path / "run", ProcessGroup())
+
+
+def test_a_teacher_is_loaded_once(digits_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    load = training_setup.load
+    monkeypatch.setattr(training_setup, "load", lambda source, device: loaded.append(source) or load(source, device))
+    overrides = {"distill.teacher": str(digits_run.path), "distill.alpha": "0.7"}
+    setup = setup_run(make_options(recipe_overrides=overrides), tmp_path / "run", ProcessGroup())
+    assert loaded == [str(digits_run.path)]
+    assert isinstance(setup.loop.loss, DistillationLoss)
+    assert (setup.loop.loss.alpha, setup.loop.loss.temperature) == (0.7, 1.0)
+
+
+def test_a_custom_loss_takes_the_place_of_the_recipes() -> None:
+    data = open_dataset("digits")
+    loss = nn.CrossEntropyLoss()
+    assert build_train_loss(Recipe("", ""), data, CPU, loss) is loss
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    recipe = override(
+        Recipe("", ""), {"grad_accum_steps": 2, "clip_grad_norm": 1.0, "precision": "fp16", "sync_bn": True}
+    )
+    loop = build_train_loop(model, recipe, data, seed=0, process_group=ProcessGroup(), workers=0, custom_loss=loss)
+    assert loop.loss is loss
+    assert loop.sync_bn
+    assert (loop.train_step.grad_accum_steps, loop.train_step.clip_grad_norm) == (2, 1.0)
+    assert loop.train_step.scaler is not None
+
+
+def test_a_module_is_tried_and_left_as_it_was() -> None:
+    data, model = open_dataset("digits"), nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    check_module(model, None, data, (1, 8, 8))
+    assert model.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    with pytest.raises(ValueError, match="10"):
+        check_module(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), None, data, (1, 8, 8))
+
+
+def test_auto_precision_is_settled_by_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe("", "", precision="auto")
+    for fast, precision in ((True, "bf16"), (False, "float32")):
+        monkeypatch.setattr(training_setup, "has_native_bf16", lambda device, fast=fast: fast)
+        assert resolve_precision(recipe, CPU).precision == precision
+    assert resolve_precision(Recipe("", "", precision="fp16"), CPU).precision == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("augment", "side", "told"),
+    [
+        ("random-resized-crop(32) flip", 224, "--set eval_transform='resize(37) center-crop(32)'"),
+        ("pad(4) crop(80)", 32, "trains on 80x80 images but evaluates on 32x32"),
+        ("random-resized-crop(224) flip", 224, ""),
+        ("random-resized-crop(176)", 224, ""),
+        ("pad(4) crop(32) flip", 32, ""),
+        ("flip", 224, ""),
+        ("", 28, ""),
+    ],
+)
+def test_sizes_far_apart_are_told(augment: str, side: int, told: str) -> None:
+    notes = image_size_messages(replace(RECIPES["photos"], train_transform=augment), (3, side, side))
+    assert bool(notes) == bool(told)
+    assert told in "".join(notes)
