@@ -25,7 +25,7 @@ def get_layer(model: nn.Module, name: str) -> nn.Module:
 
 
 def default_layers(model: nn.Module) -> tuple[str, ...]:
-    """Return the first convolution and the last block of every stage; linear layers, which have no maps, are left out."""
+    """Return the first convolution and the last block of every stage, without linear layers, which have no maps."""
     last_blocks = {
         name.rpartition(".")[0]: name for name, block in find_blocks(model) if not isinstance(block, nn.Linear)
     }

@@ -1,4 +1,4 @@
-"""A model with the images it is analyzed on, and what the analyses do with both: batches, scores, samples, thumbnails."""
+"""A model with the images it is analyzed on: its batches, scores, samples and thumbnails."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

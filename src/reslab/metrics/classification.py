@@ -1,4 +1,4 @@
-"""What a confusion matrix says: the scores of each class, the pairs most confused, the interval of an accuracy."""
+"""Metrics from a confusion matrix: per-class metrics, the most confused pairs, and the interval of an accuracy."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ ConfusionMatrix = Sequence[Sequence[int]]
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """Precision, recall, F1 of one class as fractions (NaN where nothing defines them), and its number of samples."""
+    """Precision, recall and F1 of one class as fractions (NaN where undefined), and its number of samples."""
 
     index: int
     name: str
@@ -23,7 +23,7 @@ class ClassMetrics:
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """How often samples of class `true` were taken for class `predicted`: `count` of `num_samples`."""
+    """A pair of classes: `count` of the `num_samples` of `true_class` were predicted as `predicted_class`."""
 
     true_class: str
     predicted_class: str
@@ -32,10 +32,10 @@ class ConfusedPair:
 
 
 def per_class_metrics(confusion: ConfusionMatrix, classes: Sequence[str]) -> list[ClassMetrics]:
-    """Each class's precision TP/(TP+FP), recall TP/(TP+FN), F1 2TP/(2TP+FP+FN), from confusion[true][predicted].
+    """Return each class's precision TP/(TP+FP), recall TP/(TP+FN), F1 2TP/(2TP+FP+FN), from confusion[true][predicted].
 
-    A fraction of nothing is NaN (scikit-learn's `zero_division=nan`). Raises ValueError unless the matrix is square
-    and has one row a class.
+    A ratio with denominator 0 is NaN (scikit-learn's `zero_division=nan`). Raises ValueError unless the matrix is square
+    and has one row for each class.
     """
     check_confusion_matrix(confusion, classes)
     column_sums = [sum(row[index] for row in confusion) for index in range(len(classes))]
@@ -49,20 +49,20 @@ def per_class_metrics(confusion: ConfusionMatrix, classes: Sequence[str]) -> lis
 
 
 def check_confusion_matrix(confusion: ConfusionMatrix, classes: Sequence[str]) -> None:
-    """Raises ValueError unless `confusion` has one row and one column a class."""
+    """Raise ValueError unless `confusion` has one row and one column for each class."""
     sizes = {len(confusion), *(len(row) for row in confusion)}
     if sizes != {len(classes)}:
         raise invalid(f"a confusion matrix of {len(classes)} rows and columns, one a class", f"sizes {sorted(sizes)}")
 
 
 def macro_average(values: Sequence[float]) -> float:
-    """The unweighted (macro) mean over the classes that have a value; NaN where none has."""
+    """Return the unweighted (macro) mean over the classes that have a value; NaN if none has."""
     defined = [value for value in values if not math.isnan(value)]
     return _ratio_or_nan(sum(defined), len(defined))
 
 
 def most_confused_pairs(confusion: ConfusionMatrix, classes: Sequence[str], max_pairs: int = 6) -> list[ConfusedPair]:
-    """The pairs of classes confused most often, by count, then by share of the true class, then in class order."""
+    """Return the most confused pairs, sorted by count, then by fraction of the true class, then in class order."""
     pairs = [
         ConfusedPair(classes[i], classes[j], count, sum(row))
         for i, row in enumerate(confusion)
@@ -73,7 +73,7 @@ def most_confused_pairs(confusion: ConfusionMatrix, classes: Sequence[str], max_
 
 
 def wilson_interval(num_correct: int, num_samples: int, z: float = 1.959964) -> tuple[float, float]:
-    """The score interval of a proportion (Wilson 1927, JASA 22: 209-212), by default at 95 %, as fractions."""
+    """Return the score interval of a proportion (Wilson 1927, JASA 22: 209-212), by default at 95 %, as fractions."""
     proportion, z2_over_n = num_correct / num_samples, z * z / num_samples
     center = (proportion + z2_over_n / 2) / (1 + z2_over_n)
     half_width = (

@@ -12,8 +12,9 @@ from torch import Tensor
 class PairedTest:
     """Two classifiers on the same images: how often both, only one, and none of them is correct, and the tests.
 
-    `p_value` is that of the exact McNemar test. `difference` is the accuracy of the second minus that of the first, with
-    the ends of its 95 % interval given the number of flipped images. `agreement` is the fraction of equal predictions.
+    `p_value` is that of the exact McNemar test. `difference` is the accuracy of the second minus that of the first,
+    with the ends of its 95 % interval given the number of flipped images. `agreement` is the fraction of equal
+    predictions.
     """
 
     both_correct: int

@@ -1,7 +1,7 @@
 """Estimate what the jobs of a study cost: processor-seconds and memory, from finished trainings or from a few steps.
 
-The rate (seconds for one multiply-add) of a network comes from its earlier trainings in the store, else from a few steps
-measured now.
+The rate of a network (seconds for one multiply-add) comes from its earlier trainings in the store, else from a few
+steps measured now.
 """
 
 import math

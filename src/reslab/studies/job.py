@@ -37,7 +37,7 @@ MessageCallback = Callable[[str], None]
 
 @dataclass(frozen=True)
 class JobContext:
-    """The environment of the jobs: the store, the data directory, the device, and who is told.
+    """The environment of the jobs: the store, the data directory, the device, and the callbacks.
 
     `on_message` receives messages for the user, `on_log` the log records of the trainings. An interrupted training
     loses at most `save_every_seconds`.

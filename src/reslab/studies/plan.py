@@ -34,7 +34,7 @@ class StudyJob:
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """All jobs of a study at a scale, with the first seed of every row first; `rows` are the selected ones, in order."""
+    """All jobs of a study at a scale, the first seed of every row first; `rows` are the selected ones, in order."""
 
     study: Study
     scale: str

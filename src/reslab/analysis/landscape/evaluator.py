@@ -158,7 +158,7 @@ class LandscapeEvaluator:
         return self.cache.put(PointKind.LOSS, point, values)
 
     def curvature(self, point: Point, num_iterations: int) -> PointValues:
-        """Return the smallest and the largest eigenvalue of the Hessian at a point; None where the loss is not finite."""
+        """Return the smallest and the largest eigenvalue of the Hessian at a point; None if the loss is not finite."""
         cached = self.cache.get(PointKind.CURVATURE, point)
         if cached is not None:
             return cached

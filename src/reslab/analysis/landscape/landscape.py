@@ -131,7 +131,7 @@ def _curvature_point(point: Point, eigenvalues: PointValues) -> CurvaturePoint:
 
 
 def non_convex_fraction(curvatures: Sequence[PointValues]) -> float | None:
-    """Return the fraction of (smallest, largest) eigenvalues with |smallest / largest| above 0.1; None if there are none.
+    """Return the fraction of (smallest, largest) eigenvalues with |smallest / largest| above 0.1; None without any.
 
     Li et al. 2018, Sec. 6. Where both are positive the surface is convex whatever their ratio, and does not count.
     """
