@@ -135,7 +135,7 @@ def test_the_command_line_speaks_once(tmp_path: Path) -> None:
     code, out, told = ended(torchrun("-m", "reslab", "train", *words))
     assert code == 0, told
     assert json.loads(out)["run"] == str(tmp_path / "run")
-    assert told.count("batch 64 = 2 ranks x 32") == 1
+    assert told.count("batch size 64 = 2 ranks x 32") == 1
     assert "Warning" not in told
 
 

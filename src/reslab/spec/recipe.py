@@ -67,7 +67,7 @@ class EMAConfig:
 
 @dataclass(frozen=True)
 class EarlyStoppingConfig:
-    """End the run once `metric` (`top1` or `loss`) on the validation split has not improved for `patience` (0: never)."""
+    """End the run once `metric` (`top1` or `loss`) on validation has not improved for `patience` (0: never)."""
 
     patience: str = "0 epochs"
     metric: str = "top1"
@@ -244,7 +244,7 @@ def apply_recipe_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> tupl
 
 
 def scale_lr(recipe: Recipe, reference_batch_size: int) -> tuple[Recipe, tuple[str, ...]]:
-    """Return `recipe` with its learning rate, given for `reference_batch_size`, scaled to its own batch, and a message."""
+    """Return `recipe` with its learning rate scaled from `reference_batch_size` to its own batch, and a message."""
     lr = recipe.optimizer.lr * recipe.batch_size / reference_batch_size
     message = (
         f"learning rate {recipe.optimizer.lr:g} for batch {reference_batch_size} "

@@ -26,8 +26,8 @@ def checkpoint_activations(model: nn.Module, enabled: bool = True) -> Iterator[N
     """Keep only the inputs of the residual blocks for the backward pass, which recomputes each block.
 
     Chen et al. 2016, arXiv:1604.06174, Sec. 4. Losses, gradients and running statistics do not change: the
-    recomputation draws the same random numbers and does not update running statistics. Raises ValueError for a network that is not a
-    `ResidualNetwork`.
+    recomputation draws the same random numbers and does not update running statistics. Raises ValueError for a
+    network that is not a `ResidualNetwork`.
     """
     if not enabled:
         yield

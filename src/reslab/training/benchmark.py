@@ -55,7 +55,7 @@ def fast_recipe(device: torch.device) -> Recipe:
 
 
 def resolve_fast_recipe(device: torch.device, precision: str = "auto", compiled: bool | None = None) -> Recipe:
-    """Return `fast_recipe` with a definite precision, the given one or the best for the device; `compiled` overrides it.
+    """Return `fast_recipe` with the given precision, or the best for the device; `compiled` overrides its compilation.
 
     Raises ValueError for an unknown precision.
     """
@@ -133,7 +133,7 @@ def _make_step_fn(
 
 
 def time_steps(run_step: Callable[[], object], device: torch.device, repeats: int) -> tuple[list[float], int]:
-    """Return the seconds a step of `repeats` timings, and the number of steps in each, enough for MIN_TIMING_SECONDS."""
+    """Return the seconds a step of `repeats` timings, and the steps in each, enough for MIN_TIMING_SECONDS."""
     for _ in range(WARMUP_STEPS):
         run_step()
     first_seconds = _measure_seconds(run_step, 1, device)

@@ -56,7 +56,7 @@ class TrainStep:
     def run(
         self, model: nn.Module, loss: LossFn, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor
     ) -> dict[str, Tensor]:
-        """Take one step. Return the metrics before it: the mean `loss`, and for `top1` the number of correct samples."""
+        """Take one step; return the metrics before it: the mean `loss`, and as `top1` the number of correct samples."""
         optimizer.zero_grad(set_to_none=True)
         loss_value, outputs = self.backward(model, loss, x, y)
         if self.scaler is not None:

@@ -123,7 +123,7 @@ def _check_range(min_lr: float, max_lr: float, num_steps: int) -> None:
 
 
 def clip_losses(losses: Sequence[float]) -> list[float]:
-    """Return the losses clipped at 1.5 times their initial mean, so that one spike does not move the means around it."""
+    """Return the losses clipped at 1.5 times their initial mean, so that a spike does not move the means around it."""
     initial_losses = losses[: max(1, len(losses) // 20)]
     ceiling = _CLIP_FACTOR * sum(initial_losses) / len(initial_losses) if initial_losses else 0.0
     return [min(loss, ceiling) for loss in losses]

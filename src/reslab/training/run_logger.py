@@ -52,7 +52,8 @@ def format_record(record: dict[str, Any]) -> str:
         return str(record["text"])
     if kind == "start":
         position = f"{record['device']}, {record['precision']}"
-        return f"{record['model']} on {record['data']}, {position}: {record['total_steps']:,} steps, writing to {record['run']}"
+        steps_text = f"{record['total_steps']:,} steps, writing to {record['run']}"
+        return f"{record['model']} on {record['data']}, {position}: {steps_text}"
     if kind == "progress":
         return f"step {record['step']:,} of {record['total_steps']:,}, {record['seconds']:.0f} s"
     position = f"epoch {record['epoch']:.2f}" if "epoch" in record else f"step {record['step']:,}"

@@ -126,7 +126,7 @@ def find_misclassified(
 
 
 def _thumbnail_array(image: torch.Tensor) -> np.ndarray:
-    """Return uint8 (C, H, W) as (H, W) or (H, W, 3); of large images every k-th pixel, which the report shrinks further."""
+    """Return uint8 (C, H, W) as (H, W) or (H, W, 3); of large images only every k-th pixel."""
     stride = max(1, min(image.shape[-2:]) // (2 * _THUMBNAIL_SIDE))
     image = image[:, ::stride, ::stride].cpu()
     return image[0].numpy() if len(image) != 3 else image.permute(1, 2, 0).contiguous().numpy()

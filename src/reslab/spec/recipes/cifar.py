@@ -31,7 +31,8 @@ CIFAR: tuple[Recipe, ...] = (
         reference="He et al. 2015, arXiv:1512.03385v1, Sec. 4.2 (110 layers)",
         schedule=replace(HE2015.schedule, warmup="until error 80%", warmup_shape="constant", warmup_factor=0.1),
         model="resnet110_cifar",
-        notes=f"{_TRAIN_SPLIT_NOTE}; the warm-up ends by the training error of a log record (50 steps, or to the end of an epoch)",
+        notes=f"{_TRAIN_SPLIT_NOTE}; the warm-up ends by the training error of a log record "
+        "(50 steps, or to the end of an epoch)",
     ),
     replace(
         HE2015,
@@ -66,8 +67,8 @@ CIFAR: tuple[Recipe, ...] = (
         data="cifar10",
         val_fraction=0.1,
         normalize=NormalizeConfig(per_pixel_mean=True),
-        notes="the split of 45,000 and 5,000 is stratified by class here, random in the code; the code lowers the learning "
-        "rate one epoch earlier and divides the images by one standard deviation of all pixels, which BatchNorm after "
-        "the first convolution cancels",
+        notes="the split of 45,000 and 5,000 is stratified by class here, random in the code; the code lowers the "
+        "learning rate one epoch earlier and divides the images by one standard deviation of all pixels, which "
+        "BatchNorm after the first convolution cancels",
     ),
 )

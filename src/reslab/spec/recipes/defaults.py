@@ -57,7 +57,8 @@ DEFAULTS: tuple[Recipe, ...] = (
     ),
     Recipe(
         name="photos-scratch",
-        reference="our own, for photographs at 224x224 and random weights; learning rate of Goyal et al. 2017 (0.1 per 256)",
+        reference="our own, for photographs at 224x224 and random weights; "
+        "learning rate of Goyal et al. 2017 (0.1 per 256)",
         optimizer=replace(_NESTEROV, lr=0.0125),
         schedule=ScheduleConfig("cosine", warmup="2 epochs"),
         duration="40 epochs",
@@ -69,7 +70,7 @@ DEFAULTS: tuple[Recipe, ...] = (
     ),
     Recipe(
         name="finetune",
-        reference="our own: trains the head first, then the last stage, then all; frozen BatchNorm statistics stay fixed",
+        reference="our own: trains the head first, then the last stage, then all; frozen BatchNorms stay fixed",
         optimizer=_FINETUNE,
         schedule=ScheduleConfig("cosine", warmup="1 epoch"),
         duration="12 epochs",

@@ -22,11 +22,13 @@ _HE2015 = Recipe(
     model="resnet50_v1",
     data="imagenet",
     notes="the paper divides the learning rate by 10 when the error plateaus, without saying for how long: 5 epochs "
-    "here, of up to 60e4 steps; normalizes by a mean and standard deviation per channel, the paper by a mean per pixel; "
+    "here, of up to 60e4 steps; normalizes by a mean and standard deviation per channel, the paper by a mean "
+    "per pixel; "
     "evaluates on one crop. Its Tables 2 and 3 use ten crops: "
     '`reslab eval RUN --eval-transform "resize(256) center-crop(256)" --tta "ten-crop(224)"`. Its Table 4 is fully '
     'convolutional at five scales: `reslab eval RUN --eval-transform "" --tta "scales(224,256,384,480,640)" '
-    "--batch-size 1` (whole images, one at a time because their sizes differ; averages probabilities, the paper scores)",
+    "--batch-size 1` (whole images, one at a time because their sizes differ; averages probabilities, the "
+    "paper scores)",
 )
 
 _TORCHVISION_V1 = Recipe(
@@ -59,8 +61,8 @@ _A1 = Recipe(
     model="resnet50",
     arch=("merge=drop-path(0.05)",),
     data="imagenet",
-    notes="mixed targets above 0.2 (after smoothing) become 1, as in timm; the three repeats and the threshold are from "
-    "memory and from other users' timm settings, not read in the paper",
+    notes="mixed targets above 0.2 (after smoothing) become 1, as in timm; the three repeats and the threshold are "
+    "from memory and from other users' timm settings, not read in the paper",
 )
 
 IMAGENET: tuple[Recipe, ...] = (
@@ -103,8 +105,8 @@ IMAGENET: tuple[Recipe, ...] = (
     replace(
         _TORCHVISION_V1,
         name="torchvision-v2",
-        reference="github.com/pytorch/vision/issues/3995 and pytorch.org/blog/how-to-train-state-of-the-art-models-using-"
-        "torchvision-latest-primitives, the new recipe (IMAGENET1K_V2)",
+        reference="github.com/pytorch/vision/issues/3995 and pytorch.org/blog/how-to-train-state-of-the-art-models-"
+        "using-torchvision-latest-primitives, the new recipe (IMAGENET1K_V2)",
         optimizer=OptimizerConfig(lr=0.5, momentum=0.9, weight_decay=2e-5, decay_norm_and_bias=False),
         schedule=ScheduleConfig("cosine", warmup="5 epochs", warmup_factor=0.01),
         duration="600 epochs",
