@@ -124,4 +124,4 @@ def test_all_snapshots_of_a_run(command: Command, tmp_path: Path) -> None:
     assert [answer["step"] for answer in outcome.value["results"]] == [0, 10, 20]
     page = tmp_path / "page.html"
     command("analyze", "gradients", tmp_path / "run", "--weights", "all", "--num-images", 8, "--html", page)
-    assert "along training" in page.read_text(encoding="utf-8")
+    assert "during training" in page.read_text(encoding="utf-8")

@@ -83,7 +83,8 @@ def _p_value_paragraph(result: Result) -> str:
         f"They differ on {pluralize(num_flips, 'image')}: only {first} is correct on {format_int(test['only_first'])}, "
         f"only {second} on {format_int(test['only_second'])}. If both were equally accurate, a split at least "
         f"as uneven would occur with probability {_p_value_text(test['p_value'])}. The 95 % interval of {second} "
-        f"minus {first} is {low:+.2f} to {high:+.2f} points. This is a test of these two sets of weights, not of other seeds."
+        f"minus {first} is {low:+.2f} to {high:+.2f} points. This is a test of these two sets of weights, "
+        "not of other seeds."
     )
 
 
