@@ -99,8 +99,8 @@ def add(w: Weights, read: Tensor, shortcut: Tensor, branch: Tensor, stride: int)
 
 @dataclass(frozen=True)
 class Place:
-    """The context of a block: the stride of each convolution, the shortcut (None: identity), whether it is the network's
-    first and whether its projection has weights; `conv`: further arguments of convolutions larger than 1x1."""
+    """The context of a block: the stride of each convolution, the shortcut (None: identity), whether it is the
+    network's first and whether its projection has weights; `conv`: further arguments of the larger convolutions."""
 
     strides: tuple[int, ...]
     width: int

@@ -87,7 +87,7 @@ def test_the_whole_resnetv2_50_at_test():
 
 
 def test_basic_blocks_with_dilation_as_timm_builds_a_stage_with_output_stride():
-    """timm dilates the second convolution of a stage's first block already; ours keeps the previous dilation in both."""
+    """timm dilates the second convolution of a stage's first block; ours keeps the previous dilation in both."""
     ours = create_model("resnet18", depths=(1, 1, 1, 1), replace_stride_with_dilation=(False, False, True))
     block = dict(ours.blocks())["layer4.0"]
     assert (block.conv1.stride, block.conv1.dilation, block.conv2.dilation) == ((1, 1), (1, 1), (1, 1))

@@ -96,7 +96,7 @@ def test_every_row_has_a_network_and_a_recipe_at_every_scale(study: object, row:
 
 @cache
 def num_params(arch: object) -> int:
-    """The size of a network, built without memory for its weights; blocks repeat within a stage, so three are enough."""
+    """The size of a network, built without memory for its weights; blocks repeat in a stage, so three are enough."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in create_model(arch).parameters())  # type: ignore[arg-type]
 

@@ -229,7 +229,9 @@ from pathlib import Path
 from distributed_runs import Double, float64_data, float64_run
 from reslab.training.evaluation.evaluate import evaluate
 run = float64_run(Path({folder!r}) / "run", norms=True)
-answer = evaluate(run, float64_data(), split="train", val_fraction=0.25, batch_size=10, distributed=True, module=Double(True))
+answer = evaluate(
+    run, float64_data(), split="train", val_fraction=0.25, batch_size=10, distributed=True, module=Double(True)
+)
 """
 
 

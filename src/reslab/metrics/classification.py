@@ -34,8 +34,8 @@ class ConfusedPair:
 def per_class_metrics(confusion: ConfusionMatrix, classes: Sequence[str]) -> list[ClassMetrics]:
     """Return each class's precision TP/(TP+FP), recall TP/(TP+FN), F1 2TP/(2TP+FP+FN), from confusion[true][predicted].
 
-    A ratio with denominator 0 is NaN (scikit-learn's `zero_division=nan`). Raises ValueError unless the matrix is square
-    and has one row for each class.
+    A ratio with denominator 0 is NaN (scikit-learn's `zero_division=nan`). Raises ValueError unless the matrix is
+    square and has one row for each class.
     """
     check_confusion_matrix(confusion, classes)
     column_sums = [sum(row[index] for row in confusion) for index in range(len(classes))]

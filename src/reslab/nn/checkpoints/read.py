@@ -44,7 +44,7 @@ _FOREIGN_SIGNATURES = {
 
 @dataclass(frozen=True)
 class FileContent:
-    """The content of a file. `ordered`: its entries are in the order of the network's definition (not in safetensors)."""
+    """The content of a file; `ordered`: its entries are in the order of the network's definition."""
 
     value: Any
     ordered: bool = True
