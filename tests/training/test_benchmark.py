@@ -73,7 +73,7 @@ def test_a_matrix_product_has_a_rate() -> None:
     assert measure_matmul_flops("float32", CPU, size=64) > 0
 
 
-@pytest.mark.parametrize(("batch", "repeats", "word"), [(0, 5, "batch"), (8, 0, "repeats")])
+@pytest.mark.parametrize(("batch", "repeats", "word"), [(0, 5, "batch size"), (8, 0, "repeats")])
 def test_nothing_is_measured_of_nothing(batch: int, repeats: int, word: str) -> None:
     with pytest.raises(ValueError, match=f"{word} of at least 1"):
         benchmark_train_step(ARCHS["resnet8_fast"], (1, 28, 28), batch, resolve_fast_recipe(CPU), CPU, repeats)
