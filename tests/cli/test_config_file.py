@@ -112,7 +112,7 @@ def test_a_flag_and_set_for_one_value_must_agree(command: Command, tmp_path: Pat
     pairs = [
         ("--lr", "0.1", "optimizer.lr=0.2", "lr 0.1 and the setting optimizer.lr=0.2"),
         ("--epochs", "2", "duration=3 epochs", "epochs 2 and the setting duration=3 epochs"),
-        ("-b", "32", "batch_size=64", "batch 32 and the setting batch_size=64"),
+        ("-b", "32", "batch_size=64", "batch size 32 and the setting batch_size=64"),
         ("--val-fraction", "0.1", "val_fraction=0.2", "val_fraction 0.1 and the setting val_fraction=0.2"),
         ("--model", "resnet20_cifar", "model=resnet32_cifar", "model resnet20_cifar and the setting"),
         ("--data", "digits", "data=cifar10", "data digits and the setting data=cifar10"),

@@ -75,9 +75,9 @@ def test_an_evaluation_does_not_use_it(run: Run) -> None:
 
 def test_it_is_fitted_on_validation_images_alone(val: Evaluation) -> None:
     for split in ("test", "train"):
-        with pytest.raises(ValueError, match="never the test set"):
+        with pytest.raises(ValueError, match="never fit it on the test or training images"):
             fit_validation_temperature(replace(val, split=split))
-    with pytest.raises(ValueError, match="all of them right"):
+    with pytest.raises(ValueError, match="all classified correctly"):
         fit_validation_temperature(replace(val, num_correct=val.num_samples))
 
 

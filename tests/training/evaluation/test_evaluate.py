@@ -111,11 +111,11 @@ def test_a_run_of_ones_own_module_takes_it_again(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_told(digits_run: Run, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="split of digits"):
         evaluate(digits_run, split="vla")
-    with pytest.raises(ValueError, match="data to judge on"):
+    with pytest.raises(ValueError, match="data to evaluate on"):
         evaluate(digits_run.weights_path)
     with pytest.raises(ValueError, match="--pretrained"):
         evaluate("resnet20_cifar", "digits")
-    with pytest.raises(ValueError, match="one a channel"):
+    with pytest.raises(ValueError, match="one per channel"):
         evaluate(digits_run, mean=(0.1, 0.2, 0.3))
     with pytest.raises(ValueError, match="at least one model"):
         evaluate([])

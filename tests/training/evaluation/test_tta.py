@@ -95,7 +95,7 @@ def test_fully_convolutional_at_several_scales(run: Run) -> None:
 def test_the_recipe_says_how() -> None:
     notes = RECIPES["he2015-imagenet"].notes
     assert '--eval-transform "resize(256) center-crop(256)" --tta "ten-crop(224)"' in notes
-    assert '--eval-transform "" --tta "scales(224,256,384,480,640)" -b 1' in notes
+    assert '--eval-transform "" --tta "scales(224,256,384,480,640)" --batch-size 1' in notes
 
 
 def network() -> nn.Module:
