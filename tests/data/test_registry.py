@@ -10,7 +10,7 @@ import torch
 
 from reslab.data import dataset_info
 from reslab.data.formats.small import read_idx
-from reslab.data.registry import DATASETS, list_datasets, open_dataset
+from reslab.data.registry import DATASETS, open_dataset
 
 
 def test_digits_are_scaled_and_split_as_recorded() -> None:
@@ -158,7 +158,7 @@ def test_fraction_is_checked_before_anything_is_read() -> None:
 
 
 def test_every_entry_has_a_source() -> None:
-    for entry in list_datasets():
+    for entry in DATASETS.values():
         assert entry.reference
         assert bool(entry.mean) == bool(entry.std) == bool(entry.statistics_source)
         assert len(entry.mean) in (0, entry.channels)

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from reslab.data.decode import read_image
-from reslab.deploy.inputs import InferenceTransform, list_image_paths
+from reslab.deploy.inputs import InferenceTransform, list_inputs
 from reslab.deploy.predict import ClassScore, predict
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model
@@ -144,7 +144,7 @@ def test_folders_are_searched_in_order(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     for name in ("b.png", "deep/a.JPG", "notes.txt", ".hidden.png"):
         (tmp_path / name).touch()
-    assert [path.name for path in list_image_paths([tmp_path])] == ["b.png", "a.JPG"]
+    assert [Path(item.path).name for item in list_inputs([tmp_path])] == ["b.png", "a.JPG"]
 
 
 def test_mistakes_are_told(network: ResidualNetwork, tmp_path: Path) -> None:

@@ -197,11 +197,6 @@ def list_dataset(name_or_path: str | Path, data_dir: Path | None = None) -> Data
     return data_format.list(path) if data_format else list_image_folder(path)
 
 
-def list_datasets() -> list[DatasetInfo]:
-    """Return the named datasets in the order of the table."""
-    return list(DATASETS.values())
-
-
 def _local_folders() -> list[str]:
     return [path.name for path in Path().iterdir() if path.is_dir() and not path.name.startswith(".")]
 

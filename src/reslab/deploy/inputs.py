@@ -52,11 +52,6 @@ def list_inputs(inputs: str | Path | Iterable[str | Path]) -> list[InputItem]:
     return items
 
 
-def list_image_paths(paths: Sequence[str | Path]) -> list[Path]:
-    """Return the paths of the named files and of every image in the named folders, like `list_inputs`."""
-    return [Path(item.path) for item in list_inputs(paths)]
-
-
 def _expand_input(text: str) -> list[InputItem]:
     path = Path(text)
     if text == STDIN:

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.grammar import Op, parse_ops
 
-LossArg = float | str
-
 
 @dataclass(frozen=True)
 class LossType:

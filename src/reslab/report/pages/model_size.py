@@ -37,13 +37,13 @@ def model_size_context(layers: Sequence[Mapping[str, Any]], *, depth: int, param
         tiles.append(make_tile("multiply-adds", format_si(macs), "forward pass of one image"))
     return {
         "size_tiles": tiles,
-        "stage_rows": _group_rows(group_by_stage(layers)),
+        "stage_rows": _group_rows(group_layers_by_stage(layers)),
         "layer_rows": _group_rows(group_by_layer(layers)),
         "layers_caption": _layers_caption(len(layers)),
     }
 
 
-def group_by_stage(layers: Sequence[Mapping[str, Any]]) -> list[LayerGroup]:
+def group_layers_by_stage(layers: Sequence[Mapping[str, Any]]) -> list[LayerGroup]:
     """Sum the layers by stage; those before the first stage are the stem, those after the last one the head."""
     names = [_match_prefix(_STAGE_PATTERN, layer["name"]) for layer in layers]
     stage_indices = [index for index, name in enumerate(names) if name]
