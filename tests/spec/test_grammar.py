@@ -25,6 +25,12 @@ from reslab.spec.zoo import ARCHS
         ("act(leaky-relu)", Op("act", ("leaky-relu",))),
         ("random-resized-crop(32)", Op("random-resized-crop", (32,))),
         ("flip()", Op("flip")),
+        ("norm(group(32))", Op("norm", ("group(32)",))),
+        ("norm( group( size = 16 ) )", Op("norm", ("group(size=16)",))),
+        ("se(0.25, of=in)", Op("se", (0.25,), kwargs=(("of", "in"),))),
+        ("conv(select(2, split))", Op("conv", ("select(2,split)",))),
+        ("mul(1/sqrt(L))", Op("mul", ("1/sqrt(L)",))),
+        ("mul((1 + L)/2)", Op("mul", ("(1 + L)/2",))),
         ("+", Op("+")),
         ("|", Op("|")),
     ],
@@ -41,7 +47,7 @@ def test_operations_are_separated_by_spaces():
 
 @pytest.mark.parametrize(
     "broken",
-    ["pad(4", "pad 4)", "pad((4))", "3conv", "pad(4))", "conv3//2", "conv/", "pad(,)", "pad(4,)", "a,b", "é"],
+    ["pad(4", "pad 4)", "pad((4))", "3conv", "pad(4))", "conv3//2", "conv/", "pad(,)", "pad(4,)", "pad(a=1,a=2)", "pad(a=1,2)", "a,b", "é"],
 )
 def test_invalid_text_is_an_error_that_names_it(broken):
     with pytest.raises(ValueError) as error:
