@@ -47,7 +47,21 @@ def test_operations_are_separated_by_spaces():
 
 @pytest.mark.parametrize(
     "broken",
-    ["pad(4", "pad 4)", "pad((4))", "3conv", "pad(4))", "conv3//2", "conv/", "pad(,)", "pad(4,)", "pad(a=1,a=2)", "pad(a=1,2)", "a,b", "é"],
+    [
+        "pad(4",
+        "pad 4)",
+        "pad((4))",
+        "3conv",
+        "pad(4))",
+        "conv3//2",
+        "conv/",
+        "pad(,)",
+        "pad(4,)",
+        "pad(a=1,a=2)",
+        "pad(a=1,2)",
+        "a,b",
+        "é",
+    ],
 )
 def test_invalid_text_is_an_error_that_names_it(broken):
     with pytest.raises(ValueError) as error:
