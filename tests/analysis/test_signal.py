@@ -7,6 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
+from reslab.analysis.gradients import DECADES_LIMIT, SCALING_RULE, SLOPE_RULE, fit_log_slope
 from reslab.analysis.open_targets import HE2016_ORDERS, open_targets, target_from_module
 from reslab.analysis.signal import (
     ROUNDING_TOLERANCE,
@@ -116,7 +117,10 @@ def analyze_scaling_of(axes: str) -> ScalingResult:
     return analyze_scaling(target, ScalingOptions())
 
 
-@pytest.mark.parametrize(("factor", "verdict"), [(0.5, "vanishing"), (1.0, "preserved"), (1.25, "exploding")])
+@pytest.mark.parametrize(
+    ("factor", "verdict"),
+    [(0.4, "vanishing"), (0.5, "healthy"), (1.0, "healthy"), (1.25, "healthy"), (2.5, "exploding")],
+)
 def test_the_gradient_by_the_shortcuts_is_the_product_of_the_factors(factor: float, verdict: str) -> None:
     """He et al. 2016, Eqs. 6 to 8, where nothing follows the addition."""
     result = analyze_scaling_of(f"order=full-preact:merge=scale({factor},1)")
@@ -129,7 +133,26 @@ def test_the_gradient_by_the_shortcuts_is_the_product_of_the_factors(factor: flo
     identity = [block for block in result.blocks if block.factor is not None]
     assert len(identity) == 6  # layer2.0 and layer3.0 change the shape
     assert result.factor_product == pytest.approx(factor**6)
+    assert result.decades == pytest.approx(6 * math.log10(factor))
     assert result.verdict == verdict
+
+
+def test_scaling_and_gradients_share_the_definition_of_vanishing() -> None:
+    """The gradient through the shortcuts alone has the verdict of the product of the factors."""
+    for factor in (0.4, 0.46, 0.47, 1.0, 2.1, 2.2):
+        result = analyze_scaling_of(f"order=full-preact:merge=scale({factor},1)")
+        product = [factor**index for index in range(6, -1, -1)]
+        assert result.verdict == fit_log_slope(product).verdict
+    assert f"D < -{DECADES_LIMIT:g}" in SCALING_RULE
+    assert f"D < -{DECADES_LIMIT:g}" in SLOPE_RULE
+
+
+def test_a_nearly_closed_gate_is_healthy() -> None:
+    """He et al. 2016, Sec. 3.1: a gate at a bias of -6 is nearly the identity."""
+    [target] = open_targets(["resnet56_cifar:merge=gate(-6)"], data="random", num_images=2)
+    result = analyze_scaling(target, ScalingOptions())
+    assert 0.8 < result.factor_product < 1
+    assert result.verdict == "healthy"
 
 
 def test_an_exclusive_gate_lets_one_minus_its_openness_through() -> None:
@@ -141,7 +164,7 @@ def test_an_exclusive_gate_lets_one_minus_its_openness_through() -> None:
             assert block.factor == pytest.approx(1 - block.gate_value, rel=1e-6)
         if block.error is not None:
             assert block.error == pytest.approx(0, abs=1e-5)
-    assert result.verdict == "vanishing"
+    assert result.verdict == "healthy"
 
 
 def test_openness_at_the_start_is_the_sigmoid_of_the_bias_where_the_gate_s_weights_are_zero() -> None:
@@ -155,7 +178,7 @@ def test_openness_at_the_start_is_the_sigmoid_of_the_bias_where_the_gate_s_weigh
 
 def test_relu_after_the_addition_reduces_the_gradient_further() -> None:
     result = analyze_scaling_of("order=original")
-    assert result.verdict == "preserved"
+    assert result.verdict == "healthy"
     assert all(block.shortcut_gradient < 1 for block in result.blocks if block.shortcut_gradient is not None)
 
 

@@ -1,10 +1,15 @@
 """The commands that list: models, recipes, runs, doctor."""
 
+import tomllib
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
+from reslab.cli.doctor import list_caches
 from reslab.cli.output import print_table, to_jsonable
+from reslab.runtime.files import cache_dir
 from reslab.spec.recipes import RECIPES
 from reslab.spec.zoo import ARCHS
 from tests.cli.conftest import Command
@@ -58,15 +63,48 @@ def test_doctor_tells_what_is_there(command: Command) -> None:
     assert facts["versions"]["torch"]
     assert facts["devices"][-1]["device"] == "cpu"
     assert "float32" in facts["devices"][-1]["precisions"]
-    assert {"timm", "yaml", "tensorboard", "webdataset"} <= set(facts["extras"])
+    extras = tomllib.loads(Path("pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(facts["extras"]) == set(extras)
+    for name, requirements in extras.items():
+        named = {Requirement(text).name for text in requirements} - {"reslab"}
+        assert set(facts["extras"][name]["packages"]) == named
+        assert facts["extras"][name]["installed"] == all(facts["extras"][name]["packages"].values())
     shown = command("doctor").out
     assert facts["versions"]["torch"] in shown
     assert facts["caches"]["data"]["path"] in shown
 
 
 def test_doctor_says_what_is_missing(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reslab.cli.doctor.EXTRA_PACKAGES", {"timm": ["no-such-package-of-anyone"]})
-    assert "pip install 'reslab[timm]'" in command("doctor").out
+    def version_of(name: str) -> str:
+        if name == "onnx":
+            raise PackageNotFoundError(name)
+        return "0.1" if name == "timm" else version(name)
+
+    monkeypatch.setattr("reslab.cli.doctor.version", version_of)
+    extras = command("doctor", "--json").value["extras"]
+    assert extras["onnx"]["packages"]["onnx"] is None
+    assert extras["onnx"]["install_command"] == "pip install 'reslab[onnx]'"
+    assert not extras["timm"]["installed"]
+    shown = command("doctor").out
+    assert "onnx missing" in shown
+    assert "pip install 'reslab[onnx]'" in shown
+    assert "timm 0.1 (needs >=1.0.20)" in shown
+    assert "pip install 'reslab[parquet]'" not in shown
+
+
+def test_the_data_cache_follows_the_xdg_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("RESLAB_CACHE", str(tmp_path / "own"))
+    assert cache_dir() == tmp_path / "own"
+    monkeypatch.delenv("RESLAB_CACHE")
+    monkeypatch.delenv("TORCH_HOME", raising=False)
+    assert cache_dir() == tmp_path / "reslab"
+    assert {cache["path"] for cache in list_caches().values()} == {
+        str(tmp_path / "reslab"),
+        str(tmp_path / "torch" / "hub" / "checkpoints"),
+    }
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert cache_dir() == Path.home() / ".cache" / "reslab"
 
 
 def test_a_table_lines_up(capsys: pytest.CaptureFixture[str]) -> None:

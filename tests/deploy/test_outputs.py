@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,12 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     PredictionFile(tmp_path / "new.csv", items(PLAIN), FACTS).add(PLAIN)
     with pytest.raises(ValueError, match=r"rows of an interrupted command; .*--resume"):
         PredictionFile(tmp_path / "new.csv", items(PLAIN), FACTS)
+
+
+def test_formulas_are_harmless_and_read_back_from_csv(tmp_path: Path) -> None:
+    formula = replace(PLAIN, path="=1+1.png", classes=tuple(replace(score, name="@x") for score in PLAIN.classes))
+    path = tmp_path / "out.csv"
+    path.write_text(format_csv([formula]))
+    lines = list(csv.DictReader(path.read_text().splitlines()))
+    assert {(line["path"], line["class"]) for line in lines} == {("'=1+1.png", "'@x")}
+    assert PREDICTION_FORMATS[".csv"].read(path)[0] == [formula]

@@ -22,20 +22,38 @@ from reslab.nn.block import ResidualBlock
 
 # A factor of one hundred. At initialization ResNets of 20 to 110 layers stay within it, plain networks up to about 30.
 DECADES_LIMIT = 2.0
+_DEPTH_RULE = (
+    f"Vanishing: D < -{DECADES_LIMIT:g}. Exploding: D > {DECADES_LIMIT:g}. Healthy: in between, within a factor of "
+    f"{10**DECADES_LIMIT:g}."
+)
 SLOPE_RULE = (
     "A straight line is fitted to log10 ||dL/dx_l|| over the blocks l = 1 ... N; D is how many powers of ten it rises "
-    "from the last block back to the first. Vanishing: D < -2, or a norm is zero. Exploding: D > 2, or a norm is "
-    "infinite or NaN. Healthy: in between."
+    f"from the last block back to the first. {_DEPTH_RULE} A norm of zero is vanishing, one that is infinite or NaN "
+    "exploding."
+)
+SCALING_RULE = (
+    "P is the product of the shortcut factors from the first block to the last, over the blocks that keep their shape, "
+    f"and D = log10 |P|. {_DEPTH_RULE}"
 )
 
 
-class SlopeVerdict(StrEnum):
-    """The change of the gradient norm from the last block back to the first, by `SLOPE_RULE`."""
+class DepthVerdict(StrEnum):
+    """The change of a gradient over the depth of a network, the same for measured norms and for products of factors."""
 
     VANISHING = "vanishing"
     EXPLODING = "exploding"
     HEALTHY = "healthy"
     TOO_FEW_BLOCKS = "too few blocks"
+
+
+def judge_decades(decades: float) -> DepthVerdict:
+    """Return the verdict on a change of D = `decades` powers of ten from the last block back to the first.
+
+    Vanishing below -`DECADES_LIMIT`, exploding above `DECADES_LIMIT` and for NaN, healthy in between.
+    """
+    if decades < -DECADES_LIMIT:
+        return DepthVerdict.VANISHING
+    return DepthVerdict.HEALTHY if decades <= DECADES_LIMIT else DepthVerdict.EXPLODING
 
 
 @dataclass(frozen=True)
@@ -47,30 +65,24 @@ class LogSlope:
 
     decades: float
     factor_per_block: float
-    verdict: SlopeVerdict
+    verdict: DepthVerdict
     rule: str = SLOPE_RULE
 
 
 def fit_log_slope(norms: Sequence[float]) -> LogSlope:
     """Fit the change of norms, given first block to last, on the way back."""
     if not all(math.isfinite(norm) for norm in norms):
-        return LogSlope(math.inf, math.inf, SlopeVerdict.EXPLODING)
+        return LogSlope(math.inf, math.inf, DepthVerdict.EXPLODING)
     if not all(norm > 0 for norm in norms):
-        return LogSlope(-math.inf, 0.0, SlopeVerdict.VANISHING)
+        return LogSlope(-math.inf, 0.0, DepthVerdict.VANISHING)
     if len(norms) < 2:
-        return LogSlope(0.0, 1.0, SlopeVerdict.TOO_FEW_BLOCKS)
+        return LogSlope(0.0, 1.0, DepthVerdict.TOO_FEW_BLOCKS)
     log_norms = [math.log10(norm) for norm in norms]
     mean_index, mean_log = (len(log_norms) - 1) / 2, sum(log_norms) / len(log_norms)
     covariance = sum((index - mean_index) * (value - mean_log) for index, value in enumerate(log_norms))
     backward_slope = -covariance / sum((index - mean_index) ** 2 for index in range(len(log_norms)))
     decades = backward_slope * (len(log_norms) - 1)
-    return LogSlope(decades, 10**backward_slope, _slope_verdict(decades))
-
-
-def _slope_verdict(decades: float) -> SlopeVerdict:
-    if decades < -DECADES_LIMIT:
-        return SlopeVerdict.VANISHING
-    return SlopeVerdict.EXPLODING if decades > DECADES_LIMIT else SlopeVerdict.HEALTHY
+    return LogSlope(decades, 10**backward_slope, judge_decades(decades))
 
 
 @dataclass(frozen=True)

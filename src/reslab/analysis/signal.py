@@ -22,7 +22,13 @@ from reslab.analysis.blocks import (
     shortcut_gradients,
     with_statistics,
 )
-from reslab.analysis.gradients import backward_with_block_gradients, grad_or_zeros
+from reslab.analysis.gradients import (
+    SCALING_RULE,
+    DepthVerdict,
+    backward_with_block_gradients,
+    grad_or_zeros,
+    judge_decades,
+)
 from reslab.analysis.target import AnalysisTarget, as_residual_network
 from reslab.nn.block import ResidualBlock
 from reslab.nn.network import ResidualNetwork
@@ -186,26 +192,11 @@ def _obstacle_text(obstacle: IdentityObstacle | None, block: ResidualBlock) -> s
     }[obstacle]
 
 
-SCALING_RULE = (
-    "P is the product of the shortcut factors from the first block to the last, over the blocks that keep their shape. "
-    "Exploding: P > 1. Vanishing: P < 1. Preserved: P = 1, within 0.1 %."
-)
-_SCALING_TOLERANCE = 0.001
-
-
 @dataclass(frozen=True)
 class ScalingOptions:
     """The `statistics` that norms use: `batch` as in training, `running` as in eval mode."""
 
     statistics: str = "batch"
-
-
-class ScalingVerdict(StrEnum):
-    """The effect of the shortcut factors on the signal, by `SCALING_RULE`."""
-
-    EXPLODING = "exploding"
-    VANISHING = "vanishing"
-    PRESERVED = "preserved"
 
 
 @dataclass(frozen=True)
@@ -233,13 +224,17 @@ class ScalingBlock:
 
 @dataclass(frozen=True)
 class ScalingResult:
-    """The blocks first to last, the product P of all factors, and the verdict with its `rule` in words."""
+    """The blocks first to last, the product P of all factors, `decades` = log10 |P|, and the verdict with its `rule`.
+
+    The verdict is that of `analyze_gradients` on the gradient that returns through the shortcuts alone.
+    """
 
     model: str
     step: int | None
     blocks: tuple[ScalingBlock, ...]
     factor_product: float
-    verdict: ScalingVerdict
+    decades: float
+    verdict: DepthVerdict
     rule: str = SCALING_RULE
 
 
@@ -256,13 +251,15 @@ def analyze_scaling(target: AnalysisTarget, options: ScalingOptions) -> ScalingR
     _, calls = backward_with_block_gradients(with_statistics(network, options.statistics), target.images, target.labels)
     blocks = tuple(block for stage in group_by_stage(calls) for block in _scaling_blocks(stage))
     factor_product = math.prod(block.factor for block in blocks if block.factor is not None)
-    return ScalingResult(target.name, target.step, blocks, factor_product, _scaling_verdict(factor_product))
-
-
-def _scaling_verdict(factor_product: float) -> ScalingVerdict:
-    if factor_product > 1 + _SCALING_TOLERANCE:
-        return ScalingVerdict.EXPLODING
-    return ScalingVerdict.VANISHING if factor_product < 1 - _SCALING_TOLERANCE else ScalingVerdict.PRESERVED
+    decades = math.log10(abs(factor_product)) if factor_product else -math.inf
+    return ScalingResult(
+        model=target.name,
+        step=target.step,
+        blocks=blocks,
+        factor_product=factor_product,
+        decades=decades,
+        verdict=judge_decades(decades),
+    )
 
 
 def _scaling_blocks(stage: list[BlockCall]) -> list[ScalingBlock]:

@@ -3,34 +3,59 @@
 import os
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, metadata, version
 from typing import Any
 
 from reslab.cli.options import (
     JsonFlag,
 )
 from reslab.cli.output import print_json, print_pairs
-from reslab.data.cache import cache_dir
+from reslab.runtime.files import cache_dir
 
-CORE_PACKAGES = [
-    "torch",
-    "torchvision",
-    "numpy",
-    "pillow",
-    "safetensors",
-    "rich",
-    "typer",
-    "matplotlib",
-    "jinja2",
-    "scikit-learn",
-]
-EXTRA_PACKAGES = {
-    "timm": ["timm", "huggingface_hub"],
-    "yaml": ["PyYAML"],
-    "tensorboard": ["tensorboard"],
-    "webdataset": ["webdataset"],
-}
+
+@dataclass(frozen=True)
+class RequiredPackage:
+    """A package that reslab requires, for an extra or (empty) always: the versions required, the one installed."""
+
+    name: str
+    extra: str
+    required: str
+    installed: str | None
+    is_satisfied: bool
+
+    def describe(self) -> str:
+        """Return `timm 1.0.27`, `timm missing` or `timm 0.9 (needs >=1.0.20)`."""
+        if self.installed is None:
+            return f"{self.name} missing"
+        return f"{self.name} {self.installed}" + ("" if self.is_satisfied else f" (needs {self.required})")
+
+
+def required_packages(distribution: str = "reslab") -> list[RequiredPackage]:
+    """Return the packages that the metadata of an installed distribution requires on this platform.
+
+    An extra's references to other extras of the distribution itself are left out.
+    """
+    from packaging.requirements import Requirement
+
+    try:
+        package_metadata = metadata(distribution)
+    except PackageNotFoundError:
+        return []
+    extras = ["", *(package_metadata.get_all("Provides-Extra") or [])]
+    packages = []
+    for requirement in map(Requirement, package_metadata.get_all("Requires-Dist") or []):
+        extra = next(
+            (name for name in extras if requirement.marker is None or requirement.marker.evaluate({"extra": name})),
+            None,
+        )
+        if extra is not None and requirement.name != distribution:
+            installed = installed_version(requirement.name)
+            is_satisfied = installed is not None and requirement.specifier.contains(installed, prereleases=True)
+            packages.append(
+                RequiredPackage(requirement.name, extra, str(requirement.specifier), installed, is_satisfied)
+            )
+    return packages
 
 
 def doctor(as_json: JsonFlag = False) -> None:
@@ -44,15 +69,31 @@ def doctor(as_json: JsonFlag = False) -> None:
 
 def collect_environment() -> dict[str, Any]:
     """Return everything that `reslab doctor` prints, as plain data."""
+    packages = required_packages()
     return {
         "reslab": installed_version("reslab"),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "versions": {name: installed_version(name) for name in CORE_PACKAGES},
-        "extras": {extra: {name: installed_version(name) for name in names} for extra, names in EXTRA_PACKAGES.items()},
+        "versions": {package.name: package.installed for package in packages if not package.extra},
+        "extras": {
+            extra: _extra_payload(extra, [package for package in packages if package.extra == extra])
+            for extra in dict.fromkeys(package.extra for package in packages if package.extra)
+        },
         "devices": list_devices(),
         "caches": list_caches(),
+    }
+
+
+def _extra_payload(extra: str, packages: list[RequiredPackage]) -> dict[str, Any]:
+    """Return whether an extra is usable, its packages, and the command that installs what is missing, if anything."""
+    is_installed = all(package.is_satisfied for package in packages)
+    return {
+        "installed": is_installed,
+        "packages": {package.name: package.installed for package in packages},
+        "required": {package.name: package.required for package in packages},
+        "text": ", ".join(package.describe() for package in packages),
+        "install_command": None if is_installed else f"pip install 'reslab[{extra}]'",
     }
 
 
@@ -92,9 +133,9 @@ def _cpu_precisions() -> list[str]:
 
 def list_caches() -> dict[str, dict[str, Any]]:
     """Return the cache folders of weights and datasets, and whether they exist."""
-    import torch
+    from reslab.nn.checkpoints.download import hub_checkpoints_dir
 
-    folders = {"published weights": Path(torch.hub.get_dir()) / "checkpoints", "data": cache_dir()}
+    folders = {"published weights": hub_checkpoints_dir(), "data": cache_dir()}
     return {name: {"path": str(path), "exists": path.is_dir()} for name, path in folders.items()}
 
 
@@ -104,14 +145,9 @@ def _environment_rows(environment: dict[str, Any]) -> list[tuple[str, str]]:
         (name, package_version or "MISSING: pip install " + name)
         for name, package_version in environment["versions"].items()
     ]
-    for extra, names in environment["extras"].items():
-        missing = [name for name, package_version in names.items() if package_version is None]
-        versions_text = ", ".join(
-            f"{name} {package_version}" for name, package_version in names.items() if package_version
-        )
-        lines.append(
-            (f"extra {extra}", versions_text if not missing else f"not installed: pip install 'reslab[{extra}]'")
-        )
+    for name, extra in environment["extras"].items():
+        command_text = f"; {extra['install_command']}" if extra["install_command"] else ""
+        lines.append((f"extra {name}", extra["text"] + command_text))
     for device in environment["devices"]:
         memory = f", {device['memory_gib']} GiB" if "memory_gib" in device else ""
         lines.append((f"device {device['device']}", f"{device['name']}{memory}: {', '.join(device['precisions'])}"))

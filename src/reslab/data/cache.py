@@ -1,18 +1,11 @@
-"""The cache folder: downloads, decoded images and what is known about files; everything in it can be made again."""
+"""Files of the cache folder: downloads, decoded images, what is known about files; all of it can be made again."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 from reslab.runtime.files import atomic_path
-
-
-def cache_dir() -> Path:
-    """Return `$RESLAB_CACHE`, or `~/.cache/reslab`; the folder may not exist yet."""
-    env_dir = os.environ.get("RESLAB_CACHE")
-    return Path(env_dir).expanduser() if env_dir else Path.home() / ".cache" / "reslab"
 
 
 def write_cached(path: Path, write: Callable[[IO[bytes]], Any]) -> bool:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reslab.data.cache import cache_dir
 from reslab.data.image_datasets import ImageDataset
+from reslab.runtime.files import cache_dir
 from reslab.spec.errors import invalid
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reslab.data.cache import cache_dir, write_cached
+from reslab.data.cache import write_cached
 from reslab.data.image_datasets import TensorImageDataset
+from reslab.runtime.files import cache_dir
 
 MIN_SECONDS_TO_CACHE = 0.5
 _CACHE_FORMAT = "1"

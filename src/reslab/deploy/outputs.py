@@ -12,6 +12,7 @@ from typing import Any
 from reslab.deploy.extras import require_extra
 from reslab.deploy.inputs import InputItem
 from reslab.deploy.predict import Prediction, prediction_from_dict
+from reslab.report.csv_file import encode_csv, original_cell
 from reslab.runtime.files import write_atomic
 from reslab.spec.errors import invalid
 
@@ -60,23 +61,22 @@ _OPTIONAL_COLUMNS = ("embedding", "grad_cam")
 def format_csv(predictions: Iterable[Prediction]) -> str:
     """Return one line per class: path, rank, class, probability, error.
 
-    If any row has an embedding or a Grad-CAM path, the first line of each image has them in further columns.
+    If any row has an embedding or a Grad-CAM path, the first line of each image has them in further columns. Texts that
+    a spreadsheet would read as formulas begin with an apostrophe.
     """
     rows = list(predictions)
     optional_columns = [
         column for column in _OPTIONAL_COLUMNS if any(getattr(prediction, column) for prediction in rows)
     ]
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*COLUMNS, *optional_columns])
+    lines: list[list[object]] = []
     for prediction in rows:
         optional_cells = [_format_cell(getattr(prediction, column)) for column in optional_columns]
         if prediction.error:
-            writer.writerow([prediction.path, "", "", "", prediction.error, *optional_cells])
+            lines.append([prediction.path, "", "", "", prediction.error, *optional_cells])
         for rank, score in enumerate(prediction.classes, 1):
             cells = [prediction.path, rank, score.name, f"{score.probability:.6g}", ""]
-            writer.writerow([*cells, *(optional_cells if rank == 1 else [""] * len(optional_columns))])
-    return buffer.getvalue()
+            lines.append([*cells, *(optional_cells if rank == 1 else [""] * len(optional_columns))])
+    return encode_csv([*COLUMNS, *optional_columns], lines)
 
 
 def _format_cell(value: str | tuple[float, ...]) -> str:
@@ -126,7 +126,8 @@ def _read_csv(path: Path) -> tuple[list[Prediction], PredictionMetadata | None]:
         reader = csv.DictReader(file)
         if not set(COLUMNS) <= set(reader.fieldnames or ()):
             raise ValueError(f"columns {', '.join(reader.fieldnames or ())}")
-        for record in reader:
+        for line in reader:
+            record = {name: original_cell(cell or "") for name, cell in line.items() if name is not None}
             row = rows.setdefault(record["path"], {"path": record["path"], "classes": [], "error": record["error"]})
             if record["class"]:
                 row["classes"].append({"name": record["class"], "probability": float(record["probability"])})

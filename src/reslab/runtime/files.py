@@ -1,4 +1,4 @@
-"""Atomic file writing: a file holds either its old content or all of its new content, also after a crash."""
+"""Atomic file writing (a file holds its old content or all of its new, also after a crash), and the cache folder."""
 
 import contextlib
 import errno
@@ -26,6 +26,17 @@ def disk_full_guard(path: Path) -> Iterator[None]:
             f"no space left to write {path} ({os.strerror(error.errno or 0)}): files saved before are intact; "
             "free some space, then run the same command again (reslab train: with --resume)"
         ) from error
+
+
+def cache_dir() -> Path:
+    """Return the cache folder: `$RESLAB_CACHE`, `$XDG_CACHE_HOME/reslab` or `~/.cache/reslab`; it may not exist yet.
+
+    As the XDG Base Directory Specification requires, a relative `XDG_CACHE_HOME` is ignored.
+    """
+    own_dir, xdg_dir = os.environ.get("RESLAB_CACHE"), Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if own_dir:
+        return Path(own_dir).expanduser()
+    return (xdg_dir if xdg_dir.is_absolute() else Path.home() / ".cache") / "reslab"
 
 
 @contextlib.contextmanager

@@ -16,12 +16,12 @@ from PIL import Image
 
 from reslab.data import dataset_info
 from reslab.data import decoded_cache as decoded
-from reslab.data.cache import cache_dir
 from reslab.data.dataset import DatasetSplits
 from reslab.data.formats import cifar
 from reslab.data.image_datasets import TensorImageDataset
 from reslab.data.registry import DATASETS, open_dataset
 from reslab.data.webdataset.tar import list_tar_members, read_shards
+from reslab.runtime.files import cache_dir
 
 NUM = {"train": 20, "test": 10}
 PIXELS = {

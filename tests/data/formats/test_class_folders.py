@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from reslab.data.cache import cache_dir
 from reslab.data.dataset import DatasetSplits
 from reslab.data.formats import image_files as scanning
 from reslab.data.image_datasets import FileImageDataset
 from reslab.data.registry import open_dataset
+from reslab.runtime.files import cache_dir
 
 
 def picture(path: Path, colour: int = 0, size: tuple[int, int] = (80, 70)) -> None:

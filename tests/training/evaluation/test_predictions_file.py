@@ -1,6 +1,7 @@
 """Answers written to files and read back."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,3 +52,12 @@ def test_another_ending_and_missing_probabilities_are_refused(tmp_path: Path) ->
     with pytest.raises(ValueError, match="kept its probabilities"):
         save_predictions(tmp_path / "a.csv", evaluation(keep=False))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_and_classes_that_are_formulas_are_made_harmless(tmp_path: Path) -> None:
+    formulas = replace(evaluation(), names=("=cmd|x", "+1.png", "w.png"), classes=("=evil()", "-0.5"))
+    save_predictions(tmp_path / "a.csv", formulas)
+    with (tmp_path / "a.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == ["'=cmd|x", "'+1.png", "w.png"]
+    assert [row["class"] for row in rows] == ["'=evil()", "-0.5", "-0.5"]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from reslab.data.cache import cache_dir, read_json, write_json
+from reslab.data.cache import read_json, write_json
 from reslab.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DatasetListing, DatasetSplits
 from reslab.data.decode import check_image
 from reslab.data.formats.class_folders import (
@@ -26,6 +26,7 @@ from reslab.data.formats.class_names import readable_class_names
 from reslab.data.formats.csv_table import list_csv
 from reslab.data.image_datasets import FileImageDataset, ImageDataset, relative_name
 from reslab.data.splits import SplitOptions, apply_split, collect_skipped, default_eval_transform
+from reslab.runtime.files import cache_dir
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from reslab.data.cache import cache_dir, read_json, write_json
+from reslab.data.cache import read_json, write_json
 from reslab.data.decode import check_image, read_image
 from reslab.data.image_datasets import ImageLocation, TensorImageDataset, stack_images
+from reslab.runtime.files import cache_dir
 from reslab.spec.errors import invalid
 
 TAR_IMAGE_EXTENSIONS = ("webp", "png", "jpg", "jpeg")

@@ -1,5 +1,6 @@
 """Render the analyses of the signal: `scaling`, `orders`, `responses` and `telescope`."""
 
+import math
 from collections.abc import Sequence
 
 from reslab.report.analyses.overlay import (
@@ -41,11 +42,12 @@ def render_scaling(results: Sequence[Result]) -> RenderedResult:
 
 
 def _scaling_text(result: Result) -> str:
-    effects = {"exploding": "grows", "vanishing": "vanishes", "preserved": "is preserved"}
+    decades = result["decades"]
+    decades_text = "" if decades is None or math.isinf(decades) else f" (D = {decades:.2f})"
     return (
-        f"{result['model']}: {result['verdict']}. The product of all shortcut factors is "
-        f"{format_number(result['factor_product'], 3)}: through the shortcuts alone the signal "
-        f"{effects[result['verdict']]}. {_measured_gradient_text(result)}"
+        f"{result['model']}: {result['verdict']}. The product of all shortcut factors, by which the signal and its "
+        f"gradient change through the shortcuts alone, is {format_number(result['factor_product'], 3)}{decades_text}. "
+        f"{_measured_gradient_text(result)}"
     )
 
 

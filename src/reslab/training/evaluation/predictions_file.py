@@ -1,12 +1,12 @@
 """Per-sample predictions of an evaluation as a CSV or npz file."""
 
-import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from reslab.report.csv_file import encode_csv
 from reslab.runtime.files import write_atomic
 from reslab.spec.errors import invalid
 from reslab.training.evaluation.loop import Evaluation
@@ -25,7 +25,8 @@ def check_predictions_path(path: str | Path) -> Path:
 def save_predictions(path: str | Path, evaluation: Evaluation) -> None:
     """Write every sample's name, class, predicted class and probabilities, in the order of the split.
 
-    CSV: `name,class,predicted,probability` and a column `p(CLASS)` for each class. npz: `names` (N,), `labels` (N,)
+    CSV: `name,class,predicted,probability` and a column `p(CLASS)` for each class; texts that a spreadsheet would read
+    as formulas begin with an apostrophe. npz: `names` (N,), `labels` (N,)
     int64, `probabilities` (N, C) float32, `classes` (C,). Raises ValueError if the evaluation kept no probabilities or
     the path has another suffix; DiskFullError.
     """
@@ -40,15 +41,12 @@ def save_predictions(path: str | Path, evaluation: Evaluation) -> None:
 
 
 def _encode_csv(probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str], classes: Sequence[str]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", "class", "predicted", "probability", *(f"p({name})" for name in classes)])
+    header = ["name", "class", "predicted", "probability", *(f"p({name})" for name in classes)]
+    rows = []
     for name, label, row in zip(names, labels.tolist(), probabilities, strict=True):
         predicted = int(row.argmax())
-        writer.writerow(
-            [name, classes[label], classes[predicted], *(f"{value:.7g}" for value in (row[predicted], *row))]
-        )
-    return text.getvalue().encode()
+        rows.append([name, classes[label], classes[predicted], *(f"{value:.7g}" for value in (row[predicted], *row))])
+    return encode_csv(header, rows).encode()
 
 
 def _encode_npz(probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str], classes: Sequence[str]) -> bytes:
