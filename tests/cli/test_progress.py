@@ -1,11 +1,14 @@
 """The progress of a run: plain lines in a file, a moving bar in a terminal."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from reslab.cli.progress import ProgressDisplay
+from reslab.report.format import format_int
+from reslab.training.train import train
 
 START = {
     "kind": "start",
@@ -86,3 +89,16 @@ def test_waiting_for_data_is_shown_above_a_threshold() -> None:
         text = shown([START, TRAIN, {**PROGRESS, "waiting_fraction": share}, EVAL], terminal=False)
         assert ("40% of the time waiting for data" in text) is expected
         assert ("waiting" in text) is expected
+
+
+def test_each_phase_of_unfreezing_is_a_line_and_a_record(tmp_path: Path) -> None:
+    settings = {"unfreeze": "head: 0%,all: 50%", "model.depths": "1,1,1"}
+    console = Console(file=io.StringIO(), width=80)
+    run = train(output=tmp_path / "run", epochs=2, overrides=settings, on_log=ProgressDisplay(console))
+    phases = [record for record in run.log.records() if record["kind"] == "phase"]
+    assert [(record["step"], record["trained"]) for record in phases] == [(0, ["head"]), (22, ["head", "all"])]
+    assert phases[0]["num_trained_params"] == 64 * 10 + 10
+    total = format_int(phases[1]["num_trained_params"])
+    lines = console.file.getvalue().splitlines()
+    assert f"epoch 0: training head (650 of {total} parameters)" in lines
+    assert f"epoch 1: training head, all ({total} of {total} parameters)" in lines

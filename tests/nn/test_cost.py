@@ -59,3 +59,31 @@ def test_counting_leaves_weights_modes_and_hooks_alone() -> None:
     assert model.training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert all(not module._forward_hooks for module in model.modules())
+
+
+class Repeated(nn.Module):
+    """`n * [block]`: one block under several names, with a BatchNorm, and a weight that two layers share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        block = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.blocks = nn.Sequential(*(5 * [block]))
+        self.other = nn.Conv2d(4, 4, 3, padding=1)
+        self.other.weight = block[0].weight
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.other(self.blocks(self.stem(x))).mean((2, 3)))
+
+
+def test_a_network_with_tied_weights_is_left_as_it_was() -> None:
+    model = Repeated()
+    before = {name: (id(value), value.clone()) for name, value in model.state_dict(keep_vars=True).items()}
+    layers = layer_table(model, (3, 8, 8))
+    after = model.state_dict(keep_vars=True)
+    assert all(id(after[name]) == key and torch.equal(after[name], value) for name, (key, value) in before.items())
+    assert model.training
+    assert model(torch.zeros(2, 3, 8, 8)).shape == (2, 2)
+    convs = [layer for layer in layers if layer.kind == "Conv2d"]
+    assert [layer.macs for layer in convs] == [8 * 8 * 4 * 3, *[8 * 8 * 4 * 4 * 9] * 6]

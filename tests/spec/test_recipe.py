@@ -274,8 +274,10 @@ def test_recipes_of_others_compute_in_float32_and_name_what_they_are_for() -> No
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"unfreeze": ("head",)}, "PART: DURATION"),
+        ({"unfreeze": ("head",)}, "PART: START"),
         ({"unfreeze": ("head: 1 epoch",)}, "from the start"),
+        ({"unfreeze": ("head: 10%",)}, "from the start"),
+        ({"unfreeze": ("head: 0%", "all: 100%")}, "below 100%"),
         ({"unfreeze": ("head: 0 epochs", "head: 2 epochs")}, "once"),
         ({"arch": ("mix",)}, "AXIS=VALUE"),
         ({"val_fraction": 1.0}, "below 1"),

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from reslab.nn.factory import create_model
+from reslab.spec.recipes import get_recipe
 from reslab.training.freezing import Freezing
 
 STAGES = ("head: 0 epochs", "last-stage: 1 epoch", "layer2: 2 epochs")
@@ -20,7 +21,7 @@ def trained(model: nn.Module) -> set[str]:
 
 def test_parts_open_at_their_step() -> None:
     model = small().train()
-    freezing = Freezing(model, STAGES, steps_per_epoch=10)
+    freezing = Freezing(model, STAGES, 10, 100)
     with freezing.active(0):
         seen = []
         for step in range(25):
@@ -40,7 +41,7 @@ def test_parts_open_at_their_step() -> None:
 def test_a_frozen_norm_does_not_move() -> None:
     model = small()
     model.train()
-    with Freezing(model, ("head: 0 epochs",), 10).active(3):
+    with Freezing(model, ("head: 0 epochs",), 10, 100).active(3):
         before = {name: value.clone() for name, value in model.state_dict().items()}
         model.train()
         model(torch.randn(4, 3, 32, 32)).sum().backward()
@@ -55,7 +56,7 @@ def test_a_frozen_norm_does_not_move() -> None:
 
 def test_without_stages_all_is_trained() -> None:
     model = small()
-    freezing = Freezing(model, (), 10)
+    freezing = Freezing(model, (), 10, 100)
     with freezing.active(0):
         assert freezing.frozen_norms(0) == []
         assert all(weight.requires_grad for weight in model.parameters())
@@ -64,17 +65,32 @@ def test_without_stages_all_is_trained() -> None:
 def test_what_the_user_froze_stays_frozen() -> None:
     model = small()
     model.conv1.weight.requires_grad_(False)
-    with Freezing(model, ("all: 0 epochs",), 10).active(0):
+    with Freezing(model, ("all: 0 epochs",), 10, 100).active(0):
         assert not model.conv1.weight.requires_grad
     assert not model.conv1.weight.requires_grad
 
 
 def test_the_head_of_a_module_of_one_s_own() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
-    with Freezing(model, ("head: 0 epochs",), 10).active(0):
+    with Freezing(model, ("head: 0 epochs",), 10, 100).active(0):
         assert trained(model) == {"3"}
 
 
 def test_an_unknown_part_names_the_nearest() -> None:
     with pytest.raises(ValueError, match="'layer3'"):
-        Freezing(small(), ("head: 0 epochs", "layer4: 1 epoch"), 10)
+        Freezing(small(), ("head: 0 epochs", "layer4: 1 epoch"), 10, 100)
+
+
+@pytest.mark.parametrize(("total_steps", "starts"), [(2, [0, 0, 1]), (12, [0, 2, 5]), (120, [0, 20, 50])])
+def test_the_phases_of_finetune_are_shares_of_the_run(total_steps: int, starts: list[int]) -> None:
+    freezing = Freezing(small(), get_recipe("finetune").unfreeze, 1, total_steps)
+    assert [step for step in range(total_steps) if freezing.is_phase_start(step)] == sorted(set(starts))
+    assert freezing.trained_parts(total_steps - 1) == ["head", "last-stage", "all"]
+    assert freezing.unreached_parts(total_steps) == {}
+    assert freezing.num_trained(total_steps - 1) == sum(weight.numel() for weight in small().parameters())
+
+
+def test_parts_that_a_run_never_trains_are_listed() -> None:
+    freezing = Freezing(small(), ("head: 0%", "layer3: 1 epoch", "all: 4 epochs"), 10, 20)
+    assert freezing.unreached_parts(20) == {"all": 40}
+    assert freezing.trained_parts(19) == ["head", "layer3"]

@@ -59,7 +59,7 @@ def make_loop(
         loss=functional.cross_entropy,
         optimizer=optimizer,
         train_step=train_step or TrainStep(),
-        freezing=Freezing(model, (), Wheel.num_steps_per_epoch),
+        freezing=Freezing(model, (), Wheel.num_steps_per_epoch, 100),
         seed=seed,
     )
 

@@ -69,7 +69,7 @@ def origin(
 
 def steps(model: nn.Module, batches: Wheel, loss: Any, stepping: TrainStep | None = None) -> TrainLoop:
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    freezing = Freezing(model, (), batches.num_steps_per_epoch)
+    freezing = Freezing(model, (), batches.num_steps_per_epoch, 100)
     return TrainLoop(
         model=model,
         loader=batches,

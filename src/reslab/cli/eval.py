@@ -191,7 +191,8 @@ def evaluate(
         bool,
         typer.Option(
             "--save-temperature",
-            help="Fit the temperature on the validation split and save it with the weights, for `predict`.",
+            help="Fit the temperature on the validation split and, if cross-validation finds it better than none, "
+            "save it with the weights, for `predict`.",
         ),
     ] = False,
     html_path: Annotated[
@@ -287,7 +288,11 @@ def _evaluate_val(evaluation: "Evaluation", evaluate_split: "Callable[..., Evalu
 
 
 def _save_temperature(model_source: Any, val_evaluation: "Evaluation | None") -> None:
-    from reslab.training.evaluation.calibration import fit_validation_temperature, save_temperature
+    from reslab.training.evaluation.calibration import (
+        TemperatureNotBetterError,
+        fit_validation_temperature,
+        save_temperature,
+    )
 
     if val_evaluation is None:
         raise invalid(
@@ -295,7 +300,12 @@ def _save_temperature(model_source: Any, val_evaluation: "Evaluation | None") ->
             "data without one",
             next_step="train with --val-fraction 0.1",
         )
-    fitted = fit_validation_temperature(val_evaluation)
+    try:
+        fitted = fit_validation_temperature(val_evaluation)
+    except TemperatureNotBetterError as error:
+        if read_distributed_env().is_main:
+            echo_err(f"no temperature was saved; {error}")
+        return
     if read_distributed_env().is_main:
         save_temperature(model_source, fitted)
         images_text = f"{format_int(fitted.num_samples)} validation images"

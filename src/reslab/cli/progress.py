@@ -62,6 +62,13 @@ class ProgressDisplay:
             self._task = self._bar.add_task("", total=record["total_steps"], completed=record["step"])
             self._bar.start()
 
+    def _on_phase(self, record: LogEntry) -> None:
+        parts_text = ", ".join(record["trained"])
+        params_text = (
+            f"{format_int(record['num_trained_params'])} of {format_int(self.start_record['params'])} parameters"
+        )
+        self.print(f"epoch {record['epoch']:.4g}: training {parts_text} ({params_text})")
+
     def _on_train(self, record: LogEntry) -> None:
         self.last_train_record = record
         self.train_seconds = record["seconds"]

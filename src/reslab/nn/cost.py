@@ -64,10 +64,25 @@ def layer_table(model: nn.Module, input_size: tuple[int, ...]) -> list[LayerSumm
     image = torch.empty((1, *input_size), dtype=dtype, device="meta")
     tracer = ReceptiveFieldTracer(image)
     with _forward_hooks(model, record), _eval_mode(model), torch.no_grad(), tracer:
-        weights = dict(model.named_parameters()) | dict(model.named_buffers())
-        meta_tensors = {name: torch.empty_like(tensor, device="meta") for name, tensor in weights.items()}
-        functional_call(model, meta_tensors, (image,), strict=False)
+        # Without tie_weights=False, functional_call leaves the tensors of a module used twice on the meta device.
+        functional_call(model, _meta_tensors(model), (image,), tie_weights=False, strict=False)
     return rows
+
+
+def _meta_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return a meta tensor for each place that holds a parameter or buffer, one for all places that share a tensor.
+
+    A module that is used under several names counts once, under its first name; its tensors are replaced there.
+    """
+    shared: dict[int, Tensor] = {}
+    result: dict[str, Tensor] = {}
+    for prefix, module in model.named_modules():
+        own_tensors = [*module.named_parameters(recurse=False, remove_duplicate=False)]
+        for name, tensor in [*own_tensors, *module.named_buffers(recurse=False, remove_duplicate=False)]:
+            if id(tensor) not in shared:
+                shared[id(tensor)] = torch.empty_like(tensor, device="meta")
+            result[f"{prefix}.{name}".lstrip(".")] = shared[id(tensor)]
+    return result
 
 
 def _macs(module: nn.Module, output: Tensor) -> int:

@@ -1,5 +1,6 @@
 """A training recipe: optimizer, schedule, duration, global batch size, transforms, regularization and precision."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,7 +14,8 @@ from reslab.spec.optim import Duration, OptimizerConfig, ScheduleConfig, parse_d
 
 MONITORED_METRICS = ("top1", "loss")
 PRECISIONS = ("float32", "bf16", "fp16", "auto")
-UNFREEZE_EXAMPLE = "'head: 0 epochs'"
+UNFREEZE_EXAMPLE = "'head: 0%'"
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%$")
 
 
 @dataclass(frozen=True)
@@ -21,30 +23,46 @@ class UnfreezeStep:
     """A part of the network and the time from which it is trained.
 
     `part` is `head` (everything after the last stage), `last-stage`, `all`, or the name of a module (`layer3`,
-    `layer4.0`).
+    `layer4.0`). `start` is a duration, or a fraction of the run's length.
     """
 
     part: str
-    start: Duration
+    start: Duration | float
+
+    def start_step(self, steps_per_epoch: int, total_steps: int) -> int:
+        """Return the first step at which the part is trained, in a run of `total_steps`."""
+        if isinstance(self.start, Duration):
+            return self.start.num_steps(steps_per_epoch)
+        return round(self.start * total_steps)
 
 
 def parse_unfreeze_steps(texts: tuple[str, ...]) -> tuple[UnfreezeStep, ...]:
-    """Parse `("head: 0 epochs", "layer4: 2 epochs", ...)`; an empty tuple trains everything from the start.
+    """Parse `("head: 0%", "layer4: 25%", "layer3: 5 epochs", ...)`; an empty tuple trains everything from the start.
 
-    Raises ValueError if an entry is not `PART: DURATION`, a part appears twice, or nothing is trained at first.
+    Raises ValueError if an entry is not `PART: START` (a share of the run below 100 %, or a duration), a part appears
+    twice, or nothing is trained at first.
     """
     steps = []
     for text in texts:
         part, colon, start_text = (piece.strip() for piece in text.partition(":"))
         if not part or not colon:
-            raise invalid("unfreeze as PART: DURATION", repr(text), nearest=UNFREEZE_EXAMPLE)
-        steps.append(UnfreezeStep(part, parse_duration(start_text, "the start in unfreeze")))
+            raise invalid("unfreeze as PART: START", repr(text), nearest=UNFREEZE_EXAMPLE)
+        steps.append(UnfreezeStep(part, _parse_start(start_text)))
     parts = [step.part for step in steps]
     if len(set(parts)) < len(parts):
         raise invalid("each part of unfreeze once", ", ".join(parts))
-    if steps and min(step.start.count for step in steps) > 0:
+    if steps and all(step.start_step(1_000_000, 1_000_000) for step in steps):
         raise invalid("a part of unfreeze that is trained from the start", ", ".join(texts), nearest=UNFREEZE_EXAMPLE)
     return tuple(steps)
+
+
+def _parse_start(text: str) -> Duration | float:
+    match = _PERCENT.match(text)
+    if match is None:
+        return parse_duration(text, "the start in unfreeze")
+    if float(match[1]) >= 100:
+        raise invalid("a start in unfreeze below 100% of the run", repr(text), nearest="'50%'")
+    return float(match[1]) / 100
 
 
 @dataclass(frozen=True)
@@ -135,8 +153,8 @@ class Recipe:
         mean over `grad_accum_steps` micro-batches (norms see the micro-batches), clipped to `clip_grad_norm` if that
         is above 0. `precision` is `float32`, `bf16`, `fp16` (autocast, fp16 with a scaled loss; weights and evaluation
         stay float32) or `auto`: bf16 where the hardware is fast at it. `activation_checkpointing` recomputes each
-        block in the backward pass to save memory. `unfreeze` says from when each part is trained (`head: 0 epochs`);
-        BatchNorm statistics stay fixed while frozen.
+        block in the backward pass to save memory. `unfreeze` says from when each part is trained: a share of the run
+        (`head: 0%`, `all: 42%`) or a duration (`layer4: 2 epochs`); BatchNorm statistics stay fixed while frozen.
     Loss: `loss` is an expression such as `bce(0.2)`; `class_weights` is `balanced` or one number a class;
         `l1` sum |w| + `l2` sum w^2 over all weights is added to it.
     Weights kept: those of the best validation score, or of the last step; with `ema` their moving average; with

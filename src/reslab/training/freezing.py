@@ -23,12 +23,15 @@ class Freezing:
     normalizes by its running statistics and does not update them. Raises ValueError for an unknown part.
     """
 
-    def __init__(self, model: nn.Module, unfreeze: tuple[str, ...], steps_per_epoch: int) -> None:
+    def __init__(self, model: nn.Module, unfreeze: tuple[str, ...], steps_per_epoch: int, total_steps: int) -> None:
         self.model = model
         self._start_steps: dict[str, int] = {}
+        self._part_starts: dict[str, int] = {}
         for unfreeze_step in parse_unfreeze_steps(unfreeze):
+            start = unfreeze_step.start_step(steps_per_epoch, total_steps)
+            self._part_starts[unfreeze_step.part] = start
             for prefix in _name_prefixes(model, unfreeze_step.part):
-                self._start_steps[prefix] = unfreeze_step.start.num_steps(steps_per_epoch)
+                self._start_steps[prefix] = start
         trainable = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
         self._weights = [(weight, self._start_step(name)) for name, weight in trainable]
         norms = set(batch_norms(model))
@@ -40,6 +43,22 @@ class Freezing:
             return 0
         starts = [start for prefix, start in self._start_steps.items() if f"{name}.".startswith(prefix)]
         return min(starts, default=float("inf"))
+
+    def is_phase_start(self, step: int) -> bool:
+        """Return True if other parts are trained from `step` on than before; always False without `unfreeze`."""
+        return step in self._part_starts.values()
+
+    def trained_parts(self, step: int) -> list[str]:
+        """Return the parts of `unfreeze` that are trained at `step`."""
+        return [part for part, start in self._part_starts.items() if step >= start]
+
+    def num_trained(self, step: int) -> int:
+        """Return the number of parameter values that are trained at `step`."""
+        return sum(weight.numel() for weight, start in self._weights if step >= start)
+
+    def unreached_parts(self, total_steps: int) -> dict[str, int]:
+        """Return the parts that a run of `total_steps` never trains, with the step they would start at."""
+        return {part: start for part, start in self._part_starts.items() if start >= total_steps}
 
     def frozen_norms(self, step: int) -> list[nn.Module]:
         """Return the BatchNorms that are frozen at `step`."""

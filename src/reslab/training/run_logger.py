@@ -62,6 +62,8 @@ def format_record(record: dict[str, Any]) -> str:
         return f"{position}: loss {record['loss']:.4f}, accuracy {record['top1']:.4f}, {speed_text}"
     if kind == "eval":
         return f"{position}: on {record['split']} loss {record['loss']:.4f}, accuracy {record['top1']:.4f}"
+    if kind == "phase":
+        return f"{position}: training {', '.join(record['trained'])} ({record['num_trained_params']:,} parameters)"
     return f"{position}: " + ", ".join(
         f"{name} {value}" for name, value in record.items() if name not in ("kind", "step")
     )

@@ -96,6 +96,7 @@ def setup_run(
     loop = build_train_loop(
         model, recipe, data, seed=seed, process_group=process_group, workers=workers, custom_loss=options.loss
     )
+    messages = (*messages, *_unfreeze_messages(loop, recipe))
     snapshot_interval_steps(options.snapshot_every or "0", loop.loader.num_steps_per_epoch)
     metadata = {
         "format": 1,
@@ -161,7 +162,12 @@ def build_train_loop(
         loss=build_train_loss(recipe, data, device, custom_loss),
         optimizer=build_optimizer(model, recipe.optimizer),
         train_step=train_step,
-        freezing=Freezing(model, recipe.unfreeze, loader.num_steps_per_epoch),
+        freezing=Freezing(
+            model,
+            recipe.unfreeze,
+            loader.num_steps_per_epoch,
+            parse_duration(recipe.duration).num_steps(loader.num_steps_per_epoch),
+        ),
         seed=seed,
         activation_checkpointing=recipe.activation_checkpointing,
         sync_bn=recipe.sync_bn,
@@ -358,6 +364,19 @@ def _duration_messages(recipe: Recipe, num_samples: int) -> tuple[str, ...]:
     if unreached:
         messages.append(f"the run ends at step {total_steps}, before the schedule's milestones {', '.join(unreached)}")
     return tuple(messages)
+
+
+def _unfreeze_messages(loop: TrainLoop, recipe: Recipe) -> tuple[str, ...]:
+    """Return a message for the parts that `unfreeze` names but the run is too short to train."""
+    total_steps = parse_duration(recipe.duration).num_steps(loop.loader.num_steps_per_epoch)
+    unreached = loop.freezing.unreached_parts(total_steps)
+    if not unreached:
+        return ()
+    parts_text = ", ".join(f"{part} (from step {start:,})" for part, start in unreached.items())
+    return (
+        f"the run ends at step {total_steps:,}, before it trains {parts_text}; give the start in unfreeze as a share "
+        "of the run, such as 'all: 42%', or train longer",
+    )
 
 
 def model_metadata(model: nn.Module) -> dict[str, Any]:

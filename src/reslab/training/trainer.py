@@ -111,7 +111,8 @@ class Trainer:
             raise invalid("an output folder that all ranks share", f"{self.run.path} with checkpoints of {steps_text}")
         if self.process_group.is_main:
             self.snapshot_writer.truncate(checkpoint.step if checkpoint else 0)
-        self.logger.start(checkpoint.step if checkpoint else 0)
+        # The records of step 0, if any, are written again at the start.
+        self.logger.start(checkpoint.step if checkpoint and checkpoint.step else -1)
         if checkpoint is None:
             return False
         self._load_model_and_optimizer(checkpoint)
@@ -142,6 +143,8 @@ class Trainer:
             self._last_saved_step = self.step
             try:
                 self._save_snapshot()
+                if self.step == 0:
+                    self._log_phase()
                 if not self.is_finished:
                     self.loop.run(
                         self.step, self.total_steps, lr_at=self.lr_at, meter=self.meter, after_step=self.after_step
@@ -173,6 +176,8 @@ class Trainer:
         if self.on_step_end and self.hook_every_steps and step % self.hook_every_steps == 0:
             self.logger.log({"kind": "step_end", "step": step, **self.on_step_end(step, self.model)})
         self._save_snapshot()
+        if not self.is_finished:
+            self._log_phase()
         self.logger.log_progress(self._progress_record)
         save_due = time.perf_counter() - self._last_save_time >= self.save_every_seconds
         # Clocks and signals differ between ranks, so they agree here on what they do next.
@@ -241,6 +246,20 @@ class Trainer:
         )
         if self.warmup_end_step is None and warmup_finished(self.recipe.schedule, 1 - averages["top1"]):
             self.warmup_end_step = self.step
+
+    def _log_phase(self) -> None:
+        """Log which parts of the network are trained from this step on, if `unfreeze` changes that here."""
+        freezing = self.loop.freezing
+        if not freezing.is_phase_start(self.step):
+            return
+        self.logger.log(
+            {
+                "kind": "phase",
+                **self._position(),
+                "trained": freezing.trained_parts(self.step),
+                "num_trained_params": freezing.num_trained(self.step),
+            }
+        )
 
     def _update_timers(self) -> None:
         now = time.perf_counter()

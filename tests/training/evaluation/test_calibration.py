@@ -16,8 +16,10 @@ from reslab.nn.checkpoints.safetensors_io import read_header, read_tensors
 from reslab.nn.factory import load_network
 from reslab.training.evaluation.calibration import (
     FittedTemperature,
+    TemperatureNotBetterError,
     apply_temperature,
     calibration_metrics,
+    check_temperature,
     compute_reliability,
     fit_temperature,
     fit_validation_temperature,
@@ -220,3 +222,48 @@ def test_what_means_nothing_is_refused() -> None:
         compute_reliability(probabilities, labels, 0)
     with pytest.raises(ValueError, match="above 0"):
         apply_temperature(probabilities, 0.0)
+
+
+def _evaluation(probabilities: Tensor, labels: Tensor) -> Evaluation:
+    num_correct = int((probabilities.argmax(1) == labels).sum())
+    return Evaluation(
+        len(labels), num_correct, None, 0.0, ((0,),), split="val", probabilities=probabilities, labels=labels
+    )
+
+
+def test_a_temperature_that_cross_validation_finds_worse_is_not_kept() -> None:
+    # The even images are too sure and the odd ones too unsure, so that each half wants the opposite of the other.
+    labels = torch.zeros(400, dtype=torch.int64)
+    sure = torch.tensor([0.99, 0.01]).repeat(200, 1)
+    sure[:80] = torch.tensor([0.01, 0.99])
+    unsure = torch.tensor([0.6, 0.4]).repeat(200, 1)
+    unsure[:10] = torch.tensor([0.4, 0.6])
+    probabilities = torch.stack((sure, unsure), 1).flatten(0, 1)
+    check = check_temperature(probabilities, labels)
+    assert check is not None
+    scaled = torch.empty_like(probabilities, dtype=torch.float64)
+    for half, other in ((0, 1), (1, 0)):
+        temperature = fit_temperature(probabilities[other::2].log(), labels[other::2])
+        scaled[half::2] = (probabilities[half::2].double().log() / temperature).softmax(1)
+    assert check.loss_after == pytest.approx(-scaled[:, 0].log().mean().item(), rel=1e-5)
+    assert check.loss_after > check.loss_before
+    assert check.ece_after > check.ece_before
+    with pytest.raises(TemperatureNotBetterError, match=rf"{check.ece_before:.2%} -> {check.ece_after:.2%}"):
+        fit_validation_temperature(_evaluation(probabilities, labels))
+
+
+def test_a_temperature_that_cross_validation_finds_better_is_kept() -> None:
+    probabilities, labels = answers()
+    check = check_temperature(probabilities, labels)
+    assert check is not None
+    assert check.is_better
+    fitted = fit_validation_temperature(_evaluation(probabilities, labels))
+    assert fitted.value == fit_temperature(log_probabilities(probabilities), labels)
+
+
+def test_a_half_without_a_mistake_allows_no_cross_validation() -> None:
+    probabilities = torch.tensor([0.9, 0.1]).repeat(6, 1)
+    labels = torch.tensor([0, 1, 0, 1, 0, 0])  # both mistakes are in the odd half
+    assert check_temperature(probabilities, labels) is None
+    with pytest.raises(TemperatureNotBetterError, match="without a mistake"):
+        fit_validation_temperature(_evaluation(probabilities, labels))

@@ -226,11 +226,48 @@ class FittedTemperature:
     num_samples: int
 
 
+@dataclass(frozen=True)
+class TemperatureCheck:
+    """Calibration error and loss of a split, without a temperature and with cross-fitted ones."""
+
+    ece_before: float
+    ece_after: float
+    loss_before: float
+    loss_after: float
+
+    @property
+    def is_better(self) -> bool:
+        """True if the temperatures lower the loss and do not raise the calibration error."""
+        return self.loss_after < self.loss_before and self.ece_after <= self.ece_before
+
+    def __str__(self) -> str:
+        ece_text = f"calibration error {self.ece_before:.2%} -> {self.ece_after:.2%}"
+        return f"{ece_text}, loss {self.loss_before:.4f} -> {self.loss_after:.4f}"
+
+
+class TemperatureNotBetterError(ValueError):
+    """Cross-validation does not find a temperature better than none."""
+
+
+def check_temperature(probabilities: Tensor, labels: Tensor) -> TemperatureCheck | None:
+    """Return the cross-validation of temperature scaling: each half is scaled with the other half's temperature.
+
+    Probabilities (N, C), labels (N,). None if a half is empty or has no mistake, so that nothing can be fitted to it.
+    """
+    scaled = apply_cross_fitted_temperature(probabilities, labels)
+    if scaled is None:
+        return None
+    eces = [compute_reliability(p, labels).ece for p in (probabilities, scaled)]
+    losses = [functional.nll_loss(log_probabilities(p), labels).item() for p in (probabilities, scaled)]
+    return TemperatureCheck(*eces, *losses)
+
+
 def fit_validation_temperature(val_evaluation: Evaluation) -> FittedTemperature:
-    """Fit the temperature on a validation split.
+    """Fit the temperature on a validation split, if cross-validation finds it better than none.
 
     Raises ValueError for another split (a temperature is never fitted on the test or training images), if no
-    validation image is misclassified, or if the evaluation kept no probabilities.
+    validation image is misclassified, or if the evaluation kept no probabilities; TemperatureNotBetterError if
+    `check_temperature` is worse or impossible.
     """
     if val_evaluation.split != "val":
         raise invalid(
@@ -242,6 +279,13 @@ def fit_validation_temperature(val_evaluation: Evaluation) -> FittedTemperature:
     if val_evaluation.num_correct == val_evaluation.num_samples:
         got = f"{val_evaluation.num_samples} images, all classified correctly"
         raise invalid("a misclassified validation image, to fit a temperature", got, next_step="leave it at 1")
+    check = check_temperature(probabilities, labels)
+    if check is None or not check.is_better:
+        got = f"half of the {val_evaluation.num_samples} images without a mistake" if check is None else str(check)
+        next_step = "use no temperature, or more validation images"
+        raise TemperatureNotBetterError(
+            str(invalid("a temperature that cross-validation finds better", got, next_step=next_step))
+        )
     return FittedTemperature(
         fit_temperature(log_probabilities(probabilities), labels), val_evaluation.split, val_evaluation.num_samples
     )
