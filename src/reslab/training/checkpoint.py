@@ -116,6 +116,18 @@ class TrainCheckpoint:
     plateau: dict[str, Any] | None = None
     early_stopping: dict[str, Any] | None = None
 
+    def selected_weights(self) -> dict[str, Any]:
+        """Return the weights that the run would keep if it ended here, unless it averages over epochs (SWA)."""
+        if self.best is not None:
+            weights: dict[str, Any] = self.best["weights"]
+            return weights
+        return self.model if self.ema is None else self.ema
+
+
+def checkpoint_path(folder: Path) -> Path:
+    """Return the path of the checkpoint in `folder`."""
+    return folder / _FILENAME
+
 
 def save_train_checkpoint(folder: Path, checkpoint: TrainCheckpoint) -> None:
     """Write the checkpoint into `folder` atomically: the previous one stays until the new one is complete.
@@ -134,9 +146,17 @@ def has_train_checkpoint(folder: Path) -> bool:
 
 def load_train_checkpoint(folder: Path, device: torch.device | str = "cpu") -> TrainCheckpoint | None:
     """Load the checkpoint in `folder`; None if there is none. Raises ValueError if the file is damaged."""
-    path = folder / _FILENAME
     if folder.is_dir():
         remove_partial_files(folder)
+    return read_train_checkpoint(folder, device)
+
+
+def read_train_checkpoint(folder: Path, device: torch.device | str = "cpu") -> TrainCheckpoint | None:
+    """Load the checkpoint in `folder` and change nothing there, so that another process may be writing the next one.
+
+    None if there is no checkpoint. Raises ValueError if the file is damaged.
+    """
+    path = folder / _FILENAME
     if not path.exists():
         return None
     try:

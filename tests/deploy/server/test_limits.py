@@ -2,9 +2,9 @@
 
 import pytest
 
+from reslab.deploy.server.admission import AdmissionLimiter
 from reslab.deploy.server.errors import HTTPError
 from reslab.deploy.server.settings import ServerSettings
-from reslab.deploy.server.state import AdmissionLimiter
 
 
 def test_places_are_counted_and_given_back() -> None:

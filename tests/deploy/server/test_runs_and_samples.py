@@ -15,8 +15,8 @@ from PIL import Image
 from reslab.data.dataset import DatasetSplits
 from reslab.data.loader import eval_loader
 from reslab.deploy.server.app import create_app
+from reslab.deploy.server.model_handle import model_names
 from reslab.deploy.server.settings import ServerSettings
-from reslab.deploy.server.state import model_names
 from reslab.training.evaluation.loop import evaluate_batches
 from reslab.training.run import Run, load
 
@@ -107,10 +107,11 @@ def test_weights_alone_are_enough_to_predict(weights: Path, png: bytes, settings
 
 @pytest.fixture
 def unfinished(runs: list[Run], tmp_path: Path) -> Iterator[Path]:
-    """A run in the middle of its training: no result, no weights, a few log records."""
+    """A run before its first checkpoint: no result, no weights, a few log records."""
     folder = tmp_path / "growing"
     shutil.copytree(runs[0].path, folder)
     (folder / "model.safetensors").unlink()
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     facts = json.loads((folder / "run.json").read_text())
     del facts["result"]
     (folder / "run.json").write_text(json.dumps(facts))
@@ -123,11 +124,11 @@ def test_a_run_in_training_is_shown_and_answers_once_it_has_ended(
     with TestClient(create_app([unfinished], settings)) as client:
         assert client.get("/readyz").status_code == 503
         (model,) = client.get("/v1/models").json()["models"]
-        assert not model["finished"]
+        assert (model["has_weights"], model["finished"]) == (False, False)
         assert model["stages"]
         found = client.post("/v1/predict", content=png)
         assert found.status_code == 503
-        assert "in training" in found.json()["error"]
+        assert "first checkpoint" in found.json()["error"]
         before = client.get("/v1/models/growing/run").json()
         assert (before["finished"], before["confusion_matrix"], before["num_steps"]) == (False, None, 22)
         with (unfinished / "log.jsonl").open("a") as log:

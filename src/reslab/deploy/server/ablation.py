@@ -22,6 +22,7 @@ from reslab.analysis.surgery import (
 )
 from reslab.data.transforms.normalize import Normalize
 from reslab.deploy.server.errors import HTTPError, http_error
+from reslab.deploy.server.schemas import RejectedBlock
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_device
 
@@ -116,9 +117,9 @@ class AppliedAblation:
     off: set[str] = field(default_factory=set)
     rejected: list[tuple[str, str]] = field(default_factory=list)
 
-    def describe_rejected(self) -> list[dict[str, str]]:
+    def describe_rejected(self) -> list[RejectedBlock]:
         """Return the rejected blocks as the routes send them."""
-        return [{"block": block, "reason": reason} for block, reason in self.rejected]
+        return [RejectedBlock(block=block, reason=reason) for block, reason in self.rejected]
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,8 @@ def apply_ablation(network: ResidualNetwork, ablation: AblationRequest) -> Itera
 
 
 def _measure_model(analysis_model: AnalysisModel, network: ResidualNetwork, x: Tensor) -> AblationMeasurement:
+    if not analysis_model.slots:  # a network without blocks, whose layers would be recorded instead
+        return AblationMeasurement(analysis_model.probabilities(network, x)[0], {})
     with record_block_calls(network) as calls:
         probabilities = analysis_model.probabilities(network, x)[0]
     stds = [finite_or_none(float(call.output.double().std(correction=0))) for call in calls]

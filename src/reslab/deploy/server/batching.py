@@ -36,10 +36,11 @@ class DynamicBatcher(Generic[InputT, OutputT]):
         self._queue.put((item, result))
         return result
 
-    def close(self) -> None:
-        """Compute what was submitted, then end the thread."""
+    def close(self, wait: bool = True) -> None:
+        """Compute what was submitted, then end the thread; with `wait`, return only then."""
         self._queue.put(None)
-        self._thread.join()
+        if wait:
+            self._thread.join()
 
     def _run(self) -> None:
         while (batch := self._next_batch()) is not None:

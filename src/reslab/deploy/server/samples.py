@@ -4,7 +4,6 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +11,10 @@ from torch import Tensor
 from reslab.data.dataset import DatasetSplits
 from reslab.data.image_datasets import ImageDataset
 from reslab.data.loader import eval_loader
+from reslab.deploy.server.ablation import finite_or_none
 from reslab.deploy.server.errors import HTTPError, http_error
+from reslab.deploy.server.model_handle import reading_run
+from reslab.deploy.server.schemas import ClassMetricsSchema, SampleInfo, SamplePrediction
 from reslab.metrics.classification import per_class_metrics
 from reslab.training.run import Run
 from reslab.training.run_data import reopen_data
@@ -29,13 +31,10 @@ class SampleSet:
     images: ImageDataset
     order: tuple[int, ...]
 
-    def describe(self, index: int) -> dict[str, Any]:
+    def describe(self, index: int) -> SampleInfo:
         """Return id, label and name of the image at this index."""
-        return {
-            "id": index,
-            "label": self.data.classes[int(self.images.labels[index])],
-            "name": self.images.name(index),
-        }
+        label = self.data.classes[int(self.images.labels[index])]
+        return SampleInfo(id=index, label=label, name=self.images.name(index))
 
     def load_batch(self, indices: Sequence[int]) -> Tensor:
         """Return images as the network reads them, normalized (N, C, H, W)."""
@@ -62,7 +61,9 @@ class SampleStore:
 
         def load() -> Tensor:
             sample_set = self.get(model, run)
-            return sample_set.load_batch(sample_set.order[:num_images])
+            assert run is not None  # `get` raises without one
+            with reading_run(model, run.path):
+                return sample_set.load_batch(sample_set.order[:num_images])
 
         return await asyncio.to_thread(load)
 
@@ -98,40 +99,37 @@ class SampleEvaluation:
         )
         return [[int(count) for count in row] for row in counts]
 
-    def misclassified(self) -> list[dict[str, Any]]:
+    def misclassified(self) -> list[SamplePrediction]:
         """Return the misclassified images with the highest confidence, highest first."""
         wrong = (self.predicted != self.labels).nonzero().flatten()
         order = wrong[self.confidences[wrong].argsort(descending=True, stable=True)][:_NUM_MISCLASSIFIED]
         return [self.describe_sample(position) for position in order.tolist()]
 
-    def confusion_cell(self, true: int, predicted: int) -> list[dict[str, Any]]:
+    def confusion_cell(self, true: int, predicted: int) -> list[SamplePrediction]:
         """Return the images of one cell of the confusion matrix."""
         positions = ((self.labels == true) & (self.predicted == predicted)).nonzero().flatten()
         return [self.describe_sample(position) for position in positions.tolist()]
 
-    def describe_sample(self, position: int) -> dict[str, Any]:
+    def describe_sample(self, position: int) -> SamplePrediction:
         """Return id, true, predicted, probability and name of an image."""
         index = self.indices[position]
-        return {
-            "id": index,
-            "true": self.classes[int(self.labels[position])],
-            "predicted": self.classes[int(self.predicted[position])],
-            "probability": float(self.confidences[position]),
-            "name": self.sample_set.images.name(index),
-        }
+        return SamplePrediction(
+            id=index,
+            true=self.classes[int(self.labels[position])],
+            predicted=self.classes[int(self.predicted[position])],
+            probability=float(self.confidences[position]),
+            name=self.sample_set.images.name(index),
+        )
 
-    def per_class(self) -> list[dict[str, Any]]:
+    def per_class(self) -> list[ClassMetricsSchema]:
         """Return precision, recall and F1 of each class; null where one is undefined."""
-        rows = per_class_metrics(self.confusion_matrix(), self.classes)
         return [
-            {
-                "name": row.name,
-                "num_samples": row.num_samples,
-                **{name: _nan_to_none(getattr(row, name)) for name in ("precision", "recall", "f1")},
-            }
-            for row in rows
+            ClassMetricsSchema(
+                name=row.name,
+                num_samples=row.num_samples,
+                precision=finite_or_none(row.precision),
+                recall=finite_or_none(row.recall),
+                f1=finite_or_none(row.f1),
+            )
+            for row in per_class_metrics(self.confusion_matrix(), self.classes)
         ]
-
-
-def _nan_to_none(value: float) -> float | None:
-    return None if value != value else value

@@ -49,7 +49,7 @@ class RejectedBlock(BaseModel):
 class ExplainResponse(BaseModel):
     """A `heatmap` (H, W) from 0 to 1 over `image`, the prepared image."""
 
-    label: str = Field(alias="class")
+    label: str = Field(serialization_alias="class")
     method: str
     heatmap: list[list[float]]
     image: str
@@ -128,7 +128,11 @@ class StageInfo(BaseModel):
 
 
 class ModelInfo(BaseModel):
-    """A served model."""
+    """A served model.
+
+    `finished`: it has final weights. `checkpoint_step`: the step of its weights while its run is in training.
+    `problem`: what is wrong with its files, empty if nothing is.
+    """
 
     name: str
     arch: str
@@ -138,7 +142,10 @@ class ModelInfo(BaseModel):
     preprocess: dict[str, Any] | None
     metrics: dict[str, Any] | None
     has_run: bool
+    has_weights: bool
     finished: bool
+    checkpoint_step: int | None
+    problem: str
     depth: int
     params: int
     order: str
@@ -185,6 +192,16 @@ class ConfusionCellResponse(BaseModel):
     samples: list[SamplePrediction]
 
 
+class ClassMetricsSchema(BaseModel):
+    """The metrics of one class on the evaluation split; null where one is undefined."""
+
+    name: str
+    num_samples: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
 class RunResponse(BaseModel):
     """A run: its log from record `since` on, and, once `evaluated`, its network's errors on the test images."""
 
@@ -197,7 +214,7 @@ class RunResponse(BaseModel):
     evaluated: bool
     confusion_matrix: list[list[int]] | None
     misclassified: list[SamplePrediction]
-    per_class: list[dict[str, Any]]
+    per_class: list[ClassMetricsSchema]
     num_images: int
     reason: str
 
@@ -218,7 +235,7 @@ _STATUS_DESCRIPTIONS = {
     415: "Not an image, or an unsupported content type.",
     422: "An invalid value; the message names the nearest valid one.",
     429: "No free capacity; try again after Retry-After seconds.",
-    503: "The run has no weights yet.",
+    503: "The run has no weights yet, or its files cannot be read.",
     504: "No response within the time limit.",
 }
 _READ_STATUSES = (403, 401, 404, 422)
@@ -235,6 +252,7 @@ READ_ERRORS, INFERENCE_ERRORS, HEALTH_ERRORS = (
     _error_responses(_INFERENCE_STATUSES),
     _error_responses((403, 503)),
 )
+UNREADABLE_ERRORS = _error_responses((503,))
 OVERLOAD_ERRORS = _error_responses((429, 503, 504))
 
 

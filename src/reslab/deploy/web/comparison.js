@@ -30,11 +30,12 @@ export function makeComparison(models, heat, onModels) {
     await Promise.all(others.map((other) => other.setImage(image, info)));
   }
 
-  /** Update the list of networks; panels whose run has finished since are recreated. */
+  /** Update the list of networks; panels whose run has finished or got its first weights since are recreated. */
   function updateModels(newModels) {
-    const finished = newModels.filter((model) => model.finished && !byName(model.name)?.finished).map((model) => model.name);
+    const state = (model) => `${model?.finished} ${model?.has_weights}`;
+    const changed = newModels.filter((model) => state(model) !== state(byName(model.name))).map((model) => model.name);
     models = newModels;
-    panels = panels.filter((panel) => !finished.includes(panel.model.name));
+    panels = panels.filter((panel) => !changed.includes(panel.model.name));
     fillChoices(first, second, models);
     render();
   }

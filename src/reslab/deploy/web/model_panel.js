@@ -34,12 +34,15 @@ export function makeModelPanel(model, controls, id) {
   const fetchHeatmap = inTurn(() => api.explain(model.name, controls.method(), selected, ablation.request(), image));
 
   const result = element("div", { class: "result" }, heatmap.node, element("div", { class: "classes" }, bars.node, status));
-  const parts = [prediction, result, element("h3", {}, "Blocks"), ablationControls.node, network.node, details.node, curve.node];
-  const node = element("section", { class: "panel model-panel", "aria-label": `The network ${model.name}` }, heading(model), ...(model.finished ? parts : [waiting(model)]));
+  const blockParts = blocks.length
+    ? [element("h3", {}, "Blocks"), ablationControls.node, network.node, details.node, curve.node]
+    : [element("p", { class: "note" }, "This network has no residual blocks, so there is nothing to switch off.")];
+  const parts = [prediction, result, ...blockParts];
+  const node = element("section", { class: "panel model-panel", "aria-label": `The network ${model.name}` }, heading(model), ...(model.has_weights ? parts : [waiting(model)]));
 
   /** Set another image. Rejects, without a change, if the network cannot read it. */
   async function setImage(blob, imageInfo) {
-    if (!model.finished) return;
+    if (!model.has_weights) return;
     const found = (await fetchPrediction(blob)).predictions[0];
     [image, info, baseline, current, selected] = [blob, imageInfo, found.classes, found.classes, null];
     clearAlert();
@@ -47,7 +50,7 @@ export function makeModelPanel(model, controls, id) {
     heatmap.setBusy(true);
     slow = false;
     await lesion();
-    curve.setImage(image);
+    if (blocks.length) curve.setImage(image);
   }
 
   /** Predict with the current ablation; after the last change, also update heatmap and block details. */
@@ -94,12 +97,14 @@ export function makeModelPanel(model, controls, id) {
 
 function heading(model) {
   const accuracy = model.metrics?.top1 != null ? `${formatPercent(model.metrics.top1)} test accuracy` : "";
-  const facts = [model.arch, model.depth && `${model.depth} layers`, `${formatCount(model.params)} parameters`, accuracy];
-  return element("div", {}, element("h2", {}, model.name), element("p", { class: "note" }, facts.filter(Boolean).join(" · ")));
+  const training = model.checkpoint_step != null ? `in training, weights of step ${formatCount(model.checkpoint_step)}` : "";
+  const facts = [model.arch, model.depth && `${model.depth} layers`, model.params && `${formatCount(model.params)} parameters`, accuracy, training];
+  const problem = model.problem && element("p", { class: "note" }, model.problem);
+  return element("div", {}, element("h2", {}, model.name), element("p", { class: "note" }, facts.filter(Boolean).join(" · ")), problem);
 }
 
 function waiting(model) {
-  return element("p", { class: "empty" }, `${model.name} is still in training. Its training curves are below; predictions are available when it has finished.`);
+  return element("p", { class: "empty" }, `${model.name} is still in training. Its training curves are below; predictions are available after its first checkpoint.`);
 }
 
 /** Return "cat 93.1 %", the intact network's prediction if it differs, and whether the label agrees. */

@@ -10,6 +10,7 @@ export function makeNetworkDiagram(model, id, onSwitch, onOpen) {
   const blocks = model.stages.flatMap((stage) => stage.blocks);
   const tiles = new Map(blocks.map((block) => [block.name, makeTile(block, id, onSwitch, onOpen)]));
   const stages = model.stages.map((stage) => makeStage(stage, tiles));
+  if (!stages.length) return { node: element("div"), update: () => {}, open: () => {} };
   stages[0].querySelector(".blocks").prepend(makeEnd("in", "stem", model.stem));
   stages.at(-1).querySelector(".blocks").append(makeEnd("out", "head", model.head));
   const drawing = element("div", { ...diagramAttributes(model, blocks), role: "group", "aria-label": `Blocks of ${model.name}` }, stages);

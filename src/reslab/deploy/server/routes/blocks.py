@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse
 from torch import Tensor, nn
 
 from reslab.analysis.blocks import decompose_block
@@ -24,17 +23,21 @@ from reslab.deploy.server.ablation import (
 )
 from reslab.deploy.server.errors import HTTPError
 from reslab.deploy.server.images import png_data_uri
+from reslab.deploy.server.model_handle import LoadedModel
 from reslab.deploy.server.samples import SampleStore
 from reslab.deploy.server.schemas import (
     ABLATION_BODY,
     INFERENCE_ERRORS,
     OPTIONAL_IMAGE_BODY,
     BlockDetailsResponse,
+    BlockResponseStd,
+    ClassScoreSchema,
     LesionCurveResponse,
     LesionResponse,
     ModelQuery,
+    SingleBlockAblation,
 )
-from reslab.deploy.server.state import AppState, LoadedModel, single_image
+from reslab.deploy.server.state import AppState, single_image
 from reslab.nn.block import ResidualBlock
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.errors import unknown_name
@@ -46,14 +49,12 @@ def block_routes(state: AppState) -> APIRouter:
     """Return the route."""
     router = APIRouter()
 
-    @router.post(
-        "/v1/block", response_model=BlockDetailsResponse, responses=INFERENCE_ERRORS, openapi_extra=ABLATION_BODY
-    )
+    @router.post("/v1/block", responses=INFERENCE_ERRORS, openapi_extra=ABLATION_BODY)
     async def block_details(
         request: Request,
         block: Annotated[str, Query(description="A block by name, such as layer2.1.")],
         model: ModelQuery = "",
-    ) -> JSONResponse:
+    ) -> BlockDetailsResponse:
         """Measure one block on an image: its feature maps, branch, shortcut and gradient, optionally ablated."""
         handle = state.get_model(model)
         async with state.request_context(request, ABLATION_FIELDS) as body:
@@ -62,16 +63,14 @@ def block_routes(state: AppState) -> APIRouter:
             if block not in loaded.analysis_model.slots:
                 raise HTTPError(422, str(unknown_name("block", block, loaded.analysis_model.slots)))
             image = await state.decode(single_image(body), loaded)
-            return JSONResponse(
-                await state.run_analysis(loaded, _block_payload, loaded.analysis_model, block, image, ablation)
-            )
+            return await state.run_analysis(loaded, _measure_block, loaded.analysis_model, block, image, ablation)
 
     return router
 
 
-def _block_payload(
+def _measure_block(
     analysis_model: AnalysisModel, block_name: str, image: Tensor, ablation: AblationRequest
-) -> dict[str, Any]:
+) -> BlockDetailsResponse:
     """Return the feature maps, standard deviations and gradient norm, |d y_top / d output|, of a block.
 
     The block is the one at the position `block_name` after the ablation is applied.
@@ -81,17 +80,17 @@ def _block_payload(
         slot = next(slot for slot in block_slots(network) if slot.name == block_name)
         block_input, output, gradient = _record_block(network, slot, x)
         branch, shortcut = _branch_and_shortcut(slot.block, block_input, block_name in applied.off)
-    return {
-        "block": block_name,
-        "feature_maps": [_map_data_uri(channel_map) for channel_map in _strongest_maps(output[0])],
-        "channels": [int(i) for i in _strongest_channels(output[0])],
-        "output_shape": list(output.shape[1:]),
-        "output_std": _std(output),
-        "branch_std": _std(branch),
-        "shortcut_std": _std(shortcut),
-        "gradient_norm": finite_or_none(float(gradient.double().norm())),
-        "rejected": applied.describe_rejected(),
-    }
+    return BlockDetailsResponse(
+        block=block_name,
+        feature_maps=[_map_data_uri(channel_map) for channel_map in _strongest_maps(output[0])],
+        channels=[int(i) for i in _strongest_channels(output[0])],
+        output_shape=list(output.shape[1:]),
+        output_std=_std(output),
+        branch_std=_std(branch),
+        shortcut_std=_std(shortcut),
+        gradient_norm=finite_or_none(float(gradient.double().norm())),
+        rejected=applied.describe_rejected(),
+    )
 
 
 @torch.no_grad()
@@ -169,23 +168,18 @@ def lesion_routes(state: AppState, sample_store: SampleStore) -> APIRouter:
     """Return the routes."""
     router = APIRouter()
 
-    @router.post("/v1/lesion", response_model=LesionResponse, responses=INFERENCE_ERRORS, openapi_extra=ABLATION_BODY)
-    async def lesion(request: Request, model: ModelQuery = "") -> JSONResponse:
+    @router.post("/v1/lesion", responses=INFERENCE_ERRORS, openapi_extra=ABLATION_BODY)
+    async def lesion(request: Request, model: ModelQuery = "") -> LesionResponse:
         """Predict an image with pairs of blocks swapped and blocks switched off; rejected blocks have a reason."""
         handle = state.get_model(model)
         async with state.request_context(request, ABLATION_FIELDS) as body:
             ablation = parse_ablation(body.fields)
             loaded = await state.load_model(handle.name)
             image = await state.decode(single_image(body), loaded)
-            return JSONResponse(await state.run_analysis(loaded, _lesion_payload, loaded, image, ablation))
+            return await state.run_analysis(loaded, _measure_lesion, loaded, image, ablation)
 
-    @router.post(
-        "/v1/lesion/curve",
-        response_model=LesionCurveResponse,
-        responses=INFERENCE_ERRORS,
-        openapi_extra=OPTIONAL_IMAGE_BODY,
-    )
-    async def lesion_curve(request: Request, model: ModelQuery = "") -> JSONResponse:
+    @router.post("/v1/lesion/curve", responses=INFERENCE_ERRORS, openapi_extra=OPTIONAL_IMAGE_BODY)
+    async def lesion_curve(request: Request, model: ModelQuery = "") -> LesionCurveResponse:
         """Switch each block off alone, on an image, or on test images of the run if none is sent."""
         handle = state.get_model(model)
         async with state.request_context(request) as body:
@@ -197,45 +191,42 @@ def lesion_routes(state: AppState, sample_store: SampleStore) -> APIRouter:
                 x = (await sample_store.normalized_images(handle.name, handle.run, _NUM_CURVE_IMAGES)).to(
                     loaded.analysis_model.device
                 )
-            return JSONResponse(await state.run_analysis(loaded, _lesion_curve_payload, loaded, x))
+            return await state.run_analysis(loaded, _measure_lesion_curve, loaded, x)
 
     return router
 
 
-def _lesion_payload(loaded: LoadedModel, image: Tensor, ablation: AblationRequest) -> dict[str, Any]:
+def _measure_lesion(loaded: LoadedModel, image: Tensor, ablation: AblationRequest) -> LesionResponse:
     result = run_ablation(loaded.analysis_model, image, ablation)
     baseline, ablated = result.baseline.probabilities, result.ablated.probabilities
-    return {
-        "classes": _top_classes_of_either(ablated, baseline, loaded.classes),
-        "baseline": _top_classes_of_either(baseline, ablated, loaded.classes),
-        "responses": _block_responses(result),
-        "rejected": result.applied.describe_rejected(),
-    }
+    return LesionResponse(
+        classes=_top_classes_of_either(ablated, baseline, loaded.classes),
+        baseline=_top_classes_of_either(baseline, ablated, loaded.classes),
+        responses=_block_responses(result),
+        rejected=result.applied.describe_rejected(),
+    )
 
 
 def _top_classes_of_either(
     probabilities: Tensor, other_probabilities: Tensor, classes: Sequence[str]
-) -> list[dict[str, Any]]:
+) -> list[ClassScoreSchema]:
     """Return the union of both top classes, in the order of `probabilities`."""
     num_top = min(_NUM_TOP_CLASSES, len(classes))
     top_labels = {
         int(label) for values in (probabilities, other_probabilities) for label in values.topk(num_top).indices
     }
     sorted_labels = sorted(top_labels, key=lambda label: -float(probabilities[label]))
-    return [{"name": classes[label], "probability": float(probabilities[label])} for label in sorted_labels]
+    return [ClassScoreSchema(name=classes[label], probability=float(probabilities[label])) for label in sorted_labels]
 
 
-def _block_responses(result: AblationResult) -> list[dict[str, Any]]:
+def _block_responses(result: AblationResult) -> list[BlockResponseStd]:
     pairs = result.baseline.responses.items()
     return [
-        {"block": block, "baseline": baseline, "ablated": result.ablated.responses[block]} for block, baseline in pairs
+        BlockResponseStd(block=block, baseline=baseline, ablated=result.ablated.responses[block])
+        for block, baseline in pairs
     ]
 
 
-def _lesion_curve_payload(loaded: LoadedModel, x: Tensor) -> dict[str, Any]:
+def _measure_lesion_curve(loaded: LoadedModel, x: Tensor) -> LesionCurveResponse:
     rows = ablation_curve(loaded.analysis_model, x)
-    blocks = [
-        {"block": row.block, "confidence_drop": row.confidence_drop, "agreement": row.agreement, "reason": row.reason}
-        for row in rows
-    ]
-    return {"blocks": blocks, "num_images": len(x)}
+    return LesionCurveResponse(blocks=[SingleBlockAblation(**vars(row)) for row in rows], num_images=len(x))

@@ -1,7 +1,5 @@
 """`/healthz`, `/readyz` and `/metrics`, for monitoring."""
 
-from typing import Any
-
 from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -15,17 +13,17 @@ def health_routes(state: AppState) -> APIRouter:
     """Return the routes."""
     router = APIRouter()
 
-    @router.get("/healthz", response_model=HealthResponse, responses=HEALTH_ERRORS)
-    async def healthz() -> dict[str, Any]:
+    @router.get("/healthz", responses=HEALTH_ERRORS)
+    async def healthz() -> HealthResponse:
         """Report that the server is alive."""
-        return {"status": "ok"}
+        return HealthResponse(status="ok")
 
-    @router.get("/readyz", response_model=HealthResponse, responses=HEALTH_ERRORS)
-    async def readyz() -> dict[str, Any]:
+    @router.get("/readyz", responses=HEALTH_ERRORS)
+    async def readyz() -> HealthResponse:
         """Report that at least one model has weights."""
         if not any(handle.has_weights for handle in state.models.values()):
             raise http_error(503, "a model with weights", "runs that are still in training", "try again later")
-        return {"status": "ready"}
+        return HealthResponse(status="ready")
 
     @router.get("/metrics", response_class=PlainTextResponse, responses=READ_ERRORS)
     async def metrics() -> Response:

@@ -1,18 +1,21 @@
 """`GET /v1/models`: the served models with their stages and blocks."""
 
+import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse
 from torch import nn
 
 from reslab.analysis.blocks import record_block_calls
 from reslab.analysis.surgery import BlockSlot, block_shape, block_slots, deletion_obstacle
-from reslab.deploy.server.schemas import READ_ERRORS, ModelsResponse
-from reslab.deploy.server.state import AppState, ModelHandle
+from reslab.deploy.server.errors import HTTPError
+from reslab.deploy.server.model_handle import ModelHandle, reading_run
+from reslab.deploy.server.schemas import READ_ERRORS, BlockInfo, ModelInfo, ModelsResponse, StageInfo
+from reslab.deploy.server.state import AppState
 from reslab.nn.block import ResidualBlock
 from reslab.nn.checkpoints.safetensors_io import read_header
 from reslab.nn.network import ResidualNetwork
@@ -23,77 +26,115 @@ def model_routes(state: AppState) -> APIRouter:
     """Return the route."""
     router = APIRouter()
 
-    @router.get("/v1/models", response_model=ModelsResponse, responses=READ_ERRORS)
-    def models() -> JSONResponse:
+    @router.get("/v1/models", responses=READ_ERRORS)
+    def models() -> ModelsResponse:
         """List the models with their blocks, and the limits of a request; the first model is the default."""
         settings = state.settings
         names = ("max_bytes", "max_pixels", "max_images", "timeout_seconds")
         limits = {name: getattr(settings, name) for name in names}
-        return JSONResponse({"models": [describe_model(handle) for handle in state.models.values()], "limits": limits})
+        return ModelsResponse(models=[describe_model(handle) for handle in state.models.values()], limits=limits)
 
     return router
 
 
-def describe_model(handle: ModelHandle) -> dict[str, Any]:
-    """Return a model as plain data; metrics are null without weights, and if the weights have none."""
-    header = read_header(handle.weights_path) if handle.has_weights else {}
-    run, arch = handle.run, handle.arch
+_LOGGER = logging.getLogger(__name__)
+
+
+def describe_model(handle: ModelHandle) -> ModelInfo:
+    """Describe a model; metrics are null without final weights, and if the weights have none.
+
+    `problem` says what cannot be read of its files or of its network, so that one model never hides the others.
+    """
+    header, problem = _read_header(handle)
+    run, arch, loaded = handle.run, handle.arch, handle.loaded
     preprocess = header.get("preprocess") or (run.metadata["data"]["preprocess"] if run else None)
     classes = header.get("classes") or (list(run.classes) if run else [f"class {i}" for i in range(arch.num_classes)])
-    return {
-        "name": handle.name,
-        "arch": arch.name,
-        "reference": arch.reference,
-        "classes": classes,
-        "input_size": list(arch.input_size),
-        "preprocess": preprocess,
-        "metrics": header.get("metrics"),
-        "has_run": run is not None,
-        "finished": handle.has_weights,
-        **_describe_arch(arch),
-    }
+    try:
+        network = _describe_arch(arch)
+    except Exception:  # a network without a description is still served
+        _LOGGER.exception("the network of %s cannot be described", handle.name)
+        network, problem = _ArchInfo(0, 0, []), "the blocks of this network cannot be listed; see the server's log"
+    return ModelInfo(
+        name=handle.name,
+        arch=arch.name,
+        reference=arch.reference,
+        classes=classes,
+        input_size=list(arch.input_size),
+        preprocess=preprocess,
+        metrics=header.get("metrics"),
+        has_run=run is not None,
+        has_weights=handle.has_weights,
+        finished=handle.is_finished,
+        checkpoint_step=None if loaded is None else loaded.checkpoint_step,
+        problem=problem,
+        depth=network.depth,
+        params=network.params,
+        order=arch.order,
+        merge=str(arch.merge),
+        stem=arch.stem,
+        head=arch.head,
+        stages=network.stages,
+    )
+
+
+def _read_header(handle: ModelHandle) -> tuple[dict[str, Any], str]:
+    """Return the header of the final weights, empty without them, and what is wrong with the model's files."""
+    try:
+        with reading_run(handle.name, handle.path):
+            handle.path.stat()
+            return (read_header(handle.weights_path) if handle.weights_path.is_file() else {}), ""
+    except HTTPError as error:
+        return {}, error.message
+
+
+@dataclass(frozen=True)
+class _ArchInfo:
+    """The description of a network: depth, params and stages of blocks."""
+
+    depth: int
+    params: int
+    stages: list[StageInfo]
 
 
 @cache
-def _describe_arch(arch: Arch) -> dict[str, Any]:
-    """Return depth, params and stages of blocks, from a network on the meta device, where nothing is computed."""
+def _describe_arch(arch: Arch) -> _ArchInfo:
+    """Describe a network built on the meta device, where nothing is computed."""
     with torch.device("meta"):
         network = ResidualNetwork(arch).eval()
-        with torch.no_grad(), record_block_calls(network) as calls:
-            network(torch.empty(1, *arch.input_size))
-    slots = block_slots(network)
-    blocks = [
-        _describe_block(slot, slots, list(call.output.shape[1:])) for slot, call in zip(slots, calls, strict=True)
-    ]
-    stages: dict[str, list[dict[str, Any]]] = {}
-    for block in blocks:
-        stages.setdefault(block["name"].rpartition(".")[0], []).append(block)
-    return {
-        "depth": arch.depth,
-        "params": sum(parameter.numel() for parameter in network.parameters()),
-        "order": arch.order,
-        "merge": str(arch.merge),
-        "stem": arch.stem,
-        "head": arch.head,
-        "stages": [{"name": name, "blocks": stage_blocks} for name, stage_blocks in stages.items()],
-    }
+        slots = block_slots(network)
+        output_shapes = _output_shapes(network, arch) if slots else []
+    stages: dict[str, list[BlockInfo]] = {}
+    for slot, output_shape in zip(slots, output_shapes, strict=True):
+        stages.setdefault(slot.name.rpartition(".")[0], []).append(_describe_block(slot, slots, output_shape))
+    return _ArchInfo(
+        depth=arch.depth,
+        params=sum(parameter.numel() for parameter in network.parameters()),
+        stages=[StageInfo(name=name, blocks=blocks) for name, blocks in stages.items()],
+    )
 
 
-def _describe_block(slot: BlockSlot, slots: list[BlockSlot], output_shape: list[int]) -> dict[str, Any]:
+def _output_shapes(network: ResidualNetwork, arch: Arch) -> list[list[int]]:
+    """Return the output shape (C, H, W) of each block, in order."""
+    with torch.no_grad(), record_block_calls(network) as calls:
+        network(torch.empty(1, *arch.input_size))
+    return [list(call.output.shape[1:]) for call in calls]
+
+
+def _describe_block(slot: BlockSlot, slots: list[BlockSlot], output_shape: list[int]) -> BlockInfo:
     reason = deletion_obstacle(slot.block)
     in_channels, out_channels, stride = block_shape(slot.block)
-    return {
-        "name": slot.name,
-        "layout": _block_layout(slot.block),
-        "in_channels": in_channels,
-        "out_channels": out_channels,
-        "stride": stride,
-        "output_shape": output_shape,
-        "params": sum(parameter.numel() for parameter in slot.block.parameters()),
-        "can_disable": not reason,
-        "reason": reason or "",
-        "swappable_with": [other.name for other in slots if _can_swap(slot, other)],
-    }
+    return BlockInfo(
+        name=slot.name,
+        layout=_block_layout(slot.block),
+        in_channels=in_channels,
+        out_channels=out_channels,
+        stride=stride,
+        output_shape=output_shape,
+        params=sum(parameter.numel() for parameter in slot.block.parameters()),
+        can_disable=not reason,
+        reason=reason or "",
+        swappable_with=[other.name for other in slots if _can_swap(slot, other)],
+    )
 
 
 def _can_swap(slot: BlockSlot, other: BlockSlot) -> bool:

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import torch
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,15 +22,18 @@ from reslab.deploy.server.ablation import (
 )
 from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.images import png_data_uri
+from reslab.deploy.server.model_handle import LoadedModel
 from reslab.deploy.server.schemas import (
     ABLATION_BODY,
     IMAGES_BODY,
     INFERENCE_ERRORS,
+    ClassScoreSchema,
     ExplainResponse,
+    ImagePrediction,
     ModelQuery,
     PredictResponse,
 )
-from reslab.deploy.server.state import AppState, LoadedModel, single_image
+from reslab.deploy.server.state import AppState, single_image
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.errors import unknown_name
 
@@ -42,12 +44,12 @@ def predict_routes(state: AppState) -> APIRouter:
     """Return the route."""
     router = APIRouter()
 
-    @router.post("/v1/predict", response_model=PredictResponse, responses=INFERENCE_ERRORS, openapi_extra=IMAGES_BODY)
+    @router.post("/v1/predict", responses=INFERENCE_ERRORS, openapi_extra=IMAGES_BODY)
     async def predict(
         request: Request,
         model: ModelQuery = "",
         top_k: Annotated[int, Query(ge=1, le=_MAX_TOP_K, description="Number of classes to return.")] = 5,
-    ) -> JSONResponse:
+    ) -> PredictResponse:
         """Predict the classes of one or more images; an unreadable one among others becomes a row with an error."""
         started = time.perf_counter()
         handle = state.get_model(model)
@@ -59,25 +61,24 @@ def predict_routes(state: AppState) -> APIRouter:
                 )
             rows = await asyncio.gather(*(_predict_image(state, loaded, content, top_k) for content in body.images))
         _raise_if_all_failed(rows)
-        payload = {
-            "model": handle.name,
-            "predictions": [
-                {"classes": [], "error": row.message} if isinstance(row, HTTPError) else row for row in rows
+        return PredictResponse(
+            model=handle.name,
+            predictions=[
+                ImagePrediction(classes=[], error=row.message) if isinstance(row, HTTPError) else row for row in rows
             ],
-            "backend": loaded.predictor.backend.name,
-            "precision": loaded.predictor.backend.precision,
-            "latency_ms": round(1000 * (time.perf_counter() - started), 3),
-        }
-        return JSONResponse(payload)
+            backend=loaded.predictor.backend.name,
+            precision=loaded.predictor.backend.precision,
+            latency_ms=round(1000 * (time.perf_counter() - started), 3),
+        )
 
     return router
 
 
 async def _predict_image(
     state: AppState, loaded: LoadedModel, content: bytes, top_k: int
-) -> dict[str, Any] | HTTPError:
+) -> ImagePrediction | HTTPError:
     try:
-        return {"classes": top_k_classes(await state.predict(content, loaded), loaded.classes, top_k)}
+        return ImagePrediction(classes=top_k_classes(await state.predict(content, loaded), loaded.classes, top_k))
     except HTTPError as error:
         return error
 
@@ -88,11 +89,11 @@ def _raise_if_all_failed(rows: Sequence[Any]) -> None:
         raise rows[0]
 
 
-def top_k_classes(probabilities: Tensor, classes: Sequence[str], top_k: int) -> list[dict[str, Any]]:
+def top_k_classes(probabilities: Tensor, classes: Sequence[str], top_k: int) -> list[ClassScoreSchema]:
     """Return the `top_k` most probable classes of probabilities (classes,), the most probable first."""
     values, labels = require_finite(probabilities).topk(min(top_k, len(classes)))
     pairs = zip(labels.tolist(), values.tolist(), strict=True)
-    return [{"name": classes[label], "probability": value} for label, value in pairs]
+    return [ClassScoreSchema(name=classes[label], probability=value) for label, value in pairs]
 
 
 EXPLAIN_METHODS = ("grad-cam", "occlusion", "integrated-gradients")
@@ -104,13 +105,13 @@ def explain_routes(state: AppState) -> APIRouter:
     """Return the route."""
     router = APIRouter()
 
-    @router.post("/v1/explain", response_model=ExplainResponse, responses=INFERENCE_ERRORS, openapi_extra=ABLATION_BODY)
+    @router.post("/v1/explain", responses=INFERENCE_ERRORS, openapi_extra=ABLATION_BODY)
     async def explain(
         request: Request,
         model: ModelQuery = "",
         method: Annotated[str, Query(json_schema_extra={"enum": list(EXPLAIN_METHODS)})] = "grad-cam",
         label: Annotated[str, Query(alias="class", description="A class by name; the top class if empty.")] = "",
-    ) -> JSONResponse:
+    ) -> ExplainResponse:
         """Compute a heatmap of the image regions that support a class, optionally with blocks off or swapped."""
         if method not in EXPLAIN_METHODS:
             raise HTTPError(422, str(unknown_name("method", method, EXPLAIN_METHODS)))
@@ -120,7 +121,7 @@ def explain_routes(state: AppState) -> APIRouter:
             loaded = await state.load_model(handle.name)
             target = class_index(loaded, label)
             image = await state.decode(single_image(body), loaded)
-            return JSONResponse(await state.run_analysis(loaded, _explain, loaded, image, ablation, method, target))
+            return await state.run_analysis(loaded, _explain, loaded, image, ablation, method, target)
 
     return router
 
@@ -136,21 +137,21 @@ def class_index(loaded: LoadedModel, label: str) -> int | None:
 
 def _explain(
     loaded: LoadedModel, image: Tensor, ablation: AblationRequest, method: str, target: int | None
-) -> dict[str, Any]:
+) -> ExplainResponse:
     analysis_model = loaded.analysis_model
     x = analysis_model.normalize_images(image[None])
     with analysis_model.exclusive() as network, apply_ablation(network, ablation) as applied:
         probabilities = analysis_model.probabilities(network, x)[0]
         target_class = int(probabilities.argmax()) if target is None else target
         heatmap = _heatmap(analysis_model, network, x, target_class, method)
-    return {
-        "class": loaded.classes[target_class],
-        "method": method,
-        "heatmap": [[round(value, 4) for value in row] for row in heatmap.tolist()],
-        "image": png_data_uri(image),
-        "classes": top_k_classes(probabilities, loaded.classes, _NUM_CLASSES),
-        "rejected": applied.describe_rejected(),
-    }
+    return ExplainResponse(
+        label=loaded.classes[target_class],
+        method=method,
+        heatmap=[[round(value, 4) for value in row] for row in heatmap.tolist()],
+        image=png_data_uri(image),
+        classes=top_k_classes(probabilities, loaded.classes, _NUM_CLASSES),
+        rejected=applied.describe_rejected(),
+    )
 
 
 def _heatmap(

@@ -1,26 +1,32 @@
 """`/v1/models/NAME/samples`, `/run` and `/confusion`: a run's test images, its log and its errors."""
 
 import asyncio
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import torch
 from fastapi import APIRouter, Path, Query
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from PIL import Image
 from torch import Tensor
 
 from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.images import encode_png
+from reslab.deploy.server.model_handle import LoadedModel, ModelHandle, reading_run
 from reslab.deploy.server.samples import SampleEvaluation, SampleSet, SampleStore
 from reslab.deploy.server.schemas import (
     OVERLOAD_ERRORS,
     READ_ERRORS,
+    UNREADABLE_ERRORS,
+    ClassMetricsSchema,
     ConfusionCellResponse,
     ModelPath,
     RunResponse,
+    SamplePrediction,
     SamplesResponse,
 )
-from reslab.deploy.server.state import AppState, LoadedModel, ModelHandle
+from reslab.deploy.server.state import AppState
+from reslab.spec.errors import invalid
 from reslab.spec.optim import parse_duration
 from reslab.training.run import Run
 
@@ -34,25 +40,28 @@ def sample_routes(state: AppState, sample_store: SampleStore) -> APIRouter:
     """Return the routes."""
     router = APIRouter()
 
-    def _open_samples(name: str) -> SampleSet:
+    def _open_samples(name: str) -> tuple[SampleSet, Run]:
         handle = state.get_model(name)
-        return sample_store.get(handle.name, handle.run)
+        sample_set = sample_store.get(handle.name, handle.run)
+        return sample_set, _require_run(handle)
 
-    @router.get("/v1/models/{name}/samples", response_model=SamplesResponse, responses=READ_ERRORS)
+    @router.get("/v1/models/{name}/samples", responses=READ_ERRORS)
     def list_samples(
         name: ModelPath, n: Annotated[int, Query(ge=1, le=500, description="Number of images.")] = 24
-    ) -> JSONResponse:
+    ) -> SamplesResponse:
         """List test images of a run in a fixed random order; 404 if its data cannot be opened."""
-        sample_set = _open_samples(name)
-        return JSONResponse({"samples": [sample_set.describe(index) for index in sample_set.order[:n]]})
+        sample_set, run = _open_samples(name)
+        with reading_run(name, run.path):
+            return SamplesResponse(samples=[sample_set.describe(index) for index in sample_set.order[:n]])
 
     @router.get("/v1/models/{name}/samples/{number}.png", response_class=Response, responses=_PNG_RESPONSES)
     def sample_image(name: ModelPath, number: Annotated[int, Path(description="The id of an image.")]) -> Response:
         """Return a test image as PNG, its longer side at most 640 pixels."""
-        sample_set = _open_samples(name)
+        sample_set, run = _open_samples(name)
         if not 0 <= number < len(sample_set.images):
             raise http_error(404, f"an image from 0 to {len(sample_set.images) - 1}", number)
-        png = encode_png(_downscale(sample_set.images.preview(number).cpu()))
+        with reading_run(name, run.path):
+            png = encode_png(_downscale(sample_set.images.preview(number).cpu()))
         return Response(png, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
     return router
@@ -90,15 +99,18 @@ class BackgroundEvaluator:
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def _evaluate(self, handle: ModelHandle) -> SampleEvaluation:
-        loaded = await self.state.load_model(handle.name)
+        loaded = await asyncio.to_thread(handle.load, wait=True)
+        if loaded.checkpoint_step is not None:
+            raise http_error(503, "readable final weights", f"{handle.name} without them", "try again later")
         sample_set = await asyncio.to_thread(self.sample_store.get, handle.name, handle.run)
         indices = sample_set.order[:MAX_EVAL_IMAGES]
-        results = [
-            await self.state.run_internal_analysis(
-                loaded, _evaluate_batch, loaded, sample_set, indices[start : start + _BATCH_SIZE]
-            )
-            for start in range(0, len(indices), _BATCH_SIZE)
-        ]
+        with reading_run(handle.name, handle.path):
+            results = [
+                await self.state.run_internal_analysis(
+                    loaded, _evaluate_batch, loaded, sample_set, indices[start : start + _BATCH_SIZE]
+                )
+                for start in range(0, len(indices), _BATCH_SIZE)
+            ]
         predicted, confidences = (torch.cat([result[index] for result in results]) for index in (0, 1))
         return SampleEvaluation(
             sample_set, loaded.classes, indices, sample_set.images.labels[list(indices)], predicted, confidences
@@ -122,31 +134,32 @@ def run_routes(state: AppState, evaluator: BackgroundEvaluator) -> APIRouter:
     """Return the routes."""
     router = APIRouter()
 
-    @router.get("/v1/models/{name}/run", response_model=RunResponse, responses=READ_ERRORS)
+    @router.get("/v1/models/{name}/run", responses=READ_ERRORS | UNREADABLE_ERRORS)
     async def run(
         name: ModelPath, since: Annotated[int, Query(ge=0, description="Lines of the log to leave out.")] = 0
-    ) -> JSONResponse:
+    ) -> RunResponse:
         """Return the log from record `since` on, and the evaluation on the test images once it is finished."""
         handle = state.get_model(name)
-        payload = await asyncio.to_thread(_log_payload, _require_run(handle), since)
-        return JSONResponse({**payload, **await _evaluation_payload(evaluator, handle)})
+        log = await asyncio.to_thread(_read_log, handle.name, _require_run(handle), since)
+        evaluation = await _describe_evaluation(evaluator, handle)
+        return RunResponse(**vars(log), **vars(evaluation))
 
-    @router.get(
-        "/v1/models/{name}/confusion", response_model=ConfusionCellResponse, responses=READ_ERRORS | OVERLOAD_ERRORS
-    )
+    @router.get("/v1/models/{name}/confusion", responses=READ_ERRORS | OVERLOAD_ERRORS)
     async def confusion(
         name: ModelPath,
         true: Annotated[int, Query(ge=0, description="The true class, a row of the matrix.")],
         predicted: Annotated[int, Query(ge=0, description="The predicted class, a column of the matrix.")],
-    ) -> JSONResponse:
+    ) -> ConfusionCellResponse:
         """List the images of one cell of the confusion matrix; classes are indices of its rows and columns."""
         handle = state.get_model(name)
         _require_run(handle)
+        if not handle.is_finished:
+            raise http_error(503, "a run that has ended", f"{name}, still in training", "try again later")
         if max(true, predicted) >= handle.arch.num_classes:
             raise http_error(422, f"classes from 0 to {handle.arch.num_classes - 1}", f"{true} and {predicted}")
         async with state.time_limit():
             evaluation = await asyncio.shield(evaluator.start_or_get(handle))
-        return JSONResponse({"samples": evaluation.confusion_cell(true, predicted)})
+        return ConfusionCellResponse(samples=evaluation.confusion_cell(true, predicted))
 
     return router
 
@@ -157,19 +170,34 @@ def _require_run(handle: ModelHandle) -> Run:
     return handle.run
 
 
-def _log_payload(run: Run, since: int) -> dict[str, Any]:
-    """Return the log so far; run.json is read again, because it records the end of the run."""
-    run = Run(run.path)
-    records = run.log.records()
-    step = max((int(record["step"]) for record in records if "step" in record), default=0)
-    return {
-        "log": records[since:],
-        "num_records": len(records),
-        "classes": list(run.classes),
-        "finished": run.result is not None,
-        "step": step,
-        "num_steps": _num_steps(run, records, step),
-    }
+@dataclass(frozen=True)
+class _RunLog:
+    """The part of the response that is read from the run's folder."""
+
+    log: list[dict[str, Any]]
+    num_records: int
+    classes: list[str]
+    finished: bool
+    step: int
+    num_steps: int | None
+
+
+def _read_log(name: str, run: Run, since: int) -> _RunLog:
+    """Return the log so far; run.json is read again, because it records the end of the run. HTTPError (404, 503)."""
+    with reading_run(name, run.path):
+        run = Run(run.path)
+        records = run.log.records()
+        if not all(isinstance(record, dict) for record in records):
+            raise invalid("a JSON object in each line of log.jsonl", "another value", next_step="resume or retrain it")
+        step = max((int(record["step"]) for record in records if "step" in record), default=0)
+        return _RunLog(
+            log=records[since:],
+            num_records=len(records),
+            classes=list(run.classes),
+            finished=run.result is not None,
+            step=step,
+            num_steps=_num_steps(run, records, step),
+        )
 
 
 def _num_steps(run: Run, records: list[dict[str, Any]], step: int) -> int | None:
@@ -183,34 +211,38 @@ def _num_steps(run: Run, records: list[dict[str, Any]], step: int) -> int | None
     return None if last_record is None else duration.num_steps(round(last_record["step"] / last_record["epoch"]))
 
 
-async def _evaluation_payload(evaluator: BackgroundEvaluator, handle: ModelHandle) -> dict[str, Any]:
-    empty: dict[str, Any] = {
-        "evaluated": False,
-        "confusion_matrix": None,
-        "misclassified": [],
-        "per_class": [],
-        "num_images": 0,
-        "reason": "",
-    }
-    if not handle.has_weights:
-        return empty
+@dataclass(frozen=True)
+class _EvaluationInfo:
+    """The part of the response that is measured on the evaluation images; `reason` tells what is missing."""
+
+    evaluated: bool = False
+    confusion_matrix: list[list[int]] | None = None
+    misclassified: list[SamplePrediction] = field(default_factory=list)
+    per_class: list[ClassMetricsSchema] = field(default_factory=list)
+    num_images: int = 0
+    reason: str = ""
+
+
+async def _describe_evaluation(evaluator: BackgroundEvaluator, handle: ModelHandle) -> _EvaluationInfo:
+    if not handle.is_finished:
+        return _EvaluationInfo()
     try:
         async with asyncio.timeout(_WAIT_SECONDS):
             evaluation = await asyncio.shield(evaluator.start_or_get(handle))
     except TimeoutError:
-        return empty  # still running; the client polls again
+        return _EvaluationInfo()  # still running; the client polls again
     except HTTPError as error:
-        return {**empty, "evaluated": True, "reason": error.message}
-    return await asyncio.to_thread(_finished_evaluation_payload, evaluation)
+        return _EvaluationInfo(evaluated=True, reason=error.message)
+    return await asyncio.to_thread(_finished_evaluation, evaluation)
 
 
-def _finished_evaluation_payload(evaluation: SampleEvaluation) -> dict[str, Any]:
+def _finished_evaluation(evaluation: SampleEvaluation) -> _EvaluationInfo:
     has_few_classes = len(evaluation.classes) <= _MAX_MATRIX_CLASSES
-    return {
-        "evaluated": True,
-        "confusion_matrix": evaluation.confusion_matrix() if has_few_classes else None,
-        "misclassified": evaluation.misclassified(),
-        "per_class": evaluation.per_class(),
-        "num_images": len(evaluation.indices),
-        "reason": "" if has_few_classes else f"{len(evaluation.classes)} classes are too many for a matrix",
-    }
+    return _EvaluationInfo(
+        evaluated=True,
+        confusion_matrix=evaluation.confusion_matrix() if has_few_classes else None,
+        misclassified=evaluation.misclassified(),
+        per_class=evaluation.per_class(),
+        num_images=len(evaluation.indices),
+        reason="" if has_few_classes else f"{len(evaluation.classes)} classes are too many for a matrix",
+    )

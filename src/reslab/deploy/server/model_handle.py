@@ -1,0 +1,243 @@
+"""The served models: each is loaded from a weights file, a run that has ended, or a run in training."""
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from reslab.deploy.export.verify import load_calibration_images
+from reslab.deploy.inputs import InferenceTransform
+from reslab.deploy.predict import Predictor, build_predictor, class_names
+from reslab.deploy.server.ablation import AnalysisModel
+from reslab.deploy.server.batching import DynamicBatcher
+from reslab.deploy.server.errors import HTTPError, http_error
+from reslab.deploy.server.settings import ServerSettings
+from reslab.nn.checkpoints.safetensors_io import read_header
+from reslab.nn.factory import load_network
+from reslab.nn.network import ResidualNetwork
+from reslab.spec.arch import Arch
+from reslab.spec.config import from_dict
+from reslab.spec.errors import invalid
+from reslab.spec.preprocess import Preprocess
+from reslab.training.checkpoint import checkpoint_path, read_train_checkpoint
+from reslab.training.run import Run
+
+_READ_ERRORS = (ValueError, OSError, KeyError, TypeError, AttributeError, RuntimeError)
+
+
+@contextmanager
+def reading_run(name: str, path: Path) -> Iterator[None]:
+    """Turn what reading a changed run raises into HTTPError: 404 if its folder or file is gone, else 503."""
+    try:
+        yield
+    except _READ_ERRORS as error:
+        if not path.exists():
+            step = "put it back, or restart the server without it"
+            raise http_error(404, f"the files of {name}", f"{path.name}, which was moved or deleted", step) from error
+        got = f"{type(error).__name__}: {error}"
+        raise http_error(503, f"readable files of {name}", got, "try again when they are complete") from error
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A loaded network: `batcher` computes the probabilities (classes,) of prepared images; `analysis_executor` is the
+    one thread that runs analyses of `analysis_model`, a copy of the network.
+
+    `checkpoint_step` is the step of the weights of a run in training, None for final weights.
+    """
+
+    network: ResidualNetwork
+    classes: tuple[str, ...]
+    predictor: Predictor
+    transform: InferenceTransform
+    batcher: DynamicBatcher[Tensor, Tensor]
+    analysis_model: AnalysisModel
+    analysis_executor: ThreadPoolExecutor
+    checkpoint_step: int | None = None
+
+    def close(self) -> None:
+        """Finish pending work and end the threads."""
+        self.batcher.close()
+        self.analysis_executor.shutdown(wait=True)
+
+
+@dataclass(frozen=True)
+class _WeightsFile:
+    """The file that weights are read from, and its state when it was read; a checkpoint is replaced in training."""
+
+    path: Path
+    is_final: bool
+    modified_ns: int
+
+
+class ModelHandle:
+    """A served model by `name`; it is loaded on first use.
+
+    Of a run in training the best weights of the last checkpoint are served, and newer ones once there are any.
+    """
+
+    def __init__(self, name: str, path: Path, settings: ServerSettings, on_batch: Callable[[int], None]) -> None:
+        self.name, self.path, self.settings, self.on_batch = name, path, settings, on_batch
+        self.run = Run(path) if path.is_dir() else None
+        self.weights_path = path if self.run is None else self.run.weights_path
+        self.arch = self._read_arch()
+        self._lock = threading.Lock()
+        self._loaded: LoadedModel | None = None
+        self._loaded_file: _WeightsFile | None = None
+
+    def _read_arch(self) -> Arch:
+        """Return the arch from the run or from the header of the weights. ValueError for a custom module."""
+        if self.run is None:
+            arch_dict = read_header(self.weights_path)["arch"]
+            arch = None if arch_dict is None else from_dict(Arch, arch_dict)
+        else:
+            arch = self.run.arch
+        if arch is None:
+            raise invalid("a reslab network", f"{self.name}, a custom module", next_step="serve another run")
+        return arch
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the final weights exist, or existed when they were loaded."""
+        return self.weights_path.is_file() or (self._loaded_file is not None and self._loaded_file.is_final)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there are weights to serve: final ones, or those of a checkpoint."""
+        return self._loaded is not None or self._weights_file() is not None
+
+    @property
+    def loaded(self) -> LoadedModel | None:
+        """The loaded model, or None before the first `load`."""
+        return self._loaded
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the model is loaded and, for a run in training, from the newest checkpoint."""
+        if self._loaded is None or self._loaded_file is None:
+            return False
+        return self._loaded_file.is_final or self._weights_file() in (None, self._loaded_file)
+
+    def _weights_file(self) -> _WeightsFile | None:
+        paths = [(self.weights_path, True)]
+        if self.run is not None:
+            paths.append((checkpoint_path(self.run.path / "checkpoint"), False))
+        for path, is_final in paths:
+            try:
+                return _WeightsFile(path, is_final, path.stat().st_mtime_ns)
+            except OSError:
+                continue
+        return None
+
+    def load(self, wait: bool = False) -> LoadedModel:
+        """Load the model unless it is current; keep the loaded one if newer weights cannot be read.
+
+        While another thread reads newer weights, return the loaded ones, or with `wait` those newer ones.
+
+        Raises HTTPError if nothing is loaded: 404 for a run that is gone, 503 for one without weights or with weights
+        that cannot be read.
+        """
+        loaded = self._loaded
+        if not self._lock.acquire(blocking=wait or loaded is None):
+            assert loaded is not None
+            return loaded
+        try:
+            if not self.is_current:
+                self._replace_loaded()
+            assert self._loaded is not None
+            return self._loaded
+        finally:
+            self._lock.release()
+
+    def _replace_loaded(self) -> None:
+        file = self._weights_file()
+        try:
+            with reading_run(self.name, self.path):
+                if file is None:
+                    if not self.path.exists():
+                        raise FileNotFoundError(self.path)
+                    raise http_error(503, "a run with weights", f"{self.name}, before its first checkpoint", "wait")
+                network, checkpoint_step = self._read_network(file)
+            loaded = self._build(network, checkpoint_step)
+        except (HTTPError, ValueError) as error:
+            if self._loaded is not None:
+                return  # the last good weights stay; the next checkpoint is tried again
+            raise error if isinstance(error, HTTPError) else HTTPError(503, str(error)) from error
+        if self._loaded is not None:
+            # Requests in progress still use the old model: its threads end with the last reference to it.
+            weakref.finalize(self._loaded, _end_threads, self._loaded.batcher, self._loaded.analysis_executor)
+        self._loaded, self._loaded_file = loaded, file
+
+    def _read_network(self, file: _WeightsFile) -> tuple[ResidualNetwork, int | None]:
+        if file.is_final or self.run is None:
+            return load_network(file.path), None
+        return load_training_network(self.run)
+
+    def _build(self, network: ResidualNetwork, checkpoint_step: int | None) -> LoadedModel:
+        settings = self.settings
+        calibration_images = load_calibration_images(self.path, network) if settings.precision == "int8" else None
+        predictor = build_predictor(
+            network, settings.backend, settings.precision, settings.device, calibration_images=calibration_images
+        )
+        assert network.preprocess is not None  # checked by build_predictor
+
+        def compute(images: Sequence[Tensor]) -> Sequence[Tensor]:
+            return list(predictor.probabilities(predictor(images)))
+
+        return LoadedModel(
+            network=network,
+            classes=class_names(network),
+            predictor=predictor,
+            transform=InferenceTransform(network.preprocess, network.arch.image_size),
+            batcher=DynamicBatcher(compute, settings.max_batch, self.on_batch, self.name),
+            analysis_model=AnalysisModel(network, settings.device),
+            analysis_executor=ThreadPoolExecutor(1, thread_name_prefix=f"analysis of {self.name}"),
+            checkpoint_step=checkpoint_step,
+        )
+
+    def close(self) -> None:
+        """Finish what was begun."""
+        with self._lock:
+            if self._loaded is not None:
+                self._loaded.close()
+                self._loaded = None
+
+
+def _end_threads(batcher: DynamicBatcher[Tensor, Tensor], analysis_executor: ThreadPoolExecutor) -> None:
+    batcher.close(wait=False)
+    analysis_executor.shutdown(wait=False)
+
+
+def load_training_network(run: Run) -> tuple[ResidualNetwork, int]:
+    """Return the network of a run in training, in eval mode, and the step of its weights.
+
+    The weights are those that the run would keep if it ended at its last checkpoint: the best on the validation split,
+    else their moving average, else the last. Raises ValueError if the checkpoint is missing or cannot be read.
+    """
+    checkpoint = read_train_checkpoint(run.path / "checkpoint")
+    if checkpoint is None or run.arch is None:
+        raise invalid("a run with a checkpoint", str(run.path), next_step="wait for its first checkpoint")
+    network = ResidualNetwork(run.arch)
+    network.load_state_dict(checkpoint.selected_weights())
+    network.classes = run.classes
+    network.preprocess = from_dict(Preprocess, run.metadata["data"]["preprocess"])
+    step = checkpoint.step if checkpoint.best is None else int(checkpoint.best["step"])
+    return network.eval(), step
+
+
+def model_names(paths: Sequence[Path]) -> list[str]:
+    """Return a unique name for each path: the folder's or file's, with `-2` if taken. ValueError for no paths."""
+    if not paths:
+        raise invalid("at least one run", "none", next_step="`reslab runs` lists them")
+    names: list[str] = []
+    for source in paths:
+        path = source.resolve()
+        name = path.name if path.is_dir() else path.parent.name if path.name == "model.safetensors" else path.stem
+        candidates = (name if number == 1 else f"{name}-{number}" for number in range(1, len(paths) + 1))
+        names.append(next(candidate for candidate in candidates if candidate not in names))
+    return names
