@@ -23,6 +23,7 @@ from reslab.data.rng import RandomDraws, hash_key, hash_keys, repeat_keys, tempo
 from reslab.data.sampler import StatelessSampler, StepIndices
 from reslab.data.transforms.normalize import Normalize
 from reslab.data.transforms.pipeline import TransformPipeline, parse_train_transform
+from reslab.data.transforms.third_party import TransformSource
 from reslab.data.webdataset.stream import check_num_shards, iter_epoch_samples
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
@@ -37,7 +38,8 @@ class TrainLoader:
 
     Step t is step t mod k of epoch t // k, k = `num_steps_per_epoch`; the last `num_dropped` samples of an epoch's
     permutation, which fill no batch, are dropped. `batch_size` is global: rank r of `world_size` gets its r-th part of
-    every batch, n = batch_size / world_size samples. With mixup or cutmix in the transform, y is float32
+    every batch, n = batch_size / world_size samples. `transform` is an expression, a function of an image
+    (C, H, W), or a list of both. With mixup or cutmix in the transform, y is float32
     (n, num_classes) and its rows sum to 1; `num_classes` defaults to the largest label + 1.
     Images in memory stay on `device` and are transformed there, a batch at once; all others are read and transformed by
     `num_workers` processes (0: in this one). Shards by URL are streamed: their order depends on ranks and workers.
@@ -48,7 +50,7 @@ class TrainLoader:
         self,
         dataset: ImageDataset,
         batch_size: int,
-        transform: str,
+        transform: TransformSource,
         preprocess: Preprocess,
         seed: int,
         device: torch.device | str,

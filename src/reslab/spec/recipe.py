@@ -8,9 +8,9 @@ from typing import Any
 from reslab.spec.arch import parse_arch_overrides
 from reslab.spec.config import override
 from reslab.spec.errors import invalid, unknown_name
-from reslab.spec.grammar import parse_ops
 from reslab.spec.loss import parse_class_weights, parse_loss
 from reslab.spec.optim import Duration, OptimizerConfig, ScheduleConfig, parse_duration
+from reslab.spec.transform_args import check_transforms
 
 MONITORED_METRICS = ("top1", "loss")
 PRECISIONS = ("float32", "bf16", "fp16", "auto")
@@ -209,8 +209,8 @@ class Recipe:
             raise invalid("val_fraction from 0 (the data's own split) to below 1", self.val_fraction, nearest="0.1")
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
-        parse_ops(self.train_transform)
-        parse_ops(self.eval_transform)
+        check_transforms(self.train_transform)
+        check_transforms(self.eval_transform)
         parse_unfreeze_steps(self.unfreeze)
         parse_arch_overrides(self.arch)
         self._check_loss()

@@ -16,13 +16,14 @@ from reslab.nn.factory import get_arch, resolve_arch
 from reslab.spec.arch import Arch, parse_arch_overrides
 from reslab.spec.config import override
 from reslab.spec.errors import invalid, nearest
-from reslab.spec.grammar import Op, parse_ops
 from reslab.spec.layout import stem_ops
 from reslab.spec.optim import parse_duration
 from reslab.spec.order import op_stride
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe
 from reslab.spec.recipes import RECIPES, get_recipe
+from reslab.spec.transform_args import bind_args
+from reslab.spec.transform_grammar import TransformCall, parse_transforms
 from reslab.spec.zoo import ARCHS
 from reslab.training.losses import LossFn
 
@@ -251,18 +252,18 @@ def default_recipe(data_name: str, input_size: tuple[int, ...], pretrained: bool
 
 def _fit_crops(recipe: Recipe, side: int) -> Recipe:
     """Return the recipe with padding and crops scaled to images of `side` pixels."""
-    ops = parse_ops(recipe.train_transform)
-    crop = next(op for op in ops if op.name.endswith("crop"))
-    crop_size = int(crop.args[0])
+    calls = parse_transforms(recipe.train_transform)
+    crop_size = next(int(bind_args(call)[0]) for call in calls if call.name.endswith("crop"))
     if crop_size == side:
         return recipe
-    return replace(recipe, train_transform=" ".join(str(_scale_op(op, side / crop_size)) for op in ops))
+    return replace(recipe, train_transform=" ".join(str(_scale_call(call, side / crop_size)) for call in calls))
 
 
-def _scale_op(op: Op, factor: float) -> Op:
-    if op.name != "pad" and not op.name.endswith("crop"):
-        return op
-    return replace(op, args=(max(1, round(float(op.args[0]) * factor)), *op.args[1:]))
+def _scale_call(call: TransformCall, factor: float) -> TransformCall:
+    if call.name != "pad" and not call.name.endswith("crop"):
+        return call
+    size = max(1, round(float(bind_args(call)[0]) * factor))
+    return replace(call, args=(size, *call.args[1:]))
 
 
 def warn_about_stem(arch: Arch, input_size: tuple[int, ...]) -> None:

@@ -21,10 +21,11 @@ from reslab.runtime.provenance import command_line, git_commit, package_versions
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
 from reslab.spec.errors import invalid
-from reslab.spec.grammar import parse_ops
 from reslab.spec.optim import parse_duration
 from reslab.spec.recipe import Recipe, apply_recipe_overrides, scale_lr
 from reslab.spec.recipes import get_recipe
+from reslab.spec.transform_args import bind_args
+from reslab.spec.transform_grammar import parse_transforms
 from reslab.training.activation_checkpointing import require_blocks
 from reslab.training.checkpoint import snapshot_interval_steps
 from reslab.training.evaluation.loop import check_outputs
@@ -331,10 +332,10 @@ def _resolve_recipe(
 
 def image_size_messages(recipe: Recipe, input_size: tuple[int, ...]) -> tuple[str, ...]:
     """Return a message if training images are less than half or more than twice the size of evaluation images."""
-    crops = [op for op in parse_ops(recipe.train_transform) if op.name.endswith("crop")]
-    if not crops or 0.5 <= int(crops[-1].args[0]) / min(input_size[1:]) <= 2:
+    crops = [call for call in parse_transforms(recipe.train_transform) if call.name.endswith("crop")]
+    crop_size = int(bind_args(crops[-1])[0]) if crops else 0
+    if not crops or 0.5 <= crop_size / min(input_size[1:]) <= 2:
         return ()
-    crop_size = int(crops[-1].args[0])
     transform = f"resize({round(crop_size * 8 / 7)}) center-crop({crop_size})"
     return (
         f"trains on {crop_size}x{crop_size} images but evaluates on {'x'.join(map(str, input_size[1:]))}; "

@@ -5,13 +5,13 @@ Each takes a batch (N, C, H, W), uint8 of 0..255 or float, and keeps the type; t
 """
 
 import math
+import platform
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
+from torch.nn.functional import interpolate
 
 from reslab.data.rng import RandomDraws
 from reslab.spec.errors import invalid
@@ -55,9 +55,45 @@ def flip_image(image: Tensor, draws: RandomDraws, probability: float) -> Tensor:
 
 def resize(images: Tensor, _: RandomDraws, size: int, width: int, interpolation: str) -> Tensor:
     """Resize with antialiasing: the shorter side to `size`, the other in proportion, or both to `size` x `width`."""
-    target_size = [size, width] if width else [size]
-    resized: Tensor = F.resize(images, target_size, InterpolationMode(interpolation), antialias=True)
-    return resized
+    height, width = (size, width) if width else resized_size(images.shape[-2], images.shape[-1], size)
+    return resize_to(images, height, width, interpolation)
+
+
+def resized_size(height: int, width: int, size: int) -> tuple[int, int]:
+    """Return height and width with the shorter side `size` and the other in proportion, rounded down."""
+    longer = int(size * max(height, width) / min(height, width))
+    return (longer, size) if width <= height else (size, longer)
+
+
+def resize_to(images: Tensor, height: int, width: int, interpolation: str) -> Tensor:
+    """Resize (C, H, W) or (N, C, H, W) with antialiasing, to the bit as torchvision does, but without importing it."""
+    shape, dtype = images.shape, images.dtype
+    if shape[-2:] == (height, width):
+        return images
+    pixels = images.reshape(-1, *shape[-3:])
+    strides = pixels.stride()
+    if pixels.is_contiguous(memory_format=torch.channels_last) and len(pixels) == 1 and pixels.numel() != strides[0]:
+        # torch forgets the memory format of a single image (pytorch#68430) unless the batch has its own stride.
+        pixels = pixels.as_strided(pixels.shape, (pixels.numel(), *strides[1:]))
+    is_native = dtype in (torch.float32, torch.float64) or (
+        dtype == torch.uint8 and _resizes_uint8(images, interpolation)
+    )
+    if not is_native:
+        pixels = pixels.to(torch.float32)
+    pixels = interpolate(pixels, [height, width], mode=interpolation, align_corners=False, antialias=True)
+    if not is_native:
+        if dtype == torch.uint8:
+            pixels = (pixels.clamp_(0, 255) if interpolation == "bicubic" else pixels).round_()
+        pixels = pixels.to(dtype)
+    return pixels.reshape(*shape[:-2], height, width)
+
+
+def _resizes_uint8(images: Tensor, interpolation: str) -> bool:
+    """Return True where torch resizes uint8 without a detour over float32, on most CPUs."""
+    if images.device.type != "cpu":
+        return False
+    has_kernel = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+    return interpolation == "bicubic" or has_kernel or platform.machine() in ("aarch64", "arm64")
 
 
 def center_crop(images: Tensor, _: RandomDraws, size: int) -> Tensor:
@@ -111,11 +147,9 @@ def random_resized_crop(images: Tensor, draws: RandomDraws, size: int, min_area:
 def random_resized_crop_image(
     image: Tensor, draws: RandomDraws, size: int, min_area: float, interpolation: str
 ) -> Tensor:
-    """`random_resized_crop` for one image of any size, by torchvision."""
+    """`random_resized_crop` for one image of any size, to the bit as torchvision resizes its box."""
     top, left, height, width = random_crop_box(draws, image.shape[-2], image.shape[-1], min_area)
-    mode = InterpolationMode(interpolation)
-    cropped: Tensor = F.resized_crop(image, top, left, height, width, [size, size], mode, antialias=True)
-    return cropped
+    return resize_to(image[..., top : top + height, left : left + width], size, size, interpolation)
 
 
 def random_crop_box(draws: RandomDraws, height: int, width: int, min_area: float) -> tuple[int, int, int, int]:
@@ -142,24 +176,28 @@ def random_crop_box(draws: RandomDraws, height: int, width: int, min_area: float
 
 
 def random_scale_crop(images: Tensor, draws: RandomDraws, size: int, min_side: int, max_side: int) -> Tensor:
-    """Resize the shorter side to a length drawn from `min_side` .. `max_side`, then crop a random square of `size`.
-
-    Raises ValueError unless size <= min_side <= max_side.
-    """
-    if not size <= min_side <= max_side:
-        raise invalid(
-            "random-scale-crop(SIZE,MIN,MAX) with SIZE <= MIN <= MAX",
-            f"random-scale-crop({size},{min_side},{max_side})",
-            nearest="random-scale-crop(224,256,480)",
-        )
-    sides = (draws.integers(0, max_side - min_side + 1) + min_side).tolist()
-    offsets = torch.stack((draws.uniform(1), draws.uniform(2)), 1).tolist()
+    """Resize the shorter side to a length drawn from `min_side` .. `max_side`, then crop a random square of `size`."""
+    height, width = images.shape[-2:]
     crops = []
-    for image, side, (y_fraction, x_fraction) in zip(images, sides, offsets, strict=True):
-        scaled = F.resize(image, [side], antialias=True)
-        top, left = int(y_fraction * (scaled.shape[-2] - size + 1)), int(x_fraction * (scaled.shape[-1] - size + 1))
+    boxes = scale_crop_boxes(draws, height, width, size=size, min_side=min_side, max_side=max_side)
+    for image, (new_height, new_width, top, left) in zip(images, boxes, strict=True):
+        scaled = resize_to(image, new_height, new_width, "bilinear")
         crops.append(scaled[..., top : top + size, left : left + size])
     return torch.stack(crops)
+
+
+def scale_crop_boxes(
+    draws: RandomDraws, height: int, width: int, *, size: int, min_side: int, max_side: int
+) -> list[tuple[int, int, int, int]]:
+    """Draw the new height and width and the top and left of the crop of `random_scale_crop`, for each sample."""
+    sides = (draws.integers(0, max_side - min_side + 1) + min_side).tolist()
+    offsets = torch.stack((draws.uniform(1), draws.uniform(2)), 1).tolist()
+    boxes = []
+    for side, (y_fraction, x_fraction) in zip(sides, offsets, strict=True):
+        new_height, new_width = resized_size(height, width, side)
+        top, left = int(y_fraction * (new_height - size + 1)), int(x_fraction * (new_width - size + 1))
+        boxes.append((new_height, new_width, top, left))
+    return boxes
 
 
 def _triangle(distance: Tensor) -> Tensor:

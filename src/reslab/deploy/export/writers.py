@@ -27,8 +27,9 @@ from reslab.report.format import format_int, format_percent
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
 from reslab.spec.errors import invalid
-from reslab.spec.grammar import parse_ops
 from reslab.spec.preprocess import Preprocess
+from reslab.spec.transform_args import bind_args
+from reslab.spec.transform_grammar import parse_transforms
 from reslab.spec.zoo import ARCHS
 
 
@@ -132,15 +133,16 @@ def hub_config(network: ResidualNetwork, architecture: str) -> dict[str, Any]:
 def pretrained_cfg(network: ResidualNetwork, preprocess: Preprocess) -> dict[str, Any]:
     """Return the preprocessing in timm's format: input_size, crop_pct, mean, std, interpolation."""
     height, width = network.arch.image_size
-    sizes = {op.name: op.args[0] for op in parse_ops(preprocess.transform) if op.args}
-    resize_size, crop_size = sizes.get("resize"), sizes.get("center-crop", height)
+    values = {call.name: bind_args(call) for call in parse_transforms(preprocess.transform)}
+    resize_size, _, interpolation = values.get("resize", (0, 0, "bilinear"))
+    (crop_size,) = values.get("center-crop", (height,))
     return {
         "input_size": [network.arch.in_channels, height, width],
         "fixed_input_size": network.needs_fixed_size,
         "num_classes": network.arch.num_classes,
         "crop_pct": int(crop_size) / int(resize_size) if resize_size else 1.0,
         "crop_mode": "center",
-        "interpolation": "bilinear",
+        "interpolation": interpolation,
         "mean": list(preprocess.mean),
         "std": list(preprocess.std),
         "label_names": list(network.classes or ()) or None,

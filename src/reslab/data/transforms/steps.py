@@ -1,0 +1,183 @@
+"""The functions behind every transform, and one step of a pipeline: a transform with its arguments."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from reslab.data.rng import RandomDraws
+from reslab.data.transforms import color, geometric, ops, third_party
+from reslab.data.transforms.rand_augment import rand_augment
+from reslab.spec.errors import invalid
+from reslab.spec.transform_args import bind_args
+from reslab.spec.transform_grammar import TransformCall
+from reslab.spec.transforms import BATCH_NAMES, CUSTOM_NAME, TORCHVISION_NAME, TRANSFORMS, TransformKind
+
+
+@dataclass(frozen=True)
+class TransformFunctions:
+    """The functions of a transform.
+
+    `batch(images, draws, *args)` takes (N, C, H, W), `image(image, draws, *args)` takes (C, H, W); a missing one
+    follows from the other. `move(inpt, draws, size, *args)` moves a mask or boxes of an image of `size`, and images too
+    where neither of the others does. `color_only` requires 1 or 3 channels; `unit_range` floats from 0 to 1.
+    """
+
+    batch: Callable[..., Tensor] | None = None
+    image: Callable[..., Tensor] | None = None
+    move: Callable[..., Any] | None = None
+    color_only: bool = False
+    unit_range: bool = False
+
+
+FUNCTIONS: dict[str, TransformFunctions] = {
+    "pad": TransformFunctions(ops.pad, move=geometric.pad),
+    "crop": TransformFunctions(ops.crop, move=geometric.crop),
+    "flip": TransformFunctions(ops.flip, ops.flip_image, geometric.flip),
+    "vertical-flip": TransformFunctions(move=geometric.vertical_flip),
+    "resize": TransformFunctions(ops.resize, move=geometric.resize),
+    "center-crop": TransformFunctions(ops.center_crop, move=geometric.center_crop),
+    "random-resized-crop": TransformFunctions(
+        ops.random_resized_crop, ops.random_resized_crop_image, geometric.random_resized_crop
+    ),
+    "random-scale-crop": TransformFunctions(ops.random_scale_crop, move=geometric.random_scale_crop),
+    "rotate": TransformFunctions(move=geometric.rotate),
+    "affine": TransformFunctions(move=geometric.affine),
+    "perspective": TransformFunctions(move=geometric.perspective),
+    "elastic": TransformFunctions(move=geometric.elastic),
+    "color-jitter": TransformFunctions(image=third_party.color_jitter, color_only=True, unit_range=True),
+    "lighting": TransformFunctions(ops.lighting),
+    "grayscale": TransformFunctions(image=color.grayscale, color_only=True),
+    "gaussian-blur": TransformFunctions(image=color.gaussian_blur),
+    "sharpness": TransformFunctions(image=color.sharpness, color_only=True, unit_range=True),
+    "solarize": TransformFunctions(image=color.solarize, unit_range=True),
+    "posterize": TransformFunctions(image=color.posterize, unit_range=True),
+    "autocontrast": TransformFunctions(image=color.autocontrast, color_only=True, unit_range=True),
+    "equalize": TransformFunctions(image=color.equalize, unit_range=True),
+    "invert": TransformFunctions(image=color.invert, unit_range=True),
+    "erase": TransformFunctions(image=third_party.erase),
+    "randaugment": TransformFunctions(rand_augment),
+    "randaugment-torchvision": TransformFunctions(
+        image=third_party.rand_augment_torchvision, color_only=True, unit_range=True
+    ),
+    "trivial-augment": TransformFunctions(image=third_party.trivial_augment, color_only=True, unit_range=True),
+    "auto-augment": TransformFunctions(image=third_party.auto_augment, color_only=True, unit_range=True),
+    "augmix": TransformFunctions(image=third_party.augmix, color_only=True, unit_range=True),
+}
+
+
+@dataclass(frozen=True)
+class TransformStep:
+    """A transform with the values of its arguments."""
+
+    name: str
+    kind: TransformKind
+    functions: TransformFunctions
+    args: tuple[float | str, ...]
+
+    def apply_batch(self, images: Tensor, draws: RandomDraws) -> Tensor:
+        """Transform (N, C, H, W)."""
+        if self.functions.batch is not None:
+            return self.functions.batch(images, draws, *self.args)
+        pairs = zip(images, draws.per_sample(), strict=True)
+        return torch.stack([self.apply_image(image, image_draws) for image, image_draws in pairs])
+
+    def apply_image(self, image: Tensor, draws: RandomDraws) -> Tensor:
+        """Transform (C, H, W)."""
+        self._check_image(image)
+        if self.functions.image is not None:
+            return self.functions.image(image, draws, *self.args)
+        if self.functions.batch is not None:
+            return self.functions.batch(image[None], draws, *self.args)[0]
+        assert self.functions.move is not None, self.name
+        moved: Tensor = self.functions.move(image, draws, tuple(image.shape[-2:]), *self.args)
+        return moved
+
+    def apply_sample(self, image: Tensor, target: Any, draws: RandomDraws) -> tuple[Tensor, Any]:
+        """Transform (C, H, W) and the boxes and masks in its target."""
+        if self.kind is TransformKind.POLICY and find_regions(target):
+            next_step = "compose geometric and color transforms instead, such as rotate(15) color-jitter(0.4)"
+            raise invalid(f"an image without boxes and masks for {self.name}", "a target with them", "", next_step)
+        moved = self.apply_image(image, draws)
+        if self.kind is TransformKind.GEOMETRIC:
+            target = tree_map(lambda part: self._move(part, draws, tuple(image.shape[-2:])), target)
+        return moved, target
+
+    def _move(self, part: Any, draws: RandomDraws, size: tuple[int, ...]) -> Any:
+        if not is_region(part):
+            return part
+        assert self.functions.move is not None, self.name
+        return self.functions.move(part, draws, size, *self.args)
+
+    def _check_image(self, image: Tensor) -> None:
+        if self.functions.color_only and len(image) not in (1, 3):
+            raise invalid(f"images of 1 or 3 channels for {self.name}", f"{len(image)} channels")
+        if self.functions.unit_range and image.is_floating_point() and image.device.type != "meta":
+            low, high = (float(bound) for bound in image.aminmax())
+            if low < 0 or high > 1:
+                next_step = "pass uint8 pixels, or set normalize.per_pixel_mean=false"
+                raise invalid(f"pixels from 0 to 1 for {self.name}", f"{low:g} to {high:g}", next_step=next_step)
+
+
+@dataclass(frozen=True)
+class FunctionStep(TransformStep):
+    """A transform of torchvision or a function of the user."""
+
+    function: Callable[..., Any]
+
+    def apply_image(self, image: Tensor, draws: RandomDraws) -> Tensor:
+        """Transform (C, H, W)."""
+        return third_party.apply_function(self.function, self.name, image, draws)
+
+    def apply_sample(self, image: Tensor, target: Any, draws: RandomDraws) -> tuple[Tensor, Any]:
+        """Transform (C, H, W) and its target together."""
+        return third_party.apply_function_to_sample(self.function, self.name, image, target, draws)
+
+
+def make_step(call: TransformCall, functions: Mapping[str, Callable[..., Any]]) -> TransformStep:
+    """Return the step of a call; `functions` are the user's, by name.
+
+    Raises ValueError for an unknown transform, wrong arguments, a function that is not given, or `mixup` and `cutmix`.
+    """
+    args = bind_args(call)
+    if call.name in BATCH_NAMES:
+        got = f"{call}, which mixes the images of a training batch and their labels"
+        raise invalid("transforms of single images here", got)
+    if call.name == CUSTOM_NAME:
+        name = str(call.args[0]) if call.args else ""
+        if name not in functions:
+            next_step = "pass the function itself: train(train_transform=[..., function])"
+            raise invalid(f"the function {name} of the transform", "its name alone", next_step=next_step)
+        return FunctionStep(name, TransformKind.OPEN, TransformFunctions(), (), functions[name])
+    if call.name == TORCHVISION_NAME:
+        transform = third_party.torchvision_transform(call)
+        return FunctionStep(str(call), TransformKind.OPEN, TransformFunctions(), (), transform)
+    return TransformStep(call.name, TRANSFORMS[call.name].kind, FUNCTIONS[call.name], args)
+
+
+def is_region(part: Any) -> bool:
+    """Return True for torchvision's boxes, masks and keypoints."""
+    from torchvision import tv_tensors
+
+    return isinstance(part, tv_tensors.BoundingBoxes | tv_tensors.Mask | tv_tensors.KeyPoints)
+
+
+def find_regions(target: Any) -> list[Any]:
+    """Return the boxes, masks and keypoints in a target."""
+    found: list[Any] = []
+    tree_map(lambda part: found.append(part) if is_region(part) else None, target)
+    return found
+
+
+def check_regions(image: Tensor, target: Any) -> None:
+    """Raise ValueError unless boxes and masks are those of an image of this size."""
+    from torchvision.transforms.v2.functional import get_size
+
+    size = list(image.shape[-2:])
+    for region in find_regions(target):
+        if list(get_size(region)) != size:
+            required = f"boxes and masks of {size[0]}x{size[1]}, like the image"
+            raise invalid(required, "{}x{}".format(*get_size(region)))
