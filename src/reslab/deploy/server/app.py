@@ -11,7 +11,6 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, Response
-from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
@@ -132,10 +131,9 @@ def serve_forever(
     `on_ready` is called with the address and the names of the models once the server listens. Raises ValueError like
     `create_app`, and for a port in use.
     """
-    # The server checks `max_pixels` itself before Pillow sees an image, so Pillow's own limit must not be lower.
-    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, settings.max_pixels)
     with _bind_socket(host, port) as server_socket:
         app = create_app(runs, settings)
+        app.state.reslab.decode_pool.start()
         url_host = f"[{host}]" if ":" in host else host
         on_ready(f"http://{url_host}:{server_socket.getsockname()[1]}", list(app.state.reslab.models))
         with _ignored_signals():

@@ -30,9 +30,9 @@ class DynamicBatcher(Generic[InputT, OutputT]):
         self._thread = threading.Thread(target=self._run, name=f"batcher of {name}", daemon=True)
         self._thread.start()
 
-    def submit(self, item: InputT, future: "Future[OutputT] | None" = None) -> "Future[OutputT]":
-        """Queue an item; return the Future of its result, which is `future` if given."""
-        result: Future[OutputT] = Future() if future is None else future
+    def submit(self, item: InputT) -> "Future[OutputT]":
+        """Queue an item; return the Future of its result."""
+        result: Future[OutputT] = Future()
         self._queue.put((item, result))
         return result
 

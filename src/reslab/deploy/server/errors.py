@@ -52,6 +52,9 @@ class HTTPError(Exception):
         super().__init__(message)
         self.status, self.message, self.headers = status, message, dict(headers or {})
 
+    def __reduce__(self) -> tuple[type["HTTPError"], tuple[int, str, dict[str, str]]]:
+        return HTTPError, (self.status, self.message, self.headers)
+
     def response(self) -> JSONResponse:
         """Return the JSON response with `error`, the message, and `kind`."""
         return JSONResponse({"error": self.message, "kind": self.kind}, self.status, self.headers)

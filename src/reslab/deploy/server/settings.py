@@ -11,7 +11,7 @@ _POSITIVE_FIELDS = (
     "max_images",
     "max_batch",
     "max_in_flight",
-    "num_decode_threads",
+    "num_decode_workers",
     "max_analyses",
     "max_connections",
 )
@@ -25,7 +25,8 @@ class ServerSettings:
     header. `max_images`: of one request. `max_in_flight`: images waiting or being computed; beyond it a request gets
     429. `max_analyses`: analyses (heatmaps, ablations, block details) among them. `timeout_seconds`: until a request
     gets 504. `max_connections`: open connections, each with `header_timeout_seconds` to send a request's header.
-    `max_batch`: images computed together. `num_decode_threads`: threads that decode images. `token`: required of
+    `max_batch`: images computed together. `num_decode_workers`: processes that decode images, each image in at
+    most `decode_seconds`. `token`: required of
     callers. `allowed_hosts`: host names the server answers to (all if empty).
     Raises ValueError for a limit below 1 and for limits that a full request does not fit into.
     """
@@ -42,7 +43,8 @@ class ServerSettings:
     max_batch: int = 32
     max_in_flight: int = 128
     timeout_seconds: float = 30.0
-    num_decode_threads: int = 2
+    num_decode_workers: int = 4
+    decode_seconds: float = 10.0
     max_analyses: int = 16
     max_connections: int = 512
     header_timeout_seconds: float = 20.0
@@ -51,7 +53,7 @@ class ServerSettings:
         for name in _POSITIVE_FIELDS:
             if getattr(self, name) < 1:
                 raise invalid(f"{name} of at least 1", getattr(self, name), nearest="1")
-        for name, nearest in (("timeout_seconds", "30"), ("header_timeout_seconds", "20")):
+        for name, nearest in (("timeout_seconds", "30"), ("header_timeout_seconds", "20"), ("decode_seconds", "10")):
             if not getattr(self, name) > 0:
                 raise invalid(f"{name} above 0", getattr(self, name), nearest=nearest)
         if self.max_in_flight < self.max_images:

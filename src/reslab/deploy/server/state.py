@@ -1,8 +1,7 @@
-"""The state of the server: its models, the limits on images and bytes in flight, and the threads that decode."""
+"""The state of the server: its models, the limits on images and bytes in flight, and the processes that decode."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,8 +10,8 @@ from starlette.requests import Request
 from torch import Tensor
 
 from reslab.deploy.server.admission import AdmissionLimiter
+from reslab.deploy.server.decoding import DecodePool
 from reslab.deploy.server.errors import HTTPError, http_error
-from reslab.deploy.server.images import decode_image
 from reslab.deploy.server.middleware import ServerMetrics
 from reslab.deploy.server.model_handle import LoadedModel, ModelHandle, model_names
 from reslab.deploy.server.requests import RequestBody, parse_body, read_request_bytes
@@ -32,7 +31,7 @@ class AppState:
         self.limiter = AdmissionLimiter(settings.max_in_flight, settings.max_bytes_in_flight)
         self.analysis_limiter = AdmissionLimiter(settings.max_analyses, 0)
         self.metrics = ServerMetrics(lambda: self.limiter.num_images)
-        self.decode_executor = ThreadPoolExecutor(settings.num_decode_threads, thread_name_prefix="decode")
+        self.decode_pool = DecodePool(settings.num_decode_workers, settings.decode_seconds, settings.max_pixels)
         paths = [run.path if isinstance(run, Run) else Path(run) for run in runs]
         self.models = {
             name: ModelHandle(name, path, settings, self.metrics.batch_size_observer(name))
@@ -51,7 +50,7 @@ class AppState:
 
     def close(self) -> None:
         """Finish pending work and end the threads."""
-        self.decode_executor.shutdown(wait=True)
+        self.decode_pool.close()
         for handle in self.models.values():
             handle.close()
 
@@ -103,29 +102,13 @@ class AppState:
             raise http_error(504, limit, "none", "try again later") from None
 
     async def decode(self, content: bytes, loaded: LoadedModel) -> Tensor:
-        """Decode and prepare an image in a thread. Raises HTTPError (413, 415, 422)."""
-        future = self.decode_executor.submit(decode_image, content, loaded.transform, self.settings.max_pixels)
-        return await asyncio.wrap_future(future)
+        """Decode and prepare an image in another process. Raises HTTPError (413, 415, 422, 504)."""
+        return await self.decode_pool.decode(content, loaded.transform)
 
     async def predict(self, content: bytes, loaded: LoadedModel) -> Tensor:
-        """Return the probabilities (classes,) of an image; the thread that decodes it also submits it to the batcher.
-
-        Raises HTTPError like `decode`.
-        """
-        result: Future[Tensor] = Future()
-        self.decode_executor.submit(self._decode_and_submit, result, content, loaded)
-        return await asyncio.wrap_future(result)
-
-    def _decode_and_submit(self, result: Future[Tensor], content: bytes, loaded: LoadedModel) -> None:
-        if result.cancelled():
-            return
-        try:
-            image = decode_image(content, loaded.transform, self.settings.max_pixels)
-        except Exception as error:  # reported to the waiting request, unless it was cancelled
-            if result.set_running_or_notify_cancel():
-                result.set_exception(error)
-            return
-        loaded.batcher.submit(image, result)
+        """Return the probabilities (classes,) of an image. Raises HTTPError like `decode`."""
+        image = await self.decode(content, loaded)
+        return await asyncio.wrap_future(loaded.batcher.submit(image))
 
     async def run_analysis(self, loaded: LoadedModel, fn: Callable[..., ResultT], *args: Any) -> ResultT:
         """Run `fn` in the model's analysis thread. Raises HTTPError (429) at the limit of waiting analyses."""

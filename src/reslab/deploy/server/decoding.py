@@ -1,0 +1,139 @@
+"""Processes that decode untrusted images: one that takes too long, or crashes, is replaced."""
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import cache
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from reslab.deploy.inputs import InferenceTransform
+from reslab.deploy.server.errors import HTTPError, http_error
+from reslab.deploy.server.images import decode_image
+from reslab.spec.preprocess import Preprocess
+
+_START_SECONDS = 120
+
+
+class DecodePool:
+    """`num_workers` processes, each of which decodes one image at a time, in at most `timeout_seconds`.
+
+    No thread can be ended, so an image that takes minutes to decode would block a thread for minutes. A process of its
+    own is killed; the other images go on in the other processes. They are forked from a server process that has only
+    imported the decoder, so that starting one takes milliseconds and the libraries are in memory once.
+    """
+
+    def __init__(self, num_workers: int, timeout_seconds: float, max_pixels: int) -> None:
+        self.timeout_seconds, self.max_pixels = timeout_seconds, max_pixels
+        self._workers: list[_Worker | None] = [None] * num_workers  # None: not started yet
+        self._idle: asyncio.LifoQueue[int] = asyncio.LifoQueue()
+        for index in reversed(range(num_workers)):
+            self._idle.put_nowait(index)
+
+    def start(self) -> None:
+        """Start all processes now, not with the first images."""
+        self._workers = [worker or _Worker(self.max_pixels) for worker in self._workers]
+
+    async def decode(self, content: bytes, transform: InferenceTransform) -> Tensor:
+        """Return an image prepared for the network, uint8 (C, H, W).
+
+        Raises HTTPError: like `decode_image`, 504 for one that takes too long, 422 for one that ends its process.
+        """
+        index = await self._idle.get()
+        try:
+            return await self._decode_in(index, content, transform)
+        except TimeoutError:
+            limit = f"an image that is decoded within {self.timeout_seconds:g} seconds"
+            raise http_error(504, limit, "one that takes longer", "make it smaller, or save it again") from None
+        except BrokenProcessPool:
+            got = "one that ended the process that decodes it"
+            raise http_error(422, "an image that can be decoded", got, "make it smaller, or save it again") from None
+        finally:
+            self._idle.put_nowait(index)
+
+    async def _decode_in(self, index: int, content: bytes, transform: InferenceTransform) -> Tensor:
+        arguments = content, transform.preprocess, transform.image_size, self.max_pixels
+        worker = self._workers[index] or await self._start_worker(index)
+        try:
+            future = worker.executor.submit(_decode_in_worker, *arguments)
+        except BrokenProcessPool:  # the process ended while it was idle, which is no fault of this image
+            worker = await self._start_worker(index)
+            future = worker.executor.submit(_decode_in_worker, *arguments)
+        try:
+            async with asyncio.timeout(self.timeout_seconds):
+                result = await asyncio.wrap_future(future)
+        except (TimeoutError, BrokenProcessPool, asyncio.CancelledError):
+            self._workers[index] = None
+            worker.kill()
+            raise
+        if isinstance(result, HTTPError):
+            raise result
+        return torch.from_numpy(result)
+
+    async def _start_worker(self, index: int) -> "_Worker":
+        worker = await asyncio.to_thread(_Worker, self.max_pixels)
+        self._workers[index] = worker
+        return worker
+
+    def close(self) -> None:
+        """End the processes."""
+        for worker in self._workers:
+            if worker is not None:
+                worker.kill()
+
+
+class _Worker:
+    """An executor with one process, whose id is known, so that exactly this process can be killed."""
+
+    def __init__(self, max_pixels: int) -> None:
+        context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+        if os.name == "posix":
+            context.set_forkserver_preload([__name__])
+        self.executor = ProcessPoolExecutor(1, mp_context=context, initializer=_prepare_worker, initargs=(max_pixels,))
+        self.pid = self.executor.submit(os.getpid).result(_START_SECONDS)
+
+    def kill(self) -> None:
+        """Kill the process at once."""
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            os.kill(self.pid, signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
+        self.executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _prepare_worker(max_pixels: int) -> None:
+    """End with the server, not by the signals that ask the server to finish its requests; compute in one thread."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    # `decode_image` checks `max_pixels` itself before Pillow sees an image, so Pillow's own limit must not be lower.
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, max_pixels)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+@cache
+def _transform(preprocess: Preprocess, image_size: tuple[int, int]) -> InferenceTransform:
+    return InferenceTransform(preprocess, image_size)
+
+
+def _decode_in_worker(
+    content: bytes, preprocess: Preprocess, image_size: tuple[int, int], max_pixels: int
+) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | HTTPError":
+    """Return the prepared image; errors are returned, because unpickling a raised one needs its arguments."""
+    try:
+        return decode_image(content, _transform(preprocess, image_size), max_pixels).contiguous().numpy()
+    except HTTPError as error:
+        return error
