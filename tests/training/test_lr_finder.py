@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from reslab.training.lr_finder import centered_means, clip_losses, find_lr, find_steepest
+from reslab.training.lr_finder import LRVerdict, find_lr, smooth_losses, suggest_lr
 from reslab.training.options import TrainOptions
 
 CPU = torch.device("cpu")
@@ -60,24 +60,108 @@ def test_a_loss_that_leaves_ends_the_test() -> None:
     assert all(map(math.isfinite, found.losses))
 
 
-def test_the_steepest_place_of_a_known_curve() -> None:
-    rates = [10 ** (k / 10) for k in range(41)]
-    losses = [2 - math.tanh(k / 10 - 2) if k <= 30 else 3.0 for k in range(41)]  # steepest at k = 20
-    assert find_steepest(rates, losses) == 20
-    smooth = centered_means(losses)
-    assert abs((find_steepest(rates, smooth) or 0) - 20) <= 1
+LRS = [1e-5 * 10 ** (6 * k / 99) for k in range(100)]  # 1e-5 to 10, the default
+SEEDS = range(20)
 
 
-def test_a_loss_that_never_falls_suggests_nothing() -> None:
-    rates = [10.0**k for k in range(5)]
-    assert find_steepest(rates, [1.0, 1.1, 1.2, 1.3, 1.4]) is None
-    assert find_steepest(rates[:2], [2.0, 1.0]) is None
+def _noise(seed: int, std: float, count: int = 100) -> list[float]:
+    return (std * torch.randn(count, generator=torch.Generator().manual_seed(seed))).tolist()
 
 
-def test_means_move_no_slope_and_spikes_are_cut() -> None:
+def _flat_fall_rise(lr: float) -> float:
+    """2.3 up to 1e-3, then a straight fall (against log lr) to 0.8 at 1e-1, then a rise by 3 in each decade."""
+    if lr <= 1e-3:
+        return 2.3
+    return 2.3 - 0.75 * math.log10(lr / 1e-3) if lr <= 1e-1 else 0.8 + 3 * math.log10(lr / 1e-1)
+
+
+def test_flat_then_falling_then_rising_without_noise() -> None:
+    found = suggest_lr(LRS, [_flat_fall_rise(lr) for lr in LRS])
+    assert found.verdict is LRVerdict.CLEAR
+    assert found.lowest_loss_lr == pytest.approx(1e-1, rel=0.5)
+    done, rise = 1e-3 * 10 ** (0.9 * 2), 1e-1 * 10 ** (0.3 * 1.5 / 3)  # 0.9 of the fall of 1.5; 0.3 of it above 0.8
+    assert found.fall_lr == pytest.approx(done, rel=0.45)  # half a decade is averaged
+    assert found.rise_lr == pytest.approx(rise, rel=0.35)
+    assert found.suggested_lr == pytest.approx(math.sqrt(done * rise), rel=0.35)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_noise_moves_the_suggestion_by_less_than_a_factor_of_two(seed: int) -> None:
+    losses = [_flat_fall_rise(lr) + noise for lr, noise in zip(LRS, _noise(seed, 0.1), strict=True)]
+    found = suggest_lr(LRS, losses)
+    assert found.verdict is LRVerdict.CLEAR
+    assert found.suggested_lr is not None
+    assert 0.047 < found.suggested_lr < 0.19
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_noise_at_the_left_edge_is_not_the_fall(seed: int) -> None:
+    noise = [*_noise(seed, 0.4, 12), *_noise(seed + 100, 0.05, 88)]
+    found = suggest_lr(LRS, [_flat_fall_rise(lr) + n for lr, n in zip(LRS, noise, strict=True)])
+    assert found.verdict is LRVerdict.CLEAR
+    assert found.suggested_lr is not None
+    assert 0.047 < found.suggested_lr < 0.19
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_only_noise_suggests_nothing(seed: int) -> None:
+    found = suggest_lr(LRS, [0.7 + noise for noise in _noise(seed, 0.1)])
+    assert (found.verdict, found.suggested_lr, found.rise_lr) == (LRVerdict.NO_FALL, None, None)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_noise_that_only_rises_suggests_nothing_and_says_from_where(seed: int) -> None:
+    curve = [0.7 + 3 * max(0.0, math.log10(lr / 1e-2)) for lr in LRS]
+    found = suggest_lr(LRS, [loss + noise for loss, noise in zip(curve, _noise(seed, 0.1), strict=True)])
+    assert (found.verdict, found.suggested_lr) == (LRVerdict.NO_FALL, None)
+    assert found.rise_lr is not None
+    assert 0.005 < found.rise_lr < 0.02
+
+
+def test_a_recovery_after_the_rise_is_ignored() -> None:
+    def curve(lr: float) -> float:
+        return _flat_fall_rise(lr) if lr < 0.5 else 0.5
+
+    found = suggest_lr(LRS, [curve(lr) for lr in LRS])
+    assert found.verdict is LRVerdict.CLEAR
+    assert found.lowest_loss_lr == pytest.approx(1e-1, rel=0.5)
+
+
+def test_a_loss_that_falls_up_to_the_last_rate_suggests_nothing() -> None:
+    found = suggest_lr(LRS, [2.3 - 0.01 * k for k in range(100)])
+    assert (found.verdict, found.suggested_lr, found.lowest_loss_lr) == (LRVerdict.STILL_FALLING, None, LRS[-1])
+
+
+def test_a_loss_that_falls_and_never_diverges_has_a_suggestion() -> None:
+    found = suggest_lr(LRS, [max(0.8, _flat_fall_rise(min(lr, 1e-1))) for lr in LRS])
+    assert (found.verdict, found.rise_lr, found.suggested_lr) == (LRVerdict.CLEAR, None, found.fall_lr)
+    assert found.suggested_lr == pytest.approx(1e-3 * 10 ** (0.9 * 2), rel=0.35)
+
+
+@pytest.mark.parametrize("losses", [[], [2.3], [2.3, 2.4, 9.0], [1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0, 3.6, 4.3, 5.1]])
+def test_a_test_that_diverges_at_once_suggests_nothing(losses: list[float]) -> None:
+    found = suggest_lr(LRS[: len(losses)], losses)
+    assert (found.verdict, found.suggested_lr) == (LRVerdict.STARTS_TOO_HIGH, None)
+
+
+def test_a_loss_that_is_nan_early_ends_the_test_without_a_suggestion() -> None:
+    found = find_lr(_asked(), CPU, min_lr=1e30, max_lr=1e36, num_steps=60)
+    assert (found.verdict, found.suggested_lr, found.diverged) == (LRVerdict.STARTS_TOO_HIGH, None, True)
+    assert all(map(math.isfinite, found.losses))
+
+
+def test_a_spike_does_not_end_the_fall() -> None:
+    losses = [_flat_fall_rise(lr) for lr in LRS]
+    losses[50] = 400.0
+    assert suggest_lr(LRS, losses) == suggest_lr(LRS, [_flat_fall_rise(lr) for lr in LRS])
+
+
+def test_smoothing_keeps_a_line_and_removes_a_spike() -> None:
     line = [5.0 - 0.1 * k for k in range(30)]
-    assert centered_means(line) == pytest.approx(line)
-    assert clip_losses([2.0, 1.0, 400.0]) == [2.0, 1.0, 3.0]
+    smoothed = smooth_losses(line)
+    assert smoothed[2:-2] == pytest.approx(line[2:-2])
+    assert smoothed[0] == pytest.approx((4.95 + 4.9) / 2)  # of the two medians there are: 4.95, of two values, and 4.9
+    assert smooth_losses([1.0, 1.0, 1.0, 400.0, 1.0, 1.0, 1.0]) == [1.0] * 7
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`reslab lr-find`: suggest a learning rate from a few steps at rising rates, with a plot."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,7 +32,11 @@ if TYPE_CHECKING:
     from reslab.training.lr_finder import LRFinderResult
 
 
+_OWN_OPTIONS = ("min_lr", "max_lr", "num_steps", "html_path", "as_json")
+
+
 def lr_find(
+    context: typer.Context,
     data_argument: DataArgument = None,
     data: DataOption = None,
     model: ModelName = None,
@@ -62,7 +67,10 @@ def lr_find(
     overrides: TrainOverrides = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Suggest a learning rate: train a few steps at rising rates and find where the loss falls fastest."""
+    """Suggest a learning rate: train a few steps at rising rates and find where the loss stops falling.
+
+    Where the losses show no clear answer, the command says so and suggests none.
+    """
     dataset = resolve_data_option(data_argument, data)
     from reslab.runtime.device import choose_device
     from reslab.training.lr_finder import find_lr
@@ -82,51 +90,117 @@ def lr_find(
         skip_bad_images=skip_bad_images,
     )
     result = find_lr(options, choose_device(device), min_lr=min_lr, max_lr=max_lr, num_steps=num_steps, workers=workers)
-    output_path = html_path or (None if as_json else Path("lr-find.html"))
+    # Without a finite loss there is nothing to plot.
+    output_path = (html_path or (None if as_json else Path("lr-find.html"))) if result.lrs else None
+    next_command = _next_command(context, result)
     if output_path is not None:
-        _write_html(output_path, result)
+        _write_html(output_path, result, next_command)
     if as_json:
-        print_json(_lr_find_payload(result, output_path))
+        print_json(_lr_find_payload(result, output_path, next_command))
     else:
-        print_pairs(_lr_find_rows(result, output_path))
+        print_pairs(_lr_find_rows(result))
+        # Not wrapped as the rows are: a command is pasted in one piece.
+        print(f"\n{next_command}")
 
 
-def _write_html(html_path: Path, result: "LRFinderResult") -> None:
+def _write_html(html_path: Path, result: "LRFinderResult", next_command: str) -> None:
     from reslab.report.pages.lr_find import LRFinderPage
     from reslab.report.render import render_page
 
     page = LRFinderPage(
         title=f"{result.model} on {result.data}",
+        summary=explain(result),
         lrs=result.lrs,
         losses=result.losses,
         smoothed_losses=result.smoothed_losses,
         suggested_lr=result.suggested_lr,
         lowest_loss_lr=result.lowest_loss_lr,
+        rise_lr=result.rise_lr,
         diverged=result.diverged,
+        next_command=next_command,
         metadata={
             "network": result.model,
             "data": result.data,
             "recipe": result.recipe,
+            "recipe's learning rate": f"{result.recipe_lr:g}",
             "batch size": str(result.batch_size),
         },
     )
     write_html(html_path, render_page(page))
 
 
-def _lr_find_payload(result: "LRFinderResult", html_path: Path | None) -> dict[str, Any]:
-    return {**vars(result), "html": None if html_path is None else str(html_path)}
+def _lr_find_payload(result: "LRFinderResult", html_path: Path | None, next_command: str) -> dict[str, Any]:
+    return {**vars(result), "next": next_command, "html": None if html_path is None else str(html_path)}
 
 
-def _lr_find_rows(result: "LRFinderResult", html_path: Path | None) -> list[tuple[str, str]]:
-    if result.suggested_lr is None:
-        lr_text = "none: the loss never fell; lower --min-lr or increase --num-steps"
-    else:
-        lr_text = (
-            f"{result.suggested_lr:.2g}, where the loss falls fastest (lowest loss at {result.lowest_loss_lr:.2g})"
+def _lr_find_rows(result: "LRFinderResult") -> list[tuple[str, str]]:
+    suggested = "no clear suggestion" if result.suggested_lr is None else f"{result.suggested_lr:.2g}"
+    tested = "none: the loss was not finite at the first rate"
+    if result.lrs:
+        tested = (
+            f"{result.lrs[0]:.2g} to {result.lrs[-1]:.2g}, {len(result.lrs)} steps at batch size {result.batch_size}"
         )
-    tested = f"{result.lrs[0]:.2g} to {result.lrs[-1]:.2g}, {len(result.lrs)} steps at batch size {result.batch_size}"
     return [
-        ("learning rate", lr_text),
+        ("learning rate", suggested),
+        ("reason", explain(result)),
         ("tested", tested + (", stopped when the loss diverged" if result.diverged else "")),
-        ("next", "reslab train ... --lr LR (at this batch size)"),
+        ("recipe", f"{result.recipe}, learning rate {result.recipe_lr:g}"),
     ]
+
+
+def explain(result: "LRFinderResult") -> str:
+    """Return the reason for the suggestion in one or two sentences, or for its absence with what to do."""
+    from reslab.training.lr_finder import LRVerdict
+
+    rise = "does not rise again" if result.rise_lr is None else f"rises from {result.rise_lr:.2g} on"
+    match result.verdict:
+        case LRVerdict.CLEAR:
+            return f"The loss falls until a learning rate of {result.lowest_loss_lr:.2g} and {rise}."
+        case LRVerdict.NO_FALL:
+            return (
+                f"The loss does not fall clearly, and it {rise}. "
+                f"Keep the recipe's learning rate, {result.recipe_lr:g}, or repeat the test with more steps."
+            )
+        case LRVerdict.STILL_FALLING:
+            return "The loss still falls at the highest learning rate. Repeat the test with a higher --max-lr."
+        case LRVerdict.STARTS_TOO_HIGH:
+            return "The loss rises or diverges at the first learning rates. Repeat the test with a lower --min-lr."
+
+
+def _next_command(context: typer.Context, result: "LRFinderResult") -> str:
+    """Return the command to run next, with the options that this one was given."""
+    from reslab.training.lr_finder import LRVerdict
+
+    match result.verdict:
+        case LRVerdict.CLEAR:
+            return _command_with(context, "train", lr=f"{result.suggested_lr:.2g}")
+        case LRVerdict.NO_FALL:
+            return _command_with(context, "train")
+        case LRVerdict.STILL_FALLING:
+            return _command_with(context, "lr-find", max_lr=f"{10 * context.params['max_lr']:g}")
+        case LRVerdict.STARTS_TOO_HIGH:
+            return _command_with(context, "lr-find", min_lr=f"{context.params['min_lr'] / 1000:g}")
+
+
+def _command_with(context: typer.Context, name: str, **changes: str) -> str:
+    """Return `reslab NAME` with the options given to this command, those of `changes` in place of their own.
+
+    Options that only `lr-find` knows are left out for `train`, as is a learning rate in --set beside --lr.
+    """
+    words = ["reslab", name]
+    for parameter in context.command.params:
+        key = parameter.name or ""
+        source = context.get_parameter_source(key)
+        if source is None or source.name != "COMMANDLINE" or key in changes:
+            continue
+        if key in _OWN_OPTIONS and (name == "train" or key in ("html_path", "as_json")):
+            continue
+        value = context.params[key]
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if "lr" in changes and str(item).replace(" ", "").startswith("optimizer.lr="):
+                continue
+            option = [] if parameter.param_type_name == "argument" else [max(parameter.opts, key=len)]
+            words += option if item is True else [*option, str(item)]
+    for key, text in changes.items():
+        words += [f"--{key.replace('_', '-')}", text]
+    return shlex.join(words)

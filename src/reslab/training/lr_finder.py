@@ -1,7 +1,9 @@
 """The learning rate range test: a few steps at rising learning rates, on a copy that is thrown away."""
 
 import copy
+import enum
 import math
+import statistics
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,27 +24,64 @@ MIN_LR, MAX_LR = 1e-5, 10.0
 DEFAULT_NUM_STEPS = 100
 _SMOOTHING = 0.9
 _DIVERGENCE_FACTOR = 4.0
-_CLIP_FACTOR = 1.5
-_WINDOW_FRACTION = 1 / 15
+_CLIP_FACTOR = 2.0
+_WINDOW_FRACTION = 1 / 11
+_START_FRACTION = 1 / 10
+_MIN_STANDARD_ERRORS = 5.0
+_MIN_FALL, _MIN_RISE = 0.02, 0.1
+_RISE_FRACTION = 0.3
+_FALL_FRACTION = 0.9
+
+
+class LRVerdict(enum.StrEnum):
+    """What a range test shows. Only `CLEAR` comes with a suggestion.
+
+    `CLEAR`: the loss fell well above its noise and stopped falling, or rose again. `NO_FALL`: it did not fall before it
+    rose or the test ended. `STILL_FALLING`: it fell up to the last learning rate. `STARTS_TOO_HIGH`: the first rates
+    are too high already, so there is nothing to compare them with.
+    """
+
+    CLEAR = "clear"
+    NO_FALL = "no-fall"
+    STILL_FALLING = "still-falling"
+    STARTS_TOO_HIGH = "starts-too-high"
+
+
+@dataclass(frozen=True)
+class LRSuggestion:
+    """What the losses of a range test suggest.
+
+    `suggested_lr` is None unless the verdict is `CLEAR`. Nine tenths of the fall are done at `fall_lr`; the loss is
+    lowest at `lowest_loss_lr` and rises from `rise_lr` on; None where it did not fall or rise.
+    """
+
+    verdict: LRVerdict
+    suggested_lr: float | None = None
+    fall_lr: float | None = None
+    lowest_loss_lr: float | None = None
+    rise_lr: float | None = None
 
 
 @dataclass(frozen=True)
 class LRFinderResult:
-    """The loss at rising learning rates, with a smoothed loss for each.
+    """The loss at rising learning rates, with a smoothed loss for each, and what they suggest (see `LRSuggestion`).
 
-    `suggested_lr` is where the smoothed loss falls steepest, `lowest_loss_lr` where it is lowest; None if it never
-    fell. `diverged` means that the test ended before the last rate.
+    `recipe_lr` is the recipe's own learning rate. `diverged` means that the test ended before the last rate.
     """
 
     model: str
     data: str
     recipe: str
     batch_size: int
+    recipe_lr: float
     lrs: tuple[float, ...]
     losses: tuple[float, ...]
     smoothed_losses: tuple[float, ...]
+    verdict: LRVerdict
     suggested_lr: float | None
+    fall_lr: float | None
     lowest_loss_lr: float | None
+    rise_lr: float | None
     diverged: bool
 
 
@@ -72,19 +111,21 @@ def find_lr(
         all_losses, diverged = _losses_at(loop, lrs)
     losses = [loss for loss in all_losses if math.isfinite(loss)]
     lrs = lrs[: len(losses)]
-    smoothed_losses = centered_means(clip_losses(losses))
-    steepest_index = find_steepest(lrs, smoothed_losses)
-    lowest_index = min(range(len(smoothed_losses)), key=smoothed_losses.__getitem__, default=None)
+    suggestion = suggest_lr(lrs, losses)
     return LRFinderResult(
         model=setup.run.metadata["model"]["name"],
         data=setup.data.name,
         recipe=setup.recipe.name,
         batch_size=setup.recipe.batch_size,
+        recipe_lr=setup.recipe.optimizer.lr,
         lrs=tuple(lrs),
         losses=tuple(losses),
-        smoothed_losses=tuple(smoothed_losses),
-        suggested_lr=None if steepest_index is None else lrs[steepest_index],
-        lowest_loss_lr=None if steepest_index is None or lowest_index is None else lrs[lowest_index],
+        smoothed_losses=tuple(smooth_losses(losses)),
+        verdict=suggestion.verdict,
+        suggested_lr=suggestion.suggested_lr,
+        fall_lr=suggestion.fall_lr,
+        lowest_loss_lr=suggestion.lowest_loss_lr,
+        rise_lr=suggestion.rise_lr,
         diverged=diverged,
     )
 
@@ -122,36 +163,78 @@ def _check_range(min_lr: float, max_lr: float, num_steps: int) -> None:
         raise invalid("at least 10 steps to see a slope", num_steps, nearest=str(DEFAULT_NUM_STEPS))
 
 
-def clip_losses(losses: Sequence[float]) -> list[float]:
-    """Return the losses clipped at 1.5 times their initial mean, so that a spike does not move the means around it."""
-    initial_losses = losses[: max(1, len(losses) // 20)]
-    ceiling = _CLIP_FACTOR * sum(initial_losses) / len(initial_losses) if initial_losses else 0.0
-    return [min(loss, ceiling) for loss in losses]
+def suggest_lr(lrs: Sequence[float], losses: Sequence[float]) -> LRSuggestion:
+    """Return the learning rate that finite losses at rising rates suggest, from their smoothed values.
 
-
-def centered_means(values: Sequence[float], window_fraction: float = _WINDOW_FRACTION) -> list[float]:
-    """Return centered moving averages (narrower at the ends), which do not shift a slope."""
-    max_radius = max(1, round(window_fraction * len(values)))
-    means = []
-    for index in range(len(values)):
-        radius = min(max_radius, index, len(values) - 1 - index)
-        window = values[index - radius : index + radius + 1]
-        means.append(sum(window) / len(window))
-    return means
-
-
-def find_steepest(lrs: Sequence[float], smoothed_losses: Sequence[float]) -> int | None:
-    """Return the index where the smoothed loss falls fastest against the log rate, before its minimum.
-
-    None if it never falls.
+    The losses at the first tenth of the rates give the level before the fall. A fall counts from 5 standard errors of a
+    smoothed loss and 2 % of the level on. Once it counts, the loss rises where it is 0.3 of the fall above its lowest
+    value; before, where it is 10 % above the level. Later rates are ignored, as a network with batch normalization
+    often recovers there. The suggestion is the middle (on a logarithmic scale) between the first rate at which 0.9 of
+    the fall is done and the rate at which the loss rises, or the former if it does not rise.
     """
-    if len(lrs) < 3:
-        return None
-    lowest_index = min(range(len(smoothed_losses)), key=smoothed_losses.__getitem__)
+    window = _window(len(losses))
+    if len(losses) < 2 * window + 1:
+        return LRSuggestion(LRVerdict.STARTS_TOO_HIGH)
+    means, start = smooth_losses(losses), losses[: max(window, round(_START_FRACTION * len(losses)))]
+    level = statistics.median(start)
+    min_change = _MIN_STANDARD_ERRORS * max(_step_noise(losses), _step_noise(start)) / math.sqrt(window)
+    min_fall = max(min_change, _MIN_FALL * abs(level))
+    rise = _find_rise(means, level, min_fall, max(min_change, _MIN_RISE * abs(level)))
+    end = len(means) if rise is None else rise
+    if end <= window:
+        return LRSuggestion(LRVerdict.STARTS_TOO_HIGH, rise_lr=lrs[end])
+    lowest = min(range(end), key=means.__getitem__)
+    fall = level - means[lowest]
+    rise_lr = None if rise is None else lrs[rise]
+    if fall < min_fall:
+        return LRSuggestion(LRVerdict.NO_FALL, rise_lr=rise_lr)
+    if rise is None and means[-2 * window] - means[-1] > max(min_change, (1 - _FALL_FRACTION) * fall):
+        return LRSuggestion(LRVerdict.STILL_FALLING, lowest_loss_lr=lrs[lowest])
+    fall_lr = next(lr for lr, mean in zip(lrs, means, strict=True) if mean <= level - _FALL_FRACTION * fall)
+    suggested_lr = fall_lr if rise_lr is None else math.sqrt(fall_lr * rise_lr)
+    return LRSuggestion(LRVerdict.CLEAR, suggested_lr, fall_lr, lrs[lowest], rise_lr)
 
-    def slope(index: int) -> float:
-        return (smoothed_losses[index + 1] - smoothed_losses[index - 1]) / math.log(lrs[index + 1] / lrs[index - 1])
 
-    candidates = range(1, min(lowest_index, len(lrs) - 2) + 1)
-    best = min(candidates, key=slope, default=None)
-    return None if best is None or slope(best) >= 0 else best
+def _find_rise(means: Sequence[float], level: float, min_fall: float, min_rise: float) -> int | None:
+    """Return the first index where the smoothed loss rises, or None."""
+    lowest, margin = level, _window(len(means)) // 2  # at the ends, a mean of fewer losses is noisier
+    for index in range(margin, len(means) - margin):
+        lowest = min(lowest, means[index])
+        fall = level - lowest
+        if means[index] - lowest > (max(min_fall, _RISE_FRACTION * fall) if fall > min_fall else fall + min_rise):
+            return index
+    return None
+
+
+def _step_noise(losses: Sequence[float]) -> float:
+    """Return the standard deviation of the noise of a step, from the median second difference (normal noise).
+
+    A second difference is free of a slope; a - 2 b + c has sqrt(6) times the deviation of a step, and the median of a
+    normal's absolute value is 0.6745 of its deviation.
+    """
+    second_differences = [abs(a - 2 * b + c) for a, b, c in zip(losses, losses[1:], losses[2:], strict=False)]
+    return statistics.median(second_differences) / (0.6745 * math.sqrt(6))
+
+
+def smooth_losses(losses: Sequence[float]) -> list[float]:
+    """Return centered means over an eleventh of the losses, after what spikes would do to them is removed.
+
+    The losses are clipped at twice their initial median, and each replaced by the median of three.
+    """
+    if not losses:
+        return []
+    ceiling = _CLIP_FACTOR * statistics.median(losses[: _window(len(losses))])
+    clipped = [min(loss, ceiling) for loss in losses]
+    medians = [statistics.median(clipped[max(0, index - 1) : index + 2]) for index in range(len(clipped))]
+    return _centered_means(medians, _window(len(losses)) // 2)
+
+
+def _centered_means(values: Sequence[float], radius: int) -> list[float]:
+    """Return the mean around each value, of those there are at the ends."""
+    windows = (values[max(0, index - radius) : index + radius + 1] for index in range(len(values)))
+    return [statistics.fmean(window) for window in windows]
+
+
+def _window(num_values: int) -> int:
+    """Return the number of values in a moving average, odd and at least 3."""
+    return max(3, 2 * round(_WINDOW_FRACTION * num_values / 2) + 1)

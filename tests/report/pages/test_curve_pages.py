@@ -13,7 +13,8 @@ def _rates(**changes: object) -> LRFinderPage:
     rates = [10 ** (k / 10 - 5) for k in range(50)]
     losses = [2.3 - 0.02 * k for k in range(49)] + [80.0]
     values = {"title": "resnet20_cifar on digits", "lrs": rates, "losses": losses, "smoothed_losses": losses}
-    return LRFinderPage(**{**values, "suggested_lr": rates[30], "lowest_loss_lr": rates[48], **changes})  # type: ignore[arg-type]
+    marks = {"suggested_lr": rates[30], "lowest_loss_lr": rates[48], "rise_lr": rates[49]}
+    return LRFinderPage(**{**values, **marks, "summary": "It falls until 0.63.", **changes})  # type: ignore[arg-type]
 
 
 def _run(name: str, top1: float | None = 0.9, data: str = "digits", epochs: int = 8) -> ComparedRun:
@@ -24,14 +25,18 @@ def test_the_page_of_a_rate_search() -> None:
     html = render_page(_rates(metadata={"batch": "64"}))
     page = assert_sound(html)
     assert html == render_page(_rates(metadata={"batch": "64"}))
-    assert "steepest at a learning rate of 0.01" in page.text
+    assert "It falls until 0.63." in page.text
+    tiles = {"suggested learning rate": "0.01", "lowest loss at": "0.63", "loss rises from": "0.79"}
+    assert all(f"{name} {value}" in page.text for name, value in tiles.items())
     assert "The test reached the maximum learning rate." in page.text
     assert "stopped when the loss diverged" in assert_sound(render_page(_rates(diverged=True))).text
 
 
 def test_no_suggestion_is_said() -> None:
-    text = assert_sound(render_page(_rates(suggested_lr=None, lowest_loss_lr=None))).text
-    assert "no learning rate is suggested" in text
+    none = _rates(suggested_lr=None, lowest_loss_lr=None, rise_lr=None, next_command="reslab train digits")
+    text = assert_sound(render_page(none)).text
+    assert "no clear suggestion" in text
+    assert "reslab train digits" in text
 
 
 def test_lengths_that_differ_are_refused() -> None:

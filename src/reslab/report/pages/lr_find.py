@@ -13,17 +13,20 @@ from reslab.spec.errors import invalid
 class LRFinderPage:
     """The values of the page: loss and smoothed loss at each learning rate.
 
-    `suggested_lr` is where the smoothed loss falls steepest and `lowest_loss_lr` where it is lowest; both are None
-    where it never fell. `diverged` says that the test stopped early.
+    `summary` explains the suggestion or its absence, `next_command` is to be pasted. The smoothed loss is lowest at
+    `lowest_loss_lr` and rises from `rise_lr` on; None where it does not. `diverged` says that the test stopped early.
     """
 
     title: str
+    summary: str
     lrs: Sequence[float]
     losses: Sequence[float]
     smoothed_losses: Sequence[float]
     suggested_lr: float | None = None
     lowest_loss_lr: float | None = None
+    rise_lr: float | None = None
     diverged: bool = False
+    next_command: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -34,22 +37,25 @@ def lr_finder_context(page: LRFinderPage) -> dict[str, Any]:
         raise invalid("as many losses and smoothed losses as learning rates, at least one", got)
     from reslab.report.plots.curves import plot_lr_finder
 
-    summary = lr_finder_text(page)
     figure = plot_lr_finder(
-        page.lrs, page.losses, page.smoothed_losses, suggested_lr=page.suggested_lr, lowest_loss_lr=page.lowest_loss_lr
+        page.lrs,
+        page.losses,
+        page.smoothed_losses,
+        marks={"suggested": page.suggested_lr, "lowest": page.lowest_loss_lr, "rises": page.rise_lr},
     )
     panel = make_panel(
         figure,
         "lr-finder",
         title="Loss against learning rate",
-        alt_text=f"Loss against learning rate, on a logarithmic scale. {summary}",
+        alt_text=f"Loss against learning rate, on a logarithmic scale. {page.summary}",
         caption=_lr_finder_caption(page),
     )
+    command = {"next command": page.next_command} if page.next_command else {}
     return {
         "kind": "Learning-rate range test",
         "title": page.title,
-        "summary": summary,
-        "metadata": {str(name): str(value) for name, value in page.metadata.items()},
+        "summary": page.summary,
+        "metadata": {str(name): str(value) for name, value in {**page.metadata, **command}.items()},
         "tiles": _lr_tiles(page),
         "heading": "Range test",
         "curves": [panel],
@@ -59,20 +65,16 @@ def lr_finder_context(page: LRFinderPage) -> dict[str, Any]:
     }
 
 
-def lr_finder_text(page: LRFinderPage) -> str:
-    """Return one sentence: the learning rate to try, or that there is none."""
-    if page.suggested_lr is None:
-        return "The loss never fell, so no learning rate is suggested. Try lower rates or more steps."
-    return f"The loss falls steepest at a learning rate of {page.suggested_lr:.2g}: a starting point, not yet the best."
-
-
 def _lr_tiles(page: LRFinderPage) -> list[dict[str, Any]]:
+    suggested = "none" if page.suggested_lr is None else f"{page.suggested_lr:.2g}"
+    note = "no clear suggestion" if page.suggested_lr is None else "where 90 % of the fall is done"
     rates = (
-        ("suggested learning rate", page.suggested_lr, "steepest fall of the smoothed loss"),
         ("lowest loss at", page.lowest_loss_lr, "of the smoothed loss"),
+        ("loss rises from", page.rise_lr, "of the smoothed loss"),
     )
     tiles = [make_tile(name, f"{lr:.2g}", note) for name, lr, note in rates if lr is not None]
-    return [*tiles, make_tile("steps", format_int(len(page.lrs)), "one for each learning rate")]
+    steps = make_tile("steps", format_int(len(page.lrs)), "one for each learning rate")
+    return [make_tile("suggested learning rate", suggested, note), *tiles, steps]
 
 
 def _lr_finder_caption(page: LRFinderPage) -> str:

@@ -1,7 +1,7 @@
 """Curves of metrics: against epochs of training, and against the learning rate of a range test."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -101,22 +101,22 @@ def plot_lr_finder(
     losses: Sequence[float],
     smoothed_losses: Sequence[float],
     *,
-    suggested_lr: float | None,
-    lowest_loss_lr: float | None,
+    marks: Mapping[str, float | None],
 ) -> Figure:
     """Plot the loss of each step (pale) and the smoothed loss against the learning rate, on a logarithmic scale.
 
-    A diverging loss leaves the panel, so that the fall before it stays visible.
+    `marks` are named learning rates, the first of them the main one; None is left out. A diverging loss leaves the
+    panel, so that the fall before it stays visible.
     """
     with plot_style():
         figure, axes = make_figure(PLOT_INCHES, 3.2)
         axes.plot(lrs, losses, color=TRAINING, alpha=0.35, linewidth=0.9)
         handles = [axes.plot(lrs, smoothed_losses, color=TRAINING, linewidth=1.9)[0]]
         labels = ["smoothed loss"]
-        marks = ((suggested_lr, GREEN, "steepest"), (lowest_loss_lr, MUTED, "lowest"))
-        for lr, color, name in marks:
+        for index, (name, lr) in enumerate(marks.items()):
             if lr is not None:
-                handles.append(axes.axvline(lr, color=color, linewidth=1.4, linestyle=DASHED))
+                color, style = GREEN if index == 0 else MUTED, DASHED if index <= 1 else ":"
+                handles.append(axes.axvline(lr, color=color, linewidth=1.4, linestyle=style))
                 labels.append(f"{name}, {lr:.2g}")
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(numticks=9))

@@ -1,0 +1,174 @@
+"""Check the learning rate that `find_lr` suggests by trainings: against the best of a grid of rates, seed by seed.
+
+    python benchmarks/lr_finder.py --cifar10 DIR --fashion DIR --photos DIR --weights FILE --seeds 5
+
+Four tasks, by the data given: `cifar10` (WebDataset shards; 2,000 training and 2,000 validation images, resnet20_cifar,
+6 epochs), `fashion` (Fashion-MNIST, 2,000 and 2,000 images, resnet8_fast, 6 epochs), and with the weights FILE of
+resnet20_cifar `finetune` (1,000 and 2,000 images of Fashion-MNIST, 5 epochs) and `photos` (a folder with `train` and
+`val`, at 32 pixels, 10 epochs). `--tasks` selects some of them. For every seed the range test
+suggests a rate, and the default recipe trains with it and with each rate of the grid. The accuracy is that of the last
+epoch on validation images. The best of the grid is chosen by its mean over the seeds on the same images, which favors
+the grid. The target: the suggested rate loses at most 2 points.
+"""
+
+import argparse
+import json
+import math
+import shlex
+import statistics
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from side_by_side import machine_info
+
+from reslab.data.loader import eval_loader
+from reslab.data.registry import open_dataset
+from reslab.spec.preprocess import Preprocess
+from reslab.training.lr_finder import LRFinderResult, find_lr
+from reslab.training.meters import NonFiniteError
+from reslab.training.options import TrainOptions
+from reslab.training.train import train
+
+CPU = torch.device("cpu")
+GRID = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+NUM_IMAGES = 4000  # half of them for validation
+
+
+@dataclass(frozen=True)
+class Task:
+    """A training whose learning rate is sought: the options of both `find_lr` and `train`, and the epochs."""
+
+    options: TrainOptions
+    epochs: int
+
+
+def make_tasks(args: argparse.Namespace) -> dict[str, Task]:
+    """Return the tasks whose data is given."""
+    tasks = {}
+    if args.cifar10:
+        data = _first_images(str(args.cifar10), None)
+        tasks["cifar10"] = Task(TrainOptions("resnet20_cifar", data, "cifar", val_fraction=0.5), epochs=6)
+    if args.fashion:
+        data = _first_images("fashion-mnist", args.fashion)
+        tasks["fashion"] = Task(TrainOptions("resnet8_fast", data, "fashion", val_fraction=0.5), epochs=6)
+    if args.fashion and args.weights:
+        data = _first_images("fashion-mnist", args.fashion)
+        options = TrainOptions(
+            "resnet20_cifar", data, "photos", recipe_overrides={"train_transform": "pad(2) crop(28)"},
+            pretrained=args.weights, val_fraction=0.5, num_images=1000,
+        )  # fmt: skip
+        tasks["finetune"] = Task(options, epochs=5)
+    if args.photos and args.weights:
+        transforms = {
+            "train_transform": "random-resized-crop(32) flip",
+            "eval_transform": "resize(36) center-crop(32)",
+        }
+        options = TrainOptions(
+            "resnet20_cifar", args.photos, "photos", recipe_overrides=transforms, pretrained=args.weights
+        )
+        tasks["photos"] = Task(options, epochs=10)
+    return {name: task for name, task in tasks.items() if not args.tasks or name in args.tasks.split(",")}
+
+
+def _first_images(name: str, data_dir: Path | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the first training images of a dataset and their labels, uint8 (N, C, H, W) and int64 (N,)."""
+    dataset = open_dataset(name, data_dir=data_dir)
+    images = dataset.split("train").subset(range(NUM_IMAGES))
+    channels = dataset.preprocess.channels
+    unchanged = Preprocess(channels, "", (0.0,) * channels, (1 / 255,) * channels)
+    batches = [(x, y) for x, y, _ in eval_loader(images, 500, unchanged, CPU)]
+    return torch.cat([x for x, _ in batches]).round().to(torch.uint8), torch.cat([y for _, y in batches])
+
+
+def train_at(task: Task, lr: float, seed: int) -> float:
+    """Train with a learning rate; return the validation accuracy after the last epoch (0 if the loss diverges)."""
+    options = task.options
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run"
+        try:
+            train(
+                options.model, options.data, options.recipe, seed=seed, lr=lr, epochs=task.epochs, output=path,
+                overrides=options.recipe_overrides, pretrained=options.pretrained, val_fraction=options.val_fraction,
+                num_images=options.num_images, workers=0, on_log=lambda record: None,
+            )  # fmt: skip
+        except NonFiniteError as error:
+            print(f"lr {lr:g}, seed {seed}: {error}")
+            return 0.0
+        records = [json.loads(line) for line in (path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return float([record["top1"] for record in records if record["kind"] == "eval"][-1])
+
+
+def run_task(name: str, task: Task, seeds: Sequence[int], grid: Sequence[float]) -> tuple[list[str], dict[str, object]]:
+    """Return the rows of the table, and the raw values: accuracies of the grid, suggestions and theirs."""
+    found: list[LRFinderResult] = []
+    accuracies: dict[float, list[float]] = {lr: [] for lr in grid}
+    suggested: list[float] = []
+    for seed in seeds:
+        found.append(find_lr(replace(task.options, seed=seed), CPU, workers=0))
+        lr = found[-1].suggested_lr
+        suggested.append(math.nan if lr is None else train_at(task, lr, seed))
+        print(f"{name}, seed {seed}: suggested {lr}: {100 * suggested[-1]:.2f} %", flush=True)
+        for lr in grid:
+            accuracies[lr].append(train_at(task, lr, seed))
+            print(f"{name}, seed {seed}: {lr:g}: {100 * accuracies[lr][-1]:.2f} %", flush=True)
+    raw = {"grid": accuracies, "suggested_lrs": [result.suggested_lr for result in found], "suggested": suggested}
+    return make_rows(name, accuracies, found, suggested), raw
+
+
+def make_rows(
+    name: str, accuracies: Mapping[float, list[float]], found: Sequence[LRFinderResult], suggested: Sequence[float]
+) -> list[str]:
+    """Return one row for each rate of the grid and one for the suggested rates, with paired losses to the best."""
+    best = max(accuracies, key=lambda lr: statistics.mean(accuracies[lr]))
+    rows = {f"{lr:g}{' (best)' if lr == best else ''}": values for lr, values in accuracies.items()}
+    lrs = [result.suggested_lr for result in found if result.suggested_lr is not None]
+    rows[f"suggested: {', '.join(f'{lr:.2g}' for lr in lrs) or 'none'}"] = list(suggested)
+    lines = []
+    for label, values in rows.items():
+        pairs = [(value, top) for value, top in zip(values, accuracies[best], strict=True) if not math.isnan(value)]
+        if pairs:
+            gaps = [100 * (top - value) for value, top in pairs]
+            own = [100 * value for value, _ in pairs]
+            gap = f"{statistics.mean(gaps):.2f} (standard deviation {_std(gaps):.2f})"
+            mean = f"{statistics.mean(own):.2f} (standard deviation {_std(own):.2f})"
+            lines.append(f"| {name} | {label} | {len(own)} | {mean} | {gap} |")
+    return lines
+
+
+def _std(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cifar10", type=Path, help="folder of CIFAR-10 in WebDataset shards")
+    parser.add_argument("--fashion", type=Path, help="folder of Fashion-MNIST")
+    parser.add_argument("--photos", type=Path, help="image folder to fine-tune on")
+    parser.add_argument("--weights", type=Path, help="weights of resnet20_cifar to fine-tune")
+    parser.add_argument("--tasks", default="", help="names of tasks, by commas (default: all whose data is given)")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--grid", type=lambda text: tuple(map(float, text.split(","))), default=GRID)
+    parser.add_argument("--json", type=Path, help="also write the accuracy of every training to this file")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    lines, values = [], {}
+    for name, task in make_tasks(args).items():
+        rows, values[name] = run_task(name, task, range(args.first_seed, args.first_seed + args.seeds), args.grid)
+        lines += rows
+        if args.json:
+            args.json.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    print("\n| task | learning rate | seeds | accuracy, % | points below the best of the grid, paired |")
+    print("| --- | --- | ---: | ---: | ---: |")
+    print("\n".join(lines), f"\n\n{shlex.join(sys.argv)}")
+    print(", ".join(f"{name} {value}" for name, value in machine_info().items()))
+
+
+if __name__ == "__main__":
+    main()
