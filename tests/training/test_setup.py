@@ -13,7 +13,6 @@ from reslab.data.registry import open_dataset
 from reslab.runtime.distributed import ProcessGroup
 from reslab.spec.config import override
 from reslab.spec.recipe import Recipe
-from reslab.spec.recipes import RECIPES
 from reslab.training import setup as training_setup
 from reslab.training.losses import DistillationLoss
 from reslab.training.options import TrainOptions
@@ -22,7 +21,6 @@ from reslab.training.setup import (
     build_train_loop,
     build_train_loss,
     check_module,
-    image_size_messages,
     resolve_precision,
     setup_run,
 )
@@ -130,21 +128,3 @@ def test_auto_precision_is_settled_by_the_device(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(training_setup, "has_native_bf16", lambda device, fast=fast: fast)
         assert resolve_precision(recipe, CPU).precision == precision
     assert resolve_precision(Recipe("", "", precision="fp16"), CPU).precision == "fp16"
-
-
-@pytest.mark.parametrize(
-    ("augment", "side", "told"),
-    [
-        ("random-resized-crop(32) flip", 224, "--set eval_transform='resize(37) center-crop(32)'"),
-        ("pad(4) crop(80)", 32, "trains on 80x80 images but evaluates on 32x32"),
-        ("random-resized-crop(224) flip", 224, ""),
-        ("random-resized-crop(176)", 224, ""),
-        ("pad(4) crop(32) flip", 32, ""),
-        ("flip", 224, ""),
-        ("", 28, ""),
-    ],
-)
-def test_sizes_far_apart_are_told(augment: str, side: int, told: str) -> None:
-    notes = image_size_messages(replace(RECIPES["photos"], train_transform=augment), (3, side, side))
-    assert bool(notes) == bool(told)
-    assert told in "".join(notes)

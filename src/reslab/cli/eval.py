@@ -10,6 +10,7 @@ from reslab.cli.options import (
     BatchSize,
     DataDir,
     Device,
+    ImageSize,
     JsonFlag,
     ModelName,
     ModelOverrides,
@@ -158,6 +159,7 @@ def evaluate(
             show_default="the model's own",
         ),
     ] = None,
+    image_size: ImageSize = None,
     tta: Annotated[
         str,
         typer.Option(
@@ -218,7 +220,15 @@ def evaluate(
     _check_overrides(overrides, model)
     if save_temperature:
         _check_calibration_options(
-            model_source, model, {"--tta": tta, "--eval-transform": eval_transform, "--mean": mean, "--std": std}
+            model_source,
+            model,
+            {
+                "--tta": tta,
+                "--eval-transform": eval_transform,
+                "--size": image_size,
+                "--mean": mean,
+                "--std": std,
+            },
         )
     from reslab.training.evaluation.evaluate import evaluate as evaluate_models
     from reslab.training.evaluation.predictions_file import check_predictions_path, save_predictions
@@ -235,6 +245,7 @@ def evaluate(
         mean=parse_channel_values(mean, "--mean"),
         std=parse_channel_values(std, "--std"),
         eval_transform=eval_transform,
+        image_size=image_size,
         tta=tta,
         batch_size=batch_size,
         data_dir=data_dir,
@@ -330,7 +341,7 @@ def _write_html(html_path: Path, evaluation: "Evaluation", calibration: dict[str
     write_atomic(html_path, html.encode())
 
 
-def _check_calibration_options(model_source: Any, model: str | None, changed_options: dict[str, str | None]) -> None:
+def _check_calibration_options(model_source: Any, model: str | None, changed_options: dict[str, Any]) -> None:
     """Raise ValueError unless one network is evaluated with the preprocessing of `predict`."""
     is_ensemble = isinstance(model_source, list)
     if model or is_ensemble:

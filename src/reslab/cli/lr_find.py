@@ -12,6 +12,7 @@ from reslab.cli.options import (
     DataDir,
     DataOption,
     Device,
+    ImageSize,
     JsonFlag,
     ModelName,
     Panel,
@@ -58,6 +59,7 @@ def lr_find(
     ] = None,
     data_dir: DataDir = None,
     batch_size: BatchSize = None,
+    image_size: ImageSize = None,
     seed: Seed = 0,
     pretrained: Pretrained = None,
     val_fraction: ValFraction = None,
@@ -76,7 +78,9 @@ def lr_find(
     from reslab.training.lr_finder import find_lr
     from reslab.training.options import TrainOptions, split_overrides
 
-    recipe_overrides, arch_overrides = split_overrides(parse_overrides(overrides), batch_size=batch_size)
+    recipe_overrides, arch_overrides = split_overrides(
+        parse_overrides(overrides), batch_size=batch_size, image_size=image_size
+    )
     options = TrainOptions(
         model=model,
         data=dataset,

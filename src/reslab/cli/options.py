@@ -150,6 +150,17 @@ ModelOverrides = Annotated[
         help="Override a value of the architecture, such as model.order=full-preact. Repeatable.",
     ),
 ]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(
+        "--size",
+        metavar="PIXELS",
+        min=1,
+        rich_help_panel=Panel.DATA,
+        help="Image size: that of the training and evaluation crops and of the network's described input.",
+        show_default="the network's or the data's",
+    ),
+]
 InputSize = Annotated[
     str | None,
     typer.Option(

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from reslab.cli.options import (
     BatchSize,
     Device,
+    ImageSize,
     InferenceBackend,
     InferencePrecision,
     JsonFlag,
@@ -76,6 +77,7 @@ def predict(
         typer.Option("--compile", rich_help_panel=Panel.COMPUTE, help="Compile the network (backend torch)."),
     ] = False,
     batch_size: BatchSize = None,
+    image_size: ImageSize = None,
     device: Device = "auto",
     use_temperature: Annotated[
         bool,
@@ -98,12 +100,13 @@ def predict(
     from reslab.deploy.inputs import list_inputs
     from reslab.deploy.outputs import PredictionFile, check_output_path
     from reslab.deploy.predict import PredictOptions, start_predictions
+    from reslab.training.image_size import with_image_size
     from reslab.training.run import load
 
     if output is not None:
         check_output_path(output, resume)
     items = list_inputs(images)
-    network = load(run)
+    network = load(run) if image_size is None else with_image_size(load(run), image_size)
     options = PredictOptions(
         top_k=top_k,
         batch_size=batch_size or 64,
@@ -125,6 +128,7 @@ def predict(
             "temperature": temperature,
             "embeddings": embeddings,
             "precision": precision,
+            **({} if image_size is None else {"image_size": image_size}),
         }
         prediction_file = PredictionFile(output, items, metadata, resume)
     remaining = items if prediction_file is None else prediction_file.remaining

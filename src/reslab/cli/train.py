@@ -11,6 +11,7 @@ from reslab.cli.options import (
     DataDir,
     DataOption,
     Device,
+    ImageSize,
     JsonFlag,
     ModelName,
     NumImages,
@@ -72,6 +73,7 @@ def train(
             show_default="the recipe's",
         ),
     ] = None,
+    image_size: ImageSize = None,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -125,6 +127,7 @@ def train(
         "data": data or data_argument,
         "val_fraction": val_fraction,
         "pretrained": pretrained,
+        "image_size": image_size,
     }
     merged_overrides = merge_config(
         read_config_file(config_path),
@@ -146,6 +149,7 @@ def train(
             epochs=epochs,
             batch_size=batch_size,
             lr=lr,
+            image_size=image_size,
             overrides=merged_overrides,
             pretrained=parse_pretrained(pretrained),
             data_dir=data_dir,

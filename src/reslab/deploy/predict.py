@@ -19,6 +19,7 @@ from reslab.nn.checkpoints.load import last_linear_name
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import deterministic_mode
 from reslab.spec.errors import invalid
+from reslab.training.image_size import with_image_size
 from reslab.training.run import Run, load
 
 
@@ -196,6 +197,7 @@ def predict(
     embeddings: bool = False,
     grad_cam_dir: str | Path | None = None,
     calibration_images: Tensor | None = None,
+    image_size: int | None = None,
 ) -> list[Prediction]:
     """Return the `top_k` most probable classes, p = softmax(network(image) / T), of every image in `paths`, in order.
 
@@ -205,7 +207,8 @@ def predict(
     the weights (`reslab eval --save-temperature`; Guo et al. 2017, Sec. 4.2), or 1 if there is none or
     `use_temperature` is false. `backend` and `precision` are those of `open_backend`; int8 needs `calibration_images`
     (normalized). `embeddings` adds the input of the last linear layer; `grad_cam_dir` is a folder for Grad-CAM
-    heatmaps of the top class. A file that cannot be read becomes a row with an error.
+    heatmaps of the top class. `image_size` (pixels) replaces the network's own size. A file that cannot be read becomes
+    a row with an error.
     Raises ValueError for a folder without images, top_k or batch_size below 1, a network without preprocessing, and a
     precision or device that the backend does not support.
     """
@@ -222,6 +225,7 @@ def predict(
     )
     items = list_inputs(paths)
     network = model if isinstance(model, ResidualNetwork) else load(model)
+    network = network if image_size is None else with_image_size(network, image_size)
     _, predictions = start_predictions(network, items, options)
     return list(predictions)
 

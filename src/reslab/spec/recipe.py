@@ -146,7 +146,8 @@ class Recipe:
     Defaults for the model and the data, unless the user chooses others:
         `model` with the architecture overrides `arch` (`merge=drop-path(0.05)`), `pretrained` weights or random ones;
         the dataset `data` with a `val_fraction` of its training images split off for validation.
-    Input: `train_transform` such as `pad(4) crop(32) flip`, `eval_transform` and `normalize`. Each epoch takes
+    Input: `train_transform` such as `pad(4) crop(32) flip`, `eval_transform` and `normalize`. `image_size` above 0 fits
+        both transforms and the network's described input size to that many pixels. Each epoch takes
         1 / `repeated_augmentation` of the images that many times, augmented differently (Hoffer et al. 2020);
         `class_balanced_sampling` draws every class equally often.
     Steps: `duration` is `"20 epochs"` or `"64k steps"`, `batch_size` the global batch. The gradient of a batch is the
@@ -170,6 +171,7 @@ class Recipe:
     duration: str = "20 epochs"
     batch_size: int = 128
     train_transform: str = ""
+    image_size: int = 0
     label_smoothing: float = 0.0
     precision: str = "float32"
     channels_last: bool = False
@@ -205,6 +207,8 @@ class Recipe:
             raise invalid("duration above 0", repr(self.duration), nearest="'1 epoch'")
         if self.batch_size < 1:
             raise invalid("a batch_size of at least 1", self.batch_size)
+        if self.image_size < 0:
+            raise invalid("an image_size of at least 0 (0: that of the data)", self.image_size, nearest="224")
         if not 0 <= self.val_fraction < 1:
             raise invalid("val_fraction from 0 (the data's own split) to below 1", self.val_fraction, nearest="0.1")
         if self.precision not in PRECISIONS:

@@ -22,15 +22,24 @@ from reslab.spec.order import op_stride
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe
 from reslab.spec.recipes import RECIPES, get_recipe
-from reslab.spec.transform_args import bind_args
-from reslab.spec.transform_grammar import TransformCall, parse_transforms
 from reslab.spec.zoo import ARCHS
+from reslab.training.image_size import output_size, scale_transform
 from reslab.training.losses import LossFn
 
 PUBLISHED_WEIGHTS = "published weights"
 AUTO = "auto"
 SMALL_INPUT_SIDE = 64
-RECIPE_DEFAULT_KEYS = ("model", "arch", "data", "pretrained", "val_fraction", "eval_transform", "normalize")
+RECIPE_DEFAULT_KEYS = (
+    "model",
+    "arch",
+    "data",
+    "pretrained",
+    "val_fraction",
+    "image_size",
+    "train_transform",
+    "eval_transform",
+    "normalize",
+)
 _RECIPE_ARGUMENTS = ("model", "data", "val_fraction", "pretrained")  # arguments of `train` that are recipe keys, too
 
 
@@ -71,6 +80,7 @@ def split_overrides(
     epochs: float | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
+    image_size: int | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the overrides of the recipe, with the arguments that have a key there, and those of the network.
 
@@ -86,6 +96,7 @@ def split_overrides(
         ("duration", f"epochs {epochs:g}" if epochs else "", duration),
         ("batch_size", f"batch size {batch_size}", batch_size),
         ("optimizer.lr", f"lr {lr}", lr),
+        ("image_size", f"size {image_size}", image_size),
     )
     for key, description, value in arguments:
         if value is None:
@@ -240,10 +251,13 @@ def default_model(input_size: tuple[int, ...]) -> str:
     return "resnet20_cifar" if min(input_size[1:]) < SMALL_INPUT_SIDE else "resnet18"
 
 
-def default_recipe(data_name: str, input_size: tuple[int, ...], pretrained: bool) -> Recipe:
-    """Return the default recipe for a dataset of this name and input size (C, H, W), with crops that fit."""
+def default_recipe(data_name: str, input_size: tuple[int, ...], pretrained: bool, resized: bool = False) -> Recipe:
+    """Return the default recipe for a dataset of this name and input size (C, H, W), with crops that fit.
+
+    `resized`: the images have different sizes, all resized to the input size.
+    """
     channels, side = input_size[0], min(input_size[1:])
-    if side >= SMALL_INPUT_SIDE:
+    if side >= SMALL_INPUT_SIDE or resized:
         return _fit_crops(RECIPES["photos" if pretrained else "photos-scratch"], side)
     if data_name == "digits" or side < 16:
         return _fit_crops(RECIPES["digits"], side)
@@ -252,18 +266,11 @@ def default_recipe(data_name: str, input_size: tuple[int, ...], pretrained: bool
 
 def _fit_crops(recipe: Recipe, side: int) -> Recipe:
     """Return the recipe with padding and crops scaled to images of `side` pixels."""
-    calls = parse_transforms(recipe.train_transform)
-    crop_size = next(int(bind_args(call)[0]) for call in calls if call.name.endswith("crop"))
+    crop_size = output_size(recipe.train_transform)
+    assert crop_size is not None, recipe
     if crop_size == side:
         return recipe
-    return replace(recipe, train_transform=" ".join(str(_scale_call(call, side / crop_size)) for call in calls))
-
-
-def _scale_call(call: TransformCall, factor: float) -> TransformCall:
-    if call.name != "pad" and not call.name.endswith("crop"):
-        return call
-    size = max(1, round(float(bind_args(call)[0]) * factor))
-    return replace(call, args=(size, *call.args[1:]))
+    return replace(recipe, train_transform=scale_transform(recipe.train_transform, side / crop_size))
 
 
 def warn_about_stem(arch: Arch, input_size: tuple[int, ...]) -> None:

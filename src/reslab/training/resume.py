@@ -24,6 +24,8 @@ from reslab.training.run import Run
 from reslab.training.run_data import infer_input_size, reopen_data
 from reslab.training.setup import TrainSetup, build_train_loop, create_model_quietly
 
+_SIZE_KEYS = ("image_size", "train_transform", "eval_transform")
+
 
 def resume_run(
     options: TrainOptions, output: Path, process_group: ProcessGroup, workers: int | None = None
@@ -120,6 +122,9 @@ def _resume_recipe(options: TrainOptions, run: Run) -> Recipe:
         resolved = replace(resolved, precision=recorded.precision)
     if run.metadata.get("grad_accumulation") and "grad_accum_steps" not in options.recipe_overrides:
         resolved = replace(resolved, grad_accum_steps=recorded.grad_accum_steps)
+    if recorded.image_size:  # its transforms were fitted to that size
+        fitted = {key: getattr(recorded, key) for key in _SIZE_KEYS if key not in options.recipe_overrides}
+        resolved = replace(resolved, **fitted)
     recorded_values, resolved_values = _flatten(to_dict(recorded)), _flatten(to_dict(resolved))
     # Overridden keys first: a batch size that the user gave is to be named before the learning rate it scales.
     for key in (*options.recipe_overrides, *resolved_values):

@@ -24,12 +24,18 @@ from reslab.spec.errors import invalid
 from reslab.spec.optim import parse_duration
 from reslab.spec.recipe import Recipe, apply_recipe_overrides, scale_lr
 from reslab.spec.recipes import get_recipe
-from reslab.spec.transform_args import bind_args
-from reslab.spec.transform_grammar import parse_transforms
 from reslab.training.activation_checkpointing import require_blocks
 from reslab.training.checkpoint import snapshot_interval_steps
 from reslab.training.evaluation.loop import check_outputs
 from reslab.training.freezing import Freezing
+from reslab.training.image_size import (
+    ImageSize,
+    check_sizes,
+    choose_image_size,
+    described_size,
+    fit_train_transform,
+    fixed_image_size,
+)
 from reslab.training.loop import TrainLoop, TrainStep, make_grad_scaler
 from reslab.training.losses import DistillationLoss, LossFn, build_loss, compute_class_weights, prepare_teacher
 from reslab.training.optim.factory import build_optimizer
@@ -85,13 +91,18 @@ def setup_run(
         skip_bad_images=options.skip_bad_images,
         num_images=options.num_images,
     )
-    data = with_eval_preprocess(data, recipe_defaults(options))
+    defaults = recipe_defaults(options)
+    described = described_size(options.model, options.arch_overrides)
+    image_size = choose_image_size(data, defaults, options.recipe_overrides, described)
+    if image_size.eval_transform is not None:
+        defaults = replace(defaults, eval_transform=image_size.eval_transform)
+    data = with_eval_preprocess(data, defaults)
     input_size, seed, device = infer_input_size(data), options.seed or 0, process_group.device
     model, pretrained, messages = build_model(options, data, input_size, seed)
     data = _use_pretrained_preprocess(data, model)
-    recipe, recipe_messages = _resolve_recipe(options, data, input_size, bool(pretrained))
+    recipe, recipe_messages = _resolve_recipe(options, data, input_size, bool(pretrained), image_size)
     recipe = resolve_precision(recipe, device)
-    messages = (*default_messages, *_skipped_messages(data), *messages, *recipe_messages)
+    messages = (*default_messages, *_skipped_messages(data), *image_size.messages, *messages, *recipe_messages)
     _check_monitor_split(recipe, data)
     check_module(model, options.loss, data, input_size)
     loop = build_train_loop(
@@ -313,12 +324,19 @@ def _use_pretrained_preprocess(data: DatasetSplits, model: nn.Module) -> Dataset
 
 
 def _resolve_recipe(
-    options: TrainOptions, data: DatasetSplits, input_size: tuple[int, ...], pretrained: bool
+    options: TrainOptions, data: DatasetSplits, input_size: tuple[int, ...], pretrained: bool, image_size: ImageSize
 ) -> tuple[Recipe, tuple[str, ...]]:
-    """Return the recipe with the user's overrides, its batch size at most the dataset's, and messages for the user."""
-    base = options.recipe if options.recipe is not None else default_recipe(data.name, input_size, pretrained)
+    """Return the recipe with the user's overrides and the run's image size, and messages for the user.
+
+    Its batch size is at most the dataset's.
+    """
+    base = options.recipe
+    if base is None:
+        resized = bool(image_size.size) and fixed_image_size(data) is None
+        base = default_recipe(data.name, input_size, pretrained, resized)
     base = get_recipe(base) if isinstance(base, str) else base
     recipe, messages = apply_recipe_overrides(base, options.recipe_overrides)
+    recipe = _fit_recipe(recipe, options, data, image_size)
     num_samples = len(data.split("train"))
     if recipe.batch_size > num_samples:
         if "batch_size" in options.recipe_overrides:
@@ -327,20 +345,19 @@ def _resolve_recipe(
             )
         recipe, scale_messages = scale_lr(replace(recipe, batch_size=num_samples), recipe.batch_size)
         messages = (*messages, f"only {num_samples} training images: they form one batch", *scale_messages)
-    return recipe, (*messages, *_duration_messages(recipe, num_samples), *image_size_messages(recipe, input_size))
+    size_messages = check_sizes(recipe, options.recipe_overrides, input_size)
+    return recipe, (*messages, *_duration_messages(recipe, num_samples), *size_messages)
 
 
-def image_size_messages(recipe: Recipe, input_size: tuple[int, ...]) -> tuple[str, ...]:
-    """Return a message if training images are less than half or more than twice the size of evaluation images."""
-    crops = [call for call in parse_transforms(recipe.train_transform) if call.name.endswith("crop")]
-    crop_size = int(bind_args(crops[-1])[0]) if crops else 0
-    if not crops or 0.5 <= crop_size / min(input_size[1:]) <= 2:
-        return ()
-    transform = f"resize({round(crop_size * 8 / 7)}) center-crop({crop_size})"
-    return (
-        f"trains on {crop_size}x{crop_size} images but evaluates on {'x'.join(map(str, input_size[1:]))}; "
-        f"for the same size, --set eval_transform='{transform}'",
-    )
+def _fit_recipe(recipe: Recipe, options: TrainOptions, data: DatasetSplits, image_size: ImageSize) -> Recipe:
+    """Return the recipe with its transforms fitted to the run's image size, except for a transform of the user's."""
+    if not image_size.size:
+        return recipe
+    if "train_transform" not in options.recipe_overrides:
+        transform = fit_train_transform(recipe.train_transform, image_size.size, fixed_image_size(data))
+        recipe = replace(recipe, train_transform=transform)
+    eval_transform = data.preprocess.transform if recipe.eval_transform else ""
+    return replace(recipe, eval_transform=eval_transform, image_size=image_size.size)
 
 
 def resolve_precision(recipe: Recipe, device: torch.device) -> Recipe:

@@ -50,6 +50,7 @@ def train(
     epochs: float | None = None,
     batch_size: int | str | None = None,
     lr: float | None = None,
+    image_size: int | None = None,
     overrides: Mapping[str, Any] | None = None,
     pretrained: Pretrained | None = None,
     loss: LossFn | None = None,
@@ -72,6 +73,7 @@ def train(
     from (N, C, H, W) to (N, classes); `data` a name, a folder, a map-style dataset or (images, labels). `overrides`
     change the recipe (`"optimizer.lr"`) and the network (`"model.order"`). Another `batch_size` scales the learning
     rate; `"auto"` keeps the recipe's and accumulates gradients over micro-batches that fit in memory.
+    `image_size` (pixels) sets the size of training and evaluation images and the network's described input size.
     `loss(outputs, labels)` replaces cross-entropy. `num_images` limits the training images.
 
     `output` is the run's folder; `resume` continues the run in it, and only its duration, paths, device and workers may
@@ -93,7 +95,9 @@ def train(
     if resume and output is None:
         raise invalid("output, the folder of the run to resume", "resume without it", next_step="add --output DIR")
     batch_size, auto_batch = parse_batch_size(batch_size)
-    recipe_overrides, arch_overrides = split_overrides(overrides, epochs=epochs, batch_size=batch_size, lr=lr)
+    recipe_overrides, arch_overrides = split_overrides(
+        overrides, epochs=epochs, batch_size=batch_size, lr=lr, image_size=image_size
+    )
     options = TrainOptions(
         model=model,
         data=data,

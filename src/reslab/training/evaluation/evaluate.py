@@ -21,8 +21,11 @@ from reslab.runtime.torchrun import read_distributed_env
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
+from reslab.spec.recipe import Recipe
+from reslab.spec.zoo import ARCHS
 from reslab.training.evaluation.loop import Evaluation, average_evaluations, evaluate_batches
 from reslab.training.evaluation.tta import TTATransforms
+from reslab.training.image_size import choose_image_size, described_size, fixed_image_size, resize_preprocess
 from reslab.training.losses import LossFn
 from reslab.training.options import resolve_arch_for_data, split_overrides, warn_about_stem
 from reslab.training.run import Run, run_weights_path
@@ -72,6 +75,7 @@ class EvaluateOptions:
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     eval_transform: str | None = None
+    image_size: int | None = None
     tta: str = ""
     loss: LossFn | None = None
     module: nn.Module | None = None
@@ -95,6 +99,7 @@ def evaluate(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     eval_transform: str | None = None,
+    image_size: int | None = None,
     tta: str = "",
     loss: LossFn | None = None,
     module: nn.Module | None = None,
@@ -112,7 +117,8 @@ def evaluate(
     `model` is a run or its folder (its own data and recorded split are the default), a `model.safetensors`, the name of
     a network with `pretrained`, any module, or a list of these: then their probabilities are averaged (an ensemble).
     `split` defaults to the evaluation split. `overrides` change the network (`"model.shortcut"`), `mean` and `std` the
-    normalization, `eval_transform` the resizing and cropping (`"resize(256) center-crop(256)"`). `tta` names test-time
+    normalization, `eval_transform` the resizing and cropping (`"resize(256) center-crop(256)"`), and `image_size` the
+    size alone, in pixels. `tta` names test-time
     augmentation (`"ten-crop(224)"`, `"scales(224,256) flip"`): the probabilities over the views are averaged.
     `keep_probabilities` keeps the probabilities for `save_predictions` and `calibrate`. A run that trained the user's
     own module needs it as `module`. With `distributed`, each rank that torchrun started evaluates a part, and all
@@ -125,6 +131,7 @@ def evaluate(
         mean=mean,
         std=std,
         eval_transform=eval_transform,
+        image_size=image_size,
         tta=tta,
         loss=loss,
         module=module,
@@ -145,7 +152,7 @@ def evaluate(
 
 def _evaluate_model(model: ModelLike, data: Any, options: EvaluateOptions) -> Evaluation:
     target = _open_run(model)
-    dataset = _resolve_data(target, data, options)
+    dataset = _resolve_size(target, _resolve_data(target, data, options), options)
     network = _resolve_model(target, dataset, options)
     dataset = _resolve_preprocess(target, network, dataset, options)
     device = _resolve_device(model, network, options.device)
@@ -166,7 +173,28 @@ def _resolve_preprocess(
         _check_classes(network, data)
     if options.eval_transform is not None:
         preprocess = replace(preprocess, transform=options.eval_transform)
+    elif options.image_size is not None:
+        preprocess = resize_preprocess(preprocess, options.image_size, fixed_image_size(data))
     return replace(data, preprocess=preprocess)
+
+
+def _resolve_size(target: ModelLike, data: DatasetSplits, options: EvaluateOptions) -> DatasetSplits:
+    """Return the data evaluated at `image_size`, or else at the size that a network without preprocessing has."""
+    if options.eval_transform is not None and options.image_size is not None:
+        raise invalid("eval_transform or image_size", "both", next_step="leave one of them out")
+    if options.image_size is not None:
+        return replace(data, preprocess=resize_preprocess(data.preprocess, options.image_size, fixed_image_size(data)))
+    if options.eval_transform is not None or not isinstance(target, str | Arch | ResidualNetwork):
+        return data
+    if isinstance(target, str) and target not in ARCHS:
+        return data
+    recipe = replace(Recipe("", ""), eval_transform=data.preprocess.transform)
+    size = choose_image_size(data, recipe, {}, described_size(target, split_overrides(options.overrides)[1]))
+    return data if size.eval_transform is None else _with_transform(data, size.eval_transform)
+
+
+def _with_transform(data: DatasetSplits, transform: str) -> DatasetSplits:
+    return replace(data, preprocess=replace(data.preprocess, transform=transform))
 
 
 def _resolve_device(model: ModelLike, network: nn.Module, device: str | torch.device) -> torch.device:
