@@ -14,7 +14,7 @@ from reslab.data.image_datasets import TensorImageDataset
 from reslab.runtime.files import cache_dir
 
 MIN_SECONDS_TO_CACHE = 0.5
-_CACHE_FORMAT = "1"
+_CACHE_FORMAT = "2"
 
 
 def decode_cached(name: str, paths: list[Path], decode: Callable[[], TensorImageDataset]) -> TensorImageDataset:

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reslab.data.decode import pil_to_tensor, read_image
+from reslab.data.decode import read_image
+from reslab.data.pil_pixels import pil_to_tensor
 from reslab.data.webdataset.http import read_range
 from reslab.spec.errors import invalid
 
@@ -199,7 +200,7 @@ class ShardImageDataset:
         return self.locations[i].read_bytes()
 
     def load_image(self, i: int) -> Tensor:
-        return read_image(self.read_bytes(i), self.channels, self.name(i), self.locations[i].extension)
+        return read_image(self.read_bytes(i), self.channels, self.name(i))
 
     def preview(self, i: int) -> Tensor:
         return self.load_image(i)

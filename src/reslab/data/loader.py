@@ -392,10 +392,10 @@ class _StreamWorker(IterableDataset[LoadedBatch]):
                 yield _collate(self.dataset, images)
 
     def _load(self, epoch: int, index: int, repeat: int, content: bytes) -> LoadedImage:
-        location, name = self.dataset.locations[index], self.dataset.name(index)
+        name = self.dataset.name(index)
         try:
             key = repeat_keys(hash_keys(self.seed, epoch, torch.tensor([index])), torch.tensor([repeat]))
-            pixels = read_image(content, self.dataset.channels, name, location.extension)
+            pixels = read_image(content, self.dataset.channels, name)
             return LoadedImage(self.transform.apply_image(pixels, int(key)), index)
         except ValueError as error:
             return LoadedImage(None, index, _with_name(error, name))

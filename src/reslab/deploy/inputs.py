@@ -31,7 +31,7 @@ class InputItem:
     def decode(self, channels: int) -> Tensor:
         """Return uint8 pixels (channels, H, W). Raises ValueError for an image that cannot be read."""
         if self.tar_entry is not None:
-            return read_image(self.tar_entry.read_bytes(), channels, self.path, self.tar_entry.extension)
+            return read_image(self.tar_entry.read_bytes(), channels, self.path)
         return read_image(self.path if self.content is None else self.content, channels, self.path)
 
 

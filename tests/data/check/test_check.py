@@ -220,7 +220,7 @@ def test_near_pairs_are_those_of_brute_force() -> None:
         for bit in draw.sample(range(64), draw.randint(1, 9)):
             flipped ^= 1 << bit
         hashes.append(flipped)
-    looks = [ImageInfo(str(i), "", 99, 99, 3, False, bytes([i]), h, sketch) for i, h in enumerate(hashes)]
+    looks = [ImageInfo(str(i), "", 99, 99, digest=bytes([i]), dhash=h, thumbnail=sketch) for i, h in enumerate(hashes)]
     expected = {
         (i, j) for i in range(90) for j in range(i + 1, 90) if (hashes[i] ^ hashes[j]).bit_count() <= MAX_HASH_DISTANCE
     }

@@ -210,8 +210,8 @@ def test_class_of_unreadable_images_only(tmp_path: Path) -> None:
 def test_files_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path)
     looked: list[Path] = []
-    check = scanning.check_image
-    monkeypatch.setattr(scanning, "check_image", lambda path: (looked.append(path), check(path))[1])
+    decode = scanning.decode_image
+    monkeypatch.setattr(scanning, "decode_image", lambda path, **kw: (looked.append(path), decode(path, **kw))[1])
     open_dataset(tmp_path)
     assert len(looked) == 10
     looked.clear()

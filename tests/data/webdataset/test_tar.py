@@ -121,8 +121,8 @@ def test_small_images_are_decoded_to_memory(tmp_path: Path) -> None:
 
 def test_shards_are_indexed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
-    check = shard_index.check_image
-    monkeypatch.setattr(shard_index, "check_image", lambda content, key: (looked.append(key), check(content, key))[1])
+    decode = shard_index.decode_image
+    monkeypatch.setattr(shard_index, "decode_image", lambda b, **kw: (looked.append(kw["name"]), decode(b, **kw))[1])
     write_shards(tmp_path)
     open_dataset(tmp_path)
     assert sorted(looked) == [f"{i:03}" for i in range(NUM)]

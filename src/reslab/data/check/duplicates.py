@@ -1,7 +1,6 @@
 """Find identical and nearly identical images: read each once, then compare digests, hashes and thumbnails."""
 
 import hashlib
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,27 +8,12 @@ from itertools import pairwise
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
-from reslab.data.decode import exif_orientation, read_image
+from reslab.data.decode import DecodedImage, decode_image
 from reslab.data.image_datasets import FileImageDataset, ImageDataset, ShardImageDataset
 
 HASH_SIZE = 8
 THUMBNAIL_SIZE = 8
-CHANNELS_BY_MODE = {
-    "1": 1,
-    "L": 1,
-    "I": 1,
-    "I;16": 1,
-    "I;16B": 1,
-    "F": 1,
-    "LA": 2,
-    "La": 2,
-    "PA": 4,
-    "RGBA": 4,
-    "RGBa": 4,
-    "CMYK": 4,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +21,8 @@ class ImageInfo:
     """The facts about an image from reading it once; `error` says why it cannot be read.
 
     `channels` are those stored in the file, `digest` is of the decoded pixels, `dhash` the 64-bit difference hash,
-    `thumbnail` the image in THUMBNAIL_SIZE x THUMBNAIL_SIZE colors.
+    `thumbnail` the image in THUMBNAIL_SIZE x THUMBNAIL_SIZE colors, `warning` what the
+    JPEG decoder warned of.
     """
 
     name: str
@@ -46,6 +31,7 @@ class ImageInfo:
     width: int = 0
     channels: int = 0
     exif_rotated: bool = False
+    warning: str = ""
     digest: bytes = b""
     dhash: int = 0
     thumbnail: np.ndarray | None = None
@@ -66,31 +52,35 @@ def _inspect_image(dataset: ImageDataset, i: int) -> ImageInfo:
     name = dataset.name(i)
     if not isinstance(dataset, FileImageDataset | ShardImageDataset):
         preview = dataset.preview(i)
-        return _make_image_info(name, preview, preview.shape[0], False)
+        return _make_image_info(name, DecodedImage(preview, preview.shape[0]))
     try:
         content = dataset.read_bytes(i)
-        pixels = read_image(content, 3, name)
-        with Image.open(io.BytesIO(content)) as image:
-            return _make_image_info(name, pixels, _stored_channels(image), exif_orientation(image) != 1)
+        image = decode_image(content, name=name, collect_warning=True)
     except FileNotFoundError:
         return ImageInfo(name, "no such file")
     except (OSError, ValueError) as error:
         return ImageInfo(name, str(error).removeprefix(f"{name}: "))
+    return _make_image_info(name, image)
 
 
-def _stored_channels(image: Image.Image) -> int:
-    if "transparency" in image.info:
-        return 4
-    return CHANNELS_BY_MODE.get(image.mode, 3)
-
-
-def _make_image_info(name: str, pixels: Tensor, channels: int, exif_rotated: bool) -> ImageInfo:
+def _make_image_info(name: str, decoded: DecodedImage) -> ImageInfo:
+    pixels = decoded.pixels
     height, width = pixels.shape[1:]
     array = np.ascontiguousarray(pixels.numpy())
     digest = hashlib.blake2b(f"{pixels.shape[0]}x{height}x{width}".encode() + array.tobytes(), digest_size=16).digest()
     image = Image.fromarray(array[0] if len(array) == 1 else array.transpose(1, 2, 0))
     thumbnail = np.asarray(_downscale(image.convert("RGB"), THUMBNAIL_SIZE, THUMBNAIL_SIZE), dtype=np.float32)
-    return ImageInfo(name, "", height, width, channels, exif_rotated, digest, difference_hash(image), thumbnail)
+    return ImageInfo(
+        name,
+        height=height,
+        width=width,
+        channels=decoded.stored_channels,
+        exif_rotated=decoded.is_rotated,
+        warning=decoded.warning,
+        digest=digest,
+        dhash=difference_hash(image),
+        thumbnail=thumbnail,
+    )
 
 
 def difference_hash(image: Image.Image) -> int:

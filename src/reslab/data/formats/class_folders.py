@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from reslab.data.image_datasets import SPLIT_TITLES, FileImageDataset
+from reslab.data.image_formats import IMAGE_EXTENSIONS, is_image_name
 from reslab.spec.errors import invalid, nearest
 
-IMAGE_EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 SPLIT_OF_FOLDER = {name: split for split, names in SPLIT_FOLDERS.items() for name in names}
 _ARCHIVE_EXTENSIONS = (".zip", ".tar.gz", ".tgz", ".7z", ".rar")
@@ -133,7 +133,7 @@ def find_image_files(folder: Path) -> list[Path]:
     paths: list[Path] = []
     for directory, dir_names, file_names in os.walk(folder, followlinks=True):
         dir_names[:] = [name for name in dir_names if _is_visible(Path(name))]
-        paths += [Path(directory, name) for name in file_names if is_image_file(name)]
+        paths += [Path(directory, name) for name in file_names if is_image_name(name)]
     return sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
 
 
@@ -141,12 +141,7 @@ def list_image_files(folder: Path) -> list[Path]:
     """Return the image files directly in a folder in lexicographic order; empty if there is no such folder."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if is_image_file(path.name) and path.is_file())
-
-
-def is_image_file(name: str) -> bool:
-    """Return True if a file name has an image extension and is not hidden."""
-    return not name.startswith(".") and name.lower().endswith(IMAGE_EXTENSIONS)
+    return sorted(path for path in folder.iterdir() if is_image_name(path.name) and path.is_file())
 
 
 def _is_visible(path: Path) -> bool:

@@ -10,7 +10,7 @@ import torch
 
 from reslab.data.cache import read_json, write_json
 from reslab.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DatasetListing, DatasetSplits
-from reslab.data.decode import check_image
+from reslab.data.decode import decode_image
 from reslab.data.formats.class_folders import (
     SPLIT_FOLDERS,
     LabeledFiles,
@@ -30,7 +30,7 @@ from reslab.runtime.files import cache_dir
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 
-_CACHE_FORMAT = "1"
+_CACHE_FORMAT = "2"
 
 
 def open_image_folder(root: Path, options: SplitOptions) -> DatasetSplits:
@@ -151,13 +151,14 @@ def _to_dataset(paths: Sequence[Path], labels: Sequence[int], root: Path) -> Fil
 
 
 class _ScannedFile(NamedTuple):
-    """A decoded file: size and modification time, height and width of the image, or why it cannot be read."""
+    """A decoded file: size and modification time, height and width of the image or why it cannot be read, warning."""
 
     num_bytes: int
     modified_ns: int
     height: int
     width: int
     error: str
+    warning: str
 
 
 def _scan_files(location: Path, root: Path, paths: Sequence[Path]) -> dict[str, _ScannedFile]:
@@ -189,7 +190,8 @@ def _scan_file(path: Path, cached_row: list[int | str] | None) -> _ScannedFile:
     if cached_row and cached_row[:2] == [num_bytes, modified_ns]:
         return _ScannedFile(*cached_row)  # type: ignore[arg-type]
     try:
-        height, width = check_image(path)
+        image = decode_image(path, collect_warning=True)
     except ValueError as error:
-        return _ScannedFile(num_bytes, modified_ns, 0, 0, str(error).removeprefix(f"{path}: "))
-    return _ScannedFile(num_bytes, modified_ns, height, width, "")
+        return _ScannedFile(num_bytes, modified_ns, 0, 0, str(error).removeprefix(f"{path}: "), "")
+    height, width = image.pixels.shape[1:]
+    return _ScannedFile(num_bytes, modified_ns, height, width, "", image.warning)

@@ -13,11 +13,9 @@ import torch
 from reslab.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DatasetListing, DatasetSplits
 from reslab.data.decoded_cache import decode_cached
 from reslab.data.formats.class_folders import (
-    IMAGE_EXTENSIONS,
     SPLIT_FOLDERS,
     SPLIT_OF_FOLDER,
     find_image_files,
-    is_image_file,
 )
 from reslab.data.image_datasets import (
     ImageDataset,
@@ -27,6 +25,7 @@ from reslab.data.image_datasets import (
     decode_all,
     location_name,
 )
+from reslab.data.image_formats import IMAGE_EXTENSIONS, is_image_name
 from reslab.data.splits import SplitOptions, apply_split, collect_skipped, default_eval_transform
 from reslab.data.webdataset.http import read_optional_text
 from reslab.data.webdataset.remote import expand_urls, index_url_shards, is_url, url_root
@@ -105,7 +104,7 @@ def _list_tar_images(shard: Path) -> list[ImageLocation]:
         members = list_tar_members(shard, content)
     locations = []
     for member in members:
-        if is_image_file(member.name.rpartition("/")[2]):
+        if is_image_name(member.name.rpartition("/")[2]):
             key, _, extension = member.name.rpartition(".")
             locations.append(ImageLocation(shard, key, member.offset, member.num_bytes, extension))
     if not locations:

@@ -1,4 +1,4 @@
-"""WebDataset shards: tar files in which KEY.jpg (png, webp) lies beside KEY.cls, the label as text.
+"""WebDataset shards: tar files in which KEY.jpg (or another image extension) lies beside KEY.cls, the label as text.
 
 A shard is indexed once: where each image is, its label and size, or why it cannot be read. The cache keeps the index.
 """
@@ -16,14 +16,17 @@ from typing import Any, NamedTuple
 import torch
 
 from reslab.data.cache import read_json, write_json
-from reslab.data.decode import check_image, read_image
+from reslab.data.decode import decode_image, read_image
 from reslab.data.image_datasets import ImageLocation, TensorImageDataset, stack_images
+from reslab.data.image_formats import IMAGE_EXTENSIONS
 from reslab.runtime.files import cache_dir
 from reslab.spec.errors import invalid
 
-TAR_IMAGE_EXTENSIONS = ("webp", "png", "jpg", "jpeg")
+_COMMON_EXTENSIONS = ("webp", "png", "jpg", "jpeg")
+TAR_IMAGE_EXTENSIONS = (*_COMMON_EXTENSIONS, *(e[1:] for e in IMAGE_EXTENSIONS if e[1:] not in _COMMON_EXTENSIONS))
+"""The extensions of a sample's image, without the dot; the first that a sample has is taken."""
 TarContent = bytes | mmap.mmap
-_CACHE_FORMAT = "1"
+_CACHE_FORMAT = "2"
 
 
 def read_shards(paths: list[Path], channels: int = 3) -> TensorImageDataset:
@@ -37,7 +40,7 @@ def read_shards(paths: list[Path], channels: int = 3) -> TensorImageDataset:
         for sample in list_tar_samples(path, content):
             offset, name = sample.image.offset, f"{path}: {sample.key}.{sample.extension}"
             image_bytes = content[offset : offset + sample.image.num_bytes]
-            images.append(read_image(image_bytes, channels, name, sample.extension).numpy())
+            images.append(read_image(image_bytes, channels, name).numpy())
             labels.append(_parse_class_index(sample.label, f"{path}: {sample.key}.cls"))
             names.append(sample.key)
     return TensorImageDataset(stack_images(images, names), torch.tensor(labels, dtype=torch.int64), tuple(names))
@@ -82,7 +85,7 @@ def _make_sample(path: Path, content: TarContent, key: str, members: dict[str, T
     extension = next((extension for extension in TAR_IMAGE_EXTENSIONS if extension in members), "")
     label_extension = next((name for name in ("cls", "json") if name in members), "")
     if not extension or not label_extension:
-        required = f"{path}: {key} with an image (.{', .'.join(TAR_IMAGE_EXTENSIONS)}) and a label (.cls)"
+        required = f"{path}: {key} with an image (.{', .'.join(_COMMON_EXTENSIONS)}, ...) and a label (.cls)"
         raise invalid(required, ", ".join(f".{member_extension}" for member_extension in members))
     label_member = members[label_extension]
     text = bytes(content[label_member.offset : label_member.offset + label_member.num_bytes])
@@ -152,13 +155,17 @@ def _list_members_with_tarfile(content: TarContent, path: Path) -> list[TarMembe
 
 @dataclass(frozen=True)
 class IndexedSample:
-    """A sample of a shard: where its image is, its label as text, height and width, or why it cannot be read."""
+    """A sample of a shard: where its image is, its label as text, height and width, or why it cannot be read.
+
+    `warning` is what the JPEG decoder warned of.
+    """
 
     location: ImageLocation
     label: str
     height: int = 0
     width: int = 0
     error: str = ""
+    warning: str = ""
 
 
 class IndexRow(NamedTuple):
@@ -172,11 +179,12 @@ class IndexRow(NamedTuple):
     height: int
     width: int
     error: str
+    warning: str
 
     def to_sample(self, shard: Path | str) -> IndexedSample:
         """Return the row as a sample of a shard, a path or a URL."""
         location = ImageLocation(shard, self.key, self.offset, self.num_bytes, self.extension)
-        return IndexedSample(location, self.label, self.height, self.width, self.error)
+        return IndexedSample(location, self.label, self.height, self.width, self.error, self.warning)
 
 
 def index_shard(path: Path) -> list[IndexedSample]:
@@ -212,9 +220,11 @@ def scan_shard(path: Path) -> list[IndexRow]:
 
 def _scan_sample(content: TarContent, sample: TarSample) -> IndexRow:
     member = sample.image
-    height, width, error = 0, 0, ""
+    height, width, error, warning = 0, 0, "", ""
     try:
-        height, width = check_image(content[member.offset : member.offset + member.num_bytes], sample.key)
+        image_bytes = bytes(content[member.offset : member.offset + member.num_bytes])
+        image = decode_image(image_bytes, name=sample.key, collect_warning=True)
+        (height, width), warning = image.pixels.shape[1:], image.warning
     except ValueError as reason:
         error = str(reason).removeprefix(f"{sample.key}: ")
     return IndexRow(
@@ -226,4 +236,5 @@ def _scan_sample(content: TarContent, sample: TarSample) -> IndexRow:
         height=height,
         width=width,
         error=error,
+        warning=warning,
     )

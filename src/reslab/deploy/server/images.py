@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from PIL import Image
 from torch import Tensor
 
-from reslab.data.decode import is_simple_jpeg, read_image
+from reslab.data.decode import read_image
+from reslab.data.jpeg import is_simple_jpeg
 from reslab.deploy.inputs import InferenceTransform
 from reslab.deploy.server.errors import HTTPError, http_error
 
@@ -179,9 +180,7 @@ def decode_image(content: bytes, transform: InferenceTransform, max_pixels: int)
     if header.image_format != "JPEG" or not is_simple_jpeg(content):
         check_pillow_size(content, header, max_pixels)
     try:
-        return transform.apply(
-            read_image(content, transform.preprocess.channels, "the image", header.image_format.lower())
-        )
+        return transform.apply(read_image(content, transform.preprocess.channels, "the image"))
     except ValueError as error:
         raise HTTPError(422, str(error)) from None
 

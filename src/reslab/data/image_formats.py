@@ -1,0 +1,77 @@
+"""The image formats that are read, by file extension and by Pillow's name, and how a file of one is opened.
+
+The list is explicit: Pillow would open anything that it has a plugin for, and run Ghostscript for EPS.
+"""
+
+import importlib.util
+import struct
+from typing import BinaryIO
+
+from PIL import Image, UnidentifiedImageError
+
+# Pillow's name of a format -> the file extensions. TGA comes last: it has no signature.
+FORMAT_EXTENSIONS: dict[str, tuple[str, ...]] = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp", ".dib"),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".pbm", ".pgm", ".pnm", ".ppm"),
+    "AVIF": (".avif",),
+    "HEIF": (".heic", ".heif", ".hif"),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    "QOI": (".qoi",),
+    "TGA": (".tga",),
+}
+IMAGE_EXTENSIONS: tuple[str, ...] = tuple(sorted(e for names in FORMAT_EXTENSIONS.values() for e in names))
+"""The file extensions that are images, everywhere: in class folders, CSV files, shards and folders to predict."""
+
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+HEIC_EXTRA = "heic"
+
+
+def is_image_name(name: str) -> bool:
+    """Return True if a file name has an image extension and is not hidden."""
+    return not name.startswith(".") and name.lower().endswith(IMAGE_EXTENSIONS)
+
+
+def is_heif(prefix: bytes) -> bool:
+    """Return True if a file begins like HEIF (of HEVC, not AVIF)."""
+    return prefix[4:8] == b"ftyp" and prefix[8:12] in _HEIF_BRANDS
+
+
+def has_heif_reader() -> bool:
+    """Return True if the extra `heic` is installed; then Pillow can open HEIF."""
+    if importlib.util.find_spec("pillow_heif") is None:
+        return False
+    if "HEIF" not in Image.OPEN:
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    return True
+
+
+def open_image(file: BinaryIO) -> Image.Image:
+    """Return Pillow's image of an open file, with size and mode but without pixels yet.
+
+    Raises UnidentifiedImageError for a file of no listed format, with a reason if it begins like one, and whatever
+    Pillow raises for a damaged header.
+    """
+    Image.init()
+    file.seek(0)
+    prefix, reason = file.read(16), ""
+    if is_heif(prefix):
+        has_heif_reader()  # registers it
+    for name in FORMAT_EXTENSIONS:
+        # The plugins are called directly: `Image.open` has a limit on pixels of its own, one for the whole process.
+        factory, accept = Image.OPEN.get(name, (None, None))
+        accepted = factory is not None and (accept is None or accept(prefix))
+        if factory is None or not accepted or isinstance(accepted, str):  # a str says why the format is not supported
+            continue
+        file.seek(0)
+        try:
+            return factory(file, "")
+        except (SyntaxError, IndexError, TypeError, struct.error) as error:
+            reason = reason or (str(error) if accept else "")
+    raise UnidentifiedImageError(reason)
