@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from reslab.spec.recipe import Recipe
     from reslab.training.evaluation.evaluate import evaluate
     from reslab.training.run import Run, load
+    from reslab.training.seeds import train_seeds
     from reslab.training.train import train
 
 __version__ = "0.1.0"
@@ -34,6 +35,7 @@ _MODULES = {
     "open_dataset": "reslab.data.registry",
     "predict": "reslab.deploy.predict",
     "train": "reslab.training.train",
+    "train_seeds": "reslab.training.seeds",
 }
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "open_dataset",
     "predict",
     "train",
+    "train_seeds",
 ]
 
 

@@ -2,12 +2,17 @@
 
 import html
 import json
+import os
 import shlex
 import shutil
 from pathlib import Path
+from statistics import fmean, stdev
 
 import pytest
 
+from reslab.cli.app import main
+from reslab.training.evaluation.predictions_file import load_correctness
+from reslab.training.run import Run
 from tests.cli.conftest import Command
 
 
@@ -47,6 +52,89 @@ def test_runs_of_one_model_with_overrides_are_distinguished(command: Command, tr
     assert page.read_text(encoding="utf-8").count(name) == 1
     assert command("analyze", "compare", trained, twin, "--html", page).out.count(name) == 1
     assert page.read_text(encoding="utf-8").count(name) == 1
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seeds of a tiny network on the digits, one epoch each."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main([*TRAIN, "--seeds", "2", "--output", str(folder), "--json"]) == 0
+    return folder
+
+
+TRAIN = ["train", "--epochs", "1", "--set", "model.depths=1,1,1", "--set", "model.widths=16,16,16"]
+
+
+def test_several_seeds_are_one_command(command: Command, seeds: Path) -> None:
+    again = command(*TRAIN, "--seeds", "2", "--resume", "--output", seeds, "--json").value
+    assert [run["run"] for run in again["runs"]] == [str(seeds / "seed0"), str(seeds / "seed1")]
+    assert (again["folder"], again["seeds"]) == (str(seeds), [0, 1])
+    accuracies = [run["top1"] for run in again["runs"]]
+    assert again["metrics"]["top1"] == {"mean": fmean(accuracies), "std": stdev(accuracies), "n": 2}
+    shown = command(*TRAIN, "--seeds", "2", "--output", seeds)
+    assert f"{100 * fmean(accuracies):.2f} ± {100 * stdev(accuracies):.2f} % (n = 2)" in shown.out
+    assert "nothing to do" in shown.err
+    conflict = command(*TRAIN, "--seeds", "2", "--output", seeds, "--lr", "0.5")
+    assert conflict.code == 1
+    assert "optimizer.lr" in conflict.err
+
+
+def test_seeds_are_grouped_with_mean_and_standard_deviation(
+    command: Command, seeds: Path, trained: Path, tmp_path: Path
+) -> None:
+    groups = command("runs", seeds, trained, "--group", "--json").value
+    assert [(group["name"], group["seeds"], group["n"]) for group in groups] == [
+        (str(seeds), [0, 1], 2),
+        (str(trained), [0], 1),
+    ]
+    values = [run["top1"] for run in command("runs", seeds, "--json").value]
+    assert groups[0]["top1"] == {"mean": fmean(values), "std": stdev(values), "n": 2}
+    assert groups[1]["top1"]["std"] is None
+    shown = command("runs", seeds, trained, "--group").out
+    assert f"{100 * stdev(values):.2f} %" in shown
+    assert "No winner" in shown  # one run of the other network: no test over seeds, and none over images
+    page = tmp_path / "page.html"
+    assert command("runs", seeds, trained, "--html", page).code == 0
+    assert "No winner" in page.read_text(encoding="utf-8")
+
+
+def test_two_single_runs_are_compared_image_by_image(command: Command, seeds: Path, trained: Path) -> None:
+    shown = command("runs", seeds / "seed0", trained, "--group").out
+    assert "exact McNemar test on 359 images" in shown
+    correct = [load_correctness(path / "predictions.npz") for path in (seeds / "seed0", trained)]
+    assert [sum(one) / 359 for one in correct] == [Run(path).top1 for path in (seeds / "seed0", trained)]
+
+
+def test_runs_are_sorted_and_filtered(command: Command, seeds: Path, trained: Path) -> None:
+    def names(*arguments: str) -> list[str]:
+        return [row["name"] for row in command("runs", seeds, trained, *arguments, "--json").value]
+
+    everything = command("runs", seeds, trained, "--json").value
+    ordered = sorted(everything, key=lambda row: row["top1"])
+    assert names("--sort", "top1") == [row["name"] for row in ordered]
+    assert names("--sort", "-top1") == [row["name"] for row in reversed(ordered)]
+    assert names("--sort", "-epochs")[0] == "digits"
+    assert names("--filter", "epochs=3") == ["digits"]
+    assert names("--filter", "seed=1", "--filter", "model=resnet20*") == ["seed1"]
+    assert names("--filter", "optimizer.lr=99") == []
+    assert "--filter as KEY=VALUE" in command("runs", seeds, "--filter", "epochs").err
+    assert "'epochs'" in command("runs", seeds, "--sort", "epoch").err
+    assert "matches" in command("runs", seeds, "--filter", "epochs=77").err
+
+
+def test_the_columns_fit_the_terminal(command: Command, seeds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = command("runs", seeds).out.splitlines()
+    assert " ".join(lines[0].split()) == "run network data recipe epochs lr size seed accuracy best last time"
+    [row, _] = command("runs", seeds, "--json").value
+    assert (row["epochs"], row["image_size"], row["seed"]) == (1, [8, 8], 0)
+    assert row["best_top1"] >= row["last_top1"]
+    monkeypatch.setattr("reslab.cli.output.sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((80, 24)))
+    monkeypatch.chdir(seeds.parent)
+    shown = command("runs", "tiny")
+    assert max(len(line) for line in shown.out.splitlines()) <= 80
+    assert {"run", "epochs", "seed", "accuracy"} <= set(shown.out.splitlines()[0].split())
+    assert "--json has all" in shown.err
 
 
 def test_a_missing_run_is_an_error(command: Command, trained: Path, tmp_path: Path) -> None:

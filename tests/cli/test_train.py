@@ -23,6 +23,7 @@ def test_the_promised_keys(command: Command, tmp_path: Path) -> None:
         "run.json",
         "log.jsonl",
         "model.safetensors",
+        "predictions.npz",
         "checkpoint",
         "report.html",
     }

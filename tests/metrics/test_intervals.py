@@ -6,7 +6,13 @@ import sys
 import pytest
 import torch
 
-from reslab.metrics.intervals import clopper_pearson_interval, mcnemar_p_value, run_paired_test, t_quantile
+from reslab.metrics.intervals import (
+    clopper_pearson_interval,
+    mcnemar_p_value,
+    paired_t_p_value,
+    run_paired_test,
+    t_quantile,
+)
 
 T_QUANTILES = {
     0.3: (-6582.0356994006925, 0.5023012820593049, 6582.0356994006925, 1406890.343520972),
@@ -63,3 +69,12 @@ def test_a_paired_test_counts_the_four_cases() -> None:
 def test_importing_the_module_does_not_load_scipy() -> None:
     code = "import sys, reslab.metrics.intervals; print('scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_the_paired_t_test_of_seeds() -> None:
+    """Differences 1, 2, 3: mean 2, standard error 1 / sqrt(3), t = 2 sqrt(3) with 2 degrees of freedom."""
+    t = 2 * 3**0.5
+    exact = 1 - t / (2 + t * t) ** 0.5  # 1 - F(t) + F(-t) of Student's t with 2 degrees of freedom
+    assert paired_t_p_value([2.0, 4.0, 6.0], [1.0, 2.0, 3.0]) == pytest.approx(exact, rel=1e-9)
+    assert paired_t_p_value([1.0], [2.0]) is None
+    assert paired_t_p_value([0.9, 0.8], [0.8, 0.7]) is None  # equal differences: their spread is unknown

@@ -101,7 +101,7 @@ def test_names_of_new_folders_are_free_and_plain(tmp_path: Path) -> None:
 
 def test_the_folder_of_a_run_tells_all(digits_run: Run) -> None:
     names = {path.name for path in digits_run.path.iterdir()}
-    assert names == {"run.json", "log.jsonl", "model.safetensors", "checkpoint", "report.html"}
+    assert names == {"run.json", "log.jsonl", "model.safetensors", "predictions.npz", "checkpoint", "report.html"}
     facts = json.loads((digits_run.path / "run.json").read_text())
     wanted = {"model", "recipe", "data", "seed", "versions", "hardware", "command", "commit", "precision", "result"}
     assert wanted <= facts.keys()

@@ -15,7 +15,7 @@ from reslab.cli.options import (
     parse_overrides,
     split_model_prefix,
 )
-from reslab.cli.output import echo_err, print_json, print_table, write_html
+from reslab.cli.output import echo_err, print_json, print_table, write_page
 from reslab.spec.errors import invalid
 
 if TYPE_CHECKING:
@@ -200,7 +200,6 @@ def write_results(
     """Write the requested HTML page and PNG file."""
     from reslab.analysis.open_targets import describe_target
     from reslab.report.pages.analysis import AnalysisPage
-    from reslab.report.render import render_page
     from reslab.runtime.files import write_atomic
     from reslab.runtime.provenance import command_line
 
@@ -214,7 +213,7 @@ def write_results(
             rendered,
             metadata,
         )
-        write_html(html_path, render_page(page))
+        write_page(html_path, page)
     if png_path is not None:
         from reslab.report.plots.png import render_png
 

@@ -15,7 +15,7 @@ from reslab.cli.options import (
     Panel,
     complete_model,
 )
-from reslab.cli.output import print_json, print_pairs, print_table, write_html
+from reslab.cli.output import print_json, print_pairs, print_table, write_page
 from reslab.cli.summary import resolve_arch_and_input
 from reslab.report.format import format_int, format_number, format_percent, format_shape
 from reslab.spec.arch import Arch
@@ -262,7 +262,14 @@ def _benchmark_inference(
     )
     results, machine = [asdict(item) for item in measurements], hardware_info(resolved_device)
     if html_path is not None:
-        _write_html(html_path, network.arch.name, input_shape, results, machine, rounds)
+        _write_page(
+            html_path,
+            network.arch.name,
+            input_shape=input_shape,
+            results=results,
+            hardware=machine,
+            rounds=rounds,
+        )
     if as_json:
         payload = {
             "model": network.arch.name,
@@ -289,18 +296,18 @@ def _inference_summary(
     }
 
 
-def _write_html(
+def _write_page(
     html_path: Path,
     name: str,
+    *,
     input_shape: tuple[int, int, int],
     results: list[dict[str, Any]],
     hardware: dict[str, Any],
     rounds: int,
 ) -> None:
     from reslab.report.pages.benchmark import BenchmarkPage
-    from reslab.report.render import render_page
 
     page = BenchmarkPage(
         f"{name} at {format_shape(input_shape)}", results, _inference_summary(name, input_shape, hardware, rounds)
     )
-    write_html(html_path, render_page(page))
+    write_page(html_path, page)

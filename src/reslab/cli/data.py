@@ -10,9 +10,8 @@ from reslab.cli.options import (
     JsonFlag,
     Panel,
 )
-from reslab.cli.output import echo_err, print_json, print_table
+from reslab.cli.output import print_json, print_table, write_page
 from reslab.report.format import format_int
-from reslab.runtime.files import write_atomic
 
 if TYPE_CHECKING:
     from reslab.data.check.check import DataCheck
@@ -54,16 +53,12 @@ def check(
     from reslab.cli.data_check_page import build_data_check_page
     from reslab.data.check.check import check_data
     from reslab.data.check.findings import list_findings
-    from reslab.report.render import render_page
 
     check_result = check_data(path, data_dir)
     issues = list_findings(check_result)
     output_path = html_path or Path(f"data-check-{check_result.listing.name}.html")
     transform = default_train_transform(check_result) if train_transform is None else train_transform
-    write_atomic(
-        output_path,
-        render_page(build_data_check_page(check_result, issues, transform, seed)).encode(),
-    )
+    write_page(output_path, build_data_check_page(check_result, issues, transform, seed))
     if as_json:
         print_json(
             {
@@ -79,7 +74,6 @@ def check(
         print(f"{issue.severity}: {issue.text}")
     if not issues:
         print("no problems found: all files are readable, no image is duplicated, the classes are balanced")
-    echo_err(f"\nHTML report: {output_path}")
 
 
 def default_train_transform(check_result: "DataCheck") -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from reslab.cli.options import (
     JsonFlag,
 )
-from reslab.cli.output import print_json, print_pairs
+from reslab.cli.output import print_result
 from reslab.runtime.files import cache_dir
 
 
@@ -61,10 +61,7 @@ def required_packages(distribution: str = "reslab") -> list[RequiredPackage]:
 def doctor(as_json: JsonFlag = False) -> None:
     """Print versions, devices, precisions, caches and optional packages."""
     environment = collect_environment()
-    if as_json:
-        print_json(environment)
-        return
-    print_pairs(_environment_rows(environment))
+    print_result(environment, _environment_rows(environment), as_json=as_json)
 
 
 def collect_environment() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from reslab.cli.options import (
     JsonFlag,
     Panel,
 )
-from reslab.cli.output import print_json, print_pairs
+from reslab.cli.output import print_result
 from reslab.report.format import format_int, format_number, format_percent
 
 if TYPE_CHECKING:
@@ -84,10 +84,7 @@ def export(
         num_images=num_images,
         force=force,
     )
-    if as_json:
-        print_json(result.to_dict())
-    else:
-        print_pairs(_export_rows(result))
+    print_result(result.to_dict(), _export_rows(result), as_json=as_json)
 
 
 def _export_rows(result: "ExportResult") -> list[tuple[str, str]]:

@@ -27,7 +27,7 @@ from reslab.cli.options import (
     parse_pretrained,
     resolve_data_option,
 )
-from reslab.cli.output import print_json, print_pairs, write_html
+from reslab.cli.output import print_result, write_page
 
 if TYPE_CHECKING:
     from reslab.training.lr_finder import LRFinderResult
@@ -98,18 +98,15 @@ def lr_find(
     output_path = (html_path or (None if as_json else Path("lr-find.html"))) if result.lrs else None
     next_command = _next_command(context, result)
     if output_path is not None:
-        _write_html(output_path, result, next_command)
-    if as_json:
-        print_json(_lr_find_payload(result, output_path, next_command))
-    else:
-        print_pairs(_lr_find_rows(result))
+        _write_page(output_path, result, next_command)
+    print_result(_lr_find_payload(result, output_path, next_command), _lr_find_rows(result), as_json=as_json)
+    if not as_json:
         # Not wrapped as the rows are: a command is pasted in one piece.
         print(f"\n{next_command}")
 
 
-def _write_html(html_path: Path, result: "LRFinderResult", next_command: str) -> None:
+def _write_page(html_path: Path, result: "LRFinderResult", next_command: str) -> None:
     from reslab.report.pages.lr_find import LRFinderPage
-    from reslab.report.render import render_page
 
     page = LRFinderPage(
         title=f"{result.model} on {result.data}",
@@ -130,7 +127,7 @@ def _write_html(html_path: Path, result: "LRFinderResult", next_command: str) ->
             "batch size": str(result.batch_size),
         },
     )
-    write_html(html_path, render_page(page))
+    write_page(html_path, page)
 
 
 def _lr_find_payload(result: "LRFinderResult", html_path: Path | None, next_command: str) -> dict[str, Any]:

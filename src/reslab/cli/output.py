@@ -8,10 +8,13 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reslab.report.format import is_numeric_cell
 from reslab.runtime.files import write_atomic
+
+if TYPE_CHECKING:
+    from reslab.report.render import Page
 
 
 def to_jsonable(value: Any) -> Any:
@@ -30,10 +33,16 @@ def print_json(value: Any) -> None:
     print(json.dumps(to_jsonable(value), indent=2, ensure_ascii=False, allow_nan=False), flush=True)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows under their columns, numbers right-aligned. In a terminal, wide columns of text wrap."""
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, optional: Sequence[str] = ()) -> None:
+    """Print rows under their columns, numbers right-aligned.
+
+    A terminal that is too narrow leaves out `optional` columns, the first named first, and says which; then columns of
+    text wrap.
+    """
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
-    right_aligned = [bool(rows) and all(is_numeric_cell(row[index]) for row in rows) for index in range(len(columns))]
+    if optional and sys.stdout.isatty():
+        columns, cells = _drop_columns(columns, cells, optional, shutil.get_terminal_size().columns)
+    right_aligned = [bool(cells) and all(is_numeric_cell(row[index]) for row in cells) for index in range(len(columns))]
     widths = [max(len(text) for text in column) for column in zip(columns, *cells, strict=True)]
     if sys.stdout.isatty():
         widths = _fit_widths(widths, right_aligned, shutil.get_terminal_size().columns)
@@ -48,6 +57,23 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
                 for text, width, is_right in zip(line, widths, right_aligned, strict=True)
             ]
             print("  ".join(padded).rstrip())
+
+
+def _drop_columns(
+    columns: Sequence[str], rows: list[list[str]], optional: Sequence[str], max_width: int
+) -> tuple[list[str], list[list[str]]]:
+    """Leave out as many of the `optional` columns, in their order, as a table of this width needs."""
+    shown, dropped = list(range(len(columns))), []
+    widths = [max(len(text) for text in column) for column in zip(columns, *rows, strict=True)]
+    for name in optional:
+        if sum(widths[index] for index in shown) + 2 * (len(shown) - 1) <= max_width:
+            break
+        if name in columns:
+            shown.remove(columns.index(name))
+            dropped.append(name)
+    if dropped:
+        echo_err(f"columns left out in {max_width} characters: {', '.join(dropped)}; --json has all")
+    return [columns[index] for index in shown], [[row[index] for index in shown] for row in rows]
 
 
 def _fit_widths(widths: Sequence[int], is_fixed: Sequence[bool], max_width: int) -> list[int]:
@@ -72,9 +98,19 @@ def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
             print(f"{'' if index else name:{name_width}}  {line}")
 
 
-def write_html(path: Path, html: str) -> None:
-    """Write an HTML page atomically and say where it is."""
-    write_atomic(path, html.encode())
+def print_result(payload: Any, rows: Sequence[tuple[str, str]], *, as_json: bool) -> None:
+    """Print the result of a command: its one JSON value with --json, its pairs of name and text otherwise."""
+    if as_json:
+        print_json(payload)
+    else:
+        print_pairs(rows)
+
+
+def write_page(path: Path, page: "Page") -> None:
+    """Render a page, write it atomically and say where it is."""
+    from reslab.report.render import render_page
+
+    write_atomic(path, render_page(page).encode())
     echo_err(f"HTML page: {path}")
 
 

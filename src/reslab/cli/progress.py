@@ -51,6 +51,8 @@ class ProgressDisplay:
         self.print(f"note: {record['text']}")
 
     def _on_start(self, record: LogEntry) -> None:
+        self.__exit__(None, None, None)  # the bar of the run before, where one command trains several
+        self.last_train_record, self._header = {}, ""
         self.start_record = record
         self.print(f"{record['model']} ({format_int(record['params'])} parameters) on {record['data']}")
         batch_text = f"batch size {record['batch_size']}{format_ranks(record)}"

@@ -28,11 +28,13 @@ from reslab.cli.options import (
     read_config_file,
     resolve_data_option,
 )
-from reslab.cli.output import print_json, print_pairs
+from reslab.cli.output import print_result
 from reslab.cli.progress import ProgressDisplay
-from reslab.report.format import format_duration, format_int, format_number, format_percent
+from reslab.report.format import format_duration, format_int, format_number, format_percent, format_spread
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from reslab.training.run import Run
 
 
@@ -80,6 +82,17 @@ def train(
             "--seed", metavar="INTEGER", rich_help_panel=Panel.TRAINING, help="Random seed.", show_default="0"
         ),
     ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            "--seeds",
+            metavar="INTEGER",
+            min=1,
+            rich_help_panel=Panel.TRAINING,
+            help="Train this many seeds, from --seed on, in OUTPUT/seed0, OUTPUT/seed1, ...; finished ones are kept.",
+            show_default="one run",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -120,6 +133,7 @@ def train(
     """Train a network. Without arguments: a small residual network on scikit-learn's handwritten digits."""
     dataset = resolve_data_option(data_argument, data)
     from reslab.training.options import parse_batch_size
+    from reslab.training.seeds import train_seeds
     from reslab.training.train import train as train_run
 
     flag_values = {
@@ -138,34 +152,33 @@ def train(
         **flag_values,
     )
 
+    options: dict[str, Any] = {
+        "output": output,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "image_size": image_size,
+        "overrides": merged_overrides,
+        "pretrained": parse_pretrained(pretrained),
+        "data_dir": data_dir,
+        "val_fraction": val_fraction,
+        "num_images": num_images,
+        "skip_bad_images": skip_bad_images,
+        "device": device,
+        "workers": workers,
+        "snapshot_every": save_every,
+        "tensorboard": tensorboard,
+    }
     with ProgressDisplay() as display:
-        run = train_run(
-            model,
-            dataset,
-            recipe,
-            seed=seed,
-            output=output,
-            resume=resume,
-            epochs=epochs,
-            batch_size=batch_size,
-            lr=lr,
-            image_size=image_size,
-            overrides=merged_overrides,
-            pretrained=parse_pretrained(pretrained),
-            data_dir=data_dir,
-            val_fraction=val_fraction,
-            num_images=num_images,
-            skip_bad_images=skip_bad_images,
-            device=device,
-            workers=workers,
-            on_log=display,
-            snapshot_every=save_every,
-            tensorboard=tensorboard,
-        )
-    if as_json:
-        print_json(train_payload(run))
+        if seeds is None:
+            runs = [train_run(model, dataset, recipe, seed=seed, resume=resume, on_log=display, **options)]
+        else:
+            seed_list = range(seed or 0, (seed or 0) + seeds)
+            runs = train_seeds(model, dataset, recipe, seeds=seed_list, on_log=display, **options)
+    if seeds is None:
+        print_result(train_payload(runs[0]), train_rows(runs[0]), as_json=as_json)
     else:
-        print_pairs(train_rows(run))
+        print_result(seeds_payload(runs), seeds_rows(runs), as_json=as_json)
 
 
 _TRAIN_METRICS = ("train_loss_running", "train_top1_running", "train_loss", "train_top1")
@@ -179,6 +192,31 @@ def train_payload(run: "Run") -> dict[str, Any]:
     names += [name for name in ("compute_images_per_second", *_TRAIN_METRICS) if name in result]
     metrics = {name: result[name] for name in ("top1", "top5", "loss") if name in result}
     return {"run": str(run.path), "metrics": metrics, **{name: result[name] for name in names}}
+
+
+def seeds_payload(runs: "Sequence[Run]") -> dict[str, Any]:
+    """Return the value of `reslab train --seeds N --json`: each run as without --seeds, and every metric's summary."""
+    from reslab.training.seeds import SeedGroup
+
+    group = SeedGroup(tuple(runs))
+    summaries = {name: group.summarize(name) for name in ("top1", "top5", "loss")}
+    return {
+        "folder": str(runs[0].path.parent),
+        "seeds": [run.metadata["seed"] for run in runs],
+        "metrics": {name: vars(summary) for name, summary in summaries.items() if summary is not None},
+        "runs": [train_payload(run) for run in runs],
+    }
+
+
+def seeds_rows(runs: "Sequence[Run]") -> list[tuple[str, str]]:
+    """Return the rows printed at the end of --seeds: mean and standard deviation, each seed's accuracy, the folder."""
+    from reslab.training.seeds import SeedGroup
+
+    folder, accuracy = runs[0].path.parent, SeedGroup(tuple(runs)).summarize("top1")
+    assert accuracy is not None
+    rows = [("accuracy", format_spread(accuracy.mean, accuracy.std, accuracy.n))]
+    rows += [(f"seed {run.metadata['seed']}", f"{format_percent(run.top1)}: {run.path}") for run in runs]
+    return [*rows, ("next", f"reslab runs {folder} --group   or   reslab eval {runs[0].path}")]
 
 
 def train_rows(run: "Run") -> list[tuple[str, str]]:

@@ -1,8 +1,9 @@
-"""Confidence intervals and significance tests: Student's t, Clopper-Pearson, and McNemar's paired test.
+"""Confidence intervals and significance tests: Student's t, Clopper-Pearson, and paired tests (McNemar's, Student's).
 
 SciPy is imported inside the functions: its statistics take half a second to load, which no command should pay at start.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -55,6 +56,18 @@ def mcnemar_p_value(only_first: int, only_second: int) -> float:
 
     num_discordant = only_first + only_second
     return float(binomtest(only_first, num_discordant).pvalue) if num_discordant else 1.0
+
+
+def paired_t_p_value(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Return the two-sided p-value of Student's paired t-test on values of the same seeds, in the same order.
+
+    None below two pairs, and where all differences are equal: then their spread is unknown, not zero, because an
+    accuracy on few images has few values.
+    """
+    from scipy.stats import ttest_rel
+
+    differences = {round(a - b, 12) for a, b in zip(first, second, strict=True)}
+    return None if len(first) < 2 or len(differences) == 1 else float(ttest_rel(first, second).pvalue)
 
 
 def clopper_pearson_interval(num_successes: int, num_trials: int, alpha: float = 0.05) -> tuple[float, float]:

@@ -32,6 +32,13 @@ def format_percent(fraction: float | None, decimals: int = 2) -> str:
     return f"{text} %"
 
 
+def format_spread(mean: float, std: float | None, num_seeds: int) -> str:
+    """Format the mean of a fraction over seeds: `71.90 ± 1.12 % (n = 3)`; without a spread for one seed."""
+    if std is None:
+        return f"{format_percent(mean)} (n = {num_seeds})"
+    return f"{100 * mean:.2f} ± {100 * std:.2f} % (n = {num_seeds})"
+
+
 def format_number(value: float | None, digits: int = 4) -> str:
     """Format a value with `digits` significant digits; `–` for None, `NaN` and `∞` for what is not finite."""
     if value is None:

@@ -1,8 +1,9 @@
-"""The folder of a run (run.json, log.jsonl, model.safetensors, checkpoint/, report.html) and its trained network."""
+"""A run: its folder (run.json, log.jsonl, model.safetensors, predictions.npz, checkpoint/, report.html) and network."""
 
 import contextlib
 import html
 import json
+import re
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -95,6 +96,11 @@ class Run:
     def weights_path(self) -> Path:
         """The file of the final weights, which exists once the run has ended."""
         return self.path / "model.safetensors"
+
+    @property
+    def predictions_path(self) -> Path:
+        """The file of the predicted classes on the evaluation split, which exists once the run has ended."""
+        return self.path / "predictions.npz"
 
     @property
     def report_path(self) -> Path:
@@ -221,12 +227,13 @@ def require_empty_dir(path: Path) -> None:
 
 def make_run_path(model: str, data: str, parent: Path = Path("runs")) -> Path:
     """Return an unused path `runs/<time>-<model>-<data>`."""
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{_slug(model)}-{_slug(data)}"
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{make_slug(model)}-{make_slug(data)}"
     names: Iterable[str] = (stem if count == 1 else f"{stem}-{count}" for count in range(1, 1000))
     return next(parent / name for name in names if not (parent / name).exists())
 
 
-def _slug(name: str) -> str:
+def make_slug(name: str) -> str:
+    """Return a name as part of a file name: letters, digits, `.` and `_`, anything else as a dash."""
     return (
         "".join(character if character.isalnum() or character in "._" else "-" for character in name).strip("-")
         or "run"
@@ -234,16 +241,26 @@ def _slug(name: str) -> str:
 
 
 def list_runs(folder: str | Path = "runs") -> list[Run]:
-    """Return the runs in `folder`, sorted by name; other folders are skipped."""
-    folder = Path(folder)
+    """Return the runs in `folder` and in its subfolders (`seed0`, `seed1`), sorted by name; others are skipped."""
     runs = []
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if (path / "run.json").is_file():
-            try:
-                runs.append(Run(path))
-            except ValueError:
-                continue
+    for path in _subfolders(Path(folder)):
+        is_run = (path / "run.json").is_file()
+        for run_path in [path] if is_run else [inner for inner in _subfolders(path) if (inner / "run.json").is_file()]:
+            with contextlib.suppress(ValueError):
+                runs.append(Run(run_path))
     return runs
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    """Return the folders in `folder`, `seed2` before `seed10`; none where there is no folder."""
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if path.is_dir()), key=_natural_key)
+
+
+def _natural_key(path: Path) -> list[str | int]:
+    parts = re.split(r"(\d+)", path.name)  # every second part is a number
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)]
 
 
 def load(source: Run | str | Path, device: str | torch.device = "cpu") -> ResidualNetwork:

@@ -56,7 +56,7 @@ def data_metadata(data: DatasetSplits, requested: Any, data_dir: str | Path | No
     return {
         "name": data.name,
         "source": data.source,
-        "requested": _data_location(requested),
+        "requested": data_location(requested),
         "data_dir": None if data_dir is None else str(Path(data_dir).resolve()),
         "classes": list(data.classes),
         "num_images": {name: len(images) for name, images in data.splits.items()},
@@ -68,7 +68,7 @@ def data_metadata(data: DatasetSplits, requested: Any, data_dir: str | Path | No
     }
 
 
-def _data_location(requested: Any) -> str | None:
+def data_location(requested: Any) -> str | None:
     """Return a dataset's name, a folder's absolute path or a URL; None for data passed as objects."""
     if isinstance(requested, str) and is_url(requested):
         return requested

@@ -20,6 +20,7 @@ from reslab.spec.errors import invalid
 from reslab.spec.recipe import Recipe
 from reslab.training.auto_batch import with_auto_batch
 from reslab.training.evaluation.loop import Evaluation
+from reslab.training.evaluation.predictions_file import save_predicted_classes
 from reslab.training.losses import LossFn
 from reslab.training.meters import last_epoch_averages, throughput_without_loading
 from reslab.training.options import TrainOptions, parse_batch_size, split_overrides
@@ -127,6 +128,8 @@ def train(
     for message in (*setup.messages, *_resume_or_start(trainer, setup, resume)):
         trainer.logger.log_message(message)
     trainer.logger.show(_start_record(trainer))
+    if _is_complete(trainer):
+        return Run(trainer.run.path)
     with limit_threads(choose_num_threads(setup.input_size, process_group.device)):
         if not trainer.fit():
             raise TrainingInterrupted(_interrupted_message(trainer))
@@ -179,6 +182,17 @@ def _resume_or_start(trainer: Trainer, setup: TrainSetup, resume: bool) -> list[
         return [*messages, _resume_message(trainer)]
     trainer.save_checkpoint()
     return [*messages, "no checkpoint there: starting from step 0"] if resume else messages
+
+
+def _is_complete(trainer: Trainer) -> bool:
+    """Return True if a resumed run has no step left and its results are written: they are kept as they are."""
+    run = trainer.run
+    return (
+        trainer.is_finished
+        and (run.result or {}).get("steps") == trainer.step
+        and run.weights_path.exists()
+        and run.report_path.exists()
+    )
 
 
 def _resume_message(trainer: Trainer) -> str:
@@ -279,12 +293,13 @@ def _write_results(
     val_evaluation: Evaluation | None,
     train_evaluation: Evaluation | None,
 ) -> None:
-    """Write model.safetensors, the result in run.json, and report.html."""
+    """Write model.safetensors, predictions.npz, the result in run.json, and report.html."""
     run, model, data = trainer.run, trainer.model, trainer.evaluator.data
     metrics = {**evaluation.to_dict(), "split": evaluation.split, **selected.to_metadata()}
     metadata = {"metrics": metrics, **selected.to_metadata(), **weights_header(run)}
     with disk_full_guard(run.weights_path):
         save_weights(run.weights_path, model, metadata)
+    save_predicted_classes(run.predictions_path, evaluation)
     records = run.log.records()
     train_metrics = (
         {} if train_evaluation is None else {"train_loss": train_evaluation.loss, "train_top1": train_evaluation.top1}

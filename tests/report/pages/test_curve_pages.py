@@ -1,10 +1,14 @@
 """The pages of a rate search and of several runs: sound, the same every time, their words after their numbers."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import pytest
 from page_reader import assert_sound
 from sample_pages import sample_log
+from scipy.stats import ttest_rel
 
-from reslab.report.pages.compare import ComparedRun, ComparePage
+from reslab.report.pages.compare import ComparedRun, ComparePage, compare_summary_text
 from reslab.report.pages.lr_find import LRFinderPage
 from reslab.report.render import render_page
 
@@ -19,6 +23,19 @@ def _rates(**changes: object) -> LRFinderPage:
 
 def _run(name: str, top1: float | None = 0.9, data: str = "digits", epochs: int = 8) -> ComparedRun:
     return ComparedRun(name, "resnet20_cifar", data, "digits", sample_log(epochs), 0, top1, 0.3, 12.0)
+
+
+def _evaluated(name: str, correct: Sequence[bool], images: str = "test") -> ComparedRun:
+    """A run with this correctness of each image."""
+    return replace(_run(name, sum(correct) / len(correct)), correct=tuple(correct), images=images)
+
+
+def _seeds(group: str, accuracies: Sequence[float]) -> list[ComparedRun]:
+    """The runs of a group, with the seeds 0, 1, ..."""
+    return [
+        replace(_run(f"{group}/seed{seed}", accuracy), seed=seed, group=group)
+        for seed, accuracy in enumerate(accuracies)
+    ]
 
 
 def test_the_page_of_a_rate_search() -> None:
@@ -51,7 +68,7 @@ def test_runs_are_laid_over_each_other() -> None:
     assert html == render_page(ComparePage("three runs", runs))
     labels = [label.split(" against")[0] for label in page.values("aria-label") if "against" in label]
     assert labels == ["Accuracy", "Training accuracy", "Loss", "Training loss"]
-    assert "<second> is the most accurate, at 95.00 %, 4.00 points above first" in page.text
+    assert "No winner: <second> reaches 95.00 %, 4.00 points above first, but no paired test applies" in page.text
     assert page.text.count("resnet20_cifar") == 3
 
 
@@ -60,6 +77,46 @@ def test_many_runs_have_each_a_line_of_their_own() -> None:
     text = assert_sound(render_page(ComparePage("six runs", runs))).text
     assert "run 0 and run 1 are equally accurate, at 90.00 %" in text
     assert text.count("run 5") >= 5  # the table, and a legend in each panel
+
+
+def test_two_runs_within_chance_have_no_winner() -> None:
+    """A lead of one image in 153, 0.65 points."""
+    better, worse = [True] * 110 + [False] * 43, [True] * 109 + [False] * 44
+    text = compare_summary_text([_evaluated("a", worse), _evaluated("b", better)])
+    assert text == (
+        "No winner: b reaches 71.90 %, 0.65 points above a, which chance can explain "
+        "(exact McNemar test on 153 images, p = 1)."
+    )
+
+
+def test_two_runs_that_mcnemars_test_separates_have_a_winner() -> None:
+    """12 flips, all in favour of one run: p = 2 / 2**12."""
+    better, worse = [True] * 20, [True] * 8 + [False] * 12
+    text = compare_summary_text([_evaluated("a", worse), _evaluated("b", better)])
+    assert text.startswith("b is the most accurate, at 100.00 %, 60.00 points above a (exact McNemar test on 20 images")
+    assert "p = 0.00049" in text
+    other_images = compare_summary_text([_evaluated("a", worse), _evaluated("b", better, images="other")])
+    assert "no paired test applies" in other_images
+
+
+def test_seeds_are_compared_by_the_paired_t_test() -> None:
+    first, second = [0.90, 0.91, 0.93, 0.92], [0.88, 0.90, 0.90, 0.90]
+    text = compare_summary_text([*_seeds("wide", first), *_seeds("narrow", second)])
+    p_value = ttest_rel(first, second).pvalue
+    assert p_value < 0.05
+    assert text == (
+        "wide is the most accurate, at 91.50 ± 1.29 % (n = 4), 2.00 points above narrow "
+        f"(paired t-test over 4 seeds, p = {p_value:.2g})."
+    )
+    noisy = compare_summary_text([*_seeds("wide", [0.90, 0.91]), *_seeds("narrow", [0.85, 0.90])])
+    assert noisy.startswith("No winner: wide reaches 90.50 ± 0.71 % (n = 2), 3.00 points above narrow")
+
+
+def test_many_comparisons_need_stronger_evidence() -> None:
+    first, second = [0.90, 0.91, 0.93, 0.92], [0.88, 0.90, 0.90, 0.90]
+    others = [run for number in range(3) for run in _seeds(f"other {number}", [0.5, 0.6, 0.55, 0.52])]
+    text = compare_summary_text([*_seeds("wide", first), *_seeds("narrow", second), *others])
+    assert text.startswith("No winner of 5: wide reaches")
 
 
 def test_different_data_is_not_held_against_each_other() -> None:

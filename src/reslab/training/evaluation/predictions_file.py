@@ -1,6 +1,7 @@
 """Per-sample predictions of an evaluation as a CSV or npz file."""
 
 import io
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,6 +39,28 @@ def save_predictions(path: str | Path, evaluation: Evaluation) -> None:
     write_atomic(
         path, encode(evaluation.probabilities.numpy(), evaluation.labels.numpy(), evaluation.names, evaluation.classes)
     )
+
+
+def save_predicted_classes(path: Path, evaluation: Evaluation) -> None:
+    """Write the labels and the predicted classes (N,) of an evaluation, for paired tests. Raises DiskFullError."""
+    assert evaluation.probabilities is not None, "keep_probabilities=True"
+    assert evaluation.labels is not None, "keep_probabilities=True"
+    buffer = io.BytesIO()
+    labels, predicted = evaluation.labels.numpy(), evaluation.probabilities.argmax(1).numpy()
+    np.savez_compressed(buffer, labels=labels.astype(np.int32), predicted=predicted.astype(np.int32))
+    write_atomic(path, buffer.getvalue())
+
+
+def load_correctness(path: Path) -> tuple[bool, ...]:
+    """Return whether each image of the file of `save_predicted_classes` was classified correctly; empty if unreadable.
+
+    Only comparisons need the file, so a missing or damaged one is no error.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return tuple((arrays["labels"] == arrays["predicted"]).tolist())
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return ()
 
 
 def _encode_csv(probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str], classes: Sequence[str]) -> bytes:
