@@ -8,7 +8,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "train": (
         "reslab train",
         "reslab train photos/ --recipe finetune --model resnet18 -o runs/photos",
-        "reslab train --data cifar10 --model resnet56_cifar --set optimizer.lr=0.2 --seeds 5",
+        "reslab train --data cifar10 --model resnet56_cifar --lr 0.2 --seeds 5",
     ),
     "eval": (
         "reslab eval runs/photos --per-class --html eval.html",
