@@ -8,6 +8,8 @@ from PIL import Image
 from torch.utils.data import Subset, TensorDataset
 
 from reslab.data.adapters import as_dataset
+from reslab.data.check.check import check_data
+from reslab.data.check.findings import FindingKind, list_findings
 from reslab.data.dataset import DatasetSplits
 from reslab.data.image_datasets import TensorImageDataset, WrappedImageDataset
 from reslab.data.loader import TrainLoader, eval_loader
@@ -125,3 +127,21 @@ def test_more_labels_than_classes_or_two_validations() -> None:
         as_dataset((PIXELS, LABELS), classes=["a", "b"])
     with pytest.raises(ValueError, match="one validation split"):
         as_dataset((PIXELS, LABELS), val=(PIXELS, LABELS), val_fraction=0.5)
+
+
+def test_labels_from_one_and_gaps_are_said() -> None:
+    assert as_dataset((PIXELS, LABELS)).messages == ()
+    assert "labels seem to count from 1; subtract 1" in as_dataset((PIXELS, LABELS + 1)).messages[0]
+    assert as_dataset((PIXELS, LABELS * 2)).messages == ("no training image has the classes 1, 3, 5, of 7 classes",)
+    with pytest.raises(ValueError, match=r"validation labels that training images have too \(0 to 2\); got: label 3"):
+        as_dataset((PIXELS[LABELS < 3], LABELS[LABELS < 3]), val=(PIXELS, LABELS))
+    with pytest.raises(ValueError, match=r"labels below 1000, .* got: 10000000000"):
+        as_dataset((PIXELS, LABELS * 10_000_000_000 // 3))
+
+
+def test_floats_to_255_are_said() -> None:
+    assert "training images are floats from 0 to 255" in as_dataset((PIXELS.float(), LABELS)).messages[0]
+    assert as_dataset((PIXELS.float() / 255, LABELS)).messages == ()
+    assert as_dataset((torch.randn(20, 3, 4, 4) * 3, LABELS)).messages == ()
+    findings = {finding.kind: finding for finding in list_findings(check_data(as_dataset((PIXELS.float(), LABELS))))}
+    assert findings[FindingKind.FLOAT_RANGE].severity == "warning"

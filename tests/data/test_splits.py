@@ -8,10 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from reslab.data.image_datasets import FileImageDataset, TensorImageDataset
 from reslab.data.registry import open_dataset
-from reslab.data.splits import restore_split, split_off, stratified_indices, stratified_split, stratified_subset
+from reslab.data.splits import (
+    check_label_coverage,
+    restore_split,
+    split_off,
+    stratified_indices,
+    stratified_split,
+    stratified_subset,
+)
 
 CLASSES = ("a", "b", "c")
 LABELS = torch.tensor([0] * 50 + [1] * 13 + [2] * 7)[torch.randperm(70, generator=torch.Generator().manual_seed(0))]
@@ -98,3 +106,45 @@ def test_what_is_taken_is_recorded_and_judged_on_the_whole_test_split() -> None:
 def test_invalid_numbers_of_images(number: int) -> None:
     with pytest.raises(ValueError, match="num_images from 10, one a class, to the 1,438 training images of digits"):
         stratified_subset(open_dataset("digits"), number)
+
+
+def test_a_rare_class_stays_in_train_under_the_default_fraction_only(tmp_path: Path) -> None:
+    for name, num in (("ants", 10), ("bees", 10), ("rare", 2)):
+        for i in range(num):
+            path = tmp_path / name / f"{i}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.new("RGB", (70, 70), (i, 0, 0)).save(path)
+    data = open_dataset(tmp_path)
+    assert data.splits["train"].labels.bincount().tolist() == [8, 8, 2]
+    assert data.splits["val"].labels.bincount(minlength=3).tolist() == [2, 2, 0]
+    assert data.messages == (
+        "all images of the class rare are kept for training: too few to hold one out for validation",
+    )
+    again = open_dataset(tmp_path, split_record=json.loads(json.dumps(data.split_record)))
+    assert (again.fingerprint, again.messages) == (data.fingerprint, data.messages)
+    with pytest.raises(ValueError, match="class 'rare' and leaves none for validation"):
+        open_dataset(tmp_path, val_fraction=0.2)
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "num_classes", "has_class_list", "expected"),
+    [
+        ([0, 1, 2], [0, 2], 3, False, ()),
+        ([1, 2, 3], [1], 4, False, "labels seem to count from 1"),
+        ([0, 2, 5], [0], 6, False, "no training image has the classes 1, 3, 4, of 6 classes"),
+        ([0, 1], [2], 3, False, None),
+        ([0, 1], [2], 3, True, "validation images have classes that no training image has: 2"),
+    ],
+)
+def test_labels_that_training_lacks(
+    train: list[int], val: list[int], num_classes: int, has_class_list: bool, expected: str | tuple[str, ...] | None
+) -> None:
+    labels, classes = {"train": torch.tensor(train), "val": torch.tensor(val)}, [str(i) for i in range(num_classes)]
+    if expected is None:
+        with pytest.raises(
+            ValueError, match=r"validation labels that training images have too \(0 to 1\); got: label 2"
+        ):
+            check_label_coverage(labels, classes, has_class_list=has_class_list)
+        return
+    messages = check_label_coverage(labels, classes, has_class_list=has_class_list)
+    assert expected == messages or (expected and str(expected) in " ".join(messages))

@@ -49,16 +49,20 @@ def check(
     data_dir: DataDir = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Read every image once and report counts, sizes, broken files, duplicates and train/test leakage."""
+    """Read every image once and report counts, sizes, broken files, duplicates and train/test leakage.
+
+    Exit code 1 if there are errors, which would stop training.
+    """
     from reslab.cli.data_check_page import build_data_check_page
     from reslab.data.check.check import check_data
-    from reslab.data.check.findings import list_findings
+    from reslab.data.check.findings import Severity, list_findings
 
     check_result = check_data(path, data_dir)
     issues = list_findings(check_result)
     output_path = html_path or Path(f"data-check-{check_result.listing.name}.html")
     transform = default_train_transform(check_result) if train_transform is None else train_transform
     write_page(output_path, build_data_check_page(check_result, issues, transform, seed))
+    exit_code = int(any(issue.severity is Severity.ERROR for issue in issues))
     if as_json:
         print_json(
             {
@@ -67,13 +71,14 @@ def check(
                 "html": str(output_path),
             }
         )
-        return
+        raise typer.Exit(exit_code)
     print_table(["class", *check_result.counts], _class_rows(check_result))
     print()
     for issue in issues:
         print(f"{issue.severity}: {issue.text}")
     if not issues:
         print("no problems found: all files are readable, no image is duplicated, the classes are balanced")
+    raise typer.Exit(exit_code)
 
 
 def default_train_transform(check_result: "DataCheck") -> str:

@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
-from reslab.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DatasetSplits, SplitMethod, channel_statistics
+from reslab.data.dataset import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    DatasetSplits,
+    SplitMethod,
+    channel_statistics,
+    float_range_messages,
+)
 from reslab.data.image_datasets import (
     SPLIT_TITLES,
     ImageDataset,
@@ -15,9 +22,11 @@ from reslab.data.image_datasets import (
     WrappedImageDataset,
     item_to_tensor,
 )
-from reslab.data.splits import is_stratified, restore_split, split_off
+from reslab.data.splits import check_label_coverage, is_stratified, restore_split, split_off
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
+
+_MIN_LABEL_LIMIT = 1000
 
 
 def as_dataset(
@@ -46,7 +55,9 @@ def as_dataset(
     splits: dict[str, ImageDataset] = {
         split: _to_image_dataset(part, split) for split, part in sources.items() if part is not None
     }
-    class_names = tuple(classes) if classes is not None else _class_names(train, splits)
+    known_classes = tuple(map(str, classes)) if classes is not None else _stored_class_names(train, splits)
+    class_names = known_classes or tuple(map(str, range(_count_labels(splits))))
+    messages = _label_messages(splits, class_names, bool(known_classes))
     record: Mapping[str, Any] = {"method": SplitMethod.GIVEN}
     if split_record is not None and is_stratified(split_record):
         splits, record = {**splits, **restore_split(splits["train"], split_record)}, dict(split_record)
@@ -62,7 +73,27 @@ def as_dataset(
         preprocess=preprocess or _default_preprocess(splits["train"]),
         splits=splits,
         split_record=record,
+        messages=(*messages, *float_range_messages(splits)),
     )
+
+
+def _label_messages(
+    splits: Mapping[str, ImageDataset], classes: tuple[str, ...], has_class_list: bool
+) -> tuple[str, ...]:
+    labels = {split: dataset.labels for split, dataset in splits.items()}
+    if max(int(label.max()) for label in labels.values() if len(label)) >= len(classes):
+        return ()  # `DatasetSplits` rejects it
+    return check_label_coverage(labels, classes, has_class_list=has_class_list)
+
+
+def _count_labels(splits: Mapping[str, ImageDataset]) -> int:
+    """Return one more than the largest label. Raises ValueError if that is far beyond the number of images."""
+    largest = max(int(dataset.labels.max()) for dataset in splits.values() if len(dataset))
+    limit = max(_MIN_LABEL_LIMIT, sum(map(len, splits.values())))
+    if largest >= limit:
+        next_step = "pass classes=[...] with the name of every label, or number the labels from 0"
+        raise invalid(f"labels below {limit}, without a list of classes", largest, str(limit - 1), next_step)
+    return largest + 1
 
 
 def _to_image_dataset(part: Any, split: str) -> ImageDataset:
@@ -122,13 +153,12 @@ def _stored_labels(dataset: Any) -> Any:
     return targets if targets is not None and len(targets) == len(dataset) else None
 
 
-def _class_names(train: Any, splits: Mapping[str, ImageDataset]) -> tuple[str, ...]:
-    num_labels = max(int(part.labels.max()) for part in splits.values()) + 1
+def _stored_class_names(train: Any, splits: Mapping[str, ImageDataset]) -> tuple[str, ...]:
+    """Return the class names that a dataset stores, as torchvision's do; empty if it has none or too few."""
+    num_labels = max(int(part.labels.max()) for part in splits.values() if len(part)) + 1
     dataset = train.dataset if isinstance(train, Subset) else train
     stored_names = getattr(dataset, "classes", None)
-    if stored_names is not None and len(stored_names) >= num_labels:
-        return tuple(map(str, stored_names))
-    return tuple(map(str, range(num_labels)))
+    return tuple(map(str, stored_names)) if stored_names is not None and len(stored_names) >= num_labels else ()
 
 
 def _default_preprocess(train: ImageDataset) -> Preprocess:

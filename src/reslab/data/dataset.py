@@ -1,6 +1,7 @@
 """A dataset: labeled images in splits, the class names, and how the splits were made."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -11,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reslab.data.content_hash import file_digests
+from reslab.data.formats.file_listing import IgnoredFiles
 from reslab.data.image_datasets import (
     SPLIT_TITLES,
     FileImageDataset,
@@ -23,6 +26,9 @@ from reslab.spec.preprocess import Preprocess
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+MIN_IMBALANCE = 3.0
+"""The ratio of the largest to the smallest training class beyond which training and `data check` mention it."""
+_MAX_SCALED_PIXEL = 20.0  # pixels in [0, 1], normalized or not, stay below
 
 
 class SplitMethod(StrEnum):
@@ -42,7 +48,8 @@ class DatasetSplits:
 
     `source` describes its origin, `location` is the folder, file or URL it was read from, and `preprocess` the
     preprocessing of the evaluation. `split_record` is JSON from which `open_dataset` makes the same splits again;
-    `skipped_files` lists (path, reason) of the images that were skipped because they cannot be read.
+    `skipped_files` lists (path, reason) of the images that were skipped because they cannot be read, `messages` say
+    what else a user should know: files that were ignored, classes without images.
     Raises ValueError if there is too little to train on or a label has no class name.
     """
 
@@ -54,6 +61,7 @@ class DatasetSplits:
     split_record: Mapping[str, Any] = field(default_factory=lambda: {"method": SplitMethod.GIVEN})
     skipped_files: tuple[tuple[str, str], ...] = ()
     location: str = ""
+    messages: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         assert set(self.splits) <= set(SPLIT_TITLES), sorted(self.splits)
@@ -94,6 +102,12 @@ class DatasetSplits:
             raise UnknownSplitError(str(error))
         return self.splits[name]
 
+    @property
+    def imbalance(self) -> float:
+        """The number of training images of the largest class by that of the smallest class with any; 1 without."""
+        counts = self.splits["train"].labels.bincount() if "train" in self.splits else torch.ones(1)
+        return float(counts.max() / counts[counts > 0].min())
+
     def describe(self) -> str:
         """Return one line: `digits: 1,438 train, 359 test, 10 classes`."""
         parts = [f"{len(dataset):,} {name}" for name, dataset in self.splits.items()]
@@ -105,7 +119,7 @@ class DatasetListing:
     """The images at a path as far as they can be made out, listed without reading them, for `reslab data check`.
 
     `unlabeled` has the images of a split outside of any class folder; `layout_error` is the error that training on
-    this path would raise, or empty.
+    this path would raise, or empty; `ignored` are the files that are not read, `messages` as of `DatasetSplits`.
     """
 
     name: str
@@ -114,13 +128,31 @@ class DatasetListing:
     splits: Mapping[str, ImageDataset]
     unlabeled: Mapping[str, FileImageDataset] = field(default_factory=dict)
     layout_error: str = ""
+    ignored: IgnoredFiles = field(default_factory=IgnoredFiles)
+    messages: tuple[str, ...] = ()
+
+
+def float_range_messages(splits: Mapping[str, ImageDataset]) -> tuple[str, ...]:
+    """Return a message for each split with float images from 0 to 255, which a network expects scaled."""
+    messages = []
+    for split, dataset in splits.items():
+        if not len(dataset) or isinstance(dataset, FileImageDataset | ShardImageDataset):
+            continue
+        pixels = dataset.images if isinstance(dataset, TensorImageDataset) else dataset.load_image(0)
+        if not pixels.is_floating_point():
+            continue
+        low, high = float(pixels.amin()), float(pixels.amax())
+        if low >= 0 and _MAX_SCALED_PIXEL < high <= 255:
+            text = f"{SPLIT_TITLES[split]} images are floats from {low:g} to {high:g}, which are not scaled further"
+            messages.append(f"{text}: divide them by 255 and normalize them, or pass them in uint8")
+    return tuple(messages)
 
 
 def compute_fingerprint(splits: Mapping[str, ImageDataset]) -> str:
     """Return the first 16 hex digits of a SHA-256 of every split's labels and images.
 
-    Images in memory count by their pixels, images in files by name and size in bytes. Images that a wrapped dataset
-    makes on demand do not count, as they may differ from one call to the next.
+    Images in memory count by their pixels, images in files by name and content (`file_digests`), in shards too. Images
+    that a wrapped dataset makes on demand do not count, as they may differ from one call to the next.
     """
     digest = hashlib.sha256()
     for name in sorted(splits):
@@ -131,8 +163,13 @@ def compute_fingerprint(splits: Mapping[str, ImageDataset]) -> str:
             digest.update(f"{dataset.images.dtype}{tuple(dataset.images.shape)}".encode())
             digest.update(_tensor_bytes(dataset.images))
         elif isinstance(dataset, FileImageDataset | ShardImageDataset):
-            for i in range(len(dataset)):
-                digest.update(f"{dataset.name(i)}:{dataset.num_bytes(i)}\n".encode())
+            if isinstance(dataset, ShardImageDataset):
+                hashes = [location.digest for location in dataset.locations]
+            else:
+                hashes = file_digests(dataset.paths)
+            for i, content_hash in enumerate(hashes):
+                image_name = os.fsencode(dataset.name(i))
+                digest.update(f"{len(image_name)}:{dataset.num_bytes(i)}:{content_hash}\n".encode() + image_name)
     return digest.hexdigest()[:16]
 
 

@@ -1,6 +1,7 @@
 """Cache the decoded images of a small dataset until its files change."""
 
 import hashlib
+import os
 import time
 import zipfile
 from collections.abc import Callable
@@ -40,5 +41,5 @@ def _files_digest(paths: list[Path]) -> str:
     digest = hashlib.sha256(_CACHE_FORMAT.encode())
     for path in paths:
         stat = path.stat()
-        digest.update(f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}\n"))
     return digest.hexdigest()[:24]

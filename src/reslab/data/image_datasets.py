@@ -148,13 +148,17 @@ class WrappedImageDataset:
 
 @dataclass(frozen=True)
 class ImageLocation:
-    """The position of an image's bytes in a shard, and its key and extension there. A shard is a path or a URL."""
+    """The position of an image's bytes in a shard, its key and extension there, and the hash of its bytes if known.
+
+    A shard is a path or a URL.
+    """
 
     shard: Path | str
     key: str
     offset: int
     num_bytes: int
     extension: str
+    digest: str = ""
 
     def read_bytes(self) -> bytes:
         """Return the image's bytes."""

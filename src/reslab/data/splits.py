@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from reslab.data.dataset import DatasetSplits, SplitMethod
-from reslab.data.image_datasets import FileImageDataset, ImageDataset, ShardImageDataset
+from reslab.data.image_datasets import SPLIT_TITLES, FileImageDataset, ImageDataset, ShardImageDataset
 from reslab.data.rng import permutation
 from reslab.spec.errors import invalid
 
@@ -38,13 +38,17 @@ class SplitOptions:
             _check_fraction(self.val_fraction)
 
 
-def stratified_split(labels: Tensor, fraction: float, seed: int, classes: Sequence[str]) -> tuple[list[int], list[int]]:
+def stratified_split(
+    labels: Tensor, fraction: float, seed: int, classes: Sequence[str], *, keep_rare: bool = False
+) -> tuple[list[int], list[int]]:
     """Return the indices to keep and to hold out, both sorted: floor(n fraction + 1/2) of each class, chosen by seed.
 
-    Raises ValueError if the fraction is not within (0, 1) or leaves a class without an image on one side.
+    With `keep_rare`, a class with too few images to hold one out is kept whole. Raises ValueError if the fraction is
+    not within (0, 1), or leaves a class without an image on one side, or holds no image out.
     """
     _check_fraction(fraction)
     held_out: list[int] = []
+    rare: list[tuple[str, str]] = []
     for label, name in enumerate(classes):
         members = (labels == label).nonzero().flatten()
         if len(members) == 0:
@@ -53,8 +57,13 @@ def stratified_split(labels: Tensor, fraction: float, seed: int, classes: Sequen
         if not 0 < num_held_out < len(members):
             side = "validation" if num_held_out == 0 else "training"
             got = f"{fraction:g}, which holds out {num_held_out} of the {len(members)} images of class {name!r} "
-            raise _empty_class_error(labels, fraction, name, f"{got}and leaves none for {side}")
+            rare.append((name, f"{got}and leaves none for {side}"))
+            if keep_rare and num_held_out == 0:
+                continue
+            raise _empty_class_error(labels, fraction, *rare[-1])
         held_out += members[permutation(len(members), seed, label)[:num_held_out]].tolist()
+    if not held_out and rare:
+        raise _empty_class_error(labels, fraction, *rare[0])
     held_out.sort()
     is_kept = torch.ones(len(labels), dtype=torch.bool)
     is_kept[held_out] = False
@@ -79,13 +88,20 @@ def _empty_class_error(labels: Tensor, fraction: float, name: str, got: str) -> 
 
 
 def split_off(
-    dataset: ImageDataset, fraction: float, seed: int, classes: Sequence[str], into: str = "val"
+    dataset: ImageDataset,
+    fraction: float,
+    seed: int,
+    classes: Sequence[str],
+    *,
+    into: str = "val",
+    keep_rare: bool = False,
 ) -> tuple[dict[str, ImageDataset], dict[str, Any]]:
     """Split training images in two, by `stratified_split`; return the splits and the split record.
 
-    The record lists the images held out: those in files by name, as files may be added later, others by index.
+    The record lists the images held out: those in files by name, as files may be added later, others by index; and
+    the classes that `keep_rare` kept whole.
     """
-    kept, held_out = stratified_split(dataset.labels, fraction, seed, classes)
+    kept, held_out = stratified_split(dataset.labels, fraction, seed, classes, keep_rare=keep_rare)
     record: dict[str, Any] = {
         "method": SplitMethod.STRATIFIED, "from": "train", "into": into, "fraction": fraction, "seed": seed,
     }  # fmt: skip
@@ -93,7 +109,20 @@ def split_off(
         record["names"] = [dataset.name(i) for i in held_out]
     else:
         record["indices"] = held_out
+    rare = set(dataset.labels.tolist()) - set(dataset.labels[held_out].tolist())
+    if rare:
+        record["kept_classes"] = [classes[label] for label in sorted(rare)]
     return {"train": dataset.subset(kept), into: dataset.subset(held_out)}, record
+
+
+def rare_class_messages(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a message about the classes that have too few images to hold one out for validation."""
+    names = record.get("kept_classes", ())
+    if not names:
+        return ()
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    classes = "class" if len(names) == 1 else "classes"
+    return (f"all images of the {classes} {shown} are kept for training: too few to hold one out for validation",)
 
 
 def is_stratified(record: Mapping[str, Any] | None) -> bool:
@@ -186,6 +215,46 @@ def collect_skipped(
     return tuple(sorted({**skipped, **unreadable}.items()))
 
 
+def check_label_coverage(
+    labels_by_split: Mapping[str, Tensor], classes: Sequence[str], *, has_class_list: bool
+) -> tuple[str, ...]:
+    """Return messages about the classes without training images: those a class list names, or gaps between labels.
+
+    Raises ValueError if images of another split have a label that no training image has, unless a class list names it.
+    """
+    if "train" not in labels_by_split:
+        return ()
+    counts = labels_by_split["train"].bincount(minlength=len(classes))
+    present = counts.nonzero().flatten().tolist()
+    messages = []
+    for split, labels in labels_by_split.items():
+        extra = sorted(set(labels.tolist()) - set(present))
+        if not extra:
+            continue
+        names = ", ".join(classes[label] for label in extra[:5]) + (" ..." if len(extra) > 5 else "")
+        if not has_class_list:
+            required = f"{SPLIT_TITLES[split]} labels that training images have too ({_ranges(present)})"
+            raise invalid(required, f"label {names}", next_step="remove these images, or add training images of them")
+        messages.append(f"{SPLIT_TITLES[split]} images have classes that no training image has: {names}")
+    missing = [label for label in range(len(classes)) if not counts[label]]
+    if missing:
+        names = ", ".join(classes[label] for label in missing[:5]) + (" ..." if len(missing) > 5 else "")
+        noun = "class" if len(missing) == 1 else "classes"
+        text = f"no training image has the {noun} {names}, of {len(classes)} classes"
+        from_one = not has_class_list and missing == [0]
+        messages.append(f"{text}: labels seem to count from 1; subtract 1" if from_one else text)
+    return tuple(messages)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Return sorted numbers as ranges: `0 to 2, 5`."""
+    starts = [k for k, number in enumerate(numbers) if k == 0 or number != numbers[k - 1] + 1]
+    runs = [
+        (numbers[start], numbers[stop - 1]) for start, stop in zip(starts, [*starts[1:], len(numbers)], strict=True)
+    ]
+    return ", ".join(str(low) if low == high else f"{low} to {high}" for low, high in runs[:5])
+
+
 def apply_split(
     location: Path | str, splits: Mapping[str, ImageDataset], classes: tuple[str, ...], options: SplitOptions
 ) -> tuple[dict[str, ImageDataset], dict[str, Any]]:
@@ -207,7 +276,8 @@ def apply_split(
     if other_splits and options.val_fraction is None:
         return dict(splits), {"method": SplitMethod.GIVEN}
     fraction = VAL_FRACTION if options.val_fraction is None else options.val_fraction
-    parts, record = split_off(splits["train"], fraction, options.seed, classes)
+    keep_rare = options.val_fraction is None
+    parts, record = split_off(splits["train"], fraction, options.seed, classes, keep_rare=keep_rare)
     return {**parts, **other_splits}, record
 
 

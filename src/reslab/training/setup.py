@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reslab.data.dataset import DatasetSplits
+from reslab.data.dataset import MIN_IMBALANCE, DatasetSplits
 from reslab.data.rng import step_seed, temporary_seed
 from reslab.nn.checkpoints.download import WeightsUnavailableError
 from reslab.nn.checkpoints.pretrained import load_pretrained
@@ -102,7 +102,8 @@ def setup_run(
     data = _use_pretrained_preprocess(data, model)
     recipe, recipe_messages = _resolve_recipe(options, data, input_size, bool(pretrained), image_size)
     recipe = resolve_precision(recipe, device)
-    messages = (*default_messages, *_skipped_messages(data), *image_size.messages, *messages, *recipe_messages)
+    data_messages = (*_skipped_messages(data), *data.messages, *_imbalance_messages(data, recipe))
+    messages = (*default_messages, *data_messages, *image_size.messages, *messages, *recipe_messages)
     _check_monitor_split(recipe, data)
     check_module(model, options.loss, data, input_size)
     loop = build_train_loop(
@@ -309,6 +310,13 @@ def _check_module_options(options: TrainOptions) -> None:
 
 def _skipped_messages(data: DatasetSplits) -> tuple[str, ...]:
     return tuple(f"skipped: {path}: {reason.removeprefix(f'{path}: ')}" for path, reason in data.skipped_files)
+
+
+def _imbalance_messages(data: DatasetSplits, recipe: Recipe) -> tuple[str, ...]:
+    if data.imbalance <= MIN_IMBALANCE or recipe.class_weights or recipe.class_balanced_sampling:
+        return ()
+    text = f"the training classes are imbalanced, {data.imbalance:.3g} to 1: compare per-class metrics"
+    return (f"{text}, or set class_weights=balanced or class_balanced_sampling=true",)
 
 
 def _load_messages(model: ResidualNetwork) -> tuple[str, ...]:

@@ -230,3 +230,29 @@ def test_near_pairs_are_those_of_brute_force() -> None:
         twins.max_distance == (hashes[twins.indices[0]] ^ hashes[twins.indices[1]]).bit_count()
         for twins in find_near_duplicates(looks)
     )
+
+
+def test_files_and_folders_that_are_not_read(folder: Path) -> None:
+    (folder / "train" / "ants" / "x.xyz").touch()
+    (folder / "train" / "@eaDir").mkdir()
+    check = check_data(folder)
+    found = kinds(check)
+    assert set(found) == {"ignored-files", "system-folders"}
+    assert found["ignored-files"].text.startswith(
+        "1 file is ignored, by ending not an image: 1 .xyz (train/ants/x.xyz)"
+    )
+    assert "@eaDir" in found["system-folders"].text
+    assert check.to_dict()["ignored"] == {
+        "other_files": 1, "repeated": 0, "folders": [], "system_folders": ["@eaDir"]
+    }  # fmt: skip
+
+
+def test_class_names_that_differ_in_case_or_blanks(folder: Path) -> None:
+    for split in ("train", "val"):
+        for k, name in enumerate(("Ants", "be es")):
+            (folder / split / name).mkdir()
+            for i in range(20):
+                photograph(1000 * (split == "val") + 500 + 100 * k + i).save(folder / split / name / f"{i}.png")
+    found = kinds(check_data(folder))
+    assert set(found) == {"similar-classes"}
+    assert "'Ants' and 'ants', 'be es' and 'bees'" in found["similar-classes"].text

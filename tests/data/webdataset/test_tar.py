@@ -1,5 +1,6 @@
 """Shards of a user's own data: the same samples, splits and errors as of a folder, read where they lie."""
 
+import gzip
 import io
 import json
 import pickle
@@ -200,3 +201,88 @@ def test_invalid_shards(tmp_path: Path) -> None:
     whole = write_tar(tmp_path / "f" / "x.tar", samples(range(4))).read_bytes()
     (tmp_path / "f" / "x.tar").write_bytes(whole[:-9000])
     assert "x.tar: truncated or not a tar file" in refused(tmp_path / "f")
+
+
+def numbered(labels: list[object], extension: str = "cls") -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    for i, label in enumerate(labels):
+        files |= {f"{i}.png": encoded(i, (70, 70)), f"{i}.{extension}": str(label).encode()}
+    return files
+
+
+def test_numeric_labels_that_training_lacks(tmp_path: Path) -> None:
+    write_tar(tmp_path / "train-0.tar", numbered([0, 1, 0, 1]))
+    write_tar(tmp_path / "val-0.tar", numbered([0, 2]))
+    with pytest.raises(ValueError, match=r"validation labels that training images have too \(0 to 1\); got: label 2"):
+        open_dataset(tmp_path)
+    (tmp_path / "classes.txt").write_text("ant\nbee\nfly\n")
+    assert "validation images have classes that no training image has: fly" in open_dataset(tmp_path).messages
+
+
+def test_numeric_labels_from_one_or_beyond_the_images(tmp_path: Path) -> None:
+    write_tar(tmp_path / "one" / "train-0.tar", numbered([1, 2, 3, 1]))
+    write_tar(tmp_path / "one" / "val-0.tar", numbered([1]))
+    messages = open_dataset(tmp_path / "one").messages
+    assert messages == ("no training image has the class 0, of 4 classes: labels seem to count from 1; subtract 1",)
+    write_tar(tmp_path / "far" / "0.tar", numbered([0, 1, 10_000_000_000, 0]))
+    with pytest.raises(ValueError, match=r"labels below 4, .* got: 10000000000, of 0\.tar/2\.png"):
+        open_dataset(tmp_path / "far")
+    write_tar(tmp_path / "huge" / "0.tar", numbered([0, 1, "1" * 4000, 0]))
+    with pytest.raises(ValueError, match="a number of 4000 digits"):
+        open_dataset(tmp_path / "huge")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"label": ' + "[" * 100_000, "0.json with a label"),
+        ('{"label": {"a": 1}}', "a name or a whole number; got: a dict"),
+        ('{"label": 0.5}', "a name or a whole number; got: a float"),
+        (f'{{"label": 1, "x": "{"y" * (1 << 22)}"}}', "a label of at most 4,194,304 bytes"),
+    ],
+)
+def test_json_labels_that_are_none(tmp_path: Path, text: str, expected: str) -> None:
+    write_tar(tmp_path / "0.tar", numbered([text], "json"))
+    with pytest.raises(ValueError) as caught:
+        open_dataset(tmp_path)
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT])
+def test_a_tar_cut_anywhere_is_cut_short(tmp_path: Path, kind: int) -> None:
+    files = {f"{'é' * (kind == tarfile.PAX_FORMAT)}{name}": content for name, content in samples(range(2)).items()}
+    content = write_tar(tmp_path / "whole.tar", files, kind).read_bytes()
+    end = max(k for k in range(0, len(content), 512) if content[k : k + 512] != bytes(512)) + 512
+    path = tmp_path / "cut.tar"
+    for length in [*range(1, 2 * 512, 83), *range(end - 3 * 512, end + 512, 41), end, end + 511]:
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"cut\.tar: truncated or not a tar file"):
+            shard_index.list_tar_members(path, path.read_bytes())
+    path.write_bytes(content[: end + 512])
+    assert len(shard_index.list_tar_members(path, path.read_bytes())) == 4
+
+
+def test_sizes_that_no_file_has_name_the_member(tmp_path: Path) -> None:
+    content = bytearray(write_tar(tmp_path / "0.tar", samples(range(2))).read_bytes())
+    content[124:136] = b"\x80" + (1 << 60).to_bytes(11, "big")
+    chksum = sum(content[:148]) + 8 * 32 + sum(content[156:512])
+    content[148:156] = f"{chksum:06o}\0 ".encode()
+    (tmp_path / "0.tar").write_bytes(content)
+    with pytest.raises(ValueError, match=r"its member '000\.png' has 1,152,921,504,606,846,976 bytes"):
+        open_dataset(tmp_path)
+
+
+def test_compressed_tars_are_named_as_such(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "0.tar", samples(range(2)))
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"0\.tar as a plain tar file; got: gzip data; decompress it"):
+        open_dataset(tmp_path)
+
+
+def test_the_fingerprint_sees_images_of_equal_size_in_shards(tmp_path: Path) -> None:
+    path = write_shards(tmp_path) / "0.tar"
+    before, content = open_dataset(tmp_path).fingerprint, bytearray(path.read_bytes())
+    place = content.index(b"IEND") + 4  # the checksum of a PNG's last chunk, which decoders ignore
+    content[place] ^= 1
+    path.write_bytes(content)
+    assert open_dataset(tmp_path).fingerprint != before

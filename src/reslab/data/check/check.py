@@ -14,7 +14,7 @@ from reslab.data.check.duplicates import (
     find_near_duplicates,
     inspect_images,
 )
-from reslab.data.dataset import DatasetListing
+from reslab.data.dataset import DatasetListing, DatasetSplits
 from reslab.data.image_datasets import FileImageDataset, ImageDataset
 from reslab.data.registry import list_dataset
 from reslab.data.splits import default_eval_transform
@@ -118,18 +118,27 @@ class DataCheck:
             "blank": [image.name for image in self.readable if image.info.is_blank],
             "imbalance": self.imbalance,
             "layout_error": self.listing.layout_error,
+            "ignored": {
+                "other_files": len(self.listing.ignored.other_files),
+                "repeated": len(self.listing.ignored.repeated),
+                "folders": [path.name for path in self.listing.ignored.folders],
+                "system_folders": sorted({path.name for path in self.listing.ignored.system_folders}),
+            },
         }
 
     def _names(self, group: DuplicateGroup) -> list[str]:
         return [self.images[index].name for index in group.indices]
 
 
-def check_data(name_or_path: str | Path, data_dir: Path | None = None) -> DataCheck:
-    """Check a named dataset or the data at a path.
+def check_data(data: str | Path | DatasetSplits, data_dir: Path | None = None) -> DataCheck:
+    """Check a named dataset, the data at a path, or an open dataset (`as_dataset` makes one of tensors).
 
     Raises ValueError only if there is nothing to read; `listing.layout_error` has the error that training would raise.
     """
-    listing = list_dataset(name_or_path, data_dir)
+    if isinstance(data, DatasetSplits):
+        listing = DatasetListing(data.name, data.location, data.classes, data.splits, messages=data.messages)
+    else:
+        listing = list_dataset(data, data_dir)
     checked: list[CheckedImage] = []
     for split, dataset in listing.splits.items():
         labels = [listing.classes[label] for label in dataset.labels.tolist()]

@@ -1,15 +1,17 @@
 """Turn a `DataCheck` into findings: errors that stop training, warnings that distort its results, and notes."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 
 from reslab.data.check.check import CheckedImage, DataCheck
 from reslab.data.check.duplicates import MAX_HASH_DISTANCE, DuplicateGroup
+from reslab.data.dataset import MIN_IMBALANCE, float_range_messages
 from reslab.data.image_datasets import SPLIT_TITLES
 
-MIN_IMBALANCE = 3.0
 MIN_IMAGES_PER_CLASS = 20
 MIN_IMAGE_SIDE = 32
 MAX_ASPECT_RATIO = 4.0
@@ -28,6 +30,11 @@ class FindingKind(StrEnum):
 
     UNLABELED = "unlabeled"
     LAYOUT = "layout"
+    IGNORED_FILES = "ignored-files"
+    SYSTEM_FOLDERS = "system-folders"
+    LABELS = "labels"
+    SIMILAR_CLASSES = "similar-classes"
+    FLOAT_RANGE = "float-range"
     UNREADABLE = "unreadable"
     CROSS_SPLIT_DUPLICATES = "cross-split-duplicates"
     CROSS_SPLIT_NEAR_DUPLICATES = "cross-split-near-duplicates"
@@ -56,6 +63,8 @@ def list_findings(check: DataCheck) -> list[Finding]:
     """Return all findings, errors first; an empty list if nothing is wrong."""
     all_findings = [
         *_layout_findings(check),
+        *_ignored_findings(check),
+        *_label_findings(check),
         *_unreadable_findings(check),
         *_cross_split_findings(check),
         *_label_conflict_findings(check),
@@ -80,6 +89,37 @@ def _layout_findings(check: DataCheck) -> Iterator[Finding]:
     if check.listing.layout_error:
         text = f"Training would stop with this error: {check.listing.layout_error}."
         yield Finding(Severity.ERROR, FindingKind.LAYOUT, text)
+
+
+def _ignored_findings(check: DataCheck) -> Iterator[Finding]:
+    ignored = check.listing.ignored
+    texts = replace(ignored, system_folders=()).messages(Path(check.listing.location))
+    if texts:
+        text = ". ".join(text[0].upper() + text[1:] for text in texts)
+        yield Finding(Severity.WARNING, FindingKind.IGNORED_FILES, f"{text}.")
+    if ignored.system_folders:
+        names = _shorten_list(sorted({path.name for path in ignored.system_folders}))
+        text = f"Folders of the operating system or a storage device are ignored: {names}."
+        yield Finding(Severity.NOTE, FindingKind.SYSTEM_FOLDERS, text)
+
+
+def _label_findings(check: DataCheck) -> Iterator[Finding]:
+    messages = check.listing.messages
+    if messages:
+        text = "; ".join(messages)
+        yield Finding(Severity.WARNING, FindingKind.LABELS, f"{text[0].upper()}{text[1:]}.")
+    by_key: dict[str, list[str]] = {}
+    for name in check.listing.classes:
+        by_key.setdefault("".join(re.split(r"[\s_-]+", name.strip().casefold())), []).append(name)
+    similar = [names for names in by_key.values() if len(names) > 1]
+    if similar:
+        groups = _shorten_list([" and ".join(repr(name) for name in names) for names in similar])
+        text = f"Class names that differ only in case, blanks, - or _: {groups}. If they are one class, merge them."
+        yield Finding(Severity.WARNING, FindingKind.SIMILAR_CLASSES, text)
+    floats = float_range_messages(check.listing.splits)
+    if floats:
+        text = "; ".join(floats)
+        yield Finding(Severity.WARNING, FindingKind.FLOAT_RANGE, f"{text[0].upper()}{text[1:]}.")
 
 
 def _unreadable_findings(check: DataCheck) -> Iterator[Finding]:
@@ -132,8 +172,8 @@ def _class_findings(check: DataCheck) -> Iterator[Finding]:
     if check.imbalance >= MIN_IMBALANCE and train[smallest]:
         text = (
             f"The training classes are imbalanced, {check.imbalance:.3g} to 1: {train[largest]:,} images of {largest}, "
-            f"{train[smallest]:,} of {smallest}. Use class-balanced sampling or class weights, and compare per-class "
-            "metrics."
+            f"{train[smallest]:,} of {smallest}. Set class_weights=balanced or class_balanced_sampling=true, and "
+            "compare per-class metrics."
         )
         yield Finding(Severity.WARNING, FindingKind.IMBALANCE, text)
     small = [name for name, count in train.items() if 0 < count < MIN_IMAGES_PER_CLASS]

@@ -1,16 +1,24 @@
 """List folders of class folders, strictly for training, with an error for everything that can be wrong with them."""
 
 import os
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from reslab.data.formats.file_listing import SYSTEM_FOLDERS, IgnoredFiles, is_visible, list_images_once
 from reslab.data.image_datasets import SPLIT_TITLES, FileImageDataset
 from reslab.data.image_formats import IMAGE_EXTENSIONS, is_image_name
 from reslab.spec.errors import invalid, nearest
 
-SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "eval", "evaluation", "holdout"),
+}
+"""The names of each split's folder, files and rows; "eval" is a test split, as for Hugging Face's datasets."""
 SPLIT_OF_FOLDER = {name: split for split, names in SPLIT_FOLDERS.items() for name in names}
 _ARCHIVE_EXTENSIONS = (".zip", ".tar.gz", ".tgz", ".7z", ".rar")
 
@@ -29,43 +37,117 @@ class LabeledFiles:
         return FileImageDataset(self.paths, torch.tensor(self.labels, dtype=torch.int64), 3, root)
 
 
-def find_split_folders(root: Path) -> dict[str, Path]:
-    """Return the folder of each split: train/ with val/ (or valid/, validation/) and test/; else `root` as train.
+@dataclass(frozen=True)
+class FolderLayout:
+    """The folder of each split, and what lies beside these folders and is not read."""
 
-    Raises ValueError if `root` is not a folder, a split has two folders, or there is a val/ or test/ without train/.
+    split_folders: dict[str, Path]
+    ignored: IgnoredFiles = field(default_factory=IgnoredFiles)
+
+
+def split_of_folder(name: str) -> str | None:
+    """Return the split that a folder's name stands for, in any case: `Valid` is val; None for other names."""
+    return SPLIT_OF_FOLDER.get(name.lower())
+
+
+def find_split_folders(root: Path) -> FolderLayout:
+    """Return the folder of each split (`SPLIT_FOLDERS`, in any case) if there is a training one; else `root` as train.
+
+    Raises ValueError if `root` is not a folder, a split has two folders or its images have no class folders, there are
+    splits without training images, or a folder with images beside train/ is of no known split. Test images without
+    class folders are ignored.
     """
     check_folder(root)
+    folders = subfolders(root)
+    candidates = {split: [path for path in folders if split_of_folder(path.name) == split] for split in SPLIT_FOLDERS}
     split_folders: dict[str, Path] = {}
-    for split, names in SPLIT_FOLDERS.items():
-        existing = [root / name for name in names if subfolders(root / name)]
+    for split, paths in candidates.items():
+        existing = [path for path in paths if subfolders(path)]
         if len(existing) > 1:
             got = f"both {' and '.join(f'{path.name}/' for path in existing)}"
             required = f"one {SPLIT_TITLES[split]} folder in {root}"
             raise invalid(required, got, nearest=f"{existing[0].name}/", next_step="keep one")
         if existing:
             split_folders[split] = existing[0]
+    others = [path for path in folders if path not in split_folders.values()]
     if "train" in split_folders:
-        if "val" not in split_folders:
-            _check_flat_validation(root)
-        return split_folders
-    other_names = {path.name for path in subfolders(root)}
-    if split_folders and other_names == {path.name for path in split_folders.values()}:
-        got = f"only {', '.join(sorted(f'{name}/' for name in other_names))}"
-        raise invalid(f"a folder train/ in {root}", got, nearest="train/")
-    return {"train": root}
+        return FolderLayout(split_folders, _check_beside_splits(root, others))
+    if folders and all(split_of_folder(path.name) for path in folders):
+        _raise_without_training(root, folders, candidates)
+    return FolderLayout({"train": root})
 
 
-def _check_flat_validation(root: Path) -> None:
-    # A validation folder without class folders would otherwise be ignored silently.
-    for folder in (root / name for name in SPLIT_FOLDERS["val"]):
-        image_paths = list_image_files(folder)
-        if image_paths:
+def _check_beside_splits(root: Path, others: list[Path]) -> IgnoredFiles:
+    """Return what is beside the split folders; raise ValueError for images that would be dropped."""
+    loose, without_images = list_image_files(root), []
+    for folder in others:
+        split = split_of_folder(folder.name)
+        if split is None and any_image_below(folder):
+            known = ", ".join(f"{name}/" for name in SPLIT_OF_FOLDER)
             raise invalid(
-                f"class folders in {folder}",
-                f"{len(image_paths):,} images directly in it, without labels",
-                next_step=f"move them into {folder}/CLASS/, list them in a CSV file (path,label,split), "
-                "or for ImageNet use --data imagenet",
+                f"only folders of splits beside the training images in {root} ({known})",
+                f"{folder.name}/ with images",
+                next_step="rename it, for example to val/ or test/, or move it out",
             )
+        image_paths = list_image_files(folder)
+        if not image_paths:
+            without_images.append(folder)
+        elif split == "test":
+            loose += image_paths
+        else:
+            raise _flat_split_error(folder, len(image_paths))
+    return IgnoredFiles(loose=tuple(loose), folders=tuple(without_images))
+
+
+def _raise_without_training(root: Path, folders: list[Path], candidates: dict[str, list[Path]]) -> None:
+    for folder in candidates["train"]:
+        if image_paths := list_image_files(folder):
+            raise _flat_split_error(folder, len(image_paths))
+    if not candidates["train"]:
+        got = f"only {', '.join(sorted(f'{path.name}/' for path in folders))}"
+        raise invalid(f"a folder train/ in {root}", got, nearest="train/")
+
+
+def _flat_split_error(folder: Path, num_images: int) -> ValueError:
+    return invalid(
+        f"class folders in {folder}",
+        f"{num_images:,} images directly in it, without labels",
+        next_step=f"move them into {folder}/CLASS/, list them in a CSV file (path,label,split), "
+        "or for ImageNet use --data imagenet",
+    )
+
+
+def check_not_nested(folder: Path) -> tuple[str, ...]:
+    """Return a message if the class folders in a folder hold only folders, whose images all get the outer class.
+
+    Raises ValueError if the outer folders look like splits: by their names, or as all hold the same inner folders.
+    """
+    inner_names: dict[str, set[str]] = {}
+    for class_folder in subfolders(folder):
+        if any(is_image_name(name) for name in os.listdir(class_folder)):
+            continue
+        names = {path.name.casefold() for path in subfolders(class_folder) if any_image_below(path)}
+        if len(names) >= 2:
+            inner_names[class_folder.name] = names
+    split_like = [name for name in inner_names if set(re.split(r"[^a-z]+", name.lower())) & set(SPLIT_OF_FOLDER)]
+    if not inner_names or (not split_like and len(inner_names) < len(subfolders(folder))):
+        return ()
+    examples = ", ".join(f"{name}/{inner}/" for name, inner_of in inner_names.items() for inner in sorted(inner_of)[:2])
+    same_inner = len(inner_names) > 1 and len(set.intersection(*inner_names.values())) > 1
+    if split_like or same_inner:
+        nearest_names = ", ".join(f"{name}/" for name in SPLIT_FOLDERS)
+        raise invalid(
+            f"class folders with images in {folder}, or folders of splits ({', '.join(SPLIT_OF_FOLDER)})",
+            f"folders that hold only folders: {examples[:200]}",
+            nearest=nearest_names,
+            next_step="rename folders of splits; where the inner folders are no classes, list the images in a CSV file",
+        )
+    return (f"class folders of {folder.name}/ hold only folders ({examples[:200]}): the outer folder is the class",)
+
+
+def any_image_below(folder: Path) -> bool:
+    """Return True if there is an image file in a folder or its real subfolders."""
+    return any(is_image_name(name) for _, _, names in os.walk(folder) for name in names)
 
 
 def check_folder(root: Path) -> None:
@@ -82,12 +164,49 @@ def check_folder(root: Path) -> None:
 def list_labeled_files(folder: Path) -> LabeledFiles:
     """List the images in a folder's class folders and their subfolders, without hidden files.
 
+    A file counts at every path, as published datasets have copies, which some file systems store as hard links.
     Raises ValueError if there are fewer than two class folders, or one without images.
     """
-    class_folders = subfolders(folder)
-    if not class_folders:
-        raise _no_class_folders(folder)
-    files = {path.name: find_image_files(path) for path in class_folders}
+    return list_labeled_splits({"train": folder}, unique_files=False)[0]["train"]
+
+
+def list_labeled_splits(
+    split_folders: Mapping[str, Path], *, unique_files: bool = True
+) -> tuple[dict[str, LabeledFiles], IgnoredFiles]:
+    """List the images of the class folders of every split, each real file once, and what is ignored.
+
+    Raises ValueError as `list_labeled_files`, and if a split has only links to the images of another one.
+    """
+    class_folders = {split: subfolders(folder) for split, folder in split_folders.items()}
+    for split, folder in split_folders.items():
+        if not class_folders[split]:
+            raise _no_class_folders(folder)
+    images_by_split, ignored = list_class_images(split_folders, unique_files=unique_files)
+    return {split: _label_files(split_folders[split], images) for split, images in images_by_split.items()}, ignored
+
+
+def list_class_images(
+    split_folders: Mapping[str, Path], *, unique_files: bool = True
+) -> tuple[dict[str, dict[str, list[Path]]], IgnoredFiles]:
+    """Return the images of every class of every split, also of empty classes, each real file once; and the ignored."""
+    pairs = [(split, path) for split, folder in split_folders.items() for path in subfolders(folder)]
+    parents = {parent.resolve() for folder in split_folders.values() for parent in (folder, *folder.resolve().parents)}
+    images, ignored = list_images_once([path for _, path in pairs], is_image_name, parents, unique_files=unique_files)
+    by_split: dict[str, dict[str, list[Path]]] = {split: {} for split in split_folders}
+    for (split, path), paths in zip(pairs, images, strict=True):
+        if path not in ignored.repeated:
+            by_split[split][path.name] = paths
+    folders = split_folders.values()
+    system_folders = tuple(
+        path for folder in folders for path in _entries(folder) if path.name.lower() in SYSTEM_FOLDERS
+    )
+    return by_split, ignored + IgnoredFiles(system_folders=system_folders)
+
+
+def _label_files(folder: Path, files: Mapping[str, list[Path]]) -> LabeledFiles:
+    if not files:
+        required = f"images of its own in {folder}"
+        raise invalid(required, "only links to folders that other splits have", next_step="remove the folder")
     empty = [name for name, paths in files.items() if not paths]
     if empty:
         extensions = ", ".join(IMAGE_EXTENSIONS)
@@ -122,19 +241,21 @@ def check_same_classes(splits: dict[str, LabeledFiles]) -> tuple[str, ...]:
 
 def subfolders(folder: Path) -> list[Path]:
     """Return the visible folders in a folder in lexicographic order; empty if there is no such folder."""
-    if not folder.is_dir():
-        return []
-    folders = (path for path in folder.iterdir() if path.is_dir() and _is_visible(path))
-    return sorted(folders, key=lambda path: path.name)
+    return [path for path in _entries(folder) if is_visible(path.name) and path.is_dir()]
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir(), key=lambda path: path.name) if folder.is_dir() else []
 
 
 def find_image_files(folder: Path) -> list[Path]:
-    """Return the image files in a folder and its subfolders in lexicographic order of their paths."""
-    paths: list[Path] = []
-    for directory, dir_names, file_names in os.walk(folder, followlinks=True):
-        dir_names[:] = [name for name in dir_names if _is_visible(Path(name))]
-        paths += [Path(directory, name) for name in file_names if is_image_name(name)]
-    return sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
+    """Return the image files in a folder and its subfolders in lexicographic order of their paths.
+
+    Links are followed, but no folder is entered twice.
+    """
+    if not folder.is_dir():
+        return []
+    return list_images_once([folder], is_image_name, folder.resolve().parents, unique_files=False)[0][0]
 
 
 def list_image_files(folder: Path) -> list[Path]:
@@ -142,10 +263,6 @@ def list_image_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if is_image_name(path.name) and path.is_file())
-
-
-def _is_visible(path: Path) -> bool:
-    return not path.name.startswith(".") and path.name != "__MACOSX"
 
 
 def _join_folders(names: list[str]) -> str:

@@ -33,7 +33,7 @@ def readable_class_names(wnids: Sequence[str]) -> tuple[str, ...]:
 
     The names are those of torchvision's published weights; where two classes share one, the id follows the name.
     """
-    if hashlib.sha256("\n".join(wnids).encode()).hexdigest() != _ILSVRC2012_WNIDS_SHA256:
+    if hashlib.sha256("\n".join(wnids).encode(errors="surrogateescape")).hexdigest() != _ILSVRC2012_WNIDS_SHA256:
         return tuple(wnids)
     ambiguous_names = {name for name, count in Counter(_IMAGENET_CATEGORIES).items() if count > 1}
     pairs = zip(wnids, _IMAGENET_CATEGORIES, strict=True)

@@ -1,8 +1,10 @@
 """Image files as a dataset: a folder of class folders, or a CSV file that lists images with their labels."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,17 +17,27 @@ from reslab.data.formats.class_folders import (
     SPLIT_FOLDERS,
     LabeledFiles,
     check_folder,
+    check_not_nested,
     check_same_classes,
-    find_image_files,
     find_split_folders,
+    list_class_images,
     list_image_files,
-    list_labeled_files,
+    list_labeled_splits,
+    split_of_folder,
     subfolders,
 )
 from reslab.data.formats.class_names import readable_class_names
 from reslab.data.formats.csv_table import list_csv
+from reslab.data.formats.file_listing import IgnoredFiles
+from reslab.data.formats.imagenet import TINY_IMAGENET_LABELS, list_annotated_files
 from reslab.data.image_datasets import FileImageDataset, ImageDataset, relative_name
-from reslab.data.splits import SplitOptions, apply_split, collect_skipped, default_eval_transform
+from reslab.data.splits import (
+    SplitOptions,
+    apply_split,
+    collect_skipped,
+    default_eval_transform,
+    rare_class_messages,
+)
 from reslab.runtime.files import cache_dir
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
@@ -39,9 +51,29 @@ def open_image_folder(root: Path, options: SplitOptions) -> DatasetSplits:
     Raises ValueError for every mistake in the layout, and for unreadable images unless they may be skipped.
     """
     root = root.resolve()
-    files_by_split = {split: list_labeled_files(folder) for split, folder in find_split_folders(root).items()}
+    files_by_split, ignored, messages = _list_splits(root)
     check_same_classes(files_by_split)
-    return _open_files(root, root, files_by_split, options)
+    return _open_files(root, root, files_by_split, options, (*ignored.messages(root), *messages))
+
+
+def _list_splits(root: Path) -> tuple[dict[str, LabeledFiles], IgnoredFiles, tuple[str, ...]]:
+    """Return the labeled files of each split, what is ignored, and messages; raise ValueError for a wrong layout."""
+    layout = find_split_folders(root)
+    folders, ignored = dict(layout.split_folders), layout.ignored
+    annotated = {split: folder for split, folder in folders.items() if (folder / TINY_IMAGENET_LABELS).is_file()}
+    test = folders.get("test")
+    if annotated and test and [path.name for path in subfolders(test)] == ["images"]:  # without labels, as published
+        del folders["test"]
+        ignored += IgnoredFiles(loose=tuple(list_image_files(test / "images")))
+    class_folders = {split: folder for split, folder in folders.items() if split not in annotated}
+    messages = tuple(text for folder in class_folders.values() for text in check_not_nested(folder))
+    files_by_split, ignored_in_splits = list_labeled_splits(class_folders)
+    if "train" in files_by_split:
+        classes = files_by_split["train"].classes
+        files_by_split |= {split: list_annotated_files(folder, classes) for split, folder in annotated.items()}
+    loose = tuple(path for folder in class_folders.values() for path in list_image_files(folder))
+    ordered = {split: files_by_split[split] for split in SPLIT_FOLDERS if split in files_by_split}
+    return ordered, ignored + ignored_in_splits + IgnoredFiles(loose=loose), messages
 
 
 def open_csv(csv_path: Path, options: SplitOptions) -> DatasetSplits:
@@ -54,7 +86,11 @@ def open_csv(csv_path: Path, options: SplitOptions) -> DatasetSplits:
 
 
 def _open_files(
-    location: Path, root: Path, files_by_split: Mapping[str, LabeledFiles], options: SplitOptions
+    location: Path,
+    root: Path,
+    files_by_split: Mapping[str, LabeledFiles],
+    options: SplitOptions,
+    messages: tuple[str, ...] = (),
 ) -> DatasetSplits:
     """Open listed files, of the same classes in every split; names are relative to `root`."""
     scanned = _scan_files(location, root, [path for files in files_by_split.values() for path in files.paths])
@@ -78,6 +114,7 @@ def _open_files(
         split_record=record,
         skipped_files=skipped,
         location=str(location),
+        messages=(*messages, *rare_class_messages(record)),
     )
 
 
@@ -98,23 +135,26 @@ def list_image_folder(root: Path) -> DatasetListing:
     """
     check_folder(root)
     folders = _existing_split_folders(root)
-    paths_by_split = {
-        split: {path.name: find_image_files(path) for path in subfolders(folder)} for split, folder in folders.items()
-    }
-    classes = tuple(sorted({name for files in paths_by_split.values() for name in files}))
+    files_by_split, ignored = list_class_images(folders)
+    classes = tuple(sorted({name for files in files_by_split.values() for name in files}))
     splits: dict[str, ImageDataset] = {}
-    for split, files in paths_by_split.items():
+    for split, files in files_by_split.items():
         pairs = [(path, classes.index(name)) for name, paths in files.items() for path in paths]
         if pairs:
             splits[split] = _to_dataset([path for path, _ in pairs], [label for _, label in pairs], root)
+    messages: tuple[str, ...] = ()
+    layout_error = ""
+    try:
+        labeled, ignored, messages = _list_splits(root)
+        classes = check_same_classes(labeled)
+        splits = {split: files.to_dataset(root) for split, files in labeled.items()}
+    except ValueError as error:
+        layout_error = str(error)
     loose_paths = {split: list_image_files(folder) for split, folder in folders.items()}
     unlabeled = {split: _to_dataset(paths, [0] * len(paths), root) for split, paths in loose_paths.items() if paths}
-    layout_error = _error_text(
-        lambda: check_same_classes(
-            {split: list_labeled_files(folder) for split, folder in find_split_folders(root).items()}
-        )
-    )
-    return DatasetListing(root.name, str(root), classes, splits, unlabeled, layout_error)
+    listed = {path for paths in loose_paths.values() for path in paths}
+    ignored = replace(ignored, loose=tuple(path for path in ignored.loose if path not in listed))
+    return DatasetListing(root.name, str(root), classes, splits, unlabeled, layout_error, ignored, messages)
 
 
 def list_csv_dataset(csv_path: Path) -> DatasetListing:
@@ -127,8 +167,8 @@ def list_csv_dataset(csv_path: Path) -> DatasetListing:
 def _existing_split_folders(root: Path) -> dict[str, Path]:
     """Return train/, val/ and test/ in whatever state if there is a train/, else the folder itself as train."""
     candidates = {
-        split: next((root / name for name in names if (root / name).is_dir()), None)
-        for split, names in SPLIT_FOLDERS.items()
+        split: next((path for path in subfolders(root) if split_of_folder(path.name) == split), None)
+        for split in SPLIT_FOLDERS
     }
     existing = {split: folder for split, folder in candidates.items() if folder is not None}
     # A class may be called train: then its images are directly in the folder, and its siblings are not splits.
@@ -136,14 +176,6 @@ def _existing_split_folders(root: Path) -> dict[str, Path]:
     if "train" not in existing or (other_names and not subfolders(existing["train"])):
         return {"train": root}
     return existing
-
-
-def _error_text(check: Callable[[], object]) -> str:
-    try:
-        check()
-    except ValueError as error:
-        return str(error)
-    return ""
 
 
 def _to_dataset(paths: Sequence[Path], labels: Sequence[int], root: Path) -> FileImageDataset:
@@ -167,7 +199,7 @@ def _scan_files(location: Path, root: Path, paths: Sequence[Path]) -> dict[str, 
     The cache keeps the results of a location; a file is decoded again when its size or modification time changes.
     140 photographs of 500x375 take about half a second on two cores, from the cache a few milliseconds.
     """
-    digest = hashlib.sha256(str(location.resolve()).encode()).hexdigest()[:24]
+    digest = hashlib.sha256(os.fsencode(location.resolve())).hexdigest()[:24]
     cache_path = cache_dir() / "scans" / f"{digest}.json"
     cache = read_json(cache_path)
     cached_files = cache.get("files", {}) if cache.get("format") == _CACHE_FORMAT else {}

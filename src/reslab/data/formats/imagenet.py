@@ -20,6 +20,7 @@ from reslab.spec.errors import invalid
 _WNID = re.compile(r"n\d{8}")
 _IMAGE_NUMBER = re.compile(r"_(\d{8})\.")
 _LABEL_DIRS = ("", "val", "ILSVRC2012_devkit_t12/data", "devkit/data", "data")
+TINY_IMAGENET_LABELS = "val_annotations.txt"
 _KAGGLE_DIR = Path("ILSVRC") / "Data" / "CLS-LOC"
 
 
@@ -63,6 +64,23 @@ def _list_flat_val(directory: Path, folder: Path, train: LabeledFiles | None) ->
         files = replace(files, classes=tuple(sorted({*files.classes, *train.classes})))
     label_of = {wnid: label for label, wnid in enumerate(files.classes)}
     return replace(files, labels=tuple(label_of[wnid] for wnid in wnids))
+
+
+def list_annotated_files(folder: Path, classes: tuple[str, ...]) -> LabeledFiles:
+    """List Tiny ImageNet's validation images: `images/` and val_annotations.txt, lines of image name, class and box.
+
+    Raises ValueError naming the first image without a line, or line of a class that training lacks.
+    """
+    file, label_of = folder / TINY_IMAGENET_LABELS, {name: label for label, name in enumerate(classes)}
+    class_of = dict(line.split("\t")[:2] for line in file.read_text().splitlines() if "\t" in line)
+    paths = list_image_files(folder / "images")
+    if not paths:
+        raise invalid(f"images in {folder / 'images'}, as {file} labels them", "none")
+    for path in paths:
+        if class_of.get(path.name) not in label_of:
+            got = repr(class_of[path.name]) if path.name in class_of else "no line of it"
+            raise invalid(f"a class that training images have, for {path.name} in {file}", got)
+    return LabeledFiles(folder, classes, tuple(paths), tuple(label_of[class_of[path.name]] for path in paths))
 
 
 def find_flat_labels(root: Path, folder: Path, names: Sequence[str], classes: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import mmap
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +16,10 @@ from reslab.data.formats.class_folders import (
     SPLIT_FOLDERS,
     SPLIT_OF_FOLDER,
     find_image_files,
+    split_of_folder,
+    subfolders,
 )
+from reslab.data.formats.file_listing import is_visible
 from reslab.data.image_datasets import (
     ImageDataset,
     ImageLocation,
@@ -26,7 +29,14 @@ from reslab.data.image_datasets import (
     location_name,
 )
 from reslab.data.image_formats import IMAGE_EXTENSIONS, is_image_name
-from reslab.data.splits import SplitOptions, apply_split, collect_skipped, default_eval_transform
+from reslab.data.splits import (
+    SplitOptions,
+    apply_split,
+    check_label_coverage,
+    collect_skipped,
+    default_eval_transform,
+    rare_class_messages,
+)
 from reslab.data.webdataset.http import read_optional_text
 from reslab.data.webdataset.remote import expand_urls, index_url_shards, is_url, url_root
 from reslab.data.webdataset.tar import IndexedSample, index_shard, list_tar_members
@@ -36,7 +46,7 @@ from reslab.spec.preprocess import Preprocess
 MAX_BYTES_IN_MEMORY = 1 << 30
 _SPLIT_NAMES = "|".join(sorted(SPLIT_OF_FOLDER, key=len, reverse=True))
 # The file name or the name of its folder begins with a split: train-000.tar, train/000.tar.
-_SPLIT_PATTERN = re.compile(rf"(?:^|/)({_SPLIT_NAMES})(?![a-z])[^/]*(?:/[^/]*)?$")
+_SPLIT_PATTERN = re.compile(rf"(?:^|/)({_SPLIT_NAMES})(?![a-z])[^/]*(?:/[^/]*)?$", re.IGNORECASE)
 
 Shard = TypeVar("Shard", Path, str)
 
@@ -45,8 +55,13 @@ def has_shards(path: Path) -> bool:
     """Return True if a path is a tar file, or a folder with tar files in it or in a folder of a split."""
     if path.is_file():
         return path.suffix.lower() == ".tar"
-    folders = (path, *(path / name for name in SPLIT_OF_FOLDER))
-    return any(True for folder in folders for _ in folder.glob("*.tar"))
+    return path.is_dir() and any(True for _ in _iter_shards(path))
+
+
+def _iter_shards(folder: Path) -> Iterator[Path]:
+    """Yield the tar files in a folder and in its folders of splits."""
+    for path in (folder, *(path for path in subfolders(folder) if split_of_folder(path.name))):
+        yield from (shard for shard in path.iterdir() if shard.suffix.lower() == ".tar" and is_visible(shard.name))
 
 
 def open_shards(location: Path, options: SplitOptions) -> DatasetSplits:
@@ -78,7 +93,13 @@ def list_shards(location: Path) -> DatasetListing:
     samples_by_split = _index_path(location)
     classes = _shard_classes(root, samples_by_split)
     splits = {split: _to_dataset(samples, classes, root) for split, samples in samples_by_split.items()}
-    return DatasetListing(_name(location), str(location), classes, splits)
+    layout_error = ""
+    messages: tuple[str, ...] = ()
+    try:
+        messages = _coverage_messages(root, splits, classes)
+    except ValueError as error:
+        layout_error = str(error)
+    return DatasetListing(_name(location), str(location), classes, splits, layout_error=layout_error, messages=messages)
 
 
 def list_unlabeled_images(path: Path) -> list[Path | ImageLocation]:
@@ -133,6 +154,7 @@ def _make_dataset(
         # Without an evaluation transform the images are small and all of one size.
         fits_in_memory = not eval_transform and len(kept) * 3 * kept[0].height * kept[0].width <= MAX_BYTES_IN_MEMORY
         splits[split] = _decode_to_memory(name, dataset) if fits_in_memory and not dataset.is_remote else dataset
+    messages = _coverage_messages(root, splits, classes)
     final_splits, record = apply_split(location, splits, classes, options)
     if skipped:
         record = {**record, "skipped_files": [list(pair) for pair in skipped]}
@@ -145,7 +167,15 @@ def _make_dataset(
         split_record=record,
         skipped_files=skipped,
         location=str(location),
+        messages=(*messages, *rare_class_messages(record)),
     )
+
+
+def _coverage_messages(
+    root: Path | str, splits: Mapping[str, ImageDataset], classes: tuple[str, ...]
+) -> tuple[str, ...]:
+    labels = {split: dataset.labels for split, dataset in splits.items()}
+    return check_label_coverage(labels, classes, has_class_list=bool(_read_text(f"{root}/classes.txt")))
 
 
 def _name(location: Path) -> str:
@@ -155,8 +185,7 @@ def _name(location: Path) -> str:
 def _index_path(location: Path) -> dict[str, list[IndexedSample]]:
     if location.is_file():
         return {"train": index_shard(location)}
-    nested = [path for name in SPLIT_OF_FOLDER for path in (location / name).glob("*.tar")]
-    shards = sorted([*location.glob("*.tar"), *nested])
+    shards = sorted(_iter_shards(location))
     groups = _group_by_split(shards, [path.relative_to(location).as_posix() for path in shards], str(location))
     return {split: [sample for shard in group for sample in index_shard(shard)] for split, group in groups.items()}
 
@@ -177,7 +206,7 @@ def _group_by_split(shards: Sequence[Shard], names: Sequence[str], location: str
     for shard, name in zip(shards, names, strict=True):
         match = _SPLIT_PATTERN.search(name)
         if match:
-            groups.setdefault(SPLIT_OF_FOLDER[match[1]], []).append(shard)
+            groups.setdefault(SPLIT_OF_FOLDER[match[1].lower()], []).append(shard)
         else:
             unassigned.append((shard, name.rpartition("/")[2]))
     if not groups:
@@ -201,11 +230,24 @@ def _shard_classes(root: Path | str, samples_by_split: Mapping[str, Sequence[Ind
     class_names = tuple(line.strip() for line in _read_text(classes_file).splitlines() if line.strip())
     all_labels = {sample.label for samples in samples_by_split.values() for sample in samples}
     if all_labels and all(label.isascii() and label.isdigit() for label in all_labels):
-        max_label = max(map(int, all_labels))
-        if class_names and max_label >= len(class_names):
-            required = f"labels below {len(class_names)}, the number of names in {classes_file}"
-            raise invalid(required, max_label, nearest=str(len(class_names) - 1))
-        return class_names or tuple(map(str, range(max_label + 1)))
+        max_label = max(all_labels, key=lambda label: (len(label.lstrip("0")), label.lstrip("0"))).lstrip("0") or "0"
+        # Compared before there is a list of that many names: a label may have any number of digits.
+        num_samples = sum(map(len, samples_by_split.values()))
+        limit, meaning = (
+            (len(class_names), f"the number of names in {classes_file}")
+            if class_names
+            else (num_samples, f"the number of images, as there is no {classes_file}")
+        )
+        if len(max_label) > len(str(limit)) or int(max_label) >= limit:
+            got = max_label if len(max_label) <= 40 else f"a number of {len(max_label)} digits"
+            key = next(
+                location_name(sample.location, root)
+                for samples in samples_by_split.values()
+                for sample in samples
+                if sample.label.lstrip("0") == max_label.lstrip("0")
+            )
+            raise invalid(f"labels below {limit}, {meaning}", f"{got}, of {key}", nearest=str(limit - 1))
+        return class_names or tuple(map(str, range(int(max_label) + 1)))
     known = set(class_names or (sample.label for sample in samples_by_split["train"]))
     for label in sorted(all_labels - known):
         matches = nearest(label, known, 1)
