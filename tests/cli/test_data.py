@@ -39,7 +39,7 @@ def test_json_is_one_value_and_the_page_is_where_it_says(folder: Path, command: 
     (folder / "train" / "bees" / "0.png").unlink()
     (folder / "val" / "ants" / "copy.png").write_bytes((folder / "train" / "ants" / "1.png").read_bytes())
     outcome = command("data", "check", folder, "--json", "--html", folder.parent / "pages" / "x.html")
-    assert (outcome.code, outcome.err) == (1, "")
+    assert (outcome.code, outcome.err) == (1, f"HTML page: {folder.parent / 'pages' / 'x.html'}\n")
     expected = outcome.value
     assert expected["splits"]["val"] == {"num_images": 7, "per_class": {"ants": 4, "bees": 3}}
     assert expected["unreadable"] == [{"path": "train/ants/0.png", "error": "empty (0 bytes)"}]
