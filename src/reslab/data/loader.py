@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -61,11 +61,13 @@ class TrainLoader:
         num_repeats: int = 1,
         class_balanced: bool = False,
         num_classes: int | None = None,
+        transform_functions: Mapping[str, Callable[..., Any]] | None = None,
     ) -> None:
         self.sampler = StatelessSampler(dataset.labels, batch_size, seed, num_repeats, class_balanced)
         _check_workers(num_workers)
         _check_rank(rank, world_size)
-        self.transform, self.batch_mixer = parse_train_transform(transform)
+        self.transform, self.batch_mixer = parse_train_transform(transform, transform_functions)
+        self.transform_functions = transform_functions
         _check_batch_split(batch_size, world_size, self.batch_mixer is not None)
         self.dataset, self.batch_size, self.seed, self.num_workers = dataset, batch_size, seed, num_workers
         self.rank, self.world_size, self.local_batch_size = rank, world_size, batch_size // world_size

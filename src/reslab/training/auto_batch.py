@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from reslab.data.loader import TrainLoader
 from reslab.runtime.device import choose_num_threads, deterministic_mode, limit_threads
 from reslab.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from reslab.runtime.memory import MemoryTracker
@@ -235,7 +236,14 @@ def _probe_micro_batch(setup: TrainSetup) -> tuple[MicroBatchPlan, int]:
     # sizes. It reads without workers, whose memory is not the step's, and steps with an optimizer of its own.
     probe_loop = replace(
         loop,
-        loader=make_train_loader(recipe, setup.data, loop.seed, process_group.device, 0, process_group.env),
+        loader=make_train_loader(
+            recipe,
+            setup.data,
+            loop.seed,
+            process_group.device,
+            env=process_group.env,
+            transform_functions=loop.loader.transform_functions if isinstance(loop.loader, TrainLoader) else None,
+        ),
         optimizer=build_optimizer(loop.model, recipe.optimizer),
         train_step=replace(loop.train_step, scaler=make_grad_scaler(recipe.precision, process_group.device)),
         process_group=ProcessGroup(process_group.env, process_group.device),

@@ -11,6 +11,7 @@ from torch import nn
 
 from reslab.data.dataset import DatasetSplits
 from reslab.data.transforms.normalize import compute_mean_image, encode_mean_image
+from reslab.data.transforms.third_party import TransformSource, split_functions
 from reslab.nn.checkpoints.pretrained import Pretrained
 from reslab.nn.factory import get_arch, resolve_arch
 from reslab.spec.arch import Arch, parse_arch_overrides
@@ -48,7 +49,8 @@ class TrainOptions:
     """The arguments of `train` that decide what is trained; None means not given.
 
     `recipe_overrides` change the recipe, `arch_overrides` the network; `recipe_arch_overrides` are the recipe's own
-    changes of the network, which apply to axes that the user did not set.
+    changes of the network, which apply to axes that the user did not set; `transform_functions` are the user's own
+    transforms, which `train_transform` names as `callable(NAME)`.
     """
 
     model: str | Arch | nn.Module | None = None
@@ -66,12 +68,34 @@ class TrainOptions:
     num_images: int | None = None
     snapshot_every: str | None = None
     auto_batch: bool = False
+    transform_functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for key in _RECIPE_ARGUMENTS:
             value = getattr(self, key)
             if value is not None and key in self.recipe_overrides:
                 _check_conflict(f"{key} {value}", key, value, self.recipe_overrides[key])
+
+
+def split_transform(
+    overrides: Mapping[str, Any] | None, transform: TransformSource | None
+) -> tuple[dict[str, Any], dict[str, Callable[..., Any]]]:
+    """Return the overrides with the expression of `train_transform`, and the functions that it names.
+
+    The transform comes from the argument or the override, each an expression, a function or a list of both. Raises
+    ValueError if the two contradict each other.
+    """
+    result = dict(overrides or {})
+    functions: dict[str, Callable[..., Any]] = {}
+    for value in (result.get("train_transform"), transform):
+        if value is None:
+            continue
+        expression, new_functions = split_functions(value)
+        if value is transform and "train_transform" in result:
+            _check_conflict(f"train_transform {expression}", "train_transform", expression, result["train_transform"])
+        result["train_transform"] = expression
+        functions |= new_functions
+    return result, functions
 
 
 def split_overrides(

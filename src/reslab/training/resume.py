@@ -60,6 +60,7 @@ def reopen_run(
         process_group=process_group,
         workers=workers,
         custom_loss=options.loss,
+        transform_functions=options.transform_functions,
     )
     return TrainSetup(run, data, recipe, infer_input_size(data), loop)
 

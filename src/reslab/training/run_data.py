@@ -1,7 +1,7 @@
 """The data of a run: open it by name or from the user's objects, record it, and open it again as recorded."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,8 +123,12 @@ def make_train_loader(
     device: torch.device | str,
     workers: int = 0,
     env: DistributedEnv | None = None,
+    *,
+    transform_functions: Mapping[str, Callable[..., Any]] | None = None,
 ) -> TrainLoader:
     """Return the loader of the recipe's training batches; with several ranks, of this rank's part of each.
+
+    `transform_functions` are the user's own transforms, which the recipe names as `callable(NAME)`.
 
     Raises ValueError if batch size or transform do not fit the images, or the ranks cannot share a batch evenly.
     """
@@ -142,6 +146,7 @@ def make_train_loader(
         num_repeats=recipe.repeated_augmentation,
         class_balanced=recipe.class_balanced_sampling,
         num_classes=data.num_classes,
+        transform_functions=transform_functions,
     )
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,14 @@ def setup_run(
     _check_monitor_split(recipe, data)
     check_module(model, options.loss, data, input_size)
     loop = build_train_loop(
-        model, recipe, data, seed=seed, process_group=process_group, workers=workers, custom_loss=options.loss
+        model,
+        recipe,
+        data,
+        seed=seed,
+        process_group=process_group,
+        workers=workers,
+        custom_loss=options.loss,
+        transform_functions=options.transform_functions,
     )
     messages = (*messages, *_unfreeze_messages(loop, recipe))
     snapshot_interval_steps(options.snapshot_every or "0", loop.loader.num_steps_per_epoch)
@@ -144,6 +151,7 @@ def build_train_loop(
     process_group: ProcessGroup,
     workers: int | None,
     custom_loss: LossFn | None,
+    transform_functions: Mapping[str, Callable[..., Any]] | None = None,
 ) -> TrainLoop:
     """Move the network to the device and build what its training steps need: batches, loss, optimizer, freezing.
 
@@ -159,7 +167,9 @@ def build_train_loop(
     if recipe.channels_last:
         model = model.to(memory_format=torch.channels_last)
     num_workers = choose_num_workers(workers, data, process_group.env.local_world_size)
-    loader = make_train_loader(recipe, data, seed, device, num_workers, process_group.env)
+    loader = make_train_loader(
+        recipe, data, seed, device, num_workers, process_group.env, transform_functions=transform_functions
+    )
     train_step = TrainStep(
         precision=recipe.precision,
         channels_last=recipe.channels_last,

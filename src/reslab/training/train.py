@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from reslab.data.loader import TrainLoader
+from reslab.data.transforms.third_party import TransformSource
 from reslab.nn.checkpoints.pretrained import Pretrained
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.runtime.device import choose_device, choose_num_threads, limit_threads
@@ -23,7 +24,7 @@ from reslab.training.evaluation.loop import Evaluation
 from reslab.training.evaluation.predictions_file import save_predicted_classes
 from reslab.training.losses import LossFn
 from reslab.training.meters import last_epoch_averages, throughput_without_loading
-from reslab.training.options import TrainOptions, parse_batch_size, split_overrides
+from reslab.training.options import TrainOptions, parse_batch_size, split_overrides, split_transform
 from reslab.training.resume import reopen_run, resume_run
 from reslab.training.run import Run, is_non_empty, weights_header
 from reslab.training.run_logger import (
@@ -52,6 +53,7 @@ def train(
     batch_size: int | str | None = None,
     lr: float | None = None,
     image_size: int | None = None,
+    train_transform: TransformSource | None = None,
     overrides: Mapping[str, Any] | None = None,
     pretrained: Pretrained | None = None,
     loss: LossFn | None = None,
@@ -75,6 +77,8 @@ def train(
     change the recipe (`"optimizer.lr"`) and the network (`"model.order"`). Another `batch_size` scales the learning
     rate; `"auto"` keeps the recipe's and accumulates gradients over micro-batches that fit in memory.
     `image_size` (pixels) sets the size of training and evaluation images and the network's described input size.
+    `train_transform` is an expression, a function from one image (C, H, W) in uint8 to another, or a list of both;
+    a function runs under a seed of its own for every sample, and a resumed run needs it again.
     `loss(outputs, labels)` replaces cross-entropy. `num_images` limits the training images.
 
     `output` is the run's folder; `resume` continues the run in it, and only its duration, paths, device and workers may
@@ -96,6 +100,7 @@ def train(
     if resume and output is None:
         raise invalid("output, the folder of the run to resume", "resume without it", next_step="add --output DIR")
     batch_size, auto_batch = parse_batch_size(batch_size)
+    overrides, transform_functions = split_transform(overrides, train_transform)
     recipe_overrides, arch_overrides = split_overrides(
         overrides, epochs=epochs, batch_size=batch_size, lr=lr, image_size=image_size
     )
@@ -114,6 +119,7 @@ def train(
         num_images=num_images,
         snapshot_every=snapshot_every,
         auto_batch=auto_batch,
+        transform_functions=transform_functions,
     )
     setup = with_auto_batch(_prepare_run(options, output, resume, process_group, workers))
     trainer = Trainer(

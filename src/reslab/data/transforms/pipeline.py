@@ -68,20 +68,23 @@ class TransformPipeline:
         return image, target
 
 
-def parse_train_transform(transform: TransformSource) -> tuple[TransformPipeline, BatchMixer | None]:
+def parse_train_transform(
+    transform: TransformSource, functions: Mapping[str, Callable[..., Any]] | None = None
+) -> tuple[TransformPipeline, BatchMixer | None]:
     """Return the transform of each image and the mixing of a batch: `... flip mixup(0.2) cutmix(1)`.
 
-    `transform` is an expression, a function of an image, or a list of both. Raises ValueError as `TransformPipeline`
+    `transform` is an expression, a function of an image, or a list of both; `functions` are those that an expression
+    names as `callable(NAME)`. Raises ValueError as `TransformPipeline`
     does, and if `mixup` or `cutmix` are not at the end.
     """
-    expression, functions = split_functions(transform)
+    expression, own_functions = split_functions(transform)
     calls = check_transforms(expression)
     mix_calls = [call for call in calls if call.name in BATCH_NAMES]
     image_calls = [call for call in calls if call.name not in BATCH_NAMES]
     if mix_calls and list(calls) != image_calls + mix_calls:
         reordered = " ".join(map(str, image_calls + mix_calls))
         raise invalid("mixup and cutmix at the end of the transform", expression, nearest=reordered)
-    pipeline = TransformPipeline(" ".join(map(str, image_calls)), functions)
+    pipeline = TransformPipeline(" ".join(map(str, image_calls)), {**(functions or {}), **own_functions})
     return pipeline, _make_batch_mixer(mix_calls) if mix_calls else None
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
 from reslab.data.rng import RandomDraws
 from reslab.data.transforms import color, geometric, ops, third_party
@@ -134,7 +134,9 @@ class FunctionStep(TransformStep):
 
     def apply_sample(self, image: Tensor, target: Any, draws: RandomDraws) -> tuple[Tensor, Any]:
         """Transform (C, H, W) and its target together."""
-        return third_party.apply_function_to_sample(self.function, self.name, image, target, draws)
+        moved, new_target = third_party.apply_function_to_sample(self.function, self.name, image, target, draws)
+        _check_types(target, new_target, self.name)
+        return moved, new_target
 
 
 def make_step(call: TransformCall, functions: Mapping[str, Callable[..., Any]]) -> TransformStep:
@@ -170,6 +172,18 @@ def find_regions(target: Any) -> list[Any]:
     found: list[Any] = []
     tree_map(lambda part: found.append(part) if is_region(part) else None, target)
     return found
+
+
+def _check_types(target: Any, new_target: Any, name: str) -> None:
+    """Raise ValueError if boxes or a mask have become a plain tensor, which later transforms would not move."""
+    (before, structure), (after, new_structure) = tree_flatten(target), tree_flatten(new_target)
+    if structure != new_structure:
+        return
+    for old, new in zip(before, after, strict=True):
+        if is_region(old) and isinstance(new, Tensor) and not is_region(new):
+            kind = type(old).__name__
+            next_step = f"return tv_tensors.wrap(tensor, like={kind.lower()})"
+            raise invalid(f"a tv_tensors.{kind} from {name}", "a plain tensor in its place", next_step=next_step)
 
 
 def check_regions(image: Tensor, target: Any) -> None:
