@@ -1,6 +1,7 @@
 """Frozen values: typed overrides, nearest names, plain data and back."""
 
 import json
+import time
 from dataclasses import dataclass, fields, replace
 
 import pytest
@@ -191,3 +192,14 @@ def test_departures_leave_defaults_out_at_every_depth() -> None:
         "batch_size": 64,
     }
     assert non_default_fields(Recipe("mine", "here")) == {"name": "mine", "reference": "here"}
+
+
+def test_nothing_is_compared_beyond_a_hundred_characters() -> None:
+    started = time.process_time()
+    assert nearest("x" * 10_000_000, ["x", "xx"]) == []
+    assert nearest("depths", ["x" * 1_000_000] * 100 + ["depth"]) == ["depth"]
+    assert len(nearest("name5", (f"name{number}" for number in range(1_000_000)))) == 3
+    error = str(unknown_name("field", "y" * 10_000_000, ["image"]))
+    assert error == f"unknown field {'y' * 100!r}...; known: 'image'"
+    assert str(unknown_name("block", "a", [])) == "unknown block 'a'; there are none"
+    assert time.process_time() - started < 3

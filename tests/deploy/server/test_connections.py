@@ -172,23 +172,21 @@ def ask_slowly(line: socket.socket) -> None:
         time.sleep(0.01)
 
 
-def test_beyond_the_room_there_is_a_connection_is_cut_and_later_not(runs: list[Run], settings: ServerSettings) -> None:
+def test_idle_connections_make_room_for_new_ones_the_oldest_first(runs: list[Run], settings: ServerSettings) -> None:
     ask = HEAD + b"Connection: close\r\n\r\n"
     few = replace(settings, max_connections=4)
     with listening(create_app(runs[:1], few), few) as port, ExitStack() as stack:
-        for _ in range(4):
-            line = stack.enter_context(connected(port))
+        lines = [stack.enter_context(connected(port)) for _ in range(4)]
+        for line in lines:
             line.sendall(HEAD + b"\r\n")
             answered(line)
         for _ in range(3):
             with connected(port) as beyond:
-                flood(beyond, ask, len(ask))
-                assert heard(beyond) == b""
-        line.sendall(ask)
-        assert heard(line).startswith(b"HTTP/1.1 200 ")
-        with connected(port) as late:
-            late.sendall(ask)
-            assert heard(late).startswith(b"HTTP/1.1 200 ")
+                beyond.sendall(ask)
+                assert heard(beyond).startswith(b"HTTP/1.1 200 ")
+        assert heard(lines[0]) == b""
+        lines[3].sendall(ask)
+        assert heard(lines[3]).startswith(b"HTTP/1.1 200 ")
 
 
 def test_without_uvloop_the_ends_are_the_same(runs: list[Run], hasty: ServerSettings) -> None:

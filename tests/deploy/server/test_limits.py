@@ -3,6 +3,7 @@
 import pytest
 
 from reslab.deploy.server.admission import AdmissionLimiter
+from reslab.deploy.server.connections import client_key
 from reslab.deploy.server.errors import HTTPError
 from reslab.deploy.server.settings import ServerSettings
 
@@ -26,6 +27,32 @@ def test_bytes_are_counted_and_given_back() -> None:
             ticket.reserve_bytes(11)
         assert room.num_bytes == 90
     assert (room.num_images, room.num_bytes) == (0, 0)
+
+
+def test_no_client_holds_all_bytes() -> None:
+    limiter = AdmissionLimiter(3, 100, max_client_bytes=50)
+    with limiter.receive("192.0.2.1") as first, limiter.receive("192.0.2.2") as second:
+        first.reserve_bytes(50)
+        with pytest.raises(HTTPError, match="50 of at most 50 bytes in flight from this client") as refusal:
+            first.reserve_bytes(1)
+        assert refusal.value.status == 429
+        second.reserve_bytes(50)
+        assert limiter.num_bytes == 100
+    assert (limiter.num_bytes, limiter.num_client_bytes) == (0, {})
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::9", "2001:db8:1:2::/64"),
+        ("testclient", "testclient"),
+        ("", ""),
+    ],
+)
+def test_client_is_an_address_or_a_network_of_64_bits(host: str, expected: str) -> None:
+    assert client_key(host) == expected
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from fastapi.responses import FileResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
-from reslab.deploy.server.connections import connection_class
+from reslab.deploy.server.connections import DrainingServer, connection_class
 from reslab.deploy.server.errors import HTTPError
 from reslab.deploy.server.middleware import MetricsMiddleware, SecurityMiddleware
 from reslab.deploy.server.routes.blocks import block_routes, lesion_routes
@@ -137,7 +137,7 @@ def serve_forever(
         url_host = f"[{host}]" if ":" in host else host
         on_ready(f"http://{url_host}:{server_socket.getsockname()[1]}", list(app.state.reslab.models))
         with _ignored_signals():
-            uvicorn.Server(uvicorn_config(app, settings)).run(sockets=[server_socket])
+            DrainingServer(uvicorn_config(app, settings)).run(sockets=[server_socket])
 
 
 def uvicorn_config(app: FastAPI, settings: ServerSettings) -> uvicorn.Config:

@@ -38,6 +38,7 @@ _KINDS = {
     415: ErrorKind.UNSUPPORTED_TYPE,
     422: ErrorKind.INVALID_VALUE,
     429: ErrorKind.OVERLOADED,
+    431: ErrorKind.TOO_LARGE,
     503: ErrorKind.NOT_READY,
     504: ErrorKind.TIMEOUT,
 }

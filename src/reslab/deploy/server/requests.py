@@ -89,6 +89,8 @@ _IMAGE_FIELDS = ("image", "images")
 _ABLATION_FIELD = "ablation"
 # Up to this multiple of the limit is read and discarded, so that a caller that is still sending gets the response.
 _DRAIN_FACTOR = 4
+MIN_BYTES_PER_SECOND = 1024
+GRACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -104,16 +106,29 @@ async def read_request_bytes(
 ) -> bytes:
     """Return the whole body; `on_bytes` is called with the size of every chunk and may raise.
 
-    Raises HTTPError: 413 for a body longer than `max_bytes`, 408 if it takes longer than `timeout_seconds`, 400 if the
-    connection ends early.
+    Raises HTTPError: 413 for a body longer than `max_bytes`, 408 if it takes longer than `timeout_seconds` or arrives
+    at less than MIN_BYTES_PER_SECOND after GRACE_SECONDS, 400 if the connection ends early.
     """
+    started = asyncio.get_running_loop().time()
+    grace_seconds = min(GRACE_SECONDS, timeout_seconds)
+    num_bytes = 0
+
+    def count_bytes(count: int) -> None:
+        nonlocal num_bytes
+        num_bytes += count
+        seconds = min(grace_seconds + num_bytes / MIN_BYTES_PER_SECOND, timeout_seconds)
+        time_limit.reschedule(started + seconds)
+        on_bytes(count)
+
     try:
-        async with asyncio.timeout(timeout_seconds):
-            return await _read_stream(request, max_bytes, on_bytes)
+        async with asyncio.timeout(grace_seconds) as time_limit:
+            return await _read_stream(request, max_bytes, count_bytes)
     except ClientDisconnect:  # nobody reads this response; it keeps log and metrics free of a server error
         raise http_error(400, "a complete body", "a part of it before the connection ended", "send it again") from None
     except TimeoutError:
-        raise http_error(408, f"a body within {timeout_seconds:g} seconds", "a part of it", "send it again") from None
+        required = f"a body within {timeout_seconds:g} seconds, at {MIN_BYTES_PER_SECOND} or more bytes a second"
+        step, headers = "send it again over a faster connection", {"Connection": "close"}
+        raise http_error(408, required, f"{num_bytes} bytes of it", step, headers) from None
 
 
 async def _read_stream(request: Request, max_bytes: int, on_bytes: Callable[[int], None]) -> bytes:
@@ -182,7 +197,16 @@ def _parse_json(content: bytes, allowed_fields: Sequence[str]) -> RequestBody:
     )
 
 
+# The largest ablation has 3000 names of blocks; base64 has none of these characters, so the images do not count.
+_JSON_SYNTAX = (b'"', b",", b":", b"[", b"{")
+_MAX_JSON_SYNTAX = 50_000
+
+
 def _parse_json_object(content: bytes) -> dict[str, Any]:
+    # A million values take seconds to parse, in which no other thread of the process runs.
+    num_syntax = sum(content.count(character) for character in _JSON_SYNTAX)
+    if num_syntax > _MAX_JSON_SYNTAX:
+        raise http_error(413, "a JSON body of a few thousand values", f"{num_syntax} quotes, commas and brackets")
     try:
         payload = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -201,7 +225,7 @@ def _decode_base64(text: Any) -> bytes:
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
+        return base64.b64decode(text.encode("ascii").translate(None, b" \t\r\n"), validate=True)
     except (binascii.Error, ValueError) as error:
         raise http_error(422, "an image in base64", str(error), "encode the bytes of the file") from None
 

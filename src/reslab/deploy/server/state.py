@@ -10,6 +10,7 @@ from starlette.requests import Request
 from torch import Tensor
 
 from reslab.deploy.server.admission import AdmissionLimiter
+from reslab.deploy.server.connections import client_key
 from reslab.deploy.server.decoding import DecodePool
 from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.middleware import ServerMetrics
@@ -28,7 +29,11 @@ class AppState:
 
     def __init__(self, runs: Sequence[Run | str | Path], settings: ServerSettings) -> None:
         self.settings = settings
-        self.limiter = AdmissionLimiter(settings.max_in_flight, settings.max_bytes_in_flight)
+        self.limiter = AdmissionLimiter(
+            settings.max_in_flight,
+            settings.max_bytes_in_flight,
+            max(settings.max_bytes_in_flight // 2, settings.max_bytes),
+        )
         self.analysis_limiter = AdmissionLimiter(settings.max_analyses, 0)
         self.metrics = ServerMetrics(lambda: self.limiter.num_images)
         self.decode_pool = DecodePool(settings.num_decode_workers, settings.decode_seconds, settings.max_pixels)
@@ -70,16 +75,18 @@ class AppState:
 
     @asynccontextmanager
     async def request_context(self, request: Request, allowed_fields: Sequence[str] = ()) -> AsyncIterator[RequestBody]:
-        """Admit a request, read its body, and limit the time until its response.
+        """Read the body of a request, admit it, and limit the time until its response.
 
         `allowed_fields` are the fields besides images. Raises HTTPError: 429 at once without free capacity, 504 after
         the time limit (pending work is cancelled), and like `read_request_bytes` and `parse_body`.
         """
         settings = self.settings
-        with self.limiter.admit() as admission:
+        client = client_key(request.client.host) if request.client else ""
+        with self.limiter.receive(client) as admission:
             content = await read_request_bytes(
                 request, settings.max_bytes, admission.reserve_bytes, settings.timeout_seconds
             )
+            admission.reserve_images(1)
             arguments = content, request.headers, allowed_fields, settings.max_images
             # Parsing long JSON takes a while; a thread keeps the event loop free for other requests.
             body = (
