@@ -44,9 +44,9 @@ def test_a_page_of_several_runs(command: Command, trained: Path, tmp_path: Path)
 def test_runs_of_one_model_with_overrides_are_distinguished(command: Command, trained: Path, tmp_path: Path) -> None:
     twin, page = tmp_path / "twin", tmp_path / "page.html"
     shutil.copytree(trained, twin)
-    facts = json.loads((twin / "run.json").read_text())
-    facts["model"]["arch"]["norm_momentum"] = 0.2
-    (twin / "run.json").write_text(json.dumps(facts))
+    run = Run(twin)
+    arch = {**run.metadata["model"]["arch"], "norm_momentum": 0.2}
+    run.update(model={**run.metadata["model"], "arch": arch})
     name = "resnet20_cifar:norm_momentum=0.2"
     assert command("runs", trained, twin, "--html", page).out.count(name) == 1
     assert page.read_text(encoding="utf-8").count(name) == 1

@@ -12,11 +12,13 @@ import pytest
 
 import reslab.studies.store as store_module
 from reslab.analysis import blocks
+from reslab.runtime import locks
+from reslab.runtime.locks import LockHeldError
 from reslab.spec.study import AnalysisRequest, Study
 from reslab.studies.job import JobContext, run_job
 from reslab.studies.plan import StudyPlan, make_study_plan, missing_jobs
 from reslab.studies.runner import run_jobs
-from reslab.studies.store import EntryStatus, LockHeldError, StudyStore, entry_key, training_identity
+from reslab.studies.store import EntryStatus, StudyStore, entry_key, training_identity
 
 from .conftest import StudyFactory
 
@@ -133,8 +135,8 @@ def _die_with_lock(path: Path) -> None:
 def test_a_lock_of_another_machine_is_free_once_it_is_not_renewed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "LEASE_SECONDS", 0.5)
-    monkeypatch.setattr(store_module, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(locks, "LEASE_SECONDS", 0.5)
+    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.1)
     with StudyStore(tmp_path).lock("a"):
         record = (tmp_path / "a.lock").read_text()
     record = re.sub("host=.*", "host=elsewhere", re.sub("pid=.*", "pid=1", record))

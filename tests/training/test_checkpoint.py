@@ -2,6 +2,9 @@
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,7 +93,10 @@ def test_a_run_that_goes_on_keeps_what_the_uninterrupted_one_does(
     # Of a future that did not come: after the state, and half written.
     folder = output / "snapshots"
     (folder / "step-00000020.safetensors").write_bytes(b"another")
-    (folder / ".step-00000020.safetensors.x.part").write_bytes(b"half")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host = socket.gethostname().replace(".", "-")
+    (folder / f".step-00000020.safetensors.{dead.pid}@{host}.x.part").write_bytes(b"half")
     (folder / "step-00000010.safetensors").unlink()
     (folder / "step-00000010.safetensors").write_bytes(bytes_of(kept)[10])
     run = train(**{**wanted, "resume": True, "snapshot_every": None})

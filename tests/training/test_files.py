@@ -5,6 +5,10 @@ import json
 import os
 import resource
 import signal
+import socket
+import subprocess
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,14 +17,15 @@ from typing import Any
 import pytest
 import torch
 
-from reslab.runtime.files import DiskFullError, disk_full_guard, remove_partial_files, write_atomic
+from reslab.runtime.files import DiskFullError, atomic_path, disk_full_guard, remove_partial_files, write_atomic
 from reslab.training.checkpoint import (
     TrainCheckpoint,
     has_train_checkpoint,
     load_train_checkpoint,
     save_train_checkpoint,
 )
-from reslab.training.run import Run, RunLog
+from reslab.training.run import Run
+from reslab.training.run_log import DamagedLogWarning, RunLog
 from reslab.training.train import train
 
 
@@ -63,10 +68,22 @@ def test_another_error_of_the_disk_keeps_its_name() -> None:
 
 
 def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
-    (tmp_path / ".state.pt.abc.part").write_bytes(b"half")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host = socket.gethostname().replace(".", "-")
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / f".checkpoint.pt.{dead.pid}@{host}.abc.part").write_bytes(b"half")
     (tmp_path / "checkpoint.pt").write_bytes(b"whole")
-    remove_partial_files(tmp_path)
-    assert os.listdir(tmp_path) == ["checkpoint.pt"]
+    old = tmp_path / ".run.json.1@elsewhere.abc.part"
+    old.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    living = [f".run.json.{os.getppid()}@{host}.abc.part", ".run.json.1@elsewhere.def.part", ".notes.part"]
+    for name in living:
+        (tmp_path / name).write_bytes(b"half")
+    with atomic_path(tmp_path / "file") as temp_path:
+        remove_partial_files(tmp_path)
+        assert sorted(os.listdir(tmp_path)) == sorted(["checkpoint", "checkpoint.pt", temp_path.name, *living])
+    assert os.listdir(tmp_path / "checkpoint") == []
 
 
 def test_a_state_comes_back(tmp_path: Path) -> None:
@@ -107,7 +124,8 @@ def test_the_log_is_read_to_its_last_whole_line_and_cut(tmp_path: Path) -> None:
     assert [line["step"] for line in log.records()] == [1, 2, 3]
     log.truncate(2)
     assert log.path.read_text().count("\n") == 2
-    assert [json.loads(text) for text in log.path.read_text().splitlines()] == log.records()
+    written = [json.loads(text) for text in log.path.read_text().splitlines()]
+    assert [{key: line[key] for key in line if key != "crc32"} for line in written] == log.records()
     assert log.records()[1] == {"kind": "train", "step": 2, "loss": 0.2}
 
 
@@ -127,3 +145,44 @@ def test_a_disk_that_fills_in_a_run_leaves_a_state_to_go_on_from(
     assert found.step == 4
     ended, whole = train(output=output, resume=True, **tiny), train(output=tmp_path / "whole", **tiny)
     assert weights_hash(ended) == weights_hash(whole)
+
+
+def log_of_three(path: Path) -> RunLog:
+    log = RunLog(path / "log.jsonl")
+    for step in (1, 2, 3):
+        log.append({"kind": "train", "step": step, "loss": 0.1 * step})
+    return log
+
+
+def test_each_flipped_byte_of_the_log_is_told_and_the_other_lines_are_kept(tmp_path: Path) -> None:
+    log = log_of_three(tmp_path)
+    whole, records = log.path.read_bytes(), log.records()
+    for place in range(len(whole)):
+        log.path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x15]) + whole[place + 1 :])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = log.records()
+        assert found == records or "damaged" in str(caught[0].message)
+        assert all(record in records for record in found)
+        assert len(found) >= 3 - (2 if whole[place] == ord("\n") else 1)
+    log.path.write_bytes(whole.replace(b'"step": 2', b'"step": 4'))
+    with pytest.warns(DamagedLogWarning, match="line 2 of 3"):
+        log.truncate(3)
+    assert log.records() == [records[0], records[2]]
+
+
+def test_each_flipped_byte_of_a_checkpoint_is_told_or_changes_nothing(tmp_path: Path) -> None:
+    save_train_checkpoint(tmp_path, state(3))
+    path = tmp_path / "checkpoint.pt"
+    whole, told = path.read_bytes(), 0
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x41]) + whole[place + 1 :])
+        try:
+            found = load_train_checkpoint(tmp_path)
+        except ValueError as error:
+            told += "cannot be read" in str(error)
+        else:
+            assert found is not None
+            assert (found.step, found.meter) == (3, {"first_step": 3})
+            assert torch.equal(found.model["w"], torch.full((10,), 3.0))
+    assert told > 20

@@ -79,6 +79,7 @@ def test_ten_kills_at_random_moments(
     digits_run: Run, tiny: dict[str, Any], tmp_path: Path, timeless: Timeless, weights_hash: Callable[[Run], str]
 ) -> None:
     output, kills, draw = tmp_path / "killed", 0, random.Random(0)
+    output.mkdir()
     state = output / "checkpoint" / "checkpoint.pt"
     for _ in range(10):
         before = state.stat().st_mtime_ns if state.exists() else 0
@@ -145,6 +146,7 @@ def test_without_a_state_it_starts_from_step_0_and_says_so(
     timeless: Timeless,
     weights_hash: Callable[[Run], str],
 ) -> None:
+    (tmp_path / "run").mkdir()
     run = train(output=tmp_path / "run", resume=True, seed=3, val_fraction=0.2, **{**tiny, "on_log": lines.append})
     assert any("starting from step 0" in line.get("text", "") for line in lines)
     (run.path / "checkpoint" / "checkpoint.pt").unlink()

@@ -1,6 +1,13 @@
 """The run folder: begun, opened, listed, shown, and refused."""
 
 import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +15,34 @@ import pytest
 
 from reslab.analysis.open_targets import parse_target
 from reslab.nn.factory import resolve_arch
+from reslab.runtime.json_records import with_checksum
+from reslab.runtime.locks import LEASE_SECONDS
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
-from reslab.training.run import Run, list_runs, make_run_path, require_empty_dir
+from reslab.spec.preprocess import Preprocess
+from reslab.spec.recipes import get_recipe
+from reslab.training.run import Run, list_runs, lock_run, make_run_path, require_empty_dir
+from reslab.training.train import train
 
 FACTS: dict[str, Any] = {
-    "model": {"name": "m", "arch": None},
-    "recipe": {},
-    "data": {"name": "d", "classes": ["a", "b"]},
+    "model": {"name": "m", "reference": "r", "arch": None},
+    "recipe": to_dict(get_recipe("digits")),
+    "data": {
+        "name": "d",
+        "requested": None,
+        "data_dir": None,
+        "classes": ["a", "b"],
+        "num_images": {"test": 2},
+        "eval_split": "test",
+        "preprocess": to_dict(Preprocess(1, "", (0.0,), (1.0,))),
+        "split_record": {},
+        "fingerprint": "f",
+        "skipped_files": [],
+    },
+    "seed": 0,
+    "val_fraction": None,
+    "pretrained": None,
+    "loss": None,
 }
 
 
@@ -29,7 +56,7 @@ def test_a_run_is_begun_and_opened(tmp_path: Path) -> None:
     assert again.model_spec == "m"
     assert again.top1 is None
     assert "not finished" in repr(again)
-    again.update(result={"top1": 0.75})
+    again.update(result={"top1": 0.75, "loss": 0.5})
     assert Run(run.path).top1 == 0.75
     assert "top1 0.7500" in repr(Run(run.path))
 
@@ -45,7 +72,7 @@ def test_a_run_is_begun_and_opened(tmp_path: Path) -> None:
 def test_the_network_is_told_with_its_axes_and_found_again_by_them(tmp_path: Path, axes: dict[str, Any]) -> None:
     of_data = {"num_classes": 7, "in_channels": 1, "image_size": (8, 8)}
     arch = resolve_arch("resnet20_cifar", {**axes, **of_data})
-    run = Run.create(tmp_path / "run", {**FACTS, "model": {"name": arch.name, "arch": to_dict(arch)}})
+    run = Run.create(tmp_path / "run", {**FACTS, "model": {"name": arch.name, "reference": "r", "arch": to_dict(arch)}})
     [place] = parse_target(run.model_spec)
     assert place.arch_overrides.keys() == axes.keys()
     assert resolve_arch(place.arch_name, {**place.arch_overrides, **of_data}) == arch
@@ -73,11 +100,121 @@ def test_what_is_no_run_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing there"):
         Run(tmp_path / "absent")
     (tmp_path / "runs" / "one" / "run.json").write_text('{"model": ')
-    with pytest.raises(ValueError, match="a readable run"):
+    with pytest.raises(ValueError, match=r"a complete JSON object.*run\.json"):
         Run(tmp_path / "runs" / "one")
     (tmp_path / "runs" / "one" / "run.json").write_text('["other"]')
+    with pytest.raises(ValueError, match=r"a JSON object.*run\.json"):
+        Run(tmp_path / "runs" / "one")
+    (tmp_path / "runs" / "one" / "run.json").write_text('{"model": 1}')
     with pytest.raises(ValueError, match="another program"):
         Run(tmp_path / "runs" / "one")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", "3"),
+        ("seed", True),
+        ("recipe", {"no_such": 1}),
+        ("recipe", []),
+        ("recipe", {"name": "x"}),
+        ("model", {"name": "m", "reference": "r", "arch": {"name": "x"}}),
+        ("model", {"name": "m", "reference": "r"}),
+        ("data", {**FACTS["data"], "classes": "ab"}),
+        ("data", {**FACTS["data"], "classes": [1, 2]}),
+        ("data", {**FACTS["data"], "preprocess": {}}),
+        ("result", {"top1": "0.9", "loss": 1.0}),
+        ("result", {"loss": 1.0}),
+        ("temperature", 1.5),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_named(key: str, value: Any, tmp_path: Path) -> None:
+    text = json.dumps(with_checksum({**FACTS, key: value}))
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"required: .*{key}.*run\.json|run\.json.*{key}"):
+        Run(tmp_path)
+
+
+@pytest.mark.parametrize("key", FACTS)
+def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(with_checksum({name: FACTS[name] for name in FACTS if name != key})))
+    with pytest.raises(ValueError, match=rf"{key}.*run\.json"):
+        Run(tmp_path)
+
+
+def test_each_flipped_byte_of_run_json_is_told_or_changes_nothing(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", {**FACTS, "command": "reslab train /data/h\udce4user/ä"})
+    path, told = run.path / "run.json", 0
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x12]) + whole[place + 1 :])
+        try:
+            assert Run(run.path).metadata == run.metadata
+        except ValueError as error:
+            told += "run.json" in str(error)
+    assert told > len(whole) / 2
+
+
+def test_one_process_holds_a_run_and_the_other_is_told_who(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", FACTS)
+    holder = start_holder(run.path)
+    host, year = re.escape(socket.gethostname()), time.strftime("%Y")
+    with pytest.raises(ValueError, match=rf"locked by process {holder.pid} on {host} since {year}-.*--resume"):
+        train(output=run.path, resume=True)
+    holder.kill()
+    holder.communicate()
+    assert (run.path / ".lock").exists()
+    with lock_run(run.path):
+        pass
+    assert [entry.name for entry in run.path.iterdir()] == ["run.json"]
+
+
+def start_holder(path: Path) -> "subprocess.Popen[str]":
+    """Start a process that holds the lock of a run until it is killed."""
+    code = "import sys, time; from pathlib import Path; from reslab.training.run import lock_run\n"
+    code += f"with lock_run(Path({str(path)!r})):\n    print('held', flush=True); time.sleep(60)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    holder = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    return holder
+
+
+def test_the_lock_of_another_machine_is_free_once_it_is_old(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", FACTS)
+    lock = run.path / ".lock"
+    with lock_run(run.path):
+        record = re.sub("host=.*", "host=elsewhere", lock.read_text())
+    lock.write_text(record)
+    with pytest.raises(ValueError, match="on elsewhere"), lock_run(run.path):
+        pytest.fail("the lock of another machine was taken")
+    os.utime(lock, (time.time() - LEASE_SECONDS - 60,) * 2)
+    with lock_run(run.path):
+        assert f"pid={os.getpid()}\n" in lock.read_text()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_start_killed_before_run_json_is_begun_again(resume: bool, tmp_path: Path, tiny: dict[str, Any]) -> None:
+    output = tmp_path / "run"
+    code = "import os, signal, reslab.runtime.files as files; from reslab.training.train import train\n"
+    code += "files._sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
+    code += f"train(output={str(output)!r}, epochs=1)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    killed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    left = [entry.name for entry in output.iterdir()]
+    assert ".lock" in left
+    assert any(name.endswith(".part") for name in left)
+    run = train(output=output, resume=resume, **{**tiny, "epochs": 1})
+    assert run.top1 is not None
+    assert not [entry for entry in run.path.rglob(".*")]
+
+
+def test_resuming_a_folder_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "digits-1").mkdir()
+    with pytest.raises(ValueError, match=r"digits-2, which does not exist; nearest valid: .*digits-1; omit --resume"):
+        train(output=tmp_path / "digits-2", resume=True)
+    assert not (tmp_path / "digits-2").exists()
 
 
 def test_runs_are_listed_by_name_and_others_passed_over(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The setup of a new run: what is built, once, and what is checked before the folder is created."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ def make_options(**changes: Any) -> TrainOptions:
 
 def test_a_run_is_set_up_with_all_that_its_steps_need(tmp_path: Path) -> None:
     setup = setup_run(make_options(seed=5), tmp_path / "run", ProcessGroup())
-    assert json.loads((tmp_path / "run" / "run.json").read_text()) == setup.run.metadata
+    assert Run(tmp_path / "run").metadata == setup.run.metadata
     assert setup.run.metadata["seed"] == setup.loop.seed == 5
     assert setup.input_size == (1, 8, 8)
     assert setup.run.recipe == setup.recipe

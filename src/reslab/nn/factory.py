@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reslab.nn.checkpoints.safetensors_io import read_header, read_tensors
+from reslab.nn.checkpoints.safetensors_io import read_header, read_shapes, read_tensors
 from reslab.nn.features import FeatureNetwork
 from reslab.nn.layers import NormLayer
 from reslab.nn.network import ResidualNetwork
@@ -121,17 +121,37 @@ def create_model(
 def load_network(path: str | Path, device: str | torch.device = "cpu") -> ResidualNetwork:
     """Load the network of a `model.safetensors`, in eval mode, with its classes, preprocessing and temperature.
 
-    It may have been saved on any device. Raises ValueError if the file is truncated, was not written by reslab, or
+    It may have been saved on any device. Raises ValueError if the file is damaged, was not written by reslab, or
     holds a module that is no `ResidualNetwork` (load its state dict into the module).
     """
     header = read_header(path)
     if header["arch"] is None:
         step = "build the module and load read_tensors(path) into it"
         raise invalid("weights of a reslab network", f"{path} of another module", next_step=step)
-    with torch.device("meta"):  # the weights come from the file: allocate and draw none
-        network = ResidualNetwork(from_dict(Arch, header["arch"]))
+    network = _empty_network(from_dict(Arch, header["arch"]), path)
     network.load_state_dict(read_tensors(path), strict=True, assign=True)
     network.classes = tuple(header["classes"]) if header["classes"] else None
     network.preprocess = from_dict(Preprocess, header["preprocess"]) if header["preprocess"] else None
     network.temperature = (header.get("temperature") or {}).get("value")
     return network.to(device).eval()
+
+
+def _empty_network(arch: Arch, path: str | Path) -> ResidualNetwork:
+    """Return the network with tensors that have no memory, for the weights in `path`, whose shapes must be the same."""
+    try:
+        with torch.device("meta"):  # the weights come from the file: allocate and draw none
+            network = ResidualNetwork(arch)
+    except (RuntimeError, TypeError, ArithmeticError, LookupError, MemoryError) as error:
+        raise invalid("an architecture that can be built", f"that of {path} ({error})") from error
+    required = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    stored = read_shapes(path)
+    differing = [name for name in {**required, **stored} if required.get(name) != stored.get(name)]
+    if differing:
+        first = differing[0]
+        got = f"{path}, where {len(differing)} tensors differ: {first!r} is {stored.get(first, 'missing')}"
+        raise invalid(
+            f"the tensors of its architecture, {first!r} as {required.get(first, 'none')}",
+            got,
+            next_step="fetch the file again, or train again",
+        )
+    return network

@@ -3,9 +3,18 @@
 import contextlib
 import errno
 import os
+import re
+import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+# A writer's temporary file is named `.NAME.PID@HOST.RANDOM.part`.
+_PARTIAL_NAME = re.compile(r"\..+\.(\d+)@(.*)\.[^.]*\.part")
+# Nothing takes this long to write: the file of a writer on another machine is then that of a dead one.
+_ABANDONED_SECONDS = 24 * 3600.0
+_open_partial_files: set[Path] = set()
 
 _DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -48,9 +57,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, because a rename is atomic only within one file system.
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    prefix = f".{path.name}.{os.getpid()}@{_host_name()}."
+    descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=".part", dir=path.parent)
     os.close(descriptor)
     temp_path = Path(name)
+    _open_partial_files.add(temp_path)
     try:
         yield temp_path
         temp_path.chmod(0o644)  # mkstemp creates a file that only its owner can read
@@ -59,6 +70,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temp_path.unlink(missing_ok=True)
+        _open_partial_files.discard(temp_path)
     with contextlib.suppress(OSError):  # some file systems cannot open or sync a folder
         _sync(path.parent)
 
@@ -69,10 +81,49 @@ def write_atomic(path: Path, content: bytes | memoryview) -> None:
         file.write(content)
 
 
+def is_partial_file(path: Path) -> bool:
+    """Return True for the name of a temporary file of `atomic_path`."""
+    return path.name.startswith(".") and path.name.endswith(".part")
+
+
 def remove_partial_files(folder: Path) -> None:
-    """Remove the temporary files that a killed process left in `folder`."""
-    for partial_file in folder.glob(".*.part"):
-        partial_file.unlink(missing_ok=True)
+    """Remove the temporary files that dead processes left in `folder` and its subfolders."""
+    for partial_file in folder.rglob(".*.part"):
+        if not _is_being_written(partial_file):
+            with contextlib.suppress(OSError):
+                partial_file.unlink(missing_ok=True)
+
+
+def _is_being_written(path: Path) -> bool:
+    """Return True unless the file is one of `atomic_path`, and the process that wrote it is known to be dead."""
+    match = _PARTIAL_NAME.fullmatch(path.name)
+    if match is None:
+        return True
+    pid, host = int(match[1]), match[2]
+    if host == _host_name() and pid == os.getpid():
+        return path in _open_partial_files
+    if host == _host_name() and not _is_alive(pid):
+        return False
+    try:
+        return time.time() - path.stat().st_mtime < _ABANDONED_SECONDS
+    except OSError:
+        return False
+
+
+def _is_alive(pid: int) -> bool:
+    if os.name == "nt":  # there os.kill with signal 0 ends the process
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _host_name() -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:64]
 
 
 def _sync(path: Path) -> None:

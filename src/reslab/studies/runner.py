@@ -14,10 +14,10 @@ from pathlib import Path
 from types import FrameType
 
 from reslab.runtime.interrupts import TrainingInterrupted
+from reslab.runtime.locks import LockHeldError
 from reslab.studies.cost import PROCESS_BYTES, estimate_memory_bytes
 from reslab.studies.job import JobContext, MessageCallback, run_job
 from reslab.studies.plan import StudyJob, is_done
-from reslab.studies.store import LockHeldError
 
 MAX_TRIES = 2
 STOPPED_MESSAGE = "stopped; finished work is kept, and the same command continues from there"

@@ -12,9 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from filelock import SoftFileLease, Timeout
-
 from reslab.runtime.files import write_atomic
+from reslab.runtime.locks import FileLock
 from reslab.spec.arch import Arch
 from reslab.spec.config import non_default_fields, to_dict
 from reslab.spec.errors import invalid
@@ -24,9 +23,6 @@ from reslab.training.run import Run
 
 # Raised when the same description no longer gives the same results.
 NUMERICS_VERSION = 1
-
-HEARTBEAT_SECONDS = 20.0
-LEASE_SECONDS = 300.0
 
 _HASHED_FILES = ("run/model.safetensors", "run/log.jsonl")
 _NON_IDENTITY_FIELDS = ("name", "reference", "notes", "model", "arch", "data")
@@ -195,18 +191,12 @@ def _hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-class LockHeldError(Exception):
-    """Another worker holds the lock; the message names it."""
-
-
 class StudyStore:
     """The entries in a folder, each locked by the worker that changes it."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        # A lease of a process on another machine expires once *this* object has seen it unchanged for LEASE_SECONDS
-        # (clocks of different machines cannot be compared). So the objects are kept from one try to the next.
-        self._leases: dict[str, SoftFileLease] = {}
+        self._locks: dict[str, FileLock] = {}  # kept from one try to the next, as FileLock requires
 
     def check_writable(self) -> None:
         """Create the folder if necessary. Raises ValueError if it cannot be written to."""
@@ -231,19 +221,10 @@ class StudyStore:
     def lock(self, key: str) -> Iterator[None]:
         """Hold the lock of an entry inside the block. Raises LockHeldError if another worker holds it.
 
-        The lock of a process that died on this machine is free at once. One of another machine, which may share the
-        store over a network file system, is free when its owner has not renewed it for five minutes.
+        The lock of a dead process is free; see `FileLock`.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        lease = self._leases.setdefault(key, _make_lease(self.path / f"{key}.lock"))
-        try:
-            lease.acquire(timeout=0)
-        except Timeout:
-            raise LockHeldError(_lock_owner(lease)) from None
-        try:
+        with self._locks.setdefault(key, FileLock(self.path / f"{key}.lock")).hold():
             yield
-        finally:
-            lease.release()
 
     def mark_superseded(self, identity: Mapping[str, Any], key: str) -> list[str]:
         """Mark the entries of the same training with an older numerics version as superseded; return their keys."""
@@ -257,12 +238,3 @@ class StudyStore:
                 old_entry.mark_superseded(metadata, key)
             marked_keys.append(old_entry.path.name)
         return marked_keys
-
-
-def _make_lease(path: Path) -> SoftFileLease:
-    return SoftFileLease(path, lease_duration=LEASE_SECONDS, heartbeat_interval=HEARTBEAT_SECONDS)
-
-
-def _lock_owner(lease: SoftFileLease) -> str:
-    owner = lease.owner
-    return "another process" if owner is None else f"process {owner.pid} on {owner.hostname}"

@@ -3,6 +3,7 @@
 import io
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from reslab.nn.checkpoints.read import check_zip
 from reslab.nn.checkpoints.safetensors_io import save_weights
-from reslab.runtime.files import disk_full_guard, remove_partial_files, write_atomic
+from reslab.runtime.files import disk_full_guard, write_atomic
 from reslab.spec.errors import invalid
 from reslab.spec.optim import Duration, parse_duration
 
@@ -67,17 +69,20 @@ class SnapshotWriter:
             save_weights(path, model, metadata)
 
     def truncate(self, step: int) -> None:
-        """Delete snapshots after `step`, and partial files of a killed process."""
+        """Delete snapshots after `step`."""
         for snapshot_step, path in list_snapshots(self.run_path):
             if snapshot_step > step:
                 path.unlink()
-        remove_partial_files(self.run_path / _SNAPSHOT_DIR)
 
     def _path(self, step: int) -> Path:
         return self.run_path / _SNAPSHOT_DIR / f"step-{step:08d}.safetensors"
 
 
 _FILENAME = "checkpoint.pt"
+_READ_ERRORS = (
+    *(RuntimeError, EOFError, pickle.UnpicklingError, TypeError, LookupError, AttributeError, OSError),
+    *(zipfile.BadZipFile, ValueError),
+)
 
 
 @dataclass
@@ -145,13 +150,6 @@ def has_train_checkpoint(folder: Path) -> bool:
 
 
 def load_train_checkpoint(folder: Path, device: torch.device | str = "cpu") -> TrainCheckpoint | None:
-    """Load the checkpoint in `folder`; None if there is none. Raises ValueError if the file is damaged."""
-    if folder.is_dir():
-        remove_partial_files(folder)
-    return read_train_checkpoint(folder, device)
-
-
-def read_train_checkpoint(folder: Path, device: torch.device | str = "cpu") -> TrainCheckpoint | None:
     """Load the checkpoint in `folder` and change nothing there, so that another process may be writing the next one.
 
     None if there is no checkpoint. Raises ValueError if the file is damaged.
@@ -160,7 +158,8 @@ def read_train_checkpoint(folder: Path, device: torch.device | str = "cpu") -> T
     if not path.exists():
         return None
     try:
+        check_zip(path)
         return TrainCheckpoint(**torch.load(path, map_location=device, weights_only=True))
-    except (RuntimeError, EOFError, pickle.UnpicklingError, TypeError, LookupError, AttributeError, OSError) as error:
+    except _READ_ERRORS as error:
         got = f"{path}, which cannot be read ({error})"
         raise invalid("a complete checkpoint", got, next_step="delete it to start from step 0") from error

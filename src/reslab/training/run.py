@@ -5,7 +5,7 @@ import html
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,44 +14,23 @@ import torch
 from reslab.nn.factory import load_network
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_device
-from reslab.runtime.files import disk_full_guard, write_atomic
+from reslab.runtime.files import is_partial_file, remove_partial_files, write_atomic
+from reslab.runtime.json_records import (
+    parse_object,
+    require_strings,
+    require_types,
+    with_checksum,
+    without_checksum,
+)
+from reslab.runtime.locks import FileLock, LockHeldError
 from reslab.spec.arch import Arch
 from reslab.spec.config import from_dict, to_dict
 from reslab.spec.errors import invalid
+from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe
 from reslab.spec.zoo import ARCHS
 from reslab.training.checkpoint import list_snapshots
-
-
-class RunLog:
-    """log.jsonl: one JSON object a line. A last line that a crash cut short is ignored."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def append(self, record: dict[str, Any]) -> None:
-        """Append a record. Raises DiskFullError, and ValueError if a number is not finite."""
-        line = json.dumps(record, allow_nan=False)
-        with disk_full_guard(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-
-    def records(self) -> list[dict[str, Any]]:
-        """Return every complete record, in order; empty if there is no file."""
-        if not self.path.exists():
-            return []
-        records = []
-        for line in self.path.read_text(encoding="utf-8").split("\n")[:-1]:
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return records
-
-    def truncate(self, step: int) -> None:
-        """Remove the records after `step`, and an incomplete last line."""
-        lines = [json.dumps(record) + "\n" for record in self.records() if record["step"] <= step]
-        write_atomic(self.path, "".join(lines).encode())
-
+from reslab.training.run_log import RunLog
 
 # What identifies the network, and what follows from the data.
 _NON_OVERRIDE_FIELDS = ("name", "reference", "num_classes", "in_channels", "image_size")
@@ -70,10 +49,15 @@ class Run:
 
     @classmethod
     def create(cls, path: str | Path, metadata: Mapping[str, Any]) -> "Run":
-        """Create a run in `path`, a new or empty folder. Raises ValueError, and changes nothing, if it is neither."""
+        """Create a run in `path`, a new or empty folder. Raises ValueError, and changes nothing, if it is neither.
+
+        What a process left that died before it had written run.json does not count as content.
+        """
         path = Path(path)
         require_empty_dir(path)
-        write_atomic(path / "run.json", _to_json(metadata))
+        with lock_run(path):
+            require_empty_dir(path)  # another process may have created a run in the meantime
+            write_atomic(path / "run.json", _to_json(metadata))
         return cls(path)
 
     def update(self, **values: Any) -> None:
@@ -182,7 +166,8 @@ def _format_value(value: Any) -> str:
 
 
 def _to_json(metadata: Mapping[str, Any]) -> bytes:
-    return (json.dumps(metadata, indent=2, ensure_ascii=False) + "\n").encode()
+    text = json.dumps(with_checksum(metadata), indent=2, ensure_ascii=False)
+    return (text + "\n").encode("utf-8", errors="surrogateescape")
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
@@ -196,18 +181,97 @@ def _read_metadata(path: Path) -> dict[str, Any]:
             nearest=nearby_runs,
             next_step="`reslab runs` lists the runs",
         )
-    try:
-        metadata = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise invalid("a readable run.json", f"{file}: {error}") from error
-    if not isinstance(metadata, dict) or not {"model", "recipe", "data"} <= metadata.keys():
+    fields = parse_object(file.read_bytes().decode("utf-8", errors="surrogateescape"), file)
+    if not {"model", "recipe", "data"} <= fields.keys():
         raise invalid("a run.json with model, recipe and data", str(file), next_step="it may belong to another program")
-    return metadata
+    _check_metadata(fields, file)
+    return without_checksum(fields, file, "restore it from a copy, or train again")
+
+
+_NONE = type(None)
+_METADATA_TYPES: dict[str, tuple[type, ...]] = {
+    "model.name": (str,),
+    "model.reference": (str,),
+    "model.arch": (dict, _NONE),
+    "recipe": (dict,),
+    "data.name": (str,),
+    "data.requested": (str, _NONE),
+    "data.data_dir": (str, _NONE),
+    "data.classes": (list,),
+    "data.num_images": (dict,),
+    "data.eval_split": (str,),
+    "data.preprocess": (dict,),
+    "data.split_record": (dict,),
+    "data.fingerprint": (str,),
+    "data.skipped_files": (list,),
+    "seed": (int,),
+    "val_fraction": (int, float, _NONE),
+    "pretrained": (str, _NONE),
+    "loss": (str, _NONE),
+}
+_OPTIONAL_TYPES: dict[str, tuple[type, ...]] = {
+    "result": (dict, _NONE),
+    "snapshot_every": (str,),
+    "grad_accumulation": (str, dict, _NONE),
+    "world_size": (int,),
+    "workers": (int,),
+    "resume_commands": (list,),
+    "temperature": (dict, _NONE),
+}
+_RESULT_TYPES: dict[str, tuple[type, ...]] = {"result.top1": (int, float), "result.loss": (int, float)}
+
+
+def _check_metadata(fields: Mapping[str, Any], file: Path) -> None:
+    """Raise ValueError, naming the key, for one that is missing or has a wrong type, or a network that has none."""
+    optional = {key: types for key, types in _OPTIONAL_TYPES.items() if key in fields}
+    require_types(fields, _METADATA_TYPES | optional, file)
+    if fields.get("result") is not None:
+        require_types(fields, _RESULT_TYPES, file)
+    require_strings(fields["data"]["classes"], "data.classes", file)
+    values = {"model.arch": (Arch, fields["model"]["arch"]), "recipe": (Recipe, fields["recipe"])}
+    values["data.preprocess"] = (Preprocess, fields["data"]["preprocess"])
+    for key, (cls, value) in values.items():
+        try:
+            if value is not None:
+                from_dict(cls, value)
+        except (ValueError, TypeError, ArithmeticError) as error:
+            raise invalid(f"a valid {key}", f"{file}: {error}") from None
+
+
+_LOCK_NAME = ".lock"
+
+
+@contextlib.contextmanager
+def lock_run(path: Path) -> Iterator[None]:
+    """Hold the lock of a run's folder, in which one process at a time trains, and remove partial files of dead ones.
+
+    Raises ValueError, naming process, host and time, if another process holds it. The lock of a dead process is free.
+    """
+    lock = FileLock(path / _LOCK_NAME, trust_file_times=True)
+    try:
+        with lock.hold():
+            remove_partial_files(path)
+            yield
+    except LockHeldError as error:
+        raise invalid(
+            "a run in which no other process trains",
+            f"{path}, locked by {error}",
+            next_step="wait until it ends or stop it, then add --resume; or choose another --output",
+        ) from None
+    finally:
+        if not (path / "run.json").exists():
+            with contextlib.suppress(OSError):  # other files are there
+                path.rmdir()
 
 
 def is_non_empty(path: Path) -> bool:
-    """Return True if `path` exists and is not an empty folder."""
-    return path.exists() and (not path.is_dir() or any(path.iterdir()))
+    """Return True if `path` exists and is not an empty folder; the remains of an unfinished start do not count."""
+    return path.exists() and (not path.is_dir() or any(not _is_remnant(entry) for entry in path.iterdir()))
+
+
+def _is_remnant(path: Path) -> bool:
+    """Return True for a lock or a partial file, all that a process killed before run.json leaves."""
+    return is_partial_file(path) or path.name in (_LOCK_NAME, f"{_LOCK_NAME}.since")
 
 
 def require_empty_dir(path: Path) -> None:

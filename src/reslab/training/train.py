@@ -1,5 +1,6 @@
 """`train`: train a network on data by a recipe, and write the folder of the run."""
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from reslab.runtime.files import disk_full_guard
 from reslab.runtime.interrupts import TrainingInterrupted
 from reslab.runtime.torchrun import read_distributed_env
 from reslab.spec.arch import Arch
-from reslab.spec.errors import invalid
+from reslab.spec.errors import invalid, nearest
 from reslab.spec.recipe import Recipe
 from reslab.training.auto_batch import with_auto_batch
 from reslab.training.evaluation.loop import Evaluation
@@ -26,7 +27,7 @@ from reslab.training.losses import LossFn
 from reslab.training.meters import last_epoch_averages, throughput_without_loading
 from reslab.training.options import TrainOptions, parse_batch_size, split_overrides, split_transform
 from reslab.training.resume import reopen_run, resume_run
-from reslab.training.run import Run, is_non_empty, weights_header
+from reslab.training.run import Run, is_non_empty, lock_run, weights_header
 from reslab.training.run_logger import (
     LogCallback,
     RunLogger,
@@ -96,9 +97,9 @@ def train(
     if tensorboard:
         require_tensorboard()
     process_group = _init_process_group(device, output)
-    resume = resume or process_group.env.restart_count > 0
-    if resume and output is None:
-        raise invalid("output, the folder of the run to resume", "resume without it", next_step="add --output DIR")
+    is_restart = process_group.env.restart_count > 0
+    if resume and not is_restart:
+        _require_run_folder(output)
     batch_size, auto_batch = parse_batch_size(batch_size)
     overrides, transform_functions = split_transform(overrides, train_transform)
     recipe_overrides, arch_overrides = split_overrides(
@@ -121,22 +122,46 @@ def train(
         auto_batch=auto_batch,
         transform_functions=transform_functions,
     )
-    setup = with_auto_batch(_prepare_run(options, output, resume, process_group, workers))
-    trainer = Trainer(
-        setup,
-        logger=_make_logger(setup.run, on_log, process_group.is_main, tensorboard),
-        workers=workers,
-        eval_loss=loss,
-        on_step_end=on_step_end,
-        hook_every_steps=hook_every_steps,
-        save_every_seconds=save_every_seconds,
-    )
+    with contextlib.ExitStack() as locks:
+        setup = _prepare_run(
+            options, output, resume or is_restart, process_group=process_group, workers=workers, locks=locks
+        )
+        setup = with_auto_batch(setup)
+        trainer = Trainer(
+            setup,
+            logger=_make_logger(setup.run, on_log, process_group.is_main, tensorboard),
+            workers=workers,
+            eval_loss=loss,
+            on_step_end=on_step_end,
+            hook_every_steps=hook_every_steps,
+            save_every_seconds=save_every_seconds,
+        )
+        return _train(trainer, setup, resume or is_restart)
+
+
+def _require_run_folder(output: str | Path | None) -> None:
+    """Raise ValueError if there is no folder to resume in: a mistyped one would start another run."""
+    if output is None:
+        raise invalid("output, the folder of the run to resume", "resume without it", next_step="add --output DIR")
+    path = Path(output)
+    if not path.exists():
+        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        similar = ", ".join(str(path.parent / name) for name in nearest(path.name, siblings))
+        raise invalid(
+            "the folder of a run to resume",
+            f"{path}, which does not exist",
+            similar,
+            "omit --resume to start a run there; `reslab runs` lists the runs",
+        )
+
+
+def _train(trainer: Trainer, setup: TrainSetup, resume: bool) -> Run:
     for message in (*setup.messages, *_resume_or_start(trainer, setup, resume)):
         trainer.logger.log_message(message)
     trainer.logger.show(_start_record(trainer))
     if _is_complete(trainer):
         return Run(trainer.run.path)
-    with limit_threads(choose_num_threads(setup.input_size, process_group.device)):
+    with limit_threads(choose_num_threads(setup.input_size, trainer.process_group.device)):
         if not trainer.fit():
             raise TrainingInterrupted(_interrupted_message(trainer))
         if trainer.early_stopping.should_stop:
@@ -166,14 +191,27 @@ def _init_process_group(device: str | torch.device, output: Any) -> ProcessGroup
 
 
 def _prepare_run(
-    options: TrainOptions, output: str | Path | None, resume: bool, process_group: ProcessGroup, workers: int | None
+    options: TrainOptions,
+    output: str | Path | None,
+    resume: bool,
+    *,
+    process_group: ProcessGroup,
+    workers: int | None,
+    locks: contextlib.ExitStack,
 ) -> TrainSetup:
-    """Start or resume the run on rank 0, which downloads the data if needed; the other ranks then open it."""
+    """Start or resume the run on rank 0, which downloads the data if needed; the other ranks then open it.
+
+    Rank 0 enters the lock of the run into `locks`.
+    """
 
     def prepare_on_main() -> TrainSetup:
         if resume and output is not None and is_non_empty(Path(output)):
-            return resume_run(options, Path(output), process_group, workers)
-        return setup_run(options, output, process_group, workers)
+            run = Run(output)  # before the lock, which would create the folder
+            locks.enter_context(lock_run(run.path))
+            return resume_run(options, run.path, process_group, workers)
+        setup = setup_run(options, output, process_group, workers)
+        locks.enter_context(lock_run(setup.run.path))
+        return setup
 
     setup = process_group.run_on_main(prepare_on_main)
     path = process_group.all_gather(None if setup is None else setup.run.path)[0]

@@ -1,7 +1,6 @@
 """Runs that are unusual or change while they are served: no blocks, moved, torn, in training, 1,000 classes."""
 
 import copy
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from reslab.nn.factory import create_model
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.config import to_dict
 from reslab.spec.preprocess import Preprocess
-from reslab.training.checkpoint import TrainCheckpoint, checkpoint_path, read_train_checkpoint, save_train_checkpoint
+from reslab.training.checkpoint import TrainCheckpoint, checkpoint_path, load_train_checkpoint, save_train_checkpoint
 from reslab.training.run import Run, load
 from reslab.training.train import train
 
@@ -140,16 +139,14 @@ def test_torn_weights_leave_what_was_loaded(copied_run: Path, settings: ServerSe
 def training_run(copied_run: Path) -> Path:
     """A run in training: a checkpoint with best weights that differ from the last ones, no final weights."""
     (copied_run / "model.safetensors").rename(copied_run / "later.safetensors")
-    metadata = json.loads((copied_run / "run.json").read_text())
-    del metadata["result"]
-    (copied_run / "run.json").write_text(json.dumps(metadata))
+    Run(copied_run).update(result=None)
     return copied_run
 
 
 def set_best_weights(run_path: Path, step: int, scale: float) -> None:
     """Write a checkpoint whose best weights are those of the last step, the classifier multiplied by `scale`."""
     folder = run_path / "checkpoint"
-    checkpoint = read_train_checkpoint(folder)
+    checkpoint = load_train_checkpoint(folder)
     if checkpoint is None:
         network = load(run_path / "later.safetensors")
         checkpoint = TrainCheckpoint(step, network.state_dict(), {}, {})

@@ -1,7 +1,6 @@
 """`/v1/models`: test images, log and confusion matrix of a run; weights files and runs in training."""
 
 import io
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,9 +111,7 @@ def unfinished(runs: list[Run], tmp_path: Path) -> Iterator[Path]:
     shutil.copytree(runs[0].path, folder)
     (folder / "model.safetensors").unlink()
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-    facts = json.loads((folder / "run.json").read_text())
-    del facts["result"]
-    (folder / "run.json").write_text(json.dumps(facts))
+    Run(folder).update(result=None)
     return folder
 
 
@@ -131,8 +128,9 @@ def test_a_run_in_training_is_shown_and_answers_once_it_has_ended(
         assert "first checkpoint" in found.json()["error"]
         before = client.get("/v1/models/growing/run").json()
         assert (before["finished"], before["confusion_matrix"], before["num_steps"]) == (False, None, 22)
+        Run(unfinished).log.append({"kind": "train", "step": 23, "epoch": 1.05, "loss": 1.0})
         with (unfinished / "log.jsonl").open("a") as log:
-            log.write(json.dumps({"kind": "train", "step": 23, "epoch": 1.05, "loss": 1.0}) + '\n{"kind": "tra')
+            log.write('{"kind": "tra')
         assert client.get("/v1/models/growing/run").json()["step"] == 23
         for name in ("run.json", "model.safetensors"):
             shutil.copy(runs[0].path / name, unfinished / name)
@@ -144,9 +142,8 @@ def test_a_run_in_training_is_shown_and_answers_once_it_has_ended(
 def test_a_run_whose_data_is_gone_says_so(runs: list[Run], tmp_path: Path, settings: ServerSettings) -> None:
     folder = tmp_path / "lost"
     shutil.copytree(runs[0].path, folder)
-    facts = json.loads((folder / "run.json").read_text())
-    facts["data"]["requested"] = str(tmp_path / "nowhere")
-    (folder / "run.json").write_text(json.dumps(facts))
+    run = Run(folder)
+    run.update(data={**run.metadata["data"], "requested": str(tmp_path / "nowhere")})
     with TestClient(create_app([folder], settings)) as client:
         found = client.get("/v1/models/lost/samples")
         assert found.status_code == 404

@@ -1,6 +1,6 @@
 """Two tiny networks on the digits, trained once and served to one browser."""
 
-import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,8 @@ def young(runs: list[Run], tmp_path: Path) -> Path:
     """`young`, a run in the middle of its training: a part of its log, and no weights."""
     folder = tmp_path / "young"
     folder.mkdir()
-    facts = json.loads((runs[0].path / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({**facts, "result": None}))
+    shutil.copy(runs[0].path / "run.json", folder)
+    Run(folder).update(result=None)
     (folder / "log.jsonl").write_text((runs[0].path / "log.jsonl").read_text().splitlines(keepends=True)[0])
     return folder
 

@@ -24,7 +24,7 @@ from reslab.spec.arch import Arch
 from reslab.spec.config import from_dict
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
-from reslab.training.checkpoint import checkpoint_path, read_train_checkpoint
+from reslab.training.checkpoint import checkpoint_path, load_train_checkpoint
 from reslab.training.run import Run
 
 _READ_ERRORS = (ValueError, OSError, KeyError, TypeError, AttributeError, RuntimeError)
@@ -219,7 +219,7 @@ def load_training_network(run: Run) -> tuple[ResidualNetwork, int]:
     The weights are those that the run would keep if it ended at its last checkpoint: the best on the validation split,
     else their moving average, else the last. Raises ValueError if the checkpoint is missing or cannot be read.
     """
-    checkpoint = read_train_checkpoint(run.path / "checkpoint")
+    checkpoint = load_train_checkpoint(run.path / "checkpoint")
     if checkpoint is None or run.arch is None:
         raise invalid("a run with a checkpoint", str(run.path), next_step="wait for its first checkpoint")
     network = ResidualNetwork(run.arch)

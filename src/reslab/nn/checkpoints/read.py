@@ -5,11 +5,11 @@ wrappers and key prefixes around the tensors; both are removed.
 """
 
 import codecs
-import json
 import pickle
 import re
 import types
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from reslab.nn.checkpoints.load_report import CheckpointError, invalid_checkpoint
+from reslab.nn.checkpoints.safetensors_io import read_weights
 from reslab.spec.errors import nearest, unknown_name
 
 # Plain values that scripts save beside their weights, beyond what torch allows by default. None of them runs code.
@@ -99,9 +100,8 @@ def _unsafe_file(path: Path, content: str) -> CheckpointError:
 
 def _read_zip(path: Path) -> FileContent:
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except zipfile.BadZipFile as error:
+        names = check_zip(path)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
         raise _truncated_file(path, error) from error
     if any(name.endswith("/constants.pkl") for name in names):
         step = "save its weights: torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')"
@@ -111,6 +111,21 @@ def _read_zip(path: Path) -> FileContent:
     if any(name.endswith("/data.pkl") for name in names):
         return FileContent(_read_torch(path))
     raise _not_a_checkpoint(path, f"a zip archive of {len(names)} files without torch weights", "unpack it first")
+
+
+def check_zip(path: Path) -> list[str]:
+    """Return the names in a zip file after comparing each entry with its checksum, which torch's reader ignores.
+
+    Raises BadZipFile, or OSError, ValueError, NotImplementedError or RuntimeError for a damaged directory.
+    """
+    with zipfile.ZipFile(path) as archive:
+        try:
+            damaged_name = archive.testzip()
+        except (zlib.error, EOFError) as error:
+            raise zipfile.BadZipFile(str(error)) from error
+        if damaged_name is not None:
+            raise zipfile.BadZipFile(f"the checksum of {damaged_name} differs")
+        return archive.namelist()
 
 
 def _read_npz(path: Path) -> dict[str, torch.Tensor]:
@@ -139,13 +154,12 @@ def _as_tensor(path: Path, name: str, array: np.ndarray[Any, Any]) -> torch.Tens
 def _read_safetensors(path: Path) -> FileContent:
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            header = json.loads((file.metadata() or {}).get("reslab", "{}"))
-    except (SafetensorError, json.JSONDecodeError) as error:
+            if "reslab" not in (file.metadata() or {}):
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+                return FileContent(tensors, ordered=False)
+        header, tensors = read_weights(path)
+    except (SafetensorError, ValueError) as error:
         raise _truncated_file(path, error) from error
-    tensors |= {
-        name: tensors[stored_name] for name, stored_name in header.get("aliases", {}).items() if stored_name in tensors
-    }
     return FileContent(tensors, ordered=False, header=header)
 
 

@@ -1,9 +1,9 @@
 """Read and write `model.safetensors`: weights with a JSON header that describes the network.
 
 The header alone is enough to rebuild the network: architecture, classes, preprocessing; also scores and the run.
+Header and tensors have checksums, which reading verifies.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from reslab.nn.checkpoints.header import Header, format_header
 from reslab.runtime.files import atomic_path
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
@@ -50,17 +51,18 @@ def save_weights(path: str | Path, model: nn.Module, metadata: Mapping[str, Any]
 def update_header(path: str | Path, **metadata: Any) -> None:
     """Add entries to the header of a file that `save_weights` wrote; the tensors stay.
 
-    Raises what `read_header` and `save_weights` raise.
+    Raises what `read_tensors` and `save_weights` raise.
     """
     header, file = _open_file(Path(path))
-    _write_file(Path(path), {name: file.get_tensor(name) for name in file.keys()}, header | metadata)  # noqa: SIM118
+    # Verified, so that a damaged tensor does not get a new checksum.
+    _write_file(Path(path), _stored_tensors(header, file), header.fields | metadata)
 
 
 def _write_file(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     try:
         with atomic_path(path) as temp_path:
             # One metadata key only: safetensors writes several in no fixed order, and equal runs must give equal files.
-            save_file(dict(tensors), temp_path, metadata={_HEADER_KEY: json.dumps(header)})
+            save_file(dict(tensors), temp_path, metadata={_HEADER_KEY: format_header(header, tensors)})
     except SafetensorError as error:
         raise OSError(f"{path} could not be written: {error}") from error
 
@@ -82,30 +84,53 @@ def _deduplicate(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], d
 def read_header(path: str | Path) -> dict[str, Any]:
     """Return the header of a file that `save_weights` wrote, without reading a tensor.
 
-    Raises FileNotFoundError, or ValueError for a file that is truncated or was not written by reslab.
+    Raises FileNotFoundError, or ValueError for a file that is truncated or damaged or was not written by reslab.
     """
-    return _open_file(Path(path))[0]
+    return _open_file(Path(path))[0].fields
 
 
-def _open_file(path: Path) -> tuple[dict[str, Any], Any]:
+def read_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor by name, without reading one. Raises what `read_header` raises."""
+    header, file = _open_file(Path(path))
+    shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    return shapes | {alias: shapes[name] for alias, name in header.fields["aliases"].items()}
+
+
+def _open_file(path: Path) -> tuple[Header, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     try:
         file = safe_open(path, framework="pt")
-        metadata = file.metadata() or {}
+        metadata, names = file.metadata() or {}, list(file.keys())
     except SafetensorError as error:
         step = "train again, or fetch the file again"
         raise invalid("a complete .safetensors file", f"{path} ({error})", next_step=step) from error
     if _HEADER_KEY not in metadata:
         step = f"create_model(NAME, pretrained='{path.name}') reads checkpoints from elsewhere"
         raise invalid("weights saved by reslab, with its header", f"{path} without one", next_step=step)
-    return json.loads(metadata[_HEADER_KEY]), file
+    return Header(metadata[_HEADER_KEY], names, path), file
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Return every tensor of the file by name, shared ones under each of their names."""
+    """Return every tensor of the file by name, shared ones under each of their names.
+
+    Raises what `read_header` raises, and ValueError for a tensor that is damaged.
+    """
+    return read_weights(path)[1]
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the header and the tensors. Raises what `read_tensors` raises."""
     header, file = _open_file(Path(path))
-    # Clones start at the alignment of torch's own tensors. Views into the file would start wherever the header ends,
-    # and MKL sums in another order at another alignment: results would depend on the length of the header.
-    tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a mapping
-    return tensors | {name: tensors[stored_name] for name, stored_name in header.get("aliases", {}).items()}
+    tensors = _stored_tensors(header, file)
+    return header.fields, tensors | {alias: tensors[name] for alias, name in header.fields["aliases"].items()}
+
+
+def _stored_tensors(header: Header, file: Any) -> dict[str, Tensor]:
+    tensors = {}
+    for name in file.keys():  # noqa: SIM118 - not a mapping
+        # Clones start at the alignment of torch's own tensors. Views into the file would start wherever the header
+        # ends, and MKL sums in another order at another alignment: results would depend on the length of the header.
+        tensors[name] = file.get_tensor(name).clone()
+        header.check_tensor(name, tensors[name])
+    return tensors

@@ -186,9 +186,10 @@ def _read_log(name: str, run: Run, since: int) -> _RunLog:
     """Return the log so far; run.json is read again, because it records the end of the run. HTTPError (404, 503)."""
     with reading_run(name, run.path):
         run = Run(run.path)
-        records = run.log.records()
-        if not all(isinstance(record, dict) for record in records):
-            raise invalid("a JSON object in each line of log.jsonl", "another value", next_step="resume or retrain it")
+        content = run.log.read()
+        records = content.records
+        if content.damage and not records:
+            raise invalid("a readable log.jsonl", content.damage, next_step="resume or retrain it")
         step = max((int(record["step"]) for record in records if "step" in record), default=0)
         return _RunLog(
             log=records[since:],
