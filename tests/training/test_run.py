@@ -207,7 +207,7 @@ def test_a_start_killed_before_run_json_is_begun_again(resume: bool, tmp_path: P
     assert any(name.endswith(".part") for name in left)
     run = train(output=output, resume=resume, **{**tiny, "epochs": 1})
     assert run.top1 is not None
-    assert not [entry for entry in run.path.rglob(".*")]
+    assert not list(run.path.rglob(".*"))
 
 
 def test_resuming_a_folder_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
