@@ -18,8 +18,9 @@ import shlex
 import statistics
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ from side_by_side import machine_info
 from reslab.data.loader import eval_loader
 from reslab.data.registry import open_dataset
 from reslab.spec.preprocess import Preprocess
-from reslab.training.lr_finder import LRFinderResult, find_lr
+from reslab.training.lr_finder import find_lr
 from reslab.training.meters import NonFiniteError
 from reslab.training.options import TrainOptions
 from reslab.training.train import train
@@ -46,23 +47,23 @@ class Task:
     epochs: int
 
 
-def make_tasks(args: argparse.Namespace) -> dict[str, Task]:
-    """Return the tasks whose data is given."""
-    tasks = {}
-    if args.cifar10:
+def make_tasks(args: argparse.Namespace) -> dict[str, Callable[[], Task]]:
+    """Return the selected tasks whose data is given, each as a function that opens its data."""
+    given = {
+        "cifar10": args.cifar10,
+        "fashion": args.fashion,
+        "finetune": args.fashion and args.weights,
+        "photos": args.photos and args.weights,
+    }
+    names = [name for name in given if given[name] and (not args.tasks or name in args.tasks.split(","))]
+    return {name: partial(_make_task, name, args) for name in names}
+
+
+def _make_task(name: str, args: argparse.Namespace) -> Task:
+    if name == "cifar10":
         data = _first_images(str(args.cifar10), None)
-        tasks["cifar10"] = Task(TrainOptions("resnet20_cifar", data, "cifar", val_fraction=0.5), epochs=6)
-    if args.fashion:
-        data = _first_images("fashion-mnist", args.fashion)
-        tasks["fashion"] = Task(TrainOptions("resnet8_fast", data, "fashion", val_fraction=0.5), epochs=6)
-    if args.fashion and args.weights:
-        data = _first_images("fashion-mnist", args.fashion)
-        options = TrainOptions(
-            "resnet20_cifar", data, "photos", recipe_overrides={"train_transform": "pad(2) crop(28)"},
-            pretrained=args.weights, val_fraction=0.5, num_images=1000,
-        )  # fmt: skip
-        tasks["finetune"] = Task(options, epochs=5)
-    if args.photos and args.weights:
+        return Task(TrainOptions("resnet20_cifar", data, "cifar", val_fraction=0.5), epochs=6)
+    if name == "photos":
         transforms = {
             "train_transform": "random-resized-crop(32) flip",
             "eval_transform": "resize(36) center-crop(32)",
@@ -70,8 +71,15 @@ def make_tasks(args: argparse.Namespace) -> dict[str, Task]:
         options = TrainOptions(
             "resnet20_cifar", args.photos, "photos", recipe_overrides=transforms, pretrained=args.weights
         )
-        tasks["photos"] = Task(options, epochs=10)
-    return {name: task for name, task in tasks.items() if not args.tasks or name in args.tasks.split(",")}
+        return Task(options, epochs=10)
+    data = _first_images("fashion-mnist", args.fashion)
+    if name == "fashion":
+        return Task(TrainOptions("resnet8_fast", data, "fashion", val_fraction=0.5), epochs=6)
+    options = TrainOptions(
+        "resnet20_cifar", data, "photos", recipe_overrides={"train_transform": "pad(2) crop(28)"},
+        pretrained=args.weights, val_fraction=0.5, num_images=1000,
+    )  # fmt: skip
+    return Task(options, epochs=5)
 
 
 def _first_images(name: str, data_dir: Path | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -102,30 +110,41 @@ def train_at(task: Task, lr: float, seed: int) -> float:
     return float([record["top1"] for record in records if record["kind"] == "eval"][-1])
 
 
-def run_task(name: str, task: Task, seeds: Sequence[int], grid: Sequence[float]) -> tuple[list[str], dict[str, object]]:
-    """Return the rows of the table, and the raw values: accuracies of the grid, suggestions and theirs."""
-    found: list[LRFinderResult] = []
+def run_task(
+    name: str, task: Task, seeds: Sequence[int], grid: Sequence[float], trained: dict[str, float]
+) -> list[str]:
+    """Return the rows of the table. `trained` has the accuracies known from before, by task, seed and rate."""
+
+    def accuracy(lr: float, seed: int) -> float:
+        key = f"{name} seed {seed} lr {lr:g}"
+        if key not in trained:
+            trained[key] = train_at(task, lr, seed)
+        print(f"{key}: {100 * trained[key]:.2f} %", flush=True)
+        return trained[key]
+
     accuracies: dict[float, list[float]] = {lr: [] for lr in grid}
+    suggested_lrs: list[float | None] = []
     suggested: list[float] = []
     for seed in seeds:
-        found.append(find_lr(replace(task.options, seed=seed), CPU, workers=0))
-        lr = found[-1].suggested_lr
-        suggested.append(math.nan if lr is None else train_at(task, lr, seed))
-        print(f"{name}, seed {seed}: suggested {lr}: {100 * suggested[-1]:.2f} %", flush=True)
+        result = find_lr(replace(task.options, seed=seed), CPU, workers=0)
+        print(f"{name} seed {seed}: {result.verdict}, suggested {result.suggested_lr}", flush=True)
+        suggested_lrs.append(result.suggested_lr)
+        suggested.append(math.nan if result.suggested_lr is None else accuracy(result.suggested_lr, seed))
         for lr in grid:
-            accuracies[lr].append(train_at(task, lr, seed))
-            print(f"{name}, seed {seed}: {lr:g}: {100 * accuracies[lr][-1]:.2f} %", flush=True)
-    raw = {"grid": accuracies, "suggested_lrs": [result.suggested_lr for result in found], "suggested": suggested}
-    return make_rows(name, accuracies, found, suggested), raw
+            accuracies[lr].append(accuracy(lr, seed))
+    return make_rows(name, accuracies, suggested_lrs, suggested)
 
 
 def make_rows(
-    name: str, accuracies: Mapping[float, list[float]], found: Sequence[LRFinderResult], suggested: Sequence[float]
+    name: str,
+    accuracies: Mapping[float, list[float]],
+    suggested_lrs: Sequence[float | None],
+    suggested: Sequence[float],
 ) -> list[str]:
     """Return one row for each rate of the grid and one for the suggested rates, with paired losses to the best."""
     best = max(accuracies, key=lambda lr: statistics.mean(accuracies[lr]))
     rows = {f"{lr:g}{' (best)' if lr == best else ''}": values for lr, values in accuracies.items()}
-    lrs = [result.suggested_lr for result in found if result.suggested_lr is not None]
+    lrs = [lr for lr in suggested_lrs if lr is not None]
     rows[f"suggested: {', '.join(f'{lr:.2g}' for lr in lrs) or 'none'}"] = list(suggested)
     lines = []
     for label, values in rows.items():
@@ -155,15 +174,15 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--grid", type=lambda text: tuple(map(float, text.split(","))), default=GRID)
-    parser.add_argument("--json", type=Path, help="also write the accuracy of every training to this file")
+    parser.add_argument("--json", type=Path, help="accuracies of trainings done before; the others are added")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    lines, values = [], {}
-    for name, task in make_tasks(args).items():
-        rows, values[name] = run_task(name, task, range(args.first_seed, args.first_seed + args.seeds), args.grid)
-        lines += rows
+    lines: list[str] = []
+    trained = json.loads(args.json.read_text(encoding="utf-8")) if args.json and args.json.exists() else {}
+    for name, make_task in make_tasks(args).items():
+        lines += run_task(name, make_task(), range(args.first_seed, args.first_seed + args.seeds), args.grid, trained)
         if args.json:
-            args.json.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+            args.json.write_text(json.dumps(trained, indent=2) + "\n", encoding="utf-8")
     print("\n| task | learning rate | seeds | accuracy, % | points below the best of the grid, paired |")
     print("| --- | --- | ---: | ---: | ---: |")
     print("\n".join(lines), f"\n\n{shlex.join(sys.argv)}")

@@ -156,7 +156,7 @@ def explain(result: "LRFinderResult") -> str:
     rise = "does not rise again" if result.rise_lr is None else f"rises from {result.rise_lr:.2g} on"
     match result.verdict:
         case LRVerdict.CLEAR:
-            return f"The loss falls until a learning rate of {result.lowest_loss_lr:.2g} and {rise}."
+            return f"The loss falls until a learning rate of {result.lowest_loss_lr:.2g}, and it {rise}."
         case LRVerdict.NO_FALL:
             return (
                 f"The loss does not fall clearly, and it {rise}. "

@@ -67,7 +67,8 @@ def lr_finder_context(page: LRFinderPage) -> dict[str, Any]:
 
 def _lr_tiles(page: LRFinderPage) -> list[dict[str, Any]]:
     suggested = "none" if page.suggested_lr is None else f"{page.suggested_lr:.2g}"
-    note = "no clear suggestion" if page.suggested_lr is None else "where 90 % of the fall is done"
+    has_risen = "the last before the loss rises" if page.rise_lr else "where the fall is done"
+    note = "no clear suggestion" if page.suggested_lr is None else has_risen
     rates = (
         ("lowest loss at", page.lowest_loss_lr, "of the smoothed loss"),
         ("loss rises from", page.rise_lr, "of the smoothed loss"),
