@@ -31,6 +31,20 @@ def test_a_run_with_itself_is_itself(command: Command, trained: Path) -> None:
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-6)
 
 
+def test_several_runs_are_an_ensemble_of_members(command: Command, trained: Path, with_val: Path) -> None:
+    alone = [command("eval", run, "--split", "test", "--json").value for run in (trained, with_val)]
+    found = command("eval", trained, with_val, "--split", "test", "--json").value
+    assert found["ensemble"]["combination"] == "mean probabilities"
+    members = found["ensemble"]["members"]
+    assert [member["run"] for member in members] == [str(trained), str(with_val)]
+    for member, single in zip(members, alone, strict=True):
+        assert {name: member[name] for name in KEYS} == {name: single[name] for name in KEYS}
+    shown = command("eval", trained, with_val, "--split", "test").out
+    assert "mean probabilities of 2 runs" in shown
+    assert all(str(run) in shown for run in (trained, with_val))
+    assert "ensemble" not in alone[0]
+
+
 def test_weights_alone_with_data(command: Command, trained: Path) -> None:
     found = command("eval", trained / "model.safetensors", "--data", "digits", "--json").value
     assert found == command("eval", trained, "--json").value
@@ -158,7 +172,7 @@ def test_a_temperature_that_cannot_be_saved_is_an_error(
 
 def test_an_evaluation_has_a_page(command: Command, trained: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    assert str(page) in command("eval", trained, "--html", page).out
+    assert str(page) in command("eval", trained, "--html", page).err
     text = page.read_text()
     for heading in ("Evaluation", "Confusion matrix", "Top losses", "Calibration"):
         assert heading in text

@@ -1,6 +1,7 @@
 """`reslab eval`: evaluate a run, an ensemble of runs, or a third-party checkpoint on any split."""
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,10 +25,9 @@ from reslab.cli.options import (
     parse_overrides,
     parse_pretrained,
 )
-from reslab.cli.output import echo_err, print_json, print_pairs, print_table
+from reslab.cli.output import echo_err, print_result, print_table, write_page
 from reslab.metrics.classification import macro_average
 from reslab.report.format import format_int, format_number, format_percent
-from reslab.runtime.files import write_atomic
 from reslab.runtime.torchrun import read_distributed_env
 from reslab.spec.errors import invalid
 
@@ -49,6 +49,26 @@ def metrics_payload(evaluation: "Evaluation") -> dict[str, Any]:
     """Return `metrics` by name, and beside them the keys of classification: top1, top5, loss, num_correct."""
     scores = evaluation.to_dict()
     return {"metrics": {name: scores[name] for name in ("top1", "top5", "loss")}, **scores}
+
+
+def ensemble_payload(evaluation: "Evaluation", names: Sequence[str]) -> dict[str, Any]:
+    """Return `ensemble`: how the predictions are combined, and the metrics of each member by itself; {} for one run."""
+    members = [
+        {"run": name, **member.to_dict()}
+        for name, member in zip(names, evaluation.members, strict=bool(evaluation.members))
+    ]
+    return {"ensemble": {"combination": "mean probabilities", "members": members}} if members else {}
+
+
+def ensemble_rows(evaluation: "Evaluation", names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the rows that say what an ensemble is and what each member reaches by itself; none for one run."""
+    if not evaluation.members:
+        return []
+    member_rows = [
+        (f"member {number}", f"{format_percent(member.top1)}, loss {format_number(member.loss)}: {name}")
+        for number, (name, member) in enumerate(zip(names, evaluation.members, strict=True), 1)
+    ]
+    return [("ensemble", f"mean probabilities of {len(names)} runs"), *member_rows]
 
 
 def calibration_rows(calibration: dict[str, Any]) -> list[tuple[str, str]]:
@@ -103,109 +123,121 @@ def per_class_table(evaluation: "Evaluation") -> tuple[list[str], list[tuple[str
 _LIST_RUNS_STEP = "`reslab runs` lists the runs here"
 
 
+RunsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="RUN", help="Runs or their weights. Several are an ensemble (mean probabilities)."),
+]
+SplitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        metavar="train|val|test",
+        rich_help_panel=Panel.DATA,
+        help="Split to evaluate on.",
+        show_default="the held-out split",
+    ),
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="NAME|PATH",
+        rich_help_panel=Panel.DATA,
+        help="Dataset to evaluate on.",
+        show_default="the run's own",
+    ),
+]
+MeanOption = Annotated[
+    str | None,
+    typer.Option(
+        "--mean",
+        metavar="FLOAT...",
+        rich_help_panel=Panel.DATA,
+        help="Mean of each channel, of pixels scaled to [0, 1].",
+    ),
+]
+StdOption = Annotated[
+    str | None,
+    typer.Option(
+        "--std",
+        metavar="FLOAT...",
+        rich_help_panel=Panel.DATA,
+        help="Standard deviation of each channel, of pixels scaled to [0, 1].",
+    ),
+]
+EvalTransform = Annotated[
+    str | None,
+    typer.Option(
+        "--eval-transform",
+        metavar="TRANSFORMS",
+        rich_help_panel=Panel.DATA,
+        help="Evaluation transform, such as 'resize(256) center-crop(224)'.",
+        show_default="the model's own",
+    ),
+]
+TTAOption = Annotated[
+    str,
+    typer.Option(
+        "--tta",
+        metavar="VIEWS",
+        rich_help_panel=Panel.DATA,
+        help="Test-time augmentation: flip, ten-crop(224) or scales(224,256).",
+        show_default=False,
+    ),
+]
+PredictionsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--predictions",
+        metavar="FILE",
+        rich_help_panel=Panel.OUTPUT,
+        help="Write all predictions to a .csv or .npz file.",
+    ),
+]
+PerClassFlag = Annotated[
+    bool,
+    typer.Option("--per-class", help="Report precision, recall and F1 of each class, and the confusion matrix."),
+]
+CalibrationFlag = Annotated[
+    bool,
+    typer.Option("--calibration", help="Report calibration error and the temperature fitted on the validation split."),
+]
+SaveTemperatureFlag = Annotated[
+    bool,
+    typer.Option(
+        "--save-temperature",
+        help="Fit the temperature on the validation split and, if cross-validation finds it better than none, "
+        "save it with the weights, for `predict`.",
+    ),
+]
+HtmlFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--html",
+        metavar="FILE",
+        rich_help_panel=Panel.OUTPUT,
+        help="Write an HTML report with the images of the top losses.",
+    ),
+]
+
+
 def evaluate(
-    runs: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="RUN", help="Runs or their weights. Several are an ensemble (mean probabilities)."),
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            "--split",
-            metavar="train|val|test",
-            rich_help_panel=Panel.DATA,
-            help="Split to evaluate on.",
-            show_default="the held-out split",
-        ),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data",
-            metavar="NAME|PATH",
-            rich_help_panel=Panel.DATA,
-            help="Dataset to evaluate on.",
-            show_default="the run's own",
-        ),
-    ] = None,
+    runs: RunsArgument = None,
+    split: SplitOption = None,
+    data: DataOption = None,
     data_dir: DataDir = None,
     model: ModelName = None,
     pretrained: Pretrained = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(
-            "--mean",
-            metavar="FLOAT...",
-            rich_help_panel=Panel.DATA,
-            help="Mean of each channel, of pixels scaled to [0, 1].",
-        ),
-    ] = None,
-    std: Annotated[
-        str | None,
-        typer.Option(
-            "--std",
-            metavar="FLOAT...",
-            rich_help_panel=Panel.DATA,
-            help="Standard deviation of each channel, of pixels scaled to [0, 1].",
-        ),
-    ] = None,
-    eval_transform: Annotated[
-        str | None,
-        typer.Option(
-            "--eval-transform",
-            metavar="TRANSFORMS",
-            rich_help_panel=Panel.DATA,
-            help="Evaluation transform, such as 'resize(256) center-crop(224)'.",
-            show_default="the model's own",
-        ),
-    ] = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    eval_transform: EvalTransform = None,
     image_size: ImageSize = None,
-    tta: Annotated[
-        str,
-        typer.Option(
-            "--tta",
-            metavar="VIEWS",
-            rich_help_panel=Panel.DATA,
-            help="Test-time augmentation: flip, ten-crop(224) or scales(224,256).",
-            show_default=False,
-        ),
-    ] = "",
-    predictions: Annotated[
-        Path | None,
-        typer.Option(
-            "--predictions",
-            metavar="FILE",
-            rich_help_panel=Panel.OUTPUT,
-            help="Write all predictions to a .csv or .npz file.",
-        ),
-    ] = None,
-    per_class: Annotated[
-        bool,
-        typer.Option("--per-class", help="Report precision, recall and F1 of each class, and the confusion matrix."),
-    ] = False,
-    calibration: Annotated[
-        bool,
-        typer.Option(
-            "--calibration", help="Report calibration error and the temperature fitted on the validation split."
-        ),
-    ] = False,
-    save_temperature: Annotated[
-        bool,
-        typer.Option(
-            "--save-temperature",
-            help="Fit the temperature on the validation split and, if cross-validation finds it better than none, "
-            "save it with the weights, for `predict`.",
-        ),
-    ] = False,
-    html_path: Annotated[
-        Path | None,
-        typer.Option(
-            "--html",
-            metavar="FILE",
-            rich_help_panel=Panel.OUTPUT,
-            help="Write an HTML report with the images of the top losses.",
-        ),
-    ] = None,
+    tta: TTAOption = "",
+    predictions: PredictionsFile = None,
+    per_class: PerClassFlag = False,
+    calibration: CalibrationFlag = False,
+    save_temperature: SaveTemperatureFlag = False,
+    html_path: HtmlFile = None,
     batch_size: BatchSize = None,
     val_fraction: ValFraction = None,
     skip_bad_images: SkipBadImages = False,
@@ -216,22 +248,12 @@ def evaluate(
 ) -> None:
     """Evaluate one or more runs, or a third-party checkpoint (--model with --pretrained), in float32."""
     model_source = _resolve_model_source(runs or [], model, pretrained)
-    model_overrides = parse_overrides(overrides)
     _check_overrides(overrides, model)
     if save_temperature:
-        _check_calibration_options(
-            model_source,
-            model,
-            {
-                "--tta": tta,
-                "--eval-transform": eval_transform,
-                "--size": image_size,
-                "--mean": mean,
-                "--std": std,
-            },
-        )
+        changed = {"--tta": tta, "--eval-transform": eval_transform, "--size": image_size, "--mean": mean, "--std": std}
+        _check_calibration_options(model_source, model, changed)
     from reslab.training.evaluation.evaluate import evaluate as evaluate_models
-    from reslab.training.evaluation.predictions_file import check_predictions_path, save_predictions
+    from reslab.training.evaluation.predictions_file import check_predictions_path
 
     if predictions is not None:
         check_predictions_path(predictions)
@@ -241,7 +263,7 @@ def evaluate(
         model_source,
         data,
         pretrained=parse_pretrained(pretrained),
-        overrides=model_overrides,
+        overrides=parse_overrides(overrides),
         mean=parse_channel_values(mean, "--mean"),
         std=parse_channel_values(std, "--std"),
         eval_transform=eval_transform,
@@ -256,34 +278,50 @@ def evaluate(
         distributed=True,
         keep_probabilities=predictions is not None or needs_calibration,
     )
+    names = runs or [str(model)]
     evaluation = evaluate_split(split=split)
-    val_evaluation = _evaluate_val(evaluation, evaluate_split) if needs_calibration else None
-    if save_temperature:
-        _save_temperature(model_source, val_evaluation)
-    calibration_payload = _calibration_payload(evaluation, val_evaluation) if needs_calibration else {}
+    calibration_payload: dict[str, Any] = {}
+    if needs_calibration:
+        val_evaluation = _evaluate_val(evaluation, evaluate_split)
+        if save_temperature:
+            _save_temperature(model_source, val_evaluation)
+        calibration_payload = _calibration_payload(evaluation, val_evaluation)
     if read_distributed_env().is_main:
-        if predictions is not None:
-            save_predictions(predictions, evaluation)
-        if html_path is not None:
-            _write_html(html_path, evaluation, calibration_payload, " and ".join(runs or [str(model)]))
-    if as_json:
-        print_json(
-            {
-                **metrics_payload(evaluation),
-                **calibration_payload,
-                **(per_class_payload(evaluation) if per_class else {}),
-            }
-        )
-        return
-    print_pairs(
-        [
-            *metric_rows(evaluation),
-            *calibration_rows(calibration_payload),
-            *([("html", str(html_path))] if html_path else []),
-        ]
-    )
+        _write_files(evaluation, calibration_payload, names, predictions=predictions, html_path=html_path)
+    _print_evaluation(evaluation, calibration_payload, names, per_class=per_class, as_json=as_json)
+
+
+def _print_evaluation(
+    evaluation: "Evaluation", calibration: dict[str, Any], names: Sequence[str], *, per_class: bool, as_json: bool
+) -> None:
+    payload = {**metrics_payload(evaluation), **ensemble_payload(evaluation, names), **calibration}
     if per_class:
+        payload |= per_class_payload(evaluation)
+    rows = [*ensemble_rows(evaluation, names), *metric_rows(evaluation), *calibration_rows(calibration)]
+    print_result(payload, rows, as_json=as_json)
+    if per_class and not as_json:
         print_table(*per_class_table(evaluation))
+
+
+def _write_files(
+    evaluation: "Evaluation",
+    calibration: dict[str, Any],
+    names: Sequence[str],
+    *,
+    predictions: Path | None,
+    html_path: Path | None,
+) -> None:
+    """Write the files of --predictions and --html, where they are requested."""
+    from reslab.training.evaluation.predictions_file import save_predictions
+    from reslab.training.run_report import build_evaluation_page
+
+    if predictions is not None:
+        save_predictions(predictions, evaluation)
+    if html_path is not None:
+        title = f"{' and '.join(names)} on {evaluation.split}"
+        metadata = {"evaluated": " and ".join(names), **dict(ensemble_rows(evaluation, names))}
+        metadata |= {"split": evaluation.split, "precision": "float32"}
+        write_page(html_path, build_evaluation_page(title, evaluation, calibration, metadata))
 
 
 def _evaluate_val(evaluation: "Evaluation", evaluate_split: "Callable[..., Evaluation]") -> "Evaluation | None":
@@ -330,15 +368,6 @@ def _calibration_payload(evaluation: "Evaluation", val_evaluation: "Evaluation |
     from reslab.training.evaluation.calibration import calibration_metrics
 
     return calibration_metrics(evaluation, val_evaluation)
-
-
-def _write_html(html_path: Path, evaluation: "Evaluation", calibration: dict[str, Any], model_text: str) -> None:
-    from reslab.report.render import render_page
-    from reslab.training.run_report import build_evaluation_page
-
-    metadata = {"evaluated": model_text, "split": evaluation.split, "precision": "float32"}
-    html = render_page(build_evaluation_page(f"{model_text} on {evaluation.split}", evaluation, calibration, metadata))
-    write_atomic(html_path, html.encode())
 
 
 def _check_calibration_options(model_source: Any, model: str | None, changed_options: dict[str, Any]) -> None:

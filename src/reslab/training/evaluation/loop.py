@@ -1,7 +1,7 @@
 """The evaluation loop: exact counts of a model on batches, on one process or several, and ensembles."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ class Evaluation:
     `top1` = `num_correct` / `num_samples` and `top5` are fractions (`top5` is None below 5 classes); `loss` is the mean
     over samples. `confusion_matrix[i][j]` counts the samples of class i that were predicted as class j. With
     `keep_probabilities`, `probabilities` (N, classes) and `labels` (N,) are kept, with the samples' `names` and their
-    `dataset`.
+    `dataset`. `members` are the scores of each model of an ensemble by itself, without probabilities.
     """
 
     num_samples: int
@@ -38,6 +38,7 @@ class Evaluation:
     names: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     dataset: ImageDataset | None = None
+    members: tuple["Evaluation", ...] = ()
 
     @property
     def top1(self) -> float:
@@ -154,4 +155,5 @@ def average_evaluations(evaluations: Sequence[Evaluation]) -> Evaluation:
     total_loss = functional.nll_loss(log_mean, first.labels, reduction="sum").item()
     result = _make_evaluation(mean, first.labels, mean.shape[1], total_loss, first.split, keep_probabilities=False)
     copied = {name: getattr(first, name) for name in ("labels", "names", "classes", "dataset")}
-    return Evaluation(**{**vars(result), "probabilities": mean.float(), **copied})
+    members = tuple(replace(evaluation, probabilities=None, labels=None, dataset=None) for evaluation in evaluations)
+    return Evaluation(**{**vars(result), "probabilities": mean.float(), "members": members, **copied})
