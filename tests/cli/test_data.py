@@ -69,3 +69,15 @@ def test_the_group_has_help(command: Command) -> None:
     assert "check" in command("data", "--help").out
     assert "--json" in command("data", "check", "--help").out
     assert command("data", "chek").code == 2
+
+
+def test_columns_of_a_csv_file_are_named(folder: Path, command: Command) -> None:
+    rows = [f"{path.relative_to(folder.parent)};{path.parent.name}" for path in sorted(folder.rglob("*.png"))]
+    (folder.parent / "list.csv").write_text("\n".join(["photo;kind", *rows]))
+    outcome = command("data", "check", "list.csv", "--json")
+    assert outcome.code == 1
+    assert "--image-column" in outcome.value["error"]
+    outcome = command("data", "check", "list.csv", "--image-column", "photo", "--label-column", "kind", "--json")
+    assert outcome.value["splits"]["train"]["per_class"] == {"ants": 23, "bees": 23}
+    for name in ("train", "eval"):
+        assert "--label-column" in command(name, "--help").out

@@ -101,13 +101,13 @@ def test_a_broken_picture_on_standard_input_is_a_row(monkeypatch: pytest.MonkeyP
 
 
 def test_mistakes_are_told(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "no.csv").write_text("file,label\na.png,1\n")
+    (tmp_path / "no.csv").write_text("kind,label\na,1\n")
     (tmp_path / "bare.csv").write_text("path\n")
     (tmp_path / "empty.tar").touch()
     (tmp_path / "cut.tar").write_bytes(shard(tmp_path / "whole.tar", k_png=png(1)).read_bytes()[:700])
     shard(tmp_path / "text.tar", k_txt=b"words")
     for name, said in (
-        ("no.csv", "the column path"),
+        ("no.csv", "a column of images"),
         ("bare.csv", "none below"),
         ("empty.tar", "empty"),
         ("cut.tar", "truncated"),

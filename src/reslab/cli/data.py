@@ -7,8 +7,12 @@ import typer
 
 from reslab.cli.options import (
     DataDir,
+    ImageColumn,
     JsonFlag,
+    LabelColumn,
     Panel,
+    SplitColumn,
+    named_columns,
 )
 from reslab.cli.output import print_json, print_table, write_page
 from reslab.report.format import format_int
@@ -47,6 +51,9 @@ def check(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="INTEGER", help="Random seed of the sample batch.")] = 0,
     data_dir: DataDir = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    split_column: SplitColumn = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Read every image once and report counts, sizes, broken files, duplicates and train/test leakage.
@@ -57,7 +64,7 @@ def check(
     from reslab.data.check.check import check_data
     from reslab.data.check.findings import Severity, list_findings
 
-    check_result = check_data(path, data_dir)
+    check_result = check_data(path, data_dir, named_columns(image_column, label_column, split_column))
     issues = list_findings(check_result)
     output_path = html_path or Path(f"data-check-{check_result.listing.name}.html")
     transform = default_train_transform(check_result) if train_transform is None else train_transform

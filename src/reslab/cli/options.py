@@ -28,6 +28,12 @@ class Panel(StrEnum):
     LIMITS = "Limits"
 
 
+def named_columns(image: str | None, label: str | None, split: str | None) -> dict[str, str] | None:
+    """Return the given names of a CSV file's columns by role, as `open_dataset` takes them; None without any."""
+    names = {"image": image, "label": label, "split": split}
+    return {role: name for role, name in names.items() if name} or None
+
+
 def complete_model(incomplete: str) -> list[str]:
     """Return the models whose names start with `incomplete`, for shell completion."""
     return [name for name in ARCHS if name.startswith(incomplete)]
@@ -75,6 +81,36 @@ ValFraction = Annotated[
         metavar="FLOAT",
         rich_help_panel=Panel.DATA,
         help="Fraction of the training images to hold out for validation, stratified by class.",
+    ),
+]
+ImageColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--image-column",
+        metavar="NAME",
+        rich_help_panel=Panel.DATA,
+        help="Column of the images' paths in a CSV file.",
+        show_default="path, filename, file, image, img",
+    ),
+]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--label-column",
+        metavar="NAME",
+        rich_help_panel=Panel.DATA,
+        help="Column of the classes in a CSV file.",
+        show_default="label, class, category",
+    ),
+]
+SplitColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--split-column",
+        metavar="NAME",
+        rich_help_panel=Panel.DATA,
+        help="Column of the splits (train, val, test) in a CSV file.",
+        show_default="split, subset, if there",
     ),
 ]
 NumImages = Annotated[

@@ -40,18 +40,19 @@ class DataFormat:
 
     `open` returns the dataset for training and is strict; `list` returns its images with labels, also those that
     `open` would refuse, for `reslab data check`; `list_images` returns the images whatever their labels, for
-    prediction. All raise ValueError if the data cannot be read.
+    prediction. `list` takes the names of a CSV file's columns, too. All raise ValueError if the data cannot be read.
     """
 
     name: str
     matches: Callable[[Path], bool]
     open: Callable[[Path, SplitOptions], DatasetSplits]
-    list: Callable[[Path], DatasetListing]
+    list: Callable[..., DatasetListing]
     list_images: Callable[[Path], Sequence[Path | ImageLocation]]
+    has_columns: bool = False
 
 
 FORMATS: tuple[DataFormat, ...] = (
-    DataFormat("csv", is_csv, open_csv, list_csv_dataset, list_csv_paths),
+    DataFormat("csv", is_csv, open_csv, list_csv_dataset, list_csv_paths, has_columns=True),
     DataFormat("webdataset", has_shards, open_shards, list_shards, list_unlabeled_images),
     DataFormat("image-folder", Path.is_dir, open_image_folder, list_image_folder, list_unlabeled_images),
 )
@@ -155,17 +156,25 @@ def open_dataset(
     split_seed: int = 0,
     skip_bad_images: bool = False,
     split_record: Mapping[str, Any] | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> DatasetSplits:
     """Open a named dataset (`DATASETS`), a folder of class folders, a CSV file, or WebDataset shards by path or URL.
 
     A name takes precedence over a folder of that name; `./name` opens the folder. A named dataset is searched for in
     `data_dir`, the cache and the system's folders. `val_fraction` holds out a stratified part of the training images
     for validation (default 0.2 for a path with training images only, else none). `split_record`, of an earlier
-    opening, makes the same splits again.
+    opening, makes the same splits again. `columns` names the columns of a CSV file, by the keys "image", "label" and
+    "split", where they are not called as usual (`USUAL_COLUMNS`).
     Raises ValueError if there is no such dataset, its layout is wrong, or images cannot be read.
     """
     text = str(name_or_path)
-    options = SplitOptions(val_fraction, split_seed, skip_bad_images, split_record)
+    options = SplitOptions(
+        val_fraction=val_fraction,
+        seed=split_seed,
+        skip_bad_images=skip_bad_images,
+        record=split_record,
+        columns=columns,
+    )
     info = None if isinstance(name_or_path, Path) else DATASETS.get(text.lower())
     if info is not None:
         return _open_named(info, Path(data_dir).expanduser() if data_dir else None, options)
@@ -176,11 +185,14 @@ def open_dataset(
         known = [*DATASETS, *_local_folders()]
         raise unknown_name("dataset or folder", text, known, "`reslab train FOLDER` takes a folder of class folders")
     data_format = find_format(path)
+    _check_columns(path, data_format, columns)
     # Whatever is of no format is reported by the image folder, as the most common one.
     return data_format.open(path, options) if data_format else open_image_folder(path, options)
 
 
-def list_dataset(name_or_path: str | Path, data_dir: Path | None = None) -> DatasetListing:
+def list_dataset(
+    name_or_path: str | Path, data_dir: Path | None = None, columns: Mapping[str, str] | None = None
+) -> DatasetListing:
     """List the images of a named dataset or of a path, also if training would refuse its layout.
 
     Raises ValueError if there is nothing, or a CSV file or a shard cannot be read.
@@ -194,7 +206,15 @@ def list_dataset(name_or_path: str | Path, data_dir: Path | None = None) -> Data
         raise unknown_name("dataset, folder or file", text, DATASETS, "`reslab data check PATH` takes a path")
     path = path.resolve()
     data_format = find_format(path)
-    return data_format.list(path) if data_format else list_image_folder(path)
+    _check_columns(path, data_format, columns)
+    if data_format is None:
+        return list_image_folder(path)
+    return data_format.list(path, columns) if columns else data_format.list(path)
+
+
+def _check_columns(path: Path, data_format: DataFormat | None, columns: Mapping[str, str] | None) -> None:
+    if columns and not (data_format and data_format.has_columns):
+        raise invalid("a CSV file, where columns are named", path, next_step="omit the names of columns")
 
 
 def _local_folders() -> list[str]:

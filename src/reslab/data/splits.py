@@ -1,6 +1,7 @@
 """Make splits: stratified by class, a function of labels, fraction and seed, and recorded for a later opening."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -24,7 +25,8 @@ PHOTO_EVAL_TRANSFORM = "resize(256) center-crop(224)"
 class SplitOptions:
     """The options of opening a dataset: what to hold out for validation, and whether to skip unreadable images.
 
-    `record` is the split record of an earlier opening, which makes the same splits again.
+    `record` is the split record of an earlier opening, which makes the same splits again. `columns` names the columns
+    of a CSV file: of image, label and split.
     Raises ValueError if the validation fraction is not strictly between 0 and 1.
     """
 
@@ -32,6 +34,7 @@ class SplitOptions:
     seed: int = 0
     skip_bad_images: bool = False
     record: Mapping[str, Any] | None = None
+    columns: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         if self.val_fraction is not None:
@@ -197,21 +200,29 @@ def stratified_indices(labels: Tensor, num_images: int) -> list[int]:
 
 
 def collect_skipped(
-    location: Path | str, unreadable: Mapping[str, str], options: SplitOptions
+    location: Path | str, unreadable: Mapping[str, str], options: SplitOptions, missing: Collection[str] = ()
 ) -> tuple[tuple[str, str], ...]:
     """Return (name, reason) of the images to skip: those that cannot be read, and those that the record skipped.
 
     A recorded image stays skipped even if it has been repaired since: otherwise the data would not be the same again.
-    Raises ValueError listing the unreadable images that neither the record nor `skip_bad_images` allows to skip.
+    Raises ValueError listing the unreadable images that neither the record nor `skip_bad_images` allows to skip; those in
+    `missing` do not exist.
     """
     recorded: dict[str, str] = dict((options.record or {}).get("skipped_files", ()))
     skipped = {name: unreadable.get(name, reason) for name, reason in recorded.items()}
     errors = {name: reason for name, reason in unreadable.items() if name not in skipped}
     if errors and not options.skip_bad_images:
-        lines = "".join(f"\n  {location}/{name}: {reason}" for name, reason in errors.items())
-        noun = "1 image" if len(errors) == 1 else f"{len(errors)} images"
-        advice = "repair or remove them, or skip them with --skip-bad-images"
-        raise ValueError(f"{noun} in {location} cannot be read ({advice}):{lines}")
+        num_missing = len(errors.keys() & set(missing))
+        headings = []
+        if num_missing:
+            advice = "correct the paths, or skip them with --skip-bad-images"
+            headings.append(f"{_count_images(num_missing)} listed: no such file, relative to {location} ({advice})")
+        if num_broken := len(errors) - num_missing:
+            advice = "repair or remove them, or skip them with --skip-bad-images"
+            headings.append(f"{_count_images(num_broken)} in {location} cannot be read ({advice})")
+        # Symlinked and listed files may lie elsewhere; then the name is the whole path.
+        lines = "".join(f"\n  {os.path.join(location, name)}: {reason}" for name, reason in errors.items())
+        raise ValueError(f"{'; '.join(headings)}:{lines}")
     return tuple(sorted({**skipped, **unreadable}.items()))
 
 
@@ -253,6 +264,10 @@ def _ranges(numbers: Sequence[int]) -> str:
         (numbers[start], numbers[stop - 1]) for start, stop in zip(starts, [*starts[1:], len(numbers)], strict=True)
     ]
     return ", ".join(str(low) if low == high else f"{low} to {high}" for low, high in runs[:5])
+
+
+def _count_images(num_images: int) -> str:
+    return "1 image" if num_images == 1 else f"{num_images:,} images"
 
 
 def apply_split(

@@ -64,6 +64,7 @@ class TrainOptions:
     data_dir: str | Path | None = None
     val_fraction: float | None = None
     skip_bad_images: bool = False
+    columns: Mapping[str, str] | None = None
     recipe_arch_overrides: tuple[str, ...] = ()
     num_images: int | None = None
     snapshot_every: str | None = None

@@ -29,26 +29,27 @@ def open_train_data(
     data_dir: str | Path | None = None,
     val_fraction: float | None = None,
     skip_bad_images: bool = False,
+    *,
+    columns: Mapping[str, str] | None = None,
     num_images: int | None = None,
 ) -> DatasetSplits:
     """Open a dataset by name or folder (None: the digits), or wrap the user's splits, dataset or (images, labels).
 
-    `num_images` limits the training images, with the same fraction of each class.
+    `num_images` limits the training images, with the same fraction of each class; `columns` names a CSV file's columns.
     """
-    dataset = _open_data(data, data_dir, val_fraction, skip_bad_images)
-    return dataset if num_images is None else stratified_subset(dataset, num_images)
-
-
-def _open_data(
-    data: Any, data_dir: str | Path | None, val_fraction: float | None, skip_bad_images: bool
-) -> DatasetSplits:
     if isinstance(data, DatasetSplits):
-        return data
-    if data is None or isinstance(data, str | Path):
-        return open_dataset(
-            data or DEFAULT_DATA, data_dir=data_dir, val_fraction=val_fraction, skip_bad_images=skip_bad_images
+        dataset = data
+    elif data is None or isinstance(data, str | Path):
+        dataset = open_dataset(
+            data or DEFAULT_DATA,
+            data_dir=data_dir,
+            val_fraction=val_fraction,
+            skip_bad_images=skip_bad_images,
+            columns=columns,
         )
-    return as_dataset(data, val_fraction=val_fraction)
+    else:
+        dataset = as_dataset(data, val_fraction=val_fraction)
+    return dataset if num_images is None else stratified_subset(dataset, num_images)
 
 
 def data_metadata(data: DatasetSplits, requested: Any, data_dir: str | Path | None) -> dict[str, Any]:

@@ -89,6 +89,7 @@ def setup_run(
         data_dir=options.data_dir,
         val_fraction=options.val_fraction,
         skip_bad_images=options.skip_bad_images,
+        columns=options.columns,
         num_images=options.num_images,
     )
     defaults = recipe_defaults(options)

@@ -62,6 +62,7 @@ def train(
     val_fraction: float | None = None,
     num_images: int | None = None,
     skip_bad_images: bool = False,
+    columns: Mapping[str, str] | None = None,
     device: str | torch.device = "auto",
     workers: int | None = None,
     on_log: LogCallback | None = None,
@@ -80,7 +81,8 @@ def train(
     `image_size` (pixels) sets the size of training and evaluation images and the network's described input size.
     `train_transform` is an expression, a function from one image (C, H, W) in uint8 to another, or a list of both;
     a function runs under a seed of its own for every sample, and a resumed run needs it again.
-    `loss(outputs, labels)` replaces cross-entropy. `num_images` limits the training images.
+    `loss(outputs, labels)` replaces cross-entropy. `num_images` limits the training images. `columns` names the columns
+    of a CSV file, as of `open_dataset`.
 
     `output` is the run's folder; `resume` continues the run in it, and only its duration, paths, device and workers may
     change. The weights kept are the best on the validation split, or else the last; `snapshot_every` (`"1 epoch"`,
@@ -117,6 +119,7 @@ def train(
         data_dir=data_dir,
         val_fraction=val_fraction,
         skip_bad_images=skip_bad_images,
+        columns=columns,
         num_images=num_images,
         snapshot_every=snapshot_every,
         auto_batch=auto_batch,

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from reslab.data.formats.csv_table import read_csv_rows
-from reslab.data.registry import open_dataset
+from reslab.data.formats.csv_table import find_separator, read_csv_rows
+from reslab.data.registry import list_dataset, open_dataset
 
 COLOURS = [10, 20, 30, 40, 50, 60, 70, 80]
 
@@ -83,10 +83,11 @@ def test_quoted_paths(pictures: Path) -> None:
     [
         ("", "got: an empty file"),
         ("path,label\n", "no rows"),
-        ("files/0.png,ant\nfiles/1.png,wasp\n", "a header with the columns path,label"),
-        ("path,labels\nfiles/0.png,a\n", "rename labels to label"),
+        ("name,kind\nfiles/0,ant\n", "a column of images in"),
+        ("path,labels\nfiles/0.png,a\n", "--label-column labels, or rename it to label"),
+        ("path,label\ngone.png,a\nlost.png,b\n", "image files, as"),
         ("path,label\nfiles/0.png\nfiles/1.png,b\n", "a label in line 2"),
-        ("path,label\n,a\n", "a path in line 2"),
+        ("path,label\n,a\n", "an image in line 2"),
         ("path,label\nfiles/0.png,a\nfiles/1.png,a\n", "a single class, 'a'"),
         ("path,label,split\nfiles/0.png,a,trian\n", "unknown split in line 2"),
         ("path,label,split\nfiles/0.png,a,val\n", "only val"),
@@ -113,7 +114,7 @@ def test_not_utf_8(pictures: Path) -> None:
 def test_missing_and_broken_images_are_listed(pictures: Path) -> None:
     (pictures / "files" / "3.png").write_bytes(b"")
     file = write(pictures, "path,label\n" + "\n".join([*ROWS, "files/gone.png,ant"]))
-    with pytest.raises(ValueError, match=r"2 images in .* cannot be read") as caught:
+    with pytest.raises(ValueError, match=r"1 image listed: no such file, relative to .*; 1 image in .* cannot be") as caught:
         open_dataset(file)
     assert "files/gone.png: no such file" in str(caught.value)
     assert "files/3.png: empty (0 bytes)" in str(caught.value)
@@ -147,3 +148,89 @@ def test_binary_content_and_open_quotes_are_an_error(tmp_path: Path) -> None:
     file.write_text('path\n"a.png\n')
     with pytest.raises(ValueError, match=r"list\.csv:2: not valid CSV"):
         list(read_csv_rows(file))
+
+
+@pytest.mark.parametrize(
+    ("header", "columns"),
+    [
+        ("filename,class", None),
+        ("Img,Category", None),
+        ("label,file,width", None),
+        ("photo,kind", {"image": "photo", "label": "Kind"}),
+        ("path,label,image,true", {"image": "image", "label": "true"}),
+    ],
+)
+def test_columns_by_their_usual_names_or_as_told(pictures: Path, header: str, columns: dict[str, str] | None) -> None:
+    names = header.split(",")
+    image, label = (columns or {}).get("image"), (columns or {}).get("label", "").lower()
+    lines = []
+    for i in range(8):
+        cells = dict.fromkeys(names, "x")
+        usual_image = next((name for name in names if name.lower() in ("filename", "img", "file")), "")
+        usual_label = next((name for name in names if name.lower() in ("class", "category", "label")), "")
+        cells[image or usual_image] = f"files/{i}.png"
+        cells[next((name for name in names if name.lower() == label), usual_label)] = "wasp" if i % 2 else "ant"
+        lines.append(",".join(cells.values()))
+    file = write(pictures, "\n".join([header, *lines]))
+    data = open_dataset(file, columns=columns)
+    assert data.classes == ("ant", "wasp")
+    assert {split: len(images) for split, images in data.splits.items()} == {"train": 6, "val": 2}
+    # The record alone opens the same data again: a run needs no column names.
+    again = open_dataset(file, split_record=json.loads(json.dumps(data.split_record)))
+    assert again.fingerprint == data.fingerprint
+    assert list_dataset(file, columns=columns).classes == data.classes
+
+
+def test_columns_that_are_not_there(pictures: Path) -> None:
+    file = write(pictures, "path,label\n" + "\n".join(ROWS))
+    with pytest.raises(ValueError, match=r"unknown column in .* 'lable'; nearest: 'label'"):
+        open_dataset(file, columns={"label": "lable"})
+    with pytest.raises(ValueError, match="a CSV file, where columns are named"):
+        open_dataset(pictures, columns={"label": "label"})
+
+
+@pytest.mark.parametrize("order", ["{path},{label}", "{label},{path}", "{path},{label},train"])
+def test_a_file_without_a_header(pictures: Path, order: str) -> None:
+    rows = (row.split(",") for row in ROWS)
+    file = write(pictures, "\n".join(order.format(path=path, label=label) for path, label in rows))
+    data = open_dataset(file, val_fraction=0.25)
+    assert data.classes == ("ant", "wasp")
+    assert sum(len(images) for images in data.splits.values()) == 8
+    assert "list.csv has no header: column" in data.messages[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "separator"),
+    [
+        ("path,label\n", ","),
+        ("path;label\na,b.png;1,5\nc.png;2\n", ";"),
+        ("path|label|split\na,b.png|x|train\n", "|"),
+        ("a,b.png\tcat\nc,d,e.png\tdog\n", "\t"),
+        ('"a;b;c;d",x\n"e;f;g;h",y\n', ","),
+        ("", ","),
+    ],
+)
+def test_separators(text: str, separator: str) -> None:
+    assert find_separator(text) == separator
+
+
+def test_backslashes_blanks_and_quotes(pictures: Path) -> None:
+    rows = [f'"files\\{i}.png", {label}' for i, label in enumerate(['"c"', '"a ""b"""'] * 4)]
+    data = open_dataset(write(pictures, "path, label\r\n" + "\r\n".join(rows)))
+    assert data.classes == ('a "b"', "c")
+    assert data.splits["train"].name(0).startswith("files/")
+
+
+def test_utf_16_as_spreadsheets_save_it(pictures: Path) -> None:
+    (pictures / "list.csv").write_bytes("\n".join(["path\tlabel", *ROWS]).replace(",", "\t").encode("utf-16"))
+    assert open_dataset(pictures / "list.csv").classes == ("ant", "wasp")
+
+
+def test_paths_relative_to_another_folder(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (pictures / "lists").mkdir()
+    file = write(pictures / "lists", "path,label\n" + "\n".join(ROWS))
+    monkeypatch.chdir(pictures)
+    with pytest.raises(ValueError) as caught:
+        open_dataset(file)
+    assert f"relative to {pictures / 'lists'}; got: no such file as" in str(caught.value)
+    assert f"they exist relative to the current folder: move the CSV file to {pictures}" in str(caught.value)

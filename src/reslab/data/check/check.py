@@ -130,7 +130,9 @@ class DataCheck:
         return [self.images[index].name for index in group.indices]
 
 
-def check_data(data: str | Path | DatasetSplits, data_dir: Path | None = None) -> DataCheck:
+def check_data(
+    data: str | Path | DatasetSplits, data_dir: Path | None = None, columns: Mapping[str, str] | None = None
+) -> DataCheck:
     """Check a named dataset, the data at a path, or an open dataset (`as_dataset` makes one of tensors).
 
     Raises ValueError only if there is nothing to read; `listing.layout_error` has the error that training would raise.
@@ -138,7 +140,7 @@ def check_data(data: str | Path | DatasetSplits, data_dir: Path | None = None) -
     if isinstance(data, DatasetSplits):
         listing = DatasetListing(data.name, data.location, data.classes, data.splits, messages=data.messages)
     else:
-        listing = list_dataset(data, data_dir)
+        listing = list_dataset(data, data_dir, columns)
     checked: list[CheckedImage] = []
     for split, dataset in listing.splits.items():
         labels = [listing.classes[label] for label in dataset.labels.tolist()]

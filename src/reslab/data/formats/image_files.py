@@ -77,12 +77,15 @@ def _list_splits(root: Path) -> tuple[dict[str, LabeledFiles], IgnoredFiles, tup
 
 
 def open_csv(csv_path: Path, options: SplitOptions) -> DatasetSplits:
-    """Open the images that a CSV file lists: `path,label[,split]`, paths relative to its folder.
+    """Open the images that a CSV file lists (`list_csv`), paths relative to its folder; columns given are recorded.
 
     Raises ValueError with the line of every mistake, and for unreadable images unless they may be skipped.
     """
     csv_path = csv_path.resolve()
-    return _open_files(csv_path, csv_path.parent, list_csv(csv_path), options)
+    columns = options.columns or (options.record or {}).get("columns")
+    files_by_split, messages = list_csv(csv_path, columns)
+    data = _open_files(csv_path, csv_path.parent, files_by_split, options, messages)
+    return replace(data, split_record={**data.split_record, "columns": dict(columns)}) if columns else data
 
 
 def _open_files(
@@ -95,7 +98,8 @@ def _open_files(
     """Open listed files, of the same classes in every split; names are relative to `root`."""
     scanned = _scan_files(location, root, [path for files in files_by_split.values() for path in files.paths])
     unreadable = {name: file.error for name, file in scanned.items() if file.error}
-    skipped = collect_skipped(root, unreadable, options)
+    missing = [name for name, file in scanned.items() if file.num_bytes < 0]
+    skipped = collect_skipped(root, unreadable, options, missing)
     skipped_names = {name for name, _ in skipped}
     splits: Mapping[str, ImageDataset] = {
         split: _without_skipped(files, root, skipped_names) for split, files in files_by_split.items()
@@ -157,11 +161,11 @@ def list_image_folder(root: Path) -> DatasetListing:
     return DatasetListing(root.name, str(root), classes, splits, unlabeled, layout_error, ignored, messages)
 
 
-def list_csv_dataset(csv_path: Path) -> DatasetListing:
+def list_csv_dataset(csv_path: Path, columns: Mapping[str, str] | None = None) -> DatasetListing:
     """List the images of a CSV file. Raises ValueError as `list_csv` does."""
-    files_by_split = list_csv(csv_path)
+    files_by_split, messages = list_csv(csv_path, columns)
     splits = {split: files.to_dataset(csv_path.parent) for split, files in files_by_split.items()}
-    return DatasetListing(csv_path.stem, str(csv_path), files_by_split["train"].classes, splits)
+    return DatasetListing(csv_path.stem, str(csv_path), files_by_split["train"].classes, splits, messages=messages)
 
 
 def _existing_split_folders(root: Path) -> dict[str, Path]:

@@ -83,6 +83,7 @@ class EvaluateOptions:
     data_dir: str | Path | None = None
     val_fraction: float | None = None
     skip_bad_images: bool = False
+    columns: Mapping[str, str] | None = None
     device: str | torch.device = "auto"
     workers: int | None = None
     keep_probabilities: bool = False
@@ -107,6 +108,7 @@ def evaluate(
     data_dir: str | Path | None = None,
     val_fraction: float | None = None,
     skip_bad_images: bool = False,
+    columns: Mapping[str, str] | None = None,
     device: str | torch.device = "auto",
     workers: int | None = None,
     keep_probabilities: bool = False,
@@ -120,7 +122,7 @@ def evaluate(
     normalization, `eval_transform` the resizing and cropping (`"resize(256) center-crop(256)"`), and `image_size` the
     size alone, in pixels. `tta` names test-time
     augmentation (`"ten-crop(224)"`, `"scales(224,256) flip"`): the probabilities over the views are averaged.
-    `keep_probabilities` keeps the probabilities for `save_predictions` and `calibrate`. A run that trained the user's
+    `columns` names the columns of a CSV file, as of `open_dataset`. `keep_probabilities` keeps the probabilities for `save_predictions` and `calibrate`. A run that trained the user's
     own module needs it as `module`. With `distributed`, each rank that torchrun started evaluates a part, and all
     return the scores of the whole. Raises ValueError if the classes or channels of model and data differ.
     """
@@ -139,6 +141,7 @@ def evaluate(
         data_dir=data_dir,
         val_fraction=val_fraction,
         skip_bad_images=skip_bad_images,
+        columns=columns,
         device=device,
         workers=workers,
         keep_probabilities=keep_probabilities,
@@ -260,7 +263,9 @@ def _resolve_data(target: ModelLike, data: Any, options: EvaluateOptions) -> Dat
         return reopen_data(target.metadata["data"], None, options.data_dir)
     if data is None:
         raise invalid("data to evaluate on", "none", next_step="name a dataset or a folder: --data cifar10")
-    return open_train_data(data, options.data_dir, options.val_fraction, options.skip_bad_images)
+    return open_train_data(
+        data, options.data_dir, options.val_fraction, options.skip_bad_images, columns=options.columns
+    )
 
 
 def _resolve_model(target: ModelLike, data: DatasetSplits, options: EvaluateOptions) -> nn.Module:
