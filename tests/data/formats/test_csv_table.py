@@ -114,7 +114,9 @@ def test_not_utf_8(pictures: Path) -> None:
 def test_missing_and_broken_images_are_listed(pictures: Path) -> None:
     (pictures / "files" / "3.png").write_bytes(b"")
     file = write(pictures, "path,label\n" + "\n".join([*ROWS, "files/gone.png,ant"]))
-    with pytest.raises(ValueError, match=r"1 image listed: no such file, relative to .*; 1 image in .* cannot be") as caught:
+    with pytest.raises(
+        ValueError, match=r"1 image listed: no such file, relative to .*; 1 image in .* cannot be"
+    ) as caught:
         open_dataset(file)
     assert "files/gone.png: no such file" in str(caught.value)
     assert "files/3.png: empty (0 bytes)" in str(caught.value)

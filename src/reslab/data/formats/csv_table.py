@@ -14,7 +14,18 @@ from reslab.data.image_formats import is_image_name
 from reslab.spec.errors import invalid, nearest, unknown_name
 
 USUAL_COLUMNS = {
-    "image": ("path", "filename", "file", "image", "img", "filepath", "file_path", "file_name", "image_path", "img_path"),
+    "image": (
+        "path",
+        "filename",
+        "file",
+        "image",
+        "img",
+        "filepath",
+        "file_path",
+        "file_name",
+        "image_path",
+        "img_path",
+    ),
     "label": ("label", "class", "category", "class_name", "target"),
     "split": ("split", "subset", "partition"),
 }
