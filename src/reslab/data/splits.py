@@ -205,8 +205,8 @@ def collect_skipped(
     """Return (name, reason) of the images to skip: those that cannot be read, and those that the record skipped.
 
     A recorded image stays skipped even if it has been repaired since: otherwise the data would not be the same again.
-    Raises ValueError listing the unreadable images that neither the record nor `skip_bad_images` allows to skip; those in
-    `missing` do not exist.
+    Raises ValueError listing the unreadable images that neither the record nor `skip_bad_images` allows to skip;
+    those in `missing` do not exist.
     """
     recorded: dict[str, str] = dict((options.record or {}).get("skipped_files", ()))
     skipped = {name: unreadable.get(name, reason) for name, reason in recorded.items()}

@@ -122,7 +122,8 @@ def evaluate(
     normalization, `eval_transform` the resizing and cropping (`"resize(256) center-crop(256)"`), and `image_size` the
     size alone, in pixels. `tta` names test-time
     augmentation (`"ten-crop(224)"`, `"scales(224,256) flip"`): the probabilities over the views are averaged.
-    `columns` names the columns of a CSV file, as of `open_dataset`. `keep_probabilities` keeps the probabilities for `save_predictions` and `calibrate`. A run that trained the user's
+    `columns` names the columns of a CSV file, as of `open_dataset`.
+    `keep_probabilities` keeps the probabilities for `save_predictions` and `calibrate`. A run that trained the user's
     own module needs it as `module`. With `distributed`, each rank that torchrun started evaluates a part, and all
     return the scores of the whole. Raises ValueError if the classes or channels of model and data differ.
     """
