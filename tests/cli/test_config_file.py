@@ -70,7 +70,8 @@ def test_an_empty_file_has_no_values(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
-        ("a.json", "{}", r"\.toml"),
+        ("a.ini", "", r"\.toml.*\.json"),
+        ("a.json", "{", "a JSON file"),
         ("a.toml", "lr 0.1", "a TOML file.*line 1"),
         ("a.yaml", "a: [1", "a YAML file"),
         ("a.yaml", "- 1", "keys and their values.*list"),
@@ -152,3 +153,27 @@ def test_a_wrong_key_of_a_file_names_the_nearest(command: Command, tmp_path: Pat
     assert outcome.code == 1
     assert "optimizer.lr" in outcome.err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.toml", "\ufefflr = 0.3\nepochs = 3\nschedule = 'cosine'\n".encode()),
+        ("a.toml", "lr = 0.3\r\nepochs = 3\r\nschedule = 'cosine'\r\n".encode("utf-16")),
+        ("a.yaml", "\ufefflr: 0.3\nepochs: 3\nschedule: cosine\n".encode()),
+        ("a.json", b'{"lr": 0.3, "epochs": 3, "schedule": "cosine"}'),
+        ("a.json", '\ufeff{"optimizer": {"lr": 0.3}, "epochs": 3, "schedule": {"name": "cosine"}}'.encode()),
+    ],
+)
+def test_short_keys_byte_order_marks_and_json_are_read(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    merged = merge_config(read_config_file(tmp_path / name), {})
+    assert merged == {"optimizer.lr": 0.3, "duration": "3 epochs", "schedule.name": "cosine"}
+    assert merge_config(read_config_file(tmp_path / name), {"lr": "0.5"})["optimizer.lr"] == "0.5"
+    assert "duration" not in merge_config(read_config_file(tmp_path / name), {}, epochs=2)
+
+
+@pytest.mark.parametrize("key", ["seed", "num_images", "output"])
+def test_the_name_of_an_option_is_no_key(key: str) -> None:
+    with pytest.raises(ValueError, match=f"--{key.replace('_', '-')}"):
+        merge_config({}, {key: "1"})

@@ -108,3 +108,24 @@ def test_mistakes_are_errors_and_nothing_is_written(
     assert expected in outcome.err
     assert "unexpected error" not in outcome.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("resnet18", "digits"), "--model resnet18 digits"),
+        (("digits", "--model", "resnet20_cifar", "--pretrained", "README.nowhere"), "no such file"),
+        (("digits", "--output", "FILE/run"), "is a file"),
+        (("digits", "--output", "/proc/nothing/run"), "an output folder that can be written"),
+        (("digits", "--set", "warmup=1 epoch"), "schedule.warmup, ema.warmup"),
+        (("digits", "--set", "seed=1"), "the option --seed"),
+    ],
+)
+def test_near_misses_are_told(command: Command, tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    (tmp_path / "file").touch()
+    given = [argument.replace("FILE", str(tmp_path / "file")) for argument in arguments]
+    output = [] if "--output" in given else ["--output", str(tmp_path / "run")]
+    outcome = command("train", *given, *output)
+    assert outcome.code == 1
+    assert said in outcome.err
+    assert not (tmp_path / "run").exists()

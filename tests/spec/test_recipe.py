@@ -5,13 +5,14 @@ The figures of each recipe against those that its source prints.
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from reslab.spec.config import from_dict, to_dict
 from reslab.spec.grammar import parse_ops
 from reslab.spec.optim import Duration, OptimizerConfig, ScheduleConfig, parse_duration
-from reslab.spec.recipe import Recipe, apply_recipe_overrides
+from reslab.spec.recipe import Recipe, apply_recipe_overrides, expand_recipe_keys
 from reslab.spec.recipes import RECIPES, get_recipe
 from reslab.spec.zoo import ARCHS
 
@@ -288,3 +289,76 @@ def test_recipes_of_others_compute_in_float32_and_name_what_they_are_for() -> No
 def test_what_means_nothing_is_refused_recipe_figures(settings: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Recipe("x", "test", **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "written_out"),
+    [
+        ({"lr": "0.3"}, {"optimizer.lr": "0.3"}),
+        ({"weight_decay": 1e-3}, {"optimizer.weight_decay": 1e-3}),
+        ({"optimizer": "adamw"}, {"optimizer.name": "adamw"}),
+        ({"schedule": "cosine"}, {"schedule.name": "cosine"}),
+        ({"epochs": 3}, {"duration": "3 epochs"}),
+        ({"epochs": "1"}, {"duration": "1 epoch"}),
+        ({"epochs": "2.5"}, {"duration": "2.5 epochs"}),
+        ({"size": 64}, {"image_size": 64}),
+        ({"teacher": "runs/x", "mean": "0.5"}, {"distill.teacher": "runs/x", "normalize.mean": "0.5"}),
+        ({"batch_size": 8, "model": "x", "model.order": "y"}, {"batch_size": 8, "model": "x", "model.order": "y"}),
+        ({"optimizer": {"lr": 1.0}}, {"optimizer": {"lr": 1.0}}),
+        ({"nonsense": 1}, {"nonsense": 1}),
+    ],
+)
+def test_short_keys_are_written_out(given: dict[str, Any], written_out: dict[str, Any]) -> None:
+    assert expand_recipe_keys(given) == written_out
+    assert expand_recipe_keys(written_out) == written_out
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"warmup": "1 epoch"}, "schedule.warmup, ema.warmup"),
+        ({"patience": "3"}, "schedule.patience, early_stopping.patience"),
+        ({"ema": "0.999"}, "ema.decay, ema.every, ema.warmup"),
+        ({"optimizer": 0.1}, "optimizer.name, optimizer.lr"),
+        ({"lr": 1, "optimizer.lr": 2}, "optimizer.lr once"),
+        ({"epochs": 1, "duration": "2 epochs"}, "duration once"),
+    ],
+)
+def test_short_keys_that_are_ambiguous_or_given_twice_are_errors(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        expand_recipe_keys(given)
+
+
+def test_one_cycle_needs_no_second_setting() -> None:
+    base = RECIPES["photos-scratch"]
+    recipe, messages = apply_recipe_overrides(base, {"schedule": "one-cycle"})
+    assert (recipe.schedule.name, recipe.schedule.warmup) == ("one-cycle", "0 steps")
+    assert "2 epochs" in messages[0]
+    assert apply_recipe_overrides(recipe, {"schedule": "one-cycle"}) == (recipe, ())
+    with pytest.raises(ValueError, match="one-cycle"):
+        apply_recipe_overrides(base, {"schedule.name": "one-cycle", "schedule.warmup": "1 epoch"})
+
+
+def test_the_learning_rate_of_another_optimizer_is_told() -> None:
+    recipe, messages = apply_recipe_overrides(RECIPES["photos-scratch"], {"optimizer": "adamw"})
+    assert (recipe.optimizer.name, recipe.optimizer.lr) == ("adamw", 0.0125)
+    assert "--lr 0.001" in messages[0]
+    assert apply_recipe_overrides(RECIPES["photos-scratch"], {"optimizer": "adamw", "lr": "0.01"})[1] == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("optimizer.lr", "fast", "optimizer.lr as a number; got: 'fast'; nearest valid: optimizer.lr=0.1"),
+        ("batch_size", "64.0", "batch_size as a whole number; got: '64.0'; nearest valid: batch_size=64"),
+        ("channels_last", "maybe", "channels_last as true or false; got: 'maybe'; nearest valid: channels_last=false"),
+        ("optimizer.betas", "x", "none or numbers separated by commas"),
+        ("unfreeze", 3, "unfreeze as values separated by commas"),
+        ("duration", 3, "duration as text; got: 3; nearest valid: duration=20 epochs"),
+        ("duration", "3", "nearest valid: '3 epochs'"),
+    ],
+)
+def test_a_value_of_the_wrong_type_names_the_type_and_an_example(key: str, value: Any, said: str) -> None:
+    with pytest.raises(ValueError) as error:
+        apply_recipe_overrides(Recipe("", ""), {key: value})
+    assert said in str(error.value)

@@ -1,6 +1,7 @@
 """The options of `train`: overrides, conflicts, and the defaults of recipe and data."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,3 +166,33 @@ def test_other_networks_are_not_warned_of(name: str, side: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_about_stem(ARCHS[name], (3, side, side))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "nearest"),
+    [
+        ({"data": "resnet18"}, "--model resnet18"),
+        ({"model": "digits"}, "--data digits"),
+        ({"model": "FOLDER"}, "--data FOLDER"),
+        ({"recipe": "resnet18"}, "--model resnet18"),
+        ({"model": "finetune"}, "--recipe finetune"),
+    ],
+)
+def test_swapped_arguments_are_told(tmp_path: Path, arguments: dict[str, str], nearest: str) -> None:
+    given = {key: value.replace("FOLDER", str(tmp_path)) for key, value in arguments.items()}
+    with pytest.raises(ValueError) as error:
+        TrainOptions(**given)
+    assert str(error.value).endswith(f"nearest valid: {nearest.replace('FOLDER', str(tmp_path))}")
+
+
+def test_a_folder_with_the_name_of_a_model_is_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "resnet18").mkdir()
+    assert TrainOptions(model="resnet18", data="resnet18").data == "resnet18"
+
+
+def test_short_keys_are_the_arguments_of_train() -> None:
+    expected = split_overrides(None, epochs=3, lr=0.2, image_size=64)
+    assert split_overrides({"epochs": 3, "lr": 0.2, "size": 64}) == expected
+    with pytest.raises(ValueError, match=r"one value of optimizer\.lr"):
+        split_overrides({"lr": "0.1"}, lr=0.2)

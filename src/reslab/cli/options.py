@@ -1,9 +1,10 @@
 """The options that several commands share, and the readers of their values.
 
-`-c FILE` reads a TOML or YAML file with the keys of --set; `[optimizer]` with `lr = 0.2` is `optimizer.lr=0.2`.
+`-c FILE` reads a TOML, YAML or JSON file with the keys of --set; `[optimizer]` with `lr = 0.2` is `optimizer.lr=0.2`.
 """
 
 import importlib
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from reslab.spec.errors import invalid
+from reslab.spec.recipe import expand_recipe_keys
 from reslab.spec.recipes import RECIPES
 from reslab.spec.zoo import ARCHS
 
@@ -55,7 +57,7 @@ JsonFlag = Annotated[
     bool,
     typer.Option("--json", rich_help_panel=Panel.OUTPUT, help="Print one JSON value on standard output."),
 ]
-DataArgument = Annotated[str | None, typer.Argument(metavar="DATA", help="Same as --data.")]
+DataArgument = Annotated[list[str] | None, typer.Argument(metavar="DATA", help="Same as --data.")]
 DataOption = Annotated[
     str | None,
     typer.Option(
@@ -164,7 +166,7 @@ ConfigFile = Annotated[
         "--config",
         metavar="FILE",
         rich_help_panel=Panel.TRAINING,
-        help="TOML or YAML file with the keys of --set, which takes precedence.",
+        help="TOML, YAML or JSON file with the keys of --set, which takes precedence.",
     ),
 ]
 TrainOverrides = Annotated[
@@ -174,7 +176,7 @@ TrainOverrides = Annotated[
         metavar="KEY=VALUE",
         rich_help_panel=Panel.TRAINING,
         help="Override a value of the recipe, or with model.KEY=VALUE of the architecture. Repeatable. "
-        "`reslab recipes NAME` lists the keys.",
+        "`reslab recipes NAME` lists the keys; the last part of one is enough (lr, schedule=cosine).",
     ),
 ]
 ModelOverrides = Annotated[
@@ -263,11 +265,25 @@ InferencePrecision = Annotated[
 ]
 
 
-def resolve_data_option(argument: str | None, data: str | None) -> str | None:
-    """Return the dataset given as argument or by `--data`; raise ValueError if both are given and differ."""
+def resolve_data_option(arguments: Sequence[str] | None, data: str | None) -> str | None:
+    """Return the dataset given as argument or by `--data`.
+
+    Raises ValueError if both are given and differ, or for several arguments, with the options that they belong to.
+    """
+    if arguments and len(arguments) > 1:
+        raise invalid("one dataset", " ".join(arguments), nearest=" ".join(map(_as_option, arguments)))
+    argument = arguments[0] if arguments else None
     if argument is not None and data is not None and argument != data:
         raise invalid("one dataset", f"{argument} and --data {data}", next_step="leave one of them out")
     return data or argument
+
+
+def _as_option(argument: str) -> str:
+    from reslab.data.registry import DATASETS
+
+    if argument in DATASETS or Path(argument).exists():
+        return argument
+    return f"--model {argument}" if argument in ARCHS else f"--recipe {argument}" if argument in RECIPES else argument
 
 
 def parse_overrides(overrides: Sequence[str] | None) -> dict[str, str]:
@@ -334,7 +350,8 @@ def _is_number(text: str) -> bool:
     return True
 
 
-CONFIG_SUFFIXES = (".toml", ".yaml", ".yml")
+CONFIG_SUFFIXES = (".toml", ".yaml", ".yml", ".json")
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_config_file(path: Path | None) -> dict[str, Any]:
@@ -345,12 +362,15 @@ def read_config_file(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     if path.suffix.lower() not in CONFIG_SUFFIXES:
-        raise invalid("a config file ending in .toml, .yaml or .yml", str(path), nearest=f"{path.stem}.toml")
+        raise invalid("a config file ending in .toml, .yaml, .yml or .json", str(path), nearest=f"{path.stem}.toml")
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
+        # Windows editors and shells begin a file with a byte order mark, or write it as UTF-16.
+        text = content.decode("utf-16" if content.startswith(_UTF16_MARKS) else "utf-8-sig").replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise invalid("a readable config file", f"{path} ({error})") from None
-    config = _parse_toml(text, path) if path.suffix.lower() == ".toml" else _parse_yaml(text, path)
+    parse = {".toml": _parse_toml, ".json": _parse_json}.get(path.suffix.lower(), _parse_yaml)
+    config = parse(text, path)
     if not isinstance(config, Mapping):
         raise invalid(f"keys and their values in {path}", f"a {type(config).__name__}", nearest="optimizer: {lr: 0.2}")
     return flatten_table(config, path)
@@ -361,6 +381,13 @@ def _parse_toml(text: str, path: Path) -> Any:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise invalid("a TOML file", f"{path}: {error}", nearest='train_transform = "pad(4) crop(32) flip"') from None
+
+
+def _parse_json(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise invalid("a JSON file", f"{path}: {error}", nearest='{"optimizer.lr": 0.2}') from None
 
 
 def _parse_yaml(text: str, path: Path) -> Any:
@@ -390,6 +417,9 @@ def flatten_table(table: Mapping[Any, Any], path: Path, prefix: str = "") -> dic
     return flattened
 
 
+_OPTION_NAMES = ("seed", "output", "device", "workers", "num_images", "data_dir", "skip_bad_images", "save_every")
+
+
 def merge_config(
     config: Mapping[str, Any],
     overrides: Mapping[str, str],
@@ -398,7 +428,14 @@ def merge_config(
     lr: float | None = None,
     **other_flags: Any,
 ) -> dict[str, Any]:
-    """Merge --set over the config file. Keys of the file that a flag sets are dropped, so that the flag wins."""
+    """Merge --set over the config file. Keys of the file that a flag sets are dropped, so that the flag wins.
+
+    Keys may be shortened: see `expand_recipe_keys`. Raises ValueError for the name of an option in their place.
+    """
+    for key in (*config, *overrides):
+        if key.replace("-", "_") in _OPTION_NAMES:
+            raise invalid("a key of the recipe or the network", key, nearest=f"the option --{key.replace('_', '-')}")
+    config, overrides = expand_recipe_keys(config), expand_recipe_keys(overrides)
     flags = {"duration": epochs, "batch_size": batch_size, "optimizer.lr": lr, **other_flags}
     file_overrides = {key: value for key, value in config.items() if flags.get(key) is None}
     return {**file_overrides, **overrides}

@@ -145,7 +145,7 @@ def train(
 
     flag_values = {
         "model": model,
-        "data": data or data_argument,
+        "data": dataset,
         "val_fraction": val_fraction,
         "pretrained": pretrained,
         "image_size": image_size,

@@ -1,4 +1,8 @@
-"""Override the fields of frozen dataclasses by typed `key=value`, and convert them to plain data and back."""
+"""Override the fields of frozen dataclasses by typed `key=value`, and convert them to plain data and back.
+
+A key may be shortened where that is unambiguous (`expand_keys`): `lr` means `optimizer.lr`, `optimizer=adamw` means
+`optimizer.name=adamw`.
+"""
 
 import dataclasses
 import types
@@ -9,6 +13,9 @@ from typing import Any, TypeVar
 from reslab.spec.errors import invalid, unknown_name
 
 T = TypeVar("T")
+
+
+_EXAMPLES: dict[Any, str] = {bool: "true", int: "4", float: "0.1", tuple: "1,2"}
 
 
 def override(value: T, overrides: Mapping[str, Any], kind: str = "key") -> T:
@@ -33,12 +40,58 @@ def _apply_overrides(value: Any, overrides: Mapping[str, Any], prefix: str, kind
         if subkey:
             nested.setdefault(field_name, {})[subkey] = new_value
         else:
-            changes[field_name] = convert(hints[field_name], new_value, prefix + key)
+            hint, key_path = hints[field_name], prefix + key
+            try:
+                changes[field_name] = convert(hint, new_value, key_path)
+            except ValueError:
+                if isinstance(new_value, Mapping):  # the error is about one of its entries
+                    raise
+                example = _example(hint, getattr(value, field_name), new_value)
+                raise _wrong_type(hint, new_value, key_path, f"{key_path}={example}" if example else "") from None
     for field_name, nested_overrides in nested.items():
         changes[field_name] = _apply_overrides(
             changes.get(field_name, getattr(value, field_name)), nested_overrides, f"{prefix}{field_name}.", kind
         )
     return dataclasses.replace(value, **changes) if changes else value
+
+
+def expand_keys(
+    value: Any, overrides: Mapping[str, Any], shorthands: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Return the overrides with shortened keys written out, for the fields of `value`.
+
+    * `lr` means the only key that ends in `.lr`.
+    * a group of keys means its name: `optimizer=adamw` is `optimizer.name=adamw`.
+    * `shorthands` maps further names to keys.
+
+    Unknown keys stay as they are, for `override` to report. Raises ValueError for a short key that several keys end in,
+    a group without a name, and a key that is given twice.
+    """
+    keys, expanded = override_keys(value), dict[str, Any]()
+    for key, new_value in overrides.items():
+        full_key = _expand_key(value, keys, key, new_value, shorthands or {})
+        if full_key in expanded:
+            got = f"{full_key} twice" if full_key == key else f"{full_key} and its short form {key}"
+            raise invalid(f"{full_key} once", got, next_step="leave one of them out")
+        expanded[full_key] = new_value
+    return expanded
+
+
+def _expand_key(value: Any, keys: list[str], key: str, new_value: Any, shorthands: Mapping[str, str]) -> str:
+    if key in shorthands:
+        return shorthands[key]
+    if key in keys:
+        is_group = any(other.startswith(f"{key}.") for other in keys)
+        if not is_group or isinstance(new_value, Mapping) or dataclasses.is_dataclass(new_value):
+            return key
+        if f"{key}.name" in keys and isinstance(new_value, str):
+            return f"{key}.name"
+        group = ", ".join(other for other in keys if other.startswith(f"{key}."))
+        raise invalid(f"one of the keys {group}", f"{key}={new_value}")
+    matches = [other for other in keys if other.endswith(f".{key}")]
+    if len(matches) > 1:
+        raise invalid(f"one of the keys {', '.join(matches)}", key, nearest=f"{matches[0]}={new_value}")
+    return matches[0] if matches else key
 
 
 def override_keys(value: Any, prefix: str = "") -> list[str]:
@@ -68,25 +121,60 @@ def convert(hint: Any, value: Any, key: str) -> Any:
     if hint is type(None):
         if value is None or (isinstance(value, str) and value.strip().lower() in ("none", "null")):
             return None
-        raise _wrong_type("none", value, key)
+        raise _wrong_type(hint, value, key)
     if isinstance(hint, type) and isinstance(value, hint) and (hint is object or not isinstance(value, bool)):
         return value
-    raise _wrong_type(getattr(hint, "__name__", str(hint)), value, key)
+    raise _wrong_type(hint, value, key)
 
 
-def _wrong_type(required: str, value: Any, key: str) -> ValueError:
-    return invalid(f"{key} as {required}", repr(value))
+def describe_type(hint: Any) -> str:
+    """Return a type for people: `a whole number`, `2 numbers separated by commas`, `none or text`."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(describe_type(option) for option in _union_options(hint))
+    if origin is tuple:
+        plurals = {int: "whole numbers", float: "numbers", bool: "values, each true or false,"}
+        count = "" if args[-1] is Ellipsis else f"{len(args)} "
+        return f"{count}{plurals.get(args[0], 'values')} separated by commas"
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "none"}
+    if dataclasses.is_dataclass(hint):
+        return f"a table of {', '.join(field.name for field in dataclasses.fields(hint))}"
+    return names.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _wrong_type(hint: Any, value: Any, key: str, nearest: str = "") -> ValueError:
+    return invalid(f"{key} as {describe_type(hint)}", repr(value), nearest=nearest)
+
+
+def _example(hint: Any, current: Any, value: Any) -> str:
+    """Return a valid value as text: the given one rounded, else the current one, else one of that type."""
+    if hint is int and isinstance(value, str | float):
+        try:
+            return str(round(float(value)))
+        except (ValueError, OverflowError):
+            pass
+    if current not in (None, "", ()) and not dataclasses.is_dataclass(current):
+        is_sequence = isinstance(current, list | tuple)
+        return ",".join(_format_value(item) for item in current) if is_sequence else _format_value(current)
+    return _EXAMPLES.get(typing.get_origin(hint) or hint, "")
+
+
+def _format_value(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _union_options(hint: Any) -> list[Any]:
+    # None first and str last: `none` must not become a text, and a number must not either.
+    return sorted(typing.get_args(hint), key=lambda option: (option is not type(None), option is str))
 
 
 def _convert_union(hint: Any, value: Any, key: str) -> Any:
-    # None first and str last: `none` must not become a text, and a number must not either.
-    options = sorted(typing.get_args(hint), key=lambda option: (option is not type(None), option is str))
-    for option in options:
+    for option in _union_options(hint):
         try:
             return convert(option, value, key)
         except ValueError:
             continue
-    raise _wrong_type(" or ".join(getattr(option, "__name__", str(option)) for option in options), value, key)
+    raise _wrong_type(hint, value, key)
 
 
 def _convert_tuple(hint: Any, value: Any, key: str) -> tuple[Any, ...]:
@@ -94,12 +182,10 @@ def _convert_tuple(hint: Any, value: Any, key: str) -> tuple[Any, ...]:
     if isinstance(value, str):
         inner = value.strip().removeprefix("(").removesuffix(")").strip().removesuffix(",")
         value = [part.strip() for part in inner.split(",")] if inner else []
-    if isinstance(value, list | tuple):
-        num_items = None if typing.get_args(hint)[-1] is Ellipsis else len(typing.get_args(hint))
-        if num_items not in (None, len(value)):
-            raise _wrong_type(f"{num_items} values separated by commas", value, key)
-        return tuple(convert(item_type, part, key) for part in value)
-    raise _wrong_type("values separated by commas, such as 2,2,2", value, key)
+    num_items = None if typing.get_args(hint)[-1] is Ellipsis else len(typing.get_args(hint))
+    if not isinstance(value, list | tuple) or num_items not in (None, len(value)):
+        raise _wrong_type(hint, value, key)
+    return tuple(convert(item_type, part, key) for part in value)
 
 
 def _convert_bool(value: Any, key: str) -> bool:
@@ -108,19 +194,18 @@ def _convert_bool(value: Any, key: str) -> bool:
     values = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
     if isinstance(value, str) and value.strip().lower() in values:
         return values[value.strip().lower()]
-    raise _wrong_type("true or false", value, key)
+    raise _wrong_type(bool, value, key)
 
 
 def _convert_number(hint: type[int] | type[float], value: Any, key: str) -> int | float:
-    required = "a whole number" if hint is int else "a number"
     if isinstance(value, str):
         try:
             return hint(value.strip().replace("_", ""))
         except ValueError:
-            raise _wrong_type(required, value, key) from None
+            raise _wrong_type(hint, value, key) from None
     if isinstance(value, int) or (hint is float and isinstance(value, float)):
         return hint(value)
-    raise _wrong_type(required, value, key)
+    raise _wrong_type(hint, value, key)
 
 
 def to_dict(value: Any) -> Any:

@@ -118,6 +118,14 @@ TORCH_OPTIMIZERS = ("adadelta", "adafactor", "adagrad", "adam", "adamax", "asgd"
 OPTIMIZERS = (*BUILTIN_OPTIMIZERS, *TORCH_OPTIMIZERS)
 TIMM_PREFIX = "timm."
 
+_TYPICAL_LRS = {"sgd": 0.1, "asgd": 0.1, "muon": 0.02, "lamb": 0.005, "adagrad": 0.01, "adadelta": 1.0, "rprop": 0.01}
+
+
+def typical_lr(name: str) -> float:
+    """Return a learning rate of usual size for an optimizer, by name, at a batch of about 128."""
+    return _TYPICAL_LRS.get(name, 0.001)
+
+
 OptimizerKwarg = bool | int | float | str | None | tuple[float, ...]
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reslab.spec.arch import parse_arch_overrides
-from reslab.spec.config import override
+from reslab.spec.config import expand_keys, override
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.loss import parse_class_weights, parse_loss
-from reslab.spec.optim import Duration, OptimizerConfig, ScheduleConfig, parse_duration
+from reslab.spec.optim import Duration, OptimizerConfig, ScheduleConfig, parse_duration, typical_lr
 from reslab.spec.transform_args import check_transforms
 
 MONITORED_METRICS = ("top1", "loss")
@@ -252,17 +252,57 @@ class Recipe:
             raise invalid("early_stopping or swa_epochs, which needs a known end", "both", next_step="leave one out")
 
 
+RECIPE_SHORTHANDS = {"epochs": "duration", "size": "image_size"}
+
+
+def expand_recipe_keys(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the overrides of a recipe with shortened keys written out; keys of the network (`model.order`) stay.
+
+    `lr` is `optimizer.lr`, `schedule=cosine` is `schedule.name=cosine`, `size` is `image_size`, and `epochs=3` is
+    `duration=3 epochs`. Raises ValueError for a short key that is ambiguous, and for a key that is given twice.
+    """
+    if "epochs" in overrides:
+        overrides = {**overrides, "epochs": _epochs_to_duration(overrides["epochs"])}
+    model_overrides = {key: value for key, value in overrides.items() if key.startswith("model.")}
+    others = {key: value for key, value in overrides.items() if key not in model_overrides}
+    return {**expand_keys(Recipe("", ""), others, RECIPE_SHORTHANDS), **model_overrides}
+
+
+def _epochs_to_duration(epochs: Any) -> Any:
+    try:
+        count = float(epochs)
+    except (TypeError, ValueError):
+        return epochs
+    return f"{count:.12g} epoch{'s' * (count != 1)}"
+
+
 def apply_recipe_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> tuple[Recipe, tuple[str, ...]]:
     """Return `recipe` with `overrides` (`{"optimizer.lr": "0.2", "batch_size": 256}`), and messages for the user.
 
     A learning rate belongs to its global batch: another `batch_size` scales it, lr x new / old (Goyal et al. 2017,
-    Sec. 2.1), unless `optimizer.lr` is overridden too. Raises ValueError for an unknown key (with the nearest) or a
+    Sec. 2.1), unless `optimizer.lr` is overridden too. The schedule `one-cycle` has its own warm-up and drops the
+    recipe's. Keys may be shortened (`expand_recipe_keys`). Raises ValueError for an unknown key (with the nearest) or a
     value of another type.
     """
+    overrides = expand_recipe_keys(overrides)
+    messages: list[str] = []
+    has_warmup = recipe.schedule.warmup != ScheduleConfig().warmup
+    if overrides.get("schedule.name") == "one-cycle" and "schedule.warmup" not in overrides and has_warmup:
+        overrides["schedule.warmup"] = ScheduleConfig().warmup
+        messages.append(f"one-cycle has its own warm-up: the recipe's, of {recipe.schedule.warmup}, is dropped")
     overridden = override(recipe, overrides, kind="recipe key")
-    if overridden.batch_size == recipe.batch_size or "optimizer.lr" in overrides or "optimizer" in overrides:
-        return overridden, ()
-    return scale_lr(overridden, recipe.batch_size)
+    if "optimizer.lr" in overrides or "optimizer" in overrides:
+        return overridden, tuple(messages)
+    if overridden.batch_size != recipe.batch_size:
+        overridden, scale_messages = scale_lr(overridden, recipe.batch_size)
+        messages += scale_messages
+    name, lr = overridden.optimizer.name, overridden.optimizer.lr
+    if name != recipe.optimizer.name and not 0.1 <= lr / typical_lr(name) <= 10:
+        messages.append(
+            f"the learning rate {lr:g} is the recipe's, for {recipe.optimizer.name}; {name} is usually trained with "
+            f"about {typical_lr(name):g}: --lr {typical_lr(name):g}"
+        )
+    return overridden, tuple(messages)
 
 
 def scale_lr(recipe: Recipe, reference_batch_size: int) -> tuple[Recipe, tuple[str, ...]]:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from reslab.data.dataset import DatasetSplits
+from reslab.data.registry import DATASETS
 from reslab.data.transforms.normalize import compute_mean_image, encode_mean_image
 from reslab.data.transforms.third_party import TransformSource, split_functions
 from reslab.nn.checkpoints.pretrained import Pretrained
@@ -21,7 +22,7 @@ from reslab.spec.layout import stem_ops
 from reslab.spec.optim import parse_duration
 from reslab.spec.order import op_stride
 from reslab.spec.preprocess import Preprocess
-from reslab.spec.recipe import Recipe
+from reslab.spec.recipe import Recipe, expand_recipe_keys
 from reslab.spec.recipes import RECIPES, get_recipe
 from reslab.spec.zoo import ARCHS
 from reslab.training.image_size import output_size, scale_transform
@@ -72,6 +73,7 @@ class TrainOptions:
     transform_functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        _check_kinds(self.model, self.data, self.recipe)
         for key in _RECIPE_ARGUMENTS:
             value = getattr(self, key)
             if value is not None and key in self.recipe_overrides:
@@ -99,6 +101,22 @@ def split_transform(
     return result, functions
 
 
+def _check_kinds(model: Any, data: Any, recipe: Any) -> None:
+    """Raise ValueError if a model, a dataset or a recipe was given in the place of another."""
+    tables: dict[str, Mapping[str, Any]] = {"model": ARCHS, "data": DATASETS, "recipe": RECIPES}
+    for kind, value in (("model", model), ("data", data), ("recipe", recipe)):
+        if not isinstance(value, str | Path) or str(value) in tables[kind]:
+            continue
+        if kind == "data" and Path(value).expanduser().exists():
+            continue
+        other = next((name for name, table in tables.items() if str(value) in table), None)
+        if other is None and kind != "data" and Path(value).expanduser().is_dir():
+            other = "data"
+        if other is not None:
+            noun = {"model": "a model", "data": "a dataset", "recipe": "a recipe"}
+            raise invalid(f"{noun[kind]} as {kind}", f"{value}, {noun[other]}", nearest=f"--{other} {value}")
+
+
 def split_overrides(
     overrides: Mapping[str, Any] | None,
     *,
@@ -110,12 +128,14 @@ def split_overrides(
     """Return the overrides of the recipe, with the arguments that have a key there, and those of the network.
 
     Overrides of the network begin with `model.` (`model.order`), which is removed. Raises ValueError if an override
-    contradicts the argument for the same value.
+    contradicts the argument for the same value. Keys may be shortened: see `expand_recipe_keys`.
     """
     arch_overrides = {
         key.removeprefix("model."): value for key, value in (overrides or {}).items() if key.startswith("model.")
     }
-    recipe_overrides = {key: value for key, value in (overrides or {}).items() if not key.startswith("model.")}
+    recipe_overrides = {
+        key: value for key, value in expand_recipe_keys(overrides or {}).items() if not key.startswith("model.")
+    }
     duration = None if epochs is None else f"{epochs:g} epoch{'s' * (epochs != 1)}"
     arguments = (
         ("duration", f"epochs {epochs:g}" if epochs else "", duration),

@@ -3,6 +3,7 @@
 import contextlib
 import html
 import json
+import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +15,7 @@ import torch
 from reslab.nn.factory import load_network
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_device
-from reslab.runtime.files import is_partial_file, remove_partial_files, write_atomic
+from reslab.runtime.files import DiskFullError, is_partial_file, remove_partial_files, write_atomic
 from reslab.runtime.json_records import (
     parse_object,
     require_strings,
@@ -55,9 +56,14 @@ class Run:
         """
         path = Path(path)
         require_empty_dir(path)
-        with lock_run(path):
-            require_empty_dir(path)  # another process may have created a run in the meantime
-            write_atomic(path / "run.json", _to_json(metadata))
+        try:
+            with lock_run(path):
+                require_empty_dir(path)  # another process may have created a run in the meantime
+                write_atomic(path / "run.json", _to_json(metadata))
+        except DiskFullError:
+            raise
+        except OSError as error:
+            raise _unwritable(path, error.strerror or str(error)) from error
         return cls(path)
 
     def update(self, **values: Any) -> None:
@@ -275,8 +281,9 @@ def _is_remnant(path: Path) -> bool:
 
 
 def require_empty_dir(path: Path) -> None:
-    """Raise ValueError if `path` exists and is not an empty folder."""
+    """Raise ValueError if `path` exists and is not an empty folder, or if it cannot be written."""
     if not is_non_empty(path):
+        _require_writable(path)
         return
     if (path / "run.json").is_file():
         raise invalid(
@@ -287,6 +294,19 @@ def require_empty_dir(path: Path) -> None:
     raise invalid(
         "a new or empty output folder", f"{path}, which contains other files", next_step="choose another --output"
     )
+
+
+def _require_writable(path: Path) -> None:
+    """Raise ValueError if the nearest existing folder above `path` is a file or may not be written."""
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not existing.is_dir():
+        raise _unwritable(path, f"{existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise _unwritable(path, f"no permission to write in {existing}")
+
+
+def _unwritable(path: Path, reason: str) -> ValueError:
+    return invalid("an output folder that can be written", f"{path} ({reason})", next_step="choose another --output")
 
 
 def make_run_path(model: str, data: str, parent: Path = Path("runs")) -> Path:

@@ -25,6 +25,7 @@ from reslab.nn.checkpoints.published import (
     TIMM_INSTALL_HINT,
     PublishedWeights,
     find_published_weights,
+    list_published_tags,
     timm_classes,
     timm_preprocess,
 )
@@ -32,6 +33,7 @@ from reslab.nn.checkpoints.read import Checkpoint, read_checkpoint, unwrap_check
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import Arch
 from reslab.spec.config import from_dict
+from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo import ARCHS
 
@@ -223,6 +225,12 @@ def resolve_pretrained(name: str, source: bool | str | Path | Enum) -> Published
     if isinstance(source, str) and source.startswith(HUB_PREFIX):
         return find_hub_weights(name, source.removeprefix(HUB_PREFIX))
     assert not isinstance(source, Path)
+    if isinstance(source, str):
+        prefix, dot, _ = source.removeprefix("timm/").partition(".")
+        if dot and prefix not in ARCHS and not prefix.endswith("_Weights"):  # no tag has another prefix
+            got = f"{source}, and there is no such file in {Path.cwd()}"
+            tags = ", ".join(list_published_tags(name)[:2])
+            raise invalid(f"a file of weights, or a tag of published weights of {name}", got, nearest=tags)
     return find_published_weights(name, source)
 
 
