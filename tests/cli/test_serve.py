@@ -84,6 +84,9 @@ def test_wrong_options_are_errors(run: Run, tmp_path: Path, capsys: pytest.Captu
         ([str(run.path), "--max-in-flight", "3"], "max_in_flight 32"),
         ([str(run.path), "--token", " "], "at least one character"),
         ([str(run.path), "--precision", "fp8"], "unknown precision"),
+        ([str(run.path), "--host", "0.0.0.0"], "--insecure"),
+        ([str(run.path), "--host", "::", "--token", ""], "at least one character"),
+        ([str(run.path), "--allow-origin", "friend.example"], "nearest valid: https://example.org"),
     ):
         assert main(["serve", *arguments, "--port", "0"]) == 1
         assert expected in capsys.readouterr().err

@@ -1,6 +1,8 @@
 """`reslab serve`: serve networks over HTTP, with a page to explore them."""
 
+import ipaddress
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +20,7 @@ from reslab.cli.output import echo_err, print_json
 from reslab.spec.errors import invalid
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
+_ANY_ADDRESSES = ("0.0.0.0", "::", "")
 _TOKEN_VARIABLE = "RESLAB_TOKEN"
 
 
@@ -36,6 +39,27 @@ def serve(
             metavar="TOKEN",
             help="Bearer token that clients must send.",
             show_default=f"${_TOKEN_VARIABLE}, else none",
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Allow a --host that other machines reach without a token.")
+    ] = False,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-host",
+            metavar="NAME",
+            help="Host name to answer to, such as that of a proxy; repeatable.",
+            show_default="this machine's names",
+        ),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-origin",
+            metavar="ORIGIN",
+            help="Origin whose web pages may send requests, such as https://example.org; repeatable.",
+            show_default="the server's own",
         ),
     ] = None,
     backend: InferenceBackend = "auto",
@@ -85,6 +109,8 @@ def serve(
     as_json: JsonFlag = False,
 ) -> None:
     """Serve networks over HTTP: predictions, heatmaps and block ablations, with an explorer page at /."""
+    token_text = os.environ.get(_TOKEN_VARIABLE, "") if token is None else token
+    _check_token(token, host, token_text, insecure)
     from reslab.deploy.extras import require_extra
 
     require_extra("serve", "reslab serve")
@@ -94,8 +120,9 @@ def serve(
         backend=backend,
         precision=precision,
         device=device,
-        token=os.environ.get(_TOKEN_VARIABLE, "") if token is None else token,
-        allowed_hosts=LOOPBACK_HOSTS if host in LOOPBACK_HOSTS else (),
+        token=token_text,
+        allowed_hosts=(*_own_hosts(host), *(name.lower() for name in allow_host or ())),
+        allowed_origins=tuple(origin.rstrip("/").lower() for origin in allow_origin or ()),
         max_bytes=max_bytes,
         max_bytes_in_flight=max(16 * max_bytes, 256 << 20),
         max_pixels=max_pixels,
@@ -104,7 +131,6 @@ def serve(
         max_in_flight=max_in_flight,
         timeout_seconds=timeout_seconds,
     )
-    _check_token(token, host, settings.token)
     from reslab.deploy.server.app import serve_forever
 
     def on_ready(address: str, models: Sequence[str]) -> None:
@@ -116,8 +142,27 @@ def serve(
     echo_err("stopped; all accepted requests were answered")
 
 
-def _check_token(token_option: str | None, host: str, token: str) -> None:
+def _is_loopback(host: str) -> bool:
+    try:
+        return host in LOOPBACK_HOSTS or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _own_hosts(host: str) -> tuple[str, ...]:
+    """Return the names that requests may be addressed to; IP addresses are always allowed."""
+    if _is_loopback(host):
+        return LOOPBACK_HOSTS
+    names = (socket.gethostname(), socket.getfqdn(), *([] if host in _ANY_ADDRESSES else [host]))
+    return (*LOOPBACK_HOSTS, *dict.fromkeys(name.lower() for name in names))
+
+
+def _check_token(token_option: str | None, host: str, token: str, insecure: bool) -> None:
     if token_option is not None and not token_option.strip():
         raise invalid("a token of at least one character", repr(token_option), next_step="leave --token out for none")
-    if host not in LOOPBACK_HOSTS and not token:
-        echo_err(f"warning: {host} is reachable from other machines, and requests need no token (--token)")
+    if not _is_loopback(host) and not token:
+        if not insecure:
+            required = "a token for a server that other machines reach"
+            step = f"add --token TOKEN (or {_TOKEN_VARIABLE}), or --insecure if every machine there may use it"
+            raise invalid(required, f"--host {host} without one", nearest="--host 127.0.0.1", next_step=step)
+        echo_err(f"warning: {host} is reachable from other machines, and requests need no token (--insecure)")

@@ -71,3 +71,65 @@ def test_metrics_tell_routes_and_codes_but_no_names_of_strangers(client: TestCli
     assert "reslab_queue_depth 0.0" in text
     for stranger in ("secret-path", "coffee", "BREW"):
         assert stranger not in text
+
+
+ORIGIN_CASES = [
+    ({}, 200),
+    ({"Origin": "http://localhost:8000"}, 200),
+    ({"Origin": "http://localhost:8000", "Sec-Fetch-Site": "same-origin"}, 200),
+    ({"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"}, 200),
+    ({"Origin": "https://friend.example", "Sec-Fetch-Site": "cross-site"}, 200),
+    ({"Origin": "http://evil.example"}, 403),
+    ({"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}, 403),
+    ({"Origin": "http://localhost:3000", "Sec-Fetch-Site": "same-site"}, 403),
+    ({"Origin": "null"}, 403),
+    ({"Origin": ""}, 403),
+    ({"Origin": "http://evil.example/localhost:8000"}, 403),
+    ({"Sec-Fetch-Site": "cross-site"}, 403),
+    ({"Sec-Fetch-Site": "same-site"}, 403),
+    ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 403),
+]
+
+
+def test_pages_of_other_origins_cannot_send_work(weights: Path, settings: ServerSettings, png: bytes) -> None:
+    """A browser sends these headers; a page of the server and one of an allowed origin are answered."""
+    allowing = replace(settings, allowed_origins=("https://friend.example",))
+    with TestClient(create_app([weights], allowing), base_url="http://localhost:8000") as client:
+        for headers, status in ORIGIN_CASES:
+            found = client.post("/v1/predict", content=png, headers=headers)
+            assert found.status_code == status, headers
+            if status == 403:
+                assert "--allow-origin" in found.json()["error"]
+                assert "access-control-allow-origin" not in found.headers
+        link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+        assert client.get("/", headers=link).status_code == 200
+        assert client.get("/v1/models", headers=link).status_code == 403
+
+
+def test_allowed_origin_may_read_the_answers(weights: Path, settings: ServerSettings, png: bytes) -> None:
+    allowing = replace(settings, allowed_origins=("https://friend.example",), token="sesame")
+    origin = {"Origin": "https://friend.example"}
+    with TestClient(create_app([weights], allowing)) as client:
+        asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+        preflight = client.options("/v1/predict", headers=origin | asked)
+        assert (preflight.status_code, preflight.headers["access-control-allow-origin"]) == (
+            200,
+            "https://friend.example",
+        )
+        found = client.post("/v1/predict", content=png, headers=origin | {"Authorization": "Bearer sesame"})
+        assert (found.status_code, found.headers["access-control-allow-origin"]) == (200, "https://friend.example")
+        assert client.post("/v1/predict", content=png, headers=origin).status_code == 401
+        evil = client.options("/v1/predict", headers={"Origin": "https://evil.example"} | asked)
+        assert (evil.status_code, "access-control-allow-origin" in evil.headers) == (400, False)
+
+
+@pytest.mark.parametrize("origin", ["*", "friend.example", "https://friend.example/page", "file:///", "https://*.x"])
+def test_origin_that_is_none_is_refused(origin: str) -> None:
+    with pytest.raises(ValueError, match=r"an origin.*https://example\.org"):
+        ServerSettings(allowed_origins=(origin,))
+
+
+def test_addresses_are_answered_and_foreign_names_are_not(weights: Path, settings: ServerSettings) -> None:
+    with TestClient(create_app([weights], replace(settings, allowed_hosts=("lab.example",)))) as client:
+        for host, status in (("192.0.2.7:8000", 200), ("[2001:db8::1]", 200), ("lab.example", 200), ("lab", 403)):
+            assert client.get("/v1/models", headers={"Host": host}).status_code == status, host

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
 from reslab.deploy.server.connections import DrainingServer, connection_class
@@ -72,7 +73,19 @@ def create_app(runs: Sequence[Run | str | Path], settings: ServerSettings = _DEF
     app.add_exception_handler(Exception, _handle_unexpected_error)
     app.add_exception_handler(RequestValidationError, _handle_validation_error)
     app.add_exception_handler(HTTPException, _handle_http_exception)
-    app.add_middleware(SecurityMiddleware, token=settings.token, hosts=settings.allowed_hosts)
+    app.add_middleware(
+        SecurityMiddleware,
+        token=settings.token,
+        hosts=settings.allowed_hosts,
+        origins=settings.allowed_origins,
+    )
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+        )
     app.add_middleware(MetricsMiddleware, metrics=state.metrics)
     return app
 

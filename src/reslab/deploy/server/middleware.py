@@ -1,6 +1,7 @@
-"""Middleware: token, host name and security headers; Prometheus metrics of requests, latencies and batches."""
+"""Middleware: token, host, origin and security headers; Prometheus metrics of requests, latencies and batches."""
 
 import hmac
+import ipaddress
 import time
 from collections.abc import Callable, Sequence
 
@@ -25,13 +26,17 @@ _SECURITY_HEADERS = {
 
 
 class SecurityMiddleware:
-    """Rejects requests without the token, and with a `Host` header not in `hosts` unless that is empty.
+    """Rejects requests without the token, for other hosts, and from web pages of other origins.
 
-    Checking `Host` prevents DNS rebinding: a foreign page whose host name resolves to this server.
+    The `Host` header must be an IP address or in `hosts`, unless that is empty: a foreign page whose host name resolves
+    to this server (DNS rebinding) is rejected. A browser tells the page that sends a request in `Origin` and
+    `Sec-Fetch-Site`: requests from other pages than the server's own and those of `origins` are rejected, because any
+    web page could otherwise make the browser of a user send work to this server. Other programs send no such headers.
     """
 
-    def __init__(self, app: ASGIApp, token: str = "", hosts: Sequence[str] = ()) -> None:
-        self.app, self.token, self.hosts = app, token, frozenset(hosts)
+    def __init__(self, app: ASGIApp, token: str = "", hosts: Sequence[str] = (), origins: Sequence[str] = ()) -> None:
+        self.app, self.token = app, token
+        self.hosts, self.origins = frozenset(hosts), frozenset(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -45,20 +50,33 @@ class SecurityMiddleware:
             await send(message)
 
         try:
-            self._check(Headers(scope=scope), scope["path"])
+            headers = Headers(scope=scope)
+            self._check_host(headers.get("host", ""))
+            self._check_origin(headers, scope)
+            if self.token and not _is_public(scope["path"]):
+                self._check_token(headers.get("authorization", ""))
         except HTTPError as error:
             return await error.response()(scope, receive, send_with_headers)
         return await self.app(scope, receive, send_with_headers)
 
-    def _check(self, headers: Headers, path: str) -> None:
-        host = headers.get("host", "")
+    def _check_host(self, host: str) -> None:
         name = host.partition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
-        if self.hosts and name.lower() not in self.hosts:
-            raise http_error(
-                403, f"a request to {' or '.join(sorted(self.hosts))}", repr(host), "start the server with --host"
-            )
-        if self.token and path not in _PUBLIC_PATHS and not path.startswith(_STATIC_PREFIX):
-            self._check_token(headers.get("authorization", ""))
+        if self.hosts and name.lower() not in self.hosts and not _is_ip_address(name):
+            step = "start the server with --allow-host NAME"
+            raise http_error(403, f"a request to {' or '.join(sorted(self.hosts))}", repr(host[:100]), step)
+
+    def _check_origin(self, headers: Headers, scope: Scope) -> None:
+        """Raise HTTPError (403) for a request from a web page of another origin, except for links to public pages."""
+        origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
+        if origin is not None:
+            is_allowed = origin in self.origins or origin.partition("://")[2] == headers.get("host", "")
+        else:
+            is_link = headers.get("sec-fetch-mode") == "navigate" and scope["method"] == "GET"
+            is_allowed = site in ("none", "same-origin") or (is_link and _is_public(scope["path"]))
+        if not is_allowed:
+            got = f"one from {origin[:100]!r}" if origin is not None else f"a {site[:20]} one"
+            step = "start the server with --allow-origin ORIGIN"
+            raise http_error(403, "a request from this server's own pages", got, step)
 
     def _check_token(self, authorization: str) -> None:
         scheme, _, token = authorization.partition(" ")
@@ -67,6 +85,18 @@ class SecurityMiddleware:
             got = "a different token" if authorization else "none"
             step = "send the header Authorization: Bearer TOKEN"
             raise http_error(401, "the token of this server", got, step, {"WWW-Authenticate": "Bearer"})
+
+
+def _is_public(path: str) -> bool:
+    return path in _PUBLIC_PATHS or path.startswith(_STATIC_PREFIX)
+
+
+def _is_ip_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 _BATCH_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)

@@ -228,7 +228,7 @@ class HealthResponse(BaseModel):
 _STATUS_DESCRIPTIONS = {
     400: "The body does not match its content type.",
     401: "The token is missing or wrong.",
-    403: "The server does not answer to this host name.",
+    403: "The server does not answer to this host name, or to web pages of this origin.",
     404: "There is no such model, or it lacks what was requested.",
     408: "The body did not arrive in time.",
     413: "Too many bytes, pixels or images.",

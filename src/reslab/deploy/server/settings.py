@@ -1,10 +1,12 @@
 """The settings of the server: limits, backend, token."""
 
+import re
 from dataclasses import dataclass
 
 from reslab.spec.errors import invalid
 
 MEGABYTE = 1 << 20
+_ORIGIN_PATTERN = re.compile(r"https?://[^/\s?#@*]+")
 _POSITIVE_FIELDS = (
     "max_bytes",
     "max_pixels",
@@ -25,9 +27,10 @@ class ServerSettings:
     header. `max_images`: of one request. `max_in_flight`: images waiting or being computed; beyond it a request gets
     429. `max_analyses`: analyses (heatmaps, ablations, block details) among them. `timeout_seconds`: until a request
     gets 504. `max_connections`: open connections, each with `header_timeout_seconds` to send a request's header.
-    `max_batch`: images computed together. `num_decode_workers`: processes that decode images, each image in at
-    most `decode_seconds`. `token`: required of
-    callers. `allowed_hosts`: host names the server answers to (all if empty).
+    `max_batch`: images computed together. `num_decode_workers`: processes that decode images, each image in at most
+    `decode_seconds`. `token`: required of callers. `allowed_hosts`: host names the server answers to, besides IP
+    addresses (all if empty). `allowed_origins`: origins, such as https://example.org, whose web pages may send
+    requests, besides the server's own.
     Raises ValueError for a limit below 1 and for limits that a full request does not fit into.
     """
 
@@ -36,6 +39,7 @@ class ServerSettings:
     device: str = "auto"
     token: str = ""
     allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
     max_bytes: int = 16 * MEGABYTE
     max_bytes_in_flight: int = 256 * MEGABYTE
     max_pixels: int = 50_000_000
@@ -56,6 +60,9 @@ class ServerSettings:
         for name, nearest in (("timeout_seconds", "30"), ("header_timeout_seconds", "20"), ("decode_seconds", "10")):
             if not getattr(self, name) > 0:
                 raise invalid(f"{name} above 0", getattr(self, name), nearest=nearest)
+        for origin in self.allowed_origins:
+            if not _ORIGIN_PATTERN.fullmatch(origin):
+                raise invalid("an origin: scheme, host and port without a path", repr(origin), "https://example.org")
         if self.max_in_flight < self.max_images:
             got = f"max_in_flight {self.max_in_flight}, max_images {self.max_images}"
             raise invalid("max_in_flight of at least max_images", got, nearest=f"max_in_flight {self.max_images}")

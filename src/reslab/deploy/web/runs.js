@@ -1,4 +1,4 @@
-// The run of a network: training curves, live during training, the confusion matrix and the top losses.
+// The run of a network: training curves, live during training, the confusion matrix and the most confident errors.
 
 import * as api from "./api.js";
 import { chart, chartLegend } from "./chart.js";
