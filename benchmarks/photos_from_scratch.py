@@ -30,6 +30,7 @@ from torch import nn
 
 from reslab.data.loader import eval_loader
 from reslab.data.registry import open_dataset
+from reslab.nn.network import ResidualNetwork
 from reslab.training.train import train
 
 BATCH_SIZE = 32
@@ -63,26 +64,21 @@ def train_torchvision(folder: Path, size: int, epochs: int, seed: int) -> float:
 
 def train_reslab(folder: Path, size: int, epochs: int, overrides: Mapping[str, str], seed: int) -> float:
     """Train reslab's ResNet-18 by the default recipe with changes; return the accuracy after the last epoch."""
-    crops = {
-        "train_transform": f"random-resized-crop({size}) flip",
-        "eval_transform": f"resize({round(size * 256 / 224)}) center-crop({size})",
-    }
     data = open_dataset(folder)
     val = data.split("val")
     # Training evaluates after every epoch: on few images here, because only the last epoch counts.
     splits = {**data.splits, "val": val.subset(range(0, len(val), 50))}
     num_steps = epochs * (len(data.split("train")) // BATCH_SIZE)
-    preprocess = replace(data.preprocess, transform=crops["eval_transform"])
     accuracies: list[float] = []
 
-    def evaluate_last(step: int, model: nn.Module) -> dict[str, float]:
-        accuracies.append(evaluate(model.eval(), eval_loader(val, 250, preprocess, torch.device("cpu"))))
+    def evaluate_last(step: int, model: ResidualNetwork) -> dict[str, float]:
+        accuracies.append(evaluate(model.eval(), eval_loader(val, 250, model.preprocess, torch.device("cpu"))))
         return {"full_top1": accuracies[-1]}
 
     with tempfile.TemporaryDirectory() as temporary:
         train(
             "resnet18", replace(data, splits=splits), "photos-scratch", seed=seed, epochs=epochs,
-            overrides={**crops, **overrides}, output=Path(temporary) / "run", workers=0,
+            image_size=size, overrides=overrides, output=Path(temporary) / "run", workers=0,
             on_log=lambda record: None, on_step_end=evaluate_last, hook_every_steps=num_steps,
         )  # fmt: skip
     return accuracies[0]

@@ -183,7 +183,7 @@ def test_without_a_clear_suggestion_the_next_command_repeats_the_test_with_other
 ) -> None:
     page = ("--html", tmp_path / "rates.html")
     too_low = command("lr-find", "digits", "--max-lr", "1e-3", "--num-steps", "40", "--device", "cpu", *page)
-    assert "no clear suggestion" in too_low.out
+    assert "No clear suggestion" in too_low.out
     assert too_low.out.splitlines()[-1] in (
         "reslab lr-find digits --num-steps 40 --device cpu --max-lr 0.01",
         "reslab train digits --device cpu",

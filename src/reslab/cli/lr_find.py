@@ -135,7 +135,7 @@ def _lr_find_payload(result: "LRFinderResult", html_path: Path | None, next_comm
 
 
 def _lr_find_rows(result: "LRFinderResult") -> list[tuple[str, str]]:
-    suggested = "no clear suggestion" if result.suggested_lr is None else f"{result.suggested_lr:.2g}"
+    suggested = "none" if result.suggested_lr is None else f"{result.suggested_lr:.2g}"
     tested = "none: the loss was not finite at the first rate"
     if result.lrs:
         tested = (
@@ -156,16 +156,22 @@ def explain(result: "LRFinderResult") -> str:
     rise = "does not rise again" if result.rise_lr is None else f"rises from {result.rise_lr:.2g} on"
     match result.verdict:
         case LRVerdict.CLEAR:
-            return f"The loss falls until a learning rate of {result.lowest_loss_lr:.2g}, and it {rise}."
+            return f"The loss is lowest at a learning rate of {result.lowest_loss_lr:.2g}, and it {rise}."
         case LRVerdict.NO_FALL:
             return (
-                f"The loss does not fall clearly, and it {rise}. "
-                f"Keep the recipe's learning rate, {result.recipe_lr:g}, or repeat the test with more steps."
+                f"No clear suggestion: the loss does not fall clearly, and it {rise}. "
+                f"Keep the recipe's learning rate, {result.recipe_lr:g}, or repeat the test with more --num-steps."
             )
         case LRVerdict.STILL_FALLING:
-            return "The loss still falls at the highest learning rate. Repeat the test with a higher --max-lr."
+            return (
+                "No clear suggestion: the loss still falls at the highest learning rate. "
+                "Repeat the test with a higher --max-lr."
+            )
         case LRVerdict.STARTS_TOO_HIGH:
-            return "The loss rises or diverges at the first learning rates. Repeat the test with a lower --min-lr."
+            return (
+                "No clear suggestion: the loss rises or diverges at the first learning rates. "
+                "Repeat the test with a lower --min-lr."
+            )
 
 
 def _next_command(context: typer.Context, result: "LRFinderResult") -> str:

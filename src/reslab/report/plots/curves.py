@@ -124,7 +124,7 @@ def plot_lr_finder(
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("learning rate")
         axes.set_ylabel("training loss")
-        lowest, first = min(smoothed_losses), smoothed_losses[0]
+        lowest, first = min(*losses, *smoothed_losses), smoothed_losses[0]
         limit = max(_MAX_LOSS_RATIO * first, lowest + 1e-3)
         if math.isfinite(limit) and max(losses) > limit:
             axes.set_ylim(max(0.0, lowest - 0.1 * (limit - lowest)), limit)
