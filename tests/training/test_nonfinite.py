@@ -83,7 +83,7 @@ def steps(model: nn.Module, batches: Wheel, loss: Any, stepping: TrainStep | Non
 
 def test_a_broken_picture_is_named() -> None:
     found = origin(network(), Wheel(broken=True))
-    assert found == NonFiniteOrigin(3, NonFiniteLocation(Phase.INPUT), (30, 31, 32, 33))
+    assert found == NonFiniteOrigin(3, NonFiniteLocation(Phase.INPUT), (30, 31, 32, 33), (31,))
 
 
 def test_the_first_layer_is_named() -> None:
@@ -122,7 +122,7 @@ def test_a_batch_in_parts_is_named_whole(parts: int) -> None:
     stepping = TrainStep(grad_accum_steps=parts, compiled_model=lambda x: model(x) * 0)
     taken = steps(model, Wheel(broken=True), functional.cross_entropy, stepping)
     found = find_non_finite(taken, lambda step: 0.1, start=0, stop=8)
-    assert found == NonFiniteOrigin(3, NonFiniteLocation(Phase.INPUT), (30, 31, 32, 33))
+    assert found == NonFiniteOrigin(3, NonFiniteLocation(Phase.INPUT), (30, 31, 32, 33), (31,))
 
 
 class BrokenOnceTrained(nn.Module):

@@ -99,8 +99,8 @@ def _count_labels(splits: Mapping[str, ImageDataset]) -> int:
 def _to_image_dataset(part: Any, split: str) -> ImageDataset:
     if isinstance(part, TensorDataset):
         part = part.tensors
-    if isinstance(part, tuple | list) and len(part) == 2 and all(hasattr(item, "shape") for item in part):
-        return _from_tensors(torch.as_tensor(part[0]), torch.as_tensor(part[1]))
+    if isinstance(part, tuple | list) and len(part) == 2 and hasattr(part[0], "shape") and _is_label_list(part[1]):
+        return _from_tensors(torch.as_tensor(part[0]), _as_label_tensor(part[1]))
     if not (hasattr(part, "__getitem__") and hasattr(part, "__len__")):
         required = f"{SPLIT_TITLES[split]} data as (images, labels) tensors or a dataset with len() and [i]"
         next_step = "collect an iterable dataset into tensors first"
@@ -119,9 +119,30 @@ def _from_tensors(images: Tensor, labels: Tensor) -> TensorImageDataset:
     return TensorImageDataset(images, _to_int_labels(labels))
 
 
+def _is_label_list(values: Any) -> bool:
+    return hasattr(values, "shape") or isinstance(values, list | tuple)
+
+
+def _as_label_tensor(values: Any) -> Tensor:
+    """Return labels as a tensor. Raises ValueError for texts, with the way to number them."""
+    first = values[0] if len(values) else 0
+    if isinstance(first, str):
+        raise _text_label(first)
+    return torch.as_tensor(values)
+
+
+def _text_label(label: str) -> ValueError:
+    nearest = "torch.tensor([classes.index(label) for label in labels])"
+    next_step = "with classes = sorted(set(labels)), and pass as_dataset(..., classes=classes)"
+    return invalid("labels as integers, one class an image", f"the text {str(label)!r}", nearest, next_step)
+
+
 def _to_int_labels(labels: Tensor) -> Tensor:
     if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise invalid("labels as integers, one class an image", str(labels.dtype), nearest="labels.long()")
+        is_one_hot = labels.ndim == 2 and labels.shape[1] > 1
+        nearest = "labels.argmax(1)" if is_one_hot else "labels.long()"
+        got = f"{labels.dtype} of shape {tuple(labels.shape)}"
+        raise invalid("labels as integers, one class an image", got, nearest=nearest)
     return labels.to(torch.int64)
 
 
@@ -139,8 +160,18 @@ def _from_items(dataset: Any) -> WrappedImageDataset:
 def _read_labels(dataset: Any) -> Tensor:
     """Return the labels that a dataset stores, as torchvision's do; else fetch every item once."""
     stored = _stored_labels(dataset)
-    labels = [int(dataset[i][1]) for i in range(len(dataset))] if stored is None else stored
-    return _to_int_labels(torch.as_tensor(labels))
+    labels = [_to_number(dataset[i][1]) for i in range(len(dataset))] if stored is None else stored
+    return _to_int_labels(_as_label_tensor(labels))
+
+
+def _to_number(label: Any) -> int:
+    if isinstance(label, str):
+        raise _text_label(label)
+    size = label.numel() if isinstance(label, Tensor) else getattr(label, "size", 1)
+    if size != 1:
+        got = f"shape {tuple(label.shape)}"
+        raise invalid("a label as one integer, the class", got, nearest="label.argmax()")
+    return int(label)
 
 
 def _stored_labels(dataset: Any) -> Any:

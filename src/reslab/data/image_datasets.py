@@ -273,7 +273,9 @@ def check_labels(labels: Tensor, num_images: int) -> None:
     """Raise ValueError unless labels are int64 (N,), one an image, from 0 up."""
     if labels.dtype != torch.int64 or labels.ndim != 1:
         got = f"{labels.dtype} of shape {tuple(labels.shape)}"
-        raise invalid("labels (N,) in int64", got, nearest="labels.long().flatten()")
+        is_one_hot = labels.ndim == 2 and labels.shape[1] > 1
+        nearest = "labels.argmax(1)" if is_one_hot else "labels.long().flatten()"
+        raise invalid("labels (N,) in int64, one class an image", got, nearest=nearest)
     if len(labels) != num_images:
         raise invalid(f"one label for each of {num_images} images", f"{len(labels)} labels")
     if len(labels) and int(labels.min()) < 0:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
@@ -206,9 +207,15 @@ class ResidualNetwork(nn.Module):
         """Raise ValueError for an input with the wrong channels or a size that the network cannot take."""
         if isinstance(x, Proxy):  # torch.fx traces the modules without a real input
             return
+        if not isinstance(x, Tensor):
+            step = "torch.from_numpy(x) for an array, network.preprocess(image) for an image"
+            raise invalid(f"a tensor of images N {self.arch.in_channels} H W", f"a {type(x).__name__}", next_step=step)
         if x.ndim != 4 or x.shape[1] != self.arch.in_channels:
-            step = f"or create_model(..., in_channels={x.shape[1] if x.ndim == 4 else 1})"
-            raise invalid(f"images N {self.arch.in_channels} H W", tuple(x.shape), next_step=step)
+            nearest, step = _shape_advice(tuple(x.shape), self.arch.in_channels)
+            raise invalid(f"images N {self.arch.in_channels} H W", tuple(x.shape), nearest, step)
+        if not x.is_floating_point():
+            nearest = "x.float() / 255, then normalized" if x.dtype == torch.uint8 else "x.float()"
+            raise invalid("images in floating point, normalized as in training", x.dtype, nearest)
         height, width = x.shape[-2:]
         got = f"{height}x{width}"
         if self.needs_fixed_size and (height, width) != self.arch.image_size:
@@ -218,3 +225,19 @@ class ResidualNetwork(nn.Module):
         if height < self.total_stride or width < self.total_stride:
             min_size = f"{self.total_stride}x{self.total_stride}"
             raise invalid(f"images of at least {min_size}, the total stride of {self.arch.name}", got, min_size)
+
+
+def _shape_advice(shape: tuple[int, ...], channels: int) -> tuple[str, str]:
+    """Return the expression that makes images N C H W of an `x` of this shape, and another next step; empty if none."""
+    if len(shape) == 4 and shape[3] == channels:
+        return "x.permute(0, 3, 1, 2)", ""
+    if len(shape) == 3 and shape[0] == channels:
+        return "x[None]", ""
+    if len(shape) == 3 and shape[2] == channels:
+        return "x.permute(2, 0, 1)[None]", ""
+    if channels == 1 and len(shape) in (2, 3):
+        return "x[:, None]" if len(shape) == 3 else "x[None, None]", ""
+    if len(shape) != 4:
+        return "", ""
+    nearest = f"x.expand(-1, {channels}, -1, -1)" if shape[1] == 1 else ""
+    return nearest, f"or create_model(..., in_channels={shape[1]})"

@@ -22,6 +22,7 @@ from reslab.data.rng import step_seed
 from reslab.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from reslab.training.activation_checkpointing import checkpoint_activations
 from reslab.training.batch_norm import sync_batch_norm, update_bn_stats
+from reslab.training.evaluation.loop import check_loss, check_output_type
 from reslab.training.freezing import Freezing
 from reslab.training.losses import DistillationLoss, LossFn, weight_penalty
 from reslab.training.meters import TrainMeter, count_correct
@@ -106,8 +107,9 @@ class TrainStep:
         """Return the loss of a batch and its outputs, in the precision of the step."""
         dtype = AUTOCAST_DTYPES.get(self.precision)
         with torch.autocast(x.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-            outputs = forward_fn(x)
-            return (loss(outputs, y, x) if isinstance(loss, DistillationLoss) else loss(outputs, y)), outputs
+            outputs = check_output_type(forward_fn(x))
+            value = loss(outputs, y, x) if isinstance(loss, DistillationLoss) else loss(outputs, y)
+            return check_loss(value), outputs
 
 
 def make_grad_scaler(precision: str, device: torch.device) -> GradScaler | None:

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from reslab.data.image_datasets import ImageDataset
+from reslab.data.image_datasets import ImageDataset, TensorImageDataset
 from reslab.runtime.distributed import ProcessGroup
 from reslab.runtime.files import write_atomic
+from reslab.spec.optim import OptimizerConfig, typical_lr
 from reslab.training.loop import BatchLoader, TrainLoop
 from reslab.training.meters import NonFiniteError, TrainMeter
 
@@ -57,11 +59,15 @@ class NonFiniteLocation:
 
 @dataclass(frozen=True)
 class NonFiniteOrigin:
-    """The step, the location and the samples of the batch in which the first non-finite value appeared."""
+    """The step, the location and the samples of the batch in which the first non-finite value appeared.
+
+    `bad_indices` are the samples whose images hold non-finite values.
+    """
 
     step: int
     location: NonFiniteLocation
     sample_indices: tuple[int, ...]
+    bad_indices: tuple[int, ...] = ()
 
 
 class _RecordingLoader:
@@ -89,12 +95,12 @@ def find_non_finite(loop: TrainLoop, lr_at: Callable[[int], float], *, start: in
     def after_step(step: int) -> bool:
         assert recording_loader.last_batch is not None
         x, _, indices = recording_loader.last_batch
-        gathered = loop.process_group.all_gather(
-            (_locate_non_finite(model, x, layers, meter.last("loss")), tuple(indices.tolist()))
-        )
-        found = [(location, indices) for location, indices in gathered if location is not None]
+        is_bad = ~x.detach().isfinite().flatten(1).all(1)
+        samples = (tuple(indices.tolist()), tuple(indices[is_bad.to(indices.device)].tolist()))
+        gathered = loop.process_group.all_gather((_locate_non_finite(model, x, layers, meter.last("loss")), samples))
+        found = [(location, samples) for location, samples in gathered if location is not None]
         found.sort(key=lambda item: item[0].phase in _SHARED_PHASES)
-        origins.extend(NonFiniteOrigin(step - 1, location, sample_indices) for location, sample_indices in found[:1])
+        origins.extend(NonFiniteOrigin(step - 1, location, *samples) for location, samples in found[:1])
         return bool(origins)
 
     with record_non_finite(model) as layers:
@@ -161,11 +167,27 @@ def check_finite_weights(model: nn.Module, process_group: ProcessGroup, step: in
     bad_name = next((name for name, weight in weights if weight.is_floating_point() and not is_finite(weight)), None)
     for name in process_group.all_gather(bad_name):
         if name is not None:
-            raise NonFiniteError(f"{name} is not finite after step {step - 1}")
+            raise NonFiniteError(
+                f"{name} is not finite {f'after step {step - 1}' if step else 'before the first step'}"
+            )
+
+
+def non_finite_images(images: ImageDataset) -> list[str]:
+    """Return the names of the images with NaN or infinite pixels; of images in memory alone, as it reads them all."""
+    if not isinstance(images, TensorImageDataset) or not images.images.is_floating_point():
+        return []
+    is_bad = torch.cat([~chunk.isfinite().flatten(1).all(1) for chunk in images.images.split(4096)])
+    return [images.name(i) for i in is_bad.nonzero().flatten().tolist()]
 
 
 def with_diagnosis(
-    error: NonFiniteError, checkpoint_step: int | None, origin: NonFiniteOrigin | None, run_path: Path, lr: float
+    error: NonFiniteError,
+    checkpoint_step: int | None,
+    origin: NonFiniteOrigin | None,
+    *,
+    run_path: Path,
+    optimizer: OptimizerConfig,
+    images: ImageDataset,
 ) -> NonFiniteError:
     """Return the error with its origin, the step of the last good checkpoint (None: there is none) and advice."""
     origin_text = "" if origin is None else f": {_describe_origin(origin, run_path)}"
@@ -174,8 +196,20 @@ def with_diagnosis(
         if checkpoint_step is None
         else f"the last good checkpoint, of step {checkpoint_step}, is in {run_path}"
     )
-    advice = f"try a lower learning rate, such as --lr {lr / 4:g}, or a longer warm-up"
+    advice = _advice(origin, optimizer, images)
     return NonFiniteError(f"{error}{origin_text}; training stopped; {checkpoint_text}; {advice}")
+
+
+def _advice(origin: NonFiniteOrigin | None, optimizer: OptimizerConfig, images: ImageDataset) -> str:
+    """Return the next step: repair the images or the loss that it began in, else a learning rate of usual size."""
+    if origin is not None and origin.location.phase is Phase.INPUT:
+        names = ", ".join(images.name(index) for index in origin.bad_indices[:4])
+        return f"repair or remove the images with NaN or infinite values: {names}"
+    if origin is not None and origin.location.phase is Phase.LOSS:
+        return "check the loss: it is not finite for finite outputs (a logarithm of 0, a division by 0)"
+    usual_lr = typical_lr(optimizer.name)
+    lr = usual_lr if optimizer.lr > 10 * usual_lr else optimizer.lr / 4
+    return f"try a lower learning rate, such as --lr {lr:g}, or a longer warm-up"
 
 
 def _describe_origin(origin: NonFiniteOrigin, run_path: Path) -> str:

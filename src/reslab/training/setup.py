@@ -1,16 +1,18 @@
 """Set up a new run: network, recipe, data and everything the loop needs, checked before the run's folder is created."""
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from reslab.data.dataset import MIN_IMBALANCE, DatasetSplits
+from reslab.data.image_datasets import SPLIT_TITLES
 from reslab.data.rng import step_seed, temporary_seed
 from reslab.nn.checkpoints.download import WeightsUnavailableError
 from reslab.nn.checkpoints.pretrained import load_pretrained
@@ -26,7 +28,7 @@ from reslab.spec.recipe import Recipe, apply_recipe_overrides, scale_lr
 from reslab.spec.recipes import get_recipe
 from reslab.training.activation_checkpointing import require_blocks
 from reslab.training.checkpoint import snapshot_interval_steps
-from reslab.training.evaluation.loop import check_outputs
+from reslab.training.evaluation.loop import check_loss, check_outputs
 from reslab.training.freezing import Freezing
 from reslab.training.image_size import (
     ImageSize,
@@ -38,6 +40,7 @@ from reslab.training.image_size import (
 )
 from reslab.training.loop import TrainLoop, TrainStep, make_grad_scaler
 from reslab.training.losses import DistillationLoss, LossFn, build_loss, compute_class_weights, prepare_teacher
+from reslab.training.nonfinite import is_finite, non_finite_images
 from reslab.training.optim.factory import build_optimizer
 from reslab.training.optim.lr_schedule import unreached_milestones
 from reslab.training.options import (
@@ -106,6 +109,7 @@ def setup_run(
     data_messages = (*_skipped_messages(data), *data.messages, *_imbalance_messages(data, recipe))
     messages = (*default_messages, *data_messages, *image_size.messages, *messages, *recipe_messages)
     _check_monitor_split(recipe, data)
+    check_finite_start(model, data)
     check_module(model, options.loss, data, input_size)
     loop = build_train_loop(
         model,
@@ -217,25 +221,47 @@ def build_train_loss(
 
 
 def check_module(model: nn.Module, custom_loss: LossFn | None, data: DatasetSplits, input_size: Sequence[int]) -> None:
-    """Try a user's own module or loss on one image of zeros. Raises ValueError if it does not fit the data."""
+    """Try a user's own module or loss on two images of zeros. Raises ValueError if it does not fit the data."""
     if isinstance(model, ResidualNetwork) and custom_loss is None:
         return
     was_training, device = model.training, next((weight.device for weight in model.parameters()), torch.device("cpu"))
     model.eval()
+    images, labels = torch.zeros((2, *input_size), device=device), torch.zeros(2, dtype=torch.int64, device=device)
     try:
         with torch.no_grad():
-            outputs = model(torch.zeros((1, *input_size), device=device))
+            with _user_code(f"a network that takes images {tuple(images.shape)}"):
+                outputs = model(images)
             check_outputs(outputs, data.num_classes)
-            loss_value = (
-                outputs.new_zeros(())
-                if custom_loss is None
-                else custom_loss(outputs, torch.zeros(1, dtype=torch.int64).to(device))
-            )
+            if custom_loss is not None:
+                with _user_code(f"loss(outputs, labels) of outputs {tuple(outputs.shape)} and labels (2,) in int64"):
+                    loss_value = custom_loss(outputs, labels)
+                check_loss(loss_value)
     finally:
         model.train(was_training)
-    if not isinstance(loss_value, Tensor) or loss_value.numel() != 1:
-        got = f"shape {tuple(loss_value.shape)}" if isinstance(loss_value, Tensor) else f"a {type(loss_value).__name__}"
-        raise invalid("a loss of one number, the mean over the batch", got, nearest="reduction='mean'")
+
+
+@contextlib.contextmanager
+def _user_code(required: str) -> Iterator[None]:
+    """Turn an error of the user's own module or loss into one that says what it was called with."""
+    try:
+        yield
+    except Exception as error:
+        raise invalid(required, f"{type(error).__name__}: {error}") from error
+
+
+def check_finite_start(model: nn.Module, data: DatasetSplits) -> None:
+    """Raise ValueError if an initial weight, or a pixel of images in memory, is NaN or infinite."""
+    bad_weights = [
+        name for name, tensor in model.state_dict().items() if tensor.is_floating_point() and not is_finite(tensor)
+    ]
+    if bad_weights:
+        got = f"NaN or infinite values in {', '.join(bad_weights[:3])}"
+        raise invalid("finite initial weights", got, next_step="load other weights")
+    for split, images in data.splits.items():
+        names = non_finite_images(images)
+        if names:
+            got = f"NaN or infinite values in {', '.join(names[:4])}" + (", ..." if len(names) > 4 else "")
+            raise invalid(f"finite {SPLIT_TITLES[split]} images", got, next_step="repair or remove them")
 
 
 def _check_monitor_split(recipe: Recipe, data: DatasetSplits) -> None:

@@ -309,7 +309,14 @@ class Trainer:
         if origin is not None and self.process_group.is_main:
             write_bad_batch(origin, run_path, self.evaluator.data.split("train"))
         checkpoint_step = None if checkpoint is None else checkpoint.step
-        return with_diagnosis(error, checkpoint_step, origin, run_path, self.recipe.optimizer.lr)
+        return with_diagnosis(
+            error,
+            checkpoint_step,
+            origin,
+            run_path=run_path,
+            optimizer=self.recipe.optimizer,
+            images=self.evaluator.data.split("train"),
+        )
 
 
 def _build_snapshot_writer(run: Run, steps_per_epoch: int) -> SnapshotWriter:

@@ -1,6 +1,6 @@
 """The evaluation loop: exact counts of a model on batches, on one process or several, and ensembles."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -84,9 +84,10 @@ def evaluate_batches(
     try:
         with deterministic_mode(), torch.autocast(_model_device(model).type, enabled=False):
             for x, y, _ in batches:
-                logits = model(x).float()
-                check_outputs(logits, num_classes)
-                batch_results.append((logits.cpu(), y.cpu(), loss(logits, y).item() * len(y)))
+                outputs = model(x)
+                check_outputs(outputs, num_classes)
+                logits = outputs.float()
+                batch_results.append((logits.cpu(), y.cpu(), check_loss(loss(logits, y)).item() * len(y)))
     finally:
         model.train(was_training)
     batch_results = process_group.merge_interleaved(batch_results)
@@ -100,8 +101,33 @@ def _model_device(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def check_outputs(outputs: Tensor, num_classes: int) -> None:
-    """Raise ValueError unless the outputs have shape (N, num_classes)."""
+def check_output_type(outputs: Any) -> Tensor:
+    """Return the outputs of a network. Raises ValueError, with the change to `forward`, unless they are a tensor."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    required = "a forward that returns one tensor of logits (N, classes)"
+    if outputs is None:
+        raise invalid(required, "None", next_step="end forward with `return x`")
+    if isinstance(outputs, Mapping):
+        tensors = [key for key, value in outputs.items() if isinstance(value, Tensor)]
+        key = "logits" if "logits" in tensors else next(iter(tensors), "logits")
+        raise invalid(required, f"a {type(outputs).__name__} with {', '.join(map(str, outputs))}", f"outputs[{key!r}]")
+    nearest = "outputs[0]" if isinstance(outputs, list | tuple) else ""
+    raise invalid(required, f"a {type(outputs).__name__}", nearest)
+
+
+def check_loss(loss: Any) -> Tensor:
+    """Return the loss of a batch. Raises ValueError unless it is a tensor of one number."""
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return loss
+    got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+    nearest = "reduction='mean', or loss.mean()" if isinstance(loss, Tensor) else ""
+    raise invalid("a loss of one number, the mean over the batch, as a tensor", got, nearest=nearest)
+
+
+def check_outputs(outputs: Any, num_classes: int) -> None:
+    """Raise ValueError unless the outputs are a tensor of shape (N, num_classes)."""
+    outputs = check_output_type(outputs)
     if outputs.ndim != 2 or outputs.shape[1] != num_classes:
         raise invalid(f"outputs of shape (N, {num_classes}), one for each class of the data", tuple(outputs.shape))
 
