@@ -1,13 +1,20 @@
 """Images in memory, in files and in a torch dataset; their fingerprint."""
 
+import io
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from reslab.data.adapters import as_dataset
 from reslab.data.dataset import DatasetSplits, channel_statistics, compute_fingerprint
 from reslab.data.image_datasets import FileImageDataset, ImageDataset, TensorImageDataset, WrappedImageDataset, to_uint8
+from reslab.data.loader import eval_loader
+from reslab.data.registry import open_dataset
 from reslab.spec.preprocess import Preprocess
 
 PIXELS = torch.randint(0, 256, (6, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
@@ -112,3 +119,60 @@ def test_channel_statistics() -> None:
         assert mean[channel] == pytest.approx(float(scaled[:, channel].mean()), abs=5e-5)
         assert std[channel] == pytest.approx(float(scaled[:, channel].std(correction=0)), abs=5e-5)
     assert channel_statistics(torch.zeros(2, 1, 2, 2, dtype=torch.uint8)) == ((0.0,), (1.0,))
+
+
+def _data_of_every_kind(tmp_path: Path) -> list[DatasetSplits]:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (8, 30, 40, 3), dtype=np.uint8)
+    for i, image in enumerate(pixels):
+        path = tmp_path / "photos" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[: 20 + i]).resize((90 + i, 70)).save(path)
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for i in range(8):
+            tar.add(tmp_path / "photos" / "ab"[i % 2] / f"{i}.png", f"{i}.png")
+            info = tarfile.TarInfo(f"{i}.cls")
+            info.size = 1
+            tar.addfile(info, io.BytesIO(str(i % 2).encode()))
+    tensors = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    items = [(Image.fromarray(image), i % 2) for i, image in enumerate(pixels)]
+    return [
+        open_dataset(tmp_path / "photos", val_fraction=0.25),
+        open_dataset(tmp_path / "0.tar", val_fraction=0.25),
+        as_dataset((tensors, torch.arange(8) % 2)),
+        as_dataset(items),
+    ]
+
+
+def test_splits_index_and_iterate_as_evaluation_reads_them(tmp_path: Path) -> None:
+    for data in _data_of_every_kind(tmp_path):
+        split = data.split("train")
+        expected = torch.cat([x for x, _, _ in eval_loader(split, 3, data.preprocess, "cpu")])
+        image, label = split[0]
+        assert (image.dtype, type(label)) == (torch.float32, int)
+        assert torch.equal(image, expected[0])
+        assert torch.equal(split[-1][0], expected[-1])
+        assert [label for _, label in split] == split.labels.tolist()
+        with pytest.raises(IndexError):
+            split[len(split)]
+        batches = list(torch.utils.data.DataLoader(split, batch_size=4))  # type: ignore[arg-type]
+        assert torch.equal(torch.cat([x for x, _ in batches]), expected)
+        assert torch.equal(torch.cat([y for _, y in batches]), split.labels)
+        other = replace(data, preprocess=replace(data.preprocess, std=tuple(2 * v for v in data.preprocess.std)))
+        assert torch.allclose(other.split("train")[0][0], expected[0] / 2)
+        assert torch.equal(data.split("train")[0][0], expected[0])
+        assert torch.equal(split.subset([1, 0])[1][0], expected[0])
+
+
+def test_a_plain_dataset_scales_to_one() -> None:
+    images = torch.tensor([[[[0, 51], [102, 255]]]], dtype=torch.uint8)
+    assert torch.allclose(
+        TensorImageDataset(images, torch.tensor([1]))[0][0], torch.tensor([[[0, 0.2], [0.4, 1.0]]])
+    )
+
+
+def test_printing_a_dataset_is_short() -> None:
+    data = open_dataset("digits")
+    assert repr(data).splitlines()[1:] == ["  images: train 1,438, test 359", "  10 classes: 0, 1, 2, 3, 4, ..."]
+    assert str(data).startswith("digits (Alpaydin and Kaynak 1998")
+    assert repr(data.split("test")) == "TensorImageDataset(359 images, 10 classes)"

@@ -139,7 +139,7 @@ def test_broken_gzip_and_unequal_lengths(tmp_path: Path) -> None:
     [
         ("cifr10", "unknown dataset or folder 'cifr10'; nearest: 'cifar10'"),
         ("fashion_mnist", "'fashion-mnist'"),
-        ("fotos", "nearest: 'photos'"),
+        ("fotos", "or the folder ./photos"),
         ("nowhere/photos", "no such folder"),
         ("s3://bucket/train-{000..009}.tar", "a URL of https or http"),
     ],
@@ -162,3 +162,22 @@ def test_every_entry_has_a_source() -> None:
         assert entry.reference
         assert bool(entry.mean) == bool(entry.std) == bool(entry.statistics_source)
         assert len(entry.mean) in (0, entry.channels)
+
+
+@pytest.mark.parametrize("name", ["voc", "VOC2007", "coco", "ms-coco"])
+def test_datasets_of_other_tasks_are_named_as_such(name: str) -> None:
+    with pytest.raises(ValueError, match=f"got: {name}, a dataset for object detection and segmentation, which is not"):
+        open_dataset(name)
+
+
+def test_known_and_unknown_names_without_a_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="got: tiny-imagenet, which is not read by its name; download it"):
+        open_dataset("tiny-imagenet")
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError) as caught:
+        open_dataset("phots")
+    assert str(caught.value).startswith("unknown dataset or folder 'phots'; known: 'digits'")
+    assert str(caught.value).endswith("or the folder ./photos")
+    with pytest.raises(ValueError, match="nearest: 'cifar10'"):
+        open_dataset("cifar-10")

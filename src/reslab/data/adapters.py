@@ -97,6 +97,8 @@ def _count_labels(splits: Mapping[str, ImageDataset]) -> int:
 
 
 def _to_image_dataset(part: Any, split: str) -> ImageDataset:
+    if isinstance(part, ImageDataset):
+        return part
     if isinstance(part, TensorDataset):
         part = part.tensors
     if isinstance(part, tuple | list) and len(part) == 2 and hasattr(part[0], "shape") and _is_label_list(part[1]):

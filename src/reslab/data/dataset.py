@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
@@ -42,14 +42,15 @@ class UnknownSplitError(ValueError):
     """A dataset has no split of the requested name."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DatasetSplits:
     """A dataset: `splits` by name ("train", "val", "test", as far as present) and class names in label order.
 
     `source` describes its origin, `location` is the folder, file or URL it was read from, and `preprocess` the
     preprocessing of the evaluation. `split_record` is JSON from which `open_dataset` makes the same splits again;
     `skipped_files` lists (path, reason) of the images that were skipped because they cannot be read, `messages` say
-    what else a user should know: files that were ignored, classes without images.
+    what else a user should know: files that were ignored, classes without images. A split indexes and iterates like a
+    torch dataset: `split[i]` is (tensor, label), preprocessed as in evaluation.
     Raises ValueError if there is too little to train on or a label has no class name.
     """
 
@@ -80,6 +81,16 @@ class DatasetSplits:
             if len(dataset) and int(dataset.labels.max()) >= len(self.classes):
                 required = f"{SPLIT_TITLES[split]} labels from 0 to {len(self.classes) - 1}"
                 raise invalid(required, f"label {int(dataset.labels.max())}")
+        with_preprocess = {
+            name: replace(dataset, preprocess=self.preprocess) if is_dataclass(dataset) else dataset
+            for name, dataset in self.splits.items()
+        }
+        object.__setattr__(self, "splits", with_preprocess)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name} {len(dataset):,}" for name, dataset in self.splits.items())
+        classes = ", ".join(self.classes[:5]) + (", ..." if len(self.classes) > 5 else "")
+        return f"{self.name} ({self.source})\n  images: {sizes}\n  {len(self.classes)} classes: {classes}"
 
     @cached_property
     def fingerprint(self) -> str:

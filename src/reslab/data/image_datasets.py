@@ -1,9 +1,10 @@
 """Labeled images, read one by one from a tensor in memory, files, WebDataset shards or a torch dataset."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,8 +15,10 @@ from torch import Tensor
 
 from reslab.data.decode import read_image
 from reslab.data.pil_pixels import pil_to_tensor
+from reslab.data.rng import hash_key
 from reslab.data.webdataset.http import read_range
 from reslab.spec.errors import invalid
+from reslab.spec.preprocess import Preprocess
 
 SPLIT_TITLES = {"train": "training", "val": "validation", "test": "test"}
 """The splits in their order: the name in code, files and flags, and the word in texts for people."""
@@ -28,14 +31,61 @@ class ImageDataset(Protocol):
     @property
     def labels(self) -> Tensor: ...
     def __len__(self) -> int: ...
+    def __getitem__(self, i: int) -> tuple[Tensor, int]: ...
     def name(self, i: int) -> str: ...
     def load_image(self, i: int) -> Tensor: ...
     def preview(self, i: int) -> Tensor: ...
     def subset(self, indices: Sequence[int]) -> "ImageDataset": ...
 
 
-@dataclass(frozen=True, eq=False)
-class TensorImageDataset:
+class IndexableImages:
+    """Adds `dataset[i]`, a pair (tensor, label) as of torch's map-style datasets, so that a DataLoader takes it.
+
+    The tensor is the network's input in evaluation: float32 (C, H, W) by `preprocess`, which `DatasetSplits` sets; by
+    itself a dataset only scales uint8 to [0, 1].
+    """
+
+    labels: Tensor
+    preprocess: Preprocess | None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def load_image(self, i: int) -> Tensor:
+        raise NotImplementedError
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"index {i} of {len(self)} images")
+        index = int(i) % len(self)
+        return preprocess_image(self.load_image(index), self.preprocess, index), int(self.labels[index])
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self):,} images, {len(self.labels.unique())} classes)"
+
+
+def preprocess_image(pixels: Tensor, preprocess: Preprocess | None, index: int) -> Tensor:
+    """Return an image as the network's input, as `eval_loader` makes it of image `index`; without: scaled to [0, 1]."""
+    if preprocess is None:
+        return pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels.float()
+    transform, normalize = _make_transform(preprocess)
+    image: Tensor = normalize(transform.apply_image(pixels, hash_key(0, 0, index))[None])[0]
+    return image
+
+
+@lru_cache(maxsize=8)
+def _make_transform(preprocess: Preprocess) -> tuple[Any, Any]:
+    from reslab.data.transforms.normalize import Normalize  # these import this module
+    from reslab.data.transforms.pipeline import TransformPipeline
+
+    return TransformPipeline(preprocess.transform), Normalize(preprocess, torch.device("cpu"))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TensorImageDataset(IndexableImages):
     """Images of one size in memory: `images` (N, C, H, W), uint8 or already scaled floats; `labels` (N,) int64.
 
     Raises ValueError if shapes, types or lengths do not fit.
@@ -44,6 +94,7 @@ class TensorImageDataset:
     images: Tensor
     labels: Tensor
     names: tuple[str, ...] | None = None
+    preprocess: Preprocess | None = None
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4:
@@ -69,11 +120,11 @@ class TensorImageDataset:
     def subset(self, indices: Sequence[int]) -> "TensorImageDataset":
         index_tensor = torch.as_tensor(indices, dtype=torch.int64)
         names = tuple(self.name(i) for i in index_tensor.tolist())
-        return TensorImageDataset(self.images[index_tensor], self.labels[index_tensor], names)
+        return replace(self, images=self.images[index_tensor], labels=self.labels[index_tensor], names=names)
 
 
-@dataclass(frozen=True, eq=False)
-class FileImageDataset:
+@dataclass(frozen=True, eq=False, repr=False)
+class FileImageDataset(IndexableImages):
     """Images in files, each decoded on demand to uint8 (channels, H, W) of its own size; names are relative to `root`.
 
     Raises ValueError if the labels do not fit the paths.
@@ -83,6 +134,7 @@ class FileImageDataset:
     labels: Tensor
     channels: int = 3
     root: Path | None = None
+    preprocess: Preprocess | None = None
 
     def __post_init__(self) -> None:
         check_labels(self.labels, len(self.paths))
@@ -111,11 +163,11 @@ class FileImageDataset:
     def subset(self, indices: Sequence[int]) -> "FileImageDataset":
         paths = tuple(self.paths[i] for i in indices)
         labels = self.labels[torch.as_tensor(indices, dtype=torch.int64)]
-        return FileImageDataset(paths, labels, self.channels, self.root)
+        return replace(self, paths=paths, labels=labels)
 
 
-@dataclass(frozen=True, eq=False)
-class WrappedImageDataset:
+@dataclass(frozen=True, eq=False, repr=False)
+class WrappedImageDataset(IndexableImages):
     """The images of a map-style dataset of (image, label) items: image i is item `indices[i]`, fetched on demand.
 
     An item's image is a tensor (C, H, W), uint8 or already scaled floats, or a Pillow image.
@@ -125,6 +177,7 @@ class WrappedImageDataset:
     labels: Tensor
     channels: int
     indices: tuple[int, ...]
+    preprocess: Preprocess | None = None
 
     def __post_init__(self) -> None:
         check_labels(self.labels, len(self.indices))
@@ -143,7 +196,7 @@ class WrappedImageDataset:
 
     def subset(self, indices: Sequence[int]) -> "WrappedImageDataset":
         labels = self.labels[torch.as_tensor(indices, dtype=torch.int64)]
-        return WrappedImageDataset(self.dataset, labels, self.channels, tuple(self.indices[i] for i in indices))
+        return replace(self, labels=labels, indices=tuple(self.indices[i] for i in indices))
 
 
 @dataclass(frozen=True)
@@ -169,8 +222,8 @@ class ImageLocation:
             return file.read(self.num_bytes)
 
 
-@dataclass(frozen=True, eq=False)
-class ShardImageDataset:
+@dataclass(frozen=True, eq=False, repr=False)
+class ShardImageDataset(IndexableImages):
     """Images in WebDataset shards, decoded on demand to uint8 (channels, H, W); a name is SHARD/KEY.EXTENSION.
 
     Raises ValueError if the labels do not fit the locations.
@@ -180,6 +233,7 @@ class ShardImageDataset:
     labels: Tensor
     channels: int = 3
     root: Path | str | None = None
+    preprocess: Preprocess | None = None
 
     def __post_init__(self) -> None:
         check_labels(self.labels, len(self.locations))
@@ -212,7 +266,7 @@ class ShardImageDataset:
     def subset(self, indices: Sequence[int]) -> "ShardImageDataset":
         locations = tuple(self.locations[i] for i in indices)
         labels = self.labels[torch.as_tensor(indices, dtype=torch.int64)]
-        return ShardImageDataset(locations, labels, self.channels, self.root)
+        return replace(self, locations=locations, labels=labels)
 
 
 def relative_name(root: Path, path: Path) -> str:
