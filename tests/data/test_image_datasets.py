@@ -166,9 +166,7 @@ def test_splits_index_and_iterate_as_evaluation_reads_them(tmp_path: Path) -> No
 
 def test_a_plain_dataset_scales_to_one() -> None:
     images = torch.tensor([[[[0, 51], [102, 255]]]], dtype=torch.uint8)
-    assert torch.allclose(
-        TensorImageDataset(images, torch.tensor([1]))[0][0], torch.tensor([[[0, 0.2], [0.4, 1.0]]])
-    )
+    assert torch.allclose(TensorImageDataset(images, torch.tensor([1]))[0][0], torch.tensor([[[0, 0.2], [0.4, 1.0]]]))
 
 
 def test_printing_a_dataset_is_short() -> None:

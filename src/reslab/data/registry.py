@@ -236,7 +236,9 @@ UNSUPPORTED_DATASETS = {
 def _unknown_dataset(name: str) -> ValueError:
     """Return the error for a name that is no dataset here: a well-known one of others, or an unknown one."""
     key = re.sub(r"[^a-z0-9]", "", name.lower())
-    match = next((known for known in UNSUPPORTED_DATASETS if re.fullmatch(rf"(pascal|ms|mini)?{known}(20\d\d)?", key)), "")
+    match = next(
+        (known for known in UNSUPPORTED_DATASETS if re.fullmatch(rf"(pascal|ms|mini)?{known}(20\d\d)?", key)), ""
+    )
     known_text = f"one of {', '.join(DATASETS)}, or a folder, CSV file or shards"
     if match and UNSUPPORTED_DATASETS[match]:
         got = f"{name}, a dataset for {UNSUPPORTED_DATASETS[match]}, which is not supported yet"
