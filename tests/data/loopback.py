@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any
 @dataclass
 class Web:
     """A folder served at `url`; `asked` are the requests so far. Told to, it ignores ranges, is away for some requests,
-    or breaks a connection after some bytes."""
+    breaks a connection after some bytes, redirects, sends a body without end, or a byte at a time."""
 
     folder: Path
     url: str = ""
@@ -21,6 +22,9 @@ class Web:
     knows_ranges: bool = True
     num_away: int = 0
     breaks: list[int] = field(default_factory=list)
+    redirects: dict[str, str] = field(default_factory=dict)
+    is_endless: bool = False
+    seconds_per_byte: float = 0.0
 
 
 @contextmanager
@@ -43,7 +47,17 @@ def _handler(web: Web) -> type[http.server.BaseHTTPRequestHandler]:
             wanted = self.headers.get("Range", "")
             web.asked.append((self.path, wanted))
             path = web.folder / self.path.split("?")[0].lstrip("/")
-            if web.num_away:
+            if self.path in web.redirects:
+                self.send_response(302)
+                self.send_header("Location", web.redirects[self.path])
+                self.end_headers()
+            elif web.is_endless:
+                self.send_response(200)
+                self.end_headers()
+                with contextlib.suppress(OSError):
+                    while True:
+                        self.wfile.write(bytes(1 << 16))
+            elif web.num_away:
                 web.num_away -= 1
                 self.send_error(503)
             elif not path.is_file():
@@ -66,7 +80,10 @@ def _handler(web: Web) -> type[http.server.BaseHTTPRequestHandler]:
             if web.breaks and len(content) > web.breaks[0]:
                 content = content[: web.breaks.pop(0)]
             with contextlib.suppress(OSError):  # the reader has heard enough
-                self.wfile.write(content)
+                step = 1 if web.seconds_per_byte else len(content)
+                for start in range(0, len(content), max(1, step)):
+                    self.wfile.write(content[start : start + step])
+                    time.sleep(web.seconds_per_byte)
 
         def log_message(self, *words: Any) -> None:
             """Nothing."""

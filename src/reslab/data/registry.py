@@ -217,6 +217,10 @@ def _check_columns(path: Path, data_format: DataFormat | None, columns: Mapping[
         raise invalid("a CSV file, where columns are named", path, next_step="omit the names of columns")
 
 
+_WITHOUT_READER = """
+svhn stl10 tinyimagenet imagenette imagewoof places365 food101 flowers102 caltech101 oxfordpets stanfordcars
+fgvcaircraft inaturalist imagenet21k emnist kmnist cinic10
+"""
 UNSUPPORTED_DATASETS = {
     "voc": "object detection and segmentation",
     "coco": "object detection and segmentation",
@@ -224,13 +228,9 @@ UNSUPPORTED_DATASETS = {
     "ade20k": "segmentation",
     "celeba": "several labels an image",
     "kinetics": "videos",
-    **dict.fromkeys(
-        ("svhn", "stl10", "tinyimagenet", "imagenette", "imagewoof", "places365", "food101", "flowers102", "caltech101")
-        + ("oxfordpets", "stanfordcars", "fgvcaircraft", "inaturalist", "imagenet21k", "emnist", "kmnist", "cinic10"),
-        "",
-    ),
+    **dict.fromkeys(_WITHOUT_READER.split(), ""),
 }
-"""Well-known datasets that have no reader here, in lower case without separators: the task, empty for classification."""
+"""Well-known datasets without a reader, in lower case without separators: the task, or empty for classification."""
 
 
 def _unknown_dataset(name: str) -> ValueError:

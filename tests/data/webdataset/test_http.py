@@ -84,3 +84,50 @@ def test_missing_files(web: Web, tmp_path: Path) -> None:
 def test_other_schemes_are_an_error(url: str) -> None:
     with pytest.raises(ValueError, match=r"https or http.*nearest valid: https://HOST/"):
         check_url(url)
+
+
+def test_redirects_stay_at_the_server(web: Web) -> None:
+    web.redirects["/old"] = f"{web.url}/file"
+    with UrlFile(f"{web.url}/old") as file:
+        assert file.read() == CONTENT
+    port = int(web.url.rpartition(":")[2])
+    for target in (f"http://localhost:{port}/file", f"http://127.0.0.1:{port + 1}/file", "ftp://127.0.0.1/file"):
+        web.redirects["/old"] = target
+        with pytest.raises(ValueError, match=r"a file at http://127\.0\.0\.1:.*; got: a redirect to ") as caught:
+            UrlFile(f"{web.url}/old")
+        assert target in str(caught.value)
+    web.redirects["/old"] = "file:///etc/hosts"
+    with pytest.raises(ValueError, match="is not allowed"):
+        UrlFile(f"{web.url}/old")
+
+
+def test_a_body_without_end_is_an_error(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(urls, "MAX_FILE_BYTES", 3 << 20)
+    web.is_endless = True
+    with pytest.raises(ValueError, match="a file of at most 3,145,728 bytes"):
+        download_file(f"{web.url}/file", tmp_path / "copy")
+    assert (tmp_path / "copy").stat().st_size <= 3 << 20
+    web.is_endless = False
+    monkeypatch.setattr(urls, "MAX_FILE_BYTES", 1000)
+    with pytest.raises(ValueError, match="a file of at most 1,000 bytes .*; got: 10,240"):
+        UrlFile(f"{web.url}/file")
+
+
+def test_a_slow_server_is_an_error(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    web.seconds_per_byte = 0.01
+    monkeypatch.setattr(urls, "SLOW_SECONDS", 0.3)
+    with pytest.raises(ValueError, match=r"at least 4,096 bytes a second from .*; got: \d+ over"):
+        download_file(f"{web.url}/file", tmp_path / "copy")
+    monkeypatch.setattr(urls, "SLOW_SECONDS", 100.0)
+    monkeypatch.setattr(urls, "MAX_READ_SECONDS", 0.2)
+    with pytest.raises(ValueError, match="seconds of reading"):
+        download_file(f"{web.url}/file", tmp_path / "copy")
+
+
+def test_texts_that_are_too_long_or_not_utf_8(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(urls, "_MAX_TEXT_BYTES", 5)
+    with pytest.raises(ValueError, match="at most 5 bytes of text"):
+        read_optional_text(f"{web.url}/file")
+    (tmp_path / "words").write_bytes(b"\xe9")
+    with pytest.raises(ValueError, match="in UTF-8"):
+        read_optional_text(f"{web.url}/words")

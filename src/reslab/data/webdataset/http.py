@@ -1,11 +1,12 @@
 """Read files by http and https from any byte on; after a broken connection reading resumes where it broke."""
 
 import http.client
+import shutil
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,13 @@ from reslab.spec.errors import invalid
 
 SCHEMES = ("https", "http")
 TIMEOUT_SECONDS = 60.0
+MAX_FILE_BYTES = 64 << 30
+"""A body that is longer, or has no end, is an error."""
+MAX_READ_SECONDS = 6 * 3600.0
+MIN_BYTES_PER_SECOND = 4096.0
+"""Reading slower than this over `SLOW_SECONDS` is an error; the time in which nothing is read does not count."""
+SLOW_SECONDS = 120.0
+_MAX_TEXT_BYTES = 1 << 20
 _NUM_TRIES = 4
 _RETRY_SECONDS = 0.25
 _BLOCK_BYTES = 8 << 20
@@ -34,15 +42,53 @@ class UrlNotFoundError(ValueError):
     """The server has no such file, or denies access to it."""
 
 
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urllib.parse.urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+class _SameHostRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects within a server, also from http to https; others raise ValueError with the reason."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        (scheme, host, port), (new_scheme, new_host, new_port) = _origin(req.full_url), _origin(newurl)
+        is_upgrade = (scheme, port, new_scheme, new_port) == ("http", 80, "https", 443)
+        if new_host != host or not (is_upgrade or (new_scheme, new_port) == (scheme, port)):
+            required = f"a file at {scheme}://{host}:{port}, the server of {req.full_url}"
+            next_step = "name the final URL, if you trust that server"
+            raise invalid(required, f"a redirect to {newurl}", next_step=next_step)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+@cache
+def _opener() -> urllib.request.OpenerDirector:
+    """Return an opener of http and https alone: urllib's default one would follow redirects to ftp, too."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPErrorProcessor,
+        urllib.request.UnknownHandler,
+        _SameHostRedirects,
+    ):
+        opener.add_handler(handler())
+    return opener
+
+
 class UrlFile:
     """A file at a URL, read forwards from `start` on; after a broken connection it reconnects where it broke.
 
-    Raises ValueError naming the URL if the server rejects the request, or the connection keeps breaking at one byte.
+    Raises ValueError naming the URL if the server rejects the request, the connection keeps breaking at one byte, or
+    the file exceeds `MAX_FILE_BYTES`, `MAX_READ_SECONDS` or falls below `MIN_BYTES_PER_SECOND`.
     """
 
     def __init__(self, url: str, start: int = 0, num_bytes: int | None = None) -> None:
         self.url, self.position = check_url(url), start
         self._end = None if num_bytes is None else start + num_bytes
+        self._num_read, self._read_seconds = 0, 0.0
+        self._slow_since = (0, 0.0)
         self._response = self._open()
 
     @property
@@ -75,7 +121,7 @@ class UrlFile:
     def _read_chunk(self, max_bytes: int) -> bytes:
         for attempt in range(_NUM_TRIES):
             try:
-                chunk: bytes = self._response.read(max_bytes)
+                chunk = self._read_once(max_bytes)
                 if chunk or self._end is None or self.position >= self._end:
                     self.position += len(chunk)
                     return chunk
@@ -88,12 +134,44 @@ class UrlFile:
             f"{self.url}: the connection broke at byte {self.position:,} of {self._end:,}, {_NUM_TRIES} times"
         )
 
+    def _read_once(self, max_bytes: int) -> bytes:
+        """Return what has arrived, without waiting for all of it: a slow server must not block for hours."""
+        start = time.monotonic()
+        try:
+            chunk: bytes = self._response.read1(max_bytes)
+        finally:
+            self._read_seconds += time.monotonic() - start
+        self._num_read += len(chunk)
+        if chunk:
+            self._check_limits()
+        return chunk
+
+    def _check_limits(self) -> None:
+        if self._num_read > MAX_FILE_BYTES:
+            raise invalid(f"a file of at most {MAX_FILE_BYTES:,} bytes at {self.url}", "more", next_step="divide it")
+        if self._read_seconds > MAX_READ_SECONDS:
+            required = f"{self.url} within {MAX_READ_SECONDS:,.0f} seconds of reading"
+            raise invalid(required, f"{self._num_read:,} bytes in that time", next_step="download it into a folder")
+        num_before, seconds_before = self._slow_since
+        seconds = self._read_seconds - seconds_before
+        if seconds < SLOW_SECONDS:
+            return
+        rate = (self._num_read - num_before) / seconds
+        if rate < MIN_BYTES_PER_SECOND:
+            required = f"at least {MIN_BYTES_PER_SECOND:,.0f} bytes a second from {self.url}"
+            raise invalid(required, f"{rate:,.0f} over {seconds:,.0f} seconds", next_step="download it into a folder")
+        self._slow_since = (self._num_read, self._read_seconds)
+
     def _open(self) -> Any:
         """Send the request and return the response, read up to the position."""
         last_byte = "" if self._end is None else str(self._end - 1)
         needs_range = self.position > 0 or self._end is not None
         response = _request(self.url, f"bytes={self.position}-{last_byte}" if needs_range else "")
         length = response.headers.get("Content-Length")
+        if length is not None and int(length) > MAX_FILE_BYTES:
+            response.close()
+            required = f"a file of at most {MAX_FILE_BYTES:,} bytes at {self.url}"
+            raise invalid(required, f"{int(length):,}", next_step="divide it")
         offset = self.position if response.status == 206 else 0
         file_end = None if length is None else offset + int(length)
         self._end = file_end if self._end is None else self._end if file_end is None else min(self._end, file_end)
@@ -110,7 +188,7 @@ def _request(url: str, byte_range: str) -> Any:
     error: Exception | None = None
     for attempt in range(_NUM_TRIES):
         try:
-            return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SECONDS)
+            return _opener().open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SECONDS)
         except urllib.error.HTTPError as http_error:
             http_error.close()
             if http_error.code == 416:  # no bytes from there on
@@ -141,17 +219,32 @@ def _block(url: str, number: int) -> bytes:
 
 
 def download_file(url: str, path: Path) -> list[Any]:
-    """Download a URL to a path and return its version (`UrlFile.version`)."""
+    """Download a URL to a path and return its version (`UrlFile.version`).
+
+    Raises ValueError as `UrlFile`, and if the disk has no room for it.
+    """
     with UrlFile(url) as file, path.open("wb") as target:
+        length, free = int(file.version[0] or 0), shutil.disk_usage(path.parent).free
+        if length > free:
+            raise invalid(f"{length:,} bytes free in {path.parent} for {url}", f"{free:,}", next_step="set TMPDIR")
         while chunk := file.read(1 << 20):
             target.write(chunk)
         return file.version
 
 
 def read_optional_text(url: str) -> str | None:
-    """Return the text of a small file (up to 1 MiB) at a URL; None if there is no such file."""
+    """Return the text of a small file at a URL; None if there is no such file.
+
+    Raises ValueError if it is longer than 1 MiB or not UTF-8.
+    """
     try:
         with UrlFile(url) as file:
-            return file.read(1 << 20).decode("utf-8")
+            content = file.read(_MAX_TEXT_BYTES + 1)
     except UrlNotFoundError:
         return None
+    if len(content) > _MAX_TEXT_BYTES:
+        raise invalid(f"at most {_MAX_TEXT_BYTES:,} bytes of text at {url}", "more")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise invalid(f"{url} in UTF-8", str(error)) from None
