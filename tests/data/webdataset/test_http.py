@@ -109,7 +109,7 @@ def test_a_body_without_end_is_an_error(web: Web, tmp_path: Path, monkeypatch: p
     assert (tmp_path / "copy").stat().st_size <= 3 << 20
     web.is_endless = False
     monkeypatch.setattr(urls, "MAX_FILE_BYTES", 1000)
-    with pytest.raises(ValueError, match="a file of at most 1,000 bytes .*; got: 10,240"):
+    with pytest.raises(ValueError, match=r"a file of at most 1,000 bytes .*; got: 10,240"):
         UrlFile(f"{web.url}/file")
 
 

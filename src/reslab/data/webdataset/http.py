@@ -54,6 +54,7 @@ class _SameHostRedirects(urllib.request.HTTPRedirectHandler):
         (scheme, host, port), (new_scheme, new_host, new_port) = _origin(req.full_url), _origin(newurl)
         is_upgrade = (scheme, port, new_scheme, new_port) == ("http", 80, "https", 443)
         if new_host != host or not (is_upgrade or (new_scheme, new_port) == (scheme, port)):
+            fp.close()
             required = f"a file at {scheme}://{host}:{port}, the server of {req.full_url}"
             next_step = "name the final URL, if you trust that server"
             raise invalid(required, f"a redirect to {newurl}", next_step=next_step)
