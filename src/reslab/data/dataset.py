@@ -3,9 +3,9 @@
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,13 @@ from reslab.data.image_datasets import (
     SPLIT_TITLES,
     FileImageDataset,
     ImageDataset,
+    IndexableImages,
     ShardImageDataset,
     TensorImageDataset,
 )
+from reslab.data.rng import hash_key
+from reslab.data.transforms.normalize import Normalize
+from reslab.data.transforms.pipeline import TransformPipeline
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.preprocess import Preprocess
 
@@ -36,6 +40,22 @@ class SplitMethod(StrEnum):
 
     GIVEN = "given"
     STRATIFIED = "stratified"
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """From an image and its index to the network's input, as `eval_loader` makes it."""
+
+    preprocess: Preprocess
+
+    def __call__(self, pixels: Tensor, index: int) -> Tensor:
+        transform, normalize = _make_transform(self.preprocess)
+        return normalize(transform.apply_image(pixels, hash_key(0, 0, index))[None])[0]
+
+
+@lru_cache(maxsize=8)
+def _make_transform(preprocess: Preprocess) -> tuple[TransformPipeline, Normalize]:
+    return TransformPipeline(preprocess.transform), Normalize(preprocess, torch.device("cpu"))
 
 
 class UnknownSplitError(ValueError):
@@ -81,11 +101,12 @@ class DatasetSplits:
             if len(dataset) and int(dataset.labels.max()) >= len(self.classes):
                 required = f"{SPLIT_TITLES[split]} labels from 0 to {len(self.classes) - 1}"
                 raise invalid(required, f"label {int(dataset.labels.max())}")
-        with_preprocess = {
-            name: replace(dataset, preprocess=self.preprocess) if is_dataclass(dataset) else dataset
+        transform = EvalTransform(self.preprocess)
+        indexable = {
+            name: dataset.with_input_transform(transform) if isinstance(dataset, IndexableImages) else dataset
             for name, dataset in self.splits.items()
         }
-        object.__setattr__(self, "splits", with_preprocess)
+        object.__setattr__(self, "splits", indexable)
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {len(dataset):,}" for name, dataset in self.splits.items())

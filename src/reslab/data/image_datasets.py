@@ -1,10 +1,9 @@
 """Labeled images, read one by one from a tensor in memory, files, WebDataset shards or a torch dataset."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,10 +14,8 @@ from torch import Tensor
 
 from reslab.data.decode import read_image
 from reslab.data.pil_pixels import pil_to_tensor
-from reslab.data.rng import hash_key
 from reslab.data.webdataset.http import read_range
 from reslab.spec.errors import invalid
-from reslab.spec.preprocess import Preprocess
 
 SPLIT_TITLES = {"train": "training", "val": "validation", "test": "test"}
 """The splits in their order: the name in code, files and flags, and the word in texts for people."""
@@ -38,15 +35,19 @@ class ImageDataset(Protocol):
     def subset(self, indices: Sequence[int]) -> "ImageDataset": ...
 
 
+InputTransform = Callable[[Tensor, int], Tensor]
+"""From an image (C, H, W) and its index to the network's input."""
+
+
 class IndexableImages:
     """Adds `dataset[i]`, a pair (tensor, label) as of torch's map-style datasets, so that a DataLoader takes it.
 
-    The tensor is the network's input in evaluation: float32 (C, H, W) by `preprocess`, which `DatasetSplits` sets; by
-    itself a dataset only scales uint8 to [0, 1].
+    The tensor is float32 (C, H, W) by `input_transform`, which `DatasetSplits` sets to the preprocessing of evaluation;
+    without one uint8 is scaled to [0, 1].
     """
 
     labels: Tensor
-    preprocess: Preprocess | None
+    input_transform: InputTransform | None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,11 +55,16 @@ class IndexableImages:
     def load_image(self, i: int) -> Tensor:
         raise NotImplementedError
 
+    def with_input_transform(self, transform: InputTransform) -> Any:
+        """Return the dataset with another input transform."""
+        return replace(self, input_transform=transform)  # type: ignore[type-var]
+
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
         if not -len(self) <= i < len(self):
             raise IndexError(f"index {i} of {len(self)} images")
         index = int(i) % len(self)
-        return preprocess_image(self.load_image(index), self.preprocess, index), int(self.labels[index])
+        transform = self.input_transform or _scale
+        return transform(self.load_image(index), index), int(self.labels[index])
 
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
         return (self[i] for i in range(len(self)))
@@ -67,21 +73,8 @@ class IndexableImages:
         return f"{type(self).__name__}({len(self):,} images, {len(self.labels.unique())} classes)"
 
 
-def preprocess_image(pixels: Tensor, preprocess: Preprocess | None, index: int) -> Tensor:
-    """Return an image as the network's input, as `eval_loader` makes it of image `index`; without: scaled to [0, 1]."""
-    if preprocess is None:
-        return pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels.float()
-    transform, normalize = _make_transform(preprocess)
-    image: Tensor = normalize(transform.apply_image(pixels, hash_key(0, 0, index))[None])[0]
-    return image
-
-
-@lru_cache(maxsize=8)
-def _make_transform(preprocess: Preprocess) -> tuple[Any, Any]:
-    from reslab.data.transforms.normalize import Normalize  # these import this module
-    from reslab.data.transforms.pipeline import TransformPipeline
-
-    return TransformPipeline(preprocess.transform), Normalize(preprocess, torch.device("cpu"))
+def _scale(pixels: Tensor, _: int) -> Tensor:
+    return pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels.float()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -94,7 +87,7 @@ class TensorImageDataset(IndexableImages):
     images: Tensor
     labels: Tensor
     names: tuple[str, ...] | None = None
-    preprocess: Preprocess | None = None
+    input_transform: InputTransform | None = None
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4:
@@ -134,7 +127,7 @@ class FileImageDataset(IndexableImages):
     labels: Tensor
     channels: int = 3
     root: Path | None = None
-    preprocess: Preprocess | None = None
+    input_transform: InputTransform | None = None
 
     def __post_init__(self) -> None:
         check_labels(self.labels, len(self.paths))
@@ -177,7 +170,7 @@ class WrappedImageDataset(IndexableImages):
     labels: Tensor
     channels: int
     indices: tuple[int, ...]
-    preprocess: Preprocess | None = None
+    input_transform: InputTransform | None = None
 
     def __post_init__(self) -> None:
         check_labels(self.labels, len(self.indices))
@@ -233,7 +226,7 @@ class ShardImageDataset(IndexableImages):
     labels: Tensor
     channels: int = 3
     root: Path | str | None = None
-    preprocess: Preprocess | None = None
+    input_transform: InputTransform | None = None
 
     def __post_init__(self) -> None:
         check_labels(self.labels, len(self.locations))
