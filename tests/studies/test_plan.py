@@ -24,7 +24,7 @@ from reslab.studies.cost import (
 )
 from reslab.studies.job import JobContext, run_job
 from reslab.studies.plan import make_study_plan
-from reslab.studies.resolve import model_cost, resolve_row, row_analyses
+from reslab.studies.resolve import model_cost, resolve_row, row_analyses, source_arch
 from reslab.studies.runner import format_ranges, make_slurm_script
 from reslab.studies.store import StudyStore
 
@@ -187,3 +187,13 @@ def test_every_study_expands_at_every_scale_where_the_data_are_bundled() -> None
         plan = make_study_plan(study, "smoke", seeds=1)
         absent = [row.spec.name for row in plan.rows if row.unavailable_reason]
         assert not absent, (name, absent)
+
+
+@pytest.mark.parametrize(
+    ("name", "short_depth", "source_depth"), [("original-110", 38, 110), ("original-164", 29, 164)]
+)
+def test_the_depth_of_a_scale_is_told_from_that_of_the_source(name: str, short_depth: int, source_depth: int) -> None:
+    study = get_study("he2016/table2")
+    row = resolve_row(study, study.get_row(name), "short", None, CPU)
+    assert row.arch is not None
+    assert (row.arch.depth, source_arch(row.spec).depth) == (short_depth, source_depth)

@@ -205,7 +205,13 @@ def study_payload(page: "StudyPage") -> dict[str, Any]:
         "scale": page.scale,
         "rows": [_row_payload(row) for row in page.rows],
         "claims": [
-            {"text": claim.text, "verdict": claim.verdict, "explanation": claim.explanation} for claim in page.claims
+            {
+                "text": claim.text,
+                "verdict": claim.verdict,
+                "explanation": claim.explanation,
+                "is_ours": claim.is_ours,
+            }
+            for claim in page.claims
         ],
     }
 
@@ -214,6 +220,8 @@ def _row_payload(row: "StudyRow") -> dict[str, Any]:
     return {
         "name": row.row.name,
         "arch": row.arch_text,
+        "depth": row.depth,
+        "source_depth": row.source_depth,
         "metric": row.row.metric,
         "unit": row.metric.unit,
         "reported": row.row.reported.value if row.row.reported else None,
@@ -243,7 +251,8 @@ def _print_page(page: "StudyPage") -> None:
     ]
     print_table(["row", "metric", "reported", "mean", "std", "seeds", ""], cells)
     for claim in page.claims:
-        print(f"{claim.text}: {claim.verdict} ({claim.explanation})")
+        origin = " (a test of our own)" if claim.is_ours else ""
+        print(f"{claim.text}{origin}: {claim.verdict} ({claim.explanation})")
 
 
 def _print_plan(options: "StudyOptions", as_json: bool) -> None:

@@ -209,6 +209,11 @@ class ScalePreset:
             (self.overrides, self.data, self.num_images, self.model, self.recipe, self.analysis_overrides, self.tta)
         )
 
+    @property
+    def changes_duration(self) -> bool:
+        """Whether it trains for another number of epochs or steps than the paper."""
+        return any(override.partition("=")[0].strip() == "duration" for override in self.overrides)
+
     def __post_init__(self) -> None:
         _check_overrides(self.overrides)
         _check_overrides(self.analysis_overrides)
@@ -300,6 +305,7 @@ class Claim:
 
     `plain-56 > plain-20` by more than `margin`; `within`: |left - right| <= margin. A side may be a difference
     (`plain-56 - plain-20`). `metric`: empty for the rows' metric. `deterministic`: it does not depend on the seed.
+    `is_ours`: a test of our own, which the source does not state.
     """
 
     text: str
@@ -309,6 +315,7 @@ class Claim:
     metric: str = ""
     margin: float = 0.0
     deterministic: bool = False
+    is_ours: bool = False
 
     def __post_init__(self) -> None:
         if self.relation not in RELATIONS:
@@ -328,7 +335,7 @@ class Claim:
 class Study:
     """A table or figure of a paper (`he2015/degradation`): rows, claims, analyses and figures.
 
-    `differences`: how the procedure differs from the paper's.
+    `differences`: how the procedure differs from the source's. `source`: its kind (paper, book, tutorial).
     """
 
     name: str
@@ -341,6 +348,7 @@ class Study:
     figures: tuple[FigureSpec, ...] = ()
     differences: tuple[str, ...] = ()
     notes: str = ""
+    source: str = "paper"
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.rows]

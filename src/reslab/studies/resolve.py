@@ -18,7 +18,7 @@ from reslab.spec.errors import invalid
 from reslab.spec.optim import parse_duration
 from reslab.spec.recipe import Recipe, apply_recipe_overrides
 from reslab.spec.recipes import get_recipe
-from reslab.spec.study import AnalysisRequest, RowSpec, ScalePreset, Study
+from reslab.spec.study import FULL_PRESET, AnalysisRequest, RowSpec, ScalePreset, Study
 from reslab.training.options import (
     TrainOptions,
     apply_recipe_defaults,
@@ -84,6 +84,12 @@ def row_overrides(row: RowSpec, preset: ScalePreset) -> dict[str, str]:
     if not (row.recipe or preset.recipe):
         return {key: value for key, value in overrides.items() if key.startswith("model.")}
     return overrides
+
+
+@cache
+def source_arch(row: RowSpec) -> Arch:
+    """Return the network of a row as in the source, without the changes of a scale (except for its classes)."""
+    return resolve_arch(row.model, split_overrides(row_overrides(row, FULL_PRESET))[1])
 
 
 def row_analyses(study: Study, row: RowSpec, preset: ScalePreset) -> tuple[AnalysisRequest, ...]:

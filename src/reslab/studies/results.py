@@ -7,14 +7,14 @@ from pathlib import Path
 
 from reslab.report.format import format_duration, pluralize
 from reslab.report.pages.study import render_study_markdown
-from reslab.report.pages.study_results import ClaimResult, StudyPage, StudyRow, StudyRun
+from reslab.report.pages.study_results import ClaimResult, StudyPage, StudyRow, StudyRun, depths_text
 from reslab.report.render import render_page
 from reslab.runtime.files import write_atomic
 from reslab.spec.study import AnalysisRequest, Claim, Metric, get_metric
 from reslab.studies.cost import SecondsPerMac, describe_recipe, estimate_seconds
 from reslab.studies.job import row_ensembles
 from reslab.studies.plan import StudyJob, StudyPlan, is_done
-from reslab.studies.resolve import ResolvedRow
+from reslab.studies.resolve import ResolvedRow, source_arch
 from reslab.studies.run_metrics import DEFAULT_TRAIN_ERROR, entry_metrics, result_value
 from reslab.studies.store import EntryMetadata, EntryStatus, StoreEntry, StudyStore
 from reslab.studies.verdicts import ClaimVerdict, evaluate_claim
@@ -59,13 +59,15 @@ def _claim_result(page: StudyPage, claim: Claim) -> ClaimResult:
     metric = get_metric(claim.metric or page.study.get_row(claim.rows[0]).metric)
     unit = "points" if metric.unit == "%" else metric.unit  # percentages differ by points
     verdict = evaluate_claim(claim, _claim_values(page, claim), unit)
-    return ClaimResult(claim.text, verdict.verdict, _claim_explanation(page, claim, metric, verdict))
+    explanation = _claim_explanation(page, claim, metric, verdict)
+    return ClaimResult(claim.text, verdict.verdict, explanation, claim.is_ours)
 
 
 def _claim_explanation(page: StudyPage, claim: Claim, metric: Metric, verdict: ClaimVerdict) -> str:
-    """Return the explanation of a verdict, with what was measured where the claim itself does not say it."""
+    """Return the explanation of a verdict, with the depths if not the source's, and what was measured if unclear."""
     if verdict.difference is None:
         return verdict.explanation
+    explanation = "; ".join(text for text in (verdict.explanation, depths_text(page.select_rows(claim.rows))) if text)
     if claim.metric == "steps_to_train_error":
         rows = [row for name in claim.rows if (row := page.row(name))]
         thresholds = dict.fromkeys(f"{row.preset.target_train_error or DEFAULT_TRAIN_ERROR:g} %" for row in rows)
@@ -73,8 +75,8 @@ def _claim_explanation(page: StudyPage, claim: Claim, metric: Metric, verdict: C
     elif "." in claim.metric:
         measured = metric.description
     else:
-        return verdict.explanation
-    return f"{verdict.explanation}; measured: {measured}"
+        return explanation
+    return f"{explanation}; measured: {measured}"
 
 
 def _claim_values(page: StudyPage, claim: Claim) -> dict[str, dict[int, float]]:
@@ -119,6 +121,8 @@ def _study_row(
         arch_text=_describe_network(row),
         not_run_reason=reason,
         estimated_seconds=estimated_seconds,
+        depth=0 if row.arch is None else row.arch.depth,
+        source_depth=0 if row.arch is None else source_arch(row.spec).depth,
     )
 
 
@@ -171,7 +175,8 @@ def _describe_network(row: ResolvedRow) -> str:
     overrides = [
         f"{key.removeprefix('model.')}={value}" for key, value in row.overrides.items() if key.startswith("model.")
     ]
-    return ", ".join([row.arch.name, *overrides])
+    depth = "" if row.arch.depth == source_arch(row.spec).depth else f"{row.arch.depth} layers"
+    return ", ".join(text for text in (row.arch.name, depth, *overrides) if text)
 
 
 def _page_metadata(plan: StudyPlan, store: StudyStore, command: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from reslab.report.pages.study_results import (
     StudyRow,
     StudyRun,
     ours_text,
+    panel_title,
     reported_text,
     scale_text,
     study_summary_text,
@@ -217,3 +218,61 @@ def test_the_scale_tells_whose_cut_it_shows_where_rows_are_cut_differently(page:
     assert "All rows: " in scale_text(replace(page, rows=page.rows[:1]))
     smoke = sample_study_page(scale="smoke")
     assert "Most rows, such as plain-20: 256 of the bundled" in scale_text(smoke)
+
+
+def test_a_figure_says_the_depth_that_was_run() -> None:
+    page = sample_study_page("he2016/table2", "short", seeds=2)
+    rows = [
+        replace(row, depth=38 if "110" in row.row.name else 29, source_depth=110 if "110" in row.row.name else 164)
+        for row in page.rows
+    ]
+    page = replace(page, rows=rows)
+    assert "38 layers in place of 110, 29 layers in place of 164" in scale_text(page)
+    text, files = render_study_markdown(page)
+    curves = [file for name, file in files.items() if "loss-and-error" in name]
+    assert curves
+    assert all("110 layers (run: 38)" in file and "164 layers (run: 29)" in file for file in curves)
+    assert all("38 layers in place of 110" in file for file in files.values())
+    assert "38 layers in place of 110" in text
+    full = replace(page, rows=[replace(row, depth=row.source_depth) for row in rows])
+    assert "in place of 110" not in scale_text(full)
+    assert panel_title(full, full.study.figures[0].panels[0]) == full.study.figures[0].panels[0].title
+
+
+def test_what_the_source_does_not_state_stands_apart() -> None:
+    page = sample_study_page("book/chapter8", "full")
+    claims = [
+        replace(result, is_ours=claim.is_ours) for result, claim in zip(page.claims, page.study.claims, strict=True)
+    ]
+    page = replace(page, claims=claims)
+    ours = [claim.text for claim in claims if claim.is_ours]
+    assert len(ours) == 1
+    text, _ = render_study_markdown(page)
+    stated, own = text.split("## Tests of our own, not stated in the book")
+    assert "## Claims of the book" in stated
+    assert ours[0] in own
+    assert ours[0] not in stated
+    assert "the paper" not in stated
+    html = assert_sound(render_page(page)).text
+    assert html.index("Claims of the book") < html.index("Tests of our own") < html.index(ours[0])
+    assert " of 8 claims hold" in study_summary_text(page)
+
+
+def test_the_gradients_at_initialisation_are_tests_of_our_own() -> None:
+    """The paper says healthy norms, but neither when nor within which factor."""
+    assert all(claim.is_ours for claim in get_study("he2015/initial").claims)
+
+
+def test_a_row_of_fewer_epochs_is_not_drawn_beside_the_reported_values() -> None:
+    page = sample_study_page("book/chapter8", "short")
+    figure = plot_study_figures(page)[-1]
+    assert figure.name == "book-chapter8-reported"
+    assert "res-deep" not in figure.alt_text
+    assert (
+        "Not shown, because trained for fewer epochs than in the book: res-deep (5 of 100 epochs, bf16)."
+        in figure.caption
+    )
+    [row] = [row for row in value_rows(page) if row["name"] == "res-deep"]
+    assert "5 of 100 epochs" in row["arch"]
+    at_full_scale = plot_study_figures(sample_study_page("book/chapter8", "full"))[-1]
+    assert "Not shown" not in at_full_scale.caption

@@ -9,6 +9,7 @@ from reslab.report.pages.study_figures import StudyFigure, plot_study_figures
 from reslab.report.pages.study_results import (
     StudyPage,
     StudyRow,
+    comparable_rows,
     estimated_time_text,
     metric_descriptions,
     metric_display_name,
@@ -32,7 +33,8 @@ def study_context(page: StudyPage) -> dict[str, Any]:
         "scale": page.scale,
         "scale_text": scale_text(page),
         "reference": page.study.reference,
-        "claims": claim_rows(page),
+        "claim_sections": claim_sections(page),
+        "source": page.study.source,
         "figures": [
             make_panel(figure.figure, figure.name, title=figure.title, alt_text=figure.alt_text, caption=figure.caption)
             for figure in figures
@@ -47,8 +49,21 @@ def study_context(page: StudyPage) -> dict[str, Any]:
     }
 
 
-def claim_rows(page: StudyPage) -> list[dict[str, str]]:
-    """Return each claim with its verdict and the evidence."""
+def claim_sections(page: StudyPage) -> list[dict[str, Any]]:
+    """Return the headings with their claims: what the source states, then tests of our own, which it does not."""
+    headings = {
+        False: f"Claims of the {page.study.source}",
+        True: f"Tests of our own, not stated in the {page.study.source}",
+    }
+    sections = [
+        {"anchor": "our-tests" if is_ours else "claims", "heading": heading, "claims": claim_rows(page, is_ours)}
+        for is_ours, heading in headings.items()
+    ]
+    return [section for section in sections if section["claims"]]
+
+
+def claim_rows(page: StudyPage, is_ours: bool) -> list[dict[str, str]]:
+    """Return each claim of the source, or each test of our own, with its verdict and the evidence."""
     return [
         {
             "text": claim.text,
@@ -57,21 +72,24 @@ def claim_rows(page: StudyPage) -> list[dict[str, str]]:
             "explanation": claim.explanation,
         }
         for claim in page.claims
+        if claim.is_ours == is_ours
     ]
 
 
 def value_rows(page: StudyPage) -> list[dict[str, str]]:
     """Return a table row for each row and metric: ours beside the reported value."""
-    return [cells for row in page.rows for cells in _value_cells(row)]
+    comparable = comparable_rows(page)
+    return [cells for row in page.rows for cells in _value_cells(row, is_shortened=row not in comparable)]
 
 
-def _value_cells(row: StudyRow) -> list[dict[str, str]]:
+def _value_cells(row: StudyRow, *, is_shortened: bool) -> list[dict[str, str]]:
     main: tuple[Metric, ReportedValue | None] = (row.metric, row.row.reported)
+    arch_text = f"{row.arch_text or row.row.model}{f', {row.preset.description}' if is_shortened else ''}"
     metrics = [main, *((get_metric(reported.metric), reported) for reported in row.row.more_reported)]
     return [
         {
             "name": row.row.name if index == 0 else "",
-            "arch": (row.arch_text or row.row.model) if index == 0 else "",
+            "arch": arch_text if index == 0 else "",
             "metric": metric_display_name(metric.name),
             "reported": reported_text(reported, metric.unit),
             "ours": ours_text(row, metric.name, metric.unit),
@@ -168,7 +186,7 @@ def render_study_markdown(page: StudyPage, figure_dir: str = "") -> tuple[str, d
         + f" Ours: {page.scale} scale, mean ± standard deviation over the seeds, of the last step.",
         _provenance_section(page),
         *_missing_section(page),
-        *_bullet_section("## Differences from the paper's procedure", difference_lines(page)),
+        *_bullet_section(f"## Differences from the {page.study.source}'s procedure", difference_lines(page)),
         *_bullet_section("## Notes", note_lines(page)),
         *_metadata_section(study_metadata(page)),
     ]
@@ -176,11 +194,14 @@ def render_study_markdown(page: StudyPage, figure_dir: str = "") -> tuple[str, d
 
 
 def _claims_section(page: StudyPage) -> list[str]:
-    rows = [
-        [f"{_VERDICT_EMOJI[row['verdict']]} {row['verdict_text']}", row["text"], row["explanation"]]
-        for row in claim_rows(page)
-    ]
-    return ["## Claims of the paper", markdown_table(["verdict", "claim", "evidence"], rows)] * bool(rows)
+    parts: list[str] = []
+    for section in claim_sections(page):
+        rows = [
+            [f"{_VERDICT_EMOJI[row['verdict']]} {row['verdict_text']}", row["text"], row["explanation"]]
+            for row in section["claims"]
+        ]
+        parts += [f"## {section['heading']}", markdown_table(["verdict", "claim", "evidence"], rows)]
+    return parts
 
 
 def _figures_section(figures: Sequence[StudyFigure], figure_dir: str) -> list[str]:

@@ -1,16 +1,22 @@
 """The figures of a study's page: those of its spec, then ours beside the reported values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from reslab.report.pages.study_results import StudyPage, figure_alt_text, metric_display_name, stamp_text
+from reslab.report.pages.study_results import (
+    StudyPage,
+    comparable_rows,
+    figure_alt_text,
+    metric_display_name,
+    stamp_text,
+)
 from reslab.spec.study import FIGURE_KINDS, FigureSpec, get_metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _REPORTED_CAPTION = (
-    "Diamond: the value the paper reports (hollow where it was not verified in the paper). "
+    "Diamond: the value the {source} reports (hollow where it was not verified in the {source}). "
     "Dot: ours, mean and standard deviation over the seeds; small dots are the seeds."
 )
 
@@ -37,11 +43,21 @@ def plot_study_figures(page: StudyPage) -> list[StudyFigure]:
     ]
     if any(row.row.reported is not None for row in page.rows) and any(row.values() for row in page.rows):
         title = "Ours beside the reported values"
-        figure = plot_against_reported(page, stamp_text(page))
+        shown = replace(page, rows=comparable_rows(page))
+        figure = plot_against_reported(shown, stamp_text(shown))
+        caption = _REPORTED_CAPTION.format(source=page.study.source) + _left_out_text(page, shown)
         figures.append(
-            StudyFigure(f"{_file_stem(page)}-reported", title, figure_alt_text(page, title), _REPORTED_CAPTION, figure)
+            StudyFigure(f"{_file_stem(page)}-reported", title, figure_alt_text(shown, title), caption, figure)
         )
     return figures
+
+
+def _left_out_text(page: StudyPage, shown: StudyPage) -> str:
+    """Return the rows that were trained for less than in the source, which the figure leaves out; empty if none."""
+    left_out = [f"{row.row.name} ({row.preset.description})" for row in page.rows if row not in shown.rows]
+    if not left_out:
+        return ""
+    return f" Not shown, because trained for fewer epochs than in the {page.study.source}: {', '.join(left_out)}."
 
 
 def _file_stem(page: StudyPage) -> str:
@@ -60,12 +76,14 @@ def _plot_spec(page: StudyPage, spec: FigureSpec, figure_number: int) -> list[St
     name = f"{_file_stem(page)}-{figure_number}-{spec.kind.replace('_', '-')}"
     from reslab.report.plots.study import STUDY_PLOTS
 
-    figure = STUDY_PLOTS[spec.kind](page, spec, stamp_text(page))
+    figure = STUDY_PLOTS[spec.kind](page, spec, stamp_text(page, rows))
     alt_text = figure_alt_text(page, spec.title, spec.rows, spec.metric)
     if spec.kind in ("gradients", "responses"):
         alt_text = f"{spec.title}, {page.scale} scale: {', '.join(spec.rows)}."
     return [
-        StudyFigure(name, spec.title, alt_text, f"{_source_prefix(spec)}{caption[:1].upper()}{caption[1:]}.", figure)
+        StudyFigure(
+            name, spec.title, alt_text, f"{_source_prefix(page, spec)}{caption[:1].upper()}{caption[1:]}.", figure
+        )
     ]
 
 
@@ -86,20 +104,22 @@ def _plot_analysis(page: StudyPage, spec: FigureSpec, figure_number: int) -> lis
     rendered, figures = render_analysis(spec.analysis.partition("@")[0], results), []
     for letter, figure in zip("abcdefghij", rendered.figures, strict=False):
         with plot_style():
-            add_stamp(figure.figure, stamp_text(page))
+            add_stamp(figure.figure, stamp_text(page, page.select_rows(spec.rows)))
         name = f"{_file_stem(page)}-{figure_number}{letter}-{spec.analysis.replace('@', '-')}"
         alt_text = f"{figure.alt_text} {page.scale.capitalize()} scale, the first seed. {' '.join(rendered.paragraphs)}"
-        caption = f"{_source_prefix(spec)}{figure.caption} First seed of each network."
+        caption = f"{_source_prefix(page, spec)}{figure.caption} First seed of each network."
         figures.append(StudyFigure(name, figure.title or spec.title, alt_text, caption, figure.figure))
     return figures
 
 
 def _metric_lines_caption(page: StudyPage, spec: FigureSpec) -> str:
-    reported_text = "; dotted, with diamonds: the values the paper reports" if page.scale == "full" else ""
+    reported_text = (
+        f"; dotted, with diamonds: the values the {page.study.source} reports" if page.scale == "full" else ""
+    )
     description = get_metric(spec.metric).description if "." in spec.metric else metric_display_name(spec.metric)
     caption = f"{description}, against {spec.x_label}"
     return f"{caption}, mean and standard deviation over the seeds{reported_text}"
 
 
-def _source_prefix(spec: FigureSpec) -> str:
-    return f"After the paper's {spec.location}. " if spec.location else ""
+def _source_prefix(page: StudyPage, spec: FigureSpec) -> str:
+    return f"After the {page.study.source}'s {spec.location}. " if spec.location else ""

@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from reslab.report.format import format_duration, format_int, pluralize
-from reslab.spec.study import Metric, ReportedValue, RowSpec, ScalePreset, Study, get_metric
+from reslab.spec.study import FigurePanel, Metric, ReportedValue, RowSpec, ScalePreset, Study, get_metric
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class StudyRun:
 class StudyRow:
     """A row at the page's scale, with a run for each seed and a short description of its network.
 
-    `not_run_reason` says why there is no run, or why seeds are missing; `estimated_seconds` are of all seeds.
+    `not_run_reason` says why there is no run, or why seeds are missing; `estimated_seconds` are of all seeds. `depth`
+    is the number of layers of the network at this scale, `source_depth` that of the source's; 0 without a network.
     """
 
     row: RowSpec
@@ -38,6 +39,15 @@ class StudyRow:
     arch_text: str = ""
     not_run_reason: str = ""
     estimated_seconds: float | None = None
+    depth: int = 0
+    source_depth: int = 0
+
+    @property
+    def depth_text(self) -> str:
+        """Return `38 layers in place of 110` where the depth is not that of the source; else an empty text."""
+        if self.depth == self.source_depth:
+            return ""
+        return f"{format_int(self.depth)} layers in place of {format_int(self.source_depth)}"
 
     def values(self, metric: str = "") -> list[float]:
         """Return the finite values of a metric (by default the row's own), one for each seed."""
@@ -75,11 +85,12 @@ class StudyRow:
 
 @dataclass(frozen=True)
 class ClaimResult:
-    """A claim of the paper, its verdict (one of VERDICTS) and the evidence: `5 of 5 seeds; ...`."""
+    """A claim of the source, or a test of our own, with its verdict (of VERDICTS) and evidence: `5 of 5 seeds; ...`."""
 
     text: str
     verdict: str
     explanation: str = ""
+    is_ours: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,15 +121,43 @@ class StudyPage:
 
 _SCALE_DESCRIPTIONS = {
     "smoke": "a check that everything runs, on tiny networks and data; its numbers mean nothing",
-    "short": "a proxy that runs on two CPU cores; orderings can be compared with the paper, numbers cannot",
-    "full": "the paper's own procedure; its numbers can be compared with the paper's",
+    "short": "a proxy that runs on two CPU cores; orderings can be compared with the {source}, numbers cannot",
+    "full": "the {source}'s own procedure; its numbers can be compared with the {source}'s",
 }
 VERDICTS = ("holds", "fails", "undecided")
 
 
-def stamp_text(page: StudyPage) -> str:
-    """Return the stamp inside each figure: `reslab · he2015/degradation · short scale · 3 seeds`."""
-    return f"reslab · {page.study.name} · {page.scale} scale · {seeds_text(page)}"
+def stamp_text(page: StudyPage, rows: Sequence[StudyRow] = ()) -> str:
+    """Return the stamp inside each figure: `reslab · he2015/degradation · short scale · 3 seeds`.
+
+    Networks of another depth than the source's are named too: `38 layers in place of 110`.
+    """
+    stamp = f"reslab · {page.study.name} · {page.scale} scale · {seeds_text(page)}"
+    depths = depths_text(rows or page.rows)
+    return f"{stamp}\n{depths}" if depths else stamp
+
+
+def depths_text(rows: Sequence[StudyRow]) -> str:
+    """Return the depths of the rows that have another one than the source: `38 layers in place of 110`; else empty."""
+    return ", ".join(dict.fromkeys(row.depth_text for row in rows if row.depth_text))
+
+
+def panel_title(page: StudyPage, panel: FigurePanel) -> str:
+    """Return the title of a panel, with the depth that was run where all its networks differ from the source in it.
+
+    `110 layers` becomes `110 layers (run: 38)`.
+    """
+    rows = page.select_rows(panel.rows)
+    depths = {row.depth for row in rows}
+    if len(depths) != 1 or not all(row.depth_text for row in rows):
+        return panel.title
+    return f"{panel.title} (run: {format_int(depths.pop())}{'' if 'layers' in panel.title else ' layers'})".strip()
+
+
+def comparable_rows(page: StudyPage) -> list[StudyRow]:
+    """Return the rows that were trained as long as in the source, or all of them if none or every one was."""
+    full_length = [row for row in page.rows if not row.preset.changes_duration]
+    return full_length or list(page.rows)
 
 
 def seeds_text(page: StudyPage) -> str:
@@ -133,17 +172,20 @@ def seeds_text(page: StudyPage) -> str:
 
 def scale_text(page: StudyPage) -> str:
     """Return what the scale means, and how it changes the procedure of its rows."""
+    scale_description = _SCALE_DESCRIPTIONS[page.scale].format(source=page.study.source)
     if page.scale == "full":
-        return f"{_SCALE_DESCRIPTIONS['full']}."
+        return f"{scale_description}."
     descriptions = [row.preset.description for row in page.rows]
     if not descriptions:
-        return f"{_SCALE_DESCRIPTIONS[page.scale]}."
+        return f"{scale_description}."
     most_common = max(descriptions, key=descriptions.count)
     if not any(row.preset.changes_procedure for row in page.rows):
         return f"{most_common}."
     example = page.rows[descriptions.index(most_common)].row.name
     subject = "All rows" if len(set(descriptions)) == 1 else f"Most rows, such as {example}"
-    return f"{_SCALE_DESCRIPTIONS[page.scale]}. {subject}: {most_common}."
+    depths = depths_text(page.rows)
+    depths_sentence = f" Networks: {depths}." if depths else ""
+    return f"{scale_description}. {subject}: {most_common}.{depths_sentence}"
 
 
 def study_summary_text(page: StudyPage) -> str:
@@ -154,13 +196,16 @@ def study_summary_text(page: StudyPage) -> str:
     rows_text = (
         f"{num_run} of {pluralize(len(page.rows), 'row')} run"
         if num_run < len(page.rows)
-        else f"all {format_int(num_run)} rows run"
+        else (f"all {format_int(num_run)} rows run" if num_run > 1 else "the one row was run")
     )
-    if not page.claims:
+    claims = [claim for claim in page.claims if not claim.is_ours] or list(page.claims)
+    if not claims:
         return f"{rows_text.capitalize()}."
-    verdict_counts = {verdict: sum(claim.verdict == verdict for claim in page.claims) for verdict in VERDICTS}
-    verb = "holds" if 1 in (verdict_counts["holds"], len(page.claims)) else "hold"
-    clauses = [f"{verdict_counts['holds']} of {pluralize(len(page.claims), 'claim')} {verb}"]
+    noun = "test of our own" if claims[0].is_ours else "claim"
+    plural = "tests of our own" if claims[0].is_ours else "claims"
+    verdict_counts = {verdict: sum(claim.verdict == verdict for claim in claims) for verdict in VERDICTS}
+    verb = "holds" if 1 in (verdict_counts["holds"], len(claims)) else "hold"
+    clauses = [f"{verdict_counts['holds']} of {pluralize(len(claims), noun, plural)} {verb}"]
     clauses += (
         [f"{verdict_counts['fails']} {'fails' if verdict_counts['fails'] == 1 else 'fail'}"]
         if verdict_counts["fails"]

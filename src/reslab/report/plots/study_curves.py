@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from reslab.report.colors import MUTED
-from reslab.report.pages.study_results import StudyPage, StudyRow
+from reslab.report.pages.study_results import StudyPage, StudyRow, panel_title
 from reslab.report.plots.study_style import (
     RowStyle,
     add_legend_below,
@@ -115,7 +115,7 @@ def plot_error_curves(page: StudyPage, spec: FigureSpec, stamp_text: str) -> Fig
             [error_curve(row, kind) for rows in panel_rows for row in rows for kind in ("train", "eval")]
         )
         for axes, panel, rows in zip(all_axes, spec.panels, panel_rows, strict=True):
-            set_panel_title(axes, panel.title)
+            set_panel_title(axes, panel_title(page, panel))
             _draw_seed_curves(axes, rows, styles, {"train": error_curve, "eval": error_curve})
             _finish_error_axes(axes, error_limit)
         add_stamp(figure, stamp_text)
@@ -151,7 +151,7 @@ def plot_loss_and_error(page: StudyPage, spec: FigureSpec, stamp_text: str) -> F
         error_limit = _compute_error_limit([error_curve(row, "eval") for row in all_rows])
         loss_axes = []
         for axes, panel in zip(all_axes, spec.panels, strict=True):
-            set_panel_title(axes, panel.title)
+            set_panel_title(axes, panel_title(page, panel))
             rows = page.select_rows(panel.rows)
             right_axes = axes.twinx()
             _draw_seed_curves(axes, rows, styles, {"train": loss_curve}, show_legend=False)

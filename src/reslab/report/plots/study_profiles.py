@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from reslab.report.pages.study_results import StudyPage
+from reslab.report.pages.study_results import StudyPage, panel_title
 from reslab.report.plots.study_style import (
     add_legend_below,
     add_stamp,
@@ -30,7 +30,7 @@ def plot_gradient_profiles(page: StudyPage, spec: FigureSpec, stamp_text: str) -
     with plot_style():
         figure, all_axes = make_panels(len(spec.panels), 9.2 if len(spec.panels) > 1 else 5.8, 3.9)
         for axes, panel in zip(all_axes, spec.panels, strict=True):
-            set_panel_title(axes, panel.title)
+            set_panel_title(axes, panel_title(page, panel))
             _draw_profiles(axes, page, panel, spec, _gradient_norms, show_legend=True)
             axes.set_yscale("log")
         share_y_limits(all_axes)
@@ -48,7 +48,7 @@ def plot_response_profiles(page: StudyPage, spec: FigureSpec, stamp_text: str) -
         figure, all_axes = make_panels(2 * num_panels, 9.2 if num_panels > 1 else 5.8, 6.6, columns=num_panels)
         for index, panel in enumerate(spec.panels):
             upper, lower = all_axes[index], all_axes[num_panels + index]
-            set_panel_title(upper, panel.title)
+            set_panel_title(upper, panel_title(page, panel))
             _draw_profiles(upper, page, panel, spec, _response_stds, show_legend=False)
             _draw_profiles(
                 lower, page, panel, spec, lambda result: sorted(_response_stds(result), reverse=True), show_legend=True

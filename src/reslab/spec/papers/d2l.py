@@ -63,12 +63,13 @@ D2L: tuple[Study, ...] = (
             Claim(
                 "the test error is 10.5 %, to a percentage point", "resnet-18", "within", 10.5, "test_error", margin=1.0
             ),
-            Claim("it overfits: a gap of more than 5 percentage points", "resnet-18", ">", 5.0, "gap"),
+            Claim("it overfits: a gap of more than 5 percentage points", "resnet-18", ">", 5.0, "gap", is_ours=True),
         ),
         figures=(FigureSpec("error_curves", "Error against iterations", (FigurePanel("ResNet-18", ("resnet-18",)),)),),
         differences=(
             "in the tutorial, the last 96 images of an epoch form a smaller batch; here each epoch skips 96 images",
         ),
         notes="The tutorial's training loss and accuracy are averages over the last epoch, during training.",
+        source="tutorial",
     ),
 )

@@ -268,6 +268,7 @@ HE2015: tuple[Study, ...] = (
                 0.0,
                 _GRADIENT_GROWTH,
                 1.0,
+                is_ours=True,
             ),
             Claim(
                 "the gradient norms of plain-56 stay within a factor of ten",
@@ -276,6 +277,7 @@ HE2015: tuple[Study, ...] = (
                 0.0,
                 _GRADIENT_GROWTH,
                 1.0,
+                is_ours=True,
             ),
             Claim(
                 "the gradient norms of residual-56 stay within a factor of ten",
@@ -284,6 +286,7 @@ HE2015: tuple[Study, ...] = (
                 0.0,
                 _GRADIENT_GROWTH,
                 1.0,
+                is_ours=True,
             ),
             Claim(
                 "the gradient norms of residual-110 stay within a factor of ten",
@@ -292,6 +295,7 @@ HE2015: tuple[Study, ...] = (
                 0.0,
                 _GRADIENT_GROWTH,
                 1.0,
+                is_ours=True,
             ),
             Claim(
                 "gradient norms grow more in plain-110 than in residual-110",
@@ -299,6 +303,7 @@ HE2015: tuple[Study, ...] = (
                 ">",
                 "residual-110",
                 _GRADIENT_GROWTH,
+                is_ours=True,
             ),
         ),
         analyses=(

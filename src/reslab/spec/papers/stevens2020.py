@@ -96,6 +96,7 @@ STEVENS2020: tuple[Study, ...] = (
         name="book/chapter8",
         title="Deep Learning with PyTorch, chapter 8: eight networks, evaluated in eval mode",
         reference=_REFERENCE,
+        source="book",
         rows=(*(_row(name, False) for name in _ROWS), _HIGH_LR_BASELINE, _HIGH_LR),
         presets=_PRESETS,
         claims=(
@@ -107,6 +108,7 @@ STEVENS2020: tuple[Study, ...] = (
                 "<",
                 "baseline-lr-0.1",
                 "test_error",
+                is_ours=True,
             ),
             Claim(
                 "BatchNorm replaces dropout: both reach the same test error",
@@ -133,6 +135,7 @@ STEVENS2020: tuple[Study, ...] = (
         name="book/chapter8-as-printed",
         title="Deep Learning with PyTorch, chapter 8: eight networks, evaluated as in the book",
         reference=_REFERENCE,
+        source="book",
         rows=tuple(_row(name, True) for name in _ROWS),
         presets=_PRESETS,
         claims=_claims("test_error_batch", "train_error_batch"),

@@ -66,6 +66,7 @@ VEIT2016: tuple[Study, ...] = (
                     "<",
                     0.9,
                     _PERMUTED,
+                    is_ours=True,
                 )
                 for depth in (56, 110)
             ),
