@@ -14,6 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from reslab.deploy.inputs import InferenceTransform
+from reslab.deploy.server import decoding
 from reslab.deploy.server.app import create_app
 from reslab.deploy.server.decoding import DecodePool
 from reslab.deploy.server.errors import HTTPError
@@ -67,6 +68,26 @@ def test_process_that_takes_too_long_is_replaced(pool: DecodePool, png: bytes) -
     assert len(before & pids(pool)) == 1
     (ended,) = before - pids(pool)
     assert has_ended(ended)
+
+
+def test_slow_images_leave_their_places_to_others(
+    pool: DecodePool, png: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four slow images on two processes: the next image does not wait for them, and no more processes than six run."""
+    monkeypatch.setattr(decoding, "_SLOW_SECONDS", 0.05)
+
+    async def decode_all() -> tuple[int, list[object]]:
+        slow = [asyncio.create_task(pool.decode(SLOW_IMAGE, TRANSFORM)) for _ in range(4)]
+        await asyncio.sleep(0.1)
+        await pool.decode(png, TRANSFORM)
+        num_pending = sum(not task.done() for task in slow)
+        return num_pending, list(await asyncio.gather(*slow, *(pool.decode(png, TRANSFORM) for _ in range(8))))
+
+    num_pending, images = asyncio.run(decode_all())
+    assert num_pending > 0
+    assert [tuple(image.shape) for image in images] == [(1, 8, 8)] * 12  # type: ignore[attr-defined]
+    assert 2 < len(pids(pool)) <= 6
+    assert pool._idle.qsize() == 2
 
 
 def has_ended(pid: int) -> bool:

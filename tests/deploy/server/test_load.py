@@ -85,7 +85,7 @@ def test_a_crowd_is_answered_and_leaves_nothing(narrow: tuple[AppState, int], pn
 def test_a_minute_of_a_hostile_crowd(narrow: tuple[AppState, int], png: bytes) -> None:
     """Send predictions, analyses, noise, oversized bodies and aborted connections."""
     house, port = narrow
-    ways = ("/v1/predict", "/v1/predict?model=plain", "/v1/explain", "/v1/unit?unit=layer1.0", "/v1/lesion/curve")
+    ways = ("/v1/predict", "/v1/predict?model=plain", "/v1/explain", "/v1/block?block=layer1.0", "/v1/lesion/curve")
     noise = random.Random(0).randbytes(300_000)
 
     def ask(chance: random.Random) -> tuple[str, bytes]:

@@ -21,19 +21,28 @@ from reslab.deploy.server.images import decode_image
 from reslab.spec.preprocess import Preprocess
 
 _START_SECONDS = 120
+# An image of 50 million pixels takes about a second; what takes longer waits for no place that others need.
+_SLOW_SECONDS = 1.0
+_MAX_SLOW_PER_WORKER = 2
 
 
 class DecodePool:
     """`num_workers` processes, each of which decodes one image at a time, in at most `timeout_seconds`.
 
     No thread can be ended, so an image that takes minutes to decode would block a thread for minutes. A process of its
-    own is killed; the other images go on in the other processes. They are forked from a server process that has only
-    imported the decoder, so that starting one takes milliseconds and the libraries are in memory once.
+    own is killed; the other images go on in the other processes. For an image that takes longer than a second, another
+    process takes the next images, up to two more for each of the `num_workers`.
+
+    The processes are forked from a server process that has only imported the decoder, so that starting one takes
+    milliseconds and the libraries are in memory once.
     """
 
     def __init__(self, num_workers: int, timeout_seconds: float, max_pixels: int) -> None:
         self.timeout_seconds, self.max_pixels = timeout_seconds, max_pixels
         self._workers: list[_Worker | None] = [None] * num_workers  # None: not started yet
+        self._slow: set[int] = set()
+        self._spare: list[int] = []
+        self._max_slow = _MAX_SLOW_PER_WORKER * num_workers
         self._idle: asyncio.LifoQueue[int] = asyncio.LifoQueue()
         for index in reversed(range(num_workers)):
             self._idle.put_nowait(index)
@@ -57,7 +66,20 @@ class DecodePool:
             got = "one that ended the process that decodes it"
             raise http_error(422, "an image that can be decoded", got, "make it smaller, or save it again") from None
         finally:
-            self._idle.put_nowait(index)
+            if index in self._slow:  # another process has taken its place
+                self._slow.discard(index)
+                self._spare.append(index)
+            else:
+                self._idle.put_nowait(index)
+
+    def _replace_slow(self, index: int) -> None:
+        if len(self._slow) >= self._max_slow:
+            return
+        self._slow.add(index)
+        if not self._spare:
+            self._workers.append(None)
+            self._spare.append(len(self._workers) - 1)
+        self._idle.put_nowait(self._spare.pop())
 
     async def _decode_in(self, index: int, content: bytes, transform: InferenceTransform) -> Tensor:
         arguments = content, transform.preprocess, transform.image_size, self.max_pixels
@@ -67,6 +89,7 @@ class DecodePool:
         except BrokenProcessPool:  # the process ended while it was idle, which is no fault of this image
             worker = await self._start_worker(index)
             future = worker.executor.submit(_decode_in_worker, *arguments)
+        timer = asyncio.get_running_loop().call_later(_SLOW_SECONDS, self._replace_slow, index)
         try:
             async with asyncio.timeout(self.timeout_seconds):
                 result = await asyncio.wrap_future(future)
@@ -74,6 +97,8 @@ class DecodePool:
             self._workers[index] = None
             worker.kill()
             raise
+        finally:
+            timer.cancel()
         if isinstance(result, HTTPError):
             raise result
         return torch.from_numpy(result)

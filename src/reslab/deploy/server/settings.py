@@ -47,7 +47,7 @@ class ServerSettings:
     max_batch: int = 32
     max_in_flight: int = 128
     timeout_seconds: float = 30.0
-    num_decode_workers: int = 4
+    num_decode_workers: int = 2
     decode_seconds: float = 10.0
     max_analyses: int = 16
     max_connections: int = 512
