@@ -22,7 +22,7 @@ from reslab.cli.export import export
 from reslab.cli.lists import models, recipes, studies
 from reslab.cli.lr_find import lr_find
 from reslab.cli.options import join_channel_values
-from reslab.cli.output import echo_err, print_json
+from reslab.cli.output import echo_err, print_json, printable_streams, reserve_standard_descriptors
 from reslab.cli.predict import predict
 from reslab.cli.runs import runs
 from reslab.cli.serve import serve
@@ -43,9 +43,11 @@ COMMAND_GROUPS: dict[str, typer.Typer] = {"data": data_app}
 
 
 class InterruptedExit(Exception):
-    """Ctrl-C with its message, which typer would discard if it saw the KeyboardInterrupt."""
+    """A stop by a signal with its message, which typer would discard if it saw the KeyboardInterrupt."""
 
-    exit_code = 130
+    def __init__(self, message: str, exit_code: int = 130) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class ResLabCommand(TyperCommand):
@@ -70,11 +72,18 @@ class ResLabGroup(TyperGroup):
             sys.stdout.flush()
             return result
         except KeyboardInterrupt as interrupt:
-            raise InterruptedExit(str(interrupt) or "stopped") from None
-        except BrokenPipeError:
+            raise InterruptedExit(str(interrupt) or "stopped", getattr(interrupt, "exit_code", 130)) from None
+        except BrokenPipeError as error:
+            if hasattr(error, "__notes__"):  # another pipe, during training
+                raise
             # `| head` has read enough. Python flushes stdout once more at exit: into devnull, so that it cannot fail.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_output()
             return 0
+
+
+def _discard_output() -> None:
+    with contextlib.suppress(OSError, ValueError):  # a stream without a descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _without_obvious_types(params: Sequence[Any]) -> list[Any]:
@@ -127,11 +136,17 @@ def _global_options(
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a command line and return its exit code: 0 success, 1 error, 2 wrong command line, 130 stopped by Ctrl-C.
+    """Run a command line and return its exit code.
 
-    An error is one message on standard error, or with `--json` one object `{"error": ...}` on standard output. Of the
-    ranks that torchrun started only rank 0 prints; another rank prints an error that it alone has.
+    0 success, 1 error, 2 wrong command line, 128 + the signal's number if a signal stopped it (Ctrl-C: 130). An error
+    is one message on standard error, or with `--json` one object `{"error": ...}` on standard output. Of the ranks that
+    torchrun started only rank 0 prints; another rank prints an error that it alone has.
     """
+    with printable_streams():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str]) -> int:
     try:
         env = read_distributed_env()
     except ValueError as error:
@@ -210,7 +225,11 @@ class CommandLineError(ValueError):
 
 
 def error_message(error: Exception) -> str:
-    """Return the text of a user's mistake, or type and text of an unexpected error."""
+    """Return the text of a user's mistake, or type and text of an unexpected error, with the notes added to it."""
+    return "; ".join([_error_text(error), *getattr(error, "__notes__", [])])
+
+
+def _error_text(error: Exception) -> str:
     if isinstance(error, InterruptedExit):
         return str(error)
     if hasattr(error, "format_message"):
@@ -222,4 +241,5 @@ def error_message(error: Exception) -> str:
 
 def entry() -> None:
     """The console script."""
+    reserve_standard_descriptors()
     raise SystemExit(main(sys.argv[1:]))

@@ -1,12 +1,14 @@
 """Printing: results go to standard output, everything else to standard error."""
 
+import contextlib
 import itertools
 import json
 import math
+import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +32,38 @@ def to_jsonable(value: Any) -> Any:
 
 def print_json(value: Any) -> None:
     """Print the one JSON value of `--json`."""
-    print(json.dumps(to_jsonable(value), indent=2, ensure_ascii=False, allow_nan=False), flush=True)
+    text = json.dumps(to_jsonable(value), indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:  # the escapes of JSON, not those of the stream
+        text = json.dumps(to_jsonable(value), indent=2, allow_nan=False)
+    print(text, flush=True)
+
+
+@contextlib.contextmanager
+def printable_streams() -> Iterator[None]:
+    """Inside, standard output and error exist and print any text: what the terminal lacks as a backslash escape.
+
+    A stream that the caller has closed (`>&-`) takes nothing.
+    """
+    with contextlib.ExitStack() as stack:
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if stream is None or getattr(stream, "closed", False):
+                setattr(sys, name, stack.enter_context(open(os.devnull, "w", encoding="utf-8")))
+                stack.callback(setattr, sys, name, stream)
+            elif hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
+        yield
+
+
+def reserve_standard_descriptors() -> None:
+    """Open the null device as each standard stream that is closed, so that no file of ours becomes that stream."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, optional: Sequence[str] = ()) -> None:
@@ -115,5 +148,6 @@ def write_page(path: Path, page: "Page") -> None:
 
 
 def echo_err(text: str) -> None:
-    """Print progress or a message for people."""
-    print(text, file=sys.stderr, flush=True)
+    """Print progress or a message for people; if nobody reads them any more, nothing."""
+    with contextlib.suppress(OSError, ValueError):  # a closed pipe or terminal, a closed file
+        print(text, file=sys.stderr, flush=True)

@@ -1,5 +1,6 @@
 """The progress of a training run on standard error: one line per evaluation, and a progress bar in a terminal."""
 
+import contextlib
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +15,13 @@ LogEntry = dict[str, Any]
 MIN_REPORTED_WAIT = 0.05
 
 
+class _ProgressConsole(Console):
+    """A console that raises BrokenPipeError, where rich's would end the program and redirect standard output."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 class ProgressDisplay:
     """Receives the log records of a run and prints a table with one row per evaluation; in a terminal also a bar.
 
@@ -22,12 +30,13 @@ class ProgressDisplay:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = console or _ProgressConsole(stderr=True, highlight=False, soft_wrap=True)
         self.start_record: LogEntry = {"total_steps": 0, "step": 0, "steps_per_epoch": 1}
         self.last_train_record: LogEntry = {}
         self.train_seconds = 0.0
         self.wait_fraction = 0.0
         self._header = ""
+        self._is_stream_gone = False
         self._bar: Progress | None = None
         self._task = TaskID(0)
 
@@ -38,14 +47,23 @@ class ProgressDisplay:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, exc_traceback: TracebackType | None
     ) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            with contextlib.suppress(OSError, ValueError):
+                self._bar.stop()
             self._bar = None
 
     def __call__(self, record: LogEntry) -> None:
-        """Print what a log record of the run shows."""
+        """Print what a log record of the run shows; once the terminal or pipe is gone, nothing."""
         handler = getattr(self, f"_on_{record['kind']}", None)
-        if handler is not None:
+        if handler is None or self._is_stream_gone:
+            return
+        try:
             handler(record)
+        except OSError:
+            self._is_stream_gone = True
+        except ValueError:
+            if not self.console.file.closed:
+                raise
+            self._is_stream_gone = True
 
     def _on_message(self, record: LogEntry) -> None:
         self.print(f"note: {record['text']}")

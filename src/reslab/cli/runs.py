@@ -80,17 +80,35 @@ def runs(
 
 
 def _collect_runs(paths: Sequence[Path]) -> list["Run"]:
-    """Return the given runs and those in the given folders, each once, in the given order."""
-    from reslab.training.run import Run, list_runs
+    """Return the given runs and those in the given folders, each once, in the given order.
+
+    Those with a broken run.json are left out, with a warning; if there is no other, the first one is the error.
+    """
+    from reslab.training.run import Run, find_runs
 
     is_multiple = len(paths) > 1
     by_path: dict[Path, Run] = {}
+    errors: list[ValueError] = []
     for path in paths:
-        path_runs = list_runs(path) if not (path / "run.json").is_file() else [Run(path)]
-        if is_multiple and not path_runs:
+        path_runs, path_errors = _open_run(path) if (path / "run.json").is_file() else find_runs(path)
+        errors += path_errors
+        if is_multiple and not path_runs and not path_errors:
             path_runs = [Run(path)]  # raises the error that says what is wrong
         by_path |= {run.path.resolve(): run for run in path_runs if run.path.resolve() not in by_path}
+    if errors and not by_path:
+        raise errors[0]
+    for error in errors:
+        echo_err(f"warning: left out: {error}")
     return list(by_path.values())
+
+
+def _open_run(path: Path) -> tuple[list["Run"], list[ValueError]]:
+    from reslab.training.run import Run
+
+    try:
+        return [Run(path)], []
+    except ValueError as error:
+        return [], [error]
 
 
 def run_payload(run: "Run") -> dict[str, Any]:

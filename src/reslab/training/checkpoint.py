@@ -105,7 +105,8 @@ class TrainCheckpoint:
 
     `ema` are the weights' moving average, `swa` their mean over epochs, `grad_scaler` is that of fp16,
     `warmup_end_step` the step at which a warm-up until an error ended, `plateau` and `early_stopping` the states of
-    those; None if the run does not use it.
+    those; None if the run does not use it. `finished_stages` is the number of stages of the trainer's `after_step` that
+    were finished when an error ended it; None after a whole step.
     """
 
     step: int
@@ -120,6 +121,7 @@ class TrainCheckpoint:
     warmup_end_step: int | None = None
     plateau: dict[str, Any] | None = None
     early_stopping: dict[str, Any] | None = None
+    finished_stages: int | None = None
 
     def selected_weights(self) -> dict[str, Any]:
         """Return the weights that the run would keep if it ended here, unless it averages over epochs (SWA)."""

@@ -213,17 +213,21 @@ class TimedLoader:
     """The same batches; `wait_seconds` adds up the time that each `next` takes.
 
     That is reading, decoding and augmentation unless workers do it. Work that is only queued on a GPU is not counted.
+    `is_step_underway` is True from the time that a batch is given out until the trainer resets it: the state of the
+    network may then be that of half a step.
     """
 
     def __init__(self, loader: BatchLoader) -> None:
         self.loader = loader
         self.num_steps_per_epoch = loader.num_steps_per_epoch
         self.wait_seconds = 0.0
+        self.is_step_underway = False
 
     def iter_from(self, start_step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield the batches from `start_step` on."""
         start_time = time.perf_counter()
         for batch in self.loader.iter_from(start_step):
             self.wait_seconds += time.perf_counter() - start_time
+            self.is_step_underway = True
             yield batch
             start_time = time.perf_counter()

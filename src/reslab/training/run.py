@@ -6,16 +6,18 @@ import json
 import os
 import re
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from reslab.nn.checkpoints.safetensors_io import read_header, save_state_dict
 from reslab.nn.factory import load_network
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_device
-from reslab.runtime.files import DiskFullError, is_partial_file, remove_partial_files, write_atomic
+from reslab.runtime.files import DiskFullError, disk_full_guard, is_partial_file, remove_partial_files, write_atomic
 from reslab.runtime.json_records import (
     parse_object,
     require_strings,
@@ -30,7 +32,7 @@ from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe
 from reslab.spec.zoo import ARCHS
-from reslab.training.checkpoint import list_snapshots
+from reslab.training.checkpoint import list_snapshots, load_train_checkpoint
 from reslab.training.run_log import RunLog
 
 # What identifies the network, and what follows from the data.
@@ -326,13 +328,20 @@ def make_slug(name: str) -> str:
 
 def list_runs(folder: str | Path = "runs") -> list[Run]:
     """Return the runs in `folder` and in its subfolders (`seed0`, `seed1`), sorted by name; others are skipped."""
-    runs = []
+    return find_runs(folder)[0]
+
+
+def find_runs(folder: str | Path) -> tuple[list[Run], list[ValueError]]:
+    """Return the runs that `list_runs` returns, and for each broken run.json the error that names it."""
+    runs, errors = [], []
     for path in _subfolders(Path(folder)):
         is_run = (path / "run.json").is_file()
         for run_path in [path] if is_run else [inner for inner in _subfolders(path) if (inner / "run.json").is_file()]:
-            with contextlib.suppress(ValueError):
+            try:
                 runs.append(Run(run_path))
-    return runs
+            except ValueError as error:
+                errors.append(error)
+    return runs, errors
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -350,7 +359,8 @@ def _natural_key(path: Path) -> list[str | int]:
 def load(source: Run | str | Path, device: str | torch.device = "cpu") -> ResidualNetwork:
     """Load the network of a run, of a `model.safetensors`, or of an exported folder, in eval mode.
 
-    It has `classes` and `preprocess`. Raises ValueError if the run has not ended, or trained a user's own module.
+    It has `classes` and `preprocess`. A run that has not ended gives its best weights so far, with a warning. Raises
+    ValueError if it has none yet, or trained a user's own module.
     """
     torch_device = choose_device(device)
     return load_network(find_weights_path(source), torch_device)
@@ -367,12 +377,54 @@ def find_weights_path(source: Run | str | Path) -> Path:
     return run_weights_path(Run(folder)) if folder.is_dir() else folder
 
 
-def run_weights_path(run: Run) -> Path:
-    """Return the file of a run's final weights. Raises ValueError if the run has not ended."""
-    if not run.weights_path.exists():
+class InterimWeightsWarning(UserWarning):
+    """A run has not ended, and its best weights so far are used."""
+
+
+def run_weights_path(run: Run, allow_interim: bool = True) -> Path:
+    """Return the file of a run's final weights, or of the best so far of a run that has not ended, with a warning.
+
+    Raises ValueError if the run has no weights yet or, without `allow_interim`, has not ended.
+    """
+    if run.weights_path.exists():
+        return run.weights_path
+    path = _write_interim_weights(run) if allow_interim else None
+    if path is None:
         raise invalid(
             "a run that has ended",
             f"{run.path}, which has no weights yet",
             next_step=f"resume it: --output {run.path} --resume",
         )
-    return run.weights_path
+    return path
+
+
+def interim_weights_path(run: Run) -> Path:
+    """Return the place of the best weights so far, which are written when they are used."""
+    return run.path / "checkpoint" / "best-so-far.safetensors"
+
+
+def _write_interim_weights(run: Run) -> Path | None:
+    """Write the best weights of the checkpoint, warn, and return their file; None if there is none of a step."""
+    checkpoint, path = load_train_checkpoint(run.path / "checkpoint"), interim_weights_path(run)
+    if checkpoint is None or not checkpoint.step:
+        return None
+    step = checkpoint.best["step"] if checkpoint.best else checkpoint.step
+    text = f"best weights so far, step {step}, of a run that was at step {checkpoint.step}"
+    selection = {"selection": "interim", "best_step": step, "selection_text": text, "step": checkpoint.step}
+    if not path.exists() or _header_step(path) != checkpoint.step:
+        header = {"arch": run.metadata["model"]["arch"], "metrics": None, **selection, **weights_header(run)}
+        with disk_full_guard(path):
+            save_state_dict(path, checkpoint.selected_weights(), header)
+    warnings.warn(
+        f"{run.path} has not ended: these are its {text} (continue it: --output {run.path} --resume)",
+        InterimWeightsWarning,
+        stacklevel=1,  # one place, so that it is shown once
+    )
+    return path
+
+
+def _header_step(path: Path) -> int | None:
+    try:
+        return read_header(path).get("step")
+    except ValueError:
+        return None

@@ -89,6 +89,8 @@ def reopen_data(metadata: Mapping[str, Any], data: Any = None, data_dir: str | P
             "none",
             next_step="pass it again: data=...",
         )
+    if data is None:
+        _require_location(metadata)
     if data is None or isinstance(data, str | Path):
         dataset = open_dataset(
             data or metadata["requested"],
@@ -108,6 +110,17 @@ def reopen_data(metadata: Mapping[str, Any], data: Any = None, data_dir: str | P
             next_step="restore the data, or start a new run",
         )
     return replace(dataset, preprocess=from_dict(Preprocess, metadata["preprocess"]))
+
+
+def _require_location(metadata: Mapping[str, Any]) -> None:
+    """Raise ValueError if the recorded folder or file is not there, as after a run was copied to another machine."""
+    location = metadata["requested"]
+    if location.lower() not in DATASETS and not is_url(location) and not Path(location).exists():
+        raise invalid(
+            f"the data of the run, {metadata['name']}",
+            f"{location}, which does not exist here",
+            next_step="say where it is now: --data PATH (data=PATH in Python)",
+        )
 
 
 def infer_input_size(data: DatasetSplits) -> tuple[int, ...]:

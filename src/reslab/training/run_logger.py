@@ -123,7 +123,8 @@ class RunLogger:
     """Logs the records of a run on rank 0 and does nothing on the others.
 
     Records are appended to log.jsonl, written for TensorBoard if requested, and shown; messages and progress are only
-    shown.
+    shown. An error of TensorBoard or of the callback is kept until `raise_failure`, so that the step it belongs to is
+    finished and can be saved; one of log.jsonl is raised at once.
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class RunLogger:
     ) -> None:
         self.run, self.on_log, self.is_main, self.tensorboard = run, on_log, is_main, tensorboard
         self._last_progress_time = time.perf_counter()
+        self._failure: Exception | None = None
 
     def log(self, record: dict[str, Any]) -> None:
         """Write a record to the log and show it."""
@@ -138,13 +140,13 @@ class RunLogger:
             return
         self.run.log.append(record)
         if self.tensorboard is not None:
-            self.tensorboard.log(record)
-        self.on_log(record)
+            self._call(self.tensorboard.log, record)
+        self._call(self.on_log, record)
 
     def show(self, record: dict[str, Any]) -> None:
         """Show a record without writing it."""
         if self.is_main:
-            self.on_log(record)
+            self._call(self.on_log, record)
 
     def log_message(self, text: str) -> None:
         """Show a message for the user."""
@@ -155,7 +157,19 @@ class RunLogger:
         now = time.perf_counter()
         if self.is_main and now - self._last_progress_time >= _PROGRESS_EVERY_SECONDS:
             self._last_progress_time = now
-            self.on_log({"kind": "progress", **make_record()})
+            self._call(self.on_log, {"kind": "progress", **make_record()})
+
+    def raise_failure(self) -> None:
+        """Raise the first error of TensorBoard or the callback, if there was one."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def _call(self, fn: LogCallback, record: dict[str, Any]) -> None:
+        try:
+            fn(record)
+        except Exception as error:
+            self._failure = self._failure or error
 
     def start(self, step: int) -> None:
         """Start or resume after `step` steps; records of later steps are removed."""

@@ -58,7 +58,8 @@ def train_seeds(
             runs.append(train(model, data, recipe, seed=seed, output=path, resume=is_non_empty(path), **options))
         except TrainingInterrupted as interrupt:
             raise TrainingInterrupted(
-                f"{interrupt}; or run the same command again: it continues seed {seed} and trains the rest"
+                f"{interrupt}; or run the same command again: it continues seed {seed} and trains the rest",
+                interrupt.signum,
             ) from None
     return runs
 

@@ -27,7 +27,7 @@ from reslab.training.losses import LossFn
 from reslab.training.meters import last_epoch_averages, throughput_without_loading
 from reslab.training.options import TrainOptions, parse_batch_size, split_overrides, split_transform
 from reslab.training.resume import reopen_run, resume_run
-from reslab.training.run import Run, is_non_empty, lock_run, weights_header
+from reslab.training.run import Run, interim_weights_path, is_non_empty, lock_run, weights_header
 from reslab.training.run_logger import (
     LogCallback,
     RunLogger,
@@ -94,7 +94,8 @@ def train(
     writes and logs, and every rank calls the hook. A job that torchrun restarts resumes from its checkpoint.
 
     Raises ValueError for invalid options, before anything is written; `NonFiniteError` if the loss becomes NaN or
-    infinite; `DiskFullError`; `TrainingInterrupted` on Ctrl-C. The last good checkpoint is kept in each case.
+    infinite; `DiskFullError`; `TrainingInterrupted` after a signal to stop. The last good checkpoint is kept in each
+    case, and before another error the last whole step is saved.
     """
     if tensorboard:
         require_tensorboard()
@@ -166,7 +167,7 @@ def _train(trainer: Trainer, setup: TrainSetup, resume: bool) -> Run:
         return Run(trainer.run.path)
     with limit_threads(choose_num_threads(setup.input_size, trainer.process_group.device)):
         if not trainer.fit():
-            raise TrainingInterrupted(_interrupted_message(trainer))
+            raise TrainingInterrupted(_interrupted_message(trainer), trainer.stop_signal)
         if trainer.early_stopping.should_stop:
             trainer.logger.log_message(trainer.early_stopping.describe(trainer.step, trainer.total_steps))
         return _finish(trainer, setup)
@@ -298,9 +299,16 @@ def _start_record(trainer: Trainer) -> dict[str, Any]:
 
 
 def _interrupted_message(trainer: Trainer) -> str:
+    path = trainer.run.path
+    message = (
+        f"stopped after step {trainer.step} of {trainer.total_steps}; the checkpoint is saved in {path}; "
+        f"resume with --output {path} --resume"
+    )
+    if not trainer.step:
+        return message
     return (
-        f"stopped after step {trainer.step} of {trainer.total_steps}; the checkpoint is saved in {trainer.run.path}; "
-        f"resume with --output {trainer.run.path} --resume"
+        f"{message}, or end it now with its best weights: --output {path} --resume --set 'duration={trainer.step} "
+        f"steps'; predict, eval and export use its best weights so far"
     )
 
 
@@ -346,6 +354,7 @@ def _write_results(
     metadata = {"metrics": metrics, **selected.to_metadata(), **weights_header(run)}
     with disk_full_guard(run.weights_path):
         save_weights(run.weights_path, model, metadata)
+    interim_weights_path(run).unlink(missing_ok=True)
     save_predicted_classes(run.predictions_path, evaluation)
     records = run.log.records()
     train_metrics = (

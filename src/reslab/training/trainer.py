@@ -1,5 +1,6 @@
 """The trainer: everything that happens between the steps of a run, from its first step or its checkpoint to its end."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -81,9 +82,15 @@ class Trainer:
         self.warmup_end_step: int | None = None
         self.meter = TrainMeter()
         self.interrupted = False
+        self._finished_stages: int | None = None  # of `_finish_step`; None between two steps
         self._interrupt_handler = InterruptHandler(ignore_repeats=self.process_group.world_size > 1)
         self._last_tick = self._last_save_time = time.perf_counter()
         self._last_saved_step = 0
+
+    @property
+    def stop_signal(self) -> int:
+        """The number of the signal that stopped training."""
+        return self._interrupt_handler.signum
 
     @property
     def is_finished(self) -> bool:
@@ -121,6 +128,7 @@ class Trainer:
         self.early_stopping.load_state_dict(checkpoint.early_stopping)
         self.meter.load_state_dict(checkpoint.meter, self.evaluator.device)
         self.weight_selector.load_checkpoint(checkpoint, self.evaluator.device)
+        self._finished_stages = checkpoint.finished_stages
         return True
 
     def _load_model_and_optimizer(self, checkpoint: TrainCheckpoint) -> None:
@@ -132,8 +140,9 @@ class Trainer:
             scaler.load_state_dict(checkpoint.grad_scaler)
 
     def fit(self) -> bool:
-        """Take the remaining steps; return False if Ctrl-C or SIGTERM stopped them. A checkpoint is saved either way.
+        """Take the remaining steps; return False if a signal stopped them. A checkpoint is saved either way.
 
+        Before another error is raised, the last whole step is saved, and a note on the error says how to resume.
         Raises NonFiniteError, with the step, if the loss or a weight is no longer finite; the last good checkpoint
         stays.
         """
@@ -142,9 +151,12 @@ class Trainer:
             self._last_tick = self._last_save_time = time.perf_counter()
             self._last_saved_step = self.step
             try:
+                self.logger.raise_failure()
                 self._save_snapshot()
                 if self.step == 0:
                     self._log_phase()
+                if self._finished_stages is not None:
+                    self._finish_step()
                 if not self.is_finished:
                     self.loop.run(
                         self.step, self.total_steps, lr_at=self.lr_at, meter=self.meter, after_step=self.after_step
@@ -152,10 +164,11 @@ class Trainer:
                 self.save_checkpoint()
             except NonFiniteError as error:
                 raise self._with_diagnosis(error) from None
-            except RuntimeError:
+            except Exception as error:
                 # A scheduler that signals every process of a job also stops the workers that read a batch and the ranks
                 # that exchange gradients, which fails in the middle of a step. That is an interruption, not an error.
-                if not self._interrupt_handler.requested:
+                if not (isinstance(error, RuntimeError) and self._interrupt_handler.requested):
+                    self._save_after_error(error)
                     raise
                 self.step, self.interrupted = self._last_saved_step, True
             finally:
@@ -164,28 +177,62 @@ class Trainer:
 
     def after_step(self, step: int) -> bool:
         """Log, evaluate and save what is due after `step` steps; return True to end the loop."""
-        self.step = step
-        self.weight_selector.on_step_end(step)
-        is_epoch_end = step % self.steps_per_epoch == 0 or step == self.total_steps
-        if is_epoch_end or step % LOG_EVERY_STEPS == 0:
-            self._log_train_metrics()
-        self._update_timers()
-        if is_epoch_end:
-            self.weight_selector.on_epoch_end(step)
-            self._evaluate()
-        if self.on_step_end and self.hook_every_steps and step % self.hook_every_steps == 0:
-            self.logger.log({"kind": "step_end", "step": step, **self.on_step_end(step, self.model)})
-        self._save_snapshot()
-        if not self.is_finished:
-            self._log_phase()
+        self._timed_loader.is_step_underway = False
+        self.step, self._finished_stages = step, 0
+        self._finish_step()
         self.logger.log_progress(self._progress_record)
         save_due = time.perf_counter() - self._last_save_time >= self.save_every_seconds
         # Clocks and signals differ between ranks, so they agree here on what they do next.
         self.interrupted, save_due = self.process_group.all_reduce_any(self._interrupt_handler.requested, save_due)
         if save_due:
             self.save_checkpoint()
+        self.logger.raise_failure()
         self._last_tick = time.perf_counter()
         return self.interrupted or self.is_finished
+
+    def _finish_step(self) -> None:
+        """Do the stages that follow a step, from the first that is not finished on.
+
+        A stage that fails changes nothing, so that a checkpoint with the number of finished stages is whole.
+        """
+        stages = (
+            lambda: self.weight_selector.on_step_end(self.step),
+            self._log_if_due,
+            lambda: self.weight_selector.on_epoch_end(self.step) if self._is_epoch_end else None,
+            lambda: self._evaluate() if self._is_epoch_end else None,
+            self._call_hook,
+            self._save_snapshot,
+        )
+        for number in range(self._finished_stages or 0, len(stages)):
+            self._finished_stages = number
+            stages[number]()
+        self._finished_stages = None
+
+    @property
+    def _is_epoch_end(self) -> bool:
+        return self.step % self.steps_per_epoch == 0 or self.step == self.total_steps
+
+    def _log_if_due(self) -> None:
+        if self._is_epoch_end or self.step % LOG_EVERY_STEPS == 0:
+            self._log_train_metrics()
+        self._update_timers()
+
+    def _call_hook(self) -> None:
+        if self.on_step_end and self.hook_every_steps and self.step % self.hook_every_steps == 0:
+            self.logger.log({"kind": "step_end", "step": self.step, **self.on_step_end(self.step, self.model)})
+
+    def _save_after_error(self, error: Exception) -> None:
+        """Save the last whole step if it is at hand, and add to the error which step is saved and how to resume.
+
+        In the middle of a step it is not: the buffers have changed. With several ranks, others may not have come here.
+        """
+        if self.process_group.world_size == 1 and not self._timed_loader.is_step_underway:
+            with contextlib.suppress(Exception):  # the disk may be the cause; the checkpoint before stays
+                self.save_checkpoint()
+        error.add_note(
+            f"the run is saved after step {self._last_saved_step} of {self.total_steps}; "
+            f"resume with --output {self.run.path} --resume"
+        )
 
     def select_weights(self) -> SelectedWeights:
         """Load the weights that the run keeps and measure their BatchNorm statistics if the recipe wants it."""
@@ -221,6 +268,7 @@ class Trainer:
             warmup_end_step=self.warmup_end_step,
             plateau=self.plateau.state_dict(),
             early_stopping=self.early_stopping.state_dict(),
+            finished_stages=self._finished_stages,
             **self.weight_selector.state_dict(),
         )
 
@@ -231,8 +279,6 @@ class Trainer:
         self._update_timers()
         seconds = self.meter.seconds
         compute_seconds = seconds - self._timed_loader.wait_seconds
-        self.meter.reset(first_step=self.step)
-        self._timed_loader.wait_seconds = 0.0
         self.logger.log(
             {
                 "kind": "train",
@@ -244,6 +290,8 @@ class Trainer:
                 "seconds": self.train_seconds,
             }
         )
+        self.meter.reset(first_step=self.step)
+        self._timed_loader.wait_seconds = 0.0
         if self.warmup_end_step is None and warmup_finished(self.recipe.schedule, 1 - averages["top1"]):
             self.warmup_end_step = self.step
 

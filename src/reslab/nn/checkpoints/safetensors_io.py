@@ -44,8 +44,13 @@ def save_weights(path: str | Path, model: nn.Module, metadata: Mapping[str, Any]
         header["arch"] = to_dict(network.arch)
         header["classes"] = list(network.classes) if network.classes else None
         header["preprocess"] = to_dict(network.preprocess)
-    tensors, aliases = _deduplicate(network.state_dict())
-    _write_file(Path(path), tensors, header | {**(metadata or {}), "aliases": aliases})
+    save_state_dict(path, network.state_dict(), header | dict(metadata or {}))
+
+
+def save_state_dict(path: str | Path, state_dict: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write weights without their network; `header` has its arch, classes and preprocess. See `save_weights`."""
+    tensors, aliases = _deduplicate(state_dict)
+    _write_file(Path(path), tensors, {**header, "aliases": aliases})
 
 
 def update_header(path: str | Path, **metadata: Any) -> None:

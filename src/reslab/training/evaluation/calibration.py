@@ -298,7 +298,7 @@ def save_temperature(target: Run | str | Path, temperature: FittedTemperature) -
     """
     is_run = isinstance(target, Run) or Path(target).is_dir()
     run = (target if isinstance(target, Run) else Run(target)) if is_run else None
-    path = run_weights_path(run) if run else Path(str(target))
+    path = run_weights_path(run, allow_interim=False) if run else Path(str(target))
     fields: dict[str, Any] = to_dict(temperature)
     with disk_full_guard(path):
         update_header(path, temperature=fields)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from reslab.nn.checkpoints.read import check_zip
 from reslab.report.csv_file import encode_csv
 from reslab.runtime.files import write_atomic
 from reslab.spec.errors import invalid
@@ -57,9 +58,10 @@ def load_correctness(path: Path) -> tuple[bool, ...]:
     Only comparisons need the file, so a missing or damaged one is no error.
     """
     try:
+        check_zip(path)
         with np.load(path, allow_pickle=False) as arrays:
             return tuple((arrays["labels"] == arrays["predicted"]).tolist())
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):
         return ()
 
 
