@@ -202,6 +202,7 @@ class Trainer:
             lambda: self._evaluate() if self._is_epoch_end else None,
             self._call_hook,
             self._save_snapshot,
+            lambda: None if self.is_finished else self._log_phase(),
         )
         for number in range(self._finished_stages or 0, len(stages)):
             self._finished_stages = number
