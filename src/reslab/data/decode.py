@@ -143,7 +143,7 @@ def _read_array(
     file: BinaryIO, png: PngHeader | None, channels: int, limits: DecodeLimits
 ) -> tuple[np.ndarray, int, DecodedImage]:
     """Return pixels as stored, the orientation that is still to be applied, and the facts without pixels."""
-    with open_image(file) as image:
+    with open_image(file, limits.formats) as image:
         limits.check_size(image.height, image.width, image.format or "")
         # Loading a TIFF turns it and removes the tag. Reading EXIF before loading would load a PNG.
         is_rotated = image.format == "TIFF" and exif_orientation(image) != 1

@@ -5,11 +5,12 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import BinaryIO, NamedTuple
 
-from reslab.spec.errors import invalid
+from reslab.data.image_formats import FORMAT_EXTENSIONS
+from reslab.spec.errors import invalid, unknown_name
 
 BYTES_PER_PIXEL = 8
 """Memory that decoding may take per pixel of `DecodeLimits.max_pixels`."""
@@ -45,6 +46,9 @@ class ImageError(ValueError):
         return ImageError(f"{name}: {self}", self.kind, self.limit)
 
 
+NUMERIC_LIMITS = ("max_pixels", "max_file_bytes", "max_scans", "max_scan_pixels", "max_chunks", "max_frames")
+
+
 def _limit(default: int, help_text: str) -> int:
     return field(default=default, metadata={"help": help_text})
 
@@ -54,7 +58,8 @@ class DecodeLimits:
     """The largest image that is decoded; what exceeds a limit is refused before its pixels are decoded.
 
     Decoding takes at most about 8 bytes of memory a pixel of `max_pixels`: formats whose decoders take more (WebP,
-    AVIF, HEIF, JPEG 2000) are held to as many fewer pixels. Raises ValueError for a limit below 1.
+    AVIF, HEIF, JPEG 2000) are held to as many fewer pixels. `formats` are Pillow's names of the formats that are read.
+    Raises ValueError for a limit below 1 and an unknown format.
     """
 
     max_pixels: int = _limit(120_000_000, "height x width")
@@ -63,12 +68,17 @@ class DecodeLimits:
     max_scan_pixels: int = _limit(4_000_000_000, "pixels x scans of a JPEG: each scan visits every pixel")
     max_chunks: int = _limit(100_000, "segments of a JPEG, chunks of a PNG or WebP, blocks of a GIF before its pixels")
     max_frames: int = _limit(10_000, "frames of an animation, of which the first is read")
+    formats: tuple[str, ...] = tuple(FORMAT_EXTENSIONS)
 
     def __post_init__(self) -> None:
-        for limit in fields(self):
-            value = getattr(self, limit.name)
+        for name in NUMERIC_LIMITS:
+            value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise invalid(f"{limit.name} of at least 1", value, nearest="1")
+                raise invalid(f"{name} of at least 1", value, nearest="1")
+
+        for image_format in self.formats:
+            if image_format not in FORMAT_EXTENSIONS:
+                raise unknown_name("image format", image_format, FORMAT_EXTENSIONS)
 
     def check(self, name: str, value: int, what: str) -> None:
         """Raise ImageError if `value` (`what` says of what) exceeds the limit with this name."""

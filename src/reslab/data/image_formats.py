@@ -5,6 +5,7 @@ The list is explicit: Pillow would open anything that it has a plugin for, and r
 
 import importlib.util
 import struct
+from collections.abc import Iterable
 from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
@@ -52,8 +53,8 @@ def has_heif_reader() -> bool:
     return True
 
 
-def open_image(file: BinaryIO) -> Image.Image:
-    """Return Pillow's image of an open file, with size and mode but without pixels yet.
+def open_image(file: BinaryIO, formats: Iterable[str] = FORMAT_EXTENSIONS) -> Image.Image:
+    """Return Pillow's image of an open file of one of the formats, with size and mode but without pixels yet.
 
     Raises UnidentifiedImageError for a file of no listed format, with a reason if it begins like one, and whatever
     Pillow raises for a damaged header.
@@ -63,7 +64,7 @@ def open_image(file: BinaryIO) -> Image.Image:
     prefix, reason = file.read(16), ""
     if is_heif(prefix):
         has_heif_reader()  # registers it
-    for name in FORMAT_EXTENSIONS:
+    for name in formats:
         # The plugins are called directly: `Image.open` has a limit on pixels of its own, one for the whole process.
         factory, accept = Image.OPEN.get(name, (None, None))
         accepted = factory is not None and (accept is None or accept(prefix))

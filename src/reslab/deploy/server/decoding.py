@@ -12,7 +12,6 @@ from functools import cache
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from reslab.deploy.inputs import InferenceTransform
@@ -49,7 +48,7 @@ class DecodePool:
 
     def start(self) -> None:
         """Start all processes now, not with the first images."""
-        self._workers = [worker or _Worker(self.max_pixels) for worker in self._workers]
+        self._workers = [worker or _Worker() for worker in self._workers]
 
     async def decode(self, content: bytes, transform: InferenceTransform) -> Tensor:
         """Return an image prepared for the network, uint8 (C, H, W).
@@ -104,7 +103,7 @@ class DecodePool:
         return torch.from_numpy(result)
 
     async def _start_worker(self, index: int) -> "_Worker":
-        worker = await asyncio.to_thread(_Worker, self.max_pixels)
+        worker = await asyncio.to_thread(_Worker)
         self._workers[index] = worker
         return worker
 
@@ -118,11 +117,11 @@ class DecodePool:
 class _Worker:
     """An executor with one process, whose id is known, so that exactly this process can be killed."""
 
-    def __init__(self, max_pixels: int) -> None:
+    def __init__(self) -> None:
         context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
         if os.name == "posix":
             context.set_forkserver_preload([__name__])
-        self.executor = ProcessPoolExecutor(1, mp_context=context, initializer=_prepare_worker, initargs=(max_pixels,))
+        self.executor = ProcessPoolExecutor(1, mp_context=context, initializer=_prepare_worker)
         self.pid = self.executor.submit(os.getpid).result(_START_SECONDS)
 
     def kill(self) -> None:
@@ -132,14 +131,12 @@ class _Worker:
         self.executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _prepare_worker(max_pixels: int) -> None:
+def _prepare_worker() -> None:
     """End with the server, not by the signals that ask the server to finish its requests; compute in one thread."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    # `decode_image` checks `max_pixels` itself before Pillow sees an image, so Pillow's own limit must not be lower.
-    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, max_pixels)
 
 
 def _end_with_parent() -> None:
