@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from reslab.data.decode import read_image
+from reslab.data.decode_limits import DecodeLimits
 from reslab.deploy.inputs import InferenceTransform, list_inputs
 from reslab.deploy.predict import ClassScore, predict
 from reslab.nn.checkpoints.safetensors_io import save_weights
@@ -65,8 +66,8 @@ def test_the_words_of_the_evaluation_are_followed(network: ResidualNetwork, tmp_
 @pytest.mark.parametrize("size", [(9, 9), (64, 16), (5, 200)])
 def test_another_size_is_brought_to_the_network_s(size: tuple[int, int], tmp_path: Path) -> None:
     prepare = InferenceTransform(Preprocess(3, "", (0.5,) * 3, (0.5,) * 3), (12, 16))
-    found = prepare(picture(tmp_path / "a.png", *size))
-    assert isinstance(found, Tensor)
+    found = prepare(picture(tmp_path / "a.png", *size)).pixels
+    assert found is not None
     assert found.shape == (3, 12, 16)
 
 
@@ -75,8 +76,8 @@ def test_the_middle_is_kept(tmp_path: Path) -> None:
     pixels = torch.zeros(16, 48, 3, dtype=torch.uint8)
     pixels[:, 16:32] = 255
     Image.fromarray(pixels.numpy()).save(tmp_path / "a.png")
-    found = InferenceTransform(Preprocess(3, "", (0.5,) * 3, (0.5,) * 3), (16, 16))(tmp_path / "a.png")
-    assert isinstance(found, Tensor)
+    found = InferenceTransform(Preprocess(3, "", (0.5,) * 3, (0.5,) * 3), (16, 16))(tmp_path / "a.png").pixels
+    assert found is not None
     assert int(found.min()) == 255
 
 
@@ -187,3 +188,36 @@ def test_the_temperature_travels_with_the_weights(network: ResidualNetwork, tmp_
     save_weights(tmp_path / "warm.safetensors", network, {"temperature": {"value": 3.0}})
     network.temperature = 3.0
     assert predict(tmp_path / "warm.safetensors", path) == predict(network, path)
+
+
+def test_a_damaged_jpeg_is_predicted_with_its_warning(
+    network: ResidualNetwork, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    picture(tmp_path / "whole.jpg", 200, 200)
+    content = bytearray((tmp_path / "whole.jpg").read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 60] = bytes(range(100, 160))
+    (tmp_path / "damaged.jpg").write_bytes(content)
+    damaged, whole = predict(network, tmp_path, top_k=1)
+    assert damaged.warning.startswith("Corrupt JPEG data: ")
+    assert damaged.to_dict()["warning"] == damaged.warning
+    assert len(damaged.classes) == 1
+    assert whole.warning == ""
+    assert "warning" not in whole.to_dict()
+    assert capfd.readouterr().err == ""
+
+
+def test_images_in_memory_are_predicted_like_their_files(network: ResidualNetwork, tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png", 30, 50)
+    pixels = read_image(path)
+    (expected,) = predict(network, path)
+    with Image.open(path) as image:
+        found = predict(network, [path.read_bytes(), image, pixels, pixels.permute(1, 2, 0).numpy()])
+    assert [prediction.path for prediction in found] == ["#0", "#1", "#2", "#3"]
+    assert all(prediction.classes == expected.classes for prediction in found)
+
+
+def test_the_limits_apply_to_each_image(network: ResidualNetwork, tmp_path: Path) -> None:
+    paths = [picture(tmp_path / "a.png", 30, 50), picture(tmp_path / "b.png", 20, 20)]
+    large, small = predict(network, paths, limits=DecodeLimits(max_pixels=1000))
+    assert "at most 1,000 pixels; got: 30x50" in large.error
+    assert small.error == ""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from reslab.nn.network import ResidualNetwork
 
 _PROGRESS_INTERVAL_SECONDS = 30.0
+_MAX_WARNINGS = 5
 _GRAPH_SUFFIXES = (".onnx", ".pt2", ".xml")
 
 
@@ -194,6 +195,13 @@ def _report_unreadable(predictions: "list[Prediction]", as_json: bool) -> None:
     num_unreadable = sum(bool(prediction.error) for prediction in predictions)
     if num_unreadable and not as_json:
         echo_err(f"{num_unreadable} of {len(predictions)} files could not be read")
+    with_warning = [prediction for prediction in predictions if prediction.warning]
+    if with_warning and not as_json:
+        echo_err(f"{len(with_warning)} of {len(predictions)} images are damaged, but were decoded:")
+        for prediction in with_warning[:_MAX_WARNINGS]:
+            echo_err(f"  {prediction.path}: {prediction.warning}")
+        if len(with_warning) > _MAX_WARNINGS:
+            echo_err(f"  and {len(with_warning) - _MAX_WARNINGS} more")
     if num_unreadable == len(predictions):
         raise typer.Exit(1)
 

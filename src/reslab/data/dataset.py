@@ -68,9 +68,10 @@ class DatasetSplits:
 
     `source` describes its origin, `location` is the folder, file or URL it was read from, and `preprocess` the
     preprocessing of the evaluation. `split_record` is JSON from which `open_dataset` makes the same splits again;
-    `skipped_files` lists (path, reason) of the images that were skipped because they cannot be read, `messages` say
-    what else a user should know: files that were ignored, classes without images. A split indexes and iterates like a
-    torch dataset: `split[i]` is (tensor, label), preprocessed as in evaluation.
+    `skipped_files` lists (path, reason) of the images that were skipped because they cannot be read, `decode_warnings`
+    (path, warning) of the damaged JPEG files that could still be decoded, `messages` say what else a user should know:
+    files that were ignored, classes without images. A split indexes and iterates like a torch dataset: `split[i]` is
+    (tensor, label), preprocessed as in evaluation.
     Raises ValueError if there is too little to train on or a label has no class name.
     """
 
@@ -81,8 +82,18 @@ class DatasetSplits:
     splits: Mapping[str, ImageDataset]
     split_record: Mapping[str, Any] = field(default_factory=lambda: {"method": SplitMethod.GIVEN})
     skipped_files: tuple[tuple[str, str], ...] = ()
+    decode_warnings: tuple[tuple[str, str], ...] = ()
     location: str = ""
     messages: tuple[str, ...] = ()
+
+    @property
+    def decode_warning_text(self) -> str:
+        """A sentence on the damaged images that could still be decoded; empty if there are none."""
+        if not self.decode_warnings:
+            return ""
+        path, warning = self.decode_warnings[0]
+        count = "1 image is" if len(self.decode_warnings) == 1 else f"{len(self.decode_warnings):,} images are"
+        return f"{count} damaged, but decoded with a warning ({path}: {warning}); `reslab data check` lists them"
 
     def __post_init__(self) -> None:
         assert set(self.splits) <= set(SPLIT_TITLES), sorted(self.splits)

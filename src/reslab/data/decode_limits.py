@@ -16,7 +16,12 @@ BYTES_PER_PIXEL = 8
 """Memory that decoding may take per pixel of `DecodeLimits.max_pixels`."""
 
 # Measured peak bytes a pixel while decoding and converting to RGB, of the formats that take more than BYTES_PER_PIXEL.
-_FORMAT_BYTES_PER_PIXEL = {"WEBP": 16, "AVIF": 16, "HEIF": 16, "JPEG2000": 24}
+_FORMAT_BYTES_PER_PIXEL = {"QOI": 10, "AVIF": 12, "WEBP": 16, "HEIF": 16, "JPEG2000": 25}
+
+
+def bytes_per_pixel(image_format: str) -> int:
+    """Return the bytes a pixel that decoding a format takes at its peak, which `max_pixels` is applied to."""
+    return _FORMAT_BYTES_PER_PIXEL.get(image_format.upper(), BYTES_PER_PIXEL)
 
 
 class ImageErrorKind(StrEnum):
@@ -57,7 +62,7 @@ def _limit(default: int, help_text: str) -> int:
 class DecodeLimits:
     """The largest image that is decoded; what exceeds a limit is refused before its pixels are decoded.
 
-    Decoding takes at most about 8 bytes of memory a pixel of `max_pixels`: formats whose decoders take more (WebP,
+    Decoding takes at most about 8 bytes of memory a pixel of `max_pixels`: formats whose decoders take more (QOI, WebP,
     AVIF, HEIF, JPEG 2000) are held to as many fewer pixels. `formats` are Pillow's names of the formats that are read.
     Raises ValueError for a limit below 1 and an unknown format.
     """
@@ -96,7 +101,7 @@ class DecodeLimits:
             raise ImageError(
                 str(invalid("an image of at least 1x1 pixels", f"{height}x{width}")), ImageErrorKind.DAMAGED
             )
-        num_bytes = _FORMAT_BYTES_PER_PIXEL.get(image_format.upper(), BYTES_PER_PIXEL)
+        num_bytes = bytes_per_pixel(image_format)
         max_pixels = self.max_pixels * BYTES_PER_PIXEL // num_bytes
         if height * width > max_pixels:
             required = f"an image of at most {max_pixels:,} pixels" + f" in {image_format}" * (

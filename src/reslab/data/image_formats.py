@@ -3,6 +3,8 @@
 The list is explicit: Pillow would open anything that it has a plugin for, and run Ghostscript for EPS.
 """
 
+import contextlib
+import importlib
 import importlib.util
 import struct
 from collections.abc import Iterable
@@ -32,6 +34,13 @@ _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 HEIC_EXTRA = "heic"
 
 
+_PLUGINS = ("Jpeg", "Mpo", "Png", "WebP", "Gif", "Bmp", "Tiff", "Ppm", "Avif", "Jpeg2K", "Qoi", "Tga")
+# Imported now: a process that is forked to decode then has them, and `Image.init` would import all 45.
+for _plugin in _PLUGINS:
+    with contextlib.suppress(ImportError):  # AVIF is newer than the oldest Pillow allowed
+        importlib.import_module(f"PIL.{_plugin}ImagePlugin")
+
+
 def is_image_name(name: str) -> bool:
     """Return True if a file name has an image extension and is not hidden."""
     return not name.startswith(".") and name.lower().endswith(IMAGE_EXTENSIONS)
@@ -59,7 +68,6 @@ def open_image(file: BinaryIO, formats: Iterable[str] = FORMAT_EXTENSIONS) -> Im
     Raises UnidentifiedImageError for a file of no listed format, with a reason if it begins like one, and whatever
     Pillow raises for a damaged header.
     """
-    Image.init()
     file.seek(0)
     prefix, reason = file.read(16), ""
     if is_heif(prefix):

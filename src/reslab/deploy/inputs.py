@@ -1,17 +1,23 @@
-"""The images to predict, listed from files, folders, patterns, shards, CSV files and standard input."""
+"""The images to predict: files, folders, patterns, shards, CSV files, standard input, and images in memory."""
 
 import glob
 import io
+import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from reslab.data.decode import read_image
+from reslab.data.decode import DEFAULT_LIMITS, DecodedImage, decode_image
+from reslab.data.decode_limits import DecodeLimits
 from reslab.data.image_datasets import ImageLocation
+from reslab.data.image_formats import open_image
+from reslab.data.pil_pixels import pil_to_tensor
 from reslab.data.registry import find_format
 from reslab.data.transforms.pipeline import TransformPipeline
 from reslab.spec.errors import invalid
@@ -20,42 +26,113 @@ from reslab.spec.preprocess import Preprocess
 STDIN = "-"
 
 
+ImageInput = str | Path | bytes | Image.Image | np.ndarray | Tensor
+_INPUT_TYPES = "paths, bytes of image files, Pillow images, and uint8 NumPy arrays or tensors (H, W, C) or (C, H, W)"
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+class InputTypeError(TypeError, ValueError):
+    """An image to predict is of a type, or an array of a shape or dtype, that is not an image."""
+
+
 @dataclass(frozen=True)
 class InputItem:
-    """An image by the `path` that names it; if it is not a file of its own, its `tar_entry` in a shard or `content`."""
+    """An image by the `path` that names it; if it is not a file of its own, its `tar_entry` in a shard or `content`.
+
+    `content` is an encoded image or a Pillow image.
+    """
 
     path: str
     tar_entry: ImageLocation | None = None
-    content: bytes | None = None
+    content: bytes | Image.Image | None = None
 
-    def decode(self, channels: int) -> Tensor:
-        """Return uint8 pixels (channels, H, W). Raises ValueError for an image that cannot be read."""
-        if self.tar_entry is not None:
-            return read_image(self.tar_entry.read_bytes(), channels, self.path)
-        return read_image(self.path if self.content is None else self.content, channels, self.path)
+    def decode(self, channels: int, limits: DecodeLimits = DEFAULT_LIMITS) -> DecodedImage:
+        """Return uint8 pixels (channels, H, W), and what the decoder warned of.
+
+        Raises ValueError for an image that cannot be read.
+        """
+        if isinstance(self.content, Image.Image):
+            limits.check_size(self.content.height, self.content.width, "")
+            return DecodedImage(pil_to_tensor(self.content, channels))
+        content = self.content if self.tar_entry is None else self.tar_entry.read_bytes()
+        source = self.path if content is None else content
+        return decode_image(source, channels, self.path, limits, collect_warning=True)
 
 
-def list_inputs(inputs: str | Path | Iterable[str | Path]) -> list[InputItem]:
-    """Return the named images, in order.
+def list_inputs(inputs: ImageInput | Iterable[ImageInput]) -> list[InputItem]:
+    """Return the images, in order; those in memory are named by their position, `#0`.
+
+    An image in memory is a Pillow image, the bytes of an image file, or a uint8 array or tensor (H, W), (H, W, C) or
+    (C, H, W); one more dimension in front makes it several images. Arrays are tried as (H, W, C) first, tensors as
+    (C, H, W).
 
     A file stands for itself, a folder for all images in it (or in its shards if it has no image files), a .tar for its
     images with or without labels, a .csv for the column `path`, relative to the file, a pattern (`photos/*.jpg`) for
     all matching files, and `-` for an image or a list of paths, one per line, on standard input.
 
-    Raises ValueError for a folder, shard, list or pattern without images, and for no input at all.
+    Raises ValueError for a folder, shard, list or pattern without images, for a URL and for no input at all;
+    InputTypeError for what is no image.
     """
     items: list[InputItem] = []
-    for source in [inputs] if isinstance(inputs, str | Path) else inputs:
-        items += _expand_input(str(source))
+    for source in _split_inputs(inputs):
+        if isinstance(source, str | Path):
+            items += _expand_input(str(source))
+        else:
+            items.append(InputItem(f"#{len(items)}", content=source))
     if not items:
         raise invalid("at least one image or folder of images", "none")
     return items
+
+
+def _split_inputs(inputs: Any) -> Iterator[str | Path | bytes | Image.Image]:
+    if isinstance(inputs, str | Path | bytes | Image.Image):
+        yield inputs
+    elif isinstance(inputs, np.ndarray | Tensor):
+        for array in inputs if inputs.ndim == 4 else [inputs]:
+            yield _array_to_pil(array)
+    elif isinstance(inputs, Iterable) and not isinstance(inputs, Mapping):
+        for item in inputs:
+            if not isinstance(item, ImageInput):
+                raise _input_type_error(f"a {type(item).__name__}")
+            yield from _split_inputs(item)
+    else:
+        raise _input_type_error(f"a {type(inputs).__name__}")
+
+
+def _input_type_error(got: str, nearest: str = "") -> InputTypeError:
+    return InputTypeError(str(invalid(_INPUT_TYPES, got, nearest)))
+
+
+def _array_to_pil(array: np.ndarray | Tensor) -> Image.Image:
+    is_tensor = isinstance(array, Tensor)
+    pixels = array.detach().cpu().numpy() if isinstance(array, Tensor) else array
+    kind = "tensor" if is_tensor else "array"
+    if pixels.dtype != np.uint8:
+        raise _input_type_error(
+            f"an {kind} of {pixels.dtype}" if kind == "array" else f"a tensor of {array.dtype}",
+            "(x * 255).round().to(torch.uint8) for values within [0, 1]"
+            if is_tensor
+            else "(x * 255).round().astype(np.uint8) for values within [0, 1]",
+        )
+    is_last = pixels.ndim == 3 and pixels.shape[2] in (1, 3, 4)
+    is_first = pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4)
+    if pixels.ndim == 3 and is_first and (is_tensor or not is_last):
+        pixels = pixels.transpose(1, 2, 0)
+    elif pixels.ndim != 2 and not is_last:
+        raise _input_type_error(f"a {kind} of shape {tuple(pixels.shape)}".replace("a array", "an array"))
+    if 0 in pixels.shape:
+        raise _input_type_error(f"pixels of shape {tuple(pixels.shape)}")
+    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels))
 
 
 def _expand_input(text: str) -> list[InputItem]:
     path = Path(text)
     if text == STDIN:
         return _list_stdin(sys.stdin.buffer.read())
+    if _URL.match(text):
+        name = text.split("?")[0].rpartition("/")[2] or "image"
+        next_step = f"download it first, for example: curl -L -o {name} '{text}', and name the file"
+        raise invalid("a file, folder, pattern, shard or CSV file on this machine", f"the URL {text}", "", next_step)
     data_format = find_format(path)
     if data_format is not None:
         return [_to_item(image) for image in data_format.list_images(path)]
@@ -95,11 +172,11 @@ def _reject_stdin(line: str) -> str:
 
 def _is_image(content: bytes) -> bool:
     try:
-        with Image.open(io.BytesIO(content)):
+        with open_image(io.BytesIO(content)):
             return True
-    except UnidentifiedImageError:
-        return False
-    except Exception:  # a broken image: decoding it reports the error
+    except UnidentifiedImageError as error:
+        return bool(str(error))  # a broken image: decoding it reports the error
+    except Exception:
         return True
 
 
@@ -107,6 +184,14 @@ def chunked(items: Sequence[InputItem], size: int) -> Iterator[Sequence[InputIte
     """Yield the items in chunks of `size`; the last one may be shorter."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+class PreparedImage(NamedTuple):
+    """An image prepared for a network, uint8 (C, H, W), with the decoder's warning; or the error without pixels."""
+
+    pixels: Tensor | None
+    error: str = ""
+    warning: str = ""
 
 
 class InferenceTransform:
@@ -119,13 +204,14 @@ class InferenceTransform:
         # Resize the shorter side to the network's longer one, so that the crop always fits.
         self.resize = TransformPipeline(f"resize({max(height, width)}) center-crop({max(height, width)})")
 
-    def __call__(self, source: InputItem | Path) -> Tensor | str:
+    def __call__(self, source: InputItem | Path, limits: DecodeLimits = DEFAULT_LIMITS) -> PreparedImage:
         """Return the prepared image of an item or a file, or the error message if it cannot be read."""
         item = InputItem(str(source)) if isinstance(source, Path) else source
         try:
-            return self.apply(item.decode(self.preprocess.channels))
+            decoded = item.decode(self.preprocess.channels, limits)
+            return PreparedImage(self.apply(decoded.pixels), warning=decoded.warning)
         except (ValueError, OSError) as error:
-            return str(error).removeprefix(f"{item.path}: ")
+            return PreparedImage(None, str(error).removeprefix(f"{item.path}: "))
 
     def apply(self, pixels: Tensor) -> Tensor:
         """Prepare decoded pixels (C, H, W) of any size. Raises ValueError if a transform does not fit them."""

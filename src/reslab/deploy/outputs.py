@@ -55,14 +55,14 @@ class PartialResults:
 
 PredictionMetadata = Mapping[str, Any]
 COLUMNS = ("path", "rank", "class", "probability", "error")
-_OPTIONAL_COLUMNS = ("embedding", "grad_cam")
+_OPTIONAL_COLUMNS = ("embedding", "grad_cam", "warning")
 
 
 def format_csv(predictions: Iterable[Prediction]) -> str:
     """Return one line per class: path, rank, class, probability, error.
 
-    If any row has an embedding or a Grad-CAM path, the first line of each image has them in further columns. Texts that
-    a spreadsheet would read as formulas begin with an apostrophe.
+    If any row has an embedding, a Grad-CAM path or a warning, the first line of each image has them in further
+    columns. Texts that a spreadsheet would read as formulas begin with an apostrophe.
     """
     rows = list(predictions)
     optional_columns = [
@@ -90,7 +90,7 @@ def format_json(predictions: Iterable[Prediction], metadata: PredictionMetadata)
 
 
 def format_parquet(predictions: Iterable[Prediction], metadata: PredictionMetadata) -> bytes:
-    """Return one row per image: path, classes, probabilities, embedding, grad_cam, error; metadata under `reslab`."""
+    """Return one row per image, with the fields of `Prediction` as columns, and the metadata under the key `reslab`."""
     require_extra("parquet", "a .parquet file")
     import pyarrow
     import pyarrow.parquet
@@ -106,6 +106,7 @@ def format_parquet(predictions: Iterable[Prediction], metadata: PredictionMetada
         ),
         "embedding": pyarrow.array([list(prediction.embedding) for prediction in rows], _list_type(pyarrow.float32())),
         "grad_cam": pyarrow.array([prediction.grad_cam for prediction in rows], pyarrow.string()),
+        "warning": pyarrow.array([prediction.warning for prediction in rows], pyarrow.string()),
         "error": pyarrow.array([prediction.error for prediction in rows], pyarrow.string()),
     }
     table = pyarrow.table(columns).replace_schema_metadata({"reslab": json.dumps(dict(metadata))})
@@ -133,7 +134,8 @@ def _read_csv(path: Path) -> tuple[list[Prediction], PredictionMetadata | None]:
                 row["classes"].append({"name": record["class"], "probability": float(record["probability"])})
             if record.get("embedding"):
                 row["embedding"] = [float(number) for number in record["embedding"].split()]
-            row["grad_cam"] = row.get("grad_cam") or record.get("grad_cam") or ""
+            for name in ("grad_cam", "warning"):
+                row[name] = row.get(name) or record.get(name) or ""
     return [prediction_from_dict(row) for row in rows.values()], None
 
 

@@ -2,19 +2,22 @@
 
 import copy
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from reslab.data.decode import DEFAULT_LIMITS
+from reslab.data.decode_limits import DecodeLimits
 from reslab.deploy.backends.backend import Backend
 from reslab.deploy.backends.registry import open_backend
 from reslab.deploy.grad_cam import GradCam, draw_grad_cam, grad_cam_path
-from reslab.deploy.inputs import InferenceTransform, InputItem, chunked, list_inputs
+from reslab.deploy.inputs import ImageInput, InferenceTransform, InputItem, PreparedImage, chunked, list_inputs
 from reslab.nn.checkpoints.load import last_linear_name
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import deterministic_mode
@@ -136,7 +139,8 @@ _NON_FINITE_ERROR = "the network's output is not finite: its weights have diverg
 class Prediction:
     """The prediction for one image: its `classes`, the most probable first, or the error if it could not be read.
 
-    `embedding` and `grad_cam` (the path of the heatmap) are empty unless they were requested.
+    `warning` is what the decoder of a damaged JPEG said that could still be read. `embedding` and `grad_cam` (the path
+    of the heatmap) are empty unless they were requested.
     """
 
     path: str
@@ -144,12 +148,18 @@ class Prediction:
     error: str = ""
     embedding: tuple[float, ...] = ()
     grad_cam: str = ""
+    warning: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return path and classes, and embedding, grad_cam and error unless they are empty."""
+        """Return path and classes, and embedding, grad_cam, warning and error unless they are empty."""
         classes = [{"name": score.name, "probability": score.probability} for score in self.classes]
         row: dict[str, Any] = {"path": self.path, "classes": classes}
-        optional = {"embedding": list(self.embedding), "grad_cam": self.grad_cam, "error": self.error}
+        optional = {
+            "embedding": list(self.embedding),
+            "grad_cam": self.grad_cam,
+            "warning": self.warning,
+            "error": self.error,
+        }
         return {**row, **{name: value for name, value in optional.items() if value}}
 
 
@@ -157,7 +167,9 @@ def prediction_from_dict(row: dict[str, Any]) -> Prediction:
     """Return the prediction that `to_dict` wrote."""
     classes = tuple(ClassScore(entry["name"], entry["probability"]) for entry in row["classes"])
     embedding = tuple(row.get("embedding", ()))
-    return Prediction(row["path"], classes, row.get("error", ""), embedding, row.get("grad_cam", ""))
+    return Prediction(
+        row["path"], classes, row.get("error", ""), embedding, row.get("grad_cam", ""), row.get("warning", "")
+    )
 
 
 @dataclass(frozen=True)
@@ -177,6 +189,7 @@ class PredictOptions:
     embeddings: bool = False
     grad_cam_dir: Path | None = None
     calibration_images: Tensor | None = None
+    limits: DecodeLimits = DEFAULT_LIMITS
 
     def __post_init__(self) -> None:
         for name, value in (("top_k", self.top_k), ("batch_size", self.batch_size)):
@@ -186,7 +199,7 @@ class PredictOptions:
 
 def predict(
     model: Run | ResidualNetwork | str | Path,
-    paths: str | Path | Iterable[str | Path],
+    images: ImageInput | Iterable[ImageInput],
     *,
     top_k: int = 5,
     batch_size: int = 64,
@@ -198,17 +211,19 @@ def predict(
     grad_cam_dir: str | Path | None = None,
     calibration_images: Tensor | None = None,
     image_size: int | None = None,
+    limits: DecodeLimits = DEFAULT_LIMITS,
 ) -> list[Prediction]:
-    """Return the `top_k` most probable classes, p = softmax(network(image) / T), of every image in `paths`, in order.
+    """Return the `top_k` most probable classes, p = softmax(network(image) / T), of each of the `images`, in order.
 
-    `model` is a run or its folder, a `model.safetensors`, or a network with its preprocessing. `paths` are files,
-    folders, patterns, shards and CSV files (see `list_inputs`). Images are prepared as in evaluation; an image of
+    `model` is a run or its folder, a `model.safetensors`, or a network with its preprocessing. `images` are files,
+    folders, patterns, shards, CSV files, and images in memory: Pillow images, bytes, uint8 arrays and tensors (see
+    `list_inputs`). Images are prepared as in evaluation; an image of
     another size than the network's is resized by its shorter side and center-cropped. T is the temperature saved with
     the weights (`reslab eval --save-temperature`; Guo et al. 2017, Sec. 4.2), or 1 if there is none or
     `use_temperature` is false. `backend` and `precision` are those of `open_backend`; int8 needs `calibration_images`
     (normalized). `embeddings` adds the input of the last linear layer; `grad_cam_dir` is a folder for Grad-CAM
-    heatmaps of the top class. `image_size` (pixels) replaces the network's own size. A file that cannot be read becomes
-    a row with an error.
+    heatmaps of the top class. `image_size` (pixels) replaces the network's own size. A file that cannot be read,
+    or is larger than the `limits`, becomes a row with an error.
     Raises ValueError for a folder without images, top_k or batch_size below 1, a network without preprocessing, and a
     precision or device that the backend does not support.
     """
@@ -222,8 +237,9 @@ def predict(
         embeddings=embeddings,
         grad_cam_dir=None if grad_cam_dir is None else Path(grad_cam_dir),
         calibration_images=calibration_images,
+        limits=limits,
     )
-    items = list_inputs(paths)
+    items = list_inputs(images)
     network = model if isinstance(model, ResidualNetwork) else load(model)
     network = network if image_size is None else with_image_size(network, image_size)
     _, predictions = start_predictions(network, items, options)
@@ -256,6 +272,7 @@ def start_predictions(
         top_k=options.top_k,
         batch_size=options.batch_size,
         grad_cam_dir=options.grad_cam_dir,
+        limits=options.limits,
     )
     return predictor.backend, predictions
 
@@ -268,24 +285,25 @@ def iter_predictions(
     top_k: int = 5,
     batch_size: int = 64,
     grad_cam_dir: Path | None = None,
+    limits: DecodeLimits = DEFAULT_LIMITS,
 ) -> Iterator[Prediction]:
     """Yield one prediction per item, in order; threads read images while earlier ones are computed."""
     assert network.preprocess is not None
     transform = InferenceTransform(network.preprocess, network.arch.image_size)
     write_grad_cam = None if grad_cam_dir is None else _GradCamWriter(network, predictor, grad_cam_dir)
-    for chunk, images in _prefetch(items, batch_size, transform):
+    for chunk, images in _prefetch(items, batch_size, partial(transform, limits=limits)):
         yield from _predict_batch(chunk, images, predictor, top_k, write_grad_cam)
 
 
 def _prefetch(
-    items: Sequence[InputItem], batch_size: int, transform: InferenceTransform
-) -> Iterator[tuple[Sequence[InputItem], list[Tensor | str]]]:
+    items: Sequence[InputItem], batch_size: int, prepare: Callable[[InputItem], PreparedImage]
+) -> Iterator[tuple[Sequence[InputItem], list[PreparedImage]]]:
     """Yield batches of items with their images or read errors, while threads read the next batches."""
-    pending: deque[tuple[Sequence[InputItem], list[Future[Tensor | str]]]] = deque()
+    pending: deque[tuple[Sequence[InputItem], list[Future[PreparedImage]]]] = deque()
     executor = ThreadPoolExecutor(_NUM_READ_THREADS)
     try:
         for chunk in chunked(items, batch_size):
-            pending.append((chunk, [executor.submit(transform, item) for item in chunk]))
+            pending.append((chunk, [executor.submit(prepare, item) for item in chunk]))
             if len(pending) > _NUM_PREFETCHED_BATCHES:
                 ready_items, futures = pending.popleft()
                 yield ready_items, [future.result() for future in futures]
@@ -298,24 +316,24 @@ def _prefetch(
 
 def _predict_batch(
     items: Sequence[InputItem],
-    images: Sequence[Tensor | str],
+    images: Sequence[PreparedImage],
     predictor: Predictor,
     top_k: int,
     write_grad_cam: "_GradCamWriter | None",
 ) -> Iterator[Prediction]:
-    decoded = [image for image in images if isinstance(image, Tensor)]
+    decoded = [image.pixels for image in images if image.pixels is not None]
     output = predictor(decoded) if decoded else None
     class_scores = iter(predictor.top_classes(output, top_k) if output else [])
     is_finite = iter(output.logits.isfinite().all(1).tolist() if output else [])
     embeddings = iter([] if output is None or output.embeddings is None else output.embeddings.tolist())
-    paths = [item.path for item, image in zip(items, images, strict=True) if isinstance(image, Tensor)]
+    paths = [item.path for item, image in zip(items, images, strict=True) if image.pixels is not None]
     grad_cam_paths = iter(write_grad_cam(paths, decoded, output.logits.argmax(1)) if write_grad_cam and output else [])
     for item, image in zip(items, images, strict=True):
-        if isinstance(image, str):
-            yield Prediction(item.path, error=image)
+        if image.pixels is None:
+            yield Prediction(item.path, error=image.error)
             continue
         prediction = Prediction(
-            item.path, next(class_scores), "", tuple(next(embeddings, ())), next(grad_cam_paths, "")
+            item.path, next(class_scores), "", tuple(next(embeddings, ())), next(grad_cam_paths, ""), image.warning
         )
         yield prediction if next(is_finite) else Prediction(item.path, error=_NON_FINITE_ERROR)
 

@@ -66,6 +66,7 @@ def data_metadata(data: DatasetSplits, requested: Any, data_dir: str | Path | No
         "split_record": dict(data.split_record),
         "fingerprint": data.fingerprint,
         "skipped_files": [list(pair) for pair in data.skipped_files],
+        "num_decode_warnings": len(data.decode_warnings),
     }
 
 

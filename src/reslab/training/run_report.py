@@ -147,6 +147,7 @@ def page_metadata(run: Run, input_size: tuple[int, ...]) -> dict[str, str]:
     """Return what the numbers of the report depend on, as rows of text."""
     metadata, recipe = run.metadata, run.recipe
     data, hardware, versions = metadata["data"], metadata["hardware"], metadata["versions"]
+    num_damaged = data.get("num_decode_warnings", 0)
     optimizer = recipe.optimizer
     optimizer_text = (
         f"{optimizer.name}, learning rate {optimizer.lr:g}, {recipe.schedule.name}, "
@@ -159,6 +160,7 @@ def page_metadata(run: Run, input_size: tuple[int, ...]) -> dict[str, str]:
         "data": f"{data['name']} ({data['source']})",
         "images": ", ".join(f"{count:,} {split}" for split, count in data["num_images"].items()),
         "skipped": f"{len(data['skipped_files'])} unreadable images" if data["skipped_files"] else "",
+        "damaged": f"{num_damaged} images that decode with a warning" if num_damaged else "",
         "recipe": f"{recipe.name} ({recipe.reference})",
         "training": f"{recipe.duration}, batch size {recipe.batch_size}, {optimizer_text}",
         "loss": metadata["loss"]

@@ -12,6 +12,7 @@ from PIL import Image, ImageEnhance
 from reslab.data.check.check import DataCheck, check_data
 from reslab.data.check.duplicates import MAX_HASH_DISTANCE, ImageInfo, difference_hash, find_near_duplicates
 from reslab.data.check.findings import Finding, list_findings
+from reslab.data.registry import open_dataset
 
 
 def photograph(seed: int, size: tuple[int, int] = (120, 90)) -> Image.Image:
@@ -209,6 +210,24 @@ def test_difference_hash_by_its_definition() -> None:
     one = np.zeros((8, 9), np.uint8)
     one[0, 0] = 200  # brighter than its right neighbour: the first bit, the highest
     assert difference_hash(Image.fromarray(one)) == 1 << 63
+
+
+def test_a_damaged_jpeg_is_a_finding(folder: Path) -> None:
+    path = folder / "train" / "ants" / "damaged.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 60] = bytes(range(100, 160))
+    path.write_bytes(content)
+    check = check_data(folder)
+    (entry,) = check.to_dict()["decode_warnings"]
+    assert entry["path"] == "train/ants/damaged.jpg"
+    assert entry["warning"].startswith("Corrupt JPEG data: ")
+    assert [finding.severity for finding in list_findings(check) if finding.kind == "decode-warnings"] == ["warning"]
+    data = open_dataset(folder)
+    assert data.decode_warnings == (("train/ants/damaged.jpg", entry["warning"]),)
+    assert data.decode_warning_text.startswith("1 image is damaged, but decoded with a warning (train/ants/")
+    assert open_dataset(folder).decode_warnings == data.decode_warnings  # from the cache
 
 
 def test_near_pairs_are_those_of_brute_force() -> None:

@@ -59,6 +59,11 @@ class DataCheck:
         return tuple(image for image in self.images if not image.info.error)
 
     @property
+    def with_warning(self) -> tuple[CheckedImage, ...]:
+        """The damaged JPEG files that decode with a warning."""
+        return tuple(image for image in self.images if image.info.warning)
+
+    @property
     def cross_split(self) -> tuple[DuplicateGroup, ...]:
         """The groups of duplicates across splits: train/test leakage."""
         return tuple(
@@ -99,6 +104,7 @@ class DataCheck:
             },
             "unlabeled": {split: len(dataset) for split, dataset in self.listing.unlabeled.items()},
             "unreadable": [{"path": image.name, "error": image.info.error} for image in self.unreadable],
+            "decode_warnings": [{"path": image.name, "warning": image.info.warning} for image in self.with_warning],
             "duplicates": [self._names(group) for group in self.duplicates if group.is_exact],
             "near_duplicates": [
                 {"paths": self._names(group), "max_distance": group.max_distance}

@@ -36,6 +36,7 @@ class FindingKind(StrEnum):
     SIMILAR_CLASSES = "similar-classes"
     FLOAT_RANGE = "float-range"
     UNREADABLE = "unreadable"
+    DECODE_WARNINGS = "decode-warnings"
     CROSS_SPLIT_DUPLICATES = "cross-split-duplicates"
     CROSS_SPLIT_NEAR_DUPLICATES = "cross-split-near-duplicates"
     LABEL_CONFLICTS = "label-conflicts"
@@ -66,6 +67,7 @@ def list_findings(check: DataCheck) -> list[Finding]:
         *_ignored_findings(check),
         *_label_findings(check),
         *_unreadable_findings(check),
+        *_decode_warning_findings(check),
         *_cross_split_findings(check),
         *_label_conflict_findings(check),
         *_within_split_findings(check),
@@ -128,6 +130,14 @@ def _unreadable_findings(check: DataCheck) -> Iterator[Finding]:
         advice = "repair or remove them, or train with --skip-bad-images"
         text = f"{num_files} cannot be read: {_join_names(check.unreadable)}; {advice}."
         yield Finding(Severity.ERROR, FindingKind.UNREADABLE, text)
+
+
+def _decode_warning_findings(check: DataCheck) -> Iterator[Finding]:
+    if check.with_warning:
+        first = check.with_warning[0]
+        text = f"{_count_images(len(check.with_warning))} damaged, but decoded with a warning: "
+        text += f"{_join_names(check.with_warning)} ({first.info.warning}); look at them, restore or remove them."
+        yield Finding(Severity.WARNING, FindingKind.DECODE_WARNINGS, text)
 
 
 def _cross_split_findings(check: DataCheck) -> Iterator[Finding]:

@@ -117,6 +117,7 @@ def _open_files(
         splits=splits,
         split_record=record,
         skipped_files=skipped,
+        decode_warnings=tuple((name, file.warning) for name, file in scanned.items() if file.warning),
         location=str(location),
         messages=(*messages, *rare_class_messages(record)),
     )

@@ -166,6 +166,9 @@ def _make_dataset(
         splits=final_splits,
         split_record=record,
         skipped_files=skipped,
+        decode_warnings=tuple(
+            (location_name(sample.location, root), sample.warning) for sample in all_samples if sample.warning
+        ),
         location=str(location),
         messages=(*messages, *rare_class_messages(record)),
     )
