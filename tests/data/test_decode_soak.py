@@ -78,7 +78,9 @@ def mutate(content: bytes, draw: random.Random) -> bytes:
         elif kind == 1:
             mutant[place : place + 1] = bytes([mutant[place] ^ 1 << draw.randrange(8)]) if mutant else b""
         elif kind == 2:
-            mutant[place : place + 4] = draw.choice((b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\0\0\x10\0"))
+            mutant[place : place + 4] = draw.choice(
+                (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\0\0\x10\0")
+            )
         elif kind == 3:
             del mutant[place : place + draw.randrange(1, 64)]
         elif kind == 4:
