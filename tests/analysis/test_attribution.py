@@ -84,7 +84,7 @@ def test_outputs_are_recorded_before_an_in_place_layer_changes_them() -> None:
     assert torch.equal(grad_cam(there, x, target, "0"), grad_cam(away, x, target, "0"))
 
 
-def test_nothing_stays_behind() -> None:
+def test_all_hooks_are_removed() -> None:
     model, x, target = made(ours)
     grad_cam(model, x, target, "layer1.0")
     integrated_gradients(model, x, target, num_steps=2)
@@ -92,7 +92,7 @@ def test_nothing_stays_behind() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_what_means_nothing_is_refused() -> None:
+def test_invalid_options_are_errors() -> None:
     model, x, target = made(ours)
     with pytest.raises(ValueError, match=r"unknown layer 'layer1\.9'; nearest: 'layer1\.0'"):
         grad_cam(model, x, target, "layer1.9")

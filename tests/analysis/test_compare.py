@@ -101,7 +101,7 @@ def test_distances_between_the_weights_that_both_have() -> None:
 
 
 @pytest.mark.parametrize("number", [1, 3])
-def test_two_are_compared(both: list[AnalysisTarget], number: int) -> None:
+def test_exactly_two_networks_are_required(both: list[AnalysisTarget], number: int) -> None:
     with pytest.raises(ValueError, match="two networks to compare"):
         compare_models((both * 2)[:number])
 

@@ -142,7 +142,7 @@ def test_dead_channels_are_counted() -> None:
     assert not {3, 4} & set(layer.channels)
 
 
-def test_what_means_nothing_is_refused() -> None:
+def test_invalid_options_are_errors() -> None:
     with pytest.raises(ValueError, match="unknown target class 'lable'; nearest: 'label'"):
         analyze_attribution(subject(), AttributionOptions(target_class="lable"))
     with pytest.raises(ValueError, match="image_index from 0 to 5; got: 6"):

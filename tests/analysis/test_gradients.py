@@ -55,7 +55,7 @@ def test_each_norm_is_that_of_torch(batch: tuple[torch.Tensor, torch.Tensor]) ->
         assert result[index][1] == pytest.approx(float(inputs.grad.norm()), rel=1e-10)
 
 
-def test_the_network_is_as_it_was(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_the_network_is_not_changed(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     model, (x, y) = network().eval(), batch
     before = copy.deepcopy(model.state_dict())
     block_gradient_norms(model, x, y)

@@ -137,7 +137,7 @@ def test_nothing_of_the_network_changes() -> None:
     assert all(parameter.grad is None for parameter in result.model.parameters())
 
 
-def test_bad_numbers() -> None:
+def test_invalid_numbers_are_errors() -> None:
     with pytest.raises(ValueError, match="draws of at least 0"):
         analyze_lesion(target(network()), LesionOptions(draws=-1))
 

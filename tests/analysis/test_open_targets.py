@@ -123,7 +123,7 @@ def test_images_too_small_for_a_network_are_an_error() -> None:
         target_from_module(model, torch.zeros(3, 16, 16), torch.tensor([0]))
 
 
-def test_the_star_is_five_orders() -> None:
+def test_order_star_opens_one_network_per_order() -> None:
     result = parse_target("resnet20_cifar:order=*")
     assert tuple(spec.arch_overrides["order"] for spec in result) == HE2016_ORDERS
 

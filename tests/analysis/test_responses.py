@@ -16,7 +16,7 @@ def batch() -> tuple[Tensor, Tensor]:
     return torch.randn(4, 3, 32, 32, generator=generator), torch.tensor([0, 1, 2, 3])
 
 
-def test_by_hand_in_the_original_order() -> None:
+def test_responses_of_the_original_order_equal_a_calculation_by_hand() -> None:
     torch.manual_seed(0)
     model = create_model("resnet20_cifar", depths=(2,), widths=(16,), strides=(1,))
     for module in model.modules():

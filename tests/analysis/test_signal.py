@@ -36,7 +36,7 @@ SMALL = "resnet20_cifar:depths=3,2,2:widths=16,32,32:image_size=16,16"
 
 @pytest.mark.parametrize("order", ["full-preact", "relu-before-add", "relu-preact", "norm-free-preact"])
 @pytest.mark.parametrize("statistics", ["batch", "running"])
-def test_it_holds_where_shortcut_and_after_are_identities(order: str, statistics: str) -> None:
+def test_the_telescoping_sum_holds_where_shortcut_and_output_are_identities(order: str, statistics: str) -> None:
     result = analyze(f"{SMALL}:order={order}", statistics)
     assert result.verdict == "holds"
     assert result.max_inexact_error is None
@@ -55,7 +55,9 @@ def test_it_holds_where_shortcut_and_after_are_identities(order: str, statistics
         ("order=full-preact:shortcut=project-all", IdentityObstacle.SHORTCUT_TYPE, "the shortcut is project"),
     ],
 )
-def test_its_failure_is_measured_and_named(overrides: str, obstacle: IdentityObstacle, text: str) -> None:
+def test_a_broken_telescoping_sum_names_its_reason_and_error(
+    overrides: str, obstacle: IdentityObstacle, text: str
+) -> None:
     result = analyze(f"{SMALL}:{overrides}")
     assert result.verdict == "fails"
     assert result.max_inexact_error is not None
@@ -63,7 +65,7 @@ def test_its_failure_is_measured_and_named(overrides: str, obstacle: IdentityObs
     assert (result.obstacle, result.obstacle_text) == (obstacle, text)
 
 
-def test_the_error_is_the_one_that_relu_cuts_away() -> None:
+def test_the_telescoping_error_is_what_relu_cuts_away() -> None:
     """One block: x_L - x - F = relu(x + F) - (x + F), the negative part."""
     [target] = open_targets(["resnet20_cifar:depths=1,1,1"], data="random", num_images=4)
     result = analyze_telescope(target, TelescopeOptions("running")).blocks[0]
@@ -155,7 +157,7 @@ def test_a_nearly_closed_gate_is_healthy() -> None:
     assert result.verdict == "healthy"
 
 
-def test_an_exclusive_gate_lets_one_minus_its_openness_through() -> None:
+def test_the_factor_of_an_exclusive_gate_is_one_minus_its_value() -> None:
     result = analyze_scaling_of("order=full-preact:merge=gate(-2)")
     for block in result.blocks:
         assert block.gate_value is not None
@@ -167,7 +169,7 @@ def test_an_exclusive_gate_lets_one_minus_its_openness_through() -> None:
     assert result.verdict == "healthy"
 
 
-def test_openness_at_the_start_is_the_sigmoid_of_the_bias_where_the_gate_s_weights_are_zero() -> None:
+def test_a_gate_with_zero_weights_has_the_sigmoid_of_its_bias() -> None:
     [target] = open_targets([f"{SMALL_scaling}:merge=shortcut-gate(-6)"], data="random", num_images=4)
     with torch.no_grad():
         for _, block in target.model.blocks():  # type: ignore[operator]
@@ -194,11 +196,11 @@ def five() -> dict[str, OrderResult]:
     return {each.order: each for each in result}
 
 
-def test_the_star_is_each_of_the_five(five: dict[str, OrderResult]) -> None:
+def test_order_star_means_the_five_orders_of_he2016(five: dict[str, OrderResult]) -> None:
     assert tuple(five) == HE2016_ORDERS
 
 
-def test_sums_pass_where_nothing_comes_after_the_addition(five: dict[str, OrderResult]) -> None:
+def test_sums_are_preserved_where_nothing_follows_the_addition(five: dict[str, OrderResult]) -> None:
     for order in ("relu-before-add", "relu-preact", "full-preact"):
         assert five[order].max_superposition_error == 0
     assert all(block.superposition_error > 0.05 for block in five["original"].blocks)
@@ -223,7 +225,7 @@ def test_the_variance_adds_up_in_full_preact_and_is_reset_by_bn_after_add(five: 
     assert five["bn-after-add"].max_growth < max(growth)
 
 
-def test_superposition_by_hand() -> None:
+def test_the_superposition_error_equals_a_calculation_by_hand() -> None:
     [target] = open_targets(["resnet20_cifar:depths=1,1,1"], data="random", num_images=4)
     result = analyze_orders(target, OrderOptions("running")).blocks[0]
     block = target.model.get_submodule("layer1.0")

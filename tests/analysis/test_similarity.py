@@ -139,7 +139,7 @@ def test_more_neighbors_than_images() -> None:
         analyze_neighbors(bare(), NeighborOptions(num_neighbors=12, layer="0"))
 
 
-def test_probes_read_off_what_is_there() -> None:
+def test_probes_recover_a_linear_label() -> None:
     result = bare(60)
     answer = analyze_probes(result, LinearProbeOptions(layers=("0",)))
     assert (answer.num_fit_images, answer.num_images) == (30, 30)
@@ -175,7 +175,7 @@ def test_sampled_images_have_the_shape_of_the_target() -> None:
         sample_images(bare(), "train", 3, 0)
 
 
-def test_faint_features_are_as_alike_as_strong_ones() -> None:
+def test_similarity_does_not_depend_on_the_scale_of_features() -> None:
     x, y = features(seed=0), features(width=4, seed=1)
     expected = cka(gram_matrix(x), gram_matrix(y))
     assert cka(gram_matrix(1e-9 * x), gram_matrix(1e9 * y)) == pytest.approx(expected)

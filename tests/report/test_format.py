@@ -54,15 +54,15 @@ from reslab.report.format import (
         (pluralize(1200, "mistake"), "1,200 mistakes"),
     ],
 )
-def test_numbers_are_written_one_way(written: str, expected: str) -> None:
+def test_number_formats(written: str, expected: str) -> None:
     assert written == expected
 
 
-def test_no_accuracy_short_of_all_is_written_as_all() -> None:
+def test_an_accuracy_below_one_is_never_written_as_100_percent() -> None:
     assert all("100." not in format_percent(1 - 10**-power, 1) for power in range(1, 8))
 
 
-def test_markdown_lines_up_and_escapes() -> None:
+def test_markdown_tables_are_padded_and_escaped() -> None:
     table = markdown_table(["name", "params"], [["a|b", "18,090"], ["resnet", 5]], "lr")
     assert table == (
         "| name   | params |\n"
@@ -72,6 +72,6 @@ def test_markdown_lines_up_and_escapes() -> None:
     )  # fmt: skip
 
 
-def test_a_row_of_the_wrong_length_is_refused() -> None:
+def test_a_row_of_the_wrong_length_is_an_error() -> None:
     with pytest.raises(ValueError, match="rows of 2 cells"):
         markdown_table(["a", "b"], [["only one"]])

@@ -145,7 +145,7 @@ def test_analyses_of_a_row_at_a_scale(make_study: StudyFactory) -> None:
 @pytest.mark.parametrize(
     ("numbers", "expected"), [([0], "0"), ([0, 1, 2], "0-2"), ([5, 0, 1, 9, 10], "0-1,5,9-10"), ([3, 7], "3,7")]
 )
-def test_ranges(numbers: list[int], expected: str) -> None:
+def test_seed_numbers_are_written_as_ranges(numbers: list[int], expected: str) -> None:
     assert format_ranges(numbers) == expected
 
 

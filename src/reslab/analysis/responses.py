@@ -117,7 +117,14 @@ def _norm_without_act(module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
     """Return the normalized values alone where a norm of timm includes an activation, else `output`."""
     if hasattr(module, "act") and isinstance(module, nn.BatchNorm2d):
         return nn.functional.batch_norm(
-            x, module.running_mean, module.running_var, module.weight, module.bias, module.training, 0.0, module.eps
+            x,
+            module.running_mean,
+            module.running_var,
+            weight=module.weight,
+            bias=module.bias,
+            training=module.training,
+            momentum=0.0,
+            eps=module.eps,
         )
     if hasattr(module, "act") and isinstance(module, nn.GroupNorm):
         return nn.functional.group_norm(x, module.num_groups, module.weight, module.bias, module.eps)

@@ -124,10 +124,10 @@ def analyze(
         analysis,
         [target for target in targets if target.name not in skipped],
         result_dicts,
-        skipped,
-        html_path,
-        png_path,
-        as_json,
+        skipped=skipped,
+        html_path=html_path,
+        png_path=png_path,
+        as_json=as_json,
     )
 
 
@@ -168,6 +168,7 @@ def print_results(
     analysis: "Analysis",
     targets: "Sequence[AnalysisTarget]",
     results: Sequence[dict[str, Any]],
+    *,
     skipped: Mapping[str, str],
     html_path: Path | None,
     png_path: Path | None,

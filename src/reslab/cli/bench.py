@@ -165,7 +165,7 @@ def _benchmark_training(
     resolved_device = choose_device(device)
     recipes = [resolve_fast_recipe(resolved_device, item.strip(), compiled) for item in precision.split(",")]
     measurements = [
-        benchmark_train_step(arch, input_shape, batch_size, recipe, resolved_device, repeats)
+        benchmark_train_step(arch, input_shape, batch_size, recipe, device=resolved_device, repeats=repeats)
         for recipe in recipes
         for batch_size in batch_sizes
     ]
@@ -258,7 +258,14 @@ def _benchmark_inference(
         default_precisions(resolved_device) if precision == "auto" else [item.strip() for item in precision.split(",")]
     )
     measurements = benchmark_backends(
-        network, input_shape, batch_sizes, backend_names, precisions, resolved_device, rounds, compiled
+        network,
+        input_shape,
+        batch_sizes,
+        backends=backend_names,
+        precisions=precisions,
+        device=resolved_device,
+        rounds=rounds,
+        compiled=compiled,
     )
     results, machine = [asdict(item) for item in measurements], hardware_info(resolved_device)
     if html_path is not None:

@@ -276,7 +276,7 @@ def _loaded(path: Path) -> ResidualNetwork:
         ({"points_per_axis": 400, "max_minutes": 0.001}, r"about \d+ minutes: .* points_per_axis=\d+.*max_minutes="),
     ],
 )
-def test_bad_options(options: dict[str, Any], text: str) -> None:
+def test_invalid_options_of_the_landscape_are_errors(options: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         analyze_landscape(target(), from_dict(LandscapeOptions, {**to_dict(FEW), **options}))
 

@@ -38,7 +38,7 @@ def shown(question: str, subjects: list[AnalysisTarget], settings: Mapping[str, 
 LESION = {"draws": 2, "path_draws": 2, "path_images": 4}
 
 
-def test_lesion_lays_both_networks_on_each_picture(subjects: list[AnalysisTarget]) -> None:
+def test_lesion_draws_both_networks_in_each_figure(subjects: list[AnalysisTarget]) -> None:
     found = shown("lesion", subjects, LESION)
     assert len(found.figures) == 5
     assert len(found.tables) == 2
@@ -92,7 +92,7 @@ def test_landscape_of_one_dimension_is_a_line(subjects: list[AnalysisTarget]) ->
     assert len(shown("landscape", subjects, {**LANDSCAPE, "dimensions": 1}).figures) == 1
 
 
-def test_attribution_has_a_row_a_picture(subjects: list[AnalysisTarget]) -> None:
+def test_attribution_has_a_row_for_each_image(subjects: list[AnalysisTarget]) -> None:
     found = shown("attribution", subjects, {"num_images": 2, "num_steps": 2})
     assert len(found.figures) == 2
     assert [len(table.rows) for table in found.tables] == [2, 2]
@@ -104,25 +104,25 @@ def test_features_have_maps_and_kernels(subjects: list[AnalysisTarget]) -> None:
     assert "channels are dead (zero on all 12 images)" in found.paragraphs[0]
 
 
-def test_similarity_has_a_panel_a_pair(subjects: list[AnalysisTarget]) -> None:
+def test_similarity_has_a_panel_for_each_pair(subjects: list[AnalysisTarget]) -> None:
     found = shown("similarity", subjects, {})
     assert (len(found.figures), len(found.tables)) == (1, 3)
     assert "highest between" in found.paragraphs[2]
 
 
-def test_nearest_has_a_row_a_query(subjects: list[AnalysisTarget]) -> None:
+def test_nearest_has_a_row_for_each_query(subjects: list[AnalysisTarget]) -> None:
     found = shown("nearest", subjects, {"num_queries": 2, "num_neighbors": 3, "max_searched": 40})
     assert len(found.figures) == 2
     assert "nearest images in the training split" in found.paragraphs[0]
 
 
-def test_probes_lie_on_one_picture(subjects: list[AnalysisTarget]) -> None:
+def test_probes_are_drawn_in_one_figure(subjects: list[AnalysisTarget]) -> None:
     found = shown("probes", subjects, {"max_fit_images": 60})
     assert (len(found.figures), len(found.tables)) == (1, 2)
     assert "The network itself reaches" in found.paragraphs[0]
 
 
-def test_compare_has_a_verdict_in_words(subjects: list[AnalysisTarget]) -> None:
+def test_compare_states_a_verdict(subjects: list[AnalysisTarget]) -> None:
     found = shown("compare", subjects, {"max_flipped": 9})
     assert [figure.title for figure in found.figures] == [
         "Images on which they disagree",

@@ -54,7 +54,7 @@ def test_snapshots_go_from_pale_to_strong_in_one_colour_and_only_the_ends_are_na
     assert found[0].alpha < found[1].alpha < found[2].alpha == found[3].alpha == 1
 
 
-def test_three_snapshots_make_a_picture_along_training() -> None:
+def test_three_snapshots_add_a_figure_over_training() -> None:
     answers = [answer(f"runs/a@{step}", step=step) for step in (0, 5, 9)]
     [figure] = render_snapshots(answers, lambda each: each["slope"]["decades"], "D", log=False)
     assert list(figure.figure.axes[0].lines[0].get_xdata()) == [0, 5, 9]
@@ -68,7 +68,7 @@ def test_a_value_without_a_place_on_the_scale_leaves_a_gap() -> None:
     assert plot_depth_profiles([DepthProfile("a", [0.0, None])]).axes[0].lines[:] == []
 
 
-def test_words_follow_the_numbers() -> None:
+def test_the_text_follows_the_numbers() -> None:
     grows, shrinks = (
         render_gradients([answer("a", 2.0)]).paragraphs[0],
         render_gradients([answer("a", -1.0)]).paragraphs[0],
@@ -91,7 +91,7 @@ def test_the_page_is_self_contained_and_the_same_twice() -> None:
     assert pages[0].count("<svg") == 4
 
 
-def test_a_picture_of_several_figures_is_one_sheet() -> None:
+def test_several_figures_become_one_png() -> None:
     figures = render_gradients([answer("a")]).figures
     sheet = Image.open(io.BytesIO(render_png(figures, "Title")))
     one = Image.open(io.BytesIO(render_png(figures[:1])))
@@ -101,7 +101,7 @@ def test_a_picture_of_several_figures_is_one_sheet() -> None:
         render_png([])
 
 
-def test_the_words_of_a_figure_stand_below_it_on_the_sheet() -> None:
+def test_captions_stand_below_their_figures_in_the_png() -> None:
     figure = replace(render_gradients([answer("a")]).figures[0], caption="")
     bare, told = (
         Image.open(io.BytesIO(render_png([replace(figure, caption=words)])))
@@ -121,6 +121,6 @@ def test_a_logarithmic_axis_has_ticks_enough_to_be_read(low: float, high: float)
     assert sum(bottom <= tick <= top for tick in axes.get_yticks()) >= 3
 
 
-def test_an_unknown_question_is_named() -> None:
+def test_an_unknown_analysis_is_an_error() -> None:
     with pytest.raises(ValueError, match="gradients"):
         render_analysis("gradient", [])

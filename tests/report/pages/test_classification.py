@@ -47,7 +47,7 @@ def test_a_bar_is_a_bin_s_accuracy_and_the_counts_stand_below() -> None:
     assert [[0.0, 0.0], [1.0, 1.0]] in [line.get_xydata().tolist() for line in figure.axes[0].lines]
 
 
-def test_the_words_are_the_numbers() -> None:
+def test_the_text_states_the_numbers() -> None:
     balance, error, temperature = calibration_paragraphs(FITTED, "test")
     assert "Mean confidence 80.2 %, accuracy 73.0 %: the network is overconfident." in balance
     assert "7.20 %" in error

@@ -49,19 +49,19 @@ def test_the_page_of_a_rate_search() -> None:
     assert "stopped when the loss diverged" in assert_sound(render_page(_rates(diverged=True))).text
 
 
-def test_no_suggestion_is_said() -> None:
+def test_a_missing_suggestion_is_stated() -> None:
     none = _rates(suggested_lr=None, lowest_loss_lr=None, rise_lr=None, next_command="reslab train digits")
     text = assert_sound(render_page(none)).text
     assert "no clear suggestion" in text
     assert "reslab train digits" in text
 
 
-def test_lengths_that_differ_are_refused() -> None:
+def test_lists_of_different_lengths_are_an_error() -> None:
     with pytest.raises(ValueError, match="as many losses and smoothed losses as learning rates"):
         render_page(_rates(lrs=[0.1]))
 
 
-def test_runs_are_laid_over_each_other() -> None:
+def test_each_metric_is_one_figure_with_a_line_for_each_run() -> None:
     runs = [_run("first", 0.91), _run("<second>", 0.95, epochs=20), _run("third", None)]
     html = render_page(ComparePage("three runs", runs))
     page = assert_sound(html)
@@ -72,7 +72,7 @@ def test_runs_are_laid_over_each_other() -> None:
     assert page.text.count("resnet20_cifar") == 3
 
 
-def test_many_runs_have_each_a_line_of_their_own() -> None:
+def test_each_of_many_runs_has_its_own_line() -> None:
     runs = [_run(f"run {number}", 0.9) for number in range(6)]
     text = assert_sound(render_page(ComparePage("six runs", runs))).text
     assert "run 0 and run 1 are equally accurate, at 90.00 %" in text
@@ -119,17 +119,17 @@ def test_many_comparisons_need_stronger_evidence() -> None:
     assert text.startswith("No winner of 5: wide reaches")
 
 
-def test_different_data_is_not_held_against_each_other() -> None:
+def test_runs_on_different_data_are_not_compared() -> None:
     text = assert_sound(render_page(ComparePage("two", [_run("a"), _run("b", 0.8, "mnist")]))).text
     assert "not comparable" in text
 
 
-def test_a_run_without_lines_still_has_a_row() -> None:
+def test_a_run_without_a_log_has_a_row() -> None:
     text = assert_sound(render_page(ComparePage("one", [ComparedRun("new", "resnet18", "mnist", "fashion")]))).text
     assert "none of them finished" in text
     assert "resnet18" in text
 
 
-def test_no_run_is_refused() -> None:
+def test_a_comparison_without_runs_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least one run"):
         render_page(ComparePage("none", []))

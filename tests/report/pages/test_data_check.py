@@ -67,7 +67,7 @@ def test_one_size_and_far_apart_sizes() -> None:
     assert len(assert_sound(render_page(replace(PAGE, sizes={"train": [(10, 10), (4000, 3000)]}))).tags("svg")) == 1
 
 
-def test_many_classes_are_folded_away() -> None:
+def test_many_classes_are_collapsed() -> None:
     counts = {"train": {f"class {k}": 100 - k for k in range(50)}}
     page = assert_sound(render_page(replace(PAGE, counts=counts)))
     assert "The ten smallest classes of the training split." in page.text
@@ -84,6 +84,6 @@ def test_many_groups_say_how_many() -> None:
     )
 
 
-def test_pixels_of_another_kind_are_refused() -> None:
+def test_pixels_of_another_dtype_are_an_error() -> None:
     with pytest.raises(ValueError, match="uint8 pixels"):
         render_page(replace(PAGE, batch=[CaptionedImage(NOISE[0].astype(np.float32))]))

@@ -39,7 +39,7 @@ def test_where_the_plain_network_wins_the_page_says_so() -> None:
     assert "not overfitting" not in text
 
 
-def test_where_the_two_are_level_the_page_says_so() -> None:
+def test_equal_accuracies_are_stated() -> None:
     text = _text(sample_demo(0.95, 0.951))
     assert "Both are equally accurate" in text
     assert "no degradation" in text
@@ -123,6 +123,6 @@ def test_names_are_escaped() -> None:
     assert "<b>$x$</b>" in _text(sample_demo(networks=networks))
 
 
-def test_anything_but_two_networks_is_refused() -> None:
+def test_anything_but_two_networks_is_an_error() -> None:
     with pytest.raises(ValueError, match="two networks"):
         render_page(sample_demo(networks=sample_demo().networks[:1]))

@@ -95,7 +95,7 @@ def test_a_title_alone_is_a_page() -> None:
     assert "bare" in assert_sound(render_page(RunPage("bare"))).text
 
 
-def test_no_mistake_is_said() -> None:
+def test_a_perfect_accuracy_is_stated() -> None:
     scores = {"split": "val", "num_samples": 20, "num_correct": 20, "loss": 0.0, "top5": 1.0}
     changes = {"metrics": scores, "confusion_matrix": [[10, 0], [0, 10]], "misclassified": []}
     page = assert_sound(render_page(sample_run(2, **changes)))
@@ -104,7 +104,7 @@ def test_no_mistake_is_said() -> None:
 
 
 @pytest.mark.parametrize("broken", [math.nan, None, math.inf])
-def test_a_diverged_run_is_told(broken: float | None) -> None:
+def test_a_diverged_run_is_stated(broken: float | None) -> None:
     log = [{**line, "loss": broken} if float(str(line["epoch"])) > 5 else line for line in sample_log()]
     page = assert_sound(render_page(sample_run(log=log)))
     assert "Training diverged: the loss became NaN or infinite, first at epoch 6" in page.text
@@ -157,13 +157,13 @@ def test_long_logs_are_thinned() -> None:
     assert len(render_page(sample_run(log=sample_log(20_000)))) < 200_000
 
 
-def test_an_image_of_another_kind_is_refused() -> None:
+def test_an_image_of_another_dtype_is_an_error() -> None:
     for pixels in (np.zeros((4, 4)), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4), np.uint8)):
         with pytest.raises(ValueError, match="uint8 pixels"):
             render_page(sample_run(misclassified=[MisclassifiedImage(pixels, 0, 1, 0.5)]))
 
 
-def test_a_confusion_of_another_size_is_refused() -> None:
+def test_a_confusion_matrix_of_another_size_is_an_error() -> None:
     with pytest.raises(ValueError, match="10 rows and columns"):
         render_page(sample_run(confusion_matrix=sample_confusion(9)))
 

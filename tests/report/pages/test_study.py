@@ -65,7 +65,9 @@ def test_the_scale_is_stamped_on_the_page_and_inside_each_figure(scale: str) -> 
     assert f"{scale} scale" in assert_sound(html).text
 
 
-def test_what_was_not_run_stands_there_with_its_price(page: StudyPage, text_and_files: tuple[str, object]) -> None:
+def test_a_row_that_was_not_run_is_listed_with_its_estimated_time(
+    page: StudyPage, text_and_files: tuple[str, object]
+) -> None:
     name = page.rows[-1].row.name
     lines = [line for line in text_and_files[0].splitlines() if line.startswith(f"| {name} ")]
     assert any("not run" in line and "about 1 h 02 min" in line for line in lines)
@@ -110,7 +112,7 @@ def test_ours_is_the_mean_with_the_spread_of_the_seeds(page: StudyPage) -> None:
     assert found.mean("train_error") is None
 
 
-def test_reported_values_say_how_sure_they_are() -> None:
+def test_reported_values_state_their_provenance() -> None:
     assert reported_text(ReportedValue(6.61, std=0.16, provenance="verified"), "%") == "6.61 ± 0.16 %"
     assert reported_text(ReportedValue(9.0), "%") == "9 % (from memory)"
     assert reported_text(ReportedValue(None, note="fail: above 20 %", provenance="verified"), "%") == "fail: above 20 %"
@@ -153,7 +155,7 @@ def test_seeds_that_stopped_early_do_not_stretch_the_line() -> None:
     assert line.x == (1.0, 2.0, 3.0)
 
 
-def test_a_page_of_nothing_run_is_a_plan() -> None:
+def test_a_page_without_results_lists_what_would_run() -> None:
     study = get_study("he2015/table3")
     rows = [
         StudyRow(row, study.preset_for(row, "full"), not_run_reason="its data are not here", estimated_seconds=1e6)
@@ -179,7 +181,7 @@ def test_every_kind_of_study_has_a_page(name: str) -> None:
     assert parts["figures"]
 
 
-def test_gradients_and_responses_are_drawn_from_answers() -> None:
+def test_gradients_and_responses_are_drawn_from_analysis_results() -> None:
     study = get_study("he2015/initial")
     answer = {
         "blocks": [{"input_norm": 2.0**unit} for unit in range(9)],
@@ -207,14 +209,14 @@ def test_a_number_without_a_unit_has_the_decimals_of_its_spread() -> None:
     assert ours_text(replace(row, runs=told[:1]), name, "") == "1"
 
 
-def test_rows_that_are_there_in_part_do_not_stand_under_not_run(page: StudyPage) -> None:
+def test_rows_with_some_seeds_are_listed_as_incomplete(page: StudyPage) -> None:
     assert "## Not run\n" in render_study_markdown(page)[0]
     part = replace(page.rows[0], not_run_reason="1 of 3 seeds was run")
     text, _ = render_study_markdown(replace(page, rows=[part, *page.rows[1:]]))
     assert "## Not run, or incomplete\n" in text
 
 
-def test_the_scale_tells_whose_cut_it_shows_where_rows_are_cut_differently(page: StudyPage) -> None:
+def test_the_scale_text_names_an_example_where_presets_differ(page: StudyPage) -> None:
     assert "All rows: " in scale_text(replace(page, rows=page.rows[:1]))
     smoke = sample_study_page(scale="smoke")
     assert "Most rows, such as plain-20: 256 of the bundled" in scale_text(smoke)

@@ -267,7 +267,7 @@ HE2015: tuple[Study, ...] = (
                 "within",
                 0.0,
                 _GRADIENT_GROWTH,
-                1.0,
+                margin=1.0,
                 is_ours=True,
             ),
             Claim(
@@ -276,7 +276,7 @@ HE2015: tuple[Study, ...] = (
                 "within",
                 0.0,
                 _GRADIENT_GROWTH,
-                1.0,
+                margin=1.0,
                 is_ours=True,
             ),
             Claim(
@@ -285,7 +285,7 @@ HE2015: tuple[Study, ...] = (
                 "within",
                 0.0,
                 _GRADIENT_GROWTH,
-                1.0,
+                margin=1.0,
                 is_ours=True,
             ),
             Claim(
@@ -294,7 +294,7 @@ HE2015: tuple[Study, ...] = (
                 "within",
                 0.0,
                 _GRADIENT_GROWTH,
-                1.0,
+                margin=1.0,
                 is_ours=True,
             ),
             Claim(

@@ -16,7 +16,9 @@ _DIFFERENCES = (
 )
 
 
-def _row(name: str, model: str, depth: int, tta: str, location: str, top1: float, top5: float | None = None) -> RowSpec:
+def _row(
+    name: str, model: str, depth: int, *, tta: str, location: str, top1: float, top5: float | None = None
+) -> RowSpec:
     protocol = "10-crop" if tta == _TEN_CROP else "fully convolutional, 5 scales"
     reported = ReportedValue(top1, protocol=protocol, location=f"{PAPER}, {location}", provenance="verified")
     more_reported = (
@@ -47,26 +49,26 @@ def _row(name: str, model: str, depth: int, tta: str, location: str, top1: float
 
 
 _TABLE2 = (
-    _row("plain-18", "plain18", 18, _TEN_CROP, "Table 2", 27.94),
-    _row("plain-34", "plain34", 34, _TEN_CROP, "Table 2", 28.54),
-    _row("residual-18-A", "resnet18_a", 18, _TEN_CROP, "Table 2", 27.88),
-    _row("residual-34-A", "resnet34_a", 34, _TEN_CROP, "Table 2", 25.03),
+    _row("plain-18", "plain18", 18, tta=_TEN_CROP, location="Table 2", top1=27.94),
+    _row("plain-34", "plain34", 34, tta=_TEN_CROP, location="Table 2", top1=28.54),
+    _row("residual-18-A", "resnet18_a", 18, tta=_TEN_CROP, location="Table 2", top1=27.88),
+    _row("residual-34-A", "resnet34_a", 34, tta=_TEN_CROP, location="Table 2", top1=25.03),
 )
 _TABLE3 = (
-    _row("plain-34", "plain34", 34, _TEN_CROP, "Table 3", 28.54, 10.02),
-    _row("residual-34-A", "resnet34_a", 34, _TEN_CROP, "Table 3", 25.03, 7.76),
-    _row("residual-34-B", "resnet34", 34, _TEN_CROP, "Table 3", 24.52, 7.46),
-    _row("residual-34-C", "resnet34_c", 34, _TEN_CROP, "Table 3", 24.19, 7.40),
-    _row("residual-50", "resnet50_v1", 50, _TEN_CROP, "Table 3", 22.85, 6.71),
-    _row("residual-101", "resnet101_v1", 101, _TEN_CROP, "Table 3", 21.75, 6.05),
-    _row("residual-152", "resnet152_v1", 152, _TEN_CROP, "Table 3", 21.43, 5.71),
+    _row("plain-34", "plain34", 34, tta=_TEN_CROP, location="Table 3", top1=28.54, top5=10.02),
+    _row("residual-34-A", "resnet34_a", 34, tta=_TEN_CROP, location="Table 3", top1=25.03, top5=7.76),
+    _row("residual-34-B", "resnet34", 34, tta=_TEN_CROP, location="Table 3", top1=24.52, top5=7.46),
+    _row("residual-34-C", "resnet34_c", 34, tta=_TEN_CROP, location="Table 3", top1=24.19, top5=7.40),
+    _row("residual-50", "resnet50_v1", 50, tta=_TEN_CROP, location="Table 3", top1=22.85, top5=6.71),
+    _row("residual-101", "resnet101_v1", 101, tta=_TEN_CROP, location="Table 3", top1=21.75, top5=6.05),
+    _row("residual-152", "resnet152_v1", 152, tta=_TEN_CROP, location="Table 3", top1=21.43, top5=5.71),
 )
 _TABLE4 = (
-    _row("residual-34-B", "resnet34", 34, _MULTI_SCALE, "Table 4", 21.84, 5.71),
-    _row("residual-34-C", "resnet34_c", 34, _MULTI_SCALE, "Table 4", 21.53, 5.60),
-    _row("residual-50", "resnet50_v1", 50, _MULTI_SCALE, "Table 4", 20.74, 5.25),
-    _row("residual-101", "resnet101_v1", 101, _MULTI_SCALE, "Table 4", 19.87, 4.60),
-    _row("residual-152", "resnet152_v1", 152, _MULTI_SCALE, "Table 4", 19.38, 4.49),
+    _row("residual-34-B", "resnet34", 34, tta=_MULTI_SCALE, location="Table 4", top1=21.84, top5=5.71),
+    _row("residual-34-C", "resnet34_c", 34, tta=_MULTI_SCALE, location="Table 4", top1=21.53, top5=5.60),
+    _row("residual-50", "resnet50_v1", 50, tta=_MULTI_SCALE, location="Table 4", top1=20.74, top5=5.25),
+    _row("residual-101", "resnet101_v1", 101, tta=_MULTI_SCALE, location="Table 4", top1=19.87, top5=4.60),
+    _row("residual-152", "resnet152_v1", 152, tta=_MULTI_SCALE, location="Table 4", top1=19.38, top5=4.49),
 )
 
 

@@ -116,7 +116,7 @@ STEVENS2020: tuple[Study, ...] = (
                 "within",
                 "dropout",
                 "test_error",
-                2.0,
+                margin=2.0,
             ),
         ),
         figures=(
