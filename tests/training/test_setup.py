@@ -127,3 +127,25 @@ def test_auto_precision_is_settled_by_the_device(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(training_setup, "has_native_bf16", lambda device, fast=fast: fast)
         assert resolve_precision(recipe, CPU).precision == precision
     assert resolve_precision(Recipe("", "", precision="fp16"), CPU).precision == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_said"),
+    [({}, True), ({"class_weights": "balanced"}, False), ({"class_balanced_sampling": True}, False)],
+)
+def test_an_imbalance_is_said_unless_it_is_dealt_with(tmp_path: Path, settings: dict[str, Any], is_said: bool) -> None:
+    images = torch.zeros(50, 1, 8, 8, dtype=torch.uint8)
+    options = make_options(data=(images, torch.tensor([0] * 40 + [1] * 10)), recipe_overrides=settings)
+    messages = setup_run(options, tmp_path / "run", ProcessGroup()).messages
+    text = (
+        "the training classes are imbalanced, 4 to 1: compare per-class metrics, or set class_weights=balanced or "
+        "class_balanced_sampling=true"
+    )
+    assert (text in messages) == is_said
+
+
+def test_messages_of_the_data_are_said(tmp_path: Path) -> None:
+    images = torch.zeros(20, 1, 8, 8, dtype=torch.uint8)
+    options = make_options(data=(images, torch.arange(20) % 2 + 1))
+    messages = setup_run(options, tmp_path / "run", ProcessGroup()).messages
+    assert any("labels seem to count from 1" in text for text in messages)

@@ -138,7 +138,7 @@ SplitOption = Annotated[
         metavar="train|val|test",
         rich_help_panel=Panel.DATA,
         help="Split to evaluate on.",
-        show_default="the held-out split",
+        show_default="the evaluation split",
     ),
 ]
 DataOption = Annotated[

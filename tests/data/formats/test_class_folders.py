@@ -235,3 +235,9 @@ def test_a_cache_that_cannot_be_used_stops_nobody(tmp_path: Path, monkeypatch: p
     data = open_dataset(tmp_path / "photos")
     assert data.fingerprint == expected
     assert isinstance(data.splits["train"], FileImageDataset)
+
+
+@pytest.mark.parametrize("name", ["photos.tar.gz", "photos.tgz", "photos.zip"])
+def test_archives_are_named_as_such(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"PK")
+    assert "an archive; unpack it" in refused(tmp_path / name)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from reslab.data.image_datasets import FileImageDataset, ShardImageDataset, TensorImageDataset
 from reslab.data.loader import TrainLoader
-from reslab.data.registry import open_dataset
+from reslab.data.registry import list_dataset, open_dataset
 from reslab.data.webdataset import tar as shard_index
 
 NUM = 12
@@ -286,3 +286,12 @@ def test_the_fingerprint_sees_images_of_equal_size_in_shards(tmp_path: Path) -> 
     content[place] ^= 1
     path.write_bytes(content)
     assert open_dataset(tmp_path).fingerprint != before
+
+
+def test_images_beside_shards_are_said(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", samples(range(8)))
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "cats" / "1.png").write_bytes(encoded(1, (9, 9)))
+    data = open_dataset(tmp_path)
+    assert [text for text in data.messages if "1 image file beside the tar files" in text and "cats/1.png" in text]
+    assert list_dataset(tmp_path).messages == data.messages

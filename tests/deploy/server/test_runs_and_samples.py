@@ -1,4 +1,4 @@
-"""`/v1/models`: test images, log and confusion matrix of a run; weights files and runs in training."""
+"""`/v1/models`: evaluation images, log and confusion matrix of a run; weights files and runs in training."""
 
 import io
 import shutil

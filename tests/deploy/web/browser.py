@@ -73,7 +73,7 @@ def opened_page(
 
 
 def wait_for_answers(page: Page) -> None:
-    """Wait for the first test image: classes, heatmap, and the ablation curve, which comes last."""
+    """Wait for the first evaluation image: classes, heatmap, and the ablation curve, which comes last."""
     expect(page.locator(".curve .dot")).not_to_have_count(0)
     expect(page.locator(".frame img").first).to_be_visible()
 

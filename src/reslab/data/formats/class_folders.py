@@ -154,6 +154,8 @@ def check_folder(root: Path) -> None:
     """Raise ValueError with the most similar folder names if `root` is not a folder."""
     if root.is_dir():
         return
+    if root.exists() and root.name.lower().endswith(_ARCHIVE_EXTENSIONS):
+        raise invalid("a folder of class folders", f"{root}, an archive", next_step="unpack it, and name its folder")
     if root.exists():
         raise invalid("a folder of class folders", f"{root}, which is a file", nearest=str(root.parent))
     siblings = [path.name for path in subfolders(root.parent)] if root.parent.is_dir() else []

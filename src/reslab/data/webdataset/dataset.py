@@ -96,7 +96,7 @@ def list_shards(location: Path) -> DatasetListing:
     layout_error = ""
     messages: tuple[str, ...] = ()
     try:
-        messages = _coverage_messages(root, splits, classes)
+        messages = (*_coverage_messages(root, splits, classes), *_ignored_images(location))
     except ValueError as error:
         layout_error = str(error)
     return DatasetListing(_name(location), str(location), classes, splits, layout_error=layout_error, messages=messages)
@@ -170,7 +170,21 @@ def _make_dataset(
             (location_name(sample.location, root), sample.warning) for sample in all_samples if sample.warning
         ),
         location=str(location),
-        messages=(*messages, *rare_class_messages(record)),
+        messages=(*messages, *rare_class_messages(record), *_ignored_images(location)),
+    )
+
+
+def _ignored_images(location: Path | str) -> tuple[str, ...]:
+    """Return a message about image files beside the shards of a folder, which are not read."""
+    if isinstance(location, str) or not location.is_dir():
+        return ()
+    files = find_image_files(location)
+    if not files:
+        return ()
+    noun = "1 image file" if len(files) == 1 else f"{len(files):,} image files"
+    example = files[0].relative_to(location).as_posix()
+    return (
+        f"{noun} beside the tar files of {location.name} ignored ({example}): a folder with tar files is of shards",
     )
 
 

@@ -74,7 +74,7 @@ def _open_sample_set(model: str, run: Run | None) -> SampleSet:
     try:
         data = reopen_data(run.metadata["data"])
     except (ValueError, OSError) as error:
-        raise HTTPError(404, f"the test images of {model} cannot be opened: {error}") from None
+        raise HTTPError(404, f"the evaluation images of {model} cannot be opened: {error}") from None
     images = data.split(data.eval_split)
     permutation = torch.randperm(len(images), generator=torch.Generator().manual_seed(_SEED))
     return SampleSet(data, images, tuple(permutation.tolist()))

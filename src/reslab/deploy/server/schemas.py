@@ -163,7 +163,7 @@ class ModelsResponse(BaseModel):
 
 
 class SampleInfo(BaseModel):
-    """A test image and its class."""
+    """An evaluation image and its class."""
 
     id: int
     label: str
@@ -171,13 +171,13 @@ class SampleInfo(BaseModel):
 
 
 class SamplesResponse(BaseModel):
-    """Test images in a fixed random order."""
+    """Evaluation images in a fixed random order."""
 
     samples: list[SampleInfo]
 
 
 class SamplePrediction(BaseModel):
-    """A test image with its true and its predicted class."""
+    """An evaluation image with its true and its predicted class."""
 
     id: int
     true: str
@@ -187,7 +187,7 @@ class SamplePrediction(BaseModel):
 
 
 class ConfusionCellResponse(BaseModel):
-    """The test images of one cell of the confusion matrix."""
+    """The evaluation images of one cell of the confusion matrix."""
 
     samples: list[SamplePrediction]
 
@@ -203,7 +203,7 @@ class ClassMetricsSchema(BaseModel):
 
 
 class RunResponse(BaseModel):
-    """A run: its log from record `since` on, and, once `evaluated`, its network's errors on the test images."""
+    """A run: its log from record `since` on, and, once `evaluated`, its network's errors on the evaluation images."""
 
     log: list[dict[str, Any]]
     num_records: int

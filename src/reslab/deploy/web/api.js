@@ -38,7 +38,7 @@ export function explain(model, method, name, ablation, image) {
   return postAblation("v1/explain", name ? { model, method, class: name } : { model, method }, ablation, image);
 }
 
-/** Request a test image of the run as a Blob. */
+/** Request an evaluation image of the run as a Blob. */
 export async function sample(model, id) {
   return (await request(`v1/models/${encodeURIComponent(model)}/samples/${encodeURIComponent(id)}.png`)).blob();
 }

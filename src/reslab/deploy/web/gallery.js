@@ -1,14 +1,14 @@
-// Thumbnails of a run's test images: one as a button, and a list of them with labels and predictions.
+// Thumbnails of a run's evaluation images: one as a button, and a list of them with labels and predictions.
 
 import * as api from "./api.js";
 import { element, formatPercent } from "./elements.js";
 
-/** Return a test image as a button; the button is there even when the image cannot be loaded. */
+/** Return an evaluation image as a button; the button is there even when the image cannot be loaded. */
 export async function thumbnail(model, sample, onclick, text = sample.label) {
   const blob = await api.sample(model, sample.id).catch(() => null);
   const attributes = { class: "sample", type: "button", title: text, "data-id": sample.id, "aria-pressed": "false", onclick };
   const src = blob && URL.createObjectURL(blob);
-  return element("button", { ...attributes, "aria-label": `Test image ${sample.id}, ${text}` }, element("img", { src, alt: "" }));
+  return element("button", { ...attributes, "aria-label": `Evaluation image ${sample.id}, ${text}` }, element("img", { src, alt: "" }));
 }
 
 /** Fill `node` with images, their labels, predictions and probabilities; a click calls `onSample(model, row)`. */

@@ -1,4 +1,4 @@
-// The choice of an image: dropped, pasted, selected, taken by camera, or a test image of the run.
+// The choice of an image: dropped, pasted, selected, taken by camera, or an evaluation image of the run.
 
 import * as api from "./api.js";
 import { attempt, showAlert } from "./alerts.js";
@@ -9,11 +9,11 @@ const MAX_BYTES = 1 << 20;
 const MAX_SIDE = 1600;
 const NUM_SAMPLES = 24;
 
-/** The image picker; each image calls `onImage(blob, info)` with its name and, for a test image, its label. */
+/** The image picker; each image calls `onImage(blob, info)` with its name and, for an evaluation image, its label. */
 export function makeImagePicker(onImage) {
   const preview = element("img", { class: "preview", alt: "" , hidden: true });
   const caption = element("p", { class: "note image-caption" }, "Drop an image anywhere on this page, or paste one.");
-  const gallery = element("div", { class: "samples", role: "group", "aria-label": "Test images of the run" });
+  const gallery = element("div", { class: "samples", role: "group", "aria-label": "Evaluation images of the run" });
   const onFile = (file) => attempt(() => setImage(file, { name: file.name || "pasted image" }), `${file.name || "The image"} could not be opened. `);
 
   async function setImage(file, info) {
@@ -23,8 +23,8 @@ export function makeImagePicker(onImage) {
     if (preview.src.startsWith("blob:")) URL.revokeObjectURL(preview.src);
     preview.src = URL.createObjectURL(blob);
     preview.hidden = false;
-    preview.alt = info.label ? `Test image, labeled ${info.label}` : info.name;
-    caption.textContent = [info.label ? `Test image, labeled ${info.label}` : info.name, note].filter(Boolean).join(". ");
+    preview.alt = info.label ? `Evaluation image, labeled ${info.label}` : info.name;
+    caption.textContent = [info.label ? `Evaluation image, labeled ${info.label}` : info.name, note].filter(Boolean).join(". ");
     markSelected(gallery, info.id);
   }
 
@@ -37,7 +37,7 @@ export function makeImagePicker(onImage) {
     chooser: element("div", { class: "stage-image" }, preview, caption, buttons),
     gallery,
     takeSample,
-    /** Show the test images of the first model that has some; resolves to [name, samples], empty if superseded. */
+    /** Show the evaluation images of the first model that has some; resolves to [name, samples], empty if superseded. */
     async showSamples(models) {
       const key = (currentKey = models.join("\n"));
       for (const model of models) {

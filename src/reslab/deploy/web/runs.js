@@ -8,7 +8,7 @@ import { fillGallery } from "./gallery.js";
 
 const POLL_MILLISECONDS = 2000;
 
-/** The runs of the selected models; a click on a test image calls `onSample(model, row)`, the end of a run `onFinished(model)`. */
+/** The runs of the selected models; a click on an evaluation image calls `onSample(model, row)`, the end of a run `onFinished(model)`. */
 export function makeRuns(container, onSample, onFinished) {
   let runs = [];
 
@@ -52,7 +52,7 @@ function makeRun(model, onSample, onFinished) {
     parts.head.replaceChildren(progress(run, records));
     if (run.log.length) parts.curves.replaceChildren(...curves(records));
     if (run.evaluated) parts.evaluation.replaceChildren(...evaluationParts(model, run, onSample));
-    else if (run.finished) parts.evaluation.replaceChildren(element("p", { class: "note" }, "Evaluating the test images …"));
+    else if (run.finished) parts.evaluation.replaceChildren(element("p", { class: "note" }, "Evaluating the evaluation images …"));
   }
 
   if (model.has_run) poll();
@@ -92,7 +92,7 @@ function drawCurve(records, key, title, format, limits) {
 
 function evaluationParts(model, run, onSample) {
   if (run.reason && !run.num_images) return [element("p", { class: "note" }, `No evaluation: ${run.reason}`)];
-  const of = `of ${formatCount(run.num_images)} test images`;
+  const of = `of ${formatCount(run.num_images)} evaluation images`;
   const matrix = run.confusion_matrix ? makeConfusionMatrix(model, run, onSample) : element("p", { class: "note" }, run.reason);
   const parts = [element("div", {}, element("h3", {}, `Confusion matrix ${of}`), matrix)];
   if (run.misclassified.length) parts.push(element("div", {}, element("h3", {}, "Most confident errors"), misclassifiedGallery(model, run.misclassified, onSample)));

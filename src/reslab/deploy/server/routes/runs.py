@@ -1,4 +1,4 @@
-"""`/v1/models/NAME/samples`, `/run` and `/confusion`: a run's test images, its log and its errors."""
+"""`/v1/models/NAME/samples`, `/run` and `/confusion`: a run's evaluation images, its log and its errors."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -49,14 +49,14 @@ def sample_routes(state: AppState, sample_store: SampleStore) -> APIRouter:
     def list_samples(
         name: ModelPath, n: Annotated[int, Query(ge=1, le=500, description="Number of images.")] = 24
     ) -> SamplesResponse:
-        """List test images of a run in a fixed random order; 404 if its data cannot be opened."""
+        """List evaluation images of a run in a fixed random order; 404 if its data cannot be opened."""
         sample_set, run = _open_samples(name)
         with reading_run(name, run.path):
             return SamplesResponse(samples=[sample_set.describe(index) for index in sample_set.order[:n]])
 
     @router.get("/v1/models/{name}/samples/{number}.png", response_class=Response, responses=_PNG_RESPONSES)
     def sample_image(name: ModelPath, number: Annotated[int, Path(description="The id of an image.")]) -> Response:
-        """Return a test image as PNG, its longer side at most 640 pixels."""
+        """Return an evaluation image as PNG, its longer side at most 640 pixels."""
         sample_set, run = _open_samples(name)
         if not 0 <= number < len(sample_set.images):
             raise http_error(404, f"an image from 0 to {len(sample_set.images) - 1}", number)
@@ -138,7 +138,7 @@ def run_routes(state: AppState, evaluator: BackgroundEvaluator) -> APIRouter:
     async def run(
         name: ModelPath, since: Annotated[int, Query(ge=0, description="Lines of the log to leave out.")] = 0
     ) -> RunResponse:
-        """Return the log from record `since` on, and the evaluation on the test images once it is finished."""
+        """Return the log from record `since` on, and the evaluation on the evaluation images once it is finished."""
         handle = state.get_model(name)
         log = await asyncio.to_thread(_read_log, handle.name, _require_run(handle), since)
         evaluation = await _describe_evaluation(evaluator, handle)
