@@ -248,6 +248,10 @@ def overload_until_sigterm(process: "subprocess.Popen[bytes]", port: int, png: b
 
     def work() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_SECONDS)
+        with contextlib.closing(connection):
+            send_until_signal(connection)
+
+    def send_until_signal(connection: http.client.HTTPConnection) -> None:
         while not signaled.is_set():
             try:
                 connection.request("POST", "/v1/predict", png, {"Content-Type": "image/png"})
