@@ -132,3 +132,9 @@ def test_ctrl_c_keeps_what_was_done(
     assert not target.exists()
     monkeypatch.undo()
     assert "2 of them from before" in command("predict", trained, pictures, "-o", target, "--resume").err
+
+
+def test_larger_images_are_refused(command: Command, trained: Path, pictures: Path) -> None:
+    outcome = command("predict", trained, pictures / "0.png", "--max-pixels", "1", "--json")
+    assert outcome.code == 1
+    assert "at most 1 pixels" in outcome.value["predictions"][0]["error"]

@@ -87,6 +87,12 @@ def predict(
             help="Scale the logits by the temperature of `eval --save-temperature`.",
         ),
     ] = True,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(
+            "--max-pixels", metavar="INTEGER", min=1, help="Refuse images of more pixels (default: 120,000,000)."
+        ),
+    ] = None,
     as_csv: Annotated[
         bool, typer.Option("--csv", rich_help_panel=Panel.OUTPUT, help="Print CSV, one line per class.")
     ] = False,
@@ -98,6 +104,7 @@ def predict(
     if resume and output is None:
         raise invalid("--output FILE with --resume", "--resume alone", next_step="name the file to resume")
     _check_not_graph(run)
+    from reslab.data.decode_limits import DecodeLimits
     from reslab.deploy.inputs import list_inputs
     from reslab.deploy.outputs import PredictionFile, check_output_path
     from reslab.deploy.predict import PredictOptions, start_predictions
@@ -119,6 +126,7 @@ def predict(
         embeddings=embeddings,
         grad_cam_dir=grad_cam_dir,
         calibration_images=_calibration_images(run, network) if precision == "int8" else None,
+        limits=DecodeLimits() if max_pixels is None else DecodeLimits(max_pixels=max_pixels),
     )
     temperature = network.temperature if use_temperature else None
     prediction_file = None
