@@ -1,6 +1,7 @@
 """A dataset: labeled images in splits, the class names, and how the splits were made."""
 
 import hashlib
+import html
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -150,6 +151,21 @@ class DatasetSplits:
         """The number of training images of the largest class by that of the smallest class with any; 1 without."""
         counts = self.splits["train"].labels.bincount() if "train" in self.splits else torch.ones(1)
         return float(counts.max() / counts[counts > 0].min())
+
+    def __repr__(self) -> str:
+        """Return the name, the number of images of each split and the first classes."""
+        parts = [f"{name}={len(dataset):,}" for name, dataset in self.splits.items()]
+        classes = ", ".join(self.classes[:5]) + (", ..." if self.num_classes > 5 else "")
+        return f"DatasetSplits({self.name!r}, {', '.join(parts)}, {self.num_classes} classes: {classes})"
+
+    def _repr_html_(self) -> str:
+        """Return a table of the splits, for notebooks."""
+        rows = "".join(
+            f"<tr><td>{SPLIT_TITLES[name]}</td><td>{len(dataset):,}</td></tr>" for name, dataset in self.splits.items()
+        )
+        classes = html.escape(", ".join(self.classes[:20]) + (", ..." if self.num_classes > 20 else ""))
+        header = f"<b>{html.escape(self.name)}</b>: {self.num_classes} classes ({classes})"
+        return f"<p>{header}</p><table><tr><th>split</th><th>images</th></tr>{rows}</table>"
 
     def describe(self) -> str:
         """Return one line: `digits: 1,438 train, 359 test, 10 classes`."""

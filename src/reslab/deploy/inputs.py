@@ -19,6 +19,7 @@ from reslab.data.image_datasets import ImageLocation
 from reslab.data.image_formats import open_image
 from reslab.data.pil_pixels import pil_to_tensor
 from reslab.data.registry import find_format
+from reslab.data.transforms.inference import fit_image_size
 from reslab.data.transforms.pipeline import TransformPipeline
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
@@ -200,9 +201,6 @@ class InferenceTransform:
     def __init__(self, preprocess: Preprocess, image_size: tuple[int, int]) -> None:
         self.preprocess, self.image_size = preprocess, image_size
         self.transforms = TransformPipeline(preprocess.transform)
-        height, width = image_size
-        # Resize the shorter side to the network's longer one, so that the crop always fits.
-        self.resize = TransformPipeline(f"resize({max(height, width)}) center-crop({max(height, width)})")
 
     def __call__(self, source: InputItem | Path, limits: DecodeLimits = DEFAULT_LIMITS) -> PreparedImage:
         """Return the prepared image of an item or a file, or the error message if it cannot be read."""
@@ -215,11 +213,4 @@ class InferenceTransform:
 
     def apply(self, pixels: Tensor) -> Tensor:
         """Prepare decoded pixels (C, H, W) of any size. Raises ValueError if a transform does not fit them."""
-        pixels = self.transforms.apply_image(pixels, 0)
-        return pixels if tuple(pixels.shape[1:]) == self.image_size else self._resize_and_crop(pixels)
-
-    def _resize_and_crop(self, pixels: Tensor) -> Tensor:
-        height, width = self.image_size
-        square = self.resize.apply_image(pixels, 0)
-        top, left = (square.shape[1] - height) // 2, (square.shape[2] - width) // 2
-        return square[:, top : top + height, left : left + width]
+        return fit_image_size(self.transforms.apply_image(pixels, 0), self.image_size)

@@ -96,7 +96,7 @@ def build_predictor(
         raise invalid(
             "a network with its preprocessing",
             f"{network.arch.name} without it",
-            next_step="train it, load a run, or set network.preprocess",
+            next_step="train it, load a run, or network.set_metadata(preprocess=...)",
         )
     backbone, head = split_head(network) if embeddings else (network, None)
     opened_backend = open_backend(

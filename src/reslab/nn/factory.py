@@ -130,9 +130,11 @@ def load_network(path: str | Path, device: str | torch.device = "cpu") -> Residu
         raise invalid("weights of a reslab network", f"{path} of another module", next_step=step)
     network = _empty_network(from_dict(Arch, header["arch"]), path)
     network.load_state_dict(read_tensors(path), strict=True, assign=True)
-    network.classes = tuple(header["classes"]) if header["classes"] else None
-    network.preprocess = from_dict(Preprocess, header["preprocess"]) if header["preprocess"] else None
-    network.temperature = (header.get("temperature") or {}).get("value")
+    network.set_metadata(
+        classes=header["classes"] or None,
+        preprocess=from_dict(Preprocess, header["preprocess"]) if header["preprocess"] else None,
+        temperature=(header.get("temperature") or {}).get("value"),
+    )
     return network.to(device).eval()
 
 

@@ -1,6 +1,6 @@
 """The network: stem, stages of blocks, final operations, head."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
+from reslab.data.transforms.inference import ImagePreprocess
 from reslab.nn.block import ResidualBlock
 from reslab.nn.checkpoints.load_report import LoadReport
 from reslab.nn.init import init_weights
@@ -44,8 +45,9 @@ class ResidualNetwork(nn.Module):
     Parameters have torchvision's names wherever torchvision has the network. `norm_layer`, a callable that takes the
     number of channels, overrides the architecture's norm.
 
-    Trained or loaded networks carry more: `classes` and `preprocess`; `temperature`, by which `predict` divides the
-    logits, if one was fitted; `load_report`, which lists how the entries of a loaded checkpoint matched.
+    Trained or loaded networks carry more (`set_metadata`): `classes`; `preprocess`, which turns an image into the
+    network's input; `temperature`, by which `predict` divides the logits, if one was fitted; `load_report`, which lists
+    how the entries of a loaded checkpoint matched.
 
     Raises ValueError for an invalid architecture, and in `forward` for inputs smaller than the total stride.
     """
@@ -56,7 +58,7 @@ class ResidualNetwork(nn.Module):
         norm = norm_layer or get_norm_layer(arch)
         self.arch = replace(arch, norm="custom") if norm_layer else arch
         self.classes: tuple[str, ...] | None = None
-        self.preprocess: Preprocess | None = None
+        self._preprocess: ImagePreprocess | None = None
         self.temperature: float | None = None
         self.load_report: LoadReport | None = None
         self.stem_names = self._add_stem(arch, norm)
@@ -71,6 +73,28 @@ class ResidualNetwork(nn.Module):
         stem = [getattr(self, name) for name in self.stem_names]
         head = [getattr(self, name) for name in self.head_names]
         init_weights(arch, stem, [block for _, block in self.blocks()], head)
+
+    @property
+    def preprocess(self) -> ImagePreprocess | None:
+        """The preprocessing of an image: `network(network.preprocess(image))`; None if unknown."""
+        return self._preprocess
+
+    @preprocess.setter
+    def preprocess(self, preprocess: Preprocess | None) -> None:
+        size = self.arch.image_size
+        self._preprocess = None if preprocess is None else ImagePreprocess.for_network(preprocess, size)
+
+    def set_metadata(
+        self,
+        *,
+        classes: Sequence[str] | None = None,
+        preprocess: Preprocess | None = None,
+        temperature: float | None = None,
+    ) -> None:
+        """Set what belongs to the weights: class names, preprocessing, temperature; None leaves a value as it is."""
+        self.classes = self.classes if classes is None else tuple(classes)
+        self.preprocess = self.preprocess if preprocess is None else preprocess
+        self.temperature = self.temperature if temperature is None else temperature
 
     def _add_stages(self, arch: Arch, stages: Stages, norm: NormLayer | None) -> tuple[str, ...]:
         names = []

@@ -214,5 +214,5 @@ def with_image_size(network: ResidualNetwork, size: int) -> ResidualNetwork:
     resized = copy.copy(network)
     resized.arch = replace(network.arch, image_size=(size, size))
     if network.preprocess is not None:
-        resized.preprocess = resize_preprocess(network.preprocess, size)
+        resized.set_metadata(preprocess=resize_preprocess(network.preprocess, size))
     return resized

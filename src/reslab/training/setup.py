@@ -166,7 +166,7 @@ def build_train_loop(
     """
     device = process_group.device
     if isinstance(model, ResidualNetwork):
-        model.classes, model.preprocess = data.classes, data.preprocess
+        model.set_metadata(classes=data.classes, preprocess=data.preprocess)
     if recipe.activation_checkpointing:
         require_blocks(model)
     model = model.to(device)

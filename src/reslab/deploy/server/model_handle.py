@@ -224,8 +224,7 @@ def load_training_network(run: Run) -> tuple[ResidualNetwork, int]:
         raise invalid("a run with a checkpoint", str(run.path), next_step="wait for its first checkpoint")
     network = ResidualNetwork(run.arch)
     network.load_state_dict(checkpoint.selected_weights())
-    network.classes = run.classes
-    network.preprocess = from_dict(Preprocess, run.metadata["data"]["preprocess"])
+    network.set_metadata(classes=run.classes, preprocess=from_dict(Preprocess, run.metadata["data"]["preprocess"]))
     step = checkpoint.step if checkpoint.best is None else int(checkpoint.best["step"])
     return network.eval(), step
 

@@ -260,6 +260,6 @@ def _weights_from_header(checkpoint: Checkpoint) -> PublishedWeights:
 def _set_model_metadata(network: ResidualNetwork, published: PublishedWeights, report: LoadReport) -> None:
     """Set the preprocessing and class names that belong to the weights; no names for a new head."""
     if published.preprocess is not None:
-        network.preprocess = adapt_preprocess(published.preprocess, network.arch.in_channels)
+        network.set_metadata(preprocess=adapt_preprocess(published.preprocess, network.arch.in_channels))
     if published.classes and not report.reinitialized and len(published.classes) == network.arch.num_classes:
-        network.classes = published.classes
+        network.set_metadata(classes=published.classes)

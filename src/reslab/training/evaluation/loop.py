@@ -50,6 +50,20 @@ class Evaluation:
         """The fraction of samples whose class is among the five largest outputs; None below 5 classes."""
         return None if self.num_correct_top5 is None else self.num_correct_top5 / self.num_samples
 
+    def __repr__(self) -> str:
+        """Return the scores; the fields are too many to print."""
+        top5 = "" if self.top5 is None else f"top5 {self.top5:.2%}, "
+        counts = f"{self.num_correct:,} of {self.num_samples:,} correct"
+        return f"Evaluation({self.split or 'data'}: top1 {self.top1:.2%} ({counts}), {top5}loss {self.loss:.4f})"
+
+    def _repr_html_(self) -> str:
+        """Return a table of the scores, for notebooks."""
+        rows = [("top-1 accuracy", f"{self.top1:.2%}"), ("loss", f"{self.loss:.4f}")]
+        rows[1:1] = [] if self.top5 is None else [("top-5 accuracy", f"{self.top5:.2%}")]
+        cells = "".join(f"<tr><td>{name}</td><td>{value}</td></tr>" for name, value in rows)
+        counts = f"{self.num_correct:,} of {self.num_samples:,} images correct"
+        return f"<table><caption>{self.split or 'evaluation'}: {counts}</caption>{cells}</table>"
+
     def per_class_metrics(self) -> list[ClassMetrics]:
         """Return precision, recall and F1 of each class, in label order; NaN where they are undefined."""
         return per_class_metrics(
