@@ -96,8 +96,7 @@ def test_metadata_is_set_in_part(network: ResidualNetwork) -> None:
 def test_data_and_evaluations_print_shortly(network: ResidualNetwork) -> None:
     images = torch.randint(0, 256, (30, 3, 32, 32), dtype=torch.uint8)
     data = as_dataset((images, torch.arange(30) % 3), name="thirty", classes=("ant", "bee", "cat"))
-    assert repr(data) == "DatasetSplits('thirty', train=30, 3 classes: ant, bee, cat)"
-    assert repr(data.split("train")) == "TensorImageDataset(30 images of 3x32x32 in uint8, 3 classes)"
+    assert repr(data).splitlines()[1:] == ["  images: train 30", "  3 classes: ant, bee, cat"]
     assert "<td>training</td><td>30</td>" in data._repr_html_()
     evaluation = evaluate(network, data, keep_probabilities=True)
     text = f"Evaluation(train: top1 {evaluation.top1:.2%} ({evaluation.num_correct} of 30 correct), "

@@ -152,12 +152,6 @@ class DatasetSplits:
         counts = self.splits["train"].labels.bincount() if "train" in self.splits else torch.ones(1)
         return float(counts.max() / counts[counts > 0].min())
 
-    def __repr__(self) -> str:
-        """Return the name, the number of images of each split and the first classes."""
-        parts = [f"{name}={len(dataset):,}" for name, dataset in self.splits.items()]
-        classes = ", ".join(self.classes[:5]) + (", ..." if self.num_classes > 5 else "")
-        return f"DatasetSplits({self.name!r}, {', '.join(parts)}, {self.num_classes} classes: {classes})"
-
     def _repr_html_(self) -> str:
         """Return a table of the splits, for notebooks."""
         rows = "".join(

@@ -101,9 +101,6 @@ class TensorImageDataset(IndexableImages):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __repr__(self) -> str:
-        return describe_images(self)
-
     def name(self, i: int) -> str:
         return self.names[i] if self.names else f"#{i}"
 
@@ -137,9 +134,6 @@ class FileImageDataset(IndexableImages):
 
     def __len__(self) -> int:
         return len(self.paths)
-
-    def __repr__(self) -> str:
-        return describe_images(self)
 
     def name(self, i: int) -> str:
         path = self.paths[i]
@@ -183,9 +177,6 @@ class WrappedImageDataset(IndexableImages):
 
     def __len__(self) -> int:
         return len(self.indices)
-
-    def __repr__(self) -> str:
-        return describe_images(self)
 
     def name(self, i: int) -> str:
         return f"#{self.indices[i]}"
@@ -247,9 +238,6 @@ class ShardImageDataset(IndexableImages):
     def is_remote(self) -> bool:
         """True if a shard is a URL."""
         return any(isinstance(location.shard, str) for location in self.locations)
-
-    def __repr__(self) -> str:
-        return describe_images(self)
 
     def name(self, i: int) -> str:
         return location_name(self.locations[i], self.root)
@@ -339,13 +327,3 @@ def check_labels(labels: Tensor, num_images: int) -> None:
         raise invalid(f"one label for each of {num_images} images", f"{len(labels)} labels")
     if len(labels) and int(labels.min()) < 0:
         raise invalid("labels from 0 up", f"label {int(labels.min())}", nearest="0")
-
-
-def describe_images(dataset: ImageDataset) -> str:
-    """Return the type of a dataset, the number of its images and, of images in memory, their shape and type."""
-    text = f"{type(dataset).__name__}({len(dataset):,} images"
-    if isinstance(dataset, TensorImageDataset):
-        shape = "x".join(map(str, dataset.images.shape[1:]))
-        text += f" of {shape} in {str(dataset.images.dtype).removeprefix('torch.')}"
-    num_classes = len(dataset.labels.unique())
-    return f"{text}, {num_classes} {'class' if num_classes == 1 else 'classes'})"
