@@ -1,17 +1,44 @@
 """The tables in the reference equal the tables in the code. `python tests/test_docs.py` writes them."""
 
 import re
+import runpy
 from pathlib import Path
 
 from reslab.report.format import markdown_table
 from reslab.spec.order import ORDERS
 from reslab.spec.shortcut import BRANCH_MODIFIERS, MERGE_OPS, SHORTCUT_MODIFIERS, SHORTCUTS
+from reslab.spec.transform_grammar import parse_transforms
+from reslab.spec.transforms import TRANSFORMS, TransformArg, TransformKind
 
-GRAMMAR = Path(__file__).parent.parent / "docs" / "reference" / "grammar.md"
+DOCS = Path(__file__).parent.parent / "docs"
+GRAMMAR, TRANSFORM_PAGE = DOCS / "reference" / "grammar.md", DOCS / "reference" / "transforms.md"
 
 
 def tables() -> dict[str, str]:
-    """The tables of the page, each by the marker ahead of it."""
+    """The tables of the pages, each by the marker ahead of it."""
+    return {**grammar_tables(), **transform_tables()}
+
+
+def transform_tables() -> dict[str, str]:
+    """A table for each kind of transforms."""
+    columns = ["transform", "effect", "arguments", "reference", "in other libraries"]
+    rows: dict[TransformKind, list[list[str]]] = {kind: [] for kind in TransformKind}
+    for spec in TRANSFORMS.values():
+        args = "<br>".join(map(describe_arg, spec.args))
+        other_names = ", ".join(f"`{name}`" for name in spec.other_names)
+        rows[spec.kind].append([f"`{spec.example}`", spec.summary, args, spec.reference, other_names])
+    return {f"transforms-{kind.value}": markdown_table(columns, rows[kind]) for kind in TransformKind}
+
+
+def describe_arg(arg: TransformArg) -> str:
+    """An argument with its type, range, default and meaning."""
+    default = "required" if arg.default is None else f"default {arg.default}"
+    type_and_range = f"{arg.type_text.replace(' | ', ' or ')} {arg.range_text}".strip()
+    return f"`{arg.name}` ({type_and_range}, {default}): {arg.summary}"
+
+
+def grammar_tables() -> dict[str, str]:
+    """The tables of the grammar of networks."""
     orders = [[f"`{name}`", f"`{order.layout}`", order.reference] for name, order in ORDERS.items()]
     shortcuts = [[f"`{name}`", shortcut.description, shortcut.reference] for name, shortcut in SHORTCUTS.items()]
     merges = [
@@ -52,5 +79,16 @@ def test_the_reference_lists_what_the_code_has() -> None:
     assert fill(page) == page
 
 
+def test_the_transforms_are_listed_and_drawn() -> None:
+    page = TRANSFORM_PAGE.read_text(encoding="utf-8")
+    assert fill(page) == page
+    assert all(f"`{spec.example}`" in page for spec in TRANSFORMS.values())
+    assert "../images/transforms.png" in page
+    drawn = runpy.run_path(str(DOCS / "images" / "make_transforms.py"))["EXPRESSIONS"]
+    assert {call.name for expression in drawn for call in parse_transforms(expression)} == set(TRANSFORMS)
+    assert 10_000 < (DOCS / "images" / "transforms.png").stat().st_size < 250_000
+
+
 if __name__ == "__main__":
-    GRAMMAR.write_text(fill(GRAMMAR.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in (GRAMMAR, TRANSFORM_PAGE):
+        path.write_text(fill(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -11,6 +11,7 @@ from reslab.cli.doctor import list_caches
 from reslab.cli.output import print_table, to_jsonable
 from reslab.runtime.files import cache_dir
 from reslab.spec.recipes import RECIPES
+from reslab.spec.transforms import TRANSFORMS
 from reslab.spec.zoo import ARCHS
 from tests.cli.conftest import Command
 
@@ -114,3 +115,26 @@ def test_a_table_lines_up(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_json_cannot_say_is_null() -> None:
     assert to_jsonable({"a": (1, float("nan")), 2: [float("inf")]}) == {"a": [1, None], "2": [None]}
+
+
+def test_transforms_are_all_there(command: Command) -> None:
+    found = {row["name"]: row for row in command("transforms", "--json").value}
+    assert list(found) == list(TRANSFORMS)
+    assert all(row["reference"] and row["summary"] and row["example"] for row in found.values())
+    degrees = found["rotate"]["args"][0]
+    assert (degrees["type"], degrees["minimum"], degrees["maximum"], degrees["required"]) == ("float", 0, 180, True)
+    interpolation = found["resize"]["args"][2]
+    assert (interpolation["choices"], interpolation["default"]) == (["bilinear", "bicubic"], "bilinear")
+    shown = command("transforms").out
+    assert all(name in shown for name in TRANSFORMS)
+
+
+def test_one_transform_with_its_arguments(command: Command) -> None:
+    shown = command("transforms", "affine").out
+    assert "arXiv" not in shown
+    assert "RandomAffine" in shown
+    assert [line.split()[0] for line in shown.splitlines()[-7:]] == [arg.name for arg in TRANSFORMS["affine"].args]
+    assert command("transforms", "affine", "--json").value["name"] == "affine"
+    wrong = command("transforms", "RandomRotation")
+    assert (wrong.code, wrong.out) == (1, "")
+    assert "nearest valid: rotate(15)" in wrong.err

@@ -19,7 +19,7 @@ from reslab.cli.doctor import doctor
 from reslab.cli.eval import evaluate
 from reslab.cli.examples import help_epilog
 from reslab.cli.export import export
-from reslab.cli.lists import models, recipes, studies
+from reslab.cli.lists import models, recipes, studies, transforms
 from reslab.cli.lr_find import lr_find
 from reslab.cli.options import join_channel_values
 from reslab.cli.output import echo_err, print_json, printable_streams, reserve_standard_descriptors
@@ -36,7 +36,7 @@ COMMANDS_BY_PANEL: dict[str, dict[str, Callable[..., None]]] = {
     "Train and evaluate": {"demo": demo, "train": train, "eval": evaluate, "runs": runs, "lr-find": lr_find},
     "Use a network": {"predict": predict, "export": export, "serve": serve, "bench": bench},
     "Analyze and reproduce": {"summary": summary, "analyze": analyze, "study": study},
-    "Look up": {"models": models, "recipes": recipes, "studies": studies, "doctor": doctor},
+    "Look up": {"models": models, "recipes": recipes, "transforms": transforms, "studies": studies, "doctor": doctor},
 }
 COMMANDS = {name: command for commands in COMMANDS_BY_PANEL.values() for name, command in commands.items()}
 COMMAND_GROUPS: dict[str, typer.Typer] = {"data": data_app}

@@ -57,6 +57,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "reslab recipes",
         "reslab recipes he2015-cifar",
     ),
+    "transforms": (
+        "reslab transforms",
+        "reslab transforms random-resized-crop",
+        "reslab transforms --json",
+    ),
     "studies": (
         "reslab studies",
         "reslab studies he2016 --json",

@@ -1,4 +1,4 @@
-"""`reslab models`, `reslab recipes` and `reslab studies`: list what is available by name."""
+"""`reslab models`, `recipes`, `transforms` and `studies`: list what is available by name."""
 
 from typing import Annotated, Any
 
@@ -15,6 +15,9 @@ from reslab.spec.config import to_dict
 from reslab.spec.errors import unknown_name
 from reslab.spec.recipe import Recipe
 from reslab.spec.recipes import RECIPES, get_recipe
+from reslab.spec.transform_args import unknown_transform
+from reslab.spec.transform_grammar import TransformCall
+from reslab.spec.transforms import TRANSFORMS, TransformArg, TransformSpec
 from reslab.spec.zoo import ARCHS, match_model_names
 
 DESCRIPTIVE_KEYS = ("name", "reference", "notes")
@@ -174,3 +177,72 @@ def studies(
             for study in selected
         ],
     )
+
+
+def transforms(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Transform to print with its arguments.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List the transforms of train_transform and eval_transform, or print one with its arguments.
+
+    An expression applies them in order: --set "train_transform=random-resized-crop(224) flip rotate(15)".
+    """
+    if name is not None and name not in TRANSFORMS:
+        raise unknown_transform(TransformCall(name))
+    if as_json:
+        payloads = [transform_payload(spec) for spec in TRANSFORMS.values()]
+        print_json(payloads if name is None else transform_payload(TRANSFORMS[name]))
+    elif name is not None:
+        _print_transform(TRANSFORMS[name])
+    else:
+        print_table(
+            ["name", "kind", "example", "effect"],
+            [(spec.name, spec.kind.value, spec.example, spec.summary) for spec in TRANSFORMS.values()],
+        )
+
+
+def transform_payload(spec: TransformSpec) -> dict[str, object]:
+    """Return a transform as `reslab transforms --json` prints it."""
+    return {
+        "name": spec.name,
+        "reference": spec.reference,
+        "kind": spec.kind.value,
+        "summary": spec.summary,
+        "example": spec.example,
+        "other_names": list(spec.other_names),
+        "args": [
+            {
+                "name": arg.name,
+                "summary": arg.summary,
+                "type": "choice" if arg.choices else arg.value_type.__name__,
+                "choices": list(arg.choices),
+                "minimum": None if arg.choices else arg.minimum,
+                "maximum": None if arg.choices else arg.maximum,
+                "odd": arg.odd,
+                "default": arg.default,
+                "required": arg.default is None,
+            }
+            for arg in spec.args
+        ],
+    }
+
+
+def _print_transform(spec: TransformSpec) -> None:
+    print(spec.summary)
+    print()
+    print_pairs(
+        [("name", spec.name), ("kind", spec.kind.value), ("example", spec.example), ("reference", spec.reference)]
+    )
+    if spec.args:
+        print()
+        print_table(
+            ["argument", "type", "range", "default", "meaning"],
+            [(arg.name, arg.type_text, arg.range_text, format_default(arg), arg.summary) for arg in spec.args],
+        )
+
+
+def format_default(arg: TransformArg) -> str:
+    """Return the default of an argument, or `required`."""
+    if arg.default is None:
+        return "required"
+    return f"{arg.default:g}" if isinstance(arg.default, float) else str(arg.default)

@@ -99,11 +99,13 @@ def unknown_transform(call: TransformCall) -> ValueError:
         )
     is_class_name = call.name[0].isupper() and call.name.isidentifier()
     as_torchvision = TransformCall(TORCHVISION_NAME, (call.name, *call.args), call.kwargs)
-    next_step = f"torchvision's own transform is {as_torchvision}; {LIST_HINT}" if is_class_name else LIST_HINT
+    next_step = f"a transform of torchvision is {as_torchvision}; {LIST_HINT}" if is_class_name else LIST_HINT
     known = _BY_OTHER_NAME.get(re.sub("[-_]", "", call.name).lower())
     if known is None:
         return unknown_name("transform", call.name, TRANSFORMS, next_step)
-    return invalid("the name of a transform", str(call), _with_name(call, known), next_step)
+    renamed = _with_name(call, known)
+    next_step = next_step if renamed == TRANSFORMS[known].example and call.args else LIST_HINT
+    return invalid("the name of a transform", str(call), renamed, next_step)
 
 
 def _with_name(call: TransformCall, name: str) -> str:

@@ -139,7 +139,7 @@ _SPECS = (
         "torchvision, Resize",
         (
             TransformArg("size", "the shorter side; with `width` the height"),
-            TransformArg("width", "0: in proportion", int, 1, default=0),
+            TransformArg("width", "0: in proportion", int, 0, default=0),
             _INTERPOLATION,
         ),
         other_names=("scale", "rescale", "smallest-max-size"),
