@@ -5,7 +5,6 @@ from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid, unknown_name
@@ -110,6 +109,8 @@ def get_norm_layer(arch: Arch) -> NormLayer | None:
     if text == "batch":
         return lambda channels: nn.BatchNorm2d(channels, arch.norm_eps, arch.norm_momentum)
     if text == "frozen":
+        from torchvision.ops import FrozenBatchNorm2d  # here, because torchvision takes a second to import
+
         return lambda channels: FrozenBatchNorm2d(channels, arch.norm_eps)
     if text.startswith("group(") and len(op.args) == 1 and isinstance(op.args[0], int):
         groups = op.args[0]

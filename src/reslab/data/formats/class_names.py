@@ -4,8 +4,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 
-from torchvision.models._meta import _IMAGENET_CATEGORIES
-
 DIGIT_CLASSES = tuple("0123456789")
 FASHION_MNIST_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -35,6 +33,8 @@ def readable_class_names(wnids: Sequence[str]) -> tuple[str, ...]:
     """
     if hashlib.sha256("\n".join(wnids).encode(errors="surrogateescape")).hexdigest() != _ILSVRC2012_WNIDS_SHA256:
         return tuple(wnids)
+    from torchvision.models._meta import _IMAGENET_CATEGORIES  # here, because torchvision takes a second to import
+
     ambiguous_names = {name for name, count in Counter(_IMAGENET_CATEGORIES).items() if count > 1}
     pairs = zip(wnids, _IMAGENET_CATEGORIES, strict=True)
     return tuple(f"{name} ({wnid})" if name in ambiguous_names else name for wnid, name in pairs)

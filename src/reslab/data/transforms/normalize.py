@@ -2,14 +2,17 @@
 
 import base64
 import re
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from reslab.data.image_datasets import ImageDataset, TensorImageDataset
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from reslab.data.image_datasets import ImageDataset
 
 _ENCODED_PATTERN = re.compile(r"(\d+)x(\d+)x(\d+):([A-Za-z0-9+/]+)=*$")
 
@@ -45,12 +48,14 @@ def make_mean_tensor(preprocess: Preprocess, device: torch.device | str) -> Tens
     return torch.tensor(preprocess.mean, dtype=torch.float32, device=device)[:, None, None]
 
 
-def compute_mean_image(dataset: ImageDataset) -> Tensor:
+def compute_mean_image(dataset: "ImageDataset") -> Tensor:
     """Return the mean of pixels / 255 at every position, (C, H, W) float32.
 
     It is summed in integers, so it is the same on every machine. Raises ValueError unless the images are uint8, of one
     size and in memory.
     """
+    from reslab.data.image_datasets import TensorImageDataset  # here, because it imports the decoders of images
+
     if not isinstance(dataset, TensorImageDataset) or dataset.images.dtype != torch.uint8:
         next_step = "set normalize.per_pixel_mean=false for a mean of each channel"
         raise invalid("small images of one size for a mean of each pixel", "others", next_step=next_step)

@@ -69,6 +69,12 @@ FUNCTIONS: dict[str, TransformFunctions] = {
 }
 
 
+_WITHOUT_TORCHVISION = {
+    *(name for name, functions in FUNCTIONS.items() if functions.batch is not None),
+    *("vertical-flip", *BATCH_NAMES, CUSTOM_NAME),
+}
+
+
 @dataclass(frozen=True)
 class TransformStep:
     """A transform with the values of its arguments."""
@@ -145,6 +151,8 @@ def make_step(call: TransformCall, functions: Mapping[str, Callable[..., Any]]) 
     Raises ValueError for an unknown transform, wrong arguments, a function that is not given, or `mixup` and `cutmix`.
     """
     args = bind_args(call)
+    if call.name not in _WITHOUT_TORCHVISION:
+        import torchvision.transforms.v2  # noqa: F401 - now, so that not every worker process imports it
     if call.name in BATCH_NAMES:
         got = f"{call}, which mixes the images of a training batch and their labels"
         raise invalid("transforms of single images here", got)

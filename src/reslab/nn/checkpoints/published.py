@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from torchvision.models import get_model_weights
-from torchvision.models import list_models as list_torchvision
-
 from reslab.nn.checkpoints.download import weights_unavailable
 from reslab.spec.errors import invalid, nearest, unknown_name
 from reslab.spec.preprocess import Preprocess
@@ -45,7 +42,20 @@ def has_timm() -> bool:
 
 def torchvision_tags(name: str) -> list[str]:
     """Return the tags of torchvision's weights for this network."""
-    return [weights.name for weights in get_model_weights(name)] if name in list_torchvision() else []
+    return [weights.name for weights in _torchvision_enum(name)] if _is_in_torchvision(name) else []
+
+
+def _torchvision_enum(name: str) -> Any:
+    """Return torchvision's enum of the weights of a network; it is imported here, because that takes a second."""
+    from torchvision.models import get_model_weights
+
+    return get_model_weights(name)
+
+
+def _is_in_torchvision(name: str) -> bool:
+    from torchvision.models import list_models
+
+    return name in list_models()
 
 
 def timm_tags(name: str) -> list[str]:
@@ -93,11 +103,11 @@ def _normalize_tag(name: str, tag: str | bool | Enum) -> str:
     prefix, dot, rest = text.partition(".")
     if not dot:
         return text
-    if prefix.endswith("_Weights") and name in list_torchvision():
-        weights_class = get_model_weights(name).__name__
+    if prefix.endswith("_Weights") and _is_in_torchvision(name):
+        weights_class = _torchvision_enum(name).__name__
         if prefix != weights_class:
             raise invalid(f"weights of {name}: {weights_class}", text, f"{weights_class}.DEFAULT")
-        return get_model_weights(name)["DEFAULT"].name if rest == "DEFAULT" else rest
+        return _torchvision_enum(name)["DEFAULT"].name if rest == "DEFAULT" else rest
     if prefix != name:
         step = f"create_model({prefix!r}, pretrained={tag!r})" if prefix in ARCHS else ""
         raise invalid(f"weights of {name}", text, next_step=step)
@@ -106,7 +116,7 @@ def _normalize_tag(name: str, tag: str | bool | Enum) -> str:
 
 def _default_weights(name: str) -> PublishedWeights:
     if torchvision_tags(name):
-        return _torchvision_weights(name, get_model_weights(name)["DEFAULT"].name)
+        return _torchvision_weights(name, _torchvision_enum(name)["DEFAULT"].name)
     if tags := timm_tags(name):
         return _timm_weights(name, tags[0])
     available = [other for other in ARCHS if torchvision_tags(other)]
@@ -120,7 +130,7 @@ def _default_weights(name: str) -> PublishedWeights:
 
 
 def _torchvision_weights(name: str, tag: str) -> PublishedWeights:
-    weights = get_model_weights(name)[tag]
+    weights = _torchvision_enum(name)[tag]
     transforms = weights.transforms()
     transform = f"resize({transforms.resize_size[0]}) center-crop({transforms.crop_size[0]})"
     preprocess = Preprocess(3, transform, tuple(transforms.mean), tuple(transforms.std))
@@ -162,5 +172,5 @@ def timm_classes(cfg: Mapping[str, Any]) -> tuple[str, ...] | None:
     if names:
         return tuple(map(str, names))
     if cfg.get("num_classes") == 1000 and "in1k" in str(cfg.get("tag", "")):
-        return tuple(get_model_weights("resnet18")["IMAGENET1K_V1"].meta["categories"])
+        return tuple(_torchvision_enum("resnet18")["IMAGENET1K_V1"].meta["categories"])
     return None

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as F
 
+from reslab.data.transforms.ops import resize_to, resized_size
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.grammar import Op, parse_ops
 
@@ -20,17 +20,22 @@ def _flip(x: Tensor, _: list[int]) -> list[Tensor]:
 
 
 def _five_crop(x: Tensor, sizes: list[int]) -> list[Tensor]:
+    from torchvision.transforms.v2 import functional as F
+
     _check_size(x, sizes[0])
     return list(F.five_crop(x, [sizes[0], sizes[0]]))
 
 
 def _ten_crop(x: Tensor, sizes: list[int]) -> list[Tensor]:
+    from torchvision.transforms.v2 import functional as F
+
     _check_size(x, sizes[0])
     return list(F.ten_crop(x, [sizes[0], sizes[0]]))
 
 
 def _scales(x: Tensor, sizes: list[int]) -> list[Tensor]:
-    return [F.resize(x, [size], antialias=True) for size in sizes]
+    height, width = x.shape[-2:]
+    return [resize_to(x, *resized_size(height, width, size), "bilinear") for size in sizes]
 
 
 TTA_OPS: dict[str, tuple[str, int, ViewFn]] = {
