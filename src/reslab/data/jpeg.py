@@ -16,6 +16,7 @@ from functools import cache
 from typing import BinaryIO
 
 import torch
+import torchvision.io  # noqa: F401 - registers torch.ops.image
 from torch import Tensor
 
 _FRAME_MARKERS = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive
@@ -43,10 +44,10 @@ def jpeg_warning(content: bytes) -> str:
 
 
 def _decode(content: bytes, mode: int) -> Tensor | None:
-    if not has_torchvision_decoder():
+    if not _has_torchvision_decoder():
         return None
     try:
-        # torchvision.io.decode_jpeg warns that it will be removed; when it is, `has_torchvision_decoder` notices.
+        # torchvision.io.decode_jpeg warns that it will be removed; when it is, `_has_torchvision_decoder` notices.
         pixels: Tensor = torch.ops.image.decode_jpeg(
             torch.frombuffer(bytearray(content), dtype=torch.uint8), mode, False
         )
@@ -56,13 +57,7 @@ def _decode(content: bytes, mode: int) -> Tensor | None:
 
 
 @cache
-def has_torchvision_decoder() -> bool:
-    """Return True if torchvision can decode; the first call imports it, which takes a second.
-
-    A process that starts others to decode calls this first, so that not every one of them imports it.
-    """
-    import torchvision.io  # noqa: F401 - registers torch.ops.image
-
+def _has_torchvision_decoder() -> bool:
     return hasattr(torch.ops.image, "decode_jpeg")
 
 

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 CODE = """
 import sys, torch
@@ -18,25 +17,6 @@ print("torchvision" in sys.modules)
 TransformPipeline("rotate(15)").apply_image(image, 0)
 print("torchvision" in sys.modules)
 """
-PREDICT = """
-import sys, numpy, torch, reslab
-from pathlib import Path
-from PIL import Image
-from reslab.deploy.inputs import InferenceTransform
-from reslab.spec.preprocess import Preprocess
-reslab.predict, reslab.train, reslab.evaluate
-network = reslab.create_model("resnet18", num_classes=3)
-Image.fromarray(numpy.zeros((70, 90, 3), numpy.uint8)).save(sys.argv[1])
-preprocess = Preprocess(3, "resize(64) center-crop(64)", (0.5,) * 3, (0.2,) * 3)
-pixels = InferenceTransform(preprocess, (64, 64))(Path(sys.argv[1]))
-assert network(pixels[None] / 255).shape == (1, 3)
-print("torchvision" in sys.modules)
-"""
-
-
-def test_training_and_prediction_import_it_for_jpeg_alone(tmp_path: Path) -> None:
-    run = [sys.executable, "-c", PREDICT, str(tmp_path / "image.png")]
-    assert subprocess.run(run, capture_output=True, text=True, check=True).stdout.split() == ["False"]
 
 
 def test_torchvision_is_imported_by_the_transforms_that_need_it() -> None:
