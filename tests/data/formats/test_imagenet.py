@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 from timm.data import ImageNetInfo
 
-from reslab.data.formats import class_names as imagenet_names
 from reslab.data.formats.class_names import readable_class_names
 from reslab.data.registry import open_dataset
 
@@ -141,7 +140,7 @@ def test_the_thousand_have_names_in_the_order_of_their_ids() -> None:
 
 def test_names_that_two_classes_share_have_the_id(monkeypatch: pytest.MonkeyPatch) -> None:
     categories = ["crane" if label in (134, 517) else f"thing {label}" for label in range(1000)]
-    monkeypatch.setattr(imagenet_names, "_IMAGENET_CATEGORIES", categories)
+    monkeypatch.setattr("torchvision.models._meta._IMAGENET_CATEGORIES", categories)
     names = readable_class_names(WNIDS_imagenet_names)
     assert (names[134], names[517], names[0]) == ("crane (n02012849)", "crane (n03126707)", "thing 0")
     assert len(set(names)) == 1000
