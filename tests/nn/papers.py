@@ -288,6 +288,7 @@ SHORTCUTS: dict[str, tuple[ShortcutFn, ShortcutFn, bool]] = {
     "avg-pad": (avg_pad, avg_pad, False),
     "project": (project, bare, False),
     "project-all": (project, bare, True),
+    "project3": (project, bare, False),
     "conv1x1": (bare, bare, False),
     "conv1x1-all": (bare, bare, True),
     "avg-project": (avg_project, avg_bare, False),

@@ -9,8 +9,9 @@ from agreement import images
 from torch import nn
 
 from reslab.nn.factory import create_model, resolve_arch
-from reslab.nn.layers import ACTIVATIONS
+from reslab.nn.registry import make_activation
 from reslab.spec.arch import Arch
+from reslab.spec.operations import OPERATIONS, Family
 from reslab.spec.order import ORDERS
 from reslab.spec.shortcut import SHORTCUTS
 from reslab.spec.zoo import ARCHS
@@ -112,12 +113,12 @@ def test_every_order_with_every_norm(norm):
         learn(create_model(TINY, order=order, norm=norm, shortcut="avg-project", bias=True, **branch))
 
 
-@pytest.mark.parametrize("act", ACTIVATIONS)
+@pytest.mark.parametrize("act", OPERATIONS[Family.ACT])
 def test_every_activation(act):
     torch.manual_seed(0)
     model = create_model(TINY, act=act, order="full-preact")
     learn(model)
-    assert all(isinstance(block.act1, type(ACTIVATIONS[act]())) for _, block in model.blocks())
+    assert all(isinstance(block.act1, type(make_activation(act))) for _, block in model.blocks())
 
 
 @pytest.mark.parametrize("padding", ["zeros", "reflect", "replicate", "circular"])
@@ -141,7 +142,7 @@ def test_biases_of_branches_projections_and_stem(bias):
         ({"norm": "batch(2)"}, "'batch'"),
         ({"norm": "batch frozen"}, "unknown norm"),
         ({"norm": ""}, "unknown norm"),
-        ({"norm": "layer"}, "unknown norm 'layer'"),
+        ({"norm": "layr"}, "unknown norm 'layr'; nearest: 'layer'"),
         ({"norm": "custom"}, "norm_layer"),
         ({"act": "rellu"}, "'relu'"),
         ({"order": "conv act(rellu) | conv +"}, "'relu'"),

@@ -11,8 +11,10 @@ from timm.layers import SqueezeExcite as TimmSqueezeExcite
 from timm.models.resnet import BasicBlock, ResNet
 
 from reslab.nn.block import DropPath
-from reslab.nn.factory import create_model
-from reslab.nn.layers import SqueezeExcite
+from reslab.nn.factory import create_model, get_arch
+from reslab.nn.layers import make_layer
+from reslab.nn.registry import Site
+from reslab.spec.grammar import Op
 from reslab.spec.shortcut import drop_path_rate
 
 SAME_KEYS = [
@@ -113,10 +115,14 @@ def test_features_are_timms(name):
             assert_close(our, their, f"feature {number} of {name}")
 
 
+def se(channels, ratio):
+    return make_layer(Op("se", (ratio,)), Site(get_arch("seresnet50"), channels, None))
+
+
 @pytest.mark.parametrize("channels", [16, 48, 72, 200, 328, 1000])
 @pytest.mark.parametrize("ratio", [1 / 16, 1 / 4])
 def test_squeeze_and_excitation_is_timms(channels, ratio):
-    ours, theirs = SqueezeExcite(channels, ratio).double(), TimmSqueezeExcite(channels, rd_ratio=ratio).double()
+    ours, theirs = se(channels, ratio).double(), TimmSqueezeExcite(channels, rd_ratio=ratio).double()
     randomise(ours)
     theirs.load_state_dict(ours.state_dict(), strict=True)
     assert_same(ours, theirs, images(2, channels, 3, 4))

@@ -3,7 +3,8 @@
 import pytest
 
 from reslab.spec.grammar import parse_ops
-from reslab.spec.order import BLOCK_OPS, ORDERS, PREACT_CONDITIONS, get_order, parse_layout
+from reslab.spec.operations import Place, layer_names
+from reslab.spec.order import ORDERS, PREACT_CONDITIONS, get_order, parse_layout
 
 
 def expanded(layout, num_convs=2):
@@ -60,8 +61,13 @@ def test_channels_of_an_operation_follow_the_convolutions_before_it():
         ("conv conv conv +", "3 in"),
         ("conv3 norm | conv +", "without a size"),
         ("conv/2 norm | conv +", "without a size"),
-        ("conv(8) | conv +", "without arguments"),
-        ("conv norm(2) | conv +", "without arguments"),
+        ("conv(8) | conv +", "kind as a name"),
+        ("conv norm(2) | conv +", "kind as a name"),
+        ("conv(wide) | conv +", "unknown conv 'wide'"),
+        ("conv norm(group(0)) | conv +", "groups as a whole number from 1"),
+        ("conv se(0.25, off=in) | conv +", "unknown argument of se 'off'; nearest: 'of'"),
+        ("conv se(0.25, of=out) | conv +", "unknown of of se 'out'"),
+        ("conv mul(1/x) | conv +", "unknown name in an expression 'x'"),
         ("conv drop(1) | conv +", "rate"),
         ("conv drop(nan) | conv +", "rate"),
         ("conv drop(often) | conv +", "drop"),
@@ -92,7 +98,7 @@ def test_every_order_is_sound(name):
     assert order.reference
     assert set(order.shared_preact) <= set(PREACT_CONDITIONS)
     for sentence in (order.stem_ops, order.final_ops):
-        assert {op.name for op in parse_ops(sentence)} <= set(BLOCK_OPS) - {"conv"}
+        assert {op.name for op in parse_ops(sentence)} <= set(layer_names(Place.BLOCK)) - {"conv"}
     parse_layout(order.layout, 1 if name.startswith("book") else 2)
 
 

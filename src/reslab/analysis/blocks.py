@@ -15,6 +15,7 @@ from reslab.nn.cost import layer_table
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.memory import MemoryTracker
 from reslab.spec.errors import invalid, unknown_name
+from reslab.spec.shortcut import ShortcutKind
 
 STATISTICS = ("batch", "running", "auto")
 WEIGHTED_LAYERS = (nn.Conv2d, nn.Linear)
@@ -206,7 +207,7 @@ def is_identity_block(block: ResidualBlock) -> bool:
 
     The shortcut is the identity, the merge a plain sum, and nothing follows it.
     """
-    unchanged = not block.post_names and block.spec.shortcut == "identity"
+    unchanged = not block.post_names and block.spec.shortcut.kind is ShortcutKind.IDENTITY
     return unchanged and block.merge is not None and block.merge.is_plain_sum
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from reslab.analysis.blocks import call_label, with_statistics
 from reslab.analysis.target import AnalysisTarget
-from reslab.nn.layers import Bias, Scale
+from reslab.nn.operations.layers import Bias, Scale
 from reslab.spec.errors import invalid
 
 _NON_BRANCH_NAME = re.compile(r"(^|\.)(downsample|shortcut|merge|se|attn|attn_last)(\.|$)")

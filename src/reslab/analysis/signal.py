@@ -33,7 +33,8 @@ from reslab.analysis.target import AnalysisTarget, as_residual_network
 from reslab.nn.block import ResidualBlock
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.errors import invalid
-from reslab.spec.order import get_order
+from reslab.spec.layout import order_text
+from reslab.spec.shortcut import ShortcutKind
 
 # A pass without gradients keeps the block outputs: at most this fraction of all layer outputs.
 _KEPT_FRACTION = 0.3
@@ -177,7 +178,7 @@ def find_identity_obstacle(block: ResidualBlock) -> IdentityObstacle | None:
         return IdentityObstacle.CHANGED_SHORTCUT
     if block.post_names:
         return IdentityObstacle.OPERATION_AFTER_MERGE
-    return IdentityObstacle.SHORTCUT_TYPE if block.spec.shortcut != "identity" else None
+    return IdentityObstacle.SHORTCUT_TYPE if block.spec.shortcut.kind is not ShortcutKind.IDENTITY else None
 
 
 def _obstacle_text(obstacle: IdentityObstacle | None, block: ResidualBlock) -> str:
@@ -308,7 +309,7 @@ def shortcut_factor(call: BlockCall) -> tuple[Tensor | None, float | None]:
     fork = block.pre(call.input.detach())
     ones, zeros = torch.ones_like(call.output), torch.zeros_like(call.output)
     gate_value = float(block.merge.gate_value(fork).mean()) if hasattr(block.merge, "gate") else None
-    if block.spec.shortcut != "identity":
+    if block.spec.shortcut.kind is not ShortcutKind.IDENTITY:
         return None, gate_value
     return block.merge(fork, ones, zeros).double(), gate_value
 
@@ -370,7 +371,7 @@ def analyze_orders(target: AnalysisTarget, options: OrderOptions) -> OrderResult
         model=target.name,
         step=target.step,
         order=network.arch.order,
-        sentence=get_order(network.arch.order).layout,
+        sentence=order_text(network.arch),
         blocks=blocks,
         max_superposition_error=max(block.superposition_error for block in blocks),
         min_branch=min(block.branch_min for block in blocks),

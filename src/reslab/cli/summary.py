@@ -15,9 +15,9 @@ from reslab.cli.options import (
 )
 from reslab.cli.output import print_json, print_pairs, print_table
 from reslab.report.format import format_int, format_shape, format_si
+from reslab.spec.convs import format_convs
 from reslab.spec.errors import invalid
-from reslab.spec.layout import receptive_field, stem_ops
-from reslab.spec.order import get_order
+from reslab.spec.layout import order_text, receptive_field, stem_ops
 from reslab.spec.zoo import ARCHS
 
 if TYPE_CHECKING:
@@ -108,8 +108,8 @@ def summarize_arch(arch: "Arch", input_shape: tuple[int, int, int]) -> dict[str,
         "receptive_field": receptive_field(arch),
         "num_blocks": arch.num_blocks,
         "block": {
-            "order": get_order(arch.order).layout,
-            "convs": arch.convs,
+            "order": order_text(arch),
+            "convs": format_convs(arch.convs),
             "shortcut": arch.shortcut,
             "merge": arch.merge,
         },

@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reslab.nn.layers import NormLayer, get_norm_layer, make_conv, make_layer
+from reslab.nn.layers import make_conv, make_layer
+from reslab.nn.registry import NormLayer, Site, get_norm_layer
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid
 from reslab.spec.grammar import Op
 from reslab.spec.layout import BlockSpec, ConvSpec, layout_stages
 from reslab.spec.order import NamedOp
-from reslab.spec.shortcut import ShortcutKind, drop_path_rate, survival_probability
+from reslab.spec.shortcut import ShortcutKind, drop_path_rate, merge_factors, survival_probability
 
 
 class PadChannels(nn.Module):
@@ -36,9 +37,10 @@ class PadChannels(nn.Module):
         return f"stride={self.stride}, before={self.before}, after={self.after}"
 
 
-def make_shortcut(spec: BlockSpec, norm: NormLayer | None, bias: bool) -> nn.Module | None:
-    """Return the shortcut's module; None in a plain twin. `norm` is None where projections have no norm."""
-    if spec.shortcut is ShortcutKind.NONE:
+def make_shortcut(spec: BlockSpec, site: Site) -> nn.Module | None:
+    """Return the shortcut's module; None in a plain twin."""
+    kind = spec.shortcut.kind
+    if kind is ShortcutKind.NONE:
         return None
     stride = spec.stride
     num_added = spec.out_channels - spec.in_channels
@@ -47,17 +49,18 @@ def make_shortcut(spec: BlockSpec, norm: NormLayer | None, bias: bool) -> nn.Mod
         ShortcutKind.PAD: lambda: PadChannels(stride, 0, num_added),
         ShortcutKind.PAD_SPLIT: lambda: PadChannels(stride, num_added // 2, num_added - num_added // 2),
         ShortcutKind.AVG_PAD: lambda: nn.Sequential(_avg_pool(stride), PadChannels(1, 0, num_added)),
-        ShortcutKind.CONV1X1: lambda: nn.Sequential(_conv1x1(spec, stride, bias)),
-        ShortcutKind.PROJECT: lambda: nn.Sequential(_conv1x1(spec, stride, bias), *_optional_norm(spec, norm)),
+        ShortcutKind.CONV1X1: lambda: nn.Sequential(_projection(spec, stride, site)),
+        ShortcutKind.PROJECT: lambda: nn.Sequential(_projection(spec, stride, site), *_optional_norm(spec, site)),
         ShortcutKind.AVG_PROJECT: lambda: nn.Sequential(
-            _avg_pool(stride), _conv1x1(spec, 1, bias), *_optional_norm(spec, norm)
+            _avg_pool(stride), _projection(spec, 1, site), *_optional_norm(spec, site)
         ),
     }
-    return builders[spec.shortcut]()
+    return builders[kind]()
 
 
-def _conv1x1(spec: BlockSpec, stride: int, bias: bool) -> nn.Conv2d:
-    return make_conv(ConvSpec(1, spec.in_channels, spec.out_channels, stride), bias)
+def _projection(spec: BlockSpec, stride: int, site: Site) -> nn.Module:
+    kernel = spec.shortcut.kernel if stride > 1 else 1
+    return make_conv(site, ConvSpec(kernel, spec.in_channels, spec.out_channels, stride), site.arch.bias)
 
 
 def _avg_pool(stride: int) -> nn.Module:
@@ -66,8 +69,8 @@ def _avg_pool(stride: int) -> nn.Module:
     return nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False) if stride != 1 else nn.Identity()
 
 
-def _optional_norm(spec: BlockSpec, norm: NormLayer | None) -> list[nn.Module]:
-    return [norm(spec.out_channels)] if norm else []
+def _optional_norm(spec: BlockSpec, site: Site) -> list[nn.Module]:
+    return [site.norm(spec.out_channels)] if site.norm and spec.projection_norm else []
 
 
 MergeFn = Callable[["Merge", Tensor, Tensor, Tensor], Tensor]
@@ -153,7 +156,7 @@ class Merge(nn.Module):
         super().__init__()
         spec = block.merge
         self.merge_fn = _MERGE_FNS[spec.op.name]
-        self.factors = tuple(float(arg) for arg in spec.op.args)
+        self.factors = merge_factors(spec, block.index + 1, block.num_blocks)
         if spec.op.name.endswith("gate"):
             self.gate = nn.Conv2d(block.in_channels, block.out_channels, 1, block.stride)
             self.gate_bias = self.factors[0]
@@ -202,28 +205,30 @@ class ResidualBlock(nn.Module):
     def __init__(self, spec: BlockSpec, arch: Arch, norm: NormLayer | None) -> None:
         super().__init__()
         self.spec = spec
+        site = Site(arch, spec.in_channels, norm, block=spec)
         pre_ops = () if spec.skip_preact else spec.ops.pre
-        self.pre_names = self._add_ops(pre_ops if spec.shared_preact else (), arch, norm)
-        self.branch_names = self._add_ops((() if spec.shared_preact else pre_ops) + spec.ops.branch, arch, norm)
-        self.post_names = self._add_ops(spec.ops.post, arch, norm)
-        self.downsample = make_shortcut(spec, norm if spec.projection_norm else None, arch.bias)
+        self.pre_names = self._add_ops(pre_ops if spec.shared_preact else (), site)
+        self.branch_names = self._add_ops((() if spec.shared_preact else pre_ops) + spec.ops.branch, site)
+        self.post_names = self._add_ops(spec.ops.post, site)
+        self.downsample = make_shortcut(spec, site)
         self.merge = None if self.downsample is None else Merge(spec)
 
-    def _add_ops(self, ops: tuple[NamedOp, ...], arch: Arch, norm: NormLayer | None) -> tuple[str, ...]:
+    def _add_ops(self, ops: tuple[NamedOp, ...], site: Site) -> tuple[str, ...]:
         names = []
         for named_op in ops:
-            module = self._make_layer(named_op, arch, norm)
+            module = self._make_layer(named_op, site)
             if module is not None:
                 self.add_module(named_op.name, module)
                 names.append(named_op.name)
         return tuple(names)
 
-    def _make_layer(self, named_op: NamedOp, arch: Arch, norm: NormLayer | None) -> nn.Module | None:
+    def _make_layer(self, named_op: NamedOp, site: Site) -> nn.Module | None:
         convs = self.spec.convs
         if named_op.op.name == "conv":
-            return make_conv(convs[named_op.num_convs - 1], arch.bias, arch.padding)
+            kind = str(named_op.op.args[0]) if named_op.op.args else ""
+            return make_conv(site, convs[named_op.num_convs - 1], site.arch.bias, kind)
         channels = convs[named_op.num_convs - 1].out_channels if named_op.num_convs else convs[0].in_channels
-        return make_layer(named_op.op, channels, arch, norm)
+        return make_layer(named_op.op, site.at(channels))
 
     def _run_layers(self, names: tuple[str, ...], x: Tensor) -> Tensor:
         for name in names:

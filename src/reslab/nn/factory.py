@@ -10,8 +10,8 @@ from torch import Tensor
 
 from reslab.nn.checkpoints.safetensors_io import read_header, read_shapes, read_tensors
 from reslab.nn.features import FeatureNetwork
-from reslab.nn.layers import NormLayer
 from reslab.nn.network import ResidualNetwork
+from reslab.nn.registry import NormLayer
 from reslab.spec.arch import Arch
 from reslab.spec.config import convert, from_dict, override
 from reslab.spec.errors import invalid, unknown_name

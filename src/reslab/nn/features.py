@@ -6,8 +6,9 @@ from torch import Tensor, nn
 
 from reslab.nn.network import FEATURE_LEVELS, ResidualNetwork
 from reslab.spec.errors import invalid, unknown_name
-from reslab.spec.layout import layout_stages, stem_channels, stem_ops
-from reslab.spec.order import is_pool, op_stride
+from reslab.spec.layout import layout_stages, stem_channels, stem_ops, transition_strides
+from reslab.spec.operations import is_pool
+from reslab.spec.order import op_stride
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ def list_features(model: ResidualNetwork, level: str = "stages") -> list[Feature
         stride *= op_stride(op)
         pre_pool_stride = pre_pool_stride if is_pool(op) else stride
     features = [Feature("stem", stem_channels(arch), pre_pool_stride)]
-    for number, blocks in enumerate(layout_stages(arch), 1):
+    for number, (blocks, transition) in enumerate(zip(layout_stages(arch), transition_strides(arch), strict=True), 1):
+        stride *= transition
         for block in blocks:
             stride *= block.stride
             features.append(Feature(block.name, block.out_channels, stride))

@@ -42,6 +42,10 @@ def _normal_small(weight: Tensor, scale: float) -> None:
     nn.init.normal_(weight, std=0.01)
 
 
+def _trunc_normal(weight: Tensor, scale: float) -> None:
+    nn.init.trunc_normal_(weight, std=0.02)
+
+
 _INIT_RULES: dict[str, Callable[[Tensor, float], None]] = {
     "torch": _torch_default,
     "kaiming-normal-out": _kaiming_normal_fan_out,
@@ -50,6 +54,7 @@ _INIT_RULES: dict[str, Callable[[Tensor, float], None]] = {
     "zeros": _zeros,
     "fixup": _fixup,
     "normal-small": _normal_small,
+    "trunc-normal": _trunc_normal,
 }
 
 
@@ -62,7 +67,7 @@ def init_weights(
     reproducibility: stem, head, blocks.
     """
     scheme = get_init(arch.init)
-    num_convs = len(arch.convs)
+    num_convs = arch.num_convs
     scale = arch.num_blocks ** (-1 / (2 * num_convs - 2)) if arch.num_blocks and num_convs > 1 else 1.0
     for module in stem:
         _apply_rule(module, scheme.stem or scheme.conv, nn.Conv2d, scale)
@@ -81,7 +86,7 @@ def _apply_rule(module: nn.Module, rule: str, layer_class: type[nn.Conv2d] | typ
     for layer in module.modules():
         if isinstance(layer, layer_class):
             _INIT_RULES[rule](layer.weight, scale)
-            if layer.bias is not None and rule in ("zeros", "fixup", "normal-small"):
+            if layer.bias is not None and rule in ("zeros", "fixup", "normal-small", "trunc-normal"):
                 nn.init.zeros_(layer.bias)
 
 

@@ -12,12 +12,23 @@ from reslab.data.transforms.inference import ImagePreprocess
 from reslab.nn.block import ResidualBlock
 from reslab.nn.checkpoints.load_report import LoadReport
 from reslab.nn.init import init_weights
-from reslab.nn.layers import NormLayer, get_norm_layer, make_conv, make_layer
+from reslab.nn.layers import make_conv, make_layer
+from reslab.nn.registry import NormLayer, Site, get_norm_layer
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.grammar import Op, parse_ops
-from reslab.spec.layout import ConvSpec, Stages, layout_stages, num_positions, stem_channels, stem_ops, total_stride
-from reslab.spec.order import get_order, has_global_pool, stem_conv_width
+from reslab.spec.layout import (
+    ConvSpec,
+    Stages,
+    final_ops,
+    layout_stages,
+    num_positions,
+    stem_channels,
+    stem_ops,
+    total_stride,
+    transition_strides,
+)
+from reslab.spec.order import conv_width, has_global_pool
 from reslab.spec.preprocess import Preprocess
 
 FEATURE_LEVELS = ("stages", "blocks")
@@ -61,15 +72,15 @@ class ResidualNetwork(nn.Module):
         self._preprocess: ImagePreprocess | None = None
         self.temperature: float | None = None
         self.load_report: LoadReport | None = None
-        self.stem_names = self._add_stem(arch, norm)
-        self.stage_names = self._add_stages(arch, stages, norm)
+        site = Site(arch, arch.in_channels, norm)
+        self.stem_names = self._add_stem(site)
+        self.stage_names = self._add_stages(stages, site.at(stem_channels(arch)))
         channels = stages[-1][-1].out_channels if stages else stem_channels(arch)
-        final_ops = parse_ops(get_order(arch.order).final_ops) if stages else ()
-        self.final_names = self._add_ops(final_ops, channels, arch, norm)
+        self.final_names = self._add_ops(final_ops(arch) if stages else (), site.at(channels))
         self.total_stride = total_stride(arch, stages)
         head_ops = parse_ops(arch.head)
         self.needs_fixed_size = any(op.name == "flatten" for op in head_ops) and not has_global_pool(head_ops)
-        self.head_names = self._add_head(arch, head_ops, stages, channels)
+        self.head_names = self._add_head(head_ops, stages, site.at(channels))
         stem = [getattr(self, name) for name in self.stem_names]
         head = [getattr(self, name) for name in self.head_names]
         init_weights(arch, stem, [block for _, block in self.blocks()], head)
@@ -96,27 +107,41 @@ class ResidualNetwork(nn.Module):
         self.preprocess = self.preprocess if preprocess is None else preprocess
         self.temperature = self.temperature if temperature is None else temperature
 
-    def _add_stages(self, arch: Arch, stages: Stages, norm: NormLayer | None) -> tuple[str, ...]:
-        names = []
-        for number, specs in enumerate(stages, 1):
-            blocks = [ResidualBlock(spec, arch, norm) for spec in (specs[:1] if arch.share_weights else specs)]
+    def _add_stages(self, stages: Stages, site: Site) -> tuple[str, ...]:
+        arch, names = site.arch, []
+        for number, (specs, stride) in enumerate(zip(stages, transition_strides(arch), strict=True), 1):
+            if arch.transition and number > 1:
+                transition = self._make_transition(site, specs[0].in_channels, stride)
+                self.add_module(f"transition{number}", transition)
+            blocks = [ResidualBlock(spec, arch, site.norm) for spec in (specs[:1] if arch.share_weights else specs)]
             stage = SharedStage(blocks[0], len(specs)) if arch.share_weights else nn.Sequential(*blocks)
             names.append(f"layer{number}")
             self.add_module(names[-1], stage)
+            site = site.at(specs[-1].out_channels)
         return tuple(names)
 
-    def _add_ops(
-        self,
-        ops: tuple[Op, ...],
-        channels: int,
-        arch: Arch,
-        norm: NormLayer | None,
-        aliases: Mapping[str, str] = MappingProxyType({}),
-    ) -> list[str]:
-        """Add modules for operations that keep the channels, under the operation's name or alias; return the names."""
+    def _make_transition(self, site: Site, out_channels: int, stride: int) -> nn.Sequential:
+        """Return the operations between two stages: from the channels of one to those of the next, with its stride."""
+        layers: list[nn.Module] = []
+        for op in parse_ops(site.arch.transition):
+            if op.name == "conv":
+                conv = ConvSpec(op.size or 3, site.channels, out_channels, stride)
+                layers.append(make_conv(site, conv, site.arch.bias))
+                site = site.at(out_channels)
+            else:
+                layers.append(make_layer(op, site) or nn.Identity())
+        return nn.Sequential(*layers)
+
+    def _add_ops(self, ops: tuple[Op, ...], site: Site, aliases: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+        """Add modules for operations under the operation's name or alias; return the names."""
         names: list[str] = []
         for op in ops:
-            module = make_layer(op, channels, arch, norm)
+            if op.name == "conv":
+                conv = ConvSpec(op.size or 3, site.channels, conv_width(op), op.stride or 1)
+                module: nn.Module | None = make_conv(site, conv, site.arch.bias)
+                site = site.at(conv.out_channels)
+            else:
+                module = make_layer(op, site)
             if module is not None:
                 names.append(self._unique_name(aliases.get(op.name, op.name)))
                 self.add_module(names[-1], module)
@@ -127,33 +152,34 @@ class ResidualNetwork(nn.Module):
             candidate for candidate in (name, *(f"{name}{k}" for k in range(2, 99))) if candidate not in self._modules
         )
 
-    def _add_stem(self, arch: Arch, norm: NormLayer | None) -> list[str]:
+    def _add_stem(self, site: Site) -> list[str]:
         """Add the stem: one module `conv1` up to the last convolution, then one module for each further operation.
 
         `conv1` is a Sequential where a deep stem has several operations up to there, as in timm.
         """
-        ops = stem_ops(arch)
+        ops = stem_ops(site.arch)
         conv_indices = [i for i, op in enumerate(ops) if op.name == "conv"]
         end = conv_indices[-1] + 1 if conv_indices else 0
-        channels = arch.in_channels
         layers: list[nn.Module] = []
         for op in ops[:end]:
             if op.name == "conv":
-                conv = ConvSpec(op.size or 3, channels, stem_conv_width(op), op.stride or 1)
-                layers.append(make_conv(conv, arch.stem_bias, arch.padding))
-                channels = conv.out_channels
+                conv = ConvSpec(op.size or 3, site.channels, conv_width(op), op.stride or 1)
+                layers.append(make_conv(site, conv, site.arch.stem_bias))
+                site = site.at(conv.out_channels)
             else:
-                layers.append(make_layer(op, channels, arch, norm) or nn.Identity())
+                layers.append(make_layer(op, site) or nn.Identity())
         if layers:
             self.conv1 = layers[0] if len(layers) == 1 else nn.Sequential(*layers)
         names = ["conv1"] if layers else []
-        return names + self._add_ops(ops[end:], channels, arch, norm, _STEM_ALIASES)
+        return names + self._add_ops(ops[end:], site, _STEM_ALIASES)
 
-    def _add_head(self, arch: Arch, ops: tuple[Op, ...], stages: Stages, channels: int) -> list[str]:
+    def _add_head(self, ops: tuple[Op, ...], stages: Stages, site: Site) -> list[str]:
         """Add the head: a module for each operation ahead of the first linear layer, the rest as one module `fc`."""
+        arch = site.arch
         first_fc = next((i for i, op in enumerate(ops) if op.name == "fc"), len(ops))
-        names = self._add_ops(ops[:first_fc], channels, arch, None)
-        num_features = channels * num_positions(arch, stages, ops[:first_fc])
+        names = self._add_ops(ops[:first_fc], site)
+        widths = [conv_width(op) for op in ops[:first_fc] if op.name == "conv"]
+        num_features = (widths[-1] if widths else site.channels) * num_positions(arch, stages, ops[:first_fc])
         layers: list[nn.Module] = []
         for op in ops[first_fc:]:
             if op.name == "fc":
@@ -161,7 +187,7 @@ class ResidualNetwork(nn.Module):
                 layers.append(nn.Linear(num_features, width))
                 num_features = width
             else:
-                module = make_layer(op, num_features, arch, None)
+                module = make_layer(op, site.at(num_features))
                 assert module is not None
                 layers.append(module)
         if layers:
@@ -183,8 +209,10 @@ class ResidualNetwork(nn.Module):
 
     def truncate(self, num_stages: int, stride: int) -> None:
         """Remove all modules after stage `num_stages`, whose output has this stride from the input."""
-        for name in (*self.stage_names[num_stages:], *self.final_names, *self.head_names):
-            delattr(self, name)
+        removed_stages = self.stage_names[num_stages:]
+        transitions = [name.replace("layer", "transition") for name in removed_stages]
+        for name in (*removed_stages, *transitions, *self.final_names, *self.head_names):
+            self._modules.pop(name, None)
         self.stage_names, self.final_names, self.head_names = self.stage_names[:num_stages], [], []
         self.total_stride, self.needs_fixed_size = stride, False
 
@@ -210,10 +238,16 @@ class ResidualNetwork(nn.Module):
             if not isinstance(getattr(self, name), _POOLS):
                 outputs["stem"] = x
         for name, stage in self.stages():
+            x = self.forward_transition(name, x)
             for i in range(stage.num_repeats if isinstance(stage, SharedStage) else len(stage)):
                 x = stage[0 if isinstance(stage, SharedStage) else i](x)
                 outputs[f"{name}.{i}" if level == "blocks" else name] = x
         return outputs
+
+    def forward_transition(self, stage_name: str, x: Tensor) -> Tensor:
+        """Run the operations ahead of a stage; without any, return x itself."""
+        transition = self._modules.get(stage_name.replace("layer", "transition"))
+        return x if transition is None else transition(x)
 
     def forward_tail(self, x: Tensor) -> Tensor:
         """Run the final operations and the head: from the last block's output to logits."""
@@ -224,7 +258,7 @@ class ResidualNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.forward_stem(x)
         for name in self.stage_names:
-            x = getattr(self, name)(x)
+            x = getattr(self, name)(self.forward_transition(name, x))
         return self.forward_tail(x)
 
     def check_input(self, x: Tensor) -> None:

@@ -101,7 +101,7 @@ def _candidates(model: nn.Module, in_channels: int, num_classes: int) -> Iterato
 def _plausible_conv_count(arch: Arch, num_convs: int) -> bool:
     """A block adds at most a projection and two squeeze-and-excite convolutions to its branch; stem and head a few."""
     num_blocks = sum(arch.depths)
-    return arch.share_weights or 0 <= num_convs - num_blocks * len(arch.convs) <= 3 * num_blocks + 4
+    return arch.share_weights or 0 <= num_convs - num_blocks * arch.num_convs <= 3 * num_blocks + 4
 
 
 def _shapes(model: nn.Module) -> set[tuple[int, ...]]:

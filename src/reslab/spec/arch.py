@@ -6,6 +6,7 @@ y = post( merge( shortcut(p), branch(p) ) )
 
 from dataclasses import dataclass, replace
 
+from reslab.spec.convs import ConvRule, parse_convs
 from reslab.spec.errors import invalid
 from reslab.spec.grammar import parse_ops
 
@@ -19,10 +20,11 @@ class Arch:
     * `depths`: blocks in each stage.
     * `widths`: the width of each stage's branch, or a law: `additive(16,48)` (PyramidNet) makes block k of N
       round(16 + 48 k / N) wide.
-    * `convs`: the kernel size of each convolution of the branch.
+    * `convs`: the kernel of each convolution of the branch, or a text with widths and groups (`reslab.spec.convs`).
     * `expansion`: a block's output width divided by its stage's width.
     * `groups`, `width_per_group`: cardinality and base width (ResNeXt). The inner width is
       int(width * width_per_group / 64) * groups; convolutions with a kernel above 1 are grouped.
+    * `group_width`: the number of channels of a group, one for all stages or one a stage (RegNet); 0: see `groups`.
     * `strides`: one per stage. `stride_conv`: the number of the strided convolution, from 1; 0 means the first one with
       a kernel above 1.
     * `replace_stride_with_dilation`: one truth value for each stage after the first.
@@ -31,12 +33,17 @@ class Arch:
     Expressions (see `reslab.spec.order` and `reslab.spec.shortcut`):
 
     * `order`: the name of a block layout, or a layout. `shortcut`: a name. `merge`: an expression.
-    * `stem`, `head`: expressions; the order decides which operations follow the stem's last convolution.
+    * `stem`, `transition`, `head`: expressions; the order decides which operations follow the stem's last convolution,
+      and, unless `final` says so, which follow the last block.
+      The transition comes ahead of each stage but the first and then makes its stride and its width (ConvNeXt).
 
     Layers:
 
     * `drop_rate`: the rate of every `drop` without a rate of its own.
-    * `norm`: `batch`, `group(32)`, `frozen` or `none`. `init`: a name in `reslab.spec.init`.
+    * `conv`, `norm`, `act`: the kind of every convolution, norm and activation that the expressions give no other kind
+      (`reslab.spec.operations`). `init`: a name in `reslab.spec.init`.
+    * `padding`: the padding mode of convolutions, or `same`: as much at the end as at the beginning, or one more
+      (TensorFlow).
     * `last_norm_weight`: the initial weight of each branch's last norm (0: Goyal et al. 2017, Sec. 5.1).
     * `share_weights`: the blocks of a stage share one set of weights.
 
@@ -48,10 +55,11 @@ class Arch:
     reference: str
     depths: tuple[int, ...]
     widths: tuple[int, ...] | str
-    convs: tuple[int, ...] = (3, 3)
+    convs: tuple[int, ...] | str = (3, 3)
     expansion: int = 1
     groups: int = 1
     width_per_group: int = 64
+    group_width: int | tuple[int, ...] = 0
     stride_conv: int = 0
     strides: tuple[int, ...] = (1, 2, 2, 2)
     replace_stride_with_dilation: tuple[bool, ...] = ()
@@ -59,8 +67,11 @@ class Arch:
     shortcut: str = "project"
     merge: str = "add"
     stem: str = "conv7/2(64) norm act maxpool3/2"
+    transition: str = ""
+    final: str | None = None
     head: str = "avgpool flatten fc"
     drop_rate: float = 0.0
+    conv: str = "plain"
     act: str = "relu"
     norm: str = "batch"
     norm_eps: float = 1e-5
@@ -87,14 +98,33 @@ class Arch:
         return sum(self.depths)
 
     @property
+    def stage_convs(self) -> tuple[tuple[ConvRule, ...], ...]:
+        """The convolutions of a block of each stage. Raises ValueError for another number of lists than stages."""
+        lists, num_stages = parse_convs(self.convs), len(self.depths)
+        if len(lists) not in (1, num_stages):
+            required = f"convs as one list for all stages, or {num_stages} separated by ';'"
+            raise invalid(required, repr(self.convs), next_step="set convs or depths")
+        return lists * num_stages if len(lists) == 1 else lists
+
+    @property
+    def num_convs(self) -> int:
+        """The number of convolutions of the longest branch."""
+        return max(len(rules) for rules in parse_convs(self.convs))
+
+    @property
     def depth(self) -> int:
         """The number of weighted layers on the main path, as papers count them.
 
-        Convolutions of stem and branches, and linear layers; projections on shortcuts are not counted.
+        Convolutions of stem, branches, transitions and head, and linear layers; projections on shortcuts are not
+        counted.
         """
-        num_stem_convs = sum(op.name == "conv" for op in parse_ops(self.stem))
-        num_head_layers = sum(op.name == "fc" for op in parse_ops(self.head))
-        return num_stem_convs + self.num_blocks * len(self.convs) + num_head_layers
+
+        def count(expression: str) -> int:
+            return sum(op.name in ("conv", "fc") for op in parse_ops(expression))
+
+        num_branch_convs = sum(depth * len(rules) for depth, rules in zip(self.depths, self.stage_convs, strict=True))
+        num_transitions = max(len(self.depths) - 1, 0)
+        return count(self.stem) + num_branch_convs + num_transitions * count(self.transition) + count(self.head)
 
     def without_shortcuts(self) -> "Arch":
         """Return the plain twin: the same network with `merge="none"`."""

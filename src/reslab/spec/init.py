@@ -14,9 +14,9 @@ class InitScheme:
     * `kaiming-normal-out`: N(0, 2 / fan_out). `kaiming-normal-in`: N(0, 2 / fan_in).
     * `xavier-uniform`; `zeros`; `normal-small`: N(0, 0.01^2).
     * `fixup`: N(0, 2 / fan_out) times L^(-1 / (2m - 2)) for L blocks of m convolutions.
-    * `torch`: the default of torch.nn.
+    * `trunc-normal`: N(0, 0.02^2) cut at 2. `torch`: the default of torch.nn.
 
-    Biases are 0 with `zeros`, `fixup` and `normal-small`; the other rules keep the default of torch.nn.
+    Biases are 0 with `zeros`, `fixup`, `normal-small` and `trunc-normal`; the other rules keep the default of torch.nn.
     """
 
     conv: str
@@ -45,6 +45,7 @@ INITS: dict[str, InitScheme] = {
         "normal-small",
         "Goyal et al. 2017, arXiv:1706.02677, Sec. 5.1, which does not mention biases",
     ),
+    "convnext": InitScheme("trunc-normal", "trunc-normal", "Liu et al. 2022, arXiv:2201.03545, Table 5"),
     "fixup": InitScheme(
         "fixup",
         "zeros",

@@ -8,26 +8,32 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from reslab.spec.arch import Arch
+from reslab.spec.arithmetic import evaluate
+from reslab.spec.convs import ConvRule, parse_convs
 from reslab.spec.errors import invalid
-from reslab.spec.grammar import Op, parse_ops
+from reslab.spec.grammar import Op, parse_ops, split_outside_brackets
+from reslab.spec.operations import Place, is_pool
 from reslab.spec.order import (
     BlockOps,
     Order,
     check_head,
+    check_op,
     check_stem,
+    check_transition,
+    conv_width,
     get_order,
     has_global_pool,
-    is_pool,
     op_stride,
     parse_layout,
-    stem_conv_width,
 )
 from reslab.spec.shortcut import (
     DEPTH_DEPENDENT_MODIFIERS,
+    IDENTITY_SHORTCUT,
+    NO_SHORTCUT,
     MergeSpec,
-    ShortcutKind,
     ShortcutType,
     get_shortcut,
+    merge_factors,
     parse_merge,
 )
 
@@ -49,8 +55,12 @@ class BlockSpec:
     """Everything that building one block needs.
 
     * `name` (`layer1.0`), `index` (from 0) among `num_blocks`.
-    * `convs`, `ops`: the convolutions and the operations of the branch.
-    * `shortcut`, `merge`: how the shortcut gets the branch's shape, and how the two merge.
+    * `convs`, `ops`: the convolutions and the operations of the branch. `stride`: of the whole block; with
+      `pool_takes_stride`, pools of the branch make it in place of a convolution.
+    * `shortcut`, `merge`: how the shortcut gets the branch's shape, and how the two merge. `changes_path`: the shortcut
+      is not the identity (in a plain twin: would not be).
+    * `expected_std`: the standard deviation of the block's input that the merges before it lead to, if every branch has
+      unit variance; a first block of a stage sets it to 1 (Brock et al. 2021, arXiv:2101.08692, Sec. 3).
     * `shared_preact`: the operations ahead of the first convolution come ahead of the fork; `skip_preact`: the block
       goes without them; `projection_norm`: a projection on the shortcut has a norm.
     """
@@ -60,13 +70,16 @@ class BlockSpec:
     num_blocks: int
     convs: tuple[ConvSpec, ...]
     ops: BlockOps
-    shortcut: ShortcutKind
+    shortcut: ShortcutType
     merge: MergeSpec
     stride: int
     dilation: int
+    pool_takes_stride: bool
+    changes_path: bool
     shared_preact: bool
     skip_preact: bool
     projection_norm: bool
+    expected_std: float = 1.0
 
     @property
     def in_channels(self) -> int:
@@ -83,53 +96,119 @@ Stages = tuple[tuple[BlockSpec, ...], ...]
 
 
 @dataclass(frozen=True)
-class _BlockDesign:
-    """What all blocks of a network share, parsed once."""
+class _StageDesign:
+    """What all blocks of a stage share, parsed once."""
 
     order: Order
     ops: BlockOps
+    rules: tuple[ConvRule, ...]
     shortcut: ShortcutType
     merge: MergeSpec
+    group_width: int
+    pool_takes_stride: bool
 
 
 def layout_stages(arch: Arch) -> Stages:
     """Return the blocks of each stage. Raises ValueError, with the reason, for an invalid architecture."""
     _check_arch(arch)
     block_widths = _block_widths(arch)
-    order = get_order(arch.order)
-    ops = parse_layout(order.layout, len(arch.convs))
-    design = _BlockDesign(order, ops, get_shortcut(arch.shortcut), parse_merge(arch.merge))
-    channels, dilation, index = stem_channels(arch), 1, 0
+    channels, dilation, index, variance = stem_channels(arch), 1, 0, 1.0
     stages = []
-    for stage, depth in enumerate(arch.depths):
+    for stage, (depth, design) in enumerate(zip(arch.depths, _stage_designs(arch), strict=True)):
         stride, previous_dilation = arch.strides[stage], dilation
+        if stage and arch.transition:
+            channels, stride = block_widths[index] * arch.expansion, 1
         if stage and arch.replace_stride_with_dilation and arch.replace_stride_with_dilation[stage - 1]:
             dilation, stride = dilation * stride, 1
         blocks = []
         for i in range(depth):
             # As in torchvision, the first block keeps the dilation of the stage before: its input has that spacing.
-            block_dilation = previous_dilation if i == 0 else dilation
-            convs = _conv_specs(arch, channels, block_widths[index], stride if i == 0 else 1, block_dilation)
-            blocks.append(_block_spec(arch, design, f"layer{stage + 1}.{i}", index, convs, dilation=block_dilation))
-            channels, index = convs[-1].out_channels, index + 1
+            block = _block_spec(
+                arch,
+                design,
+                f"layer{stage + 1}.{i}",
+                index,
+                channels=channels,
+                width=block_widths[index],
+                stride=stride if i == 0 else 1,
+                dilation=previous_dilation if i == 0 else dilation,
+                expected_std=math.sqrt(variance),
+            )
+            blocks.append(block)
+            variance = (variance if i else 1.0) + _branch_factor(design.merge, arch.num_blocks) ** 2
+            channels, index = block.out_channels, index + 1
         stages.append(tuple(blocks))
         if arch.share_weights:
             _check_shared_weights(arch, design.merge, stages[-1])
     return tuple(stages)
 
 
+def _stage_designs(arch: Arch) -> list[_StageDesign]:
+    num_stages = len(arch.depths)
+    merge, shortcut = parse_merge(arch.merge), get_shortcut(arch.shortcut)
+    group_widths = arch.group_width if isinstance(arch.group_width, tuple) else (arch.group_width,) * num_stages
+    designs = []
+    for order, rules, group_width in zip(stage_orders(arch), arch.stage_convs, group_widths, strict=True):
+        ops = parse_layout(order.layout, len(rules))
+        num_pools = sum(is_pool(named_op.op) and named_op.op.stride is None for named_op in (*ops.pre, *ops.branch))
+        if num_pools > 1:
+            raise invalid("one pool in a branch that takes the block's stride", repr(order.layout))
+        designs.append(_StageDesign(order, ops, rules, shortcut, merge, group_width, num_pools == 1))
+    return designs
+
+
+def stage_orders(arch: Arch) -> tuple[Order, ...]:
+    """Return the order of each stage; the axis holds one for all, or one a stage, separated by `;`."""
+    names, num_stages = [name.strip() for name in split_outside_brackets(arch.order, ";")], len(arch.depths)
+    if len(names) not in (1, num_stages):
+        required = f"one order for all stages, or {num_stages} separated by ';'"
+        raise invalid(required, repr(arch.order), repr(names[0]))
+    return tuple(get_order(name) for name in (names * num_stages if len(names) == 1 else names))
+
+
+def order_text(arch: Arch) -> str:
+    """Return the layout of a block; one for each stage, separated by `;`, where they differ."""
+    layouts = [order.layout for order in stage_orders(arch)] or [get_order(arch.order).layout]
+    return layouts[0] if len(set(layouts)) == 1 else "; ".join(layouts)
+
+
+def outer_orders(arch: Arch) -> tuple[Order, Order]:
+    """Return the orders of the first and the last stage: they decide what ends the stem and what follows the blocks."""
+    names = [name.strip() for name in split_outside_brackets(arch.order, ";")]
+    return get_order(names[0]), get_order(names[-1])
+
+
+def _branch_factor(merge: MergeSpec, num_blocks: int) -> float:
+    """Return the factor of the branch in the merge."""
+    return merge_factors(merge, 1, num_blocks)[1] if merge.op.name == "scale" else 1.0
+
+
 def _block_spec(
-    arch: Arch, design: _BlockDesign, name: str, index: int, convs: tuple[ConvSpec, ...], *, dilation: int
+    arch: Arch,
+    design: _StageDesign,
+    name: str,
+    index: int,
+    *,
+    channels: int,
+    width: int,
+    stride: int,
+    dilation: int,
+    expected_std: float,
 ) -> BlockSpec:
-    stride = math.prod(conv.stride for conv in convs)
+    convs = _conv_specs(arch, design, channels, width, 1 if design.pool_takes_stride else stride, dilation, index == 0)
     changes_shape = stride != 1 or convs[0].in_channels != convs[-1].out_channels
     needs_module = changes_shape or design.shortcut.on_every_block
-    kind = design.shortcut.kind if needs_module else ShortcutKind.IDENTITY
+    shortcut = design.shortcut if needs_module else IDENTITY_SHORTCUT
     # A plain twin keeps its operations where the residual network has them, so the conditions come ahead of `none`.
-    conditions = {"changes": changes_shape, "projects": kind.has_weights, "first": index == 0}
+    conditions = {
+        "changes": changes_shape,
+        "projects": shortcut.kind.has_weights,
+        "first": index == 0,
+        "always": True,
+    }
     if design.merge.op.name == "none":
-        kind = ShortcutKind.NONE
-    if kind.pads and convs[-1].out_channels < convs[0].in_channels:
+        shortcut = NO_SHORTCUT
+    if shortcut.kind.pads and convs[-1].out_channels < convs[0].in_channels:
         required = f"shortcut {arch.shortcut} where the width grows (zeros can be added, not taken away)"
         got = f"{convs[0].in_channels} to {convs[-1].out_channels} in {name}"
         raise invalid(required, got, "shortcut=project")
@@ -139,48 +218,72 @@ def _block_spec(
         num_blocks=arch.num_blocks,
         convs=convs,
         ops=design.ops,
-        shortcut=kind,
+        shortcut=shortcut,
         merge=design.merge,
         stride=stride,
         dilation=dilation,
+        pool_takes_stride=design.pool_takes_stride,
+        changes_path=needs_module,
         shared_preact=bool(design.ops.pre) and any(conditions[condition] for condition in design.order.shared_preact),
         skip_preact=design.order.skip_first_preact and index == 0,
         projection_norm=design.order.projection_norm,
+        expected_std=expected_std,
     )
 
 
-def _conv_specs(arch: Arch, in_channels: int, width: int, stride: int, dilation: int) -> tuple[ConvSpec, ...]:
+def _conv_specs(
+    arch: Arch, design: _StageDesign, in_channels: int, width: int, stride: int, dilation: int, is_first: bool
+) -> tuple[ConvSpec, ...]:
     inner_width = int(width * (arch.width_per_group / 64.0)) * arch.groups
     if inner_width < 1:
         got = f"width_per_group={arch.width_per_group} with width {width}"
         raise invalid("width_per_group of at least 64 / width", got, f"width_per_group={-(-64 // width)}")
-    stride_conv = strided_conv(arch)
+    stride_conv = strided_conv(arch, design.rules)
+    names: dict[str, float] = {"in": in_channels, "w": width, "inner": inner_width, "out": width * arch.expansion}
+    names |= {"g": design.group_width, "first": int(is_first)}
     convs = []
-    for conv_number, kernel in enumerate(arch.convs, 1):
-        out_channels = width * arch.expansion if conv_number == len(arch.convs) else inner_width
-        groups = arch.groups if kernel > 1 else 1
+    for conv_number, rule in enumerate(design.rules, 1):
+        default = width * arch.expansion if conv_number == len(design.rules) else inner_width
+        out_channels = _whole_number(rule.width, names) if rule.width else default
+        groups = _conv_groups(arch, design, rule, names, out_channels)
         if in_channels % groups or out_channels % groups:
             raise invalid(
-                f"widths divisible by groups={groups} in every {kernel}x{kernel} convolution",
+                f"widths divisible by groups={groups} in every {rule.kernel}x{rule.kernel} convolution",
                 f"{in_channels} -> {out_channels} channels",
                 f"groups={math.gcd(in_channels, out_channels)}",
             )
         conv = ConvSpec(
-            kernel,
+            rule.kernel,
             in_channels,
             out_channels,
             stride=stride if conv_number == stride_conv else 1,
             groups=groups,
-            dilation=dilation if kernel > 1 else 1,
+            dilation=dilation if rule.kernel > 1 else 1,
         )
         convs.append(conv)
         in_channels = out_channels
     return tuple(convs)
 
 
-def strided_conv(arch: Arch) -> int:
+def _conv_groups(arch: Arch, design: _StageDesign, rule: ConvRule, names: dict[str, float], out_channels: int) -> int:
+    if rule.groups:
+        return _whole_number(rule.groups, names)
+    if rule.kernel == 1:
+        return 1
+    return max(out_channels // design.group_width, 1) if design.group_width else arch.groups
+
+
+def _whole_number(expression: str, names: dict[str, float]) -> int:
+    value = evaluate(expression, names)
+    if value < 1 or round(value) != value:
+        got = ", ".join(f"{name}={names[name]:g}" for name in names)
+        raise invalid("a width of whole channels from 1", f"{expression} = {value:g} with {got}", "divisible(...)")
+    return int(value)
+
+
+def strided_conv(arch: Arch, rules: tuple[ConvRule, ...]) -> int:
     """Return the number of the strided convolution, from 1; by default the first one with a kernel above 1."""
-    return arch.stride_conv or next((i for i, kernel in enumerate(arch.convs, 1) if kernel > 1), 1)
+    return arch.stride_conv or next((i for i, rule in enumerate(rules, 1) if rule.kernel > 1), 1)
 
 
 def _block_widths(arch: Arch) -> list[int]:
@@ -216,7 +319,12 @@ def stem_ops(arch: Arch) -> tuple[Op, ...]:
     rest_start = end
     while rest_start < len(ops) and ops[rest_start].name in ("norm", "act", "bias"):
         rest_start += 1
-    return ops[:end] + parse_ops(get_order(arch.order).stem_ops) + ops[rest_start:]
+    return ops[:end] + parse_ops(outer_orders(arch)[0].stem_ops) + ops[rest_start:]
+
+
+def final_ops(arch: Arch) -> tuple[Op, ...]:
+    """Return the operations between the last block and the head: the axis `final`, or those of the order."""
+    return parse_ops(outer_orders(arch)[1].final_ops if arch.final is None else arch.final)
 
 
 def stem_channels(arch: Arch) -> int:
@@ -224,15 +332,16 @@ def stem_channels(arch: Arch) -> int:
     channels = arch.in_channels
     for op in stem_ops(arch):
         if op.name == "conv":
-            channels = stem_conv_width(op)
+            channels = conv_width(op)
     return channels
 
 
 def _positive_sizes(arch: Arch) -> Iterator[tuple[str, int]]:
     for name in ("num_classes", "in_channels", "groups", "expansion", "width_per_group"):
         yield name, getattr(arch, name)
-    for name in ("depths", "strides", "convs", "image_size"):
+    for name in ("depths", "strides", "image_size"):
         yield from ((name, size) for size in getattr(arch, name))
+    yield from (("convs", rule.kernel) for rules in parse_convs(arch.convs) for rule in rules)
     if not isinstance(arch.widths, str):
         yield from (("widths", size) for size in arch.widths)
 
@@ -242,33 +351,35 @@ def _check_arch(arch: Arch) -> None:
         if size < 1:
             raise invalid(f"{name} of whole numbers from 1", size, "1")
     num_stages = len(arch.depths)
-    for name in ("widths", "strides"):
+    for name in ("widths", "strides", "group_width"):
         values = getattr(arch, name)
-        if not isinstance(values, str) and len(values) != num_stages:
+        if isinstance(values, tuple) and len(values) != num_stages:
             required = f"{name} with one number for each of the {num_stages} stages in depths={arch.depths}"
             raise invalid(required, f"{name}={values}", next_step=f"set {name} too")
     _check_convs(arch)
     _check_numbers(arch)
     _check_dilation(arch, num_stages)
     check_stem(arch.stem)
+    check_transition(arch.transition)
     check_head(arch.head)
+    for op in final_ops(arch):
+        check_op(op, Place.HEAD)
     if arch.norm == "none" and arch.last_norm_weight != 1.0:
         required = "last_norm_weight=1 with norm=none (there is no norm with a weight)"
         raise invalid(required, arch.last_norm_weight, "merge=skipinit")
 
 
 def _check_convs(arch: Arch) -> None:
-    num_convs = len(arch.convs)
-    if not num_convs and arch.depths:
-        raise invalid("a branch of at least one convolution", arch.convs, "(3, 3)")
-    even_kernels = [kernel for kernel in arch.convs if kernel % 2 == 0]
-    if even_kernels:
-        raise invalid(
-            "odd kernels, so that only the stride changes the size", even_kernels[0], str(even_kernels[0] + 1)
-        )
-    if not 0 <= arch.stride_conv <= num_convs:
-        required = f"stride_conv between 0 and {num_convs}, the number of convolutions"
-        raise invalid(required, arch.stride_conv, str(num_convs))
+    for rules in parse_convs(arch.convs):
+        if not rules and arch.depths:
+            raise invalid("a branch of at least one convolution", arch.convs, "(3, 3)")
+        even_kernels = [rule.kernel for rule in rules if rule.kernel % 2 == 0]
+        if even_kernels:
+            required = "odd kernels, so that only the stride changes the size"
+            raise invalid(required, even_kernels[0], str(even_kernels[0] + 1))
+        if not 0 <= arch.stride_conv <= len(rules):
+            required = f"stride_conv between 0 and {len(rules)}, the number of convolutions"
+            raise invalid(required, arch.stride_conv, str(len(rules)))
 
 
 def _check_numbers(arch: Arch) -> None:
@@ -316,7 +427,17 @@ def _check_shared_weights(arch: Arch, merge: MergeSpec, blocks: tuple[BlockSpec,
 def total_stride(arch: Arch, stages: Stages) -> int:
     """Return the factor by which height and width shrink from the input to the last block."""
     stem_stride = math.prod(op_stride(op) for op in stem_ops(arch))
-    return stem_stride * math.prod(block.stride for stage in stages for block in stage)
+    transitions = math.prod(transition_strides(arch))
+    return stem_stride * transitions * math.prod(block.stride for stage in stages for block in stage)
+
+
+def transition_strides(arch: Arch) -> tuple[int, ...]:
+    """Return the stride of the transition ahead of each stage; 1 where there is none."""
+    flags = arch.replace_stride_with_dilation or (False,) * len(arch.strides)
+    dilated = (False, *flags)
+    return tuple(
+        stride if stage and arch.transition and not dilated[stage] else 1 for stage, stride in enumerate(arch.strides)
+    )
 
 
 def num_positions(arch: Arch, stages: Stages, head_ops: Iterable[Op]) -> int:
@@ -328,7 +449,8 @@ def num_positions(arch: Arch, stages: Stages, head_ops: Iterable[Op]) -> int:
     if has_global_pool(head_ops):
         return 1
     strides = [(op_stride(op), _rounds_up(op)) for op in stem_ops(arch)]
-    strides += [(block.stride, True) for stage in stages for block in stage]
+    for stage, transition_stride in zip(stages, transition_strides(arch), strict=True):
+        strides += [(transition_stride, False), *((block.stride, True) for block in stage)]
     strides += [(op_stride(op), _rounds_up(op)) for op in head_ops]
     sides = list(arch.image_size)
     for stride, rounds_up in strides:
@@ -340,8 +462,8 @@ def num_positions(arch: Arch, stages: Stages, head_ops: Iterable[Op]) -> int:
 
 
 def _rounds_up(op: Op) -> bool:
-    """Odd windows are padded, so the size rounds up; `maxpool2` has no padding and rounds down."""
-    return not is_pool(op) or (op.size or 1) % 2 == 1
+    """Odd windows are padded, so the size rounds up; `maxpool2` and `conv4/4` have no padding and round down."""
+    return (op.size or 1) % 2 == 1
 
 
 def receptive_field(arch: Arch) -> int:
@@ -362,6 +484,17 @@ def _windows(arch: Arch) -> Iterator[tuple[int, int, int]]:
     for op in stem_ops(arch):
         if op.name == "conv" or (is_pool(op) and op.size):
             yield op.size or 3, op_stride(op), 1
-    for stage in layout_stages(arch):
+    transition_kernels = [op.size or 3 for op in parse_ops(arch.transition) if op.name == "conv"]
+    for number, (stage, stride) in enumerate(zip(layout_stages(arch), transition_strides(arch), strict=True)):
+        yield from ((kernel, stride, 1) for kernel in transition_kernels if number)
         for block in stage:
-            yield from ((conv.kernel, conv.stride, conv.dilation) for conv in block.convs)
+            yield from _branch_windows(block)
+
+
+def _branch_windows(block: BlockSpec) -> Iterator[tuple[int, int, int]]:
+    for named_op in (*block.ops.pre, *block.ops.branch):
+        if named_op.op.name == "conv":
+            conv = block.convs[named_op.num_convs - 1]
+            yield conv.kernel, conv.stride, conv.dilation
+        elif is_pool(named_op.op) and block.stride > 1:
+            yield named_op.op.size or block.stride, named_op.op.stride or block.stride, 1

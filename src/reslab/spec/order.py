@@ -14,12 +14,9 @@ from dataclasses import dataclass
 
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.grammar import Op, parse_ops
+from reslab.spec.operations import Family, Place, get_operation, is_pool, layer_names, parse_kind
 
-BLOCK_OPS = ("conv", "norm", "act", "drop", "drop2d", "se", "bias", "scale")
-POOL_OPS = ("maxpool", "avgpool")
-STEM_OPS = ("conv", *POOL_OPS, "norm", "act", "drop", "drop2d", "se", "bias", "scale")
-HEAD_OPS = (*POOL_OPS, "flatten", "fc", "act", "drop", "drop2d", "bias", "scale")
-PREACT_CONDITIONS = ("projects", "changes", "first")
+PREACT_CONDITIONS = ("projects", "changes", "first", "always")
 
 
 @dataclass(frozen=True)
@@ -27,8 +24,8 @@ class Order:
     """The layout of a block, and the properties that belong to it.
 
     * `shared_preact`: the blocks in which the operations ahead of the first convolution come ahead of the fork, so that
-      the shortcut reads their output too: blocks whose shortcut `projects`, whose shape `changes`, and the `first`
-      block of the network. Empty: in no block; the operations then belong to the branch.
+      the shortcut reads their output too: blocks whose shortcut `projects`, whose shape `changes`, the `first`
+      block of the network, or `always`. Empty: in no block; the operations then belong to the branch.
     * `skip_first_preact`: the first block goes without these operations.
     * `stem_ops`: the operations after the stem's last convolution. `final_ops`: those after the last block.
     * `projection_norm`: projection shortcuts have a norm.
@@ -70,6 +67,14 @@ ORDERS: dict[str, Order] = {
         final_ops="act",
     ),
     "full-preact": _PREACT,
+    "full-preact-identity": Order(
+        _PREACT.layout,
+        "timm models/resnetv2.py, PreActBasic: also the first block's shortcut is the identity unless it projects",
+        shared_preact=("projects",),
+        stem_ops="",
+        final_ops="norm act",
+        projection_norm=False,
+    ),
     "full-preact-stem": Order(
         _PREACT.layout,
         "He et al. 2016 on ImageNet as fb.resnet.torch models/preresnet.lua: norm and activation before the max-pool",
@@ -108,6 +113,18 @@ ORDERS: dict[str, Order] = {
         shared_preact=("changes", "projects"),
         stem_ops="bias act",
         projection_norm=False,
+    ),
+    "regnetv": Order(
+        "norm act conv | norm act conv se(0.25,of=in,divisor=1,act=silu) | norm act conv +",
+        "timm models/regnet.py, PreBottleneck: every shortcut reads the output of norm and activation",
+        shared_preact=("always",),
+        stem_ops="",
+        final_ops="act",
+        projection_norm=False,
+    ),
+    "convnext": Order("conv norm | conv act | conv +", "Liu et al. 2022, arXiv:2201.03545, Fig. 4", stem_ops="norm"),
+    "convnextv2": Order(
+        "conv norm | conv act grn | conv +", "Woo et al. 2023, arXiv:2301.00808, Fig. 5", stem_ops="norm"
     ),
     "book": Order(
         "conv norm act +",
@@ -196,11 +213,11 @@ _EXAMPLE_LAYOUT = repr(ORDERS["original"].layout)
 def _split_at_merge(layout: str) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
     ops = parse_ops(layout)
     names = [op.name for op in ops]
-    for name in names:
-        if name not in (*BLOCK_OPS, "+", "|"):
-            raise unknown_name("operation in an order", name, (*BLOCK_OPS, "+", "|"))
+    known_names = (*layer_names(Place.BLOCK), "+", "|")
     for op in ops:
-        _check_args(op)
+        if op.name not in known_names:
+            raise unknown_name("operation in an order", op.name, known_names)
+        check_op(op, Place.BLOCK)
     if names.count("+") != 1:
         raise invalid("an order with one '+', the merge of shortcut and branch", repr(layout), _EXAMPLE_LAYOUT)
     merge_index = names.index("+")
@@ -245,28 +262,26 @@ def _name_ops(ops: tuple[Op, ...]) -> tuple[NamedOp, ...]:
     return tuple(named_ops)
 
 
-def _check_args(op: Op) -> None:
-    """Raise ValueError for an operation with a size, a stride or arguments it cannot take.
+def check_op(op: Op, place: Place) -> None:
+    """Raise ValueError for an operation that cannot stand at this place, or with arguments it cannot take.
 
-    Only `drop(0.3)`, `drop2d(0.3)` and `act(tanh)` take an argument. Pools and linear layers are checked elsewhere.
+    Only pools, and the convolutions of stem, transition and head, have a size and a stride.
     """
-    if op.size is not None or op.stride is not None:
-        raise invalid(f"'{op.name}' without a size or stride", repr(str(op)), repr(op.name))
-    arg_types: dict[str, tuple[type, ...]] = {"act": (str,), "drop": (int, float), "drop2d": (int, float)}
-    is_valid = len(op.args) <= 1 and all(isinstance(arg, arg_types.get(op.name, ())) for arg in op.args)
-    if is_valid and all(isinstance(arg, str) or 0 <= arg < 1 for arg in op.args):
+    if op.name in ("+", "|") and place is Place.BLOCK:
+        if op.size is not None or op.stride is not None or op.args:
+            raise invalid(f"'{op.name}' alone", repr(str(op)), repr(op.name))
         return
-    required, suggestion = {
-        "act": ("an activation by name", "'act(tanh)'"),
-        "drop": ("a dropout rate in [0, 1)", "'drop(0.3)'"),
-        "drop2d": ("a dropout rate in [0, 1)", "'drop2d(0.3)'"),
-    }.get(op.name, (f"'{op.name}' without arguments", repr(op.name)))
-    raise invalid(required, repr(str(op)), suggestion)
-
-
-def is_pool(op: Op) -> bool:
-    """Return whether the operation is a pool."""
-    return op.name in POOL_OPS
+    if op.name not in layer_names(place):
+        raise unknown_name(f"operation in a {place}", op.name, layer_names(place))
+    if op.stride == 0 or op.size == 0:
+        raise invalid("sizes and strides from 1", repr(str(op)), repr(f"{op.name}3/2"))
+    if op.name == "conv" and place is not Place.BLOCK:
+        return
+    if not is_pool(op) and (op.size is not None or op.stride is not None):
+        raise invalid(f"'{op.name}' without a size or stride", repr(str(op)), repr(op.name))
+    values = get_operation(Family.LAYER, op.name).bind(op)
+    if op.name in ("conv", "norm", "act") and "kind" in values:
+        parse_kind(Family(op.name), str(values["kind"]))
 
 
 def pool_stride(op: Op) -> int:
@@ -284,28 +299,45 @@ def has_global_pool(ops: Iterable[Op]) -> bool:
     return any(is_pool(op) and op.size is None for op in ops)
 
 
-def stem_conv_width(op: Op) -> int:
-    """Return the output width of a stem's `conv3/2(32)`. Raises ValueError without a width or for an even kernel."""
-    if len(op.args) != 1 or not isinstance(op.args[0], int) or op.args[0] < 1:
-        raise invalid("a stem's convolution as convK/S(WIDTH)", repr(str(op)), "'conv3(16)'")
-    if op.size is not None and op.size % 2 == 0:
-        suggestion = f"'conv{op.size + 1}({op.args[0]})'"
-        raise invalid("an odd kernel, so that only the stride changes the size", repr(str(op)), suggestion)
+def conv_width(op: Op) -> int:
+    """Return the output width of a `conv3/2(32)` of a stem or head.
+
+    Raises ValueError without a width, or for an even kernel with another stride than its size (patches).
+    """
+    if len(op.args) != 1 or op.kwargs or not isinstance(op.args[0], int) or op.args[0] < 1:
+        raise invalid("a convolution of stem or head as convK/S(WIDTH)", repr(str(op)), "'conv3(16)'")
+    check_kernel(op)
     return op.args[0]
+
+
+def check_kernel(op: Op) -> None:
+    """Raise ValueError for an even kernel, unless the stride is its size: patches that do not overlap."""
+    if op.size is not None and op.size % 2 == 0 and op.stride != op.size:
+        args = f"({op.args[0]})" if op.args else ""
+        suggestion = f"'conv{op.size + 1}{args}' or 'conv{op.size}/{op.size}{args}'"
+        raise invalid("an odd kernel, or a stride of its size (patches)", repr(str(op)), suggestion)
 
 
 def check_stem(expression: str) -> None:
     """Raise ValueError for an operation that a stem cannot have, or with arguments it cannot take."""
     for op in parse_ops(expression):
-        if op.name not in STEM_OPS:
-            raise unknown_name("operation in a stem", op.name, STEM_OPS)
-        _check_stride(op)
+        check_op(op, Place.STEM)
         if op.name == "conv":
-            stem_conv_width(op)
-        elif not is_pool(op):
-            _check_args(op)
-        elif not op.size or op.args:
+            conv_width(op)
+        elif is_pool(op) and not op.size:
             raise invalid("a stem's pool as maxpoolK/S", repr(str(op)), "'maxpool3/2'")
+
+
+def check_transition(expression: str) -> None:
+    """Raise ValueError for a transition that cannot be built; it has one convolution, whose width is the stage's."""
+    ops = parse_ops(expression)
+    for op in ops:
+        check_op(op, Place.TRANSITION)
+        if op.name == "conv" and (op.args or op.kwargs or op.stride):
+            required = "a transition's convolution as convK (its width and stride are the stage's)"
+            raise invalid(required, repr(str(op)), f"'conv{op.size or 2}'")
+    if ops and sum(op.name == "conv" for op in ops) != 1:
+        raise invalid("a transition with one convolution", repr(expression), "'norm conv2'")
 
 
 def check_head(expression: str) -> None:
@@ -317,29 +349,15 @@ def check_head(expression: str) -> None:
     ops = parse_ops(expression)
     is_flat = False
     for op in ops:
-        if op.name not in HEAD_OPS:
-            raise unknown_name("operation in a head", op.name, HEAD_OPS)
-        _check_stride(op)
-        if is_flat if op.name in (*POOL_OPS, "flatten", "drop2d") else not is_flat and op.name == "fc":
+        check_op(op, Place.HEAD)
+        needs_maps = is_pool(op) or op.name in ("flatten", "drop2d", "conv", "norm")
+        if is_flat if needs_maps else not is_flat and op.name == "fc":
             required = "maps pooled, then flattened once, then linear layers"
             raise invalid(required, repr(expression), "'avgpool flatten fc'")
         is_flat = is_flat or op.name == "flatten"
-        if op.name not in (*POOL_OPS, "flatten", "fc"):
-            _check_args(op)
-        elif op.name == "fc" and op.args:
-            _check_hidden_width(op)
+        if op.name == "conv":
+            conv_width(op)
     linear_ops = [op for op in ops if op.name == "fc"]
     if linear_ops and linear_ops[-1].args:
         required = "a last 'fc' without a width (its width is num_classes)"
         raise invalid(required, repr(expression), "'avgpool flatten fc'")
-
-
-def _check_stride(op: Op) -> None:
-    if op.stride == 0 or op.size == 0:
-        raise invalid("sizes and strides from 1", repr(str(op)), repr(f"{op.name}3/2"))
-
-
-def _check_hidden_width(op: Op) -> None:
-    width = op.args[0]
-    if len(op.args) != 1 or not isinstance(width, int) or width < 1:
-        raise invalid("a hidden linear layer as fc(WIDTH)", repr(str(op)), "'fc(32)'")

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
+from reslab.spec.arithmetic import check_expression, evaluate
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.grammar import Op, parse_ops
 
@@ -37,15 +38,28 @@ class ShortcutKind(StrEnum):
 
 @dataclass(frozen=True)
 class ShortcutType:
-    """A value of the axis `shortcut`: the kind of its module; with `on_every_block` also where the shapes agree."""
+    """A value of the axis `shortcut`: the kind of its module; with `on_every_block` also where the shapes agree.
+
+    `kernel`: of the projection where it has a stride; it is 1 elsewhere.
+    """
 
     kind: ShortcutKind
     description: str
     reference: str
     on_every_block: bool = False
+    kernel: int = 1
+
+
+IDENTITY_SHORTCUT = ShortcutType(ShortcutKind.IDENTITY, "the input itself", "He et al. 2015, Eq. 1")
+NO_SHORTCUT = ShortcutType(ShortcutKind.NONE, "no shortcut (the plain twin)", "He et al. 2015, Sec. 3.3")
 
 
 SHORTCUTS: dict[str, ShortcutType] = {
+    "identity": ShortcutType(
+        ShortcutKind.NONE,
+        "none: only blocks that keep the shape have a shortcut",
+        "Sandler et al. 2018, arXiv:1801.04381, Fig. 4(d)",
+    ),
     "pad": ShortcutType(
         ShortcutKind.PAD, "strided, with channels of zeros after (option A)", "He et al. 2015, Sec. 4.1 and 4.2"
     ),
@@ -65,6 +79,12 @@ SHORTCUTS: dict[str, ShortcutType] = {
         "1x1 convolution and norm in every block (option C)",
         "He et al. 2015, Sec. 4.1",
         on_every_block=True,
+    ),
+    "project3": ShortcutType(
+        ShortcutKind.PROJECT,
+        "3x3 convolution where there is a stride, else 1x1, and norm",
+        "Hu, Shen and Sun 2018, arXiv:1709.01507, appendix (SENet-154)",
+        kernel=3,
     ),
     "conv1x1": ShortcutType(
         ShortcutKind.CONV1X1, "1x1 convolution without norm", "Zhang et al., Dive into Deep Learning, Sec. 8.6"
@@ -92,19 +112,30 @@ def get_shortcut(name: str) -> ShortcutType:
 
 @dataclass(frozen=True)
 class MergeOp:
-    """An operation of a merge expression: what it computes, its number of arguments, their range and its source."""
+    """An operation of a merge expression: what it computes, its number of arguments, their range and its source.
+
+    With `names`, an argument may be arithmetic over these names.
+    """
 
     description: str
     num_args: int
     reference: str
     low: float = float("-inf")
     high: float = float("inf")
+    names: tuple[str, ...] = ()
 
+
+DEPTH_NAMES = ("L", "l")
 
 MERGE_OPS: dict[str, MergeOp] = {
     "add": MergeOp("shortcut + branch", 0, "He et al. 2015, Eq. 1"),
     "none": MergeOp("branch alone (the plain twin)", 0, "He et al. 2015, Sec. 3.3"),
-    "scale": MergeOp("a * shortcut + b * branch", 2, "He et al. 2016, Sec. 3.1"),
+    "scale": MergeOp(
+        "a * shortcut + b * branch; a and b are numbers, or arithmetic over the number of blocks L and the block l",
+        2,
+        "He et al. 2016, Sec. 3.1; scale(1, 1/sqrt(L)): Hayou et al. 2021, arXiv:2010.12859, Sec. 3",
+        names=DEPTH_NAMES,
+    ),
     "gate": MergeOp(
         "(1 - g) * shortcut + g * branch", 1, "He et al. 2016, Sec. 3.1 (exclusive gating); Srivastava et al. 2015"
     ),
@@ -181,9 +212,21 @@ def parse_merge(expression: str) -> MergeSpec:
     return merge
 
 
+def merge_factors(merge: MergeSpec, number: int, num_blocks: int) -> tuple[float, ...]:
+    """Return the arguments of the merge operation in block `number` (from 1) as numbers."""
+    names = {"L": num_blocks, "l": number}
+    return tuple(evaluate(arg, names) if isinstance(arg, str) else float(arg) for arg in merge.op.args)
+
+
 def _check_merge_args(op: Op, merge_op: MergeOp) -> None:
+    if merge_op.names and len(op.args) == merge_op.num_args:
+        for arg in op.args:
+            if isinstance(arg, str):
+                check_expression(arg, merge_op.names)
+        op = Op(op.name, tuple(0 if isinstance(arg, str) else arg for arg in op.args), op.size, op.stride, op.kwargs)
     if (
-        op.size is not None
+        op.kwargs
+        or op.size is not None
         or op.stride is not None
         or len(op.args) != merge_op.num_args
         or not all(isinstance(arg, int | float) and math.isfinite(arg) for arg in op.args)

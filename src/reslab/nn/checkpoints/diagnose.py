@@ -11,8 +11,7 @@ from typing import Any
 from reslab.nn.checkpoints.key_schemes import KeyScheme
 from reslab.spec.arch import Arch
 from reslab.spec.config import override
-from reslab.spec.layout import strided_conv
-from reslab.spec.order import get_order
+from reslab.spec.layout import stage_orders, strided_conv
 from reslab.spec.shortcut import parse_merge
 from reslab.spec.zoo import ARCHS
 
@@ -39,15 +38,15 @@ def _depths_from_keys(names: Sequence[str]) -> tuple[int, ...]:
 def _depth_hints(arch: Arch, file_shapes: Shapes) -> list[str]:
     names = list(file_shapes)
     depths, num_convs = _depths_from_keys(names), sum(f"layer1.0.conv{k}.weight" in file_shapes for k in range(1, 10))
-    if not depths or (depths == arch.depths and num_convs in (0, len(arch.convs))) or arch.share_weights:
+    if not depths or (depths == arch.depths and num_convs in (0, arch.num_convs)) or arch.share_weights:
         return []
     stem_width = next(
         (shape[0] for name, shape in file_shapes.items() if re.fullmatch(r"conv1\.(\d\.)?weight", name)), None
     )
-    similar = [name for name, other in ARCHS.items() if other.depths == depths and len(other.convs) == num_convs]
+    similar = [name for name, other in ARCHS.items() if other.depths == depths and other.num_convs == num_convs]
     similar = [name for name in similar if f"({stem_width})" in ARCHS[name].stem] or similar
     suffix = f", as {', '.join(similar[:4])}" if similar else ""
-    expected = f"{arch.name} has depths={arch.depths} and {len(arch.convs)}"
+    expected = f"{arch.name} has depths={arch.depths} and {arch.num_convs}"
     return [f"the file has depths={depths} and {num_convs} convolutions per block{suffix}; {expected}"]
 
 
@@ -126,13 +125,15 @@ _FUNCTIONAL_AXES = (
 def _effective_value(arch: Arch, axis: str) -> Any:
     """Return the part of an axis that changes the outputs in eval mode."""
     if axis == "order":
-        order = get_order(arch.order)
-        return order.layout.split(), order.shared_preact, order.skip_first_preact
+        return [
+            (order.layout.split(), order.shared_preact, order.skip_first_preact)
+            for order in dict.fromkeys(stage_orders(arch))
+        ]
     if axis == "merge":
         merge = parse_merge(arch.merge)
         return str(merge.op), [str(op) for op in merge.branch_modifiers if op.name != "drop-path"]
     if axis == "stride_conv":
-        return strided_conv(arch)
+        return {strided_conv(arch, rules) for rules in arch.stage_convs}
     return getattr(arch, axis)
 
 

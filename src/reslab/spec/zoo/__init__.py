@@ -5,10 +5,16 @@ from fnmatch import fnmatchcase
 
 from reslab.spec.arch import Arch
 from reslab.spec.zoo.cifar import CIFAR
+from reslab.spec.zoo.convnext import CONVNEXT
 from reslab.spec.zoo.imagenet import IMAGENET
+from reslab.spec.zoo.nfnet import NFNET
+from reslab.spec.zoo.regnet import REGNET
+from reslab.spec.zoo.resnetv2 import RESNETV2
 from reslab.spec.zoo.tutorials import TUTORIALS
+from reslab.spec.zoo.variants import MULTIPATH, VARIANTS
 
-ARCHS: dict[str, Arch] = {name: replace(arch, name=name) for name, arch in (IMAGENET | CIFAR | TUTORIALS).items()}
+_TABLES = (IMAGENET, VARIANTS, MULTIPATH, RESNETV2, REGNET, NFNET, CONVNEXT, CIFAR, TUTORIALS)
+ARCHS: dict[str, Arch] = {name: replace(arch, name=name) for table in _TABLES for name, arch in table.items()}
 
 
 def match_model_names(pattern: str) -> list[str]:

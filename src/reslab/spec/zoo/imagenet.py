@@ -12,21 +12,21 @@ _HE2019 = "He, Tong et al. 2019, arXiv:1812.01187"
 _TORCHVISION = "torchvision models/resnet.py"
 _TIMM = "timm models/resnet.py"
 
-_DEPTHS_34 = (3, 4, 6, 3)  # also 50
-_DEPTHS_101 = (3, 4, 23, 3)
-_DEPTHS_152 = (3, 8, 36, 3)
-_DEPTHS_200 = (3, 24, 36, 3)
+DEPTHS_34 = (3, 4, 6, 3)  # also 50
+DEPTHS_101 = (3, 4, 23, 3)
+DEPTHS_152 = (3, 8, 36, 3)
+DEPTHS_200 = (3, 24, 36, 3)
 
 BASIC = Arch("basic", f"{_HE2015}, Table 1; {_TORCHVISION}", depths=(2, 2, 2, 2), widths=(64, 128, 256, 512))
 _REFERENCE_V1 = f"{_HE2015}, Table 1 (stride in the first 1x1)"
 _REFERENCE_V15 = f"{_HE2015}, Table 1, with the stride in the 3x3 (v1.5); {_TORCHVISION}"
-BOTTLENECK = replace(BASIC, reference=_REFERENCE_V15, depths=_DEPTHS_34, convs=(1, 3, 1), expansion=4)
+BOTTLENECK = replace(BASIC, reference=_REFERENCE_V15, depths=DEPTHS_34, convs=(1, 3, 1), expansion=4)
 
 _BOTTLENECK_V1 = replace(BOTTLENECK, reference=_REFERENCE_V1, stride_conv=1)
-_DEEP_STEM = "conv3/2(32) norm act conv3(32) norm act conv3(64) norm act maxpool3/2"
+DEEP_STEM = "conv3/2(32) norm act conv3(32) norm act conv3(64) norm act maxpool3/2"
 _REFERENCE_D = f"{_HE2019}, Fig. 2(c); {_TIMM}"
-_BASIC_D = replace(BASIC, reference=_REFERENCE_D, stem=_DEEP_STEM, shortcut="avg-project")
-_BOTTLENECK_D = replace(BOTTLENECK, reference=_REFERENCE_D, stem=_DEEP_STEM, shortcut="avg-project")
+_BASIC_D = replace(BASIC, reference=_REFERENCE_D, stem=DEEP_STEM, shortcut="avg-project")
+_BOTTLENECK_D = replace(BOTTLENECK, reference=_REFERENCE_D, stem=DEEP_STEM, shortcut="avg-project")
 _BOTTLENECK_V2 = replace(BOTTLENECK, reference=f"{_HE2016}; timm models/resnetv2.py", order="full-preact")
 _PREACT = replace(
     BOTTLENECK, reference=f"{_HE2016}, Table 5; fb.resnet.torch models/preresnet.lua", order="full-preact-stem"
@@ -35,48 +35,48 @@ _PLAIN = replace(BASIC, reference=f"{_HE2015}, Fig. 3 and Table 2 (plain)", merg
 
 IMAGENET: dict[str, Arch] = {
     "resnet18": BASIC,
-    "resnet34": replace(BASIC, depths=_DEPTHS_34),
+    "resnet34": replace(BASIC, depths=DEPTHS_34),
     "resnet50": BOTTLENECK,
-    "resnet101": replace(BOTTLENECK, depths=_DEPTHS_101),
-    "resnet152": replace(BOTTLENECK, depths=_DEPTHS_152),
+    "resnet101": replace(BOTTLENECK, depths=DEPTHS_101),
+    "resnet152": replace(BOTTLENECK, depths=DEPTHS_152),
     "resnet26": replace(BOTTLENECK, reference=_TIMM, depths=(2, 2, 2, 2)),
-    "resnet200": replace(BOTTLENECK, reference=f"{_HE2016}, Table 5 (original unit); {_TIMM}", depths=_DEPTHS_200),
+    "resnet200": replace(BOTTLENECK, reference=f"{_HE2016}, Table 5 (original unit); {_TIMM}", depths=DEPTHS_200),
     "resnet50_v1": _BOTTLENECK_V1,
-    "resnet101_v1": replace(_BOTTLENECK_V1, depths=_DEPTHS_101),
-    "resnet152_v1": replace(_BOTTLENECK_V1, depths=_DEPTHS_152),
+    "resnet101_v1": replace(_BOTTLENECK_V1, depths=DEPTHS_101),
+    "resnet152_v1": replace(_BOTTLENECK_V1, depths=DEPTHS_152),
     "resnet18_a": replace(BASIC, reference=f"{_HE2015}, Table 2 (option A)", shortcut="pad"),
-    "resnet34_a": replace(BASIC, reference=f"{_HE2015}, Tables 2, 3 (option A)", depths=_DEPTHS_34, shortcut="pad"),
-    "resnet34_c": replace(BASIC, reference=f"{_HE2015}, Table 3 (option C)", depths=_DEPTHS_34, shortcut="project-all"),
+    "resnet34_a": replace(BASIC, reference=f"{_HE2015}, Tables 2, 3 (option A)", depths=DEPTHS_34, shortcut="pad"),
+    "resnet34_c": replace(BASIC, reference=f"{_HE2015}, Table 3 (option C)", depths=DEPTHS_34, shortcut="project-all"),
     "plain18": _PLAIN,
-    "plain34": replace(_PLAIN, depths=_DEPTHS_34),
+    "plain34": replace(_PLAIN, depths=DEPTHS_34),
     "resnext50_32x4d": replace(
         BOTTLENECK, reference=f"{_XIE2017}, Table 1; {_TORCHVISION}", groups=32, width_per_group=4
     ),
     "resnext101_32x4d": replace(
-        BOTTLENECK, reference=f"{_XIE2017}, Table 3", depths=_DEPTHS_101, groups=32, width_per_group=4
+        BOTTLENECK, reference=f"{_XIE2017}, Table 3", depths=DEPTHS_101, groups=32, width_per_group=4
     ),
     "resnext101_32x8d": replace(
-        BOTTLENECK, reference=f"{_XIE2017}; {_TORCHVISION}", depths=_DEPTHS_101, groups=32, width_per_group=8
+        BOTTLENECK, reference=f"{_XIE2017}; {_TORCHVISION}", depths=DEPTHS_101, groups=32, width_per_group=8
     ),
     "resnext101_64x4d": replace(
-        BOTTLENECK, reference=f"{_XIE2017}, Table 4", depths=_DEPTHS_101, groups=64, width_per_group=4
+        BOTTLENECK, reference=f"{_XIE2017}, Table 4", depths=DEPTHS_101, groups=64, width_per_group=4
     ),
     "wide_resnet50_2": replace(BOTTLENECK, reference=f"{_ZAGORUYKO2016}, Table 8; {_TORCHVISION}", width_per_group=128),
     "wide_resnet101_2": replace(
-        BOTTLENECK, reference=f"{_ZAGORUYKO2016}; {_TORCHVISION}", depths=_DEPTHS_101, width_per_group=128
+        BOTTLENECK, reference=f"{_ZAGORUYKO2016}; {_TORCHVISION}", depths=DEPTHS_101, width_per_group=128
     ),
-    "resnet50c": replace(BOTTLENECK, reference=f"{_HE2019}, Fig. 2(b); {_TIMM}", stem=_DEEP_STEM),
+    "resnet50c": replace(BOTTLENECK, reference=f"{_HE2019}, Fig. 2(b); {_TIMM}", stem=DEEP_STEM),
     "resnet18d": _BASIC_D,
-    "resnet34d": replace(_BASIC_D, depths=_DEPTHS_34),
+    "resnet34d": replace(_BASIC_D, depths=DEPTHS_34),
     "resnet26d": replace(_BOTTLENECK_D, depths=(2, 2, 2, 2)),
     "resnet50d": _BOTTLENECK_D,
-    "resnet101d": replace(_BOTTLENECK_D, depths=_DEPTHS_101),
-    "resnet152d": replace(_BOTTLENECK_D, depths=_DEPTHS_152),
-    "resnet200d": replace(_BOTTLENECK_D, depths=_DEPTHS_200),
+    "resnet101d": replace(_BOTTLENECK_D, depths=DEPTHS_101),
+    "resnet152d": replace(_BOTTLENECK_D, depths=DEPTHS_152),
+    "resnet200d": replace(_BOTTLENECK_D, depths=DEPTHS_200),
     "resnetv2_50": _BOTTLENECK_V2,
-    "resnetv2_101": replace(_BOTTLENECK_V2, depths=_DEPTHS_101),
-    "resnetv2_152": replace(_BOTTLENECK_V2, depths=_DEPTHS_152),
-    "preresnet152": replace(_PREACT, depths=_DEPTHS_152),
-    "preresnet200": replace(_PREACT, depths=_DEPTHS_200),
+    "resnetv2_101": replace(_BOTTLENECK_V2, depths=DEPTHS_101),
+    "resnetv2_152": replace(_BOTTLENECK_V2, depths=DEPTHS_152),
+    "preresnet152": replace(_PREACT, depths=DEPTHS_152),
+    "preresnet200": replace(_PREACT, depths=DEPTHS_200),
     "seresnet50": replace(BOTTLENECK, reference="Hu, Shen and Sun 2018, arXiv:1709.01507, Table 1; timm", order="se"),
 }
