@@ -220,9 +220,9 @@ _CONVS: dict[str, Operation] = {
     ),
     "scaled-standardized": Operation(
         "standardized weights divided by sqrt(fan in), times a learned gain per filter and the gain of the activation "
-        "(`gain=act`) or a number",
+        "unless `gain=none`",
         "Brock et al. 2021, arXiv:2101.08692, Eq. 1",
-        (Param("gain", str, default="act", choices=("act", "1")), _STANDARDIZED_EPS),
+        (Param("gain", str, default="act", choices=("act", "none")), _STANDARDIZED_EPS),
     ),
     "dirac": Operation(
         "diag(a) I + diag(b) W / |W|, with I the identity as a kernel, a and b learned per filter",

@@ -247,6 +247,8 @@ def _expand_segments(layout: str, branch_ops: tuple[Op, ...], num_convs: int) ->
     return tuple(op for segment in [*repeated, last_segment] for op in segment)
 
 
+# timm names a block's attention without a number.
+ATTENTION = ("se", "eca", "cbam", "gc", "spatial")
 # torchvision names a norm `bn`, whatever its kind; the other operations keep their name.
 _MODULE_NAMES = {"norm": "bn"}
 
@@ -257,7 +259,7 @@ def _name_ops(ops: tuple[Op, ...]) -> tuple[NamedOp, ...]:
     for op in ops:
         role = _MODULE_NAMES.get(op.name, op.name)
         counts[role] += 1
-        unnumbered = role == "se" and counts[role] == 1
+        unnumbered = op.name in ATTENTION and counts[role] == 1
         named_ops.append(NamedOp(role if unnumbered else f"{role}{counts[role]}", op, counts["conv"]))
     return tuple(named_ops)
 

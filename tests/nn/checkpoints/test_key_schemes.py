@@ -11,6 +11,7 @@ from agreement import assert_close, images, randomise
 from timm.models.resnetv2 import ResNetV2
 
 from reslab.nn.checkpoints.key_schemes import KEY_SCHEMES
+from reslab.nn.checkpoints.timm_schemes import TIMM_SCHEMES
 from reslab.nn.checkpoints.load_report import CheckpointWarning
 from reslab.nn.factory import create_model
 
@@ -245,9 +246,14 @@ def test_a_network_that_no_axis_covers_gives_a_warning(scheme):
     assert all(one.category is CheckpointWarning for one in seen)
 
 
+def timm_families():
+    """Return the schemes that tests/nn/test_families.py covers."""
+    return {scheme.name for scheme in TIMM_SCHEMES}
+
+
 def test_every_key_scheme_is_tested_here():
     tried = {case for case in SAME_OUTPUTS if not case.endswith((" shared", "bottleneck"))}
-    assert tried | set(NAMES) | set(PREACT) | {"szagoruyko"} == {scheme.name for scheme in KEY_SCHEMES}
+    assert tried | set(NAMES) | set(PREACT) | {"szagoruyko"} | timm_families() == {scheme.name for scheme in KEY_SCHEMES}
     assert len({scheme.name for scheme in KEY_SCHEMES}) == len(KEY_SCHEMES)
 
 

@@ -8,10 +8,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reslab.nn.checkpoints.key_schemes import KeyScheme
+from reslab.nn.checkpoints.key_scheme import KeyScheme
 from reslab.spec.arch import Arch
 from reslab.spec.config import override
-from reslab.spec.layout import stage_orders, strided_conv
+from reslab.spec.layout import layout_stages, strided_conv
 from reslab.spec.shortcut import parse_merge
 from reslab.spec.zoo import ARCHS
 
@@ -125,10 +125,7 @@ _FUNCTIONAL_AXES = (
 def _effective_value(arch: Arch, axis: str) -> Any:
     """Return the part of an axis that changes the outputs in eval mode."""
     if axis == "order":
-        return [
-            (order.layout.split(), order.shared_preact, order.skip_first_preact)
-            for order in dict.fromkeys(stage_orders(arch))
-        ]
+        return [(block.ops, block.shared_preact, block.skip_preact) for stage in layout_stages(arch) for block in stage]
     if axis == "merge":
         merge = parse_merge(arch.merge)
         return str(merge.op), [str(op) for op in merge.branch_modifiers if op.name != "drop-path"]

@@ -1,52 +1,9 @@
 """Key schemes: how other code bases name the weights of a residual network, as one table of renaming rules."""
 
-import functools
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-RenameRules = tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class KeyScheme:
-    """The key names of one code base, without wrappers and prefixes.
-
-    * `signature_keys`: patterns that must each match some key. `absent_keys`: patterns that must match none.
-    * `rules`: (pattern, template), applied in order, each at most once per key. `{block}` inserts what
-      `(?P<block>...)` matched, `{stage+1}` a number plus one.
-    * `implied_arch`: (axis, value) of the networks with these names, where the weights do not reveal it.
-    * `difference`: what these networks compute differently that no axis covers.
-    """
-
-    name: str
-    reference: str
-    signature_keys: tuple[str, ...]
-    rules: RenameRules = ()
-    absent_keys: tuple[str, ...] = ()
-    implied_arch: tuple[tuple[str, str], ...] = ()
-    difference: str = ""
-
-    def matches(self, keys: Iterable[str]) -> bool:
-        """Return whether these keys follow this scheme."""
-        keys = list(keys)
-        found = [any(re.search(pattern, key) for key in keys) for pattern in (*self.signature_keys, *self.absent_keys)]
-        return all(found[: len(self.signature_keys)]) and not any(found[len(self.signature_keys) :])
-
-    def translate(self, key: str) -> str:
-        """Return reslab's name for this key."""
-        for pattern, template in self.rules:
-            key = re.sub(pattern, functools.partial(_fill_template, template), key, count=1)
-        return key
-
-
-def _fill_template(template: str, match: re.Match[str]) -> str:
-    def value(slot: re.Match[str]) -> str:
-        text = match[slot[1]]
-        return str(int(text) + int(slot[2])) if slot[2] else text
-
-    return re.sub(r"\{(\w+)([+-]\d+)?\}", value, template)
-
+from reslab.nn.checkpoints.key_scheme import KeyScheme, RenameRules
+from reslab.nn.checkpoints.timm_schemes import TIMM_SCHEMES
 
 _LINEAR_RULE = (r"^linear\.", "fc.")
 _SHORTCUT_RULE = (r"\.shortcut\.", ".downsample.")
@@ -56,11 +13,6 @@ _POST_ACTIVATION_ARCH = (("order", "original"), ("merge", "add"), ("stride_conv"
 _RAW_SHORTCUT_DIFFERENCE = "in a block that changes shape, the shortcut reads the input ahead of norm and activation"
 _D2L_RULES: RenameRules = ((r"\.conv3\.", ".downsample.0."),)
 _BOOK_HEAD_RULES: RenameRules = ((r"^fc1\.", "fc.0."), (r"^fc2\.", "fc.2."))
-_TIMM_V2_RULES: RenameRules = (
-    (r"^stages\.(?P<stage>\d+)\.blocks\.(?P<block>\d+)\.", "layer{stage+1}.{block}."),
-    (r"\.norm(?P<k>\d)\.", ".bn{k}."),
-    (r"^head\.fc\.", "fc."),
-)
 
 KEY_SCHEMES: tuple[KeyScheme, ...] = (
     KeyScheme(
@@ -193,28 +145,7 @@ KEY_SCHEMES: tuple[KeyScheme, ...] = (
         ),
         implied_arch=_POST_ACTIVATION_ARCH[:2],
     ),
-    KeyScheme(
-        "timm v2",
-        "timm models/resnetv2.py",
-        (r"^stem\.conv\.", r"^stages\.0\.blocks\.0\.conv1\."),
-        ((r"^stem\.conv\.", "conv1."), *_TIMM_V2_RULES, (r"\.downsample\.conv\.", ".downsample.0.")),
-        implied_arch=(("order", "full-preact"), ("merge", "add"), ("stride_conv", "0")),
-    ),
-    KeyScheme(
-        "timm v2 d",
-        "timm models/resnetv2.py, deep stem and average-pooled shortcut",
-        (r"^stem\.conv1\.", r"^stages\.0\.blocks\.0\.conv1\."),
-        (
-            (r"^stem\.conv1\.", "conv1.0."),
-            (r"^stem\.norm1\.", "conv1.1."),
-            (r"^stem\.conv2\.", "conv1.3."),
-            (r"^stem\.norm2\.", "conv1.4."),
-            (r"^stem\.conv3\.", "conv1.6."),
-            *_TIMM_V2_RULES,
-            (r"\.downsample\.conv\.", ".downsample.1."),
-        ),
-        implied_arch=(("order", "full-preact"), ("merge", "add"), ("stride_conv", "0")),
-    ),
+    *TIMM_SCHEMES,
     KeyScheme(
         "d2l sequential",
         "Zhang et al., Dive into Deep Learning, Sec. 8.6, nn.Sequential(b1, ..., b5, pool, flatten, linear)",

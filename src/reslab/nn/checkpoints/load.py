@@ -75,7 +75,7 @@ def _last_or_none(names: Iterable[str]) -> str | None:
 def equal_up_to_trailing_ones(tensor: Tensor, shape: torch.Size) -> bool:
     """Return whether the shapes differ only by trailing ones, as those of a linear layer and a 1x1 convolution do."""
     longer, shorter = sorted((tuple(tensor.shape), tuple(shape)), key=len, reverse=True)
-    return longer[: len(shorter)] == shorter and all(size == 1 for size in longer[len(shorter) :]) and bool(shorter)
+    return longer[: len(shorter)] == shorter and all(size == 1 for size in longer[len(shorter) :])
 
 
 # Messages (what was done) are logged at a level that is shown by default; what may be wrong is a Python warning.

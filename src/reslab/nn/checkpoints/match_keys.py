@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from reslab.nn.checkpoints.key_schemes import KEY_SCHEMES, KeyScheme, matching_key_schemes
+from reslab.nn.checkpoints.key_scheme import KeyScheme
+from reslab.nn.checkpoints.key_schemes import KEY_SCHEMES, matching_key_schemes
 from reslab.nn.checkpoints.load_report import CheckpointError, invalid_checkpoint
 from reslab.nn.checkpoints.read import Checkpoint
 

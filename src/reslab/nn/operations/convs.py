@@ -134,7 +134,7 @@ def scaled_standardized_conv(site: Site, spec: ConvSpec, bias: bool, gain: str, 
     conv.eps = eps  # type: ignore[assignment]
     if gain == "act":
         if site.arch.act not in ACT_GAINS:
-            raise unknown_name("activation with a known gain", site.arch.act, ACT_GAINS, "or conv(gain=1)")
+            raise unknown_name("activation with a known gain", site.arch.act, ACT_GAINS, "or scaled-standardized(none)")
         conv.gamma = ACT_GAINS[site.arch.act]  # type: ignore[assignment]
     return conv
 

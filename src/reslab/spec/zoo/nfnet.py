@@ -44,7 +44,7 @@ _DM_F = replace(
     reference="Brock et al. 2021, arXiv:2102.06171; github.com/google-deepmind/deepmind-research/tree/master/nfnets",
     order=f"{_GAIN} mul(1/std) conv | {_GAIN} conv | {_GAIN} conv se(0.5) mul(2) +",
     merge="skipinit scale(1,0.2)",
-    conv="scaled-standardized(1,eps=1e-5)",
+    conv="scaled-standardized(none,eps=1e-5)",
     padding="same",
     stem=_F.stem.replace("act", _GAIN),
     head=_F.head.replace("act", _GAIN),

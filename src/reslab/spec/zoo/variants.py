@@ -135,6 +135,9 @@ _LEGACY_SE = replace(
     stride_conv=1,
     stem="conv7/2(64) norm act maxpool3/2(ceil)",
 )
+_LEGACY_SE_BASIC = replace(
+    _LEGACY_SE, convs=(3, 3), expansion=1, order="conv norm act | conv norm act se(0.0625,divisor=1) + act"
+)
 _LEGACY_SE_X = replace(_LEGACY_SE, stride_conv=0, groups=32, width_per_group=4)
 _RES2 = replace(
     BOTTLENECK,
@@ -165,8 +168,8 @@ _RESNEST = replace(
 _RESNEST_E = replace(_RESNEST, stem=_WIDE_STEM)
 
 MULTIPATH: dict[str, Arch] = {
-    "legacy_seresnet18": replace(_LEGACY_SE, depths=_DEPTHS_26, convs=(3, 3), expansion=1),
-    "legacy_seresnet34": replace(_LEGACY_SE, convs=(3, 3), expansion=1),
+    "legacy_seresnet18": replace(_LEGACY_SE_BASIC, depths=_DEPTHS_26),
+    "legacy_seresnet34": _LEGACY_SE_BASIC,
     "legacy_seresnet50": _LEGACY_SE,
     "legacy_seresnet101": replace(_LEGACY_SE, depths=DEPTHS_101),
     "legacy_seresnet152": replace(_LEGACY_SE, depths=DEPTHS_152),
