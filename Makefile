@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 JOBS ?= 2
 
-.PHONY: setup demo test lint format check soak
+.PHONY: setup demo test lint format check zoo soak
 .DEFAULT_GOAL := check
 
 setup: $(STAMP)
@@ -37,6 +37,9 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 check: lint test
+
+zoo: setup
+	$(BIN)/python benchmarks/zoo.py
 
 soak: setup
 	$(PYTEST) -m soak

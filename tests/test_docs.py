@@ -5,6 +5,7 @@ import runpy
 from pathlib import Path
 
 from reslab.report.format import markdown_table
+from reslab.spec.operations import OPERATIONS, Family
 from reslab.spec.order import ORDERS
 from reslab.spec.shortcut import BRANCH_MODIFIERS, MERGE_OPS, SHORTCUT_MODIFIERS, SHORTCUTS
 from reslab.spec.transform_grammar import parse_transforms
@@ -55,7 +56,17 @@ def grammar_tables() -> dict[str, str]:
         )
         for name, op in table.items()
     ]
-    return {
+    operations = {
+        f"{family}s": markdown_table(
+            [str(family), "arguments", "effect", "reference"],
+            [
+                [f"`{name}`", ", ".join(f"`{param.name}`" for param in item.params), item.description, item.reference]
+                for name, item in OPERATIONS[family].items()
+            ],
+        )
+        for family in (Family.LAYER, Family.CONV, Family.NORM)
+    }
+    return operations | {
         "orders": markdown_table(["order", "layout", "reference"], orders),
         "shortcuts": markdown_table(["shortcut", "module", "reference"], shortcuts),
         "merges": markdown_table(["role", "operation", "effect", "reference"], merges),

@@ -149,7 +149,7 @@ def test_biases_of_branches_projections_and_stem(bias):
         ({"padding": "zero"}, "'zeros'"),
         ({"init": "kaiming"}, "unknown init"),
         ({"dephts": (1,)}, "unknown axis 'dephts'; nearest: 'depths'"),
-        ({"groups": True}, "groups as int"),
+        ({"groups": True}, "groups as a whole number"),
         ({"num_classes": "ten"}, "num_classes as a whole number"),
         ({"zero_init_residual": "perhaps"}, "zero_init_residual as true or false"),
         ({"head": "fc"}, "flatten"),

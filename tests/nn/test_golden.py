@@ -39,7 +39,11 @@ def test_every_network_has_a_golden_line_and_every_line_a_network():
     assert all(len(line["source"]) > 20 for line in GOLDEN.values())
 
 
-@pytest.mark.parametrize("name", sorted(ARCHS))
+# The large networks of timm are counted by `make zoo`; those of the papers always.
+COUNTED = [name for name, line in GOLDEN.items() if line["params"] < 3e7 or "benchmarks/zoo.py" not in line["source"]]
+
+
+@pytest.mark.parametrize("name", sorted(COUNTED))
 def test_parameters_multiply_adds_and_output_shape(name):
     arch, golden = ARCHS[name], GOLDEN[name]
     with torch.device("meta"):
@@ -62,13 +66,12 @@ def test_weighted_depth(depth, names):
     assert {name: ARCHS[name].depth for name in names.split()} == dict.fromkeys(names.split(), depth)
 
 
-@pytest.mark.parametrize("name", sorted(ARCHS))
-def test_name_source_and_plan(name):
-    arch = ARCHS[name]
-    assert arch.name == name
-    assert arch.reference.strip()
-    names = [block.name for stage in layout_stages(arch) for block in stage]
-    assert len(names) == len(set(names)) == arch.num_blocks
+def test_name_source_and_plan():
+    for name, arch in ARCHS.items():
+        assert arch.name == name
+        assert arch.reference.strip()
+        names = [block.name for stage in layout_stages(arch) for block in stage]
+        assert len(names) == len(set(names)) == arch.num_blocks
 
 
 def test_all_that_the_project_names_is_there():

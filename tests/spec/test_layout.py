@@ -47,6 +47,8 @@ def test_channels_run_through():
     for arch in ARCHS.values():
         channels = stem_channels(arch)
         for stage in layout_stages(arch):
+            if arch.transition and stage[0].index:
+                channels = stage[0].in_channels
             for block in stage:
                 assert block.in_channels == channels
                 for before, after in zip(block.convs, block.convs[1:], strict=False):

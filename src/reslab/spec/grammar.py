@@ -35,10 +35,11 @@ class Op:
 
 
 def format_arg(arg: Arg) -> str:
-    """Return the shortest text that parses to the same value; 6.0 becomes `6`."""
+    """Return the shortest text that parses to the same value; 6.0 becomes `6`, 1e-06 `1e-6`."""
     if not isinstance(arg, float):
         return str(arg)
-    return f"{arg:g}" if float(f"{arg:g}") == arg else repr(arg)
+    text = f"{arg:g}" if float(f"{arg:g}") == arg else repr(arg)
+    return text.replace("e-0", "e-").replace("e+0", "e+")
 
 
 def split_outside_brackets(text: str, separator: str) -> list[str]:
