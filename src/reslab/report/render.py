@@ -32,9 +32,13 @@ _PAGES: dict[type[Any], tuple[Callable[[Any], dict[str, Any]], str]] = {
 
 
 def render_page(page: Page) -> str:
-    """Return the page as HTML that loads nothing from anywhere. Raises ValueError for data that do not fit together."""
+    """Return the page as HTML that loads nothing from anywhere. Raises ValueError for data that do not fit together.
+
+    Bytes of file names that are not UTF-8 are escaped, as in `\\udce9`, so that the page can be encoded.
+    """
     make_context, template = _PAGES[type(page)]
-    return _jinja_environment().get_template(template).render(make_context(page))
+    html = _jinja_environment().get_template(template).render(make_context(page))
+    return html.encode(errors="backslashreplace").decode()
 
 
 @cache
