@@ -80,7 +80,7 @@ def test_answers_by_engine(command: Command, trained: Path, tmp_path: Path, monk
     assert (found["task"], found["input_size"], found["html"]) == ("predict", [1, 8, 8], str(page))
     text = page.read_text()
     assert text.count("<svg") == 2
-    assert "times torch in float32" in text or "torch in float32 is the quickest" in text
+    assert "times torch in float32" in text or "torch in float32 is fastest" in text
     shown = command(*arguments, "--precision", "float32", "--device", "cpu")
     assert shown.code == 0
     assert "p99 ms" in shown.out
