@@ -190,3 +190,30 @@ def test_without_a_clear_suggestion_the_next_command_repeats_the_test_with_other
     )
     too_high = command("lr-find", "digits", "--min-lr", "1e30", "--max-lr", "1e33", "--device", "cpu", *page)
     assert too_high.out.splitlines()[-1] == "reslab lr-find digits --max-lr 1e+33 --device cpu --min-lr 1e+27"
+
+
+def test_a_copied_run_whose_data_is_gone_names_the_option(command: Command, trained: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    run = Run(copy)
+    run.update(data={**run.metadata["data"], "requested": str(tmp_path / "photos")})
+    for arguments in (["eval", copy], ["export", copy, "--to", "onnx", "--output", tmp_path / "out"]):
+        outcome = command(*arguments)
+        assert outcome.code == 1
+        assert "photos, which does not exist here" in outcome.err
+        assert "--data PATH" in outcome.err
+    assert command("eval", copy, "--data", "digits").code == 0
+
+
+@pytest.mark.filterwarnings("always:.*has not ended:UserWarning")
+def test_an_interrupted_run_is_evaluated_with_its_best_weights_so_far(
+    command: Command, trained: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    (copy / "model.safetensors").unlink()
+    Run(copy).update(result=None)
+    outcome = command("eval", copy, "--json")
+    assert outcome.code == 0
+    assert outcome.value["top1"] == Run(trained).top1  # without a validation split they are the last
+    assert f"warning: {copy} has not ended: these are its best weights so far" in outcome.err

@@ -109,7 +109,8 @@ def train(
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", rich_help_panel=Panel.OUTPUT, help="Resume the run in --output.")
+        bool,
+        typer.Option("--resume", rich_help_panel=Panel.OUTPUT, help="Resume the run in --output, which must exist."),
     ] = False,
     pretrained: Pretrained = None,
     val_fraction: ValFraction = None,
