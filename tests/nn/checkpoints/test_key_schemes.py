@@ -11,8 +11,8 @@ from agreement import assert_close, images, randomise
 from timm.models.resnetv2 import ResNetV2
 
 from reslab.nn.checkpoints.key_schemes import KEY_SCHEMES
-from reslab.nn.checkpoints.timm_schemes import TIMM_SCHEMES
 from reslab.nn.checkpoints.load_report import CheckpointWarning
+from reslab.nn.checkpoints.timm_schemes import TIMM_SCHEMES
 from reslab.nn.factory import create_model
 
 CIFAR = ((8, 16, 32), "conv3(8) norm act")
@@ -253,7 +253,9 @@ def timm_families():
 
 def test_every_key_scheme_is_tested_here():
     tried = {case for case in SAME_OUTPUTS if not case.endswith((" shared", "bottleneck"))}
-    assert tried | set(NAMES) | set(PREACT) | {"szagoruyko"} | timm_families() == {scheme.name for scheme in KEY_SCHEMES}
+    assert tried | set(NAMES) | set(PREACT) | {"szagoruyko"} | timm_families() == {
+        scheme.name for scheme in KEY_SCHEMES
+    }
     assert len({scheme.name for scheme in KEY_SCHEMES}) == len(KEY_SCHEMES)
 
 
