@@ -101,7 +101,8 @@ def load_ours(family, theirs, **overrides):
 
 def difference(ours, theirs):
     scale = theirs.abs().max()
-    assert torch.isfinite(scale) and scale > 0
+    assert torch.isfinite(scale)
+    assert scale > 0
     return float((ours - theirs).abs().max() / scale)
 
 
