@@ -69,15 +69,16 @@ def _make_task(name: str, args: argparse.Namespace) -> Task:
             "eval_transform": "resize(36) center-crop(32)",
         }
         options = TrainOptions(
-            "resnet20_cifar", args.photos, "photos", recipe_overrides=transforms, pretrained=args.weights
-        )
+            "resnet20_cifar", args.photos, "photos", recipe_overrides=transforms, arch_overrides=args.arch,
+            pretrained=args.weights,
+        )  # fmt: skip
         return Task(options, epochs=10)
     data = _first_images("fashion-mnist", args.fashion)
     if name == "fashion":
         return Task(TrainOptions("resnet8_fast", data, "fashion", val_fraction=0.5), epochs=6)
     options = TrainOptions(
         "resnet20_cifar", data, "photos", recipe_overrides={"train_transform": "pad(2) crop(28)"},
-        pretrained=args.weights, val_fraction=0.5, num_images=1000,
+        arch_overrides=args.arch, pretrained=args.weights, val_fraction=0.5, num_images=1000,
     )  # fmt: skip
     return Task(options, epochs=5)
 
@@ -95,12 +96,13 @@ def _first_images(name: str, data_dir: Path | None) -> tuple[torch.Tensor, torch
 def train_at(task: Task, lr: float, seed: int) -> float:
     """Train with a learning rate; return the validation accuracy after the last epoch (0 if the loss diverges)."""
     options = task.options
+    overrides = {**options.recipe_overrides, **{f"model.{key}": value for key, value in options.arch_overrides.items()}}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run"
         try:
             train(
                 options.model, options.data, options.recipe, seed=seed, lr=lr, epochs=task.epochs, output=path,
-                overrides=options.recipe_overrides, pretrained=options.pretrained, val_fraction=options.val_fraction,
+                overrides=overrides, pretrained=options.pretrained, val_fraction=options.val_fraction,
                 num_images=options.num_images, workers=0, on_log=lambda record: None,
             )  # fmt: skip
         except NonFiniteError as error:
@@ -169,6 +171,10 @@ def main() -> None:
     parser.add_argument("--fashion", type=Path, help="folder of Fashion-MNIST")
     parser.add_argument("--photos", type=Path, help="image folder to fine-tune on")
     parser.add_argument("--weights", type=Path, help="weights of resnet20_cifar to fine-tune")
+    parser.add_argument(
+        "--arch", type=lambda text: dict([text.split("=", 1)]), default={}, metavar="AXIS=VALUE",
+        help="an axis of the network that the weights require: shortcut=pad-split",
+    )  # fmt: skip
     parser.add_argument("--tasks", default="", help="names of tasks, by commas (default: all whose data is given)")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)

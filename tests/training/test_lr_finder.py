@@ -82,7 +82,7 @@ def test_flat_then_falling_then_rising_without_noise() -> None:
     done, rise = 1e-3 * 10 ** (0.9 * 2), 1e-1 * 10 ** (0.3 * 1.5 / 3)  # 0.9 of the fall of 1.5; 0.3 of it above 0.8
     assert found.fall_lr == pytest.approx(done, rel=0.45)  # half a decade is averaged
     assert found.rise_lr == pytest.approx(rise, rel=0.35)
-    assert found.suggested_lr == pytest.approx(1e-1 * 10 ** (0.2 * 1.5 / 3), rel=0.35)  # 0.2 of the fall above 0.8
+    assert found.suggested_lr == LRS[LRS.index(found.rise_lr or 0) - 1]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

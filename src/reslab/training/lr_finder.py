@@ -31,7 +31,6 @@ _MIN_STANDARD_ERRORS = 5.0
 _MIN_FALL, _MIN_RISE = 0.02, 0.1
 _RISE_FRACTION = 0.3
 _FALL_FRACTION = 0.9
-_VALLEY_FRACTION = 0.2
 
 
 class LRVerdict(enum.StrEnum):
@@ -170,8 +169,8 @@ def suggest_lr(lrs: Sequence[float], losses: Sequence[float]) -> LRSuggestion:
     The losses at the first tenth of the rates give the level before the fall. A fall counts from 5 standard errors of a
     smoothed loss and 2 % of the level on. Once it counts, the loss rises where it is 0.3 of the fall above its lowest
     value; before, where it is 10 % above the level. Later rates are ignored, as a network with batch normalization
-    often recovers there. The suggestion is the last rate before the rise at which the loss is within 0.2 of the fall of
-    its lowest value; if the loss does not rise, the first rate at which 0.9 of the fall is done.
+    often recovers there. The suggestion is the last rate before the rise; if the loss does not rise, the first rate at
+    which 0.9 of the fall is done.
     """
     window = _window(len(losses))
     if len(losses) < 2 * window + 1:
@@ -193,8 +192,7 @@ def suggest_lr(lrs: Sequence[float], losses: Sequence[float]) -> LRSuggestion:
         return LRSuggestion(LRVerdict.STILL_FALLING, lowest_loss_lr=lrs[lowest])
     fall_lr = next(lr for lr, mean in zip(lrs, means, strict=True) if mean <= level - _FALL_FRACTION * fall)
     # A schedule with warm-up bears higher rates than this test, and too low a rate costs more than too high a one.
-    valley = [index for index in range(end) if means[index] <= means[lowest] + _VALLEY_FRACTION * fall]
-    suggested_lr = fall_lr if rise_lr is None else lrs[valley[-1]]
+    suggested_lr = fall_lr if rise is None else lrs[rise - 1]
     return LRSuggestion(LRVerdict.CLEAR, suggested_lr, fall_lr, lrs[lowest], rise_lr)
 
 
