@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from reslab.nn.block import DropPath, ResidualBlock, StochasticDepthBatch
 from reslab.nn.cost import layer_table
+from reslab.nn.dims import CONV_TYPES
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.memory import MemoryTracker
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.shortcut import ShortcutKind
 
 STATISTICS = ("batch", "running", "auto")
-WEIGHTED_LAYERS = (nn.Conv2d, nn.Linear)
+WEIGHTED_LAYERS = (*CONV_TYPES, nn.Linear)
 _STOCHASTIC_LAYERS = (nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, StochasticDepthBatch, DropPath)
 _GIB = 2**30
 

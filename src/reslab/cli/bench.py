@@ -150,7 +150,7 @@ def _parse_batch_sizes(text: str | None) -> tuple[int, ...]:
 
 def _benchmark_training(
     arch: Arch,
-    input_shape: tuple[int, int, int],
+    input_shape: tuple[int, ...],
     batch_sizes: tuple[int, ...],
     *,
     precision: str,
@@ -206,7 +206,7 @@ def _training_row(speed: "TrainStepBenchmark") -> tuple[str, ...]:
 
 
 def _training_summary(
-    name: str, input_shape: tuple[int, int, int], measurements: list["TrainStepBenchmark"], hardware: dict[str, Any]
+    name: str, input_shape: tuple[int, ...], measurements: list["TrainStepBenchmark"], hardware: dict[str, Any]
 ) -> list[tuple[str, str]]:
     speed = measurements[0]
     matmul_rates = {
@@ -238,7 +238,7 @@ def _load_or_create_network(name: str, arch: Arch) -> "ResidualNetwork":
 
 def _benchmark_inference(
     network: "ResidualNetwork",
-    input_shape: tuple[int, int, int],
+    input_shape: tuple[int, ...],
     batch_sizes: tuple[int, ...],
     *,
     backends: str | None,
@@ -295,7 +295,7 @@ def _benchmark_inference(
 
 
 def _inference_summary(
-    name: str, input_shape: tuple[int, int, int], hardware: dict[str, Any], rounds: int
+    name: str, input_shape: tuple[int, ...], hardware: dict[str, Any], rounds: int
 ) -> dict[str, str]:
     return {
         "measured": f"inference of {name} at {format_shape(input_shape)} on random images, {rounds} alternating rounds",
@@ -307,7 +307,7 @@ def _write_page(
     html_path: Path,
     name: str,
     *,
-    input_shape: tuple[int, int, int],
+    input_shape: tuple[int, ...],
     results: list[dict[str, Any]],
     hardware: dict[str, Any],
     rounds: int,

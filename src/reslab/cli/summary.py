@@ -54,7 +54,7 @@ def summary(
 
 def resolve_arch_and_input(
     name: str, input_size: str | None, num_classes: int | None, overrides: list[str] | None
-) -> tuple["Arch", tuple[int, int, int]]:
+) -> tuple["Arch", tuple[int, ...]]:
     """Return the architecture with its overrides, and the input size: the given one, else the architecture's own."""
     from reslab.nn.factory import resolve_arch
 
@@ -64,7 +64,8 @@ def resolve_arch_and_input(
     input_shape = parse_input_size(input_size) if input_size else None
     if input_shape:
         arch_overrides.setdefault("in_channels", str(input_shape[0]))
-        arch_overrides.setdefault("image_size", f"{input_shape[1]},{input_shape[2]}")
+        arch_overrides.setdefault("image_size", ",".join(map(str, input_shape[1:])))
+        arch_overrides.setdefault("dims", str(len(input_shape) - 1))
     arch = resolve_arch(_load_arch(name) or name, arch_overrides)
     return arch, input_shape or arch.input_size
 
@@ -79,16 +80,18 @@ def _load_arch(name: str) -> "Arch | None":
     return load(path).arch
 
 
-def parse_input_size(text: str) -> tuple[int, int, int]:
-    """Return `3x224x224` as (3, 224, 224); raise ValueError unless it is three positive whole numbers."""
+def parse_input_size(text: str) -> tuple[int, ...]:
+    """Return `3x224x224` as (3, 224, 224).
+
+    Raises ValueError unless it is channels and one to three sides, all positive whole numbers.
+    """
     parts = text.lower().replace("×", "x").split("x")
-    if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+    if len(parts) not in (2, 3, 4) or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
         raise invalid("--input as channels x height x width", repr(text), "3x224x224")
-    channels, height, width = (int(part) for part in parts)
-    return channels, height, width
+    return tuple(int(part) for part in parts)
 
 
-def summarize_arch(arch: "Arch", input_shape: tuple[int, int, int]) -> dict[str, Any]:
+def summarize_arch(arch: "Arch", input_shape: tuple[int, ...]) -> dict[str, Any]:
     """Return everything that `reslab summary` prints. The network is built on the meta device, without memory."""
     import torch
 

@@ -89,7 +89,7 @@ def quantile(sorted_values: Sequence[float], fraction: float) -> float:
 
 def benchmark_backends(
     network: ResidualNetwork,
-    input_size: tuple[int, int, int],
+    input_size: tuple[int, ...],
     batch_sizes: Sequence[int],
     backends: Sequence[str],
     precisions: Sequence[str],

@@ -289,7 +289,7 @@ def iter_predictions(
 ) -> Iterator[Prediction]:
     """Yield one prediction per item, in order; threads read images while earlier ones are computed."""
     assert network.preprocess is not None
-    transform = InferenceTransform(network.preprocess, network.arch.image_size)
+    transform = InferenceTransform(network.preprocess, network.arch.height_width)
     write_grad_cam = None if grad_cam_dir is None else _GradCamWriter(network, predictor, grad_cam_dir)
     for chunk, images in _prefetch(items, batch_size, partial(transform, limits=limits)):
         yield from _predict_batch(chunk, images, predictor, top_k, write_grad_cam)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reslab.nn.dims import layer_class, per_channel
 from reslab.nn.layers import make_conv, make_layer
 from reslab.nn.registry import NormLayer, Site, get_norm_layer
 from reslab.spec.arch import Arch
@@ -23,7 +24,7 @@ from reslab.spec.shortcut import ShortcutKind, drop_path_rate, merge_factors, su
 class PadChannels(nn.Module):
     """Option A: every `stride`-th row and column, with channels of zeros `before` and `after`.
 
-    He et al. 2015, Sec. 4.1. N C H W to N (before + C + after) H/stride W/stride; no parameters.
+    He et al. 2015, Sec. 4.1. N C H W to N (before + C + after) H/stride W/stride; no parameters. Maps of any dimension.
     """
 
     def __init__(self, stride: int, before: int, after: int) -> None:
@@ -31,7 +32,10 @@ class PadChannels(nn.Module):
         self.stride, self.before, self.after = stride, before, after
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
+        strided = x[:, :, :: self.stride] if x.ndim == 3 else x[:, :, :: self.stride, :: self.stride]
+        if x.ndim == 5:
+            strided = strided[..., :: self.stride]
+        return F.pad(strided, (0, 0) * (x.ndim - 2) + (self.before, self.after))
 
     def extra_repr(self) -> str:
         return f"stride={self.stride}, before={self.before}, after={self.after}"
@@ -48,11 +52,11 @@ def make_shortcut(spec: BlockSpec, site: Site) -> nn.Module | None:
         ShortcutKind.IDENTITY: nn.Identity,
         ShortcutKind.PAD: lambda: PadChannels(stride, 0, num_added),
         ShortcutKind.PAD_SPLIT: lambda: PadChannels(stride, num_added // 2, num_added - num_added // 2),
-        ShortcutKind.AVG_PAD: lambda: nn.Sequential(_avg_pool(stride), PadChannels(1, 0, num_added)),
+        ShortcutKind.AVG_PAD: lambda: nn.Sequential(_avg_pool(stride, site), PadChannels(1, 0, num_added)),
         ShortcutKind.CONV1X1: lambda: nn.Sequential(_projection(spec, stride, site)),
         ShortcutKind.PROJECT: lambda: nn.Sequential(_projection(spec, stride, site), *_optional_norm(spec, site)),
         ShortcutKind.AVG_PROJECT: lambda: nn.Sequential(
-            _avg_pool(stride), _projection(spec, 1, site), *_optional_norm(spec, site)
+            _avg_pool(stride, site), _projection(spec, 1, site), *_optional_norm(spec, site)
         ),
     }
     return builders[kind]()
@@ -63,10 +67,11 @@ def _projection(spec: BlockSpec, stride: int, site: Site) -> nn.Module:
     return make_conv(site, ConvSpec(kernel, spec.in_channels, spec.out_channels, stride), site.arch.bias)
 
 
-def _avg_pool(stride: int) -> nn.Module:
+def _avg_pool(stride: int, site: Site) -> nn.Module:
     # timm pools with stride 1 where a dilation replaces the stride, and pads so that the size stays; there is nothing
     # to pool then.
-    return nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False) if stride != 1 else nn.Identity()
+    pool = layer_class("AvgPool", site.arch.dims)
+    return pool(2, stride, ceil_mode=True, count_include_pad=False) if stride != 1 else nn.Identity()
 
 
 def _optional_norm(spec: BlockSpec, site: Site) -> list[nn.Module]:
@@ -138,7 +143,8 @@ class DropPath(nn.Module):
         keep_probability = 1 - self.rate
         if keep_probability == 0:
             return x * 0
-        mask = torch.bernoulli(torch.full((len(x), 1, 1, 1), keep_probability, device=x.device)).to(x.dtype)
+        shape = (len(x), *([1] * (x.ndim - 1)))
+        mask = torch.bernoulli(torch.full(shape, keep_probability, device=x.device)).to(x.dtype)
         return x * (mask / keep_probability)
 
     def extra_repr(self) -> str:
@@ -152,13 +158,13 @@ class Merge(nn.Module):
     over the block's input), `scale` (rezero, skipinit) and `gamma` (layerscale).
     """
 
-    def __init__(self, block: BlockSpec) -> None:
+    def __init__(self, block: BlockSpec, dims: int) -> None:
         super().__init__()
         spec = block.merge
         self.merge_fn = _MERGE_FNS[spec.op.name]
         self.factors = merge_factors(spec, block.index + 1, block.num_blocks)
         if spec.op.name.endswith("gate"):
-            self.gate = nn.Conv2d(block.in_channels, block.out_channels, 1, block.stride)
+            self.gate = layer_class("Conv", dims)(block.in_channels, block.out_channels, 1, block.stride)
             self.gate_bias = self.factors[0]
         self.shortcut_modifiers = nn.Sequential(*(nn.Dropout(float(op.args[0])) for op in spec.shortcut_modifiers))
         self.branch_modifiers = nn.Sequential()
@@ -191,7 +197,7 @@ class Merge(nn.Module):
         if hasattr(self, "scale"):
             branch = branch * self.scale
         if hasattr(self, "gamma"):
-            branch = branch * self.gamma.view(1, -1, 1, 1)
+            branch = branch * per_channel(self.gamma, branch)
         return self.merge_fn(self, block_input, self.shortcut_modifiers(shortcut), branch)
 
 
@@ -211,7 +217,7 @@ class ResidualBlock(nn.Module):
         self.branch_names = self._add_ops((() if spec.shared_preact else pre_ops) + spec.ops.branch, site)
         self.post_names = self._add_ops(spec.ops.post, site)
         self.downsample = make_shortcut(spec, site)
-        self.merge = None if self.downsample is None else Merge(spec)
+        self.merge = None if self.downsample is None else Merge(spec, arch.dims)
 
     def _add_ops(self, ops: tuple[NamedOp, ...], site: Site) -> tuple[str, ...]:
         names = []

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from reslab.nn.dims import CONV_TYPES
 from reslab.nn.receptive_field import ReceptiveFieldTracer
 
 
@@ -87,7 +88,7 @@ def _meta_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def _macs(module: nn.Module, output: Tensor) -> int:
     """Return the multiply-adds: output elements times the inputs each one reads (kernel area, channels per group)."""
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, CONV_TYPES):
         return output[0].numel() * prod(module.kernel_size) * (module.in_channels // module.groups)
     if isinstance(module, nn.Linear):
         return output[0].numel() * module.in_features

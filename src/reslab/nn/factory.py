@@ -45,11 +45,16 @@ def resolve_arch(model: str | Arch, overrides: Mapping[str, Any]) -> Arch:
     ValueError for an unknown model, axis or value, with the nearest ones.
     """
     arch = get_arch(model)
-    return override(arch, _normalize_axes(overrides, len(arch.depths)), kind="axis") if overrides else arch
+    if not overrides:
+        return arch
+    return override(arch, _normalize_axes(overrides, len(arch.depths), arch.image_size[0]), kind="axis")
 
 
-def _normalize_axes(overrides: Mapping[str, Any], num_stages: int) -> dict[str, Any]:
-    """Return the overrides under our names, with torchvision's options translated."""
+def _normalize_axes(overrides: Mapping[str, Any], num_stages: int, side: int) -> dict[str, Any]:
+    """Return the overrides under our names, with torchvision's options translated.
+
+    `dims` without an image size keeps the `side` in every dimension.
+    """
     for alias, axis in _ALIASES.items():
         if alias in overrides and overrides.get(axis, overrides[alias]) != overrides[alias]:
             got = f"{axis}={overrides[axis]} and {alias}={overrides[alias]}"
@@ -58,6 +63,8 @@ def _normalize_axes(overrides: Mapping[str, Any], num_stages: int) -> dict[str, 
         got = f"weights={overrides['weights']!r}"
         raise invalid("pretrained=, which takes torchvision's weights too", got, "pretrained=True")
     axes = {_ALIASES.get(name, name): value for name, value in overrides.items()}
+    if "dims" in axes and "image_size" not in axes:
+        axes["image_size"] = (side,) * convert(int, axes["dims"], "dims")
     if _DILATION in axes:
         axes[_DILATION] = _parse_dilation(axes[_DILATION], num_stages)
     if convert(bool, axes.pop("zero_init_residual", False), "zero_init_residual"):

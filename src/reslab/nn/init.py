@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from reslab.nn.dims import layer_class
 from reslab.spec.arch import Arch
 from reslab.spec.init import get_init
 
@@ -67,26 +68,27 @@ def init_weights(
     reproducibility: stem, head, blocks.
     """
     scheme = get_init(arch.init)
-    num_convs = arch.num_convs
+    num_convs, conv_class = arch.num_convs, layer_class("Conv", arch.dims)
     scale = arch.num_blocks ** (-1 / (2 * num_convs - 2)) if arch.num_blocks and num_convs > 1 else 1.0
     for module in stem:
-        _apply_rule(module, scheme.stem or scheme.conv, nn.Conv2d, scale)
+        _apply_rule(module, scheme.stem or scheme.conv, conv_class, scale)
     for module in head:
         _apply_rule(module, scheme.linear, nn.Linear, scale)
     for block in blocks:
-        _apply_rule(block, scheme.conv, nn.Conv2d, scale)
+        _apply_rule(block, scheme.conv, conv_class, scale)
         if scheme.last_conv:
-            _apply_rule(getattr(block, f"conv{num_convs}"), scheme.last_conv, nn.Conv2d, scale)
+            _apply_rule(getattr(block, f"conv{num_convs}"), scheme.last_conv, conv_class, scale)
             if block.downsample is not None:  # Fixup scales only the layers inside the branches
-                _apply_rule(block.downsample, scheme.stem or scheme.conv, nn.Conv2d, 1.0)
+                _apply_rule(block.downsample, scheme.stem or scheme.conv, conv_class, 1.0)
         _init_last_norm_and_gate(block, arch)
 
 
-def _apply_rule(module: nn.Module, rule: str, layer_class: type[nn.Conv2d] | type[nn.Linear], scale: float) -> None:
+def _apply_rule(module: nn.Module, rule: str, layer_type: type[nn.Module], scale: float) -> None:
     for layer in module.modules():
-        if isinstance(layer, layer_class):
+        if isinstance(layer, layer_type):
+            assert isinstance(layer.weight, Tensor)
             _INIT_RULES[rule](layer.weight, scale)
-            if layer.bias is not None and rule in ("zeros", "fixup", "normal-small", "trunc-normal"):
+            if isinstance(layer.bias, Tensor) and rule in ("zeros", "fixup", "normal-small", "trunc-normal"):
                 nn.init.zeros_(layer.bias)
 
 

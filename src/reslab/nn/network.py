@@ -28,11 +28,11 @@ from reslab.spec.layout import (
     total_stride,
     transition_strides,
 )
+from reslab.spec.operations import is_pool
 from reslab.spec.order import conv_width, has_global_pool
 from reslab.spec.preprocess import Preprocess
 
 FEATURE_LEVELS = ("stages", "blocks")
-_POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 # torchvision's names for the operations after the stem's convolution.
 _STEM_ALIASES = {"norm": "bn1", "act": "act1", "bias": "bias1"}
 
@@ -92,8 +92,9 @@ class ResidualNetwork(nn.Module):
 
     @preprocess.setter
     def preprocess(self, preprocess: Preprocess | None) -> None:
-        size = self.arch.image_size
-        self._preprocess = None if preprocess is None else ImagePreprocess.for_network(preprocess, size)
+        self._preprocess = None
+        if preprocess is not None:
+            self._preprocess = ImagePreprocess.for_network(preprocess, self.arch.height_width)
 
     def set_metadata(
         self,
@@ -125,7 +126,7 @@ class ResidualNetwork(nn.Module):
         layers: list[nn.Module] = []
         for op in parse_ops(site.arch.transition):
             if op.name == "conv":
-                conv = ConvSpec(op.size or 3, site.channels, out_channels, stride)
+                conv = _outer_conv(op, site.channels, out_channels, stride)
                 layers.append(make_conv(site, conv, site.arch.bias))
                 site = site.at(out_channels)
             else:
@@ -137,7 +138,7 @@ class ResidualNetwork(nn.Module):
         names: list[str] = []
         for op in ops:
             if op.name == "conv":
-                conv = ConvSpec(op.size or 3, site.channels, conv_width(op), op.stride or 1)
+                conv = _outer_conv(op, site.channels, conv_width(op), op.stride or 1)
                 module: nn.Module | None = make_conv(site, conv, site.arch.bias)
                 site = site.at(conv.out_channels)
             else:
@@ -163,7 +164,7 @@ class ResidualNetwork(nn.Module):
         layers: list[nn.Module] = []
         for op in ops[:end]:
             if op.name == "conv":
-                conv = ConvSpec(op.size or 3, site.channels, conv_width(op), op.stride or 1)
+                conv = _outer_conv(op, site.channels, conv_width(op), op.stride or 1)
                 layers.append(make_conv(site, conv, site.arch.stem_bias))
                 site = site.at(conv.out_channels)
             else:
@@ -235,7 +236,7 @@ class ResidualNetwork(nn.Module):
         outputs = {}
         for name in self.stem_names:
             x = getattr(self, name)(x)
-            if not isinstance(getattr(self, name), _POOLS):
+            if not _is_pool(name):
                 outputs["stem"] = x
         for name, stage in self.stages():
             x = self.forward_transition(name, x)
@@ -267,22 +268,43 @@ class ResidualNetwork(nn.Module):
             return
         if not isinstance(x, Tensor):
             step = "torch.from_numpy(x) for an array, network.preprocess(image) for an image"
-            raise invalid(f"a tensor of images N {self.arch.in_channels} H W", f"a {type(x).__name__}", next_step=step)
-        if x.ndim != 4 or x.shape[1] != self.arch.in_channels:
-            nearest, step = _shape_advice(tuple(x.shape), self.arch.in_channels)
-            raise invalid(f"images N {self.arch.in_channels} H W", tuple(x.shape), nearest, step)
+            required = f"a tensor of {_INPUTS[self.arch.dims].format(self.arch.in_channels)}"
+            raise invalid(required, f"a {type(x).__name__}", next_step=step)
+        channels, dims = self.arch.in_channels, self.arch.dims
+        if x.ndim != dims + 2 or x.shape[1] != channels:
+            nearest, step = _shape_advice(tuple(x.shape), channels) if dims == 2 else ("", "")
+            raise invalid(_INPUTS[dims].format(channels), tuple(x.shape), nearest, step)
         if not x.is_floating_point():
             nearest = "x.float() / 255, then normalized" if x.dtype == torch.uint8 else "x.float()"
             raise invalid("images in floating point, normalized as in training", x.dtype, nearest)
-        height, width = x.shape[-2:]
-        got = f"{height}x{width}"
-        if self.needs_fixed_size and (height, width) != self.arch.image_size:
-            expected = "x".join(str(side) for side in self.arch.image_size)
+        sides = tuple(x.shape[2:])
+        got = _format_sides(sides)
+        if self.needs_fixed_size and sides != self.arch.image_size:
+            expected = _format_sides(self.arch.image_size)
             required = f"images of {expected} ({self.arch.name} flattens maps of one size)"
             raise invalid(required, got, expected, "set image_size")
-        if height < self.total_stride or width < self.total_stride:
-            min_size = f"{self.total_stride}x{self.total_stride}"
+        # A clip may have fewer frames than the stride: the convolutions are padded.
+        if min(sides[-2:]) < self.total_stride:
+            min_size = _format_sides((self.total_stride,) * min(dims, 2))
             raise invalid(f"images of at least {min_size}, the total stride of {self.arch.name}", got, min_size)
+
+
+# What a network of 1, 2 or 3 dimensions takes.
+_INPUTS = {1: "signals N {} T", 2: "images N {} H W", 3: "volumes or clips N {} D H W"}
+
+
+def _format_sides(sides: Sequence[int]) -> str:
+    return "x".join(map(str, sides))
+
+
+def _outer_conv(op: Op, in_channels: int, out_channels: int, stride: int) -> ConvSpec:
+    """Return the convolution of an operation in stem, transition or head."""
+    return ConvSpec(op.size or 3, in_channels, out_channels, stride, kernels=op.sides, strides=op.strides)
+
+
+def _is_pool(name: str) -> bool:
+    """Return whether a module of the stem is a pool, by the name of its operation."""
+    return is_pool(Op(name.rstrip("0123456789")))
 
 
 def _shape_advice(shape: tuple[int, ...], channels: int) -> tuple[str, str]:

@@ -70,7 +70,7 @@ def make_activation(kind: str) -> nn.Module:
     return module
 
 
-def make_norm_layer(kind: str, eps: float, momentum: float) -> NormLayer | None:
+def make_norm_layer(kind: str, eps: float, momentum: float, dims: int = 2) -> NormLayer | None:
     """Return a function that builds a norm of this kind for a number of channels; None for the kind `none`.
 
     Raises ValueError for an unknown kind; the function raises it for groups that do not divide the channels.
@@ -81,7 +81,7 @@ def make_norm_layer(kind: str, eps: float, momentum: float) -> NormLayer | None:
     if name == "custom":
         step = "build the network with create_model(..., norm_layer=...)"
         raise invalid("norm_layer=CALLABLE with norm=custom", "no norm_layer", next_step=step)
-    options = {"eps": eps, "momentum": momentum} | values
+    options = {"eps": eps, "momentum": momentum, "dims": dims} | values
 
     def make_norm(channels: int) -> nn.Module:
         module = BUILDERS[Family.NORM][name](channels, **options)
@@ -93,4 +93,4 @@ def make_norm_layer(kind: str, eps: float, momentum: float) -> NormLayer | None:
 
 def get_norm_layer(arch: Arch) -> NormLayer | None:
     """Return a function that builds the network's norm for a number of channels; None without norms."""
-    return make_norm_layer(arch.norm, arch.norm_eps, arch.norm_momentum)
+    return make_norm_layer(arch.norm, arch.norm_eps, arch.norm_momentum, arch.dims)

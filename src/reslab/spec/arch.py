@@ -29,6 +29,8 @@ class Arch:
       a kernel above 1.
     * `replace_stride_with_dilation`: one truth value for each stage after the first.
     * `in_channels`, `image_size` (height, width), `num_classes`: the input and output the network is described for.
+    * `dims`: the dimensions of the maps: 1 for signals (N C T), 2 for images, 3 for volumes and clips (N C D H W);
+      `image_size` has as many sides.
 
     Expressions (see `reslab.spec.order` and `reslab.spec.shortcut`):
 
@@ -85,12 +87,20 @@ class Arch:
     share_weights: bool = False
     num_classes: int = 1000
     in_channels: int = 3
-    image_size: tuple[int, int] = (224, 224)
+    dims: int = 2
+    image_size: tuple[int, ...] = (224, 224)
 
     @property
-    def input_size(self) -> tuple[int, int, int]:
-        """Channels, height and width of the input the network is described for."""
+    def input_size(self) -> tuple[int, ...]:
+        """Channels and sides of the input the network is described for."""
         return (self.in_channels, *self.image_size)
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        """Height and width of the images the network is described for. Raises ValueError for signals and volumes."""
+        if len(self.image_size) != 2:
+            raise invalid("a network of images (dims=2)", f"dims={self.dims}", next_step="predict from tensors")
+        return self.image_size[0], self.image_size[1]
 
     @property
     def num_blocks(self) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from reslab.spec.errors import invalid
 
 # `evonorm-s0` as an argument is a name; only an operation of an expression has a size and a stride attached to it.
-_OP_PATTERN = re.compile(r"(?P<name>[A-Za-z+|][A-Za-z0-9_-]*?)(?P<size>\d+)?(?:/(?P<stride>\d+))?$")
+_OP_PATTERN = re.compile(r"(?P<name>[A-Za-z+|][A-Za-z0-9_-]*?)(?P<size>\d+(?:x\d+)*)?(?:/(?P<stride>\d+(?:x\d+)*))?$")
 _KEYWORD_PATTERN = re.compile(r"(?P<key>[A-Za-z][A-Za-z0-9_-]*)\s*=(?P<value>.*)", re.DOTALL)
 
 Arg = float | str
@@ -18,7 +18,8 @@ class Op:
 
     An argument is a number or a text; a text with brackets (`norm(group(32))`) is parsed where it is used. `kwargs` are
     the arguments given by name (`se(0.25, of=in)`), in order. Size and stride are None where the expression does not
-    give them.
+    give them. `conv3x7x7/1x2x2` has `sides` and `strides`, one for each dimension of the map; size and stride are then
+    the largest.
     """
 
     name: str
@@ -26,10 +27,13 @@ class Op:
     size: int | None = None
     stride: int | None = None
     kwargs: tuple[tuple[str, Arg], ...] = ()
+    sides: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        size = "" if self.size is None else str(self.size)
-        stride = "" if self.stride is None else f"/{self.stride}"
+        size = "x".join(map(str, self.sides)) or ("" if self.size is None else str(self.size))
+        stride = "x".join(map(str, self.strides)) or ("" if self.stride is None else str(self.stride))
+        stride = f"/{stride}" if stride else ""
         args = [format_arg(arg) for arg in self.args] + [f"{key}={format_arg(arg)}" for key, arg in self.kwargs]
         return f"{self.name}{size}{stride}" + (f"({','.join(args)})" if args else "")
 
@@ -76,12 +80,17 @@ def _parse_op(text: str) -> Op:
             "operations such as 'conv3/2(32) norm act', separated by spaces", repr(text), next_step="check the brackets"
         )
     args, kwargs = _parse_args(match["name"], rest[:-1]) if bracket else ((), ())
+    sides, strides = (
+        tuple(map(int, numbers.split("x"))) if numbers else () for numbers in (match["size"], match["stride"])
+    )
     return Op(
         match["name"],
         args,
-        int(match["size"]) if match["size"] else None,
-        int(match["stride"]) if match["stride"] else None,
+        max(sides, default=None),
+        max(strides, default=None),
         kwargs,
+        sides if len(sides) > 1 else (),
+        strides if len(strides) > 1 else (),
     )
 
 

@@ -40,7 +40,7 @@ from reslab.spec.shortcut import (
 
 @dataclass(frozen=True)
 class ConvSpec:
-    """One convolution."""
+    """One convolution. `kernels` and `strides`: one for each dimension of the map, where they differ."""
 
     kernel: int
     in_channels: int
@@ -48,6 +48,8 @@ class ConvSpec:
     stride: int = 1
     groups: int = 1
     dilation: int = 1
+    kernels: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -393,8 +395,11 @@ def _check_numbers(arch: Arch) -> None:
         raise invalid("se_ratio in (0, 1]", arch.se_ratio, "0.0625")
     if not math.isfinite(arch.last_norm_weight):
         raise invalid("last_norm_weight as a finite number", arch.last_norm_weight, "0")
-    if len(arch.image_size) != 2:
-        raise invalid("image_size as height,width", arch.image_size, "224,224")
+    if arch.dims not in (1, 2, 3):
+        raise invalid("dims of 1 (signals), 2 (images) or 3 (volumes)", arch.dims, "2")
+    if len(arch.image_size) != arch.dims:
+        required = f"image_size with {arch.dims} side{'s' if arch.dims > 1 else ''}"
+        raise invalid(required, arch.image_size, ",".join(["224"] * arch.dims))
 
 
 def dilation_requirement(num_stages: int) -> str:
@@ -458,7 +463,7 @@ def num_positions(arch: Arch, stages: Stages, head_ops: Iterable[Op]) -> int:
     if min(sides) < 1:
         required = f"images large enough for {arch.name}"
         raise invalid(required, "x".join(map(str, arch.image_size)), "32x32", "set image_size")
-    return sides[0] * sides[1]
+    return math.prod(sides)
 
 
 def _rounds_up(op: Op) -> bool:

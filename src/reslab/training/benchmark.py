@@ -67,7 +67,7 @@ def resolve_fast_recipe(device: torch.device, precision: str = "auto", compiled:
 
 def benchmark_train_step(
     arch: Arch,
-    input_size: tuple[int, int, int],
+    input_size: tuple[int, ...],
     batch_size: int,
     recipe: Recipe,
     device: torch.device,
@@ -110,7 +110,7 @@ def benchmark_train_step(
 
 
 def _make_step_fn(
-    arch: Arch, input_size: tuple[int, int, int], batch_size: int, recipe: Recipe, device: torch.device
+    arch: Arch, input_size: tuple[int, ...], batch_size: int, recipe: Recipe, device: torch.device
 ) -> Callable[[], object]:
     """Return a function that takes one training step on a fixed batch of noise."""
     torch.manual_seed(0)

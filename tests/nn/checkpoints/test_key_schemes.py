@@ -247,8 +247,8 @@ def test_a_network_that_no_axis_covers_gives_a_warning(scheme):
 
 
 def timm_families():
-    """Return the schemes that tests/nn/test_families.py covers."""
-    return {scheme.name for scheme in TIMM_SCHEMES}
+    """Return the schemes that tests/nn/test_families.py and test_dims.py cover."""
+    return {scheme.name for scheme in TIMM_SCHEMES} | {"torchvision video"}
 
 
 def test_every_key_scheme_is_tested_here():

@@ -73,7 +73,7 @@ def load_verification_data(
     images = opened_data.split(opened_data.eval_split)
     sampled = images if num_images is None else _sample_images(images, num_images)
     return VerificationData(
-        opened_data, opened_data.eval_split, sampled, choose_num_calibration_images(network.arch.image_size)
+        opened_data, opened_data.eval_split, sampled, choose_num_calibration_images(network.arch.height_width)
     )
 
 

@@ -193,7 +193,7 @@ class ModelHandle:
             network=network,
             classes=class_names(network),
             predictor=predictor,
-            transform=InferenceTransform(network.preprocess, network.arch.image_size),
+            transform=InferenceTransform(network.preprocess, network.arch.height_width),
             batcher=DynamicBatcher(compute, settings.max_batch, self.on_batch, self.name),
             analysis_model=AnalysisModel(network, settings.device),
             analysis_executor=ThreadPoolExecutor(1, thread_name_prefix=f"analysis of {self.name}"),

@@ -22,6 +22,18 @@ KEY_SCHEMES: tuple[KeyScheme, ...] = (
         absent_keys=(r"^linear\.", r"\.shortcut\.", r"^bn\.", r"^head\."),
     ),
     KeyScheme(
+        "torchvision video",
+        "torchvision models/video/resnet.py",
+        (r"^stem\.0\.", r"^layer1\.0\.conv1\.0\."),
+        (
+            (r"^stem\.0\.", "conv1."),
+            (r"^stem\.1\.", "bn1."),
+            (r"\.conv(?P<k>\d)\.0\.", ".conv{k}."),
+            (r"\.conv(?P<k>\d)\.1\.", ".bn{k}."),
+        ),
+        implied_arch=_POST_ACTIVATION_ARCH,
+    ),
+    KeyScheme(
         "akamaster",
         "github.com/akamaster/pytorch_resnet_cifar10 (option A, half of the zeros before)",
         (_FIRST_CONV_KEY, r"^linear\.", r"^bn1\."),

@@ -25,6 +25,7 @@ from reslab.nn.checkpoints.match_keys import (
     match_by_order,
 )
 from reslab.nn.checkpoints.read import Checkpoint
+from reslab.nn.dims import CONV_TYPES
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
@@ -64,7 +65,7 @@ def last_linear_name(network: nn.Module) -> str | None:
 
 def first_conv_name(network: nn.Module) -> str | None:
     """Return the name of the first convolution, which reads the input; None without one."""
-    return next((name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)), None)
+    return next((name for name, module in network.named_modules() if isinstance(module, CONV_TYPES)), None)
 
 
 def _last_or_none(names: Iterable[str]) -> str | None:

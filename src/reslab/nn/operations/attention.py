@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from reslab.nn.dims import layer_class, map_axes
 from reslab.nn.registry import Site, builder, make_activation
 from reslab.spec.operations import Family
 
@@ -12,14 +13,15 @@ from reslab.spec.operations import Family
 class SqueezeExcite(nn.Module):
     """x * sigmoid(W2 act(W1 mean(x))), the mean over height and width (Hu, Shen and Sun 2018, Eqs. 2 to 4)."""
 
-    def __init__(self, channels: int, reduced_channels: int, act: str = "relu") -> None:
+    def __init__(self, channels: int, reduced_channels: int, act: str = "relu", dims: int = 2) -> None:
         super().__init__()
-        self.fc1 = nn.Conv2d(channels, reduced_channels, 1)
+        conv = layer_class("Conv", dims)
+        self.fc1 = conv(channels, reduced_channels, 1)
         self.act = make_activation(act)
-        self.fc2 = nn.Conv2d(reduced_channels, channels, 1)
+        self.fc2 = conv(reduced_channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        squeezed = x.mean((2, 3), keepdim=True)
+        squeezed = x.mean(map_axes(x), keepdim=True)
         return x * self.fc2(self.act(self.fc1(squeezed))).sigmoid()
 
 
@@ -34,16 +36,17 @@ class EfficientChannelAttention(nn.Module):
         self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        weights = self.conv(x.mean((2, 3)).unsqueeze(1)).sigmoid()
-        return x * weights.view(len(x), -1, 1, 1)
+        weights = self.conv(x.mean(map_axes(x)).unsqueeze(1)).sigmoid()
+        return x * weights.view(len(x), -1, *([1] * (x.ndim - 2)))
 
 
 class SpatialAttention(nn.Module):
     """x * sigmoid(conv([mean, max])), mean and maximum over the channels (Woo et al. 2018, Eq. 3)."""
 
-    def __init__(self, kernel: int) -> None:
+    def __init__(self, kernel: int, dims: int = 2) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(2, 1, kernel, padding=kernel // 2, bias=False)
+        conv = layer_class("Conv", dims)
+        self.conv = conv(2, 1, kernel, padding=kernel // 2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.conv(torch.cat((x.mean(1, keepdim=True), x.amax(1, keepdim=True)), 1)).sigmoid()
@@ -52,37 +55,37 @@ class SpatialAttention(nn.Module):
 class ConvolutionalBlockAttention(nn.Module):
     """Channel attention sigmoid(mlp(mean(x)) + mlp(max(x))), then spatial attention (Woo et al. 2018, Eqs. 2 and 3)."""
 
-    def __init__(self, channels: int, ratio: float, kernel: int) -> None:
+    def __init__(self, channels: int, ratio: float, kernel: int, dims: int = 2) -> None:
         super().__init__()
+        conv = layer_class("Conv", dims)
         reduced_channels = max(1, int(channels * ratio))
-        self.mlp = nn.Sequential(
-            nn.Conv2d(channels, reduced_channels, 1), nn.ReLU(), nn.Conv2d(reduced_channels, channels, 1)
-        )
-        self.spatial = SpatialAttention(kernel)
+        self.mlp = nn.Sequential(conv(channels, reduced_channels, 1), nn.ReLU(), conv(reduced_channels, channels, 1))
+        self.spatial = SpatialAttention(kernel, dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        weights = self.mlp(x.mean((2, 3), keepdim=True)) + self.mlp(x.amax((2, 3), keepdim=True))
+        weights = self.mlp(x.mean(map_axes(x), keepdim=True)) + self.mlp(x.amax(map_axes(x), keepdim=True))
         return self.spatial(x * weights.sigmoid())
 
 
 class GlobalContext(nn.Module):
     """x + W2 relu(norm(W1 context)), the context sum over positions of softmax(w x) x (Cao et al. 2019, Fig. 4(d))."""
 
-    def __init__(self, channels: int, ratio: float) -> None:
+    def __init__(self, channels: int, ratio: float, dims: int = 2) -> None:
         super().__init__()
+        conv = layer_class("Conv", dims)
         reduced_channels = max(1, int(channels * ratio))
-        self.score = nn.Conv2d(channels, 1, 1)
+        self.score = conv(channels, 1, 1)
         self.transform = nn.Sequential(
-            nn.Conv2d(channels, reduced_channels, 1),
+            conv(channels, reduced_channels, 1),
             nn.GroupNorm(1, reduced_channels),  # a layer norm over the channels of one position
             nn.ReLU(),
-            nn.Conv2d(reduced_channels, channels, 1),
+            conv(reduced_channels, channels, 1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
         weights = self.score(x).flatten(2).softmax(2)
         context = (x.flatten(2) * weights).sum(2)
-        return x + self.transform(context[:, :, None, None])
+        return x + self.transform(context.view(*context.shape, *([1] * (x.ndim - 2))))
 
 
 @builder(Family.LAYER, "se")
@@ -90,7 +93,7 @@ def squeeze_excite(site: Site, of: str, divisor: int, act: str, ratio: float | N
     ratio = site.arch.se_ratio if ratio is None else ratio
     share = ratio * (site.block.in_channels if of == "in" and site.block is not None else site.channels)
     reduced = round(share) if divisor == 1 else int(share + divisor / 2) // divisor * divisor
-    return SqueezeExcite(site.channels, max(divisor, reduced), act)
+    return SqueezeExcite(site.channels, max(divisor, reduced), act, site.arch.dims)
 
 
 @builder(Family.LAYER, "eca")
@@ -100,14 +103,14 @@ def efficient_channel_attention(site: Site, size: int | None = None) -> nn.Modul
 
 @builder(Family.LAYER, "spatial")
 def spatial_attention(site: Site, kernel: int = 7) -> nn.Module:
-    return SpatialAttention(kernel)
+    return SpatialAttention(kernel, site.arch.dims)
 
 
 @builder(Family.LAYER, "cbam")
 def convolutional_block_attention(site: Site, ratio: float = 0.0625, kernel: int = 7) -> nn.Module:
-    return ConvolutionalBlockAttention(site.channels, ratio, kernel)
+    return ConvolutionalBlockAttention(site.channels, ratio, kernel, site.arch.dims)
 
 
 @builder(Family.LAYER, "gc")
 def global_context(site: Site, ratio: float = 0.0625) -> nn.Module:
-    return GlobalContext(site.channels, ratio)
+    return GlobalContext(site.channels, ratio, site.arch.dims)

@@ -1,18 +1,16 @@
 """Kinds of one convolution: plain, with standardized weights, Dirac; each also with TensorFlow's padding."""
 
-from typing import Literal, cast, get_args
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reslab.nn.dims import layer_class
 from reslab.nn.registry import Site, builder
-from reslab.spec.errors import unknown_name
+from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.layout import ConvSpec
 from reslab.spec.operations import ACT_GAINS, Family
 
-PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
-PADDING_MODES: tuple[str, ...] = get_args(PaddingMode)
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 def pad_same(x: Tensor, kernel: int, stride: int, dilation: int = 1, value: float = 0.0) -> Tensor:
@@ -24,10 +22,19 @@ def pad_same(x: Tensor, kernel: int, stride: int, dilation: int = 1, value: floa
     return F.pad(x, padding, value=value)
 
 
-class WeightedConv2d(nn.Conv2d):
-    """A convolution whose kernel is a function of its weight, with TensorFlow's padding if `same_padding`."""
+class _WeightedConv(nn.Module):
+    """A convolution whose kernel is a function of its weight, with TensorFlow's padding if `same_padding`.
+
+    Mixed into `nn.Conv1d`, `nn.Conv2d` and `nn.Conv3d`: see `WEIGHTED_CONVS`.
+    """
 
     same_padding = False
+    weight: Tensor
+    bias: Tensor | None
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
 
     def kernel(self) -> Tensor:
         """Return the kernel that is applied."""
@@ -36,10 +43,10 @@ class WeightedConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.same_padding:
             x = pad_same(x, self.kernel_size[0], self.stride[0], self.dilation[0])
-        return self._conv_forward(x, self.kernel(), self.bias)
+        return self._conv_forward(x, self.kernel(), self.bias)  # type: ignore[operator]
 
 
-class StandardizedConv2d(WeightedConv2d):
+class _Standardized(_WeightedConv):
     """Weights with mean 0 and variance 1 in each filter (Qiao et al. 2019, Eq. 6)."""
 
     eps = 1e-6
@@ -48,15 +55,15 @@ class StandardizedConv2d(WeightedConv2d):
         return _standardize(self.weight, None, self.eps)
 
 
-class ScaledStandardizedConv2d(WeightedConv2d):
+class _ScaledStandardized(_WeightedConv):
     """gain * gamma / sqrt(fan in) times the standardized weights, one learned gain per filter (Brock et al. 2021)."""
 
     eps = 1e-6
     gamma = 1.0
 
     def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        self.gain = nn.Parameter(torch.ones(self.out_channels, 1, 1, 1))
+        super().__init__(*args, **kwargs)
+        self.gain = nn.Parameter(torch.ones(len(self.weight), *([1] * (self.weight.ndim - 1))))
 
     def kernel(self) -> Tensor:
         scale = self.gamma * self.weight[0].numel() ** -0.5
@@ -69,7 +76,7 @@ def _standardize(weight: Tensor, factor: Tensor | None, eps: float) -> Tensor:
     return F.batch_norm(rows, None, None, factor, None, training=True, momentum=0.0, eps=eps).reshape_as(weight)
 
 
-class DiracConv2d(WeightedConv2d):
+class _Dirac(_WeightedConv):
     """diag(a) I + diag(b) W / |W|, with I the identity as a kernel (Zagoruyko and Komodakis 2017, Eqs. 3 and 4).
 
     `a` starts at 1 and `b` at 0.1, as in the authors' code.
@@ -78,59 +85,79 @@ class DiracConv2d(WeightedConv2d):
     delta: Tensor
 
     def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        self.a = nn.Parameter(torch.ones(self.out_channels))
-        self.b = nn.Parameter(torch.full((self.out_channels,), 0.1))
+        super().__init__(*args, **kwargs)
+        self.a = nn.Parameter(torch.ones(len(self.weight)))
+        self.b = nn.Parameter(torch.full((len(self.weight),), 0.1))
         delta = nn.init.dirac_(torch.empty(self.weight.shape, device="cpu"), self.groups)
         self.register_buffer("delta", delta, persistent=False)
 
     def kernel(self) -> Tensor:
-        shape = (-1, 1, 1, 1)
+        shape = (-1, *([1] * (self.weight.ndim - 1)))
         direction = F.normalize(self.weight.flatten(1)).view_as(self.weight)
         return self.a.view(shape) * self.delta.to(self.weight.dtype) + self.b.view(shape) * direction
 
 
-def _build(conv_class: type[nn.Conv2d], spec: ConvSpec, site: Site, bias: bool) -> nn.Conv2d:
-    """Return a convolution that keeps height and width up to its stride; an even kernel has no padding (patches)."""
-    padding_mode = site.arch.padding
+def _weighted_classes() -> dict[tuple[str, int], type[nn.Module]]:
+    """Return the class of each kind for maps of 1, 2 and 3 dimensions; named attributes of the module, for pickle."""
+    mixins = {"": _WeightedConv, "Standardized": _Standardized, "ScaledStandardized": _ScaledStandardized}
+    classes: dict[tuple[str, int], type[nn.Module]] = {}
+    for kind, mixin in (mixins | {"Dirac": _Dirac}).items():
+        for dims in (1, 2, 3):
+            name = f"{kind or 'Weighted'}Conv{dims}d"
+            bases = (mixin, layer_class("Conv", dims))
+            classes[kind, dims] = type(name, bases, {"__module__": __name__, "__doc__": mixin.__doc__})
+            globals()[name] = classes[kind, dims]
+    return classes
+
+
+WEIGHTED_CONVS = _weighted_classes()
+
+
+def _build(kind: str, spec: ConvSpec, site: Site, bias: bool) -> nn.Module:
+    """Return a convolution that keeps the sides up to its stride; an even kernel has no padding (patches)."""
+    dims, padding_mode = site.arch.dims, site.arch.padding
     if padding_mode not in (*PADDING_MODES, "same"):
         raise unknown_name("padding", padding_mode, (*PADDING_MODES, "same"))
     # Padding on both sides is TensorFlow's wherever the stride is 1.
     same_padding = padding_mode == "same" and spec.stride > 1
-    if same_padding and not issubclass(conv_class, WeightedConv2d):
-        conv_class = WeightedConv2d
-    padding = 0 if same_padding or spec.kernel % 2 == 0 else spec.dilation * (spec.kernel - 1) // 2
-    conv = conv_class(
+    kernels = spec.kernels or (spec.kernel,) * dims
+    if len(kernels) != dims or len(spec.strides or kernels) != dims:
+        got = "x".join(map(str, spec.kernels or spec.strides))
+        raise invalid(f"a kernel with {dims} side{'s' if dims > 1 else ''}, as dims={dims} says", got, str(spec.kernel))
+    padding = tuple(0 if same_padding or kernel % 2 == 0 else spec.dilation * (kernel - 1) // 2 for kernel in kernels)
+    is_weighted = kind != "plain" or same_padding
+    conv_class = WEIGHTED_CONVS["" if kind == "plain" else kind, dims] if is_weighted else layer_class("Conv", dims)
+    conv: nn.Module = conv_class(
         spec.in_channels,
         spec.out_channels,
-        spec.kernel,
-        stride=spec.stride,
+        kernels,
+        stride=spec.strides or spec.stride,
         padding=padding,
         dilation=spec.dilation,
         groups=spec.groups,
         bias=bias,
-        padding_mode="zeros" if padding_mode == "same" else cast(PaddingMode, padding_mode),
+        padding_mode="zeros" if padding_mode == "same" else padding_mode,
     )
-    if isinstance(conv, WeightedConv2d):
-        conv.same_padding = same_padding
+    if is_weighted:
+        conv.same_padding = same_padding  # type: ignore[assignment]
     return conv
 
 
 @builder(Family.CONV, "plain")
 def plain_conv(site: Site, spec: ConvSpec, bias: bool) -> nn.Module:
-    return _build(nn.Conv2d, spec, site, bias)
+    return _build("plain", spec, site, bias)
 
 
 @builder(Family.CONV, "standardized")
 def standardized_conv(site: Site, spec: ConvSpec, bias: bool, eps: float) -> nn.Module:
-    conv = _build(StandardizedConv2d, spec, site, bias)
+    conv = _build("Standardized", spec, site, bias)
     conv.eps = eps  # type: ignore[assignment]
     return conv
 
 
 @builder(Family.CONV, "scaled-standardized")
 def scaled_standardized_conv(site: Site, spec: ConvSpec, bias: bool, gain: str, eps: float) -> nn.Module:
-    conv = _build(ScaledStandardizedConv2d, spec, site, bias)
+    conv = _build("ScaledStandardized", spec, site, bias)
     conv.eps = eps  # type: ignore[assignment]
     if gain == "act":
         if site.arch.act not in ACT_GAINS:
@@ -141,4 +168,4 @@ def scaled_standardized_conv(site: Site, spec: ConvSpec, bias: bool, gain: str, 
 
 @builder(Family.CONV, "dirac")
 def dirac_conv(site: Site, spec: ConvSpec, bias: bool) -> nn.Module:
-    return _build(DiracConv2d, spec, site, bias)
+    return _build("Dirac", spec, site, bias)

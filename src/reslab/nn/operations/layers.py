@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reslab.nn.dims import layer_class
 from reslab.nn.registry import Site, builder, make_activation, make_norm_layer
 from reslab.spec.arithmetic import evaluate
 from reslab.spec.operations import Family
@@ -45,39 +46,47 @@ class Multiply(nn.Module):
         return f"factor={self.factor:g}"
 
 
-class BlurPool2d(nn.Module):
+class BlurPool(nn.Module):
     """A binomial filter over reflected borders with a stride (Zhang 2019, arXiv:1904.11486, Sec. 3).
 
-    N C H W to N C H/stride W/stride. No parameters; the filter is not saved with the weights.
+    N C H W to N C H/stride W/stride, or maps of 1 or 3 dimensions. No parameters; the filter is not saved with the
+    weights.
     """
 
     filter: Tensor
 
-    def __init__(self, size: int, stride: int) -> None:
+    def __init__(self, size: int, stride: int, dims: int) -> None:
         super().__init__()
-        self.size, self.stride = size, stride
-        # On the CPU also under a `meta` device context: the filter is not in any checkpoint that would fill it.
+        self.size, self.stride, self.dims = size, stride, dims
+        # On the CPU also under a `meta` device context: no checkpoint holds the filter.
         row = torch.ones(1, dtype=torch.float32, device="cpu")
         for _ in range(size - 1):
             row = F.pad(row, (0, 1)) + F.pad(row, (1, 0))
-        self.register_buffer("filter", torch.outer(row, row) / row.sum() ** 2, persistent=False)
+        kernel = row / row.sum()
+        for _ in range(dims - 1):
+            kernel = kernel.unsqueeze(-1) * row / row.sum()
+        self.register_buffer("filter", kernel, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         padding = (self.size - 1) // 2
-        kernel = self.filter.to(x.dtype).expand(x.shape[1], 1, -1, -1)
-        x = F.pad(x, (padding,) * 4, mode="reflect")
-        return F.conv2d(x, kernel, stride=self.stride, groups=x.shape[1])
+        kernel = self.filter.to(x.dtype).expand(x.shape[1], 1, *self.filter.shape)
+        x = F.pad(x, (padding, padding) * self.dims, mode="reflect")
+        convolve = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[self.dims]
+        return convolve(x, kernel, stride=self.stride, groups=x.shape[1])
 
     def extra_repr(self) -> str:
         return f"size={self.size}, stride={self.stride}"
 
 
-class ZeroMaxPool2d(nn.MaxPool2d):
-    """Max-pool over maps padded with zeros, not with minus infinity (fixed padding of BiT and TensorFlow models)."""
+class ZeroPad(nn.Module):
+    """Zeros around maps of any dimension, as many on each side."""
+
+    def __init__(self, padding: int) -> None:
+        super().__init__()
+        self.padding = padding
 
     def forward(self, x: Tensor) -> Tensor:
-        assert isinstance(self.padding, int)
-        return F.max_pool2d(F.pad(x, (self.padding,) * 4), self.kernel_size, self.stride)
+        return F.pad(x, (self.padding, self.padding) * (x.ndim - 2))
 
 
 @builder(Family.LAYER, "bias")
@@ -102,7 +111,7 @@ def dropout(site: Site, rate: float | None = None) -> nn.Module:
 
 @builder(Family.LAYER, "drop2d")
 def dropout2d(site: Site, rate: float | None = None) -> nn.Module:
-    return nn.Dropout2d(site.arch.drop_rate if rate is None else rate)
+    return layer_class("Dropout", site.arch.dims)(site.arch.drop_rate if rate is None else rate)
 
 
 @builder(Family.LAYER, "flatten")
@@ -114,31 +123,39 @@ def flatten(site: Site) -> nn.Module:
 @builder(Family.LAYER, "maxpool")
 def max_pool(site: Site, size: int | None, stride: int, mode: str = "") -> nn.Module:
     if size is None and site.block is None:
-        return nn.AdaptiveMaxPool2d(1)
+        return _pool("AdaptiveMaxPool", site, 1)
     size = size or stride
     if mode == "ceil":
-        return nn.MaxPool2d(size, stride, ceil_mode=True)
-    return (ZeroMaxPool2d if mode == "zero" else nn.MaxPool2d)(size, stride, (size - 1) // 2)
+        return _pool("MaxPool", site, size, stride, ceil_mode=True)
+    if mode == "zero":
+        # The zeros of fixed padding (BiT, TensorFlow) take part in the maximum; the padding of torch.nn does not.
+        return nn.Sequential(ZeroPad((size - 1) // 2), _pool("MaxPool", site, size, stride))
+    return _pool("MaxPool", site, size, stride, (size - 1) // 2)
 
 
 @builder(Family.LAYER, "avgpool")
 def average_pool(site: Site, size: int | None, stride: int) -> nn.Module:
     if size is None and site.block is None:
-        return nn.AdaptiveAvgPool2d(1)
+        return _pool("AdaptiveAvgPool", site, 1)
     size = size or stride
-    return nn.AvgPool2d(size, stride, (size - 1) // 2)
+    return _pool("AvgPool", site, size, stride, (size - 1) // 2)
 
 
 @builder(Family.LAYER, "blurpool")
 def blur_pool(site: Site, size: int | None, stride: int) -> nn.Module:
-    return BlurPool2d(size or 3, stride)
+    return BlurPool(size or 3, stride, site.arch.dims)
+
+
+def _pool(name: str, site: Site, *sizes: int, **options: bool) -> nn.Module:
+    module: nn.Module = layer_class(name, site.arch.dims)(*sizes, **options)
+    return module
 
 
 @builder(Family.LAYER, "norm")
 def norm(site: Site, kind: str | None = None) -> nn.Module | None:
     if kind is None:
         return site.norm(site.channels) if site.norm else None
-    make_norm = make_norm_layer(kind, site.arch.norm_eps, site.arch.norm_momentum)
+    make_norm = make_norm_layer(kind, site.arch.norm_eps, site.arch.norm_momentum, site.arch.dims)
     return make_norm(site.channels) if make_norm else None
 
 

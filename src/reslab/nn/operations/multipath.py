@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from reslab.nn.dims import layer_class, map_axes
 from reslab.nn.registry import Site, builder, make_activation
 from reslab.spec.arithmetic import divisible
 from reslab.spec.errors import invalid
@@ -13,9 +14,9 @@ from reslab.spec.layout import ConvSpec
 from reslab.spec.operations import Family
 
 
-def _conv(spec: ConvSpec, bias: bool) -> nn.Conv2d:
+def _conv(site: Site, spec: ConvSpec, bias: bool) -> nn.Module:
     padding = spec.dilation * (spec.kernel - 1) // 2
-    return nn.Conv2d(
+    conv: nn.Module = layer_class("Conv", site.arch.dims)(
         spec.in_channels,
         spec.out_channels,
         spec.kernel,
@@ -25,6 +26,7 @@ def _conv(spec: ConvSpec, bias: bool) -> nn.Conv2d:
         spec.groups,
         bias,
     )
+    return conv
 
 
 def _norm(site: Site, channels: int) -> nn.Module:
@@ -44,10 +46,10 @@ class HierarchicalConv(nn.Module):
         self.is_chain = site.block is None or not site.block.changes_path
         part = replace(spec, in_channels=self.width, out_channels=self.width)
         num_convs = max(1, scales - 1)
-        self.convs = nn.ModuleList(_conv(part, bias) for _ in range(num_convs))
+        self.convs = nn.ModuleList(_conv(site, part, bias) for _ in range(num_convs))
         self.bns = nn.ModuleList(_norm(site, self.width) for _ in range(num_convs))
         self.act = make_activation(site.arch.act)
-        self.pool = nn.Identity() if self.is_chain else nn.AvgPool2d(3, spec.stride, 1)
+        self.pool = nn.Identity() if self.is_chain else layer_class("AvgPool", site.arch.dims)(3, spec.stride, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         parts = x.split(self.width, 1)
@@ -65,15 +67,16 @@ class _KernelAttention(nn.Module):
     def __init__(self, site: Site, channels: int, paths: int, reduced_channels: int) -> None:
         super().__init__()
         self.paths = paths
-        self.fc_reduce = nn.Conv2d(channels, reduced_channels, 1, bias=False)
+        conv = layer_class("Conv", site.arch.dims)
+        self.fc_reduce = conv(channels, reduced_channels, 1, bias=False)
         self.bn = _norm(site, reduced_channels)
         self.act = make_activation(site.arch.act)
-        self.fc_select = nn.Conv2d(reduced_channels, channels * paths, 1, bias=False)
+        self.fc_select = conv(reduced_channels, channels * paths, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        squeezed = x.sum(1).mean((2, 3), keepdim=True)
+        squeezed = x.sum(1).mean(map_axes(x[:, 0]), keepdim=True)
         scores = self.fc_select(self.act(self.bn(self.fc_reduce(squeezed))))
-        return scores.view(len(x), self.paths, -1, 1, 1).softmax(1)
+        return scores.view(len(x), self.paths, -1, *scores.shape[2:]).softmax(1)
 
 
 class SelectiveKernelConv(nn.Module):
@@ -91,7 +94,7 @@ class SelectiveKernelConv(nn.Module):
         self.paths = nn.ModuleList()
         for number in range(1, paths + 1):
             conv = replace(spec, in_channels=in_channels, dilation=spec.dilation * number)
-            layers = {"conv": _conv(conv, bias), "bn": _norm(site, spec.out_channels)}
+            layers = {"conv": _conv(site, conv, bias), "bn": _norm(site, spec.out_channels)}
             self.paths.append(nn.Sequential(OrderedDict(layers | {"act": make_activation(site.arch.act)})))
         self.attn = _KernelAttention(site, spec.out_channels, paths, reduced_channels)
 
@@ -112,22 +115,23 @@ class SplitAttentionConv(nn.Module):
         self.radix, self.groups = radix, spec.groups
         num_channels = spec.out_channels * radix
         reduced_channels = int(max(32, divisible(spec.in_channels * radix * ratio)))
-        self.conv = _conv(replace(spec, out_channels=num_channels, groups=spec.groups * radix), bias)
+        self.conv = _conv(site, replace(spec, out_channels=num_channels, groups=spec.groups * radix), bias)
         self.bn0 = _norm(site, num_channels)
         self.act = make_activation(site.arch.act)
-        self.fc1 = nn.Conv2d(spec.out_channels, reduced_channels, 1, groups=spec.groups)
+        conv = layer_class("Conv", site.arch.dims)
+        self.fc1 = conv(spec.out_channels, reduced_channels, 1, groups=spec.groups)
         self.bn1 = _norm(site, reduced_channels)
-        self.fc2 = nn.Conv2d(reduced_channels, num_channels, 1, groups=spec.groups)
+        self.fc2 = conv(reduced_channels, num_channels, 1, groups=spec.groups)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.bn0(self.conv(x)))
-        num_images, _, height, width = x.shape
-        sets = x.reshape(num_images, self.radix, -1, height, width)
-        scores = self.fc2(self.act(self.bn1(self.fc1(sets.sum(1).mean((2, 3), keepdim=True)))))
+        num_images = len(x)
+        sets = x.reshape(num_images, self.radix, -1, *x.shape[2:])
+        scores = self.fc2(self.act(self.bn1(self.fc1(sets.sum(1).mean(map_axes(x), keepdim=True)))))
         if self.radix == 1:
             return x * scores.sigmoid()
         weights = scores.view(num_images, self.groups, self.radix, -1).transpose(1, 2).softmax(1)
-        return (sets * weights.reshape(num_images, self.radix, -1, 1, 1)).sum(1)
+        return (sets * weights.reshape(num_images, self.radix, -1, *scores.shape[2:])).sum(1)
 
 
 @builder(Family.CONV, "res2")

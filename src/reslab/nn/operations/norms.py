@@ -4,17 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reslab.nn.dims import layer_class, map_axes, per_channel
 from reslab.nn.registry import Site, builder
 from reslab.spec.errors import invalid
 from reslab.spec.operations import Family
-
-
-def _per_channel(vector: Tensor, x: Tensor) -> Tensor:
-    return vector.view(1, -1, *([1] * (x.ndim - 2)))
-
-
-def _spatial(x: Tensor) -> tuple[int, ...]:
-    return tuple(range(2, x.ndim))
 
 
 class LayerNormChannels(nn.LayerNorm):
@@ -34,7 +27,7 @@ class RmsNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * (x.square().mean(1, keepdim=True) + self.eps).rsqrt() * _per_channel(self.weight, x)
+        return x * (x.square().mean(1, keepdim=True) + self.eps).rsqrt() * per_channel(self.weight, x)
 
 
 class SimpleNorm(nn.Module):
@@ -46,17 +39,17 @@ class SimpleNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * (x.var(1, keepdim=True) + self.eps).rsqrt() * _per_channel(self.weight, x)
+        return x * (x.var(1, keepdim=True) + self.eps).rsqrt() * per_channel(self.weight, x)
 
 
 class InstanceBatchNorm(nn.Module):
     """Instance norm of the first channels, batch norm of the rest (Pan et al. 2018, Fig. 3(a)). N C H W in and out."""
 
-    def __init__(self, channels: int, num_instance: int, eps: float, momentum: float) -> None:
+    def __init__(self, channels: int, num_instance: int, eps: float, momentum: float, dims: int) -> None:
         super().__init__()
         self.num_instance = num_instance
-        self.IN = nn.InstanceNorm2d(num_instance, eps, affine=True)
-        self.BN = nn.BatchNorm2d(channels - num_instance, eps, momentum)
+        self.IN = layer_class("InstanceNorm", dims)(num_instance, eps, affine=True)
+        self.BN = layer_class("BatchNorm", dims)(channels - num_instance, eps, momentum)
 
     def forward(self, x: Tensor) -> Tensor:
         first, rest = x[:, : self.num_instance], x[:, self.num_instance :]
@@ -74,9 +67,9 @@ class FilterResponseNorm(nn.Module):
         self.tau = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x * (x.square().mean(_spatial(x), keepdim=True) + self.eps).rsqrt()
-        x = x * _per_channel(self.weight, x) + _per_channel(self.bias, x)
-        return torch.maximum(x, _per_channel(self.tau, x))
+        x = x * (x.square().mean(map_axes(x), keepdim=True) + self.eps).rsqrt()
+        x = x * per_channel(self.weight, x) + per_channel(self.bias, x)
+        return torch.maximum(x, per_channel(self.tau, x))
 
 
 class EvoNormS0(nn.Module):
@@ -92,8 +85,8 @@ class EvoNormS0(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         grouped = x.reshape(len(x), self.groups, -1)
         std = (grouped.var(2, unbiased=False, keepdim=True) + self.eps).sqrt().expand_as(grouped).reshape(x.shape)
-        x = x * (x * _per_channel(self.v, x)).sigmoid() / std
-        return x * _per_channel(self.weight, x) + _per_channel(self.bias, x)
+        x = x * (x * per_channel(self.v, x)).sigmoid() / std
+        return x * per_channel(self.weight, x) + per_channel(self.bias, x)
 
 
 class GlobalResponseNorm(nn.Module):
@@ -109,9 +102,9 @@ class GlobalResponseNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        g = x.norm(p=2, dim=_spatial(x), keepdim=True)
+        g = x.norm(p=2, dim=map_axes(x), keepdim=True)
         g = g / (g.mean(1, keepdim=True) + self.eps)
-        return x + _per_channel(self.bias, x) + _per_channel(self.weight, x) * x * g
+        return x + per_channel(self.bias, x) + per_channel(self.weight, x) * x * g
 
 
 def _check_groups(groups: int, channels: int) -> None:
@@ -121,12 +114,12 @@ def _check_groups(groups: int, channels: int) -> None:
 
 
 @builder(Family.NORM, "batch")
-def batch_norm(channels: int, eps: float, momentum: float) -> nn.Module:
-    return nn.BatchNorm2d(channels, eps, momentum)
+def batch_norm(channels: int, eps: float, momentum: float, dims: int) -> nn.Module:
+    return layer_class("BatchNorm", dims)(channels, eps, momentum)
 
 
 @builder(Family.NORM, "frozen")
-def frozen_batch_norm(channels: int, eps: float, momentum: float) -> nn.Module:
+def frozen_batch_norm(channels: int, eps: float, momentum: float, dims: int) -> nn.Module:
     from torchvision.ops import FrozenBatchNorm2d  # here, because torchvision takes a second to import
 
     return FrozenBatchNorm2d(channels, eps)
@@ -134,7 +127,7 @@ def frozen_batch_norm(channels: int, eps: float, momentum: float) -> nn.Module:
 
 @builder(Family.NORM, "group")
 def group_norm(
-    channels: int, eps: float, momentum: float, groups: int | None = None, size: int | None = None
+    channels: int, eps: float, momentum: float, dims: int, groups: int | None = None, size: int | None = None
 ) -> nn.Module:
     if (groups is None) == (size is None):
         raise invalid("norm=group(G), or group(size=N) for groups of N channels", "both or neither", "group(32)")
@@ -147,37 +140,37 @@ def group_norm(
 
 
 @builder(Family.NORM, "layer")
-def layer_norm(channels: int, eps: float, momentum: float) -> nn.Module:
+def layer_norm(channels: int, eps: float, momentum: float, dims: int) -> nn.Module:
     return LayerNormChannels(channels, eps)
 
 
 @builder(Family.NORM, "rms")
-def rms_norm(channels: int, eps: float, momentum: float) -> nn.Module:
+def rms_norm(channels: int, eps: float, momentum: float, dims: int) -> nn.Module:
     return RmsNorm(channels, eps)
 
 
 @builder(Family.NORM, "simple")
-def simple_norm(channels: int, eps: float, momentum: float) -> nn.Module:
+def simple_norm(channels: int, eps: float, momentum: float, dims: int) -> nn.Module:
     return SimpleNorm(channels, eps)
 
 
 @builder(Family.NORM, "instance")
-def instance_norm(channels: int, eps: float, momentum: float) -> nn.Module:
-    return nn.InstanceNorm2d(channels, eps, affine=True)
+def instance_norm(channels: int, eps: float, momentum: float, dims: int) -> nn.Module:
+    return layer_class("InstanceNorm", dims)(channels, eps, affine=True)
 
 
 @builder(Family.NORM, "ibn")
-def instance_batch_norm(channels: int, eps: float, momentum: float, ratio: float) -> nn.Module:
-    return InstanceBatchNorm(channels, int(channels * ratio), eps, momentum)
+def instance_batch_norm(channels: int, eps: float, momentum: float, dims: int, ratio: float) -> nn.Module:
+    return InstanceBatchNorm(channels, int(channels * ratio), eps, momentum, dims)
 
 
 @builder(Family.NORM, "frn")
-def filter_response_norm(channels: int, eps: float, momentum: float) -> nn.Module:
+def filter_response_norm(channels: int, eps: float, momentum: float, dims: int) -> nn.Module:
     return FilterResponseNorm(channels, eps)
 
 
 @builder(Family.NORM, "evonorm-s0")
-def evonorm_s0(channels: int, eps: float, momentum: float, groups: int) -> nn.Module:
+def evonorm_s0(channels: int, eps: float, momentum: float, dims: int, groups: int) -> nn.Module:
     _check_groups(groups, channels)
     return EvoNormS0(channels, groups, eps)
 

@@ -49,6 +49,14 @@ _RS = replace(
 )
 
 VARIANTS: dict[str, Arch] = {
+    "r3d_18": replace(
+        BASIC,
+        reference="Tran et al. 2018, arXiv:1711.11248, Sec. 3 (R3D); torchvision models/video/resnet.py",
+        dims=3,
+        stem="conv3x7x7/1x2x2(64) norm act",
+        num_classes=400,
+        image_size=(16, 112, 112),
+    ),
     "resnet10t": replace(_T, depths=(1, 1, 1, 1), convs=(3, 3), expansion=1),
     "resnet14t": replace(_T, depths=(1, 1, 1, 1)),
     "resnet26t": replace(_T, depths=_DEPTHS_26),
