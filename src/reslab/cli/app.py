@@ -5,7 +5,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, TextIO
 
 import typer
@@ -39,6 +39,7 @@ COMMANDS_BY_PANEL: dict[str, dict[str, Callable[..., None]]] = {
     "Look up": {"models": models, "recipes": recipes, "transforms": transforms, "studies": studies, "doctor": doctor},
 }
 COMMANDS = {name: command for commands in COMMANDS_BY_PANEL.values() for name, command in commands.items()}
+_ALLOW_NONFINITE = "--allow-nonfinite"
 COMMAND_GROUPS: dict[str, typer.Typer] = {"data": data_app}
 
 
@@ -131,6 +132,12 @@ def _global_options(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error. Works before and after the command.")
     ] = False,
+    allow_nonfinite: Annotated[
+        bool,
+        typer.Option(
+            _ALLOW_NONFINITE, help="Load weights that are NaN or infinite. Works before and after the command."
+        ),
+    ] = False,
 ) -> None:
     pass
 
@@ -168,10 +175,14 @@ def _run(arguments: Sequence[str], is_main: bool = True) -> int:
     debug = "--debug" in options
     if debug:
         argv.remove("--debug")
+    allow_nonfinite = _ALLOW_NONFINITE in options
+    if allow_nonfinite:
+        argv.remove(_ALLOW_NONFINITE)
     previous_showwarning, warnings.showwarning = warnings.showwarning, _show_warning
     try:
         _check_command(options)
-        return int(app(join_channel_values(argv), prog_name="reslab", standalone_mode=False) or 0)
+        with _nonfinite_weights_allowed() if allow_nonfinite else contextlib.nullcontext():
+            return int(app(join_channel_values(argv), prog_name="reslab", standalone_mode=False) or 0)
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -182,6 +193,14 @@ def _run(arguments: Sequence[str], is_main: bool = True) -> int:
         return int(getattr(error, "exit_code", 1))
     finally:
         warnings.showwarning = previous_showwarning
+
+
+@contextlib.contextmanager
+def _nonfinite_weights_allowed() -> Iterator[None]:
+    from reslab.nn.checkpoints.weight_values import allow_nonfinite_weights
+
+    with allow_nonfinite_weights():
+        yield
 
 
 def _print_error(message: str, as_json: bool, is_error: bool = True) -> None:

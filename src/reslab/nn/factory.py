@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reslab.nn.checkpoints.limits import module_limit
 from reslab.nn.checkpoints.safetensors_io import read_header, read_shapes, read_tensors
+from reslab.nn.checkpoints.weight_values import check_values
 from reslab.nn.features import FeatureNetwork
 from reslab.nn.network import ResidualNetwork
 from reslab.nn.registry import NormLayer
@@ -128,15 +130,17 @@ def create_model(
 def load_network(path: str | Path, device: str | torch.device = "cpu") -> ResidualNetwork:
     """Load the network of a `model.safetensors`, in eval mode, with its classes, preprocessing and temperature.
 
-    It may have been saved on any device. Raises ValueError if the file is damaged, was not written by reslab, or
-    holds a module that is no `ResidualNetwork` (load its state dict into the module).
+    It may have been saved on any device. Raises ValueError if the file is damaged, was not written by reslab, holds a
+    module that is no `ResidualNetwork` (load its state dict into the module), or weights that are NaN or infinite.
     """
     header = read_header(path)
     if header["arch"] is None:
         step = "build the module and load read_tensors(path) into it"
         raise invalid("weights of a reslab network", f"{path} of another module", next_step=step)
     network = _empty_network(from_dict(Arch, header["arch"]), path)
-    network.load_state_dict(read_tensors(path), strict=True, assign=True)
+    tensors = read_tensors(path)
+    check_values(tensors, network.state_dict(), path)
+    network.load_state_dict(tensors, strict=True, assign=True)
     network.set_metadata(
         classes=header["classes"] or None,
         preprocess=from_dict(Preprocess, header["preprocess"]) if header["preprocess"] else None,
@@ -147,13 +151,14 @@ def load_network(path: str | Path, device: str | torch.device = "cpu") -> Residu
 
 def _empty_network(arch: Arch, path: str | Path) -> ResidualNetwork:
     """Return the network with tensors that have no memory, for the weights in `path`, whose shapes must be the same."""
+    stored = read_shapes(path)
     try:
-        with torch.device("meta"):  # the weights come from the file: allocate and draw none
+        # The weights come from the file: allocate and draw none, and build no more modules than it has weights for.
+        with torch.device("meta"), module_limit(stored, path):
             network = ResidualNetwork(arch)
     except (RuntimeError, TypeError, ArithmeticError, LookupError, MemoryError) as error:
         raise invalid("an architecture that can be built", f"that of {path} ({error})") from error
     required = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    stored = read_shapes(path)
     differing = [name for name in {**required, **stored} if required.get(name) != stored.get(name)]
     if differing:
         first = differing[0]

@@ -27,6 +27,7 @@ from reslab.runtime.json_records import (
 )
 from reslab.runtime.locks import FileLock, LockHeldError
 from reslab.spec.arch import Arch
+from reslab.spec.arch_limits import check_arch_size
 from reslab.spec.config import from_dict, to_dict
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
@@ -122,7 +123,11 @@ class Run:
     def arch(self) -> Arch | None:
         """The architecture; None if the run trained a user's own module."""
         fields = self.metadata["model"]["arch"]
-        return None if fields is None else from_dict(Arch, fields)
+        if fields is None:
+            return None
+        arch = from_dict(Arch, fields)
+        check_arch_size(arch, self.path / "run.json")
+        return arch
 
     @property
     def recipe(self) -> Recipe:

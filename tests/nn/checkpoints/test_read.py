@@ -111,7 +111,8 @@ STRANGERS = {
     b"\x1f\x8b\x08\x00": "gzip",
     b"epoch,loss\n1,2.3\n": "beginning with b'epoch,lo'",
     b"PK\x03\x04": "truncated or damaged",
-    b"\x80\x02}q\x00.": "truncated or damaged",
+    b"\x80\x02}q\x00.": "a Python pickle that torch.save did not write",
+    b"\x80\x02}q\x00": "truncated or damaged",
 }
 
 

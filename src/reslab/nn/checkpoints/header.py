@@ -17,14 +17,13 @@ from reslab.runtime.json_records import (
     without_checksum,
 )
 from reslab.spec.arch import Arch
+from reslab.spec.arch_limits import check_arch_size
 from reslab.spec.config import from_dict
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 
 _TENSOR_CHECKSUMS = "tensor_crc32"
 _NEXT_STEP = "fetch the file again, or train again"
-# A larger input would not fit in memory; the papers' inputs are below 1,000.
-_MAX_IMAGE_SIDE = 16384
 _MAX_SHARED_BLOCKS = 10_000
 
 _NONE = type(None)
@@ -98,11 +97,7 @@ def _check_arch(fields: Mapping[str, Any], what: str) -> Arch | None:
     if fields["arch"] is None:
         return None
     arch: Arch = _convert(Arch, fields["arch"], "arch", what)
-    if min(arch.image_size) < 1 or max(arch.image_size) > _MAX_IMAGE_SIDE:
-        raise invalid(
-            f"arch.image_size of sides from 1 to {_MAX_IMAGE_SIDE}",
-            f"{list(arch.image_size)} in {what}",
-        )
+    check_arch_size(arch, what)
     classes = fields["classes"]
     if classes and len(classes) != arch.num_classes:
         raise invalid(f"a class name for each of the {arch.num_classes} outputs", f"{len(classes)} in {what}")

@@ -15,7 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from reslab.nn.checkpoints.diagnose import key_scheme_warnings, override_warning, suggest_overrides
-from reslab.nn.checkpoints.load_report import CheckpointError, CheckpointWarning, LoadReport, Shape
+from reslab.nn.checkpoints.limits import ReadLimits
+from reslab.nn.checkpoints.load_report import (
+    CheckpointError,
+    CheckpointWarning,
+    LoadReport,
+    Shape,
+)
 from reslab.nn.checkpoints.match_keys import (
     OPTIONAL_SUFFIX,
     AllowedMismatch,
@@ -25,6 +31,7 @@ from reslab.nn.checkpoints.match_keys import (
     match_by_order,
 )
 from reslab.nn.checkpoints.read import Checkpoint
+from reslab.nn.checkpoints.weight_values import check_values
 from reslab.nn.dims import CONV_TYPES
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.errors import invalid
@@ -115,10 +122,12 @@ def load_checkpoint(
     * `strict=False`: load what matches, and warn. `ignore_head`: the head is not needed.
     * `extra_warnings`: further warnings to report.
 
-    Raises CheckpointError, with the network unchanged, if entries are missing, unexpected or of another shape, and if
-    an unknown key scheme has no unique assignment by order and shape.
+    Raises CheckpointError, with the network unchanged, if entries are missing, unexpected or of another shape, if an
+    unknown key scheme has no unique assignment by order and shape, and for weights that are integers, or NaN or
+    infinite (`allow_nonfinite_weights` allows these).
     """
     model_state = network.state_dict()
+    read_limits(network).check_num_tensors(len(checkpoint.tensors), checkpoint.name)
     allowed = AllowedMismatch("num_classes" in adapt or ignore_head, "in_channels" in adapt)
     matching = match_by_name(checkpoint, model_state) or match_by_order(checkpoint, model_state, allowed)
     entries, messages, new_warnings = _merge_shared_blocks(network, matching)
@@ -134,10 +143,17 @@ def load_checkpoint(
     new_warnings += [_BY_ORDER_WARNING.format(file=checkpoint.name)] if matching.by_order else []
     report = _build_report(network, checkpoint, matching, entries, plan, [*extra_warnings, *new_warnings])
     _check_complete(report, network, entries, model_state, strict)
+    check_values(plan.state, model_state, checkpoint.name)
     _copy_state(network, plan.state)
     network.load_report = report
     _log_report(report)
     return report
+
+
+def read_limits(network: ResidualNetwork) -> ReadLimits:
+    """Return the limits on a checkpoint file for this network."""
+    num_repeats = max(network.arch.depths, default=1) if network.arch.share_weights else 1
+    return ReadLimits.for_network(network.state_dict(), num_repeats)
 
 
 def _merge_shared_blocks(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from reslab.nn.checkpoints.diagnose import differing_axes, override_warning
 from reslab.nn.checkpoints.download import TIMEOUT_SECONDS, fetch_weights, file_hash, weights_unavailable
-from reslab.nn.checkpoints.load import adapt_preprocess, load_checkpoint
+from reslab.nn.checkpoints.load import adapt_preprocess, load_checkpoint, read_limits
 from reslab.nn.checkpoints.load_report import LoadReport, invalid_checkpoint
 from reslab.nn.checkpoints.published import (
     TIMM_INSTALL_HINT,
@@ -194,7 +194,7 @@ def load_pretrained(
             network, unwrap_checkpoint("the state dict", source), adapt=adapt, strict=strict, ignore_head=ignore_head
         )
     if isinstance(source, str | Path) and is_path(source):
-        checkpoint = read_checkpoint(source)
+        checkpoint = read_checkpoint(source, limits=read_limits(network))
         published = _weights_from_header(checkpoint)
     else:
         published = resolve_pretrained(network.arch.name, source)

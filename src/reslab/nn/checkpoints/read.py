@@ -5,9 +5,9 @@ wrappers and key prefixes around the tensors; both are removed.
 """
 
 import codecs
-import pickle
 import re
 import types
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -20,7 +20,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from reslab.nn.checkpoints.limits import PickleFile, ReadLimits, check_npy_entry, is_npy_number
 from reslab.nn.checkpoints.load_report import CheckpointError, invalid_checkpoint
+from reslab.nn.checkpoints.pickles import is_pickle, is_torch_pickle, pickle_protocol, read_head, unsafe_names
 from reslab.nn.checkpoints.safetensors_io import read_weights
 from reslab.spec.errors import nearest, unknown_name
 
@@ -32,6 +34,8 @@ _SAFE_GLOBALS: list[Any] = [
     *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     *(type(np.dtype(kind)) for kind in (np.float16, np.float32, np.float64, np.int32, np.int64, np.bool_)),
 ]
+_MAX_SAFE_PROTOCOL = 3
+_DEFAULT_LIMITS = ReadLimits()
 _FILE_TYPES = ".safetensors, .npz, or a .pth, .pt, .th or .tar that torch.save wrote"
 _FOREIGN_SIGNATURES = {
     b"\x89HDF": "an HDF5 file (Keras)",
@@ -52,11 +56,11 @@ class FileContent:
     header: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_file(path: str | Path) -> FileContent:
+def read_file(path: str | Path, limits: ReadLimits = _DEFAULT_LIMITS) -> FileContent:
     """Return the content of a checkpoint file, on the CPU.
 
     Raises FileNotFoundError, and CheckpointError for a file that is not a checkpoint, is truncated, is a TorchScript
-    archive, or would run code when read.
+    archive, would run code when read, or declares more than `limits`.
     """
     path = Path(path)
     if not path.is_file():
@@ -69,13 +73,17 @@ def read_file(path: str | Path) -> FileContent:
     if not head:
         raise _not_a_checkpoint(path, "a file of 0 bytes", "download it again")
     if head[:4] == b"PK\x03\x04":
-        return _read_zip(path)
-    if head[:1] == b"\x80":
-        return FileContent(_read_torch(path))
+        return _read_zip(path, limits)
+    if is_torch_pickle(head):
+        return FileContent(_read_torch(path, limits))
     if head[8:9] == b"{" or path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        return _read_safetensors(path, limits)
     if head[257:262] == b"ustar":
         raise _not_a_checkpoint(path, "a tar archive (of torch before 0.2, or of other files)", "unpack it first")
+    if is_pickle(read_head(path)) or unsafe_names(read_head(path)):
+        raise _bare_pickle(path)
+    if head[:1] == b"\x80":
+        raise _truncated_file(path, "a pickle without an end")
     descriptions = (description for signature, description in _FOREIGN_SIGNATURES.items() if head.startswith(signature))
     raise _not_a_checkpoint(
         path, next(descriptions, f"a file beginning with {head[:8]!r}"), "check the download and the name"
@@ -98,9 +106,19 @@ def _unsafe_file(path: Path, content: str) -> CheckpointError:
     return invalid_checkpoint(required, f"{path}, which contains {content}", next_step=step)
 
 
-def _read_zip(path: Path) -> FileContent:
+def _bare_pickle(path: Path) -> CheckpointError:
+    names = unsafe_names(read_head(path))
+    if names:
+        return _unsafe_file(path, f"a pickle that calls {', '.join(f'`{name}`' for name in names[:3])}")
+    got = "a Python pickle that torch.save did not write"
+    return _not_a_checkpoint(path, got, "save the tensors with torch.save or safetensors")
+
+
+def _read_zip(path: Path, limits: ReadLimits) -> FileContent:
     try:
-        names = check_zip(path)
+        names = check_zip(path, limits)
+    except CheckpointError:
+        raise
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
         raise _truncated_file(path, error) from error
     if any(name.endswith("/constants.pkl") for name in names):
@@ -109,16 +127,19 @@ def _read_zip(path: Path) -> FileContent:
     if names and all(name.endswith(".npy") for name in names):
         return FileContent(_read_npz(path))
     if any(name.endswith("/data.pkl") for name in names):
-        return FileContent(_read_torch(path))
+        return FileContent(_read_torch(path, limits))
     raise _not_a_checkpoint(path, f"a zip archive of {len(names)} files without torch weights", "unpack it first")
 
 
-def check_zip(path: Path) -> list[str]:
+def check_zip(path: Path, limits: ReadLimits | None = None) -> list[str]:
     """Return the names in a zip file after comparing each entry with its checksum, which torch's reader ignores.
 
-    Raises BadZipFile, or OSError, ValueError, NotImplementedError or RuntimeError for a damaged directory.
+    Raises CheckpointError if it declares more than `limits`, BadZipFile, or OSError, ValueError, NotImplementedError or
+    RuntimeError for a damaged directory.
     """
     with zipfile.ZipFile(path) as archive:
+        if limits is not None:
+            limits.check_zip(archive, path)
         try:
             damaged_name = archive.testzip()
         except (zlib.error, EOFError) as error:
@@ -132,48 +153,71 @@ def _read_npz(path: Path) -> dict[str, torch.Tensor]:
     tensors = {}
     try:
         with np.load(path, allow_pickle=False) as archive:
-            for name in archive.files:
-                tensors[name] = _as_tensor(path, name, archive[name])
+            for entry in archive.zip.infolist():
+                name, dtype = entry.filename.removesuffix(".npy"), check_npy_entry(archive.zip, entry)
+                if dtype.hasobject:
+                    raise _unsafe_file(path, "Python objects in place of numbers")
+                if not is_npy_number(dtype):
+                    step = "save its arrays as float32"
+                    raise _not_a_checkpoint(path, f"whose entry {name} is of type {dtype}", step)
+                array = archive[entry.filename]
+                tensors[name] = torch.from_numpy(np.array(array, dtype=dtype.newbyteorder("=")))
     except CheckpointError:
         raise
-    except ValueError as error:
-        if "Object arrays" in str(error):
-            raise _unsafe_file(path, "Python objects in place of numbers") from error
-        raise _truncated_file(path, error) from error
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy evaluates the header as Python and raises nearly anything for a damaged one
         raise _truncated_file(path, error) from error
     return tensors
 
 
-def _as_tensor(path: Path, name: str, array: np.ndarray[Any, Any]) -> torch.Tensor:
-    if array.dtype.kind not in "fiub":
-        raise _not_a_checkpoint(path, f"whose entry {name} is of type {array.dtype}", "save its arrays as float32")
-    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
-
-
-def _read_safetensors(path: Path) -> FileContent:
+def _read_safetensors(path: Path, limits: ReadLimits) -> FileContent:
     try:
         with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            limits.check_num_tensors(len(names), path)
             if "reslab" not in (file.metadata() or {}):
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-                return FileContent(tensors, ordered=False)
+                return FileContent({name: file.get_tensor(name) for name in names}, ordered=False)
         header, tensors = read_weights(path)
-    except (SafetensorError, ValueError) as error:
+    except CheckpointError:
+        raise
+    except (SafetensorError, ValueError, KeyError, AttributeError) as error:
         raise _truncated_file(path, error) from error
     return FileContent(tensors, ordered=False, header=header)
 
 
-def _read_torch(path: Path) -> Any:
+def _read_torch(path: Path, limits: ReadLimits) -> Any:
     try:
-        with torch.serialization.safe_globals(_SAFE_GLOBALS):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        match = re.search(r"(?:GLOBAL|[Uu]nsupported global: GLOBAL|[Uu]nsupported class) ([\w.]+)", str(error))
-        if match:
-            raise _unsafe_file(path, f"`{match[1]}`, which would run when read") from None
-        raise _truncated_file(path, _safe_reason(error)) from None
+        with (
+            torch.serialization.safe_globals(_SAFE_GLOBALS),
+            path.open("rb") as file,
+            warnings.catch_warnings(action="ignore"),  # of pickle protocols: what cannot be read is an error
+        ):
+            source: Any = PickleFile(file, limits, path)
+            return torch.load(source, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except Exception as error:  # a damaged pickle can raise anything
+        # torch names what it refused, except in pickles of protocol 4 and 5.
+        refused = re.search(r"(?:GLOBAL|[Uu]nsupported class) (\w[\w.]+)", str(error))
+        content = b"" if refused else _pickle_content(path)
+        names = [refused[1]] if refused else unsafe_names(content)
+        if names:
+            found = ", ".join(f"`{name}`" for name in names[:3])
+            raise _unsafe_file(path, f"{found}, which would run when read") from None
+        if (protocol := pickle_protocol(content)) > _MAX_SAFE_PROTOCOL:
+            got = (
+                f"a pickle of protocol {protocol}, of which torch reads up to {_MAX_SAFE_PROTOCOL} without running code"
+            )
+            raise _not_a_checkpoint(path, got, "save it with torch.save(..., pickle_protocol=2)") from None
         raise _truncated_file(path, _safe_reason(error)) from None
+
+
+def _pickle_content(path: Path) -> bytes:
+    """Return the beginning of the pickle in a file of torch.save."""
+    if not zipfile.is_zipfile(path):
+        return read_head(path)
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        return archive.read(names[0]) if names else b""
 
 
 def _safe_reason(error: Exception) -> str:
@@ -235,15 +279,16 @@ class Checkpoint:
     messages: tuple[str, ...] = ()
 
 
-def read_checkpoint(path: str | Path, entry: str | None = None) -> Checkpoint:
+def read_checkpoint(path: str | Path, entry: str | None = None, limits: ReadLimits = _DEFAULT_LIMITS) -> Checkpoint:
     """Return the named tensors of a file, or of the `model.safetensors` of a run; `entry` selects one of its wrappers.
 
-    Raises FileNotFoundError, and CheckpointError for a file that is not a checkpoint, is truncated or would run code.
+    Raises FileNotFoundError, and CheckpointError for a file that is not a checkpoint, is truncated, would run code or
+    declares more than `limits`.
     """
     path = Path(path)
     run_weights = path / "model.safetensors"
     path = run_weights if run_weights.is_file() else path
-    content = read_file(path)
+    content = read_file(path, limits)
     return unwrap_checkpoint(path.name, content.value, content.ordered, content.header, entry)
 
 
@@ -262,8 +307,25 @@ def unwrap_checkpoint(
         got = f"{name} with {_describe_content(value)}"
         step = f"or one under {WRAPPER_KEYS[0]!r}"
         raise invalid_checkpoint("a mapping of names to tensors (a state dict)", got, next_step=step)
+    for key, tensor in tensors.items():
+        _check_kind(name, key, tensor)
     stripped, prefixes = strip_prefixes(tensors)
     return Checkpoint(name, stripped, ordered, header or {}, prefixes, tuple(messages))
+
+
+def _check_kind(name: str, key: str, tensor: Tensor) -> None:
+    """Raise CheckpointError, naming the entry, for a tensor that is not plain real numbers in memory."""
+    kinds = {
+        "on the meta device, which has no values": tensor.is_meta,
+        "quantized": tensor.is_quantized,
+        "complex": tensor.is_complex(),
+        f"of the layout {str(tensor.layout).removeprefix('torch.')}": tensor.layout is not torch.strided,
+        "a nested tensor": tensor.is_nested,
+    }
+    found = next((kind for kind, is_kind in kinds.items() if is_kind), None)
+    if found is not None:
+        step = "save it with values: tensor.to_dense(), .dequantize() or .real"
+        raise invalid_checkpoint("dense tensors of real numbers", f"{name}, where {key!r} is {found}", next_step=step)
 
 
 def _holds_tensors(value: Any, max_depth: int = _MAX_NESTING) -> bool:
