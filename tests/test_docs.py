@@ -7,7 +7,7 @@ from pathlib import Path
 from reslab.report.format import markdown_table
 from reslab.spec.operations import OPERATIONS, Family
 from reslab.spec.order import ORDERS
-from reslab.spec.shortcut import BRANCH_MODIFIERS, MERGE_OPS, SHORTCUT_MODIFIERS, SHORTCUTS
+from reslab.spec.shortcut import MERGE_OPS, SHORTCUTS, MergeRole
 from reslab.spec.transform_grammar import parse_transforms
 from reslab.spec.transforms import TRANSFORMS, TransformArg, TransformKind
 
@@ -42,19 +42,19 @@ def grammar_tables() -> dict[str, str]:
     """The tables of the grammar of networks."""
     orders = [[f"`{name}`", f"`{order.layout}`", order.reference] for name, order in ORDERS.items()]
     shortcuts = [[f"`{name}`", shortcut.description, shortcut.reference] for name, shortcut in SHORTCUTS.items()]
+    roles = {
+        MergeRole.MERGE: "operation",
+        MergeRole.SHORTCUT: "modifier of the shortcut",
+        MergeRole.BRANCH: "modifier of the branch",
+    }
     merges = [
         [
-            role,
-            f"`{name}{'(' + ', '.join('ab'[: op.num_args]) + ')' if op.num_args else ''}`",
+            roles[op.role],
+            f"`{name}{'(' + ', '.join(param.name for param in op.params) + ')' if op.params else ''}`",
             op.description,
             op.reference,
         ]
-        for role, table in (
-            ("operation", MERGE_OPS),
-            ("modifier of the shortcut", SHORTCUT_MODIFIERS),
-            ("modifier of the branch", BRANCH_MODIFIERS),
-        )
-        for name, op in table.items()
+        for name, op in MERGE_OPS.items()
     ]
     operations = {
         f"{family}s": markdown_table(

@@ -10,9 +10,9 @@ from timm.layers import DropPath as TimmDropPath
 from timm.layers import SqueezeExcite as TimmSqueezeExcite
 from timm.models.resnet import BasicBlock, ResNet
 
-from reslab.nn.block import DropPath
 from reslab.nn.factory import create_model, get_arch
 from reslab.nn.layers import make_layer
+from reslab.nn.merge import DropPath
 from reslab.nn.registry import Site
 from reslab.spec.grammar import Op
 from reslab.spec.shortcut import drop_path_rate

@@ -59,7 +59,7 @@ def test_channels_run_through():
 def test_the_basic_block():
     first, second, third, fourth = blocks()
     assert [block.name for block in blocks()] == ["layer1.0", "layer1.1", "layer2.0", "layer2.1"]
-    assert [block.shortcut.kind for block in (first, second, third, fourth)] == [
+    assert [block.shortcut and block.shortcut.builder for block in (first, second, third, fourth)] == [
         "identity",
         "identity",
         "project",

@@ -6,6 +6,7 @@ from reslab.spec.grammar import Op
 from reslab.spec.shortcut import (
     MERGE_OPS,
     SHORTCUTS,
+    MergeRole,
     MergeSpec,
     drop_path_rate,
     get_shortcut,
@@ -45,18 +46,18 @@ def test_merges_are_parsed(expression, merge):
         ("none stochastic-depth(0.5)", "no shortcut"),
         ("dropout(0.5) none", "no shortcut"),
         ("none rezero", "no shortcut"),
-        ("gate", "gate with 1"),
-        ("gate(a)", "gate with 1"),
-        ("gate(1,2)", "gate with 1"),
-        ("gate(nan)", "gate with 1"),
-        ("gate(inf)", "gate with 1"),
-        ("scale(1)", "scale with 2"),
-        ("rezero(1)", "rezero with no"),
-        ("add3", "add with no"),
-        ("gate/2(1)", "gate with 1"),
-        ("dropout(1.5)", "between 0 and 1.*dropout\\(1\\)"),
-        ("stochastic-depth(-0.1)", "between 0 and 1.*stochastic-depth\\(0\\)"),
-        ("drop-path(2) add", "between 0 and 1"),
+        ("gate", r"gate\(BIAS\).*'gate\(-6\)'"),
+        ("gate(a)", "bias as a number"),
+        ("gate(1,2)", "gate with bias"),
+        ("gate(nan)", "bias as a number"),
+        ("gate(inf)", "bias as a number"),
+        ("scale(1)", "with b as a number"),
+        ("rezero(1)", "'rezero' without arguments"),
+        ("add3", "'add' without a size"),
+        ("gate/2(1)", "without a size or stride"),
+        ("dropout(1.5)", "in \\[0, 1\\].*dropout\\(1\\)"),
+        ("stochastic-depth(-0.1)", "in \\[0, 1\\].*stochastic-depth\\(0\\)"),
+        ("drop-path(2) add", "in \\[0, 1\\].*drop-path\\(1\\)"),
         ("rezero skipinit add", "the same scalar"),
         ("dropout(0.1) dropout(0.2)", "once"),
         ("layerscale(0.1) layerscale(0.1)", "once"),
@@ -82,7 +83,7 @@ def test_drop_path_rises_linearly_from_none():
 
 
 def test_shortcuts_by_name():
-    assert get_shortcut("pad-split").kind == "pad-split"
+    assert get_shortcut("pad-split").pads
     assert [name for name, shortcut in SHORTCUTS.items() if shortcut.on_every_block] == ["project-all", "conv1x1-all"]
     assert all(shortcut.description and shortcut.reference for shortcut in SHORTCUTS.values())
     with pytest.raises(ValueError, match="'pad-split'"):
@@ -90,4 +91,7 @@ def test_shortcuts_by_name():
 
 
 def test_the_merge_operations_of_the_papers_exist():
-    assert set(MERGE_OPS) == {"add", "none", "scale", "gate", "shortcut-gate"}
+    found = {role: {name for name, op in MERGE_OPS.items() if op.role is role} for role in MergeRole}
+    assert found[MergeRole.MERGE] == {"add", "none", "scale", "gate", "shortcut-gate"}
+    assert found[MergeRole.SHORTCUT] == {"dropout"}
+    assert found[MergeRole.BRANCH] == {"stochastic-depth", "drop-path", "rezero", "skipinit", "layerscale"}

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reslab.nn.block import DropPath, ResidualBlock, StochasticDepthBatch
+from reslab.nn.block import ResidualBlock
 from reslab.nn.cost import layer_table
 from reslab.nn.dims import CONV_TYPES
+from reslab.nn.merge import DropPath, StochasticDepthBatch
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.memory import MemoryTracker
 from reslab.spec.errors import invalid, unknown_name
-from reslab.spec.shortcut import ShortcutKind
 
 STATISTICS = ("batch", "running", "auto")
 WEIGHTED_LAYERS = (*CONV_TYPES, nn.Linear)
@@ -208,7 +208,7 @@ def is_identity_block(block: ResidualBlock) -> bool:
 
     The shortcut is the identity, the merge a plain sum, and nothing follows it.
     """
-    unchanged = not block.post_names and block.spec.shortcut.kind is ShortcutKind.IDENTITY
+    unchanged = not block.post_names and block.spec.has_identity_shortcut
     return unchanged and block.merge is not None and block.merge.is_plain_sum
 
 

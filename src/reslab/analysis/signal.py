@@ -31,10 +31,10 @@ from reslab.analysis.gradients import (
 )
 from reslab.analysis.target import AnalysisTarget, as_residual_network
 from reslab.nn.block import ResidualBlock
+from reslab.nn.merge import GatedMerge
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.errors import invalid
 from reslab.spec.layout import order_text
-from reslab.spec.shortcut import ShortcutKind
 
 # A pass without gradients keeps the block outputs: at most this fraction of all layer outputs.
 _KEPT_FRACTION = 0.3
@@ -178,18 +178,19 @@ def find_identity_obstacle(block: ResidualBlock) -> IdentityObstacle | None:
         return IdentityObstacle.CHANGED_SHORTCUT
     if block.post_names:
         return IdentityObstacle.OPERATION_AFTER_MERGE
-    return IdentityObstacle.SHORTCUT_TYPE if block.spec.shortcut.kind is not ShortcutKind.IDENTITY else None
+    return None if block.spec.has_identity_shortcut else IdentityObstacle.SHORTCUT_TYPE
 
 
 def _obstacle_text(obstacle: IdentityObstacle | None, block: ResidualBlock) -> str:
     if obstacle is None:
         return ""
+    shortcut = block.spec.shortcut.description if block.spec.shortcut else "none"
     operations = ("norm" if name.startswith("bn") else name.rstrip("0123456789") for name in block.post_names)
     return {
         IdentityObstacle.NO_SHORTCUT: "there is no shortcut",
         IdentityObstacle.CHANGED_SHORTCUT: "the merge changes the shortcut",
         IdentityObstacle.OPERATION_AFTER_MERGE: f"the addition is followed by {' '.join(operations)}",
-        IdentityObstacle.SHORTCUT_TYPE: f"the shortcut is {block.spec.shortcut}",
+        IdentityObstacle.SHORTCUT_TYPE: f"the shortcut is {shortcut}",
     }[obstacle]
 
 
@@ -308,8 +309,8 @@ def shortcut_factor(call: BlockCall) -> tuple[Tensor | None, float | None]:
         return torch.zeros(()), None
     fork = block.pre(call.input.detach())
     ones, zeros = torch.ones_like(call.output), torch.zeros_like(call.output)
-    gate_value = float(block.merge.gate_value(fork).mean()) if hasattr(block.merge, "gate") else None
-    if block.spec.shortcut.kind is not ShortcutKind.IDENTITY:
+    gate_value = float(block.merge.gate_value(fork).mean()) if isinstance(block.merge, GatedMerge) else None
+    if not block.spec.has_identity_shortcut:
         return None, gate_value
     return block.merge(fork, ones, zeros).double(), gate_value
 

@@ -64,8 +64,8 @@ def init_weights(
 ) -> None:
     """Draw the weights of a new network: stem, blocks and head by their rules.
 
-    Biases of gates and weights of last norms take the architecture's values. The order of the draws is part of a run's
-    reproducibility: stem, head, blocks.
+    Weights of last norms take the architecture's value, and a merge sets its own (the bias of a gate). The order of the
+    draws is part of a run's reproducibility: stem, head, blocks.
     """
     scheme = get_init(arch.init)
     num_convs, conv_class = arch.num_convs, layer_class("Conv", arch.dims)
@@ -80,7 +80,9 @@ def init_weights(
             _apply_rule(getattr(block, f"conv{num_convs}"), scheme.last_conv, conv_class, scale)
             if block.downsample is not None:  # Fixup scales only the layers inside the branches
                 _apply_rule(block.downsample, scheme.stem or scheme.conv, conv_class, 1.0)
-        _init_last_norm_and_gate(block, arch)
+        _init_last_norm(block, arch)
+        if block.merge is not None:
+            block.merge.init_weights()
 
 
 def _apply_rule(module: nn.Module, rule: str, layer_type: type[nn.Module], scale: float) -> None:
@@ -92,10 +94,7 @@ def _apply_rule(module: nn.Module, rule: str, layer_type: type[nn.Module], scale
                 nn.init.zeros_(layer.bias)
 
 
-def _init_last_norm_and_gate(block: "ResidualBlock", arch: Arch) -> None:
+def _init_last_norm(block: "ResidualBlock", arch: Arch) -> None:
     weight = getattr(block.last_norm(), "weight", None)
     if arch.last_norm_weight != 1.0 and isinstance(weight, Tensor):
         nn.init.constant_(weight, arch.last_norm_weight)
-    gate = getattr(block.merge, "gate", None)
-    if block.merge is not None and gate is not None:
-        nn.init.constant_(gate.bias, block.merge.gate_bias)

@@ -4,7 +4,8 @@ A builder returns one new module: `@builder(Family.LAYER, "se")` above `def sque
 arguments come checked from the operation's entry in `reslab.spec.operations`; those without a value are left out.
 """
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -13,7 +14,8 @@ from torch import nn
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid
 from reslab.spec.layout import BlockSpec, ConvSpec
-from reslab.spec.operations import Family, parse_kind
+from reslab.spec.operations import ACT_GAINS, MAPS, OPERATIONS, Family, Operation, Place, parse_kind
+from reslab.spec.params import signature_params
 
 NormLayer = Callable[[int], nn.Module]
 
@@ -60,6 +62,82 @@ def builder(family: Family, *names: str) -> Callable[[BuilderT], BuilderT]:
         return function
 
     return register
+
+
+# What the builders of each family are told about the place; all other parameters are arguments of the operation.
+CONTEXT: dict[Family, tuple[str, ...]] = {
+    Family.LAYER: ("site", "size", "stride"),
+    Family.CONV: ("site", "spec", "bias"),
+    Family.NORM: ("channels", "eps", "momentum"),
+    Family.ACT: (),
+}
+
+
+def register_operation(
+    name: str,
+    *,
+    family: str = Family.LAYER,
+    reference: str = "",
+    description: str = "",
+    places: tuple[str, ...] = MAPS,
+    gain: float | None = None,
+) -> Callable[[BuilderT], BuilderT]:
+    """Return a decorator that registers an operation: a layer, or a kind of convolution, norm or activation.
+
+    The function returns one new module. It may have these parameters, by `family`; all others are arguments of the
+    operation, with their types, defaults and ranges (`reslab.Param`) from the signature:
+
+    * `layer`: `site` (`Site`, with `site.channels`). With `size` and `stride` it is a pool: `name3/2` gives both, and
+      in a block without them it takes the block's stride. `places` are block, stem, transition and head.
+    * `conv`: `site`, `spec` (`ConvSpec`: channels, kernel, stride, groups, dilation) and `bias`.
+    * `norm`: `channels`, `eps` and `momentum`.
+    * `act`: none. `gain` is that of a scaled-standardized convolution after it.
+
+    The description is by default the docstring. Raises ValueError for a name that is taken, or a parameter without a
+    type.
+    """
+    kind = Family(family)
+
+    def register(function: BuilderT) -> BuilderT:
+        names = inspect.signature(function).parameters
+        context = tuple(parameter for parameter in CONTEXT[kind] if parameter in names)
+        operation = Operation(
+            description or describe(function),
+            reference,
+            signature_params(function, context),
+            tuple(Place(place) for place in places) if kind is Family.LAYER else (),
+            is_pool=kind is Family.LAYER and "stride" in context,
+        )
+        OPERATIONS[kind].register(name, operation, function)
+        BUILDERS[kind][name] = _with_context(function, kind, context)
+        if gain is not None:
+            ACT_GAINS[name] = gain
+        return function
+
+    return register
+
+
+def _with_context(function: Callable[..., Any], family: Family, context: tuple[str, ...]) -> Builder:
+    """Return a builder that takes all that the family is told, and passes on what the function has parameters for."""
+
+    def build(*place: Any, **values: Any) -> nn.Module | None:
+        told = dict(zip(CONTEXT[family], place, strict=False))
+        told |= {name: values.pop(name) for name in CONTEXT[family] if name in values}
+        module: nn.Module | None = function(**{name: told[name] for name in context if name in told}, **values)
+        return module
+
+    return build
+
+
+def call_with_context(function: Callable[..., Any], context: Mapping[str, Any], args: Iterable[tuple[str, Any]]) -> Any:
+    """Call a registered function with its arguments, and those entries of the context that it has parameters for."""
+    names = inspect.signature(function).parameters
+    return function(**{name: value for name, value in context.items() if name in names}, **dict(args))
+
+
+def describe(function: Callable[..., Any]) -> str:
+    """Return the first line of a docstring, without the full stop."""
+    return (inspect.getdoc(function) or "").partition("\n")[0].rstrip(".")
 
 
 def make_activation(kind: str) -> nn.Module:

@@ -27,13 +27,12 @@ from reslab.spec.order import (
     parse_layout,
 )
 from reslab.spec.shortcut import (
-    DEPTH_DEPENDENT_MODIFIERS,
     IDENTITY_SHORTCUT,
-    NO_SHORTCUT,
+    MERGE_OPS,
     MergeSpec,
     ShortcutType,
     get_shortcut,
-    merge_factors,
+    merge_args,
     parse_merge,
 )
 
@@ -59,8 +58,8 @@ class BlockSpec:
     * `name` (`layer1.0`), `index` (from 0) among `num_blocks`.
     * `convs`, `ops`: the convolutions and the operations of the branch. `stride`: of the whole block; with
       `pool_takes_stride`, pools of the branch make it in place of a convolution.
-    * `shortcut`, `merge`: how the shortcut gets the branch's shape, and how the two merge. `changes_path`: the shortcut
-      is not the identity (in a plain twin: would not be).
+    * `shortcut`, `merge`: how the shortcut gets the branch's shape (None in a plain twin), and how the two merge.
+      `changes_path`: the shortcut is not the identity (in a plain twin: would not be).
     * `expected_std`: the standard deviation of the block's input that the merges before it lead to, if every branch has
       unit variance; a first block of a stage sets it to 1 (Brock et al. 2021, arXiv:2101.08692, Sec. 3).
     * `shared_preact`: the operations ahead of the first convolution come ahead of the fork; `skip_preact`: the block
@@ -72,7 +71,7 @@ class BlockSpec:
     num_blocks: int
     convs: tuple[ConvSpec, ...]
     ops: BlockOps
-    shortcut: ShortcutType
+    shortcut: ShortcutType | None
     merge: MergeSpec
     stride: int
     dilation: int
@@ -92,6 +91,11 @@ class BlockSpec:
     def out_channels(self) -> int:
         """Channels of the block's output."""
         return self.convs[-1].out_channels
+
+    @property
+    def has_identity_shortcut(self) -> bool:
+        """Whether the shortcut is the block's input itself."""
+        return self.shortcut is not None and not self.changes_path
 
 
 Stages = tuple[tuple[BlockSpec, ...], ...]
@@ -182,7 +186,7 @@ def outer_orders(arch: Arch) -> tuple[Order, Order]:
 
 def _branch_factor(merge: MergeSpec, num_blocks: int) -> float:
     """Return the factor of the branch in the merge."""
-    return merge_factors(merge, 1, num_blocks)[1] if merge.op.name == "scale" else 1.0
+    return float(merge_args(merge.op, 1, num_blocks).get(MERGE_OPS[merge.op.name].branch_factor, 1.0))
 
 
 def _block_spec(
@@ -201,16 +205,15 @@ def _block_spec(
     changes_shape = stride != 1 or convs[0].in_channels != convs[-1].out_channels
     needs_module = changes_shape or design.shortcut.on_every_block
     shortcut = design.shortcut if needs_module else IDENTITY_SHORTCUT
+    has_shortcut = design.merge.uses_shortcut
     # A plain twin keeps its operations where the residual network has them, so the conditions come ahead of `none`.
     conditions = {
         "changes": changes_shape,
-        "projects": shortcut.kind.has_weights,
+        "projects": shortcut.has_weights,
         "first": index == 0,
         "always": True,
     }
-    if design.merge.op.name == "none":
-        shortcut = NO_SHORTCUT
-    if shortcut.kind.pads and convs[-1].out_channels < convs[0].in_channels:
+    if has_shortcut and shortcut.pads and convs[-1].out_channels < convs[0].in_channels:
         required = f"shortcut {arch.shortcut} where the width grows (zeros can be added, not taken away)"
         got = f"{convs[0].in_channels} to {convs[-1].out_channels} in {name}"
         raise invalid(required, got, "shortcut=project")
@@ -220,7 +223,7 @@ def _block_spec(
         num_blocks=arch.num_blocks,
         convs=convs,
         ops=design.ops,
-        shortcut=shortcut,
+        shortcut=shortcut if has_shortcut else None,
         merge=design.merge,
         stride=stride,
         dilation=dilation,
@@ -424,7 +427,7 @@ def _check_shared_weights(arch: Arch, merge: MergeSpec, blocks: tuple[BlockSpec,
     if any((block.shared_preact, block.skip_preact) != (first.shared_preact, first.skip_preact) for block in blocks):
         required = "shared blocks with the same operations ahead of the fork"
         raise invalid(required, f"order={arch.order}, whose first block differs from the others", "order=original")
-    if len(blocks) > 1 and any(op.name in DEPTH_DEPENDENT_MODIFIERS for op in merge.branch_modifiers):
+    if len(blocks) > 1 and merge.varies_with_depth:
         required = "shared blocks with one rate"
         raise invalid(required, f"merge={arch.merge}, whose rate changes from block to block", "merge=add")
 

@@ -5,13 +5,13 @@ that `conv(...)`, `norm(...)`, `act(...)` and the axes of these names take (`con
 `reslab.nn.registry` holds the builder of each module.
 """
 
-import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-from reslab.spec.arithmetic import check_expression
-from reslab.spec.errors import invalid, unknown_name
+from reslab.spec.errors import unknown_name
 from reslab.spec.grammar import Arg, Op, parse_ops
+from reslab.spec.params import Param, bind
+from reslab.spec.plugins import Table
 
 
 class Family(StrEnum):
@@ -41,56 +41,6 @@ BLOCK_NAMES = ("std", "L", "l")
 
 
 @dataclass(frozen=True)
-class Param:
-    """An argument: its type (int, float or str), default and range, `low` to `high` or `choices`.
-
-    Without a default, an argument that is not `required` is left to the builder. `below` is an upper bound that is
-    itself invalid. With `names`, arithmetic over these names is valid too and
-    stays a text.
-    """
-
-    name: str
-    type: type
-    default: Arg | None = None
-    required: bool = False
-    low: float = -math.inf
-    high: float = math.inf
-    below: float = math.inf
-    choices: tuple[str, ...] = ()
-    names: tuple[str, ...] = ()
-    example: str = ""
-
-    def convert(self, op: Op, value: Arg) -> Arg:
-        """Return the value as this type. Raises ValueError for another type or a value out of range."""
-        if self.names and isinstance(value, str):
-            check_expression(value, self.names)
-            return value
-        number = self.type in (int, float) and isinstance(value, int | float) and (self.type is float or value % 1 == 0)
-        if number and self.low <= float(value) <= self.high and float(value) < self.below:
-            return self.type(value)
-        if self.type is str and isinstance(value, str) and (not self.choices or value in self.choices):
-            return value
-        if self.choices:
-            raise unknown_name(f"{self.name} of {op.name}", value, self.choices)
-        raise self.invalid(op)
-
-    def invalid(self, op: Op) -> ValueError:
-        """Return the error for an operation with a missing or invalid value of this argument."""
-        required = f"{op.name}({self.name.upper()}) with {self.describe()}"
-        return invalid(required, repr(str(op)), repr(f"{op.name}({self.example})") if self.example else "")
-
-    def describe(self) -> str:
-        """Return a text that says which values are valid: `rate as a number in [0, 1)`."""
-        bounds = ""
-        if math.isfinite(self.low) and math.isfinite(min(self.high, self.below)):
-            bounds = f" in [{self.low:g}, {min(self.high, self.below):g}{')' if self.below < math.inf else ']'}"
-        elif math.isfinite(self.low):
-            bounds = f" from {self.low:g}"
-        noun = {int: "a whole number", float: "a number", str: "a name"}[self.type]
-        return f"{self.name} as {noun}{bounds}"
-
-
-@dataclass(frozen=True)
 class Operation:
     """An operation: what it computes, its arguments, its source, and for layers the places where it may stand.
 
@@ -106,20 +56,7 @@ class Operation:
 
     def bind(self, op: Op) -> dict[str, Arg]:
         """Return the value of every argument by name. Raises ValueError for arguments that it cannot take."""
-        names = [param.name for param in self.params]
-        for key, _ in op.kwargs:
-            if key not in names:
-                raise unknown_name(f"argument of {op.name}", key, names)
-        given = dict(zip(names, op.args, strict=False)) | dict(op.kwargs)
-        if len(op.args) > len(names) or len(given) < len(op.args) + len(op.kwargs):
-            what = f"{op.name} with {', '.join(names)}" if names else f"'{op.name}' without arguments"
-            raise invalid(what, repr(str(op)), repr(op.name))
-        values = {}
-        for param in self.params:
-            if param.name not in given and param.required:
-                raise param.invalid(op)
-            values[param.name] = param.convert(op, given[param.name]) if param.name in given else param.default
-        return {name: value for name, value in values.items() if value is not None}
+        return bind(op, self.params)
 
 
 def _drop(description: str, reference: str) -> Operation:
@@ -327,11 +264,11 @@ _ACTS: dict[str, Operation] = {
 }
 
 # Users add theirs with `reslab.register_operation`.
-OPERATIONS: dict[Family, dict[str, Operation]] = {
-    Family.LAYER: _LAYERS,
-    Family.CONV: _CONVS,
-    Family.NORM: _NORMS,
-    Family.ACT: _ACTS,
+OPERATIONS: dict[Family, Table[Operation]] = {
+    Family.LAYER: Table("layer", _LAYERS),
+    Family.CONV: Table("kind of convolution", _CONVS),
+    Family.NORM: Table("kind of norm", _NORMS),
+    Family.ACT: Table("kind of activation", _ACTS),
 }
 
 
@@ -352,12 +289,18 @@ def parse_kind(family: Family, text: str) -> tuple[str, dict[str, Arg]]:
 
     Raises ValueError for an unknown kind, with the nearest ones, and for arguments it cannot take.
     """
+    op = parse_name_and_args(text)
+    if op is None:
+        raise unknown_name(family.value, text, OPERATIONS[family])
+    return op.name, get_operation(family, op.name).bind(op)
+
+
+def parse_name_and_args(text: str) -> Op | None:
+    """Return one name with its arguments, digits at its end included (`res2(4)`); None for anything else."""
     ops = [op for op in parse_ops(text) if op.stride is None] if text else []
     if len(ops) != 1:
-        raise unknown_name(family.value, text, OPERATIONS[family])
-    # `res2(4)`: the digit belongs to the name of a kind.
-    op = Op(f"{ops[0].name}{'' if ops[0].size is None else ops[0].size}", ops[0].args, kwargs=ops[0].kwargs)
-    return op.name, get_operation(family, op.name).bind(op)
+        return None
+    return Op(f"{ops[0].name}{'' if ops[0].size is None else ops[0].size}", ops[0].args, kwargs=ops[0].kwargs)
 
 
 def is_pool(op: Op) -> bool:

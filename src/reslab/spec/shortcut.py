@@ -1,174 +1,215 @@
 """The two joints of a block: how the shortcut gets the branch's shape, and how shortcut and branch merge.
 
 A shortcut is the identity wherever the shapes agree, unless its type applies to every block. A merge is one operation
-and modifiers of either path ahead of it: `stochastic-depth(0.5) add`.
+and modifiers of either path ahead of it: `stochastic-depth(0.5) add`. `reslab.nn.shortcut` and `reslab.nn.merge` hold
+the functions of these names.
 """
 
-import math
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from reslab.spec.arithmetic import check_expression, evaluate
+from reslab.spec.arithmetic import evaluate
 from reslab.spec.errors import invalid, unknown_name
-from reslab.spec.grammar import Op, parse_ops
-
-
-class ShortcutKind(StrEnum):
-    """The module on the shortcut of one block. `NONE`: the plain twin has no shortcut."""
-
-    NONE = "none"
-    IDENTITY = "identity"
-    PAD = "pad"
-    PAD_SPLIT = "pad-split"
-    AVG_PAD = "avg-pad"
-    CONV1X1 = "conv1x1"
-    PROJECT = "project"
-    AVG_PROJECT = "avg-project"
-
-    @property
-    def has_weights(self) -> bool:
-        """Whether the module has weights."""
-        return self in (ShortcutKind.CONV1X1, ShortcutKind.PROJECT, ShortcutKind.AVG_PROJECT)
-
-    @property
-    def pads(self) -> bool:
-        """Whether the module adds channels of zeros."""
-        return self in (ShortcutKind.PAD, ShortcutKind.PAD_SPLIT, ShortcutKind.AVG_PAD)
+from reslab.spec.grammar import Arg, Op, parse_ops
+from reslab.spec.operations import parse_name_and_args
+from reslab.spec.params import Param, bind
+from reslab.spec.plugins import Table
 
 
 @dataclass(frozen=True)
 class ShortcutType:
-    """A value of the axis `shortcut`: the kind of its module; with `on_every_block` also where the shapes agree.
+    """A value of the axis `shortcut`: what its module does and needs, and the function `builder` that makes it.
 
-    `kernel`: of the projection where it has a stride; it is 1 elsewhere.
+    * `builder`: the name of the function in `reslab.nn.shortcut`. `args`: the values of its arguments by name.
+    * `on_every_block`: the module is also there where the shapes agree. `has_weights`: it has weights, so that shared
+      operations ahead of the fork come ahead of it too (`Order.shared_preact`). `pads`: it adds channels of zeros, and
+      cannot take any away.
     """
 
-    kind: ShortcutKind
+    builder: str
     description: str
     reference: str
+    has_weights: bool = False
+    pads: bool = False
     on_every_block: bool = False
-    kernel: int = 1
+    params: tuple[Param, ...] = ()
+    args: tuple[tuple[str, Arg], ...] = ()
 
 
-IDENTITY_SHORTCUT = ShortcutType(ShortcutKind.IDENTITY, "the input itself", "He et al. 2015, Eq. 1")
-NO_SHORTCUT = ShortcutType(ShortcutKind.NONE, "no shortcut (the plain twin)", "He et al. 2015, Sec. 3.3")
+IDENTITY_SHORTCUT = ShortcutType(
+    "identity",
+    "none: only blocks that keep the shape have a shortcut",
+    "Sandler et al. 2018, arXiv:1801.04381, Fig. 4(d)",
+)
+_PROJECT = ShortcutType("project", "1x1 convolution and norm (option B)", "He et al. 2015, Sec. 4.1", has_weights=True)
+_CONV1X1 = ShortcutType(
+    "conv1x1",
+    "1x1 convolution without norm",
+    "Zhang et al., Dive into Deep Learning, Sec. 8.6",
+    has_weights=True,
+)
+
+SHORTCUTS: Table[ShortcutType] = Table(
+    "shortcut",
+    {
+        "identity": IDENTITY_SHORTCUT,
+        "pad": ShortcutType(
+            "pad",
+            "strided, with channels of zeros after (option A)",
+            "He et al. 2015, Sec. 4.1 and 4.2",
+            pads=True,
+        ),
+        "pad-split": ShortcutType(
+            "pad-split",
+            "strided, half of the zeros before, half after (option A)",
+            "github.com/akamaster/pytorch_resnet_cifar10",
+            pads=True,
+        ),
+        "avg-pad": ShortcutType(
+            "avg-pad",
+            "2x2 average pool, channels of zeros after",
+            "Han, Kim and Kim 2017, arXiv:1610.02915, Sec. 3.3",
+            pads=True,
+        ),
+        "project": _PROJECT,
+        "project-all": replace(
+            _PROJECT, description="1x1 convolution and norm in every block (option C)", on_every_block=True
+        ),
+        "project3": replace(
+            _PROJECT,
+            description="3x3 convolution where there is a stride, else 1x1, and norm",
+            reference="Hu, Shen and Sun 2018, arXiv:1709.01507, appendix (SENet-154)",
+            args=(("kernel", 3),),
+        ),
+        "conv1x1": _CONV1X1,
+        "conv1x1-all": replace(
+            _CONV1X1,
+            description="1x1 convolution without norm in every block",
+            reference="He et al. 2016, Sec. 3.1, Table 1 (our reading)",
+            on_every_block=True,
+        ),
+        "avg-project": ShortcutType(
+            "avg-project",
+            "2x2 average pool, 1x1 convolution, norm (ResNet-D)",
+            "He, Tong et al. 2019, arXiv:1812.01187, Fig. 2(c)",
+            has_weights=True,
+        ),
+    },
+)
 
 
-SHORTCUTS: dict[str, ShortcutType] = {
-    "identity": ShortcutType(
-        ShortcutKind.NONE,
-        "none: only blocks that keep the shape have a shortcut",
-        "Sandler et al. 2018, arXiv:1801.04381, Fig. 4(d)",
-    ),
-    "pad": ShortcutType(
-        ShortcutKind.PAD, "strided, with channels of zeros after (option A)", "He et al. 2015, Sec. 4.1 and 4.2"
-    ),
-    "pad-split": ShortcutType(
-        ShortcutKind.PAD_SPLIT,
-        "strided, half of the zeros before, half after (option A)",
-        "github.com/akamaster/pytorch_resnet_cifar10",
-    ),
-    "avg-pad": ShortcutType(
-        ShortcutKind.AVG_PAD,
-        "2x2 average pool, channels of zeros after",
-        "Han, Kim and Kim 2017, arXiv:1610.02915, Sec. 3.3",
-    ),
-    "project": ShortcutType(ShortcutKind.PROJECT, "1x1 convolution and norm (option B)", "He et al. 2015, Sec. 4.1"),
-    "project-all": ShortcutType(
-        ShortcutKind.PROJECT,
-        "1x1 convolution and norm in every block (option C)",
-        "He et al. 2015, Sec. 4.1",
-        on_every_block=True,
-    ),
-    "project3": ShortcutType(
-        ShortcutKind.PROJECT,
-        "3x3 convolution where there is a stride, else 1x1, and norm",
-        "Hu, Shen and Sun 2018, arXiv:1709.01507, appendix (SENet-154)",
-        kernel=3,
-    ),
-    "conv1x1": ShortcutType(
-        ShortcutKind.CONV1X1, "1x1 convolution without norm", "Zhang et al., Dive into Deep Learning, Sec. 8.6"
-    ),
-    "conv1x1-all": ShortcutType(
-        ShortcutKind.CONV1X1,
-        "1x1 convolution without norm in every block",
-        "He et al. 2016, Sec. 3.1, Table 1 (our reading)",
-        on_every_block=True,
-    ),
-    "avg-project": ShortcutType(
-        ShortcutKind.AVG_PROJECT,
-        "2x2 average pool, 1x1 convolution, norm (ResNet-D)",
-        "He, Tong et al. 2019, arXiv:1812.01187, Fig. 2(c)",
-    ),
-}
+def get_shortcut(text: str) -> ShortcutType:
+    """Return the shortcut type of a name, with its arguments in brackets if it takes any.
+
+    Raises ValueError for an unknown name, with the nearest ones, and for arguments that it cannot take.
+    """
+    op = parse_name_and_args(text)
+    if op is None or op.name not in SHORTCUTS:
+        raise unknown_name("shortcut", text, SHORTCUTS)
+    shortcut = SHORTCUTS[op.name]
+    if not op.args and not op.kwargs and not shortcut.params:
+        return shortcut
+    return replace(shortcut, args=tuple(bind(op, shortcut.params).items()))
 
 
-def get_shortcut(name: str) -> ShortcutType:
-    """Return the shortcut type of this name. Raises ValueError for an unknown name, with the nearest ones."""
-    if name not in SHORTCUTS:
-        raise unknown_name("shortcut", name, SHORTCUTS)
-    return SHORTCUTS[name]
+class MergeRole(StrEnum):
+    """What an operation of a merge expression acts on."""
+
+    MERGE = "merge"
+    """Both paths: it makes the block's output of shortcut and branch."""
+    SHORTCUT = "shortcut"
+    """The shortcut, ahead of the merge."""
+    BRANCH = "branch"
+    """The branch, ahead of the merge."""
 
 
 @dataclass(frozen=True)
 class MergeOp:
-    """An operation of a merge expression: what it computes, its number of arguments, their range and its source.
+    """An operation of a merge expression: what it computes, its source, arguments and role.
 
-    With `names`, an argument may be arithmetic over these names.
+    * `uses_shortcut`: without it the block has no shortcut (the plain twin).
+    * `varies_with_depth`: its effect depends on the block's place, so that blocks that share weights cannot have it.
+    * `is_sum`: the output is shortcut + branch. `branch_factor`: the argument by which the branch is multiplied.
+    * `factor`: the name of the learned factor that a modifier multiplies its path by; empty for a module.
     """
 
     description: str
-    num_args: int
     reference: str
-    low: float = float("-inf")
-    high: float = float("inf")
-    names: tuple[str, ...] = ()
+    params: tuple[Param, ...] = ()
+    role: MergeRole = MergeRole.MERGE
+    uses_shortcut: bool = True
+    varies_with_depth: bool = False
+    is_sum: bool = False
+    branch_factor: str = ""
+    factor: str = ""
 
 
 DEPTH_NAMES = ("L", "l")
+_BIAS = Param("bias", required=True, example="-6")
+_PROBABILITY = Param("p", required=True, low=0, high=1, example="0.5")
+_FACTOR_A, _FACTOR_B = (Param(name, required=True, names=DEPTH_NAMES, example="0.5,0.5") for name in "ab")
 
-MERGE_OPS: dict[str, MergeOp] = {
-    "add": MergeOp("shortcut + branch", 0, "He et al. 2015, Eq. 1"),
-    "none": MergeOp("branch alone (the plain twin)", 0, "He et al. 2015, Sec. 3.3"),
-    "scale": MergeOp(
-        "a * shortcut + b * branch; a and b are numbers, or arithmetic over the number of blocks L and the block l",
-        2,
-        "He et al. 2016, Sec. 3.1; scale(1, 1/sqrt(L)): Hayou et al. 2021, arXiv:2010.12859, Sec. 3",
-        names=DEPTH_NAMES,
-    ),
-    "gate": MergeOp(
-        "(1 - g) * shortcut + g * branch", 1, "He et al. 2016, Sec. 3.1 (exclusive gating); Srivastava et al. 2015"
-    ),
-    "shortcut-gate": MergeOp("(1 - g) * shortcut + branch", 1, "He et al. 2016, Sec. 3.1 (shortcut-only gating)"),
-}
-
-SHORTCUT_MODIFIERS: dict[str, MergeOp] = {
-    "dropout": MergeOp("dropout of elements, the rest divided by 1 - p", 1, "He et al. 2016, Sec. 3.1", 0.0, 1.0),
-}
-
-BRANCH_MODIFIERS: dict[str, MergeOp] = {
-    "stochastic-depth": MergeOp(
-        "one draw per batch, times p in eval mode; p falls linearly to this value in the last block",
-        1,
-        "Huang et al. 2016, Sec. 3",
-        0.0,
-        1.0,
-    ),
-    "drop-path": MergeOp(
-        "one draw per sample, divided by 1 - p in training; p rises linearly to this value in the last block",
-        1,
-        "Larsson et al. 2017",
-        0.0,
-        1.0,
-    ),
-    "rezero": MergeOp("times one learned scalar, initially 0", 0, "Bachlechner et al. 2021, arXiv:2003.04887, Eq. 1"),
-    "skipinit": MergeOp("times one learned scalar, initially 0", 0, "De and Smith 2020, arXiv:2002.10444, Sec. 3"),
-    "layerscale": MergeOp(
-        "times a learned scalar per channel, initially eps", 1, "Touvron et al. 2021, arXiv:2103.17239, Eq. 4"
-    ),
-}
-# Modifiers whose rate depends on the block's depth.
-DEPTH_DEPENDENT_MODIFIERS = ("stochastic-depth", "drop-path")
+MERGE_OPS: Table[MergeOp] = Table(
+    "merge operation",
+    {
+        "add": MergeOp("shortcut + branch", "He et al. 2015, Eq. 1", is_sum=True),
+        "none": MergeOp("branch alone (the plain twin)", "He et al. 2015, Sec. 3.3", uses_shortcut=False),
+        "scale": MergeOp(
+            "a * shortcut + b * branch; a and b are numbers, or arithmetic over the number of blocks L and the block l",
+            "He et al. 2016, Sec. 3.1; scale(1, 1/sqrt(L)): Hayou et al. 2021, arXiv:2010.12859, Sec. 3",
+            (_FACTOR_A, _FACTOR_B),
+            branch_factor="b",
+        ),
+        "gate": MergeOp(
+            "(1 - g) * shortcut + g * branch",
+            "He et al. 2016, Sec. 3.1 (exclusive gating); Srivastava et al. 2015",
+            (_BIAS,),
+        ),
+        "shortcut-gate": MergeOp(
+            "(1 - g) * shortcut + branch", "He et al. 2016, Sec. 3.1 (shortcut-only gating)", (_BIAS,)
+        ),
+        "dropout": MergeOp(
+            "dropout of elements, the rest divided by 1 - p",
+            "He et al. 2016, Sec. 3.1",
+            (_PROBABILITY,),
+            MergeRole.SHORTCUT,
+        ),
+        "stochastic-depth": MergeOp(
+            "one draw per batch, times p in eval mode; p falls linearly to this value in the last block",
+            "Huang et al. 2016, Sec. 3",
+            (_PROBABILITY,),
+            MergeRole.BRANCH,
+            varies_with_depth=True,
+        ),
+        "drop-path": MergeOp(
+            "one draw per sample, divided by 1 - p in training; p rises linearly to this value in the last block",
+            "Larsson et al. 2017",
+            (_PROBABILITY,),
+            MergeRole.BRANCH,
+            varies_with_depth=True,
+        ),
+        "rezero": MergeOp(
+            "times one learned scalar, initially 0",
+            "Bachlechner et al. 2021, arXiv:2003.04887, Eq. 1",
+            role=MergeRole.BRANCH,
+            factor="scale",
+        ),
+        "skipinit": MergeOp(
+            "times one learned scalar, initially 0",
+            "De and Smith 2020, arXiv:2002.10444, Sec. 3",
+            role=MergeRole.BRANCH,
+            factor="scale",
+        ),
+        "layerscale": MergeOp(
+            "times a learned scalar per channel, initially eps",
+            "Touvron et al. 2021, arXiv:2103.17239, Eq. 4",
+            (Param("eps", required=True, example="1e-6"),),
+            MergeRole.BRANCH,
+            factor="gamma",
+        ),
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -179,6 +220,17 @@ class MergeSpec:
     shortcut_modifiers: tuple[Op, ...] = ()
     branch_modifiers: tuple[Op, ...] = ()
 
+    @property
+    def uses_shortcut(self) -> bool:
+        """Whether the block has a shortcut."""
+        return MERGE_OPS[self.op.name].uses_shortcut
+
+    @property
+    def varies_with_depth(self) -> bool:
+        """Whether the merge depends on the block's place in the network."""
+        ops = (self.op, *self.shortcut_modifiers, *self.branch_modifiers)
+        return any(MERGE_OPS[op.name].varies_with_depth for op in ops)
+
 
 def parse_merge(expression: str) -> MergeSpec:
     """Return the merge of an expression such as `stochastic-depth(0.5) add`; without an operation it adds.
@@ -186,63 +238,43 @@ def parse_merge(expression: str) -> MergeSpec:
     Raises ValueError for an unknown operation, wrong arguments, two merge operations, or modifiers that cannot be
     combined.
     """
-    ops = parse_ops(expression)
-    known_ops = MERGE_OPS | SHORTCUT_MODIFIERS | BRANCH_MODIFIERS
-    for op in ops:
-        if op.name not in known_ops:
-            raise unknown_name("merge operation", op.name, known_ops)
-        _check_merge_args(op, known_ops[op.name])
-    merge_ops = [op for op in ops if op.name in MERGE_OPS]
+    by_role: dict[MergeRole, list[Op]] = {role: [] for role in MergeRole}
+    for op in parse_ops(expression):
+        if op.name not in MERGE_OPS:
+            raise unknown_name("merge operation", op.name, MERGE_OPS)
+        if op.size is not None or op.stride is not None:
+            raise invalid(f"'{op.name}' without a size or stride", repr(str(op)), repr(op.name))
+        bind(op, MERGE_OPS[op.name].params)
+        by_role[MERGE_OPS[op.name].role].append(op)
+    merge_ops = by_role[MergeRole.MERGE]
     if len(merge_ops) > 1:
         got = f"{len(merge_ops)} in {expression!r}"
         raise invalid("one merge operation (add, scale, gate ...)", got, repr(str(merge_ops[0])))
     merge = MergeSpec(
         merge_ops[0] if merge_ops else Op("add"),
-        tuple(op for op in ops if op.name in SHORTCUT_MODIFIERS),
-        tuple(op for op in ops if op.name in BRANCH_MODIFIERS),
+        tuple(by_role[MergeRole.SHORTCUT]),
+        tuple(by_role[MergeRole.BRANCH]),
     )
     modifiers = (*merge.shortcut_modifiers, *merge.branch_modifiers)
-    if merge.op.name == "none" and modifiers:
-        required = "'none' without modifiers (there is no shortcut to modify, and no signal when the branch is dropped)"
-        raise invalid(required, repr(expression), "'none'", f"use '{modifiers[0]} add'")
-    learned_scalars = [op for op in merge.branch_modifiers if op.name in ("rezero", "skipinit")]
-    if len(learned_scalars) > 1 or len({op.name for op in ops}) < len(ops):
+    if modifiers and not merge.uses_shortcut:
+        reason = "there is no shortcut to modify, and no signal when the branch is dropped"
+        required = f"'{merge.op.name}' without modifiers ({reason})"
+        raise invalid(required, repr(expression), repr(merge.op.name), f"use '{modifiers[0]} add'")
+    effects = Counter(MERGE_OPS[op.name].factor or op.name for op in modifiers)
+    if any(count > 1 for count in effects.values()):
         required = "each modifier once (rezero and skipinit are the same scalar)"
-        raise invalid(required, repr(expression), repr(str(ops[0])))
+        raise invalid(required, repr(expression), repr(str(modifiers[0])))
     return merge
 
 
-def merge_factors(merge: MergeSpec, number: int, num_blocks: int) -> tuple[float, ...]:
-    """Return the arguments of the merge operation in block `number` (from 1) as numbers."""
-    names = {"L": num_blocks, "l": number}
-    return tuple(evaluate(arg, names) if isinstance(arg, str) else float(arg) for arg in merge.op.args)
-
-
-def _check_merge_args(op: Op, merge_op: MergeOp) -> None:
-    if merge_op.names and len(op.args) == merge_op.num_args:
-        for arg in op.args:
-            if isinstance(arg, str):
-                check_expression(arg, merge_op.names)
-        op = Op(op.name, tuple(0 if isinstance(arg, str) else arg for arg in op.args), op.size, op.stride, op.kwargs)
-    if (
-        op.kwargs
-        or op.size is not None
-        or op.stride is not None
-        or len(op.args) != merge_op.num_args
-        or not all(isinstance(arg, int | float) and math.isfinite(arg) for arg in op.args)
-    ):
-        example_arg = "-6" if op.name.endswith("gate") else "0.5"
-        example = f"{op.name}({','.join([example_arg] * merge_op.num_args)})" if merge_op.num_args else op.name
-        required = f"{op.name} with {merge_op.num_args or 'no'} number{'s' if merge_op.num_args != 1 else ''}"
-        raise invalid(required, repr(str(op)), repr(example))
-    for arg in op.args:
-        if not merge_op.low <= float(arg) <= merge_op.high:
-            clipped = min(max(float(arg), merge_op.low), merge_op.high)
-            raise invalid(
-                f"{op.name} between {merge_op.low:g} and {merge_op.high:g}",
-                f"{arg:g}" if not isinstance(arg, str) else arg,
-                f"{op.name}({clipped:g})",
-            )
+def merge_args(op: Op, number: int, num_blocks: int) -> dict[str, Arg]:
+    """Return the arguments of an operation by name in block `number` (from 1), with arithmetic evaluated."""
+    names: dict[str, float] = {"L": num_blocks, "l": number}
+    params = {param.name: param for param in MERGE_OPS[op.name].params}
+    return {
+        name: evaluate(value, names) if isinstance(value, str) and params[name].names else value
+        for name, value in bind(op, tuple(params.values())).items()
+    }
 
 
 def survival_probability(last_probability: float, index: int, num_blocks: int) -> float:

@@ -1,0 +1,143 @@
+"""The shortcut's module: how it gets the branch's shape (`reslab.spec.shortcut.SHORTCUTS`)."""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reslab.nn.dims import layer_class
+from reslab.nn.layers import make_conv
+from reslab.nn.registry import Site, call_with_context, describe
+from reslab.spec.layout import BlockSpec, ConvSpec
+from reslab.spec.params import signature_params
+from reslab.spec.shortcut import SHORTCUTS, ShortcutType
+
+ShortcutBuilder = Callable[..., nn.Module | None]
+SHORTCUT_BUILDERS: dict[str, ShortcutBuilder] = {}
+_CONTEXT = ("block", "site")
+
+
+def shortcut_builder(name: str) -> Callable[[ShortcutBuilder], ShortcutBuilder]:
+    """Return a decorator that adds the function of a built-in shortcut."""
+
+    def add(function: ShortcutBuilder) -> ShortcutBuilder:
+        SHORTCUT_BUILDERS[name] = function
+        return function
+
+    return add
+
+
+def register_shortcut(
+    name: str,
+    *,
+    reference: str = "",
+    description: str = "",
+    has_weights: bool = False,
+    pads: bool = False,
+    on_every_block: bool = False,
+) -> Callable[[ShortcutBuilder], ShortcutBuilder]:
+    """Return a decorator that registers a shortcut for the axis `shortcut`.
+
+    The function takes the block (`reslab.spec.layout.BlockSpec`), the place (`Site`) and arguments of its own, and
+    returns the module that gives the shortcut the branch's shape. `has_weights`, `pads` and `on_every_block` are those
+    of `reslab.spec.shortcut.ShortcutType`; the description is by default the function's docstring. Raises ValueError
+    for a name that is taken.
+    """
+
+    def register(function: ShortcutBuilder) -> ShortcutBuilder:
+        shortcut = ShortcutType(
+            name,
+            description or describe(function),
+            reference,
+            has_weights=has_weights,
+            pads=pads,
+            on_every_block=on_every_block,
+            params=signature_params(function, _CONTEXT),
+        )
+        SHORTCUTS.register(name, shortcut, function)
+        SHORTCUT_BUILDERS[name] = function
+        return function
+
+    return register
+
+
+def make_shortcut(block: BlockSpec, site: Site) -> nn.Module | None:
+    """Return the shortcut's module; None in a plain twin."""
+    if block.shortcut is None:
+        return None
+    builder = SHORTCUT_BUILDERS[block.shortcut.builder]
+    module: nn.Module | None = call_with_context(builder, {"block": block, "site": site}, block.shortcut.args)
+    return module
+
+
+class PadChannels(nn.Module):
+    """Option A: every `stride`-th row and column, with channels of zeros `before` and `after`.
+
+    He et al. 2015, Sec. 4.1. N C H W to N (before + C + after) H/stride W/stride; no parameters. Maps of any dimension.
+    """
+
+    def __init__(self, stride: int, before: int, after: int) -> None:
+        super().__init__()
+        self.stride, self.before, self.after = stride, before, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        strided = x[:, :, :: self.stride] if x.ndim == 3 else x[:, :, :: self.stride, :: self.stride]
+        if x.ndim == 5:
+            strided = strided[..., :: self.stride]
+        return F.pad(strided, (0, 0) * (x.ndim - 2) + (self.before, self.after))
+
+    def extra_repr(self) -> str:
+        return f"stride={self.stride}, before={self.before}, after={self.after}"
+
+
+@shortcut_builder("identity")
+def identity(block: BlockSpec, site: Site) -> nn.Module | None:
+    return None if block.changes_path else nn.Identity()
+
+
+@shortcut_builder("pad")
+def pad(block: BlockSpec, site: Site) -> nn.Module:
+    return PadChannels(block.stride, 0, block.out_channels - block.in_channels)
+
+
+@shortcut_builder("pad-split")
+def pad_split(block: BlockSpec, site: Site) -> nn.Module:
+    num_added = block.out_channels - block.in_channels
+    return PadChannels(block.stride, num_added // 2, num_added - num_added // 2)
+
+
+@shortcut_builder("avg-pad")
+def average_and_pad(block: BlockSpec, site: Site) -> nn.Module:
+    return nn.Sequential(_avg_pool(block.stride, site), PadChannels(1, 0, block.out_channels - block.in_channels))
+
+
+@shortcut_builder("conv1x1")
+def conv1x1(block: BlockSpec, site: Site) -> nn.Module:
+    return nn.Sequential(_projection(block, block.stride, site))
+
+
+@shortcut_builder("project")
+def project(block: BlockSpec, site: Site, kernel: int = 1) -> nn.Module:
+    return nn.Sequential(_projection(block, block.stride, site, kernel), *optional_norm(block, site))
+
+
+@shortcut_builder("avg-project")
+def average_and_project(block: BlockSpec, site: Site) -> nn.Module:
+    return nn.Sequential(_avg_pool(block.stride, site), _projection(block, 1, site), *optional_norm(block, site))
+
+
+def _projection(block: BlockSpec, stride: int, site: Site, strided_kernel: int = 1) -> nn.Module:
+    kernel = strided_kernel if stride > 1 else 1
+    return make_conv(site, ConvSpec(kernel, block.in_channels, block.out_channels, stride), site.arch.bias)
+
+
+def _avg_pool(stride: int, site: Site) -> nn.Module:
+    # timm pools with stride 1 where a dilation replaces the stride, and pads so that the size stays; there is nothing
+    # to pool then.
+    pool = layer_class("AvgPool", site.arch.dims)
+    return pool(2, stride, ceil_mode=True, count_include_pad=False) if stride != 1 else nn.Identity()
+
+
+def optional_norm(block: BlockSpec, site: Site) -> list[nn.Module]:
+    """Return the norm of a projection: none without norms, or where the order has none there."""
+    return [site.norm(block.out_channels)] if site.norm and block.projection_norm else []
