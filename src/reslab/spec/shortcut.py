@@ -104,12 +104,12 @@ def get_shortcut(text: str) -> ShortcutType:
 
     Raises ValueError for an unknown name, with the nearest ones, and for arguments that it cannot take.
     """
+    if text in SHORTCUTS and not SHORTCUTS[text].params:
+        return SHORTCUTS[text]
     op = parse_name_and_args(text)
     if op is None or op.name not in SHORTCUTS:
         raise unknown_name("shortcut", text, SHORTCUTS)
     shortcut = SHORTCUTS[op.name]
-    if not op.args and not op.kwargs and not shortcut.params:
-        return shortcut
     return replace(shortcut, args=tuple(bind(op, shortcut.params).items()))
 
 
