@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from reslab.cli import app
+from reslab.cli.examples import EXAMPLES
 from tests.cli.conftest import Command
 
 
@@ -37,9 +38,9 @@ def test_help_lists_every_command(command: Command) -> None:
             assert f" {name} " in outcome.out
 
 
-@pytest.mark.parametrize("name", app.COMMANDS)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_every_command_has_help(command: Command, name: str) -> None:
-    outcome = command(name, "--help")
+    outcome = command(*name.split(), "--help")
     assert outcome.code == 0
     assert "--json" in outcome.out
     assert "<class" not in outcome.out

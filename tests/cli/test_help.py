@@ -14,16 +14,17 @@ from tests.cli.conftest import Command
 ROOT: Any = typer.main.get_command(app.app)
 
 
-def walk(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def walk() -> Iterator[tuple[str, Any]]:
     """Yield every command that is no group, with its full name."""
-    if not hasattr(command, "commands"):
-        yield name, command
-        return
-    for child_name, child in command.commands.items():
-        yield from walk(child, f"{name} {child_name}".strip())
+    for name, entry in app.COMMANDS.items():
+        command = app.load_command(entry)
+        if hasattr(command, "commands"):
+            yield from ((f"{name} {child_name}", child) for child_name, child in command.commands.items())
+        else:
+            yield name, command
 
 
-COMMANDS = dict(walk(ROOT))
+COMMANDS = dict(walk())
 
 
 def shown_options(command: Any) -> list[Any]:
@@ -34,6 +35,12 @@ def shown_options(command: Any) -> list[Any]:
 def test_the_walk_finds_all_commands() -> None:
     assert {"train", "summary", "analyze", "data check"} <= set(COMMANDS)
     assert set(COMMANDS) == set(EXAMPLES)
+
+
+@pytest.mark.parametrize("entry", app.COMMANDS.values(), ids=lambda entry: entry.name)
+def test_the_list_of_commands_has_the_first_paragraph_of_each_help(entry: Any) -> None:
+    """The table repeats it, so that the list imports no command."""
+    assert " ".join(app.load_command(entry).help.split("\n\n")[0].split()) == entry.help
 
 
 @pytest.mark.parametrize("name", COMMANDS)

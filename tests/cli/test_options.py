@@ -2,7 +2,8 @@
 
 import pytest
 
-from reslab.cli.options import join_channel_values, parse_channel_values, parse_overrides, parse_pretrained
+from reslab.cli.app import join_channel_values
+from reslab.cli.options import parse_channel_values, parse_overrides, parse_pretrained
 
 
 def test_overrides_are_parsed() -> None:

@@ -5,42 +5,19 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from reslab.cli.analyze import analyze
-from reslab.cli.bench import bench
-from reslab.cli.data import check, data_app
-from reslab.cli.demo import demo
-from reslab.cli.doctor import doctor
-from reslab.cli.eval import evaluate
+from reslab.cli.commands import COMMANDS, Command
 from reslab.cli.examples import help_epilog
-from reslab.cli.export import export
-from reslab.cli.lists import models, recipes, studies, transforms
-from reslab.cli.lr_find import lr_find
-from reslab.cli.options import join_channel_values
 from reslab.cli.output import echo_err, print_json, printable_streams, reserve_standard_descriptors
-from reslab.cli.predict import predict
-from reslab.cli.runs import runs
-from reslab.cli.serve import serve
-from reslab.cli.study import study
-from reslab.cli.summary import summary
-from reslab.cli.train import train
 from reslab.runtime.torchrun import read_distributed_env
 from reslab.spec.errors import unknown_name
 
-COMMANDS_BY_PANEL: dict[str, dict[str, Callable[..., None]]] = {
-    "Train and evaluate": {"demo": demo, "train": train, "eval": evaluate, "runs": runs, "lr-find": lr_find},
-    "Use a network": {"predict": predict, "export": export, "serve": serve, "bench": bench},
-    "Analyze and reproduce": {"summary": summary, "analyze": analyze, "study": study},
-    "Look up": {"models": models, "recipes": recipes, "transforms": transforms, "studies": studies, "doctor": doctor},
-}
-COMMANDS = {name: command for commands in COMMANDS_BY_PANEL.values() for name, command in commands.items()}
 _ALLOW_NONFINITE = "--allow-nonfinite"
-COMMAND_GROUPS: dict[str, typer.Typer] = {"data": data_app}
 
 
 class InterruptedExit(Exception):
@@ -60,11 +37,23 @@ class ResLabCommand(TyperCommand):
 
 
 class ResLabGroup(TyperGroup):
-    """The group of all commands: keeps the message of a Ctrl-C and ends quietly at a closed pipe."""
+    """A group of commands whose help shows no type where the type says nothing."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters, with the types that the help shows."""
         return _without_obvious_types(super().get_params(ctx))
+
+
+class LazyGroup(ResLabGroup):
+    """The group of all commands: imports a command's module when the command is used.
+
+    It keeps the message of a Ctrl-C and ends quietly at a closed pipe.
+    """
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Return the command that the arguments name, ready to run, with the arguments that remain."""
+        name, placeholder, remaining = super().resolve_command(ctx, args)
+        return name, placeholder if placeholder is None else load_command(COMMANDS[placeholder.name]), remaining
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -100,7 +89,7 @@ def _without_obvious_types(params: Sequence[Any]) -> list[Any]:
 DESCRIPTION = "A toolkit for residual networks: define, train, evaluate, analyze, reproduce, deploy."
 
 app = typer.Typer(
-    cls=ResLabGroup,
+    cls=LazyGroup,
     name="reslab",
     help=DESCRIPTION,
     pretty_exceptions_enable=False,
@@ -108,12 +97,28 @@ app = typer.Typer(
 )
 
 
-for _panel, _commands in COMMANDS_BY_PANEL.items():
-    for _name, _command in _commands.items():
-        app.command(_name, cls=ResLabCommand, rich_help_panel=_panel, epilog=help_epilog(_name))(_command)
-data_app.command("check", cls=ResLabCommand, epilog=help_epilog("data check"))(check)
-for _name, _group in COMMAND_GROUPS.items():
-    app.add_typer(_group, name=_name, cls=ResLabGroup, rich_help_panel="Look up")
+def load_command(command: Command) -> Any:
+    """Import the module of a command and return the command, or the group, as typer runs it."""
+    target = command.load()
+    if isinstance(target, typer.Typer):
+        group = typer.Typer(cls=ResLabGroup, name=command.name, help=command.help, add_completion=False)
+        group.callback()(_no_options)
+        for name, function in ((info.name, info.callback) for info in target.registered_commands):
+            epilog = help_epilog(f"{command.name} {name}")
+            group.command(name, cls=ResLabCommand, epilog=epilog)(function)
+        return typer.main.get_command(group)
+    single = typer.Typer(add_completion=False)
+    single.command(command.name, cls=ResLabCommand, epilog=help_epilog(command.name))(target)
+    return typer.main.get_command(single)
+
+
+def _no_options() -> None:
+    pass
+
+
+for _command in COMMANDS.values():
+    # Typer builds the list of commands from these; `LazyGroup` runs none of them.
+    app.command(_command.name, help=_command.help, rich_help_panel=_command.panel)(_no_options)
 
 
 def _print_version(requested: bool) -> None:
@@ -203,6 +208,27 @@ def _nonfinite_weights_allowed() -> Iterator[None]:
         yield
 
 
+def join_channel_values(arguments: Sequence[str], options: Sequence[str] = ("--mean", "--std")) -> list[str]:
+    """Join `--mean 0.1 0.2 0.3` to `--mean 0.1,0.2,0.3`, the one value that the parser expects."""
+    joined: list[str] = []
+    is_collecting = False
+    for argument in arguments:
+        if is_collecting and _is_number(argument) and _is_number(joined[-1].rpartition(",")[2]):
+            joined[-1] += f",{argument}"
+            continue
+        is_collecting = argument in options or (is_collecting and _is_number(argument))
+        joined.append(argument)
+    return joined
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _print_error(message: str, as_json: bool, is_error: bool = True) -> None:
     if as_json:
         print_json({"error": message})
@@ -231,9 +257,8 @@ def _show_warning(
 
 def _check_command(options: Sequence[str]) -> None:
     command = next((argument for argument in options if not argument.startswith("-")), None)
-    commands = [*COMMANDS, *COMMAND_GROUPS]
-    if command is not None and command not in commands:
-        raise CommandLineError(str(unknown_name("command", command, commands, "`reslab --help` lists them")))
+    if command is not None and command not in COMMANDS:
+        raise CommandLineError(str(unknown_name("command", command, COMMANDS, "`reslab --help` lists them")))
 
 
 class CommandLineError(ValueError):

@@ -23,11 +23,7 @@ if TYPE_CHECKING:
 data_app = typer.Typer(help="Check a dataset before training.")
 
 
-@data_app.callback()
-def _data_callback() -> None:
-    """Check a dataset before training."""
-
-
+@data_app.command("check")
 def check(
     path: Annotated[str, typer.Argument(metavar="PATH", help="Folder, CSV file, shards, or name of a dataset.")],
     train_transform: Annotated[

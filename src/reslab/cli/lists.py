@@ -1,6 +1,6 @@
 """`reslab models`, `recipes`, `transforms` and `studies`: list what is available by name."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,15 +10,14 @@ from reslab.cli.options import (
 )
 from reslab.cli.output import print_json, print_pairs, print_table
 from reslab.report.format import format_shape
-from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
 from reslab.spec.errors import unknown_name
-from reslab.spec.recipe import Recipe
-from reslab.spec.recipes import RECIPES, get_recipe
-from reslab.spec.transform_args import unknown_transform
-from reslab.spec.transform_grammar import TransformCall
-from reslab.spec.transforms import TRANSFORMS, TransformArg, TransformSpec
-from reslab.spec.zoo import ARCHS, match_model_names
+
+# The tables are imported by the command that lists them.
+if TYPE_CHECKING:
+    from reslab.spec.arch import Arch
+    from reslab.spec.recipe import Recipe
+    from reslab.spec.transforms import TransformArg, TransformSpec
 
 DESCRIPTIVE_KEYS = ("name", "reference", "notes")
 
@@ -36,6 +35,8 @@ def recipes(
 
     `reslab train` overrides any value with --set KEY=VALUE or a file (-c).
     """
+    from reslab.spec.recipes import RECIPES, get_recipe
+
     if name is not None:
         recipe = get_recipe(name)
         if as_json:
@@ -45,10 +46,10 @@ def recipes(
     elif as_json:
         print_json([to_dict(recipe) for recipe in RECIPES.values()])
     else:
-        _print_recipes()
+        _print_recipes(list(RECIPES.values()))
 
 
-def flatten_recipe(recipe: Recipe) -> dict[str, Any]:
+def flatten_recipe(recipe: "Recipe") -> dict[str, Any]:
     """Return every value by its key for --set, except name, reference and notes."""
     values: dict[str, Any] = {}
     for key, value in to_dict(recipe).items():
@@ -57,8 +58,10 @@ def flatten_recipe(recipe: Recipe) -> dict[str, Any]:
     return values
 
 
-def changed_keys(recipe: Recipe) -> list[str]:
+def changed_keys(recipe: "Recipe") -> list[str]:
     """Return the keys whose values differ from the defaults."""
+    from reslab.spec.recipe import Recipe
+
     defaults = flatten_recipe(Recipe("", ""))
     return [key for key, value in flatten_recipe(recipe).items() if value != defaults[key]]
 
@@ -74,7 +77,9 @@ def format_value(value: Any) -> str:
     return "none" if value in ("", None) else str(value)
 
 
-def _print_recipe(recipe: Recipe) -> None:
+def _print_recipe(recipe: "Recipe") -> None:
+    from reslab.spec.recipe import Recipe
+
     print_pairs([(key, getattr(recipe, key)) for key in DESCRIPTIVE_KEYS if getattr(recipe, key)])
     print()
     changed = set(changed_keys(recipe))
@@ -86,7 +91,7 @@ def _print_recipe(recipe: Recipe) -> None:
     print_table(["key", "value", "differs"], rows)
 
 
-def _print_recipes() -> None:
+def _print_recipes(recipes: "list[Recipe]") -> None:
     print_table(
         ["name", "duration", "batch size", "lr", "optimizer", "schedule", "reference"],
         [
@@ -99,7 +104,7 @@ def _print_recipes() -> None:
                 recipe.schedule.name,
                 recipe.reference,
             )
-            for recipe in RECIPES.values()
+            for recipe in recipes
         ],
     )
 
@@ -116,6 +121,8 @@ def models(
     as_json: JsonFlag = False,
 ) -> None:
     """List the models with depth, input size, number of classes and reference."""
+    from reslab.spec.zoo import ARCHS, match_model_names
+
     archs = [ARCHS[name] for name in match_model_names(pattern.lower())]
     if not archs:
         raise unknown_name("model", pattern, ARCHS, "`reslab models` lists all")
@@ -131,7 +138,7 @@ def models(
     )
 
 
-def _model_payload(arch: Arch) -> dict[str, object]:
+def _model_payload(arch: "Arch") -> dict[str, object]:
     return {
         "name": arch.name,
         "reference": arch.reference,
@@ -187,6 +194,10 @@ def transforms(
 
     An expression applies them in order: --set "train_transform=random-resized-crop(224) flip rotate(15)".
     """
+    from reslab.spec.transform_args import unknown_transform
+    from reslab.spec.transform_grammar import TransformCall
+    from reslab.spec.transforms import TRANSFORMS
+
     if name is not None and name not in TRANSFORMS:
         raise unknown_transform(TransformCall(name))
     if as_json:
@@ -201,7 +212,7 @@ def transforms(
         )
 
 
-def transform_payload(spec: TransformSpec) -> dict[str, object]:
+def transform_payload(spec: "TransformSpec") -> dict[str, object]:
     """Return a transform as `reslab transforms --json` prints it."""
     return {
         "name": spec.name,
@@ -227,7 +238,7 @@ def transform_payload(spec: TransformSpec) -> dict[str, object]:
     }
 
 
-def _print_transform(spec: TransformSpec) -> None:
+def _print_transform(spec: "TransformSpec") -> None:
     print(spec.summary)
     print()
     print_pairs(
@@ -241,7 +252,7 @@ def _print_transform(spec: TransformSpec) -> None:
         )
 
 
-def format_default(arg: TransformArg) -> str:
+def format_default(arg: "TransformArg") -> str:
     """Return the default of an argument, or `required`."""
     if arg.default is None:
         return "required"

@@ -14,9 +14,6 @@ from typing import Annotated, Any
 import typer
 
 from reslab.spec.errors import invalid
-from reslab.spec.recipe import expand_recipe_keys
-from reslab.spec.recipes import RECIPES
-from reslab.spec.zoo import ARCHS
 
 
 class Panel(StrEnum):
@@ -38,11 +35,15 @@ def named_columns(image: str | None, label: str | None, split: str | None) -> di
 
 def complete_model(incomplete: str) -> list[str]:
     """Return the models whose names start with `incomplete`, for shell completion."""
+    from reslab.spec.zoo import ARCHS
+
     return [name for name in ARCHS if name.startswith(incomplete)]
 
 
 def complete_recipe(incomplete: str) -> list[str]:
     """Return the recipes whose names start with `incomplete`, for shell completion."""
+    from reslab.spec.recipes import RECIPES
+
     return [name for name in RECIPES if name.startswith(incomplete)]
 
 
@@ -280,6 +281,8 @@ def resolve_data_option(arguments: Sequence[str] | None, data: str | None) -> st
 
 def _as_option(argument: str) -> str:
     from reslab.data.registry import DATASETS
+    from reslab.spec.recipes import RECIPES
+    from reslab.spec.zoo import ARCHS
 
     if argument in DATASETS or Path(argument).exists():
         return argument
@@ -327,27 +330,6 @@ def parse_channel_values(text: str | None, option: str) -> tuple[float, ...] | N
         return None if text is None else tuple(float(part) for part in text.split(","))
     except ValueError:
         raise invalid(f"{option} as numbers, one per channel", repr(text), f"{option} 0.49 0.48 0.45") from None
-
-
-def join_channel_values(arguments: Sequence[str], options: Sequence[str] = ("--mean", "--std")) -> list[str]:
-    """Join `--mean 0.1 0.2 0.3` to `--mean 0.1,0.2,0.3`, the one value that the parser expects."""
-    joined: list[str] = []
-    is_collecting = False
-    for argument in arguments:
-        if is_collecting and _is_number(argument) and _is_number(joined[-1].rpartition(",")[2]):
-            joined[-1] += f",{argument}"
-            continue
-        is_collecting = argument in options or (is_collecting and _is_number(argument))
-        joined.append(argument)
-    return joined
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 CONFIG_SUFFIXES = (".toml", ".yaml", ".yml", ".json")
@@ -435,6 +417,8 @@ def merge_config(
     for key in (*config, *overrides):
         if key.replace("-", "_") in _OPTION_NAMES:
             raise invalid("a key of the recipe or the network", key, nearest=f"the option --{key.replace('_', '-')}")
+    from reslab.spec.recipe import expand_recipe_keys  # not needed by the commands that only look something up
+
     config, overrides = expand_recipe_keys(config), expand_recipe_keys(overrides)
     flags = {"duration": epochs, "batch_size": batch_size, "optimizer.lr": lr, **other_flags}
     file_overrides = {key: value for key, value in config.items() if flags.get(key) is None}
