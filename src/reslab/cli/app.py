@@ -53,7 +53,9 @@ class LazyGroup(ResLabGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Return the command that the arguments name, ready to run, with the arguments that remain."""
         name, placeholder, remaining = super().resolve_command(ctx, args)
-        return name, placeholder if placeholder is None else load_command(COMMANDS[placeholder.name]), remaining
+        if placeholder is None or name is None:  # an incomplete line, in shell completion
+            return name, placeholder, remaining
+        return name, load_command(COMMANDS[name]), remaining
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -103,9 +105,10 @@ def load_command(command: Command) -> Any:
     if isinstance(target, typer.Typer):
         group = typer.Typer(cls=ResLabGroup, name=command.name, help=command.help, add_completion=False)
         group.callback()(_no_options)
-        for name, function in ((info.name, info.callback) for info in target.registered_commands):
-            epilog = help_epilog(f"{command.name} {name}")
-            group.command(name, cls=ResLabCommand, epilog=epilog)(function)
+        for info in target.registered_commands:
+            assert info.callback is not None
+            epilog = help_epilog(f"{command.name} {info.name}")
+            group.command(info.name, cls=ResLabCommand, epilog=epilog)(info.callback)
         return typer.main.get_command(group)
     single = typer.Typer(add_completion=False)
     single.command(command.name, cls=ResLabCommand, epilog=help_epilog(command.name))(target)

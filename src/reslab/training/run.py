@@ -9,14 +9,8 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from reslab.nn.checkpoints.safetensors_io import read_header, save_state_dict
-from reslab.nn.factory import load_network
-from reslab.nn.network import ResidualNetwork
-from reslab.runtime.device import choose_device
 from reslab.runtime.files import DiskFullError, disk_full_guard, is_partial_file, remove_partial_files, write_atomic
 from reslab.runtime.json_records import (
     parse_object,
@@ -33,8 +27,13 @@ from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe
 from reslab.spec.zoo import ARCHS
-from reslab.training.checkpoint import list_snapshots, load_train_checkpoint
 from reslab.training.run_log import RunLog
+
+# Listing runs needs no network: torch is imported by what reads weights.
+if TYPE_CHECKING:
+    import torch
+
+    from reslab.nn.network import ResidualNetwork
 
 # What identifies the network, and what follows from the data.
 _NON_OVERRIDE_FIELDS = ("name", "reference", "num_classes", "in_channels", "image_size")
@@ -102,6 +101,8 @@ class Run:
 
     def snapshots(self) -> list[tuple[int, Path]]:
         """Return the snapshots of the weights as (step, file); `load_network` reads the files."""
+        from reslab.training.checkpoint import list_snapshots
+
         return list_snapshots(self.path)
 
     @property
@@ -361,14 +362,17 @@ def _natural_key(path: Path) -> list[str | int]:
     return [int(part) if index % 2 else part for index, part in enumerate(parts)]
 
 
-def load(source: Run | str | Path, device: str | torch.device = "cpu") -> ResidualNetwork:
+def load(source: Run | str | Path, device: "str | torch.device" = "cpu") -> "ResidualNetwork":
     """Load the network of a run, of a `model.safetensors`, or of an exported folder, in eval mode.
 
     It has `classes` and `preprocess`. A run that has not ended gives its best weights so far, with a warning. Raises
     ValueError if it has none yet, or trained a user's own module.
     """
-    torch_device = choose_device(device)
-    return load_network(find_weights_path(source), torch_device)
+    weights_path = find_weights_path(source)
+    from reslab.nn.factory import load_network
+    from reslab.runtime.device import choose_device
+
+    return load_network(weights_path, choose_device(device))
 
 
 def find_weights_path(source: Run | str | Path) -> Path:
@@ -410,6 +414,9 @@ def interim_weights_path(run: Run) -> Path:
 
 def _write_interim_weights(run: Run) -> Path | None:
     """Write the best weights of the checkpoint, warn, and return their file; None if there is none of a step."""
+    from reslab.nn.checkpoints.safetensors_io import save_state_dict
+    from reslab.training.checkpoint import load_train_checkpoint
+
     checkpoint, path = load_train_checkpoint(run.path / "checkpoint"), interim_weights_path(run)
     if checkpoint is None or not checkpoint.step:
         return None
@@ -429,6 +436,8 @@ def _write_interim_weights(run: Run) -> Path | None:
 
 
 def _header_step(path: Path) -> int | None:
+    from reslab.nn.checkpoints.safetensors_io import read_header
+
     try:
         return read_header(path).get("step")
     except ValueError:
