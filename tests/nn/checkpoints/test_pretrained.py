@@ -15,6 +15,7 @@ import torchvision
 from safetensors.torch import save_file
 from torchvision.models import ResNet18_Weights, ResNet50_Weights
 
+from reslab.data.transforms.inference import ImagePreprocess
 from reslab.nn.checkpoints import pretrained, published
 from reslab.nn.checkpoints import pretrained as hub
 from reslab.nn.checkpoints.download import WeightsUnavailableError, fetch_weights, hub_checkpoints_dir
@@ -284,9 +285,46 @@ def test_every_network_that_torchvision_has_weights_of_has_them_here():
 def test_timms_forms_of_a_tag(tag):
     found = find_published_weights("resnet50", tag)
     assert (found.tag, found.repo, found.hash_prefix) == ("a1_in1k", "timm/resnet50.a1_in1k", "14fe96d1")
-    assert found.preprocess == Preprocess(3, "resize(235) center-crop(224)", *IMAGENET)
+    assert found.preprocess == Preprocess(3, "resize(235,bicubic) center-crop(224)", *IMAGENET)
     assert found.classes == CLASSES
-    assert "bicubic" in found.messages[0]
+    assert found.messages == ()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18.tv_in1k",  # bilinear
+        "resnet50.a1_in1k",  # bicubic
+        "resnet50d.ra2_in1k",  # bicubic, 288 pixels in its test size
+        "resnetv2_50x1_bit.goog_in21k_ft_in1k",  # 448 pixels, mean and deviation 0.5
+        "dm_nfnet_f0.dm_in1k",  # squash: both sides are resized
+    ],
+)
+def test_the_preprocessing_is_timms_own(name):
+    timm_data = pytest.importorskip("timm.data")
+    from timm.models import get_pretrained_cfg
+
+    generator = torch.Generator().manual_seed(1)
+    smooth = torch.rand(3, 23, 31, generator=generator)
+    smooth = torch.nn.functional.interpolate(smooth[None], (377, 510), mode="bicubic", align_corners=False)[0]
+    noise = torch.rand(3, 377, 510, generator=generator)
+    image = torchvision.transforms.functional.to_pil_image((0.7 * smooth + 0.3 * noise).clamp(0, 1))
+    cfg = get_pretrained_cfg(name).to_dict()
+    theirs = timm_data.create_transform(**timm_data.resolve_data_config(pretrained_cfg=cfg))(image)
+    preprocess = find_published_weights(*name.split(".")).preprocess
+    ours = ImagePreprocess.for_network(preprocess, tuple(theirs.shape[1:]))(image)[0]
+    gray_levels = (ours - theirs) * torch.tensor(preprocess.std).view(3, 1, 1) * 255
+    assert gray_levels.abs().max() < 1.01
+    assert gray_levels.abs().mean() < 0.02
+
+
+def test_values_that_timms_config_lacks_are_timms_defaults():
+    assert published.timm_preprocess({}) == (Preprocess(3, "resize(256,bicubic) center-crop(224)", *IMAGENET), ())
+    squash = {"input_size": (3, 96, 96), "crop_pct": 0.9, "crop_mode": "squash", "interpolation": "bilinear"}
+    assert published.timm_preprocess(squash)[0].transform == "resize(106,106) center-crop(96)"
+    border, messages = published.timm_preprocess({"crop_mode": "border", "interpolation": "lanczos"})
+    assert border.transform == "resize(256,bicubic) center-crop(224)"
+    assert ["border" in messages[0], "lanczos" in messages[1]] == [True, True]
 
 
 def test_timms_default_is_taken_where_torchvision_has_none():
@@ -380,6 +418,19 @@ def test_a_transformers_repository_is_loaded_with_its_classes_and_preprocessing(
     ours = from_hub()
     assert ours.classes == ("ant", "bee", "wasp")
     assert ours.preprocess == Preprocess(3, "resize(256) center-crop(224)", *IMAGENET)
+
+
+@pytest.mark.parametrize(
+    ("values", "transform"),
+    [
+        ({"size": {"shortest_edge": 224}, "resample": 2}, "resize(256) center-crop(224)"),
+        ({"size": {"shortest_edge": 224}, "resample": 3}, "resize(256,bicubic) center-crop(224)"),
+        ({"size": {"shortest_edge": 384}, "resample": 3}, "resize(384,384,bicubic)"),
+    ],
+)
+def test_transformers_resampling_is_kept(values, transform):
+    config = {"image_mean": IMAGENET[0], "image_std": IMAGENET[1], **values}
+    assert hub._transformers_preprocess(config) == Preprocess(3, transform, *IMAGENET)
 
 
 def test_a_repository_without_preprocessing_is_loaded_with_a_message(on_hub, caplog):

@@ -124,8 +124,6 @@ _FUNCTIONAL_AXES = (
 
 def _effective_value(arch: Arch, axis: str) -> Any:
     """Return the part of an axis that changes the outputs in eval mode."""
-    if axis == "order":
-        return [(block.ops, block.shared_preact, block.skip_preact) for stage in layout_stages(arch) for block in stage]
     if axis == "merge":
         merge = parse_merge(arch.merge)
         return str(merge.op), [str(op) for op in merge.branch_modifiers if op.name != "drop-path"]
@@ -134,12 +132,25 @@ def _effective_value(arch: Arch, axis: str) -> Any:
     return getattr(arch, axis)
 
 
+def _orders_differ(arch: Arch, implied: Arch) -> bool:
+    """Return True if a block computes something else than its counterpart; further blocks of a deeper stage do not."""
+    return any(
+        (block.ops, block.shared_preact, block.skip_preact) != (other.ops, other.shared_preact, other.skip_preact)
+        for stage, other_stage in zip(layout_stages(arch), layout_stages(implied), strict=False)
+        for block, other in zip(stage, other_stage, strict=False)
+    )
+
+
 def differing_axes(arch: Arch, implied: Arch) -> dict[str, Any]:
     """Return the axes, with the values in `implied`, that make `arch` compute something else with the same weights."""
     return {
         axis: getattr(implied, axis)
         for axis in _FUNCTIONAL_AXES
-        if _effective_value(arch, axis) != _effective_value(implied, axis)
+        if (
+            _orders_differ(arch, implied)
+            if axis == "order"
+            else _effective_value(arch, axis) != _effective_value(implied, axis)
+        )
     }
 
 

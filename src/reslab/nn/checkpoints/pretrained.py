@@ -26,6 +26,7 @@ from reslab.nn.checkpoints.published import (
     PublishedWeights,
     find_published_weights,
     list_published_tags,
+    resize_expression,
     timm_classes,
     timm_preprocess,
 )
@@ -39,6 +40,8 @@ from reslab.spec.zoo import ARCHS
 
 HUB_PREFIX = "hf-hub:"
 _HUB_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+_MIN_UNCROPPED_SIDE = 384
+_PIL_BICUBIC = 3  # PIL.Image.Resampling.BICUBIC
 
 
 def fetch_from_hub(repo: str) -> Path:
@@ -152,11 +155,20 @@ def _read_hub_json(repo: str, name: str) -> Mapping[str, Any]:
 
 
 def _transformers_preprocess(config: Mapping[str, Any]) -> Preprocess | None:
+    """Return the preprocessing of transformers' ConvNextImageProcessor, which its ResNets use; None if it is none.
+
+    A `shortest_edge` from 384 on is not cropped: both sides are resized to it.
+    """
     size = config.get("size")
     side = size.get("shortest_edge") or size.get("height") if isinstance(size, dict) else size
     if not side or "image_mean" not in config or "image_std" not in config:
         return None
-    transform = f"resize({int(side / config.get('crop_pct', 0.875))}) center-crop({side})"
+    interpolation = "bicubic" if config.get("resample") == _PIL_BICUBIC else "bilinear"
+    if side >= _MIN_UNCROPPED_SIDE:
+        transform = resize_expression((side, side), interpolation)
+    else:
+        resize = resize_expression((int(side / config.get("crop_pct", 0.875)),), interpolation)
+        transform = f"{resize} center-crop({side})"
     return Preprocess(3, transform, tuple(config["image_mean"]), tuple(config["image_std"]))
 
 

@@ -15,6 +15,9 @@ from reslab.spec.zoo import ARCHS
 
 TIMM_INSTALL_HINT = "pip install 'reslab[timm]'"
 
+_INTERPOLATIONS = ("bilinear", "bicubic")
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 
 @dataclass(frozen=True)
 class PublishedWeights:
@@ -132,7 +135,8 @@ def _default_weights(name: str) -> PublishedWeights:
 def _torchvision_weights(name: str, tag: str) -> PublishedWeights:
     weights = _torchvision_enum(name)[tag]
     transforms = weights.transforms()
-    transform = f"resize({transforms.resize_size[0]}) center-crop({transforms.crop_size[0]})"
+    resize = resize_expression((transforms.resize_size[0],), transforms.interpolation.value)
+    transform = f"{resize} center-crop({transforms.crop_size[0]})"
     preprocess = Preprocess(3, transform, tuple(transforms.mean), tuple(transforms.std))
     return PublishedWeights(name, tag, weights.url, preprocess=preprocess, classes=tuple(weights.meta["categories"]))
 
@@ -151,16 +155,32 @@ def _timm_weights(name: str, tag: str) -> PublishedWeights:
 
 
 def timm_preprocess(cfg: Mapping[str, Any]) -> tuple[Preprocess, tuple[str, ...]]:
-    """Return the preprocessing of timm's `pretrained_cfg`, and messages about parts that cannot be reproduced."""
-    channels, *sizes = cfg["input_size"]
-    size = int(sizes[-1])
-    transform = f"resize({int(size / cfg.get('crop_pct', 0.875))}) center-crop({size})"
+    """Return the preprocessing of timm's `pretrained_cfg`, and messages about parts that cannot be reproduced.
+
+    As `timm.data.create_transform(**resolve_data_config(pretrained_cfg=cfg))`: `crop_mode` "center" resizes the shorter
+    side, "squash" both sides; values that are missing or null are timm's defaults.
+    """
+    channels, height, width = cfg.get("input_size") or (3, 224, 224)
+    crop_pct = cfg.get("crop_pct") or 0.875
+    crop_mode, interpolation = cfg.get("crop_mode") or "center", cfg.get("interpolation") or "bicubic"
+    mean, std = cfg.get("mean") or _IMAGENET_MEAN, cfg.get("std") or _IMAGENET_STD
     messages = []
-    if cfg.get("interpolation", "bilinear") != "bilinear":
-        messages.append(
-            f"timm resizes with {cfg['interpolation']} interpolation, reslab with bilinear: scores differ slightly"
-        )
-    return Preprocess(channels, transform, tuple(cfg["mean"]), tuple(cfg["std"])), tuple(messages)
+    if crop_mode not in ("center", "squash") or height != width:
+        messages.append(f"timm crops {height} x {width} by {crop_mode}, reslab a square by center: scores differ")
+        crop_mode = "center"
+    if interpolation not in _INTERPOLATIONS:
+        messages.append(f"timm resizes with {interpolation} interpolation, reslab with bicubic: scores differ slightly")
+        interpolation = "bicubic"
+    resized = int(width / crop_pct)
+    sides = (resized, resized) if crop_mode == "squash" else (resized,)
+    transform = f"{resize_expression(sides, interpolation)} center-crop({width})"
+    return Preprocess(channels, transform, tuple(mean), tuple(std)), tuple(messages)
+
+
+def resize_expression(sides: tuple[int, ...], interpolation: str) -> str:
+    """Return `resize(...)` of the shorter side or of height and width; bilinear, the default, is not written."""
+    args = [str(side) for side in sides] + ([] if interpolation == "bilinear" else [interpolation])
+    return f"resize({','.join(args)})"
 
 
 def timm_classes(cfg: Mapping[str, Any]) -> tuple[str, ...] | None:
