@@ -134,14 +134,14 @@ def pretrained_cfg(network: ResidualNetwork, preprocess: Preprocess) -> dict[str
     """Return the preprocessing in timm's format: input_size, crop_pct, mean, std, interpolation."""
     height, width = network.arch.image_size
     values = {call.name: bind_args(call) for call in parse_transforms(preprocess.transform)}
-    resize_size, width, interpolation = values.get("resize", (0, 0, "bilinear"))
+    resize_size, squash_width, interpolation = values.get("resize", (0, 0, "bilinear"))
     (crop_size,) = values.get("center-crop", (height,))
     return {
         "input_size": [network.arch.in_channels, height, width],
         "fixed_input_size": network.needs_fixed_size,
         "num_classes": network.arch.num_classes,
         "crop_pct": int(crop_size) / int(resize_size) if resize_size else 1.0,
-        "crop_mode": "squash" if width else "center",
+        "crop_mode": "squash" if squash_width else "center",
         "interpolation": interpolation,
         "mean": list(preprocess.mean),
         "std": list(preprocess.std),
