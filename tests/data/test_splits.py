@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from reslab.data.adapters import as_dataset
 from reslab.data.image_datasets import FileImageDataset, TensorImageDataset
 from reslab.data.registry import open_dataset
 from reslab.data.splits import (
@@ -124,6 +125,20 @@ def test_a_rare_class_stays_in_train_under_the_default_fraction_only(tmp_path: P
     assert (again.fingerprint, again.messages) == (data.fingerprint, data.messages)
     with pytest.raises(ValueError, match="class 'rare' and leaves none for validation"):
         open_dataset(tmp_path, val_fraction=0.2)
+    as_recipe = open_dataset(tmp_path, val_fraction=0.2, is_default_fraction=True)
+    assert (as_recipe.fingerprint, as_recipe.messages) == (data.fingerprint, data.messages)
+
+
+def test_the_fraction_of_a_recipe_gives_way_to_rare_classes_and_to_a_validation_split() -> None:
+    images, labels = torch.zeros(21, 1, 8, 8, dtype=torch.uint8), torch.tensor([0] * 10 + [1] * 10 + [2])
+    data = as_dataset((images, labels), val_fraction=0.2, is_default_fraction=True)
+    assert data.splits["train"].labels.bincount().tolist() == [8, 8, 1]
+    assert "the class 2" in data.messages[0]
+    with pytest.raises(ValueError, match="class '2'"):
+        as_dataset((images, labels), val_fraction=0.2)
+    val = (images[:10], labels[5:15])
+    data = as_dataset((images, labels), val=val, val_fraction=0.2, is_default_fraction=True)
+    assert (len(data.splits["train"]), len(data.splits["val"])) == (21, 10)
 
 
 @pytest.mark.parametrize(

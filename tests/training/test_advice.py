@@ -13,6 +13,7 @@ from torch.nn import functional
 from reslab.data.adapters import as_dataset
 from reslab.nn.factory import create_model
 from reslab.spec.optim import OptimizerConfig
+from reslab.spec.recipe import Recipe
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.meters import NonFiniteError
 from reslab.training.nonfinite import NonFiniteLocation, NonFiniteOrigin, Phase, with_diagnosis
@@ -45,6 +46,7 @@ class Small(nn.Module):
         (1, torch.zeros(5, 32, 32), "x[:, None]"),
         (3, torch.zeros(2, 3, 32, 32, dtype=torch.uint8), "x.float() / 255"),
         (3, torch.zeros(2, 3, 32, 32, dtype=torch.int64), "x.float()"),
+        (3, torch.zeros(2, 3, 32, 32, dtype=torch.float64), "x.float()"),
     ],
 )
 def test_the_advice_for_a_wrong_input_makes_a_valid_one(in_channels: int, x: Tensor, expression: str) -> None:
@@ -139,7 +141,7 @@ def test_the_advice_for_a_wrong_loss(tmp_path: Path, loss: Any, said: str) -> No
 
 
 def test_a_network_that_cannot_take_the_images_is_told_with_their_shape(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"takes images \(2, 3, 32, 32\).*mat1 and mat2"):
+    with pytest.raises(ValueError, match=r"takes images \(2, 3, 32, 32\) in torch.float32.*mat1 and mat2"):
         train(nn.Sequential(nn.Flatten(), nn.Linear(5, 2)), (IMAGES, LABELS), output=tmp_path / "run", **QUIET)
 
 
@@ -170,6 +172,56 @@ def test_an_image_that_is_not_finite_is_named_when_training_meets_it(tmp_path: P
         train(Small(), Damaged(), output=tmp_path / "run", **QUIET)
 
 
+@pytest.mark.parametrize("images", [IMAGES.double(), IMAGES.double().numpy()], ids=["tensor", "array"])
+def test_images_in_float64_are_trained_and_evaluated_in_float32(tmp_path: Path, images: Any) -> None:
+    assert evaluate(Small(), (images, LABELS)).num_samples == 12
+    assert train(Small(), (images, LABELS), output=tmp_path / "run", **QUIET).top1 is not None
+
+
+def test_weights_in_float64_are_refused_with_the_way_to_float32(tmp_path: Path) -> None:
+    for call in (
+        lambda: train(Small().double(), (IMAGES, LABELS), output=tmp_path / "run", **QUIET),
+        lambda: evaluate(Small().double(), (IMAGES, LABELS)),
+    ):
+        with pytest.raises(ValueError, match=r"nearest valid: model\.to\(torch\.float32\)$"):
+            call()
+
+
+def with_damaged_validation() -> Any:
+    """Return training images that are finite, and validation images of which #5 is not."""
+    return as_dataset(list(zip(IMAGES, LABELS.tolist(), strict=True)), val=Damaged())
+
+
+def test_validation_images_that_are_not_finite_are_named_without_a_learning_rate(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteError, match=r"the loss on val is nan after step 1") as error:
+        train(Small(), with_damaged_validation(), output=tmp_path / "run", **QUIET)
+    assert str(error.value).endswith("repair or remove the images with NaN or infinite values: #5")
+    with pytest.raises(ValueError, match=r"finite validation images; got: NaN or infinite values in #5; repair"):
+        evaluate(Small(), with_damaged_validation(), split="val")
+
+
+def test_a_network_whose_loss_is_not_finite_is_evaluated_all_the_same() -> None:
+    model = Small(lambda outputs: outputs * float("nan"))
+    evaluation = evaluate(model, (IMAGES, LABELS))
+    assert (str(evaluation.loss), evaluation.bad_indices) == ("nan", ())
+
+
+def test_images_of_mixed_sizes_are_trained_with_the_size_that_the_error_names(tmp_path: Path) -> None:
+    items = [(IMAGES[i, :, : 24 + i], int(LABELS[i])) for i in range(12)]
+    with pytest.raises(ValueError, match=r"--size 224 \(image_size=224\), or a transform such as 'resize"):
+        train(Small(), items, output=tmp_path / "first", **QUIET)
+    with pytest.raises(ValueError, match=r"images of one size.*--size"):
+        evaluate(Small(), items)
+    assert train(Small(), items, output=tmp_path / "run", image_size=24, **QUIET).top1 is not None
+    assert evaluate(Small(), items, image_size=24).num_samples == 12
+
+
+def test_images_of_mixed_channels_are_not_told_to_change_their_size() -> None:
+    items = [(IMAGES[i, : 3 if i else 1], int(LABELS[i])) for i in range(12)]
+    with pytest.raises(ValueError, match=r"one number of channels$"):
+        evaluate(Small(), items)
+
+
 @pytest.mark.parametrize(
     ("name", "lr", "expected"),
     [("sgd", 0.4, "0.1"), ("sgd", 1e30, "0.1"), ("adamw", 1e30, "0.001"), ("adamw", 4e-3, "0.001")],
@@ -197,3 +249,16 @@ def test_a_loss_that_is_not_finite_for_finite_outputs_is_to_be_checked(tmp_path:
         train(Small(), (IMAGES, LABELS), loss=loss, output=tmp_path / "run", **QUIET)
     assert "--lr" not in str(error.value)
     assert "step -1" not in str(error.value)
+
+
+def test_the_fraction_of_a_recipe_keeps_a_class_of_one_image_whole_and_that_of_the_user_refuses_it(
+    tmp_path: Path,
+) -> None:
+    images, labels = torch.rand(21, 3, 8, 8), torch.tensor([0] * 10 + [1] * 10 + [2])
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    run = train(model, (images, labels), recipe=Recipe("own", "none", val_fraction=0.2), output=tmp_path / "a", **QUIET)
+    assert run.metadata["data"]["num_images"] == {"train": 17, "val": 4}
+    assert any("the class 2" in text for text in run.metadata["messages"])
+    for options in ({"val_fraction": 0.2}, {"overrides": {"val_fraction": 0.2}}):
+        with pytest.raises(ValueError, match=r"class '2'|val_fraction"):
+            train(model, (images, labels), output=tmp_path / "b", **options, **QUIET)

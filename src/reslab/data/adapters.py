@@ -22,7 +22,7 @@ from reslab.data.image_datasets import (
     WrappedImageDataset,
     item_to_tensor,
 )
-from reslab.data.splits import check_label_coverage, is_stratified, restore_split, split_off
+from reslab.data.splits import check_label_coverage, is_stratified, rare_class_messages, restore_split, split_off
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 
@@ -40,6 +40,7 @@ def as_dataset(
     val_fraction: float | None = None,
     split_seed: int = 0,
     split_record: Mapping[str, Any] | None = None,
+    is_default_fraction: bool = False,
 ) -> DatasetSplits:
     """Return pairs of tensors (images, labels), or map-style datasets of (image, label) items, as `DatasetSplits`.
 
@@ -47,7 +48,7 @@ def as_dataset(
     without N, or a Pillow image. Class names default to the dataset's own, else "0", "1", ... Floats are not normalized
     (mean 0, std 1), uint8 tensors by the statistics of the training images, Pillow images by ImageNet's.
     Items are fetched on demand; a dataset's random transforms become functions of (seed, epoch, sample).
-    Raises ValueError if shapes, types or labels do not fit.
+    `is_default_fraction` is that of `open_dataset`. Raises ValueError if shapes, types or labels do not fit.
     """
     if isinstance(train, DatasetSplits):
         return train
@@ -61,10 +62,10 @@ def as_dataset(
     record: Mapping[str, Any] = {"method": SplitMethod.GIVEN}
     if split_record is not None and is_stratified(split_record):
         splits, record = {**splits, **restore_split(splits["train"], split_record)}, dict(split_record)
-    elif val_fraction is not None:
+    elif val_fraction is not None and not (is_default_fraction and "val" in splits):
         if "val" in splits:
             raise invalid("one validation split", "val and val_fraction together", next_step="drop one of them")
-        parts, record = split_off(splits["train"], val_fraction, split_seed, class_names)
+        parts, record = split_off(splits["train"], val_fraction, split_seed, class_names, keep_rare=is_default_fraction)
         splits.update(parts)
     return DatasetSplits(
         name=name or ("tensors" if isinstance(train, tuple | list) else type(train).__name__.lower()),
@@ -73,7 +74,7 @@ def as_dataset(
         preprocess=preprocess or _default_preprocess(splits["train"]),
         splits=splits,
         split_record=record,
-        messages=(*messages, *float_range_messages(splits)),
+        messages=(*messages, *rare_class_messages(record), *float_range_messages(splits)),
     )
 
 

@@ -314,7 +314,9 @@ def _collate(dataset: ImageDataset, images: Sequence[LoadedImage]) -> LoadedBatc
     if mismatch is None:
         return LoadedBatch(torch.stack(pixels), indices)
     sizes = [f"{dataset.name(images[k].index)} of {'x'.join(map(str, shapes[k]))}" for k in (0, mismatch)]
-    next_step = "add a transform such as 'resize(256) center-crop(224)' or 'random-resized-crop(224)'"
+    next_step = "give one size, --size 224 (image_size=224), or a transform such as 'resize(256) center-crop(224)'"
+    if len({shape[0] for shape in shapes}) > 1:
+        next_step = "convert them to one number of channels"
     size_error = invalid(
         "images of one size and number of channels in a batch", " and ".join(sizes), next_step=next_step
     )

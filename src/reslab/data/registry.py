@@ -22,7 +22,7 @@ from reslab.data.formats.image_files import list_csv_dataset, list_image_folder,
 from reslab.data.formats.imagenet import read_imagenet
 from reslab.data.formats.small import read_digits, read_mnist
 from reslab.data.image_datasets import SPLIT_TITLES, ImageDataset, ImageLocation, TensorImageDataset
-from reslab.data.splits import PHOTO_EVAL_TRANSFORM, SplitOptions, restore_split, split_off
+from reslab.data.splits import PHOTO_EVAL_TRANSFORM, SplitOptions, rare_class_messages, restore_split, split_off
 from reslab.data.webdataset.dataset import (
     has_shards,
     list_shards,
@@ -158,6 +158,7 @@ def open_dataset(
     skip_bad_images: bool = False,
     split_record: Mapping[str, Any] | None = None,
     columns: Mapping[str, str] | None = None,
+    is_default_fraction: bool = False,
 ) -> DatasetSplits:
     """Open a named dataset (`DATASETS`), a folder of class folders, a CSV file, or WebDataset shards by path or URL.
 
@@ -165,7 +166,8 @@ def open_dataset(
     `data_dir`, the cache and the system's folders. `val_fraction` holds out a stratified part of the training images
     for validation (default 0.2 for a path with training images only, else none). `split_record`, of an earlier
     opening, makes the same splits again. `columns` names the columns of a CSV file, by the keys "image", "label" and
-    "split", where they are not called as usual (`USUAL_COLUMNS`).
+    "split", where they are not called as usual (`USUAL_COLUMNS`). A `val_fraction` that is
+    a default (`is_default_fraction`) gives way to a validation split of the data's own, and to rare classes.
     Raises ValueError if there is no such dataset, its layout is wrong, or images cannot be read.
     """
     text = str(name_or_path)
@@ -175,6 +177,7 @@ def open_dataset(
         skip_bad_images=skip_bad_images,
         record=split_record,
         columns=columns,
+        is_default_fraction=is_default_fraction,
     )
     info = None if isinstance(name_or_path, Path) else DATASETS.get(text.lower())
     if info is not None:
@@ -258,11 +261,17 @@ def _open_named(info: DatasetInfo, data_dir: Path | None, options: SplitOptions)
     classes = result.classes or info.classes
     if options.record is not None and options.record.get("into") == "val":
         splits, record = {**splits, **restore_split(splits["train"], options.record)}, dict(options.record)
-    elif options.record is None and options.val_fraction is not None:
+    elif (
+        options.record is None
+        and options.val_fraction is not None
+        and not (options.is_default_fraction and "val" in splits)
+    ):
         if "val" in splits or "train" not in splits:
             got = f"{', '.join(splits)} and a fraction"
             raise invalid(f"one validation split for {info.name}", got, next_step="drop --val-fraction")
-        parts, record = split_off(splits["train"], options.val_fraction, options.seed, classes)
+        parts, record = split_off(
+            splits["train"], options.val_fraction, options.seed, classes, keep_rare=options.keeps_rare_classes
+        )
         splits.update(parts)
     return DatasetSplits(
         name=info.name,
@@ -272,6 +281,7 @@ def _open_named(info: DatasetInfo, data_dir: Path | None, options: SplitOptions)
         splits={name: splits[name] for name in SPLIT_TITLES if name in splits},
         split_record=record,
         location=result.location,
+        messages=rare_class_messages(record),
     )
 
 

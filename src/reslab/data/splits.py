@@ -26,7 +26,8 @@ class SplitOptions:
     """The options of opening a dataset: what to hold out for validation, and whether to skip unreadable images.
 
     `record` is the split record of an earlier opening, which makes the same splits again. `columns` names the columns
-    of a CSV file: of image, label and split.
+    of a CSV file: of image, label and split. `is_default_fraction` says that a recipe chose the fraction, not the user:
+    it gives way to a validation split of the data's own, and to classes with too few images.
     Raises ValueError if the validation fraction is not strictly between 0 and 1.
     """
 
@@ -35,10 +36,16 @@ class SplitOptions:
     skip_bad_images: bool = False
     record: Mapping[str, Any] | None = None
     columns: Mapping[str, str] | None = None
+    is_default_fraction: bool = False
 
     def __post_init__(self) -> None:
         if self.val_fraction is not None:
             _check_fraction(self.val_fraction)
+
+    @property
+    def keeps_rare_classes(self) -> bool:
+        """True if a class with too few images to hold one out stays whole, as the user did not choose the fraction."""
+        return self.val_fraction is None or self.is_default_fraction
 
 
 def stratified_split(
@@ -285,14 +292,13 @@ def apply_split(
             required = f"the data in {location} without a validation split, as when the split was recorded"
             raise invalid(required, "a validation split of its own")
         return {**restore_split(splits["train"], options.record), **other_splits}, dict(options.record)
-    if options.val_fraction is not None and "val" in splits:
+    if options.val_fraction is not None and "val" in splits and not options.is_default_fraction:
         required, got = f"one validation split for {location}", "a validation folder and a fraction"
         raise invalid(required, got, next_step="drop --val-fraction")
-    if other_splits and options.val_fraction is None:
+    if "val" in splits or (other_splits and options.val_fraction is None):
         return dict(splits), {"method": SplitMethod.GIVEN}
     fraction = VAL_FRACTION if options.val_fraction is None else options.val_fraction
-    keep_rare = options.val_fraction is None
-    parts, record = split_off(splits["train"], fraction, options.seed, classes, keep_rare=keep_rare)
+    parts, record = split_off(splits["train"], fraction, options.seed, classes, keep_rare=options.keeps_rare_classes)
     return {**parts, **other_splits}, record
 
 

@@ -263,7 +263,7 @@ class ResidualNetwork(nn.Module):
         return self.forward_tail(x)
 
     def check_input(self, x: Tensor) -> None:
-        """Raise ValueError for an input with the wrong channels or a size that the network cannot take."""
+        """Raise ValueError for an input with wrong channels or type, or of a size that the network cannot take."""
         if isinstance(x, Proxy):  # torch.fx traces the modules without a real input
             return
         if not isinstance(x, Tensor):
@@ -277,6 +277,8 @@ class ResidualNetwork(nn.Module):
         if not x.is_floating_point():
             nearest = "x.float() / 255, then normalized" if x.dtype == torch.uint8 else "x.float()"
             raise invalid("images in floating point, normalized as in training", x.dtype, nearest)
+        if x.dtype == torch.float64 and all(weight.dtype != torch.float64 for weight in self.parameters()):
+            raise invalid("images in the precision of the network's weights", x.dtype, "x.float()")
         sides = tuple(x.shape[2:])
         got = _format_sides(sides)
         if self.needs_fixed_size and sides != self.arch.image_size:

@@ -142,7 +142,13 @@ def resolve_row(
         tta=study.tta_for(row, scale),
     )
     try:
-        data = open_cached_data(resolved.data, str(data_dir or ""), options.val_fraction, resolved.num_images)
+        data = open_cached_data(
+            resolved.data,
+            str(data_dir or ""),
+            options.val_fraction,
+            resolved.num_images,
+            is_default_fraction=options.is_default_fraction,
+        )
     except (ValueError, OSError) as error:
         return _estimate_unavailable(resolved, options, str(error))
     data = with_eval_preprocess(data, recipe_defaults(options))
@@ -167,9 +173,13 @@ def resolve_recipe(name: str, overrides: Mapping[str, Any], device: torch.device
 
 
 @cache
-def open_cached_data(name: str, data_dir: str, val_fraction: float | None, num_images: int | None) -> DatasetSplits:
+def open_cached_data(
+    name: str, data_dir: str, val_fraction: float | None, num_images: int | None, *, is_default_fraction: bool
+) -> DatasetSplits:
     """Return the data, opened once a process."""
-    return open_train_data(name, data_dir or None, val_fraction, num_images=num_images)
+    return open_train_data(
+        name, data_dir or None, val_fraction, num_images=num_images, is_default_fraction=is_default_fraction
+    )
 
 
 def _estimate_unavailable(resolved: ResolvedRow, options: TrainOptions, reason: str) -> ResolvedRow:

@@ -11,9 +11,13 @@ from reslab.spec.errors import invalid
 
 
 class NonFiniteError(ValueError):
-    """The loss, a weight or a running statistic is NaN or infinite."""
+    """The loss, a weight or a running statistic is NaN or infinite; of an evaluation, because of its `bad_images`."""
 
     on_every_rank = True
+
+    def __init__(self, text: str, bad_images: tuple[int, ...] = ()) -> None:
+        super().__init__(text)
+        self.bad_images = bad_images
 
 
 def count_correct(outputs: Tensor, targets: Tensor) -> Tensor:

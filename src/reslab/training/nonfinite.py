@@ -3,7 +3,7 @@
 import contextlib
 import enum
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from reslab.data.image_datasets import ImageDataset, TensorImageDataset
 from reslab.runtime.distributed import ProcessGroup
 from reslab.runtime.files import write_atomic
 from reslab.spec.optim import OptimizerConfig, typical_lr
+from reslab.training.evaluation.loop import find_bad_images
 from reslab.training.loop import BatchLoader, TrainLoop
 from reslab.training.meters import NonFiniteError, TrainMeter
 
@@ -95,8 +96,7 @@ def find_non_finite(loop: TrainLoop, lr_at: Callable[[int], float], *, start: in
     def after_step(step: int) -> bool:
         assert recording_loader.last_batch is not None
         x, _, indices = recording_loader.last_batch
-        is_bad = ~x.detach().isfinite().flatten(1).all(1)
-        samples = (tuple(indices.tolist()), tuple(indices[is_bad.to(indices.device)].tolist()))
+        samples = (tuple(indices.tolist()), tuple(find_bad_images(x, indices)))
         gathered = loop.process_group.all_gather((_locate_non_finite(model, x, layers, meter.last("loss")), samples))
         found = [(location, samples) for location, samples in gathered if location is not None]
         found.sort(key=lambda item: item[0].phase in _SHARED_PHASES)
@@ -189,27 +189,39 @@ def with_diagnosis(
     optimizer: OptimizerConfig,
     images: ImageDataset,
 ) -> NonFiniteError:
-    """Return the error with its origin, the step of the last good checkpoint (None: there is none) and advice."""
+    """Return the error with its origin, the step of the last good checkpoint (None: there is none) and advice.
+
+    `images` are those of `error.bad_images` if it has some, else the training images.
+    """
     origin_text = "" if origin is None else f": {_describe_origin(origin, run_path)}"
     checkpoint_text = (
         "no checkpoint was saved"
         if checkpoint_step is None
         else f"the last good checkpoint, of step {checkpoint_step}, is in {run_path}"
     )
-    advice = _advice(origin, optimizer, images)
+    advice = _repair_advice(error.bad_images, images) if error.bad_images else _advice(origin, optimizer, images)
     return NonFiniteError(f"{error}{origin_text}; training stopped; {checkpoint_text}; {advice}")
 
 
 def _advice(origin: NonFiniteOrigin | None, optimizer: OptimizerConfig, images: ImageDataset) -> str:
     """Return the next step: repair the images or the loss that it began in, else a learning rate of usual size."""
     if origin is not None and origin.location.phase is Phase.INPUT:
-        names = ", ".join(images.name(index) for index in origin.bad_indices[:4])
-        return f"repair or remove the images with NaN or infinite values: {names}"
+        return _repair_advice(origin.bad_indices, images)
     if origin is not None and origin.location.phase is Phase.LOSS:
         return "check the loss: it is not finite for finite outputs (a logarithm of 0, a division by 0)"
     usual_lr = typical_lr(optimizer.name)
     lr = usual_lr if optimizer.lr > 10 * usual_lr else optimizer.lr / 4
     return f"try a lower learning rate, such as --lr {lr:g}, or a longer warm-up"
+
+
+def _repair_advice(indices: Sequence[int], images: ImageDataset) -> str:
+    return f"repair or remove the images with NaN or infinite values: {name_images(indices, images)}"
+
+
+def name_images(indices: Sequence[int], images: ImageDataset) -> str:
+    """Return the names of the first images, and how many more there are."""
+    names = ", ".join(images.name(index) for index in indices[:4])
+    return names + (f" and {len(indices) - 4} more" if len(indices) > 4 else "")
 
 
 def _describe_origin(origin: NonFiniteOrigin, run_path: Path) -> str:

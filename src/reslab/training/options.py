@@ -64,6 +64,7 @@ class TrainOptions:
     loss: LossFn | None = None
     data_dir: str | Path | None = None
     val_fraction: float | None = None
+    is_default_fraction: bool = False
     skip_bad_images: bool = False
     columns: Mapping[str, str] | None = None
     recipe_arch_overrides: tuple[str, ...] = ()
@@ -217,6 +218,7 @@ def apply_recipe_defaults(options: TrainOptions) -> tuple[TrainOptions, tuple[st
         messages.append(f"data {defaults.data}, from the recipe {defaults.name}")
     if options.val_fraction is None and defaults.val_fraction and not isinstance(options.data, DatasetSplits):
         changes["val_fraction"] = defaults.val_fraction
+        changes["is_default_fraction"] = "val_fraction" not in options.recipe_overrides
         messages.append(f"the recipe splits off {defaults.val_fraction:.0%} of the training images for validation")
     if not isinstance(options.model, nn.Module):
         if options.model is None and defaults.model:

@@ -32,10 +32,12 @@ def open_train_data(
     *,
     columns: Mapping[str, str] | None = None,
     num_images: int | None = None,
+    is_default_fraction: bool = False,
 ) -> DatasetSplits:
     """Open a dataset by name or folder (None: the digits), or wrap the user's splits, dataset or (images, labels).
 
     `num_images` limits the training images, with the same fraction of each class; `columns` names a CSV file's columns.
+    `is_default_fraction` is that of `open_dataset`.
     """
     if isinstance(data, DatasetSplits):
         dataset = data
@@ -46,9 +48,10 @@ def open_train_data(
             val_fraction=val_fraction,
             skip_bad_images=skip_bad_images,
             columns=columns,
+            is_default_fraction=is_default_fraction,
         )
     else:
-        dataset = as_dataset(data, val_fraction=val_fraction)
+        dataset = as_dataset(data, val_fraction=val_fraction, is_default_fraction=is_default_fraction)
     return dataset if num_images is None else stratified_subset(dataset, num_images)
 
 

@@ -28,7 +28,7 @@ from reslab.spec.recipe import Recipe, apply_recipe_overrides, scale_lr
 from reslab.spec.recipes import get_recipe
 from reslab.training.activation_checkpointing import require_blocks
 from reslab.training.checkpoint import snapshot_interval_steps
-from reslab.training.evaluation.loop import check_loss, check_outputs
+from reslab.training.evaluation.loop import check_loss, check_outputs, precision_advice
 from reslab.training.freezing import Freezing
 from reslab.training.image_size import (
     ImageSize,
@@ -94,6 +94,7 @@ def setup_run(
         skip_bad_images=options.skip_bad_images,
         columns=options.columns,
         num_images=options.num_images,
+        is_default_fraction=options.is_default_fraction,
     )
     defaults = recipe_defaults(options)
     described = described_size(options.model, options.arch_overrides)
@@ -230,7 +231,8 @@ def check_module(model: nn.Module, custom_loss: LossFn | None, data: DatasetSpli
     images, labels = torch.zeros((2, *input_size), device=device), torch.zeros(2, dtype=torch.int64, device=device)
     try:
         with torch.no_grad():
-            with _user_code(f"a network that takes images {tuple(images.shape)}"):
+            advice = precision_advice(model, images.dtype)
+            with _user_code(f"a network that takes images {tuple(images.shape)} in {images.dtype}", advice):
                 outputs = model(images)
             check_outputs(outputs, data.num_classes)
             if custom_loss is not None:
@@ -242,12 +244,12 @@ def check_module(model: nn.Module, custom_loss: LossFn | None, data: DatasetSpli
 
 
 @contextlib.contextmanager
-def _user_code(required: str) -> Iterator[None]:
+def _user_code(required: str, advice: str = "") -> Iterator[None]:
     """Turn an error of the user's own module or loss into one that says what it was called with."""
     try:
         yield
     except Exception as error:
-        raise invalid(required, f"{type(error).__name__}: {error}") from error
+        raise invalid(required, f"{type(error).__name__}: {error}", advice) from error
 
 
 def check_finite_start(model: nn.Module, data: DatasetSplits) -> None:

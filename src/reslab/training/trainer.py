@@ -321,7 +321,8 @@ class Trainer:
         with self.weight_selector.eval_weights():
             evaluation = self.evaluator.evaluate(split)
         if not math.isfinite(evaluation.loss):
-            raise NonFiniteError(f"the loss on {split} is {evaluation.loss} after step {self.step - 1}")
+            text = f"the loss on {split} is {evaluation.loss} after step {self.step - 1}"
+            raise NonFiniteError(text, evaluation.bad_indices)
         self.logger.log(
             {"kind": "eval", "split": split, **self._position(), "loss": evaluation.loss, "top1": evaluation.top1}
         )
@@ -349,14 +350,17 @@ class Trainer:
         check_finite_weights(self.model, self.process_group, self.step)
 
     def _with_diagnosis(self, error: NonFiniteError) -> NonFiniteError:
-        """Return the error with its batch and layer, found by repeating the steps since the last checkpoint."""
-        run_path, failed_step = self.run.path, self.step
+        """Return the error with its batch and layer, found by repeating the steps since the last checkpoint.
+
+        Where the images of an evaluation are the cause, nothing is repeated.
+        """
+        run_path, failed_step, data = self.run.path, self.step, self.evaluator.data
         checkpoint, origin = load_train_checkpoint(run_path / "checkpoint"), None
-        if checkpoint is not None:
+        if checkpoint is not None and not error.bad_images:
             self._load_model_and_optimizer(checkpoint)
             origin = find_non_finite(self.loop, self.lr_at, start=checkpoint.step, stop=failed_step)
         if origin is not None and self.process_group.is_main:
-            write_bad_batch(origin, run_path, self.evaluator.data.split("train"))
+            write_bad_batch(origin, run_path, data.split("train"))
         checkpoint_step = None if checkpoint is None else checkpoint.step
         return with_diagnosis(
             error,
@@ -364,7 +368,7 @@ class Trainer:
             origin,
             run_path=run_path,
             optimizer=self.recipe.optimizer,
-            images=self.evaluator.data.split("train"),
+            images=data.split(self.evaluator.monitor_split if error.bad_images else "train"),
         )
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from reslab.data.dataset import DatasetSplits
+from reslab.data.image_datasets import SPLIT_TITLES
 from reslab.data.loader import eval_loader
 from reslab.nn.checkpoints.pretrained import Pretrained
 from reslab.nn.checkpoints.safetensors_io import read_tensors
@@ -27,6 +28,7 @@ from reslab.training.evaluation.loop import Evaluation, average_evaluations, eva
 from reslab.training.evaluation.tta import TTATransforms
 from reslab.training.image_size import choose_image_size, described_size, fixed_image_size, resize_preprocess
 from reslab.training.losses import LossFn
+from reslab.training.nonfinite import name_images
 from reslab.training.options import resolve_arch_for_data, split_overrides, warn_about_stem
 from reslab.training.run import Run, run_weights_path
 from reslab.training.run_data import choose_num_workers, infer_input_size, open_train_data, reopen_data
@@ -125,7 +127,8 @@ def evaluate(
     `columns` names the columns of a CSV file, as of `open_dataset`.
     `keep_probabilities` keeps the probabilities for `save_predictions` and `calibrate`. A run that trained the user's
     own module needs it as `module`. With `distributed`, each rank that torchrun started evaluates a part, and all
-    return the scores of the whole. Raises ValueError if the classes or channels of model and data differ.
+    return the scores of the whole. Raises ValueError if the classes or channels of model and data differ, or images
+    hold NaN or infinite values.
     """
     options = EvaluateOptions(
         split=split,
@@ -239,6 +242,9 @@ def _evaluate_split(
             keep_probabilities=options.keep_probabilities,
             process_group=process_group,
         )
+    if evaluation.bad_indices:
+        got = f"NaN or infinite values in {name_images(evaluation.bad_indices, dataset)}"
+        raise invalid(f"finite {SPLIT_TITLES[split]} images", got, next_step="repair or remove them")
     if not options.keep_probabilities:
         return evaluation
     return replace(evaluation, names=tuple(dataset.name(i) for i in range(len(dataset))), dataset=dataset)

@@ -1,5 +1,7 @@
 """The evaluation loop: exact counts of a model on batches, on one process or several, and ensembles."""
 
+import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,7 +26,8 @@ class Evaluation:
     `top1` = `num_correct` / `num_samples` and `top5` are fractions (`top5` is None below 5 classes); `loss` is the mean
     over samples. `confusion_matrix[i][j]` counts the samples of class i that were predicted as class j. With
     `keep_probabilities`, `probabilities` (N, classes) and `labels` (N,) are kept, with the samples' `names` and their
-    `dataset`. `members` are the scores of each model of an ensemble by itself, without probabilities.
+    `dataset`. Where the loss is not finite, `bad_indices` are the samples whose images hold NaN or infinite values.
+    `members` are the scores of each model of an ensemble by itself, without probabilities.
     """
 
     num_samples: int
@@ -38,6 +41,7 @@ class Evaluation:
     names: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     dataset: ImageDataset | None = None
+    bad_indices: tuple[int, ...] = ()
     members: tuple["Evaluation", ...] = ()
 
     @property
@@ -92,23 +96,52 @@ def evaluate_batches(
     rank returns the scores of all batches, summed in their original order: bit for bit those of one process. The
     model's training mode is restored. Raises ValueError without samples, or for outputs that are not (N, num_classes).
     """
-    batch_results: list[tuple[Tensor, Tensor, float]] = []
+    batch_results: list[tuple[Tensor, Tensor, float, list[int]]] = []
     was_training = model.training
     model.eval()
     try:
         with deterministic_mode(), torch.autocast(_model_device(model).type, enabled=False):
-            for x, y, _ in batches:
-                outputs = model(x)
+            for x, y, indices in batches:
+                outputs = _call_model(model, x)
                 check_outputs(outputs, num_classes)
                 logits = outputs.float()
-                batch_results.append((logits.cpu(), y.cpu(), check_loss(loss(logits, y)).item() * len(y)))
+                batch_loss = check_loss(loss(logits, y)).item()
+                bad_indices = [] if math.isfinite(batch_loss) else find_bad_images(x, indices)
+                batch_results.append((logits.cpu(), y.cpu(), batch_loss * len(y), bad_indices))
     finally:
         model.train(was_training)
     batch_results = process_group.merge_interleaved(batch_results)
     if not batch_results:
         raise invalid("at least one sample to evaluate", "none", next_step="choose another split")
-    outputs, labels, losses = zip(*batch_results, strict=True)
-    return _make_evaluation(torch.cat(outputs), torch.cat(labels), num_classes, sum(losses), split, keep_probabilities)
+    outputs, labels, losses, bad_indices_by_batch = zip(*batch_results, strict=True)
+    evaluation = _make_evaluation(
+        torch.cat(outputs), torch.cat(labels), num_classes, sum(losses), split, keep_probabilities
+    )
+    bad_indices = tuple(itertools.chain.from_iterable(bad_indices_by_batch))
+    return replace(evaluation, bad_indices=bad_indices) if bad_indices else evaluation
+
+
+def find_bad_images(x: Tensor, indices: Tensor) -> list[int]:
+    """Return the `indices` (N,) of the images x (N, ...) with a value that is NaN or infinite."""
+    is_bad = ~x.detach().isfinite().flatten(1).all(1)
+    bad_indices: list[int] = indices[is_bad.to(indices.device)].tolist()
+    return bad_indices
+
+
+def _call_model(model: nn.Module, x: Tensor) -> Any:
+    """Return the outputs. Raises ValueError if the model fails because its weights have another precision than x."""
+    try:
+        return model(x)
+    except RuntimeError as error:
+        if advice := precision_advice(model, x.dtype):
+            raise invalid(f"a network with weights in {x.dtype}, as its images", error, advice) from error
+        raise
+
+
+def precision_advice(model: nn.Module, dtype: torch.dtype) -> str:
+    """Return the expression that gives a model weights of the images' `dtype`; empty if it has some already."""
+    dtypes = {weight.dtype for weight in model.parameters() if weight.is_floating_point()}
+    return "" if not dtypes or dtype in dtypes else f"model.to({dtype})"
 
 
 def _model_device(model: nn.Module) -> torch.device:
