@@ -117,8 +117,8 @@ def evaluate_batches(
     evaluation = _make_evaluation(
         torch.cat(outputs), torch.cat(labels), num_classes, sum(losses), split, keep_probabilities
     )
-    bad_indices = tuple(itertools.chain.from_iterable(bad_indices_by_batch))
-    return replace(evaluation, bad_indices=bad_indices) if bad_indices else evaluation
+    all_bad = tuple(itertools.chain.from_iterable(bad_indices_by_batch))
+    return replace(evaluation, bad_indices=all_bad) if all_bad else evaluation
 
 
 def find_bad_images(x: Tensor, indices: Tensor) -> list[int]:
