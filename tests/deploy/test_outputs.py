@@ -1,7 +1,12 @@
 """Prediction files: they are read back as written, and finished rows are not computed again."""
 
+import contextlib
 import csv
 import json
+import re
+import resource
+import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +15,7 @@ import pytest
 from reslab.deploy.inputs import InputItem
 from reslab.deploy.outputs import PREDICTION_FORMATS, PredictionFile, format_csv
 from reslab.deploy.predict import ClassScore, Prediction
+from reslab.runtime.files import DiskFullError
 
 FACTS = {"weights": "abc", "top_k": 2}
 GOOD = Prediction(
@@ -127,3 +133,43 @@ def test_formulas_are_harmless_and_read_back_from_csv(tmp_path: Path) -> None:
     lines = list(csv.DictReader(path.read_text().splitlines()))
     assert {(line["path"], line["class"]) for line in lines} == {("'=1+1.png", "'@x")}
     assert PREDICTION_FORMATS[".csv"].read(path)[0] == [formula]
+
+
+@contextlib.contextmanager
+def largest_file(num_bytes: int) -> Iterator[None]:
+    """Inside, no file of this process may grow beyond `num_bytes`, as on a full disk."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_names_the_file_the_rows_and_the_next_step_and_resume_completes(tmp_path: Path) -> None:
+    path = tmp_path / "out.json"
+    many = [replace(PLAIN, path=f"{number}.png") for number in range(100)]
+    rows = PredictionFile(path, items(*many), FACTS)
+    with (
+        largest_file(2000),
+        pytest.raises(DiskFullError, match=r"no space left to write .*out\.json\.part .*--resume") as caught,
+    ):
+        list(map(rows.add, many))
+    found = re.search(r"the (\d+) rows written so far are in .*out\.json\.part", str(caught.value))
+    assert found is not None
+    stored = (tmp_path / "out.json.part").read_bytes().count(b"\n") - 1
+    assert int(found[1]) == stored > 5
+    resumed = PredictionFile(path, items(*many), FACTS, resume=True)
+    assert len(resumed.remaining) == 100 - stored
+    for item in resumed.remaining:
+        resumed.add(replace(PLAIN, path=item.path))
+    with largest_file(3000), pytest.raises(DiskFullError, match=r"out\.json .*the 100 rows written so far are in"):
+        resumed.finish()
+    assert not path.exists()
+    assert resumed.finish() == many
+
+
+def test_a_disk_that_is_full_from_the_start_is_told(tmp_path: Path) -> None:
+    with largest_file(0), pytest.raises(DiskFullError, match="the 0 rows written so far"):
+        PredictionFile(tmp_path / "out.json", items(PLAIN), FACTS)

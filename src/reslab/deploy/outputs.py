@@ -1,5 +1,6 @@
 """Prediction files: JSON, CSV or Parquet by suffix, written atomically and resumable."""
 
+import contextlib
 import csv
 import io
 import json
@@ -13,7 +14,7 @@ from reslab.deploy.extras import require_extra
 from reslab.deploy.inputs import InputItem
 from reslab.deploy.predict import Prediction, prediction_from_dict
 from reslab.report.csv_file import encode_csv, original_cell
-from reslab.runtime.files import write_atomic
+from reslab.runtime.files import atomic_path, disk_full_guard
 from reslab.spec.errors import invalid
 
 
@@ -27,8 +28,10 @@ class PartialResults:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         rows, previous_metadata = self.read(path) if resume else ([], None)
+        self.num_rows = len(rows)
         if previous_metadata is None or not rows:
-            path.write_text(json.dumps(dict(metadata)) + "\n", encoding="utf-8")
+            with self._disk_full_guard():
+                path.write_text(json.dumps(dict(metadata)) + "\n", encoding="utf-8")
         else:
             with path.open("r+b") as file:
                 content = file.read()
@@ -44,13 +47,24 @@ class PartialResults:
         return records[1:], records[0] if records else None
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Append a row."""
-        with self.path.open("a", encoding="utf-8") as file:
+        """Append a row. Raises DiskFullError, with the number of rows that are in the file."""
+        with self._disk_full_guard(), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self.num_rows += 1
+
+    def _disk_full_guard(self) -> contextlib.AbstractContextManager[None]:
+        return disk_full_guard(self.path, _saved_rows(self.num_rows, self.path), _RESUME_STEP)
 
     def delete(self) -> None:
         """Delete the file."""
         os.unlink(self.path)
+
+
+_RESUME_STEP = "run the same command again with --resume"
+
+
+def _saved_rows(num_rows: int, path: Path) -> str:
+    return f"the {num_rows} rows written so far are in {path}"
 
 
 PredictionMetadata = Mapping[str, Any]
@@ -223,7 +237,9 @@ class PredictionFile:
         earlier = [prediction for path, prediction in self.completed.items() if path not in requested]
         predictions = [self.completed[path] for path in dict.fromkeys(item.path for item in self.items)]
         encode = PREDICTION_FORMATS[self.path.suffix.lower()].encode
-        write_atomic(self.path, encode([*earlier, *predictions], self.metadata))
+        saved = _saved_rows(self.partial.num_rows, self.partial.path)
+        with disk_full_guard(self.path, saved, _RESUME_STEP), atomic_path(self.path) as temp_path:
+            temp_path.write_bytes(encode([*earlier, *predictions], self.metadata))
         self.partial.delete()
         return predictions
 

@@ -24,17 +24,23 @@ class DiskFullError(OSError):
 
 
 @contextlib.contextmanager
-def disk_full_guard(path: Path) -> Iterator[None]:
-    """Turn an OSError that means a full disk into a `DiskFullError` that names `path` and the next step."""
+def disk_full_guard(
+    path: Path,
+    saved: str = "files saved before are intact",
+    next_step: str = "run the same command again (reslab train: with --resume)",
+) -> Iterator[None]:
+    """Turn an OSError that means a full disk into a `DiskFullError` that names `path`, what is `saved` and what to do
+    after freeing space."""
     try:
         yield
+    except DiskFullError:
+        raise
     except OSError as error:
         if error.errno not in _DISK_FULL_ERRNOS:
             raise
-        raise DiskFullError(
-            f"no space left to write {path} ({os.strerror(error.errno or 0)}): files saved before are intact; "
-            "free some space, then run the same command again (reslab train: with --resume)"
-        ) from error
+        reason = os.strerror(error.errno or 0)
+        message = f"no space left to write {path} ({reason}): {saved}; free some space, then {next_step}"
+        raise DiskFullError(message) from error
 
 
 def cache_dir() -> Path:

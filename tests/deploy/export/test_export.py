@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -294,3 +296,27 @@ def test_a_network_as_it_stands(tmp_path: Path) -> None:
     assert isinstance(network, ResidualNetwork)
     made = export(network, "torch", tmp_path / "net", data="digits", num_images=16)
     assert made.path.name == "net.pt2"
+
+
+@pytest.mark.parametrize("to", ["torch", "safetensors"])
+def test_a_full_disk_ends_in_a_message_and_leaves_nothing(run: Run, tmp_path: Path, to: str) -> None:
+    """In a process of its own, which an abort would end."""
+    code = f"""
+import resource
+from reslab.deploy.export import export as module
+from reslab.runtime.files import DiskFullError
+write = module._write
+def limited(*args):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+    write(*args)
+module._write = limited
+try:
+    module.export({str(run.path)!r}, {to!r}, {str(tmp_path / "out" / "net")!r})
+except DiskFullError as error:
+    print("told:", error)
+"""
+    ended = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert f"told: no space left to write {tmp_path / 'out' / 'net'}" in ended.stdout
+    assert "the unfinished export was deleted; free some space, then run the same command again" in ended.stdout
+    assert list(tmp_path.iterdir()) == []

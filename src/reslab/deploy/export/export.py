@@ -1,6 +1,7 @@
 """`export`: write a trained network in another format and verify it on real images in that format's runtime."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -31,6 +32,8 @@ from reslab.spec.errors import invalid, unknown_name
 from reslab.training.run import Run, find_weights_path
 
 NUM_IMAGES_FLOAT32 = 256
+# With less than this left, an error of a library that writes files is the disk's.
+_LEAST_FREE_BYTES = 1 << 16
 
 
 class ExportError(ValueError):
@@ -92,9 +95,9 @@ def export(
     network = fold_batch_norms(export_source.network) if export_format.fold_bn else export_source.network
     calibration_images = verification_data.calibration_images() if precision == "int8" else None
     job = ExportJob(network, precision, export_source.header, calibration_images)
-    with _temporary_folder(target) as folder, disk_full_guard(target):
+    with _temporary_folder(target) as folder, _disk_full_guard(target):
         temporary_path = folder / target.name
-        export_format.write(job, temporary_path)
+        _write(export_format, job, temporary_path)
         comparison = compare_outputs(
             export_source.network, export_format.load(job, temporary_path), verification_data.batches()
         )
@@ -107,6 +110,21 @@ def export(
     write_atomic(report_path, (json.dumps(metadata, indent=2, ensure_ascii=False) + "\n").encode())
     write_atomic(report_path.with_suffix(".md"), format_export_note(metadata).encode())
     return ExportResult(target, to, precision, comparison, report_path, metadata)
+
+
+def _disk_full_guard(target: Path) -> contextlib.AbstractContextManager[None]:
+    saved = f"the unfinished export was deleted{', the earlier one is intact' * target.exists()}"
+    return disk_full_guard(target, saved, "run the same command again, or add --output with a folder of another disk")
+
+
+def _write(export_format: ExportFormat, job: ExportJob, path: Path) -> None:
+    """Write the export. Raises OSError for a full disk, also where a library raises something else for it."""
+    try:
+        export_format.write(job, path)
+    except (RuntimeError, ValueError) as error:
+        if shutil.disk_usage(path.parent).free < _LEAST_FREE_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
 
 
 def _get_format(to: str, precision: str) -> ExportFormat:

@@ -1,5 +1,6 @@
 """The writers and loaders of the export formats: graph files, torchvision's and timm's weights, the hub's layout."""
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.models import list_models as list_torchvision
@@ -21,6 +22,7 @@ from reslab.nn.checkpoints.diagnose import differing_axes
 from reslab.nn.checkpoints.match_keys import match_by_name
 from reslab.nn.checkpoints.read import Checkpoint
 from reslab.nn.checkpoints.safetensors_io import save_weights
+from reslab.nn.checkpoints.safetensors_io import write_safetensors as save_safetensors
 from reslab.nn.factory import load_network
 from reslab.nn.network import ResidualNetwork
 from reslab.report.format import format_int, format_percent
@@ -84,7 +86,10 @@ def load_onnx(job: ExportJob, path: Path) -> ForwardFn:
 def write_torch(job: ExportJob, path: Path) -> None:
     """Write the torch.export program, with the metadata in the extra file `reslab.json`."""
     extra_files = {f"{METADATA_KEY}.json": json.dumps(graph_metadata(job.network))}
-    torch.export.save(export_program(job.network), path, extra_files=extra_files)
+    buffer = io.BytesIO()
+    torch.export.save(export_program(job.network), buffer, extra_files=extra_files)
+    # By Python: torch's own writer of files ends the process when the disk is full.
+    path.write_bytes(buffer.getbuffer())
 
 
 def load_torch(job: ExportJob, path: Path) -> ForwardFn:
@@ -205,7 +210,9 @@ _OTHER_FORMATS_STEP = "--to onnx, torch or safetensors take any network"
 def write_torchvision(job: ExportJob, path: Path) -> None:
     """Write the state dict, whose keys are torchvision's already."""
     _torchvision_network(job.arch)
-    torch.save({name: tensor.detach().cpu().clone() for name, tensor in job.network.state_dict().items()}, path)
+    buffer = io.BytesIO()
+    torch.save({name: tensor.detach().cpu().clone() for name, tensor in job.network.state_dict().items()}, buffer)
+    path.write_bytes(buffer.getbuffer())  # as in `write_torch`
 
 
 def load_torchvision(job: ExportJob, path: Path) -> ForwardFn:
@@ -220,7 +227,7 @@ def write_timm(job: ExportJob, path: Path) -> None:
     name = find_equivalent_name(job.arch, _timm_model_names(), "timm")
     state_dict = _renamed_state_dict(_timm_network(name, job.arch), job.network)
     _write_folder(path, hub_config(job.network, name), model_card(job.network, job.header))
-    save_file(state_dict, path / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_safetensors(path / WEIGHTS_FILE, state_dict, {"format": "pt"})
 
 
 def load_timm(job: ExportJob, path: Path) -> ForwardFn:

@@ -3,12 +3,13 @@
 import errno
 import hashlib
 import os
+import time
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlparse
-from urllib.request import Request, urlopen
+from urllib.parse import urlparse, urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import torch.hub
 
@@ -17,6 +18,11 @@ from reslab.runtime.files import atomic_path
 from reslab.spec.errors import invalid
 
 TIMEOUT_SECONDS = 20.0
+MAX_BYTES = 16 << 30
+"""The largest file of weights that is downloaded; the largest published ones have 3 GB."""
+MIN_BYTES_PER_SECOND = 1024.0
+"""A download that is slower than this over `SLOW_SECONDS` is given up."""
+SLOW_SECONDS = 60.0
 _CHUNK = 1 << 18
 # A full disk or a read-only folder is an error of this machine, not a missing network: raise it as it is.
 _LOCAL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR)
@@ -87,16 +93,58 @@ def _check_cached_hash(path: Path, hash_prefix: str) -> None:
         raise invalid_checkpoint(f"a file whose SHA-256 begins with {hash_prefix}", got, next_step=step)
 
 
+class _SecureRedirects(HTTPRedirectHandler):
+    """Follows redirects to http and https: to another host or from https only to https. Others are an OSError.
+
+    Publishers redirect to the hosts that store their files; the hash shows that the file is the right one.
+    """
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        old, new = urlsplit(req.full_url), urlsplit(newurl)
+        if new.scheme != "https" and (new.scheme != "http" or old.scheme != "http" or new.hostname != old.hostname):
+            fp.close()
+            raise OSError(f"a redirect to {newurl[:200]}: another host needs https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _open_url(url: str) -> Any:
+    """Return the response of a URL of http or https, and of nothing else (a mirror may not be `file:` or `ftp:`)."""
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise OSError("its scheme is neither https nor http")
+    request = Request(url, headers={"User-Agent": "reslab"})
+    return build_opener(_SecureRedirects).open(request, timeout=TIMEOUT_SECONDS)
+
+
+def _declared_size(response: Any) -> int | None:
+    text = response.headers["Content-Length"]
+    if not text:
+        return None
+    if not text.isdecimal() or len(text) > 18:
+        raise OSError(f"its length is {text[:40]!r}, not a number of bytes")
+    return int(text)
+
+
+def _check_progress(num_bytes: int, seconds: float) -> None:
+    """Raise OSError for a download that is too large or too slow."""
+    if num_bytes > MAX_BYTES:
+        raise OSError(f"larger than {MAX_BYTES:,} bytes")
+    if seconds > SLOW_SECONDS and num_bytes < seconds * MIN_BYTES_PER_SECOND:
+        raise OSError(f"too slow: {num_bytes:,} bytes in {seconds:,.0f} seconds")
+
+
 def _download(url: str, path: Path, hash_prefix: str) -> None:
-    digest = hashlib.sha256()
+    digest, num_received, start = hashlib.sha256(), 0, time.monotonic()
     with atomic_path(path) as partial:
-        with urlopen(Request(url, headers={"User-Agent": "reslab"}), timeout=TIMEOUT_SECONDS) as response:
-            size = int(response.headers["Content-Length"]) if response.headers["Content-Length"] else None
+        with _open_url(url) as response:
+            size = _declared_size(response)
+            _check_progress(size or 0, 0.0)
             with partial.open("wb") as file, _progress_bar(size, path.name) as bar:
-                while chunk := response.read(_CHUNK):
+                while chunk := response.read1(_CHUNK):  # what has arrived: `read` waits hours for a slow server
                     file.write(chunk)
                     digest.update(chunk)
                     bar.update(len(chunk))
+                    num_received += len(chunk)
+                    _check_progress(num_received, time.monotonic() - start)
         received = partial.stat().st_size
         if size is not None and received != size:
             raise OSError(f"truncated: received {received:,} of {size:,} bytes")

@@ -4,6 +4,7 @@ The header alone is enough to rebuild the network: architecture, classes, prepro
 Header and tensors have checksums, which reading verifies.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,9 +68,18 @@ def _write_file(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, 
     try:
         with atomic_path(path) as temp_path:
             # One metadata key only: safetensors writes several in no fixed order, and equal runs must give equal files.
-            save_file(dict(tensors), temp_path, metadata={_HEADER_KEY: format_header(header, tensors)})
+            write_safetensors(temp_path, tensors, {_HEADER_KEY: format_header(header, tensors)})
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}: {path} could not be written", str(path)) from error
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a .safetensors file. Raises OSError with the number of the system, which the library has in its text."""
+    try:
+        save_file(dict(tensors), path, metadata=dict(metadata))
     except SafetensorError as error:
-        raise OSError(f"{path} could not be written: {error}") from error
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else None, str(error), str(path)) from error
 
 
 def _deduplicate(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
