@@ -5,7 +5,7 @@ Weights come by the names that DESIGN fixes (`conv1`, `bn1`, `downsample.0` ...)
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -184,6 +184,11 @@ def preact_fb(w: Weights, x: Tensor, at: Place) -> Tensor:
     return at.meet(w, p if at.projects else x, y)
 
 
+def preact_norm_stem(w: Weights, x: Tensor, at: Place) -> Tensor:
+    """pytorchcv preresnet.py: every block starts with norm and activation; one that projects forks after them."""
+    return full_preact(w, x, replace(at, first=False))
+
+
 def wide(w: Weights, x: Tensor, at: Place) -> Tensor:
     """Zagoruyko and Komodakis 2016, Fig. 1(d), and their wide-resnet.lua: dropout ahead of the last convolution; only a
     block that projects forks after the activation."""
@@ -272,6 +277,7 @@ PAPERS = {
     "relu-preact": Paper(relu_preact, lambda w, x: w.norm("bn1", x), lambda w, x: relu(x)),
     "full-preact": Paper(full_preact, nothing, last_norm, projection_norm=False),
     "full-preact-stem": Paper(preact_fb, norm_relu, last_norm, projection_norm=False),
+    "full-preact-norm-stem": Paper(preact_norm_stem, norm_relu, last_norm, projection_norm=False),
     "wide": Paper(wide, nothing, last_norm, projection_norm=False),
     "pyramid": Paper(pyramid, lambda w, x: w.norm("bn1", x), last_norm, projection_norm=False),
     "se": Paper(squeeze, norm_relu, nothing),
@@ -291,6 +297,7 @@ SHORTCUTS: dict[str, tuple[ShortcutFn, ShortcutFn, bool]] = {
     "project3": (project, bare, False),
     "conv1x1": (bare, bare, False),
     "conv1x1-all": (bare, bare, True),
+    "conv1x1-grow": (bare, bare, False),
     "avg-project": (avg_project, avg_bare, False),
 }
 

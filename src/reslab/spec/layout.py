@@ -29,6 +29,7 @@ from reslab.spec.order import (
 from reslab.spec.shortcut import (
     IDENTITY_SHORTCUT,
     MERGE_OPS,
+    SHORTCUTS,
     MergeSpec,
     ShortcutType,
     get_shortcut,
@@ -205,6 +206,8 @@ def _block_spec(
     changes_shape = stride != 1 or convs[0].in_channels != convs[-1].out_channels
     needs_module = changes_shape or design.shortcut.on_every_block
     shortcut = design.shortcut if needs_module else IDENTITY_SHORTCUT
+    if shortcut.only_if_wider and convs[0].in_channels == convs[-1].out_channels:
+        shortcut = SHORTCUTS["pad"]  # which adds no channels here
     has_shortcut = design.merge.uses_shortcut
     # A plain twin keeps its operations where the residual network has them, so the conditions come ahead of `none`.
     conditions = {

@@ -83,6 +83,13 @@ ORDERS: dict[str, Order] = {
         final_ops="norm act",
         projection_norm=False,
     ),
+    "full-preact-norm-stem": Order(
+        _PREACT.layout,
+        "github.com/osmr/pytorchcv, preresnet.py: norm and activation before the max-pool and in the first block",
+        shared_preact=("projects",),
+        final_ops="norm act",
+        projection_norm=False,
+    ),
     "wide": Order(
         "norm act conv | norm act drop conv +",
         "Zagoruyko and Komodakis 2016, arXiv:1605.07146, Sec. 2, Fig. 1(d)",

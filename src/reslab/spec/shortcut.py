@@ -24,7 +24,7 @@ class ShortcutType:
     * `builder`: the name of the function in `reslab.nn.shortcut`. `args`: the values of its arguments by name.
     * `on_every_block`: the module is also there where the shapes agree. `has_weights`: it has weights, so that shared
       operations ahead of the fork come ahead of it too (`Order.shared_preact`). `pads`: it adds channels of zeros, and
-      cannot take any away.
+      cannot take any away. `only_if_wider`: where only the size changes, the shortcut is strided.
     """
 
     builder: str
@@ -32,6 +32,7 @@ class ShortcutType:
     reference: str
     has_weights: bool = False
     pads: bool = False
+    only_if_wider: bool = False
     on_every_block: bool = False
     params: tuple[Param, ...] = ()
     args: tuple[tuple[str, Arg], ...] = ()
@@ -88,6 +89,12 @@ SHORTCUTS: Table[ShortcutType] = Table(
             description="1x1 convolution without norm in every block",
             reference="He et al. 2016, Sec. 3.1, Table 1 (our reading)",
             on_every_block=True,
+        ),
+        "conv1x1-grow": replace(
+            _CONV1X1,
+            description="1x1 convolution without norm where the width changes, strided where only the size does",
+            reference="keras.applications.ResNet50V2",
+            only_if_wider=True,
         ),
         "avg-project": ShortcutType(
             "avg-project",

@@ -9,7 +9,9 @@ import torch
 import torchvision
 from agreement import assert_close, images, randomise
 from timm.models.resnetv2 import ResNetV2
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
+from reslab.nn.checkpoints.foreign_schemes import FOREIGN_SCHEMES
 from reslab.nn.checkpoints.key_schemes import KEY_SCHEMES
 from reslab.nn.checkpoints.load_report import CheckpointWarning
 from reslab.nn.checkpoints.timm_schemes import TIMM_SCHEMES
@@ -39,6 +41,11 @@ def timm_v2(**options):
     return ResNetV2(layers=(1, 2, 1, 1), num_classes=10, norm_layer=norm, **options)
 
 
+def torchvision_convnext():
+    sizes = ((8, 16, 1), (16, 24, 2), (24, 32, 1), (32, None, 1))
+    return ConvNeXt([CNBlockConfig(*size) for size in sizes], layer_scale=0.5, num_classes=10)
+
+
 BOOK = {"num_blocks": 4, "shared": True}
 SAME_OUTPUTS = {
     "akamaster": (akamaster, "resnet20_cifar", SMALL | {"shortcut": "pad-split"}),
@@ -52,6 +59,21 @@ SAME_OUTPUTS = {
         lambda: timm_v2(stem_type="deep", avg_down=True),
         "resnetv2_50",
         {"depths": (1, 2, 1, 1), "num_classes": 10, "stem": DEEP_STEM, "shortcut": "avg-project"},
+    ),
+    "torchvision convnext": (
+        torchvision_convnext,
+        "convnext_tiny",
+        {"depths": (1, 2, 1, 1), "widths": (8, 16, 24, 32), "stem": "conv4/4(8) norm", "num_classes": 10},
+    ),
+    "torchvision regnet": (
+        lambda: torchvision.models.regnet_y_400mf(num_classes=10),
+        "regnety_004",
+        {"num_classes": 10},
+    ),
+    "torchvision regnet x": (
+        lambda: torchvision.models.regnet_x_400mf(num_classes=10),
+        "regnetx_004_tv",
+        {"num_classes": 10},
     ),
     "d2l sequential": (foreign.d2l_sequential, "resnet18_d2l", {}),
     "d2l class": (foreign.D2lClass, "resnet18_d2l", {}),
@@ -251,9 +273,14 @@ def timm_families():
     return {scheme.name for scheme in TIMM_SCHEMES} | {"torchvision video"}
 
 
+def other_frameworks():
+    """Return the schemes that tests/nn/checkpoints/test_foreign_formats.py covers."""
+    return {scheme.name for scheme in FOREIGN_SCHEMES if not scheme.name.startswith("torchvision")}
+
+
 def test_every_key_scheme_is_tested_here():
-    tried = {case for case in SAME_OUTPUTS if not case.endswith((" shared", "bottleneck"))}
-    assert tried | set(NAMES) | set(PREACT) | {"szagoruyko"} | timm_families() == {
+    tried = {case for case in SAME_OUTPUTS if not case.endswith((" shared", "bottleneck", " regnet x"))}
+    assert tried | set(NAMES) | set(PREACT) | {"szagoruyko"} | timm_families() | other_frameworks() == {
         scheme.name for scheme in KEY_SCHEMES
     }
     assert len({scheme.name for scheme in KEY_SCHEMES}) == len(KEY_SCHEMES)

@@ -196,7 +196,7 @@ HINTS = {
     "projections": ({"shortcut": "project"}, {}, "shortcut='project'"),
     "bare projections": ({"shortcut": "conv1x1"}, {}, "shortcut='conv1x1'"),
     "no projections": ({}, {"shortcut": "project"}, "shortcut='pad' or 'pad-split'"),
-    "biases": ({"bias": True}, {}, "bias=true"),
+    "biases": ({"bias": True, "order": "bn-after-add"}, {"order": "bn-after-add"}, "bias=true"),
     "pre-activation": ({"order": "full-preact"}, {}, "order='full-preact'"),
     "another stem": (
         {"stem": "conv7/2(8) norm act"},

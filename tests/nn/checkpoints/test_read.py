@@ -107,7 +107,7 @@ def test_a_torchscript_archive_is_refused_with_the_way_out(tmp_path):
 STRANGERS = {
     b"<!DOCTYPE html><html>not found</html>": "a web page",
     b"version https://git-lfs.github.com/spec/v1\noid sha256:1": "git lfs pull",
-    b"\x89HDF\r\n\x1a\n": "HDF5",
+    b"\x89HDF\r\n\x1a\n": "Keras",
     b"\x1f\x8b\x08\x00": "gzip",
     b"epoch,loss\n1,2.3\n": "beginning with b'epoch,lo'",
     b"PK\x03\x04": "truncated or damaged",
@@ -168,11 +168,28 @@ def test_the_plain_weights_are_taken_before_the_averaged_ones_and_it_is_said():
         unwrap_checkpoint("w.pth", {"model_ema": averaged, "model": STATE}, entry="model_em")
 
 
-@pytest.mark.parametrize("prefix", [*KEY_PREFIXES, "module._orig_mod.", "_orig_mod.module.", "model.backbone."])
+@pytest.mark.parametrize("prefix", [*KEY_PREFIXES, "model.backbone.", "student.base_model.module."])
 def test_every_prefix_is_taken_off(prefix):
     found = unwrap_checkpoint("w.pth", {prefix + key: tensor for key, tensor in STATE.items()})
     assert dict(found.tensors) == STATE
     assert "".join(found.prefixes) == prefix
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."])
+def test_modules_that_wrap_others_are_taken_off_anywhere(wrapper):
+    wrapped = {f"module.{wrapper}layer1.{wrapper}0.conv1.weight": torch.ones(1), f"{wrapper}fc.bias": torch.ones(1)}
+    found = unwrap_checkpoint("w.pth", wrapped)
+    assert set(found.tensors) == {"layer1.0.conv1.weight", "fc.bias"}
+    assert found.prefixes == ("module.",)
+
+
+@pytest.mark.parametrize(("kept", "dropped"), [("teacher", "student"), ("model", "ema_model")])
+def test_of_two_copies_of_a_network_one_is_loaded_and_named(kept, dropped):
+    both = {f"net.{kept}.{key}": tensor for key, tensor in STATE.items()}
+    both |= {f"net.{dropped}.{key}": tensor + 1 for key, tensor in STATE.items()}
+    found = unwrap_checkpoint("w.pth", both)
+    assert dict(found.tensors) == STATE
+    assert found.messages == (f"loaded {kept!r}; the file also contains {dropped!r}",)
 
 
 def test_a_prefix_that_would_make_two_keys_one_stays():

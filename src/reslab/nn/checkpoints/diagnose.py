@@ -129,6 +129,8 @@ def _effective_value(arch: Arch, axis: str) -> Any:
         return str(merge.op), [str(op) for op in merge.branch_modifiers if op.name != "drop-path"]
     if axis == "stride_conv":
         return {strided_conv(arch, rules) for rules in arch.stage_convs}
+    if axis == "stem":  # another width shows in the shapes
+        return re.sub(r"(conv[\d/]*)\(\d+\)", r"\1", arch.stem)
     return getattr(arch, axis)
 
 

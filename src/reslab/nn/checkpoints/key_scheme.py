@@ -16,6 +16,7 @@ class KeyScheme:
     * `rules`: (pattern, template), applied in order, each at most once per key. `{block}` inserts what
       `(?P<block>...)` matched, `{stage+1}` a number plus one.
     * `implied_arch`: (axis, value) of the networks with these names, where the weights do not reveal it.
+    * `zero_biases`: a convolution without a bias in the file has the bias zero.
     * `difference`: what these networks compute differently that no axis covers.
     """
 
@@ -26,6 +27,7 @@ class KeyScheme:
     absent_keys: tuple[str, ...] = ()
     implied_arch: tuple[tuple[str, str], ...] = ()
     difference: str = ""
+    zero_biases: bool = False
 
     def matches(self, keys: Iterable[str]) -> bool:
         """Return whether these keys follow this scheme."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from reslab.nn.checkpoints.foreign_schemes import FOREIGN_SCHEMES
 from reslab.nn.checkpoints.key_scheme import KeyScheme, RenameRules
 from reslab.nn.checkpoints.timm_schemes import TIMM_SCHEMES
 
@@ -19,7 +20,7 @@ KEY_SCHEMES: tuple[KeyScheme, ...] = (
         "torchvision",
         "torchvision, timm models/resnet.py, reslab",
         (_FIRST_CONV_KEY,),
-        absent_keys=(r"^linear\.", r"\.shortcut\.", r"^bn\.", r"^head\."),
+        absent_keys=(r"^linear\.", r"\.shortcut\.", r"^bn\.", r"^head\.", r"^stem\."),
     ),
     KeyScheme(
         "torchvision video",
@@ -139,7 +140,11 @@ KEY_SCHEMES: tuple[KeyScheme, ...] = (
         implied_arch=_POST_ACTIVATION_ARCH,
     ),
     KeyScheme(
-        "mmpretrain", "github.com/open-mmlab/mmpretrain", (_FIRST_CONV_KEY, r"^head\.fc\."), ((r"^head\.fc\.", "fc."),)
+        "mmpretrain",
+        "github.com/open-mmlab/mmpretrain",
+        (_FIRST_CONV_KEY, r"^head\.fc\."),
+        ((r"^head\.fc\.", "fc."),),
+        absent_keys=(r"^stem\.",),
     ),
     KeyScheme(
         "transformers",
@@ -158,6 +163,7 @@ KEY_SCHEMES: tuple[KeyScheme, ...] = (
         implied_arch=_POST_ACTIVATION_ARCH[:2],
     ),
     *TIMM_SCHEMES,
+    *FOREIGN_SCHEMES,
     KeyScheme(
         "d2l sequential",
         "Zhang et al., Dive into Deep Learning, Sec. 8.6, nn.Sequential(b1, ..., b5, pool, flatten, linear)",

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from reslab.nn.checkpoints.convert_entries import convert_entries
 from reslab.nn.checkpoints.diagnose import key_scheme_warnings, override_warning, suggest_overrides
 from reslab.nn.checkpoints.limits import ReadLimits
 from reslab.nn.checkpoints.load_report import (
@@ -130,8 +131,9 @@ def load_checkpoint(
     read_limits(network).check_num_tensors(len(checkpoint.tensors), checkpoint.name)
     allowed = AllowedMismatch("num_classes" in adapt or ignore_head, "in_channels" in adapt)
     matching = match_by_name(checkpoint, model_state) or match_by_order(checkpoint, model_state, allowed)
+    matching, converted = convert_entries(network, matching, model_state)
     entries, messages, new_warnings = _merge_shared_blocks(network, matching)
-    plan = _LoadPlan(messages=[*checkpoint.messages, *messages])
+    plan = _LoadPlan(messages=[*checkpoint.messages, *converted, *messages])
     if allowed.classes:
         plan.reinitialized += _reinitialized_head(network, entries, model_state)
     for name, tensor in model_state.items():

@@ -80,7 +80,7 @@ class LayerEntries:
 
 
 _LEAF_ALIASES = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_var": "running_var"}
-_LEAF_ALIASES |= {"moving_variance": "running_var"}
+_LEAF_ALIASES |= {"moving_variance": "running_var", "inv_std": "running_var"}
 
 
 def group_layers(tensors: Mapping[str, Tensor]) -> dict[str, list[LayerEntries]]:

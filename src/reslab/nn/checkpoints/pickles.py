@@ -15,7 +15,7 @@ _MIN_OPCODES = 3  # nearly any file begins with one or two bytes that are opcode
 # Names that files of tensors have.
 _HARMLESS = re.compile(
     r"(collections\.OrderedDict|(__builtin__|builtins)\.(set|dict|list)|argparse\.Namespace|_codecs\.encode"
-    r"|numpy\..*(dtype|scalar)|torch\.(Size|\w+Storage|storage\.\w+|_utils\._rebuild_\w+|device|\w+\d+))"
+    r"|numpy\..*(dtype|scalar|ndarray|_reconstruct|_frombuffer)|torch\.(Size|\w+Storage|storage\.\w+|_utils\._rebuild_\w+|device|\w+\d+))"
 )
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from reslab.nn.checkpoints.diagnose import differing_axes, override_warning
 from reslab.nn.checkpoints.download import TIMEOUT_SECONDS, fetch_weights, file_hash, weights_unavailable
+from reslab.nn.checkpoints.foreign_formats import CONTAINERS
 from reslab.nn.checkpoints.load import adapt_preprocess, load_checkpoint, read_limits
 from reslab.nn.checkpoints.load_report import LoadReport, invalid_checkpoint
 from reslab.nn.checkpoints.published import (
@@ -174,7 +175,7 @@ def _transformers_preprocess(config: Mapping[str, Any]) -> Preprocess | None:
 
 Pretrained = bool | str | Path | Mapping[str, Tensor] | Enum
 
-_FILE_SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".th", ".tar", ".ckpt", ".bin", ".pkl")
+_FILE_SUFFIXES = tuple(suffix for container in CONTAINERS for suffix in container.suffixes)
 
 
 def changed_io_sizes(arch: Arch, explicit_axes: Collection[str]) -> tuple[str, ...]:

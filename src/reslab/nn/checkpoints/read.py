@@ -20,6 +20,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from reslab.nn.checkpoints.bare_arrays import name_arrays
+from reslab.nn.checkpoints.foreign_formats import CONTAINERS, read_foreign_file
 from reslab.nn.checkpoints.limits import PickleFile, ReadLimits, check_npy_entry, is_npy_number
 from reslab.nn.checkpoints.load_report import CheckpointError, invalid_checkpoint
 from reslab.nn.checkpoints.pickles import is_pickle, is_torch_pickle, pickle_protocol, read_head, unsafe_names
@@ -36,9 +38,8 @@ _SAFE_GLOBALS: list[Any] = [
 ]
 _MAX_SAFE_PROTOCOL = 3
 _DEFAULT_LIMITS = ReadLimits()
-_FILE_TYPES = ".safetensors, .npz, or a .pth, .pt, .th or .tar that torch.save wrote"
+_FILE_TYPES = ", ".join(dict.fromkeys(suffix for container in CONTAINERS for suffix in container.suffixes))
 _FOREIGN_SIGNATURES = {
-    b"\x89HDF": "an HDF5 file (Keras)",
     b"version https://git-lfs": "a Git LFS pointer: `git lfs pull` downloads the file",
     b"<!DOCTYPE": "a web page from a failed download",
     b"<html": "a web page from a failed download",
@@ -72,6 +73,8 @@ def read_file(path: str | Path, limits: ReadLimits = _DEFAULT_LIMITS) -> FileCon
         head = file.read(512)
     if not head:
         raise _not_a_checkpoint(path, "a file of 0 bytes", "download it again")
+    if (foreign := read_foreign_file(path, head, limits)) is not None:
+        return FileContent(*foreign)
     if head[:4] == b"PK\x03\x04":
         return _read_zip(path, limits)
     if is_torch_pickle(head):
@@ -125,7 +128,7 @@ def _read_zip(path: Path, limits: ReadLimits) -> FileContent:
         step = "save its weights: torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')"
         raise _not_a_checkpoint(path, "a TorchScript archive (a program with its weights)", step)
     if names and all(name.endswith(".npy") for name in names):
-        return FileContent(_read_npz(path))
+        return FileContent(name_arrays(_read_npz(path), path.name))
     if any(name.endswith("/data.pkl") for name in names):
         return FileContent(_read_torch(path, limits))
     raise _not_a_checkpoint(path, f"a zip archive of {len(names)} files without torch weights", "unpack it first")
@@ -247,10 +250,9 @@ WRAPPER_KEYS = (
     "teacher",
     "student",
 )
-# DistributedDataParallel and DataParallel, torch.compile, Lightning, mmpretrain and self-supervised scripts.
+# Of DistributedDataParallel and DataParallel, Lightning, detectron2, mmpretrain, distillation and self-supervision.
 KEY_PREFIXES = (
     "module.",
-    "_orig_mod.",
     "model.",
     "backbone.",
     "net.",
@@ -260,7 +262,18 @@ KEY_PREFIXES = (
     "base_encoder.",
     "encoder.",
     "resnet.",
+    "bottom_up.",
+    "cnn.",
+    "classifier.",
+    "feature_extractor.",
+    "base_model.",
+    "teacher.",
+    "student.",
 )
+# Modules that wrap others anywhere in a network: torch.compile, FSDP and activation checkpointing.
+_WRAPPER_MODULES = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# Two copies of a network under two prefixes: the first is loaded.
+_TWIN_PREFIXES = (("teacher.", "student."), ("model.", "ema_model."), ("encoder_q.", "encoder_k."))
 # The depth of nested wrappers to search: a pickle can contain itself.
 _MAX_NESTING = 5
 # Counters that do not affect the outputs: of averaged models, and of the profiler thop.
@@ -309,7 +322,7 @@ def unwrap_checkpoint(
         raise invalid_checkpoint("a mapping of names to tensors (a state dict)", got, next_step=step)
     for key, tensor in tensors.items():
         _check_kind(name, key, tensor)
-    stripped, prefixes = strip_prefixes(tensors)
+    stripped, prefixes = strip_prefixes(tensors, messages)
     return Checkpoint(name, stripped, ordered, header or {}, prefixes, tuple(messages))
 
 
@@ -362,16 +375,33 @@ def _select_entry(value: Any, entry: str, messages: list[str]) -> Mapping[Any, A
     return _unwrap(value, messages)
 
 
-def strip_prefixes(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def strip_prefixes(
+    tensors: Mapping[str, Tensor], messages: list[str] | None = None
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Return the tensors without the prefixes that at least a third of the keys have, and the removed prefixes.
 
-    A prefix stays if removing it would make two keys equal.
+    A prefix stays if removing it would make two keys equal. Of two copies of a network, as of a teacher and a student,
+    one is returned, and `messages` says so.
     """
-    stripped, prefixes = dict(tensors), []
-    while prefix := next((prefix for prefix in KEY_PREFIXES if _is_common_prefix(prefix, stripped)), None):
+    stripped = {_WRAPPER_MODULES.sub("", key): tensor for key, tensor in tensors.items()}
+    stripped = stripped if len(stripped) == len(tensors) else dict(tensors)
+    prefixes: list[str] = []
+    while True:
+        stripped = _without_twin(stripped, messages if messages is not None else [])
+        prefix = next((prefix for prefix in KEY_PREFIXES if _is_common_prefix(prefix, stripped)), None)
+        if prefix is None:
+            return stripped, tuple(prefixes)
         stripped = {key.removeprefix(prefix): tensor for key, tensor in stripped.items()}
         prefixes.append(prefix)
-    return stripped, tuple(prefixes)
+
+
+def _without_twin(tensors: dict[str, Tensor], messages: list[str]) -> dict[str, Tensor]:
+    for kept, dropped in _TWIN_PREFIXES:
+        num_kept, num_dropped = (sum(key.startswith(prefix) for key in tensors) for prefix in (kept, dropped))
+        if min(num_kept, num_dropped) * 3 >= len(tensors):
+            messages.append(f"loaded {kept[:-1]!r}; the file also contains {dropped[:-1]!r}")
+            return {key: tensor for key, tensor in tensors.items() if not key.startswith(dropped)}
+    return tensors
 
 
 def _is_common_prefix(prefix: str, keys: Iterable[str]) -> bool:

@@ -31,6 +31,25 @@ _BOTTLENECK_V2 = replace(BOTTLENECK, reference=f"{_HE2016}; timm models/resnetv2
 _PREACT = replace(
     BOTTLENECK, reference=f"{_HE2016}, Table 5; fb.resnet.torch models/preresnet.lua", order="full-preact-stem"
 )
+_KERAS = replace(_BOTTLENECK_V1, reference="keras.applications.ResNet50", norm_eps=1.001e-5)
+_KERAS_V2 = replace(
+    BOTTLENECK,
+    reference="keras.applications.ResNet50V2: stages of one block have the strides, the convolutions biases",
+    depths=(2, 1, 3, 1, 5, 1, 3),
+    widths=(64, 64, 128, 128, 256, 256, 512),
+    strides=(1, 2, 1, 2, 1, 2, 1),
+    order="full-preact-identity",
+    shortcut="conv1x1-grow",
+    stem="conv7/2(64) maxpool3/2(zero)",
+    norm_eps=1.001e-5,
+    bias=True,
+    stem_bias=True,
+)
+_CAFFE = replace(
+    _BOTTLENECK_V1,
+    reference=f"{_HE2015}; github.com/KaimingHe/deep-residual-networks (Caffe)",
+    stem="conv7/2(64) norm act maxpool3/2(ceil)",
+)
 _PLAIN = replace(BASIC, reference=f"{_HE2015}, Fig. 3 and Table 2 (plain)", merge="none")
 
 IMAGENET: dict[str, Arch] = {
@@ -44,6 +63,15 @@ IMAGENET: dict[str, Arch] = {
     "resnet50_v1": _BOTTLENECK_V1,
     "resnet101_v1": replace(_BOTTLENECK_V1, depths=DEPTHS_101),
     "resnet152_v1": replace(_BOTTLENECK_V1, depths=DEPTHS_152),
+    "resnet50_keras": _KERAS,
+    "resnet101_keras": replace(_KERAS, depths=DEPTHS_101),
+    "resnet152_keras": replace(_KERAS, depths=DEPTHS_152),
+    "resnet50v2_keras": _KERAS_V2,
+    "resnet101v2_keras": replace(_KERAS_V2, depths=(2, 1, 3, 1, 22, 1, 3)),
+    "resnet152v2_keras": replace(_KERAS_V2, depths=(2, 1, 7, 1, 35, 1, 3)),
+    "resnet50_caffe": _CAFFE,
+    "resnet101_caffe": replace(_CAFFE, depths=DEPTHS_101),
+    "resnet152_caffe": replace(_CAFFE, depths=DEPTHS_152),
     "resnet18_a": replace(BASIC, reference=f"{_HE2015}, Table 2 (option A)", shortcut="pad"),
     "resnet34_a": replace(BASIC, reference=f"{_HE2015}, Tables 2, 3 (option A)", depths=DEPTHS_34, shortcut="pad"),
     "resnet34_c": replace(BASIC, reference=f"{_HE2015}, Table 3 (option C)", depths=DEPTHS_34, shortcut="project-all"),
