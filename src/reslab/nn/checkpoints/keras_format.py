@@ -122,7 +122,7 @@ def _text(value: Any) -> str:
 
 
 def _find_numbered(file: Any, config: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    """Return the datasets of Keras 3: `layers/conv2d_1/vars/0`, with the layer's own name in an attribute or `config`."""
+    """Return the datasets of Keras 3: `layers/conv2d_1/vars/0`, the layer's own name in an attribute or `config`."""
     group = file["layers"] if "layers" in file else file["_layer_checkpoint_dependencies"]
     names_by_key = dict(_layer_names(config))
     by_name: dict[str, dict[str, Any]] = {}
