@@ -20,19 +20,19 @@ _NUMBER_KINDS = "fiub"
 
 
 class _DType:
-    """`numpy.dtype("f4")` of a pickle: a code of numbers, with its byte order."""
+    """`numpy.dtype("f4")` of a pickle: a code of numbers, and whether the high byte is first."""
 
     def __init__(self, code: Any = "", *_: Any) -> None:
-        self.code, self.byte_order = code if isinstance(code, str) else "O", "="
+        self.code, self.is_big_endian = code if isinstance(code, str) else "O", False
 
     def __setstate__(self, state: Any) -> None:
-        self.byte_order = state[1] if state[1] in ("<", ">", "=", "|") else "="
+        self.is_big_endian = state[1] == ">"
 
     def to_numpy(self) -> np.dtype[Any]:
         """Return the type. Raises ValueError unless its values are numbers."""
         if not (self.code[:1] in _NUMBER_KINDS and self.code[1:].isdigit()):
             raise ValueError(f"values of type {self.code!r}")
-        return np.dtype(self.code).newbyteorder("=" if self.byte_order == "|" else self.byte_order)
+        return np.dtype(self.code).newbyteorder(">" if self.is_big_endian else "<")
 
 
 class _Array:
