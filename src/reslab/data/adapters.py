@@ -41,12 +41,15 @@ def as_dataset(
     split_seed: int = 0,
     split_record: Mapping[str, Any] | None = None,
     is_default_fraction: bool = False,
+    dims: int = 2,
 ) -> DatasetSplits:
     """Return pairs of tensors (images, labels), or map-style datasets of (image, label) items, as `DatasetSplits`.
 
     Images are uint8 (N, C, H, W), grayscale also (N, H, W), or already scaled floats; an item's image is the same
-    without N, or a Pillow image. Class names default to the dataset's own, else "0", "1", ... Floats are not normalized
-    (mean 0, std 1), uint8 tensors by the statistics of the training images, Pillow images by ImageNet's.
+    without N, or a Pillow image. With `dims=1` tensors are signals (N, C, T), with `dims=3` volumes or clips
+    (N, C, D, H, W), both already scaled floats. Class names default to the dataset's own, else "0", "1", ... Floats
+    are not normalized (mean 0, std 1), uint8 tensors by the statistics of the training images, Pillow images by
+    ImageNet's.
     Items are fetched on demand; a dataset's random transforms become functions of (seed, epoch, sample).
     `is_default_fraction` is that of `open_dataset`. Raises ValueError if shapes, types or labels do not fit.
     """
@@ -54,7 +57,7 @@ def as_dataset(
         return train
     sources = {"train": train, "val": val, "test": test}
     splits: dict[str, ImageDataset] = {
-        split: _to_image_dataset(part, split) for split, part in sources.items() if part is not None
+        split: _to_image_dataset(part, split, dims) for split, part in sources.items() if part is not None
     }
     known_classes = tuple(map(str, classes)) if classes is not None else _stored_class_names(train, splits)
     class_names = known_classes or tuple(map(str, range(_count_labels(splits))))
@@ -97,13 +100,13 @@ def _count_labels(splits: Mapping[str, ImageDataset]) -> int:
     return largest + 1
 
 
-def _to_image_dataset(part: Any, split: str) -> ImageDataset:
+def _to_image_dataset(part: Any, split: str, dims: int) -> ImageDataset:
     if isinstance(part, ImageDataset):
         return part
     if isinstance(part, TensorDataset):
         part = part.tensors
     if isinstance(part, tuple | list) and len(part) == 2 and hasattr(part[0], "shape") and _is_label_list(part[1]):
-        return _from_tensors(torch.as_tensor(part[0]), _as_label_tensor(part[1]))
+        return _from_tensors(torch.as_tensor(part[0]), _as_label_tensor(part[1]), dims)
     if not (hasattr(part, "__getitem__") and hasattr(part, "__len__")):
         required = f"{SPLIT_TITLES[split]} data as (images, labels) tensors or a dataset with len() and [i]"
         next_step = "collect an iterable dataset into tensors first"
@@ -113,7 +116,9 @@ def _to_image_dataset(part: Any, split: str) -> ImageDataset:
     return _from_items(part)
 
 
-def _from_tensors(images: Tensor, labels: Tensor) -> TensorImageDataset:
+def _from_tensors(images: Tensor, labels: Tensor, dims: int) -> TensorImageDataset:
+    if dims != 2:
+        return TensorImageDataset(images, _to_int_labels(labels), dims=dims)
     if images.ndim == 3:
         images = images[:, None]
     if images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):

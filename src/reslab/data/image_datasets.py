@@ -81,6 +81,7 @@ def _scale(pixels: Tensor, _: int) -> Tensor:
 class TensorImageDataset(IndexableImages):
     """Images of one size in memory: `images` (N, C, H, W), uint8 or already scaled floats; `labels` (N,) int64.
 
+    With `dims=1` they are signals (N, C, T), with `dims=3` volumes or clips (N, C, D, H, W).
     Raises ValueError if shapes, types or lengths do not fit.
     """
 
@@ -88,11 +89,15 @@ class TensorImageDataset(IndexableImages):
     labels: Tensor
     names: tuple[str, ...] | None = None
     input_transform: InputTransform | None = None
+    dims: int = 2
 
     def __post_init__(self) -> None:
-        if self.images.ndim != 4:
-            next_step = "add the channel dimension: images[:, None]" if self.images.ndim == 3 else ""
-            raise invalid("images of shape (N, C, H, W)", f"shape {tuple(self.images.shape)}", next_step=next_step)
+        if self.images.ndim != self.dims + 2:
+            next_step = "add the channel dimension: images[:, None]" if self.images.ndim == self.dims + 1 else ""
+            required = {1: "signals of shape (N, C, T)", 3: "volumes of shape (N, C, D, H, W)"}.get(
+                self.dims, "images of shape (N, C, H, W)"
+            )
+            raise invalid(required, f"shape {tuple(self.images.shape)}", next_step=next_step)
         if self.images.dtype != torch.uint8 and not self.images.is_floating_point():
             required = "images in uint8 (0 to 255) or floating point"
             raise invalid(required, str(self.images.dtype), nearest="images.to(torch.uint8)")
@@ -108,7 +113,10 @@ class TensorImageDataset(IndexableImages):
         return self.images[i]
 
     def preview(self, i: int) -> Tensor:
-        return to_uint8(self.images[i])
+        image = self.images[i]
+        if self.dims == 1:
+            return to_uint8(_draw_signal(image))
+        return to_uint8(image if self.dims == 2 else image[:, image.shape[1] // 2])
 
     def subset(self, indices: Sequence[int]) -> "TensorImageDataset":
         index_tensor = torch.as_tensor(indices, dtype=torch.int64)
@@ -304,6 +312,16 @@ def item_to_tensor(image: Any, channels: int) -> Tensor:
         got = f"a tensor of shape {tuple(image.shape)}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
         raise invalid("items (image, label), the image a tensor (C, H, W) or a Pillow image", got)
     return image[None] if image.ndim == 2 else image
+
+
+def _draw_signal(signal: Tensor, height: int = 32) -> Tensor:
+    """Return a drawing (1, height, T) of a signal (C, T): a black point on white for every value."""
+    signal = signal.float()
+    low, high = signal.amin(), signal.amax()
+    rows = ((high - signal) / (high - low).clamp_min(1e-12) * (height - 1)).round().long()
+    drawing = torch.ones(1, height, signal.shape[1])
+    drawing[0, rows, torch.arange(signal.shape[1]).expand_as(rows)] = 0
+    return drawing
 
 
 def to_uint8(pixels: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
@@ -40,12 +41,12 @@ class InputTypeError(TypeError, ValueError):
 class InputItem:
     """An image by the `path` that names it; if it is not a file of its own, its `tar_entry` in a shard or `content`.
 
-    `content` is an encoded image or a Pillow image.
+    `content` is an encoded image, a Pillow image, or a signal or volume as a tensor (C, T) or (C, D, H, W).
     """
 
     path: str
     tar_entry: ImageLocation | None = None
-    content: bytes | Image.Image | None = None
+    content: bytes | Image.Image | Tensor | None = None
 
     def decode(self, channels: int, limits: DecodeLimits = DEFAULT_LIMITS) -> DecodedImage:
         """Return uint8 pixels (channels, H, W), and what the decoder warned of.
@@ -55,6 +56,8 @@ class InputItem:
         if isinstance(self.content, Image.Image):
             limits.check_size(self.content.height, self.content.width, "")
             return DecodedImage(pil_to_tensor(self.content, channels))
+        if isinstance(self.content, Tensor):
+            raise invalid("an image", f"a tensor of shape {tuple(self.content.shape)}, scaled floats")
         content = self.content if self.tar_entry is None else self.tar_entry.read_bytes()
         source = self.path if content is None else content
         return decode_image(source, channels, self.path, limits, collect_warning=True)
@@ -83,6 +86,23 @@ def list_inputs(inputs: ImageInput | Iterable[ImageInput]) -> list[InputItem]:
     if not items:
         raise invalid("at least one image or folder of images", "none")
     return items
+
+
+def list_tensors(inputs: Any, channels: int, dims: int) -> list[InputItem]:
+    """Return signals (dims=1) or volumes (dims=3), each (channels, sides...), as items named by position.
+
+    `inputs` is a floating-point array or tensor with one dimension more, or an iterable of single ones. Raises
+    ValueError for other shapes and types.
+    """
+    required = f"{'signals (N, C, T)' if dims == 1 else 'volumes (N, C, D, H, W)'} with {channels} channels, floats"
+    try:
+        tensors = [torch.as_tensor(item) for item in inputs]
+    except (TypeError, ValueError) as error:
+        raise invalid(required, f"a {type(inputs).__name__}") from error
+    for tensor in tensors:
+        if tensor.ndim != dims + 1 or len(tensor) != channels or not tensor.is_floating_point():
+            raise invalid(required, f"one of shape {tuple(tensor.shape)}, {tensor.dtype}")
+    return [InputItem(f"#{i}", content=tensor) for i, tensor in enumerate(tensors)]
 
 
 def _split_inputs(inputs: Any) -> Iterator[str | Path | bytes | Image.Image]:
@@ -193,6 +213,12 @@ class PreparedImage(NamedTuple):
     pixels: Tensor | None
     error: str = ""
     warning: str = ""
+
+
+def prepare_tensor(item: InputItem, limits: DecodeLimits = DEFAULT_LIMITS) -> PreparedImage:
+    """Return the tensor of an item as it is: the predictor normalizes signals and volumes."""
+    assert isinstance(item.content, Tensor)
+    return PreparedImage(item.content)
 
 
 class InferenceTransform:

@@ -17,7 +17,16 @@ from reslab.data.decode_limits import DecodeLimits
 from reslab.deploy.backends.backend import Backend
 from reslab.deploy.backends.registry import open_backend
 from reslab.deploy.grad_cam import GradCam, draw_grad_cam, grad_cam_path
-from reslab.deploy.inputs import ImageInput, InferenceTransform, InputItem, PreparedImage, chunked, list_inputs
+from reslab.deploy.inputs import (
+    ImageInput,
+    InferenceTransform,
+    InputItem,
+    PreparedImage,
+    chunked,
+    list_inputs,
+    list_tensors,
+    prepare_tensor,
+)
 from reslab.nn.checkpoints.load import last_linear_name
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import deterministic_mode
@@ -217,7 +226,8 @@ def predict(
 
     `model` is a run or its folder, a `model.safetensors`, or a network with its preprocessing. `images` are files,
     folders, patterns, shards, CSV files, and images in memory: Pillow images, bytes, uint8 arrays and tensors (see
-    `list_inputs`). Images are prepared as in evaluation; an image of
+    `list_inputs`); for a network of signals or volumes, arrays and tensors of floats (N, C, T) or (N, C, D, H, W).
+    Images are prepared as in evaluation; an image of
     another size than the network's is resized by its shorter side and center-cropped. T is the temperature saved with
     the weights (`reslab eval --save-temperature`; Guo et al. 2017, Sec. 4.2), or 1 if there is none or
     `use_temperature` is false. `backend` and `precision` are those of `open_backend`; int8 needs `calibration_images`
@@ -239,9 +249,10 @@ def predict(
         calibration_images=calibration_images,
         limits=limits,
     )
-    items = list_inputs(images)
     network = model if isinstance(model, ResidualNetwork) else load(model)
     network = network if image_size is None else with_image_size(network, image_size)
+    arch = network.arch
+    items = list_inputs(images) if arch.dims == 2 else list_tensors(images, arch.in_channels, arch.dims)
     _, predictions = start_predictions(network, items, options)
     return list(predictions)
 
@@ -289,7 +300,9 @@ def iter_predictions(
 ) -> Iterator[Prediction]:
     """Yield one prediction per item, in order; threads read images while earlier ones are computed."""
     assert network.preprocess is not None
-    transform = InferenceTransform(network.preprocess, network.arch.height_width)
+    transform: Callable[..., PreparedImage] = prepare_tensor
+    if network.arch.dims == 2:
+        transform = InferenceTransform(network.preprocess, network.arch.height_width)
     write_grad_cam = None if grad_cam_dir is None else _GradCamWriter(network, predictor, grad_cam_dir)
     for chunk, images in _prefetch(items, batch_size, partial(transform, limits=limits)):
         yield from _predict_batch(chunk, images, predictor, top_k, write_grad_cam)

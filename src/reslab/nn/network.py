@@ -94,7 +94,8 @@ class ResidualNetwork(nn.Module):
     def preprocess(self, preprocess: Preprocess | None) -> None:
         self._preprocess = None
         if preprocess is not None:
-            self._preprocess = ImagePreprocess.for_network(preprocess, self.arch.height_width)
+            size = self.arch.height_width if self.arch.dims == 2 else None
+            self._preprocess = ImagePreprocess.for_network(preprocess, size)
 
     def set_metadata(
         self,

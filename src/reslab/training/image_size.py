@@ -120,13 +120,23 @@ def fixed_image_size(data: DatasetSplits) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
+def described_dims(model: str | Arch | nn.Module | None, overrides: Mapping[str, Any]) -> int:
+    """Return the dimensions of the maps that a network takes: 1 for signals, 2 for images, 3 for volumes."""
+    arch = _described_arch(model, overrides)
+    return 2 if arch is None else arch.dims
+
+
+def _described_arch(model: str | Arch | nn.Module | None, overrides: Mapping[str, Any]) -> Arch | None:
+    if isinstance(model, nn.Module):
+        return model.arch if isinstance(model, ResidualNetwork) else None
+    return None if model is None else resolve_arch(model, overrides)
+
+
 def described_size(model: str | Arch | nn.Module | None, overrides: Mapping[str, Any]) -> int | None:
     """Return the side of the square images that a network is described for; None if it is not a network of ours."""
-    if isinstance(model, nn.Module):
-        arch = model.arch if isinstance(model, ResidualNetwork) else None
-    else:
-        arch = None if model is None else resolve_arch(model, overrides)
-    return arch.image_size[0] if arch is not None and arch.image_size[0] == arch.image_size[1] else None
+    arch = _described_arch(model, overrides)
+    is_square = arch is not None and arch.dims == 2 and len(set(arch.image_size)) == 1
+    return arch.image_size[0] if arch is not None and is_square else None
 
 
 def choose_image_size(

@@ -33,11 +33,12 @@ def open_train_data(
     columns: Mapping[str, str] | None = None,
     num_images: int | None = None,
     is_default_fraction: bool = False,
+    dims: int = 2,
 ) -> DatasetSplits:
     """Open a dataset by name or folder (None: the digits), or wrap the user's splits, dataset or (images, labels).
 
-    `num_images` limits the training images, with the same fraction of each class; `columns` names a CSV file's columns.
-    `is_default_fraction` is that of `open_dataset`.
+    `dims`: 1 for tensors of signals, 3 for volumes. `num_images` limits the training images, with the same fraction of
+    each class; `columns` names a CSV file's columns. `is_default_fraction` is that of `open_dataset`.
     """
     if isinstance(data, DatasetSplits):
         dataset = data
@@ -51,7 +52,9 @@ def open_train_data(
             is_default_fraction=is_default_fraction,
         )
     else:
-        dataset = as_dataset(data, val_fraction=val_fraction, is_default_fraction=is_default_fraction)
+        dataset = as_dataset(
+            data, val_fraction=val_fraction, is_default_fraction=is_default_fraction, dims=dims
+        )
     return dataset if num_images is None else stratified_subset(dataset, num_images)
 
 
@@ -60,6 +63,7 @@ def data_metadata(data: DatasetSplits, requested: Any, data_dir: str | Path | No
     return {
         "name": data.name,
         "source": data.source,
+        "dims": getattr(data.splits["train"], "dims", 2),
         "requested": data_location(requested),
         "data_dir": None if data_dir is None else str(Path(data_dir).resolve()),
         "classes": list(data.classes),
@@ -104,7 +108,11 @@ def reopen_data(metadata: Mapping[str, Any], data: Any = None, data_dir: str | P
         )
     else:
         split_record = metadata["split_record"]
-        dataset = data if isinstance(data, DatasetSplits) else as_dataset(data, split_record=split_record)
+        dataset = (
+            data
+            if isinstance(data, DatasetSplits)
+            else as_dataset(data, split_record=split_record, dims=metadata.get("dims", 2))
+        )
     num_images = metadata["split_record"].get("num_images")
     dataset = dataset if num_images is None else stratified_subset(dataset, num_images)
     if dataset.fingerprint != metadata["fingerprint"]:

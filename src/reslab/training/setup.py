@@ -34,6 +34,7 @@ from reslab.training.image_size import (
     ImageSize,
     check_sizes,
     choose_image_size,
+    described_dims,
     described_size,
     fit_train_transform,
     fixed_image_size,
@@ -87,6 +88,9 @@ def setup_run(
     if output is not None:
         require_empty_dir(Path(output))
     options, default_messages = apply_recipe_defaults(options)
+    dims = described_dims(options.model, options.arch_overrides)
+    if dims != 2:  # the transforms are of images; signals and volumes go to the network as they are
+        options = _without_image_options(options)
     data = open_train_data(
         options.data,
         data_dir=options.data_dir,
@@ -95,6 +99,7 @@ def setup_run(
         columns=options.columns,
         num_images=options.num_images,
         is_default_fraction=options.is_default_fraction,
+        dims=dims,
     )
     defaults = recipe_defaults(options)
     described = described_size(options.model, options.arch_overrides)
@@ -346,6 +351,18 @@ def _check_module_options(options: TrainOptions) -> None:
             "a module and pretrained",
             next_step="load the weights into the module",
         )
+
+
+def _without_image_options(options: TrainOptions) -> TrainOptions:
+    """Return the options with no transform or memory format of images. Raises ValueError if the user asks for one."""
+    requested = [
+        key for key in ("train_transform", "eval_transform", "image_size") if options.recipe_overrides.get(key)
+    ]
+    if requested:
+        next_step = f"leave out {requested[0]}, and transform the tensors before training"
+        raise invalid("a network of images (dims=2) for transforms of images", requested[0], next_step=next_step)
+    overrides = {**options.recipe_overrides, "train_transform": "", "eval_transform": "", "channels_last": False}
+    return replace(options, recipe_overrides=overrides)
 
 
 def _skipped_messages(data: DatasetSplits) -> tuple[str, ...]:

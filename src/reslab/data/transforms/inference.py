@@ -29,7 +29,7 @@ class ImagePreprocess(Preprocess):
         object.__setattr__(self, "image_size", image_size)
 
     @classmethod
-    def for_network(cls, preprocess: Preprocess, image_size: tuple[int, int]) -> "ImagePreprocess":
+    def for_network(cls, preprocess: Preprocess, image_size: tuple[int, int] | None) -> "ImagePreprocess":
         """Return `preprocess` for a network of this image size."""
         values = {field.name: getattr(preprocess, field.name) for field in fields(Preprocess)}
         return cls(**values, image_size=image_size)

@@ -36,9 +36,12 @@ class Normalize:
         if self.per_pixel and images.shape[2:] != self.mean.shape[1:]:
             required, got = ("x".join(map(str, shape[-2:])) for shape in (self.mean.shape, images.shape))
             raise invalid(f"images of {required} for a mean of each pixel", got, f"a transform that ends at {required}")
+        mean, std = self.mean, self.std
+        if images.ndim != 4:  # signals and volumes
+            mean, std = (vector.view(-1, *([1] * (images.ndim - 2))) for vector in (mean, std))
         if images.dtype == torch.uint8:
-            return images.to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
-        return images.to(torch.float32).sub(self.mean).div_(self.std)
+            return images.to(torch.float32).div_(255).sub_(mean).div_(std)
+        return images.to(torch.float32).sub(mean).div_(std)
 
 
 def make_mean_tensor(preprocess: Preprocess, device: torch.device | str) -> Tensor:

@@ -12,14 +12,17 @@ _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 
 def build_torch_forward(network: ResidualNetwork, options: BackendOptions) -> ForwardFn:
-    """Return the forward function of the folded network, its weights in the precision and channels-last."""
+    """Return the forward function of the folded network, in the precision and, for images, channels-last."""
     dtype = _DTYPES[options.precision]
-    folded = fold_batch_norms(network).to(options.device, dtype).to(memory_format=torch.channels_last)
+    memory_format = torch.channels_last if network.arch.dims == 2 else torch.contiguous_format
+    folded = fold_batch_norms(network).to(options.device, dtype)
+    if network.arch.dims == 2:
+        folded = folded.to(memory_format=memory_format)
     folded.requires_grad_(False)
     model = torch.compile(folded, dynamic=True) if options.compiled else folded
 
     def forward(x: Tensor) -> Tensor:
         with torch.inference_mode(), deterministic_mode():
-            return model(x.to(dtype=dtype, memory_format=torch.channels_last))
+            return model(x.to(dtype=dtype, memory_format=memory_format))
 
     return forward

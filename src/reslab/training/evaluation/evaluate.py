@@ -26,7 +26,13 @@ from reslab.spec.recipe import Recipe
 from reslab.spec.zoo import ARCHS
 from reslab.training.evaluation.loop import Evaluation, average_evaluations, evaluate_batches
 from reslab.training.evaluation.tta import TTATransforms
-from reslab.training.image_size import choose_image_size, described_size, fixed_image_size, resize_preprocess
+from reslab.training.image_size import (
+    choose_image_size,
+    described_dims,
+    described_size,
+    fixed_image_size,
+    resize_preprocess,
+)
 from reslab.training.losses import LossFn
 from reslab.training.nonfinite import name_images
 from reslab.training.options import resolve_arch_for_data, split_overrides, warn_about_stem
@@ -271,8 +277,22 @@ def _resolve_data(target: ModelLike, data: Any, options: EvaluateOptions) -> Dat
     if data is None:
         raise invalid("data to evaluate on", "none", next_step="name a dataset or a folder: --data cifar10")
     return open_train_data(
-        data, options.data_dir, options.val_fraction, options.skip_bad_images, columns=options.columns
+        data,
+        options.data_dir,
+        options.val_fraction,
+        options.skip_bad_images,
+        columns=options.columns,
+        dims=_map_dims(target, options),
     )
+
+
+def _map_dims(target: ModelLike, options: EvaluateOptions) -> int:
+    """Return the dimensions of the maps of a run, a network, or an architecture by name."""
+    if isinstance(target, Run):
+        return target.arch.dims if target.arch is not None else 2
+    if isinstance(target, nn.Module) or (isinstance(target, str) and not target.endswith(".safetensors")):
+        return described_dims(target, split_overrides(options.overrides)[1])
+    return 2
 
 
 def _resolve_model(target: ModelLike, data: DatasetSplits, options: EvaluateOptions) -> nn.Module:
