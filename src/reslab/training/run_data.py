@@ -52,9 +52,7 @@ def open_train_data(
             is_default_fraction=is_default_fraction,
         )
     else:
-        dataset = as_dataset(
-            data, val_fraction=val_fraction, is_default_fraction=is_default_fraction, dims=dims
-        )
+        dataset = as_dataset(data, val_fraction=val_fraction, is_default_fraction=is_default_fraction, dims=dims)
     return dataset if num_images is None else stratified_subset(dataset, num_images)
 
 
