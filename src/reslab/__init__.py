@@ -8,13 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reslab.data.dataset import DatasetSplits
-    from reslab.data.registry import open_dataset
+    from reslab.data.registry import open_dataset, register_format
+    from reslab.data.transforms.steps import register_transform
     from reslab.deploy.export.export import export
     from reslab.deploy.predict import predict
     from reslab.nn.factory import create_model, list_models
+    from reslab.nn.merge import register_merge
+    from reslab.nn.registry import Site, register_operation
+    from reslab.nn.shortcut import register_shortcut
     from reslab.spec.arch import Arch
+    from reslab.spec.order import register_order
+    from reslab.spec.params import Param
+    from reslab.spec.plugins import load_plugins
     from reslab.spec.recipe import Recipe
+    from reslab.spec.recipes import register_recipe
+    from reslab.spec.zoo import register_arch
     from reslab.training.evaluation.evaluate import evaluate
+    from reslab.training.losses import register_loss
+    from reslab.training.optim.factory import register_optimizer
+    from reslab.training.optim.lr_schedule import register_schedule
     from reslab.training.run import Run, load
     from reslab.training.seeds import train_seeds
     from reslab.training.train import train
@@ -25,15 +37,29 @@ __version__ = "0.1.0"
 _MODULES = {
     "Arch": "reslab.spec.arch",
     "DatasetSplits": "reslab.data.dataset",
+    "Param": "reslab.spec.params",
     "Recipe": "reslab.spec.recipe",
     "Run": "reslab.training.run",
+    "Site": "reslab.nn.registry",
     "create_model": "reslab.nn.factory",
     "evaluate": "reslab.training.evaluation.evaluate",
     "export": "reslab.deploy.export.export",
     "list_models": "reslab.nn.factory",
     "load": "reslab.training.run",
+    "load_plugins": "reslab.spec.plugins",
     "open_dataset": "reslab.data.registry",
     "predict": "reslab.deploy.predict",
+    "register_arch": "reslab.spec.zoo",
+    "register_format": "reslab.data.registry",
+    "register_loss": "reslab.training.losses",
+    "register_merge": "reslab.nn.merge",
+    "register_operation": "reslab.nn.registry",
+    "register_optimizer": "reslab.training.optim.factory",
+    "register_order": "reslab.spec.order",
+    "register_recipe": "reslab.spec.recipes",
+    "register_schedule": "reslab.training.optim.lr_schedule",
+    "register_shortcut": "reslab.nn.shortcut",
+    "register_transform": "reslab.data.transforms.steps",
     "train": "reslab.training.train",
     "train_seeds": "reslab.training.seeds",
 }
@@ -41,15 +67,29 @@ _MODULES = {
 __all__ = [
     "Arch",
     "DatasetSplits",
+    "Param",
     "Recipe",
     "Run",
+    "Site",
     "create_model",
     "evaluate",
     "export",
     "list_models",
     "load",
+    "load_plugins",
     "open_dataset",
     "predict",
+    "register_arch",
+    "register_format",
+    "register_loss",
+    "register_merge",
+    "register_operation",
+    "register_optimizer",
+    "register_order",
+    "register_recipe",
+    "register_schedule",
+    "register_shortcut",
+    "register_transform",
     "train",
     "train_seeds",
 ]

@@ -13,8 +13,8 @@ from reslab.nn.factory import create_model, resolve_arch
 from reslab.spec.arch import parse_arch_overrides
 from reslab.spec.papers import STUDIES, get_study
 from reslab.spec.recipe import apply_recipe_overrides
-from reslab.spec.recipes import get_recipe
 from reslab.spec.study import METRICS, SCALES, ReportedValue, RowSpec, ScalePreset, as_number
+from reslab.spec.toml_files import find_recipe
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "reported.json").read_text(encoding="utf-8"))
 ROWS = [(study, row) for study in STUDIES.values() for row in study.rows]
@@ -87,7 +87,7 @@ def test_every_row_has_a_network_and_a_recipe_at_every_scale(study: object, row:
     assert arch.depth >= 3
     assert num_params(replace(arch, name="", reference="", depths=tuple(min(count, 3) for count in arch.depths))) > 0
     if row.recipe:
-        recipe = get_recipe(preset.recipe or row.recipe)
+        recipe = find_recipe(preset.recipe or row.recipe)
         changed, _ = apply_recipe_overrides(
             recipe, {key: value for key, value in _settings(row, preset) if not key.startswith("model.")}
         )
@@ -187,7 +187,7 @@ def test_the_steps_in_the_description_of_a_preset_are_its_steps() -> None:
         if told is None:
             continue
         seen += 1
-        own = dict(setting.split("=", 1) for setting in row.overrides).get("duration", get_recipe(row.recipe).duration)
+        own = dict(setting.split("=", 1) for setting in row.overrides).get("duration", find_recipe(row.recipe).duration)
         assert dict(_settings(row, preset))["duration"] == f"{told[1].replace(',', '')} steps", row.name
         assert own.replace("k steps", ",000") == told[2], row.name
     assert seen > 50

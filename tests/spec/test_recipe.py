@@ -13,7 +13,8 @@ from reslab.spec.config import from_dict, to_dict
 from reslab.spec.grammar import parse_ops
 from reslab.spec.optim import Duration, OptimizerConfig, ScheduleConfig, parse_duration
 from reslab.spec.recipe import Recipe, apply_recipe_overrides, expand_recipe_keys
-from reslab.spec.recipes import RECIPES, get_recipe
+from reslab.spec.recipes import RECIPES
+from reslab.spec.toml_files import find_recipe
 from reslab.spec.zoo import ARCHS
 
 
@@ -59,7 +60,7 @@ def test_every_recipe_survives_json_and_has_a_source(name: str) -> None:
 
 
 def test_the_recipe_of_the_2015_paper() -> None:
-    recipe = get_recipe("he2015-cifar")
+    recipe = find_recipe("he2015-cifar")
     optimizer = OptimizerConfig("sgd", lr=0.1, momentum=0.9, weight_decay=1e-4)
     assert recipe.optimizer == optimizer
     assert optimizer.decay_norm_and_bias
@@ -72,7 +73,7 @@ def test_the_recipe_of_the_2015_paper() -> None:
 
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(ValueError, match="'he2015-cifar'"):
-        get_recipe("he2015-cifra")
+        find_recipe("he2015-cifra")
 
 
 def test_another_batch_scales_the_learning_rate_and_says_so() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from reslab.nn.factory import create_model
-from reslab.spec.recipes import get_recipe
+from reslab.spec.toml_files import find_recipe
 from reslab.training.freezing import Freezing
 
 STAGES = ("head: 0 epochs", "last-stage: 1 epoch", "layer2: 2 epochs")
@@ -83,7 +83,7 @@ def test_an_unknown_part_names_the_nearest() -> None:
 
 @pytest.mark.parametrize(("total_steps", "starts"), [(2, [0, 0, 1]), (12, [0, 2, 5]), (120, [0, 20, 50])])
 def test_the_phases_of_finetune_are_shares_of_the_run(total_steps: int, starts: list[int]) -> None:
-    freezing = Freezing(small(), get_recipe("finetune").unfreeze, 1, total_steps)
+    freezing = Freezing(small(), find_recipe("finetune").unfreeze, 1, total_steps)
     assert [step for step in range(total_steps) if freezing.is_phase_start(step)] == sorted(set(starts))
     assert freezing.trained_parts(total_steps - 1) == ["head", "last-stage", "all"]
     assert freezing.unreached_parts(total_steps) == {}

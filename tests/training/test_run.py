@@ -20,13 +20,13 @@ from reslab.runtime.locks import LEASE_SECONDS
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
 from reslab.spec.preprocess import Preprocess
-from reslab.spec.recipes import get_recipe
+from reslab.spec.toml_files import find_recipe
 from reslab.training.run import Run, list_runs, lock_run, make_run_path, require_empty_dir
 from reslab.training.train import train
 
 FACTS: dict[str, Any] = {
     "model": {"name": "m", "reference": "r", "arch": None},
-    "recipe": to_dict(get_recipe("digits")),
+    "recipe": to_dict(find_recipe("digits")),
     "data": {
         "name": "d",
         "requested": None,

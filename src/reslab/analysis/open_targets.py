@@ -21,6 +21,7 @@ from reslab.nn.third_party import LIBRARIES, create_third_party_model
 from reslab.runtime.device import choose_device
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid, nearest, unknown_name
+from reslab.spec.toml_files import is_toml
 from reslab.spec.zoo import ARCHS
 from reslab.training.run import Run, list_runs, load
 from reslab.training.run_data import open_train_data, reopen_data
@@ -131,7 +132,7 @@ def parse_target(
     Raises ValueError for a name that is no run, file or model, and for a step that has no snapshot.
     """
     name, *axis_settings = text.split(":")
-    if name in ARCHS and not Path(name).exists():
+    if is_toml(name) or (name in ARCHS and not Path(name).exists()):
         _check_untrained(text, weights)
         return _zoo_targets(text, name, axis_settings, arch_overrides or {})
     library, slash, _ = text.partition("/")

@@ -15,7 +15,8 @@ from reslab.cli.commands import COMMANDS, Command
 from reslab.cli.examples import help_epilog
 from reslab.cli.output import echo_err, print_json, printable_streams, reserve_standard_descriptors
 from reslab.runtime.torchrun import read_distributed_env
-from reslab.spec.errors import unknown_name
+from reslab.spec.errors import invalid, unknown_name
+from reslab.spec.plugins import load_plugins
 
 _ALLOW_NONFINITE = "--allow-nonfinite"
 
@@ -140,6 +141,15 @@ def _global_options(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error. Works before and after the command.")
     ] = False,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plugin",
+            metavar="MODULE",
+            help="Import a module that registers operations, networks, recipes and more. Repeatable. Works before and "
+            "after the command.",
+        ),
+    ] = None,
     allow_nonfinite: Annotated[
         bool,
         typer.Option(
@@ -188,7 +198,9 @@ def _run(arguments: Sequence[str], is_main: bool = True) -> int:
         argv.remove(_ALLOW_NONFINITE)
     previous_showwarning, warnings.showwarning = warnings.showwarning, _show_warning
     try:
-        _check_command(options)
+        argv, plugins = _split_plugins(argv)
+        load_plugins(*plugins)
+        _check_command(argv[: argv.index("--")] if "--" in argv else argv)
         with _nonfinite_weights_allowed() if allow_nonfinite else contextlib.nullcontext():
             return int(app(join_channel_values(argv), prog_name="reslab", standalone_mode=False) or 0)
     except Exception as error:
@@ -230,6 +242,26 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _split_plugins(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the command line without `--plugin MODULE`, which stands before or after the command, and the modules."""
+    remaining: list[str] = []
+    plugins: list[str] = []
+    arguments = iter(argv)
+    for argument in arguments:
+        if argument == "--plugin":
+            value = next(arguments, "")
+            if not value or value.startswith("-"):
+                raise CommandLineError(str(invalid("--plugin MODULE", argument, "--plugin my_operations")))
+            plugins.append(value)
+        elif argument.startswith("--plugin="):
+            plugins.append(argument.removeprefix("--plugin="))
+        elif argument == "--":
+            remaining += [argument, *arguments]
+        else:
+            remaining.append(argument)
+    return remaining, plugins
 
 
 def _print_error(message: str, as_json: bool, is_error: bool = True) -> None:

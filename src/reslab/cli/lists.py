@@ -35,10 +35,11 @@ def recipes(
 
     `reslab train` overrides any value with --set KEY=VALUE or a file (-c).
     """
-    from reslab.spec.recipes import RECIPES, get_recipe
+    from reslab.spec.recipes import RECIPES
+    from reslab.spec.toml_files import find_recipe
 
     if name is not None:
-        recipe = get_recipe(name)
+        recipe = find_recipe(name)
         if as_json:
             print_json({**to_dict(recipe), "differs": changed_keys(recipe)})
         else:

@@ -138,7 +138,7 @@ ModelName = Annotated[
         metavar="NAME",
         rich_help_panel=Panel.MODEL,
         autocompletion=complete_model,
-        help="Model name; `reslab models` lists them.",
+        help="Model name (`reslab models` lists them), or a TOML file.",
     ),
 ]
 Pretrained = Annotated[
@@ -157,7 +157,7 @@ RecipeName = Annotated[
         metavar="NAME",
         rich_help_panel=Panel.TRAINING,
         autocompletion=complete_recipe,
-        help="Recipe name; `reslab recipes` lists them.",
+        help="Recipe name (`reslab recipes` lists them), or a TOML file.",
     ),
 ]
 ConfigFile = Annotated[

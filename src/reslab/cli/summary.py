@@ -18,6 +18,7 @@ from reslab.report.format import format_int, format_shape, format_si
 from reslab.spec.convs import format_convs
 from reslab.spec.errors import invalid
 from reslab.spec.layout import order_text, receptive_field, stem_ops
+from reslab.spec.toml_files import is_toml
 from reslab.spec.zoo import ARCHS
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ def summary(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="Model (`reslab models`), run or weights file.", autocompletion=complete_model
+            metavar="NAME",
+            help="Model (`reslab models`), TOML file, run or weights file.",
+            autocompletion=complete_model,
         ),
     ],
     input_size: InputSize = None,
@@ -73,7 +76,7 @@ def resolve_arch_and_input(
 def _load_arch(name: str) -> "Arch | None":
     """Return the architecture in the header of a run's weights, or None if `name` is no existing path."""
     path = Path(name)
-    if name in ARCHS or not path.exists():
+    if name in ARCHS or is_toml(name) or not path.exists():
         return None
     from reslab.training.run import load
 

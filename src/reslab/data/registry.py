@@ -18,7 +18,14 @@ from reslab.data.dataset_info import DatasetInfo, ReadResult
 from reslab.data.formats.cifar import CIFAR10_LAYOUT, CIFAR100_LAYOUT, read_cifar, read_cifar2
 from reslab.data.formats.class_names import CIFAR10_CLASSES, CIFAR100_CLASSES, DIGIT_CLASSES, FASHION_MNIST_CLASSES
 from reslab.data.formats.csv_table import is_csv, list_csv_paths
-from reslab.data.formats.image_files import list_csv_dataset, list_image_folder, open_csv, open_image_folder
+from reslab.data.formats.image_files import (
+    label_images,
+    list_csv_dataset,
+    list_image_folder,
+    open_csv,
+    open_image_folder,
+    open_listed_images,
+)
 from reslab.data.formats.imagenet import read_imagenet
 from reslab.data.formats.small import read_digits, read_mnist
 from reslab.data.image_datasets import SPLIT_TITLES, ImageDataset, ImageLocation, TensorImageDataset
@@ -32,6 +39,7 @@ from reslab.data.webdataset.dataset import (
 )
 from reslab.data.webdataset.remote import is_url
 from reslab.spec.errors import invalid, nearest, unknown_name
+from reslab.spec.plugins import Table
 from reslab.spec.preprocess import Preprocess
 
 
@@ -52,17 +60,47 @@ class DataFormat:
     has_columns: bool = False
 
 
-FORMATS: tuple[DataFormat, ...] = (
+_FORMATS = (
     DataFormat("csv", is_csv, open_csv, list_csv_dataset, list_csv_paths, has_columns=True),
     DataFormat("webdataset", has_shards, open_shards, list_shards, list_unlabeled_images),
     DataFormat("image-folder", Path.is_dir, open_image_folder, list_image_folder, list_unlabeled_images),
 )
-"""The formats in the order in which they are tried: a folder with tar files is a folder of shards."""
+FORMATS: Table[DataFormat] = Table("dataset format", {data_format.name: data_format for data_format in _FORMATS})
+"""The formats: registered ones are tried first, then these in order (a folder with tar files is one of shards)."""
+
+ImageReader = Callable[[Path], Mapping[str, Sequence[tuple[Path | str, str]]]]
+
+
+def register_format(name: str, *, matches: Callable[[Path], bool]) -> Callable[[ImageReader], ImageReader]:
+    """Return a decorator that registers a dataset format: paths for which `matches` is true are read by the function.
+
+    The function takes the path and returns the images by split (`train`, and `val` or `test` if there are any), each a
+    list of pairs of a file, relative to the path's folder, and the name of its class. Raises ValueError for a name that
+    is taken.
+    """
+
+    def register(read: ImageReader) -> ImageReader:
+        def open_path(path: Path, options: SplitOptions) -> DatasetSplits:
+            return open_listed_images(path, read(path), options)
+
+        def list_path(path: Path) -> DatasetListing:
+            files = label_images(path, read(path))
+            splits = {split: labeled.to_dataset(labeled.folder) for split, labeled in files.items()}
+            return DatasetListing(path.stem, str(path), files["train"].classes, splits)
+
+        def list_images(path: Path) -> list[Path]:
+            return [file for labeled in label_images(path, read(path)).values() for file in labeled.paths]
+
+        FORMATS.register(name, DataFormat(name, matches, open_path, list_path, list_images), read)
+        return read
+
+    return register
 
 
 def find_format(path: Path) -> DataFormat | None:
     """Return the format of the data at a path; None if it is of no format, such as a single image."""
-    return next((data_format for data_format in FORMATS if data_format.matches(path)), None)
+    formats = sorted(FORMATS.values(), key=lambda data_format: data_format.name not in FORMATS.plugin_of)
+    return next((data_format for data_format in formats if data_format.matches(path)), None)
 
 
 DATASETS: dict[str, DatasetInfo] = {

@@ -16,10 +16,12 @@ from reslab.nn.network import ResidualNetwork
 from reslab.nn.registry import NormLayer
 from reslab.spec.arch import Arch
 from reslab.spec.config import convert, from_dict, override
-from reslab.spec.errors import invalid, unknown_name
+from reslab.spec.errors import invalid
 from reslab.spec.layout import dilation_requirement
+from reslab.spec.plugins import check_plugins
 from reslab.spec.preprocess import Preprocess
-from reslab.spec.zoo import ARCHS, match_model_names
+from reslab.spec.toml_files import find_arch
+from reslab.spec.zoo import match_model_names
 
 # Names that timm gives to axes of ours.
 _ALIASES = {"in_chans": "in_channels"}
@@ -32,12 +34,8 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def get_arch(model: str | Arch) -> Arch:
-    """Return the architecture of this name, or the given one. Raises ValueError for an unknown name."""
-    if isinstance(model, Arch):
-        return model
-    if model not in ARCHS:
-        raise unknown_name("model", model, ARCHS, "`reslab models` lists them all")
-    return ARCHS[model]
+    """Return the architecture of this name or TOML file, or the given one. Raises ValueError for an unknown name."""
+    return model if isinstance(model, Arch) else find_arch(model)
 
 
 def resolve_arch(model: str | Arch, overrides: Mapping[str, Any]) -> Arch:
@@ -94,7 +92,7 @@ def create_model(
     norm_layer: NormLayer | None = None,
     **axes: Any,
 ) -> ResidualNetwork | FeatureNetwork:
-    """Create a network by name or from an `Arch`, with random or pretrained weights; any axis can be overridden.
+    """Create a network by name, TOML file or `Arch`, with random or pretrained weights; any axis can be overridden.
 
     `create_model("resnet20_cifar", order="bn-after-add", merge="shortcut-gate(-6)", shortcut="pad-split")`.
     torchvision's options are axes too: `groups`, `width_per_group`, `replace_stride_with_dilation` and
@@ -137,6 +135,7 @@ def load_network(path: str | Path, device: str | torch.device = "cpu") -> Residu
     if header["arch"] is None:
         step = "build the module and load read_tensors(path) into it"
         raise invalid("weights of a reslab network", f"{path} of another module", next_step=step)
+    check_plugins(header.get("plugins"), path)
     network = _empty_network(from_dict(Arch, header["arch"]), path)
     tensors = read_tensors(path)
     check_values(tensors, network.state_dict(), path)

@@ -68,7 +68,7 @@ def builder(family: Family, *names: str) -> Callable[[BuilderT], BuilderT]:
 CONTEXT: dict[Family, tuple[str, ...]] = {
     Family.LAYER: ("site", "size", "stride"),
     Family.CONV: ("site", "spec", "bias"),
-    Family.NORM: ("channels", "eps", "momentum"),
+    Family.NORM: ("channels", "eps", "momentum", "dims"),
     Family.ACT: (),
 }
 
@@ -90,7 +90,7 @@ def register_operation(
     * `layer`: `site` (`Site`, with `site.channels`). With `size` and `stride` it is a pool: `name3/2` gives both, and
       in a block without them it takes the block's stride. `places` are block, stem, transition and head.
     * `conv`: `site`, `spec` (`ConvSpec`: channels, kernel, stride, groups, dilation) and `bias`.
-    * `norm`: `channels`, `eps` and `momentum`.
+    * `norm`: `channels`, `eps`, `momentum` and `dims`, the dimension of the maps.
     * `act`: none. `gain` is that of a scaled-standardized convolution after it.
 
     The description is by default the docstring. Raises ValueError for a name that is taken, or a parameter without a

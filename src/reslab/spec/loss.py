@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.grammar import Op, parse_ops
+from reslab.spec.plugins import Table
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class LossType:
     choices: tuple[str, ...] = ()
 
 
-LOSSES: dict[str, LossType] = {
+_LOSSES: dict[str, LossType] = {
     "cross-entropy": LossType("cross-entropy", "the mean of -sum_c t_c log p_c"),
     "bce": LossType(
         "bce(0.2)",
@@ -31,6 +32,7 @@ LOSSES: dict[str, LossType] = {
         (("gamma", 0.0, 100.0, 2.0), ("alpha", 0.0, 1.0, 0.25)),
     ),
 }
+LOSSES: Table[LossType] = Table("loss", _LOSSES, is_word_of_grammar=True)
 
 
 @dataclass(frozen=True)

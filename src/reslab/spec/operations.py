@@ -265,10 +265,10 @@ _ACTS: dict[str, Operation] = {
 
 # Users add theirs with `reslab.register_operation`.
 OPERATIONS: dict[Family, Table[Operation]] = {
-    Family.LAYER: Table("layer", _LAYERS),
-    Family.CONV: Table("kind of convolution", _CONVS),
-    Family.NORM: Table("kind of norm", _NORMS),
-    Family.ACT: Table("kind of activation", _ACTS),
+    Family.LAYER: Table("layer", _LAYERS, is_word_of_grammar=True),
+    Family.CONV: Table("kind of convolution", _CONVS, is_word_of_grammar=True),
+    Family.NORM: Table("kind of norm", _NORMS, is_word_of_grammar=True),
+    Family.ACT: Table("kind of activation", _ACTS, is_word_of_grammar=True),
 }
 
 

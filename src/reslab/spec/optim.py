@@ -4,8 +4,20 @@ import re
 from dataclasses import dataclass
 
 from reslab.spec.errors import invalid, unknown_name
+from reslab.spec.plugins import Table
 
-SCHEDULES = ("constant", "multistep", "cosine", "one-cycle", "linear", "poly", "plateau")
+SCHEDULES: Table[str] = Table(
+    "schedule",
+    {
+        "constant": "1",
+        "multistep": "times gamma at each milestone",
+        "cosine": "half a cosine to final_factor",
+        "one-cycle": "up and down by half a cosine each",
+        "linear": "a line to final_factor",
+        "poly": "(1 - clock)^power",
+        "plateau": "times gamma after patience evaluations without a better error",
+    },
+)
 WARMUPS = ("linear", "constant")
 
 _DURATION = re.compile(r"(?P<count>\d+(?:_\d+)*(?:\.\d+)?)\s*(?P<kilo>k?)\s*(?P<unit>epochs?|steps?)$")
@@ -115,15 +127,18 @@ class ScheduleConfig:
 BUILTIN_OPTIMIZERS = ("sgd", "adamw", "lamb", "muon")
 # torch.optim's classes in lower case, without those that need a closure, sparse gradients or only matrices.
 TORCH_OPTIMIZERS = ("adadelta", "adafactor", "adagrad", "adam", "adamax", "asgd", "nadam", "radam", "rmsprop", "rprop")
-OPTIMIZERS = (*BUILTIN_OPTIMIZERS, *TORCH_OPTIMIZERS)
 TIMM_PREFIX = "timm."
 
 _TYPICAL_LRS = {"sgd": 0.1, "asgd": 0.1, "muon": 0.02, "lamb": 0.005, "adagrad": 0.01, "adadelta": 1.0, "rprop": 0.01}
+OPTIMIZERS: Table[float] = Table(
+    "optimizer", {name: _TYPICAL_LRS.get(name, 0.001) for name in (*BUILTIN_OPTIMIZERS, *TORCH_OPTIMIZERS)}
+)
+"""The optimizers by name, each with a learning rate of usual size at a batch of about 128."""
 
 
 def typical_lr(name: str) -> float:
     """Return a learning rate of usual size for an optimizer, by name, at a batch of about 128."""
-    return _TYPICAL_LRS.get(name, 0.001)
+    return OPTIMIZERS.get(name, 0.001)
 
 
 OptimizerKwarg = bool | int | float | str | None | tuple[float, ...]

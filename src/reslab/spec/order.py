@@ -10,11 +10,12 @@ Without `|` the layout is written out in full.
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reslab.spec.errors import invalid, unknown_name
 from reslab.spec.grammar import Op, parse_ops
 from reslab.spec.operations import Family, Place, get_operation, is_pool, layer_names, parse_kind
+from reslab.spec.plugins import Table
 
 PREACT_CONDITIONS = ("projects", "changes", "first", "always")
 
@@ -49,7 +50,7 @@ _PREACT = Order(
     projection_norm=False,
 )
 
-ORDERS: dict[str, Order] = {
+_ORDERS: dict[str, Order] = {
     "original": Order(
         "conv norm act | conv norm + act", "He et al. 2015, arXiv:1512.03385, Fig. 2; He et al. 2016, Fig. 4(a)"
     ),
@@ -144,6 +145,19 @@ ORDERS: dict[str, Order] = {
         stem_ops="act",
     ),
 }
+ORDERS: Table[Order] = Table("order", _ORDERS)
+
+
+def register_order(name: str, order: Order | str, *, reference: str = "") -> Order:
+    """Register an order, or a layout whose properties follow from it (`get_order`), for the axis `order`; return it.
+
+    Raises ValueError for a name that is taken, and for a layout that is none.
+    """
+    value = get_order(order) if isinstance(order, str) else order
+    value = replace(value, reference=reference) if reference else value
+    parse_ops(value.layout)
+    ORDERS.register(name, value)
+    return value
 
 
 @dataclass(frozen=True)

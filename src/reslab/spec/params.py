@@ -96,10 +96,11 @@ def signature_params(function: Callable[..., Any], context: Sequence[str]) -> tu
     hints = typing.get_type_hints(function.__init__ if isinstance(function, type) else function, include_extras=True)  # type: ignore[misc]
     params = []
     for name, parameter in inspect.signature(function).parameters.items():
-        if name in context:
+        is_variable = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if name in context or (is_variable and isinstance(function, type)):  # `nn.Module.__init__(*args, **kwargs)`
             continue
         what = f"{name} of {getattr(function, '__name__', function)}"
-        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+        if is_variable or parameter.kind is parameter.POSITIONAL_ONLY:
             raise invalid(f"named parameters, beside {', '.join(context)}", what, f"{name}: float = 1.0")
         params.append(_signature_param(name, hints.get(name), parameter.default, what))
     return tuple(params)

@@ -19,6 +19,8 @@ from reslab.spec.errors import invalid, nearest
 T = TypeVar("T")
 GROUP = "reslab"
 _NAME_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*$")
+# A digit at the end of an operation would be its size (`maxpool3`).
+_WORD_OF_GRAMMAR = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(?<!\d)$")
 _WORD_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 _loading: list[str] = []
 
@@ -30,30 +32,37 @@ class Table(dict[str, T]):
     so that opening it needs the plugin; an architecture or a recipe is saved with all its values instead.
     """
 
-    def __init__(self, kind: str, builtin: Mapping[str, T], is_saved: bool = True) -> None:
+    def __init__(
+        self, kind: str, builtin: Mapping[str, T], is_saved: bool = True, is_word_of_grammar: bool = False
+    ) -> None:
         super().__init__(builtin)
         self.kind, self.is_saved = kind, is_saved
+        self._pattern = _WORD_OF_GRAMMAR if is_word_of_grammar else _NAME_PATTERN
         self.plugin_of: dict[str, str] = {}
         TABLES.append(self)
 
     def register(self, name: str, value: T, source: object = None) -> None:
-        """Add a value under a name; the same value (or one with the same `source` function) may come again.
+        """Add a value under a name; an equal value, or one of the same `source` function, may come again.
 
         Raises ValueError for a name that is no word of the grammar, is built in, or has another value.
         """
-        if not _NAME_PATTERN.match(name):
-            raise invalid(f"a name of a {self.kind} of letters, digits and -", repr(name), "'my-name'")
+        if not self._pattern.match(name):
+            required = f"a name of a {self.kind} of letters, digits and -"
+            required += ", without a digit at its end" if self._pattern is _WORD_OF_GRAMMAR else ""
+            raise invalid(required, repr(name), "'my-name'")
         if name in self and name not in self.plugin_of:
             raise invalid(f"a new name for a {self.kind}", f"{name!r}, which is built in", f"'my-{name}'")
-        if name in self and not (self[name] is value or self._is_same_source(name, source)):
+        if name in self and not self._is_same(name, value, source):
             got = f"{name!r}, which the plugin {self.plugin_of[name]} has registered"
             raise invalid(f"a new name for a {self.kind}", got, f"'my-{name}'")
         self.plugin_of[name] = _current_plugin()
         self[name] = value
         _sources[self.kind, name] = source
 
-    def _is_same_source(self, name: str, source: object) -> bool:
-        return source is not None and _sources.get((self.kind, name)) is source
+    def _is_same(self, name: str, value: T, source: object) -> bool:
+        if source is None:
+            return self[name] == value
+        return _sources.get((self.kind, name)) is source
 
 
 TABLES: list[Table[Any]] = []
@@ -92,7 +101,7 @@ def load_plugins(*names: str, entry_point_group: str = GROUP) -> tuple[str, ...]
             entry_point.load()
             loaded.append(name)
     for name in names:
-        if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
+        if name.endswith(".py") or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
             nearest_name = Path(name).stem if name.endswith(".py") else ""
             raise invalid("a plugin as the name of a module", repr(name), nearest_name)
         with _as_plugin(name):

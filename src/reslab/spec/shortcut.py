@@ -103,6 +103,7 @@ SHORTCUTS: Table[ShortcutType] = Table(
             has_weights=True,
         ),
     },
+    is_word_of_grammar=True,
 )
 
 
@@ -216,6 +217,7 @@ MERGE_OPS: Table[MergeOp] = Table(
             factor="gamma",
         ),
     },
+    is_word_of_grammar=True,
 )
 
 

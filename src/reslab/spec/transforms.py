@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
+from reslab.spec.plugins import Table
+
 CUSTOM_NAME, TORCHVISION_NAME = "callable", "torchvision"
 
 
@@ -435,5 +437,5 @@ _SPECS = (
         other_names=("cut-mix",),
     ),
 )
-TRANSFORMS: dict[str, TransformSpec] = {spec.name: spec for spec in _SPECS}
+TRANSFORMS: Table[TransformSpec] = Table("transform", {spec.name: spec for spec in _SPECS})
 BATCH_NAMES = tuple(spec.name for spec in _SPECS if spec.kind is TransformKind.BATCH)

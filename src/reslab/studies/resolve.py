@@ -17,8 +17,8 @@ from reslab.spec.arch import Arch, parse_arch_overrides
 from reslab.spec.errors import invalid
 from reslab.spec.optim import parse_duration
 from reslab.spec.recipe import Recipe, apply_recipe_overrides
-from reslab.spec.recipes import get_recipe
 from reslab.spec.study import FULL_PRESET, AnalysisRequest, RowSpec, ScalePreset, Study
+from reslab.spec.toml_files import find_recipe
 from reslab.training.options import (
     TrainOptions,
     apply_recipe_defaults,
@@ -169,7 +169,7 @@ def resolve_row(
 
 def resolve_recipe(name: str, overrides: Mapping[str, Any], device: torch.device) -> Recipe | None:
     """Return the recipe with its overrides, in the precision of the device; None for an empty name."""
-    return resolve_precision(apply_recipe_overrides(get_recipe(name), overrides)[0], device) if name else None
+    return resolve_precision(apply_recipe_overrides(find_recipe(name), overrides)[0], device) if name else None
 
 
 @cache

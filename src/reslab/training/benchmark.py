@@ -15,7 +15,7 @@ from reslab.runtime.memory import MemoryTracker
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid
 from reslab.spec.recipe import DistillConfig, Recipe
-from reslab.spec.recipes import get_recipe
+from reslab.spec.toml_files import find_recipe
 from reslab.training.loop import AUTOCAST_DTYPES, TrainStep, make_grad_scaler
 from reslab.training.optim.factory import build_optimizer
 
@@ -51,7 +51,7 @@ class TrainStepBenchmark:
 
 def fast_recipe(device: torch.device) -> Recipe:
     """Return the fastest recipe for this kind of device: `fast-gpu` on CUDA, `fast-cpu` elsewhere."""
-    return get_recipe("fast-gpu" if device.type == "cuda" else "fast-cpu")
+    return find_recipe("fast-gpu" if device.type == "cuda" else "fast-cpu")
 
 
 def resolve_fast_recipe(device: torch.device, precision: str = "auto", compiled: bool | None = None) -> Recipe:

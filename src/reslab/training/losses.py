@@ -7,6 +7,7 @@ of the whole batch. Also here: weight penalties and knowledge distillation.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,8 @@ from torch.nn import functional
 from reslab.data.dataset import DatasetSplits
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.errors import invalid
-from reslab.spec.loss import LossSpec, parse_class_weights, parse_loss
+from reslab.spec.loss import LOSSES, LossSpec, LossType, parse_class_weights, parse_loss
+from reslab.spec.params import signature_params
 from reslab.spec.preprocess import Preprocess
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
@@ -123,9 +125,63 @@ class BinaryFocalLoss:
         return (losses if self.weights is None else losses * self.weights.to(outputs)).sum(1).mean()
 
 
+_LOSS_FUNCTIONS: dict[str, Callable[..., Tensor]] = {}
+LossFunctionT = TypeVar("LossFunctionT", bound=Callable[..., Tensor])
+
+
+def register_loss(name: str, *, reference: str = "") -> Callable[[LossFunctionT], LossFunctionT]:
+    """Return a decorator that registers a loss for the recipe key `loss`.
+
+    The function takes the logits `outputs` (N, C) and the `targets` as probabilities (N, C), with label smoothing, and
+    returns one number a sample (N,). Further parameters are numbers, in brackets after the name; it is called in at
+    least float32. Raises ValueError for a name that is taken, and a parameter that is no number.
+    """
+
+    def register(function: LossFunctionT) -> LossFunctionT:
+        params = signature_params(function, ("outputs", "targets"))
+        if any(param.type is str or param.required for param in params):
+            raise invalid(
+                f"numbers with defaults as the parameters of the loss {name}", "another", "gamma: float = 2.0"
+            )
+        numbers = tuple((param.name, param.low, param.high, float(param.default or 0)) for param in params)
+        example = f"{name}({','.join(f'{default:g}' for *_, default in numbers)})" if numbers else name
+        LOSSES.register(name, LossType(example, reference, numbers), function)
+        _LOSS_FUNCTIONS[name] = function
+        return function
+
+    return register
+
+
+@dataclass(frozen=True, eq=False)
+class RegisteredLoss:
+    """The mean over samples of a registered function of logits and smoothed targets; `weights` (C,) scale samples.
+
+    The weight of a sample is sum_c w_c t_c, that of its class if it has one.
+    """
+
+    function: Callable[..., Tensor]
+    args: dict[str, float | None]
+    smoothing: float = 0.0
+    weights: Tensor | None = None
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        outputs = _at_least_float32(outputs)
+        losses = self.function(outputs, dense_targets(outputs, targets, self.smoothing), **self.args)
+        if losses.shape != outputs.shape[:1]:
+            raise invalid(f"a loss of each of the {len(outputs)} samples", f"the shape {tuple(losses.shape)}")
+        if self.weights is not None:
+            losses = losses * (dense_targets(outputs, targets) * self.weights.to(outputs)).sum(1)
+        return losses.mean()
+
+
 def build_loss(expression: str, smoothing: float = 0.0, weights: Tensor | None = None) -> LossFn:
     """Build the loss of an expression, without `distill`. Raises ValueError like `parse_loss`."""
     spec = parse_loss(expression)
+    if spec.name in _LOSS_FUNCTIONS:
+        names = [name for name, *_ in LOSSES[spec.name].params]
+        return RegisteredLoss(
+            _LOSS_FUNCTIONS[spec.name], dict(zip(names, spec.params, strict=True)), smoothing, weights
+        )
     builders: dict[str, Callable[[LossSpec], LossFn]] = {
         "cross-entropy": lambda _: CrossEntropy(smoothing, weights),
         "bce": lambda spec: BinaryCrossEntropy(spec.params[0], spec.choice == "sum", smoothing, weights),

@@ -23,7 +23,8 @@ from reslab.spec.optim import parse_duration
 from reslab.spec.order import op_stride
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe, expand_recipe_keys
-from reslab.spec.recipes import RECIPES, get_recipe
+from reslab.spec.recipes import RECIPES
+from reslab.spec.toml_files import find_recipe
 from reslab.spec.zoo import ARCHS
 from reslab.training.image_size import output_size, scale_transform
 from reslab.training.losses import LossFn
@@ -206,7 +207,7 @@ def recipe_defaults(options: TrainOptions) -> Recipe:
     overrides = {
         key: value for key, value in options.recipe_overrides.items() if key.partition(".")[0] in RECIPE_DEFAULT_KEYS
     }
-    return override(get_recipe(base) if isinstance(base, str) else base, overrides, kind="recipe key")
+    return override(find_recipe(base) if isinstance(base, str) else base, overrides, kind="recipe key")
 
 
 def apply_recipe_defaults(options: TrainOptions) -> tuple[TrainOptions, tuple[str, ...]]:

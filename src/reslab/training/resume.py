@@ -17,7 +17,7 @@ from reslab.spec.config import to_dict
 from reslab.spec.errors import invalid
 from reslab.spec.optim import parse_duration
 from reslab.spec.recipe import Recipe, apply_recipe_overrides
-from reslab.spec.recipes import get_recipe
+from reslab.spec.toml_files import find_recipe
 from reslab.training.checkpoint import has_train_checkpoint, load_train_checkpoint, parse_snapshot_interval
 from reslab.training.options import AUTO, PUBLISHED_WEIGHTS, TrainOptions, describe_pretrained, qualified_name
 from reslab.training.run import Run
@@ -115,7 +115,7 @@ def _resume_recipe(options: TrainOptions, run: Run) -> Recipe:
     """Return the recorded recipe with the requested duration. Raises ValueError if another key differs."""
     recorded = run.recipe
     requested = options.recipe
-    if isinstance(requested, str) and get_recipe(requested).name != recorded.name:
+    if isinstance(requested, str) and find_recipe(requested).name != recorded.name:
         raise conflict_error("recipe", requested, recorded.name)
     base = requested if isinstance(requested, Recipe) else recorded
     resolved, _ = apply_recipe_overrides(base, options.recipe_overrides)

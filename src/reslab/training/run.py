@@ -24,6 +24,7 @@ from reslab.spec.arch import Arch
 from reslab.spec.arch_limits import check_arch_size
 from reslab.spec.config import from_dict, to_dict
 from reslab.spec.errors import invalid
+from reslab.spec.plugins import check_plugins, required_plugins
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe
 from reslab.spec.zoo import ARCHS
@@ -61,7 +62,7 @@ class Run:
         try:
             with lock_run(path):
                 require_empty_dir(path)  # another process may have created a run in the meantime
-                write_atomic(path / "run.json", _to_json(metadata))
+                write_atomic(path / "run.json", _to_json(_with_plugins(metadata)))
         except DiskFullError:
             raise
         except OSError as error:
@@ -70,7 +71,7 @@ class Run:
 
     def update(self, **values: Any) -> None:
         """Set values in run.json and keep the others."""
-        self.metadata = {**self.metadata, **values}
+        self.metadata = _with_plugins({**self.metadata, **values})
         write_atomic(self.path / "run.json", _to_json(self.metadata))
 
     def discard(self) -> None:
@@ -179,6 +180,12 @@ def _format_value(value: Any) -> str:
     return ",".join(map(_format_value, value)) if isinstance(value, list) else str(value)
 
 
+def _with_plugins(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata with the plugins that its network, recipe and preprocessing need, if any."""
+    plugins = required_plugins(metadata["model"]["arch"], metadata["recipe"], metadata["data"]["preprocess"])
+    return {**metadata, "plugins": plugins} if plugins else dict(metadata)
+
+
 def _to_json(metadata: Mapping[str, Any]) -> bytes:
     text = json.dumps(with_checksum(metadata), indent=2, ensure_ascii=False)
     return (text + "\n").encode("utf-8", errors="surrogateescape")
@@ -231,6 +238,7 @@ _OPTIONAL_TYPES: dict[str, tuple[type, ...]] = {
     "workers": (int,),
     "resume_commands": (list,),
     "temperature": (dict, _NONE),
+    "plugins": (dict,),
 }
 _RESULT_TYPES: dict[str, tuple[type, ...]] = {"result.top1": (int, float), "result.loss": (int, float)}
 
@@ -242,6 +250,7 @@ def _check_metadata(fields: Mapping[str, Any], file: Path) -> None:
     if fields.get("result") is not None:
         require_types(fields, _RESULT_TYPES, file)
     require_strings(fields["data"]["classes"], "data.classes", file)
+    check_plugins(fields.get("plugins"), file)
     values = {"model.arch": (Arch, fields["model"]["arch"]), "recipe": (Recipe, fields["recipe"])}
     values["data.preprocess"] = (Preprocess, fields["data"]["preprocess"])
     for key, (cls, value) in values.items():

@@ -25,7 +25,7 @@ from reslab.spec.config import to_dict
 from reslab.spec.errors import invalid
 from reslab.spec.optim import parse_duration
 from reslab.spec.recipe import Recipe, apply_recipe_overrides, scale_lr
-from reslab.spec.recipes import get_recipe
+from reslab.spec.toml_files import find_recipe
 from reslab.training.activation_checkpointing import require_blocks
 from reslab.training.checkpoint import snapshot_interval_steps
 from reslab.training.evaluation.loop import check_loss, check_outputs, precision_advice
@@ -399,7 +399,7 @@ def _resolve_recipe(
     if base is None:
         resized = bool(image_size.size) and fixed_image_size(data) is None
         base = default_recipe(data.name, input_size, pretrained, resized)
-    base = get_recipe(base) if isinstance(base, str) else base
+    base = find_recipe(base) if isinstance(base, str) else base
     recipe, messages = apply_recipe_overrides(base, options.recipe_overrides)
     recipe = _fit_recipe(recipe, options, data, image_size)
     num_samples = len(data.split("train"))

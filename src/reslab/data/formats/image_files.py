@@ -88,6 +88,36 @@ def open_csv(csv_path: Path, options: SplitOptions) -> DatasetSplits:
     return replace(data, split_record={**data.split_record, "columns": dict(columns)}) if columns else data
 
 
+def open_listed_images(
+    path: Path, images: Mapping[str, Sequence[tuple[Path | str, str]]], options: SplitOptions
+) -> DatasetSplits:
+    """Open image files that are listed with their class names, by split; `train` is required.
+
+    Paths are relative to the folder of `path`, or to `path` itself if it is one. Raises ValueError for a split without
+    images, other classes than in training, and for unreadable images unless they may be skipped.
+    """
+    path = path.resolve()
+    root = path if path.is_dir() else path.parent
+    return _open_files(path, root, label_images(path, images), options)
+
+
+def label_images(path: Path, images: Mapping[str, Sequence[tuple[Path | str, str]]]) -> dict[str, LabeledFiles]:
+    """Return listed images with the number of their class: that of its name in alphabetical order."""
+    if not images.get("train"):
+        raise invalid(f"images of the split train in {path}", f"the splits {', '.join(images) or 'none'}")
+    root = path if path.is_dir() else path.parent
+    classes = tuple(sorted({name for _, name in images["train"]}))
+    files_by_split = {}
+    for split, pairs in images.items():
+        unknown = sorted({name for _, name in pairs} - set(classes))
+        if unknown:
+            raise invalid(f"the classes of train ({', '.join(classes[:5])})", f"{unknown[0]} in {split} of {path}")
+        ordered = sorted((classes.index(name), root / file) for file, name in pairs)
+        labels, paths = tuple(label for label, _ in ordered), tuple(file for _, file in ordered)
+        files_by_split[split] = LabeledFiles(root, classes, paths, labels)
+    return files_by_split
+
+
 def _open_files(
     location: Path,
     root: Path,

@@ -1,8 +1,9 @@
 """The functions behind every transform, and one step of a pipeline: a transform with its arguments."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,9 +13,18 @@ from reslab.data.rng import RandomDraws
 from reslab.data.transforms import color, geometric, ops, third_party
 from reslab.data.transforms.rand_augment import rand_augment
 from reslab.spec.errors import invalid
+from reslab.spec.params import Param, signature_params
 from reslab.spec.transform_args import bind_args
 from reslab.spec.transform_grammar import TransformCall
-from reslab.spec.transforms import BATCH_NAMES, CUSTOM_NAME, TORCHVISION_NAME, TRANSFORMS, TransformKind
+from reslab.spec.transforms import (
+    BATCH_NAMES,
+    CUSTOM_NAME,
+    TORCHVISION_NAME,
+    TRANSFORMS,
+    TransformArg,
+    TransformKind,
+    TransformSpec,
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,61 @@ _WITHOUT_TORCHVISION = {
     *(name for name, functions in FUNCTIONS.items() if functions.batch is not None),
     *("vertical-flip", *BATCH_NAMES, CUSTOM_NAME),
 }
+
+
+TransformFunctionT = TypeVar("TransformFunctionT", bound=Callable[..., Any])
+
+
+def register_transform(
+    name: str, *, kind: str = TransformKind.COLOR, reference: str = "", summary: str = "", unit_range: bool = False
+) -> Callable[[TransformFunctionT], TransformFunctionT]:
+    """Return a decorator that registers a transform of one image (C, H, W), uint8 or float from 0 to 1.
+
+    The function takes the image, random numbers (`draws`, `reslab.data.rng.RandomDraws`) if it has such a parameter,
+    and arguments by its signature. `kind`:
+
+    * `color`: boxes and masks stay. `policy`: an image with boxes or masks is an error.
+    * `geometric`: the function takes `inpt`, an image, a mask or boxes, and `size`, the image's height and width.
+
+    `unit_range` requires floats from 0 to 1. Raises ValueError for a name that is taken, or a parameter without a type.
+    """
+    transform_kind = TransformKind(kind)
+    if transform_kind not in (TransformKind.COLOR, TransformKind.POLICY, TransformKind.GEOMETRIC):
+        raise invalid("kind color, policy or geometric", kind, "color")
+
+    def register(function: TransformFunctionT) -> TransformFunctionT:
+        params = signature_params(function, ("image", "inpt", "draws", "size"))
+        args = tuple(_to_transform_arg(param) for param in params)
+        required = ",".join(param.example for param in params if param.required)
+        first_line = (function.__doc__ or "").strip().partition("\n")[0]
+        spec = TransformSpec(
+            name, transform_kind, summary or first_line, f"{name}({required})" if required else name, reference, args
+        )
+        TRANSFORMS.register(name, spec, function)
+        call = _TransformCall(function, "draws" in inspect.signature(function).parameters)
+        is_geometric = transform_kind is TransformKind.GEOMETRIC
+        FUNCTIONS[name] = TransformFunctions(
+            image=None if is_geometric else call, move=call if is_geometric else None, unit_range=unit_range
+        )
+        return function
+
+    return register
+
+
+@dataclass(frozen=True)
+class _TransformCall:
+    """A registered function, called with or without the draws."""
+
+    function: Callable[..., Any]
+    has_draws: bool
+
+    def __call__(self, image: Any, draws: RandomDraws, *args: Any) -> Any:
+        return self.function(image, draws, *args) if self.has_draws else self.function(image, *args)
+
+
+def _to_transform_arg(param: Param) -> TransformArg:
+    default = param.default if isinstance(param.default, float | int | str) else None
+    return TransformArg(param.name, "", param.type, param.low, param.high, param.choices, default)
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,8 @@ def _check_values(fields: Mapping[str, Any], what: str) -> None:
         require_strings(fields["classes"], "classes", what)
     if fields["preprocess"] is not None:
         _convert(Preprocess, fields["preprocess"], "preprocess", what)
+    if not isinstance(fields.get("plugins", {}), dict):
+        raise invalid("plugins as an object", f"{str(fields['plugins'])[:40]!r} in {what}", next_step=_NEXT_STEP)
     temperature = fields.get("temperature")
     if temperature is not None:
         value: Any = temperature.get("value") if isinstance(temperature, dict) else temperature

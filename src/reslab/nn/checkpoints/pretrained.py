@@ -36,6 +36,7 @@ from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import Arch
 from reslab.spec.config import from_dict
 from reslab.spec.errors import invalid
+from reslab.spec.plugins import check_plugins
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo import ARCHS
 
@@ -213,6 +214,7 @@ def load_pretrained(
         published = resolve_pretrained(network.arch.name, source)
         checkpoint = fetch_published(published)
     checkpoint = replace(checkpoint, messages=(*checkpoint.messages, *published.messages))
+    check_plugins(checkpoint.header.get("plugins"), "the file")
     implied = from_dict(Arch, checkpoint.header["arch"]) if checkpoint.header.get("arch") else ARCHS.get(published.arch)
     extra_warnings = []
     if implied is not None and (axes := differing_axes(network.arch, implied)):

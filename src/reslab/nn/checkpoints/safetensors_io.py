@@ -18,6 +18,7 @@ from reslab.runtime.files import atomic_path
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
 from reslab.spec.errors import invalid
+from reslab.spec.plugins import required_plugins
 
 _HEADER_KEY = "reslab"
 
@@ -45,6 +46,8 @@ def save_weights(path: str | Path, model: nn.Module, metadata: Mapping[str, Any]
         header["arch"] = to_dict(network.arch)
         header["classes"] = list(network.classes) if network.classes else None
         header["preprocess"] = to_dict(network.preprocess)
+        plugins = required_plugins(header["arch"], header["preprocess"])
+        header |= {"plugins": plugins} if plugins else {}
     save_state_dict(path, network.state_dict(), header | dict(metadata or {}))
 
 

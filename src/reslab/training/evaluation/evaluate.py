@@ -23,6 +23,7 @@ from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe
+from reslab.spec.toml_files import is_toml
 from reslab.spec.zoo import ARCHS
 from reslab.training.evaluation.loop import Evaluation, average_evaluations, evaluate_batches
 from reslab.training.evaluation.tta import TTATransforms
@@ -199,7 +200,7 @@ def _resolve_size(target: ModelLike, data: DatasetSplits, options: EvaluateOptio
         return replace(data, preprocess=resize_preprocess(data.preprocess, options.image_size, fixed_image_size(data)))
     if options.eval_transform is not None or not isinstance(target, str | Arch | ResidualNetwork):
         return data
-    if isinstance(target, str) and target not in ARCHS:
+    if isinstance(target, str) and target not in ARCHS and not is_toml(target):
         return data
     recipe = replace(Recipe("", ""), eval_transform=data.preprocess.transform)
     size = choose_image_size(data, recipe, {}, described_size(target, split_overrides(options.overrides)[1]))

@@ -3,13 +3,13 @@
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from reslab.spec.errors import invalid, unknown_name
-from reslab.spec.optim import TIMM_PREFIX, TORCH_OPTIMIZERS, OptimizerConfig, parse_optimizer_kwargs
+from reslab.spec.optim import OPTIMIZERS, TIMM_PREFIX, TORCH_OPTIMIZERS, OptimizerConfig, parse_optimizer_kwargs
 from reslab.training.optim.lamb import Lamb
 from reslab.training.optim.muon import Muon
 
@@ -61,15 +61,34 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     return factory(groups, **kwargs)
 
 
+FACTORIES: dict[str, OptimizerFactory] = {
+    "sgd": torch.optim.SGD,
+    "adamw": torch.optim.AdamW,
+    "lamb": Lamb,
+    "muon": Muon,
+}
+OptimizerFactoryT = TypeVar("OptimizerFactoryT", bound=OptimizerFactory)
+
+
+def register_optimizer(name: str, *, typical_lr: float = 0.001) -> Callable[[OptimizerFactoryT], OptimizerFactoryT]:
+    """Return a decorator that registers an optimizer for the recipe key `optimizer`.
+
+    It takes the parameter groups and `lr`; other parameters are set by the keys `optimizer.betas`, `optimizer.eps` and
+    `optimizer.kwargs`. `typical_lr` is a learning rate of usual size at a batch of about 128. Raises ValueError for a
+    name that is taken.
+    """
+
+    def register(factory: OptimizerFactoryT) -> OptimizerFactoryT:
+        OPTIMIZERS.register(name, typical_lr, factory)
+        FACTORIES[name] = factory
+        return factory
+
+    return register
+
+
 def _optimizer_factory(name: str) -> OptimizerFactory:
-    factories: dict[str, OptimizerFactory] = {
-        "sgd": torch.optim.SGD,
-        "adamw": torch.optim.AdamW,
-        "lamb": Lamb,
-        "muon": Muon,
-    }
-    if name in factories:
-        return factories[name]
+    if name in FACTORIES:
+        return FACTORIES[name]
     if name in TORCH_OPTIMIZERS:
         return next(getattr(torch.optim, attribute) for attribute in dir(torch.optim) if attribute.lower() == name)
     return _timm_factory(name.removeprefix(TIMM_PREFIX))

@@ -1,10 +1,10 @@
 """Learning-rate schedules: the rate as a function of the step, and the state of `plateau`."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from reslab.spec.optim import ScheduleConfig, parse_duration, parse_warmup_error
+from reslab.spec.optim import SCHEDULES, ScheduleConfig, parse_duration, parse_warmup_error
 from reslab.spec.recipe import Recipe
 from reslab.training.early_stopping import PatienceCounter
 
@@ -61,13 +61,32 @@ def lr_factor(
     if schedule.name == "plateau":
         return schedule.gamma ** sum(step >= drop_step for drop_step in drop_steps)
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    if schedule.name == "cosine":
-        return _half_cosine(1.0, schedule.final_factor, progress)
-    if schedule.name == "linear":
-        return 1.0 + (schedule.final_factor - 1.0) * progress
-    if schedule.name == "poly":
-        return (1.0 - progress) ** schedule.power
-    return 1.0
+    return CURVES[schedule.name](progress, schedule)
+
+
+Curve = Callable[[float, ScheduleConfig], float]
+CURVES: dict[str, Curve] = {
+    "constant": lambda progress, schedule: 1.0,
+    "cosine": lambda progress, schedule: _half_cosine(1.0, schedule.final_factor, progress),
+    "linear": lambda progress, schedule: 1.0 + (schedule.final_factor - 1.0) * progress,
+    "poly": lambda progress, schedule: (1.0 - progress) ** schedule.power,
+}
+"""The schedules that are functions of the share of the run that is over, from 0 to 1 after the warm-up."""
+
+
+def register_schedule(name: str) -> Callable[[Curve], Curve]:
+    """Return a decorator that registers a learning-rate schedule for the recipe key `schedule`.
+
+    The function takes the share of the run that is over (from 0 to 1 after the warm-up) and the `ScheduleConfig`, and
+    returns the factor on `optimizer.lr`. Raises ValueError for a name that is taken.
+    """
+
+    def register(curve: Curve) -> Curve:
+        SCHEDULES.register(name, (curve.__doc__ or "").partition("\n")[0], curve)
+        CURVES[name] = curve
+        return curve
+
+    return register
 
 
 def _count_warmup_steps(
