@@ -9,7 +9,6 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import entry_points
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -95,6 +94,8 @@ def load_plugins(*names: str, entry_point_group: str = GROUP) -> tuple[str, ...]
     A module in the current folder is found too. Raises ValueError for a module that does not exist or cannot be
     imported.
     """
+    from importlib.metadata import entry_points  # here, because it is slow to import
+
     loaded = []
     for entry_point in entry_points(group=entry_point_group):
         with _as_plugin(entry_point.value.partition(":")[0]) as name:
