@@ -44,7 +44,9 @@ def sample_mistakes(count: int, num_classes: int, side: int = 8) -> list[Misclas
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
     return [
-        MisclassifiedImage(image, n % num_classes, (n + 1) % num_classes, 0.5 + 0.4 * n / count, f"img/{n:04d}.png")
+        MisclassifiedImage(
+            image, n % num_classes, (n + 1) % num_classes, 0.5 + 0.4 * n / count, 1 + n / count, f"img/{n:04d}.png"
+        )
         for n, image in enumerate(images)
     ]
 

@@ -10,13 +10,21 @@ import pytest
 import torch
 from torch import nn
 
-from reslab.nn.checkpoints.safetensors_io import read_header
+from reslab.data.registry import open_dataset
+from reslab.deploy.export.export import export
+from reslab.deploy.predict import predict
+from reslab.nn.checkpoints.safetensors_io import read_header, read_tensors
+from reslab.runtime.distributed import ProcessGroup
 from reslab.runtime.interrupts import InterruptHandler, TrainingInterrupted
 from reslab.training.checkpoint import load_train_checkpoint
 from reslab.training.evaluation.evaluate import Evaluator
 from reslab.training.loop import TimedLoader
+from reslab.training.options import TrainOptions
 from reslab.training.run import InterimWeightsWarning, Run, interim_weights_path, load, run_weights_path
+from reslab.training.run_logger import RunLogger
+from reslab.training.setup import setup_run
 from reslab.training.train import train
+from reslab.training.trainer import Trainer
 
 Timeless = Callable[[Run], list[dict[str, Any]]]
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
@@ -136,17 +144,92 @@ def test_an_error_first_saves_the_last_whole_step(
     assert timeless(run) == timeless(digits_run)
 
 
-def test_an_error_within_a_step_keeps_the_checkpoint_before(tiny: dict[str, Any], tmp_path: Path) -> None:
-    calls: list[int] = []
+class Failing(nn.Module):
+    """A classifier of the digits with a running statistic; its forward fails at call `fails_at` in training mode."""
 
-    def loss(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        calls.append(1)  # the first is the trial before the folder is made
-        if len(calls) == 10:
-            raise RuntimeError("no kernel")
-        return nn.functional.cross_entropy(outputs, labels)
+    def __init__(self, fails_at: int = 0, error: Exception | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.fc = nn.BatchNorm2d(1), nn.Linear(64, 10)
+        self.fails_at, self.error, self.num_calls = fails_at, error, 0
 
-    with pytest.raises(RuntimeError, match="no kernel") as caught:
-        train(output=tmp_path / "run", loss=loss, **tiny)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.fc(self.norm(x).flatten(1))
+        self.num_calls += self.training
+        if self.error is not None and self.num_calls == self.fails_at:
+            raise self.error  # after the running statistics have moved
+        return outputs
+
+
+SHORT: dict[str, Any] = {
+    "epochs": 2, "batch_size": 256, "val_fraction": 0.2, "data": "digits", "on_log": lambda line: None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("out of memory"), AssertionError("the map is square")], ids=["memory", "assertion"]
+)
+def test_an_error_within_a_step_saves_the_whole_step_before_it(
+    error: Exception, tmp_path: Path, timeless: Timeless
+) -> None:
+    whole = train(Failing(), output=tmp_path / "whole", **SHORT)
+    with pytest.raises(type(error)) as caught:
+        train(Failing(8, error), output=tmp_path / "run", **SHORT)
+    assert "the run is saved after step 7 of" in caught.value.__notes__[-1]
     saved = load_train_checkpoint(tmp_path / "run" / "checkpoint")
     assert saved is not None
-    assert f"saved after step {saved.step} of" in caught.value.__notes__[0]
+    assert (saved.step, int(saved.model["norm.num_batches_tracked"])) == (7, 7)
+    run = train(Failing(), output=tmp_path / "run", resume=True, on_log=lambda line: None)
+    expected, got = read_tensors(whole.weights_path), read_tensors(run.weights_path)
+    assert all(torch.equal(got[name], value) for name, value in expected.items())
+    assert timeless(run) == timeless(whole)
+
+
+def test_an_error_within_the_update_keeps_the_checkpoint_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = torch.optim.SGD.step
+    count = []
+
+    def half_a_step(self: torch.optim.SGD, *args: Any, **kwargs: Any) -> Any:
+        count.append(1)
+        if len(count) < 6:
+            return steps(self, *args, **kwargs)
+        self.param_groups[0]["params"][0].data.add_(1.0)
+        raise torch.OutOfMemoryError("out of memory")
+
+    half_a_step.hooked = True  # type: ignore[attr-defined]
+    monkeypatch.setattr(torch.optim.SGD, "step", torch.optim.Optimizer.profile_hook_step(half_a_step))
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        train(Failing(), output=tmp_path / "run", **{**SHORT, "overrides": {"optimizer.name": "sgd"}})
+    saved = load_train_checkpoint(tmp_path / "run" / "checkpoint")
+    assert saved is not None
+    assert saved.step == 0
+    assert "the run is saved after step 0 of" in caught.value.__notes__[-1]
+
+
+def test_an_error_on_one_of_several_ranks_names_the_step_of_the_checkpoint(tmp_path: Path) -> None:
+    setup = setup_run(TrainOptions(model=Failing(), data="digits"), tmp_path / "run", ProcessGroup(), 0)
+    trainer = Trainer(setup, logger=RunLogger(setup.run, lambda line: None))
+    trainer.step, trainer.process_group.world_size, error = 5, 2, RuntimeError("no kernel")
+    trainer._save_after_error(error)
+    assert f"the run is saved after step 0 of {trainer.total_steps}" in error.__notes__[0]
+    assert load_train_checkpoint(tmp_path / "run" / "checkpoint") is None
+
+
+def test_predict_and_export_of_an_interrupted_run_use_its_best_weights(stopped: Path) -> None:
+    with pytest.warns(InterimWeightsWarning, match="best weights so far, step 17"):
+        best = load(stopped)
+    checkpoint = load_train_checkpoint(stopped / "checkpoint")
+    assert checkpoint is not None
+    assert checkpoint.best is not None
+    images = open_dataset("digits").split("test").images[:4]  # type: ignore[attr-defined]
+    pixels = [image.permute(1, 2, 0).numpy() for image in images]
+    expected = [prediction.classes for prediction in predict(best, pixels)]
+    with pytest.warns(InterimWeightsWarning, match="step 17"):
+        assert [prediction.classes for prediction in predict(stopped, pixels)] == expected
+    best.load_state_dict(checkpoint.model)
+    assert [prediction.classes for prediction in predict(best, pixels)] != expected
+    with pytest.warns(InterimWeightsWarning, match="step 17"):
+        exported = read_tensors(export(stopped, "safetensors").path / "model.safetensors")
+    assert all(torch.equal(exported[name], value) for name, value in checkpoint.best["weights"].items())

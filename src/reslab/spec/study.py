@@ -83,10 +83,11 @@ def get_metric(name: str) -> Metric:
     )
 
 
+# The caption of each kind; `{split}` is the split whose curve is shown, test or validation.
 FIGURE_KINDS: dict[str, str] = {
-    "error_curves": "training error dashed, test error bold, against iterations; one panel per group of rows",
-    "loss_and_error": "training loss dashed on the left axis, test error bold on the right, against iterations",
-    "train_then_test": "training error in the left panel, test error in the right, against iterations",
+    "error_curves": "training error dashed, {split} error bold, against iterations; one panel per group of rows",
+    "loss_and_error": "training loss dashed on the left axis, {split} error bold on the right, against iterations",
+    "train_then_test": "training error in the left panel, {split} error in the right, against iterations",
     "lines": "a metric against a number (depth, bias of a gate), one line per group of rows",
     "gradients": "norm of the loss gradient at each block's input: median of the seeds, with a band over all seeds",
     "responses": "standard deviation of each layer's response, in layer order above and sorted below",

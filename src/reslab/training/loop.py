@@ -209,16 +209,59 @@ class TrainLoop:
             return update_bn_stats(self.model, inputs, frozen, self.process_group)
 
 
+class StepBackup:
+    """The buffers of a network after its last whole step, so that a step that fails can be undone.
+
+    Until the optimizer updates the weights, a step changes nothing else (running statistics, mostly); once the update
+    has begun, it cannot be undone.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self.model, self.optimizer = model, optimizer
+        self.is_valid = False
+        self._copies: list[Tensor] = []
+        optimizer.register_step_pre_hook(self._on_update)
+
+    @torch.no_grad()
+    def take(self) -> None:
+        """Copy the buffers, before a step."""
+        buffers = list(self.model.buffers())
+        if _specs(buffers) == _specs(self._copies):
+            if buffers:
+                torch._foreach_copy_(self._copies, buffers)
+        else:
+            self._copies = [buffer.clone() for buffer in buffers]
+        self.is_valid = True
+
+    @torch.no_grad()
+    def restore(self) -> bool:
+        """Undo the step that failed and free its gradients; return False if its update had begun."""
+        buffers = list(self.model.buffers())
+        if not self.is_valid or _specs(buffers) != _specs(self._copies):
+            return False
+        self.optimizer.zero_grad(set_to_none=True)
+        for buffer, copy in zip(buffers, self._copies, strict=True):
+            buffer.copy_(copy)
+        return True
+
+    def _on_update(self, *_: Any) -> None:
+        self.is_valid = False
+
+
+def _specs(tensors: list[Tensor]) -> list[tuple[torch.Size, torch.dtype, torch.device]]:
+    return [(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors]
+
+
 class TimedLoader:
     """The same batches; `wait_seconds` adds up the time that each `next` takes.
 
     That is reading, decoding and augmentation unless workers do it. Work that is only queued on a GPU is not counted.
     `is_step_underway` is True from the time that a batch is given out until the trainer resets it: the state of the
-    network may then be that of half a step.
+    network may then be that of half a step. `on_batch` is called before a batch is given out.
     """
 
-    def __init__(self, loader: BatchLoader) -> None:
-        self.loader = loader
+    def __init__(self, loader: BatchLoader, on_batch: Callable[[], None] | None = None) -> None:
+        self.loader, self.on_batch = loader, on_batch
         self.num_steps_per_epoch = loader.num_steps_per_epoch
         self.wait_seconds = 0.0
         self.is_step_underway = False
@@ -228,6 +271,8 @@ class TimedLoader:
         start_time = time.perf_counter()
         for batch in self.loader.iter_from(start_step):
             self.wait_seconds += time.perf_counter() - start_time
+            if self.on_batch is not None:
+                self.on_batch()
             self.is_step_underway = True
             yield batch
             start_time = time.perf_counter()

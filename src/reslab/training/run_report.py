@@ -15,7 +15,7 @@ from reslab.report.pages.run import RunPage
 from reslab.report.render import render_page
 from reslab.runtime.files import write_atomic
 from reslab.training.evaluation.calibration import calibration_metrics
-from reslab.training.evaluation.loop import Evaluation
+from reslab.training.evaluation.loop import Evaluation, sample_losses
 from reslab.training.run import Run
 
 NUM_MISCLASSIFIED = 24
@@ -107,18 +107,20 @@ def cost_table(model: nn.Module, input_size: tuple[int, ...]) -> list[dict[str, 
 def find_misclassified(
     evaluation: Evaluation, images: ImageDataset, max_images: int = NUM_MISCLASSIFIED
 ) -> list[MisclassifiedImage]:
-    """Return the top losses: the misclassified images, those with the highest confidence first."""
+    """Return the top losses: the misclassified images, the highest loss (-log p of the true class) first."""
     assert evaluation.probabilities is not None
     assert evaluation.labels is not None
     confidences, predictions = evaluation.probabilities.max(1)
     wrong_indices = (predictions != evaluation.labels).nonzero().flatten()
-    indices = wrong_indices[confidences[wrong_indices].argsort(descending=True, stable=True)][:max_images]
+    losses = sample_losses(evaluation.probabilities, evaluation.labels)
+    indices = wrong_indices[losses[wrong_indices].argsort(descending=True, stable=True)][:max_images]
     return [
         MisclassifiedImage(
             _thumbnail_array(images.preview(i)),
             int(evaluation.labels[i]),
             int(predictions[i]),
             float(confidences[i]),
+            float(losses[i]),
             images.name(i),
         )
         for i in indices.tolist()

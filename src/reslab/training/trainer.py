@@ -24,7 +24,7 @@ from reslab.training.checkpoint import (
 )
 from reslab.training.early_stopping import EarlyStopping
 from reslab.training.evaluation.evaluate import Evaluator
-from reslab.training.loop import TimedLoader, TrainLoop, grad_scaler_state
+from reslab.training.loop import StepBackup, TimedLoader, TrainLoop, grad_scaler_state
 from reslab.training.losses import LossFn
 from reslab.training.meters import NonFiniteError, TrainMeter
 from reslab.training.nonfinite import check_finite_weights, find_non_finite, with_diagnosis, write_bad_batch
@@ -60,7 +60,9 @@ class Trainer:
         self.run, self.recipe, self.logger = setup.run, setup.recipe, logger
         self.on_step_end, self.hook_every_steps = on_step_end, hook_every_steps
         self.save_every_seconds = save_every_seconds
-        self._timed_loader = TimedLoader(setup.loop.loader)
+        self._step_backup = StepBackup(setup.loop.model, setup.loop.optimizer)
+        is_single = setup.loop.process_group.world_size == 1
+        self._timed_loader = TimedLoader(setup.loop.loader, self._step_backup.take if is_single else None)
         self.loop: TrainLoop = replace(setup.loop.wrapped(setup.recipe.compile), loader=self._timed_loader)
         self.model, self.process_group = self.loop.model, self.loop.process_group
         self.steps_per_epoch = self.loop.loader.num_steps_per_epoch
@@ -225,9 +227,10 @@ class Trainer:
     def _save_after_error(self, error: Exception) -> None:
         """Save the last whole step if it is at hand, and add to the error which step is saved and how to resume.
 
-        In the middle of a step it is not: the buffers have changed. With several ranks, others may not have come here.
+        A step that failed before its update is undone. With several ranks, others may not have come here.
         """
-        if self.process_group.world_size == 1 and not self._timed_loader.is_step_underway:
+        is_whole = not self._timed_loader.is_step_underway
+        if self.process_group.world_size == 1 and (is_whole or self._step_backup.restore()):
             with contextlib.suppress(Exception):  # the disk may be the cause; the checkpoint before stays
                 self.save_checkpoint()
         error.add_note(

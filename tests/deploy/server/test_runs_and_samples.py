@@ -1,6 +1,7 @@
 """`/v1/models`: evaluation images, log and confusion matrix of a run; weights files and runs in training."""
 
 import io
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,7 +48,8 @@ def test_samples_are_the_test_images(client: TestClient, digits: DatasetSplits) 
         found = client.get(f"/v1/models/net/samples/{row['id']}.png")
         assert found.headers["content-type"] == "image/png"
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(found.content))), images.preview(row["id"])[0].numpy())
-    assert client.get("/v1/models/net/samples").json()["samples"] == samples[:24]
+    answer = client.get("/v1/models/net/samples").json()
+    assert (answer["samples"], answer["split"]) == (samples[:24], "test")
 
 
 @pytest.mark.parametrize("number", ["359", "-1", "x", "1e3", "../1", "..%2f..%2frun.json", "99999999999999999999"])
@@ -77,9 +79,15 @@ def test_a_run_with_its_matrix(client: TestClient, runs: list[Run], digits: Data
     assert found["log"] == runs[0].log.records()
     later = client.get("/v1/models/net/run", params={"since": 1}).json()
     assert later["log"] == found["log"][1:]
-    assert [row["probability"] for row in found["misclassified"]] == sorted(
-        (row["probability"] for row in found["misclassified"]), reverse=True
-    )
+    batches = eval_loader(digits.split("test"), 64, network.preprocess, "cpu")
+    kept = evaluate_batches(network, batches, 10, keep_probabilities=True)
+    assert kept.probabilities is not None
+    assert kept.labels is not None
+    true = kept.probabilities.double().gather(1, kept.labels[:, None])[:, 0]
+    wrong = (kept.probabilities.argmax(1) != kept.labels).nonzero().flatten().tolist()
+    top = sorted(((-math.log(float(true[i])), i) for i in wrong), reverse=True)[:24]
+    assert [row["id"] for row in found["misclassified"]] == [i for _, i in top]
+    assert [row["loss"] for row in found["misclassified"]] == pytest.approx([loss for loss, _ in top], rel=1e-4)
     assert found["per_class"][3]["num_samples"] == sum(wanted.confusion_matrix[3])
 
 
@@ -95,7 +103,7 @@ def test_the_images_of_a_cell(client: TestClient, digits: DatasetSplits) -> None
 def test_weights_alone_are_enough_to_predict(weights: Path, png: bytes, settings: ServerSettings) -> None:
     with TestClient(create_app([weights], settings)) as client:
         (model,) = client.get("/v1/models").json()["models"]
-        assert (model["name"], model["has_run"]) == ("alone", False)
+        assert (model["name"], model["has_run"], model["eval_split"]) == ("alone", False, "test")
         assert client.post("/v1/predict", content=png).status_code == 200
         for way in ("run", "samples", "samples/1.png", "confusion?true=1&predicted=1"):
             found = client.get(f"/v1/models/alone/{way}")

@@ -25,7 +25,7 @@ from tests.deploy.web.browser import (
 
 def test_page_begins_with_a_test_picture_of_the_run(page: Page) -> None:
     expect(verdict(page)).to_contain_text("%")
-    expect(page.locator(".image-caption")).to_contain_text("Evaluation image, labeled")
+    expect(page.locator(".image-caption")).to_contain_text("Test image, labeled")
     expect(page.locator(".samples .sample")).to_have_count(24)
     expect(page.locator(".sample[aria-pressed=true]")).to_have_count(1)
     expect(page.locator(".model-panel .tile")).to_have_count(6)
@@ -88,7 +88,7 @@ def test_error_is_told_kindly_and_nothing_is_lost(page: Page, tmp_path: Path) ->
     expect(alert).to_contain_text("Required: an image (JPEG, PNG")
     expect(verdict(page)).to_have_text(before)
     expect(lever(page, "layer1.0")).to_have_attribute("aria-checked", "false")
-    expect(page.locator(".image-caption")).to_contain_text("Evaluation image")
+    expect(page.locator(".image-caption")).to_contain_text("Test image")
     alert.get_by_role("button", name="Dismiss").click()
     expect(alert).to_be_empty()
 

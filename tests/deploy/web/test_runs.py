@@ -16,7 +16,7 @@ def test_cell_of_the_confusion_matrix_shows_its_pictures_and_one_is_taken(page: 
     expect(page.locator(".cell-images h4")).to_contain_text("3, predicted correctly")
     assert page.locator(".cell-images li").count() == min(24, int(label.rpartition(" ")[2]))
     page.locator(".cell-images .sample").nth(2).click()
-    expect(page.locator(".image-caption")).to_have_text("Evaluation image, labeled 3")
+    expect(page.locator(".image-caption")).to_have_text("Test image, labeled 3")
 
 
 def test_run_in_training_shows_live_and_can_be_asked_when_it_has_ended(

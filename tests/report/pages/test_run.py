@@ -1,6 +1,7 @@
 """The page of a run: sound, safe, the same every time, and at ease with the odd cases."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def test_the_users_own_matplotlib_settings_change_nothing() -> None:
 
 def test_what_users_supply_is_escaped() -> None:
     evil = '<script>alert("x")</script>&$\\frac{1}{2}$_'
-    mistake = MisclassifiedImage(np.zeros((4, 4), np.uint8), 0, 1, 0.9, name=f'{evil}" onerror="x')
+    mistake = MisclassifiedImage(np.zeros((4, 4), np.uint8), 0, 1, 0.9, 2.5, name=f'{evil}" onerror="x')
     html = render_page(
         RunPage(
             evil,
@@ -140,17 +141,19 @@ def test_a_thousand_layers_are_added_up_by_unit() -> None:
     assert page.text.count("300,000") == 3
 
 
-def test_only_the_surest_mistakes_are_shown_and_large_images_shrink() -> None:
+def test_only_the_top_losses_are_shown_and_large_images_shrink() -> None:
     mistakes = sample_mistakes(60, 10, side=700)
+    mistakes[7] = replace(mistakes[7], loss=9.87, probability=0.51)  # not confident, but the loss is the highest
     html = render_page(
         sample_run(misclassified=mistakes, metrics={"split": "val", "num_samples": 300, "num_correct": 240})
     )
     page = assert_sound(html)
-    assert "The 24 most confident of 60 misclassified images." in page.text
+    assert "The 24 of 60 misclassified images with the highest loss, the highest first." in page.text
     images = page.tags("img")
     assert len(images) == 24
     assert all(int(image["width"] or 0) <= 192 for image in images)
-    assert "img/0059.png" in (images[0]["alt"] or "")
+    assert ["img/0007.png" in (images[0]["alt"] or ""), "img/0059.png" in (images[1]["alt"] or "")] == [True, True]
+    assert "51 %, loss 9.87" in page.text
 
 
 def test_long_logs_are_thinned() -> None:
@@ -160,7 +163,7 @@ def test_long_logs_are_thinned() -> None:
 def test_an_image_of_another_dtype_is_an_error() -> None:
     for pixels in (np.zeros((4, 4)), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4), np.uint8)):
         with pytest.raises(ValueError, match="uint8 pixels"):
-            render_page(sample_run(misclassified=[MisclassifiedImage(pixels, 0, 1, 0.5)]))
+            render_page(sample_run(misclassified=[MisclassifiedImage(pixels, 0, 1, 0.5, 0.7)]))
 
 
 def test_a_confusion_matrix_of_another_size_is_an_error() -> None:

@@ -147,6 +147,24 @@ def test_a_line_of_seeds_is_their_mean_and_their_band() -> None:
     assert not error_curve(StudyRow(row, cut), "eval")
 
 
+@pytest.mark.parametrize(("split", "name"), [("test", "test"), ("val", "validation")])
+def test_curves_and_captions_name_the_split_that_was_evaluated(split: str, name: str) -> None:
+    page = sample_study_page("he2016/table1", seeds=1)
+    rows = [
+        replace(
+            row,
+            runs=[
+                replace(run, log=[{**line, "split": split} if line["kind"] == "eval" else line for line in run.log])
+                for run in row.runs
+            ],
+        )
+        for row in page.rows
+    ]
+    [figure] = [figure for figure in plot_study_figures(replace(page, rows=rows)) if "loss-and-error" in figure.name]
+    assert f"{name} error bold on the right" in figure.caption
+    assert f"{name} error (bold)" in [axes.get_ylabel() for axes in figure.figure.axes]
+
+
 def test_seeds_that_stopped_early_do_not_stretch_the_line() -> None:
     row = get_study(STUDY).rows[0]
     logs = [[{"kind": "train", "step": step, "top1": 0.5} for step in range(1, end)] for end in (4, 9)]

@@ -1,4 +1,4 @@
-"""The evaluation images of a run, and what its network predicts for them."""
+"""The validation or test images of a run, and what its network predicts for them."""
 
 import asyncio
 import threading
@@ -16,6 +16,7 @@ from reslab.deploy.server.errors import HTTPError, http_error
 from reslab.deploy.server.model_handle import reading_run
 from reslab.deploy.server.schemas import ClassMetricsSchema, SampleInfo, SamplePrediction
 from reslab.metrics.classification import per_class_metrics
+from reslab.report.format import format_split
 from reslab.training.run import Run
 from reslab.training.run_data import reopen_data
 
@@ -25,11 +26,16 @@ _NUM_MISCLASSIFIED = 24
 
 @dataclass(frozen=True, eq=False)
 class SampleSet:
-    """The evaluation images of a run, in a random order drawn once, so that the first n cover the classes."""
+    """The validation or test images of a run, in a random order drawn once, so that the first n cover the classes."""
 
     data: DatasetSplits
     images: ImageDataset
     order: tuple[int, ...]
+
+    @property
+    def split(self) -> str:
+        """The full name of the split: `validation` or `test`."""
+        return format_split(self.data.eval_split)
 
     def describe(self, index: int) -> SampleInfo:
         """Return id, label and name of the image at this index."""
@@ -74,7 +80,7 @@ def _open_sample_set(model: str, run: Run | None) -> SampleSet:
     try:
         data = reopen_data(run.metadata["data"])
     except (ValueError, OSError) as error:
-        raise HTTPError(404, f"the evaluation images of {model} cannot be opened: {error}") from None
+        raise HTTPError(404, f"the images of {model}'s run cannot be opened: {error}") from None
     images = data.split(data.eval_split)
     permutation = torch.randperm(len(images), generator=torch.Generator().manual_seed(_SEED))
     return SampleSet(data, images, tuple(permutation.tolist()))
@@ -82,7 +88,7 @@ def _open_sample_set(model: str, run: Run | None) -> SampleSet:
 
 @dataclass(frozen=True, eq=False)
 class SampleEvaluation:
-    """The predictions for the images `indices` of a sample set: labels, predictions, confidences (N,)."""
+    """The predictions for the images `indices` of a sample set: labels, predictions, confidences and losses (N,)."""
 
     sample_set: SampleSet
     classes: tuple[str, ...]
@@ -90,6 +96,7 @@ class SampleEvaluation:
     labels: Tensor
     predicted: Tensor
     confidences: Tensor
+    losses: Tensor
 
     def confusion_matrix(self) -> list[list[int]]:
         """Return the counts, matrix[true][predicted]."""
@@ -100,9 +107,9 @@ class SampleEvaluation:
         return [[int(count) for count in row] for row in counts]
 
     def misclassified(self) -> list[SamplePrediction]:
-        """Return the misclassified images with the highest confidence, highest first."""
+        """Return the top losses: the misclassified images with the highest loss, highest first."""
         wrong = (self.predicted != self.labels).nonzero().flatten()
-        order = wrong[self.confidences[wrong].argsort(descending=True, stable=True)][:_NUM_MISCLASSIFIED]
+        order = wrong[self.losses[wrong].argsort(descending=True, stable=True)][:_NUM_MISCLASSIFIED]
         return [self.describe_sample(position) for position in order.tolist()]
 
     def confusion_cell(self, true: int, predicted: int) -> list[SamplePrediction]:
@@ -111,13 +118,14 @@ class SampleEvaluation:
         return [self.describe_sample(position) for position in positions.tolist()]
 
     def describe_sample(self, position: int) -> SamplePrediction:
-        """Return id, true, predicted, probability and name of an image."""
+        """Return id, true, predicted, probability, loss and name of an image."""
         index = self.indices[position]
         return SamplePrediction(
             id=index,
             true=self.classes[int(self.labels[position])],
             predicted=self.classes[int(self.predicted[position])],
             probability=float(self.confidences[position]),
+            loss=float(self.losses[position]),
             name=self.sample_set.images.name(index),
         )
 

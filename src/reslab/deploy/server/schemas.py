@@ -131,7 +131,8 @@ class ModelInfo(BaseModel):
     """A served model.
 
     `finished`: it has final weights. `checkpoint_step`: the step of its weights while its run is in training.
-    `problem`: what is wrong with its files, empty if nothing is.
+    `problem`: what is wrong with its files, empty if nothing is. `eval_split`: the split that it is evaluated on,
+    `validation` or `test`, empty if that is not recorded.
     """
 
     name: str
@@ -141,6 +142,7 @@ class ModelInfo(BaseModel):
     input_size: list[int]
     preprocess: dict[str, Any] | None
     metrics: dict[str, Any] | None
+    eval_split: str
     has_run: bool
     has_weights: bool
     finished: bool
@@ -163,7 +165,7 @@ class ModelsResponse(BaseModel):
 
 
 class SampleInfo(BaseModel):
-    """An evaluation image and its class."""
+    """A validation or test image and its class."""
 
     id: int
     label: str
@@ -171,23 +173,25 @@ class SampleInfo(BaseModel):
 
 
 class SamplesResponse(BaseModel):
-    """Evaluation images in a fixed random order."""
+    """Images of the `split` (`validation` or `test`) in a fixed random order."""
 
+    split: str
     samples: list[SampleInfo]
 
 
 class SamplePrediction(BaseModel):
-    """An evaluation image with its true and its predicted class."""
+    """A validation or test image with its true and its predicted class, the predicted probability, and the loss."""
 
     id: int
     true: str
     predicted: str
     probability: float
+    loss: float
     name: str
 
 
 class ConfusionCellResponse(BaseModel):
-    """The evaluation images of one cell of the confusion matrix."""
+    """The images of one cell of the confusion matrix."""
 
     samples: list[SamplePrediction]
 
@@ -203,7 +207,10 @@ class ClassMetricsSchema(BaseModel):
 
 
 class RunResponse(BaseModel):
-    """A run: its log from record `since` on, and, once `evaluated`, its network's errors on the evaluation images."""
+    """A run: its log from record `since` on and, once `evaluated`, its network's errors on the images of its split.
+
+    `misclassified` are the top losses, the highest first.
+    """
 
     log: list[dict[str, Any]]
     num_records: int

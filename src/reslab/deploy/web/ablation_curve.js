@@ -10,14 +10,14 @@ import { inTurn } from "./requests.js";
 const MAX_AUTOMATIC_BLOCKS = 30;
 const MAX_AUTOMATIC_PIXELS = 30 * 64 * 64;
 
-/** The curve of `model` for the current image or for the run's evaluation images. */
+/** The curve of `model` for the current image or for the run's validation or test images. */
 export function makeAblationCurve(model) {
   const blocks = model.stages.flatMap((stage) => stage.blocks);
   const isFast = blocks.length <= MAX_AUTOMATIC_BLOCKS && blocks.length * model.input_size[1] * model.input_size[2] <= MAX_AUTOMATIC_PIXELS;
   let image = null;
   const container = element("div", { class: "curve-plot", tabindex: "-1" });
   const source = element("select", { "aria-label": "Measured on", onchange: () => measure() },
-    element("option", { value: "image" }, "this image"), element("option", { value: "run" }, "the run's evaluation images"));
+    element("option", { value: "image" }, "this image"), element("option", { value: "run" }, `the run's ${model.eval_split || "evaluation"} images`));
   const measureButton = element("button", { type: "button", class: "button", onclick: () => measure() }, `Measure all ${blocks.length} blocks`);
   const header = element("div", { class: "row between" }, element("h3", {}, "Drop in confidence with each block off alone"), source);
   const fetchCurve = inTurn(() => api.curve(model.name, source.value === "image" ? image : null));

@@ -45,3 +45,8 @@ export function formatNumber(value) {
   const size = Math.abs(value);
   return value === 0 || (size >= 1e-3 && size < 1e5) ? String(Number(value.toPrecision(3))) : value.toExponential(1);
 }
+
+/** Return the text with a capital first letter. */
+export function capitalize(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}

@@ -1,19 +1,19 @@
-// The choice of an image: dropped, pasted, selected, taken by camera, or an evaluation image of the run.
+// The choice of an image: dropped, pasted, selected, taken by camera, or a validation or test image of the run.
 
 import * as api from "./api.js";
 import { attempt, showAlert } from "./alerts.js";
-import { element } from "./elements.js";
+import { capitalize, element } from "./elements.js";
 import { thumbnail } from "./gallery.js";
 
 const MAX_BYTES = 1 << 20;
 const MAX_SIDE = 1600;
 const NUM_SAMPLES = 24;
 
-/** The image picker; each image calls `onImage(blob, info)` with its name and, for an evaluation image, its label. */
+/** The image picker; each image calls `onImage(blob, info)` with its name and, for an image of the run, its split and label. */
 export function makeImagePicker(onImage) {
   const preview = element("img", { class: "preview", alt: "" , hidden: true });
   const caption = element("p", { class: "note image-caption" }, "Drop an image anywhere on this page, or paste one.");
-  const gallery = element("div", { class: "samples", role: "group", "aria-label": "Evaluation images of the run" });
+  const gallery = element("div", { class: "samples", role: "group", "aria-label": "Images of the run" });
   const onFile = (file) => attempt(() => setImage(file, { name: file.name || "pasted image" }), `${file.name || "The image"} could not be opened. `);
 
   async function setImage(file, info) {
@@ -23,8 +23,9 @@ export function makeImagePicker(onImage) {
     if (preview.src.startsWith("blob:")) URL.revokeObjectURL(preview.src);
     preview.src = URL.createObjectURL(blob);
     preview.hidden = false;
-    preview.alt = info.label ? `Evaluation image, labeled ${info.label}` : info.name;
-    caption.textContent = [info.label ? `Evaluation image, labeled ${info.label}` : info.name, note].filter(Boolean).join(". ");
+    const title = info.label ? `${capitalize(info.split)} image, labeled ${info.label}` : info.name;
+    preview.alt = title;
+    caption.textContent = [title, note].filter(Boolean).join(". ");
     markSelected(gallery, info.id);
   }
 
@@ -37,11 +38,12 @@ export function makeImagePicker(onImage) {
     chooser: element("div", { class: "stage-image" }, preview, caption, buttons),
     gallery,
     takeSample,
-    /** Show the evaluation images of the first model that has some; resolves to [name, samples], empty if superseded. */
+    /** Show the images of the first model that has some; resolves to [name, samples], empty if superseded. */
     async showSamples(models) {
       const key = (currentKey = models.join("\n"));
       for (const model of models) {
-        const { samples } = await api.samples(model, NUM_SAMPLES).catch(() => ({ samples: [] }));
+        const response = await api.samples(model, NUM_SAMPLES).catch(() => ({ samples: [] }));
+        const samples = response.samples.map((sample) => ({ ...sample, split: response.split }));
         const nodes = await Promise.all(samples.map((sample) => thumbnail(model, sample, () => takeSample(model, sample))));
         if (currentKey !== key) return ["", []];
         if (gallery.dataset.model !== model || !nodes.length) gallery.replaceChildren(...nodes);

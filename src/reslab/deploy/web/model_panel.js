@@ -96,7 +96,7 @@ export function makeModelPanel(model, controls, id) {
 }
 
 function heading(model) {
-  const accuracy = model.metrics?.top1 != null ? `${formatPercent(model.metrics.top1)} accuracy on the evaluation images` : "";
+  const accuracy = model.metrics?.top1 != null ? `${formatPercent(model.metrics.top1)} accuracy on the ${model.eval_split || "evaluation"} images` : "";
   const training = model.checkpoint_step != null ? `in training, weights of step ${formatCount(model.checkpoint_step)}` : "";
   const facts = [model.arch, model.depth && `${model.depth} layers`, model.params && `${formatCount(model.params)} parameters`, accuracy, training];
   const problem = model.problem && element("p", { class: "note" }, model.problem);

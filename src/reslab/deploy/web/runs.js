@@ -1,4 +1,4 @@
-// The run of a network: training curves, live during training, the confusion matrix and the most confident errors.
+// The run of a network: training curves, live during training, the confusion matrix and the top losses.
 
 import * as api from "./api.js";
 import { chart, chartLegend } from "./chart.js";
@@ -52,7 +52,7 @@ function makeRun(model, onSample, onFinished) {
     parts.head.replaceChildren(progress(run, records));
     if (run.log.length) parts.curves.replaceChildren(...curves(records));
     if (run.evaluated) parts.evaluation.replaceChildren(...evaluationParts(model, run, onSample));
-    else if (run.finished) parts.evaluation.replaceChildren(element("p", { class: "note" }, "Evaluating the evaluation images …"));
+    else if (run.finished) parts.evaluation.replaceChildren(element("p", { class: "note" }, `Evaluating the ${model.eval_split} images …`));
   }
 
   if (model.has_run) poll();
@@ -71,16 +71,19 @@ function progress(run, records) {
   return element("div", { class: "row" }, pill, text, bar);
 }
 
+/** The curves; the split evaluated during training may be another than the one the weights are evaluated on. */
 function curves(records) {
+  const split = records.find((record) => record.kind === "eval")?.split;
+  const name = split === "val" ? "validation" : split;
   return [
-    drawCurve(records, "loss", "Loss", formatNumber, {}),
-    drawCurve(records, "top1", "Accuracy", (value) => `${Math.round(100 * value)} %`, { high: 1 }),
+    drawCurve(records, name, "loss", "Loss", formatNumber, {}),
+    drawCurve(records, name, "top1", "Accuracy", (value) => `${Math.round(100 * value)} %`, { high: 1 }),
   ].filter(Boolean);
 }
 
-function drawCurve(records, key, title, format, limits) {
+function drawCurve(records, split, key, title, format, limits) {
   const of = (kind) => records.filter((record) => record.kind === kind && Number.isFinite(record[key])).map((record) => [record.epoch, record[key]]);
-  const series = [{ kind: "training", name: "training", points: of("train"), dots: of("train").length === 1 }, { kind: "evaluation", name: "validation or test", points: of("eval"), dots: true }];
+  const series = [{ kind: "training", name: "training", points: of("train"), dots: of("train").length === 1 }, { kind: "evaluation", name: split, points: of("eval"), dots: true }];
   const visible = series.filter((one) => one.points.length);
   if (!visible.length) return null;
   const last = Math.max(...visible.flatMap((one) => one.points.map((point) => point[0])));
@@ -92,10 +95,10 @@ function drawCurve(records, key, title, format, limits) {
 
 function evaluationParts(model, run, onSample) {
   if (run.reason && !run.num_images) return [element("p", { class: "note" }, `No evaluation: ${run.reason}`)];
-  const of = `of ${formatCount(run.num_images)} evaluation images`;
+  const of = `of ${formatCount(run.num_images)} ${model.eval_split} images`;
   const matrix = run.confusion_matrix ? makeConfusionMatrix(model, run, onSample) : element("p", { class: "note" }, run.reason);
   const parts = [element("div", {}, element("h3", {}, `Confusion matrix ${of}`), matrix)];
-  if (run.misclassified.length) parts.push(element("div", {}, element("h3", {}, "Most confident errors"), misclassifiedGallery(model, run.misclassified, onSample)));
+  if (run.misclassified.length) parts.push(element("div", {}, element("h3", {}, "Top losses"), misclassifiedGallery(model, run.misclassified, onSample)));
   return parts;
 }
 

@@ -30,12 +30,16 @@ MIN_BIN_SAMPLES = 10  # the bars of bins with fewer images are drawn pale
 
 @dataclass(frozen=True)
 class MisclassifiedImage:
-    """A misclassified image: uint8 pixels (H, W) or (H, W, 3), class indices, and the predicted probability."""
+    """A misclassified image: uint8 pixels (H, W) or (H, W, 3), class indices, and the predicted probability.
+
+    `loss` is its cross-entropy, -log of the probability of its true class.
+    """
 
     image: np.ndarray
     label: int
     predicted: int
     probability: float
+    loss: float
     name: str = ""
 
 
@@ -137,8 +141,8 @@ def _bin_row(entry: Mapping[str, Any]) -> dict[str, str]:
 def top_losses_context(
     misclassified: Sequence[MisclassifiedImage], classes: Sequence[str], num_wrong: int, num_samples: int
 ) -> dict[str, Any]:
-    """Return at most 24 misclassified images, the most confident first, and how many of all these are."""
-    top = sorted(misclassified, key=lambda image: -image.probability)[:MAX_TOP_LOSSES]
+    """Return at most 24 misclassified images, the highest loss first, and how many of all these are."""
+    top = sorted(misclassified, key=lambda image: -image.loss)[:MAX_TOP_LOSSES]
     return {
         "top_losses": [_top_loss_item(image, classes) for image in top],
         "top_losses_text": _top_losses_text(len(top), num_wrong, num_samples),
@@ -151,10 +155,11 @@ def _top_losses_text(num_shown: int, num_wrong: int, num_samples: int) -> str:
     if num_shown == 0:
         return ""
     if num_shown < num_wrong:
-        return f"The {num_shown} most confident of {format_int(num_wrong)} misclassified images."
+        text = f"The {num_shown} of {format_int(num_wrong)} misclassified images with the highest loss"
+        return f"{text}, the highest first."
     if num_shown == 1:
-        return "The only misclassified image, with the predicted probability."
-    return f"All {num_shown} misclassified images, the most confident first."
+        return "The only misclassified image, with the predicted probability and the loss."
+    return f"All {num_shown} misclassified images, the highest loss first."
 
 
 def _top_loss_item(misclassified: MisclassifiedImage, classes: Sequence[str]) -> dict[str, Any]:
@@ -163,6 +168,7 @@ def _top_loss_item(misclassified: MisclassifiedImage, classes: Sequence[str]) ->
         "true_class": _class_name(misclassified.label, classes),
         "predicted_class": _class_name(misclassified.predicted, classes),
         "probability": format_percent(misclassified.probability, 0 if misclassified.probability < 0.995 else 1),
+        "loss": f"{misclassified.loss:.2f}",
         "width": round(100 * min(1.0, max(0.0, misclassified.probability)), 1),
         "name": misclassified.name,
     }

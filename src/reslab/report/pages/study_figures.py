@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from reslab.report.pages.study_results import (
     StudyPage,
     comparable_rows,
+    eval_split_name,
     figure_alt_text,
     metric_display_name,
     stamp_text,
@@ -72,7 +73,11 @@ def _plot_spec(page: StudyPage, spec: FigureSpec, figure_number: int) -> list[St
         return []
     if spec.kind == "analysis":
         return _plot_analysis(page, spec, figure_number)
-    caption = _metric_lines_caption(page, spec) if spec.kind == "lines" else FIGURE_KINDS[spec.kind]
+    caption = (
+        _metric_lines_caption(page, spec)
+        if spec.kind == "lines"
+        else FIGURE_KINDS[spec.kind].format(split=eval_split_name(rows))
+    )
     name = f"{_file_stem(page)}-{figure_number}-{spec.kind.replace('_', '-')}"
     from reslab.report.plots.study import STUDY_PLOTS
 

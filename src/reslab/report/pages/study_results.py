@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
-from reslab.report.format import format_duration, format_int, pluralize
+from reslab.report.format import format_duration, format_int, format_split, pluralize
 from reslab.spec.study import FigurePanel, Metric, ReportedValue, RowSpec, ScalePreset, Study, get_metric
 
 
@@ -275,6 +275,19 @@ def metric_display_name(name: str) -> str:
     for suffix, text in (("_top5", ", top 5"), ("_eval", ", eval mode"), ("_batch", ", batch statistics")):
         name = name.replace(suffix, text)
     return name.replace("_", " ").replace(".", ", ")
+
+
+def reported_split(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return the split of a run's evaluations that figures show: `test` if it was evaluated, else the first."""
+    splits = [str(record.get("split")) for record in records]
+    return "test" if "test" in splits else splits[0]
+
+
+def eval_split_name(rows: Sequence[StudyRow]) -> str:
+    """Return the full name of the split that figures of these rows show: `test`, `validation`, or both."""
+    evaluations = [[record for record in run.log if record.get("kind") == "eval"] for row in rows for run in row.runs]
+    splits = {format_split(reported_split(records)) for records in evaluations if records}
+    return " or ".join(sorted(splits)) or "test"
 
 
 def figure_alt_text(page: StudyPage, title: str, rows: Sequence[str] = (), metric: str = "") -> str:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from reslab.report.colors import MUTED
-from reslab.report.pages.study_results import StudyPage, StudyRow, panel_title
+from reslab.report.pages.study_results import StudyPage, StudyRow, eval_split_name, panel_title, reported_split
 from reslab.report.plots.study_style import (
     RowStyle,
     add_legend_below,
@@ -78,7 +78,7 @@ def _log_points(log: Sequence[Mapping[str, Any]], kind: str, key: str) -> tuple[
         record for record in log if record.get("kind") == kind and "step" in record and record.get(key) is not None
     ]
     if kind == "eval" and records:
-        records = [record for record in records if record.get("split") == _reported_split(records)]
+        records = [record for record in records if record.get("split") == reported_split(records)]
     pairs = [(float(record["step"]), float(record[key])) for record in records if math.isfinite(float(record[key]))]
     by_step = dict(sorted(dict(pairs).items()))
     steps: Sequence[float] = list(by_step)
@@ -86,11 +86,6 @@ def _log_points(log: Sequence[Mapping[str, Any]], kind: str, key: str) -> tuple[
     if kind == "train":  # their records are means over unequal numbers of steps
         steps, values = equal_windows(steps, values)
     return np.array(steps), np.array(values)
-
-
-def _reported_split(records: Sequence[Mapping[str, Any]]) -> Any:
-    splits = [record.get("split") for record in records]
-    return "test" if "test" in splits else splits[0]
 
 
 def _smooth(y: np.ndarray) -> np.ndarray:
@@ -106,7 +101,7 @@ CurveFn = Callable[[StudyRow, str], SeedCurve]
 
 
 def plot_error_curves(page: StudyPage, spec: FigureSpec, stamp_text: str) -> Figure:
-    """Plot training error dashed and test error bold, a panel for each group of rows, all on one scale."""
+    """Plot training error dashed and evaluation error bold, a panel for each group of rows, all on one scale."""
     with plot_style():
         figure, all_axes = make_panels(len(spec.panels), *_figure_size(len(spec.panels)))
         panel_rows = [page.select_rows(panel.rows) for panel in spec.panels]
@@ -123,14 +118,14 @@ def plot_error_curves(page: StudyPage, spec: FigureSpec, stamp_text: str) -> Fig
 
 
 def plot_train_then_test(page: StudyPage, spec: FigureSpec, stamp_text: str) -> Figure:
-    """Plot training error on the left and test error on the right, all rows in both (He et al. 2015, Fig. 1)."""
+    """Plot training error on the left and evaluation error on the right, all rows in both (He et al. 2015, Fig. 1)."""
     with plot_style():
         figure, all_axes = make_panels(2, *_figure_size(2))
         rows = page.select_rows(spec.rows)
         styles = row_styles(rows)
         error_limit = _compute_error_limit([error_curve(row, kind) for row in rows for kind in ("train", "eval")])
-        for axes, kind, name in zip(all_axes, ("train", "eval"), ("training error", "test error"), strict=True):
-            set_panel_title(axes, name)
+        for axes, kind, name in zip(all_axes, ("train", "eval"), ("training", eval_split_name(rows)), strict=True):
+            set_panel_title(axes, f"{name} error")
             _draw_seed_curves(axes, rows, styles, {kind: error_curve}, bold=True)
             _finish_error_axes(axes, error_limit)
         add_stamp(figure, stamp_text)
@@ -138,7 +133,7 @@ def plot_train_then_test(page: StudyPage, spec: FigureSpec, stamp_text: str) -> 
 
 
 def plot_loss_and_error(page: StudyPage, spec: FigureSpec, stamp_text: str) -> Figure:
-    """Plot training loss dashed (left axis, logarithmic) and test error bold (right axis; He et al. 2016, Fig. 6).
+    """Plot training loss dashed (left axis, log scale) and evaluation error bold (right axis; He et al. 2016, Fig. 6).
 
     All panels share both scales.
     """
@@ -166,7 +161,7 @@ def plot_loss_and_error(page: StudyPage, spec: FigureSpec, stamp_text: str) -> F
             format_percent_axis(right_axes)
             right_axes.grid(False)
             right_axes.set_ylim(0, error_limit)
-            right_axes.set_ylabel("test error (bold)")
+            right_axes.set_ylabel(f"{eval_split_name(all_rows)} error (bold)")
         share_y_limits(loss_axes)
         add_stamp(figure, stamp_text)
         return figure

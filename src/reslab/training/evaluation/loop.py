@@ -198,6 +198,12 @@ def _make_evaluation(
     )
 
 
+def sample_losses(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of each sample, -log p(label) (N,), in float64; a p of 0 counts as the least float32."""
+    smallest = torch.finfo(torch.float32).tiny
+    return -probabilities.double().gather(1, labels[:, None])[:, 0].clamp_min(smallest).log()
+
+
 def _count_top_k(outputs: Tensor, labels: Tensor, k: int) -> int:
     return int((outputs.topk(k, dim=1).indices == labels[:, None]).any(1).sum())
 

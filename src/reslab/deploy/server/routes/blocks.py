@@ -180,7 +180,7 @@ def lesion_routes(state: AppState, sample_store: SampleStore) -> APIRouter:
 
     @router.post("/v1/lesion/curve", responses=INFERENCE_ERRORS, openapi_extra=OPTIONAL_IMAGE_BODY)
     async def lesion_curve(request: Request, model: ModelQuery = "") -> LesionCurveResponse:
-        """Switch each block off alone, on an image, or on evaluation images of the run if none is sent."""
+        """Switch each block off alone, on an image, or on validation or test images of the run if none is sent."""
         handle = state.get_model(model)
         async with state.request_context(request) as body:
             loaded = await state.load_model(handle.name)

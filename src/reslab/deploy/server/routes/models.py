@@ -1,7 +1,7 @@
 """`GET /v1/models`: the served models with their stages and blocks."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -19,7 +19,9 @@ from reslab.deploy.server.state import AppState
 from reslab.nn.block import ResidualBlock
 from reslab.nn.checkpoints.safetensors_io import read_header
 from reslab.nn.network import ResidualNetwork
+from reslab.report.format import format_split
 from reslab.spec.arch import Arch
+from reslab.training.run import Run
 
 
 def model_routes(state: AppState) -> APIRouter:
@@ -62,6 +64,7 @@ def describe_model(handle: ModelHandle) -> ModelInfo:
         input_size=list(arch.input_size),
         preprocess=preprocess,
         metrics=header.get("metrics"),
+        eval_split=_eval_split(header, run),
         has_run=run is not None,
         has_weights=handle.has_weights,
         finished=handle.is_finished,
@@ -75,6 +78,12 @@ def describe_model(handle: ModelHandle) -> ModelInfo:
         head=arch.head,
         stages=network.stages,
     )
+
+
+def _eval_split(header: Mapping[str, Any], run: Run | None) -> str:
+    """Return the full name of the split that the weights or the run are evaluated on; empty if it is not recorded."""
+    split = (header.get("metrics") or {}).get("split") or (run.metadata["data"]["eval_split"] if run else "")
+    return format_split(split) if split else ""
 
 
 def _read_header(handle: ModelHandle) -> tuple[dict[str, Any], str]:

@@ -1,4 +1,4 @@
-"""`/v1/models/NAME/samples`, `/run` and `/confusion`: a run's evaluation images, its log and its errors."""
+"""`/v1/models/NAME/samples`, `/run` and `/confusion`: a run's validation or test images, its log and its errors."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -28,6 +28,7 @@ from reslab.deploy.server.schemas import (
 from reslab.deploy.server.state import AppState
 from reslab.spec.errors import invalid
 from reslab.spec.optim import parse_duration
+from reslab.training.evaluation.loop import sample_losses
 from reslab.training.run import Run
 
 MAX_EVAL_IMAGES = 2000
@@ -49,14 +50,16 @@ def sample_routes(state: AppState, sample_store: SampleStore) -> APIRouter:
     def list_samples(
         name: ModelPath, n: Annotated[int, Query(ge=1, le=500, description="Number of images.")] = 24
     ) -> SamplesResponse:
-        """List evaluation images of a run in a fixed random order; 404 if its data cannot be opened."""
+        """List validation or test images of a run in a fixed random order; 404 if its data cannot be opened."""
         sample_set, run = _open_samples(name)
         with reading_run(name, run.path):
-            return SamplesResponse(samples=[sample_set.describe(index) for index in sample_set.order[:n]])
+            return SamplesResponse(
+                split=sample_set.split, samples=[sample_set.describe(index) for index in sample_set.order[:n]]
+            )
 
     @router.get("/v1/models/{name}/samples/{number}.png", response_class=Response, responses=_PNG_RESPONSES)
     def sample_image(name: ModelPath, number: Annotated[int, Path(description="The id of an image.")]) -> Response:
-        """Return an evaluation image as PNG, its longer side at most 640 pixels."""
+        """Return an image of the split as PNG, its longer side at most 640 pixels."""
         sample_set, run = _open_samples(name)
         if not 0 <= number < len(sample_set.images):
             raise http_error(404, f"an image from 0 to {len(sample_set.images) - 1}", number)
@@ -111,18 +114,22 @@ class BackgroundEvaluator:
                 )
                 for start in range(0, len(indices), _BATCH_SIZE)
             ]
-        predicted, confidences = (torch.cat([result[index] for result in results]) for index in (0, 1))
+        predicted, confidences, losses = (torch.cat([result[index] for result in results]) for index in range(3))
         return SampleEvaluation(
-            sample_set, loaded.classes, indices, sample_set.images.labels[list(indices)], predicted, confidences
+            sample_set, loaded.classes, indices, sample_set.images.labels[list(indices)], predicted, confidences, losses
         )
 
 
-def _evaluate_batch(loaded: LoadedModel, sample_set: SampleSet, indices: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def _evaluate_batch(
+    loaded: LoadedModel, sample_set: SampleSet, indices: tuple[int, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the predicted class, its probability, and the loss of each image."""
     analysis_model = loaded.analysis_model
     x = sample_set.load_batch(indices).to(analysis_model.device)
     with analysis_model.exclusive() as network:
-        confidences, predicted = analysis_model.probabilities(network, x).max(1)
-    return predicted, confidences
+        probabilities = analysis_model.probabilities(network, x).cpu()
+    confidences, predicted = probabilities.max(1)
+    return predicted, confidences, sample_losses(probabilities, sample_set.images.labels[list(indices)])
 
 
 # A larger confusion matrix is unreadable and a long response.
@@ -138,7 +145,7 @@ def run_routes(state: AppState, evaluator: BackgroundEvaluator) -> APIRouter:
     async def run(
         name: ModelPath, since: Annotated[int, Query(ge=0, description="Lines of the log to leave out.")] = 0
     ) -> RunResponse:
-        """Return the log from record `since` on, and the evaluation on the evaluation images once it is finished."""
+        """Return the log from record `since` on, and the evaluation of the network once it is finished."""
         handle = state.get_model(name)
         log = await asyncio.to_thread(_read_log, handle.name, _require_run(handle), since)
         evaluation = await _describe_evaluation(evaluator, handle)
@@ -214,7 +221,7 @@ def _num_steps(run: Run, records: list[dict[str, Any]], step: int) -> int | None
 
 @dataclass(frozen=True)
 class _EvaluationInfo:
-    """The part of the response that is measured on the evaluation images; `reason` tells what is missing."""
+    """The part of the response that is measured on the validation or test images; `reason` tells what is missing."""
 
     evaluated: bool = False
     confusion_matrix: list[list[int]] | None = None
