@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -193,15 +194,25 @@ def test_the_lock_of_another_machine_is_free_once_it_is_old(tmp_path: Path) -> N
         assert f"pid={os.getpid()}\n" in lock.read_text()
 
 
-@pytest.mark.parametrize("resume", [False, True])
-def test_a_start_killed_before_run_json_is_begun_again(resume: bool, tmp_path: Path, tiny: dict[str, Any]) -> None:
-    output = tmp_path / "run"
+@pytest.fixture(scope="module")
+def killed_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that a process left which was killed before run.json was whole."""
+    output = tmp_path_factory.mktemp("killed") / "run"
     code = "import os, signal, reslab.runtime.files as files; from reslab.training.train import train\n"
     code += "files._sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
     code += f"train(output={str(output)!r}, epochs=1)"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
     killed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
     assert killed.returncode == -signal.SIGKILL
+    return output
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_start_killed_before_run_json_is_begun_again(
+    resume: bool, killed_start: Path, tmp_path: Path, tiny: dict[str, Any]
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(killed_start, output)
     left = [entry.name for entry in output.iterdir()]
     assert ".lock" in left
     assert any(name.endswith(".part") for name in left)

@@ -99,3 +99,13 @@ def test_runs_in_the_folders_of_seeds_are_listed_in_order(two_seeds: list[Run], 
         shutil.copytree(two_seeds[0].path, tmp_path / "group" / name)
     shutil.copytree(two_seeds[0].path, tmp_path / "single")
     assert [run.name for run in list_runs(tmp_path)] == ["seed2", "seed10", "single"]
+
+
+def test_several_ranks_are_refused_with_the_way_to_train_seeds_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "1")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=r"got: 2 ranks of torchrun; start torchrun once a seed: --seed 0 --output"):
+        train_seeds(seeds=2, output=tmp_path / "seeds")
+    assert not (tmp_path / "seeds").exists()

@@ -1,6 +1,7 @@
 """The progress of a training run on standard error: one line per evaluation, and a progress bar in a terminal."""
 
 import contextlib
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -99,24 +100,22 @@ class ProgressDisplay:
         self._update_bar(record["step"])
 
     def _on_eval(self, record: LogEntry) -> None:
-        header = _format_row(
-            "epoch", "train loss", "accuracy", f"{record['split']} loss", "accuracy", "images/s", "remaining"
-        )
+        names = ("epoch", "train loss", "accuracy", f"{record['split']} loss", "accuracy", "images/s", "remaining")
+        header = _format_row(names)
         if header != self._header:
             self._header = header
             self.print(header)
         train = self.last_train_record
-        self.print(
-            _format_row(
-                f"{record['epoch']:g}/{self._num_epochs()}",
-                f"{train['loss']:.4f}" if train else "–",
-                format_percent(train["top1"]) if train else "–",
-                f"{record['loss']:.4f}",
-                format_percent(record["top1"]),
-                format_int(round(train["images_per_second"])) if train else "–",
-                self._eta(record["step"]) or "–",
-            )
-        )
+        cells = [
+            f"{record['epoch']:g}/{self._num_epochs()}",
+            f"{train['loss']:.4f}" if train else "–",
+            format_percent(train["top1"]) if train else "–",
+            f"{record['loss']:.4f}",
+            format_percent(record["top1"]),
+            format_int(round(train["images_per_second"])) if train else "–",
+            self._eta(record["step"]) or "–",
+        ]
+        self.print(_format_row(cells))
         if self._is_waiting():
             self.print(f"  {self.wait_fraction:.0%} of the time waiting for data")
 
@@ -153,7 +152,7 @@ class ProgressDisplay:
 _COLUMN_WIDTHS = (9, 10, 9, 10, 9, 10, 11)
 
 
-def _format_row(*cells: str) -> str:
+def _format_row(cells: Sequence[str]) -> str:
     """Return the cells right-aligned in columns that fit 80 characters together."""
     return " ".join(cell.rjust(width) for cell, width in zip(cells, _COLUMN_WIDTHS, strict=True)).rstrip()
 

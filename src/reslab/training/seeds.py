@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from reslab.runtime.interrupts import TrainingInterrupted
+from reslab.runtime.torchrun import read_distributed_env
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid
 from reslab.spec.recipe import Recipe
@@ -38,8 +39,16 @@ def train_seeds(
     other options it is an error. Without `output` the folder is `runs/MODEL-DATA-HASH`, with the hash of the options.
     `group_runs` and `SeedGroup.summarize` give mean and standard deviation.
 
-    Raises what `train` raises, and ValueError without a seed or, for objects as model, data or recipe, without output.
+    Raises what `train` raises, and ValueError without a seed, for objects as model, data or recipe without output, and
+    on several ranks, which would look at the folders of the seeds at different times.
     """
+    world_size = read_distributed_env().world_size
+    if world_size > 1:
+        raise invalid(
+            "one process for several seeds",
+            f"{world_size} ranks of torchrun",
+            next_step="start torchrun once a seed: --seed 0 --output DIR/seed0, --seed 1 --output DIR/seed1",
+        )
     seed_list = list(range(seeds)) if isinstance(seeds, int) else list(dict.fromkeys(seeds))
     if not seed_list:
         raise invalid("at least one seed", seeds, nearest="3")
