@@ -8,13 +8,14 @@ import torch
 from agreement import images
 from torch import nn
 
-from reslab.nn.factory import create_model, resolve_arch
+from reslab.nn.factory import create_model
 from reslab.nn.registry import make_activation
 from reslab.spec.arch import Arch
 from reslab.spec.operations import OPERATIONS, Family
 from reslab.spec.order import ORDERS
 from reslab.spec.shortcut import SHORTCUTS
 from reslab.spec.zoo import ARCHS
+from reslab.spec.zoo.resolve import resolve_arch
 
 TINY = Arch(
     "tiny",

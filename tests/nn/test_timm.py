@@ -10,12 +10,13 @@ from timm.layers import DropPath as TimmDropPath
 from timm.layers import SqueezeExcite as TimmSqueezeExcite
 from timm.models.resnet import BasicBlock, ResNet
 
-from reslab.nn.factory import create_model, get_arch
+from reslab.nn.factory import create_model
 from reslab.nn.layers import make_layer
 from reslab.nn.merge import DropPath
 from reslab.nn.registry import Site
 from reslab.spec.grammar import Op
 from reslab.spec.shortcut import drop_path_rate
+from reslab.spec.zoo.resolve import get_arch
 
 SAME_KEYS = [
     *("resnet26", "resnet200", "resnet18d", "resnet26d", "resnet34d", "resnet50d", "resnet101d", "resnet152d"),

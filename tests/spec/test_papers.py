@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from reslab.nn.factory import create_model, resolve_arch
+from reslab.nn.factory import create_model
 from reslab.spec.arch import parse_arch_overrides
 from reslab.spec.papers import STUDIES, get_study
 from reslab.spec.recipe import apply_recipe_overrides
 from reslab.spec.study import METRICS, SCALES, ReportedValue, RowSpec, ScalePreset, as_number
 from reslab.spec.toml_files import find_recipe
+from reslab.spec.zoo.resolve import resolve_arch
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "reported.json").read_text(encoding="utf-8"))
 ROWS = [(study, row) for study in STUDIES.values() for row in study.rows]

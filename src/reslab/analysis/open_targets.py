@@ -15,7 +15,7 @@ from reslab.data.image_datasets import ImageDataset
 from reslab.data.loader import eval_loader
 from reslab.data.rng import step_seed, temporary_seed
 from reslab.nn.checkpoints.safetensors_io import unwrap_model
-from reslab.nn.factory import load_network, resolve_arch
+from reslab.nn.factory import load_network
 from reslab.nn.network import ResidualNetwork
 from reslab.nn.third_party import LIBRARIES, create_third_party_model
 from reslab.runtime.device import choose_device
@@ -23,6 +23,7 @@ from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid, nearest, unknown_name
 from reslab.spec.toml_files import is_toml
 from reslab.spec.zoo import ARCHS
+from reslab.spec.zoo.resolve import resolve_arch
 from reslab.training.run import Run, list_runs, load
 from reslab.training.run_data import open_train_data, reopen_data
 

@@ -15,6 +15,7 @@ from reslab.cli.options import (
     named_columns,
 )
 from reslab.cli.output import print_json, print_table, write_page
+from reslab.data.dataset_names import require_dataset_name
 from reslab.report.format import format_int
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def check(
 
     Exit code 1 if there are errors, which would stop training.
     """
+    require_dataset_name(path)
     from reslab.cli.data_check_page import build_data_check_page
     from reslab.data.check.check import check_data
     from reslab.data.check.findings import Severity, list_findings

@@ -28,8 +28,10 @@ from reslab.cli.options import (
     parse_model_overrides,
     parse_overrides,
     parse_pretrained,
+    require_model_and_recipe,
 )
 from reslab.cli.output import echo_err, print_result, print_table, write_page
+from reslab.data.dataset_names import require_dataset_name
 from reslab.metrics.classification import macro_average
 from reslab.report.format import format_int, format_number, format_percent
 from reslab.runtime.torchrun import read_distributed_env
@@ -259,6 +261,9 @@ def evaluate(
     if save_temperature:
         changed = {"--tta": tta, "--eval-transform": eval_transform, "--size": image_size, "--mean": mean, "--std": std}
         _check_calibration_options(model_source, model, changed)
+    if data is not None:
+        require_dataset_name(data)
+    require_model_and_recipe(model, None)
     from reslab.training.evaluation.evaluate import evaluate as evaluate_models
     from reslab.training.evaluation.predictions_file import check_predictions_path
 

@@ -25,6 +25,7 @@ from reslab.cli.options import (
     Workers,
     parse_overrides,
     parse_pretrained,
+    require_model_and_recipe,
     resolve_data_option,
 )
 from reslab.cli.output import print_result, write_page
@@ -74,6 +75,7 @@ def lr_find(
     Where the losses show no clear answer, the command says so and suggests none.
     """
     dataset = resolve_data_option(data_argument, data)
+    require_model_and_recipe(model, recipe)
     from reslab.runtime.device import choose_device
     from reslab.training.lr_finder import find_lr
     from reslab.training.options import TrainOptions, split_overrides

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from reslab.data.dataset_names import DATASET_NAMES, require_dataset_name
 from reslab.spec.errors import invalid
 
 
@@ -269,24 +270,38 @@ InferencePrecision = Annotated[
 def resolve_data_option(arguments: Sequence[str] | None, data: str | None) -> str | None:
     """Return the dataset given as argument or by `--data`.
 
-    Raises ValueError if both are given and differ, or for several arguments, with the options that they belong to.
+    Raises ValueError if both are given and differ, for several arguments, with the options that they belong to, or for
+    an unknown dataset.
     """
     if arguments and len(arguments) > 1:
         raise invalid("one dataset", " ".join(arguments), nearest=" ".join(map(_as_option, arguments)))
     argument = arguments[0] if arguments else None
     if argument is not None and data is not None and argument != data:
         raise invalid("one dataset", f"{argument} and --data {data}", next_step="leave one of them out")
-    return data or argument
+    dataset = data or argument
+    if dataset is not None:
+        require_dataset_name(dataset)
+    return dataset
 
 
 def _as_option(argument: str) -> str:
-    from reslab.data.registry import DATASETS
     from reslab.spec.recipes import RECIPES
     from reslab.spec.zoo import ARCHS
 
-    if argument in DATASETS or Path(argument).exists():
+    if argument in DATASET_NAMES or Path(argument).exists():
         return argument
     return f"--model {argument}" if argument in ARCHS else f"--recipe {argument}" if argument in RECIPES else argument
+
+
+def require_model_and_recipe(model: str | None, recipe: str | None) -> None:
+    """Raise ValueError for an unknown model or recipe, before anything is imported that takes time."""
+    from reslab.spec.toml_files import find_recipe
+    from reslab.spec.zoo.resolve import get_arch
+
+    if model is not None:
+        get_arch(model)
+    if recipe is not None:
+        find_recipe(recipe)
 
 
 def parse_overrides(overrides: Sequence[str] | None) -> dict[str, str]:

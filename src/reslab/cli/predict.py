@@ -23,6 +23,7 @@ from reslab.cli.options import (
 from reslab.cli.output import echo_err, print_json, print_table
 from reslab.report.format import format_number, format_percent
 from reslab.spec.errors import invalid
+from reslab.training.run import require_weights_source
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,6 +105,7 @@ def predict(
     if resume and output is None:
         raise invalid("--output FILE with --resume", "--resume alone", next_step="name the file to resume")
     _check_not_graph(run)
+    require_weights_source(run)
     from reslab.data.decode_limits import DecodeLimits
     from reslab.deploy.inputs import list_inputs
     from reslab.deploy.outputs import PredictionFile, check_output_path

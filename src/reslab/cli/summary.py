@@ -59,7 +59,7 @@ def resolve_arch_and_input(
     name: str, input_size: str | None, num_classes: int | None, overrides: list[str] | None
 ) -> tuple["Arch", tuple[int, ...]]:
     """Return the architecture with its overrides, and the input size: the given one, else the architecture's own."""
-    from reslab.nn.factory import resolve_arch
+    from reslab.spec.zoo.resolve import resolve_arch
 
     arch_overrides = parse_model_overrides(overrides)
     if num_classes is not None:

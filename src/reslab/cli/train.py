@@ -30,6 +30,7 @@ from reslab.cli.options import (
     parse_overrides,
     parse_pretrained,
     read_config_file,
+    require_model_and_recipe,
     resolve_data_option,
 )
 from reslab.cli.output import print_result
@@ -140,6 +141,7 @@ def train(
 ) -> None:
     """Train a network. Without arguments: a small residual network on scikit-learn's handwritten digits."""
     dataset = resolve_data_option(data_argument, data)
+    require_model_and_recipe(model, recipe)
     from reslab.training.options import parse_batch_size
     from reslab.training.seeds import train_seeds
     from reslab.training.train import train as train_run

@@ -1,6 +1,5 @@
 """Open a dataset by name or path: the table of named datasets, and the table of formats that a path can have."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from reslab.data.dataset import (
     channel_statistics,
 )
 from reslab.data.dataset_info import DatasetInfo, ReadResult
+from reslab.data.dataset_names import unknown_dataset
 from reslab.data.formats.cifar import CIFAR10_LAYOUT, CIFAR100_LAYOUT, read_cifar, read_cifar2
 from reslab.data.formats.class_names import CIFAR10_CLASSES, CIFAR100_CLASSES, DIGIT_CLASSES, FASHION_MNIST_CLASSES
 from reslab.data.formats.csv_table import is_csv, list_csv_paths
@@ -38,7 +38,7 @@ from reslab.data.webdataset.dataset import (
     open_url_shards,
 )
 from reslab.data.webdataset.remote import is_url
-from reslab.spec.errors import invalid, nearest, unknown_name
+from reslab.spec.errors import invalid
 from reslab.spec.plugins import Table
 from reslab.spec.preprocess import Preprocess
 
@@ -224,7 +224,7 @@ def open_dataset(
         return open_url_shards(text, options)
     path = Path(text).expanduser()
     if not path.exists() and isinstance(name_or_path, str) and "/" not in text and "\\" not in text:
-        raise _unknown_dataset(text)
+        raise unknown_dataset(text)
     data_format = find_format(path)
     _check_columns(path, data_format, columns)
     # Whatever is of no format is reported by the image folder, as the most common one.
@@ -244,7 +244,7 @@ def list_dataset(
         return DatasetListing(data.name, data.location, data.classes, data.splits)
     path = Path(text).expanduser()
     if not path.exists() and "/" not in text:
-        raise _unknown_dataset(text)
+        raise unknown_dataset(text)
     path = path.resolve()
     data_format = find_format(path)
     _check_columns(path, data_format, columns)
@@ -256,40 +256,6 @@ def list_dataset(
 def _check_columns(path: Path, data_format: DataFormat | None, columns: Mapping[str, str] | None) -> None:
     if columns and not (data_format and data_format.has_columns):
         raise invalid("a CSV file, where columns are named", path, next_step="omit the names of columns")
-
-
-_WITHOUT_READER = """
-svhn stl10 tinyimagenet imagenette imagewoof places365 food101 flowers102 caltech101 oxfordpets stanfordcars
-fgvcaircraft inaturalist imagenet21k emnist kmnist cinic10
-"""
-UNSUPPORTED_DATASETS = {
-    "voc": "object detection and segmentation",
-    "coco": "object detection and segmentation",
-    "cityscapes": "segmentation",
-    "ade20k": "segmentation",
-    "celeba": "several labels an image",
-    "kinetics": "videos",
-    **dict.fromkeys(_WITHOUT_READER.split(), ""),
-}
-"""Well-known datasets without a reader, in lower case without separators: the task, or empty for classification."""
-
-
-def _unknown_dataset(name: str) -> ValueError:
-    """Return the error for a name that is no dataset here: a well-known one of others, or an unknown one."""
-    key = re.sub(r"[^a-z0-9]", "", name.lower())
-    match = next(
-        (known for known in UNSUPPORTED_DATASETS if re.fullmatch(rf"(pascal|ms|mini)?{known}(20\d\d)?", key)), ""
-    )
-    known_text = f"one of {', '.join(DATASETS)}, or a folder, CSV file or shards"
-    if match and UNSUPPORTED_DATASETS[match]:
-        got = f"{name}, a dataset for {UNSUPPORTED_DATASETS[match]}, which is not supported yet"
-        return invalid(f"a dataset for classification: {known_text}", got)
-    if match:
-        next_step = "download it, and name its folder with one folder a class, or a CSV file of its labels"
-        return invalid(known_text, f"{name}, which is not read by its name", next_step=next_step)
-    folders = nearest(name, (path.name for path in Path().iterdir() if path.is_dir()), 1)
-    next_step = f"or the folder ./{folders[0]}" if folders else "a folder of class folders is named by its path"
-    return unknown_name("dataset or folder", name, DATASETS, next_step)
 
 
 def _open_named(info: DatasetInfo, data_dir: Path | None, options: SplitOptions) -> DatasetSplits:

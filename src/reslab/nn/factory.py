@@ -15,69 +15,17 @@ from reslab.nn.features import FeatureNetwork
 from reslab.nn.network import ResidualNetwork
 from reslab.nn.registry import NormLayer
 from reslab.spec.arch import Arch
-from reslab.spec.config import convert, from_dict, override
+from reslab.spec.config import from_dict
 from reslab.spec.errors import invalid
-from reslab.spec.layout import dilation_requirement
 from reslab.spec.plugins import check_plugins
 from reslab.spec.preprocess import Preprocess
-from reslab.spec.toml_files import find_arch
 from reslab.spec.zoo import match_model_names
-
-# Names that timm gives to axes of ours.
-_ALIASES = {"in_chans": "in_channels"}
-_DILATION = "replace_stride_with_dilation"
+from reslab.spec.zoo.resolve import AXIS_ALIASES, resolve_arch
 
 
 def list_models(pattern: str = "*") -> list[str]:
     """Return the sorted names that match a shell pattern (`resnet*_cifar`), or contain it if it has no wildcard."""
     return sorted(match_model_names(pattern))
-
-
-def get_arch(model: str | Arch) -> Arch:
-    """Return the architecture of this name or TOML file, or the given one. Raises ValueError for an unknown name."""
-    return model if isinstance(model, Arch) else find_arch(model)
-
-
-def resolve_arch(model: str | Arch, overrides: Mapping[str, Any]) -> Arch:
-    """Return the architecture of this name (or the given one) with axes overridden by name.
-
-    Values may be strings, as on the command line; torchvision's and timm's names for an axis are accepted. Raises
-    ValueError for an unknown model, axis or value, with the nearest ones.
-    """
-    arch = get_arch(model)
-    if not overrides:
-        return arch
-    return override(arch, _normalize_axes(overrides, len(arch.depths), arch.image_size[0]), kind="axis")
-
-
-def _normalize_axes(overrides: Mapping[str, Any], num_stages: int, side: int) -> dict[str, Any]:
-    """Return the overrides under our names, with torchvision's options translated.
-
-    `dims` without an image size keeps the `side` in every dimension.
-    """
-    for alias, axis in _ALIASES.items():
-        if alias in overrides and overrides.get(axis, overrides[alias]) != overrides[alias]:
-            got = f"{axis}={overrides[axis]} and {alias}={overrides[alias]}"
-            raise invalid(f"{axis} or {alias}, two names of one axis", got)
-    if "weights" in overrides:
-        got = f"weights={overrides['weights']!r}"
-        raise invalid("pretrained=, which takes torchvision's weights too", got, "pretrained=True")
-    axes = {_ALIASES.get(name, name): value for name, value in overrides.items()}
-    if "dims" in axes and "image_size" not in axes:
-        axes["image_size"] = (side,) * convert(int, axes["dims"], "dims")
-    if _DILATION in axes:
-        axes[_DILATION] = _parse_dilation(axes[_DILATION], num_stages)
-    if convert(bool, axes.pop("zero_init_residual", False), "zero_init_residual"):
-        axes["last_norm_weight"] = 0.0
-    return axes
-
-
-def _parse_dilation(value: Any, num_stages: int) -> tuple[bool, ...]:
-    """Return the truth values; torchvision's None means no dilation. The error names the stages they are for."""
-    try:
-        return convert(tuple[bool, ...], () if value is None else value, _DILATION)
-    except ValueError:
-        raise invalid(dilation_requirement(num_stages), value, str((False,) * (num_stages - 1))) from None
 
 
 def create_model(
@@ -118,7 +66,7 @@ def create_model(
     if pretrained is not None and pretrained is not False:
         from reslab.nn.checkpoints.pretrained import changed_io_sizes, load_pretrained
 
-        changed = {_ALIASES.get(axis, axis) for axis in overrides}
+        changed = {AXIS_ALIASES.get(axis, axis) for axis in overrides}
         load_pretrained(
             network, pretrained, adapt=changed_io_sizes(arch, changed), strict=strict, ignore_head=features_only
         )

@@ -11,7 +11,6 @@ import torch
 from reslab.data.dataset import DatasetSplits
 from reslab.data.registry import DATASETS
 from reslab.nn.cost import layer_table
-from reslab.nn.factory import resolve_arch
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import Arch, parse_arch_overrides
 from reslab.spec.errors import invalid
@@ -19,6 +18,7 @@ from reslab.spec.optim import parse_duration
 from reslab.spec.recipe import Recipe, apply_recipe_overrides
 from reslab.spec.study import FULL_PRESET, AnalysisRequest, RowSpec, ScalePreset, Study
 from reslab.spec.toml_files import find_recipe
+from reslab.spec.zoo.resolve import resolve_arch
 from reslab.training.options import (
     TrainOptions,
     apply_recipe_defaults,

@@ -14,7 +14,6 @@ from torch import nn
 from reslab.data.dataset import DatasetSplits
 from reslab.data.image_datasets import TensorImageDataset
 from reslab.data.registry import DATASETS
-from reslab.nn.factory import resolve_arch
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid
@@ -22,6 +21,7 @@ from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe
 from reslab.spec.transform_args import bind_args
 from reslab.spec.transform_grammar import TransformCall, TransformValue, parse_transforms
+from reslab.spec.zoo.resolve import resolve_arch
 
 CROP_FRACTION = 7 / 8  # as center-crop(224) of resize(256)
 _MAX_SIZE_RATIO = 2.0

@@ -14,7 +14,6 @@ from reslab.data.registry import DATASETS
 from reslab.data.transforms.normalize import compute_mean_image, encode_mean_image
 from reslab.data.transforms.third_party import TransformSource, split_functions
 from reslab.nn.checkpoints.pretrained import Pretrained
-from reslab.nn.factory import get_arch, resolve_arch
 from reslab.spec.arch import Arch, parse_arch_overrides
 from reslab.spec.config import override
 from reslab.spec.errors import invalid, nearest
@@ -26,6 +25,7 @@ from reslab.spec.recipe import Recipe, expand_recipe_keys
 from reslab.spec.recipes import RECIPES
 from reslab.spec.toml_files import find_recipe
 from reslab.spec.zoo import ARCHS
+from reslab.spec.zoo.resolve import get_arch, resolve_arch
 from reslab.training.image_size import output_size, scale_transform
 from reslab.training.losses import LossFn
 

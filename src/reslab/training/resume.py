@@ -8,7 +8,6 @@ from torch import nn
 
 from reslab.data.registry import DATASETS
 from reslab.data.rng import step_seed, temporary_seed
-from reslab.nn.factory import resolve_arch
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.distributed import ProcessGroup
 from reslab.runtime.provenance import command_line
@@ -18,6 +17,7 @@ from reslab.spec.errors import invalid
 from reslab.spec.optim import parse_duration
 from reslab.spec.recipe import Recipe, apply_recipe_overrides
 from reslab.spec.toml_files import find_recipe
+from reslab.spec.zoo.resolve import resolve_arch
 from reslab.training.checkpoint import has_train_checkpoint, load_train_checkpoint, parse_snapshot_interval
 from reslab.training.options import AUTO, PUBLISHED_WEIGHTS, TrainOptions, describe_pretrained, qualified_name
 from reslab.training.run import Run

@@ -1,0 +1,56 @@
+"""Commands that need no torch do not import it, also when they fail, so that they answer at once."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from reslab.data.dataset_names import DATASET_NAMES
+from reslab.data.registry import DATASETS
+
+SLOW_MODULES = ("torch", "torchvision", "scipy", "matplotlib", "sklearn", "PIL", "jinja2")
+CODE = f"""
+import sys
+from reslab.cli.app import main
+for line in sys.stdin.read().splitlines():
+    code = main(line.split())
+    print("answered", code, *[name for name in {SLOW_MODULES!r} if name in sys.modules])
+"""
+EXIT_CODES = {
+    "--version": 0,
+    "--help": 0,
+    "train --help": 0,
+    "models": 0,
+    "recipes": 0,
+    "studies": 0,
+    "transforms": 0,
+    "runs": 0,
+    "nosuch": 2,
+    "runs nosuch --json": 0,
+    "train nosuch": 1,
+    "train --model nosuch": 1,
+    "train --recipe nosuch": 1,
+    "eval nosuch": 1,
+    "lr-find nosuch": 1,
+    "predict nosuch a.jpg": 1,
+    "predict . a.jpg": 1,
+    "export nosuch --to onnx": 1,
+    "serve nosuch": 1,
+    "summary nosuch": 1,
+    "bench nosuch": 1,
+    "study nosuch": 1,
+    "data check nosuch": 1,
+}
+
+
+def test_a_command_that_needs_no_torch_imports_nothing_slow(tmp_path: Path) -> None:
+    lines = "\n".join(EXIT_CODES)
+    run = subprocess.run(
+        [sys.executable, "-c", CODE], input=lines, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    answers = [line.split()[1:] for line in run.stdout.splitlines() if line.startswith("answered")]
+    found = dict(zip(EXIT_CODES, answers, strict=True))
+    assert found == {line: [str(code)] for line, code in EXIT_CODES.items()}, run.stderr
+
+
+def test_the_names_of_datasets_are_those_of_the_registry() -> None:
+    assert tuple(DATASETS) == DATASET_NAMES
