@@ -6,18 +6,23 @@ STAMP := .venv/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 JOBS ?= 2
 
-.PHONY: setup demo test lint format check zoo soak
+.PHONY: setup demo test lint format check lock zoo soak
 .DEFAULT_GOAL := check
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+# requirements.lock holds the versions for Linux with their hashes; elsewhere pip chooses the versions.
+$(STAMP): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	    || { echo "reslab needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 setup"; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv \
 	    || { echo "Python's venv module is missing; on Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
 	@echo "Installing reslab and its dependencies into .venv (takes a few minutes the first time)"
-	@[ -t 1 ] || quiet=--quiet; $(BIN)/pip install $$quiet -c constraints.txt -e '.[dev]'
+	@[ -t 1 ] || quiet=--quiet; \
+	    if $(BIN)/python -c 'import sys; sys.exit(sys.platform != "linux" or sys.version_info >= (3, 15))'; \
+	    then $(BIN)/pip install $$quiet --require-hashes -r requirements.lock \
+	        && $(BIN)/pip install $$quiet --no-deps --no-build-isolation -e .; \
+	    else $(BIN)/pip install $$quiet -e '.[dev]'; fi
 	@touch $(STAMP)
 
 demo: setup
@@ -37,6 +42,11 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 check: lint test
+
+# Needs uv (pip install uv). Keeps the locked versions that still fit; `make lock UPGRADE=--upgrade` takes the newest.
+lock:
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes $(UPGRADE) \
+	    --custom-compile-command "make lock" --output-file requirements.lock
 
 zoo: setup
 	$(BIN)/python benchmarks/zoo.py
