@@ -92,8 +92,11 @@ def test_wrong_options_are_errors(run: Run, tmp_path: Path, capsys: pytest.Captu
         assert expected in capsys.readouterr().err
 
 
-def test_a_port_in_use_is_an_error_before_anything_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_an_error_before_anything_is_loaded(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"not read")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        assert main(["serve", "no-such-run", "--port", port]) == 1
+        assert main(["serve", str(tmp_path), "--port", port]) == 1
     assert "a free address and port" in capsys.readouterr().err

@@ -2,7 +2,9 @@
 
 import io
 import itertools
+import os
 import struct
+import subprocess
 import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +17,7 @@ import torchvision.io  # noqa: F401 - registers torch.ops.image
 from image_bytes import encoded, make_png, make_tiff, png_chunk, png_of_values
 from PIL import Image
 
+from reslab.data import jpeg
 from reslab.data.decode import decode_image, read_image
 from reslab.data.decode_limits import ImageError, ImageErrorKind
 
@@ -179,8 +182,6 @@ def test_each_of_many_threads_gets_the_warning_of_its_own_image(capfd: pytest.Ca
     stop = threading.Event()
 
     def write() -> None:
-        import os
-
         number = 0
         while not stop.wait(0.001):
             os.write(2, f"line {number}\n".encode())
@@ -189,19 +190,51 @@ def test_each_of_many_threads_gets_the_warning_of_its_own_image(capfd: pytest.Ca
 
     writer = threading.Thread(target=write)
     writer.start()
-    with ThreadPoolExecutor(6) as pool:
-        warnings = list(pool.map(lambda content: decode_image(content, collect_warning=True).warning, contents))
-    stop.set()
-    writer.join()
+    try:
+        with ThreadPoolExecutor(6) as pool:
+            warnings = list(pool.map(lambda content: decode_image(content, collect_warning=True).warning, contents))
+    finally:
+        stop.set()
+        writer.join()
     assert [bool(warning) for warning in warnings] == [i % 3 == 0 for i in range(48)]
     lines = capfd.readouterr().err.splitlines()
     number = int(lines[-1].removeprefix("end "))
     assert lines[:-1] == [f"line {i}" for i in range(number)]
 
 
-def test_a_file_that_is_not_regular_is_an_error(tmp_path: Path) -> None:
-    import os
+def test_what_others_write_just_before_standard_error_is_restored_arrives(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collector = jpeg._WarningCollector()
+    drain = collector._drain
 
+    def drain_and_write() -> None:
+        drain()
+        if collector._num_running == 1:
+            os.write(2, b"late\n")
+
+    monkeypatch.setattr(collector, "_drain", drain_and_write)
+    assert collector.run(lambda: None) == (None, "")
+    assert capfd.readouterr().err == "late\n"
+
+
+def test_a_decoder_does_not_fail_where_standard_error_has_no_reader(capfd: pytest.CaptureFixture[str]) -> None:
+    """Nobody reads what others write meanwhile; the next image is decoded all the same."""
+    collector = jpeg._WarningCollector()
+    saved, (reader, broken) = os.dup(2), os.pipe()
+    os.close(reader)
+    os.dup2(broken, 2)
+    try:
+        collector.run(lambda: os.write(2, b"lost\n") and None)
+        assert collector._num_running == 0
+        assert os.fstat(2).st_ino == os.fstat(broken).st_ino
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(broken)
+
+
+def test_a_file_that_is_not_regular_is_an_error(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(ImageError, match="not a regular file"):
         read_image(tmp_path / "pipe.jpg")
@@ -211,8 +244,6 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage
 
 
 def test_no_other_program_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import subprocess
-
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("started"))
     (tmp_path / "a.png").write_bytes(EPS)
     with pytest.raises(ImageError, match="known format"):

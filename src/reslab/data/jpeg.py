@@ -16,7 +16,6 @@ from functools import cache
 from typing import BinaryIO
 
 import torch
-import torchvision.io  # noqa: F401 - registers torch.ops.image
 from torch import Tensor
 
 _FRAME_MARKERS = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive
@@ -35,19 +34,21 @@ def decode_jpeg(content: bytes) -> Tensor | None:
 
 def decode_jpeg_with_warning(content: bytes) -> tuple[Tensor | None, str]:
     """Return `decode_jpeg` and the first warning of libjpeg, "" if there is none (as in an undamaged file)."""
+    has_torchvision_decoder()  # imports it before standard error is redirected
     return _collector.run(lambda: decode_jpeg(content))
 
 
 def jpeg_warning(content: bytes) -> str:
     """Return the first warning of libjpeg about a JPEG of any kind, "" if there is none."""
+    has_torchvision_decoder()
     return _collector.run(lambda: _decode(content, _UNCHANGED))[1]
 
 
 def _decode(content: bytes, mode: int) -> Tensor | None:
-    if not _has_torchvision_decoder():
+    if not has_torchvision_decoder():
         return None
     try:
-        # torchvision.io.decode_jpeg warns that it will be removed; when it is, `_has_torchvision_decoder` notices.
+        # torchvision.io.decode_jpeg warns that it will be removed; when it is, `has_torchvision_decoder` notices.
         pixels: Tensor = torch.ops.image.decode_jpeg(
             torch.frombuffer(bytearray(content), dtype=torch.uint8), mode, False
         )
@@ -57,7 +58,13 @@ def _decode(content: bytes, mode: int) -> Tensor | None:
 
 
 @cache
-def _has_torchvision_decoder() -> bool:
+def has_torchvision_decoder() -> bool:
+    """Return True if torchvision can decode; the first call imports it, which takes a second.
+
+    A process that starts others to decode calls this first, so that not every one of them imports it.
+    """
+    import torchvision.io  # noqa: F401 - registers torch.ops.image
+
     return hasattr(torch.ops.image, "decode_jpeg")
 
 
@@ -169,10 +176,11 @@ class _WarningCollector:
     def _restore(self) -> None:
         if self._real_stderr >= 0:
             os.dup2(self._real_stderr, _STDERR)
-            os.close(self._real_stderr)
         if self._file is not None:
-            self._drain()
+            self._drain()  # what was written since the last time, to the real standard error, which is still open
             self._file.close()
+        if self._real_stderr >= 0:
+            os.close(self._real_stderr)
         self._real_stderr, self._file = -1, None
 
     def _drain(self) -> None:
@@ -186,7 +194,8 @@ class _WarningCollector:
             if _WARNING.match(line):
                 self._warnings.append(line.decode(errors="replace").strip())
             elif self._real_stderr >= 0:
-                os.write(self._real_stderr, line)
+                with contextlib.suppress(OSError):  # its reader is gone: no reason for a decoder to fail
+                    os.write(self._real_stderr, line)
 
     def restore_after_fork(self) -> None:
         """Give a forked process its standard error back: the threads that decoded are not in it."""

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 from reslab.data.decode import read_image
 from reslab.data.image_datasets import ImageDataset, ShardImageDataset, TensorImageDataset, WrappedImageDataset
+from reslab.data.jpeg import has_torchvision_decoder
 from reslab.data.rng import RandomDraws, hash_key, hash_keys, repeat_keys, temporary_seed
 from reslab.data.sampler import StatelessSampler, StepIndices
 from reslab.data.transforms.normalize import Normalize
@@ -270,6 +271,8 @@ def _load_batches(
 
 
 def _start_data_loader(dataset: Dataset[Any], device: torch.device, **options: Any) -> Iterator[LoadedBatch]:
+    if options["num_workers"]:
+        has_torchvision_decoder()  # imports it once here, not in every worker process
     with warnings.catch_warnings():
         # The user chooses the number of workers, also if it is larger than the number of processors.
         warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
