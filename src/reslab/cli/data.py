@@ -10,8 +10,10 @@ from reslab.cli.options import (
     ImageColumn,
     JsonFlag,
     LabelColumn,
+    MaxPixels,
     Panel,
     SplitColumn,
+    limit_pixels,
     named_columns,
 )
 from reslab.cli.output import print_json, print_table, write_page
@@ -51,6 +53,7 @@ def check(
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     split_column: SplitColumn = None,
+    max_pixels: MaxPixels = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Read every image once and report counts, sizes, broken files, duplicates and train/test leakage.
@@ -62,7 +65,8 @@ def check(
     from reslab.data.check.check import check_data
     from reslab.data.check.findings import Severity, list_findings
 
-    check_result = check_data(path, data_dir, named_columns(image_column, label_column, split_column))
+    with limit_pixels(max_pixels):
+        check_result = check_data(path, data_dir, named_columns(image_column, label_column, split_column))
     issues = list_findings(check_result)
     output_path = html_path or Path(f"data-check-{check_result.listing.name}.html")
     transform = default_train_transform(check_result) if train_transform is None else train_transform

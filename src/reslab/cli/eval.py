@@ -15,6 +15,7 @@ from reslab.cli.options import (
     ImageSize,
     JsonFlag,
     LabelColumn,
+    MaxPixels,
     ModelName,
     ModelOverrides,
     Panel,
@@ -23,6 +24,7 @@ from reslab.cli.options import (
     SplitColumn,
     ValFraction,
     Workers,
+    limit_pixels,
     named_columns,
     parse_channel_values,
     parse_model_overrides,
@@ -247,6 +249,7 @@ def evaluate(
     batch_size: BatchSize = None,
     val_fraction: ValFraction = None,
     skip_bad_images: SkipBadImages = False,
+    max_pixels: MaxPixels = None,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     split_column: SplitColumn = None,
@@ -292,10 +295,11 @@ def evaluate(
         keep_probabilities=predictions is not None or needs_calibration,
     )
     names = runs or [str(model)]
-    evaluation = evaluate_split(split=split)
+    with limit_pixels(max_pixels):
+        evaluation = evaluate_split(split=split)
+        val_evaluation = _evaluate_val(evaluation, evaluate_split) if needs_calibration else None
     calibration_payload: dict[str, Any] = {}
     if needs_calibration:
-        val_evaluation = _evaluate_val(evaluation, evaluate_split)
         if save_temperature:
             _save_temperature(model_source, val_evaluation)
         calibration_payload = _calibration_payload(evaluation, val_evaluation)

@@ -14,6 +14,7 @@ from reslab.cli.options import (
     Device,
     ImageSize,
     JsonFlag,
+    MaxPixels,
     ModelName,
     Panel,
     Pretrained,
@@ -23,6 +24,7 @@ from reslab.cli.options import (
     TrainOverrides,
     ValFraction,
     Workers,
+    limit_pixels,
     parse_overrides,
     parse_pretrained,
     require_model_and_recipe,
@@ -65,6 +67,7 @@ def lr_find(
     pretrained: Pretrained = None,
     val_fraction: ValFraction = None,
     skip_bad_images: SkipBadImages = False,
+    max_pixels: MaxPixels = None,
     device: Device = "auto",
     workers: Workers = None,
     overrides: TrainOverrides = None,
@@ -95,7 +98,9 @@ def lr_find(
         val_fraction=val_fraction,
         skip_bad_images=skip_bad_images,
     )
-    result = find_lr(options, choose_device(device), min_lr=min_lr, max_lr=max_lr, num_steps=num_steps, workers=workers)
+    with limit_pixels(max_pixels):
+        torch_device = choose_device(device)
+        result = find_lr(options, torch_device, min_lr=min_lr, max_lr=max_lr, num_steps=num_steps, workers=workers)
     # Without a finite loss there is nothing to plot.
     output_path = (html_path or (None if as_json else Path("lr-find.html"))) if result.lrs else None
     next_command = _next_command(context, result)

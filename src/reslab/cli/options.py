@@ -3,10 +3,11 @@
 `-c FILE` reads a TOML, YAML or JSON file with the keys of --set; `[optimizer]` with `lr = 0.2` is `optimizer.lr=0.2`.
 """
 
+import contextlib
 import importlib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -131,6 +132,17 @@ NumImages = Annotated[
 SkipBadImages = Annotated[
     bool,
     typer.Option("--skip-bad-images", rich_help_panel=Panel.DATA, help="Skip unreadable images and list them."),
+]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        "--max-pixels",
+        metavar="INTEGER",
+        min=1,
+        rich_help_panel=Panel.DATA,
+        help="Refuse images of more pixels (height x width).",
+        show_default="120,000,000",
+    ),
 ]
 ModelName = Annotated[
     str | None,
@@ -332,6 +344,15 @@ def split_model_prefix(overrides: Mapping[str, str]) -> tuple[dict[str, str], di
     """Split overrides into those of the architecture (`model.KEY`, without the prefix) and all others."""
     arch_overrides = {key.removeprefix("model."): value for key, value in overrides.items() if key.startswith("model.")}
     return arch_overrides, {key: value for key, value in overrides.items() if not key.startswith("model.")}
+
+
+@contextlib.contextmanager
+def limit_pixels(max_pixels: int | None) -> Iterator[None]:
+    """Decode images of at most `--max-pixels` in the `with` block."""
+    from reslab.data.decode_limits import DecodeLimits, use_limits
+
+    with contextlib.nullcontext() if max_pixels is None else use_limits(DecodeLimits(max_pixels=max_pixels)):
+        yield
 
 
 def parse_pretrained(text: str | None) -> bool | str | None:

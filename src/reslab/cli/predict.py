@@ -18,6 +18,7 @@ from reslab.cli.options import (
     InferenceBackend,
     InferencePrecision,
     JsonFlag,
+    MaxPixels,
     Panel,
 )
 from reslab.cli.output import echo_err, print_json, print_table
@@ -88,12 +89,7 @@ def predict(
             help="Scale the logits by the temperature of `eval --save-temperature`.",
         ),
     ] = True,
-    max_pixels: Annotated[
-        int | None,
-        typer.Option(
-            "--max-pixels", metavar="INTEGER", min=1, help="Refuse images of more pixels (default: 120,000,000)."
-        ),
-    ] = None,
+    max_pixels: MaxPixels = None,
     as_csv: Annotated[
         bool, typer.Option("--csv", rich_help_panel=Panel.OUTPUT, help="Print CSV, one line per class.")
     ] = False,

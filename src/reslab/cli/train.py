@@ -15,6 +15,7 @@ from reslab.cli.options import (
     ImageSize,
     JsonFlag,
     LabelColumn,
+    MaxPixels,
     ModelName,
     NumImages,
     Panel,
@@ -25,6 +26,7 @@ from reslab.cli.options import (
     TrainOverrides,
     ValFraction,
     Workers,
+    limit_pixels,
     merge_config,
     named_columns,
     parse_overrides,
@@ -117,6 +119,7 @@ def train(
     val_fraction: ValFraction = None,
     num_images: NumImages = None,
     skip_bad_images: SkipBadImages = False,
+    max_pixels: MaxPixels = None,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     split_column: SplitColumn = None,
@@ -180,7 +183,7 @@ def train(
         "snapshot_every": save_every,
         "tensorboard": tensorboard,
     }
-    with ProgressDisplay() as display:
+    with limit_pixels(max_pixels), ProgressDisplay() as display:
         if seeds is None:
             runs = [train_run(model, dataset, recipe, seed=seed, resume=resume, on_log=display, **options)]
         else:

@@ -39,15 +39,15 @@ from reslab.data.decode_limits import (
     ImageErrorKind,
     PngHeader,
     check_file,
+    current_limits,
     has_all_png_data,
 )
-from reslab.data.image_formats import HEIC_EXTRA, has_heif_reader, is_heif, open_image
+from reslab.data.image_formats import HEIC_EXTRA, has_heif_reader, is_heif, open_image, without_pillow_limit
 from reslab.data.jpeg import decode_jpeg, decode_jpeg_with_warning, jpeg_warning
 from reslab.data.pil_pixels import array_to_tensor, exif_orientation, pil_to_array, stored_channels
 from reslab.spec.errors import invalid
 
 ImageSource = str | os.PathLike[str] | bytes
-DEFAULT_LIMITS = DecodeLimits()
 _NO_PIXELS = torch.empty(0, dtype=torch.uint8)
 
 
@@ -65,8 +65,10 @@ class DecodedImage:
     warning: str = ""
 
 
-def read_image(source: ImageSource, channels: int = 3, name: str = "", limits: DecodeLimits = DEFAULT_LIMITS) -> Tensor:
+def read_image(source: ImageSource, channels: int = 3, name: str = "", limits: DecodeLimits | None = None) -> Tensor:
     """Decode a file, or its content (then called `name` in errors), to uint8 (channels, H, W).
+
+    `limits` are by default those of `use_limits`.
 
     Raises ImageError, a ValueError, naming the file if it is missing, empty, damaged, not an image or over a limit;
     ValueError if `channels` is not 1 or 3.
@@ -78,7 +80,7 @@ def decode_image(
     source: ImageSource,
     channels: int = 3,
     name: str = "",
-    limits: DecodeLimits = DEFAULT_LIMITS,
+    limits: DecodeLimits | None = None,
     *,
     collect_warning: bool = False,
 ) -> DecodedImage:
@@ -88,6 +90,7 @@ def decode_image(
     """
     if channels not in (1, 3):
         raise invalid("1 channel (grayscale) or 3 (RGB)", channels, nearest="3" if channels > 1 else "1")
+    limits = limits or current_limits()
     name = name or ("image" if isinstance(source, bytes) else os.fspath(source))
     try:
         with _open_source(source) as file:
@@ -143,7 +146,7 @@ def _read_array(
     file: BinaryIO, png: PngHeader | None, channels: int, limits: DecodeLimits
 ) -> tuple[np.ndarray, int, DecodedImage]:
     """Return pixels as stored, the orientation that is still to be applied, and the facts without pixels."""
-    with open_image(file, limits.formats) as image:
+    with without_pillow_limit(), open_image(file, limits.formats) as image:
         limits.check_size(image.height, image.width, image.format or "")
         # Loading a TIFF turns it and removes the tag. Reading EXIF before loading would load a PNG.
         is_rotated = image.format == "TIFF" and exif_orientation(image) != 1

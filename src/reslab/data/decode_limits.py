@@ -1,5 +1,6 @@
 """The limits on decoding an image, and the checks of a file against them before any pixel is decoded."""
 
+import contextlib
 import os
 import re
 import struct
@@ -7,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from reslab.data.image_formats import FORMAT_EXTENSIONS
 from reslab.spec.errors import invalid, unknown_name
@@ -110,6 +111,38 @@ class DecodeLimits:
             got = f"{height}x{width}, {height * width:,} pixels"
             next_step = "make it smaller, or raise max_pixels"
             raise ImageError(str(invalid(required, got, next_step=next_step)), ImageErrorKind.LIMIT, "max_pixels")
+
+
+DEFAULT_LIMITS = DecodeLimits()
+_limits_in_force = DEFAULT_LIMITS
+
+
+def current_limits() -> DecodeLimits:
+    """Return the limits of this process: those of `use_limits`, else the defaults."""
+    return _limits_in_force
+
+
+@contextlib.contextmanager
+def use_limits(limits: DecodeLimits) -> Iterator[None]:
+    """Decode images within `limits` in this process, in the `with` block, wherever no others are given.
+
+    Datasets that are opened in the block keep them, also in the processes of a loader.
+    """
+    global _limits_in_force
+    previous, _limits_in_force = _limits_in_force, limits
+    try:
+        yield
+    finally:
+        _limits_in_force = previous
+
+
+def limits_key() -> list[Any]:
+    """Return what marks results in a cache that depend on the limits of this process; nothing for the defaults."""
+    return (
+        []
+        if _limits_in_force == DEFAULT_LIMITS
+        else [list(value) if isinstance(value, tuple) else value for value in vars(_limits_in_force).values()]
+    )
 
 
 class FileStructure(NamedTuple):

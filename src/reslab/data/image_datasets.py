@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from reslab.data.decode import read_image
+from reslab.data.decode_limits import DecodeLimits, current_limits
 from reslab.data.pil_pixels import pil_to_tensor
 from reslab.data.webdataset.http import read_range
 from reslab.spec.errors import invalid
@@ -136,6 +137,7 @@ class FileImageDataset(IndexableImages):
     channels: int = 3
     root: Path | None = None
     input_transform: InputTransform | None = None
+    limits: DecodeLimits = field(default_factory=current_limits)
 
     def __post_init__(self) -> None:
         check_labels(self.labels, len(self.paths))
@@ -156,7 +158,7 @@ class FileImageDataset(IndexableImages):
         return self.paths[i].read_bytes()
 
     def load_image(self, i: int) -> Tensor:
-        return read_image(self.paths[i], self.channels)
+        return read_image(self.paths[i], self.channels, limits=self.limits)
 
     def preview(self, i: int) -> Tensor:
         return self.load_image(i)
@@ -235,6 +237,7 @@ class ShardImageDataset(IndexableImages):
     channels: int = 3
     root: Path | str | None = None
     input_transform: InputTransform | None = None
+    limits: DecodeLimits = field(default_factory=current_limits)
 
     def __post_init__(self) -> None:
         check_labels(self.labels, len(self.locations))
@@ -259,7 +262,7 @@ class ShardImageDataset(IndexableImages):
         return self.locations[i].read_bytes()
 
     def load_image(self, i: int) -> Tensor:
-        return read_image(self.read_bytes(i), self.channels, self.name(i))
+        return read_image(self.read_bytes(i), self.channels, self.name(i), self.limits)
 
     def preview(self, i: int) -> Tensor:
         return self.load_image(i)

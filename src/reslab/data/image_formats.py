@@ -7,7 +7,8 @@ import contextlib
 import importlib
 import importlib.util
 import struct
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
@@ -60,6 +61,29 @@ def has_heif_reader() -> bool:
 
         register_heif_opener()
     return True
+
+
+_limit_lock = threading.Lock()
+_pillow_limit: list[int | None] = []  # Pillow's limit, once for every thread that is decoding
+
+
+@contextlib.contextmanager
+def without_pillow_limit() -> Iterator[None]:
+    """Suspend Pillow's own limit on pixels in the `with` block, for `DecodeLimits` are checked in its place.
+
+    Some plugins raise above twice `Image.MAX_IMAGE_PIXELS`, 178 million, and warn above it. It is one for the whole
+    process: it is restored when no thread is in such a block.
+    """
+    with _limit_lock:
+        _pillow_limit.append(_pillow_limit[0] if _pillow_limit else Image.MAX_IMAGE_PIXELS)
+        Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        with _limit_lock:
+            limit = _pillow_limit.pop()
+            if not _pillow_limit:
+                Image.MAX_IMAGE_PIXELS = limit
 
 
 def open_image(file: BinaryIO, formats: Iterable[str] = FORMAT_EXTENSIONS) -> Image.Image:

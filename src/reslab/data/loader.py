@@ -402,7 +402,7 @@ class _StreamWorker(IterableDataset[LoadedBatch]):
         name = self.dataset.name(index)
         try:
             key = repeat_keys(hash_keys(self.seed, epoch, torch.tensor([index])), torch.tensor([repeat]))
-            pixels = read_image(content, self.dataset.channels, name)
+            pixels = read_image(content, self.dataset.channels, name, self.dataset.limits)
             return LoadedImage(self.transform.apply_image(pixels, int(key)), index)
         except ValueError as error:
             return LoadedImage(None, index, _with_name(error, name))

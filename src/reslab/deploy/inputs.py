@@ -14,8 +14,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from reslab.data.decode import DEFAULT_LIMITS, DecodedImage, decode_image
-from reslab.data.decode_limits import DecodeLimits
+from reslab.data.decode import DecodedImage, decode_image
+from reslab.data.decode_limits import DEFAULT_LIMITS, DecodeLimits
 from reslab.data.image_datasets import ImageLocation
 from reslab.data.image_formats import open_image
 from reslab.data.pil_pixels import pil_to_tensor

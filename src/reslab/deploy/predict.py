@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reslab.data.decode import DEFAULT_LIMITS
-from reslab.data.decode_limits import DecodeLimits
+from reslab.data.decode_limits import DEFAULT_LIMITS, DecodeLimits
 from reslab.deploy.backends.backend import Backend
 from reslab.deploy.backends.registry import open_backend
 from reslab.deploy.grad_cam import GradCam, draw_grad_cam, grad_cam_path

@@ -51,10 +51,10 @@ def refuse(path: Path, match: str, max_seconds: float = 3.0) -> None:
     """Check that the file is refused for a network, soon and without memory."""
     network = make_network()
     tracemalloc.start()
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(CheckpointError, match=match):
         create_model("resnet20_cifar", **AXES, pretrained=path)
-    assert time.monotonic() - start < max_seconds
+    assert time.process_time() - start < max_seconds
     assert tracemalloc.get_traced_memory()[1] < 100e6
     tracemalloc.stop()
     assert network.load_report is None
@@ -97,8 +97,12 @@ def test_a_pickle_of_many_tensor_names_is_refused(tmp_path: Path, zipped: bool) 
 
 
 def test_a_safetensors_file_of_many_tensor_names_is_refused(tmp_path: Path) -> None:
-    save_file({f"n{number}": torch.zeros(0) for number in range(20_000)}, tmp_path / "w.safetensors")
-    refuse(tmp_path / "w.safetensors", r"at most 1,\d+ tensors|at most 2,\d+ tensors")
+    for count, message in (
+        (5000, r"at most 1,\d+ tensors; got: .* with 5,000"),
+        (60_000, r"a header of at most 1,\d+,\d+ b"),
+    ):
+        save_file({f"n{number}": torch.zeros(0) for number in range(count)}, tmp_path / "w.safetensors")
+        refuse(tmp_path / "w.safetensors", message)
     with pytest.raises(CheckpointError, match="with 20,000"):
         make_network_from_state({f"n{number}": torch.zeros(0) for number in range(20_000)})
 
@@ -192,11 +196,11 @@ ARCHS = {
     "groups of 10^6": ({"groups": 10**6}, "divisible by groups"),
     "image of one side 10^6": ({"image_size": [10**6, 1]}, "image_size"),
     "9000 convolutions a block": ({"convs": [3] * 9000}, "arch.convs of at most 1,000 values"),
-    "900 convolutions a block": ({"convs": [3] * 900}, "a network of at most [0-9]+ parameters"),
+    "300 convolutions a block": ({"convs": [3] * 300}, "a network of at most [0-9]+ parameters"),
     "kernel of 10^5": ({"convs": [99999, 99999]}, "a network of at most [0-9,]+ elements"),
     "width of 10^5": ({"widths": "additive(16,100000)"}, "a network of at most [0-9,]+ elements"),
     "expansion of 10^7": ({"expansion": 10**7}, "a network of at most [0-9,]+ elements"),
-    "3000 linear layers": ({"head": "avgpool flatten " + "fc " * 3000}, "a network of at most [0-9]+ parameters"),
+    "500 linear layers": ({"head": "avgpool flatten " + "fc " * 500}, "a network of at most [0-9]+ parameters"),
     "number of 5000 digits": ({"stem": f"conv3({'9' * 5000})"}, "arch.stem with numbers"),
     "stem of a million characters": ({"stem": "norm " * 200_000}, "arch.stem of at most 10,000 characters"),
 }
@@ -211,9 +215,9 @@ def test_an_architecture_of_another_size_than_its_file_is_refused(tmp_path: Path
     header["arch"].update(axes)
     save_file(tensors, path, metadata={"reslab": format_header(header, tensors)})
     tracemalloc.start()
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(ValueError, match=message):
         load_network(path)
-    assert time.monotonic() - start < 4
+    assert time.process_time() - start < 4
     assert tracemalloc.get_traced_memory()[1] < 50e6
     tracemalloc.stop()

@@ -55,7 +55,7 @@ def _inspect_image(dataset: ImageDataset, i: int) -> ImageInfo:
         return _make_image_info(name, DecodedImage(preview, preview.shape[0]))
     try:
         content = dataset.read_bytes(i)
-        image = decode_image(content, name=name, collect_warning=True)
+        image = decode_image(content, name=name, limits=dataset.limits, collect_warning=True)
     except FileNotFoundError:
         return ImageInfo(name, "no such file")
     except (OSError, ValueError) as error:

@@ -13,6 +13,7 @@ import torch
 from reslab.data.cache import read_json, write_json
 from reslab.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DatasetListing, DatasetSplits
 from reslab.data.decode import decode_image
+from reslab.data.decode_limits import limits_key
 from reslab.data.formats.class_folders import (
     SPLIT_FOLDERS,
     LabeledFiles,
@@ -237,14 +238,15 @@ def _scan_files(location: Path, root: Path, paths: Sequence[Path]) -> dict[str, 
     digest = hashlib.sha256(os.fsencode(location.resolve())).hexdigest()[:24]
     cache_path = cache_dir() / "scans" / f"{digest}.json"
     cache = read_json(cache_path)
-    cached_files = cache.get("files", {}) if cache.get("format") == _CACHE_FORMAT else {}
+    state = {"format": _CACHE_FORMAT, "limits": limits_key()}
+    cached_files = cache.get("files", {}) if {key: cache.get(key) for key in state} == state else {}
     names = [relative_name(root, path) for path in paths]
     with ThreadPoolExecutor() as pool:
         scanned = list(pool.map(lambda path, name: _scan_file(path, cached_files.get(name)), paths, names))
     files = dict(zip(names, scanned, strict=True))
     rows = {name: list(file) for name, file in files.items()}
     if rows != cached_files:
-        write_json(cache_path, {"format": _CACHE_FORMAT, "root": str(root.resolve()), "files": rows})
+        write_json(cache_path, {**state, "root": str(root.resolve()), "files": rows})
     return files
 
 

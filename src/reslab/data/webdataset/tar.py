@@ -20,6 +20,7 @@ import torch
 from reslab.data.cache import read_json, write_json
 from reslab.data.content_hash import content_digest
 from reslab.data.decode import decode_image, read_image
+from reslab.data.decode_limits import limits_key
 from reslab.data.image_datasets import ImageLocation, TensorImageDataset, stack_images
 from reslab.data.image_formats import IMAGE_EXTENSIONS
 from reslab.runtime.files import cache_dir
@@ -229,7 +230,7 @@ def index_shard(path: Path) -> list[IndexedSample]:
 def cached_index(shard: str, version: list[Any], scan: Callable[[], list[IndexRow]]) -> list[IndexRow]:
     """Return a shard's index from the cache if it is of this version, else by `scan()`."""
     cache_path = cache_dir() / "shards" / f"{hashlib.sha256(os.fsencode(shard)).hexdigest()[:24]}.json"
-    cached, state = read_json(cache_path), [_CACHE_FORMAT, *version]
+    cached, state = read_json(cache_path), [_CACHE_FORMAT, *version, *limits_key()]
     if cached.get("state") == state:
         return [IndexRow(*row) for row in cached["samples"]]
     rows = scan()

@@ -19,6 +19,8 @@ from torch.nn.modules import module as torch_module
 
 from reslab.nn.checkpoints.load_report import invalid_checkpoint
 
+# Name, type, shape and place of a tensor, and in files of reslab its checksum; timm's longest names have 60 letters.
+_HEADER_BYTES_PER_TENSOR = 400
 _NPY_KINDS = "fiub"
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _WRONG_FILE_STEP = "check that it is the file of this network"
@@ -47,6 +49,17 @@ class ReadLimits:
         max_tensors = 1000 + 20 * len(state) * num_repeats
         num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
         return ReadLimits(max_tensors, (64 << 20) + 20 * num_bytes * num_repeats, (2 << 20) + 400 * max_tensors)
+
+    def check_safetensors(self, path: Path) -> None:
+        """Raise CheckpointError if the header of a .safetensors file is too long for the tensors it may have."""
+        with path.open("rb") as file:
+            num_bytes = int.from_bytes(file.read(8), "little")
+        max_bytes = (1 << 20) + _HEADER_BYTES_PER_TENSOR * self.max_tensors
+        # A length beyond the end of the file is damage, which the reader reports.
+        if max_bytes < num_bytes <= path.stat().st_size:
+            got = f"{path} with {num_bytes:,} bytes"
+            required = f"a header of at most {max_bytes:,} bytes, for at most {self.max_tensors:,} tensors"
+            raise invalid_checkpoint(required, got, next_step=_WRONG_FILE_STEP)
 
     def check_num_tensors(self, count: int, path: object) -> None:
         """Raise CheckpointError for a file with too many tensors, given their number or that of its zip entries."""

@@ -173,6 +173,7 @@ def _read_npz(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_safetensors(path: Path, limits: ReadLimits) -> FileContent:
+    limits.check_safetensors(path)
     try:
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())

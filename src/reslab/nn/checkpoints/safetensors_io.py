@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from reslab.nn.checkpoints.header import Header, format_header
+from reslab.nn.checkpoints.limits import ReadLimits
 from reslab.runtime.files import atomic_path
 from reslab.spec.arch import Arch
 from reslab.spec.config import to_dict
@@ -21,6 +22,7 @@ from reslab.spec.errors import invalid
 from reslab.spec.plugins import required_plugins
 
 _HEADER_KEY = "reslab"
+_LIMITS = ReadLimits(max_tensors=50_000)
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
@@ -117,6 +119,7 @@ def read_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
 def _open_file(path: Path) -> tuple[Header, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
+    _LIMITS.check_safetensors(path)
     try:
         file = safe_open(path, framework="pt")
         metadata, names = file.metadata() or {}, list(file.keys())
