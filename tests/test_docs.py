@@ -1,5 +1,6 @@
 """The tables in the reference equal the tables in the code. `python tests/test_docs.py` writes them."""
 
+import ast
 import re
 import runpy
 from pathlib import Path
@@ -98,6 +99,47 @@ def test_the_transforms_are_listed_and_drawn() -> None:
     drawn = runpy.run_path(str(DOCS / "images" / "make_transforms.py"))["EXPRESSIONS"]
     assert {call.name for expression in drawn for call in parse_transforms(expression)} == set(TRANSFORMS)
     assert 10_000 < (DOCS / "images" / "transforms.png").stat().st_size < 250_000
+
+
+ROOT = Path(__file__).parent.parent
+
+
+def rows_of_changes() -> list[str]:
+    """The rows of the table of CONTRIBUTING.md that says what to change to add something."""
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = re.search(r"\| to add \| change \|\n\|---\|---\|\n((?:\|.*\n)+)", page)
+    assert table is not None
+    return table[1].splitlines()
+
+
+def test_every_name_and_path_in_contributing_exists() -> None:
+    rows = rows_of_changes()
+    assert len(rows) >= 15
+    for row in rows:
+        quoted = re.findall(r"`([^`]+)`", row)
+        paths = {text: (ROOT / "src" / "reslab" / text, ROOT / text) for text in quoted if re.search(r"/|\.\w+$", text)}
+        files: list[Path] = []
+        for text, candidates in paths.items():
+            path = next((candidate for candidate in candidates if candidate.exists()), None)
+            assert path is not None, f"{text} does not exist: {row}"
+            files += path.rglob("*.py") if path.is_dir() else [path]
+        source = "\n".join(file.read_text(encoding="utf-8") for file in files)
+        for name in (text.lstrip("@") for text in quoted if text not in paths and not text.startswith("--")):
+            assert re.search(rf"(?:def|class) {name}\b|^ *{name}(?::.*| )=|^ *{name}: ", source, re.M), (name, row)
+
+
+def test_contributing_lists_the_packages_in_the_order_of_the_import_rules() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+)/` \|", page, re.M)
+    rules = re.search(r"^PACKAGES = (\[.*\])$", (ROOT / "tests" / "test_imports.py").read_text(encoding="utf-8"), re.M)
+    assert rules is not None
+    assert listed == ast.literal_eval(rules[1])
+
+
+def test_the_readme_counts_nothing_that_grows() -> None:
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    number = r"(?:\d[\d,]*|\w+teen|twenty|thirty|dozens)"
+    assert re.findall(rf"\b{number} (?:networks|analyses|studies|recipes|transforms|commands)\b", page) == []
 
 
 if __name__ == "__main__":

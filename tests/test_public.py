@@ -65,7 +65,7 @@ def test_no_public_name_is_a_module_s() -> None:
 
 
 @pytest.mark.parametrize("module", ["reslab", "reslab.cli.app", "reslab.spec"])
-def test_the_door_opens_without_torch(module: str) -> None:
+def test_import_reslab_does_not_import_torch(module: str) -> None:
     loaded = python(f"import sys, {module}; print(*sys.modules)").split()
     assert not set(HEAVY) & set(loaded)
 

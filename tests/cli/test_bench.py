@@ -59,7 +59,9 @@ def test_what_cannot_be_measured_is_an_error(command: Command) -> None:
     assert "bf16" in refused.value["error"]
 
 
-def test_answers_by_engine(command: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predictions_by_backend(
+    command: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("reslab.deploy.benchmark.SECONDS_PER_ROUND", 1e-3)
     arguments = ("bench", trained, "--task", "predict", "--batch-size", "1,3", "--backend", "torch", "--repeats", "2")
     page = tmp_path / "speed.html"

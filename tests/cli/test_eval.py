@@ -25,7 +25,7 @@ def test_another_split(command: Command, trained: Path) -> None:
     assert command("eval", trained, "--split", "train", "--json").value["num_samples"] == 1438
 
 
-def test_a_run_with_itself_is_itself(command: Command, trained: Path) -> None:
+def test_ensemble_of_one_run_twice_equals_the_run(command: Command, trained: Path) -> None:
     one, two = command("eval", trained, "--json").value, command("eval", trained, trained, "--json").value
     assert two["num_correct"] == one["num_correct"]
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-6)

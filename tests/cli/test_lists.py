@@ -52,7 +52,7 @@ def test_runs_are_listed(command: Command, trained: Path) -> None:
     assert str(trained) in command("runs", trained.parent).out
 
 
-def test_no_runs_is_a_word(command: Command, tmp_path: Path) -> None:
+def test_runs_of_an_empty_folder_prints_a_hint(command: Command, tmp_path: Path) -> None:
     outcome = command("runs", tmp_path / "none")
     assert (outcome.code, outcome.out) == (0, "")
     assert "reslab train" in outcome.err

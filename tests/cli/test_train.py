@@ -63,7 +63,7 @@ def test_a_run_goes_on(command: Command, tmp_path: Path) -> None:
     assert again.value["steps"] == 2 * first["steps"]
 
 
-def test_another_seed_is_no_going_on(command: Command, tmp_path: Path) -> None:
+def test_resume_with_another_seed_fails(command: Command, tmp_path: Path) -> None:
     path = tmp_path / "run"
     command("train", *SMALL, "--output", path)
     outcome = command("train", "--output", path, "--resume", "--seed", "5")

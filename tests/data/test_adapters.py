@@ -95,7 +95,7 @@ def test_grey_pillow_items_stay_grey() -> None:
     assert torch.equal(data.splits["train"].preview(4)[0], PIXELS[4, 0])
 
 
-def test_data_stays_and_preprocess_is_ours_to_say() -> None:
+def test_as_dataset_returns_splits_unchanged_and_takes_preprocess() -> None:
     mine = Preprocess(3, "resize(4)", (0.1,) * 3, (0.9,) * 3)
     data = as_dataset((PIXELS, LABELS), preprocess=mine, classes=list("abcd"), name="mine")
     assert as_dataset(data) is data

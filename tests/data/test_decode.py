@@ -179,7 +179,7 @@ def test_first_frame_of_an_animation(tmp_path: Path, ending: str) -> None:
     assert torch.equal(read_image(tmp_path / f"a.{ending}"), chw(np.array(first)))
 
 
-def test_one_bit(tmp_path: Path) -> None:
+def test_one_bit_image_scales_to_0_and_255(tmp_path: Path) -> None:
     bits = np.array([[True, False, True]])
     Image.fromarray(bits).save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png", channels=1).tolist() == [[[255, 0, 255]]]
@@ -265,7 +265,7 @@ def test_the_pixels_are_pillow_s(subsampling: int, quality: int, progressive: bo
     ],
     ids=["stored as RGB", "comment", "restarts", "profile", "upright", "upright, big-endian"],
 )
-def test_so_are_those_of_less_usual_files(content: bytes) -> None:
+def test_fast_jpeg_decoder_equals_pillow_on_unusual_jpegs(content: bytes) -> None:
     found = decode_jpeg(content)
     assert found is not None
     assert torch.equal(found, by_pillow(content))
@@ -286,7 +286,7 @@ def test_all_others_are_left_to_pillow(content: bytes) -> None:
     assert torch.equal(read_image(content), by_pillow(content))
 
 
-def test_other_formats_and_damage_are_none_of_its_business(tmp_path: Path) -> None:
+def test_decode_jpeg_returns_none_for_other_formats_and_damage(tmp_path: Path) -> None:
     stream = io.BytesIO()
     Image.fromarray(pixels()).save(stream, "PNG")
     assert decode_jpeg(stream.getvalue()) is None

@@ -50,7 +50,7 @@ def test_an_epoch_takes_each_sample_at_most_once_and_drops_the_rest() -> None:
         assert torch.equal(y, LABELS[indices])
 
 
-def test_normalised_by_the_formula() -> None:
+def test_normalization_equals_the_formula() -> None:
     x, _, indices = next(train(IN_MEMORY, words="").iter_from())
     expected = (PIXELS[indices].double() / 255 - torch.tensor(PREPROCESS.mean).double().view(3, 1, 1)) / torch.tensor(
         PREPROCESS.std

@@ -39,7 +39,7 @@ def test_mix_is_splitmix64() -> None:
     assert [value & MASK for value in mix64(signed).tolist()] == published
 
 
-def test_keys_are_key() -> None:
+def test_hash_keys_equals_hash_key_of_each_index() -> None:
     indices = torch.tensor([0, 1, 7, 49_999])
     assert hash_keys(3, 5, indices).tolist() == [hash_key(3, 5, i) for i in indices.tolist()]
     assert len({hash_key(a, b, c) for a in range(4) for b in range(4) for c in range(4)}) == 64

@@ -66,7 +66,7 @@ def test_tensors_are_split_again() -> None:
         restore_split(images.subset(range(10)), record)
 
 
-def test_files_are_carved_again_by_name() -> None:
+def test_restored_split_ignores_files_added_later() -> None:
     root = Path("/pictures")
     paths = tuple(root / f"{i:02}.png" for i in range(70))
     images = FileImageDataset(paths, LABELS, 3, root)
@@ -86,7 +86,7 @@ def test_every_class_has_its_share_and_at_least_one() -> None:
     assert labels[stratified_indices(labels, 10)].bincount().tolist() == [5, 3, 1, 1]
 
 
-def test_all_of_them_are_all_of_them() -> None:
+def test_stratified_indices_with_the_full_count_return_every_index() -> None:
     labels = torch.tensor([1, 0, 2, 2, 1, 0, 0])
     assert stratified_indices(labels, 7) == list(range(7))
 

@@ -81,7 +81,7 @@ def test_the_middle_is_kept(tmp_path: Path) -> None:
     assert int(found.min()) == 255
 
 
-def test_grey_networks_read_colour(tmp_path: Path) -> None:
+def test_grayscale_networks_read_color(tmp_path: Path) -> None:
     torch.manual_seed(0)
     grey = create_model("resnet20_cifar", num_classes=2, in_channels=1, image_size=(8, 8))
     assert isinstance(grey, ResidualNetwork)

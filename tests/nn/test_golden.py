@@ -74,7 +74,7 @@ def test_name_source_and_plan():
         assert len(names) == len(set(names)) == arch.num_blocks
 
 
-def test_all_that_the_project_names_is_there():
+def test_zoo_has_every_required_model():
     asked = """
         resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d resnext101_32x8d resnext101_64x4d wide_resnet50_2
         wide_resnet101_2 resnet50_v1 resnet101_v1 resnet152_v1 resnet26 resnet200 resnet18d resnet34d resnet50d

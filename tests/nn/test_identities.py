@@ -62,7 +62,7 @@ def test_the_plain_twin_is_merge_none(plain):
     ]
 
 
-def test_the_plain_twin_is_the_chain_of_its_words():
+def test_plain_twin_equals_sequential_of_its_operations():
     model = tiny(merge="none")
     whole = nn.Sequential(*(getattr(block, name) for _, block in model.blocks() for name in block._modules))
     parts = [model.conv1, model.bn1, model.act1, whole, model.avgpool, model.flatten, model.fc]
@@ -200,7 +200,7 @@ def test_running_statistics_of_a_shared_block_see_every_use():
 
 
 @pytest.mark.parametrize("name", ["resnet20_cifar", "preresnet164_cifar", "seresnet50", "book_net", "fixup110_cifar"])
-def test_one_activation_a_use_and_none_in_place(name):
+def test_each_activation_module_runs_once_and_not_in_place(name):
     """Counted by hooks: no activation module runs twice in a forward pass."""
     model = create_model(name)
     calls = []

@@ -97,7 +97,7 @@ def test_residual_refuses_a_sum_of_two_shapes(arguments):
         reslab.nn.Residual(*arguments)
 
 
-def test_the_room_has_no_other_attribute():
+def test_reslab_nn_suggests_nearest_attribute():
     with pytest.raises(AttributeError, match="Resdiual"):
         _ = reslab.nn.Resdiual
 

@@ -130,7 +130,7 @@ def test_settings_are_typed_and_their_keys_known() -> None:
         ("ema", "0.9", "ema"),
     ],
 )
-def test_what_means_nothing_is_refused(key: str, value: object, said: str) -> None:
+def test_invalid_values_raise(key: str, value: object, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         apply_recipe_overrides(RECIPES["digits"], {key: value})
 
@@ -165,7 +165,7 @@ OPTIMIZERS = {
     "book-ch8-dropout": ("sgd", 1e-2, 0.0, False, 0.0, True),
     "book-ch8-batch-norm": ("sgd", 1e-2, 0.0, False, 0.0, True),
 }
-# Length, batch, and the rates as factors: schedule, warm-up, milestones, gamma.
+# Length, batch, and the rates as factors: schedule, warmup, milestones, gamma.
 COURSES = {
     "he2015-cifar": ("64k steps", 128, "multistep", "0 steps", ("32k steps", "48k steps"), 0.1),
     "he2015-imagenet": ("600k steps", 256, "plateau", "0 steps", (), 0.1),
@@ -287,7 +287,7 @@ def test_recipes_of_others_compute_in_float32_and_name_what_they_are_for() -> No
         ({"l2": -0.1}, "at least 0"),
     ],
 )
-def test_what_means_nothing_is_refused_recipe_figures(settings: dict[str, object], said: str) -> None:
+def test_invalid_figures_of_a_recipe_raise(settings: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Recipe("x", "test", **settings)  # type: ignore[arg-type]
 

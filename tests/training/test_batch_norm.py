@@ -46,7 +46,7 @@ def test_the_first_norm_gets_the_mean_and_variance_of_all_samples() -> None:
     torch.testing.assert_close(norm.running_var, x.var(1), rtol=1e-11, atol=1e-13)
 
 
-def test_every_norm_gets_what_comes_to_it_where_each_batch_is_normalised_by_itself() -> None:
+def test_precise_statistics_of_every_norm_use_batch_normalized_inputs() -> None:
     model, found = network(), batches()
     update_bn_stats(model, found)
     model.train()

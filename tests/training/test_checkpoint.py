@@ -40,7 +40,7 @@ def test_they_are_kept_at_their_interval_step_0_among_them(kept: Run, digits_run
     assert digits_run.snapshots() == []
 
 
-def test_keeping_them_changes_nothing(kept: Run, digits_run: Run, weights_hash: Callable[[Run], str]) -> None:
+def test_snapshots_do_not_change_the_weights(kept: Run, digits_run: Run, weights_hash: Callable[[Run], str]) -> None:
     assert weights_hash(kept) == weights_hash(digits_run)
 
 

@@ -148,7 +148,7 @@ def test_it_never_looks_at_the_test_set(tiny: dict[str, Any], tmp_path: Path) ->
         ({"early_stopping.metric": "top5"}, "top1"),
     ],
 )
-def test_what_means_nothing_is_refused(given: dict[str, Any], said: str) -> None:
+def test_invalid_values_raise(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         override(Recipe("", ""), given)
 
@@ -159,7 +159,7 @@ def test_it_speaks_where_the_value_has_not_fallen_for_as_many_evaluations() -> N
     assert watch.best == 2.0
 
 
-def test_a_rest_counts_anew_and_keeps_the_least() -> None:
+def test_reset_restarts_patience_and_keeps_the_minimum() -> None:
     watch = PatienceCounter(1)
     assert [watch.update(value) for value in (1.0, 1.0)] == [False, True]
     watch.reset()
@@ -172,7 +172,7 @@ def test_what_is_not_a_number_has_not_fallen() -> None:
     assert watch.update(math.nan)
 
 
-def test_a_saved_watch_goes_on() -> None:
+def test_patience_counter_state_round_trips() -> None:
     first, second = PatienceCounter(3), PatienceCounter(3)
     for value in (5.0, 6.0):
         first.update(value)

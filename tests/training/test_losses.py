@@ -180,7 +180,7 @@ def test_balanced_weights_are_those_of_scikit_learn() -> None:
         ("balanced", "none of 'e'"),
     ],
 )
-def test_weights_that_mean_nothing_are_refused(how: str, said: str) -> None:
+def test_invalid_class_weights_raise(how: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         compute_class_weights(how, torch.tensor([0, 1, 2, 3]), CLASSES)
 
@@ -198,7 +198,7 @@ def test_weights_that_mean_nothing_are_refused(how: str, said: str) -> None:
         ("cross-entropy(0.1)", "cross-entropy"),
     ],
 )
-def test_sentences_that_mean_nothing_are_refused(sentence: str, said: str) -> None:
+def test_invalid_loss_expressions_raise(sentence: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         parse_loss(sentence)
 
@@ -214,7 +214,7 @@ def test_every_example_of_the_table_can_be_built() -> None:
 SMALL = {"depths": (1, 1, 1), "widths": (4, 8, 16), "stem": "conv3(4) norm act"}
 
 
-def test_it_is_the_formula_and_the_teacher_learns_nothing() -> None:
+def test_distillation_loss_equals_formula_and_gives_teacher_no_gradient() -> None:
     torch.manual_seed(0)
     teacher = nn.Linear(6, 3, dtype=torch.float64)
     x, z = torch.randn(5, 6, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
@@ -315,7 +315,7 @@ def test_parts_of_a_batch_are_penalised_once() -> None:
     torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-14)
 
 
-def test_a_run_with_either_is_the_same_network(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_l2_penalty_equals_weight_decay_without_momentum(tiny: dict[str, Any], tmp_path: Path) -> None:
     plain = {"optimizer.momentum": "0", "optimizer.nesterov": "false", "optimizer.decay_norm_and_bias": "true"}
     # A rate at which rounding does not grow: at 0.1 two such runs part within ten steps.
     plain |= {"optimizer.lr": "0.01", "optimizer.weight_decay": "0", "schedule.name": "constant"}

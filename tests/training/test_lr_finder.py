@@ -42,7 +42,9 @@ def test_the_losses_are_those_of_plain_steps_at_these_rates() -> None:
     assert found.losses[0] == pytest.approx(math.log(2), abs=1.0)
 
 
-def test_nothing_of_it_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_lr_restores_model_and_random_state_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
     before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
@@ -172,6 +174,6 @@ def test_smoothing_keeps_a_line_and_removes_a_spike() -> None:
         ({"num_steps": 3}, "at least 10 steps"),
     ],
 )
-def test_rates_that_mean_nothing_are_refused(rates: dict[str, float], word: str) -> None:
+def test_invalid_rates_raise(rates: dict[str, float], word: str) -> None:
     with pytest.raises(ValueError, match=word):
         find_lr(_asked(), CPU, **rates)  # type: ignore[arg-type]

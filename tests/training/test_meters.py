@@ -115,7 +115,7 @@ def test_speed_is_images_over_seconds() -> None:
     assert throughput_without_loading([]) is None
 
 
-def test_a_run_tells_both(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_run_reports_running_and_evaluated_training_metrics(tiny: dict[str, Any], tmp_path: Path) -> None:
     said = {**tiny, "overrides": {**tiny["overrides"], "eval_train": "true"}}
     run = train(output=tmp_path / "run", seed=1, **said)
     result = run.result
@@ -154,7 +154,7 @@ class _Slow:
             yield batch, batch, batch
 
 
-def test_fetching_counts_and_stepping_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loader_timer_counts_waiting_only(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("reslab.training.loop.time.perf_counter", lambda: now[0])
     awaited = TimedLoader(_Slow(now))

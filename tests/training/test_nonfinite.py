@@ -138,7 +138,7 @@ class BrokenOnceTrained(nn.Module):
         return outputs if torch.equal(self.body.weight, self.first) else outputs + float("inf")
 
 
-def test_parts_open_again_at_their_step_while_it_is_searched_for(tmp_path: Path) -> None:
+def test_replay_after_nan_unfreezes_at_the_right_step(tmp_path: Path) -> None:
     settings = {
         "unfreeze": "head: 0 epochs, all: 1 epoch",
         "duration": "3 epochs",

@@ -24,7 +24,7 @@ def fail(step: int, model: nn.Module) -> dict[str, Any]:
     raise KeyError(step)
 
 
-def test_it_is_saved_resumed_evaluated_and_predicted_with(
+def test_per_pixel_mean_survives_save_resume_eval_predict(
     tiny: dict[str, Any], tmp_path: Path, timeless: Callable[[Run], list[dict[str, Any]]]
 ) -> None:
     said = {**tiny, "overrides": {**tiny["overrides"], "normalize.per_pixel_mean": "true"}, "seed": 2}

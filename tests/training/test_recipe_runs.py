@@ -119,7 +119,7 @@ def test_an_axis_that_was_said_is_kept(tmp_path: Path) -> None:
     assert run.arch.merge == "gate(-6)"
 
 
-def test_the_words_of_a_recipe_stand_beside_the_network_s_own_join(tmp_path: Path) -> None:
+def test_merge_of_recipe_combines_with_merge_of_model(tmp_path: Path) -> None:
     small = {"batch_size": BATCH, "duration": "1 step", **narrow("resnet20_cifar")}
     data = data_for("cifar10")
     run = train("rezero56_cifar", data, "stochastic-depth", overrides=small, output=tmp_path / "a")

@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 from reslab.runtime.interrupts import TrainingInterrupted
 from reslab.training import run_logger as scalars
 from reslab.training.run import Run
+from reslab.training.run_log import RunLog
 from reslab.training.train import train
 
 
@@ -63,3 +65,53 @@ def test_without_tensorboard_it_says_what_to_do_and_writes_nothing(
     with pytest.raises(ValueError, match=r"pip install 'reslab\[tensorboard\]'"):
         train(output=tmp_path / "run", tensorboard=True, **tiny)
     assert not (tmp_path / "run").exists()
+
+
+class RecordingWriter:
+    """A tracker that records its calls, and fails at the records of one kind."""
+
+    def __init__(self, failing_kind: str = "") -> None:
+        self.calls: list[Any] = []
+        self.failing_kind = failing_kind
+
+    def start(self, step: int) -> None:
+        self.calls.append(("start", step))
+
+    def log(self, record: dict[str, Any]) -> None:
+        if record["kind"] == self.failing_kind:
+            raise OSError("the tracker does not answer")
+        self.calls.append(record)
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+def test_every_writer_gets_every_record_and_a_failing_one_stops_no_other(tmp_path: Path) -> None:
+    failing, working = RecordingWriter(failing_kind="eval"), RecordingWriter()
+    shown: list[dict[str, Any]] = []
+    run: Any = SimpleNamespace(log=RunLog(tmp_path / "log.jsonl"))
+    logger = scalars.RunLogger(run, shown.append, writers=[failing, working])
+    records = [{"kind": "train", "step": 1, "loss": 2.0}, {"kind": "eval", "step": 1, "split": "val", "top1": 0.5}]
+    logger.start(0)
+    for record in records:
+        logger.log(record)
+    with pytest.raises(OSError, match="does not answer"):
+        logger.raise_failure()
+    logger.close()
+    assert working.calls == [("start", 0), *records, "close"]
+    assert failing.calls == [("start", 0), records[0], "close"]
+    assert shown == records
+    assert [
+        {key: line[key] for key in record} for line, record in zip(run.log.records(), records, strict=True)
+    ] == records
+
+
+def test_other_ranks_write_nothing(tmp_path: Path) -> None:
+    writer = RecordingWriter()
+    run: Any = SimpleNamespace(log=RunLog(tmp_path / "log.jsonl"))
+    logger = scalars.RunLogger(run, lambda record: None, is_main=False, writers=[writer])
+    logger.start(0)
+    logger.log({"kind": "train", "step": 1, "loss": 2.0})
+    logger.close()
+    assert writer.calls == []
+    assert not run.log.path.exists()

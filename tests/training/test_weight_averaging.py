@@ -245,7 +245,7 @@ def test_a_decay_that_means_nothing_is_refused(decay: float) -> None:
         EMA(network(), decay)
 
 
-def test_a_network_wears_other_weights_and_gets_its_own_back() -> None:
+def test_swapped_weights_restores_the_original_weights() -> None:
     model, other = network(), network()
     shake(other, 1)
     own = clone_state_dict(model)

@@ -124,7 +124,7 @@ _DEFAULT_OPTIONS = AttributionOptions()
 
 @dataclass(frozen=True)
 class ImageAttribution:
-    """One image (`index` in the target, `image` a data URI) with its heat maps, pooled where they are large.
+    """One image (`index` in the target, `image` a data URI) with its heatmaps, pooled where they are large.
 
     `completeness_error` is the sum of the integrated gradients minus the increase of the class score over the baseline,
     relative to the increase: 0 where they are complete.
@@ -144,7 +144,7 @@ class ImageAttribution:
 
 @dataclass(frozen=True)
 class AttributionResult:
-    """The images with their heat maps; `layer` is that of Grad-CAM."""
+    """The images with their heatmaps; `layer` is that of Grad-CAM."""
 
     model: str
     step: int | None

@@ -95,7 +95,7 @@ class EvalBatches:
 
 @torch.no_grad()
 def score_model(model: nn.Module, batches: EvalBatches) -> EvalScore:
-    """Return the error and loss of `model` over all batches, with the weights and mode it has now."""
+    """Return the error and loss of `model` over all batches, with its current weights, in its current mode."""
     num_wrong, total_loss, num_samples = 0, 0.0, 0
     for x, y in batches:
         logits = model(x).float()

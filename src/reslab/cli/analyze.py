@@ -68,7 +68,7 @@ def analyze(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option("--seed", metavar="INTEGER", help="Random seed of fresh weights and of the choice of images.")
+        int, typer.Option("--seed", metavar="INTEGER", help="Random seed of the initial weights and the images.")
     ] = 0,
     html_path: Annotated[
         Path | None,

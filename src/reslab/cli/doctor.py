@@ -16,7 +16,7 @@ from reslab.runtime.files import cache_dir
 
 @dataclass(frozen=True)
 class RequiredPackage:
-    """A package that reslab requires, for an extra or (empty) always: the versions required, the one installed."""
+    """A required package, with required and installed versions; `extra` is empty if it is always required."""
 
     name: str
     extra: str
@@ -139,7 +139,7 @@ def list_caches() -> dict[str, dict[str, Any]]:
 def _environment_rows(environment: dict[str, Any]) -> list[tuple[str, str]]:
     lines = [(name, str(environment[name])) for name in ("reslab", "python", "platform", "cores")]
     lines += [
-        (name, package_version or "MISSING: pip install " + name)
+        (name, package_version or "missing: pip install " + name)
         for name, package_version in environment["versions"].items()
     ]
     for name, extra in environment["extras"].items():

@@ -1,4 +1,4 @@
-"""The options that several commands share, and the readers of their values.
+"""The options that several commands share, and the parsers of their values.
 
 `-c FILE` reads a TOML, YAML or JSON file with the keys of --set; `[optimizer]` with `lr = 0.2` is `optimizer.lr=0.2`.
 """
@@ -115,7 +115,7 @@ SplitColumn = Annotated[
         metavar="NAME",
         rich_help_panel=Panel.DATA,
         help="Column of the splits (train, val, test) in a CSV file.",
-        show_default="split, subset, if there",
+        show_default="split or subset, if present",
     ),
 ]
 NumImages = Annotated[
@@ -209,7 +209,7 @@ ImageSize = Annotated[
         metavar="PIXELS",
         min=1,
         rich_help_panel=Panel.DATA,
-        help="Image size: that of the training and evaluation crops and of the network's described input.",
+        help="Image size in pixels, for training, evaluation and the network.",
         show_default="the network's or the data's",
     ),
 ]
@@ -448,7 +448,7 @@ def merge_config(
 ) -> dict[str, Any]:
     """Merge --set over the config file. Keys of the file that a flag sets are dropped, so that the flag wins.
 
-    Keys may be shortened: see `expand_recipe_keys`. Raises ValueError for the name of an option in their place.
+    Keys may be shortened: see `expand_recipe_keys`. Raises ValueError if a key is the name of an option.
     """
     for key in (*config, *overrides):
         if key.replace("-", "_") in _OPTION_NAMES:

@@ -44,7 +44,8 @@ def predict(
         list[str],
         typer.Argument(
             metavar="IMAGE|FOLDER",
-            help="Images, folders, patterns, .tar shards or a .csv file of paths; - reads paths from standard input.",
+            help="Images, folders, patterns, .tar shards or a .csv file of paths; - reads standard input: paths, or "
+            "one image.",
         ),
     ],
     top_k: Annotated[

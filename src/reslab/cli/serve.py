@@ -73,7 +73,7 @@ def serve(
             metavar="INTEGER",
             rich_help_panel=Panel.LIMITS,
             help="Maximum bytes per request.",
-            show_default="16 MiB",
+            show_default="16777216, 16 MiB",
         ),
     ] = 16 << 20,
     max_pixels: Annotated[
@@ -104,7 +104,7 @@ def serve(
             "--timeout-seconds",
             metavar="FLOAT",
             rich_help_panel=Panel.LIMITS,
-            help="Timeout of a request, which then gets 504.",
+            help="Timeout of a request: 408 while its body is read, then 504.",
         ),
     ] = 30.0,
     as_json: JsonFlag = False,

@@ -41,9 +41,9 @@ class GradCam:
 def draw_grad_cam(image: Tensor, heatmap: Tensor) -> Image.Image:
     """Draw a heatmap (H, W) over the gray uint8 image (1 or 3, H, W), enlarged to at least MIN_OVERLAY_SIDE pixels."""
     colors = np.array([[np.interp(heatmap.numpy(), np.linspace(0, 1, 5), channel)] for channel in _COLORMAP.T])[:, 0]
-    grey = image.float().mean(0).numpy()[None]
+    gray = image.float().mean(0).numpy()[None]
     alpha = _OVERLAY_ALPHA * (0.25 + 0.75 * heatmap.numpy())
-    blended = (1 - alpha) * grey + alpha * colors
+    blended = (1 - alpha) * gray + alpha * colors
     overlay_image = Image.fromarray(blended.round().clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
     height, width = image.shape[1:]
     factor = max(1, -(-MIN_OVERLAY_SIDE // min(height, width)))

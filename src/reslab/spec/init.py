@@ -1,4 +1,4 @@
-"""Weight initialisation schemes, one line each."""
+"""Weight initialization schemes, one line each."""
 
 from dataclasses import dataclass
 

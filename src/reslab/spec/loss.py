@@ -9,7 +9,7 @@ from reslab.spec.plugins import Table
 
 @dataclass(frozen=True)
 class LossType:
-    """A loss: an example, its reference, its numbers (name, minimum, maximum, default) and its choices of a word."""
+    """A loss: an example, its reference, its numbers (name, minimum, maximum, default) and its choices by name."""
 
     example: str
     reference: str
@@ -78,7 +78,7 @@ def _parse_args(op: Op, loss_type: LossType) -> tuple[tuple[float | None, ...], 
     choices = [arg for arg in op.args if isinstance(arg, str)]
     has_suffix = op.size is not None or op.stride is not None
     if has_suffix or len(numbers) > len(loss_type.params) or len(choices) > bool(loss_type.choices):
-        raise invalid(f"a word such as {loss_type.example}", str(op))
+        raise invalid(f"a loss such as {loss_type.example}", str(op))
     for choice in choices:
         if choice not in loss_type.choices:
             raise unknown_name(f"word of {op.name}", choice, loss_type.choices)

@@ -1,4 +1,4 @@
-"""Durations with their units, learning rate schedules with warm-up, and optimizers."""
+"""Durations with their units, learning rate schedules with warmup, and optimizers."""
 
 import re
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ def parse_duration(text: str, key: str = "a duration") -> Duration:
 
 
 def parse_warmup_error(warmup: str) -> float | None:
-    """Return 0.8 for `"until error 80%"`, None for a warm-up with a duration. Raises ValueError if not below 100 %."""
+    """Return 0.8 for `"until error 80%"`, None for a warmup with a duration. Raises ValueError if not below 100 %."""
     match = _UNTIL_ERROR.match(warmup.strip().lower())
     if match is None:
         return None
@@ -62,14 +62,14 @@ def parse_warmup_error(warmup: str) -> float | None:
 class ScheduleConfig:
     """The learning rate over the run, as a factor of `optimizer.lr`.
 
-    Warm-up: over `warmup` the factor rises linearly from `warmup_factor`, or stays there if `warmup_shape` is
+    Warmup: over `warmup` the factor rises linearly from `warmup_factor`, or stays there if `warmup_shape` is
     `constant`. `warmup_lr` above 0 is an initial learning rate in place of a factor, whatever the batch size. With
-    `until error 80%` the warm-up lasts until the training error of a log record falls below that.
-    Schedule, over a clock from 0 to 1 after the warm-up:
+    `until error 80%` the warmup lasts until the training error of a log record falls below that.
+    Schedule, over a clock from 0 to 1 after the warmup:
         `constant`: 1. `multistep`: times `gamma` at each of `milestones`, counted from the first step of the run.
         `cosine`: half a cosine to `final_factor`. `linear`: a line to it. `poly`: (1 - clock)^`power`.
         `one-cycle` (Smith and Topin 2018): half a cosine from `warmup_factor` to 1 over the fraction `pct_start` of the
-        run, and half a cosine to `final_factor`; it has no other warm-up.
+        run, and half a cosine to `final_factor`; it has no other warmup.
         `plateau`: times `gamma` after `patience` evaluations in a row (one an epoch) whose validation error was not
         below its minimum; then it counts again.
     """
@@ -120,7 +120,7 @@ class ScheduleConfig:
         if error_threshold is not None and self.warmup_shape != "constant":
             suggestion = "schedule.warmup_shape=constant"
             raise invalid(
-                "a constant warm-up until an error, whose duration is unknown", self.warmup_shape, nearest=suggestion
+                "a constant warmup until an error, whose duration is unknown", self.warmup_shape, nearest=suggestion
             )
 
 
@@ -148,10 +148,11 @@ OptimizerKwarg = bool | int | float | str | None | tuple[float, ...]
 class OptimizerConfig:
     """An optimizer and its hyperparameters; `lr` belongs to the recipe's global batch size.
 
-    `name` is `sgd`, `adamw`, `lamb`, `muon`, any of torch.optim (`rmsprop`) or of timm (`timm.lion`). `sgd` and `muon`
-    use `momentum` and `nesterov`; `betas` and `eps` of none mean the optimizer's own defaults. `kwargs` are further
-    arguments (`"alpha=0.95 centered=true"`). `weight_decay` works as in the optimizer: added to the gradient in `sgd`,
-    decoupled in `adamw`; without `decay_norm_and_bias` it skips parameters of at most one dimension.
+    `name` is `sgd`, `adamw`, `lamb`, `muon`, one of `TORCH_OPTIMIZERS` (`rmsprop`) or one of timm's (`timm.lion`).
+    `sgd` and `muon` use `momentum` and `nesterov`; `betas` and `eps` of None mean the optimizer's own defaults.
+    `kwargs` are further arguments (`"alpha=0.95 centered=true"`). `weight_decay` works as in the optimizer: added to
+    the gradient in `sgd`, decoupled in `adamw`; without `decay_norm_and_bias` it skips parameters of at most one
+    dimension.
     """
 
     name: str = "sgd"

@@ -280,7 +280,7 @@ def apply_recipe_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> tupl
     """Return `recipe` with `overrides` (`{"optimizer.lr": "0.2", "batch_size": 256}`), and messages for the user.
 
     A learning rate belongs to its global batch: another `batch_size` scales it, lr x new / old (Goyal et al. 2017,
-    Sec. 2.1), unless `optimizer.lr` is overridden too. The schedule `one-cycle` has its own warm-up and drops the
+    Sec. 2.1), unless `optimizer.lr` is overridden too. The schedule `one-cycle` has its own warmup and drops the
     recipe's. Keys may be shortened (`expand_recipe_keys`). Raises ValueError for an unknown key (with the nearest) or a
     value of another type.
     """
@@ -289,7 +289,7 @@ def apply_recipe_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> tupl
     has_warmup = recipe.schedule.warmup != ScheduleConfig().warmup
     if overrides.get("schedule.name") == "one-cycle" and "schedule.warmup" not in overrides and has_warmup:
         overrides["schedule.warmup"] = ScheduleConfig().warmup
-        messages.append(f"one-cycle has its own warm-up: the recipe's, of {recipe.schedule.warmup}, is dropped")
+        messages.append(f"one-cycle has its own warmup: the recipe's, of {recipe.schedule.warmup}, is dropped")
     overridden = override(recipe, overrides, kind="recipe key")
     if "optimizer.lr" in overrides or "optimizer" in overrides:
         return overridden, tuple(messages)

@@ -244,7 +244,7 @@ class ScalePresets:
 
 @dataclass(frozen=True)
 class AnalysisRequest:
-    """An analysis of each network of a study (or of `rows`), with trained weights or at initialisation (`init`)."""
+    """An analysis of each network of a study (or of `rows`), with trained weights or at initialization (`init`)."""
 
     analysis: str
     overrides: tuple[str, ...] = ()
@@ -265,7 +265,7 @@ class RowSpec:
     """One network trained with one recipe on one dataset: a line of a table, or a curve of a figure.
 
     * `arch_overrides` change the network (`order=bn-after-add`), `overrides` recipe and network like `--set`.
-    * Without a `recipe` the network stays at initialisation.
+    * Without a `recipe` the network stays at initialization.
     * `members`: the rows of an ensemble, whose probabilities are averaged; an ensemble has no model of its own.
     * `metric`: a name in `METRICS`, or a path into an analysis. `more_reported`: values of further metrics.
     * `tta`: test-time augmentation (`ten-crop(224)`). `presets` replace those of the study.

@@ -157,7 +157,7 @@ def _sample_by_size(rows: Sequence[ResolvedRow]) -> list[ResolvedRow]:
 
 
 def _benchmark_row(row: ResolvedRow, device: torch.device) -> float:
-    """Return the seconds for one multiply-add: the faster of two steps after a warm-up, on a batch of limited cost."""
+    """Return the seconds for one multiply-add: the faster of two steps after a warmup, on a batch of limited cost."""
     arch, recipe = row.arch, row.recipe
     assert arch is not None
     assert recipe is not None

@@ -17,7 +17,7 @@ def require_blocks(model: nn.Module) -> ResidualNetwork:
     """Return the network if it is made of residual blocks. Raises ValueError otherwise."""
     if not isinstance(model, ResidualNetwork):
         got = f"the module {type(model).__name__}"
-        raise invalid("a network of residual blocks, by name", got, "activation_checkpointing=false")
+        raise invalid("a network of the zoo, by name", got, "activation_checkpointing=false")
     return model
 
 

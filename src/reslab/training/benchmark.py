@@ -26,7 +26,7 @@ _MATMUL_SIZE = {"cuda": 8192}
 
 @dataclass(frozen=True)
 class TrainStepBenchmark:
-    """The cost of one training step: medians over `repeats` timings of `steps_per_timing` steps, after a warm-up.
+    """The cost of one training step: medians over `repeats` timings of `steps_per_timing` steps, after a warmup.
 
     `images_per_second_range` is the slowest and the fastest timing. `memory_bytes` is the peak above what was in use
     before the network (allocated on CUDA, resident elsewhere; None if the system does not report it). `step_flops` is

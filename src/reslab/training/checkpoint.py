@@ -104,7 +104,7 @@ class TrainCheckpoint:
     """All state of a run that is not a function of the step.
 
     `ema` are the weights' moving average, `swa` their mean over epochs, `grad_scaler` is that of fp16,
-    `warmup_end_step` the step at which a warm-up until an error ended, `plateau` and `early_stopping` the states of
+    `warmup_end_step` the step at which a warmup until an error ended, `plateau` and `early_stopping` the states of
     those; None if the run does not use it. `finished_stages` is the number of stages of the trainer's `after_step` that
     were finished when an error ended it; None after a whole step.
     """

@@ -51,8 +51,8 @@ class LRVerdict(enum.StrEnum):
 class LRSuggestion:
     """What the losses of a range test suggest.
 
-    `suggested_lr` is None unless the verdict is `CLEAR`. Nine tenths of the fall are done at `fall_lr`; the loss is
-    lowest at `lowest_loss_lr` and rises from `rise_lr` on; None where it did not fall or rise.
+    `suggested_lr` is None unless the verdict is `CLEAR`. At `fall_lr` the loss has fallen by 0.9 of its total fall; it
+    is lowest at `lowest_loss_lr` and rises from `rise_lr` on; None where it did not fall or rise.
     """
 
     verdict: LRVerdict
@@ -97,7 +97,7 @@ def find_lr(
     """Run the range test: lr(t) = min_lr (max_lr / min_lr)^(t / (num_steps - 1)), one step each.
 
     Smith 2017, arXiv:1506.01186, Sec. 3.3, with an exponential rise where the paper's is linear. Network, data, batches
-    and steps are those of `train`; nothing of them stays, no run is written, and the global random state is restored.
+    and steps are those of `train`; nothing is kept, no run is written, and the global random state is restored.
     Ends when the smoothed loss exceeds 4 times its minimum or is not finite. Raises ValueError for invalid rates or
     steps.
     """
@@ -166,8 +166,8 @@ def _check_range(min_lr: float, max_lr: float, num_steps: int) -> None:
 def suggest_lr(lrs: Sequence[float], losses: Sequence[float]) -> LRSuggestion:
     """Return the learning rate that finite losses at rising rates suggest, from their smoothed values.
 
-    The losses at the first tenth of the rates give the level before the fall. A fall counts from 5 standard errors of a
-    smoothed loss and 2 % of the level on. Once it counts, the loss rises where it is 0.3 of the fall above its lowest
+    The losses at the first tenth of the rates give the level before the fall. A fall must exceed 5 standard errors of a
+    smoothed loss and 2 % of the level. Once it does, the loss rises where it is 0.3 of the fall above its lowest
     value; before, where it is 10 % above the level. Later rates are ignored, as a network with batch normalization
     often recovers there. The suggestion is the last rate before the rise; if the loss does not rise, the first rate at
     which 0.9 of the fall is done.
@@ -191,7 +191,7 @@ def suggest_lr(lrs: Sequence[float], losses: Sequence[float]) -> LRSuggestion:
     if rise is None and means[-2 * window] - means[-1] > max(min_change, (1 - _FALL_FRACTION) * fall):
         return LRSuggestion(LRVerdict.STILL_FALLING, lowest_loss_lr=lrs[lowest])
     fall_lr = next(lr for lr, mean in zip(lrs, means, strict=True) if mean <= level - _FALL_FRACTION * fall)
-    # A schedule with warm-up bears higher rates than this test, and too low a rate costs more than too high a one.
+    # A schedule with warmup tolerates higher rates than this test, and too low a rate costs more than too high a one.
     suggested_lr = fall_lr if rise is None else lrs[rise - 1]
     return LRSuggestion(LRVerdict.CLEAR, suggested_lr, fall_lr, lrs[lowest], rise_lr)
 

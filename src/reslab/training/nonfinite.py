@@ -211,7 +211,7 @@ def _advice(origin: NonFiniteOrigin | None, optimizer: OptimizerConfig, images: 
         return "check the loss: it is not finite for finite outputs (a logarithm of 0, a division by 0)"
     usual_lr = typical_lr(optimizer.name)
     lr = usual_lr if optimizer.lr > 10 * usual_lr else optimizer.lr / 4
-    return f"try a lower learning rate, such as --lr {lr:g}, or a longer warm-up"
+    return f"try a lower learning rate, such as --lr {lr:g}, or a longer warmup"
 
 
 def _repair_advice(indices: Sequence[int], images: ImageDataset) -> str:

@@ -55,7 +55,7 @@ class Run:
     def create(cls, path: str | Path, metadata: Mapping[str, Any]) -> "Run":
         """Create a run in `path`, a new or empty folder. Raises ValueError, and changes nothing, if it is neither.
 
-        What a process left that died before it had written run.json does not count as content.
+        Leftovers of a process that died before writing run.json are ignored.
         """
         path = Path(path)
         require_empty_dir(path)
@@ -244,7 +244,7 @@ _RESULT_TYPES: dict[str, tuple[type, ...]] = {"result.top1": (int, float), "resu
 
 
 def _check_metadata(fields: Mapping[str, Any], file: Path) -> None:
-    """Raise ValueError, naming the key, for one that is missing or has a wrong type, or a network that has none."""
+    """Raise ValueError, naming the key, if a key is missing or of a wrong type, or a network is invalid."""
     optional = {key: types for key, types in _OPTIONAL_TYPES.items() if key in fields}
     require_types(fields, _METADATA_TYPES | optional, file)
     if fields.get("result") is not None:
@@ -431,7 +431,7 @@ def interim_weights_path(run: Run) -> Path:
 
 
 def _write_interim_weights(run: Run) -> Path | None:
-    """Write the best weights of the checkpoint, warn, and return their file; None if there is none of a step."""
+    """Write the best weights of the checkpoint, warn, and return their file; None before the first step."""
     from reslab.nn.checkpoints.safetensors_io import save_state_dict
     from reslab.training.checkpoint import load_train_checkpoint
 

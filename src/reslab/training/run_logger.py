@@ -1,13 +1,13 @@
-"""The logger of a run: records go to log.jsonl, to TensorBoard (an extra), and to a callback that shows them."""
+"""The logger of a run: records go to log.jsonl, to further writers (TensorBoard), and to a callback that shows them."""
 
 import html
 import importlib
 import importlib.util
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from reslab.spec.errors import invalid
 from reslab.training.run import Run
@@ -84,6 +84,19 @@ def has_tensorboard() -> bool:
     return importlib.util.find_spec("tensorboard") is not None
 
 
+class LogWriter(Protocol):
+    """A further destination of a run's records, such as an experiment tracker."""
+
+    def start(self, step: int) -> None:
+        """Start or resume after `step` steps; remove earlier records of later steps where that is possible."""
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Write a record: the dict that is one line of log.jsonl."""
+
+    def close(self) -> None:
+        """Close what `start` opened."""
+
+
 class TensorBoardWriter:
     """Writes every number of a record, as `train/loss` or `val/top1`, to event files in `folder`.
 
@@ -122,15 +135,13 @@ _PROGRESS_EVERY_SECONDS = 0.25
 class RunLogger:
     """Logs the records of a run on rank 0 and does nothing on the others.
 
-    Records are appended to log.jsonl, written for TensorBoard if requested, and shown; messages and progress are only
-    shown. An error of TensorBoard or of the callback is kept until `raise_failure`, so that the step it belongs to is
-    finished and can be saved; one of log.jsonl is raised at once.
+    Records are appended to log.jsonl, passed to the writers, and shown; messages and progress are only shown. An error
+    of a writer or of the callback is kept until `raise_failure`, so that the step it belongs to is finished and can be
+    saved; one of log.jsonl is raised at once.
     """
 
-    def __init__(
-        self, run: Run, on_log: LogCallback, is_main: bool = True, tensorboard: TensorBoardWriter | None = None
-    ) -> None:
-        self.run, self.on_log, self.is_main, self.tensorboard = run, on_log, is_main, tensorboard
+    def __init__(self, run: Run, on_log: LogCallback, is_main: bool = True, writers: Sequence[LogWriter] = ()) -> None:
+        self.run, self.on_log, self.is_main, self.writers = run, on_log, is_main, tuple(writers)
         self._last_progress_time = time.perf_counter()
         self._failure: Exception | None = None
 
@@ -139,8 +150,8 @@ class RunLogger:
         if not self.is_main:
             return
         self.run.log.append(record)
-        if self.tensorboard is not None:
-            self._call(self.tensorboard.log, record)
+        for writer in self.writers:
+            self._call(writer.log, record)
         self._call(self.on_log, record)
 
     def show(self, record: dict[str, Any]) -> None:
@@ -160,7 +171,7 @@ class RunLogger:
             self._call(self.on_log, {"kind": "progress", **make_record()})
 
     def raise_failure(self) -> None:
-        """Raise the first error of TensorBoard or the callback, if there was one."""
+        """Raise the first error of a writer or the callback, if there was one."""
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
@@ -175,10 +186,11 @@ class RunLogger:
         """Start or resume after `step` steps; records of later steps are removed."""
         if self.is_main:
             self.run.log.truncate(step)
-            if self.tensorboard is not None:
-                self.tensorboard.start(step)
+            for writer in self.writers:
+                writer.start(step)
 
     def close(self) -> None:
         """Close the files."""
-        if self.tensorboard is not None:
-            self.tensorboard.close()
+        if self.is_main:
+            for writer in self.writers:
+                writer.close()

@@ -181,7 +181,7 @@ def _make_logger(run: Run, on_log: LogCallback | None, is_main: bool, tensorboar
         run,
         on_log or default_log_callback(),
         is_main=is_main,
-        tensorboard=TensorBoardWriter(folder) if writes_tensorboard else None,
+        writers=[TensorBoardWriter(folder)] if writes_tensorboard else [],
     )
 
 

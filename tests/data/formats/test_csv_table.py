@@ -131,7 +131,7 @@ def test_a_class_of_broken_images_only(pictures: Path) -> None:
 
 
 @pytest.mark.parametrize("mark", [",", ";", "\t"])
-def test_cells_lie_apart_by_what_the_first_line_has(tmp_path: Path, mark: str) -> None:
+def test_delimiter_is_detected_from_the_first_line(tmp_path: Path, mark: str) -> None:
     file = tmp_path / "list.csv"
     file.write_bytes(f'\ufeffpath{mark}label\r\n\r\n"a{mark}b.png"{mark}cat\r\n'.encode())
     assert list(read_csv_rows(file)) == [(1, ["path", "label"]), (3, [f"a{mark}b.png", "cat"])]

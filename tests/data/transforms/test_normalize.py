@@ -25,7 +25,7 @@ def preprocess(images: TensorImageDataset) -> Preprocess:
     return Preprocess(3, "", (0.5,) * 3, (1.0,) * 3, encode_mean_image(compute_mean_image(images)))
 
 
-def test_it_is_the_mean_and_is_written_bit_for_bit() -> None:
+def test_mean_image_is_exact_and_round_trips() -> None:
     images = pictures()
     mean = compute_mean_image(images)
     assert np.allclose(mean.numpy(), images.images.numpy().mean(0) / 255, atol=1e-7)

@@ -117,7 +117,7 @@ def test_operations_and_magnitudes_come_as_often_as_timms(monkeypatch: pytest.Mo
         assert abs(np.quantile(abs(mine[:, 0]), share) - np.quantile(abs(theirs[:, 0]), share)) < 0.02
 
 
-def test_grey_and_what_cannot_be() -> None:
+def test_randaugment_keeps_gray_and_rejects_four_channels() -> None:
     grey = torch.randint(0, 256, (30, 1, 9, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     sample_keys = hash_keys(0, 0, torch.arange(30))
     assert TransformPipeline("randaugment").apply_batch(grey, sample_keys).shape == (30, 1, 9, 7)

@@ -161,7 +161,7 @@ def test_a_worker_whose_shards_are_few_begins_them_again_with_other_crops(web: W
             assert not torch.equal(twice[0][1], twice[1][1])
 
 
-def test_a_part_held_out_does_not_flow_by(web: Web) -> None:
+def test_held_out_samples_are_not_streamed(web: Web) -> None:
     data = opened(web, "train-{000..003}.tar", val_fraction=0.25)
     train = data.split("train")
     indices = torch.cat([found[2] for found in steps(data, 0, 4)]).tolist()

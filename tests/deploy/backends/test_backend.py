@@ -17,9 +17,7 @@ EVERY = [(kind.name, precision) for kind in BACKENDS.values() for precision in k
 
 
 @pytest.mark.parametrize(("name", "precision"), EVERY)
-def test_an_engine_says_what_the_network_says(
-    network: ResidualNetwork, digits: Tensor, name: str, precision: str
-) -> None:
+def test_backend_outputs_equal_the_network(network: ResidualNetwork, digits: Tensor, name: str, precision: str) -> None:
     with torch.no_grad():
         expected = network(digits)
     engine = open_backend(network, name, precision, "cpu", calibration_images=digits[:64])
@@ -43,7 +41,7 @@ def test_any_batch_fits(network: ResidualNetwork, digits: Tensor, name: str) -> 
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_pixels_are_normalised(network: ResidualNetwork, name: str) -> None:
+def test_pixels_are_normalized(network: ResidualNetwork, name: str) -> None:
     preprocess = network.preprocess
     assert preprocess is not None
     pixels = torch.randint(256, (3, *network.arch.input_size), dtype=torch.uint8)

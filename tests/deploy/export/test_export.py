@@ -31,7 +31,7 @@ GRAPHS = [
 
 
 @pytest.mark.parametrize(("to", "precision"), GRAPHS)
-def test_a_format_proves_itself(run: Run, tmp_path: Path, to: str, precision: str) -> None:
+def test_each_format_is_verified(run: Run, tmp_path: Path, to: str, precision: str) -> None:
     made = export(run, to, tmp_path / "out" / "net", precision=precision)
     assert made.path.exists()
     assert (made.format, made.precision) == (to, precision)
@@ -172,7 +172,7 @@ def test_what_a_library_has_not_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_torchvision_reads_colour_alone(tmp_path: Path) -> None:
+def test_torchvision_reads_color_only(tmp_path: Path) -> None:
     source = imagenet_like("resnet18", tmp_path, in_channels=1)
     grey = torch.randint(256, (20, 1, 32, 32), dtype=torch.uint8), torch.arange(20) % 10
     with pytest.raises(ValueError, match="3 input channels"):

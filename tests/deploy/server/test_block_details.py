@@ -14,7 +14,9 @@ from reslab.nn.network import ResidualNetwork
 from tests.deploy.server.expected import PLAN, cut
 
 
-def test_a_unit_told_apart(client: TestClient, network: ResidualNetwork, x: torch.Tensor, png: bytes) -> None:
+def test_block_details_equal_the_decomposition_and_the_gradient(
+    client: TestClient, network: ResidualNetwork, x: torch.Tensor, png: bytes
+) -> None:
     found = client.post("/v1/block", params={"block": "layer1.1"}, content=png).json()
     with torch.no_grad(), record_block_calls(network) as runs:
         network(x)

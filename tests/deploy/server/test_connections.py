@@ -103,7 +103,7 @@ def test_long_head_within_the_limit_is_read(port: int) -> None:
 
 
 @pytest.mark.parametrize("begin", [b"", b"G", HEAD], ids=["silence", "a letter", "half a head"])
-def test_who_does_not_say_what_is_wanted_is_cut(port: int, begin: bytes) -> None:
+def test_incomplete_request_is_closed_on_timeout(port: int, begin: bytes) -> None:
     with connected(port) as line:
         line.sendall(begin)
         assert heard(line) == b""
@@ -155,7 +155,7 @@ def test_requests_far_ahead_of_their_answers_are_cut(port: int) -> None:
         assert heard(line).count(b"HTTP/1.1 200 ") == 10
 
 
-def test_who_does_not_read_the_answers_is_cut(port: int) -> None:
+def test_client_that_never_reads_is_closed(port: int) -> None:
     """Send requests without reading until the responses fill the connection: it is closed, and nothing hangs."""
     with socket.socket() as line:
         line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -192,10 +192,10 @@ def test_idle_connections_make_room_for_new_ones_the_oldest_first(runs: list[Run
 def test_without_uvloop_the_ends_are_the_same(runs: list[Run], hasty: ServerSettings) -> None:
     with listening(create_app(runs[:1], hasty), hasty, loop="asyncio") as port:
         test_head_that_is_too_long_is_told(port)
-        test_who_does_not_say_what_is_wanted_is_cut(port, HEAD)
+        test_incomplete_request_is_closed_on_timeout(port, HEAD)
         test_open_connection_may_rest_between_requests(port)
         test_idle_connection_is_not_kept_by_what_is_no_request(port)
-        test_who_does_not_read_the_answers_is_cut(port)
+        test_client_that_never_reads_is_closed(port)
 
 
 def test_body_cut_short_is_no_fault_of_the_service(port: int, caplog: pytest.LogCaptureFixture) -> None:

@@ -65,6 +65,6 @@ def test_client_is_an_address_or_a_network_of_64_bits(host: str, expected: str) 
         ({"max_bytes_in_flight": 5}, "max_bytes_in_flight of at least"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(wrong: dict[str, float], words: str) -> None:
+def test_invalid_settings_raise(wrong: dict[str, float], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         ServerSettings(**wrong)  # type: ignore[arg-type]

@@ -76,7 +76,7 @@ def test_every_picture_of_a_request_takes_a_place(small: TestClient, png: bytes,
     assert house.limiter.num_images == 0
 
 
-def test_looks_inside_are_bounded_too(small: TestClient, png: bytes) -> None:
+def test_analysis_requests_beyond_the_limit_get_429(small: TestClient, png: bytes) -> None:
     specimen = house_of(small).models["alone"].load().analysis_model
     studies = house_of(small).analysis_limiter
     with ThreadPoolExecutor(1) as pool, specimen.exclusive():

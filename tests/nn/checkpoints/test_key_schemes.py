@@ -328,7 +328,7 @@ def test_a_key_scheme_that_implies_another_network_warns_and_names_the_override(
     assert seen[0].filename == __file__
 
 
-def test_a_modifier_of_training_alone_is_no_other_network():
+def test_weights_load_into_a_network_with_drop_path():
     ours = loaded(akamaster(), "resnet20_cifar", SMALL | {"shortcut": "pad-split", "merge": "drop-path(0.2) add"})
     assert ours.load_report.is_complete
 

@@ -292,7 +292,7 @@ class Skipping(nn.Module):
 
 
 @pytest.mark.parametrize("skip", ["skip", "my_shortcut", "convdim"])
-def test_a_shortcut_that_the_file_names_must_be_one_here(skip):
+def test_unknown_keys_whose_norm_order_is_ambiguous_are_rejected(skip):
     theirs = Unknown()
     theirs.b, theirs.c = Skipping(8, 16, skip), Skipping(16, 32, skip)
     with pytest.raises(CheckpointError, match=r"no assignment keeps the order of its norms .*_norm"):

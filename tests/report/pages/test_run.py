@@ -20,7 +20,7 @@ def test_a_page_is_sound_and_holds_every_part() -> None:
         "Confusion matrix",
         "Top losses",
         "Per-class metrics",
-        "Parameters and FLOPs",
+        "Size and cost",
         "Details",
     ):
         assert heading in page.text

@@ -278,7 +278,7 @@ def test_what_the_source_does_not_state_stands_apart() -> None:
     assert " of 8 claims hold" in study_summary_text(page)
 
 
-def test_the_gradients_at_initialisation_are_tests_of_our_own() -> None:
+def test_the_gradients_at_initialization_are_tests_of_our_own() -> None:
     """The paper says healthy norms, but neither when nor within which factor."""
     assert all(claim.is_ours for claim in get_study("he2015/initial").claims)
 

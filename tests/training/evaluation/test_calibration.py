@@ -42,7 +42,7 @@ def run(digits_run: Run, tmp_path: Path) -> Run:
     return Run(shutil.copytree(digits_run.path, tmp_path / "run"))
 
 
-def test_it_is_that_of_the_validation_answers(val: Evaluation) -> None:
+def test_validation_temperature_is_fitted_on_validation_predictions(val: Evaluation) -> None:
     probabilities, labels = require_probabilities(val)
     found = fit_validation_temperature(val)
     assert found == FittedTemperature(fit_temperature(log_probabilities(probabilities), labels), "val", val.num_samples)
@@ -184,7 +184,7 @@ def test_the_loss_does_not_rise(seed: int) -> None:
     assert torch.equal((outputs / found).argmax(1), outputs.argmax(1))
 
 
-def test_the_least_is_at_the_bottom() -> None:
+def test_fitted_temperature_minimizes_the_loss() -> None:
     probabilities, _ = answers()
     labels = torch.multinomial(apply_temperature(probabilities, 2.0), 1, generator=torch.Generator().manual_seed(2))[
         :, 0
@@ -210,7 +210,7 @@ def test_softening_is_the_softmax_of_divided_outputs() -> None:
     assert torch.equal(apply_temperature(torch.eye(3), 2.0).argmax(1), torch.arange(3))
 
 
-def test_what_means_nothing_is_refused() -> None:
+def test_invalid_values_raise() -> None:
     probabilities, labels = answers(4)
     with pytest.raises(ValueError, match="values"):
         compute_reliability(probabilities, labels[:2])

@@ -62,7 +62,7 @@ def judged(model: nn.Module, num_ranks: int) -> Evaluation:
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 5, 6, 8])
-def test_every_sample_is_judged_once_and_the_scores_are_those_of_one(model: nn.Module, num_ranks: int) -> None:
+def test_every_sample_is_evaluated_once_with_the_scores_of_one_process(model: nn.Module, num_ranks: int) -> None:
     """Five batches of 4 and one of 3; of eight ranks two have none."""
     indices = torch.cat([batch[2] for rank in range(num_ranks) for batch in part(rank, num_ranks)])
     assert indices.sort().values.tolist() == list(range(23))

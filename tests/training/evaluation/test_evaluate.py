@@ -21,7 +21,7 @@ from reslab.training.run import Run, load
 from reslab.training.train import train
 
 
-def test_a_run_judged_again_is_what_it_said(digits_run: Run) -> None:
+def test_evaluating_a_run_again_gives_its_recorded_scores(digits_run: Run) -> None:
     found = evaluate(digits_run.path)
     assert digits_run.result is not None
     assert found.to_dict() == {name: digits_run.result[name] for name in found.to_dict()}
@@ -70,7 +70,7 @@ def test_several_runs_average_their_probabilities(digits_run: Run, tiny: dict[st
     assert both.top1 == metrics.accuracy_score(one.labels, mean.argmax(1))
 
 
-def test_a_checkpoint_of_others_with_their_normalisation(digits_run: Run, tmp_path: Path) -> None:
+def test_third_party_checkpoint_with_its_own_normalization(digits_run: Run, tmp_path: Path) -> None:
     file = tmp_path / "theirs.pth"
     torch.save({"state_dict": load(digits_run).state_dict()}, file)
     assert digits_run.arch is not None
@@ -140,7 +140,7 @@ def test_devices() -> None:
         choose_device("the fast one")
 
 
-def test_a_module_may_be_judged_untrained() -> None:
+def test_an_untrained_module_can_be_evaluated() -> None:
     model = create_model("resnet20_cifar", in_channels=1)
     model.train()
     found = evaluate(model, "digits")
@@ -164,7 +164,7 @@ def test_views_and_words_are_seen_by_the_network_and_answers_keep_their_names(di
     assert evaluate(digits_run).names == ()
 
 
-def test_calibration_is_fitted_on_one_split_and_judged_on_another(digits_run: Run) -> None:
+def test_calibration_is_fitted_on_one_split_and_evaluated_on_another(digits_run: Run) -> None:
     val, test = (evaluate(digits_run, split=split, keep_probabilities=True) for split in ("val", "test"))
     found = calibrate(val, test)
     assert found.fit_split == "val"

@@ -165,7 +165,7 @@ def test_it_is_judged_like_any_network_and_its_loss_is_that_of_the_mean() -> Non
         ("flip2", "flip with whole numbers"),
     ],
 )
-def test_views_that_mean_nothing_are_refused(words: str, said: str) -> None:
+def test_invalid_views_raise(words: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         TTATransforms(network(), words)
 

@@ -83,7 +83,7 @@ def test_its_state_goes_on_where_it_was() -> None:
     assert all(torch.equal(a, b) for a, b in zip(whole, halves, strict=True))
 
 
-def test_the_ratio_is_one_where_a_norm_is_nothing() -> None:
+def test_trust_ratio_is_one_if_a_norm_is_zero() -> None:
     zero, one = torch.zeros(3), torch.ones(3)
     assert trust_ratio(zero, one) == trust_ratio(one, zero) == 1.0
     assert trust_ratio(4 * one, one) == 4.0
@@ -93,6 +93,6 @@ def test_the_ratio_is_one_where_a_norm_is_nothing() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"lr": -1.0}, {"eps": -1.0}, {"weight_decay": -1.0}, {"betas": (0.9, 1.0)}, {"max_grad_norm": 0.0}]
 )
-def test_what_means_nothing_is_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_values_raise(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Lamb(parameters(), **wrong)

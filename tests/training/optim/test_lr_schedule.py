@@ -2,7 +2,7 @@
 
 The schedule that divides the rate where the validation error stops falling: seen, saved, resumed, refused.
 
-A warm-up until the training error is below a bound: where it ends is saved, and a resumed run is the same.
+A warmup until the training error is below a bound: where it ends is saved, and a resumed run is the same.
 """
 
 import math
@@ -186,7 +186,7 @@ def test_without_a_validation_split_it_is_refused(said: dict[str, Any], tmp_path
 
 
 @pytest.mark.parametrize(("settings", "told"), [({"patience": 0}, "patience"), ({"power": 0.0}, "power")])
-def test_numbers_that_mean_nothing_are_refused(settings: dict[str, Any], told: str) -> None:
+def test_invalid_numbers_raise(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         ScheduleConfig("plateau", **settings)
 

@@ -90,7 +90,7 @@ def test_its_state_goes_on_where_it_was() -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"), [({"lr": -1.0}, "lr"), ({"momentum": 1.0}, "momentum"), ({"scale": "rmss"}, "nearest: 'rms'")]
 )
-def test_what_means_nothing_is_refused(wrong: dict[str, Any], said: str) -> None:
+def test_invalid_values_raise(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Muon([weight((2, 2))], **wrong)
     with pytest.raises(ValueError, match="two or more dimensions"):

@@ -80,7 +80,7 @@ class DataCheck:
 
     @property
     def imbalance(self) -> float:
-        """The largest training class by the smallest; infinite if a class is empty, 1 without training images."""
+        """The largest training class divided by the smallest; infinite if one is empty, 1 without training images."""
         class_counts = list(self.counts.get("train", {}).values())
         if not class_counts:
             return 1.0

@@ -39,7 +39,7 @@ def read_imagenet(info: DatasetInfo, data_dir: Path | None) -> ReadResult:
     raise invalid(
         "imagenet on this machine (downloading it needs an account)",
         f"nothing in {', '.join(map(str, searched))}",
-        next_step="name the folder of train/WNID/*.JPEG and val/ with --data-dir",
+        next_step="pass the folder that contains train/WNID/*.JPEG and val/ as --data-dir",
     )
 
 

@@ -1,7 +1,7 @@
 """MixUp and CutMix: mix the images of a training batch in pairs, and their labels.
 
-An image's partner is its neighbor in the batch (0 with 1, 2 with 3, ...; the order of a batch is random). So a part of
-even length is mixed as it is within the whole batch, whatever the number of processes that share it. The mixing
+An image's partner is its neighbor in the batch (0 with 1, 2 with 3, ...; the order of a batch is random). So each
+process mixes its (even) part as the whole batch would, whatever the number of processes that share it. The mixing
 coefficient lambda, one for the batch, is a function of (seed, step).
 """
 
@@ -18,7 +18,7 @@ _MIX_SALT = 0x6D6978  # separates these draws from other functions of (seed, ste
 
 @dataclass(frozen=True)
 class MixParams:
-    """The share of itself that each image of a batch keeps (`lam`), and CutMix's box (top, left, bottom, right)."""
+    """The weight `lam` of each image of a batch itself, and CutMix's box (top, left, bottom, right)."""
 
     lam: float
     box: tuple[int, int, int, int] | None = None
@@ -78,7 +78,7 @@ def mix_targets(y: Tensor, num_classes: int, lam: float) -> Tensor:
 
 
 def swap_neighbors(values: Tensor) -> Tensor:
-    """Return a copy with neighbors swapped: 0 with 1, 2 with 3, ...; of an odd number the last one's is the first."""
+    """Return a copy with neighbors swapped: 0 with 1, 2 with 3, ...; the last of an odd number takes the first."""
     num_paired = len(values) // 2 * 2
     swapped = values[:num_paired].unflatten(0, (num_paired // 2, 2)).flip(1).flatten(0, 1)
     return swapped if num_paired == len(values) else torch.cat((swapped, values[:1]))

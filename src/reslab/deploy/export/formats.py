@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reslab.deploy.backends.backend import ForwardFn
-from reslab.deploy.export import writers as graph_files
-from reslab.deploy.export import writers as weight_files
+from reslab.deploy.export import writers
 from reslab.deploy.export.writers import ExportJob
 
 
@@ -20,11 +19,11 @@ class ExportFormat:
     name: str
     description: str
     suffix: str
-    extra: str
-    fold_bn: bool
-    precisions: tuple[str, ...]
     write: Callable[[ExportJob, Path], None]
     load: Callable[[ExportJob, Path], ForwardFn]
+    extra: str = ""
+    fold_bn: bool = False
+    precisions: tuple[str, ...] = ("float32",)
 
 
 EXPORT_FORMATS: dict[str, ExportFormat] = {
@@ -32,63 +31,54 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
     for export_format in (
         ExportFormat(
             "torchvision",
-            "a state dict that torchvision's network loads with strict=True",
-            ".pth",
-            "",
-            False,
-            ("float32",),
-            weight_files.write_torchvision,
-            weight_files.load_torchvision,
+            description="a state dict that torchvision's network loads with strict=True",
+            suffix=".pth",
+            write=writers.write_torchvision,
+            load=writers.load_torchvision,
         ),
         ExportFormat(
             "timm",
-            "a folder that timm.create_model('local-dir:FOLDER', pretrained=True) loads",
-            "",
-            "timm",
-            False,
-            ("float32",),
-            weight_files.write_timm,
-            weight_files.load_timm,
+            description="a folder that timm.create_model('local-dir:FOLDER', pretrained=True) loads",
+            suffix="",
+            extra="timm",
+            write=writers.write_timm,
+            load=writers.load_timm,
         ),
         ExportFormat(
             "safetensors",
-            "a folder in the layout of the Hugging Face hub: weights, config.json, model card; reslab loads it",
-            "",
-            "",
-            False,
-            ("float32",),
-            weight_files.write_safetensors,
-            weight_files.load_safetensors,
+            description="a folder in the layout of the Hugging Face hub: weights, config.json, model card; "
+            "reslab loads it",
+            suffix="",
+            write=writers.write_safetensors,
+            load=writers.load_safetensors,
         ),
         ExportFormat(
             "onnx",
-            "an ONNX graph with any batch size; int8 in QDQ format",
-            ".onnx",
-            "onnx",
-            True,
-            ("float32", "int8"),
-            graph_files.write_onnx,
-            graph_files.load_onnx,
+            description="an ONNX graph with any batch size; int8 in QDQ format",
+            suffix=".onnx",
+            extra="onnx",
+            fold_bn=True,
+            precisions=("float32", "int8"),
+            write=writers.write_onnx,
+            load=writers.load_onnx,
         ),
         ExportFormat(
             "torch",
-            "a torch.export program with any batch size, runs without reslab",
-            ".pt2",
-            "",
-            True,
-            ("float32",),
-            graph_files.write_torch,
-            graph_files.load_torch,
+            description="a torch.export program with any batch size, runs without reslab",
+            suffix=".pt2",
+            fold_bn=True,
+            write=writers.write_torch,
+            load=writers.load_torch,
         ),
         ExportFormat(
             "openvino",
-            "OpenVINO's .xml and .bin with any batch size; bf16 stores 16-bit weights",
-            ".xml",
-            "openvino",
-            True,
-            ("float32", "bf16"),
-            graph_files.write_openvino,
-            graph_files.load_openvino,
+            description="OpenVINO's .xml and .bin with any batch size; bf16 stores 16-bit weights",
+            suffix=".xml",
+            extra="openvino",
+            fold_bn=True,
+            precisions=("float32", "bf16"),
+            write=writers.write_openvino,
+            load=writers.load_openvino,
         ),
     )
 }

@@ -27,7 +27,7 @@ def decode_image(content: bytes, transform: InferenceTransform, max_pixels: int)
     """Return an image prepared for the network, uint8 (C, H, W).
 
     Raises HTTPError: 413 for a limit, 415 for another format, 422 for a damaged image and for an extreme aspect ratio,
-    which resizing would blow up.
+    which resizing would enlarge too much.
     """
     try:
         pixels = read_image(content, transform.preprocess.channels, "the image", server_limits(max_pixels))

@@ -266,7 +266,7 @@ OVERLOAD_ERRORS = _error_responses((429, 503, 504))
 ModelQuery = Annotated[str, Query(description="A model by name; the first if empty.")]
 ModelPath = Annotated[str, Path(description="A model by name.")]
 
-# A ring of 8x8 grey pixels, as PNG in base64.
+# A ring of 8x8 gray pixels, as PNG in base64.
 EXAMPLE_IMAGE = (
     "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAI0lEQVR42mNggAJG"
     "Bob/EIqB4T8Dw38GBiaYFCaDBaIICQAArjIECQCbkREAAAAASUVORK5CYII="

@@ -119,7 +119,7 @@ def _convexity_grid(result: Result) -> ConvexityGrid:
 
 
 def eigenvalue_ratio(curvature: Result) -> float | None:
-    """Return |smallest / largest eigenvalue|, 0 where none is negative; None where there is none."""
+    """Return |smallest / largest eigenvalue|, 0 if no eigenvalue is negative; None if it was not measured."""
     if curvature["smallest"] is None or not curvature["largest"]:
         return None
     return abs(min(curvature["smallest"], 0.0) / curvature["largest"])

@@ -95,7 +95,7 @@ def render_cost(results: Sequence[Result]) -> RenderedResult:
     figures = tuple(_render_cost_figure(results, *measure) for measure in measures)
     paragraphs = tuple(_cost_text(result) for result in results)
     tables = tuple(_render_cost_table(result) for result in results)
-    return RenderedResult("Parameters and FLOPs", paragraphs, figures, (*_render_cost_totals(results), *tables))
+    return RenderedResult("Size and cost", paragraphs, figures, (*_render_cost_totals(results), *tables))
 
 
 def _render_cost_figure(results: Sequence[Result], key: str, title: str, note: str) -> RenderedFigure:

@@ -1,4 +1,4 @@
-"""The README of an export: what it is, and how it was verified."""
+"""The report of an export, `NAME.report.md`: what it is, and how it was verified."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -29,7 +29,7 @@ from reslab.report.series import Curve, LogRecords, Series, eval_series, eval_sp
 
 @dataclass(frozen=True)
 class RunPage:
-    """The values of a run's page; every one but the title may be empty.
+    """The values of a run's page; all except the title may be empty.
 
     `metrics` has split, top1, top5 (None below 5 classes), loss, num_samples, num_correct and `selection_text`, which
     says how the evaluated weights were selected. `log` are the records of log.jsonl. The confusion matrix counts images
@@ -59,7 +59,7 @@ class RunPage:
 class LoggedMetric:
     """A metric of log.jsonl that the page plots: its `key`, its `name`, and how it is written and drawn.
 
-    An `averaged` one is logged as the mean over the steps since the last record, another as its value at that step.
+    If `averaged`, the log holds the mean over the steps since the last record, else the value at that step.
     """
 
     key: str
@@ -87,7 +87,7 @@ _SECTIONS = (
     ("top-losses", "top_losses_text", "Top losses"),
     ("classes", "class_rows", "Per-class metrics"),
     ("calibration", "calibration", "Calibration"),
-    ("size", "size_tiles", "Parameters and FLOPs"),
+    ("size", "size_tiles", "Size and cost"),
     ("metadata", "metadata", "Details"),
 )
 
@@ -197,7 +197,7 @@ def _metric_panels(log: LogRecords, metric: LoggedMetric) -> list[dict[str, Any]
 
 
 def metric_curves(log: LogRecords, metric: LoggedMetric) -> list[Curve]:
-    """Return the evaluations as solid lines and training as a dashed grey one; solid where there is nothing else."""
+    """Return the evaluations as solid lines and training as a dashed gray one; solid where there is nothing else."""
     evaluations = [(split, eval_series(log, split, metric.key)) for split in eval_splits(log)]
     curves = [Curve(series, format_split(split)) for split, series in evaluations if series]
     training = train_series(log, metric.key, averaged=metric.averaged)

@@ -81,8 +81,8 @@ def enlarge(pixels: np.ndarray, side: int = _MIN_IMAGE_SIDE) -> np.ndarray:
 def overlay_heatmap(pixels: np.ndarray, values: Sequence[Sequence[float]], smooth: bool = True) -> np.ndarray:
     """Return the image in pale gray under positive values in green and negative ones in magenta."""
     side = max(_MIN_IMAGE_SIDE, *pixels.shape[:2])
-    grey = np.asarray(Image.fromarray(pixels).convert("L").resize((side, side), Image.Resampling.NEAREST), dtype=float)
-    base = (0.7 + 0.3 * grey / 255)[..., None].repeat(3, axis=2)
+    gray = np.asarray(Image.fromarray(pixels).convert("L").resize((side, side), Image.Resampling.NEAREST), dtype=float)
+    base = (0.7 + 0.3 * gray / 255)[..., None].repeat(3, axis=2)
     scores = np.array(values, dtype=np.float32)
     max_score = max(float(np.quantile(np.abs(scores), 0.995)), 1e-12)
     resampling = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST

@@ -18,7 +18,7 @@ _LARGE_BATCH_PRESETS = imagenet_presets(
         "schedule.milestones=84 steps,109 steps",
         "schedule.warmup=20 steps",
     ),
-    short_steps_text="125 steps of 1,024 with a warm-up",
+    short_steps_text="125 steps of 1,024 with a warmup",
 )
 
 
@@ -37,7 +37,7 @@ def _row(name: str, gamma: int, large_batch: bool, value: float, std: float) -> 
 GOYAL2017: tuple[Study, ...] = (
     Study(
         name="goyal2017/table2b",
-        title="Initialising the last norm of each branch at zero helps, with small batches and large",
+        title="Initializing the last norm of each branch at zero helps, with small batches and large",
         reference=f"{_PAPER}, Table 2b",
         rows=(
             _row("gamma-1-batch-256", 1, False, 23.84, 0.18),
@@ -48,14 +48,14 @@ GOYAL2017: tuple[Study, ...] = (
         presets=_PRESETS,
         claims=(
             Claim(
-                "initialising at zero lowers the test error with batches of 256",
+                "initializing at zero lowers the test error with batches of 256",
                 "gamma-0-batch-256",
                 "<",
                 "gamma-1-batch-256",
                 "test_error",
             ),
             Claim(
-                "initialising at zero lowers the test error with batches of 8,192",
+                "initializing at zero lowers the test error with batches of 8,192",
                 "gamma-0-batch-8192",
                 "<",
                 "gamma-1-batch-8192",
@@ -72,7 +72,7 @@ GOYAL2017: tuple[Study, ...] = (
         ),
         differences=(
             "the weights of the last step are evaluated; the paper takes the median of the last 5 epochs of each run",
-            "BatchNorm normalises over all images of a process, in the paper over 32; biases have no weight decay",
+            "BatchNorm normalizes over all images of a process, in the paper over 32; biases have no weight decay",
         ),
     ),
 )

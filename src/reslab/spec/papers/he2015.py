@@ -91,7 +91,7 @@ _RESIDUAL_1202 = RowSpec(
 
 
 def _init_row(depth: int, kind: str) -> RowSpec:
-    """Return the row of a network at initialisation, on images of CIFAR-10."""
+    """Return the row of a network at initialization, on images of CIFAR-10."""
     model = f"{'plain' if kind == 'plain' else 'resnet'}{depth}_cifar"
     return RowSpec(f"{kind}-{depth}", model, "cifar10", seeds=3, metric=_GRADIENT_GROWTH)
 
@@ -246,8 +246,8 @@ HE2015: tuple[Study, ...] = (
     ),
     Study(
         name="he2015/initial",
-        title="Gradients and responses at initialisation, 20 to 110 layers",
-        reference=f"{PAPER}, Sec. 4.1 (gradients of plain networks) and Fig. 7; at initialisation: our addition",
+        title="Gradients and responses at initialization, 20 to 110 layers",
+        reference=f"{PAPER}, Sec. 4.1 (gradients of plain networks) and Fig. 7; at initialization: our addition",
         rows=tuple(_init_row(depth, kind) for kind in ("plain", "residual") for depth in _DEPTHS),
         presets=ScalePresets(
             smoke=ScalePreset(
@@ -257,8 +257,8 @@ HE2015: tuple[Study, ...] = (
                 seeds=2,
                 analysis_overrides=SMOKE_ANALYSIS_OVERRIDES,
             ),
-            short=ScalePreset("the paper's networks: measurements at initialisation are cheap", seeds=3),
-            full=ScalePreset("the paper's networks: measurements at initialisation are cheap", seeds=3),
+            short=ScalePreset("the paper's networks: measurements at initialization are cheap", seeds=3),
+            full=ScalePreset("the paper's networks: measurements at initialization are cheap", seeds=3),
         ),
         claims=(
             Claim(
@@ -325,7 +325,7 @@ HE2015: tuple[Study, ...] = (
             ),
         ),
         notes="The paper says that the gradients of its plain networks have healthy norms with BatchNorm, but not when "
-        "they were measured. Here gradients are measured at initialisation over one batch, which BatchNorm normalises "
+        "they were measured. Here gradients are measured at initialization over one batch, which BatchNorm normalizes "
         "with its own statistics. Every response would then have standard deviation 1, so the responses are measured "
         "with the initial running statistics (mean 0, variance 1), which make BatchNorm the identity: the figure shows "
         "the sizes that the norms have to correct.",

@@ -11,7 +11,7 @@ _DEPTHS = {18: "2, 2, 2, 2", 34: "3, 4, 6, 3", 50: "3, 4, 6, 3", 101: "3, 4, 23,
 _DIFFERENCES = (
     "1 % of the training images are held out, and the learning rate is divided when their error has not fallen for 5 "
     "epochs; the paper does not say how long it waits, or on which images",
-    "images are normalised by a mean and standard deviation per channel; the paper subtracts a mean per pixel",
+    "images are normalized by a mean and standard deviation per channel; the paper subtracts a mean per pixel",
     "the error is that on the validation images after the last step",
 )
 

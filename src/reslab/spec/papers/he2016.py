@@ -272,7 +272,7 @@ HE2016: tuple[Study, ...] = (
     ),
     Study(
         name="he2016/fig6",
-        title="BN after addition fits more slowly; pre-activation fits less and generalises better",
+        title="BN after addition fits more slowly; pre-activation fits less and generalizes better",
         reference=f"{PAPER}, Fig. 6",
         rows=(
             _order_row("original", 110),

@@ -180,7 +180,7 @@ HE2016_DEEP: tuple[Study, ...] = (
             ),
         ),
         differences=(
-            "images are normalised by a mean and standard deviation per channel",
+            "images are normalized by a mean and standard deviation per channel",
             "one run each; the learning rate is divided at epochs 30 and 60 of 90",
             "the original 200 layers have the stride in the 3x3 convolution, the original 152 in the first 1x1",
         ),

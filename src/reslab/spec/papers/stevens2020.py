@@ -124,7 +124,7 @@ STEVENS2020: tuple[Study, ...] = (
                 "error_curves",
                 "Error against iterations",
                 (
-                    FigurePanel("width and regularisation", ("baseline", "width", "l2-reg", "dropout", "batch-norm")),
+                    FigurePanel("width and regularization", ("baseline", "width", "l2-reg", "dropout", "batch-norm")),
                     FigurePanel("depth", ("depth", "res", "res-deep")),
                 ),
             ),

@@ -31,7 +31,7 @@ CIFAR: tuple[Recipe, ...] = (
         reference="He et al. 2015, arXiv:1512.03385v1, Sec. 4.2 (110 layers)",
         schedule=replace(HE2015.schedule, warmup="until error 80%", warmup_shape="constant", warmup_factor=0.1),
         model="resnet110_cifar",
-        notes=f"{_TRAIN_SPLIT_NOTE}; the warm-up ends by the training error of a log record "
+        notes=f"{_TRAIN_SPLIT_NOTE}; the warmup ends by the training error of a log record "
         "(50 steps, or to the end of an epoch)",
     ),
     replace(

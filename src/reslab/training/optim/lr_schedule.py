@@ -19,7 +19,7 @@ def compute_lr(
 ) -> float:
     """Return the learning rate at `step` (0 .. `total_steps` - 1).
 
-    `warmup_end_step` is the step at which a warm-up `until error` ended, None before; `drop_steps` are the steps at
+    `warmup_end_step` is the step at which a warmup `until error` ended, None before; `drop_steps` are the steps at
     which `plateau` reduced the rate.
     """
     factor = lr_factor(
@@ -39,9 +39,9 @@ def lr_factor(
 ) -> float:
     """Return the factor on `optimizer.lr` at `step` (0 .. `total_steps` - 1).
 
-    Without warm-up the schedules equal torch's `MultiStepLR`, `CosineAnnealingLR(T_max=total_steps)`,
+    Without warmup the schedules equal torch's `MultiStepLR`, `CosineAnnealingLR(T_max=total_steps)`,
     `LinearLR(1, final_factor, total_steps)`, `PolynomialLR(total_steps, power)` and
-    `OneCycleLR(div_factor=1 / warmup_factor)`; with it the schedule starts when the warm-up ends.
+    `OneCycleLR(div_factor=1 / warmup_factor)`; with it the schedule starts when the warmup ends.
     """
     if schedule.name == "one-cycle":
         return _one_cycle(schedule, step, total_steps)
@@ -98,7 +98,7 @@ def _count_warmup_steps(
 
 
 def warmup_finished(schedule: ScheduleConfig, error: float) -> bool:
-    """Return True if a training error ends a warm-up `until error`."""
+    """Return True if a training error ends a warmup `until error`."""
     threshold = parse_warmup_error(schedule.warmup)
     return threshold is not None and error < threshold
 

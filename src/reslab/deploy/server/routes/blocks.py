@@ -151,8 +151,8 @@ def _strongest_maps(maps: Tensor) -> Tensor:
 def _map_data_uri(values: Tensor) -> str:
     """Encode a map (h, w) as a gray image, its minimum black and its maximum white."""
     low, high = values.min(), values.max()
-    grey = (values - low) / (high - low).clamp_min(torch.finfo(values.dtype).tiny) * 255
-    return png_data_uri(grey.nan_to_num().round().to(torch.uint8).cpu()[None])
+    gray = (values - low) / (high - low).clamp_min(torch.finfo(values.dtype).tiny) * 255
+    return png_data_uri(gray.nan_to_num().round().to(torch.uint8).cpu()[None])
 
 
 def _std(tensor: Tensor) -> float | None:
