@@ -5,6 +5,9 @@ import re
 import runpy
 from pathlib import Path
 
+from reslab.nn.checkpoints.foreign_formats import CONTAINERS
+from reslab.nn.checkpoints.key_schemes import KEY_SCHEMES
+from reslab.nn.checkpoints.read import KEY_PREFIXES
 from reslab.report.format import markdown_table
 from reslab.spec.operations import OPERATIONS, Family
 from reslab.spec.order import ORDERS
@@ -13,12 +16,31 @@ from reslab.spec.transform_grammar import parse_transforms
 from reslab.spec.transforms import TRANSFORMS, TransformArg, TransformKind
 
 DOCS = Path(__file__).parent.parent / "docs"
+WEIGHTS_PAGE = DOCS / "how-to" / "load-weights-from-elsewhere.md"
 GRAMMAR, TRANSFORM_PAGE = DOCS / "reference" / "grammar.md", DOCS / "reference" / "transforms.md"
 
 
 def tables() -> dict[str, str]:
     """The tables of the pages, each by the marker ahead of it."""
-    return {**grammar_tables(), **transform_tables()}
+    return {**grammar_tables(), **transform_tables(), **checkpoint_tables()}
+
+
+def checkpoint_tables() -> dict[str, str]:
+    """The tables of the page on weights of others."""
+    containers = [
+        [
+            one.name,
+            ", ".join(f"`{suffix}`" for suffix in one.suffixes),
+            one.description,
+            f"`{one.extra}`" if one.extra else "",
+        ]
+        for one in CONTAINERS
+    ]
+    schemes = [[scheme.name, scheme.reference] for scheme in KEY_SCHEMES]
+    return {
+        "containers": markdown_table(["container", "suffixes", "written by", "extra"], containers),
+        "schemes": markdown_table(["key scheme", "code base"], schemes),
+    }
 
 
 def transform_tables() -> dict[str, str]:
@@ -91,6 +113,14 @@ def test_the_reference_lists_what_the_code_has() -> None:
     assert fill(page) == page
 
 
+def test_the_page_on_weights_lists_containers_schemes_and_prefixes() -> None:
+    page = WEIGHTS_PAGE.read_text(encoding="utf-8")
+    assert fill(page) == page
+    assert all(f"| {scheme.name} " in page for scheme in KEY_SCHEMES)
+    prefixes = ", ".join(f"`{prefix}`" for prefix in KEY_PREFIXES)
+    assert prefixes in " ".join(page.split())
+
+
 def test_the_transforms_are_listed_and_drawn() -> None:
     page = TRANSFORM_PAGE.read_text(encoding="utf-8")
     assert fill(page) == page
@@ -143,5 +173,5 @@ def test_the_readme_counts_nothing_that_grows() -> None:
 
 
 if __name__ == "__main__":
-    for path in (GRAMMAR, TRANSFORM_PAGE):
+    for path in (GRAMMAR, TRANSFORM_PAGE, WEIGHTS_PAGE):
         path.write_text(fill(path.read_text(encoding="utf-8")), encoding="utf-8")

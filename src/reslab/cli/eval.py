@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reslab.cli.options import (
+    AllowExtra,
     BatchSize,
     DataDir,
     Device,
@@ -173,6 +174,43 @@ StdOption = Annotated[
         help="Standard deviation of each channel, of pixels scaled to [0, 1].",
     ),
 ]
+MeanImageOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--mean-image",
+        metavar="FILE",
+        rich_help_panel=Panel.DATA,
+        help="Mean of each pixel, subtracted in place of --mean: .npy, or .binaryproto of Caffe.",
+    ),
+]
+ChannelOrderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--channel-order",
+        metavar="rgb|bgr",
+        rich_help_panel=Panel.DATA,
+        help="Order of the color channels in the network's input and in these values.",
+        show_default="rgb",
+    ),
+]
+PixelMaxOption = Annotated[
+    float,
+    typer.Option(
+        "--pixel-max",
+        metavar="FLOAT",
+        rich_help_panel=Panel.DATA,
+        help="Value of a white pixel in --mean, --std and --mean-image: 1, or 255 as in Caffe.",
+    ),
+]
+SaveWeightsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--save-weights",
+        metavar="FILE",
+        rich_help_panel=Panel.OUTPUT,
+        help="Save the network with this preprocessing and the classes, for predict, export and serve.",
+    ),
+]
 EvalTransform = Annotated[
     str | None,
     typer.Option(
@@ -238,6 +276,11 @@ def evaluate(
     pretrained: Pretrained = None,
     mean: MeanOption = None,
     std: StdOption = None,
+    mean_image: MeanImageOption = None,
+    channel_order: ChannelOrderOption = None,
+    pixel_max: PixelMaxOption = 1.0,
+    save_weights: SaveWeightsOption = None,
+    allow_extra: AllowExtra = False,
     eval_transform: EvalTransform = None,
     image_size: ImageSize = None,
     tta: TTAOption = "",
@@ -263,6 +306,7 @@ def evaluate(
     _check_overrides(overrides, model)
     if save_temperature:
         changed = {"--tta": tta, "--eval-transform": eval_transform, "--size": image_size, "--mean": mean, "--std": std}
+        changed |= {"--mean-image": mean_image, "--channel-order": channel_order}
         _check_calibration_options(model_source, model, changed)
     if data is not None:
         require_dataset_name(data)
@@ -281,6 +325,11 @@ def evaluate(
         overrides=parse_overrides(overrides),
         mean=parse_channel_values(mean, "--mean"),
         std=parse_channel_values(std, "--std"),
+        mean_image=mean_image,
+        channel_order=channel_order,
+        pixel_max=pixel_max,
+        save_weights=save_weights,
+        allow_extra=allow_extra,
         eval_transform=eval_transform,
         image_size=image_size,
         tta=tta,

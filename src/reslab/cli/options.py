@@ -163,6 +163,14 @@ Pretrained = Annotated[
         help="Pretrained weights: a file, the tag of published weights, or true for the default tag.",
     ),
 ]
+AllowExtra = Annotated[
+    bool,
+    typer.Option(
+        "--allow-extra",
+        rich_help_panel=Panel.MODEL,
+        help="Leave out entries of the --pretrained file that the network lacks.",
+    ),
+]
 RecipeName = Annotated[
     str | None,
     typer.Option(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reslab.cli.options import (
+    AllowExtra,
     ConfigFile,
     DataArgument,
     DataDir,
@@ -116,6 +117,7 @@ def train(
         typer.Option("--resume", rich_help_panel=Panel.OUTPUT, help="Resume the run in --output, which must exist."),
     ] = False,
     pretrained: Pretrained = None,
+    allow_extra: AllowExtra = False,
     val_fraction: ValFraction = None,
     num_images: NumImages = None,
     skip_bad_images: SkipBadImages = False,
@@ -173,6 +175,7 @@ def train(
         "image_size": image_size,
         "overrides": merged_overrides,
         "pretrained": parse_pretrained(pretrained),
+        "allow_extra": allow_extra,
         "data_dir": data_dir,
         "val_fraction": val_fraction,
         "num_images": num_images,

@@ -35,6 +35,7 @@ def create_model(
     in_channels: int | None = None,
     pretrained: bool | str | Path | Mapping[str, Tensor] | Enum | None = False,
     strict: bool = True,
+    allow_extra: bool = False,
     features_only: bool = False,
     out_indices: tuple[int, ...] | None = None,
     norm_layer: NormLayer | None = None,
@@ -48,7 +49,8 @@ def create_model(
 
     * `pretrained`: True, a tag (`IMAGENET1K_V2`, `a1_in1k`, `hf-hub:org/name`), a file or a state dict. A new
       `num_classes` or `in_channels` then adapts the head or the first convolution; `strict=False` accepts a partial
-      load. The network's `load_report` lists which entries matched.
+      load, `allow_extra` entries of the file that the network lacks. The network's `load_report`
+      lists which entries matched.
     * `features_only=True`: return the outputs of stem and stages (`out_indices`) in place of logits.
     * `norm_layer`: a callable that takes the number of channels.
 
@@ -68,7 +70,12 @@ def create_model(
 
         changed = {AXIS_ALIASES.get(axis, axis) for axis in overrides}
         load_pretrained(
-            network, pretrained, adapt=changed_io_sizes(arch, changed), strict=strict, ignore_head=features_only
+            network,
+            pretrained,
+            adapt=changed_io_sizes(arch, changed),
+            strict=strict,
+            ignore_head=features_only,
+            allow_extra=allow_extra,
         )
     return FeatureNetwork(network, out_indices) if features_only else network
 

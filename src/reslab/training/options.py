@@ -62,6 +62,7 @@ class TrainOptions:
     recipe_overrides: Mapping[str, Any] = field(default_factory=dict)
     arch_overrides: Mapping[str, Any] = field(default_factory=dict)
     pretrained: Pretrained | None = None
+    allow_extra: bool = False
     loss: LossFn | None = None
     data_dir: str | Path | None = None
     val_fraction: float | None = None

@@ -156,7 +156,9 @@ def _resume_model(options: TrainOptions, run: Run) -> nn.Module:
         if isinstance(options.model, ResidualNetwork):
             return options.model
         pretrained = None if has_train_checkpoint(run.path / "checkpoint") else run.metadata["pretrained"]
-        return create_model_quietly(arch, True if pretrained == PUBLISHED_WEIGHTS else options.pretrained or pretrained)
+        return create_model_quietly(
+            arch, True if pretrained == PUBLISHED_WEIGHTS else options.pretrained or pretrained, options.allow_extra
+        )
 
 
 def _check_module(model: nn.Module, run: Run) -> None:

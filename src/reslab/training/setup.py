@@ -303,13 +303,16 @@ def build_model(
         if options.pretrained is None and options.model is None and min(input_size[1:]) >= SMALL_INPUT_SIDE:
             model, pretrained, messages = _try_pretrained(arch)
         else:
-            model, pretrained = create_model_quietly(arch, options.pretrained), describe_pretrained(options.pretrained)
+            model, pretrained = (
+                create_model_quietly(arch, options.pretrained, options.allow_extra),
+                describe_pretrained(options.pretrained),
+            )
             messages = _load_messages(model)
     model.check_input(torch.empty((1, *input_size), device="meta"))
     return model, pretrained, messages
 
 
-def create_model_quietly(arch: Arch, pretrained: Any) -> ResidualNetwork:
+def create_model_quietly(arch: Arch, pretrained: Any, allow_extra: bool = False) -> ResidualNetwork:
     """Create the network; its head or first convolution is adapted to the data's classes and channels."""
     logger = logging.getLogger("reslab.nn.checkpoints.load")
     level = logger.level
@@ -317,7 +320,7 @@ def create_model_quietly(arch: Arch, pretrained: Any) -> ResidualNetwork:
     try:
         model = ResidualNetwork(arch)
         if pretrained is not None and pretrained is not False:
-            load_pretrained(model, pretrained, adapt=("num_classes", "in_channels"))
+            load_pretrained(model, pretrained, adapt=("num_classes", "in_channels"), allow_extra=allow_extra)
     finally:
         logger.setLevel(level)
     return model
@@ -385,7 +388,16 @@ def _use_pretrained_preprocess(data: DatasetSplits, model: nn.Module) -> Dataset
     preprocess = model.preprocess if isinstance(model, ResidualNetwork) else None
     if preprocess is None or preprocess.channels != data.preprocess.channels:
         return data
-    return replace(data, preprocess=replace(data.preprocess, mean=preprocess.mean, std=preprocess.std, mean_image=""))
+    return replace(
+        data,
+        preprocess=replace(
+            data.preprocess,
+            mean=preprocess.mean,
+            std=preprocess.std,
+            mean_image="",
+            channel_order=preprocess.channel_order,
+        ),
+    )
 
 
 def _resolve_recipe(

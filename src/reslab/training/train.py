@@ -57,6 +57,7 @@ def train(
     train_transform: TransformSource | None = None,
     overrides: Mapping[str, Any] | None = None,
     pretrained: Pretrained | None = None,
+    allow_extra: bool = False,
     loss: LossFn | None = None,
     data_dir: str | Path | None = None,
     val_fraction: float | None = None,
@@ -82,7 +83,7 @@ def train(
     `train_transform` is an expression, a function from one image (C, H, W) in uint8 to another, or a list of both;
     a function runs under a seed of its own for every sample, and a resumed run needs it again.
     `loss(outputs, labels)` replaces cross-entropy. `num_images` limits the training images. `columns` names the columns
-    of a CSV file, as of `open_dataset`.
+    of a CSV file, as of `open_dataset`. `allow_extra` accepts `pretrained` weights with entries that the network lacks.
 
     `output` is the run's folder; `resume` continues the run in it, and only its duration, paths, device and workers may
     change. The weights kept are the best on the validation split, or else the last; `snapshot_every` (`"1 epoch"`,
@@ -116,6 +117,7 @@ def train(
         recipe_overrides=recipe_overrides,
         arch_overrides=arch_overrides,
         pretrained=pretrained,
+        allow_extra=allow_extra,
         loss=loss,
         data_dir=data_dir,
         val_fraction=val_fraction,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from reslab.spec.errors import invalid
-from reslab.spec.preprocess import Preprocess
+from reslab.spec.preprocess import ChannelOrder, Preprocess
 
 if TYPE_CHECKING:
     from reslab.data.image_datasets import ImageDataset
@@ -20,6 +20,7 @@ _ENCODED_PATTERN = re.compile(r"(\d+)x(\d+)x(\d+):([A-Za-z0-9+/]+)=*$")
 class Normalize:
     """Compute (x / 255 - mean) / std per channel in float32; floats count as already divided by 255.
 
+    RGB is turned into BGR first where the preprocessing says so.
     A mean image of the preprocessing is subtracted in place of the channel means.
     Raises ValueError if images have another number of channels, or another size than the mean image.
     """
@@ -28,6 +29,7 @@ class Normalize:
         self.device, self.channels = device, preprocess.channels
         self.mean = make_mean_tensor(preprocess, device)
         self.std = torch.tensor(preprocess.std, dtype=torch.float32, device=device)[:, None, None]
+        self.is_bgr = preprocess.channel_order == ChannelOrder.BGR
         self.per_pixel = bool(preprocess.mean_image)
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -36,6 +38,7 @@ class Normalize:
         if self.per_pixel and images.shape[2:] != self.mean.shape[1:]:
             required, got = ("x".join(map(str, shape[-2:])) for shape in (self.mean.shape, images.shape))
             raise invalid(f"images of {required} for a mean of each pixel", got, f"a transform that ends at {required}")
+        images = images.flip(1) if self.is_bgr else images
         mean, std = self.mean, self.std
         if images.ndim != 4:  # signals and volumes
             mean, std = (vector.view(-1, *([1] * (images.ndim - 2))) for vector in (mean, std))

@@ -51,6 +51,16 @@ def read_caffemodel(path: Path) -> dict[str, Tensor]:
         raise invalid_checkpoint("a complete .caffemodel", got, next_step=step) from error
 
 
+def read_mean_blob(path: Path) -> Tensor:
+    """Return the mean image (C, H, W) of a `.binaryproto`. Raises CheckpointError for a damaged file."""
+    try:
+        blob = _read_blob(memoryview(path.read_bytes()))
+        return blob.reshape(blob.shape[-3:])
+    except (ValueError, IndexError, RuntimeError, struct.error) as error:
+        step = "download or copy the file again"
+        raise invalid_checkpoint("a mean image (.binaryproto) of Caffe", f"{path} ({error})", next_step=step) from error
+
+
 def _name_weights(layers: list[CaffeLayer]) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     norms: dict[str, str] = {}  # the norm that wrote each map last

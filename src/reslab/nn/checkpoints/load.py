@@ -9,13 +9,14 @@ import re
 import statistics
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from reslab.nn.checkpoints.convert_entries import convert_entries
 from reslab.nn.checkpoints.diagnose import key_scheme_warnings, override_warning, suggest_overrides
+from reslab.nn.checkpoints.extra_entries import leave_out_extra
 from reslab.nn.checkpoints.limits import ReadLimits
 from reslab.nn.checkpoints.load_report import (
     CheckpointError,
@@ -36,7 +37,7 @@ from reslab.nn.checkpoints.weight_values import check_values
 from reslab.nn.dims import CONV_TYPES
 from reslab.nn.network import ResidualNetwork
 from reslab.spec.errors import invalid
-from reslab.spec.preprocess import Preprocess
+from reslab.spec.preprocess import ChannelOrder, Preprocess
 
 
 def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:
@@ -57,7 +58,7 @@ def adapt_preprocess(preprocess: Preprocess, in_channels: int) -> Preprocess:
     if preprocess.channels == in_channels:
         return preprocess
     mean, std = (_resize_values(values, in_channels) for values in (preprocess.mean, preprocess.std))
-    return Preprocess(in_channels, preprocess.transform, mean, std)
+    return replace(preprocess, channels=in_channels, mean=mean, std=std, mean_image="", channel_order=ChannelOrder.RGB)
 
 
 def _resize_values(values: tuple[float, ...], count: int) -> tuple[float, ...]:
@@ -114,6 +115,7 @@ def load_checkpoint(
     adapt: Collection[str] = (),
     strict: bool = True,
     ignore_head: bool = False,
+    allow_extra: bool = False,
     extra_warnings: Sequence[str] = (),
 ) -> LoadReport:
     """Load a checkpoint into a network, whatever key scheme it uses, and return a report of every entry.
@@ -121,6 +123,7 @@ def load_checkpoint(
     * `adapt`: "num_classes" and/or "in_channels", if they were requested explicitly. A head with other classes (or
       none) in the file then keeps its random initial values, and the first convolution is adapted to its channels.
     * `strict=False`: load what matches, and warn. `ignore_head`: the head is not needed.
+    * `allow_extra`: leave out entries that the network lacks; those of losses and metrics always are.
     * `extra_warnings`: further warnings to report.
 
     Raises CheckpointError, with the network unchanged, if entries are missing, unexpected or of another shape, if an
@@ -132,8 +135,10 @@ def load_checkpoint(
     allowed = AllowedMismatch("num_classes" in adapt or ignore_head, "in_channels" in adapt)
     matching = match_by_name(checkpoint, model_state) or match_by_order(checkpoint, model_state, allowed)
     matching, converted = convert_entries(network, matching, model_state)
+    kept, left_out = leave_out_extra(matching.entries, model_state, allow_extra)
+    matching = replace(matching, entries=kept)
     entries, messages, new_warnings = _merge_shared_blocks(network, matching)
-    plan = _LoadPlan(messages=[*checkpoint.messages, *converted, *messages])
+    plan = _LoadPlan(messages=[*checkpoint.messages, *converted, *left_out, *messages])
     if allowed.classes:
         plan.reinitialized += _reinitialized_head(network, entries, model_state)
     for name, tensor in model_state.items():
@@ -275,6 +280,8 @@ def _check_complete(
         network.arch, file_shapes, {name: tuple(tensor.shape) for name, tensor in model_state.items()}
     )
     required = f"a checkpoint of {report.network}: every entry of file and network matched"
+    if report.unexpected and not (report.missing or report.shape_mismatch):
+        hints = [*hints, "allow_extra=True (--allow-extra) leaves out the entries that the network lacks"]
     steps = [*hints, "create_model(..., strict=False) loads what fits"] if report.matched else hints
     lines = [str(invalid(required, report.text(max_keys=6))), *(f"  {step}" for step in steps)]
     raise CheckpointError("\n".join(lines), report)

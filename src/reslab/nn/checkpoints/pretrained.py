@@ -196,16 +196,22 @@ def load_pretrained(
     adapt: Collection[str] = (),
     strict: bool = True,
     ignore_head: bool = False,
+    allow_extra: bool = False,
 ) -> LoadReport:
     """Load a file, a state dict, published weights (True or a tag) or `hf-hub:org/name` into a network.
 
-    Published weights and reslab's own files also set the network's preprocessing and class names. `adapt`, `strict` and
-    `ignore_head` are those of `load_checkpoint`. Raises CheckpointError for a file that is not a checkpoint or does not
-    fit, FileNotFoundError, WeightsUnavailableError, and ValueError for an unknown tag.
+    Published weights and reslab's own files also set the network's preprocessing and class names. `adapt`, `strict`,
+    `ignore_head` and `allow_extra` are those of `load_checkpoint`. Raises CheckpointError for a file that is not a
+    checkpoint or does not fit, FileNotFoundError, WeightsUnavailableError, and ValueError for an unknown tag.
     """
     if isinstance(source, Mapping):
         return load_checkpoint(
-            network, unwrap_checkpoint("the state dict", source), adapt=adapt, strict=strict, ignore_head=ignore_head
+            network,
+            unwrap_checkpoint("the state dict", source),
+            adapt=adapt,
+            strict=strict,
+            ignore_head=ignore_head,
+            allow_extra=allow_extra,
         )
     if isinstance(source, str | Path) and is_path(source):
         checkpoint = read_checkpoint(source, limits=read_limits(network))
@@ -220,7 +226,13 @@ def load_pretrained(
     if implied is not None and (axes := differing_axes(network.arch, implied)):
         extra_warnings.append(override_warning(network.arch, axes, f"{checkpoint.name} has weights of {implied.name}"))
     report = load_checkpoint(
-        network, checkpoint, adapt=adapt, strict=strict, ignore_head=ignore_head, extra_warnings=extra_warnings
+        network,
+        checkpoint,
+        adapt=adapt,
+        strict=strict,
+        ignore_head=ignore_head,
+        allow_extra=allow_extra,
+        extra_warnings=extra_warnings,
     )
     _set_model_metadata(network, published, report)
     return report

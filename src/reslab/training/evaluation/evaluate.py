@@ -13,7 +13,7 @@ from reslab.data.dataset import DatasetSplits
 from reslab.data.image_datasets import SPLIT_TITLES
 from reslab.data.loader import eval_loader
 from reslab.nn.checkpoints.pretrained import Pretrained
-from reslab.nn.checkpoints.safetensors_io import read_tensors
+from reslab.nn.checkpoints.safetensors_io import read_tensors, save_weights
 from reslab.nn.factory import create_model, load_network
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_device, choose_num_threads, limit_threads
@@ -25,6 +25,7 @@ from reslab.spec.preprocess import Preprocess
 from reslab.spec.recipe import Recipe
 from reslab.spec.toml_files import is_toml
 from reslab.spec.zoo import ARCHS
+from reslab.training.evaluation.input_values import InputValues
 from reslab.training.evaluation.loop import Evaluation, average_evaluations, evaluate_batches
 from reslab.training.evaluation.tta import TTATransforms
 from reslab.training.image_size import (
@@ -83,6 +84,11 @@ class EvaluateOptions:
     overrides: Mapping[str, Any] | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
+    mean_image: Any = None
+    channel_order: str | None = None
+    pixel_max: float = 1.0
+    save_weights: str | Path | None = None
+    allow_extra: bool = False
     eval_transform: str | None = None
     image_size: int | None = None
     tta: str = ""
@@ -98,6 +104,11 @@ class EvaluateOptions:
     keep_probabilities: bool = False
     distributed: bool = False
 
+    @property
+    def input_values(self) -> InputValues:
+        """The values of the network's input."""
+        return InputValues(self.mean, self.std, self.mean_image, self.channel_order, self.pixel_max)
+
 
 def evaluate(
     model: ModelLike | Sequence[ModelLike],
@@ -108,6 +119,11 @@ def evaluate(
     overrides: Mapping[str, Any] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    mean_image: Any = None,
+    channel_order: str | None = None,
+    pixel_max: float = 1.0,
+    save_weights: str | Path | None = None,
+    allow_extra: bool = False,
     eval_transform: str | None = None,
     image_size: int | None = None,
     tta: str = "",
@@ -128,14 +144,15 @@ def evaluate(
     `model` is a run or its folder (its own data and recorded split are the default), a `model.safetensors`, the name of
     a network with `pretrained`, any module, or a list of these: then their probabilities are averaged (an ensemble).
     `split` defaults to the evaluation split. `overrides` change the network (`"model.shortcut"`), `mean` and `std` the
-    normalization, `eval_transform` the resizing and cropping (`"resize(256) center-crop(256)"`), and `image_size` the
-    size alone, in pixels. `tta` names test-time
-    augmentation (`"ten-crop(224)"`, `"scales(224,256) flip"`): the probabilities over the views are averaged.
-    `columns` names the columns of a CSV file, as of `open_dataset`.
-    `keep_probabilities` keeps the probabilities for `save_predictions` and `calibrate`. A run that trained the user's
-    own module needs it as `module`. With `distributed`, each rank that torchrun started evaluates a part, and all
-    return the scores of the whole. Raises ValueError if the classes or channels of model and data differ, or images
-    hold NaN or infinite values.
+    normalization (also `mean_image`, `channel_order` and `pixel_max`: see `InputValues`), `eval_transform` the
+    resizing and cropping (`"resize(256) center-crop(256)"`), and `image_size` the size alone, in pixels. `tta`
+    names test-time augmentation (`"ten-crop(224)"`, `"scales(224,256) flip"`): the probabilities over the views are
+    averaged. `save_weights` writes the network with this preprocessing and the data's classes to a file, for
+    prediction, export and serving; `allow_extra` accepts weights with entries that the network lacks. `columns`
+    names the columns of a CSV file, as of `open_dataset`. `keep_probabilities` keeps the probabilities for
+    `save_predictions` and `calibrate`. A run that trained the user's own module needs it as `module`. With
+    `distributed`, each rank that torchrun started evaluates a part, and all return the scores of the whole. Raises
+    ValueError if the classes or channels of model and data differ, or images hold NaN or infinite values.
     """
     options = EvaluateOptions(
         split=split,
@@ -143,6 +160,11 @@ def evaluate(
         overrides=overrides,
         mean=mean,
         std=std,
+        mean_image=mean_image,
+        channel_order=channel_order,
+        pixel_max=pixel_max,
+        save_weights=save_weights,
+        allow_extra=allow_extra,
         eval_transform=eval_transform,
         image_size=image_size,
         tta=tta,
@@ -172,6 +194,8 @@ def _evaluate_model(model: ModelLike, data: Any, options: EvaluateOptions) -> Ev
     device = _resolve_device(model, network, options.device)
     process_group = _make_process_group(device, options.distributed)
     network = network.to(process_group.device)
+    if options.save_weights is not None:
+        _save_weights(network, dataset, Path(options.save_weights), process_group)
     evaluation = _evaluate_split(
         TTATransforms(network, options.tta) if options.tta else network, dataset, options, process_group
     )
@@ -182,7 +206,7 @@ def _resolve_preprocess(
     target: ModelLike, network: nn.Module, data: DatasetSplits, options: EvaluateOptions
 ) -> DatasetSplits:
     """Return the data with the preprocessing that the network expects. Raises ValueError if their classes differ."""
-    preprocess = _merge_preprocess(network, data, options.mean, options.std)
+    preprocess = options.input_values.apply(_base_preprocess(network, data))
     if not isinstance(target, str | Arch):
         _check_classes(network, data)
     if options.eval_transform is not None:
@@ -190,6 +214,17 @@ def _resolve_preprocess(
     elif options.image_size is not None:
         preprocess = resize_preprocess(preprocess, options.image_size, fixed_image_size(data))
     return replace(data, preprocess=preprocess)
+
+
+def _save_weights(network: nn.Module, data: DatasetSplits, path: Path, process_group: ProcessGroup) -> None:
+    """Write the network with the preprocessing that it is evaluated with. Raises ValueError for a user's module."""
+    if not isinstance(network, ResidualNetwork):
+        raise invalid("a network of reslab to save", f"a {type(network).__name__}", next_step="leave save_weights out")
+    if path.suffix != ".safetensors":
+        raise invalid("a file ending in .safetensors", path, f"{path.stem}.safetensors")
+    network.set_metadata(classes=data.classes, preprocess=data.preprocess)
+    if process_group.is_main:
+        save_weights(path, network)
 
 
 def _resolve_size(target: ModelLike, data: DatasetSplits, options: EvaluateOptions) -> DatasetSplits:
@@ -309,7 +344,7 @@ def _resolve_model(target: ModelLike, data: DatasetSplits, options: EvaluateOpti
     input_size = infer_input_size(data)
     arch = resolve_arch_for_data(target, data, input_size, overrides=arch_overrides)
     warn_about_stem(arch, input_size)
-    network = create_model(arch, pretrained=options.pretrained)
+    network = create_model(arch, pretrained=options.pretrained, allow_extra=options.allow_extra)
     assert isinstance(network, ResidualNetwork)
     if network.load_report is not None and network.load_report.reinitialized:
         got = (
@@ -335,21 +370,11 @@ def _load_run_model(run: Run, module: nn.Module | None) -> nn.Module:
     return module
 
 
-def _merge_preprocess(
-    network: nn.Module, data: DatasetSplits, mean: Sequence[float] | None, std: Sequence[float] | None
-) -> Preprocess:
-    """Return the network's own normalization if it has one, else the data's; `mean` and `std` override both."""
+def _base_preprocess(network: nn.Module, data: DatasetSplits) -> Preprocess:
+    """Return the network's own normalization if it has one, else the data's."""
     own_preprocess = network.preprocess if isinstance(network, ResidualNetwork) else None
-    base = (
-        own_preprocess
-        if own_preprocess is not None and own_preprocess.channels == data.preprocess.channels
-        else data.preprocess
-    )
-    for name, values in (("mean", mean), ("std", std)):
-        if values is not None and len(values) != base.channels:
-            raise invalid(f"{base.channels} numbers as {name}, one per channel", len(values))
-    mean_image = "" if mean else base.mean_image
-    return replace(base, mean=tuple(mean or base.mean), std=tuple(std or base.std), mean_image=mean_image)
+    has_own = own_preprocess is not None and own_preprocess.channels == data.preprocess.channels
+    return own_preprocess if has_own and own_preprocess is not None else data.preprocess
 
 
 def _check_classes(network: nn.Module, data: DatasetSplits) -> None:
