@@ -9,6 +9,7 @@ from reslab.nn.factory import create_model, load_network
 from reslab.spec.preprocess import Preprocess
 from reslab.training.evaluation.evaluate import evaluate
 from reslab.training.evaluation.input_values import InputValues, read_mean_image
+from reslab.training.losses import RenormalizedModel
 
 BASE = Preprocess(3, "", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 PIXELS = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -37,6 +38,13 @@ def test_another_channel_order_alone_takes_the_values_with_it():
     preprocess = InputValues(channel_order="bgr").apply(BASE)
     torch.testing.assert_close(normalized(preprocess), normalized(BASE).flip(1), rtol=0, atol=0)
     assert InputValues(channel_order="rgb").apply(preprocess) == BASE
+
+
+def test_a_teacher_in_another_channel_order_sees_the_images_in_its_own():
+    bgr = Preprocess(3, "", (0.1, 0.2, 0.3), (0.3, 0.2, 0.1), channel_order="bgr")
+    for data, teacher in ((BASE, bgr), (bgr, BASE)):
+        outputs = RenormalizedModel(torch.nn.Identity(), data, teacher)(normalized(data))
+        torch.testing.assert_close(outputs, normalized(teacher), rtol=0, atol=1e-5)
 
 
 def test_a_mean_image_is_read_from_files(tmp_path):

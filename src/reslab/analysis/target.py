@@ -14,6 +14,7 @@ from reslab.nn.network import ResidualNetwork
 from reslab.nn.third_party import to_residual_network
 from reslab.report.thumbnails import make_thumbnail
 from reslab.spec.errors import invalid
+from reslab.spec.preprocess import ChannelOrder
 from reslab.training.run import Run
 
 # As `data`: noise in place of the images of a dataset.
@@ -141,6 +142,7 @@ def image_data_uri(target: AnalysisTarget, index: int) -> str:
     if preprocess is not None and len(preprocess.mean) in (1, len(image)):
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (preprocess.mean, preprocess.std))
         image = image * std + mean
+        image = image.flip(0) if preprocess.channel_order == ChannelOrder.BGR else image
     else:
         image = (image - image.min()) / (image.max() - image.min()).clamp_min(1e-12)
     average_channels = len(image) not in (1, 3)

@@ -162,7 +162,7 @@ MeanOption = Annotated[
         "--mean",
         metavar="FLOAT...",
         rich_help_panel=Panel.DATA,
-        help="Mean of each channel, of pixels scaled to [0, 1].",
+        help="Mean of each channel, of pixels scaled to [0, 1] (or to --pixel-max).",
     ),
 ]
 StdOption = Annotated[
@@ -171,7 +171,7 @@ StdOption = Annotated[
         "--std",
         metavar="FLOAT...",
         rich_help_panel=Panel.DATA,
-        help="Standard deviation of each channel, of pixels scaled to [0, 1].",
+        help="Standard deviation of each channel, of pixels scaled to [0, 1] (or to --pixel-max).",
     ),
 ]
 MeanImageOption = Annotated[

@@ -261,7 +261,7 @@ def distillation_loss(outputs: Tensor, teacher_logits: Tensor, temperature: floa
 
 
 class RenormalizedModel(nn.Module):
-    """Wraps a model for inputs (N, C, H, W) that are normalized with another mean and standard deviation."""
+    """Wraps a model for inputs (N, C, H, W) of another mean and standard deviation, or another channel order."""
 
     factor: Tensor
     shift: Tensor
@@ -269,14 +269,20 @@ class RenormalizedModel(nn.Module):
     def __init__(self, model: nn.Module, data_preprocess: Preprocess, model_preprocess: Preprocess) -> None:
         super().__init__()
         self.model = model
-        statistics = [
-            torch.tensor(value)[:, None, None]
-            for value in (data_preprocess.mean, data_preprocess.std, model_preprocess.mean, model_preprocess.std)
-        ]
+        self.is_reversed = data_preprocess.channel_order != model_preprocess.channel_order
+        step = -1 if self.is_reversed else 1
+        values = (
+            data_preprocess.mean[::step],
+            data_preprocess.std[::step],
+            model_preprocess.mean,
+            model_preprocess.std,
+        )
+        statistics = [torch.tensor(value)[:, None, None] for value in values]
         self.register_buffer("factor", statistics[1] / statistics[3])
         self.register_buffer("shift", (statistics[0] - statistics[2]) / statistics[3])
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.flip(1) if self.is_reversed else x
         return self.model(x * self.factor + self.shift)
 
 

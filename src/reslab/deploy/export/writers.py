@@ -174,7 +174,8 @@ def model_card(network: ResidualNetwork, header: Mapping[str, Any]) -> str:
     ]
     if network.preprocess is not None:
         transform = network.preprocess.transform or "none"
-        rows.append(("Preprocessing", f"{transform}; mean {network.preprocess.mean}, std {network.preprocess.std}"))
+        values = f"mean {network.preprocess.mean}, std {network.preprocess.std}"
+        rows.append(("Preprocessing", f"{transform}; {network.preprocess.channel_order}; {values}"))
     if metrics.get("top1") is not None:
         rows.append(("Accuracy", format_percent(metrics["top1"])))
     table = "\n".join(f"| {name} | {text} |" for name, text in rows)
