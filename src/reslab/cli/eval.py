@@ -306,7 +306,7 @@ def evaluate(
     _check_overrides(overrides, model)
     if save_temperature:
         changed = {"--tta": tta, "--eval-transform": eval_transform, "--size": image_size, "--mean": mean, "--std": std}
-        changed |= {"--mean-image": mean_image, "--channel-order": channel_order}
+        changed |= {"--mean-image": str(mean_image or ""), "--channel-order": channel_order}
         _check_calibration_options(model_source, model, changed)
     if data is not None:
         require_dataset_name(data)
