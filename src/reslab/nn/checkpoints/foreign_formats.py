@@ -1,4 +1,4 @@
-"""Files of other frameworks, recognised by their first bytes: Keras, Caffe, and pickles of NumPy arrays."""
+"""Files of other frameworks, recognized by their first bytes: Keras, Caffe, and pickles of NumPy arrays."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ class ForeignFormat:
     extra: str = ""
 
 
-# For the documentation and error messages; `read_foreign_file` recognises a file by its content.
+# For the documentation and error messages; `read_foreign_file` recognizes a file by its content.
 CONTAINERS: tuple[ForeignFormat, ...] = (
     ForeignFormat("torch", (".pth", ".pt", ".th", ".tar", ".ckpt", ".bin"), "`torch.save`, also of Lightning"),
     ForeignFormat("safetensors", (".safetensors",), "reslab, timm, Hugging Face"),

@@ -1,6 +1,6 @@
 """Read checkpoint files without running code from them, and unwrap the named tensors.
 
-Formats: `.safetensors`, `.npz`, and torch's own under any suffix, recognised by the first bytes. Training scripts put
+Formats: `.safetensors`, `.npz`, and torch's own under any suffix, recognized by the first bytes. Training scripts put
 wrappers and key prefixes around the tensors; both are removed.
 """
 

@@ -71,13 +71,13 @@ CURVES: dict[str, Curve] = {
     "linear": lambda progress, schedule: 1.0 + (schedule.final_factor - 1.0) * progress,
     "poly": lambda progress, schedule: (1.0 - progress) ** schedule.power,
 }
-"""The schedules that are functions of the share of the run that is over, from 0 to 1 after the warm-up."""
+"""The schedules that are functions of the share of the run that is over, from 0 to 1 after the warmup."""
 
 
 def register_schedule(name: str) -> Callable[[Curve], Curve]:
     """Return a decorator that registers a learning-rate schedule for the recipe key `schedule`.
 
-    The function takes the share of the run that is over (from 0 to 1 after the warm-up) and the `ScheduleConfig`, and
+    The function takes the share of the run that is over (from 0 to 1 after the warmup) and the `ScheduleConfig`, and
     returns the factor on `optimizer.lr`. Raises ValueError for a name that is taken.
     """
 
