@@ -60,7 +60,7 @@ FAMILIES = [
     Family("dm_nfnet_f0", DEPTHS, "timm dm nfnet", {"padding": "zeros"}),
     Family("convnext_atto", {}, "timm convnext", {"act": "gelu-tanh"}),
     Family("convnext_atto_rms", {}, "timm convnext", {"norm": "simple"}),
-    Family("convnext_tiny_hnf", DEPTHS, "timm convnext", {"head": "avgpool norm flatten fc"}, size=64),
+    Family("convnext_tiny_hnf", DEPTHS, "timm convnext head norm first", {"head": "avgpool norm flatten fc"}, size=64),
     Family("convnext_pico_ols", {}, "timm convnext overlap", {"norm_eps": 1e-3}),
     Family("convnext_zepto_rms_ols", {}, "timm convnext overlap act", {"norm": "rms"}),
     Family("convnext_large_mlp", DEPTHS, "timm convnext mlp", {"act": "relu"}),

@@ -23,6 +23,7 @@ from reslab.spec.arch import Arch
 from reslab.spec.errors import invalid, nearest, unknown_name
 from reslab.spec.toml_files import is_toml
 from reslab.spec.zoo import ARCHS
+from reslab.spec.zoo.names import find_model_name
 from reslab.spec.zoo.resolve import resolve_arch
 from reslab.training.run import Run, list_runs, load
 from reslab.training.run_data import open_train_data, reopen_data
@@ -133,9 +134,10 @@ def parse_target(
     Raises ValueError for a name that is no run, file or model, and for a step that has no snapshot.
     """
     name, *axis_settings = text.split(":")
-    if is_toml(name) or (name in ARCHS and not Path(name).exists()):
+    model_name = None if "/" in name or Path(name).exists() else find_model_name(name)
+    if is_toml(name) or model_name is not None:
         _check_untrained(text, weights)
-        return _zoo_targets(text, name, axis_settings, arch_overrides or {})
+        return _zoo_targets(text, model_name.arch if model_name else name, axis_settings, arch_overrides or {})
     library, slash, _ = text.partition("/")
     if slash and library in LIBRARIES and not Path(text).exists():
         _check_untrained(text, weights)

@@ -18,8 +18,9 @@ from reslab.cli.output import print_json, print_table
 from reslab.cli.progress import ProgressDisplay
 from reslab.report.format import format_duration, format_int, format_percent
 from reslab.spec.arch import Arch
-from reslab.spec.errors import invalid, unknown_name
+from reslab.spec.errors import invalid
 from reslab.spec.zoo import ARCHS
+from reslab.spec.zoo.names import parse_model_name
 
 if TYPE_CHECKING:
     from reslab.data.dataset import DatasetSplits
@@ -86,9 +87,8 @@ def residual_and_plain(model: str) -> dict[str, Arch]:
 
     Raises ValueError for an unknown name and for a network without shortcuts.
     """
-    if model not in ARCHS:
-        raise unknown_name("model", model, ARCHS, "`reslab models` lists them all")
-    arch = replace(ARCHS[model], in_channels=1, num_classes=10, image_size=(8, 8))
+    arch = ARCHS[parse_model_name(model).arch]
+    model, arch = arch.name, replace(arch, in_channels=1, num_classes=10, image_size=(8, 8))
     if arch.merge == "none" or not arch.depths:
         raise invalid("a network with shortcuts", model, "resnet56_cifar")
     plain_name = model.replace("resnet", "plain", 1)

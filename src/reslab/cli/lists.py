@@ -123,10 +123,10 @@ def models(
 ) -> None:
     """List the models with depth, input size, number of classes and reference."""
     from reslab.spec.zoo import ARCHS, match_model_names
+    from reslab.spec.zoo.names import parse_model_name
 
-    archs = [ARCHS[name] for name in match_model_names(pattern.lower())]
-    if not archs:
-        raise unknown_name("model", pattern, ARCHS, "`reslab models` lists all")
+    names = match_model_names(pattern.lower()) or [parse_model_name(pattern).arch]
+    archs = [ARCHS[name] for name in names]
     if as_json:
         print_json([_model_payload(arch) for arch in archs])
         return

@@ -20,12 +20,19 @@ from reslab.spec.errors import invalid
 from reslab.spec.plugins import check_plugins
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo import match_model_names
+from reslab.spec.zoo.names import find_model_name
 from reslab.spec.zoo.resolve import AXIS_ALIASES, resolve_arch
 
 
 def list_models(pattern: str = "*") -> list[str]:
     """Return the sorted names that match a shell pattern (`resnet*_cifar`), or contain it if it has no wildcard."""
     return sorted(match_model_names(pattern))
+
+
+def named_weights(model: str | Arch, pretrained: Any = True) -> Any:
+    """Return `pretrained`, or in place of True the weights that the name includes: `a1_in1k` of `resnet50.a1_in1k`."""
+    found = find_model_name(model) if isinstance(model, str) else None
+    return found.weights if found and found.weights and pretrained is True else pretrained
 
 
 def create_model(
@@ -65,6 +72,7 @@ def create_model(
         raise invalid("features_only=True with out_indices", "features_only=False", "features_only=True")
     arch = resolve_arch(model, overrides)
     network = ResidualNetwork(arch, norm_layer)
+    pretrained = named_weights(model, pretrained)
     if pretrained is not None and pretrained is not False:
         from reslab.nn.checkpoints.pretrained import changed_io_sizes, load_pretrained
 
@@ -76,6 +84,7 @@ def create_model(
             strict=strict,
             ignore_head=features_only,
             allow_extra=allow_extra,
+            chosen_axes=changed,
         )
     return FeatureNetwork(network, out_indices) if features_only else network
 

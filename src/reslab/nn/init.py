@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from reslab.nn.dims import layer_class
 from reslab.spec.arch import Arch
@@ -57,6 +58,27 @@ _INIT_RULES: dict[str, Callable[[Tensor, float], None]] = {
     "normal-small": _normal_small,
     "trunc-normal": _trunc_normal,
 }
+
+
+_DRAWS = (
+    Tensor.normal_,
+    Tensor.uniform_,
+    Tensor.zero_,
+    Tensor.fill_,
+    Tensor.clamp_,
+    Tensor.erfinv_,
+    Tensor.mul_,
+    Tensor.add_,
+)
+
+
+class SkipInit(TorchFunctionMode):
+    """In this context, new modules leave their weights undrawn: for the shapes alone, or weights that come later."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _DRAWS:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def init_weights(

@@ -16,6 +16,7 @@ from reslab.data.image_datasets import SPLIT_TITLES
 from reslab.data.rng import step_seed, temporary_seed
 from reslab.nn.checkpoints.download import WeightsUnavailableError
 from reslab.nn.checkpoints.pretrained import load_pretrained
+from reslab.nn.factory import named_weights
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_num_threads, hardware_info, has_native_bf16
 from reslab.runtime.distributed import ProcessGroup
@@ -303,10 +304,9 @@ def build_model(
         if options.pretrained is None and options.model is None and min(input_size[1:]) >= SMALL_INPUT_SIDE:
             model, pretrained, messages = _try_pretrained(arch)
         else:
-            model, pretrained = (
-                create_model_quietly(arch, options.pretrained, options.allow_extra),
-                describe_pretrained(options.pretrained),
-            )
+            weights = named_weights(options.model, options.pretrained) if options.model else options.pretrained
+            model = create_model_quietly(arch, weights, options.allow_extra)
+            pretrained = describe_pretrained(weights)
             messages = _load_messages(model)
     model.check_input(torch.empty((1, *input_size), device="meta"))
     return model, pretrained, messages

@@ -10,6 +10,7 @@ from agreement import randomise
 from safetensors.torch import save_file
 from torch import nn
 
+from reslab.nn.checkpoints.diagnose import suggest_overrides
 from reslab.nn.checkpoints.load import adapt_channels, adapt_preprocess, load_checkpoint
 from reslab.nn.checkpoints.load_report import CheckpointError, CheckpointWarning
 from reslab.nn.checkpoints.match_keys import count_assignments, earliest_assignment
@@ -17,6 +18,7 @@ from reslab.nn.checkpoints.read import unwrap_checkpoint
 from reslab.nn.checkpoints.safetensors_io import save_weights
 from reslab.nn.factory import create_model
 from reslab.spec.preprocess import Preprocess
+from reslab.spec.zoo import ARCHS
 
 SMALL = {"depths": (1, 1, 1), "widths": (8, 16, 32), "stem": "conv3(8) norm act"}
 COUNTER = "num_batches_tracked"
@@ -122,7 +124,7 @@ def test_a_new_number_of_classes_leaves_the_head_at_random_values_and_says_so(ca
 def test_implicit_classes_of_another_number_are_an_error_with_both_remedies():
     with pytest.raises(
         CheckpointError,
-        match=r"num_classes=100 keeps the file's head, num_classes=10 given explicitly starts a new one",
+        match=r"num_classes=100 \(--set model.num_classes=100\) keeps the file's head, num_classes=10 given",
     ):
         load(state(small(num_classes=100)))
     ours = load(state(small(num_classes=100)), num_classes=10)
@@ -168,7 +170,7 @@ def test_channels_that_do_not_divide_are_repeated_as_timm_does():
 
 def test_implicit_channels_of_another_number_are_an_error_with_both_remedies():
     with pytest.raises(
-        CheckpointError, match=r"in_channels=1 keeps the first convolution, in_channels=3 given explicitly"
+        CheckpointError, match=r"in_channels=1 \(.*\) keeps the first convolution, in_channels=3 given explicitly"
     ):
         load(state(small(in_channels=1)))
 
@@ -195,13 +197,45 @@ HINTS = {
     "bottlenecks": ({"convs": (1, 3, 1), "expansion": 4}, {}, "3 convolutions per block"),
     "projections": ({"shortcut": "project"}, {}, "shortcut='project'"),
     "bare projections": ({"shortcut": "conv1x1"}, {}, "shortcut='conv1x1'"),
-    "no projections": ({}, {"shortcut": "project"}, "shortcut='pad' or 'pad-split'"),
-    "biases": ({"bias": True, "order": "bn-after-add"}, {"order": "bn-after-add"}, "bias=true"),
+    "no projections": (
+        {},
+        {"shortcut": "project"},
+        "shortcut='pad' .--set model.shortcut=pad. or shortcut='pad-split'",
+    ),
+    "biases": (
+        {"bias": True, "order": "bn-after-add"},
+        {"order": "bn-after-add"},
+        r"bias=True \(--set model.bias=true\)",
+    ),
     "pre-activation": ({"order": "full-preact"}, {}, "order='full-preact'"),
     "another stem": (
         {"stem": "conv7/2(8) norm act"},
         {},
-        r"kernel \[7, 7\] in the file, \[3, 3\] in the network: set stem",
+        r"kernel \[7, 7\] in the file, \[3, 3\] in the network: stem='conv7/2\(8\) .*--set model.stem='conv7",
+    ),
+    "a deep stem": (
+        {"stem": "conv3/2(4) norm act conv3(8) norm act"},
+        {},
+        r"2 convolutions in the file, 1 in the network: stem='conv3/2\(4\) norm act conv3\(8\) norm act",
+    ),
+    "a narrower stem": ({"stem": "conv3(4) norm act"}, {}, r"stem has width \[4\] in the file, \[8\] in the network"),
+    "attention": (
+        {"order": "se"},
+        {},
+        r"attention \(se\): order='conv norm act \| conv norm se \+ act' \(--set model.order='",
+    ),
+    "no attention": ({}, {"order": "se"}, r"no attention \(se\): order='original' \(--set model.order=original\)"),
+    "group norm": (
+        {"norm": "group(4)"},
+        {},
+        r"no running statistics: norm='group\(32\)' \(--set model.norm='group\(32\)'\)",
+    ),
+    "batch norm": ({}, {"norm": "group(4)"}, r"running statistics: norm='batch' \(--set model.norm=batch\)"),
+    "no norm": ({"norm": "none"}, {}, r"no entries: norm='none' \(--set model.norm=none\)"),
+    "pre-activation of bottlenecks": (
+        {"order": "full-preact", "convs": (1, 3, 1), "expansion": 4},
+        {"convs": (1, 3, 1), "expansion": 4},
+        r"order='full-preact' \(--set model.order=full-preact\)",
     ),
 }
 
@@ -211,6 +245,17 @@ def test_a_checkpoint_of_another_network_is_refused_and_says_which(case):
     theirs, ours, said = HINTS[case]
     with pytest.raises(CheckpointError, match=said):
         load(state(small(**theirs)), **ours)
+
+
+def test_hints_name_the_networks_that_have_exactly_the_files_tensors():
+    with torch.device("meta"):
+        theirs, ours = (
+            {key: tuple(tensor.shape) for key, tensor in create_model(name).state_dict().items()}
+            for name in ("seresnet50", "resnet50")
+        )
+    hints = suggest_overrides(ARCHS["resnet50"], theirs, ours)
+    assert hints[0].startswith("the file has exactly the tensors of seresnet50, legacy_seresnet50: create_model")
+    assert "--model seresnet50" in hints[0]
 
 
 class Unknown(nn.Module):

@@ -5,17 +5,26 @@ the checkpoint was trained in.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+from reslab.nn.checkpoints.alternatives import (
+    COUNTER,
+    Shapes,
+    depths_from_keys,
+    networks_with_tensors,
+    networks_with_tensors_of,
+    shorten,
+)
 from reslab.nn.checkpoints.key_scheme import KeyScheme
 from reslab.spec.arch import Arch
 from reslab.spec.config import override
-from reslab.spec.layout import layout_stages, strided_conv
+from reslab.spec.grammar import parse_ops
+from reslab.spec.layout import final_ops, layout_stages, stem_ops, strided_conv
+from reslab.spec.order import ATTENTION
 from reslab.spec.shortcut import parse_merge
 from reslab.spec.zoo import ARCHS
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 def suggest_overrides(arch: Arch, file_shapes: Shapes, model_shapes: Shapes) -> list[str]:
@@ -23,26 +32,30 @@ def suggest_overrides(arch: Arch, file_shapes: Shapes, model_shapes: Shapes) -> 
     hints = _depth_hints(arch, file_shapes)
     if not hints:
         hints = _shortcut_hints(arch, file_shapes, model_shapes) + _bias_hints(file_shapes, model_shapes)
-        hints += _order_hints(file_shapes, model_shapes)
-    return hints + _size_hints(file_shapes, model_shapes)
+        hints += _attention_hints(file_shapes, model_shapes) + _order_hints(file_shapes, model_shapes)
+        hints += _norm_hints(arch, file_shapes, model_shapes)
+    hints += _stem_hints(arch, file_shapes, model_shapes) + _size_hints(file_shapes, model_shapes)
+    return _network_hints(arch, file_shapes) + hints
 
 
-def _depths_from_keys(names: Sequence[str]) -> tuple[int, ...]:
-    blocks: dict[int, set[int]] = {}
-    for name in names:
-        if match := re.match(r"layer(\d+)\.(\d+)\.", name):
-            blocks.setdefault(int(match[1]), set()).add(int(match[2]))
-    return tuple(len(blocks[stage]) for stage in sorted(blocks))
+def _network_hints(arch: Arch, file_shapes: Shapes) -> list[str]:
+    """Name the zoo's networks that have exactly the file's tensors."""
+    sizes = {"num_classes": arch.num_classes, "in_channels": arch.in_channels}
+    heads = [shape[0] for name, shape in file_shapes.items() if name.startswith("fc.") and len(shape) == 2]
+    stems = [shape[1] for name, shape in file_shapes.items() if _STEM_CONV.fullmatch(name) and len(shape) == 4]
+    sizes |= ({"num_classes": heads[-1]} if heads else {}) | ({"in_channels": stems[0]} if stems else {})
+    names = [name for name in networks_with_tensors(file_shapes, sizes) if name != arch.name]
+    if not names:
+        return []
+    return [f"the file has exactly the tensors of {', '.join(names)}: create_model({names[0]!r}) (--model {names[0]})"]
 
 
 def _depth_hints(arch: Arch, file_shapes: Shapes) -> list[str]:
-    names = list(file_shapes)
-    depths, num_convs = _depths_from_keys(names), sum(f"layer1.0.conv{k}.weight" in file_shapes for k in range(1, 10))
+    depths = depths_from_keys(file_shapes)
+    num_convs = sum(f"layer1.0.conv{k}.weight" in file_shapes for k in range(1, 10))
     if not depths or (depths == arch.depths and num_convs in (0, arch.num_convs)) or arch.share_weights:
         return []
-    stem_width = next(
-        (shape[0] for name, shape in file_shapes.items() if re.fullmatch(r"conv1\.(\d\.)?weight", name)), None
-    )
+    stem_width = next((shape[0] for name, shape in file_shapes.items() if _STEM_CONV.fullmatch(name)), None)
     similar = [name for name, other in ARCHS.items() if other.depths == depths and other.num_convs == num_convs]
     similar = [name for name in similar if f"({stem_width})" in ARCHS[name].stem] or similar
     suffix = f", as {', '.join(similar[:4])}" if similar else ""
@@ -58,11 +71,14 @@ def _shortcut_hints(arch: Arch, file_shapes: Shapes, model_shapes: Shapes) -> li
     if file_keys == model_keys:
         return []
     if not file_keys:
-        return [f"the file has no weights on its shortcuts: shortcut='pad' or 'pad-split' (now {arch.shortcut!r})"]
+        advice = f"{format_axes({'shortcut': 'pad'})} or {format_axes({'shortcut': 'pad-split'})}"
+        return [f"the file has no weights on its shortcuts: {advice} (now {arch.shortcut!r})"]
     modules = {leaf.split(".")[0] for leaf in file_keys}
     shortcut = {frozenset("0"): "conv1x1", frozenset("01"): "project"}.get(frozenset(modules), "avg-project")
-    hints = [] if shortcut == arch.shortcut else [f"shortcut={shortcut!r} (now {arch.shortcut!r})"]
-    return [f"the file's shortcuts have {', '.join(file_keys[:3])}: {hint}" for hint in hints]
+    if shortcut == arch.shortcut:
+        return []
+    advice = f"{format_axes({'shortcut': shortcut})} (now {arch.shortcut!r})"
+    return [f"the file's shortcuts have {', '.join(file_keys[:3])}: {advice}"]
 
 
 def _bias_hints(file_shapes: Shapes, model_shapes: Shapes) -> list[str]:
@@ -71,21 +87,96 @@ def _bias_hints(file_shapes: Shapes, model_shapes: Shapes) -> list[str]:
     )
     if file_has == model_has:
         return []
-    return [f"the file's convolutions have {'biases' if file_has else 'no bias'}: bias={str(file_has).lower()}"]
+    return [f"the file's convolutions have {'biases' if file_has else 'no bias'}: {format_axes({'bias': file_has})}"]
+
+
+def _attention_hints(file_shapes: Shapes, model_shapes: Shapes) -> list[str]:
+    file_has, model_has = (
+        {key.split(".")[2] for key in keys if key.startswith("layer")} & set(ATTENTION)
+        for keys in (file_shapes, model_shapes)
+    )
+    if file_has == model_has:
+        return []
+    if new := sorted(file_has - model_has):
+        layout = f"conv norm act | conv norm {new[0]} + act"
+        advice = f"{format_axes({'order': layout})}, or where its code has it"
+        return [f"the file's blocks have attention ({new[0]}): {advice}"]
+    names = ", ".join(sorted(model_has - file_has))
+    return [f"the file's blocks have no attention ({names}): {format_axes({'order': 'original'})}"]
 
 
 def _order_hints(file_shapes: Shapes, model_shapes: Shapes) -> list[str]:
-    file_has, model_has = "norm.weight" in file_shapes, "norm.weight" in model_shapes
-    if file_has == model_has or "bn1.weight" not in {**model_shapes, **file_shapes}:
+    file_has, model_has = _is_preactivated(file_shapes), _is_preactivated(model_shapes)
+    if file_has == model_has:
         return []
+    what = "before its first convolution" if "norm.weight" not in file_shapes else "after its last block"
     article, order = ("a", "full-preact") if file_has else ("no", "original")
-    return [f"the file has {article} norm after its last block: order={order!r}"]
+    return [f"the file has {article} norm {what}: {format_axes({'order': order})}"]
+
+
+def _is_preactivated(shapes: Shapes) -> bool:
+    """Return whether norms come ahead of convolutions: one follows the last block, or the first has the input's width.
+
+    Of a bottleneck's first norm, the width tells which.
+    """
+    if "norm.weight" in shapes or "bn1.weight" in shapes:
+        return "norm.weight" in shapes
+    norm, conv = shapes.get("layer1.0.bn1.weight"), shapes.get("layer1.0.conv1.weight")
+    return norm is not None and conv is not None and norm == conv[1:2] != conv[:1]
+
+
+_NORM_OF_LEAVES = {
+    frozenset({"weight", "bias", "running_mean", "running_var"}): ("batch", "layers with running statistics"),
+    frozenset({"weight", "bias"}): ("group(32)", "no running statistics"),
+    frozenset({"weight"}): ("rms", "only weights"),
+    frozenset(): ("none", "no entries"),
+}
+
+
+def _norm_hints(arch: Arch, file_shapes: Shapes, model_shapes: Shapes) -> list[str]:
+    file_leaves, model_leaves = (
+        frozenset(key.rpartition(".")[2] for key in keys if re.search(r"^layer1\.\d+\.bn\d\.", key)) - {COUNTER}
+        for keys in (file_shapes, model_shapes)
+    )
+    if file_leaves == model_leaves or file_leaves not in _NORM_OF_LEAVES:
+        return []
+    norm, what = _NORM_OF_LEAVES[file_leaves]
+    others = ", or 'layer' or 'instance'" if norm.startswith("group") else ""
+    return [f"the file's norms have {what}: {format_axes({'norm': norm})}{others} (now {arch.norm!r})"]
+
+
+_STEM_CONV = re.compile(r"conv1\.(\d+\.)?weight")
+
+
+def _stem_hints(arch: Arch, file_shapes: Shapes, model_shapes: Shapes) -> list[str]:
+    """Suggest the stem that kernels and widths of the file's first convolutions imply; their strides are a guess."""
+    file_convs, model_convs = (
+        [shape for key, shape in shapes.items() if _STEM_CONV.fullmatch(key) and len(shape) == 4]
+        for shapes in (file_shapes, model_shapes)
+    )
+    file_kinds, model_kinds = ([(shape[0], *shape[2:]) for shape in convs] for convs in (file_convs, model_convs))
+    if not file_convs or file_kinds == model_kinds:
+        return []
+    kernels = [shape[2] for shape in file_convs]
+    if [kind[1:] for kind in file_kinds] == [kind[1:] for kind in model_kinds]:
+        what = f"width {[kind[0] for kind in file_kinds]} in the file, {[kind[0] for kind in model_kinds]}"
+    elif len(file_kinds) == len(model_kinds) == 1:
+        what = f"kernel {list(file_kinds[0][1:])} in the file, {list(model_kinds[0][1:])}"
+    else:
+        what = f"{len(file_kinds)} convolutions in the file, {len(model_kinds)}"
+    small = kernels[0] == 3 and len(kernels) == 1
+    convs = [
+        f"conv{kernel}{'/2' if number == 0 and not small else ''}({shape[0]})"
+        for number, (kernel, shape) in enumerate(zip(kernels, file_convs, strict=True))
+    ]
+    stem = " norm act ".join(convs) + " norm act" + ("" if small else " maxpool3/2")
+    return [f"the stem has {what} in the network: {format_axes({'stem': stem})} (now {arch.stem!r})"]
 
 
 def _size_hints(file_shapes: Shapes, model_shapes: Shapes) -> list[str]:
     hints = []
     head = [key for key in model_shapes if key.startswith("fc.") and key.endswith("weight")][-1:]
-    stem = [key for key in model_shapes if re.fullmatch(r"conv1\.(\d\.)?weight", key)][:1]
+    stem = [key for key in model_shapes if re.fullmatch(r"conv1\.(\d+\.)?weight", key)][:1]
     shapes = {
         key: file_shapes[key] if len(file_shapes.get(key, ())) == len(model_shapes[key]) else model_shapes[key]
         for key in (*head, *stem)
@@ -93,17 +184,13 @@ def _size_hints(file_shapes: Shapes, model_shapes: Shapes) -> list[str]:
     for key in head:
         file_size, model_size = shapes[key][0], model_shapes[key][0]
         if file_size != model_size:
-            advice = f"num_classes={model_size} given explicitly starts a new one"
-            hints.append(f"num_classes={file_size} keeps the file's head, {advice}")
+            advice = f"{format_axes({'num_classes': file_size})} keeps the file's head"
+            hints.append(f"{advice}, num_classes={model_size} given explicitly starts a new one")
     for key in stem:
-        (_, channels, *kernel), (_, model_channels, *model_kernel) = shapes[key], model_shapes[key]
+        channels, model_channels = shapes[key][1], model_shapes[key][1]
         if channels != model_channels:
-            advice = f"in_channels={model_channels} given explicitly adapts it"
-            hints.append(f"in_channels={channels} keeps the first convolution, {advice}")
-        if kernel != model_kernel:
-            hints.append(
-                f"the first convolution has kernel {kernel} in the file, {model_kernel} in the network: set stem"
-            )
+            advice = f"{format_axes({'in_channels': channels})} keeps the first convolution"
+            hints.append(f"{advice}, in_channels={model_channels} given explicitly adapts it")
     return hints
 
 
@@ -113,24 +200,35 @@ _FUNCTIONAL_AXES = (
     "shortcut",
     "merge",
     "stride_conv",
+    "conv",
     "act",
+    "norm",
     "padding",
     "norm_eps",
     "stem",
     "strides",
+    "final",
+    "head",
     "share_weights",
 )
+# Norms that a user exchanges for the network's own with the same weights: fixed statistics, and `norm_layer=`.
+_EXCHANGED_NORMS = ("frozen", "custom")
 
 
 def _effective_value(arch: Arch, axis: str) -> Any:
     """Return the part of an axis that changes the outputs in eval mode."""
     if axis == "merge":
         merge = parse_merge(arch.merge)
-        return str(merge.op), [str(op) for op in merge.branch_modifiers if op.name != "drop-path"]
+        modifiers = [op for op in merge.branch_modifiers if op.name != "drop-path"]
+        return str(merge.op), [op.name if op.name == "layerscale" else str(op) for op in modifiers]
     if axis == "stride_conv":
         return {strided_conv(arch, rules) for rules in arch.stage_convs}
     if axis == "stem":  # another width shows in the shapes
-        return re.sub(r"(conv[\d/]*)\(\d+\)", r"\1", arch.stem)
+        return re.sub(r"(conv[\d/]*)\(\d+\)", r"\1", " ".join(str(op) for op in stem_ops(arch)))
+    if axis == "final":
+        return final_ops(arch)
+    if axis == "head":
+        return [op for op in parse_ops(arch.head) if op.name not in ("drop", "drop2d", "fc")]
     return getattr(arch, axis)
 
 
@@ -138,13 +236,15 @@ def _orders_differ(arch: Arch, implied: Arch) -> bool:
     """Return True if a block computes something else than its counterpart; further blocks of a deeper stage do not."""
     return any(
         (block.ops, block.shared_preact, block.skip_preact) != (other.ops, other.shared_preact, other.skip_preact)
-        for stage, other_stage in zip(layout_stages(arch), layout_stages(implied), strict=False)
+        for stage, other_stage in zip(layout_stages(shorten(arch)), layout_stages(shorten(implied)), strict=False)
         for block, other in zip(stage, other_stage, strict=False)
     )
 
 
 def differing_axes(arch: Arch, implied: Arch) -> dict[str, Any]:
     """Return the axes, with the values in `implied`, that make `arch` compute something else with the same weights."""
+    if len(arch.depths) == len(implied.depths):
+        implied = replace(implied, depths=arch.depths)
     return {
         axis: getattr(implied, axis)
         for axis in _FUNCTIONAL_AXES
@@ -153,7 +253,65 @@ def differing_axes(arch: Arch, implied: Arch) -> dict[str, Any]:
             if axis == "order"
             else _effective_value(arch, axis) != _effective_value(implied, axis)
         )
+        and not (axis == "norm" and {arch.norm, implied.norm} & set(_EXCHANGED_NORMS))
     }
+
+
+@dataclass(frozen=True)
+class WeightsOrigin:
+    """The network that weights were trained in; `arch` is None if nothing names it.
+
+    `chosen_axes`: the axes that the user has set for the network to load them into.
+    """
+
+    arch: Arch | None = None
+    chosen_axes: tuple[str, ...] = ()
+
+
+def origin_warnings(arch: Arch, origin: WeightsOrigin, scheme: KeyScheme, file: str) -> list[str]:
+    """Return a warning if the weights come from another network, or if nothing tells from which of several."""
+    if origin.arch is not None:
+        axes = differing_axes(arch, origin.arch)
+        return [override_warning(arch, axes, f"{file} has weights of {origin.arch.name}")] if axes else []
+    alternatives = find_alternatives(arch, scheme, origin.chosen_axes)
+    if alternatives and not scheme.covers(arch.name):
+        name, axes = next(iter(alternatives.items()))
+        return [override_warning(arch, axes, f"{file} has the keys of {scheme.reference}, as {name}")]
+    return [_alternatives_warning(arch, alternatives, file)] if alternatives else []
+
+
+def find_alternatives(arch: Arch, scheme: KeyScheme, chosen_axes: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
+    """Return the zoo's networks that the weights of `arch` fit, but that compute something else, and their axes.
+
+    Axes that the user chose count as known, and so does what the key scheme implies.
+    """
+    zoo_arch = ARCHS.get(arch.name)
+    if zoo_arch is None:
+        return {}
+    changed = [axis for axis in _FUNCTIONAL_AXES if getattr(arch, axis) != getattr(zoo_arch, axis)]
+    chosen = {axis: getattr(arch, axis) for axis in (*changed, *chosen_axes) if axis not in ("depths", "widths")}
+    alternatives = {}
+    for other in networks_with_tensors_of(zoo_arch):
+        if not scheme.covers(other.name) or differing_axes(other, override(other, dict(scheme.implied_arch))):
+            continue
+        axes = differing_axes(zoo_arch, other)
+        if axes and not set(axes) & set(chosen):
+            alternatives[other.name] = axes
+    return alternatives
+
+
+def _alternatives_warning(arch: Arch, alternatives: Mapping[str, Mapping[str, Any]], file: str) -> str:
+    names = ", ".join(alternatives)
+    differences = "; ".join(f"{name} has {format_axes(axes)}" for name, axes in alternatives.items())
+    axes = {
+        axis: getattr(arch, axis) for axis in dict.fromkeys(axis for axes in alternatives.values() for axis in axes)
+    }
+    other = next(iter(alternatives))
+    return (
+        f"nothing in {file} tells {arch.name} from {names}: their weights have the same names and shapes, and their "
+        f"outputs differ; loaded as {arch.name} ({differences}; choose by name, as in create_model({other!r}) or "
+        f"--model {other}, or keep {arch.name} without this warning: {format_axes(axes)})"
+    )
 
 
 def key_scheme_warnings(arch: Arch, scheme: KeyScheme, file: str) -> list[str]:
@@ -170,11 +328,21 @@ def override_warning(arch: Arch, axes: Mapping[str, Any], reason: str) -> str:
     """Return a warning that names the overrides under which the network computes what the checkpoint's does."""
     current = ", ".join(f"{axis}={getattr(arch, axis)!r}" for axis in axes)
     suggested = ", ".join(f"{axis}={value!r}" for axis, value in axes.items())
-    flags = " ".join(f"--set model.{axis}={_flag_value(value)}" for axis, value in axes.items())
-    advice = f"{arch.name} has {current}, so its outputs differ: override with {suggested} ({flags})"
+    advice = f"{arch.name} has {current}, so its outputs differ: override with {format_axes(axes)}"
     return f"{reason}, which implies {suggested}; {advice}"
+
+
+def format_axes(axes: Mapping[str, Any]) -> str:
+    """Return overrides as Python and as the command line take them: `act='silu' (--set model.act=silu)`."""
+    return f"{', '.join(f'{axis}={value!r}' for axis, value in axes.items())} ({_flags(axes)})"
+
+
+def _flags(axes: Mapping[str, Any]) -> str:
+    return " ".join(f"--set model.{axis}={_flag_value(value)}" for axis, value in axes.items())
 
 
 def _flag_value(value: Any) -> str:
     text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    return f"'{text}'" if " " in text or "(" in text else text
+    if isinstance(value, bool):
+        text = text.lower()
+    return f"'{text}'" if not text or set(text) & set(" ()|;*") else text

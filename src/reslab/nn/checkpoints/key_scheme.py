@@ -4,6 +4,7 @@ import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 RenameRules = tuple[tuple[str, str], ...]
 
@@ -17,6 +18,7 @@ class KeyScheme:
       `(?P<block>...)` matched, `{stage+1}` a number plus one.
     * `implied_arch`: (axis, value) of the networks with these names, where the weights do not reveal it.
     * `zero_biases`: a convolution without a bias in the file has the bias zero.
+    * `networks`: a pattern of the zoo's names, where only these have such keys.
     * `difference`: what these networks compute differently that no axis covers.
     """
 
@@ -26,8 +28,13 @@ class KeyScheme:
     rules: RenameRules = ()
     absent_keys: tuple[str, ...] = ()
     implied_arch: tuple[tuple[str, str], ...] = ()
+    networks: str = "*"
     difference: str = ""
     zero_biases: bool = False
+
+    def covers(self, name: str) -> bool:
+        """Return whether the zoo's network of this name can have these keys."""
+        return fnmatchcase(name, self.networks)
 
     def matches(self, keys: Iterable[str]) -> bool:
         """Return whether these keys follow this scheme."""

@@ -8,14 +8,20 @@ import math
 import re
 import statistics
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from reslab.nn.checkpoints.convert_entries import convert_entries
-from reslab.nn.checkpoints.diagnose import key_scheme_warnings, override_warning, suggest_overrides
+from reslab.nn.checkpoints.diagnose import (
+    WeightsOrigin,
+    key_scheme_warnings,
+    origin_warnings,
+    override_warning,
+    suggest_overrides,
+)
 from reslab.nn.checkpoints.extra_entries import leave_out_extra
 from reslab.nn.checkpoints.limits import ReadLimits
 from reslab.nn.checkpoints.load_report import (
@@ -116,7 +122,7 @@ def load_checkpoint(
     strict: bool = True,
     ignore_head: bool = False,
     allow_extra: bool = False,
-    extra_warnings: Sequence[str] = (),
+    origin: WeightsOrigin | None = None,
 ) -> LoadReport:
     """Load a checkpoint into a network, whatever key scheme it uses, and return a report of every entry.
 
@@ -124,7 +130,7 @@ def load_checkpoint(
       none) in the file then keeps its random initial values, and the first convolution is adapted to its channels.
     * `strict=False`: load what matches, and warn. `ignore_head`: the head is not needed.
     * `allow_extra`: leave out entries that the network lacks; those of losses and metrics always are.
-    * `extra_warnings`: further warnings to report.
+    * `origin`: what is known about the network of the weights; warn if it is, or may be, another one.
 
     Raises CheckpointError, with the network unchanged, if entries are missing, unexpected or of another shape, if an
     unknown key scheme has no unique assignment by order and shape, and for weights that are integers, or NaN or
@@ -148,9 +154,12 @@ def load_checkpoint(
         plan.messages.append(f"{', '.join(plan.reinitialized)} keep their random initial values: {reason}")
     new_warnings += key_scheme_warnings(network.arch, matching.key_scheme, checkpoint.name)
     new_warnings += [_BY_ORDER_WARNING.format(file=checkpoint.name)] if matching.by_order else []
-    report = _build_report(network, checkpoint, matching, entries, plan, [*extra_warnings, *new_warnings])
+    report = _build_report(network, checkpoint, matching, entries, plan, new_warnings)
     _check_complete(report, network, entries, model_state, strict)
     check_values(plan.state, model_state, checkpoint.name)
+    if origin is not None and not (matching.by_order and origin.arch is None):
+        texts = origin_warnings(network.arch, origin, matching.key_scheme, checkpoint.name)
+        report = replace(report, warnings=(*texts, *report.warnings))
     _copy_state(network, plan.state)
     network.load_report = report
     _log_report(report)

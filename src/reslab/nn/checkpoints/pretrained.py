@@ -17,7 +17,7 @@ from urllib.request import urlopen
 
 from torch import Tensor
 
-from reslab.nn.checkpoints.diagnose import differing_axes, override_warning
+from reslab.nn.checkpoints.diagnose import WeightsOrigin
 from reslab.nn.checkpoints.download import TIMEOUT_SECONDS, fetch_weights, file_hash, weights_unavailable
 from reslab.nn.checkpoints.foreign_formats import CONTAINERS
 from reslab.nn.checkpoints.load import adapt_preprocess, load_checkpoint, read_limits
@@ -39,8 +39,8 @@ from reslab.spec.errors import invalid
 from reslab.spec.plugins import check_plugins
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo import ARCHS
+from reslab.spec.zoo.names import HUB_PREFIX, arch_of_file_name, find_model_name
 
-HUB_PREFIX = "hf-hub:"
 _HUB_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 _MIN_UNCROPPED_SIDE = 384
 _PIL_BICUBIC = 3  # PIL.Image.Resampling.BICUBIC
@@ -120,13 +120,24 @@ def _check_blob_hash(path: Path) -> None:
         raise invalid_checkpoint(f"a file with the SHA-256 {blob.name}", got, next_step="it was removed; try again")
 
 
-def find_hub_weights(arch: str, repo: str) -> PublishedWeights:
-    """Return a hub repository's weights with the preprocessing and class names of its `config.json`.
+def find_hub_weights(repo: str) -> PublishedWeights:
+    """Return a hub repository's weights with the network, preprocessing and class names of its `config.json`.
 
     timm's and transformers' forms of the file are understood.
     """
     fetch_from_hub(repo)  # first, so that an unreachable hub gives one error
     config = _read_hub_json(repo, "config.json")
+    preprocessor = _read_hub_json(repo, "preprocessor_config.json") if "id2label" in config else {}
+    return weights_from_config(HUB_PREFIX + repo, config, preprocessor, repo)
+
+
+def weights_from_config(
+    name: str, config: Mapping[str, Any], preprocessor: Mapping[str, Any], repo: str = ""
+) -> PublishedWeights:
+    """Return weights with what `config.json` and `preprocessor_config.json` beside them say.
+
+    The network's name is empty if they name none, and as they spell it if the zoo has no such network.
+    """
     messages: tuple[str, ...] = ()
     preprocess: Preprocess | None = None
     classes: tuple[str, ...] | None = None
@@ -140,18 +151,40 @@ def find_hub_weights(arch: str, repo: str) -> PublishedWeights:
         classes = timm_classes(cfg)
     elif "id2label" in config:
         classes = tuple(name for _, name in sorted((int(key), name) for key, name in config["id2label"].items()))
-        preprocess = _transformers_preprocess(_read_hub_json(repo, "preprocessor_config.json"))
+        preprocess = _transformers_preprocess(preprocessor)
     if preprocess is None:
-        messages = (*messages, f"{repo} defines no preprocessing: give mean and std yourself")
+        messages = (*messages, f"{name} defines no preprocessing: give mean and std yourself")
     return PublishedWeights(
-        arch, HUB_PREFIX + repo, repo=repo, preprocess=preprocess, classes=classes, messages=messages
+        _arch_of_config(config), name, repo=repo, preprocess=preprocess, classes=classes, messages=messages
     )
+
+
+def _arch_of_config(config: Mapping[str, Any]) -> str:
+    """Return the zoo's network that a `config.json` describes, or its own name of it; empty if it has none."""
+    if architecture := config.get("architecture"):
+        found = find_model_name(str(architecture))
+        return found.arch if found else str(architecture)
+    if config.get("model_type") != "resnet":
+        return ""
+    base = ARCHS["resnet50" if config.get("layer_type") == "bottleneck" else "resnet18"]
+    stride_conv = 1 if config.get("downsample_in_bottleneck") else 0
+    plain = replace(base, depths=tuple(config.get("depths", ())), stride_conv=stride_conv)
+    axes = ("depths", "convs", "stride_conv", "order", "stem", "shortcut", "merge", "norm", "groups", "width_per_group")
+    same = [name for name, arch in ARCHS.items() if all(getattr(arch, axis) == getattr(plain, axis) for axis in axes)]
+    return same[0] if same else ""
 
 
 def _read_hub_json(repo: str, name: str) -> Mapping[str, Any]:
     try:
-        content = json.loads(hub_file(repo, name).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        return _read_json(hub_file(repo, name))
+    except OSError:
+        return {}
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -197,14 +230,16 @@ def load_pretrained(
     strict: bool = True,
     ignore_head: bool = False,
     allow_extra: bool = False,
+    chosen_axes: Collection[str] = (),
 ) -> LoadReport:
     """Load a file, a state dict, published weights (True or a tag) or `hf-hub:org/name` into a network.
 
     Published weights and reslab's own files also set the network's preprocessing and class names. `adapt`, `strict`,
-    `ignore_head` and `allow_extra` are those of `load_checkpoint`. Raises CheckpointError for a file that is not a
-    checkpoint or does not fit, FileNotFoundError, WeightsUnavailableError, and ValueError for an unknown tag.
+    `ignore_head` and `allow_extra` are those of `load_checkpoint`, `chosen_axes` those of `WeightsOrigin`. Raises
+    CheckpointError for a file that is not a checkpoint or does not fit, FileNotFoundError, WeightsUnavailableError, and
+    ValueError for an unknown tag.
     """
-    if isinstance(source, Mapping):
+    if isinstance(source, Mapping):  # its module is the caller's own; a file may be anybody's
         return load_checkpoint(
             network,
             unwrap_checkpoint("the state dict", source),
@@ -213,18 +248,9 @@ def load_pretrained(
             ignore_head=ignore_head,
             allow_extra=allow_extra,
         )
-    if isinstance(source, str | Path) and is_path(source):
-        checkpoint = read_checkpoint(source, limits=read_limits(network))
-        published = _weights_from_header(checkpoint)
-    else:
-        published = resolve_pretrained(network.arch.name, source)
-        checkpoint = fetch_published(published)
+    checkpoint, published = _read_source(network, source)
     checkpoint = replace(checkpoint, messages=(*checkpoint.messages, *published.messages))
     check_plugins(checkpoint.header.get("plugins"), "the file")
-    implied = from_dict(Arch, checkpoint.header["arch"]) if checkpoint.header.get("arch") else ARCHS.get(published.arch)
-    extra_warnings = []
-    if implied is not None and (axes := differing_axes(network.arch, implied)):
-        extra_warnings.append(override_warning(network.arch, axes, f"{checkpoint.name} has weights of {implied.name}"))
     report = load_checkpoint(
         network,
         checkpoint,
@@ -232,10 +258,32 @@ def load_pretrained(
         strict=strict,
         ignore_head=ignore_head,
         allow_extra=allow_extra,
-        extra_warnings=extra_warnings,
+        origin=WeightsOrigin(_trained_arch(network.arch, checkpoint, published), tuple(chosen_axes)),
     )
     _set_model_metadata(network, published, report)
     return report
+
+
+def _read_source(network: ResidualNetwork, source: bool | str | Path | Enum) -> tuple[Checkpoint, PublishedWeights]:
+    """Return the weights, and what is known about them."""
+    if isinstance(source, str | Path) and is_path(source):
+        checkpoint = read_checkpoint(source, limits=read_limits(network))
+        return checkpoint, _weights_from_header(checkpoint) if checkpoint.header else _weights_beside(Path(source))
+    published = resolve_pretrained(network.arch.name, source)
+    return fetch_published(published), published
+
+
+def _trained_arch(arch: Arch, checkpoint: Checkpoint, published: PublishedWeights) -> Arch | None:
+    """Return the network that the weights were trained in, by header, published name or file name; None if unknown.
+
+    Raises CheckpointError if they name a network that the zoo lacks.
+    """
+    if checkpoint.header.get("arch"):
+        return from_dict(Arch, checkpoint.header["arch"])
+    if published.arch and published.arch not in ARCHS:
+        step = f"leave its config.json out to load the weights as {arch.name}"
+        raise invalid_checkpoint(f"weights of {arch.name}", f"{checkpoint.name}, of {published.arch}", next_step=step)
+    return ARCHS.get(published.arch)
 
 
 def is_path(source: str | Path) -> bool:
@@ -250,11 +298,11 @@ def is_path(source: str | Path) -> bool:
 def resolve_pretrained(name: str, source: bool | str | Path | Enum) -> PublishedWeights:
     """Return the published weights that `source` names for the network `name`."""
     if isinstance(source, str) and source.startswith(HUB_PREFIX):
-        return find_hub_weights(name, source.removeprefix(HUB_PREFIX))
+        return find_hub_weights(source.removeprefix(HUB_PREFIX))
     assert not isinstance(source, Path)
     if isinstance(source, str):
         prefix, dot, _ = source.removeprefix("timm/").partition(".")
-        if dot and prefix not in ARCHS and not prefix.endswith("_Weights"):  # no tag has another prefix
+        if dot and find_model_name(source) is None and not prefix.endswith("_Weights"):  # no tag has another prefix
             got = f"{source}, and there is no such file in {Path.cwd()}"
             tags = ", ".join(list_published_tags(name)[:2])
             raise invalid(f"a file of weights, or a tag of published weights of {name}", got, nearest=tags)
@@ -271,6 +319,15 @@ def fetch_published(published: PublishedWeights) -> Checkpoint:
     )
     name = path.name if published.url else published.repo
     return replace(read_checkpoint(path), name=name)
+
+
+def _weights_beside(path: Path) -> PublishedWeights:
+    """Return what the `config.json` of a downloaded repository, or else the file's name, says about its weights."""
+    folder = path if path.is_dir() else path.parent
+    config = _read_json(folder / "config.json") if path.is_dir() or path.name in _HUB_WEIGHT_FILES else {}
+    if config:
+        return weights_from_config(str(path), config, _read_json(folder / "preprocessor_config.json"))
+    return PublishedWeights(arch_of_file_name(path.stem) or "", path.name)
 
 
 def _weights_from_header(checkpoint: Checkpoint) -> PublishedWeights:

@@ -1,6 +1,7 @@
 """Published weights of torchvision and timm: tags, URLs, preprocessing and class names."""
 
 import importlib.util
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -12,7 +13,9 @@ from reslab.nn.checkpoints.download import weights_unavailable
 from reslab.spec.errors import invalid, nearest, unknown_name
 from reslab.spec.preprocess import Preprocess
 from reslab.spec.zoo import ARCHS
+from reslab.spec.zoo.names import TORCHVISION_NAMES, find_model_name
 
+_MMPRETRAIN_TAG = re.compile(r"\d+xb\d+")
 TIMM_INSTALL_HINT = "pip install 'reslab[timm]'"
 
 _INTERPOLATIONS = ("bilinear", "bicubic")
@@ -48,17 +51,22 @@ def torchvision_tags(name: str) -> list[str]:
     return [weights.name for weights in _torchvision_enum(name)] if _is_in_torchvision(name) else []
 
 
+def torchvision_name(name: str) -> str:
+    """Return torchvision's name for the network `name`, which is the same for most."""
+    return TORCHVISION_NAMES.get(name, name)
+
+
 def _torchvision_enum(name: str) -> Any:
     """Return torchvision's enum of the weights of a network; it is imported here, because that takes a second."""
     from torchvision.models import get_model_weights
 
-    return get_model_weights(name)
+    return get_model_weights(torchvision_name(name))
 
 
 def _is_in_torchvision(name: str) -> bool:
     from torchvision.models import list_models
 
-    return name in list_models()
+    return torchvision_name(name) in list_models()
 
 
 def timm_tags(name: str) -> list[str]:
@@ -93,10 +101,13 @@ def find_published_weights(name: str, tag: str | bool | Enum = True) -> Publishe
         return _torchvision_weights(name, tag)
     if tag in timm_tags(name):
         return _timm_weights(name, tag)
-    if not has_timm() and not tag.isupper():
+    if not has_timm() and not tag.isupper() and not _MMPRETRAIN_TAG.search(tag):
         required = f"the extra timm for weights of the tag {tag!r}"
         raise weights_unavailable(required, "an installation without it", next_step=TIMM_INSTALL_HINT)
-    raise unknown_name(f"weights of {name}", tag, list_published_tags(name), "or give a file")
+    step = "or give a file"
+    if _MMPRETRAIN_TAG.search(tag):
+        step = "mmpretrain publishes these weights: download its file and give pretrained='PATH' (--pretrained PATH)"
+    raise unknown_name(f"weights of {name}", tag, list_published_tags(name), step)
 
 
 def _normalize_tag(name: str, tag: str | bool | Enum) -> str:
@@ -106,15 +117,16 @@ def _normalize_tag(name: str, tag: str | bool | Enum) -> str:
     prefix, dot, rest = text.partition(".")
     if not dot:
         return text
+    named = find_model_name(text)
     if prefix.endswith("_Weights") and _is_in_torchvision(name):
         weights_class = _torchvision_enum(name).__name__
         if prefix != weights_class:
             raise invalid(f"weights of {name}: {weights_class}", text, f"{weights_class}.DEFAULT")
         return _torchvision_enum(name)["DEFAULT"].name if rest == "DEFAULT" else rest
-    if prefix != name:
-        step = f"create_model({prefix!r}, pretrained={tag!r})" if prefix in ARCHS else ""
+    if named is None or named.arch != name:
+        step = f"create_model({named.arch!r}, pretrained={tag!r})" if named else ""
         raise invalid(f"weights of {name}", text, next_step=step)
-    return rest
+    return named.weights
 
 
 def _default_weights(name: str) -> PublishedWeights:

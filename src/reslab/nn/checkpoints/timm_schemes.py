@@ -97,6 +97,7 @@ TIMM_SCHEMES: tuple[KeyScheme, ...] = (
         (r"^layer0\.conv1\.", r"^last_linear\."),
         ((r"^layer0\.", ""), (r"\.se_module\.", ".se."), (r"^last_linear\.", "fc.")),
         absent_keys=(r"^layer0\.conv2\.",),
+        networks="legacy_*",
     ),
     KeyScheme(
         "timm legacy senet154",
@@ -112,6 +113,7 @@ TIMM_SCHEMES: tuple[KeyScheme, ...] = (
             (r"\.se_module\.", ".se."),
             (r"^last_linear\.", "fc."),
         ),
+        networks="legacy_*",
     ),
     KeyScheme(
         "timm v2",
@@ -203,7 +205,15 @@ TIMM_SCHEMES: tuple[KeyScheme, ...] = (
         "timm models/convnext.py; Meta's ConvNeXt through timm",
         (_CONVNEXT_KEY, r"^stem\.1\.weight", r"^head\.fc\."),
         (*_CONVNEXT_RULES, *_CONVNEXT_FC, (r"^stem\.0\.", "conv1."), (r"^stem\.1\.", "bn1.")),
-        absent_keys=(r"^stem\.2\.", r"^head\.pre_logits\."),
+        absent_keys=(r"^stem\.2\.", r"^head\.pre_logits\.", r"^norm_pre\."),
+        networks="convnext*[!f]",
+    ),
+    KeyScheme(
+        "timm convnext head norm first",
+        "timm models/convnext.py, the last norm ahead of the pool",
+        (_CONVNEXT_KEY, r"^stem\.1\.weight", r"^norm_pre\."),
+        (*_CONVNEXT_RULES, *_CONVNEXT_FC, (r"^stem\.0\.", "conv1."), (r"^stem\.1\.", "bn1.")),
+        networks="convnext*_hnf",
     ),
     KeyScheme(
         "timm convnext mlp",

@@ -7,7 +7,8 @@ from reslab.spec.arch import Arch
 from reslab.spec.config import convert, override
 from reslab.spec.errors import invalid
 from reslab.spec.layout import dilation_requirement
-from reslab.spec.toml_files import find_arch
+from reslab.spec.toml_files import find_arch, is_toml
+from reslab.spec.zoo.names import parse_model_name
 
 AXIS_ALIASES = {"in_chans": "in_channels"}
 """Names that timm gives to axes of ours."""
@@ -16,8 +17,14 @@ _DILATION = "replace_stride_with_dilation"
 
 
 def get_arch(model: str | Arch) -> Arch:
-    """Return the architecture of this name or TOML file, or the given one. Raises ValueError for an unknown name."""
-    return model if isinstance(model, Arch) else find_arch(model)
+    """Return the architecture of this name or TOML file, or the given one.
+
+    torchvision's, timm's, mmpretrain's and the hub's names are known (`reslab.spec.zoo.names`). Raises ValueError for
+    an unknown name, with the nearest ones.
+    """
+    if isinstance(model, Arch):
+        return model
+    return find_arch(model if is_toml(model) else parse_model_name(model).arch)
 
 
 def resolve_arch(model: str | Arch, overrides: Mapping[str, Any]) -> Arch:

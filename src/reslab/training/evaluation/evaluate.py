@@ -14,7 +14,7 @@ from reslab.data.image_datasets import SPLIT_TITLES
 from reslab.data.loader import eval_loader
 from reslab.nn.checkpoints.pretrained import Pretrained
 from reslab.nn.checkpoints.safetensors_io import read_tensors, save_weights
-from reslab.nn.factory import create_model, load_network
+from reslab.nn.factory import create_model, load_network, named_weights
 from reslab.nn.network import ResidualNetwork
 from reslab.runtime.device import choose_device, choose_num_threads, limit_threads
 from reslab.runtime.distributed import SINGLE_PROCESS, ProcessGroup, init_process_group, rank_device
@@ -344,7 +344,8 @@ def _resolve_model(target: ModelLike, data: DatasetSplits, options: EvaluateOpti
     input_size = infer_input_size(data)
     arch = resolve_arch_for_data(target, data, input_size, overrides=arch_overrides)
     warn_about_stem(arch, input_size)
-    network = create_model(arch, pretrained=options.pretrained, allow_extra=options.allow_extra)
+    weights = named_weights(target, options.pretrained)
+    network = create_model(arch, pretrained=weights, allow_extra=options.allow_extra)
     assert isinstance(network, ResidualNetwork)
     if network.load_report is not None and network.load_report.reinitialized:
         got = (
