@@ -81,13 +81,16 @@ def _could_fit(arch: Arch, file_shapes: Shapes) -> bool:
 
 def _block_could_fit(block: BlockSpec, file_shapes: Shapes) -> bool:
     for number, conv in enumerate(block.convs, 1):
-        expected = (conv.out_channels, conv.in_channels // conv.groups, conv.kernel, conv.kernel)
-        found = file_shapes.get(f"{block.name}.conv{number}.weight", expected)
-        if found[: len(expected)] != expected[: len(found)]:
+        expected = (conv.out_channels, conv.in_channels // conv.groups, conv.kernel)
+        if file_shapes.get(f"{block.name}.conv{number}.weight", expected)[:3] != expected:
             return False
     parts = {key.split(".")[2] for key in file_shapes if key.startswith(f"{block.name}.")}
     attention = {named_op.op.name for named_op in (*block.ops.pre, *block.ops.branch) if named_op.op.name in ATTENTION}
-    return attention == parts & set(ATTENTION) and block.shortcut.kind.has_weights == ("downsample" in parts)
+    return attention == parts & set(ATTENTION) and _has_projection(block) == ("downsample" in parts)
+
+
+def _has_projection(block: BlockSpec) -> bool:
+    return block.shortcut is not None and block.changes_path and block.shortcut.has_weights
 
 
 @functools.cache
@@ -100,8 +103,9 @@ def _outline(arch: Arch) -> tuple[Any, ...]:
     """Return what the layout says about names and shapes; equal for networks with equal tensors."""
     blocks = [block for stage in _stages(arch) for block in stage]
     return (
+        arch.dims,
         tuple(tuple(_conv_shapes(block)) for block in blocks),
-        tuple((block.shortcut.kind.has_weights, block.shortcut.kernel) for block in blocks),
+        tuple(_has_projection(block) for block in blocks),
         tuple(_weighted(tuple(op for part in _parts(block) for op in part)) for block in blocks),
         tuple(str(op).split("/")[0] for op in stem_ops(arch) if op.name == "conv"),
         _weighted((*final_ops(arch), *parse_ops(arch.head))),
