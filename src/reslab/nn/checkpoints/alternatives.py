@@ -41,7 +41,8 @@ def networks_with_tensors_of(arch: Arch) -> tuple[Arch, ...]:
     candidates = (
         replace(other, **sizes)
         for name, other in ARCHS.items()
-        if name != arch.name and (other.depths, other.share_weights) == (arch.depths, arch.share_weights)
+        if name != arch.name
+        and (other.depths, other.share_weights, other.dims) == (arch.depths, arch.share_weights, arch.dims)
     )
     return tuple(other for other in candidates if _outline(other) == _outline(arch) and _shapes(other) == _shapes(arch))
 
