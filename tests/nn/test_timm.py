@@ -150,3 +150,31 @@ def test_drop_path_rates_rise_as_timms_do():
     ours = create_model("resnet18", merge="drop-path(0.2) add")
     assert [block.merge.branch_modifiers[0].rate for _, block in ours.blocks()] == pytest.approx(rates)
     assert [drop_path_rate(0.2, i, 8) for i in range(8)] == pytest.approx(rates)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "regnetx_002", "convnext_atto"])
+def test_features_and_head_are_timms(name):
+    theirs = timm.create_model(name, num_classes=7).eval()
+    ours = create_model(name, num_classes=7, pretrained=theirs.state_dict()).eval()
+    x = images(2, 3, 64, 64, dtype=torch.float32)
+    with torch.no_grad():
+        features, expected = ours.forward_features(x), theirs.forward_features(x)
+        torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
+        for pre_logits in (True, False):
+            result = ours.forward_head(features, pre_logits=pre_logits)
+            torch.testing.assert_close(
+                result, theirs.forward_head(expected, pre_logits=pre_logits), rtol=1e-4, atol=1e-4
+            )
+        assert torch.equal(ours.forward_head(features), ours(x))
+    assert (ours.num_features, ours.head_hidden_size) == (theirs.num_features, theirs.head_hidden_size)
+    assert ours.get_classifier().weight.equal(theirs.get_classifier().weight)
+
+
+def test_weights_and_checkpoint_path_are_names_of_pretrained(tmp_path):
+    first = create_model("resnet18", num_classes=3)
+    torch.save(first.state_dict(), tmp_path / "resnet18.pth")
+    for alias in ("weights", "checkpoint_path"):
+        ours = create_model("resnet18", num_classes=3, **{alias: tmp_path / "resnet18.pth"})
+        assert torch.equal(ours.fc.weight, first.fc.weight)
+    with pytest.raises(ValueError, match="pretrained or weights, two names of one argument"):
+        create_model("resnet18", pretrained=True, weights="IMAGENET1K_V1")

@@ -64,6 +64,13 @@ def create_model(
     Raises ValueError for an unknown name or axis, and for axes that cannot be combined.
     """
     overrides = dict(axes)
+    for alias in ("weights", "checkpoint_path"):  # torchvision's and timm's names
+        if (value := overrides.pop(alias, None)) not in (None, ""):
+            if pretrained:
+                raise invalid(
+                    f"pretrained or {alias}, two names of one argument", f"pretrained={pretrained!r} and {alias}"
+                )
+            pretrained = value
     if num_classes is not None:
         overrides["num_classes"] = num_classes
     if in_channels is not None:

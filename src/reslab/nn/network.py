@@ -263,6 +263,46 @@ class ResidualNetwork(nn.Module):
             x = getattr(self, name)(self.forward_transition(name, x))
         return self.forward_tail(x)
 
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the maps N C H W ahead of the global pool, as timm's method of this name."""
+        x = self.forward_stem(x)
+        for name in self.stage_names:
+            x = getattr(self, name)(self.forward_transition(name, x))
+        for name in (*self.final_names, *self.head_names[: self._num_map_layers()]):
+            x = getattr(self, name)(x)
+        return x
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Return logits, or with `pre_logits` the features ahead of the last linear layer, of `forward_features(x)`."""
+        for name in self.head_names[self._num_map_layers() :]:
+            module = getattr(self, name)
+            if pre_logits and name == "fc":
+                return x if isinstance(module, nn.Linear) else module[:-1](x)
+            x = module(x)
+        return x
+
+    def _num_map_layers(self) -> int:
+        """Return the number of the head's modules ahead of its pool: they belong to the features."""
+        ends = [i for i, name in enumerate(self.head_names) if _is_pool(name) or name == "flatten"]
+        return ends[0] if ends else len(self.head_names)
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last linear layer, whose outputs are the logits; an Identity without one."""
+        linear = [module for module in self.modules() if isinstance(module, nn.Linear)]
+        return linear[-1] if "fc" in self.head_names and linear else nn.Identity()
+
+    @property
+    def head_hidden_size(self) -> int:
+        """The number of features ahead of the last linear layer, as in timm."""
+        classifier = self.get_classifier()
+        return classifier.in_features if isinstance(classifier, nn.Linear) else self.num_features
+
+    @property
+    def num_features(self) -> int:
+        """The number of channels of `forward_features`, as in timm."""
+        widths = [conv_width(op) for op in parse_ops(self.arch.head) if op.name == "conv"]
+        return widths[-1] if widths else layout_stages(self.arch)[-1][-1].out_channels
+
     def check_input(self, x: Tensor) -> None:
         """Raise ValueError for an input with wrong channels or type, or of a size that the network cannot take."""
         if isinstance(x, Proxy):  # torch.fx traces the modules without a real input

@@ -22,9 +22,9 @@ from reslab.spec.zoo import ARCHS
 TORCHVISION = next(scheme for scheme in KEY_SCHEMES if scheme.name == "torchvision")
 GROUPS = """
     resnet18 resnetblur18
-    resnet50 resnet50_v1 resnetblur50 resnetaa50
-    resnet101 resnet101_v1
-    resnet152 resnet152_v1
+    resnet50 resnet50_v1 resnet50_caffe resnetblur50 resnetaa50
+    resnet101 resnet101_v1 resnet101_caffe
+    resnet152 resnet152_v1 resnet152_caffe
     resnet18_a plain18
     resnet34_a plain34
     resnet34d resnetaa34d
@@ -113,7 +113,12 @@ def test_a_file_that_fits_several_networks_warns_and_names_them(weights):
     with pytest.warns(CheckpointWarning, match="nothing in best.pth tells resnet50 from") as seen:
         ours = create_model("resnet50", pretrained=weights, **SMALL)
     text = str(seen[0].message)
-    for part in ("resnet50_v1, resnetblur50, resnetaa50", "stride_conv=1", "--model resnet50_v1", "--set model.order="):
+    for part in (
+        "resnet50_v1, resnet50_caffe, resnetblur50, resnetaa50",
+        "stride_conv=1",
+        "--model resnet50_v1",
+        "--set model.order=",
+    ):
         assert part in text
     assert ours.load_report.is_complete
     assert ours.load_report.warnings == (text,)

@@ -82,12 +82,6 @@ SAME_OUTPUTS = {
     "book dropout": (foreign.BookNet, "book_dropout", {}),
     "book batchnorm": (lambda: foreign.BookNet(norm=True), "book_batchnorm", {}),
     "book res": (lambda: foreign.BookNet(res=True), "book_res", {}),
-    "torchvision regnet": (torchvision.models.regnet_y_400mf, "regnety_004", {}),
-    "torchvision convnext": (
-        lambda: ConvNeXt([CNBlockConfig(8, 16, 1), CNBlockConfig(16, 32, 2), CNBlockConfig(32, None, 1)]),
-        "convnext_tiny",
-        {"depths": (1, 2, 1), "widths": (8, 16, 32), "strides": (1, 2, 2), "stem": "conv4/4(8) norm"},
-    ),
     "book resdeep": (lambda: foreign.BookResDeep(4, shared=False), "book_resdeep_separate", {"depths": (4,)}),
     "book resdeep shared": (lambda: foreign.BookResDeep(4, shared=True), "book_resdeep", {"depths": (4,)}),
 }
