@@ -178,8 +178,6 @@ def test_no_activation_is_in_place_and_each_use_has_its_own():
     assert not any(act.inplace for act in acts)
 
 
-def test_a_name_of_torchvisions_that_means_something_else_here_points_the_way():
-    with pytest.raises(ValueError, match="pretrained="):
-        create_model("resnet18", weights="DEFAULT")
+def test_two_names_of_one_axis_must_agree():
     with pytest.raises(ValueError, match="two names of one axis"):
         create_model("resnet20_cifar", in_chans=1, in_channels=3)

